@@ -1,0 +1,52 @@
+"""What a machine is to the cluster: who it is, how to reach it, what it offers, and whether it takes work."""
+
+from enum import StrEnum
+
+import msgspec
+
+SHORT_ID_LENGTH = 8
+
+
+class MachineMode(StrEnum):
+    """What a machine says of itself. A machine that says nothing any more is for presence.py to judge."""
+
+    READY = "ready"
+    LEAVING = "leaving"  # shutting down, or told to leave: its units go elsewhere
+    PARKED = "parked"  # its fleetd was stopped: its units stay where they are, and it takes no new ones
+
+
+class Machine(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One machine. Stored, without its id, under `machines/<id>`, on the machine's lease.
+
+    `session` names one run of its fleetd. `metadata` is the configured one; what people set through the API is kept
+    in `settings/<id>` and laid over it (effective_metadata).
+    """
+
+    id: str
+    session: str = ""
+    address: str = ""
+    metadata: dict[str, str] = {}
+    version: str = ""
+    boot_id: str = ""
+    mode: MachineMode = MachineMode.READY
+    capabilities: dict[str, bool] = {}
+
+    @property
+    def short_id(self) -> str:
+        """The first eight characters of the id: what lists show and `MachineID=` also takes."""
+        return self.id[:SHORT_ID_LENGTH]
+
+
+class MachineSettings(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What people set on a machine through the API. Stored under `settings/<machine>`, for ever.
+
+    `metadata` maps a key to its value; an empty value hides a configured key (reference 4.6).
+    """
+
+    metadata: dict[str, str] = {}
+
+
+def effective_metadata(machine: Machine, settings: MachineSettings | None) -> dict[str, str]:
+    """The machine's configured metadata, overlaid with what people set; keys in order."""
+    merged = {**machine.metadata, **(settings.metadata if settings else {})}
+    return {key: merged[key] for key in sorted(merged) if merged[key] != ""}

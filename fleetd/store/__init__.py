@@ -1,0 +1,1 @@
+"""Where the cluster's state lives: one small protocol, and the stores that keep it."""

@@ -1,0 +1,169 @@
+"""The protocol every store keeps: ordered keys with revisions, guarded transactions, watches, leases.
+
+It is the part of etcd v3 that fleet stands on, in words of our own. The contract suite (tests/contract/test_store.py)
+says what an implementation owes; nothing here knows a network or a disk.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+import msgspec
+
+MAX_OPERATIONS = 128  # etcd's default for one transaction; comparisons have the same bound
+MAX_TRANSACTION_BYTES = 1024 * 1024  # below etcd's default of 1.5 MiB a request
+
+
+class StoreError(Exception):
+    """What went wrong at the store. The message names the store, the cause and the remedy where there is one."""
+
+
+class Conflict(StoreError):
+    """A comparison of a transaction did not hold: read again, plan again. Nothing was written."""
+
+
+class Unavailable(StoreError):
+    """No answer, or no answer that can be used. A write may or may not have happened: all are safe to repeat."""
+
+
+class Compacted(StoreError):
+    """The revision a watch asked for is gone from the store's history: read everything again."""
+
+    def __init__(self, revision: int) -> None:
+        super().__init__(f"the store's history begins at revision {revision}")
+        self.revision = revision
+
+
+class LeaseNotFound(StoreError):
+    """The lease has expired or was revoked, and its keys are gone with it."""
+
+
+class KeyValue(msgspec.Struct, frozen=True):
+    """One key. Revisions count the store's transactions; `lease` is 0 where there is none."""
+
+    key: str
+    value: bytes
+    create_revision: int
+    mod_revision: int
+    lease: int = 0
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """What a range read saw, all at one revision, in key order."""
+
+    items: tuple[KeyValue, ...]
+    revision: int
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One change: the key as it is since `revision`, or None where it was deleted (or its lease ended)."""
+
+    key: str
+    item: KeyValue | None
+    revision: int
+
+
+class Changes(msgspec.Struct, frozen=True):
+    """Events of whole revisions, in order. After them the watcher has seen everything up to `revision`."""
+
+    events: tuple[Event, ...]
+    revision: int
+
+
+# Comparisons of a transaction: all must hold, or it is a Conflict.
+
+
+class Unchanged(msgspec.Struct, frozen=True):
+    """The key's last change was at this revision; 0: the key does not exist."""
+
+    key: str
+    mod_revision: int
+
+
+class CreatedAt(msgspec.Struct, frozen=True):
+    """The key was created at this revision and has existed since; 0: it does not exist."""
+
+    key: str
+    create_revision: int
+
+
+class HasValue(msgspec.Struct, frozen=True):
+    """The key exists with this very value."""
+
+    key: str
+    value: bytes
+
+
+Comparison = Unchanged | CreatedAt | HasValue
+
+
+# Operations of a transaction: all happen, at one revision, or none does. No key stands in two of them.
+
+
+class Put(msgspec.Struct, frozen=True):
+    """Write the key, on this lease (0: on none, which also takes it off the one it was on)."""
+
+    key: str
+    value: bytes
+    lease: int = 0
+
+
+class Delete(msgspec.Struct, frozen=True):
+    """Remove the key; to remove one that is not there is no error."""
+
+    key: str
+
+
+Operation = Put | Delete
+
+
+class Beat(msgspec.Struct, frozen=True):
+    """The answer to a lease's heartbeat: its whole time to live, and the store's revision just now."""
+
+    ttl_s: float
+    revision: int
+
+
+class Store(Protocol):
+    """A store. Every method raises Unavailable; what else it raises is said with it. Safe to call concurrently."""
+
+    async def cluster_id(self) -> str:
+        """What tells this store from another, also from one of the same name set up anew. Never empty."""
+
+    async def get(self, key: str) -> KeyValue | None:
+        """The key as it is now (linearizable)."""
+
+    async def get_many(self, keys: Sequence[str]) -> Snapshot:
+        """Those of the keys that exist, in the order asked, all at one revision. At most MAX_OPERATIONS keys."""
+
+    async def range(self, prefix: str) -> Snapshot:
+        """All keys that begin with the prefix, at one revision, however many they are (linearizable)."""
+
+    async def transact(self, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> int:
+        """Do all operations if all comparisons hold; the revision after it. Raises Conflict, LeaseNotFound (a Put on
+        a lease that is gone), ValueError (over the bounds above: the caller's mistake)."""
+
+    def watch(self, prefix: str, after_revision: int) -> AsyncIterator[Changes]:
+        """Every change below the prefix after that revision, in order, none missed and none twice, also across lost
+        connections and failover, which it mends by itself (an outage shows as silence). Raises Compacted. Ends only
+        when it is closed (aclose)."""
+
+    async def grant(self, ttl_s: float) -> int:
+        """A new lease that lives so long without a beat; its id, never 0. Stores round up to whole seconds."""
+
+    async def keep_alive(self, lease: int) -> Beat:
+        """One heartbeat. Raises LeaseNotFound."""
+
+    async def time_to_live(self, lease: int) -> float | None:
+        """Seconds that the lease has left, or None if there is no such lease."""
+
+    async def revoke(self, lease: int) -> None:
+        """End the lease and delete its keys; to end one that is gone is no error."""
+
+    async def compact(self, revision: int) -> None:
+        """Forget history before this revision; to compact what is compacted is no error."""
+
+    async def revision(self) -> int:
+        """The store's revision just now (linearizable)."""
+
+    async def close(self) -> None:
+        """Let go of connections and files. Watches end."""

@@ -1,0 +1,106 @@
+"""The protocol the agent drives a machine's service manager by.
+
+It is the part of systemd that fleet stands on. The contract suite (tests/contract/test_systemd.py) says what an
+implementation owes. Nothing here decides what should run; that is core/reconcile.py's.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+
+
+class ServiceManagerError(Exception):
+    """systemd refused, in its own words: the message is `<what was asked>: <systemd's message>`."""
+
+
+class ManagerUnavailable(ServiceManagerError):
+    """systemd or the bus cannot be reached just now. What was asked may or may not have happened."""
+
+
+class UnitStatus(msgspec.Struct, frozen=True):
+    """One unit as systemd sees it. A unit unknown to systemd reads load='not-found', active='inactive', sub='dead'.
+
+    `fragment_path` is where systemd read it from ('' where from no file). `needs_reload`: its file changed on disk
+    since systemd read it. `job` is the kind of job queued for it (start, stop, restart, …) or ''. `invoked`: systemd
+    remembers having started it since the boot (it has an invocation id). `result` is systemd's Result ('success',
+    'exit-code', 'timeout', …; '' where it has none); `oneshot`: a service of Type=oneshot without RemainAfterExit.
+    """
+
+    name: str
+    load: str = "not-found"
+    active: str = "inactive"
+    sub: str = "dead"
+    fragment_path: str = ""
+    needs_reload: bool = False
+    job: str = ""
+    invoked: bool = False
+    result: str = ""
+    oneshot: bool = False
+
+
+class JobOutcome(msgspec.Struct, frozen=True):
+    """How a start or stop job ended: systemd's word for it (done, failed, dependency, timeout, canceled, skipped …)."""
+
+    name: str
+    result: str
+
+
+class ServiceManager(Protocol):
+    """A machine's systemd, and the directory of unit files that are fleet's. Every method raises ManagerUnavailable
+    where it needs the bus, and ServiceManagerError where systemd refuses; OSError where the disk does."""
+
+    async def connect(self) -> None:
+        """Reach systemd and subscribe to it; may be called again after the bus was lost. A lost bus is found again by
+        itself too: then `wait_for_changes` answers with every name of ours."""
+
+    async def close(self) -> None:
+        """Let go of the bus."""
+
+    # Our unit files, on this machine's disk.
+
+    def read_files(self) -> Mapping[str, str]:
+        """Name → content of every unit file of ours on this machine (a file that is not text reads as '')."""
+
+    def shadows(self, name: str) -> str:
+        """The path of a unit of the system's own (or its template's) that a unit of this name would shadow, or ''."""
+
+    async def write(self, files: Mapping[str, str]) -> Mapping[str, ServiceManagerError]:
+        """Write the files (each atomically), link them into systemd at runtime scope, and enable those that have an
+        [Install] section at runtime scope. Returns those that could not be, which leave no trace behind; the others
+        are done. Does not reload: see `reload_needed`."""
+
+    async def remove(self, names: Collection[str]) -> None:
+        """Disable, unlink, delete and reset-failed these units; for names unknown it is no error. Reloads nothing."""
+
+    # systemd itself.
+
+    async def reload_needed(self, names: Collection[str]) -> bool:
+        """Whether a daemon-reload must come before these units can be started or forgotten as the files now say."""
+
+    async def reload(self) -> None:
+        """daemon-reload, and wait for it."""
+
+    async def observe(self, names: Collection[str]) -> Mapping[str, UnitStatus]:
+        """How each of these units stands now. One call for all, never one a unit."""
+
+    async def start(self, name: str) -> None:
+        """Queue a start job (mode replace); returns when the job is queued. Its end is a change."""
+
+    async def stop(self, name: str) -> None:
+        """Queue a stop job (mode replace); returns when the job is queued. A unit not loaded is no error."""
+
+    async def wait_for_changes(self) -> Sequence[str]:
+        """Wait until units of ours (those with files here) changed state or ended a job; their names, each once."""
+
+    def outcome(self, name: str) -> str:
+        """The result of the last start or stop job of this unit that ended since `connect`, or '' (JobOutcome)."""
+
+    async def explain(self, name: str) -> str:
+        """Why the unit failed, for a person: systemd's result and exit status, and its last log lines."""
+
+    async def machine_is_stopping(self) -> bool:
+        """Whether the whole machine is being shut down or rebooted (SystemState is `stopping`)."""
+
+    async def pending_job(self, name: str) -> str:
+        """The kind of job that is queued for this unit (how fleetd learns whether it is restarted or stopped), or ''."""
