@@ -19,31 +19,30 @@ class ManagerUnavailable(ServiceManagerError):
 
 
 class UnitStatus(msgspec.Struct, frozen=True):
-    """One unit as systemd sees it. A unit unknown to systemd reads load='not-found', active='inactive', sub='dead'.
+    """One unit as systemd lists it. A unit that systemd does not know reads as the defaults do.
 
-    `fragment_path` is where systemd read it from ('' where from no file). `needs_reload`: its file changed on disk
-    since systemd read it. `job` is the kind of job queued for it (start, stop, restart, …) or ''. `invoked`: systemd
-    remembers having started it since the boot (it has an invocation id). `result` is systemd's Result ('success',
-    'exit-code', 'timeout', …; '' where it has none); `oneshot`: a service of Type=oneshot without RemainAfterExit.
+    `job` says that a job is queued or running for it.
     """
 
     name: str
     load: str = "not-found"
     active: str = "inactive"
     sub: str = "dead"
+    job: bool = False
+
+
+class UnitDetails(msgspec.Struct, frozen=True):
+    """What systemd says of one unit beyond the list, asked for only where it matters.
+
+    `fragment_path` is the file it was read from ('': none). `invoked`: systemd remembers that it was started since the
+    boot. `result` is systemd's word for how it ended ('success', 'exit-code', 'timeout', …; '' where its type has
+    none). `oneshot`: a service of Type=oneshot without RemainAfterExit, which has completed once it is inactive.
+    """
+
     fragment_path: str = ""
-    needs_reload: bool = False
-    job: str = ""
     invoked: bool = False
     result: str = ""
     oneshot: bool = False
-
-
-class JobOutcome(msgspec.Struct, frozen=True):
-    """How a start or stop job ended: systemd's word for it (done, failed, dependency, timeout, canceled, skipped …)."""
-
-    name: str
-    result: str
 
 
 class ServiceManager(Protocol):
@@ -93,8 +92,12 @@ class ServiceManager(Protocol):
     async def wait_for_changes(self) -> Sequence[str]:
         """Wait until units of ours (those with files here) changed state or ended a job; their names, each once."""
 
-    def outcome(self, name: str) -> str:
-        """The result of the last start or stop job of this unit that ended since `connect`, or '' (JobOutcome)."""
+    def job_result(self, name: str) -> str:
+        """How the last job of this unit ended since it was asked for with `start` or `stop` (systemd's word: done,
+        failed, dependency, timeout, canceled, skipped, …), or '' while none has."""
+
+    async def details(self, name: str) -> UnitDetails:
+        """More on one unit; the defaults for one that systemd does not know."""
 
     async def explain(self, name: str) -> str:
         """Why the unit failed, for a person: systemd's result and exit status, and its last log lines."""
