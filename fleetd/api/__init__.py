@@ -1,0 +1,1 @@
+"""The HTTP API: the shapes that travel, what each request does, and the server that carries them."""

@@ -18,16 +18,17 @@ class TargetState(StrEnum):
 
 
 class Unit(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One unit as a person handed it to the cluster. Stored, without its name, under `units/<name>`.
+    """One unit as a person handed it to the cluster. Stored under `units/<name>`.
 
-    `generation` counts what a person asked of it: submit, start, stop, restart and replace each raise it by one. It is
-    never reused: a unit destroyed and created again goes on counting from where its last decision stood.
+    `text` is the rendered unit file. `generation` tells one wish of a person from the next (submit, start, stop,
+    restart and replace each raise it): it is the store's revision of the last write, so it is never used twice, not
+    even by a unit that is destroyed and created again. It is not part of the stored value.
     """
 
     name: str
     text: str
     target: TargetState = TargetState.INACTIVE
-    generation: int = 1
+    generation: int = 0
 
 
 class UnitState(msgspec.Struct, frozen=True, omit_defaults=True):

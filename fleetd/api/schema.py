@@ -1,0 +1,135 @@
+"""The shapes that travel over the HTTP API, for fleetd and for fleetctl.
+
+Version 1 is the original's (reference 4.2): its names and its omission of what is empty are a contract. Version 2 adds
+what version 1 has no words for: why a unit is where it is, and how it stands on each machine. Only shapes live here.
+"""
+
+import msgspec
+
+JSON_TYPE = "application/json"
+V1 = "/fleet/v1"
+V1_ALPHA = "/v1-alpha"
+V2 = "/fleet/v2"
+
+
+class UnitOption(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One line of a unit file."""
+
+    section: str = ""
+    name: str = ""
+    value: str = ""
+
+
+class Unit(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A unit, with its target state (`desiredState`) and the state it is known to be in (reference 2.1)."""
+
+    name: str = ""
+    options: tuple[UnitOption, ...] = ()
+    desired_state: str = msgspec.field(name="desiredState", default="")
+    current_state: str = msgspec.field(name="currentState", default="")
+    machine_id: str = msgspec.field(name="machineID", default="")
+
+
+class UnitPage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One page of units."""
+
+    units: tuple[Unit, ...] = ()
+    next_page_token: str = msgspec.field(name="nextPageToken", default="")
+
+
+class UnitState(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one machine reports of one unit."""
+
+    name: str = ""
+    hash: str = ""
+    machine_id: str = msgspec.field(name="machineID", default="")
+    load: str = msgspec.field(name="systemdLoadState", default="")
+    active: str = msgspec.field(name="systemdActiveState", default="")
+    sub: str = msgspec.field(name="systemdSubState", default="")
+
+
+class UnitStatePage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One page of unit states."""
+
+    states: tuple[UnitState, ...] = ()
+    next_page_token: str = msgspec.field(name="nextPageToken", default="")
+
+
+class Machine(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A machine. `mode` (ready, leaving, parked) is ours; version 1 clients do not look at it."""
+
+    id: str = ""
+    primary_ip: str = msgspec.field(name="primaryIP", default="")
+    metadata: dict[str, str] = {}
+    mode: str = ""
+
+
+class MachinePage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One page of machines."""
+
+    machines: tuple[Machine, ...] = ()
+    next_page_token: str = msgspec.field(name="nextPageToken", default="")
+
+
+class ErrorDetail(msgspec.Struct, frozen=True):
+    """What went wrong: the HTTP status once more, and a sentence."""
+
+    code: int
+    message: str
+
+
+class ErrorEntity(msgspec.Struct, frozen=True):
+    """The body of every response that is an error."""
+
+    error: ErrorDetail
+
+
+# Version 2: GET /fleet/v2/units?name=NAME&name=NAME… (all units where no name is given).
+
+
+class CopyReport(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How a unit stands on one machine.
+
+    `target` and `generation` are those that the machine has carried out last; `error` is why its last step failed;
+    `completed` says that a oneshot ran to its end with success; `orphaned` that the cluster knows of no such unit.
+    """
+
+    machine: str
+    address: str = ""
+    load: str = ""
+    active: str = ""
+    sub: str = ""
+    hash: str = ""
+    target: str = ""
+    generation: int = 0
+    completed: bool = False
+    retiring: bool = False
+    orphaned: bool = False
+    error: str = ""
+
+
+class UnitReport(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A unit, what was decided for it and why, and how it stands wherever it is.
+
+    `generation` counts up with every wish of a person. `decided` is the generation that the leader has decided for;
+    below `generation`, `machine`, `since` (Unix time, s), `reason` and `refusals` (reason → machines) are of yesterday.
+    """
+
+    name: str
+    target: str
+    generation: int
+    hash: str = ""
+    is_global: bool = msgspec.field(name="global", default=False)
+    decided: int = 0
+    machine: str = ""
+    machines: int = 0
+    since: float = 0.0
+    reason: str = ""
+    refusals: dict[str, int] = {}
+    copies: tuple[CopyReport, ...] = ()
+
+
+class UnitReports(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The answer to GET /fleet/v2/units. Names that no unit bears are left out."""
+
+    units: tuple[UnitReport, ...] = ()

@@ -1,0 +1,50 @@
+"""What the leader writes down of its decisions: where a unit is to run, and why there or nowhere.
+
+Only the values. How they come about is schedule.py's matter, what a machine makes of them reconcile.py's.
+"""
+
+import msgspec
+
+from fleetd.core.unit import TargetState
+
+
+class Placement(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An order to one machine about one unit. Stored under `placements/<machine>/<unit>`; all that an agent needs.
+
+    `generation` is that of the unit whose wish this carries out. `target` inactive means withdrawn: stop the unit,
+    remove its file, report it gone; only then does the leader delete the order, so that no unit is started elsewhere
+    while it may still run here. `retiring` means: a copy that outlived a cut, leave it alone until told otherwise.
+    """
+
+    machine: str
+    unit: str
+    text: str
+    target: TargetState
+    generation: int
+    retiring: bool = False
+
+    @property
+    def withdrawn(self) -> bool:
+        """Whether the unit is to go from this machine."""
+        return self.target is TargetState.INACTIVE
+
+
+class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where a unit is and since when, or why it is nowhere. Stored under `decisions/<unit>`.
+
+    `generation` is that of the unit this was decided for. `machine` is '' for a unit that is nowhere and for a global
+    one, of which `machines` counts where it is. `since` is Unix time in seconds. `reason` is a sentence for a person.
+    `refusals` counts, for each reason, the machines that a unit does not fit on. `completed` is the generation whose
+    oneshot ran to its end (it is not started again elsewhere). `revision` is the store's revision of this record,
+    which guards the next write; it is not part of the stored value.
+    """
+
+    unit: str
+    generation: int
+    machine: str = ""
+    machines: int = 0
+    since: float = 0.0
+    reason: str = ""
+    refusals: dict[str, int] = {}
+    completed: int = 0
+    revision: int = 0

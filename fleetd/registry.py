@@ -1,0 +1,253 @@
+"""The keys, and typed records over any store.
+
+Here stands which key holds what (design: "Keys"), how a record becomes bytes and comes back, and the reads and writes
+that the API makes. What the leader and the agents write in batches is cut into transactions here too. Nothing here
+decides anything, and nothing here knows which store it talks to.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from fleetd.core.machine import Machine, MachineSettings
+from fleetd.core.placement import Decision, Placement
+from fleetd.core.unit import Unit, UnitState
+from fleetd.store.protocol import (
+    MAX_OPERATIONS,
+    MAX_TRANSACTION_BYTES,
+    Comparison,
+    Conflict,
+    Delete,
+    KeyValue,
+    Operation,
+    Put,
+    Store,
+    Unchanged,
+)
+
+DEFAULT_PREFIX = "/fleet/"
+
+
+class Leader(msgspec.Struct, frozen=True):
+    """Who leads. `term` is unique to this time in office: after a restore, revisions repeat."""
+
+    machine: str
+    term: str
+
+
+class Synced(msgspec.Struct, frozen=True):
+    """The session of a machine that the leader has taken in and planned for."""
+
+    session: str
+
+
+Record = Unit | MachineSettings | Machine | Placement | Decision | Synced | UnitState | Leader
+
+KINDS: dict[str, type] = {
+    "units": Unit,
+    "settings": MachineSettings,
+    "machines": Machine,
+    "placements": Placement,
+    "decisions": Decision,
+    "synced": Synced,
+    "states": UnitState,
+    "leader": Leader,
+}
+_REVISION_FIELD = {"units": "generation", "decisions": "revision"}  # filled from the store, never stored
+_ENCODER = msgspec.json.Encoder()
+_DECODERS = {kind: msgspec.json.Decoder(record) for kind, record in KINDS.items()}
+
+
+class MalformedRecord(ValueError):
+    """A value in the store that is not what its key promises: written by something else than fleet."""
+
+
+class Path(msgspec.Struct, frozen=True):
+    """A key taken apart: its kind, and the names that follow ('' where a kind has fewer)."""
+
+    kind: str
+    first: str = ""
+    second: str = ""
+
+
+class Change(msgspec.Struct, frozen=True):
+    """One change of one record; None where it is gone (or is no record, and so counts as gone)."""
+
+    path: Path
+    record: Any
+    revision: int
+    create_revision: int = 0
+    lease: int = 0
+
+
+class Step(msgspec.Struct, frozen=True):
+    """Operations that belong together (all those of one unit), with what must hold for them."""
+
+    comparisons: tuple[Comparison, ...]
+    operations: tuple[Operation, ...]
+
+
+def encode(record: Record) -> bytes:
+    """The stored form of a record."""
+    for kind, field in _REVISION_FIELD.items():
+        if type(record) is KINDS[kind]:
+            record = msgspec.structs.replace(record, **{field: 0})
+    return _ENCODER.encode(record)
+
+
+def decode(kind: str, item: KeyValue) -> Any:
+    """The record of this kind that the key holds. Raises MalformedRecord."""
+    try:
+        record = _DECODERS[kind].decode(item.value)
+    except msgspec.DecodeError as error:
+        raise MalformedRecord(f"{item.key} holds no {kind} record: {error}") from error
+    field = _REVISION_FIELD.get(kind)
+    return msgspec.structs.replace(record, **{field: item.mod_revision}) if field else record
+
+
+class Registry:
+    """Typed reads and writes below one key prefix of a store. Every method raises what the store's raise."""
+
+    def __init__(self, store: Store, prefix: str = DEFAULT_PREFIX) -> None:
+        self.store = store
+        self.prefix = "/" + prefix.strip("/") + "/" if prefix.strip("/") else "/"
+
+    def key(self, kind: str, *names: str) -> str:
+        """The key of one record, or (with fewer names) the prefix of its kind without the final slash."""
+        return self.prefix + "/".join((kind, *names))
+
+    def parse_key(self, key: str) -> Path | None:
+        """The key taken apart, or None for one that is not fleet's."""
+        parts = key.removeprefix(self.prefix).split("/")
+        if not key.startswith(self.prefix) or parts[0] not in KINDS or len(parts) > 3:
+            return None
+        return Path(*parts)
+
+    def put(self, record: Record, *names: str, lease: int = 0) -> Put:
+        """The operation that writes this record."""
+        kind = next(kind for kind, type_ in KINDS.items() if type(record) is type_)
+        return Put(self.key(kind, *names), encode(record), lease)
+
+    def change(self, key: str, item: KeyValue | None, revision: int) -> Change | None:
+        """What an event or a range item means, or None for a key that is not fleet's. Raises MalformedRecord."""
+        path = self.parse_key(key)
+        if path is None:
+            return None
+        if item is None:
+            return Change(path, None, revision)
+        return Change(path, decode(path.kind, item), item.mod_revision, item.create_revision, item.lease)
+
+    # What the API and fleetctl's questions read. One record that cannot be read hides no other.
+
+    async def read(self, kind: str, *names: str) -> dict[tuple[str, ...], Any]:
+        """Every record of a kind, or below `names`: names → record, in key order. Malformed ones are left out."""
+        snapshot = await self.store.range(self.key(kind, *names) + "/")
+        records: dict[tuple[str, ...], Any] = {}
+        for item in snapshot.items:
+            path = self.parse_key(item.key)
+            if path is None:
+                continue
+            try:
+                records[(path.first, path.second) if path.second else (path.first,)] = decode(kind, item)
+            except MalformedRecord:
+                continue
+        return records
+
+    async def units(self) -> dict[str, Unit]:
+        """Every unit, by name, in order."""
+        return {names[0]: unit for names, unit in (await self.read("units")).items()}
+
+    async def decisions(self) -> dict[str, Decision]:
+        """Every decision, by unit."""
+        return {names[0]: decision for names, decision in (await self.read("decisions")).items()}
+
+    async def machines(self) -> dict[str, Machine]:
+        """Every machine that is there, by id, in order."""
+        return {names[0]: machine for names, machine in (await self.read("machines")).items()}
+
+    async def settings(self) -> dict[str, MachineSettings]:
+        """What people set on machines, by id."""
+        return {names[0]: settings for names, settings in (await self.read("settings")).items()}
+
+    async def states(self, machine: str = "") -> dict[tuple[str, str], UnitState]:
+        """What machines (or one) report: (machine, unit) → state."""
+        return dict(await self.read("states", *([machine] if machine else [])))  # type: ignore[arg-type]
+
+    async def placements(self, machine: str = "") -> dict[tuple[str, str], Placement]:
+        """Orders to machines (or to one): (machine, unit) → placement."""
+        return dict(await self.read("placements", *([machine] if machine else [])))  # type: ignore[arg-type]
+
+    async def unit_and_decision(self, name: str) -> tuple[Unit | None, Decision | None]:
+        """One unit and what was decided for it, at one revision."""
+        found = await self.store.get_many([self.key("units", name), self.key("decisions", name)])
+        unit = decision = None
+        for item in found.items:
+            path = self.parse_key(item.key)
+            assert path is not None
+            if path.kind == "units":
+                unit = decode("units", item)
+            else:
+                decision = decode("decisions", item)
+        return unit, decision
+
+    # What the API writes: always against what was read. Raises Conflict when somebody else was quicker.
+
+    async def write_unit(self, unit: Unit, before: Unit | None) -> int:
+        """Write a unit that was read as `before` (None: did not exist); its new generation."""
+        guard = Unchanged(self.key("units", unit.name), before.generation if before else 0)
+        return await self.store.transact([guard], [self.put(unit, unit.name)])
+
+    async def delete_unit(self, before: Unit) -> int:
+        """Delete a unit that was read as `before`."""
+        key = self.key("units", before.name)
+        return await self.store.transact([Unchanged(key, before.generation)], [Delete(key)])
+
+    async def change_settings(self, machine: str, metadata: Sequence[tuple[str, str]]) -> None:
+        """Lay these keys over a machine's metadata, in order ('' hides a key); repeated until nobody interferes."""
+        key = self.key("settings", machine)
+        while True:
+            item = await self.store.get(key)
+            before = decode("settings", item) if item else MachineSettings()
+            after = MachineSettings(metadata={**before.metadata, **dict(metadata)})
+            try:
+                guard = Unchanged(key, item.mod_revision if item else 0)
+                await self.store.transact([guard], [self.put(after, machine)])
+            except Conflict:
+                continue
+            return
+
+
+def cut_into_transactions(steps: Iterable[Step], guards: Sequence[Comparison] = ()) -> list[Step]:
+    """Join steps, in order, into as few transactions as the store's bounds allow; a step is never torn apart.
+
+    `guards` stand in every transaction. Raises ValueError for a step that is too large by itself.
+    """
+    transactions: list[Step] = []
+    comparisons: list[Comparison] = list(guards)
+    operations: list[Operation] = []
+    size = 0
+    for step in steps:
+        step_size = sum(_size(operation) for operation in step.operations)
+        if len(step.operations) > MAX_OPERATIONS or len(guards) + len(step.comparisons) > MAX_OPERATIONS:
+            raise ValueError(f"{len(step.operations)} operations cannot stand in one transaction")
+        full = (
+            len(operations) + len(step.operations) > MAX_OPERATIONS
+            or len(comparisons) + len(step.comparisons) > MAX_OPERATIONS
+            or size + step_size > MAX_TRANSACTION_BYTES
+        )
+        if full and operations:
+            transactions.append(Step(tuple(comparisons), tuple(operations)))
+            comparisons, operations, size = list(guards), [], 0
+        comparisons.extend(step.comparisons)
+        operations.extend(step.operations)
+        size += step_size
+    if operations:
+        transactions.append(Step(tuple(comparisons), tuple(operations)))
+    return transactions
+
+
+def _size(operation: Operation) -> int:
+    """Bytes that an operation takes, generously (keys, and values in base64)."""
+    value = operation.value if isinstance(operation, Put) else b""
+    return 2 * len(operation.key) + len(value) * 4 // 3 + 64
