@@ -1,0 +1,276 @@
+"""fleet.conf, FLEET_* variables and flags: what each becomes, and what is said about what cannot be used."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fleetd.config import (
+    OPTIONS,
+    Address,
+    Config,
+    ConfigError,
+    load_config,
+    parse_config,
+    parse_duration,
+    render_sample,
+)
+
+SAMPLE = Path(__file__).parents[2] / "contrib" / "fleet.conf"
+RETIRED = ("engine_reconcile_interval", "enable_grpc", "disable_watches", "verify_units", "authorized_keys_file")
+
+
+def config(text: str = "", environ: dict[str, str] | None = None, overrides: dict[str, str] | None = None) -> Config:
+    return parse_config(text, "fleet.conf", environ or {}, overrides or {})[0]
+
+
+def notices(text: str = "", environ: dict[str, str] | None = None) -> list[str]:
+    return [str(notice) for notice in parse_config(text, "fleet.conf", environ or {}, {})[1]]
+
+
+def test_every_field_has_its_option() -> None:
+    assert sorted(option.field for option in OPTIONS) == sorted(Config.__struct_fields__)
+
+
+def test_without_anything_the_defaults_hold_and_nothing_is_noted() -> None:
+    assert notices() == []
+    assert config() == Config(
+        verbosity=0,
+        etcd_servers=("http://127.0.0.1:2379", "http://127.0.0.1:4001"),
+        etcd_username="",
+        etcd_password="",
+        etcd_keyfile="",
+        etcd_certfile="",
+        etcd_cafile="",
+        etcd_key_prefix="/fleet/",
+        etcd_request_timeout_s=1.0,
+        etcd_compact=True,
+        public_ip="",
+        metadata={},
+        agent_ttl_s=10.0,
+        parked_ttl_s=600.0,
+        handover_timeout_s=30.0,
+        shutdown_timeout_s=60.0,
+        units_directory="/run/fleet/units/",
+        systemd_user=False,
+        token_limit=100,
+        disable_engine=False,
+        standalone=False,
+        standalone_path="/var/lib/fleet/fleet.db",
+        listen=(),
+        insecure=False,
+    )
+
+
+def test_the_sample_file_says_every_option_with_its_default() -> None:
+    assert SAMPLE.read_text() == render_sample()
+
+
+def test_the_sample_file_uncommented_changes_nothing() -> None:
+    uncommented = "\n".join(f"{option.name}={option.default}" for option in OPTIONS)
+    assert config(uncommented) == config()
+    assert notices(uncommented) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ("public_ip=10.0.0.1", "10.0.0.1"),
+        ("PUBLIC_IP = 10.0.0.1", "10.0.0.1"),
+        ("  public_ip=10.0.0.1  ", "10.0.0.1"),
+        ('public_ip="10.0.0.1"', "10.0.0.1"),
+        ("public_ip='10.0.0.1'", "10.0.0.1"),
+        ("public_ip=10.0.0.1 # mine", "10.0.0.1"),
+        ("public_ip=10.0.0.1;mine", "10.0.0.1"),
+        ('public_ip="a#b;c"', "a#b;c"),
+        ("public_ip=", ""),
+        ("public_ip=#none", ""),
+        ("public_ip=10.0.\\\n0.1", "10.0.0.1"),
+        ("public_ip=10.0.\\\n   0.1", "10.0.0.1"),
+        ("public_ip=1\npublic_ip=2", "2"),
+        ("# public_ip=1\n; public_ip=2", ""),
+        ("# a comment \\\npublic_ip=1", "1"),
+        ("public_ip=10.0.0.1\r\n", "10.0.0.1"),
+        ("\ufeffpublic_ip=1", "1"),
+        ("public_ip=1\\", "1"),
+        ("public_ip=a=b", "a=b"),
+    ],
+)
+def test_a_line_is_read_as_the_original_reads_it(line: str, value: str) -> None:
+    assert config(line).public_ip == value
+
+
+def test_quotes_with_text_behind_them_belong_to_the_value_and_are_noted() -> None:
+    assert config('public_ip="1" # x').public_ip == '"1"'
+    assert notices('public_ip="1" # x') == [
+        "fleet.conf:1: the quotes are part of the value, because text follows them",
+    ]
+
+
+def test_options_in_a_section_are_ignored_and_noted() -> None:
+    text = "public_ip=1\n[Service]\npublic_ip=2\n"
+    assert config(text).public_ip == "1"
+    assert notices(text) == ["fleet.conf:3: public_ip stands in section [Service] and is ignored"]
+
+
+def test_an_unknown_option_is_noted_with_its_line() -> None:
+    assert notices("\nagent_tll=3s") == ["fleet.conf:2: there is no option 'agent_tll'; it is ignored"]
+
+
+def test_an_unknown_variable_is_noted_by_name() -> None:
+    assert notices(environ={"FLEET_AGENT_TLL": "3s", "FLEETCTL_ENDPOINT": "x", "HOME": "/"}) == [
+        "FLEET_AGENT_TLL: there is no option 'agent_tll'; it is ignored"
+    ]
+
+
+@pytest.mark.parametrize("name", RETIRED)
+def test_an_option_that_lost_its_meaning_is_accepted_and_noted(name: str) -> None:
+    assert config(f"{name}=whatever") == config()
+    (notice,) = notices(f"{name}=whatever")
+    assert notice.startswith(f"fleet.conf:1: {name} has no effect any more: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("verbosity", "2", 2),
+        ("etcd_servers", '["http://a:1", "https://b:2"]', ("http://a:1", "https://b:2")),
+        ("etcd_servers", "http://[::1]:2379", ("http://[::1]:2379",)),
+        ("etcd_request_timeout", "2.5", 2.5),
+        ("etcd_request_timeout", "3", 3.0),
+        ("etcd_compact", "false", False),
+        ("metadata", "a=b, c = d=e ,a=f,", {"a": "f", "c": "d=e"}),
+        ("agent_ttl", "1m30s", 90.0),
+        ("agent_ttl", "1500ms", 1.5),
+        ("agent_ttl", "1.5h", 5400.0),
+        ("parked_ttl", "1h", 3600.0),
+        ("handover_timeout", "0s", 0.0),
+        ("systemd_user", "T", True),
+        ("token_limit", "65535", 65535),
+        ("disable_engine", "True", True),
+        ("listen", "", ()),
+        ("listen", "/run/a.sock, unix:///run/b.sock", (Address(path="/run/a.sock"), Address(path="/run/b.sock"))),
+        (
+            "listen",
+            "127.0.0.1:80,[::1]:81,:82",
+            (Address("", "127.0.0.1", 80), Address("", "::1", 81), Address(port=82)),
+        ),
+    ],
+)
+def test_a_value_is_read(name: str, text: str, value: object) -> None:
+    field = next(option.field for option in OPTIONS if option.name == name)
+    assert getattr(config(environ={f"FLEET_{name.upper()}": text}), field) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("verbosity", "much", "'much' is no whole number from 0 to 9"),
+        ("verbosity", "", "'' is no whole number from 0 to 9"),
+        ("token_limit", "0", "'0' is no whole number from 1 to 65535"),
+        ("token_limit", "65536", "'65536' is no whole number from 1 to 65535"),
+        ("token_limit", "1e3", "'1e3' is no whole number from 1 to 65535"),
+        ("etcd_request_timeout", "1s", "'1s' is no number of seconds above zero; write one without a unit, like 1.0"),
+        ("etcd_request_timeout", "nan", "'nan' is no number of seconds above zero; write one without a unit, like 1.0"),
+        ("etcd_request_timeout", "-1", "'-1' is no number of seconds above zero; write one without a unit, like 1.0"),
+        ("agent_ttl", "30", "'30' is no duration: it needs a unit (ns, us, ms, s, m or h); write 30s for seconds"),
+        ("agent_ttl", "soon", "'soon' is no duration: it needs a unit (ns, us, ms, s, m or h), like 10s or 1m30s"),
+        ("agent_ttl", "", "'' is no duration: it needs a unit (ns, us, ms, s, m or h), like 10s or 1m30s"),
+        ("agent_ttl", "0s", "'0s' is out of range: at least 1s, at most ten years"),
+        ("insecure", "yes", "'yes' is neither true nor false"),
+        ("units_directory", "units", "'units' is no absolute path"),
+        (
+            "etcd_servers",
+            "127.0.0.1:2379",
+            "'127.0.0.1:2379' is no URL of an etcd server; write http://HOST:PORT or https://HOST:PORT",
+        ),
+        ("etcd_servers", "", "'' is no URL of an etcd server; write http://HOST:PORT or https://HOST:PORT"),
+        ("listen", "49153", "'49153' is no address to listen on; write /PATH, HOST:PORT, [IPV6]:PORT or :PORT"),
+        ("listen", "a:70000", "'a:70000' is no address to listen on; write /PATH, HOST:PORT, [IPV6]:PORT or :PORT"),
+    ],
+)
+def test_a_value_that_cannot_be_used_says_where_it_stands_and_what_would_do(name: str, text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as from_file:
+        config(f"# first\n{name}='{text}'")
+    assert str(from_file.value) == f"fleet.conf:2: {name}: {message}"
+    with pytest.raises(ConfigError) as from_variable:
+        config(environ={f"FLEET_{name.upper()}": text})
+    assert str(from_variable.value) == f"FLEET_{name.upper()}: {name}: {message}"
+
+
+@pytest.mark.parametrize("line", ["token_limit", "=5", "a b=c", "[open"])
+def test_a_line_that_is_nothing_is_an_error_with_its_number(line: str) -> None:
+    with pytest.raises(ConfigError, match=r"^fleet\.conf:2: .* is neither NAME=VALUE nor a comment$"):
+        config(f"\n{line}\n")
+
+
+def test_metadata_without_an_equals_sign_is_left_out_and_noted() -> None:
+    assert config("metadata=a=b,junk").metadata == {"a": "b"}
+    assert notices("metadata=a=b,junk") == [
+        "fleet.conf:1: metadata: left out 'junk': metadata is written key=value,key=value"
+    ]
+
+
+def test_a_key_without_a_certificate_is_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"^fleet\.conf:1: etcd_keyfile is of no use without etcd_certfile"):
+        config("etcd_keyfile=/k")
+    with pytest.raises(ConfigError, match=r"^FLEET_ETCD_CERTFILE: etcd_certfile is of no use without etcd_keyfile"):
+        config(environ={"FLEET_ETCD_CERTFILE": "/c"})
+    assert config("etcd_keyfile=/k\netcd_certfile=/c").etcd_keyfile == "/k"
+
+
+def test_variables_override_the_file_and_flags_override_variables() -> None:
+    environ = {"FLEET_PUBLIC_IP": "variable", "FLEET_TOKEN_LIMIT": "2"}
+    read = config("public_ip=file\ntoken_limit=1\nverbosity=1", environ, {"public_ip": "flag"})
+    assert (read.public_ip, read.token_limit, read.verbosity) == ("flag", 2, 1)
+
+
+def test_a_variable_that_is_set_but_empty_counts() -> None:
+    assert config("public_ip=file", {"FLEET_PUBLIC_IP": ""}).public_ip == ""
+
+
+def test_a_flag_that_cannot_be_used_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"^--listen: listen: 'here' is no address"):
+        config(overrides={"listen": "here"})
+
+
+def test_a_file_that_was_asked_for_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^Unable to use config file .*absent: No such file or directory$"):
+        load_config(str(tmp_path / "absent"), {}, {})
+    with pytest.raises(ConfigError, match=r"is a directory, not a file$"):
+        load_config(str(tmp_path), {}, {})
+    (tmp_path / "binary").write_bytes(b"verbosity=\xff")
+    with pytest.raises(ConfigError, match=r"binary: byte 10 is no UTF-8 text$"):
+        load_config(str(tmp_path / "binary"), {}, {})
+
+
+def test_the_default_file_may_be_absent_and_is_read_where_it_is_not(tmp_path: Path) -> None:
+    default = tmp_path / "fleet.conf"
+    assert load_config(None, {}, {}, str(default)) == (config(), [])
+    default.write_text("verbosity=1\n")
+    assert load_config(None, {}, {}, str(default))[0].verbosity == 1
+
+
+def test_an_option_removed_from_the_file_goes_back_to_its_default(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.conf"
+    path.write_text("verbosity=1\n")
+    before, _ = load_config(str(path), {}, {})
+    path.write_text("")
+    after, _ = load_config(str(path), {}, {})
+    assert (before.verbosity, after.verbosity) == (1, 0)
+
+
+@given(st.text())
+def test_no_text_ends_in_anything_but_a_configuration_or_a_configuration_error(text: str) -> None:
+    message = ""
+    try:
+        parse_config(text, "f", {"FLEET_LISTEN": text, "FLEET_METADATA": text}, {})
+    except ConfigError as error:
+        message = str(error)
+    assert message == "" or message.startswith(("f:", "FLEET_LISTEN: "))
+
+
+@given(st.integers(1, 10**6))
+def test_a_duration_in_milliseconds_is_so_many_thousandths_of_a_second(milliseconds: int) -> None:
+    assert parse_duration(0)(f"{milliseconds}ms") == pytest.approx(milliseconds / 1000)
