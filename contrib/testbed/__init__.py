@@ -1,0 +1,12 @@
+"""Real machines on one machine: systemd in containers, a network between them, and a real etcd.
+
+Tests, the demo and the benchmarks build on it. Nothing here is needed to run fleet, and nothing of fleet's own code is
+imported here: the machines run `fleetd` and `fleetctl` as users do.
+"""
+
+from contrib.testbed.cluster import Cluster, missing_requirements
+from contrib.testbed.etcd import EtcdServer
+from contrib.testbed.machine import Machine
+from contrib.testbed.network import Network
+
+__all__ = ["Cluster", "EtcdServer", "Machine", "Network", "missing_requirements"]

@@ -1,0 +1,177 @@
+"""A cluster: a real etcd, machines that boot with fleet installed, and fleetctl to talk to them.
+
+with Cluster(machines=3) as cluster:
+    cluster.fleetctl("start", "web.service")
+    cluster.machines[0].power_cut()
+"""
+
+import compileall
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from contrib.testbed import root
+from contrib.testbed.etcd import EtcdServer
+from contrib.testbed.machine import Machine
+from contrib.testbed.network import Network, clean_leftovers
+
+READY_TIMEOUT_S = 30.0
+FLEETCTL_TIMEOUT_S = 60.0
+POLL_S = 0.2
+PROGRAMS = ("systemd-nspawn", "etcd", "etcdctl", "ip", "nsenter", "mount")
+
+Config = Mapping[str, str]
+
+
+def missing_requirements() -> list[str]:
+    """What keeps machines from being booted here, in words; empty where all is there."""
+    missing = [f"{program} is not installed" for program in PROGRAMS if shutil.which(program) is None]
+    if os.geteuid() != 0:
+        missing.insert(0, "it needs root")
+    return missing
+
+
+class Cluster:
+    """Machines m1, m2, … on a network of their own, all running fleetd on one etcd.
+
+    `machines` is how many, or one mapping a machine of what its fleet.conf has more than `config`. Without `fleetd`
+    they are plain machines. With `ssh`, root can log in with the key at `ssh_key`.
+    """
+
+    def __init__(
+        self,
+        machines: int | Sequence[Config] = 3,
+        *,
+        config: Config | None = None,
+        fleetd: bool = True,
+        ssh: bool = False,
+    ) -> None:
+        self._wanted = [{}] * machines if isinstance(machines, int) else list(machines)
+        self._config = dict(config or {})
+        self._fleetd = fleetd
+        self._ssh = ssh
+        self.machines: list[Machine] = []
+
+    clean_leftovers = staticmethod(clean_leftovers)
+
+    def __enter__(self) -> "Cluster":
+        self.network = Network.claim()
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all of it at once, and take everything away that it made on this machine."""
+        self.network.release()
+        self.machines = []
+
+    @property
+    def ssh_key(self) -> Path:
+        """The private key that logs in as root on every machine."""
+        return self.network.directory / "ssh_key"
+
+    def add_machine(self, config: Config | None = None, *, machine_id: str | None = None) -> Machine:
+        """One machine more, booted and ready."""
+        machine = self._build(config or {}, machine_id)
+        machine.boot()
+        self.wait_ready()
+        return machine
+
+    def machine(self, name_or_id: str) -> Machine:
+        """A machine by its name, id, address, or the beginning of its id as lists show it."""
+        for machine in self.machines:
+            if name_or_id in (machine.name, machine.address) or machine.id.startswith(name_or_id.rstrip(".")):
+                return machine
+        raise KeyError(f"no machine {name_or_id} in {[machine.name for machine in self.machines]}")
+
+    def fleetctl(
+        self,
+        *arguments: str,
+        on: Machine | None = None,
+        stdin: str | None = None,
+        timeout_s: float = FLEETCTL_TIMEOUT_S,
+        check: bool = True,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run fleetctl, here but on the socket of a machine (the first that is up). Raises AssertionError with what it
+        said if it fails and `check` is set."""
+        machine = on or next(machine for machine in self.machines if machine.is_up)
+        endpoint = f"unix://{machine.path('/run/fleet.sock')}"
+        command = [f"{sys.prefix}/bin/fleetctl", f"--endpoint={endpoint}", *arguments]
+        result = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout_s, check=False)
+        if check and result.returncode != 0:
+            raise AssertionError(f"fleetctl {' '.join(arguments)} ended with {result.returncode}: {result.stderr}")
+        return result
+
+    def destroy_all_units(self) -> None:
+        """Back to an empty cluster, for the next test: every unit file destroyed, every unit stopped."""
+        listed = self.fleetctl("list-unit-files", "--fields=unit", "--no-legend", "--full").stdout.split()
+        if listed:
+            self.fleetctl("destroy", *listed)
+        self.wait_until("all units are gone", self._has_no_units)
+
+    def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
+        """Return when every machine that is up is listed. Raises TimeoutError."""
+        if self._fleetd:
+            self.wait_until("every machine is listed", self._lists_all_machines, timeout_s)
+
+    def wait_until(self, what: str, holds: Callable[[], bool], timeout_s: float = READY_TIMEOUT_S) -> None:
+        """Ask again and again until it holds. Raises TimeoutError with `what` and the end of fleetd's journals."""
+        deadline = time.monotonic() + timeout_s
+        while not holds():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not within {timeout_s} s: {what}\n{self.journals()}")
+            time.sleep(POLL_S)
+
+    def journals(self, lines: int = 15) -> str:
+        """The end of what fleetd says on each machine that is up."""
+        parts = []
+        for machine in self.machines:
+            if machine.is_up:
+                parts += [f"--- {machine.name}", *machine.journal("fleet.service").splitlines()[-lines:]]
+        return "\n".join(parts)
+
+    def _start(self) -> None:
+        self.etcd = EtcdServer(self.network.directory / "etcd", address=self.network.address)
+        if self._ssh:
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.ssh_key], check=True)
+        if self._fleetd:
+            # Machines see this checkout read-only: compiled here once, not by each of them at every start.
+            for package in ("fleetd", "fleetctl"):
+                compileall.compile_dir(root.CHECKOUT / package, quiet=1)
+        with ThreadPoolExecutor(max_workers=len(self._wanted) + 1) as pool:
+            starting = pool.submit(self.etcd.start)
+            for config in self._wanted:
+                self._build(config, None)
+            booting = [pool.submit(machine.boot) for machine in self.machines]
+            for started in [starting, *booting]:
+                started.result()
+        self.wait_ready()
+
+    def _build(self, config: Config, machine_id: str | None) -> Machine:
+        machine = Machine(self.network, len(self.machines), machine_id=machine_id)
+        if self._fleetd:
+            own = {"etcd_servers": self.etcd.endpoint, "public_ip": machine.address}
+            root.install_fleet(machine.root, {**own, **self._config, **config})
+        if self._ssh:
+            root.install_ssh(machine.root, self.ssh_key.with_suffix(".pub").read_text())
+        self.machines.append(machine)
+        return machine
+
+    def _lists_all_machines(self) -> bool:
+        result = self.fleetctl("list-machines", "--fields=machine", "--no-legend", "--full", check=False)
+        up = {machine.id for machine in self.machines if machine.is_up}
+        return result.returncode == 0 and up <= set(result.stdout.split())
+
+    def _has_no_units(self) -> bool:
+        return not self.fleetctl("list-units", "--fields=unit", "--no-legend", "--full").stdout.split()

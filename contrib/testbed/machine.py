@@ -1,0 +1,220 @@
+"""A machine: a systemd of its own in a container, with a power switch and a network cable.
+
+What it runs is another matter (root.py, cluster.py). Paths and processes are reached through its first process.
+"""
+
+import hashlib
+import os
+import select
+import shlex
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from contrib.testbed import leftovers, root
+from contrib.testbed.network import Network
+
+BOOT_TIMEOUT_S = 60.0
+SHUTDOWN_TIMEOUT_S = 120.0
+RUN_TIMEOUT_S = 30.0
+
+
+class Machine:
+    """One machine of a testbed. Its files but /run and /tmp outlive a reboot; its id is the same in every run."""
+
+    def __init__(self, network: Network, index: int, *, machine_id: str | None = None) -> None:
+        self.network = network
+        self.name = f"m{index + 1}"
+        self.address = network.address_of(index)
+        self.id = machine_id or hashlib.md5(self.name.encode()).hexdigest()
+        self._container = network.container_of(self.name)
+        self._directory = network.directory / self.name
+        self.root = root.build(
+            self._directory, machine_id=self.id, hostname=self.name, address=self.address, gateway=network.address
+        )
+        self._nspawn: subprocess.Popen[bytes] | None = None
+        self._pid1 = 0
+
+    @property
+    def is_up(self) -> bool:
+        return self._nspawn is not None and self._nspawn.poll() is None
+
+    @property
+    def pid1(self) -> int:
+        """Its first process, as seen from outside."""
+        assert self.is_up, f"{self.name} is not up"
+        return self._pid1
+
+    @property
+    def console_path(self) -> Path:
+        """What it has said while booting."""
+        return self._directory / "console.log"
+
+    @property
+    def bus_address(self) -> str:
+        """Its system bus, for a D-Bus client outside."""
+        return f"unix:path={self.path('/run/dbus/system_bus_socket')}"
+
+    def boot(self) -> None:
+        """Switch it on, and return when its systemd has finished starting. Raises TimeoutError."""
+        assert not self.is_up, f"{self.name} is up"
+        notify_path = self._directory / "notify"
+        notify_path.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, self.console_path.open("ab") as console:
+            notify.bind(str(notify_path))
+            self._nspawn = subprocess.Popen(
+                self._nspawn_command(),
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=console,
+                env={**os.environ, "NOTIFY_SOCKET": str(notify_path)},
+                start_new_session=True,
+            )
+            self._wait_until_ready(notify)
+
+    def power_cut(self) -> None:
+        """Everything ends at once, and no one is told."""
+        nspawn, self._nspawn = self._nspawn, None
+        if nspawn is None:
+            return
+        leftovers.kill_processes([nspawn.pid, self._pid1])
+        nspawn.wait()
+        subprocess.run(["ip", "link", "delete", f"vb-{self._container}"], check=False, capture_output=True)
+
+    def shutdown(self, timeout_s: float = SHUTDOWN_TIMEOUT_S) -> None:
+        """Switch it off in order, as `systemctl poweroff` does, and return when it is off. Raises TimeoutError."""
+        self.begin_shutdown()
+        self.wait_until_off(timeout_s)
+
+    def begin_shutdown(self) -> None:
+        """Ask it to switch off, and return at once."""
+        assert self._nspawn is not None, f"{self.name} is not up"
+        self._nspawn.terminate()
+
+    def wait_until_off(self, timeout_s: float = SHUTDOWN_TIMEOUT_S) -> None:
+        assert self._nspawn is not None, f"{self.name} is not up"
+        try:
+            self._nspawn.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(f"{self.name} was not off within {timeout_s} s{self._last_words()}") from None
+        self._nspawn = None
+
+    def reboot(self) -> None:
+        """A power cut, then the same machine again: /run is empty, /etc and /var are as they were."""
+        self.power_cut()
+        self.boot()
+
+    def cut_network(self) -> None:
+        """Drop every packet from and to it, until heal_network(). It sees no more of it than that nobody answers."""
+        self.network.cut(self.name)
+
+    def heal_network(self) -> None:
+        self.network.heal(self.name)
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: str | None = None,
+        timeout_s: float = RUN_TIMEOUT_S,
+        check: bool = True,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command in it as root, its output captured. Raises CalledProcessError if it fails and `check` is set,
+        TimeoutExpired after timeout_s."""
+        command = ["nsenter", f"--target={self.pid1}", "--all", "--", *argv]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+        ) as process:
+            try:
+                output, errors = process.communicate(stdin, timeout_s)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)  # nsenter's child holds the pipes too
+                raise
+        if check and process.returncode != 0:
+            raise CommandFailed(self.name, argv, process.returncode, output, errors)
+        return subprocess.CompletedProcess(argv, process.returncode, output, errors)
+
+    def path(self, path: str | Path) -> Path:
+        """Where a file of the machine is, seen from outside. While it is up, so are its /run and /tmp; a symbolic link
+        to an absolute path leads out of the machine."""
+        seen_from = Path(f"/proc/{self._pid1}/root") if self.is_up else self.root
+        return seen_from / Path(path).relative_to("/")
+
+    def main_pid(self, unit: str) -> int:
+        """The main process of a service, in the machine's own counting; 0 if it has none."""
+        return int(self.show(unit, "MainPID"))
+
+    def show(self, unit: str, property_name: str) -> str:
+        """A property of a unit, as its systemd has it."""
+        return self.run(["systemctl", "show", "--value", f"--property={property_name}", "--", unit]).stdout.strip()
+
+    def journal(self, unit: str) -> str:
+        """What a unit has logged since the machine was booted."""
+        return self.run(["journalctl", "--no-pager", "--output=short-precise", f"--unit={unit}"]).stdout
+
+    def _nspawn_command(self) -> list[str]:
+        command = [
+            "systemd-nspawn",
+            "--quiet",
+            f"--directory={self.root}",
+            f"--machine={self._container}",
+            "--boot",
+            "--notify-ready=yes",
+            "--register=no",
+            f"--network-bridge={self.network.bridge}",
+            "--capability=all",
+            "--kill-signal=SIGRTMIN+3",
+            "--settings=no",
+            "--resolv-conf=off",
+            "--timezone=off",
+            "--link-journal=no",
+            *root.binds(),
+        ]
+        if Path("/run/systemd/system").exists():
+            return command  # systemd runs here too, and gives the machine a scope of its own
+        # Machines that share a control group would take each other's processes for their own.
+        groups = [path / self._container for path in leftovers.control_group_roots()]
+        for group in groups:
+            group.mkdir(exist_ok=True)
+        enter = "".join(f"echo 0 > {shlex.quote(str(group))}/cgroup.procs && " for group in groups)
+        return ["sh", "-c", f'{enter}exec "$@"', "sh", *command, "--keep-unit"]
+
+    def _wait_until_ready(self, notify: socket.socket) -> None:
+        """Follow what nspawn tells: first the container's first process, then that its systemd is ready."""
+        assert self._nspawn is not None
+        deadline = time.monotonic() + BOOT_TIMEOUT_S
+        died = os.pidfd_open(self._nspawn.pid)
+        try:
+            while time.monotonic() < deadline:
+                readable, _, _ = select.select([notify.fileno(), died], [], [], deadline - time.monotonic())
+                if notify.fileno() not in readable:
+                    break
+                message = notify.recv(4096).decode().splitlines()
+                for line in message:
+                    if line.startswith("X_NSPAWN_LEADER_PID="):
+                        self._pid1 = int(line.partition("=")[2])
+                if "READY=1" in message:
+                    return
+        finally:
+            os.close(died)
+        self.power_cut()
+        raise TimeoutError(f"{self.name} did not come up{self._last_words()}")
+
+    def _last_words(self) -> str:
+        lines = self.console_path.read_text(errors="replace").splitlines()
+        return "; the end of its console:\n" + "\n".join(lines[-15:])
+
+
+class CommandFailed(subprocess.CalledProcessError):
+    """A command failed in a machine. The message holds what it wrote to standard error."""
+
+    def __init__(self, machine: str, argv: Sequence[str], returncode: int, output: str, errors: str) -> None:
+        super().__init__(returncode, list(argv), output, errors)
+        self.machine = machine
+
+    def __str__(self) -> str:
+        return f"on {self.machine}: {shlex.join(self.cmd)} ended with {self.returncode}: {self.stderr.strip()}"

@@ -1,0 +1,148 @@
+"""The root file system of a machine: an overlay over this machine's own, and what stands in it before the first boot.
+
+A machine sees this machine's programs, but not what was configured or enabled here: those folders are made opaque.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+SIZE = "1G"  # of the tmpfs that takes what one machine writes: a full disk stays that machine's own
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+# What this machine has set up is not what the new one has: nothing below these is seen from there.
+OPAQUE = (
+    "etc/systemd/system",
+    "etc/systemd/network",
+    "etc/systemd/journald.conf.d",
+    "etc/init.d",
+    "etc/tmpfiles.d",
+    "etc/fleet",
+    "root/.ssh",
+    "var/lib/fleet",
+)
+
+# Services and timers of the distribution that a container with one purpose has no use for. They cost boot time.
+MASKED = (
+    "console-getty.service",
+    "e2scrub_reap.service",
+    "getty.target",
+    "ldconfig.service",
+    "modprobe@.service",
+    "proc-sys-fs-binfmt_misc.automount",
+    "systemd-binfmt.service",
+    "systemd-firstboot.service",
+    "systemd-hwdb-update.service",
+    "systemd-journal-flush.service",
+    "systemd-modules-load.service",
+    "systemd-pcrphase.service",
+    "systemd-pcrphase-sysinit.service",
+    "systemd-remount-fs.service",
+    "systemd-sysctl.service",
+    "systemd-tmpfiles-clean.timer",
+    "systemd-udevd.service",
+    "systemd-update-utmp.service",
+    "systemd-update-utmp-runlevel.service",
+    "timers.target",
+)
+
+ENABLED = {
+    "default.target": "multi-user.target",
+    "multi-user.target.wants/systemd-networkd.service": "systemd-networkd.service",
+    "sockets.target.wants/systemd-networkd.socket": "systemd-networkd.socket",
+    "network-online.target.wants/systemd-networkd-wait-online.service": "systemd-networkd-wait-online.service",
+    "multi-user.target.wants/network-online.target": "network-online.target",  # so that booted means reachable
+}
+
+HOST0_NETWORK = """\
+[Match]
+Name=host0
+
+[Network]
+Address={address}/24
+Gateway={gateway}
+LinkLocalAddressing=no
+IPv6AcceptRA=no
+"""
+
+
+def build(directory: Path, *, machine_id: str, hostname: str, address: str, gateway: str) -> Path:
+    """Mount a new root below the directory and set it up for a first boot; where it is."""
+    root = _mount(directory)
+    _write(root / "etc/machine-id", f"{machine_id}\n")
+    _write(root / "etc/hostname", f"{hostname}\n")
+    _write(root / "etc/hosts", f"127.0.0.1 localhost\n{address} {hostname}\n")
+    _write(root / "etc/fstab", "")
+    _write(root / "etc/systemd/journald.conf.d/testbed.conf", "[Journal]\nStorage=volatile\n")
+    _write(root / "etc/systemd/network/10-host0.network", HOST0_NETWORK.format(address=address, gateway=gateway))
+    # tmpfiles would clear /tmp at boot, and this checkout may be bound below it.
+    _link(root / "etc/tmpfiles.d/tmp.conf", "/dev/null")
+    system = root / "etc/systemd/system"
+    for name in MASKED:
+        _link(system / name, "/dev/null")
+    for name, unit in ENABLED.items():
+        _link(system / name, f"/lib/systemd/system/{unit}")
+    return root
+
+
+def install_fleet(root: Path, config: dict[str, str]) -> None:
+    """Install fleet as a package would: its units, enabled, its group, its configuration; programs by a link."""
+    for program in ("fleetd", "fleetctl"):
+        target = Path(sys.prefix) / "bin" / program
+        assert target.exists(), f"{target} is missing: install this checkout into the environment (contrib/setup)"
+        _link(root / "usr/bin" / program, str(target))
+    _write(root / "etc/group", (root / "etc/group").read_text() + "fleet:x:990:\n")
+    write_config(root, config)
+    system = root / "etc/systemd/system"
+    for name, target_wants in (("fleet.service", "multi-user.target.wants"), ("fleet.socket", "sockets.target.wants")):
+        _write(system / name, (CHECKOUT / "units" / name).read_text())
+        _link(system / target_wants / name, f"/etc/systemd/system/{name}")
+    # The programs lie wherever this checkout does, in a home folder or below /tmp perhaps.
+    _write(system / "fleet.service.d/testbed.conf", "[Service]\nProtectHome=no\nPrivateTmp=no\n")
+
+
+def write_config(root: Path, config: dict[str, str]) -> None:
+    _write(root / "etc/fleet/fleet.conf", "".join(f'{key}="{value}"\n' for key, value in config.items()))
+
+
+def install_ssh(root: Path, public_key: str) -> None:
+    """Let the holder of the key log in as root."""
+    _write(root / "root/.ssh/authorized_keys", public_key, mode=0o600)
+    (root / "root/.ssh").chmod(0o700)
+    subprocess.run(["ssh-keygen", "-q", "-A", "-f", root], check=True)  # only those that are missing
+    _link(root / "etc/systemd/system/multi-user.target.wants/ssh.service", "/lib/systemd/system/ssh.service")
+
+
+def binds() -> list[str]:
+    """What a machine needs of this one beside its root file system, for nspawn: an overlay shows one mount alone."""
+    paths = {CHECKOUT, Path(sys.prefix), Path(sys.base_prefix)}
+    outermost = [path for path in sorted(paths) if not any(other in paths for other in path.parents)]
+    return [f"--bind-ro={path}" for path in outermost if not path.is_relative_to("/usr")]
+
+
+def _mount(directory: Path) -> Path:
+    directory.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"mode=755,size={SIZE}", directory.name, directory], check=True)
+    upper, work, root = (directory / name for name in ("upper", "work", "root"))
+    for folder in (upper, work, root):
+        folder.mkdir(mode=0o755)
+    for name in OPAQUE:
+        (upper / name).mkdir(parents=True, exist_ok=True)
+        os.setxattr(upper / name, "trusted.overlay.opaque", b"y")
+    layers = f"lowerdir=/,upperdir={upper},workdir={work}"
+    subprocess.run(["mount", "-t", "overlay", "-o", layers, directory.name, root], check=True)
+    return root
+
+
+def _write(path: Path, text: str, mode: int = 0o644) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)  # it may be a link that leads out of this root
+    path.write_text(text)
+    path.chmod(mode)
+
+
+def _link(path: Path, target: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    path.symlink_to(target)
