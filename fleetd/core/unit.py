@@ -4,9 +4,40 @@ Here live the values that describe one unit by itself. Where a unit may go is sc
 read unitfile.py's, how its name is taken apart names.py's.
 """
 
+import re
+from collections.abc import Iterable
 from enum import StrEnum
 
 import msgspec
+
+from fleetd.core.names import UnitName, expand_specifiers, matches_glob
+from fleetd.core.unitfile import WHITESPACE, Option
+
+FLEET_SECTION = "X-Fleet"
+
+# Under each requirement its spellings, the deprecated ones first: so do their values stand in lists that add up.
+_MACHINE_OF = ("X-ConditionMachineOf", "MachineOf")
+_METADATA = ("X-ConditionMachineMetadata", "MachineMetadata")
+_CONFLICTS = ("X-Conflicts", "Conflicts")
+_REPLACES = ("Replaces",)
+_GLOBAL = ("Global",)
+_MACHINE_ID = ("MachineID", "X-ConditionMachineID", "X-ConditionMachineBootID")  # no list: the first one set counts
+_KNOWN = frozenset(_MACHINE_OF + _METADATA + _CONFLICTS + _REPLACES + _GLOBAL + _MACHINE_ID)
+
+# What excludes what, in the order it is looked at; "Peers" is the original's word for MachineOf.
+_EXCLUSIVE = (
+    ("MachineID", "Peers"),
+    ("MachineID", "Conflicts"),
+    ("MachineID", "Global"),
+    ("MachineID", "Replaces"),
+    ("Global", "Peers"),
+    ("Global", "Replaces"),
+    ("Conflicts", "Replaces"),
+)
+
+_TRUE = frozenset({"true", "yes", "1", "on", "t"})
+_CONTINUATION = re.compile(r"[ \t]*\\\n[ \t]*")
+_WORDS = re.compile(f"[^{WHITESPACE}]+")
 
 
 class TargetState(StrEnum):
@@ -53,3 +84,125 @@ class UnitState(msgspec.Struct, frozen=True, omit_defaults=True):
     def runs(self) -> bool:
         """Whether processes of the unit may exist (systemd's active states but `inactive` and `failed`)."""
         return self.active not in ("", "inactive", "failed")
+
+
+class Requirements(msgspec.Struct, frozen=True):
+    """What a unit asks of the machine it runs on, specifiers replaced.
+
+    `machine_id` is a full or a short id, None where none is asked for ('' asks for a machine that does not exist).
+    `metadata` holds (key, its alternatives), keys and alternatives by first appearance. `conflicts` and `replaces` are
+    globs over unit names, `machine_of` names.
+    """
+
+    machine_id: str | None = None
+    machine_of: tuple[str, ...] = ()
+    metadata: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    conflicts: tuple[str, ...] = ()
+    replaces: tuple[str, ...] = ()
+    is_global: bool = False
+
+
+class InvalidRequirements(ValueError):
+    """Requirements that no machine could meet together, or that exclude one another."""
+
+
+def parse_requirements(options: Iterable[Option], name: UnitName) -> Requirements:
+    """What the [X-Fleet] section requires for the unit of this name. Options that nobody knows are passed over."""
+    values = requirement_values(options)
+    return _requirements({key: [expand_specifiers(item, name) for item in items] for key, items in values.items()})
+
+
+def requirement_values(options: Iterable[Option]) -> dict[str, list[str]]:
+    """The values of each [X-Fleet] option, quoted lists taken apart, specifiers as they stand."""
+    values: dict[str, list[str]] = {}
+    for option in options:
+        if option.section == FLEET_SECTION:
+            values.setdefault(option.name, []).extend(_split_list(option.value))
+    return values
+
+
+def _split_list(value: str) -> list[str]:
+    """A value that begins and ends with a quote is a list, parted at the blanks outside quotes; any other is one item.
+
+    A continued line is joined first, by one blank, as systemd does it. (The original left backslash and newline in the
+    value, where they could only spoil a name.)
+    """
+    if "\\\n" in value:
+        value = _CONTINUATION.sub(" ", value).strip(WHITESPACE)
+    if not (value.startswith('"') and value.endswith('"')):
+        return [value]
+    items = [""]
+    for index, part in enumerate(value.split('"')):
+        if index % 2:  # inside quotes
+            items[-1] += part
+        else:
+            first, *others = part.split(" ")
+            items[-1] += first
+            items += others
+    return items
+
+
+def _requirements(values: dict[str, list[str]]) -> Requirements:
+    def merged(spellings: tuple[str, ...]) -> list[str]:
+        return [item for spelling in spellings for item in values.get(spelling, ())]
+
+    def words(spellings: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(word for item in merged(spellings) for word in _WORDS.findall(item))
+
+    machine_ids = merged(_MACHINE_ID)
+    switches = merged(_GLOBAL)
+    return Requirements(
+        machine_id=machine_ids[0] if machine_ids else None,
+        machine_of=tuple(merged(_MACHINE_OF)),
+        metadata=_group_metadata(merged(_METADATA)),
+        conflicts=words(_CONFLICTS),
+        replaces=words(_REPLACES),
+        is_global=bool(switches) and switches[-1].lower() in _TRUE,
+    )
+
+
+def _group_metadata(items: list[str]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Values of one key are alternatives, however many lines they are spread over; malformed items are left out."""
+    groups: dict[str, dict[str, None]] = {}
+    for item in items:
+        if _is_metadata(item):
+            key, _, value = item.partition("=")
+            groups.setdefault(key, {})[value] = None
+    return tuple((key, tuple(alternatives)) for key, alternatives in groups.items())
+
+
+def _is_metadata(item: str) -> bool:
+    key, _, value = item.partition("=")
+    return key != "" and value != "" and "=" not in value
+
+
+def validate_requirements(options: Iterable[Option]) -> None:
+    """Raises InvalidRequirements for the first combination that may not be. Looks at values with their specifiers."""
+    asked = _requirements(requirement_values(options))
+    for kind, patterns in (("conflict", asked.conflicts), ("replace", asked.replaces)):
+        for peer in asked.machine_of:
+            for pattern in patterns:
+                if matches_glob(pattern, peer):
+                    raise InvalidRequirements(f'unresolvable requirements: peer "{peer}" matches {kind} "{pattern}"')
+    has = {
+        "MachineID": asked.machine_id is not None,
+        "Peers": bool(asked.machine_of),
+        "Conflicts": bool(asked.conflicts),
+        "Global": asked.is_global,
+        "Replaces": bool(asked.replaces),
+    }
+    for one, other in _EXCLUSIVE:
+        if has[one] and has[other]:
+            raise InvalidRequirements(f"{one} cannot be used with {other}")
+
+
+def unknown_requirements(options: Iterable[Option]) -> tuple[str, ...]:
+    """The [X-Fleet] option names that mean nothing, by first appearance: worth a warning, not a refusal."""
+    return tuple(name for name in requirement_values(options) if name not in _KNOWN)
+
+
+def malformed_metadata(options: Iterable[Option]) -> tuple[str, ...]:
+    """The metadata items that are not `key=value` and so restrict nothing: worth a warning. Empty ones are no items."""
+    values = requirement_values(options)
+    items = (item for spelling in _METADATA for item in values.get(spelling, ()))
+    return tuple(item for item in items if item and not _is_metadata(item))

@@ -1,0 +1,160 @@
+"""Unit names: which are allowed, what their parts are, what stands for them in specifiers, and which globs match them.
+
+Nothing here knows a unit's content or where it runs.
+"""
+
+import re
+from functools import lru_cache
+
+import msgspec
+
+MAX_NAME_BYTES = 256
+TEMPLATE_TYPES = frozenset({"path", "service", "socket", "target", "timer"})
+UNIT_TYPES = TEMPLATE_TYPES | {"automount", "busname", "device", "mount", "scope", "slice", "snapshot", "swap"}
+DEFAULT_SUFFIX = ".service"
+
+# What a machine needs to run fleet itself. No unit of the cluster may take these names.
+RESERVED = ("fleet.", "dbus.", "systemd-")
+
+_COMPLETE = (".service", ".socket", ".timer", ".path", ".device", ".mount", ".automount")
+_FOREIGN_CHARACTER = re.compile(r"[^A-Za-z0-9:\-_.\\@]")
+
+
+class InvalidName(ValueError):
+    """The text cannot name a unit."""
+
+
+class UnitName(msgspec.Struct, frozen=True):
+    """A name and its parts. For `web@eu.1.service`: stem `web@eu.1`, suffix `service`, prefix `web`,
+    template `web@.service`, instance `eu.1`. Template and instance are '' for a plain unit.
+    """
+
+    full: str
+    stem: str
+    suffix: str
+    prefix: str
+    template: str
+    instance: str
+
+    @property
+    def is_template(self) -> bool:
+        return self.template != "" and self.instance == ""
+
+    @property
+    def is_instance(self) -> bool:
+        return self.instance != ""
+
+
+def validate_name(name: str) -> None:
+    """Raises InvalidName with the first thing that is wrong with a name."""
+    if not name:
+        raise InvalidName("unit name cannot be empty")
+    if len(name.encode(errors="surrogatepass")) > MAX_NAME_BYTES:
+        raise InvalidName(f"unit name exceeds maximum length ({MAX_NAME_BYTES})")
+    stem, dot, suffix = name.rpartition(".")
+    if not dot:
+        raise InvalidName('unit name must contain "."')
+    if not suffix:
+        raise InvalidName('unit name cannot end in "."')
+    if suffix not in UNIT_TYPES:
+        raise InvalidName(f'invalid unit type: "{_printable(suffix)}"')
+    if "@" in stem and suffix not in TEMPLATE_TYPES:
+        raise InvalidName(f'invalid unit type for template: "{suffix}"')
+    foreign = _FOREIGN_CHARACTER.search(stem)
+    if foreign:
+        raise InvalidName(f"invalid character '{_printable(foreign[0])}' in unit name")
+    if stem.startswith("@"):
+        raise InvalidName('unit name cannot start in "@"')
+
+
+def _printable(text: str) -> str:
+    """The text with what a terminal would obey, and not show, escaped."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+@lru_cache(maxsize=16384)
+def parse_name(name: str) -> UnitName:
+    """The parts of a name. It need not be valid, but raises InvalidName where there is no dot to part it at."""
+    stem, dot, suffix = name.rpartition(".")
+    if not dot:
+        raise InvalidName('unit name must contain "."')
+    prefix, at, instance = stem.partition("@")
+    return UnitName(name, stem, suffix, prefix, f"{prefix}@.{suffix}" if at else "", instance)
+
+
+def with_default_suffix(argument: str) -> str:
+    """What a person typed, as a unit name: `.service` is added unless it ends in a type that a machine's files have."""
+    return argument if argument.endswith(_COMPLETE) else argument + DEFAULT_SUFFIX
+
+
+def is_reserved(name: str) -> bool:
+    """Whether the name belongs to what runs the machine, so that it is never ours to write, start or stop."""
+    return name.startswith(RESERVED)
+
+
+def expand_specifiers(value: str, name: UnitName) -> str:
+    """`%n`, `%N`, `%p`, `%i` replaced, in this order. Nothing is escaped: `%%p` is a percent sign and the prefix."""
+    if "%" not in value:
+        return value
+    for specifier, part in (("%n", name.full), ("%N", name.stem), ("%p", name.prefix), ("%i", name.instance)):
+        value = value.replace(specifier, part)
+    return value
+
+
+_GLOB_TOKEN = re.compile(
+    r"""
+    (?P<star> \*+ )
+  | (?P<any> \? )
+  | \\ (?P<escaped> . )
+  | \[ (?P<negated> \^?+ ) (?P<ranges> (?: (?: [^\]\\-] | \\. ) (?: - (?: [^\]\\-] | \\. ) )? )+ ) \]
+  | (?P<literal> [^\\\[] )
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_GLOB_RANGE = re.compile(r"(?: \\ (.) | (.) ) (?: - (?: \\ (.) | (.) ) )?", re.VERBOSE | re.DOTALL)
+
+
+def matches_glob(pattern: str, name: str) -> bool:
+    """Whether the pattern, in the syntax of Go's path.Match, matches the whole name. A malformed one matches none."""
+    compiled = compile_glob(pattern)
+    return compiled is not None and compiled.fullmatch(name) is not None
+
+
+@lru_cache(maxsize=16384)
+def compile_glob(pattern: str) -> re.Pattern[str] | None:
+    """The pattern as a regular expression for fullmatch, None where it is malformed.
+
+    Every star but the last is atomic, shortest match first: time stays proportional to pattern times name, so nobody
+    can hold up the leader with a pattern of many stars.
+    """
+    chunks = [""]
+    at = 0
+    while at < len(pattern):
+        token = _GLOB_TOKEN.match(pattern, at)
+        if token is None:
+            return None
+        at = token.end()
+        if token["star"]:
+            chunks.append("")
+        else:
+            chunks[-1] += _glob_character(token)
+    first, *middle, last = ["", *chunks] if len(chunks) == 1 else chunks
+    starred = "[^/]*" if len(chunks) > 1 else ""
+    return re.compile(first + "".join(f"(?>[^/]*?{chunk})" for chunk in middle) + starred + last, re.DOTALL)
+
+
+def _glob_character(token: re.Match[str]) -> str:
+    """The regular expression of a token that stands for one character."""
+    if token["any"]:
+        return "[^/]"
+    if token["ranges"] is None:
+        return re.escape(token["escaped"] or token["literal"])
+    ranges = ""
+    for found in _GLOB_RANGE.finditer(token["ranges"]):
+        low = found[1] or found[2]
+        high = found[3] or found[4] or low
+        if low <= high:
+            ranges += f"{re.escape(low)}-{re.escape(high)}"
+    if not ranges:  # only ranges that run backwards: no character is in them
+        return "." if token["negated"] else "(?!)"
+    return f"[{'^' if token['negated'] else ''}{ranges}]"

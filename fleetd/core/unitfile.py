@@ -1,0 +1,235 @@
+"""Unit files: text to options and back, and the hash that tells two contents apart.
+
+The grammar is fleet's own, a little stricter and a little looser than systemd's, and hashes depend on it to the byte.
+What an option means is none of this module's business: [X-Fleet] is read in unit.py, the rest is systemd's.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from typing import Self
+
+import msgspec
+
+MAX_UNIT_FILE_BYTES = 256 * 1024
+MAX_LINE_BYTES = 2047
+
+# Unicode's White_Space property. Python's idea of a blank, str.strip(), has U+001C to U+001F too, which stay in values.
+WHITESPACE = (
+    "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u2028\u2029\u202f\u205f\u3000"
+)
+
+_BEFORE_FIRST_SECTION = re.compile(r"[^\[#;]*")
+_CONTINUED = ("\\", "\\\r")
+
+
+class UnitFileError(ValueError):
+    """The content cannot be read as a unit file, or not be written as one. `line` counts from 1 where there is one."""
+
+    def __init__(self, message: str, line: int | None = None) -> None:
+        super().__init__(message)
+        self.line = line
+
+
+class Option(msgspec.Struct, frozen=True):
+    """One `name=value` of one section. A value that goes on over several lines holds its backslashes and newlines."""
+
+    section: str
+    name: str
+    value: str
+
+
+class UnitFile(msgspec.Struct, frozen=True):
+    """A content in all its forms: the options in the order given, the text they render to, the hash of that text."""
+
+    options: tuple[Option, ...]
+    text: str
+    hash: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Raises UnitFileError where the text is not a unit file."""
+        return cls.from_options(parse_unit_file(text))
+
+    @classmethod
+    def from_options(cls, options: Iterable[Option]) -> Self:
+        """Options that did not come out of a file want check_options first."""
+        options = tuple(options)
+        text = render_unit_file(options)
+        return cls(options, text, hash_unit_file(text))
+
+
+def decode_unit_file(data: bytes) -> str:
+    """The text of a file's bytes. Raises UnitFileError where they are too many, or are no text."""
+    if len(data) > MAX_UNIT_FILE_BYTES:
+        raise UnitFileError(
+            f"the unit file has {len(data)} bytes, and at most {MAX_UNIT_FILE_BYTES} are allowed: "
+            "move what is large into a file of its own"
+        )
+    nul = data.find(0)
+    if nul >= 0:
+        line = _line_of(data, nul)
+        raise UnitFileError(f"NUL byte at offset {nul} (line {line}) of the unit file: remove it", line)
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        line = _line_of(data, error.start)
+        raise UnitFileError(
+            f"byte 0x{data[error.start]:02x} at offset {error.start} (line {line}) of the unit file is not UTF-8: "
+            "save the file in UTF-8",
+            line,
+        ) from error
+
+
+def _line_of(data: bytes, offset: int) -> int:
+    return data.count(b"\n", 0, offset) + 1
+
+
+class _Lines:
+    """The physical lines of a text, handed out one by one; `number` is that of the line taken last."""
+
+    def __init__(self, text: str) -> None:
+        self._lines = text.split("\n")
+        self.number = 0
+
+    @property
+    def exhausted(self) -> bool:
+        return self.number == len(self._lines)
+
+    def take(self) -> str | None:
+        if self.number == len(self._lines):
+            return None
+        line = self._lines[self.number]
+        self.number += 1
+        # No character has more than four bytes: most lines need no encoding to be known as short enough.
+        if len(line) > MAX_LINE_BYTES // 4 and len(line.encode(errors="surrogatepass")) > MAX_LINE_BYTES:
+            raise UnitFileError(f"line too long (max {MAX_LINE_BYTES + 1} bytes)", self.number)
+        return line
+
+
+def parse_unit_file(text: str) -> tuple[Option, ...]:
+    """The options in the order of the text. Raises UnitFileError, in the original's words where it refuses too."""
+    lines = _Lines(text)
+    options: list[Option] = []
+    section: str | None = None
+    while (line := lines.take()) is not None:
+        # Before the first section whatever is neither header nor comment is passed over, a byte order mark as well.
+        line = _BEFORE_FIRST_SECTION.sub("", line, count=1) if section is None else line.lstrip(WHITESPACE)
+        if not line:
+            continue
+        if line[0] in "#;":
+            _skip_comment(line, lines)
+        elif section is None or line[0] == "[":
+            section = _parse_header(line, lines)
+        else:
+            options.append(_parse_option(section, line, lines))
+    return tuple(options)
+
+
+def _skip_comment(line: str | None, lines: _Lines) -> None:
+    """Unlike systemd's, a comment of fleet goes on after a backslash, even where one blank follows it."""
+    while line is not None and line.removesuffix(" ").endswith("\\"):
+        line = lines.take()
+
+
+def _parse_header(line: str, lines: _Lines) -> str:
+    started = lines.number
+    parts = [line[1:]]
+    while "]" not in parts[-1]:
+        following = lines.take()
+        if following is None:
+            raise UnitFileError("unable to find end of section", started)
+        parts.append(following)
+    section, _, rest = "\n".join(parts).partition("]")
+    garbage = rest.strip(WHITESPACE)
+    if garbage:
+        raise UnitFileError(f"found garbage after section name {section!r}: {garbage!r}", lines.number)
+    return section
+
+
+def _parse_option(section: str, line: str, lines: _Lines) -> Option:
+    name, equals, rest = line.partition("=")
+    if "\r" in name or not (equals or lines.exhausted):
+        raise UnitFileError("unexpected newline encountered while parsing option name", lines.number)
+    if not equals:
+        raise UnitFileError("EOF", lines.number)
+    return Option(section, name.rstrip(WHITESPACE), _parse_value(rest, lines))
+
+
+def _parse_value(first: str, lines: _Lines) -> str:
+    """The value that begins with `first`, to its last line. One that a blank line or the end cuts keeps its newline."""
+    if not first.endswith(_CONTINUED):
+        return first.strip(WHITESPACE)
+    parts: list[str] = []
+    line: str | None = first
+    while line is not None and line.strip(WHITESPACE):
+        parts.append(line.removesuffix("\r"))
+        if not line.endswith(_CONTINUED):
+            return "\n".join(parts).strip(WHITESPACE)
+        line = lines.take()
+    return "\n".join(parts).strip(WHITESPACE) + "\n"
+
+
+def render_unit_file(options: Iterable[Option]) -> str:
+    """The text that is stored, hashed and written: sections by first appearance, each in one piece, no comments."""
+    sections: dict[str, list[str]] = {}
+    for option in options:
+        sections.setdefault(option.section, []).append(f"{option.name}={option.value}\n")
+    return "\n".join(f"[{section}]\n{''.join(lines)}" for section, lines in sections.items())
+
+
+def hash_unit_file(text: str) -> str:
+    """SHA-1 of a rendered text, 40 hex digits. Names contents; it protects nothing."""
+    return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
+def first_value(options: Iterable[Option], section: str, name: str) -> str | None:
+    """The value of the first such option; None where there is none, '' where it is empty."""
+    return next((option.value for option in options if option.section == section and option.name == name), None)
+
+
+def check_options(options: Sequence[Option]) -> None:
+    """Raises UnitFileError for options that, once rendered, would be read back as something else.
+
+    Options that come through the API need not have been a file before: a newline in a value could open a section.
+    """
+    for option in options:
+        fault = _fault(option)
+        if fault:
+            raise UnitFileError(f"option {option.name!r} of section {option.section!r} cannot be written: {fault}")
+    size = len(render_unit_file(options).encode())
+    if size > MAX_UNIT_FILE_BYTES:
+        raise UnitFileError(
+            f"the options make a unit file of {size} bytes, and at most {MAX_UNIT_FILE_BYTES} are allowed: "
+            "move what is large into a file of its own"
+        )
+
+
+def _fault(option: Option) -> str | None:
+    """What keeps an option from surviving a file, and the remedy; None where nothing does."""
+    section, name, value = option.section, option.name, option.value
+    if any("\0" in text or not _is_unicode(text) for text in (section, name, value)):
+        return "it holds a NUL byte or half a surrogate pair; remove it"
+    if "]" in section:
+        return "the section's name holds a closing bracket; remove it"
+    if name != name.strip(WHITESPACE) or name.startswith(("[", "#", ";")) or any(mark in name for mark in "=\r\n"):
+        return "the name has blanks around it, holds '=' or a line end, or begins like a comment or a section"
+    try:
+        read_back = parse_unit_file(render_unit_file((option,)))
+    except UnitFileError as error:
+        return str(error)
+    if read_back != (option,):
+        return (
+            "the value has blanks around it, ends in a backslash, or has a line end without a backslash before it; "
+            f"it would be read back as {read_back[0].value!r}"
+        )
+    return None
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
