@@ -50,11 +50,13 @@ class Cluster:
         config: Config | None = None,
         fleetd: bool = True,
         ssh: bool = False,
+        etcd_arguments: Sequence[str] = (),
     ) -> None:
         self._wanted = [{}] * machines if isinstance(machines, int) else list(machines)
         self._config = dict(config or {})
         self._fleetd = fleetd
         self._ssh = ssh
+        self._etcd_arguments = etcd_arguments
         self.machines: list[Machine] = []
 
     clean_leftovers = staticmethod(clean_leftovers)
@@ -142,7 +144,9 @@ class Cluster:
         return "\n".join(parts)
 
     def _start(self) -> None:
-        self.etcd = EtcdServer(self.network.directory / "etcd", address=self.network.address)
+        self.etcd = EtcdServer(
+            self.network.directory / "etcd", address=self.network.address, arguments=self._etcd_arguments
+        )
         if self._ssh:
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.ssh_key], check=True)
         if self._fleetd:

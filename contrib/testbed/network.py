@@ -5,7 +5,6 @@ slot is held by a lock that dies with the process, so what a killed run left beh
 """
 
 import fcntl
-import os
 import subprocess
 from pathlib import Path
 from typing import IO
@@ -104,7 +103,6 @@ def _lock(slot: int) -> IO[str] | None:
     except BlockingIOError:
         lock.close()
         return None
-    os.set_inheritable(lock.fileno(), False)
     return lock
 
 

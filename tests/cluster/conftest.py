@@ -1,0 +1,48 @@
+"""Clusters for tests: one that all share and leave empty, and fresh ones for those that break machines."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contrib.testbed import Cluster
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.machines)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """A test that fails shows what fleetd said on each machine."""
+    report = yield
+    cluster = getattr(item, "funcargs", {}).get("cluster")
+    if report.failed and isinstance(cluster, Cluster):
+        report.sections.append(("the end of fleetd's journals", cluster.journals(lines=40)))
+    return report
+
+
+@pytest.fixture(scope="session")
+def _shared_cluster() -> Iterator[Cluster]:
+    with Cluster(machines=3) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(_shared_cluster: Cluster) -> Iterator[Cluster]:
+    """Three machines that run fleetd, without any unit. For tests that leave every machine as they found it."""
+    yield _shared_cluster
+    _shared_cluster.destroy_all_units()
+
+
+@pytest.fixture
+def new_cluster() -> Iterator[Callable[..., Cluster]]:
+    """Start clusters of one's own, as Cluster(...) does; they end with the test. For tests that break machines."""
+    with ExitStack() as clusters:
+        yield lambda *args, **kwargs: clusters.enter_context(Cluster(*args, **kwargs))

@@ -1,0 +1,207 @@
+"""The testbed itself: what the other tests believe of their machines, their network and their etcd."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from contrib.testbed import Cluster, EtcdServer, Machine
+from contrib.testbed.leftovers import control_groups
+from contrib.testbed.network import BASE
+from contrib.testbed.root import CHECKOUT, install_fleet
+
+LINGERING = """\
+[Service]
+ExecStart=sleep infinity
+ExecStop=touch /var/lib/stopped-in-order
+"""
+
+
+@pytest.fixture(scope="module")
+def plain() -> Iterator[Cluster]:
+    """Three machines without fleetd."""
+    with Cluster(machines=3, fleetd=False) as cluster:
+        yield cluster
+
+
+def test_machines_boot_into_a_running_system_of_their_own(plain: Cluster) -> None:
+    assert len({machine.id for machine in plain.machines}) == 3
+    for machine in plain.machines:
+        assert machine.run(["systemctl", "is-system-running"]).stdout.strip() == "running"
+        assert machine.run(["cat", "/etc/machine-id"]).stdout.strip() == machine.id
+        assert machine.run(["hostname"]).stdout.strip() == machine.name
+
+
+def test_what_is_enabled_on_this_machine_does_not_start_on_a_new_one(plain: Cluster) -> None:
+    listing = plain.machines[0].run(["systemctl", "list-units", "--plain", "--no-legend", "--type=service"]).stdout
+    services = {line.split()[0] for line in listing.splitlines()}
+    assert {name for name in services if not name.startswith("systemd-")} == {"dbus.service"}
+
+
+def test_a_machine_reaches_etcd_and_its_neighbours(plain: Cluster) -> None:
+    first, second, _ = plain.machines
+    assert reaches(first, plain.etcd.address)
+    assert reaches(first, second.address)
+
+
+def test_machines_that_run_units_of_one_name_do_not_touch_each_others_processes(plain: Cluster) -> None:
+    first, second, _ = plain.machines
+    for machine in (first, second):
+        start_lingering(machine)
+    assert first.main_pid("lingering.service") > 1
+    first.run(["systemctl", "stop", "lingering.service"])
+    assert first.main_pid("lingering.service") == 0
+    assert second.show("lingering.service", "ActiveState") == "active"
+
+
+def test_a_cut_machine_reaches_nobody_until_the_network_is_healed(plain: Cluster) -> None:
+    first, second, _ = plain.machines
+    first.cut_network()
+    try:
+        assert not reaches(first, plain.etcd.address)
+        assert not reaches(second, first.address)
+        assert reaches(second, plain.etcd.address)
+    finally:
+        first.heal_network()
+    assert reaches(first, plain.etcd.address)
+
+
+def test_a_command_that_takes_too_long_is_ended(plain: Cluster) -> None:
+    with pytest.raises(subprocess.TimeoutExpired):
+        plain.machines[0].run(["sleep", "600"], timeout_s=0.5)
+
+
+def test_a_command_reads_its_input_and_says_why_it_failed(plain: Cluster) -> None:
+    machine = plain.machines[0]
+    assert machine.run(["tr", "a-z", "A-Z"], stdin="fleet").stdout == "FLEET"
+    with pytest.raises(subprocess.CalledProcessError, match=r"on m1: ls /nowhere ended with 2: .*No such file"):
+        machine.run(["ls", "/nowhere"])
+
+
+def test_a_reboot_keeps_the_machine_id_and_empties_run(plain: Cluster) -> None:
+    machine = plain.machines[0]
+    boot_id = machine.run(["cat", "/proc/sys/kernel/random/boot_id"]).stdout
+    for path in ("/run/kept", "/etc/kept", "/var/lib/kept"):
+        machine.path(path).write_text("kept")
+    machine.reboot()
+    assert machine.run(["cat", "/etc/machine-id"]).stdout.strip() == machine.id
+    assert machine.run(["cat", "/proc/sys/kernel/random/boot_id"]).stdout != boot_id
+    assert machine.path("/etc/kept").exists()
+    assert machine.path("/var/lib/kept").exists()
+    assert not machine.path("/run/kept").exists()
+
+
+def test_a_power_cut_stops_nothing_in_order_and_a_shutdown_does(plain: Cluster) -> None:
+    machine = plain.machines[2]
+    start_lingering(machine)
+    machine.power_cut()
+    assert not machine.is_up
+    assert not machine.path("/var/lib/stopped-in-order").exists()
+    machine.boot()
+    start_lingering(machine)
+    machine.shutdown()
+    assert machine.path("/var/lib/stopped-in-order").exists()
+    machine.boot()
+
+
+def test_fleet_is_installed_with_a_socket_that_its_group_alone_may_use(new_cluster: Callable[..., Cluster]) -> None:
+    machine = new_cluster(machines=1, fleetd=False).machines[0]
+    install_fleet(machine.root, {"public_ip": machine.address})
+    machine.reboot()
+    assert machine.run(["stat", "--format=%a %U %G", "/run/fleet.sock"]).stdout.strip() == "660 root fleet"
+    assert machine.run(["systemctl", "is-enabled", "fleet.service"]).stdout.strip() == "enabled"
+    assert machine.run(["cat", "/etc/fleet/fleet.conf"]).stdout == f'public_ip="{machine.address}"\n'
+
+
+def test_the_units_of_fleet_are_well_formed(plain: Cluster) -> None:
+    machine = plain.machines[1]
+    units = [str(CHECKOUT / "units" / name) for name in ("fleet.service", "fleet.socket")]
+    verified = machine.run(["systemd-analyze", "verify", "--man=no", *units], check=False)
+    complaints = [line for line in verified.stderr.splitlines() if "/usr/bin/fleetd is not executable" not in line]
+    assert complaints == []
+
+
+def test_two_clusters_stand_side_by_side_and_nothing_is_left_of_one_that_ends(plain: Cluster) -> None:
+    with Cluster(machines=2, fleetd=False) as other:
+        name = other.network.name
+        assert name != plain.network.name
+        assert reaches(other.machines[0], other.etcd.address)
+        assert traces_of(name)
+    assert traces_of(name) == []
+    assert reaches(plain.machines[0], plain.etcd.address)
+
+
+def test_what_a_killed_run_left_behind_is_cleared_and_what_is_in_use_stays(plain: Cluster) -> None:
+    script = (
+        "import signal; from contrib.testbed import Cluster\n"
+        "with Cluster(machines=1, fleetd=False) as cluster:\n"
+        "    print(cluster.network.name, flush=True); signal.pause()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        name = run.stdout.readline().strip()
+        run.send_signal(signal.SIGKILL)
+    assert traces_of(name)
+    assert name in Cluster.clean_leftovers()
+    assert traces_of(name) == []
+    assert reaches(plain.machines[1], plain.etcd.address)
+
+
+def test_a_cluster_that_cannot_start_leaves_nothing() -> None:
+    cluster = Cluster(machines=1, fleetd=False, etcd_arguments=("--no-such-flag",))
+    with pytest.raises(TimeoutError, match="etcd did not come up"), cluster:
+        pass
+    assert traces_of(cluster.network.name) == []
+
+
+def test_a_frozen_etcd_answers_nobody_and_loses_nothing(tmp_path: Path) -> None:
+    with EtcdServer(tmp_path) as etcd:
+        etcd.ctl("put", "key", "value")
+        etcd.freeze()
+        with pytest.raises((subprocess.CalledProcessError, subprocess.TimeoutExpired)):
+            etcd.ctl("--command-timeout=1s", "--dial-timeout=1s", "get", "key")
+        etcd.thaw()
+        assert etcd.ctl("get", "key", "--print-value-only").strip() == "value"
+
+
+def test_etcd_keeps_its_data_over_a_kill_and_goes_back_to_a_snapshot(tmp_path: Path) -> None:
+    with EtcdServer(tmp_path / "etcd") as etcd:
+        etcd.ctl("put", "key", "before")
+        etcd.save(tmp_path / "snapshot")
+        etcd.ctl("put", "key", "after")
+        etcd.kill()
+        etcd.start()
+        assert etcd.ctl("get", "key", "--print-value-only").strip() == "after"
+        etcd.restore(tmp_path / "snapshot")
+        assert etcd.ctl("get", "key", "--print-value-only").strip() == "before"
+
+
+def start_lingering(machine: Machine) -> None:
+    """A service that leaves a mark when it is stopped in order."""
+    machine.path("/var/lib/stopped-in-order").unlink(missing_ok=True)
+    machine.path("/run/systemd/system").mkdir(exist_ok=True)
+    machine.path("/run/systemd/system/lingering.service").write_text(LINGERING)
+    machine.run(["systemctl", "start", "lingering.service"])
+
+
+def reaches(machine: Machine, address: str) -> bool:
+    """Whether packets come back from there, be it with a refusal: no server has to listen at this port."""
+    script = (
+        "import socket\n"
+        f"try: socket.create_connection(({address!r}, 9), timeout=1)\n"
+        "except ConnectionRefusedError: pass\n"
+    )
+    return machine.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def traces_of(name: str) -> list[str]:
+    """All that this machine shows of a testbed: links, mounts, control groups, processes, folders."""
+    links = [link.name for link in Path("/sys/class/net").iterdir() if name in link.name.split("-")]
+    mounts = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if f"/{name}/" in line]
+    groups = [str(group) for group in control_groups(name)]
+    processes = subprocess.run(["pgrep", "-f", f"^[^ ]+ .*/run/fleet-testbed/{name}/"], capture_output=True, text=True)
+    folders = [str(path) for path in (BASE / name,) if path.exists()]
+    return links + mounts + groups + processes.stdout.split() + folders
