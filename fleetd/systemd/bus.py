@@ -1,0 +1,216 @@
+"""The connection to the bus on which systemd is: bounded calls, and a lost bus found again.
+
+This is the only module that knows a D-Bus library. Both that there are share the low-level interface used here:
+dbus-next, and its maintained and quicker fork dbus-fast. What is asked of systemd is dbus.py's matter.
+"""
+
+import asyncio
+import contextlib
+import importlib
+import importlib.util
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from fleetd.systemd.protocol import ManagerUnavailable, ServiceManagerError
+
+LIBRARIES = ("dbus_fast", "dbus_next")  # the first one that is installed is used
+MAX_CALLS_IN_FLIGHT = 64  # both libraries drop the connection when some 350 fill the socket's buffer
+CALL_TIMEOUT_S = 25.0
+RETRY_FIRST_S = 0.1
+RETRY_LONGEST_S = 5.0
+
+SYSTEMD = "org.freedesktop.systemd1"
+MANAGER = f"{SYSTEMD}.Manager"
+MANAGER_PATH = "/org/freedesktop/systemd1"
+UNIT_PATH = f"{MANAGER_PATH}/unit"
+PROPERTIES = "org.freedesktop.DBus.Properties"
+BUS = "org.freedesktop.DBus"
+
+_NOBODY_THERE = tuple(
+    f"{BUS}.Error.{error}"
+    for error in ("ServiceUnknown", "NameHasNoOwner", "NoReply", "Disconnected", "Timeout", "TimedOut", "Spawn.")
+)
+_SUBSCRIPTIONS = (
+    f"type='signal',sender='{SYSTEMD}',interface='{PROPERTIES}',member='PropertiesChanged',"
+    f"path_namespace='{UNIT_PATH}',arg0='{SYSTEMD}.Unit'",
+    f"type='signal',sender='{SYSTEMD}',interface='{MANAGER}',member='JobRemoved'",
+    f"type='signal',sender='{SYSTEMD}',interface='{MANAGER}',member='Reloading'",
+    f"type='signal',sender='{BUS}',interface='{BUS}',member='NameOwnerChanged',arg0='{SYSTEMD}'",
+)
+
+
+class Refused(ServiceManagerError):
+    """systemd's answer was an error; `code` is its D-Bus name."""
+
+    def __init__(self, asked: str, code: str, words: str) -> None:
+        super().__init__(f"{asked}: {words}")
+        self.code = code
+
+
+def installed_library() -> str:
+    """The module of the D-Bus library to use. dbus-next is a dependency; dbus-fast comes with the extra `speed`."""
+    return next(library for library in LIBRARIES if importlib.util.find_spec(library))
+
+
+def object_path(name: str) -> str:
+    """The D-Bus object of a unit."""
+    escaped = "".join(
+        char if char.isascii() and (char.isalpha() or (char.isdigit() and at > 0)) else f"_{ord(char):02x}"
+        for at, char in enumerate(name)
+    )
+    return f"{UNIT_PATH}/{escaped}"
+
+
+class SystemBus:
+    """A connection to the bus on which systemd is. `on_reached` is awaited as the last part of each connecting;
+    `on_signal` gets each signal of systemd's that was subscribed to, as (path, member, body)."""
+
+    def __init__(
+        self,
+        on_reached: Callable[[], Awaitable[None]],
+        on_signal: Callable[[str, str, Sequence[Any]], None],
+        *,
+        library: str | None,
+        address: str | None,
+        user: bool,
+    ) -> None:
+        self._on_reached = on_reached
+        self._on_signal = on_signal
+        chosen = library or installed_library()
+        self._library = importlib.import_module(chosen)
+        self._open = importlib.import_module(f"{chosen}.aio").MessageBus
+        self._address = address
+        self._type = self._library.BusType.SESSION if user else self._library.BusType.SYSTEM
+        self._errors = (self._library.AuthError, self._library.InvalidAddressError)
+        self._bus: Any = None
+        self._reaching = asyncio.Lock()
+        self._in_flight = asyncio.Semaphore(MAX_CALLS_IN_FLIGHT)
+        self._keeper: asyncio.Task[None] | None = None
+
+    @property
+    def is_reached(self) -> bool:
+        return self._bus is not None and bool(self._bus.connected)
+
+    async def connect(self) -> None:
+        """Connect, unless it is connected, and from then on do so again whenever the bus is lost."""
+        await self._reach()
+        if self._keeper is None:
+            self._keeper = asyncio.create_task(self._keep_reached())
+
+    async def close(self) -> None:
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await keeper
+        self.drop()
+
+    def drop(self) -> None:
+        """Let go of the connection. What is in flight on it fails, and it is made anew."""
+        bus, self._bus = self._bus, None
+        if bus is not None and bus.connected:
+            bus.disconnect()
+
+    async def call(
+        self,
+        asked: str,
+        member: str,
+        signature: str = "",
+        *body: object,
+        path: str = MANAGER_PATH,
+        interface: str = MANAGER,
+        destination: str = SYSTEMD,
+        timeout_s: float = CALL_TIMEOUT_S,
+    ) -> list[Any]:
+        """One method call, and the body of its answer. `asked` begins the message of an error."""
+        message = self._library.Message(
+            destination=destination,
+            path=path,
+            interface=interface,
+            member=member,
+            signature=signature,
+            body=list(body),
+        )
+        async with self._in_flight:
+            bus = self._bus
+            if bus is None or not bus.connected:
+                raise ManagerUnavailable(f"{asked}: the bus of systemd is not connected")
+            try:
+                async with asyncio.timeout(timeout_s):
+                    reply = await bus.call(message)
+            except TimeoutError:
+                raise ManagerUnavailable(f"{asked}: systemd did not answer within {timeout_s:g} s") from None
+            except (EOFError, OSError) as error:
+                raise ManagerUnavailable(f"{asked}: the bus of systemd was lost: {error!r}") from error
+        if reply is None:
+            raise ManagerUnavailable(f"{asked}: the bus of systemd was lost")
+        if reply.message_type is self._library.MessageType.ERROR:
+            words = str(reply.body[0]) if reply.body else reply.error_name
+            if reply.error_name.startswith(_NOBODY_THERE):
+                raise ManagerUnavailable(f"{asked}: {words}")
+            raise Refused(asked, reply.error_name, words)
+        return list(reply.body)
+
+    async def get(self, name: str, *properties: str) -> list[Any]:
+        """Properties of one unit, each as `<Interface>.<Property>`. systemd loads the unit to answer."""
+        return await asyncio.gather(*(self.get_one(object_path(name), each, f"look at {name}") for each in properties))
+
+    async def get_one(self, path: str, qualified: str, asked: str) -> Any:
+        """One property, as `<Interface>.<Property>`, of the object at this path."""
+        interface, _, member = qualified.partition(".")
+        body = await self.call(asked, "Get", "ss", f"{SYSTEMD}.{interface}", member, path=path, interface=PROPERTIES)
+        return body[0].value
+
+    async def _reach(self) -> None:
+        async with self._reaching:
+            if self.is_reached:
+                return
+            try:
+                async with asyncio.timeout(CALL_TIMEOUT_S):
+                    bus = await self._open(bus_address=self._address, bus_type=self._type).connect()
+            except (OSError, EOFError, *self._errors) as error:  # a timeout is an OSError
+                raise ManagerUnavailable(f"connect to the bus of systemd: {error or repr(error)}") from error
+            bus.add_message_handler(self._receive)
+            self._bus = bus
+            try:
+                await self._subscribe()
+                await self._on_reached()
+            except BaseException:
+                self.drop()  # half a connection would look like a whole one
+                raise
+
+    async def _subscribe(self) -> None:
+        for rule in _SUBSCRIPTIONS:
+            await self.call(
+                "subscribe to systemd",
+                "AddMatch",
+                "s",
+                rule,
+                destination=BUS,
+                path="/org/freedesktop/DBus",
+                interface=BUS,
+            )
+        await self.call("subscribe to systemd", "Subscribe")
+
+    async def _keep_reached(self) -> None:
+        delay_s = RETRY_FIRST_S
+        while True:
+            if self._bus is not None:
+                with contextlib.suppress(EOFError, OSError):
+                    await self._bus.wait_for_disconnect()
+            try:
+                await self._reach()
+                delay_s = RETRY_FIRST_S
+            except (ServiceManagerError, OSError):  # whatever it is, it is not for ever
+                await asyncio.sleep(delay_s)
+                delay_s = min(2 * delay_s, RETRY_LONGEST_S)
+
+    def _receive(self, message: Any) -> None:
+        if message.message_type is not self._library.MessageType.SIGNAL:
+            return
+        if message.member == "NameOwnerChanged":
+            # systemd has executed itself anew, and may no longer know us: begin anew as well.
+            if message.body[0] == SYSTEMD:
+                self.drop()
+        else:
+            self._on_signal(message.path, message.member, message.body)

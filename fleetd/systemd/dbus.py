@@ -1,0 +1,334 @@
+"""The machine's real systemd, over D-Bus: what is asked of it, and what its signals mean.
+
+The connection, its bounds and its library are bus.py's; what a unit file is, and where it lies, is files.py's.
+"""
+
+import asyncio
+import contextlib
+import math
+import os
+import signal
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fleetd.systemd.bus import MANAGER_PATH, MAX_CALLS_IN_FLIGHT, SYSTEMD, Refused, SystemBus, object_path
+from fleetd.systemd.files import UnitFiles, has_install_section, is_template, is_unit_name, link_owner
+from fleetd.systemd.journal import last_lines
+from fleetd.systemd.protocol import ManagerUnavailable, ServiceManagerError, UnitDetails, UnitStatus
+
+RELOAD_TIMEOUT_S = 120.0  # it takes a second at a thousand units, and waits for generators
+NAMES_A_CALL = 500
+PATTERNS_A_CALL = 16  # systemd compares each pattern with each unit: for more than a few, the whole list is cheaper
+
+_NO_SUCH_UNIT = f"{SYSTEMD}.NoSuchUnit"
+_WITH_RESULT = frozenset(("service", "socket", "timer", "path", "mount", "automount", "swap", "scope"))
+
+
+class SystemdOverDBus:
+    """A machine's systemd (see protocol.ServiceManager), or with `user` that of the user who runs this.
+
+    `units_directory` holds our unit files and is absolute; `runtime_directory` is systemd's own, where they are linked.
+    `library` is one of bus.LIBRARIES, by default the best that is installed; `address` another bus than the usual one.
+    """
+
+    def __init__(
+        self,
+        units_directory: Path = Path("/run/fleet/units"),
+        runtime_directory: Path | None = None,
+        *,
+        user: bool = False,
+        address: str | None = None,
+        library: str | None = None,
+    ) -> None:
+        usual = Path(os.environ.get("XDG_RUNTIME_DIR", "/run"), "systemd/user") if user else Path("/run/systemd/system")
+        self._files = UnitFiles(units_directory, runtime_directory or usual)
+        self._user = user
+        self._bus = SystemBus(self._start_anew, self._note_signal, library=library, address=address, user=user)
+        self._search_path: tuple[str, ...] | None = None
+        self._by_path: dict[str, str] = {}  # D-Bus object → name, of the units with files here
+        self._changed: dict[str, None] = {}
+        self._has_changed = asyncio.Event()
+        self._asked: dict[str, float] = {}  # name → number of the job that was asked for last; infinite: no answer yet
+        self._ended: dict[str, tuple[int, str]] = {}  # name → number and result of the job that ended last
+        self._relinked: dict[str, None] = {}  # units whose .wants or .requires have changed since the last reload
+
+    async def connect(self) -> None:
+        await self._bus.connect()
+
+    async def close(self) -> None:
+        await self._bus.close()
+
+    async def _start_anew(self) -> None:
+        """After each connecting: what was missed meanwhile is not known, so everything may have changed."""
+        search_path = await self._bus.get_one(MANAGER_PATH, "Manager.UnitPath", "ask systemd for its directories")
+        self._search_path = tuple(search_path)
+        texts = self._files.read()
+        self._by_path = {object_path(name): name for name in texts}
+        # A crash may have come between the writing of a file and its enabling.
+        await self._enable([name for name, text in texts.items() if has_install_section(text)])
+        self._note_all()
+
+    # Our unit files.
+
+    def read_files(self) -> Mapping[str, str]:
+        return self._files.read()
+
+    def shadows(self, name: str) -> str:
+        if self._search_path is None:
+            raise ManagerUnavailable(f"look for {name}: systemd was not reached yet")
+        return self._files.foreign_path(name, self._search_path)
+
+    async def write(self, files: Mapping[str, str]) -> Mapping[str, ServiceManagerError]:
+        refused = await self._find_foreign([name for name in files if object_path(name) not in self._by_path])
+        for name, text in files.items():
+            if name in refused:
+                continue
+            try:
+                self._files.put(name, text)
+            except ServiceManagerError as error:
+                refused[name] = error
+            else:
+                self._by_path[object_path(name)] = name
+        self._files.announce()
+        to_enable = [name for name, text in files.items() if name not in refused and has_install_section(text)]
+        return refused | await self._enable_or_forget(to_enable)
+
+    async def remove(self, names: Collection[str]) -> None:
+        texts = self._files.read()
+        await self._disable([name for name in names if has_install_section(texts.get(name, ""))])
+        [rows] = await self._bus.call("list failed units", "ListUnitsByPatterns", "asas", ["failed"], [])
+        failed = {row[0] for row in rows}
+        await asyncio.gather(*(self._reset_failed(name) for name in names if name in failed))
+        # The files go last: as long as one is there, what is left undone is seen and done by the next pass.
+        for name in names:
+            self._forget(name)
+
+    async def _find_foreign(self, names: Sequence[str]) -> dict[str, ServiceManagerError]:
+        """Those of these names, which have no file of ours, that systemd has loaded from elsewhere, and why not.
+        Mounts, slices and units made by programs have no file that `shadows` could see."""
+        foreign: dict[str, ServiceManagerError] = {}
+        seen = await self.observe(names)
+        for name in names:
+            if seen[name].load == "not-found":
+                continue
+            [path] = await self._bus.get(name, "Unit.FragmentPath")
+            # A unit of ours that was removed may linger while others refer to it.
+            if not path or not self._files.has_linked(path):
+                words = f"systemd has it from {path}" if path else "systemd has a unit of this name without a file"
+                foreign[name] = ServiceManagerError(f"write {name}: {words}; choose another name")
+        return foreign
+
+    async def _enable_or_forget(self, names: Sequence[str]) -> dict[str, ServiceManagerError]:
+        try:
+            refused = await self._enable(names)
+        except ManagerUnavailable:
+            for name in names:
+                self._forget(name)  # or the next pass would take a file that is not enabled for done
+            raise
+        for name in refused:
+            await self._disable([name])
+            self._forget(name)
+        return refused
+
+    async def _enable(self, names: Sequence[str]) -> dict[str, ServiceManagerError]:
+        """Enable these at runtime scope; those that systemd refuses, and why."""
+        if not names:
+            return {}
+        try:
+            _, changes = await self._bus.call(
+                f"enable {_listed(names)}", "EnableUnitFiles", "asbb", names, True, True, timeout_s=RELOAD_TIMEOUT_S
+            )
+        except Refused as error:
+            if len(names) == 1:
+                return {names[0]: error}
+            # One of them is bad, and systemd stopped there, without a word of what it had done: each by itself.
+            refused: dict[str, ServiceManagerError] = {}
+            for name in names:
+                refused |= await self._enable([name])
+            self._relinked |= dict.fromkeys(self._files.owners_of_links(names))
+            return refused
+        self._relinked |= dict.fromkeys(link_owner(link) for _, link, _ in changes)
+        return {}
+
+    async def _disable(self, names: Sequence[str]) -> None:
+        if not names:
+            return
+        try:
+            [changes] = await self._bus.call(
+                f"disable {_listed(names)}", "DisableUnitFiles", "asb", names, True, timeout_s=RELOAD_TIMEOUT_S
+            )
+            self._relinked |= dict.fromkeys(link_owner(link) for _, link, _ in changes)
+        except Refused:
+            for name in names if len(names) > 1 else ():
+                await self._disable([name])
+
+    def _forget(self, name: str) -> None:
+        self._files.drop(name)
+        self._by_path.pop(object_path(name), None)
+        for known in (self._asked, self._ended, self._changed):
+            known.pop(name, None)
+
+    async def _reset_failed(self, name: str) -> None:
+        with contextlib.suppress(Refused):  # it went by itself meanwhile
+            await self._bus.call(f"reset {name}", "ResetFailedUnit", "s", name)
+
+    # systemd itself.
+
+    async def reload_needed(self, names: Collection[str]) -> bool:
+        wanted = [*names, *self._relinked]
+        patterns = wanted if len(wanted) <= PATTERNS_A_CALL else []
+        # Unlike ListUnitsByNames this loads nothing: a unit that is not in memory needs no reload.
+        [rows] = await self._bus.call("list units", "ListUnitsByPatterns", "asas", [], patterns)
+        loaded = {row[0] for row in rows if row[2] != "not-found"}
+        if any(name in loaded for name in self._relinked):
+            return True
+        candidates = [name for name in names if name in loaded]
+        for first in range(0, len(candidates), MAX_CALLS_IN_FLIGHT):
+            some = candidates[first : first + MAX_CALLS_IN_FLIGHT]
+            if any(await asyncio.gather(*(self._is_outdated(name) for name in some))):
+                return True
+        return False
+
+    async def _is_outdated(self, name: str) -> bool:
+        [needed] = await self._bus.get(name, "Unit.NeedDaemonReload")
+        return bool(needed)
+
+    async def reload(self) -> None:
+        await self._bus.call("daemon-reload", "Reload", timeout_s=RELOAD_TIMEOUT_S)
+
+    async def observe(self, names: Collection[str]) -> Mapping[str, UnitStatus]:
+        seen = {name: UnitStatus(name) for name in names}
+        # One name that cannot be loaded at all would make systemd refuse the whole list.
+        known = [name for name in seen if is_unit_name(name) and not is_template(name)]
+        for first in range(0, len(known), NAMES_A_CALL):
+            some = known[first : first + NAMES_A_CALL]
+            [rows] = await self._bus.call("list units", "ListUnitsByNames", "as", some)
+            for name, row in zip(some, rows, strict=True):
+                seen[name] = UnitStatus(name, load=row[2], active=row[3], sub=row[4], job=row[7] != 0)
+        return seen
+
+    async def start(self, name: str) -> None:
+        await self._queue_job("start", "StartUnit", name)
+
+    async def stop(self, name: str) -> None:
+        try:
+            await self._queue_job("stop", "StopUnit", name)
+        except Refused as error:
+            if error.code != _NO_SUCH_UNIT:
+                raise
+
+    async def _queue_job(self, verb: str, member: str, name: str) -> None:
+        self._asked[name] = math.inf
+        try:
+            [job] = await self._bus.call(f"{verb} {name}", member, "ss", name, "replace")
+        except ServiceManagerError:
+            self._asked.pop(name, None)
+            raise
+        self._asked[name] = _job_number(job)
+
+    def job_result(self, name: str) -> str:
+        number, result = self._ended.get(name, (-1, ""))
+        return result if number >= self._asked.get(name, math.inf) else ""
+
+    async def wait_for_changes(self) -> Sequence[str]:
+        while not self._changed:
+            self._has_changed.clear()
+            await self._has_changed.wait()
+        names = tuple(self._changed)
+        self._changed.clear()
+        return names
+
+    def _note_signal(self, path: str, member: str, body: Sequence[Any]) -> None:
+        match member:
+            case "PropertiesChanged":
+                if path in self._by_path:
+                    self._note(self._by_path[path])
+            case "JobRemoved":
+                _, job, name, result = body
+                if name in self._asked:
+                    self._ended[name] = (_job_number(job), result)
+                if object_path(name) in self._by_path:
+                    self._note(name)
+            case "Reloading" if not body[0]:
+                self._relinked.clear()
+                self._note_all()
+
+    def _note(self, name: str) -> None:
+        self._changed[name] = None
+        self._has_changed.set()
+
+    def _note_all(self) -> None:
+        for name in self._by_path.values():
+            self._note(name)
+
+    # More on one unit.
+
+    async def details(self, name: str) -> UnitDetails:
+        if not is_unit_name(name) or is_template(name):
+            return UnitDetails()
+        kind = name.rpartition(".")[2]
+        load, path, invocation = await self._bus.get(name, "Unit.LoadState", "Unit.FragmentPath", "Unit.InvocationID")
+        if load == "not-found" and not path:
+            return UnitDetails()
+        result, oneshot = "", False
+        if kind in _WITH_RESULT:
+            [result] = await self._bus.get(name, f"{kind.capitalize()}.Result")
+        if kind == "service":
+            service_type, remains = await self._bus.get(name, "Service.Type", "Service.RemainAfterExit")
+            oneshot = service_type == "oneshot" and not remains
+        return UnitDetails(self._files.resolve(path), any(invocation), result, oneshot)
+
+    async def explain(self, name: str) -> str:
+        reasons = await self._reasons(name) if is_unit_name(name) and not is_template(name) else []
+        lines = await last_lines(name, user=self._user)
+        return "; ".join([*reasons, *(["last lines:\n" + "\n".join(lines)] if lines else [])])
+
+    async def _reasons(self, name: str) -> list[str]:
+        [(code, words)] = await self._bus.get(name, "Unit.LoadError")
+        if code:
+            return [words]
+        result = (await self.details(name)).result
+        job = self.job_result(name)
+        reasons = [f"the last job ended as {job}"] if job not in ("", "done") else []
+        if not name.endswith(".service"):
+            return [result, *reasons] if result not in ("", "success") else reasons
+        exit_code, exit_status, status_text = await self._bus.get(
+            name, "Service.ExecMainCode", "Service.ExecMainStatus", "Service.StatusText"
+        )
+        if result not in ("", "success"):
+            reasons.insert(0, f"{result}{_render_exit(exit_code, exit_status)}")
+        return [*reasons, *([f"its last status was: {status_text}"] if status_text else [])]
+
+    async def machine_is_stopping(self) -> bool:
+        state = await self._bus.get_one(MANAGER_PATH, "Manager.SystemState", "ask systemd for its state")
+        return bool(state == "stopping")
+
+    async def pending_job(self, name: str) -> str:
+        if not is_unit_name(name) or is_template(name):
+            return ""
+        [(number, job)] = await self._bus.get(name, "Unit.Job")
+        if number == 0:
+            return ""
+        try:
+            return str(await self._bus.get_one(job, "Job.JobType", f"look at the job of {name}"))
+        except Refused:
+            return ""  # it has ended meanwhile
+
+
+def _job_number(path: str) -> int:
+    return int(path.rpartition("/")[2])
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{len(names)} units"
+
+
+def _render_exit(code: int, status: int) -> str:
+    """How the main process ended, from its CLD_* code (man 2 waitid); '' if there was none."""
+    match code:
+        case 1:
+            return f": main process exited with status {status}"
+        case 2 | 3:
+            return f": main process was killed by signal {status} ({signal.strsignal(status)})"
+    return ""
