@@ -1,0 +1,37 @@
+# Every target sets itself up first (contrib/setup); all of it works from a bare checkout.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo bench test quick lint clean
+
+BIN := .venv/bin
+QUICK_TESTS := $(wildcard tests/unit tests/api tests/contract)
+
+help: ## what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: # the programs and the virtual environment that everything else needs
+	@contrib/setup
+
+demo: setup ## three real machines on this one, with a fleet to play with (needs root)
+	@$(BIN)/python -m contrib.demo
+
+quick: lint ## what to run after each change, in under a minute: linters, types, unit and contract tests
+	$(BIN)/coverage run -m pytest -m "not machines" $(QUICK_TESTS)
+	$(BIN)/coverage report
+
+test: lint ## everything, real machines among it (needs root); 20 minutes on two cores
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage report
+
+bench: setup ## measure what the README promises, on real machines (needs root)
+	@$(BIN)/python -m contrib.bench
+
+lint: setup ## style, types, and the direction of imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean: ## remove the virtual environment, caches, and what killed runs left behind
+	@[ ! -x $(BIN)/python ] || $(BIN)/python -c 'from contrib.testbed import Cluster; Cluster.clean_leftovers()'
+	rm -rf .venv .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist
+	find fleetd fleetctl contrib tests -name __pycache__ -prune -exec rm -rf {} +
