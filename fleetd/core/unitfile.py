@@ -190,9 +190,10 @@ def first_value(options: Iterable[Option], section: str, name: str) -> str | Non
 
 
 def check_options(options: Sequence[Option]) -> None:
-    """Raises UnitFileError for options that, once rendered, would be read back as something else.
+    """Raises UnitFileError for options that, once rendered, could not be read back or would be something else.
 
     Options that come through the API need not have been a file before: a newline in a value could open a section.
+    What cannot be read at all is refused in parse_unit_file's words, which clients know.
     """
     for option in options:
         fault = _fault(option)
@@ -215,10 +216,7 @@ def _fault(option: Option) -> str | None:
         return "the section's name holds a closing bracket; remove it"
     if name != name.strip(WHITESPACE) or name.startswith(("[", "#", ";")) or any(mark in name for mark in "=\r\n"):
         return "the name has blanks around it, holds '=' or a line end, or begins like a comment or a section"
-    try:
-        read_back = parse_unit_file(render_unit_file((option,)))
-    except UnitFileError as error:
-        return str(error)
+    read_back = parse_unit_file(render_unit_file((option,)))
     if read_back != (option,):
         return (
             "the value has blanks around it, ends in a backslash, or has a line end without a backslash before it; "

@@ -1,0 +1,226 @@
+"""Every unit file of the corpus is read as the original fleet reads it, but for the differences listed here.
+
+The corpus (files that people wrote for the original, synthetic hard cases, and what the original made of each) is no
+part of the repository: it is looked for in `shared/corpus` beside the checkout, and without it nothing here can run.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from fleetd.core.names import InvalidName, UnitName, expand_specifiers, parse_name, validate_name, with_default_suffix
+from fleetd.core.unit import (
+    InvalidRequirements,
+    parse_requirements,
+    requirement_values,
+    unknown_requirements,
+    validate_requirements,
+)
+from fleetd.core.unitfile import (
+    Option,
+    UnitFileError,
+    check_options,
+    decode_unit_file,
+    first_value,
+    hash_unit_file,
+    parse_unit_file,
+    render_unit_file,
+)
+
+CORPUS = Path(__file__).resolve().parents[3] / "shared" / "corpus"
+
+if not CORPUS.is_dir():
+    pytest.skip("no corpus: there is no shared/corpus beside the checkout", allow_module_level=True)
+
+
+# What expected.json says of a file besides what was made of it, and the alternatives that agrees() looks up itself.
+ABOUT_THE_FILE = {"file", "file_sha256", "file_bytes", "source", "err_any_of", "options_err_any_of"}
+REQUIREMENT_FIELDS = (
+    "requirements", "conflicts", "peers", "replaces", "metadata", "global", "has_machine_id", "machine_id"
+)  # fmt: skip
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """Fields in which we differ from the original on one file, with what we say instead, and why."""
+
+    ours: dict[str, Any]
+    why: str
+
+
+JOINED = (
+    "a continued line is joined before it is taken apart, as systemd does; a backslash names no unit and no machine"
+)
+TEXT_SHOWN = "the original leaves the section's name out and prints the text as a list of byte values"
+EVERY_LINE = "the original measures a line by what happens to be buffered; we measure every line"
+ONE_LIMIT = "contents are kept in a store with bounded requests"
+NO_NUL = "systemd ends a line at a NUL byte: what it would run is not what was read"
+ONLY_UTF8 = "contents travel as JSON, whose strings cannot hold these bytes: they would not arrive as they were sent"
+WORDS = "a pattern with a blank in it can match no unit name: Replaces is parted at blanks as Conflicts is"
+NO_NAME = "without a dot it is no name, so there is nothing to put in a specifier's place: we refuse earlier"
+
+TOO_LONG = {"error": "line too long (max 2048 bytes)"}
+
+DIFFERENCES = {
+    "edge/big-1mib-options.service": Difference(
+        {
+            "error": "the unit file has 1102076 bytes, and at most 262144 are allowed: "
+            "move what is large into a file of its own"
+        },
+        ONE_LIMIT,
+    ),
+    "edge/cont-eof.service": Difference({"requirements": {"MachineOf": ["a.service"]}, "peers": ["a.service"]}, JOINED),
+    "edge/cont-only-backslash.service": Difference(
+        {"requirements": {"Conflicts": ["a*"]}, "conflicts": ["a*"]},
+        JOINED,
+    ),
+    "edge/cont-simple.service": Difference(
+        {"requirements": {"Conflicts": ["a* b* c*"]}, "conflicts": ["a*", "b*", "c*"]},
+        JOINED,
+    ),
+    "edge/cr-only.service": Difference(
+        {"error": r"found garbage after section name 'Unit': 'Description=x\r[X-Fleet]\rGlobal=true'"},
+        TEXT_SHOWN,
+    ),
+    "edge/line-3000-at-3500.service": Difference(TOO_LONG, EVERY_LINE),
+    "edge/line-3000-at-4090.service": Difference(TOO_LONG, EVERY_LINE),
+    "edge/line-8000-at-4000.service": Difference(TOO_LONG, EVERY_LINE),
+    "edge/meta-continued.service": Difference(
+        {"requirements": {"MachineMetadata": ["a=1", "b=2", "c=3"]}},
+        JOINED,
+    ),
+    "edge/nosuffix": Difference(dict.fromkeys(REQUIREMENT_FIELDS), NO_NAME),
+    "edge/nul-value.service": Difference(
+        {"error": "NUL byte at offset 20 (line 2) of the unit file: remove it"},
+        NO_NUL,
+    ),
+    "edge/quoted-replaces.service": Difference(
+        {"replaces": ["a.service", "b.service", "c.service", "d.service"]},
+        WORDS,
+    ),
+    "edge/section-garbage.service": Difference(
+        {"error": "found garbage after section name 'Unit': 'junk'"},
+        TEXT_SHOWN,
+    ),
+    "edge/utf8-invalid-edges.service": Difference(
+        {"error": "byte 0x85 at offset 19 (line 2) of the unit file is not UTF-8: save the file in UTF-8"},
+        ONLY_UTF8,
+    ),
+    "edge/utf8-invalid-value.service": Difference(
+        {"error": "byte 0xff at offset 20 (line 2) of the unit file is not UTF-8: save the file in UTF-8"},
+        ONLY_UTF8,
+    ),
+}
+
+
+def observe_unit(name: UnitName, options: tuple[Option, ...]) -> dict[str, Any]:
+    """What we make of a content under a name, in the words of expected.json."""
+    requirements = parse_requirements(options, name)
+    return {
+        "name": name.full,
+        "prefix": name.prefix,
+        "instance": name.instance,
+        "template": name.template,
+        "is_template": name.is_template,
+        "is_instance": name.is_instance,
+        "recognized_type": with_default_suffix(name.full) == name.full,
+        "name_err": message_of(validate_name, name.full),
+        "requirements": {
+            key: [expand_specifiers(item, name) for item in items] for key, items in requirement_values(options).items()
+        },
+        "conflicts": list(requirements.conflicts),
+        "peers": list(requirements.machine_of),
+        "replaces": list(requirements.replaces),
+        "metadata": {key: sorted(alternatives) for key, alternatives in requirements.metadata},
+        "global": requirements.is_global,
+        "has_machine_id": requirements.machine_id is not None,
+        "machine_id": requirements.machine_id or "",
+    }
+
+
+def message_of(check: Any, subject: Any) -> str:
+    """What a check says against its subject; '' where it has no objection."""
+    try:
+        check(subject)
+    except (InvalidName, InvalidRequirements, UnitFileError) as error:
+        return str(error)
+    return ""
+
+
+def observe_content(options: tuple[Option, ...]) -> dict[str, Any]:
+    """What we make of a content whatever its name is."""
+    text = render_unit_file(options)
+    unknown = unknown_requirements(options)
+    listed = "".join(f"{part}\0" for option in options for part in msgspec.structs.astuple(option))
+    return {
+        "hash": hash_unit_file(text),
+        "description": first_value(options, "Unit", "Description") or "",
+        "options_count": len(options),
+        "options_sha256": hashlib.sha256(listed.encode()).hexdigest(),
+        "options": [list(msgspec.structs.astuple(option)) for option in options],
+        "valid": not unknown,
+        "err": f'unrecognized requirement in [X-Fleet] section: "{unknown[0]}"' if unknown else "",
+        "options_err": message_of(check_options, options) or message_of(validate_requirements, options),
+        "reserialized_hash": hash_unit_file(render_unit_file(parse_unit_file(text))),
+    }
+
+
+def observe_file(path: Path) -> dict[str, Any]:
+    """All that expected.json says of a file, as we see it."""
+    try:
+        options = parse_unit_file(decode_unit_file(path.read_bytes()))
+    except UnitFileError as error:
+        return {"error": str(error), "valid": False, "accepted": False}
+    seen = observe_content(options)
+    try:
+        name = parse_name(path.name)
+    except InvalidName as error:
+        no_parts = {"recognized_type": False, "is_template": False, "is_instance": False}
+        return seen | no_parts | {"name": path.name, "name_err": str(error), "accepted": False}
+    seen |= observe_unit(name, options)
+    seen["accepted"] = seen["valid"] and not seen["options_err"] and not seen["name_err"]
+    if name.is_template:
+        seen["as_instance"] = observe_unit(parse_name(f"{name.prefix}@1.{name.suffix}"), options)
+    return seen
+
+
+def differences(seen: dict[str, Any], expected: dict[str, Any]) -> dict[str, Any]:
+    """The fields of ours that are not the original's. Of a file that only one of the two reads, the error alone."""
+    if "error" in seen or "error" in expected:
+        return {} if seen.get("error") == expected.get("error") else {"error": seen.get("error")}
+    fields = [field for field in expected if field not in ABOUT_THE_FILE]
+    return {field: seen.get(field) for field in fields if not agrees(field, seen.get(field), expected)}
+
+
+def agrees(field: str, value: Any, expected: dict[str, Any]) -> bool:
+    if f"{field}_any_of" in expected:
+        return value in expected[f"{field}_any_of"]
+    if field == "as_instance":
+        return not differences(value, expected[field])
+    if field == "options" and expected[field] is None:  # left out for size: options_sha256 stands for them
+        return expected["file_bytes"] > 100_000
+    return bool(value == expected[field])
+
+
+EXPECTED = json.loads((CORPUS / "expected.json").read_bytes())
+
+
+def test_every_file_of_the_corpus_has_its_entry():
+    found = {path for folder in ("edge", "units") for path in (CORPUS / folder).rglob("*") if path.is_file()}
+    assert found == {CORPUS / entry["file"] for entry in EXPECTED}
+    assert len(EXPECTED) >= 423
+
+
+@pytest.mark.parametrize("entry", EXPECTED, ids=lambda entry: entry["file"])
+def test_a_file_is_read_as_the_original_reads_it_but_for_the_listed_differences(entry):
+    path = CORPUS / entry["file"]
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == entry["file_sha256"]
+    listed = DIFFERENCES.get(entry["file"])
+    assert differences(observe_file(path), entry) == (listed.ours if listed else {}), listed and listed.why
+
+
+def test_every_listed_difference_is_of_a_file_that_exists():
+    assert set(DIFFERENCES) <= {entry["file"] for entry in EXPECTED}
