@@ -4,7 +4,7 @@ It is the part of etcd v3 that fleet stands on, in words of our own. The contrac
 says what an implementation owes; nothing here knows a network or a disk.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 import msgspec
@@ -26,7 +26,8 @@ class Unavailable(StoreError):
 
 
 class Compacted(StoreError):
-    """The revision a watch asked for is gone from the store's history: read everything again."""
+    """The revision a watch asked for is not in the store's history: gone, or not there yet because the store was set
+    back or set up anew. Read everything again."""
 
     def __init__(self, revision: int) -> None:
         super().__init__(f"the store's history begins at revision {revision}")
@@ -142,7 +143,7 @@ class Store(Protocol):
         """Do all operations if all comparisons hold; the revision after it. Raises Conflict, LeaseNotFound (a Put on
         a lease that is gone), ValueError (over the bounds above: the caller's mistake)."""
 
-    def watch(self, prefix: str, after_revision: int) -> AsyncIterator[Changes]:
+    def watch(self, prefix: str, after_revision: int) -> AsyncGenerator[Changes, None]:
         """Every change below the prefix after that revision, in order, none missed and none twice, also across lost
         connections and failover, which it mends by itself (an outage shows as silence). Raises Compacted. Ends only
         when it is closed (aclose)."""
@@ -160,7 +161,8 @@ class Store(Protocol):
         """End the lease and delete its keys; to end one that is gone is no error."""
 
     async def compact(self, revision: int) -> None:
-        """Forget history before this revision; to compact what is compacted is no error."""
+        """Forget history before this revision; to compact what is compacted is no error, but a revision still to come
+        is (ValueError)."""
 
     async def revision(self) -> int:
         """The store's revision just now (linearizable)."""

@@ -1,0 +1,51 @@
+"""What every store holds its callers to before it does anything: the bounds of one transaction, the ends of a prefix.
+
+Pure; what a particular store adds to it is not here.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from fleetd.store.protocol import (
+    MAX_OPERATIONS,
+    MAX_TRANSACTION_BYTES,
+    Comparison,
+    HasValue,
+    Operation,
+    Put,
+)
+
+
+def size_of(part: Comparison | Operation) -> int:
+    """The bytes of key and value that a comparison or an operation adds to its transaction."""
+    value = part.value if isinstance(part, HasValue | Put) else b""
+    return len(part.key.encode()) + len(value)
+
+
+def check_transaction(comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> None:
+    """Raise ValueError where the transaction is over the protocol's bounds, or two operations share a key."""
+    if max(len(comparisons), len(operations)) > MAX_OPERATIONS:
+        raise ValueError(
+            f"a transaction of {len(comparisons)} comparisons and {len(operations)} operations: "
+            f"at most {MAX_OPERATIONS} of each are allowed"
+        )
+    size = sum(map(size_of, comparisons)) + sum(map(size_of, operations))
+    if size > MAX_TRANSACTION_BYTES:
+        raise ValueError(f"a transaction of {size} bytes: at most {MAX_TRANSACTION_BYTES} are allowed")
+    twice = [key for key, count in Counter(operation.key for operation in operations).items() if count > 1]
+    if twice:
+        raise ValueError(f"a transaction with several operations on {twice[0]}: one is allowed")
+
+
+def check_keys(keys: Sequence[str]) -> None:
+    """Raise ValueError where more keys are asked for at once than the protocol allows."""
+    if len(keys) > MAX_OPERATIONS:
+        raise ValueError(f"{len(keys)} keys asked for at once: at most {MAX_OPERATIONS} are allowed")
+
+
+def end_of_prefix(prefix: str) -> bytes:
+    """The first key, in UTF-8, that lies behind all that begin with the prefix."""
+    if not prefix:
+        return b"\xff"  # no byte of UTF-8 text is as high
+    raw = prefix.encode()
+    return raw[:-1] + bytes([raw[-1] + 1])

@@ -1,0 +1,207 @@
+"""The store in etcd v3 (3.4 and newer): the protocol's meaning in etcd's requests.
+
+Connections, failover and authentication are etcd_gateway.py's; the shapes of requests and answers, etcd_wire.py's.
+"""
+
+import logging
+import math
+import secrets
+import ssl
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from fleetd.store import etcd_wire as wire
+from fleetd.store.bounds import check_keys, check_transaction
+from fleetd.store.etcd_gateway import Gateway, Stream
+from fleetd.store.etcd_wire import EndpointFailed, Refused, asks_for_token, parse_line
+from fleetd.store.protocol import (
+    Beat,
+    Changes,
+    Compacted,
+    Comparison,
+    Conflict,
+    CreatedAt,
+    KeyValue,
+    LeaseNotFound,
+    Operation,
+    Put,
+    Snapshot,
+    Unavailable,
+)
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE_S = 0.1  # before a watch that was cut is opened again; doubled each time
+LONGEST_PAUSE_S = 3.0
+
+_NO_LEASE = "etcd does not have the lease (any more): it has expired or was revoked"
+_LEASE_NOT_FOUND = "requested lease not found"
+_COMPACTED = "required revision has been compacted"
+_FUTURE_REVISION = "required revision is a future revision"
+
+
+class EtcdStore:
+    """Keeps the protocol (fleetd/store/protocol.py) on an etcd cluster. To be made inside the event loop.
+
+    `request_timeout_s` is how long one endpoint may be silent before the next is asked. `identity_key` is where the
+    cluster's own id is kept, and what is read to learn the revision: with etcd's authorization on, the user must be
+    allowed to read and write it. `tls` comes from etcd_gateway.tls_context.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[str],
+        *,
+        request_timeout_s: float = 1.0,
+        username: str = "",
+        password: str = "",
+        tls: ssl.SSLContext | None = None,
+        identity_key: str = "/fleet/cluster",
+        new_identity: Callable[[], str] = secrets.token_hex,
+    ) -> None:
+        self._gateway = Gateway(
+            endpoints, request_timeout_s=request_timeout_s, username=username, password=password, tls=tls
+        )
+        self._identity_key = identity_key
+        self._new_identity = new_identity
+
+    async def cluster_id(self) -> str:
+        """etcd's own cluster id with one kept in a key: etcd's is a hash of its configuration, so a cluster set up anew
+        with empty data has the same one again."""
+        answer = await self._read(self._identity_key)
+        if not answer.kvs:
+            identity = self._new_identity().encode()
+            try:
+                await self.transact([CreatedAt(self._identity_key, 0)], [Put(self._identity_key, identity)])
+            except Conflict:
+                log.debug("another machine named this etcd cluster first")
+            answer = await self._read(self._identity_key)
+            if not answer.kvs:
+                raise Unavailable(f"etcd lost the key {self._identity_key} as soon as it was written")
+        return f"{answer.header.cluster_id:x}-{answer.kvs[0].value.decode('utf-8', 'replace')}"
+
+    async def get(self, key: str) -> KeyValue | None:
+        answer = await self._read(key)
+        return wire.parse_key_value(answer.kvs[0]) if answer.kvs else None
+
+    async def get_many(self, keys: Sequence[str]) -> Snapshot:
+        check_keys(keys)
+        if not keys:
+            return Snapshot((), await self.revision())
+        answer = await self._call("/v3/kv/txn", wire.render_reads(keys), wire.parse_txn)
+        found = (kv for response in answer.responses for kv in response.response_range.kvs)
+        return Snapshot(tuple(map(wire.parse_key_value, found)), answer.header.revision)
+
+    async def range(self, prefix: str) -> Snapshot:
+        answer = await self._call("/v3/kv/range", wire.render_prefix(prefix), wire.parse_range)
+        return Snapshot(tuple(map(wire.parse_key_value, answer.kvs)), answer.header.revision)
+
+    async def transact(self, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> int:
+        check_transaction(comparisons, operations)
+        request = wire.render_transaction(comparisons, operations)
+        answer = await self._call("/v3/kv/txn", request, wire.parse_txn, repeat=False)
+        if not answer.succeeded:
+            keys = ", ".join(comparison.key for comparison in comparisons)
+            raise Conflict(f"changed in etcd meanwhile: one of {keys}")
+        return answer.header.revision
+
+    async def watch(self, prefix: str, after_revision: int) -> AsyncGenerator[Changes, None]:
+        position = wire.WatchPosition(prefix, after_revision)
+        pause_s = FIRST_PAUSE_S
+        while True:
+            stream: Stream | None = None
+            cause: Exception
+            try:
+                stream = await self._gateway.open_stream("/v3/watch", position.request())
+                while True:
+                    changes = await self._next_changes(stream, position)
+                    pause_s = FIRST_PAUSE_S
+                    if changes:
+                        yield changes
+            except (EndpointFailed, Refused, Unavailable) as failure:
+                cause = failure
+            finally:
+                if stream:
+                    self._gateway.close_stream(stream)
+            if await self._gateway.closed_within(pause_s):
+                return
+            log.info("opening the watch on %s again, which ended: %s", prefix, cause)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    async def _next_changes(self, stream: Stream, position: wire.WatchPosition) -> Changes | None:
+        """Take in one line of a watch. Raises Compacted; EndpointFailed and Refused where the stream is over."""
+        answer = parse_line(wire.WATCH, await stream.line())
+        changes = position.take(answer)
+        if answer.canceled:
+            if asks_for_token(answer.cancel_reason):
+                self._gateway.forget_token(stream.token)
+            raise Refused(f"etcd ends the watch: {answer.cancel_reason or 'without a reason'}")
+        if answer.created and answer.header.revision < position.revision:
+            await self._check_not_set_back(position)
+        return changes
+
+    async def _check_not_set_back(self, position: wire.WatchPosition) -> None:
+        """A member that lags behind the watch catches up; a store that was set back to a backup never will."""
+        revision = await self.revision()
+        if revision < position.revision:
+            raise Compacted(revision)
+
+    async def grant(self, ttl_s: float) -> int:
+        answer = await self._call("/v3/lease/grant", wire.LeaseGrantRequest(math.ceil(ttl_s)), wire.parse_lease_grant)
+        return answer.ID
+
+    async def keep_alive(self, lease: int) -> Beat:
+        answer = await self._call("/v3/lease/keepalive", wire.LeaseRequest(lease), wire.parse_keep_alive)
+        if not answer.TTL:
+            raise LeaseNotFound(_NO_LEASE)
+        return Beat(answer.TTL, answer.header.revision)
+
+    async def time_to_live(self, lease: int) -> float | None:
+        answer = await self._call("/v3/lease/timetolive", wire.LeaseRequest(lease), wire.parse_lease_time_to_live)
+        return answer.TTL if answer.TTL >= 0 else None
+
+    async def revoke(self, lease: int) -> None:
+        try:
+            await self._call("/v3/lease/revoke", wire.LeaseRequest(lease), wire.parse_empty)
+        except LeaseNotFound:
+            return
+
+    async def compact(self, revision: int) -> None:
+        """etcd is told one less, for it keeps of the revision it is told only the keys as they are, not what was
+        deleted at it."""
+        if revision <= 1:
+            return
+        try:
+            await self._gateway.call(
+                "/v3/kv/compaction", wire.CompactionRequest(revision - 1), wire.parse_empty, repeat=True
+            )
+        except Refused as refusal:
+            if _FUTURE_REVISION in str(refusal):
+                raise ValueError(f"cannot forget history before revision {revision}: it is still to come") from refusal
+            if _COMPACTED not in str(refusal):
+                raise _refused(refusal) from refusal
+
+    async def revision(self) -> int:
+        return (await self._read(self._identity_key)).header.revision
+
+    async def close(self) -> None:
+        await self._gateway.close()
+
+    async def _read(self, key: str) -> wire.RangeResponse:
+        return await self._call("/v3/kv/range", wire.RangeRequest(key.encode()), wire.parse_range)
+
+    async def _call(self, path: str, request: msgspec.Struct, parse: Callable[[bytes], T], *, repeat: bool = True) -> T:
+        try:
+            return await self._gateway.call(path, request, parse, repeat=repeat)
+        except Refused as refusal:
+            if _LEASE_NOT_FOUND in str(refusal):
+                raise LeaseNotFound(_NO_LEASE) from refusal
+            raise _refused(refusal) from refusal
+
+
+def _refused(refusal: Refused) -> Unavailable:
+    return Unavailable(f"etcd refuses the request: {refusal}")
