@@ -1,0 +1,306 @@
+"""Unit names: the rules, the parts, the specifiers, and the globs that match them."""
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fleetd.core.names import (
+    TEMPLATE_TYPES,
+    UNIT_TYPES,
+    InvalidName,
+    UnitName,
+    compile_glob,
+    expand_specifiers,
+    is_reserved,
+    matches_glob,
+    parse_name,
+    validate_name,
+    with_default_suffix,
+)
+
+VALID = [
+    "foo.service",
+    ".service",
+    "foo@.service",
+    "foo@1.service",
+    "foo@a@b.service",
+    "foo@a.b.service",
+    r"foo\x2dbar.service",
+    "A:z-0_9.mount",
+    "a" * 248 + ".service",
+]
+
+INVALID = [
+    ("", "unit name cannot be empty"),
+    ("a" * 249 + ".service", "unit name exceeds maximum length (256)"),
+    ("é" * 125 + ".service", "unit name exceeds maximum length (256)"),
+    ("\ud800" * 90, "unit name exceeds maximum length (256)"),
+    ("foo", 'unit name must contain "."'),
+    ("a b", 'unit name must contain "."'),
+    ("foo.", 'unit name cannot end in "."'),
+    ("foo.conf", 'invalid unit type: "conf"'),
+    ("foo.Service", 'invalid unit type: "Service"'),
+    ("a b.\x1b[m", r'invalid unit type: "\x1b[m"'),
+    ("foo@.mount", 'invalid unit type for template: "mount"'),
+    ("+@x.swap", 'invalid unit type for template: "swap"'),
+    ("a+b.service", "invalid character '+' in unit name"),
+    ("@a b.service", "invalid character ' ' in unit name"),
+    ("dir/a.service", "invalid character '/' in unit name"),
+    ("é.service", "invalid character 'é' in unit name"),
+    ("a\nb.service", r"invalid character '\n' in unit name"),
+    ("@1.service", 'unit name cannot start in "@"'),
+]
+
+
+@pytest.mark.parametrize("name", VALID)
+def test_a_valid_name_is_accepted(name):
+    assert validate_name(name) is None
+
+
+@pytest.mark.parametrize(("name", "message"), INVALID)
+def test_the_first_fault_of_a_name_is_told(name, message):
+    with pytest.raises(InvalidName) as refusal:
+        validate_name(name)
+    assert str(refusal.value) == message
+
+
+@pytest.mark.parametrize("unit_type", sorted(UNIT_TYPES))
+def test_every_type_may_name_a_unit_and_some_a_template(unit_type):
+    validate_name(f"a.{unit_type}")
+    if unit_type in TEMPLATE_TYPES:
+        validate_name(f"a@.{unit_type}")
+    else:
+        with pytest.raises(InvalidName, match="invalid unit type for template"):
+            validate_name(f"a@.{unit_type}")
+
+
+PARTS = [
+    UnitName("foo.service", "foo", "service", "foo", "", ""),
+    UnitName("foo.bar.service", "foo.bar", "service", "foo.bar", "", ""),
+    UnitName("foo@.service", "foo@", "service", "foo", "foo@.service", ""),
+    UnitName("foo@1.service", "foo@1", "service", "foo", "foo@.service", "1"),
+    UnitName("foo@a@b.service", "foo@a@b", "service", "foo", "foo@.service", "a@b"),
+    UnitName("foo@a.b.timer", "foo@a.b", "timer", "foo", "foo@.timer", "a.b"),
+    UnitName(".service", "", "service", "", "", ""),
+]
+
+
+@pytest.mark.parametrize("parts", PARTS, ids=lambda parts: parts.full)
+def test_a_name_is_parted_at_its_last_dot_and_its_first_at(parts):
+    assert parse_name(parts.full) == parts
+
+
+@pytest.mark.parametrize(
+    ("name", "is_template", "is_instance"),
+    [("foo.service", False, False), ("foo@.service", True, False), ("foo@1.service", False, True)],
+)
+def test_a_name_is_plain_or_a_template_or_an_instance(name, is_template, is_instance):
+    assert (parse_name(name).is_template, parse_name(name).is_instance) == (is_template, is_instance)
+
+
+def test_a_name_without_a_dot_has_no_parts():
+    with pytest.raises(InvalidName, match=r'must contain "\."'):
+        parse_name("foo")
+
+
+@pytest.mark.parametrize(
+    ("argument", "name"),
+    [
+        ("foo", "foo.service"),
+        ("foo@1", "foo@1.service"),
+        ("foo.target", "foo.target.service"),
+        ("foo.swap", "foo.swap.service"),
+        ("service", "service.service"),
+        ("foo.service", "foo.service"),
+        ("dir/foo.socket", "dir/foo.socket"),
+        ("foo.timer", "foo.timer"),
+        ("foo.path", "foo.path"),
+        ("foo.device", "foo.device"),
+        ("foo.mount", "foo.mount"),
+        ("foo.automount", "foo.automount"),
+    ],
+)
+def test_a_suffix_is_added_where_the_argument_has_none_that_a_machine_knows(argument, name):
+    assert with_default_suffix(argument) == name
+
+
+@pytest.mark.parametrize("name", ["fleet.service", "fleet.socket", "dbus.service", "systemd-journald.service"])
+def test_what_runs_the_machine_is_reserved(name):
+    assert is_reserved(name)
+
+
+@pytest.mark.parametrize("name", ["fleetd.service", "my-fleet.service", "dbus-proxy.service", "systemd.service"])
+def test_what_only_looks_like_it_is_not(name):
+    assert not is_reserved(name)
+
+
+@pytest.mark.parametrize(
+    ("value", "expanded"),
+    [
+        ("plain", "plain"),
+        ("%n", "web@eu.1.service"),
+        ("%N", "web@eu.1"),
+        ("%p@%i.socket %p", "web@eu.1.socket web"),
+        ("%%p", "%web"),
+        ("%m %", "%m %"),
+    ],
+)
+def test_specifiers_stand_for_the_parts_of_the_name(value, expanded):
+    assert expand_specifiers(value, parse_name("web@eu.1.service")) == expanded
+
+
+def test_a_plain_name_has_an_empty_instance():
+    assert expand_specifiers("%p@%i", parse_name("web.service")) == "web@"
+
+
+MATCHING = [
+    ("a.service", "a.service"),
+    ("*", ""),
+    ("*", "a.service"),
+    ("**a**", "bab"),
+    ("a*b*c", "a1b2b3c"),
+    ("?.service", "é.service"),
+    ("web@[0-9].service", "web@7.service"),
+    ("[^a-c]", "d"),
+    ("[!a]", "!"),
+    ("[a^]", "^"),
+    ("[^^]", "a"),
+    ("[[]", "["),
+    (r"[\]\-\\]", "]"),
+    (r"[\]\-\\]", "-"),
+    (r"[a-\]x]", "x"),
+    ("[^c-a]", "b"),
+    ("[^a]", "/"),
+    ("[&&~~||]", "&"),
+    ("[*]", "*"),
+    ("]", "]"),
+    (r"\*\[\\", r"*[\ "[:-1]),
+    (r"\n", "n"),
+    ("a.b", "a.b"),
+    ("a\nb*", "a\nb\nc"),
+]
+
+NOT_MATCHING = [
+    ("a.service", "xa.service"),
+    ("a.service", "a.servicex"),
+    ("a.b", "axb"),
+    ("", "a"),
+    ("*", "a/b"),
+    ("?", "/"),
+    ("?", ""),
+    ("a*", "ba"),
+    ("*a", "ab"),
+    ("*ab", "aab/ab"),
+    ("[a-c]", "A"),
+    ("[c-a]", "b"),
+    ("[!a]", "b"),
+    ("[^a-c]", "b"),
+    ("(a|b)+", "a"),
+    ("a$", "a"),
+    ("a", "a\n"),
+]
+
+MALFORMED = ["[", "[a", "[]", "[]a]", "[^]", "[^]a]", "[-a]", "[a-]", "[a-b-c]", "\\", "a*\\", "[\\]", "*[", "[a\\"]
+
+
+@pytest.mark.parametrize(("pattern", "name"), MATCHING)
+def test_a_glob_matches(pattern, name):
+    assert matches_glob(pattern, name)
+
+
+@pytest.mark.parametrize(("pattern", "name"), NOT_MATCHING)
+def test_a_glob_does_not_match(pattern, name):
+    assert compile_glob(pattern) is not None
+    assert not matches_glob(pattern, name)
+
+
+@pytest.mark.parametrize("pattern", MALFORMED)
+def test_a_malformed_glob_matches_nothing_not_even_itself(pattern):
+    assert compile_glob(pattern) is None
+    assert not matches_glob(pattern, pattern)
+
+
+def test_many_stars_cannot_hold_up_whoever_matches_them():
+    """With the backtracking of an ordinary regular expression this one match would outlast the universe."""
+    started = time.process_time()
+    assert not matches_glob("*a" * 100 + "*b", "a" * 250)
+    assert time.process_time() - started < 1
+
+
+CHARACTERS = st.sampled_from("abc/^-]*")
+RANGES = st.lists(st.tuples(CHARACTERS, CHARACTERS), min_size=1, max_size=3)
+ELEMENTS = st.one_of(
+    st.just(("star",)),
+    st.just(("any",)),
+    st.tuples(st.just("literal"), CHARACTERS),
+    st.tuples(st.just("class"), st.booleans(), RANGES),
+)
+
+
+def written(element):
+    """The element in the syntax of globs."""
+    match element:
+        case ("star",):
+            return "*"
+        case ("any",):
+            return "?"
+        case ("literal", char):
+            return f"\\{char}"
+        case (_, negated, ranges):
+            return f"[{'^' * negated}" + "".join(rf"\{low}-\{high}" for low, high in ranges) + "]"
+
+
+def stands_for(element, char):
+    """Whether the element, not a star, stands for the character."""
+    match element:
+        case ("any",):
+            return char != "/"
+        case ("literal", wanted):
+            return char == wanted
+        case (_, negated, ranges):
+            return negated != any(low <= char <= high for low, high in ranges)
+
+
+def matches_by_definition(elements, name):
+    """Go's algorithm told plainly: a piece between two stars is taken where it first fits, the last one at the end."""
+    pieces = [[]]
+    for element in elements:
+        if element[0] == "star":
+            pieces.append([])
+        else:
+            pieces[-1].append(element)
+
+    def fits(piece, at):
+        return len(name) - at >= len(piece) and all(map(stands_for, piece, name[at:]))
+
+    at = len(pieces[0])
+    if not fits(pieces[0], 0):
+        return False
+    if len(pieces) == 1:
+        return at == len(name)
+    for piece in pieces[1:-1]:
+        reachable = [start for start in range(at, len(name) + 1) if "/" not in name[at:start] and fits(piece, start)]
+        if not reachable:
+            return False
+        at = reachable[0] + len(piece)
+    tail = len(name) - len(pieces[-1])
+    return tail >= at and "/" not in name[at:tail] and fits(pieces[-1], tail)
+
+
+@given(st.lists(ELEMENTS, max_size=6), st.text("abc/^-]*", max_size=8))
+def test_a_glob_matches_what_its_elements_stand_for(elements, name):
+    assert matches_glob("".join(map(written, elements)), name) == matches_by_definition(elements, name)
+
+
+@given(st.text())
+def test_any_text_is_a_glob_or_malformed(pattern):
+    compiled = compile_glob(pattern)
+    assert compiled is not None or any(mark in pattern for mark in "[\\")
+
+
+@given(st.text(st.characters(exclude_characters="*?[\\")))
+def test_a_text_without_special_characters_matches_itself_alone(text):
+    assert matches_glob(text, text)
+    assert not matches_glob(text, text + "x")

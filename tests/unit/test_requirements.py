@@ -1,0 +1,230 @@
+"""What an [X-Fleet] section requires, what it may not combine, and what in it deserves a warning."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fleetd.core.names import parse_name
+from fleetd.core.unit import (
+    InvalidRequirements,
+    Requirements,
+    UnitState,
+    malformed_metadata,
+    parse_requirements,
+    unknown_requirements,
+    validate_requirements,
+)
+from fleetd.core.unitfile import Option, parse_unit_file
+
+WEB = parse_name("web@1.service")
+
+
+def fleet_options(text):
+    return parse_unit_file(f"[X-Fleet]\n{text}\n")
+
+
+REQUIRED = [
+    ("nothing", "", Requirements()),
+    ("another section's options", "[Unit]\nConflicts=a\nGlobal=true", Requirements()),
+    ("names in another case", "global=true\nconflicts=a", Requirements()),
+    (
+        "the machine's id, by spelling first",
+        "X-ConditionMachineBootID=c\nX-ConditionMachineID=b\nMachineID=a",
+        Requirements(machine_id="a"),
+    ),
+    (
+        "the older spelling of the id",
+        "X-ConditionMachineBootID=c\nX-ConditionMachineID=b",
+        Requirements(machine_id="b"),
+    ),
+    ("the oldest spelling of the id", "X-ConditionMachineBootID=c", Requirements(machine_id="c")),
+    ("the first id of several", "MachineID=a\nMachineID=b", Requirements(machine_id="a")),
+    ("an id that is set and empty", "MachineID=\nMachineID=b", Requirements(machine_id="")),
+    (
+        "peers, deprecated ones first",
+        "MachineOf=a.service\nX-ConditionMachineOf=b.service\nMachineOf=c.service",
+        Requirements(machine_of=("b.service", "a.service", "c.service")),
+    ),
+    (
+        "a peer with a blank is one impossible name",
+        "MachineOf=a.service b.service",
+        Requirements(machine_of=("a.service b.service",)),
+    ),
+    ("an empty peer is one", "MachineOf=", Requirements(machine_of=("",))),
+    (
+        "a quoted list of peers",
+        'MachineOf="a.service" "b.service"',
+        Requirements(machine_of=("a.service", "b.service")),
+    ),
+    (
+        "conflicts are parted at any blank",
+        "Conflicts=a*\tb*\xa0c*\u3000d*\x1c",
+        Requirements(conflicts=("a*", "b*", "c*", "d*\x1c")),
+    ),
+    ("no conflict", "Conflicts=\nX-Conflicts= ", Requirements()),
+    (
+        "conflicts, deprecated ones first",
+        'Conflicts=a\nX-Conflicts="b c" "d"',
+        Requirements(conflicts=("b", "c", "d", "a")),
+    ),
+    (
+        "replaced units are parted like conflicts",
+        'Replaces=a b\nReplaces="c" "d"\nReplaces=',
+        Requirements(replaces=("a", "b", "c", "d")),
+    ),
+    (
+        "metadata, grouped by key",
+        "MachineMetadata=b=1\nMachineMetadata=a=2\nMachineMetadata=b=3\nMachineMetadata=b=1",
+        Requirements(metadata=(("b", ("1", "3")), ("a", ("2",)))),
+    ),
+    (
+        "metadata, deprecated first",
+        "MachineMetadata=a=1\nX-ConditionMachineMetadata=a=2",
+        Requirements(metadata=(("a", ("2", "1")),)),
+    ),
+    (
+        "metadata as a quoted list with blanks",
+        'MachineMetadata="a=1"  "b=x y"',
+        Requirements(metadata=(("a", ("1",)), ("b", ("x y",)))),
+    ),
+    ("metadata is not trimmed", "MachineMetadata=a = 1", Requirements(metadata=(("a ", (" 1",)),))),
+    (
+        "metadata that is none",
+        'MachineMetadata=a=\nMachineMetadata=a=b=c\nMachineMetadata="a" "=b" ""\nMachineMetadata=',
+        Requirements(),
+    ),
+    ("quotes inside a list are dropped", 'MachineOf="a"b"c"', Requirements(machine_of=("abc",))),
+    ("a single quote mark is an empty list", 'MachineOf="', Requirements(machine_of=("",))),
+    ("quotes that do not enclose are part of the value", 'MachineOf="a" b', Requirements(machine_of=('"a" b',))),
+    ("a tab between quotes does not part", 'MachineOf="a"\t"b"', Requirements(machine_of=("a\tb",))),
+    ("a continued list", 'MachineOf="a" \\\n  "b" \\\n\t"c"', Requirements(machine_of=("a", "b", "c"))),
+    ("a continued value that ends there", "MachineOf=a.service \\\n", Requirements(machine_of=("a.service",))),
+    ("continued conflicts", "Conflicts=a* \\\n  b*\\\nc*", Requirements(conflicts=("a*", "b*", "c*"))),
+    (
+        "specifiers in every value",
+        'MachineID=%i\nMachineOf=%p@%i.socket\nConflicts="%p@*" "%n %N"\nReplaces=%p-%i\nMachineMetadata=%p=%i',
+        Requirements(
+            machine_id="1",
+            machine_of=("web@1.socket",),
+            conflicts=("web@*", "web@1.service", "web@1"),
+            replaces=("web-1",),
+            metadata=(("web", ("1",)),),
+        ),
+    ),
+    ("global by a specifier", "Global=%i", Requirements(is_global=True)),
+]
+
+
+@pytest.mark.parametrize(("text", "required"), [case[1:] for case in REQUIRED], ids=[case[0] for case in REQUIRED])
+def test_what_is_required(text, required):
+    assert parse_requirements(fleet_options(text), WEB) == required
+
+
+@pytest.mark.parametrize("value", ["true", "Yes", "1", "ON", "t", "T", '"true"', "false\nGlobal=true"])
+def test_a_unit_is_global_if_the_last_value_says_so(value):
+    assert parse_requirements(fleet_options(f"Global={value}"), WEB).is_global
+
+
+@pytest.mark.parametrize("value", ["", "y", "enabled", "false", "0", "true#", "true\nGlobal=no", "true\nGlobal="])
+def test_anything_else_is_not_global(value):
+    assert not parse_requirements(fleet_options(f"Global={value}"), WEB).is_global
+
+
+def test_a_deprecated_spelling_of_global_never_was():
+    options = fleet_options("X-Global=true")
+    assert not parse_requirements(options, WEB).is_global
+    assert unknown_requirements(options) == ("X-Global",)
+
+
+EXCLUDED = [
+    ("MachineOf=a.service\nConflicts=b* a*", 'unresolvable requirements: peer "a.service" matches conflict "a*"'),
+    (
+        "MachineOf=a.service\nMachineOf=b.service\nConflicts=b* a*",
+        'unresolvable requirements: peer "a.service" matches conflict "a*"',
+    ),
+    ("MachineOf=%p\nConflicts=%p", 'unresolvable requirements: peer "%p" matches conflict "%p"'),
+    (
+        "MachineOf=a.service\nReplaces=[a]*\nMachineID=x",
+        'unresolvable requirements: peer "a.service" matches replace "[a]*"',
+    ),
+    ("MachineID=x\nMachineOf=a\nConflicts=b\nGlobal=1\nReplaces=c", "MachineID cannot be used with Peers"),
+    ("MachineID=x\nConflicts=b\nGlobal=1\nReplaces=c", "MachineID cannot be used with Conflicts"),
+    ("MachineID=\nGlobal=1\nReplaces=c", "MachineID cannot be used with Global"),
+    ("X-ConditionMachineBootID=x\nReplaces=c", "MachineID cannot be used with Replaces"),
+    ("Global=1\nMachineOf=\nReplaces=c", "Global cannot be used with Peers"),
+    ("Global=1\nReplaces=c\nConflicts=d", "Global cannot be used with Replaces"),
+    ("Conflicts=a\nReplaces=b", "Conflicts cannot be used with Replaces"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), EXCLUDED)
+def test_what_excludes_one_another_is_refused_first_fault_first(text, message):
+    with pytest.raises(InvalidRequirements) as refusal:
+        validate_requirements(fleet_options(text))
+    assert str(refusal.value) == message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "MachineID=x\nMachineMetadata=a=b",
+        "Global=true\nMachineMetadata=a=b",
+        "Global=true\nConflicts=a*",
+        "Global=false\nMachineID=x",
+        "Global=no\nMachineOf=a.service\nConflicts=b*",
+        "MachineOf=a.service\nReplaces=b*",
+        "MachineOf=a.service\nConflicts=[a",
+        "MachineOf=%p.service\nConflicts=web.*",
+        "MachineID=x\nConflicts=",
+    ],
+)
+def test_what_goes_together_is_accepted(text):
+    assert validate_requirements(fleet_options(text)) is None
+
+
+def test_unknown_options_are_listed_once_by_first_appearance():
+    options = fleet_options("Foo=1\nMachineOf=a\nBar=2\nFoo=3\n[Unit]\nOther=1")
+    assert unknown_requirements(options) == ("Foo", "Bar")
+
+
+def test_metadata_that_restricts_nothing_is_listed_and_empty_items_are_not():
+    options = fleet_options(
+        "MachineMetadata=a=b=c\nMachineMetadata=a=b c=d\nX-ConditionMachineMetadata=ssd\n"
+        'MachineMetadata="a=1"  "=x"\nMachineMetadata='
+    )
+    assert malformed_metadata(options) == ("ssd", "a=b=c", "a=b c=d", "=x")
+
+
+ITEMS = st.text(st.characters(exclude_characters='"\n\\%', exclude_categories=["Cs"]), max_size=6)
+
+
+@given(st.lists(ITEMS, min_size=1))
+def test_a_quoted_list_is_the_same_as_an_option_an_item(items):
+    listed = [Option("X-Fleet", "MachineOf", " ".join(f'"{item}"' for item in items))]
+    one_by_one = [Option("X-Fleet", "MachineOf", item) for item in items]
+    assert parse_requirements(listed, WEB) == parse_requirements(one_by_one, WEB)
+    assert parse_requirements(listed, WEB).machine_of == tuple(items)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("123")), max_size=8))
+def test_every_metadata_item_is_one_alternative_of_its_key(pairs):
+    options = [Option("X-Fleet", "MachineMetadata", f"{key}={value}") for key, value in pairs]
+    metadata = parse_requirements(options, WEB).metadata
+    assert sorted((key, value) for key, alternatives in metadata for value in alternatives) == sorted(set(pairs))
+    assert [key for key, _ in metadata] == list(dict.fromkeys(key for key, _ in pairs))
+
+
+@pytest.mark.parametrize(
+    ("active", "runs"),
+    [
+        ("", False),
+        ("inactive", False),
+        ("failed", False),
+        ("active", True),
+        ("activating", True),
+        ("deactivating", True),
+    ],
+)
+def test_a_unit_runs_unless_systemd_says_it_is_inactive_or_failed(active, runs):
+    assert UnitState(active=active).runs == runs
