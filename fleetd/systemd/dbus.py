@@ -7,13 +7,15 @@ import asyncio
 import contextlib
 import math
 import os
-import signal
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
 from fleetd.systemd.bus import MANAGER_PATH, MAX_CALLS_IN_FLIGHT, SYSTEMD, Refused, SystemBus, object_path
-from fleetd.systemd.files import UnitFiles, has_install_section, is_template, is_unit_name, link_owner
+from fleetd.systemd.failure import Ending, render_failure
+from fleetd.systemd.files import INVALID_NAME, UnitFiles, has_install_section, is_loadable, link_owner
 from fleetd.systemd.journal import last_lines
 from fleetd.systemd.protocol import ManagerUnavailable, ServiceManagerError, UnitDetails, UnitStatus
 
@@ -148,7 +150,7 @@ class SystemdOverDBus:
                 refused |= await self._enable([name])
             self._relinked |= dict.fromkeys(self._files.owners_of_links(names))
             return refused
-        self._relinked |= dict.fromkeys(link_owner(link) for _, link, _ in changes)
+        self._note_links(changes)
         return {}
 
     async def _disable(self, names: Sequence[str]) -> None:
@@ -158,10 +160,16 @@ class SystemdOverDBus:
             [changes] = await self._bus.call(
                 f"disable {_listed(names)}", "DisableUnitFiles", "asb", names, True, timeout_s=RELOAD_TIMEOUT_S
             )
-            self._relinked |= dict.fromkeys(link_owner(link) for _, link, _ in changes)
+            self._note_links(changes)
         except Refused:
             for name in names if len(names) > 1 else ():
                 await self._disable([name])
+
+    def _note_links(self, changes: Sequence[Sequence[str]]) -> None:
+        """Remember which units have got other dependencies; a change is (kind, link, target)."""
+        for _, link, _ in changes:
+            if owner := link_owner(link):
+                self._relinked[owner] = None
 
     def _forget(self, name: str) -> None:
         self._files.drop(name)
@@ -200,7 +208,7 @@ class SystemdOverDBus:
     async def observe(self, names: Collection[str]) -> Mapping[str, UnitStatus]:
         seen = {name: UnitStatus(name) for name in names}
         # One name that cannot be loaded at all would make systemd refuse the whole list.
-        known = [name for name in seen if is_unit_name(name) and not is_template(name)]
+        known = [name for name in seen if is_loadable(name)]
         for first in range(0, len(known), NAMES_A_CALL):
             some = known[first : first + NAMES_A_CALL]
             [rows] = await self._bus.call("list units", "ListUnitsByNames", "as", some)
@@ -265,7 +273,7 @@ class SystemdOverDBus:
     # More on one unit.
 
     async def details(self, name: str) -> UnitDetails:
-        if not is_unit_name(name) or is_template(name):
+        if not is_loadable(name):
             return UnitDetails()
         kind = name.rpartition(".")[2]
         load, path, invocation = await self._bus.get(name, "Unit.LoadState", "Unit.FragmentPath", "Unit.InvocationID")
@@ -280,32 +288,25 @@ class SystemdOverDBus:
         return UnitDetails(self._files.resolve(path), any(invocation), result, oneshot)
 
     async def explain(self, name: str) -> str:
-        reasons = await self._reasons(name) if is_unit_name(name) and not is_template(name) else []
-        lines = await last_lines(name, user=self._user)
-        return "; ".join([*reasons, *(["last lines:\n" + "\n".join(lines)] if lines else [])])
-
-    async def _reasons(self, name: str) -> list[str]:
+        if not is_loadable(name):
+            return INVALID_NAME
         [(code, words)] = await self._bus.get(name, "Unit.LoadError")
-        if code:
-            return [words]
-        result = (await self.details(name)).result
-        job = self.job_result(name)
-        reasons = [f"the last job ended as {job}"] if job not in ("", "done") else []
-        if not name.endswith(".service"):
-            return [result, *reasons] if result not in ("", "success") else reasons
-        exit_code, exit_status, status_text = await self._bus.get(
-            name, "Service.ExecMainCode", "Service.ExecMainStatus", "Service.StatusText"
-        )
-        if result not in ("", "success"):
-            reasons.insert(0, f"{result}{_render_exit(exit_code, exit_status)}")
-        return [*reasons, *([f"its last status was: {status_text}"] if status_text else [])]
+        ending = Ending(load_error=words if code else "", job_result=self.job_result(name))
+        if not code:
+            ending = structs.replace(ending, result=(await self.details(name)).result)
+        if not code and name.endswith(".service"):
+            exit_code, status, text = await self._bus.get(
+                name, "Service.ExecMainCode", "Service.ExecMainStatus", "Service.StatusText"
+            )
+            ending = structs.replace(ending, exit_code=exit_code, exit_status=status, status_text=text)
+        return render_failure(ending, await last_lines(name, user=self._user))
 
     async def machine_is_stopping(self) -> bool:
         state = await self._bus.get_one(MANAGER_PATH, "Manager.SystemState", "ask systemd for its state")
         return bool(state == "stopping")
 
     async def pending_job(self, name: str) -> str:
-        if not is_unit_name(name) or is_template(name):
+        if not is_loadable(name):
             return ""
         [(number, job)] = await self._bus.get(name, "Unit.Job")
         if number == 0:
@@ -322,13 +323,3 @@ def _job_number(path: str) -> int:
 
 def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{len(names)} units"
-
-
-def _render_exit(code: int, status: int) -> str:
-    """How the main process ended, from its CLD_* code (man 2 waitid); '' if there was none."""
-    match code:
-        case 1:
-            return f": main process exited with status {status}"
-        case 2 | 3:
-            return f": main process was killed by signal {status} ({signal.strsignal(status)})"
-    return ""

@@ -10,9 +10,11 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from fleetd.core.names import parse_name
 from fleetd.systemd.protocol import ServiceManagerError
 
 MAX_NAME_LENGTH = 255
+INVALID_NAME = "systemd takes no unit of this name; choose another"
 _NAME = re.compile(
     r"[A-Za-z0-9:_.\\-][A-Za-z0-9:_.\\@-]*\."
     r"(?:service|socket|target|timer|path|mount|automount|swap|slice|scope|device)"
@@ -21,19 +23,13 @@ _BEING_WRITTEN = ".new"  # systemd and read() pass over names that begin with a 
 
 
 def is_unit_name(name: str) -> bool:
-    """Whether systemd would take this for the name of a unit or of a template."""
+    """Whether systemd takes this for the name of a unit or of a template. fleet's own rules let more names pass."""
     return len(name) <= MAX_NAME_LENGTH and _NAME.fullmatch(name) is not None
 
 
-def is_template(name: str) -> bool:
-    """Whether this names a template, which systemd cannot load or start without an instance."""
-    return "@" in name and name.rpartition(".")[0].endswith("@") and name.count("@") == 1
-
-
-def template_of(name: str) -> str:
-    """The template that systemd reads this instance from where it has no file of its own; '' if it is no instance."""
-    prefix, at, _ = name.partition("@")
-    return f"{prefix}@.{name.rpartition('.')[2]}" if at and not is_template(name) else ""
+def is_loadable(name: str) -> bool:
+    """Whether systemd can load a unit of this name; a template it cannot, without an instance."""
+    return is_unit_name(name) and not parse_name(name).is_template
 
 
 def has_install_section(text: str) -> bool:
@@ -76,7 +72,7 @@ class UnitFiles:
         """Write and link one unit file, or leave it alone where it already is so. Raises ServiceManagerError for a name
         that systemd would not take, or whose link would replace what is not ours."""
         if not is_unit_name(name):
-            raise ServiceManagerError(f"write {name}: this is no valid unit name")
+            raise ServiceManagerError(f"write {name}: {INVALID_NAME}")
         target, link = self._directory / name, self._runtime_directory / name
         linked = self._is_ours(link)
         if not linked and os.path.lexists(link):
@@ -108,7 +104,7 @@ class UnitFiles:
 
     def foreign_path(self, name: str, search_path: Iterable[str]) -> str:
         """Where in these directories a unit of this name, or its template, is found that is not ours; or ''."""
-        for candidate in (name, template_of(name)):
+        for candidate in (name, parse_name(name).template):
             for directory in search_path if candidate else ():
                 path = Path(directory, candidate)
                 if os.path.lexists(path) and not self._is_ours(path):
@@ -119,7 +115,7 @@ class UnitFiles:
         """The units that enabling these has given a dependency to, in order."""
         wanted = frozenset(names)
         links = self._runtime_directory.glob("*.*/*")
-        return sorted({link_owner(str(link)) for link in links if link.name in wanted})
+        return sorted({owner for link in links if link.name in wanted and (owner := link_owner(str(link)))})
 
     def resolve(self, path: str) -> str:
         """The unit file of ours that this path is a link to, or the path itself."""

@@ -1,0 +1,41 @@
+"""How a unit's failure is told to a person: one wording, whoever the service manager is."""
+
+import signal
+from collections.abc import Sequence
+
+import msgspec
+
+
+class Ending(msgspec.Struct, frozen=True):
+    """What systemd knows of how a unit ended; '' and 0 where it knows nothing. `exit_code` is CLD_* of waitid(2)."""
+
+    load_error: str = ""
+    result: str = ""
+    exit_code: int = 0
+    exit_status: int = 0
+    status_text: str = ""
+    job_result: str = ""
+
+
+def render_failure(ending: Ending, log: Sequence[str]) -> str:
+    """The reasons in order of weight, then the unit's last lines; '' where there is nothing to tell."""
+    reasons = [ending.load_error]
+    if ending.result not in ("", "success"):
+        reasons.append(f"{ending.result}{_render_exit(ending)}")
+    if ending.job_result not in ("", "done", "failed"):  # `failed` says no more than the result does
+        reasons.append(f"its last job ended with: {ending.job_result}")
+    if ending.status_text:
+        reasons.append(f"it said of itself: {ending.status_text}")
+    if log:
+        reasons.append("last lines:\n" + "\n".join(log))
+    return "; ".join(reason for reason in reasons if reason)
+
+
+def _render_exit(ending: Ending) -> str:
+    match ending.exit_code:
+        case 1:
+            return f": main process exited with status {ending.exit_status}"
+        case 2 | 3:
+            description = signal.strsignal(ending.exit_status)
+            return f": main process was killed by signal {ending.exit_status} ({description})"
+    return ""
