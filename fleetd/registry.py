@@ -56,7 +56,7 @@ KINDS: dict[str, type] = {
 }
 _REVISION_FIELD = {"units": "generation", "decisions": "revision"}  # filled from the store, never stored
 _ENCODER = msgspec.json.Encoder()
-_DECODERS = {kind: msgspec.json.Decoder(record) for kind, record in KINDS.items()}
+_DECODERS: dict[str, Any] = {kind: msgspec.json.Decoder(record) for kind, record in KINDS.items()}
 
 
 class MalformedRecord(ValueError):

@@ -1,0 +1,340 @@
+"""One snapshot of the whole cluster, with its indexes, and the placements tried on it.
+
+ClusterView is fed record by record (`apply`) and says which units each record concerns, so that a plan need not look
+at all of them. Plans only read it: what a plan would change is tried on a Trial laid over it and thrown away. What
+is decided is not here (schedule.py), nor who counts as dead (presence.py).
+"""
+
+from collections.abc import Iterator, MutableMapping
+from functools import lru_cache
+from typing import Any
+
+from fleetd.core.machine import Machine, MachineMode, MachineSettings, effective_metadata
+from fleetd.core.names import matches_glob, parse_name
+from fleetd.core.placement import Decision, Placement
+from fleetd.core.unit import Requirements, TargetState, Unit, UnitState, parse_requirements
+from fleetd.core.unitfile import UnitFileError, parse_unit_file
+
+Names = dict[str, None]  # an ordered set
+
+
+@lru_cache(maxsize=32768)
+def requirements_of(text: str, name: str) -> Requirements:
+    """What a unit of this text and name requires. Text that does not parse requires nothing: systemd will refuse it."""
+    try:
+        return parse_requirements(parse_unit_file(text), parse_name(name))
+    except UnitFileError:
+        return Requirements()
+
+
+class Room:
+    """What one machine holds by order of the leader, retiring copies apart: they hinder nobody."""
+
+    __slots__ = ("conflicts", "replaces", "staying", "templates", "units")
+
+    def __init__(self) -> None:
+        self.units: dict[str, Requirements] = {}  # all that may run here, also what is on its way out
+        self.staying: Names = {}  # those that are not withdrawn
+        self.conflicts: dict[str, Names] = {}  # pattern → the units that bear it
+        self.replaces: dict[str, Names] = {}
+        self.templates: dict[str, int] = {}
+
+    def copy(self) -> "Room":
+        """A room of its own with the same content."""
+        twin = Room()
+        twin.units, twin.staying, twin.templates = dict(self.units), dict(self.staying), dict(self.templates)
+        twin.conflicts = {pattern: dict(owners) for pattern, owners in self.conflicts.items()}
+        twin.replaces = {pattern: dict(owners) for pattern, owners in self.replaces.items()}
+        return twin
+
+    def add(self, name: str, requirements: Requirements, *, staying: bool) -> None:
+        """Take in a unit that is not here."""
+        self.units[name] = requirements
+        for pattern in requirements.conflicts:
+            self.conflicts.setdefault(pattern, {})[name] = None
+        for pattern in requirements.replaces:
+            self.replaces.setdefault(pattern, {})[name] = None
+        if staying:
+            self.staying[name] = None
+            template = parse_name(name).template
+            if template:
+                self.templates[template] = self.templates.get(template, 0) + 1
+
+    def discard(self, name: str) -> None:
+        """Let go of a unit, if it is here."""
+        requirements = self.units.pop(name, None)
+        if requirements is None:
+            return
+        for index, patterns in ((self.conflicts, requirements.conflicts), (self.replaces, requirements.replaces)):
+            for pattern in patterns:
+                owners = index.get(pattern, {})
+                owners.pop(name, None)
+                if not owners:
+                    index.pop(pattern, None)
+        if name in self.staying:
+            del self.staying[name]
+            template = parse_name(name).template
+            if template:
+                self.templates[template] -= 1
+
+    def conflicting(self, name: str, requirements: Requirements) -> Iterator[str]:
+        """The units here that this one may not share a machine with, by its patterns or by theirs."""
+        for pattern in requirements.conflicts:
+            for other in self.units:
+                if other != name and matches_glob(pattern, other):
+                    yield other
+        for pattern, owners in self.conflicts.items():
+            if matches_glob(pattern, name):
+                yield from (owner for owner in owners if owner != name)
+
+    def replacing(self, name: str, requirements: Requirements) -> Iterator[str]:
+        """The units staying here that push this one away; two that replace each other leave each other alone."""
+        for pattern, owners in self.replaces.items():
+            if matches_glob(pattern, name):
+                for owner in owners:
+                    mutual = any(matches_glob(own, owner) for own in requirements.replaces)
+                    if owner != name and owner in self.staying and not mutual:
+                        yield owner
+
+    def is_picky(self) -> bool:
+        """Whether anything here cares who else is here."""
+        return bool(self.conflicts or self.replaces)
+
+
+class ClusterView:
+    """The cluster as the store shows it. `machines` holds those that are there; `away` those that are absent but may
+    be alive; any other machine is dead."""
+
+    def __init__(self) -> None:
+        self.units: dict[str, Unit] = {}
+        self.machines: dict[str, Machine] = {}
+        self.settings: dict[str, MachineSettings] = {}
+        self.synced: dict[str, str] = {}  # machine → session
+        self.decisions: dict[str, Decision] = {}
+        self.placements: dict[str, dict[str, Placement]] = {}  # unit → machine → placement
+        self.states: dict[str, dict[str, UnitState]] = {}  # unit → machine → state
+        self.away: frozenset[str] = frozenset()
+        self.rooms: dict[str, Room] = {}
+        self.metadata: dict[str, dict[str, str]] = {}
+        self.retiring: dict[tuple[str, str], None] = {}  # (machine, unit) of the copies that retire
+        self._homeless: Names = {}  # units that should be somewhere and have no home
+        self._globals: Names = {}
+        self._ordered: dict[str, int] = {}  # machine → how many orders it has
+        self._followers: dict[str, Names] = {}  # peer → the units that name it in MachineOf
+
+    # Reading.
+
+    def requirements(self, name: str) -> Requirements:
+        """What a known unit requires."""
+        return requirements_of(self.units[name].text, name)
+
+    def is_wanted(self, name: str) -> bool:
+        """Whether a unit is to be on some machine: it exists, is no template, and its target is not inactive."""
+        unit = self.units.get(name)
+        return unit is not None and unit.target is not TargetState.INACTIVE and not parse_name(name).is_template
+
+    def home(self, name: str) -> str:
+        """The machine that the unit is ordered to be on, or ''."""
+        for machine, placement in self.placements.get(name, {}).items():
+            if not placement.withdrawn and not placement.retiring:
+                return machine
+        return ""
+
+    def bound_to(self, name: str) -> Names:
+        """The units that MachineOf binds to this one: those it names, and those that name it."""
+        return dict.fromkeys(self.requirements(name).machine_of) | self._followers.get(name, {})
+
+    def room(self, machine: str) -> Room:
+        """What the machine holds."""
+        return self.rooms.get(machine) or Room()
+
+    def is_dead(self, machine: str) -> bool:
+        """Whether the machine is neither there nor possibly coming back."""
+        return machine not in self.machines and machine not in self.away
+
+    def takes_work(self, machine: str) -> bool:
+        """Whether the machine is there and takes new units."""
+        found = self.machines.get(machine)
+        return found is not None and found.mode is MachineMode.READY
+
+    def is_running_on(self, name: str, machine: str) -> bool:
+        """Whether the machine reports that processes of the unit may exist."""
+        state = self.states.get(name, {}).get(machine)
+        return state is not None and state.runs
+
+    def known_units(self) -> list[str]:
+        """Every unit that there is anything to decide about, in order."""
+        return sorted({**dict.fromkeys(self.units), **dict.fromkeys(self.decisions), **dict.fromkeys(self.placements)})
+
+    def absent(self) -> list[str]:
+        """The machines that placements name and that are not there, in order."""
+        return sorted(machine for machine in self._ordered if machine not in self.machines)
+
+    # Taking in what the store shows. Each returns the units that it concerns.
+
+    def apply(self, kind: str, first: str, second: str, record: Any) -> Names:
+        """Take in one record (None: it is gone). Kinds and names are those of the keys; unknown kinds concern none."""
+        match kind:
+            case "units":
+                return self._set_unit(first, record)
+            case "placements":
+                return self._set_placement(second, first, record)
+            case "states":
+                return self._set_state(second, first, record)
+            case "decisions":
+                _set(self.decisions, first, record)
+                return {first: None} if record is None else {}
+            case "machines":
+                return self._set_machine(first, record)
+            case "settings":
+                _set(self.settings, first, record)
+                self._refresh_metadata(first)
+                return self.concerned_by(first)
+            case "synced":
+                _set(self.synced, first, record.session if record else None)
+        return {}
+
+    def set_away(self, away: frozenset[str]) -> Names:
+        """Say which of the absent machines may be alive; the units that this concerns."""
+        concerned: Names = {}
+        for machine in sorted(self.away ^ away):
+            concerned |= self.concerned_by(machine)
+        self.away = away
+        return concerned
+
+    def concerned_by(self, machine: str) -> Names:
+        """The units that a change of this machine concerns: what is there, what is everywhere, what is nowhere."""
+        here = {name: None for index in (self.placements, self.states) for name, at in index.items() if machine in at}
+        return here | self._globals | self._homeless
+
+    def _set_unit(self, name: str, unit: Unit | None) -> Names:
+        former = self.units.get(name)
+        if former is not None:
+            for peer in self.requirements(name).machine_of:
+                self._followers.get(peer, {}).pop(name, None)
+        _set(self.units, name, unit)
+        self._globals.pop(name, None)
+        if unit is not None:
+            requirements = self.requirements(name)
+            for peer in requirements.machine_of:
+                self._followers.setdefault(peer, {})[name] = None
+            if requirements.is_global:
+                self._globals[name] = None
+        self._refresh_homeless(name)
+        return {name: None} | self._followers.get(name, {})
+
+    def _set_placement(self, name: str, machine: str, placement: Placement | None) -> Names:
+        at = self.placements.setdefault(name, {})
+        former = at.get(machine)
+        _set(at, machine, placement)
+        if not at:
+            del self.placements[name]
+        orders = self._ordered.get(machine, 0) + (placement is not None) - (former is not None)
+        _set(self._ordered, machine, orders or None)
+        self.retiring.pop((machine, name), None)
+        if placement is not None and placement.retiring:
+            self.retiring[machine, name] = None
+        room = self.rooms.setdefault(machine, Room())
+        picky = room.is_picky()
+        room.discard(name)
+        if placement is not None and not placement.retiring:
+            room.add(name, requirements_of(placement.text, name), staying=not placement.withdrawn)
+        self._refresh_homeless(name)
+        concerned = {name: None} | self._followers.get(name, {})
+        if picky or room.is_picky():
+            concerned |= dict.fromkeys(room.units)
+        if former is not None and (placement is None or placement.withdrawn or placement.retiring):
+            concerned |= self._homeless | self._globals  # room was made
+        return concerned
+
+    def _set_state(self, name: str, machine: str, state: UnitState | None) -> Names:
+        at = self.states.setdefault(name, {})
+        former = at.get(machine)
+        _set(at, machine, state)
+        if not at:
+            del self.states[name]
+        return {} if _weight(former) == _weight(state) else {name: None}
+
+    def _set_machine(self, machine: str, record: Machine | None) -> Names:
+        former = self.machines.get(machine)
+        _set(self.machines, machine, record)
+        self._refresh_metadata(machine)
+        if former is not None and record is not None:
+            same = (former.mode, former.metadata, former.session) == (record.mode, record.metadata, record.session)
+            if same:
+                return {}
+        return self.concerned_by(machine)
+
+    def _refresh_metadata(self, machine: str) -> None:
+        record = self.machines.get(machine)
+        settings = self.settings.get(machine)
+        _set(self.metadata, machine, effective_metadata(record, settings) if record else None)
+
+    def _refresh_homeless(self, name: str) -> None:
+        self._homeless.pop(name, None)
+        if self.is_wanted(name) and name not in self._globals and not self.home(name):
+            self._homeless[name] = None
+
+
+class Trial:
+    """Placements tried on a view. Rooms are copied when they are first touched; the view stays as it is."""
+
+    def __init__(self, view: ClusterView) -> None:
+        self.view = view
+        self._rooms: dict[str, Room] = {}
+        self._homes: dict[str, str] = {}
+
+    def room(self, machine: str) -> Room:
+        """What the machine would hold."""
+        return self._rooms.get(machine) or self.view.room(machine)
+
+    def home(self, name: str) -> str:
+        """Where the unit would be, or ''."""
+        found = self._homes.get(name)
+        return self.view.home(name) if found is None else found
+
+    def place(self, name: str, machine: str, requirements: Requirements) -> None:
+        """The unit comes to this machine, or stays with new requirements."""
+        room = self._touch(machine)
+        room.discard(name)
+        room.add(name, requirements, staying=True)
+        self._homes[name] = machine
+
+    def withdraw(self, name: str, machine: str) -> None:
+        """The unit is told to go; until it has gone it still hinders those it conflicts with."""
+        room = self._touch(machine)
+        requirements = room.units.get(name)
+        if requirements is not None:
+            room.discard(name)
+            room.add(name, requirements, staying=False)
+        self._leave(name, machine)
+
+    def vacate(self, name: str, machine: str) -> None:
+        """The unit has gone from this machine, or only retires there."""
+        self._touch(machine).discard(name)
+        self._leave(name, machine)
+
+    def _leave(self, name: str, machine: str) -> None:
+        if self.home(name) == machine:
+            self._homes[name] = ""
+
+    def _touch(self, machine: str) -> Room:
+        if machine not in self._rooms:
+            self._rooms[machine] = self.view.room(machine).copy()
+        return self._rooms[machine]
+
+
+def _weight(state: UnitState | None) -> tuple[Any, ...] | None:
+    """What the leader looks at in a state: a change of anything else concerns nobody."""
+    if state is None:
+        return None
+    failed = state.active == "failed" or bool(state.error)
+    return (state.runs, state.active == "active", failed, state.target, state.generation, state.completed)
+
+
+def _set(mapping: MutableMapping[str, Any], key: str, value: Any) -> None:
+    """Keep the value under the key, or nothing where it is None."""
+    if value is None:
+        mapping.pop(key, None)
+    else:
+        mapping[key] = value

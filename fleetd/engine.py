@@ -1,0 +1,409 @@
+"""The leader: view → plan_cluster → guarded transactions.
+
+One engine of the cluster leads, by a key on a lease of its own; the others wait for that key to vanish. The leader
+keeps a view of everything by one watch, plans for what changed, and writes the plan guarded by its term. What is
+decided stands in core/; what a machine does with it is agent.py's matter. The two know each other only by their keys.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from typing import Any, Protocol
+
+from fleetd.core.cluster import ClusterView, Names
+from fleetd.core.copies import UnitPlan
+from fleetd.core.presence import Absence, BeatHistory, judge, note_absences
+from fleetd.core.schedule import Plan, plan_cluster
+from fleetd.registry import Leader, MalformedRecord, Registry, Step, Synced, cut_into_transactions, encode
+from fleetd.store.protocol import (
+    Changes,
+    Compacted,
+    Comparison,
+    Conflict,
+    CreatedAt,
+    Delete,
+    HasValue,
+    LeaseNotFound,
+    Operation,
+    Put,
+    Snapshot,
+    StoreError,
+    Unavailable,
+    Unchanged,
+)
+
+log = logging.getLogger(__name__)
+
+MIN_LEADER_TTL_S = 2.0  # etcd grants no shorter lease
+RETRY_S = 1.0
+HISTORY_S = 600.0  # how much of etcd's history is kept
+SMALL_PLAN = 100  # units; a larger plan is made beside the loop, which must go on beating
+STEP_OPERATIONS = 100
+STEP_BYTES = 600_000
+
+
+class Offload(Protocol):
+    """Run a function that takes long: in a thread, or at once where time is virtual."""
+
+    def __call__(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Awaitable[Any]: ...
+
+
+class Beats(Protocol):
+    """What the engine needs to know of this machine's own heartbeats (membership.py)."""
+
+    beats: BeatHistory
+    disturbed_s: float | None  # when this machine's own lease was last seen to vanish
+
+
+class Engine:
+    """Campaigns for leadership as long as it runs, and leads while it holds it."""
+
+    def __init__(
+        self,
+        machine: str,
+        registry: Registry,
+        membership: Beats,
+        *,
+        ttl_s: float,
+        handover_timeout_s: float,
+        compact: bool,
+        now: Callable[[], float],
+        unix_now: Callable[[], float],
+        new_id: Callable[[], str],
+        offload: Offload,
+    ) -> None:
+        self.machine = machine
+        self.registry = registry
+        self.store = registry.store
+        self.membership = membership
+        self.ttl_s = ttl_s
+        self.leader_ttl_s = max(MIN_LEADER_TTL_S, ttl_s / 2)
+        self.handover_timeout_s = handover_timeout_s
+        self.compact = compact
+        self.now = now
+        self.unix_now = unix_now
+        self.new_id = new_id
+        self.offload = offload
+        self.leadership: Leadership | None = None
+
+    async def run(self) -> None:
+        """Campaign and lead until cancelled. A store that does not answer is waited for."""
+        while True:
+            try:
+                lease, guards = await self._campaign()
+            except StoreError as error:
+                log.debug("cannot campaign: %s", error)
+                await asyncio.sleep(RETRY_S)
+                continue
+            self.leadership = Leadership(self, lease, guards)
+            log.info("leads the cluster")
+            try:
+                await self.leadership.lead()
+            finally:
+                self.leadership = None
+                await self._give_up(lease)
+            log.info("leads no longer")
+
+    async def _campaign(self) -> tuple[int, tuple[Comparison, ...]]:
+        """Wait until nobody leads, and take office: the lease, and what guards every write from now on."""
+        key = self.registry.key("leader")
+        while True:
+            item = await self.store.get(key)
+            if item is None:
+                value = encode(Leader(self.machine, self.new_id()))
+                lease = await self.store.grant(self.leader_ttl_s)
+                try:
+                    revision = await self.store.transact([Unchanged(key, 0)], [Put(key, value, lease)])
+                except StoreError as error:
+                    await self._give_up(lease)
+                    if not isinstance(error, Conflict):
+                        raise
+                    continue
+                return lease, (CreatedAt(key, revision), HasValue(key, value))
+            if b'"' + self.machine.encode() + b'"' in item.value:  # ours, of a fleetd that is no more
+                await self._depose(key, item.value)
+            else:
+                await self._wait_for_vacancy(key, item.mod_revision)
+
+    async def _depose(self, key: str, value: bytes) -> None:
+        with suppress(Conflict):
+            await self.store.transact([HasValue(key, value)], [Delete(key)])
+
+    async def _wait_for_vacancy(self, key: str, revision: int) -> None:
+        """Wait until the leader's key is gone; look again now and then, should the watch be deaf."""
+        watch = self.store.watch(key, revision)
+        try:
+            async with asyncio.timeout(2 * self.leader_ttl_s):
+                async for changes in watch:
+                    if any(event.key == key and event.item is None for event in changes.events):
+                        return
+        except (TimeoutError, Compacted):
+            return
+        finally:
+            await watch.aclose()
+
+    async def _give_up(self, lease: int) -> None:
+        try:
+            await self.store.revoke(lease)
+        except StoreError as error:
+            log.debug("the leader's lease is left to expire: %s", error)
+
+
+class Deposed(Exception):
+    """This engine leads no longer: its key is gone, or the store is not what it was."""
+
+
+class Leadership:
+    """One term in office."""
+
+    def __init__(self, engine: Engine, lease: int, guards: tuple[Comparison, ...]) -> None:
+        self.engine = engine
+        self.registry = engine.registry
+        self.store = engine.store
+        self.lease = lease
+        self.guards = guards
+        self.since_s = engine.unix_now()
+        self.view = ClusterView()
+        self.revision = 0  # the view shows the store as of this revision (0: it shows nothing yet)
+        self.passes = 0
+        self._written = 1  # no plan is made before the view has reached this revision
+        self._inbox: deque[Snapshot | Changes | StoreError] = deque()
+        self._wake = asyncio.Event()
+        self._changed: Names | None = None  # the units to plan for; None: all
+        self._absences: tuple[Absence, ...] = ()
+        self._retiring_since: dict[tuple[str, str], float] = {}
+        self._history: deque[tuple[float, int]] = deque()
+
+    async def lead(self) -> None:
+        """Lead until deposed."""
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks.append(group.create_task(self._beat()))
+                tasks.append(group.create_task(self._govern()))
+        except* Deposed as reasons:
+            log.warning("gives up the lead: %s", reasons.exceptions[0])
+
+    async def _beat(self) -> None:
+        """Keep the term's lease, and see by the store's revision whether the watch has gone deaf."""
+        interval_s = self.engine.leader_ttl_s / 3
+        answered_s = self.engine.now()
+        highest = 0
+        while True:
+            await asyncio.sleep(interval_s)
+            try:
+                beat = await self.store.keep_alive(self.lease)
+            except LeaseNotFound:
+                raise Deposed("its lease has expired") from None
+            except Unavailable as error:
+                if self.engine.now() - answered_s > self.engine.leader_ttl_s:
+                    raise Deposed(f"the store has not answered for a whole term's lease: {error}") from None
+                continue
+            answered_s = self.engine.now()
+            if beat.revision < max(highest, self.revision):
+                raise Deposed(f"the store's revision fell from {max(highest, self.revision)} to {beat.revision}")
+            if self.revision < highest:  # what the last beat told of has still not arrived
+                self._inbox.append(Compacted(beat.revision))
+            highest = beat.revision
+            self._wake.set()
+            await self._forget_history()
+
+    async def _govern(self) -> None:
+        """Take in what changed, plan, write; again and again."""
+        watch = asyncio.create_task(self._load())
+        try:
+            while True:
+                due_s = None
+                if self.revision >= self._written:
+                    due_s = await self._pass()
+                if not self._inbox:
+                    await self._sleep(due_s)
+                if not self._take_in():
+                    self.revision, self._written = 0, 1
+                    watch.cancel()
+                    watch = asyncio.create_task(self._load())
+        finally:
+            watch.cancel()
+
+    async def _load(self) -> None:
+        """Read everything, then watch it; what arrives is put into the inbox."""
+        while True:
+            try:
+                snapshot = await self.store.range(self.registry.prefix)
+                break
+            except Unavailable as error:
+                log.debug("cannot read the cluster: %s", error)
+                await asyncio.sleep(RETRY_S)
+        self._inbox.append(snapshot)
+        self._wake.set()
+        try:
+            async for changes in self.store.watch(self.registry.prefix, snapshot.revision):
+                self._inbox.append(changes)
+                self._wake.set()
+        except Compacted as error:
+            self._inbox.append(error)
+            self._wake.set()
+
+    def _take_in(self) -> bool:
+        """Bring the view up to date with the inbox. False: it must be read anew."""
+        self._wake.clear()
+        while self._inbox:
+            entry = self._inbox.popleft()
+            if isinstance(entry, Snapshot):
+                self.view = ClusterView()
+                for item in entry.items:
+                    self._apply(item.key, item, item.mod_revision)
+                self.revision = self._written = entry.revision
+                self._changed = None
+            elif isinstance(entry, Changes):
+                for event in entry.events:
+                    self._apply(event.key, event.item, event.revision)
+                self.revision = max(self.revision, entry.revision)
+            else:
+                self._inbox.clear()
+                return False
+        return True
+
+    def _apply(self, key: str, item: Any, revision: int) -> None:
+        """Take one key into the view, and note which units it concerns. One that cannot be read counts as absent."""
+        try:
+            change = self.registry.change(key, item, revision)
+        except MalformedRecord as error:
+            log.error("%s", error)
+            change = self.registry.change(key, None, revision)
+        if change is None:
+            return
+        if change.path.kind == "leader" and (change.record is None or change.lease != self.lease):
+            raise Deposed("somebody else took office" if change.record else "its key is gone")
+        concerned = self.view.apply(change.path.kind, change.path.first, change.path.second, change.record)
+        if self._changed is not None:
+            self._changed |= concerned
+
+    async def _sleep(self, due_s: float | None) -> None:
+        """Until something happens, or until then."""
+        try:
+            async with asyncio.timeout(None if due_s is None else max(0.0, due_s - self.engine.now())):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+    async def _pass(self) -> float | None:
+        """Plan for what changed and write it. Returns when to look again even if nothing happens."""
+        due_s = self._look_around()
+        changed, self._changed = self._changed, {}
+        self.passes += 1
+        plan = await self._plan(changed)
+        if not (plan.units or plan.synced or plan.forgotten):
+            return due_s
+        try:
+            await self._write(plan)
+        except StoreError as error:
+            log.info("reads everything again: %s", error)
+            await self._check_office()
+            self._inbox.append(error)
+        return due_s
+
+    def _look_around(self) -> float | None:
+        """Judge who is away and which retiring copies are overdue; what that concerns counts as changed."""
+        engine, now_s = self.engine, self.engine.now()
+        beats, interval_s = engine.membership.beats, engine.ttl_s / 3
+        self._absences = note_absences(
+            self._absences,
+            self.view.absent(),
+            now_s=now_s,
+            calm=beats.covers(engine.ttl_s, now_s, interval_s),
+            disturbed_s=engine.membership.disturbed_s,
+        )
+        verdict = judge(self._absences, beats, now_s=now_s, ttl_s=engine.ttl_s, interval_s=interval_s)
+        for machine in verdict.dead:
+            log.warning("machine is dead, its units go elsewhere machine=%s", machine)
+        concerned = self.view.set_away(frozenset(verdict.away)) | dict.fromkeys(
+            name for machine in verdict.dead for name in self.view.concerned_by(machine)
+        )
+        due = [verdict.next_s] if verdict.next_s is not None else []
+        since = {copy: self._retiring_since.get(copy, now_s) for copy in self.view.retiring}
+        self._retiring_since = since
+        for (_, name), begun_s in since.items():
+            if begun_s + engine.handover_timeout_s <= now_s:
+                concerned[name] = None
+            else:
+                due.append(begun_s + engine.handover_timeout_s)
+        if self._changed is not None:
+            self._changed |= concerned
+        return min(due) if due else None
+
+    async def _plan(self, changed: Names | None) -> Plan:
+        limit_s = self.engine.now() - self.engine.handover_timeout_s
+        overdue = frozenset(copy for copy, begun_s in self._retiring_since.items() if begun_s <= limit_s)
+        arguments = {"now_s": self.engine.unix_now(), "overdue": overdue}
+        if changed is not None and len(changed) <= SMALL_PLAN:
+            return plan_cluster(self.view, changed, **arguments)  # type: ignore[arg-type]
+        plan: Plan = await self.engine.offload(plan_cluster, self.view, changed, **arguments)
+        return plan
+
+    async def _write(self, plan: Plan) -> None:
+        """Write the plan in as few transactions as may be, in its order. Raises what the store raises."""
+        steps = [step for unit in plan.units for step in self._steps(unit)]
+        steps += [Step((), (self.registry.put(Synced(session), machine),)) for machine, session in plan.synced] + [
+            Step((), (Delete(self.registry.key("synced", machine)),)) for machine in plan.forgotten
+        ]
+        for transaction in cut_into_transactions(steps, self.guards):
+            self._written = await self.store.transact(transaction.comparisons, transaction.operations)
+        for unit in plan.units:
+            _log_decision(unit)
+
+    def _steps(self, plan: UnitPlan) -> Iterator[Step]:
+        """One step a unit. A global unit on many machines takes several: its orders do not depend on one another, and
+        its decision comes last, so that all of them are guarded by the former one."""
+        key = self.registry.key
+        decision_key = key("decisions", plan.unit)
+        guard = (Unchanged(decision_key, plan.revision),)
+        operations: list[Operation] = []
+        size = 0
+        deletes: list[Operation] = [Delete(key("placements", machine, plan.unit)) for machine in plan.cancels]
+        puts: list[Operation] = [self.registry.put(order, order.machine, order.unit) for order in plan.orders]
+        for operation in (*deletes, *puts):
+            operations.append(operation)
+            size += len(operation.value) if isinstance(operation, Put) else 0
+            if len(operations) >= STEP_OPERATIONS or size >= STEP_BYTES:
+                yield Step(guard, tuple(operations))
+                operations, size = [], 0
+        last = self.registry.put(plan.decision, plan.unit) if plan.decision else Delete(decision_key)
+        yield Step(guard, (*operations, last))
+
+    async def _check_office(self) -> None:
+        """After a transaction that failed or whose fate is unknown: do we lead still? Raises Deposed."""
+        while True:
+            try:
+                item = await self.store.get(self.registry.key("leader"))
+            except Unavailable:
+                await asyncio.sleep(RETRY_S)
+                continue
+            if item is None or item.lease != self.lease:
+                raise Deposed("somebody else took office, or nobody")
+            return
+
+    async def _forget_history(self) -> None:
+        """Compact what is older than HISTORY_S, where there is anything new to forget."""
+        now_s = self.engine.now()
+        if not self._history or self._history[-1][1] < self.revision:
+            self._history.append((now_s, self.revision))
+        past = 0
+        while self._history and self._history[0][0] < now_s - HISTORY_S:
+            past = self._history.popleft()[1]
+        if past and self.engine.compact:
+            try:
+                await self.store.compact(past)
+            except StoreError as error:
+                log.info("cannot compact the store's history: %s", error)
+
+
+def _log_decision(plan: UnitPlan) -> None:
+    decision = plan.decision
+    if decision is None:
+        log.info("unit=%s is nowhere any more", plan.unit)
+    else:
+        where = decision.machine or (f"{decision.machines} machines" if decision.machines else "none")
+        log.info("unit=%s machine=%s reason=%r refusals=%s", plan.unit, where, decision.reason, decision.refusals)
