@@ -145,7 +145,7 @@ class Cluster:
 
     def _start(self) -> None:
         self.etcd = EtcdServer(
-            self.network.directory / "etcd", address=self.network.address, arguments=self._etcd_arguments
+            self.network.directory / "etcd", address=self.network.address, extra_args=self._etcd_arguments
         )
         if self._ssh:
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.ssh_key], check=True)
@@ -158,14 +158,15 @@ class Cluster:
             for config in self._wanted:
                 self._build(config, None)
             booting = [pool.submit(machine.boot) for machine in self.machines]
-            for started in [starting, *booting]:
-                started.result()
+            starting.result()
+            for booted in booting:
+                booted.result()
         self.wait_ready()
 
     def _build(self, config: Config, machine_id: str | None) -> Machine:
         machine = Machine(self.network, len(self.machines), machine_id=machine_id)
         if self._fleetd:
-            own = {"etcd_servers": self.etcd.endpoint, "public_ip": machine.address}
+            own = {"etcd_servers": self.etcd.client_url, "public_ip": machine.address}
             root.install_fleet(machine.root, {**own, **self._config, **config})
         if self._ssh:
             root.install_ssh(machine.root, self.ssh_key.with_suffix(".pub").read_text())
