@@ -1,0 +1,240 @@
+"""The store in this process, kept in SQLite: one machine without etcd, and what tests and the simulator run on.
+
+The tables are sqlite.py's. Here are the order of requests, time (leases), and history in memory (watches). All time is
+the injected clock's and the event loop's timers', and nothing is random but the id of a store set up anew.
+"""
+
+import asyncio
+import logging
+import math
+import secrets
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from typing import Protocol, TypeVar
+
+from fleetd.store.bounds import check_keys, check_transaction
+from fleetd.store.protocol import (
+    Beat,
+    Changes,
+    Compacted,
+    Comparison,
+    Event,
+    KeyValue,
+    LeaseNotFound,
+    Operation,
+    Snapshot,
+    Unavailable,
+)
+from fleetd.store.sqlite import Database, Written
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+HISTORY_REVISIONS = 4096  # kept in memory for watches
+RETRY_S = 1.0  # after a lease could not be ended, because the disk was full
+
+
+class Offload(Protocol):
+    """Runs a blocking function where it does not hold up the event loop (asyncio.to_thread), or inline in tests."""
+
+    def __call__(self, work: Callable[[], T], /) -> Awaitable[T]: ...
+
+
+async def inline(work: Callable[[], T], /) -> T:
+    """The Offload of tests and of the simulator: run it here and now."""
+    return work()
+
+
+class History:
+    """The last revisions' events, in memory. Revisions follow each other without a gap."""
+
+    def __init__(self, revision: int, length: int) -> None:
+        self.revision = revision
+        self._begins = revision + 1
+        self._length = length
+        self._entries: list[tuple[Event, ...]] = []  # of the revisions from _begins on
+
+    def append(self, events: tuple[Event, ...]) -> None:
+        self.revision += 1
+        self._entries.append(events)
+        if len(self._entries) > 2 * self._length:  # cut rarely: a cut moves the whole list
+            self.forget_before(self.revision + 1 - self._length)
+
+    def forget_before(self, revision: int) -> None:
+        if revision > self._begins:
+            del self._entries[: revision - self._begins]
+            self._begins = revision
+
+    def after(self, revision: int, prefix: str) -> tuple[Event, ...]:
+        """Every event below the prefix after that revision. Raises Compacted."""
+        if not self._begins - 1 <= revision <= self.revision:
+            raise Compacted(self._begins)
+        later = self._entries[revision + 1 - self._begins :]
+        return tuple(event for events in later for event in events if event.key.startswith(prefix))
+
+
+class EmbeddedStore:
+    """Keeps the protocol (fleetd/store/protocol.py) in one SQLite file. To be made inside the event loop.
+
+    `path` may be ':memory:'. `now` is a clock in seconds that never goes back (default: the loop's); `cluster_id` names
+    a store that is set up anew (default: a random one). Raises StoreError where the file cannot be opened, or another
+    process has it open. Leases outlive a restart, each with its whole time to live ahead again.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        offload: Offload = asyncio.to_thread,
+        now: Callable[[], float] | None = None,
+        cluster_id: str = "",
+        history: int = HISTORY_REVISIONS,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._now = now or self._loop.time
+        self._offload = offload
+        self._database = Database(path, cluster_id or secrets.token_hex(16))
+        self._history = History(self._database.revision(), history)
+        self._ttls_s = self._database.leases()
+        self._deadlines = {lease: self._now() + ttl_s for lease, ttl_s in self._ttls_s.items()}
+        self._turn = asyncio.Lock()
+        self._news = asyncio.Event()
+        self._closed = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._expiring: asyncio.Task[None] | None = None
+        self._arm()
+
+    async def cluster_id(self) -> str:
+        return await self._do(self._database.cluster_id)
+
+    async def get(self, key: str) -> KeyValue | None:
+        items = (await self.get_many([key])).items
+        return items[0] if items else None
+
+    async def get_many(self, keys: Sequence[str]) -> Snapshot:
+        check_keys(keys)
+        return await self._do(lambda: self._database.get_many(keys))
+
+    async def range(self, prefix: str) -> Snapshot:
+        return await self._do(lambda: self._database.range(prefix))
+
+    async def transact(self, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> int:
+        check_transaction(comparisons, operations)
+        written = await self._do(lambda: self._database.transact(comparisons, operations), self._publish)
+        return written.revision
+
+    async def watch(self, prefix: str, after_revision: int) -> AsyncGenerator[Changes, None]:
+        position = after_revision
+        while not self._closed:
+            news = self._news
+            events = self._history.after(position, prefix)
+            position = self._history.revision
+            if events:
+                yield Changes(events, position)
+            else:
+                await news.wait()
+
+    async def grant(self, ttl_s: float) -> int:
+        whole_ttl_s = float(max(1, math.ceil(ttl_s)))
+
+        def granted(lease: int) -> None:
+            self._ttls_s[lease] = whole_ttl_s
+            self._deadlines[lease] = self._now() + whole_ttl_s
+            self._arm()
+
+        return await self._do(lambda: self._database.grant(whole_ttl_s), granted)
+
+    async def keep_alive(self, lease: int) -> Beat:
+        """Nothing is written: a restart gives each lease its whole time anyway."""
+        self._check_open()
+        if lease not in self._deadlines:
+            raise LeaseNotFound(f"lease {lease} has expired or was revoked")
+        self._deadlines[lease] = self._now() + self._ttls_s[lease]
+        return Beat(self._ttls_s[lease], self._history.revision)
+
+    async def time_to_live(self, lease: int) -> float | None:
+        self._check_open()
+        if lease not in self._deadlines:
+            return None
+        return max(0.0, self._deadlines[lease] - self._now())
+
+    async def revoke(self, lease: int) -> None:
+        def revoked(written: Written) -> None:
+            self._ttls_s.pop(lease, None)
+            self._deadlines.pop(lease, None)
+            self._publish(written)
+
+        await self._do(lambda: self._database.revoke(lease), revoked)
+
+    async def compact(self, revision: int) -> None:
+        self._check_open()
+        if revision > self._history.revision + 1:
+            raise ValueError(f"cannot forget history before revision {revision}: it is still to come")
+        self._history.forget_before(revision)
+
+    async def revision(self) -> int:
+        self._check_open()
+        return self._history.revision
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        if self._timer:
+            self._timer.cancel()
+        self._news.set()
+        if self._expiring:
+            await self._expiring
+        async with self._turn:
+            self._database.close()
+
+    async def _do(self, work: Callable[[], T], done: Callable[[T], None] | None = None) -> T:
+        """Run `work` when it is its turn, and tell `done` on the loop. A caller that is cancelled meanwhile stops
+        neither: what is on the disk is in history too."""
+        return await asyncio.shield(self._loop.create_task(self._take_turn(work, done)))
+
+    async def _take_turn(self, work: Callable[[], T], done: Callable[[T], None] | None) -> T:
+        async with self._turn:
+            self._check_open()
+            result = await self._offload(work)
+            if done:
+                done(result)
+            return result
+
+    def _publish(self, written: Written) -> None:
+        if written.events:
+            self._history.append(written.events)
+            self._news.set()
+            self._news = asyncio.Event()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Unavailable("the store is closed")
+
+    def _arm(self, at_least_s: float = 0.0) -> None:
+        """Set the timer to the first lease's deadline. A beat leaves it: it then fires early, and is set again."""
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        if self._deadlines and not self._closed:
+            wait_s = max(at_least_s, min(self._deadlines.values()) - self._now())
+            self._timer = self._loop.call_later(wait_s, self._begin_expiry)
+
+    def _begin_expiry(self) -> None:
+        self._timer = None
+        self._expiring = self._loop.create_task(self._expire())
+
+    async def _expire(self) -> None:
+        """End the leases whose time is over, in the order of their deadlines, each at a revision of its own."""
+        now = self._now()
+        due = sorted((deadline, lease) for lease, deadline in self._deadlines.items() if deadline <= now)
+        try:
+            for _, lease in due:
+                if self._deadlines.get(lease, now) <= now:  # not renewed while others were ended
+                    await self.revoke(lease)
+        except Unavailable as error:
+            if not self._closed:
+                log.warning("cannot end lease %s: %s", lease, error)
+                self._arm(at_least_s=RETRY_S)
+        else:
+            self._arm()

@@ -1,0 +1,63 @@
+"""What the contract suites run on: one etcd for all of them, and each implementation under its protocol's name."""
+
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fleetd.store.embedded import EmbeddedStore
+from fleetd.store.etcd import EtcdStore
+from fleetd.store.protocol import Store
+from tests.etcd import EtcdServer, etcd_is_installed
+
+
+def _require_etcd() -> None:
+    if etcd_is_installed():
+        return
+    if os.environ.get("CI") == "true":
+        pytest.fail("etcd is not installed, and CI runs the whole contract")
+    pytest.skip("etcd is not installed")
+
+
+@pytest.fixture(scope="session")
+def shared_etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
+    """One etcd for every test that leaves it running and its keys alone."""
+    _require_etcd()
+    server = EtcdServer(tmp_path_factory.mktemp("etcd") / "data").start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def new_etcd(tmp_path: Path) -> Iterator[Callable[..., EtcdServer]]:
+    """Makes etcd servers for one test to maltreat; their data lie under names of their own."""
+    _require_etcd()
+    servers: list[EtcdServer] = []
+
+    def make(**options: object) -> EtcdServer:
+        server = EtcdServer(tmp_path / f"etcd{len(servers)}", **options)
+        servers.append(server)
+        return server
+
+    yield make
+    for server in servers:
+        server.kill()
+
+
+@pytest.fixture(params=["embedded", "etcd"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    """Every implementation of the store's protocol, in turn."""
+    made: Store
+    if request.param == "etcd":
+        made = EtcdStore([request.getfixturevalue("shared_etcd").client_url], request_timeout_s=5)
+    else:
+        made = EmbeddedStore(str(tmp_path / "store.db"))
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def below(request: pytest.FixtureRequest) -> str:
+    """A prefix that is this test's alone."""
+    return f"/{request.node.name}/"

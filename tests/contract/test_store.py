@@ -1,0 +1,520 @@
+"""What every store owes to the protocol, on each implementation."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+import pytest
+
+from fleetd.store.protocol import (
+    MAX_OPERATIONS,
+    MAX_TRANSACTION_BYTES,
+    Changes,
+    Compacted,
+    Conflict,
+    CreatedAt,
+    Delete,
+    Event,
+    HasValue,
+    KeyValue,
+    LeaseNotFound,
+    Put,
+    Store,
+    Unavailable,
+    Unchanged,
+)
+
+PATIENCE_S = 5.0
+
+
+async def put(store: Store, key: str, value: bytes = b"x", lease: int = 0) -> int:
+    return await store.transact([], [Put(key, value, lease)])
+
+
+async def fill(store: Store, below: str, count: int, value: bytes = b"x") -> int:
+    """Put `count` keys in as few transactions as the bounds allow; the revision of the last."""
+    puts = [Put(f"{below}{number:05}", value) for number in range(count)]
+    for start in range(0, count, MAX_OPERATIONS):
+        revision = await store.transact([], puts[start : start + MAX_OPERATIONS])
+    return revision
+
+
+async def next_of(watch: AsyncIterator[Changes]) -> Changes:
+    return await asyncio.wait_for(anext(watch), PATIENCE_S)
+
+
+async def events_until(watch: AsyncIterator[Changes], revision: int) -> list[Event]:
+    """All events up to the revision, which the watch must come to."""
+    events: list[Event] = []
+    seen = 0
+    while seen < revision:
+        changes = await next_of(watch)
+        events += changes.events
+        seen = changes.revision
+    return events
+
+
+# Reading and writing
+
+
+async def test_a_key_that_was_never_written_is_none(store: Store, below: str) -> None:
+    assert await store.get(below + "a") is None
+
+
+async def test_a_key_tells_when_it_was_created_and_last_changed(store: Store, below: str) -> None:
+    first = await put(store, below + "a", b"one")
+    second = await put(store, below + "a", b"two")
+    assert second == first + 1
+    assert await store.get(below + "a") == KeyValue(below + "a", b"two", first, second)
+
+
+async def test_a_key_deleted_and_written_again_is_a_new_one(store: Store, below: str) -> None:
+    await put(store, below + "a")
+    await store.transact([], [Delete(below + "a")])
+    assert await store.get(below + "a") is None
+    again = await put(store, below + "a")
+    assert await store.get(below + "a") == KeyValue(below + "a", b"x", again, again)
+
+
+async def test_empty_values_and_every_byte_are_kept(store: Store, below: str) -> None:
+    every_byte = bytes(range(256))
+    await store.transact([], [Put(below + "empty", b""), Put(below + "bytes", every_byte)])
+    found = await store.get_many([below + "empty", below + "bytes"])
+    assert [item.value for item in found.items] == [b"", every_byte]
+
+
+async def test_keys_need_not_be_ascii(store: Store, below: str) -> None:
+    keys = [below + "a", below + "é", below + "\uffff", below + "😀"]
+    await store.transact([], [Put(key, key.encode()) for key in reversed(keys)])
+    assert [item.key for item in (await store.range(below)).items] == keys
+
+
+async def test_a_transaction_happens_at_one_revision(store: Store, below: str) -> None:
+    revision = await store.transact([], [Put(below + "b", b""), Put(below + "a", b"")])
+    snapshot = await store.range(below)
+    assert [(item.key, item.mod_revision) for item in snapshot.items] == [
+        (below + "a", revision),
+        (below + "b", revision),
+    ]
+    assert snapshot.revision == revision == await store.revision()
+
+
+async def test_to_delete_what_is_not_there_changes_nothing(store: Store, below: str) -> None:
+    before = await store.revision()
+    assert await store.transact([], [Delete(below + "a")]) == before
+    assert await store.revision() == before
+
+
+async def test_get_many_answers_in_the_order_asked_and_leaves_out_what_is_missing(store: Store, below: str) -> None:
+    revision = await store.transact([], [Put(below + name, name.encode()) for name in "abc"])
+    snapshot = await store.get_many([below + "c", below + "missing", below + "a"])
+    assert [item.value for item in snapshot.items] == [b"c", b"a"]
+    assert snapshot.revision == revision
+
+
+async def test_get_many_of_nothing_still_tells_the_revision(store: Store, below: str) -> None:
+    revision = await put(store, below + "a")
+    snapshot = await store.get_many([])
+    assert (snapshot.items, snapshot.revision) == ((), revision)
+
+
+async def test_get_many_takes_as_many_keys_as_a_transaction_and_no_more(store: Store, below: str) -> None:
+    await fill(store, below, MAX_OPERATIONS)
+    keys = [f"{below}{number:05}" for number in range(MAX_OPERATIONS + 1)]
+    assert len((await store.get_many(keys[:-1])).items) == MAX_OPERATIONS
+    with pytest.raises(ValueError, match="129"):
+        await store.get_many(keys)
+
+
+async def test_a_range_has_what_begins_with_the_prefix_and_nothing_else(store: Store, below: str) -> None:
+    inside = [below + "b", below + "b/c", below + "bé"]
+    outside = [below + "a", below + "c", below[:-1] + "0"]
+    await store.transact([], [Put(key, b"") for key in inside + outside])
+    assert [item.key for item in (await store.range(below + "b")).items] == inside
+
+
+async def test_a_range_of_nothing_still_tells_the_revision(store: Store, below: str) -> None:
+    revision = await put(store, below + "a")
+    snapshot = await store.range(below + "none")
+    assert (snapshot.items, snapshot.revision) == ((), revision)
+
+
+async def test_an_empty_prefix_means_every_key(store: Store, below: str) -> None:
+    await put(store, below + "a")
+    assert below + "a" in [item.key for item in (await store.range("")).items]
+
+
+async def test_a_range_may_have_thousands_of_keys(store: Store, below: str) -> None:
+    await fill(store, below, 3000, value=b"v" * 1024)
+    items = (await store.range(below)).items
+    assert [item.key for item in items] == [f"{below}{number:05}" for number in range(3000)]
+    assert all(item.value == b"v" * 1024 for item in items)
+
+
+async def test_values_may_be_as_large_as_the_largest_unit_file(store: Store, below: str) -> None:
+    large = [bytes([65 + number]) * (256 * 1024) for number in range(24)]
+    for number, value in enumerate(large):
+        await put(store, f"{below}{number:02}", value)
+    assert [item.value for item in (await store.range(below)).items] == large
+
+
+# Comparisons
+
+
+async def test_unchanged_holds_until_the_key_changes(store: Store, below: str) -> None:
+    key = below + "a"
+    first = await store.transact([Unchanged(key, 0)], [Put(key, b"1")])
+    with pytest.raises(Conflict, match=key.replace("[", r"\[").replace("]", r"\]")):
+        await store.transact([Unchanged(key, 0)], [Put(key, b"no")])
+    second = await store.transact([Unchanged(key, first)], [Put(key, b"2")])
+    with pytest.raises(Conflict):
+        await store.transact([Unchanged(key, first)], [Put(key, b"no")])
+    await store.transact([Unchanged(key, second)], [Delete(key)])
+    assert await store.get(key) is None
+
+
+async def test_created_at_holds_over_changes_but_not_over_deletion(store: Store, below: str) -> None:
+    key = below + "a"
+    created = await store.transact([CreatedAt(key, 0)], [Put(key, b"1")])
+    await store.transact([CreatedAt(key, created)], [Put(key, b"2")])
+    await store.transact([CreatedAt(key, created)], [Delete(key)])
+    await put(store, key, b"3")
+    with pytest.raises(Conflict):
+        await store.transact([CreatedAt(key, created)], [Put(key, b"no")])
+    with pytest.raises(Conflict):
+        await store.transact([CreatedAt(key, 0)], [Put(key, b"no")])
+
+
+async def test_has_value_needs_the_key_and_that_very_value(store: Store, below: str) -> None:
+    key = below + "a"
+    with pytest.raises(Conflict):
+        await store.transact([HasValue(key, b"")], [Put(key, b"no")])
+    await put(store, key, b"")
+    await store.transact([HasValue(key, b"")], [Put(key, b"yes")])
+    with pytest.raises(Conflict):
+        await store.transact([HasValue(key, b"ye")], [Put(key, b"no")])
+    await store.transact([HasValue(key, b"yes")], [Delete(key)])
+
+
+async def test_one_comparison_that_fails_keeps_all_operations_from_happening(store: Store, below: str) -> None:
+    await put(store, below + "a", b"1")
+    before = await store.range(below)
+    with pytest.raises(Conflict):
+        await store.transact(
+            [HasValue(below + "a", b"1"), Unchanged(below + "b", 7)], [Put(below + "b", b""), Delete(below + "a")]
+        )
+    assert await store.range(below) == before
+
+
+async def test_of_writers_at_once_that_compare_one_wins(store: Store, below: str) -> None:
+    writers = (store.transact([Unchanged(below + "a", 0)], [Put(below + "a", b"%d" % number)]) for number in range(20))
+    outcomes = await asyncio.gather(*writers, return_exceptions=True)
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Conflict"] * 19 + ["int"]
+
+
+async def test_a_transaction_may_have_128_comparisons_and_operations(store: Store, below: str) -> None:
+    keys = [f"{below}{number:03}" for number in range(MAX_OPERATIONS)]
+    await store.transact([Unchanged(key, 0) for key in keys], [Put(key, b"x") for key in keys])
+    assert len((await store.range(below)).items) == MAX_OPERATIONS
+
+
+@pytest.mark.parametrize(
+    ("comparisons", "operations"),
+    [
+        ([], [Put(f"/over/{number}", b"") for number in range(MAX_OPERATIONS + 1)]),
+        ([Unchanged(f"/over/{number}", 0) for number in range(MAX_OPERATIONS + 1)], [Put("/over/0", b"")]),
+        ([], [Put("/over/0", b"x" * MAX_TRANSACTION_BYTES)]),
+        (
+            [HasValue("/over/0", b"x" * (MAX_TRANSACTION_BYTES // 2))],
+            [Put("/over/0", b"x" * (MAX_TRANSACTION_BYTES // 2))],
+        ),
+        ([], [Put("/over/0", b""), Delete("/over/0")]),
+    ],
+    ids=["operations", "comparisons", "bytes", "bytes-of-both", "one-key-twice"],
+)
+async def test_a_transaction_over_the_bounds_is_the_callers_mistake(
+    store: Store, comparisons: list[Unchanged | HasValue], operations: list[Put | Delete]
+) -> None:
+    with pytest.raises(ValueError, match="allowed"):
+        await store.transact(comparisons, operations)
+    assert (await store.range("/over/")).items == ()
+
+
+async def test_a_transaction_just_within_the_bounds_is_written(store: Store, below: str) -> None:
+    value = b"x" * (MAX_TRANSACTION_BYTES - len(below + "a"))
+    await put(store, below + "a", value)
+    item = await store.get(below + "a")
+    assert item is not None
+    assert item.value == value
+
+
+# Watches
+
+
+async def test_a_watch_tells_every_change_below_its_prefix_in_order(store: Store, below: str) -> None:
+    start = await store.revision()
+    async with aclosing(store.watch(below + "w/", start)) as watch:
+        first = await store.transact([], [Put(below + "w/a", b"1"), Put(below + "other", b"")])
+        second = await store.transact([], [Put(below + "w/a", b"2"), Put(below + "w/b", b"")])
+        third = await store.transact([], [Delete(below + "w/a"), Delete(below + "other")])
+        events = await events_until(watch, third)
+    assert [event for event in events if event.revision != second] == [
+        Event(below + "w/a", KeyValue(below + "w/a", b"1", first, first), first),
+        Event(below + "w/a", None, third),
+    ]
+    at_second = sorted((event for event in events if event.revision == second), key=lambda event: event.key)
+    assert at_second == [
+        Event(below + "w/a", KeyValue(below + "w/a", b"2", first, second), second),
+        Event(below + "w/b", KeyValue(below + "w/b", b"", second, second), second),
+    ]
+    assert [event.revision for event in events] == sorted(event.revision for event in events)
+
+
+async def test_a_watch_waits_for_what_is_still_to_come(store: Store, below: str) -> None:
+    async with aclosing(store.watch(below, await store.revision())) as watch:
+        waiting = asyncio.ensure_future(next_of(watch))
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+        revision = await put(store, below + "a")
+        assert (await waiting).revision == revision
+
+
+async def test_a_watch_from_a_snapshot_misses_nothing_and_repeats_nothing(store: Store, below: str) -> None:
+    """Writers go on while watches begin, end, and begin again from where they were."""
+
+    async def write() -> int:
+        for number in range(120):
+            revision = await put(store, f"{below}{number:03}")
+        return revision
+
+    writing = asyncio.ensure_future(write())
+    snapshot = await store.range(below)
+    seen = [item.key for item in snapshot.items]
+    position = snapshot.revision
+    while len(seen) < 120:
+        async with aclosing(store.watch(below, position)) as watch:
+            for _ in range(3):
+                if len(seen) < 120:
+                    changes = await next_of(watch)
+                    seen += [event.key for event in changes.events]
+                    position = changes.revision
+    assert seen == [f"{below}{number:03}" for number in range(120)]
+    assert position == await writing
+
+
+async def test_changes_never_split_a_revision(store: Store, below: str) -> None:
+    """The transactions are large enough for etcd to send them in fragments."""
+    start = await store.revision()
+    revisions = [
+        await store.transact([], [Put(f"{below}{number}", bytes([65 + turn]) * 90_000) for number in range(10)])
+        for turn in range(4)
+    ]
+    counts: dict[int, int] = {}
+    async with aclosing(store.watch(below, start)) as watch:
+        while revisions[-1] not in counts:
+            changes = await next_of(watch)
+            of_these = [event.revision for event in changes.events]
+            for revision in sorted(set(of_these)):
+                assert revision not in counts
+                counts[revision] = of_these.count(revision)
+            assert changes.revision == of_these[-1]
+    assert counts == dict.fromkeys(revisions, 10)
+
+
+async def test_a_watch_takes_thousands_of_revisions_that_are_waiting(store: Store, below: str) -> None:
+    start = await store.revision()
+    for first in range(0, 1500, 50):
+        await asyncio.gather(*(put(store, f"{below}{number:04}") for number in range(first, first + 50)))
+    async with aclosing(store.watch(below, start)) as watch:
+        events = await events_until(watch, start + 1500)
+    assert [event.revision for event in events] == list(range(start + 1, start + 1501))
+
+
+async def test_several_watches_see_the_same(store: Store, below: str) -> None:
+    start = await store.revision()
+    async with aclosing(store.watch(below, start)) as one, aclosing(store.watch(below, start)) as other:
+        both = asyncio.gather(next_of(one), next_of(other))
+        await put(store, below + "a")
+        first, second = await both
+    assert first == second
+
+
+async def test_what_was_compacted_cannot_be_watched_but_what_was_not_can(store: Store, below: str) -> None:
+    first = await put(store, below + "a")
+    second = await store.transact([], [Delete(below + "a")])
+    third = await put(store, below + "b")
+    await store.compact(second)
+    await store.compact(second)
+    await store.compact(first)
+    async with aclosing(store.watch(below, first)) as watch:
+        events = await events_until(watch, third)
+    assert [(event.key, event.revision) for event in events] == [(below + "a", second), (below + "b", third)]
+    async with aclosing(store.watch(below, first - 1)) as watch:
+        with pytest.raises(Compacted) as compacted:
+            await next_of(watch)
+    assert compacted.value.revision == second
+
+
+async def test_the_present_can_be_compacted_to_and_the_future_cannot(store: Store, below: str) -> None:
+    revision = await put(store, below + "a")
+    await store.compact(revision + 1)
+    with pytest.raises(ValueError, match="still to come"):
+        await store.compact(revision + 50)
+    async with aclosing(store.watch(below, revision)) as watch:
+        later = await put(store, below + "a")
+        assert (await next_of(watch)).revision == later
+    item = await store.get(below + "a")
+    assert item is not None
+    assert item.mod_revision == later
+
+
+async def test_a_watch_after_a_revision_that_never_was_ends_like_one_that_is_gone(store: Store, below: str) -> None:
+    """A store that was set back to a backup: who watches from before must read everything again."""
+    async with aclosing(store.watch(below, await store.revision() + 1000)) as watch:
+        with pytest.raises(Compacted):
+            await next_of(watch)
+
+
+async def test_a_watch_ends_when_the_store_is_closed(store: Store, below: str) -> None:
+    watch = store.watch(below, await store.revision())
+    waiting = asyncio.ensure_future(anext(watch, None))
+    await asyncio.sleep(0.1)
+    await store.close()
+    assert await asyncio.wait_for(waiting, PATIENCE_S) is None
+
+
+# Leases
+
+
+async def test_a_lease_takes_its_keys_along_when_it_is_revoked(store: Store, below: str) -> None:
+    lease = await store.grant(60)
+    assert lease != 0
+    written = await store.transact(
+        [], [Put(below + "a", b"", lease), Put(below + "b", b"", lease), Put(below + "c", b"")]
+    )
+    item = await store.get(below + "a")
+    assert item is not None
+    assert item.lease == lease
+    await store.revoke(lease)
+    snapshot = await store.range(below)
+    assert [item.key for item in snapshot.items] == [below + "c"]
+    async with aclosing(store.watch(below, written)) as watch:
+        events = await events_until(watch, snapshot.revision)
+    assert sorted(events, key=lambda event: event.key) == [
+        Event(below + "a", None, written + 1),
+        Event(below + "b", None, written + 1),
+    ]
+
+
+async def test_a_lease_without_a_beat_ends_and_says_so_to_watchers(store: Store, below: str) -> None:
+    lease = await store.grant(1)
+    start = await put(store, below + "a", lease=lease)
+    async with aclosing(store.watch(below, start)) as watch:
+        changes = await next_of(watch)
+    assert changes.events == (Event(below + "a", None, changes.revision),)
+    assert await store.get(below + "a") is None
+    with pytest.raises(LeaseNotFound):
+        await store.keep_alive(lease)
+    assert await store.time_to_live(lease) is None
+
+
+async def test_a_lease_lives_as_long_as_it_beats(store: Store, below: str) -> None:
+    lease = await store.grant(1)
+    revision = await put(store, below + "a", lease=lease)
+    for _ in range(6):
+        await asyncio.sleep(0.4)
+        beat = await store.keep_alive(lease)
+    assert beat.ttl_s == 1
+    assert beat.revision >= revision
+    assert await store.get(below + "a") is not None
+    await store.revoke(lease)
+
+
+async def test_a_beat_tells_the_revision_just_now(store: Store, below: str) -> None:
+    lease = await store.grant(60)
+    before = (await store.keep_alive(lease)).revision
+    revision = await put(store, below + "a")
+    assert before < revision == (await store.keep_alive(lease)).revision
+    await store.revoke(lease)
+
+
+async def test_time_to_live_counts_down_and_a_beat_winds_it_up(store: Store, below: str) -> None:
+    lease = await store.grant(30)
+    fresh = await store.time_to_live(lease)
+    await asyncio.sleep(1.1)
+    later = await store.time_to_live(lease)
+    await store.keep_alive(lease)
+    again = await store.time_to_live(lease)
+    assert fresh is not None
+    assert later is not None
+    assert again is not None
+    assert 28 <= fresh <= 30
+    assert later < fresh
+    assert later < again <= 30
+    await store.revoke(lease)
+
+
+async def test_a_lease_that_is_gone_takes_no_beat_and_no_key(store: Store, below: str) -> None:
+    lease = await store.grant(60)
+    await store.revoke(lease)
+    await store.revoke(lease)
+    with pytest.raises(LeaseNotFound):
+        await store.keep_alive(lease)
+    with pytest.raises(LeaseNotFound):
+        await store.transact([], [Put(below + "a", b""), Put(below + "b", b"", lease)])
+    assert (await store.range(below)).items == ()
+
+
+async def test_a_comparison_that_fails_is_a_conflict_even_where_the_lease_is_gone(store: Store, below: str) -> None:
+    lease = await store.grant(60)
+    await store.revoke(lease)
+    with pytest.raises(Conflict):
+        await store.transact([Unchanged(below + "a", 5)], [Put(below + "a", b"", lease)])
+
+
+async def test_a_put_moves_its_key_to_another_lease_or_to_none(store: Store, below: str) -> None:
+    lease, other = await store.grant(60), await store.grant(60)
+    await store.transact([], [Put(below + name, b"", lease) for name in "abc"])
+    await store.transact([], [Put(below + "a", b""), Put(below + "b", b"", other)])
+    await store.revoke(lease)
+    assert [(item.key, item.lease) for item in (await store.range(below)).items] == [
+        (below + "a", 0),
+        (below + "b", other),
+    ]
+    await store.revoke(other)
+    assert [item.key for item in (await store.range(below)).items] == [below + "a"]
+
+
+async def test_leases_are_rounded_up_to_whole_seconds(store: Store) -> None:
+    lease = await store.grant(4.2)
+    assert (await store.keep_alive(lease)).ttl_s == 5
+    await store.revoke(lease)
+
+
+# The store itself
+
+
+async def test_a_store_has_one_id_for_good(store: Store) -> None:
+    name = await store.cluster_id()
+    assert name
+    assert await store.cluster_id() == name
+
+
+async def test_a_store_that_is_closed_is_unavailable(store: Store, below: str) -> None:
+    await store.close()
+    for call in (store.get(below), store.transact([], [Put(below, b"")]), store.revision(), store.keep_alive(1)):
+        with pytest.raises(Unavailable, match="closed"):
+            await call
+
+
+async def test_a_caller_that_gives_up_leaves_the_store_usable(store: Store, below: str) -> None:
+    start = await store.revision()
+    for number in range(20):
+        task = asyncio.ensure_future(put(store, f"{below}{number:02}"))
+        await asyncio.sleep(0)
+        task.cancel()
+    last = await put(store, below + "last")
+    kept = [item.key for item in (await store.range(below)).items]
+    async with aclosing(store.watch(below, start)) as watch:
+        events = await events_until(watch, last)
+    assert sorted(event.key for event in events) == kept
