@@ -92,7 +92,10 @@ def install_fleet(root: Path, config: dict[str, str]) -> None:
         target = Path(sys.prefix) / "bin" / program
         assert target.exists(), f"{target} is missing: install this checkout into the environment (contrib/setup)"
         _link(root / "usr/bin" / program, str(target))
-    _write(root / "etc/group", (root / "etc/group").read_text() + "fleet:x:990:\n")
+    sysusers = (CHECKOUT / "contrib/sysusers.d/fleet.conf").read_text()
+    subprocess.run(
+        ["systemd-sysusers", f"--root={root}", "-"], input=sysusers, text=True, check=True, capture_output=True
+    )
     write_config(root, config)
     system = root / "etc/systemd/system"
     for name, target_wants in (("fleet.service", "multi-user.target.wants"), ("fleet.socket", "sockets.target.wants")):
