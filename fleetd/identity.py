@@ -1,0 +1,48 @@
+"""Who this machine is: its id, its boot, its address. Read once at start and again at a reload; nothing is kept."""
+
+import re
+import socket
+from pathlib import Path
+
+MACHINE_ID_PATH = Path("/etc/machine-id")
+BOOT_ID_PATH = Path("/proc/sys/kernel/random/boot_id")
+_MACHINE_ID = re.compile(r"[0-9a-f]{32}")
+_ANYWHERE = "192.0.2.1"  # a documentation address (RFC 5737): asking for the route to it sends nothing
+
+
+class IdentityError(Exception):
+    """This machine cannot be told from others. The message names the file and the remedy."""
+
+
+def read_machine_id(path: Path = MACHINE_ID_PATH) -> str:
+    """The machine's id, 32 hexadecimal digits. Raises IdentityError."""
+    remedy = f"remove {path} and run systemd-machine-id-setup, then start fleetd again"
+    try:
+        text = path.read_text(errors="replace").strip()
+    except OSError as error:
+        raise IdentityError(
+            f"unable to determine local machine ID: {path}: {error.strerror}; run systemd-machine-id-setup"
+        ) from error
+    if not text:
+        raise IdentityError(f"unable to determine local machine ID: {path} is empty; {remedy}")
+    if not _MACHINE_ID.fullmatch(text):
+        raise IdentityError(
+            f"unable to determine local machine ID: {path} holds {text[:40]!r}, not 32 hexadecimal digits; {remedy}"
+        )
+    return text
+
+
+def read_boot_id(path: Path = BOOT_ID_PATH) -> str:
+    """What tells this boot of the kernel from another."""
+    return path.read_text().strip()
+
+
+def find_address() -> str:
+    """The IPv4 address that this machine's default route starts from, or '' where there is none (reference 5.3)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((_ANYWHERE, 9))
+        except OSError:
+            return ""
+        address: str = probe.getsockname()[0]
+    return "" if address.startswith(("0.", "127.")) else address
