@@ -133,3 +133,13 @@ class UnitReports(msgspec.Struct, frozen=True, omit_defaults=True):
     """The answer to GET /fleet/v2/units. Names that no unit bears are left out."""
 
     units: tuple[UnitReport, ...] = ()
+
+
+# POST /fleet/v2/leave, on the machine's own unix socket: leave the cluster; repeated until `left`.
+
+
+class Leaving(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How far this machine is with leaving the cluster, and the units that it still waits for."""
+
+    left: bool = False
+    waiting_for: tuple[str, ...] = msgspec.field(name="waitingFor", default=())

@@ -1,0 +1,139 @@
+"""The command fleetd: read the command line and the configuration, then run the daemon, or make its machine leave."""
+
+import argparse
+import http.client
+import os
+import socket
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import IO
+
+import msgspec
+
+from fleetd import __version__, journal
+from fleetd.api import schema
+from fleetd.config import Config, ConfigError, load_config
+
+DEFAULT_SOCKET = "/run/fleet.sock"
+LEAVE_POLL_S = 0.5
+_TIMEOUT_S = 30.0
+
+
+class _Parser(argparse.ArgumentParser):
+    """Usage goes to standard error, as the original's does."""
+
+    def print_help(self, file: IO[str] | None = None) -> None:  # type: ignore[override]
+        super().print_help(file or sys.stderr)
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=_TIMEOUT_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+class _LeaveError(Exception):
+    """The machine could not be made to leave."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = _Parser(prog="fleetd", description="The agent and engine of a fleet cluster.", allow_abbrev=False)
+    parser.add_argument("-config", "--config", metavar="FILE", help="configuration file (/etc/fleet/fleet.conf)")
+    parser.add_argument("-version", "--version", action="store_true", help="print the version")
+    parser.add_argument("--standalone", action="store_true", help="a cluster of one machine, without etcd")
+    parser.add_argument(
+        "--listen", action="append", metavar="ADDRESS", help="serve the API here too: PATH or HOST:PORT"
+    )
+    parser.add_argument("--insecure", action="store_true", help="allow ADDRESS to be reachable by other machines")
+    parser.add_argument(
+        "command", nargs="*", metavar="version | leave", help="what to do instead of running the daemon"
+    )
+    return parser
+
+
+def parse_overrides(arguments: argparse.Namespace) -> dict[str, str]:
+    """What the flags say, as options of the configuration."""
+    overrides = {name: "true" for name in ("standalone", "insecure") if getattr(arguments, name)}
+    return {**overrides, "listen": ",".join(arguments.listen)} if arguments.listen else overrides
+
+
+def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
+    """Run the command; its exit status."""
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    command = " ".join(arguments.command)
+    if arguments.version or command == "version":
+        print(f"fleetd version {__version__}")  # noqa: T201
+        return 0
+    if command not in ("", "leave"):
+        complain(f"there is no command {command!r}: fleetd takes version, leave, or no arguments")
+        parser.print_usage(sys.stderr)
+        return 1
+    overrides = parse_overrides(arguments)
+    try:
+        config, notices = load_config(arguments.config, environ, overrides)
+        if command == "leave":
+            return leave(local_socket(config))
+    except (ConfigError, _LeaveError) as error:
+        complain(str(error))
+        return 1
+    journal.setup(config.verbosity)
+    from fleetd import daemon  # here, so that the commands above start at once
+
+    return daemon.run(config, arguments.config, overrides, notices)
+
+
+def complain(text: str) -> None:
+    """One line for the person at the terminal."""
+    print(f"fleetd: {text}", file=sys.stderr)  # noqa: T201
+
+
+def local_socket(config: Config) -> str:
+    """Where this machine's daemon is reached: the first unix socket it listens on, else the customary one."""
+    return next((address.path for address in config.listen if address.path), DEFAULT_SOCKET)
+
+
+def leave(path: str) -> int:
+    """Make this machine leave its cluster, and wait until it has; its exit status. Raises _LeaveError."""
+    shown: tuple[str, ...] | None = None
+    while True:
+        progress = _post_leave(path)
+        if progress.left:
+            print("this machine has left the cluster")  # noqa: T201
+            return 0
+        if progress.waiting_for != shown:
+            shown = progress.waiting_for
+            print(f"waiting for {', '.join(shown) or 'the cluster to take note'}", flush=True)  # noqa: T201
+        time.sleep(LEAVE_POLL_S)
+
+
+def _post_leave(path: str) -> schema.Leaving:
+    connection = _UnixConnection(path)
+    try:
+        connection.request("POST", f"{schema.V2}/leave")
+        response = connection.getresponse()
+        body = response.read()
+        if response.status != 200:
+            refused = msgspec.json.decode(body, type=schema.ErrorEntity)
+            raise _LeaveError(f"the daemon at {path} refuses: {refused.error.message or response.reason}")
+        return msgspec.json.decode(body, type=schema.Leaving)
+    except (OSError, http.client.HTTPException) as error:
+        cause = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise _LeaveError(f"no daemon answers at {path}: {cause}; is fleet.service running?") from error
+    except msgspec.DecodeError as error:
+        raise _LeaveError(f"what answers at {path} is not fleetd: {error}") from error
+    finally:
+        connection.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,163 @@
+"""What the daemon answers to each request: which resource a path names, what it lets one do, and how errors look.
+
+Everything between a Request and a Response is here and in the resources' own modules. Sockets are server.py's.
+"""
+
+import posixpath
+from collections.abc import Awaitable, Callable, Mapping
+from urllib.parse import quote, urlencode
+
+import msgspec
+
+from fleetd.api import schema
+from fleetd.api.discovery import describe_api
+from fleetd.api.machines import Machines
+from fleetd.api.message import MAX_BODY_BYTES, ApiError, Request, Response, render_error, render_json
+from fleetd.api.reports import Reports
+from fleetd.api.states import States
+from fleetd.api.units import Units
+from fleetd.registry import MalformedRecord, Registry
+from fleetd.store.protocol import Unavailable
+
+METRICS_TYPE = "text/plain; version=0.0.4"
+NO_STORE = "fleet server unable to communicate with etcd"
+
+Handler = Callable[[Request, str], Awaitable[Response]]
+Leave = Callable[[], Awaitable[schema.Leaving]]
+
+
+class Resource(msgspec.Struct, frozen=True):
+    """What can be done with what a path names (method → handler), and what is said where something else is tried."""
+
+    methods: Mapping[str, Handler]
+    otherwise: str = ""
+
+    @property
+    def allowed(self) -> str:
+        """The value of the Allow header."""
+        return ", ".join(["GET", "HEAD"] * ("GET" in self.methods) + [name for name in self.methods if name != "GET"])
+
+
+_BARE_ROOT = Resource({})
+
+
+class Api:
+    """The API of one daemon.
+
+    `shadows(name)` says which unit of the machine's own a name would hide ('': none). `not_ready()` says why nothing
+    can be answered yet ('': all is well). `leave()` makes this machine leave the cluster, or goes on with it, and says
+    how far it is. `metrics()` renders the counters.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        token_limit: int = 100,
+        shadows: Callable[[str], str] = lambda name: "",
+        not_ready: Callable[[], str] = lambda: "",
+        leave: Leave | None = None,
+        metrics: Callable[[], bytes] | None = None,
+    ) -> None:
+        self._registry = registry
+        self._not_ready = not_ready
+        self._leave = leave
+        self._metrics = metrics
+        self._discovery = render_json(describe_api())
+        units = Units(registry, token_limit, shadows)
+        states = States(registry, token_limit)
+        machines = Machines(registry, token_limit)
+        get_only = "only GET supported against this resource"
+        self._v1 = {
+            "units": Resource({"GET": units.get_all}, get_only),
+            "state": Resource({"GET": states.get_all}, get_only),
+            "machines": Resource(
+                {"GET": machines.get_all, "PATCH": machines.patch}, "only GET and PATCH supported against this resource"
+            ),
+            "discovery": Resource({"GET": self._get_discovery}, "only HTTP GET supported against this resource"),
+        }
+        self._v1_items = {
+            "units": Resource(
+                {"GET": units.get, "PUT": units.put, "DELETE": units.delete},
+                "only GET, PUT and DELETE supported against this resource",
+            ),
+            "state": Resource({"GET": states.get}, get_only),
+        }
+        self._others = {f"{schema.V2}/units": Resource({"GET": Reports(registry).get_all}, get_only)}
+        self._others["/health"] = Resource({"GET": self._get_health}, get_only)
+        if leave:
+            only_post = "only POST supported against this resource"
+            self._others[f"{schema.V2}/leave"] = Resource({"POST": self._post_leave}, only_post)
+        if metrics:
+            self._others["/metrics"] = Resource({"GET": self._get_metrics}, get_only)
+
+    async def handle(self, request: Request) -> Response:
+        """The answer to a request. Whatever it is, no client causes an exception."""
+        try:
+            response = await self._answer(request)
+        except ApiError as refusal:
+            response = render_error(refusal.status, str(refusal), refusal.headers)
+        except Unavailable as error:
+            response = render_error(503, f"{NO_STORE}: {error}")
+        except MalformedRecord as error:
+            response = render_error(500, f"{error}; mend or delete this key in the store")
+        if request.method == "HEAD":
+            length = ("Content-Length", str(len(response.body)))
+            return Response(response.status, (*response.headers, length))
+        return response
+
+    async def _answer(self, request: Request) -> Response:
+        if reason := self._not_ready():
+            raise ApiError(503, f"{NO_STORE}: {reason}")
+        if len(request.body) > MAX_BODY_BYTES:
+            raise body_too_large()
+        if (clean := _clean_path(request.path)) != request.path:
+            query = f"?{urlencode(request.query)}" if request.query else ""
+            return Response(301, (("Location", quote(clean, errors="surrogateescape") + query),))
+        resource, name = self._find(request.path)
+        handler = resource.methods.get("GET" if request.method == "HEAD" else request.method)
+        if handler is None:
+            raise ApiError(405, resource.otherwise, (("Allow", resource.allowed),))
+        return await handler(request, name)
+
+    def _find(self, path: str) -> tuple[Resource, str]:
+        """The resource that a path names, and which of its items ('' for the whole). Raises ApiError."""
+        if path in ("/", schema.V1, schema.V1_ALPHA):
+            return _BARE_ROOT, ""
+        if path in self._others:
+            return self._others[path], ""
+        for root in (schema.V1, schema.V1_ALPHA):
+            kind, slash, name = path.removeprefix(root + "/").partition("/")
+            items = self._v1_items if slash else self._v1
+            if path.startswith(root + "/") and kind in items and "/" not in name and bool(name) == bool(slash):
+                return items[kind], name
+        raise ApiError(404, "")
+
+    async def _get_discovery(self, _: Request, __: str) -> Response:
+        return self._discovery
+
+    async def _get_health(self, _: Request, __: str) -> Response:
+        """That this daemon is ready was seen before; that the store answers it is seen here."""
+        await self._registry.store.revision()
+        return render_json({})
+
+    async def _get_metrics(self, _: Request, __: str) -> Response:
+        assert self._metrics
+        return Response(200, (("Content-Type", METRICS_TYPE),), self._metrics())
+
+    async def _post_leave(self, request: Request, _: str) -> Response:
+        assert self._leave
+        if not request.local:
+            raise ApiError(403, "a machine leaves only when told so on itself: run `fleetd leave` there")
+        return render_json(await self._leave())
+
+
+def body_too_large() -> ApiError:
+    """The refusal of a body over the bound; server.py needs it before there is a Request."""
+    return ApiError(413, f"the request's body is larger than {MAX_BODY_BYTES} bytes")
+
+
+def _clean_path(path: str) -> str:
+    """The path without empty, `.` and `..` segments; a final slash stays."""
+    clean = posixpath.normpath("/" + path.lstrip("/"))
+    return clean + "/" if path.endswith("/") and clean != "/" else clean

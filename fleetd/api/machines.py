@@ -1,0 +1,77 @@
+"""Machines in version 1: list them, and change what units can ask for of them (reference 4.6)."""
+
+import re
+from typing import Any
+
+import msgspec
+
+from fleetd.api import schema
+from fleetd.api.message import ApiError, Request, Response, parse_json, render_json
+from fleetd.api.pages import cut_page, parse_page
+from fleetd.core.machine import Machine, MachineMode, MachineSettings, effective_metadata
+from fleetd.registry import MalformedRecord, Registry
+
+_PATH = re.compile(r"/([^/]+)/metadata/([A-Za-z0-9_.-]+)")
+
+
+class MetadataEdit(msgspec.Struct, frozen=True):
+    """One operation as a client sends it. `value` is a text, or an object that holds one under `value`."""
+
+    op: str = ""
+    path: str = ""
+    value: Any = None
+
+
+def describe_machine(machine: Machine, settings: MachineSettings | None) -> schema.Machine:
+    """The machine as version 1 shows it; one that is simply there shows no mode."""
+    return schema.Machine(
+        id=machine.id,
+        primary_ip=machine.address,
+        metadata=effective_metadata(machine, settings),
+        mode="" if machine.mode is MachineMode.READY else machine.mode,
+    )
+
+
+def parse_edits(body: bytes) -> dict[str, list[tuple[str, str]]]:
+    """What is to be laid over each machine's metadata, in order: machine → (key, value), '' to hide the key."""
+    edits: dict[str, list[tuple[str, str]]] = {}
+    for edit in parse_json(body, list[MetadataEdit] | None) or []:  # type: ignore[arg-type]
+        if edit.op not in ("add", "remove", "replace"):
+            raise ApiError(400, "invalid op: expect add, remove, or replace")
+        found = _PATH.fullmatch(edit.path)
+        if not found:
+            raise ApiError(400, "machine metadata path invalid")
+        value = edit.value.get("value") if isinstance(edit.value, dict) else edit.value
+        if edit.op == "remove":
+            value = ""
+        elif not isinstance(value, str) or not value:
+            raise ApiError(400, "invalid value: add and replace require a value")
+        edits.setdefault(found[1], []).append((found[2], value))
+    return edits
+
+
+class Machines:
+    """The resource."""
+
+    def __init__(self, registry: Registry, token_limit: int) -> None:
+        self._registry = registry
+        self._token_limit = token_limit
+
+    async def get_all(self, request: Request, _: str) -> Response:
+        """One page of the machines that are there, by id."""
+        page = parse_page(request, self._token_limit)
+        machines, token = cut_page(list((await self._registry.machines()).values()), page, self._token_limit)
+        settings = await self._registry.settings() if machines else {}
+        entities = tuple(describe_machine(machine, settings.get(machine.id)) for machine in machines)
+        return render_json(schema.MachinePage(entities, token))
+
+    async def patch(self, request: Request, _: str) -> Response:
+        """Change metadata. Everything is checked first, then done machine by machine."""
+        for machine, metadata in parse_edits(request.body).items():
+            try:
+                await self._registry.change_settings(machine, metadata)
+            except MalformedRecord:
+                raise
+            except ValueError as error:
+                raise ApiError(413, f'metadata of machine "{machine}" cannot be kept: {error}') from error
+        return Response(204)

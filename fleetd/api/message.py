@@ -1,0 +1,88 @@
+"""What a request and a response are to the handlers, and how their JSON reads and looks (reference 4.1).
+
+No sockets and no HTTP library: server.py carries these over the wire, the simulator hands them over in person.
+"""
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from fleetd.api.schema import JSON_TYPE, ErrorDetail, ErrorEntity
+
+MAX_BODY_BYTES = 2 * 1024 * 1024
+
+_ENCODER = msgspec.json.Encoder(order="sorted")
+_ESCAPES = ((b"<", b"\\u003c"), (b">", b"\\u003e"), (b"&", b"\\u0026"))
+
+Shape = TypeVar("Shape")
+
+
+class Request(msgspec.Struct, frozen=True):
+    """One request. `path` and `query` are percent-decoded; `local` says that it came over a unix socket."""
+
+    method: str
+    path: str
+    query: tuple[tuple[str, str], ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
+    local: bool = False
+
+    def query_values(self, name: str) -> list[str]:
+        """The values of a query parameter, in order."""
+        return [value for key, value in self.query if key == name]
+
+    def header_values(self, name: str) -> list[str]:
+        """The values of a header, in order; its name's case does not matter."""
+        return [value for key, value in self.headers if key.lower() == name.lower()]
+
+
+class Response(msgspec.Struct, frozen=True):
+    """One response, whole."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
+
+
+class ApiError(Exception):
+    """The request is not done: an HTTP status of 400 and above, and what to tell the client."""
+
+    def __init__(self, status: int, message: str, headers: tuple[tuple[str, str], ...] = ()) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = headers
+
+
+def render_json(value: msgspec.Struct | dict[str, Any], status: int = 200) -> Response:
+    """A response that carries this value: compact, keys in alphabetical order, safe inside HTML."""
+    body = _ENCODER.encode(value)
+    for plain, escaped in _ESCAPES:  # these stand in strings only, so the text can be treated as a whole
+        body = body.replace(plain, escaped)
+    return Response(status, (("Content-Type", JSON_TYPE),), body)
+
+
+def render_error(status: int, message: str, headers: tuple[tuple[str, str], ...] = ()) -> Response:
+    """A response that is an error."""
+    response = render_json(ErrorEntity(ErrorDetail(status, message)), status)
+    return Response(status, response.headers + headers, response.body)
+
+
+def parse_json(body: bytes, shape: type[Shape]) -> Shape:
+    """The body as this shape, whose field names are in lower case. Raises ApiError.
+
+    The case of keys is ignored, keys unknown to the shape are too, and null counts as absent.
+    """
+    try:
+        return msgspec.convert(_fold(msgspec.json.decode(body)), shape)
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+        raise ApiError(400, f"unable to decode body: {error}") from error
+    except RecursionError as error:
+        raise ApiError(400, "unable to decode body: it is nested too deeply") from error
+
+
+def _fold(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key.lower(): _fold(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_fold(item) for item in value]
+    return value

@@ -1,0 +1,111 @@
+"""Units in version 2: what was asked, what was decided and why, and how each copy stands on its machine."""
+
+from collections.abc import Mapping
+from functools import lru_cache
+
+import msgspec
+
+from fleetd.api import schema
+from fleetd.api.message import Request, Response, render_json
+from fleetd.api.states import is_gone
+from fleetd.core.cluster import requirements_of
+from fleetd.core.machine import Machine
+from fleetd.core.placement import Decision, Placement
+from fleetd.core.unit import Unit, UnitState
+from fleetd.core.unitfile import hash_unit_file
+from fleetd.registry import Registry
+
+_hash = lru_cache(maxsize=4096)(hash_unit_file)
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """What the store holds about units and the machines they are on, as the registry reads it."""
+
+    units: dict[str, Unit]
+    decisions: dict[str, Decision]
+    machines: dict[str, Machine]
+    states: dict[tuple[str, str], UnitState]
+    placements: dict[tuple[str, str], Placement]
+
+
+def describe_copy(seen: Seen, machine: str, unit: str, state: UnitState) -> schema.CopyReport:
+    """How a unit stands on one machine."""
+    known = seen.machines.get(machine)
+    placement = seen.placements.get((machine, unit))
+    return schema.CopyReport(
+        machine=machine,
+        address=known.address if known else "",
+        load=state.load,
+        active=state.active,
+        sub=state.sub,
+        hash=state.hash,
+        target=state.target,
+        generation=state.generation,
+        completed=state.completed,
+        retiring=bool(placement and placement.retiring),
+        orphaned=unit not in seen.units,
+        error=state.error,
+    )
+
+
+def describe_unit(
+    unit: Unit | None, name: str, decision: Decision | None, copies: tuple[schema.CopyReport, ...]
+) -> schema.UnitReport:
+    """A unit, or (None) copies of one that the cluster does not know."""
+    if unit is None:
+        return schema.UnitReport(name, target="", generation=0, copies=copies)
+    decision = decision or Decision(name, generation=0)
+    return schema.UnitReport(
+        name=name,
+        target=unit.target,
+        generation=unit.generation,
+        hash=_hash(unit.text),
+        is_global=requirements_of(unit.text, name).is_global,
+        decided=decision.generation,
+        machine=decision.machine,
+        machines=decision.machines,
+        since=decision.since,
+        reason=decision.reason,
+        refusals=decision.refusals,
+        copies=copies,
+    )
+
+
+def plan_reports(seen: Seen, names: list[str]) -> tuple[schema.UnitReport, ...]:
+    """A report on each of the names that is a unit or has copies (no names: on all), in order of name."""
+    copies: dict[str, list[schema.CopyReport]] = {}
+    for (machine, name), state in sorted(seen.states.items(), key=lambda item: item[0]):
+        if not is_gone(state) or (state.error and name in seen.units):
+            copies.setdefault(name, []).append(describe_copy(seen, machine, name, state))
+    known = sorted({**seen.units, **copies})
+    wanted = frozenset(names)
+    return tuple(
+        describe_unit(seen.units.get(name), name, seen.decisions.get(name), tuple(copies.get(name, ())))
+        for name in known
+        if not wanted or name in wanted
+    )
+
+
+def strays(decisions: Mapping[str, Decision], states: Mapping[tuple[str, str], UnitState]) -> bool:
+    """Whether any copy is on another machine than its unit is (global ones are on none in particular)."""
+    return any(
+        (decision := decisions.get(name)) is not None and decision.machine not in ("", machine)
+        for machine, name in states
+    )
+
+
+class Reports:
+    """The resource."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    async def get_all(self, request: Request, _: str) -> Response:
+        """A report on each unit that the query names, or on all."""
+        read = self._registry
+        units, decisions = await read.units(), await read.decisions()
+        machines, states = await read.machines(), await read.states()
+        # Only the placement of a copy that is elsewhere can say that it retires; to read them all costs the most.
+        placements = await read.placements() if strays(decisions, states) else {}
+        seen = Seen(units, decisions, machines, states, placements)
+        return render_json(schema.UnitReports(plan_reports(seen, request.query_values("name"))))

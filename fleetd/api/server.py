@@ -1,0 +1,223 @@
+"""The API on sockets: those that systemd hands over, and those that the configuration names.
+
+The only module of the API that knows aiohttp. What is answered is decided in handlers.py; here is how it travels, and
+who may reach it: a unix socket is for root and the group `fleet`, TCP stays on this machine unless told otherwise.
+"""
+
+import asyncio
+import errno
+import grp
+import ipaddress
+import logging
+import os
+import socket
+import stat
+from collections.abc import MutableMapping, Sequence
+from contextlib import suppress
+
+from aiohttp import web
+
+from fleetd import __version__
+from fleetd.api.handlers import Api, body_too_large
+from fleetd.api.message import MAX_BODY_BYTES, ApiError, Request, Response, render_error
+from fleetd.config import Address
+
+GROUP = "fleet"
+FIRST_INHERITED_FD = 3
+
+_BODY_TIMEOUT_S = 30.0
+_SEND_TIMEOUT_S = 30.0
+_IDLE_TIMEOUT_S = 75.0
+_STOP_TIMEOUT_S = 0.8  # aiohttp waits so long twice: for the handlers, then for their cancellation
+_SERVER = ("Server", f"fleetd/{__version__}")
+
+log = logging.getLogger(__name__)
+
+
+class ListenError(Exception):
+    """The API cannot be served there. The message names the address, the cause and the remedy."""
+
+
+def inherited_sockets(environ: MutableMapping[str, str], pid: int) -> list[socket.socket]:
+    """The listening stream sockets that systemd handed to this process; the variables are taken out of `environ`."""
+    count = environ.pop("LISTEN_FDS", "0")
+    owner = environ.pop("LISTEN_PID", "")
+    environ.pop("LISTEN_FDNAMES", None)
+    if owner != str(pid) or not count.isdecimal():
+        return []
+    sockets = []
+    for descriptor in range(FIRST_INHERITED_FD, FIRST_INHERITED_FD + int(count)):
+        os.set_inheritable(descriptor, False)
+        if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+            continue
+        inherited = socket.socket(fileno=descriptor)
+        if inherited.type == socket.SOCK_STREAM and inherited.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            sockets.append(inherited)
+        else:
+            inherited.detach()
+    return sockets
+
+
+def check_exposure(where: str, host: str, insecure: bool) -> None:
+    """Raises ListenError for a TCP address that other machines could reach, unless that is asked for."""
+    ip = ipaddress.ip_address(host.partition("%")[0])
+    mapped = getattr(ip, "ipv4_mapped", None) or ip
+    if not mapped.is_loopback and not insecure:
+        raise ListenError(
+            f"cannot listen on {where}: other machines could reach it, and whoever reaches the API is root on the "
+            "whole cluster; listen on 127.0.0.1, or set insecure=true (--insecure) on a network that you trust"
+        )
+
+
+def open_socket(address: Address, insecure: bool) -> socket.socket:
+    """Listen on this address. Raises ListenError."""
+    try:
+        return _open_unix(address.path) if address.path else _open_tcp(address, insecure)
+    except OSError as error:
+        raise ListenError(f"cannot listen on {address}: {_explain(error)}") from error
+
+
+def _explain(error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return "another process listens there; stop it, or choose another address"
+    if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
+        return "this machine has no such address; choose one that `ip address` shows"
+    return error.strerror or str(error)
+
+
+def _open_tcp(address: Address, insecure: bool) -> socket.socket:
+    if not address.host and socket.has_dualstack_ipv6():
+        check_exposure(str(address), "::", insecure)
+        return socket.create_server(("", address.port), family=socket.AF_INET6, dualstack_ipv6=True)
+    found = socket.getaddrinfo(address.host or "0.0.0.0", address.port, type=socket.SOCK_STREAM)  # noqa: S104 (checked)
+    family, _, _, _, place = found[0]
+    check_exposure(str(address), str(place[0]), insecure)
+    return socket.create_server((str(place[0]), address.port), family=family)
+
+
+def _open_unix(path: str) -> socket.socket:
+    _remove_stale(path)
+    opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    umask = os.umask(0o117)  # no moment may pass in which others can connect
+    try:
+        opened.bind(path)
+        with suppress(KeyError):
+            os.chown(path, -1, grp.getgrnam(GROUP).gr_gid)
+        opened.listen()
+    except OSError:
+        opened.close()
+        raise
+    finally:
+        os.umask(umask)
+    return opened
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a socket that nobody listens on any more. Raises OSError for one that somebody does, and other files."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise FileExistsError(errno.EEXIST, "a file that is no socket is in the way")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+        except TimeoutError:
+            pass  # its queue is full: somebody listens, if badly
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+class Server:
+    """Serves an Api, which may be replaced by another at any time, until it is stopped."""
+
+    def __init__(self, api: Api) -> None:
+        self.api = api
+        handler = web.Server(
+            self._handle,
+            access_log=None,
+            keepalive_timeout=_IDLE_TIMEOUT_S,
+            lingering_time=1.0,
+            auto_decompress=False,  # the bound on bodies is a bound on what they would become, too
+        )
+        self._runner = web.ServerRunner(handler, shutdown_timeout=_STOP_TIMEOUT_S)
+        self._paths: list[str] = []
+
+    async def start(
+        self, addresses: Sequence[Address], insecure: bool, inherited: Sequence[socket.socket] = ()
+    ) -> None:
+        """Serve on the inherited sockets and on these addresses: on all, or (ListenError) on none."""
+        await self._runner.setup()
+        opened: list[socket.socket] = []
+        try:
+            for sock in inherited:
+                if sock.family != socket.AF_UNIX:
+                    host, port = sock.getsockname()[:2]
+                    check_exposure(str(Address(host=host, port=port)), host, insecure)
+            for address in addresses:
+                opened.append(open_socket(address, insecure))
+                self._paths += [address.path] if address.path else []
+        except ListenError:
+            for sock in opened:
+                sock.close()
+            await self.stop()
+            raise
+        for sock in (*inherited, *opened):
+            await web.SockSite(self._runner, sock).start()
+
+    async def stop(self) -> None:
+        """Stop serving, within two seconds, whatever is going on."""
+        await self._runner.cleanup()
+        for path in self._paths:
+            with suppress(OSError):
+                os.unlink(path)
+        self._paths.clear()
+
+    async def _handle(self, incoming: web.BaseRequest) -> web.StreamResponse:
+        response = await self._answer(incoming)
+        outgoing = web.Response(status=response.status, headers=[*response.headers, _SERVER], body=response.body)
+        if response.status in (408, 413):  # the rest of the body is still on its way
+            outgoing.force_close()
+        try:
+            async with asyncio.timeout(_SEND_TIMEOUT_S):
+                await outgoing.prepare(incoming)
+                await outgoing.write_eof()
+        except TimeoutError:
+            if incoming.transport:
+                incoming.transport.abort()
+        return outgoing
+
+    async def _answer(self, incoming: web.BaseRequest) -> Response:
+        try:
+            async with asyncio.timeout(_BODY_TIMEOUT_S):
+                request = await _read_request(incoming)
+        except TimeoutError:
+            return render_error(408, f"the request's body did not arrive within {_BODY_TIMEOUT_S:g} s")
+        except ApiError as error:
+            return render_error(error.status, str(error))
+        try:
+            return await self.api.handle(request)
+        except Exception:  # a bug of ours, and loud: but it ends one request, not the daemon
+            log.exception("cannot answer a request", extra={"method": request.method, "path": request.path})
+            return render_error(500, "fleetd made a mistake while it answered this; its log says which")
+
+
+async def _read_request(incoming: web.BaseRequest) -> Request:
+    """The whole request. Raises ApiError for a body that is too large."""
+    body = bytearray()
+    async for chunk in incoming.content.iter_any():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise body_too_large()
+    connection = incoming.get_extra_info("socket")
+    return Request(
+        method=incoming.method,
+        path=incoming.path,
+        query=tuple(incoming.query.items()),
+        headers=tuple(incoming.headers.items()),
+        body=bytes(body),
+        local=connection is not None and connection.family == socket.AF_UNIX,
+    )

@@ -1,0 +1,60 @@
+"""Unit states in version 1: what each machine reports of each unit (reference 4.5)."""
+
+from collections.abc import Mapping
+
+from fleetd.api import schema
+from fleetd.api.message import ApiError, Request, Response, render_json
+from fleetd.api.pages import cut_page, parse_page
+from fleetd.core.unit import TargetState, UnitState
+from fleetd.registry import Registry
+
+
+def is_gone(state: UnitState) -> bool:
+    """Whether a report only says that the machine has got rid of the unit."""
+    return state.target is TargetState.INACTIVE and not state.runs
+
+
+def describe_state(machine: str, unit: str, state: UnitState) -> schema.UnitState:
+    """The report as version 1 shows it."""
+    return schema.UnitState(unit, state.hash, machine, state.load, state.active, state.sub)
+
+
+def select_states(
+    states: Mapping[tuple[str, str], UnitState], machine: str = "", unit: str = ""
+) -> list[tuple[str, str, UnitState]]:
+    """Reports of units that are there, as (unit, machine, state) in that order; '' for a name means any."""
+    return sorted(
+        (
+            (name, id_, state)
+            for (id_, name), state in states.items()
+            if not is_gone(state) and machine in ("", id_) and unit in ("", name)
+        ),
+        key=lambda found: found[:2],
+    )
+
+
+class States:
+    """The resource."""
+
+    def __init__(self, registry: Registry, token_limit: int) -> None:
+        self._registry = registry
+        self._token_limit = token_limit
+
+    async def get_all(self, request: Request, _: str) -> Response:
+        """One page of states, by unit and machine, of one machine or one unit where the query asks for that."""
+        page = parse_page(request, self._token_limit)
+        machine, unit = (next(iter(request.query_values(name)), "") for name in ("machineID", "unitName"))
+        found = select_states(await self._registry.states(), machine, unit)
+        states, token = cut_page(found, page, self._token_limit)
+        entities = tuple(describe_state(id_, name, state) for name, id_, state in states)
+        return render_json(schema.UnitStatePage(entities, token))
+
+    async def get(self, _: Request, name: str) -> Response:
+        """The state of one unit: where it belongs if it is there, else on the first machine that has it."""
+        _unit, decision = await self._registry.unit_and_decision(name)
+        found = select_states(await self._registry.states(), unit=name)
+        if not found:
+            raise ApiError(404, "unit state does not exist")
+        home = decision.machine if decision else ""
+        unit, machine, state = next((item for item in found if item[1] == home), found[0])
+        return render_json(describe_state(machine, unit, state))
