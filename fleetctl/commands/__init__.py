@@ -1,0 +1,18 @@
+"""One module a verb, imported when the verb is run; each has a `command`. What verbs share lies beside this package."""
+
+SUMMARIES = {
+    "cat": "Print the unit file of a unit in the cluster",
+    "destroy": "Stop units and remove them from the cluster",
+    "help": "Show the commands, or what one of them does",
+    "list-machines": "List the machines of the cluster",
+    "list-unit-files": "List the units of the cluster, and what is wanted of them",
+    "list-units": "List the units that are on machines, as systemd sees them",
+    "load": "Put units on machines without starting them",
+    "start": "Start units, and submit those that the cluster does not have",
+    "stop": "Stop units, and leave them on their machines",
+    "submit": "Hand unit files to the cluster without starting them",
+    "unload": "Stop units and take them off their machines",
+    "verify": "Deprecated, does nothing",
+    "version": "Print the version of fleetctl",
+}
+HIDDEN = frozenset({"verify"})

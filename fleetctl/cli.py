@@ -1,0 +1,145 @@
+"""The command `fleetctl`: finds the verb, imports its module, runs it, and turns every error into a line and a status.
+
+No verb is done here, and nothing costly is imported: help must come at once.
+"""
+
+import difflib
+import os
+import sys
+from importlib import import_module
+
+import click
+
+from fleetctl import output
+from fleetctl.commands import HIDDEN, SUMMARIES
+from fleetctl.errors import CommandFailed
+from fleetctl.parsing import (
+    HELP_OPTIONS,
+    Command,
+    global_option_lines,
+    global_options,
+    normalise_arguments,
+    render_sections,
+)
+
+USAGE_STATUS = 2
+INTERRUPTED_STATUS = 130
+
+
+class UnknownCommand(click.UsageError):
+    """A word that is no command, nor begins exactly one."""
+
+    def __init__(self, word: str) -> None:
+        self.candidates = sorted(name for name in SUMMARIES if word and name.startswith(word))
+        self.candidates = self.candidates or difflib.get_close_matches(word, SUMMARIES)
+        super().__init__(f'unknown command "{output.printable(word)}" for "fleetctl"')
+
+
+class Root(click.Group):
+    """The group of all commands, which may be abbreviated as long as they can be told apart."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "fleetctl", invoke_without_command=True, context_settings=HELP_OPTIONS, params=list(global_options())
+        )
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, normalise_arguments(args, self.get_params(ctx), whole=False))
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(SUMMARIES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> Command:
+        """The command of this name or abbreviation. Raises UnknownCommand."""
+        names = [cmd_name] if cmd_name in SUMMARIES else [name for name in SUMMARIES if name.startswith(cmd_name)]
+        if len(names) != 1:
+            raise UnknownCommand(cmd_name)
+        command = import_module(f"fleetctl.commands.{names[0].replace('-', '_')}").command
+        assert isinstance(command, Command)
+        return command
+
+    def invoke(self, ctx: click.Context) -> int:
+        status = super().invoke(ctx)
+        if ctx.invoked_subcommand is None:
+            output.result(self.get_help(ctx))
+        return status or 0
+
+    def get_help(self, ctx: click.Context) -> str:
+        from fleetd import __version__
+
+        width = max(map(len, SUMMARIES))
+        commands = [f"{name:{width}}  {summary}" for name, summary in SUMMARIES.items() if name not in HIDDEN]
+        return render_sections(
+            [
+                ("NAME", ["fleetctl - hand systemd units to a cluster, and see how they fare"]),
+                ("USAGE", ["fleetctl [global options] COMMAND [options] [arguments]"]),
+                ("VERSION", [__version__]),
+                ("COMMANDS", [*commands, 'See "fleetctl help COMMAND" for each; any beginning of a name will do.']),
+                ("GLOBAL OPTIONS", global_option_lines()),
+            ]
+        )
+
+
+root = Root()
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line; the exit status."""
+    try:
+        status = root.main(arguments, "fleetctl", standalone_mode=False)
+        return status if isinstance(status, int) else 0
+    except CommandFailed as failure:
+        output.error(str(failure))
+        return failure.status
+    except click.UsageError as error:
+        report_misuse(error)
+        return USAGE_STATUS
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED_STATUS
+
+
+def report_misuse(error: click.UsageError) -> None:
+    """Say what is wrong with a command line, in the original's words; for an option, the help page goes before."""
+    text = output.printable(describe_misuse(error))
+    if isinstance(error, UnknownCommand):
+        output.error(f"Error: {text}")
+        hint = "Run 'fleetctl --help' for usage."
+        candidates = error.candidates
+    else:
+        output.result(error.ctx.get_help() if error.ctx else root.get_help(click.Context(root)))
+        output.error(f"Error: {text}")
+        hint = ""
+        candidates = list(getattr(error, "possibilities", None) or [])
+    if candidates:
+        output.note("\nDid you mean this?\n" + "".join(f"\t{candidate}\n" for candidate in candidates))
+    if hint:
+        output.note(hint)
+    output.note(f"cannot execute cmdFleet: {text}")
+
+
+def describe_misuse(error: click.UsageError) -> str:
+    """click's finding in the words of the original's library."""
+    if isinstance(error, click.NoSuchOption):
+        if error.option_name.startswith("--"):
+            return f"unknown flag: {error.option_name}"
+        return f"unknown shorthand flag: '{error.option_name.lstrip('-')}' in {error.option_name}"
+    if isinstance(error, click.BadParameter) and error.param is not None:
+        return f'invalid argument for "{error.param.opts[0]}" flag: {error.message}'
+    if isinstance(error, click.BadOptionUsage):
+        return f"flag needs an argument: {error.option_name}"
+    return error.message
+
+
+def main() -> None:
+    """The entry point. A reader that goes away (`fleetctl list-units | head -1`) is no error of ours to show."""
+    try:
+        status = run(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

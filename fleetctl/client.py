@@ -1,0 +1,221 @@
+"""The daemon's API, typed: one method a question or wish, over a unix socket or TCP.
+
+Every failure becomes a ClientError that names the endpoint, the cause and what to do. What the answers mean for a
+command is not decided here.
+"""
+
+import errno
+import ssl
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
+from urllib.parse import quote, urlencode
+
+import httpx
+import msgspec
+
+from fleetctl.endpoint import Endpoint, choose_endpoint, tls_context
+from fleetctl.errors import ClientError
+from fleetctl.output import LOG, printable
+from fleetctl.settings import Settings
+from fleetd import __version__
+from fleetd.api import schema
+from fleetd.core.unitfile import Option
+
+T = TypeVar("T")
+Page = TypeVar("Page", schema.UnitPage, schema.UnitStatePage, schema.MachinePage)
+
+# What a URL may take up. HTTP servers refuse longer request lines than 8 KiB, some proxies less.
+_MAX_QUERY = 4000
+_DAEMON_HERE = "is fleetd running here? See systemctl status fleet, or name another machine's API with --endpoint"
+_DAEMON_THERE = "is fleetd running there, with its API open on this port? --endpoint names another"
+_REMEDIES = {
+    errno.ENOENT: ("no such socket", _DAEMON_HERE),
+    errno.EACCES: ("permission denied", "run as root, or as a user in the group fleet (usermod -aG fleet USER)"),
+    errno.EPERM: ("permission denied", "run as root, or as a user in the group fleet (usermod -aG fleet USER)"),
+}
+
+
+class Unreachable(ClientError):
+    """No answer came. What was asked may have been done all the same."""
+
+    may_pass = True
+
+
+class NotFleet(ClientError):
+    """Something answered that does not speak fleet's API."""
+
+
+class ApiError(ClientError):
+    """The API said no, with an HTTP status."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+        self.may_pass = code >= 500
+
+
+class Client:
+    """The API at one endpoint. Requests go one after the other over one connection, each bounded by `timeout_s`."""
+
+    def __init__(self, endpoint: Endpoint, timeout_s: float, tls: ssl.SSLContext | None = None) -> None:
+        self._endpoint = endpoint.text
+        self._timeout_s = timeout_s
+        self._socket = endpoint.socket
+        transport = httpx.HTTPTransport(uds=endpoint.socket or None, verify=tls or False, trust_env=False)
+        headers = {"User-Agent": f"fleetctl/{__version__}", "Accept": schema.JSON_TYPE}
+        self._http = httpx.Client(transport=transport, timeout=timeout_s, trust_env=False, headers=headers)
+        self._base = endpoint.base
+
+    def unit(self, name: str) -> schema.Unit | None:
+        """One unit with its options, or None where there is none of this name."""
+        try:
+            return self._get(_unit_path(name), schema.Unit)
+        except ApiError as error:
+            if error.code == 404:
+                return None
+            raise
+
+    def units(self) -> list[schema.Unit]:
+        """Every unit, by name."""
+        return [unit for page in self._pages("/units", schema.UnitPage) for unit in page.units]
+
+    def states(self, unit: str = "") -> list[schema.UnitState]:
+        """What machines report: of one unit, or of all."""
+        query = [("unitName", unit)] if unit else []
+        return [state for page in self._pages("/state", schema.UnitStatePage, query) for state in page.states]
+
+    def machines(self) -> list[schema.Machine]:
+        """Every machine that is there, by id."""
+        return [machine for page in self._pages("/machines", schema.MachinePage) for machine in page.machines]
+
+    def reports(self, names: Iterable[str]) -> dict[str, schema.UnitReport]:
+        """How the units of these names stand, by name; those that do not exist are left out, copies or not."""
+        found: dict[str, schema.UnitReport] = {}
+        for query in _cut_query([("name", name) for name in names]):
+            answer = self._get(f"{schema.V2}/units?{query}", schema.UnitReports)
+            found.update((report.name, report) for report in answer.units if report.target)
+        return found
+
+    def put_unit(self, name: str, options: Sequence[Option], target: str) -> None:
+        """Create the unit, or replace its content, and set its target state, all at once."""
+        body = schema.Unit(
+            name=name,
+            options=tuple(schema.UnitOption(option.section, option.name, option.value) for option in options),
+            desired_state=target,
+        )
+        self._call("PUT", _unit_path(name), msgspec.json.encode(body))
+
+    def set_target(self, name: str, target: str) -> None:
+        """Say what is wanted of a unit. Saying it again is a new wish: a unit that has ended is started once more."""
+        self._call("PUT", _unit_path(name), msgspec.json.encode(schema.Unit(name=name, desired_state=target)))
+
+    def destroy(self, name: str) -> bool:
+        """Remove a unit from the cluster; False where there was none."""
+        try:
+            self._call("DELETE", _unit_path(name))
+        except ApiError as error:
+            if error.code == 404:
+                return False
+            raise
+        return True
+
+    def _pages(self, path: str, kind: type[Page], query: Sequence[tuple[str, str]] = ()) -> Iterator[Page]:
+        """Every page of a list. A token that comes twice would have no end."""
+        seen = {""}
+        token = ""
+        while True:
+            parameters = urlencode(
+                [*query, ("nextPageToken", token)] if token else list(query), errors="surrogateescape"
+            )
+            page = self._get(f"{schema.V1}{path}" + (f"?{parameters}" if parameters else ""), kind)
+            yield page
+            token = page.next_page_token
+            if not token:
+                return
+            if token in seen:
+                raise NotFleet(f"the API at {self._endpoint} hands out the same page of {path[1:]} again and again")
+            seen.add(token)
+
+    def _get(self, path: str, kind: type[T]) -> T:
+        response = self._call("GET", path)
+        try:
+            return msgspec.json.decode(response.content, type=kind)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise self._not_fleet(response, f"GET {path.partition('?')[0]}") from error
+
+    def _call(self, method: str, path: str, body: bytes | None = None) -> httpx.Response:
+        """One request; any answer but a 2xx is an error."""
+        LOG.debug("%s %s%s", method, self._endpoint, path)
+        headers = {"Content-Type": schema.JSON_TYPE} if body is not None else {}
+        try:
+            response = self._http.request(method, self._base + path, content=body, headers=headers)
+        except httpx.TimeoutException as error:
+            raise Unreachable(
+                f"{self._endpoint} gave no answer within {self._timeout_s:g} s: its fleetd hangs, or the way there is "
+                "blocked; --request-timeout=SECONDS waits longer"
+            ) from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise self._unreachable(error) from error
+        LOG.debug("%s", response.status_code)
+        if not response.is_success:
+            raise self._api_error(response, f"{method} {path.partition('?')[0]}")
+        return response
+
+    def _api_error(self, response: httpx.Response, request: str) -> ClientError:
+        try:
+            message = msgspec.json.decode(response.content, type=schema.ErrorEntity).error.message
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            if response.status_code < 500:
+                return self._not_fleet(response, request)
+            message = ""
+        message = printable(message) or f"{self._endpoint} gives no reason; its log may: journalctl -u fleet"
+        return ApiError(response.status_code, f"Error {response.status_code}: {message}")
+
+    def _not_fleet(self, response: httpx.Response, request: str) -> NotFleet:
+        kind = printable(response.headers.get("Content-Type", "no type"))
+        return NotFleet(
+            f"{self._endpoint} does not answer {request} as fleet's API does (status {response.status_code}, {kind}): "
+            "check --endpoint"
+        )
+
+    def _unreachable(self, error: Exception) -> Unreachable:
+        cause = _system_error(error)
+        number = cause.errno if cause else None
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            text, remedy = cause.verify_message, "--ca-file names the authority that signed its certificate"
+        elif self._socket and number in _REMEDIES:
+            text, remedy = _REMEDIES[number]
+        else:
+            text = (cause.strerror if cause else None) or str(error) or type(error).__name__
+            remedy = _DAEMON_HERE if self._socket else _DAEMON_THERE
+        return Unreachable(f"cannot reach fleetd at {self._endpoint}: {printable(text).lower()}; {remedy}")
+
+
+def _system_error(error: BaseException | None) -> OSError | None:
+    """The error of the operating system that the library has wrapped, if there is one."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _unit_path(name: str) -> str:
+    return f"{schema.V1}/units/{quote(name, safe='', errors='surrogateescape')}"
+
+
+def _cut_query(parameters: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """The parameters as query strings of bounded length: one, unless there are hundreds of names."""
+    query = ""
+    for parameter in parameters:
+        part = urlencode([parameter], errors="surrogateescape")
+        if query and len(query) + len(part) > _MAX_QUERY:
+            yield query
+            query = ""
+        query += ("&" if query else "") + part
+    if query:
+        yield query
+
+
+def open_client(settings: Settings) -> Client:
+    """A client as the global options ask for. Connects to nothing yet. Raises CommandFailed."""
+    endpoint = choose_endpoint(settings)
+    return Client(endpoint, settings.request_timeout_s, tls_context(settings) if endpoint.tls else None)

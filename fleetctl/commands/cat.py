@@ -1,0 +1,27 @@
+"""cat: print the unit file of a unit in the cluster."""
+
+from fleetctl import output
+from fleetctl.client import open_client
+from fleetctl.errors import CommandFailed, failing_as
+from fleetctl.local_files import parse_argument
+from fleetctl.parsing import command as new_command
+from fleetctl.parsing import pass_settings, unit_arguments
+from fleetctl.settings import Settings
+from fleetd.core.unitfile import Option, render_unit_file
+
+
+@new_command("cat", usage="UNIT")
+@unit_arguments
+@pass_settings
+def command(settings: Settings, units: tuple[str, ...]) -> int:
+    """Prints the unit file as the cluster keeps it: without comments, blank lines and indentation."""
+    client = open_client(settings)
+    if len(units) != 1:
+        raise CommandFailed("One unit file must be provided")
+    name = parse_argument(units[0]).name.full
+    with failing_as(f"Error retrieving Unit {name}: "):
+        unit = client.unit(name)
+    if unit is None:
+        raise CommandFailed(f"Unit {name} not found")
+    output.write(render_unit_file(Option(option.section, option.name, option.value) for option in unit.options))
+    return 0

@@ -1,0 +1,44 @@
+"""destroy: stop units and remove them from the cluster."""
+
+from fleetctl import output
+from fleetctl.client import open_client
+from fleetctl.errors import ClientError, failing_as
+from fleetctl.parsing import blocking_options, pass_settings, unit_arguments
+from fleetctl.parsing import command as new_command
+from fleetctl.settings import Settings
+from fleetctl.waiting import bound_s, wait_until_gone
+from fleetctl.withdrawal import find_units
+
+
+@new_command("destroy", usage="[--no-block|--block-attempts=N] UNIT...")
+@blocking_options
+@unit_arguments
+@pass_settings
+def command(settings: Settings, units: tuple[str, ...], no_block: bool, block_attempts: int) -> int:
+    """Stops units and removes them from the cluster, their unit files included.
+
+    Ends with 0 when no machine has them any more. Units that the cluster does not have are passed over.
+    """
+    client = open_client(settings)
+    if not units:
+        output.error("No units given")
+        return 0
+    status = 0
+    destroyed = []
+    for report in find_units(client, units):
+        try:
+            if client.destroy(report.name):
+                destroyed.append(report.name)
+        except ClientError as error:
+            output.error(f"Error destroying units: unit {report.name}: {error}")
+            status = 1
+    left = dict.fromkeys(destroyed)
+    with failing_as("Error waiting for units: "):
+        for name in destroyed if no_block else wait_until_gone(client, destroyed, bound_s(block_attempts)):
+            output.result(f"Destroyed {name}")
+            del left[name]
+    for name in left:
+        output.error(
+            f"Error waiting for units: timed out waiting for destroyed unit {name} to stop; it will go when it has"
+        )
+    return 1 if left else status

@@ -1,0 +1,22 @@
+"""help: show the commands, or what one of them does."""
+
+import click
+
+from fleetctl import output
+from fleetctl.parsing import command as new_command
+from fleetctl.parsing import pass_settings
+from fleetctl.settings import Settings
+
+
+@new_command("help", usage="[COMMAND]")
+@click.argument("topic", metavar="[COMMAND]", default="")
+@pass_settings
+def command(settings: Settings, topic: str) -> int:
+    """Without a command, shows what commands there are."""
+    context = click.get_current_context().find_root()
+    group = context.command
+    assert isinstance(group, click.Group)
+    shown = group.get_command(context, topic) if topic else group
+    assert shown is not None
+    output.result(shown.get_help(context))
+    return 0

@@ -1,0 +1,21 @@
+"""start: start units, and submit those that the cluster does not have."""
+
+from fleetctl.activation import START, activate
+from fleetctl.parsing import blocking_options, creation_options, pass_settings, unit_arguments
+from fleetctl.parsing import command as new_command
+from fleetctl.settings import Settings
+
+
+@new_command("start", usage="[--no-block|--block-attempts=N] [--replace] UNIT...")
+@blocking_options
+@creation_options
+@unit_arguments
+@pass_settings
+def command(settings: Settings, units: tuple[str, ...], replace: bool, no_block: bool, block_attempts: int) -> int:
+    """Starts units on machines that fit; submits those that the cluster does not have. A unit that was started
+    before, but has failed or ended, is started again.
+
+    Ends with 0 when all of them are active (or were oneshots, and have completed), and with 1, saying why, when
+    one has failed, could not be loaded, or fits on no machine. Global units are not waited for.
+    """
+    return activate(settings, units, START, replace, no_block, block_attempts)

@@ -1,0 +1,30 @@
+"""submit: hand unit files to the cluster without starting them."""
+
+from fleetctl import output
+from fleetctl.client import open_client
+from fleetctl.creation import apply_creations, observe_wanted, plan_creations
+from fleetctl.local_files import parse_arguments
+from fleetctl.parsing import command as new_command
+from fleetctl.parsing import creation_options, pass_settings, unit_arguments
+from fleetctl.settings import Settings
+from fleetd.core.unit import TargetState
+
+
+@new_command("submit", usage="[--replace] UNIT...")
+@creation_options
+@unit_arguments
+@pass_settings
+def command(settings: Settings, units: tuple[str, ...], replace: bool) -> int:
+    """Hands unit files to the cluster, which keeps them and starts nothing.
+
+    A unit that the cluster has already is left as it is, with a warning where the local file differs;
+    --replace replaces it, if it is not on a machine. An instance (web@1.service) takes its content from its own
+    file, else from the template (web@.service) in the cluster, else from the template's file.
+    """
+    client = open_client(settings)
+    if not units:
+        output.error("No units given")
+        return 0
+    wanted = observe_wanted(client, parse_arguments(units))
+    apply_creations(client, plan_creations(client, wanted, TargetState.INACTIVE, replace))
+    return 0

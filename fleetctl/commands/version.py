@@ -1,0 +1,15 @@
+"""version: print the version of fleetctl."""
+
+from fleetctl import output
+from fleetctl.parsing import command as new_command
+from fleetctl.parsing import pass_settings
+from fleetctl.settings import Settings
+from fleetd import __version__
+
+
+@new_command("version")
+@pass_settings
+def command(settings: Settings) -> int:
+    """Prints the version of fleetctl. The cluster is not asked."""
+    output.result(f"fleetctl version {__version__}")
+    return 0

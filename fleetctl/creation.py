@@ -1,0 +1,197 @@
+"""Lazy creation: what submit, load and start do with the unit files of their arguments before anything else.
+
+First everything is read and checked, local files and cluster; then it is planned; then it is sent. Setting target
+states of units that exist is not done here.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from fleetctl import output
+from fleetctl.client import Client
+from fleetctl.errors import ClientError, CommandFailed, failing_as
+from fleetctl.local_files import LocalFile, UnitArgument, check_name, read_local_file
+from fleetd.api import schema
+from fleetd.core.unit import (
+    InvalidRequirements,
+    TargetState,
+    malformed_metadata,
+    parse_requirements,
+    unknown_requirements,
+    validate_requirements,
+)
+from fleetd.core.unitfile import Option, UnitFile
+
+# Which target states a unit may be in for a command to replace it: no command does more to a unit than its name says.
+_REPLACEABLE = {
+    TargetState.INACTIVE: ("inactive",),
+    TargetState.LOADED: ("inactive", "loaded"),
+    TargetState.LAUNCHED: ("inactive", "loaded", "launched"),
+}
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """A unit that a command is about: what the cluster knows of it, what lies here, and the cluster's template.
+
+    `report` and `template` are None for what the cluster does not have, `own` and `template_file` for what is not here.
+    """
+
+    argument: UnitArgument
+    report: schema.UnitReport | None
+    own: LocalFile | None
+    template_file: LocalFile | None
+    template: schema.UnitReport | None
+
+    @property
+    def name(self) -> str:
+        return self.argument.name.full
+
+
+class Creation(msgspec.Struct, frozen=True):
+    """A content to send, and the target state to send along; `replaces` where the cluster has the unit."""
+
+    argument: UnitArgument
+    content: UnitFile
+    target: TargetState
+    replaces: bool
+
+    @property
+    def name(self) -> str:
+        return self.argument.name.full
+
+    @property
+    def is_global(self) -> bool:
+        return parse_requirements(self.content.options, self.argument.name).is_global
+
+
+def observe_wanted(client: Client, arguments: Sequence[UnitArgument]) -> list[Wanted]:
+    """Everything that a plan needs to know: every file is read, and the cluster asked once. Raises CommandFailed."""
+    for argument in arguments:
+        check_name(argument)
+    files = [(read_local_file(argument.path), read_local_file(argument.template_path)) for argument in arguments]
+    names = [name for argument in arguments for name in (argument.name.full, argument.name.template) if name]
+    try:
+        reports = client.reports(dict.fromkeys(names))
+    except ClientError as error:
+        raise CommandFailed(
+            f"Error creating units: error retrieving Unit({names[0]}) from Registry: {error}"
+        ) from error
+    return [
+        Wanted(
+            argument=argument,
+            report=reports.get(argument.name.full),
+            own=own,
+            template_file=template_file,
+            template=reports.get(argument.name.template) if argument.name.is_instance else None,
+        )
+        for argument, (own, template_file) in zip(arguments, files, strict=True)
+    ]
+
+
+def plan_creations(client: Client, wanted: Iterable[Wanted], target: TargetState, replace: bool) -> list[Creation]:
+    """What to create and to replace for a command that brings units to `target`; warns of what is left as it is.
+
+    Every content is checked here, so that nothing is sent if one cannot be. Raises CommandFailed.
+    """
+    planned = [
+        _plan_creation(client, unit, replace)
+        if unit.report is None
+        else _plan_replacement(client, unit, target, replace)
+        for unit in wanted
+    ]
+    creations = [creation for creation in planned if creation is not None]
+    for creation in creations:
+        _check(creation)
+    return creations
+
+
+def _plan_creation(client: Client, unit: Wanted, replace: bool) -> Creation:
+    content = _find_content(client, unit, prefer_template_file=replace)
+    if content is None and unit.argument.name.is_instance:
+        raise CommandFailed(
+            f"Error creating units: failed getting Unit({unit.argument.path}) from template: "
+            f"unable to find template Unit({unit.argument.name.template}) in Registry or on filesystem"
+        )
+    if content is None:
+        raise CommandFailed(f"Error creating units: unable to find Unit({unit.name}) in Registry or on filesystem")
+    if unit.own is None and unit.template and unit.template_file and not replace:
+        _warn_if_different(unit.template, unit.template_file, "local template unit file")
+    return Creation(unit.argument, content, TargetState.INACTIVE, replaces=False)
+
+
+def _find_content(client: Client, unit: Wanted, prefer_template_file: bool) -> UnitFile | None:
+    """The content of a unit: its own file, else the cluster's template, else the template's file."""
+    if unit.own:
+        return unit.own.content
+    if unit.template_file and (prefer_template_file or not unit.template):
+        return unit.template_file.content
+    if not unit.template:
+        return None
+    with failing_as(f"Error creating units: error retrieving Unit({unit.template.name}) from Registry: "):
+        template = client.unit(unit.template.name)
+    if template is None:
+        return None
+    return UnitFile.from_options(Option(option.section, option.name, option.value) for option in template.options)
+
+
+def _plan_replacement(client: Client, unit: Wanted, target: TargetState, replace: bool) -> Creation | None:
+    """How to replace a unit that the cluster has, None where it is to be left as it is."""
+    report = unit.report
+    assert report is not None
+    if not replace:
+        if unit.own:
+            _warn_if_different(report, unit.own, "local unit file")
+        elif unit.template_file:
+            _warn_if_different(report, unit.template_file, "local template unit file")
+        return None
+    content = _find_content(client, unit, prefer_template_file=True)
+    if content is None:
+        raise CommandFailed(
+            f"Error creating units: error Unit {unit.argument.path} does not seem to be a template unit"
+        )
+    if content.hash == report.hash:
+        output.result(f"Found same Unit({unit.name}) in Registry, nothing to do")
+        return None
+    if report.target not in _REPLACEABLE[target]:
+        output.warning(
+            f"Warning: can not replace Unit({unit.name}) in state '{report.target}', use the appropriate command"
+        )
+        return None
+    # A template is never on a machine: whoever asks for more is told by the API, with its content in place.
+    return Creation(
+        unit.argument, content, TargetState.INACTIVE if unit.argument.name.is_template else target, replaces=True
+    )
+
+
+def _warn_if_different(report: schema.UnitReport, file: LocalFile, kind: str) -> None:
+    if report.hash != file.content.hash:
+        output.warning(
+            f"WARNING: Unit {report.name} in registry differs from {kind} {file.path}. Add --replace to override."
+        )
+
+
+def _check(creation: Creation) -> None:
+    """Refuse what the API would refuse, warn of what would be ignored."""
+    options = creation.content.options
+    try:
+        if not options:
+            raise InvalidRequirements("its unit file holds no options")
+        validate_requirements(options)
+    except InvalidRequirements as error:
+        raise CommandFailed(f"Error creating units: failed creating unit {creation.name}: {error}") from error
+    for option in unknown_requirements(options):
+        output.LOG.warning('Unit %s: unrecognized requirement in [X-Fleet] section: "%s"', creation.name, option)
+    for item in malformed_metadata(options):
+        output.LOG.warning(
+            'Unit %s: MachineMetadata "%s" is not of the form key=value, and restricts nothing', creation.name, item
+        )
+
+
+def apply_creations(client: Client, creations: Iterable[Creation]) -> None:
+    """Send them, one request each: a unit that is replaced keeps its machine, and is not seen without its target."""
+    for creation in creations:
+        with failing_as(f"Error creating units: failed creating unit {creation.name}: "):
+            client.put_unit(creation.name, creation.content.options, creation.target)
+        if creation.target is TargetState.INACTIVE:
+            output.result(output.unit_line(creation.name, creation.target))

@@ -1,0 +1,107 @@
+"""Where the API is: endpoints and TLS files, read and checked before anything is asked.
+
+Nothing connects here.
+"""
+
+import ssl
+from typing import NoReturn
+from urllib.parse import SplitResult, urlsplit
+
+import msgspec
+
+from fleetctl.errors import CommandFailed
+from fleetctl.output import LOG
+from fleetctl.settings import Settings
+
+_FORMS = "use unix:///PATH, http://HOST:PORT or https://HOST:PORT"
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """One place to reach the API. `socket` is a unix socket's path ('' for TCP), `base` the URL before /fleet/v1."""
+
+    text: str
+    base: str
+    socket: str = ""
+
+    @property
+    def tls(self) -> bool:
+        return self.base.startswith("https:")
+
+
+class InvalidEndpoint(ValueError):
+    """The text names no place where an API can be."""
+
+
+def parse_endpoint(text: str) -> Endpoint:
+    """Raises InvalidEndpoint, in the original's words where it refuses too."""
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError as error:
+        raise InvalidEndpoint(f'endpoint "{text}": {error}; {_FORMS}') from error
+    if not url.scheme or (url.scheme not in ("unix", "file", "http", "https") and "://" not in text):
+        raise InvalidEndpoint(f'URL scheme undefined in endpoint "{text}": {_FORMS}')
+    if url.scheme in ("unix", "file"):
+        return _unix_endpoint(text, url)
+    if url.scheme not in ("http", "https"):
+        raise InvalidEndpoint(f'unsupported URL scheme "{url.scheme}" in endpoint "{text}": {_FORMS}')
+    if not url.hostname or port == 0:
+        raise InvalidEndpoint(f'endpoint "{text}" names no host: {_FORMS}')
+    return Endpoint(text, f"{url.scheme}://{url.netloc}{url.path.rstrip('/')}")
+
+
+def _unix_endpoint(text: str, url: SplitResult) -> Endpoint:
+    if url.netloc:
+        raise InvalidEndpoint(
+            f'unable to connect to host "{url.netloc}" with scheme "{url.scheme}": '
+            f"a socket's path begins with a third slash, {url.scheme}:///{url.netloc}{url.path}"
+        )
+    if url.path in ("", "/"):
+        raise InvalidEndpoint(f'endpoint "{text}" names no socket: {_FORMS}')
+    return Endpoint(text, "http://domain-sock", url.path)
+
+
+def choose_endpoint(settings: Settings) -> Endpoint:
+    """The endpoint that the settings ask for. Raises CommandFailed for what cannot be done."""
+    if settings.driver == "etcd":
+        _refuse("driver etcd is not supported: the daemon's API is the only way in (name it with --endpoint)")
+    if settings.driver != "API":
+        _refuse(f'unrecognized driver "{settings.driver}": API is the only one')
+    if settings.tunnel:
+        _refuse("--tunnel is not supported yet: log in to the machine, or name an API that is reached without one")
+    first, *others = settings.endpoint.split(",")
+    if others:
+        LOG.warning("multiple endpoints given, but only the first (%s) is used", first)
+    if settings.etcd_key_prefix != Settings().etcd_key_prefix:
+        LOG.warning("--etcd-key-prefix has no effect: the daemon's API is the only way in")
+    try:
+        return parse_endpoint(first.strip())
+    except InvalidEndpoint as error:
+        _refuse(str(error))
+
+
+def tls_context(settings: Settings) -> ssl.SSLContext:
+    """How to check the API's certificate, and which to show. Raises CommandFailed for files that cannot be used."""
+    authorities = settings.ca_file or settings.etcd_cafile
+    certificate = settings.cert_file or settings.etcd_certfile
+    key = settings.key_file or settings.etcd_keyfile
+    if bool(certificate) != bool(key):
+        _refuse("a client certificate takes both --cert-file and --key-file")
+    files = [path for path in (authorities, certificate, key) if path]
+    for path in files:  # the library's own errors do not say which file they are about
+        try:
+            with open(path, "rb"):
+                continue
+        except OSError as error:
+            _refuse(f"open {path}: {(error.strerror or str(error)).lower()}")
+    try:
+        context = ssl.create_default_context(cafile=authorities or None)
+        if certificate:
+            context.load_cert_chain(certificate, key, password="")  # never asks for one
+    except (OSError, ValueError) as error:
+        _refuse(f"{' or '.join(files)} cannot be used for TLS: {error}")
+    return context
+
+
+def _refuse(why: str) -> NoReturn:
+    raise CommandFailed(f"Unable to initialize client: {why}")

@@ -1,0 +1,93 @@
+"""Unit files on this machine: where an argument points, and what stands there.
+
+The cluster is not asked here.
+"""
+
+import os
+import stat
+
+import msgspec
+
+from fleetctl.errors import CommandFailed
+from fleetd.core.names import InvalidName, UnitName, parse_name, validate_name, with_default_suffix
+from fleetd.core.unitfile import MAX_UNIT_FILE_BYTES, UnitFile, UnitFileError, decode_unit_file
+
+
+class UnitArgument(msgspec.Struct, frozen=True):
+    """A unit as a person names it on the command line: its name, and the directory that was written before it."""
+
+    name: UnitName
+    directory: str
+
+    @property
+    def path(self) -> str:
+        """Where its own file would be."""
+        return os.path.join(self.directory, self.name.full)
+
+    @property
+    def template_path(self) -> str:
+        """Where its template's file would be; '' for what is no instance."""
+        return os.path.join(self.directory, self.name.template) if self.name.is_instance else ""
+
+
+class LocalFile(msgspec.Struct, frozen=True):
+    """A unit file that was read."""
+
+    path: str
+    content: UnitFile
+
+
+def parse_argument(argument: str) -> UnitArgument:
+    """The unit that an argument names: its last part, with `.service` where no type is given."""
+    directory, base = os.path.split(argument.rstrip("/") or argument)
+    return UnitArgument(parse_name(with_default_suffix(base)), directory)
+
+
+def parse_arguments(arguments: tuple[str, ...]) -> list[UnitArgument]:
+    """The units that the arguments name, in their order, each once."""
+    found: dict[str, UnitArgument] = {}
+    for argument in map(parse_argument, arguments):
+        found.setdefault(argument.name.full, argument)
+    return list(found.values())
+
+
+def check_name(argument: UnitArgument) -> None:
+    """Raises CommandFailed for a name that no unit may have."""
+    try:
+        validate_name(argument.name.full)
+    except InvalidName as error:
+        raise CommandFailed(f"Error creating units: failed creating unit {argument.name.full!r}: {error}") from error
+
+
+def read_local_file(path: str) -> LocalFile | None:
+    """The unit file at a path, None where there is none (nor a path). Raises CommandFailed for what is no unit file."""
+    try:
+        data = _read_bounded(path) if path else None
+        if data is None:
+            return None
+        return LocalFile(path, UnitFile.parse(decode_unit_file(data)))
+    except UnitFileError as error:
+        where = f" (line {error.line})" if error.line is not None and f"line {error.line}" not in str(error) else ""
+        why = f"{error}{where}"
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+    raise CommandFailed(f"Error creating units: failed getting Unit({path}) from file: {why}")
+
+
+def _read_bounded(path: str) -> bytes | None:
+    """The bytes of a regular file, one more than allowed at most: a pipe would be waited for, a device has no end."""
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if stat.S_ISDIR(mode):
+        raise UnitFileError("it is a directory: name the unit files in it")
+    if not stat.S_ISREG(mode):
+        raise UnitFileError("it is not a regular file")
+    if os.path.getsize(path) > MAX_UNIT_FILE_BYTES:
+        raise UnitFileError(
+            f"the unit file has {os.path.getsize(path)} bytes, and at most {MAX_UNIT_FILE_BYTES} are allowed: "
+            "move what is large into a file of its own"
+        )
+    with open(path, "rb") as file:
+        return file.read(MAX_UNIT_FILE_BYTES + 1)

@@ -1,0 +1,95 @@
+"""What a user sees: results on stdout, everything else on stderr, tables, colours, log lines.
+
+No request is made here and nothing is decided.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import TextIO
+
+TAB = 8
+RED, YELLOW = "31", "33"
+LOG = logging.getLogger("fleetctl")
+
+
+def set_up(debug: bool) -> None:
+    """Log lines go to stderr in the original's form: date, time, level, file and line, text."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        logging.Formatter("%(asctime)s %(levelname)s %(filename)s:%(lineno)d: %(message)s", "%Y/%m/%d %H:%M:%S")
+    )
+    logging.addLevelName(logging.WARNING, "WARN")
+    LOG.handlers[:] = [handler]
+    LOG.propagate = False
+    LOG.setLevel(logging.DEBUG if debug else logging.INFO)
+
+
+def result(text: str) -> None:
+    """What was asked for, at once: a reader of the pipe sees each line as it comes."""
+    print(text, flush=True)
+
+
+def write(text: str) -> None:
+    """A result that has its own line ends."""
+    print(text, end="", flush=True)
+
+
+def note(text: str) -> None:
+    """What is neither a result nor an error, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def error(text: str) -> None:
+    """An error, on stderr."""
+    note(paint(text, RED, sys.stderr))
+
+
+def warning(text: str) -> None:
+    """A warning, on stderr."""
+    note(paint(text, YELLOW, sys.stderr))
+
+
+def paint(text: str, colour: str, stream: TextIO) -> str:
+    """The text in a colour, where a person looks at the stream and has not asked for none (NO_COLOR, TERM=dumb)."""
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not stream.isatty():
+        return text
+    return f"\x1b[{colour}m{text}\x1b[0m"
+
+
+def printable(text: str) -> str:
+    """Text from elsewhere on one line, without what a terminal would obey."""
+    return "".join(char if char.isprintable() else " " for char in " ".join(text.split()))
+
+
+def short_id(machine: str, full: bool = False) -> str:
+    """A machine's id as lists show it."""
+    return machine if full else f"{machine[:8]}..."
+
+
+def place(machine: str, address: str, full: bool = False) -> str:
+    """A machine as lists show it: `ID8.../IP`, without the address where there is none."""
+    return short_id(machine, full) + (f"/{address}" if address else "")
+
+
+def unit_line(name: str, state: str, where: str = "") -> str:
+    """The line that says that a unit has arrived in a state."""
+    return f"Unit {name} {state}" + (f" on {where}" if where else "")
+
+
+def render_table(rows: Sequence[Sequence[str]]) -> str:
+    """Columns parted by tabs, with stops every 8 characters; the last one is not padded."""
+    if not rows:
+        return ""
+    widths = [_stops(max(map(len, column))) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        padded = [cell + "\t" * (stops - len(cell) // TAB) for cell, stops in zip(row[:-1], widths[:-1], strict=True)]
+        lines.append("".join(padded) + row[-1])
+    return "\n".join(lines)
+
+
+def _stops(longest: int) -> int:
+    """How many tab stops a column takes whose longest cell has this many characters."""
+    return longest // TAB + 1

@@ -1,0 +1,203 @@
+"""How a command line is read: the flags of Go's style, global options in any place, and the help page of a command.
+
+What a command does is in commands/, which commands there are in cli.py.
+"""
+
+import inspect
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import click
+
+from fleetctl import output
+from fleetctl.commands import SUMMARIES
+from fleetctl.errors import CommandFailed
+from fleetctl.settings import GLOBAL_OPTIONS, HELP, GlobalOption, resolve_settings
+from fleetctl.waiting import ATTEMPT_S, DEFAULT_BOUND_S
+
+HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
+
+
+class Flag(click.Option):
+    """A boolean option: `--name`, `--name=true`, `--name=false`. (click knows no value for its own flags.)"""
+
+    def __init__(self, declarations: Sequence[str], **attributes: Any) -> None:
+        super().__init__(declarations, type=click.BOOL, **attributes)
+
+
+def normalise_arguments(arguments: Sequence[str], parameters: Iterable[click.Parameter], whole: bool) -> list[str]:
+    """The arguments as click reads them: flags with a value, long options with two dashes (`-l`, `-full` are taken).
+
+    Ends at `--`, and unless `whole` at the first argument that is no option, the command.
+    """
+    options = {name[2:]: p for p in parameters if isinstance(p, click.Option) for name in p.opts if name[:2] == "--"}
+    normalised: list[str] = []
+    rest = list(arguments)
+    while rest and rest[0] != "--":
+        argument = rest.pop(0)
+        if not argument.startswith("-") and not whole:
+            return [*normalised, argument, *rest]
+        name, equals, _ = argument.lstrip("-").partition("=")
+        option = options.get(name) if argument.startswith("-") else None
+        if option is not None:
+            argument = "--" + argument.lstrip("-")
+            if isinstance(option, Flag) and not equals:
+                argument += "=true"
+        normalised.append(argument)
+        if option is not None and not isinstance(option, Flag) and not option.is_flag and not equals and rest:
+            normalised.append(rest.pop(0))
+    return normalised + rest
+
+
+def show_version(ctx: click.Context, _: click.Parameter, value: bool | None) -> None:
+    """Print the version and end, wherever --version stands."""
+    if value and not ctx.resilient_parsing:
+        from fleetd import __version__
+
+        output.result(f"fleetctl version {__version__}")
+        ctx.exit()
+
+
+def global_options() -> list[click.Option]:
+    """Every global option, for the root and for each command. None stands for "not given"."""
+    version = click.Option(
+        ["--version", "-v"],
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=show_version,
+        help="print the version",
+    )
+    return [_global_option(option) for option in GLOBAL_OPTIONS] + [version]
+
+
+def _global_option(option: GlobalOption) -> click.Option:
+    declarations = ["--" + option.name.replace("_", "-"), option.name]
+    if option.type is click.BOOL:
+        return Flag(declarations, default=None, help=HELP[option.name])
+    return click.Option(declarations, type=option.type, default=None, help=HELP[option.name])
+
+
+class Command(click.Command):
+    """A command: takes global options after its name, hands the merged Settings to its callback as `ctx.obj`."""
+
+    def __init__(self, name: str, *, usage: str = "", **attributes: Any) -> None:
+        super().__init__(name, context_settings=HELP_OPTIONS, **attributes)
+        self.usage = usage
+        self.own_params = tuple(self.params)
+        self.params.extend(global_options())
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, normalise_arguments(args, self.get_params(ctx), whole=True))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the callback with its own options; what stood before the command yields to what stood after it."""
+        given = dict(ctx.parent.params) if ctx.parent else {}
+        for option in GLOBAL_OPTIONS:
+            value = ctx.params.pop(option.name)
+            if value is not None:
+                given[option.name] = value
+        ctx.obj = resolve_settings(given, os.environ)
+        output.set_up(debug=ctx.obj.debug)
+        return super().invoke(ctx)
+
+    def get_help(self, ctx: click.Context) -> str:
+        own = [option for option in self.own_params if isinstance(option, click.Option)]
+        sections = [
+            ("NAME", [f"{self.name} - {SUMMARIES[self.name or '']}"]),
+            ("USAGE", [f"fleetctl {self.name} {self.usage}".rstrip()]),
+            ("DESCRIPTION", inspect.cleandoc(self.help or "").splitlines()),
+            ("OPTIONS", option_lines(own) or ["none"]),
+            ("GLOBAL OPTIONS", global_option_lines()),
+        ]
+        return render_sections(sections)
+
+
+def render_sections(sections: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """A help page: headings, and their lines indented by a tab."""
+    pages = ["\n".join([heading + ":", *(f"\t{line}".rstrip() for line in lines)]) for heading, lines in sections]
+    return "\n\n".join(pages)
+
+
+def option_lines(options: Iterable[click.Option]) -> list[str]:
+    """A command's own options: their spellings, defaults and meanings."""
+    shown = [option for option in options if not option.hidden]
+    spellings = [", ".join(option.opts) + _default(option) for option in shown]
+    width = max(map(len, spellings), default=0)
+    return [f"{spelling:{width}}  {option.help}" for spelling, option in zip(spellings, shown, strict=True)]
+
+
+def _default(option: click.Option) -> str:
+    default = option.default
+    return f"={str(default).lower() if isinstance(default, bool) else default}"
+
+
+def global_option_lines() -> list[str]:
+    """Every global option with its default and meaning."""
+    rows = [
+        (f"--{option.name.replace('_', '-')}={_plain(option.default)}", HELP[option.name]) for option in GLOBAL_OPTIONS
+    ]
+    rows += [("--help, -h", "show this help"), ("--version, -v", "print the version")]
+    width = max(len(spelling) for spelling, _ in rows)
+    note = "Each but the last two has an environment variable: FLEETCTL_ENDPOINT for --endpoint, and so on."
+    return [*(f"{spelling:{width}}  {text}" for spelling, text in rows), note]
+
+
+def _plain(value: str | float | bool) -> str:
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else value
+
+
+Callback = Callable[..., int]
+
+
+def command(name: str, usage: str = "") -> Callable[[Callback], Command]:
+    """Make a function the command of this name. It returns the exit status; its docstring is the description."""
+
+    def decorate(function: Callback) -> Command:
+        made = click.command(name, cls=Command, usage=usage)(function)
+        assert isinstance(made, Command)
+        return made
+
+    return decorate
+
+
+def option(*declarations: str, **attributes: Any) -> Callable[[Callback], Callback]:
+    """An option with a value."""
+    return click.option(*declarations, **attributes)
+
+
+def flag(*declarations: str, text: str, hidden: bool = False) -> Callable[[Callback], Callback]:
+    """A boolean option that is off unless given."""
+    return click.option(*declarations, cls=Flag, default=False, help=text, hidden=hidden)
+
+
+def blocking_options(function: Callback) -> Callback:
+    """--no-block and --block-attempts, of every command that waits."""
+    text = (
+        f"how many times {ATTEMPT_S:g} seconds to wait until it has happened; "
+        f"0 waits for {DEFAULT_BOUND_S / 60:g} minutes"
+    )
+    function = click.option("--block-attempts", type=int, default=0, help=text)(function)
+    return flag("--no-block", text="do not wait until it has happened")(function)
+
+
+def creation_options(function: Callback) -> Callback:
+    """--replace, and --sign, which is told apart from a typo."""
+    function = click.option("--sign", cls=Flag, hidden=True, expose_value=False, callback=_refuse_signing)(function)
+    return flag("--replace", text="replace what the cluster has by the local unit file")(function)
+
+
+def _refuse_signing(_: click.Context, __: click.Parameter, value: bool | None) -> None:
+    if value:
+        raise CommandFailed("WARNING: --sign is deprecated: units are not signed any more, leave it out", status=2)
+
+
+def unit_arguments(function: Callback) -> Callback:
+    """Any number of units."""
+    return click.argument("units", nargs=-1)(function)
+
+
+def pass_settings(function: Callable[..., int]) -> Callback:
+    """Hand the Settings to a command as its first argument."""
+    return click.pass_obj(function)

@@ -1,0 +1,118 @@
+"""The global options: their names, defaults and environment variables, and how one value is chosen for each.
+
+What an option does is for those who read Settings; how it is parsed off the command line is parsing.py's matter.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import click
+import msgspec
+
+ENVIRONMENT_PREFIX = "FLEETCTL_"
+DEFAULT_ENDPOINT = "unix:///var/run/fleet.sock"
+LONGEST_TIMEOUT_S = 86400.0
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The value of every global option. Each field is an option of that name (`_` as `-`, the unit `_s` left out)."""
+
+    endpoint: str = DEFAULT_ENDPOINT
+    driver: str = "API"
+    request_timeout_s: float = 3.0
+    ca_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
+    tunnel: str = ""
+    ssh_username: str = "core"
+    ssh_timeout_s: float = 10.0
+    known_hosts_file: str = "~/.fleetctl/known_hosts"
+    strict_host_key_checking: bool = True
+    debug: bool = False
+    etcd_key_prefix: str = "/_coreos.com/fleet/"
+    experimental_api: bool = True
+    etcd_keyfile: str = ""
+    etcd_certfile: str = ""
+    etcd_cafile: str = ""
+
+
+HELP = {
+    "endpoint": "where the daemon's API is: unix:///PATH, http://HOST:PORT or https://HOST:PORT",
+    "driver": "how the cluster is reached; API is the only way",
+    "request_timeout": "seconds to wait for the answer to one request",
+    "ca_file": "certificates of the authorities that the API's own is checked against (default: the system's)",
+    "cert_file": "client certificate to show to the API",
+    "key_file": "private key of the client certificate",
+    "tunnel": "reach the cluster over SSH through HOST[:PORT]",
+    "ssh_username": "user name for SSH",
+    "ssh_timeout": "seconds to wait for an SSH connection",
+    "known_hosts_file": "host keys that were accepted",
+    "strict_host_key_checking": "check host keys; false neither checks nor records them",
+    "debug": "say on stderr what is asked of the API",
+    "etcd_key_prefix": "of the etcd driver, which is not supported: without effect",
+    "experimental_api": "deprecated: without effect",
+    "etcd_keyfile": "deprecated: use --key-file",
+    "etcd_certfile": "deprecated: use --cert-file",
+    "etcd_cafile": "deprecated: use --ca-file",
+}
+
+
+class Seconds(click.types.FloatParamType):
+    """A duration: more than nothing, at most a day."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = math.nan
+        if not 0 < seconds <= LONGEST_TIMEOUT_S:
+            self.fail(f"{value!r} is not a number of seconds above 0 and up to {LONGEST_TIMEOUT_S:g}.", param, ctx)
+        return seconds
+
+
+_TYPES: dict[type, "click.ParamType[Any]"] = {str: click.STRING, float: Seconds(), bool: click.BOOL}
+
+
+class GlobalOption(msgspec.Struct, frozen=True):
+    """One global option: its name (as a Python one), the field that holds its value, its type and default."""
+
+    name: str
+    field: str
+    type: "click.ParamType[Any]"
+    default: str | float | bool
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that sets it."""
+        return ENVIRONMENT_PREFIX + self.name.upper()
+
+
+GLOBAL_OPTIONS = tuple(
+    GlobalOption(field.name.removesuffix("_s"), field.name, _TYPES[field.type], field.default)
+    for field in msgspec.structs.fields(Settings)
+)
+
+
+def resolve_settings(given: Mapping[str, Any], environment: Mapping[str, str]) -> Settings:
+    """The settings: `given` (option name → value, None where not given) first, then the environment, then defaults.
+
+    An empty variable counts as unset, one that cannot be parsed is ignored: so the original did.
+    """
+    values: dict[str, Any] = {}
+    for option in GLOBAL_OPTIONS:
+        value = given.get(option.name)
+        if value is None:
+            value = _from_environment(option, environment.get(option.variable, ""))
+        if value is not None:
+            values[option.field] = value
+    return Settings(**values)
+
+
+def _from_environment(option: GlobalOption, text: str) -> Any:
+    if not text:
+        return None
+    try:
+        return option.type.convert(text, None, None)
+    except click.BadParameter:
+        return None

@@ -1,0 +1,267 @@
+"""Waiting until what was asked has really happened: what a unit's report means for that, and how often to look.
+
+The judges are pure: a report in, a verdict out. Nothing is asked of a unit here.
+"""
+
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from fleetctl import output
+from fleetctl.errors import ClientError
+from fleetd.api import schema
+
+if TYPE_CHECKING:  # the client is costly to import, and the command line needs only the bounds
+    from fleetctl.client import Client
+
+T = TypeVar("T")
+
+ATTEMPT_S = 2.0
+DEFAULT_BOUND_S = 300.0
+FIRST_PAUSE_S = 0.025
+LONGEST_PAUSE_S = 0.25
+SILENCE_S = 10.0  # how long a daemon may be away while it is waited for: it may just be restarted
+
+# A failure counts once it was read so often in a row: it may still be that of an earlier wish (0.3 s), of one that
+# the machine has not begun to carry out (1.5 s), or a unit that systemd holds back for others before it (9 s).
+SEEN_AFRESH = 6
+SEEN_BEFORE = 12
+SEEN_AT_REST = 40
+
+_BAD_LOADS = ("not-found", "bad-setting", "error", "masked")
+_AT_REST = ("", "inactive", "failed")
+_COMPLETED = "completed"  # the leader's word for a unit without a machine whose oneshot has run
+
+
+class Arrived(msgspec.Struct, frozen=True):
+    """It has happened, at this place ('' for nowhere)."""
+
+    place: str = ""
+
+
+class Failed(msgspec.Struct, frozen=True):
+    """It will not happen: a sentence about the unit without its name. Counts once it was read `reads` times running."""
+
+    why: str
+    reads: int = 1
+
+
+class Pending(msgspec.Struct, frozen=True):
+    """It may yet happen: what is being waited for."""
+
+    what: str
+
+
+Verdict = Arrived | Failed | Pending
+Judge = Callable[[schema.UnitReport, int], Verdict]
+
+
+def judge_launched(report: schema.UnitReport, generation: int) -> Verdict:
+    """Whether the unit, since the wish of this generation, has become active, or has completed."""
+    if report.decided >= generation and not report.machine and report.reason == _COMPLETED:
+        return Arrived()
+    copy = _placed_copy(report, generation)
+    if not isinstance(copy, schema.CopyReport):
+        return copy
+    place = output.place(copy.machine, copy.address)
+    if copy.active == "active" or copy.completed:
+        return Arrived(place)
+    if copy.active == "failed":
+        why = output.printable(copy.error) or f"systemctl status {report.name} there says why"
+        return Failed(f"failed on {place} ({copy.sub}): {why}", SEEN_AFRESH)
+    if failure := _why_not_loaded(copy):
+        return failure
+    if copy.active in _AT_REST:
+        return Failed(f"was started on {place}, but does not run ({copy.active}, {copy.sub})", SEEN_AT_REST)
+    return Pending(f"it is {copy.active} ({copy.sub}) on {place}")
+
+
+def judge_loaded(report: schema.UnitReport, generation: int) -> Verdict:
+    """Whether the unit is on a machine, known to systemd, and does not run."""
+    copy = _placed_copy(report, generation)
+    if not isinstance(copy, schema.CopyReport):
+        return copy
+    return _why_not_loaded(copy) or _judge_at_rest(report, output.place(copy.machine, copy.address))
+
+
+def judge_stopped(report: schema.UnitReport, generation: int) -> Verdict:
+    """Whether the unit runs nowhere. Unlike for judge_loaded, it may be on no machine, or unknown to systemd."""
+    if report.decided >= generation and not report.machine:
+        return _judge_at_rest(report, "")
+    copy = _placed_copy(report, generation)
+    if not isinstance(copy, schema.CopyReport):
+        return copy
+    return _judge_at_rest(report, output.place(copy.machine, copy.address))
+
+
+def judge_unloaded(report: schema.UnitReport, generation: int) -> Verdict:
+    """Whether the unit is on no machine any more. Of one that is on none, nothing need be decided."""
+    for copy in _own_copies(report):
+        if copy.hash or copy.active not in _AT_REST:
+            last = f"; its last word: {output.printable(copy.error)}" if copy.error else ""
+            return Pending(
+                f"it is still on {output.place(copy.machine, copy.address)} ({copy.active}, {copy.sub}){last}"
+            )
+    if report.machine or 0 < report.decided < generation:
+        return Pending("the leader has not taken it off its machine yet")
+    return Arrived()
+
+
+def _own_copies(report: schema.UnitReport) -> list[schema.CopyReport]:
+    return [copy for copy in report.copies if not copy.orphaned]
+
+
+def _judge_at_rest(report: schema.UnitReport, place: str) -> Verdict:
+    for copy in _own_copies(report):
+        if copy.active not in _AT_REST:
+            return Pending(f"it is still {copy.active} ({copy.sub}) on {output.place(copy.machine, copy.address)}")
+    return Arrived(place)
+
+
+def _why_not_loaded(copy: schema.CopyReport) -> Failed | None:
+    """Why systemd does not have the unit as it is asked for, None where it has it."""
+    place = output.place(copy.machine, copy.address)
+    if copy.error:
+        return Failed(f"failed on {place}: {output.printable(copy.error)}", SEEN_AFRESH)
+    if copy.load in _BAD_LOADS:
+        return Failed(f"could not be loaded on {place}: systemd says {copy.load}", SEEN_AFRESH)
+    return None
+
+
+def _placed_copy(report: schema.UnitReport, generation: int) -> schema.CopyReport | Failed | Pending:
+    """The unit's copy on the machine that was chosen for it, once both know of this generation; else why there is none.
+
+    What was decided or carried out for an older wish says nothing about this one.
+    """
+    if report.decided < generation:
+        return Pending("the leader has not decided yet where it goes")
+    if not report.machine:
+        return _why_nowhere(report)
+    copy = next((copy for copy in _own_copies(report) if copy.machine == report.machine), None)
+    place = output.place(report.machine, copy.address if copy else "")
+    if copy is not None and copy.generation >= generation:
+        return copy
+    if copy is not None and copy.error:
+        return Failed(f"failed on {place}: {output.printable(copy.error)}", SEEN_BEFORE)
+    return Pending(f"{place} has not carried it out yet")
+
+
+def _why_nowhere(report: schema.UnitReport) -> Failed | Pending:
+    """Without refusals, the leader waits for something that will come to an end by itself, or has no machine at all."""
+    reason = output.printable(report.reason).rstrip(".") or "no machine fits"
+    if reason.startswith("wait"):
+        return Pending(f"it {reason}")
+    ranked = sorted(report.refusals.items(), key=lambda refusal: (-refusal[1], refusal[0]))
+    if ranked:
+        counted = (f"{output.printable(why)} ({count} machine{'s'[: count > 1]})" for why, count in ranked)
+        reason += ": " + ", ".join(counted)
+    then = "It starts" if report.target == "launched" else "It is loaded"
+    return Failed(f"cannot be placed: {reason}. {then} as soon as one fits.", SEEN_AFRESH)
+
+
+def bound_s(block_attempts: int) -> float:
+    """How long to wait at most, for --block-attempts."""
+    return block_attempts * ATTEMPT_S if block_attempts > 0 else DEFAULT_BOUND_S
+
+
+def observe(ask: Callable[[], T], bound_s: float) -> Iterator[T]:
+    """The answers of `ask`, the first at once, then ever less often, until the bound has passed. Raises ClientError."""
+    deadline = time.monotonic() + bound_s
+    silent_since: float | None = None
+    pause_s = FIRST_PAUSE_S
+    while True:
+        try:
+            answer = ask()
+        except ClientError as error:
+            silent_since = silent_since or time.monotonic()
+            if not error.may_pass or time.monotonic() - silent_since > min(SILENCE_S, bound_s):
+                raise
+        else:
+            silent_since = None
+            yield answer
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            return
+        time.sleep(min(pause_s, left_s))
+        pause_s = min(pause_s * 1.5, LONGEST_PAUSE_S)
+
+
+class Wait:
+    """One wait for units to arrive in a target state. Lines are printed as they arrive, errors as they show.
+
+    Afterwards `failed` says of each unit why it will not arrive, `late` what it waited for when time was up.
+    To be made after the wishes were sent: the generations read first are those that are waited for.
+    """
+
+    def __init__(self, client: "Client", target: str, judge: Judge) -> None:
+        self._client = client
+        self._target = target
+        self._judge = judge
+        self._generations: dict[str, int] = {}
+        self._failing: dict[str, int] = {}
+        self.failed: dict[str, str] = {}
+        self.late: dict[str, str] = {}
+
+    def until(self, names: Sequence[str], bound_s: float) -> None:
+        """Return when each unit has arrived or failed, or when the bound has passed. Raises ClientError."""
+        self.late = dict.fromkeys(names, "the API has not told of it yet")
+        if not names:
+            return
+        for reports in observe(lambda: self._client.reports(self.late), bound_s):
+            self._generations = {name: report.generation for name, report in reports.items()} | self._generations
+            undecided = any(report.decided < self._generations[name] for name, report in reports.items())
+            for name in list(self.late):
+                self._take(name, self._verdict(name, reports.get(name)), undecided)
+            if not self.late:
+                return
+
+    def _verdict(self, name: str, report: schema.UnitReport | None) -> Verdict:
+        if report is None:
+            return Failed("was destroyed while it was waited for")
+        if report.target != self._target:
+            return Failed(f"was set to {report.target} by somebody else while it was waited for")
+        return self._judge(report, self._generations[name])
+
+    def _take(self, name: str, verdict: Verdict, undecided: bool) -> None:
+        if isinstance(verdict, Arrived):
+            del self.late[name]
+            output.result(output.unit_line(name, self._target, verdict.place))
+            return
+        if isinstance(verdict, Pending):
+            self._failing[name] = 0
+            self.late[name] = verdict.what
+            return
+        self.late[name] = f"it {verdict.why}"
+        # One unit may hang on another of the same command, for which nothing is decided yet.
+        self._failing[name] = 0 if undecided else self._failing.get(name, 0) + 1
+        if self._failing[name] >= verdict.reads:
+            del self.late[name]
+            self.failed[name] = f"Unit {name} {verdict.why}"
+            output.error(f"Error waiting for units: {self.failed[name]}")
+
+    def report_late(self) -> str:
+        """Print an error for each unit that was late; the first one, or '' where none was."""
+        texts = [
+            f"timed out waiting for unit {name} to report state {self._target}: {what}"
+            for name, what in self.late.items()
+        ]
+        for text in texts:
+            output.error(f"Error waiting for units: {text}")
+        return texts[0] if texts else ""
+
+
+def wait_until_gone(client: "Client", names: Collection[str], bound_s: float) -> Iterator[str]:
+    """The destroyed units, each as soon as no machine reports it any more; those that stay are not among them."""
+    left = list(names)
+
+    def ask() -> list[schema.UnitState]:
+        return client.states(left[0] if len(left) == 1 else "")
+
+    for states in observe(ask, bound_s) if left else ():
+        held = {state.name for state in states}
+        yield from [name for name in left if name not in held]
+        left[:] = [name for name in left if name in held]
+        if not left:
+            return

@@ -1,0 +1,92 @@
+"""What stop and unload share: set a lower target state, wait until nothing runs any more.
+
+They test what is wanted of a unit, not how it stands: one that fits nowhere can be withdrawn as well.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from fleetctl import output
+from fleetctl.client import Client, open_client
+from fleetctl.errors import ClientError, failing_as
+from fleetctl.local_files import parse_arguments
+from fleetctl.settings import Settings
+from fleetctl.waiting import Judge, Wait, bound_s, judge_stopped, judge_unloaded
+from fleetd.api import schema
+from fleetd.core.unit import TargetState
+
+
+class Verb(msgspec.Struct, frozen=True):
+    """A command that withdraws units, and its words."""
+
+    name: str
+    doing: str
+    done: str
+    target: TargetState
+    judge: Judge
+
+
+STOP = Verb("stop", "stopping", "stopped", TargetState.LOADED, judge_stopped)
+UNLOAD = Verb("unload", "unloading", "unloaded", TargetState.INACTIVE, judge_unloaded)
+
+
+def find_units(client: Client, units: Sequence[str]) -> list[schema.UnitReport]:
+    """Those of the units that the cluster has, in the order of the arguments. Raises CommandFailed."""
+    names = [argument.name.full for argument in parse_arguments(tuple(units))]
+    with failing_as("Error retrieving list of units from repository: "):
+        reports = client.reports(names)
+    found = [reports[name] for name in names if name in reports]
+    if not found:
+        output.error("Units not found in registry")
+    return found
+
+
+def withdraw(settings: Settings, units: Sequence[str], verb: Verb, no_block: bool, block_attempts: int) -> int:
+    """Bring the units down to the verb's target state; the exit status."""
+    client = open_client(settings)
+    if not units:
+        output.error("No units given")
+        return 0
+    found = find_units(client, units)
+    if not found:
+        return 0
+    status = 0
+    waited = []
+    for report in found:
+        if verb is STOP and report.target == TargetState.INACTIVE:
+            output.error(f"Unable to stop unit {report.name} in state inactive")
+            status = 1
+        elif report.is_global or report.target != verb.target:
+            if not _wish(client, report, verb, no_block):
+                status = 1
+            elif not report.is_global:
+                waited.append(report.name)
+    return status if no_block else max(status, _wait(client, waited, verb, bound_s(block_attempts)))
+
+
+def _wish(client: Client, report: schema.UnitReport, verb: Verb, no_block: bool) -> bool:
+    """Set the target state and say so; whether that worked."""
+    try:
+        client.set_target(report.name, verb.target)
+    except ClientError as error:
+        output.error(f"Error {verb.doing} units: unit {report.name}: {error}")
+        return False
+    if report.is_global:
+        output.result(f"Triggered global unit {report.name} {verb.name}")
+    elif no_block:
+        output.result(f"Triggered unit {report.name} {verb.name}")
+    return True
+
+
+def _wait(client: Client, names: Sequence[str], verb: Verb, bound_s: float) -> int:
+    listed = f"[{' '.join(names)}]"
+    wait = Wait(client, verb.target, verb.judge)
+    with failing_as("Error waiting for units: "):
+        wait.until(names, bound_s)
+    why = wait.report_late() or next(iter(wait.failed.values()), "")
+    if why:
+        output.error(f"Failed to {verb.name} units {listed}. err: {why}")
+        return 1
+    output.note(f"Successfully {verb.done} units {listed}.")
+    return 0
