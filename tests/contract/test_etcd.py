@@ -1,0 +1,347 @@
+"""What the store owes on etcd alone: failover, outages, authentication, TLS, and clusters set up anew."""
+
+import asyncio
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from fleetd.store.etcd import EtcdStore
+from fleetd.store.etcd_gateway import tls_context
+from fleetd.store.protocol import Changes, Compacted, Put, StoreError, Unavailable, Unchanged
+from tests.etcd import EtcdServer, free_port
+
+PATIENCE_S = 8.0
+
+NewEtcd = Callable[..., EtcdServer]
+
+
+@asynccontextmanager
+async def store_on(*endpoints: str, **options: object) -> AsyncIterator[EtcdStore]:
+    store = EtcdStore(endpoints, **{"request_timeout_s": 0.5, **options})
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def next_of(watch: AsyncIterator[Changes]) -> Changes:
+    return await asyncio.wait_for(anext(watch), PATIENCE_S)
+
+
+async def until_it_answers(store: EtcdStore) -> int:
+    """The revision, as soon as the store tells it."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            try:
+                return await store.revision()
+            except Unavailable:
+                await asyncio.sleep(0.05)
+
+
+async def restart(server: EtcdServer) -> None:
+    """SIGKILL and start again, while the event loop runs on."""
+    await asyncio.to_thread(server.kill)
+    await asyncio.to_thread(server.start)
+
+
+async def put(store: EtcdStore, key: str) -> int:
+    return await store.transact([], [Put(key, b"x")])
+
+
+class HalfDeafProxy:
+    """Passes requests on to etcd and drops the answers to transactions, as a connection does that breaks."""
+
+    def __init__(self, target: EtcdServer) -> None:
+        _, _, port = target.client_url.rpartition(":")
+        self._target_port = int(port)
+        self.url = ""
+
+    async def __aenter__(self) -> "HalfDeafProxy":
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_exception: object) -> None:
+        self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", self._target_port)
+        request = await reader.read(65536)
+        back.write(request)
+        answer = await there.read(65536)
+        if not request.startswith(b"POST /v3/kv/txn"):
+            writer.write(answer)
+        writer.close()
+        back.close()
+
+
+# Failover
+
+
+async def test_an_endpoint_that_refuses_is_passed_over(shared_etcd: EtcdServer) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    async with store_on(nobody, shared_etcd.client_url) as store:
+        revision = await store.transact([Unchanged("/passed-over", 0)], [Put("/passed-over", b"")])
+        async with aclosing(store.watch("/passed-over", revision - 1)) as watch:
+            assert (await next_of(watch)).revision == revision
+
+
+async def test_without_any_endpoint_that_answers_the_error_names_all(shared_etcd: EtcdServer) -> None:
+    first, second = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
+    async with store_on(first, second) as store:
+        with pytest.raises(Unavailable) as failure:
+            await store.revision()
+    assert first in str(failure.value)
+    assert second in str(failure.value)
+
+
+async def test_a_transaction_whose_answer_was_lost_is_not_done_again_elsewhere(shared_etcd: EtcdServer) -> None:
+    """Done again it would be a conflict with itself, and nobody could tell."""
+    async with HalfDeafProxy(shared_etcd) as proxy, store_on(proxy.url, shared_etcd.client_url) as store:
+        with pytest.raises(Unavailable):
+            await store.transact([Unchanged("/lost-answer", 0)], [Put("/lost-answer", b"once")])
+        item = await store.get("/lost-answer")
+    assert item is not None
+    assert (item.value, item.create_revision) == (b"once", item.mod_revision)
+
+
+async def test_a_watch_and_requests_leave_a_frozen_member_of_three_for_another(new_etcd: NewEtcd) -> None:
+    ports = [free_port() for _ in range(3)]
+    members = {f"m{number}": f"http://127.0.0.1:{port}" for number, port in enumerate(ports)}
+    servers = [new_etcd(name=name, peer_port=port, members=members) for name, port in zip(members, ports, strict=True)]
+    for server in servers:
+        server.launch()
+    for server in servers:
+        server.wait_until_ready()
+    async with store_on(*(server.client_url for server in servers)) as store:
+        start = await until_it_answers(store)
+        lease = await store.grant(30)
+        async with aclosing(store.watch("/three/", start)) as watch:
+            first = await put(store, "/three/a")
+            assert (await next_of(watch)).revision == first
+            servers[0].freeze()
+            await until_it_answers(store)
+            second = await put(store, "/three/b")
+            assert (await next_of(watch)).revision == second
+            assert (await store.keep_alive(lease)).revision == second
+            servers[0].thaw()
+            servers[1].kill()
+            await until_it_answers(store)
+            third = await put(store, "/three/c")
+            assert (await next_of(watch)).revision == third
+
+
+# Outages of the only endpoint
+
+
+async def test_a_watch_survives_a_killed_etcd_and_misses_nothing(new_etcd: NewEtcd) -> None:
+    server = new_etcd().start()
+    async with store_on(server.client_url) as store:
+        start = await store.revision()
+        async with aclosing(store.watch("/k/", start)) as watch:
+            first = await put(store, "/k/a")
+            assert (await next_of(watch)).revision == first
+            second = await put(store, "/k/b")
+            server.kill()
+            with pytest.raises(Unavailable):
+                await store.revision()
+            server.start()
+            await until_it_answers(store)
+            third = await put(store, "/k/c")
+            seen = []
+            while third not in seen:
+                seen += [event.revision for event in (await next_of(watch)).events]
+    assert seen == [second, third]
+
+
+async def test_a_frozen_etcd_is_unavailable_in_time_and_goes_on_once_thawed(new_etcd: NewEtcd) -> None:
+    server = new_etcd().start()
+    async with store_on(server.client_url) as store:
+        start = await store.revision()
+        async with aclosing(store.watch("/f/", start)) as watch:
+            waiting = asyncio.ensure_future(next_of(watch))
+            await asyncio.sleep(0.2)
+            server.freeze()
+            async with asyncio.timeout(2):
+                with pytest.raises(Unavailable, match=r"no answer for 0\.5 s"):
+                    await store.revision()
+                with pytest.raises(Unavailable, match=r"no answer for 0\.5 s"):
+                    await put(store, "/f/lost")
+            assert not waiting.done()
+            server.thaw()
+            await until_it_answers(store)
+            revision = await put(store, "/f/found")
+            seen = [event.key for event in (await waiting).events]
+            while "/f/found" not in seen:
+                seen += [event.key for event in (await next_of(watch)).events]
+    assert len(seen) == len(set(seen))
+    assert revision > start
+
+
+async def test_a_watch_that_finds_its_revision_compacted_after_an_outage_says_so(new_etcd: NewEtcd) -> None:
+    server = new_etcd().start()
+    async with store_on(server.client_url) as store, aclosing(store.watch("/c/", await store.revision())) as watch:
+        waiting = asyncio.ensure_future(next_of(watch))
+        await asyncio.sleep(0.2)
+        for _ in range(3):
+            revision = await put(store, "/elsewhere")
+        await store.compact(revision)
+        assert not waiting.done()
+        await restart(server)
+        with pytest.raises(Compacted) as compacted:
+            await waiting
+    assert compacted.value.revision == revision
+
+
+# A cluster of the same name, set up anew
+
+
+async def test_new_data_mean_another_cluster_and_end_a_watch(new_etcd: NewEtcd) -> None:
+    server = new_etcd().start()
+    async with store_on(server.client_url) as store:
+        name = await store.cluster_id()
+        for _ in range(5):
+            position = await put(store, "/n/a")
+        async with aclosing(store.watch("/n/", position)) as watch:
+            waiting = asyncio.ensure_future(next_of(watch))
+            await asyncio.sleep(0.2)
+            server.kill()
+            server.wipe()
+            server.start()
+            with pytest.raises(Compacted):
+                await waiting
+        assert await store.cluster_id() != name
+
+
+async def test_machines_that_name_a_cluster_at_once_agree(new_etcd: NewEtcd) -> None:
+    server = new_etcd().start()
+    async with store_on(server.client_url) as one, store_on(server.client_url) as other:
+        names = await asyncio.gather(one.cluster_id(), other.cluster_id(), one.cluster_id())
+    assert len(set(names)) == 1
+
+
+# Authentication
+
+
+def enable_authentication(server: EtcdServer) -> None:
+    """With the user root, and a user fleet that may read and write below /fleet/ only."""
+    server.etcdctl("user", "add", "root:secret")
+    server.etcdctl("user", "grant-role", "root", "root")
+    server.etcdctl("role", "add", "fleet")
+    server.etcdctl("role", "grant-permission", "fleet", "--prefix=true", "readwrite", "/fleet/")
+    server.etcdctl("user", "add", "fleet:pass")
+    server.etcdctl("user", "grant-role", "fleet", "fleet")
+    server.etcdctl("auth", "enable")
+
+
+async def test_a_user_needs_no_more_than_fleets_prefix_and_gets_a_new_token_by_itself(new_etcd: NewEtcd) -> None:
+    """etcd forgets its tokens when it restarts: each kind of request must then get a new one by itself."""
+    server = new_etcd().start()
+    enable_authentication(server)
+    async with store_on(server.client_url, username="fleet", password="pass") as store:
+        assert await store.cluster_id()
+        start = await store.revision()
+        lease = await store.grant(30)
+        async with aclosing(store.watch("/fleet/w/", start)) as watch:
+            revision = await store.transact([Unchanged("/fleet/w/a", 0)], [Put("/fleet/w/a", b"", lease)])
+            assert (await next_of(watch)).revision == revision
+            await restart(server)
+            revision = await store.transact([Unchanged("/fleet/w/b", 0)], [Put("/fleet/w/b", b"", lease)])
+            assert (await next_of(watch)).revision == revision
+        assert (await store.keep_alive(lease)).revision == revision
+        with pytest.raises(Unavailable, match="permission denied"):
+            await store.get("/elsewhere")
+
+
+async def test_a_watch_renews_a_token_that_is_no_longer_taken(new_etcd: NewEtcd) -> None:
+    """Here the watch alone meets the refusal, which stands inside a stream that begins well."""
+    server = new_etcd().start()
+    enable_authentication(server)
+    async with (
+        store_on(server.client_url, username="fleet", password="pass") as watcher,
+        store_on(server.client_url, username="fleet", password="pass") as writer,
+    ):
+        start = await watcher.revision()
+        async with aclosing(watcher.watch("/fleet/w/", start)) as watch:
+            waiting = asyncio.ensure_future(next_of(watch))
+            await asyncio.sleep(0.2)
+            await restart(server)
+            await until_it_answers(writer)
+            revision = await put(writer, "/fleet/w/a")
+            assert (await waiting).revision == revision
+
+
+async def test_authentication_may_be_turned_on_while_the_store_is_in_use(new_etcd: NewEtcd) -> None:
+    server = new_etcd().start()
+    async with store_on(server.client_url, username="fleet", password="pass") as store:
+        before = await put(store, "/fleet/a")
+        enable_authentication(server)
+        assert await put(store, "/fleet/a") > before
+
+
+async def test_a_wrong_password_and_a_missing_user_are_said_so(new_etcd: NewEtcd) -> None:
+    server = new_etcd().start()
+    enable_authentication(server)
+    async with store_on(server.client_url, username="fleet", password="wrong") as store:
+        with pytest.raises(Unavailable, match=r"does not let user fleet in.*check etcd_username and etcd_password"):
+            await store.revision()
+    async with store_on(server.client_url) as store:
+        with pytest.raises(Unavailable, match="user name is empty"):
+            await store.revision()
+
+
+# TLS
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with ca.pem, and server and client certificates that it signed (.pem and .key)."""
+    directory = tmp_path_factory.mktemp("tls")
+
+    def openssl(command: str) -> None:
+        subprocess.run(["openssl", *command.split()], cwd=directory, check=True, capture_output=True)
+
+    key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
+    openssl(f"req -x509 {key} -keyout ca.key -out ca.pem -days 2 -subj /CN=ca")
+    for name in ("server", "client"):
+        openssl(
+            f"req -x509 {key} -keyout {name}.key -out {name}.pem -days 2 -subj /CN={name} -CA ca.pem -CAkey ca.key "
+            "-addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE "
+            "-addext extendedKeyUsage=serverAuth,clientAuth"
+        )
+    return directory
+
+
+def start_with_tls(new_etcd: NewEtcd, certificates: Path) -> EtcdServer:
+    files = [f"--cert-file={certificates}/server.pem", f"--key-file={certificates}/server.key"]
+    ca = [f"--trusted-ca-file={certificates}/ca.pem", "--client-cert-auth"]
+    return new_etcd(client_scheme="https", extra_args=[*files, *ca]).start()
+
+
+async def test_tls_goes_by_the_given_ca_and_shows_the_clients_certificate(
+    new_etcd: NewEtcd, certificates: Path
+) -> None:
+    server = start_with_tls(new_etcd, certificates)
+    ca, own = str(certificates / "ca.pem"), (str(certificates / "client.pem"), str(certificates / "client.key"))
+    async with store_on(server.client_url, tls=tls_context(ca, *own)) as store:
+        start = await store.revision()
+        async with aclosing(store.watch("/tls/", start)) as watch:
+            revision = await put(store, "/tls/a")
+            assert (await next_of(watch)).revision == revision
+    async with store_on(server.client_url, tls=tls_context("", *own)) as store:
+        with pytest.raises(Unavailable, match=r"(?i)certificate.verify.failed"):
+            await store.revision()
+    async with store_on(server.client_url, tls=tls_context(ca)) as store:
+        with pytest.raises(Unavailable):
+            await store.revision()
+
+
+def test_tls_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=f"{tmp_path}/none.pem"):
+        tls_context(f"{tmp_path}/none.pem")
+    (tmp_path / "not.pem").write_text("hello")
+    with pytest.raises(StoreError, match=r"not\.pem"):
+        tls_context(str(tmp_path / "not.pem"))
