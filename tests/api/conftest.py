@@ -1,0 +1,75 @@
+"""What the API's suites share: an API over a store in memory, and a short way to ask it."""
+
+import json as json_
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+import pytest
+
+from fleetd.api.handlers import Api
+from fleetd.api.message import Request, Response
+from fleetd.core.unit import TargetState, Unit
+from fleetd.core.unitfile import UnitFile
+from fleetd.registry import Record, Registry
+from fleetd.store.embedded import EmbeddedStore, inline
+
+Headers = tuple[tuple[str, str], ...]
+JSON: Headers = (("Content-Type", "application/json"),)
+SYSTEM_UNITS = {"ssh.service": "/lib/systemd/system/ssh.service"}
+
+
+class Fleet:
+    """A registry to fill by hand, and the API over it."""
+
+    def __init__(self, registry: Registry, **options: Any) -> None:
+        self.registry = registry
+        self.options = {"shadows": lambda name: SYSTEM_UNITS.get(name, ""), **options}
+        self.api = Api(registry, **self.options)
+
+    def reconfigure(self, **options: Any) -> None:
+        self.api = Api(self.registry, **{**self.options, **options})
+
+    async def ask(self, request: str, body: Any = None, headers: Headers | None = None) -> Response:
+        """Send `METHOD /path?query`; a body that is no bytes is made JSON, and no headers means that it says it is."""
+        method, url = request.split(" ", 1)
+        path, _, query = url.partition("?")
+        sent = (JSON if body is not None else ()) if headers is None else headers
+        content = body if isinstance(body, bytes) else b"" if body is None else json_.dumps(body).encode()
+        pairs = tuple(parse_qsl(query, keep_blank_values=True))
+        return await self.api.handle(Request(method, unquote(path), pairs, sent, content))
+
+    async def refused(self, request: str, body: Any = None, headers: Headers | None = None) -> tuple[int, str]:
+        """Send what must be refused; the status and the message, the entity's shape having been checked."""
+        response = await self.ask(request, body, headers)
+        entity = json_.loads(response.body)
+        assert ("Content-Type", "application/json") in response.headers
+        assert list(entity) == ["error"]
+        assert list(entity["error"]) == ["code", "message"]
+        assert entity["error"]["code"] == response.status
+        return response.status, entity["error"]["message"]
+
+    async def put(self, record: Record, *names: str) -> None:
+        """Write a record as the leader or a machine would."""
+        await self.registry.store.transact([], [self.registry.put(record, *names)])
+
+    async def add_unit(
+        self, name: str, text: str = "[Service]\nExecStart=/bin/true\n", target: str = "inactive"
+    ) -> Unit:
+        """Write a unit as an earlier request would have; the unit with its generation."""
+        unit = Unit(name, UnitFile.parse(text).text, TargetState(target))
+        await self.registry.write_unit(unit, None)
+        return await self.unit(name)
+
+    async def unit(self, name: str) -> Unit:
+        """The unit as it is stored."""
+        unit, _ = await self.registry.unit_and_decision(name)
+        assert unit is not None
+        return unit
+
+
+@pytest.fixture
+async def fleet() -> AsyncIterator[Fleet]:
+    store = EmbeddedStore(":memory:", offload=inline)
+    yield Fleet(Registry(store))
+    await store.close()

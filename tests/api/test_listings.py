@@ -1,0 +1,291 @@
+"""States, machines, pages and reports: what is listed, in which order, cut where."""
+
+import json
+from typing import Any
+
+import pytest
+
+from fleetd.api.pages import cut_page, render_token
+from fleetd.core.machine import Machine, MachineMode, MachineSettings
+from fleetd.core.placement import Decision, Placement
+from fleetd.core.unit import TargetState, UnitState
+from fleetd.core.unitfile import hash_unit_file
+
+STATE = "/fleet/v1/state"
+MACHINES = "/fleet/v1/machines"
+REPORTS = "/fleet/v2/units"
+RUNNING = UnitState("loaded", "active", "running", "ab" * 20, TargetState.LAUNCHED, 7)
+
+
+async def listed(fleet: Any, request: str) -> Any:
+    response = await fleet.ask(request)
+    assert response.status == 200
+    return json.loads(response.body)
+
+
+# States
+
+
+async def test_a_state_is_shown_to_the_byte(fleet: Any) -> None:
+    await fleet.put(RUNNING, "m1", "web.service")
+    shown = (
+        b'{"hash":"' + b"ab" * 20 + b'","machineID":"m1","name":"web.service","systemdActiveState":"active",'
+        b'"systemdLoadState":"loaded","systemdSubState":"running"}'
+    )
+    assert (await fleet.ask(f"GET {STATE}/web.service")).body == shown
+    assert (await fleet.ask(f"GET {STATE}")).body == b'{"states":[' + shown + b"]}"
+
+
+async def test_states_are_listed_by_unit_then_machine_and_filtered(fleet: Any) -> None:
+    for machine, unit in (("m2", "a.service"), ("m1", "b.service"), ("m1", "a.service")):
+        await fleet.put(RUNNING, machine, unit)
+
+    async def pairs(query: str) -> list[tuple[str, str]]:
+        states = (await listed(fleet, f"GET {STATE}{query}")).get("states", [])
+        return [(state["name"], state["machineID"]) for state in states]
+
+    every = [("a.service", "m1"), ("a.service", "m2"), ("b.service", "m1")]
+    assert await pairs("") == every
+    assert await pairs("?machineID=&unitName=") == every
+    assert await pairs("?machineID=m1") == [("a.service", "m1"), ("b.service", "m1")]
+    assert await pairs("?unitName=a.service&unitName=b.service") == [("a.service", "m1"), ("a.service", "m2")]
+    assert await pairs("?unitName=a.service&machineID=m2") == [("a.service", "m2")]
+    assert await pairs("?unitName=a") == []
+
+
+async def test_a_unit_that_is_gone_from_its_machine_has_no_state_and_one_that_still_runs_has(fleet: Any) -> None:
+    await fleet.put(UnitState("not-found", "inactive", "dead", generation=3), "m1", "gone.service")
+    await fleet.put(UnitState("loaded", "deactivating", "stop-sigterm"), "m1", "going.service")
+    states = (await listed(fleet, f"GET {STATE}"))["states"]
+    assert [state["name"] for state in states] == ["going.service"]
+    assert await fleet.refused(f"GET {STATE}/gone.service") == (404, "unit state does not exist")
+
+
+async def test_the_state_of_a_unit_on_several_machines_is_that_of_its_own_machine(fleet: Any) -> None:
+    await fleet.put(RUNNING, "m1", "web.service")
+    await fleet.put(RUNNING, "m2", "web.service")
+    assert (await listed(fleet, f"GET {STATE}/web.service"))["machineID"] == "m1"
+    await fleet.put(Decision("web.service", 1, machine="m2"), "web.service")
+    assert (await listed(fleet, f"GET {STATE}/web.service"))["machineID"] == "m2"
+
+
+async def test_an_unknown_units_state_is_not_found(fleet: Any) -> None:
+    assert await fleet.refused(f"GET {STATE}/absent.service") == (404, "unit state does not exist")
+
+
+# Machines
+
+
+async def test_machines_are_listed_by_id_with_the_metadata_that_counts(fleet: Any) -> None:
+    await fleet.put(Machine("m2"), "m2")
+    await fleet.put(Machine("m1", address="10.0.0.1", metadata={"b": "1", "a": "1", "c": "1"}), "m1")
+    await fleet.put(Machine("m3", mode=MachineMode.PARKED), "m3")
+    await fleet.put(MachineSettings({"b": "", "c": "2", "d": "<3"}), "m1")
+    await fleet.put(MachineSettings({"x": "y"}), "gone")
+    assert (await fleet.ask(f"GET {MACHINES}")).body == (
+        b'{"machines":[{"id":"m1","metadata":{"a":"1","c":"2","d":"\\u003c3"},"primaryIP":"10.0.0.1"},'
+        b'{"id":"m2"},{"id":"m3","mode":"parked"}]}'
+    )
+
+
+async def test_metadata_is_changed_in_order_and_survives_without_the_machine(fleet: Any) -> None:
+    edits = [
+        {"op": "add", "path": "/m1/metadata/a", "value": {"value": "1"}},
+        {"op": "replace", "path": "/m1/metadata/b", "value": "2"},
+        {"op": "add", "path": "/m2/metadata/a.b-c_D", "value": "x"},
+        {"OP": "remove", "Path": "/m1/metadata/a", "value": "ignored"},
+        {"op": "remove", "path": "/m1/metadata/c"},
+    ]
+    response = await fleet.ask(f"PATCH {MACHINES}", edits, ())
+    assert (response.status, response.headers, response.body) == (204, (), b"")
+    settings = await fleet.registry.settings()
+    assert settings == {
+        "m1": MachineSettings({"a": "", "b": "2", "c": ""}),
+        "m2": MachineSettings({"a.b-c_D": "x"}),
+    }
+
+
+@pytest.mark.parametrize("body", [b"[]", b"null"])
+async def test_no_edits_are_done_at_once(fleet: Any, body: bytes) -> None:
+    assert (await fleet.ask(f"PATCH {MACHINES}", body)).status == 204
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        ({}, "invalid op: expect add, remove, or replace"),
+        ({"op": "copy", "path": "/m/metadata/a"}, "invalid op: expect add, remove, or replace"),
+        ({"op": "add", "value": "x"}, "machine metadata path invalid"),
+        ({"op": "add", "path": "/m/metadata/", "value": "x"}, "machine metadata path invalid"),
+        ({"op": "add", "path": "/m/metadata/a b", "value": "x"}, "machine metadata path invalid"),
+        ({"op": "add", "path": "/m/metadata/a\n", "value": "x"}, "machine metadata path invalid"),
+        ({"op": "add", "path": "//metadata/a", "value": "x"}, "machine metadata path invalid"),
+        ({"op": "add", "path": "/m/n/metadata/a", "value": "x"}, "machine metadata path invalid"),
+        ({"op": "add", "path": "/m/metadata/a"}, "invalid value: add and replace require a value"),
+        ({"op": "add", "path": "/m/metadata/a", "value": ""}, "invalid value: add and replace require a value"),
+        ({"op": "add", "path": "/m/metadata/a", "value": 1}, "invalid value: add and replace require a value"),
+        ({"op": "add", "path": "/m/metadata/a", "value": {}}, "invalid value: add and replace require a value"),
+        (
+            {"op": "add", "path": "/m/metadata/a", "value": {"value": []}},
+            "invalid value: add and replace require a value",
+        ),
+        (None, "unable to decode body: "),
+        ("add", "unable to decode body: "),
+    ],
+)
+async def test_one_bad_edit_and_none_is_done(fleet: Any, edit: Any, message: str) -> None:
+    good = {"op": "add", "path": "/m1/metadata/a", "value": "1"}
+    status, said = await fleet.refused(f"PATCH {MACHINES}", [good, edit])
+    assert status == 400
+    assert said.startswith(message)
+    assert await fleet.registry.settings() == {}
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"[", b'"x"', b"[" * 100_000])
+async def test_edits_are_a_list(fleet: Any, body: bytes) -> None:
+    status, said = await fleet.refused(f"PATCH {MACHINES}", body)
+    assert status == 400
+    assert said.startswith("unable to decode body: ")
+
+
+async def test_more_metadata_than_the_store_can_keep_is_refused(fleet: Any) -> None:
+    edit = {"op": "add", "path": "/m1/metadata/a", "value": "x" * 1_100_000}
+    status, said = await fleet.refused(f"PATCH {MACHINES}", [edit])
+    assert status == 413
+    assert said.startswith('metadata of machine "m1" cannot be kept: ')
+
+
+# Pages
+
+
+async def test_a_listing_is_cut_into_pages_without_an_empty_last_one(fleet: Any) -> None:
+    fleet.reconfigure(token_limit=2)
+    for number in range(4):
+        await fleet.add_unit(f"u{number}.service")
+        await fleet.put(RUNNING, "m1", f"u{number}.service")
+        await fleet.put(Machine(f"m{number}"), f"m{number}")
+    for path, kind in (("/fleet/v1/units", "units"), (STATE, "states"), (MACHINES, "machines")):
+        first = await listed(fleet, f"GET {path}")
+        assert (len(first[kind]), first["nextPageToken"]) == (2, "AgACAA==")
+        last = await listed(fleet, f"GET {path}?nextPageToken=AgACAA%3D%3D")
+        assert (len(last[kind]), "nextPageToken" in last) == (2, False)
+        assert [item["name" if kind != "machines" else "id"] for item in first[kind] + last[kind]] == (
+            [f"m{number}" if kind == "machines" else f"u{number}.service" for number in range(4)]
+        )
+
+
+async def test_a_page_beyond_the_end_is_empty(fleet: Any) -> None:
+    await fleet.add_unit("a.service")
+    for path in ("/fleet/v1/units", STATE, MACHINES):
+        assert (await fleet.ask(f"GET {path}?nextPageToken=ZAACAA%3D%3D")).body == b"{}"
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("nextPageToken=ZAACAA==&nextPageToken=ZAACAA==", "too many values for page token"),
+        ("nextPageToken=AgACAA==", "token limit must be 100"),
+        ("nextPageToken=ZAAAAA==", "token page must be greater than zero"),
+        ("nextPageToken=", '"" is no page token of this server: leave nextPageToken out to begin with the first page'),
+        ("nextPageToken=ZAA=", '"ZAA=" is no page token of this server'),
+        ("nextPageToken=ZAACAAAA", '"ZAACAAAA" is no page token of this server'),
+        ("nextPageToken=ZAACAA", '"ZAACAA" is no page token of this server'),
+        ("nextPageToken=ZAACAB==", '"ZAACAB==" is no page token of this server'),
+        ("nextPageToken=*", '"*" is no page token of this server'),
+        ("nextPageToken=é", '"é" is no page token of this server'),
+    ],
+)
+async def test_a_page_token_that_is_not_ours_is_refused(fleet: Any, query: str, message: str) -> None:
+    for path in ("/fleet/v1/units", STATE, MACHINES):
+        status, said = await fleet.refused(f"GET {path}?{query}")
+        assert status == 400
+        assert said.startswith(message)
+
+
+def test_the_last_page_that_a_token_can_name_holds_all_that_is_left() -> None:
+    items = list(range(70_000))
+    assert cut_page(items, 65534, 1) == ([65533], render_token(1, 65535))
+    assert cut_page(items, 65535, 1) == (items[65534:], "")
+
+
+# Reports
+
+
+async def test_a_report_says_what_was_asked_what_was_decided_and_how_each_copy_stands(fleet: Any) -> None:
+    unit = await fleet.add_unit("web.service", target="launched")
+    await fleet.put(Machine("m1", address="10.0.0.1"), "m1")
+    await fleet.put(
+        Decision("web.service", unit.generation, machine="m1", since=12.5, reason="fewest units"), "web.service"
+    )
+    await fleet.put(RUNNING, "m1", "web.service")
+    await fleet.put(UnitState("loaded", "active", "running", target=TargetState.LAUNCHED), "m2", "web.service")
+    retiring = Placement("m2", "web.service", unit.text, TargetState.LAUNCHED, 1, retiring=True)
+    await fleet.put(retiring, "m2", "web.service")
+    (report,) = (await listed(fleet, f"GET {REPORTS}"))["units"]
+    assert report == {
+        "name": "web.service",
+        "target": "launched",
+        "generation": unit.generation,
+        "hash": hash_unit_file(unit.text),
+        "decided": unit.generation,
+        "machine": "m1",
+        "since": 12.5,
+        "reason": "fewest units",
+        "copies": [
+            {
+                "machine": "m1",
+                "address": "10.0.0.1",
+                "load": "loaded",
+                "active": "active",
+                "sub": "running",
+                "hash": "ab" * 20,
+                "target": "launched",
+                "generation": 7,
+            },
+            {
+                "machine": "m2",
+                "load": "loaded",
+                "active": "active",
+                "sub": "running",
+                "target": "launched",
+                "retiring": True,
+            },
+        ],
+    }
+
+
+async def test_a_unit_that_is_nowhere_says_why_and_a_global_one_where(fleet: Any) -> None:
+    await fleet.add_unit("web.service", target="launched")
+    await fleet.put(Decision("web.service", 1, reason="no machine fits", refusals={"metadata": 3}), "web.service")
+    await fleet.add_unit("log.service", "[X-Fleet]\nGlobal=yes\n", "launched")
+    await fleet.put(Decision("log.service", 2, machines=4), "log.service")
+    await fleet.add_unit("new.service")
+    log, new, web = (await listed(fleet, f"GET {REPORTS}"))["units"]
+    assert (log["global"], log["machines"], log["decided"]) == (True, 4, 2)
+    assert (web["reason"], web["refusals"], "machine" in web) == ("no machine fits", {"metadata": 3}, False)
+    assert "decided" not in new
+    assert "copies" not in new
+
+
+async def test_reports_are_of_the_names_asked_for_and_unknown_ones_are_left_out(fleet: Any) -> None:
+    for name in ("a.service", "b.service", "c.service"):
+        await fleet.add_unit(name)
+    found = await listed(fleet, f"GET {REPORTS}?name=c.service&name=a.service&name=absent.service")
+    assert [report["name"] for report in found["units"]] == ["a.service", "c.service"]
+    assert await listed(fleet, f"GET {REPORTS}?name=absent.service") == {}
+
+
+async def test_copies_of_a_unit_that_nobody_knows_are_orphans_and_those_that_are_gone_are_none(fleet: Any) -> None:
+    await fleet.put(RUNNING, "m1", "lost.service")
+    await fleet.put(UnitState("not-found", "inactive", "dead", generation=3, error="refused"), "m1", "gone.service")
+    (report,) = (await listed(fleet, f"GET {REPORTS}"))["units"]
+    (copy,) = report.pop("copies")
+    assert report == {"name": "lost.service", "target": "", "generation": 0}
+    assert (copy["machine"], copy["orphaned"], copy["generation"]) == ("m1", True, 7)
+
+
+async def test_a_copy_that_could_not_be_made_is_reported_with_its_error(fleet: Any) -> None:
+    await fleet.add_unit("web.service", target="launched")
+    await fleet.put(UnitState("not-found", "inactive", "dead", error="would hide ours"), "m1", "web.service")
+    (report,) = (await listed(fleet, f"GET {REPORTS}"))["units"]
+    assert [(copy["machine"], copy["error"]) for copy in report["copies"]] == [("m1", "would hide ours")]

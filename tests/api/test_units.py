@@ -1,0 +1,363 @@
+"""Units in version 1, request by request: what is answered, to the byte, and what is written."""
+
+import json
+from typing import Any
+
+import pytest
+
+from fleetd.core.placement import Decision
+from fleetd.core.unit import TargetState, UnitState
+from fleetd.store.protocol import Conflict, KeyValue, Put, Snapshot
+
+UNITS = "/fleet/v1/units"
+WEB = f"{UNITS}/web.service"
+OPTIONS = [{"section": "Service", "name": "ExecStart", "value": "/bin/true"}]
+OTHER = [{"section": "Service", "name": "ExecStart", "value": "/bin/false"}]
+
+
+def x_fleet(*pairs: tuple[str, str]) -> list[dict[str, str]]:
+    return [{"section": "X-Fleet", "name": name, "value": value} for name, value in pairs]
+
+
+async def test_an_empty_cluster_lists_nothing(fleet: Any) -> None:
+    response = await fleet.ask(f"GET {UNITS}")
+    assert (response.status, response.headers, response.body) == (200, (("Content-Type", "application/json"),), b"{}")
+
+
+async def test_a_unit_is_shown_compact_sorted_and_escaped(fleet: Any) -> None:
+    await fleet.add_unit("web.service", "[Service]\nExecStart=\nExecStart=/bin/sh -c 'a <b >c &d'\n")
+    shown = (
+        b'{"currentState":"inactive","desiredState":"inactive","name":"web.service","options":'
+        b'[{"name":"ExecStart","section":"Service"},'
+        b'{"name":"ExecStart","section":"Service","value":"/bin/sh -c \'a \\u003cb \\u003ec \\u0026d\'"}]}'
+    )
+    assert (await fleet.ask(f"GET {WEB}")).body == shown
+    assert (await fleet.ask(f"GET {UNITS}")).body == b'{"units":[' + shown + b"]}"
+
+
+@pytest.mark.parametrize(
+    ("decision", "state", "current", "machine"),
+    [
+        (None, None, "inactive", ""),
+        (Decision("web.service", 1), None, "inactive", ""),
+        (Decision("web.service", 1, machine="m1"), None, "inactive", "m1"),
+        (Decision("web.service", 1, machine="m1"), UnitState("loaded", "inactive", "dead"), "inactive", "m1"),
+        (
+            Decision("web.service", 1, machine="m1"),
+            UnitState("loaded", "inactive", "dead", target=TargetState.LOADED),
+            "loaded",
+            "m1",
+        ),
+        (
+            Decision("web.service", 1, machine="m1"),
+            UnitState("loaded", "failed", "failed", target=TargetState.LAUNCHED),
+            "launched",
+            "m1",
+        ),
+        (
+            Decision("web.service", 1, machine="m2"),
+            UnitState("loaded", "active", "running", target=TargetState.LAUNCHED),
+            "inactive",
+            "m2",
+        ),
+        (
+            Decision("web.service", 1),
+            UnitState("loaded", "active", "running", target=TargetState.LAUNCHED),
+            "inactive",
+            "",
+        ),
+    ],
+)
+async def test_the_current_state_is_what_the_assigned_machine_has_carried_out(
+    fleet: Any, decision: Decision | None, state: UnitState | None, current: str, machine: str
+) -> None:
+    await fleet.add_unit("web.service", target="launched")
+    if decision:
+        await fleet.put(decision, "web.service")
+    if state:
+        await fleet.put(state, "m1", "web.service")
+    single = json.loads((await fleet.ask(f"GET {WEB}")).body)
+    (listed,) = json.loads((await fleet.ask(f"GET {UNITS}")).body)["units"]
+    assert (single["currentState"], single.get("machineID", "")) == (current, machine)
+    assert single == listed
+
+
+async def test_a_global_unit_has_neither_machine_nor_current_state(fleet: Any) -> None:
+    await fleet.add_unit("log.service", "[X-Fleet]\nGlobal=true\n", "launched")
+    await fleet.put(Decision("log.service", 1, machine="m1", machines=1), "log.service")
+    await fleet.put(UnitState("loaded", "active", "running", target=TargetState.LAUNCHED), "m1", "log.service")
+    shown = json.loads((await fleet.ask(f"GET {UNITS}/log.service")).body)
+    assert (shown["currentState"], shown["desiredState"], "machineID" in shown) == ("inactive", "launched", False)
+    assert json.loads((await fleet.ask(f"GET {UNITS}")).body)["units"] == [shown]
+
+
+async def test_units_are_listed_by_name_in_byte_order_templates_too(fleet: Any) -> None:
+    for name in ("web@.service", "web@1.service", "a.timer", "Z.service"):
+        await fleet.add_unit(name)
+    listed = json.loads((await fleet.ask(f"GET {UNITS}")).body)["units"]
+    assert [unit["name"] for unit in listed] == ["Z.service", "a.timer", "web@.service", "web@1.service"]
+
+
+async def test_a_text_that_is_no_unit_file_hides_no_other_unit(fleet: Any) -> None:
+    await fleet.registry.store.transact([], [Put("/fleet/units/bad.service", b'{"name":"bad.service","text":"[x"}')])
+    await fleet.add_unit("web.service")
+    listed = json.loads((await fleet.ask(f"GET {UNITS}")).body)["units"]
+    assert [(unit["name"], len(unit.get("options", []))) for unit in listed] == [("bad.service", 0), ("web.service", 1)]
+
+
+@pytest.mark.parametrize("name", ["absent.service", "absent", "%40x.service", "a%00b.service", "%FF.service"])
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+async def test_an_unknown_unit_is_not_found(fleet: Any, method: str, name: str) -> None:
+    assert await fleet.refused(f"{method} {UNITS}/{name}") == (404, "unit does not exist")
+
+
+# PUT
+
+
+async def test_a_unit_is_created_inactive_unless_told_otherwise(fleet: Any) -> None:
+    response = await fleet.ask(f"PUT {WEB}", {"options": OPTIONS})
+    assert (response.status, response.headers, response.body) == (201, (), b"")
+    unit = await fleet.unit("web.service")
+    assert (unit.text, unit.target) == ("[Service]\nExecStart=/bin/true\n", TargetState.INACTIVE)
+    assert (await fleet.ask(f"PUT {UNITS}/b.service", {"options": OPTIONS, "desiredState": "launched"})).status == 201
+    assert (await fleet.unit("b.service")).target is TargetState.LAUNCHED
+
+
+async def test_keys_are_taken_in_any_case_and_what_is_unknown_or_read_only_is_ignored(fleet: Any) -> None:
+    body = {
+        "NAME": "web.service",
+        "Options": [
+            {"Section": "Service", "NAME": "Type", "vaLue": "simple", "line": 3},
+            {"section": "Service", "name": "Environment"},
+        ],
+        "DESIREDSTATE": "loaded",
+        "currentState": "launched",
+        "machineID": "m1",
+        "colour": {"any": ["thing"]},
+    }
+    assert (await fleet.ask(f"PUT {WEB}?alt=json", body)).status == 201
+    unit = await fleet.unit("web.service")
+    assert (unit.text, unit.target) == ("[Service]\nType=simple\nEnvironment=\n", TargetState.LOADED)
+
+
+async def test_other_options_replace_the_unit_and_unload_it_unless_told_otherwise(fleet: Any) -> None:
+    await fleet.add_unit("web.service", target="launched")
+    assert (await fleet.ask(f"PUT {WEB}", {"options": OTHER, "desiredState": "launched"})).status == 201
+    assert (await fleet.unit("web.service")).target is TargetState.LAUNCHED
+    assert (await fleet.ask(f"PUT {WEB}", {"options": OPTIONS})).status == 201
+    unit = await fleet.unit("web.service")
+    assert (unit.text, unit.target) == ("[Service]\nExecStart=/bin/true\n", TargetState.INACTIVE)
+
+
+@pytest.mark.parametrize("options", [None, [], OPTIONS])
+async def test_a_target_state_alone_or_with_the_same_options_is_an_update(fleet: Any, options: Any) -> None:
+    before = await fleet.add_unit("web.service")
+    response = await fleet.ask(f"PUT {WEB}", {"options": options, "desiredState": "loaded"})
+    assert (response.status, response.headers, response.body) == (204, (), b"")
+    after = await fleet.unit("web.service")
+    assert (after.text, after.target) == (before.text, TargetState.LOADED)
+    assert after.generation > before.generation
+
+
+@pytest.mark.parametrize(("target", "raised"), [("inactive", False), ("loaded", False), ("launched", True)])
+async def test_only_to_launch_again_is_a_wish_of_its_own(fleet: Any, target: str, raised: bool) -> None:
+    before = await fleet.add_unit("web.service", target=target)
+    assert (await fleet.ask(f"PUT {WEB}", {"desiredState": target})).status == 204
+    assert ((await fleet.unit("web.service")).generation > before.generation) is raised
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "status", "message"),
+    [
+        ("web.service", b"", 400, "unable to decode body: "),
+        ("web.service", b"nonsense", 400, "unable to decode body: "),
+        ("web.service", b"null", 400, "unable to decode body: "),
+        ("web.service", b"[]", 400, "unable to decode body: "),
+        ("web.service", b'{"options":{}}', 400, "unable to decode body: "),
+        ("web.service", b'{"options":[null]}', 400, "unable to decode body: "),
+        ("web.service", b'{"options":["x"]}', 400, "unable to decode body: "),
+        ("web.service", b'{"options":[{"name":1}]}', 400, "unable to decode body: "),
+        ("web.service", b'{"name":"\xff"}', 400, "unable to decode body: "),
+        ("web.service", b"[" * 100_000, 400, "unable to decode body: "),
+        ("web.service", b'{"a":' * 100_000, 400, "unable to decode body: "),
+        (
+            "web.service",
+            {"name": "b.service", "options": OPTIONS},
+            400,
+            'name in URL "web.service" differs from unit name in request body "b.service"',
+        ),
+        ("web", {"options": OPTIONS}, 400, 'unit name must contain "."'),
+        ("a%20b.service", {"options": OPTIONS}, 400, "invalid character ' ' in unit name"),
+        ("x" * 260 + ".service", {"options": OPTIONS}, 400, "unit name exceeds maximum length (256)"),
+        ("web.service", {}, 409, "unit does not exist and options field empty"),
+        ("web.service", {"options": []}, 409, "unit does not exist and options field empty"),
+        (
+            "web.service",
+            {"options": OPTIONS, "desiredState": "running"},
+            400,
+            'invalid desiredState "running": expect inactive, loaded or launched',
+        ),
+        (
+            "web.service",
+            {"options": x_fleet(("MachineID", "m"), ("Global", "true"))},
+            400,
+            "MachineID cannot be used with Global",
+        ),
+        (
+            "web.service",
+            {"options": x_fleet(("MachineOf", "db.service"), ("Conflicts", "db*"))},
+            400,
+            'unresolvable requirements: peer "db.service" matches conflict "db*"',
+        ),
+        (
+            "web@.service",
+            {"options": OPTIONS, "desiredState": "launched"},
+            400,
+            'cannot activate template "web@.service"',
+        ),
+        (
+            "ssh.service",
+            {"options": OPTIONS},
+            400,
+            'unit "ssh.service" would hide /lib/systemd/system/ssh.service, a unit of the system: choose another name',
+        ),
+        (
+            "fleet.service",
+            {"options": OPTIONS},
+            400,
+            'unit name "fleet.service" is reserved for what runs the machine itself: choose another one',
+        ),
+        (
+            "web.service",
+            {"options": [{"section": "Service", "name": "A", "value": "x\n[X-Fleet]\nGlobal=true"}]},
+            400,
+            "",
+        ),
+        ("web.service", {"options": [{"section": "S", "name": "A", "value": "x" * 3000}]}, 400, "line too long"),
+        (
+            "web.service",
+            {"options": [{"section": "S", "name": f"A{i}", "value": "x" * 2000} for i in range(140)]},
+            400,
+            "at most 262144 are allowed",
+        ),
+    ],
+)
+async def test_what_cannot_be_is_refused_and_nothing_is_written(
+    fleet: Any, name: str, body: Any, status: int, message: str
+) -> None:
+    refused, said = await fleet.refused(f"PUT {UNITS}/{name}", body)
+    assert refused == status
+    assert message in said
+    assert said != ""
+    assert await fleet.registry.units() == {}
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        ({"options": OPTIONS}, 409, "must provide DesiredState to update existing unit"),
+        ({}, 409, "must provide DesiredState to update existing unit"),
+        ({"desiredState": ""}, 409, "must provide DesiredState to update existing unit"),
+        ({"desiredState": "gone"}, 400, 'invalid desiredState "gone": expect inactive, loaded or launched'),
+        (
+            {"options": x_fleet(("Global", "true"), ("Replaces", "a"))},
+            400,
+            "Global cannot be used with Replaces",
+        ),
+    ],
+)
+async def test_a_unit_stays_as_it_was_when_its_change_is_refused(
+    fleet: Any, body: Any, status: int, message: str
+) -> None:
+    before = await fleet.add_unit("web.service", target="launched")
+    assert await fleet.refused(f"PUT {WEB}", body) == (status, message)
+    assert await fleet.unit("web.service") == before
+
+
+async def test_a_template_cannot_be_activated(fleet: Any) -> None:
+    await fleet.add_unit("web@.service")
+    for state in ("loaded", "launched"):
+        assert await fleet.refused(f"PUT {UNITS}/web%40.service", {"desiredState": state}) == (
+            400,
+            'cannot activate template "web@.service"',
+        )
+    assert (await fleet.ask(f"PUT {UNITS}/web%40.service", {"desiredState": "inactive"})).status == 204
+
+
+async def test_a_unit_that_the_system_has_by_now_can_still_be_stopped_and_destroyed(fleet: Any) -> None:
+    await fleet.add_unit("ssh.service", target="launched")
+    assert (await fleet.ask(f"PUT {UNITS}/ssh.service", {"desiredState": "inactive"})).status == 204
+    assert (await fleet.ask(f"DELETE {UNITS}/ssh.service")).status == 204
+
+
+@pytest.mark.parametrize(
+    ("types", "message"),
+    [
+        ([], "expected 1 Content-Type, got 0"),
+        (["application/json", "application/json"], "expected 1 Content-Type, got 2"),
+        (["text/plain"], "only acceptable Content-Type is application/json"),
+        (["application/jsonx"], "only acceptable Content-Type is application/json"),
+        ([""], "only acceptable Content-Type is application/json"),
+    ],
+)
+async def test_a_put_must_say_once_that_it_is_json(fleet: Any, types: list[str], message: str) -> None:
+    headers = tuple(("Content-Type", type_) for type_ in types)
+    assert await fleet.refused(f"PUT {WEB}", b'{"options":[]}', headers) == (415, message)
+
+
+@pytest.mark.parametrize("type_", ["application/json; charset=utf-8", "Application/JSON", " application/json ;x"])
+async def test_the_media_type_may_be_in_any_case_and_have_parameters(fleet: Any, type_: str) -> None:
+    body = json.dumps({"options": OPTIONS}).encode()
+    assert (await fleet.ask(f"PUT {WEB}", body, (("content-type", type_),))).status == 201
+
+
+async def test_a_unit_is_destroyed_without_a_content_type(fleet: Any) -> None:
+    await fleet.add_unit("web.service")
+    response = await fleet.ask(f"DELETE {WEB}")
+    assert (response.status, response.headers, response.body) == (204, (), b"")
+    assert await fleet.registry.units() == {}
+
+
+# Others write at the same time.
+
+
+class Overtaken:
+    """A store on which somebody else is quicker, so many times."""
+
+    def __init__(self, store: Any, times: int) -> None:
+        self._store = store
+        self.times = times
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def transact(self, comparisons: Any, operations: Any) -> int:
+        if self.times:
+            self.times -= 1
+            key = operations[0].key
+            item: KeyValue | None = await self._store.get(key)
+            value = item.value if item else b'{"name":"web.service","text":"[A]\\nB=c\\n"}'
+            await self._store.transact([], [Put(key, value)])
+            raise Conflict("somebody was quicker")
+        return await self._store.transact(comparisons, operations)
+
+    async def get_many(self, keys: Any) -> Snapshot:
+        return await self._store.get_many(keys)
+
+
+async def test_a_write_that_was_overtaken_is_planned_again_on_what_is_there_now(fleet: Any) -> None:
+    fleet.registry.store = Overtaken(fleet.registry.store, 1)
+    assert (await fleet.ask(f"PUT {WEB}", {"options": OPTIONS, "desiredState": "loaded"})).status == 201
+    assert (await fleet.unit("web.service")).text == "[Service]\nExecStart=/bin/true\n"
+    fleet.registry.store.times = 2
+    assert (await fleet.ask(f"PUT {WEB}", {"desiredState": "launched"})).status == 204
+    fleet.registry.store.times = 2
+    assert (await fleet.ask(f"DELETE {WEB}")).status == 204
+
+
+async def test_a_write_that_is_overtaken_for_ever_is_given_up_with_advice(fleet: Any) -> None:
+    await fleet.add_unit("web.service")
+    fleet.registry.store = Overtaken(fleet.registry.store, 1000)
+    message = 'unit "web.service" is being changed by others at the same time: try again'
+    assert await fleet.refused(f"PUT {WEB}", {"desiredState": "launched"}) == (409, message)
+    assert await fleet.refused(f"DELETE {WEB}") == (409, message)
