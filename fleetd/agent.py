@@ -1,0 +1,319 @@
+"""The agent: what one machine does. Observe, plan_machine, apply, publish; and again when something changes.
+
+A pass looks only at units that may have changed, and is right from the mirror of the store and one look at systemd:
+done twice, it changes nothing. What should happen is decided in core/reconcile.py; this shell does it, remembers what
+failed, and sleeps. Nothing waits for a job of systemd: its end is a change like any other.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+
+from fleetd.core.names import InvalidName, is_reserved, validate_name
+from fleetd.core.reconcile import (
+    NEVER_RAN,
+    Desired,
+    LastRun,
+    Observed,
+    is_orphan_still,
+    is_settled,
+    needs_last_run,
+    plan_adoption,
+    plan_machine,
+    report,
+)
+from fleetd.core.unit import TargetState
+from fleetd.explanations import Explanations
+from fleetd.ledger import Ledger, StoreSeen
+from fleetd.orders import Orders, Reading
+from fleetd.publisher import Membership, StatePublisher
+from fleetd.registry import Registry
+from fleetd.retries import Retries
+from fleetd.steps import StepRunner
+from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager, ServiceManagerError, UnitStatus
+
+FIRST_RETRY_S = 1.0
+LONGEST_RETRY_S = 8.0
+_BROKEN = ("error", "bad-setting")  # load states of a unit file that systemd cannot make sense of
+
+
+class Agent:
+    """One machine's agent. `run` does the work until it is cancelled or the agent is closed, once for all.
+
+    `systemd` is connected by the agent, and closed by whoever made it. See Membership for who calls what when.
+    """
+
+    def __init__(
+        self,
+        machine_id: str,
+        registry: Registry,
+        systemd: ServiceManager,
+        ledger: Ledger,
+        membership: Membership,
+        logger: logging.Logger,
+    ) -> None:
+        self._systemd = systemd
+        self._ledger = ledger
+        self._membership = membership
+        self._log = logger
+        self._dirty: dict[str, None] = {}
+        self._wake = asyncio.Event()
+        self._has_connected = asyncio.Event()
+        self._has_looked = asyncio.Event()
+        self._absence_was_order = False
+        self._was_restored = False
+        self._cluster_id = ""
+        self._running: asyncio.Task[None] | None = None
+        self._is_closed = False
+        self._retries = Retries(self._mark_one)
+        self._steps = StepRunner(systemd, ledger, self._retries, logger)
+        self._explanations = Explanations(systemd, self._mark_one, logger)
+        self._orders = Orders(registry, machine_id, self._wake.set, ledger.store.revision, logger)
+        self._publisher = StatePublisher(registry, machine_id, membership, logger)
+
+    # What the rest of the daemon asks of it.
+
+    async def run(self) -> None:
+        """Follow the store and systemd, and bring the machine to what is asked, until cancelled."""
+        self._running = asyncio.create_task(self._run())
+        try:
+            await self._running
+        except asyncio.CancelledError:
+            if not self._is_closed:
+                raise
+
+    async def _run(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._orders.follow())
+            tasks.create_task(self._follow_systemd())
+            tasks.create_task(self._publisher.run())
+            tasks.create_task(self._work())
+
+    async def close(self) -> None:
+        """End `run`, and leave the units as they are."""
+        self._is_closed = True
+        if self._running is not None and not self._running.done():
+            self._running.cancel()
+            await asyncio.wait([self._running])
+        self._retries.close()
+        await self._explanations.close()
+
+    async def publish_all(self, lease: int) -> None:
+        """Publish every state on this lease, before the machine's key is written: what runs here occupies it. Waits
+        until systemd was looked at for the first time. Raises Unavailable and LeaseNotFound."""
+        await self._has_looked.wait()
+        await self._publisher.publish_all(lease)
+
+    def check(self, beat_revision: int) -> None:
+        """The machine is registered, and its last beat was answered when the store was at this revision."""
+        self._publisher.wake()
+        self._orders.check(beat_revision)
+
+    async def running_units(self) -> tuple[str, ...]:
+        """The names of our units that run now, in order. Raises ManagerUnavailable."""
+        names = self._names()
+        statuses = await self._systemd.observe(names)
+        seen = {name: self._see(name, statuses[name]) for name in names}
+        return tuple(name for name in names if seen[name].ours and seen[name].runs)
+
+    # What wakes it.
+
+    def _mark_one(self, name: str) -> None:
+        self._mark((name,))
+
+    def _mark(self, names: Iterable[str]) -> None:
+        """These units may have changed: look at them in the next pass."""
+        self._dirty |= dict.fromkeys(names)
+        self._wake.set()
+
+    def _names(self) -> list[str]:
+        """Every unit that there is anything of: a file, a placement, an entry or a state."""
+        here = (*self._steps.hashes, *self._ledger.names, *self._publisher.names)
+        return sorted(dict.fromkeys((*here, *self._orders.placements)))
+
+    async def _follow_systemd(self) -> None:
+        delay_s = FIRST_RETRY_S
+        while True:
+            try:
+                await self._systemd.connect()
+                self._steps.forget_files()
+                self._steps.refresh_files()
+                self._mark(self._names())
+                self._has_connected.set()
+                delay_s = FIRST_RETRY_S
+                while True:
+                    self._mark(await self._systemd.wait_for_changes())
+            except (ManagerUnavailable, OSError) as error:
+                if delay_s == FIRST_RETRY_S:
+                    self._log.warning("systemd cannot be followed, trying on: %s", error)
+                await asyncio.sleep(delay_s)
+                delay_s = min(2 * delay_s, LONGEST_RETRY_S)
+
+    async def _work(self) -> None:
+        await self._has_connected.wait()
+        delay_s = FIRST_RETRY_S
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            try:
+                await self._pass()
+                delay_s = FIRST_RETRY_S
+                continue
+            except ManagerUnavailable as error:
+                if delay_s == FIRST_RETRY_S:
+                    self._log.warning("units are left as they are, trying on: %s", error)
+            except Exception:
+                self._log.exception("a pass over this machine's units failed; it is done again in %g s", delay_s)
+            asyncio.get_running_loop().call_later(delay_s, self._wake.set)
+            delay_s = min(2 * delay_s, LONGEST_RETRY_S)
+
+    # One pass.
+
+    async def _pass(self) -> None:
+        self._steps.refresh_files()
+        self._take_orders()
+        names = sorted(self._dirty)
+        self._dirty.clear()
+        try:
+            await self._pass_over(names)
+        except BaseException:
+            self._dirty |= dict.fromkeys(names)
+            raise
+        if self._cluster_id:
+            self._ledger.put_store(StoreSeen(self._cluster_id, self._orders.revision))
+        self._has_looked.set()
+
+    def _take_orders(self) -> None:
+        reading, changed = self._orders.take()
+        if reading is not None:
+            self._judge(reading)
+        for name in changed:
+            self._retries.forget(name)  # a new wish is not to wait for an old one's failure
+        self._mark(changed)
+        if self._absence_is_order and not self._absence_was_order:
+            self._mark(self._names())
+        self._absence_was_order = self._absence_is_order
+        self._wake.clear()
+
+    def _judge(self, reading: Reading) -> None:
+        """Tell a store that was restored, or set up anew, from the one this machine has worked for."""
+        before = self._ledger.store.cluster_id
+        self._cluster_id = reading.cluster_id
+        if reading.fell or before not in ("", reading.cluster_id):
+            what = "its revision fell" if before == reading.cluster_id else "it is another cluster's"
+            self._log.warning("the store is not the one it was (%s): all units are held as they are", what)
+            self._was_restored = True
+            self._mark(self._names())
+
+    @property
+    def _absence_is_order(self) -> bool:
+        known = self._orders.revision > 0 and not self._was_restored
+        return known and self._orders.synced == self._membership.session
+
+    async def _pass_over(self, names: Sequence[str]) -> None:
+        if not names:
+            self._was_restored = False
+            return
+        observed = await self._observe(names)
+        if self._was_restored:
+            self._adopt(observed)
+            return
+        self._release_orphans(observed)
+        held = (*self._ledger.orphans, *self._orders.unreadable)
+        plan = plan_machine(Desired(self._orders.placements, self._absence_is_order, held), observed)
+        stepped = dict.fromkeys(step.unit for step in plan)
+        self._report({name: seen for name, seen in observed.items() if name not in stepped})
+        for name in stepped:
+            self._explanations.forget(name)
+        await self._steps.apply(plan)
+        self._mark(stepped)
+
+    def _adopt(self, observed: Mapping[str, Observed]) -> None:
+        """The store was restored: write down that what is here is what it asks for, and report everything anew."""
+        adoption = plan_adoption(self._orders.placements, observed)
+        for name, entry in adoption.entries.items():
+            self._ledger.put(name, entry)
+        self._ledger.put_orphans(adoption.orphans)
+        self._was_restored = False
+        self._publisher.publish_anew()
+        self._mark(self._names())
+
+    def _release_orphans(self, observed: Mapping[str, Observed]) -> None:
+        placements = self._orders.placements
+        still = [
+            name
+            for name in self._ledger.orphans
+            if name not in observed or is_orphan_still(placements.get(name), observed[name])
+        ]
+        self._ledger.put_orphans(tuple(still))
+
+    # Observing and reporting.
+
+    async def _observe(self, names: Sequence[str]) -> dict[str, Observed]:
+        statuses = await self._systemd.observe(names)
+        for name in names:
+            self._note_never_ran(statuses[name])
+        observed = {name: self._see(name, statuses[name]) for name in names}
+        asked = [name for name in names if needs_last_run(self._orders.placements.get(name), observed[name])]
+        for name, last_run in zip(asked, await asyncio.gather(*map(self._ask_last_run, asked)), strict=True):
+            observed[name] = msgspec.structs.replace(observed[name], last_run=last_run)
+        return observed
+
+    def _see(self, name: str, status: UnitStatus) -> Observed:
+        file_hash = self._steps.hashes.get(name, "")
+        return Observed(
+            hash=file_hash,
+            load=status.load,
+            active=status.active,
+            sub=status.sub,
+            job=status.job,
+            entry=self._ledger.get(name),
+            stop=self._steps.stop_progress(status),
+            waiting=self._retries.is_waiting(name),
+            refusal="" if file_hash or name not in self._orders.placements else self._find_refusal(name),
+        )
+
+    def _find_refusal(self, name: str) -> str:
+        """Why no unit of this name may be written here, or ''."""
+        try:
+            validate_name(name)
+        except InvalidName as error:
+            return f"{name} cannot be a unit here: {error}"
+        if is_reserved(name):
+            return f"{name} is a name of what runs the machine itself; choose another name"
+        path = self._systemd.shadows(name)
+        return f"{name} would shadow the machine's own {path}; choose another name" if path else ""
+
+    def _note_never_ran(self, status: UnitStatus) -> None:
+        """A start job that ended before the unit could run was accepted, and yet nothing was carried out."""
+        entry = self._ledger.get(status.name)
+        if entry is None or not entry.issued or entry.adopted or entry.generation == 0:
+            return
+        rests = status.active in ("inactive", "failed") and not status.job
+        launched = entry.target is TargetState.LAUNCHED
+        if launched and rests and self._systemd.job_result(status.name) == NEVER_RAN:
+            self._ledger.put(status.name, msgspec.structs.replace(entry, generation=0, issued=False))
+            self._retries.note(status.name, f"{status.name} was not started: a unit that it needs failed ({NEVER_RAN})")
+
+    async def _ask_last_run(self, name: str) -> LastRun | None:
+        try:
+            details = await self._systemd.details(name)
+        except ManagerUnavailable:
+            raise
+        except ServiceManagerError as error:
+            self._log.warning("%s: what became of its last run is not known: %s", name, error)
+            return None
+        return LastRun(details.invoked, details.result, details.oneshot)
+
+    def _report(self, observed: Mapping[str, Observed]) -> None:
+        for name, seen in observed.items():
+            placement = self._orders.placements.get(name)
+            if is_settled(placement, seen):
+                self._retries.forget(name)
+            has_failed = seen.ours and (seen.active == "failed" or seen.load in _BROKEN)
+            self._explanations.look_at(name, has_failed=has_failed)
+            error = self._retries.error(name) or self._explanations.text(name)
+            state = report(placement, seen, error=error, orphan=name in self._ledger.orphans)
+            self._publisher.set(name, state)

@@ -1,0 +1,109 @@
+"""What this machine has started, kept where it outlives fleetd but not the boot: by default /run/fleet.
+
+One small file a unit, each replaced atomically, so that a crash leaves the old entry or the new one. Beside them the
+store's identity as it was last seen, and the names of orphans. What an entry means is core/reconcile.py's matter.
+"""
+
+import logging
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from fleetd.core.reconcile import LedgerEntry
+
+
+class StoreSeen(msgspec.Struct, frozen=True):
+    """Which store this machine has worked for last, and the highest revision of it that it has seen."""
+
+    cluster_id: str = ""
+    revision: int = 0
+
+
+_Value = TypeVar("_Value")
+_BEING_WRITTEN = ".new"  # begins with a dot, as no entry does
+
+
+class Ledger:
+    """The ledger below a directory, made if need be. Reads all at once; a change is on disk when the call returns.
+
+    Every method that changes something raises OSError where the disk refuses; then nothing has changed. A file that
+    cannot be read counts as absent, with a warning.
+    """
+
+    def __init__(self, directory: Path, logger: logging.Logger) -> None:
+        self._log = logger
+        self._units = directory / "started"
+        self._store_file = directory / "store"
+        self._orphans_file = directory / "orphans"
+        self._units.mkdir(parents=True, exist_ok=True)
+        self._entries = self._read_entries()
+        self._store = self._read(self._store_file, StoreSeen) or StoreSeen()
+        self._orphans = self._read(self._orphans_file, tuple[str, ...]) or ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The units with an entry, in order."""
+        return tuple(sorted(self._entries))
+
+    def get(self, name: str) -> LedgerEntry | None:
+        """What was carried out last for this unit, None where nothing was."""
+        return self._entries.get(name)
+
+    def put(self, name: str, entry: LedgerEntry) -> None:
+        """Keep this entry for the unit."""
+        if self._entries.get(name) != entry:
+            _replace(self._units / name, msgspec.json.encode(entry))
+            self._entries[name] = entry
+
+    def forget(self, name: str) -> None:
+        """Keep nothing for the unit; if nothing is kept, that is no error."""
+        if name in self._entries:
+            (self._units / name).unlink(missing_ok=True)
+            del self._entries[name]
+
+    @property
+    def store(self) -> StoreSeen:
+        """The store as it was last seen; no cluster id: none was."""
+        return self._store
+
+    def put_store(self, seen: StoreSeen) -> None:
+        """Keep what was seen of the store."""
+        if seen != self._store:
+            _replace(self._store_file, msgspec.json.encode(seen))
+            self._store = seen
+
+    @property
+    def orphans(self) -> tuple[str, ...]:
+        """Units that a restored store did not know, and that are held until a person decides; in order."""
+        return self._orphans
+
+    def put_orphans(self, names: tuple[str, ...]) -> None:
+        """Keep these names as the orphans."""
+        if names != self._orphans:
+            _replace(self._orphans_file, msgspec.json.encode(names))
+            self._orphans = names
+
+    def _read_entries(self) -> dict[str, LedgerEntry]:
+        entries = {}
+        for path in sorted(self._units.iterdir()):
+            if not path.name.startswith("."):
+                entry = self._read(path, LedgerEntry)
+                if entry is not None:
+                    entries[path.name] = entry
+        return entries
+
+    def _read(self, path: Path, kind: type[_Value]) -> _Value | None:
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=kind)
+        except FileNotFoundError:
+            return None
+        except (OSError, msgspec.DecodeError) as error:
+            self._log.warning("%s cannot be read and counts as absent: %s", path, error)
+            return None
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.parent / _BEING_WRITTEN
+    temporary.write_bytes(content)
+    temporary.replace(path)

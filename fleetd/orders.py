@@ -1,0 +1,200 @@
+"""What the store asks of this machine, mirrored in memory: its placements, and whether the leader has taken it in.
+
+Follows `placements/<machine>/` and `synced/<machine>`. What comes in waits until the agent takes it, so that the
+mirror never changes under a pass. What to make of it is core/reconcile.py's matter; nothing is written here.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import msgspec
+
+from fleetd.core.placement import Placement
+from fleetd.registry import MalformedRecord, Registry, Synced, decode
+from fleetd.store.protocol import Changes, Compacted, KeyValue, Unavailable
+
+FIRST_RETRY_S = 0.5
+LONGEST_RETRY_S = 8.0
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """All that the store asks of the machine, read at one revision. `unreadable` are units whose placement is none.
+
+    `fell`: the store's revision is below one that was seen before the reading began.
+    """
+
+    cluster_id: str
+    revision: int
+    fell: bool
+    synced: str
+    placements: dict[str, Placement]
+    unreadable: dict[str, None]
+
+
+class Orders:
+    """The mirror. `placements` and `unreadable` are by unit, `synced` is the session that the leader has planned for,
+    `revision` is how far the mirror has seen the store (0: not at all). `wake` is called when there is news to take,
+    `highest_revision` is the highest of the store that this machine knows of from before.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        machine_id: str,
+        wake: Callable[[], None],
+        highest_revision: int,
+        logger: logging.Logger,
+    ) -> None:
+        self._registry = registry
+        self._store = registry.store
+        self._machine_id = machine_id
+        self._wake = wake
+        self._log = logger
+        self._highest = highest_revision
+        self._last_beat = 0
+        self._again = asyncio.Event()
+        self._reading: Reading | None = None
+        self._changes: list[Changes] = []
+        self.placements: dict[str, Placement] = {}
+        self.unreadable: dict[str, None] = {}
+        self.synced = ""
+        self.revision = 0
+
+    def check(self, beat_revision: int) -> None:
+        """The store was at this revision just now. Read everything again if it fell (it was restored), or if the watch
+        has still not come to what the store was at with the beat before (the watch is deaf, or nothing concerned us).
+        """
+        if self._last_beat > self.revision or beat_revision < self._highest:
+            self._again.set()
+        self._last_beat = beat_revision
+        self._highest = max(self._highest, beat_revision)
+
+    async def follow(self) -> None:
+        """Read, then watch, and so on until cancelled. The store's outages are waited out."""
+        delay_s = FIRST_RETRY_S
+        while True:
+            self._again.clear()
+            try:
+                reading = await self._read()
+                delay_s = FIRST_RETRY_S
+                self._keep(reading)
+                await self._watch(reading.revision)
+            except Compacted as error:
+                self._log.info("reading this machine's placements again: %s", error)
+            except Unavailable as error:
+                if delay_s == FIRST_RETRY_S:
+                    self._log.warning("this machine's placements cannot be read, everything stays as it is: %s", error)
+                await asyncio.sleep(delay_s)
+                delay_s = min(2 * delay_s, LONGEST_RETRY_S)
+
+    def take(self) -> tuple[Reading | None, dict[str, None]]:
+        """Bring the mirror up to date: what was read anew, if anything was, and the units with another placement."""
+        reading, self._reading = self._reading, None
+        changes, self._changes = self._changes, []
+        changed: dict[str, None] = {}
+        if reading is not None:
+            before = self.placements
+            self.placements, self.unreadable = dict(reading.placements), dict(reading.unreadable)
+            self.placements |= {name: before[name] for name in reading.unreadable if name in before}
+            self.synced, self.revision = reading.synced, reading.revision
+            names = dict.fromkeys((*before, *self.placements, *self.unreadable))
+            changed = {name: None for name in names if before.get(name) != self.placements.get(name)}
+        for change in changes:
+            changed |= self._apply(change)
+        return reading, changed
+
+    def _keep(self, reading: Reading) -> None:
+        """Have the reading taken in place of what came before it. That the revision fell must not be forgotten."""
+        if self._reading is not None and self._reading.fell:
+            reading = msgspec.structs.replace(reading, fell=True)
+        self._reading = reading
+        self._changes.clear()
+        self._wake()
+
+    async def _read(self) -> Reading:
+        highest = self._highest  # a beat that is answered meanwhile may know of more than this reading
+        # `synced` comes first: placements read after it hold all that the leader had written when it wrote that.
+        cluster_id = await self._store.cluster_id()
+        synced = await self._store.get(self._registry.key("synced", self._machine_id))
+        snapshot = await self._store.range(self._placements_prefix)
+        placements: dict[str, Placement] = {}
+        unreadable: dict[str, None] = {}
+        for item in snapshot.items:
+            placement = self._decode(item)
+            if placement is None:
+                unreadable[self._unit_of(item.key)] = None
+            else:
+                placements[self._unit_of(item.key)] = placement
+        fell = snapshot.revision < highest
+        self._highest = snapshot.revision if fell else max(self._highest, snapshot.revision)
+        self._last_beat = min(self._last_beat, snapshot.revision)
+        return Reading(cluster_id, snapshot.revision, fell, self._decode_synced(synced), placements, unreadable)
+
+    async def _watch(self, revision: int) -> None:
+        """Gather changes after this revision until everything has to be read again."""
+        watches = [
+            asyncio.create_task(self._watch_placements(revision)),
+            asyncio.create_task(self._watch_synced(revision)),
+            asyncio.create_task(self._again.wait()),
+        ]
+        try:
+            await asyncio.wait(watches, return_when=asyncio.FIRST_COMPLETED)
+            for watch in watches:
+                if watch.done():
+                    watch.result()
+        finally:
+            for watch in watches:
+                watch.cancel()
+            await asyncio.gather(*watches, return_exceptions=True)
+
+    async def _watch_placements(self, revision: int) -> None:
+        async for changes in self._store.watch(self._placements_prefix, revision):
+            self._changes.append(changes)
+            self._highest = max(self._highest, changes.revision)
+            self._wake()
+
+    async def _watch_synced(self, revision: int) -> None:
+        key = self._registry.key("synced", self._machine_id)
+        async for changes in self._store.watch(key, revision):
+            if any(event.key == key for event in changes.events):
+                return  # read placements that are at least as new
+
+    def _apply(self, changes: Changes) -> dict[str, None]:
+        changed: dict[str, None] = {}
+        for event in changes.events:
+            name = self._unit_of(event.key)
+            changed[name] = None
+            self.unreadable.pop(name, None)
+            if event.item is None:
+                self.placements.pop(name, None)
+            elif (placement := self._decode(event.item)) is not None:
+                self.placements[name] = placement
+            else:
+                self.unreadable[name] = None
+        self.revision = max(self.revision, changes.revision)
+        return changed
+
+    @property
+    def _placements_prefix(self) -> str:
+        return self._registry.key("placements", self._machine_id) + "/"
+
+    def _unit_of(self, key: str) -> str:
+        return key.removeprefix(self._placements_prefix)
+
+    def _decode(self, item: KeyValue) -> Placement | None:
+        """The placement, or None for one that cannot be read: its unit is left alone, not taken for gone."""
+        try:
+            placement = decode("placements", item)
+        except MalformedRecord as error:
+            self._log.warning("its unit is left as it is: %s", error)
+            return None
+        return placement if isinstance(placement, Placement) else None
+
+    def _decode_synced(self, item: KeyValue | None) -> str:
+        try:
+            record = decode("synced", item) if item else None
+        except MalformedRecord as error:
+            self._log.warning("no unit is stopped for want of a placement: %s", error)
+            return ""
+        return record.session if isinstance(record, Synced) else ""

@@ -1,0 +1,127 @@
+"""What this machine reports of its units, brought to the store: changed states only, in batches, on its lease.
+
+While one batch is on its way, changes gather; of each unit the newest state wins. What states say is decided in
+core/reconcile.py, when the machine is registered and on which lease by whoever is the Membership.
+"""
+
+import asyncio
+import logging
+from typing import Protocol
+
+from fleetd.core.unit import UnitState
+from fleetd.registry import Registry, Step, cut_into_transactions
+from fleetd.store.protocol import Delete, LeaseNotFound, Put, Unavailable
+
+FIRST_RETRY_S = 0.5
+LONGEST_RETRY_S = 5.0
+
+
+class Membership(Protocol):
+    """This machine's membership of the cluster, as the agent sees it.
+
+    `session` names this run of fleetd. `lease` is that of the registration, 0 while there is none. To register:
+    `await agent.publish_all(lease)`, write the machine's key, set `lease`, call `agent.check` (and again with every
+    beat's answer).
+    """
+
+    @property
+    def session(self) -> str: ...
+
+    @property
+    def lease(self) -> int: ...
+
+    def lease_lost(self) -> None:
+        """The lease was found to be gone."""
+
+
+class StatePublisher:
+    """Keeps `states/<machine>/` as last set. `set` and `wake` never wait; `run` does the work until it is cancelled."""
+
+    def __init__(self, registry: Registry, machine_id: str, membership: Membership, logger: logging.Logger) -> None:
+        self._registry = registry
+        self._machine_id = machine_id
+        self._membership = membership
+        self._log = logger
+        self._wanted: dict[str, UnitState] = {}
+        self._changed: dict[str, None] = {}  # units whose state in the store is another, or is not known
+        self._has_work = asyncio.Event()
+        self._writing = asyncio.Lock()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The units that a state is kept of."""
+        return tuple(self._wanted)
+
+    def set(self, name: str, state: UnitState | None) -> None:
+        """The unit's state is now this; None: nothing is to be reported of it."""
+        if self._wanted.get(name) == state:
+            return
+        if state is None:
+            del self._wanted[name]
+        else:
+            self._wanted[name] = state
+        self._changed[name] = None
+        self._has_work.set()
+
+    def wake(self) -> None:
+        """Look again whether something is to be published: the machine may have been registered."""
+        self._has_work.set()
+
+    def publish_anew(self) -> None:
+        """Count nothing as published: the store is not what it was."""
+        self._changed |= dict.fromkeys(self._wanted)
+        self._has_work.set()
+
+    async def publish_all(self, lease: int) -> None:
+        """Bring every state onto this lease, and take away those that are of units no more here. Raises Unavailable and
+        LeaseNotFound."""
+        prefix = self._registry.key("states", self._machine_id) + "/"
+        async with self._writing:
+            there = {item.key.removeprefix(prefix): item for item in (await self._registry.store.range(prefix)).items}
+            self._changed = dict.fromkeys((*there, *self._wanted))
+            for name, item in there.items():
+                if Put(item.key, item.value, item.lease) == self._operation(name, lease):
+                    del self._changed[name]
+            await self._write(lease)
+
+    async def run(self) -> None:
+        """Publish what changes, while the machine is registered. The store's outages are waited out."""
+        delay_s = FIRST_RETRY_S
+        while True:
+            await self._has_work.wait()
+            self._has_work.clear()
+            lease = self._membership.lease
+            if not lease:
+                continue
+            try:
+                async with self._writing:
+                    await self._write(lease)
+                delay_s = FIRST_RETRY_S
+            except LeaseNotFound:
+                self._log.warning("this machine's lease is gone; it registers again")
+                self._membership.lease_lost()
+            except Unavailable as error:
+                if delay_s == FIRST_RETRY_S:
+                    self._log.warning("unit states cannot be published, trying on: %s", error)
+                await asyncio.sleep(delay_s)
+                delay_s = min(2 * delay_s, LONGEST_RETRY_S)
+                self._has_work.set()
+
+    async def _write(self, lease: int) -> None:
+        """Write the states that changed; whatever is not known to be written stays among the changed."""
+        changed, self._changed = self._changed, {}
+        names = list(changed)
+        steps = [Step((), (self._operation(name, lease),)) for name in names]
+        written = 0
+        try:
+            for transaction in cut_into_transactions(steps):
+                await self._registry.store.transact(transaction.comparisons, transaction.operations)
+                written += len(transaction.operations)
+        finally:
+            self._changed = dict.fromkeys(names[written:]) | self._changed
+
+    def _operation(self, name: str, lease: int) -> Put | Delete:
+        state = self._wanted.get(name)
+        if state is None:
+            return Delete(self._registry.key("states", self._machine_id, name))
+        return self._registry.put(state, self._machine_id, name, lease=lease)

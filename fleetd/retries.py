@@ -1,0 +1,57 @@
+"""Which units a step has failed for, why, and when it is to be tried again."""
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+
+FIRST_RETRY_S = 1.0
+LONGEST_RETRY_S = 60.0
+
+
+class _Failure(msgspec.Struct):
+    error: str
+    delay_s: float
+    timer: asyncio.TimerHandle | None
+
+
+class Retries:
+    """Failures by unit. `on_due` is called with a unit's name when its step may be tried again: after 1 s, then after
+    twice as long each time, up to 60 s. Needs a running event loop."""
+
+    def __init__(self, on_due: Callable[[str], None]) -> None:
+        self._on_due = on_due
+        self._failures: dict[str, _Failure] = {}
+
+    def note(self, name: str, error: str) -> None:
+        """A step for this unit has failed."""
+        before = self._failures.get(name)
+        delay_s = min(2 * before.delay_s, LONGEST_RETRY_S) if before else FIRST_RETRY_S
+        self.forget(name)
+        timer = asyncio.get_running_loop().call_later(delay_s, self._come_due, name)
+        self._failures[name] = _Failure(error, delay_s, timer)
+
+    def is_waiting(self, name: str) -> bool:
+        """Whether it is too early to try again."""
+        failure = self._failures.get(name)
+        return failure is not None and failure.timer is not None
+
+    def error(self, name: str) -> str:
+        """Why the last step for this unit failed, or ''."""
+        failure = self._failures.get(name)
+        return failure.error if failure else ""
+
+    def forget(self, name: str) -> None:
+        """The unit has no failed step any more."""
+        failure = self._failures.pop(name, None)
+        if failure and failure.timer:
+            failure.timer.cancel()
+
+    def close(self) -> None:
+        """Try nothing again."""
+        for name in list(self._failures):
+            self.forget(name)
+
+    def _come_due(self, name: str) -> None:
+        self._failures[name].timer = None
+        self._on_due(name)

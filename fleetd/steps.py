@@ -1,0 +1,179 @@
+"""Applies the steps of a plan to one machine: its unit files, its systemd, its ledger.
+
+The order is the one in which units that need each other come up: all stops, all removals, all files, one reload if
+systemd needs one, all starts at once. A step that fails is its unit's own affair: it is noted to be tried again, the
+unit's further steps are left out, and all other units go on. Which steps, and why, is core/reconcile.py's matter.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from fleetd.core.reconcile import Record, Remove, Start, Step, Stop, StopProgress, Write
+from fleetd.core.unitfile import hash_unit_file
+from fleetd.ledger import Ledger
+from fleetd.retries import Retries
+from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager, ServiceManagerError, UnitStatus
+
+_AnyStep = TypeVar("_AnyStep", Stop, Start)
+
+
+class StepRunner:
+    """One machine's hands. `hashes` is what our unit files hold, by unit, as of the last `refresh_files`."""
+
+    def __init__(self, systemd: ServiceManager, ledger: Ledger, retries: Retries, logger: logging.Logger) -> None:
+        self._systemd = systemd
+        self._ledger = ledger
+        self._retries = retries
+        self._log = logger
+        self._files_are_known = False
+        self._stops: dict[str, None] = {}  # units that were told to stop, and not to start since
+        self._to_reload_for: dict[str, None] = {}  # units whose files changed since systemd was last asked about them
+        self.hashes: dict[str, str] = {}
+
+    def forget_files(self) -> None:
+        """The files may not be as they were left."""
+        self._files_are_known = False
+
+    def refresh_files(self) -> None:
+        """Read the files, unless they are known. Raises OSError."""
+        if not self._files_are_known:
+            self.hashes = {name: hash_unit_file(text) for name, text in self._systemd.read_files().items()}
+            self._files_are_known = True
+
+    def stop_progress(self, status: UnitStatus) -> StopProgress:
+        """How far the stop is that this unit was told to, if it was."""
+        if status.name not in self._stops:
+            return StopProgress.NONE
+        under_way = status.job or status.active == "deactivating"
+        return StopProgress.UNDER_WAY if under_way else StopProgress.ENDED
+
+    async def apply(self, plan: Sequence[Step]) -> None:
+        """Apply the steps. Raises ManagerUnavailable; then any of them may or may not have been done."""
+        for step in plan:
+            self._log.info("%s %s: %s", type(step).__name__.lower(), step.unit, step.reason)
+        await self._each([step for step in plan if isinstance(step, Stop)], self._stop)
+        await self._remove([step.unit for step in plan if isinstance(step, Remove)])
+        await self._write({step.unit: step.text for step in plan if isinstance(step, Write)})
+        for step in plan:
+            if isinstance(step, Record) and not self._retries.is_waiting(step.unit):
+                self._record(step)
+        starts = [step for step in plan if isinstance(step, Start)]
+        await self._reload([step.unit for step in starts if not self._retries.is_waiting(step.unit)])
+        await self._each([step for step in starts if not self._retries.is_waiting(step.unit)], self._start)
+
+    async def _each(self, steps: Sequence[_AnyStep], do: Callable[[_AnyStep], Awaitable[None]]) -> None:
+        """Do this for all of the steps at once."""
+        results = await asyncio.gather(*(do(step) for step in steps), return_exceptions=True)
+        bugs_and_outages: list[BaseException] = []
+        for step, result in zip(steps, results, strict=True):
+            if isinstance(result, ServiceManagerError | OSError) and not isinstance(result, ManagerUnavailable):
+                self._fail(step.unit, result)
+            elif result is not None:
+                bugs_and_outages.append(result)
+        if bugs_and_outages:
+            raise bugs_and_outages[0]
+
+    def _fail(self, name: str, error: Exception) -> None:
+        self._log.warning("%s", error if name in str(error) else f"{name}: {error}")
+        self._retries.note(name, str(error))
+
+    async def _stop(self, step: Stop) -> None:
+        if step.entry is not None:
+            self._ledger.put(step.unit, step.entry)
+        await self._systemd.stop(step.unit)
+        if step.unit in self._stops:  # else something that starts it again and again would keep us busy
+            self._fail(step.unit, ServiceManagerError(f"{step.unit} became active again after it was stopped"))
+        self._stops[step.unit] = None
+
+    async def _start(self, step: Start) -> None:
+        before = self._ledger.get(step.unit)
+        self._ledger.put(step.unit, step.entry)
+        try:
+            await self._systemd.start(step.unit)
+        except ManagerUnavailable:
+            raise  # it may have been started: the entry stays, and the next pass finds out
+        except ServiceManagerError:
+            if before is None or before == step.entry:
+                self._ledger.forget(step.unit)
+            else:
+                self._ledger.put(step.unit, before)
+            raise
+        self._ledger.put(step.unit, msgspec.structs.replace(step.entry, issued=True))
+        self._stops.pop(step.unit, None)
+
+    def _record(self, step: Record) -> None:
+        try:
+            self._ledger.put(step.unit, step.entry)
+        except OSError as error:
+            self._fail(step.unit, error)
+        else:
+            self._stops.pop(step.unit, None)
+
+    async def _remove(self, names: Sequence[str]) -> None:
+        failures = await self._all_or_singly(names, self._remove_files)
+        for name in names:
+            if name in failures:
+                self._fail(name, failures[name])
+            else:
+                self._ledger.forget(name)
+                self.hashes.pop(name, None)
+                self._stops.pop(name, None)
+                self._to_reload_for[name] = None
+
+    async def _remove_files(self, names: Sequence[str]) -> Mapping[str, ServiceManagerError]:
+        await self._systemd.remove(names)
+        return {}
+
+    async def _write(self, files: Mapping[str, str]) -> None:
+        async def write(names: Sequence[str]) -> Mapping[str, ServiceManagerError]:
+            return await self._systemd.write({name: files[name] for name in names})
+
+        failures = await self._all_or_singly(list(files), write)
+        for name, text in files.items():
+            if name in failures:
+                self._fail(name, failures[name])
+            else:
+                self.hashes[name] = hash_unit_file(text)
+                self._to_reload_for[name] = None
+
+    async def _all_or_singly(
+        self, names: Sequence[str], call: Callable[[Sequence[str]], Awaitable[Mapping[str, ServiceManagerError]]]
+    ) -> dict[str, Exception]:
+        """Do this for all units in one call; where that fails as a whole, for each by itself. Failures by unit."""
+        if not names:
+            return {}
+        try:
+            failures: dict[str, Exception] = dict(await call(names))
+        except ManagerUnavailable:
+            self.forget_files()
+            raise
+        except (ServiceManagerError, OSError) as error:
+            if len(names) == 1:
+                failures = {names[0]: error}
+            else:
+                failures = {}
+                for name in names:
+                    failures |= await self._all_or_singly([name], call)
+        if failures:
+            self.forget_files()  # a file that could not be written may be gone, or be the old one
+        return failures
+
+    async def _reload(self, starting: Sequence[str]) -> None:
+        """Have systemd read the files again, if it must for what was changed and for what is to be started."""
+        names = list(dict.fromkeys((*self._to_reload_for, *starting)))
+        if not names:
+            return
+        try:
+            if await self._systemd.reload_needed(names):
+                await self._systemd.reload()
+        except ManagerUnavailable:
+            raise
+        except ServiceManagerError as error:
+            for name in names:
+                self._fail(name, error)
+            return
+        self._to_reload_for.clear()
