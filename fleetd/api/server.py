@@ -25,8 +25,7 @@ from fleetd.config import Address
 GROUP = "fleet"
 FIRST_INHERITED_FD = 3
 
-_BODY_TIMEOUT_S = 30.0
-_SEND_TIMEOUT_S = 30.0
+PATIENCE_S = 30.0  # with a client that sends its body or takes its answer slowly
 _IDLE_TIMEOUT_S = 75.0
 _STOP_TIMEOUT_S = 0.8  # aiohttp waits so long twice: for the handlers, then for their cancellation
 _SERVER = ("Server", f"fleetd/{__version__}")
@@ -134,8 +133,9 @@ def _remove_stale(path: str) -> None:
 class Server:
     """Serves an Api, which may be replaced by another at any time, until it is stopped."""
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: Api, patience_s: float = PATIENCE_S) -> None:
         self.api = api
+        self._patience_s = patience_s
         handler = web.Server(
             self._handle,
             access_log=None,
@@ -182,7 +182,7 @@ class Server:
         if response.status in (408, 413):  # the rest of the body is still on its way
             outgoing.force_close()
         try:
-            async with asyncio.timeout(_SEND_TIMEOUT_S):
+            async with asyncio.timeout(self._patience_s):
                 await outgoing.prepare(incoming)
                 await outgoing.write_eof()
         except TimeoutError:
@@ -192,10 +192,10 @@ class Server:
 
     async def _answer(self, incoming: web.BaseRequest) -> Response:
         try:
-            async with asyncio.timeout(_BODY_TIMEOUT_S):
+            async with asyncio.timeout(self._patience_s):
                 request = await _read_request(incoming)
         except TimeoutError:
-            return render_error(408, f"the request's body did not arrive within {_BODY_TIMEOUT_S:g} s")
+            return render_error(408, f"the request's body did not arrive within {self._patience_s:g} s")
         except ApiError as error:
             return render_error(error.status, str(error))
         try:

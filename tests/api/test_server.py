@@ -1,0 +1,421 @@
+"""The API on real sockets: unix, TCP and inherited ones; who may reach them, and how it all ends."""
+
+import asyncio
+import contextlib
+import grp
+import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from http.client import HTTPConnection, HTTPResponse
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fleetd import __version__
+from fleetd.api.handlers import Api
+from fleetd.api.message import MAX_BODY_BYTES, Request, Response, render_json
+from fleetd.api.schema import Leaving
+from fleetd.api.server import ListenError, Server, check_exposure, inherited_sockets, open_socket
+from fleetd.config import Address
+
+LOOPBACK = "127.0.0.1"
+
+
+class Echo(Api):
+    """Answers with the request as it arrived."""
+
+    def __init__(self) -> None:
+        self.mistaken = False
+        self.stalled = asyncio.Event()
+
+    async def handle(self, request: Request) -> Response:
+        if request.path == "/stall":
+            self.stalled.set()
+            await asyncio.sleep(3600)
+        if request.path == "/mistake":
+            raise ZeroDivisionError
+        return render_json(
+            {
+                "method": request.method,
+                "path": request.path,
+                "query": request.query,
+                "types": request.header_values("content-type"),
+                "body": len(request.body),
+                "local": request.local,
+            }
+        )
+
+
+@contextlib.asynccontextmanager
+async def serving(api: Api, *addresses: Address, **options: Any) -> AsyncIterator[Server]:
+    server = Server(api)
+    await server.start(addresses, insecure=False, **options)
+    try:
+        yield server
+    finally:
+        await server.stop()
+
+
+class Client(HTTPConnection):
+    """A plain client of whatever address."""
+
+    def __init__(self, address: Address) -> None:
+        super().__init__("fleet", timeout=10)
+        self.address = address
+
+    def connect(self) -> None:
+        if self.address.path:
+            self.sock = socket.socket(socket.AF_UNIX)
+            self.sock.settimeout(10)
+            self.sock.connect(self.address.path)
+        else:
+            self.sock = socket.create_connection((self.address.host, self.address.port), timeout=10)
+
+
+async def ask(client: Client, method: str, path: str, **options: Any) -> tuple[HTTPResponse, bytes]:
+    """One request, off the loop that serves it."""
+
+    def blocking() -> tuple[HTTPResponse, bytes]:
+        client.request(method, path, **options)
+        response = client.getresponse()
+        return response, response.read()
+
+    return await asyncio.to_thread(blocking)
+
+
+def free_port() -> int:
+    with socket.create_server((LOOPBACK, 0)) as taken:
+        return int(taken.getsockname()[1])
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Address:
+    return Address(path=str(tmp_path / "fleet.sock"))
+
+
+async def test_a_unit_travels_over_a_unix_socket_and_over_tcp(fleet: Any, path: Address) -> None:
+    tcp = Address(host=LOOPBACK, port=free_port())
+    body = json.dumps({"options": [{"section": "A", "name": "B", "value": "c"}]})
+    async with serving(fleet.api, path, tcp):
+        put, nothing = await ask(
+            Client(path),
+            "PUT",
+            "/fleet/v1/units/a%401.service",
+            body=body,
+            headers={"Content-Type": "application/json"},
+        )
+        assert (put.status, nothing) == (201, b"")
+        got, shown = await ask(Client(tcp), "GET", "/fleet/v1/units/a@1.service")
+        assert (got.status, got.getheader("Content-Type")) == (200, "application/json")
+        assert json.loads(shown)["name"] == "a@1.service"
+        gone, nothing = await ask(Client(path), "DELETE", "/fleet/v1/units/a@1.service")
+        assert (gone.status, nothing) == (204, b"")
+
+
+async def test_every_response_says_who_serves(fleet: Any, path: Address) -> None:
+    async with serving(fleet.api, path):
+        for method, resource in (("GET", "/fleet/v1/units"), ("GET", "/none"), ("HEAD", "/health"), ("POST", "/")):
+            response, _ = await ask(Client(path), method, resource)
+            assert response.headers.get_all("Server") == [f"fleetd/{__version__}"]
+
+
+async def test_a_connection_is_kept_for_further_requests_also_after_errors(fleet: Any, path: Address) -> None:
+    async with serving(fleet.api, path):
+        client = Client(path)
+        for resource, status in (("/fleet/v1/units", 200), ("/none", 404), ("/fleet/v1/units/x.service", 404)):
+            response, _ = await ask(client, "GET", resource)
+            kept = client.sock
+            assert response.status == status
+            assert kept is not None
+        response, _ = await ask(client, "PATCH", "/fleet/v1/units")
+        assert (response.status, response.getheader("Allow"), client.sock) == (405, "GET, HEAD", kept)
+
+
+async def test_head_tells_the_length_and_sends_no_body(fleet: Any, path: Address) -> None:
+    async with serving(fleet.api, path):
+        client = Client(path)
+        got, body = await ask(client, "GET", "/fleet/v1/discovery")
+        head, nothing = await ask(client, "HEAD", "/fleet/v1/discovery")
+        assert (head.status, nothing) == (200, b"")
+        assert head.getheader("Content-Length") == got.getheader("Content-Length") == str(len(body))
+        after, _ = await ask(client, "GET", "/health")
+        assert after.status == 200
+
+
+async def test_a_request_arrives_decoded_and_says_whether_it_is_local(path: Address) -> None:
+    tcp = Address(host=LOOPBACK, port=free_port())
+    async with serving(Echo(), path, tcp):
+        _, local = await ask(Client(path), "GET", "/a%5Cb%40c%2Fd/../e?x=1+2&x=%26&y", headers={"Content-Type": "t"})
+        assert json.loads(local) == {
+            "method": "GET",
+            "path": "/a\\b@c/d/../e",
+            "query": [["x", "1 2"], ["x", "&"], ["y", ""]],
+            "types": ["t"],
+            "body": 0,
+            "local": True,
+        }
+        _, remote = await ask(Client(tcp), "POST", "/", body=b"x" * 10)
+        assert (json.loads(remote)["local"], json.loads(remote)["body"]) == (False, 10)
+
+
+@pytest.mark.parametrize(
+    "target", ["/%FF?nextPageToken=%FF", "/fleet/v1/units/%FF", "/fleet/v1/units?nextPageToken=%FF"]
+)
+async def test_bytes_that_are_no_text_are_the_clients_mistake(fleet: Any, path: Address, target: str) -> None:
+    async with serving(fleet.api, path):
+        response, _ = await ask(Client(path), "GET", target)
+        assert response.status in (400, 404)
+
+
+async def test_a_body_may_be_as_large_as_the_bound_and_not_larger(path: Address) -> None:
+    async with serving(Echo(), path):
+        response, body = await ask(Client(path), "PUT", "/", body=b"x" * MAX_BODY_BYTES)
+        assert (response.status, json.loads(body)["body"]) == (200, MAX_BODY_BYTES)
+        response, body = await ask(Client(path), "PUT", "/", body=b"x" * (MAX_BODY_BYTES + 1))
+        assert (response.status, json.loads(body)["error"]["code"]) == (413, 413)
+        assert response.getheader("Connection") == "close"
+
+
+async def test_a_mistake_of_ours_is_logged_and_ends_one_request_only(
+    path: Address, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(Echo(), path):
+        client = Client(path)
+        response, body = await ask(client, "GET", "/mistake")
+        assert (response.status, json.loads(body)["error"]["code"]) == (500, 500)
+        assert "ZeroDivisionError" in caplog.text
+        assert (await ask(client, "GET", "/"))[0].status == 200
+
+
+async def test_the_api_can_be_replaced_while_it_is_served(fleet: Any, path: Address) -> None:
+    async with serving(fleet.api, path) as server:
+        fleet.reconfigure(not_ready=lambda: "reloading")
+        server.api = fleet.api
+        assert (await ask(Client(path), "GET", "/health"))[0].status == 503
+
+
+# How it ends
+
+
+async def test_it_stops_within_two_seconds_though_a_request_is_open(path: Address) -> None:
+    api = Echo()
+    server = Server(api)
+    await server.start([path], insecure=False)
+    idle = Client(path)
+    await ask(idle, "GET", "/")
+    stalled = asyncio.create_task(ask(Client(path), "GET", "/stall"))
+    await api.stalled.wait()
+    started = time.monotonic()
+    await server.stop()
+    assert time.monotonic() - started < 2
+    assert not os.path.exists(path.path)
+    with pytest.raises(ConnectionError):
+        await asyncio.wait_for(stalled, 5)
+
+
+async def test_a_body_that_does_not_arrive_is_not_waited_for_for_ever(path: Address) -> None:
+    server = Server(Echo(), patience_s=0.1)
+    await server.start([path], insecure=False)
+    reader, writer = await asyncio.open_unix_connection(path.path)
+    writer.write(b"PUT / HTTP/1.1\r\nHost: fleet\r\nContent-Length: 10\r\n\r\nhalf")
+    answer = await asyncio.wait_for(reader.read(), 5)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"did not arrive within 0.1 s" in answer
+    writer.close()
+    await server.stop()
+
+
+async def test_an_answer_that_nobody_takes_is_not_held_for_ever(path: Address) -> None:
+    class Large(Echo):
+        async def handle(self, request: Request) -> Response:
+            return Response(200, (), b"x" * 50_000_000)
+
+    server = Server(Large(), patience_s=0.1)
+    await server.start([path], insecure=False)
+    reader, writer = await asyncio.open_unix_connection(path.path, limit=1024)
+    writer.write(b"GET / HTTP/1.1\r\nHost: fleet\r\n\r\n")
+    await asyncio.sleep(0.5)
+    received = 0
+    with contextlib.suppress(ConnectionResetError):
+        while chunk := await asyncio.wait_for(reader.read(65536), 5):
+            received += len(chunk)
+    assert 0 < received < 50_000_000
+    writer.close()
+    await server.stop()
+
+
+# Where it listens, and who may come
+
+
+async def test_a_unix_socket_is_for_root_and_the_group_alone(tmp_path: Path) -> None:
+    address = Address(path=str(tmp_path / "s"))
+    before = os.umask(0)
+    try:
+        with open_socket(address, insecure=False):
+            status = os.stat(address.path)
+    finally:
+        assert os.umask(before) == 0
+    assert stat.S_IMODE(status.st_mode) == 0o660
+    groups = {group.gr_name: group.gr_gid for group in grp.getgrall()}
+    assert status.st_gid == groups.get("fleet", os.getegid())
+
+
+async def test_a_socket_that_was_left_behind_is_replaced(fleet: Any, path: Address) -> None:
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(path.path)
+    async with serving(fleet.api, path):
+        assert (await ask(Client(path), "GET", "/health"))[0].status == 200
+
+
+async def test_a_socket_that_somebody_serves_is_left_alone(path: Address) -> None:
+    async with serving(Echo(), path):
+        with pytest.raises(
+            ListenError, match=rf"^cannot listen on {path.path}: another process listens there; stop it"
+        ):
+            open_socket(path, insecure=False)
+        assert (await ask(Client(path), "GET", "/"))[0].status == 200
+
+
+async def test_a_file_in_the_way_is_not_removed(path: Address) -> None:
+    Path(path.path).write_text("precious")
+    with pytest.raises(ListenError, match="a file that is no socket is in the way"):
+        open_socket(path, insecure=False)
+    assert Path(path.path).read_text() == "precious"
+
+
+async def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ListenError, match=rf"^cannot listen on {tmp_path}/no/s: No such file or directory$"):
+        open_socket(Address(path=f"{tmp_path}/no/s"), insecure=False)
+
+
+async def test_a_port_that_is_taken_is_named_and_nothing_is_left_open(path: Address) -> None:
+    with socket.create_server((LOOPBACK, 0)) as taken:
+        port = taken.getsockname()[1]
+        server = Server(Echo())
+        with pytest.raises(ListenError, match=f"^cannot listen on 127.0.0.1:{port}: another process listens there"):
+            await server.start([path, Address(host=LOOPBACK, port=port)], insecure=False)
+    assert not os.path.exists(path.path)
+
+
+async def test_an_address_of_another_machine_is_named() -> None:
+    with pytest.raises(ListenError, match=r"^cannot listen on 192\.0\.2\.1:1234: this machine has no such address"):
+        open_socket(Address(host="192.0.2.1", port=1234), insecure=True)
+
+
+@pytest.mark.parametrize("host", ["", "0.0.0.0", "192.0.2.1", "::"])
+async def test_an_address_that_others_could_reach_is_refused_unless_asked_for(host: str) -> None:
+    with pytest.raises(ListenError, match=r"other machines could reach it.*insecure=true \(--insecure\)"):
+        open_socket(Address(host=host, port=free_port()), insecure=False)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1", "::1%lo"])
+def test_loopback_is_no_exposure(host: str) -> None:
+    check_exposure("here", host, insecure=False)
+
+
+async def test_every_address_is_served_when_asked_for(fleet: Any) -> None:
+    port = free_port()
+    server = Server(fleet.api)
+    await server.start([Address(port=port)], insecure=True)
+    assert (await ask(Client(Address(host=LOOPBACK, port=port)), "GET", "/health"))[0].status == 200
+    await server.stop()
+
+
+# Sockets that systemd hands over
+
+
+async def test_an_inherited_socket_that_others_could_reach_is_refused(fleet: Any) -> None:
+    with socket.create_server(("0.0.0.0", 0)) as inherited:
+        server = Server(fleet.api)
+        with pytest.raises(ListenError, match="other machines could reach it"):
+            await server.start([], insecure=False, inherited=[inherited])
+
+
+async def test_inherited_sockets_are_served_and_their_files_are_left_to_systemd(fleet: Any, path: Address) -> None:
+    unix = socket.socket(socket.AF_UNIX)
+    unix.bind(path.path)
+    unix.listen()
+    tcp = socket.create_server((LOOPBACK, 0))
+    there = Address(host=LOOPBACK, port=tcp.getsockname()[1])
+    async with serving(fleet.api, inherited=[unix, tcp]):
+        for address in (path, there):
+            assert (await ask(Client(address), "GET", "/health"))[0].status == 200
+    assert os.path.exists(path.path)
+
+
+TAKE = """
+import os, sys
+from fleetd.api.server import inherited_sockets
+os.environ["LISTEN_PID"] = str(os.getpid() + int(sys.argv[1]))
+taken = inherited_sockets(os.environ, os.getpid())
+print([(sock.family.name, sock.fileno(), os.get_inheritable(sock.fileno())) for sock in taken])
+print(sorted(name for name in os.environ if name.startswith("LISTEN_")))
+"""
+
+
+def take(offset: int, count: str, *sockets: socket.socket) -> list[str]:
+    """What a process takes that is started as systemd would start it, with these sockets from descriptor 3 on."""
+    descriptors = [sock.fileno() for sock in sockets]
+    moves = "".join(f" {3 + index}<&{descriptor}" for index, descriptor in enumerate(descriptors))
+    script = f'exec "$0" -c "$1" {offset}{moves}'
+    done = subprocess.run(
+        ["bash", "-c", script, sys.executable, TAKE],
+        pass_fds=descriptors,
+        env={"LISTEN_FDS": count, "LISTEN_FDNAMES": "a:b", "PATH": os.environ["PATH"], "PYTHONPATH": os.getcwd()},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.splitlines()
+
+
+@pytest.fixture
+def handed_over(tmp_path: Path) -> Any:
+    """A unix and a TCP socket that listen, a datagram socket, and one that does not listen; far from descriptor 3."""
+    unix = socket.socket(socket.AF_UNIX)
+    unix.bind(str(tmp_path / "s"))
+    unix.listen()
+    sockets = [
+        unix,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM),
+        socket.create_server((LOOPBACK, 0)),
+        socket.socket(),
+    ]
+    high = [socket.socket(fileno=os.dup2(sock.detach(), 50 + index)) for index, sock in enumerate(sockets)]
+    yield high
+    for sock in high:
+        sock.close()
+
+
+def test_every_listening_stream_socket_is_taken_and_children_get_none(handed_over: list[socket.socket]) -> None:
+    taken, left = take(0, "4", *handed_over)
+    assert taken == "[('AF_UNIX', 3, False), ('AF_INET', 5, False)]"
+    assert left == "[]"
+
+
+def test_sockets_meant_for_another_process_are_not_taken(handed_over: list[socket.socket]) -> None:
+    assert take(1, "4", *handed_over) == ["[]", "[]"]
+    assert take(0, "many", *handed_over) == ["[]", "[]"]
+
+
+def test_without_socket_activation_there_are_no_sockets() -> None:
+    assert inherited_sockets({}, os.getpid()) == []
+
+
+async def test_leave_is_answered_on_a_unix_socket_and_refused_over_tcp(fleet: Any, path: Address) -> None:
+    async def leave() -> Leaving:
+        return Leaving(left=True)
+
+    fleet.reconfigure(leave=leave)
+    tcp = Address(host=LOOPBACK, port=free_port())
+    async with serving(fleet.api, path, tcp):
+        response, body = await ask(Client(path), "POST", "/fleet/v2/leave")
+        assert (response.status, body) == (200, b'{"left":true}')
+        response, _ = await ask(Client(tcp), "POST", "/fleet/v2/leave")
+        assert response.status == 403
