@@ -1,0 +1,149 @@
+"""The command fleetd as a person types it: its output, its exit status, and how a machine is made to leave."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fleetd import __version__
+from fleetd.__main__ import build_parser, main, parse_overrides
+from fleetd.api.message import ApiError
+from fleetd.api.schema import Leaving
+from fleetd.api.server import Server
+from fleetd.config import Address
+
+
+@pytest.mark.parametrize("argument", ["-version", "--version", "version"])
+def test_the_version_is_printed(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([argument], {}) == 0
+    assert capsys.readouterr().out == f"fleetd version {__version__}\n"
+
+
+@pytest.mark.parametrize("argument", ["-h", "--help"])
+def test_help_goes_to_standard_error(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([argument], {})
+    assert ended.value.code == 0
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("usage: fleetd ")
+
+
+def test_an_unknown_option_is_usage_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--agent-ttl", "3s"], {})
+    assert ended.value.code == 2
+    assert "usage: fleetd " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["start"], ["version", "now"], ["leave", "it"]])
+def test_an_unknown_argument_is_usage_and_status_1(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments, {}) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"fleetd: there is no command '{' '.join(arguments)}': fleetd takes version, leave, or no")
+    assert "usage: fleetd " in error
+
+
+@pytest.mark.parametrize("flag", ["-config", "--config"])
+def test_a_configuration_that_cannot_be_used_is_one_line_and_status_1(
+    flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "fleet.conf"
+    assert main([flag, str(path)], {}) == 1
+    assert capsys.readouterr().err == f"fleetd: Unable to use config file {path}: No such file or directory\n"
+    path.write_text("agent_ttl=30\n")
+    assert main([f"{flag}={path}"], {}) == 1
+    assert capsys.readouterr().err.startswith(f"fleetd: {path}:1: agent_ttl: '30' is no duration")
+    path.write_text("")
+    assert main([flag, str(path)], {"FLEET_TOKEN_LIMIT": "x"}) == 1
+    assert capsys.readouterr().err.startswith("fleetd: FLEET_TOKEN_LIMIT: token_limit: 'x' is no whole number")
+
+
+def test_flags_are_options_of_the_configuration() -> None:
+    parse = build_parser().parse_args
+    assert parse_overrides(parse([])) == {}
+    assert parse_overrides(parse(["--standalone", "--listen", "/a", "--listen", ":1", "--insecure"])) == {
+        "standalone": "true",
+        "insecure": "true",
+        "listen": "/a,:1",
+    }
+
+
+def test_the_command_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "fleetd", "version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"fleetd version {__version__}\n"
+
+
+# leave
+
+
+class Departure:
+    """A daemon's part in leaving: each time it is asked, one step further."""
+
+    def __init__(self, *steps: Leaving | ApiError) -> None:
+        self.steps = list(steps)
+
+    async def __call__(self) -> Leaving:
+        step = self.steps.pop(0)
+        if isinstance(step, ApiError):
+            raise step
+        return step
+
+
+async def leave_at(fleet: Any, path: Path, departure: Departure) -> int:
+    """Run `fleetd leave` against a daemon at this socket; its exit status."""
+    fleet.reconfigure(leave=departure)
+    server = Server(fleet.api)
+    await server.start([Address(path=str(path))], insecure=False)
+    config = path.with_suffix(".conf")
+    config.write_text(f"listen=127.0.0.1:1,{path}\n")
+    try:
+        return await asyncio.to_thread(main, ["--config", str(config), "leave"], {})
+    finally:
+        await server.stop()
+
+
+async def test_leaving_says_what_it_waits_for_each_time_that_changes(
+    fleet: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    departure = Departure(
+        Leaving(waiting_for=("a.service", "b.service")),
+        Leaving(waiting_for=("a.service", "b.service")),
+        Leaving(),
+        Leaving(left=True),
+    )
+    assert await leave_at(fleet, tmp_path / "s", departure) == 0
+    assert departure.steps == []
+    assert capsys.readouterr().out == (
+        "waiting for a.service, b.service\nwaiting for the cluster to take note\nthis machine has left the cluster\n"
+    )
+
+
+async def test_a_daemon_that_refuses_is_quoted(fleet: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "s"
+    assert await leave_at(fleet, path, Departure(ApiError(503, "not yet"))) == 1
+    assert capsys.readouterr().err == f"fleetd: the daemon at {path} refuses: not yet\n"
+
+
+def test_a_daemon_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "s"
+    assert main(["--listen", str(path), "leave"], {}) == 1
+    assert capsys.readouterr().err == (
+        f"fleetd: no daemon answers at {path}: No such file or directory; is fleet.service running?\n"
+    )
+
+
+async def test_what_answers_but_is_not_fleetd_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.0 200 OK\r\n\r\nhello")
+        writer.close()
+
+    path = os.fspath(tmp_path / "s")
+    async with await asyncio.start_unix_server(answer, path):
+        assert await asyncio.to_thread(main, ["--listen", path, "leave"], {}) == 1
+    assert capsys.readouterr().err.startswith(f"fleetd: what answers at {path} is not fleetd: ")
