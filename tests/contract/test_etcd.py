@@ -134,6 +134,25 @@ async def test_a_watch_and_requests_leave_a_frozen_member_of_three_for_another(n
             assert (await next_of(watch)).revision == third
 
 
+async def test_a_silent_watch_has_the_kernel_ask_whether_the_other_side_is_there(shared_etcd: EtcdServer) -> None:
+    async with store_on(shared_etcd.client_url) as store:
+        position = await store.revision()
+        before = connections_with_a_keepalive_timer(shared_etcd)
+        async with aclosing(store.watch("/silent/", position)) as watch:
+            waiting = asyncio.ensure_future(anext(watch, None))
+            await asyncio.sleep(0.3)
+            assert connections_with_a_keepalive_timer(shared_etcd) == before + 1
+            await store.close()
+            assert await waiting is None
+
+
+def connections_with_a_keepalive_timer(server: EtcdServer) -> int:
+    """Of those that lead to the server: proc(5) says of each socket where it leads and which timer runs."""
+    port = f":{int(server.client_url.rpartition(':')[2]):04X}"
+    sockets = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(fields[2].endswith(port) and fields[5].startswith("02:") for fields in sockets)
+
+
 # Outages of the only endpoint
 
 
@@ -237,8 +256,13 @@ def enable_authentication(server: EtcdServer) -> None:
     server.etcdctl("auth", "enable")
 
 
+def forget_tokens(server: EtcdServer) -> None:
+    """Make every token invalid at once, as they become by themselves after five minutes without use."""
+    server.etcdctl("--user", "root:secret", "auth", "disable")
+    server.etcdctl("auth", "enable")
+
+
 async def test_a_user_needs_no_more_than_fleets_prefix_and_gets_a_new_token_by_itself(new_etcd: NewEtcd) -> None:
-    """etcd forgets its tokens when it restarts: each kind of request must then get a new one by itself."""
     server = new_etcd().start()
     enable_authentication(server)
     async with store_on(server.client_url, username="fleet", password="pass") as store:
@@ -248,9 +272,12 @@ async def test_a_user_needs_no_more_than_fleets_prefix_and_gets_a_new_token_by_i
         async with aclosing(store.watch("/fleet/w/", start)) as watch:
             revision = await store.transact([Unchanged("/fleet/w/a", 0)], [Put("/fleet/w/a", b"", lease)])
             assert (await next_of(watch)).revision == revision
-            await restart(server)
+            forget_tokens(server)
             revision = await store.transact([Unchanged("/fleet/w/b", 0)], [Put("/fleet/w/b", b"", lease)])
             assert (await next_of(watch)).revision == revision
+        forget_tokens(server)
+        assert [item.key for item in (await store.range("/fleet/w/")).items] == ["/fleet/w/a", "/fleet/w/b"]
+        forget_tokens(server)
         assert (await store.keep_alive(lease)).revision == revision
         with pytest.raises(Unavailable, match="permission denied"):
             await store.get("/elsewhere")
@@ -268,6 +295,7 @@ async def test_a_watch_renews_a_token_that_is_no_longer_taken(new_etcd: NewEtcd)
         async with aclosing(watcher.watch("/fleet/w/", start)) as watch:
             waiting = asyncio.ensure_future(next_of(watch))
             await asyncio.sleep(0.2)
+            forget_tokens(server)
             await restart(server)
             await until_it_answers(writer)
             revision = await put(writer, "/fleet/w/a")
