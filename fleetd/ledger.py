@@ -98,7 +98,7 @@ class Ledger:
             return msgspec.json.decode(path.read_bytes(), type=kind)
         except FileNotFoundError:
             return None
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, UnicodeDecodeError, msgspec.DecodeError) as error:
             self._log.warning("%s cannot be read and counts as absent: %s", path, error)
             return None
 

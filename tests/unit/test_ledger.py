@@ -1,0 +1,86 @@
+"""The ledger on a real directory: what it keeps across restarts of fleetd, and what it makes of broken files."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from fleetd.core.reconcile import LedgerEntry
+from fleetd.core.unit import TargetState
+from fleetd.ledger import Ledger, StoreSeen
+
+LOG = logging.getLogger("test")
+WEB = LedgerEntry(7, TargetState.LAUNCHED, "abc", issued=False)
+JOB = LedgerEntry(3, TargetState.LAUNCHED, "def", completed=True, adopted=True)
+
+
+def reopened(directory: Path) -> Ledger:
+    return Ledger(directory, LOG)
+
+
+def test_a_new_ledger_is_empty_and_makes_its_directory(tmp_path: Path) -> None:
+    ledger = reopened(tmp_path / "run" / "fleet")
+    assert (ledger.names, ledger.orphans, ledger.store) == ((), (), StoreSeen())
+    assert ledger.get("web.service") is None
+
+
+def test_everything_survives_a_restart_of_fleetd(tmp_path: Path) -> None:
+    ledger = reopened(tmp_path)
+    ledger.put("web.service", WEB)
+    ledger.put("job@1.service", JOB)
+    ledger.put_store(StoreSeen("cluster", 42))
+    ledger.put_orphans(("a.service", "b.service"))
+    ledger = reopened(tmp_path)
+    assert ledger.names == ("job@1.service", "web.service")
+    assert (ledger.get("web.service"), ledger.get("job@1.service")) == (WEB, JOB)
+    assert ledger.store == StoreSeen("cluster", 42)
+    assert ledger.orphans == ("a.service", "b.service")
+
+
+def test_what_is_forgotten_stays_forgotten_and_forgetting_twice_is_no_error(tmp_path: Path) -> None:
+    ledger = reopened(tmp_path)
+    ledger.put("web.service", WEB)
+    ledger.forget("web.service")
+    ledger.forget("web.service")
+    assert ledger.get("web.service") is None
+    assert reopened(tmp_path).names == ()
+
+
+def test_the_newest_entry_wins(tmp_path: Path) -> None:
+    ledger = reopened(tmp_path)
+    ledger.put("web.service", WEB)
+    ledger.put("web.service", JOB)
+    assert reopened(tmp_path).get("web.service") == JOB
+
+
+@pytest.mark.parametrize("garbage", [b"", b"{", b'{"generation": "x"}', b"\xff\xfe", b'{"hash": "\xff"}'])
+def test_an_entry_that_cannot_be_read_counts_as_absent_with_a_warning_that_names_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, garbage: bytes
+) -> None:
+    ledger = reopened(tmp_path)
+    ledger.put("web.service", WEB)
+    ledger.put("job.service", JOB)
+    (tmp_path / "started" / "web.service").write_bytes(garbage)
+    (tmp_path / "store").write_bytes(garbage)
+    (tmp_path / "orphans").write_bytes(garbage)
+    ledger = reopened(tmp_path)
+    assert ledger.names == ("job.service",)
+    assert (ledger.store, ledger.orphans) == (StoreSeen(), ())
+    assert sum(str(tmp_path) in record.getMessage() for record in caplog.records) == 3
+
+
+def test_a_write_that_was_cut_short_leaves_the_old_entry(tmp_path: Path) -> None:
+    ledger = reopened(tmp_path)
+    ledger.put("web.service", WEB)
+    (tmp_path / "started" / ".new").write_bytes(b'{"generation": 8, "tar')
+    assert reopened(tmp_path).get("web.service") == WEB
+
+
+def test_a_disk_that_refuses_leaves_everything_as_it_was(tmp_path: Path) -> None:
+    ledger = reopened(tmp_path)
+    ledger.put("web.service", WEB)
+    (tmp_path / "started" / ".new").mkdir()  # so that no entry can be written, even by root
+    with pytest.raises(OSError, match=r"\.new"):
+        ledger.put("web.service", JOB)
+    assert ledger.get("web.service") == WEB
+    assert reopened(tmp_path).get("web.service") == WEB

@@ -1,0 +1,526 @@
+"""plan_machine, plan_adoption and report: a table of what follows from what, and properties on a model of a machine."""
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fleetd.core.placement import Placement
+from fleetd.core.reconcile import (
+    Desired,
+    LastRun,
+    LedgerEntry,
+    Observed,
+    Record,
+    Remove,
+    Start,
+    Step,
+    Stop,
+    StopProgress,
+    Write,
+    is_orphan_still,
+    is_settled,
+    needs_last_run,
+    plan_adoption,
+    plan_machine,
+    report,
+)
+from fleetd.core.unit import TargetState, UnitState
+from fleetd.core.unitfile import hash_unit_file
+
+INACTIVE, LOADED, LAUNCHED = TargetState.INACTIVE, TargetState.LOADED, TargetState.LAUNCHED
+NAME = "web.service"
+OLD, NEW = "[Service]\nExecStart=/bin/old\n", "[Service]\nExecStart=/bin/new\n"
+OLD_HASH, NEW_HASH = hash_unit_file(OLD), hash_unit_file(NEW)
+STOPPED = LedgerEntry(0, INACTIVE, NEW_HASH)
+
+
+def placed(
+    target: TargetState = LAUNCHED, generation: int = 5, text: str = NEW, *, retiring: bool = False
+) -> Placement:
+    return Placement("m1", NAME, text, target, generation, retiring)
+
+
+def entry(target: TargetState = LAUNCHED, generation: int = 5, hash_: str = NEW_HASH, **more: bool) -> LedgerEntry:
+    return LedgerEntry(generation, target, hash_, **more)
+
+
+def here(active: str = "inactive", *, hash_: str = NEW_HASH, **more: object) -> Observed:
+    return msgspec.convert({"load": "loaded", "active": active, "hash": hash_, **more}, Observed)
+
+
+def plan(placement: Placement | None, seen: Observed, *, order: bool = True, held: tuple[str, ...] = ()) -> list[Step]:
+    desired = Desired({NAME: placement} if placement else {}, order, held)
+    return list(plan_machine(desired, {NAME: seen}))
+
+
+def kinds(steps: list[Step]) -> list[str]:
+    return [type(step).__name__ for step in steps]
+
+
+WITHDRAWN = placed(INACTIVE)
+RAN = LastRun(invoked=True, result="success", oneshot=True)
+FORGOTTEN = LastRun(invoked=False, result="success", oneshot=True)
+TABLE = [
+    # A unit that is to go.
+    ("a_withdrawn_unit_that_runs_is_stopped", WITHDRAWN, here("active"), "Stop"),
+    ("a_withdrawn_unit_whose_start_is_queued_is_stopped", WITHDRAWN, here(job=True), "Stop"),
+    ("a_stop_under_way_is_not_asked_for_again", WITHDRAWN, here("active", job=True, stop="under way"), ""),
+    ("a_deactivating_unit_is_not_stopped_again", WITHDRAWN, here("deactivating"), ""),
+    ("a_unit_active_again_after_its_stop_is_stopped_again", WITHDRAWN, here("active", stop="ended"), "Stop"),
+    ("a_withdrawn_unit_that_is_inactive_is_removed", WITHDRAWN, here(), "Remove"),
+    ("a_withdrawn_unit_that_failed_is_removed", WITHDRAWN, here("failed"), "Remove"),
+    ("an_entry_without_a_file_is_removed_too", WITHDRAWN, here(hash_="", entry=entry()), "Remove"),
+    ("a_withdrawn_unit_of_which_nothing_is_left_needs_nothing", WITHDRAWN, Observed(), ""),
+    ("the_systems_own_unit_of_that_name_is_not_stopped", WITHDRAWN, here("active", hash_=""), ""),
+    ("a_unit_without_placement_is_stopped", None, here("active"), "Stop"),
+    ("a_unit_without_placement_that_rests_is_removed", None, here(), "Remove"),
+    ("a_retiring_copy_is_left_alone", placed(generation=9, retiring=True), here("active", entry=entry()), ""),
+    # A unit that is to be loaded.
+    ("a_loaded_unit_without_a_file_is_written", placed(LOADED), Observed(), "Write Record"),
+    ("a_loaded_unit_with_its_file_is_recorded", placed(LOADED), here(), "Record"),
+    ("a_loaded_unit_that_is_recorded_needs_nothing", placed(LOADED), here(entry=entry(LOADED)), ""),
+    ("a_launched_unit_that_is_to_be_loaded_is_stopped", placed(LOADED, 6), here("active", entry=entry()), "Stop"),
+    (
+        "while_that_stop_is_under_way_it_is_waited_for",
+        placed(LOADED, 6),
+        here("deactivating", job=True, stop="under way", entry=entry()),
+        "",
+    ),
+    ("once_it_has_stopped_it_is_recorded_as_loaded", placed(LOADED, 6), here(entry=entry()), "Record"),
+    (
+        "a_timer_that_starts_it_right_after_the_stop_is_left_alone",
+        placed(LOADED, 6),
+        here("active", stop="ended", entry=entry()),
+        "Record",
+    ),
+    ("a_loaded_unit_that_became_active_is_left_alone", placed(LOADED), here("active", entry=entry(LOADED)), ""),
+    (
+        "a_loaded_unit_that_was_never_launched_is_not_stopped",
+        placed(LOADED, 6),
+        here("active", entry=entry(LOADED)),
+        "Record",
+    ),
+    ("replacing_a_loaded_unit_writes_it", placed(LOADED, 6), here(hash_=OLD_HASH, entry=entry(LOADED)), "Write Record"),
+    ("replacing_what_a_timer_runs_stops_it_first", placed(LOADED, 6), here("active", hash_=OLD_HASH), "Stop"),
+    # A unit that is to be launched.
+    ("a_launched_unit_without_a_file_is_written_and_started", placed(), Observed(), "Write Start"),
+    ("a_file_that_is_here_without_an_entry_is_started", placed(), here(), "Start"),
+    ("what_runs_without_an_entry_is_recorded", placed(), here("active"), "Record"),
+    ("a_replaced_unit_that_runs_is_stopped_first", placed(generation=6), here("active", hash_=OLD_HASH), "Stop"),
+    ("a_replaced_unit_that_rests_is_written_and_started", placed(generation=6), here(hash_=OLD_HASH), "Write Start"),
+    (
+        "a_replaced_unit_whose_file_is_gone_is_stopped_first",
+        placed(generation=6),
+        here("active", hash_="", entry=entry(hash_=OLD_HASH)),
+        "Stop",
+    ),
+    ("a_start_asked_for_again_starts_what_rests", placed(generation=6), here(entry=entry()), "Start"),
+    ("a_start_asked_for_again_starts_what_failed", placed(generation=6), here("failed", entry=entry()), "Start"),
+    ("a_start_asked_for_again_leaves_alone_what_runs", placed(generation=6), here("active", entry=entry()), "Record"),
+    (
+        "a_unit_placed_again_while_it_is_stopped_is_started_again",
+        placed(),
+        here("deactivating", stop="under way", job=True, entry=STOPPED),
+        "Start",
+    ),
+    ("a_unit_launched_after_it_was_loaded_is_started", placed(generation=6), here(entry=entry(LOADED)), "Start"),
+    ("a_unit_that_runs_as_asked_needs_nothing", placed(), here("active", entry=entry()), ""),
+    ("a_unit_that_failed_by_itself_is_not_restarted", placed(), here("failed", entry=entry()), ""),
+    ("a_unit_that_stopped_by_itself_is_not_restarted", placed(), here(entry=entry()), ""),
+    ("a_wish_older_than_the_one_carried_out_is_none", placed(), here("active", entry=entry(LOADED, 6)), ""),
+    ("a_file_that_vanished_is_written_and_nothing_else", placed(), here("active", hash_="", entry=entry()), "Write"),
+    ("a_file_that_was_edited_is_written_without_a_stop", placed(), here("active", hash_="x", entry=entry()), "Write"),
+    # A start that was written down before fleetd ended.
+    ("an_intended_start_is_not_repeated_unasked", placed(), here(entry=entry(issued=False)), ""),
+    (
+        "an_intended_start_that_systemd_knows_nothing_of_is_made",
+        placed(),
+        here(entry=entry(issued=False), last_run=LastRun()),
+        "Start",
+    ),
+    (
+        "an_intended_start_that_systemd_remembers_is_recorded",
+        placed(),
+        here(entry=entry(issued=False), last_run=RAN),
+        "Record",
+    ),
+    (
+        "an_intended_start_of_what_runs_is_recorded",
+        placed(),
+        here("active", entry=entry(issued=False), last_run=LastRun()),
+        "Record",
+    ),
+    (
+        "an_intended_start_of_what_failed_is_recorded",
+        placed(),
+        here("failed", entry=entry(issued=False), last_run=LastRun()),
+        "Record",
+    ),
+    # A oneshot that ran.
+    ("a_oneshot_that_succeeded_is_recorded_as_completed", placed(), here(entry=entry(), last_run=RAN), "Record"),
+    ("a_oneshot_that_systemd_forgot_has_completed", placed(), here(entry=entry(), last_run=FORGOTTEN), "Record"),
+    (
+        "a_service_that_ended_has_not_completed",
+        placed(),
+        here(entry=entry(), last_run=LastRun(invoked=True, result="success")),
+        "",
+    ),
+    (
+        "a_oneshot_that_was_killed_has_not_completed",
+        placed(),
+        here(entry=entry(), last_run=LastRun(invoked=True, result="signal", oneshot=True)),
+        "",
+    ),
+    ("a_oneshot_whose_job_is_queued_has_not_completed", placed(), here(job=True, entry=entry(), last_run=RAN), ""),
+    ("a_completed_oneshot_is_not_run_again", placed(), here(entry=entry(completed=True)), ""),
+    # A unit that may not be here, or that something is wrong with.
+    ("a_refused_unit_is_not_written", placed(), here("active", hash_="", refusal="it would shadow"), ""),
+    ("a_unit_that_waits_for_its_retry_is_left_alone", placed(), here(waiting=True), ""),
+    # A unit that was left as it was when the store was restored.
+    ("an_adopted_unit_of_another_target_is_left_alone", placed(LOADED), here("active", entry=entry(adopted=True)), ""),
+    (
+        "an_adopted_unit_of_another_content_is_left_alone",
+        placed(),
+        here("active", hash_=OLD_HASH, entry=entry(hash_=OLD_HASH, adopted=True)),
+        "",
+    ),
+    (
+        "the_next_wish_for_an_adopted_unit_is_carried_out",
+        placed(LOADED, 6),
+        here("active", entry=entry(adopted=True)),
+        "Stop",
+    ),
+]
+
+
+@pytest.mark.parametrize(("placement", "seen", "expected"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
+def test_what_follows_for_one_unit(placement: Placement | None, seen: Observed, expected: str) -> None:
+    assert kinds(plan(placement, seen)) == expected.split()
+
+
+@pytest.mark.parametrize("seen", [here("active", entry=entry()), here(), Observed()])
+def test_absence_that_is_no_order_touches_nothing(seen: Observed) -> None:
+    assert plan(None, seen, order=False) == []
+
+
+@pytest.mark.parametrize("placement", [None, WITHDRAWN, placed(generation=9, text=OLD)])
+def test_a_held_unit_is_left_alone_whatever_is_asked(placement: Placement | None) -> None:
+    assert plan(placement, here("active", entry=entry()), held=(NAME,)) == []
+
+
+def test_every_step_says_why() -> None:
+    steps = [step for _, placement, seen, _ in TABLE for step in plan(placement, seen)]
+    assert len(steps) > 20
+    assert all(step.reason and step.unit == NAME for step in steps)
+
+
+def test_steps_come_in_the_order_in_which_they_are_applied_and_by_name() -> None:
+    observed = {
+        "new.service": Observed(),
+        "b-gone.service": here("active"),
+        "a-gone.service": here("active"),
+        "rests.service": here(),
+        "loaded.service": Observed(),
+    }
+    placements = {
+        "new.service": msgspec.structs.replace(placed(), unit="new.service"),
+        "loaded.service": msgspec.structs.replace(placed(LOADED), unit="loaded.service"),
+    }
+    steps = plan_machine(Desired(placements, absence_is_order=True), observed)
+    assert [(type(step).__name__, step.unit) for step in steps] == [
+        ("Stop", "a-gone.service"),
+        ("Stop", "b-gone.service"),
+        ("Remove", "rests.service"),
+        ("Write", "loaded.service"),
+        ("Write", "new.service"),
+        ("Record", "loaded.service"),
+        ("Start", "new.service"),
+    ]
+
+
+def test_a_stop_for_good_voids_what_was_carried_out_so_that_the_same_placement_starts_it_again() -> None:
+    [stop] = plan(WITHDRAWN, here("active", entry=entry()))
+    assert stop == Stop(NAME, "it was withdrawn from here", STOPPED)
+    [start] = plan(placed(), here(entry=STOPPED))
+    assert start == Start(NAME, "it was asked for again", entry(issued=False))
+
+
+def test_a_stop_for_new_content_leaves_the_ledger_as_it_is() -> None:
+    before = entry(hash_=OLD_HASH)
+    [stop] = plan(placed(generation=6), here("active", hash_=OLD_HASH, entry=before))
+    assert stop == Stop(NAME, "its content was replaced", before)
+
+
+def test_what_is_written_and_recorded_is_what_was_placed() -> None:
+    assert plan(placed(LOADED, 7), here(hash_=OLD_HASH)) == [
+        Write(NAME, "its content was replaced", NEW),
+        Record(NAME, "it is loaded", entry(LOADED, 7)),
+    ]
+
+
+def test_a_completed_oneshot_keeps_the_rest_of_its_entry() -> None:
+    [record] = plan(placed(), here(entry=entry(), last_run=RAN))
+    assert record == Record(NAME, "it ran to its end", entry(completed=True))
+
+
+# What is asked of systemd before a plan.
+
+
+@pytest.mark.parametrize(
+    ("placement", "seen", "needed"),
+    [
+        (placed(), here(entry=entry()), True),
+        (placed(), here("active", entry=entry(issued=False)), True),
+        (placed(), here("active", entry=entry()), False),
+        (placed(), here("failed", entry=entry()), False),
+        (placed(), here(job=True, entry=entry()), False),
+        (placed(), here(entry=entry(completed=True)), False),
+        (placed(), here(), False),
+        (placed(LOADED), here(entry=entry(LOADED)), False),
+        (placed(generation=6), here(entry=entry()), False),
+        (None, here(entry=entry()), False),
+    ],
+)
+def test_the_last_run_is_asked_for_only_where_the_plan_turns_on_it(
+    placement: Placement | None, seen: Observed, needed: bool
+) -> None:
+    assert needs_last_run(placement, seen) is needed
+
+
+@pytest.mark.parametrize(
+    ("placement", "seen", "settled"),
+    [
+        (placed(), here("active", entry=entry()), True),
+        (None, here(), True),
+        (placed(), here("active", job=True, entry=entry()), False),
+        (placed(), here(), False),
+        (placed(), here(entry=entry(), waiting=True), False),
+    ],
+)
+def test_failures_are_history_once_the_wish_is_carried_out(
+    placement: Placement | None, seen: Observed, settled: bool
+) -> None:
+    assert is_settled(placement, seen) is settled
+
+
+# After a restore.
+
+
+def test_a_placed_unit_is_adopted_as_it_runs_with_the_generation_that_the_restored_store_knows() -> None:
+    seen = here("active", hash_=OLD_HASH, entry=entry(generation=90, hash_=OLD_HASH, completed=True))
+    adoption = plan_adoption({NAME: placed(LOADED, 3)}, {NAME: seen})
+    adopted = LedgerEntry(3, LAUNCHED, OLD_HASH, completed=True, adopted=True)
+    assert adoption.entries == {NAME: adopted}
+    assert adoption.orphans == ()
+    assert plan(placed(LOADED, 3), msgspec.structs.replace(seen, entry=adopted)) == []
+
+
+def test_a_placed_unit_that_is_not_here_is_not_started_by_a_restore() -> None:
+    adoption = plan_adoption({NAME: placed(generation=3)}, {NAME: Observed()})
+    assert plan(placed(generation=3), Observed(entry=adoption.entries[NAME])) == []
+    assert kinds(plan(placed(generation=4), Observed(entry=adoption.entries[NAME]))) == ["Write", "Start"]
+
+
+@pytest.mark.parametrize("placement", [None, WITHDRAWN])
+def test_what_runs_and_is_not_wanted_by_the_restored_store_is_an_orphan(placement: Placement | None) -> None:
+    seen = here("active", entry=entry(generation=90))
+    adoption = plan_adoption({NAME: placement} if placement else {}, {NAME: seen})
+    assert adoption.orphans == (NAME,)
+    taken_over = msgspec.structs.replace(seen, entry=adoption.entries[NAME])
+    assert kinds(plan(placed(generation=4), taken_over)) == ["Record"], "its lost generation must not count"
+
+
+@pytest.mark.parametrize("seen", [here(), Observed(), here("active", hash_="")])
+def test_what_rests_or_is_not_ours_is_no_orphan(seen: Observed) -> None:
+    adoption = plan_adoption({}, {NAME: seen})
+    assert (adoption.orphans, adoption.entries) == ((), {})
+
+
+def test_an_orphan_is_one_until_it_stops_or_somebody_asks_for_its_name() -> None:
+    assert is_orphan_still(None, here("active"))
+    assert is_orphan_still(WITHDRAWN, here("active"))
+    assert not is_orphan_still(None, here("failed"))
+    assert not is_orphan_still(placed(), here("active"))
+
+
+# Reports.
+
+
+def test_what_was_carried_out_is_reported_with_systemds_words() -> None:
+    seen = here("active", sub="running", entry=entry(completed=True))
+    expected = UnitState("loaded", "active", "running", NEW_HASH, LAUNCHED, 5, completed=True)
+    assert report(placed(generation=6), seen) == expected
+
+
+def test_a_unit_is_reported_gone_with_the_placements_generation_only_when_nothing_is_left() -> None:
+    gone = UnitState("not-found", "inactive", "dead", generation=5)
+    assert report(WITHDRAWN, Observed()) == gone
+    still_here = report(WITHDRAWN, here("deactivating", entry=STOPPED))
+    assert still_here is not None
+    assert (still_here.target, still_here.generation, still_here.hash) == (LOADED, 0, NEW_HASH)
+
+
+def test_nothing_is_reported_where_nothing_is_and_nothing_was_asked() -> None:
+    assert report(None, Observed()) is None
+    assert report(None, here("active", hash_="")) is None
+
+
+def test_a_refused_unit_is_reported_with_the_reason_and_without_the_state_of_the_systems_own() -> None:
+    state = report(placed(), here("active", hash_="", refusal="it would shadow /lib/x"))
+    assert state == UnitState("not-found", "inactive", "dead", error="it would shadow /lib/x")
+
+
+def test_a_start_that_was_not_accepted_is_not_reported_as_carried_out() -> None:
+    state = report(placed(), here(entry=entry(issued=False)), error="refused")
+    assert state is not None
+    assert (state.target, state.generation, state.error) == (LOADED, 0, "refused")
+
+
+@pytest.mark.parametrize(
+    ("placement", "adopted", "said"),
+    [
+        (placed(LOADED), entry(adopted=True), True),
+        (placed(text=OLD), entry(adopted=True), True),
+        (placed(), entry(adopted=True), False),
+        (placed(generation=6, text=OLD), entry(adopted=True), False),
+        (placed(text=OLD), entry(), False),
+    ],
+)
+def test_a_unit_held_since_a_restore_says_so_where_it_is_not_as_asked(
+    placement: Placement, adopted: LedgerEntry, said: bool
+) -> None:
+    state = report(placement, here("active", entry=adopted))
+    assert state is not None
+    assert ("held as it was" in state.error) is said
+    with_error = report(placement, here("active", entry=adopted), error="refused")
+    assert with_error is not None
+    assert with_error.error == "refused"
+
+
+def test_an_orphan_says_that_it_is_one_and_what_can_be_done() -> None:
+    state = report(None, here("active", entry=entry(generation=0, adopted=True)), orphan=True)
+    assert state is not None
+    assert "submit a unit of this name" in state.error
+    failing = report(None, here("active", entry=entry()), orphan=True, error="refused")
+    assert failing is not None
+    assert failing.error == "refused"
+
+
+# Properties, on a model of a machine in which every step works and every job ends.
+
+
+class Model:
+    """One unit on one machine."""
+
+    def __init__(self, seen: Observed) -> None:
+        self.seen = seen
+
+    def apply(self, step: Step) -> None:
+        change = {
+            Stop: lambda: {"active": "inactive", "job": False, "stop": StopProgress.ENDED},
+            Remove: lambda: {"hash": "", "entry": None, "stop": StopProgress.NONE},
+            Write: lambda: {"hash": hash_unit_file(step.text)},
+            Record: lambda: {"entry": step.entry, "stop": StopProgress.NONE},
+            Start: lambda: {"active": "active", "job": False, "stop": StopProgress.NONE},
+        }[type(step)]()
+        if isinstance(step, Stop) and step.entry is not None:
+            change["entry"] = step.entry
+        if isinstance(step, Start):
+            change["entry"] = msgspec.structs.replace(step.entry, issued=True)
+        self.seen = msgspec.structs.replace(self.seen, **change)
+
+    def settle(self, placement: Placement | None) -> None:
+        """Jobs end, and systemd says what it is asked."""
+        if self.seen.active == "deactivating" or self.seen.stop is StopProgress.UNDER_WAY:
+            stop = StopProgress.ENDED if self.seen.stop is StopProgress.UNDER_WAY else self.seen.stop
+            self.seen = msgspec.structs.replace(self.seen, active="inactive", job=False, stop=stop)
+        last_run = LastRun() if needs_last_run(placement, self.seen) else None
+        self.seen = msgspec.structs.replace(self.seen, waiting=False, last_run=last_run)
+
+
+generations = st.integers(1, 4)
+hashes = st.sampled_from([OLD_HASH, NEW_HASH, ""])
+entries = st.builds(
+    LedgerEntry, st.integers(0, 5), st.sampled_from(TargetState), st.sampled_from([OLD_HASH, NEW_HASH]), st.booleans()
+)
+machines = st.builds(
+    Observed,
+    hash=hashes,
+    load=st.just("loaded"),
+    active=st.sampled_from(["active", "activating", "deactivating", "inactive", "failed"]),
+    job=st.booleans(),
+    entry=st.none() | entries,
+    stop=st.sampled_from(StopProgress),
+    waiting=st.booleans(),
+)
+wishes = st.builds(placed, st.sampled_from(TargetState), generations, st.sampled_from([OLD, NEW]))
+
+
+def reach(placement: Placement | None, seen: Observed) -> tuple[Observed, list[Step]]:
+    """The machine after all plans, and the steps it took."""
+    model, taken = Model(seen), []
+    for _ in range(8):
+        model.settle(placement)
+        steps = plan(placement, model.seen)
+        taken += steps
+        for step in steps:
+            model.apply(step)
+        if not steps:
+            return model.seen, taken
+    raise AssertionError(f"the plans never end: {taken}")
+
+
+@settings(deadline=None)
+@given(wishes | st.none(), machines)
+def test_plans_applied_until_nothing_is_left_reach_what_is_asked(placement: Placement | None, seen: Observed) -> None:
+    reached, _ = reach(placement, seen)
+    if placement is None or placement.withdrawn:
+        assert not reached.ours
+        assert not (reached.busy and seen.ours)
+    elif seen.entry is None or seen.entry.generation < placement.generation:
+        assert reached.hash == hash_unit_file(placement.text)
+        assert reached.entry == entry(placement.target, placement.generation, reached.hash)
+        assert reached.busy or placement.target is LOADED
+
+
+@settings(deadline=None)
+@given(wishes | st.none(), machines)
+def test_the_plan_of_a_state_that_was_reached_is_empty(placement: Placement | None, seen: Observed) -> None:
+    reached, _ = reach(placement, seen)
+    model = Model(reached)
+    model.settle(placement)
+    assert plan(placement, model.seen) == []
+
+
+@settings(deadline=None)
+@given(wishes, machines, machines)
+def test_a_unit_whose_placement_is_unchanged_is_never_stopped_whatever_systemd_says(
+    placement: Placement, before: Observed, later: Observed
+) -> None:
+    reached, _ = reach(placement, before)
+    if placement.withdrawn:
+        return
+    _, taken = reach(placement, msgspec.structs.replace(later, entry=reached.entry))
+    assert not any(isinstance(step, Stop | Remove) for step in taken)
+
+
+@settings(deadline=None)
+@given(st.none() | wishes, machines)
+def test_no_file_goes_while_its_unit_runs(placement: Placement | None, seen: Observed) -> None:
+    model = Model(seen)
+    for _ in range(8):
+        for step in plan(placement, model.seen):
+            assert not (isinstance(step, Remove) and model.seen.busy)
+            model.apply(step)
+        model.settle(placement)
+
+
+@settings(deadline=None)
+@given(wishes, machines)
+def test_a_restore_stops_starts_and_writes_nothing(placement: Placement, seen: Observed) -> None:
+    adoption = plan_adoption({NAME: placement}, {NAME: seen})
+    adopted = msgspec.structs.replace(seen, entry=adoption.entries.get(NAME, seen.entry))
+    if seen.busy and not (placement.withdrawn and not seen.ours):
+        assert plan(placement, adopted, held=adoption.orphans) == []
+    assert not any(isinstance(step, Stop | Start) for step in plan(placement, adopted, held=adoption.orphans))
