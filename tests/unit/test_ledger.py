@@ -61,12 +61,21 @@ def test_an_entry_that_cannot_be_read_counts_as_absent_with_a_warning_that_names
     ledger.put("web.service", WEB)
     ledger.put("job.service", JOB)
     (tmp_path / "started" / "web.service").write_bytes(garbage)
+    assert reopened(tmp_path).names == ("job.service",)
+    [record] = caplog.records
+    assert str(tmp_path / "started" / "web.service") in record.getMessage()
+
+
+@pytest.mark.parametrize("garbage", [b"", b"[1]", b"\xff\xfe"])
+def test_what_is_not_known_of_store_and_orphans_hides_no_entry(tmp_path: Path, garbage: bytes) -> None:
+    ledger = reopened(tmp_path)
+    ledger.put("web.service", WEB)
+    ledger.put_store(StoreSeen("cluster", 42))
+    ledger.put_orphans(("a.service",))
     (tmp_path / "store").write_bytes(garbage)
     (tmp_path / "orphans").write_bytes(garbage)
     ledger = reopened(tmp_path)
-    assert ledger.names == ("job.service",)
-    assert (ledger.store, ledger.orphans) == (StoreSeen(), ())
-    assert sum(str(tmp_path) in record.getMessage() for record in caplog.records) == 3
+    assert (ledger.store, ledger.orphans, ledger.names) == (StoreSeen(), (), ("web.service",))
 
 
 def test_a_write_that_was_cut_short_leaves_the_old_entry(tmp_path: Path) -> None:

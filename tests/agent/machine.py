@@ -1,0 +1,169 @@
+"""One machine under test: a real agent over an embedded store and a simulated systemd, and a membership to match."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fleetd.agent import Agent
+from fleetd.core.placement import Placement
+from fleetd.core.unit import TargetState, UnitState
+from fleetd.ledger import Ledger
+from fleetd.registry import Registry, Synced, decode
+from fleetd.store.embedded import EmbeddedStore, inline
+from fleetd.store.protocol import Changes, Comparison, Delete, Operation, Unavailable
+from fleetd.systemd.simulated import SimulatedSystemd
+
+MACHINE = "m1"
+PATIENCE_S = 5.0
+DAEMON = "[Service]\nExecStart=/bin/daemon\n"
+
+
+class FaultyStore(EmbeddedStore):
+    """An embedded store that can be out of reach, and whose watches can go deaf."""
+
+    is_down = False
+    is_deaf = False
+
+    async def transact(self, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> int:
+        self._refuse_while_down()
+        return await super().transact(comparisons, operations)
+
+    async def range(self, prefix: str) -> Any:
+        self._refuse_while_down()
+        return await super().range(prefix)
+
+    async def watch(self, prefix: str, after_revision: int) -> AsyncGenerator[Changes, None]:
+        async for changes in super().watch(prefix, after_revision):
+            if not self.is_deaf:
+                yield changes
+
+    def _refuse_while_down(self) -> None:
+        if self.is_down:
+            raise Unavailable("the store does not answer")
+
+
+class StandingMembership:
+    """A membership that registers when it is told to, on a lease of the store's."""
+
+    def __init__(self, session: str) -> None:
+        self.session = session
+        self.lease = 0
+        self.losses = 0
+
+    def lease_lost(self) -> None:
+        self.lease = 0
+        self.losses += 1
+
+
+class MachineUnderTest:
+    """What the leader, the membership and systemd do to one agent, and how it answers. Times are real."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.systemd = SimulatedSystemd()
+        self.log = logging.getLogger("agent-under-test")
+        self.sessions = 0
+        self.running: asyncio.Task[None] | None = None
+        self.use_store("the-cluster")
+
+    def use_store(self, cluster_id: str) -> None:
+        """From now on the store is this empty one."""
+        self.store = FaultyStore(":memory:", offload=inline, cluster_id=cluster_id)
+        self.registry = Registry(self.store)
+
+    async def start(self, *, synced: bool = True) -> None:
+        """Start fleetd and register; `synced`: the leader takes the machine in."""
+        self.sessions += 1
+        self.membership = StandingMembership(f"session-{self.sessions}")
+        self.ledger = Ledger(self.directory, self.log)
+        self.agent = Agent(MACHINE, self.registry, self.systemd, self.ledger, self.membership, self.log)
+        self.running = asyncio.create_task(self.agent.run())
+        await self.register()
+        if synced:
+            await self.take_in()
+
+    async def register(self) -> None:
+        """What the membership does when the machine has no lease."""
+        lease = await self.store.grant(60)
+        await self.agent.publish_all(lease)
+        self.membership.lease = lease
+        self.agent.check(await self.store.revision())
+
+    async def take_in(self, session: str = "") -> None:
+        """The leader has planned for this session."""
+        await self.put(Synced(session or self.membership.session), MACHINE)
+
+    async def stop(self) -> None:
+        """End fleetd, as in a restart of it."""
+        await self.agent.close()
+        await self.systemd.close()
+        if self.running is not None:
+            await self.running
+
+    async def restart(self, *, synced: bool = True) -> None:
+        await self.stop()
+        await self.start(synced=synced)
+
+    async def put(self, record: Any, *names: str) -> None:
+        await self.store.transact([], [self.registry.put(record, *names)])
+
+    async def place(
+        self, name: str, generation: int, target: str = "launched", text: str = DAEMON, *, retiring: bool = False
+    ) -> None:
+        """The leader's order about one unit."""
+        await self.put(Placement(MACHINE, name, text, TargetState(target), generation, retiring), MACHINE, name)
+
+    async def place_all(self, names: Sequence[str], generation: int, text: str = DAEMON) -> None:
+        """The leader's orders about many units, in as few transactions as it would make."""
+        orders = [Placement(MACHINE, name, text, TargetState.LAUNCHED, generation) for name in names]
+        for at in range(0, len(orders), 128):
+            puts = [self.registry.put(order, MACHINE, order.unit) for order in orders[at : at + 128]]
+            await self.store.transact([], puts)
+
+    async def withdraw(self, name: str, generation: int) -> None:
+        await self.place(name, generation, "inactive")
+
+    async def unplace(self, name: str) -> None:
+        """The leader deletes its order."""
+        await self.store.transact([], [Delete(self.registry.key("placements", MACHINE, name))])
+
+    async def states(self) -> dict[str, UnitState]:
+        """What the machine has published."""
+        prefix = self.registry.key("states", MACHINE) + "/"
+        items = (await EmbeddedStore.range(self.store, prefix)).items
+        return {item.key.removeprefix(prefix): decode("states", item) for item in items}
+
+    async def until(self, holds: Callable[[dict[str, UnitState]], bool]) -> dict[str, UnitState]:
+        """Wait until this holds of the published states; those states."""
+        states: dict[str, UnitState] = {}
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                changes = EmbeddedStore.watch(self.store, self.registry.key("states"), await self.store.revision())
+                while not holds(states := await self.states()):
+                    await anext(changes)
+        except TimeoutError:
+            raise AssertionError(f"it never came to it; states: {states}; calls: {self.systemd.calls[-10:]}") from None
+        return states
+
+    async def until_active(self, name: str, generation: int) -> UnitState:
+        return (
+            await self.until(
+                lambda states: (
+                    name in states and (states[name].active, states[name].generation) == ("active", generation)
+                )
+            )
+        )[name]
+
+    async def settle(self, for_s: float = 0.05) -> None:
+        """Let everything that is going to happen happen."""
+        await asyncio.sleep(for_s)
+
+    def asked(self, *verbs: str) -> list[tuple[str, tuple[str, ...]]]:
+        """What was asked of systemd, of these kinds, in order."""
+        return [(call.verb, call.names) for call in self.systemd.calls if call.verb in verbs]
+
+    def asked_to_act(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Whatever was asked that changes something."""
+        return self.asked("start", "stop", "write", "remove", "reload")

@@ -1,0 +1,203 @@
+"""The agent over an embedded store and a simulated systemd: what one machine does when things go as they should."""
+
+import pytest
+
+from fleetd.core.unit import TargetState, UnitState
+from fleetd.core.unitfile import hash_unit_file
+from fleetd.systemd.simulated import Behaviour
+from tests.agent.machine import DAEMON, MACHINE, MachineUnderTest
+
+OTHER = "[Service]\nExecStart=/bin/other\n"
+SLOW_STOP = "[Service]\nExecStart=/bin/daemon\nExecStop=/bin/sleep 0.1\n"
+ONESHOT = "[Service]\nType=oneshot\nExecStart=/bin/true\n"
+
+
+async def test_a_launched_unit_is_written_started_and_reported(machine: MachineUnderTest) -> None:
+    await machine.start()
+    await machine.place("web.service", 7)
+    state = await machine.until_active("web.service", 7)
+    assert state == UnitState("loaded", "active", "running", hash_unit_file(DAEMON), TargetState.LAUNCHED, 7)
+    assert machine.asked_to_act() == [("write", ("web.service",)), ("start", ("web.service",))]
+    assert await machine.agent.running_units() == ("web.service",)
+
+
+async def test_states_stand_on_the_machines_lease(machine: MachineUnderTest) -> None:
+    await machine.start()
+    await machine.place("web.service", 7)
+    await machine.until_active("web.service", 7)
+    item = await machine.store.get(machine.registry.key("states", MACHINE, "web.service"))
+    assert item is not None
+    assert item.lease == machine.membership.lease != 0
+
+
+async def test_a_loaded_unit_is_written_and_not_started(machine: MachineUnderTest) -> None:
+    await machine.start()
+    await machine.place("web.service", 7, "loaded")
+    states = await machine.until(lambda states: "web.service" in states and states["web.service"].generation == 7)
+    assert states["web.service"].target is TargetState.LOADED
+    assert machine.asked_to_act() == [("write", ("web.service",))]
+
+
+async def test_stopping_leaves_the_file_and_what_starts_the_unit_later_is_left_alone(machine: MachineUnderTest) -> None:
+    await machine.start()
+    await machine.place("web.service", 7)
+    await machine.until_active("web.service", 7)
+    await machine.place("web.service", 8, "loaded")
+    states = await machine.until(lambda states: states["web.service"].generation == 8)
+    assert (states["web.service"].active, states["web.service"].target) == ("inactive", TargetState.LOADED)
+    await machine.systemd.start("web.service")  # a person, or a timer
+    await machine.until_active("web.service", 8)
+    await machine.settle()
+    assert machine.asked("stop") == [("stop", ("web.service",))]
+    assert "web.service" in machine.systemd.read_files()
+
+
+async def test_a_start_asked_for_again_starts_a_unit_that_rests_and_leaves_one_that_runs(
+    machine: MachineUnderTest,
+) -> None:
+    await machine.start()
+    await machine.place_all(["rests.service", "runs.service"], 7)
+    await machine.until_active("rests.service", 7)
+    await machine.until_active("runs.service", 7)
+    pid = machine.systemd.pid("runs.service")
+    machine.systemd.crash("rests.service")
+    await machine.until(lambda states: states["rests.service"].active == "failed")
+    await machine.place_all(["rests.service", "runs.service"], 8)
+    await machine.until_active("rests.service", 8)
+    await machine.until_active("runs.service", 8)
+    assert machine.systemd.pid("runs.service") == pid
+
+
+async def test_replacing_stops_then_writes_then_starts(machine: MachineUnderTest) -> None:
+    await machine.start()
+    await machine.place("web.service", 7)
+    await machine.until_active("web.service", 7)
+    del machine.systemd.calls[:]
+    await machine.place("web.service", 8, text=OTHER)
+    state = await machine.until_active("web.service", 8)
+    assert [verb for verb, _ in machine.asked_to_act() if verb != "reload"] == ["stop", "write", "start"]
+    assert state.hash == hash_unit_file(OTHER)
+
+
+async def test_a_destroyed_units_stop_is_finished_before_its_file_goes_and_only_then_it_is_reported_gone(
+    machine: MachineUnderTest,
+) -> None:
+    await machine.start()
+    await machine.place("web.service", 7, text=SLOW_STOP)
+    await machine.until_active("web.service", 7)
+    await machine.withdraw("web.service", 8)
+    states = await machine.until(lambda states: states["web.service"].active == "deactivating")
+    assert states["web.service"].target is not TargetState.INACTIVE
+    assert "web.service" in machine.systemd.read_files()
+    states = await machine.until(lambda states: states["web.service"].target is TargetState.INACTIVE)
+    assert (states["web.service"].generation, states["web.service"].active) == (8, "inactive")
+    assert dict(machine.systemd.read_files()) == {}
+    assert machine.asked("stop", "remove") == [("stop", ("web.service",)), ("remove", ("web.service",))]
+    await machine.unplace("web.service")
+    assert await machine.until(lambda states: not states) == {}
+    assert machine.ledger.names == ()
+
+
+async def test_a_unit_placed_again_while_it_stops_is_started_again(machine: MachineUnderTest) -> None:
+    await machine.start()
+    await machine.place("web.service", 7, text=SLOW_STOP)
+    await machine.until_active("web.service", 7)
+    pid = machine.systemd.pid("web.service")
+    await machine.withdraw("web.service", 7)
+    await machine.until(lambda states: states["web.service"].active == "deactivating")
+    await machine.place("web.service", 7, text=SLOW_STOP)
+    await machine.until_active("web.service", 7)
+    assert machine.systemd.pid("web.service") not in (0, pid)
+
+
+async def test_a_retiring_copy_runs_on_until_it_is_withdrawn(machine: MachineUnderTest) -> None:
+    await machine.start()
+    await machine.place("web.service", 7)
+    await machine.until_active("web.service", 7)
+    await machine.place("web.service", 9, "launched", OTHER, retiring=True)
+    await machine.settle()
+    assert machine.asked("stop") == []
+    await machine.withdraw("web.service", 9)
+    await machine.until(lambda states: states["web.service"].target is TargetState.INACTIVE)
+
+
+async def test_a_finished_oneshot_is_reported_as_completed(machine: MachineUnderTest) -> None:
+    await machine.start()
+    await machine.place("job.service", 7, text=ONESHOT)
+    states = await machine.until(lambda states: "job.service" in states and states["job.service"].completed)
+    assert (states["job.service"].active, states["job.service"].generation) == ("inactive", 7)
+
+
+async def test_a_unit_that_fails_says_why_and_is_not_started_again(machine: MachineUnderTest) -> None:
+    machine.systemd.behave("web.service", Behaviour(fails="exit-code"))
+    await machine.start()
+    await machine.place("web.service", 7)
+    states = await machine.until(lambda states: "web.service" in states and states["web.service"].error != "")
+    assert (states["web.service"].active, states["web.service"].generation) == ("failed", 7)
+    assert "exit-code" in states["web.service"].error
+    await machine.settle(1.2)
+    assert machine.asked("start") == [("start", ("web.service",))]
+    assert machine.asked("explain") == [("explain", ("web.service",))], "one failure is explained once"
+    machine.systemd.behave("web.service", Behaviour())
+    await machine.place("web.service", 8)
+    assert (await machine.until_active("web.service", 8)).error == ""
+
+
+async def test_units_that_need_each_other_are_written_together_before_either_is_started(
+    machine: MachineUnderTest,
+) -> None:
+    await machine.start()
+    text = "[Unit]\nRequires=b.service\nAfter=b.service\n" + DAEMON
+    a = machine.registry.key("placements", MACHINE, "a.service")
+    await machine.place("b.service", 7)
+    await machine.place("a.service", 7, text=text)
+    await machine.until_active("a.service", 7)
+    await machine.until_active("b.service", 7)
+    assert await machine.store.get(a) is not None
+
+
+async def test_many_units_at_once_take_one_write_at_most_one_reload_and_few_looks(machine: MachineUnderTest) -> None:
+    names = [f"unit-{number:03}.service" for number in range(128)]
+    await machine.start()
+    await machine.settle()
+    del machine.systemd.calls[:]
+    await machine.place_all(names, 7)
+    await machine.until(lambda states: sum(state.active == "active" for state in states.values()) == len(names))
+    assert [names for _, names in machine.asked("write")] == [tuple(names)]
+    assert len(machine.asked("start")) == len(names)
+    assert len(machine.asked("reload")) <= 1
+    assert len(machine.asked("observe")) <= 4
+
+
+async def test_at_rest_nothing_is_asked_of_systemd_or_the_store(machine: MachineUnderTest) -> None:
+    await machine.start()
+    await machine.place("web.service", 7)
+    await machine.until_active("web.service", 7)
+    await machine.settle()
+    revision = await machine.store.revision()
+    del machine.systemd.calls[:]
+    for _ in range(3):
+        machine.agent.check(revision)
+        await machine.settle()
+    assert machine.systemd.calls == []
+    assert await machine.store.revision() == revision
+
+
+@pytest.mark.parametrize("name", ["ssh.service", "fleet.service", "systemd-own.service", "dbus.service", "no-suffix"])
+async def test_what_is_not_ours_is_refused_with_a_reason_and_never_touched(
+    machine: MachineUnderTest, name: str
+) -> None:
+    await machine.start()
+    await machine.systemd.start("ssh.service")
+    pid = machine.systemd.pid("ssh.service")
+    del machine.systemd.calls[:]
+    await machine.place(name, 7)
+    states = await machine.until(lambda states: name in states)
+    assert states[name].error != ""
+    assert (states[name].active, states[name].hash) == ("inactive", "")
+    await machine.withdraw(name, 8)
+    await machine.until(lambda states: states[name].generation == 8)
+    await machine.unplace(name)
+    await machine.until(lambda states: not states)
+    assert machine.asked_to_act() == []
+    assert machine.systemd.pid("ssh.service") == pid != 0
