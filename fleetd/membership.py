@@ -235,6 +235,7 @@ class Membership:
                     for event in changes.events:
                         if event.key == self.key and not self._is_ours(event.item):
                             return
+                return  # the store was closed
             except Compacted:
                 item = await self._read_own_key()
                 if not self._is_ours(item):

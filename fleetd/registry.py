@@ -111,7 +111,12 @@ class Registry:
 
     def __init__(self, store: Store, prefix: str = DEFAULT_PREFIX) -> None:
         self.store = store
-        self.prefix = "/" + prefix.strip("/") + "/" if prefix.strip("/") else "/"
+        self.prefix = _normalise(prefix)
+
+    @staticmethod
+    def identity_key(prefix: str) -> str:
+        """Where a store that has no name of its own may keep one, beside the records."""
+        return _normalise(prefix) + "cluster"
 
     def key(self, kind: str, *names: str) -> str:
         """The key of one record, or (with fewer names) the prefix of its kind without the final slash."""
@@ -216,6 +221,10 @@ class Registry:
             except Conflict:
                 continue
             return
+
+
+def _normalise(prefix: str) -> str:
+    return "/" + prefix.strip("/") + "/" if prefix.strip("/") else "/"
 
 
 def cut_into_transactions(steps: Iterable[Step], guards: Sequence[Comparison] = ()) -> list[Step]:

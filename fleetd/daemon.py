@@ -1,0 +1,341 @@
+"""The only place that wires the parts: which store, which systemd, what starts after what, and what a signal does.
+
+A Node is all that runs under one configuration; a reload ends one and begins another, on the same sockets and without
+a word to the units. Nothing is decided here that another module could decide.
+"""
+
+import asyncio
+import logging
+import os
+import re
+import signal
+import ssl
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from fleetd import __version__, identity, journal, notify
+from fleetd.agent import Agent
+from fleetd.api import schema
+from fleetd.api.handlers import Api
+from fleetd.api.server import ListenError, Server, inherited_sockets
+from fleetd.config import Config, ConfigError, Notice, load_config
+from fleetd.core.departure import Departure, plan_departure
+from fleetd.core.machine import Machine, MachineMode
+from fleetd.engine import Engine
+from fleetd.ledger import Ledger
+from fleetd.membership import Membership
+from fleetd.registry import Registry
+from fleetd.store.embedded import EmbeddedStore
+from fleetd.store.etcd import EtcdStore
+from fleetd.store.protocol import Store, StoreError
+from fleetd.systemd.dbus import SystemdOverDBus
+from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager
+
+log = logging.getLogger(__name__)
+
+RUNTIME_DIRECTORY = Path("/run/fleet")
+OWN_UNIT = "fleet.service"
+PARK_TIMEOUT_S = 10.0
+LEAVE_POLL_S = 0.2
+
+
+def run(config: Config, config_path: str | None, overrides: Mapping[str, str], notices: Sequence[Notice]) -> int:
+    """Run the daemon until it is told to end; its exit status."""
+    try:
+        asyncio.run(Daemon(config, config_path, overrides).serve(notices))
+    except (identity.IdentityError, ListenError, ConfigError, ManagerUnavailable, StoreError, OSError) as error:
+        log.critical("cannot run: %s", error)
+        return 1
+    return 0
+
+
+class Daemon:
+    """fleetd from its start to its end: sockets, signals, and one Node at a time."""
+
+    def __init__(self, config: Config, config_path: str | None, overrides: Mapping[str, str]) -> None:
+        self.config = config
+        self._config_path = config_path
+        self._overrides = overrides
+        self._ended = asyncio.Event()
+        self._reload = asyncio.Event()
+
+    async def serve(self, notices: Sequence[Notice]) -> None:
+        """Serve until a signal ends it. Raises what keeps it from starting."""
+        _log_notices(notices)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._ended.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload.set)
+        node = await Node.open(self.config)
+        server = Server(node.api)
+        await server.start(self.config.listen, self.config.insecure, inherited_sockets(os.environ, os.getpid()))
+        node.start()
+        notify.notify(notify.READY)
+        log.info("fleetd %s runs", __version__, extra={"machine": node.membership.machine.id})
+        watchdog = asyncio.create_task(_pat_watchdog())
+        try:
+            while await self._wait(node):
+                node = await self._replace(node, server)
+        finally:
+            watchdog.cancel()
+            notify.notify(notify.STOPPING)
+            if not node.failed:
+                await node.depart()
+            await node.close()
+            await server.stop()
+        node.raise_failure()
+
+    async def _wait(self, node: "Node") -> bool:
+        """Until a reload is asked for (True), or the end (False)."""
+        waits = [asyncio.create_task(event.wait()) for event in (self._ended, self._reload, node.finished)]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        return not (self._ended.is_set() or node.finished.is_set())
+
+    async def _replace(self, node: "Node", server: Server) -> "Node":
+        """Read the configuration again and work by it; one that cannot be used changes nothing."""
+        self._reload.clear()
+        notify.notify(notify.reloading())
+        try:
+            config, notices = load_config(self._config_path, os.environ, self._overrides)
+            await Node.check(config)
+        except (ConfigError, identity.IdentityError) as error:
+            log.error("goes on with the former configuration: %s", error)
+        else:
+            _log_notices(notices)
+            if (config.listen, config.insecure) != (self.config.listen, self.config.insecure):
+                log.warning("listen and insecure take effect when fleetd is restarted")
+            journal.setup(config.verbosity)
+            self.config = config
+            former_lease = node.membership.lease
+            await node.close()
+            node = await Node.open(config, former_lease)
+            server.api = node.api
+            node.start()
+            log.info("reloaded")
+        notify.notify(notify.READY)
+        return node
+
+
+class Node:
+    """All that runs under one configuration: store, systemd, membership, agent, engine, API."""
+
+    def __init__(self, config: Config, store: Store, systemd: ServiceManager, machine: Machine, lease: int) -> None:
+        self.config = config
+        self.store = store
+        self.systemd = systemd
+        self.finished = asyncio.Event()  # a part has ended for good: fleetd has left, or a bug was met
+        self._tasks: list[asyncio.Task[None]] = []
+        self._leaving: asyncio.Task[None] | None = None
+        loop_time = asyncio.get_running_loop().time
+        registry = Registry(store, config.etcd_key_prefix)
+        self.membership = Membership(
+            machine,
+            registry,
+            ttl_s=config.agent_ttl_s,
+            parked_ttl_s=config.parked_ttl_s,
+            now=loop_time,
+            publish=lambda lease: self.agent.publish_all(lease),
+            heard=lambda revision: self.agent.check(revision),
+            former_lease=lease,
+        )
+        ledger = Ledger(RUNTIME_DIRECTORY, logging.getLogger("fleetd.ledger"))
+        self.agent = Agent(
+            machine.id,
+            registry,
+            systemd,
+            ledger,
+            self.membership,
+            now=loop_time,
+            logger=logging.getLogger("fleetd.agent"),
+        )
+        self.engine = Engine(
+            machine.id,
+            registry,
+            self.membership,
+            ttl_s=config.agent_ttl_s,
+            handover_timeout_s=config.handover_timeout_s,
+            compact=config.etcd_compact,
+            now=loop_time,
+            unix_now=time.time,
+            new_id=lambda: uuid.uuid4().hex,
+            offload=asyncio.to_thread,
+        )
+        self.api = Api(
+            registry,
+            token_limit=config.token_limit,
+            shadows=systemd.shadows,
+            not_ready=self._not_ready,
+            leave=self._report_leaving,
+        )
+
+    @staticmethod
+    async def check(config: Config) -> None:
+        """Raises ConfigError or IdentityError for what would keep a Node from opening."""
+        identity.read_machine_id()
+        _tls(config)
+
+    @classmethod
+    async def open(cls, config: Config, former_lease: int = 0) -> "Node":
+        """Reach systemd, and make ready; nothing is asked of the store yet."""
+        machine = Machine(
+            id=identity.read_machine_id(),
+            session=uuid.uuid4().hex,
+            address=config.public_ip or identity.find_address(),
+            metadata=config.metadata,
+            version=__version__,
+            boot_id=identity.read_boot_id(),
+            capabilities={"GRPC": False, "DISABLE_ENGINE": config.disable_engine},
+        )
+        systemd = SystemdOverDBus(Path(config.units_directory), user=config.systemd_user)
+        await systemd.connect()
+        return cls(config, _open_store(config), systemd, machine, former_lease)
+
+    def start(self) -> None:
+        """Set everything going."""
+        parts = [self.membership.run(), self.agent.run()]
+        if not self.config.disable_engine:
+            parts.append(self._run_engine())
+        for part in parts:
+            task = asyncio.create_task(part)
+            task.add_done_callback(self._note_end)
+            self._tasks.append(task)
+
+    async def close(self) -> None:
+        """Stop working. The units and this machine's registration stay as they are."""
+        for task in (*self._tasks, *([self._leaving] if self._leaving else [])):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.agent.close()
+        await self.store.close()
+        await self.systemd.close()
+
+    @property
+    def failed(self) -> bool:
+        """Whether a part has ended by an error."""
+        return any(task.done() and not task.cancelled() and task.exception() for task in self._tasks)
+
+    def raise_failure(self) -> None:
+        """Raise the error that ended a part, if one did: a bug, and loud."""
+        for task in self._tasks:
+            if task.done() and not task.cancelled():
+                task.result()
+
+    async def depart(self) -> None:
+        """Go in the way that the moment asks for; in bounded time, whatever the store does."""
+        departure = await self._plan_departure()
+        log.info("ends", extra={"units": departure})
+        try:
+            if departure is Departure.PARK and self.membership.lease:
+                async with asyncio.timeout(PARK_TIMEOUT_S):
+                    await self.membership.park()
+            elif departure is Departure.LEAVE:
+                async with asyncio.timeout(self.config.shutdown_timeout_s):
+                    await self.leave()
+        except TimeoutError:
+            log.warning("units still run here, and fleetd waits no longer: %s", ", ".join(await self._remaining()))
+            with suppress(StoreError):
+                await self.membership.depart()
+        except StoreError as error:
+            log.warning("the cluster could not be told: %s", error)
+
+    async def leave(self) -> None:
+        """Have every unit placed elsewhere, and go when the last has stopped here."""
+        if self.membership.machine.mode is not MachineMode.LEAVING:
+            await self.membership.announce(MachineMode.LEAVING)
+        while await self._remaining():
+            await asyncio.sleep(LEAVE_POLL_S)
+        await self.membership.depart()
+
+    async def _remaining(self) -> tuple[str, ...]:
+        """The units that still run here."""
+        with suppress(ManagerUnavailable):
+            return tuple(await self.agent.running_units())
+        return ()
+
+    async def _plan_departure(self) -> Departure:
+        supervised = "INVOCATION_ID" in os.environ
+        try:
+            job = await self.systemd.pending_job(own_unit()) if supervised else ""
+            stopping = await self.systemd.machine_is_stopping()
+        except ManagerUnavailable as error:
+            log.warning("systemd does not say why fleetd is to end: %s", error)
+            return Departure.STAY
+        return plan_departure(job=job, machine_is_stopping=stopping, supervised=supervised)
+
+    async def _report_leaving(self) -> schema.Leaving:
+        """What `fleetd leave` asks, again and again: begin to leave, and say how far it is."""
+        if self._leaving is None:
+            self._leaving = asyncio.create_task(self.leave())
+        left = self._leaving.done()
+        if left:
+            self._leaving.result()
+            asyncio.get_running_loop().call_later(1.0, self.finished.set)  # the answer goes first
+        return schema.Leaving(left=left, waiting_for=() if left else await self._remaining())
+
+    async def _run_engine(self) -> None:
+        await self.membership.registered.wait()
+        await self.engine.run()
+
+    def _not_ready(self) -> str:
+        if self.membership.registered.is_set():
+            return ""
+        return self.membership.refusal or "this machine is not registered yet"
+
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            if task.exception():
+                log.critical("a part of fleetd has failed", exc_info=task.exception())
+            self.finished.set()
+
+
+def own_unit(cgroups: str | None = None) -> str:
+    """The systemd unit that this process runs in, by its cgroup."""
+    text = Path("/proc/self/cgroup").read_text() if cgroups is None else cgroups
+    names = re.findall(r"/([^/\n]+\.service)(?:/[^/\n]*)*$", text, re.MULTILINE)
+    return names[-1] if names else OWN_UNIT
+
+
+def _open_store(config: Config) -> Store:
+    if config.standalone:
+        Path(config.standalone_path).parent.mkdir(parents=True, exist_ok=True)
+        return EmbeddedStore(config.standalone_path)
+    return EtcdStore(
+        config.etcd_servers,
+        request_timeout_s=config.etcd_request_timeout_s,
+        username=config.etcd_username,
+        password=config.etcd_password,
+        tls=_tls(config),
+        identity_key=Registry.identity_key(config.etcd_key_prefix),
+    )
+
+
+def _tls(config: Config) -> ssl.SSLContext | None:
+    """How etcd is spoken to over TLS, or None where no server asks for it. Raises ConfigError."""
+    if not any(server.startswith("https:") for server in config.etcd_servers):
+        return None
+    try:
+        context = ssl.create_default_context(cafile=config.etcd_cafile or None)
+        if config.etcd_certfile:
+            context.load_cert_chain(config.etcd_certfile, config.etcd_keyfile or None)
+    except (OSError, ssl.SSLError) as error:
+        files = ", ".join(filter(None, (config.etcd_cafile, config.etcd_certfile, config.etcd_keyfile)))
+        raise ConfigError(f"etcd's certificates cannot be used ({files}): {error}") from error
+    return context
+
+
+def _log_notices(notices: Sequence[Notice]) -> None:
+    for notice in notices:
+        log.warning("%s", notice)
+
+
+async def _pat_watchdog() -> None:
+    """Tell systemd, as often as it wants, that the loop turns."""
+    interval_s = notify.watchdog_interval_s()
+    while interval_s:
+        notify.notify(notify.WATCHDOG)
+        await asyncio.sleep(interval_s)
