@@ -87,9 +87,9 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
         complain(str(error))
         return 1
     journal.setup(config.verbosity)
-    from fleetd import daemon  # here, so that the commands above start at once
+    from fleetd.daemon import run  # here, so that the commands above start at once
 
-    return daemon.run(config, arguments.config, overrides, notices)
+    return run(config, arguments.config, overrides, notices)
 
 
 def complain(text: str) -> None:

@@ -112,8 +112,8 @@ class Api:
         if len(request.body) > MAX_BODY_BYTES:
             raise body_too_large()
         if (clean := _clean_path(request.path)) != request.path:
-            query = f"?{urlencode(request.query)}" if request.query else ""
-            return Response(301, (("Location", quote(clean, errors="surrogateescape") + query),))
+            query = f"?{urlencode(request.query, errors='replace')}" if request.query else ""
+            return Response(301, (("Location", quote(clean, errors="replace") + query),))
         resource, name = self._find(request.path)
         handler = resource.methods.get("GET" if request.method == "HEAD" else request.method)
         if handler is None:

@@ -62,8 +62,9 @@ def render_json(value: msgspec.Struct | dict[str, Any], status: int = 200) -> Re
 
 
 def render_error(status: int, message: str, headers: tuple[tuple[str, str], ...] = ()) -> Response:
-    """A response that is an error."""
-    response = render_json(ErrorEntity(ErrorDetail(status, message)), status)
+    """A response that is an error. The message may quote what a client sent, be it text or not."""
+    text = message.encode(errors="backslashreplace").decode()
+    response = render_json(ErrorEntity(ErrorDetail(status, text)), status)
     return Response(status, response.headers + headers, response.body)
 
 

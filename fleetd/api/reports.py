@@ -87,9 +87,9 @@ def plan_reports(seen: Seen, names: list[str]) -> tuple[schema.UnitReport, ...]:
 
 
 def strays(decisions: Mapping[str, Decision], states: Mapping[tuple[str, str], UnitState]) -> bool:
-    """Whether any copy is on another machine than its unit is (global ones are on none in particular)."""
+    """Whether any copy is on another machine than its unit is (global ones are on many, and at home on all)."""
     return any(
-        (decision := decisions.get(name)) is not None and decision.machine not in ("", machine)
+        (decision := decisions.get(name)) is not None and not decision.machines and decision.machine != machine
         for machine, name in states
     )
 

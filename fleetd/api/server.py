@@ -31,6 +31,8 @@ _STOP_TIMEOUT_S = 0.8  # aiohttp waits so long twice: for the handlers, then for
 _SERVER = ("Server", f"fleetd/{__version__}")
 
 log = logging.getLogger(__name__)
+_protocol_log = logging.getLogger(f"{__name__}.protocol")
+_protocol_log.setLevel(logging.CRITICAL)  # what is no HTTP is answered with 400, and is the client's matter, not ours
 
 
 class ListenError(Exception):
@@ -139,6 +141,7 @@ class Server:
         handler = web.Server(
             self._handle,
             access_log=None,
+            logger=_protocol_log,
             keepalive_timeout=_IDLE_TIMEOUT_S,
             lingering_time=1.0,
             auto_decompress=False,  # the bound on bodies is a bound on what they would become, too

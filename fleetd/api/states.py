@@ -51,10 +51,10 @@ class States:
 
     async def get(self, _: Request, name: str) -> Response:
         """The state of one unit: where it belongs if it is there, else on the first machine that has it."""
-        _unit, decision = await self._registry.unit_and_decision(name)
         found = select_states(await self._registry.states(), unit=name)
         if not found:
             raise ApiError(404, "unit state does not exist")
+        _unit, decision = await self._registry.unit_and_decision(name)
         home = decision.machine if decision else ""
         unit, machine, state = next((item for item in found if item[1] == home), found[0])
         return render_json(describe_state(machine, unit, state))

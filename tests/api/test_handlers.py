@@ -246,6 +246,7 @@ async def test_metrics_are_served_as_they_are_rendered(fleet: Any) -> None:
 # Whatever is sent
 
 TEXT = st.text(max_size=12) | st.sampled_from(["web.service", "web@.service", "units", "..", "%", "\0", "inactive"])
+SENT = TEXT | st.sampled_from(["\udcff", "a\ud800.service"])  # bytes that are no UTF-8 arrive as half a surrogate pair
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT,
     lambda inner: (
@@ -268,9 +269,9 @@ PATHS = st.sampled_from(
 REQUEST = st.builds(
     Request,
     method=st.sampled_from(["GET", "HEAD", "PUT", "DELETE", "PATCH", "POST"]) | TEXT,
-    path=st.tuples(PATHS, TEXT | st.sampled_from(["machines", "state"])).map("".join),
+    path=st.tuples(PATHS, SENT | st.sampled_from(["machines", "state"])).map("".join),
     query=st.lists(
-        st.tuples(st.sampled_from(["nextPageToken", "machineID", "unitName", "name"]), TEXT), max_size=3
+        st.tuples(st.sampled_from(["nextPageToken", "machineID", "unitName", "name"]), SENT), max_size=3
     ).map(tuple),
     headers=st.sampled_from([(), (("Content-Type", "application/json"),)]),
     body=BODY,

@@ -173,6 +173,21 @@ async def test_bytes_that_are_no_text_are_the_clients_mistake(fleet: Any, path: 
         assert response.status in (400, 404)
 
 
+async def test_raw_bytes_that_are_no_text_are_the_clients_mistake(
+    fleet: Any, path: Address, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(fleet.api, path):
+        reader, writer = await asyncio.open_unix_connection(path.path)
+        head = b"Host: fleet\r\nContent-Type: application/json\r\nConnection: close\r\n"
+        writer.write(
+            b"PUT /fleet/v1/units/\xff.service HTTP/1.1\r\n" + head + b'Content-Length: 12\r\n\r\n{"name":"x"}'
+        )
+        answer = await asyncio.wait_for(reader.read(), 5)
+        assert answer.split(b"\r\n")[0].endswith(b" 400 Bad Request")
+        assert caplog.text == ""
+        writer.close()
+
+
 async def test_a_body_may_be_as_large_as_the_bound_and_not_larger(path: Address) -> None:
     async with serving(Echo(), path):
         response, body = await ask(Client(path), "PUT", "/", body=b"x" * MAX_BODY_BYTES)
