@@ -13,7 +13,7 @@ from fleetctl.creation import Creation, Wanted, apply_creations, observe_wanted,
 from fleetctl.errors import failing_as
 from fleetctl.local_files import parse_arguments
 from fleetctl.settings import Settings
-from fleetctl.waiting import Arrived, Judge, Wait, bound_s, judge_launched, judge_loaded
+from fleetctl.waiting import Arrived, Judge, Wait, bound_s, has_completed_elsewhere, judge_launched, judge_loaded
 from fleetd.api import schema
 from fleetd.core.unit import TargetState
 
@@ -68,7 +68,7 @@ def _wish(client: Client, unit: Wanted, creation: Creation | None, verb: Verb, n
 
 def needs_wish(report: schema.UnitReport, verb: Verb) -> bool:
     """Whether the target state must be set: it is another one, or the unit was launched and runs no more."""
-    if report.target != verb.target:
+    if report.target != verb.target or has_completed_elsewhere(report):
         return True
     copies = [copy for copy in report.copies if not copy.retiring and not copy.orphaned]
     ended = ("inactive", "failed", "deactivating")

@@ -24,11 +24,11 @@ FIRST_PAUSE_S = 0.025
 LONGEST_PAUSE_S = 0.25
 SILENCE_S = 10.0  # how long a daemon may be away while it is waited for: it may just be restarted
 
-# A failure counts once it was read so often in a row: it may still be that of an earlier wish (0.3 s), of one that
-# the machine has not begun to carry out (1.5 s), or a unit that systemd holds back for others before it (9 s).
-SEEN_AFRESH = 6
-SEEN_BEFORE = 12
-SEEN_AT_REST = 40
+# A failure counts once it has shown for so long: it may still be that of an earlier wish, of one that the machine has
+# not begun to carry out, or of a unit that systemd holds back for others that come before it.
+SEEN_AFRESH_S = 0.3
+SEEN_BEFORE_S = 1.5
+SEEN_AT_REST_S = 10.0
 
 _BAD_LOADS = ("not-found", "bad-setting", "error", "masked")
 _AT_REST = ("", "inactive", "failed")
@@ -42,10 +42,10 @@ class Arrived(msgspec.Struct, frozen=True):
 
 
 class Failed(msgspec.Struct, frozen=True):
-    """It will not happen: a sentence about the unit without its name. Counts once it was read `reads` times running."""
+    """It will not happen: a sentence about the unit without its name. Counts once it has shown for `settle_s`."""
 
     why: str
-    reads: int = 1
+    settle_s: float = 0.0
 
 
 class Pending(msgspec.Struct, frozen=True):
@@ -60,7 +60,7 @@ Judge = Callable[[schema.UnitReport, int], Verdict]
 
 def judge_launched(report: schema.UnitReport, generation: int) -> Verdict:
     """Whether the unit, since the wish of this generation, has become active, or has completed."""
-    if report.decided >= generation and not report.machine and report.reason == _COMPLETED:
+    if report.decided >= generation and has_completed_elsewhere(report):
         return Arrived()
     copy = _placed_copy(report, generation)
     if not isinstance(copy, schema.CopyReport):
@@ -70,40 +70,44 @@ def judge_launched(report: schema.UnitReport, generation: int) -> Verdict:
         return Arrived(place)
     if copy.active == "failed":
         why = output.printable(copy.error) or f"systemctl status {report.name} there says why"
-        return Failed(f"failed on {place} ({copy.sub}): {why}", SEEN_AFRESH)
+        return Failed(f"failed on {place} ({copy.sub}): {why}", SEEN_AFRESH_S)
     if failure := _why_not_loaded(copy):
         return failure
     if copy.active in _AT_REST:
-        return Failed(f"was started on {place}, but does not run ({copy.active}, {copy.sub})", SEEN_AT_REST)
+        return Failed(f"was started on {place}, but does not run ({copy.active}, {copy.sub})", SEEN_AT_REST_S)
     return Pending(f"it is {copy.active} ({copy.sub}) on {place}")
+
+
+def has_completed_elsewhere(report: schema.UnitReport) -> bool:
+    """Whether the unit is a oneshot that has completed, on a machine that is not there any more."""
+    return not report.machine and report.reason == _COMPLETED
 
 
 def judge_loaded(report: schema.UnitReport, generation: int) -> Verdict:
     """Whether the unit is on a machine, known to systemd, and does not run."""
+    if running := _still_runs(report):
+        return running
     copy = _placed_copy(report, generation)
     if not isinstance(copy, schema.CopyReport):
         return copy
-    return _why_not_loaded(copy) or _judge_at_rest(report, output.place(copy.machine, copy.address))
+    return _why_not_loaded(copy) or Arrived(output.place(copy.machine, copy.address))
 
 
 def judge_stopped(report: schema.UnitReport, generation: int) -> Verdict:
     """Whether the unit runs nowhere. Unlike for judge_loaded, it may be on no machine, or unknown to systemd."""
+    if running := _still_runs(report):
+        return running
     if report.decided >= generation and not report.machine:
-        return _judge_at_rest(report, "")
+        return Arrived()
     copy = _placed_copy(report, generation)
-    if not isinstance(copy, schema.CopyReport):
-        return copy
-    return _judge_at_rest(report, output.place(copy.machine, copy.address))
+    return Arrived(output.place(copy.machine, copy.address)) if isinstance(copy, schema.CopyReport) else copy
 
 
 def judge_unloaded(report: schema.UnitReport, generation: int) -> Verdict:
     """Whether the unit is on no machine any more. Of one that is on none, nothing need be decided."""
     for copy in _own_copies(report):
         if copy.hash or copy.active not in _AT_REST:
-            last = f"; its last word: {output.printable(copy.error)}" if copy.error else ""
-            return Pending(
-                f"it is still on {output.place(copy.machine, copy.address)} ({copy.active}, {copy.sub}){last}"
-            )
+            return _still_there(copy)
     if report.machine or 0 < report.decided < generation:
         return Pending("the leader has not taken it off its machine yet")
     return Arrived()
@@ -113,20 +117,23 @@ def _own_copies(report: schema.UnitReport) -> list[schema.CopyReport]:
     return [copy for copy in report.copies if not copy.orphaned]
 
 
-def _judge_at_rest(report: schema.UnitReport, place: str) -> Verdict:
-    for copy in _own_copies(report):
-        if copy.active not in _AT_REST:
-            return Pending(f"it is still {copy.active} ({copy.sub}) on {output.place(copy.machine, copy.address)}")
-    return Arrived(place)
+def _still_runs(report: schema.UnitReport) -> Pending | None:
+    running = (copy for copy in _own_copies(report) if copy.active not in _AT_REST)
+    return next(map(_still_there, running), None)
+
+
+def _still_there(copy: schema.CopyReport) -> Pending:
+    last = f"; its last word: {output.printable(copy.error)}" if copy.error else ""
+    return Pending(f"it is still {copy.active} ({copy.sub}) on {output.place(copy.machine, copy.address)}{last}")
 
 
 def _why_not_loaded(copy: schema.CopyReport) -> Failed | None:
     """Why systemd does not have the unit as it is asked for, None where it has it."""
     place = output.place(copy.machine, copy.address)
     if copy.error:
-        return Failed(f"failed on {place}: {output.printable(copy.error)}", SEEN_AFRESH)
+        return Failed(f"failed on {place}: {output.printable(copy.error)}", SEEN_AFRESH_S)
     if copy.load in _BAD_LOADS:
-        return Failed(f"could not be loaded on {place}: systemd says {copy.load}", SEEN_AFRESH)
+        return Failed(f"could not be loaded on {place}: systemd says {copy.load}", SEEN_AFRESH_S)
     return None
 
 
@@ -144,7 +151,7 @@ def _placed_copy(report: schema.UnitReport, generation: int) -> schema.CopyRepor
     if copy is not None and copy.generation >= generation:
         return copy
     if copy is not None and copy.error:
-        return Failed(f"failed on {place}: {output.printable(copy.error)}", SEEN_BEFORE)
+        return Failed(f"failed on {place}: {output.printable(copy.error)}", SEEN_BEFORE_S)
     return Pending(f"{place} has not carried it out yet")
 
 
@@ -158,7 +165,7 @@ def _why_nowhere(report: schema.UnitReport) -> Failed | Pending:
         counted = (f"{output.printable(why)} ({count} machine{'s'[: count > 1]})" for why, count in ranked)
         reason += ": " + ", ".join(counted)
     then = "It starts" if report.target == "launched" else "It is loaded"
-    return Failed(f"cannot be placed: {reason}. {then} as soon as one fits.", SEEN_AFRESH)
+    return Failed(f"cannot be placed: {reason}. {then} as soon as one fits.", SEEN_AFRESH_S)
 
 
 def bound_s(block_attempts: int) -> float:
@@ -200,7 +207,7 @@ class Wait:
         self._target = target
         self._judge = judge
         self._generations: dict[str, int] = {}
-        self._failing: dict[str, int] = {}
+        self._failing_since: dict[str, float] = {}
         self.failed: dict[str, str] = {}
         self.late: dict[str, str] = {}
 
@@ -230,13 +237,14 @@ class Wait:
             output.result(output.unit_line(name, self._target, verdict.place))
             return
         if isinstance(verdict, Pending):
-            self._failing[name] = 0
+            self._failing_since.pop(name, None)
             self.late[name] = verdict.what
             return
         self.late[name] = f"it {verdict.why}"
+        now = time.monotonic()
         # One unit may hang on another of the same command, for which nothing is decided yet.
-        self._failing[name] = 0 if undecided else self._failing.get(name, 0) + 1
-        if self._failing[name] >= verdict.reads:
+        since = now if undecided else self._failing_since.setdefault(name, now)
+        if now - since >= verdict.settle_s and not undecided:
             del self.late[name]
             self.failed[name] = f"Unit {name} {verdict.why}"
             output.error(f"Error waiting for units: {self.failed[name]}")

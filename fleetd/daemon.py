@@ -40,6 +40,7 @@ RUNTIME_DIRECTORY = Path("/run/fleet")
 OWN_UNIT = "fleet.service"
 PARK_TIMEOUT_S = 10.0
 LEAVE_POLL_S = 0.2
+HANDOVER_S = 5.0
 
 
 def run(config: Config, config_path: str | None, overrides: Mapping[str, str], notices: Sequence[Notice]) -> int:
@@ -144,15 +145,7 @@ class Node:
             former_lease=lease,
         )
         ledger = Ledger(RUNTIME_DIRECTORY, logging.getLogger("fleetd.ledger"))
-        self.agent = Agent(
-            machine.id,
-            registry,
-            systemd,
-            ledger,
-            self.membership,
-            now=loop_time,
-            logger=logging.getLogger("fleetd.agent"),
-        )
+        self.agent = Agent(machine.id, registry, systemd, ledger, self.membership, logging.getLogger("fleetd.agent"))
         self.engine = Engine(
             machine.id,
             registry,
@@ -247,8 +240,11 @@ class Node:
         """Have every unit placed elsewhere, and go when the last has stopped here."""
         if self.membership.machine.mode is not MachineMode.LEAVING:
             await self.membership.announce(MachineMode.LEAVING)
-        while await self._remaining():
+        while await self._remaining():  # noqa: ASYNC110 (no event says "nothing runs")
             await asyncio.sleep(LEAVE_POLL_S)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HANDOVER_S):  # a cluster without a leader takes nothing over
+                await self.agent.wait_until_unordered()
         await self.membership.depart()
 
     async def _remaining(self) -> tuple[str, ...]:

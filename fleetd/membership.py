@@ -150,6 +150,7 @@ class Membership:
         self.lease = self._former_lease = lease
         self._lost.clear()
         self.registered.set()
+        self._heard(revision)
         log.info("registered", extra={"machine": self.machine.id, "address": self.machine.address})
         return revision
 

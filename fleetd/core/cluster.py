@@ -5,7 +5,7 @@ at all of them. Plans only read it: what a plan would change is tried on a Trial
 is decided is not here (schedule.py), nor who counts as dead (presence.py).
 """
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping
 from functools import lru_cache
 from typing import Any
 
@@ -33,7 +33,7 @@ class Room:
     __slots__ = ("conflicts", "replaces", "staying", "templates", "units")
 
     def __init__(self) -> None:
-        self.units: dict[str, Requirements] = {}  # all that may run here, also what is on its way out
+        self.units: dict[str, Requirements] = {}  # all that may run here, also what is on its way out; as ordered
         self.staying: Names = {}  # those that are not withdrawn
         self.conflicts: dict[str, Names] = {}  # pattern → the units that bear it
         self.replaces: dict[str, Names] = {}
@@ -103,7 +103,7 @@ class Room:
 
 class ClusterView:
     """The cluster as the store shows it. `machines` holds those that are there; `away` those that are absent but may
-    be alive; any other machine is dead."""
+    be alive; any other machine is dead. Wherever something is listed by machine, the machines are in order."""
 
     def __init__(self) -> None:
         self.units: dict[str, Unit] = {}
@@ -119,7 +119,10 @@ class ClusterView:
         self.retiring: dict[tuple[str, str], None] = {}  # (machine, unit) of the copies that retire
         self._homeless: Names = {}  # units that should be somewhere and have no home
         self._globals: Names = {}
-        self._ordered: dict[str, int] = {}  # machine → how many orders it has
+        self._refused: Names = {}  # units of which it is written down why they do not fit on some machine
+        self._pushing: Names = {}  # machines that hold a unit with Replaces
+        self._ordered: dict[str, Names] = {}  # machine → the units it has orders about
+        self._reported: dict[str, Names] = {}  # machine → the units it reports
         self._followers: dict[str, Names] = {}  # peer → the units that name it in MachineOf
 
     # Reading.
@@ -135,14 +138,23 @@ class ClusterView:
 
     def home(self, name: str) -> str:
         """The machine that the unit is ordered to be on, or ''."""
-        for machine, placement in self.placements.get(name, {}).items():
-            if not placement.withdrawn and not placement.retiring:
-                return machine
-        return ""
+        return next((machine for machine, order in self.placements.get(name, {}).items() if order.stays), "")
 
     def bound_to(self, name: str) -> Names:
         """The units that MachineOf binds to this one: those it names, and those that name it."""
-        return dict.fromkeys(self.requirements(name).machine_of) | self._followers.get(name, {})
+        peers = self.requirements(name).machine_of if name in self.units else ()
+        return dict.fromkeys(peers) | self._followers.get(name, {})
+
+    def with_companions(self, names: Iterable[str]) -> list[str]:
+        """These units, and those without a home that MachineOf binds to them through others without one: all that
+        would be placed as one. In order."""
+        found = dict.fromkeys(names)
+        pending = list(found)
+        while pending:
+            companions = [other for other in self.bound_to(pending.pop()) if other in self._homeless]
+            pending += [other for other in companions if other not in found]
+            found |= dict.fromkeys(companions)
+        return sorted(found)
 
     def room(self, machine: str) -> Room:
         """What the machine holds."""
@@ -168,12 +180,15 @@ class ClusterView:
 
     def absent(self) -> list[str]:
         """The machines that placements name and that are not there, in order."""
-        return sorted(machine for machine in self._ordered if machine not in self.machines)
+        return sorted(machine for machine, units in self._ordered.items() if units and machine not in self.machines)
 
     # Taking in what the store shows. Each returns the units that it concerns.
 
     def apply(self, kind: str, first: str, second: str, record: Any) -> Names:
-        """Take in one record (None: it is gone). Kinds and names are those of the keys; unknown kinds concern none."""
+        """Take in one record (None: it is gone). Kinds and names are those of the keys; unknown kinds concern none,
+        nor do records of what cannot be a unit's name."""
+        if kind in ("units", "placements", "states", "decisions") and "." not in (second or first):
+            return {}
         match kind:
             case "units":
                 return self._set_unit(first, record)
@@ -182,8 +197,7 @@ class ClusterView:
             case "states":
                 return self._set_state(second, first, record)
             case "decisions":
-                _set(self.decisions, first, record)
-                return {first: None} if record is None else {}
+                return self._set_decision(first, record)
             case "machines":
                 return self._set_machine(first, record)
             case "settings":
@@ -191,25 +205,32 @@ class ClusterView:
                 self._refresh_metadata(first)
                 return self.concerned_by(first)
             case "synced":
-                _set(self.synced, first, record.session if record else None)
+                _set_in_order(self.synced, first, record.session if record else None)
         return {}
 
     def set_away(self, away: frozenset[str]) -> Names:
         """Say which of the absent machines may be alive; the units that this concerns."""
         concerned: Names = {}
-        for machine in sorted(self.away ^ away):
+        for machine in self.away ^ away:
             concerned |= self.concerned_by(machine)
         self.away = away
         return concerned
 
     def concerned_by(self, machine: str) -> Names:
-        """The units that a change of this machine concerns: what is there, what is everywhere, what is nowhere."""
-        here = {name: None for index in (self.placements, self.states) for name, at in index.items() if machine in at}
-        return here | self._globals | self._homeless
+        """The units that a change of this machine concerns: what is there, and what might come or go."""
+        return self._ordered.get(machine, {}) | self._reported.get(machine, {}) | self._restless()
+
+    def _restless(self) -> Names:
+        """The units that may go elsewhere as soon as there is room: the homeless, the globals, and those that are
+        where a unit with Replaces is."""
+        restless = self._homeless | self._globals
+        for machine in self._pushing:
+            restless |= self.rooms[machine].staying
+        return restless
 
     def _set_unit(self, name: str, unit: Unit | None) -> Names:
-        former = self.units.get(name)
-        if former is not None:
+        concerned = {name: None} | self.bound_to(name)
+        if name in self.units:
             for peer in self.requirements(name).machine_of:
                 self._followers.get(peer, {}).pop(name, None)
         _set(self.units, name, unit)
@@ -221,49 +242,60 @@ class ClusterView:
             if requirements.is_global:
                 self._globals[name] = None
         self._refresh_homeless(name)
-        return {name: None} | self._followers.get(name, {})
+        return concerned | self.bound_to(name)
 
     def _set_placement(self, name: str, machine: str, placement: Placement | None) -> Names:
-        at = self.placements.setdefault(name, {})
-        former = at.get(machine)
-        _set(at, machine, placement)
-        if not at:
-            del self.placements[name]
-        orders = self._ordered.get(machine, 0) + (placement is not None) - (former is not None)
-        _set(self._ordered, machine, orders or None)
-        self.retiring.pop((machine, name), None)
-        if placement is not None and placement.retiring:
-            self.retiring[machine, name] = None
+        former = self.placements.get(name, {}).get(machine)
+        _set_by_machine(self.placements, name, machine, placement)
+        _mark(self._ordered.setdefault(machine, {}), name, placement is not None)
+        _mark(self.retiring, (machine, name), placement is not None and placement.retiring)
         room = self.rooms.setdefault(machine, Room())
-        picky = room.is_picky()
+        concerned = {name: None} | self.bound_to(name) | self._neighbours(machine)
+        if former is not None:  # room may have been made
+            concerned |= self._restless()
         room.discard(name)
         if placement is not None and not placement.retiring:
-            room.add(name, requirements_of(placement.text, name), staying=not placement.withdrawn)
+            requirements = requirements_of(placement.text, name)
+            room.add(name, requirements, staying=placement.stays)
+            concerned |= self._hindered_by(name, requirements)
+        _mark(self._pushing, machine, bool(room.replaces))
         self._refresh_homeless(name)
-        concerned = {name: None} | self._followers.get(name, {})
-        if picky or room.is_picky():
-            concerned |= dict.fromkeys(room.units)
-        if former is not None and (placement is None or placement.withdrawn or placement.retiring):
-            concerned |= self._homeless | self._globals  # room was made
-        return concerned
+        return concerned | self._neighbours(machine)
+
+    def _neighbours(self, machine: str) -> Names:
+        """The units on a machine that a change of who is there concerns."""
+        room = self.rooms[machine]
+        retiring = {name: None for where, name in self.retiring if where == machine}
+        return retiring | dict.fromkeys(room.units) if room.is_picky() else retiring
+
+    def _hindered_by(self, name: str, requirements: Requirements) -> Names:
+        """The refused that this unit conflicts with: it may be one more reason."""
+        return {
+            other: None
+            for other in self._refused
+            if other in self.units
+            and (
+                any(matches_glob(pattern, other) for pattern in requirements.conflicts)
+                or any(matches_glob(pattern, name) for pattern in self.requirements(other).conflicts)
+            )
+        }
 
     def _set_state(self, name: str, machine: str, state: UnitState | None) -> Names:
-        at = self.states.setdefault(name, {})
-        former = at.get(machine)
-        _set(at, machine, state)
-        if not at:
-            del self.states[name]
+        former = self.states.get(name, {}).get(machine)
+        _set_by_machine(self.states, name, machine, state)
+        _mark(self._reported.setdefault(machine, {}), name, state is not None)
         return {} if _weight(former) == _weight(state) else {name: None}
+
+    def _set_decision(self, name: str, decision: Decision | None) -> Names:
+        _set(self.decisions, name, decision)
+        _mark(self._refused, name, decision is not None and bool(decision.refusals))
+        return {name: None} if decision is None else {}
 
     def _set_machine(self, machine: str, record: Machine | None) -> Names:
         former = self.machines.get(machine)
-        _set(self.machines, machine, record)
+        _set_in_order(self.machines, machine, record)
         self._refresh_metadata(machine)
-        if former is not None and record is not None:
-            same = (former.mode, former.metadata, former.session) == (record.mode, record.metadata, record.session)
-            if same:
-                return {}
-        return self.concerned_by(machine)
+        return {} if _standing(former) == _standing(record) else self.concerned_by(machine)
 
     def _refresh_metadata(self, machine: str) -> None:
         record = self.machines.get(machine)
@@ -271,9 +303,8 @@ class ClusterView:
         _set(self.metadata, machine, effective_metadata(record, settings) if record else None)
 
     def _refresh_homeless(self, name: str) -> None:
-        self._homeless.pop(name, None)
-        if self.is_wanted(name) and name not in self._globals and not self.home(name):
-            self._homeless[name] = None
+        homeless = self.is_wanted(name) and name not in self._globals and not self.home(name)
+        _mark(self._homeless, name, homeless)
 
 
 class Trial:
@@ -332,9 +363,40 @@ def _weight(state: UnitState | None) -> tuple[Any, ...] | None:
     return (state.runs, state.active == "active", failed, state.target, state.generation, state.completed)
 
 
-def _set(mapping: MutableMapping[str, Any], key: str, value: Any) -> None:
+def _standing(machine: Machine | None) -> tuple[Any, ...] | None:
+    """What the leader looks at in a machine."""
+    return None if machine is None else (machine.mode, machine.metadata, machine.session)
+
+
+def _set(mapping: MutableMapping[Any, Any], key: Any, value: Any) -> None:
     """Keep the value under the key, or nothing where it is None."""
     if value is None:
         mapping.pop(key, None)
     else:
         mapping[key] = value
+
+
+def _set_in_order(mapping: MutableMapping[str, Any], key: str, value: Any) -> None:
+    """The same, and the keys stay in order, whatever order they come in: plans must not depend on it."""
+    fresh = key not in mapping
+    _set(mapping, key, value)
+    if fresh and value is not None:
+        items = sorted(mapping.items())
+        mapping.clear()
+        mapping.update(items)
+
+
+def _set_by_machine(index: dict[str, dict[str, Any]], name: str, machine: str, value: Any) -> None:
+    """Keep what concerns a unit on a machine, or nothing where it is None."""
+    at = index.setdefault(name, {})
+    _set_in_order(at, machine, value)
+    if not at:
+        del index[name]
+
+
+def _mark(names: dict[Any, None], name: Any, belongs: bool) -> None:
+    """Have the name in the ordered set, or not."""
+    if belongs:
+        names[name] = None
+    else:
+        names.pop(name, None)

@@ -26,12 +26,11 @@ class UnitPlan(msgspec.Struct, frozen=True):
     orders: tuple[Placement, ...]
     cancels: tuple[str, ...]
     decision: Decision | None
-    position: int = 0
 
     @property
-    def places(self) -> tuple[bool, int]:
-        """Sorts what is taken back before what is placed, and peers before those who follow them."""
-        return (any(not order.withdrawn for order in self.orders), self.position)
+    def only_takes_back(self) -> bool:
+        """Whether nothing comes to any machine by this plan."""
+        return all(order.withdrawn for order in self.orders)
 
 
 class Draft:
@@ -47,10 +46,9 @@ class Draft:
         self.before = self.view.decisions.get(name)
         self.completed = self.before.completed if self.before else 0
         self.homeless = False
-        self.position = 0
+        self.waits = False
         self._now_s = now_s
         self._reason = ""
-        self._refusals: dict[str, int] = {}
         self._orders: dict[str, Placement] = {}
         self._cancels: dict[str, None] = {}
 
@@ -73,6 +71,7 @@ class Draft:
         assert self.unit is not None
         order = Placement(machine, self.name, self.unit.text, self.unit.target, self.unit.generation)
         self._reason = reason or self._reason
+        self.homeless = False
         if self.placements.get(machine) != order:
             self._order(order)
             self.trial.place(self.name, machine, self.view.requirements(self.name))
@@ -100,30 +99,31 @@ class Draft:
         del self.placements[machine]
         self.trial.vacate(self.name, machine)
 
-    def explain(self, refusals: dict[str, int]) -> None:
-        """Say why the unit is nowhere: machines counted by reason."""
-        self._refusals = refusals
-        self._reason = "no machine fits" if refusals else "there is no machine"
+    def conclude(self, reason: str) -> None:
+        """Say why the unit is nowhere and need not be anywhere."""
+        self._reason = reason
 
     def wait(self, reason: str) -> None:
         """Say what the unit waits for before it can be placed."""
         self.homeless = False
+        self.waits = True
         self._reason = reason
 
-    def refuse_on(self, refusals: dict[str, int]) -> None:
-        """Say on how many machines a global unit is not, by reason."""
-        self._refusals = refusals
+    def wait_for_stop(self, machine: str) -> None:
+        """The unit waits until it is stopped on this machine; why it had to go from there is still said."""
+        reason = f"waits until {machine[:SHORT_ID_LENGTH]} has stopped it"
+        said = self.before.reason if self.before else ""
+        if self._reason:
+            reason = f"{self._reason}; {reason}"
+        self.wait(said if said.endswith(f"; {reason}") else reason)
 
     def finish(self) -> UnitPlan | None:
-        """The plan, or None where nothing changes."""
+        """The plan, or None where nothing changes. To be called when everything is tried on the trial."""
         decision = self._decide()
-        changes = bool(self._orders or self._cancels)
-        if not changes and (decision is None) == (self.before is None) and decision == self.before:
+        if decision == self.before and not self._orders and not self._cancels:
             return None
         revision = self.before.revision if self.before else 0
-        return UnitPlan(
-            self.name, revision, tuple(self._orders.values()), tuple(self._cancels), decision, self.position
-        )
+        return UnitPlan(self.name, revision, tuple(self._orders.values()), tuple(self._cancels), decision)
 
     def _order(self, order: Placement) -> None:
         if self.view.placements.get(self.name, {}).get(order.machine) == order:
@@ -134,28 +134,43 @@ class Draft:
         self.placements[order.machine] = order
 
     def _decide(self) -> Decision | None:
-        if not self.view.is_wanted(self.name):
-            if not self.placements:
-                return None
-            on = ", ".join(machine[:SHORT_ID_LENGTH] for machine in self.placements)
-            self._reason = f"being stopped on {on}"
-        elif not self._reason and self.before and self.before.machine == self.home:
-            self._reason = self.before.reason
-        copies = sum(not (placement.withdrawn or placement.retiring) for placement in self.placements.values())
-        is_global = self.view.is_wanted(self.name) and self.view.requirements(self.name).is_global
-        decision = Decision(
+        wanted = self.view.is_wanted(self.name)
+        if not wanted and not self.placements:
+            return None
+        is_global = wanted and self.view.requirements(self.name).is_global
+        home = "" if is_global else self.home
+        refusals = self._count_refusals() if is_global or self.homeless else {}
+        return Decision(
             unit=self.name,
             generation=self.generation,
-            machine="" if is_global else self.home,
-            machines=copies if is_global else 0,
-            since=self.before.since if self.before else 0.0,
-            reason=self._reason,
-            refusals=self._refusals,
+            machine=home,
+            machines=sum(order.stays for order in self.placements.values()) if is_global else 0,
+            since=self.before.since if self.before and self.before.machine == home else self._now_s,
+            reason=self._conclude(home, refusals),
+            refusals=refusals,
             completed=self.completed,
             revision=self.before.revision if self.before else 0,
         )
-        moved = self.before is None or decision.machine != self.before.machine
-        return msgspec.structs.replace(decision, since=self._now_s) if moved else decision
+
+    def _count_refusals(self) -> dict[str, int]:
+        """Why the unit is not on the machines that it is not on."""
+        elsewhere = (machine for machine in self.view.machines if not self._stays_on(machine))
+        return count_refusals(why_not(self.question(machine)) for machine in elsewhere)
+
+    def _stays_on(self, machine: str) -> bool:
+        return machine in self.placements and self.placements[machine].stays
+
+    def _conclude(self, home: str, refusals: dict[str, int]) -> str:
+        """The sentence for a person."""
+        if not self.view.is_wanted(self.name):
+            return f"being stopped on {', '.join(machine[:SHORT_ID_LENGTH] for machine in self.placements)}"
+        if self._reason:
+            return self._reason
+        if home:
+            return self.before.reason if self.before and self.before.machine == home else ""
+        if any(order.stays for order in self.placements.values()):
+            return "on every machine that it fits on"
+        return "no machine fits" if refusals else "there is no machine"
 
 
 def draft_unit(trial: Trial, name: str, now_s: float, overdue: frozenset[tuple[str, str]]) -> Draft:
@@ -170,8 +185,8 @@ def draft_unit(trial: Trial, name: str, now_s: float, overdue: frozenset[tuple[s
         _draft_global(draft)
     else:
         _tend_home(draft)
-        _tend_retiring(draft, overdue)
         _tend_strays(draft)
+        _tend_retiring(draft, overdue)
         if not draft.home:
             _seek_home(draft)
     return draft
@@ -197,139 +212,132 @@ def _has_let_go(state: UnitState) -> bool:
 
 def _tend_home(draft: Draft) -> None:
     """The unit stays where it is, with what a person now wants of it, unless it may not."""
-    home, *surplus = [
-        machine for machine, order in draft.placements.items() if not (order.withdrawn or order.retiring)
-    ] or [""]
-    for machine in surplus:
-        draft.retire(machine)
+    home = draft.home
+    for machine, order in list(draft.placements.items()):
+        if order.stays and machine != home:  # it was global before
+            draft.retire(machine)
     if not home:
         return
     state = draft.states.get(home)
     if state is not None and state.completed and state.generation >= draft.generation:
         draft.completed = draft.generation
-    reason = _why_go(draft, home)
+    reason = _why_unfit(draft, home) or _why_make_way(draft, home)
     if reason:
         draft.withdraw(home, reason)
     else:
         draft.place(home)
 
 
-def _why_go(draft: Draft, machine: str) -> str:
-    """Why a unit is taken from a machine, or ''. One that is parked or away keeps what it has."""
+def _why_unfit(draft: Draft, machine: str) -> str:
+    """Why a unit may not stay on a machine, or ''. One that is parked or away keeps what it has."""
     record = draft.view.machines.get(machine)
     if record is None or record.mode is MachineMode.PARKED:
         return ""
     if record.mode is MachineMode.LEAVING:
         return f"machine {record.short_id} is leaving"
-    question = draft.question(machine)
-    reason = why_leave(question)
-    if reason:
-        return f"{reason} on {record.short_id}"
+    reason = why_leave(draft.question(machine))
+    return reason and f"{reason} on {record.short_id}"
+
+
+def _why_make_way(draft: Draft, machine: str) -> str:
+    """Why a unit goes although it may stay, or '': another replaces it here, and it fits where none does."""
     pusher = _pushed_by(draft, machine)
-    if pusher and any(
-        not why_not(draft.question(other)) and not _pushed_by(draft, other)
-        for other in draft.view.machines
-        if other != machine
-    ):
-        return f"makes way for {pusher}"
-    return ""
+    if not pusher or not draft.view.takes_work(machine):
+        return ""
+    others = (draft.question(other) for other in draft.view.machines if other != machine)
+    free = any(not why_not(question) and not _pushed_by(draft, question.machine) for question in others)
+    return f"makes way for {pusher}" if free else ""
 
 
 def _pushed_by(draft: Draft, machine: str) -> str:
     """The unit on this machine that replaces this one, or ''."""
     room = draft.trial.room(machine)
-    return next(room.replacing(draft.name, draft.view.requirements(draft.name)), "")
+    return min(room.replacing(draft.name, draft.view.requirements(draft.name)), default="")
+
+
+def _tend_strays(draft: Draft) -> None:
+    """A copy that runs without an order outlived a cut."""
+    for machine, state in draft.states.items():
+        if state.runs and machine in draft.view.machines and machine not in draft.placements:
+            draft.retire(machine)
 
 
 def _tend_retiring(draft: Draft, overdue: frozenset[tuple[str, str]]) -> None:
-    """A copy that outlived a cut goes when its replacement runs; it is taken back when the replacement failed."""
+    """A copy that outlived a cut goes when its replacement runs; where that has failed, it is the unit again."""
     for machine, order in list(draft.placements.items()):
         if not order.retiring or machine not in draft.view.machines:
             continue
         state = draft.states.get(machine)
         home = draft.home
-        if state is None or not state.runs or (machine, draft.name) in overdue:
+        is_needed = not home or _has_failed(draft.states.get(home))
+        if state is None or not state.runs:
             draft.withdraw(machine)
-        elif not home or _has_failed(draft.states.get(home)):
-            if not why_not(draft.question(machine)):
-                draft.place(machine, "the copy that was left running")
-                if home:
-                    draft.withdraw(home)
-        elif _is_replaced(draft, home) or has_no_conflict(draft.question(machine)):
+        elif is_needed and not why_not(draft.question(machine)):
+            draft.place(machine, "the copy that was left running")
+            if home:
+                draft.withdraw(home)
+        elif (machine, draft.name) in overdue or _is_replaced(draft) or has_no_conflict(draft.question(machine)):
             draft.withdraw(machine)
 
 
-def _is_replaced(draft: Draft, home: str) -> bool:
-    """Whether the unit at home does what it should, so that no other copy is needed."""
-    assert draft.unit is not None
-    state = draft.states.get(home)
-    return draft.unit.target is not TargetState.LAUNCHED or (
-        state is not None and (state.active == "active" or state.completed)
-    )
+def _is_replaced(draft: Draft) -> bool:
+    """Whether the unit does at home what it should, so that no other copy is needed."""
+    if not draft.home:
+        return False
+    state = draft.states.get(draft.home)
+    is_active = state is not None and (state.active == "active" or state.completed)
+    return is_active or draft.view.units[draft.name].target is not TargetState.LAUNCHED
 
 
 def _has_failed(state: UnitState | None) -> bool:
     return state is not None and (state.active == "failed" or (bool(state.error) and not state.runs))
 
 
-def _tend_strays(draft: Draft) -> None:
-    """Copies that a machine reports without an order, while the unit has its home elsewhere."""
-    home = draft.home
-    for machine, state in draft.states.items():
-        if not home or machine in draft.placements or machine not in draft.view.machines or _has_let_go(state):
-            continue
-        if state.runs:
-            draft.retire(machine)
-        else:
-            draft.withdraw(machine)
-
-
 def _seek_home(draft: Draft) -> None:
     """The unit needs a machine, unless it has done its work, or an earlier copy is still on its way out."""
+    leaving = [machine for machine, order in draft.placements.items() if order.withdrawn]
+    forgetting = [machine for machine in draft.states if _has_to_forget(draft, machine)]
     if draft.completed == draft.generation:
-        draft.wait("completed")
-        return
-    for machine, order in draft.placements.items():
-        if order.withdrawn:
-            wanted_anew = order.generation < draft.generation and draft.view.takes_work(machine)
-            if wanted_anew and not why_not(draft.question(machine)):
-                draft.place(machine, "wanted again while it was being stopped there")
-            else:
-                draft.wait(f"waits until {machine[:SHORT_ID_LENGTH]} has stopped it")
-            return
-    for machine, state in draft.states.items():
-        if machine in draft.view.machines and machine not in draft.placements and _has_let_go(state):
-            draft.wait(f"waits until {machine[:SHORT_ID_LENGTH]} has let go of it")
-            return
-    draft.homeless = True
+        draft.conclude("completed")
+    elif len(leaving) == 1 and _may_return(draft, leaving[0]):
+        draft.place(leaving[0], "wanted again while it was being stopped there")
+    elif leaving:
+        draft.wait_for_stop(leaving[0])
+    elif forgetting:
+        draft.wait(f"waits until {forgetting[0][:SHORT_ID_LENGTH]} has let go of it")
+    else:
+        draft.homeless = True
+
+
+def _may_return(draft: Draft, machine: str) -> bool:
+    """Whether a unit on its way out of a machine may stay after all, because a person has asked for it anew."""
+    asked_anew = draft.placements[machine].generation < draft.generation
+    return asked_anew and machine in draft.view.machines and not why_not(draft.question(machine))
+
+
+def _has_to_forget(draft: Draft, machine: str) -> bool:
+    """Whether the machine still shows its last report of a copy, which it takes back next: until it has, a new order
+    could be taken for carried out."""
+    if machine not in draft.view.machines or machine in draft.placements:
+        return False
+    state = draft.states.get(machine)
+    return state is not None and _has_let_go(state)
 
 
 def _draft_global(draft: Draft) -> None:
     """A global unit is on every machine that it fits on; what is placed there already comes first."""
-    refusals = []
-    for machine in sorted(draft.view.machines):
+    for machine in draft.view.machines:
         order = draft.placements.get(machine)
-        staying = order is not None and not order.withdrawn
-        mode = draft.view.machines[machine].mode
-        if mode is MachineMode.LEAVING and staying:
-            draft.withdraw(machine)
-        elif mode is MachineMode.PARKED and staying:
-            draft.place(machine)
-        elif mode is MachineMode.READY:
-            reason = why_leave(draft.question(machine)) if staying else why_not(draft.question(machine))
+        if order is not None and order.stays:
+            reason = _why_unfit(draft, machine)
             if reason:
-                refusals.append(reason)
-            if staying and reason:
                 draft.withdraw(machine)
-            elif not reason and _may_be_ordered(draft, machine):
+            else:
                 draft.place(machine)
-    draft.refuse_on(count_refusals(refusals))
-
-
-def _may_be_ordered(draft: Draft, machine: str) -> bool:
-    """Whether no earlier copy of a global unit is still on its way out of this machine."""
-    order = draft.placements.get(machine)
-    if order is not None and order.withdrawn:
-        return order.generation < draft.generation
-    state = draft.states.get(machine)
-    return order is not None or state is None or not _has_let_go(state)
+        elif order is not None and order.withdrawn:
+            if _may_return(draft, machine):
+                draft.place(machine)
+        elif not _has_to_forget(draft, machine) and not why_not(draft.question(machine)):
+            draft.place(machine)
+        elif order is not None:  # a copy that retired before the unit became global
+            draft.withdraw(machine)

@@ -4,6 +4,7 @@ The rules are a table, tested in order; the first that fails names the reason. N
 schedule.py asks, and decides what follows.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 
 import msgspec
@@ -54,7 +55,7 @@ def has_peers(question: Question) -> str:
     """Every unit of MachineOf is on this machine, or comes along (reference 2.5)."""
     staying = question.trial.room(question.machine).staying
     for peer in question.requirements.machine_of:
-        if peer not in staying and peer not in question.company:
+        if peer not in staying and peer not in question.company and peer != question.name:
             return f"{peer or '(empty MachineOf)'} is not there"
     return ""
 
@@ -62,7 +63,8 @@ def has_peers(question: Question) -> str:
 def has_no_conflict(question: Question) -> str:
     """Nothing on this machine conflicts with the unit, by its patterns or by theirs (reference 2.6)."""
     room = question.trial.room(question.machine)
-    return next((f"conflicts with {other}" for other in room.conflicting(question.name, question.requirements)), "")
+    first = min(room.conflicting(question.name, question.requirements), default="")
+    return first and f"conflicts with {first}"
 
 
 RULES = (takes_work, is_the_machine, has_metadata, has_peers, has_no_conflict)
@@ -86,14 +88,21 @@ def why_leave(question: Question) -> str:
     units = question.view.units
     room = question.trial.room(question.machine)
     mine = (units[question.name].generation, question.name)
-    for other in room.conflicting(question.name, question.requirements):
-        rival = units.get(other)
-        if other in room.staying and rival is not None and (rival.generation, other) < mine:
-            return f"conflicts with {other}"
-    return ""
+    first = min(
+        (
+            other
+            for other in room.conflicting(question.name, question.requirements)
+            if other in room.staying and other in units and (units[other].generation, other) < mine
+        ),
+        default="",
+    )
+    return first and f"conflicts with {first}"
 
 
-def rank(question: Question) -> tuple[bool, bool, int, int, str]:
+Rank = tuple[bool, bool, int, int, str]
+
+
+def rank(question: Question) -> Rank:
     """How good a machine is that the unit fits on; the smallest is the best.
 
     A machine where the unit runs already; then one where nothing would push it away; then the one with the fewest
@@ -113,8 +122,6 @@ def rank(question: Question) -> tuple[bool, bool, int, int, str]:
 
 
 def count_refusals(reasons: Iterable[str]) -> dict[str, int]:
-    """How many machines gave each reason; the commonest first, then in the order of the alphabet."""
-    counts: dict[str, int] = {}
-    for reason in reasons:
-        counts[reason] = counts.get(reason, 0) + 1
+    """How many machines gave each reason ('' is none); the commonest first, then in the order of the alphabet."""
+    counts = Counter(reason for reason in reasons if reason)
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

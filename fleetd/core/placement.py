@@ -28,6 +28,11 @@ class Placement(msgspec.Struct, frozen=True, omit_defaults=True):
         """Whether the unit is to go from this machine."""
         return self.target is TargetState.INACTIVE
 
+    @property
+    def stays(self) -> bool:
+        """Whether this machine is (one of) those that the unit is to be on."""
+        return not self.withdrawn and not self.retiring
+
 
 class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where a unit is and since when, or why it is nowhere. Stored under `decisions/<unit>`.

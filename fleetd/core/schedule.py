@@ -9,10 +9,9 @@ from collections.abc import Iterable
 
 import msgspec
 
-from fleetd.core.cluster import ClusterView, Room, Trial
+from fleetd.core.cluster import ClusterView, Names, Room, Trial
 from fleetd.core.copies import Draft, UnitPlan, draft_unit
-from fleetd.core.feasibility import Question, count_refusals, rank, why_not
-from fleetd.core.unit import Requirements
+from fleetd.core.feasibility import Question, rank, why_not
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -39,16 +38,17 @@ def plan_cluster(
     `now_s` is Unix time, for people to read. `overdue` are the (machine, unit) of retiring copies whose time is up.
     """
     trial = Trial(view)
-    names = view.known_units() if changed is None else sorted(dict.fromkeys(changed))
+    names = view.known_units() if changed is None else view.with_companions(changed)
     drafts = {name: draft_unit(trial, name, now_s, overdue) for name in names}
-    for group in _groups(trial, [name for name, draft in drafts.items() if draft.homeless]):
-        late = _latecomer(trial, group, drafts)
+    placed: dict[str, int] = {}
+    for group in _groups(view, [name for name, draft in drafts.items() if draft.homeless]):
+        late = _latecomer(view, group, drafts)
         for name in group if late else ():
             drafts[name].wait(f"waits for {late}, which is still being stopped")
-        if not late:
-            _place_group(trial, group, drafts)
+        for name in () if late else _place_group(trial, group, drafts):
+            placed[name] = len(placed) + 1
     plans = [plan for draft in drafts.values() if (plan := draft.finish()) is not None]
-    plans.sort(key=lambda plan: plan.places)  # what is taken back comes before what is placed
+    plans.sort(key=lambda plan: (not plan.only_takes_back, placed.get(plan.unit, 0)))
     synced = tuple(
         (machine.id, machine.session)
         for machine in view.machines.values()
@@ -58,94 +58,77 @@ def plan_cluster(
     return Plan(tuple(plans), synced, forgotten)
 
 
-def _groups(trial: Trial, homeless: list[str]) -> list[list[str]]:
+def _groups(view: ClusterView, homeless: list[str]) -> list[list[str]]:
     """The units joined by MachineOf into groups to be placed as one; in each, peers before those who follow them."""
     waiting = dict.fromkeys(homeless)
-    neighbours: dict[str, list[str]] = {name: [] for name in homeless}
-    for name in homeless:
-        for peer in trial.view.requirements(name).machine_of:
-            if peer in waiting:
-                neighbours[name].append(peer)
-                neighbours[peer].append(name)
     groups = []
-    seen: dict[str, None] = {}
     for name in homeless:
-        group: list[str] = []
+        group: Names = {}
         stack = [name]
         while stack:
             member = stack.pop()
-            if member not in seen:
-                seen[member] = None
-                group.append(member)
-                stack.extend(neighbours[member])
+            if member in waiting:
+                del waiting[member]
+                group[member] = None
+                stack.extend(view.bound_to(member))
         if group:
-            groups.append(_peers_first(trial.view, sorted(group)))
+            groups.append(_peers_first(view, sorted(group)))
     return groups
 
 
 def _peers_first(view: ClusterView, group: list[str]) -> list[str]:
     """The group so that each unit comes after those it names in MachineOf (units that name each other: by name)."""
-    ordered: dict[str, None] = {}
-    while len(ordered) < len(group):
-        rest = [name for name in group if name not in ordered]
+    ordered: Names = {}
+    rest = dict.fromkeys(group)
+    while rest:
         free = [n for n in rest if not any(p in rest and p != n for p in view.requirements(n).machine_of)]
-        ordered |= dict.fromkeys(free or rest[:1])
+        for name in free or [next(iter(rest))]:
+            del rest[name]
+            ordered[name] = None
     return list(ordered)
 
 
-def _latecomer(trial: Trial, group: list[str], drafts: dict[str, Draft]) -> str:
-    """A unit bound to this group that needs a home with it, but whose former copy is still on its way out, or ''."""
-    for name in group:
-        for other in trial.view.bound_to(name):
-            if other not in group and trial.view.is_wanted(other) and not trial.home(other):
-                placements = drafts[other].placements if other in drafts else trial.view.placements.get(other, {})
-                if any(placement.withdrawn for placement in placements.values()):
-                    return other
-    return ""
+def _latecomer(view: ClusterView, group: list[str], drafts: dict[str, Draft]) -> str:
+    """A unit bound to this group that is to be placed with it, but whose former copy is still on its way out, or ''."""
+    bound = (other for name in group for other in view.bound_to(name))
+    return next((other for other in bound if other in drafts and drafts[other].waits), "")
 
 
-def _place_group(trial: Trial, group: list[str], drafts: dict[str, Draft]) -> None:
-    """Place the group on the best machine that takes all of it; failing that, each of its units by itself."""
-    company = tuple(group) if len(group) > 1 else ()
-    requirements = {name: trial.view.requirements(name) for name in group}
-    machines = sorted(trial.view.machines)
-    refusals: list[str] = []
-    best: tuple[tuple[bool, bool, int, int, str], str] | None = None
-    for machine in machines:
-        question = Question(trial, group[0], requirements[group[0]], machine, company)
-        reason = _why_not_all(trial, requirements, machine) if company else why_not(question)
-        if reason:
-            refusals.append(reason)
-        else:
-            best = min(best or (rank(question), machine), (rank(question), machine))
-    if best:
-        why = "fits" if len(machines) > len(refusals) + 1 else "the only machine that fits"
-        for position, name in enumerate(group):
-            drafts[name].position = position
-            drafts[name].place(best[1], why + (f", with {', '.join(group)}" if company else ""))
-    elif company:
+def _place_group(trial: Trial, group: list[str], drafts: dict[str, Draft]) -> list[str]:
+    """Place the group on the best machine that takes all of it. Failing that, without those who fit on no machine
+    even in this company; failing that too, each by itself. Returns who was placed, in order."""
+    fits = [machine for machine in trial.view.machines if not _why_not_all(trial, group, machine)]
+    if fits and _fit_together(trial.view, group):
+        machine = min(fits, key=lambda machine: rank(_question(trial, group[0], machine)))
+        why = "fits" if len(fits) > 1 else "the only machine that fits"
+        company = f", with {', '.join(group)}" if len(group) > 1 else ""
         for name in group:
-            _place_group(trial, [name], drafts)
-    else:
-        drafts[group[0]].explain(count_refusals(refusals))
+            drafts[name].place(machine, why + company)
+        return group
+    if len(group) == 1:
+        return []
+    able = [name for name in group if any(not _why_not_all(trial, [name], m, group) for m in trial.view.machines)]
+    if len(able) < len(group):
+        return _place_group(trial, able, drafts) if able else []
+    return [name for alone in group for name in _place_group(trial, [alone], drafts)]
 
 
-def _why_not_all(trial: Trial, requirements: dict[str, Requirements], machine: str) -> str:
-    """The first reason why the units do not all fit on the machine together, or ''."""
-    company = tuple(requirements)
-    for name, wanted in requirements.items():
-        reason = why_not(Question(trial, name, wanted, machine, company))
-        if reason:
-            return reason
-    return _why_not_together(requirements)
+def _why_not_all(trial: Trial, group: list[str], machine: str, company: list[str] | None = None) -> str:
+    """The first reason why the units do not all fit on the machine, each in this company (or in one another's)."""
+    questions = (_question(trial, name, machine, company or group) for name in group)
+    return next((reason for question in questions if (reason := why_not(question))), "")
 
 
-def _why_not_together(requirements: dict[str, Requirements]) -> str:
-    """The first conflict among units that would come to one machine together, or ''."""
+def _question(trial: Trial, name: str, machine: str, company: Iterable[str] = ()) -> Question:
+    return Question(trial, name, trial.view.requirements(name), machine, tuple(company))
+
+
+def _fit_together(view: ClusterView, group: list[str]) -> bool:
+    """Whether no two of these units conflict."""
     room = Room()
-    for name, wanted in requirements.items():
-        other = next(room.conflicting(name, wanted), None)
-        if other is not None:
-            return f"conflicts with {other}"
-        room.add(name, wanted, staying=True)
-    return ""
+    for name in group:
+        requirements = view.requirements(name)
+        if any(room.conflicting(name, requirements)):
+            return False
+        room.add(name, requirements, staying=True)
+    return True

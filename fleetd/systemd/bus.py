@@ -147,7 +147,7 @@ class SystemBus:
         if reply.message_type is self._library.MessageType.ERROR:
             words = str(reply.body[0]) if reply.body else reply.error_name
             if reply.error_name.startswith(_NOBODY_THERE):
-                raise ManagerUnavailable(f"{asked}: {words}")
+                raise ManagerUnavailable(f"{asked}: systemd is not on the bus ({words}); `kill -USR1 1` brings it back")
             raise Refused(asked, reply.error_name, words)
         return list(reply.body)
 

@@ -21,6 +21,10 @@ from fleetd.systemd.protocol import ManagerUnavailable, ServiceManagerError, Uni
 
 RELOAD_TIMEOUT_S = 120.0  # it takes a second at a thousand units, and waits for generators
 NAMES_A_CALL = 500
+# For each job that a client of the bus has asked for and that has not ended, systemd keeps a match rule of its own. The
+# bus refuses it the 513th, at which systemd leaves the bus for good.
+MAX_QUEUED_JOBS = 256
+SLOW_JOBS_S = 2.0
 PATTERNS_A_CALL = 16  # systemd compares each pattern with each unit: for more than a few, the whole list is cheaper
 
 _NO_SUCH_UNIT = f"{SYSTEMD}.NoSuchUnit"
@@ -53,6 +57,9 @@ class SystemdOverDBus:
         self._has_changed = asyncio.Event()
         self._asked: dict[str, float] = {}  # name → number of the job that was asked for last; infinite: no answer yet
         self._ended: dict[str, tuple[int, str]] = {}  # name → number and result of the job that ended last
+        self._queued: dict[int, None] = {}  # jobs asked for over this connection that have not ended
+        self._job_slots = asyncio.Semaphore(MAX_QUEUED_JOBS)
+        self._renewing = asyncio.Lock()
         self._relinked: dict[str, None] = {}  # units whose .wants or .requires have changed since the last reload
 
     async def connect(self) -> None:
@@ -63,6 +70,8 @@ class SystemdOverDBus:
 
     async def _start_anew(self) -> None:
         """After each connecting: what was missed meanwhile is not known, so everything may have changed."""
+        for number in list(self._queued):
+            self._free_slot(number)
         search_path = await self._bus.get_one(MANAGER_PATH, "Manager.UnitPath", "ask systemd for its directories")
         self._search_path = tuple(search_path)
         texts = self._files.read()
@@ -220,6 +229,8 @@ class SystemdOverDBus:
         await self._queue_job("start", "StartUnit", name)
 
     async def stop(self, name: str) -> None:
+        if not is_loadable(name):
+            return
         try:
             await self._queue_job("stop", "StopUnit", name)
         except Refused as error:
@@ -227,13 +238,39 @@ class SystemdOverDBus:
                 raise
 
     async def _queue_job(self, verb: str, member: str, name: str) -> None:
+        await self._claim_slot()
         self._asked[name] = math.inf
         try:
-            [job] = await self._bus.call(f"{verb} {name}", member, "ss", name, "replace")
-        except ServiceManagerError:
+            [path] = await self._bus.call(f"{verb} {name}", member, "ss", name, "replace")
+        except BaseException:
             self._asked.pop(name, None)
+            self._job_slots.release()
             raise
-        self._asked[name] = _job_number(job)
+        number = _job_number(path)
+        self._asked[name] = number
+        ended, _ = self._ended.get(name, (-1, ""))
+        if number in self._queued or number <= ended:
+            self._job_slots.release()  # it was queued already, or has ended before we were here to note it
+        else:
+            self._queued[number] = None
+
+    async def _claim_slot(self) -> None:
+        """Wait until there may be one job more. Where jobs take long, connect anew: then systemd forgets who asked for
+        them, but not the jobs."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SLOW_JOBS_S):
+                    await self._job_slots.acquire()
+                    return
+            async with self._renewing:
+                if self._job_slots.locked():
+                    self._bus.drop()
+                    await self._bus.connect()
+
+    def _free_slot(self, number: int) -> None:
+        if number in self._queued:
+            del self._queued[number]
+            self._job_slots.release()
 
     def job_result(self, name: str) -> str:
         number, result = self._ended.get(name, (-1, ""))
@@ -253,9 +290,10 @@ class SystemdOverDBus:
                 if path in self._by_path:
                     self._note(self._by_path[path])
             case "JobRemoved":
-                _, job, name, result = body
+                number, _, name, result = body
+                self._free_slot(number)
                 if name in self._asked:
-                    self._ended[name] = (_job_number(job), result)
+                    self._ended[name] = (number, result)
                 if object_path(name) in self._by_path:
                     self._note(name)
             case "Reloading" if not body[0]:

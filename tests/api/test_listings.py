@@ -289,3 +289,13 @@ async def test_a_copy_that_could_not_be_made_is_reported_with_its_error(fleet: A
     await fleet.put(UnitState("not-found", "inactive", "dead", error="would hide ours"), "m1", "web.service")
     (report,) = (await listed(fleet, f"GET {REPORTS}"))["units"]
     assert [(copy["machine"], copy["error"]) for copy in report["copies"]] == [("m1", "would hide ours")]
+
+
+async def test_a_copy_that_retires_is_known_as_such_also_while_its_unit_is_nowhere_else(fleet: Any) -> None:
+    unit = await fleet.add_unit("web.service", target="launched")
+    await fleet.put(Decision("web.service", unit.generation, reason="no machine fits"), "web.service")
+    await fleet.put(RUNNING, "m2", "web.service")
+    retiring = Placement("m2", "web.service", unit.text, TargetState.LAUNCHED, 1, retiring=True)
+    await fleet.put(retiring, "m2", "web.service")
+    (report,) = (await listed(fleet, f"GET {REPORTS}?name=web.service"))["units"]
+    assert [(copy["machine"], copy["retiring"]) for copy in report["copies"]] == [("m2", True)]

@@ -69,6 +69,17 @@ def test_a_cut_machine_reaches_nobody_until_the_network_is_healed(plain: Cluster
     assert reaches(first, plain.etcd.address)
 
 
+def test_the_bridge_keeps_its_address_when_machines_come_and_go(plain: Cluster) -> None:
+    address = Path("/sys/class/net", plain.network.bridge, "address")
+    seen = {address.read_text()}
+    for machine in plain.machines:
+        machine.power_cut()
+        seen.add(address.read_text())
+        machine.boot()
+        seen.add(address.read_text())
+    assert len(seen) == 1
+
+
 def test_a_command_that_takes_too_long_is_ended(plain: Cluster) -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         plain.machines[0].run(["sleep", "600"], timeout_s=0.5)

@@ -2,23 +2,20 @@
 
 import asyncio
 import resource
-import selectors
 import signal
 import sqlite3
 import subprocess
 import sys
 import textwrap
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
 from fleetd.store.embedded import EmbeddedStore, inline
 from fleetd.store.protocol import Compacted, Delete, Event, LeaseNotFound, Put, StoreError, Unavailable
-
-T = TypeVar("T")
+from tests.virtual_time import START_S, run_virtually
 
 # Writes keys as fast as it can, eight writers at once, and prints each key when it is acknowledged; every third
 # transaction deletes the key before it as well.
@@ -204,45 +201,19 @@ async def test_a_full_disk_is_unavailable_and_leaves_nothing_half_written(tmp_pa
     await again.close()
 
 
-# Time. The event loop's clock is virtual here, so ten minutes take none.
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop whose clock jumps to the next timer whenever nothing else is left to do."""
-
-    def __init__(self) -> None:
-        self.virtual_now = 0.0
-        super().__init__(_JumpingSelector(self))
-
-    def time(self) -> float:
-        return self.virtual_now
-
-
-class _JumpingSelector(selectors.DefaultSelector):
-    def __init__(self, loop: VirtualLoop) -> None:
-        super().__init__()
-        self._loop = loop
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout:
-            self._loop.virtual_now += timeout
-            timeout = 0
-        return super().select(timeout)
-
-
-def run_virtually(test: Coroutine[None, None, T]) -> T:
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(test)
+# Time, on a virtual clock: ten minutes take none.
 
 
 async def lease_ends(store: EmbeddedStore, below: str) -> list[tuple[float, str, int]]:
-    """When each of the keys went, on the loop's clock, until none is left: (time, key, revision)."""
+    """How each of the keys goes, until none is left: (seconds since the clock's start, key, revision)."""
     ends = []
     snapshot = await store.range(below)
     async with aclosing(store.watch(below, snapshot.revision)) as watch:
         while len(ends) < len(snapshot.items):
             changes = await anext(watch)
-            ends += [(asyncio.get_running_loop().time(), event.key, event.revision) for event in changes.events]
+            ends += [
+                (asyncio.get_running_loop().time() - START_S, event.key, event.revision) for event in changes.events
+            ]
     return ends
 
 
