@@ -70,8 +70,8 @@ class Network:
     def _set_up(self) -> None:
         self.directory.mkdir(parents=True)
         subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", self.name, self.directory], check=True)
-        # A bridge left to itself takes the lowest address of its ports, and another one when that machine goes: all others
-        # would then send to an address that is gone, for seconds.
+        # A bridge left to itself takes the lowest address of its ports, and another one when that machine goes: all the
+        # others would then send to an address that is gone, for seconds.
         _ip("link", "add", self.bridge, "address", f"02:f1:ee:7b:00:{self.slot:02x}", "type", "bridge")
         _ip("addr", "add", f"{self.address}/24", "dev", self.bridge)
         _ip("link", "set", self.bridge, "up")
