@@ -325,8 +325,7 @@ async def test_several_watches_see_the_same(store: Store, below: str) -> None:
     async with aclosing(store.watch(below, start)) as one, aclosing(store.watch(below, start)) as other:
         both = asyncio.gather(next_of(one), next_of(other))
         await put(store, below + "a")
-        first, second = await both
-    assert first == second
+        assert len(set(await both)) == 1
 
 
 async def test_what_was_compacted_cannot_be_watched_but_what_was_not_can(store: Store, below: str) -> None:
@@ -431,8 +430,7 @@ async def test_time_to_live_counts_down_and_a_beat_winds_it_up(store: Store, bel
     later = await store.time_to_live(lease)
     await store.keep_alive(lease)
     again = await store.time_to_live(lease)
-    assert 28 <= fresh <= 30
-    assert later < fresh
+    assert 28 <= later < fresh <= 30
     assert later < again <= 30
     await store.revoke(lease)
 
@@ -478,9 +476,7 @@ async def test_leases_are_rounded_up_to_whole_seconds(store: Store) -> None:
 
 
 async def test_a_store_has_one_id_for_good(store: Store) -> None:
-    name = await store.cluster_id()
-    assert name
-    assert await store.cluster_id() == name
+    assert await store.cluster_id() == await store.cluster_id() != ""
 
 
 async def test_a_store_that_is_closed_is_unavailable(store: Store, below: str) -> None:
