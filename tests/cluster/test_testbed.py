@@ -127,6 +127,27 @@ def test_fleet_is_installed_with_a_socket_that_its_group_alone_may_use(new_clust
     assert machine.run(["cat", "/etc/fleet/fleet.conf"]).stdout == f'public_ip="{machine.address}"\n'
 
 
+def test_a_cluster_is_emptied_between_tests_and_its_machines_stay(cluster: Cluster, tmp_path: Path) -> None:
+    unit = tmp_path / "lingering.service"
+    unit.write_text(LINGERING)
+    cluster.fleetctl("start", str(unit))
+    listed = cluster.fleetctl("list-units", "--fields=unit,active", "--no-legend").stdout.split()
+    assert listed == ["lingering.service", "active"]
+    cluster.destroy_all_units()
+    assert cluster.fleetctl("list-unit-files", "--no-legend").stdout == ""
+    assert all(machine.show("lingering.service", "LoadState") == "not-found" for machine in cluster.machines)
+    assert {machine.show("fleet.service", "NRestarts") for machine in cluster.machines} == {"0"}
+
+
+def test_a_machine_added_to_a_cluster_is_listed_with_its_own_configuration(
+    new_cluster: Callable[..., Cluster],
+) -> None:
+    cluster = new_cluster(machines=[{"metadata": "role=first"}])
+    added = cluster.add_machine({"metadata": "role=second"})
+    listed = cluster.fleetctl("list-machines", "--fields=ip,metadata", "--no-legend").stdout.split()
+    assert sorted(listed) == sorted([cluster.machines[0].address, "role=first", added.address, "role=second"])
+
+
 def test_the_units_of_fleet_are_well_formed(plain: Cluster) -> None:
     machine = plain.machines[1]
     units = [str(CHECKOUT / "units" / name) for name in ("fleet.service", "fleet.socket")]
