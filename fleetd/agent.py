@@ -110,6 +110,8 @@ class Agent:
         """The machine is registered, and its last beat was answered when the store was at this revision."""
         self._publisher.wake()
         self._orders.check(beat_revision)
+        if self._orders.highest_revision > self._ledger.store.revision:
+            self._wake.set()  # for the ledger to know
 
     async def running_units(self) -> tuple[str, ...]:
         """The names of our units that run now, in order. Raises ManagerUnavailable."""
@@ -182,7 +184,7 @@ class Agent:
             self._dirty |= dict.fromkeys(names)
             raise
         if self._cluster_id:
-            self._ledger.put_store(StoreSeen(self._cluster_id, self._orders.revision))
+            self._ledger.put_store(StoreSeen(self._cluster_id, self._orders.highest_revision))
         self._has_looked.set()
 
     def _take_orders(self) -> None:

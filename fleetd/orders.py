@@ -34,8 +34,8 @@ class Reading(msgspec.Struct, frozen=True):
 
 class Orders:
     """The mirror. `placements` and `unreadable` are by unit, `synced` is the session that the leader has planned for,
-    `revision` is how far the mirror has seen the store (0: not at all). `wake` is called when there is news to take,
-    `highest_revision` is the highest of the store that this machine knows of from before.
+    `revision` is how far the mirror has seen the store (0: not at all), `highest_revision` the highest that this
+    machine knows the store to have had. `wake` is called when there is news to take.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Orders:
         self._machine_id = machine_id
         self._wake = wake
         self._log = logger
-        self._highest = highest_revision
+        self.highest_revision = highest_revision
         self._last_beat = 0
         self._again = asyncio.Event()
         self._reading: Reading | None = None
@@ -65,10 +65,10 @@ class Orders:
         """The store was at this revision just now. Read everything again if it fell (it was restored), or if the watch
         has still not come to what the store was at with the beat before (the watch is deaf, or nothing concerned us).
         """
-        if self._last_beat > self.revision or beat_revision < self._highest:
+        if self._last_beat > self.revision or beat_revision < self.highest_revision:
             self._again.set()
         self._last_beat = beat_revision
-        self._highest = max(self._highest, beat_revision)
+        self.highest_revision = max(self.highest_revision, beat_revision)
 
     async def follow(self) -> None:
         """Read, then watch, and so on until cancelled. The store's outages are waited out."""
@@ -113,7 +113,7 @@ class Orders:
         self._wake()
 
     async def _read(self) -> Reading:
-        highest = self._highest  # a beat that is answered meanwhile may know of more than this reading
+        highest = self.highest_revision  # a beat that is answered meanwhile may know of more than this reading
         # `synced` comes first: placements read after it hold all that the leader had written when it wrote that.
         cluster_id = await self._store.cluster_id()
         synced = await self._store.get(self._registry.key("synced", self._machine_id))
@@ -127,7 +127,7 @@ class Orders:
             else:
                 placements[self._unit_of(item.key)] = placement
         fell = snapshot.revision < highest
-        self._highest = snapshot.revision if fell else max(self._highest, snapshot.revision)
+        self.highest_revision = snapshot.revision if fell else max(self.highest_revision, snapshot.revision)
         self._last_beat = min(self._last_beat, snapshot.revision)
         return Reading(cluster_id, snapshot.revision, fell, self._decode_synced(synced), placements, unreadable)
 
@@ -151,7 +151,7 @@ class Orders:
     async def _watch_placements(self, revision: int) -> None:
         async for changes in self._store.watch(self._placements_prefix, revision):
             self._changes.append(changes)
-            self._highest = max(self._highest, changes.revision)
+            self.highest_revision = max(self.highest_revision, changes.revision)
             self._wake()
 
     async def _watch_synced(self, revision: int) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,12 +115,10 @@ class MachineUnderTest:
         """The leader's order about one unit."""
         await self.put(Placement(MACHINE, name, text, TargetState(target), generation, retiring), MACHINE, name)
 
-    async def place_all(self, names: Sequence[str], generation: int, text: str = DAEMON) -> None:
-        """The leader's orders about many units, in as few transactions as it would make."""
-        orders = [Placement(MACHINE, name, text, TargetState.LAUNCHED, generation) for name in names]
-        for at in range(0, len(orders), 128):
-            puts = [self.registry.put(order, MACHINE, order.unit) for order in orders[at : at + 128]]
-            await self.store.transact([], puts)
+    async def place_all(self, texts: Mapping[str, str], generation: int) -> None:
+        """The leader's orders about many units, in one transaction."""
+        orders = [Placement(MACHINE, name, text, TargetState.LAUNCHED, generation) for name, text in texts.items()]
+        await self.store.transact([], [self.registry.put(order, MACHINE, order.unit) for order in orders])
 
     async def withdraw(self, name: str, generation: int) -> None:
         await self.place(name, generation, "inactive")

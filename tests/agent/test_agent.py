@@ -56,13 +56,13 @@ async def test_a_start_asked_for_again_starts_a_unit_that_rests_and_leaves_one_t
     machine: MachineUnderTest,
 ) -> None:
     await machine.start()
-    await machine.place_all(["rests.service", "runs.service"], 7)
+    await machine.place_all({"rests.service": DAEMON, "runs.service": DAEMON}, 7)
     await machine.until_active("rests.service", 7)
     await machine.until_active("runs.service", 7)
     pid = machine.systemd.pid("runs.service")
     machine.systemd.crash("rests.service")
     await machine.until(lambda states: states["rests.service"].active == "failed")
-    await machine.place_all(["rests.service", "runs.service"], 8)
+    await machine.place_all({"rests.service": DAEMON, "runs.service": DAEMON}, 8)
     await machine.until_active("rests.service", 8)
     await machine.until_active("runs.service", 8)
     assert machine.systemd.pid("runs.service") == pid
@@ -147,13 +147,11 @@ async def test_units_that_need_each_other_are_written_together_before_either_is_
     machine: MachineUnderTest,
 ) -> None:
     await machine.start()
-    text = "[Unit]\nRequires=b.service\nAfter=b.service\n" + DAEMON
-    a = machine.registry.key("placements", MACHINE, "a.service")
-    await machine.place("b.service", 7)
-    await machine.place("a.service", 7, text=text)
+    needs_b = "[Unit]\nRequires=b.service\nAfter=b.service\n" + DAEMON
+    await machine.place_all({"a.service": needs_b, "b.service": DAEMON}, 7)
     await machine.until_active("a.service", 7)
     await machine.until_active("b.service", 7)
-    assert await machine.store.get(a) is not None
+    assert machine.asked_to_act()[0] == ("write", ("a.service", "b.service"))
 
 
 async def test_many_units_at_once_take_one_write_at_most_one_reload_and_few_looks(machine: MachineUnderTest) -> None:
@@ -161,7 +159,7 @@ async def test_many_units_at_once_take_one_write_at_most_one_reload_and_few_look
     await machine.start()
     await machine.settle()
     del machine.systemd.calls[:]
-    await machine.place_all(names, 7)
+    await machine.place_all(dict.fromkeys(names, DAEMON), 7)
     await machine.until(lambda states: sum(state.active == "active" for state in states.values()) == len(names))
     assert [names for _, names in machine.asked("write")] == [tuple(names)]
     assert len(machine.asked("start")) == len(names)

@@ -1,0 +1,424 @@
+"""The agent when things go wrong: units that are bad, fleetd that ends, a store or a bus that is gone, a restore."""
+
+import asyncio
+import logging
+
+import msgspec
+import pytest
+
+from fleetd.core.reconcile import LedgerEntry
+from fleetd.core.unit import TargetState, UnitState
+from fleetd.core.unitfile import hash_unit_file
+from fleetd.store.protocol import Put
+from fleetd.systemd.simulated import Behaviour
+from tests.agent.machine import DAEMON, MACHINE, MachineUnderTest
+
+OTHER = "[Service]\nExecStart=/bin/other\n"
+ONESHOT = "[Service]\nType=oneshot\nExecStart=/bin/true\n"
+NEEDS_B = "[Unit]\nRequires=b.service\nAfter=b.service\n" + DAEMON
+
+
+# fleetd ends, and comes back.
+
+
+async def test_a_restart_of_fleetd_keeps_pids_runs_no_oneshot_again_and_publishes_nothing(
+    machine: MachineUnderTest,
+) -> None:
+    await machine.start()
+    await machine.place_all({"web.service": DAEMON, "job.service": ONESHOT}, 7)
+    await machine.until_active("web.service", 7)
+    before = await machine.until(lambda states: "job.service" in states and states["job.service"].completed)
+    pid = machine.systemd.pid("web.service")
+    lease = machine.membership.lease
+    del machine.systemd.calls[:]
+    await machine.stop()
+    revision = await machine.store.revision()
+    await machine.start(synced=False)
+    await machine.settle()
+    assert machine.asked_to_act() == []
+    assert machine.systemd.pid("web.service") == pid
+    assert await machine.states() == before
+    assert machine.membership.lease != lease
+    assert await machine.store.revision() == revision + 1, "states move to the new lease in one transaction"
+
+
+async def test_a_lease_that_is_kept_across_a_restart_is_not_written_again(machine: MachineUnderTest) -> None:
+    await machine.start()
+    await machine.place("web.service", 7)
+    await machine.until_active("web.service", 7)
+    lease, revision = machine.membership.lease, await machine.store.revision()
+    await machine.agent.publish_all(lease)
+    assert await machine.store.revision() == revision
+
+
+async def test_states_of_units_that_are_here_no_more_are_taken_away_at_registration(machine: MachineUnderTest) -> None:
+    await machine.put(UnitState("loaded", "active", "running"), MACHINE, "ghost.service")
+    await machine.start()
+    assert await machine.states() == {}
+
+
+async def test_placements_that_changed_while_fleetd_was_away_are_carried_out(machine: MachineUnderTest) -> None:
+    await machine.start()
+    await machine.place_all({"web.service": DAEMON, "api.service": DAEMON}, 7)
+    await machine.until_active("web.service", 7)
+    await machine.until_active("api.service", 7)
+    await machine.stop()
+    await machine.place("web.service", 8, text=OTHER)
+    await machine.unplace("api.service")
+    await machine.start()
+    assert (await machine.until_active("web.service", 8)).hash == hash_unit_file(OTHER)
+    await machine.until(lambda states: "api.service" not in states)
+
+
+@pytest.mark.parametrize("was_asked", [False, True])
+async def test_a_start_that_was_written_down_is_made_once_whether_or_not_systemd_heard_of_it(
+    machine: MachineUnderTest, was_asked: bool
+) -> None:
+    await machine.systemd.connect()
+    await machine.systemd.write({"web.service": DAEMON})
+    if was_asked:
+        await machine.systemd.start("web.service")
+    await machine.systemd.close()
+    del machine.systemd.calls[:]
+    await machine.place("web.service", 7)
+    intent = LedgerEntry(7, TargetState.LAUNCHED, hash_unit_file(DAEMON), issued=False)
+    (machine.directory / "started").mkdir()
+    (machine.directory / "started" / "web.service").write_bytes(msgspec.json.encode(intent))
+    await machine.start()
+    await machine.until_active("web.service", 7)
+    assert len(machine.asked("start")) == (0 if was_asked else 1)
+
+
+async def test_a_reboot_starts_what_is_placed(machine: MachineUnderTest) -> None:
+    await machine.start()
+    await machine.place("web.service", 7)
+    await machine.until_active("web.service", 7)
+    await machine.stop()
+    machine.systemd.reboot()
+    machine.directory = machine.directory / "after-the-boot"
+    await machine.start()
+    await machine.until_active("web.service", 7)
+    assert machine.systemd.pid("web.service") != 0
+
+
+# One unit's trouble is its own.
+
+
+async def test_a_refused_start_is_reported_and_made_again_later(machine: MachineUnderTest) -> None:
+    machine.systemd.behave("web.service", Behaviour(refusal="Refusing to start: it is masked."))
+    await machine.start()
+    await machine.place("web.service", 7)
+    states = await machine.until(lambda states: "web.service" in states and states["web.service"].error != "")
+    assert "it is masked" in states["web.service"].error
+    assert states["web.service"].target is TargetState.LOADED, "a start that was refused is not carried out"
+    machine.systemd.behave("web.service", Behaviour())
+    assert (await machine.until_active("web.service", 7)).error == ""
+    first, second = (call.at_s for call in machine.systemd.calls if call.verb == "start")
+    assert 0.9 < second - first < 2.0
+
+
+async def test_retries_back_off(machine: MachineUnderTest) -> None:
+    machine.systemd.behave("web.service", Behaviour(refusal="Refused."))
+    await machine.start()
+    await machine.place("web.service", 7)
+    await machine.settle(3.5)
+    first, second, third = (call.at_s for call in machine.systemd.calls if call.verb == "start")
+    assert third - second > 1.8 * (second - first)
+
+
+async def test_a_new_wish_does_not_wait_for_an_old_ones_retry(machine: MachineUnderTest) -> None:
+    machine.systemd.behave("web.service", Behaviour(refusal="Refused."))
+    await machine.start()
+    await machine.place("web.service", 7)
+    await machine.until(lambda states: "web.service" in states and states["web.service"].error != "")
+    machine.systemd.behave("web.service", Behaviour())
+    await machine.place("web.service", 8)
+    await machine.until_active("web.service", 8)
+    first, second = (call.at_s for call in machine.systemd.calls if call.verb == "start")
+    assert second - first < 0.5
+
+
+async def test_a_unit_whose_need_failed_is_started_again_once_that_can_run(machine: MachineUnderTest) -> None:
+    machine.systemd.behave("b.service", Behaviour(fails="exit-code"))
+    await machine.start()
+    await machine.place_all({"a.service": NEEDS_B, "b.service": DAEMON}, 7)
+    states = await machine.until(lambda states: "a.service" in states and "dependency" in states["a.service"].error)
+    assert (states["a.service"].active, states["a.service"].generation) == ("inactive", 0)
+    machine.systemd.behave("b.service", Behaviour())
+    assert (await machine.until_active("a.service", 7)).error == ""
+
+
+async def test_that_a_unit_never_ran_is_remembered_across_a_restart_of_fleetd(machine: MachineUnderTest) -> None:
+    machine.systemd.behave("b.service", Behaviour(fails="exit-code"))
+    await machine.start()
+    await machine.place_all({"a.service": NEEDS_B, "b.service": DAEMON}, 7)
+    await machine.until(lambda states: "a.service" in states and "dependency" in states["a.service"].error)
+    machine.systemd.behave("b.service", Behaviour())
+    await machine.restart()
+    await machine.until_active("a.service", 7)
+
+
+async def test_bad_units_among_good_ones_hold_up_nobody_and_each_says_what_is_wrong(machine: MachineUnderTest) -> None:
+    bad = {
+        "empty.service": "[Service]\nType=simple\n",
+        "install.service": DAEMON + "\n[Install]\nWantedBy=no unit\n",
+        "refused.service": DAEMON,
+        "ssh.service": DAEMON,
+    }
+    good = {f"good-{number}.service": DAEMON for number in range(10)}
+    machine.systemd.behave("refused.service", Behaviour(refusal="Refused."))
+    await machine.start()
+    began_s = asyncio.get_running_loop().time()
+    await machine.place_all({**bad, **good}, 7)
+    states = await machine.until(lambda states: all(name in states and states[name].error for name in bad))
+    states = await machine.until(
+        lambda states: all(name in states and states[name].active == "active" for name in good)
+    )
+    assert asyncio.get_running_loop().time() - began_s < 0.9, "no good unit waits for a bad one's retry"
+    assert {name: states[name].generation for name in bad} == dict.fromkeys(bad, 0)
+
+
+async def test_a_ledger_that_cannot_be_written_keeps_a_unit_from_being_started(machine: MachineUnderTest) -> None:
+    await machine.start()
+    (machine.directory / "started" / ".new").mkdir()
+    await machine.place("web.service", 7)
+    await machine.until(lambda states: "web.service" in states and ".new" in states["web.service"].error)
+    assert machine.asked("start") == []
+    (machine.directory / "started" / ".new").rmdir()
+    await machine.until_active("web.service", 7)
+
+
+# Absence is not an order.
+
+
+async def test_a_missing_placement_is_no_order_before_the_leader_has_taken_the_machine_in(
+    machine: MachineUnderTest,
+) -> None:
+    await machine.start()
+    await machine.place("web.service", 7)
+    await machine.until_active("web.service", 7)
+    await machine.stop()
+    await machine.unplace("web.service")
+    await machine.start(synced=False)
+    await machine.settle()
+    assert (await machine.states())["web.service"].active == "active"
+    await machine.take_in("session-of-another-run")
+    await machine.settle()
+    assert machine.systemd.pid("web.service") != 0
+    await machine.take_in()
+    assert await machine.until(lambda states: not states) == {}
+    assert machine.systemd.pid("web.service") == 0
+
+
+async def test_placements_are_carried_out_before_the_leader_has_taken_the_machine_in(machine: MachineUnderTest) -> None:
+    await machine.start(synced=False)
+    await machine.place("web.service", 7)
+    await machine.until_active("web.service", 7)
+
+
+async def test_a_placement_that_cannot_be_read_leaves_its_unit_as_it_is(
+    machine: MachineUnderTest, caplog: pytest.LogCaptureFixture
+) -> None:
+    await machine.start()
+    await machine.place("web.service", 7)
+    await machine.until_active("web.service", 7)
+    await machine.store.transact([], [Put(machine.registry.key("placements", MACHINE, "web.service"), b"{")])
+    await machine.settle()
+    assert "web.service" in caplog.text
+    await machine.restart()
+    await machine.settle()
+    assert machine.asked("stop") == []
+    await machine.place("web.service", 8, "loaded")
+    await machine.until(lambda states: states["web.service"].generation == 8)
+    assert machine.systemd.pid("web.service") == 0
+
+
+async def restore(machine: MachineUnderTest, cluster_id: str = "the-cluster") -> None:
+    """Put an older store in place of one that has seen more, while fleetd runs not."""
+    for number in range(30):
+        await machine.put(UnitState(), "m2", f"unit-{number}.service")
+    machine.agent.check(await machine.store.revision())
+    await machine.settle()
+    await machine.stop()
+    await machine.store.close()
+    machine.use_store(cluster_id)
+
+
+@pytest.mark.parametrize("cluster_id", ["the-cluster", "another-cluster"])
+async def test_a_restored_store_stops_starts_and_moves_nothing(
+    machine: MachineUnderTest, caplog: pytest.LogCaptureFixture, cluster_id: str
+) -> None:
+    await machine.start()
+    texts = dict.fromkeys(("known.service", "replaced.service", "stopped.service", "unknown.service", "going.service"))
+    await machine.place_all(dict.fromkeys(texts, DAEMON), 70)
+    for name in texts:
+        await machine.until_active(name, 70)
+    pids = dict(machine.systemd.processes())
+    await restore(machine, cluster_id)
+    await machine.place("known.service", 3)
+    await machine.place("replaced.service", 3, text=OTHER)
+    await machine.place("stopped.service", 3, "loaded")
+    await machine.place("going.service", 3, "inactive")
+    await machine.place("elsewhere.service", 3)
+    await machine.take_in("session-2")
+    del machine.systemd.calls[:]
+    await machine.start()
+    states = await machine.until(lambda states: "elsewhere.service" in states)
+    await machine.settle()
+    assert machine.asked_to_act() == []
+    assert machine.systemd.processes() == pids
+    states = await machine.states()
+    assert sorted(states) == sorted([*texts, "elsewhere.service"])
+    assert (states["known.service"].generation, states["known.service"].error) == (3, "")
+    for name in ("replaced.service", "stopped.service", "elsewhere.service"):
+        assert "held as it was" in states[name].error
+    for name in ("unknown.service", "going.service"):
+        assert "does not know this unit" in states[name].error
+    assert sum("not the one it was" in record.getMessage() for record in caplog.records) == 1
+
+    await machine.restart()
+    await machine.settle()
+    assert machine.systemd.processes() == pids
+    await machine.place("stopped.service", 9, "loaded")
+    await machine.place("elsewhere.service", 9)
+    await machine.place("unknown.service", 9)
+    await machine.until_active("elsewhere.service", 9)
+    assert (await machine.until_active("unknown.service", 9)).error == ""
+    assert machine.systemd.pid("unknown.service") == pids["unknown.service"]
+    await machine.until(lambda states: states["stopped.service"].active == "inactive")
+
+
+async def test_a_restore_under_a_running_fleetd_is_noticed_with_the_next_beat(machine: MachineUnderTest) -> None:
+    await machine.start()
+    await machine.place("web.service", 70)
+    await machine.until_active("web.service", 70)
+    machine.agent.check(await machine.store.revision() + 50)  # so much of it will be lost
+    await machine.settle()
+    machine.store.is_deaf = True
+    await machine.unplace("web.service")
+    machine.agent.check(await machine.store.revision())
+    states = await machine.until(lambda states: states["web.service"].error != "")
+    assert "does not know this unit" in states["web.service"].error
+    assert machine.ledger.orphans == ("web.service",)
+    assert machine.asked("stop") == []
+
+
+async def test_an_orphan_that_stops_by_itself_is_let_go(machine: MachineUnderTest) -> None:
+    await machine.start()
+    await machine.place("web.service", 70)
+    await machine.until_active("web.service", 70)
+    await restore(machine)
+    await machine.start()
+    await machine.until(lambda states: "web.service" in states and "does not know" in states["web.service"].error)
+    machine.systemd.crash("web.service")
+    assert await machine.until(lambda states: not states) == {}
+    assert (machine.ledger.orphans, dict(machine.systemd.read_files())) == ((), {})
+
+
+# The store is gone, or does not say what it should.
+
+
+async def test_states_that_change_while_the_store_is_down_are_published_when_it_is_back(
+    machine: MachineUnderTest,
+) -> None:
+    await machine.start()
+    await machine.place("web.service", 7)
+    await machine.until_active("web.service", 7)
+    machine.store.is_down = True
+    machine.systemd.crash("web.service")
+    await machine.settle()
+    assert (await machine.states())["web.service"].active == "active"
+    machine.store.is_down = False
+    await machine.until(lambda states: states["web.service"].active == "failed")
+
+
+async def test_a_fleetd_that_starts_while_the_store_is_down_leaves_everything_as_it_is(
+    machine: MachineUnderTest,
+) -> None:
+    await machine.start()
+    await machine.place("web.service", 7)
+    await machine.until_active("web.service", 7)
+    pid = machine.systemd.pid("web.service")
+    await machine.stop()
+    await machine.place("api.service", 8)
+    machine.store.is_down = True
+    starting = asyncio.create_task(machine.start())
+    await machine.settle()
+    assert machine.systemd.pid("web.service") == pid
+    assert not starting.done() or starting.exception() is not None
+    machine.store.is_down = False
+    await machine.register()
+    await machine.until_active("api.service", 8)
+    assert machine.systemd.pid("web.service") == pid
+
+
+async def test_nothing_is_published_while_the_machine_is_not_registered(machine: MachineUnderTest) -> None:
+    await machine.start()
+    machine.membership.lease = 0
+    await machine.place("web.service", 7)
+    await machine.settle()
+    assert machine.systemd.pid("web.service") != 0
+    assert await machine.states() == {}
+    await machine.register()
+    await machine.until_active("web.service", 7)
+
+
+async def test_a_lease_that_is_gone_is_told_to_the_membership_and_all_states_go_onto_the_next(
+    machine: MachineUnderTest,
+) -> None:
+    await machine.start()
+    await machine.place_all({"web.service": DAEMON, "api.service": DAEMON}, 7)
+    await machine.until_active("web.service", 7)
+    await machine.until_active("api.service", 7)
+    await machine.store.revoke(machine.membership.lease)
+    assert await machine.states() == {}
+    machine.systemd.crash("web.service")
+    await machine.settle()
+    assert machine.membership.losses == 1
+    await machine.register()
+    states = await machine.states()
+    assert (states["web.service"].active, states["api.service"].active) == ("failed", "active")
+
+
+async def test_a_deaf_watch_is_noticed_by_the_beats(machine: MachineUnderTest) -> None:
+    await machine.start()
+    machine.store.is_deaf = True
+    await machine.place("web.service", 7)
+    for _ in range(2):
+        await machine.settle()
+        assert machine.systemd.pid("web.service") == 0
+        machine.agent.check(await machine.store.revision())
+    await machine.settle()
+    assert machine.systemd.pid("web.service") != 0
+
+
+# The bus is gone.
+
+
+async def test_a_lost_bus_stops_nothing_and_what_was_asked_meanwhile_is_done_when_it_is_back(
+    machine: MachineUnderTest,
+) -> None:
+    await machine.start()
+    await machine.place_all({"web.service": DAEMON, "api.service": DAEMON}, 7)
+    await machine.until_active("web.service", 7)
+    await machine.until_active("api.service", 7)
+    pid = machine.systemd.pid("web.service")
+    machine.systemd.lose_bus(for_s=0.3)
+    machine.systemd.crash("api.service")
+    await machine.place("new.service", 8)
+    await machine.settle()
+    assert machine.systemd.pid("new.service") == 0
+    await machine.until_active("new.service", 8)
+    await machine.until(lambda states: states["api.service"].active == "failed")
+    assert machine.systemd.pid("web.service") == pid
+
+
+async def test_a_fleetd_that_starts_without_a_bus_registers_when_it_has_looked_at_systemd(
+    machine: MachineUnderTest, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    machine.systemd.lose_bus(for_s=0.2)
+    await machine.place("web.service", 7)
+    await machine.start()
+    await machine.until_active("web.service", 7)
+    assert "systemd cannot be followed" in caplog.text
