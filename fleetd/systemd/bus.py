@@ -130,6 +130,7 @@ class SystemBus:
             member=member,
             signature=signature,
             body=list(body),
+            flags=self._library.MessageFlag.NO_AUTOSTART,  # the bus cannot start systemd, and would wait for it
         )
         async with self._in_flight:
             bus = self._bus

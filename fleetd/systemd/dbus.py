@@ -59,6 +59,7 @@ class SystemdOverDBus:
         self._ended: dict[str, tuple[int, str]] = {}  # name → number and result of the job that ended last
         self._queued: dict[int, None] = {}  # jobs asked for over this connection that have not ended
         self._job_slots = asyncio.Semaphore(MAX_QUEUED_JOBS)
+        self._slot_freed_at_s = -math.inf
         self._renewing = asyncio.Lock()
         self._relinked: dict[str, None] = {}  # units whose .wants or .requires have changed since the last reload
 
@@ -255,21 +256,23 @@ class SystemdOverDBus:
             self._queued[number] = None
 
     async def _claim_slot(self) -> None:
-        """Wait until there may be one job more. Where jobs take long, connect anew: then systemd forgets who asked for
-        them, but not the jobs."""
+        """Wait until there may be one job more. Where none has ended for a while, connect anew: then systemd forgets who
+        asked for the jobs, but not the jobs. Other calls in flight fail with it, as when the bus is lost."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SLOW_JOBS_S):
                     await self._job_slots.acquire()
                     return
             async with self._renewing:
-                if self._job_slots.locked():
+                idle_s = asyncio.get_running_loop().time() - self._slot_freed_at_s
+                if self._job_slots.locked() and idle_s >= SLOW_JOBS_S:
                     self._bus.drop()
                     await self._bus.connect()
 
     def _free_slot(self, number: int) -> None:
         if number in self._queued:
             del self._queued[number]
+            self._slot_freed_at_s = asyncio.get_running_loop().time()
             self._job_slots.release()
 
     def job_result(self, name: str) -> str:

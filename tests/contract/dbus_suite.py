@@ -1,0 +1,129 @@
+"""What only a real systemd can show: what lies on its disk, and what happens to it behind our back.
+
+test_systemd_real.py runs this inside a machine; it is not collected elsewhere.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from fleetd.systemd.protocol import ServiceManager
+from tests.contract.systemd_bench import Bench, open_bench, systemctl, until_active, until_all, until_ended
+
+UNITS = Path("/run/fleet/units")
+LINKS = Path("/run/systemd/system")
+SLEEPER = "[Service]\nExecStart=/bin/sleep infinity\n"
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    async with open_bench() as opened:
+        yield opened
+
+
+@pytest.fixture
+def manager(bench: Bench) -> ServiceManager:
+    return bench.manager
+
+
+async def test_a_unit_is_a_plain_file_and_a_link_at_runtime_scope(manager: ServiceManager) -> None:
+    await manager.write({"plain.service": SLEEPER})
+    assert (UNITS / "plain.service").stat().st_mode & 0o7777 == 0o644
+    assert os.readlink(LINKS / "plain.service") == str(UNITS / "plain.service")
+    assert systemctl("show", "--value", "--property=UnitFileState", "plain.service") == "linked-runtime"
+    await manager.remove(["plain.service"])
+    assert not (UNITS / "plain.service").exists()
+    assert not (LINKS / "plain.service").is_symlink()
+
+
+async def test_an_install_section_makes_links_that_go_with_the_unit(manager: ServiceManager) -> None:
+    wants = LINKS / "multi-user.target.wants" / "enabled.service"
+    alias = LINKS / "other.service"
+    text = f"{SLEEPER}[Install]\nWantedBy=multi-user.target\nAlias=other.service\n"
+    assert await manager.write({"enabled.service": text}) == {}
+    assert wants.is_symlink()
+    assert alias.is_symlink()
+    assert systemctl("show", "--value", "--property=UnitFileState", "enabled.service") == "enabled-runtime"
+    assert manager.shadows("other.service") == ""
+    await manager.remove(["enabled.service"])
+    assert [path.is_symlink() for path in (wants, alias, LINKS / "enabled.service")] == [False, False, False]
+
+
+async def test_a_refused_unit_leaves_neither_file_nor_link(manager: ServiceManager) -> None:
+    text = f"{SLEEPER}[Install]\nWantedBy=multi-user.target\nAlias=bad.socket\n"
+    assert list(await manager.write({"bad.service": text})) == ["bad.service"]
+    assert [*UNITS.rglob("bad*"), *LINKS.rglob("bad*")] == []
+
+
+async def test_a_transient_unit_of_someone_else_is_never_shadowed(manager: ServiceManager) -> None:
+    run = await asyncio.create_subprocess_exec("systemd-run", "-q", "--unit=theirs.service", "/bin/sleep", "infinity")
+    assert await run.wait() == 0
+    try:
+        assert manager.shadows("theirs.service") == "/run/systemd/transient/theirs.service"
+        refused = await manager.write({"theirs.service": SLEEPER})
+        assert "systemd has it from /run/systemd/transient/theirs.service" in str(refused["theirs.service"])
+        assert manager.read_files() == {}
+    finally:
+        systemctl("stop", "theirs.service")
+
+
+async def test_a_link_made_in_the_moment_of_systemds_last_look_is_found(manager: ServiceManager) -> None:
+    await manager.write({"first.service": SLEEPER})
+    seen = LINKS.stat().st_mtime_ns
+    await manager.start("first.service")  # systemd looks into the directory
+    await manager.write({"second.service": SLEEPER})
+    assert LINKS.stat().st_mtime_ns != seen
+    await manager.start("second.service")
+    await until_active(manager, "second.service")
+
+
+async def test_a_systemd_that_executes_itself_anew_is_followed(bench: Bench) -> None:
+    manager = bench.manager
+    await manager.write({"kept.service": SLEEPER})
+    await manager.start("kept.service")
+    await until_active(manager, "kept.service")
+    pid = bench.pid("kept.service")
+    systemctl("daemon-reexec")
+    async with asyncio.timeout(10):
+        assert list(await manager.wait_for_changes()) == ["kept.service"]
+    assert bench.pid("kept.service") == pid
+    bench.crash("kept.service")
+    await until_ended(manager, "kept.service")
+
+
+async def test_a_reload_by_someone_else_is_told(manager: ServiceManager) -> None:
+    await manager.write({"edited.service": SLEEPER})
+    await manager.start("edited.service")
+    await until_active(manager, "edited.service")
+    (UNITS / "edited.service").write_text("[Service]\nType=oneshot\nExecStart=/bin/true\n")
+    systemctl("daemon-reload")
+    async with asyncio.timeout(10):
+        while not (await manager.details("edited.service")).oneshot:
+            await manager.wait_for_changes()
+
+
+async def test_what_a_crash_left_undone_is_done_at_the_next_start(bench: Bench) -> None:
+    wants = LINKS / "multi-user.target.wants" / "half.service"
+    await bench.manager.write({"half.service": f"{SLEEPER}[Install]\nWantedBy=multi-user.target\n"})
+    wants.unlink()
+    await bench.reconnect()
+    assert wants.is_symlink()
+    assert await bench.manager.reload_needed(["half.service"])
+
+
+async def test_a_stop_timeout_ends_in_a_failure_with_systemds_word(bench: Bench) -> None:
+    manager = bench.manager
+    text = "[Service]\nTimeoutStopSec=1\nExecStart=/bin/sh -c 'trap \"\" TERM; while :; do sleep 0.1; done'\n"
+    await manager.write({"stubborn.service": text})
+    await manager.start("stubborn.service")
+    await until_active(manager, "stubborn.service")
+    await asyncio.sleep(0.3)  # until the shell has set its trap
+    await manager.stop("stubborn.service")
+    seen = await until_all(manager, ["stubborn.service"], lambda unit: unit.active == "failed" and not unit.job)
+    assert seen["stubborn.service"].sub == "failed"
+    assert (await manager.details("stubborn.service")).result == "timeout"
+    assert f"killed by signal {signal.SIGKILL:d}" in await manager.explain("stubborn.service")

@@ -1,0 +1,634 @@
+"""What every service manager owes (fleetd/systemd/protocol.py). By itself this runs on the simulated systemd;
+test_systemd_real.py runs the same on real ones."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager, ServiceManagerError, UnitDetails, UnitStatus
+from tests.contract.systemd_bench import PATIENCE_S, Bench, open_bench, until_active, until_all, until_ended
+
+SLEEPER = "[Service]\nExecStart=/bin/sleep infinity\n"
+ENDS_WITH_3 = "[Service]\nExecStart=/bin/sh -c 'echo the disk is on fire; exit 3'\n"
+WANTED = "[Install]\nWantedBy=multi-user.target\n"
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    async with open_bench() as opened:
+        yield opened
+
+
+@pytest.fixture
+def manager(bench: Bench) -> ServiceManager:
+    return bench.manager
+
+
+def oneshot(command: str, more: str = "") -> str:
+    return f"[Service]\nType=oneshot\nExecStart={command}\n{more}"
+
+
+async def start_all(manager: ServiceManager, *names: str) -> None:
+    await asyncio.gather(*(manager.start(name) for name in names))
+
+
+async def next_changes(manager: ServiceManager) -> list[str]:
+    async with asyncio.timeout(PATIENCE_S):
+        return list(await manager.wait_for_changes())
+
+
+async def quiet(manager: ServiceManager) -> None:
+    """Take what changes there are, until there are none for a while."""
+    try:
+        while True:
+            async with asyncio.timeout(0.3):
+                await manager.wait_for_changes()
+    except TimeoutError:
+        return
+
+
+# Files.
+
+
+async def test_a_new_unit_can_be_started_at_once_and_needs_no_reload(manager: ServiceManager) -> None:
+    assert await manager.write({"new.service": SLEEPER}) == {}
+    assert not await manager.reload_needed(["new.service"])
+    await manager.start("new.service")
+    seen = await until_active(manager, "new.service")
+    assert seen["new.service"] == UnitStatus("new.service", "loaded", "active", "running", job=False)
+
+
+async def test_units_written_and_started_one_after_the_other_are_each_found(manager: ServiceManager) -> None:
+    names = [f"burst{number}.service" for number in range(30)]
+    for name in names:
+        await manager.write({name: SLEEPER})
+        await manager.start(name)
+    await until_active(manager, *names)
+
+
+async def test_the_files_read_are_those_written_last(manager: ServiceManager) -> None:
+    await manager.write({"b.service": SLEEPER, "a.service": SLEEPER})
+    await manager.write({"b.service": ENDS_WITH_3})
+    assert list(manager.read_files().items()) == [("a.service", SLEEPER), ("b.service", ENDS_WITH_3)]
+    await manager.remove(["a.service"])
+    assert list(manager.read_files()) == ["b.service"]
+
+
+async def test_a_written_unit_is_loaded_and_inactive(manager: ServiceManager) -> None:
+    await manager.write({"idle.service": SLEEPER})
+    seen = await manager.observe(["idle.service"])
+    assert seen["idle.service"] == UnitStatus("idle.service", "loaded", "inactive", "dead", job=False)
+
+
+async def test_one_file_that_is_refused_does_not_hurt_nine_others(manager: ServiceManager) -> None:
+    good = {f"good{number}.service": SLEEPER + WANTED for number in range(9)}
+    bad = {"bad.service": SLEEPER + "[Install]\nAlias=bad.socket\n"}
+    refused = await manager.write({**dict(list(good.items())[:4]), **bad, **dict(list(good.items())[4:])})
+    assert list(refused) == ["bad.service"]
+    assert str(refused["bad.service"]) == "enable bad.service: Cannot alias bad.service as bad.socket."
+    assert list(manager.read_files()) == list(good)
+    assert await manager.reload_needed(list(good))
+    assert (await manager.observe(["bad.service"]))["bad.service"] == UnitStatus("bad.service")
+    await start_all(manager, *good)
+    await until_active(manager, *good)
+
+
+async def test_a_name_that_systemd_does_not_take_is_refused_with_a_reason(manager: ServiceManager) -> None:
+    names = ["no-suffix", "a/b.service", f"{'long' * 64}.service", "x.busname", "good.service"]
+    refused = await manager.write(dict.fromkeys(names, SLEEPER))
+    assert list(refused) == names[:-1]
+    assert all(str(refused[name]).startswith(f"write {name}: ") for name in refused)
+    assert list(manager.read_files()) == ["good.service"]
+
+
+async def test_a_unit_that_systemd_has_without_a_file_is_never_shadowed(manager: ServiceManager) -> None:
+    refused = await manager.write({"-.mount": "[Mount]\nWhat=/dev/null\nWhere=/\n"})
+    assert "choose another name" in str(refused["-.mount"])
+    assert manager.read_files() == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("ssh.service", "/lib/systemd/system/ssh.service"),
+        ("getty@x.service", "/lib/systemd/system/getty@.service"),
+        ("getty@.service", "/lib/systemd/system/getty@.service"),
+        ("nobody-has-it.service", ""),
+        ("nobody-has-it@x.service", ""),
+    ],
+)
+async def test_a_unit_of_the_system_or_its_template_is_told(manager: ServiceManager, name: str, path: str) -> None:
+    assert manager.shadows(name) == path
+
+
+async def test_our_own_units_shadow_nothing(manager: ServiceManager) -> None:
+    await manager.write({"ours.service": SLEEPER + WANTED, "ours@1.service": SLEEPER})
+    assert [manager.shadows(name) for name in ("ours.service", "ours@1.service")] == ["", ""]
+
+
+async def test_a_unit_that_is_enabled_is_pulled_in_until_it_is_removed(manager: ServiceManager) -> None:
+    files = {"mine.target": "[Unit]\n", "part.service": SLEEPER + "[Install]\nWantedBy=mine.target\n"}
+    assert await manager.write(files) == {}
+    await manager.start("mine.target")
+    await until_active(manager, *files)
+
+    await asyncio.gather(manager.stop("mine.target"), manager.stop("part.service"))
+    await until_ended(manager, *files)
+    await manager.remove(["part.service"])
+    if await manager.reload_needed(list(files)):
+        await manager.reload()
+    await manager.start("mine.target")
+    await until_active(manager, "mine.target")
+    assert (await manager.observe(["part.service"]))["part.service"] == UnitStatus("part.service")
+
+
+async def test_enabling_for_a_unit_in_memory_asks_for_a_reload(manager: ServiceManager) -> None:
+    await manager.write({"enabled.service": SLEEPER + WANTED})
+    assert await manager.reload_needed(["enabled.service"])
+    await manager.reload()
+    assert not await manager.reload_needed(["enabled.service"])
+
+
+async def test_a_file_replaced_under_a_running_unit_asks_for_a_reload_and_keeps_its_process(bench: Bench) -> None:
+    manager = bench.manager
+    await manager.write({"web.service": SLEEPER, "other.service": SLEEPER})
+    await start_all(manager, "web.service", "other.service")
+    await until_active(manager, "web.service", "other.service")
+    pid = bench.pid("web.service")
+    assert pid
+
+    assert await manager.write({"web.service": oneshot("/bin/true")}) == {}
+    assert await manager.reload_needed(["other.service", "web.service"])
+    assert not await manager.reload_needed(["other.service"])
+    await manager.reload()
+    assert not await manager.reload_needed(["other.service", "web.service"])
+    assert bench.pid("web.service") == pid
+    assert (await manager.details("web.service")).oneshot
+
+
+async def test_writing_what_is_there_already_asks_for_no_reload(manager: ServiceManager) -> None:
+    await manager.write({"same.service": SLEEPER})
+    await manager.start("same.service")
+    await until_active(manager, "same.service")
+    await manager.write({"same.service": SLEEPER})
+    assert not await manager.reload_needed(["same.service"])
+
+
+async def test_a_replaced_file_of_a_unit_at_rest_is_started_as_it_now_says(manager: ServiceManager) -> None:
+    await manager.write({"change.service": ENDS_WITH_3})
+    await manager.observe(["change.service"])
+    await manager.write({"change.service": SLEEPER})
+    if await manager.reload_needed(["change.service"]):
+        await manager.reload()
+    await manager.start("change.service")
+    await until_active(manager, "change.service")
+
+
+async def test_a_removed_unit_that_failed_is_forgotten(manager: ServiceManager) -> None:
+    await manager.write({"broken.service": ENDS_WITH_3})
+    await manager.start("broken.service")
+    seen = await until_ended(manager, "broken.service")
+    assert seen["broken.service"].active == "failed"
+    await manager.remove(["broken.service"])
+    assert (await manager.observe(["broken.service"]))["broken.service"] == UnitStatus("broken.service")
+
+
+async def test_a_name_that_is_used_again_runs_the_new_file(bench: Bench) -> None:
+    manager = bench.manager
+    await manager.write({"again.service": ENDS_WITH_3})
+    await manager.start("again.service")
+    await until_ended(manager, "again.service")
+    await manager.remove(["again.service"])
+    await manager.write({"again.service": SLEEPER})
+    assert not await manager.reload_needed(["again.service"])
+    await manager.start("again.service")
+    await until_active(manager, "again.service")
+    assert bench.pid("again.service")
+
+
+async def test_a_name_that_others_require_can_be_written_later(manager: ServiceManager) -> None:
+    await manager.write({"needs.service": f"[Unit]\nWants=late.service\n{SLEEPER}"})
+    await manager.start("needs.service")
+    await until_active(manager, "needs.service")
+    assert (await manager.observe(["late.service"]))["late.service"].load == "not-found"
+    await manager.write({"late.service": SLEEPER})
+    await manager.start("late.service")
+    await until_active(manager, "late.service")
+
+
+async def test_removing_what_is_unknown_is_no_error(manager: ServiceManager) -> None:
+    await manager.write({"known.service": SLEEPER})
+    await manager.remove(["unknown.service", "known.service", "template@.service", "no-suffix"])
+    assert manager.read_files() == {}
+
+
+# Starts and stops.
+
+
+async def test_no_job_has_ended_before_one_was_asked_for(manager: ServiceManager) -> None:
+    await manager.write({"fresh.service": SLEEPER})
+    assert manager.job_result("fresh.service") == ""
+    assert manager.job_result("unknown.service") == ""
+
+
+async def test_a_start_returns_when_its_job_is_queued_and_tells_its_end(manager: ServiceManager) -> None:
+    await manager.write({"slow.service": oneshot("/bin/sleep 0.7")})
+    await manager.start("slow.service")
+    seen = (await until_all(manager, ["slow.service"], lambda unit: unit.active == "activating"))["slow.service"]
+    assert (seen.sub, seen.job) == ("start", True)
+    assert manager.job_result("slow.service") == ""
+    assert await manager.pending_job("slow.service") == "start"
+    await until_ended(manager, "slow.service")
+    assert manager.job_result("slow.service") == "done"
+    assert await manager.pending_job("slow.service") == ""
+
+
+async def test_each_job_asked_for_has_a_result_of_its_own(manager: ServiceManager) -> None:
+    await manager.write({"twice.service": oneshot("/bin/sleep 0.3")})
+    await manager.start("twice.service")
+    await until_ended(manager, "twice.service")
+    assert manager.job_result("twice.service") == "done"
+    await manager.start("twice.service")
+    assert manager.job_result("twice.service") == ""
+    await until_ended(manager, "twice.service")
+    assert manager.job_result("twice.service") == "done"
+
+
+async def test_a_start_of_what_runs_keeps_its_process(bench: Bench) -> None:
+    manager = bench.manager
+    await manager.write({"up.service": SLEEPER})
+    await manager.start("up.service")
+    await until_active(manager, "up.service")
+    pid = bench.pid("up.service")
+    await quiet(manager)
+    await manager.start("up.service")
+    while not manager.job_result("up.service"):
+        await next_changes(manager)
+    assert manager.job_result("up.service") == "done"
+    assert bench.pid("up.service") == pid
+
+
+async def test_a_unit_started_again_has_another_process(bench: Bench) -> None:
+    manager = bench.manager
+    await manager.write({"up.service": SLEEPER})
+    await manager.start("up.service")
+    await until_active(manager, "up.service")
+    pid = bench.pid("up.service")
+    await manager.stop("up.service")
+    await until_ended(manager, "up.service")
+    assert bench.pid("up.service") == 0
+    await manager.start("up.service")
+    await until_active(manager, "up.service")
+    assert bench.pid("up.service") not in (0, pid)
+
+
+async def test_a_stop_runs_exec_stop_to_its_end(manager: ServiceManager) -> None:
+    await manager.write({"careful.service": f"{SLEEPER}ExecStop=/bin/sleep 0.5\n"})
+    await manager.start("careful.service")
+    await until_active(manager, "careful.service")
+    await manager.stop("careful.service")
+    seen = await until_all(manager, ["careful.service"], lambda unit: unit.active == "deactivating")
+    assert seen["careful.service"].job
+    assert await manager.pending_job("careful.service") == "stop"
+    assert manager.job_result("careful.service") == ""
+    seen = (await until_ended(manager, "careful.service"))["careful.service"]
+    assert (seen.active, manager.job_result("careful.service")) == ("inactive", "done")
+
+
+async def test_a_start_that_is_stopped_meanwhile_is_canceled(manager: ServiceManager) -> None:
+    await manager.write({"slow.service": oneshot("/bin/sleep 60")})
+    await manager.start("slow.service")
+    await manager.stop("slow.service")
+    await until_ended(manager, "slow.service")
+    assert manager.job_result("slow.service") == "done"  # the stop, which was asked for last
+
+
+async def test_stopping_what_is_not_loaded_is_no_error(manager: ServiceManager) -> None:
+    await manager.stop("unknown.service")
+    assert manager.job_result("unknown.service") == ""
+
+
+async def test_starting_what_is_unknown_is_refused_in_systemds_words(manager: ServiceManager) -> None:
+    with pytest.raises(ServiceManagerError) as refused:
+        await manager.start("unknown.service")
+    assert str(refused.value) == "start unknown.service: Unit unknown.service not found."
+    assert not isinstance(refused.value, ManagerUnavailable)
+
+
+async def test_a_unit_that_cannot_be_loaded_is_refused_and_holds_up_no_other(manager: ServiceManager) -> None:
+    assert await manager.write({"bad.service": "[Service]\nType=simple\n", "good.service": SLEEPER}) == {}
+    with pytest.raises(ServiceManagerError, match=r"^start bad.service: Unit bad.service has a bad unit file setting"):
+        await manager.start("bad.service")
+    await manager.start("good.service")
+    await until_active(manager, "good.service")
+    assert (await manager.observe(["bad.service"]))["bad.service"].load == "bad-setting"
+    explanation = await manager.explain("bad.service")
+    assert explanation.startswith("Unit bad.service has a bad unit file setting.")
+
+
+async def test_a_simple_service_that_ends_badly_fails_after_its_job_was_done(manager: ServiceManager) -> None:
+    await manager.write({"broken.service": "[Service]\nExecStart=/bin/false\n"})
+    await manager.start("broken.service")
+    seen = await until_ended(manager, "broken.service")
+    assert seen["broken.service"] == UnitStatus("broken.service", "loaded", "failed", "failed", job=False)
+    assert manager.job_result("broken.service") == "done"
+    assert (await manager.details("broken.service")).result == "exit-code"
+
+
+async def test_the_job_of_a_oneshot_that_ends_badly_has_failed(manager: ServiceManager) -> None:
+    await manager.write({"broken.service": oneshot("/bin/false")})
+    await manager.start("broken.service")
+    seen = await until_ended(manager, "broken.service")
+    assert seen["broken.service"].active == "failed"
+    assert manager.job_result("broken.service") == "failed"
+
+
+async def test_a_oneshot_that_ran_to_its_end_is_inactive_and_a_success(manager: ServiceManager) -> None:
+    await manager.write({"once.service": oneshot("/bin/true")})
+    await manager.start("once.service")
+    seen = await until_ended(manager, "once.service")
+    assert seen["once.service"] == UnitStatus("once.service", "loaded", "inactive", "dead", job=False)
+    assert manager.job_result("once.service") == "done"
+    details = await manager.details("once.service")
+    assert (details.oneshot, details.result) == (True, "success")
+
+
+async def test_a_oneshot_that_remains_stays_active(manager: ServiceManager) -> None:
+    await manager.write({"stays.service": oneshot("/bin/true", "RemainAfterExit=yes\n")})
+    await manager.start("stays.service")
+    seen = await until_active(manager, "stays.service")
+    assert seen["stays.service"].sub == "exited"
+    details = await manager.details("stays.service")
+    assert (details.oneshot, details.invoked) == (False, True)
+
+
+async def test_a_unit_starts_what_it_requires_in_whatever_order_they_are_written(bench: Bench) -> None:
+    manager = bench.manager
+    pair = {
+        "app.service": f"[Unit]\nRequires=base.service\nAfter=base.service\n{SLEEPER}",
+        "base.service": SLEEPER,
+    }
+    for files in (pair, dict(reversed(pair.items()))):
+        assert await manager.write(files) == {}
+        assert not await manager.reload_needed(list(files))
+        await manager.start("app.service")
+        await until_active(manager, *files)
+        await manager.stop("base.service")
+        await until_ended(manager, *files)
+        assert bench.pid("app.service") == 0
+        await manager.remove(list(files))
+
+
+async def test_a_unit_whose_requirement_fails_is_not_started(manager: ServiceManager) -> None:
+    files = {
+        "app.service": f"[Unit]\nRequires=base.service\nAfter=base.service\n{SLEEPER}",
+        "base.service": oneshot("/bin/false"),
+    }
+    await manager.write(files)
+    await manager.start("app.service")
+    seen = await until_ended(manager, *files)
+    assert (seen["app.service"].active, seen["base.service"].active) == ("inactive", "failed")
+    assert manager.job_result("app.service") == "dependency"
+    assert "dependency" in await manager.explain("app.service")
+
+
+async def test_a_unit_whose_requirement_is_unknown_is_refused(manager: ServiceManager) -> None:
+    await manager.write({"app.service": f"[Unit]\nRequires=unknown.service\n{SLEEPER}"})
+    with pytest.raises(ServiceManagerError, match=r"^start app.service: Unit unknown.service not found.$"):
+        await manager.start("app.service")
+
+
+async def test_instances_run_from_files_of_their_own(bench: Bench) -> None:
+    manager = bench.manager
+    files = {"many@1.service": SLEEPER, "many@2.service": SLEEPER, "many@.service": SLEEPER}
+    assert await manager.write(files) == {}
+    await start_all(manager, "many@1.service", "many@2.service")
+    await until_active(manager, "many@1.service", "many@2.service")
+    assert bench.pid("many@1.service") != bench.pid("many@2.service")
+    seen = await manager.observe(["many@.service"])
+    assert seen["many@.service"] == UnitStatus("many@.service")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sub"),
+    [
+        ("door.socket", "[Socket]\nListenStream=/run/door.sock\n", "listening"),
+        ("clock.timer", "[Timer]\nOnActiveSec=1h\n", "waiting"),
+        ("eye.path", "[Path]\nPathExists=/nowhere\n", "waiting"),
+        ("group.target", "[Unit]\n", "active"),
+    ],
+)
+async def test_units_of_other_kinds_start_and_stop(manager: ServiceManager, name: str, text: str, sub: str) -> None:
+    service = f"{name.partition('.')[0]}.service"
+    assert await manager.write({name: text, service: SLEEPER}) == {}
+    await manager.start(name)
+    seen = await until_active(manager, name)
+    assert (seen[name].load, seen[name].sub) == ("loaded", sub)
+    assert (await manager.details(name)).invoked
+    await manager.stop(name)
+    seen = await until_ended(manager, name)
+    assert (seen[name].active, seen[name].sub) == ("inactive", "dead")
+
+
+# What is told.
+
+
+async def test_a_start_a_stop_and_a_crash_are_each_told(bench: Bench) -> None:
+    manager = bench.manager
+    await manager.write({"told.service": SLEEPER})
+    await manager.start("told.service")
+    assert await next_changes(manager) == ["told.service"]
+    await until_active(manager, "told.service")
+    await quiet(manager)
+
+    bench.crash("told.service")
+    seen = await until_ended(manager, "told.service")
+    assert seen["told.service"].active == "failed"
+    assert (await manager.details("told.service")).result == "signal"
+    assert "was killed by signal 9 (Killed)" in await manager.explain("told.service")
+
+    await manager.start("told.service")
+    await until_active(manager, "told.service")
+    await quiet(manager)
+    await manager.stop("told.service")
+    assert await next_changes(manager) == ["told.service"]
+
+
+async def test_at_rest_nothing_is_told(manager: ServiceManager) -> None:
+    await manager.write({"calm.service": SLEEPER})
+    await manager.start("calm.service")
+    await until_active(manager, "calm.service")
+    await quiet(manager)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.5):
+            await manager.wait_for_changes()
+
+
+async def test_a_unit_that_is_removed_is_told_of_no_more(manager: ServiceManager) -> None:
+    await manager.write({"gone.service": oneshot("/bin/sleep 0.3"), "stays.service": SLEEPER})
+    await manager.start("gone.service")
+    await manager.remove(["gone.service"])
+    await manager.start("stays.service")
+    told: list[str] = []
+    await asyncio.sleep(0.6)
+    while "stays.service" not in told:
+        told += await next_changes(manager)
+    assert set(told) == {"stays.service"}
+
+
+async def test_a_new_session_is_told_of_every_unit_and_finds_them_as_they_were(bench: Bench) -> None:
+    files = {"a.service": SLEEPER, "b.service": SLEEPER + WANTED}
+    await bench.manager.write(files)
+    await bench.manager.reload()
+    await start_all(bench.manager, *files)
+    await until_active(bench.manager, *files)
+    pids = [bench.pid(name) for name in files]
+
+    await bench.reconnect()
+    assert await next_changes(bench.manager) == list(files)
+    assert bench.manager.read_files() == files
+    assert not await bench.manager.reload_needed(list(files))
+    assert [bench.pid(name) for name in files] == pids
+    assert bench.manager.job_result("a.service") == ""
+
+
+async def test_a_lost_bus_is_found_again_and_every_unit_is_told(bench: Bench) -> None:
+    manager = bench.manager
+    files = {"a.service": SLEEPER, "b.service": SLEEPER}
+    await manager.write(files)
+    await start_all(manager, *files)
+    await until_active(manager, *files)
+    pids = [bench.pid(name) for name in files]
+    await quiet(manager)
+
+    bench.lose_bus()
+    assert await next_changes(manager) == list(files)
+    assert [unit.active for unit in (await manager.observe(files)).values()] == ["active", "active"]
+    assert [bench.pid(name) for name in files] == pids
+    await quiet(manager)
+    bench.crash("a.service")  # what happens from now on is told as before
+    await until_ended(manager, "a.service")
+
+
+async def test_a_call_without_a_connection_says_so(bench: Bench) -> None:
+    await bench.manager.close()
+    with pytest.raises(ManagerUnavailable, match=r"^start any.service: "):
+        await bench.manager.start("any.service")
+    with pytest.raises(ManagerUnavailable):
+        await bench.manager.observe(["any.service"])
+    await bench.manager.connect()
+    assert await bench.manager.observe(["any.service"]) == {"any.service": UnitStatus("any.service")}
+
+
+async def test_connecting_twice_changes_nothing(manager: ServiceManager) -> None:
+    await manager.write({"calm.service": SLEEPER})
+    await quiet(manager)
+    await manager.connect()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.3):
+            await manager.wait_for_changes()
+
+
+# What is asked.
+
+
+async def test_six_hundred_units_are_observed_together(manager: ServiceManager) -> None:
+    files = {f"many{number:03}.service": oneshot("/bin/true", "RemainAfterExit=yes\n") for number in range(600)}
+    await manager.write(files)
+    await manager.start("many599.service")
+    await until_active(manager, "many599.service")
+    seen = await manager.observe([*files, "unknown.service", "template@.service", "no-suffix"])
+    assert list(seen) == [*files, "unknown.service", "template@.service", "no-suffix"]
+    assert [unit.name for unit in seen.values()] == list(seen)
+    assert {unit.load for unit in list(seen.values())[:600]} == {"loaded"}
+    assert [name for name, unit in seen.items() if unit.active == "active"] == ["many599.service"]
+    assert [unit.load for unit in list(seen.values())[600:]] == ["not-found"] * 3
+
+
+async def test_three_thousand_calls_at_once_do_not_lose_the_bus(manager: ServiceManager) -> None:
+    await manager.write({"busy.service": SLEEPER})
+    await manager.start("busy.service")
+    await until_active(manager, "busy.service")
+    await quiet(manager)
+    answers = await asyncio.gather(*(manager.pending_job("busy.service") for _ in range(3000)))
+    assert answers == [""] * 3000
+    with pytest.raises(TimeoutError):  # a bus that was found again would be told
+        async with asyncio.timeout(0.3):
+            await manager.wait_for_changes()
+
+
+async def test_the_details_tell_the_file_and_whether_it_was_started(manager: ServiceManager) -> None:
+    await manager.write({"told.service": SLEEPER, "group.target": "[Unit]\n"})
+    assert await manager.details("told.service") == UnitDetails(
+        "/run/fleet/units/told.service", False, "success", False
+    )
+    assert (await manager.details("group.target")).result == ""
+    await manager.start("told.service")
+    await until_active(manager, "told.service")
+    assert await manager.details("told.service") == UnitDetails("/run/fleet/units/told.service", True, "success", False)
+    assert (await manager.details("ssh.service")).fragment_path == "/lib/systemd/system/ssh.service"
+    for name in ("unknown.service", "template@.service", "no-suffix"):
+        assert await manager.details(name) == UnitDetails()
+
+
+async def test_a_failure_is_explained_with_systemds_words_and_the_last_lines(manager: ServiceManager) -> None:
+    await manager.write({"broken.service": ENDS_WITH_3})
+    await manager.start("broken.service")
+    await until_ended(manager, "broken.service")
+    explanation = ""
+    async with asyncio.timeout(PATIENCE_S):
+        while "the disk is on fire" not in explanation:  # the journal is a little behind
+            explanation = await manager.explain("broken.service")
+    first, *lines = explanation.splitlines()
+    assert first == "exit-code: main process exited with status 3; last lines:"
+    assert "the disk is on fire" in lines
+
+
+async def test_what_is_unknown_is_explained_as_such(manager: ServiceManager) -> None:
+    assert await manager.explain("unknown.service") == "Unit unknown.service not found."
+    assert "no unit of this name" in await manager.explain("template@.service")
+
+
+async def test_a_unit_that_runs_has_no_failure_to_explain(manager: ServiceManager) -> None:
+    await manager.write({"fine.service": SLEEPER})
+    await manager.start("fine.service")
+    await until_active(manager, "fine.service")
+    assert "exited" not in await manager.explain("fine.service")
+
+
+async def test_a_machine_that_runs_is_not_stopping(manager: ServiceManager) -> None:
+    assert not await manager.machine_is_stopping()
+
+
+async def test_no_job_is_pending_for_what_is_unknown(manager: ServiceManager) -> None:
+    assert [await manager.pending_job(name) for name in ("unknown.service", "template@.service", "x")] == ["", "", ""]
+
+
+async def test_all_of_many_units_start_at_once_and_each_end_is_told(manager: ServiceManager) -> None:
+    files = {f"crowd{number:02}.service": SLEEPER for number in range(50)}
+    await manager.write(files)
+    await start_all(manager, *files)
+    await until_all(manager, files, lambda unit: unit.active == "active" and not unit.job)
+    assert {manager.job_result(name) for name in files} == {"done"}
+
+
+async def test_more_slow_units_than_the_bus_lets_systemd_track_are_all_started_and_stopped(
+    manager: ServiceManager,
+) -> None:
+    files = {f"slow{number:03}.service": oneshot("/bin/sleep infinity") for number in range(530)}
+    await manager.write(files)
+    await asyncio.gather(*(_until_asked(manager, name) for name in files))
+    seen = await until_all(manager, files, lambda unit: unit.active == "activating")
+    assert all(unit.job for unit in seen.values())
+
+
+async def _until_asked(manager: ServiceManager, name: str) -> None:
+    """Start a unit, and again if the connection was made anew meanwhile."""
+    while True:
+        try:
+            await manager.start(name)
+        except ManagerUnavailable:
+            await asyncio.sleep(0.1)
+        else:
+            return
