@@ -176,18 +176,17 @@ def bound_s(block_attempts: int) -> float:
 def observe(ask: Callable[[], T], bound_s: float) -> Iterator[T]:
     """The answers of `ask`, the first at once, then ever less often, until the bound has passed. Raises ClientError."""
     deadline = time.monotonic() + bound_s
-    silent_since: float | None = None
+    silent_after = min(deadline, time.monotonic() + SILENCE_S)
     pause_s = FIRST_PAUSE_S
     while True:
         try:
             answer = ask()
         except ClientError as error:
-            silent_since = silent_since or time.monotonic()
-            if not error.may_pass or time.monotonic() - silent_since > min(SILENCE_S, bound_s):
+            if not error.may_pass or time.monotonic() >= silent_after:
                 raise
         else:
-            silent_since = None
             yield answer
+            silent_after = min(deadline, time.monotonic() + SILENCE_S)
         left_s = deadline - time.monotonic()
         if left_s <= 0:
             return
@@ -220,34 +219,34 @@ class Wait:
             self._generations = {name: report.generation for name, report in reports.items()} | self._generations
             undecided = any(report.decided < self._generations[name] for name, report in reports.items())
             for name in list(self.late):
-                self._take(name, self._verdict(name, reports.get(name)), undecided)
+                self._take(name, self._verdict(name, reports.get(name), undecided))
             if not self.late:
                 return
 
-    def _verdict(self, name: str, report: schema.UnitReport | None) -> Verdict:
+    def _verdict(self, name: str, report: schema.UnitReport | None, undecided: bool) -> Verdict:
         if report is None:
             return Failed("was destroyed while it was waited for")
         if report.target != self._target:
             return Failed(f"was set to {report.target} by somebody else while it was waited for")
-        return self._judge(report, self._generations[name])
+        verdict = self._judge(report, self._generations[name])
+        if isinstance(verdict, Failed) and undecided and not report.machine:
+            return Pending(f"it {verdict.why}")  # it may hang on the unit for which nothing is decided yet
+        return verdict
 
-    def _take(self, name: str, verdict: Verdict, undecided: bool) -> None:
+    def _take(self, name: str, verdict: Verdict) -> None:
         if isinstance(verdict, Arrived):
             del self.late[name]
             output.result(output.unit_line(name, self._target, verdict.place))
-            return
-        if isinstance(verdict, Pending):
+        elif isinstance(verdict, Pending):
             self._failing_since.pop(name, None)
             self.late[name] = verdict.what
-            return
-        self.late[name] = f"it {verdict.why}"
-        now = time.monotonic()
-        # One unit may hang on another of the same command, for which nothing is decided yet.
-        since = now if undecided else self._failing_since.setdefault(name, now)
-        if now - since >= verdict.settle_s and not undecided:
-            del self.late[name]
-            self.failed[name] = f"Unit {name} {verdict.why}"
-            output.error(f"Error waiting for units: {self.failed[name]}")
+        else:
+            self.late[name] = f"it {verdict.why}"
+            now = time.monotonic()
+            if now - self._failing_since.setdefault(name, now) >= verdict.settle_s:
+                del self.late[name]
+                self.failed[name] = f"Unit {name} {verdict.why}"
+                output.error(f"Error waiting for units: {self.failed[name]}")
 
     def report_late(self) -> str:
         """Print an error for each unit that was late; the first one, or '' where none was."""

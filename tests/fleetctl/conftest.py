@@ -1,0 +1,66 @@
+"""fleetctl as a user runs it, against an API server with state."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from fleetctl.cli import run
+from tests.fleetctl.fake_api import FakeApi, Served
+
+HELLO = "[Unit]\nDescription=Says hello\n\n[Service]\nExecStart=/bin/sleep inf\n"
+
+
+class Result(msgspec.Struct):
+    """What a command left: its exit status and what it wrote."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+Fleetctl = Callable[..., Result]
+
+
+@pytest.fixture
+def api() -> FakeApi:
+    return FakeApi()
+
+
+@pytest.fixture
+def served(api: FakeApi, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    server = Served(api, str(tmp_path_factory.mktemp("s") / "fleet.sock"))
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def bare_fleetctl(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fleetctl:
+    """Runs a command line in an empty directory, without variables that were set for other runs."""
+    for variable in [name for name in os.environ if name.startswith("FLEETCTL_")]:
+        monkeypatch.delenv(variable)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> Result:
+        capsys.readouterr()
+        status = run(list(arguments))
+        return Result(status, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def fleetctl(bare_fleetctl: Fleetctl, served: Served, monkeypatch: pytest.MonkeyPatch) -> Fleetctl:
+    """Runs a command line against the fake API."""
+    monkeypatch.setenv("FLEETCTL_ENDPOINT", served.unix)
+    return bare_fleetctl
+
+
+@pytest.fixture
+def hello(tmp_path: Path) -> Path:
+    """A unit file in the current directory."""
+    path = tmp_path / "hello.service"
+    path.write_text(HELLO)
+    return path

@@ -1,0 +1,274 @@
+"""The command line itself: help, abbreviations, flags, global options and their variables, and what is refused."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fleetctl.commands import SUMMARIES
+from fleetctl.settings import GLOBAL_OPTIONS, resolve_settings
+from fleetd import __version__
+from tests.fleetctl.conftest import Fleetctl
+from tests.fleetctl.fake_api import FakeApi, Fate, Served
+
+HEADER = "UNIT\tMACHINE\tACTIVE\tSUB\n"
+
+
+def test_without_arguments_the_overview_goes_to_stdout(bare_fleetctl: Fleetctl) -> None:
+    result = bare_fleetctl()
+    assert (result.status, result.stderr) == (0, "")
+    headings = [line for line in result.stdout.splitlines() if line.endswith(":") and not line.startswith("\t")]
+    assert headings == ["NAME:", "USAGE:", "VERSION:", "COMMANDS:", "GLOBAL OPTIONS:"]
+    assert bare_fleetctl("help") == bare_fleetctl("--help") == bare_fleetctl("-h") == result
+
+
+def test_the_overview_lists_every_command_but_the_deprecated_one(bare_fleetctl: Fleetctl) -> None:
+    listed = bare_fleetctl("help").stdout.partition("COMMANDS:\n")[2].partition("\n\n")[0].splitlines()[:-1]
+    assert [line.split()[0] for line in listed] == [name for name in SUMMARIES if name != "verify"]
+
+
+@pytest.mark.parametrize("name", sorted(SUMMARIES))
+def test_each_command_has_a_page_of_five_sections(bare_fleetctl: Fleetctl, name: str) -> None:
+    page = bare_fleetctl("help", name)
+    assert (page.status, page.stderr) == (0, "")
+    headings = [line for line in page.stdout.splitlines() if line.endswith(":") and not line.startswith("\t")]
+    assert headings == ["NAME:", "USAGE:", "DESCRIPTION:", "OPTIONS:", "GLOBAL OPTIONS:"]
+    assert (
+        bare_fleetctl(name, "--help") == bare_fleetctl(name, "-h") == bare_fleetctl("--debug", name, "--help") == page
+    )
+
+
+def test_help_imports_nothing_that_only_requests_need() -> None:
+    program = (
+        "import sys; from fleetctl.cli import run; status = run(['--help']);"
+        "print([name for name in ('httpx', 'paramiko', 'asyncio', 'ssl') if name in sys.modules], status)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[] 0"
+
+
+@pytest.mark.parametrize("words", [["list-un"], ["stat"], ["li"], ["ver"]])
+def test_an_abbreviation_that_fits_several_commands_is_refused(bare_fleetctl: Fleetctl, words: list[str]) -> None:
+    result = bare_fleetctl(*words)
+    assert (result.status, result.stdout) == (2, "")
+    assert result.stderr.startswith(f'Error: unknown command "{words[0]}" for "fleetctl"\n')
+
+
+def test_a_full_name_is_never_ambiguous(bare_fleetctl: Fleetctl) -> None:
+    assert bare_fleetctl("help", "list-units").status == 0
+    assert bare_fleetctl("help", "list-unit").status == 2
+
+
+@pytest.mark.parametrize("word", ["list-m", "list-machines"])
+def test_any_unambiguous_beginning_of_a_name_will_do(fleetctl: Fleetctl, word: str) -> None:
+    assert fleetctl(word, "--no-legend", "--fields=ip").stdout == "10.0.0.1\n-\n"
+
+
+def test_an_unknown_command_is_answered_with_what_it_may_have_meant(bare_fleetctl: Fleetctl) -> None:
+    result = bare_fleetctl("strat", "web")
+    assert (result.status, result.stdout) == (2, "")
+    assert result.stderr == (
+        'Error: unknown command "strat" for "fleetctl"\n\nDid you mean this?\n\tstart\n\n'
+        "Run 'fleetctl --help' for usage.\n"
+        'cannot execute cmdFleet: unknown command "strat" for "fleetctl"\n'
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["start", "--no-blok", "web"], "unknown flag: --no-blok"),
+        (["--bogus", "list-units"], "unknown flag: --bogus"),
+        (["list-units", "-x"], "unknown shorthand flag: 'x' in -x"),
+        (["list-units", "--endpoint"], "flag needs an argument: --endpoint"),
+        (
+            ["start", "--replace=perhaps", "web"],
+            "invalid argument for \"--replace\" flag: 'perhaps' is not a valid boolean",
+        ),
+        (
+            ["start", "--block-attempts=x", "web"],
+            "invalid argument for \"--block-attempts\" flag: 'x' is not a valid integer.",
+        ),
+        (["list-units", "--request-timeout=0"], "invalid argument for \"--request-timeout\" flag: '0' is not a number"),
+        (["list-units", "--request-timeout=nan"], "invalid argument for \"--request-timeout\" flag: 'nan' is not"),
+    ],
+)
+def test_a_bad_option_shows_the_page_on_stdout_and_the_error_on_stderr(
+    fleetctl: Fleetctl, arguments: list[str], complaint: str
+) -> None:
+    result = fleetctl(*arguments)
+    assert result.status == 2
+    assert (
+        result.stdout.startswith("NAME:\n\tfleetctl") if arguments[0][0] == "-" else result.stdout.startswith("NAME:")
+    )
+    assert result.stderr.startswith(f"Error: {complaint}")
+    assert f"\ncannot execute cmdFleet: {complaint}" in result.stderr
+
+
+def test_a_mistyped_option_is_answered_with_what_it_may_have_meant(fleetctl: Fleetctl) -> None:
+    assert "\nDid you mean this?\n\t--no-block\n" in fleetctl("start", "--no-blok", "web").stderr
+
+
+@pytest.mark.parametrize("spelling", ["--full", "--full=true", "-full", "--l", "-l", "-l=true"])
+def test_flags_are_taken_in_every_spelling_of_the_original(fleetctl: Fleetctl, spelling: str) -> None:
+    assert (
+        fleetctl("list-machines", spelling, "--fields", "machine", "-no-legend").stdout == f"{'1' * 32}\n{'2' * 32}\n"
+    )
+
+
+def test_a_flag_can_be_switched_off(fleetctl: Fleetctl) -> None:
+    assert fleetctl("list-units", "--no-legend=false").stdout == HEADER
+
+
+def test_global_options_stand_before_or_after_the_command_and_the_later_wins(
+    bare_fleetctl: Fleetctl, served: Served
+) -> None:
+    before = bare_fleetctl("--endpoint", served.unix, "list-units")
+    after = bare_fleetctl("list-units", f"--endpoint={served.tcp}")
+    both = bare_fleetctl("--endpoint=http://127.0.0.1:1", "list-units", "--endpoint", served.unix)
+    assert before == after == both
+    assert (both.status, both.stdout, both.stderr) == (0, HEADER, "")
+
+
+def test_the_command_line_wins_over_the_environment(fleetctl: Fleetctl, monkeypatch: pytest.MonkeyPatch) -> None:
+    endpoint = os.environ["FLEETCTL_ENDPOINT"]
+    monkeypatch.setenv("FLEETCTL_ENDPOINT", "http://127.0.0.1:1")
+    assert fleetctl("list-units").status == 1
+    assert fleetctl("--endpoint", endpoint, "list-units").status == 0
+
+
+def test_every_global_option_has_a_variable() -> None:
+    given = {"str": "given", "float": "1.5", "bool": "true"}
+    for option in GLOBAL_OPTIONS:
+        text = given[type(option.default).__name__]
+        settings = resolve_settings({}, {"FLEETCTL_" + option.name.upper(): text})
+        assert getattr(settings, option.field) == {"given": "given", "1.5": 1.5, "true": True}[text]
+
+
+def test_an_empty_or_unreadable_variable_leaves_the_default() -> None:
+    unset = resolve_settings({}, {})
+    assert resolve_settings({}, {"FLEETCTL_REQUEST_TIMEOUT": "soon", "FLEETCTL_DEBUG": "perhaps"}) == unset
+    assert resolve_settings({}, {"FLEETCTL_ENDPOINT": "", "FLEETCTL_REQUEST_TIMEOUT": "-1"}) == unset
+    assert (unset.endpoint, unset.request_timeout_s) == ("unix:///var/run/fleet.sock", 3.0)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["version"], ["--version"], ["-v"], ["list-units", "--version"], ["--debug", "vers"]]
+)
+def test_the_version_is_printed_wherever_it_is_asked_for(bare_fleetctl: Fleetctl, arguments: list[str]) -> None:
+    result = bare_fleetctl(*arguments)
+    assert (result.status, result.stdout, result.stderr) == (0, f"fleetctl version {__version__}\n", "")
+
+
+def test_version_needs_no_usable_client_options(bare_fleetctl: Fleetctl) -> None:
+    assert bare_fleetctl("--driver=etcd", "--endpoint=nowhere", "version").status == 0
+
+
+def test_verify_says_that_it_is_deprecated_in_two_lines(bare_fleetctl: Fleetctl) -> None:
+    result = bare_fleetctl("verify", "web.service")
+    assert (result.status, result.stdout, len(result.stderr.splitlines())) == (2, "", 2)
+    assert "DEPRECATED" in result.stderr
+
+
+def test_sign_is_refused_rather_than_ignored(fleetctl: Fleetctl, api: FakeApi, hello: Path) -> None:
+    result = fleetctl("submit", "--sign", "hello")
+    assert (result.status, result.stdout, api.requests) == (2, "", [])
+    assert result.stderr == "WARNING: --sign is deprecated: units are not signed any more, leave it out\n"
+    assert fleetctl("submit", "--sign=false", "hello").status == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--driver=etcd"], "driver etcd is not supported: the daemon's API is the only way in"),
+        (["--driver=Api"], 'unrecognized driver "Api"'),
+        (["--tunnel=bastion"], "--tunnel is not supported yet"),
+        (["--endpoint=/run/fleet.sock"], "URL scheme undefined"),
+        (["--endpoint=localhost:49153"], "URL scheme undefined"),
+        (["--endpoint=unix://var/run/x"], 'unable to connect to host "var" with scheme "unix"'),
+        (["--endpoint=unix://"], 'endpoint "unix://" names no socket'),
+        (["--endpoint=ftp://host/"], 'unsupported URL scheme "ftp"'),
+        (["--endpoint=http://"], 'endpoint "http://" names no host'),
+        (["--endpoint=http://host:port"], 'endpoint "http://host:port": '),
+        (["--endpoint=http://[::1"], 'endpoint "http://[::1": '),
+        (["--endpoint=https://host", "--ca-file=missing.pem"], "open missing.pem: no such file or directory"),
+        (["--endpoint=https://host", "--etcd-cafile=missing.pem"], "open missing.pem: no such file or directory"),
+        (["--endpoint=https://host", "--cert-file=c"], "a client certificate takes both --cert-file and --key-file"),
+        (["--endpoint=https://host", "--ca-file=junk.pem"], "junk.pem cannot be used for TLS: "),
+    ],
+)
+def test_client_options_that_cannot_be_used_are_one_line_and_status_1(
+    bare_fleetctl: Fleetctl, tmp_path: Path, arguments: list[str], complaint: str
+) -> None:
+    (tmp_path / "junk.pem").write_text("no certificate")
+    for command in ("list-units", "submit", "stop"):
+        result = bare_fleetctl(*arguments, command)
+        assert (result.status, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+        assert result.stderr.startswith(f"Unable to initialize client: {complaint}")
+
+
+def test_only_the_first_of_several_endpoints_is_used_with_a_warning(bare_fleetctl: Fleetctl, served: Served) -> None:
+    result = bare_fleetctl("--endpoint", f"{served.unix},http://127.0.0.1:1", "list-units")
+    assert (result.status, result.stdout) == (0, HEADER)
+    assert " WARN endpoint.py:" in result.stderr
+
+
+def test_an_endpoint_may_have_a_path_of_its_own(bare_fleetctl: Fleetctl, served: Served, api: FakeApi) -> None:
+    assert bare_fleetctl(f"--endpoint={served.tcp}/behind/proxy/", "list-units", "--fields=unit").status == 1
+    assert api.requests == [("GET", "/behind/proxy/fleet/v1/state")]
+
+
+def test_options_of_the_etcd_driver_are_accepted_and_said_to_have_no_effect(fleetctl: Fleetctl) -> None:
+    result = fleetctl("--etcd-key-prefix=/mine/", "--experimental-api=false", "list-units")
+    assert (result.status, result.stdout) == (0, HEADER)
+    assert "--etcd-key-prefix has no effect" in result.stderr
+
+
+def test_debug_says_what_is_asked_on_stderr(fleetctl: Fleetctl, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = fleetctl("list-units", "--debug").stderr
+    assert " DEBUG client.py:" in shown
+    assert "/fleet/v1/state" in shown
+    monkeypatch.setenv("FLEETCTL_DEBUG", "true")
+    assert "/fleet/v1/state" in fleetctl("list-units").stderr
+    assert fleetctl("list-units", "--debug=false").stderr == ""
+
+
+def test_an_interrupt_ends_with_130_and_without_a_traceback(api: FakeApi, served: Served) -> None:
+    api.add("web.service")
+    api.fates["web.service"] = Fate(stuck=True)
+    command = [sys.executable, "-m", "fleetctl.cli", "--endpoint", served.unix, "start", "web.service"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while ("PUT", "/fleet/v1/units/web.service") not in list(api.requests):
+        assert process.poll() is None
+        signal.sigtimedwait([], 0.02)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=20)
+    assert (process.returncode, stdout, stderr.strip()) == (130, "", "")
+
+
+def test_a_reader_that_goes_away_is_no_traceback(api: FakeApi, served: Served) -> None:
+    for number in range(3):
+        api.add(f"web@{number}.service", target="loaded")
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "fleetctl.cli", "--endpoint", served.unix, "list-units"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_colours_are_for_terminals_and_for_those_who_want_them(served: Served) -> None:
+    def stderr_on_terminal(**environment: str) -> bytes:
+        ours, theirs = os.openpty()
+        command = [sys.executable, "-m", "fleetctl.cli", "bogus"]
+        clean = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "TERM")}
+        subprocess.run(command, stderr=theirs, stdout=subprocess.DEVNULL, env=clean | environment, check=False)
+        os.close(theirs)
+        return os.read(ours, 4096)
+
+    assert stderr_on_terminal(TERM="xterm").startswith(b"\x1b[31mError: ")
+    assert b"\x1b" not in stderr_on_terminal(TERM="xterm", NO_COLOR="1")
+    assert b"\x1b" not in stderr_on_terminal(TERM="dumb")

@@ -1,0 +1,145 @@
+"""What a unit's report means for a command that waits: the rows are situations, the verdicts what is said of them."""
+
+import pytest
+
+from fleetctl.waiting import (
+    SEEN_AFRESH_S,
+    SEEN_AT_REST_S,
+    SEEN_BEFORE_S,
+    Arrived,
+    Failed,
+    Judge,
+    Pending,
+    Verdict,
+    bound_s,
+    judge_launched,
+    judge_loaded,
+    judge_stopped,
+    judge_unloaded,
+)
+from fleetd.api.schema import CopyReport, UnitReport
+
+M1, M2 = "1" * 32, "2" * 32
+AT = "11111111.../10.0.0.1"
+
+
+def report(*copies: CopyReport, decided: int = 5, machine: str = M1, reason: str = "", **fields: object) -> UnitReport:
+    return UnitReport(
+        name="web.service",
+        target="launched",
+        generation=5,
+        decided=decided,
+        machine=machine,
+        reason=reason,
+        copies=copies,
+        **fields,  # type: ignore[arg-type]
+    )
+
+
+def copy(active: str, sub: str = "x", generation: int = 5, machine: str = M1, **fields: object) -> CopyReport:
+    given = {"load": "loaded", "hash": "abc", **fields}
+    return CopyReport(
+        machine=machine,
+        address="10.0.0.1",
+        active=active,
+        sub=sub,
+        generation=generation,
+        **given,  # type: ignore[arg-type]
+    )
+
+
+UNDECIDED = Pending("the leader has not decided yet where it goes")
+NOT_YET = Pending("11111111... has not carried it out yet")
+
+SITUATIONS: list[tuple[Judge, UnitReport, Verdict]] = [
+    (judge_launched, report(copy("active")), Arrived(AT)),
+    (judge_launched, report(copy("active", error="held as it was")), Arrived(AT)),
+    (judge_launched, report(copy("inactive", completed=True)), Arrived(AT)),
+    (judge_launched, report(machine="", reason="completed"), Arrived()),
+    # An older wish says nothing about this one.
+    (judge_launched, report(copy("active"), decided=4), UNDECIDED),
+    (judge_launched, report(machine="", reason="no machine fits", decided=4), UNDECIDED),
+    (judge_launched, report(copy("failed", generation=4)), Pending(f"{AT} has not carried it out yet")),
+    (judge_launched, report(copy("active", generation=4)), Pending(f"{AT} has not carried it out yet")),
+    (judge_launched, report(), NOT_YET),
+    # Nor does a copy elsewhere, or one that the cluster does not know.
+    (judge_launched, report(copy("active", machine=M2, retiring=True)), NOT_YET),
+    (judge_launched, report(copy("active", orphaned=True)), NOT_YET),
+    # On the way.
+    (judge_launched, report(copy("activating", "auto-restart")), Pending(f"it is activating (auto-restart) on {AT}")),
+    (
+        judge_launched,
+        report(machine="", reason="waits until 22222222 has stopped it"),
+        Pending("it waits until 22222222 has stopped it"),
+    ),
+    # Failures, each with how long it has to show before it counts.
+    (
+        judge_launched,
+        report(copy("inactive", "dead")),
+        Failed(f"was started on {AT}, but does not run (inactive, dead)", SEEN_AT_REST_S),
+    ),
+    (
+        judge_launched,
+        report(copy("inactive", load="masked")),
+        Failed(f"could not be loaded on {AT}: systemd says masked", SEEN_AFRESH_S),
+    ),
+    (judge_launched, report(copy("failed", error="boom")), Failed(f"failed on {AT} (x): boom", SEEN_AFRESH_S)),
+    (
+        judge_launched,
+        report(copy("inactive", generation=0, error="no such user")),
+        Failed(f"failed on {AT}: no such user", SEEN_BEFORE_S),
+    ),
+    (
+        judge_launched,
+        report(machine=""),
+        Failed("cannot be placed: no machine fits. It starts as soon as one fits.", SEEN_AFRESH_S),
+    ),
+    (judge_loaded, report(copy("inactive")), Arrived(AT)),
+    (judge_loaded, report(copy("failed")), Arrived(AT)),
+    (judge_loaded, report(copy("deactivating", "stop", 4)), Pending(f"it is still deactivating (stop) on {AT}")),
+    (judge_loaded, report(copy("inactive", generation=4)), Pending(f"{AT} has not carried it out yet")),
+    (
+        judge_loaded,
+        report(copy("inactive", load="not-found")),
+        Failed(f"could not be loaded on {AT}: systemd says not-found", SEEN_AFRESH_S),
+    ),
+    (judge_stopped, report(copy("inactive")), Arrived(AT)),
+    (judge_stopped, report(copy("inactive", load="not-found")), Arrived(AT)),
+    (judge_stopped, report(machine=""), Arrived()),
+    (judge_stopped, report(machine="", decided=4), UNDECIDED),
+    (
+        judge_stopped,
+        report(copy("inactive"), copy("active", machine=M2, retiring=True)),
+        Pending("it is still active (x) on 22222222.../10.0.0.1"),
+    ),
+    (
+        judge_stopped,
+        report(copy("active", generation=4, error="Job timed out")),
+        Pending(f"it is still active (x) on {AT}; its last word: Job timed out"),
+    ),
+    (judge_unloaded, report(machine="", decided=0), Arrived()),
+    (judge_unloaded, report(machine=""), Arrived()),
+    (judge_unloaded, report(copy("inactive", hash="", error="said before"), machine=""), Arrived()),
+    (judge_unloaded, report(copy("active", orphaned=True), machine=""), Arrived()),
+    (judge_unloaded, report(machine="", decided=4), Pending("the leader has not taken it off its machine yet")),
+    (judge_unloaded, report(decided=0), Pending("the leader has not taken it off its machine yet")),
+    (judge_unloaded, report(copy("inactive"), machine=""), Pending(f"it is still inactive (x) on {AT}")),
+    (judge_unloaded, report(copy("active", hash="")), Pending(f"it is still active (x) on {AT}")),
+]
+
+
+@pytest.mark.parametrize(("judge", "seen", "verdict"), SITUATIONS)
+def test_a_report_is_judged_by_what_it_says_of_this_wish(judge: Judge, seen: UnitReport, verdict: Verdict) -> None:
+    assert judge(seen, 5) == verdict
+
+
+def test_refusals_are_counted_the_commonest_first() -> None:
+    seen = report(machine="", reason="no machine fits", refusals={"b": 1, "a": 1, "c": 2})
+    verdict = judge_launched(seen, 5)
+    assert isinstance(verdict, Failed)
+    assert ": c (2 machines), a (1 machine), b (1 machine). " in verdict.why
+
+
+@pytest.mark.parametrize(("attempts", "expected_s"), [(0, 300.0), (-1, 300.0), (1, 2.0), (30, 60.0)])
+def test_a_wait_is_bounded_whatever_is_asked(attempts: int, expected_s: float) -> None:
+    assert bound_s(attempts) == expected_s

@@ -1,0 +1,133 @@
+"""The lists and cat: fields, order, alignment by tabs, and what is refused."""
+
+import pytest
+
+from fleetctl.output import render_table
+from fleetd.core.unitfile import UnitFile
+from tests.fleetctl.conftest import HELLO, Fleetctl
+from tests.fleetctl.fake_api import M2, FakeApi, Fate
+
+GLOBAL = "[Service]\nExecStart=/bin/true\n[X-Fleet]\nGlobal=yes\n"
+HASH = UnitFile.parse(HELLO).hash
+
+
+@pytest.fixture
+def cluster(api: FakeApi) -> FakeApi:
+    """Units in several states, more than fit on a page, and two whose order is that of bytes."""
+    api.fates["tpl2@1.service"] = Fate(machine=M2, active="failed", sub="failed")
+    api.add("hello.service", HELLO, target="launched")
+    api.add("tpl@.service", HELLO)
+    api.add("tpl2@1.service", HELLO, target="launched")
+    api.add("all.service", GLOBAL, target="loaded")
+    return api
+
+
+def test_list_units_shows_what_machines_report(fleetctl: Fleetctl, cluster: FakeApi) -> None:
+    assert fleetctl("list-units").stdout == (
+        "UNIT\t\tMACHINE\t\t\tACTIVE\t\tSUB\n"
+        "all.service\t11111111.../10.0.0.1\tinactive\tdead\n"
+        "hello.service\t11111111.../10.0.0.1\tactive\t\trunning\n"
+        "tpl2@1.service\t22222222...\t\tfailed\t\tfailed\n"
+    )
+
+
+def test_list_units_in_full_shows_whole_ids_and_hashes(fleetctl: Fleetctl, cluster: FakeApi) -> None:
+    result = fleetctl("list-units", "--full", "--no-legend", "--fields=unit,hash,machine,load")
+    assert result.stdout.splitlines()[1].split() == ["hello.service", HASH, "1" * 32 + "/10.0.0.1", "loaded"]
+    assert result.stdout.splitlines()[2].split() == ["tpl2@1.service", HASH, "2" * 32, "loaded"]
+    short = fleetctl("list-units", "--no-legend", "--fields=hash").stdout.splitlines()
+    assert short[1] == HASH[:7]
+
+
+def test_list_unit_files_shows_every_unit_in_the_order_of_bytes(fleetctl: Fleetctl, cluster: FakeApi) -> None:
+    short, other = HASH[:7], UnitFile.parse(GLOBAL).hash[:7]
+    assert fleetctl("list-unit-files").stdout == (
+        "UNIT\t\tHASH\tDSTATE\t\tSTATE\t\tTARGET\n"
+        f"all.service\t{other}\tloaded\t\t-\t\tglobal\n"
+        f"hello.service\t{short}\tlaunched\tlaunched\t11111111.../10.0.0.1\n"
+        f"tpl2@1.service\t{short}\tlaunched\tlaunched\t22222222...\n"
+        f"tpl@.service\t{short}\tinactive\tinactive\t-\n"
+    )
+
+
+def test_list_unit_files_has_more_fields_than_it_shows(fleetctl: Fleetctl, cluster: FakeApi) -> None:
+    result = fleetctl("list-unit-files", "--no-legend", "--fields=unit,global,desc,unit", "--full", "extra")
+    assert result.stdout.splitlines()[:2] == [
+        "all.service\ttrue\t-\t\tall.service",
+        "hello.service\tfalse\tSays hello\thello.service",
+    ]
+    assert fleetctl("list-unit-files", "--full", "--no-legend", "--fields=hash").stdout.splitlines()[1] == HASH
+
+
+def test_the_field_tmachine_is_deprecated(fleetctl: Fleetctl, cluster: FakeApi) -> None:
+    result = fleetctl("list-unit-files", "--fields=tmachine", "--no-legend")
+    assert (result.status, result.stdout.splitlines()[0]) == (0, "global")
+    assert result.stderr == "WARNING: The tmachine field is deprecated: use target\n"
+
+
+def test_list_machines_shows_address_and_metadata_in_order(fleetctl: Fleetctl) -> None:
+    assert fleetctl("list-machines").stdout == (
+        "MACHINE\t\tIP\t\tMETADATA\n11111111...\t10.0.0.1\tdisk=ssd,region=eu\n22222222...\t-\t\t-\n"
+    )
+    assert fleetctl("list-machines", "--full", "--fields=machine").stdout == f"MACHINE\n{'1' * 32}\n{'2' * 32}\n"
+
+
+@pytest.mark.parametrize("command", ["list-units", "list-unit-files", "list-machines"])
+@pytest.mark.parametrize("unknown", ["Hash", "", "\x1b"])
+def test_fields_are_checked_before_anything_is_asked(
+    fleetctl: Fleetctl, api: FakeApi, command: str, unknown: str
+) -> None:
+    result = fleetctl(command, "--fields=")
+    assert (result.status, result.stdout, result.stderr) == (1, "", "Must define output format\n")
+    known = "ip" if command == "list-machines" else "unit"
+    result = fleetctl(command, f"--fields={known},{unknown}")
+    assert (result.status, result.stdout) == (1, "")
+    assert result.stderr.startswith(f'Invalid key in output format: "{unknown.replace(chr(27), " ")}"')
+    assert api.requests == []
+
+
+@pytest.mark.parametrize(
+    ("command", "header"),
+    [
+        ("list-units", "UNIT\tMACHINE\tACTIVE\tSUB\n"),
+        ("list-unit-files", "UNIT\tHASH\tDSTATE\tSTATE\tTARGET\n"),
+        ("list-machines", "MACHINE\tIP\tMETADATA\n"),
+    ],
+)
+def test_an_empty_cluster_is_a_header_alone(fleetctl: Fleetctl, api: FakeApi, command: str, header: str) -> None:
+    api.machines = []
+    assert fleetctl(command).stdout == header
+    assert fleetctl(command, "--no-legend").stdout == ""
+
+
+def test_every_page_of_a_list_is_fetched(fleetctl: Fleetctl, api: FakeApi) -> None:
+    names = [f"web@{number}.service" for number in range(7)]
+    for name in names:
+        api.add(name)
+    assert fleetctl("list-unit-files", "--no-legend", "--fields=unit").stdout.splitlines() == names
+    assert api.requests.count(("GET", "/fleet/v1/units")) == 4
+
+
+@pytest.mark.parametrize(("length", "tabs"), [(0, 2), (1, 2), (7, 2), (8, 1), (14, 1), (15, 1)])
+def test_cells_reach_the_next_stop_of_eight_behind_the_longest(length: int, tabs: int) -> None:
+    longest = "x" * 15
+    assert render_table([["a" * length, "-"], [longest, "-"]]) == f"{'a' * length}{chr(9) * tabs}-\n{longest}\t-"
+
+
+def test_text_from_the_cluster_cannot_command_the_terminal(fleetctl: Fleetctl, api: FakeApi) -> None:
+    api.add("web.service", "[Unit]\nDescription=a\x1b[2Jb\n")
+    assert fleetctl("list-unit-files", "--no-legend", "--fields=desc").stdout == "a [2Jb\n"
+
+
+def test_cat_prints_the_unit_file_as_the_cluster_keeps_it(fleetctl: Fleetctl, api: FakeApi) -> None:
+    api.add("web.service", "# comment\n" + HELLO)
+    result = fleetctl("cat", "some/where/web")
+    assert (result.status, result.stdout, result.stderr) == (0, HELLO, "")
+
+
+def test_cat_takes_exactly_one_unit_that_exists(fleetctl: Fleetctl) -> None:
+    for arguments in ([], ["a", "b"]):
+        result = fleetctl("cat", *arguments)
+        assert (result.status, result.stdout, result.stderr) == (1, "", "One unit file must be provided\n")
+    result = fleetctl("cat", "web")
+    assert (result.status, result.stdout, result.stderr) == (1, "", "Unit web.service not found\n")

@@ -1,0 +1,179 @@
+"""What fleetctl says when the API is not there, says no, hangs, or is something else: one line and status 1."""
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fleetctl.conftest import Fleetctl, Result
+from tests.fleetctl.fake_api import FakeApi, Fate, Served
+
+COMMANDS = [
+    ("list-units", "Error retrieving list of units from repository: "),
+    ("list-unit-files", "Error retrieving list of units from repository: "),
+    ("list-machines", "Error retrieving list of active machines from fleet API ("),
+    ("cat web", "Error retrieving Unit web.service: "),
+    ("submit web", "Error creating units: error retrieving Unit(web.service) from Registry: "),
+    ("start web", "Error creating units: error retrieving Unit(web.service) from Registry: "),
+    ("stop web", "Error retrieving list of units from repository: "),
+    ("destroy web", "Error retrieving list of units from repository: "),
+]
+
+
+def one_line(result: Result) -> str:
+    assert (result.status, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+    return result.stderr.rstrip("\n")
+
+
+@pytest.mark.parametrize(("command", "before"), COMMANDS)
+def test_a_missing_socket_asks_whether_fleetd_runs_here(bare_fleetctl: Fleetctl, command: str, before: str) -> None:
+    line = one_line(bare_fleetctl("--endpoint=unix:///nowhere/fleet.sock", *command.split()))
+    assert line.startswith(f"{before}cannot reach fleetd at unix:///nowhere/fleet.sock: no such socket; ")
+    assert "systemctl status fleet" in line
+    assert "--endpoint" in line
+
+
+def test_a_socket_that_nobody_listens_on_asks_whether_fleetd_runs_here(bare_fleetctl: Fleetctl, tmp_path: Path) -> None:
+    path = tmp_path / "fleet.sock"
+    with socket.socket(socket.AF_UNIX) as deaf:
+        deaf.bind(str(path))
+        line = one_line(bare_fleetctl(f"--endpoint=unix://{path}", "list-units"))
+    assert f"cannot reach fleetd at unix://{path}: connection refused; is fleetd running here?" in line
+
+
+def test_a_socket_that_may_not_be_opened_names_the_group(bare_fleetctl: Fleetctl, served: Served) -> None:
+    path = served.unix.removeprefix("unix://")
+    os.chmod(path, 0)
+    nobody = 65534
+    if os.geteuid() == 0:
+        os.seteuid(nobody)
+    try:
+        line = one_line(bare_fleetctl("--endpoint", served.unix, "list-units"))
+    finally:
+        if os.getuid() == 0:
+            os.seteuid(0)
+    assert (
+        f"cannot reach fleetd at {served.unix}: permission denied; run as root, or as a user in the group fleet" in line
+    )
+
+
+def test_a_port_that_is_closed_asks_whether_fleetd_runs_there(bare_fleetctl: Fleetctl) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        line = one_line(bare_fleetctl("--endpoint", endpoint, "list-units"))
+    assert f"cannot reach fleetd at {endpoint}: connection refused; is fleetd running there" in line
+
+
+def test_a_host_that_does_not_exist_is_named(bare_fleetctl: Fleetctl) -> None:
+    line = one_line(bare_fleetctl("--endpoint=http://no-such-host.invalid:1", "list-units"))
+    assert "cannot reach fleetd at http://no-such-host.invalid:1: " in line
+
+
+def test_a_server_without_tls_is_no_https_endpoint(bare_fleetctl: Fleetctl, served: Served) -> None:
+    endpoint = served.tcp.replace("http", "https")
+    line = one_line(bare_fleetctl("--endpoint", endpoint, "list-units"))
+    assert f"cannot reach fleetd at {endpoint}: " in line
+
+
+def test_no_proxy_of_the_environment_comes_between(
+    fleetctl: Fleetctl, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    assert fleetctl("--endpoint", served.tcp, "list-units").status == 0
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The endpoint of a server that accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_server_that_hangs_is_given_up_after_the_request_timeout(bare_fleetctl: Fleetctl, silent: str) -> None:
+    line = one_line(bare_fleetctl("--endpoint", silent, "--request-timeout=0.1", "list-units"))
+    assert f"{silent} gave no answer within 0.1 s: " in line
+    assert "--request-timeout=SECONDS" in line
+
+
+@pytest.mark.parametrize(("command", "before"), COMMANDS)
+@pytest.mark.parametrize(
+    ("status", "body", "expected"),
+    [
+        (
+            503,
+            b'{"error":{"code":503,"message":"fleet server unable to communicate with etcd"}}',
+            "Error 503: fleet server",
+        ),
+        (500, b'{"error":{"code":500,"message":""}}', "Error 500: unix://"),
+        (502, b"<html>Bad Gateway</html>", "Error 502: unix://"),
+        (400, b'{"error":{"code":400,"message":"two\\nlines\\u001b[2J"}}', "Error 400: two lines [2J"),
+        (404, b"<html>Not Found</html>", "unix://"),
+        (301, b"", "unix://"),
+        (200, b"<html>Welcome!</html>", "unix://"),
+        (200, b"", "unix://"),
+        (200, b"\xff\xfe", "unix://"),
+        (200, b"[]", "unix://"),
+        (200, b'{"units":7,"states":7,"machines":7,"options":7}', "unix://"),
+    ],
+)
+def test_an_answer_that_is_no_answer_is_one_line(
+    fleetctl: Fleetctl, api: FakeApi, command: str, before: str, status: int, body: bytes, expected: str
+) -> None:
+    api.before_request = lambda method, path: (status, "text/html", body)
+    line = one_line(fleetctl(*command.split()))
+    assert line.startswith(before + expected)
+    if status < 500 and b"error" not in body:
+        assert "as fleet's API does" in line
+        assert "check --endpoint" in line
+
+
+def test_an_error_without_a_message_points_to_the_daemons_log(fleetctl: Fleetctl, api: FakeApi) -> None:
+    api.before_request = lambda method, path: (500, "application/json", b'{"error":{"code":500,"message":""}}')
+    assert one_line(fleetctl("list-units")).endswith(" gives no reason; its log may: journalctl -u fleet")
+
+
+def test_pages_that_never_end_are_given_up(fleetctl: Fleetctl, api: FakeApi) -> None:
+    api.before_request = lambda method, path: (200, "application/json", b'{"nextPageToken":"again"}')
+    assert "hands out the same page" in one_line(fleetctl("list-units"))
+
+
+def test_a_daemon_that_is_restarted_while_it_is_waited_for_does_no_harm(fleetctl: Fleetctl, api: FakeApi) -> None:
+    api.add("web.service")
+    answers = iter([503, 503, 503])
+
+    def restarting(method: str, path: str) -> tuple[int, str, bytes] | None:
+        status = next(answers, None) if api.bodies else None
+        return (status, "text/plain", b"") if status else None
+
+    api.before_request = restarting
+    result = fleetctl("start", "web")
+    assert (result.status, result.stderr) == (0, "")
+    assert next(answers, None) is None
+
+
+def test_a_daemon_that_stays_away_while_it_is_waited_for_ends_the_wait(fleetctl: Fleetctl, api: FakeApi) -> None:
+    api.add("web.service")
+    api.before_request = lambda method, path: (503, "text/plain", b"") if api.bodies else None
+    line = one_line(fleetctl("start", "--block-attempts=1", "web"))
+    assert line.startswith("Error waiting for units: Error 503: ")
+
+
+def test_a_wish_that_is_not_answered_is_an_error_of_the_wish(fleetctl: Fleetctl, api: FakeApi) -> None:
+    api.add("web.service")
+    api.fates["web.service"] = Fate(stuck=True)
+    released = threading.Event()
+
+    def hang(method: str, path: str) -> None:
+        if method == "PUT":
+            released.wait(10)
+
+    api.before_request = hang
+    line = one_line(fleetctl("--request-timeout=0.1", "start", "web"))
+    released.set()
+    assert line.startswith("Error starting units: unix://")
+    assert "gave no answer within 0.1 s" in line

@@ -1,0 +1,372 @@
+"""load, start, stop, unload, destroy: what they say and when they end, with units that fare in every way."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.fleetctl.conftest import Fleetctl
+from tests.fleetctl.fake_api import M2, FakeApi, Fate
+
+ON_M1 = "on 11111111.../10.0.0.1"
+GLOBAL = "[Service]\nExecStart=/bin/true\n[X-Fleet]\nGlobal=true\n"
+
+
+def wishes(api: FakeApi) -> list[tuple[str, str]]:
+    return [(body["name"], body["desiredState"]) for body in api.bodies]
+
+
+# start
+
+
+def test_a_new_unit_is_created_and_then_started(fleetctl: Fleetctl, api: FakeApi, hello: Path) -> None:
+    result = fleetctl("start", "hello.service")
+    assert (result.status, result.stderr) == (0, "")
+    assert result.stdout == f"Unit hello.service inactive\nUnit hello.service launched {ON_M1}\n"
+    assert wishes(api) == [("hello.service", "inactive"), ("hello.service", "launched")]
+
+
+def test_a_unit_on_a_machine_without_an_address_is_shown_by_the_machines_id(fleetctl: Fleetctl, api: FakeApi) -> None:
+    api.add("web.service")
+    api.fates["web.service"] = Fate(machine=M2)
+    assert fleetctl("start", "web").stdout == "Unit web.service launched on 22222222...\n"
+
+
+def test_starting_a_unit_that_is_active_says_and_sends_nothing(fleetctl: Fleetctl, api: FakeApi) -> None:
+    api.add("web.service", target="launched")
+    result = fleetctl("start", "web")
+    assert (result.status, result.stdout, result.stderr, wishes(api)) == (0, "", "", [])
+
+
+@pytest.mark.parametrize("active", ["failed", "inactive"])
+def test_a_launched_unit_that_runs_no_more_is_started_again(fleetctl: Fleetctl, api: FakeApi, active: str) -> None:
+    api.fates["web.service"] = Fate(active=active, sub="dead")
+    api.add("web.service", target="launched")
+    del api.fates["web.service"]
+    result = fleetctl("start", "web")
+    assert (result.status, result.stdout) == (0, f"Unit web.service launched {ON_M1}\n")
+    assert wishes(api) == [("web.service", "launched")]
+
+
+def test_a_oneshot_that_completes_is_a_success_and_is_run_again_when_asked(fleetctl: Fleetctl, api: FakeApi) -> None:
+    api.add("job.service")
+    api.fates["job.service"] = Fate(active="inactive", sub="dead", completed=True)
+    for _ in range(2):
+        result = fleetctl("start", "job")
+        assert (result.status, result.stdout, result.stderr) == (0, f"Unit job.service launched {ON_M1}\n", "")
+    assert wishes(api) == [("job.service", "launched")] * 2
+
+
+def test_a_unit_that_was_just_launched_by_another_is_waited_for_without_a_new_wish(
+    fleetctl: Fleetctl, api: FakeApi
+) -> None:
+    api.fates["web.service"] = Fate(stuck=True)
+    api.add("web.service", target="launched")
+    del api.fates["web.service"]
+    assert fleetctl("start", "web").stdout == f"Unit web.service launched {ON_M1}\n"
+    assert wishes(api) == []
+
+
+@pytest.mark.parametrize(
+    ("fate", "complaint"),
+    [
+        (
+            Fate(active="failed", sub="failed"),
+            f"Unit web.service failed {ON_M1} (failed): systemctl status web.service there says why",
+        ),
+        (
+            Fate(active="failed", sub="failed", error="Result: exit-code, status=203/EXEC"),
+            f"Unit web.service failed {ON_M1} (failed): Result: exit-code, status=203/EXEC",
+        ),
+        (
+            Fate(load="bad-setting", active="inactive", sub="dead"),
+            f"Unit web.service could not be loaded {ON_M1}: systemd says bad-setting",
+        ),
+        (
+            Fate(load="not-found", active="inactive", error="Unit a.mount not found.\x1b[31m\n"),
+            f"Unit web.service failed {ON_M1}: Unit a.mount not found. [31m",
+        ),
+        (
+            Fate(active="inactive", carried_out=False, error="the name is the system's own"),
+            f"Unit web.service failed {ON_M1}: the name is the system's own",
+        ),
+        (
+            Fate(
+                machine=None,
+                reason="no machine fits",
+                refusals={"conflicts with api.service": 1, "metadata region=eu missing": 2},
+            ),
+            "Unit web.service cannot be placed: no machine fits: metadata region=eu missing (2 machines), "
+            "conflicts with api.service (1 machine). It starts as soon as one fits.",
+        ),
+        (
+            Fate(machine=None, reason="there is no machine"),
+            "Unit web.service cannot be placed: there is no machine. It starts as soon as one fits.",
+        ),
+    ],
+)
+def test_a_unit_that_will_not_run_ends_the_command_with_1_and_the_reason(
+    fleetctl: Fleetctl, api: FakeApi, fate: Fate, complaint: str
+) -> None:
+    api.add("web.service")
+    api.fates["web.service"] = fate
+    result = fleetctl("start", "web")
+    assert (result.status, result.stdout) == (1, "")
+    assert result.stderr == f"Error waiting for units: {complaint}\n"
+
+
+def test_one_unit_that_fails_does_not_hide_the_others(fleetctl: Fleetctl, api: FakeApi) -> None:
+    for name in ("a.service", "b.service", "c.service"):
+        api.add(name)
+    api.fates["b.service"] = Fate(active="failed", sub="failed")
+    result = fleetctl("start", "a", "b", "c")
+    assert result.status == 1
+    assert result.stdout == f"Unit a.service launched {ON_M1}\nUnit c.service launched {ON_M1}\n"
+    assert result.stderr.startswith("Error waiting for units: Unit b.service failed")
+
+
+def test_units_are_waited_for_with_one_request_for_all(fleetctl: Fleetctl, api: FakeApi) -> None:
+    names = [f"web@{number:03}.service" for number in range(60)]
+    for name in names:
+        api.add(name)
+    result = fleetctl("start", *names)
+    assert (result.status, len(result.stdout.splitlines())) == (0, 60)
+    assert sum(request == ("GET", "/fleet/v2/units") for request in api.requests) < 10
+
+
+def test_a_unit_that_never_becomes_active_is_a_timeout_after_the_attempts(fleetctl: Fleetctl, api: FakeApi) -> None:
+    api.add("web.service")
+    api.fates["web.service"] = Fate(active="activating", sub="start-pre")
+    result = fleetctl("start", "--block-attempts=1", "web")
+    what = f"timed out waiting for unit web.service to report state launched: it is activating (start-pre) {ON_M1}"
+    assert (result.status, result.stdout) == (1, "")
+    assert result.stderr == (f"Error waiting for units: {what}\nError waiting for unit states, exit status: {what}\n")
+
+
+def test_a_unit_that_is_destroyed_meanwhile_is_waited_for_no_longer(fleetctl: Fleetctl, api: FakeApi) -> None:
+    api.add("web.service")
+
+    def destroy_after_start(method: str, path: str) -> None:
+        if method == "GET" and api.bodies:
+            api.units.pop("web.service", None)
+
+    api.before_request = destroy_after_start
+    result = fleetctl("start", "web")
+    assert (result.status, result.stdout) == (1, "")
+    assert result.stderr == ("Error waiting for units: Unit web.service was destroyed while it was waited for\n")
+
+
+def test_a_unit_that_somebody_stops_meanwhile_is_waited_for_no_longer(fleetctl: Fleetctl, api: FakeApi) -> None:
+    api.add("web.service")
+
+    def stop_after_start(method: str, path: str) -> None:
+        if method == "GET" and api.bodies:
+            api.units["web.service"].target = "loaded"
+
+    api.before_request = stop_after_start
+    assert fleetctl("start", "web").stderr == (
+        "Error waiting for units: Unit web.service was set to loaded by somebody else while it was waited for\n"
+    )
+
+
+def test_no_block_says_triggered_once_and_waits_for_nothing(fleetctl: Fleetctl, api: FakeApi) -> None:
+    api.add("web.service")
+    api.fates["web.service"] = Fate(stuck=True)
+    for command in ("load", "start"):
+        result = fleetctl(command, "--no-block", "web")
+        assert (result.status, result.stdout, result.stderr) == (0, f"Triggered unit web.service {command}\n", "")
+
+
+@pytest.mark.parametrize("command", ["load", "start", "stop", "unload"])
+def test_global_units_are_triggered_and_never_waited_for(fleetctl: Fleetctl, api: FakeApi, command: str) -> None:
+    api.add("all.service", GLOBAL, target="inactive" if command in ("load", "start") else "launched")
+    api.fates["all.service"] = Fate(stuck=True)
+    result = fleetctl(command, "all")
+    assert (result.status, result.stdout) == (0, f"Triggered global unit all.service {command}\n")
+    done = {"stop": "stopped", "unload": "unloaded"}.get(command)
+    assert result.stderr == (f"Successfully {done} units [].\n" if done else "")
+
+
+def test_a_template_cannot_be_started(fleetctl: Fleetctl, api: FakeApi, tmp_path: Path) -> None:
+    (tmp_path / "web@.service").write_text("[Service]\nExecStart=/bin/true\n")
+    result = fleetctl("start", "web@")
+    assert (result.status, result.stdout) == (1, "Unit web@.service inactive\n")
+    assert result.stderr == 'Error starting units: Error 400: cannot activate template "web@.service"\n'
+
+
+# load
+
+
+def test_loading_puts_a_unit_on_a_machine(fleetctl: Fleetctl, api: FakeApi, hello: Path) -> None:
+    result = fleetctl("load", "hello")
+    assert (result.status, result.stderr) == (0, "")
+    assert result.stdout == f"Unit hello.service inactive\nUnit hello.service loaded {ON_M1}\n"
+
+
+def test_loading_a_launched_unit_waits_until_it_has_stopped(fleetctl: Fleetctl, api: FakeApi) -> None:
+    api.add("web.service", target="launched")
+    api.fates["web.service"] = Fate(lingers=3)
+    assert fleetctl("load", "web").stdout == f"Unit web.service loaded {ON_M1}\n"
+    copy = api.units["web.service"].copy
+    assert copy is not None
+    assert copy.active == "inactive"
+
+
+def test_loading_a_loaded_unit_says_and_sends_nothing(fleetctl: Fleetctl, api: FakeApi) -> None:
+    api.add("web.service", target="loaded")
+    assert fleetctl("load", "web").stdout == ""
+    assert wishes(api) == []
+
+
+def test_a_unit_that_fits_nowhere_cannot_be_loaded(fleetctl: Fleetctl, api: FakeApi) -> None:
+    api.add("web.service")
+    api.fates["web.service"] = Fate(machine=None, reason="no machine fits", refusals={"not machine 7": 2})
+    result = fleetctl("load", "web")
+    assert result.status == 1
+    assert result.stderr == (
+        "Error waiting for units: Unit web.service cannot be placed: no machine fits: not machine 7 (2 machines). "
+        "It is loaded as soon as one fits.\n"
+    )
+
+
+# stop, unload
+
+
+def test_stop_ends_when_the_unit_runs_no_more(fleetctl: Fleetctl, api: FakeApi) -> None:
+    api.add("web.service", target="launched")
+    api.fates["web.service"] = Fate(lingers=3)
+    result = fleetctl("stop", "web")
+    assert (result.status, result.stdout) == (0, f"Unit web.service loaded {ON_M1}\n")
+    assert result.stderr == "Successfully stopped units [web.service].\n"
+    copy = api.units["web.service"].copy
+    assert copy is not None
+    assert copy.active == "inactive"
+
+
+def test_unload_ends_when_no_machine_has_the_unit(fleetctl: Fleetctl, api: FakeApi) -> None:
+    for name in ("a.service", "b.service"):
+        api.add(name, target="launched")
+    api.fates["b.service"] = Fate(lingers=3)
+    result = fleetctl("unload", "b", "a", "c")
+    assert (result.status, result.stdout) == (0, "Unit a.service inactive\nUnit b.service inactive\n")
+    assert result.stderr == "Successfully unloaded units [b.service a.service].\n"
+    assert [held.copy for held in api.units.values()] == [None, None]
+
+
+@pytest.mark.parametrize(("command", "state"), [("stop", "loaded"), ("unload", "inactive")])
+def test_units_that_are_down_already_are_passed_over_quietly(
+    fleetctl: Fleetctl, api: FakeApi, command: str, state: str
+) -> None:
+    api.add("web.service", target=state)
+    result = fleetctl(command, "web")
+    done = {"stop": "stopped", "unload": "unloaded"}[command]
+    assert (result.status, result.stdout, result.stderr) == (0, "", f"Successfully {done} units [].\n")
+    assert wishes(api) == []
+
+
+def test_an_inactive_unit_cannot_be_stopped_and_the_others_are(fleetctl: Fleetctl, api: FakeApi) -> None:
+    api.add("a.service", target="launched")
+    api.add("b.service", target="inactive")
+    api.add("c.service", target="launched")
+    result = fleetctl("stop", "a", "b", "c")
+    assert result.status == 1
+    assert result.stdout == f"Unit a.service loaded {ON_M1}\nUnit c.service loaded {ON_M1}\n"
+    assert result.stderr == (
+        "Unable to stop unit b.service in state inactive\nSuccessfully stopped units [a.service c.service].\n"
+    )
+
+
+@pytest.mark.parametrize(("command", "state"), [("stop", "loaded"), ("unload", "inactive")])
+def test_a_launched_unit_that_fits_nowhere_can_be_withdrawn(
+    fleetctl: Fleetctl, api: FakeApi, command: str, state: str
+) -> None:
+    api.fates["web.service"] = Fate(machine=None, reason="no machine fits", refusals={"not machine 7": 2})
+    api.add("web.service", target="launched")
+    result = fleetctl(command, "web")
+    assert (result.status, result.stdout) == (0, f"Unit web.service {state}\n")
+    assert api.units["web.service"].target == state
+
+
+@pytest.mark.parametrize("command", ["stop", "unload", "destroy"])
+def test_units_that_the_cluster_does_not_have_are_passed_over(fleetctl: Fleetctl, api: FakeApi, command: str) -> None:
+    result = fleetctl(command, "web", "no such name", "also\udcff")
+    assert (result.status, result.stdout, result.stderr) == (0, "", "Units not found in registry\n")
+
+
+@pytest.mark.parametrize("command", ["stop", "unload"])
+def test_no_block_triggers_and_claims_nothing(fleetctl: Fleetctl, api: FakeApi, command: str) -> None:
+    api.add("web.service", target="launched")
+    api.fates["web.service"] = Fate(stuck=True)
+    result = fleetctl(command, "--no-block", "web")
+    assert (result.status, result.stdout, result.stderr) == (0, f"Triggered unit web.service {command}\n", "")
+
+
+def test_a_stop_that_takes_too_long_names_what_it_waits_for(fleetctl: Fleetctl, api: FakeApi) -> None:
+    api.add("web.service", target="launched")
+    api.fates["web.service"] = Fate(lingers=10000)
+    result = fleetctl("stop", "--block-attempts", "1", "web")
+    what = f"timed out waiting for unit web.service to report state loaded: it is still active (running) {ON_M1}"
+    assert (result.status, result.stdout) == (1, "")
+    assert result.stderr == (f"Error waiting for units: {what}\nFailed to stop units [web.service]. err: {what}\n")
+
+
+def test_a_wish_that_is_refused_is_reported_and_the_others_are_sent(fleetctl: Fleetctl, api: FakeApi) -> None:
+    api.add("a.service", target="launched")
+    api.add("b.service", target="launched")
+    refusal = b'{"error":{"code":409,"message":"being changed by others"}}'
+    api.before_request = lambda method, path: (
+        (409, "application/json", refusal) if (method, path[-9:]) == ("PUT", "a.service") else None
+    )
+    result = fleetctl("unload", "a", "b")
+    assert (result.status, result.stdout) == (1, "Unit b.service inactive\n")
+    assert result.stderr == (
+        "Error unloading units: unit a.service: Error 409: being changed by others\n"
+        "Successfully unloaded units [b.service].\n"
+    )
+
+
+# destroy
+
+
+def test_destroy_ends_when_no_machine_has_the_units(fleetctl: Fleetctl, api: FakeApi) -> None:
+    for name in ("a.service", "b.service", "c.service"):
+        api.add(name, target="launched")
+    api.fates["a.service"] = Fate(lingers=3)
+    result = fleetctl("destroy", "a", "b", "nope")
+    assert (result.status, result.stdout, result.stderr) == (0, "Destroyed b.service\nDestroyed a.service\n", "")
+    assert list(api.units) == ["c.service"]
+    assert [held.copy for held in api.gone.values()] == [None, None]
+
+
+def test_destroying_without_blocking_does_not_look_at_what_becomes_of_it(fleetctl: Fleetctl, api: FakeApi) -> None:
+    api.add("web.service", target="launched")
+    result = fleetctl("destroy", "--no-block", "web")
+    assert (result.status, result.stdout, result.stderr) == (0, "Destroyed web.service\n", "")
+    assert ("GET", "/fleet/v1/state") not in api.requests
+
+
+def test_a_destroyed_unit_that_does_not_stop_is_a_timeout(fleetctl: Fleetctl, api: FakeApi) -> None:
+    api.add("web.service", target="launched")
+    api.fates["web.service"] = Fate(stuck=True)
+    result = fleetctl("destroy", "--block-attempts=1", "web")
+    assert (result.status, result.stdout) == (1, "")
+    assert result.stderr == (
+        "Error waiting for units: timed out waiting for destroyed unit web.service to stop; it will go when it has\n"
+    )
+
+
+def test_a_unit_that_another_destroyed_first_is_no_error(fleetctl: Fleetctl, api: FakeApi) -> None:
+    api.add("web.service")
+    api.before_request = lambda method, path: api.units.clear() if method == "DELETE" else None
+    assert fleetctl("destroy", "web").status == 0
+
+
+def test_a_unit_that_cannot_be_destroyed_does_not_hinder_the_others(fleetctl: Fleetctl, api: FakeApi) -> None:
+    api.add("a.service")
+    api.add("b.service")
+    failure = b'{"error":{"code":500,"message":""}}'
+    api.before_request = lambda method, path: (
+        (500, "application/json", failure) if (method, path[-9:]) == ("DELETE", "a.service") else None
+    )
+    result = fleetctl("destroy", "a", "b")
+    assert (result.status, result.stdout) == (1, "Destroyed b.service\n")
+    assert result.stderr.startswith("Error destroying units: unit a.service: Error 500: ")
