@@ -1,0 +1,139 @@
+"""The fake API keeps the promises of the real one: the same client, asked the same things, gets the same answers."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from fleetctl.client import ApiError, Client
+from fleetctl.endpoint import parse_endpoint
+from fleetd.api.handlers import Api
+from fleetd.api.server import Server
+from fleetd.config import Address
+from fleetd.core.unitfile import UnitFile
+from fleetd.registry import Registry
+from fleetd.store.embedded import EmbeddedStore, inline
+from tests.fleetctl.fake_api import PAGE_SIZE, FakeApi, Served
+
+A = UnitFile.parse("[Service]\nExecStart=/bin/a\nExecStart=\n")
+B = UnitFile.parse("[Service]\nExecStart=/bin/b\n[X-Fleet]\nGlobal=true\n")
+
+
+class RealApi:
+    """fleetd's API over a store in memory, on a unix socket, in a thread of its own."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._served = threading.Event()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),))
+        self._thread.start()
+        assert self._served.wait(10)
+
+    async def _serve(self) -> None:
+        store = EmbeddedStore(":memory:", offload=inline)
+        server = Server(Api(Registry(store), token_limit=PAGE_SIZE))
+        await server.start([Address(path=self._path)], insecure=False)
+        self._stopped = asyncio.Event()
+        self._served.set()
+        await self._stopped.wait()
+        await server.stop()
+        await store.close()
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._stopped.set)
+        self._thread.join()
+        self._loop.close()
+
+
+@pytest.fixture(params=["fake", "real"])
+def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    path = str(tmp_path_factory.mktemp("s") / "fleet.sock")
+    server = Served(FakeApi(), path) if request.param == "fake" else RealApi(path)
+    yield Client(parse_endpoint(f"unix://{path}"), timeout_s=10)
+    server.close()
+
+
+def refusal(wish: Callable[[], None]) -> tuple[int, str]:
+    with pytest.raises(ApiError) as refused:
+        wish()
+    return refused.value.code, str(refused.value)
+
+
+def test_a_unit_comes_back_as_it_was_handed_over(client: Client) -> None:
+    assert client.unit("a.service") is None
+    client.put_unit("a.service", A.options, "inactive")
+    unit = client.unit("a.service")
+    assert unit is not None
+    assert [(option.section, option.name, option.value) for option in unit.options] == [
+        ("Service", "ExecStart", "/bin/a"),
+        ("Service", "ExecStart", ""),
+    ]
+    assert (unit.name, unit.desired_state, unit.current_state, unit.machine_id) == (
+        "a.service",
+        "inactive",
+        "inactive",
+        "",
+    )
+
+
+def test_a_report_says_what_a_unit_is_before_anything_is_decided(client: Client) -> None:
+    client.put_unit("b.service", B.options, "launched")
+    client.put_unit("a.service", A.options, "launched")
+    reports = client.reports(["a.service", "nope.service", "b.service"])
+    assert [(name, r.target, r.hash, r.is_global, r.decided, r.machine) for name, r in sorted(reports.items())] == [
+        ("a.service", "launched", A.hash, False, 0, ""),
+        ("b.service", "launched", B.hash, True, 0, ""),
+    ]
+
+
+def test_every_wish_raises_the_generation_and_so_does_asking_again_for_a_start(client: Client) -> None:
+    generations = []
+    client.put_unit("a.service", A.options, "inactive")
+    for target in ("loaded", "launched", "launched", "inactive"):
+        client.set_target("a.service", target)
+        generations.append(client.reports(["a.service"])["a.service"].generation)
+    client.put_unit("a.service", B.options, "launched")
+    report = client.reports(["a.service"])["a.service"]
+    assert (report.hash, report.target) == (B.hash, "launched")
+    assert sorted({*generations, report.generation}) == [*generations, report.generation]
+
+
+def test_what_cannot_be_is_refused_alike(client: Client) -> None:
+    missing = (409, "Error 409: unit does not exist and options field empty")
+    assert refusal(lambda: client.set_target("a.service", "launched")) == missing
+    template = (400, 'Error 400: cannot activate template "web@.service"')
+    assert refusal(lambda: client.put_unit("web@.service", A.options, "launched")) == template
+    name = (400, "Error 400: invalid character ' ' in unit name")
+    assert refusal(lambda: client.put_unit("a b.service", A.options, "launched")) == name
+
+
+def test_what_is_destroyed_is_gone_and_only_once(client: Client) -> None:
+    client.put_unit("a.service", A.options, "inactive")
+    assert [client.destroy("a.service"), client.destroy("a.service")] == [True, False]
+    assert (client.unit("a.service"), client.reports(["a.service"]), client.states()) == (None, {}, [])
+
+
+@pytest.mark.parametrize("count", [0, 1, PAGE_SIZE, 2 * PAGE_SIZE + 1])
+def test_lists_come_whole_and_in_order_whatever_their_length(client: Client, count: int) -> None:
+    names = [f"web@{number}.service" for number in range(count)]
+    for name in reversed(names):
+        client.put_unit(name, A.options, "inactive")
+    assert [unit.name for unit in client.units()] == names
+
+
+@pytest.mark.parametrize("name", ["a\\x2db.service", "a:b@c@d.service", "%2F.service", "also\udcff.service"])
+def test_any_name_reaches_the_api_as_it_is_and_is_found_or_not(client: Client, name: str) -> None:
+    valid = "%" not in name and "\udcff" not in name
+    if valid:
+        client.put_unit(name, A.options, "inactive")
+    assert (client.unit(name) is not None) is valid
+    assert bool(client.reports([name])) is valid
+
+
+def test_more_names_than_a_url_holds_are_asked_for_in_parts(client: Client) -> None:
+    names = [f"{'x' * 240}@{number}.service" for number in range(50)]
+    for name in names[::10]:
+        client.put_unit(name, A.options, "inactive")
+    assert sorted(client.reports(names)) == sorted(names[::10])
