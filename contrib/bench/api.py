@@ -1,0 +1,87 @@
+"""A client that is not what is measured: the API over a machine's own socket, many requests at once, each cheap."""
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+import msgspec
+
+from fleetd.api import schema
+
+CONNECTIONS = 32
+DEADLINE_S = 120.0
+Reports = dict[str, schema.UnitReport]
+
+_decode = msgspec.json.Decoder(schema.UnitReports).decode
+
+
+class Api:
+    """The API of one machine. As a context manager it closes its connections."""
+
+    def __init__(self, socket: Path) -> None:
+        self._session = aiohttp.ClientSession(
+            "http://fleet", connector=aiohttp.UnixConnector(str(socket), limit=CONNECTIONS)
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._session.close()
+
+    async def start(self, name: str, options: Sequence[schema.UnitOption]) -> None:
+        """Submit a unit and ask for it to run, in one request. Raises ClientResponseError."""
+        wish = schema.Unit(name, tuple(options), desired_state="launched")
+        body, headers = msgspec.json.encode(wish), {"Content-Type": schema.JSON_TYPE}
+        async with self._session.put(f"{schema.V1}/units/{name}", data=body, headers=headers, raise_for_status=True):
+            pass
+
+    async def destroy(self, name: str) -> None:
+        async with self._session.delete(f"{schema.V1}/units/{name}", raise_for_status=True):
+            pass
+
+    async def start_all(self, names: Collection[str], options: Sequence[schema.UnitOption]) -> None:
+        await asyncio.gather(*(self.start(name, options) for name in names))
+
+    async def destroy_all(self, names: Collection[str]) -> None:
+        await asyncio.gather(*(self.destroy(name) for name in names))
+
+    async def reports(self, name: str = "") -> Reports:
+        """What is known of one unit, or of all."""
+        query = {"name": name} if name else {}
+        async with self._session.get(f"{schema.V2}/units", params=query, raise_for_status=True) as response:
+            return {report.name: report for report in _decode(await response.read()).units}
+
+    async def wait(self, holds: Callable[[Reports], bool], poll_s: float, name: str = "") -> float:
+        """The time.monotonic() at which an answer was in that holds. Raises TimeoutError."""
+        deadline = time.monotonic() + DEADLINE_S
+        while True:
+            reports = await self.reports(name)
+            now = time.monotonic()
+            if holds(reports):
+                return now
+            if now > deadline:
+                raise TimeoutError(f"not within {DEADLINE_S:.0f} s; the last answer: {_summary(reports)}")
+            await asyncio.sleep(poll_s)
+
+
+def active_on(report: schema.UnitReport) -> str:
+    """The machine that a unit belongs to and is active on, or ''."""
+    active = any(copy.machine == report.machine and copy.active == "active" for copy in report.copies)
+    return report.machine if active else ""
+
+
+def are_active(reports: Reports, names: Collection[str], besides: str = "") -> bool:
+    """Whether all of them are active where they belong, and that is not on the machine `besides`."""
+    return all(name in reports and active_on(reports[name]) not in ("", besides) for name in names)
+
+
+def _summary(reports: Reports) -> str:
+    active = sum(1 for report in reports.values() if active_on(report))
+    return f"{active} of {len(reports)} units active"

@@ -1,0 +1,174 @@
+"""What is measured, one function a measure: each takes the bench and returns its figures."""
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+import msgspec
+
+from contrib.bench import floor, process
+from contrib.bench.api import Api, active_on, are_active
+from contrib.bench.figure import Figure
+from contrib.testbed import Cluster, Machine
+from fleetd.api import schema
+
+TEXT = "[Unit]\nDescription=Sleeper\n[Service]\nExecStart=/bin/sleep infinity\n"
+OPTIONS = (
+    schema.UnitOption("Unit", "Description", "Sleeper"),
+    schema.UnitOption("Service", "ExecStart", "/bin/sleep infinity"),
+)
+AGENT_TTL_S = 10.0  # fleetd's default, which the testbed keeps
+POLL_ONE_S = 0.003
+POLL_MANY_S = 0.05
+REST_S = 20.0
+MEMORY_UNITS = 170  # on one machine, a third of 500
+
+
+class Bench(msgspec.Struct, frozen=True):
+    """The machines, and how much to ask of them."""
+
+    cluster: Cluster
+    rounds: int
+    units: int
+
+    def api(self, machine: Machine | None = None) -> Api:
+        machine = machine or self.cluster.machines[0]
+        return Api(machine.path("/run/fleet.sock"))
+
+    def names(self, prefix: str) -> list[str]:
+        return [f"{prefix}-{index:03}.service" for index in range(self.units)]
+
+    async def fill(self, api: Api) -> list[str]:
+        """All units active, if they are not yet; their names."""
+        names = self.names("many")
+        if not are_active(await api.reports(), names):
+            await api.start_all(names, OPTIONS)
+            await api.wait(lambda reports: are_active(reports, names), POLL_MANY_S)
+        return names
+
+
+async def clear(api: Api) -> None:
+    """No units, and no machine that still has one."""
+    await api.destroy_all(list(await api.reports()))
+    await api.wait(lambda reports: not reports, POLL_MANY_S)
+
+
+async def measure_one(bench: Bench) -> list[Figure]:
+    """One unit, from the request to where it is reported active."""
+    samples, floor_samples = [], []
+    async with bench.api() as api:
+        await clear(api)
+        for index in range(bench.rounds):
+            name = f"one-{index}.service"
+            floor_samples.append(floor.start_alone(bench.cluster.machines[:1], [name], TEXT))
+            began = time.monotonic()
+            await api.start(name, OPTIONS)
+            active = await api.wait(lambda reports, name=name: are_active(reports, [name]), POLL_ONE_S, name)  # type: ignore[misc]
+            samples.append(active - began)
+            await clear(api)
+    return [Figure("one unit, asked for to active", "s", tuple(samples), tuple(floor_samples), 0.15)]
+
+
+async def measure_many(bench: Bench) -> list[Figure]:
+    """Many units, from the first request to where all are reported active."""
+    samples, floor_samples = [], []
+    names = bench.names("many")
+    async with bench.api() as api:
+        for _ in range(bench.rounds):
+            await clear(api)
+            floor_samples.append(floor.start_alone(bench.cluster.machines, bench.names("alone"), TEXT))
+            began = time.monotonic()
+            await api.start_all(names, OPTIONS)
+            samples.append(await api.wait(lambda reports: are_active(reports, names), POLL_MANY_S) - began)
+    figure = Figure(f"{bench.units} units, first asked for to all active", "s", tuple(samples), tuple(floor_samples))
+    assert figure.floor is not None
+    return [msgspec.structs.replace(figure, limit=2 * figure.floor)]
+
+
+async def measure_cut(bench: Bench) -> list[Figure]:
+    """A machine's power is cut, until all that it ran is reported active elsewhere. Each machine gets its turn, and so
+    the leader too."""
+    samples = []
+    for index in range(bench.rounds):
+        victim, witness = (bench.cluster.machines[(index + shift) % len(bench.cluster.machines)] for shift in (1, 2))
+        async with bench.api(witness) as api:
+            await clear(api)
+            names = await bench.fill(api)
+            if not any(active_on(report) == victim.id for report in (await api.reports()).values()):
+                raise RuntimeError(f"{victim.name} runs nothing: its power cut would measure nothing")
+            began = time.monotonic()
+            victim.power_cut()
+            gone = victim.id
+            back = await api.wait(lambda reports: are_active(reports, names, besides=gone), POLL_MANY_S)  # noqa: B023
+            samples.append(back - began)
+        victim.boot()
+        bench.cluster.wait_ready()
+    name = f"power cut, to its third of {bench.units} units active elsewhere"
+    return [Figure(name, "s", tuple(samples), (AGENT_TTL_S,), AGENT_TTL_S + 2)]
+
+
+async def measure_memory(bench: Bench) -> list[Figure]:
+    """What fleetd holds in memory once it has started a third of the units: the largest of the machines."""
+    async with bench.api() as api:
+        await bench.fill(api)
+    largest = max(process.resident_mib(machine) for machine in bench.cluster.machines)
+    share = bench.units // len(bench.cluster.machines)
+    return [Figure(f"memory of a fleetd, with {share} units or so", "MiB", (largest,), limit=55.0)]
+
+
+async def measure_rest(bench: Bench) -> list[Figure]:
+    """What it costs while nothing changes: processor time of the busiest fleetd and of etcd, requests to the store."""
+    async with bench.api() as api:
+        await bench.fill(api)
+    await asyncio.sleep(3)  # what is still being told of the start is not rest
+    machines, etcd = bench.cluster.machines, bench.cluster.etcd
+    began, before = time.monotonic(), [process.cpu_s(machine) for machine in machines]
+    etcd_cpu_before, requests_before = process.etcd_counters(etcd)
+    await asyncio.sleep(REST_S)
+    etcd_cpu, requests = process.etcd_counters(etcd)
+    took, after = time.monotonic() - began, [process.cpu_s(machine) for machine in machines]
+    busiest = max(later - earlier for later, earlier in zip(after, before, strict=True))
+    per_minute = (requests - requests_before) / took * 60
+    return [
+        Figure("at rest: processor time of a fleetd", "%", (busiest / took * 100,)),
+        Figure("at rest: processor time of etcd", "%", ((etcd_cpu - etcd_cpu_before) / took * 100,)),
+        Figure(f"at rest: requests to etcd by {len(machines)} machines", "/min", (per_minute,)),
+    ]
+
+
+async def measure_fleetctl(bench: Bench) -> list[Figure]:
+    """What a person waits for: the whole command, beside the start of Python."""
+    async with bench.api() as api:
+        await bench.fill(api)
+    endpoint = f"--endpoint=unix://{bench.cluster.machines[0].path('/run/fleet.sock')}"
+    fleetctl = f"{sys.prefix}/bin/fleetctl"
+    python = await _time_command(bench.rounds, sys.executable, "-c", "pass")
+    lists = await _time_command(bench.rounds, fleetctl, endpoint, "list-units")
+    helps = await _time_command(bench.rounds, fleetctl, "--help")
+    return [
+        Figure(f"fleetctl list-units, {bench.units} units", "s", lists, python),
+        Figure("fleetctl --help", "s", helps, python),
+    ]
+
+
+async def _time_command(rounds: int, *command: str) -> tuple[float, ...]:
+    return tuple([await asyncio.to_thread(_time_once, command) for _ in range(rounds)])
+
+
+def _time_once(command: Sequence[str]) -> float:
+    began = time.monotonic()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.monotonic() - began
+
+
+# In this order: later ones use what earlier ones have started, and a cut leaves the machines uneven.
+MEASURES: dict[str, Callable[[Bench], Awaitable[list[Figure]]]] = {
+    "one": measure_one,
+    "many": measure_many,
+    "memory": measure_memory,
+    "rest": measure_rest,
+    "fleetctl": measure_fleetctl,
+    "cut": measure_cut,
+}
