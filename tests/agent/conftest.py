@@ -1,11 +1,18 @@
-"""A machine for each test of the agent."""
+"""A machine for each test of the agent, on a virtual clock."""
 
-from collections.abc import AsyncGenerator
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping
 from pathlib import Path
 
 import pytest
 
 from tests.agent.machine import MachineUnderTest
+from tests.virtual_time import VirtualLoop
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Each test runs in a loop whose clock is virtual."""
+    return {"virtual": VirtualLoop}
 
 
 @pytest.fixture

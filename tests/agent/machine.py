@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from fleetd.ledger import Ledger
 from fleetd.registry import Registry, Synced, decode
 from fleetd.store.embedded import EmbeddedStore, inline
 from fleetd.store.protocol import Changes, Comparison, Delete, Operation, Unavailable
+from fleetd.systemd.protocol import ServiceManagerError, UnitDetails
 from fleetd.systemd.simulated import SimulatedSystemd
 
 MACHINE = "m1"
@@ -44,6 +45,62 @@ class FaultyStore(EmbeddedStore):
             raise Unavailable("the store does not answer")
 
 
+class FaultySystemd(SimulatedSystemd):
+    """A simulated systemd whose disk and whose words can be bad for single units."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bad_on_disk: list[str] = []  # a batch of files with one of these fails as a whole
+        self.refused_stops: list[str] = []
+        self.restless: list[str] = []  # started again, as by a socket, as soon as they are stopped
+        self.refuses_reload = False
+        self.is_mute = False  # has nothing to say of any single unit
+        self.was_asked_to_write = asyncio.Event()
+        self.was_asked_to_start = asyncio.Event()
+
+    async def write(self, files: Mapping[str, str]) -> Mapping[str, ServiceManagerError]:
+        self._touch_disk(files)
+        self.was_asked_to_write.set()
+        return await super().write(files)
+
+    async def remove(self, names: Collection[str]) -> None:
+        self._touch_disk(names)
+        await super().remove(names)
+
+    async def reload(self) -> None:
+        if self.refuses_reload:
+            raise ServiceManagerError("reload: Access denied")
+        await super().reload()
+
+    async def start(self, name: str) -> None:
+        self.was_asked_to_start.set()
+        await super().start(name)
+
+    async def stop(self, name: str) -> None:
+        await super().stop(name)
+        if name in self.refused_stops:
+            raise ServiceManagerError(f"stop {name}: Operation refused")
+        if name in self.restless:
+            await asyncio.sleep(0.001)
+            await super().start(name)
+
+    async def details(self, name: str) -> UnitDetails:
+        self._find_words(name)
+        return await super().details(name)
+
+    async def explain(self, name: str) -> str:
+        self._find_words(name)
+        return await super().explain(name)
+
+    def _touch_disk(self, names: Collection[str]) -> None:
+        if any(name in self.bad_on_disk for name in names):
+            raise OSError("Input/output error")
+
+    def _find_words(self, name: str) -> None:
+        if self.is_mute:
+            raise ServiceManagerError(f"look at {name}: Message recipient disconnected")
+
+
 class StandingMembership:
     """A membership that registers when it is told to, on a lease of the store's."""
 
@@ -58,11 +115,11 @@ class StandingMembership:
 
 
 class MachineUnderTest:
-    """What the leader, the membership and systemd do to one agent, and how it answers. Times are real."""
+    """What the leader, the membership and systemd do to one agent, and how it answers."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.systemd = SimulatedSystemd()
+        self.systemd = FaultySystemd()
         self.log = logging.getLogger("agent-under-test")
         self.sessions = 0
         self.running: asyncio.Task[None] | None = None
@@ -86,7 +143,7 @@ class MachineUnderTest:
 
     async def register(self) -> None:
         """What the membership does when the machine has no lease."""
-        lease = await self.store.grant(60)
+        lease = await self.store.grant(3600)
         await self.agent.publish_all(lease)
         self.membership.lease = lease
         self.agent.check(await self.store.revision())
