@@ -108,7 +108,7 @@ def leave(path: str) -> int:
     while True:
         progress = _post_leave(path)
         if progress.left:
-            print("this machine has left the cluster")  # noqa: T201
+            print("this machine has left the cluster; systemctl restart fleet.service makes it join again")  # noqa: T201
             return 0
         if progress.waiting_for != shown:
             shown = progress.waiting_for

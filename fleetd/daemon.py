@@ -30,6 +30,7 @@ from fleetd.membership import Membership
 from fleetd.registry import Registry
 from fleetd.store.embedded import EmbeddedStore
 from fleetd.store.etcd import EtcdStore
+from fleetd.store.etcd_gateway import tls_context
 from fleetd.store.protocol import Store, StoreError
 from fleetd.systemd.dbus import SystemdOverDBus
 from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager
@@ -103,8 +104,8 @@ class Daemon:
         notify.notify(notify.reloading())
         try:
             config, notices = load_config(self._config_path, os.environ, self._overrides)
-            await Node.check(config)
-        except (ConfigError, identity.IdentityError) as error:
+            Node.check(config)
+        except (ConfigError, identity.IdentityError, StoreError) as error:
             log.error("goes on with the former configuration: %s", error)
         else:
             _log_notices(notices)
@@ -129,7 +130,7 @@ class Node:
         self.config = config
         self.store = store
         self.systemd = systemd
-        self.finished = asyncio.Event()  # a part has ended for good: fleetd has left, or a bug was met
+        self.finished = asyncio.Event()  # a part has ended for good: a bug was met
         self._tasks: list[asyncio.Task[None]] = []
         self._leaving: asyncio.Task[None] | None = None
         loop_time = asyncio.get_running_loop().time
@@ -167,8 +168,8 @@ class Node:
         )
 
     @staticmethod
-    async def check(config: Config) -> None:
-        """Raises ConfigError or IdentityError for what would keep a Node from opening."""
+    def check(config: Config) -> None:
+        """Raises IdentityError or StoreError for what would keep a Node from opening."""
         identity.read_machine_id()
         _tls(config)
 
@@ -200,8 +201,9 @@ class Node:
 
     async def close(self) -> None:
         """Stop working. The units and this machine's registration stay as they are."""
-        for task in (*self._tasks, *([self._leaving] if self._leaving else [])):
-            task.cancel()
+        if self._leaving:
+            self._leaving.cancel()
+        self._end_parts()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.agent.close()
         await self.store.close()
@@ -223,7 +225,9 @@ class Node:
         departure = await self._plan_departure()
         log.info("ends", extra={"units": departure})
         try:
-            if departure is Departure.PARK and self.membership.lease:
+            if not self.membership.lease:
+                return
+            if departure is Departure.PARK:
                 async with asyncio.timeout(PARK_TIMEOUT_S):
                     await self.membership.park()
             elif departure is Departure.LEAVE:
@@ -240,12 +244,19 @@ class Node:
         """Have every unit placed elsewhere, and go when the last has stopped here."""
         if self.membership.machine.mode is not MachineMode.LEAVING:
             await self.membership.announce(MachineMode.LEAVING)
+            log.info("leaves the cluster: its units go elsewhere")
         while await self._remaining():  # noqa: ASYNC110 (no event says "nothing runs")
             await asyncio.sleep(LEAVE_POLL_S)
         with suppress(TimeoutError):
             async with asyncio.timeout(HANDOVER_S):  # a cluster without a leader takes nothing over
                 await self.agent.wait_until_unordered()
+        self._end_parts()
         await self.membership.depart()
+        log.info("has left the cluster")
+
+    def _end_parts(self) -> None:
+        for task in self._tasks:
+            task.cancel()
 
     async def _remaining(self) -> tuple[str, ...]:
         """The units that still run here."""
@@ -264,13 +275,14 @@ class Node:
         return plan_departure(job=job, machine_is_stopping=stopping, supervised=supervised)
 
     async def _report_leaving(self) -> schema.Leaving:
-        """What `fleetd leave` asks, again and again: begin to leave, and say how far it is."""
-        if self._leaving is None:
+        """What `fleetd leave` asks, again and again: begin to leave, and say how far it is.
+
+        A machine that has left stays idle until fleetd is restarted: were fleetd to end, the next person who looks at
+        its socket would make systemd start it, and the machine join again.
+        """
+        if self._leaving is None or (self._leaving.done() and self._leaving.exception()):
             self._leaving = asyncio.create_task(self.leave())
         left = self._leaving.done()
-        if left:
-            self._leaving.result()
-            asyncio.get_running_loop().call_later(1.0, self.finished.set)  # the answer goes first
         return schema.Leaving(left=left, waiting_for=() if left else await self._remaining())
 
     async def _run_engine(self) -> None:
@@ -278,6 +290,8 @@ class Node:
         await self.engine.run()
 
     def _not_ready(self) -> str:
+        if self._leaving is not None and self._leaving.done():
+            return "this machine has left the cluster; systemctl restart fleet.service makes it join again"
         if self.membership.registered.is_set():
             return ""
         return self.membership.refusal or "this machine is not registered yet"
@@ -311,17 +325,10 @@ def _open_store(config: Config) -> Store:
 
 
 def _tls(config: Config) -> ssl.SSLContext | None:
-    """How etcd is spoken to over TLS, or None where no server asks for it. Raises ConfigError."""
+    """How etcd is spoken to over TLS, or None where no server asks for it. Raises StoreError."""
     if not any(server.startswith("https:") for server in config.etcd_servers):
         return None
-    try:
-        context = ssl.create_default_context(cafile=config.etcd_cafile or None)
-        if config.etcd_certfile:
-            context.load_cert_chain(config.etcd_certfile, config.etcd_keyfile or None)
-    except (OSError, ssl.SSLError) as error:
-        files = ", ".join(filter(None, (config.etcd_cafile, config.etcd_certfile, config.etcd_keyfile)))
-        raise ConfigError(f"etcd's certificates cannot be used ({files}): {error}") from error
-    return context
+    return tls_context(config.etcd_cafile, config.etcd_certfile, config.etcd_keyfile)
 
 
 def _log_notices(notices: Sequence[Notice]) -> None:

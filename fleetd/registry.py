@@ -13,6 +13,7 @@ import msgspec
 from fleetd.core.machine import Machine, MachineSettings
 from fleetd.core.placement import Decision, Placement
 from fleetd.core.unit import Unit, UnitState
+from fleetd.store.bounds import size_of
 from fleetd.store.protocol import (
     MAX_OPERATIONS,
     MAX_TRANSACTION_BYTES,
@@ -237,7 +238,7 @@ def cut_into_transactions(steps: Iterable[Step], guards: Sequence[Comparison] = 
     operations: list[Operation] = []
     size = 0
     for step in steps:
-        step_size = sum(_size(operation) for operation in step.operations)
+        step_size = sum(map(size_of, (*step.comparisons, *step.operations)))
         if len(step.operations) > MAX_OPERATIONS or len(guards) + len(step.comparisons) > MAX_OPERATIONS:
             raise ValueError(f"{len(step.operations)} operations cannot stand in one transaction")
         full = (
@@ -254,9 +255,3 @@ def cut_into_transactions(steps: Iterable[Step], guards: Sequence[Comparison] = 
     if operations:
         transactions.append(Step(tuple(comparisons), tuple(operations)))
     return transactions
-
-
-def _size(operation: Operation) -> int:
-    """Bytes that an operation takes, generously (keys, and values in base64)."""
-    value = operation.value if isinstance(operation, Put) else b""
-    return 2 * len(operation.key) + len(value) * 4 // 3 + 64

@@ -20,6 +20,7 @@ from fleetd.registry import MalformedRecord, Registry
 from fleetd.store.protocol import Unavailable
 
 METRICS_TYPE = "text/plain; version=0.0.4"
+LEAVE = f"{schema.V2}/leave"  # answered in every state: also to hear that the machine has left
 NO_STORE = "fleet server unable to communicate with etcd"
 
 Handler = Callable[[Request, str], Awaitable[Response]]
@@ -87,7 +88,7 @@ class Api:
         self._others["/health"] = Resource({"GET": self._get_health}, get_only)
         if leave:
             only_post = "only POST supported against this resource"
-            self._others[f"{schema.V2}/leave"] = Resource({"POST": self._post_leave}, only_post)
+            self._others[LEAVE] = Resource({"POST": self._post_leave}, only_post)
         if metrics:
             self._others["/metrics"] = Resource({"GET": self._get_metrics}, get_only)
 
@@ -107,7 +108,7 @@ class Api:
         return response
 
     async def _answer(self, request: Request) -> Response:
-        if reason := self._not_ready():
+        if (reason := self._not_ready()) and request.path != LEAVE:
             raise ApiError(503, f"{NO_STORE}: {reason}")
         if len(request.body) > MAX_BODY_BYTES:
             raise body_too_large()

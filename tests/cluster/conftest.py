@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from contrib.testbed import Cluster
+from tests.cluster.people import Person
 
 HERE = Path(__file__).parent
 
@@ -46,3 +47,9 @@ def new_cluster() -> Iterator[Callable[..., Cluster]]:
     """Start clusters of one's own, as Cluster(...) does; they end with the test. For tests that break machines."""
     with ExitStack() as clusters:
         yield lambda *args, **kwargs: clusters.enter_context(Cluster(*args, **kwargs))
+
+
+@pytest.fixture
+def person(cluster: Cluster, tmp_path: Path) -> Person:
+    """Somebody at the shared cluster."""
+    return Person(cluster, tmp_path)

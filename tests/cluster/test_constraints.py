@@ -1,0 +1,174 @@
+"""Where units go on real machines: every constraint, and what is said where none fits."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from contrib.testbed import Cluster
+from tests.cluster.people import SLEEPER, Person, with_fleet
+
+
+@pytest.fixture(scope="module")
+def _zones() -> Iterator[Cluster]:
+    with Cluster([{"metadata": "zone=a,disk=ssd"}, {"metadata": "zone=b"}, {"metadata": "zone=b"}]) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def zones(_zones: Cluster, tmp_path: Path) -> Iterator[Person]:
+    """Somebody at a cluster whose first machine is in zone a, the others in zone b."""
+    yield Person(_zones, tmp_path)
+    _zones.destroy_all_units()
+
+
+def test_machine_id_takes_the_full_and_the_short_id(zones: Person) -> None:
+    third = zones.cluster.machines[2]
+    zones.start({"full.service": with_fleet(f"MachineID={third.id}")})
+    zones.start({"short.service": with_fleet(f"MachineID={third.id[:8]}")})
+    assert zones.machine_of("full.service") is third
+    assert zones.machine_of("short.service") is third
+
+
+def test_metadata_is_required_and_its_values_are_alternatives(zones: Person) -> None:
+    zones.start({"fast.service": with_fleet("MachineMetadata=disk=ssd", "MachineMetadata=zone=a")})
+    zones.start({f"any-{n}.service": with_fleet('MachineMetadata="zone=a" "zone=b"') for n in range(2)})
+    assert zones.machine_of("fast.service") is zones.cluster.machines[0]
+
+
+def test_a_unit_that_fits_nowhere_says_how_many_machines_for_each_reason(zones: Person) -> None:
+    zones.start({"first.service": with_fleet("MachineMetadata=zone=a")})
+    result = zones.start(
+        {"rival.service": with_fleet("MachineMetadata=zone=a", "Conflicts=first.service")}, check=False
+    )
+    assert result.returncode == 1
+    assert "rival.service" in result.stderr
+    assert "2 " in result.stderr
+    assert "metadata zone=a missing" in result.stderr
+    assert "1 " in result.stderr
+    assert "conflicts with first.service" in result.stderr
+
+
+def test_a_unit_that_fitted_nowhere_starts_as_soon_as_it_does(zones: Person) -> None:
+    zones.start({"first.service": with_fleet("MachineMetadata=zone=a")})
+    zones.start({"rival.service": with_fleet("MachineMetadata=zone=a", "Conflicts=first.service")}, check=False)
+    zones.cluster.fleetctl("destroy", "first.service")
+    zones.wait_until_placed("rival.service")
+
+
+@pytest.mark.parametrize("bearer", ["new", "old"])
+def test_conflicts_count_whichever_of_the_two_bears_them(zones: Person, bearer: str) -> None:
+    texts = {
+        "new": {"a.service": SLEEPER, "b.service": with_fleet("Conflicts=a.service")},
+        "old": {"a.service": with_fleet("Conflicts=b.*"), "b.service": SLEEPER},
+    }[bearer]
+    fillers = {f"filler-{n}.service": SLEEPER for n in range(2)}
+    for unit, text in {**fillers, **texts}.items():
+        zones.start({unit: text})
+    assert zones.machine_of("a.service") is not zones.machine_of("b.service")
+
+
+def test_conflicting_instances_run_one_a_machine_and_the_fourth_says_why(zones: Person) -> None:
+    zones.write({"solo@.service": with_fleet("Conflicts=solo@*.service")})
+    path = str(zones.folder / "solo@")
+    zones.cluster.fleetctl("start", *(f"{path}{n}.service" for n in (1, 2, 3)))
+    fourth = zones.cluster.fleetctl("start", f"{path}4.service", check=False)
+    assert fourth.returncode == 1
+    assert "conflicts with solo@" in fourth.stderr
+
+
+def test_a_follower_goes_where_its_peer_goes(zones: Person) -> None:
+    zones.start({"peer.service": with_fleet("MachineMetadata=zone=a")})
+    zones.start({"follower.service": with_fleet("MachineOf=peer.service")})
+    assert zones.machine_of("follower.service") is zones.cluster.machines[0]
+    zones.start({"peer.service": with_fleet("MachineMetadata=zone=b")}, "--replace")
+    zones.wait_until_placed("peer.service", "follower.service")
+    zones.cluster.wait_until(
+        "they share a machine in zone b",
+        lambda: zones.placed()["peer.service"] == zones.placed()["follower.service"] != [zones.cluster.machines[0].id],
+    )
+
+
+def test_a_follower_waits_for_its_peer(zones: Person) -> None:
+    result = zones.start({"follower.service": with_fleet("MachineOf=later.service")}, check=False)
+    assert result.returncode == 1
+    assert "later.service is not there" in result.stderr
+    zones.start({"later.service": SLEEPER})
+    zones.wait_until_placed("follower.service")
+    assert zones.machine_of("follower.service") is zones.machine_of("later.service")
+
+
+def test_a_global_unit_runs_on_every_machine_with_its_metadata(zones: Person) -> None:
+    everywhere = {machine.id for machine in zones.cluster.machines}
+    result = zones.start(
+        {
+            "all.service": with_fleet("Global=true"),
+            "some.service": with_fleet("Global=true", "MachineMetadata=zone=b"),
+        }
+    )
+    assert "Triggered global unit all.service start" in result.stdout
+    zones.cluster.wait_until(
+        "the globals are everywhere they should be",
+        lambda: (
+            set(zones.placed().get("all.service", [])) == everywhere
+            and set(zones.placed().get("some.service", [])) == {m.id for m in zones.cluster.machines[1:]}
+        ),
+    )
+
+
+def test_a_global_unit_leaves_alone_the_machine_of_what_it_conflicts_with(zones: Person) -> None:
+    zones.start({"there.service": SLEEPER})
+    holder = zones.machine_of("there.service")
+    zones.start({"shy.service": with_fleet("Global=true", "Conflicts=there.service")})
+    others = sorted(machine.id for machine in zones.cluster.machines if machine is not holder)
+    zones.cluster.wait_until("the global runs elsewhere", lambda: zones.placed().get("shy.service") == others)
+
+
+def test_a_replacing_unit_pushes_the_other_to_another_machine(zones: Person) -> None:
+    zones.start({"old.service": with_fleet('MachineMetadata="zone=a" "zone=b"')})
+    former = zones.machine_of("old.service")
+    zones.start({"new.service": with_fleet("Replaces=old.service", f"MachineMetadata=zone={_zone(zones, former.id)}")})
+    if zones.machine_of("new.service") is former:
+        zones.cluster.wait_until(
+            "the old one has moved", lambda: zones.placed().get("old.service", [former.id]) != [former.id]
+        )
+    zones.wait_until_placed("old.service", "new.service")
+    assert zones.machine_of("old.service") is not zones.machine_of("new.service")
+
+
+def test_metadata_set_by_a_person_moves_what_fits_no_longer(zones: Person) -> None:
+    first = zones.cluster.machines[0]
+    zones.start({"fast.service": with_fleet("MachineMetadata=disk=ssd")})
+    _set_metadata(zones, first.id, "disk", "rust")
+    zones.cluster.wait_until("the unit has left", lambda: "fast.service" not in zones.placed())
+    assert first.main_pid("fast.service") == 0
+    _set_metadata(zones, first.id, "disk", "ssd")
+    zones.wait_until_placed("fast.service")
+
+
+def test_a_machine_that_joins_gets_the_globals_and_no_running_unit(
+    new_cluster: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    person = Person(new_cluster(machines=1), tmp_path)
+    person.start({"stay-1.service": SLEEPER, "stay-2.service": SLEEPER, "all.service": with_fleet("Global=true")})
+    before = person.pids("stay-1.service", "stay-2.service")
+    joined = person.cluster.add_machine()
+    person.cluster.wait_until(
+        "the global is on both", lambda: joined.id in person.placed().get("all.service", []), timeout_s=15
+    )
+    assert person.pids("stay-1.service", "stay-2.service") == before
+    person.start({"new.service": SLEEPER})
+    assert person.machine_of("new.service") is joined
+
+
+def _zone(person: Person, machine_id: str) -> str:
+    return "a" if machine_id == person.cluster.machines[0].id else "b"
+
+
+def _set_metadata(person: Person, machine_id: str, key: str, value: str) -> None:
+    """There is no command for it: people use curl."""
+    machine = person.cluster.machines[1]
+    body = f'[{{"op":"replace","path":"/{machine_id}/metadata/{key}","value":"{value}"}}]'
+    machine.run(
+        ["curl", "-fsS", "--unix-socket", "/run/fleet.sock", "-X", "PATCH", "-d", body, "http://x/fleet/v1/machines"]
+    )

@@ -1,0 +1,176 @@
+"""fleetd and the store are not the units' life line: whatever becomes of them, the units' processes stay."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from contrib.testbed import Cluster
+from tests.cluster.people import SLEEPER, Person, with_fleet
+
+TTL_S = 4
+UNITS = [f"u{number}.service" for number in range(6)]
+
+
+@pytest.fixture
+def person(new_cluster: Callable[..., Cluster], tmp_path: Path) -> Person:
+    """Somebody at a cluster of their own, with six units and a global one that run."""
+    found = Person(new_cluster(machines=3, config={"agent_ttl": f"{TTL_S}s"}), tmp_path)
+    found.start({**{unit: SLEEPER for unit in UNITS}, "all.service": with_fleet("Global=true")})
+    found.cluster.wait_until("the global runs", lambda: len(found.placed().get("all.service", [])) == 3)
+    return found
+
+
+def all_pids(person: Person) -> dict[tuple[str, str], int]:
+    """Every unit's main process on every machine, by each machine's own systemd."""
+    return {
+        (machine.name, unit): machine.main_pid(unit)
+        for machine in person.cluster.machines
+        for unit in [*UNITS, "all.service"]
+    }
+
+
+@pytest.mark.parametrize("how", [["restart", "fleet.service"], ["kill", "-s", "KILL", "fleet.service"]])
+def test_a_fleetd_that_is_restarted_or_killed_everywhere_is_noticed_by_nobody(person: Person, how: list[str]) -> None:
+    before, listed = all_pids(person), person.placed()
+    for machine in person.cluster.machines:
+        machine.run(["systemctl", *how])
+    time.sleep(2)
+    person.cluster.wait_ready()
+    time.sleep(2 * TTL_S)
+    assert all_pids(person) == before
+    assert person.placed() == listed
+    assert len(person.start({"after.service": SLEEPER}).stdout.splitlines()) == 2
+
+
+def test_a_stopped_fleetd_parks_its_machine_and_keeps_its_units(person: Person) -> None:
+    before = all_pids(person)
+    stopped, asked, _ = person.cluster.machines
+    stopped.run(["systemctl", "stop", "fleet.socket", "fleet.service"])
+    time.sleep(2 * TTL_S)
+    listed = person.cluster.fleetctl("list-machines", "--no-legend", "--full", on=asked).stdout
+    assert stopped.id in listed
+    assert len(person.placed(on=asked)["all.service"]) == 3
+    person.cluster.fleetctl("start", *person.write({"new.service": SLEEPER}), on=asked)
+    assert person.placed(on=asked)["new.service"] != [stopped.id]
+    stopped.run(["systemctl", "start", "fleet.socket", "fleet.service"])
+    person.cluster.wait_ready()
+    assert all_pids(person) == before
+
+
+def test_leave_hands_every_unit_over_and_the_machine_is_listed_no_more(person: Person) -> None:
+    leaver, asked, _ = person.cluster.machines
+    result = leaver.run(["fleetd", "leave"], timeout_s=60)
+    assert "has left the cluster" in result.stdout
+    assert all(leaver.main_pid(unit) == 0 for unit in [*UNITS, "all.service"])
+    person.cluster.wait_until(
+        "all run elsewhere", lambda: all(len(person.placed(on=asked).get(unit, [])) == 1 for unit in UNITS)
+    )
+    assert leaver.id not in person.cluster.fleetctl("list-machines", "--full", on=asked).stdout
+    told = person.cluster.fleetctl("list-machines", on=leaver, check=False)
+    assert told.returncode == 1
+    assert "systemctl restart fleet.service" in told.stderr
+    leaver.run(["systemctl", "restart", "fleet.service"])
+    person.cluster.wait_ready()
+
+
+def test_the_store_away_for_three_times_to_live_changes_no_process(person: Person) -> None:
+    before, listed = all_pids(person), person.placed()
+    person.cluster.etcd.stop()
+    time.sleep(3 * TTL_S)
+    refused = person.cluster.fleetctl("list-units", check=False)
+    assert refused.returncode == 1
+    assert "etcd" in refused.stderr
+    assert all_pids(person) == before
+    person.cluster.etcd.start()
+    person.cluster.wait_ready()
+    time.sleep(2 * TTL_S)
+    assert all_pids(person) == before
+    assert person.placed() == listed
+    person.start({"after.service": SLEEPER})
+
+
+def test_a_store_that_freezes_beyond_the_time_to_live_and_wakes_changes_no_process(person: Person) -> None:
+    before, listed = all_pids(person), person.placed()
+    person.cluster.etcd.freeze()
+    time.sleep(3 * TTL_S)
+    person.cluster.etcd.thaw()
+    time.sleep(3 * TTL_S)
+    person.cluster.wait_ready()
+    assert all_pids(person) == before
+    person.cluster.wait_until("all are listed again", lambda: person.placed() == listed)
+
+
+def test_a_reload_reads_the_configuration_again_and_touches_no_unit(person: Person) -> None:
+    before = all_pids(person)
+    machine = person.cluster.machines[0]
+    conf = machine.path("/etc/fleet/fleet.conf")
+    text = conf.read_text()
+    conf.write_text(text + "metadata=color=green\n")
+    machine.run(["systemctl", "reload", "fleet.service"])
+    person.cluster.wait_until(
+        "the new metadata is listed", lambda: "color=green" in person.cluster.fleetctl("list-machines").stdout
+    )
+    conf.write_text(text + "agent_ttl=soon\n")
+    machine.run(["systemctl", "reload", "fleet.service"])
+    person.cluster.wait_until(
+        "the mistake is named", lambda: "fleet.conf:" in machine.journal("fleet.service").split("color=green")[-1]
+    )
+    assert "color=green" in person.cluster.fleetctl("list-machines").stdout
+    assert all_pids(person) == before
+
+
+def test_a_machine_with_the_id_of_another_is_refused_and_the_first_untouched(person: Person) -> None:
+    before, listed = all_pids(person), person.placed()
+    first = person.cluster.machines[0]
+    clone = person.cluster.boot_clone_of(first)
+    person.cluster.wait_until(
+        "the clone says why", lambda: "is alive at" in clone.journal("fleet.service"), timeout_s=20
+    )
+    words = clone.journal("fleet.service")
+    assert first.address in words
+    assert clone.address in words
+    time.sleep(2 * TTL_S)
+    assert "is alive at" in person.cluster.fleetctl("list-units", on=clone, check=False).stderr
+    assert all_pids(person) == before
+    assert person.placed(on=first) == listed
+
+
+def test_a_fleetd_without_etcd_waits_and_says_so_once(new_cluster: Callable[..., Cluster], tmp_path: Path) -> None:
+    cluster = new_cluster(machines=1)
+    machine = cluster.machines[0]
+    cluster.etcd.stop()
+    machine.run(["systemctl", "restart", "fleet.service"])
+    time.sleep(8)
+    words = machine.journal("fleet.service").split("Started fleet.service")[-1]
+    assert words.count("cannot register") == 1
+    refused = cluster.fleetctl("list-machines", check=False)
+    assert refused.returncode == 1
+    assert "etcd" in refused.stderr
+    cluster.etcd.start()
+    cluster.wait_ready()
+
+
+def test_a_standalone_machine_loses_nothing_at_a_kill(new_cluster: Callable[..., Cluster], tmp_path: Path) -> None:
+    person = Person(new_cluster([{"standalone": "true"}]), tmp_path)
+    person.start({unit: SLEEPER for unit in UNITS})
+    (machine,) = person.cluster.machines
+    before = {unit: machine.main_pid(unit) for unit in UNITS}
+    machine.run(["systemctl", "kill", "-s", "KILL", "fleet.service"])
+    time.sleep(2)
+    person.cluster.wait_ready()
+    person.wait_until_placed(*UNITS)
+    assert {unit: machine.main_pid(unit) for unit in UNITS} == before
+    machine.reboot()
+    person.cluster.wait_ready()
+    person.wait_until_placed(*UNITS)
+
+
+def test_a_lost_bus_is_found_again(person: Person) -> None:
+    before = all_pids(person)
+    for machine in person.cluster.machines:
+        machine.run(["systemctl", "restart", "dbus.service"], check=False)
+    person.cluster.wait_ready()
+    person.start({"after.service": SLEEPER})
+    assert all_pids(person) == before

@@ -1,0 +1,145 @@
+"""Machines that are lost, cut off, shut down and rebooted: their units come back, one copy of each."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from contrib.testbed import Cluster
+from contrib.testbed.machine import Machine
+from tests.cluster.people import SLEEPER, Person, with_fleet
+
+TTL_S = 4
+
+
+@pytest.fixture
+def person(new_cluster: Callable[..., Cluster], tmp_path: Path) -> Person:
+    """Somebody at a cluster of their own, of three machines, whose time to live is short."""
+    return Person(new_cluster(machines=3, config={"agent_ttl": f"{TTL_S}s"}), tmp_path)
+
+
+def test_a_power_cut_moves_its_units_and_no_others_and_the_machine_that_returns_gets_new_work(person: Person) -> None:
+    units = [f"u{number}.service" for number in range(6)]
+    person.start({unit: SLEEPER for unit in units})
+    lost = person.machine_of("u0.service")
+    spared = [unit for unit in units if person.machine_of(unit) is not lost]
+    before = person.pids(*spared)
+    lost.power_cut()
+    person.cluster.wait_until("all run elsewhere", lambda: _run_without(person, units, lost.id), TTL_S + 10)
+    assert person.pids(*spared) == before
+    lost.boot()
+    person.cluster.wait_ready()
+    person.start({"new.service": SLEEPER})
+    assert person.machine_of("new.service") is lost
+    assert person.pids(*spared) == before
+
+
+def test_a_power_cut_shorter_than_the_time_to_live_moves_nothing(person: Person) -> None:
+    person.start({f"u{number}.service": SLEEPER for number in range(3)})
+    before = person.placed()
+    machine = person.machine_of("u0.service")
+    machine.reboot()
+    person.cluster.wait_ready()
+    person.wait_until_placed("u0.service", "u1.service", "u2.service")
+    assert person.placed() == before
+    assert machine.main_pid("u0.service") > 1
+
+
+def test_a_clean_shutdown_hands_over_before_the_machine_is_gone(person: Person) -> None:
+    units = [f"u{number}.service" for number in range(6)]
+    person.start({unit: SLEEPER for unit in units})
+    leaving = person.machine_of("u0.service")
+    leaving.begin_shutdown()
+    person.cluster.wait_until("all run elsewhere", lambda: _run_without(person, units, leaving.id), TTL_S - 1)
+    leaving.wait_until_off()
+
+
+def test_a_unit_that_stops_slowly_is_not_started_elsewhere_before_it_has_stopped(person: Person) -> None:
+    slow = "[Service]\nExecStart=/bin/sleep infinity\nExecStop=/bin/sh -c 'sleep 3; date +%%s.%%N > /var/lib/ended'\n"
+    person.start({"slow.service": slow})
+    leaving = person.machine_of("slow.service")
+    leaving.begin_shutdown()
+    person.cluster.wait_until(
+        "it runs elsewhere", lambda: _run_without(person, ["slow.service"], leaving.id), timeout_s=20
+    )
+    ended_s = float((leaving.root / "var/lib/ended").read_text())
+    successor = person.machine_of("slow.service")
+    started_us = int(successor.show("slow.service", "ExecMainStartTimestampMonotonic"))
+    started_s = time.time() - time.clock_gettime(time.CLOCK_MONOTONIC) + started_us / 1e6
+    assert started_s >= ended_s
+
+
+def test_a_machine_cut_off_keeps_its_copies_until_the_replacements_run_then_there_is_one_each(person: Person) -> None:
+    units = [f"u{number}.service" for number in range(3)]
+    person.start({unit: SLEEPER for unit in units})
+    cut = person.machine_of("u0.service")
+    mine = next(unit for unit in units if person.machine_of(unit) is cut)
+    pid = cut.main_pid(mine)
+    asked = next(machine for machine in person.cluster.machines if machine is not cut)
+    cut.cut_network()
+    person.cluster.wait_until(
+        "it runs elsewhere", lambda: _run_without(person, units, cut.id, on=asked), TTL_S * 2 + 10
+    )
+    assert cut.main_pid(mine) == pid
+    cut.heal_network()
+    person.cluster.wait_until("the copy is retired", lambda: cut.main_pid(mine) == 0, 20)
+    person.wait_until_placed(*units)
+    assert person.machine_of(mine) is not cut
+
+
+def test_a_copy_whose_replacement_fails_gets_its_place_back(person: Person) -> None:
+    first, *others = person.cluster.machines
+    first.path("/var/lib/good").touch()
+    picky = "[Service]\nExecStart=/bin/sh -c 'test -e /var/lib/good && exec sleep infinity; exit 1'\n"
+    fillers = {f"filler-{number}.service": with_fleet(f"MachineID={m.id}") for number, m in enumerate(others)}
+    person.start(fillers)  # so that the first machine has the fewest units
+    person.start({"picky.service": picky})
+    pid = first.main_pid("picky.service")
+    assert pid > 1
+    first.cut_network()
+    person.cluster.wait_until(
+        "a replacement has failed elsewhere", lambda: any(_failed(machine, "picky.service") for machine in others), 30
+    )
+    first.heal_network()
+    person.cluster.wait_until(
+        "the copy has its place back", lambda: person.placed(on=others[0]).get("picky.service") == [first.id], 20
+    )
+    assert first.main_pid("picky.service") == pid
+
+
+def test_followers_and_globals_survive_the_loss_of_a_machine(person: Person) -> None:
+    person.start(
+        {
+            "peer.service": SLEEPER,
+            "follower.service": with_fleet("MachineOf=peer.service"),
+            "all.service": with_fleet("Global=true"),
+        }
+    )
+    lost = person.machine_of("peer.service")
+    lost.power_cut()
+    person.cluster.wait_until(
+        "the pair runs elsewhere",
+        lambda: _run_without(person, ["peer.service", "follower.service"], lost.id),
+        TTL_S + 10,
+    )
+    assert person.machine_of("peer.service") is person.machine_of("follower.service")
+    assert len(person.placed()["all.service"]) == 2
+
+
+def test_a_lost_leader_is_replaced_and_its_units_come_back(person: Person) -> None:
+    units = [f"u{number}.service" for number in range(6)]
+    person.start({unit: SLEEPER for unit in units})
+    leader = person.leader()
+    leader.power_cut()
+    person.cluster.wait_until("all run elsewhere", lambda: _run_without(person, units, leader.id), 3 * TTL_S + 5)
+    person.start({"after.service": SLEEPER})
+
+
+def _run_without(person: Person, units: list[str], machine_id: str, on: Machine | None = None) -> bool:
+    placed = person.placed(on=on)
+    return all(len(placed.get(unit, [])) == 1 and placed[unit] != [machine_id] for unit in units)
+
+
+def _failed(machine: Machine, unit: str) -> bool:
+    return machine.show(unit, "ActiveState") == "failed"

@@ -1,0 +1,181 @@
+"""Units on real machines: started, stopped, replaced, destroyed; and those that cannot be."""
+
+import time
+
+import pytest
+
+from tests.cluster.people import ONESHOT, SLEEPER, Person
+
+
+def test_a_started_unit_runs_as_a_real_process_when_the_command_returns(person: Person) -> None:
+    result = person.start({"one.service": SLEEPER})
+    machine = person.machine_of("one.service")
+    assert f"Unit one.service launched on {machine.id[:8]}.../{machine.address}" in result.stdout
+    assert machine.main_pid("one.service") > 1
+
+
+def test_thirty_units_spread_evenly(person: Person) -> None:
+    person.start({f"many-{number}.service": SLEEPER for number in range(30)})
+    placed = person.placed()
+    share = [sum(machines == [machine.id] for machines in placed.values()) for machine in person.cluster.machines]
+    assert share == [10, 10, 10]
+
+
+def test_a_stopped_unit_stays_loaded_and_starts_again_in_place(person: Person) -> None:
+    person.start({"one.service": SLEEPER})
+    machine = person.machine_of("one.service")
+    result = person.cluster.fleetctl("stop", "one.service")
+    assert "Successfully stopped units [one.service]." in result.stderr
+    assert machine.main_pid("one.service") == 0
+    assert machine.path("/run/fleet/units/one.service").exists()
+    person.cluster.fleetctl("start", "one.service")
+    assert person.machine_of("one.service") is machine
+    assert machine.main_pid("one.service") > 1
+
+
+def test_an_unloaded_unit_leaves_nothing_on_the_machine_but_stays_submitted(person: Person) -> None:
+    person.start({"one.service": SLEEPER})
+    machine = person.machine_of("one.service")
+    person.cluster.fleetctl("unload", "one.service")
+    assert machine.main_pid("one.service") == 0
+    assert not machine.path("/run/fleet/units/one.service").exists()
+    assert "one.service" in person.cluster.fleetctl("list-unit-files").stdout
+
+
+def test_destroy_lets_execstop_finish_before_the_file_goes(person: Person) -> None:
+    stopping = (
+        "[Service]\nExecStart=/bin/sleep infinity\n"
+        "ExecStop=/bin/sh -c 'sleep 2; test -e /run/fleet/units/last.service && touch /var/lib/last-words'\n"
+        "ExecStopPost=/bin/sh -c 'test -e /run/fleet/units/last.service && touch /var/lib/post-words'\n"
+    )
+    person.start({"last.service": stopping})
+    machine = person.machine_of("last.service")
+    person.cluster.fleetctl("destroy", "last.service")
+    assert machine.path("/var/lib/last-words").exists()
+    assert machine.path("/var/lib/post-words").exists()
+    assert not machine.path("/run/fleet/units/last.service").exists()
+    assert not machine.path("/run/systemd/system/last.service").is_symlink()
+    assert person.cluster.fleetctl("list-units", "--no-legend").stdout == ""
+
+
+def test_a_unit_destroyed_and_created_with_other_content_at_once_runs_the_new_content(person: Person) -> None:
+    person.start({"again.service": "[Service]\nExecStart=/bin/sleep 1001\n"})
+    person.cluster.fleetctl("destroy", "--no-block", "again.service")
+    person.start({"again.service": "[Service]\nExecStart=/bin/sleep 1002\n"})
+    person.wait_until_placed("again.service")
+    machine = person.machine_of("again.service")
+    command = machine.path(f"/proc/{machine.main_pid('again.service')}/cmdline").read_bytes()
+    assert command == b"/bin/sleep\x001002\x00"
+
+
+def test_a_changed_file_is_told_of_and_replace_changes_the_unit_where_it_runs(person: Person) -> None:
+    person.start({"one.service": "[Service]\nExecStart=/bin/sleep 1001\n"})
+    machine = person.machine_of("one.service")
+    before = machine.main_pid("one.service")
+    changed = {"one.service": "[Service]\nExecStart=/bin/sleep 1002\n"}
+    warned = person.start(changed)
+    assert "differs from local unit file" in warned.stderr
+    assert machine.main_pid("one.service") == before
+    person.start(changed, "--replace")
+    assert person.machine_of("one.service") is machine
+    command = machine.path(f"/proc/{machine.main_pid('one.service')}/cmdline").read_bytes()
+    assert command == b"/bin/sleep\x001002\x00"
+
+
+def test_instances_of_a_template_spread_over_the_machines_and_know_their_names(person: Person) -> None:
+    (template,) = person.write({"web@.service": "[Service]\nExecStart=/bin/sh -c 'echo I am %i; sleep infinity'\n"})
+    person.cluster.fleetctl("submit", template)
+    person.cluster.fleetctl("start", "web@1.service", "web@2.service", "web@3.service")
+    machines = {person.machine_of(f"web@{number}.service").id for number in (1, 2, 3)}
+    assert len(machines) == 3
+    assert "I am 2" in person.machine_of("web@2.service").journal("web@2.service")
+
+
+def test_a_finished_oneshot_is_a_success_and_runs_once(person: Person) -> None:
+    counting = "[Service]\nType=oneshot\nExecStart=/bin/sh -c 'echo ran >> /var/lib/count'\n"
+    person.start({"once.service": counting})
+    counts = [machine.path("/var/lib/count") for machine in person.cluster.machines]
+    (count,) = [path for path in counts if path.exists()]
+    for machine in person.cluster.machines:
+        machine.run(["systemctl", "restart", "fleet.service"])
+    person.cluster.wait_ready()
+    time.sleep(1)
+    assert count.read_text() == "ran\n"
+    count.unlink()
+
+
+def test_start_says_why_a_unit_failed_in_its_own_words(person: Person) -> None:
+    failing = "[Service]\nExecStart=/bin/sh -c 'echo the disk is on fire; exit 7'\nRestart=no\n"
+    result = person.start({"bad.service": failing}, check=False)
+    assert result.returncode == 1
+    assert "bad.service" in result.stderr
+    assert "7" in result.stderr
+    assert "the disk is on fire" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[Service]\nType=nonsense-but-no-exec=1\n", "bad"),
+        ("[Service]\nExecStart=/no/such/program\n", "203"),
+        ("[Unit]\nRequires=not-there.service\nAfter=not-there.service\n[Service]\nExecStart=/bin/true\n", "not-there"),
+    ],
+)
+def test_what_systemd_refuses_comes_back_in_its_words_and_hurts_no_other_unit(
+    person: Person, text: str, words: str
+) -> None:
+    result = person.start({"fine.service": SLEEPER, "poor.service": text}, check=False)
+    assert result.returncode == 1
+    assert "poor.service" in result.stderr
+    assert words in result.stderr
+    person.wait_until_placed("fine.service")
+
+
+def test_units_that_need_each_other_start_together(person: Person) -> None:
+    pair = {
+        "left.service": "[Unit]\nRequires=right.service\nAfter=right.service\n"
+        "[Service]\nExecStart=/bin/sleep infinity\n[X-Fleet]\nMachineOf=right.service\n",
+        "right.service": SLEEPER,
+    }
+    person.start(pair)
+    assert person.machine_of("left.service") is person.machine_of("right.service")
+
+
+def test_a_timer_starts_its_service_on_the_machine_they_share(person: Person) -> None:
+    files = person.write(
+        {
+            "tick.timer": "[Timer]\nOnActiveSec=1s\nAccuracySec=100ms\n",
+            "tick.service": "[Service]\nType=oneshot\nExecStart=/bin/touch /var/lib/ticked\n"
+            "[X-Fleet]\nMachineOf=tick.timer\n",
+        }
+    )
+    person.cluster.fleetctl("load", *files)
+    person.cluster.fleetctl("start", "tick.timer")
+    machine = person.machine_of("tick.timer")
+    person.cluster.wait_until("the timer has elapsed", machine.path("/var/lib/ticked").exists)
+
+
+def test_an_install_section_is_honoured_and_undone(person: Person) -> None:
+    person.start({"wanted.service": SLEEPER + "\n[Install]\nWantedBy=multi-user.target\n"})
+    machine = person.machine_of("wanted.service")
+    link = machine.path("/run/systemd/system/multi-user.target.wants/wanted.service")
+    assert link.is_symlink()
+    person.cluster.fleetctl("destroy", "wanted.service")
+    assert not link.is_symlink()
+
+
+def test_a_unit_that_would_shadow_one_of_the_system_is_refused_and_nothing_changes(person: Person) -> None:
+    result = person.start({"ssh.service": SLEEPER}, check=False)
+    assert result.returncode == 1
+    assert "ssh.service" in result.stderr
+    assert "/lib/systemd/system/ssh.service" in result.stderr
+    assert person.cluster.fleetctl("list-unit-files", "--no-legend").stdout == ""
+
+
+def test_a_finished_oneshot_started_again_by_a_person_runs_again(person: Person) -> None:
+    person.start({"once.service": ONESHOT + "ExecStart=/bin/sh -c 'echo ran >> /var/lib/count-again'\n"})
+    person.cluster.fleetctl("start", "once.service")
+    texts = [machine.path("/var/lib/count-again") for machine in person.cluster.machines]
+    (count,) = [path for path in texts if path.exists()]
+    assert count.read_text() == "ran\nran\n"
+    count.unlink()
