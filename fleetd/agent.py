@@ -62,6 +62,8 @@ class Agent:
         self._wake = asyncio.Event()
         self._has_connected = asyncio.Event()
         self._has_looked = asyncio.Event()
+        self._has_passed = asyncio.Event()
+        self._is_unordered = asyncio.Event()
         self._absence_was_order = False
         self._was_restored = False
         self._cluster_id = ""
@@ -119,6 +121,16 @@ class Agent:
         statuses = await self._systemd.observe(names)
         seen = {name: self._see(name, statuses[name]) for name in names}
         return tuple(name for name in names if seen[name].ours and seen[name].runs)
+
+    async def wait_until_unordered(self) -> None:
+        """Wait until the leader has taken back every order to this machine: nothing that was here is waited for."""
+        await self._is_unordered.wait()
+
+    async def wait_until_unordered(self) -> None:
+        """Until the leader has taken back every order to this machine: what was here has been taken over."""
+        while self._orders.placements:
+            self._has_passed.clear()
+            await self._has_passed.wait()
 
     # What wakes it.
 
@@ -186,6 +198,7 @@ class Agent:
         if self._cluster_id:
             self._ledger.put_store(StoreSeen(self._cluster_id, self._orders.highest_revision))
         self._has_looked.set()
+        self._has_passed.set()
 
     def _take_orders(self) -> None:
         reading, changed = self._orders.take()
@@ -197,6 +210,10 @@ class Agent:
         if self._absence_is_order and not self._absence_was_order:
             self._mark(self._names())
         self._absence_was_order = self._absence_is_order
+        if self._orders.placements or self._orders.unreadable or not self._orders.revision:
+            self._is_unordered.clear()
+        else:
+            self._is_unordered.set()
         self._wake.clear()
 
     def _judge(self, reading: Reading) -> None:

@@ -1,5 +1,7 @@
 """The agent over an embedded store and a simulated systemd: what one machine does when things go as they should."""
 
+import asyncio
+
 import pytest
 
 from fleetd.core.unit import TargetState, UnitState
@@ -96,6 +98,19 @@ async def test_a_destroyed_units_stop_is_finished_before_its_file_goes_and_only_
     await machine.unplace("web.service")
     assert await machine.until(lambda states: not states) == {}
     assert machine.ledger.names == ()
+
+
+async def test_a_machine_is_unordered_when_the_leader_has_taken_back_its_last_order(machine: MachineUnderTest) -> None:
+    await machine.start()
+    await machine.place("web.service", 7)
+    await machine.until_active("web.service", 7)
+    waiting = asyncio.create_task(machine.agent.wait_until_unordered())
+    await machine.withdraw("web.service", 8)
+    await machine.until(lambda states: states["web.service"].target is TargetState.INACTIVE)
+    await machine.settle()
+    assert not waiting.done()
+    await machine.unplace("web.service")
+    await asyncio.wait_for(waiting, 1.0)
 
 
 async def test_a_unit_placed_again_while_it_stops_is_started_again(machine: MachineUnderTest) -> None:
