@@ -11,7 +11,6 @@ from fleetctl import output
 from fleetctl.client import Client, open_client
 from fleetctl.creation import Creation, Wanted, apply_creations, observe_wanted, plan_creations
 from fleetctl.errors import failing_as
-from fleetctl.local_files import parse_arguments
 from fleetctl.settings import Settings
 from fleetctl.waiting import Arrived, Judge, Wait, bound_s, has_completed_elsewhere, judge_launched, judge_loaded
 from fleetd.api import schema
@@ -39,7 +38,7 @@ def activate(
     if not units:
         output.error("No units given")
         return 0
-    wanted = observe_wanted(client, parse_arguments(tuple(units)))
+    wanted = observe_wanted(client, units)
     creations = plan_creations(client, wanted, verb.target, replace)
     apply_creations(client, creations)
     sent = {creation.name: creation for creation in creations}

@@ -4,7 +4,7 @@ No verb is done here, and nothing costly is imported: help must come at once.
 """
 
 import difflib
-import os
+import io
 import sys
 from importlib import import_module
 
@@ -89,7 +89,8 @@ def run(arguments: list[str]) -> int:
         status = root.main(arguments, "fleetctl", standalone_mode=False)
         return status if isinstance(status, int) else 0
     except CommandFailed as failure:
-        output.error(str(failure))
+        if str(failure):
+            output.error(str(failure))
         return failure.status
     except click.UsageError as error:
         report_misuse(error)
@@ -131,14 +132,11 @@ def describe_misuse(error: click.UsageError) -> str:
 
 
 def main() -> None:
-    """The entry point. A reader that goes away (`fleetctl list-units | head -1`) is no error of ours to show."""
-    try:
-        status = run(sys.argv[1:])
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 1
-    sys.exit(status)
+    """The entry point. What is written is UTF-8, whatever the locale: so are unit files."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    sys.exit(run(sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,14 @@ import msgspec
 from fleetctl import output
 from fleetctl.client import Client
 from fleetctl.errors import ClientError, CommandFailed, failing_as
-from fleetctl.local_files import LocalFile, UnitArgument, check_name, read_local_file
+from fleetctl.local_files import (
+    LocalFile,
+    UnitArgument,
+    check_name,
+    parse_arguments,
+    read_local_file,
+    refuse_contradictions,
+)
 from fleetd.api import schema
 from fleetd.core.unit import (
     InvalidRequirements,
@@ -65,10 +72,12 @@ class Creation(msgspec.Struct, frozen=True):
         return parse_requirements(self.content.options, self.argument.name).is_global
 
 
-def observe_wanted(client: Client, arguments: Sequence[UnitArgument]) -> list[Wanted]:
+def observe_wanted(client: Client, units: Sequence[str]) -> list[Wanted]:
     """Everything that a plan needs to know: every file is read, and the cluster asked once. Raises CommandFailed."""
+    arguments = parse_arguments(units)
     for argument in arguments:
         check_name(argument)
+    refuse_contradictions(units)
     files = [(read_local_file(argument.path), read_local_file(argument.template_path)) for argument in arguments]
     names = [name for argument in arguments for name in (argument.name.full, argument.name.template) if name]
     try:

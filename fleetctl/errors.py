@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 
 class CommandFailed(Exception):
-    """Ends a command: the text goes to stderr, `status` becomes the exit status."""
+    """Ends a command: the text ('' says nothing) goes to stderr, `status` becomes the exit status."""
 
     def __init__(self, text: str, status: int = 1) -> None:
         super().__init__(text)

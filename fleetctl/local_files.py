@@ -5,6 +5,7 @@ The cluster is not asked here.
 
 import os
 import stat
+from collections.abc import Iterable
 
 import msgspec
 
@@ -43,12 +44,26 @@ def parse_argument(argument: str) -> UnitArgument:
     return UnitArgument(parse_name(with_default_suffix(base)), directory)
 
 
-def parse_arguments(arguments: tuple[str, ...]) -> list[UnitArgument]:
-    """The units that the arguments name, in their order, each once."""
+def parse_arguments(arguments: Iterable[str]) -> list[UnitArgument]:
+    """The units that the arguments name, in their order, each once: the first directory counts."""
     found: dict[str, UnitArgument] = {}
     for argument in map(parse_argument, arguments):
         found.setdefault(argument.name.full, argument)
     return list(found.values())
+
+
+def refuse_contradictions(arguments: Iterable[str]) -> None:
+    """Raises CommandFailed for a unit that is named twice, by files that differ: one would be left out unnoticed."""
+    paths: dict[str, str] = {}
+    for argument in map(parse_argument, arguments):
+        first = paths.setdefault(argument.name.full, argument.path)
+        if first != argument.path:
+            one, other = read_local_file(first), read_local_file(argument.path)
+            if one and other and one.content != other.content:
+                raise CommandFailed(
+                    f"Error creating units: {first} and {argument.path} differ, and would both be unit "
+                    f"{argument.name.full}: name one of them"
+                )
 
 
 def check_name(argument: UnitArgument) -> None:

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
+from fleetctl.errors import CommandFailed
+
 TAB = 8
 RED, YELLOW = "31", "33"
 LOG = logging.getLogger("fleetctl")
@@ -28,12 +30,19 @@ def set_up(debug: bool) -> None:
 
 def result(text: str) -> None:
     """What was asked for, at once: a reader of the pipe sees each line as it comes."""
-    print(text, flush=True)
+    write(text + "\n")
 
 
 def write(text: str) -> None:
-    """A result that has its own line ends."""
-    print(text, end="", flush=True)
+    """A result that has its own line ends. Raises CommandFailed where it cannot be written."""
+    try:
+        print(text, end="", flush=True)
+    except OSError as cause:
+        # What is still in the buffer would be tried once more, and complained of, at the end of the process.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        reader_is_gone = isinstance(cause, BrokenPipeError)  # `fleetctl list-units | head -1` is no error to show
+        text = "" if reader_is_gone else f"cannot write to standard output: {cause.strerror}"
+        raise CommandFailed(text) from cause
 
 
 def note(text: str) -> None:

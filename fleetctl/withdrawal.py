@@ -33,7 +33,7 @@ UNLOAD = Verb("unload", "unloading", "unloaded", TargetState.INACTIVE, judge_unl
 
 def find_units(client: Client, units: Sequence[str]) -> list[schema.UnitReport]:
     """Those of the units that the cluster has, in the order of the arguments. Raises CommandFailed."""
-    names = [argument.name.full for argument in parse_arguments(tuple(units))]
+    names = [argument.name.full for argument in parse_arguments(units)]
     with failing_as("Error retrieving list of units from repository: "):
         reports = client.reports(names)
     found = [reports[name] for name in names if name in reports]

@@ -3,7 +3,6 @@
 from fleetctl import output
 from fleetctl.client import open_client
 from fleetctl.creation import apply_creations, observe_wanted, plan_creations
-from fleetctl.local_files import parse_arguments
 from fleetctl.parsing import command as new_command
 from fleetctl.parsing import creation_options, pass_settings, unit_arguments
 from fleetctl.settings import Settings
@@ -25,6 +24,6 @@ def command(settings: Settings, units: tuple[str, ...], replace: bool) -> int:
     if not units:
         output.error("No units given")
         return 0
-    wanted = observe_wanted(client, parse_arguments(units))
+    wanted = observe_wanted(client, units)
     apply_creations(client, plan_creations(client, wanted, TargetState.INACTIVE, replace))
     return 0

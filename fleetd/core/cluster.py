@@ -331,13 +331,11 @@ class Trial:
         room.add(name, requirements, staying=True)
         self._homes[name] = machine
 
-    def withdraw(self, name: str, machine: str) -> None:
+    def withdraw(self, name: str, machine: str, requirements: Requirements) -> None:
         """The unit is told to go; until it has gone it still hinders those it conflicts with."""
         room = self._touch(machine)
-        requirements = room.units.get(name)
-        if requirements is not None:
-            room.discard(name)
-            room.add(name, requirements, staying=False)
+        room.discard(name)
+        room.add(name, requirements, staying=False)
         self._leave(name, machine)
 
     def vacate(self, name: str, machine: str) -> None:

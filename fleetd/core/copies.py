@@ -7,7 +7,7 @@ cut retires beside its replacement. Where a unit without a home goes is schedule
 
 import msgspec
 
-from fleetd.core.cluster import Trial
+from fleetd.core.cluster import Trial, requirements_of
 from fleetd.core.feasibility import Question, count_refusals, has_no_conflict, why_leave, why_not
 from fleetd.core.machine import SHORT_ID_LENGTH, MachineMode
 from fleetd.core.placement import Decision, Placement
@@ -78,11 +78,10 @@ class Draft:
 
     def withdraw(self, machine: str, reason: str = "") -> None:
         """Order the unit away from this machine."""
-        former = self.placements.get(machine)
-        generation = max(self.generation, former.generation if former else 0)
-        text = former.text if former else self.unit.text if self.unit else ""
-        self._order(Placement(machine, self.name, text, TargetState.INACTIVE, generation))
-        self.trial.withdraw(self.name, machine)
+        former = self.placements[machine]
+        generation = max(self.generation, former.generation)
+        self._order(Placement(machine, self.name, former.text, TargetState.INACTIVE, generation))
+        self.trial.withdraw(self.name, machine, requirements_of(former.text, self.name))
         self._reason = reason or self._reason
 
     def retire(self, machine: str) -> None:

@@ -24,7 +24,7 @@ NAMES_A_CALL = 500
 # For each job that a client of the bus has asked for and that has not ended, systemd keeps a match rule of its own. The
 # bus refuses it the 513th, at which systemd leaves the bus for good.
 MAX_QUEUED_JOBS = 256
-SLOW_JOBS_S = 2.0
+SLOW_JOBS_S = 1.0
 PATTERNS_A_CALL = 16  # systemd compares each pattern with each unit: for more than a few, the whole list is cheaper
 
 _NO_SUCH_UNIT = f"{SYSTEMD}.NoSuchUnit"
@@ -256,8 +256,8 @@ class SystemdOverDBus:
             self._queued[number] = None
 
     async def _claim_slot(self) -> None:
-        """Wait until there may be one job more. Where none has ended for a while, connect anew: then systemd forgets who
-        asked for the jobs, but not the jobs. Other calls in flight fail with it, as when the bus is lost."""
+        """Wait until there may be one job more. Where none has ended for a while, connect anew: then systemd forgets
+        who asked for the jobs, but not the jobs. Other calls in flight fail with it, as when the bus is lost."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SLOW_JOBS_S):

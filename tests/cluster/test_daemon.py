@@ -17,7 +17,7 @@ UNITS = [f"u{number}.service" for number in range(6)]
 def person(new_cluster: Callable[..., Cluster], tmp_path: Path) -> Person:
     """Somebody at a cluster of their own, with six units and a global one that run."""
     found = Person(new_cluster(machines=3, config={"agent_ttl": f"{TTL_S}s"}), tmp_path)
-    found.start({**{unit: SLEEPER for unit in UNITS}, "all.service": with_fleet("Global=true")})
+    found.start({**dict.fromkeys(UNITS, SLEEPER), "all.service": with_fleet("Global=true")})
     found.cluster.wait_until("the global runs", lambda: len(found.placed().get("all.service", [])) == 3)
     return found
 
@@ -154,7 +154,7 @@ def test_a_fleetd_without_etcd_waits_and_says_so_once(new_cluster: Callable[...,
 
 def test_a_standalone_machine_loses_nothing_at_a_kill(new_cluster: Callable[..., Cluster], tmp_path: Path) -> None:
     person = Person(new_cluster([{"standalone": "true"}]), tmp_path)
-    person.start({unit: SLEEPER for unit in UNITS})
+    person.start(dict.fromkeys(UNITS, SLEEPER))
     (machine,) = person.cluster.machines
     before = {unit: machine.main_pid(unit) for unit in UNITS}
     machine.run(["systemctl", "kill", "-s", "KILL", "fleet.service"])

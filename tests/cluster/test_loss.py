@@ -21,7 +21,7 @@ def person(new_cluster: Callable[..., Cluster], tmp_path: Path) -> Person:
 
 def test_a_power_cut_moves_its_units_and_no_others_and_the_machine_that_returns_gets_new_work(person: Person) -> None:
     units = [f"u{number}.service" for number in range(6)]
-    person.start({unit: SLEEPER for unit in units})
+    person.start(dict.fromkeys(units, SLEEPER))
     lost = person.machine_of("u0.service")
     spared = [unit for unit in units if person.machine_of(unit) is not lost]
     before = person.pids(*spared)
@@ -48,7 +48,7 @@ def test_a_power_cut_shorter_than_the_time_to_live_moves_nothing(person: Person)
 
 def test_a_clean_shutdown_hands_over_before_the_machine_is_gone(person: Person) -> None:
     units = [f"u{number}.service" for number in range(6)]
-    person.start({unit: SLEEPER for unit in units})
+    person.start(dict.fromkeys(units, SLEEPER))
     leaving = person.machine_of("u0.service")
     leaving.begin_shutdown()
     person.cluster.wait_until("all run elsewhere", lambda: _run_without(person, units, leaving.id), TTL_S - 1)
@@ -72,7 +72,7 @@ def test_a_unit_that_stops_slowly_is_not_started_elsewhere_before_it_has_stopped
 
 def test_a_machine_cut_off_keeps_its_copies_until_the_replacements_run_then_there_is_one_each(person: Person) -> None:
     units = [f"u{number}.service" for number in range(3)]
-    person.start({unit: SLEEPER for unit in units})
+    person.start(dict.fromkeys(units, SLEEPER))
     cut = person.machine_of("u0.service")
     mine = next(unit for unit in units if person.machine_of(unit) is cut)
     pid = cut.main_pid(mine)
@@ -129,7 +129,7 @@ def test_followers_and_globals_survive_the_loss_of_a_machine(person: Person) -> 
 
 def test_a_lost_leader_is_replaced_and_its_units_come_back(person: Person) -> None:
     units = [f"u{number}.service" for number in range(6)]
-    person.start({unit: SLEEPER for unit in units})
+    person.start(dict.fromkeys(units, SLEEPER))
     leader = person.leader()
     leader.power_cut()
     person.cluster.wait_until("all run elsewhere", lambda: _run_without(person, units, leader.id), 3 * TTL_S + 5)

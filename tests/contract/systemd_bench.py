@@ -92,7 +92,8 @@ async def open_bench() -> AsyncIterator[Bench]:
 
 async def _clear(manager: ServiceManager) -> None:
     names = list(manager.read_files())
-    await asyncio.gather(*(manager.stop(name) for name in names))
+    at_work = [name for name, unit in (await manager.observe(names)).items() if unit.active != "inactive" or unit.job]
+    await asyncio.gather(*(manager.stop(name) for name in at_work))
     await until_all(manager, names, lambda unit: unit.active in ("inactive", "failed") and not unit.job)
     await manager.remove(names)
     if await manager.reload_needed(names):

@@ -1,7 +1,9 @@
-"""The suite of fleetd/systemd on real systemds: it runs inside a machine of the testbed, once over each library."""
+"""The suite of fleetd/systemd on real systemds: inside machines of the testbed, one a D-Bus library, side by side."""
 
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,20 +16,27 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 SUITES = ("tests/contract/test_systemd.py", "tests/contract/dbus_suite.py")
 TIMEOUT_S = 180.0
 
+Outcome = subprocess.CompletedProcess[str]
+
 
 @pytest.fixture(scope="module")
-def machine() -> Iterator[Machine]:
-    with Cluster(machines=1, fleetd=False) as cluster:
-        yield cluster.machines[0]
+def outcomes() -> Iterator[Mapping[str, Outcome]]:
+    """Library → how the suite ended over it."""
+    with Cluster(machines=len(LIBRARIES), fleetd=False) as cluster, ThreadPoolExecutor() as pool:
+        yield dict(zip(LIBRARIES, pool.map(run_suite, cluster.machines, LIBRARIES), strict=True))
+
+
+def run_suite(machine: Machine, library: str) -> Outcome:
+    environment = [f"--chdir={CHECKOUT}", "PYTHONDONTWRITEBYTECODE=1", f"{LIBRARY_VARIABLE}={library}"]
+    pytest_inside = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "faulthandler_timeout=60"]
+    return machine.run(["env", *environment, *pytest_inside, *SUITES], timeout_s=TIMEOUT_S, check=False)
 
 
 @pytest.mark.machines
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_a_real_systemd_keeps_the_contract(machine: Machine, library: str) -> None:
-    environment = [f"--chdir={CHECKOUT}", "PYTHONDONTWRITEBYTECODE=1", f"{LIBRARY_VARIABLE}={library}"]
-    pytest_inside = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "faulthandler_timeout=60"]
-    result = machine.run(["env", *environment, *pytest_inside, *SUITES], timeout_s=TIMEOUT_S, check=False)
-    assert result.returncode == 0, f"over {library}:\n{result.stdout}{result.stderr}"
-    last_line = result.stdout.splitlines()[-1]
-    assert " passed" in last_line
-    assert "skipped" not in last_line
+def test_a_real_systemd_keeps_the_contract(outcomes: Mapping[str, Outcome], library: str) -> None:
+    outcome = outcomes[library]
+    assert outcome.returncode == 0, f"over {library}:\n{outcome.stdout}{outcome.stderr}"
+    summary = outcome.stdout.splitlines()[-1]
+    assert " passed" in summary
+    assert "skipped" not in summary

@@ -260,6 +260,21 @@ def test_a_reader_that_goes_away_is_no_traceback(api: FakeApi, served: Served) -
     assert (done.returncode, done.stderr) == (1, "")
 
 
+def test_a_full_disk_is_said_and_no_success(served: Served) -> None:
+    command = [sys.executable, "-m", "fleetctl.cli", "--endpoint", served.unix, "list-units"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "cannot write to standard output: No space left on device\n")
+
+
+def test_a_unit_file_is_printed_in_utf_8_whatever_the_locale(api: FakeApi, served: Served) -> None:
+    api.add("web.service", "[Unit]\nDescription=h\u00e9llo \u4e16\n")
+    command = [sys.executable, "-m", "fleetctl.cli", "--endpoint", served.unix, "cat", "web.service"]
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run(command, capture_output=True, env=environment, check=True)
+    assert done.stdout.decode("utf-8") == "[Unit]\nDescription=h\u00e9llo \u4e16\n"
+
+
 def test_colours_are_for_terminals_and_for_those_who_want_them(served: Served) -> None:
     def stderr_on_terminal(**environment: str) -> bytes:
         ours, theirs = os.openpty()

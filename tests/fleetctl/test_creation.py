@@ -44,6 +44,19 @@ def test_several_units_are_submitted_in_order_and_each_once(fleetctl: Fleetctl, 
     assert puts(api) == ["b.service", "a.service"]
 
 
+def test_a_unit_that_two_differing_files_claim_is_refused(fleetctl: Fleetctl, api: FakeApi, tmp_path: Path) -> None:
+    for directory, text in (("a", OTHER), ("b", HELLO), ("c", OTHER)):
+        (tmp_path / directory).mkdir()
+        (tmp_path / directory / "web.service").write_text(text)
+    result = fleetctl("submit", "a/web", "b/web")
+    assert (result.status, result.stdout, puts(api)) == (1, "", [])
+    assert result.stderr == (
+        "Error creating units: a/web.service and b/web.service differ, and would both be unit web.service: "
+        "name one of them\n"
+    )
+    assert fleetctl("submit", "a/web", "c/web", "a/web").stdout == "Unit web.service inactive\n"
+
+
 def test_a_global_unit_is_printed_inactive_as_well(fleetctl: Fleetctl, tmp_path: Path) -> None:
     (tmp_path / "web.service").write_text(OTHER + "[X-Fleet]\nGlobal=true\n")
     assert fleetctl("submit", "web").stdout == "Unit web.service inactive\n"
