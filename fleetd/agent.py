@@ -62,7 +62,6 @@ class Agent:
         self._wake = asyncio.Event()
         self._has_connected = asyncio.Event()
         self._has_looked = asyncio.Event()
-        self._has_passed = asyncio.Event()
         self._is_unordered = asyncio.Event()
         self._absence_was_order = False
         self._was_restored = False
@@ -125,12 +124,6 @@ class Agent:
     async def wait_until_unordered(self) -> None:
         """Wait until the leader has taken back every order to this machine: nothing that was here is waited for."""
         await self._is_unordered.wait()
-
-    async def wait_until_unordered(self) -> None:
-        """Until the leader has taken back every order to this machine: what was here has been taken over."""
-        while self._orders.placements:
-            self._has_passed.clear()
-            await self._has_passed.wait()
 
     # What wakes it.
 
@@ -198,7 +191,6 @@ class Agent:
         if self._cluster_id:
             self._ledger.put_store(StoreSeen(self._cluster_id, self._orders.highest_revision))
         self._has_looked.set()
-        self._has_passed.set()
 
     def _take_orders(self) -> None:
         reading, changed = self._orders.take()

@@ -106,4 +106,4 @@ class ServiceManager(Protocol):
         """Whether the whole machine is being shut down or rebooted (SystemState is `stopping`)."""
 
     async def pending_job(self, name: str) -> str:
-        """The kind of job that is queued for this unit (how fleetd learns whether it is restarted or stopped), or ''."""
+        """The kind of job queued for this unit (so fleetd learns whether it is restarted or stopped), or ''."""
