@@ -123,7 +123,10 @@ def _plan_creation(client: Client, unit: Wanted, replace: bool) -> Creation:
             f"unable to find template Unit({unit.argument.name.template}) in Registry or on filesystem"
         )
     if content is None:
-        raise CommandFailed(f"Error creating units: unable to find Unit({unit.name}) in Registry or on filesystem")
+        hint = explain_missing(unit.argument)
+        raise CommandFailed(
+            f"Error creating units: unable to find Unit({unit.name}) in Registry or on filesystem{hint}"
+        )
     if unit.own is None and unit.template and unit.template_file and not replace:
         _warn_if_different(unit.template, unit.template_file, "local template unit file")
     return Creation(unit.argument, content, TargetState.INACTIVE, replaces=False)

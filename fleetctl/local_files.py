@@ -15,8 +15,9 @@ from fleetd.core.unitfile import MAX_UNIT_FILE_BYTES, UnitFile, UnitFileError, d
 
 
 class UnitArgument(msgspec.Struct, frozen=True):
-    """A unit as a person names it on the command line: its name, and the directory that was written before it."""
+    """A unit as a person names it on the command line: what was written, its name, and the directory before that."""
 
+    text: str
     name: UnitName
     directory: str
 
@@ -41,7 +42,7 @@ class LocalFile(msgspec.Struct, frozen=True):
 def parse_argument(argument: str) -> UnitArgument:
     """The unit that an argument names: its last part, with `.service` where no type is given."""
     directory, base = os.path.split(argument.rstrip("/") or argument)
-    return UnitArgument(parse_name(with_default_suffix(base)), directory)
+    return UnitArgument(argument, parse_name(with_default_suffix(base)), directory)
 
 
 def parse_arguments(arguments: Iterable[str]) -> list[UnitArgument]:
@@ -69,9 +70,14 @@ def refuse_contradictions(arguments: Iterable[str]) -> None:
 def check_name(argument: UnitArgument) -> None:
     """Raises CommandFailed for a name that no unit may have."""
     try:
-        validate_name(argument.name.full)
+        validate_name(argument.name.full if argument.text else "")
     except InvalidName as error:
         raise CommandFailed(f"Error creating units: failed creating unit {argument.name.full!r}: {error}") from error
+
+
+def explain_missing(argument: UnitArgument) -> str:
+    """Why there may be no unit file for an argument: it names a directory. Else ''."""
+    return f" ({argument.text} is a directory: name the unit files in it)" if os.path.isdir(argument.text) else ""
 
 
 def read_local_file(path: str) -> LocalFile | None:

@@ -75,6 +75,22 @@ def test_a_unit_that_is_nowhere_is_not_found(fleetctl: Fleetctl, api: FakeApi) -
     assert result.stderr == "Error creating units: unable to find Unit(hello.service) in Registry or on filesystem\n"
 
 
+@pytest.mark.parametrize("argument", ["units", "units/", ".", "/"])
+def test_a_directory_instead_of_a_unit_file_is_said_to_be_one(
+    fleetctl: Fleetctl, tmp_path: Path, argument: str
+) -> None:
+    (tmp_path / "units").mkdir()
+    result = fleetctl("submit", argument)
+    assert (result.status, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+    assert result.stderr.endswith(f" ({argument} is a directory: name the unit files in it)\n")
+
+
+def test_an_empty_argument_names_no_unit(fleetctl: Fleetctl, api: FakeApi) -> None:
+    result = fleetctl("submit", "")
+    assert (result.status, api.requests) == (1, [])
+    assert result.stderr.endswith("unit name cannot be empty\n")
+
+
 def test_an_instance_without_any_template_is_not_found(fleetctl: Fleetctl) -> None:
     result = fleetctl("submit", "units/web@1.service")
     assert result.status == 1
