@@ -210,6 +210,22 @@ async def test_a_missing_placement_is_no_order_before_the_leader_has_taken_the_m
     assert machine.systemd.pid("web.service") == 0
 
 
+async def test_what_the_leader_wrote_before_it_took_the_machine_in_counts_even_if_the_watch_is_late(
+    machine: MachineUnderTest,
+) -> None:
+    await machine.start()
+    await machine.place("web.service", 7)
+    await machine.until_active("web.service", 7)
+    await machine.stop()
+    await machine.unplace("web.service")
+    await machine.start(synced=False)
+    machine.store.deaf_to = "placements"
+    await machine.place("web.service", 7)
+    await machine.take_in()
+    await machine.settle()
+    assert machine.asked("stop") == []
+
+
 async def test_placements_are_carried_out_before_the_leader_has_taken_the_machine_in(machine: MachineUnderTest) -> None:
     await machine.start(synced=False)
     await machine.place("web.service", 7)
@@ -294,7 +310,7 @@ async def test_a_restore_under_a_running_fleetd_is_noticed_with_the_next_beat(ma
     await machine.until_active("web.service", 70)
     machine.agent.check(await machine.store.revision() + 50)  # so much of it will be lost
     await machine.settle()
-    machine.store.is_deaf = True
+    machine.store.deaf_to = "placements"
     await machine.unplace("web.service")
     machine.agent.check(await machine.store.revision())
     states = await machine.until(lambda states: states["web.service"].error != "")
@@ -382,7 +398,8 @@ async def test_a_lease_that_is_gone_is_told_to_the_membership_and_all_states_go_
 
 async def test_a_deaf_watch_is_noticed_by_the_beats(machine: MachineUnderTest) -> None:
     await machine.start()
-    machine.store.is_deaf = True
+    await machine.settle()
+    machine.store.deaf_to = "placements"
     await machine.place("web.service", 7)
     for _ in range(2):
         await machine.settle()
