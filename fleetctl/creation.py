@@ -15,6 +15,7 @@ from fleetctl.local_files import (
     LocalFile,
     UnitArgument,
     check_name,
+    explain_missing,
     parse_arguments,
     read_local_file,
     refuse_contradictions,
