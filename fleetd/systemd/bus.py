@@ -26,10 +26,8 @@ UNIT_PATH = f"{MANAGER_PATH}/unit"
 PROPERTIES = "org.freedesktop.DBus.Properties"
 BUS = "org.freedesktop.DBus"
 
-_NOBODY_THERE = tuple(
-    f"{BUS}.Error.{error}"
-    for error in ("ServiceUnknown", "NameHasNoOwner", "NoReply", "Disconnected", "Timeout", "TimedOut", "Spawn.")
-)
+_NOBODY_THERE = tuple(f"{BUS}.Error.{error}" for error in ("ServiceUnknown", "NameHasNoOwner"))
+_NO_ANSWER = tuple(f"{BUS}.Error.{error}" for error in ("NoReply", "Disconnected", "Timeout", "TimedOut"))
 _SUBSCRIPTIONS = (
     f"type='signal',sender='{SYSTEMD}',interface='{PROPERTIES}',member='PropertiesChanged',"
     f"path_namespace='{UNIT_PATH}',arg0='{SYSTEMD}.Unit'",
@@ -45,6 +43,14 @@ class Refused(ServiceManagerError):
     def __init__(self, asked: str, code: str, words: str) -> None:
         super().__init__(f"{asked}: {words}")
         self.code = code
+
+
+def _error(asked: str, code: str, words: str) -> ServiceManagerError:
+    if code in _NOBODY_THERE:
+        return ManagerUnavailable(f"{asked}: systemd is not on the bus ({words}); if it stays away: kill -USR1 1")
+    if code in _NO_ANSWER:
+        return ManagerUnavailable(f"{asked}: {words}")
+    return Refused(asked, code, words)
 
 
 def installed_library() -> str:
@@ -81,7 +87,9 @@ class SystemBus:
         self._open = importlib.import_module(f"{chosen}.aio").MessageBus
         self._address = address
         self._type = self._library.BusType.SESSION if user else self._library.BusType.SYSTEM
-        self._errors = (self._library.AuthError, self._library.InvalidAddressError)
+        self._errors = tuple(
+            getattr(self._library, name) for name in ("AuthError", "InvalidAddressError", "InvalidMessageError")
+        )
         self._bus: Any = None
         self._reaching = asyncio.Lock()
         self._in_flight = asyncio.Semaphore(MAX_CALLS_IN_FLIGHT)
@@ -141,15 +149,12 @@ class SystemBus:
                     reply = await bus.call(message)
             except TimeoutError:
                 raise ManagerUnavailable(f"{asked}: systemd did not answer within {timeout_s:g} s") from None
-            except (EOFError, OSError) as error:
+            except (EOFError, OSError, *self._errors) as error:
                 raise ManagerUnavailable(f"{asked}: the bus of systemd was lost: {error!r}") from error
         if reply is None:
             raise ManagerUnavailable(f"{asked}: the bus of systemd was lost")
         if reply.message_type is self._library.MessageType.ERROR:
-            words = str(reply.body[0]) if reply.body else reply.error_name
-            if reply.error_name.startswith(_NOBODY_THERE):
-                raise ManagerUnavailable(f"{asked}: systemd is not on the bus ({words}); `kill -USR1 1` brings it back")
-            raise Refused(asked, reply.error_name, words)
+            raise _error(asked, reply.error_name, str(reply.body[0]) if reply.body else reply.error_name)
         return list(reply.body)
 
     async def get(self, name: str, *properties: str) -> list[Any]:
@@ -197,8 +202,7 @@ class SystemBus:
         delay_s = RETRY_FIRST_S
         while True:
             if self._bus is not None:
-                with contextlib.suppress(EOFError, OSError):
-                    await self._bus.wait_for_disconnect()
+                await asyncio.gather(self._bus.wait_for_disconnect(), return_exceptions=True)
             try:
                 await self._reach()
                 delay_s = RETRY_FIRST_S
