@@ -21,13 +21,15 @@ LONGEST_RETRY_S = 8.0
 class Reading(msgspec.Struct, frozen=True):
     """All that the store asks of the machine, read at one revision. `unreadable` are units whose placement is none.
 
-    `fell`: the store's revision is below one that was seen before the reading began.
+    `synced` was read earlier, at `synced_revision`. `fell`: the store's revision is below one that was seen before the
+    reading began.
     """
 
     cluster_id: str
     revision: int
     fell: bool
     synced: str
+    synced_revision: int
     placements: dict[str, Placement]
     unreadable: dict[str, None]
 
@@ -79,7 +81,7 @@ class Orders:
                 reading = await self._read()
                 delay_s = FIRST_RETRY_S
                 self._keep(reading)
-                await self._watch(reading.revision)
+                await self._watch(reading)
             except Compacted as error:
                 self._log.info("reading this machine's placements again: %s", error)
             except Unavailable as error:
@@ -116,7 +118,7 @@ class Orders:
         highest = self.highest_revision  # a beat that is answered meanwhile may know of more than this reading
         # `synced` comes first: placements read after it hold all that the leader had written when it wrote that.
         cluster_id = await self._store.cluster_id()
-        synced = await self._store.get(self._registry.key("synced", self._machine_id))
+        synced = await self._store.get_many([self._registry.key("synced", self._machine_id)])
         snapshot = await self._store.range(self._placements_prefix)
         placements: dict[str, Placement] = {}
         unreadable: dict[str, None] = {}
@@ -129,13 +131,14 @@ class Orders:
         fell = snapshot.revision < highest
         self.highest_revision = snapshot.revision if fell else max(self.highest_revision, snapshot.revision)
         self._last_beat = min(self._last_beat, snapshot.revision)
-        return Reading(cluster_id, snapshot.revision, fell, self._decode_synced(synced), placements, unreadable)
+        session = self._decode_synced(synced.items[0] if synced.items else None)
+        return Reading(cluster_id, snapshot.revision, fell, session, synced.revision, placements, unreadable)
 
-    async def _watch(self, revision: int) -> None:
-        """Gather changes after this revision until everything has to be read again."""
+    async def _watch(self, reading: Reading) -> None:
+        """Gather changes after this reading until everything has to be read again."""
         watches = [
-            asyncio.create_task(self._watch_placements(revision)),
-            asyncio.create_task(self._watch_synced(revision)),
+            asyncio.create_task(self._watch_placements(reading.revision)),
+            asyncio.create_task(self._watch_synced(reading.synced_revision)),
             asyncio.create_task(self._again.wait()),
         ]
         try:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from fleetd.core.unit import TargetState, UnitState
 from fleetd.ledger import Ledger
 from fleetd.registry import Registry, Synced, decode
 from fleetd.store.embedded import EmbeddedStore, inline
-from fleetd.store.protocol import Changes, Comparison, Delete, Operation, Unavailable
+from fleetd.store.protocol import Changes, Comparison, Delete, Operation, Snapshot, Unavailable
 from fleetd.systemd.protocol import ServiceManagerError, UnitDetails
 from fleetd.systemd.simulated import SimulatedSystemd
 
@@ -26,19 +26,34 @@ class FaultyStore(EmbeddedStore):
 
     is_down = False
     deaf_to = "nothing"  # watches of keys with this in them say nothing
+    interruption: Callable[[], Awaitable[None]] | None = None  # comes after the first read of what a machine is to do
 
     async def transact(self, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> int:
         self._refuse_while_down()
         return await super().transact(comparisons, operations)
 
-    async def range(self, prefix: str) -> Any:
+    async def range(self, prefix: str) -> Snapshot:
         self._refuse_while_down()
-        return await super().range(prefix)
+        snapshot = await super().range(prefix)
+        if "/placements/" in prefix:
+            await self._interrupt()
+        return snapshot
+
+    async def get_many(self, keys: Sequence[str]) -> Snapshot:
+        snapshot = await super().get_many(keys)
+        if any("/synced/" in key for key in keys):
+            await self._interrupt()
+        return snapshot
 
     async def watch(self, prefix: str, after_revision: int) -> AsyncGenerator[Changes, None]:
         async for changes in super().watch(prefix, after_revision):
             if self.deaf_to not in prefix:
                 yield changes
+
+    async def _interrupt(self) -> None:
+        interruption, self.interruption = self.interruption, None
+        if interruption is not None:
+            await interruption()
 
     def _refuse_while_down(self) -> None:
         if self.is_down:

@@ -158,6 +158,18 @@ async def test_a_unit_that_fails_says_why_and_is_not_started_again(machine: Mach
     assert (await machine.until_active("web.service", 8)).error == ""
 
 
+async def test_each_failure_is_explained_by_itself(machine: MachineUnderTest) -> None:
+    machine.systemd.call_s = 0.01  # so that a unit may fail again before it is looked at
+    machine.systemd.behave("web.service", Behaviour(fails="exit-code"))
+    await machine.start()
+    await machine.place("web.service", 7)
+    await machine.until(lambda states: "web.service" in states and "exit-code" in states["web.service"].error)
+    machine.systemd.behave("web.service", Behaviour(fails="timeout"))
+    await machine.place("web.service", 8)
+    states = await machine.until(lambda states: "timeout" in states["web.service"].error)
+    assert states["web.service"].generation == 8
+
+
 async def test_units_that_need_each_other_are_written_together_before_either_is_started(
     machine: MachineUnderTest,
 ) -> None:

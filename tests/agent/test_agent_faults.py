@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 
 import msgspec
 import pytest
@@ -226,6 +227,27 @@ async def test_what_the_leader_wrote_before_it_took_the_machine_in_counts_even_i
     assert machine.asked("stop") == []
 
 
+async def test_what_the_leader_writes_between_two_reads_is_neither_missed_nor_taken_for_absent(
+    machine: MachineUnderTest,
+) -> None:
+    await machine.start()
+    await machine.place_all({"web.service": DAEMON, "gone.service": DAEMON}, 7)
+    await machine.until_active("web.service", 7)
+    await machine.until_active("gone.service", 7)
+    await machine.stop()
+    await machine.unplace("web.service")
+    await machine.unplace("gone.service")
+
+    async def plan_for_the_machine() -> None:
+        await machine.place("web.service", 7)
+        await machine.take_in("session-2")
+
+    machine.store.interruption = plan_for_the_machine
+    await machine.start(synced=False)
+    await machine.until(lambda states: "gone.service" not in states)
+    assert machine.asked("stop") == [("stop", ("gone.service",))]
+
+
 async def test_placements_are_carried_out_before_the_leader_has_taken_the_machine_in(machine: MachineUnderTest) -> None:
     await machine.start(synced=False)
     await machine.place("web.service", 7)
@@ -249,20 +271,35 @@ async def test_a_placement_that_cannot_be_read_leaves_its_unit_as_it_is(
     assert machine.systemd.pid("web.service") == 0
 
 
-async def restore(machine: MachineUnderTest, cluster_id: str = "the-cluster") -> None:
-    """Put an older store in place of one that has seen more, while fleetd runs not."""
-    for number in range(30):
+async def work_elsewhere(machine: MachineUnderTest, revisions: int) -> None:
+    """The store goes on, without a change that concerns this machine."""
+    for number in range(revisions):
         await machine.put(UnitState(), "m2", f"unit-{number}.service")
+
+
+async def restore(machine: MachineUnderTest) -> None:
+    """Put an older store in place of one that has seen more, while fleetd runs not."""
+    await work_elsewhere(machine, 30)
     machine.agent.check(await machine.store.revision())
     await machine.settle()
     await machine.stop()
     await machine.store.close()
-    machine.use_store(cluster_id)
+    machine.use_store("the-cluster")
 
 
-@pytest.mark.parametrize("cluster_id", ["the-cluster", "another-cluster"])
+async def set_up_anew(machine: MachineUnderTest) -> None:
+    """Put another cluster's store, which has seen more, in place of the one there is."""
+    await machine.stop()
+    await machine.store.close()
+    machine.use_store("another-cluster")
+    await work_elsewhere(machine, 60)
+
+
+@pytest.mark.parametrize("replace_store", [restore, set_up_anew])
 async def test_a_restored_store_stops_starts_and_moves_nothing(
-    machine: MachineUnderTest, caplog: pytest.LogCaptureFixture, cluster_id: str
+    machine: MachineUnderTest,
+    caplog: pytest.LogCaptureFixture,
+    replace_store: Callable[[MachineUnderTest], Awaitable[None]],
 ) -> None:
     await machine.start()
     texts = dict.fromkeys(("known.service", "replaced.service", "stopped.service", "unknown.service", "going.service"))
@@ -270,7 +307,7 @@ async def test_a_restored_store_stops_starts_and_moves_nothing(
     for name in texts:
         await machine.until_active(name, 70)
     pids = dict(machine.systemd.processes())
-    await restore(machine, cluster_id)
+    await replace_store(machine)
     await machine.place("known.service", 3)
     await machine.place("replaced.service", 3, text=OTHER)
     await machine.place("stopped.service", 3, "loaded")
