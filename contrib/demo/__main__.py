@@ -1,0 +1,62 @@
+"""`make demo`, or `python -m contrib.demo`: boot three machines, walk through the tour, leave the cluster to play with.
+
+At a terminal it stays until Ctrl-C; in a pipe it ends after the last step. It ends with 1 if a step did not happen, and
+always takes everything down.
+"""
+
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Iterator
+
+from contrib.demo import stage
+from contrib.demo.tour import StepFailed, Tour
+from contrib.testbed import Cluster, missing_requirements
+
+MACHINES = 3
+
+
+def main() -> int:
+    if missing := missing_requirements():
+        print(f"contrib.demo boots machines: {'; '.join(missing)}", file=sys.stderr)
+        return 2
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with Cluster(machines=MACHINES) as cluster, _nothing_interrupts_the_end():
+            Tour(cluster).walk()
+            if stage.is_terminal():
+                _stay(cluster)
+    except StepFailed as failure:
+        print(f"\nThe demo failed: {failure}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        stage.explain("Everything is taken down.")
+        return 130
+    return 0
+
+
+@contextlib.contextmanager
+def _nothing_interrupts_the_end() -> Iterator[None]:
+    """Once it is over, for whatever reason, another Ctrl-C must not leave half a cluster behind."""
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _stay(cluster: Cluster) -> None:
+    """Tell how to reach the cluster, and wait for Ctrl-C."""
+    stage.explain("The cluster is yours until Ctrl-C. In another terminal, in this folder:")
+    endpoint = f"unix://{cluster.machines[0].path('/run/fleet.sock')}"
+    stage.show(f"  .venv/bin/fleetctl --endpoint={endpoint} list-units")
+    stage.show("\n  a shell in a machine                       cut its power")
+    for machine in cluster.machines:
+        shell = f"nsenter --target={machine.pid1} --all bash"
+        stage.show(f"  {shell:<40}   kill -KILL {machine.pid1}    # {machine.name}, {machine.address}")
+    while True:
+        time.sleep(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
