@@ -4,7 +4,8 @@ First everything is read and checked, local files and cluster; then it is planne
 states of units that exist is not done here.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, partial
 
 import msgspec
 
@@ -30,6 +31,8 @@ from fleetd.core.unit import (
     validate_requirements,
 )
 from fleetd.core.unitfile import Option, UnitFile
+
+Fetch = Callable[[str], UnitFile | None]  # the content of a template of the cluster, by name
 
 # Which target states a unit may be in for a command to replace it: no command does more to a unit than its name says.
 _REPLACEABLE = {
@@ -104,10 +107,9 @@ def plan_creations(client: Client, wanted: Iterable[Wanted], target: TargetState
 
     Every content is checked here, so that nothing is sent if one cannot be. Raises CommandFailed.
     """
+    fetch = cache(partial(_fetch_template, client))
     planned = [
-        _plan_creation(client, unit, replace)
-        if unit.report is None
-        else _plan_replacement(client, unit, target, replace)
+        _plan_creation(fetch, unit, replace) if unit.report is None else _plan_replacement(fetch, unit, target, replace)
         for unit in wanted
     ]
     creations = [creation for creation in planned if creation is not None]
@@ -116,8 +118,8 @@ def plan_creations(client: Client, wanted: Iterable[Wanted], target: TargetState
     return creations
 
 
-def _plan_creation(client: Client, unit: Wanted, replace: bool) -> Creation:
-    content = _find_content(client, unit, prefer_template_file=replace)
+def _plan_creation(fetch: Fetch, unit: Wanted, replace: bool) -> Creation:
+    content = _find_content(fetch, unit, prefer_template_file=replace)
     if content is None and unit.argument.name.is_instance:
         raise CommandFailed(
             f"Error creating units: failed getting Unit({unit.argument.path}) from template: "
@@ -133,22 +135,24 @@ def _plan_creation(client: Client, unit: Wanted, replace: bool) -> Creation:
     return Creation(unit.argument, content, TargetState.INACTIVE, replaces=False)
 
 
-def _find_content(client: Client, unit: Wanted, prefer_template_file: bool) -> UnitFile | None:
+def _find_content(fetch: Fetch, unit: Wanted, prefer_template_file: bool) -> UnitFile | None:
     """The content of a unit: its own file, else the cluster's template, else the template's file."""
     if unit.own:
         return unit.own.content
     if unit.template_file and (prefer_template_file or not unit.template):
         return unit.template_file.content
-    if not unit.template:
-        return None
-    with failing_as(f"Error creating units: error retrieving Unit({unit.template.name}) from Registry: "):
-        template = client.unit(unit.template.name)
+    return fetch(unit.template.name) if unit.template else None
+
+
+def _fetch_template(client: Client, name: str) -> UnitFile | None:
+    with failing_as(f"Error creating units: error retrieving Unit({name}) from Registry: "):
+        template = client.unit(name)
     if template is None:
         return None
     return UnitFile.from_options(Option(option.section, option.name, option.value) for option in template.options)
 
 
-def _plan_replacement(client: Client, unit: Wanted, target: TargetState, replace: bool) -> Creation | None:
+def _plan_replacement(fetch: Fetch, unit: Wanted, target: TargetState, replace: bool) -> Creation | None:
     """How to replace a unit that the cluster has, None where it is to be left as it is."""
     report = unit.report
     assert report is not None
@@ -158,7 +162,7 @@ def _plan_replacement(client: Client, unit: Wanted, target: TargetState, replace
         elif unit.template_file:
             _warn_if_different(report, unit.template_file, "local template unit file")
         return None
-    content = _find_content(client, unit, prefer_template_file=True)
+    content = _find_content(fetch, unit, prefer_template_file=True)
     if content is None:
         raise CommandFailed(
             f"Error creating units: error Unit {unit.argument.path} does not seem to be a template unit"
