@@ -63,7 +63,7 @@ class Agent:
         self._has_connected = asyncio.Event()
         self._has_looked = asyncio.Event()
         self._is_unordered = asyncio.Event()
-        self._absence_was_order = False
+        self._standing = (False, False)  # whether this machine is registered, and absence an order to it
         self._was_restored = False
         self._cluster_id = ""
         self._running: asyncio.Task[None] | None = None
@@ -111,8 +111,9 @@ class Agent:
         """The machine is registered, and its last beat was answered when the store was at this revision."""
         self._publisher.wake()
         self._orders.check(beat_revision)
-        if self._orders.highest_revision > self._ledger.store.revision:
-            self._wake.set()  # for the ledger to know
+        news = self._orders.highest_revision > self._ledger.store.revision  # for the ledger to know
+        if news or not self._standing[0]:
+            self._wake.set()
 
     async def running_units(self) -> tuple[str, ...]:
         """The names of our units that run now, in order. Raises ManagerUnavailable."""
@@ -199,9 +200,10 @@ class Agent:
         for name in changed:
             self._retries.forget(name)  # a new wish is not to wait for an old one's failure
         self._mark(changed)
-        if self._absence_is_order and not self._absence_was_order:
+        standing = (self._membership.lease != 0, self._absence_is_order)
+        if standing != self._standing:
             self._mark(self._names())
-        self._absence_was_order = self._absence_is_order
+        self._standing = standing
         if self._orders.placements or self._orders.unreadable or not self._orders.revision:
             self._is_unordered.clear()
         else:
@@ -230,6 +232,9 @@ class Agent:
         observed = await self._observe(names)
         if self._was_restored:
             self._adopt(observed)
+            return
+        if not self._membership.lease:
+            self._report(observed)  # the orders may be for another machine: one with this id that lives (a clone)
             return
         self._release_orphans(observed)
         held = (*self._ledger.orphans, *self._orders.unreadable)

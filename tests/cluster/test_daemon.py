@@ -124,16 +124,17 @@ def test_a_reload_reads_the_configuration_again_and_touches_no_unit(person: Pers
 def test_a_machine_with_the_id_of_another_is_refused_and_the_first_untouched(person: Person) -> None:
     before, listed = all_pids(person), person.placed()
     first = person.cluster.machines[0]
-    clone = person.cluster.boot_clone_of(first)
+    clone = person.cluster.add_machine(machine_id=first.id)
     person.cluster.wait_until(
         "the clone says why", lambda: "is alive at" in clone.journal("fleet.service"), timeout_s=20
     )
+    assert [clone.main_pid(unit) for unit in [*UNITS, "all.service"]] == [0] * 7
     words = clone.journal("fleet.service")
     assert first.address in words
     assert clone.address in words
     time.sleep(2 * TTL_S)
     assert "is alive at" in person.cluster.fleetctl("list-units", on=clone, check=False).stderr
-    assert all_pids(person) == before
+    assert {place: pid for place, pid in all_pids(person).items() if place[0] != clone.name} == before
     assert person.placed(on=first) == listed
 
 
