@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from contrib import interrupt
 from contrib.bench.figure import Figure, render_table
 from contrib.bench.measures import MEASURES, Bench
 from contrib.testbed import Cluster, missing_requirements
@@ -27,6 +28,7 @@ def main() -> int:
     if missing := missing_requirements():
         print(f"contrib.bench boots machines: {'; '.join(missing)}", file=sys.stderr)
         return 2
+    interrupt.end_on_first()
     rounds, units = (1, 150) if arguments.quick else (5, 500)
     try:
         with Cluster(machines=MACHINES) as cluster:

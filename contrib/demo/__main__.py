@@ -4,12 +4,10 @@ At a terminal it stays until Ctrl-C; in a pipe it ends after the last step. It e
 always takes everything down.
 """
 
-import contextlib
-import signal
 import sys
 import time
-from collections.abc import Iterator
 
+from contrib import interrupt
 from contrib.demo import stage
 from contrib.demo.tour import StepFailed, Tour
 from contrib.testbed import Cluster, missing_requirements
@@ -21,9 +19,10 @@ def main() -> int:
     if missing := missing_requirements():
         print(f"contrib.demo boots machines: {'; '.join(missing)}", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    interrupt.end_on_first()
+    stage.explain(f"{MACHINES} machines and an etcd are booted, on a network of their own.")
     try:
-        with Cluster(machines=MACHINES) as cluster, _nothing_interrupts_the_end():
+        with Cluster(machines=MACHINES) as cluster:
             Tour(cluster).walk()
             if stage.is_terminal():
                 _stay(cluster)
@@ -34,15 +33,6 @@ def main() -> int:
         stage.explain("Everything is taken down.")
         return 130
     return 0
-
-
-@contextlib.contextmanager
-def _nothing_interrupts_the_end() -> Iterator[None]:
-    """Once it is over, for whatever reason, another Ctrl-C must not leave half a cluster behind."""
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _stay(cluster: Cluster) -> None:
