@@ -162,11 +162,6 @@ def command(name: str, usage: str = "") -> Callable[[Callback], Command]:
     return decorate
 
 
-def option(*declarations: str, **attributes: Any) -> Callable[[Callback], Callback]:
-    """An option with a value."""
-    return click.option(*declarations, **attributes)
-
-
 def flag(*declarations: str, text: str, hidden: bool = False) -> Callable[[Callback], Callback]:
     """A boolean option that is off unless given."""
     return click.option(*declarations, cls=Flag, default=False, help=text, hidden=hidden)

@@ -27,7 +27,7 @@ SILENCE_S = 10.0  # how long a daemon may be away while it is waited for: it may
 # A failure counts once it has shown for so long: it may still be that of an earlier wish, of one that the machine has
 # not begun to carry out, or of a unit that systemd holds back for others that come before it.
 SEEN_AFRESH_S = 0.3
-SEEN_BEFORE_S = 1.5
+SEEN_BEFORE_S = 1.0
 SEEN_AT_REST_S = 10.0
 
 _BAD_LOADS = ("not-found", "bad-setting", "error", "masked")

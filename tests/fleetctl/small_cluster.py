@@ -1,0 +1,106 @@
+"""A cluster of two machines in one thread: the real API, leader and agents, over simulated systemds and one store."""
+
+import asyncio
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+from fleetd.agent import Agent
+from fleetd.api.handlers import Api
+from fleetd.api.server import Server
+from fleetd.config import Address
+from fleetd.core.machine import Machine
+from fleetd.engine import Engine
+from fleetd.ledger import Ledger
+from fleetd.membership import Membership
+from fleetd.registry import Registry
+from fleetd.store.embedded import EmbeddedStore, inline
+from fleetd.systemd.simulated import SimulatedSystemd
+from fleetd.systemd.simulated_units import Behaviour
+
+TTL_S = 10.0
+LOG = logging.getLogger("small cluster")
+
+
+class SmallCluster:
+    """Serves on the unix socket `fleet.sock` in `directory` until it is closed; units behave as `behaviours` say."""
+
+    def __init__(self, directory: Path, behaviours: dict[str, Behaviour]) -> None:
+        self.endpoint = f"unix://{directory}/fleet.sock"
+        self._directory = directory
+        self._behaviours = behaviours
+        self._memberships: list[Membership] = []
+        self._ready = threading.Event()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._run(),))
+        self._thread.start()
+        assert self._ready.wait(30)
+
+    async def _run(self) -> None:
+        self._closed = asyncio.Event()
+        store = EmbeddedStore(":memory:", offload=inline)
+        server = Server(Api(Registry(store)))
+        parts = [part for number in "12" for part in await self._open_machine(number, Registry(store))]
+        tasks = [asyncio.create_task(part) for part in parts]
+        await server.start([Address(path=f"{self._directory}/fleet.sock")], insecure=False)
+        for membership in self._memberships:
+            await membership.registered.wait()
+        self._ready.set()
+        closed = asyncio.create_task(self._closed.wait())
+        ended, _ = await asyncio.wait([closed, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await server.stop()
+        await store.close()
+        for task in ended:
+            task.result()  # a part that has failed is loud, and fleetctl then reaches no API
+
+    async def _open_machine(self, number: str, registry: Registry) -> list[Coroutine[Any, Any, None]]:
+        """What runs on one machine, not yet begun."""
+        now = asyncio.get_running_loop().time
+        systemd = SimulatedSystemd()
+        for name, behaviour in self._behaviours.items():
+            systemd.behave(name, behaviour)
+        await systemd.connect()
+        runtime = self._directory / number
+        runtime.mkdir()
+        membership = Membership(
+            Machine(id=number * 32, session=number, address=f"10.0.0.{number}", metadata={"number": number}),
+            registry,
+            ttl_s=TTL_S,
+            parked_ttl_s=60.0,
+            now=now,
+            publish=lambda lease: agent.publish_all(lease),
+            heard=lambda revision: agent.check(revision),
+            former_lease=0,
+        )
+        self._memberships.append(membership)
+        agent = Agent(number * 32, registry, systemd, Ledger(runtime, LOG), membership, LOG)
+        engine = Engine(
+            number * 32,
+            registry,
+            membership,
+            ttl_s=TTL_S,
+            handover_timeout_s=30.0,
+            compact=False,
+            now=now,
+            unix_now=time.time,
+            new_id=lambda: uuid.uuid4().hex,
+            offload=asyncio.to_thread,
+        )
+
+        async def lead() -> None:
+            await membership.registered.wait()
+            await engine.run()
+
+        return [membership.run(), agent.run(), lead()]
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._closed.set)
+        self._thread.join()
+        self._loop.close()

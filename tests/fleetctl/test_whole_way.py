@@ -1,0 +1,121 @@
+"""From the command line to (simulated) systemd and back: what fleetctl waits for is what leader and agents report."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fleetd.systemd.simulated_units import Behaviour
+from tests.fleetctl.conftest import Fleetctl
+from tests.fleetctl.small_cluster import SmallCluster
+
+SERVICE = "[Service]\nExecStart=/bin/sleep inf\n"
+ONESHOT = "[Service]\nType=oneshot\nExecStart=/bin/true\n"
+BEHAVIOURS = {
+    "failing.service": Behaviour(fails="exit-code"),
+    "refused.service": Behaviour(refusal="Unit refused.service is masked."),
+    "slow.service": Behaviour(start_s=0.5, stop_s=0.5),
+}
+UNITS = {
+    "web.service": SERVICE,
+    "job.service": ONESHOT,
+    "failing.service": SERVICE,
+    "refused.service": SERVICE,
+    "slow.service": SERVICE,
+    "follower.service": SERVICE + "[X-Fleet]\nMachineOf=leader.service\n",
+    "leader.service": SERVICE,
+    "nowhere.service": SERVICE + "[X-Fleet]\nMachineMetadata=number=7\n",
+    "everywhere.service": SERVICE + "[X-Fleet]\nGlobal=true\n",
+}
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallCluster]:
+    cluster = SmallCluster(tmp_path_factory.mktemp("c"), BEHAVIOURS)
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def fleetctl(
+    bare_fleetctl: Fleetctl, cluster: SmallCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Fleetctl]:
+    """Runs a command line against the cluster, in a directory with the unit files; leaves no unit behind."""
+    monkeypatch.setenv("FLEETCTL_ENDPOINT", cluster.endpoint)
+    for name, text in UNITS.items():
+        (tmp_path / name).write_text(text)
+    yield bare_fleetctl
+    assert bare_fleetctl("destroy", *UNITS).status == 0
+    assert bare_fleetctl("list-units", "--no-legend").stdout == ""
+
+
+def active(fleetctl: Fleetctl) -> list[list[str]]:
+    return [line.split() for line in fleetctl("list-units", "--no-legend", "--fields=unit,active").stdout.splitlines()]
+
+
+def test_a_unit_is_started_stopped_unloaded_loaded_and_each_has_happened_at_the_end(fleetctl: Fleetctl) -> None:
+    place = "11111111.../10.0.0.1"
+    started = fleetctl("start", "slow")
+    assert (started.status, started.stderr) == (0, "")
+    assert started.stdout == f"Unit slow.service inactive\nUnit slow.service launched on {place}\n"
+    assert active(fleetctl) == [["slow.service", "active"]]
+    assert fleetctl("start", "slow").stdout == ""
+    assert fleetctl("stop", "slow").stdout == f"Unit slow.service loaded on {place}\n"
+    assert active(fleetctl) == [["slow.service", "inactive"]]
+    assert fleetctl("start", "slow").stdout == f"Unit slow.service launched on {place}\n"
+    assert fleetctl("unload", "slow").stdout == "Unit slow.service inactive\n"
+    assert active(fleetctl) == []
+    assert fleetctl("load", "slow").stdout == f"Unit slow.service loaded on {place}\n"
+    assert fleetctl("destroy", "slow").stdout == "Destroyed slow.service\n"
+    assert active(fleetctl) == []
+
+
+def test_a_oneshot_completes_each_time_it_is_started(fleetctl: Fleetctl) -> None:
+    for _ in range(2):
+        result = fleetctl("start", "job")
+        assert (result.status, result.stderr) == (0, "")
+        assert "Unit job.service launched on 11111111.../10.0.0.1\n" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("unit", "why"),
+    [
+        ("failing", "Unit failing.service failed on 11111111.../10.0.0.1 (failed): exit-code"),
+        ("refused", "Unit refused.service failed on 11111111.../10.0.0.1: "),
+        ("nowhere", "Unit nowhere.service cannot be placed: no machine fits: metadata number=7 missing (2 machines). "),
+    ],
+)
+def test_a_unit_that_does_not_run_is_explained_in_the_words_of_who_refused(
+    fleetctl: Fleetctl, unit: str, why: str
+) -> None:
+    for _ in range(2):
+        result = fleetctl("start", unit)
+        assert result.status == 1
+        assert result.stderr.startswith(f"Error waiting for units: {why}")
+    assert ("Unit refused.service is masked." in result.stderr) is (unit == "refused")
+    assert fleetctl("unload", unit).stdout == f"Unit {unit}.service inactive\n"
+
+
+def test_units_that_hang_on_one_another_are_started_in_any_order(fleetctl: Fleetctl) -> None:
+    result = fleetctl("start", "follower", "leader")
+    assert (result.status, result.stderr) == (0, "")
+    assert active(fleetctl) == [["follower.service", "active"], ["leader.service", "active"]]
+
+
+def test_replacing_a_unit_keeps_its_machine_and_runs_the_new_content(fleetctl: Fleetctl, tmp_path: Path) -> None:
+    fleetctl("start", "leader", "web")
+    (tmp_path / "web.service").write_text(SERVICE + "Nice=5\n")
+    result = fleetctl("start", "--replace", "web")
+    assert (result.status, result.stdout, result.stderr) == (
+        0,
+        "Unit web.service launched on 22222222.../10.0.0.2\n",
+        "",
+    )
+    assert fleetctl("cat", "web").stdout == SERVICE + "Nice=5\n"
+
+
+def test_a_global_unit_is_destroyed_when_it_runs_nowhere_any_more(fleetctl: Fleetctl) -> None:
+    assert fleetctl("start", "everywhere").stdout.endswith("Triggered global unit everywhere.service start\n")
+    assert fleetctl("list-unit-files", "--no-legend", "--fields=target,dstate").stdout.split() == ["global", "launched"]
+    assert fleetctl("destroy", "everywhere").stdout == "Destroyed everywhere.service\n"
+    assert active(fleetctl) == []
