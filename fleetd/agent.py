@@ -146,7 +146,6 @@ class Agent:
         while True:
             try:
                 await self._systemd.connect()
-                self._steps.forget_files()
                 self._steps.refresh_files()
                 self._mark(self._names())
                 self._has_connected.set()

@@ -130,7 +130,6 @@ class Orders:
                 placements[self._unit_of(item.key)] = placement
         fell = snapshot.revision < highest
         self.highest_revision = snapshot.revision if fell else max(self.highest_revision, snapshot.revision)
-        self._last_beat = min(self._last_beat, snapshot.revision)
         session = self._decode_synced(synced.items[0] if synced.items else None)
         return Reading(cluster_id, snapshot.revision, fell, session, synced.revision, placements, unreadable)
 

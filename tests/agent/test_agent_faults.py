@@ -341,6 +341,15 @@ async def test_a_restored_store_stops_starts_and_moves_nothing(
     await machine.until(lambda states: states["stopped.service"].active == "inactive")
 
 
+async def test_a_machine_that_had_nothing_when_the_store_was_restored_takes_new_work(machine: MachineUnderTest) -> None:
+    await machine.start()
+    await restore(machine)
+    await machine.start()
+    await machine.settle()
+    await machine.place("web.service", 3)
+    await machine.until_active("web.service", 3)
+
+
 async def test_a_restore_under_a_running_fleetd_is_noticed_with_the_next_beat(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place("web.service", 70)
@@ -375,14 +384,15 @@ async def test_states_that_change_while_the_store_is_down_are_published_when_it_
     machine: MachineUnderTest,
 ) -> None:
     await machine.start()
-    await machine.place("web.service", 7)
-    await machine.until_active("web.service", 7)
-    machine.store.is_down = True
-    machine.systemd.crash("web.service")
+    await machine.place("web.service", 7, "loaded")
+    await machine.until(lambda states: "web.service" in states)
     await machine.settle()
-    assert (await machine.states())["web.service"].active == "active"
+    machine.store.is_down = True
+    await machine.systemd.start("web.service")
+    await machine.settle()
+    assert (await machine.states())["web.service"].active == "inactive"
     machine.store.is_down = False
-    await machine.until(lambda states: states["web.service"].active == "failed")
+    await machine.until_active("web.service", 7)
 
 
 async def test_a_fleetd_that_starts_while_the_store_is_down_leaves_everything_as_it_is(
@@ -445,6 +455,22 @@ async def test_a_deaf_watch_is_noticed_by_the_beats(machine: MachineUnderTest) -
         machine.agent.check(await machine.store.revision())
     await machine.settle()
     assert machine.systemd.pid("web.service") != 0
+
+
+async def test_a_change_that_waits_to_be_taken_does_not_undo_a_newer_reading(machine: MachineUnderTest) -> None:
+    await machine.start()
+    await machine.settle()
+    machine.systemd.call_s = 0.1
+    await machine.place("first.service", 7)
+    await machine.settle(0.05)  # a pass is under way, and takes nothing before its end
+    await machine.place("web.service", 8, "loaded")
+    await machine.settle(0.01)
+    machine.store.deaf_to = "placements"
+    await machine.place("web.service", 9)
+    for _ in range(2):
+        machine.agent.check(await machine.store.revision())
+    await machine.settle(2.0)
+    assert (await machine.states())["web.service"].generation == 9
 
 
 # The bus is gone.

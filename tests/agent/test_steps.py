@@ -87,6 +87,18 @@ async def test_nothing_is_started_before_the_reload_it_needs(machine: MachineUnd
     assert [verb for verb, _ in machine.asked("reload", "start")] == ["reload", "start"]
 
 
+async def test_systemd_is_asked_about_a_reload_once_for_each_change_of_files(machine: MachineUnderTest) -> None:
+    await machine.start()
+    await machine.place("a.service", 7)
+    await machine.until_active("a.service", 7)
+    await machine.place("b.service", 8, text=ENABLED)
+    await machine.until_active("b.service", 8)
+    await machine.withdraw("b.service", 9)
+    await machine.until(lambda states: states["b.service"].target is TargetState.INACTIVE)
+    assert [names for _, names in machine.asked("reload-needed")] == [("a.service",), ("b.service",), ("b.service",)]
+    assert len(machine.asked("reload")) == 2, "enabling and disabling a unit touches multi-user.target"
+
+
 async def test_a_refused_second_start_leaves_the_ledger_at_the_first(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place("web.service", 7)
