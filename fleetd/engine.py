@@ -55,6 +55,7 @@ class Beats(Protocol):
 
     beats: BeatHistory
     disturbed_s: float | None  # when this machine's own lease was last seen to vanish
+    heard_revision: int  # the store's, as of the last heartbeat
 
 
 class Engine:
@@ -132,17 +133,20 @@ class Engine:
             await self.store.transact([HasValue(key, value)], [Delete(key)])
 
     async def _wait_for_vacancy(self, key: str, revision: int) -> None:
-        """Wait until the leader's key is gone; look again now and then, should the watch be deaf."""
-        watch = self.store.watch(key, revision)
+        """Wait until the leader's key is gone; should the watch be deaf, look again now and then if anything changed."""
+        heard = self.membership.heard_revision
+        watching = asyncio.create_task(self._see_vacancy(key, revision))
         try:
-            async with asyncio.timeout(2 * self.leader_ttl_s):
-                async for changes in watch:
-                    if any(event.key == key and event.item is None for event in changes.events):
-                        return
-        except (TimeoutError, Compacted):
-            return
+            while not watching.done() and self.membership.heard_revision == heard:
+                await asyncio.wait([watching], timeout=2 * self.leader_ttl_s)
         finally:
-            await watch.aclose()
+            watching.cancel()
+
+    async def _see_vacancy(self, key: str, revision: int) -> None:
+        with suppress(Compacted):
+            async for changes in self.store.watch(key, revision):
+                if any(event.key == key and event.item is None for event in changes.events):
+                    return
 
     async def _give_up(self, lease: int) -> None:
         try:

@@ -60,6 +60,7 @@ class Membership:
         self.refusal = ""  # why it is not, for a person
         self.beats = BeatHistory.begin(now())
         self.disturbed_s: float | None = None
+        self.heard_revision = 0  # the store's, as of the last heartbeat
         self._now = now
         self._publish = publish
         self._heard = heard
@@ -150,7 +151,7 @@ class Membership:
         self.lease = self._former_lease = lease
         self._lost.clear()
         self.registered.set()
-        self._heard(revision)
+        self._hear(revision)
         log.info("registered", extra={"machine": self.machine.id, "address": self.machine.address})
         return revision
 
@@ -226,7 +227,11 @@ class Membership:
                 continue
             self.beats = self.beats.answered(self._now(), self.interval_s)
             pause_s = self.interval_s
-            self._heard(beat.revision)
+            self._hear(beat.revision)
+
+    def _hear(self, revision: int) -> None:
+        self.heard_revision = revision
+        self._heard(revision)
 
     async def _watch(self, revision: int) -> None:
         """Watch this machine's own key; returns when it is gone, or is no longer ours."""
