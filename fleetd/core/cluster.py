@@ -325,11 +325,15 @@ class Trial:
         return self.view.home(name) if found is None else found
 
     def place(self, name: str, machine: str, requirements: Requirements) -> None:
-        """The unit comes to this machine, or stays with new requirements."""
+        """The unit comes to this machine."""
+        self.renew(name, machine, requirements)
+        self._homes[name] = machine
+
+    def renew(self, name: str, machine: str, requirements: Requirements) -> None:
+        """The unit stays on this machine with these requirements."""
         room = self._touch(machine)
         room.discard(name)
         room.add(name, requirements, staying=True)
-        self._homes[name] = machine
 
     def withdraw(self, name: str, machine: str, requirements: Requirements) -> None:
         """The unit is told to go; until it has gone it still hinders those it conflicts with."""

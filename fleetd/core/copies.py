@@ -27,11 +27,6 @@ class UnitPlan(msgspec.Struct, frozen=True):
     cancels: tuple[str, ...]
     decision: Decision | None
 
-    @property
-    def only_takes_back(self) -> bool:
-        """Whether nothing comes to any machine by this plan."""
-        return all(order.withdrawn for order in self.orders)
-
 
 class Draft:
     """The plan for one unit in the making. Whatever it orders is tried on the trial at once."""
@@ -61,6 +56,17 @@ class Draft:
     def home(self) -> str:
         """Where the unit is to be, or ''."""
         return self.trial.home(self.name)
+
+    @property
+    def is_global(self) -> bool:
+        """Whether the unit, which is known, is global."""
+        return self.view.requirements(self.name).is_global
+
+    @property
+    def stage(self) -> int:
+        """When the plan is to be written: what is taken back first, then what stays, then what comes."""
+        comes = [not self._stayed_on(order.machine) for order in self._orders.values() if order.stays]
+        return 2 if any(comes) else 1 if comes else 0
 
     def question(self, machine: str) -> Question:
         """May the unit be on this machine?"""
@@ -136,7 +142,7 @@ class Draft:
         wanted = self.view.is_wanted(self.name)
         if not wanted and not self.placements:
             return None
-        is_global = wanted and self.view.requirements(self.name).is_global
+        is_global = wanted and self.is_global
         home = "" if is_global else self.home
         refusals = self._count_refusals() if is_global or self.homeless else {}
         return Decision(
@@ -153,11 +159,12 @@ class Draft:
 
     def _count_refusals(self) -> dict[str, int]:
         """Why the unit is not on the machines that it is not on."""
-        elsewhere = (machine for machine in self.view.machines if not self._stays_on(machine))
-        return count_refusals(why_not(self.question(machine)) for machine in elsewhere)
+        here = [machine for machine, order in self.placements.items() if order.stays]
+        return count_refusals(why_not(self.question(machine)) for machine in self.view.machines if machine not in here)
 
-    def _stays_on(self, machine: str) -> bool:
-        return machine in self.placements and self.placements[machine].stays
+    def _stayed_on(self, machine: str) -> bool:
+        former = self.view.placements.get(self.name, {}).get(machine)
+        return former is not None and former.stays
 
     def _conclude(self, home: str, refusals: dict[str, int]) -> str:
         """The sentence for a person."""
@@ -172,31 +179,41 @@ class Draft:
         return "no machine fits" if refusals else "there is no machine"
 
 
-def draft_unit(trial: Trial, name: str, now_s: float, overdue: frozenset[tuple[str, str]]) -> Draft:
-    """What becomes of the unit's copies. `homeless` says that a machine must be found for it."""
-    draft = Draft(trial, name, now_s)
-    _release(draft)
-    if not draft.view.is_wanted(name):
-        for machine, placement in list(draft.placements.items()):
-            if not placement.withdrawn:
+def release_copies(draft: Draft) -> None:
+    """Orders to the dead and orders that are carried out are deleted. What is left has the requirements that a person
+    now wants it to have, so that the others reckon with them."""
+    for machine, order in list(draft.placements.items()):
+        done = order.withdrawn and _is_gone(order, draft.states.get(machine))
+        if done or draft.view.is_dead(machine):
+            draft.cancel(machine)
+        elif order.stays and draft.unit and order.text != draft.unit.text:
+            draft.trial.renew(draft.name, machine, draft.view.requirements(draft.name))
+
+
+def tend_copies(draft: Draft) -> None:
+    """Which copies stay, with what a person now wants of them, and which go."""
+    if not draft.view.is_wanted(draft.name):
+        for machine, order in list(draft.placements.items()):
+            if not order.withdrawn:
                 draft.withdraw(machine)
-    elif draft.view.requirements(name).is_global:
-        _draft_global(draft)
+    elif draft.is_global:
+        _tend_global(draft)
     else:
         _tend_home(draft)
+
+
+def seek_homes(draft: Draft, overdue: frozenset[tuple[str, str]]) -> None:
+    """Which machines get the unit (back): to be asked when it is settled of every unit where it stays. `homeless` says
+    that a machine must be found for it. `overdue` are the (machine, unit) of retiring copies whose time is up."""
+    if not draft.view.is_wanted(draft.name):
+        return
+    if draft.is_global:
+        _spread_global(draft)
+    else:
         _tend_strays(draft)
         _tend_retiring(draft, overdue)
         if not draft.home:
             _seek_home(draft)
-    return draft
-
-
-def _release(draft: Draft) -> None:
-    """Orders to the dead and orders that are carried out are deleted."""
-    for machine, placement in list(draft.placements.items()):
-        done = placement.withdrawn and _is_gone(placement, draft.states.get(machine))
-        if done or draft.view.is_dead(machine):
-            draft.cancel(machine)
 
 
 def _is_gone(placement: Placement, state: UnitState | None) -> bool:
@@ -323,20 +340,21 @@ def _has_to_forget(draft: Draft, machine: str) -> bool:
     return state is not None and _has_let_go(state)
 
 
-def _draft_global(draft: Draft) -> None:
-    """A global unit is on every machine that it fits on; what is placed there already comes first."""
+def _tend_global(draft: Draft) -> None:
+    """A global unit stays wherever it fits; which copies retired before it became global does not matter any more."""
+    for machine, order in list(draft.placements.items()):
+        reason = _why_unfit(draft, machine) if order.stays else ""
+        if reason or order.retiring:
+            draft.withdraw(machine)
+        elif order.stays:
+            draft.place(machine)
+
+
+def _spread_global(draft: Draft) -> None:
+    """A global unit comes to every machine that it fits on."""
     for machine in draft.view.machines:
-        order = draft.placements.get(machine)
-        if order is not None and order.stays:
-            reason = _why_unfit(draft, machine)
-            if reason:
-                draft.withdraw(machine)
-            else:
-                draft.place(machine)
-        elif order is not None and order.withdrawn:
-            if _may_return(draft, machine):
+        if machine in draft.placements:
+            if draft.placements[machine].withdrawn and _may_return(draft, machine):
                 draft.place(machine)
         elif not _has_to_forget(draft, machine) and not why_not(draft.question(machine)):
             draft.place(machine)
-        elif order is not None:  # a copy that retired before the unit became global
-            draft.withdraw(machine)

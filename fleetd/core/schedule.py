@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import msgspec
 
 from fleetd.core.cluster import ClusterView, Names, Room, Trial
-from fleetd.core.copies import Draft, UnitPlan, draft_unit
+from fleetd.core.copies import Draft, UnitPlan, release_copies, seek_homes, tend_copies
 from fleetd.core.feasibility import Question, rank, why_not
 
 
@@ -39,7 +39,13 @@ def plan_cluster(
     """
     trial = Trial(view)
     names = view.known_units() if changed is None else view.with_companions(changed)
-    drafts = {name: draft_unit(trial, name, now_s, overdue) for name in names}
+    drafts = {name: Draft(trial, name, now_s) for name in names}
+    for draft in drafts.values():
+        release_copies(draft)
+    for draft in drafts.values():
+        tend_copies(draft)
+    for draft in drafts.values():
+        seek_homes(draft, overdue)
     placed: dict[str, int] = {}
     for group in _groups(view, [name for name, draft in drafts.items() if draft.homeless]):
         late = _latecomer(view, group, drafts)
@@ -47,8 +53,8 @@ def plan_cluster(
             drafts[name].wait(f"waits for {late}, which is still being stopped")
         for name in () if late else _place_group(trial, group, drafts):
             placed[name] = len(placed) + 1
-    plans = [plan for draft in drafts.values() if (plan := draft.finish()) is not None]
-    plans.sort(key=lambda plan: (not plan.only_takes_back, placed.get(plan.unit, 0)))
+    ordered = sorted(drafts.values(), key=lambda draft: (draft.stage, placed.get(draft.name, 0)))
+    plans = [plan for draft in ordered if (plan := draft.finish()) is not None]
     synced = tuple(
         (machine.id, machine.session)
         for machine in view.machines.values()

@@ -1,0 +1,298 @@
+"""A cluster on paper: what stands in the store, the leader's view of it, and machines that do as they are told.
+
+A test puts together a scenario in a few lines (`machine`, `unit`, `runs`), lets the leader plan, and looks at what
+follows. `World` holds the store and feeds the view record by record, as the leader's watch does; `Copy` is what really
+is on a machine, whatever the store says of it. Nothing here decides anything: that is what is tested.
+"""
+
+import random
+
+import msgspec
+
+from fleetd.core.cluster import ClusterView, requirements_of
+from fleetd.core.copies import UnitPlan
+from fleetd.core.machine import Machine, MachineMode, MachineSettings
+from fleetd.core.names import matches_glob
+from fleetd.core.placement import Decision, Placement
+from fleetd.core.schedule import Plan, plan_cluster
+from fleetd.core.unit import TargetState, Unit, UnitState
+
+LAUNCHED, LOADED, INACTIVE = TargetState.LAUNCHED, TargetState.LOADED, TargetState.INACTIVE
+
+
+class Synced(msgspec.Struct, frozen=True):
+    """The session that the leader has acknowledged."""
+
+    session: str
+
+
+class Copy(msgspec.Struct):
+    """What is on a machine of one unit: the wish carried out, and how systemd sees it ('' where only a file is)."""
+
+    generation: int
+    target: TargetState
+    active: str = "inactive"
+    completed: bool = False
+
+    @property
+    def runs(self) -> bool:
+        """Whether there are processes."""
+        return self.active in ("active", "activating", "deactivating")
+
+
+class World:
+    """The store, the leader's view, and what is on the machines."""
+
+    def __init__(self) -> None:
+        self.store: dict[tuple[str, str, str], object] = {}
+        self.revision = 1
+        self.view = ClusterView()
+        self.changed: dict[str, None] | None = None  # None: everything, as after taking office
+        self.copies: dict[str, dict[str, Copy]] = {}  # machine → unit → what is there
+        self.away: set[str] = set()
+        self.sessions = 0
+
+    # What people and machines write.
+
+    def write(self, kind: str, first: str, second: str, record: object) -> None:
+        """Write one record (None: delete it); the leader's view takes it in at once."""
+        key = (kind, first, second)
+        if record is None and key not in self.store:
+            return
+        self.revision += 1
+        if isinstance(record, Unit):
+            record = msgspec.structs.replace(record, generation=self.revision)
+        elif isinstance(record, Decision):
+            record = msgspec.structs.replace(record, revision=self.revision)
+        if record is None:
+            del self.store[key]
+        else:
+            self.store[key] = record
+        self._concern(self.view.apply(kind, first, second, record))
+
+    def _concern(self, concerned: dict[str, None]) -> None:
+        if self.changed is not None:
+            self.changed |= concerned
+
+    def unit(self, name: str, text: str = "", target: TargetState = LAUNCHED) -> None:
+        """A person submits, replaces, starts, loads or stops a unit; `text` is its [X-Fleet] section."""
+        self.write("units", name, "", Unit(name, f"[X-Fleet]\n{text}\n", target))
+
+    def destroy(self, name: str) -> None:
+        """A person destroys a unit."""
+        self.write("units", name, "", None)
+
+    def machine(self, name: str, mode: MachineMode = MachineMode.READY, session: str = "", **metadata: str) -> None:
+        """A machine registers, or says something new of itself."""
+        former = self.view.machines.get(name)
+        session = session or (former.session if former else self._new_session())
+        metadata = metadata or (former.metadata if former else {})
+        self.copies.setdefault(name, {})
+        self.write("machines", name, "", Machine(name, session, metadata=metadata, mode=mode))
+        if name in self.away:
+            self.judge(self.away - {name})
+
+    def settings(self, machine: str, **metadata: str) -> None:
+        """A person sets metadata."""
+        self.write("settings", machine, "", MachineSettings(metadata=metadata))
+
+    def _new_session(self) -> str:
+        self.sessions += 1
+        return f"session-{self.sessions}"
+
+    # What the leader does.
+
+    def plan(self, overdue: frozenset[tuple[str, str]] = frozenset()) -> Plan:
+        """Plan for what changed since the last plan."""
+        changed, self.changed = self.changed, {}
+        return plan_cluster(self.view, changed, now_s=float(self.revision), overdue=overdue)
+
+    def plan_cold(self, overdue: frozenset[tuple[str, str]] = frozenset()) -> Plan:
+        """What would be planned for everything; changes nothing."""
+        return plan_cluster(self.view, None, now_s=float(self.revision), overdue=overdue)
+
+    def apply(self, plan: Plan) -> None:
+        """Write the whole plan."""
+        for unit_plan in plan.units:
+            self.apply_unit(unit_plan)
+        self.acknowledge(plan)
+
+    def apply_unit(self, plan: UnitPlan) -> None:
+        """Write the plan for one unit, if its decision is still the one that the plan was made from."""
+        decision = self.view.decisions.get(plan.unit)
+        assert plan.revision == (decision.revision if decision else 0), "the guard would refuse this"
+        for machine in plan.cancels:
+            self.write("placements", machine, plan.unit, None)
+        for order in plan.orders:
+            self.write("placements", order.machine, order.unit, order)
+        self.write("decisions", plan.unit, "", plan.decision)
+
+    def acknowledge(self, plan: Plan) -> None:
+        """Write which sessions are taken in."""
+        for machine, session in plan.synced:
+            self.write("synced", machine, "", Synced(session))
+        for machine in plan.forgotten:
+            self.write("synced", machine, "", None)
+
+    def judge(self, away: set[str]) -> None:
+        """The leader takes these of the absent machines for alive, and all others for dead."""
+        self.away = set(away)
+        self._concern(self.view.set_away(frozenset(away)))
+
+    def elect(self, shuffle: random.Random | None = None) -> None:
+        """Another leader takes office: it reads everything, in whatever order, and plans for all of it."""
+        self.view = self.fresh_view(shuffle)
+        self.changed = None
+
+    def fresh_view(self, shuffle: random.Random | None = None) -> ClusterView:
+        """The view of one who has read all records in the order of their keys, or in another."""
+        view = ClusterView()
+        items = sorted(self.store.items(), key=lambda item: item[0])
+        if shuffle:
+            shuffle.shuffle(items)
+        for (kind, first, second), record in items:
+            view.apply(kind, first, second, record)
+        view.set_away(frozenset(self.away))
+        return view
+
+    # What machines do.
+
+    def state(self, name: str, machine: str, active: str, **fields: object) -> None:
+        """A machine reports a state, true or not."""
+        unit = self.view.units.get(name)
+        fields = {"target": LAUNCHED, "generation": unit.generation if unit else 0} | fields
+        self.write("states", machine, name, UnitState("loaded", active, active, **fields))
+
+    def runs(self, name: str, machine: str, active: str = "active", **fields: object) -> None:
+        """The unit is placed on the machine and reported from there."""
+        unit = self.view.units[name]
+        order = Placement(machine, name, unit.text, unit.target, unit.generation)
+        self.write("placements", machine, name, order)
+        if name not in self.view.decisions:
+            self.write("decisions", name, "", Decision(name, unit.generation, machine, reason="fits"))
+        self.state(name, machine, active, **fields)
+
+    def publish(self, machine: str, name: str) -> None:
+        """The machine reports what is there of a unit, in the way of reconcile.report."""
+        copy = self.copies[machine].get(name)
+        order = self.view.placements.get(name, {}).get(machine)
+        state = None
+        if copy is not None and copy.active == "deactivating":
+            state = UnitState("loaded", "deactivating", "stop", target=LOADED)
+        elif copy is not None:
+            state = UnitState("loaded", copy.active, "", "", copy.target, copy.generation, copy.completed)
+        elif order is not None:
+            state = UnitState("not-found", "inactive", "dead", generation=order.generation if order.withdrawn else 0)
+        if state != self.view.states.get(name, {}).get(machine):
+            self.write("states", machine, name, state)
+
+    def carry_out(self, machine: str, name: str, outcome: str = "active") -> bool:
+        """The machine takes one unit one step nearer to what it is told; whether there was anything to do."""
+        copies = self.copies[machine]
+        copy = copies.get(name)
+        order = self.view.placements.get(name, {}).get(machine)
+        before = msgspec.structs.replace(copy) if copy else None
+        synced = self.view.synced.get(machine) == self.view.machines[machine].session
+        if (order is None and synced) or (order is not None and order.withdrawn):
+            self._let_go(machine, name)
+        elif order is not None and order.stays:
+            self._fulfil(machine, order, outcome)
+        revision = self.revision
+        self.publish(machine, name)
+        return before != copies.get(name) or revision != self.revision
+
+    def _let_go(self, machine: str, name: str) -> None:
+        copy = self.copies[machine].get(name)
+        if copy is not None and copy.runs and copy.active != "deactivating":
+            copy.active = "deactivating"
+        elif copy is not None:
+            del self.copies[machine][name]
+
+    def _fulfil(self, machine: str, order: Placement, outcome: str) -> None:
+        copy = self.copies[machine].get(order.unit)
+        if copy is not None and copy.active == "activating":
+            copy.active, copy.completed = ("inactive", True) if outcome == "completed" else (outcome, False)
+        elif copy is not None and copy.active == "deactivating":
+            copy.active = "inactive"
+        elif copy is None or copy.generation < order.generation:
+            running = copy is not None and copy.active == "active"
+            active = ("active" if running else "activating") if order.target is LAUNCHED else "inactive"
+            self.copies[machine][order.unit] = Copy(order.generation, order.target, active)
+
+    def vanish(self, machine: str, *, reboot: bool = False) -> None:
+        """The machine's lease is gone, and all that stood on it. It is away until judged dead."""
+        if reboot:
+            self.copies[machine] = {}
+        for kind, first, second in list(self.store):
+            if kind == "states" and first == machine:
+                self.write(kind, first, second, None)
+        self.write("machines", machine, "", None)
+        self.judge(self.away | {machine})
+
+    def die(self, machine: str) -> None:
+        """The machine is absent, and judged dead."""
+        self.vanish(machine)
+        self.judge(self.away - {machine})
+
+    def come_back(self, machine: str, **metadata: str) -> None:
+        """The machine registers anew: what is there is published first."""
+        for name in self.copies[machine]:
+            self.publish(machine, name)
+        self.machine(machine, session=self._new_session(), **metadata)
+
+    def settle(self, rounds: int = 60) -> None:
+        """Leader and machines go on until nothing is left to do."""
+        for _ in range(rounds):
+            plan = self.plan()
+            self.apply(plan)
+            busy = [self.work(machine) for machine in list(self.view.machines)]
+            if plan == Plan() and not any(busy):
+                return
+        raise AssertionError(f"never at rest; the last plan was {plan}")
+
+    def work(self, machine: str, outcome: str = "active") -> bool:
+        """The machine takes every unit one step on; whether there was anything to do. One that is parked does not."""
+        if self.view.machines[machine].mode is MachineMode.PARKED:
+            return False
+        names = sorted({*self.copies[machine], *(name for name, at in self.view.placements.items() if machine in at)})
+        names += sorted(name for name, at in self.view.states.items() if machine in at and name not in names)
+        done = [self.carry_out(machine, name, outcome) for name in names]
+        return any(done)
+
+    # What tests ask.
+
+    def homes(self) -> dict[str, str]:
+        """Where each placed unit is ordered to be; a global one on several machines, joined by blanks."""
+        return {
+            name: " ".join(machine for machine, order in at.items() if order.stays)
+            for name, at in sorted(self.view.placements.items())
+            if any(order.stays for order in at.values())
+        }
+
+    def orders(self, name: str) -> dict[str, str]:
+        """What each machine is told of a unit, in a word: stay, go, or retire."""
+        return {
+            machine: "stay" if order.stays else "retire" if order.retiring else "go"
+            for machine, order in self.view.placements.get(name, {}).items()
+        }
+
+    def reason(self, name: str) -> str:
+        """What the leader says of a unit."""
+        return self.view.decisions[name].reason
+
+    def refusals(self, name: str) -> dict[str, int]:
+        """How many machines refuse a unit, by reason."""
+        return self.view.decisions[name].refusals
+
+    def lead(self, overdue: frozenset[tuple[str, str]] = frozenset()) -> Plan:
+        """Plan once and write it."""
+        plan = self.plan(overdue)
+        self.apply(plan)
+        return plan
+
+
+def conflict(one: Placement, other: Placement) -> bool:
+    """Whether the two units may not share a machine, by what is ordered of them."""
+    patterns = requirements_of(one.text, one.unit).conflicts
+    others = requirements_of(other.text, other.unit).conflicts
+    return any(matches_glob(p, other.unit) for p in patterns) or any(matches_glob(p, one.unit) for p in others)

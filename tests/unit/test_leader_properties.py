@@ -1,0 +1,293 @@
+"""Whatever people and machines do, and in whatever order: what must always hold of the leader's decisions."""
+
+import random
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from fleetd.core.cluster import requirements_of
+from fleetd.core.machine import MachineMode
+from fleetd.core.names import matches_glob
+from fleetd.core.schedule import Plan, plan_cluster
+from tests.unit.cluster_builder import INACTIVE, LAUNCHED, LOADED, World, conflict
+
+MACHINES = ("m1", "m2", "m3")
+GLOBALS = ("g1.service", "g2.service")
+UNITS = ("a.service", "b.service", "c.service", "w@1.service", "w@2.service")
+TEXTS = (
+    "",
+    "",
+    "MachineMetadata=role=x",
+    "MachineID=m2",
+    "Conflicts=w@*.service",
+    "Conflicts=a.service g1.service",
+    "MachineOf=a.service",
+    "MachineOf=b.service",
+    "MachineOf=c.service\nMachineMetadata=role=x",
+    "MachineOf=%n",
+    "MachineOf=g1.service",
+    "Replaces=w@*.service",
+    "Replaces=b.service",
+)
+GLOBAL_TEXTS = ("Global=true", "Global=true\nConflicts=w@1.service", "Global=true\nMachineMetadata=role=x")
+
+machines = st.sampled_from(MACHINES)
+anything = st.sampled_from(UNITS + GLOBALS)
+targets = st.sampled_from((LAUNCHED, LAUNCHED, LOADED, INACTIVE))
+outcomes = st.sampled_from(("active", "active", "failed", "completed"))
+roles = st.sampled_from(("x", "y"))
+
+
+class Leader(RuleBasedStateMachine):
+    """People submit and stop, machines come and go, the leader plans and is interrupted."""
+
+    def __init__(self):
+        super().__init__()
+        self.world = World()
+        self.survivors = set()  # (machine, unit): copies that ran on while their machine was taken for dead
+        self.pending = None
+
+    # What happens to the cluster.
+
+    @rule(name=st.sampled_from(UNITS), text=st.sampled_from(TEXTS), wish=targets)
+    def ask_for_a_unit(self, name, text, wish):
+        self.world.unit(name, text, wish)
+
+    @rule(name=st.sampled_from(GLOBALS), text=st.sampled_from(GLOBAL_TEXTS), wish=targets)
+    def ask_for_a_global_unit(self, name, text, wish):
+        self.world.unit(name, text, wish)
+
+    @rule(name=anything)
+    def destroy(self, name):
+        self.world.destroy(name)
+
+    @rule(machine=machines, role=roles)
+    def come(self, machine, role):
+        if machine not in self.world.copies:
+            self.world.machine(machine, role=role)
+        elif machine not in self.world.view.machines:
+            self.world.come_back(machine, role=role)
+
+    def present(self, machine):
+        return machine in self.world.view.machines
+
+    @rule(machine=machines, reboot=st.booleans())
+    def vanish(self, machine, reboot):
+        if self.present(machine):
+            self.world.vanish(machine, reboot=reboot)
+
+    @rule(machine=machines)
+    def judge_dead(self, machine):
+        if machine in self.world.away:
+            self.world.judge(self.world.away - {machine})
+            self.survivors |= {(machine, name) for name, copy in self.world.copies[machine].items() if copy.runs}
+
+    @rule(machine=machines, mode=st.sampled_from(list(MachineMode)))
+    def change_mode(self, machine, mode):
+        if self.present(machine):
+            self.world.machine(machine, mode=mode)
+
+    @rule(machine=machines, role=st.sampled_from(("x", "y", "")))
+    def set_metadata(self, machine, role):
+        self.world.settings(machine, role=role)
+
+    @rule(machine=machines, name=anything, outcome=outcomes)
+    def carry_out(self, machine, name, outcome):
+        if self.present(machine) and self.world.view.machines[machine].mode is not MachineMode.PARKED:
+            self.world.carry_out(machine, name, outcome)
+
+    @rule(machine=machines, outcome=outcomes)
+    def work(self, machine, outcome):
+        if self.present(machine):
+            self.world.work(machine, outcome)
+
+    # What the leader does.
+
+    @precondition(lambda self: self.pending is None)
+    @rule(overdue=st.booleans())
+    def plan(self, overdue):
+        changed = None if self.world.changed is None else dict(self.world.changed)
+        copies = frozenset(self.world.view.retiring) if overdue else frozenset()
+        if changed is not None and copies:
+            self.world.changed |= dict.fromkeys(name for _, name in copies)
+        self.pending = self.world.plan(copies)
+        check_moves(self.world, self.pending)
+
+    @precondition(lambda self: self.pending is not None)
+    @rule(interrupted=st.booleans(), share=st.floats(0, 1))
+    def write(self, interrupted, share):
+        plan, self.pending = self.pending, None
+        units = plan.units[: int(len(plan.units) * share)] if interrupted else plan.units
+        for unit_plan in units:
+            check_arrivals(self.world, unit_plan)
+            self.world.apply_unit(unit_plan)
+            check_orders(self.world)
+        if interrupted:
+            self.world.elect()
+        else:
+            self.world.acknowledge(plan)
+
+    @rule(seed=st.integers(0, 1000))
+    def elect(self, seed):
+        self.pending = None
+        self.world.elect(random.Random(seed))
+
+    @rule()
+    def lead_and_work(self):
+        if self.pending is None:
+            self.plan(False)
+        self.write(False, 1.0)
+        for machine in list(self.world.view.machines):
+            self.world.work(machine)
+
+    @rule()
+    def settle(self):
+        if self.pending is not None:
+            self.write(False, 1.0)
+        self.world.settle()
+        check_rest(self.world)
+
+    # What must always hold.
+
+    @invariant()
+    def one_copy_runs(self):
+        copies = self.world.copies
+        for name in UNITS:
+            running = [machine for machine, at in copies.items() if name in at and at[name].runs]
+            if len(running) <= 1:
+                settled = [machine for machine in self.world.view.machines if self.orders(name, machine) == "stay"]
+                self.survivors -= {(machine, name) for machine in settled}
+            self.survivors -= {(machine, name) for machine in copies if machine not in running}
+            proper = [machine for machine in running if (machine, name) not in self.survivors]
+            assert len(proper) <= 1, f"{name} runs on {running}, survivors {self.survivors}"
+
+    def orders(self, name, machine):
+        return self.world.orders(name).get(machine, "")
+
+    @invariant()
+    def the_plan_does_not_depend_on_the_order_of_events(self):
+        now_s = 1.0
+        plan = plan_cluster(self.world.view, now_s=now_s)
+        assert plan_cluster(self.world.fresh_view(), now_s=now_s) == plan
+        assert plan_cluster(self.world.fresh_view(random.Random(1)), now_s=now_s) == plan
+
+    def teardown(self):
+        self.settle()
+
+
+def check_orders(world):
+    """No unit is ordered to be on two machines."""
+    for name in UNITS:
+        homes = [machine for machine, word in world.orders(name).items() if word == "stay"]
+        assert len(homes) <= 1, f"{name} is ordered to be on {homes}"
+
+
+def check_arrivals(world, plan):
+    """What comes to a machine conflicts with nothing that may run there."""
+    for order in plan.orders:
+        former = world.view.placements.get(plan.unit, {}).get(order.machine)
+        if order.stays and not (former and former.stays):
+            for name, at in world.view.placements.items():
+                resident = at.get(order.machine)
+                if resident and name != plan.unit and not resident.retiring:
+                    assert not conflict(order, resident) or let_go(world, resident), f"{order} meets {resident}"
+
+
+def let_go(world, resident):
+    state = world.view.states.get(resident.unit, {}).get(resident.machine)
+    return resident.withdrawn and state and not state.runs and state.generation >= resident.generation
+
+
+def check_moves(world, plan):
+    """No unit is taken from a machine that it still fits on."""
+    view = world.view
+    gone = {(plan.unit, order.machine) for plan in plan.units for order in plan.orders if order.withdrawn}
+    for unit_plan in plan.units:
+        returns = any(order.stays for order in unit_plan.orders)
+        for order in unit_plan.orders:
+            former = view.placements.get(order.unit, {}).get(order.machine)
+            if order.withdrawn and former and former.stays and view.is_wanted(order.unit) and not returns:
+                assert has_to_go(view, order.unit, order.machine, gone), f"{order} for no reason"
+
+
+def has_to_go(view, name, machine, gone):
+    wanted = requirements_of(view.units[name].text, name)
+    record = view.machines[machine]
+    here = set(view.rooms[machine].staying)
+    staying_on = here - {other for other, where in gone if where == machine and other != name}
+    metadata = view.metadata[machine]
+    return (
+        record.mode is MachineMode.LEAVING
+        or wanted.machine_id not in (None, machine)
+        or any(metadata.get(key) not in values for key, values in wanted.metadata)
+        or any(peer not in staying_on for peer in wanted.machine_of)
+        or any(other != name and conflicting(view, name, other, machine) for other in here)
+        or any(
+            matches_glob(pattern, name)
+            for other in here
+            for pattern in requirements_of(view.units[other].text if other in view.units else "", other).replaces
+        )
+    )
+
+
+def conflicting(view, name, other, machine):
+    if other not in view.units or view.units[other].generation > view.units[name].generation:
+        return False
+    mine = requirements_of(view.units[name].text, name).conflicts
+    texts = {view.units[other].text, view.placements[other][machine].text}
+    theirs = [pattern for text in texts for pattern in requirements_of(text, other).conflicts]
+    return any(matches_glob(p, other) for p in mine) or any(matches_glob(p, name) for p in theirs)
+
+
+def check_rest(world):
+    """At rest: nothing is left to plan, whoever looks; what was asked is done or explained."""
+    view = world.view
+    assert world.plan_cold() == Plan(), "planning for what changed misses something"
+    assert plan_cluster(world.fresh_view(random.Random(7)), now_s=float(world.revision)) == Plan()
+    for name in UNITS + GLOBALS:
+        check_unit_at_rest(view, name)
+    for machine, record in view.machines.items():
+        if record.mode is MachineMode.READY:
+            check_company(view, machine)
+
+
+def check_unit_at_rest(view, name):
+    decision = view.decisions.get(name)
+    if not view.is_wanted(name):
+        stuck = [m for m in view.placements.get(name, {}) if m in view.away or mode(view, m) is MachineMode.PARKED]
+        assert bool(decision) == bool(stuck)
+        return
+    assert decision is not None
+    assert decision.reason
+    if name in GLOBALS:
+        here = [m for m, order in view.placements.get(name, {}).items() if order.stays and m in view.machines]
+        stuck = [m for m, order in view.placements.get(name, {}).items() if order.withdrawn and m in view.machines]
+        refused = sum(decision.refusals.values())
+        assert len(view.machines) - len(stuck) <= len(here) + refused <= len(view.machines)
+    elif not view.home(name):
+        explained = sum(decision.refusals.values()) == len(view.machines)
+        assert explained or decision.reason == "completed" or "waits" in decision.reason, decision
+    else:
+        assert not decision.refusals
+
+
+def mode(view, machine):
+    return view.machines[machine].mode if machine in view.machines else None
+
+
+def check_company(view, machine):
+    room = view.rooms.get(machine)
+    staying = list(room.staying) if room else []
+    orders = [view.placements[name][machine] for name in staying]
+    for order in orders:
+        assert view.is_wanted(order.unit)
+        assert all(peer in staying for peer in requirements_of(order.text, order.unit).machine_of)
+        assert order.generation == view.units[order.unit].generation
+        assert not any(other is not order and conflict(order, other) for other in orders)
+
+
+Leader.TestCase.settings = settings(
+    max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestWhateverHappens = Leader.TestCase
