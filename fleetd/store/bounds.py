@@ -43,6 +43,12 @@ def check_keys(keys: Sequence[str]) -> None:
         raise ValueError(f"{len(keys)} keys asked for at once: at most {MAX_OPERATIONS} are allowed")
 
 
+def start_of_range(prefix: str, after: str) -> bytes:
+    """The first key, in UTF-8, that may begin with the prefix and comes after that other key ('': any)."""
+    start = prefix.encode()
+    return max(start, after.encode() + b"\0") if after else start
+
+
 def end_of_prefix(prefix: str) -> bytes:
     """The first key, in UTF-8, that lies behind all that begin with the prefix."""
     if not prefix:

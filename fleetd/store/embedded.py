@@ -115,8 +115,8 @@ class EmbeddedStore:
         check_keys(keys)
         return await self._do(lambda: self._database.get_many(keys))
 
-    async def range(self, prefix: str) -> Snapshot:
-        return await self._do(lambda: self._database.range(prefix))
+    async def range(self, prefix: str, *, after: str = "", limit: int = 0) -> Snapshot:
+        return await self._do(lambda: self._database.range(prefix, after, limit))
 
     async def transact(self, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> int:
         check_transaction(comparisons, operations)

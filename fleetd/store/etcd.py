@@ -96,8 +96,8 @@ class EtcdStore:
         found = (kv for response in answer.responses for kv in response.response_range.kvs)
         return Snapshot(tuple(map(wire.parse_key_value, found)), answer.header.revision)
 
-    async def range(self, prefix: str) -> Snapshot:
-        answer = await self._call("/v3/kv/range", wire.render_prefix(prefix), wire.parse_range)
+    async def range(self, prefix: str, *, after: str = "", limit: int = 0) -> Snapshot:
+        answer = await self._call("/v3/kv/range", wire.render_range(prefix, after, limit), wire.parse_range)
         return Snapshot(tuple(map(wire.parse_key_value, answer.kvs)), answer.header.revision)
 
     async def transact(self, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> int:

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from fleetd.store.bounds import end_of_prefix
+from fleetd.store.bounds import end_of_prefix, start_of_range
 from fleetd.store.protocol import (
     Changes,
     Compacted,
@@ -49,6 +49,7 @@ class Refused(Exception):
 class RangeRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     key: bytes
     range_end: bytes = b""
+    limit: int = 0
     count_only: bool = False
 
 
@@ -259,9 +260,9 @@ parse_empty = partial(parse, msgspec.json.Decoder(EmptyResponse))
 parse_authenticate = partial(parse, msgspec.json.Decoder(AuthenticateResponse))
 
 
-def render_prefix(prefix: str) -> RangeRequest:
-    """The request for all keys that begin with the prefix."""
-    return RangeRequest(key=prefix.encode() or b"\0", range_end=end_of_prefix(prefix))
+def render_range(prefix: str, after: str = "", limit: int = 0) -> RangeRequest:
+    """The request for the keys that begin with the prefix: all, those after a key, or the first so many of them."""
+    return RangeRequest(key=start_of_range(prefix, after) or b"\0", range_end=end_of_prefix(prefix), limit=limit)
 
 
 def render_reads(keys: Sequence[str]) -> TxnRequest:
@@ -309,7 +310,7 @@ class WatchPosition:
 
     def __init__(self, prefix: str, after_revision: int) -> None:
         self.revision = after_revision
-        self._range = render_prefix(prefix)
+        self._range = render_range(prefix)
         self._cluster_id = 0
         self._fragments: list[WireEvent] = []
 

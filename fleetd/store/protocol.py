@@ -136,8 +136,9 @@ class Store(Protocol):
     async def get_many(self, keys: Sequence[str]) -> Snapshot:
         """Those of the keys that exist, in the order asked, all at one revision. At most MAX_OPERATIONS keys."""
 
-    async def range(self, prefix: str) -> Snapshot:
-        """All keys that begin with the prefix, at one revision, however many they are (linearizable)."""
+    async def range(self, prefix: str, *, after: str = "", limit: int = 0) -> Snapshot:
+        """All keys that begin with the prefix, at one revision, however many they are (linearizable); or only those
+        that come after the key `after`, or only the first `limit` of them (0: all)."""
 
     async def transact(self, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> int:
         """Do all operations if all comparisons hold; the revision after it. Raises Conflict, LeaseNotFound (a Put on

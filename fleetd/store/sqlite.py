@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from fleetd.store.bounds import end_of_prefix
+from fleetd.store.bounds import end_of_prefix, start_of_range
 from fleetd.store.protocol import (
     Comparison,
     Conflict,
@@ -44,6 +44,7 @@ CREATE TABLE leases (id INTEGER PRIMARY KEY, ttl_s REAL NOT NULL);
 
 _COLUMNS = "key, value, create_revision, mod_revision, lease"
 _FIRST_REVISION = 1  # of an empty store, as etcd has it
+_NO_LIMIT = -1  # as SQLite has it
 
 
 class Written(msgspec.Struct, frozen=True):
@@ -107,10 +108,10 @@ class Database:
         found = (self._find(key) for key in keys)
         return Snapshot(tuple(item for item in found if item), self.revision())
 
-    def range(self, prefix: str) -> Snapshot:
+    def range(self, prefix: str, after: str, limit: int) -> Snapshot:
         rows = self._read(
-            f"SELECT {_COLUMNS} FROM keys WHERE key >= ? AND key < ? ORDER BY key",  # noqa: S608 (a constant)
-            (prefix.encode(), end_of_prefix(prefix)),
+            f"SELECT {_COLUMNS} FROM keys WHERE key >= ? AND key < ? ORDER BY key LIMIT ?",  # noqa: S608 (a constant)
+            (start_of_range(prefix, after), end_of_prefix(prefix), limit or _NO_LIMIT),
         )
         return Snapshot(tuple(map(_parse_row, rows)), self.revision())
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from typing import Any
 
 import pytest
 
@@ -134,6 +135,23 @@ async def test_reading_nothing_still_tells_the_revision(store: Store, below: str
 async def test_an_empty_prefix_means_every_key(store: Store, below: str) -> None:
     await put(store, below + "a")
     assert below + "a" in [item.key for item in (await store.range("")).items]
+
+
+async def test_a_range_may_begin_after_a_key_and_end_after_so_many(store: Store, below: str) -> None:
+    names = ["a", "b", "b/c", "bé", "c"]
+    revision = await store.transact([], [Put(below + name, b"") for name in names])
+
+    async def names_read(**options: Any) -> list[str]:
+        snapshot = await store.range(below, **options)
+        assert snapshot.revision == revision
+        return [item.key.removeprefix(below) for item in snapshot.items]
+
+    assert await names_read(limit=2) == names[:2]
+    assert await names_read(limit=99) == await names_read(limit=0) == names
+    assert await names_read(after=below + "b", limit=2) == names[2:4]
+    assert await names_read(after=below + "bb") == ["bé", "c"]  # a key that there is not
+    assert await names_read(after=below + "c") == await names_read(after=below[:-1] + "z") == []
+    assert await names_read(after="/", limit=1) == ["a"]
 
 
 async def test_a_range_may_have_thousands_of_keys(store: Store, below: str) -> None:
