@@ -18,6 +18,7 @@ from pathlib import Path
 
 from fleetd import __version__, identity, journal, notify
 from fleetd.agent import Agent
+from fleetd.agent.ledger import Ledger
 from fleetd.api import schema
 from fleetd.api.handlers import Api
 from fleetd.api.server import ListenError, Server, inherited_sockets
@@ -25,7 +26,6 @@ from fleetd.config import Config, ConfigError, Notice, load_config
 from fleetd.core.departure import Departure, plan_departure
 from fleetd.core.machine import Machine, MachineMode
 from fleetd.engine import Engine
-from fleetd.ledger import Ledger
 from fleetd.membership import Membership
 from fleetd.registry import Registry
 from fleetd.store.embedded import EmbeddedStore
@@ -145,7 +145,7 @@ class Node:
             heard=lambda revision: self.agent.check(revision),
             former_lease=lease,
         )
-        ledger = Ledger(RUNTIME_DIRECTORY, logging.getLogger("fleetd.ledger"))
+        ledger = Ledger(RUNTIME_DIRECTORY, logging.getLogger("fleetd.agent.ledger"))
         self.agent = Agent(machine.id, registry, systemd, ledger, self.membership, logging.getLogger("fleetd.agent"))
         self.engine = Engine(
             machine.id,

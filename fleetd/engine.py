@@ -10,6 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol
 
 from fleetd.core.cluster import ClusterView, Names
@@ -44,10 +45,7 @@ STEP_OPERATIONS = 100
 STEP_BYTES = 600_000
 
 
-class Offload(Protocol):
-    """Run a function that takes long: in a thread, or at once where time is virtual."""
-
-    def __call__(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Awaitable[Any]: ...
+Offload = Callable[[Callable[[], Plan]], Awaitable[Plan]]  # runs what takes long: in a thread, or, in tests, at once
 
 
 class Beats(Protocol):
@@ -133,7 +131,7 @@ class Engine:
             await self.store.transact([HasValue(key, value)], [Delete(key)])
 
     async def _wait_for_vacancy(self, key: str, revision: int) -> None:
-        """Wait until the leader's key is gone; should the watch be deaf, look again now and then if anything changed."""
+        """Wait until the leader's key is gone; the watch may be deaf, so look again at times if anything changed."""
         heard = self.membership.heard_revision
         watching = asyncio.create_task(self._see_vacancy(key, revision))
         try:
@@ -341,11 +339,10 @@ class Leadership:
     async def _plan(self, changed: Names | None) -> Plan:
         limit_s = self.engine.now() - self.engine.handover_timeout_s
         overdue = frozenset(copy for copy, begun_s in self._retiring_since.items() if begun_s <= limit_s)
-        arguments = {"now_s": self.engine.unix_now(), "overdue": overdue}
+        plan = partial(plan_cluster, self.view, changed, now_s=self.engine.unix_now(), overdue=overdue)
         if changed is not None and len(changed) <= SMALL_PLAN:
-            return plan_cluster(self.view, changed, **arguments)  # type: ignore[arg-type]
-        plan: Plan = await self.engine.offload(plan_cluster, self.view, changed, **arguments)
-        return plan
+            return plan()
+        return await self.engine.offload(plan)
 
     async def _write(self, plan: Plan) -> None:
         """Write the plan in as few transactions as may be, in its order. Raises what the store raises."""

@@ -82,6 +82,16 @@ class Change(msgspec.Struct, frozen=True):
     lease: int = 0
 
 
+class Part(msgspec.Struct, frozen=True):
+    """Records of one kind as of one revision: names → record, in key order. Malformed ones are left out. `last` is the
+    end of the last key that was read, `has_more` says whether others follow it."""
+
+    records: dict[tuple[str, ...], Any]
+    last: str
+    has_more: bool
+    revision: int
+
+
 class Step(msgspec.Struct, frozen=True):
     """Operations that belong together (all those of one unit), with what must hold for them."""
 
@@ -101,7 +111,7 @@ def decode(kind: str, item: KeyValue) -> Any:
     """The record of this kind that the key holds. Raises MalformedRecord."""
     try:
         record = _DECODERS[kind].decode(item.value)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise MalformedRecord(f"{item.key} holds no {kind} record: {error}") from error
     field = _REVISION_FIELD.get(kind)
     return msgspec.structs.replace(record, **{field: item.mod_revision}) if field else record
@@ -148,9 +158,29 @@ class Registry:
 
     async def read(self, kind: str, *names: str) -> dict[tuple[str, ...], Any]:
         """Every record of a kind, or below `names`: names → record, in key order. Malformed ones are left out."""
-        snapshot = await self.store.range(self.key(kind, *names) + "/")
+        return (await self.read_part(kind, *names)).records
+
+    async def read_part(self, kind: str, *names: str, after: str = "", limit: int = 0) -> Part:
+        """The same, but only what comes after that end of a key ('': from the first on), at most so many (0: all)."""
+        prefix = self.key(kind, *names) + "/"
+        start = prefix + after if after else ""
+        snapshot = await self.store.range(prefix, after=start, limit=limit + 1 if limit else 0)
+        items = snapshot.items[:limit] if limit else snapshot.items
+        last = items[-1].key.removeprefix(prefix) if items else ""
+        return Part(self._decode_all(kind, items), last, len(items) < len(snapshot.items), snapshot.revision)
+
+    async def pick(self, kind: str, wanted: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], Any]:
+        """Those of a kind's records that bear one of these names: names → record. Always in one read: where that
+        cannot be of so many keys, it is of the whole kind."""
+        if len(wanted) > MAX_OPERATIONS:
+            every = await self.read(kind)
+            return {names: every[names] for names in wanted if names in every}
+        keys = [self.key(kind, *names) for names in wanted]
+        return self._decode_all(kind, (await self.store.get_many(keys)).items) if keys else {}
+
+    def _decode_all(self, kind: str, items: Iterable[KeyValue]) -> dict[tuple[str, ...], Any]:
         records: dict[tuple[str, ...], Any] = {}
-        for item in snapshot.items:
+        for item in items:
             path = self.parse_key(item.key)
             if path is None:
                 continue

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from fleetd.agent import Agent
+from fleetd.agent.ledger import Ledger
 from fleetd.core.placement import Placement
 from fleetd.core.unit import TargetState, UnitState
-from fleetd.ledger import Ledger
 from fleetd.registry import Registry, Synced, decode
 from fleetd.store.embedded import EmbeddedStore, inline
 from fleetd.store.protocol import Changes, Comparison, Delete, Operation, Snapshot, Unavailable

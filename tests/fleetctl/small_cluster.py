@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from fleetd.agent import Agent
+from fleetd.agent.ledger import Ledger
 from fleetd.api.handlers import Api
 from fleetd.api.server import Server
 from fleetd.config import Address
 from fleetd.core.machine import Machine
 from fleetd.engine import Engine
-from fleetd.ledger import Ledger
 from fleetd.membership import Membership
 from fleetd.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline

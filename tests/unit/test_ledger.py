@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from fleetd.agent.ledger import Ledger, StoreSeen
 from fleetd.core.reconcile import LedgerEntry
 from fleetd.core.unit import TargetState
-from fleetd.ledger import Ledger, StoreSeen
 
 LOG = logging.getLogger("test")
 WEB = LedgerEntry(7, TargetState.LAUNCHED, "abc", issued=False)

@@ -11,6 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
+from fleetd.agent.explanations import Explanations
+from fleetd.agent.ledger import Ledger, StoreSeen
+from fleetd.agent.orders import Orders, Reading
+from fleetd.agent.publisher import Membership, StatePublisher
+from fleetd.agent.retries import Retries
+from fleetd.agent.steps import StepRunner
 from fleetd.core.names import InvalidName, is_reserved, validate_name
 from fleetd.core.reconcile import (
     NEVER_RAN,
@@ -25,13 +31,7 @@ from fleetd.core.reconcile import (
     report,
 )
 from fleetd.core.unit import TargetState
-from fleetd.explanations import Explanations
-from fleetd.ledger import Ledger, StoreSeen
-from fleetd.orders import Orders, Reading
-from fleetd.publisher import Membership, StatePublisher
 from fleetd.registry import Registry
-from fleetd.retries import Retries
-from fleetd.steps import StepRunner
 from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager, ServiceManagerError, UnitStatus
 
 FIRST_RETRY_S = 1.0

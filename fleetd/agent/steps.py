@@ -12,10 +12,10 @@ from typing import TypeVar
 
 import msgspec
 
+from fleetd.agent.ledger import Ledger
+from fleetd.agent.retries import Retries
 from fleetd.core.reconcile import Record, Remove, Start, Step, Stop, StopProgress, Write
 from fleetd.core.unitfile import hash_unit_file
-from fleetd.ledger import Ledger
-from fleetd.retries import Retries
 from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager, ServiceManagerError, UnitStatus
 
 _AnyStep = TypeVar("_AnyStep", Stop, Start)
