@@ -5,6 +5,7 @@ a word to the units. Nothing is decided here that another module could decide.
 """
 
 import asyncio
+import fcntl
 import logging
 import os
 import re
@@ -15,6 +16,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 from fleetd import __version__, identity, journal, notify
 from fleetd.agent import Agent
@@ -37,18 +39,32 @@ from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager
 
 log = logging.getLogger(__name__)
 
-RUNTIME_DIRECTORY = Path("/run/fleet")
 OWN_UNIT = "fleet.service"
 PARK_TIMEOUT_S = 10.0
 LEAVE_POLL_S = 0.2
 HANDOVER_S = 5.0
 
 
+class AlreadyRunning(Exception):
+    """Another fleetd works for this machine. Two of them would be taken for one, and undo each other's work."""
+
+
+_REFUSALS = (
+    AlreadyRunning,
+    identity.IdentityError,
+    ListenError,
+    ConfigError,
+    ManagerUnavailable,
+    StoreError,
+    OSError,
+)
+
+
 def run(config: Config, config_path: str | None, overrides: Mapping[str, str], notices: Sequence[Notice]) -> int:
     """Run the daemon until it is told to end; its exit status."""
     try:
         asyncio.run(Daemon(config, config_path, overrides).serve(notices))
-    except (identity.IdentityError, ListenError, ConfigError, ManagerUnavailable, StoreError, OSError) as error:
+    except _REFUSALS as error:
         log.critical("cannot run: %s", error)
         return 1
     return 0
@@ -71,9 +87,14 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ended.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload.set)
+        lock = claim_machine(runtime_directory(self.config))
         node = await Node.open(self.config)
         server = Server(node.api)
-        await server.start(self.config.listen, self.config.insecure, inherited_sockets(os.environ, os.getpid()))
+        try:
+            await server.start(self.config.listen, self.config.insecure, inherited_sockets(os.environ, os.getpid()))
+        except ListenError:
+            await node.close()
+            raise
         node.start()
         notify.notify(notify.READY)
         log.info("fleetd %s runs", __version__, extra={"machine": node.membership.machine.id})
@@ -88,6 +109,7 @@ class Daemon:
                 await node.depart()
             await node.close()
             await server.stop()
+            lock.close()
         node.raise_failure()
 
     async def _wait(self, node: "Node") -> bool:
@@ -145,7 +167,7 @@ class Node:
             heard=lambda revision: self.agent.check(revision),
             former_lease=lease,
         )
-        ledger = Ledger(RUNTIME_DIRECTORY, logging.getLogger("fleetd.agent.ledger"))
+        ledger = Ledger(runtime_directory(config), logging.getLogger("fleetd.agent.ledger"))
         self.agent = Agent(machine.id, registry, systemd, ledger, self.membership, logging.getLogger("fleetd.agent"))
         self.engine = Engine(
             machine.id,
@@ -301,6 +323,30 @@ class Node:
             if task.exception():
                 log.critical("a part of fleetd has failed", exc_info=task.exception())
             self.finished.set()
+
+
+def runtime_directory(config: Config) -> Path:
+    """Where what is started is written down: emptied by a reboot, and by nothing else."""
+    return Path(os.environ["XDG_RUNTIME_DIR"], "fleet") if config.systemd_user else Path("/run/fleet")
+
+
+def claim_machine(directory: Path) -> IO[str]:
+    """Be the only fleetd here, as long as the file that is returned is open. Raises AlreadyRunning, OSError."""
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = (directory / "lock").open("a+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        pid = lock.read().strip() or "unknown"
+        lock.close()
+        raise AlreadyRunning(
+            f"another fleetd (process {pid}) works for this machine; see systemctl status fleet"
+        ) from None
+    lock.truncate(0)
+    lock.write(f"{os.getpid()}\n")
+    lock.flush()
+    return lock
 
 
 def own_unit(cgroups: str | None = None) -> str:
