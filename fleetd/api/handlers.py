@@ -112,9 +112,11 @@ class Api:
             raise ApiError(503, f"{NO_STORE}: {reason}")
         if len(request.body) > MAX_BODY_BYTES:
             raise body_too_large()
+        if not _is_text(request):
+            raise ApiError(400, "the request names what is no text: path and query are UTF-8, percent-encoded")
         if (clean := _clean_path(request.path)) != request.path:
-            query = f"?{urlencode(request.query, errors='replace')}" if request.query else ""
-            return Response(301, (("Location", quote(clean, errors="replace") + query),))
+            query = f"?{urlencode(request.query)}" if request.query else ""
+            return Response(301, (("Location", quote(clean) + query),))
         resource, name = self._find(request.path)
         handler = resource.methods.get("GET" if request.method == "HEAD" else request.method)
         if handler is None:
@@ -156,6 +158,15 @@ class Api:
 def body_too_large() -> ApiError:
     """The refusal of a body over the bound; server.py needs it before there is a Request."""
     return ApiError(413, f"the request's body is larger than {MAX_BODY_BYTES} bytes")
+
+
+def _is_text(request: Request) -> bool:
+    """Whether path and query are text. Bytes that are no UTF-8 arrive as halves of surrogate pairs."""
+    try:
+        "".join((request.path, *(part for pair in request.query for part in pair))).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _clean_path(path: str) -> str:

@@ -7,7 +7,7 @@ import msgspec
 
 from fleetd.api import schema
 from fleetd.api.message import ApiError, Request, Response, parse_json, render_json
-from fleetd.api.pages import cut_page, parse_page
+from fleetd.api.pages import parse_page, read_page
 from fleetd.core.machine import Machine, MachineMode, MachineSettings, effective_metadata
 from fleetd.registry import MalformedRecord, Registry
 
@@ -60,9 +60,9 @@ class Machines:
     async def get_all(self, request: Request, _: str) -> Response:
         """One page of the machines that are there, by id."""
         page = parse_page(request, self._token_limit)
-        machines, token = cut_page(list((await self._registry.machines()).values()), page, self._token_limit)
-        settings = await self._registry.settings() if machines else {}
-        entities = tuple(describe_machine(machine, settings.get(machine.id)) for machine in machines)
+        machines, token = await read_page(self._registry, "machines", page)
+        settings = await self._registry.pick("settings", [(id_,) for id_ in machines])
+        entities = tuple(describe_machine(machine, settings.get((id_,))) for id_, machine in machines.items())
         return render_json(schema.MachinePage(entities, token))
 
     async def patch(self, request: Request, _: str) -> Response:

@@ -19,18 +19,15 @@ def describe_state(machine: str, unit: str, state: UnitState) -> schema.UnitStat
     return schema.UnitState(unit, state.hash, machine, state.load, state.active, state.sub)
 
 
-def select_states(
-    states: Mapping[tuple[str, str], UnitState], machine: str = "", unit: str = ""
-) -> list[tuple[str, str, UnitState]]:
+def select_states(states: Mapping[tuple[str, ...], UnitState], unit: str = "") -> list[tuple[str, str, UnitState]]:
     """Reports of units that are there, as (unit, machine, state) in that order; '' for a name means any."""
-    return sorted(
-        (
-            (name, id_, state)
-            for (id_, name), state in states.items()
-            if not is_gone(state) and machine in ("", id_) and unit in ("", name)
-        ),
-        key=lambda found: found[:2],
-    )
+    found = ((name, machine, state) for (machine, name), state in states.items() if not is_gone(state))
+    return sorted((report for report in found if unit in ("", report[0])), key=_key)
+
+
+def _key(report: tuple[str, str, UnitState]) -> str:
+    """What the reports are listed by: the unit, then the machine. No name holds what parts them, or comes before it."""
+    return f"{report[0]}\n{report[1]}"
 
 
 class States:
@@ -44,14 +41,14 @@ class States:
         """One page of states, by unit and machine, of one machine or one unit where the query asks for that."""
         page = parse_page(request, self._token_limit)
         machine, unit = (next(iter(request.query_values(name)), "") for name in ("machineID", "unitName"))
-        found = select_states(await self._registry.states(), machine, unit)
-        states, token = cut_page(found, page, self._token_limit)
+        part = await self._registry.read_part("states", *([machine] if machine else []))
+        states, token = cut_page(select_states(part.records, unit), _key, page, part.revision)
         entities = tuple(describe_state(id_, name, state) for name, id_, state in states)
         return render_json(schema.UnitStatePage(entities, token))
 
     async def get(self, _: Request, name: str) -> Response:
         """The state of one unit: where it belongs if it is there, else on the first machine that has it."""
-        found = select_states(await self._registry.states(), unit=name)
+        found = select_states(await self._registry.read("states"), name)
         if not found:
             raise ApiError(404, "unit state does not exist")
         _unit, decision = await self._registry.unit_and_decision(name)

@@ -1,13 +1,13 @@
 """Units in version 1: list them, show one, set one (create, replace, start, stop), destroy one (reference 4.4)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 import msgspec
 
 from fleetd.api import schema
 from fleetd.api.message import ApiError, Request, Response, parse_json, render_json
-from fleetd.api.pages import cut_page, parse_page
+from fleetd.api.pages import parse_page, read_page
 from fleetd.core.cluster import requirements_of
 from fleetd.core.names import InvalidName, is_reserved, parse_name, validate_name
 from fleetd.core.placement import Decision
@@ -57,7 +57,7 @@ def current_state(state: UnitState | None) -> TargetState:
     return state.target if state else TargetState.INACTIVE
 
 
-def describe_unit(unit: Unit, decision: Decision | None, states: dict[tuple[str, str], UnitState]) -> schema.Unit:
+def describe_unit(unit: Unit, decision: Decision | None, states: Mapping[tuple[str, ...], UnitState]) -> schema.Unit:
     """The unit as version 1 shows it. A global one has no machine, and no current state of its own."""
     machine = decision.machine if decision and not requirements_of(unit.text, unit.name).is_global else ""
     return schema.Unit(
@@ -130,17 +130,18 @@ class Units:
     async def get_all(self, request: Request, _: str) -> Response:
         """One page of units, by name."""
         page = parse_page(request, self._token_limit)
-        units, token = cut_page(list((await self._registry.units()).values()), page, self._token_limit)
-        decisions = await self._registry.decisions() if units else {}
-        states = await self._registry.states() if units else {}
-        entities = tuple(describe_unit(unit, decisions.get(unit.name), states) for unit in units)
+        units, token = await read_page(self._registry, "units", page)
+        decisions = await self._registry.pick("decisions", [(name,) for name in units])
+        homes = [(decision.machine, *names) for names, decision in decisions.items() if decision.machine]
+        states = await self._registry.pick("states", homes)
+        entities = tuple(describe_unit(unit, decisions.get((name,)), states) for name, unit in units.items())
         return render_json(schema.UnitPage(entities, token))
 
     async def get(self, request: Request, name: str) -> Response:
         """One unit."""
         unit, decision = await self._read(name)
         machine = decision.machine if decision else ""
-        states = await self._registry.states(machine) if machine else {}
+        states = await self._registry.pick("states", [(machine, name)] if machine else [])
         return render_json(describe_unit(unit, decision, states))
 
     async def put(self, request: Request, name: str) -> Response:

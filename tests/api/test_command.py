@@ -119,7 +119,8 @@ async def test_leaving_says_what_it_waits_for_each_time_that_changes(
     assert await leave_at(fleet, tmp_path / "s", departure) == 0
     assert departure.steps == []
     assert capsys.readouterr().out == (
-        "waiting for a.service, b.service\nwaiting for the cluster to take note\nthis machine has left the cluster\n"
+        "waiting for a.service, b.service\nwaiting for the cluster to take note\n"
+        "this machine has left the cluster; systemctl restart fleet.service makes it join again\n"
     )
 
 

@@ -169,7 +169,7 @@ class Unreachable:
     """A store that does not answer."""
 
     def __getattr__(self, name: str) -> Any:
-        async def fail(*_: Any) -> Any:
+        async def fail(*_: Any, **__: Any) -> Any:
             raise Unavailable("etcd at http://127.0.0.1:2379 does not answer")
 
         return fail

@@ -1,11 +1,10 @@
-"""States, machines, pages and reports: what is listed, in which order, cut where."""
+"""States, machines and reports: what is listed, in which order."""
 
 import json
 from typing import Any
 
 import pytest
 
-from fleetd.api.pages import cut_page, render_token
 from fleetd.core.machine import Machine, MachineMode, MachineSettings
 from fleetd.core.placement import Decision, Placement
 from fleetd.core.unit import TargetState, UnitState
@@ -153,59 +152,6 @@ async def test_more_metadata_than_the_store_can_keep_is_refused(fleet: Any) -> N
     status, said = await fleet.refused(f"PATCH {MACHINES}", [edit])
     assert status == 413
     assert said.startswith('metadata of machine "m1" cannot be kept: ')
-
-
-# Pages
-
-
-async def test_a_listing_is_cut_into_pages_without_an_empty_last_one(fleet: Any) -> None:
-    fleet.reconfigure(token_limit=2)
-    for number in range(4):
-        await fleet.add_unit(f"u{number}.service")
-        await fleet.put(RUNNING, "m1", f"u{number}.service")
-        await fleet.put(Machine(f"m{number}"), f"m{number}")
-    for path, kind in (("/fleet/v1/units", "units"), (STATE, "states"), (MACHINES, "machines")):
-        first = await listed(fleet, f"GET {path}")
-        assert (len(first[kind]), first["nextPageToken"]) == (2, "AgACAA==")
-        last = await listed(fleet, f"GET {path}?nextPageToken=AgACAA%3D%3D")
-        assert (len(last[kind]), "nextPageToken" in last) == (2, False)
-        assert [item["name" if kind != "machines" else "id"] for item in first[kind] + last[kind]] == (
-            [f"m{number}" if kind == "machines" else f"u{number}.service" for number in range(4)]
-        )
-
-
-async def test_a_page_beyond_the_end_is_empty(fleet: Any) -> None:
-    await fleet.add_unit("a.service")
-    for path in ("/fleet/v1/units", STATE, MACHINES):
-        assert (await fleet.ask(f"GET {path}?nextPageToken=ZAACAA%3D%3D")).body == b"{}"
-
-
-@pytest.mark.parametrize(
-    ("query", "message"),
-    [
-        ("nextPageToken=ZAACAA==&nextPageToken=ZAACAA==", "too many values for page token"),
-        ("nextPageToken=AgACAA==", "token limit must be 100"),
-        ("nextPageToken=ZAAAAA==", "token page must be greater than zero"),
-        ("nextPageToken=", '"" is no page token of this server: leave nextPageToken out to begin with the first page'),
-        ("nextPageToken=ZAA=", '"ZAA=" is no page token of this server'),
-        ("nextPageToken=ZAACAAAA", '"ZAACAAAA" is no page token of this server'),
-        ("nextPageToken=ZAACAA", '"ZAACAA" is no page token of this server'),
-        ("nextPageToken=ZAACAB==", '"ZAACAB==" is no page token of this server'),
-        ("nextPageToken=*", '"*" is no page token of this server'),
-        ("nextPageToken=é", '"é" is no page token of this server'),
-    ],
-)
-async def test_a_page_token_that_is_not_ours_is_refused(fleet: Any, query: str, message: str) -> None:
-    for path in ("/fleet/v1/units", STATE, MACHINES):
-        status, said = await fleet.refused(f"GET {path}?{query}")
-        assert status == 400
-        assert said.startswith(message)
-
-
-def test_the_last_page_that_a_token_can_name_holds_all_that_is_left() -> None:
-    items = list(range(70_000))
-    assert cut_page(items, 65534, 1) == ([65533], render_token(1, 65535))
-    assert cut_page(items, 65535, 1) == (items[65534:], "")
 
 
 # Reports
