@@ -13,6 +13,8 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
+from fleetd import metrics
+from fleetd.core.census import count_outcome, take_census
 from fleetd.core.cluster import ClusterView, Names
 from fleetd.core.copies import UnitPlan
 from fleetd.core.presence import Absence, BeatHistory, judge, note_absences
@@ -320,7 +322,7 @@ class Leadership:
         )
         verdict = judge(self._absences, beats, now_s=now_s, ttl_s=engine.ttl_s, interval_s=interval_s)
         for machine in verdict.dead:
-            log.warning("machine is dead, its units go elsewhere machine=%s", machine)
+            log.warning("a machine is dead, its units go elsewhere", extra={"machine": machine})
         concerned = self.view.set_away(frozenset(verdict.away)) | dict.fromkeys(
             name for machine in verdict.dead for name in self.view.concerned_by(machine)
         )
@@ -404,7 +406,13 @@ class Leadership:
 def _log_decision(plan: UnitPlan) -> None:
     decision = plan.decision
     if decision is None:
-        log.info("unit=%s is nowhere any more", plan.unit)
-    else:
-        where = decision.machine or (f"{decision.machines} machines" if decision.machines else "none")
-        log.info("unit=%s machine=%s reason=%r refusals=%s", plan.unit, where, decision.reason, decision.refusals)
+        log.info("a unit is nowhere any more", extra={"unit": plan.unit})
+        return
+    facts: dict[str, object] = {"unit": plan.unit}
+    if decision.machine:
+        facts["machine"] = decision.machine
+    if decision.machines:
+        facts["machines"] = decision.machines
+    if decision.refusals:
+        facts["refusals"] = ", ".join(f"{reason} ({count})" for reason, count in decision.refusals.items())
+    log.info(decision.reason or "placed", extra=facts)
