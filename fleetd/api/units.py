@@ -147,6 +147,8 @@ class Units:
     async def put(self, request: Request, name: str) -> Response:
         """Create or replace a unit, or change its target state."""
         wish, target = parse_wish(request, name)
+        if wish.options and await self._create(name, wish, target):
+            return Response(201)
         for _ in range(_ATTEMPTS):
             before, _decision = await self._registry.unit_and_decision(name)
             after = plan_unit(name, wish, target, before)
@@ -161,6 +163,17 @@ class Units:
                 continue
             return Response(201 if created else 204)
         raise _overtaken(name)
+
+    async def _create(self, name: str, wish: UnitWish, target: TargetState | None) -> bool:
+        """Write a unit as a new one, which most are that come with their file: one request to the store, not two.
+        False where it is not new, or where something is wrong with it, which is told against what is there."""
+        try:
+            unit = plan_unit(name, wish, target, None)
+            self._check_free(name)
+            await self._registry.write_unit(unit, None)
+        except (ApiError, Conflict):
+            return False
+        return True
 
     async def delete(self, request: Request, name: str) -> Response:
         """Destroy a unit."""
