@@ -70,7 +70,7 @@ def note_absences(
     recent = [absence for absence in still if now_s - absence.since_s <= TOGETHER_S]
     disturbed = disturbed_s is not None and now_s - disturbed_s <= TOGETHER_S
     alone = len(fresh) + len(recent) <= 1 and not disturbed
-    if fresh and not alone:
+    if not alone:
         still = [msgspec.structs.replace(each, alone=False) if each in recent else each for each in still]
     new = [Absence(machine, now_s, alone, calm) for machine in fresh]
     return tuple(sorted([*still, *new], key=lambda absence: absence.machine))

@@ -83,6 +83,14 @@ class Leader(RuleBasedStateMachine):
             self.world.judge(self.world.away - {machine})
             self.survivors |= {(machine, name) for name, copy in self.world.copies[machine].items() if copy.runs}
 
+    @rule(machine=machines, outcome=outcomes)
+    def outlive_a_cut(self, machine, outcome):
+        if self.present(machine):
+            self.vanish(machine, False)
+            self.judge_dead(machine)
+            self.lead_and_work(outcome)
+            self.world.come_back(machine)
+
     @rule(machine=machines, mode=st.sampled_from(list(MachineMode)))
     def change_mode(self, machine, mode):
         if self.present(machine):
@@ -133,13 +141,13 @@ class Leader(RuleBasedStateMachine):
         self.pending = None
         self.world.elect(random.Random(seed))
 
-    @rule()
-    def lead_and_work(self):
+    @rule(outcome=outcomes)
+    def lead_and_work(self, outcome):
         if self.pending is None:
             self.plan(False)
         self.write(False, 1.0)
         for machine in list(self.world.view.machines):
-            self.world.work(machine)
+            self.world.work(machine, outcome)
 
     @rule()
     def settle(self):

@@ -1,0 +1,529 @@
+"""What becomes of a unit's copies: moving, stopping, finishing, and what a cut leaves behind."""
+
+import pytest
+
+from fleetd.core.machine import MachineMode
+from fleetd.core.placement import Placement
+from fleetd.core.schedule import Plan
+from tests.unit.cluster_builder import INACTIVE, LAUNCHED, LOADED, World
+
+A = "a.service"
+
+
+def cluster(*machines, **units):
+    """Machines, and units (name without suffix → X-Fleet text), at rest."""
+    world = World()
+    for machine in machines or ("m1", "m2"):
+        world.machine(machine)
+    for name, text in units.items():
+        world.unit(f"{name}.service", text)
+    world.settle()
+    return world
+
+
+def after_a_cut(**changes):
+    """a.service ran on m1, which was cut off and taken for dead; it is placed on m2, and m1 is back with its copy."""
+    world = cluster(a="")
+    world.die("m1")
+    world.lead()
+    world.come_back("m1")
+    world.state(A, "m2", **({"active": "activating"} | changes))
+    world.lead()
+    return world
+
+
+# A person's wishes.
+
+
+def test_a_new_wish_goes_to_the_machine_where_the_unit_is():
+    world = cluster(a="")
+    world.unit(A, target=LOADED)
+    world.lead()
+    order = world.view.placements[A]["m1"]
+    assert (order.target, order.generation) == (LOADED, world.view.units[A].generation)
+    assert world.orders(A) == {"m1": "stay"}
+    assert world.reason(A) == "fits"
+
+
+def test_a_replaced_text_stays_on_its_machine_where_it_still_fits():
+    world = cluster(a="")
+    world.unit(A, "Conflicts=other*")
+    world.lead()
+    assert world.view.placements[A] == {"m1": Placement("m1", A, *_wish(world, A))}
+
+
+def _wish(world, name):
+    unit = world.view.units[name]
+    return unit.text, unit.target, unit.generation
+
+
+@pytest.mark.parametrize("destroyed", [False, True])
+def test_a_unit_that_is_not_wanted_is_withdrawn_and_forgotten_when_its_machine_has_let_go(destroyed):
+    world = cluster(a="")
+    generation = world.view.units[A].generation
+    if destroyed:
+        world.destroy(A)
+    else:
+        world.unit(A, target=INACTIVE)
+        generation = world.view.units[A].generation
+    world.lead()
+    order = world.view.placements[A]["m1"]
+    assert order.withdrawn
+    assert order.generation == generation
+    assert world.reason(A) == "being stopped on m1"
+    world.work("m1")
+    assert world.lead() == Plan()  # it is deactivating
+    world.settle()
+    assert A not in world.view.placements
+    assert A not in world.view.decisions
+    assert not world.copies["m1"]
+
+
+def test_an_order_that_the_dead_had_is_deleted():
+    world = cluster(a="")
+    world.unit(A, target=INACTIVE)
+    world.die("m1")
+    world.lead()
+    assert A not in world.view.placements
+    assert A not in world.view.decisions
+
+
+def test_an_old_report_is_not_taken_for_an_answer_to_a_later_withdrawal():
+    world = cluster(a="")
+    world.unit(A, target=INACTIVE)
+    world.state(A, "m1", "inactive", target=INACTIVE, generation=world.view.units[A].generation - 1)
+    world.lead()
+    world.lead()
+    assert world.orders(A) == {"m1": "go"}
+
+
+def test_a_unit_wanted_again_while_it_is_being_stopped_stays_where_it_was():
+    world = cluster(a="")
+    world.unit(A, target=INACTIVE)
+    world.lead()
+    world.work("m1")
+    world.unit(A)
+    world.lead()
+    assert world.orders(A) == {"m1": "stay"}
+    assert world.reason(A) == "wanted again while it was being stopped there"
+
+
+def test_a_unit_wanted_again_waits_where_it_does_not_fit_any_more():
+    world = cluster(a="")
+    world.unit(A, target=INACTIVE)
+    world.lead()
+    world.unit(A, "MachineID=m2")
+    world.lead()
+    assert world.orders(A) == {"m1": "go"}
+    assert world.reason(A) == "waits until m1 has stopped it"
+    world.settle()
+    assert world.homes() == {A: "m2"}
+
+
+def test_a_unit_wanted_again_waits_for_a_machine_that_is_away():
+    world = cluster(a="")
+    world.unit(A, target=INACTIVE)
+    world.lead()
+    world.vanish("m1")
+    world.unit(A)
+    world.settle()
+    assert world.orders(A) == {"m1": "go"}
+    world.judge(set())
+    world.settle()
+    assert world.homes() == {A: "m2"}
+
+
+def test_a_unit_is_placed_anew_only_when_its_last_report_is_taken_back():
+    world = cluster("m1", a="")
+    world.unit(A, target=INACTIVE)
+    world.lead()
+    world.work("m1")
+    world.work("m1")
+    world.lead()
+    assert world.orders(A) == {}
+    world.unit(A)
+    world.lead()
+    assert world.orders(A) == {}
+    assert world.reason(A) == "waits until m1 has let go of it"
+    world.settle()
+    assert world.homes() == {A: "m1"}
+
+
+def test_the_last_report_of_a_machine_that_is_gone_is_not_waited_for():
+    world = cluster(a="")
+    world.unit(A, target=INACTIVE)
+    world.lead()
+    world.work("m1")
+    world.work("m1")
+    world.lead()
+    world.unit(A)
+    world.die("m1")
+    world.lead()
+    assert world.homes() == {A: "m2"}
+
+
+# Moving: stop first.
+
+
+def test_a_unit_that_does_not_fit_any_more_is_stopped_first_and_then_placed_elsewhere():
+    world = cluster(a="")
+    world.unit(A, "MachineID=m2")
+    world.lead()
+    assert world.orders(A) == {"m1": "go"}
+    assert world.reason(A) == "not machine m2 on m1; waits until m1 has stopped it"
+    world.lead()
+    assert world.reason(A) == "not machine m2 on m1; waits until m1 has stopped it"
+    world.settle()
+    assert world.homes() == {A: "m2"}
+
+
+def test_a_unit_that_is_moved_off_a_machine_that_dies_meanwhile_is_placed_at_once():
+    world = cluster(a="")
+    world.unit(A, "MachineID=m2")
+    world.lead()
+    world.die("m1")
+    world.lead()
+    assert world.homes() == {A: "m2"}
+
+
+def test_a_unit_leaves_a_machine_that_leaves():
+    world = cluster(a="")
+    world.machine("m1", mode=MachineMode.LEAVING)
+    world.lead()
+    assert world.reason(A) == "machine m1 is leaving; waits until m1 has stopped it"
+    world.settle()
+    assert world.homes() == {A: "m2"}
+
+
+def test_a_unit_leaves_a_machine_that_leaves_even_if_no_other_takes_it():
+    world = cluster("m1", a="")
+    world.machine("m1", mode=MachineMode.LEAVING)
+    world.settle()
+    assert world.homes() == {}
+    assert world.refusals(A) == {"machine is leaving": 1}
+
+
+def test_a_parked_machine_keeps_its_units_and_learns_what_is_wanted_of_them_now():
+    world = cluster(a="")
+    world.machine("m1", mode=MachineMode.PARKED)
+    world.unit(A, "MachineID=m2", LOADED)
+    world.settle()
+    assert world.orders(A) == {"m1": "stay"}
+    assert world.view.placements[A]["m1"].target is LOADED
+    world.machine("m1", mode=MachineMode.READY)
+    world.settle()
+    assert world.homes() == {A: "m2"}
+
+
+def test_a_machine_that_is_away_keeps_its_units():
+    world = cluster(a="")
+    world.vanish("m1")
+    assert world.lead() == Plan()
+    assert world.homes() == {A: "m1"}
+
+
+def test_the_units_of_a_dead_machine_are_placed_elsewhere_at_once():
+    world = cluster(a="", b="")
+    assert world.homes() == {A: "m1", "b.service": "m2"}
+    world.die("m1")
+    world.lead()
+    assert world.homes() == {A: "m2", "b.service": "m2"}
+
+
+# What has done its work.
+
+
+def test_a_completed_oneshot_is_not_run_again_elsewhere_when_its_machine_dies():
+    world = cluster()
+    world.unit(A)
+    world.lead()
+    world.work("m1")
+    world.work("m1", outcome="completed")
+    world.lead()
+    assert world.view.decisions[A].completed == world.view.units[A].generation
+    world.die("m1")
+    world.settle()
+    assert world.homes() == {}
+    assert world.reason(A) == "completed"
+
+
+def test_a_completed_oneshot_is_run_again_when_a_person_asks_for_it():
+    world = cluster()
+    world.unit(A)
+    world.runs(A, "m1", "inactive", completed=True)
+    world.lead()
+    world.die("m1")
+    world.settle()
+    world.unit(A)
+    world.lead()
+    assert world.homes() == {A: "m2"}
+
+
+def test_what_completed_for_an_earlier_wish_has_not_completed_for_this_one():
+    world = cluster()
+    world.unit(A)
+    earlier = world.view.units[A].generation
+    world.unit(A)
+    world.runs(A, "m1", "inactive", completed=True, generation=earlier)
+    world.die("m1")
+    world.lead()
+    assert world.homes() == {A: "m2"}
+
+
+# What a cut leaves behind.
+
+
+def test_a_copy_that_outlived_a_cut_retires_until_its_replacement_runs():
+    world = after_a_cut()
+    assert world.orders(A) == {"m1": "retire", "m2": "stay"}
+    assert world.lead() == Plan()
+    world.state(A, "m2", "active")
+    world.lead()
+    assert world.orders(A) == {"m1": "go", "m2": "stay"}
+    assert world.view.decisions[A].machine == "m2"
+
+
+def test_a_copy_that_outlived_a_cut_goes_when_its_replacement_has_completed():
+    world = after_a_cut()
+    world.state(A, "m2", "inactive", completed=True)
+    world.lead()
+    assert world.orders(A) == {"m1": "go", "m2": "stay"}
+
+
+def test_a_copy_that_outlived_a_cut_goes_when_the_unit_is_to_be_loaded_only():
+    world = after_a_cut()
+    world.unit(A, target=LOADED)
+    world.lead()
+    assert world.orders(A) == {"m1": "go", "m2": "stay"}
+
+
+def test_a_copy_that_outlived_a_cut_goes_when_it_has_ended_by_itself():
+    world = after_a_cut()
+    world.state(A, "m1", "failed")
+    world.lead()
+    assert world.orders(A) == {"m1": "go", "m2": "stay"}
+
+
+def test_a_copy_that_outlived_a_cut_goes_when_its_time_is_up():
+    world = after_a_cut()
+    world.changed = {A: None}
+    world.lead(overdue=frozenset({("m1", A)}))
+    assert world.orders(A) == {"m1": "go", "m2": "stay"}
+
+
+def test_a_copy_that_outlived_a_cut_goes_when_something_conflicting_is_placed_there():
+    world = after_a_cut()
+    world.unit("rival.service", "MachineMetadata=only=m1\nConflicts=a*")
+    world.settings("m1", only="m1")
+    world.lead()
+    assert world.homes()["rival.service"] == "m1"
+    world.lead()
+    assert world.orders(A) == {"m1": "go", "m2": "stay"}
+
+
+@pytest.mark.parametrize("overdue", [False, True])
+@pytest.mark.parametrize("fields", [{"active": "failed"}, {"active": "inactive", "error": "no such file"}])
+def test_a_copy_that_outlived_a_cut_is_the_unit_again_when_its_replacement_has_failed(fields, overdue):
+    world = after_a_cut()
+    world.state(A, "m2", **fields)
+    world.lead(overdue=frozenset({("m1", A)} if overdue else ()))
+    assert world.orders(A) == {"m1": "stay", "m2": "go"}
+    assert world.reason(A) == "the copy that was left running"
+
+
+def test_a_copy_whose_replacement_failed_runs_on_where_it_may_not_be_until_its_time_is_up():
+    world = after_a_cut()
+    world.unit(A, "MachineID=m2")
+    world.state(A, "m2", "failed")
+    world.lead()
+    assert world.orders(A) == {"m1": "retire", "m2": "stay"}
+    world.changed = {A: None}
+    world.lead(overdue=frozenset({("m1", A)}))
+    assert world.orders(A) == {"m1": "go", "m2": "stay"}
+
+
+def test_a_copy_that_outlived_a_cut_is_the_unit_again_when_the_replacement_dies_too():
+    world = after_a_cut()
+    world.die("m2")
+    world.lead()
+    assert world.orders(A) == {"m1": "stay"}
+
+
+def test_of_two_copies_that_outlived_cuts_one_is_the_unit_again():
+    world = cluster("m1", "m2", "m3", a="")
+    for machine in ("m1", "m2"):
+        world.die(machine)
+        world.lead()
+        for other in world.view.machines:
+            world.work(other)
+    world.work("m3", outcome="failed")
+    world.come_back("m1")
+    world.come_back("m2")
+    world.lead()
+    assert world.orders(A) == {"m1": "stay", "m2": "go", "m3": "go"}
+
+
+def test_a_retiring_copy_on_a_machine_that_is_away_is_left_alone():
+    world = after_a_cut()
+    world.vanish("m1")
+    world.state(A, "m2", "active")
+    world.lead()
+    assert world.orders(A) == {"m1": "retire", "m2": "stay"}
+    world.judge(set())
+    world.lead()
+    assert world.orders(A) == {"m2": "stay"}
+
+
+def test_a_retiring_copy_is_stopped_when_the_unit_is_not_wanted_any_more():
+    world = after_a_cut()
+    world.unit(A, target=INACTIVE)
+    world.lead()
+    assert world.orders(A) == {"m1": "go", "m2": "go"}
+    assert world.reason(A) == "being stopped on m1, m2"
+
+
+def test_a_machine_that_returns_with_a_unit_that_is_nowhere_gets_it_back():
+    world = cluster("m1", a="", b="MachineOf=a.service")
+    world.die("m1")
+    world.lead()
+    assert world.reason(A) == "there is no machine"
+    world.machine("m0")
+    world.come_back("m1")
+    world.unit("b.service", "MachineOf=a.service")
+    world.lead()
+    assert world.homes() == {A: "m1", "b.service": "m1"}
+
+
+def test_a_copy_that_returns_where_it_may_not_be_retires_until_its_replacement_runs():
+    world = cluster("m1", a="")
+    world.unit(A, "MachineID=m2")
+    world.die("m1")
+    world.lead()
+    world.machine("m2")
+    world.come_back("m1")
+    world.lead()
+    assert world.orders(A) == {"m1": "retire", "m2": "stay"}
+    world.settle()
+    assert world.orders(A) == {"m2": "stay"}
+    assert not world.copies["m1"]
+
+
+def test_while_two_copies_are_being_stopped_neither_is_started_again():
+    world = after_a_cut()
+    world.unit(A, target=INACTIVE)
+    world.lead()
+    world.unit(A)
+    world.lead()
+    assert world.orders(A) == {"m1": "go", "m2": "go"}
+    assert world.reason(A) == "waits until m1 has stopped it"
+    world.settle()
+    assert list(world.orders(A).values()) == ["stay"]
+
+
+# Global units.
+
+G = "g.service"
+
+
+def test_a_global_unit_is_on_every_machine_that_it_fits_on_and_says_why_not_on_the_others():
+    world = cluster("m1", "m2", "m3", g="Global=true\nMachineMetadata=role=web")
+    assert world.reason(G) == "no machine fits"
+    world.settings("m1", role="web")
+    world.settings("m3", role="web")
+    world.settle()
+    assert world.homes() == {G: "m1 m3"}
+    decision = world.view.decisions[G]
+    assert (decision.machine, decision.machines, decision.refusals) == ("", 2, {"metadata role=web missing": 1})
+    assert decision.reason == "on every machine that it fits on"
+
+
+def test_a_global_unit_with_no_machine_at_all_says_so():
+    world = World()
+    world.unit(G, "Global=true")
+    world.lead()
+    assert world.reason(G) == "there is no machine"
+
+
+def test_a_global_unit_comes_to_a_new_machine_and_leaves_one_that_stops_to_qualify():
+    world = cluster("m1", g="Global=true\nMachineMetadata=role=web")
+    world.settings("m1", role="web")
+    world.machine("m2", role="web")
+    world.settle()
+    assert world.homes() == {G: "m1 m2"}
+    world.settings("m1", role="db")
+    world.settle()
+    assert world.homes() == {G: "m2"}
+    assert not world.copies["m1"]
+
+
+def test_a_global_unit_leaves_a_machine_that_leaves_and_stays_on_one_that_is_parked():
+    world = cluster("m1", "m2", "m3", g="Global=true")
+    world.machine("m1", mode=MachineMode.LEAVING)
+    world.machine("m2", mode=MachineMode.PARKED)
+    world.machine("m4", mode=MachineMode.PARKED)
+    world.settle()
+    assert world.homes() == {G: "m2 m3"}
+    assert world.refusals(G) == {"machine is leaving": 1, "machine is parked": 1}
+
+
+def test_a_global_unit_that_conflicts_with_what_is_placed_skips_that_machine():
+    world = cluster("m1", "m2", a="")
+    world.unit(G, "Global=true\nConflicts=a*")
+    world.settle()
+    assert world.homes() == {A: "m1", G: "m2"}
+    world.destroy(A)
+    world.settle()
+    assert world.homes() == {G: "m1 m2"}
+
+
+def test_a_global_unit_wanted_again_while_it_is_being_stopped_stays():
+    world = cluster("m1", g="Global=true")
+    world.unit(G, "Global=true", INACTIVE)
+    world.lead()
+    world.unit(G, "Global=true", LAUNCHED)
+    world.lead()
+    assert world.orders(G) == {"m1": "stay"}
+
+
+def test_a_global_unit_is_not_placed_anew_before_its_last_report_is_taken_back():
+    world = cluster("m1", g="Global=true")
+    world.settings("m1", hidden="x")
+    world.unit(G, "Global=true\nMachineMetadata=role=web")
+    world.lead()
+    world.work("m1")
+    world.settings("m1", role="web")
+    world.lead()
+    assert world.orders(G) == {"m1": "go"}  # the same wish: it is stopped to its end
+    world.work("m1")
+    world.lead()
+    assert world.orders(G) == {}
+    world.lead()
+    assert world.orders(G) == {}
+    world.settle()
+    assert world.homes() == {G: "m1"}
+
+
+def test_a_unit_that_was_global_keeps_one_copy():
+    world = cluster("m1", "m2", "m3", g="Global=true")
+    world.unit(G)
+    world.lead()
+    assert world.orders(G) == {"m1": "stay", "m2": "go", "m3": "go"}
+    world.settle()
+    assert world.homes() == {G: "m1"}
+    assert [machine for machine, copies in world.copies.items() if copies] == ["m1"]
+
+
+def test_a_unit_that_becomes_global_spreads_from_where_it_is():
+    world = cluster("m1", "m2", a="")
+    world.unit(A, "Global=true")
+    world.settle()
+    assert world.homes() == {A: "m1 m2"}
+
+
+def test_a_copy_that_retired_before_its_unit_became_global_is_stopped_and_comes_anew():
+    world = after_a_cut()
+    world.unit(A, "Global=true")
+    world.lead()
+    assert world.orders(A) == {"m1": "go", "m2": "stay"}
+    world.settle()
+    assert world.homes() == {A: "m1 m2"}

@@ -1,0 +1,256 @@
+"""Where a unit fits, why it does not, why it may not stay, and which machine is the best."""
+
+import pytest
+
+from fleetd.core.cluster import Trial
+from fleetd.core.feasibility import Question, count_refusals, rank, why_leave, why_not
+from fleetd.core.machine import MachineMode
+from fleetd.core.unit import Unit
+from tests.unit.cluster_builder import INACTIVE, World
+
+LONG_ID = "0123456789abcdef0123456789abcdef"
+
+
+def ask(world, name, machine="m1", company=()):
+    trial = Trial(world.view)
+    return Question(trial, name, world.view.requirements(name), machine, company)
+
+
+def world_with(unit_text, residents=(), mode=MachineMode.READY, **metadata):
+    """m1 with these residents (name → X-Fleet text), and the unit new.service, which is nowhere."""
+    world = World()
+    world.machine("m1", mode=mode, **(metadata or {"role": "web", "zone": "a"}))
+    for name, text in residents:
+        world.unit(name, text)
+        world.runs(name, "m1")
+    world.unit("new.service", unit_text)
+    return world
+
+
+FITS = [
+    ("a unit without wishes", "", []),
+    ("metadata that the machine has", "MachineMetadata=role=web", []),
+    ("alternatives of one key, spread over lines", "MachineMetadata=role=db\nMachineMetadata=role=web", []),
+    ("all of several keys", "MachineMetadata=role=web\nMachineMetadata=zone=a", []),
+    ("the machine's full id", "MachineID=m1", []),
+    ("a peer that is there", "MachineOf=db.service", [("db.service", "")]),
+    ("a global peer that is there", "MachineOf=db.service", [("db.service", "Global=true")]),
+    ("itself as its own peer", "MachineOf=%n", []),
+    ("a conflict with others than those there", "Conflicts=web*", [("db.service", "")]),
+    ("a conflict with itself", "Conflicts=new*", []),
+    ("a malformed pattern, which matches nothing", "Conflicts=[", [("db.service", "")]),
+    ("a star that would have to match a slash", "Conflicts=d*/e", [("db.service", "")]),
+    ("a unit that it replaces", "Replaces=db.service", [("db.service", "")]),
+    ("a unit that replaces it", "", [("db.service", "Replaces=new.service")]),
+]
+
+
+@pytest.mark.parametrize(("text", "residents"), [row[1:] for row in FITS], ids=[row[0] for row in FITS])
+def test_a_unit_fits_with(text, residents):
+    assert why_not(ask(world_with(text, residents), "new.service")) == ""
+
+
+REFUSED = [
+    ("another machine's id", "MachineID=m2", [], "not machine m2"),
+    ("an empty id", "MachineID=", [], "not machine (empty MachineID)"),
+    ("a key that is not there", "MachineMetadata=disk=ssd", [], "metadata disk=ssd missing"),
+    ("another value", "MachineMetadata=role=db", [], "metadata role=db missing"),
+    ("another case", "MachineMetadata=role=Web", [], "metadata role=Web missing"),
+    (
+        "only one of two keys",
+        "MachineMetadata=role=web\nMachineMetadata=zone=b\nMachineMetadata=zone=c",
+        [],
+        "metadata zone=b|c missing",
+    ),
+    ("a peer that is elsewhere", "MachineOf=db.service", [], "db.service is not there"),
+    ("an empty peer", "MachineOf=", [], "(empty MachineOf) is not there"),
+    ("one of two peers", "MachineOf=db.service\nMachineOf=x.service", [("db.service", "")], "x.service is not there"),
+    ("a glob as a peer", "MachineOf=d*.service", [("db.service", "")], "d*.service is not there"),
+    ("a conflict by its own pattern", "Conflicts=d*", [("db.service", "")], "conflicts with db.service"),
+    ("a conflict by the other's pattern", "", [("db.service", "Conflicts=new*")], "conflicts with db.service"),
+    (
+        "several conflicts: the first by name is told",
+        "Conflicts=z* a*",
+        [("z.service", ""), ("a.service", "")],
+        "conflicts with a.service",
+    ),
+    ("a conflict with a global unit", "Conflicts=db*", [("db.service", "Global=true")], "conflicts with db.service"),
+    ("a wrong id before all else", "MachineID=m2\nMachineMetadata=role=db", [], "not machine m2"),
+]
+
+
+@pytest.mark.parametrize(("text", "residents", "reason"), [r[1:] for r in REFUSED], ids=[r[0] for r in REFUSED])
+def test_a_unit_is_refused_for(text, residents, reason):
+    assert why_not(ask(world_with(text, residents), "new.service")) == reason
+
+
+@pytest.mark.parametrize("length", [7, 9, 31])
+def test_a_machine_is_known_by_its_full_and_its_short_id_but_by_no_other_prefix(length):
+    world = World()
+    world.machine(LONG_ID)
+    for text, reason in ((LONG_ID, ""), (LONG_ID[:8], ""), (LONG_ID[:length], f"not machine {LONG_ID[:length]}")):
+        world.unit("new.service", f"MachineID={text}")
+        assert why_not(ask(world, "new.service", LONG_ID)) == reason
+
+
+@pytest.mark.parametrize("mode", [MachineMode.LEAVING, MachineMode.PARKED])
+def test_a_machine_that_leaves_or_is_parked_takes_nothing_new(mode):
+    assert why_not(ask(world_with("", mode=mode), "new.service")) == f"machine is {mode}"
+
+
+def test_what_people_set_is_laid_over_the_configured_metadata_and_an_empty_value_hides_it():
+    world = world_with("MachineMetadata=role=db")
+    world.settings("m1", role="db")
+    assert why_not(ask(world, "new.service")) == ""
+    world.settings("m1", role="")
+    assert why_not(ask(world, "new.service")) == "metadata role=db missing"
+
+
+def test_peers_that_come_along_count_as_there():
+    world = world_with("MachineOf=db.service")
+    assert why_not(ask(world, "new.service", company=("db.service", "new.service"))) == ""
+
+
+def test_a_unit_on_its_way_out_is_no_peer_any_more_but_still_conflicts():
+    world = world_with("MachineOf=db.service", [("db.service", "")])
+    world.unit("rival.service", "Conflicts=db*")
+    world.unit("db.service", target=INACTIVE)
+    world.lead()
+    assert world.orders("db.service") == {"m1": "go"}
+    assert why_not(ask(world, "new.service")) == "db.service is not there"
+    assert why_not(ask(world, "rival.service")) == "conflicts with db.service"
+
+
+def test_a_retiring_copy_hinders_nobody():
+    world = world_with("Conflicts=db*", [("db.service", "")])
+    trial = Trial(world.view)
+    trial.vacate("db.service", "m1")
+    assert why_not(Question(trial, "new.service", world.view.requirements("new.service"), "m1")) == ""
+
+
+def test_text_that_is_no_unit_file_requires_nothing():
+    world = world_with("")
+    world.write("units", "bad.service", "", Unit("bad.service", "[X-Fleet\n"))
+    assert why_not(ask(world, "bad.service")) == ""
+
+
+# Why a unit may not stay.
+
+LEAVES = [
+    ("what it required was dropped by a person", "MachineMetadata=role=db", [], "metadata role=db missing"),
+    ("its machine's id is not the one any more", "MachineID=m2", [], "not machine m2"),
+    ("its peer has gone", "MachineOf=db.service", [], "db.service is not there"),
+    (
+        "it conflicts with one that was changed earlier",
+        "Conflicts=db*",
+        [("db.service", "")],
+        "conflicts with db.service",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "residents", "reason"), [r[1:] for r in LEAVES], ids=[r[0] for r in LEAVES])
+def test_a_unit_leaves_because(text, residents, reason):
+    world = world_with(text, residents)
+    world.runs("new.service", "m1")
+    assert why_leave(ask(world, "new.service")) == reason
+
+
+def test_of_two_units_that_conflict_the_one_changed_earlier_stays():
+    world = world_with("Conflicts=db*", [("db.service", "")])
+    world.runs("new.service", "m1")
+    assert why_leave(ask(world, "db.service")) == ""
+
+
+def test_nobody_leaves_for_a_unit_that_was_destroyed_or_is_on_its_way_out():
+    world = world_with("Conflicts=db*", [("db.service", "")])
+    world.runs("new.service", "m1")
+    world.destroy("db.service")
+    assert why_leave(ask(world, "new.service")) == ""
+
+
+@pytest.mark.parametrize("mode", [MachineMode.LEAVING, MachineMode.PARKED])
+def test_whether_the_machine_takes_work_does_not_matter_for_staying(mode):
+    world = world_with("", mode=mode)
+    world.runs("new.service", "m1")
+    assert why_leave(ask(world, "new.service")) == ""
+
+
+# Which machine is the best.
+
+
+def best(world, name):
+    return min(("m1", "m2", "m3"), key=lambda machine: rank(ask(world, name, machine)))
+
+
+def three_machines():
+    world = World()
+    for machine in ("m1", "m2", "m3"):
+        world.machine(machine)
+    return world
+
+
+def test_of_equal_machines_the_first_by_id_is_taken():
+    world = three_machines()
+    world.unit("new.service")
+    assert best(world, "new.service") == "m1"
+
+
+def test_the_machine_with_the_fewest_units_is_taken_and_those_on_their_way_out_do_not_count():
+    world = three_machines()
+    for name, machine in (("a.service", "m1"), ("b.service", "m2"), ("c.service", "m3"), ("d.service", "m3")):
+        world.unit(name)
+        world.runs(name, machine)
+    world.unit("new.service")
+    assert best(world, "new.service") == "m1"
+    world.unit("c.service", target=INACTIVE)
+    world.unit("d.service", target=INACTIVE)
+    world.destroy("new.service")
+    world.lead()
+    world.unit("new.service")
+    assert best(world, "new.service") == "m3"
+
+
+def test_global_units_count_as_load():
+    world = three_machines()
+    world.unit("g.service", "Global=true")
+    world.runs("g.service", "m1")
+    world.unit("new.service")
+    assert best(world, "new.service") == "m2"
+
+
+def test_instances_of_one_template_spread_before_load_is_looked_at():
+    world = three_machines()
+    for name, machine in (("web@1.service", "m3"), ("a.service", "m1"), ("b.service", "m1"), ("c.service", "m2")):
+        world.unit(name)
+        world.runs(name, machine)
+    world.unit("web@2.service")
+    assert best(world, "web@2.service") == "m2"
+
+
+def test_where_the_unit_runs_already_is_better_than_anything_else():
+    world = three_machines()
+    world.unit("a.service")
+    world.runs("a.service", "m3")
+    world.unit("new.service")
+    world.state("new.service", "m3", "active")
+    assert best(world, "new.service") == "m3"
+
+
+def test_a_machine_where_nothing_would_push_the_unit_away_is_better_than_an_emptier_one():
+    world = three_machines()
+    for name, text, machine in (
+        ("pusher.service", "Replaces=new.service", "m1"),
+        ("a.service", "", "m2"),
+        ("b.service", "", "m2"),
+        ("c.service", "", "m3"),
+        ("d.service", "", "m3"),
+    ):
+        world.unit(name, text)
+        world.runs(name, machine)
+    world.unit("new.service")
+    assert best(world, "new.service") == "m2"
+
+
+def test_refusals_are_counted_the_commonest_first_then_by_name_and_none_is_none():
+    assert list(count_refusals(["b", "c", "", "a", "c", ""]).items()) == [("c", 2), ("a", 1), ("b", 1)]
