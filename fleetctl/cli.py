@@ -3,7 +3,6 @@
 No verb is done here, and nothing costly is imported: help must come at once.
 """
 
-import difflib
 import io
 import sys
 from importlib import import_module
@@ -31,7 +30,10 @@ class UnknownCommand(click.UsageError):
 
     def __init__(self, word: str) -> None:
         self.candidates = sorted(name for name in SUMMARIES if word and name.startswith(word))
-        self.candidates = self.candidates or difflib.get_close_matches(word, SUMMARIES)
+        if not self.candidates:
+            import difflib  # here, because nobody waits for it who writes a command right
+
+            self.candidates = difflib.get_close_matches(word, SUMMARIES)
         super().__init__(f'unknown command "{output.printable(word)}" for "fleetctl"')
 
 

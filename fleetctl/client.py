@@ -15,7 +15,8 @@ import msgspec
 
 from fleetctl.endpoint import Endpoint, choose_endpoint, tls_context
 from fleetctl.errors import ClientError
-from fleetctl.output import LOG, printable
+from fleetctl.log import LOG
+from fleetctl.output import printable
 from fleetctl.settings import Settings
 from fleetd import __version__
 from fleetd.api import schema
@@ -26,6 +27,7 @@ Page = TypeVar("Page", schema.UnitPage, schema.UnitStatePage, schema.MachinePage
 
 # What a URL may take up. HTTP servers refuse longer request lines than 8 KiB, some proxies less.
 _MAX_QUERY = 4000
+_PAGE_SIZE = 10_000  # a server that does not know of the wish sends pages of its own size
 _DAEMON_HERE = "is fleetd running here? See systemctl status fleet, or name another machine's API with --endpoint"
 _DAEMON_THERE = "is fleetd running there, with its API open on this port? --endpoint names another"
 _REMEDIES = {
@@ -124,10 +126,8 @@ class Client:
         seen = {""}
         token = ""
         while True:
-            parameters = urlencode(
-                [*query, ("nextPageToken", token)] if token else list(query), errors="surrogateescape"
-            )
-            page = self._get(f"{schema.V1}{path}" + (f"?{parameters}" if parameters else ""), kind)
+            parameters = [*query, ("limit", str(_PAGE_SIZE))] + ([("nextPageToken", token)] if token else [])
+            page = self._get(f"{schema.V1}{path}?{urlencode(parameters, errors='surrogateescape')}", kind)
             yield page
             token = page.next_page_token
             if not token:

@@ -21,6 +21,7 @@ from fleetctl.local_files import (
     read_local_file,
     refuse_contradictions,
 )
+from fleetctl.log import LOG
 from fleetd.api import schema
 from fleetd.core.unit import (
     InvalidRequirements,
@@ -198,9 +199,9 @@ def _check(creation: Creation) -> None:
     except InvalidRequirements as error:
         raise CommandFailed(f"Error creating units: failed creating unit {creation.name}: {error}") from error
     for option in unknown_requirements(options):
-        output.LOG.warning('Unit %s: unrecognized requirement in [X-Fleet] section: "%s"', creation.name, option)
+        LOG.warning('Unit %s: unrecognized requirement in [X-Fleet] section: "%s"', creation.name, option)
     for item in malformed_metadata(options):
-        output.LOG.warning(
+        LOG.warning(
             'Unit %s: MachineMetadata "%s" is not of the form key=value, and restricts nothing', creation.name, item
         )
 

@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, urlsplit
 import msgspec
 
 from fleetctl.errors import CommandFailed
-from fleetctl.output import LOG
+from fleetctl.log import LOG
 from fleetctl.settings import Settings
 
 _FORMS = "use unix:///PATH, http://HOST:PORT or https://HOST:PORT"

@@ -1,9 +1,8 @@
-"""What a user sees: results on stdout, everything else on stderr, tables, colours, log lines.
+"""What a user sees: results on stdout, everything else on stderr, tables, colours.
 
 No request is made here and nothing is decided.
 """
 
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -13,19 +12,6 @@ from fleetctl.errors import CommandFailed
 
 TAB = 8
 RED, YELLOW = "31", "33"
-LOG = logging.getLogger("fleetctl")
-
-
-def set_up(debug: bool) -> None:
-    """Log lines go to stderr in the original's form: date, time, level, file and line, text."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        logging.Formatter("%(asctime)s %(levelname)s %(filename)s:%(lineno)d: %(message)s", "%Y/%m/%d %H:%M:%S")
-    )
-    logging.addLevelName(logging.WARNING, "WARN")
-    LOG.handlers[:] = [handler]
-    LOG.propagate = False
-    LOG.setLevel(logging.DEBUG if debug else logging.INFO)
 
 
 def result(text: str) -> None:

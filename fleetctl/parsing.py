@@ -14,8 +14,9 @@ from fleetctl import output
 from fleetctl.commands import SUMMARIES
 from fleetctl.errors import CommandFailed
 from fleetctl.settings import GLOBAL_OPTIONS, HELP, GlobalOption, resolve_settings
-from fleetctl.waiting import ATTEMPT_S, DEFAULT_BOUND_S
 
+ATTEMPT_S = 2.0
+DEFAULT_BOUND_S = 300.0
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
 
@@ -93,13 +94,15 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the callback with its own options; what stood before the command yields to what stood after it."""
+        from fleetctl import log  # here, so that help comes without it
+
         given = dict(ctx.parent.params) if ctx.parent else {}
         for option in GLOBAL_OPTIONS:
             value = ctx.params.pop(option.name)
             if value is not None:
                 given[option.name] = value
         ctx.obj = resolve_settings(given, os.environ)
-        output.set_up(debug=ctx.obj.debug)
+        log.set_up(debug=ctx.obj.debug)
         return super().invoke(ctx)
 
     def get_help(self, ctx: click.Context) -> str:
@@ -175,6 +178,11 @@ def blocking_options(function: Callback) -> Callback:
     )
     function = click.option("--block-attempts", type=int, default=0, help=text)(function)
     return flag("--no-block", text="do not wait until it has happened")(function)
+
+
+def bound_s(block_attempts: int) -> float:
+    """How long to wait at most, for --block-attempts."""
+    return block_attempts * ATTEMPT_S if block_attempts > 0 else DEFAULT_BOUND_S
 
 
 def creation_options(function: Callback) -> Callback:

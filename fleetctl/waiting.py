@@ -13,13 +13,11 @@ from fleetctl import output
 from fleetctl.errors import ClientError
 from fleetd.api import schema
 
-if TYPE_CHECKING:  # the client is costly to import, and the command line needs only the bounds
+if TYPE_CHECKING:
     from fleetctl.client import Client
 
 T = TypeVar("T")
 
-ATTEMPT_S = 2.0
-DEFAULT_BOUND_S = 300.0
 FIRST_PAUSE_S = 0.025
 LONGEST_PAUSE_S = 0.25
 SILENCE_S = 10.0  # how long a daemon may be away while it is waited for: it may just be restarted
@@ -166,11 +164,6 @@ def _why_nowhere(report: schema.UnitReport) -> Failed | Pending:
         reason += ": " + ", ".join(counted)
     then = "It starts" if report.target == "launched" else "It is loaded"
     return Failed(f"cannot be placed: {reason}. {then} as soon as one fits.", SEEN_AFRESH_S)
-
-
-def bound_s(block_attempts: int) -> float:
-    """How long to wait at most, for --block-attempts."""
-    return block_attempts * ATTEMPT_S if block_attempts > 0 else DEFAULT_BOUND_S
 
 
 def observe(ask: Callable[[], T], bound_s: float) -> Iterator[T]:

@@ -11,8 +11,9 @@ from fleetctl import output
 from fleetctl.client import Client, open_client
 from fleetctl.errors import ClientError, failing_as
 from fleetctl.local_files import parse_arguments
+from fleetctl.parsing import bound_s
 from fleetctl.settings import Settings
-from fleetctl.waiting import Judge, Wait, bound_s, judge_stopped, judge_unloaded
+from fleetctl.waiting import Judge, Wait, judge_stopped, judge_unloaded
 from fleetd.api import schema
 from fleetd.core.unit import TargetState
 

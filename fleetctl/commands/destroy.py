@@ -3,10 +3,10 @@
 from fleetctl import output
 from fleetctl.client import open_client
 from fleetctl.errors import ClientError, failing_as
-from fleetctl.parsing import blocking_options, pass_settings, unit_arguments
+from fleetctl.parsing import blocking_options, bound_s, pass_settings, unit_arguments
 from fleetctl.parsing import command as new_command
 from fleetctl.settings import Settings
-from fleetctl.waiting import bound_s, wait_until_gone
+from fleetctl.waiting import wait_until_gone
 from fleetctl.withdrawal import find_units
 
 

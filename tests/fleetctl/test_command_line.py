@@ -41,15 +41,6 @@ def test_each_command_has_a_page_of_five_sections(bare_fleetctl: Fleetctl, name:
     )
 
 
-def test_help_imports_nothing_that_only_requests_need() -> None:
-    program = (
-        "import sys; from fleetctl.cli import run; status = run(['--help']);"
-        "print([name for name in ('httpx', 'paramiko', 'asyncio', 'ssl') if name in sys.modules], status)"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[] 0"
-
-
 @pytest.mark.parametrize("words", [["list-un"], ["stat"], ["li"], ["ver"]])
 def test_an_abbreviation_that_fits_several_commands_is_refused(bare_fleetctl: Fleetctl, words: list[str]) -> None:
     result = bare_fleetctl(*words)

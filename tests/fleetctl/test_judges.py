@@ -2,6 +2,7 @@
 
 import pytest
 
+from fleetctl.parsing import bound_s
 from fleetctl.waiting import (
     SEEN_AFRESH_S,
     SEEN_AT_REST_S,
@@ -11,7 +12,6 @@ from fleetctl.waiting import (
     Judge,
     Pending,
     Verdict,
-    bound_s,
     judge_launched,
     judge_loaded,
     judge_stopped,

@@ -1,0 +1,18 @@
+"""The log of fleetctl: lines on stderr in the original's form. Imported by commands that run, not by their help."""
+
+import logging
+import sys
+
+LOG = logging.getLogger("fleetctl")
+
+
+def set_up(debug: bool) -> None:
+    """Log lines go to stderr in the original's form: date, time, level, file and line, text."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        logging.Formatter("%(asctime)s %(levelname)s %(filename)s:%(lineno)d: %(message)s", "%Y/%m/%d %H:%M:%S")
+    )
+    logging.addLevelName(logging.WARNING, "WARN")
+    LOG.handlers[:] = [handler]
+    LOG.propagate = False
+    LOG.setLevel(logging.DEBUG if debug else logging.INFO)

@@ -1,0 +1,57 @@
+"""What a command imports is what it makes a person wait for: the modules are counted, since times differ by machine."""
+
+import subprocess
+import sys
+
+import pytest
+
+from fleetctl.commands import SUMMARIES
+from tests.fleetctl.fake_api import Served
+
+# Beyond what click itself takes, help may import so many modules: fleetctl's own, and msgspec with its parts.
+MOST_BEYOND_CLICK = 40
+COSTLY = ("aiohttp", "asyncio", "difflib", "email", "http", "httpx", "importlib.metadata", "logging", "paramiko", "ssl")
+
+
+def imported(program: str, *arguments: str) -> set[str]:
+    """The modules that are there when the program has ended."""
+    report = "import sys; print(*sys.modules, sep='\\n', file=sys.stderr)"
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{program}\n{report}", *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(done.stderr.splitlines())
+
+
+RUN = "from fleetctl.cli import run; assert run(sys.argv[1:]) == 0"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["help"], ["--version"], []])
+def test_the_overview_imports_little_beyond_the_parser(arguments: list[str]) -> None:
+    modules = imported(RUN, *arguments)
+    costly = {*COSTLY} - ({"logging"} if arguments == ["help"] else set())
+    assert not costly & modules
+    assert len(modules - imported("import click")) <= MOST_BEYOND_CLICK
+
+
+@pytest.mark.parametrize("name", sorted(SUMMARIES))
+def test_no_command_imports_ssh_for_its_help_nor_an_event_loop(name: str) -> None:
+    modules = imported(RUN, name, "--help")
+    assert not {"aiohttp", "asyncio", "paramiko", "difflib", "importlib.metadata"} & modules
+
+
+@pytest.mark.parametrize("name", ["list-units", "list-unit-files", "list-machines"])
+def test_a_list_imports_no_ssh_no_event_loop_and_no_daemon(name: str, served: Served) -> None:
+    modules = imported(RUN, "--endpoint", served.unix, name)
+    assert "httpx" in modules
+    assert not {"aiohttp", "asyncio", "difflib", "paramiko", "sqlite3"} & modules
+    assert {name for name in modules if name.startswith("fleetd.")} <= {
+        "fleetd.api",
+        "fleetd.api.schema",
+        "fleetd.core",
+        "fleetd.core.names",
+        "fleetd.core.unit",
+        "fleetd.core.unitfile",
+    }
