@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import msgspec
 
@@ -23,7 +24,6 @@ AGENT_TTL_S = 10.0  # fleetd's default, which the testbed keeps
 POLL_ONE_S = 0.003
 POLL_MANY_S = 0.05
 REST_S = 20.0
-MEMORY_UNITS = 170  # on one machine, a third of 500
 
 
 class Bench(msgspec.Struct, frozen=True):
@@ -45,7 +45,7 @@ class Bench(msgspec.Struct, frozen=True):
         names = self.names("many")
         if not are_active(await api.reports(), names):
             await api.start_all(names, OPTIONS)
-            await api.wait(lambda reports: are_active(reports, names), POLL_MANY_S)
+            await api.wait(partial(are_active, names=names), POLL_MANY_S)
         return names
 
 
@@ -65,7 +65,7 @@ async def measure_one(bench: Bench) -> list[Figure]:
             floor_samples.append(floor.start_alone(bench.cluster.machines[:1], [name], TEXT))
             began = time.monotonic()
             await api.start(name, OPTIONS)
-            active = await api.wait(lambda reports, name=name: are_active(reports, [name]), POLL_ONE_S, name)  # type: ignore[misc]
+            active = await api.wait(partial(are_active, names=[name]), POLL_ONE_S, name)
             samples.append(active - began)
             await clear(api)
     return [Figure("one unit, asked for to active", "s", tuple(samples), tuple(floor_samples), 0.15)]
@@ -81,7 +81,7 @@ async def measure_many(bench: Bench) -> list[Figure]:
             floor_samples.append(floor.start_alone(bench.cluster.machines, bench.names("alone"), TEXT))
             began = time.monotonic()
             await api.start_all(names, OPTIONS)
-            samples.append(await api.wait(lambda reports: are_active(reports, names), POLL_MANY_S) - began)
+            samples.append(await api.wait(partial(are_active, names=names), POLL_MANY_S) - began)
     figure = Figure(f"{bench.units} units, first asked for to all active", "s", tuple(samples), tuple(floor_samples))
     assert figure.floor is not None
     return [msgspec.structs.replace(figure, limit=2 * figure.floor)]
@@ -100,8 +100,7 @@ async def measure_cut(bench: Bench) -> list[Figure]:
                 raise RuntimeError(f"{victim.name} runs nothing: its power cut would measure nothing")
             began = time.monotonic()
             victim.power_cut()
-            gone = victim.id
-            back = await api.wait(lambda reports: are_active(reports, names, besides=gone), POLL_MANY_S)  # noqa: B023
+            back = await api.wait(partial(are_active, names=names, besides=victim.id), POLL_MANY_S)
             samples.append(back - began)
         victim.boot()
         bench.cluster.wait_ready()
@@ -122,7 +121,7 @@ async def measure_rest(bench: Bench) -> list[Figure]:
     """What it costs while nothing changes: processor time of the busiest fleetd and of etcd, requests to the store."""
     async with bench.api() as api:
         await bench.fill(api)
-    await asyncio.sleep(3)  # what is still being told of the start is not rest
+    await asyncio.sleep(AGENT_TTL_S)  # the first beats after a change ask once whether a watch has missed it
     machines, etcd = bench.cluster.machines, bench.cluster.etcd
     began, before = time.monotonic(), [process.cpu_s(machine) for machine in machines]
     etcd_cpu_before, requests_before = process.etcd_counters(etcd)
