@@ -13,12 +13,14 @@ import signal
 import ssl
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from fleetd import __version__, identity, journal, notify
+import msgspec
+
+from fleetd import __version__, identity, journal, metrics, notify
 from fleetd.agent import Agent
 from fleetd.agent.ledger import Ledger
 from fleetd.api import schema
@@ -27,12 +29,13 @@ from fleetd.api.server import ListenError, Server, inherited_sockets
 from fleetd.config import Config, ConfigError, Notice, load_config
 from fleetd.core.departure import Departure, plan_departure
 from fleetd.core.machine import Machine, MachineMode
-from fleetd.engine import Engine
+from fleetd.engine import Engine, Offload
 from fleetd.membership import Membership
 from fleetd.registry import Registry
 from fleetd.store.embedded import EmbeddedStore
 from fleetd.store.etcd import EtcdStore
 from fleetd.store.etcd_gateway import tls_context
+from fleetd.store.measured import MeasuredStore
 from fleetd.store.protocol import Store, StoreError
 from fleetd.systemd.dbus import SystemdOverDBus
 from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager
@@ -145,11 +148,38 @@ class Daemon:
         return node
 
 
+class Surroundings(msgspec.Struct, frozen=True):
+    """What a Node has from the process that it runs in; the simulator gives it all of this by itself.
+
+    `runtime` is the directory that a reboot empties. `own_unit` is the systemd unit of fleetd, '' where systemd does
+    not supervise it. `unix_now` is the wall clock in seconds, `new_id` makes what is unique.
+    """
+
+    runtime: Path
+    own_unit: str = ""
+    unix_now: Callable[[], float] = time.time
+    new_id: Callable[[], str] = lambda: uuid.uuid4().hex
+    offload: Offload = asyncio.to_thread
+
+    @staticmethod
+    def of_this_process(config: Config) -> "Surroundings":
+        return Surroundings(runtime_directory(config), own_unit() if "INVOCATION_ID" in os.environ else "")
+
+
 class Node:
     """All that runs under one configuration: store, systemd, membership, agent, engine, API."""
 
-    def __init__(self, config: Config, store: Store, systemd: ServiceManager, machine: Machine, lease: int) -> None:
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        systemd: ServiceManager,
+        machine: Machine,
+        surroundings: Surroundings,
+        former_lease: int = 0,
+    ) -> None:
         self.config = config
+        self._own_unit = surroundings.own_unit
         self.store = store
         self.systemd = systemd
         self.finished = asyncio.Event()  # a part has ended for good: a bug was met
@@ -165,9 +195,9 @@ class Node:
             now=loop_time,
             publish=lambda lease: self.agent.publish_all(lease),
             heard=lambda revision: self.agent.check(revision),
-            former_lease=lease,
+            former_lease=former_lease,
         )
-        ledger = Ledger(runtime_directory(config), logging.getLogger("fleetd.agent.ledger"))
+        ledger = Ledger(surroundings.runtime, logging.getLogger("fleetd.agent.ledger"))
         self.agent = Agent(machine.id, registry, systemd, ledger, self.membership, logging.getLogger("fleetd.agent"))
         self.engine = Engine(
             machine.id,
@@ -177,9 +207,9 @@ class Node:
             handover_timeout_s=config.handover_timeout_s,
             compact=config.etcd_compact,
             now=loop_time,
-            unix_now=time.time,
-            new_id=lambda: uuid.uuid4().hex,
-            offload=asyncio.to_thread,
+            unix_now=surroundings.unix_now,
+            new_id=surroundings.new_id,
+            offload=surroundings.offload,
         )
         self.api = Api(
             registry,
@@ -187,6 +217,7 @@ class Node:
             shadows=systemd.shadows,
             not_ready=self._not_ready,
             leave=self._report_leaving,
+            metrics=self._render_metrics,
         )
 
     @staticmethod
@@ -198,9 +229,10 @@ class Node:
     @classmethod
     async def open(cls, config: Config, former_lease: int = 0) -> "Node":
         """Reach systemd, and make ready; nothing is asked of the store yet."""
+        surroundings = Surroundings.of_this_process(config)
         machine = Machine(
             id=identity.read_machine_id(),
-            session=uuid.uuid4().hex,
+            session=surroundings.new_id(),
             address=config.public_ip or identity.find_address(),
             metadata=config.metadata,
             version=__version__,
@@ -209,7 +241,7 @@ class Node:
         )
         systemd = SystemdOverDBus(Path(config.units_directory), user=config.systemd_user)
         await systemd.connect()
-        return cls(config, _open_store(config), systemd, machine, former_lease)
+        return cls(config, MeasuredStore(_open_store(config)), systemd, machine, surroundings, former_lease)
 
     def start(self) -> None:
         """Set everything going."""
@@ -287,14 +319,13 @@ class Node:
         return ()
 
     async def _plan_departure(self) -> Departure:
-        supervised = "INVOCATION_ID" in os.environ
         try:
-            job = await self.systemd.pending_job(own_unit()) if supervised else ""
+            job = await self.systemd.pending_job(self._own_unit) if self._own_unit else ""
             stopping = await self.systemd.machine_is_stopping()
         except ManagerUnavailable as error:
             log.warning("systemd does not say why fleetd is to end: %s", error)
             return Departure.STAY
-        return plan_departure(job=job, machine_is_stopping=stopping, supervised=supervised)
+        return plan_departure(job=job, machine_is_stopping=stopping, supervised=self._own_unit != "")
 
     async def _report_leaving(self) -> schema.Leaving:
         """What `fleetd leave` asks, again and again: begin to leave, and say how far it is.
@@ -310,6 +341,14 @@ class Node:
     async def _run_engine(self) -> None:
         await self.membership.registered.wait()
         await self.engine.run()
+
+    def _render_metrics(self) -> bytes:
+        metrics.REGISTERED.set(self.membership.registered.is_set())
+        if self.engine.leadership:
+            self.engine.leadership.show_metrics()
+        else:
+            metrics.show_following()
+        return metrics.render()
 
     def _not_ready(self) -> str:
         if self._leaving is not None and self._leaving.done():

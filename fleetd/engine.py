@@ -171,7 +171,6 @@ class Leadership:
         self.since_s = engine.unix_now()
         self.view = ClusterView()
         self.revision = 0  # the view shows the store as of this revision (0: it shows nothing yet)
-        self.passes = 0
         self._written = 1  # no plan is made before the view has reached this revision
         self._inbox: deque[Snapshot | Changes | StoreError] = deque()
         self._wake = asyncio.Event()
@@ -179,6 +178,12 @@ class Leadership:
         self._absences: tuple[Absence, ...] = ()
         self._retiring_since: dict[tuple[str, str], float] = {}
         self._history: deque[tuple[float, int]] = deque()
+
+    def show_metrics(self) -> None:
+        """Set what is asked of the leader's metrics now."""
+        arrived = sum(len(entry.events) if isinstance(entry, Changes) else 1 for entry in self._inbox)
+        unplanned = len(self.view.units if self._changed is None else self._changed)
+        metrics.show_leading(self.since_s, arrived + unplanned, take_census(self.view))
 
     async def lead(self) -> None:
         """Lead until deposed."""
@@ -221,7 +226,8 @@ class Leadership:
             while True:
                 due_s = None
                 if self.revision >= self._written:
-                    due_s = await self._pass()
+                    with metrics.PASS_S.time():
+                        due_s = await self._pass()
                 if not self._inbox:
                     await self._sleep(due_s)
                 if not self._take_in():
@@ -297,13 +303,17 @@ class Leadership:
         """Plan for what changed and write it. Returns when to look again even if nothing happens."""
         due_s = self._look_around()
         changed, self._changed = self._changed, {}
-        self.passes += 1
-        plan = await self._plan(changed)
+        metrics.PASSES.inc()
+        with metrics.PLAN_S.time():
+            plan = await self._plan(changed)
         if not (plan.units or plan.synced or plan.forgotten):
             return due_s
+        outcome = count_outcome(self.view, plan.units)
         try:
             await self._write(plan)
+            metrics.count_outcome(outcome, written=True)
         except StoreError as error:
+            metrics.count_outcome(outcome, written=False)
             log.info("reads everything again: %s", error)
             await self._check_office()
             self._inbox.append(error)

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
+from fleetd import metrics
 from fleetd.core.machine import Machine, MachineMode
 from fleetd.core.presence import BeatHistory
 from fleetd.registry import MalformedRecord, Registry, decode
@@ -151,6 +152,7 @@ class Membership:
         self.lease = self._former_lease = lease
         self._lost.clear()
         self.registered.set()
+        metrics.REGISTRATIONS.inc()
         self._hear(revision)
         log.info("registered", extra={"machine": self.machine.id, "address": self.machine.address})
         return revision
@@ -219,12 +221,15 @@ class Membership:
             try:
                 beat = await self.store.keep_alive(self.lease)
             except LeaseNotFound:
+                metrics.BEATS.labels("lease_gone").inc()
                 return
             except Unavailable as error:
                 log.debug("a heartbeat was not answered: %s", error)
+                metrics.BEATS.labels("failed").inc()
                 self.beats = self.beats.failed(self._now())
                 pause_s = self.interval_s / 4
                 continue
+            metrics.BEATS.labels("answered").inc()
             self.beats = self.beats.answered(self._now(), self.interval_s)
             pause_s = self.interval_s
             self._hear(beat.revision)

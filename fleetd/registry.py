@@ -6,10 +6,12 @@ decides anything, and nothing here knows which store it talks to.
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import msgspec
 
+from fleetd import metrics
 from fleetd.core.machine import Machine, MachineSettings
 from fleetd.core.placement import Decision, Placement
 from fleetd.core.unit import Unit, UnitState
@@ -164,7 +166,8 @@ class Registry:
         """The same, but only what comes after that end of a key ('': from the first on), at most so many (0: all)."""
         prefix = self.key(kind, *names) + "/"
         start = prefix + after if after else ""
-        snapshot = await self.store.range(prefix, after=start, limit=limit + 1 if limit else 0)
+        with metrics.registry_operation("get_all") if kind == "units" else nullcontext():
+            snapshot = await self.store.range(prefix, after=start, limit=limit + 1 if limit else 0)
         items = snapshot.items[:limit] if limit else snapshot.items
         last = items[-1].key.removeprefix(prefix) if items else ""
         return Part(self._decode_all(kind, items), last, len(items) < len(snapshot.items), snapshot.revision)
@@ -216,7 +219,8 @@ class Registry:
 
     async def unit_and_decision(self, name: str) -> tuple[Unit | None, Decision | None]:
         """One unit and what was decided for it, at one revision."""
-        found = await self.store.get_many([self.key("units", name), self.key("decisions", name)])
+        with metrics.registry_operation("get"):
+            found = await self.store.get_many([self.key("units", name), self.key("decisions", name)])
         unit = decision = None
         for item in found.items:
             path = self.parse_key(item.key)
@@ -232,7 +236,8 @@ class Registry:
     async def write_unit(self, unit: Unit, before: Unit | None) -> int:
         """Write a unit that was read as `before` (None: did not exist); its new generation."""
         guard = Unchanged(self.key("units", unit.name), before.generation if before else 0)
-        return await self.store.transact([guard], [self.put(unit, unit.name)])
+        with metrics.registry_operation("set"):
+            return await self.store.transact([guard], [self.put(unit, unit.name)])
 
     async def delete_unit(self, before: Unit) -> int:
         """Delete a unit that was read as `before`."""

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
+from fleetd import metrics
 from fleetd.agent.explanations import Explanations
 from fleetd.agent.ledger import Ledger, StoreSeen
 from fleetd.agent.orders import Orders, Reading
@@ -165,7 +166,9 @@ class Agent:
             await self._wake.wait()
             self._wake.clear()
             try:
-                await self._pass()
+                with metrics.AGENT_PASS_S.time():
+                    await self._pass()
+                metrics.AGENT_PASSES.labels("done").inc()
                 delay_s = FIRST_RETRY_S
                 continue
             except ManagerUnavailable as error:
@@ -173,6 +176,7 @@ class Agent:
                     self._log.warning("units are left as they are, trying on: %s", error)
             except Exception:
                 self._log.exception("a pass over this machine's units failed; it is done again in %g s", delay_s)
+            metrics.AGENT_PASSES.labels("failed").inc()
             asyncio.get_running_loop().call_later(delay_s, self._wake.set)
             delay_s = min(2 * delay_s, LONGEST_RETRY_S)
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
+from fleetd import metrics
 from fleetd.agent.ledger import Ledger
 from fleetd.agent.retries import Retries
 from fleetd.core.reconcile import Record, Remove, Start, Step, Stop, StopProgress, Write
@@ -54,7 +55,9 @@ class StepRunner:
     async def apply(self, plan: Sequence[Step]) -> None:
         """Apply the steps. Raises ManagerUnavailable; then any of them may or may not have been done."""
         for step in plan:
-            self._log.info("%s %s: %s", type(step).__name__.lower(), step.unit, step.reason)
+            kind = type(step).__name__.lower()
+            metrics.STEPS.labels(kind).inc()
+            self._log.info("%s %s: %s", kind, step.unit, step.reason)
         await self._each([step for step in plan if isinstance(step, Stop)], self._stop)
         await self._remove([step.unit for step in plan if isinstance(step, Remove)])
         await self._write({step.unit: step.text for step in plan if isinstance(step, Write)})
@@ -71,13 +74,14 @@ class StepRunner:
         bugs_and_outages: list[BaseException] = []
         for step, result in zip(steps, results, strict=True):
             if isinstance(result, ServiceManagerError | OSError) and not isinstance(result, ManagerUnavailable):
-                self._fail(step.unit, result)
+                self._fail(type(step).__name__.lower(), step.unit, result)
             elif result is not None:
                 bugs_and_outages.append(result)
         if bugs_and_outages:
             raise bugs_and_outages[0]
 
-    def _fail(self, name: str, error: Exception) -> None:
+    def _fail(self, kind: str, name: str, error: Exception) -> None:
+        metrics.STEPS_FAILED.labels(kind).inc()
         self._log.warning("%s", error if name in str(error) else f"{name}: {error}")
         self._retries.note(name, str(error))
 
@@ -86,7 +90,7 @@ class StepRunner:
             self._ledger.put(step.unit, step.entry)
         await self._systemd.stop(step.unit)
         if step.unit in self._stops:  # else something that starts it again and again would keep us busy
-            self._fail(step.unit, ServiceManagerError(f"{step.unit} became active again after it was stopped"))
+            self._fail("stop", step.unit, ServiceManagerError(f"{step.unit} became active again after it was stopped"))
         self._stops[step.unit] = None
 
     async def _start(self, step: Start) -> None:
@@ -109,7 +113,7 @@ class StepRunner:
         try:
             self._ledger.put(step.unit, step.entry)
         except OSError as error:
-            self._fail(step.unit, error)
+            self._fail("record", step.unit, error)
         else:
             self._stops.pop(step.unit, None)
 
@@ -117,7 +121,7 @@ class StepRunner:
         failures = await self._all_or_singly(names, self._remove_files)
         for name in names:
             if name in failures:
-                self._fail(name, failures[name])
+                self._fail("remove", name, failures[name])
             else:
                 self._ledger.forget(name)
                 self.hashes.pop(name, None)
@@ -135,7 +139,7 @@ class StepRunner:
         failures = await self._all_or_singly(list(files), write)
         for name, text in files.items():
             if name in failures:
-                self._fail(name, failures[name])
+                self._fail("write", name, failures[name])
             else:
                 self.hashes[name] = hash_unit_file(text)
                 self._to_reload_for[name] = None
@@ -174,6 +178,6 @@ class StepRunner:
             raise
         except ServiceManagerError as error:
             for name in names:
-                self._fail(name, error)
+                self._fail("reload", name, error)
             return
         self._to_reload_for.clear()

@@ -16,10 +16,10 @@ from fleetd.api.message import MAX_BODY_BYTES, ApiError, Request, Response, rend
 from fleetd.api.reports import Reports
 from fleetd.api.states import States
 from fleetd.api.units import Units
+from fleetd.metrics import CONTENT_TYPE
 from fleetd.registry import MalformedRecord, Registry
 from fleetd.store.protocol import Unavailable
 
-METRICS_TYPE = "text/plain; version=0.0.4"
 LEAVE = f"{schema.V2}/leave"  # answered in every state: also to hear that the machine has left
 NO_STORE = "fleet server unable to communicate with etcd"
 
@@ -146,7 +146,7 @@ class Api:
 
     async def _get_metrics(self, _: Request, __: str) -> Response:
         assert self._metrics
-        return Response(200, (("Content-Type", METRICS_TYPE),), self._metrics())
+        return Response(200, (("Content-Type", CONTENT_TYPE),), self._metrics())
 
     async def _post_leave(self, request: Request, _: str) -> Response:
         assert self._leave

@@ -1,0 +1,143 @@
+"""What fleetd counts, and how that reads in Prometheus' text format.
+
+One process has one set of series, so they stand here by name, and whoever does the thing counts it. Gauges are set when
+somebody asks (`show_…`). Nothing in fleetd ever reads a metric: what is decided, is decided without them.
+
+A name ends in `_total` as a counter and in `_seconds` as a duration, but for the names that were the original's
+(reference 7). Labels have few values: what is counted by unit or by machine has no place here.
+"""
+
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+
+from fleetd import __version__
+from fleetd.core.census import Census, Outcome
+
+CONTENT_TYPE = "text/plain; version=0.0.4"
+BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+disable_created_metrics()  # type: ignore[no-untyped-call]
+REGISTRY = CollectorRegistry()
+ProcessCollector(registry=REGISTRY)
+Info("fleet_build", "Which fleetd this is", registry=REGISTRY).info(
+    {"version": __version__, "python": platform.python_version()}
+)
+
+
+def _counter(name: str, help_: str, *labels: str) -> Counter:
+    return Counter(name, help_, labels, registry=REGISTRY)
+
+
+def _gauge(name: str, help_: str, *labels: str) -> Gauge:
+    return Gauge(name, help_, labels, registry=REGISTRY)
+
+
+def _histogram(name: str, help_: str, *labels: str) -> Histogram:
+    return Histogram(name, help_, labels, buckets=BUCKETS_S, registry=REGISTRY)
+
+
+# The engine. All but LEADS are of use on the leader alone.
+
+LEADS = _gauge("fleet_engine_leader", "1 on the machine that leads the cluster, 0 on the others")
+LEADER_START = _gauge("fleet_engine_leader_start_time", "Unix time at which this machine took the lead; 0: it does not")
+QUEUE_LENGTH = _gauge("fleet_engine_queue_length", "Changes that no plan was made for yet")
+PASSES = _counter("fleet_engine_reconcile_count_total", "Passes: look, plan, write")
+PASS_S = _histogram("fleet_engine_reconcile_duration_second", "Seconds a pass took, writing included")
+PLAN_S = _histogram("fleet_engine_plan_duration_seconds", "Seconds a plan took to make")
+TASKS = _counter("fleet_engine_task_count_total", "Units placed on a machine or taken back from one", "type")
+TASKS_FAILED = _counter(
+    "fleet_engine_task_failure_count_total", "The same, where the store took the plan not at all or not whole", "type"
+)
+REFUSED = _counter(
+    "fleet_engine_reconcile_failure_count_total",
+    "Units that lost their machine (machine_away), may not run on it any more (run), or fit on none (schedule); "
+    "counted when that is decided, not again while it lasts",
+    "type",
+)
+UNITS = _gauge(
+    "fleet_units",
+    "Units of the cluster by what is wanted of them and what they have come to (leader)",
+    "target",
+    "current",
+)
+COPIES = _gauge("fleet_unit_copies", "Units on machines, by systemd's active state (leader)", "active")
+MACHINES = _gauge("fleet_machines", "Machines of the cluster by mode (leader)", "mode")
+
+# The store, and the records in it.
+
+STORE_S = _histogram("fleet_store_request_duration_seconds", "Seconds the store took to answer", "operation")
+STORE_FAILED = _counter(
+    "fleet_store_request_failures_total",
+    "Requests to the store that failed; a conflict is part of the work, not a fault",
+    "operation",
+    "kind",
+)
+RECORDS = _counter("fleet_registry_operation_count_total", "Reads and writes of units", "type")
+RECORDS_FAILED = _counter("fleet_registry_operation_failed_count_total", "The same, those that failed", "type")
+RECORDS_S = _histogram("fleet_registry_operation_duration_second", "Seconds a read or write of units took", "ops")
+
+# This machine.
+
+REGISTERED = _gauge("fleet_registered", "1 while this machine is registered with the cluster")
+REGISTRATIONS = _counter("fleet_registrations_total", "Times this machine registered; more than one: it was lost")
+BEATS = _counter("fleet_heartbeats_total", "Heartbeats of this machine's lease, by how they ended", "result")
+AGENT_PASSES = _counter("fleet_agent_passes_total", "Passes over this machine's units, by how they ended", "result")
+AGENT_PASS_S = _histogram("fleet_agent_pass_duration_seconds", "Seconds a pass took that ended well")
+STEPS = _counter("fleet_agent_steps_total", "Steps begun on units of this machine", "type")
+STEPS_FAILED = _counter("fleet_agent_step_failures_total", "Steps that failed; each is tried again", "type")
+
+
+@contextmanager
+def registry_operation(type_: str) -> Iterator[None]:
+    """Count and time a read or write of units: `get`, `set` or `get_all`."""
+    RECORDS.labels(type_).inc()
+    with RECORDS_S.labels(type_).time(), RECORDS_FAILED.labels(type_).count_exceptions():
+        yield
+
+
+def count_outcome(outcome: Outcome, *, written: bool) -> None:
+    """Count what a plan does, and whether the store took it."""
+    tasks = TASKS if written else TASKS_FAILED
+    for type_, number in (("attemptscheduleunit", outcome.placed), ("unscheduleunit", outcome.taken_back)):
+        if number:
+            tasks.labels(type_).inc(number)
+    refused = (("machine_away", outcome.machine_away), ("run", outcome.unfit), ("schedule", outcome.homeless))
+    for type_, number in refused if written else ():
+        if number:
+            REFUSED.labels(type_).inc(number)
+
+
+def show_leading(since_s: float, queue_length: int, census: Census) -> None:
+    """This machine leads, since that Unix time: set what the leader alone knows."""
+    LEADS.set(1)
+    LEADER_START.set(since_s)
+    QUEUE_LENGTH.set(queue_length)
+    for gauge, counts in ((UNITS, census.units), (COPIES, census.copies), (MACHINES, census.machines)):
+        gauge.clear()
+        for labels, number in counts.items():
+            gauge.labels(*labels).set(number)
+
+
+def show_following() -> None:
+    """This machine does not lead: what the leader alone knows is not known here."""
+    for gauge in (LEADS, LEADER_START, QUEUE_LENGTH):
+        gauge.set(0)
+    for gauge in (UNITS, COPIES, MACHINES):
+        gauge.clear()
+
+
+def render() -> bytes:
+    """All series, in text format 0.0.4."""
+    return generate_latest(REGISTRY)
