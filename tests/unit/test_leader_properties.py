@@ -47,6 +47,7 @@ class Leader(RuleBasedStateMachine):
         self.world = World()
         self.survivors = set()  # (machine, unit): copies that ran on while their machine was taken for dead
         self.pending = None
+        self.hindering = set()  # (unit, machine) of the orders when the plan was made, but for the retiring copies
 
     # What happens to the cluster.
 
@@ -119,6 +120,12 @@ class Leader(RuleBasedStateMachine):
         copies = frozenset(self.world.view.retiring) if overdue else frozenset()
         if changed is not None and copies:
             self.world.changed |= dict.fromkeys(name for _, name in copies)
+        self.hindering = {
+            (name, machine)
+            for name, at in self.world.view.placements.items()
+            for machine, order in at.items()
+            if not order.retiring
+        }
         self.pending = self.world.plan(copies)
         check_moves(self.world, self.pending)
 
@@ -128,7 +135,7 @@ class Leader(RuleBasedStateMachine):
         plan, self.pending = self.pending, None
         units = plan.units[: int(len(plan.units) * share)] if interrupted else plan.units
         for unit_plan in units:
-            check_arrivals(self.world, unit_plan)
+            check_arrivals(self.world, unit_plan, self.hindering)
             self.world.apply_unit(unit_plan)
             check_orders(self.world)
         if interrupted:
@@ -191,14 +198,14 @@ def check_orders(world):
         assert len(homes) <= 1, f"{name} is ordered to be on {homes}"
 
 
-def check_arrivals(world, plan):
-    """What comes to a machine conflicts with nothing that may run there."""
+def check_arrivals(world, plan, hindering):
+    """What comes to a machine conflicts with nothing that may run there; copies that retired hinder nobody."""
     for order in plan.orders:
         former = world.view.placements.get(plan.unit, {}).get(order.machine)
         if order.stays and not (former and former.stays):
             for name, at in world.view.placements.items():
                 resident = at.get(order.machine)
-                if resident and name != plan.unit and not resident.retiring:
+                if resident and name != plan.unit and (resident.stays or (name, order.machine) in hindering):
                     assert not conflict(order, resident) or let_go(world, resident), f"{order} meets {resident}"
 
 
