@@ -106,9 +106,9 @@ class UnitFiles:
         """Where in these directories a unit of this name, or its template, is found that is not ours; or ''."""
         for candidate in (name, parse_name(name).template):
             for directory in search_path if candidate else ():
-                path = Path(directory, candidate)
-                if os.path.lexists(path) and not self._is_ours(path):
-                    return str(path)
+                path = os.path.join(directory, candidate)  # for each new unit a dozen: a Path costs as much as looking
+                if os.path.lexists(path) and not self._is_ours(Path(path)):
+                    return path
         return ""
 
     def owners_of_links(self, names: Iterable[str]) -> list[str]:
