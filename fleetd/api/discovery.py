@@ -4,11 +4,13 @@ The entities are read off schema.py, so that the document cannot fall behind the
 it is for the reader to fill in.
 """
 
+from collections.abc import Mapping
 from typing import Any, get_args, get_origin
 
 import msgspec
 
 from fleetd.api import schema
+from fleetd.api.machines import EDITED_PATH, OPERATIONS
 from fleetd.core.unit import TargetState
 
 _ENTITIES: tuple[type[msgspec.Struct], ...] = (
@@ -21,6 +23,7 @@ _ENTITIES: tuple[type[msgspec.Struct], ...] = (
     schema.UnitStatePage,
 )
 _STATES = {"desiredState": list(TargetState), "currentState": list(TargetState)}
+_READ_ONLY = ("currentState", "machineID")
 
 
 def _describe_type(type_: Any) -> dict[str, Any]:
@@ -39,17 +42,48 @@ def _describe_entity(entity: type[msgspec.Struct]) -> dict[str, Any]:
         properties[field.encode_name] = _describe_type(field.type)
         if field.encode_name in _STATES and entity is schema.Unit:
             properties[field.encode_name]["enum"] = _STATES[field.encode_name]
+        if field.encode_name in _READ_ONLY and entity is schema.Unit:
+            properties[field.encode_name]["readOnly"] = True
     return {"id": entity.__name__, "type": "object", "properties": properties}
 
 
+def _describe_edits() -> dict[str, Any]:
+    """The body of a PATCH of machines, which is no entity: a list of operations."""
+    properties = {
+        "op": {"type": "string", "enum": list(OPERATIONS), "required": True},
+        "path": {"type": "string", "pattern": f"^{EDITED_PATH.pattern}$", "required": True},
+        "value": {"type": "string", "description": "What add and replace set the key to."},
+    }
+    return {
+        "MetadataEdit": {"id": "MetadataEdit", "type": "object", "properties": properties},
+        "MetadataEdits": {"id": "MetadataEdits", "type": "array", "items": {"$ref": "MetadataEdit"}},
+    }
+
+
 def _describe_method(
-    id_: str, method: str, path: str, request: str = "", response: str = "", query: tuple[str, ...] = ()
+    id_: str,
+    method: str,
+    path: str,
+    description: str,
+    *,
+    request: str = "",
+    response: str = "",
+    query: Mapping[str, str] = {},
 ) -> dict[str, Any]:
+    """`query` maps the parameters to their types."""
     named = path.partition("{")[2].rstrip("}")
-    parameters: dict[str, dict[str, Any]] = {name: {"type": "string", "location": "query"} for name in query}
+    parameters: dict[str, dict[str, Any]] = {
+        name: {"type": type_, "location": "query"} for name, type_ in query.items()
+    }
     if named:
         parameters[named] = {"type": "string", "location": "path", "required": True}
-    described: dict[str, Any] = {"id": id_, "httpMethod": method, "path": path, "parameters": parameters}
+    described: dict[str, Any] = {
+        "id": id_,
+        "httpMethod": method,
+        "path": path,
+        "description": description,
+        "parameters": parameters,
+    }
     if named:
         described["parameterOrder"] = [named]
     if request:
@@ -59,21 +93,34 @@ def _describe_method(
     return described
 
 
+def _describe_resources() -> dict[str, Any]:
+    page = {"nextPageToken": "string", "limit": "integer"}
+    filters = {"unitName": "string", "machineID": "string"}
+    describe = _describe_method
+    machines = (
+        describe("fleet.Machine.List", "GET", "machines", "List machines.", response="MachinePage", query=page),
+        describe("fleet.Machine.Edit", "PATCH", "machines", "Change machines' metadata.", request="MetadataEdits"),
+    )
+    units = (
+        describe("fleet.Unit.List", "GET", "units", "List units.", response="UnitPage", query=page),
+        describe("fleet.Unit.Get", "GET", "units/{unitName}", "Show a unit.", response="Unit"),
+        describe("fleet.Unit.Delete", "DELETE", "units/{unitName}", "Destroy a unit."),
+        describe("fleet.Unit.Set", "PUT", "units/{unitName}", "Create, change, start or stop a unit.", request="Unit"),
+    )
+    states = (
+        describe("fleet.UnitState.Get", "GET", "state/{unitName}", "Show a unit's state.", response="UnitState"),
+        describe(
+            "fleet.UnitState.List", "GET", "state", "List states.", response="UnitStatePage", query={**page, **filters}
+        ),
+    )
+    return {
+        name: {"methods": {method["id"].rpartition(".")[2]: method for method in methods}}
+        for name, methods in (("Machines", machines), ("Units", units), ("UnitState", states))
+    }
+
+
 def describe_api() -> dict[str, Any]:
     """The document."""
-    token = ("nextPageToken",)
-    machines = {"List": _describe_method("fleet.Machine.List", "GET", "machines", "", "MachinePage", token)}
-    units = {
-        "List": _describe_method("fleet.Unit.List", "GET", "units", "", "UnitPage", token),
-        "Get": _describe_method("fleet.Unit.Get", "GET", "units/{unitName}", "", "Unit"),
-        "Delete": _describe_method("fleet.Unit.Delete", "DELETE", "units/{unitName}"),
-        "Set": _describe_method("fleet.Unit.Set", "PUT", "units/{unitName}", "Unit"),
-    }
-    filters = (*token, "unitName", "machineID")
-    states = {
-        "Get": _describe_method("fleet.UnitState.Get", "GET", "state/{unitName}", "", "UnitState"),
-        "List": _describe_method("fleet.UnitState.List", "GET", "state", "", "UnitStatePage", filters),
-    }
     base = schema.V1 + "/"
     return {
         "kind": "discovery#restDescription",
@@ -91,10 +138,6 @@ def describe_api() -> dict[str, Any]:
         "batchPath": "batch",
         "parameters": {},
         "auth": {},
-        "schemas": {entity.__name__: _describe_entity(entity) for entity in _ENTITIES},
-        "resources": {
-            "Machines": {"methods": machines},
-            "Units": {"methods": units},
-            "UnitState": {"methods": states},
-        },
+        "schemas": {entity.__name__: _describe_entity(entity) for entity in _ENTITIES} | _describe_edits(),
+        "resources": _describe_resources(),
     }

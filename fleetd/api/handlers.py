@@ -20,7 +20,9 @@ from fleetd.metrics import CONTENT_TYPE
 from fleetd.registry import MalformedRecord, Registry
 from fleetd.store.protocol import Unavailable
 
-LEAVE = f"{schema.V2}/leave"  # answered in every state: also to hear that the machine has left
+LEAVE = f"{schema.V2}/leave"
+METRICS = "/metrics"
+_ALWAYS = (LEAVE, METRICS)  # answered in every state: to hear that the machine has left, or how it fares
 NO_STORE = "fleet server unable to communicate with etcd"
 
 Handler = Callable[[Request, str], Awaitable[Response]]
@@ -90,7 +92,7 @@ class Api:
             only_post = "only POST supported against this resource"
             self._others[LEAVE] = Resource({"POST": self._post_leave}, only_post)
         if metrics:
-            self._others["/metrics"] = Resource({"GET": self._get_metrics}, get_only)
+            self._others[METRICS] = Resource({"GET": self._get_metrics}, get_only)
 
     async def handle(self, request: Request) -> Response:
         """The answer to a request. Whatever it is, no client causes an exception."""
@@ -108,7 +110,7 @@ class Api:
         return response
 
     async def _answer(self, request: Request) -> Response:
-        if (reason := self._not_ready()) and request.path != LEAVE:
+        if (reason := self._not_ready()) and request.path not in _ALWAYS:
             raise ApiError(503, f"{NO_STORE}: {reason}")
         if len(request.body) > MAX_BODY_BYTES:
             raise body_too_large()

@@ -11,7 +11,8 @@ from fleetd.api.pages import parse_page, read_page
 from fleetd.core.machine import Machine, MachineMode, MachineSettings, effective_metadata
 from fleetd.registry import MalformedRecord, Registry
 
-_PATH = re.compile(r"/([^/]+)/metadata/([A-Za-z0-9_.-]+)")
+OPERATIONS = ("add", "remove", "replace")
+EDITED_PATH = re.compile(r"/([^/]+)/metadata/([A-Za-z0-9_.-]+)")
 
 
 class MetadataEdit(msgspec.Struct, frozen=True):
@@ -36,9 +37,9 @@ def parse_edits(body: bytes) -> dict[str, list[tuple[str, str]]]:
     """What is to be laid over each machine's metadata, in order: machine → (key, value), '' to hide the key."""
     edits: dict[str, list[tuple[str, str]]] = {}
     for edit in parse_json(body, list[MetadataEdit] | None) or []:  # type: ignore[arg-type]
-        if edit.op not in ("add", "remove", "replace"):
+        if edit.op not in OPERATIONS:
             raise ApiError(400, "invalid op: expect add, remove, or replace")
-        found = _PATH.fullmatch(edit.path)
+        found = EDITED_PATH.fullmatch(edit.path)
         if not found:
             raise ApiError(400, "machine metadata path invalid")
         value = edit.value.get("value") if isinstance(edit.value, dict) else edit.value

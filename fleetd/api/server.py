@@ -12,8 +12,9 @@ import logging
 import os
 import socket
 import stat
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 from aiohttp import web
 
@@ -132,13 +133,45 @@ def _remove_stale(path: str) -> None:
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
+class _Connection(web.RequestHandler):
+    """One client's connection. What is no HTTP is answered as every other mistake is."""
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The answer to what never became a request; aiohttp says in `message` what is wrong with it."""
+        what = " ".join(message.split()) if message else "fleetd could not take in this request"
+        outgoing = _render(render_error(status, what))
+        outgoing.force_close()
+        return outgoing
+
+
+class _HttpServer(web.Server):
+    """Makes a _Connection of each connection."""
+
+    def __init__(self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], **options: Any) -> None:
+        super().__init__(handler, **options)
+        self._options = options
+
+    def __call__(self) -> web.RequestHandler:
+        return _Connection(self, loop=asyncio.get_running_loop(), **self._options)
+
+
+def _render(response: Response) -> web.Response:
+    return web.Response(status=response.status, headers=[*response.headers, _SERVER], body=response.body)
+
+
 class Server:
     """Serves an Api, which may be replaced by another at any time, until it is stopped."""
 
     def __init__(self, api: Api, patience_s: float = PATIENCE_S) -> None:
         self.api = api
         self._patience_s = patience_s
-        handler = web.Server(
+        handler = _HttpServer(
             self._handle,
             access_log=None,
             logger=_protocol_log,
@@ -181,7 +214,7 @@ class Server:
 
     async def _handle(self, incoming: web.BaseRequest) -> web.StreamResponse:
         response = await self._answer(incoming)
-        outgoing = web.Response(status=response.status, headers=[*response.headers, _SERVER], body=response.body)
+        outgoing = _render(response)
         if response.status in (408, 413):  # the rest of the body is still on its way
             outgoing.force_close()
         try:
@@ -210,6 +243,11 @@ class Server:
 
 async def _read_request(incoming: web.BaseRequest) -> Request:
     """The whole request. Raises ApiError for a body that is too large."""
+    if (incoming.content_length or 0) > MAX_BODY_BYTES:
+        raise body_too_large()
+    if incoming.headers.get("Expect", "").lower() == "100-continue":  # the body is sent when this has come
+        await incoming.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        incoming.writer.output_size = 0
     body = bytearray()
     async for chunk in incoming.content.iter_any():
         body += chunk

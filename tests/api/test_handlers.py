@@ -112,49 +112,6 @@ async def test_head_is_get_without_the_body(fleet: Any) -> None:
         assert head.headers == (*got.headers, ("Content-Length", str(len(got.body))))
 
 
-async def test_the_discovery_document_describes_the_entities_and_the_methods(fleet: Any) -> None:
-    document = json.loads((await fleet.ask("GET /fleet/v1/discovery")).body)
-    assert {key: document[key] for key in ("kind", "id", "version", "basePath", "servicePath", "rootUrl")} == {
-        "kind": "discovery#restDescription",
-        "id": "fleet:v1",
-        "version": "v1",
-        "basePath": "/fleet/v1/",
-        "servicePath": "fleet/v1/",
-        "rootUrl": "$ENDPOINT/",
-    }
-    assert sorted(document["schemas"]) == [
-        "Machine",
-        "MachinePage",
-        "Unit",
-        "UnitOption",
-        "UnitPage",
-        "UnitState",
-        "UnitStatePage",
-    ]
-    unit = document["schemas"]["Unit"]["properties"]
-    assert unit["options"] == {"type": "array", "items": {"$ref": "UnitOption"}}
-    assert unit["desiredState"] == {"type": "string", "enum": ["inactive", "loaded", "launched"]}
-    assert document["schemas"]["Machine"]["properties"]["metadata"] == {
-        "type": "object",
-        "additionalProperties": {"type": "string"},
-    }
-    assert {name: sorted(part["methods"]) for name, part in document["resources"].items()} == {
-        "Machines": ["List"],
-        "Units": ["Delete", "Get", "List", "Set"],
-        "UnitState": ["Get", "List"],
-    }
-    assert document["resources"]["UnitState"]["methods"]["List"] == {
-        "id": "fleet.UnitState.List",
-        "httpMethod": "GET",
-        "path": "state",
-        "parameters": {
-            name: {"type": "string", "location": "query"} for name in ("nextPageToken", "unitName", "machineID")
-        },
-        "response": {"$ref": "UnitStatePage"},
-    }
-    assert document["resources"]["Units"]["methods"]["Set"]["parameterOrder"] == ["unitName"]
-
-
 # When it cannot answer
 
 
