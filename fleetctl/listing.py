@@ -1,23 +1,45 @@
-"""What the three lists share: their options, the choice of fields, and rows made into a table.
+"""What the three lists share: their options, the choice of fields, and rows shown as a table or as JSON.
 
 What a field holds is each list's own matter.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import wraps
+from typing import Any, Generic, TypeVar
 
 import click
 import msgspec
 
-from fleetctl import output
+from fleetctl import output, screen
 from fleetctl.errors import CommandFailed
-from fleetctl.parsing import Callback, flag
+from fleetctl.parsing import Callback, flag, pass_settings
+from fleetctl.settings import Settings
 
 T = TypeVar("T")
 SHORT_HASH = 7
+TABLE, JSON = "table", "json"
 
 # Field name → the cell of a row; the flag says whether ids and hashes are shown in full.
 Columns = dict[str, Callable[[T, bool], str]]
+# Field name → the value in JSON: whole, and None where there is none.
+Values = dict[str, Callable[[T], Any]]
+
+# How systemd's words for what a unit does look at a terminal.
+_COLOURS = {
+    "active": screen.GREEN,
+    "activating": screen.YELLOW,
+    "deactivating": screen.YELLOW,
+    "reloading": screen.YELLOW,
+    "failed": screen.RED,
+    "bad-setting": screen.RED,
+    "error": screen.RED,
+    "masked": screen.RED,
+    "not-found": screen.RED,
+    "parked": screen.YELLOW,
+    "leaving": screen.YELLOW,
+}
+_COLOURED_FIELDS = frozenset({"active", "load", "mode"})
 
 
 class Located(msgspec.Struct, Generic[T], frozen=True):
@@ -27,29 +49,77 @@ class Located(msgspec.Struct, Generic[T], frozen=True):
     address: str
 
 
-def list_options(columns: Columns[T], default: str) -> Callable[[Callback], Callback]:
-    """--full, --no-legend and --fields."""
+class Listing(msgspec.Struct, Generic[T], frozen=True):
+    """What a list can show: the fields of its table and of its JSON, and those of the table that it shows unasked."""
 
-    def decorate(function: Callback) -> Callback:
-        function = click.argument("ignored", nargs=-1)(function)
-        text = f"what to show, of {', '.join(sorted(columns))}"
-        function = click.option("--fields", default=default, help=text)(function)
-        function = flag("--no-legend", text="leave out the header")(function)
-        return flag("--full", "--l", "-l", text="show ids and hashes in full")(function)
+    columns: Columns[T]
+    values: Values[T]
+    default: str
+
+
+class View(msgspec.Struct, Generic[T], frozen=True):
+    """How somebody wants to see a list."""
+
+    listing: Listing[T]
+    fields: tuple[str, ...]
+    full: bool
+    no_legend: bool
+    form: str
+
+    def show(self, items: Sequence[T]) -> None:
+        """Print these items."""
+        if self.form == JSON:
+            output.result(render_json(items, {field: self.listing.values[field] for field in self.fields}))
+            return
+        header = [] if self.no_legend else [[field.upper() for field in self.fields]]
+        cells = [self.listing.columns[field] for field in self.fields]
+        rows = header + [[output.printable(cell(item, self.full)) for cell in cells] for item in items]
+        if not rows:
+            return
+        if screen.is_watched(sys.stdout):
+            output.result(render_watched(rows, self.fields, self.full))
+        else:
+            output.result(output.render_table(rows))
+
+
+def list_command(listing: Listing[T]) -> Callable[[Callable[[Settings, View[T]], int]], Callback]:
+    """--full, --no-legend, --fields and --output. The command gets a View; fields are checked before it runs."""
+    names = list(dict.fromkeys([*listing.columns, *listing.values]))
+    fields_text = f"what to show, of {', '.join(sorted(names))}"
+    output_text = "table, or json: an array of objects, everything in full"
+
+    def decorate(function: Callable[[Settings, View[T]], int]) -> Callback:
+        @click.option("--output", "form", type=click.Choice([TABLE, JSON]), default=TABLE, help=output_text)
+        @flag("--full", "--l", "-l", text="show ids and hashes in full, and cut nothing at a terminal")
+        @flag("--no-legend", text="leave out the header")
+        @click.option("--fields", default=listing.default, help=fields_text)
+        @click.argument("ignored", nargs=-1)
+        @pass_settings
+        @wraps(function)
+        def command(
+            settings: Settings, full: bool, no_legend: bool, fields: str, form: str, ignored: tuple[str, ...]
+        ) -> int:
+            source = click.get_current_context().get_parameter_source("fields")
+            unasked = source is click.core.ParameterSource.DEFAULT
+            known: Iterable[str] = listing.columns if form == TABLE else listing.values
+            chosen = tuple(known) if unasked and form == JSON else parse_fields(fields, known)
+            return function(settings, View(listing, chosen, full, no_legend, form))
+
+        return command
 
     return decorate
 
 
-def parse_fields(text: str, columns: Columns[T]) -> list[str]:
+def parse_fields(text: str, known: Iterable[str]) -> tuple[str, ...]:
     """The fields that were asked for. Raises CommandFailed for one that there is not."""
     if not text:
         raise CommandFailed("Must define output format")
     fields = text.split(",")
     for field in fields:
-        if field not in columns:
-            known = ", ".join(sorted(columns))
-            raise CommandFailed(f'Invalid key in output format: "{output.printable(field)}" (there are {known})')
-    return fields
+        if field not in known:
+            there_are = ", ".join(sorted(known))
+            raise CommandFailed(f'Invalid key in output format: "{output.printable(field)}" (there are {there_are})')
+    return tuple(fields)
 
 
 def shorten_hash(digits: str, full: bool) -> str:
@@ -57,9 +127,20 @@ def shorten_hash(digits: str, full: bool) -> str:
     return (digits if full else digits[:SHORT_HASH]) or "-"
 
 
-def show_list(items: Sequence[T], columns: Columns[T], fields: Sequence[str], full: bool, no_legend: bool) -> None:
-    """Print the table of these fields of these items."""
-    header = [] if no_legend else [[field.upper() for field in fields]]
-    rows = header + [[output.printable(columns[field](item, full)) for field in fields] for item in items]
-    if rows:
-        output.result(output.render_table(rows))
+def render_json(items: Iterable[T], values: Mapping[str, Callable[[T], Any]]) -> str:
+    """The items as an array of objects with these fields, one item a line."""
+    objects = (msgspec.json.encode({field: value(item) for field, value in values.items()}).decode() for item in items)
+    return "[" + ",".join(f"\n  {line}" for line in objects) + "\n]"
+
+
+def render_watched(rows: Sequence[Sequence[str]], fields: Sequence[str], full: bool) -> str:
+    """The table for a person at a terminal: as wide as that is (any width where `full`), with colours."""
+    room = None if full else screen.measure(sys.stdout).columns
+    lines = []
+    for row, cells in zip(rows, screen.render_columns(rows, room), strict=True):
+        colours = [
+            _COLOURS.get(cell, "") if field in _COLOURED_FIELDS else "" for field, cell in zip(fields, row, strict=True)
+        ]
+        painted = [screen.paint(cell, colour, sys.stdout) for cell, colour in zip(cells, colours, strict=True)]
+        lines.append(screen.GAP.join(painted).rstrip())
+    return "\n".join(lines)

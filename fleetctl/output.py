@@ -1,4 +1,4 @@
-"""What a user sees: results on stdout, everything else on stderr, tables, colours.
+"""What a user sees: results on stdout, everything else on stderr; the words of tables and messages.
 
 No request is made here and nothing is decided.
 """
@@ -6,12 +6,11 @@ No request is made here and nothing is decided.
 import os
 import sys
 from collections.abc import Sequence
-from typing import TextIO
 
+from fleetctl import screen
 from fleetctl.errors import CommandFailed
 
 TAB = 8
-RED, YELLOW = "31", "33"
 
 
 def result(text: str) -> None:
@@ -38,19 +37,12 @@ def note(text: str) -> None:
 
 def error(text: str) -> None:
     """An error, on stderr."""
-    note(paint(text, RED, sys.stderr))
+    note(screen.paint(text, screen.RED, sys.stderr))
 
 
 def warning(text: str) -> None:
     """A warning, on stderr."""
-    note(paint(text, YELLOW, sys.stderr))
-
-
-def paint(text: str, colour: str, stream: TextIO) -> str:
-    """The text in a colour, where a person looks at the stream and has not asked for none (NO_COLOR, TERM=dumb)."""
-    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not stream.isatty():
-        return text
-    return f"\x1b[{colour}m{text}\x1b[0m"
+    note(screen.paint(text, screen.YELLOW, sys.stderr))
 
 
 def printable(text: str) -> str:

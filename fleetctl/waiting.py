@@ -4,13 +4,14 @@ The judges are pure: a report in, a verdict out. Nothing is asked of a unit here
 """
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
 from fleetctl import output
 from fleetctl.errors import ClientError
+from fleetctl.live import LiveLines
 from fleetd.api import schema
 
 if TYPE_CHECKING:
@@ -200,6 +201,7 @@ class Wait:
         self._judge = judge
         self._generations: dict[str, int] = {}
         self._failing_since: dict[str, float] = {}
+        self._live = LiveLines()
         self.failed: dict[str, str] = {}
         self.late: dict[str, str] = {}
 
@@ -208,13 +210,18 @@ class Wait:
         self.late = dict.fromkeys(names, "the API has not told of it yet")
         if not names:
             return
-        for reports in observe(lambda: self._client.reports(self.late), bound_s):
-            self._generations = {name: report.generation for name, report in reports.items()} | self._generations
-            undecided = any(report.decided < self._generations[name] for name, report in reports.items())
-            for name in list(self.late):
-                self._take(name, self._verdict(name, reports.get(name), undecided))
-            if not self.late:
-                return
+        with self._live:
+            for reports in observe(lambda: self._client.reports(self.late), bound_s):
+                self._judge_all(reports)
+                if not self.late:
+                    return
+                self._live.show(self.late)
+
+    def _judge_all(self, reports: Mapping[str, schema.UnitReport]) -> None:
+        self._generations = {name: report.generation for name, report in reports.items()} | self._generations
+        undecided = any(report.decided < self._generations[name] for name, report in reports.items())
+        for name in list(self.late):
+            self._take(name, self._verdict(name, reports.get(name), undecided))
 
     def _verdict(self, name: str, report: schema.UnitReport | None, undecided: bool) -> Verdict:
         if report is None:
@@ -229,6 +236,7 @@ class Wait:
     def _take(self, name: str, verdict: Verdict) -> None:
         if isinstance(verdict, Arrived):
             del self.late[name]
+            self._live.clear()
             output.result(output.unit_line(name, self._target, verdict.place))
         elif isinstance(verdict, Pending):
             self._failing_since.pop(name, None)
@@ -239,6 +247,7 @@ class Wait:
             if now - self._failing_since.setdefault(name, now) >= verdict.settle_s:
                 del self.late[name]
                 self.failed[name] = f"Unit {name} {verdict.why}"
+                self._live.clear()
                 output.error(f"Error waiting for units: {self.failed[name]}")
 
     def report_late(self) -> str:
@@ -259,9 +268,18 @@ def wait_until_gone(client: "Client", names: Collection[str], bound_s: float) ->
     def ask() -> list[schema.UnitState]:
         return client.states(left[0] if len(left) == 1 else "")
 
-    for states in observe(ask, bound_s) if left else ():
-        held = {state.name for state in states}
-        yield from [name for name in left if name not in held]
-        left[:] = [name for name in left if name in held]
-        if not left:
-            return
+    with LiveLines() as live:
+        for states in observe(ask, bound_s) if left else ():
+            held = {state.name: state for state in states}
+            gone = [name for name in left if name not in held]
+            if gone:
+                live.clear()
+            yield from gone
+            left[:] = [name for name in left if name in held]
+            if not left:
+                return
+            live.show({name: _describe_held(held[name]) for name in left})
+
+
+def _describe_held(state: schema.UnitState) -> str:
+    return f"it is still {state.active} ({state.sub}) on {output.short_id(state.machine_id)}"

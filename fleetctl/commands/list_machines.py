@@ -3,9 +3,8 @@
 from fleetctl import output
 from fleetctl.client import open_client
 from fleetctl.errors import failing_as
-from fleetctl.listing import Columns, list_options, parse_fields, show_list
+from fleetctl.listing import Columns, Listing, Values, View, list_command
 from fleetctl.parsing import command as new_command
-from fleetctl.parsing import pass_settings
 from fleetctl.settings import Settings
 from fleetd.api import schema
 
@@ -15,17 +14,23 @@ COLUMNS: Columns[schema.Machine] = {
     "metadata": lambda machine, full: (
         ",".join(f"{key}={value}" for key, value in sorted(machine.metadata.items())) or "-"
     ),
+    "mode": lambda machine, full: machine.mode or "-",
 }
+VALUES: Values[schema.Machine] = {
+    "machine": lambda machine: machine.id,
+    "ip": lambda machine: machine.primary_ip or None,
+    "metadata": lambda machine: machine.metadata,
+    "mode": lambda machine: machine.mode or None,
+}
+LISTING = Listing(COLUMNS, VALUES, default="machine,ip,metadata")
 
 
-@new_command("list-machines", usage="[--full] [--no-legend] [--fields=FIELD,...]")
-@list_options(COLUMNS, default="machine,ip,metadata")
-@pass_settings
-def command(settings: Settings, full: bool, no_legend: bool, fields: str, ignored: tuple[str, ...]) -> int:
+@new_command("list-machines", usage="[--full] [--no-legend] [--fields=FIELD,...] [--output=json]")
+@list_command(LISTING)
+def command(settings: Settings, view: View[schema.Machine]) -> int:
     """Lists the machines that are there, by id."""
-    columns = parse_fields(fields, COLUMNS)
     client = open_client(settings)
     with failing_as("Error retrieving list of active machines from fleet API (", ")"):
         machines = client.machines()
-    show_list(sorted(machines, key=lambda machine: machine.id), COLUMNS, columns, full, no_legend)
+    view.show(sorted(machines, key=lambda machine: machine.id))
     return 0

@@ -5,9 +5,8 @@ import msgspec
 from fleetctl import output
 from fleetctl.client import open_client
 from fleetctl.errors import failing_as
-from fleetctl.listing import Columns, list_options, parse_fields, shorten_hash, show_list
+from fleetctl.listing import Columns, Listing, Values, View, list_command, shorten_hash
 from fleetctl.parsing import command as new_command
-from fleetctl.parsing import pass_settings
 from fleetctl.settings import Settings
 from fleetd.api import schema
 from fleetd.core.names import parse_name
@@ -29,6 +28,16 @@ class Row(msgspec.Struct, frozen=True):
             return "global"
         return output.place(self.unit.machine_id, self.address, full) if self.unit.machine_id else "-"
 
+    @property
+    def hash(self) -> str:
+        """The hash of the unit file."""
+        return hash_unit_file(render_unit_file(self.options))
+
+    @property
+    def description(self) -> str:
+        """What the unit file says that the unit is."""
+        return first_value(self.options, "Unit", "Description") or ""
+
 
 def make_row(unit: schema.Unit, addresses: dict[str, str]) -> Row:
     """The row of a unit; `addresses` are those of machines, by id."""
@@ -38,31 +47,40 @@ def make_row(unit: schema.Unit, addresses: dict[str, str]) -> Row:
 
 
 COLUMNS: Columns[Row] = {
-    "desc": lambda row, full: first_value(row.options, "Unit", "Description") or "-",
+    "desc": lambda row, full: row.description or "-",
     "dstate": lambda row, full: row.unit.desired_state or "-",
     "global": lambda row, full: str(row.is_global).lower(),
-    "hash": lambda row, full: shorten_hash(hash_unit_file(render_unit_file(row.options)), full),
+    "hash": lambda row, full: shorten_hash(row.hash, full),
     "state": lambda row, full: "-" if row.is_global else row.unit.current_state or "-",
     "target": lambda row, full: row.place(full),
     "tmachine": lambda row, full: row.place(full),
     "unit": lambda row, full: row.unit.name,
 }
+VALUES: Values[Row] = {
+    "unit": lambda row: row.unit.name,
+    "hash": lambda row: row.hash,
+    "dstate": lambda row: row.unit.desired_state or None,
+    "state": lambda row: None if row.is_global else row.unit.current_state or None,
+    "target": lambda row: row.unit.machine_id or None,
+    "ip": lambda row: row.address or None,
+    "global": lambda row: row.is_global,
+    "desc": lambda row: row.description or None,
+}
+LISTING = Listing(COLUMNS, VALUES, default="unit,hash,dstate,state,target")
+_PLACES = {"target", "tmachine", "ip"}
 
 
-@new_command("list-unit-files", usage="[--full] [--no-legend] [--fields=FIELD,...]")
-@list_options(COLUMNS, default="unit,hash,dstate,state,target")
-@pass_settings
-def command(settings: Settings, full: bool, no_legend: bool, fields: str, ignored: tuple[str, ...]) -> int:
+@new_command("list-unit-files", usage="[--full] [--no-legend] [--fields=FIELD,...] [--output=json]")
+@list_command(LISTING)
+def command(settings: Settings, view: View[Row]) -> int:
     """Lists every unit of the cluster, templates included: what is wanted of it (dstate), and what it has come to."""
-    columns = parse_fields(fields, COLUMNS)
-    if "tmachine" in columns:
+    if "tmachine" in view.fields:
         output.warning("WARNING: The tmachine field is deprecated: use target")
     client = open_client(settings)
     with failing_as("Error retrieving list of units from repository: "):
         units = client.units()
-        placed = "target" in columns or "tmachine" in columns
+        placed = not _PLACES.isdisjoint(view.fields)
         addresses = {machine.id: machine.primary_ip for machine in client.machines()} if placed else {}
     units.sort(key=lambda unit: unit.name)
-    rows = [make_row(unit, addresses) for unit in units]
-    show_list(rows, COLUMNS, columns, full, no_legend)
+    view.show([make_row(unit, addresses) for unit in units])
     return 0

@@ -3,9 +3,8 @@
 from fleetctl import output
 from fleetctl.client import open_client
 from fleetctl.errors import failing_as
-from fleetctl.listing import Columns, Located, list_options, parse_fields, shorten_hash, show_list
+from fleetctl.listing import Columns, Listing, Located, Values, View, list_command, shorten_hash
 from fleetctl.parsing import command as new_command
-from fleetctl.parsing import pass_settings
 from fleetctl.settings import Settings
 from fleetd.api import schema
 
@@ -17,19 +16,27 @@ COLUMNS: Columns[Located[schema.UnitState]] = {
     "sub": lambda row, full: row.item.sub or "-",
     "unit": lambda row, full: row.item.name,
 }
+VALUES: Values[Located[schema.UnitState]] = {
+    "unit": lambda row: row.item.name,
+    "machine": lambda row: row.item.machine_id or None,
+    "ip": lambda row: row.address or None,
+    "load": lambda row: row.item.load or None,
+    "active": lambda row: row.item.active or None,
+    "sub": lambda row: row.item.sub or None,
+    "hash": lambda row: row.item.hash or None,
+}
+LISTING = Listing(COLUMNS, VALUES, default="unit,machine,active,sub")
 
 
-@new_command("list-units", usage="[--full] [--no-legend] [--fields=FIELD,...]")
-@list_options(COLUMNS, default="unit,machine,active,sub")
-@pass_settings
-def command(settings: Settings, full: bool, no_legend: bool, fields: str, ignored: tuple[str, ...]) -> int:
+@new_command("list-units", usage="[--full] [--no-legend] [--fields=FIELD,...] [--output=json]")
+@list_command(LISTING)
+def command(settings: Settings, view: View[Located[schema.UnitState]]) -> int:
     """Lists the units that are on machines, one line for each unit and machine, as systemd there sees them."""
-    columns = parse_fields(fields, COLUMNS)
     client = open_client(settings)
     with failing_as("Error retrieving list of units from repository: "):
         states = client.states()
-        addresses = {machine.id: machine.primary_ip for machine in client.machines()} if "machine" in columns else {}
+        placed = "machine" in view.fields or "ip" in view.fields
+        addresses = {machine.id: machine.primary_ip for machine in client.machines()} if placed else {}
     states.sort(key=lambda state: (state.name, state.machine_id))
-    rows = [Located(state, addresses.get(state.machine_id, "")) for state in states]
-    show_list(rows, COLUMNS, columns, full, no_legend)
+    view.show([Located(state, addresses.get(state.machine_id, "")) for state in states])
     return 0

@@ -1,0 +1,74 @@
+"""Lines that tell, while a command waits, how each unit stands. They are drawn on stderr, where a person looks at it.
+
+They are gone when the wait is over: what stays on the screen is what a pipe would get. What a line says, and how often
+it is looked at anew, is the waiting's matter.
+"""
+
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+from fleetctl import screen
+from fleetctl.log import LOG
+
+DELAY_S = 0.15  # what is over sooner needs no telling
+MOST_LINES = 20
+_SPINNER = "|/-\\"
+
+
+class LiveLines:
+    """One line a unit, drawn again and again in its place. Nobody else may write while they are shown: clear first."""
+
+    def __init__(self) -> None:
+        self._stream = sys.stderr
+        # Log lines would come between.
+        self._is_on = screen.is_watched(self._stream) and not LOG.isEnabledFor(logging.DEBUG)
+        self._begun = time.monotonic()
+        self._drawn: list[int] = []  # how wide the lines are that are on the screen
+        self._turns = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.clear()
+
+    def show(self, waiting: Mapping[str, str]) -> None:
+        """Draw what each unit waits for (name → a sentence whose subject may be `it`)."""
+        passed_s = time.monotonic() - self._begun
+        if not self._is_on or passed_s < DELAY_S:
+            return
+        size = screen.measure(self._stream)
+        lines = [screen.crop(line, size.columns - 1) for line in self._lines(waiting, passed_s, size.lines)]
+        self._write(self._erasure(size.columns) + "\n".join(lines))
+        self._drawn = [screen.width(line) for line in lines]
+
+    def clear(self) -> None:
+        """Take the lines off the screen. The cursor is then where they began."""
+        if self._drawn:
+            self._write(self._erasure(screen.measure(self._stream).columns))
+            self._drawn = []
+
+    def _lines(self, waiting: Mapping[str, str], passed_s: float, height: int) -> list[str]:
+        self._turns += 1
+        sign = _SPINNER[self._turns % len(_SPINNER)]
+        room = max(1, min(MOST_LINES, height - 2))
+        shown = list(waiting.items())[: room if len(waiting) <= room else room - 1]
+        lines = [
+            f"{sign} {name} {what[3:]}" if what.startswith("it ") else f"{sign} {name}: {what}" for name, what in shown
+        ]
+        if len(shown) < len(waiting):
+            lines.append(f"{sign} and {len(waiting) - len(shown)} more")
+        return [f"{line} ({passed_s:.0f} s)" for line in lines]
+
+    def _erasure(self, columns: int) -> str:
+        """What takes the drawn lines away. A terminal that was made narrower meanwhile has wrapped them."""
+        rows = sum(max(1, -(-width // columns)) for width in self._drawn)
+        return ("\r" + (f"\x1b[{rows - 1}A" if rows > 1 else "") + "\x1b[J") if rows else ""
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()

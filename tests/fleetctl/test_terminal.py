@@ -1,0 +1,284 @@
+"""What a person sees at a terminal: columns that fit, colours, lines that live while a command waits, and hints."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fleetctl.screen import crop, fit_columns, shorten, width
+from tests.fleetctl.conftest import HELLO, Fleetctl
+from tests.fleetctl.fake_api import M1, M2, FakeApi, Fate, Served
+from tests.fleetctl.terminal import Terminal, render_screen
+
+AT = "11111111.../10.0.0.1"
+SPINNING = ("| ", "/ ", "- ", "\\ ")
+
+
+@pytest.fixture
+def at_terminal(served: Served, tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
+    """Starts fleetctl on a terminal, against the fake API."""
+    opened: list[Terminal] = []
+
+    def start(*arguments: str, variables: dict[str, str] | None = None, **attributes: int) -> Terminal:
+        command = [sys.executable, "-m", "fleetctl.cli", "--endpoint", served.unix, *arguments]
+        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path), **(variables or {})}
+        opened.append(Terminal(command, environment, **attributes))
+        return opened[-1]
+
+    yield start
+    for terminal in opened:
+        if terminal.process.poll() is None:
+            terminal.process.kill()
+            terminal.process.wait()
+
+
+@pytest.fixture
+def cluster(api: FakeApi) -> FakeApi:
+    api.fates["broken.service"] = Fate(machine=M2, active="failed", sub="failed")
+    api.add("a-service-whose-name-is-rather-long@instance-number-1.service", HELLO, target="launched")
+    api.add("broken.service", HELLO, target="launched")
+    return api
+
+
+def test_a_list_fits_the_terminal_and_keeps_both_ends_of_long_names(
+    at_terminal: Callable[..., Terminal], cluster: FakeApi
+) -> None:
+    terminal = at_terminal("list-units", columns=60)
+    assert terminal.finish() == 0
+    lines = terminal.screen().splitlines()
+    assert all(len(line) <= 60 for line in lines)
+    assert [line.split()[-2:] for line in lines] == [["ACTIVE", "SUB"], ["active", "running"], ["failed", "failed"]]
+    assert lines[1].startswith("a-servi")
+    assert lines[1].split()[0].endswith(".service")
+    assert "…" in lines[1]
+    assert "\t" not in terminal.written
+
+
+def test_in_full_nothing_is_cut_however_narrow_the_terminal(
+    at_terminal: Callable[..., Terminal], cluster: FakeApi
+) -> None:
+    terminal = at_terminal("list-units", "--full", columns=20)
+    terminal.finish()
+    assert f"{'1' * 32}/10.0.0.1" in terminal.written
+    assert "…" not in terminal.written
+
+
+def test_failed_units_are_red_and_running_ones_green(at_terminal: Callable[..., Terminal], cluster: FakeApi) -> None:
+    terminal = at_terminal("list-units", "--no-legend", "--fields=active,unit")
+    terminal.finish()
+    assert terminal.written.startswith("\x1b[32mactive\x1b[0m  a-service")
+    assert "\n\x1b[31mfailed\x1b[0m  broken.service" in terminal.written
+
+
+@pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_colours_can_be_declined(
+    at_terminal: Callable[..., Terminal], cluster: FakeApi, variables: dict[str, str]
+) -> None:
+    for arguments in (["list-units"], ["nonsense"]):
+        terminal = at_terminal(*arguments, variables=variables)
+        terminal.finish()
+        assert "\x1b" not in terminal.written
+
+
+def test_errors_are_red_at_a_terminal(at_terminal: Callable[..., Terminal]) -> None:
+    terminal = at_terminal("cat", "a", "b")
+    assert terminal.finish() == 1
+    assert terminal.written == "\x1b[31mOne unit file must be provided\x1b[0m\n"
+
+
+def test_a_unit_that_is_waited_for_has_a_line_that_is_gone_when_it_has_arrived(
+    at_terminal: Callable[..., Terminal], api: FakeApi
+) -> None:
+    api.add("web.service")
+    api.add("slow.service")
+    api.fates["slow.service"] = Fate(active="activating", sub="start-pre")
+    terminal = at_terminal("start", "web", "slow")
+    terminal.read_until(lambda written: "(start-pre) on" in written)
+    shown = terminal.screen().splitlines()
+    assert shown[0] == f"Unit web.service launched on {AT}"
+    assert shown[1][:2] in SPINNING
+    assert shown[1][2:].startswith(f"slow.service is activating (start-pre) on {AT} (")
+    del api.fates["slow.service"]
+    api.units["slow.service"].generation += 1
+    assert terminal.finish() == 0
+    assert terminal.screen() == f"Unit web.service launched on {AT}\nUnit slow.service launched on {AT}\n"
+
+
+def test_stdout_holds_what_a_pipe_gets_while_the_terminal_shows_the_wait(
+    at_terminal: Callable[..., Terminal], api: FakeApi, tmp_path: Path
+) -> None:
+    api.add("slow.service")
+    api.fates["slow.service"] = Fate(machine=None, reason="waits for db.service")
+    with open(tmp_path / "out", "wb") as out:
+        terminal = at_terminal("start", "slow", "--block-attempts=1", stdout=out.fileno())
+        terminal.read_until(lambda written: "slow.service waits for db.service (" in written)
+        api.fates["slow.service"] = Fate()
+        api.units["slow.service"].generation += 1
+        assert terminal.finish() == 0
+    assert (tmp_path / "out").read_text() == f"Unit slow.service launched on {AT}\n"
+    assert terminal.screen() == ""
+
+
+def test_nothing_of_it_goes_into_a_pipe(at_terminal: Callable[..., Terminal], api: FakeApi, tmp_path: Path) -> None:
+    api.add("slow.service")
+    api.fates["slow.service"] = Fate(stuck=True)
+    with open(tmp_path / "err", "wb") as err:
+        terminal = at_terminal("start", "slow", "--block-attempts=1", stderr=err.fileno())
+        assert terminal.finish() == 1
+    assert terminal.written == ""
+    complaints = (tmp_path / "err").read_text().splitlines()
+    assert len(complaints) == 2
+    assert all(line.startswith("Error waiting for unit") and "\x1b" not in line for line in complaints)
+
+
+def test_with_debug_log_lines_are_shown_instead(at_terminal: Callable[..., Terminal], api: FakeApi) -> None:
+    api.add("slow.service")
+    api.fates["slow.service"] = Fate(stuck=True)
+    terminal = at_terminal("start", "slow", "--block-attempts=1", "--debug")
+    terminal.finish()
+    assert " DEBUG " in terminal.written
+    assert "\x1b[J" not in terminal.written
+
+
+def test_destroyed_units_are_shown_while_they_stop(at_terminal: Callable[..., Terminal], api: FakeApi) -> None:
+    api.add("web.service", target="launched")
+    api.fates["web.service"] = Fate(stuck=True)
+    terminal = at_terminal("destroy", "web")
+    terminal.read_until(lambda written: "web.service is still active (running) on 11111111... (" in written)
+    api.gone.clear()
+    assert terminal.finish() == 0
+    assert terminal.screen() == "Destroyed web.service\n"
+
+
+def test_after_an_interrupt_nothing_is_left_on_the_screen(at_terminal: Callable[..., Terminal], api: FakeApi) -> None:
+    api.add("slow.service", target="launched")
+    api.fates["slow.service"] = Fate(stuck=True)
+    terminal = at_terminal("stop", "slow")
+    terminal.read_until(lambda written: written.count("\x1b[J") > 1)
+    terminal.process.send_signal(signal.SIGINT)
+    assert terminal.finish() == 130
+    assert terminal.screen().strip() == ""
+
+
+def test_many_units_take_no_more_lines_than_the_terminal_has(
+    at_terminal: Callable[..., Terminal], api: FakeApi
+) -> None:
+    names = [f"web@{number}.service" for number in range(9)]
+    for name in names:
+        api.add(name)
+        api.fates[name] = Fate(stuck=True)
+    terminal = at_terminal("start", *names, "--block-attempts=1", lines=6)
+    terminal.read_until(lambda written: "more (" in written)
+    shown = terminal.screen().splitlines()
+    assert len(shown) == 4
+    assert shown[3][2:].startswith("and 6 more (")
+    assert terminal.finish() == 1
+
+
+def test_a_line_that_a_narrower_terminal_has_wrapped_is_taken_away_whole(
+    at_terminal: Callable[..., Terminal], api: FakeApi
+) -> None:
+    api.add("slow.service")
+    api.fates["slow.service"] = Fate(stuck=True)
+    terminal = at_terminal("start", "slow", "--block-attempts=2")
+    terminal.read_until(lambda written: "where it goes (" in written)
+    terminal.resize(30)
+    written = terminal.read_until(lambda written: "\x1b[2A" in written or written.count("\x1b[J") > 20)
+    assert "\r\x1b[1A\x1b[J" in written or "\r\x1b[2A\x1b[J" in written
+    last = terminal.read_until(lambda text: len(text) > len(written) + 60).rpartition("\x1b[J")[2]
+    assert len(last) < 30
+    terminal.process.send_signal(signal.SIGINT)
+    terminal.finish()
+
+
+def test_the_screen_of_these_tests_wraps_erases_and_overwrites() -> None:
+    assert render_screen("abc\rX\n12345", 4) == "Xbc\n1234\n5"
+    assert render_screen("keep\none\ntwo\r\x1b[1A\x1b[J!", 80) == "keep\n!"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "room", "given"),
+    [
+        ([10, 10], 22, [10, 10]),
+        ([10, 30], 30, [10, 18]),
+        ([30, 30], 30, [14, 14]),
+        ([8, 8, 40], 10, [8, 8, 8]),
+        ([3, 100], 20, [3, 15]),
+    ],
+)
+def test_the_widest_columns_give_way_first(wanted: list[int], room: int, given: list[int]) -> None:
+    assert fit_columns(wanted, room) == given
+
+
+@pytest.mark.parametrize("columns", range(1, 12))
+@pytest.mark.parametrize("text", ["web@12.service", "日本語の説明です", "e\u0301e\u0301e\u0301e\u0301", ""])
+def test_text_that_is_cut_takes_the_room_there_is_and_no_more(text: str, columns: int) -> None:
+    for cut in (crop(text, columns), shorten(text, columns)):
+        assert width(cut) <= columns
+        assert cut == text if width(text) <= columns else "…" in cut
+
+
+# JSON
+
+
+def test_list_units_as_json_gives_everything_in_full(fleetctl: Fleetctl, api: FakeApi) -> None:
+    api.add("hello.service", HELLO, target="launched")
+    rows = json.loads(fleetctl("list-units", "--output=json").stdout)
+    assert rows == [
+        {
+            "unit": "hello.service",
+            "machine": M1.id,
+            "ip": "10.0.0.1",
+            "load": "loaded",
+            "active": "active",
+            "sub": "running",
+            "hash": api.units["hello.service"].content.hash,
+        }
+    ]
+
+
+def test_list_unit_files_as_json_says_null_for_what_there_is_not(fleetctl: Fleetctl, api: FakeApi) -> None:
+    api.add("all.service", "[Service]\nExecStart=/bin/true\n[X-Fleet]\nGlobal=true\n", target="launched")
+    rows = json.loads(fleetctl("list-unit-files", "--output", "json").stdout)
+    assert rows == [
+        {
+            "unit": "all.service",
+            "hash": api.units["all.service"].content.hash,
+            "dstate": "launched",
+            "state": None,
+            "target": None,
+            "ip": None,
+            "global": True,
+            "desc": None,
+        }
+    ]
+
+
+def test_list_machines_as_json_keeps_metadata_apart(fleetctl: Fleetctl) -> None:
+    rows = json.loads(fleetctl("list-machines", "--output=json").stdout)
+    assert rows == [
+        {"machine": M1.id, "ip": "10.0.0.1", "metadata": {"region": "eu", "disk": "ssd"}, "mode": None},
+        {"machine": M2.id, "ip": None, "metadata": {}, "mode": None},
+    ]
+
+
+def test_fields_of_json_can_be_chosen_and_an_empty_list_is_one(fleetctl: Fleetctl, api: FakeApi) -> None:
+    assert json.loads(fleetctl("list-machines", "--output=json", "--fields=ip").stdout) == [
+        {"ip": "10.0.0.1"},
+        {"ip": None},
+    ]
+    assert json.loads(fleetctl("list-units", "--output=json").stdout) == []
+    result = fleetctl("list-unit-files", "--output=json", "--fields=tmachine")
+    assert (result.status, result.stdout) == (1, "")
+    assert result.stderr.startswith('Invalid key in output format: "tmachine" (there are desc, dstate,')
+
+
+def test_another_form_of_output_is_refused(fleetctl: Fleetctl, api: FakeApi) -> None:
+    result = fleetctl("list-units", "--output=yaml")
+    assert result.status == 2
+    assert 'invalid argument for "--output" flag' in result.stderr
+    assert api.requests == []
