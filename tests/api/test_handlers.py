@@ -19,6 +19,7 @@ from fleetd.store.protocol import Put, Unavailable
 
 ROOTS = ("/fleet/v1", "/v1-alpha")
 GET_ONLY = "only GET supported against this resource"
+READABLE = ("units", "units/web.service", "state", "state/web.service", "machines", "discovery")
 OF_UNIT = "only GET, PUT and DELETE supported against this resource"
 OF_MACHINES = "only GET and PATCH supported against this resource"
 
@@ -105,9 +106,13 @@ async def test_both_roots_serve_the_same_tree(fleet: Any) -> None:
 
 async def test_head_is_get_without_the_body(fleet: Any) -> None:
     await fleet.add_unit("web.service")
-    for path in ("/fleet/v1/units", "/fleet/v1/units/web.service", "/fleet/v1/units/absent.service", "/health"):
+    await fleet.put(UnitState("loaded", "active", "running", target=TargetState.LAUNCHED), "m1", "web.service")
+    fleet.reconfigure(metrics=lambda: b"some 1\n")
+    readable = [f"{root}/{rest}" for root in ROOTS for rest in READABLE] + ["/fleet/v2/units", "/health", "/metrics"]
+    for path in (*readable, "/fleet/v1/units/absent.service", "/none", "/"):
         got = await fleet.ask(f"GET {path}")
         head = await fleet.ask(f"HEAD {path}")
+        assert (got.status == 200) == (path in readable)
         assert (head.status, head.body) == (got.status, b"")
         assert head.headers == (*got.headers, ("Content-Length", str(len(got.body))))
 
@@ -115,8 +120,9 @@ async def test_head_is_get_without_the_body(fleet: Any) -> None:
 # When it cannot answer
 
 
-async def test_until_the_daemon_is_ready_every_path_says_why_not(fleet: Any) -> None:
-    fleet.reconfigure(not_ready=lambda: "this machine is not registered yet")
+async def test_until_the_daemon_is_ready_every_path_but_its_metrics_says_why_not(fleet: Any) -> None:
+    fleet.reconfigure(not_ready=lambda: "this machine is not registered yet", metrics=lambda: b"fleet_registered 0\n")
+    assert (await fleet.ask("GET /metrics")).body == b"fleet_registered 0\n"
     message = "fleet server unable to communicate with etcd: this machine is not registered yet"
     for request in ("GET /fleet/v1/units", "PUT /fleet/v1/units/a.service", "GET /nothing", "GET //", "GET /health"):
         assert await fleet.refused(request) == (503, message)
@@ -228,7 +234,7 @@ REQUEST = st.builds(
     method=st.sampled_from(["GET", "HEAD", "PUT", "DELETE", "PATCH", "POST"]) | TEXT,
     path=st.tuples(PATHS, SENT | st.sampled_from(["machines", "state"])).map("".join),
     query=st.lists(
-        st.tuples(st.sampled_from(["nextPageToken", "machineID", "unitName", "name"]), SENT), max_size=3
+        st.tuples(st.sampled_from(["nextPageToken", "limit", "machineID", "unitName", "name"]), SENT), max_size=3
     ).map(tuple),
     headers=st.sampled_from([(), (("Content-Type", "application/json"),)]),
     body=BODY,

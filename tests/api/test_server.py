@@ -188,6 +188,96 @@ async def test_raw_bytes_that_are_no_text_are_the_clients_mistake(
         writer.close()
 
 
+async def send(path: Address, *pieces: bytes) -> tuple[int, dict[str, str], bytes]:
+    """Send these bytes, one piece after another, and read until the connection ends: status, headers, body."""
+    reader, writer = await asyncio.open_unix_connection(path.path)
+    for piece in pieces:
+        writer.write(piece)
+        await writer.drain()
+        await asyncio.sleep(0.01)
+    head, _, body = (await asyncio.wait_for(reader.read(), 5)).partition(b"\r\n\r\n")
+    writer.close()
+    status, *lines = head.decode().split("\r\n")
+    return int(status.split()[1]), dict(line.split(": ", 1) for line in lines), body
+
+
+HEAD = b"Host: fleet\r\nConnection: close\r\nContent-Type: application/json\r\n"
+PUT = b"PUT /fleet/v1/units/a.service HTTP/1.1\r\n" + HEAD
+UNIT = b'{"options":[{"section":"A","name":"B","value":"c"}]}'
+
+
+@pytest.mark.parametrize(
+    ("sent", "message"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", "HTTPS"),
+        (b"hello\r\n\r\n", "hello"),
+        (b"GET / HTTP/9.9\r\n" + HEAD + b"\r\n", "version"),
+        (b"GET /" + b"x" * 10_000 + b" HTTP/1.1\r\n" + HEAD + b"\r\n", "8190"),
+        (b"GET / HTTP/1.1\r\nX: " + b"x" * 10_000 + b"\r\n\r\n", "8190"),
+        (PUT + b"Content-Length: x\r\n\r\n", "Content-Length"),
+        (PUT + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", "chunk"),
+    ],
+    ids=["TLS", "no request line", "another version", "long path", "long header", "bad length", "bad chunk"],
+)
+async def test_bytes_that_are_no_http_are_answered_with_an_error_entity(
+    fleet: Any, path: Address, sent: bytes, message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(fleet.api, path):
+        status, headers, body = await send(path, sent)
+        assert (status, headers["Content-Type"]) == (400, "application/json")
+        assert headers["Server"] == f"fleetd/{__version__}"
+        assert int(headers["Content-Length"]) == len(body)
+        error = json.loads(body)["error"]
+        assert error["code"] == 400
+        assert message in error["message"]
+        assert "\n" not in error["message"]
+        assert caplog.text == ""
+        assert (await ask(Client(path), "GET", "/health"))[0].status == 200
+
+
+async def test_a_body_may_come_whole_or_in_chunks(fleet: Any, path: Address) -> None:
+    length = b"Content-Length: %d\r\n\r\n" % len(UNIT)
+    chunked = b"Transfer-Encoding: chunked\r\n\r\n"
+    pieces = [b"%x\r\n%s\r\n" % (len(part), part) for part in (UNIT[:7], UNIT[7:])] + [b"0\r\n\r\n"]
+    async with serving(fleet.api, path):
+        for sent in ((PUT + length + UNIT,), (PUT + length, UNIT[:7], UNIT[7:]), (PUT + chunked, *pieces)):
+            status, headers, body = await send(path, *sent)
+            assert (status, headers["Content-Length"], body) == (201, "0", b"")
+            assert await fleet.unit("a.service")
+            await ask(Client(path), "DELETE", "/fleet/v1/units/a.service")
+
+
+async def test_a_client_that_waits_to_be_told_to_send_its_body_is_told_or_refused_at_once(
+    fleet: Any, path: Address
+) -> None:
+    async with serving(fleet.api, path):
+        reader, writer = await asyncio.open_unix_connection(path.path)
+        writer.write(PUT + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(UNIT))
+        assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(UNIT)
+        assert (await asyncio.wait_for(reader.read(), 5)).startswith(b"HTTP/1.1 201 Created\r\n")
+        writer.close()
+        large = b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % (MAX_BODY_BYTES + 1)
+        status, _, body = await send(path, PUT + large)
+        assert (status, json.loads(body)["error"]["code"]) == (413, 413)
+
+
+async def test_every_response_says_how_long_it_is(fleet: Any, path: Address) -> None:
+    async with serving(fleet.api, path):
+        for method, resource, status in (
+            ("GET", "/fleet/v1/units", 200),
+            ("GET", "//fleet/v1/units", 301),
+            ("GET", "/none", 404),
+            ("POST", "/fleet/v1/units", 405),
+            ("PATCH", "/fleet/v1/machines", 400),
+        ):
+            response, body = await ask(Client(path), method, resource)
+            assert response.status == status
+            assert response.getheader("Content-Length") == str(len(body))
+        response, body = await ask(Client(path), "PATCH", "/fleet/v1/machines", body=b"[]")
+        assert (response.status, response.getheader("Content-Type"), body) == (204, None, b"")
+
+
 async def test_a_body_may_be_as_large_as_the_bound_and_not_larger(path: Address) -> None:
     async with serving(Echo(), path):
         response, body = await ask(Client(path), "PUT", "/", body=b"x" * MAX_BODY_BYTES)
