@@ -4,6 +4,7 @@ At a terminal it stays until Ctrl-C; in a pipe it ends after the last step. It e
 always takes everything down.
 """
 
+import subprocess
 import sys
 import time
 
@@ -13,6 +14,9 @@ from contrib.demo.tour import StepFailed, Tour
 from contrib.testbed import Cluster, missing_requirements
 
 MACHINES = 3
+
+# A step's own, and those by which the testbed says that a machine or a command did not do what it should.
+FAILURES = (StepFailed, AssertionError, TimeoutError, subprocess.SubprocessError)
 
 
 def main() -> int:
@@ -26,7 +30,7 @@ def main() -> int:
             Tour(cluster).walk()
             if stage.is_terminal():
                 _stay(cluster)
-    except StepFailed as failure:
+    except FAILURES as failure:
         print(f"\nThe demo failed: {failure}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
