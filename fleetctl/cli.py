@@ -20,6 +20,7 @@ from fleetctl.parsing import (
     normalise_arguments,
     render_sections,
 )
+from fleetctl.suggestion import nearest, render_hint
 
 USAGE_STATUS = 2
 INTERRUPTED_STATUS = 130
@@ -29,11 +30,7 @@ class UnknownCommand(click.UsageError):
     """A word that is no command, nor begins exactly one."""
 
     def __init__(self, word: str) -> None:
-        self.candidates = sorted(name for name in SUMMARIES if word and name.startswith(word))
-        if not self.candidates:
-            import difflib  # here, because nobody waits for it who writes a command right
-
-            self.candidates = difflib.get_close_matches(word, SUMMARIES)
+        self.candidates = nearest(word, [name for name in SUMMARIES if name not in HIDDEN])
         super().__init__(f'unknown command "{output.printable(word)}" for "fleetctl"')
 
 
@@ -114,7 +111,7 @@ def report_misuse(error: click.UsageError) -> None:
         hint = ""
         candidates = list(getattr(error, "possibilities", None) or [])
     if candidates:
-        output.note("\nDid you mean this?\n" + "".join(f"\t{candidate}\n" for candidate in candidates))
+        output.note(render_hint(candidates))
     if hint:
         output.note(hint)
     output.note(f"cannot execute cmdFleet: {text}")

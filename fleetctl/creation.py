@@ -22,6 +22,7 @@ from fleetctl.local_files import (
     refuse_contradictions,
 )
 from fleetctl.log import LOG
+from fleetctl.suggestion import suggest_unit
 from fleetd.api import schema
 from fleetd.core.unit import (
     InvalidRequirements,
@@ -110,7 +111,7 @@ def plan_creations(client: Client, wanted: Iterable[Wanted], target: TargetState
     """
     fetch = cache(partial(_fetch_template, client))
     planned = [
-        _plan_creation(fetch, unit, replace) if unit.report is None else _plan_replacement(fetch, unit, target, replace)
+        _plan_replacement(fetch, unit, target, replace) if unit.report else _plan_creation(client, fetch, unit, replace)
         for unit in wanted
     ]
     creations = [creation for creation in planned if creation is not None]
@@ -119,21 +120,22 @@ def plan_creations(client: Client, wanted: Iterable[Wanted], target: TargetState
     return creations
 
 
-def _plan_creation(fetch: Fetch, unit: Wanted, replace: bool) -> Creation:
+def _plan_creation(client: Client, fetch: Fetch, unit: Wanted, replace: bool) -> Creation:
     content = _find_content(fetch, unit, prefer_template_file=replace)
-    if content is None and unit.argument.name.is_instance:
-        raise CommandFailed(
-            f"Error creating units: failed getting Unit({unit.argument.path}) from template: "
-            f"unable to find template Unit({unit.argument.name.template}) in Registry or on filesystem"
-        )
     if content is None:
-        hint = explain_missing(unit.argument)
-        raise CommandFailed(
-            f"Error creating units: unable to find Unit({unit.name}) in Registry or on filesystem{hint}"
-        )
+        raise CommandFailed(f"Error creating units: {_describe_missing(unit)}{suggest_unit(client, unit.name)}")
     if unit.own is None and unit.template and unit.template_file and not replace:
         _warn_if_different(unit.template, unit.template_file, "local template unit file")
     return Creation(unit.argument, content, TargetState.INACTIVE, replaces=False)
+
+
+def _describe_missing(unit: Wanted) -> str:
+    if unit.argument.name.is_instance:
+        return (
+            f"failed getting Unit({unit.argument.path}) from template: "
+            f"unable to find template Unit({unit.argument.name.template}) in Registry or on filesystem"
+        )
+    return f"unable to find Unit({unit.name}) in Registry or on filesystem{explain_missing(unit.argument)}"
 
 
 def _find_content(fetch: Fetch, unit: Wanted, prefer_template_file: bool) -> UnitFile | None:

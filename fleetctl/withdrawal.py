@@ -3,16 +3,18 @@
 They test what is wanted of a unit, not how it stands: one that fits nowhere can be withdrawn as well.
 """
 
+import sys
 from collections.abc import Sequence
 
 import msgspec
 
-from fleetctl import output
+from fleetctl import output, screen
 from fleetctl.client import Client, open_client
 from fleetctl.errors import ClientError, failing_as
 from fleetctl.local_files import parse_arguments
 from fleetctl.parsing import bound_s
 from fleetctl.settings import Settings
+from fleetctl.suggestion import suggest_unit
 from fleetctl.waiting import Judge, Wait, judge_stopped, judge_unloaded
 from fleetd.api import schema
 from fleetd.core.unit import TargetState
@@ -40,6 +42,10 @@ def find_units(client: Client, units: Sequence[str]) -> list[schema.UnitReport]:
     found = [reports[name] for name in names if name in reports]
     if not found:
         output.error("Units not found in registry")
+    if screen.is_watched(sys.stderr):
+        for name in names:
+            if name not in reports:
+                output.note(f"There is no unit {name}{suggest_unit(client, name)}")
     return found
 
 

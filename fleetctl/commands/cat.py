@@ -7,6 +7,7 @@ from fleetctl.local_files import parse_argument
 from fleetctl.parsing import command as new_command
 from fleetctl.parsing import pass_settings, unit_arguments
 from fleetctl.settings import Settings
+from fleetctl.suggestion import suggest_unit
 from fleetd.core.unitfile import Option, render_unit_file
 
 
@@ -22,6 +23,6 @@ def command(settings: Settings, units: tuple[str, ...]) -> int:
     with failing_as(f"Error retrieving Unit {name}: "):
         unit = client.unit(name)
     if unit is None:
-        raise CommandFailed(f"Unit {name} not found")
+        raise CommandFailed(f"Unit {name} not found{suggest_unit(client, name)}")
     output.write(render_unit_file(Option(option.section, option.name, option.value) for option in unit.options))
     return 0

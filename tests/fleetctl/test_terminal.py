@@ -222,6 +222,42 @@ def test_text_that_is_cut_takes_the_room_there_is_and_no_more(text: str, columns
         assert cut == text if width(text) <= columns else "…" in cut
 
 
+# Did you mean
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "complaint"),
+    [
+        (["cat", "web@1"], 1, "Unit web@1.service not found"),
+        (["stop", "webb@12"], 0, "Units not found in registry\nThere is no unit webb@12.service"),
+        (["start", "web"], 1, "Error creating units: unable to find Unit(web.service) in Registry or on filesystem"),
+    ],
+)
+def test_who_names_a_unit_that_there_is_not_is_asked_whether_another_was_meant(
+    at_terminal: Callable[..., Terminal],
+    api: FakeApi,
+    tmp_path: Path,
+    arguments: list[str],
+    status: int,
+    complaint: str,
+) -> None:
+    api.add("web@12.service", target="launched")
+    api.add("db.service")
+    terminal = at_terminal(*arguments, columns=120)
+    assert terminal.finish() == status
+    assert terminal.screen() == f"{complaint}\n\nDid you mean this?\n\tweb@12.service\n"
+    with open(tmp_path / "err", "wb") as err:
+        at_terminal(*arguments, stderr=err.fileno()).finish()
+    assert (tmp_path / "err").read_text() == complaint.partition("\nThere is no")[0] + "\n"
+
+
+def test_a_name_that_resembles_nothing_is_only_refused(at_terminal: Callable[..., Terminal], api: FakeApi) -> None:
+    api.add("db.service")
+    terminal = at_terminal("cat", "unlike")
+    terminal.finish()
+    assert terminal.screen() == "Unit unlike.service not found\n"
+
+
 # JSON
 
 
