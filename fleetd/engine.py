@@ -316,6 +316,8 @@ class Leadership:
             metrics.count_outcome(outcome, written=False)
             log.info("reads everything again: %s", error)
             await self._check_office()
+            if isinstance(error, Unavailable):  # a store that is full refuses writes at once, and answers reads
+                await asyncio.sleep(RETRY_S)
             self._inbox.append(error)
         return due_s
 

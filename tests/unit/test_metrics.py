@@ -1,0 +1,330 @@
+"""What is counted: each series moves when the thing happens, and reads as the reference and Prometheus want it."""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import pytest
+
+from fleetd import __version__, metrics
+from fleetd.core.machine import Machine
+from fleetd.core.unit import TargetState, Unit, UnitState
+from fleetd.engine import SMALL_PLAN, Engine
+from fleetd.membership import Membership
+from fleetd.registry import Registry
+from fleetd.store.embedded import EmbeddedStore
+from fleetd.store.measured import MeasuredStore
+from fleetd.store.protocol import (
+    Comparison,
+    Conflict,
+    LeaseNotFound,
+    Operation,
+    Put,
+    Unavailable,
+    Unchanged,
+)
+from tests.metrics import Counted, exported
+from tests.virtual_time import offload_inline, run_virtually
+
+MACHINE = "a" * 32
+TTL_S = 9.0
+
+
+class DeafStore(EmbeddedStore):
+    """Takes no orders to machines while it is deaf."""
+
+    is_deaf = False
+
+    async def transact(self, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> int:
+        if self.is_deaf and any("/placements/" in operation.key for operation in operations):
+            raise Unavailable("the store does not answer")
+        return await super().transact(comparisons, operations)
+
+    async def keep_alive(self, lease: int) -> object:  # type: ignore[override]
+        if self.is_deaf:
+            raise Unavailable("the store does not answer")
+        return await super().keep_alive(lease)
+
+
+class Node:
+    """A machine with a leader, and a store behind which nobody works."""
+
+    def __init__(self) -> None:
+        self.store = DeafStore(":memory:", offload=offload_inline, cluster_id="test")
+        self.registry = Registry(MeasuredStore(self.store))
+        now = asyncio.get_running_loop().time
+        self.membership = Membership(
+            Machine(MACHINE, session="s1"),
+            self.registry,
+            ttl_s=TTL_S,
+            parked_ttl_s=60.0,
+            now=now,
+            publish=self._publish,
+            heard=lambda revision: None,
+        )
+        self.engine = Engine(
+            MACHINE,
+            self.registry,
+            self.membership,
+            ttl_s=TTL_S,
+            handover_timeout_s=30.0,
+            compact=False,
+            now=now,
+            unix_now=lambda: 1_700_000_000.0,
+            new_id=lambda: "term",
+            offload=self._plan,
+        )
+        self.may_plan = asyncio.Event()
+        self.may_plan.set()
+
+    async def _plan(self, work: Callable[[], Any], /) -> Any:
+        await self.may_plan.wait()
+        return work()
+
+    async def _publish(self, lease: int) -> None:
+        """Nothing runs here."""
+
+    async def start(self) -> None:
+        self.tasks = [asyncio.create_task(self.membership.run()), asyncio.create_task(self.engine.run())]
+        await asyncio.sleep(0.1)
+
+    async def add(self, name: str, text: str = "", target: TargetState = TargetState.LAUNCHED) -> None:
+        await self.registry.write_unit(Unit(name, text, target), None)
+        await asyncio.sleep(0.1)
+
+    async def stop(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await self.store.close()
+
+
+def scenario(body: Callable[[Node, Counted], Awaitable[None]]) -> None:
+    """Run a scenario on a virtual clock."""
+
+    async def run() -> None:
+        node, counted = Node(), Counted()
+        await node.start()
+        try:
+            await body(node, counted)
+        finally:
+            await node.stop()
+
+    run_virtually(run())
+
+
+def test_the_leader_counts_what_it_places_takes_back_and_cannot_place() -> None:
+    async def body(node: Node, counted: Counted) -> None:
+        await node.add("web.service")
+        await node.add("far.service", "[X-Fleet]\nMachineID=elsewhere\n")
+        task, refused = "fleet_engine_task_count_total", "fleet_engine_reconcile_failure_count_total"
+        assert counted(task, type="attemptscheduleunit") == 1
+        assert counted(task, type="unscheduleunit") == 0
+        assert counted(refused, type="schedule") == 1
+        unit, _ = await node.registry.unit_and_decision("web.service")
+        assert unit
+        await node.registry.delete_unit(unit)
+        await asyncio.sleep(10 * TTL_S)
+        assert counted(task, type="unscheduleunit") == 1
+        assert counted(refused, type="schedule") == 1
+        passes = counted("fleet_engine_reconcile_count_total")
+        assert passes >= 3
+        assert counted("fleet_engine_reconcile_duration_second_count") == passes
+        assert counted("fleet_engine_plan_duration_seconds_count") == passes
+
+    scenario(body)
+
+
+def test_a_plan_that_the_store_does_not_take_counts_as_failed_and_then_as_done() -> None:
+    async def body(node: Node, counted: Counted) -> None:
+        node.store.is_deaf = True
+        await node.add("web.service")
+        tried = counted("fleet_engine_task_failure_count_total", type="attemptscheduleunit")
+        assert tried >= 1
+        assert counted("fleet_engine_task_count_total", type="attemptscheduleunit") == 0
+        assert counted("fleet_store_request_failures_total", operation="transact", kind="unavailable") == tried
+        node.store.is_deaf = False
+        await asyncio.sleep(TTL_S)
+        assert counted("fleet_engine_task_count_total", type="attemptscheduleunit") == 1
+
+    scenario(body)
+
+
+def test_the_leader_shows_its_queue_and_the_cluster_in_numbers_and_a_follower_nothing() -> None:
+    async def body(node: Node, _: Counted) -> None:
+        await node.add("web.service")
+        await node.add("web@.service", target=TargetState.INACTIVE)
+        state = UnitState("loaded", "active", "running", target=TargetState.LAUNCHED)
+        await node.store.transact([], [node.registry.put(state, MACHINE, "web.service")])
+        await node.registry.write_unit(Unit("new.service", "", TargetState.LOADED), None)
+        await asyncio.sleep(0.1)
+        assert node.engine.leadership
+        node.engine.leadership.show_metrics()
+        shown = exported()
+        assert shown["fleet_engine_leader", ()] == 1
+        assert shown["fleet_engine_leader_start_time", ()] == 1_700_000_000
+        assert shown["fleet_engine_queue_length", ()] == 0
+        cluster = {
+            key: value
+            for key, value in shown.items()
+            if key[0] in ("fleet_units", "fleet_unit_copies", "fleet_machines")
+        }
+        assert cluster == {
+            ("fleet_units", (("current", "launched"), ("target", "launched"))): 1,
+            ("fleet_units", (("current", "inactive"), ("target", "inactive"))): 1,
+            ("fleet_units", (("current", "inactive"), ("target", "loaded"))): 1,
+            ("fleet_unit_copies", (("active", "active"),)): 1,
+            ("fleet_machines", (("mode", "ready"),)): 1,
+        }
+        metrics.show_following()
+        shown = exported()
+        assert shown["fleet_engine_leader", ()] == shown["fleet_engine_leader_start_time", ()] == 0
+        assert not any(name in ("fleet_units", "fleet_unit_copies", "fleet_machines") for name, _ in shown)
+
+    scenario(body)
+
+
+def test_changes_that_come_while_a_plan_is_made_are_the_leaders_queue() -> None:
+    async def body(node: Node, _: Counted) -> None:
+        node.may_plan.clear()
+        names = [f"u{number:03}.service" for number in range(SMALL_PLAN + 1)]
+        units = [Unit(name, "", TargetState.LAUNCHED) for name in names]
+        await node.store.transact([], [node.registry.put(unit, unit.name) for unit in units])
+        for number in range(3):
+            await node.add(f"late{number}.service")
+        assert node.engine.leadership
+        node.engine.leadership.show_metrics()
+        assert exported()["fleet_engine_queue_length", ()] == 3
+        node.may_plan.set()
+        await asyncio.sleep(0.1)
+        node.engine.leadership.show_metrics()
+        assert exported()["fleet_engine_queue_length", ()] == 0
+
+    scenario(body)
+
+
+def test_heartbeats_and_registrations_are_counted_by_how_they_end() -> None:
+    async def body(node: Node, counted: Counted) -> None:
+        assert counted("fleet_registrations_total") == 1
+        await asyncio.sleep(TTL_S)
+        assert counted("fleet_heartbeats_total", result="answered") == 3
+        node.store.is_deaf = True
+        await asyncio.sleep(TTL_S / 3)
+        node.store.is_deaf = False
+        assert counted("fleet_heartbeats_total", result="failed") >= 1
+        await node.store.revoke(node.membership.lease)
+        await asyncio.sleep(TTL_S)
+        assert counted("fleet_registrations_total") == 2
+
+    scenario(body)
+
+
+def test_reads_and_writes_of_units_are_counted_and_timed_by_kind() -> None:
+    async def body(node: Node, counted: Counted) -> None:
+        def of(kind: str) -> tuple[float, float, float]:
+            return (
+                counted("fleet_registry_operation_count_total", type=kind),
+                counted("fleet_registry_operation_failed_count_total", type=kind),
+                counted("fleet_registry_operation_duration_second_count", ops=kind),
+            )
+
+        unit = Unit("web.service", "")
+        await node.registry.write_unit(unit, None)
+        with pytest.raises(Conflict):
+            await node.registry.write_unit(unit, None)
+        await node.registry.unit_and_decision("web.service")
+        await node.registry.units()
+        await node.registry.machines()
+        assert [of(kind) for kind in ("set", "get", "get_all")] == [(2, 1, 2), (1, 0, 1), (1, 0, 1)]
+
+    scenario(body)
+
+
+async def test_what_the_store_is_asked_is_timed_and_its_failures_are_counted_by_kind() -> None:
+    store = MeasuredStore(EmbeddedStore(":memory:", offload=offload_inline))
+    counted = Counted()
+    lease = await store.grant(60)
+    await store.transact([], [Put("/a", b"", lease)])
+    with pytest.raises(Conflict):
+        await store.transact([Unchanged("/a", 7)], [])
+    await store.revoke(lease)
+    for _ in range(2):
+        with pytest.raises(LeaseNotFound):
+            await store.keep_alive(lease)
+    await store.close()
+    with pytest.raises(Unavailable):
+        await store.revision()
+
+    def asked(operation: str) -> float:
+        return counted("fleet_store_request_duration_seconds_count", operation=operation)
+
+    assert [asked(name) for name in ("grant", "transact", "revoke", "keep_alive", "revision", "get")] == [
+        1,
+        2,
+        1,
+        2,
+        1,
+        0,
+    ]
+    failures = "fleet_store_request_failures_total"
+    assert counted(failures, operation="transact", kind="conflict") == 1
+    assert counted(failures, operation="keep_alive", kind="lease_not_found") == 2
+    assert counted(failures, operation="revision", kind="unavailable") == 1
+    assert counted(failures, operation="transact", kind="unavailable") == 0
+
+
+# As Prometheus reads it
+
+REFERENCE = {
+    "fleet_engine_leader_start_time": ("gauge", ()),
+    "fleet_engine_task_count_total": ("counter", ("type",)),
+    "fleet_engine_task_failure_count_total": ("counter", ("type",)),
+    "fleet_engine_reconcile_count_total": ("counter", ()),
+    "fleet_engine_reconcile_duration_second": ("histogram", ()),
+    "fleet_engine_reconcile_failure_count_total": ("counter", ("type",)),
+    "fleet_registry_operation_count_total": ("counter", ("type",)),
+    "fleet_registry_operation_failed_count_total": ("counter", ("type",)),
+    "fleet_registry_operation_duration_second": ("histogram", ("ops",)),
+}
+_TYPE = re.compile(r"^# TYPE (\S+) (\S+)$", re.MULTILINE)
+
+
+def test_the_originals_series_are_there_under_their_names_types_and_labels() -> None:
+    async def use_everything(node: Node, _: Counted) -> None:
+        node.store.is_deaf = True
+        await node.add("web.service")
+        node.store.is_deaf = False
+        await node.add("far.service", "[X-Fleet]\nMachineID=elsewhere\n")
+        await node.registry.units()
+        await node.registry.unit_and_decision("web.service")
+        with pytest.raises(Conflict):
+            await node.registry.write_unit(Unit("web.service", ""), None)
+
+    scenario(use_everything)
+    kinds = dict(_TYPE.findall(metrics.render().decode()))
+    for name, (kind, labels) in REFERENCE.items():
+        assert kinds[name] == kind
+        sample = f"{name}_bucket" if kind == "histogram" else name
+        wanted = sorted((*labels, *["le"] * (kind == "histogram")))
+        found = [sorted(dict(pairs)) for found_name, pairs in exported() if found_name == sample]
+        assert found, name
+        assert all(labels_found == wanted for labels_found in found), name
+
+
+def test_the_process_and_the_build_are_shown() -> None:
+    shown = exported()
+    assert shown["process_resident_memory_bytes", ()] > 1e6
+    assert shown["process_cpu_seconds_total", ()] > 0
+    assert shown["process_open_fds", ()] > 2
+    (build,) = [dict(labels) for name, labels in shown if name == "fleet_build_info"]
+    assert build["version"] == __version__
+
+
+def test_every_series_says_what_it_is() -> None:
+    text = metrics.render().decode()
+    helps = dict(re.findall(r"^# HELP (\S+) (.*)$", text, re.MULTILINE))
+    kinds = dict(_TYPE.findall(text))
+    assert helps.keys() == kinds.keys()
+    assert all(len(help_) > 10 for help_ in helps.values())
+    assert not any(name.endswith("_created") for name in kinds)
