@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from fleetd.core.machine import Machine, MachineMode, MachineSettings, effective_metadata
-from fleetd.core.names import matches_glob, parse_name
+from fleetd.core.names import literal_prefix, matches_glob, parse_name
 from fleetd.core.placement import Decision, Placement
 from fleetd.core.unit import Requirements, TargetState, Unit, UnitState, parse_requirements
 from fleetd.core.unitfile import UnitFileError, parse_unit_file
@@ -66,11 +66,10 @@ class Room:
         if requirements is None:
             return
         for index, patterns in ((self.conflicts, requirements.conflicts), (self.replaces, requirements.replaces)):
-            for pattern in patterns:
-                owners = index.get(pattern, {})
-                owners.pop(name, None)
-                if not owners:
-                    index.pop(pattern, None)
+            for pattern in dict.fromkeys(patterns):
+                del index[pattern][name]
+                if not index[pattern]:
+                    del index[pattern]
         if name in self.staying:
             del self.staying[name]
             template = parse_name(name).template
@@ -80,11 +79,12 @@ class Room:
     def conflicting(self, name: str, requirements: Requirements) -> Iterator[str]:
         """The units here that this one may not share a machine with, by its patterns or by theirs."""
         for pattern in requirements.conflicts:
+            prefix = literal_prefix(pattern)
             for other in self.units:
-                if other != name and matches_glob(pattern, other):
+                if other.startswith(prefix) and other != name and matches_glob(pattern, other):
                     yield other
         for pattern, owners in self.conflicts.items():
-            if matches_glob(pattern, name):
+            if name.startswith(literal_prefix(pattern)) and matches_glob(pattern, name):
                 yield from (owner for owner in owners if owner != name)
 
     def replacing(self, name: str, requirements: Requirements) -> Iterator[str]:

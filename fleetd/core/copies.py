@@ -131,10 +131,7 @@ class Draft:
         return UnitPlan(self.name, revision, tuple(self._orders.values()), tuple(self._cancels), decision)
 
     def _order(self, order: Placement) -> None:
-        if self.view.placements.get(self.name, {}).get(order.machine) == order:
-            self._orders.pop(order.machine, None)
-        else:
-            self._orders[order.machine] = order
+        self._orders[order.machine] = order
         self._cancels.pop(order.machine, None)
         self.placements[order.machine] = order
 

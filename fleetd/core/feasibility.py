@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import msgspec
 
 from fleetd.core.cluster import ClusterView, Trial
+from fleetd.core.machine import MachineMode
 from fleetd.core.names import parse_name
 from fleetd.core.unit import Requirements
 
@@ -31,31 +32,35 @@ class Question(msgspec.Struct, frozen=True):
 
 def takes_work(question: Question) -> str:
     """A machine that is leaving or parked takes nothing new."""
-    machine = question.view.machines[question.machine]
-    return "" if question.view.takes_work(question.machine) else f"machine is {machine.mode}"
+    mode = question.view.machines[question.machine].mode
+    return "" if mode is MachineMode.READY else f"machine is {mode}"
 
 
 def is_the_machine(question: Question) -> str:
     """MachineID names one machine, by its full or its short id (reference 2.3)."""
     wanted = question.requirements.machine_id
+    if wanted is None:
+        return ""
     machine = question.view.machines[question.machine]
-    return "" if wanted in (None, machine.id, machine.short_id) else f"not machine {wanted or '(empty MachineID)'}"
+    return "" if wanted in (machine.id, machine.short_id) else f"not machine {wanted or '(empty MachineID)'}"
 
 
 def has_metadata(question: Question) -> str:
     """Every key must be there with one of its alternatives (reference 2.4)."""
-    metadata = question.view.metadata[question.machine]
     for key, alternatives in question.requirements.metadata:
-        if metadata.get(key) not in alternatives:
+        if question.view.metadata[question.machine].get(key) not in alternatives:
             return f"metadata {key}={'|'.join(alternatives)} missing"
     return ""
 
 
 def has_peers(question: Question) -> str:
     """Every unit of MachineOf is on this machine, or comes along (reference 2.5)."""
-    staying = question.trial.room(question.machine).staying
     for peer in question.requirements.machine_of:
-        if peer not in staying and peer not in question.company and peer != question.name:
+        if (
+            peer not in question.trial.room(question.machine).staying
+            and peer not in question.company
+            and peer != question.name
+        ):
             return f"{peer or '(empty MachineOf)'} is not there"
     return ""
 

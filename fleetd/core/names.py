@@ -121,6 +121,12 @@ def matches_glob(pattern: str, name: str) -> bool:
 
 
 @lru_cache(maxsize=16384)
+def literal_prefix(pattern: str) -> str:
+    """What every name that the pattern matches begins with: to sort out most names without matching."""
+    return re.split(r"[*?\[\\]", pattern, maxsplit=1)[0]
+
+
+@lru_cache(maxsize=16384)
 def compile_glob(pattern: str) -> re.Pattern[str] | None:
     """The pattern as a regular expression for fullmatch, None where it is malformed.
 

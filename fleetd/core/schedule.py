@@ -5,7 +5,7 @@ for those that have none, units bound by MachineOf together; then write down for
 nowhere. Pure: the same view gives the same plan, everywhere and every time; doing a plan twice changes nothing.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -103,9 +103,10 @@ def _latecomer(view: ClusterView, group: list[str], drafts: dict[str, Draft]) ->
 def _place_group(trial: Trial, group: list[str], drafts: dict[str, Draft]) -> list[str]:
     """Place the group on the best machine that takes all of it. Failing that, without those who fit on no machine
     even in this company; failing that too, each by itself. Returns who was placed, in order."""
-    fits = [machine for machine in trial.view.machines if not _why_not_all(trial, group, machine)]
+    by_machine = zip(*(_questions(trial, name, group) for name in group), strict=True)
+    fits = [questions[0] for questions in by_machine if not any(map(why_not, questions))]
     if fits and _fit_together(trial.view, group):
-        machine = min(fits, key=lambda machine: rank(_question(trial, group[0], machine)))
+        machine = min(fits, key=rank).machine
         why = "fits" if len(fits) > 1 else "the only machine that fits"
         company = f", with {', '.join(group)}" if len(group) > 1 else ""
         for name in group:
@@ -113,20 +114,17 @@ def _place_group(trial: Trial, group: list[str], drafts: dict[str, Draft]) -> li
         return group
     if len(group) == 1:
         return []
-    able = [name for name in group if any(not _why_not_all(trial, [name], m, group) for m in trial.view.machines)]
+    able = [name for name in group if not all(map(why_not, _questions(trial, name, group)))]
     if len(able) < len(group):
         return _place_group(trial, able, drafts) if able else []
     return [name for alone in group for name in _place_group(trial, [alone], drafts)]
 
 
-def _why_not_all(trial: Trial, group: list[str], machine: str, company: list[str] | None = None) -> str:
-    """The first reason why the units do not all fit on the machine, each in this company (or in one another's)."""
-    questions = (_question(trial, name, machine, company or group) for name in group)
-    return next((reason for question in questions if (reason := why_not(question))), "")
-
-
-def _question(trial: Trial, name: str, machine: str, company: Iterable[str] = ()) -> Question:
-    return Question(trial, name, trial.view.requirements(name), machine, tuple(company))
+def _questions(trial: Trial, name: str, company: list[str]) -> Iterator[Question]:
+    """May the unit be on this machine, in this company? For each machine, in order."""
+    requirements = trial.view.requirements(name)
+    along = tuple(company)
+    return (Question(trial, name, requirements, machine, along) for machine in trial.view.machines)
 
 
 def _fit_together(view: ClusterView, group: list[str]) -> bool:

@@ -14,6 +14,7 @@ from fleetd.core.names import (
     compile_glob,
     expand_specifiers,
     is_reserved,
+    literal_prefix,
     matches_glob,
     parse_name,
     validate_name,
@@ -292,6 +293,20 @@ def matches_by_definition(elements, name):
 @given(st.lists(ELEMENTS, max_size=6), st.text("abc/^-]*", max_size=8))
 def test_a_glob_matches_what_its_elements_stand_for(elements, name):
     assert matches_glob("".join(map(written, elements)), name) == matches_by_definition(elements, name)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "prefix"),
+    [("", ""), ("a.service", "a.service"), ("web@*", "web@"), ("a?b", "a"), ("a[bc]", "a"), ("a\\*", "a"), ("*", "")],
+)
+def test_the_literal_prefix_of_a_glob_ends_at_its_first_special_character(pattern, prefix):
+    assert literal_prefix(pattern) == prefix
+
+
+@given(st.lists(ELEMENTS, max_size=6), st.text("abc/^-]*", max_size=8))
+def test_whatever_a_glob_matches_begins_with_its_literal_prefix(elements, name):
+    pattern = "".join(map(written, elements))
+    assert name.startswith(literal_prefix(pattern)) or not matches_glob(pattern, name)
 
 
 @given(st.text())

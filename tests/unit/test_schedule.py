@@ -243,6 +243,14 @@ def test_a_unit_that_is_replaced_moves_away_after_it_has_stopped_and_the_replaci
     assert homes(world) == {"old": "m1", "pusher": "m2"}
 
 
+def test_a_unit_makes_way_for_nobody_whose_new_text_does_not_ask_for_it_any_more():
+    world = cluster("m1", a="", pusher="Replaces=a*")
+    world.machine("m2")
+    world.unit("pusher.service", "")
+    world.settle()
+    assert homes(world) == {"a": "m1", "pusher": "m1"}
+
+
 def test_why_a_unit_makes_way_is_said_while_it_is_being_stopped():
     world = cluster("m1", "m2", old="MachineID=m1")
     world.unit("old.service")
@@ -359,7 +367,7 @@ def test_a_group_whose_members_conflict_is_placed_one_by_one():
     world.machine("m1")
     world.machine("m2")
     submit(world, a="", b="MachineOf=a.service\nConflicts=c*", c="MachineOf=a.service")
-    world.settle()
+    world.lead()
     assert homes(world) == {"a": "m1", "b": "m1"}
     assert world.refusals("c.service") == {"a.service is not there": 1, "conflicts with b.service": 1}
 
