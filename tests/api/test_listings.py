@@ -1,5 +1,6 @@
 """States, machines and reports: what is listed, in which order."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -9,6 +10,7 @@ from fleetd.core.machine import Machine, MachineMode, MachineSettings
 from fleetd.core.placement import Decision, Placement
 from fleetd.core.unit import TargetState, UnitState
 from fleetd.core.unitfile import hash_unit_file
+from fleetd.membership import Membership
 
 STATE = "/fleet/v1/state"
 MACHINES = "/fleet/v1/machines"
@@ -152,6 +154,49 @@ async def test_more_metadata_than_the_store_can_keep_is_refused(fleet: Any) -> N
     status, said = await fleet.refused(f"PATCH {MACHINES}", [edit])
     assert status == 413
     assert said.startswith('metadata of machine "m1" cannot be kept: ')
+
+
+async def test_metadata_that_people_set_outlives_leaving_and_joining_again(fleet: Any) -> None:
+    async def publish(lease: int) -> None:
+        """Nothing runs on this machine."""
+
+    async def join(session: str) -> tuple[Membership, asyncio.Task[None]]:
+        membership = Membership(
+            Machine("m1", session=session, metadata={"role": "db", "rack": "1"}),
+            fleet.registry,
+            ttl_s=10.0,
+            parked_ttl_s=60.0,
+            now=asyncio.get_running_loop().time,
+            publish=publish,
+            heard=lambda revision: None,
+        )
+        running = asyncio.create_task(membership.run())
+        await membership.registered.wait()
+        return membership, running
+
+    async def leave(membership: Membership, running: asyncio.Task[None]) -> None:
+        running.cancel()
+        await membership.depart()
+
+    async def shown() -> Any:
+        return (await listed(fleet, f"GET {MACHINES}")).get("machines", [])
+
+    first = await join("s1")
+    edits = [
+        {"op": "add", "path": "/m1/metadata/disk", "value": "ssd"},
+        {"op": "replace", "path": "/m1/metadata/role", "value": "web"},
+        {"op": "remove", "path": "/m1/metadata/rack"},
+    ]
+    assert (await fleet.ask(f"PATCH {MACHINES}", edits)).status == 204
+    as_set = [{"id": "m1", "metadata": {"disk": "ssd", "role": "web"}}]
+    assert await shown() == as_set
+    await leave(*first)
+    assert await shown() == []
+    edit = [{"op": "add", "path": "/m1/metadata/while", "value": "away"}]
+    assert (await fleet.ask(f"PATCH {MACHINES}", edit)).status == 204
+    second = await join("s2")
+    assert await shown() == [{"id": "m1", "metadata": {"disk": "ssd", "role": "web", "while": "away"}}]
+    await leave(*second)
 
 
 # Reports

@@ -8,6 +8,7 @@ import pytest
 
 from fleetd.store.embedded import EmbeddedStore
 from fleetd.store.etcd import EtcdStore
+from fleetd.store.measured import MeasuredStore
 from fleetd.store.protocol import Store
 from tests.etcd import EtcdServer, etcd_is_installed
 
@@ -45,7 +46,7 @@ def new_etcd(tmp_path: Path) -> Iterator[Callable[..., EtcdServer]]:
         server.kill()
 
 
-@pytest.fixture(params=["embedded", "etcd"])
+@pytest.fixture(params=["embedded", "measured", "etcd"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
     """Every implementation of the store's protocol, in turn."""
     made: Store
@@ -53,6 +54,8 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         made = EtcdStore([request.getfixturevalue("shared_etcd").client_url], request_timeout_s=5)
     else:
         made = EmbeddedStore(str(tmp_path / "store.db"))
+    if request.param == "measured":
+        made = MeasuredStore(made)
     yield made
     await made.close()
 
