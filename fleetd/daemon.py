@@ -99,6 +99,7 @@ class Daemon:
             await node.close()
             raise
         node.start()
+        loop.add_signal_handler(signal.SIGUSR1, lambda: show_state(node.agent))
         notify.notify(notify.READY)
         log.info("fleetd %s runs", __version__, extra={"machine": node.membership.machine.id})
         watchdog = asyncio.create_task(_pat_watchdog())
@@ -362,6 +363,11 @@ class Node:
             if task.exception():
                 log.critical("a part of fleetd has failed", exc_info=task.exception())
             self.finished.set()
+
+
+def show_state(agent: Agent) -> None:
+    """Write one line of JSON to stdout, for whoever asks by SIGUSR1 what this fleetd has in mind."""
+    print(msgspec.json.encode(agent.describe()).decode(), flush=True)  # noqa: T201
 
 
 def runtime_directory(config: Config) -> Path:

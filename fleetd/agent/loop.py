@@ -8,6 +8,7 @@ failed, and sleeps. Nothing waits for a job of systemd: its end is a change like
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -126,6 +127,16 @@ class Agent:
     async def wait_until_unordered(self) -> None:
         """Wait until the leader has taken back every order to this machine: nothing that was here is waited for."""
         await self._is_unordered.wait()
+
+    def describe(self) -> dict[str, Any]:
+        """What was carried out here, what is published and what is followed, under the names that the original uses."""
+        entries = {name: self._ledger.get(name) for name in self._ledger.names}
+        carried_out = {name: entry.target for name, entry in entries.items() if entry}
+        return {
+            "Agent": {"Cache": {"TargetStates": carried_out}},
+            "UnitStatePublisher": self._publisher.describe(),
+            "UnitStateGenerator": {"Subscribed": self._names()},
+        }
 
     # What wakes it.
 

@@ -6,7 +6,7 @@ core/reconcile.py, when the machine is registered and on which lease by whoever 
 
 import asyncio
 import logging
-from typing import Protocol
+from typing import Any, Protocol
 
 from fleetd.core.unit import UnitState
 from fleetd.registry import Registry, Step, cut_into_transactions
@@ -51,6 +51,13 @@ class StatePublisher:
     def names(self) -> tuple[str, ...]:
         """The units that a state is kept of."""
         return tuple(self._wanted)
+
+    def describe(self) -> dict[str, Any]:
+        """The states that are kept, and the names of those that are still to be written."""
+        return {
+            "Cache": {name: self._wanted[name] for name in sorted(self._wanted)},
+            "ToPublish": sorted(self._changed),
+        }
 
     def set(self, name: str, state: UnitState | None) -> None:
         """The unit's state is now this; None: nothing is to be reported of it."""

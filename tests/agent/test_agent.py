@@ -226,3 +226,19 @@ async def test_what_is_not_ours_is_refused_with_a_reason_and_never_touched(
     await machine.until(lambda states: not states)
     assert machine.asked_to_act() == []
     assert machine.systemd.pid("ssh.service") == pid != 0
+
+
+async def test_what_it_has_in_mind_is_told_under_the_originals_names(machine: MachineUnderTest) -> None:
+    await machine.start()
+    await machine.place("loaded.service", 7, "loaded")
+    await machine.place("web.service", 8)
+    await machine.until_active("web.service", 8)
+    await machine.settle()
+    described = machine.agent.describe()
+    assert described.pop("UnitStatePublisher") == {"Cache": await machine.states(), "ToPublish": []}
+    assert described == {
+        "Agent": {
+            "Cache": {"TargetStates": {"loaded.service": TargetState.LOADED, "web.service": TargetState.LAUNCHED}}
+        },
+        "UnitStateGenerator": {"Subscribed": ["loaded.service", "web.service"]},
+    }

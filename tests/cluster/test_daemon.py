@@ -1,5 +1,6 @@
 """fleetd and the store are not the units' life line: whatever becomes of them, the units' processes stay."""
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -166,6 +167,19 @@ def test_a_standalone_machine_loses_nothing_at_a_kill(new_cluster: Callable[...,
     machine.reboot()
     person.cluster.wait_ready()
     person.wait_until_placed(*UNITS)
+
+
+def test_a_fleetd_that_is_sent_usr1_writes_a_line_of_json_and_runs_on(person: Person) -> None:
+    before = all_pids(person)
+    machine = person.cluster.machines[0]
+    machine.run(["systemctl", "kill", "-s", "USR1", "fleet.service"])
+    person.cluster.wait_until("the line is there", lambda: '{"Agent":' in machine.journal("fleet.service"))
+    (line,) = [line for line in machine.journal("fleet.service").splitlines() if '{"Agent":' in line]
+    shown = json.loads(line[line.index("{") :])
+    here = [unit for unit in [*UNITS, "all.service"] if machine.main_pid(unit)]
+    assert shown["Agent"]["Cache"]["TargetStates"] == dict.fromkeys(here, "launched")
+    assert sorted(shown) == ["Agent", "UnitStateGenerator", "UnitStatePublisher"]
+    assert all_pids(person) == before
 
 
 def test_a_lost_bus_is_found_again(person: Person) -> None:

@@ -7,6 +7,7 @@ Fate gives, and moves on at every read, never by the clock. Faults make it answe
 import json
 import os
 import socketserver
+import ssl
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
@@ -304,11 +305,13 @@ class _TcpServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
 
 
 class Served:
-    """An API served on a unix socket and on a TCP port of the loopback, until it is closed."""
+    """An API served on a unix socket and on a TCP port of the loopback (over `tls` if given), until it is closed."""
 
-    def __init__(self, api: FakeApi, socket_path: str) -> None:
+    def __init__(self, api: FakeApi, socket_path: str, tls: ssl.SSLContext | None = None) -> None:
         handler = type("Handler", (_Handler,), {"api": api})
         self._servers = [_UnixServer(socket_path, handler), _TcpServer(("127.0.0.1", 0), handler)]
+        if tls:
+            self._servers[1].socket = tls.wrap_socket(self._servers[1].socket, server_side=True)
         self.unix = f"unix://{os.path.abspath(socket_path)}"
         self.tcp = f"http://127.0.0.1:{self._servers[1].server_address[1]}"
         self._threads = [

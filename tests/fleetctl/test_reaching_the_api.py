@@ -1,0 +1,135 @@
+"""Global options as the original has them: their defaults, where they stand, and every way to reach the API."""
+
+import socket
+import ssl
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fleetctl.settings import resolve_settings
+from tests.fleetctl.conftest import HELLO, Fleetctl
+from tests.fleetctl.fake_api import FakeApi, Served
+
+DEFAULTS = {
+    "endpoint": "unix:///var/run/fleet.sock",
+    "driver": "API",
+    "etcd_key_prefix": "/_coreos.com/fleet/",
+    "request_timeout_s": 3.0,
+    "ca_file": "",
+    "cert_file": "",
+    "key_file": "",
+    "tunnel": "",
+    "ssh_timeout_s": 10.0,
+    "known_hosts_file": "~/.fleetctl/known_hosts",
+    "strict_host_key_checking": True,
+    "debug": False,
+    "experimental_api": True,
+    "etcd_keyfile": "",
+    "etcd_certfile": "",
+    "etcd_cafile": "",
+}
+
+
+@pytest.mark.parametrize(("field", "default"), DEFAULTS.items())
+def test_every_global_option_of_the_original_has_the_originals_default(field: str, default: object) -> None:
+    assert getattr(resolve_settings({}, {}), field) == default
+
+
+def test_options_of_a_command_stand_behind_it(fleetctl: Fleetctl, api: FakeApi) -> None:
+    result = fleetctl("--no-legend", "list-units")
+    assert (result.status, api.requests) == (2, [])
+    assert "unknown flag: --no-legend" in result.stderr
+
+
+def test_two_dashes_end_the_options(fleetctl: Fleetctl, api: FakeApi) -> None:
+    api.add("--full.service", HELLO)
+    assert fleetctl("cat", "--", "--full").stdout == HELLO
+
+
+@pytest.mark.parametrize("scheme", ["unix", "file"])
+def test_a_socket_is_named_by_either_scheme(bare_fleetctl: Fleetctl, served: Served, scheme: str) -> None:
+    endpoint = served.unix.replace("unix", scheme)
+    assert bare_fleetctl("--endpoint", endpoint, "list-units", "--fields=unit").stdout == "UNIT\n"
+
+
+# TLS
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with ca, server (on the loopback) and client, each as .pem and .key."""
+    directory = tmp_path_factory.mktemp("tls")
+
+    def openssl(command: str) -> None:
+        subprocess.run(["openssl", *command.split()], cwd=directory, check=True, capture_output=True)
+
+    key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes"
+    openssl(f"req -x509 {key} -keyout ca.key -out ca.pem -days 2 -subj /CN=ca")
+    (directory / "server.ext").write_text("subjectAltName=IP:127.0.0.1\n")
+    (directory / "client.ext").write_text("extendedKeyUsage=clientAuth\n")
+    for name in ("server", "client"):
+        openssl(f"req {key} -keyout {name}.key -out {name}.csr -subj /CN={name}")
+        openssl(
+            f"x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 "
+            f"-extfile {name}.ext -out {name}.pem"
+        )
+    return directory
+
+
+@pytest.fixture
+def serve_over_tls(api: FakeApi, certificates: Path, tmp_path: Path) -> Iterator[Callable[[bool], str]]:
+    """Serves the API over TLS, asking for client certificates or not; its endpoint."""
+    running: list[Served] = []
+
+    def serve(asks_for_certificates: bool) -> str:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificates / "server.pem", certificates / "server.key")
+        if asks_for_certificates:
+            context.load_verify_locations(certificates / "ca.pem")
+            context.verify_mode = ssl.CERT_REQUIRED
+        running.append(Served(api, str(tmp_path / "tls.sock"), tls=context))
+        return running[0].tcp.replace("http:", "https:")
+
+    yield serve
+    for server in running:
+        server.close()
+
+
+def test_a_server_is_checked_against_the_given_authority(
+    bare_fleetctl: Fleetctl, serve_over_tls: Callable[[bool], str], certificates: Path
+) -> None:
+    endpoint = serve_over_tls(False)
+    for option in ("--ca-file", "--etcd-cafile"):
+        result = bare_fleetctl("--endpoint", endpoint, option, f"{certificates}/ca.pem", "list-units", "--fields=unit")
+        assert (result.status, result.stdout, result.stderr) == (0, "UNIT\n", "")
+
+
+def test_a_server_that_no_known_authority_vouches_for_is_refused(
+    bare_fleetctl: Fleetctl, serve_over_tls: Callable[[bool], str]
+) -> None:
+    endpoint = serve_over_tls(False)
+    result = bare_fleetctl("--endpoint", endpoint, "list-units")
+    assert (result.status, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+    assert f"cannot reach fleetd at {endpoint}: " in result.stderr
+    assert "; --ca-file names the authority that signed its certificate" in result.stderr
+
+
+@pytest.mark.parametrize("options", [("--cert-file", "--key-file"), ("--etcd-certfile", "--etcd-keyfile")])
+def test_a_server_that_asks_for_it_is_shown_the_clients_certificate(
+    bare_fleetctl: Fleetctl, serve_over_tls: Callable[[bool], str], certificates: Path, options: tuple[str, str]
+) -> None:
+    base = ["--endpoint", serve_over_tls(True), "--ca-file", f"{certificates}/ca.pem"]
+    own = [options[0], f"{certificates}/client.pem", options[1], f"{certificates}/client.key"]
+    assert bare_fleetctl(*base, "list-units").status == 1
+    assert bare_fleetctl(*base, *own, "list-units", "--fields=unit").stdout == "UNIT\n"
+
+
+def test_an_etcd_where_the_api_should_be_is_not_taken_for_it(bare_fleetctl: Fleetctl) -> None:
+    """Scripts for the etcd driver name etcd's ports: what answers there is no API, and is said to be none."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        endpoint = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    result = bare_fleetctl("--driver=etcd", "--endpoint", endpoint, "list-units")
+    assert (result.status, result.stdout) == (1, "")
+    assert result.stderr.startswith("Unable to initialize client: driver etcd is not supported: ")
