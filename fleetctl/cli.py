@@ -53,7 +53,7 @@ class Root(click.Group):
         names = [cmd_name] if cmd_name in SUMMARIES else [name for name in SUMMARIES if name.startswith(cmd_name)]
         if len(names) != 1:
             raise UnknownCommand(cmd_name)
-        command = import_module(f"fleetctl.commands.{names[0].replace('-', '_')}").command
+        command = import_module(f"fleetctl.commands.{names[0].strip('_').replace('-', '_')}").command
         assert isinstance(command, Command)
         return command
 

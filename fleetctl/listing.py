@@ -42,6 +42,13 @@ _COLOURS = {
 _COLOURED_FIELDS = frozenset({"active", "load", "mode"})
 
 
+class FieldNames(click.types.StringParamType):
+    """Fields of a list, parted by commas. `names` are those that there are."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = tuple(names)
+
+
 class Located(msgspec.Struct, Generic[T], frozen=True):
     """What is listed, and the address of the machine that it is on ('' where none is known)."""
 
@@ -85,14 +92,15 @@ class View(msgspec.Struct, Generic[T], frozen=True):
 def list_command(listing: Listing[T]) -> Callable[[Callable[[Settings, View[T]], int]], Callback]:
     """--full, --no-legend, --fields and --output. The command gets a View; fields are checked before it runs."""
     names = list(dict.fromkeys([*listing.columns, *listing.values]))
-    fields_text = f"what to show, of {', '.join(sorted(names))}"
+    names.sort()
+    fields_text = f"what to show, of {', '.join(names)}"
     output_text = "table, or json: an array of objects, everything in full"
 
     def decorate(function: Callable[[Settings, View[T]], int]) -> Callback:
         @click.option("--output", "form", type=click.Choice([TABLE, JSON]), default=TABLE, help=output_text)
         @flag("--full", "--l", "-l", text="show ids and hashes in full, and cut nothing at a terminal")
         @flag("--no-legend", text="leave out the header")
-        @click.option("--fields", default=listing.default, help=fields_text)
+        @click.option("--fields", type=FieldNames(names), default=listing.default, help=fields_text)
         @click.argument("ignored", nargs=-1)
         @pass_settings
         @wraps(function)

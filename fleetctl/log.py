@@ -16,3 +16,8 @@ def set_up(debug: bool) -> None:
     LOG.handlers[:] = [handler]
     LOG.propagate = False
     LOG.setLevel(logging.DEBUG if debug else logging.INFO)
+
+
+def silence() -> None:
+    """No log lines from here on: where they would come between what a person is typing."""
+    LOG.setLevel(logging.CRITICAL + 1)

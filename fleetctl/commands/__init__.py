@@ -1,6 +1,7 @@
 """One module a verb, imported when the verb is run; each has a `command`. What verbs share lies beside this package."""
 
 SUMMARIES = {
+    "__complete": "Say what may stand at the end of a command line, for the completion of shells",
     "cat": "Print the unit file of a unit in the cluster",
     "destroy": "Stop units and remove them from the cluster",
     "help": "Show the commands, or what one of them does",
@@ -15,4 +16,4 @@ SUMMARIES = {
     "verify": "Deprecated, does nothing",
     "version": "Print the version of fleetctl",
 }
-HIDDEN = frozenset({"verify"})
+HIDDEN = frozenset({"__complete", "verify"})

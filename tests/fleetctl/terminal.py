@@ -32,14 +32,17 @@ class Terminal:
         tty.setraw(slave, termios.TCSANOW)
         self.written = ""
         self.process = subprocess.Popen(
-            command,
+            ["setsid", "--ctty", *command],
             env={"TERM": "xterm", **environment},
             stdin=slave,
             stdout=slave if stdout is None else stdout,
             stderr=slave if stderr is None else stderr,
-            start_new_session=True,
         )
         os.close(slave)
+
+    def type(self, keys: str) -> None:
+        """Press these keys."""
+        os.write(self._master, keys.encode())
 
     def resize(self, columns: int, lines: int = 24) -> None:
         """Give the terminal another size; the program is not told."""

@@ -1,0 +1,186 @@
+"""What is completed on a command line, and that bash, zsh and fish complete it with the scripts that are shipped."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fleetctl.settings import GLOBAL_OPTIONS
+from tests.fleetctl.conftest import HELLO, Fleetctl
+from tests.fleetctl.fake_api import FakeApi, Served
+from tests.fleetctl.terminal import Terminal
+
+SCRIPTS = Path(__file__).parents[2] / "contrib/completions"
+Complete = Callable[..., list[str]]
+
+
+@pytest.fixture
+def complete(fleetctl: Fleetctl, api: FakeApi) -> Complete:
+    """The words that may stand in place of the last one."""
+    api.add("web@1.service", HELLO, target="launched")
+    api.add("web@2.service", HELLO)
+    api.add("db.service", HELLO)
+
+    def ask(*words: str) -> list[str]:
+        result = fleetctl("__complete", "--", *words)
+        assert (result.status, result.stderr) == (0, "")
+        return [line.partition("\t")[0] for line in result.stdout.splitlines()]
+
+    return ask
+
+
+@pytest.mark.parametrize(
+    ("words", "candidates"),
+    [
+        (["sto"], ["stop"]),
+        (["list-"], ["list-machines", "list-unit-files", "list-units"]),
+        (["--debug", "--endpoint", "stop", "unl"], ["unload"]),
+        (["help", "ver"], ["verify", "version"]),
+        (["stop", ""], ["db.service", "web@1.service", "web@2.service"]),
+        (["stop", "db.service", "web@"], ["web@1.service", "web@2.service"]),
+        (["sto", "d"], ["db.service"]),
+        (["start", "--no-b"], ["--no-block"]),
+        (["start", "--block-attempts", ""], []),
+        (["start", "--block-attempts=2", "--replace", "db"], ["db.service"]),
+        (["list-units", "--fields", "unit,ma"], ["unit,machine"]),
+        (["list-machines", "--fields=m"], ["--fields=machine", "--fields=metadata", "--fields=mode"]),
+        (["list-units", "--output="], ["--output=table", "--output=json"]),
+        (["--strict-host-key-checking="], ["--strict-host-key-checking=true", "--strict-host-key-checking=false"]),
+        (["nonsense", ""], []),
+        (["list-units", ""], []),
+        (["__c"], []),
+    ],
+)
+def test_what_may_stand_there(complete: Complete, words: list[str], candidates: list[str]) -> None:
+    assert complete(*words) == candidates
+
+
+def test_every_command_and_every_global_option_is_offered(complete: Complete, fleetctl: Fleetctl) -> None:
+    listed = fleetctl("help").stdout.partition("COMMANDS:\n")[2].partition("\n\n")[0].splitlines()[:-1]
+    assert complete("") == [line.split()[0] for line in listed]
+    offered = {word.rstrip("=") for word in complete("--")}
+    assert offered == {"--help", "--version"} | {"--" + option.name.replace("_", "-") for option in GLOBAL_OPTIONS}
+
+
+def test_each_candidate_says_what_it_is(fleetctl: Fleetctl, complete: Complete) -> None:
+    assert fleetctl("__complete", "--", "cat", "web@1").stdout == "web@1.service\tlaunched\n"
+    assert fleetctl("__complete", "--", "sto").stdout == "stop\tStop units, and leave them on their machines\n"
+
+
+def test_files_are_offered_where_files_may_stand(complete: Complete, tmp_path: Path) -> None:
+    (tmp_path / "units").mkdir()
+    (tmp_path / "units" / "a.service").touch()
+    (tmp_path / "units" / "notes.txt").touch()
+    (tmp_path / "ca.pem").touch()
+    assert complete("submit", "") == ["units/"]
+    assert complete("submit", "units/") == ["units/a.service"]
+    assert complete("start", "") == ["db.service", "web@1.service", "web@2.service", "units/"]
+    assert complete("--ca-file", "ca") == complete("list-units", "--ca-file", "ca") == ["ca.pem"]
+    assert complete("submit", "nowhere/") == []
+
+
+def test_the_cluster_that_the_line_names_is_asked_and_in_haste(
+    complete: Complete, api: FakeApi, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLEETCTL_ENDPOINT", "http://127.0.0.1:1")
+    assert complete("stop", "db") == []
+    assert complete("--endpoint", served.unix, "stop", "db") == ["db.service"]
+    assert complete("stop", f"--endpoint={served.tcp}", "db") == ["db.service"]
+    assert complete("--endpoint", "nonsense", "stop", "db") == []
+
+
+def test_over_ssh_nothing_is_asked(complete: Complete, api: FakeApi) -> None:
+    api.requests.clear()
+    assert complete("--tunnel", "bastion", "stop", "") == []
+    assert api.requests == []
+
+
+def test_a_cluster_that_is_sick_completes_nothing_and_says_nothing(complete: Complete, api: FakeApi) -> None:
+    for answer in ((500, "text/plain", b"oops"), (200, "text/html", b"<html>"), (200, "application/json", b"[]")):
+        api.before_request = lambda method, path, answer=answer: answer  # type: ignore[misc]
+        assert complete("stop", "") == []
+
+
+# Shells
+
+
+@pytest.fixture
+def shell_environment(served: Served, api: FakeApi, tmp_path: Path) -> dict[str, str]:
+    """A shell's variables: `fleetctl` is this one, and reaches the fake API."""
+    api.add("web@1.service", HELLO, target="launched")
+    api.add("web@2.service", HELLO)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    script = programs / "fleetctl"
+    script.write_text(f'#!/bin/sh\nexec {sys.executable} -m fleetctl.cli "$@"\n')
+    script.chmod(0o755)
+    return {
+        "PATH": f"{programs}:/usr/bin:/bin",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "FLEETCTL_ENDPOINT": served.unix,
+        "HOME": str(tmp_path),
+        "LANG": "C.UTF-8",
+    }
+
+
+LINES = [
+    ("fleetctl sto", ["stop"]),
+    ("fleetctl --endpoint http://127.0.0.1:1 sto", ["stop"]),
+    ("fleetctl stop web@", ["web@1.service", "web@2.service"]),
+    ("fleetctl list-units --output=j", ["--output=json"]),
+    ("fleetctl start --block-att", ["--block-attempts="]),
+    ("fleetctl nonsense ", []),
+]
+
+
+@pytest.mark.parametrize(("line", "candidates"), LINES)
+def test_fish_completes(shell_environment: dict[str, str], line: str, candidates: list[str]) -> None:
+    program = f"source {SCRIPTS}/fleetctl.fish; complete --do-complete '{line}'"
+    done = subprocess.run(["fish", "-c", program], env=shell_environment, capture_output=True, text=True, check=True)
+    assert [found.partition("\t")[0] for found in done.stdout.splitlines()] == candidates
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(("line", "candidates"), LINES)
+def test_bash_completes(shell_environment: dict[str, str], line: str, candidates: list[str]) -> None:
+    program = (
+        f"source {SCRIPTS}/fleetctl.bash; COMP_LINE=$1 COMP_POINT=${{#1}}; _fleetctl; "
+        'for word in "${COMPREPLY[@]}"; do echo "$word"; done'
+    )
+    done = subprocess.run(
+        ["bash", "-c", program, "bash", line], env=shell_environment, capture_output=True, text=True, check=True
+    )
+    begun = line.rpartition(" ")[2]
+    has = begun[: max(begun.rfind("@"), begun.rfind("=") + 1, 0)]  # what bash has already, where it parts words
+    assert [has + word for word in done.stdout.splitlines()] == candidates
+    assert done.stderr == ""
+
+
+@pytest.fixture(params=["bash", "zsh", "fish"])
+def shell(request: pytest.FixtureRequest, shell_environment: dict[str, str], tmp_path: Path) -> Iterator[Terminal]:
+    """A shell at a terminal, with fleetctl's completion, that has printed its prompt."""
+    commands = {
+        "bash": ["bash", "--noprofile", "--norc", "-i"],
+        "zsh": ["zsh", "-f", "-i"],
+        "fish": ["fish", "--no-config", "-i"],
+    }
+    set_up = {
+        "bash": f"PS1=; source {SCRIPTS}/fleetctl.bash; echo re''ady\r",
+        "zsh": f"PS1=; fpath=({SCRIPTS} $fpath); autoload -Uz compinit; compinit -u -D; echo re''ady\r",
+        "fish": f"source {SCRIPTS}/fleetctl.fish; echo re''ady\r",
+    }
+    terminal = Terminal(commands[request.param], shell_environment)
+    terminal.type(set_up[request.param])
+    terminal.read_until(lambda written: "ready" in written)
+    yield terminal
+    terminal.process.kill()
+    terminal.finish()
+
+
+def test_a_tab_completes_a_unit_of_the_cluster_in_the_line(shell: Terminal, api: FakeApi) -> None:
+    shell.type("fleetctl destr\twe\t1\t\r")
+    shell.read_until(lambda written: "Destroyed web@1.service" in written)
+    assert sorted(api.units) == ["web@2.service"]
