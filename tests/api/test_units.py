@@ -284,6 +284,29 @@ async def test_a_template_cannot_be_activated(fleet: Any) -> None:
     assert (await fleet.ask(f"PUT {UNITS}/web%40.service", {"desiredState": "inactive"})).status == 204
 
 
+async def test_what_becomes_of_a_template_leaves_its_instances_alone(fleet: Any) -> None:
+    await fleet.add_unit("web@.service")
+    before = await fleet.add_unit("web@1.service", target="launched")
+    template = f"{UNITS}/web%40.service"
+    assert (await fleet.ask(f"PUT {template}", {"options": OTHER})).status == 201
+    assert await fleet.unit("web@1.service") == before
+    assert (await fleet.ask(f"DELETE {template}")).status == 204
+    assert await fleet.unit("web@1.service") == before
+
+
+async def test_requirements_that_there_are_not_are_no_error(fleet: Any) -> None:
+    options = x_fleet(("MachineIDs", "m1"), ("X-Global", "true"), ("MachineMetadata", "region"))
+    assert (await fleet.ask(f"PUT {WEB}", {"options": options})).status == 201
+    shown = json.loads((await fleet.ask(f"GET {WEB}")).body)
+    assert [option["name"] for option in shown["options"]] == ["MachineIDs", "X-Global", "MachineMetadata"]
+
+
+async def test_stored_options_keep_their_specifiers(fleet: Any) -> None:
+    options = x_fleet(("Conflicts", "%p@*.service"), ("MachineOf", "%i.timer"))
+    assert (await fleet.ask(f"PUT {UNITS}/web%401.service", {"options": options})).status == 201
+    assert (await fleet.unit("web@1.service")).text == "[X-Fleet]\nConflicts=%p@*.service\nMachineOf=%i.timer\n"
+
+
 async def test_a_unit_that_the_system_has_by_now_can_still_be_stopped_and_destroyed(fleet: Any) -> None:
     await fleet.add_unit("ssh.service", target="launched")
     assert (await fleet.ask(f"PUT {UNITS}/ssh.service", {"desiredState": "inactive"})).status == 204

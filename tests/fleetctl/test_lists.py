@@ -1,5 +1,6 @@
 """The lists and cat: fields, order, alignment by tabs, and what is refused."""
 
+import msgspec
 import pytest
 
 from fleetctl.output import render_table
@@ -57,6 +58,39 @@ def test_list_unit_files_has_more_fields_than_it_shows(fleetctl: Fleetctl, clust
         "hello.service\tfalse\tSays hello\thello.service",
     ]
     assert fleetctl("list-unit-files", "--full", "--no-legend", "--fields=hash").stdout.splitlines()[1] == HASH
+
+
+def test_every_field_of_every_list_in_full_to_the_byte(fleetctl: Fleetctl, cluster: FakeApi) -> None:
+    machine, machines = f"{'1' * 32}/10.0.0.1", [f"{'1' * 32}", f"{'2' * 32}"]
+    other = UnitFile.parse(GLOBAL).hash
+    assert fleetctl("list-units", "--full", "--fields=active,hash,load,machine,sub,unit").stdout == (
+        "ACTIVE\t\tHASH\t\t\t\t\t\tLOAD\tMACHINE\t\t\t\t\t\tSUB\tUNIT\n"
+        f"inactive\t{other}\tloaded\t{machine}\tdead\tall.service\n"
+        f"active\t\t{HASH}\tloaded\t{machine}\trunning\thello.service\n"
+        f"failed\t\t{HASH}\tloaded\t{machines[1]}\t\tfailed\ttpl2@1.service\n"
+    )
+    every = "--fields=desc,dstate,global,hash,state,target,tmachine,unit"
+    assert fleetctl("list-unit-files", "--full", "--no-legend", every).stdout == (
+        f"-\t\tloaded\t\ttrue\t{other}\t-\t\tglobal\t\t\t\t\t\tglobal\t\t\t\t\t\tall.service\n"
+        f"Says hello\tlaunched\tfalse\t{HASH}\tlaunched\t{machine}\t{machine}\thello.service\n"
+        f"Says hello\tlaunched\tfalse\t{HASH}\tlaunched\t{machines[1]}\t\t{machines[1]}\t\ttpl2@1.service\n"
+        f"Says hello\tinactive\tfalse\t{HASH}\tinactive\t-\t\t\t\t\t\t-\t\t\t\t\t\ttpl@.service\n"
+    )
+    assert fleetctl("list-machines", "--full", "--fields=ip,machine,metadata").stdout == (
+        f"IP\t\tMACHINE\t\t\t\t\tMETADATA\n10.0.0.1\t{machines[0]}\tdisk=ssd,region=eu\n-\t\t{machines[1]}\t-\n"
+    )
+
+
+def test_a_state_of_an_unknown_machine_and_without_a_hash_is_listed_all_the_same(
+    fleetctl: Fleetctl, api: FakeApi
+) -> None:
+    api.add("web.service", target="launched")
+    held = api.units["web.service"]
+    assert held.copy is not None
+    held.copy = msgspec.structs.replace(held.copy, hash="")
+    api.machines = []
+    listed = fleetctl("list-units", "--no-legend", "--fields=unit,hash,machine")
+    assert listed.stdout == "web.service\t-\t11111111...\n"
 
 
 def test_the_field_tmachine_is_deprecated(fleetctl: Fleetctl, cluster: FakeApi) -> None:

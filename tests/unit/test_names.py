@@ -67,6 +67,12 @@ def test_the_first_fault_of_a_name_is_told(name, message):
     assert str(refusal.value) == message
 
 
+def test_the_types_are_those_of_the_original():
+    every = "automount busname device mount path scope service slice snapshot socket swap target timer"
+    assert sorted(UNIT_TYPES) == every.split()
+    assert sorted(TEMPLATE_TYPES) == ["path", "service", "socket", "target", "timer"]
+
+
 @pytest.mark.parametrize("unit_type", sorted(UNIT_TYPES))
 def test_every_type_may_name_a_unit_and_some_a_template(unit_type):
     validate_name(f"a.{unit_type}")
