@@ -88,6 +88,11 @@ RECORDS = _counter("fleet_registry_operation_count_total", "Reads and writes of 
 RECORDS_FAILED = _counter("fleet_registry_operation_failed_count_total", "The same, those that failed", "type")
 RECORDS_S = _histogram("fleet_registry_operation_duration_second", "Seconds a read or write of units took", "ops")
 
+# The API of this machine.
+
+ANSWERS = _counter("fleet_api_answers_total", "Requests that the API has answered, by HTTP status", "code")
+ANSWER_S = _histogram("fleet_api_answer_duration_seconds", "Seconds from a request to its answer", "method")
+
 # This machine.
 
 REGISTERED = _gauge("fleet_registered", "1 while this machine is registered with the cluster")

@@ -18,7 +18,7 @@ from typing import Any
 
 from aiohttp import web
 
-from fleetd import __version__
+from fleetd import __version__, metrics
 from fleetd.api.handlers import Api, body_too_large
 from fleetd.api.message import MAX_BODY_BYTES, ApiError, Request, Response, render_error
 from fleetd.config import Address
@@ -29,6 +29,7 @@ FIRST_INHERITED_FD = 3
 PATIENCE_S = 30.0  # with a client that sends its body or takes its answer slowly
 _IDLE_TIMEOUT_S = 75.0
 _STOP_TIMEOUT_S = 0.8  # aiohttp waits so long twice: for the handlers, then for their cancellation
+_METHODS = ("GET", "HEAD", "PUT", "DELETE", "PATCH", "POST")  # what is timed by name; others are rare
 _SERVER = ("Server", f"fleetd/{__version__}")
 
 log = logging.getLogger(__name__)
@@ -162,6 +163,8 @@ class _HttpServer(web.Server):
 
 
 def _render(response: Response) -> web.Response:
+    """The answer as aiohttp sends it: counted, for it is sent."""
+    metrics.ANSWERS.labels(str(response.status)).inc()
     return web.Response(status=response.status, headers=[*response.headers, _SERVER], body=response.body)
 
 
@@ -213,7 +216,8 @@ class Server:
         self._paths.clear()
 
     async def _handle(self, incoming: web.BaseRequest) -> web.StreamResponse:
-        response = await self._answer(incoming)
+        with metrics.ANSWER_S.labels(incoming.method if incoming.method in _METHODS else "other").time():
+            response = await self._answer(incoming)
         outgoing = _render(response)
         if response.status in (408, 413):  # the rest of the body is still on its way
             outgoing.force_close()

@@ -23,6 +23,7 @@ from fleetd.api.message import MAX_BODY_BYTES, Request, Response, render_json
 from fleetd.api.schema import Leaving
 from fleetd.api.server import ListenError, Server, check_exposure, inherited_sockets, open_socket
 from fleetd.config import Address
+from tests.metrics import Counted
 
 LOOPBACK = "127.0.0.1"
 
@@ -296,6 +297,24 @@ async def test_a_mistake_of_ours_is_logged_and_ends_one_request_only(
         assert (response.status, json.loads(body)["error"]["code"]) == (500, 500)
         assert "ZeroDivisionError" in caplog.text
         assert (await ask(client, "GET", "/"))[0].status == 200
+
+
+async def test_answers_are_counted_by_status_and_timed_by_method(path: Address) -> None:
+    counted = Counted()
+    async with serving(Echo(), path):
+        client = Client(path)
+        for method, target in (("GET", "/"), ("PUT", "/"), ("GET", "/mistake"), ("TRACE", "/")):
+            await ask(client, method, target)
+        await send(path, b"hello\r\n\r\n")
+    statuses = {code: counted("fleet_api_answers_total", code=code) for code in ("200", "400", "500")}
+    assert statuses == {"200": 3, "400": 1, "500": 1}
+    timed = "fleet_api_answer_duration_seconds_count"
+    assert {method: counted(timed, method=method) for method in ("GET", "PUT", "other", "TRACE")} == {
+        "GET": 2,
+        "PUT": 1,
+        "other": 1,
+        "TRACE": 0,
+    }
 
 
 async def test_the_api_can_be_replaced_while_it_is_served(fleet: Any, path: Address) -> None:
