@@ -217,7 +217,7 @@ class Option(msgspec.Struct, frozen=True):
         return VARIABLE_PREFIX + self.name.upper()
 
 
-_RETIRED = (
+RETIRED = (
     Option("engine_reconcile_interval", parse_text, "2.0", "", retired="the engine acts on changes, not at intervals"),
     Option("enable_grpc", parse_text, "false", "", retired="agents and engine meet in the store alone"),
     Option("disable_watches", parse_text, "false", "", retired="fleetd acts on changes and cannot do without watches"),
@@ -306,7 +306,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
 )
 
-_BY_NAME = {option.name: option for option in OPTIONS + _RETIRED}
+_BY_NAME = {option.name: option for option in OPTIONS + RETIRED}
 
 
 class _Given(msgspec.Struct, frozen=True):

@@ -22,7 +22,7 @@ _CONFLICTS = ("X-Conflicts", "Conflicts")
 _REPLACES = ("Replaces",)
 _GLOBAL = ("Global",)
 _MACHINE_ID = ("MachineID", "X-ConditionMachineID", "X-ConditionMachineBootID")  # no list: the first one set counts
-_KNOWN = frozenset(_MACHINE_OF + _METADATA + _CONFLICTS + _REPLACES + _GLOBAL + _MACHINE_ID)
+KNOWN_OPTIONS = frozenset(_MACHINE_OF + _METADATA + _CONFLICTS + _REPLACES + _GLOBAL + _MACHINE_ID)
 
 # What excludes what, in the order it is looked at; "Peers" is the original's word for MachineOf.
 _EXCLUSIVE = (
@@ -198,7 +198,7 @@ def validate_requirements(options: Iterable[Option]) -> None:
 
 def unknown_requirements(options: Iterable[Option]) -> tuple[str, ...]:
     """The [X-Fleet] option names that mean nothing, by first appearance: worth a warning, not a refusal."""
-    return tuple(name for name in requirement_values(options) if name not in _KNOWN)
+    return tuple(name for name in requirement_values(options) if name not in KNOWN_OPTIONS)
 
 
 def malformed_metadata(options: Iterable[Option]) -> tuple[str, ...]:
