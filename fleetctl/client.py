@@ -7,20 +7,23 @@ command is not decided here.
 import errno
 import ssl
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote, urlencode
 
 import httpx
 import msgspec
 
 from fleetctl.endpoint import Endpoint, choose_endpoint, tls_context
-from fleetctl.errors import ClientError
+from fleetctl.errors import ClientError, CommandFailed, SshFailed
 from fleetctl.log import LOG
 from fleetctl.output import printable
 from fleetctl.settings import Settings
 from fleetd import __version__
 from fleetd.api import schema
 from fleetd.core.unitfile import Option
+
+if TYPE_CHECKING:  # what speaks SSH is costly to import
+    from fleetctl.ssh import Connection
 
 T = TypeVar("T")
 Page = TypeVar("Page", schema.UnitPage, schema.UnitStatePage, schema.MachinePage)
@@ -57,13 +60,29 @@ class ApiError(ClientError):
 
 
 class Client:
-    """The API at one endpoint. Requests go one after the other over one connection, each bounded by `timeout_s`."""
+    """The API at one endpoint. Requests go one after the other over one connection, each bounded by `timeout_s`.
 
-    def __init__(self, endpoint: Endpoint, timeout_s: float, tls: ssl.SSLContext | None = None) -> None:
+    With a `bastion`, all goes through that.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        timeout_s: float,
+        tls: ssl.SSLContext | None = None,
+        bastion: "Connection | None" = None,
+    ) -> None:
+        self.bastion = bastion
         self._endpoint = endpoint.text
         self._timeout_s = timeout_s
         self._socket = endpoint.socket
-        transport = httpx.HTTPTransport(uds=endpoint.socket or None, verify=tls or False, trust_env=False)
+        transport: httpx.BaseTransport
+        if bastion is None:
+            transport = httpx.HTTPTransport(uds=endpoint.socket or None, verify=tls or False, trust_env=False)
+        else:
+            from fleetctl.tunnel import TunnelTransport
+
+            transport = TunnelTransport(bastion, endpoint, tls)
         headers = {"User-Agent": f"fleetctl/{__version__}", "Accept": schema.JSON_TYPE}
         self._http = httpx.Client(transport=transport, timeout=timeout_s, trust_env=False, headers=headers)
         self._base = endpoint.base
@@ -216,6 +235,17 @@ def _cut_query(parameters: Iterable[tuple[str, str]]) -> Iterator[str]:
 
 
 def open_client(settings: Settings) -> Client:
-    """A client as the global options ask for. Connects to nothing yet. Raises CommandFailed."""
+    """A client as the global options ask for. Connects to nothing yet but the bastion. Raises CommandFailed."""
     endpoint = choose_endpoint(settings)
-    return Client(endpoint, settings.request_timeout_s, tls_context(settings) if endpoint.tls else None)
+    tls = tls_context(settings) if endpoint.tls else None
+    bastion = _open_bastion(settings) if settings.tunnel else None
+    return Client(endpoint, settings.request_timeout_s, tls, bastion)
+
+
+def _open_bastion(settings: Settings) -> "Connection":
+    from fleetctl.ssh import connect_to_bastion
+
+    try:
+        return connect_to_bastion(settings)
+    except SshFailed as error:
+        raise CommandFailed(f"Unable to initialize client: failed initializing SSH client: {error}") from error

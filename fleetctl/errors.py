@@ -18,6 +18,10 @@ class ClientError(Exception):
     may_pass = False
 
 
+class SshFailed(Exception):
+    """A machine was not reached over SSH, or the connection was lost: the text names who, where, why, what to do."""
+
+
 @contextmanager
 def failing_as(before: str, after: str = "") -> Iterator[None]:
     """Turn an error of the client into the failure of the command, framed by what the command was doing."""

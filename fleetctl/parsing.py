@@ -17,6 +17,9 @@ from fleetctl.settings import GLOBAL_OPTIONS, HELP, GlobalOption, resolve_settin
 
 ATTEMPT_S = 2.0
 DEFAULT_BOUND_S = 300.0
+BLOCK_ATTEMPTS_HELP = (
+    f"how many times {ATTEMPT_S:g} seconds to wait until it has happened; 0 waits for {DEFAULT_BOUND_S / 60:g} minutes"
+)
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
 
@@ -81,16 +84,21 @@ def _global_option(option: GlobalOption) -> click.Option:
 
 
 class Command(click.Command):
-    """A command: takes global options after its name, hands the merged Settings to its callback as `ctx.obj`."""
+    """A command: takes global options after its name, hands the merged Settings to its callback as `ctx.obj`.
 
-    def __init__(self, name: str, *, usage: str = "", **attributes: Any) -> None:
-        super().__init__(name, context_settings=HELP_OPTIONS, **attributes)
+    Where it `takes_command`, its options end at its first argument: what follows may be another command's.
+    """
+
+    def __init__(self, name: str, *, usage: str = "", takes_command: bool = False, **attributes: Any) -> None:
+        context_settings = {**HELP_OPTIONS, "allow_interspersed_args": not takes_command}
+        super().__init__(name, context_settings=context_settings, **attributes)
         self.usage = usage
+        self.takes_command = takes_command
         self.own_params = tuple(self.params)
         self.params.extend(global_options())
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, normalise_arguments(args, self.get_params(ctx), whole=True))
+        return super().parse_args(ctx, normalise_arguments(args, self.get_params(ctx), whole=not self.takes_command))
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the callback with its own options; what stood before the command yields to what stood after it."""
@@ -154,11 +162,11 @@ def _plain(value: str | float | bool) -> str:
 Callback = Callable[..., int]
 
 
-def command(name: str, usage: str = "") -> Callable[[Callback], Command]:
+def command(name: str, usage: str = "", **attributes: Any) -> Callable[[Callback], Command]:
     """Make a function the command of this name. It returns the exit status; its docstring is the description."""
 
     def decorate(function: Callback) -> Command:
-        made = click.command(name, cls=Command, usage=usage)(function)
+        made = click.command(name, cls=Command, usage=usage, **attributes)(function)
         assert isinstance(made, Command)
         return made
 
@@ -172,11 +180,7 @@ def flag(*declarations: str, text: str, hidden: bool = False) -> Callable[[Callb
 
 def blocking_options(function: Callback) -> Callback:
     """--no-block and --block-attempts, of every command that waits."""
-    text = (
-        f"how many times {ATTEMPT_S:g} seconds to wait until it has happened; "
-        f"0 waits for {DEFAULT_BOUND_S / 60:g} minutes"
-    )
-    function = click.option("--block-attempts", type=int, default=0, help=text)(function)
+    function = click.option("--block-attempts", type=int, default=0, help=BLOCK_ATTEMPTS_HELP)(function)
     return flag("--no-block", text="do not wait until it has happened")(function)
 
 

@@ -25,7 +25,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cert_file: str = ""
     key_file: str = ""
     tunnel: str = ""
-    ssh_username: str = "core"
+    ssh_username: str = ""
     ssh_timeout_s: float = 10.0
     known_hosts_file: str = "~/.fleetctl/known_hosts"
     strict_host_key_checking: bool = True
@@ -45,7 +45,7 @@ HELP = {
     "cert_file": "client certificate to show to the API",
     "key_file": "private key of the client certificate",
     "tunnel": "reach the cluster over SSH through HOST[:PORT]",
-    "ssh_username": "user name for SSH",
+    "ssh_username": "user name for SSH (default: what ~/.ssh/config says, else core)",
     "ssh_timeout": "seconds to wait for an SSH connection",
     "known_hosts_file": "host keys that were accepted",
     "strict_host_key_checking": "check host keys; false neither checks nor records them",

@@ -1,0 +1,64 @@
+"""fd-forward: join standard input and output to a unix socket, for a fleetctl at the other end of an SSH connection."""
+
+import os
+import select
+import socket
+
+import click
+
+from fleetctl.errors import CommandFailed
+from fleetctl.parsing import command as new_command
+from fleetctl.parsing import pass_settings
+from fleetctl.settings import Settings
+
+CHUNK = 65536
+STDIN, STDOUT = 0, 1
+
+
+@new_command("fd-forward", usage="PATH")
+@click.argument("paths", nargs=-1)
+@pass_settings
+def command(settings: Settings, paths: tuple[str, ...]) -> int:
+    """Copies what it reads to the unix socket at PATH, and what the socket answers to its output. It is what --tunnel
+    runs at the other end; nobody needs to call it by hand.
+
+    Ends with 0 when the socket does, or nobody reads its output any more; with 1 where it cannot connect or copy.
+    """
+    if len(paths) != 1:
+        raise CommandFailed("Provide a single argument")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
+        try:
+            stream.connect(paths[0])
+        except OSError as error:
+            why = f"dial unix {paths[0]}: {(error.strerror or str(error)).lower()}"
+            raise CommandFailed(f"Failed dialing remote address: {why}") from error
+        try:
+            forward(stream)
+        except OSError as error:
+            raise CommandFailed(f"Encountered error during copy: {(error.strerror or str(error)).lower()}") from error
+    return 0
+
+
+def forward(stream: socket.socket) -> None:
+    """Copy both ways until the socket has ended, or nobody reads the output any more. Raises OSError.
+
+    The end of the input is not passed on: servers take it for the end of the connection, and the answer would be lost.
+    """
+    watched = select.poll()
+    for descriptor, event in ((stream.fileno(), select.POLLIN), (STDIN, select.POLLIN), (STDOUT, 0)):
+        watched.register(descriptor, event)
+    while True:
+        ready = dict(watched.poll())
+        if STDOUT in ready:
+            return
+        if STDIN in ready:
+            if data := os.read(STDIN, CHUNK):
+                stream.sendall(data)
+            else:
+                watched.unregister(STDIN)
+        if stream.fileno() in ready:
+            data = stream.recv(CHUNK)
+            if not data:
+                return
+            while data:
+                data = data[os.write(STDOUT, data) :]

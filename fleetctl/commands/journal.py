@@ -1,0 +1,69 @@
+"""journal: show the log of a unit, on the machines that it is on."""
+
+import shlex
+from collections.abc import Sequence
+
+import click
+
+from fleetctl.client import open_client
+from fleetctl.copies import Place, find_unit, pick_place, places_of, remote_options
+from fleetctl.errors import CommandFailed
+from fleetctl.local_files import parse_argument
+from fleetctl.parsing import command as new_command
+from fleetctl.parsing import flag, pass_settings, unit_arguments
+from fleetctl.remote import End, Remote, colours_of, in_order, report_failure, show_as_they_come, show_line, status_of
+from fleetctl.settings import Settings
+
+
+@new_command("journal", usage="[--lines=N] [--follow] [--output=FORMAT] [--sudo] [--machine=ID] [--ssh-port=N] UNIT")
+@click.option("--lines", "-n", type=click.IntRange(min=0), default=10, help="how many of the last lines to show")
+@flag("--follow", "--f", "-f", text="go on with what is logged from now on, until Ctrl-C")
+@click.option("--output", "form", default="short", help="a format of journalctl: short, short-iso, cat, json, …")
+@flag("--sudo", text="run journalctl with sudo")
+@remote_options
+@unit_arguments
+@pass_settings
+def command(
+    settings: Settings,
+    units: tuple[str, ...],
+    lines: int,
+    follow: bool,
+    form: str,
+    sudo: bool,
+    machine: str,
+    ssh_port: int,
+) -> int:
+    """Runs journalctl where the unit is: here, if it is on this machine, else over SSH. Of a global unit, every
+    machine is asked, and each line is headed by its machine.
+
+    Ends with the status of journalctl.
+    """
+    client = open_client(settings)
+    if len(units) != 1:
+        raise CommandFailed("One unit file must be provided.")
+    name = parse_argument(units[0]).name.full
+    report = find_unit(client, name)
+    places = places_of(report)
+    if not places:
+        raise CommandFailed(f"Unit {name} does not appear to be running.")
+    argv = ["sudo"] * sudo + ["journalctl", "--unit", name, "--no-pager", "-n", str(lines), "--output", form]
+    argv += ["-f"] * follow
+    remote = Remote(settings, client, ssh_port)
+    if machine:
+        return remote.run(pick_place(places, machine, name), argv)
+    if len(places) == 1 and not report.is_global:
+        return remote.run(places[0], argv)
+    if follow:
+        return show_as_they_come(remote.run_on_all(places, shlex.join(argv)), places)
+    return _show_in_order(remote, places, shlex.join(argv))
+
+
+def _show_in_order(remote: Remote, places: Sequence[Place], shell_command: str) -> int:
+    colours = colours_of(places)
+    ends: list[End] = []
+    for end, lines in in_order(remote.run_on_all(places, shell_command), places):
+        for line in lines:
+            show_line(line, colours[end.place], headed=True)
+        report_failure(end)
+        ends.append(end)
+    return status_of(ends)

@@ -1,0 +1,66 @@
+"""restart: stop units and start them again."""
+
+import click
+
+from fleetctl import output
+from fleetctl.client import Client, open_client
+from fleetctl.copies import Place, pick_place, places_of, remote_options
+from fleetctl.creation import apply_creations, observe_wanted, plan_creations
+from fleetctl.errors import CommandFailed
+from fleetctl.parsing import BLOCK_ATTEMPTS_HELP, bound_s, pass_settings, unit_arguments
+from fleetctl.parsing import command as new_command
+from fleetctl.remote import Remote
+from fleetctl.restarting import restart_unit
+from fleetctl.settings import Settings
+from fleetd.api import schema
+from fleetd.core.unit import TargetState
+
+# A person who may log in need not be root there. sudo that asks for a password could not be answered.
+_AS_ROOT = '[ "$(id -u)" = 0 ] || exec sudo -n "$0" "$@"; exec "$0" "$@"'
+
+
+@new_command("restart", usage="[--block-attempts=N] [--machine=ID] [--ssh-port=N] UNIT...")
+@click.option("--block-attempts", type=int, default=0, help=BLOCK_ATTEMPTS_HELP)
+@remote_options
+@unit_arguments
+@pass_settings
+def command(settings: Settings, units: tuple[str, ...], block_attempts: int, machine: str, ssh_port: int) -> int:
+    """Stops units, waits until they have stopped, and starts them again, one unit after the other. A global unit is
+    restarted on all of its machines at once, or with --machine on that one alone, where systemctl does it (over SSH,
+    unless it is this machine).
+
+    Ends with 0 when all of them are active again. Units that the cluster does not have are submitted where their unit
+    file lies here, but not started.
+    """
+    client = open_client(settings)
+    if not units:
+        output.error("No units given")
+        return 0
+    wanted = observe_wanted(client, units)
+    apply_creations(client, plan_creations(client, wanted, TargetState.INACTIVE, replace=False))
+    for unit in wanted:
+        if unit.report is None:
+            continue
+        place = _pick(unit.report, machine) if machine else None
+        if place and unit.report.is_global:
+            status = _restart_on_one(settings, client, ssh_port, unit.name, place)
+            if status:
+                return status
+        elif not restart_unit(client, unit.report, bound_s(block_attempts)):
+            return 1
+    return 0
+
+
+def _pick(report: schema.UnitReport, machine: str) -> Place:
+    places = places_of(report)
+    if not places:
+        raise CommandFailed(f"Unit {report.name} is on no machine")
+    return pick_place(places, machine, report.name)
+
+
+def _restart_on_one(settings: Settings, client: Client, port: int, name: str, place: Place) -> int:
+    argv = ["sh", "-c", _AS_ROOT, "systemctl", "restart", name]
+    status = Remote(settings, client, port).run(place, argv)
+    if status == 0:
+        output.result(output.unit_line(name, "restarted", str(place)))
+    return status

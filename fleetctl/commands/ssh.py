@@ -1,0 +1,149 @@
+"""ssh: log in to the machine of a unit, or run a command there."""
+
+import os
+from collections.abc import Sequence
+
+import click
+import msgspec
+
+from fleetctl.client import Client, open_client
+from fleetctl.copies import Place, machine_option, match_machines, places_of, port_option
+from fleetctl.errors import CommandFailed, SshFailed, failing_as
+from fleetctl.local_files import parse_argument
+from fleetctl.parsing import command as new_command
+from fleetctl.parsing import flag, pass_settings
+from fleetctl.remote import FAILED_STATUS, Remote, show_as_they_come
+from fleetctl.settings import Settings
+
+STDIN = 0
+
+
+class Target(msgspec.Struct, frozen=True):
+    """Where to go: one machine, or all those of a global unit (whose name is `unit`)."""
+
+    places: tuple[Place, ...]
+    unit: str = ""
+
+
+@new_command(
+    "ssh", usage="[--machine=ID|--unit=UNIT] [--forward-agent] [MACHINE|UNIT] [COMMAND...]", takes_command=True
+)
+@machine_option()
+@click.option("--unit", default="", help="the unit whose machine to go to")
+@flag("--forward-agent", "--A", "-A", text="let the machine use your SSH agent")
+@flag("--tty", "-t", text="give the command a terminal, as a shell has one")
+@port_option()
+@click.argument("words", nargs=-1, type=click.UNPROCESSED)
+@pass_settings
+def command(
+    settings: Settings,
+    words: tuple[str, ...],
+    machine: str,
+    unit: str,
+    forward_agent: bool,
+    tty: bool,
+    ssh_port: int,
+) -> int:
+    """Opens a shell on a machine: one that is named by any beginning of its id, or the one that a unit is on. With
+    further words, runs them there as a command instead, which the shell there reads: quote what it shall not see.
+    Options go first. A command for a global unit runs on all of its machines, and each line is headed by its machine.
+
+    Ends with the status of the shell or the command, and with 255 where the connection is lost.
+    """
+    client = open_client(settings)
+    if machine and unit:
+        raise CommandFailed("Both machine and unit flags provided, please specify only one.")
+    with failing_as("Unable to proceed: "):
+        if machine:
+            target = _find_machine(client, machine)
+        elif unit:
+            target = _find_unit(client, unit)
+        else:
+            target = _find_either(client, words[0] if words else "")
+            words = words[1:]
+    if words[:1] == ("--",):
+        words = words[1:]
+    remote = Remote(settings, client, ssh_port, always_ssh=True)
+    if len(target.places) > 1:
+        return _run_on_all(remote, target, " ".join(words))
+    return _run_on_one(remote, target.places[0], " ".join(words), forward_agent, tty)
+
+
+def _run_on_one(remote: Remote, place: Place, words: str, forward_agent: bool, tty: bool) -> int:
+    from fleetctl.sessions import run_command
+
+    if not place.address:
+        raise CommandFailed("Could not determine address of machine.")
+    terminal = os.isatty(STDIN) and (tty or not words)
+    doing = "Failed building SSH client"
+    status = 1
+    try:
+        with remote.connect(place) as connection:
+            doing, status = "Failed running command over SSH", FAILED_STATUS
+            return run_command(connection, words, stdin=STDIN, terminal=terminal, forward_agent=forward_agent)
+    except SshFailed as error:
+        raise CommandFailed(f"{doing}: {error}", status) from error
+
+
+def _run_on_all(remote: Remote, target: Target, words: str) -> int:
+    if not words:
+        listed = ", ".join(map(str, target.places))
+        raise CommandFailed(
+            f"Unable to proceed: {target.unit} is on several machines, and a shell needs one: "
+            f"choose it with --machine, of {listed}"
+        )
+    return show_as_they_come(remote.run_on_all(target.places, words), target.places)
+
+
+def _find_machine(client: Client, text: str) -> Target:
+    found = match_machines(_all_places(client), text)
+    if not found:
+        raise CommandFailed(f"Unable to proceed: machine does not exist{_listing(_all_places(client))}")
+    if len(found) > 1:
+        raise CommandFailed(f"Unable to proceed: found more than one machine{_listing(found)}")
+    return Target(tuple(found))
+
+
+def _find_unit(client: Client, text: str) -> Target:
+    target = _unit_target(client, text)
+    if target is None:
+        raise CommandFailed("Unable to proceed: unit does not exist")
+    if not target.places:
+        raise CommandFailed(f"Unable to proceed: unit {target.unit} is on no machine")
+    return target
+
+
+def _find_either(client: Client, text: str) -> Target:
+    """The argument as a machine or a unit, whichever there is."""
+    if not text:
+        raise CommandFailed("Unable to proceed: one machine or unit must be provided")
+    machines = match_machines(_all_places(client), text)
+    unit = _unit_target(client, text)
+    if unit and machines:
+        raise CommandFailed(
+            f"Unable to proceed: ambiguous argument: {text} is a unit, and the beginning of a machine's id: "
+            "use --unit or --machine"
+        )
+    if len(machines) > 1:
+        raise CommandFailed(f"Unable to proceed: found more than one machine{_listing(machines)}")
+    if machines:
+        return Target(tuple(machines))
+    if unit is None:
+        raise CommandFailed("Unable to proceed: could not find matching unit or machine")
+    if not unit.places:
+        raise CommandFailed(f"Unable to proceed: unit {unit.unit} is on no machine")
+    return unit
+
+
+def _unit_target(client: Client, text: str) -> Target | None:
+    name = parse_argument(text).name.full
+    report = client.reports([name]).get(name)
+    return Target(tuple(places_of(report)), name) if report else None
+
+
+def _all_places(client: Client) -> list[Place]:
+    return [Place(machine.id, machine.primary_ip) for machine in client.machines()]
+
+
+def _listing(places: Sequence[Place]) -> str:
+    return f": there are {', '.join(map(str, places))}" if places else ""

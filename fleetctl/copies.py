@@ -1,0 +1,77 @@
+"""Which machines a command about a unit is about: those that have a copy of it, or the one that was picked.
+
+Nothing is connected to here.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import click
+import msgspec
+
+from fleetctl import output
+from fleetctl.client import Client
+from fleetctl.errors import CommandFailed, failing_as
+from fleetctl.parsing import Callback
+from fleetctl.suggestion import suggest_unit
+from fleetd.api import schema
+
+_AT_REST = ("", "inactive", "failed")
+
+machine_option = partial(
+    click.option, "--machine", default="", metavar="ID", help="only this machine, by any beginning of its id"
+)
+port_option = partial(
+    click.option,
+    "--ssh-port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    help="port of the machine's SSH server; 0 is what ~/.ssh/config says, else 22",
+)
+
+
+class Place(msgspec.Struct, frozen=True):
+    """A machine and its address ('' where it has published none)."""
+
+    machine: str
+    address: str
+
+    def __str__(self) -> str:
+        return output.place(self.machine, self.address)
+
+
+def remote_options(function: Callback) -> Callback:
+    """--machine and --ssh-port, of every command that goes to the machines of a unit."""
+    return machine_option()(port_option()(function))
+
+
+def find_unit(client: Client, name: str) -> schema.UnitReport:
+    """How a unit stands. Raises CommandFailed."""
+    with failing_as(f"Error retrieving Unit {name}: "):
+        report = client.reports([name]).get(name)
+    if report is None:
+        raise CommandFailed(f"Unit {name} does not exist.{suggest_unit(client, name)}")
+    return report
+
+
+def places_of(report: schema.UnitReport) -> list[Place]:
+    """The machines whose systemd has the unit, by id."""
+    there = (copy for copy in report.copies if copy.hash or copy.active not in _AT_REST)
+    return [Place(copy.machine, copy.address) for copy in sorted(there, key=lambda copy: copy.machine)]
+
+
+def pick_place(places: Sequence[Place], beginning: str, unit: str) -> Place:
+    """The machine of a unit that a person has picked. Raises CommandFailed."""
+    picked = match_machines(places, beginning)
+    if len(picked) == 1:
+        return picked[0]
+    listed = ", ".join(map(str, picked or places))
+    if picked:
+        raise CommandFailed(f"{beginning} is the beginning of several machines' ids: {listed}")
+    raise CommandFailed(f"Unit {unit} is not on a machine {beginning}, but on {listed}")
+
+
+def match_machines(places: Sequence[Place], text: str) -> list[Place]:
+    """The machines whose id begins so; also as lists show them, `ID8.../IP`."""
+    beginning = text.partition("/")[0].rstrip(".").lower()
+    return [place for place in places if beginning and place.machine.startswith(beginning)]

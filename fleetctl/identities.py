@@ -1,0 +1,98 @@
+"""The keys that a person can log in with: those of the agent, and those in files.
+
+Keys are only gathered here, in the order in which they are to be tried.
+"""
+
+import base64
+import os
+from collections.abc import Sequence
+
+import msgspec
+import paramiko
+
+from fleetctl.known_hosts import HostKey
+from fleetctl.ssh_config import Login
+
+AGENT_VARIABLE = "SSH_AUTH_SOCK"
+DEFAULT_FILES = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """A key that can sign, and where it is from."""
+
+    key: paramiko.PKey
+    source: str
+
+    @property
+    def public(self) -> HostKey:
+        return HostKey(self.key.get_name(), self.key.asbytes())
+
+    def __str__(self) -> str:
+        return f"{self.public.kind} {self.public.sha256} ({self.source})"
+
+
+class Identities(msgspec.Struct, frozen=True):
+    """The keys to try, in this order, and a sentence for each source that gives none."""
+
+    usable: tuple[Identity, ...]
+    problems: tuple[str, ...]
+
+
+def gather_identities(login: Login) -> Identities:
+    """The configured files first (the agent's copy, where it holds one), then the agent's, then the usual files."""
+    held, problems = _read_agent()
+    found: list[Identity] = []
+    for path in login.identity_files or DEFAULT_FILES:
+        identity, problem = _read_file(os.path.expanduser(path), held)
+        found += [identity] if identity else []
+        if problem and (login.identity_files or os.path.lexists(os.path.expanduser(path))):
+            problems.append(problem)
+    others = [] if login.only_those and login.identity_files else held
+    ordered = [*found, *others] if login.identity_files else [*others, *found]
+    unique: dict[HostKey, Identity] = {}
+    for identity in ordered:
+        unique.setdefault(identity.public, identity)
+    return Identities(tuple(unique.values()), tuple(problems))
+
+
+def _read_agent() -> tuple[list[Identity], list[str]]:
+    path = os.environ.get(AGENT_VARIABLE)
+    if not path:
+        return [], [f"{AGENT_VARIABLE} is not set, so there is no agent"]
+    answering = paramiko.agent.get_agent_connection()
+    if answering is None:
+        return [], [f"no agent answers at {path} ({AGENT_VARIABLE})"]
+    answering.close()  # an Agent makes a connection of its own, but does not say when it could not
+    try:
+        keys = paramiko.Agent().get_keys()
+    except (paramiko.SSHException, OSError) as error:
+        return [], [f"the agent at {path} ({AGENT_VARIABLE}) gives no keys: {error}"]
+    held = [Identity(key, f"agent: {key.comment}" if key.comment else "agent") for key in keys]
+    return held, [] if held else ["the agent holds no keys (ssh-add loads one)"]
+
+
+def _read_file(path: str, held: Sequence[Identity]) -> tuple[Identity | None, str]:
+    """The key of a file, or what is wrong with it. Where the agent holds it, the agent's: the file may be encrypted."""
+    public = _read_public(path + ".pub")
+    for identity in held:
+        if public is not None and identity.public == public:
+            return Identity(identity.key, f"{path}, in the agent"), ""
+    try:
+        return Identity(paramiko.PKey.from_path(path), path), ""
+    except FileNotFoundError:
+        return None, f"{path} is not there"
+    except OSError as error:
+        return None, f"{path} cannot be read: {(error.strerror or str(error)).lower()}"
+    except (TypeError, paramiko.PasswordRequiredException):  # so the library says that there is a passphrase
+        return None, f"{path} is encrypted: load it into an agent (ssh-add {path})"
+    except (ValueError, paramiko.SSHException, paramiko.pkey.UnknownKeyType):
+        return None, f"{path} holds no key that can be used (ed25519, ecdsa and rsa can)"
+
+
+def _read_public(path: str) -> HostKey | None:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            kind, encoded, *_ = file.read().split()
+        return HostKey(kind, base64.b64decode(encoded, validate=True))
+    except (OSError, ValueError):
+        return None

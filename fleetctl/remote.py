@@ -1,0 +1,222 @@
+"""Running a command where a unit is: as a process of this machine if it is this one, else over SSH.
+
+On several machines it runs at once, and what they write comes line by line, each with its machine.
+"""
+
+import os
+import queue
+import shlex
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from fleetctl import output, screen
+from fleetctl.client import Client
+from fleetctl.copies import Place
+from fleetctl.errors import CommandFailed, SshFailed
+from fleetctl.settings import Settings
+
+if TYPE_CHECKING:  # what speaks SSH is costly to import, and not needed on the machine itself
+    from fleetctl.ssh import Connection
+
+FAILED_STATUS = 255  # of a machine on which nothing could be run
+CONNECTING_AT_ONCE = 8  # connecting is work for this machine; what runs then is none
+MACHINE_ID = Path("/etc/machine-id")
+COLOURS = ("36", "33", "32", "35", "34", "31")
+
+
+class Line(msgspec.Struct, frozen=True):
+    """A line that a command wrote on a machine, without its end."""
+
+    place: Place
+    text: bytes
+    is_error: bool
+
+
+class End(msgspec.Struct, frozen=True):
+    """A machine is done: the exit status, and why nothing ran to its end there ('' where it did)."""
+
+    place: Place
+    status: int
+    failure: str = ""
+
+
+class Remote:
+    """The machines of a cluster as one command reaches them. `port` counts where an address has none, 0 for the usual.
+
+    With `always_ssh`, this machine is one like the others.
+    """
+
+    def __init__(self, settings: Settings, client: Client, port: int, *, always_ssh: bool = False) -> None:
+        self._settings = settings
+        self._bastion = client.bastion
+        self._port = port
+        self._always_ssh = always_ssh
+        self._connecting = threading.Semaphore(CONNECTING_AT_ONCE)
+
+    def run(self, place: Place, argv: Sequence[str]) -> int:
+        """Run a command on one machine, which writes to our own streams and reads nothing; its exit status."""
+        if self._is_here(place):
+            try:
+                environment = {**os.environ, "SYSTEMD_PAGER": ""}
+                return subprocess.run(argv, stdin=subprocess.DEVNULL, env=environment, check=False).returncode
+            except OSError as error:
+                raise CommandFailed(f"Error running local command: {error}", FAILED_STATUS) from error
+        from fleetctl.sessions import run_command
+
+        try:
+            with self.connect(place) as connection:
+                return run_command(connection, shlex.join(argv))
+        except SshFailed as error:
+            raise CommandFailed(f"Unable to SSH to remote host: {error}", FAILED_STATUS) from error
+
+    @contextmanager
+    def connect(self, place: Place) -> Iterator["Connection"]:
+        """An SSH connection to a machine, be it this one. Raises SshFailed."""
+        from fleetctl.ssh import connect_to_machine
+
+        if not place.address:
+            raise SshFailed(f"machine {place.machine} has no address: public_ip in its fleet.conf gives it one")
+        with self._connecting:
+            connection = connect_to_machine(self._settings, place.address, self._port, self._bastion)
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    def run_on_all(self, places: Sequence[Place], command: str) -> Iterator[Line | End]:
+        """Run a shell's command on all of the machines at once; what they write, as it comes, and an End for each."""
+        events: queue.SimpleQueue[Line | End] = queue.SimpleQueue()
+        for place in places:
+            threading.Thread(target=self._run_one, args=(place, command, events.put), daemon=True).start()
+        left = len(places)
+        while left:
+            event = events.get()
+            left -= isinstance(event, End)
+            yield event
+
+    def _run_one(self, place: Place, command: str, tell: Callable[[Line | End], None]) -> None:
+        from fleetctl.sessions import run_command
+
+        stdout, stderr = _Lines(place, False, tell), _Lines(place, True, tell)
+        end = End(place, FAILED_STATUS, "it ended unexpectedly")
+        try:
+            if self._is_here(place):
+                end = End(place, _run_here(command, stdout.feed, stderr.feed))
+            else:
+                with self.connect(place) as connection:
+                    end = End(place, run_command(connection, command, stdout=stdout.feed, stderr=stderr.feed))
+        except (SshFailed, OSError) as error:
+            end = End(place, FAILED_STATUS, str(error))
+        finally:
+            stdout.flush()
+            stderr.flush()
+            tell(end)
+
+    def _is_here(self, place: Place) -> bool:
+        return not self._always_ssh and place.machine == local_machine_id()
+
+
+class _Lines:
+    """Makes lines of what comes in pieces."""
+
+    def __init__(self, place: Place, is_error: bool, tell: Callable[[Line | End], None]) -> None:
+        self._place = place
+        self._is_error = is_error
+        self._tell = tell
+        self._begun = b""
+
+    def feed(self, data: bytes) -> None:
+        *lines, self._begun = (self._begun + data).split(b"\n")
+        for line in lines:
+            self._tell(Line(self._place, line, self._is_error))
+
+    def flush(self) -> None:
+        if self._begun:
+            self.feed(b"\n")
+
+
+def _run_here(command: str, stdout: Callable[[bytes], None], stderr: Callable[[bytes], None]) -> int:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(["/bin/sh", "-c", command], stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        errors = threading.Thread(target=_copy, args=(process.stderr.fileno(), stderr), daemon=True)
+        errors.start()
+        _copy(process.stdout.fileno(), stdout)
+        errors.join()
+        return process.wait()
+
+
+def _copy(source: int, sink: Callable[[bytes], None]) -> None:
+    while data := os.read(source, 65536):
+        sink(data)
+
+
+def local_machine_id() -> str:
+    """The id of this machine, '' where it has none."""
+    try:
+        return MACHINE_ID.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def in_order(events: Iterator[Line | End], places: Sequence[Place]) -> Iterator[tuple[End, list[Line]]]:
+    """What each machine wrote, in the order of the machines: a machine's as soon as it and all before it are done."""
+    written: dict[Place, list[Line]] = {place: [] for place in places}
+    ends: dict[Place, End] = {}
+    left = list(places)
+    for event in events:
+        if isinstance(event, Line):
+            written[event.place].append(event)
+            continue
+        ends[event.place] = event
+        while left and left[0] in ends:
+            place = left.pop(0)
+            yield ends[place], written[place]
+
+
+def show_as_they_come(events: Iterator[Line | End], places: Sequence[Place]) -> int:
+    """Print what several machines write, interleaved, each line headed by its machine; the status of it all."""
+    colours = colours_of(places)
+    ends = []
+    for event in events:
+        if isinstance(event, Line):
+            show_line(event, colours[event.place], headed=True)
+        else:
+            report_failure(event)
+            ends.append(event)
+    return status_of(ends)
+
+
+def colours_of(places: Sequence[Place]) -> dict[Place, str]:
+    """A colour for each machine."""
+    return {place: COLOURS[number % len(COLOURS)] for number, place in enumerate(places)}
+
+
+def show_line(line: Line, colour: str = "", *, headed: bool = False) -> None:
+    """A line that a machine wrote, headed by the machine where asked for."""
+    stream = sys.stderr if line.is_error else sys.stdout
+    head = screen.paint(f"{line.place}:", colour, stream) + " " if headed else ""
+    text = head + line.text.decode(errors="replace")
+    if line.is_error:
+        output.note(text)
+    else:
+        output.result(text)
+
+
+def report_failure(end: End) -> None:
+    """Say it where nothing ran to its end on a machine."""
+    if end.failure:
+        output.error(f"Unable to SSH to remote host: {end.failure} (machine {end.place})")
+
+
+def status_of(ends: Sequence[End]) -> int:
+    """The exit status of it all: that of the first machine, by id, whose own is not 0."""
+    return next((end.status for end in sorted(ends, key=lambda end: end.place.machine) if end.status), 0)

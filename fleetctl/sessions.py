@@ -1,0 +1,187 @@
+"""One command, or one shell, over an SSH connection: its streams, its terminal, its exit status, the agent behind it.
+
+The connection is ssh.py's matter, which command it is that of those who call.
+"""
+
+import os
+import select
+import signal
+import socket
+import sys
+import termios
+import threading
+import tty
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+import paramiko
+
+from fleetctl.errors import CommandFailed, SshFailed
+from fleetctl.identities import AGENT_VARIABLE
+from fleetctl.screen import measure
+from fleetctl.ssh import Connection
+
+CHUNK = 32768
+USUAL_TERMINAL = "xterm-256color"
+SIGNALLED_STATUS = 255  # of a command that ended without a status of its own
+
+Sink = Callable[[bytes], None]
+
+
+def to_stdout(data: bytes) -> None:
+    _write(sys.stdout.buffer, data)
+
+
+def to_stderr(data: bytes) -> None:
+    _write(sys.stderr.buffer, data)
+
+
+def _write(stream: BinaryIO, data: bytes) -> None:
+    """Raises CommandFailed where nobody reads any more."""
+    try:
+        stream.write(data)
+        stream.flush()
+    except OSError as cause:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # what is in the buffer would be tried once more
+        raise CommandFailed("" if isinstance(cause, BrokenPipeError) else f"cannot write: {cause.strerror}") from cause
+
+
+def run_command(
+    connection: Connection,
+    command: str,
+    *,
+    stdin: int | None = None,
+    stdout: Sink = to_stdout,
+    stderr: Sink = to_stderr,
+    terminal: bool = False,
+    forward_agent: bool = False,
+) -> int:
+    """Run a command ('' is the user's shell) and give out what it writes as it comes; its exit status.
+
+    `stdin` is a file descriptor to feed it from; without, it reads nothing. With `terminal`, it gets a terminal that
+    is as large as ours, which is raw meanwhile. Raises SshFailed where the connection is lost.
+    """
+    channel = connection.open_session()
+    try:
+        if forward_agent:
+            channel.request_forward_agent(_join_to_agent)
+        if terminal:
+            size = measure(sys.stdout)
+            channel.get_pty(os.environ.get("TERM") or USUAL_TERMINAL, size.columns, size.lines)
+        if command:
+            channel.exec_command(command)
+        else:
+            channel.invoke_shell()
+        with _raw(stdin) if terminal and stdin is not None else _untouched(), _resizing(terminal) as resized:
+            if stdin is None:
+                channel.shutdown_write()
+            else:
+                threading.Thread(target=_feed, args=(channel, stdin), daemon=True).start()
+            _drain(channel, resized, stdout, stderr)
+        status = channel.recv_exit_status()
+    except (paramiko.SSHException, EOFError, OSError) as error:
+        if connection.has_broken():
+            raise connection.lost() from error
+        raise SshFailed(f"{connection.where} did not let it run: {error}") from error
+    finally:
+        channel.close()
+    if status < 0 and connection.has_broken():
+        raise connection.lost()
+    return status if status >= 0 else SIGNALLED_STATUS
+
+
+def _drain(channel: paramiko.Channel, resized: int, stdout: Sink, stderr: Sink) -> None:
+    """Give out what the command writes until it writes no more; follow the size of our terminal meanwhile."""
+    while True:
+        readable, _, _ = select.select([channel, resized], [], [])
+        if resized in readable:
+            os.read(resized, CHUNK)
+            size = measure(sys.stdout)
+            channel.resize_pty(size.columns, size.lines)
+        has_ended = channel.eof_received or channel.closed  # looked at first: what came before the end is there now
+        if channel.recv_ready():
+            stdout(channel.recv(CHUNK))
+        elif channel.recv_stderr_ready():
+            stderr(channel.recv_stderr(CHUNK))
+        elif has_ended:
+            return
+
+
+def _feed(channel: paramiko.Channel, stdin: int) -> None:
+    """Pass on what is read until there is no more, or nobody who wants it."""
+    try:
+        while data := os.read(stdin, CHUNK):
+            channel.sendall(data)
+        channel.shutdown_write()
+    except (OSError, EOFError, paramiko.SSHException):
+        return  # the command has ended; how, is told by those who wait for it
+
+
+@contextmanager
+def _untouched() -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def _raw(terminal: int) -> Iterator[None]:
+    """Every key goes to the other end, Ctrl-C too."""
+    before = termios.tcgetattr(terminal)
+    tty.setraw(terminal)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+
+
+@contextmanager
+def _resizing(wanted: bool) -> Iterator[int]:
+    """A pipe that becomes readable when our terminal changes its size.
+
+    The handler only writes into it: it may run while a lock is held that sending needs.
+    """
+    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    before = signal.signal(signal.SIGWINCH, lambda number, frame: _wake(writer)) if wanted else None
+    try:
+        yield reader
+    finally:
+        if wanted:
+            signal.signal(signal.SIGWINCH, before)
+        os.close(reader)
+        os.close(writer)
+
+
+def _wake(writer: int) -> None:
+    try:
+        os.write(writer, b"x")
+    except BlockingIOError:
+        return  # it is readable as it is
+
+
+def _join_to_agent(channel: paramiko.Channel) -> None:
+    """Somebody at the other end asks for the agent: connect them, without holding up the connection's own thread."""
+    threading.Thread(target=_serve_agent, args=(channel,), daemon=True).start()
+
+
+def _serve_agent(channel: paramiko.Channel) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as agent:
+        try:
+            agent.connect(os.environ.get(AGENT_VARIABLE, ""))
+            answers = threading.Thread(target=_pass_answers, args=(agent, channel), daemon=True)
+            answers.start()
+            while data := channel.recv(CHUNK):
+                agent.sendall(data)
+            agent.shutdown(socket.SHUT_WR)
+            answers.join()
+        except (OSError, EOFError, paramiko.SSHException):
+            return  # whoever asked sees a channel that is closed
+        finally:
+            channel.close()
+
+
+def _pass_answers(agent: socket.socket, channel: paramiko.Channel) -> None:
+    try:
+        while data := agent.recv(CHUNK):
+            channel.sendall(data)
+    except (OSError, EOFError, paramiko.SSHException):
+        return

@@ -1,0 +1,275 @@
+"""Connections over SSH: dialled, the host's key checked, logged in; every failure is one SshFailed that says all.
+
+What runs over a connection is sessions.py's and tunnel.py's matter. This imports paramiko, which takes its time: to be
+imported only by what is about to connect.
+"""
+
+import logging
+import socket
+import sys
+import threading
+
+import paramiko
+
+from fleetctl import output
+from fleetctl.errors import SshFailed
+from fleetctl.identities import gather_identities
+from fleetctl.known_hosts import HostKey, KnownHosts, Verdict, host_names
+from fleetctl.log import LOG
+from fleetctl.settings import Settings
+from fleetctl.ssh_config import Login, plan_login, split_host_port
+
+KEEPALIVE_S = 15
+BREAKING_S = 0.3
+DEAD_AFTER_S = 45  # how long a network may swallow what is sent before the connection is given up
+_RSA_SIGNATURES = ("rsa-sha2-512", "rsa-sha2-256")  # what a host with an ssh-rsa key is asked for
+
+# Its errors are told by what it raises; its own words, tracebacks among them, would only stand between ours.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
+logging.getLogger("paramiko").propagate = False
+
+# Several machines may be connected to at once, but only one question asked at a time.
+_asking = threading.Lock()
+
+
+class Connection:
+    """A connection that is logged in. `where` names it in errors."""
+
+    def __init__(self, transport: paramiko.Transport, where: str, timeout_s: float) -> None:
+        self._transport = transport
+        self._timeout_s = timeout_s
+        self.where = where
+
+    @property
+    def is_alive(self) -> bool:
+        return bool(self._transport.is_active())
+
+    def has_broken(self) -> bool:
+        """Whether a channel ended because the connection did: channels learn of it a little earlier."""
+        self._transport.join(BREAKING_S)
+        return not self.is_alive
+
+    def open_session(self) -> paramiko.Channel:
+        """A channel for one command. Raises SshFailed."""
+        try:
+            return self._transport.open_session(timeout=self._timeout_s)
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise SshFailed(f"{self.where} opens no session: {_describe(error)}") from error
+
+    def open_tcp(self, host: str, port: int) -> paramiko.Channel:
+        """A TCP connection that the other end makes; it also resolves the name. Raises SshFailed."""
+        try:
+            return self._transport.open_channel("direct-tcpip", (host, port), ("127.0.0.1", 0), timeout=self._timeout_s)
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise SshFailed(f"{self.where} cannot connect on to {host} port {port}: {_describe(error)}") from error
+
+    def lost(self) -> SshFailed:
+        """The error of a connection that broke off."""
+        cause = self._transport.get_exception()
+        why = f": {_describe(cause)}" if cause else ""
+        return SshFailed(f"the connection to {self.where} was lost{why}; run the command again once the way is clear")
+
+    def close(self) -> None:
+        self._transport.close()
+
+
+def connect_to_bastion(settings: Settings) -> Connection:
+    """A connection to the host that --tunnel names. Raises SshFailed."""
+    host, port = split_host_port(settings.tunnel)
+    return connect(settings, plan_login(settings, host, port))
+
+
+def connect_to_machine(settings: Settings, address: str, port: int, bastion: Connection | None) -> Connection:
+    """A connection to a machine, over the bastion where there is one. `port` counts where the address has none.
+
+    Raises SshFailed.
+    """
+    host, own_port = split_host_port(address)
+    return connect(settings, plan_login(settings, host, own_port or port), bastion)
+
+
+def connect(settings: Settings, login: Login, through: Connection | None = None) -> Connection:
+    """Dial, check the host's key, log in: each within the time of --ssh-timeout. Raises SshFailed."""
+    where = str(login) + (f" (through {through.where})" if through else "")
+    LOG.debug("connecting to %s", where)
+    stream = through.open_tcp(login.host, login.port) if through else _dial(login, settings.ssh_timeout_s)
+    transport = paramiko.Transport(stream)
+    try:
+        names = host_names(_names_of(login, stream if through is None else None), login.port)
+        known_hosts = _read_known_hosts(settings)
+        _negotiate(transport, where, settings.ssh_timeout_s, known_hosts.kinds(names) if known_hosts else [])
+        if known_hosts:
+            _check_host_key(transport, known_hosts, names, where)
+        _log_in(transport, login, where)
+    except BaseException:
+        transport.close()
+        raise
+    transport.set_keepalive(KEEPALIVE_S)
+    return Connection(transport, where, settings.ssh_timeout_s)
+
+
+def _dial(login: Login, timeout_s: float) -> socket.socket:
+    try:
+        stream = socket.create_connection((login.host, login.port), timeout_s)
+    except TimeoutError as error:
+        raise _timed_out(str(login), timeout_s) from error
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise SshFailed(
+            f"cannot connect to {login}: {why}; does an SSH server listen there, and is the way to it open?"
+        ) from error
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_AFTER_S * 1000)
+    return stream
+
+
+def _timed_out(where: str, timeout_s: float) -> SshFailed:
+    return SshFailed(
+        f"timed out while initiating SSH connection to {where}: no answer within {timeout_s:g} s "
+        "(--ssh-timeout=SECONDS waits longer)"
+    )
+
+
+def _names_of(login: Login, stream: socket.socket | None) -> list[str]:
+    """Under which names and addresses the host may be known, best first."""
+    return [login.asked, login.host, *([stream.getpeername()[0]] if stream else [])]
+
+
+def _negotiate(transport: paramiko.Transport, where: str, timeout_s: float, recorded: list[str]) -> None:
+    """Agree on keys. The kinds of host keys that are recorded come first: a host has several, and shows one."""
+    transport.banner_timeout = transport.handshake_timeout = transport.auth_timeout = timeout_s
+    options = transport.get_security_options()
+    wanted = [kind for known in recorded for kind in (_RSA_SIGNATURES if known == "ssh-rsa" else (known,))]
+    kinds = [kind for kind in wanted if kind in options.key_types]
+    options.key_types = (*kinds, *(kind for kind in options.key_types if kind not in kinds))
+    done = threading.Event()
+    transport.start_client(event=done)
+    if not done.wait(timeout_s):
+        raise _timed_out(where, timeout_s)
+    if not transport.is_active():
+        error = transport.get_exception()
+        if isinstance(error, TimeoutError):
+            raise _timed_out(where, timeout_s)
+        raise SshFailed(f"{where} does not complete the SSH handshake: {_describe(error)}; is this its SSH port?")
+
+
+def _read_known_hosts(settings: Settings) -> KnownHosts | None:
+    """The known hosts, None where they are not to be looked at."""
+    if not settings.strict_host_key_checking:
+        return None
+    try:
+        return KnownHosts.read(settings.known_hosts_file)
+    except OSError as error:
+        raise SshFailed(f"open {settings.known_hosts_file}: {(error.strerror or str(error)).lower()}") from error
+
+
+def _check_host_key(transport: paramiko.Transport, known_hosts: KnownHosts, names: list[str], where: str) -> None:
+    """Raises SshFailed unless the key is known, or a person at a terminal takes it."""
+    shown = transport.get_remote_server_key()
+    key = HostKey(shown.get_name(), shown.asbytes())
+    finding = known_hosts.judge(names, key)
+    if finding.verdict is Verdict.KNOWN:
+        return
+    if finding.verdict is Verdict.REVOKED:
+        raise SshFailed(f"handshake failed: host key revoked: {where} shows a key that {finding.at} revokes")
+    if finding.verdict is Verdict.CHANGED:
+        output.error(_render_changed(names[0], key, finding.at))
+        raise SshFailed(
+            f"handshake failed: host key mismatch: {where} shows another key than {finding.at} has; "
+            "if its key was changed on purpose, remove that line"
+        )
+    with _asking:
+        if KnownHosts.read(known_hosts.path).judge(names, key).verdict is not Verdict.KNOWN:
+            _ask_about(known_hosts, names[0], key, where)
+
+
+def _render_changed(name: str, key: HostKey, at: str) -> str:
+    frame = "@" * 59
+    return "\n".join(
+        [
+            frame,
+            f"@{'WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!':^57}@",
+            frame,
+            "IT IS POSSIBLE THAT SOMEONE IS DOING SOMETHING NASTY!",
+            "Someone could be eavesdropping on you right now (man-in-the-middle attack)!",
+            "It is also possible that a host key has just been changed.",
+            f"The fingerprint for the {key.label} key sent by the remote host {name} is",
+            f"{key.md5} ({key.sha256}).",
+            "Please contact your system administrator.",
+            f"The key that it had before is in {at}.",
+        ]
+    )
+
+
+def _ask_about(known_hosts: KnownHosts, name: str, key: HostKey, where: str) -> None:
+    """Have a person take or refuse the key of a host that is not known."""
+    if not sys.stdin.isatty():
+        raise SshFailed(
+            f"handshake failed: unauthorized host: the {key.label} key of {where} ({key.sha256}) is not in "
+            f"{known_hosts.path}, and there is no terminal to ask at: connect once at one, or add the line "
+            f'"{name} {key.kind} KEY" that ssh-keyscan prints for it'
+        )
+    print(
+        f"The authenticity of host '{name}' can't be established.\n"
+        f"{key.label} key fingerprint is {key.md5} ({key.sha256}).\n"
+        "Are you sure you want to continue connecting (yes/no)? ",
+        end="",
+        file=sys.stderr,
+        flush=True,
+    )
+    if sys.stdin.readline().strip().lower() not in ("yes", "y"):
+        output.error("Host key verification failed.")
+        raise SshFailed(f"handshake failed: unauthorized host: the key of {where} was refused")
+    try:
+        known_hosts.append(name, key)
+    except OSError:
+        output.error(f"Failed to add the host to the list of known hosts ({known_hosts.path}).")
+    else:
+        output.warning(f"Warning: Permanently added '{name}' ({key.label}) to the list of known hosts.")
+
+
+def _log_in(transport: paramiko.Transport, login: Login, where: str) -> None:
+    """Try key after key. Raises SshFailed with those that were tried."""
+    identities = gather_identities(login)
+    tried: list[str] = []
+    ended = ""
+    for identity in identities.usable:
+        LOG.debug("trying %s", identity)
+        tried.append(str(identity))
+        try:
+            further = transport.auth_publickey(login.user, identity.key)
+        except paramiko.BadAuthenticationType as error:
+            ended = f"it takes no keys from this user (but {', '.join(error.allowed_types)})"
+            break
+        except paramiko.AuthenticationException:
+            if transport.is_active():
+                continue
+            ended = "it hung up after these"
+            break
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            ended = f"it hung up after these ({_describe(error)})"
+            break
+        if not further:
+            return
+        ended = f"beyond a key it asks for {', '.join(further)}, which fleetctl cannot give"
+        break
+    raise SshFailed(_explain_refusal(login, where, tried, [ended] * bool(ended) + list(identities.problems)))
+
+
+def _explain_refusal(login: Login, where: str, tried: list[str], reasons: list[str]) -> str:
+    keys = f"refuses every key that was tried: {', '.join(tried)}" if tried else "was offered no key: there is none"
+    return (
+        f"unable to authenticate: {where} {keys}. {'; '.join(reasons)}{'. ' * bool(reasons)}"
+        f"Have one of your keys in the authorized_keys of {login.user} there (--ssh-username names another user)"
+    )
+
+
+def _describe(error: BaseException | None) -> str:
+    """The library's error as part of a sentence."""
+    if isinstance(error, paramiko.ChannelException):
+        return error.text.lower() or "refused"
+    if error is None or isinstance(error, EOFError):
+        return "the other end hung up"
+    if isinstance(error, OSError):
+        return (error.strerror or str(error) or type(error).__name__).lower()
+    return output.printable(str(error)).rstrip(".") or type(error).__name__

@@ -1,0 +1,212 @@
+"""The API through an SSH bastion, for httpx: a TCP connection that the bastion makes, or its unix socket.
+
+SSH cannot forward to a unix socket with this library, so `fleetctl fd-forward PATH` runs there, and HTTP is spoken over
+its standard input and output. One connection carries all of a command's requests.
+"""
+
+import shlex
+import ssl
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import httpcore
+import httpx
+import paramiko
+
+from fleetctl.endpoint import Endpoint
+from fleetctl.errors import ClientError, SshFailed
+from fleetctl.output import printable
+from fleetctl.ssh import Connection
+
+T = TypeVar("T")
+_CHUNK = 65536
+_COMMAND_NOT_FOUND = 127
+
+
+class TunnelFailed(ClientError):
+    """The way to the API is closed: the bastion's end of it, where it may open again, or the bastion itself."""
+
+    def __init__(self, text: str, may_pass: bool = False) -> None:
+        super().__init__(text)
+        self.may_pass = may_pass
+
+
+class TunnelTransport(httpx.BaseTransport):
+    """Carries the requests of an httpx client over a bastion. Raises TunnelFailed, and httpx' own errors."""
+
+    def __init__(self, bastion: Connection, endpoint: Endpoint, tls: ssl.SSLContext | None) -> None:
+        self._pool = httpcore.ConnectionPool(ssl_context=tls, network_backend=_Backend(bastion, endpoint))
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        try:
+            answer = self._pool.request(
+                request.method,
+                str(request.url),
+                headers=request.headers.raw,
+                content=request.read(),
+                extensions=request.extensions,
+            )
+        except httpcore.TimeoutException as error:
+            raise httpx.ReadTimeout(str(error), request=request) from error
+        except (httpcore.NetworkError, httpcore.ProtocolError) as error:
+            raise httpx.ReadError(str(error), request=request) from error
+        return httpx.Response(answer.status, headers=answer.headers, content=answer.content, request=request)
+
+    def close(self) -> None:
+        self._pool.close()
+
+
+class _Backend(httpcore.NetworkBackend):
+    """What httpcore connects with: channels of the bastion's connection."""
+
+    def __init__(self, bastion: Connection, endpoint: Endpoint) -> None:
+        self._bastion = bastion
+        self._endpoint = endpoint
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.NetworkStream:
+        try:
+            if not self._endpoint.socket:
+                return _Stream(self._bastion, self._bastion.open_tcp(host, port))
+            channel = self._bastion.open_session()
+            channel.exec_command(f"fleetctl fd-forward {shlex.quote(self._endpoint.socket)}")
+        except SshFailed as error:
+            closed = f"cannot reach fleetd at {self._endpoint.text}: {error}"
+            raise TunnelFailed(closed, may_pass=self._bastion.is_alive) from error
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise TunnelFailed(str(self._bastion.lost())) from error
+        return _ForwardedSocket(self._bastion, channel, self._endpoint)
+
+
+class _Stream(httpcore.NetworkStream):
+    """A channel as httpcore reads and writes it."""
+
+    def __init__(self, bastion: Connection, channel: paramiko.Channel) -> None:
+        self._bastion = bastion
+        self._channel = channel
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        self._channel.settimeout(timeout)
+        try:
+            data = bytes(self._channel.recv(max_bytes))
+        except TimeoutError as error:
+            raise httpcore.ReadTimeout(str(error)) from error
+        if not data and self._bastion.has_broken():
+            raise TunnelFailed(str(self._bastion.lost()))
+        return data
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._channel.settimeout(timeout)
+        try:
+            self._channel.sendall(buffer)
+        except TimeoutError as error:
+            raise httpcore.WriteTimeout(str(error)) from error
+        except (OSError, EOFError, paramiko.SSHException) as error:
+            if self._bastion.has_broken():
+                raise TunnelFailed(str(self._bastion.lost())) from error
+            raise httpcore.WriteError(str(error)) from error
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        return _TlsStream(self, ssl_context, server_hostname, timeout)
+
+    def get_extra_info(self, info: str) -> Any:
+        """Whether an idle connection has something to read: then it was closed, and httpcore makes another."""
+        if info == "is_readable":
+            return self._channel.recv_ready() or self._channel.eof_received or self._channel.closed
+        return None
+
+
+class _ForwardedSocket(_Stream):
+    """A unix socket of the bastion, at the other end of `fleetctl fd-forward`, which says why it ends on stderr."""
+
+    def __init__(self, bastion: Connection, channel: paramiko.Channel, endpoint: Endpoint) -> None:
+        super().__init__(bastion, channel)
+        self._endpoint = endpoint
+        self._has_answered = False
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        data = super().read(max_bytes, timeout)
+        if not data and not self._has_answered:
+            raise self._explain_end()
+        self._has_answered = True
+        return data
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        try:
+            super().write(buffer, timeout)
+        except httpcore.WriteError as error:
+            raise self._explain_end() from error
+
+    def _explain_end(self) -> TunnelFailed:
+        said = b""
+        while part := self._channel.recv_stderr(_CHUNK):
+            said += part
+        status = self._channel.recv_exit_status()
+        why = printable(said.decode(errors="replace")) or f"it ended with status {status}"
+        remedy = "does fleetd run there? See systemctl status fleet"
+        if status == _COMMAND_NOT_FOUND:
+            remedy = (
+                "fleetctl must be installed there, on the PATH of SSH commands; or name --endpoint=http://HOST:PORT"
+            )
+        return TunnelFailed(
+            f"cannot reach fleetd at {self._endpoint.text} through {self._bastion.where}: "
+            f"fleetctl fd-forward there says: {why}; {remedy}",
+            may_pass=status != _COMMAND_NOT_FOUND,
+        )
+
+
+class _TlsStream(httpcore.NetworkStream):
+    """TLS within a channel, which is no socket: the library works in memory, and we carry its bytes."""
+
+    def __init__(
+        self, inner: _Stream, context: ssl.SSLContext, server_hostname: str | None, timeout: float | None
+    ) -> None:
+        self._inner = inner
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_hostname)
+        self._carry(self._tls.do_handshake, timeout)
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._carry(lambda: self._tls.read(max_bytes), timeout)
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._carry(lambda: self._tls.write(buffer), timeout)
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._tls if info == "ssl_object" else self._inner.get_extra_info(info)
+
+    def _carry(self, step: Callable[[], T], timeout: float | None) -> T:
+        """Do a step of TLS, feeding it and passing on what it says until it is done."""
+        while True:
+            try:
+                done = step()
+            except ssl.SSLWantReadError:
+                self._pass_on(timeout)
+                data = self._inner.read(_CHUNK, timeout)
+                if data:
+                    self._incoming.write(data)
+                else:
+                    self._incoming.write_eof()
+            except ssl.SSLError as error:
+                raise httpcore.ReadError(str(error)) from error
+            else:
+                self._pass_on(timeout)
+                return done
+
+    def _pass_on(self, timeout: float | None) -> None:
+        if self._outgoing.pending:
+            self._inner.write(self._outgoing.read(), timeout)
