@@ -1,6 +1,6 @@
 # Every target sets itself up first (contrib/setup); all of it works from a bare checkout.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo bench test quick lint clean
+.PHONY: help setup demo bench test quick lint man clean
 
 BIN := .venv/bin
 
@@ -29,6 +29,9 @@ lint: setup ## style, types, and the direction of imports
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+man: setup ## render the man pages below build/man (they are in the package, too): man -l build/man/man1/fleetctl.1
+	@$(BIN)/python -m contrib.man build/man
 
 clean: ## remove the virtual environment, caches, and what killed runs left behind
 	@[ ! -x $(BIN)/python -o "$$(id -u)" != 0 ] || $(BIN)/python -c 'from contrib.testbed import Cluster; Cluster.clean_leftovers()'

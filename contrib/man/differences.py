@@ -1,0 +1,58 @@
+"""Where fleet differs from CoreOS fleet on purpose: what somebody must know who comes from there, by page."""
+
+from contrib.man import roff
+
+FLEETCTL = (
+    ("Exit status", "Unknown commands, unknown options and malformed ones fail with 2; there it was 0."),
+    (
+        "start",
+        "Succeeds for a oneshot that has completed, and waits for a slow unit as long as it is told to; there both "
+        "failed after two seconds. A unit that has failed or ended is started again. What keeps a unit from running "
+        "is said.",
+    ),
+    ("restart", "Restarts. There it did nothing."),
+    ("destroy", "Returns when no machine has the unit any more, unless told not to wait."),
+    ("status, journal, restart", "Take global units, too."),
+    ("list-units", "States of machines that are gone are not shown."),
+    (
+        "--driver, --etcd-*",
+        "The API is the only way in. `--driver=etcd` is refused, the other options of that driver have no effect.",
+    ),
+    ("Waits", "Without `--block-attempts` a wait ends after five minutes; there it had no end."),
+    ("TLS", "The server's certificate is always checked."),
+)
+
+FLEETD = (
+    (
+        "SIGTERM",
+        "Does not stop units. There, `systemctl stop fleet` stopped every unit of the machine. `fleetd leave` is the "
+        "way to hand them over.",
+    ),
+    ("The store", "etcd's version 3 API, under `/fleet/`, instead of version 2. Units are carried across by the API."),
+    ("The socket", "Closed to all but root and the group `fleet`; there every local user could control the cluster."),
+    ("TCP", "Off unless asked for, and beyond this machine only with `insecure=true`."),
+)
+
+CONFIGURATION = (
+    ("agent_ttl", "10 seconds by default; there it was 30."),
+    ("etcd_key_prefix", "`/fleet/` by default; there it was `/_coreos.com/fleet/`."),
+    ("Malformed values", "Are refused, with file and line; there a malformed number or boolean counted as 0 or false."),
+)
+
+UNIT = (
+    (
+        "Spreading",
+        "The instances of one template are spread over machines before the load is looked at; there a rebooted, empty "
+        "machine got all of them.",
+    ),
+    ("The system's own units", "A unit that would shadow one of the system is refused, with the reason."),
+    ("Continued lines", "In a value of [X-Fleet] they are joined by a blank, as systemd does it."),
+)
+
+
+def section(differences: tuple[tuple[str, str], ...]) -> str:
+    """The section of a page that says them."""
+    intro = roff.paragraph("In these it is not followed, on purpose:")
+    return roff.section(
+        "Differences from CoreOS fleet", intro, roff.entries((roff.bold(what), text) for what, text in differences)
+    )

@@ -1,0 +1,75 @@
+"""fleetd(8), from the parser of its command line."""
+
+import argparse
+
+from contrib.man import differences, roff
+from fleetd.__main__ import build_parser
+
+_DESCRIPTION = """
+fleetd runs on every machine of a cluster. Together the machines keep, in etcd, which units are wanted (fleetctl(1) says
+so). One of them leads, and decides which machine runs what; each starts and stops its units through its own systemd,
+and reports how they stand. A machine that dies loses its units to the others. A cluster of one machine needs no etcd.
+
+fleetd is not the units' life line, nor is etcd. Restarted, upgraded, killed, or without a store, it leaves what runs
+alone.
+"""
+_COMMANDS = (
+    (
+        "leave",
+        "Hand all units of this machine to the others, wait for that, and leave the cluster. A restart of "
+        "fleet.service joins again.",
+    ),
+    ("version", "Print the version."),
+)
+_SIGNALS = (
+    (
+        "SIGTERM, SIGINT",
+        "End. systemd tells why: at a restart nobody notices. At a stop the units keep running, and the machine is "
+        "parked for `parked_ttl` before they are started elsewhere. At a shutdown of the machine each unit is started "
+        "elsewhere as soon as it has stopped here.",
+    ),
+    ("SIGHUP", "Read the configuration again. Units are not touched."),
+    ("SIGUSR1", "Write to standard output, in one line of JSON, what this fleetd has in mind."),
+)
+_FILES = (
+    ("/etc/fleet/fleet.conf", "The configuration, see fleet.conf(5)."),
+    ("/run/fleet.sock", "The API. Who may write here is root on the whole cluster: root and the group fleet."),
+    ("/run/fleet/units/", "The unit files of this machine. Not to be changed by hand."),
+    ("/var/lib/fleet/fleet.db", "The state of a cluster of one machine (`standalone`)."),
+)
+_DEATH = """
+A machine that has been silent for `agent_ttl` is dead to the others, and its units are started elsewhere. When it
+comes back, its copies stop once their replacements run. A store that is slow, frozen or gone kills no machine: nothing
+is started elsewhere before every machine had `agent_ttl` to show itself again.
+
+Two machines with one machine-id are told apart: the second is refused, and its log names both addresses.
+"""
+
+
+def page() -> roff.Page:
+    """The page fleetd(8)."""
+    parser = build_parser()
+    body = (
+        roff.section("Synopsis", ".PP\n\\fBfleetd\\fR [\\fIoptions\\fR] [\\fBleave\\fR | \\fBversion\\fR]"),
+        roff.section("Description", roff.paragraph(_DESCRIPTION)),
+        roff.section("Commands", roff.entries((roff.bold(name), text) for name, text in _COMMANDS)),
+        roff.section("Options", roff.entries(_option(action) for action in options_of(parser))),
+        roff.section("Signals", roff.entries((roff.bold(name), text) for name, text in _SIGNALS)),
+        roff.section("Machines that die", roff.paragraph(_DEATH)),
+        roff.section("Files", roff.entries((f"\\fI{roff.escape(path)}\\fR", text) for path, text in _FILES)),
+        differences.section(differences.FLEETD),
+        roff.see_also(["fleetctl(1)", "fleet.conf(5)", "fleet.unit(5)", "systemd(1)", "journalctl(1)"]),
+    )
+    return roff.Page("fleetd", 8, "the agent and engine of a fleet cluster", body)
+
+
+def options_of(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """What may be given beside the command."""
+    return [action for action in parser._actions if action.option_strings]  # no public way leads there
+
+
+def _option(action: argparse.Action) -> tuple[str, str]:
+    spelling = ", ".join(roff.bold(option) for option in action.option_strings)
+    value = f" \\fI{action.metavar}\\fR" if isinstance(action.metavar, str) else ""
+    text = action.help or ""
+    return spelling + value, f"{text[:1].upper()}{text[1:]}."

@@ -1,0 +1,121 @@
+"""fleet.unit(5): what fleet reads in a unit file."""
+
+import msgspec
+
+from contrib.man import differences, roff
+
+
+class XFleetOption(msgspec.Struct, frozen=True):
+    """An option of the section [X-Fleet]: its spellings (the deprecated ones behind the first), what it means."""
+
+    name: str
+    value: str
+    meaning: str
+    deprecated: tuple[str, ...] = ()
+
+
+X_FLEET = (
+    XFleetOption(
+        "MachineID",
+        "ID",
+        "Only on the machine with this id, in full or its first eight digits. The first value counts. Excludes "
+        "`MachineOf`, `Conflicts`, `Global` and `Replaces`.",
+        ("X-ConditionMachineID", "X-ConditionMachineBootID"),
+    ),
+    XFleetOption(
+        "MachineOf",
+        "UNIT",
+        "Only on the machine where this unit is. May be repeated: then all must hold.",
+        ("X-ConditionMachineOf",),
+    ),
+    XFleetOption(
+        "MachineMetadata",
+        "KEY=VALUE",
+        "Only on machines whose `metadata` (see fleet.conf(5)) say so. May be repeated: values of one key are "
+        "alternatives, different keys must all hold. Anything but one key, one `=` and one value restricts nothing; "
+        "fleetctl warns of it.",
+        ("X-ConditionMachineMetadata",),
+    ),
+    XFleetOption(
+        "Conflicts",
+        "GLOB",
+        "Never on a machine with a unit whose name this matches, in either direction. May be repeated, and hold "
+        "several globs parted by blanks.",
+        ("X-Conflicts",),
+    ),
+    XFleetOption(
+        "Global",
+        "TRUE",
+        "On every machine that fits; true, yes, 1, on or t say so. Nothing waits for global units. Excludes "
+        "`MachineOf` and `Replaces`.",
+    ),
+    XFleetOption(
+        "Replaces",
+        "GLOB",
+        "Units whose name this matches, and that are on the machine where this one goes, move to another one. May be "
+        "repeated. Excludes `Conflicts`.",
+    ),
+)
+SPECIFIERS = (
+    ("%n", "The unit's full name."),
+    ("%N", "The name without its type."),
+    ("%p", "The name up to @, or without its type."),
+    ("%i", "The instance: what stands between @ and the type; else empty."),
+)
+_DESCRIPTION = """
+A unit file for a fleet cluster is one of systemd's: see systemd.unit(5). What stands in it is for the systemd of the
+machine that it runs on; fleet reads the section `[X-Fleet]`, which systemd passes over, to choose that machine.
+
+Units may be of the types service, socket, timer, path, mount, automount, device, target and others that systemd knows.
+Templates, `name@.service`, are not run themselves; `name@instance.service` is made from them. The cluster keeps at most
+256 KiB of a file, without comments and blank lines.
+"""
+_CHOICE = """
+Of the machines that fit, one is chosen that has the fewest instances of the same template; of those, one with the
+fewest units. A unit that fits nowhere stays wanted, and is placed as soon as a machine fits; `fleetctl start` says what
+is in the way.
+"""
+_VALUES = """
+A value that begins and ends with a double quote is a list: its items are parted by blanks outside quotes. Every other
+value is one item. Names of options are read in their exact case. Options that there are not are accepted, and fleetctl
+warns of them.
+"""
+_EXAMPLE = """
+[Unit]
+Description=Web server %i
+
+[Service]
+ExecStart=/usr/bin/python3 -m http.server 80%i
+Restart=always
+
+[X-Fleet]
+MachineMetadata=disk=ssd
+Conflicts=%p@*.service
+"""
+
+
+def page() -> roff.Page:
+    """The page fleet.unit(5)."""
+    body = (
+        roff.section("Synopsis", ".PP\n\\fIunit\\fR.service, \\fItemplate\\fR@.service, …"),
+        roff.section("Description", roff.paragraph(_DESCRIPTION)),
+        roff.section("Options of [X-Fleet]", roff.entries(_entry(option) for option in X_FLEET)),
+        roff.section("Values", roff.paragraph(_VALUES)),
+        roff.section(
+            "Specifiers",
+            roff.paragraph("They are replaced in the values of [X-Fleet]; systemd replaces its own elsewhere."),
+            roff.entries((roff.bold(name), text) for name, text in SPECIFIERS),
+        ),
+        roff.section("Choice of a machine", roff.paragraph(_CHOICE)),
+        roff.section(
+            "Example", roff.paragraph("`web@.service`, at most one of which runs on a machine:"), roff.example(_EXAMPLE)
+        ),
+        differences.section(differences.UNIT),
+        roff.see_also(["fleetctl(1)", "fleetd(8)", "fleet.conf(5)", "systemd.unit(5)", "systemd.service(5)"]),
+    )
+    return roff.Page("fleet.unit", 5, "units for a fleet cluster", body)
+
+
+def _entry(option: XFleetOption) -> tuple[str, str]:
+    also = f" Deprecated spellings: {', '.join(option.deprecated)}." if option.deprecated else ""
+    return f"{roff.bold(option.name + '=')}\\fI{roff.escape(option.value)}\\fR", option.meaning + also

@@ -1,0 +1,123 @@
+"""The man pages: groff takes them without a word, they say all there is to say, and the package holds them."""
+
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import click
+import pytest
+
+from contrib.man import roff, unit_page
+from contrib.man.fleetctl_page import FIELDS, LISTINGS
+from contrib.man.fleetd_page import options_of
+from contrib.man.pages import all_pages, write_pages
+from fleetctl.cli import root
+from fleetctl.commands import HIDDEN, SUMMARIES
+from fleetctl.parsing import Command
+from fleetctl.settings import GLOBAL_OPTIONS
+from fleetd.__main__ import build_parser
+from fleetd.config import OPTIONS, RETIRED
+from fleetd.core.unit import KNOWN_OPTIONS
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What a reader sees of each page, by its name, in lines that are never broken. Fails on any complaint of groff."""
+    found = {}
+    for path in write_pages(tmp_path_factory.mktemp("man")):
+        command = ["groff", "-Tutf8", "-Kutf8", "-P-cbou", "-man", "-ww", "-rLL=2000n", "-rHY=0", str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert done.stderr == ""
+        found[path.name] = done.stdout
+    return found
+
+
+def test_there_are_four_pages_each_with_its_name_and_purpose(texts: dict[str, str]) -> None:
+    assert sorted(texts) == ["fleet.conf.5", "fleet.unit.5", "fleetctl.1", "fleetd.8"]
+    for page in all_pages():
+        text = texts[f"{page.name}.{page.number}"]
+        assert f"{page.name} - {page.purpose}\n" in text
+        assert "\nDIFFERENCES FROM COREOS FLEET\n" in text
+        assert "\\" not in text
+
+
+def test_fleetctls_page_has_every_command_with_its_help_and_its_options(texts: dict[str, str]) -> None:
+    text = texts["fleetctl.1"]
+    for name in set(SUMMARIES) - HIDDEN:
+        command = root.get_command(click.Context(root), name)
+        assert isinstance(command, Command)
+        [part] = [part for part in re.split(r"\n   (?=\w)", text) if part.split(maxsplit=1)[0] == name]
+        assert f"{SUMMARIES[name]}." in part
+        assert " ".join((command.help or "").split("\n\n")[0].split()) in part
+        for option in command.own_params:
+            if isinstance(option, click.Option) and not option.hidden:
+                assert ", ".join(option.opts) in part
+
+
+def test_fleetctls_page_has_every_global_option(texts: dict[str, str]) -> None:
+    part = texts["fleetctl.1"].partition("GLOBAL OPTIONS")[2].partition("\nOUTPUT")[0]
+    spelled = re.findall(r"^       (--[a-z-]+)", part, re.MULTILINE)
+    assert spelled == [f"--{option.name.replace('_', '-')}" for option in GLOBAL_OPTIONS] + ["--help", "--version"]
+
+
+def test_every_field_of_every_list_is_explained() -> None:
+    known = {field for listing in LISTINGS.values() for field in [*listing.columns, *listing.values]}
+    assert known == set(FIELDS)
+
+
+def test_the_shapes_of_json_are_those_that_the_lists_have(texts: dict[str, str]) -> None:
+    for name, listing in LISTINGS.items():
+        part = texts["fleetctl.1"].partition(f"Objects of {name}\n")[2]
+        listed = re.findall(r"^       ([a-z]+)\b", re.split(r"\n   ?\S|\n[A-Z]", part)[0], re.MULTILINE)
+        assert listed == list(listing.values)
+
+
+def test_the_configurations_page_has_every_option_with_its_meaning_and_default(texts: dict[str, str]) -> None:
+    text = texts["fleet.conf.5"]
+    for option in OPTIONS:
+        part = text.partition(f"       {option.name}=\n")[2].partition("\n\n")[0]
+        assert option.meaning in part
+        assert f"Default: {option.default or 'empty'}." in part
+    for option in RETIRED:
+        assert f"{option.name}=" in text
+
+
+def test_the_daemons_page_has_every_option_of_its_command_line(texts: dict[str, str]) -> None:
+    for action in options_of(build_parser()):
+        assert ", ".join(action.option_strings) in texts["fleetd.8"]
+
+
+def test_the_units_page_has_every_option_and_spelling_that_fleet_reads(texts: dict[str, str]) -> None:
+    documented = {spelling for option in unit_page.X_FLEET for spelling in (option.name, *option.deprecated)}
+    assert documented == KNOWN_OPTIONS
+    for option in unit_page.X_FLEET:
+        assert f"{option.name}={option.value}" in texts["fleet.unit.5"]
+
+
+def test_nothing_in_a_text_is_taken_for_an_order() -> None:
+    assert roff.mark(".so /etc/passwd\n'x `a-b` {UNIT} \\n") == (
+        "\\&.so /etc/passwd\n\\(aqx \\fBa\\-b\\fR \\fIUNIT\\fR \\en"
+    )
+
+
+def test_the_package_holds_pages_and_completions(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    [wheel] = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        shared = {name.partition(".data/data/share/")[2] for name in archive.namelist() if ".data/" in name}
+        page = next(name for name in archive.namelist() if name.endswith("man8/fleetd.8"))
+        assert b".TH FLEETD 8" in archive.read(page)
+    assert shared == {
+        "bash-completion/completions/fleetctl",
+        "fish/vendor_completions.d/fleetctl.fish",
+        "man/man1/fleetctl.1",
+        "man/man5/fleet.conf.5",
+        "man/man5/fleet.unit.5",
+        "man/man8/fleetd.8",
+        "zsh/site-functions/_fleetctl",
+    }
