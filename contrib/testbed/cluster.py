@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from contrib.testbed import root
-from contrib.testbed.etcd import EtcdServer
+from contrib.testbed.etcd import EtcdServer, free_port
 from contrib.testbed.machine import Machine
 from contrib.testbed.network import Network, clean_leftovers
 
@@ -40,7 +40,8 @@ class Cluster:
     """Machines m1, m2, … on a network of their own, all running fleetd on one etcd.
 
     `machines` is how many, or one mapping a machine of what its fleet.conf has more than `config`. Without `fleetd`
-    they are plain machines. With `ssh`, root can log in with the key at `ssh_key`.
+    they are plain machines. With `ssh`, root can log in with the key at `ssh_key`. `etcd` is the first of the
+    `etcd_members`.
     """
 
     def __init__(
@@ -50,13 +51,16 @@ class Cluster:
         config: Config | None = None,
         fleetd: bool = True,
         ssh: bool = False,
+        etcd_members: int = 1,
         etcd_arguments: Sequence[str] = (),
     ) -> None:
         self._wanted = [{}] * machines if isinstance(machines, int) else list(machines)
         self._config = dict(config or {})
         self._fleetd = fleetd
         self._ssh = ssh
+        self._etcd_members = etcd_members
         self._etcd_arguments = etcd_arguments
+        self.etcds: list[EtcdServer] = []
         self.machines: list[Machine] = []
 
     clean_leftovers = staticmethod(clean_leftovers)
@@ -144,9 +148,8 @@ class Cluster:
         return "\n".join(parts)
 
     def _start(self) -> None:
-        self.etcd = EtcdServer(
-            self.network.directory / "etcd", address=self.network.address, extra_args=self._etcd_arguments
-        )
+        self.etcds = self._build_etcds()
+        self.etcd = self.etcds[0]
         if self._ssh:
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.ssh_key], check=True)
         if self._fleetd:
@@ -154,7 +157,7 @@ class Cluster:
             for package in ("fleetd", "fleetctl"):
                 compileall.compile_dir(root.CHECKOUT / package, quiet=1)
         with ThreadPoolExecutor(max_workers=len(self._wanted) + 1) as pool:
-            starting = pool.submit(self.etcd.start)
+            starting = pool.submit(self._start_etcds)
             for config in self._wanted:
                 self._build(config, None)
             booting = [pool.submit(machine.boot) for machine in self.machines]
@@ -163,10 +166,32 @@ class Cluster:
                 booted.result()
         self.wait_ready()
 
+    def _build_etcds(self) -> list[EtcdServer]:
+        address = self.network.address
+        ports = [free_port(address) for _ in range(self._etcd_members)]
+        members = {f"etcd{number}": f"http://{address}:{port}" for number, port in enumerate(ports, start=1)}
+        return [
+            EtcdServer(
+                self.network.directory / name,
+                name=name,
+                address=address,
+                peer_port=port,
+                members=members,
+                extra_args=self._etcd_arguments,
+            )
+            for name, port in zip(members, ports, strict=True)
+        ]
+
+    def _start_etcds(self) -> None:
+        for member in self.etcds:
+            member.launch()
+        for member in self.etcds:
+            member.wait_until_ready()
+
     def _build(self, config: Config, machine_id: str | None) -> Machine:
         machine = Machine(self.network, len(self.machines), machine_id=machine_id)
         if self._fleetd:
-            own = {"etcd_servers": self.etcd.client_url, "public_ip": machine.address}
+            own = {"etcd_servers": ",".join(etcd.client_url for etcd in self.etcds), "public_ip": machine.address}
             root.install_fleet(machine.root, {**own, **self._config, **config})
         if self._ssh:
             root.install_ssh(machine.root, self.ssh_key.with_suffix(".pub").read_text())

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from contrib.testbed import leftovers, root
-from contrib.testbed.network import Network
+from contrib.testbed.network import NOBODY, Network
 
 BOOT_TIMEOUT_S = 60.0
 SHUTDOWN_TIMEOUT_S = 120.0
@@ -113,6 +113,23 @@ class Machine:
 
     def heal_network(self) -> None:
         self.network.heal(self.name)
+
+    def lose_answers(self) -> None:
+        """Cut it off from etcd one way, until hear_answers(): what it asks arrives, what it is answered does not."""
+        self.network.mute(self.address)
+
+    def hear_answers(self) -> None:
+        self.network.unmute(self.address)
+
+    def cut_from_etcd(self) -> None:
+        """Drop every packet between it and etcd, until reach_etcd(). The other machines are reached as before."""
+        self.lose_answers()
+        gateway = self.network.address
+        self.run(["ip", "neigh", "replace", gateway, "lladdr", NOBODY, "dev", "host0", "nud", "permanent"])
+
+    def reach_etcd(self) -> None:
+        self.run(["ip", "neigh", "del", self.network.address, "dev", "host0"])
+        self.hear_answers()
 
     def run(
         self,

@@ -14,6 +14,7 @@ from contrib.testbed import leftovers
 BASE = Path("/run/fleet-testbed")
 SLOTS = range(100)
 FIRST_MACHINE_ADDRESS = 11  # .1 is the bridge
+NOBODY = "02:f1:ee:7b:ff:ff"  # a link address that no interface has: what is sent to it is lost without a word
 MOST_MACHINES = 240
 
 
@@ -66,6 +67,14 @@ class Network:
 
     def heal(self, machine: str) -> None:
         _ip("link", "set", f"vb-{self.container_of(machine)}", "master", self.bridge)
+
+    def mute(self, address: str) -> None:
+        """Lose all that etcd, and this host, send to the machine at this address. What it sends arrives, and the other
+        machines and it hear each other as before."""
+        _ip("neigh", "replace", address, "lladdr", NOBODY, "dev", self.bridge, "nud", "permanent")
+
+    def unmute(self, address: str) -> None:
+        _ip("neigh", "del", address, "dev", self.bridge)
 
     def _set_up(self) -> None:
         self.directory.mkdir(parents=True)
