@@ -1,0 +1,203 @@
+"""The file of known hosts: what its lines say of keys, which lines count, how it is written. Keys are ssh-keygen's."""
+
+import base64
+import stat
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fleetctl.known_hosts import Finding, HostKey, KnownHosts, Verdict, host_names
+from fleetctl.log import LOG
+
+KNOWN, UNKNOWN, CHANGED, REVOKED = Verdict.KNOWN, Verdict.UNKNOWN, Verdict.CHANGED, Verdict.REVOKED
+
+
+def make_key(folder: Path, kind: str) -> HostKey:
+    path = folder / f"key{len(list(folder.glob('key*')))}"
+    subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-f", path], check=True)
+    name, encoded, *_ = path.with_suffix(".pub").read_text().split()
+    return HostKey(name, base64.b64decode(encoded))
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> list[HostKey]:
+    """Two keys of one kind, and two of others."""
+    folder = tmp_path_factory.mktemp("keys")
+    return [make_key(folder, kind) for kind in ("ed25519", "ed25519", "ecdsa", "rsa")]
+
+
+Write = Callable[..., KnownHosts]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Writes the file and reads it as it then is."""
+
+    def call(*lines: str) -> KnownHosts:
+        (tmp_path / "known").write_text("".join(f"{line}\n" for line in lines))
+        return KnownHosts.read(str(tmp_path / "known"))
+
+    return call
+
+
+def line(hosts: str, key: HostKey) -> str:
+    return f"{hosts} {key.kind} {base64.b64encode(key.blob).decode()} a comment"
+
+
+def test_a_key_that_was_recorded_is_known_and_another_one_has_changed(write: Write, keys: list[HostKey]) -> None:
+    known_hosts = write("# a comment", "", line("10.0.0.1", keys[0]))
+    assert known_hosts.judge(["10.0.0.1"], keys[0]) == Finding(KNOWN, f"{known_hosts.path}:3")
+    assert known_hosts.judge(["10.0.0.1"], keys[1]) == Finding(CHANGED, f"{known_hosts.path}:3")
+    assert known_hosts.judge(["10.0.0.1"], keys[2]) == Finding(CHANGED, f"{known_hosts.path}:3")
+    assert known_hosts.judge(["10.0.0.2"], keys[0]) == Finding(UNKNOWN)
+
+
+def test_any_of_a_hosts_keys_will_do(write: Write, keys: list[HostKey]) -> None:
+    known_hosts = write(*(line("web,10.0.0.1", key) for key in keys[1:]))
+    assert [known_hosts.judge(["10.0.0.1"], key).verdict for key in keys] == [CHANGED, KNOWN, KNOWN, KNOWN]
+    assert known_hosts.kinds(["web"]) == ["ssh-ed25519", "ecdsa-sha2-nistp256", "ssh-rsa"]
+
+
+@pytest.mark.parametrize(
+    ("hosts", "matching", "others"),
+    [
+        ("10.0.?.1", "10.0.5.1", "10.0.55.1"),
+        ("*.example.org", "a.b.example.org", "example.org"),
+        ("*.example.org,!bad.example.org", "good.example.org", "bad.example.org"),
+        ("!bad.example.org,*.example.org", "good.example.org", "bad.example.org"),
+        ("[10.0.0.1]:2222", "[10.0.0.1]:2222", "10.0.0.1"),
+        ("[10.0.0.*]:2222", "[10.0.0.9]:2222", "1"),
+        ("Web.Example.org", "web.example.ORG", "web"),
+        ("web", "web", "webs"),
+        ("w.b", "w.b", "web"),
+    ],
+)
+def test_hosts_are_matched_by_patterns(
+    write: Write, keys: list[HostKey], hosts: str, matching: str, others: str
+) -> None:
+    known_hosts = write(line(hosts, keys[0]))
+    assert known_hosts.judge([matching], keys[0]).verdict == KNOWN
+    assert known_hosts.judge([others], keys[0]).verdict == UNKNOWN
+
+
+def test_hashed_names_are_found_as_openssh_hashes_them(tmp_path: Path, keys: list[HostKey]) -> None:
+    path = tmp_path / "known"
+    path.write_text(line("web", keys[0]) + "\n" + line("[10.0.0.1]:2222", keys[2]) + "\n")
+    subprocess.run(["ssh-keygen", "-q", "-H", "-f", path], check=True, capture_output=True)
+    assert "web" not in path.read_text()
+    known_hosts = KnownHosts.read(str(path))
+    assert known_hosts.judge(["web"], keys[0]).verdict == KNOWN
+    assert known_hosts.judge(["WEB"], keys[1]).verdict == CHANGED
+    assert known_hosts.judge(["[10.0.0.1]:2222"], keys[2]).verdict == KNOWN
+    assert known_hosts.judge(["10.0.0.1"], keys[2]).verdict == UNKNOWN
+
+
+@pytest.mark.parametrize("hashed", ["|1|abc", "|2|c2FsdA==|aGFzaA==", "|1|!|!", "|"])
+def test_a_hash_that_is_none_matches_nothing(write: Write, keys: list[HostKey], hashed: str) -> None:
+    assert write(line(hashed, keys[0])).judge(["web"], keys[0]).verdict == UNKNOWN
+
+
+def test_lines_of_authorities_do_no_harm_and_revoked_keys_are_refused(write: Write, keys: list[HostKey]) -> None:
+    known_hosts = write(
+        "@cert-authority " + line("*", keys[3]),
+        "@of-a-later-day " + line("*", keys[0]),
+        "@revoked " + line("*", keys[1]),
+        line("web", keys[0]),
+        line("web", keys[1]),
+    )
+    assert known_hosts.judge(["web"], keys[0]) == Finding(KNOWN, f"{known_hosts.path}:4")
+    assert known_hosts.judge(["web"], keys[1]) == Finding(REVOKED, f"{known_hosts.path}:3")
+    assert known_hosts.judge(["db"], keys[3]).verdict == UNKNOWN
+    assert known_hosts.judge(["db"], keys[1]).verdict == REVOKED
+
+
+def test_the_first_name_that_the_file_has_counts(write: Write, keys: list[HostKey]) -> None:
+    known_hosts = write(line("web", keys[0]), line("10.0.0.1", keys[1]))
+    assert known_hosts.judge(["web", "10.0.0.1"], keys[1]).verdict == CHANGED
+    assert known_hosts.judge(["new", "10.0.0.1"], keys[1]).verdict == KNOWN
+    assert known_hosts.kinds(["new", "other"]) == []
+
+
+def test_lines_that_cannot_be_used_are_named_and_passed_over(
+    write: Write, keys: list[HostKey], caplog: pytest.LogCaptureFixture
+) -> None:
+    good = line("web", keys[0])
+    kind, encoded = good.split()[1:3]
+    LOG.addHandler(caplog.handler)
+    known_hosts = write("web", f"web {kind}", f"web {kind} =", f"web ssh-rsa {encoded}", "@revoked web", good)
+    LOG.removeHandler(caplog.handler)
+    assert known_hosts.judge(["web"], keys[0]) == Finding(KNOWN, f"{known_hosts.path}:6")
+    assert [record.getMessage().partition(" - ")[0] for record in caplog.records] == [
+        f"{known_hosts.path}:{number}" for number in range(1, 6)
+    ]
+
+
+def test_bytes_that_are_no_text_do_not_hide_the_rest(tmp_path: Path, keys: list[HostKey]) -> None:
+    path = tmp_path / "known"
+    path.write_bytes(b"\xff\xfe \xff \xff\n" + line("web", keys[0]).encode())
+    assert KnownHosts.read(str(path)).judge(["web"], keys[0]).verdict == KNOWN
+
+
+def test_a_file_that_is_not_there_is_made_with_its_folder_for_its_owner(tmp_path: Path, keys: list[HostKey]) -> None:
+    path = tmp_path / "new" / "known"
+    known_hosts = KnownHosts.read(str(path))
+    assert known_hosts.judge(["web"], keys[0]).verdict == UNKNOWN
+    known_hosts.append("web", keys[0])
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert path.read_text() == f"web {keys[0].kind} {base64.b64encode(keys[0].blob).decode()}\n"
+    assert KnownHosts.read(str(path)).judge(["web"], keys[0]).verdict == KNOWN
+
+
+def test_a_line_is_added_on_a_line_of_its_own(tmp_path: Path, keys: list[HostKey]) -> None:
+    path = tmp_path / "known"
+    path.write_text(line("web", keys[0]))  # without an end
+    KnownHosts.read(str(path)).append("db", keys[1])
+    known_hosts = KnownHosts.read(str(path))
+    assert known_hosts.judge(["web"], keys[0]).at == f"{path}:1"
+    assert known_hosts.judge(["db"], keys[1]).at == f"{path}:2"
+
+
+def test_the_home_directory_may_stand_in_the_name(
+    tmp_path: Path, keys: list[HostKey], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    KnownHosts.read("~/.fleetctl/known_hosts").append("web", keys[0])
+    assert KnownHosts.read(str(tmp_path / ".fleetctl/known_hosts")).judge(["web"], keys[0]).verdict == KNOWN
+
+
+def test_openssh_reads_what_was_added(tmp_path: Path, keys: list[HostKey]) -> None:
+    path = tmp_path / "known"
+    for name, key in (("web", keys[0]), ("[10.0.0.1]:2222", keys[2])):
+        KnownHosts.read(str(path)).append(name, key)
+        found = subprocess.run(["ssh-keygen", "-F", name, "-f", path], check=True, capture_output=True, text=True)
+        assert base64.b64encode(key.blob).decode() in found.stdout
+
+
+@pytest.mark.parametrize(
+    ("hosts", "port", "names"),
+    [
+        (["10.0.0.1"], 22, ["10.0.0.1"]),
+        (["web", "web.example.org", "10.0.0.1"], 22, ["web", "web.example.org", "10.0.0.1"]),
+        (["web", "web", "10.0.0.1"], 2222, ["[web]:2222", "[10.0.0.1]:2222"]),
+        (["fd00::1"], 22, ["[fd00::1]", "fd00::1"]),
+        (["fd00::1"], 2222, ["[fd00::1]:2222"]),
+    ],
+)
+def test_a_host_goes_by_its_names_and_addresses_with_the_port_if_it_is_unusual(
+    hosts: list[str], port: int, names: list[str]
+) -> None:
+    assert host_names(hosts, port) == names
+
+
+def test_fingerprints_are_those_of_ssh_keygen(tmp_path: Path, keys: list[HostKey]) -> None:
+    for key in keys:
+        (tmp_path / "pub").write_text(line("", key).strip() + "\n")
+        for digest, mine in (("md5", f"MD5:{key.md5}"), ("sha256", key.sha256)):
+            shown = subprocess.run(
+                ["ssh-keygen", "-l", "-E", digest, "-f", tmp_path / "pub"], check=True, capture_output=True, text=True
+            )
+            assert shown.stdout.split()[1] == mine
+    assert [key.label for key in keys] == ["ssh-ed25519", "ssh-ed25519", "ECDSA", "RSA"]

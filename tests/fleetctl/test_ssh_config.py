@@ -1,0 +1,176 @@
+"""Who logs in where and with which keys: the command line, ~/.ssh/config, the agent, key files. Nothing connects."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fleetctl.errors import SshFailed
+from fleetctl.identities import gather_identities
+from fleetctl.settings import Settings
+from fleetctl.ssh_config import Login, plan_login, split_host_port
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home directory with an .ssh in it, and no agent."""
+    (tmp_path / ".ssh").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def agent(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An ssh-agent without keys; its socket."""
+    path = home / "agent.sock"
+    said = subprocess.run(["ssh-agent", "-s", "-a", path], check=True, capture_output=True, text=True).stdout
+    monkeypatch.setenv("SSH_AUTH_SOCK", str(path))
+    yield path
+    os.kill(int(said.partition("SSH_AGENT_PID=")[2].partition(";")[0]), signal.SIGTERM)
+
+
+def make_key(path: Path, kind: str = "ed25519", passphrase: str = "", *arguments: str) -> str:
+    """A key file; its fingerprint."""
+    subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", passphrase, *arguments, "-f", path], check=True)
+    shown = subprocess.run(["ssh-keygen", "-l", "-f", path], check=True, capture_output=True, text=True)
+    return shown.stdout.split()[1]
+
+
+def add_to_agent(path: Path) -> None:
+    subprocess.run(["ssh-add", "-q", path], check=True, capture_output=True)
+
+
+def configure(home: Path, text: str) -> None:
+    (home / ".ssh" / "config").write_text(text)
+
+
+def fingerprints(login: Login) -> list[str]:
+    return [identity.public.sha256 for identity in gather_identities(login).usable]
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("web", "web", 0),
+        ("web:2222", "web", 2222),
+        ("10.0.0.1:22", "10.0.0.1", 22),
+        ("fd00::1", "fd00::1", 0),
+        ("[fd00::1]", "fd00::1", 0),
+        ("[fd00::1]:2222", "fd00::1", 2222),
+    ],
+)
+def test_a_host_may_have_a_port(text: str, host: str, port: int) -> None:
+    assert split_host_port(text) == (host, port)
+
+
+@pytest.mark.parametrize("text", ["", ":22", "web:ssh", "web:0", "web:65536", "[::1", "[::1]22", "[]:22"])
+def test_what_is_no_host_is_refused_with_the_forms_there_are(text: str) -> None:
+    with pytest.raises(SshFailed, match="HOST:PORT"):
+        split_host_port(text)
+
+
+def test_without_a_configuration_the_usual_is_taken(home: Path) -> None:
+    assert plan_login(Settings(), "web") == Login(asked="web", host="web", port=22, user="core")
+    assert str(plan_login(Settings(ssh_username="me"), "web", 2222)) == "me@web port 2222"
+
+
+def test_the_configuration_gives_name_port_user_and_keys(home: Path) -> None:
+    configure(home, "Host web\n HostName 10.0.0.1\n Port 2222\n User root\n IdentityFile ~/a\n IdentityFile /b\n")
+    login = plan_login(Settings(), "web")
+    assert login == Login("web", "10.0.0.1", 2222, "root", (f"{home}/a", "/b"))
+    assert str(login) == "root@web (10.0.0.1) port 2222"
+    assert plan_login(Settings(), "other").user == "core"
+
+
+def test_the_command_line_goes_before_the_configuration(home: Path) -> None:
+    configure(home, "Host *\n Port 2222\n User root\n")
+    login = plan_login(Settings(ssh_username="core"), "web", 22)
+    assert (login.user, login.port) == ("core", 22)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"), [("Host *\n Port x\n", "the port x"), ("nonsense\n", "/.ssh/config cannot be used")]
+)
+def test_a_configuration_that_cannot_be_used_is_named(home: Path, text: str, complaint: str) -> None:
+    configure(home, text)
+    with pytest.raises(SshFailed, match=complaint):
+        plan_login(Settings(), "web")
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [
+        ("ed25519", ()),
+        ("ecdsa", ()),
+        ("ecdsa", ("-b", "521")),
+        ("rsa", ()),
+        ("rsa", ("-m", "PEM")),
+        ("rsa", ("-b", "4096")),
+    ],
+)
+def test_key_files_of_all_current_kinds_are_read(home: Path, kind: str, arguments: tuple[str, ...]) -> None:
+    made = make_key(home / ".ssh" / f"id_{kind}", kind, "", *arguments)
+    assert fingerprints(plan_login(Settings(), "web")) == [made]
+
+
+@pytest.mark.parametrize("form", [(), ("-m", "PEM")])
+def test_an_encrypted_key_without_an_agent_is_named_with_the_remedy(home: Path, form: tuple[str, ...]) -> None:
+    path = home / ".ssh" / "id_rsa"
+    make_key(path, "rsa", "secret", *form)
+    found = gather_identities(plan_login(Settings(), "web"))
+    assert found.usable == ()
+    assert found.problems == (
+        "SSH_AUTH_SOCK is not set, so there is no agent",
+        f"{path} is encrypted: load it into an agent (ssh-add {path})",
+    )
+
+
+def test_what_is_no_key_and_what_is_not_there_is_named(home: Path) -> None:
+    (home / "junk").write_text("junk")
+    configure(home, "Host *\n IdentityFile ~/junk\n IdentityFile ~/missing\n")
+    problems = gather_identities(plan_login(Settings(), "web")).problems
+    assert problems[1:] == (
+        f"{home}/junk holds no key that can be used (ed25519, ecdsa and rsa can)",
+        f"{home}/missing is not there",
+    )
+
+
+def test_the_agents_keys_go_before_the_usual_files(home: Path, agent: Path) -> None:
+    held = make_key(home / "held")
+    add_to_agent(home / "held")
+    usual = make_key(home / ".ssh" / "id_ed25519")
+    assert fingerprints(plan_login(Settings(), "web")) == [held, usual]
+
+
+def test_a_key_that_the_configuration_names_goes_first_from_the_agent_if_it_is_encrypted(
+    home: Path, agent: Path
+) -> None:
+    held = make_key(home / "held")
+    add_to_agent(home / "held")
+    named = make_key(home / "named")
+    add_to_agent(home / "named")
+    subprocess.run(["ssh-keygen", "-q", "-p", "-N", "secret", "-f", home / "named"], check=True, capture_output=True)
+    make_key(home / ".ssh" / "id_ed25519")
+    configure(home, f"Host web\n IdentityFile {home}/named\nHost db\n IdentityFile {home}/named\n IdentitiesOnly yes\n")
+    assert fingerprints(plan_login(Settings(), "web")) == [named, held]
+    assert fingerprints(plan_login(Settings(), "db")) == [named]
+    assert gather_identities(plan_login(Settings(), "web")).problems == ()
+
+
+def test_a_key_is_tried_once_though_agent_and_file_have_it(home: Path, agent: Path) -> None:
+    usual = make_key(home / ".ssh" / "id_ed25519")
+    add_to_agent(home / ".ssh" / "id_ed25519")
+    assert fingerprints(plan_login(Settings(), "web")) == [usual]
+
+
+def test_an_agent_without_keys_and_one_that_is_gone_are_told_apart(
+    home: Path, agent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    login = plan_login(Settings(), "web")
+    assert gather_identities(login).problems == ("the agent holds no keys (ssh-add loads one)",)
+    monkeypatch.setenv("SSH_AUTH_SOCK", str(home / "gone"))
+    assert gather_identities(login).problems == (f"no agent answers at {home}/gone (SSH_AUTH_SOCK)",)
