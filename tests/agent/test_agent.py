@@ -136,6 +136,22 @@ async def test_a_retiring_copy_runs_on_until_it_is_withdrawn(machine: MachineUnd
     await machine.until(lambda states: states["web.service"].target is TargetState.INACTIVE)
 
 
+@pytest.mark.parametrize("suffix", ["target", "slice", "swap", "mount", "path", "socket", "timer"])
+async def test_a_unit_of_any_type_is_taken_up_again_and_leaves_nothing_when_it_goes(
+    machine: MachineUnderTest, suffix: str
+) -> None:
+    name = f"a.{suffix}"
+    await machine.start()
+    await machine.place(name, 7, text="[Unit]\nDescription=any\n")
+    await machine.until_active(name, 7)
+    await machine.restart()
+    await machine.settle()
+    assert machine.asked("write", "start") == [("write", (name,)), ("start", (name,))]
+    await machine.withdraw(name, 8)
+    await machine.until(lambda states: states[name].target is TargetState.INACTIVE)
+    assert dict(machine.systemd.read_files()) == {}
+
+
 async def test_a_finished_oneshot_is_reported_as_completed(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place("job.service", 7, text=ONESHOT)

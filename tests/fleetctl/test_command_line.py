@@ -41,6 +41,12 @@ def test_each_command_has_a_page_of_five_sections(bare_fleetctl: Fleetctl, name:
     )
 
 
+def test_no_page_speaks_of_globs_which_are_the_shells_matter(bare_fleetctl: Fleetctl) -> None:
+    for page in (bare_fleetctl("help"), *(bare_fleetctl("help", name) for name in SUMMARIES)):
+        assert "glob " not in page.stdout
+        assert "*" not in page.stdout
+
+
 @pytest.mark.parametrize("words", [["list-un"], ["sta"], ["li"], ["ver"]])
 def test_an_abbreviation_that_fits_several_commands_is_refused(bare_fleetctl: Fleetctl, words: list[str]) -> None:
     result = bare_fleetctl(*words)
@@ -108,6 +114,20 @@ def test_flags_are_taken_in_every_spelling_of_the_original(fleetctl: Fleetctl, s
     assert (
         fleetctl("list-machines", spelling, "--fields", "machine", "-no-legend").stdout == f"{'1' * 32}\n{'2' * 32}\n"
     )
+
+
+@pytest.mark.parametrize(("command", "state"), [("star", "launched"), ("lo", "loaded"), ("sub", "inactive")])
+def test_replace_means_what_it_does_however_the_command_and_the_unit_are_called(
+    fleetctl: Fleetctl, api: FakeApi, tmp_path: Path, command: str, state: str
+) -> None:
+    for name in ("load", "start", "submit"):
+        (tmp_path / f"{name}.service").write_text("[Service]\nExecStart=/bin/new\n")
+        api.add(f"{name}.service")
+    result = fleetctl(command, "--replace", "load", "start", "submit")
+    assert (result.status, result.stderr) == (0, "")
+    assert [(held.content.text, held.target) for held in api.units.values()] == [
+        ("[Service]\nExecStart=/bin/new\n", state)
+    ] * 3
 
 
 def test_a_flag_can_be_switched_off(fleetctl: Fleetctl) -> None:

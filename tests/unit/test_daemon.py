@@ -1,11 +1,17 @@
 """What the daemon finds out about its own place on the machine."""
 
+import asyncio
 import os
 from pathlib import Path
 
 import pytest
 
-from fleetd.daemon import AlreadyRunning, claim_machine, own_unit
+from fleetd.config import parse_config
+from fleetd.core.machine import Machine
+from fleetd.daemon import AlreadyRunning, Node, Surroundings, claim_machine, own_unit
+from fleetd.store.embedded import EmbeddedStore
+from fleetd.systemd.simulated import SimulatedSystemd
+from tests.virtual_time import offload_inline, run_virtually
 
 
 def test_a_second_fleetd_is_refused_and_the_first_is_named(tmp_path: Path) -> None:
@@ -30,3 +36,19 @@ def test_a_fleetd_that_has_ended_is_in_nobodys_way(tmp_path: Path) -> None:
 )
 def test_fleetd_knows_its_own_unit_by_its_cgroup(cgroups: str, unit: str) -> None:
     assert own_unit(cgroups) == unit
+
+
+@pytest.mark.parametrize(("value", "leads"), [("false", True), ("true", False)])
+def test_a_machine_without_an_engine_joins_and_never_leads(tmp_path: Path, value: str, leads: bool) -> None:
+    async def scenario() -> None:
+        config, _ = parse_config(f"disable_engine={value}", "fleet.conf", {}, {})
+        store = EmbeddedStore(":memory:", offload=offload_inline)
+        surroundings = Surroundings(tmp_path, new_id=lambda: "an-id", offload=offload_inline)
+        node = Node(config, store, SimulatedSystemd(), Machine("m1", session="s1"), surroundings)
+        node.start()
+        await asyncio.sleep(60)
+        assert await store.get("/fleet/machines/m1") is not None
+        assert (await store.get("/fleet/leader") is not None) is leads
+        await node.close()
+
+    run_virtually(scenario())
