@@ -1,16 +1,18 @@
 """fleetctl(1), from the help of its commands and options."""
 
 import inspect
+from typing import Any
 
 import click
 
 from contrib.man import differences, roff
 from fleetctl.cli import root
 from fleetctl.commands import HIDDEN, SUMMARIES, list_machines, list_unit_files, list_units
+from fleetctl.listing import Listing
 from fleetctl.parsing import Command
 from fleetctl.settings import ENVIRONMENT_PREFIX, GLOBAL_OPTIONS, HELP
 
-LISTINGS = {
+LISTINGS: dict[str, Listing[Any]] = {
     "list-units": list_units.LISTING,
     "list-unit-files": list_unit_files.LISTING,
     "list-machines": list_machines.LISTING,

@@ -1,0 +1,165 @@
+"""Carry the units of a cluster across to another through their APIs: from CoreOS fleet to this one, mostly.
+
+    python contrib/migrate.py --from http://old:49153 --to unix:///run/fleet.sock [--dry-run] [--move]
+
+Each unit that the new cluster does not have is created there with its content and its target state. With --move it is
+created inactive first, then unloaded in the old cluster, and started in the new one when no old machine has it any
+more. What cannot be carried is listed with the reason, and keeps nothing else back; to run it again does no harm.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+
+import msgspec
+
+from fleetctl import log, output
+from fleetctl.client import Client, open_client
+from fleetctl.errors import ClientError, CommandFailed
+from fleetctl.settings import resolve_settings
+from fleetctl.waiting import wait_until_gone
+from fleetd.api import schema
+from fleetd.core.names import InvalidName, is_reserved, validate_name
+from fleetd.core.unit import InvalidRequirements, TargetState, validate_requirements
+from fleetd.core.unitfile import Option, UnitFile
+
+STOP_BOUND_S = 300.0
+_VERBS = {TargetState.LOADED: "load", TargetState.LAUNCHED: "start"}
+_FATES = {(True, False): "carried", (False, True): "as it is:", (False, False): "left:"}
+
+
+class Step(msgspec.Struct, frozen=True):
+    """What becomes of one unit: it is carried across, unless there is a reason (`why`) to leave it where it is.
+
+    `exists` says that the new cluster has it with the same content, `is_settled` that nothing is to be done at all.
+    """
+
+    unit: schema.Unit
+    why: str = ""
+    exists: bool = False
+    is_settled: bool = False
+
+    @property
+    def is_carried(self) -> bool:
+        return not self.why
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether the unit is wanted on a machine."""
+        return _target(self.unit) != TargetState.INACTIVE
+
+
+def plan_migration(old: Iterable[schema.Unit], new: Iterable[schema.Unit], move: bool) -> list[Step]:
+    """What to do with each of the old units, by name. A move that was broken off goes on where it was."""
+    present = {unit.name: unit for unit in new}
+    return [_plan_unit(unit, present.get(unit.name), move) for unit in sorted(old, key=lambda unit: unit.name)]
+
+
+def _plan_unit(unit: schema.Unit, present: schema.Unit | None, move: bool) -> Step:
+    if present is not None:
+        return _plan_present(unit, present, move)
+    if is_reserved(unit.name):
+        return Step(unit, "its name belongs to the system")
+    try:
+        validate_name(unit.name)
+        validate_requirements(_content(unit).options)
+    except (InvalidName, InvalidRequirements) as error:
+        return Step(unit, str(error))
+    return Step(unit)
+
+
+def _plan_present(unit: schema.Unit, present: schema.Unit, move: bool) -> Step:
+    if _content(present) != _content(unit):
+        return Step(unit, "the new cluster has another unit of this name")
+    if _target(present) == _target(unit):
+        return Step(unit, "the new cluster has it already", exists=True, is_settled=True)
+    if move and _target(present) == TargetState.INACTIVE:
+        return Step(unit, exists=True)
+    return Step(unit, f"the new cluster has it, and wants it {_target(present)}", exists=True)
+
+
+def _target(unit: schema.Unit) -> str:
+    return unit.desired_state or TargetState.INACTIVE
+
+
+def _content(unit: schema.Unit) -> UnitFile:
+    return UnitFile.from_options(Option(option.section, option.name, option.value) for option in unit.options)
+
+
+def apply_copies(new: Client, steps: Iterable[Step]) -> list[str]:
+    """Create the units as they were in the old cluster, which goes on running them; what failed, a line each."""
+    return [failure for step in steps if step.is_carried for failure in _create(new, step.unit, _target(step.unit))]
+
+
+def apply_moves(old: Client, new: Client, steps: Iterable[Step]) -> list[str]:
+    """Create the units, and start each when the old cluster does not run it any more; what failed, a line each."""
+    failures = []
+    leaving: dict[str, schema.Unit] = {}
+    for step in steps:
+        if not step.is_carried:
+            continue
+        refused = [] if step.exists else _create(new, step.unit, TargetState.INACTIVE)
+        if not refused and step.is_wanted:
+            refused = _try(step.unit.name, partial(old.set_target, step.unit.name, TargetState.INACTIVE))
+            leaving.update({} if refused else {step.unit.name: step.unit})
+        failures += refused
+    try:
+        for name in wait_until_gone(old, list(leaving), STOP_BOUND_S):
+            failures += _try(name, partial(new.set_target, name, _target(leaving[name])))
+            del leaving[name]
+    except (ClientError, KeyboardInterrupt) as error:  # who ran where must not be forgotten with this process
+        failures.append(f"interrupted: {error}" if str(error) else "interrupted")
+    commands = [(name, f"fleetctl {_VERBS[TargetState(_target(unit))]} {name}") for name, unit in leaving.items()]
+    return failures + [
+        f"{name}: not yet started. When the old cluster has stopped it: {command}" for name, command in commands
+    ]
+
+
+def _create(new: Client, unit: schema.Unit, target: str) -> list[str]:
+    return _try(unit.name, partial(new.put_unit, unit.name, _content(unit).options, target))
+
+
+def _try(name: str, act: Callable[[], object]) -> list[str]:
+    """Do something about a unit; the failure, where there is one."""
+    try:
+        act()
+    except ClientError as error:
+        return [f"{name}: {error}"]
+    return []
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; its exit status: 1 where a unit was left behind."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--from", dest="old", required=True, metavar="ENDPOINT", help="the API of the old cluster")
+    parser.add_argument("--to", dest="new", default="unix:///run/fleet.sock", metavar="ENDPOINT", help="the new one's")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    parser.add_argument("--move", action="store_true", help="unload each unit in the old cluster before it starts here")
+    asked = parser.parse_args(arguments)
+    log.set_up(debug=False)
+    try:
+        old, new = (open_client(resolve_settings({"endpoint": place}, os.environ)) for place in (asked.old, asked.new))
+        steps = plan_migration(old.units(), new.units(), asked.move)
+        show_plan(steps)
+        failures = [] if asked.dry_run else apply_moves(old, new, steps) if asked.move else apply_copies(new, steps)
+    except (ClientError, CommandFailed) as error:
+        output.error(str(error))
+        return 1
+    for failure in failures:
+        output.error(failure)
+    return 1 if failures or any(not step.is_carried and not step.is_settled for step in steps) else 0
+
+
+def show_plan(steps: Sequence[Step]) -> None:
+    """One line a unit: its name, its target state, and what is done with it."""
+    rows = [
+        [step.unit.name, _target(step.unit), f"{_FATES[step.is_carried, step.is_settled]} {step.why}".strip()]
+        for step in steps
+    ]
+    output.result(output.render_table([["UNIT", "TARGET", "MIGRATION"], *rows]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""The recipes of contrib: what they name exists, what they hold can be read by what it is for."""
+
+import re
+import subprocess
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from fleetd import metrics
+from fleetd.config import parse_config
+
+CONTRIB = Path(__file__).parents[2] / "contrib"
+
+
+def test_alerts_name_only_metrics_that_fleetd_has() -> None:
+    rules = (CONTRIB / "prometheus/fleet-rules.yml").read_text()
+    expressions = re.findall(r"expr: (.*)", rules)
+    named = {name for expression in expressions for name in re.findall(r"\bfleet_\w+", expression)}
+    known = set(re.findall(r"^# TYPE (\w+)", metrics.render().decode(), re.MULTILINE))
+    assert len(expressions) == rules.count("- alert:") == rules.count("summary:")
+    assert named
+    assert named <= known
+
+
+def written_file(path: str) -> str:
+    """What the cloud-init recipe writes to a path."""
+    text = (CONTRIB / "cloud-init/user-data").read_text()
+    block = re.search(rf"path: {re.escape(path)}\n.*\n    content: \|\n((?:      .*\n|\n)+)", text)
+    assert block is not None
+    return textwrap.dedent(block[1])
+
+
+def test_the_configuration_that_cloud_init_writes_is_taken_without_a_notice() -> None:
+    config, notices = parse_config(written_file("/etc/fleet/fleet.conf"), "fleet.conf", {}, {})
+    assert notices == []
+    assert (len(config.etcd_servers), config.metadata) == (3, {"disk": "ssd", "region": "eu"})
+
+
+@pytest.fixture
+def stubs(tmp_path: Path) -> Path:
+    """Programs that only say what they were called with; tar makes no file."""
+    directory = tmp_path / "bin"
+    directory.mkdir()
+    called = ("cp", "curl", "getent", "install", "ln", "pip", "python3", "systemctl", "tar")
+    for name in called:
+        (directory / name).write_text(f'#!/bin/sh\necho {name} "$@" >>{tmp_path}/calls\n')
+        (directory / name).chmod(0o755)
+    return directory
+
+
+def test_the_script_that_cloud_init_runs_installs_files_that_the_source_has(stubs: Path, tmp_path: Path) -> None:
+    script = written_file("/usr/local/sbin/install-fleet").replace("/opt/fleet/bin/pip", f"{stubs}/pip")
+    command = ["sh", "-c", script, "install-fleet", "https://example.com/fleet.tar.gz"]
+    subprocess.run(command, env={"PATH": f"{stubs}:/usr/bin:/bin"}, check=True, capture_output=True)
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert calls[-1] == "systemctl enable --now fleet.socket fleet.service"
+    [installed] = [call.split() for call in calls if call.startswith("install ")]
+    sources = [Path(word) for word in installed if "/units/" in word]
+    assert [path.name for path in sources] == ["fleet.service", "fleet.socket"]
+    assert all((CONTRIB.parent / "units" / path.name).is_file() for path in sources)
+
+
+def test_the_recipes_readme_names_files_that_there_are() -> None:
+    table = (CONTRIB / "README.md").read_text().partition("\n\n##")[0]
+    named = [name for row in table.splitlines() if row.startswith("| `") for name in row.split("|")[1].split("`")[1::2]]
+    assert len(named) > 8
+    assert [name for name in named if not (CONTRIB / name).exists()] == []
