@@ -11,7 +11,7 @@ import msgspec
 
 from fleetctl.errors import CommandFailed
 from fleetctl.log import LOG
-from fleetctl.settings import Settings
+from fleetctl.settings import DEFAULT_ENDPOINT, Settings
 
 _FORMS = "use unix:///PATH, http://HOST:PORT or https://HOST:PORT"
 
@@ -63,19 +63,32 @@ def _unix_endpoint(text: str, url: SplitResult) -> Endpoint:
 
 def choose_endpoint(settings: Settings) -> Endpoint:
     """The endpoint that the settings ask for. Raises CommandFailed for what cannot be done."""
-    if settings.driver == "etcd":
-        _refuse("driver etcd is not supported: the daemon's API is the only way in (name it with --endpoint)")
-    if settings.driver != "API":
+    if settings.driver not in ("API", "etcd"):
         _refuse(f'unrecognized driver "{settings.driver}": API is the only one')
+    if settings.driver == "etcd" and settings.endpoint != DEFAULT_ENDPOINT:
+        # It names etcd. Another cluster may be behind our own socket: nothing is to happen to that one instead.
+        _refuse(
+            f"driver etcd is not supported, and {settings.endpoint} is taken for etcd's: the daemon's API is the only "
+            "way in; leave --driver out, and name the API with --endpoint"
+        )
+    _warn_of_the_meaningless(settings)
     first, *others = settings.endpoint.split(",")
     if others:
         LOG.warning("multiple endpoints given, but only the first (%s) is used", first)
-    if settings.etcd_key_prefix != Settings().etcd_key_prefix:
-        LOG.warning("--etcd-key-prefix has no effect: the daemon's API is the only way in")
     try:
         return parse_endpoint(first.strip())
     except InvalidEndpoint as error:
         _refuse(str(error))
+
+
+def _warn_of_the_meaningless(settings: Settings) -> None:
+    given = {
+        "--driver=etcd": settings.driver == "etcd",
+        "--etcd-key-prefix": settings.etcd_key_prefix != Settings().etcd_key_prefix,
+        "--experimental-api=false": not settings.experimental_api,
+    }
+    if options := ", ".join(option for option, is_given in given.items() if is_given):
+        LOG.warning("without effect: %s (the daemon's API is the only way in)", options)
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext:

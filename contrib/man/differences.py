@@ -16,7 +16,8 @@ FLEETCTL = (
     ("list-units", "States of machines that are gone are not shown."),
     (
         "--driver, --etcd-*",
-        "The API is the only way in. `--driver=etcd` is refused, the other options of that driver have no effect.",
+        "The API is the only way in. `--driver=etcd` with an endpoint, which would be etcd's, is refused; else these "
+        "options have no effect, and that is said.",
     ),
     ("Waits", "Without `--block-attempts` a wait ends after five minutes; there it had no end."),
     ("TLS", "The server's certificate is always checked."),

@@ -194,7 +194,10 @@ def test_sign_is_refused_rather_than_ignored(fleetctl: Fleetctl, api: FakeApi, h
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--driver=etcd"], "driver etcd is not supported: the daemon's API is the only way in"),
+        (
+            ["--driver=etcd", "--endpoint=http://127.0.0.1:2379"],
+            "driver etcd is not supported, and http://127.0.0.1:2379 is taken for etcd's: the daemon's API is the only",
+        ),
         (["--driver=Api"], 'unrecognized driver "Api"'),
         (["--tunnel=bastion:port"], 'failed initializing SSH client: "bastion:port" is no host'),
         (["--endpoint=/run/fleet.sock"], "URL scheme undefined"),
@@ -234,8 +237,14 @@ def test_an_endpoint_may_have_a_path_of_its_own(bare_fleetctl: Fleetctl, served:
 
 def test_options_of_the_etcd_driver_are_accepted_and_said_to_have_no_effect(fleetctl: Fleetctl) -> None:
     result = fleetctl("--etcd-key-prefix=/mine/", "--experimental-api=false", "list-units")
-    assert (result.status, result.stdout) == (0, HEADER)
-    assert "--etcd-key-prefix has no effect" in result.stderr
+    assert (result.status, result.stdout, result.stderr.count("\n")) == (0, HEADER, 1)
+    assert "without effect: --etcd-key-prefix, --experimental-api=false (the daemon's API is" in result.stderr
+
+
+def test_the_etcd_driver_alone_is_accepted_and_the_local_daemon_asked(bare_fleetctl: Fleetctl) -> None:
+    result = bare_fleetctl("--driver=etcd", "list-units")
+    assert "without effect: --driver=etcd (the daemon's API is" in result.stderr
+    assert "unix:///var/run/fleet.sock" in result.stderr
 
 
 def test_debug_says_what_is_asked_on_stderr(fleetctl: Fleetctl, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,5 @@
 """Global options as the original has them: their defaults, where they stand, and every way to reach the API."""
 
-import socket
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator
@@ -124,12 +123,3 @@ def test_a_server_that_asks_for_it_is_shown_the_clients_certificate(
     own = [options[0], f"{certificates}/client.pem", options[1], f"{certificates}/client.key"]
     assert bare_fleetctl(*base, "list-units").status == 1
     assert bare_fleetctl(*base, *own, "list-units", "--fields=unit").stdout == "UNIT\n"
-
-
-def test_an_etcd_where_the_api_should_be_is_not_taken_for_it(bare_fleetctl: Fleetctl) -> None:
-    """Scripts for the etcd driver name etcd's ports: what answers there is no API, and is said to be none."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        endpoint = f"http://127.0.0.1:{taken.getsockname()[1]}"
-    result = bare_fleetctl("--driver=etcd", "--endpoint", endpoint, "list-units")
-    assert (result.status, result.stdout) == (1, "")
-    assert result.stderr.startswith("Unable to initialize client: driver etcd is not supported: ")
