@@ -289,6 +289,15 @@ def test_a_bad_file_is_one_line_and_nothing_of_the_command_is_sent(
     assert puts(api) == []
 
 
+def test_what_the_parser_refuses_is_said_to_the_byte(fleetctl: Fleetctl, tmp_path: Path) -> None:
+    (tmp_path / "units").mkdir()
+    (tmp_path / "units" / "web.service").write_text("[Unit]\nDescription=a\nno option\n")
+    assert fleetctl("submit", "units/web").stderr == (
+        "Error creating units: failed getting Unit(units/web.service) from file: "
+        "unexpected newline encountered while parsing option name (line 3)\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("argument", "complaint"),
     [

@@ -228,6 +228,18 @@ def test_a_unit_that_fits_nowhere_cannot_be_loaded(fleetctl: Fleetctl, api: Fake
     )
 
 
+@pytest.mark.parametrize(("command", "doing"), [("load", "loading"), ("start", "starting")])
+def test_a_target_that_cannot_be_set_ends_the_command(
+    fleetctl: Fleetctl, api: FakeApi, command: str, doing: str
+) -> None:
+    api.add("web.service")
+    refusal = b'{"error":{"code":409,"message":"being changed by others"}}'
+    api.before_request = lambda method, path: (409, "application/json", refusal) if method == "PUT" else None
+    result = fleetctl(command, "web")
+    assert (result.status, result.stdout) == (1, "")
+    assert result.stderr == f"Error {doing} units: Error 409: being changed by others\n"
+
+
 # stop, unload
 
 
@@ -292,6 +304,13 @@ def test_units_that_the_cluster_does_not_have_are_passed_over(fleetctl: Fleetctl
     assert (result.status, result.stdout, result.stderr) == (0, "", "Units not found in registry\n")
 
 
+@pytest.mark.parametrize("command", ["stop", "unload", "destroy"])
+def test_globs_are_the_shells_matter(fleetctl: Fleetctl, api: FakeApi, command: str) -> None:
+    api.add("web.service", target="launched")
+    assert fleetctl(command, "web*", "*.service").stderr == "Units not found in registry\n"
+    assert api.units["web.service"].target == "launched"
+
+
 @pytest.mark.parametrize("command", ["stop", "unload"])
 def test_no_block_triggers_and_claims_nothing(fleetctl: Fleetctl, api: FakeApi, command: str) -> None:
     api.add("web.service", target="launched")
@@ -300,13 +319,16 @@ def test_no_block_triggers_and_claims_nothing(fleetctl: Fleetctl, api: FakeApi, 
     assert (result.status, result.stdout, result.stderr) == (0, f"Triggered unit web.service {command}\n", "")
 
 
-def test_a_stop_that_takes_too_long_names_what_it_waits_for(fleetctl: Fleetctl, api: FakeApi) -> None:
+@pytest.mark.parametrize(("command", "state"), [("stop", "loaded"), ("unload", "inactive")])
+def test_a_stop_that_takes_too_long_names_what_it_waits_for(
+    fleetctl: Fleetctl, api: FakeApi, command: str, state: str
+) -> None:
     api.add("web.service", target="launched")
     api.fates["web.service"] = Fate(lingers=10000)
-    result = fleetctl("stop", "--block-attempts", "1", "web")
-    what = f"timed out waiting for unit web.service to report state loaded: it is still active (running) {ON_M1}"
+    result = fleetctl(command, "--block-attempts", "1", "web")
+    what = f"timed out waiting for unit web.service to report state {state}: it is still active (running) {ON_M1}"
     assert (result.status, result.stdout) == (1, "")
-    assert result.stderr == (f"Error waiting for units: {what}\nFailed to stop units [web.service]. err: {what}\n")
+    assert result.stderr == (f"Error waiting for units: {what}\nFailed to {command} units [web.service]. err: {what}\n")
 
 
 def test_a_wish_that_is_refused_is_reported_and_the_others_are_sent(fleetctl: Fleetctl, api: FakeApi) -> None:
