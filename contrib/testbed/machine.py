@@ -165,6 +165,11 @@ class Machine:
         """The main process of a service, in the machine's own counting; 0 if it has none."""
         return int(self.show(unit, "MainPID"))
 
+    def main_pids(self, units: Sequence[str]) -> dict[str, int]:
+        """The main process of each of these services, 0 where it has none."""
+        lines = self.run(["systemctl", "show", "--value", "--property=MainPID", "--", *units]).stdout.split()
+        return {unit: int(pid) for unit, pid in zip(units, lines, strict=True)}
+
     def show(self, unit: str, property_name: str) -> str:
         """A property of a unit, as its systemd has it."""
         return self.run(["systemctl", "show", "--value", f"--property={property_name}", "--", unit]).stdout.strip()

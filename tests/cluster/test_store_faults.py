@@ -1,0 +1,181 @@
+"""Whatever becomes of etcd, no unit is stopped, started or moved for it; what was wished meanwhile is done or refused.
+
+That etcd is away or frozen for three times to live while nobody asks for anything is held in test_daemon.py.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from contrib.testbed import Cluster, EtcdServer
+from tests.cluster.people import DIARIST, Person, with_fleet
+from tests.cluster.traffic import Traffic
+
+TTL_S = 4
+EVERYWHERE = "all.service"
+UNITS = [*(f"u{number}.service" for number in range(6)), EVERYWHERE]
+
+
+@pytest.fixture
+def person(new_cluster: Callable[..., Cluster], tmp_path: Path) -> Person:
+    """Somebody at a cluster of their own on one etcd, with six units and a global one that run."""
+    return begin(new_cluster(machines=3, config={"agent_ttl": f"{TTL_S}s"}), tmp_path)
+
+
+@pytest.fixture
+def quorum(new_cluster: Callable[..., Cluster], tmp_path: Path) -> Person:
+    """The same on an etcd of three members."""
+    return begin(new_cluster(machines=3, config={"agent_ttl": f"{TTL_S}s"}, etcd_members=3), tmp_path)
+
+
+def begin(cluster: Cluster, folder: Path) -> Person:
+    person = Person(cluster, folder)
+    person.start({**dict.fromkeys(UNITS, DIARIST), EVERYWHERE: with_fleet("Global=true", service=DIARIST)})
+    cluster.wait_until("the global runs", lambda: len(person.placed().get(EVERYWHERE, [])) == 3)
+    return person
+
+
+def assert_untouched(person: Person, before: dict[tuple[str, str], tuple[int, int]]) -> None:
+    """Each unit has lived on without a break, and a whole time to live after all is well it still does."""
+    person.cluster.wait_ready()
+    assert person.lives(UNITS) == before
+    time.sleep(TTL_S + 2)
+    assert person.lives(UNITS) == before
+    placed = person.placed()
+    assert len(placed[EVERYWHERE]) == 3
+    assert all(len(placed[unit]) == 1 for unit in UNITS if unit != EVERYWHERE)
+
+
+def test_a_minute_without_etcd_touches_no_unit_and_what_was_asked_meanwhile_is_refused_or_done(person: Person) -> None:
+    before = person.lives(UNITS)
+    with Traffic(person) as traffic:
+        time.sleep(4)
+        person.cluster.etcd.stop()
+        time.sleep(60)
+        assert person.lives(UNITS) == before
+        person.cluster.etcd.start()
+        time.sleep(4)
+    assert traffic.wishes
+    assert traffic.doubtful
+    assert all("etcd" in words for words in traffic.doubtful.values())
+    traffic.wait_until_done()
+    assert_untouched(person, before)
+
+
+def test_an_etcd_that_crashes_thrice_touches_no_unit_and_loses_nothing_acknowledged(person: Person) -> None:
+    before = person.lives(UNITS)
+    with Traffic(person) as traffic:
+        for _ in range(3):
+            time.sleep(2)
+            person.cluster.etcd.kill()
+            time.sleep(1)
+            person.cluster.etcd.start()
+    traffic.wait_until_done()
+    assert_untouched(person, before)
+
+
+def test_an_etcd_that_is_frozen_two_seconds_of_three_touches_no_unit(person: Person) -> None:
+    before = person.lives(UNITS)
+    etcd = person.cluster.etcd
+    with Traffic(person) as traffic:
+        for _ in range(10):
+            etcd.freeze()
+            time.sleep(2)
+            etcd.thaw()
+            time.sleep(1)
+    traffic.wait_until_done()
+    assert_untouched(person, before)
+
+
+def test_a_restored_etcd_stops_nothing_starts_nothing_and_lists_what_it_does_not_know(
+    person: Person, tmp_path: Path
+) -> None:
+    etcd, snapshot = person.cluster.etcd, tmp_path / "snapshot"
+    etcd.save(snapshot)
+    person.cluster.fleetctl("stop", "u0.service")
+    person.cluster.fleetctl("destroy", "u1.service")
+    young = [f"young-{number}.service" for number in range(3)]
+    person.start(dict.fromkeys(young, DIARIST))
+    time.sleep(TTL_S)
+    everything = [*UNITS, *young]
+    before, homes = person.lives(everything), person.placed()
+    etcd.restore(snapshot)
+    person.cluster.wait_until("the young are orphans", lambda: orphans(person) == young)
+    assert_held(person, everything, before)
+
+    taken, ended, left = young
+    person.start({taken: DIARIST, "u0.service": DIARIST, "u1.service": DIARIST})
+    person.wait_until_placed(taken, "u0.service", "u1.service")
+    assert person.placed()[taken] == homes[taken]
+    person.cluster.machine(homes[ended][0]).run(["systemctl", "stop", ended])
+    person.cluster.wait_until("one orphan is left", lambda: orphans(person) == [left])
+    after = person.lives(everything)
+    changed = {unit for (machine, unit), life in before.items() if after[machine, unit] != life}
+    assert changed == {"u0.service", "u1.service", ended}
+
+
+def orphans(person: Person) -> list[str]:
+    """The units that are reported to run without being known, with a word on what to do."""
+    return [
+        name
+        for name, report in person.reports().items()
+        for copy in report.get("copies", [])
+        if copy.get("orphaned") and "stop it on its machine" in copy.get("error", "")
+    ]
+
+
+def assert_held(person: Person, units: list[str], before: dict[tuple[str, str], tuple[int, int]]) -> None:
+    """Nothing happens, however long one waits."""
+    person.cluster.wait_ready()
+    time.sleep(2 * TTL_S)
+    assert person.lives(units) == before
+
+
+def test_an_etcd_that_loses_its_leader_for_good_or_for_a_while_touches_no_unit(quorum: Person) -> None:
+    before = quorum.lives(UNITS)
+    with Traffic(quorum) as traffic:
+        time.sleep(2)
+        lost = leading_member(quorum.cluster)
+        lost.kill()
+        time.sleep(TTL_S + 2)
+        lost.start()
+        time.sleep(2)
+        frozen = leading_member(quorum.cluster)
+        frozen.freeze()
+        time.sleep(3 * TTL_S)
+        frozen.thaw()
+        time.sleep(2)
+    traffic.wait_until_done()
+    assert_untouched(quorum, before)
+
+
+def test_an_etcd_without_its_quorum_refuses_what_is_wished_and_touches_no_unit(quorum: Person) -> None:
+    before = quorum.lives(UNITS)
+    with Traffic(quorum) as traffic:
+        time.sleep(2)
+        _, second, third = quorum.cluster.etcds
+        second.kill()
+        third.kill()
+        time.sleep(3 * TTL_S)
+        refused = quorum.cluster.fleetctl("list-units", check=False)
+        assert refused.returncode == 1
+        assert "etcd" in refused.stderr
+        second.launch()
+        third.launch()
+        second.wait_until_ready()
+        time.sleep(2)
+    assert traffic.doubtful
+    traffic.wait_until_done()
+    assert_untouched(quorum, before)
+
+
+def leading_member(cluster: Cluster) -> EtcdServer:
+    """The member of etcd that leads it, as it says itself."""
+    for member in cluster.etcds:
+        (status,) = json.loads(member.etcdctl("endpoint", "status", "--write-out=json"))
+        if status["Status"]["leader"] == status["Status"]["header"]["member_id"]:
+            return member
+    raise AssertionError("no member of etcd leads it")

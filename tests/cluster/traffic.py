@@ -1,0 +1,95 @@
+"""People who never stop: units started, stopped and destroyed while machines and stores break beneath them.
+
+What was acknowledged is noted, so that a test can hold the cluster to it when it is well again.
+"""
+
+import json
+import threading
+from itertools import count
+from subprocess import CompletedProcess, TimeoutExpired
+
+from contrib.testbed.machine import Machine
+from tests.cluster.people import SLEEPER, Person
+
+LAUNCHED, LOADED, GONE = "launched", "loaded", ""
+PATIENCE_S = 30.0  # no command may take longer, whatever has become of the store
+PAUSE_S = 0.5
+
+
+class Traffic:
+    """Starts a unit, stops an older one, destroys a still older one, again and again, as long as it is entered.
+
+    `wishes` is what was last acknowledged, by unit; `doubtful` are units whose last wish was refused, with what was
+    said: it may have been done all the same.
+    """
+
+    def __init__(self, person: Person, on: Machine | None = None) -> None:
+        self.wishes: dict[str, str] = {}
+        self.doubtful: dict[str, str] = {}
+        self._person = person
+        self._on = on
+        self._ended = threading.Event()
+        self._failure: Exception | None = None
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> "Traffic":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        if self._failure:
+            raise self._failure
+
+    def wait_until_done(self, timeout_s: float = 30.0) -> None:
+        """Until everything that was acknowledged is so, and everything that was refused was done or not, but wholly."""
+        self._person.cluster.wait_until(f"all is as acknowledged: {self.wishes}", self._is_done, timeout_s)
+
+    def _is_done(self) -> bool:
+        names = [*self.wishes, *self.doubtful]
+        wanted = self._wanted()
+        if any(wanted.get(unit, GONE) != wish for unit, wish in self.wishes.items()):
+            return False
+        running = [unit for _, unit in self._person.processes(names)]
+        return all(running.count(unit) == (wanted.get(unit, GONE) == LAUNCHED) for unit in names)
+
+    def _wanted(self) -> dict[str, str]:
+        """Unit → the target state that the cluster has for it."""
+        listed = self._person.cluster.fleetctl("list-unit-files", "--output=json", "--fields=unit,dstate")
+        return {row["unit"]: row["dstate"] for row in json.loads(listed.stdout)}
+
+    def _run(self) -> None:
+        try:
+            for number in count():
+                self._ask(f"traffic-{number}.service", LAUNCHED)
+                self._ask(f"traffic-{number - 2}.service", LOADED)
+                self._ask(f"traffic-{number - 4}.service", GONE)
+                if self._ended.wait(PAUSE_S):
+                    return
+        except Exception as error:  # it is raised where the traffic ends
+            self._failure = error
+
+    def _ask(self, unit: str, wish: str) -> None:
+        if wish is not LAUNCHED and unit not in self.wishes:
+            return
+        result = self._command(unit, wish)
+        if result.returncode == 0:
+            self.wishes[unit] = wish
+            self.doubtful.pop(unit, None)
+        else:
+            assert result.stderr.strip(), f"{result.args} failed without a word"
+            assert "Traceback" not in result.stderr, result.stderr
+            self.wishes.pop(unit, None)
+            self.doubtful[unit] = result.stderr
+
+    def _command(self, unit: str, wish: str) -> CompletedProcess[str]:
+        fleetctl = self._person.cluster.fleetctl
+        try:
+            if wish is LAUNCHED:
+                (path,) = self._person.write({unit: SLEEPER})
+                return fleetctl("start", "--no-block", path, on=self._on, timeout_s=PATIENCE_S, check=False)
+            verb = "stop" if wish is LOADED else "destroy"
+            return fleetctl(verb, "--no-block", unit, on=self._on, timeout_s=PATIENCE_S, check=False)
+        except TimeoutExpired as error:
+            raise AssertionError(f"no end of it: {error}") from error
