@@ -169,6 +169,29 @@ def test_a_standalone_machine_loses_nothing_at_a_kill(new_cluster: Callable[...,
     person.wait_until_placed(*UNITS)
 
 
+def test_units_can_be_those_of_a_users_systemd(new_cluster: Callable[..., Cluster], tmp_path: Path) -> None:
+    cluster = new_cluster([{"standalone": "true"}])
+    (machine,) = cluster.machines
+    machine.run(["systemctl", "start", "user@0.service"])
+    folder = "/run/user/0/second"
+    machine.path("/etc/second.conf").write_text(
+        f"standalone=true\nstandalone_path=/var/lib/second/fleet.db\nlisten={folder}.sock\n"
+        f"systemd_user=true\nunits_directory={folder}\n"
+    )
+    session = ["XDG_RUNTIME_DIR=/run/user/0", "DBUS_SESSION_BUS_ADDRESS=unix:path=/run/user/0/bus"]
+    settings = [f"--setenv={variable}" for variable in session]
+    machine.run(["systemd-run", "--unit=second", *settings, "fleetd", "--config", "/etc/second.conf"])
+    cluster.wait_until("the second fleetd listens", machine.path(f"{folder}.sock").exists)
+    machine.path("/root/mine.service").write_text(SLEEPER)
+    fleetctl = ["fleetctl", f"--endpoint=unix://{folder}.sock"]
+    cluster.wait_until("it answers", lambda: machine.run([*fleetctl, "list-units"], check=False).returncode == 0)
+    machine.run([*fleetctl, "start", "/root/mine.service"])
+    asked = machine.run(["env", *session, "systemctl", "--user", "is-active", "mine.service"])
+    assert asked.stdout == "active\n"
+    assert machine.main_pid("mine.service") == 0
+    assert machine.path(f"{folder}/mine.service").read_text() == SLEEPER
+
+
 def test_a_fleetd_that_is_sent_usr1_writes_a_line_of_json_and_runs_on(person: Person) -> None:
     before = all_pids(person)
     machine = person.cluster.machines[0]
