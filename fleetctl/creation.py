@@ -104,7 +104,7 @@ def observe_wanted(client: Client, units: Sequence[str]) -> list[Wanted]:
     ]
 
 
-def plan_creations(client: Client, wanted: Iterable[Wanted], target: TargetState, replace: bool) -> list[Creation]:
+def plan_creations(client: Client, wanted: Sequence[Wanted], target: TargetState, replace: bool) -> list[Creation]:
     """What to create and to replace for a command that brings units to `target`; warns of what is left as it is.
 
     Every content is checked here, so that nothing is sent if one cannot be. Raises CommandFailed.
@@ -114,9 +114,12 @@ def plan_creations(client: Client, wanted: Iterable[Wanted], target: TargetState
         _plan_replacement(fetch, unit, target, replace) if unit.report else _plan_creation(client, fetch, unit, replace)
         for unit in wanted
     ]
-    creations = [creation for creation in planned if creation is not None]
-    for creation in creations:
-        _check(creation)
+    creations = []
+    for unit, creation in zip(wanted, planned, strict=True):
+        if creation is not None:
+            _check(creation)
+            _warn_of_ignored_lines(unit, creation)
+            creations.append(creation)
     return creations
 
 
@@ -206,6 +209,17 @@ def _check(creation: Creation) -> None:
         LOG.warning(
             'Unit %s: MachineMetadata "%s" is not of the form key=value, and restricts nothing', creation.name, item
         )
+
+
+def _warn_of_ignored_lines(unit: Wanted, creation: Creation) -> None:
+    for file in (unit.own, unit.template_file):
+        if file and file.content is creation.content and file.ignored_line:
+            LOG.warning(
+                "Unit %s: line %d of %s stands before the first section, and is ignored",
+                creation.name,
+                file.ignored_line,
+                file.path,
+            )
 
 
 def apply_creations(client: Client, creations: Iterable[Creation]) -> None:

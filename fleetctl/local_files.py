@@ -11,7 +11,7 @@ import msgspec
 
 from fleetctl.errors import CommandFailed
 from fleetd.core.names import InvalidName, UnitName, parse_name, validate_name, with_default_suffix
-from fleetd.core.unitfile import MAX_UNIT_FILE_BYTES, UnitFile, UnitFileError, decode_unit_file
+from fleetd.core.unitfile import MAX_UNIT_FILE_BYTES, UnitFile, UnitFileError, decode_unit_file, line_before_sections
 
 
 class UnitArgument(msgspec.Struct, frozen=True):
@@ -33,10 +33,11 @@ class UnitArgument(msgspec.Struct, frozen=True):
 
 
 class LocalFile(msgspec.Struct, frozen=True):
-    """A unit file that was read."""
+    """A unit file that was read. `ignored_line` is the first that stands before all sections, 0 for none."""
 
     path: str
     content: UnitFile
+    ignored_line: int = 0
 
 
 def parse_argument(argument: str) -> UnitArgument:
@@ -86,7 +87,8 @@ def read_local_file(path: str) -> LocalFile | None:
         data = _read_bounded(path) if path else None
         if data is None:
             return None
-        return LocalFile(path, UnitFile.parse(decode_unit_file(data)))
+        text = decode_unit_file(data)
+        return LocalFile(path, UnitFile.parse(text), line_before_sections(text))
     except UnitFileError as error:
         where = f" (line {error.line})" if error.line is not None and f"line {error.line}" not in str(error) else ""
         why = f"{error}{where}"

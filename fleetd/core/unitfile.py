@@ -20,6 +20,7 @@ WHITESPACE = (
     "\u2028\u2029\u202f\u205f\u3000"
 )
 
+_BYTE_ORDER_MARK = "\ufeff"
 _BEFORE_FIRST_SECTION = re.compile(r"[^\[#;]*")
 _CONTINUED = ("\\", "\\\r")
 
@@ -125,6 +126,18 @@ def parse_unit_file(text: str) -> tuple[Option, ...]:
         else:
             options.append(_parse_option(section, line, lines))
     return tuple(options)
+
+
+def line_before_sections(text: str) -> int:
+    """The number of the first line that is passed over because no section has begun; 0 where there is none."""
+    lines = _Lines(text)
+    while (line := lines.take()) is not None:
+        line = line.lstrip(WHITESPACE + _BYTE_ORDER_MARK)
+        if line.startswith(("#", ";")):
+            _skip_comment(line, lines)
+        elif line:
+            return 0 if line.startswith("[") else lines.number
+    return 0
 
 
 def _skip_comment(line: str | None, lines: _Lines) -> None:

@@ -331,6 +331,21 @@ def test_unknown_requirements_and_malformed_metadata_are_warned_of_and_submitted
     assert second.endswith(': MachineMetadata "region" is not of the form key=value, and restricts nothing')
 
 
+def test_lines_before_the_first_section_are_warned_of_and_the_rest_submitted(
+    fleetctl: Fleetctl, api: FakeApi, tmp_path: Path
+) -> None:
+    (tmp_path / "web.service").write_text("# a comment\nDescription=lost\n" + OTHER)
+    (tmp_path / "api@.service").write_text("Unit]\n" + OTHER)
+    result = fleetctl("submit", "web", "api@1")
+    assert (result.status, puts(api)) == (0, ["web.service", "api@1.service"])
+    first, second = result.stderr.splitlines()
+    assert first.endswith(": Unit web.service: line 2 of web.service stands before the first section, and is ignored")
+    assert second.endswith(
+        ": Unit api@1.service: line 1 of api@.service stands before the first section, and is ignored"
+    )
+    assert fleetctl("submit", "web").stderr == ""
+
+
 def test_what_the_api_refuses_is_said_with_the_units_name(fleetctl: Fleetctl, api: FakeApi, hello: Path) -> None:
     body = b'{"error":{"code":400,"message":"unit \\"hello.service\\" would hide\\n/lib/hello.service"}}'
     api.before_request = lambda method, path: (400, "application/json", body) if method == "PUT" else None

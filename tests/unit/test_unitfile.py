@@ -18,6 +18,7 @@ from fleetd.core.unitfile import (
     decode_unit_file,
     first_value,
     hash_unit_file,
+    line_before_sections,
     parse_unit_file,
     render_unit_file,
 )
@@ -90,6 +91,21 @@ READ = [
 @pytest.mark.parametrize(("text", "options"), [case[1:] for case in READ], ids=[case[0] for case in READ])
 def test_what_is_read(text, options):
     assert parse_unit_file(text) == tuple(Option(*option) for option in options)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", 0),
+        ("[S]\nA=1\n", 0),
+        ("\ufeff# a comment\n; and \\\none more\n\n \t[S]\nA=1\n", 0),
+        ("# a comment\nA=1\n[S]\n", 2),
+        ("\ufeffjunk [S]\nA=1\n", 1),
+        ("\n\nword", 3),
+    ],
+)
+def test_the_first_line_that_stands_before_all_sections_is_told(text, line):
+    assert line_before_sections(text) == line
 
 
 NEWLINE_IN_NAME = "unexpected newline encountered while parsing option name"
