@@ -4,15 +4,13 @@ What was stopped here is started again whatever comes between, Ctrl-C included, 
 wish meanwhile.
 """
 
-from collections.abc import Callable
+import msgspec
 
 from fleetctl import output
 from fleetctl.client import Client
 from fleetctl.errors import ClientError, failing_as
 from fleetctl.log import LOG
-from fleetctl.waiting import SEEN_AFRESH_S, Arrived, Failed, Judge, Pending, Verdict, Wait
-from fleetctl.waiting import judge_launched as judge_launched_on_one
-from fleetctl.waiting import judge_stopped as judge_stopped_on_one
+from fleetctl.waiting import Arrived, Failed, Judge, Pending, Verdict, Wait, judge_launched, judge_stopped
 from fleetd.api import schema
 from fleetd.core.unit import TargetState
 
@@ -28,7 +26,7 @@ def restart_unit(client: Client, report: schema.UnitReport, bound_s: float) -> b
     else:
         LOG.info("Unit(%s) is not running: it is started", report.name)
         _wish(client, report.name, TargetState.LAUNCHED)
-    judge = judge_launched_everywhere if report.is_global else judge_launched_on_one
+    judge = everywhere(judge_launched) if report.is_global else judge_launched
     if not _wait(client, report.name, TargetState.LAUNCHED, judge, bound_s):
         return False
     LOG.info("Unit(%s) was restarted.", report.name)
@@ -37,7 +35,7 @@ def restart_unit(client: Client, report: schema.UnitReport, bound_s: float) -> b
 
 def _stop(client: Client, report: schema.UnitReport, bound_s: float) -> bool:
     """Have a unit stopped, and wish it launched again; whether it had stopped in between."""
-    judge = judge_stopped_everywhere if report.is_global else judge_stopped_on_one
+    judge = everywhere(judge_stopped) if report.is_global else judge_stopped
     try:
         _wish(client, report.name, TargetState.LOADED)
         return _wait(client, report.name, TargetState.LOADED, judge, bound_s)
@@ -70,45 +68,21 @@ def _wait(client: Client, name: str, target: TargetState, judge: Judge, bound_s:
     return not late and not wait.failed
 
 
-def judge_stopped_everywhere(report: schema.UnitReport, generation: int) -> Verdict:
-    """Whether a global unit runs nowhere any more."""
+def everywhere(judge: Judge) -> Judge:
+    """The judge of a global unit: it has arrived where the given one says so of the copy on each machine."""
 
-    def judge(copy: schema.CopyReport, place: str) -> Failed | Pending | None:
-        if copy.active in ("", "inactive", "failed"):
-            return None
-        return Pending(f"it is still {copy.active} ({copy.sub}) on {place}")
+    def judge_all(report: schema.UnitReport, generation: int) -> Verdict:
+        copies = [copy for copy in report.copies if not copy.retiring and not copy.orphaned]
+        if report.decided < generation:
+            return Pending("the leader has not decided yet where it goes")
+        if len(copies) < report.machines:
+            return Pending(f"{report.machines - len(copies)} of {report.machines} machines have not reported it")
+        alone = (msgspec.structs.replace(report, machine=copy.machine, copies=(copy,)) for copy in copies)
+        verdicts = [judge(seen, generation) for seen in alone]
+        for kind in (Failed, Pending):
+            hindrance = next((verdict for verdict in verdicts if isinstance(verdict, kind)), None)
+            if hindrance:
+                return hindrance
+        return Arrived(f"{len(copies)} machine{'s'[: len(copies) != 1]}")
 
-    return _judge_all(report, generation, judge)
-
-
-def judge_launched_everywhere(report: schema.UnitReport, generation: int) -> Verdict:
-    """Whether a global unit is active, or has completed, on all of its machines."""
-
-    def judge(copy: schema.CopyReport, place: str) -> Failed | Pending | None:
-        if copy.active == "failed" or copy.error:
-            why = output.printable(copy.error) or f"systemctl status {report.name} there says why"
-            return Failed(f"failed on {place} ({copy.sub}): {why}", SEEN_AFRESH_S)
-        if copy.active == "active" or copy.completed:
-            return None
-        return Pending(f"it is {copy.active} ({copy.sub}) on {place}")
-
-    return _judge_all(report, generation, judge)
-
-
-def _judge_all(
-    report: schema.UnitReport, generation: int, judge: Callable[[schema.CopyReport, str], Failed | Pending | None]
-) -> Verdict:
-    """The first verdict on a copy that stands in the way, once the machines know of this generation."""
-    if report.decided < generation:
-        return Pending("the leader has not decided yet where it goes")
-    copies = [copy for copy in report.copies if not copy.retiring and not copy.orphaned]
-    if len(copies) < report.machines:
-        return Pending(f"{report.machines - len(copies)} of {report.machines} machines have not reported it")
-    for copy in copies:
-        place = output.place(copy.machine, copy.address)
-        hindrance = judge(copy, place)
-        if hindrance is None and copy.generation < generation:
-            hindrance = Pending(f"{place} has not carried it out yet")
-        if hindrance:
-            return hindrance
-    return Arrived(f"{len(copies)} machine{'s'[: len(copies) != 1]}")
+    return judge_all

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from fleetctl import log
 from fleetctl.known_hosts import Finding, HostKey, KnownHosts, Verdict, host_names
-from fleetctl.log import LOG
 
 KNOWN, UNKNOWN, CHANGED, REVOKED = Verdict.KNOWN, Verdict.UNKNOWN, Verdict.CHANGED, Verdict.REVOKED
 
@@ -121,17 +121,16 @@ def test_the_first_name_that_the_file_has_counts(write: Write, keys: list[HostKe
 
 
 def test_lines_that_cannot_be_used_are_named_and_passed_over(
-    write: Write, keys: list[HostKey], caplog: pytest.LogCaptureFixture
+    write: Write, keys: list[HostKey], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    log.set_up(debug=False)
     good = line("web", keys[0])
     kind, encoded = good.split()[1:3]
-    LOG.addHandler(caplog.handler)
     known_hosts = write("web", f"web {kind}", f"web {kind} =", f"web ssh-rsa {encoded}", "@revoked web", good)
-    LOG.removeHandler(caplog.handler)
     assert known_hosts.judge(["web"], keys[0]) == Finding(KNOWN, f"{known_hosts.path}:6")
-    assert [record.getMessage().partition(" - ")[0] for record in caplog.records] == [
-        f"{known_hosts.path}:{number}" for number in range(1, 6)
-    ]
+    warnings = capsys.readouterr().err.splitlines()
+    assert [warning.split()[2] for warning in warnings] == ["WARN"] * 5
+    assert [warning.split()[4] for warning in warnings] == [f"{known_hosts.path}:{number}" for number in range(1, 6)]
 
 
 def test_bytes_that_are_no_text_do_not_hide_the_rest(tmp_path: Path, keys: list[HostKey]) -> None:

@@ -1,0 +1,217 @@
+"""ssh, status, journal up to where they connect: which machine is meant, what is refused, this machine without SSH."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fleetctl.remote import local_machine_id
+from fleetd.api import schema
+from tests.fleetctl.conftest import Fleetctl, Result
+from tests.fleetctl.fake_api import M1, M2, FakeApi, Fate, Served
+
+GLOBAL = "[Service]\nExecStart=/bin/true\n[X-Fleet]\nGlobal=true\n"
+M11 = schema.Machine(id="11" + "2" * 30, primary_ip="10.0.0.3", metadata={})
+
+
+@pytest.mark.parametrize("arguments", [(), ("uptime",)])
+def test_ssh_needs_a_machine_or_a_unit(fleetctl: Fleetctl, arguments: tuple[str, ...]) -> None:
+    result = fleetctl("ssh", "--", *arguments) if arguments else fleetctl("ssh")
+    assert result.status == 1
+    assert result.stderr == (
+        "Unable to proceed: could not find matching unit or machine\n"
+        if arguments
+        else "Unable to proceed: one machine or unit must be provided\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--machine=1", "--unit=web"], "Both machine and unit flags provided, please specify only one."),
+        (["--machine=9"], "Unable to proceed: machine does not exist: there are 11111111.../10.0.0.1, "),
+        (["--machine=11"], "Unable to proceed: found more than one machine: there are 11111111.../10.0.0.1, 1122"),
+        (["--unit=none"], "Unable to proceed: unit does not exist"),
+        (["--unit=idle"], "Unable to proceed: unit idle.service is on no machine"),
+        (["idle"], "Unable to proceed: unit idle.service is on no machine"),
+        (["none"], "Unable to proceed: could not find matching unit or machine"),
+        (["11"], "Unable to proceed: found more than one machine: "),
+        (["111"], "Unable to proceed: ambiguous argument: 111 is a unit, and the beginning of a machine's id: use"),
+        (["2222"], "Could not determine address of machine."),
+        (["22222222.../"], "Could not determine address of machine."),
+        (["--machine", "2222", "uptime", "-p"], "Could not determine address of machine."),
+    ],
+)
+def test_ssh_says_which_machine_it_cannot_go_to(
+    fleetctl: Fleetctl, api: FakeApi, arguments: list[str], complaint: str
+) -> None:
+    api.machines = [M1, M11, M2]
+    api.add("idle.service")
+    api.add("111.service", target="launched")
+    result = fleetctl("ssh", *arguments)
+    assert (result.status, result.stdout) == (1, "")
+    assert result.stderr.startswith(complaint)
+    assert result.stderr.count("\n") == 1
+
+
+def test_options_of_ssh_end_at_its_first_argument(fleetctl: Fleetctl) -> None:
+    assert "could not find" in fleetctl("ssh", "none", "ls", "--full", "-l", "--help").stderr
+    refused = fleetctl("ssh", "--full", "none")
+    assert (refused.status, "unknown flag: --full" in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("command", ["status", "journal"])
+def test_a_unit_that_there_is_not_or_that_is_nowhere_is_refused(fleetctl: Fleetctl, api: FakeApi, command: str) -> None:
+    api.add("idle.service")
+    assert fleetctl(command, "none") == Result(1, "", "Unit none.service does not exist.\n")
+    done = {"status": "loaded", "journal": "running"}[command]
+    assert fleetctl(command, "idle") == Result(1, "", f"Unit idle.service does not appear to be {done}.\n")
+
+
+def test_journal_takes_one_unit_and_status_any_number(fleetctl: Fleetctl) -> None:
+    assert fleetctl("journal") == Result(1, "", "One unit file must be provided.\n")
+    assert fleetctl("journal", "a", "b") == Result(1, "", "One unit file must be provided.\n")
+    assert fleetctl("status") == Result(0, "", "")
+
+
+@pytest.mark.parametrize("command", ["status", "journal", "restart"])
+def test_a_machine_that_the_unit_is_not_on_is_refused(fleetctl: Fleetctl, api: FakeApi, command: str) -> None:
+    api.add("web.service", target="launched")
+    result = fleetctl(command, "--machine=2", "web")
+    assert result == Result(1, "", "Unit web.service is not on a machine 2, but on 11111111.../10.0.0.1\n")
+
+
+@pytest.mark.parametrize("command", ["status", "journal"])
+def test_a_machine_without_an_address_is_an_error(fleetctl: Fleetctl, api: FakeApi, command: str) -> None:
+    api.fates["web.service"] = Fate(machine=M2)
+    api.add("web.service", target="launched")
+    result = fleetctl(command, "web")
+    assert (result.status, result.stdout) == (255, "")
+    assert result.stderr.startswith(f"Unable to SSH to remote host: machine {M2.id} has no address: ")
+
+
+# On this machine itself
+
+TOOLS = """#!/bin/sh
+echo "$(basename "$0") $*"
+echo trouble >&2
+cat
+exit 3
+"""
+
+
+@pytest.fixture
+def here(api: FakeApi, served: Served, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs fleetctl with a unit on this very machine, whose systemctl, journalctl and sudo only say that they ran."""
+    me = schema.Machine(id=local_machine_id(), primary_ip="192.0.2.1", metadata={})
+    for name, text in (("web.service", "[Service]\nExecStart=/bin/true\n"), ("all.service", GLOBAL)):
+        api.fates[name] = Fate(machine=me)
+        api.add(name, text, target="launched")
+    for tool in ("systemctl", "journalctl", "sudo"):
+        (tmp_path / tool).write_text(TOOLS)
+        (tmp_path / tool).chmod(0o755)
+
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-X", "importtime", "-m", "fleetctl.cli", f"--endpoint={served.unix}", *arguments],
+            env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+            input="not to be read",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("arguments", "ran"),
+    [
+        (["status", "web"], "systemctl status -l web.service"),
+        (["status", "--machine", local_machine_id()[:6], "all"], "systemctl status -l all.service"),
+        (["journal", "web"], "journalctl --unit web.service --no-pager -n 10 --output short"),
+        (["journal", "-n", "3", "-f", "web"], "journalctl --unit web.service --no-pager -n 3 --output short -f"),
+        (["journal", "--lines=0", "--output=cat", "web"], "journalctl --unit web.service --no-pager -n 0 --output cat"),
+        (["journal", "--sudo", "web"], "sudo journalctl --unit web.service --no-pager -n 10 --output short"),
+    ],
+)
+def test_a_unit_of_this_machine_needs_no_ssh(
+    here: Callable[..., subprocess.CompletedProcess[str]], arguments: list[str], ran: str
+) -> None:
+    done = here(*arguments)
+    assert (done.returncode, done.stdout) == (3, f"{ran}\n")
+    assert "trouble\n" in done.stderr
+    assert "paramiko" not in done.stderr
+
+
+def test_a_global_unit_of_this_machine_alone_is_headed_all_the_same(
+    here: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    head = f"{local_machine_id()[:8]}.../192.0.2.1:"
+    status = here("status", "all")
+    assert (status.returncode, status.stdout) == (3, f"{head}\nsystemctl status -l all.service\n")
+    assert "trouble\n" in status.stderr
+    journal = here("journal", "--follow", "all")
+    assert journal.stdout == f"{head} journalctl --unit all.service --no-pager -n 10 --output short -f\n"
+    assert f"{head} trouble\n" in journal.stderr
+
+
+def test_several_units_are_parted_by_an_empty_line_until_one_fails(
+    here: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    assert here("status", "web", "all").stdout == "systemctl status -l web.service\n"
+    (tmp_path / "systemctl").write_text(TOOLS.replace("exit 3", "exit 0"))
+    assert here("status", "web", "web").stdout == "systemctl status -l web.service\n\nsystemctl status -l web.service\n"
+
+
+def test_a_tool_that_this_machine_lacks_is_an_error(
+    here: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "systemctl").chmod(0o644)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    done = here("status", "web")
+    assert (done.returncode, done.stdout) == (255, "")
+    assert "Error running local command: " in done.stderr
+
+
+# fd-forward
+
+
+def test_fd_forward_gives_the_answer_though_the_input_has_ended(served: Served) -> None:
+    request = b"GET /fleet/v1/machines HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    done = subprocess.run(
+        [sys.executable, "-m", "fleetctl.cli", "fd-forward", served.unix.removeprefix("unix://")],
+        input=request,
+        capture_output=True,
+        timeout=20,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert M1.id.encode() in done.stdout
+
+
+def test_fd_forward_ends_when_nobody_reads_any_more(served: Served) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fleetctl.cli", "fd-forward", served.unix.removeprefix("unix://")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(b"GET /fleet/v1/machines HTTP/1.1\r\nHost: x\r\n\r\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == b"HTTP/1.1 200 OK\r\n"
+    process.stdout.close()
+    assert process.wait(20) == 0
+    process.stdin.close()
+
+
+def test_fd_forward_says_where_it_cannot_connect(bare_fleetctl: Fleetctl) -> None:
+    assert bare_fleetctl("fd-forward") == Result(1, "", "Provide a single argument\n")
+    assert bare_fleetctl("fd-forward", "/nonesuch") == Result(
+        1, "", "Failed dialing remote address: dial unix /nonesuch: no such file or directory\n"
+    )
