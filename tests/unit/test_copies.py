@@ -437,6 +437,17 @@ def test_a_global_unit_is_on_every_machine_that_it_fits_on_and_says_why_not_on_t
     assert decision.reason == "on every machine that it fits on"
 
 
+@pytest.mark.parametrize("target", [LOADED, INACTIVE])
+def test_what_is_wanted_of_a_global_unit_is_wanted_on_every_machine(target):
+    world = cluster("m1", "m2", g="Global=true")
+    world.unit(G, "Global=true", target)
+    world.lead()
+    assert {machine: order.target for machine, order in world.view.placements[G].items()} == {
+        "m1": target,
+        "m2": target,
+    }
+
+
 def test_a_global_unit_with_no_machine_at_all_says_so():
     world = World()
     world.unit(G, "Global=true")
