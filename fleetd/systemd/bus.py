@@ -87,6 +87,8 @@ class SystemBus:
         self._open = importlib.import_module(f"{chosen}.aio").MessageBus
         self._address = address
         self._type = self._library.BusType.SESSION if user else self._library.BusType.SYSTEM
+        self._name = "the user's bus" if user else "the system bus"
+        self._remedy = "DBUS_SESSION_BUS_ADDRESS says where it is" if user else "systemctl status dbus says how it is"
         self._errors = tuple(
             getattr(self._library, name) for name in ("AuthError", "InvalidAddressError", "InvalidMessageError")
         )
@@ -175,7 +177,8 @@ class SystemBus:
                 async with asyncio.timeout(CALL_TIMEOUT_S):
                     bus = await self._open(bus_address=self._address, bus_type=self._type).connect()
             except (OSError, EOFError, *self._errors) as error:  # a timeout is an OSError
-                raise ManagerUnavailable(f"connect to the bus of systemd: {error or repr(error)}") from error
+                cause = getattr(error, "strerror", None) or str(error) or repr(error)
+                raise ManagerUnavailable(f"connect to {self._name}: {cause.lower()}; {self._remedy}") from error
             bus.add_message_handler(self._receive)
             self._bus = bus
             try:

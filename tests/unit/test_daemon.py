@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,26 @@ def test_a_second_fleetd_is_refused_and_the_first_is_named(tmp_path: Path) -> No
 def test_a_fleetd_that_has_ended_is_in_nobodys_way(tmp_path: Path) -> None:
     claim_machine(tmp_path).close()
     claim_machine(tmp_path).close()
+
+
+def test_without_systemd_on_the_bus_it_does_not_begin_and_says_so_in_one_line(tmp_path: Path) -> None:
+    config = tmp_path / "fleet.conf"
+    config.write_text(f"standalone=true\nstandalone_path={tmp_path}/fleet.db\nsystemd_user=true\nlisten={tmp_path}/s\n")
+    nowhere = {"XDG_RUNTIME_DIR": str(tmp_path), "DBUS_SESSION_BUS_ADDRESS": f"unix:path={tmp_path}/bus"}
+    done = subprocess.run(
+        [sys.executable, "-m", "fleetd", "--config", str(config)],
+        env={**os.environ, **nowhere},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "CRITICAL cannot run: connect to the user's bus: no such file or directory; "
+        "DBUS_SESSION_BUS_ADDRESS says where it is\n"
+    )
+    assert not (tmp_path / "s").exists()
 
 
 @pytest.mark.parametrize(
