@@ -111,7 +111,8 @@ class Engine:
         """Wait until nobody leads, and take office: the lease, and what guards every write from now on."""
         key = self.registry.key("leader")
         while True:
-            item = await self.store.get(key)
+            seen = await self.store.get_many([key])
+            item = next(iter(seen.items), None)
             if item is None:
                 value = encode(Leader(self.machine, self.new_id()))
                 lease = await self.store.grant(self.leader_ttl_s)
@@ -126,7 +127,7 @@ class Engine:
             if b'"' + self.machine.encode() + b'"' in item.value:  # ours, of a fleetd that is no more
                 await self._depose(key, item.value)
             else:
-                await self._wait_for_vacancy(key, item.mod_revision)
+                await self._wait_for_vacancy(key, seen.revision)
 
     async def _depose(self, key: str, value: bytes) -> None:
         with suppress(Conflict):

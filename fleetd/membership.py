@@ -16,7 +16,16 @@ from fleetd import metrics
 from fleetd.core.machine import Machine, MachineMode
 from fleetd.core.presence import BeatHistory
 from fleetd.registry import MalformedRecord, Registry, decode
-from fleetd.store.protocol import Compacted, Conflict, KeyValue, LeaseNotFound, StoreError, Unavailable, Unchanged
+from fleetd.store.protocol import (
+    Compacted,
+    Conflict,
+    KeyValue,
+    LeaseNotFound,
+    Snapshot,
+    StoreError,
+    Unavailable,
+    Unchanged,
+)
 
 log = logging.getLogger(__name__)
 
@@ -248,16 +257,15 @@ class Membership:
                             return
                 return  # the store was closed
             except Compacted:
-                item = await self._read_own_key()
-                if not self._is_ours(item):
+                seen = await self._read_own_key()
+                if not self._is_ours(next(iter(seen.items), None)):
                     return
-                assert item is not None
-                revision = item.mod_revision
+                revision = seen.revision  # not the key's: that may be among what is compacted
 
-    async def _read_own_key(self) -> KeyValue | None:
+    async def _read_own_key(self) -> Snapshot:
         while True:
             try:
-                return await self.store.get(self.key)
+                return await self.store.get_many([self.key])
             except Unavailable:
                 await asyncio.sleep(RETRY_S)
 

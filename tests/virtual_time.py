@@ -6,7 +6,7 @@ threads do not belong in it: their answers take real time, and the clock would r
 
 import asyncio
 import selectors
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
@@ -24,13 +24,16 @@ class _Selector(selectors.SelectSelector):
     def __init__(self) -> None:
         super().__init__()
         self.now_s = START_S
+        self.before_time_passes: Callable[[], None] = lambda: None
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         ready = super().select(0)
         if not ready:
             if timeout is None:
                 raise Stuck("no timer is set and nothing is ready")
-            self.now_s += max(0.0, timeout)
+            if timeout > 0:
+                self.before_time_passes()
+                self.now_s += timeout
         return ready
 
 

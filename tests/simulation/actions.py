@@ -1,0 +1,353 @@
+"""What can be done to a simulated cluster: the verbs of scenarios, by people and by fate, each with what it does.
+
+A fault that is given a time ends by itself, any other when all faults end. Which are drawn at random, and how often,
+is faults.py's matter; what can be expected of the cluster, expectations.py's.
+"""
+
+import math
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from fleetd.core.unit import TargetState
+from fleetd.systemd.simulated_units import Behaviour
+from tests.simulation.machine import BOOT_S, SimulatedMachine
+from tests.simulation.world import World
+
+
+class Action(msgspec.Struct, frozen=True):
+    """One line of a scenario: at this time (seconds since the beginning) this is done with these, for so long."""
+
+    at_s: float
+    verb: str
+    args: tuple[str, ...] = ()
+    for_s: float | None = None
+
+    def __str__(self) -> str:
+        duration = () if self.for_s is None else ("for", f"{self.for_s:g}")
+        return " ".join((f"{self.at_s:g}", self.verb, *self.args, *duration))
+
+
+Handler = Callable[[World, Action], Awaitable[None] | None]
+VERBS: dict[str, Handler] = {}
+
+
+def verb(handler: Handler) -> Handler:
+    """The function's name, with dashes, is a verb of scenarios."""
+    VERBS[handler.__name__.rstrip("_").replace("_", "-")] = handler
+    return handler
+
+
+async def perform(world: World, action: Action) -> None:
+    """Do what the action says. Wishes, and what takes a machine long, go on beside."""
+    world.say(f"DO {action}")
+    doing = VERBS[action.verb](world, action)
+    if doing is not None:
+        await doing
+
+
+def _machine(world: World, action: Action) -> SimulatedMachine:
+    return world.machines[action.args[0]]
+
+
+# People.
+
+
+@verb
+def submit(world: World, action: Action) -> None:
+    """`submit UNIT [EDITION]`"""
+    _hand_in(world, action, TargetState.INACTIVE)
+
+
+@verb
+def load(world: World, action: Action) -> None:
+    """`load UNIT [EDITION]`"""
+    _hand_in(world, action, TargetState.LOADED)
+
+
+@verb
+def start(world: World, action: Action) -> None:
+    """`start UNIT [EDITION]`: another edition replaces the unit."""
+    _hand_in(world, action, TargetState.LAUNCHED)
+
+
+def _hand_in(world: World, action: Action, target: TargetState) -> None:
+    name, *edition = action.args
+    world.spawn(world.people.submit(name, target, int(edition[0]) if edition else 1))
+
+
+@verb
+def stop(world: World, action: Action) -> None:
+    """`stop UNIT`: it stays loaded."""
+    world.spawn(world.people.set_target(action.args[0], TargetState.LOADED))
+
+
+@verb
+def unload(world: World, action: Action) -> None:
+    """`unload UNIT`"""
+    world.spawn(world.people.set_target(action.args[0], TargetState.INACTIVE))
+
+
+@verb
+def launch(world: World, action: Action) -> None:
+    """`launch UNIT`: one that is there, whatever its edition."""
+    world.spawn(world.people.set_target(action.args[0], TargetState.LAUNCHED))
+
+
+@verb
+def destroy(world: World, action: Action) -> None:
+    """`destroy UNIT`"""
+    world.spawn(world.people.destroy(action.args[0]))
+
+
+@verb
+def metadata(world: World, action: Action) -> None:
+    """`metadata MACHINE KEY [VALUE]`: without a value it is hidden."""
+    _, key, *value = action.args
+    world.spawn(world.people.set_metadata(_machine(world, action).id, key, value[0] if value else ""))
+
+
+# Machines.
+
+
+@verb
+async def power_cut(world: World, action: Action) -> None:
+    """`power-cut MACHINE [for SECONDS]`"""
+    machine = _machine(world, action)
+    await machine.power_cut()
+    world.begin(f"power of {machine.name}", action.for_s, machine.boot)
+
+
+@verb
+async def reboot(world: World, action: Action) -> None:
+    """`reboot MACHINE`: a power cut for as long as a boot takes."""
+    await power_cut(world, msgspec.structs.replace(action, for_s=BOOT_S))  # type: ignore[misc]
+
+
+@verb
+def shutdown(world: World, action: Action) -> None:
+    """`shutdown MACHINE [for SECONDS]`: in order, as `systemctl poweroff` does it."""
+    machine = _machine(world, action)
+    machine.run_errand(machine.shut_down())
+    world.begin(f"power of {machine.name}", action.for_s, machine.boot)
+
+
+@verb
+def pause(world: World, action: Action) -> None:
+    """`pause MACHINE [for SECONDS]`: its fleetd does not get to run, and does not know it."""
+    machine = _machine(world, action)
+    machine.pause()
+    world.begin(f"pause of {machine.name}", action.for_s, machine.wake)
+
+
+@verb
+def clock(world: World, action: Action) -> None:
+    """`clock MACHINE SECONDS`: its wall clock is so far off."""
+    _machine(world, action).clock_offset_s = float(action.args[1])
+
+
+@verb
+async def clone(world: World, action: Action) -> None:
+    """`clone MACHINE NAME [for SECONDS]`: another machine with its id is switched on."""
+    machine = world.add_clone(action.args[1], action.args[0])
+    await machine.boot()
+    world.begin(f"clone {machine.name}", action.for_s, machine.power_cut)
+
+
+# fleetd.
+
+
+@verb
+def kill(world: World, action: Action) -> None:
+    """`kill MACHINE`: its fleetd; systemd starts it again."""
+    machine = _machine(world, action)
+    machine.run_errand(machine.restart_fleetd(kill=True))
+
+
+@verb
+def restart(world: World, action: Action) -> None:
+    """`restart MACHINE`: its fleetd."""
+    machine = _machine(world, action)
+    machine.run_errand(machine.restart_fleetd())
+
+
+@verb
+def park(world: World, action: Action) -> None:
+    """`park MACHINE [for SECONDS]`: systemctl stop fleet."""
+    machine = _machine(world, action)
+    machine.run_errand(machine.stop_fleetd())
+    world.begin(f"stop of fleetd on {machine.name}", action.for_s, machine.start_fleetd)
+
+
+@verb
+def leave(world: World, action: Action) -> None:
+    """`leave MACHINE [for SECONDS]`: then its fleetd is restarted, and it joins again."""
+    machine = _machine(world, action)
+    machine.run_errand(machine.leave())
+    world.begin(f"leaving of {machine.name}", action.for_s, machine.rejoin)
+
+
+# The network.
+
+
+def _degrade(world: World, action: Action, is_trouble: bool) -> None:
+    machine = _machine(world, action)
+    if is_trouble:
+        machine.begin_trouble("network")
+
+    def mend() -> None:
+        machine.link.mend()
+        machine.end_trouble("network")
+
+    world.begin(f"network of {machine.name}", action.for_s, mend)
+
+
+@verb
+def cut(world: World, action: Action) -> None:
+    """`cut MACHINE [for SECONDS]`: from the store, both ways."""
+    link = _machine(world, action).link
+    link.loses_requests = link.loses_answers = 1.0
+    _degrade(world, action, is_trouble=True)
+
+
+@verb
+def unheard(world: World, action: Action) -> None:
+    """`unheard MACHINE [for SECONDS]`: its requests do not reach the store; watches go on."""
+    _machine(world, action).link.loses_requests = 1.0
+    _degrade(world, action, is_trouble=True)
+
+
+@verb
+def unanswered(world: World, action: Action) -> None:
+    """`unanswered MACHINE [for SECONDS]`: its requests are carried out, and no answer comes."""
+    _machine(world, action).link.loses_answers = 1.0
+    _degrade(world, action, is_trouble=True)
+
+
+@verb
+def lossy(world: World, action: Action) -> None:
+    """`lossy MACHINE SHARE [for SECONDS]`: so many requests are lost, and so many answers."""
+    machine, share = _machine(world, action), float(action.args[1])
+    machine.link.loses_requests = machine.link.loses_answers = share
+    _degrade(world, action, is_trouble=True)
+
+
+@verb
+def slow(world: World, action: Action) -> None:
+    """`slow MACHINE SECONDS [for SECONDS]`: a message takes up to so long, and may overtake others."""
+    machine = _machine(world, action)
+    machine.link.latency_s = float(action.args[1])
+    _degrade(world, action, is_trouble=True)
+
+
+@verb
+def deaf(world: World, action: Action) -> None:
+    """`deaf MACHINE [for SECONDS]`: its watches say nothing, all else works."""
+    machine = _machine(world, action)
+    machine.link.hears.clear()
+    _degrade(world, action, is_trouble=False)
+
+
+# The store.
+
+
+@verb
+async def store_crash(world: World, action: Action) -> None:
+    """`store-crash [for SECONDS]`"""
+    await world.server.crash()
+    world.begin("crash of the store", action.for_s, world.server.start)
+
+
+@verb
+def store_freeze(world: World, action: Action) -> None:
+    """`store-freeze [for SECONDS]`: it answers nobody, and drops leases meanwhile."""
+    world.server.freeze()
+    world.begin("frost of the store", action.for_s, world.server.thaw)
+
+
+@verb
+async def store_compact(world: World, action: Action) -> None:
+    """`store-compact`: all history is forgotten."""
+    if world.server.is_up:
+        await world.server.store.compact(world.server.store.latest_revision)
+
+
+@verb
+async def expire(world: World, action: Action) -> None:
+    """`expire COUNT`: so many leases end early, the newest first."""
+    if world.server.is_up:
+        await world.server.expire(tuple(reversed(world.server.store.leases))[: int(action.args[0])])
+
+
+@verb
+def snapshot(world: World, action: Action) -> None:
+    """`snapshot`: of the store's data."""
+    if world.server.is_up:
+        world.server.take_snapshot()
+
+
+@verb
+async def restore(world: World, action: Action) -> None:
+    """`restore`: the store goes back to its last snapshot, if there is one."""
+    if world.server.has_snapshot:
+        await world.restore_store()
+
+
+# systemd.
+
+
+def _behave(world: World, action: Action, behaviour: Behaviour) -> None:
+    """A unit behaves so on every machine."""
+    name = action.args[0]
+
+    def say(behaviour: Behaviour) -> None:
+        for machine in world.machines.values():
+            machine.systemd.behave(name, behaviour)
+
+    say(behaviour)
+    world.begin(f"trouble of {name}", action.for_s, lambda: say(Behaviour()))
+
+
+@verb
+def slow_start(world: World, action: Action) -> None:
+    """`slow-start UNIT SECONDS [for SECONDS]`"""
+    _behave(world, action, Behaviour(start_s=float(action.args[1])))
+
+
+@verb
+def slow_stop(world: World, action: Action) -> None:
+    """`slow-stop UNIT SECONDS [for SECONDS]`"""
+    _behave(world, action, Behaviour(stop_s=float(action.args[1])))
+
+
+@verb
+def hang(world: World, action: Action) -> None:
+    """`hang UNIT [for SECONDS]`: its starts never end, its stops only by systemd's own timeout."""
+    _behave(world, action, Behaviour(start_s=math.inf, stop_s=math.inf))
+
+
+@verb
+def refuse(world: World, action: Action) -> None:
+    """`refuse UNIT [for SECONDS]`: systemd does not start it."""
+    _behave(world, action, Behaviour(refusal="Access denied"))
+
+
+@verb
+def fail(world: World, action: Action) -> None:
+    """`fail UNIT [for SECONDS]`: it starts and fails."""
+    _behave(world, action, Behaviour(fails="exit-code"))
+
+
+@verb
+def crash(world: World, action: Action) -> None:
+    """`crash UNIT`: its process dies, wherever it runs."""
+    for machine, name in [copy for copy in world.processes if copy[1] == action.args[0]]:
+        if world.machines[machine].systemd.pid(name):
+            world.machines[machine].systemd.crash(name)
+
+
+@verb
+def lose_bus(world: World, action: Action) -> None:
+    """`lose-bus MACHINE for SECONDS`: its systemd cannot be reached."""
+    assert action.for_s is not None
+    _machine(world, action).systemd.lose_bus(for_s=action.for_s)

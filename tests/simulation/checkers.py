@@ -1,0 +1,351 @@
+"""What must hold at every moment, each checker named after its rule in the design ("What must always hold").
+
+Checkers see each write to the store as it is made, each request that arrives there, whatever is asked of a systemd,
+and the whole cluster whenever time is about to pass. What *runs* is judged by the processes of the systemds alone.
+What must hold when the faults are over is healing.py's matter.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from fleetd.core.cluster import requirements_of
+from fleetd.core.names import is_reserved, matches_glob
+from fleetd.core.placement import Placement
+from fleetd.core.unit import TargetState
+from fleetd.core.unitfile import hash_unit_file
+from fleetd.registry import Path
+from fleetd.store.protocol import Comparison, CreatedAt, Event, HasValue, Operation, Put, Unchanged
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+Copy = tuple[str, str]  # (machine, unit)
+
+MEMORY_S = 120.0  # an order may be carried out so much later: a step is tried again after up to a minute
+REREGISTRATION_S = 8.0  # within which a machine that can, is registered again
+STORM_S = 10.0
+STORM_REQUESTS = 1_000  # a busy leader asks for some tens in that time
+STATES_LINGER_S = 25.0  # for so long states may precede or outlive their machine: a lease, and its answers
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+class Checker:
+    """One rule. `fail` ends the run."""
+
+    def __init__(self, world: "World") -> None:
+        self.world = world
+        self.truth = world.truth
+
+    def fail(self, what: str) -> None:
+        """The rule is broken."""
+        self.world.fail(type(self).__name__, what)
+
+    def see_events(self, events: Sequence[tuple[Path, Event]], before: dict[Copy, Placement]) -> None:
+        """A write has been made. `before`: the orders that it changed or deleted, as they were."""
+
+    def see_request(self, writer: str, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> None:
+        """A transaction of that machine's has reached the store, which will look at it next."""
+
+    def see_call(self, machine: str, verb: str, names: Sequence[str]) -> None:
+        """The machine's systemd is asked this now."""
+
+    def see_rest(self) -> None:
+        """Nothing is left to be done at this moment."""
+
+
+class OneMachinePerUnit(Checker):
+    """Rule 3, as placed: a unit that is not global is ordered to stay on one machine at most."""
+
+    def see_events(self, events: Sequence[tuple[Path, Event]], before: dict[Copy, Placement]) -> None:
+        for name in dict.fromkeys(path.second for path, _ in events if path.kind == "placements"):
+            homes = [
+                machine
+                for machine in self.truth.homes(name)
+                if not requirements_of(self.truth.placements[machine, name].text, name).is_global
+            ]
+            if len(homes) > 1:
+                self.fail(f"{name} is placed on {', '.join(homes)}")
+
+
+class ConflictsApart(Checker):
+    """No two units that conflict are ordered to be on one machine (a copy that only retires hinders nobody)."""
+
+    def see_events(self, events: Sequence[tuple[Path, Event]], before: dict[Copy, Placement]) -> None:
+        for machine in dict.fromkeys(path.first for path, _ in events if path.kind == "placements"):
+            orders = {n: o for (m, n), o in self.truth.placements.items() if m == machine and not o.retiring}
+            for name, order in orders.items():
+                patterns = requirements_of(order.text, name).conflicts
+                other = next((o for o in orders if o != name and any(matches_glob(p, o) for p in patterns)), None)
+                if other:
+                    self.fail(f"{name} and {other}, which conflict, are both on {machine}")
+
+
+class OnlyTheLeaderDecides(Checker):
+    """Every write of a leader is guarded by its term, and by the former decision of each unit that it touches; nobody
+    writes what is another's to write."""
+
+    def see_request(self, writer: str, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> None:
+        leader = self.world.registry.key("leader")
+        term = {type(each) for each in comparisons if each.key == leader}
+        guarded = {each.key for each in comparisons if isinstance(each, Unchanged)}
+        for operation in operations:
+            path = self.truth.path(operation.key)
+            assert path is not None
+            if path.kind in ("placements", "decisions", "synced"):
+                if not {CreatedAt, HasValue} <= term:
+                    self.fail(f"{writer} writes {operation.key} unguarded by its term")
+                unit = path.second or path.first
+                if path.kind != "synced" and self.world.registry.key("decisions", unit) not in guarded:
+                    self.fail(f"{writer} writes {operation.key} unguarded by the decision for {unit}")
+            if path.kind in ("machines", "states") and path.first != self.world.machines[writer].id:
+                self.fail(f"{writer} writes {operation.key}, which is another machine's")
+            if path.kind in ("units", "settings") and operation.key not in guarded:
+                self.fail(f"{writer} writes {operation.key} without comparing it to what was read")
+            if path.kind in ("machines", "states") and isinstance(operation, Put) and not operation.lease:
+                self.fail(f"{writer} writes {operation.key} on no lease")
+
+
+class Rule1StoreIsNoLifeLine(Checker):
+    """No machine is taken for dead that could have registered: an order to it is taken back while it is absent only if
+    something was wrong with the machine itself, lately, whatever befell the store."""
+
+    def see_events(self, events: Sequence[tuple[Path, Event]], before: dict[Copy, Placement]) -> None:
+        for path, event in events:
+            if path.kind != "placements" or event.item is not None or path.first in self.truth.machines:
+                continue
+            patience_s = self.world.ttl_s + REREGISTRATION_S
+            alike = [machine for machine in self.world.machines.values() if machine.id == path.first]
+            if all(machine.well_for_s > patience_s for machine in alike):
+                self.fail(f"{path.first} was taken for dead, of {path.second}, though nothing was wrong with it")
+
+
+class Rule1MovesHaveReasons(Checker):
+    """A unit that a person wants is ordered away from a machine that is there only with a reason said."""
+
+    def see_events(self, events: Sequence[tuple[Path, Event]], before: dict[Copy, Placement]) -> None:
+        for path, _ in events:
+            if path.kind != "placements" or (path.first, path.second) not in before:
+                continue
+            former = before[path.first, path.second]
+            order = self.truth.placements.get((path.first, path.second))
+            unit = self.truth.units.get(path.second)
+            if order is None or not (former.stays and order.withdrawn) or unit is None:
+                continue
+            decision = self.truth.decisions.get(path.second)
+            if unit.target is not TargetState.INACTIVE and not (decision and decision.reason):
+                self.fail(f"{path.second} is ordered away from {path.first} without a reason")
+
+
+class Rule2OrdersAlone(Checker):
+    """What fleetd asks of systemd follows an order of the leader: a restart of fleetd, an outage or an absence are
+    none. A unit is stopped only where it was withdrawn, replaced or is to be loaded only; started only where it is to
+    be launched."""
+
+    def __init__(self, world: "World") -> None:
+        super().__init__(world)
+        self._past: dict[Copy, list[tuple[float, Placement | None]]] = {}  # what was replaced, and when
+
+    def see_events(self, events: Sequence[tuple[Path, Event]], before: dict[Copy, Placement]) -> None:
+        for path, _ in events:
+            if path.kind == "placements":
+                copy = (path.first, path.second)
+                past = self._past.setdefault(copy, [])
+                past.append((now(), before.get(copy)))
+                del past[:-8]
+
+    def see_call(self, machine: str, verb: str, names: Sequence[str]) -> None:
+        if verb not in ("start", "stop"):
+            return
+        found = self.world.machines[machine]
+        for name in names:
+            copy = (found.id, name)
+            orders = [order for at_s, order in self._past.get(copy, []) if at_s >= now() - MEMORY_S]
+            orders.append(self.truth.placements.get(copy))
+            if verb == "stop" and not any(self._stops(machine, order, name) for order in orders):
+                self.fail(f"{machine} stops {name}, which it was not told to")
+            if verb == "start" and not any(o and o.stays and o.target is TargetState.LAUNCHED for o in orders):
+                self.fail(f"{machine} starts {name}, which it was not told to")
+
+    def _stops(self, machine: str, order: Placement | None, name: str) -> bool:
+        """Whether an order lets a unit be stopped. The absence of one does if the leader has taken the machine in."""
+        found = self.world.machines[machine]
+        if order is None:
+            return self.truth.synced.get(found.id) is not None
+        if order.retiring:
+            return False
+        held = found.systemd.read_files().get(name, "")
+        replaced = hash_unit_file(held) != hash_unit_file(order.text)
+        return order.withdrawn or replaced or order.target is not TargetState.LAUNCHED
+
+
+class Rule3OneCopyRuns(Checker):
+    """Of each unit that is not global one process runs, but for copies that a cut left behind: those on machines that
+    were absent when another was given the unit, and those that a restored store knows nothing of."""
+
+    def __init__(self, world: "World") -> None:
+        super().__init__(world)
+        self.left_behind: dict[Copy, None] = {}
+
+    def see_events(self, events: Sequence[tuple[Path, Event]], before: dict[Copy, Placement]) -> None:
+        for path, event in events:
+            if path.kind == "placements" and event.item is not None and (path.first, path.second) not in before:
+                for machine in self.world.machines.values():
+                    if machine.id != path.first and machine.id not in self.truth.machines:
+                        self.left_behind[machine.name, path.second] = None
+
+    def mark_orphans(self) -> None:
+        """The store was set back: all that runs and that it does not place where it runs is left over."""
+        for copy in self.world.processes:
+            order = self.truth.placements.get((self.world.machines[copy[0]].id, copy[1]))
+            if order is None or not order.stays:
+                self.left_behind[copy] = None
+
+    def see_rest(self) -> None:
+        running: dict[str, list[str]] = {}
+        for machine, name in self.world.processes:
+            running.setdefault(name, []).append(machine)
+        for copy in list(self.left_behind):
+            if copy not in self.world.processes and self._is_informed(copy[0]):
+                del self.left_behind[copy]
+        for name, machines in running.items():
+            proper = [machine for machine in machines if (machine, name) not in self.left_behind]
+            if len(proper) > 1 and not self._is_global(name):
+                self.fail(f"{name} runs on {', '.join(machines)}")
+
+    def _is_informed(self, machine: str) -> bool:
+        """Whether the machine knows its orders as they are now, so that it starts nothing for an old one."""
+        found = self.world.machines[machine]
+        record = self.truth.machines.get(found.id)
+        return record is not None and self.truth.synced.get(found.id) == record.session
+
+    def _is_global(self, name: str) -> bool:
+        return any(requirements_of(o.text, n).is_global for (_, n), o in self.truth.placements.items() if n == name)
+
+
+class Rule3TheLastCopyStays(Checker):
+    """A copy that retires is not stopped while it is the only one that runs, if a person wants the unit launched."""
+
+    def see_events(self, events: Sequence[tuple[Path, Event]], before: dict[Copy, Placement]) -> None:
+        for path, _ in events:
+            copy = (path.first, path.second)
+            order = self.truth.placements.get(copy)
+            if path.kind != "placements" or copy not in before or order is None:
+                continue
+            unit, decision = self.truth.units.get(path.second), self.truth.decisions.get(path.second)
+            if not (before[copy].retiring and order.withdrawn) or unit is None:
+                continue
+            if unit.target is not TargetState.LAUNCHED or (decision and decision.completed == unit.generation):
+                continue
+            runs_here = any(
+                n == path.second and self.world.machines[m].id == path.first for m, n in self.world.processes
+            )
+            elsewhere = [
+                m for m, n in self.world.ran_lately() if n == path.second and self.world.machines[m].id != path.first
+            ]
+            if runs_here and not elsewhere:
+                self.fail(f"the only copy of {path.second} that runs, on {path.first}, is told to stop as a second one")
+
+
+class Rule5NothingCompletedRunsAgain(Checker):
+    """A oneshot that ran to its end is not started again for the same wish."""
+
+    def see_call(self, machine: str, verb: str, names: Sequence[str]) -> None:
+        for name in names if verb == "start" else ():
+            decision = self.truth.decisions.get(name)
+            order = self.truth.placements.get((self.world.machines[machine].id, name))
+            if decision and order and decision.completed == order.generation:
+                self.fail(f"{machine} starts {name} again, which is completed")
+
+
+class Rule5NothingAcknowledgedIsLost(Checker):
+    """What the API has acknowledged stands in the store, until something else is wished."""
+
+    def see_rest(self) -> None:
+        for name in self.world.people.names:
+            unit = self.truth.units.get(name)
+            wish = (unit.text, unit.target) if unit else None
+            if self.world.server.is_up and not self.world.people.accounts_for(name, wish):
+                found = unit.target if unit else "no unit"
+                self.fail(f"{name}: the store has {found}, the API promised {self.world.people.describe(name)}")
+
+
+class Rule6StopsAreFinished(Checker):
+    """No file goes while anything of its unit runs."""
+
+    def see_call(self, machine: str, verb: str, names: Sequence[str]) -> None:
+        running = self.world.machines[machine].systemd.processes()
+        for name in names if verb == "remove" else ():
+            if name in running:
+                self.fail(f"{machine} removes the file of {name}, which runs")
+
+
+class Rule7OnlyOurs(Checker):
+    """No unit of the machine's own is touched."""
+
+    def see_call(self, machine: str, verb: str, names: Sequence[str]) -> None:
+        if verb not in ("start", "stop", "write", "remove"):
+            return
+        for name in names:
+            if name in self.world.machines[machine].systemd.own_names or is_reserved(name):
+                self.fail(f"{machine}: {verb} {name}, which is the machine's own")
+
+
+class StatesGoWithTheirMachine(Checker):
+    """No state is kept of a machine that is gone."""
+
+    def __init__(self, world: "World") -> None:
+        super().__init__(world)
+        self._since_s: dict[str, float] = {}  # since when there are states of a machine that is not there
+
+    def see_rest(self) -> None:
+        ghosts = {machine: name for machine, name in self.truth.states if machine not in self.truth.machines}
+        self._since_s = {machine: self._since_s.get(machine, now()) for machine in ghosts}
+        for machine, since_s in self._since_s.items():
+            if now() - since_s > STATES_LINGER_S and self.world.server.answers:
+                self.fail(f"{ghosts[machine]} is shown on {machine}, which is gone for {now() - since_s:g} s")
+
+
+class Rule8NobodyStorms(Checker):
+    """However things stand, no fleetd asks the store for more than so much in any ten seconds."""
+
+    def __init__(self, world: "World") -> None:
+        super().__init__(world)
+        self._next_s = 0.0
+        self._counts: dict[str, int] = {}
+
+    def see_rest(self) -> None:
+        if now() < self._next_s:
+            return
+        self._next_s = now() + STORM_S
+        counts = {
+            machine.name: sum(machine.wire.requests.values())
+            for machine in self.world.machines.values()
+            if machine.wire is not None
+        }
+        for machine, count in counts.items():
+            asked = count - self._counts.get(machine, 0)
+            if asked > STORM_REQUESTS:
+                self.fail(f"{machine} has asked the store {asked} times in {STORM_S:g} s")
+        self._counts = counts
+
+
+CHECKERS: tuple[type[Checker], ...] = (
+    OneMachinePerUnit,
+    ConflictsApart,
+    OnlyTheLeaderDecides,
+    Rule1StoreIsNoLifeLine,
+    Rule1MovesHaveReasons,
+    Rule2OrdersAlone,
+    Rule3OneCopyRuns,
+    Rule3TheLastCopyStays,
+    Rule5NothingCompletedRunsAgain,
+    Rule5NothingAcknowledgedIsLost,
+    Rule6StopsAreFinished,
+    Rule7OnlyOurs,
+    StatesGoWithTheirMachine,
+    Rule8NobodyStorms,
+)

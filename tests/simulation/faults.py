@@ -1,0 +1,141 @@
+"""What befalls a cluster by chance: from a seed, a list of actions. A table says what kinds there are and how often.
+
+The same seed gives the same list. What the actions do is actions.py's.
+"""
+
+from collections.abc import Callable
+from random import Random
+
+from tests.simulation.actions import Action
+from tests.simulation.units import EDITIONS, UNITS
+
+MACHINES = {"m1": {"disk": "ssd"}, "m2": {"disk": "hdd"}, "m3": {"disk": "ssd"}, "m4": {}}
+LENGTH_S = 900.0
+WARM_UP_S = 20.0
+
+Draw = Callable[[Random], tuple[tuple[str, ...], float | None]]  # what it is done with, and for how long
+
+
+def _long(random: Random) -> float:
+    """Mostly short of a lease, at times long beyond it. Seconds."""
+    return round(random.choice((0.5, 3.0, 9.0, 15.0, 40.0, 150.0)) * (0.5 + random.random()), 1)
+
+
+def _machine(random: Random) -> str:
+    return random.choice(tuple(MACHINES))
+
+
+def _unit(random: Random) -> str:
+    return random.choice(tuple(UNITS))
+
+
+def _on_machine(random: Random) -> tuple[tuple[str, ...], float | None]:
+    return (_machine(random),), _long(random)
+
+
+def _on_machine_at_once(random: Random) -> tuple[tuple[str, ...], float | None]:
+    return (_machine(random),), None
+
+
+def _on_unit(random: Random) -> tuple[tuple[str, ...], float | None]:
+    return (_unit(random),), _long(random)
+
+
+def _of_unit(random: Random) -> tuple[tuple[str, ...], float | None]:
+    return (_unit(random),), None
+
+
+def _edition(random: Random) -> tuple[tuple[str, ...], float | None]:
+    return (_unit(random), str(random.randint(1, EDITIONS))), None
+
+
+def _for_a_while(random: Random) -> tuple[tuple[str, ...], float | None]:
+    return (), _long(random)
+
+
+def _at_once(_: Random) -> tuple[tuple[str, ...], float | None]:
+    return (), None
+
+
+def _share(random: Random) -> tuple[tuple[str, ...], float | None]:
+    return (_machine(random), random.choice(("0.1", "0.3", "0.6"))), _long(random)
+
+
+def _latency(random: Random) -> tuple[tuple[str, ...], float | None]:
+    return (_machine(random), random.choice(("0.2", "0.8", "3"))), _long(random)
+
+
+def _several(random: Random) -> tuple[tuple[str, ...], float | None]:
+    return (str(random.randint(1, 2 * len(MACHINES))),), None
+
+
+def _offset(random: Random) -> tuple[tuple[str, ...], float | None]:
+    return (_machine(random), str(random.choice((-86400, -60, 60, 86400)))), None
+
+
+def _slowness(random: Random) -> tuple[tuple[str, ...], float | None]:
+    return (_unit(random), random.choice(("2", "20", "45"))), _long(random)
+
+
+def _disk(random: Random) -> tuple[tuple[str, ...], float | None]:
+    return (_machine(random), "disk", random.choice(("ssd", "hdd"))), None
+
+
+WISHES: tuple[tuple[int, str, Draw], ...] = (
+    (12, "start", _edition),
+    (2, "load", _edition),
+    (1, "submit", _edition),
+    (3, "launch", _of_unit),
+    (4, "stop", _of_unit),
+    (1, "unload", _of_unit),
+    (4, "destroy", _of_unit),
+    (1, "metadata", _disk),
+)
+
+FAULTS: tuple[tuple[int, str, Draw], ...] = (
+    (4, "power-cut", _on_machine),
+    (3, "reboot", _on_machine_at_once),
+    (3, "shutdown", _on_machine),
+    (5, "pause", _on_machine),
+    (2, "clock", _offset),
+    (5, "kill", _on_machine_at_once),
+    (5, "restart", _on_machine_at_once),
+    (3, "park", _on_machine),
+    (2, "leave", _on_machine),
+    (6, "cut", _on_machine),
+    (4, "unheard", _on_machine),
+    (4, "unanswered", _on_machine),
+    (5, "lossy", _share),
+    (4, "slow", _latency),
+    (4, "deaf", _on_machine),
+    (4, "store-crash", _for_a_while),
+    (4, "store-freeze", _for_a_while),
+    (2, "store-compact", _at_once),
+    (4, "expire", _several),
+    (1, "snapshot", _at_once),
+    (1, "restore", _at_once),
+    (3, "slow-start", _slowness),
+    (3, "slow-stop", _slowness),
+    (2, "hang", _on_unit),
+    (2, "refuse", _on_unit),
+    (3, "fail", _on_unit),
+    (4, "crash", _of_unit),
+    (3, "lose-bus", _on_machine),
+)
+
+
+def draw_actions(seed: int) -> tuple[Action, ...]:
+    """What happens in the run of this seed, in order. Seeds differ in how much goes wrong, and in what kinds of it."""
+    random = Random(f"faults {seed}")
+    pause_s = random.choice((4.0, 10.0, 25.0))
+    kinds = [kind for kind in FAULTS if random.random() < random.choice((0.3, 0.9))] or list(FAULTS)
+    wished = random.choice((0.3, 0.6))
+    actions = [Action(1.0, "start", (name,)) for name in UNITS if random.random() < 0.7]
+    at_s = WARM_UP_S
+    while at_s < LENGTH_S:
+        table = WISHES if random.random() < wished else kinds
+        _, verb, draw = random.choices(table, weights=[weight for weight, _, _ in table])[0]
+        args, for_s = draw(random)
+        actions.append(Action(round(at_s, 2), verb, args, for_s))
+        at_s += random.expovariate(1 / pause_s)
+    return tuple(actions)

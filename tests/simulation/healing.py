@@ -1,0 +1,178 @@
+"""When the faults are over: within a bounded time every unit that can run runs once, every one that cannot says why,
+nothing is left of what was destroyed, and the store sees no further write.
+
+What must hold while the faults last is checkers.py's matter.
+"""
+
+import asyncio
+
+from fleetd.core.cluster import requirements_of
+from fleetd.core.machine import MachineMode, MachineSettings
+from fleetd.core.names import matches_glob, parse_name
+from fleetd.core.unit import TargetState, Unit
+from tests.simulation.world import World
+
+HEALING_S = 300.0  # a stop that hangs takes 90 s, a step that failed is tried again after 60 s, a boot takes 15 s
+QUIET_S = 60.0
+QUIET_REQUESTS = frozenset({"keep_alive", "compact"})
+
+
+async def heal(world: World) -> None:
+    """End all faults, wait, and judge. What is wrong is the world's failure."""
+    world.say("HEAL")
+    world.heal_all()
+    for machine in world.machines.values():
+        machine.clock_offset_s = 0.0
+    if await _sleep(world, HEALING_S):
+        return
+    _judge(world)
+    await _judge_silence(world)
+
+
+async def _sleep(world: World, for_s: float) -> bool:
+    """Let time pass; whether the run has failed meanwhile."""
+    try:
+        async with asyncio.timeout(for_s):
+            await world.failed.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+async def _judge_silence(world: World) -> None:
+    """Nothing is written any more, and nothing is asked but that the machines are there."""
+    revision = world.server.store.latest_revision
+    wires = [machine.wire for machine in world.machines.values() if machine.wire is not None]
+    before = [dict(wire.requests) for wire in wires]
+    if await _sleep(world, QUIET_S):
+        return
+    if world.server.store.latest_revision != revision:
+        world.fail("Rule 8: silence", f"the store is written to at rest: {world.lines[-1]}")
+    for wire, counts in zip(wires, before, strict=True):
+        asked = {kind: n - counts.get(kind, 0) for kind, n in wire.requests.items() if n != counts.get(kind, 0)}
+        if not asked.keys() <= QUIET_REQUESTS:
+            world.fail("Rule 8: silence", f"at rest, the store is asked for {asked}")
+
+
+def _judge(world: World) -> None:
+    truth = world.truth
+    for machine in world.machines.values():
+        if machine.is_up and machine.node is not None and machine.id not in truth.machines:
+            world.fail("Healing", f"{machine.name} is not registered: {machine.node.membership.refusal}")
+    for name, unit in truth.units.items():
+        wrong = _judge_unit(world, name, unit)
+        if wrong:
+            world.fail("Healing", f"{name}, to be {unit.target}: {wrong}")
+    _judge_leftovers(world)
+
+
+def _running(world: World, name: str) -> list[str]:
+    return [world.machines[machine].id for machine, unit in world.processes if unit == name]
+
+
+def _is_orphan(world: World, machine: str, name: str) -> bool:
+    """Whether the machine says that it only keeps what a restored store does not know, or asks otherwise."""
+    state = world.truth.states.get((machine, name))
+    return state is not None and "was restored from a snapshot" in state.error
+
+
+def _judge_unit(world: World, name: str, unit: Unit) -> str:
+    """What is wrong with a unit that the store knows, or ''."""
+    running = [machine for machine in _running(world, name) if not _is_orphan(world, machine, name)]
+    homes = world.truth.homes(name)
+    if unit.target is TargetState.INACTIVE or parse_name(name).is_template:
+        return f"it is on {', '.join(running + homes)}" if running or homes else ""
+    if requirements_of(unit.text, name).is_global:
+        return _judge_global(world, name, unit, homes)
+    decision = world.truth.decisions.get(name)
+    if decision is None or decision.generation != unit.generation:
+        return "nothing is decided for it"
+    if not homes:
+        completed = decision.completed == unit.generation
+        return "" if completed else _judge_refusals(world, name, unit)
+    if [machine for machine in running if machine != homes[0]]:
+        return f"its home is {homes[0]}, it runs on {', '.join(running)}"
+    if decision.machine != homes[0]:
+        return f"the decision says {decision.machine}, the order is for {homes[0]}"
+    return _judge_copy(world, name, unit, homes[0])
+
+
+def _judge_global(world: World, name: str, unit: Unit, homes: list[str]) -> str:
+    for machine in world.truth.machines:
+        if machine not in homes and not _why_not(world, name, unit, machine):
+            return f"it is not on {machine}"
+        if machine in homes and (wrong := _judge_copy(world, name, unit, machine)):
+            return wrong
+    return ""
+
+
+def _judge_copy(world: World, name: str, unit: Unit, home: str) -> str:
+    """Whether a copy is as it should be, or says why it is not."""
+    state = world.truth.states.get((home, name))
+    if state is None:
+        return f"{home} says nothing of it"
+    if state.error:
+        return ""
+    if state.generation != unit.generation:
+        return f"{home} has carried out {state.generation} of {unit.generation}"
+    runs = home in _running(world, name)
+    if unit.target is TargetState.LAUNCHED and not (runs or state.completed):
+        return f"it does not run on {home}, and no reason is given"
+    if runs != state.runs:
+        return f"{home} says {state.active} of it"
+    if unit.target is TargetState.LOADED and runs:
+        return f"it runs on {home}"
+    held = world.machine(home).systemd.read_files().get(name)
+    return "" if held == unit.text else f"{home} has another file of it"
+
+
+def _judge_refusals(world: World, name: str, unit: Unit) -> str:
+    """Whether a unit that is nowhere is so with reason, and says the reason for each machine."""
+    decision = world.truth.decisions[name]
+    fitting = [machine for machine in world.truth.machines if not _why_not(world, name, unit, machine)]
+    if fitting:
+        return f"it is nowhere, and fits on {', '.join(fitting)} ({decision.reason}, {decision.refusals})"
+    if sum(decision.refusals.values()) != len(world.truth.machines):
+        return f"{len(world.truth.machines)} machines refuse it, and it says {decision.refusals}"
+    return ""
+
+
+def _why_not(world: World, name: str, unit: Unit, machine: str) -> str:
+    """Why a unit cannot be on a machine, by rules of the simulator's own."""
+    truth = world.truth
+    record = truth.machines[machine]
+    asked = requirements_of(unit.text, name)
+    here = {n: o for (m, n), o in truth.placements.items() if m == machine and n != name and not o.retiring}
+    if record.mode is not MachineMode.READY:
+        return "takes no work"
+    if asked.machine_id not in (None, machine):
+        return "another machine"
+    if asked.metadata and not _offers(world, machine, asked.metadata):
+        return "metadata"
+    if [peer for peer in asked.machine_of if peer not in here]:
+        return "a peer is missing"
+    others = {other: requirements_of(order.text, other).conflicts for other, order in here.items()}
+    if any(matches_glob(pattern, other) for other in others for pattern in asked.conflicts):
+        return "conflict"
+    return "conflict" if any(matches_glob(p, name) for patterns in others.values() for p in patterns) else ""
+
+
+def _offers(world: World, machine: str, wanted: tuple[tuple[str, tuple[str, ...]], ...]) -> bool:
+    settings = world.truth.settings.get(machine, MachineSettings())
+    offer = {**world.truth.machines[machine].metadata, **settings.metadata}
+    return all(offer.get(key) in alternatives for key, alternatives in wanted)
+
+
+def _judge_leftovers(world: World) -> None:
+    """Nothing is left of units that are gone, but for what a restored store does not know."""
+    truth = world.truth
+    for machine, name in (*truth.placements, *truth.states):
+        if name not in truth.units and not _is_orphan(world, machine, name):
+            world.fail("Healing", f"{name}, which is destroyed, is still known to be on {machine}")
+    for name in truth.decisions:
+        if name not in truth.units:
+            world.fail("Healing", f"{name}, which is destroyed, has still a decision")
+    for found in world.machines.values():
+        for name in (*found.systemd.read_files(), *found.systemd.processes()):
+            if (found.id, name) not in truth.placements and not _is_orphan(world, found.id, name):
+                world.fail("Healing", f"{name} is still on {found.name}")

@@ -1,0 +1,65 @@
+"""One run of a simulated cluster from its first boot to its healing, and what came of it."""
+
+import asyncio
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from tests.simulation.actions import Action, perform
+from tests.simulation.clock import run_cluster
+from tests.simulation.faults import MACHINES, draw_actions
+from tests.simulation.healing import heal
+from tests.simulation.world import Failure, World
+
+_MEMORY = Path("/dev/shm")  # noqa: S108 (where files cost nothing, if the system has it)
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How a run ended: what went wrong (None: nothing), its log and the digest of that, its length in virtual time."""
+
+    failure: Failure | None
+    lines: tuple[str, ...]
+    digest: str
+    length_s: float
+
+
+def run_actions(
+    actions: Sequence[Action], *, seed: int = 0, machines: Mapping[str, Mapping[str, str]] = MACHINES
+) -> Outcome:
+    """Do these actions to a new cluster of these machines, heal it, and judge. `seed` is for what the wires lose."""
+    with tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None, prefix="fleet-simulation-") as path:
+        return run_cluster(_run(Path(path), actions, seed, machines))
+
+
+def run_seed(seed: int) -> Outcome:
+    """The run of this seed."""
+    return run_actions(draw_actions(seed), seed=seed)
+
+
+async def _run(
+    directory: Path, actions: Sequence[Action], seed: int, machines: Mapping[str, Mapping[str, str]]
+) -> Outcome:
+    world = World(directory, seed, machines)
+    try:
+        for machine in world.machines.values():
+            await machine.boot()
+        for action in actions:
+            if await _passes(world, action.at_s):
+                await perform(world, action)
+        if world.failure is None:
+            await heal(world)
+        return Outcome(world.failure, tuple(world.lines), world.digest, world.now_s)
+    finally:
+        await world.close()
+
+
+async def _passes(world: World, until_s: float) -> bool:
+    """Let time pass until then; whether all is well still."""
+    try:
+        async with asyncio.timeout(until_s - world.now_s):
+            await world.failed.wait()
+    except TimeoutError:
+        return True
+    return False

@@ -1,0 +1,137 @@
+"""The cluster's one store and what befalls it: crashes, frost, compactions, lost leases, restores.
+
+It is the embedded store with a hand on it. How requests get to it and answers back is wire.py's.
+"""
+
+import asyncio
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+from fleetd.store.embedded import EmbeddedStore, inline
+from fleetd.store.protocol import Event, Unavailable
+from fleetd.store.sqlite import Written
+
+_FILE = "store.db"
+_HISTORY_REVISIONS = 100_000
+_LEASES_APART = 1_000  # a lease granted after a restore is never one granted before: so it is in etcd
+
+
+class ObservedStore(EmbeddedStore):
+    """An embedded store that tells of each write at the moment it is made."""
+
+    def __init__(self, path: Path, on_events: Callable[[tuple[Event, ...]], None]) -> None:
+        super().__init__(str(path), offload=inline, cluster_id="simulated", history=_HISTORY_REVISIONS)
+        self._on_events = on_events
+
+    def _publish(self, written: Written) -> None:
+        super()._publish(written)
+        if written.events:
+            self._on_events(written.events)
+
+    @property
+    def leases(self) -> tuple[int, ...]:
+        """The leases that live, the oldest first."""
+        return tuple(self._deadlines)
+
+    @property
+    def latest_revision(self) -> int:
+        """The revision of the last write."""
+        return self._history.revision
+
+
+class StoreServer:
+    """The store as a service in `directory`. `incarnation` counts its starts: connections do not outlive one."""
+
+    def __init__(self, directory: Path, on_events: Callable[[tuple[Event, ...]], None]) -> None:
+        self._directory = directory
+        self._snapshot = directory / "snapshot"
+        self._on_events = on_events
+        self._thawed = asyncio.Event()
+        self._thawed.set()
+        self._up = asyncio.Event()
+        self.incarnation = 0
+        directory.mkdir()
+        self.store = self._open()
+
+    def _open(self) -> ObservedStore:
+        self.incarnation += 1
+        self._up.set()
+        return ObservedStore(self._directory / _FILE, self._on_events)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it runs, be it frozen."""
+        return self._up.is_set()
+
+    @property
+    def answers(self) -> bool:
+        """Whether it runs and is not frozen."""
+        return self.is_up and self._thawed.is_set()
+
+    async def answering(self) -> ObservedStore:
+        """The store, once it is not frozen. Raises Unavailable if it is down."""
+        await self._thawed.wait()
+        if not self.is_up:
+            raise Unavailable("the store refuses connections")
+        return self.store
+
+    async def found_up(self) -> ObservedStore:
+        """The store, once it runs and is not frozen."""
+        while not self.answers:
+            await self._up.wait()
+            await self._thawed.wait()
+        return self.store
+
+    async def crash(self) -> None:
+        """The service is gone; what it has answered is on its disk."""
+        if self.is_up:
+            self._up.clear()
+            await self.store.close()
+
+    def start(self) -> None:
+        """The service is there again, with its data."""
+        if not self.is_up:
+            self.store = self._open()
+
+    def freeze(self) -> None:
+        """It takes requests and does nothing with them; leases run out behind its back."""
+        self._thawed.clear()
+
+    def thaw(self) -> None:
+        """It goes on, with all that has waited."""
+        self._thawed.set()
+
+    def take_snapshot(self) -> None:
+        """Copy the data as it is now."""
+        shutil.rmtree(self._snapshot, ignore_errors=True)
+        self._snapshot.mkdir()
+        for file in self._files():
+            shutil.copy(file, self._snapshot / file.name)
+
+    @property
+    def has_snapshot(self) -> bool:
+        """Whether there is a snapshot to go back to."""
+        return self._snapshot.exists()
+
+    async def restore(self) -> None:
+        """Stop, take the data of the snapshot, and start."""
+        await self.crash()
+        for file in self._files():
+            file.unlink()
+        for file in sorted(self._snapshot.iterdir()):
+            shutil.copy(file, self._directory / file.name)
+        connection = sqlite3.connect(self._directory / _FILE)
+        with connection:
+            connection.execute("UPDATE store SET last_lease = last_lease + ?", (_LEASES_APART * self.incarnation,))
+        connection.close()
+        self.start()
+
+    async def expire(self, leases: tuple[int, ...]) -> None:
+        """End these leases before their time, as a member does that wrongly believes to lead."""
+        for lease in leases:
+            await self.store.revoke(lease)
+
+    def _files(self) -> list[Path]:
+        return sorted(file for file in self._directory.iterdir() if file.name.startswith(_FILE))

@@ -1,0 +1,34 @@
+"""The unit files that people in the simulator have: one of each kind that treats the cluster differently.
+
+Each comes in editions that differ in nothing but their content, so that replacing one is a wish of its own.
+"""
+
+from fleetd.core.unitfile import parse_unit_file, render_unit_file
+
+EDITIONS = 2
+
+_SERVICE = "[Service]\nExecStart=/bin/daemon\n"
+
+UNITS = {
+    "web@1.service": _SERVICE,
+    "web@2.service": _SERVICE,
+    "web@3.service": _SERVICE,
+    "left.service": f"{_SERVICE}[X-Fleet]\nConflicts=right.service\n",
+    "right.service": f"{_SERVICE}[X-Fleet]\nConflicts=left.service\n",
+    "beside.service": f"{_SERVICE}[X-Fleet]\nMachineOf=left.service\n",
+    "picky.service": f"{_SERVICE}[X-Fleet]\nMachineMetadata=disk=ssd\n",
+    "pinned.service": f"{_SERVICE}[X-Fleet]\nMachineID={'1' * 32}\n",
+    "everywhere.service": f"{_SERVICE}[X-Fleet]\nGlobal=true\n",
+    "pusher.service": f"{_SERVICE}[X-Fleet]\nReplaces=web@1.service\n",
+    "slow.service": "[Service]\nExecStart=/bin/daemon\nExecStop=/bin/sleep 20\n",
+    "once.service": "[Service]\nType=oneshot\nExecStart=/bin/sleep 15\n",
+    "needy.service": "[Unit]\nRequires=web@2.service\n[Service]\nExecStart=/bin/daemon\n[X-Fleet]\nMachineOf=web@2.service\n",
+    "broken.service": "[Service]\nType=simple\n",  # nothing to execute: systemd calls it a bad setting
+    "local.service": _SERVICE,  # machine 2 has one of this name of its own
+}
+
+
+def unit_text(name: str, edition: int = 1) -> str:
+    """The unit file of this name, as fleet renders it."""
+    text = f"[Unit]\nDescription=edition {edition}\n{UNITS[name]}"
+    return render_unit_file(parse_unit_file(text))

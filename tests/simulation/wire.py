@@ -1,0 +1,182 @@
+"""What lies between one fleetd and the store: a Store of the same protocol, whose requests and answers can be late,
+lost, or cut off in either direction.
+
+A request that has left arrives though nobody waits for it any more; a watch resumes where it was, and skips nothing.
+What befalls the store itself is server.py's.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from random import Random
+from typing import Any, TypeVar
+
+from fleetd.store.protocol import (
+    Beat,
+    Changes,
+    Compacted,
+    Comparison,
+    KeyValue,
+    Operation,
+    Snapshot,
+    StoreError,
+    Unavailable,
+)
+from tests.simulation.server import ObservedStore, StoreServer
+
+T = TypeVar("T")
+
+REQUEST_TIMEOUT_S = 1.0
+RECONNECT_S = 0.5
+QUICK_S = 0.002
+
+Observer = Callable[[str, Sequence[Comparison], Sequence[Operation]], None]
+
+
+class Link:
+    """A machine's network to the store. It outlives the fleetds that use it; `random` draws what is late and lost."""
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+        self.latency_s = QUICK_S
+        self.loses_requests = 0.0  # the share of them
+        self.loses_answers = 0.0
+        self.awake = asyncio.Event()  # whether the machine's fleetd gets to run
+        self.awake.set()
+        self.hears = asyncio.Event()  # whether watches say anything
+        self.hears.set()
+
+    def mend(self) -> None:
+        """The network is as it should be."""
+        self.latency_s, self.loses_requests, self.loses_answers = QUICK_S, 0.0, 0.0
+        self.hears.set()
+
+    def delay_s(self) -> float:
+        """How long this message takes: mostly little, at times as long as can be."""
+        return self.latency_s * self._random.random() ** 2
+
+    def carries_request(self) -> bool:
+        """Whether this request arrives."""
+        return self.loses_requests == 0 or self._random.random() >= self.loses_requests
+
+    def carries_answer(self) -> bool:
+        """Whether this answer does."""
+        return self.loses_answers == 0 or self._random.random() >= self.loses_answers
+
+
+class Wire:
+    """One fleetd's connection to the store (fleetd/store/protocol.py). `on_write` is told what transactions arrive, and
+    for whom; `requests` counts what was asked, by kind."""
+
+    def __init__(self, owner: str, server: StoreServer, link: Link, on_write: Observer) -> None:
+        self._owner = owner
+        self._server = server
+        self._link = link
+        self._on_write = on_write
+        self._is_closed = False
+        self._underway: dict[asyncio.Task[None], None] = {}
+        self.requests: dict[str, int] = {}
+
+    async def cluster_id(self) -> str:
+        return await self._ask("cluster_id", lambda store: store.cluster_id())
+
+    async def get(self, key: str) -> KeyValue | None:
+        return await self._ask("get", lambda store: store.get(key))
+
+    async def get_many(self, keys: Sequence[str]) -> Snapshot:
+        return await self._ask("get_many", lambda store: store.get_many(keys))
+
+    async def range(self, prefix: str, *, after: str = "", limit: int = 0) -> Snapshot:
+        return await self._ask("range", lambda store: store.range(prefix, after=after, limit=limit))
+
+    async def transact(self, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> int:
+        def write(store: ObservedStore) -> Awaitable[int]:
+            self._on_write(self._owner, comparisons, operations)
+            return store.transact(comparisons, operations)
+
+        return await self._ask("transact", write)
+
+    async def grant(self, ttl_s: float) -> int:
+        return await self._ask("grant", lambda store: store.grant(ttl_s))
+
+    async def keep_alive(self, lease: int) -> Beat:
+        return await self._ask("keep_alive", lambda store: store.keep_alive(lease))
+
+    async def time_to_live(self, lease: int) -> float | None:
+        return await self._ask("time_to_live", lambda store: store.time_to_live(lease))
+
+    async def revoke(self, lease: int) -> None:
+        await self._ask("revoke", lambda store: store.revoke(lease))
+
+    async def compact(self, revision: int) -> None:
+        await self._ask("compact", lambda store: store.compact(revision))
+
+    async def revision(self) -> int:
+        return await self._ask("revision", lambda store: store.revision())
+
+    async def watch(self, prefix: str, after_revision: int) -> AsyncGenerator[Changes, None]:
+        position = after_revision
+        while not self._is_closed:
+            store = await self._server.found_up()
+            try:
+                async for changes in store.watch(prefix, position):
+                    await self._let_through()
+                    if store is not self._server.store:
+                        break  # they were still on their way when the store went
+                    position = changes.revision
+                    yield changes
+            except Compacted:
+                await self._let_through()
+                raise
+            await asyncio.sleep(RECONNECT_S)
+
+    async def _let_through(self) -> None:
+        """Until an answer comes through, as a stream delivers what was lost once that can be."""
+        await asyncio.sleep(self._link.delay_s())
+        while not (self._link.carries_answer() and self._server.answers):
+            await asyncio.sleep(RECONNECT_S)
+        await self._link.hears.wait()
+        await self._link.awake.wait()
+
+    async def close(self) -> None:
+        self._is_closed = True
+
+    async def _ask(self, kind: str, work: Callable[[ObservedStore], Awaitable[T]]) -> T:
+        """Send a request, and wait for its answer for as long as it is worth waiting. Raises what the store raises."""
+        self.requests[kind] = self.requests.get(kind, 0) + 1
+        await self._link.awake.wait()
+        if self._is_closed:
+            raise Unavailable("the connection to the store is closed")
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        underway = asyncio.create_task(self._carry(work, answer))
+        self._underway[underway] = None
+        underway.add_done_callback(lambda task: self._underway.pop(task))
+        try:
+            async with asyncio.timeout(REQUEST_TIMEOUT_S):
+                return await answer
+        except TimeoutError:
+            raise Unavailable("the store does not answer") from None
+        finally:
+            await self._link.awake.wait()
+
+    async def _carry(self, work: Callable[[ObservedStore], Awaitable[T]], answer: asyncio.Future[T]) -> None:
+        """The way of one request to the store and back."""
+        incarnation = self._server.incarnation
+        await asyncio.sleep(self._link.delay_s())
+        if not self._link.carries_request():
+            return
+        result: Any = None
+        error: StoreError | None = None
+        try:
+            store = await self._server.answering()
+            if self._server.incarnation != incarnation:
+                raise Unavailable("the store has ended the connection")
+            result = await work(store)
+        except StoreError as failure:
+            error = failure
+        await asyncio.sleep(self._link.delay_s())
+        if answer.done() or not self._link.carries_answer():
+            return
+        if error is None:
+            answer.set_result(result)
+        else:
+            answer.set_exception(error)

@@ -1,0 +1,237 @@
+"""A whole simulated cluster: machines, their wires, the store, the people; and the checkers that look on.
+
+Everything that happens is written into one log, whose digest two equal runs share. What happens, and when, is told by
+actions.py; whether all is well in the end is healing.py's matter.
+"""
+
+import asyncio
+import hashlib
+import itertools
+import traceback
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import msgspec
+
+from fleetd.core.placement import Placement
+from fleetd.registry import Registry
+from fleetd.store.protocol import Comparison, Event, Operation
+from tests.simulation.checkers import CHECKERS, Rule3OneCopyRuns
+from tests.simulation.machine import CONFIG, SimulatedMachine, Surrounds
+from tests.simulation.people import People
+from tests.simulation.server import StoreServer
+from tests.simulation.truth import Truth
+from tests.simulation.wire import Link
+
+LATELY_S = 30.0
+_READING = ("connect", "observe", "details", "explain", "reload-needed", "pending-job", "machine-is-stopping")
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """What went wrong first: which rule was broken, how, and when."""
+
+    rule: str
+    what: str
+    at_s: float
+
+    def __str__(self) -> str:
+        return f"{self.at_s:.3f} {self.rule}: {self.what}"
+
+
+class World:
+    """The cluster, in `directory` (empty at first). `metadata` names the machines, in order, and what they offer."""
+
+    def __init__(self, directory: Path, seed: int, metadata: Mapping[str, Mapping[str, str]]) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.began_s = self.loop.time()
+        self.random = Random(seed)
+        self.failure: Failure | None = None
+        self.failed = asyncio.Event()
+        self.lines: list[str] = []
+        self.processes: dict[tuple[str, str], int] = {}  # (machine, unit) → PID
+        self.first_pids: dict[str, int] = {}  # by unit, of its first process
+        self._ended: dict[tuple[str, str], float] = {}  # when the last process of it was seen
+        self._ids = itertools.count(1)
+        self._digest = hashlib.sha256()
+        self._healers: dict[str, Callable[[], Awaitable[None] | None]] = {}
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._tasks: dict[asyncio.Task[Any], None] = {}
+        self._directory = directory
+        self.ttl_s = CONFIG.agent_ttl_s
+        self.server = StoreServer(directory / "store", self._see_events)
+        self.registry = Registry(self.server.store)
+        self.truth = Truth(self.registry)
+        self.machines = {
+            name: self._make(name, number, offer) for number, (name, offer) in enumerate(metadata.items(), start=1)
+        }
+        self.people = People(list(self.machines.values()), self.say)
+        self.checkers = [checker(self) for checker in CHECKERS]
+        self.loop.at_rest = self._see_rest  # type: ignore[attr-defined]
+
+    def _make(self, name: str, number: int, metadata: Mapping[str, str]) -> SimulatedMachine:
+        return SimulatedMachine(
+            name,
+            number,
+            metadata,
+            ["local.service"] if name == "m2" else [],
+            Link(Random(f"{self.random.random()} {name}")),
+            self._directory / name,
+            Surrounds(
+                self.server, self._see_request, self._see_call, self._see_failure, lambda: f"id-{next(self._ids)}"
+            ),
+        )
+
+    def add_clone(self, name: str, of: str) -> SimulatedMachine:
+        """Another machine with the id of this one."""
+        original = self.machines[of]
+        clone = self._make(name, int(original.id[0]), original.metadata)
+        self.machines[name] = clone
+        return clone
+
+    @property
+    def now_s(self) -> float:
+        """Since the beginning."""
+        return self.loop.time() - self.began_s
+
+    @property
+    def digest(self) -> str:
+        """Of all that has happened."""
+        return self._digest.hexdigest()
+
+    def say(self, line: str) -> None:
+        """Write into the log."""
+        text = f"{self.now_s:.6f} {line}"
+        self.lines.append(text)
+        self._digest.update(f"{text}\n".encode())
+
+    def fail(self, rule: str, what: str) -> None:
+        """A rule is broken; the first one counts."""
+        if self.failure is None:
+            self.failure = Failure(rule, what, self.now_s)
+            self.say(f"FAILED {rule}: {what}")
+            self.failed.set()
+
+    def machine(self, id_: str) -> SimulatedMachine:
+        """The machine of this id."""
+        return next(machine for machine in self.machines.values() if machine.id == id_)
+
+    # Faults, and their end.
+
+    def begin(self, name: str, for_s: float | None, heal: Callable[[], Awaitable[None] | None]) -> None:
+        """A fault of this name has begun: `heal` ends it, after so long or when all faults end."""
+        if timer := self._timers.pop(name, None):
+            timer.cancel()
+        self._healers[name] = heal
+        if for_s is not None:
+            self._timers[name] = self.loop.call_later(for_s, self._heal, name)
+
+    def _heal(self, name: str) -> None:
+        self._timers.pop(name, None)
+        heal = self._healers.pop(name, None)
+        if heal is not None:
+            self.say(f"heal {name}")
+            ending = heal()
+            if ending is not None:
+                self.spawn(ending)
+
+    def heal_all(self) -> None:
+        """All faults end."""
+        for name in list(self._healers):
+            self._heal(name)
+
+    def spawn(self, work: Awaitable[None]) -> None:
+        """Have something done beside everything else."""
+        task = asyncio.ensure_future(work)
+        self._tasks[task] = None
+        task.add_done_callback(self._note_end)
+
+    def _note_end(self, task: asyncio.Task[Any]) -> None:
+        del self._tasks[task]
+        if not task.cancelled() and task.exception() is not None:
+            self._see_failure("the simulator", task.exception())  # type: ignore[arg-type]
+
+    async def restore_store(self) -> None:
+        """The store is set back to its snapshot."""
+        await self.server.restore()
+        self.truth.forget()
+        snapshot = await self.server.store.range("")
+        for item in snapshot.items:
+            self.truth.apply(Event(item.key, item, item.mod_revision))
+        self.people.learn(self.truth.units)
+        for checker in self.checkers:
+            if isinstance(checker, Rule3OneCopyRuns):
+                checker.mark_orphans()
+
+    async def close(self) -> None:
+        """Everything ends."""
+        self.loop.at_rest = lambda: None  # type: ignore[attr-defined]
+        for timer in self._timers.values():
+            timer.cancel()
+        for task in list(self._tasks):
+            task.cancel()
+        self.server.thaw()
+        for machine in self.machines.values():
+            machine.link.awake.set()
+        for machine in self.machines.values():
+            with suppress(Exception):
+                await machine.power_cut()
+        await self.server.crash()
+
+    # What is seen.
+
+    def ran_lately(self) -> list[tuple[str, str]]:
+        """The (machine, unit) of all processes, and of those that ended within LATELY_S."""
+        recent = [copy for copy, at_s in self._ended.items() if at_s > self.now_s - LATELY_S]
+        return [*self.processes, *(copy for copy in recent if copy not in self.processes)]
+
+    def _see_events(self, events: tuple[Event, ...]) -> None:
+        seen = [(path, event) for event in events if (path := self.truth.path(event.key)) is not None]
+        orders = [(path.first, path.second) for path, _ in seen if path.kind == "placements"]
+        before: dict[tuple[str, str], Placement] = {
+            copy: self.truth.placements[copy] for copy in orders if copy in self.truth.placements
+        }
+        for event in events:
+            value = hashlib.sha256(event.item.value).hexdigest()[:16] if event.item else "gone"
+            self.say(f"{event.revision} {event.key} {value} {event.item.lease if event.item else 0}")
+            self.truth.apply(event)
+        for checker in self.checkers:
+            checker.see_events(seen, before)
+
+    def _see_request(self, writer: str, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> None:
+        for checker in self.checkers:
+            checker.see_request(writer, comparisons, operations)
+
+    def _see_call(self, machine: str, verb: str, names: Sequence[str]) -> None:
+        if verb in _READING:
+            return
+        self.say(f"{machine} {verb} {' '.join(names)}")
+        for checker in self.checkers:
+            checker.see_call(machine, verb, names)
+
+    def _see_failure(self, who: str, error: BaseException) -> None:
+        self.fail("Nothing fails by itself", f"{who}: {''.join(traceback.format_exception(error))}")
+
+    def _see_rest(self) -> None:
+        found = {
+            (machine.name, name): pid
+            for machine in self.machines.values()
+            for name, pid in machine.systemd.processes().items()
+        }
+        if found != self.processes:
+            self._note_processes(found)
+        for checker in self.checkers:
+            checker.see_rest()
+
+    def _note_processes(self, found: dict[tuple[str, str], int]) -> None:
+        for copy, pid in self.processes.items():
+            if found.get(copy) != pid:
+                self._ended[copy] = self.now_s
+                self.say(f"{copy[0]} {copy[1]} process {pid} ended")
+        for copy, pid in found.items():
+            if self.processes.get(copy) != pid:
+                self.first_pids.setdefault(copy[1], pid)
+                self.say(f"{copy[0]} {copy[1]} process {pid} began")
+        self.processes = found
