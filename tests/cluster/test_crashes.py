@@ -1,0 +1,117 @@
+"""fleetd killed at any moment, and disks that are full: what was acknowledged is there, what runs goes on.
+
+Kills come at moments drawn from a seed, while people start, stop and destroy units all the time: no write has a hook.
+"""
+
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from contrib.testbed import Cluster
+from contrib.testbed.machine import Machine
+from tests.cluster.people import DIARIST, SLEEPER, Person, with_fleet
+from tests.cluster.traffic import Traffic
+
+UNITS = [f"u{number}.service" for number in range(6)]
+KILLS = 8
+STORE = "/var/lib/fleet"
+NOTES = "/run/fleet"
+
+
+@pytest.fixture
+def alone(new_cluster: Callable[..., Cluster], tmp_path: Path) -> Person:
+    """Somebody at one machine that keeps its own store, on a small disk, and its notes on another, with six units."""
+    person = Person(new_cluster([{"standalone": "true"}]), tmp_path)
+    (machine,) = person.cluster.machines
+    machine.run(["systemctl", "stop", "fleet.socket", "fleet.service"])
+    for folder, size in ((STORE, "2M"), (NOTES, "1M")):
+        machine.run(["mkdir", "-p", folder])
+        machine.run(["mount", "-t", "tmpfs", "-o", f"mode=700,size={size}", "small", folder])
+    machine.run(["systemctl", "start", "fleet.socket", "fleet.service"])
+    person.cluster.wait_ready()
+    person.start(dict.fromkeys(UNITS, DIARIST))
+    return person
+
+
+def kill_fleetd(machine: Machine) -> None:
+    machine.run(["systemctl", "kill", "--signal=KILL", "--kill-whom=all", "fleet.service"])
+
+
+def fill(machine: Machine, folder: str) -> Path:
+    """Leave no room in this folder of the machine; what takes it."""
+    machine.run(["dd", "if=/dev/zero", f"of={folder}/ballast", "bs=4k"], check=False)
+    return machine.path(f"{folder}/ballast")
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_fleetd_killed_at_any_moment_on_its_own_store_loses_nothing_acknowledged(alone: Person, seed: int) -> None:
+    (machine,) = alone.cluster.machines
+    before = alone.lives(UNITS)
+    moments = random.Random(seed)
+    with Traffic(alone) as traffic:
+        for _ in range(KILLS):
+            time.sleep(moments.uniform(1.0, 3.0))
+            kill_fleetd(machine)
+    alone.cluster.wait_ready()
+    assert traffic.wishes
+    traffic.wait_until_done()
+    assert alone.lives(UNITS) == before
+
+
+def test_fleetds_killed_at_any_moment_on_all_machines_lose_nothing_acknowledged(
+    new_cluster: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    person = Person(new_cluster(machines=3, config={"agent_ttl": "4s"}), tmp_path)
+    person.start({**dict.fromkeys(UNITS, DIARIST), "all.service": with_fleet("Global=true")})
+    before = person.lives(UNITS)
+    moments = random.Random(3)
+    with Traffic(person) as traffic:
+        for _ in range(2 * KILLS):
+            time.sleep(moments.uniform(0.0, 2.0))
+            kill_fleetd(moments.choice(person.cluster.machines))
+    person.cluster.wait_ready()
+    assert traffic.wishes
+    traffic.wait_until_done()
+    assert person.lives(UNITS) == before
+
+
+def test_a_full_disk_under_the_store_refuses_wishes_in_words_and_loses_nothing(alone: Person) -> None:
+    (machine,) = alone.cluster.machines
+    before = alone.lives(UNITS)
+    ballast = fill(machine, STORE)
+    big = alone.write({"big.service": SLEEPER + 1000 * f"# {100 * 'x'}\n"})
+    refused = alone.cluster.fleetctl("start", *big, check=False)
+    assert refused.returncode == 1
+    assert "make room" in refused.stderr
+    assert alone.lives(UNITS) == before
+    kill_fleetd(machine)
+    time.sleep(4)
+    assert alone.lives(UNITS) == before
+    ballast.unlink()
+    alone.cluster.wait_ready()
+    assert sorted(alone.reports()) == UNITS
+    alone.cluster.fleetctl("start", *big)
+    assert machine.main_pid("big.service") > 1
+    assert alone.lives(UNITS) == before
+
+
+def test_a_full_disk_under_run_is_named_and_what_was_asked_is_done_when_there_is_room(alone: Person) -> None:
+    (machine,) = alone.cluster.machines
+    before = alone.lives(UNITS)
+    ballast = fill(machine, NOTES)
+    alone.start({"late.service": SLEEPER}, "--no-block")
+    alone.cluster.wait_until(
+        "the machine says why it does not start it",
+        lambda: any("No space left" in copy["error"] for copy in alone.reports()["late.service"].get("copies", [])),
+    )
+    assert machine.main_pid("late.service") == 0
+    assert alone.lives(UNITS) == before
+    ballast.unlink()
+    alone.cluster.wait_until("it is started after all", lambda: machine.main_pid("late.service") > 1, 70)
+    kill_fleetd(machine)
+    alone.cluster.wait_ready()
+    assert alone.lives(UNITS) == before
+    alone.wait_until_placed(*UNITS, "late.service")

@@ -1,0 +1,69 @@
+"""Units of several kinds that need each other: together on one machine, and again after it was switched off and on."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from contrib.testbed import Cluster
+from tests.cluster.people import SLEEPER, Person, with_fleet
+
+# Each pair by the unit that is started; its other half has MachineOf= it.
+TOUCHING = "[Service]\nType=oneshot\nExecStart=/bin/touch /var/lib/%n\n"
+STARTED = {
+    "server.service": SLEEPER,
+    "tick.timer": "[Timer]\nOnActiveSec=1s\nAccuracySec=100ms\n",
+    "talk.socket": "[Socket]\nListenStream=/run/talk.sock\n",
+    "drop.path": "[Path]\nPathExists=/run/dropped\n",
+    "mnt-box.mount": "[Mount]\nWhat=tmpfs\nWhere=/mnt/box\nType=tmpfs\n",
+}
+FOLLOWERS = {
+    "client.service": "[Unit]\nRequires=server.service\nAfter=server.service\n" + SLEEPER,
+    "boxed.service": (
+        "[Unit]\nRequires=mnt-box.mount\nAfter=mnt-box.mount\n"
+        "[Service]\nExecStart=/bin/sh -c 'mountpoint /mnt/box && exec sleep infinity'\n"
+    ),
+}
+TRIGGERED = {
+    "tick.service": TOUCHING,
+    "talk.service": "[Service]\nExecStart=/bin/sh -c 'touch /var/lib/%n; exec sleep infinity'\n",
+    "drop.service": TOUCHING + "ExecStartPost=/bin/rm /run/dropped\n",
+}
+LEADS = {
+    "client.service": "server.service",
+    "boxed.service": "mnt-box.mount",
+    "tick.service": "tick.timer",
+    "talk.service": "talk.socket",
+    "drop.service": "drop.path",
+}
+
+
+def test_pairs_of_every_kind_work_on_the_machine_they_share_before_and_after_a_reboot(
+    new_cluster: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    person = Person(new_cluster(machines=3), tmp_path)
+    followers = {name: with_fleet(f"MachineOf={LEADS[name]}", service=text) for name, text in FOLLOWERS.items()}
+    triggered = {name: with_fleet(f"MachineOf={LEADS[name]}", service=text) for name, text in TRIGGERED.items()}
+    person.cluster.fleetctl("load", *person.write(STARTED | triggered))
+    person.start(STARTED | followers)
+    assert_work(person)
+    before = person.placed()
+    for machine in person.cluster.machines:
+        machine.run(["sh", "-c", "rm -f /var/lib/*.service"])
+        machine.reboot()
+    person.cluster.wait_ready()
+    person.wait_until_placed(*STARTED, *FOLLOWERS)
+    assert {unit: person.placed()[unit] for unit in STARTED} == {unit: before[unit] for unit in STARTED}
+    assert_work(person)
+
+
+def assert_work(person: Person) -> None:
+    """Each unit runs beside its other half, and what is to be triggered is, by what is to trigger it."""
+    for follower in FOLLOWERS:
+        assert person.machine_of(follower) is person.machine_of(LEADS[follower])
+        assert person.machine_of(follower).main_pid(follower) > 1
+    assert person.machine_of("boxed.service").run(["mountpoint", "/mnt/box"]).returncode == 0
+    person.machine_of("drop.path").path("/run/dropped").touch()
+    connect = ["curl", "--silent", "--max-time", "0.2", "--unix-socket", "/run/talk.sock", "http://anybody"]
+    person.machine_of("talk.socket").run(connect, check=False)  # nobody answers: to be started by it is all that counts
+    for unit in TRIGGERED:
+        machine = person.machine_of(LEADS[unit])
+        person.cluster.wait_until(f"{LEADS[unit]} triggers {unit}", (machine.root / f"var/lib/{unit}").exists, 20)
