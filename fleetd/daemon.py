@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 OWN_UNIT = "fleet.service"
 PARK_TIMEOUT_S = 10.0
 LEAVE_POLL_S = 0.2
+ADDRESS_CHECK_S = 60.0
 HANDOVER_S = 5.0
 
 
@@ -153,18 +154,24 @@ class Surroundings(msgspec.Struct, frozen=True):
     """What a Node has from the process that it runs in; the simulator gives it all of this by itself.
 
     `runtime` is the directory that a reboot empties. `own_unit` is the systemd unit of fleetd, '' where systemd does
-    not supervise it. `unix_now` is the wall clock in seconds, `new_id` makes what is unique.
+    not supervise it. `find_address` tells the address as it is now, '' where it is not to be followed or there is none.
+    `unix_now` is the wall clock in seconds, `new_id` makes what is unique.
     """
 
     runtime: Path
     own_unit: str = ""
+    find_address: Callable[[], str] = lambda: ""
     unix_now: Callable[[], float] = time.time
     new_id: Callable[[], str] = lambda: uuid.uuid4().hex
     offload: Offload = asyncio.to_thread
 
     @staticmethod
     def of_this_process(config: Config) -> "Surroundings":
-        return Surroundings(runtime_directory(config), own_unit() if "INVOCATION_ID" in os.environ else "")
+        return Surroundings(
+            runtime=runtime_directory(config),
+            own_unit=own_unit() if "INVOCATION_ID" in os.environ else "",
+            find_address=identity.find_address if not config.public_ip else lambda: config.public_ip,
+        )
 
 
 class Node:
@@ -181,6 +188,7 @@ class Node:
     ) -> None:
         self.config = config
         self._own_unit = surroundings.own_unit
+        self._find_address = surroundings.find_address
         self.store = store
         self.systemd = systemd
         self.finished = asyncio.Event()  # a part has ended for good: a bug was met
@@ -234,7 +242,7 @@ class Node:
         machine = Machine(
             id=identity.read_machine_id(),
             session=surroundings.new_id(),
-            address=config.public_ip or identity.find_address(),
+            address=surroundings.find_address(),
             metadata=config.metadata,
             version=__version__,
             boot_id=identity.read_boot_id(),
@@ -246,7 +254,7 @@ class Node:
 
     def start(self) -> None:
         """Set everything going."""
-        parts = [self.membership.run(), self.agent.run()]
+        parts = [self.membership.run(), self.agent.run(), self._follow_address()]
         if not self.config.disable_engine:
             parts.append(self._run_engine())
         for part in parts:
@@ -338,6 +346,22 @@ class Node:
             self._leaving = asyncio.create_task(self.leave())
         left = self._leaving.done()
         return schema.Leaving(left=left, waiting_for=() if left else await self._remaining())
+
+    async def _follow_address(self) -> None:
+        """Tell the cluster of another address, as DHCP may give this machine one. The kernel alone is asked."""
+        told = self.membership.machine.address
+        while True:
+            await asyncio.sleep(ADDRESS_CHECK_S)
+            address = self._find_address()
+            if address in ("", told):
+                continue
+            try:
+                await self.membership.announce(address=address)
+            except StoreError as error:
+                log.warning("the cluster could not be told of the address %s, trying on: %s", address, error)
+            else:
+                told = address
+                log.info("has another address", extra={"address": address})
 
     async def _run_engine(self) -> None:
         await self.membership.registered.wait()

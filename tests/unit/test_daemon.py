@@ -74,3 +74,27 @@ def test_a_machine_without_an_engine_joins_and_never_leads(tmp_path: Path, value
         await node.close()
 
     run_virtually(scenario())
+
+
+def test_another_address_is_told_to_the_cluster_within_a_minute_and_none_is_no_address(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        config, _ = parse_config("disable_engine=true", "fleet.conf", {}, {})
+        store = EmbeddedStore(":memory:", offload=offload_inline)
+        addresses = iter(["10.0.0.1", "", "10.0.0.2", "10.0.0.2"])
+        surroundings = Surroundings(tmp_path, find_address=lambda: next(addresses), offload=offload_inline)
+        node = Node(config, store, SimulatedSystemd(), Machine("m1", session="s1", address="10.0.0.1"), surroundings)
+        node.start()
+        await asyncio.sleep(1)
+        registered = await store.get("/fleet/machines/m1")
+        assert registered is not None
+        await asyncio.sleep(121)
+        assert await store.get("/fleet/machines/m1") == registered
+        await asyncio.sleep(60)
+        changed = await store.get("/fleet/machines/m1")
+        assert changed is not None
+        assert (b"10.0.0.2" in changed.value, changed.lease) == (True, registered.lease)
+        await asyncio.sleep(60)
+        assert await store.get("/fleet/machines/m1") == changed
+        await node.close()
+
+    run_virtually(scenario())
