@@ -17,6 +17,17 @@ from fleetctl.settings import GLOBAL_OPTIONS, resolve_settings
 from fleetd.core.names import UNIT_TYPES
 
 PATIENCE_S = 0.3
+_JOURNAL_FORMATS = (
+    "short",
+    "short-iso",
+    "short-precise",
+    "short-full",
+    "verbose",
+    "export",
+    "json",
+    "json-pretty",
+    "cat",
+)
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -225,6 +236,7 @@ _VALUES: dict[str, Source] = {
     "etcd_cafile": _files,
     "etcd_certfile": _files,
     "etcd_keyfile": _files,
+    "form": lambda place: map(Candidate, _JOURNAL_FORMATS),
     "key_file": _files,
     "known_hosts_file": _files,
     "machine": _machines,

@@ -10,6 +10,11 @@ FLEETCTL = (
         "failed after two seconds. A unit that has failed or ended is started again. What keeps a unit from running "
         "is said.",
     ),
+    (
+        "stop, unload",
+        "Look at what is wanted of a unit, so that one which fits nowhere can be withdrawn, too. `stop` goes on after "
+        "a unit that it must leave.",
+    ),
     ("restart", "Restarts. There it did nothing."),
     ("destroy", "Returns when no machine has the unit any more, unless told not to wait."),
     ("status, journal, restart", "Take global units, too."),
@@ -20,6 +25,8 @@ FLEETCTL = (
         "options have no effect, and that is said.",
     ),
     ("Waits", "Without `--block-attempts` a wait ends after five minutes; there it had no end."),
+    ("--request-timeout", "Holds for every request; there a daemon that hung was waited for without an end."),
+    ("--sign", "Is refused, with 2."),
     ("TLS", "The server's certificate is always checked."),
 )
 
@@ -46,6 +53,7 @@ UNIT = (
         "The instances of one template are spread over machines before the load is looked at; there a rebooted, empty "
         "machine got all of them.",
     ),
+    ("Replaces", "May hold several globs parted by blanks, as Conflicts may."),
     ("The system's own units", "A unit that would shadow one of the system is refused, with the reason."),
     ("Continued lines", "In a value of [X-Fleet] they are joined by a blank, as systemd does it."),
 )

@@ -53,7 +53,7 @@ X_FLEET = (
         "Replaces",
         "GLOB",
         "Units whose name this matches, and that are on the machine where this one goes, move to another one. May be "
-        "repeated. Excludes `Conflicts`.",
+        "repeated, and hold several globs parted by blanks. Excludes `Conflicts`.",
     ),
 )
 SPECIFIERS = (

@@ -10,7 +10,7 @@ import pytest
 
 from fleetctl.settings import GLOBAL_OPTIONS
 from tests.fleetctl.conftest import HELLO, Fleetctl
-from tests.fleetctl.fake_api import FakeApi, Served
+from tests.fleetctl.fake_api import M2, FakeApi, Served
 from tests.fleetctl.terminal import Terminal
 
 SCRIPTS = Path(__file__).parents[2] / "contrib/completions"
@@ -48,6 +48,9 @@ def complete(fleetctl: Fleetctl, api: FakeApi) -> Complete:
         (["list-units", "--fields", "unit,ma"], ["unit,machine"]),
         (["list-machines", "--fields=m"], ["--fields=machine", "--fields=metadata", "--fields=mode"]),
         (["list-units", "--output="], ["--output=table", "--output=json"]),
+        (["journal", "--output", "short-i"], ["short-iso"]),
+        (["ssh", "--machine", "2"], [M2.id]),
+        (["ssh", "we"], ["web@1.service", "web@2.service"]),
         (["--strict-host-key-checking="], ["--strict-host-key-checking=true", "--strict-host-key-checking=false"]),
         (["nonsense", ""], []),
         (["list-units", ""], []),
