@@ -16,6 +16,7 @@ from fleetctl.log import LOG
 
 DELAY_S = 0.15  # what is over sooner needs no telling
 MOST_LINES = 20
+MARGIN = 4  # so that ^C, which a terminal shows behind the last line, does not begin another
 _SPINNER = "|/-\\"
 
 
@@ -42,7 +43,7 @@ class LiveLines:
         if not self._is_on or passed_s < DELAY_S:
             return
         size = screen.measure(self._stream)
-        lines = [screen.crop(line, size.columns - 1) for line in self._lines(waiting, passed_s, size.lines)]
+        lines = [screen.crop(line, size.columns - MARGIN) for line in self._lines(waiting, passed_s, size.lines)]
         self._write(self._erasure(size.columns) + "\n".join(lines))
         self._drawn = [screen.width(line) for line in lines]
 
@@ -67,7 +68,8 @@ class LiveLines:
     def _erasure(self, columns: int) -> str:
         """What takes the drawn lines away. A terminal that was made narrower meanwhile has wrapped them."""
         rows = sum(max(1, -(-width // columns)) for width in self._drawn)
-        return ("\r" + (f"\x1b[{rows - 1}A" if rows > 1 else "") + "\x1b[J") if rows else ""
+        # Row by row: what is erased at once to the end of the screen, some terminals keep in their history.
+        return "\r\x1b[K" + "\x1b[A\x1b[K" * (rows - 1) if rows else ""
 
     def _write(self, text: str) -> None:
         self._stream.write(text)

@@ -61,7 +61,7 @@ UNIT = (
 
 def section(differences: tuple[tuple[str, str], ...]) -> str:
     """The section of a page that says them."""
-    intro = roff.paragraph("In these it is not followed, on purpose:")
+    intro = roff.paragraph("In these fleet does not follow it, on purpose:")
     return roff.section(
         "Differences from CoreOS fleet", intro, roff.entries((roff.bold(what), text) for what, text in differences)
     )

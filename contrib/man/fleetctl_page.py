@@ -121,6 +121,8 @@ def _default(default: object) -> str:
     """What stands behind an option that has a default worth saying."""
     if default is None or default is False or default == "":
         return ""
+    if isinstance(default, float):
+        default = f"{default:g}"
     return f" Default: {str(default).lower() if default is True else default}."
 
 

@@ -88,8 +88,8 @@ def render_screen(written: str, columns: int) -> str:
             number, letter = found[1], found[2]
             if letter == "A":
                 row = max(0, row - int(number or 1))
-            elif letter == "J":
-                lines[row:] = [lines[row][:column]]
+            elif letter == "K":
+                lines[row] = lines[row][:column]
             else:
                 assert letter == "m", f"the screen does not know {found[0]!r}"
             continue

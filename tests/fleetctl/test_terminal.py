@@ -141,7 +141,7 @@ def test_with_debug_log_lines_are_shown_instead(at_terminal: Callable[..., Termi
     terminal = at_terminal("start", "slow", "--block-attempts=1", "--debug")
     terminal.finish()
     assert " DEBUG " in terminal.written
-    assert "\x1b[J" not in terminal.written
+    assert "\x1b[K" not in terminal.written
 
 
 def test_destroyed_units_are_shown_while_they_stop(at_terminal: Callable[..., Terminal], api: FakeApi) -> None:
@@ -158,7 +158,7 @@ def test_after_an_interrupt_nothing_is_left_on_the_screen(at_terminal: Callable[
     api.add("slow.service", target="launched")
     api.fates["slow.service"] = Fate(stuck=True)
     terminal = at_terminal("stop", "slow")
-    terminal.read_until(lambda written: written.count("\x1b[J") > 1)
+    terminal.read_until(lambda written: written.count("\x1b[K") > 1)
     terminal.process.send_signal(signal.SIGINT)
     assert terminal.finish() == 130
     assert terminal.screen().strip() == ""
@@ -187,9 +187,9 @@ def test_a_line_that_a_narrower_terminal_has_wrapped_is_taken_away_whole(
     terminal = at_terminal("start", "slow", "--block-attempts=2")
     terminal.read_until(lambda written: "where it goes (" in written)
     terminal.resize(30)
-    written = terminal.read_until(lambda written: "\x1b[2A" in written or written.count("\x1b[J") > 20)
-    assert "\r\x1b[1A\x1b[J" in written or "\r\x1b[2A\x1b[J" in written
-    last = terminal.read_until(lambda text: len(text) > len(written) + 60).rpartition("\x1b[J")[2]
+    written = terminal.read_until(lambda written: "\x1b[A" in written or written.count("\x1b[K") > 20)
+    assert "\r\x1b[K\x1b[A\x1b[K" in written
+    last = terminal.read_until(lambda text: len(text) > len(written) + 60).rpartition("\x1b[K")[2]
     assert len(last) < 30
     terminal.process.send_signal(signal.SIGINT)
     terminal.finish()
@@ -197,7 +197,7 @@ def test_a_line_that_a_narrower_terminal_has_wrapped_is_taken_away_whole(
 
 def test_the_screen_of_these_tests_wraps_erases_and_overwrites() -> None:
     assert render_screen("abc\rX\n12345", 4) == "Xbc\n1234\n5"
-    assert render_screen("keep\none\ntwo\r\x1b[1A\x1b[J!", 80) == "keep\n!"
+    assert render_screen("keep\none\ntwo\r\x1b[K\x1b[A\x1b[K!", 80) == "keep\n!\n"
 
 
 @pytest.mark.parametrize(
