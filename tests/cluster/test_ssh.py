@@ -1,0 +1,382 @@
+"""SSH to real machines with a real sshd: units' machines, shells and terminals, keys and known hosts, failures.
+
+fleetctl runs here as a program, with a home directory and an agent of its own.
+"""
+
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from contrib.testbed import Cluster
+from contrib.testbed.machine import Machine
+from tests.cluster.remote_person import RemotePerson, Terminal
+
+GREETER = "[Service]\nExecStart=/bin/sh -c 'echo hello from %n; exec sleep infinity'\n"
+GLOBAL = GREETER + "[X-Fleet]\nGlobal=true\n"
+
+
+@pytest.fixture(scope="module")
+def ssh_cluster() -> Iterator[Cluster]:
+    """Three machines that root can log in to."""
+    with Cluster(machines=3, ssh=True) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def person(ssh_cluster: Cluster, tmp_path: Path) -> Iterator[RemotePerson]:
+    """Somebody who has the key and knows every machine. Their units are gone afterwards."""
+    person = RemotePerson(ssh_cluster, tmp_path)
+    person.has_the_key()
+    person.knows()
+    yield person
+    ssh_cluster.destroy_all_units()
+
+
+def place(machine: Machine) -> str:
+    return f"{machine.id[:8]}.../{machine.address}"
+
+
+def in_order(machines: list[Machine]) -> list[Machine]:
+    return sorted(machines, key=lambda machine: machine.id)
+
+
+# Units, where they are
+
+
+def test_status_and_journal_of_a_plain_unit_and_of_an_instance_are_those_of_its_machine(person: RemotePerson) -> None:
+    person.starts(web=GREETER, db_1=GREETER)
+    for unit in ("web.service", "db@1.service"):
+        (machine,) = person.places(unit)
+        wanted = machine.run(["systemctl", "status", "-l", unit]).stdout
+        status = person.fleetctl("status", unit)
+        assert (status.returncode, status.stderr) == (0, "")
+        assert without_times(status.stdout) == without_times(wanted)
+        journal = person.fleetctl("journal", "--output=cat", "--lines=100", unit)
+        assert (journal.returncode, f"hello from {unit}\n" in journal.stdout) == (0, True)
+    stopped = person.fleetctl("stop", "web")
+    assert stopped.returncode == 0
+    assert person.fleetctl("status", "web").returncode == 3
+
+
+def without_times(text: str) -> list[str]:
+    """What systemctl says but for how long ago it was, and the log, which may go on meanwhile."""
+    return [re.sub(r" ago$", "", re.sub(r"\d+(s|ms|min)\b ?", "", line)) for line in text.split("\n\n")[0].splitlines()]
+
+
+def test_a_global_unit_is_told_of_by_every_machine_or_by_the_one_that_is_picked(person: RemotePerson) -> None:
+    person.starts(all=GLOBAL)
+    machines = in_order(person.cluster.machines)
+    status = person.fleetctl("status", "all")
+    assert (status.returncode, status.stderr) == (0, "")
+    blocks = re.split(r"^(\S+\.\.\./\S+):\n", status.stdout, flags=re.MULTILINE)[1:]
+    assert blocks[::2] == [place(machine) for machine in machines]
+    for machine, block in zip(machines, blocks[1::2], strict=True):
+        assert f"Main PID: {machine.main_pid('all.service')} " in block
+    journal = person.fleetctl("journal", "--output=cat", "all")
+    heads = [line.partition(": ")[0] for line in journal.stdout.splitlines() if "hello" in line]
+    assert heads == [place(machine) for machine in machines]
+    picked = person.fleetctl("journal", "--output=cat", "--machine", machines[1].id[:6], "all")
+    assert "hello from all.service" in picked.stdout.splitlines()
+    one = person.fleetctl("status", "--machine", machines[1].id[:6], "all")
+    assert f"Main PID: {machines[1].main_pid('all.service')} " in one.stdout
+
+
+def test_a_global_unit_is_restarted_on_one_machine_or_on_all(person: RemotePerson) -> None:
+    person.starts(all=GLOBAL)
+    machines = in_order(person.cluster.machines)
+    before = [machine.main_pid("all.service") for machine in machines]
+    one = person.fleetctl("restart", "--machine", machines[1].id[:6], "all")
+    assert (one.returncode, one.stdout) == (0, f"Unit all.service restarted on {place(machines[1])}\n")
+    between = [machine.main_pid("all.service") for machine in machines]
+    assert [was == now for was, now in zip(before, between, strict=True)] == [True, False, True]
+    every = person.fleetctl("restart", "all")
+    assert every.stdout == "Unit all.service loaded on 3 machines\nUnit all.service launched on 3 machines\n"
+    after = [machine.main_pid("all.service") for machine in machines]
+    assert all(was != now for was, now in zip(between, after, strict=True))
+
+
+def test_plain_units_and_instances_are_restarted_on_their_machine(person: RemotePerson) -> None:
+    person.starts(web=GREETER, db_1=GREETER)
+    places = [person.places(unit) for unit in ("web.service", "db@1.service")]
+    before = [machine.main_pid(unit) for (machine,), unit in zip(places, ("web.service", "db@1.service"), strict=True)]
+    assert person.fleetctl("restart", "web", "db@1").returncode == 0
+    assert [person.places(unit) for unit in ("web.service", "db@1.service")] == places
+    after = [machine.main_pid(unit) for (machine,), unit in zip(places, ("web.service", "db@1.service"), strict=True)]
+    assert 0 not in after
+    assert all(was != now for was, now in zip(before, after, strict=True))
+
+
+def test_following_a_global_unit_interleaves_its_machines_until_ctrl_c(person: RemotePerson) -> None:
+    person.starts(followed=GLOBAL)
+    terminal = Terminal(person, "journal", "-f", "--output=cat", "followed")
+    seen = "".join(terminal.expect("hello from followed.service\r\n") for _ in person.cluster.machines)
+    colours = {place(machine): head_colour(seen, machine) for machine in person.cluster.machines}
+    assert len(set(colours.values())) == 3
+    for machine in reversed(person.cluster.machines):
+        machine.run(["systemctl", "restart", "followed.service"])
+        assert head_colour(terminal.expect("hello from followed.service\r\n"), machine) == colours[place(machine)]
+    terminal.type("\x03")
+    assert terminal.status() == 130
+
+
+def head_colour(seen: str, machine: Machine) -> str:
+    """The colour of what heads the machine's greeting."""
+    head = re.search(rf"\x1b\[(\d+)m{re.escape(place(machine))}:\x1b\[0m hello from followed.service\r\n", seen)
+    assert head is not None, seen
+    return head[1]
+
+
+def test_on_the_machine_itself_no_ssh_is_needed(person: RemotePerson) -> None:
+    person.starts(web=GREETER)
+    (machine,) = person.places("web.service")
+    machine.run(["systemctl", "stop", "ssh.service"])
+    try:
+        here = machine.run(["fleetctl", "status", "web"])
+        assert "Active: active (running)" in here.stdout
+        assert "hello from web.service\n" in machine.run(["fleetctl", "journal", "--output=cat", "web"]).stdout
+        away = person.fleetctl("status", "web")
+    finally:
+        machine.run(["systemctl", "start", "ssh.service"])
+    assert (away.returncode, away.stdout) == (255, "")
+    assert away.stderr == (
+        f"Unable to SSH to remote host: cannot connect to root@{machine.address} port 22: connection refused; "
+        "does an SSH server listen there, and is the way to it open?\n"
+    )
+
+
+# Commands and shells
+
+
+def test_a_command_has_stdin_stdout_stderr_and_its_own_status(person: RemotePerson) -> None:
+    person.starts(web=GREETER)
+    (machine,) = person.places("web.service")
+    done = person.fleetctl("ssh", "web", "hostname; cat; echo trouble >&2; exit 7", stdin="what it reads\n")
+    assert (done.returncode, done.stdout, done.stderr) == (7, f"{machine.name}\nwhat it reads\n", "trouble\n")
+    for arguments in (["--unit=web"], ["--machine", machine.id[:6]], [machine.id[:6]], [place(machine)]):
+        done = person.fleetctl("ssh", *arguments, "--", "hostname")
+        assert (done.returncode, done.stdout) == (0, f"{machine.name}\n")
+    assert person.fleetctl("ssh", "web", "sh", "-c", "'exit 5'").returncode == 5
+    assert person.fleetctl("ssh", "web", "kill -9 $$").returncode == 255
+
+
+def test_much_goes_both_ways_at_once(person: RemotePerson) -> None:
+    machine = person.cluster.machines[0]
+    text = "0123456789abcde\n" * 400_000
+    done = person.fleetctl("ssh", machine.id[:6], "cat", stdin=text)
+    assert (done.returncode, done.stdout == text, done.stderr) == (0, True, "")
+
+
+def test_a_command_for_a_global_unit_runs_on_all_of_its_machines(person: RemotePerson) -> None:
+    person.starts(all=GLOBAL)
+    done = person.fleetctl("ssh", "all", "hostname; [ $(hostname) != m2 ] || exit 4")
+    assert done.returncode == 4
+    assert sorted(done.stdout.splitlines()) == sorted(f"{place(m)}: {m.name}" for m in person.cluster.machines)
+    shell = person.fleetctl("ssh", "all")
+    assert (shell.returncode, shell.stdout) == (1, "")
+    assert "all.service is on several machines, and a shell needs one: choose it with --machine" in shell.stderr
+
+
+def test_a_shell_has_a_terminal_of_our_size_and_follows_it_and_gives_its_status(person: RemotePerson) -> None:
+    machine = person.cluster.machines[0]
+    terminal = Terminal(person, "ssh", machine.id[:6], rows=31, columns=97)
+    terminal.expect(r"[#$] ")
+    terminal.type("stty size; tty; echo $TERM-$SSH_TTY\n")
+    assert "31 97\r\n/dev/pts/" in terminal.expect(r"xterm-/dev/pts/\d+\r\n")
+    terminal.resize(40, 120)
+    terminal.type("sleep 0.3; stty size\n")
+    terminal.expect(r"40 120\r\n")
+    terminal.type("sleep 1000 || echo interrupted $?\n")
+    time.sleep(0.3)
+    terminal.type("\x03")
+    terminal.expect(r"[#$] ")
+    terminal.type("exit 9\n")
+    assert terminal.status() == 9
+
+
+def test_a_command_gets_a_terminal_if_it_is_asked_for(person: RemotePerson) -> None:
+    machine = person.cluster.machines[0]
+    terminal = Terminal(person, "ssh", "--tty", machine.id[:6], "tty; exit 3")
+    terminal.expect(r"/dev/pts/\d+\r\n")
+    assert terminal.status() == 3
+    terminal = Terminal(person, "ssh", machine.id[:6], "tty; exit 3")
+    terminal.expect("not a tty\r\n")
+    assert terminal.status() == 3
+
+
+def test_ctrl_c_at_a_command_ends_with_130(person: RemotePerson) -> None:
+    machine = person.cluster.machines[0]
+    process = person.spawn("ssh", machine.id[:6], "echo begun; sleep 1000")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 130
+    process.communicate()
+
+
+def test_the_agent_is_forwarded_only_where_that_is_asked_for(person: RemotePerson) -> None:
+    machine = person.cluster.machines[0]
+    fingerprint = subprocess.run(
+        ["ssh-keygen", "-l", "-f", person.cluster.ssh_key], check=True, capture_output=True, text=True
+    ).stdout.split()[1]
+    with person.has_an_agent():
+        done = person.fleetctl("ssh", "-A", machine.id[:6], "ssh-add -l && ssh-add -l")
+        assert (done.returncode, done.stdout.count(fingerprint), done.stderr) == (0, 2, "")
+        assert person.fleetctl("ssh", machine.id[:6], "ssh-add -l").returncode == 2
+
+
+# Keys
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "ecdsa", "rsa"])
+def test_keys_of_every_kind_log_in_from_a_file_and_from_the_agent(person: RemotePerson, kind: str) -> None:
+    machine = person.cluster.machines[0]
+    (person.home / ".ssh/id_ed25519").unlink()
+    key = person.home / f".ssh/id_{kind}"
+    subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-f", key], check=True)
+    allowed = machine.path("/root/.ssh/authorized_keys")
+    before = allowed.read_text()
+    allowed.write_text(before + key.with_suffix(".pub").read_text())
+    try:
+        assert person.fleetctl("ssh", machine.id[:6], "true").returncode == 0
+        key.rename(person.home / "elsewhere")
+        with person.has_an_agent(person.home / "elsewhere"):
+            assert person.fleetctl("ssh", machine.id[:6], "true").returncode == 0
+    finally:
+        allowed.write_text(before)
+
+
+def test_a_wrong_key_and_none_at_all_are_told_with_host_port_user_and_what_to_do(person: RemotePerson) -> None:
+    machine = person.cluster.machines[0]
+    key = person.home / ".ssh/id_ed25519"
+    key.unlink()
+    none = person.fleetctl("ssh", machine.id[:6], "true")
+    assert (none.returncode, none.stdout) == (1, "")
+    assert none.stderr == (
+        f"Failed building SSH client: unable to authenticate: root@{machine.address} port 22 was offered no key: there "
+        "is none. SSH_AUTH_SOCK is not set, so there is no agent. Have one of your keys in the authorized_keys of root "
+        "there (--ssh-username names another user)\n"
+    )
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    shown = subprocess.run(["ssh-keygen", "-l", "-f", key], check=True, capture_output=True, text=True).stdout.split()
+    wrong = person.fleetctl("ssh", machine.id[:6], "true")
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (1, 1)
+    assert (
+        f"root@{machine.address} port 22 refuses every key that was tried: ssh-ed25519 {shown[1]} ({key})"
+        in wrong.stderr
+    )
+
+
+def test_an_encrypted_key_is_named_and_works_from_the_agent(person: RemotePerson) -> None:
+    machine = person.cluster.machines[0]
+    key = person.home / ".ssh/id_ed25519"
+    with person.has_an_agent():
+        subprocess.run(["ssh-keygen", "-q", "-p", "-N", "secret", "-f", key], check=True, capture_output=True)
+        assert person.fleetctl("ssh", machine.id[:6], "true").returncode == 0
+    refused = person.fleetctl("ssh", machine.id[:6], "true")
+    assert f"{key} is encrypted: load it into an agent (ssh-add {key})" in refused.stderr
+
+
+def test_the_configuration_names_host_port_user_and_key(person: RemotePerson) -> None:
+    machine = person.cluster.machines[0]
+    key = person.home / ".ssh/id_ed25519"
+    key.rename(person.home / "mine")
+    del person.environment["FLEETCTL_SSH_USERNAME"]
+    person.reach_by_tunnel()
+    person.environment["FLEETCTL_TUNNEL"] = "gate"
+    person.configures(f"Host gate\n HostName {machine.address}\nHost *\n User root\n IdentityFile ~/mine\n")
+    assert person.fleetctl("list-machines", "--no-legend").stdout.count("\n") == 3
+    person.configures(f"Host gate\n HostName {machine.address}\n Port 23\n User me\n")
+    refused = person.fleetctl("list-machines")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert f"cannot connect to me@gate ({machine.address}) port 23: connection refused; " in refused.stderr
+
+
+# Known hosts
+
+
+def test_an_unknown_host_is_refused_without_a_terminal(person: RemotePerson) -> None:
+    machine = person.cluster.machines[0]
+    path = person.knows(text="# nobody\n")
+    refused = person.fleetctl("ssh", machine.id[:6], "true", stdin="yes\n")
+    assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (1, "", 1)
+    assert refused.stderr.startswith(
+        "Failed building SSH client: handshake failed: unauthorized host: the ssh-ed25519 key"
+    )
+    assert f"is not in {path}, and there is no terminal to ask at" in refused.stderr
+    assert path.read_text() == "# nobody\n"
+    unchecked = person.fleetctl("ssh", "--strict-host-key-checking=false", machine.id[:6], "true")
+    assert (unchecked.returncode, unchecked.stderr, path.read_text()) == (0, "", "# nobody\n")
+
+
+@pytest.mark.parametrize("answer", ["yes", "Y"])
+def test_an_unknown_host_is_asked_about_at_a_terminal_and_then_known(person: RemotePerson, answer: str) -> None:
+    machine = person.cluster.machines[0]
+    path = person.knows(text="# nobody\n")
+    path.unlink()
+    terminal = Terminal(person, "ssh", machine.id[:6], "echo done")
+    asked = terminal.expect(r"\(yes/no\)\? ")
+    assert f"The authenticity of host '{machine.address}' can't be established.\r\nssh-ed25519 key" in asked
+    assert re.search(r" ([0-9a-f]{2}:){15}[0-9a-f]{2} \(SHA256:", asked)
+    terminal.type(f"{answer}\n")
+    terminal.expect(
+        rf"Warning: Permanently added '{re.escape(machine.address)}' \(ssh-ed25519\) to the list of known hosts\."
+    )
+    terminal.expect("done\r\n")
+    assert terminal.status() == 0
+    assert path.read_text().startswith(f"{machine.address} ssh-ed25519 ")
+    assert person.fleetctl("ssh", machine.id[:6], "true").returncode == 0
+
+
+@pytest.mark.parametrize("answer", ["no\n", "\n", "\x04"])
+def test_a_host_that_a_person_refuses_is_not_logged_in_to(person: RemotePerson, answer: str) -> None:
+    machine = person.cluster.machines[0]
+    path = person.knows(text="# nobody\n")
+    terminal = Terminal(person, "ssh", machine.id[:6], "echo done")
+    terminal.expect(r"\(yes/no\)\? ")
+    terminal.type(answer)
+    terminal.expect("Host key verification failed.")
+    terminal.expect("unauthorized host")
+    assert terminal.status() == 1
+    assert (path.read_text(), "done" in terminal.seen) == ("# nobody\n", False)
+
+
+def test_a_changed_key_is_refused_with_the_file_and_line(person: RemotePerson) -> None:
+    machine, other = person.cluster.machines[:2]
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", person.home / "wrong"], check=True)
+    kind, encoded, *_ = (person.home / "wrong.pub").read_text().split()
+    path = person.knows(text=f"# one\n{other.address} {kind} {encoded}\n{machine.address} {kind} {encoded}\n")
+    terminal = Terminal(person, "ssh", machine.id[:6], "echo done")
+    terminal.expect("WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!")
+    terminal.expect(rf"The key that it had before is in {path}:3\.")
+    terminal.expect("host key mismatch")
+    assert terminal.status() == 1
+    assert "done" not in terminal.seen
+    refused = person.fleetctl("ssh", machine.id[:6], "true")
+    assert (refused.returncode, f"{path}:3" in refused.stderr.splitlines()[-1]) == (1, True)
+
+
+def test_a_revoked_key_is_refused_and_hashed_lines_and_authorities_do_no_harm(person: RemotePerson) -> None:
+    machine = person.cluster.machines[0]
+    path = person.knows()
+    subprocess.run(["ssh-keygen", "-q", "-H", "-f", path], check=True, capture_output=True)
+    good = path.read_text()
+    kind, encoded = good.splitlines()[0].split()[1:3]
+    person.knows(text=f"@cert-authority * {kind} {encoded}\n" + good)
+    assert person.fleetctl("ssh", machine.id[:6], "true").returncode == 0
+    keys = [line.split()[1:3] for line in good.splitlines()]
+    person.knows(text="".join(f"@revoked * {kind} {encoded}\n" for kind, encoded in keys) + good)
+    refused = person.fleetctl("ssh", machine.id[:6], "true")
+    assert (refused.returncode, "host key revoked" in refused.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("kind", ["ssh-rsa", "ecdsa-sha2-nistp256", "ssh-ed25519"])
+def test_a_host_is_asked_for_the_kind_of_key_that_is_recorded(person: RemotePerson, kind: str) -> None:
+    machine = person.cluster.machines[0]
+    path = person.knows(machine)
+    person.knows(text="".join(line + "\n" for line in path.read_text().splitlines() if f" {kind} " in line))
+    assert person.fleetctl("ssh", machine.id[:6], "true").returncode == 0
