@@ -210,7 +210,7 @@ def _unit_files(place: Place) -> Iterator[Candidate]:
 def _topics(place: Place) -> list[Candidate]:
     from fleetctl.commands import SUMMARIES
 
-    return [Candidate(name, summary) for name, summary in SUMMARIES.items()]
+    return [Candidate(name, summary) for name, summary in SUMMARIES.items() if not name.startswith("_")]
 
 
 _ARGUMENTS: dict[str, tuple[Source, ...]] = {

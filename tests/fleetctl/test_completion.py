@@ -39,6 +39,7 @@ def complete(fleetctl: Fleetctl, api: FakeApi) -> Complete:
         (["list-"], ["list-machines", "list-unit-files", "list-units"]),
         (["--debug", "--endpoint", "stop", "unl"], ["unload"]),
         (["help", "ver"], ["verify", "version"]),
+        (["help", "_"], []),
         (["stop", ""], ["db.service", "web@1.service", "web@2.service"]),
         (["stop", "db.service", "web@"], ["web@1.service", "web@2.service"]),
         (["sto", "d"], ["db.service"]),

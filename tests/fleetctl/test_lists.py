@@ -165,3 +165,17 @@ def test_cat_takes_exactly_one_unit_that_exists(fleetctl: Fleetctl) -> None:
         assert (result.status, result.stdout, result.stderr) == (1, "", "One unit file must be provided\n")
     result = fleetctl("cat", "web")
     assert (result.status, result.stdout, result.stderr) == (1, "", "Unit web.service not found\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "path"), [("list-units", "state"), ("list-unit-files", "units"), ("list-machines", "machines")]
+)
+def test_lists_ask_for_large_pages_and_take_what_they_get(
+    fleetctl: Fleetctl, cluster: FakeApi, command: str, path: str
+) -> None:
+    result = fleetctl("--debug", command, "--no-legend")
+    asked = [line.partition(f"/{path}?")[2] for line in result.stderr.splitlines() if f"/fleet/v1/{path}?" in line]
+    assert asked[0] == "limit=10000"
+    assert len(asked) > 1
+    assert all(question == f"limit=10000&nextPageToken={2 * page}" for page, question in enumerate(asked[1:], 1))
+    assert len(result.stdout.splitlines()) == {"state": 3, "units": 4, "machines": 2}[path]
