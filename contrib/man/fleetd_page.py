@@ -8,7 +8,8 @@ from fleetd.__main__ import build_parser
 _DESCRIPTION = """
 fleetd runs on every machine of a cluster. In etcd, the machines keep which units are wanted, as people say with
 fleetctl(1). One of them leads, and decides which machine runs what; each starts and stops its units through its own
-systemd, and reports how they stand. A machine that dies loses its units to the others. A cluster of one machine needs no etcd.
+systemd, and reports how they stand. A machine that dies loses its units to the others. A cluster of one machine needs
+no etcd.
 
 fleetd is not the units' life line, nor is etcd. Restarted, upgraded, killed, or without a store, it leaves what runs
 alone.
