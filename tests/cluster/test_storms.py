@@ -1,0 +1,166 @@
+"""Three faults at a time, drawn from a seed, on machines and store alike: then all heals, and nothing is lost.
+
+FLEET_STORMS=100 makes it a hundred storms; the seed of one that fails is part of the test's name.
+"""
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from contrib.testbed import Cluster
+from contrib.testbed.machine import Machine
+from tests.cluster.people import DIARIST, Person, diary
+from tests.cluster.traffic import Traffic
+
+TTL_S = 4
+STORMS = int(os.environ.get("FLEET_STORMS", "1"))
+ROUNDS = 2
+LONGEST_GAP_S = TTL_S / 2
+LONGEST_HOLD_S = 2 * TTL_S
+UNITS = [f"u{number}.service" for number in range(8)]
+
+
+@contextmanager
+def power_cut(machine: Machine) -> Iterator[None]:
+    machine.power_cut()
+    yield
+    machine.boot()
+
+
+@contextmanager
+def cut(machine: Machine) -> Iterator[None]:
+    machine.cut_network()
+    yield
+    machine.heal_network()
+
+
+@contextmanager
+def answers_lost(machine: Machine) -> Iterator[None]:
+    machine.lose_answers()
+    yield
+    machine.hear_answers()
+
+
+@contextmanager
+def fleetd_frozen(machine: Machine) -> Iterator[None]:
+    pid = str(machine.main_pid("fleet.service"))
+    machine.run(["kill", "-STOP", pid])
+    yield
+    machine.run(["kill", "-CONT", pid])
+
+
+@contextmanager
+def fleetd_killed(machine: Machine) -> Iterator[None]:
+    machine.run(["systemctl", "kill", "--signal=KILL", "--kill-whom=all", "fleet.service"])
+    yield
+
+
+@contextmanager
+def etcd_frozen(cluster: Cluster) -> Iterator[None]:
+    cluster.etcd.freeze()
+    yield
+    cluster.etcd.thaw()
+
+
+@contextmanager
+def etcd_killed(cluster: Cluster) -> Iterator[None]:
+    cluster.etcd.kill()
+    yield
+    cluster.etcd.start()
+
+
+MACHINE_FAULTS = (power_cut, cut, answers_lost, fleetd_frozen, fleetd_killed)
+STORE_FAULTS = (etcd_frozen, etcd_killed)
+Fault = Callable[[], AbstractContextManager[None]]
+
+
+class Storm:
+    """What befalls the cluster in one round: `harmed` are the machines whose units may move, `off` those of them that
+    lose their units at once."""
+
+    def __init__(self, cluster: Cluster, chance: random.Random) -> None:
+        self._chance = chance
+        self.harmed: list[Machine] = []
+        self.off: list[Machine] = []
+        self._faults: list[tuple[str, Fault]] = []
+        struck = chance.sample(cluster.machines, chance.choice([2, 3]))
+        for machine in struck:
+            self._strike(machine, chance.choice(MACHINE_FAULTS))
+        if len(struck) == 2:
+            trouble = chance.choice(STORE_FAULTS)
+            self._faults.append((trouble.__name__, lambda: trouble(cluster)))
+        chance.shuffle(self._faults)
+
+    def __str__(self) -> str:
+        return ", ".join(name for name, _ in self._faults)
+
+    def _strike(self, machine: Machine, fault: Callable[[Machine], AbstractContextManager[None]]) -> None:
+        self._faults.append((f"{machine.name}: {fault.__name__}", lambda: fault(machine)))
+        if fault is not fleetd_killed:
+            self.harmed.append(machine)
+        if fault is power_cut:
+            self.off.append(machine)
+
+    def rage(self) -> None:
+        """Let the faults begin one after the other, last a while, and end in the opposite order."""
+        with ExitStack() as faults:
+            for _, fault in self._faults:
+                faults.enter_context(fault())
+                faults.callback(time.sleep, self._chance.uniform(0, LONGEST_GAP_S))
+                time.sleep(self._chance.uniform(0, LONGEST_GAP_S))
+            time.sleep(self._chance.uniform(0, LONGEST_HOLD_S))
+
+
+def homes(person: Person) -> dict[str, list[str]]:
+    """Unit → the machines that it runs on."""
+    found: dict[str, list[str]] = {unit: [] for unit in UNITS}
+    for machine, unit in person.processes(UNITS):
+        found[unit].append(machine)
+    return found
+
+
+def fewest(person: Person, unit: str, since_s: float) -> int:
+    """How many copies of the unit there were at least, of one that ran once at that time, by what they wrote."""
+    turns = [
+        (at_s, change)
+        for machine in person.cluster.machines
+        for what, change in (("began", 1), ("ended", -1))
+        for at_s in diary(machine, what, unit)
+        if at_s > since_s
+    ]
+    running = least = 1
+    for _, change in sorted(turns):
+        running += change
+        least = min(least, running)
+    return least
+
+
+@pytest.mark.parametrize("seed", range(STORMS))
+def test_after_a_storm_of_faults_each_unit_runs_once_and_no_wish_is_lost(
+    new_cluster: Callable[..., Cluster], tmp_path: Path, seed: int
+) -> None:
+    person = Person(new_cluster(machines=3, config={"agent_ttl": f"{TTL_S}s"}), tmp_path)
+    chance = random.Random(seed)
+    person.start(dict.fromkeys(UNITS, DIARIST))
+    for _ in range(ROUNDS):
+        storm = Storm(person.cluster, chance)
+        print(storm)  # shown with a failure
+        homes_before, lives, since_s = homes(person), person.lives(UNITS), time.time()
+        with Traffic(person) as traffic:
+            storm.rage()
+        person.cluster.wait_ready()
+        person.cluster.wait_until("one copy of each", lambda: all(len(found) == 1 for found in homes(person).values()))
+        traffic.wait_until_done()
+        time.sleep(TTL_S)
+        assert all(len(found) == 1 for found in homes(person).values())
+        harmed, off = ([machine.name for machine in machines] for machines in (storm.harmed, storm.off))
+        spared = {place: life for place, life in lives.items() if life[0] and place[0] not in harmed}
+        after = person.lives(UNITS)
+        assert {place: after.get(place) for place in spared} == spared
+        for unit, (home,) in homes_before.items():
+            assert home in off or fewest(person, unit, since_s) >= 1, unit
