@@ -54,20 +54,23 @@ class Connection:
         try:
             return self._transport.open_session(timeout=self._timeout_s)
         except (paramiko.SSHException, EOFError, OSError) as error:
-            raise SshFailed(f"{self.where} opens no session: {_describe(error)}") from error
+            raise self._refusal(f"opens no session: {_describe(error)}") from error
 
     def open_tcp(self, host: str, port: int) -> paramiko.Channel:
         """A TCP connection that the other end makes; it also resolves the name. Raises SshFailed."""
         try:
             return self._transport.open_channel("direct-tcpip", (host, port), ("127.0.0.1", 0), timeout=self._timeout_s)
         except (paramiko.SSHException, EOFError, OSError) as error:
-            raise SshFailed(f"{self.where} cannot connect on to {host} port {port}: {_describe(error)}") from error
+            raise self._refusal(f"cannot connect on to {host} port {port}: {_describe(error)}") from error
 
     def lost(self) -> SshFailed:
         """The error of a connection that broke off."""
         cause = self._transport.get_exception()
         why = f": {_describe(cause)}" if cause else ""
         return SshFailed(f"the connection to {self.where} was lost{why}; run the command again once the way is clear")
+
+    def _refusal(self, why: str) -> SshFailed:
+        return SshFailed(f"{self.where} {why}") if self.is_alive else self.lost()
 
     def close(self) -> None:
         self._transport.close()

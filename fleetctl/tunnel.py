@@ -77,8 +77,9 @@ class _Backend(httpcore.NetworkBackend):
             channel = self._bastion.open_session()
             channel.exec_command(f"fleetctl fd-forward {shlex.quote(self._endpoint.socket)}")
         except SshFailed as error:
-            closed = f"cannot reach fleetd at {self._endpoint.text}: {error}"
-            raise TunnelFailed(closed, may_pass=self._bastion.is_alive) from error
+            if not self._bastion.is_alive:
+                raise TunnelFailed(str(error)) from error
+            raise TunnelFailed(f"cannot reach fleetd at {self._endpoint.text}: {error}", may_pass=True) from error
         except (paramiko.SSHException, EOFError, OSError) as error:
             raise TunnelFailed(str(self._bastion.lost())) from error
         return _ForwardedSocket(self._bastion, channel, self._endpoint)
