@@ -296,6 +296,19 @@ def test_the_configuration_names_host_port_user_and_key(person: RemotePerson) ->
     assert f"cannot connect to me@gate ({machine.address}) port 23: connection refused; " in refused.stderr
 
 
+def test_a_port_may_be_given_for_every_command_that_connects(person: RemotePerson) -> None:
+    person.starts(web=GREETER)
+    (machine,) = person.places("web.service")
+    where = f"cannot connect to root@{machine.address} port 23: connection refused; "
+    refused = person.fleetctl("ssh", "--ssh-port=23", "web", "true")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr.startswith(f"Failed building SSH client: {where}")
+    for command in ("status", "journal"):
+        refused = person.fleetctl(command, "--ssh-port", "23", "web")
+        assert (refused.returncode, refused.stdout) == (255, "")
+        assert refused.stderr.startswith(f"Unable to SSH to remote host: {where}")
+
+
 # Known hosts
 
 
@@ -330,6 +343,16 @@ def test_an_unknown_host_is_asked_about_at_a_terminal_and_then_known(person: Rem
     assert terminal.status() == 0
     assert path.read_text().startswith(f"{machine.address} ssh-ed25519 ")
     assert person.fleetctl("ssh", machine.id[:6], "true").returncode == 0
+
+
+def test_a_host_that_cannot_be_recorded_is_logged_in_to_all_the_same(person: RemotePerson) -> None:
+    machine = person.cluster.machines[0]
+    terminal = Terminal(person, "ssh", "--known-hosts-file=/proc/none", machine.id[:6], "echo done")
+    terminal.expect(r"\(yes/no\)\? ")
+    terminal.type("yes\n")
+    terminal.expect(r"Failed to add the host to the list of known hosts \(/proc/none\)\.")
+    terminal.expect("done\r\n")
+    assert terminal.status() == 0
 
 
 @pytest.mark.parametrize("answer", ["no\n", "\n", "\x04"])
