@@ -2,9 +2,14 @@
 
 import re
 import signal
+import ssl
+import subprocess
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -86,6 +91,57 @@ def test_the_agent_is_enough(person: RemotePerson) -> None:
         assert person.fleetctl("list-machines", "--no-legend").stdout.count("\n") == 3
         machine = person.cluster.machines[0]
         assert person.fleetctl("ssh", machine.id[:6], "hostname").stdout == f"{machine.name}\n"
+
+
+class Listing(BaseHTTPRequestHandler):
+    """An API that knows one machine, and no units."""
+
+    protocol_version = "HTTP/1.1"
+    connections: ClassVar[set[object]] = set()
+
+    def do_GET(self) -> None:
+        self.connections.add(self.connection)
+        machines = b'{"machines": [{"id": "0123456789abcdef0123456789abcdef", "primaryIP": "192.0.2.1"}]}'
+        body = machines if self.path.startswith("/fleet/v1/machines") else b"{}"
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
+        """Say nothing."""
+
+
+@pytest.fixture
+def tls_endpoint(person: RemotePerson, tmp_path: Path) -> Iterator[str]:
+    """An https endpoint that the bastion reaches; its certificate is `ca.pem`."""
+    address = person.cluster.network.address
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out ca.pem -days 2 -subj /CN=api -addext"
+    subprocess.run([*command.split(), f"subjectAltName=IP:{address}"], cwd=tmp_path, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "ca.pem", tmp_path / "key.pem")
+    Listing.connections.clear()
+    with ThreadingHTTPServer((address, 0), Listing) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"https://{address}:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+def test_tls_goes_through_the_tunnel_end_to_end_over_one_connection(
+    person: RemotePerson, tls_endpoint: str, tmp_path: Path
+) -> None:
+    person.environment["FLEETCTL_ENDPOINT"] = tls_endpoint
+    trusted = f"--ca-file={tmp_path / 'ca.pem'}"
+    assert person.fleetctl("list-machines", "--no-legend", trusted).stdout == "01234567...\t192.0.2.1\t-\n"
+    assert person.fleetctl("list-units", "--no-legend", trusted).returncode == 0
+    assert len(Listing.connections) == 2  # one a command, though list-units makes two requests
+    untrusted = person.fleetctl("list-machines")
+    assert (untrusted.returncode, untrusted.stdout, untrusted.stderr.count("\n")) == (1, "", 1)
+    assert "self-signed certificate; --ca-file names the authority that signed its certificate" in untrusted.stderr
 
 
 @pytest.mark.parametrize(
