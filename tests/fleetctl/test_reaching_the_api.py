@@ -42,6 +42,12 @@ def test_options_of_a_command_stand_behind_it(fleetctl: Fleetctl, api: FakeApi) 
     assert "unknown flag: --no-legend" in result.stderr
 
 
+def test_options_of_a_command_have_no_variables(fleetctl: Fleetctl, monkeypatch: pytest.MonkeyPatch) -> None:
+    for option in ("NO_LEGEND", "FULL", "FIELDS"):
+        monkeypatch.setenv(f"FLEETCTL_{option}", "true")
+    assert fleetctl("list-machines", "--fields=machine").stdout.splitlines()[:2] == ["MACHINE", "11111111..."]
+
+
 def test_two_dashes_end_the_options(fleetctl: Fleetctl, api: FakeApi) -> None:
     api.add("--full.service", HELLO)
     assert fleetctl("cat", "--", "--full").stdout == HELLO
