@@ -65,7 +65,7 @@ def pick_place(places: Sequence[Place], beginning: str, unit: str) -> Place:
     picked = match_machines(places, beginning)
     if len(picked) == 1:
         return picked[0]
-    listed = ", ".join(map(str, picked or places))
+    listed = ", ".join(map(str, picked or places)) or "none"
     if picked:
         raise CommandFailed(f"{beginning} is the beginning of several machines' ids: {listed}")
     raise CommandFailed(f"Unit {unit} is not on a machine {beginning}, but on {listed}")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import msgspec
 import paramiko
+from cryptography.exceptions import UnsupportedAlgorithm  # paramiko reads key files with it
 
 from fleetctl.known_hosts import HostKey
 from fleetctl.ssh_config import Login
@@ -85,7 +86,7 @@ def _read_file(path: str, held: Sequence[Identity]) -> tuple[Identity | None, st
         return None, f"{path} cannot be read: {(error.strerror or str(error)).lower()}"
     except (TypeError, paramiko.PasswordRequiredException):  # so the library says that there is a passphrase
         return None, f"{path} is encrypted: load it into an agent (ssh-add {path})"
-    except (ValueError, paramiko.SSHException, paramiko.pkey.UnknownKeyType):
+    except (ValueError, UnsupportedAlgorithm, paramiko.SSHException, paramiko.pkey.UnknownKeyType):
         return None, f"{path} holds no key that can be used (ed25519, ecdsa and rsa can)"
 
 

@@ -1,5 +1,6 @@
 """ssh, status, journal up to where they connect: which machine is meant, what is refused, this machine without SSH."""
 
+import json
 import os
 import subprocess
 import sys
@@ -91,6 +92,35 @@ def test_a_machine_without_an_address_is_an_error(fleetctl: Fleetctl, api: FakeA
     result = fleetctl(command, "web")
     assert (result.status, result.stdout) == (255, "")
     assert result.stderr.startswith(f"Unable to SSH to remote host: machine {M2.id} has no address: ")
+
+
+def test_status_in_json_tells_what_the_cluster_knows_without_going_there(fleetctl: Fleetctl, api: FakeApi) -> None:
+    api.add("idle.service")
+    api.add("web.service", target="launched")
+    api.fates["bad.service"] = Fate(active="failed", sub="failed", error="Result: exit-code")
+    api.add("bad.service", target="launched")
+    result = fleetctl("status", "--output=json", "web", "idle", "bad")
+    assert (result.status, result.stderr) == (0, "")
+    web, idle, bad = json.loads(result.stdout)
+    assert web == {
+        "unit": "web.service",
+        "target": "launched",
+        "global": False,
+        "reason": "fits",
+        "machine": M1.id,
+        "ip": "10.0.0.1",
+        "load": "loaded",
+        "active": "active",
+        "sub": "running",
+        "completed": False,
+        "error": None,
+        "hash": web["hash"],
+    }
+    assert (idle["unit"], idle["machine"], idle["active"]) == ("idle.service", None, None)
+    assert (bad["active"], bad["error"]) == ("failed", "Result: exit-code")
+    assert fleetctl("status", "--output=json", "--machine=2", "web").status == 1
+    assert fleetctl("status", "--output=json", "none") == Result(1, "", "Unit none.service does not exist.\n")
+    assert json.loads(fleetctl("status", "--output=json").stdout) == []
 
 
 # On this machine itself
