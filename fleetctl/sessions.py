@@ -20,7 +20,7 @@ import paramiko
 from fleetctl.errors import CommandFailed, SshFailed
 from fleetctl.identities import AGENT_VARIABLE
 from fleetctl.screen import measure
-from fleetctl.ssh import Connection
+from fleetctl.ssh import Connection, close_channel
 
 CHUNK = 32768
 USUAL_TERMINAL = "xterm-256color"
@@ -85,7 +85,7 @@ def run_command(
             raise connection.lost() from error
         raise SshFailed(f"{connection.where} did not let it run: {error}") from error
     finally:
-        channel.close()
+        close_channel(channel)
     if status < 0 and connection.has_broken():
         raise connection.lost()
     return status if status >= 0 else SIGNALLED_STATUS
@@ -176,7 +176,7 @@ def _serve_agent(channel: paramiko.Channel) -> None:
         except (OSError, EOFError, paramiko.SSHException):
             return  # whoever asked sees a channel that is closed
         finally:
-            channel.close()
+            close_channel(channel)
 
 
 def _pass_answers(agent: socket.socket, channel: paramiko.Channel) -> None:

@@ -8,6 +8,7 @@ import logging
 import socket
 import sys
 import threading
+from contextlib import suppress
 
 import paramiko
 
@@ -74,6 +75,12 @@ class Connection:
 
     def close(self) -> None:
         self._transport.close()
+
+
+def close_channel(channel: paramiko.Channel) -> None:
+    """Close a channel, be it one whose connection has just ended: the library then fails to say goodbye."""
+    with suppress(paramiko.SSHException, EOFError, OSError):
+        channel.close()
 
 
 def connect_to_bastion(settings: Settings) -> Connection:

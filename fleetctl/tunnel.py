@@ -16,7 +16,7 @@ import paramiko
 from fleetctl.endpoint import Endpoint
 from fleetctl.errors import ClientError, SshFailed
 from fleetctl.output import printable
-from fleetctl.ssh import Connection
+from fleetctl.ssh import Connection, close_channel
 
 T = TypeVar("T")
 _CHUNK = 65536
@@ -114,7 +114,7 @@ class _Stream(httpcore.NetworkStream):
             raise httpcore.WriteError(str(error)) from error
 
     def close(self) -> None:
-        self._channel.close()
+        close_channel(self._channel)
 
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
