@@ -361,10 +361,10 @@ class Leadership:
 
     async def _write(self, plan: Plan) -> None:
         """Write the plan in as few transactions as may be, in its order. Raises what the store raises."""
-        steps = [step for unit in plan.units for step in self._steps(unit)]
-        steps += [Step((), (self.registry.put(Synced(session), machine),)) for machine, session in plan.synced] + [
-            Step((), (Delete(self.registry.key("synced", machine)),)) for machine in plan.forgotten
-        ]
+        # A machine that is taken for dead is told so before its orders go: it may live, and take their absence for one.
+        steps = [Step((), (Delete(self.registry.key("synced", machine)),)) for machine in plan.forgotten]
+        steps += [step for unit in plan.units for step in self._steps(unit)]
+        steps += [Step((), (self.registry.put(Synced(session), machine),)) for machine, session in plan.synced]
         for transaction in cut_into_transactions(steps, self.guards):
             self._written = await self.store.transact(transaction.comparisons, transaction.operations)
         for unit in plan.units:

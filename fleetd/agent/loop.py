@@ -65,7 +65,8 @@ class Agent:
         self._has_connected = asyncio.Event()
         self._has_looked = asyncio.Event()
         self._is_unordered = asyncio.Event()
-        self._standing = (False, False)  # whether this machine is registered, and absence an order to it
+        self._lease = 0  # of the registration that the orders were last read for
+        self._standing = (False, False)  # whether this machine knows its orders, and absence is one
         self._was_restored = False
         self._cluster_id = ""
         self._running: asyncio.Task[None] | None = None
@@ -113,6 +114,9 @@ class Agent:
         """The machine is registered, and its last beat was answered when the store was at this revision."""
         self._publisher.wake()
         self._orders.check(beat_revision)
+        if self._membership.lease != self._lease:  # it may have been taken for dead, and its units be elsewhere
+            self._orders.read_anew()
+        self._lease = self._membership.lease
         news = self._orders.highest_revision > self._ledger.store.revision  # for the ledger to know
         if news or not self._standing[0]:
             self._wake.set()
@@ -214,7 +218,7 @@ class Agent:
         for name in changed:
             self._retries.forget(name)  # a new wish is not to wait for an old one's failure
         self._mark(changed)
-        standing = (self._membership.lease != 0, self._absence_is_order)
+        standing = (self._has_orders, self._absence_is_order)
         if standing != self._standing:
             self._mark(self._names())
         self._standing = standing
@@ -235,6 +239,11 @@ class Agent:
             self._mark(self._names())
 
     @property
+    def _has_orders(self) -> bool:
+        """Whether the orders are for this machine, as it stands registered now."""
+        return self._membership.lease != 0 and self._orders.is_current
+
+    @property
     def _absence_is_order(self) -> bool:
         known = self._orders.revision > 0 and not self._was_restored
         return known and self._orders.synced == self._membership.session
@@ -247,7 +256,7 @@ class Agent:
         if self._was_restored:
             self._adopt(observed)
             return
-        if not self._membership.lease:
+        if not self._has_orders:
             self._report(observed)  # the orders may be for another machine: one with this id that lives (a clone)
             return
         self._release_orphans(observed)

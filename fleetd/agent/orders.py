@@ -21,10 +21,11 @@ LONGEST_RETRY_S = 8.0
 class Reading(msgspec.Struct, frozen=True):
     """All that the store asks of the machine, read at one revision. `unreadable` are units whose placement is none.
 
-    `synced` was read earlier, at `synced_revision`. `fell`: the store's revision is below one that was seen before the
-    reading began.
+    `asked` counts the demands that came before it began. `synced` was read earlier, at `synced_revision`. `fell`: the
+    store's revision is below one that was seen before the reading began.
     """
 
+    asked: int
     cluster_id: str
     revision: int
     fell: bool
@@ -55,6 +56,8 @@ class Orders:
         self._log = logger
         self.highest_revision = highest_revision
         self._last_beat = 0
+        self._asked = 0  # how often a new reading was demanded
+        self._answered = 0  # how many of these demands the mirror's reading began after
         self._again = asyncio.Event()
         self._reading: Reading | None = None
         self._changes: list[Changes] = []
@@ -71,6 +74,16 @@ class Orders:
             self._again.set()
         self._last_beat = beat_revision
         self.highest_revision = max(self.highest_revision, beat_revision)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the mirror was read after the last demand for that."""
+        return self._answered == self._asked
+
+    def read_anew(self) -> None:
+        """Much may have happened that the watch has still to tell: until it was read, the mirror is not current."""
+        self._asked += 1
+        self._again.set()
 
     async def follow(self) -> None:
         """Read, then watch, and so on until cancelled. The store's outages are waited out."""
@@ -97,6 +110,7 @@ class Orders:
         changed: dict[str, None] = {}
         if reading is not None:
             before = self.placements
+            self._answered = reading.asked
             self.placements, self.unreadable = dict(reading.placements), dict(reading.unreadable)
             self.placements |= {name: before[name] for name in reading.unreadable if name in before}
             self.synced, self.revision = reading.synced, reading.revision
@@ -115,11 +129,14 @@ class Orders:
         self._wake()
 
     async def _read(self) -> Reading:
+        asked = self._asked
         highest = self.highest_revision  # a beat that is answered meanwhile may know of more than this reading
-        # `synced` comes first: placements read after it hold all that the leader had written when it wrote that.
+        # `synced` comes first: placements read after it hold all that the leader had written when it wrote that. And it
+        # comes last: where it still stands, none of them is gone because the machine was taken for dead meanwhile.
         cluster_id = await self._store.cluster_id()
         synced = await self._store.get_many([self._registry.key("synced", self._machine_id)])
         snapshot = await self._store.range(self._placements_prefix)
+        still = await self._store.get_many([self._registry.key("synced", self._machine_id)])
         placements: dict[str, Placement] = {}
         unreadable: dict[str, None] = {}
         for item in snapshot.items:
@@ -130,8 +147,8 @@ class Orders:
                 placements[self._unit_of(item.key)] = placement
         fell = snapshot.revision < highest
         self.highest_revision = snapshot.revision if fell else max(self.highest_revision, snapshot.revision)
-        session = self._decode_synced(synced.items[0] if synced.items else None)
-        return Reading(cluster_id, snapshot.revision, fell, session, synced.revision, placements, unreadable)
+        session = self._decode_synced(synced.items[0] if synced.items and synced.items == still.items else None)
+        return Reading(asked, cluster_id, snapshot.revision, fell, session, synced.revision, placements, unreadable)
 
     async def _watch(self, reading: Reading) -> None:
         """Gather changes after this reading until everything has to be read again."""
@@ -169,13 +186,22 @@ class Orders:
             changed[name] = None
             self.unreadable.pop(name, None)
             if event.item is None:
-                self.placements.pop(name, None)
+                self._take_back(name)
             elif (placement := self._decode(event.item)) is not None:
                 self.placements[name] = placement
             else:
                 self.unreadable[name] = None
         self.revision = max(self.revision, changes.revision)
         return changed
+
+    def _take_back(self, name: str) -> None:
+        """The leader has deleted an order. One that it had not withdrawn goes only when it takes this machine for dead:
+        then what is asked stands in a reading that knows whether the machine was taken in again."""
+        order = self.placements.get(name)
+        if order is None or order.withdrawn:
+            self.placements.pop(name, None)
+        else:
+            self._again.set()
 
     @property
     def _placements_prefix(self) -> str:
