@@ -75,7 +75,8 @@ class Draft:
     def place(self, machine: str, reason: str = "") -> None:
         """Order the unit to be on this machine as a person wants it now (no change where that is the order already)."""
         assert self.unit is not None
-        order = Placement(machine, self.name, self.unit.text, self.unit.target, self.unit.generation)
+        done = self.completed == self.generation
+        order = Placement(machine, self.name, self.unit.text, self.unit.target, self.unit.generation, completed=done)
         self._reason = reason or self._reason
         self.homeless = False
         if self.placements.get(machine) != order:

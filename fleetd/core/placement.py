@@ -14,6 +14,7 @@ class Placement(msgspec.Struct, frozen=True, omit_defaults=True):
     `generation` is that of the unit whose wish this carries out. `target` inactive means withdrawn: stop the unit,
     remove its file, report it gone; only then does the leader delete the order, so that no unit is started elsewhere
     while it may still run here. `retiring` means: a copy that outlived a cut, leave it alone until told otherwise.
+    `completed` means: the oneshot of this generation has run to its end, and is not run again, not after a reboot.
     """
 
     machine: str
@@ -22,6 +23,7 @@ class Placement(msgspec.Struct, frozen=True, omit_defaults=True):
     target: TargetState
     generation: int
     retiring: bool = False
+    completed: bool = False
 
     @property
     def withdrawn(self) -> bool:

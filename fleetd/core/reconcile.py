@@ -238,6 +238,8 @@ def _plan_wish(name: str, placement: Placement, seen: Observed) -> tuple[Step, .
     entry = LedgerEntry(placement.generation, placement.target, wanted)
     if placement.target is TargetState.LOADED:
         steps.append(Record(name, "it is loaded", entry))
+    elif placement.completed and not seen.busy:
+        steps.append(Record(name, "it ran to its end before", msgspec.structs.replace(entry, completed=True)))
     elif seen.runs and not seen.stopping:
         steps.append(Record(name, "it runs already", entry))
     else:

@@ -163,7 +163,8 @@ class Rule2OrdersAlone(Checker):
         found = self.world.machines[machine]
         for name in names:
             copy = (found.id, name)
-            orders = [order for at_s, order in self._past.get(copy, []) if at_s >= now() - MEMORY_S]
+            oldest_s = now() - MEMORY_S if found.well_for_s > 0 else 0.0
+            orders = [order for at_s, order in self._past.get(copy, []) if at_s >= oldest_s]
             orders.append(self.truth.placements.get(copy))
             if verb == "stop" and not any(self._stops(machine, order, name) for order in orders):
                 self.fail(f"{machine} stops {name}, which it was not told to")

@@ -262,6 +262,7 @@ class SimulatedMachine:
 
     async def leave(self) -> None:
         """`fleetd leave`: asked again and again until the machine has left."""
+        self.begin_trouble("fleetd")
         while self.node is not None:
             response = await self.answer(Request("POST", LEAVE, local=True))
             if response.status == 200 and msgspec.json.decode(response.body, type=schema.Leaving).left:

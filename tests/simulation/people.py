@@ -89,7 +89,7 @@ class People:
         async with self._busy.setdefault(name, asyncio.Lock()):
             before = self._possible.get(name, {None: math.inf})
             after = dict.fromkeys((change(wish) for wish in before), math.inf)
-            self._possible[name] = after | before
+            self._possible[name] = before | after
             response = await self._ask(request)
             now_s = asyncio.get_running_loop().time()
             if name in self._unknown:
