@@ -92,6 +92,8 @@ class Remote:
 
     def run_on_all(self, places: Sequence[Place], command: str) -> Iterator[Line | End]:
         """Run a shell's command on all of the machines at once; what they write, as it comes, and an End for each."""
+        from fleetctl.ssh import asking
+
         events: queue.SimpleQueue[Line | End] = queue.SimpleQueue()
         for place in places:
             threading.Thread(target=self._run_one, args=(place, command, events.put), daemon=True).start()
@@ -99,7 +101,8 @@ class Remote:
         while left:
             event = events.get()
             left -= isinstance(event, End)
-            yield event
+            with asking:  # whoever reads prints it: not over a question that another machine's key has raised
+                yield event
 
     def _run_one(self, place: Place, command: str, tell: Callable[[Line | End], None]) -> None:
         from fleetctl.sessions import run_command

@@ -29,8 +29,8 @@ _RSA_SIGNATURES = ("rsa-sha2-512", "rsa-sha2-256")  # what a host with an ssh-rs
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
 logging.getLogger("paramiko").propagate = False
 
-# Several machines may be connected to at once, but only one question asked at a time.
-_asking = threading.Lock()
+# Several machines may be connected to at once, but only one question asked at a time, and nothing written over it.
+asking = threading.Lock()
 
 
 class Connection:
@@ -188,7 +188,7 @@ def _check_host_key(transport: paramiko.Transport, known_hosts: KnownHosts, name
             f"handshake failed: host key mismatch: {where} shows another key than {finding.at} has; "
             "if its key was changed on purpose, remove that line"
         )
-    with _asking:
+    with asking:
         if KnownHosts.read(known_hosts.path).judge(names, key).verdict is not Verdict.KNOWN:
             _ask_about(known_hosts, names[0], key, where)
 
