@@ -14,6 +14,7 @@ import msgspec
 
 from fleetd import metrics
 from fleetd.agent.explanations import Explanations
+from fleetd.agent.history import History, is_same_cluster
 from fleetd.agent.ledger import Ledger, StoreSeen
 from fleetd.agent.orders import Orders, Reading
 from fleetd.agent.publisher import Membership, StatePublisher
@@ -68,13 +69,15 @@ class Agent:
         self._lease = 0  # of the registration that the orders were last read for
         self._standing = (False, False)  # whether this machine knows its orders, and absence is one
         self._was_restored = False
+        self._was_away = False  # when the store was restored
         self._cluster_id = ""
         self._running: asyncio.Task[None] | None = None
         self._is_closed = False
         self._retries = Retries(self._mark_one)
         self._steps = StepRunner(systemd, ledger, self._retries, logger)
         self._explanations = Explanations(systemd, self._mark_one, logger)
-        self._orders = Orders(registry, machine_id, self._wake.set, ledger.store.revision, logger)
+        history = History(registry, machine_id, ledger.store.cluster_id)
+        self._orders = Orders(registry, machine_id, self._wake.set, ledger.store.revision, history, logger)
         self._publisher = StatePublisher(registry, machine_id, membership, logger)
 
     # What the rest of the daemon asks of it.
@@ -231,11 +234,12 @@ class Agent:
     def _judge(self, reading: Reading) -> None:
         """Tell a store that was restored, or set up anew, from the one this machine has worked for."""
         before = self._ledger.store.cluster_id
-        self._cluster_id = reading.cluster_id
-        if reading.fell or before not in ("", reading.cluster_id):
-            what = "its revision fell" if before == reading.cluster_id else "it is another cluster's"
+        self._cluster_id = reading.history
+        if reading.fell or before not in ("", reading.history):
+            what = "its revision fell" if reading.fell else "it was restored meanwhile, or is another cluster's"
             self._log.warning("the store is not the one it was (%s): all units are held as they are", what)
             self._was_restored = True
+            self._was_away = not reading.fell and is_same_cluster(before, reading.history)
             self._mark(self._names())
 
     @property
@@ -271,7 +275,7 @@ class Agent:
 
     def _adopt(self, observed: Mapping[str, Observed]) -> None:
         """The store was restored: write down that what is here is what it asks for, and report everything anew."""
-        adoption = plan_adoption(self._orders.placements, observed)
+        adoption = plan_adoption(self._orders.placements, observed, is_late=self._was_away)
         for name, entry in adoption.entries.items():
             self._ledger.put(name, entry)
         self._ledger.put_orphans(adoption.orphans)

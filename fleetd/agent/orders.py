@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from fleetd.agent.history import History
 from fleetd.core.placement import Placement
 from fleetd.registry import MalformedRecord, Registry, Synced, decode
 from fleetd.store.protocol import Changes, Compacted, KeyValue, Unavailable
@@ -26,7 +27,7 @@ class Reading(msgspec.Struct, frozen=True):
     """
 
     asked: int
-    cluster_id: str
+    history: str
     revision: int
     fell: bool
     synced: str
@@ -47,12 +48,14 @@ class Orders:
         machine_id: str,
         wake: Callable[[], None],
         highest_revision: int,
+        history: History,
         logger: logging.Logger,
     ) -> None:
         self._registry = registry
         self._store = registry.store
         self._machine_id = machine_id
         self._wake = wake
+        self._history = history
         self._log = logger
         self.highest_revision = highest_revision
         self._last_beat = 0
@@ -133,7 +136,6 @@ class Orders:
         highest = self.highest_revision  # a beat that is answered meanwhile may know of more than this reading
         # `synced` comes first: placements read after it hold all that the leader had written when it wrote that. And it
         # comes last: where it still stands, none of them is gone because the machine was taken for dead meanwhile.
-        cluster_id = await self._store.cluster_id()
         synced = await self._store.get_many([self._registry.key("synced", self._machine_id)])
         snapshot = await self._store.range(self._placements_prefix)
         still = await self._store.get_many([self._registry.key("synced", self._machine_id)])
@@ -145,10 +147,11 @@ class Orders:
                 unreadable[self._unit_of(item.key)] = None
             else:
                 placements[self._unit_of(item.key)] = placement
+        history = await self._history.read(highest, snapshot.revision)
         fell = snapshot.revision < highest
         self.highest_revision = snapshot.revision if fell else max(self.highest_revision, snapshot.revision)
         session = self._decode_synced(synced.items[0] if synced.items and synced.items == still.items else None)
-        return Reading(asked, cluster_id, snapshot.revision, fell, session, synced.revision, placements, unreadable)
+        return Reading(asked, history, snapshot.revision, fell, session, synced.revision, placements, unreadable)
 
     async def _watch(self, reading: Reading) -> None:
         """Gather changes after this reading until everything has to be read again."""

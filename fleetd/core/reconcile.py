@@ -264,10 +264,14 @@ class Adoption(msgspec.Struct, frozen=True):
     orphans: tuple[str, ...]
 
 
-def plan_adoption(placements: Mapping[str, Placement], observed: Mapping[str, Observed]) -> Adoption:
+def plan_adoption(
+    placements: Mapping[str, Placement], observed: Mapping[str, Observed], *, is_late: bool = False
+) -> Adoption:
     """Take what is here for what the restored store asks; what it does not know, or wants gone, and runs: an orphan.
 
-    Of an orphan's past nothing counts any more, for its generations are those of a history that was lost.
+    Of an orphan's past nothing counts any more, for its generations are those of a history that was lost. `is_late`:
+    the machine was away when the store was restored. What is withdrawn from it then was so by a leader of today, which
+    has given the unit another home.
     """
     entries: dict[str, LedgerEntry] = {}
     orphans: list[str] = []
@@ -276,7 +280,7 @@ def plan_adoption(placements: Mapping[str, Placement], observed: Mapping[str, Ob
         entry = _as_it_is(seen)
         if placement is not None and not placement.withdrawn:
             entries[name] = msgspec.structs.replace(entry, generation=placement.generation)
-        elif seen.ours and seen.busy:
+        elif seen.ours and seen.busy and not (is_late and placement):
             entries[name] = entry
             orphans.append(name)
     return Adoption(entries, tuple(orphans))

@@ -1,0 +1,46 @@
+"""Which history of the store this is: a name that changes when the store is restored from a snapshot.
+
+Its revision alone does not tell: a machine that was cut off or off meanwhile comes back to a store that may have been
+written to more often than the one it knew. So the first that does see the revision fall names the history that begins.
+What a restore means for the units here is core/reconcile.py's matter.
+"""
+
+from contextlib import suppress
+
+from fleetd.registry import Registry
+from fleetd.store.protocol import Conflict, Put, Unchanged
+
+
+def is_same_cluster(one: str, other: str) -> bool:
+    """Whether these name histories of one cluster."""
+    return one.partition("/")[0] == other.partition("/")[0]
+
+
+class History:
+    """The history that this machine works for. `known` is its name as it was read last, by an earlier fleetd perhaps;
+    '' where none was."""
+
+    def __init__(self, registry: Registry, machine_id: str, known: str) -> None:
+        self._store = registry.store
+        self._key = registry.key("history")
+        self._machine_id = machine_id
+        self._known = known
+
+    async def read(self, highest: int, revision: int) -> str:
+        """Its name, after the store was read at this revision and had been at `highest` before. Raises Unavailable."""
+        name, written_at = await self._read()
+        if revision < highest and name == self._known:  # else somebody has named it, or it is another cluster
+            value = f"{self._machine_id}-{highest}-{revision}".encode()
+            with suppress(Conflict):
+                await self._store.transact([Unchanged(self._key, written_at)], [Put(self._key, value)])
+            name, _ = await self._read()
+        self._known = name
+        return name
+
+    async def _read(self) -> tuple[str, int]:
+        """The name, and the revision at which the part of it that restores change was written; 0: never."""
+        cluster_id = await self._store.cluster_id()
+        item = await self._store.get(self._key)
+        if item is None:
+            return cluster_id, 0
+        return f"{cluster_id}/{item.value.decode('utf-8', 'replace')}", item.mod_revision
