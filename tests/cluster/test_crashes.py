@@ -16,7 +16,7 @@ from tests.cluster.people import DIARIST, SLEEPER, Person, with_fleet
 from tests.cluster.traffic import Traffic
 
 UNITS = [f"u{number}.service" for number in range(6)]
-KILLS = 8
+KILLS = 6
 STORE = "/var/lib/fleet"
 NOTES = "/run/fleet"
 
@@ -46,11 +46,10 @@ def fill(machine: Machine, folder: str) -> Path:
     return machine.path(f"{folder}/ballast")
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_a_fleetd_killed_at_any_moment_on_its_own_store_loses_nothing_acknowledged(alone: Person, seed: int) -> None:
+def test_a_fleetd_killed_at_any_moment_on_its_own_store_loses_nothing_acknowledged(alone: Person) -> None:
     (machine,) = alone.cluster.machines
     before = alone.lives(UNITS)
-    moments = random.Random(seed)
+    moments = random.Random(1)
     with Traffic(alone) as traffic:
         for _ in range(KILLS):
             time.sleep(moments.uniform(1.0, 3.0))
