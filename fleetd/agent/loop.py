@@ -262,6 +262,7 @@ class Agent:
             return
         if not self._has_orders:
             self._report(observed)  # the orders may be for another machine: one with this id that lives (a clone)
+            self._standing = (False, self._absence_is_order)  # it may have been lost in this very pass, and be back
             return
         self._release_orphans(observed)
         held = (*self._ledger.orphans, *self._orders.unreadable)

@@ -13,7 +13,7 @@ from fleetd.core.unit import TargetState, UnitState
 from fleetd.registry import Registry, Synced, decode
 from fleetd.store.embedded import EmbeddedStore, inline
 from fleetd.store.protocol import Changes, Comparison, Delete, Operation, Snapshot, Unavailable
-from fleetd.systemd.protocol import ServiceManagerError, UnitDetails
+from fleetd.systemd.protocol import ServiceManagerError, UnitDetails, UnitStatus
 from fleetd.systemd.simulated import SimulatedSystemd
 
 MACHINE = "m1"
@@ -70,8 +70,16 @@ class FaultySystemd(SimulatedSystemd):
         self.restless: list[str] = []  # started again, as by a socket, as soon as they are stopped
         self.refuses_reload = False
         self.is_mute = False  # has nothing to say of any single unit
+        self.interruption: Callable[[], Awaitable[None]] | None = None  # comes after the next look at units
         self.was_asked_to_write = asyncio.Event()
         self.was_asked_to_start = asyncio.Event()
+
+    async def observe(self, names: Sequence[str]) -> Mapping[str, UnitStatus]:
+        statuses = await super().observe(names)
+        interruption, self.interruption = self.interruption, None
+        if interruption is not None:
+            await interruption()
+        return statuses
 
     async def write(self, files: Mapping[str, str]) -> Mapping[str, ServiceManagerError]:
         self._touch_disk(files)

@@ -258,3 +258,17 @@ async def test_what_it_has_in_mind_is_told_under_the_originals_names(machine: Ma
         },
         "UnitStateGenerator": {"Subscribed": ["loaded.service", "web.service"]},
     }
+
+
+async def test_an_order_that_comes_while_the_machine_registers_again_is_carried_out(machine: MachineUnderTest) -> None:
+    await machine.start()
+    await machine.settle()
+
+    async def register_again() -> None:
+        machine.membership.lease_lost()
+        await machine.register()
+        await machine.settle()  # its orders have been read anew before systemd has answered
+
+    machine.systemd.interruption = register_again
+    await machine.place("web.service", 7)
+    await machine.until_active("web.service", 7)
