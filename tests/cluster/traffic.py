@@ -44,15 +44,29 @@ class Traffic:
 
     def wait_until_done(self, timeout_s: float = 30.0) -> None:
         """Until everything that was acknowledged is so, and everything that was refused was done or not, but wholly."""
-        self._person.cluster.wait_until(f"all is as acknowledged: {self.wishes}", self._is_done, timeout_s)
+        try:
+            self._person.cluster.wait_until("all is as it was acknowledged", lambda: not self._undone(), timeout_s)
+        except TimeoutError as error:
+            raise AssertionError(f"{'; '.join(self._undone())}; {error}") from None
 
-    def _is_done(self) -> bool:
+    def _undone(self) -> list[str]:
+        """What is not as it should be, in words."""
         names = [*self.wishes, *self.doubtful]
         wanted = self._wanted()
-        if any(wanted.get(unit, GONE) != wish for unit, wish in self.wishes.items()):
-            return False
-        running = [unit for _, unit in self._person.processes(names)]
-        return all(running.count(unit) == (wanted.get(unit, GONE) == LAUNCHED) for unit in names)
+        running = list(self._person.processes(names))
+        lost = [
+            f"{unit} was acknowledged to be {wish or 'gone'}, but is to be {wanted.get(unit, GONE) or 'gone'}"
+            for unit, wish in self.wishes.items()
+            if wanted.get(unit, GONE) != wish
+        ]
+        halves = []
+        for unit in names:
+            copies = [machine for machine, found in running if found == unit]
+            if len(copies) != (wanted.get(unit, GONE) == LAUNCHED):
+                halves.append(
+                    f"{unit} is to be {wanted.get(unit, GONE) or 'gone'}, but runs on {copies or 'no machine'}"
+                )
+        return lost + halves
 
     def _wanted(self) -> dict[str, str]:
         """Unit → the target state that the cluster has for it."""
