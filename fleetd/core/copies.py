@@ -277,20 +277,23 @@ def _tend_strays(draft: Draft) -> None:
 
 
 def _tend_retiring(draft: Draft, overdue: frozenset[tuple[str, str]]) -> None:
-    """A copy that outlived a cut goes when its replacement runs; where that has failed, it is the unit again."""
+    """A copy that outlived a cut goes when its replacement runs; where that has failed, or does not even begin to run
+    in time, it is the unit again."""
     for machine, order in list(draft.placements.items()):
         if not order.retiring or machine not in draft.view.machines:
             continue
         state = draft.states.get(machine)
         home = draft.home
-        is_needed = not home or _has_failed(draft.states.get(home))
+        is_overdue = (machine, draft.name) in overdue
+        is_late = is_overdue and not _is_replaced(draft) and not draft.view.is_running_on(draft.name, home)
+        is_needed = not home or is_late or _has_failed(draft.states.get(home))
         if state is None or not state.runs:
             draft.withdraw(machine)
         elif is_needed and not why_not(draft.question(machine)):
             draft.place(machine, "the copy that was left running")
             if home:
                 draft.withdraw(home)
-        elif (machine, draft.name) in overdue or _is_replaced(draft) or has_no_conflict(draft.question(machine)):
+        elif is_overdue or _is_replaced(draft) or has_no_conflict(draft.question(machine)):
             draft.withdraw(machine)
 
 

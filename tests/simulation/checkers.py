@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fleetd.core.cluster import requirements_of
+from fleetd.core.machine import MachineMode
 from fleetd.core.names import is_reserved, matches_glob
 from fleetd.core.placement import Placement
 from fleetd.core.unit import TargetState
@@ -26,7 +27,7 @@ MEMORY_S = 120.0  # an order may be carried out so much later: a step is tried a
 REREGISTRATION_S = 8.0  # within which a machine that can, is registered again
 STORM_S = 10.0
 STORM_REQUESTS = 1_000  # a busy leader asks for some tens in that time
-STATES_LINGER_S = 25.0  # for so long states may precede or outlive their machine: a lease, and its answers
+LINGER_S = 15.0
 
 
 def now() -> float:
@@ -94,7 +95,8 @@ class OnlyTheLeaderDecides(Checker):
         guarded = {each.key for each in comparisons if isinstance(each, Unchanged)}
         for operation in operations:
             path = self.truth.path(operation.key)
-            assert path is not None
+            if path is None:
+                continue  # what the store is, not what is in it
             if path.kind in ("placements", "decisions", "synced"):
                 if not {CreatedAt, HasValue} <= term:
                     self.fail(f"{writer} writes {operation.key} unguarded by its term")
@@ -228,7 +230,8 @@ class Rule3OneCopyRuns(Checker):
 
 
 class Rule3TheLastCopyStays(Checker):
-    """A copy that retires is not stopped while it is the only one that runs, if a person wants the unit launched."""
+    """A copy that retires is not stopped for that while it is the only one that runs, if a person wants the unit
+    launched and its machine takes work."""
 
     def see_events(self, events: Sequence[tuple[Path, Event]], before: dict[Copy, Placement]) -> None:
         for path, _ in events:
@@ -241,6 +244,9 @@ class Rule3TheLastCopyStays(Checker):
                 continue
             if unit.target is not TargetState.LAUNCHED or (decision and decision.completed == unit.generation):
                 continue
+            record = self.truth.machines.get(path.first)
+            if record is None or record.mode is not MachineMode.READY or self._is_unfit(path.first, path.second):
+                continue
             runs_here = any(
                 n == path.second and self.world.machines[m].id == path.first for m, n in self.world.processes
             )
@@ -249,6 +255,15 @@ class Rule3TheLastCopyStays(Checker):
             ]
             if runs_here and not elsewhere:
                 self.fail(f"the only copy of {path.second} that runs, on {path.first}, is told to stop as a second one")
+
+    def _is_unfit(self, machine: str, name: str) -> bool:
+        """Whether something that conflicts with the unit was placed beside it, or a peer of it is not there."""
+        asked = requirements_of(self.truth.units[name].text, name)
+        others = {n: o for (m, n), o in self.truth.placements.items() if m == machine and n != name and not o.retiring}
+        patterns = {other: requirements_of(order.text, other).conflicts for other, order in others.items()}
+        conflicts = any(matches_glob(p, other) for other in others for p in asked.conflicts)
+        hindered = any(matches_glob(p, name) for each in patterns.values() for p in each)
+        return conflicts or hindered or any(peer not in others for peer in asked.machine_of) or bool(asked.metadata)
 
 
 class Rule5NothingCompletedRunsAgain(Checker):
@@ -296,7 +311,7 @@ class Rule7OnlyOurs(Checker):
 
 
 class StatesGoWithTheirMachine(Checker):
-    """No state is kept of a machine that is gone."""
+    """No state is kept of a machine that is gone, longer than the lease that it may just be registering on."""
 
     def __init__(self, world: "World") -> None:
         super().__init__(world)
@@ -306,7 +321,10 @@ class StatesGoWithTheirMachine(Checker):
         ghosts = {machine: name for machine, name in self.truth.states if machine not in self.truth.machines}
         self._since_s = {machine: self._since_s.get(machine, now()) for machine in ghosts}
         for machine, since_s in self._since_s.items():
-            if now() - since_s > STATES_LINGER_S and self.world.server.answers:
+            item = self.truth.item("states", machine, ghosts[machine])
+            assert item is not None
+            ttl_s = self.world.server.store.lease_ttl_s(item.lease)
+            if now() - since_s > ttl_s + LINGER_S and self.world.server.answers:
                 self.fail(f"{ghosts[machine]} is shown on {machine}, which is gone for {now() - since_s:g} s")
 
 

@@ -172,7 +172,8 @@ class SimulatedMachine:
         if not self.is_up or self.node is not None:
             return
         token = speaker.set(self.name)
-        self.wire = Wire(self.name, self._surrounds.server, self.link, self._surrounds.on_write)
+        around = self._surrounds
+        self.wire = Wire(self.name, around.server, self.link, around.on_write, around.on_failure)
         await self.systemd.close()
         machine = Machine(
             id=self.id,

@@ -35,6 +35,10 @@ class ObservedStore(EmbeddedStore):
         """The leases that live, the oldest first."""
         return tuple(self._deadlines)
 
+    def lease_ttl_s(self, lease: int) -> float:
+        """The whole time to live of a lease; 0 if there is no such lease."""
+        return self._ttls_s.get(lease, 0.0)
+
     @property
     def latest_revision(self) -> int:
         """The revision of the last write."""

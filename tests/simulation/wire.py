@@ -65,13 +65,21 @@ class Link:
 
 class Wire:
     """One fleetd's connection to the store (fleetd/store/protocol.py). `on_write` is told what transactions arrive, and
-    for whom; `requests` counts what was asked, by kind."""
+    for whom, `on_failure` what no store would raise; `requests` counts what was asked, by kind."""
 
-    def __init__(self, owner: str, server: StoreServer, link: Link, on_write: Observer) -> None:
+    def __init__(
+        self,
+        owner: str,
+        server: StoreServer,
+        link: Link,
+        on_write: Observer,
+        on_failure: Callable[[str, BaseException], None],
+    ) -> None:
         self._owner = owner
         self._server = server
         self._link = link
         self._on_write = on_write
+        self._on_failure = on_failure
         self._is_closed = False
         self._underway: dict[asyncio.Task[None], None] = {}
         self.requests: dict[str, int] = {}
@@ -149,7 +157,7 @@ class Wire:
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         underway = asyncio.create_task(self._carry(work, answer))
         self._underway[underway] = None
-        underway.add_done_callback(lambda task: self._underway.pop(task))
+        underway.add_done_callback(self._note_end)
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT_S):
                 return await answer
@@ -157,6 +165,12 @@ class Wire:
             raise Unavailable("the store does not answer") from None
         finally:
             await self._link.awake.wait()
+
+    def _note_end(self, underway: asyncio.Task[None]) -> None:
+        del self._underway[underway]
+        error = None if underway.cancelled() else underway.exception()
+        if error is not None:
+            self._on_failure(f"a request of {self._owner}", error)
 
     async def _carry(self, work: Callable[[ObservedStore], Awaitable[T]], answer: asyncio.Future[T]) -> None:
         """The way of one request to the store and back."""
