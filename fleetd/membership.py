@@ -122,11 +122,19 @@ class Membership:
             await self.store.transact([], [self.registry.put(self.machine, self.machine.id, lease=self.lease)])
 
     async def park(self) -> None:
-        """Put key and states on a long lease that needs no heartbeat: the units stay where they are."""
-        lease = await self.store.grant(self.parked_ttl_s)
-        await self._publish(lease)
-        self.machine = msgspec.structs.replace(self.machine, mode=MachineMode.PARKED)
-        await self.store.transact([], [self.registry.put(self.machine, self.machine.id, lease=lease)])
+        """Put key and states on a long lease that needs no heartbeat: the units stay where they are. Tried until it is
+        done or the caller gives up: half done, the machine would be taken for dead, and its states stay."""
+        lease = 0
+        while True:
+            try:
+                lease = lease or await self.store.grant(self.parked_ttl_s)
+                await self._publish(lease)
+                self.machine = msgspec.structs.replace(self.machine, mode=MachineMode.PARKED)
+                await self.store.transact([], [self.registry.put(self.machine, self.machine.id, lease=lease)])
+                break
+            except Unavailable as error:
+                log.info("cannot park this machine yet: %s", error)
+                await asyncio.sleep(RETRY_S)
         self.lease = 0
 
     async def depart(self) -> None:
