@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from contrib.testbed import Cluster, EtcdServer
+from contrib.testbed import Cluster, EtcdServer, Machine
 from tests.cluster.people import DIARIST, Person, with_fleet
 from tests.cluster.traffic import Traffic
 
@@ -88,6 +88,39 @@ def test_an_etcd_that_is_frozen_two_seconds_of_three_touches_no_unit(person: Per
             time.sleep(1)
     traffic.wait_until_done()
     assert_untouched(person, before)
+
+
+def test_an_etcd_that_is_full_refuses_wishes_in_words_and_touches_no_unit(
+    new_cluster: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    quota = ("--quota-backend-bytes=2000000",)
+    person = begin(new_cluster(machines=3, config={"agent_ttl": f"{TTL_S}s"}, etcd_arguments=quota), tmp_path)
+    before, etcd = person.lives(UNITS), person.cluster.etcd
+    with pytest.raises(RuntimeError, match="database space exceeded"):
+        fill(etcd)
+    leader = person.leader()
+    leader.run(["systemctl", "restart", "fleet.service"])
+    refused = person.start({"late.service": DIARIST}, on=another(person, leader), check=False)
+    assert refused.returncode == 1
+    assert "space exceeded" in refused.stderr
+    time.sleep(2 * TTL_S)
+    assert person.lives(UNITS) == before
+    etcd.etcdctl("compact", str(revision(etcd)))
+    etcd.etcdctl("defrag")
+    etcd.etcdctl("alarm", "disarm")
+    person.cluster.wait_ready()
+    person.start({"late.service": DIARIST})
+    assert_untouched(person, before)
+
+
+def fill(etcd: EtcdServer) -> None:
+    """Write until it takes no more; never returns, but raises what it says then."""
+    while True:
+        etcd.etcdctl("put", "/elsewhere", "x" * 100_000)
+
+
+def another(person: Person, machine: Machine) -> Machine:
+    return next(each for each in person.cluster.machines if each is not machine)
 
 
 def test_a_restored_etcd_stops_nothing_starts_nothing_and_lists_what_it_does_not_know(
