@@ -192,8 +192,10 @@ class Rule3OneCopyRuns(Checker):
     def __init__(self, world: "World") -> None:
         super().__init__(world)
         self.left_behind: dict[Copy, None] = {}
+        self._seen: dict[Copy, int] | None = None  # the processes, as of the last look
 
     def see_events(self, events: Sequence[tuple[Path, Event]], before: dict[Copy, Placement]) -> None:
+        self._seen = None
         for path, event in events:
             if path.kind == "placements" and event.item is not None and (path.first, path.second) not in before:
                 for machine in self.world.machines.values():
@@ -208,6 +210,9 @@ class Rule3OneCopyRuns(Checker):
                 self.left_behind[copy] = None
 
     def see_rest(self) -> None:
+        if self._seen is self.world.processes:
+            return
+        self._seen = self.world.processes
         running: dict[str, list[str]] = {}
         for machine, name in self.world.processes:
             running.setdefault(name, []).append(machine)
@@ -280,7 +285,18 @@ class Rule5NothingCompletedRunsAgain(Checker):
 class Rule5NothingAcknowledgedIsLost(Checker):
     """What the API has acknowledged stands in the store, until something else is wished."""
 
+    def __init__(self, world: "World") -> None:
+        super().__init__(world)
+        self._answers = 0  # as of the last look
+
+    def see_events(self, events: Sequence[tuple[Path, Event]], before: dict[Copy, Placement]) -> None:
+        if any(path.kind == "units" for path, _ in events):
+            self._answers = -1
+
     def see_rest(self) -> None:
+        if self._answers == self.world.people.answers:
+            return
+        self._answers = self.world.people.answers
         for name in self.world.people.names:
             unit = self.truth.units.get(name)
             wish = (unit.text, unit.target) if unit else None
@@ -315,9 +331,13 @@ class StatesGoWithTheirMachine(Checker):
 
     def __init__(self, world: "World") -> None:
         super().__init__(world)
+        self._next_s = 0.0
         self._since_s: dict[str, float] = {}  # since when there are states of a machine that is not there
 
     def see_rest(self) -> None:
+        if not self._since_s and now() < self._next_s:
+            return
+        self._next_s = now() + 1.0
         ghosts = {machine: name for machine, name in self.truth.states if machine not in self.truth.machines}
         self._since_s = {machine: self._since_s.get(machine, now()) for machine in ghosts}
         for machine, since_s in self._since_s.items():

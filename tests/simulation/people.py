@@ -32,6 +32,7 @@ class People:
         self._busy: dict[str, asyncio.Lock] = {}
         self._possible: dict[str, dict[Wish, float]] = {}  # name → what may stand in the store → until when it may
         self._unknown: dict[str, None] = {}
+        self.answers = 0  # how many wishes came to an end
 
     @property
     def names(self) -> list[str]:
@@ -56,6 +57,7 @@ class People:
     def learn(self, units: dict[str, Unit]) -> None:
         """The store was set back to an older snapshot: this is what it holds. Wishes under way may or may not be done."""
         busy = [name for name, lock in self._busy.items() if lock.locked()]
+        self.answers += 1
         self._possible = {name: {(unit.text, unit.target): math.inf} for name, unit in units.items()}
         self._unknown = dict.fromkeys(busy)
 
@@ -92,6 +94,7 @@ class People:
             self._possible[name] = before | after
             response = await self._ask(request)
             now_s = asyncio.get_running_loop().time()
+            self.answers += 1
             if name in self._unknown:
                 if response is not None and response.status in (201, 204):
                     del self._unknown[name]

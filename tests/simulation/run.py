@@ -13,7 +13,7 @@ from tests.simulation.faults import MACHINES, draw_actions
 from tests.simulation.healing import heal
 from tests.simulation.world import Failure, World
 
-_MEMORY = Path("/dev/shm")  # noqa: S108 (where files cost nothing, if the system has it)
+_MEMORY = Path("/dev/shm")
 
 
 class Outcome(msgspec.Struct, frozen=True):

@@ -22,7 +22,7 @@ UNITS = {
     "pusher.service": f"{_SERVICE}[X-Fleet]\nReplaces=web@1.service\n",
     "slow.service": "[Service]\nExecStart=/bin/daemon\nExecStop=/bin/sleep 20\n",
     "once.service": "[Service]\nType=oneshot\nExecStart=/bin/sleep 15\n",
-    "needy.service": "[Unit]\nAfter=web@2.service\n[Service]\nExecStart=/bin/daemon\n[X-Fleet]\nMachineOf=web@2.service\n",
+    "needy.service": f"[Unit]\nAfter=web@2.service\n{_SERVICE}[X-Fleet]\nMachineOf=web@2.service\n",
     "broken.service": "[Service]\nType=simple\n",  # nothing to execute: systemd calls it a bad setting
     "local.service": _SERVICE,  # machine 2 has one of this name of its own
 }

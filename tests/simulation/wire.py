@@ -140,7 +140,7 @@ class Wire:
     async def _let_through(self) -> None:
         """Until an answer comes through, as a stream delivers what was lost once that can be."""
         await asyncio.sleep(self._link.delay_s())
-        while not (self._link.carries_answer() and self._server.answers):
+        while not (self._link.carries_answer() and self._server.answers):  # noqa: ASYNC110 (each try is drawn anew)
             await asyncio.sleep(RECONNECT_S)
         await self._link.hears.wait()
         await self._link.awake.wait()

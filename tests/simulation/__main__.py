@@ -1,0 +1,80 @@
+"""`python -m tests.simulation`: run seeds for as long as nobody stops it, one of them again, or a scenario.
+
+soak [FIRST]     run seed after seed; print one that fails, shrunk, with the command that repeats it
+seed SEED        run one seed, and print its log
+scenario FILE    run a scenario, and print its log
+"""
+
+import itertools
+import logging
+import sys
+import time
+from pathlib import Path
+
+from tests.simulation.faults import MACHINES, draw_actions
+from tests.simulation.run import Outcome, run_actions, run_seed
+from tests.simulation.scenario import parse_scenario, render_scenario
+from tests.simulation.shrink import shrink
+
+_REPORT_EVERY = 50
+
+
+def soak(first: int) -> int:
+    """Run seed after seed from this one on."""
+    began_s = time.monotonic()
+    virtual_s = 0.0
+    for seed in itertools.count(first):
+        outcome = run_seed(seed)
+        virtual_s += outcome.length_s
+        if outcome.failure:
+            _report(seed, outcome)
+            return 1
+        if (seed - first + 1) % _REPORT_EVERY == 0:
+            real_s = time.monotonic() - began_s
+            print(f"seeds {first} to {seed}: {virtual_s / 3600:.1f} cluster hours in {real_s:.0f} s, no failure")
+    return 0
+
+
+def _report(seed: int, outcome: Outcome) -> None:
+    assert outcome.failure
+    print(f"seed {seed} fails: {outcome.failure}\nshrinking it ...")
+    rule = outcome.failure.rule
+
+    def fails(actions: object) -> bool:
+        failure = run_actions(actions, seed=seed).failure  # type: ignore[arg-type]
+        return failure is not None and failure.rule == rule
+
+    shortest = shrink(draw_actions(seed), fails)
+    print(f"\n# {run_actions(shortest, seed=seed).failure}\n# seed {seed}")
+    print(render_scenario(MACHINES, shortest))
+    print(f"the whole run again: python -m tests.simulation seed {seed}")
+
+
+def _show(outcome: Outcome) -> int:
+    print("\n".join(outcome.lines))
+    print(f"{outcome.length_s:.0f} s of cluster time, digest {outcome.digest}: {outcome.failure or 'no failure'}")
+    return 1 if outcome.failure else 0
+
+
+def main(arguments: list[str]) -> int:
+    """Do what the arguments say; the exit status."""
+    logging.getLogger("fleetd").setLevel(logging.CRITICAL + 1)
+    match arguments:
+        case ["soak"]:
+            return soak(0)
+        case ["soak", first]:
+            return soak(int(first))
+        case ["seed", seed]:
+            return _show(run_seed(int(seed)))
+        case ["scenario", file]:
+            scenario = parse_scenario(Path(file).read_text())
+            return _show(run_actions(scenario.actions, machines=scenario.machines))
+    print(__doc__)
+    return 2
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,65 @@
+"""What a scenario can expect of its cluster at a moment, in words: `expect UNIT runs on m2`.
+
+Each expectation is a pattern and a question to the world; one that does not hold fails the run.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+
+from tests.simulation.actions import VERBS, Action
+from tests.simulation.world import World
+
+Holds = Callable[[World, Sequence[str]], bool]
+
+
+def _machines_of(world: World, unit: str) -> list[str]:
+    return sorted(machine for machine, name in world.processes if name == unit)
+
+
+def _pids(world: World, unit: str) -> list[int]:
+    return [pid for (_, name), pid in world.processes.items() if name == unit]
+
+
+def _error(world: World, unit: str) -> str:
+    return " ".join(state.error for (_, name), state in world.truth.states.items() if name == unit)
+
+
+def _refusal(world: World, machine: str) -> str:
+    node = world.machines[machine].node
+    return node.membership.refusal if node else ""
+
+
+def _mode(world: World, machine: str) -> str:
+    record = world.truth.machines.get(world.machines[machine].id)
+    return record.mode if record else "gone"
+
+
+EXPECTATIONS: tuple[tuple[str, Holds], ...] = (
+    (r"(\S+) runs on (\S+)", lambda w, a: _machines_of(w, a[0]) == [a[1]]),
+    (r"(\S+) runs on (\S+) and (\S+)", lambda w, a: _machines_of(w, a[0]) == [a[1], a[2]]),
+    (r"(\S+) runs once", lambda w, a: len(_machines_of(w, a[0])) == 1),
+    (r"(\S+) runs nowhere", lambda w, a: not _machines_of(w, a[0])),
+    (r"(\S+) has kept its process", lambda w, a: _pids(w, a[0]) == [w.first_pids[a[0]]]),
+    (r"(\S+) has another process", lambda w, a: _pids(w, a[0]) not in ([], [w.first_pids[a[0]]])),
+    (r"(\S+) is an orphan", lambda w, a: "only kept running" in _error(w, a[0])),
+    (r"(\S+) is (ready|leaving|parked|gone)", lambda w, a: _mode(w, a[0]) == a[1]),
+    (r"(\S+) is refused for (\S+)", lambda w, a: w.machines[a[1]].address in _refusal(w, a[0])),
+    (r"(\S+) has led", lambda w, a: w.machines[a[0]].id in w.truth.leaders),
+    (r"(\S+) leads", lambda w, a: w.truth.leaders[-1:] == [w.machines[a[0]].id]),
+    (r"(\S+) is nowhere because (.+)", lambda w, a: a[1] in str(w.truth.decisions.get(a[0]))),
+    (r"(\S+) is unknown", lambda w, a: a[0] not in w.truth.units),
+)
+
+
+def _expect(world: World, action: Action) -> None:
+    sentence = " ".join(action.args)
+    for pattern, holds in EXPECTATIONS:
+        found = re.fullmatch(pattern, sentence)
+        if found:
+            if not holds(world, found.groups()):
+                world.fail("Expectation", f"{sentence}: it does not hold ({sorted(world.processes)})")
+            return
+    raise ValueError(f"nobody knows how to expect that {sentence!r}; add it to EXPECTATIONS")
+
+
+VERBS["expect"] = _expect

@@ -1,0 +1,72 @@
+"""A scenario is a text that a person can read and write: a line a thing that happens, each with its time in seconds.
+
+    # Why this must be so.
+    machines m1 disk=ssd, m2, m3
+    0   start web@1.service
+    10  power-cut m1 for 60
+    40  expect web@1.service runs once
+
+What follows `#` is for people. After the last line all faults end, and the cluster must heal (healing.py). The verbs
+are actions.py's, the expectations expectations.py's. A failing seed, shrunk, is printed in this form.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+import tests.simulation.expectations  # noqa: F401 (adds the verb `expect`)
+from tests.simulation.actions import VERBS, Action
+
+Offers = dict[str, dict[str, str]]
+
+
+class Scenario(msgspec.Struct, frozen=True):
+    """Machines with what they offer, and what happens to them."""
+
+    machines: Offers
+    actions: tuple[Action, ...]
+
+
+def parse_scenario(text: str) -> Scenario:
+    """Raises ValueError, which names the line."""
+    machines: Offers = {}
+    actions = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        try:
+            if words[0] == "machines":
+                machines = _parse_machines(" ".join(words[1:]))
+            else:
+                actions.append(_parse_action(words))
+        except ValueError as error:
+            raise ValueError(f"line {number}, {line.strip()!r}: {error}") from None
+    if not machines:
+        raise ValueError("no line says which machines there are: machines m1, m2")
+    return Scenario(machines, tuple(actions))
+
+
+def _parse_machines(text: str) -> Offers:
+    offers: Offers = {}
+    for part in text.split(","):
+        name, *metadata = part.split()
+        offers[name] = dict(item.split("=", 1) for item in metadata)
+    return offers
+
+
+def _parse_action(words: Sequence[str]) -> Action:
+    at, verb, *args = words
+    if verb not in VERBS:
+        raise ValueError(f"{verb} is no verb; these are: {', '.join(sorted(VERBS))}")
+    for_s = None
+    if len(args) >= 2 and args[-2] == "for" and verb != "expect":
+        for_s = float(args[-1])
+        args = args[:-2]
+    return Action(float(at), verb, tuple(args), for_s)
+
+
+def render_scenario(machines: Mapping[str, Mapping[str, str]], actions: Sequence[Action]) -> str:
+    """The text that parse_scenario makes the same machines and actions of."""
+    offers = (" ".join((name, *(f"{k}={v}" for k, v in offer.items()))) for name, offer in machines.items())
+    return "\n".join((f"machines {', '.join(offers)}", *map(str, actions), ""))

@@ -1,0 +1,43 @@
+"""The scenarios beside this file: stories of clusters, from the design and from the field."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.faults import MACHINES, draw_actions
+from tests.simulation.run import run_actions
+from tests.simulation.scenario import Scenario, parse_scenario, render_scenario
+
+SCENARIOS = sorted((Path(__file__).parent / "scenarios").glob("*.txt"))
+
+
+@pytest.mark.parametrize("path", SCENARIOS, ids=lambda path: path.stem)
+def test_it_goes_as_told(path: Path) -> None:
+    scenario = parse_scenario(path.read_text())
+    outcome = run_actions(scenario.actions, machines=scenario.machines)
+    assert outcome.failure is None, f"{outcome.failure}\nagain: python -m tests.simulation scenario {path}"
+
+
+def test_there_are_scenarios() -> None:
+    assert SCENARIOS
+
+
+def test_what_is_rendered_reads_as_it_was() -> None:
+    actions = draw_actions(0)
+    assert parse_scenario(render_scenario(MACHINES, actions)) == Scenario(MACHINES, actions)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [("0 start a.service", "which machines"), ("machines m1\n0 dance m1", "line 2.*dance is no verb")],
+)
+def test_a_text_that_is_no_scenario_is_refused_with_its_line(text: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        parse_scenario(text)
+
+
+def test_an_expectation_that_does_not_hold_fails_the_run() -> None:
+    scenario = parse_scenario("machines m1\n1 start web@1.service\n5 expect web@1.service runs nowhere")
+    failure = run_actions(scenario.actions, machines=scenario.machines).failure
+    assert failure is not None
+    assert failure.rule == "Expectation"

@@ -1,0 +1,44 @@
+"""A number of hostile runs, the same each time; and that a seed repeats its run to the byte."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.simulation.faults import draw_actions
+from tests.simulation.run import run_actions, run_seed
+from tests.simulation.shrink import shrink
+
+SEEDS = 60
+REPEATED = 1_000_003
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_a_cluster_survives_whatever_befalls_it(seed: int) -> None:
+    outcome = run_seed(seed)
+    assert outcome.failure is None, f"{outcome.failure}\nagain: python -m tests.simulation seed {seed}"
+
+
+def digest_of(seed: int, hash_seed: str) -> str:
+    program = f"from tests.simulation.run import run_seed; print(run_seed({seed}).digest)"
+    environment = os.environ | {"PYTHONHASHSEED": hash_seed}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_a_seed_repeats_its_run_to_the_byte_whatever_pythons_hashes_are() -> None:
+    digests = {digest_of(REPEATED, hash_seed) for hash_seed in ("1", "2")} | {run_seed(REPEATED).digest}
+    assert len(digests) == 1
+
+
+def test_another_seed_is_another_run() -> None:
+    assert draw_actions(1) != draw_actions(2)
+    quiet = draw_actions(1)[:3]
+    assert run_actions(quiet, seed=1).digest != run_actions(quiet, seed=2).digest
+
+
+def test_a_failing_run_is_shrunk_to_what_it_fails_by() -> None:
+    actions = draw_actions(3)
+    culprits = [actions[4], actions[-2]]
+    assert list(shrink(actions, lambda fewer: all(culprit in fewer for culprit in culprits))) == culprits
