@@ -77,6 +77,26 @@ def test_fleetds_killed_at_any_moment_on_all_machines_lose_nothing_acknowledged(
     assert person.lives(UNITS) == before
 
 
+def test_a_destroy_goes_to_its_end_though_fleetd_is_killed_again_and_again_meanwhile(person: Person) -> None:
+    slow = (
+        "[Service]\nExecStart=/bin/sleep infinity\nExecStop=/bin/sh -c 'sleep 4; touch /var/lib/last-words'\n"
+        "ExecStopPost=/bin/sh -c 'test -e /run/fleet/units/slow.service && touch /var/lib/had-its-file'\n"
+    )
+    person.start({"slow.service": slow})
+    machine = person.machine_of("slow.service")
+    began_s = time.monotonic()
+    person.cluster.fleetctl("destroy", "--no-block", "slow.service")
+    while time.monotonic() < began_s + 3:
+        kill_fleetd(machine)
+        time.sleep(1)
+    file = machine.path("/run/fleet/units/slow.service")
+    person.cluster.wait_until("its file is gone", lambda: not file.exists())
+    assert (machine.root / "var/lib/last-words").exists()
+    assert (machine.root / "var/lib/had-its-file").exists()
+    keys = ("get", "--prefix", "--keys-only", "/fleet/")
+    person.cluster.wait_until("no key is left", lambda: "slow" not in person.cluster.etcd.etcdctl(*keys))
+
+
 def test_a_full_disk_under_the_store_refuses_wishes_in_words_and_loses_nothing(alone: Person) -> None:
     (machine,) = alone.cluster.machines
     before = alone.lives(UNITS)

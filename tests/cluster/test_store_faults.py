@@ -188,7 +188,7 @@ def test_a_unit_that_was_moved_after_the_snapshot_runs_on_where_it_is_when_etcd_
     before = person.processes(known)
     etcd.restore(snapshot)
     person.cluster.wait_ready()
-    time.sleep(3 * TTL_S)
+    time.sleep(2 * TTL_S)
     assert person.processes(known) == before
     person.wait_until_placed(*known)
 

@@ -14,7 +14,7 @@ import pytest
 
 from contrib.testbed import Cluster
 from contrib.testbed.machine import Machine
-from tests.cluster.people import DIARIST, Person, diary
+from tests.cluster.people import DIARIST, Person, diary, with_fleet
 from tests.cluster.traffic import Traffic
 
 TTL_S = 4
@@ -23,6 +23,11 @@ ROUNDS = 2
 LONGEST_GAP_S = TTL_S / 2
 LONGEST_HOLD_S = 2 * TTL_S
 UNITS = [f"u{number}.service" for number in range(8)]
+RIVALS = {
+    "left.service": with_fleet("Conflicts=right.service"),
+    "right.service": with_fleet("Conflicts=left.service"),
+}
+ONCE = "[Service]\nType=oneshot\nExecStart=/bin/sh -c 'date +%%s.%%N >> /var/lib/began-%n'\n"
 
 
 @contextmanager
@@ -140,13 +145,19 @@ def fewest(person: Person, unit: str, since_s: float) -> int:
     return least
 
 
+def run_apart(person: Person) -> bool:
+    """Whether each of those that conflict runs, once, on a machine of its own."""
+    places = list(person.processes(RIVALS))
+    return len(places) == len(RIVALS) == len({machine for machine, _ in places})
+
+
 @pytest.mark.parametrize("seed", range(STORMS))
 def test_after_a_storm_of_faults_each_unit_runs_once_and_no_wish_is_lost(
     new_cluster: Callable[..., Cluster], tmp_path: Path, seed: int
 ) -> None:
     person = Person(new_cluster(machines=3, config={"agent_ttl": f"{TTL_S}s"}), tmp_path)
     chance = random.Random(seed)
-    person.start(dict.fromkeys(UNITS, DIARIST))
+    person.start({**dict.fromkeys(UNITS, DIARIST), **RIVALS, "once.service": ONCE})
     for _ in range(ROUNDS):
         storm = Storm(person.cluster, chance)
         print(storm)  # shown with a failure
@@ -162,5 +173,7 @@ def test_after_a_storm_of_faults_each_unit_runs_once_and_no_wish_is_lost(
         spared = {place: life for place, life in lives.items() if life[0] and place[0] not in harmed}
         after = person.lives(UNITS)
         assert {place: after.get(place) for place in spared} == spared
+        person.cluster.wait_until("the rivals run apart", lambda: run_apart(person))
+        assert sum(len(diary(machine, "began", "once.service")) for machine in person.cluster.machines) == 1
         for unit, (home,) in homes_before.items():
             assert home in off or fewest(person, unit, since_s) >= 1, unit

@@ -48,8 +48,9 @@ def test_an_upgrade_machine_by_machine_and_the_way_back_touch_no_unit_and_no_mac
     person.start({**dict.fromkeys(UNITS, DIARIST), "all.service": with_fleet("Global=true", service=DIARIST)})
     person.cluster.wait_until("the global runs", lambda: len(person.placed().get("all.service", [])) == 3)
     before = person.lives(UNITS)
-    for change, version in ((install_next, NEXT), (remove_next, __version__)):
-        for machine in person.cluster.machines:
+    first, *others = person.cluster.machines
+    for change, version, machines in ((install_next, NEXT, [first, *others]), (remove_next, __version__, [first])):
+        for machine in machines:
             asked = next(other for other in person.cluster.machines if other is not machine)
             change(machine)
             listed = person.cluster.fleetctl("list-machines", "--full", "--no-legend", on=asked).stdout
