@@ -6,13 +6,20 @@ import sys
 LOG = logging.getLogger("fleetctl")
 
 
+class _Formatter(logging.Formatter):
+    """Calls a warning WARN, as the original did."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        record.levelname = {"WARNING": "WARN"}.get(record.levelname, record.levelname)
+        return super().format(record)
+
+
 def set_up(debug: bool) -> None:
     """Log lines go to stderr in the original's form: date, time, level, file and line, text."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
-        logging.Formatter("%(asctime)s %(levelname)s %(filename)s:%(lineno)d: %(message)s", "%Y/%m/%d %H:%M:%S")
+        _Formatter("%(asctime)s %(levelname)s %(filename)s:%(lineno)d: %(message)s", "%Y/%m/%d %H:%M:%S")
     )
-    logging.addLevelName(logging.WARNING, "WARN")
     LOG.handlers[:] = [handler]
     LOG.propagate = False
     LOG.setLevel(logging.DEBUG if debug else logging.INFO)
