@@ -69,6 +69,24 @@ def test_a_cut_machine_reaches_nobody_until_the_network_is_healed(plain: Cluster
     assert reaches(first, plain.etcd.address)
 
 
+@pytest.mark.parametrize(
+    ("cut", "heal"), [(Machine.lose_answers, Machine.hear_answers), (Machine.cut_from_etcd, Machine.reach_etcd)]
+)
+def test_a_machine_cut_off_from_etcd_alone_still_reaches_its_neighbours(
+    plain: Cluster, cut: Callable[[Machine], None], heal: Callable[[Machine], None]
+) -> None:
+    first, second, _ = plain.machines
+    cut(first)
+    try:
+        assert not reaches(first, plain.etcd.address)
+        assert reaches(first, second.address)
+        assert reaches(second, first.address)
+        assert reaches(second, plain.etcd.address)
+    finally:
+        heal(first)
+    assert reaches(first, plain.etcd.address)
+
+
 def test_the_bridge_keeps_its_address_when_machines_come_and_go(plain: Cluster) -> None:
     address = Path("/sys/class/net", plain.network.bridge, "address")
     seen = {address.read_text()}
