@@ -195,6 +195,9 @@ class Leadership:
                 tasks.append(group.create_task(self._govern()))
         except* Deposed as reasons:
             log.warning("gives up the lead: %s", reasons.exceptions[0])
+        this = asyncio.current_task()
+        if this and this.cancelling():  # a group that fails while it is cancelled says nothing of the latter
+            raise asyncio.CancelledError
 
     async def _beat(self) -> None:
         """Keep the term's lease, and see by the store's revision whether the watch has gone deaf."""
