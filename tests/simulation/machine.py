@@ -30,6 +30,7 @@ OWN_UNIT = "fleet.service"
 RESTART_S = 1.0  # after which systemd starts a fleetd that was killed
 BOOT_S = 15.0
 LEAVE_POLL_S = 1.0
+HANG_S = 60.0
 EPOCH_S = 1_700_000_000.0
 CONFIG = parse_config("", "the simulator", {}, {})[0]
 
@@ -210,7 +211,11 @@ class SimulatedMachine:
         self.wake()
         if self._watcher:
             self._watcher.cancel()
-        await node.close()
+        try:
+            async with asyncio.timeout(HANG_S):
+                await node.close()
+        except TimeoutError as error:
+            self._surrounds.on_failure(f"{self.name}, whose fleetd does not end", error)
 
     async def _watch_over(self, node: Node) -> None:
         await node.finished.wait()

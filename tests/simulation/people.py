@@ -55,7 +55,7 @@ class People:
         return " or ".join("no unit" if wish is None else f"{wish[1]}" for wish in wishes)
 
     def learn(self, units: dict[str, Unit]) -> None:
-        """The store was set back to an older snapshot: this is what it holds. Wishes under way may or may not be done."""
+        """The store was set back to an older snapshot: this is what it holds. Of wishes under way nothing is known."""
         busy = [name for name, lock in self._busy.items() if lock.locked()]
         self.answers += 1
         self._possible = {name: {(unit.text, unit.target): math.inf} for name, unit in units.items()}
