@@ -1,6 +1,6 @@
 # Every target sets itself up first (contrib/setup); all of it works from a bare checkout.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo bench test quick lint man clean
+.PHONY: help setup demo bench test quick soak lint man clean
 
 BIN := .venv/bin
 
@@ -20,6 +20,9 @@ quick: lint ## what to run after each change, in under a minute: linters, types,
 test: lint ## everything, real machines among it (needs root); 20 minutes on two cores
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage report
+
+soak: setup ## hostile hours of a simulated cluster until stopped; prints a seed that fails, shrunk
+	@$(BIN)/python -m tests.simulation soak
 
 bench: setup ## measure what the README promises, on real machines (needs root)
 	@$(BIN)/python -m contrib.bench
