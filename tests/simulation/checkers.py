@@ -156,7 +156,8 @@ class Rule2OrdersAlone(Checker):
             if path.kind == "placements":
                 copy = (path.first, path.second)
                 past = self._past.setdefault(copy, [])
-                past.append((now(), before.get(copy)))
+                if past or copy in before:  # that there was none before the first one excuses nothing
+                    past.append((now(), before.get(copy)))
                 del past[:-8]
 
     def see_call(self, machine: str, verb: str, names: Sequence[str]) -> None:

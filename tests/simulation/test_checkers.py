@@ -1,0 +1,207 @@
+"""The checkers themselves: each notices what it is there for. What breaks a rule is done to the store and the systemds
+directly, past fleet, for fleet does not do it.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from fleetd.core.placement import Decision, Placement
+from fleetd.core.unit import TargetState, UnitState
+from fleetd.registry import Synced
+from fleetd.store.protocol import Delete, Operation, Put
+from tests.simulation.clock import run_cluster
+from tests.simulation.healing import heal
+from tests.simulation.units import unit_text
+from tests.simulation.world import Failure, World
+
+WEB = "web@1.service"
+M1, M2 = "1" * 32, "2" * 32
+
+Crime = Callable[[World], Awaitable[None]]
+
+
+def failure_after(crime: Crime, directory: Path, *, healed: bool = False) -> Failure | None:
+    """What the checkers say of two machines that run WEB, after this was done to them."""
+
+    async def run() -> Failure | None:
+        world = World(directory, 0, {"m1": {}, "m2": {}})
+        try:
+            for machine in world.machines.values():
+                await machine.boot()
+            await asyncio.sleep(1)
+            await world.people.submit(WEB, TargetState.LAUNCHED, 1)
+            await asyncio.sleep(5)
+            assert world.failure is None
+            await crime(world)
+            await asyncio.sleep(1)
+            if healed:
+                await heal(world)
+            return world.failure
+        finally:
+            await world.close()
+
+    return run_cluster(run())
+
+
+def order(world: World, machine: str, name: str = WEB, target: TargetState = TargetState.LAUNCHED) -> Put:
+    return world.registry.put(Placement(machine, name, unit_text(name), target, 99), machine, name)
+
+
+async def write(world: World, *operations: Operation) -> None:
+    await world.server.store.transact([], operations)
+
+
+async def place_twice(world: World) -> None:
+    await write(world, order(world, M1), order(world, M2))
+
+
+async def place_conflicting(world: World) -> None:
+    await write(world, order(world, M1, "left.service"), order(world, M1, "right.service"))
+
+
+async def write_without_office(world: World) -> None:
+    wire = world.machines["m2"].wire
+    assert wire
+    await wire.transact([], [order(world, M1)])
+
+
+async def write_anothers_state(world: World) -> None:
+    wire = world.machines["m2"].wire
+    assert wire
+    await wire.transact([], [world.registry.put(UnitState(), M1, WEB)])
+
+
+async def bury_the_living(world: World) -> None:
+    await asyncio.sleep(60)
+    item = world.truth.item("machines", M1)
+    assert item
+    await write(world, Delete(item.key), Delete(world.registry.key("placements", M1, WEB)))
+
+
+async def move_without_a_word(world: World) -> None:
+    silence = world.registry.put(Decision(WEB, 99, M1), WEB)
+    await write(world, order(world, M1, target=TargetState.INACTIVE), silence)
+
+
+async def stop_unasked(world: World) -> None:
+    await world.machines["m1"].systemd.stop(WEB)
+
+
+async def start_unasked(world: World) -> None:
+    systemd = world.machines["m2"].systemd
+    await systemd.write({WEB: unit_text(WEB)})
+    await systemd.start(WEB)
+
+
+async def run_twice(world: World) -> None:
+    systemd = world.machines["m2"].systemd
+    await systemd.write({WEB: unit_text(WEB)})
+    systemd._units.queue_start(WEB)
+
+
+async def stop_the_last_copy(world: World) -> None:
+    retiring = Placement(M1, WEB, unit_text(WEB), TargetState.LAUNCHED, 99, retiring=True)
+    await world.machines["m2"].kill_fleetd()
+    await write(world, world.registry.put(retiring, M1, WEB))
+    await write(world, order(world, M1, target=TargetState.INACTIVE))
+
+
+async def run_what_is_completed(world: World) -> None:
+    done = world.registry.put(Decision(WEB, 99, M1, reason="fits", completed=99), WEB)
+    await write(world, order(world, M1), done)
+    await world.machines["m1"].systemd.start(WEB)
+
+
+async def lose_what_was_acknowledged(world: World) -> None:
+    await write(world, Delete(world.registry.key("units", WEB)))
+
+
+async def remove_what_runs(world: World) -> None:
+    await world.machines["m1"].systemd.remove([WEB])
+
+
+async def touch_the_systems_own(world: World) -> None:
+    await world.machines["m1"].systemd.write({"ssh.service": unit_text(WEB)})
+
+
+async def keep_states_of_the_gone(world: World) -> None:
+    await world.machines["m1"].power_cut()
+    await write(world, world.registry.put(UnitState(active="active"), M1, WEB))
+    await asyncio.sleep(60)
+
+
+async def ask_without_end(world: World) -> None:
+    wire = world.machines["m1"].wire
+    assert wire
+    for _ in range(20_000):
+        await wire.get("/fleet/leader")
+
+
+CRIMES: tuple[tuple[str, Crime], ...] = (
+    ("OneMachinePerUnit", place_twice),
+    ("ConflictsApart", place_conflicting),
+    ("OnlyTheLeaderDecides", write_without_office),
+    ("OnlyTheLeaderDecides", write_anothers_state),
+    ("Rule1StoreIsNoLifeLine", bury_the_living),
+    ("Rule1MovesHaveReasons", move_without_a_word),
+    ("Rule2OrdersAlone", stop_unasked),
+    ("Rule2OrdersAlone", start_unasked),
+    ("Rule3OneCopyRuns", run_twice),
+    ("Rule3TheLastCopyStays", stop_the_last_copy),
+    ("Rule5NothingCompletedRunsAgain", run_what_is_completed),
+    ("Rule5NothingAcknowledgedIsLost", lose_what_was_acknowledged),
+    ("Rule6StopsAreFinished", remove_what_runs),
+    ("Rule7OnlyOurs", touch_the_systems_own),
+    ("StatesGoWithTheirMachine", keep_states_of_the_gone),
+    ("Rule8NobodyStorms", ask_without_end),
+)
+
+
+@pytest.mark.parametrize(("rule", "crime"), CRIMES, ids=lambda value: getattr(value, "__name__", ""))
+def test_it_notices(rule: str, crime: Crime, tmp_path: Path) -> None:
+    failure = failure_after(crime, tmp_path)
+    assert failure is not None
+    assert failure.rule == rule
+
+
+async def do_nothing(world: World) -> None:
+    pass
+
+
+async def kill_everyone(world: World) -> None:
+    for machine in world.machines.values():
+        await machine.kill_fleetd()
+
+
+async def forge_a_leftover(world: World) -> None:
+    world.machines["m2"].systemd._texts["web@3.service"] = unit_text("web@3.service")
+
+
+async def write_on_and_on(world: World) -> None:
+    async def go_on() -> None:
+        while True:
+            await write(world, world.registry.put(Synced("someone"), "9" * 32))
+            await asyncio.sleep(5)
+
+    world.spawn(go_on())
+
+
+def test_a_cluster_that_is_well_is_found_well(tmp_path: Path) -> None:
+    assert failure_after(do_nothing, tmp_path, healed=True) is None
+
+
+@pytest.mark.parametrize(
+    ("complaint", "crime"),
+    [
+        ("says nothing of it", kill_everyone),
+        ("is still on m2", forge_a_leftover),
+        ("written to at rest", write_on_and_on),
+    ],
+)
+def test_a_cluster_that_does_not_heal_is_told(complaint: str, crime: Crime, tmp_path: Path) -> None:
+    failure = failure_after(crime, tmp_path, healed=True)
+    assert failure is not None
+    assert complaint in failure.what
