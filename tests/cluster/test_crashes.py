@@ -63,7 +63,7 @@ def test_a_fleetd_killed_at_any_moment_on_its_own_store_loses_nothing_acknowledg
 def test_fleetds_killed_at_any_moment_on_all_machines_lose_nothing_acknowledged(
     new_cluster: Callable[..., Cluster], tmp_path: Path
 ) -> None:
-    person = Person(new_cluster(machines=3, config={"agent_ttl": "4s"}), tmp_path)
+    person = Person(new_cluster(machines=3, config={"agent_ttl": "20s"}), tmp_path)
     person.start({**dict.fromkeys(UNITS, DIARIST), "all.service": with_fleet("Global=true")})
     before = person.lives(UNITS)
     moments = random.Random(3)
