@@ -188,16 +188,20 @@ class Leadership:
 
     async def lead(self) -> None:
         """Lead until deposed."""
-        tasks: list[asyncio.Task[None]] = []
+        # No TaskGroup: one that fails while it is cancelled forgets that it was cancelled.
+        tasks = [asyncio.create_task(part) for part in (self._beat(), self._govern())]
         try:
-            async with asyncio.TaskGroup() as group:
-                tasks.append(group.create_task(self._beat()))
-                tasks.append(group.create_task(self._govern()))
-        except* Deposed as reasons:
-            log.warning("gives up the lead: %s", reasons.exceptions[0])
-        this = asyncio.current_task()
-        if this and this.cancelling():  # a group that fails while it is cancelled says nothing of the latter
-            raise asyncio.CancelledError
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for task in tasks:
+            try:
+                if not task.cancelled():
+                    task.result()
+            except Deposed as reason:
+                log.warning("gives up the lead: %s", reason)
 
     async def _beat(self) -> None:
         """Keep the term's lease, and see by the store's revision whether the watch has gone deaf."""

@@ -350,4 +350,7 @@ def crash(world: World, action: Action) -> None:
 def lose_bus(world: World, action: Action) -> None:
     """`lose-bus MACHINE for SECONDS`: its systemd cannot be reached."""
     assert action.for_s is not None
-    _machine(world, action).systemd.lose_bus(for_s=action.for_s)
+    machine = _machine(world, action)
+    machine.begin_trouble("systemd")  # a fleetd that starts now cannot say what runs, and so does not register
+    machine.systemd.lose_bus(for_s=action.for_s)
+    world.begin(f"bus of {machine.name}", action.for_s, lambda: machine.end_trouble("systemd"))
