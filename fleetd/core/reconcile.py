@@ -278,6 +278,8 @@ def plan_adoption(
     for name in sorted(observed):
         seen, placement = observed[name], placements.get(name)
         entry = _as_it_is(seen)
+        if seen.refusal:
+            continue  # what the machine has of this name is its own
         if placement is not None and not placement.withdrawn:
             entries[name] = msgspec.structs.replace(entry, generation=placement.generation)
         elif seen.ours and seen.busy and not (is_late and placement):

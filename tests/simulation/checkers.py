@@ -77,7 +77,7 @@ class ConflictsApart(Checker):
 
     def see_events(self, events: Sequence[tuple[Path, Event]], before: dict[Copy, Placement]) -> None:
         for machine in dict.fromkeys(path.first for path, _ in events if path.kind == "placements"):
-            orders = {n: o for (m, n), o in self.truth.placements.items() if m == machine and not o.retiring}
+            orders = {n: o for (m, n), o in self.truth.placements.items() if m == machine and o.stays}
             for name, order in orders.items():
                 patterns = requirements_of(order.text, name).conflicts
                 other = next((o for o in orders if o != name and any(matches_glob(p, o) for p in patterns)), None)
