@@ -28,6 +28,8 @@ SILENCE_S = 10.0  # how long a daemon may be away while it is waited for: it may
 SEEN_AFRESH_S = 0.3
 SEEN_BEFORE_S = 1.0
 SEEN_AT_REST_S = 10.0
+# systemd starts it again and again: the next time may be the one that lasts.
+SEEN_RESTARTING_S = 3.0
 
 _BAD_LOADS = ("not-found", "bad-setting", "error", "masked")
 _AT_REST = ("", "inactive", "failed")
@@ -72,6 +74,9 @@ def judge_launched(report: schema.UnitReport, generation: int) -> Verdict:
         return Failed(f"failed on {place} ({copy.sub}): {why}", SEEN_AFRESH_S)
     if failure := _why_not_loaded(copy):
         return failure
+    if copy.sub.startswith("auto-restart"):
+        why = f"fleetctl journal {report.name} says why"
+        return Failed(f"has ended on {place}, and systemd restarts it as its Restart= says: {why}", SEEN_RESTARTING_S)
     if copy.active in _AT_REST:
         return Failed(f"was started on {place}, but does not run ({copy.active}, {copy.sub})", SEEN_AT_REST_S)
     return Pending(f"it is {copy.active} ({copy.sub}) on {place}")

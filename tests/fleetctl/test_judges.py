@@ -7,6 +7,7 @@ from fleetctl.waiting import (
     SEEN_AFRESH_S,
     SEEN_AT_REST_S,
     SEEN_BEFORE_S,
+    SEEN_RESTARTING_S,
     Arrived,
     Failed,
     Judge,
@@ -66,13 +67,21 @@ SITUATIONS: list[tuple[Judge, UnitReport, Verdict]] = [
     (judge_launched, report(copy("active", machine=M2, retiring=True)), NOT_YET),
     (judge_launched, report(copy("active", orphaned=True)), NOT_YET),
     # On the way.
-    (judge_launched, report(copy("activating", "auto-restart")), Pending(f"it is activating (auto-restart) on {AT}")),
+    (judge_launched, report(copy("activating", "start-pre")), Pending(f"it is activating (start-pre) on {AT}")),
     (
         judge_launched,
         report(machine="", reason="waits until 22222222 has stopped it"),
         Pending("it waits until 22222222 has stopped it"),
     ),
     # Failures, each with how long it has to show before it counts.
+    (
+        judge_launched,
+        report(copy("activating", "auto-restart")),
+        Failed(
+            f"has ended on {AT}, and systemd restarts it as its Restart= says: fleetctl journal web.service says why",
+            SEEN_RESTARTING_S,
+        ),
+    ),
     (
         judge_launched,
         report(copy("inactive", "dead")),
