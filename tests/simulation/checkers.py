@@ -27,7 +27,7 @@ MEMORY_S = 120.0  # an order may be carried out so much later: a step is tried a
 REREGISTRATION_S = 8.0  # within which a machine that can, is registered again
 STORM_S = 10.0
 STORM_REQUESTS = 1_000  # a busy leader asks for some tens in that time
-LINGER_S = 15.0
+LINGER_S = 15.0  # a lease may end so much later than it should
 
 
 def now() -> float:
@@ -117,8 +117,9 @@ class Rule1StoreIsNoLifeLine(Checker):
 
     def see_events(self, events: Sequence[tuple[Path, Event]], before: dict[Copy, Placement]) -> None:
         for path, event in events:
-            if path.kind != "placements" or event.item is not None or path.first in self.truth.machines:
-                continue
+            former = before.get((path.first, path.second))
+            if event.item is not None or former is None or former.withdrawn or path.first in self.truth.machines:
+                continue  # a withdrawn one goes when it is carried out, be the machine there just then or not
             patience_s = self.world.ttl_s + REREGISTRATION_S
             alike = [machine for machine in self.world.machines.values() if machine.id == path.first]
             if all(machine.well_for_s > patience_s for machine in alike):
@@ -166,7 +167,7 @@ class Rule2OrdersAlone(Checker):
         found = self.world.machines[machine]
         for name in names:
             copy = (found.id, name)
-            oldest_s = now() - MEMORY_S if found.well_for_s > 0 else 0.0
+            oldest_s = now() - MEMORY_S if found.well_for_s > REREGISTRATION_S else 0.0
             orders = [order for at_s, order in self._past.get(copy, []) if at_s >= oldest_s]
             orders.append(self.truth.placements.get(copy))
             if verb == "stop" and not any(self._stops(machine, order, name) for order in orders):
@@ -333,22 +334,23 @@ class StatesGoWithTheirMachine(Checker):
     def __init__(self, world: "World") -> None:
         super().__init__(world)
         self._next_s = 0.0
-        self._since_s: dict[str, float] = {}  # since when there are states of a machine that is not there
+        self._since_s: dict[
+            tuple[Copy, int], float
+        ] = {}  # since when a state is there, on this lease, and its machine not
 
     def see_rest(self) -> None:
         if not self._since_s and now() < self._next_s:
             return
         self._next_s = now() + 1.0
-        ghosts = {machine: name for machine, name in self.truth.states if machine not in self.truth.machines}
         if not self.world.server.answers:
-            ghosts = {}  # a store that does not run ends no lease
-        self._since_s = {machine: self._since_s.get(machine, now()) for machine in ghosts}
-        for machine, since_s in self._since_s.items():
-            item = self.truth.item("states", machine, ghosts[machine])
-            assert item is not None
-            ttl_s = self.world.server.store.lease_ttl_s(item.lease)
-            if now() - since_s > ttl_s + LINGER_S:
-                self.fail(f"{ghosts[machine]} is shown on {machine}, which is gone for {now() - since_s:g} s")
+            self._since_s.clear()  # a store that does not run ends no lease
+            return
+        ghosts = [copy for copy in self.truth.states if copy[0] not in self.truth.machines]
+        leases = {copy: item.lease for copy in ghosts if (item := self.truth.item("states", *copy))}
+        self._since_s = {found: self._since_s.get(found, now()) for found in leases.items()}
+        for ((machine, name), lease), since_s in self._since_s.items():
+            if now() - since_s > self.world.server.store.lease_ttl_s(lease) + LINGER_S:
+                self.fail(f"{name} is shown on {machine}, which is gone for {now() - since_s:g} s")
 
 
 class Rule8NobodyStorms(Checker):

@@ -170,7 +170,7 @@ def _judge_leftovers(world: World) -> None:
         if name not in truth.units and not _is_orphan(world, machine, name):
             world.fail("Healing", f"{name}, which is destroyed, is still known to be on {machine}")
     for name in truth.decisions:
-        if name not in truth.units:
+        if name not in truth.units and not any(_is_orphan(world, machine, name) for machine in truth.machines):
             world.fail("Healing", f"{name}, which is destroyed, has still a decision")
     for found in world.machines.values():
         for name in (*found.systemd.read_files(), *found.systemd.processes()):
