@@ -28,6 +28,8 @@ class Action(msgspec.Struct, frozen=True):
         return " ".join((f"{self.at_s:g}", self.verb, *self.args, *duration))
 
 
+START_TIMEOUT_S = 90.0  # systemd's default
+
 Handler = Callable[[World, Action], Awaitable[None] | None]
 VERBS: dict[str, Handler] = {}
 
@@ -322,8 +324,8 @@ def slow_stop(world: World, action: Action) -> None:
 
 @verb
 def hang(world: World, action: Action) -> None:
-    """`hang UNIT [for SECONDS]`: its starts never end, its stops only by systemd's own timeout."""
-    _behave(world, action, Behaviour(start_s=math.inf, stop_s=math.inf))
+    """`hang UNIT [for SECONDS]`: its starts and stops end by systemd's own timeout only."""
+    _behave(world, action, Behaviour(start_s=START_TIMEOUT_S, fails="timeout", stop_s=math.inf))
 
 
 @verb

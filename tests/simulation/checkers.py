@@ -195,10 +195,13 @@ class Rule3OneCopyRuns(Checker):
         super().__init__(world)
         self.left_behind: dict[Copy, None] = {}
         self._seen: dict[Copy, int] | None = None  # the processes, as of the last look
+        self._globals: dict[str, None] = {}  # units that were global once
 
     def see_events(self, events: Sequence[tuple[Path, Event]], before: dict[Copy, Placement]) -> None:
         self._seen = None
         for path, event in events:
+            if path.kind == "units" and event.item and self._is_global(path.first):
+                self._globals[path.first] = None
             if path.kind == "placements" and event.item is not None and (path.first, path.second) not in before:
                 for machine in self.world.machines.values():
                     if machine.id != path.first and machine.id not in self.truth.machines:
@@ -223,7 +226,7 @@ class Rule3OneCopyRuns(Checker):
                 del self.left_behind[copy]
         for name, machines in running.items():
             proper = [machine for machine in machines if (machine, name) not in self.left_behind]
-            if len(proper) > 1 and not self._is_global(name):
+            if len(proper) > 1 and name not in self._globals:
                 self.fail(f"{name} runs on {', '.join(machines)}")
 
     def _is_informed(self, machine: str) -> bool:
@@ -233,7 +236,7 @@ class Rule3OneCopyRuns(Checker):
         return record is not None and self.truth.synced.get(found.id) == record.session
 
     def _is_global(self, name: str) -> bool:
-        return any(requirements_of(o.text, n).is_global for (_, n), o in self.truth.placements.items() if n == name)
+        return requirements_of(self.truth.units[name].text, name).is_global
 
 
 class Rule3TheLastCopyStays(Checker):

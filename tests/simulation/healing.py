@@ -87,6 +87,8 @@ def _judge_unit(world: World, name: str, unit: Unit) -> str:
     decision = world.truth.decisions.get(name)
     if decision is None or decision.generation != unit.generation:
         return "nothing is decided for it"
+    if not homes and len(running) < len(_running(world, name)):
+        return ""  # what runs is an orphan, and until a person decides nothing else is done
     if not homes:
         completed = decision.completed == unit.generation
         return "" if completed else _judge_refusals(world, name, unit)
