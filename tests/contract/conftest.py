@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from contrib.testbed.etcd import EtcdServer, etcd_is_installed
 from fleetd.store.embedded import EmbeddedStore
 from fleetd.store.etcd import EtcdStore
 from fleetd.store.measured import MeasuredStore
 from fleetd.store.protocol import Store
-from tests.etcd import EtcdServer, etcd_is_installed
 
 
 def _require_etcd() -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from contrib.testbed.etcd import EtcdServer, free_port
 from fleetd.store.etcd import EtcdStore
 from fleetd.store.etcd_gateway import tls_context
 from fleetd.store.protocol import Changes, Compacted, Put, StoreError, Unavailable, Unchanged
-from tests.etcd import EtcdServer, free_port
 
 PATIENCE_S = 8.0
 
