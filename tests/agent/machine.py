@@ -19,6 +19,8 @@ from fleetd.systemd.simulated import SimulatedSystemd
 MACHINE = "m1"
 PATIENCE_S = 5.0
 DAEMON = "[Service]\nExecStart=/bin/daemon\n"
+OTHER = "[Service]\nExecStart=/bin/other\n"
+ONESHOT = "[Service]\nType=oneshot\nExecStart=/bin/true\n"
 
 
 class FaultyStore(EmbeddedStore):

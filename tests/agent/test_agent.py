@@ -7,11 +7,9 @@ import pytest
 from fleetd.core.unit import TargetState, UnitState
 from fleetd.core.unitfile import hash_unit_file
 from fleetd.systemd.simulated import Behaviour
-from tests.agent.machine import DAEMON, MACHINE, MachineUnderTest
+from tests.agent.machine import DAEMON, MACHINE, ONESHOT, OTHER, MachineUnderTest
 
-OTHER = "[Service]\nExecStart=/bin/other\n"
 SLOW_STOP = "[Service]\nExecStart=/bin/daemon\nExecStop=/bin/sleep 0.1\n"
-ONESHOT = "[Service]\nType=oneshot\nExecStart=/bin/true\n"
 
 
 async def test_a_launched_unit_is_written_started_and_reported(machine: MachineUnderTest) -> None:

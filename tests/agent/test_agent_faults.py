@@ -1,8 +1,7 @@
-"""The agent when things go wrong: units that are bad, fleetd that ends, a store or a bus that is gone, a restore."""
+"""The agent when things go wrong: units that are bad, fleetd that ends, a store or a bus that is gone."""
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
 
 import msgspec
 import pytest
@@ -10,12 +9,9 @@ import pytest
 from fleetd.core.reconcile import LedgerEntry
 from fleetd.core.unit import TargetState, UnitState
 from fleetd.core.unitfile import hash_unit_file
-from fleetd.store.protocol import Put
 from fleetd.systemd.simulated import Behaviour
-from tests.agent.machine import DAEMON, MACHINE, MachineUnderTest
+from tests.agent.machine import DAEMON, MACHINE, ONESHOT, OTHER, MachineUnderTest
 
-OTHER = "[Service]\nExecStart=/bin/other\n"
-ONESHOT = "[Service]\nType=oneshot\nExecStart=/bin/true\n"
 NEEDS_B = "[Unit]\nRequires=b.service\nAfter=b.service\n" + DAEMON
 
 
@@ -187,194 +183,6 @@ async def test_a_ledger_that_cannot_be_written_keeps_a_unit_from_being_started(m
     assert machine.asked("start") == []
     (machine.directory / "started" / ".new").rmdir()
     await machine.until_active("web.service", 7)
-
-
-# Absence is not an order.
-
-
-async def test_a_missing_placement_is_no_order_before_the_leader_has_taken_the_machine_in(
-    machine: MachineUnderTest,
-) -> None:
-    await machine.start()
-    await machine.place("web.service", 7)
-    await machine.until_active("web.service", 7)
-    await machine.stop()
-    await machine.unplace("web.service")
-    await machine.start(synced=False)
-    await machine.settle()
-    assert (await machine.states())["web.service"].active == "active"
-    await machine.take_in("session-of-another-run")
-    await machine.settle()
-    assert machine.systemd.pid("web.service") != 0
-    await machine.take_in()
-    assert await machine.until(lambda states: not states) == {}
-    assert machine.systemd.pid("web.service") == 0
-
-
-async def test_what_the_leader_wrote_before_it_took_the_machine_in_counts_even_if_the_watch_is_late(
-    machine: MachineUnderTest,
-) -> None:
-    await machine.start()
-    await machine.place("web.service", 7)
-    await machine.until_active("web.service", 7)
-    await machine.stop()
-    await machine.unplace("web.service")
-    await machine.start(synced=False)
-    machine.store.deaf_to = "placements"
-    await machine.place("web.service", 7)
-    await machine.take_in()
-    await machine.settle()
-    assert machine.asked("stop") == []
-
-
-async def test_what_the_leader_writes_between_two_reads_is_neither_missed_nor_taken_for_absent(
-    machine: MachineUnderTest,
-) -> None:
-    await machine.start()
-    await machine.place_all({"web.service": DAEMON, "gone.service": DAEMON}, 7)
-    await machine.until_active("web.service", 7)
-    await machine.until_active("gone.service", 7)
-    await machine.stop()
-    await machine.unplace("web.service")
-    await machine.unplace("gone.service")
-
-    async def plan_for_the_machine() -> None:
-        await machine.place("web.service", 7)
-        await machine.take_in("session-2")
-
-    machine.store.interruption = plan_for_the_machine
-    await machine.start(synced=False)
-    await machine.until(lambda states: "gone.service" not in states)
-    assert machine.asked("stop") == [("stop", ("gone.service",))]
-
-
-async def test_placements_are_carried_out_before_the_leader_has_taken_the_machine_in(machine: MachineUnderTest) -> None:
-    await machine.start(synced=False)
-    await machine.place("web.service", 7)
-    await machine.until_active("web.service", 7)
-
-
-async def test_a_placement_that_cannot_be_read_leaves_its_unit_as_it_is(
-    machine: MachineUnderTest, caplog: pytest.LogCaptureFixture
-) -> None:
-    await machine.start()
-    await machine.place("web.service", 7)
-    await machine.until_active("web.service", 7)
-    await machine.store.transact([], [Put(machine.registry.key("placements", MACHINE, "web.service"), b"{")])
-    await machine.settle()
-    assert "web.service" in caplog.text
-    await machine.restart()
-    await machine.settle()
-    assert machine.asked("stop") == []
-    await machine.place("web.service", 8, "loaded")
-    await machine.until(lambda states: states["web.service"].generation == 8)
-    assert machine.systemd.pid("web.service") == 0
-
-
-async def work_elsewhere(machine: MachineUnderTest, revisions: int) -> None:
-    """The store goes on, without a change that concerns this machine."""
-    for number in range(revisions):
-        await machine.put(UnitState(), "m2", f"unit-{number}.service")
-
-
-async def restore(machine: MachineUnderTest) -> None:
-    """Put an older store in place of one that has seen more, while fleetd runs not."""
-    await work_elsewhere(machine, 30)
-    machine.agent.check(await machine.store.revision())
-    await machine.settle()
-    await machine.stop()
-    await machine.store.close()
-    machine.use_store("the-cluster")
-
-
-async def set_up_anew(machine: MachineUnderTest) -> None:
-    """Put another cluster's store, which has seen more, in place of the one there is."""
-    await machine.stop()
-    await machine.store.close()
-    machine.use_store("another-cluster")
-    await work_elsewhere(machine, 60)
-
-
-@pytest.mark.parametrize("replace_store", [restore, set_up_anew])
-async def test_a_restored_store_stops_starts_and_moves_nothing(
-    machine: MachineUnderTest,
-    caplog: pytest.LogCaptureFixture,
-    replace_store: Callable[[MachineUnderTest], Awaitable[None]],
-) -> None:
-    await machine.start()
-    texts = dict.fromkeys(("known.service", "replaced.service", "stopped.service", "unknown.service", "going.service"))
-    await machine.place_all(dict.fromkeys(texts, DAEMON), 70)
-    for name in texts:
-        await machine.until_active(name, 70)
-    pids = dict(machine.systemd.processes())
-    await replace_store(machine)
-    await machine.place("known.service", 3)
-    await machine.place("replaced.service", 3, text=OTHER)
-    await machine.place("stopped.service", 3, "loaded")
-    await machine.place("going.service", 3, "inactive")
-    await machine.place("elsewhere.service", 3)
-    await machine.take_in("session-2")
-    del machine.systemd.calls[:]
-    await machine.start()
-    states = await machine.until(lambda states: "elsewhere.service" in states)
-    await machine.settle()
-    assert machine.asked_to_act() == []
-    assert machine.systemd.processes() == pids
-    states = await machine.states()
-    assert sorted(states) == sorted([*texts, "elsewhere.service"])
-    assert (states["known.service"].generation, states["known.service"].error) == (3, "")
-    for name in ("replaced.service", "stopped.service", "elsewhere.service"):
-        assert "held as it was" in states[name].error
-    for name in ("unknown.service", "going.service"):
-        assert "does not know this unit" in states[name].error
-    assert sum("not the one it was" in record.getMessage() for record in caplog.records) == 1
-
-    await machine.restart()
-    await machine.settle()
-    assert machine.systemd.processes() == pids
-    await machine.place("stopped.service", 9, "loaded")
-    await machine.place("elsewhere.service", 9)
-    await machine.place("unknown.service", 9)
-    await machine.until_active("elsewhere.service", 9)
-    assert (await machine.until_active("unknown.service", 9)).error == ""
-    assert machine.systemd.pid("unknown.service") == pids["unknown.service"]
-    await machine.until(lambda states: states["stopped.service"].active == "inactive")
-
-
-async def test_a_machine_that_had_nothing_when_the_store_was_restored_takes_new_work(machine: MachineUnderTest) -> None:
-    await machine.start()
-    await restore(machine)
-    await machine.start()
-    await machine.settle()
-    await machine.place("web.service", 3)
-    await machine.until_active("web.service", 3)
-
-
-async def test_a_restore_under_a_running_fleetd_is_noticed_with_the_next_beat(machine: MachineUnderTest) -> None:
-    await machine.start()
-    await machine.place("web.service", 70)
-    await machine.until_active("web.service", 70)
-    machine.agent.check(await machine.store.revision() + 50)  # so much of it will be lost
-    await machine.settle()
-    machine.store.deaf_to = "placements"
-    await machine.unplace("web.service")
-    machine.agent.check(await machine.store.revision())
-    states = await machine.until(lambda states: states["web.service"].error != "")
-    assert "does not know this unit" in states["web.service"].error
-    assert machine.ledger.orphans == ("web.service",)
-    assert machine.asked("stop") == []
-
-
-async def test_an_orphan_that_stops_by_itself_is_let_go(machine: MachineUnderTest) -> None:
-    await machine.start()
-    await machine.place("web.service", 70)
-    await machine.until_active("web.service", 70)
-    await restore(machine)
-    await machine.start()
-    await machine.until(lambda states: "web.service" in states and "does not know" in states["web.service"].error)
-    machine.systemd.crash("web.service")
-    assert await machine.until(lambda states: not states) == {}
-    assert (machine.ledger.orphans, dict(machine.systemd.read_files())) == ((), {})
 
 
 # The store is gone, or does not say what it should.

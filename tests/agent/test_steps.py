@@ -3,11 +3,9 @@
 from fleetd.core.unit import TargetState
 from fleetd.core.unitfile import hash_unit_file
 from fleetd.systemd.simulated import Behaviour
-from tests.agent.machine import DAEMON, MachineUnderTest
+from tests.agent.machine import DAEMON, ONESHOT, OTHER, MachineUnderTest
 
 ENABLED = DAEMON + "\n[Install]\nWantedBy=multi-user.target\n"
-OTHER = "[Service]\nExecStart=/bin/other\n"
-ONESHOT = "[Service]\nType=oneshot\nExecStart=/bin/true\n"
 
 
 async def test_a_file_that_fails_the_whole_batch_is_the_only_one_not_written(machine: MachineUnderTest) -> None:
