@@ -2,6 +2,7 @@
 
 import json as json_
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
@@ -9,6 +10,7 @@ import pytest
 
 from fleetd.api.handlers import Api
 from fleetd.api.message import Request, Response
+from fleetd.config import Address
 from fleetd.core.unit import TargetState, Unit
 from fleetd.core.unitfile import UnitFile
 from fleetd.registry import Record, Registry
@@ -73,3 +75,9 @@ async def fleet() -> AsyncIterator[Fleet]:
     store = EmbeddedStore(":memory:", offload=inline)
     yield Fleet(Registry(store))
     await store.close()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Address:
+    """A unix socket to serve on."""
+    return Address(path=str(tmp_path / "fleet.sock"))

@@ -1,0 +1,82 @@
+"""The API served on real sockets, and a plain client of them."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from http.client import HTTPConnection, HTTPResponse
+from typing import Any
+
+from fleetd.api.handlers import Api
+from fleetd.api.message import Request, Response, render_json
+from fleetd.api.server import Server
+from fleetd.config import Address
+
+LOOPBACK = "127.0.0.1"
+
+
+class Echo(Api):
+    """Answers with the request as it arrived."""
+
+    def __init__(self) -> None:
+        self.mistaken = False
+        self.stalled = asyncio.Event()
+
+    async def handle(self, request: Request) -> Response:
+        if request.path == "/stall":
+            self.stalled.set()
+            await asyncio.sleep(3600)
+        if request.path == "/mistake":
+            raise ZeroDivisionError
+        return render_json(
+            {
+                "method": request.method,
+                "path": request.path,
+                "query": request.query,
+                "types": request.header_values("content-type"),
+                "body": len(request.body),
+                "local": request.local,
+            }
+        )
+
+
+@contextlib.asynccontextmanager
+async def serving(api: Api, *addresses: Address, **options: Any) -> AsyncIterator[Server]:
+    server = Server(api)
+    await server.start(addresses, insecure=False, **options)
+    try:
+        yield server
+    finally:
+        await server.stop()
+
+
+class Client(HTTPConnection):
+    """A plain client of whatever address."""
+
+    def __init__(self, address: Address) -> None:
+        super().__init__("fleet", timeout=10)
+        self.address = address
+
+    def connect(self) -> None:
+        if self.address.path:
+            self.sock = socket.socket(socket.AF_UNIX)
+            self.sock.settimeout(10)
+            self.sock.connect(self.address.path)
+        else:
+            self.sock = socket.create_connection((self.address.host, self.address.port), timeout=10)
+
+
+async def ask(client: Client, method: str, path: str, **options: Any) -> tuple[HTTPResponse, bytes]:
+    """One request, off the loop that serves it."""
+
+    def blocking() -> tuple[HTTPResponse, bytes]:
+        client.request(method, path, **options)
+        response = client.getresponse()
+        return response, response.read()
+
+    return await asyncio.to_thread(blocking)
+
+
+def free_port() -> int:
+    with socket.create_server((LOOPBACK, 0)) as taken:
+        return int(taken.getsockname()[1])

@@ -1,0 +1,187 @@
+"""The sockets that the API listens on: unix, TCP and inherited ones, and who may reach them."""
+
+import grp
+import os
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fleetd.api.schema import Leaving
+from fleetd.api.server import ListenError, Server, check_exposure, inherited_sockets, open_socket
+from fleetd.config import Address
+from tests.api.served import LOOPBACK, Client, Echo, ask, free_port, serving
+
+# Where it listens, and who may come
+
+
+async def test_a_unix_socket_is_for_root_and_the_group_alone(tmp_path: Path) -> None:
+    address = Address(path=str(tmp_path / "s"))
+    before = os.umask(0)
+    try:
+        with open_socket(address, insecure=False):
+            status = os.stat(address.path)
+    finally:
+        assert os.umask(before) == 0
+    assert stat.S_IMODE(status.st_mode) == 0o660
+    groups = {group.gr_name: group.gr_gid for group in grp.getgrall()}
+    assert status.st_gid == groups.get("fleet", os.getegid())
+
+
+async def test_a_socket_that_was_left_behind_is_replaced(fleet: Any, path: Address) -> None:
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(path.path)
+    async with serving(fleet.api, path):
+        assert (await ask(Client(path), "GET", "/health"))[0].status == 200
+
+
+async def test_a_socket_that_somebody_serves_is_left_alone(path: Address) -> None:
+    async with serving(Echo(), path):
+        with pytest.raises(
+            ListenError, match=rf"^cannot listen on {path.path}: another process listens there; stop it"
+        ):
+            open_socket(path, insecure=False)
+        assert (await ask(Client(path), "GET", "/"))[0].status == 200
+
+
+async def test_a_file_in_the_way_is_not_removed(path: Address) -> None:
+    Path(path.path).write_text("precious")
+    with pytest.raises(ListenError, match="a file that is no socket is in the way"):
+        open_socket(path, insecure=False)
+    assert Path(path.path).read_text() == "precious"
+
+
+async def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ListenError, match=rf"^cannot listen on {tmp_path}/no/s: No such file or directory$"):
+        open_socket(Address(path=f"{tmp_path}/no/s"), insecure=False)
+
+
+async def test_a_port_that_is_taken_is_named_and_nothing_is_left_open(path: Address) -> None:
+    with socket.create_server((LOOPBACK, 0)) as taken:
+        port = taken.getsockname()[1]
+        server = Server(Echo())
+        with pytest.raises(ListenError, match=f"^cannot listen on 127.0.0.1:{port}: another process listens there"):
+            await server.start([path, Address(host=LOOPBACK, port=port)], insecure=False)
+    assert not os.path.exists(path.path)
+
+
+async def test_an_address_of_another_machine_is_named() -> None:
+    with pytest.raises(ListenError, match=r"^cannot listen on 192\.0\.2\.1:1234: this machine has no such address"):
+        open_socket(Address(host="192.0.2.1", port=1234), insecure=True)
+
+
+@pytest.mark.parametrize("host", ["", "0.0.0.0", "192.0.2.1", "::"])
+async def test_an_address_that_others_could_reach_is_refused_unless_asked_for(host: str) -> None:
+    with pytest.raises(ListenError, match=r"other machines could reach it.*insecure=true \(--insecure\)"):
+        open_socket(Address(host=host, port=free_port()), insecure=False)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1", "::1%lo"])
+def test_loopback_is_no_exposure(host: str) -> None:
+    check_exposure("here", host, insecure=False)
+
+
+async def test_every_address_is_served_when_asked_for(fleet: Any) -> None:
+    port = free_port()
+    server = Server(fleet.api)
+    await server.start([Address(port=port)], insecure=True)
+    assert (await ask(Client(Address(host=LOOPBACK, port=port)), "GET", "/health"))[0].status == 200
+    await server.stop()
+
+
+# Sockets that systemd hands over
+
+
+async def test_an_inherited_socket_that_others_could_reach_is_refused(fleet: Any) -> None:
+    with socket.create_server(("0.0.0.0", 0)) as inherited:
+        server = Server(fleet.api)
+        with pytest.raises(ListenError, match="other machines could reach it"):
+            await server.start([], insecure=False, inherited=[inherited])
+
+
+async def test_inherited_sockets_are_served_and_their_files_are_left_to_systemd(fleet: Any, path: Address) -> None:
+    unix = socket.socket(socket.AF_UNIX)
+    unix.bind(path.path)
+    unix.listen()
+    tcp = socket.create_server((LOOPBACK, 0))
+    there = Address(host=LOOPBACK, port=tcp.getsockname()[1])
+    async with serving(fleet.api, inherited=[unix, tcp]):
+        for address in (path, there):
+            assert (await ask(Client(address), "GET", "/health"))[0].status == 200
+    assert os.path.exists(path.path)
+
+
+TAKE = """
+import os, sys
+from fleetd.api.server import inherited_sockets
+os.environ["LISTEN_PID"] = str(os.getpid() + int(sys.argv[1]))
+taken = inherited_sockets(os.environ, os.getpid())
+print([(sock.family.name, sock.fileno(), os.get_inheritable(sock.fileno())) for sock in taken])
+print(sorted(name for name in os.environ if name.startswith("LISTEN_")))
+"""
+
+
+def take(offset: int, count: str, *sockets: socket.socket) -> list[str]:
+    """What a process takes that is started as systemd would start it, with these sockets from descriptor 3 on."""
+    descriptors = [sock.fileno() for sock in sockets]
+    moves = "".join(f" {3 + index}<&{descriptor}" for index, descriptor in enumerate(descriptors))
+    script = f'exec "$0" -c "$1" {offset}{moves}'
+    done = subprocess.run(
+        ["bash", "-c", script, sys.executable, TAKE],
+        pass_fds=descriptors,
+        env={"LISTEN_FDS": count, "LISTEN_FDNAMES": "a:b", "PATH": os.environ["PATH"], "PYTHONPATH": os.getcwd()},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.splitlines()
+
+
+@pytest.fixture
+def handed_over(tmp_path: Path) -> Any:
+    """A unix and a TCP socket that listen, a datagram socket, and one that does not listen; far from descriptor 3."""
+    unix = socket.socket(socket.AF_UNIX)
+    unix.bind(str(tmp_path / "s"))
+    unix.listen()
+    sockets = [
+        unix,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM),
+        socket.create_server((LOOPBACK, 0)),
+        socket.socket(),
+    ]
+    high = [socket.socket(fileno=os.dup2(sock.detach(), 50 + index)) for index, sock in enumerate(sockets)]
+    yield high
+    for sock in high:
+        sock.close()
+
+
+def test_every_listening_stream_socket_is_taken_and_children_get_none(handed_over: list[socket.socket]) -> None:
+    taken, left = take(0, "4", *handed_over)
+    assert taken == "[('AF_UNIX', 3, False), ('AF_INET', 5, False)]"
+    assert left == "[]"
+
+
+def test_sockets_meant_for_another_process_are_not_taken(handed_over: list[socket.socket]) -> None:
+    assert take(1, "4", *handed_over) == ["[]", "[]"]
+    assert take(0, "many", *handed_over) == ["[]", "[]"]
+
+
+def test_without_socket_activation_there_are_no_sockets() -> None:
+    assert inherited_sockets({}, os.getpid()) == []
+
+
+async def test_leave_is_answered_on_a_unix_socket_and_refused_over_tcp(fleet: Any, path: Address) -> None:
+    async def leave() -> Leaving:
+        return Leaving(left=True)
+
+    fleet.reconfigure(leave=leave)
+    tcp = Address(host=LOOPBACK, port=free_port())
+    async with serving(fleet.api, path, tcp):
+        response, body = await ask(Client(path), "POST", "/fleet/v2/leave")
+        assert (response.status, body) == (200, b'{"left":true}')
+        response, _ = await ask(Client(tcp), "POST", "/fleet/v2/leave")
+        assert response.status == 403
