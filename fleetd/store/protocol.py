@@ -1,6 +1,6 @@
 """The protocol every store keeps: ordered keys with revisions, guarded transactions, watches, leases.
 
-It is the part of etcd v3 that fleet stands on, in words of our own. The contract suite (tests/contract/test_store.py)
+It is the part of etcd v3 that fleet stands on, in words of our own. The contract suite (tests/contract/test_store*.py)
 says what an implementation owes; nothing here knows a network or a disk.
 """
 

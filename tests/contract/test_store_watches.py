@@ -1,0 +1,138 @@
+"""What every store owes to those who watch it, on each implementation."""
+
+import asyncio
+from contextlib import aclosing
+
+import pytest
+
+from fleetd.store.protocol import Compacted, Delete, Event, KeyValue, Put, Store
+from tests.contract.store_bench import PATIENCE_S, events_until, next_of, put
+
+
+async def test_a_watch_tells_every_change_below_its_prefix_in_order(store: Store, below: str) -> None:
+    start = await store.revision()
+    async with aclosing(store.watch(below + "w/", start)) as watch:
+        first = await store.transact([], [Put(below + "w/a", b"1"), Put(below + "other", b"")])
+        second = await store.transact([], [Put(below + "w/a", b"2"), Put(below + "w/b", b"")])
+        third = await store.transact([], [Delete(below + "w/a"), Delete(below + "other")])
+        events = await events_until(watch, third)
+    assert [event for event in events if event.revision != second] == [
+        Event(below + "w/a", KeyValue(below + "w/a", b"1", first, first), first),
+        Event(below + "w/a", None, third),
+    ]
+    at_second = sorted((event for event in events if event.revision == second), key=lambda event: event.key)
+    assert at_second == [
+        Event(below + "w/a", KeyValue(below + "w/a", b"2", first, second), second),
+        Event(below + "w/b", KeyValue(below + "w/b", b"", second, second), second),
+    ]
+    assert [event.revision for event in events] == sorted(event.revision for event in events)
+
+
+async def test_a_watch_waits_for_what_is_still_to_come(store: Store, below: str) -> None:
+    async with aclosing(store.watch(below, await store.revision())) as watch:
+        waiting = asyncio.ensure_future(next_of(watch))
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+        revision = await put(store, below + "a")
+        assert (await waiting).revision == revision
+
+
+async def test_a_watch_from_a_snapshot_misses_nothing_and_repeats_nothing(store: Store, below: str) -> None:
+    """Writers go on while watches begin, end, and begin again from where they were."""
+
+    async def write() -> int:
+        for number in range(120):
+            revision = await put(store, f"{below}{number:03}")
+        return revision
+
+    writing = asyncio.ensure_future(write())
+    snapshot = await store.range(below)
+    seen = [item.key for item in snapshot.items]
+    position = snapshot.revision
+    while len(seen) < 120:
+        async with aclosing(store.watch(below, position)) as watch:
+            for _ in range(3):
+                if len(seen) < 120:
+                    changes = await next_of(watch)
+                    seen += [event.key for event in changes.events]
+                    position = changes.revision
+    assert seen == [f"{below}{number:03}" for number in range(120)]
+    assert position == await writing
+
+
+async def test_changes_never_split_a_revision(store: Store, below: str) -> None:
+    """The transactions are large enough for etcd to send them in fragments."""
+    start = await store.revision()
+    revisions = [
+        await store.transact([], [Put(f"{below}{number}", bytes([65 + turn]) * 90_000) for number in range(10)])
+        for turn in range(4)
+    ]
+    counts: dict[int, int] = {}
+    async with aclosing(store.watch(below, start)) as watch:
+        while revisions[-1] not in counts:
+            changes = await next_of(watch)
+            of_these = [event.revision for event in changes.events]
+            for revision in sorted(set(of_these)):
+                assert revision not in counts
+                counts[revision] = of_these.count(revision)
+            assert changes.revision == of_these[-1]
+    assert counts == dict.fromkeys(revisions, 10)
+
+
+async def test_a_watch_takes_thousands_of_revisions_that_are_waiting(store: Store, below: str) -> None:
+    start = await store.revision()
+    for first in range(0, 1500, 50):
+        await asyncio.gather(*(put(store, f"{below}{number:04}") for number in range(first, first + 50)))
+    async with aclosing(store.watch(below, start)) as watch:
+        events = await events_until(watch, start + 1500)
+    assert [event.revision for event in events] == list(range(start + 1, start + 1501))
+
+
+async def test_several_watches_see_the_same(store: Store, below: str) -> None:
+    start = await store.revision()
+    async with aclosing(store.watch(below, start)) as one, aclosing(store.watch(below, start)) as other:
+        both = asyncio.gather(next_of(one), next_of(other))
+        await put(store, below + "a")
+        assert len(set(await both)) == 1
+
+
+async def test_what_was_compacted_cannot_be_watched_but_what_was_not_can(store: Store, below: str) -> None:
+    first = await put(store, below + "a")
+    second = await store.transact([], [Delete(below + "a")])
+    third = await put(store, below + "b")
+    await store.compact(second)
+    await store.compact(second)
+    await store.compact(first)
+    async with aclosing(store.watch(below, first)) as watch:
+        events = await events_until(watch, third)
+    assert [(event.key, event.revision) for event in events] == [(below + "a", second), (below + "b", third)]
+    async with aclosing(store.watch(below, first - 1)) as watch:
+        with pytest.raises(Compacted) as compacted:
+            await next_of(watch)
+    assert compacted.value.revision == second
+
+
+async def test_the_present_can_be_compacted_to_and_the_future_cannot(store: Store, below: str) -> None:
+    revision = await put(store, below + "a")
+    await store.compact(revision + 1)
+    with pytest.raises(ValueError, match="still to come"):
+        await store.compact(revision + 50)
+    async with aclosing(store.watch(below, revision)) as watch:
+        later = await put(store, below + "a")
+        assert (await next_of(watch)).revision == later
+    assert (await store.get(below + "a")).mod_revision == later
+
+
+async def test_a_watch_after_a_revision_that_never_was_ends_like_one_that_is_gone(store: Store, below: str) -> None:
+    """A store that was set back to a backup: who watches from before must read everything again."""
+    async with aclosing(store.watch(below, await store.revision() + 1000)) as watch:
+        with pytest.raises(Compacted):
+            await next_of(watch)
+
+
+async def test_a_watch_ends_when_the_store_is_closed(store: Store, below: str) -> None:
+    watch = store.watch(below, await store.revision())
+    waiting = asyncio.ensure_future(anext(watch, None))
+    await asyncio.sleep(0.1)
+    await store.close()
+    assert await asyncio.wait_for(waiting, PATIENCE_S) is None
