@@ -1,6 +1,6 @@
 """A machine's systemd in memory: it behaves as a real one does, and misbehaves when it is told to.
 
-It keeps the contract of the protocol (tests/contract/test_systemd.py runs on it and on a real systemd), so what is
+It keeps the contract of the protocol (tests/contract/test_systemd*.py runs on it and on a real systemd), so what is
 built on it stands on a real one. Time is the event loop's; nothing is random, and the same calls have the same effects
 in the same order. How units run is simulated_units.py's matter, what their files mean program.py's.
 

@@ -11,6 +11,8 @@ from fleetd.store.embedded import EmbeddedStore
 from fleetd.store.etcd import EtcdStore
 from fleetd.store.measured import MeasuredStore
 from fleetd.store.protocol import Store
+from fleetd.systemd.protocol import ServiceManager
+from tests.contract.systemd_bench import Bench, open_bench
 
 
 def _require_etcd() -> None:
@@ -64,3 +66,14 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 def below(request: pytest.FixtureRequest) -> str:
     """A prefix that is this test's alone."""
     return f"/{request.node.name}/"
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    async with open_bench() as opened:
+        yield opened
+
+
+@pytest.fixture
+def manager(bench: Bench) -> ServiceManager:
+    return bench.manager

@@ -6,28 +6,13 @@ test_systemd_real.py runs this inside a machine; it is not collected elsewhere.
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 
-import pytest
-
 from fleetd.systemd.protocol import ServiceManager
-from tests.contract.systemd_bench import Bench, open_bench, systemctl, until_active, until_all, until_ended
+from tests.contract.systemd_bench import SLEEPER, Bench, systemctl, until_active, until_all, until_ended
 
 UNITS = Path("/run/fleet/units")
 LINKS = Path("/run/systemd/system")
-SLEEPER = "[Service]\nExecStart=/bin/sleep infinity\n"
-
-
-@pytest.fixture
-async def bench() -> AsyncIterator[Bench]:
-    async with open_bench() as opened:
-        yield opened
-
-
-@pytest.fixture
-def manager(bench: Bench) -> ServiceManager:
-    return bench.manager
 
 
 async def test_a_unit_is_a_plain_file_and_a_link_at_runtime_scope(manager: ServiceManager) -> None:

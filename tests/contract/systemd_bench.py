@@ -15,6 +15,10 @@ from fleetd.systemd.simulated import SimulatedSystemd
 LIBRARY_VARIABLE = "FLEET_TEST_DBUS_LIBRARY"  # set: run on the real systemd here, over this library
 PATIENCE_S = 15.0
 
+SLEEPER = "[Service]\nExecStart=/bin/sleep infinity\n"
+ENDS_WITH_3 = "[Service]\nExecStart=/bin/sh -c 'echo the disk is on fire; exit 3'\n"
+WANTED = "[Install]\nWantedBy=multi-user.target\n"
+
 
 class Bench(Protocol):
     """A service manager, and what a person at the machine could do to it. `others` are units that are not ours."""
@@ -128,3 +132,26 @@ async def until_active(manager: ServiceManager, *names: str) -> Mapping[str, Uni
 
 async def until_ended(manager: ServiceManager, *names: str) -> Mapping[str, UnitStatus]:
     return await until_all(manager, names, lambda unit: unit.active in ("inactive", "failed") and not unit.job)
+
+
+def oneshot(command: str, more: str = "") -> str:
+    return f"[Service]\nType=oneshot\nExecStart={command}\n{more}"
+
+
+async def start_all(manager: ServiceManager, *names: str) -> None:
+    await asyncio.gather(*(manager.start(name) for name in names))
+
+
+async def next_changes(manager: ServiceManager) -> list[str]:
+    async with asyncio.timeout(PATIENCE_S):
+        return list(await manager.wait_for_changes())
+
+
+async def quiet(manager: ServiceManager) -> None:
+    """Take what changes there are, until there are none for a while."""
+    try:
+        while True:
+            async with asyncio.timeout(0.3):
+                await manager.wait_for_changes()
+    except TimeoutError:
+        return

@@ -1,52 +1,24 @@
-"""What every service manager owes (fleetd/systemd/protocol.py). By itself this runs on the simulated systemd;
-test_systemd_real.py runs the same on real ones."""
+"""What every service manager owes (fleetd/systemd/protocol.py): files, starts and stops. By itself this runs on the
+simulated systemd; test_systemd_real.py runs the same on real ones."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
-from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager, ServiceManagerError, UnitDetails, UnitStatus
-from tests.contract.systemd_bench import PATIENCE_S, Bench, open_bench, until_active, until_all, until_ended
-
-SLEEPER = "[Service]\nExecStart=/bin/sleep infinity\n"
-ENDS_WITH_3 = "[Service]\nExecStart=/bin/sh -c 'echo the disk is on fire; exit 3'\n"
-WANTED = "[Install]\nWantedBy=multi-user.target\n"
-
-
-@pytest.fixture
-async def bench() -> AsyncIterator[Bench]:
-    async with open_bench() as opened:
-        yield opened
-
-
-@pytest.fixture
-def manager(bench: Bench) -> ServiceManager:
-    return bench.manager
-
-
-def oneshot(command: str, more: str = "") -> str:
-    return f"[Service]\nType=oneshot\nExecStart={command}\n{more}"
-
-
-async def start_all(manager: ServiceManager, *names: str) -> None:
-    await asyncio.gather(*(manager.start(name) for name in names))
-
-
-async def next_changes(manager: ServiceManager) -> list[str]:
-    async with asyncio.timeout(PATIENCE_S):
-        return list(await manager.wait_for_changes())
-
-
-async def quiet(manager: ServiceManager) -> None:
-    """Take what changes there are, until there are none for a while."""
-    try:
-        while True:
-            async with asyncio.timeout(0.3):
-                await manager.wait_for_changes()
-    except TimeoutError:
-        return
-
+from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager, ServiceManagerError, UnitStatus
+from tests.contract.systemd_bench import (
+    ENDS_WITH_3,
+    SLEEPER,
+    WANTED,
+    Bench,
+    next_changes,
+    oneshot,
+    quiet,
+    start_all,
+    until_active,
+    until_all,
+    until_ended,
+)
 
 # Files.
 
@@ -429,206 +401,3 @@ async def test_units_of_other_kinds_start_and_stop(manager: ServiceManager, name
     await manager.stop(name)
     seen = await until_ended(manager, name)
     assert (seen[name].active, seen[name].sub) == ("inactive", "dead")
-
-
-# What is told.
-
-
-async def test_a_start_a_stop_and_a_crash_are_each_told(bench: Bench) -> None:
-    manager = bench.manager
-    await manager.write({"told.service": SLEEPER})
-    await manager.start("told.service")
-    assert await next_changes(manager) == ["told.service"]
-    await until_active(manager, "told.service")
-    await quiet(manager)
-
-    bench.crash("told.service")
-    seen = await until_ended(manager, "told.service")
-    assert seen["told.service"].active == "failed"
-    assert (await manager.details("told.service")).result == "signal"
-    assert "was killed by signal 9 (Killed)" in await manager.explain("told.service")
-
-    await manager.start("told.service")
-    await until_active(manager, "told.service")
-    await quiet(manager)
-    await manager.stop("told.service")
-    assert await next_changes(manager) == ["told.service"]
-
-
-async def test_at_rest_nothing_is_told(manager: ServiceManager) -> None:
-    await manager.write({"calm.service": SLEEPER})
-    await manager.start("calm.service")
-    await until_active(manager, "calm.service")
-    await quiet(manager)
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.5):
-            await manager.wait_for_changes()
-
-
-async def test_a_unit_that_is_removed_is_told_of_no_more(manager: ServiceManager) -> None:
-    await manager.write({"gone.service": oneshot("/bin/sleep 0.3"), "stays.service": SLEEPER})
-    await manager.start("gone.service")
-    await manager.remove(["gone.service"])
-    await manager.start("stays.service")
-    told: list[str] = []
-    await asyncio.sleep(0.6)
-    while "stays.service" not in told:
-        told += await next_changes(manager)
-    assert set(told) == {"stays.service"}
-
-
-async def test_a_new_session_is_told_of_every_unit_and_finds_them_as_they_were(bench: Bench) -> None:
-    files = {"a.service": SLEEPER, "b.service": SLEEPER + WANTED}
-    await bench.manager.write(files)
-    await bench.manager.reload()
-    await start_all(bench.manager, *files)
-    await until_active(bench.manager, *files)
-    pids = [bench.pid(name) for name in files]
-
-    await bench.reconnect()
-    assert await next_changes(bench.manager) == list(files)
-    assert bench.manager.read_files() == files
-    assert not await bench.manager.reload_needed(list(files))
-    assert [bench.pid(name) for name in files] == pids
-    assert bench.manager.job_result("a.service") == ""
-
-
-async def test_a_lost_bus_is_found_again_and_every_unit_is_told(bench: Bench) -> None:
-    manager = bench.manager
-    files = {"a.service": SLEEPER, "b.service": SLEEPER}
-    await manager.write(files)
-    await start_all(manager, *files)
-    await until_active(manager, *files)
-    pids = [bench.pid(name) for name in files]
-    await quiet(manager)
-
-    bench.lose_bus()
-    assert await next_changes(manager) == list(files)
-    assert [unit.active for unit in (await manager.observe(files)).values()] == ["active", "active"]
-    assert [bench.pid(name) for name in files] == pids
-    await quiet(manager)
-    bench.crash("a.service")  # what happens from now on is told as before
-    await until_ended(manager, "a.service")
-
-
-async def test_a_call_without_a_connection_says_so(bench: Bench) -> None:
-    await bench.manager.close()
-    with pytest.raises(ManagerUnavailable, match=r"^start any.service: "):
-        await bench.manager.start("any.service")
-    with pytest.raises(ManagerUnavailable):
-        await bench.manager.observe(["any.service"])
-    await bench.manager.connect()
-    assert await bench.manager.observe(["any.service"]) == {"any.service": UnitStatus("any.service")}
-
-
-async def test_connecting_twice_changes_nothing(manager: ServiceManager) -> None:
-    await manager.write({"calm.service": SLEEPER})
-    await quiet(manager)
-    await manager.connect()
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.3):
-            await manager.wait_for_changes()
-
-
-# What is asked.
-
-
-async def test_six_hundred_units_are_observed_together(manager: ServiceManager) -> None:
-    files = {f"many{number:03}.service": oneshot("/bin/true", "RemainAfterExit=yes\n") for number in range(600)}
-    await manager.write(files)
-    await manager.start("many599.service")
-    await until_active(manager, "many599.service")
-    seen = await manager.observe([*files, "unknown.service", "template@.service", "no-suffix"])
-    assert list(seen) == [*files, "unknown.service", "template@.service", "no-suffix"]
-    assert [unit.name for unit in seen.values()] == list(seen)
-    assert {unit.load for unit in list(seen.values())[:600]} == {"loaded"}
-    assert [name for name, unit in seen.items() if unit.active == "active"] == ["many599.service"]
-    assert [unit.load for unit in list(seen.values())[600:]] == ["not-found"] * 3
-
-
-async def test_three_thousand_calls_at_once_do_not_lose_the_bus(manager: ServiceManager) -> None:
-    await manager.write({"busy.service": SLEEPER})
-    await manager.start("busy.service")
-    await until_active(manager, "busy.service")
-    await quiet(manager)
-    answers = await asyncio.gather(*(manager.pending_job("busy.service") for _ in range(3000)))
-    assert answers == [""] * 3000
-    with pytest.raises(TimeoutError):  # a bus that was found again would be told
-        async with asyncio.timeout(0.3):
-            await manager.wait_for_changes()
-
-
-async def test_the_details_tell_the_file_and_whether_it_was_started(manager: ServiceManager) -> None:
-    await manager.write({"told.service": SLEEPER, "group.target": "[Unit]\n"})
-    assert await manager.details("told.service") == UnitDetails(
-        "/run/fleet/units/told.service", False, "success", False
-    )
-    assert (await manager.details("group.target")).result == ""
-    await manager.start("told.service")
-    await until_active(manager, "told.service")
-    assert await manager.details("told.service") == UnitDetails("/run/fleet/units/told.service", True, "success", False)
-    assert (await manager.details("ssh.service")).fragment_path == "/lib/systemd/system/ssh.service"
-    for name in ("unknown.service", "template@.service", "no-suffix"):
-        assert await manager.details(name) == UnitDetails()
-
-
-async def test_a_failure_is_explained_with_systemds_words_and_the_last_lines(manager: ServiceManager) -> None:
-    await manager.write({"broken.service": ENDS_WITH_3})
-    await manager.start("broken.service")
-    await until_ended(manager, "broken.service")
-    explanation = ""
-    async with asyncio.timeout(PATIENCE_S):
-        while "the disk is on fire" not in explanation:  # the journal is a little behind
-            explanation = await manager.explain("broken.service")
-    first, *lines = explanation.splitlines()
-    assert first == "exit-code: main process exited with status 3; last lines:"
-    assert "the disk is on fire" in lines
-
-
-async def test_what_is_unknown_is_explained_as_such(manager: ServiceManager) -> None:
-    assert await manager.explain("unknown.service") == "Unit unknown.service not found."
-    assert "no unit of this name" in await manager.explain("template@.service")
-
-
-async def test_a_unit_that_runs_has_no_failure_to_explain(manager: ServiceManager) -> None:
-    await manager.write({"fine.service": SLEEPER})
-    await manager.start("fine.service")
-    await until_active(manager, "fine.service")
-    assert "exited" not in await manager.explain("fine.service")
-
-
-async def test_a_machine_that_runs_is_not_stopping(manager: ServiceManager) -> None:
-    assert not await manager.machine_is_stopping()
-
-
-async def test_no_job_is_pending_for_what_is_unknown(manager: ServiceManager) -> None:
-    assert [await manager.pending_job(name) for name in ("unknown.service", "template@.service", "x")] == ["", "", ""]
-
-
-async def test_all_of_many_units_start_at_once_and_each_end_is_told(manager: ServiceManager) -> None:
-    files = {f"crowd{number:02}.service": SLEEPER for number in range(50)}
-    await manager.write(files)
-    await start_all(manager, *files)
-    await until_all(manager, files, lambda unit: unit.active == "active" and not unit.job)
-    assert {manager.job_result(name) for name in files} == {"done"}
-
-
-async def test_more_slow_units_than_the_bus_lets_systemd_track_are_all_started_and_stopped(
-    manager: ServiceManager,
-) -> None:
-    files = {f"slow{number:03}.service": oneshot("/bin/sleep infinity") for number in range(530)}
-    await manager.write(files)
-    await asyncio.gather(*(_until_asked(manager, name) for name in files))
-    seen = await until_all(manager, files, lambda unit: unit.active == "activating")
-    assert all(unit.job for unit in seen.values())
-
-
-async def _until_asked(manager: ServiceManager, name: str) -> None:
-    """Start a unit, and again if the connection was made anew meanwhile."""
-    while True:
-        try:
-            await manager.start(name)
-        except ManagerUnavailable:
-            await asyncio.sleep(0.1)
-        else:
-            return

@@ -1,4 +1,4 @@
-"""How the simulated systemd misbehaves when it is told to. How it behaves is tests/contract/test_systemd.py's."""
+"""How the simulated systemd misbehaves when it is told to. How it behaves is tests/contract/test_systemd*.py's."""
 
 import asyncio
 import math
