@@ -6,6 +6,7 @@ is on a machine, whatever the store says of it. Nothing here decides anything: t
 """
 
 import random
+from typing import Any
 
 import msgspec
 
@@ -18,6 +19,7 @@ from fleetd.core.schedule import Plan, plan_cluster
 from fleetd.core.unit import TargetState, Unit, UnitState
 
 LAUNCHED, LOADED, INACTIVE = TargetState.LAUNCHED, TargetState.LOADED, TargetState.INACTIVE
+A = "a.service"
 
 
 class Synced(msgspec.Struct, frozen=True):
@@ -296,3 +298,25 @@ def conflict(one: Placement, other: Placement) -> bool:
     patterns = requirements_of(one.text, one.unit).conflicts
     others = requirements_of(other.text, other.unit).conflicts
     return any(matches_glob(p, other.unit) for p in patterns) or any(matches_glob(p, one.unit) for p in others)
+
+
+def cluster(*machines: str, **units: str) -> World:
+    """Machines, and units (name without suffix → X-Fleet text), at rest."""
+    world = World()
+    for machine in machines or ("m1", "m2"):
+        world.machine(machine)
+    for name, text in units.items():
+        world.unit(f"{name}.service", text)
+    world.settle()
+    return world
+
+
+def after_a_cut(**changes: Any) -> World:
+    """a.service ran on m1, which was cut off and taken for dead; it is placed on m2, and m1 is back with its copy."""
+    world = cluster(a="")
+    world.die("m1")
+    world.lead()
+    world.come_back("m1")
+    world.state(A, "m2", **({"active": "activating"} | changes))
+    world.lead()
+    return world
