@@ -1,9 +1,7 @@
-"""plan_machine, plan_adoption and report: a table of what follows from what, and properties on a model of a machine."""
+"""plan_machine, plan_adoption and report: a table of what follows from what."""
 
 import msgspec
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from fleetd.core.placement import Placement
 from fleetd.core.reconcile import (
@@ -12,11 +10,8 @@ from fleetd.core.reconcile import (
     LedgerEntry,
     Observed,
     Record,
-    Remove,
     Start,
-    Step,
     Stop,
-    StopProgress,
     Write,
     is_orphan_still,
     is_settled,
@@ -25,38 +20,23 @@ from fleetd.core.reconcile import (
     plan_machine,
     report,
 )
-from fleetd.core.unit import TargetState, UnitState
-from fleetd.core.unitfile import hash_unit_file
-
-INACTIVE, LOADED, LAUNCHED = TargetState.INACTIVE, TargetState.LOADED, TargetState.LAUNCHED
-NAME = "web.service"
-OLD, NEW = "[Service]\nExecStart=/bin/old\n", "[Service]\nExecStart=/bin/new\n"
-OLD_HASH, NEW_HASH = hash_unit_file(OLD), hash_unit_file(NEW)
-STOPPED = LedgerEntry(0, INACTIVE, NEW_HASH)
-
-
-def placed(
-    target: TargetState = LAUNCHED, generation: int = 5, text: str = NEW, *, retiring: bool = False
-) -> Placement:
-    return Placement("m1", NAME, text, target, generation, retiring)
-
-
-def entry(target: TargetState = LAUNCHED, generation: int = 5, hash_: str = NEW_HASH, **more: bool) -> LedgerEntry:
-    return LedgerEntry(generation, target, hash_, **more)
-
-
-def here(active: str = "inactive", *, hash_: str = NEW_HASH, **more: object) -> Observed:
-    return msgspec.convert({"load": "loaded", "active": active, "hash": hash_, **more}, Observed)
-
-
-def plan(placement: Placement | None, seen: Observed, *, order: bool = True, held: tuple[str, ...] = ()) -> list[Step]:
-    desired = Desired({NAME: placement} if placement else {}, order, held)
-    return list(plan_machine(desired, {NAME: seen}))
-
-
-def kinds(steps: list[Step]) -> list[str]:
-    return [type(step).__name__ for step in steps]
-
+from fleetd.core.unit import UnitState
+from tests.unit.reconcile_builder import (
+    INACTIVE,
+    LAUNCHED,
+    LOADED,
+    NAME,
+    NEW,
+    NEW_HASH,
+    OLD,
+    OLD_HASH,
+    STOPPED,
+    entry,
+    here,
+    kinds,
+    placed,
+    plan,
+)
 
 WITHDRAWN = placed(INACTIVE)
 RAN = LastRun(invoked=True, result="success", oneshot=True)
@@ -405,122 +385,3 @@ def test_an_orphan_says_that_it_is_one_and_what_can_be_done() -> None:
     failing = report(None, here("active", entry=entry()), orphan=True, error="refused")
     assert failing is not None
     assert failing.error == "refused"
-
-
-# Properties, on a model of a machine in which every step works and every job ends.
-
-
-class Model:
-    """One unit on one machine."""
-
-    def __init__(self, seen: Observed) -> None:
-        self.seen = seen
-
-    def apply(self, step: Step) -> None:
-        change = {
-            Stop: lambda: {"active": "inactive", "job": False, "stop": StopProgress.ENDED},
-            Remove: lambda: {"hash": "", "entry": None, "stop": StopProgress.NONE},
-            Write: lambda: {"hash": hash_unit_file(step.text)},
-            Record: lambda: {"entry": step.entry, "stop": StopProgress.NONE},
-            Start: lambda: {"active": "active", "job": False, "stop": StopProgress.NONE},
-        }[type(step)]()
-        if isinstance(step, Stop) and step.entry is not None:
-            change["entry"] = step.entry
-        if isinstance(step, Start):
-            change["entry"] = msgspec.structs.replace(step.entry, issued=True)
-        self.seen = msgspec.structs.replace(self.seen, **change)
-
-    def settle(self, placement: Placement | None) -> None:
-        """Jobs end, and systemd says what it is asked."""
-        if self.seen.active == "deactivating" or self.seen.stop is StopProgress.UNDER_WAY:
-            stop = StopProgress.ENDED if self.seen.stop is StopProgress.UNDER_WAY else self.seen.stop
-            self.seen = msgspec.structs.replace(self.seen, active="inactive", job=False, stop=stop)
-        last_run = LastRun() if needs_last_run(placement, self.seen) else None
-        self.seen = msgspec.structs.replace(self.seen, waiting=False, last_run=last_run)
-
-
-generations = st.integers(1, 4)
-hashes = st.sampled_from([OLD_HASH, NEW_HASH, ""])
-entries = st.builds(
-    LedgerEntry, st.integers(0, 5), st.sampled_from(TargetState), st.sampled_from([OLD_HASH, NEW_HASH]), st.booleans()
-)
-machines = st.builds(
-    Observed,
-    hash=hashes,
-    load=st.just("loaded"),
-    active=st.sampled_from(["active", "activating", "deactivating", "inactive", "failed"]),
-    job=st.booleans(),
-    entry=st.none() | entries,
-    stop=st.sampled_from(StopProgress),
-    waiting=st.booleans(),
-)
-wishes = st.builds(placed, st.sampled_from(TargetState), generations, st.sampled_from([OLD, NEW]))
-
-
-def reach(placement: Placement | None, seen: Observed) -> tuple[Observed, list[Step]]:
-    """The machine after all plans, and the steps it took."""
-    model, taken = Model(seen), []
-    for _ in range(8):
-        model.settle(placement)
-        steps = plan(placement, model.seen)
-        taken += steps
-        for step in steps:
-            model.apply(step)
-        if not steps:
-            return model.seen, taken
-    raise AssertionError(f"the plans never end: {taken}")
-
-
-@settings(deadline=None)
-@given(wishes | st.none(), machines)
-def test_plans_applied_until_nothing_is_left_reach_what_is_asked(placement: Placement | None, seen: Observed) -> None:
-    reached, _ = reach(placement, seen)
-    if placement is None or placement.withdrawn:
-        assert not reached.ours
-        assert not (reached.busy and seen.ours)
-    elif seen.entry is None or seen.entry.generation < placement.generation:
-        assert reached.hash == hash_unit_file(placement.text)
-        assert reached.entry == entry(placement.target, placement.generation, reached.hash)
-        assert reached.busy or placement.target is LOADED
-
-
-@settings(deadline=None)
-@given(wishes | st.none(), machines)
-def test_the_plan_of_a_state_that_was_reached_is_empty(placement: Placement | None, seen: Observed) -> None:
-    reached, _ = reach(placement, seen)
-    model = Model(reached)
-    model.settle(placement)
-    assert plan(placement, model.seen) == []
-
-
-@settings(deadline=None)
-@given(wishes, machines, machines)
-def test_a_unit_whose_placement_is_unchanged_is_never_stopped_whatever_systemd_says(
-    placement: Placement, before: Observed, later: Observed
-) -> None:
-    reached, _ = reach(placement, before)
-    if placement.withdrawn:
-        return
-    _, taken = reach(placement, msgspec.structs.replace(later, entry=reached.entry))
-    assert not any(isinstance(step, Stop | Remove) for step in taken)
-
-
-@settings(deadline=None)
-@given(st.none() | wishes, machines)
-def test_no_file_goes_while_its_unit_runs(placement: Placement | None, seen: Observed) -> None:
-    model = Model(seen)
-    for _ in range(8):
-        for step in plan(placement, model.seen):
-            assert not (isinstance(step, Remove) and model.seen.busy)
-            model.apply(step)
-        model.settle(placement)
-
-
-@settings(deadline=None)
-@given(wishes, machines)
-def test_a_restore_stops_starts_and_writes_nothing(placement: Placement, seen: Observed) -> None:
-    adoption = plan_adoption({NAME: placement}, {NAME: seen})
-    adopted = msgspec.structs.replace(seen, entry=adoption.entries.get(NAME, seen.entry))
-    if seen.busy and not (placement.withdrawn and not seen.ours):
-        assert plan(placement, adopted, held=adoption.orphans) == []
-    assert not any(isinstance(step, Stop | Start) for step in plan(placement, adopted, held=adoption.orphans))

@@ -1,0 +1,140 @@
+"""Properties of what fleet plans for a unit, on a model of a machine in which every step works and every job ends."""
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fleetd.core.placement import Placement
+from fleetd.core.reconcile import (
+    LastRun,
+    LedgerEntry,
+    Observed,
+    Record,
+    Remove,
+    Start,
+    Step,
+    Stop,
+    StopProgress,
+    Write,
+    needs_last_run,
+    plan_adoption,
+)
+from fleetd.core.unit import TargetState
+from fleetd.core.unitfile import hash_unit_file
+from tests.unit.reconcile_builder import LOADED, NAME, NEW, NEW_HASH, OLD, OLD_HASH, entry, placed, plan
+
+
+class Model:
+    """One unit on one machine."""
+
+    def __init__(self, seen: Observed) -> None:
+        self.seen = seen
+
+    def apply(self, step: Step) -> None:
+        change = {
+            Stop: lambda: {"active": "inactive", "job": False, "stop": StopProgress.ENDED},
+            Remove: lambda: {"hash": "", "entry": None, "stop": StopProgress.NONE},
+            Write: lambda: {"hash": hash_unit_file(step.text)},
+            Record: lambda: {"entry": step.entry, "stop": StopProgress.NONE},
+            Start: lambda: {"active": "active", "job": False, "stop": StopProgress.NONE},
+        }[type(step)]()
+        if isinstance(step, Stop) and step.entry is not None:
+            change["entry"] = step.entry
+        if isinstance(step, Start):
+            change["entry"] = msgspec.structs.replace(step.entry, issued=True)
+        self.seen = msgspec.structs.replace(self.seen, **change)
+
+    def settle(self, placement: Placement | None) -> None:
+        """Jobs end, and systemd says what it is asked."""
+        if self.seen.active == "deactivating" or self.seen.stop is StopProgress.UNDER_WAY:
+            stop = StopProgress.ENDED if self.seen.stop is StopProgress.UNDER_WAY else self.seen.stop
+            self.seen = msgspec.structs.replace(self.seen, active="inactive", job=False, stop=stop)
+        last_run = LastRun() if needs_last_run(placement, self.seen) else None
+        self.seen = msgspec.structs.replace(self.seen, waiting=False, last_run=last_run)
+
+
+generations = st.integers(1, 4)
+hashes = st.sampled_from([OLD_HASH, NEW_HASH, ""])
+entries = st.builds(
+    LedgerEntry, st.integers(0, 5), st.sampled_from(TargetState), st.sampled_from([OLD_HASH, NEW_HASH]), st.booleans()
+)
+machines = st.builds(
+    Observed,
+    hash=hashes,
+    load=st.just("loaded"),
+    active=st.sampled_from(["active", "activating", "deactivating", "inactive", "failed"]),
+    job=st.booleans(),
+    entry=st.none() | entries,
+    stop=st.sampled_from(StopProgress),
+    waiting=st.booleans(),
+)
+wishes = st.builds(placed, st.sampled_from(TargetState), generations, st.sampled_from([OLD, NEW]))
+
+
+def reach(placement: Placement | None, seen: Observed) -> tuple[Observed, list[Step]]:
+    """The machine after all plans, and the steps it took."""
+    model, taken = Model(seen), []
+    for _ in range(8):
+        model.settle(placement)
+        steps = plan(placement, model.seen)
+        taken += steps
+        for step in steps:
+            model.apply(step)
+        if not steps:
+            return model.seen, taken
+    raise AssertionError(f"the plans never end: {taken}")
+
+
+@settings(deadline=None)
+@given(wishes | st.none(), machines)
+def test_plans_applied_until_nothing_is_left_reach_what_is_asked(placement: Placement | None, seen: Observed) -> None:
+    reached, _ = reach(placement, seen)
+    if placement is None or placement.withdrawn:
+        assert not reached.ours
+        assert not (reached.busy and seen.ours)
+    elif seen.entry is None or seen.entry.generation < placement.generation:
+        assert reached.hash == hash_unit_file(placement.text)
+        assert reached.entry == entry(placement.target, placement.generation, reached.hash)
+        assert reached.busy or placement.target is LOADED
+
+
+@settings(deadline=None)
+@given(wishes | st.none(), machines)
+def test_the_plan_of_a_state_that_was_reached_is_empty(placement: Placement | None, seen: Observed) -> None:
+    reached, _ = reach(placement, seen)
+    model = Model(reached)
+    model.settle(placement)
+    assert plan(placement, model.seen) == []
+
+
+@settings(deadline=None)
+@given(wishes, machines, machines)
+def test_a_unit_whose_placement_is_unchanged_is_never_stopped_whatever_systemd_says(
+    placement: Placement, before: Observed, later: Observed
+) -> None:
+    reached, _ = reach(placement, before)
+    if placement.withdrawn:
+        return
+    _, taken = reach(placement, msgspec.structs.replace(later, entry=reached.entry))
+    assert not any(isinstance(step, Stop | Remove) for step in taken)
+
+
+@settings(deadline=None)
+@given(st.none() | wishes, machines)
+def test_no_file_goes_while_its_unit_runs(placement: Placement | None, seen: Observed) -> None:
+    model = Model(seen)
+    for _ in range(8):
+        for step in plan(placement, model.seen):
+            assert not (isinstance(step, Remove) and model.seen.busy)
+            model.apply(step)
+        model.settle(placement)
+
+
+@settings(deadline=None)
+@given(wishes, machines)
+def test_a_restore_stops_starts_and_writes_nothing(placement: Placement, seen: Observed) -> None:
+    adoption = plan_adoption({NAME: placement}, {NAME: seen})
+    adopted = msgspec.structs.replace(seen, entry=adoption.entries.get(NAME, seen.entry))
+    if seen.busy and not (placement.withdrawn and not seen.ours):
+        assert plan(placement, adopted, held=adoption.orphans) == []
+    assert not any(isinstance(step, Stop | Start) for step in plan(placement, adopted, held=adoption.orphans))
