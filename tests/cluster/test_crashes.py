@@ -51,11 +51,11 @@ def test_a_fleetd_killed_at_any_moment_on_its_own_store_loses_nothing_acknowledg
     before = alone.lives(UNITS)
     moments = random.Random(1)
     with Traffic(alone) as traffic:
+        alone.cluster.wait_until("the first wish is acknowledged", lambda: bool(traffic.wishes))
         for _ in range(KILLS):
             time.sleep(moments.uniform(1.0, 3.0))
             kill_fleetd(machine)
     alone.cluster.wait_ready()
-    assert traffic.wishes
     traffic.wait_until_done()
     assert alone.lives(UNITS) == before
 
@@ -68,11 +68,11 @@ def test_fleetds_killed_at_any_moment_on_all_machines_lose_nothing_acknowledged(
     before = person.lives(UNITS)
     moments = random.Random(3)
     with Traffic(person) as traffic:
+        person.cluster.wait_until("the first wish is acknowledged", lambda: bool(traffic.wishes))
         for _ in range(2 * KILLS):
             time.sleep(moments.uniform(0.0, 2.0))
             kill_fleetd(moments.choice(person.cluster.machines))
     person.cluster.wait_ready()
-    assert traffic.wishes
     traffic.wait_until_done()
     assert person.lives(UNITS) == before
 

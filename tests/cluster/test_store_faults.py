@@ -52,13 +52,13 @@ def assert_untouched(person: Person, before: dict[tuple[str, str], tuple[int, in
 def test_a_minute_without_etcd_touches_no_unit_and_what_was_asked_meanwhile_is_refused_or_done(person: Person) -> None:
     before = person.lives(UNITS)
     with Traffic(person) as traffic:
+        person.cluster.wait_until("the first wish is acknowledged", lambda: bool(traffic.wishes))
         time.sleep(4)
         person.cluster.etcd.stop()
         time.sleep(60)
         assert person.lives(UNITS) == before
         person.cluster.etcd.start()
         time.sleep(4)
-    assert traffic.wishes
     assert traffic.doubtful
     assert all("etcd" in words for words in traffic.doubtful.values())
     traffic.wait_until_done()
