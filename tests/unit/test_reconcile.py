@@ -316,6 +316,21 @@ def test_what_rests_or_is_not_ours_is_no_orphan(seen: Observed) -> None:
     assert plan_adoption({}, {NAME: seen}).orphans == ()
 
 
+def test_a_unit_of_the_machines_own_is_not_adopted_at_a_restore() -> None:
+    seen = Observed(load="loaded", active="active", refusal="it would shadow one of the system")
+    adoption = plan_adoption({NAME: placed(generation=3)}, {NAME: seen})
+    assert (adoption.entries, adoption.orphans) == ({}, ())
+
+
+def test_a_oneshot_that_completed_before_a_reboot_is_written_down_as_completed_and_not_started() -> None:
+    placement = msgspec.structs.replace(placed(), completed=True)
+    done = entry(completed=True)
+    assert plan(placement, Observed()) == [
+        Write(NAME, "it is placed here", NEW),
+        Record(NAME, "it ran to its end before", done),
+    ]
+
+
 def test_of_what_rests_at_a_restore_the_lost_history_counts_no_more() -> None:
     seen = here("inactive", entry=entry(generation=90))
     taken_over = msgspec.structs.replace(seen, entry=plan_adoption({}, {NAME: seen}).entries[NAME])
