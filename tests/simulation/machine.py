@@ -1,7 +1,7 @@
 """One simulated machine: its systemd, its network, its disk, and the fleetd that runs on it, with all that can befall
 them.
 
-fleetd is the real Node of daemon.py: agent, engine, membership, API. What is done to machines, and when, is not
+fleetd is the real Node of node.py: agent, engine, membership, API. What is done to machines, and when, is not
 decided here.
 """
 
@@ -20,7 +20,7 @@ from fleetd.api.handlers import LEAVE
 from fleetd.api.message import Request, Response
 from fleetd.config import Config, parse_config
 from fleetd.core.machine import Machine
-from fleetd.daemon import Node, Surroundings
+from fleetd.node import Node, Surroundings
 from fleetd.store.embedded import inline
 from fleetd.systemd.simulated import SYSTEM_UNITS, SimulatedSystemd
 from tests.simulation.server import StoreServer

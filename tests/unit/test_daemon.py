@@ -10,7 +10,8 @@ import pytest
 
 from fleetd.config import parse_config
 from fleetd.core.machine import Machine
-from fleetd.daemon import AlreadyRunning, Node, Surroundings, claim_machine, own_unit
+from fleetd.daemon import AlreadyRunning, claim_machine, own_unit
+from fleetd.node import Node, Surroundings
 from fleetd.store.embedded import EmbeddedStore
 from fleetd.systemd.simulated import SimulatedSystemd
 from tests.virtual_time import offload_inline, run_virtually

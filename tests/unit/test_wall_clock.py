@@ -7,7 +7,7 @@ from pathlib import Path
 from fleetd.config import parse_config
 from fleetd.core.machine import Machine
 from fleetd.core.unit import TargetState, Unit
-from fleetd.daemon import Node, Surroundings
+from fleetd.node import Node, Surroundings
 from fleetd.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline
 from fleetd.systemd.simulated import SimulatedSystemd

@@ -1,0 +1,245 @@
+"""All of fleetd that runs under one configuration, over whatever store and systemd it is given: a Node.
+
+It wires the parts, starts and ends them, and has the machine go from the cluster in the way that the moment asks for.
+Which store and which systemd it is, and what the process is told by signals, is daemon.py's matter; the simulator and
+the benchmarks build Nodes of their own. Nothing is decided here that another module could decide.
+"""
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from fleetd import metrics
+from fleetd.agent import Agent
+from fleetd.agent.ledger import Ledger
+from fleetd.api import schema
+from fleetd.api.handlers import Api
+from fleetd.config import Config
+from fleetd.core.departure import Departure, plan_departure
+from fleetd.core.machine import Machine, MachineMode
+from fleetd.engine import Engine, Offload
+from fleetd.membership import Membership
+from fleetd.registry import Registry
+from fleetd.store.protocol import Store, StoreError
+from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager
+
+log = logging.getLogger(__name__)
+
+PARK_TIMEOUT_S = 10.0
+LEAVE_POLL_S = 0.2
+ADDRESS_CHECK_S = 60.0
+HANDOVER_S = 5.0
+
+
+class Surroundings(msgspec.Struct, frozen=True):
+    """What a Node has from the process that it runs in; the simulator gives it all of this by itself.
+
+    `runtime` is the directory that a reboot empties. `own_unit` is the systemd unit of fleetd, '' where systemd does
+    not supervise it. `find_address` tells the address as it is now, '' where it is not to be followed or there is none.
+    `unix_now` is the wall clock in seconds, `new_id` makes what is unique.
+    """
+
+    runtime: Path
+    own_unit: str = ""
+    find_address: Callable[[], str] = lambda: ""
+    unix_now: Callable[[], float] = time.time
+    new_id: Callable[[], str] = lambda: uuid.uuid4().hex
+    offload: Offload = asyncio.to_thread
+
+
+class Node:
+    """All that runs under one configuration: store, systemd, membership, agent, engine, API."""
+
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        systemd: ServiceManager,
+        machine: Machine,
+        surroundings: Surroundings,
+        former_lease: int = 0,
+    ) -> None:
+        self.config = config
+        self._own_unit = surroundings.own_unit
+        self._find_address = surroundings.find_address
+        self.store = store
+        self.systemd = systemd
+        self.finished = asyncio.Event()  # a part has ended for good: a bug was met
+        self._tasks: list[asyncio.Task[None]] = []
+        self._leaving: asyncio.Task[None] | None = None
+        loop_time = asyncio.get_running_loop().time
+        registry = Registry(store, config.etcd_key_prefix)
+        self.membership = Membership(
+            machine,
+            registry,
+            ttl_s=config.agent_ttl_s,
+            parked_ttl_s=config.parked_ttl_s,
+            now=loop_time,
+            publish=lambda lease: self.agent.publish_all(lease),
+            heard=lambda revision: self.agent.check(revision),
+            former_lease=former_lease,
+        )
+        ledger = Ledger(surroundings.runtime, logging.getLogger("fleetd.agent.ledger"))
+        self.agent = Agent(machine.id, registry, systemd, ledger, self.membership, logging.getLogger("fleetd.agent"))
+        self.engine = Engine(
+            machine.id,
+            registry,
+            self.membership,
+            ttl_s=config.agent_ttl_s,
+            handover_timeout_s=config.handover_timeout_s,
+            compact=config.etcd_compact,
+            now=loop_time,
+            unix_now=surroundings.unix_now,
+            new_id=surroundings.new_id,
+            offload=surroundings.offload,
+        )
+        self.api = Api(
+            registry,
+            token_limit=config.token_limit,
+            shadows=systemd.shadows,
+            not_ready=self._not_ready,
+            leave=self._report_leaving,
+            metrics=self._render_metrics,
+        )
+
+    def start(self) -> None:
+        """Set everything going."""
+        parts = [self.membership.run(), self.agent.run(), self._follow_address()]
+        if not self.config.disable_engine:
+            parts.append(self._run_engine())
+        for part in parts:
+            task = asyncio.create_task(part)
+            task.add_done_callback(self._note_end)
+            self._tasks.append(task)
+
+    async def close(self) -> None:
+        """Stop working. The units and this machine's registration stay as they are."""
+        if self._leaving:
+            self._leaving.cancel()
+        self._end_parts()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.agent.close()
+        await self.store.close()
+        await self.systemd.close()
+
+    @property
+    def failed(self) -> bool:
+        """Whether a part has ended by an error."""
+        return any(task.done() and not task.cancelled() and task.exception() for task in self._tasks)
+
+    def raise_failure(self) -> None:
+        """Raise the error that ended a part, if one did: a bug, and loud."""
+        for task in self._tasks:
+            if task.done() and not task.cancelled():
+                task.result()
+
+    async def depart(self) -> None:
+        """Go in the way that the moment asks for; in bounded time, whatever the store does."""
+        departure = await self._plan_departure()
+        log.info("ends", extra={"units": departure})
+        try:
+            if not self.membership.lease:
+                return
+            if departure is Departure.PARK:
+                async with asyncio.timeout(PARK_TIMEOUT_S):
+                    await self.membership.park()
+            elif departure is Departure.LEAVE:
+                async with asyncio.timeout(self.config.shutdown_timeout_s):
+                    await self.leave()
+        except TimeoutError:
+            log.warning("units still run here, and fleetd waits no longer: %s", ", ".join(await self._remaining()))
+            with suppress(StoreError):
+                await self.membership.depart()
+        except StoreError as error:
+            log.warning("the cluster could not be told: %s", error)
+
+    async def leave(self) -> None:
+        """Have every unit placed elsewhere, and go when the last has stopped here."""
+        if self.membership.machine.mode is not MachineMode.LEAVING:
+            await self.membership.announce(MachineMode.LEAVING)
+            log.info("leaves the cluster: its units go elsewhere")
+        while await self._remaining():  # noqa: ASYNC110 (no event says "nothing runs")
+            await asyncio.sleep(LEAVE_POLL_S)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HANDOVER_S):  # a cluster without a leader takes nothing over
+                await self.agent.wait_until_unordered()
+        self._end_parts()
+        await self.membership.depart()
+        log.info("has left the cluster")
+
+    def _end_parts(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+    async def _remaining(self) -> tuple[str, ...]:
+        """The units that still run here."""
+        with suppress(ManagerUnavailable):
+            return tuple(await self.agent.running_units())
+        return ()
+
+    async def _plan_departure(self) -> Departure:
+        try:
+            job = await self.systemd.pending_job(self._own_unit) if self._own_unit else ""
+            stopping = await self.systemd.machine_is_stopping()
+        except ManagerUnavailable as error:
+            log.warning("systemd does not say why fleetd is to end: %s", error)
+            return Departure.STAY
+        return plan_departure(job=job, machine_is_stopping=stopping, supervised=self._own_unit != "")
+
+    async def _report_leaving(self) -> schema.Leaving:
+        """What `fleetd leave` asks, again and again: begin to leave, and say how far it is.
+
+        A machine that has left stays idle until fleetd is restarted: were fleetd to end, the next person who looks at
+        its socket would make systemd start it, and the machine join again.
+        """
+        if self._leaving is None or (self._leaving.done() and self._leaving.exception()):
+            self._leaving = asyncio.create_task(self.leave())
+        left = self._leaving.done()
+        return schema.Leaving(left=left, waiting_for=() if left else await self._remaining())
+
+    async def _follow_address(self) -> None:
+        """Tell the cluster of another address, as DHCP may give this machine one. The kernel alone is asked."""
+        told = self.membership.machine.address
+        while True:
+            await asyncio.sleep(ADDRESS_CHECK_S)
+            address = self._find_address()
+            if address in ("", told):
+                continue
+            try:
+                await self.membership.announce(address=address)
+            except StoreError as error:
+                log.warning("the cluster could not be told of the address %s, trying on: %s", address, error)
+            else:
+                told = address
+                log.info("has another address", extra={"address": address})
+
+    async def _run_engine(self) -> None:
+        await self.membership.registered.wait()
+        await self.engine.run()
+
+    def _render_metrics(self) -> bytes:
+        metrics.REGISTERED.set(self.membership.registered.is_set())
+        if self.engine.leadership:
+            self.engine.leadership.show_metrics()
+        else:
+            metrics.show_following()
+        return metrics.render()
+
+    def _not_ready(self) -> str:
+        if self._leaving is not None and self._leaving.done():
+            return "this machine has left the cluster; systemctl restart fleet.service makes it join again"
+        if self.membership.registered.is_set():
+            return ""
+        return self.membership.refusal or "this machine is not registered yet"
+
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            if task.exception():
+                log.critical("a part of fleetd has failed", exc_info=task.exception())
+            self.finished.set()
