@@ -24,7 +24,6 @@ from fleetd.config import Config, ConfigError, Notice, load_config
 from fleetd.core.machine import Machine
 from fleetd.node import Node, Surroundings
 from fleetd.registry import Registry
-from fleetd.store.embedded import EmbeddedStore
 from fleetd.store.etcd import EtcdStore
 from fleetd.store.etcd_gateway import tls_context
 from fleetd.store.measured import MeasuredStore
@@ -203,6 +202,8 @@ def own_unit(cgroups: str | None = None) -> str:
 
 def _open_store(config: Config) -> Store:
     if config.standalone:
+        from fleetd.store.embedded import EmbeddedStore  # here, for it needs SQLite, which clusters have no use for
+
         Path(config.standalone_path).parent.mkdir(parents=True, exist_ok=True)
         return EmbeddedStore(config.standalone_path)
     return EtcdStore(

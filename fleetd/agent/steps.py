@@ -19,6 +19,8 @@ from fleetd.core.reconcile import Record, Remove, Start, Step, Stop, StopProgres
 from fleetd.core.unitfile import hash_unit_file
 from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager, ServiceManagerError, UnitStatus
 
+AT_ONCE = 64  # as many as systemd is asked at a time; memory that a larger crowd of them takes is never given back
+
 _AnyStep = TypeVar("_AnyStep", Stop, Start)
 
 
@@ -69,8 +71,11 @@ class StepRunner:
         await self._each([step for step in starts if not self._retries.is_waiting(step.unit)], self._start)
 
     async def _each(self, steps: Sequence[_AnyStep], do: Callable[[_AnyStep], Awaitable[None]]) -> None:
-        """Do this for all of the steps at once."""
-        results = await asyncio.gather(*(do(step) for step in steps), return_exceptions=True)
+        """Do this for all of the steps, many at once."""
+        results: list[BaseException | None] = []
+        for first in range(0, len(steps), AT_ONCE):
+            some = steps[first : first + AT_ONCE]
+            results += await asyncio.gather(*(do(step) for step in some), return_exceptions=True)
         bugs_and_outages: list[BaseException] = []
         for step, result in zip(steps, results, strict=True):
             if isinstance(result, ServiceManagerError | OSError) and not isinstance(result, ManagerUnavailable):
