@@ -5,7 +5,7 @@ that the API makes. What the leader and the agents write in batches is cut into 
 decides anything, and nothing here knows which store it talks to.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -30,6 +30,7 @@ from fleetd.store.protocol import (
 )
 
 DEFAULT_PREFIX = "/fleet/"
+MOST_PICKED = 16 * MAX_OPERATIONS  # keys asked for by name; a whole kind costs as much as tens of such requests
 
 
 class Leader(msgspec.Struct, frozen=True):
@@ -173,13 +174,25 @@ class Registry:
         return Part(self._decode_all(kind, items), last, len(items) < len(snapshot.items), snapshot.revision)
 
     async def pick(self, kind: str, wanted: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], Any]:
-        """Those of a kind's records that bear one of these names: names → record. Always in one read: where that
-        cannot be of so many keys, it is of the whole kind."""
-        if len(wanted) > MAX_OPERATIONS:
+        """Those of a kind's records that bear one of these names: names → record. They are asked for by name, or, where
+        they are so many that this would take longer, found among all."""
+        if len(wanted) > MOST_PICKED:
             every = await self.read(kind)
             return {names: every[names] for names in wanted if names in every}
         keys = [self.key(kind, *names) for names in wanted]
-        return self._decode_all(kind, (await self.store.get_many(keys)).items) if keys else {}
+        found: dict[tuple[str, ...], Any] = {}
+        for start in range(0, len(keys), MAX_OPERATIONS):
+            found |= self._decode_all(kind, (await self.store.get_many(keys[start : start + MAX_OPERATIONS])).items)
+        return found
+
+    async def copies(self, units: Collection[str], machines: Collection[str]) -> dict[tuple[str, str], UnitState]:
+        """What machines (these are all) report of these units: (machine, unit) → state, in that order. States are kept
+        by machine, so that each machine is asked for each unit, unless that takes longer than to read every state."""
+        if len(units) * len(machines) > MOST_PICKED:
+            named = frozenset(units)
+            return {names: state for names, state in (await self.states()).items() if names[1] in named}
+        wanted = [(machine, unit) for machine in sorted(machines) for unit in sorted(units)]
+        return dict(await self.pick("states", wanted))  # type: ignore[arg-type]
 
     def _decode_all(self, kind: str, items: Iterable[KeyValue]) -> dict[tuple[str, ...], Any]:
         records: dict[tuple[str, ...], Any] = {}

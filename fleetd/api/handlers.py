@@ -86,7 +86,8 @@ class Api:
             ),
             "state": Resource({"GET": states.get}, get_only),
         }
-        self._others = {f"{schema.V2}/units": Resource({"GET": Reports(registry).get_all}, get_only)}
+        reports = Reports(registry)
+        self._others = {f"{schema.V2}/units": Resource({"GET": reports.get_all}, get_only)}
         self._others["/health"] = Resource({"GET": self._get_health}, get_only)
         if leave:
             only_post = "only POST supported against this resource"

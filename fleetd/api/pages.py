@@ -2,7 +2,8 @@
 
 A token of ours says which entry was the last one shown, and at which revision of the store. The next page begins with
 the entries that come after that one in order, so that whatever exists all the while is shown once, whatever else comes
-and goes. The revision tells a store that was set back: what was shown before is then no beginning of what would follow.
+and goes. Nothing is read as it was at that revision, so a listing goes on though the store has forgotten it meanwhile.
+The revision tells a store that was set back: what was shown before is then no beginning of what would follow.
 The original's tokens say how many entries to skip. They are understood, but not given out.
 """
 
@@ -10,6 +11,7 @@ import base64
 import binascii
 import re
 import struct
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any, TypeVar
@@ -38,6 +40,11 @@ class Page(msgspec.Struct, frozen=True):
     after: str = ""
     revision: int = 0
     skip: int = 0
+
+    @property
+    def is_first(self) -> bool:
+        """Whether nothing comes before it."""
+        return not self.after and not self.skip
 
 
 def parse_page(request: Request, token_limit: int) -> Page:
@@ -115,7 +122,7 @@ async def read_page(registry: Registry, kind: str, page: Page) -> tuple[dict[str
 def cut_page(items: Sequence[Item], key: Callable[[Item], str], page: Page, revision: int) -> tuple[list[Item], str]:
     """The same of a listing that has been read whole, at this revision; its items are in the order of their keys."""
     _check_revision(page, revision)
-    later = [item for item in items if key(item) > page.after]
-    shown = later[page.skip : page.skip + page.limit]
-    has_more = len(later) > page.skip + page.limit
+    start = bisect_right(items, page.after, key=key) + page.skip
+    shown = list(items[start : start + page.limit])
+    has_more = len(items) > start + page.limit
     return shown, render_token(revision, key(shown[-1])) if has_more else ""

@@ -1,12 +1,12 @@
 """Units in version 2: what was asked, what was decided and why, and how each copy stands on its machine."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import msgspec
 
 from fleetd.api import schema
-from fleetd.api.message import Request, Response, render_json
+from fleetd.api.message import Request, Response, parse_json, render_json
 from fleetd.api.states import is_gone
 from fleetd.core.cluster import requirements_of
 from fleetd.core.machine import Machine
@@ -16,6 +16,12 @@ from fleetd.core.unitfile import hash_unit_file
 from fleetd.registry import Registry
 
 _hash = lru_cache(maxsize=4096)(hash_unit_file)
+
+
+class Question(msgspec.Struct, frozen=True):
+    """The units that a client asks about, as it sends them."""
+
+    names: tuple[str, ...] = ()
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -71,27 +77,27 @@ def describe_unit(
     )
 
 
-def plan_reports(seen: Seen, names: list[str]) -> tuple[schema.UnitReport, ...]:
-    """A report on each of the names that is a unit or has copies (no names: on all), in order of name."""
+def plan_reports(seen: Seen) -> tuple[schema.UnitReport, ...]:
+    """A report on everything that is a unit or has copies, in order of name."""
     copies: dict[str, list[schema.CopyReport]] = {}
     for (machine, name), state in sorted(seen.states.items(), key=lambda item: item[0]):
         if not is_gone(state) or (state.error and name in seen.units):
             copies.setdefault(name, []).append(describe_copy(seen, machine, name, state))
-    known = sorted({**seen.units, **copies})
-    wanted = frozenset(names)
     return tuple(
         describe_unit(seen.units.get(name), name, seen.decisions.get(name), tuple(copies.get(name, ())))
-        for name in known
-        if not wanted or name in wanted
+        for name in sorted({**seen.units, **copies})
     )
 
 
-def strays(decisions: Mapping[str, Decision], states: Mapping[tuple[str, str], UnitState]) -> bool:
-    """Whether any copy is on another machine than its unit is (global ones are on many, and at home on all)."""
-    return any(
-        (decision := decisions.get(name)) is not None and not decision.machines and decision.machine != machine
+def find_strays(
+    decisions: Mapping[str, Decision], states: Mapping[tuple[str, str], UnitState]
+) -> list[tuple[str, str]]:
+    """The copies that are on another machine than their unit is (global ones are on many, and at home on all)."""
+    return [
+        (machine, name)
         for machine, name in states
-    )
+        if (decision := decisions.get(name)) is not None and not decision.machines and decision.machine != machine
+    ]
 
 
 class Reports:
@@ -102,10 +108,37 @@ class Reports:
 
     async def get_all(self, request: Request, _: str) -> Response:
         """A report on each unit that the query names, or on all."""
+        names = request.query_values("name")
+        return await self._report(names) if names else await self._report_all()
+
+    async def post(self, request: Request, _: str) -> Response:
+        """The same on each unit that the body names: a URL cannot name many."""
+        return await self._report(parse_json(request.body, Question).names)
+
+    async def _report(self, asked: Sequence[str]) -> Response:
+        read = self._registry
+        names = [name for name in dict.fromkeys(asked) if name and "/" not in name]
+        wanted = [(name,) for name in names]
+        units = {key[0]: unit for key, unit in (await read.pick("units", wanted)).items()}
+        decisions = {key[0]: decision for key, decision in (await read.pick("decisions", wanted)).items()}
+        machines = await read.machines()
+        return await self._render(units, decisions, machines, await read.copies(names, machines))
+
+    async def _report_all(self) -> Response:
         read = self._registry
         units, decisions = await read.units(), await read.decisions()
-        machines, states = await read.machines(), await read.states()
-        # Only the placement of a copy that is elsewhere can say that it retires; to read them all costs the most.
-        placements = await read.placements() if strays(decisions, states) else {}
-        seen = Seen(units, decisions, machines, states, placements)
-        return render_json(schema.UnitReports(plan_reports(seen, request.query_values("name"))))
+        return await self._render(units, decisions, await read.machines(), await read.states())
+
+    async def _render(
+        self,
+        units: dict[str, Unit],
+        decisions: dict[str, Decision],
+        machines: dict[str, Machine],
+        states: dict[tuple[str, str], UnitState],
+    ) -> Response:
+        # Only the placement of a copy that is elsewhere can say that it retires.
+        strays = find_strays(decisions, states)
+        placements = {
+            (key[0], key[1]): order for key, order in (await self._registry.pick("placements", strays)).items()
+        }
+        return render_json(schema.UnitReports(plan_reports(Seen(units, decisions, machines, states, placements))))

@@ -11,7 +11,8 @@ import pytest
 from fleetd.api.handlers import Api
 from fleetd.api.message import Request, Response
 from fleetd.config import Address
-from fleetd.core.unit import TargetState, Unit
+from fleetd.core.machine import Machine
+from fleetd.core.unit import TargetState, Unit, UnitState
 from fleetd.core.unitfile import UnitFile
 from fleetd.registry import Record, Registry
 from fleetd.store.embedded import EmbeddedStore, inline
@@ -52,8 +53,11 @@ class Fleet:
         return response.status, entity["error"]["message"]
 
     async def put(self, record: Record, *names: str) -> None:
-        """Write a record as the leader or a machine would."""
-        await self.registry.store.transact([], [self.registry.put(record, *names)])
+        """Write a record as the leader or a machine would. A machine that reports a state is there."""
+        puts = [self.registry.put(record, *names)]
+        if isinstance(record, UnitState) and names[0] not in await self.registry.machines():
+            puts.append(self.registry.put(Machine(names[0]), names[0]))
+        await self.registry.store.transact([], puts)
 
     async def add_unit(
         self, name: str, text: str = "[Service]\nExecStart=/bin/true\n", target: str = "inactive"

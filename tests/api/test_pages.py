@@ -1,14 +1,17 @@
 """Pages: where a listing is cut, and what tokens are worth while units come and go."""
 
+import asyncio
 import json
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fleetd.api.message import Request
 from fleetd.api.pages import MAX_LIMIT, render_token
+from fleetd.api.states import States
 from fleetd.core.machine import Machine, MachineSettings
 from fleetd.core.placement import Decision
 from fleetd.core.unit import TargetState, Unit, UnitState
@@ -51,8 +54,30 @@ async def pages(fleet: Any, path: str, query: str = "") -> list[list[str]]:
 async def fill(fleet: Any, count: int) -> None:
     for number in range(count):
         await fleet.add_unit(f"u{number}.service")
-        await fleet.put(RUNNING, "m1", f"u{number}.service")
+        await fleet.put(RUNNING, "m0", f"u{number}.service")
         await fleet.put(Machine(f"m{number}"), f"m{number}")
+
+
+class Counting:
+    """A store, with the records counted that are read from it."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self.read = 0
+
+    def __getattr__(self, name: str) -> Any:
+        async def ask(*arguments: Any, **options: Any) -> Any:
+            answer = await getattr(self._store, name)(*arguments, **options)
+            self.read += len(getattr(answer, "items", ()))
+            return answer
+
+        return ask
+
+
+def count_reads(fleet: Any) -> Counting:
+    """Count from now on."""
+    fleet.registry.store = Counting(fleet.registry.store)
+    return cast(Counting, fleet.registry.store)
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(0, [0]), (1, [1]), (2, [2]), (3, [2, 1]), (4, [2, 2])])
@@ -235,29 +260,64 @@ async def test_no_unit_is_twice_or_lost_while_others_come_and_go(lives: dict[str
         await store.close()
 
 
+# What a page costs
+
+
 async def test_a_page_of_ten_thousand_units_costs_what_the_page_costs(fleet: Any) -> None:
     unit = Unit("u.service", "[Service]\nExecStart=/bin/true\n", TargetState.LAUNCHED)
     puts = [fleet.registry.put(unit, f"u{number:05}.service") for number in range(10_000)]
     for start in range(0, len(puts), MAX_OPERATIONS):
         await fleet.registry.store.transact([], puts[start : start + MAX_OPERATIONS])
-    read = 0
-
-    class Counting:
-        """Counts the records that are read."""
-
-        def __init__(self, store: Any) -> None:
-            self.store = store
-
-        def __getattr__(self, name: str) -> Any:
-            async def ask(*arguments: Any, **options: Any) -> Any:
-                nonlocal read
-                answer = await getattr(self.store, name)(*arguments, **options)
-                read += len(answer.items)
-                return answer
-
-            return ask
-
-    fleet.registry.store = Counting(fleet.registry.store)
+    store = count_reads(fleet)
     _, token = await page(fleet, UNITS)
     await page(fleet, UNITS, token)
-    assert read == 2 * 101
+    assert store.read == 2 * 101
+
+
+async def test_only_the_first_page_of_states_reads_them_all(fleet: Any) -> None:
+    await fill(fleet, 9)
+    store = count_reads(fleet)
+    assert sorted(name for names in await pages(fleet, STATE, "limit=2") for name in names) == [
+        f"u{number}.service/m0" for number in range(9)
+    ]
+    assert store.read == 9
+
+
+async def test_a_first_page_of_states_shows_what_there_is_now_whatever_is_held(fleet: Any) -> None:
+    await fill(fleet, 3)
+    await page(fleet, STATE, query="limit=1")
+    await fleet.put(RUNNING, "m0", "a.service")
+    assert (await page(fleet, STATE, query="limit=1"))[0] == ["a.service/m0"]
+
+
+async def test_a_listing_of_states_that_another_fleetd_began_goes_on_with_what_there_is_now(fleet: Any) -> None:
+    await fill(fleet, 3)
+    other = Fleet(fleet.registry)
+    await page(fleet, STATE, query="limit=1")
+    await fleet.put(RUNNING, "m0", "u3.service")
+    _, token = await page(other, STATE, query="limit=2")
+    assert await page(fleet, STATE, token, "limit=2") == (["u2.service/m0", "u3.service/m0"], "")
+
+
+async def test_a_listing_of_states_is_not_held_for_long(fleet: Any) -> None:
+    await fill(fleet, 3)
+    states = States(fleet.registry, token_limit=1, held_s=0.01)
+    first = json.loads((await states.get_all(Request("GET", STATE), "")).body)
+    store = count_reads(fleet)
+    await asyncio.sleep(0.05)
+    await states.get_all(Request("GET", STATE, (("nextPageToken", first["nextPageToken"]),)), "")
+    assert store.read == 3
+
+
+@pytest.mark.parametrize(
+    ("path", "cost"),
+    [(f"{STATE}/u1.service", 3), (f"{STATE}?unitName=u1.service", 2), ("/fleet/v2/units?name=u1.service", 3)],
+)
+async def test_what_is_asked_of_one_unit_reads_that_one_and_the_machines(fleet: Any, path: str, cost: int) -> None:
+    for number in range(9):
+        await fleet.add_unit(f"u{number}.service")
+        await fleet.put(RUNNING, "m", f"u{number}.service")
+    store = count_reads(fleet)
+    response = await fleet.ask(f"GET {path}")
+    assert b"u1.service" in response.body
+    assert store.read == cost
