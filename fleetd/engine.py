@@ -175,6 +175,7 @@ class Leadership:
         self._written = 1  # no plan is made before the view has reached this revision
         self._inbox: deque[Snapshot | Changes | StoreError] = deque()
         self._wake = asyncio.Event()
+        self._watched = False  # whether who is absent now, and was not at the last look, was seen to vanish
         self._changed: Names | None = None  # the units to plan for; None: all
         self._absences: tuple[Absence, ...] = ()
         self._retiring_since: dict[tuple[str, str], float] = {}
@@ -271,6 +272,7 @@ class Leadership:
             entry = self._inbox.popleft()
             if isinstance(entry, Snapshot):
                 self.view = ClusterView()
+                self._watched = False
                 for item in entry.items:
                     self._apply(item.key, item, item.mod_revision)
                 self.revision = self._written = entry.revision
@@ -337,9 +339,10 @@ class Leadership:
             self._absences,
             self.view.absent(),
             now_s=now_s,
-            calm=beats.covers(engine.ttl_s, now_s, interval_s),
+            calm=self._watched and beats.covers(engine.ttl_s, now_s, interval_s),
             disturbed_s=engine.membership.disturbed_s,
         )
+        self._watched = True
         verdict = judge(self._absences, beats, now_s=now_s, ttl_s=engine.ttl_s, interval_s=interval_s)
         for machine in verdict.dead:
             log.warning("a machine is dead, its units go elsewhere", extra={"machine": machine})

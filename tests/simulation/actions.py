@@ -192,10 +192,9 @@ def leave(world: World, action: Action) -> None:
 # The network.
 
 
-def _degrade(world: World, action: Action, is_trouble: bool) -> None:
+def _degrade(world: World, action: Action) -> None:
     machine = _machine(world, action)
-    if is_trouble:
-        machine.begin_trouble("network")
+    machine.begin_trouble("network")
 
     def mend() -> None:
         machine.link.mend()
@@ -209,21 +208,21 @@ def cut(world: World, action: Action) -> None:
     """`cut MACHINE [for SECONDS]`: from the store, both ways."""
     link = _machine(world, action).link
     link.loses_requests = link.loses_answers = 1.0
-    _degrade(world, action, is_trouble=True)
+    _degrade(world, action)
 
 
 @verb
 def unheard(world: World, action: Action) -> None:
     """`unheard MACHINE [for SECONDS]`: its requests do not reach the store; watches go on."""
     _machine(world, action).link.loses_requests = 1.0
-    _degrade(world, action, is_trouble=True)
+    _degrade(world, action)
 
 
 @verb
 def unanswered(world: World, action: Action) -> None:
     """`unanswered MACHINE [for SECONDS]`: its requests are carried out, and no answer comes."""
     _machine(world, action).link.loses_answers = 1.0
-    _degrade(world, action, is_trouble=True)
+    _degrade(world, action)
 
 
 @verb
@@ -231,7 +230,7 @@ def lossy(world: World, action: Action) -> None:
     """`lossy MACHINE SHARE [for SECONDS]`: so many requests are lost, and so many answers."""
     machine, share = _machine(world, action), float(action.args[1])
     machine.link.loses_requests = machine.link.loses_answers = share
-    _degrade(world, action, is_trouble=True)
+    _degrade(world, action)
 
 
 @verb
@@ -239,15 +238,14 @@ def slow(world: World, action: Action) -> None:
     """`slow MACHINE SECONDS [for SECONDS]`: a message takes up to so long, and may overtake others."""
     machine = _machine(world, action)
     machine.link.latency_s = float(action.args[1])
-    _degrade(world, action, is_trouble=True)
+    _degrade(world, action)
 
 
 @verb
 def deaf(world: World, action: Action) -> None:
-    """`deaf MACHINE [for SECONDS]`: its watches say nothing, all else works."""
-    machine = _machine(world, action)
-    machine.link.hears.clear()
-    _degrade(world, action, is_trouble=False)
+    """`deaf MACHINE [for SECONDS]`: its watches say nothing, all else works. It learns late that its lease is gone."""
+    _machine(world, action).link.hears.clear()
+    _degrade(world, action)
 
 
 # The store.
@@ -279,6 +277,14 @@ async def expire(world: World, action: Action) -> None:
     """`expire COUNT`: so many leases end early, the newest first."""
     if world.server.is_up:
         await world.server.expire(tuple(reversed(world.server.store.leases))[: int(action.args[0])])
+
+
+@verb
+async def revoke(world: World, action: Action) -> None:
+    """`revoke MACHINE|leader …`: these leases end early."""
+    keys = [("leader",) if name == "leader" else ("machines", world.machines[name].id) for name in action.args]
+    items = [world.truth.item(*key) for key in keys]
+    await world.server.expire(tuple(item.lease for item in items if item))
 
 
 @verb

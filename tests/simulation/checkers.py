@@ -54,6 +54,9 @@ class Checker:
     def see_call(self, machine: str, verb: str, names: Sequence[str]) -> None:
         """The machine's systemd is asked this now."""
 
+    def see_restore(self, before: dict[Copy, Placement]) -> None:
+        """The store was set back, and these orders stood in it `before`."""
+
     def see_rest(self) -> None:
         """Nothing is left to be done at this moment."""
 
@@ -161,6 +164,10 @@ class Rule2OrdersAlone(Checker):
                     past.append((now(), before.get(copy)))
                 del past[:-8]
 
+    def see_restore(self, before: dict[Copy, Placement]) -> None:
+        for copy, order in before.items():
+            self._past.setdefault(copy, []).append((now(), order))
+
     def see_call(self, machine: str, verb: str, names: Sequence[str]) -> None:
         if verb not in ("start", "stop"):
             return
@@ -207,8 +214,8 @@ class Rule3OneCopyRuns(Checker):
                     if machine.id != path.first and machine.id not in self.truth.machines:
                         self.left_behind[machine.name, path.second] = None
 
-    def mark_orphans(self) -> None:
-        """The store was set back: all that runs and that it does not place where it runs is left over."""
+    def see_restore(self, before: dict[Copy, Placement]) -> None:
+        """All that runs, and that the store as it is now does not place where it runs, is left over."""
         for copy in self.world.processes:
             order = self.truth.placements.get((self.world.machines[copy[0]].id, copy[1]))
             if order is None or not order.stays:

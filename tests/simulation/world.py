@@ -19,7 +19,7 @@ import msgspec
 from fleetd.core.placement import Placement
 from fleetd.registry import Registry
 from fleetd.store.protocol import Comparison, Event, Operation
-from tests.simulation.checkers import CHECKERS, Rule3OneCopyRuns
+from tests.simulation.checkers import CHECKERS
 from tests.simulation.machine import CONFIG, SimulatedMachine, Surrounds
 from tests.simulation.people import People
 from tests.simulation.server import StoreServer
@@ -156,14 +156,14 @@ class World:
     async def restore_store(self) -> None:
         """The store is set back to its snapshot."""
         await self.server.restore()
+        before = dict(self.truth.placements)
         self.truth.forget()
         snapshot = await self.server.store.range("")
         for item in snapshot.items:
             self.truth.apply(Event(item.key, item, item.mod_revision))
         self.people.learn(self.truth.units)
         for checker in self.checkers:
-            if isinstance(checker, Rule3OneCopyRuns):
-                checker.mark_orphans()
+            checker.see_restore(before)
 
     async def close(self) -> None:
         """Everything ends."""
