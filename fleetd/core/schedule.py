@@ -44,8 +44,8 @@ def plan_cluster(
         release_copies(draft)
     for draft in drafts.values():
         tend_copies(draft)
-    for draft in drafts.values():
-        seek_homes(draft, overdue)
+    for name in _peers_first(view, [name for name in names if name in view.units]):
+        seek_homes(drafts[name], overdue)  # those who follow others find them where they will be
     placed: dict[str, int] = {}
     for group in _groups(view, [name for name, draft in drafts.items() if draft.homeless]):
         late = _latecomer(view, group, drafts)
