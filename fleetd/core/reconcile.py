@@ -269,9 +269,9 @@ def plan_adoption(
 ) -> Adoption:
     """Take what is here for what the restored store asks; what it does not know, or wants gone, and runs: an orphan.
 
-    Of an orphan's past nothing counts any more, for its generations are those of a history that was lost. `is_late`:
-    the machine was away when the store was restored. What is withdrawn from it then was so by a leader of today, which
-    has given the unit another home.
+    Of the past of what it does not ask for nothing counts any more: those generations are of a history that was lost,
+    and would pass for later than what is asked next. `is_late`: the machine was away when the store was restored. What
+    is withdrawn from it then was so by a leader of today, which has given the unit another home.
     """
     entries: dict[str, LedgerEntry] = {}
     orphans: list[str] = []
@@ -282,9 +282,9 @@ def plan_adoption(
             continue  # what the machine has of this name is its own
         if placement is not None and not placement.withdrawn:
             entries[name] = msgspec.structs.replace(entry, generation=placement.generation)
-        elif seen.ours and seen.busy and not (is_late and placement):
+        elif seen.ours:
             entries[name] = entry
-            orphans.append(name)
+            orphans += [name] if seen.busy and not (is_late and placement) else []
     return Adoption(entries, tuple(orphans))
 
 

@@ -313,8 +313,13 @@ def test_what_runs_and_is_not_wanted_by_the_restored_store_is_an_orphan(placemen
 
 @pytest.mark.parametrize("seen", [here(), Observed(), here("active", hash_="")])
 def test_what_rests_or_is_not_ours_is_no_orphan(seen: Observed) -> None:
-    adoption = plan_adoption({}, {NAME: seen})
-    assert (adoption.orphans, adoption.entries) == ((), {})
+    assert plan_adoption({}, {NAME: seen}).orphans == ()
+
+
+def test_of_what_rests_at_a_restore_the_lost_history_counts_no_more() -> None:
+    seen = here("inactive", entry=entry(generation=90))
+    taken_over = msgspec.structs.replace(seen, entry=plan_adoption({}, {NAME: seen}).entries[NAME])
+    assert kinds(plan(placed(generation=4), taken_over)) == ["Start"]
 
 
 def test_a_unit_of_the_machines_own_is_not_adopted_at_a_restore() -> None:
