@@ -13,6 +13,8 @@ from fleetd.core.machine import SHORT_ID_LENGTH, MachineMode
 from fleetd.core.placement import Decision, Placement
 from fleetd.core.unit import TargetState, UnitState
 
+_KEPT = "where it is only kept running since the store was restored"
+
 
 class UnitPlan(msgspec.Struct, frozen=True):
     """All that is to be written for one unit, in one transaction guarded by the revision of its decision.
@@ -41,7 +43,7 @@ class Draft:
         self.before = self.view.decisions.get(name)
         self.completed = self.before.completed if self.before else 0
         self.homeless = False
-        self.waits = False
+        self.waits = ""  # for what
         self._now_s = now_s
         self._reason = ""
         self._orders: dict[str, Placement] = {}
@@ -109,19 +111,25 @@ class Draft:
         """Say why the unit is nowhere and need not be anywhere."""
         self._reason = reason
 
-    def wait(self, reason: str) -> None:
-        """Say what the unit waits for before it can be placed."""
+    def wait(self, what_for: str, reason: str = "") -> None:
+        """Say what the unit waits for before it can be placed; `reason` says more."""
         self.homeless = False
-        self.waits = True
-        self._reason = reason
+        self.waits = what_for
+        self._reason = reason or what_for
 
     def wait_for_stop(self, machine: str) -> None:
         """The unit waits until it is stopped on this machine; why it had to go from there is still said."""
-        reason = f"waits until {machine[:SHORT_ID_LENGTH]} has stopped it"
+        short_id = machine[:SHORT_ID_LENGTH]
+        what_for = f"waits until {short_id} has stopped it"
+        if self.is_orphan(machine):
+            what_for = f"waits until it is stopped on {short_id}, {_KEPT}"
         said = self.before.reason if self.before else ""
-        if self._reason:
-            reason = f"{self._reason}; {reason}"
-        self.wait(said if said.endswith(f"; {reason}") else reason)
+        why = self._reason or said.rpartition("; waits until ")[0]
+        self.wait(what_for, f"{why}; {what_for}" if why else what_for)
+
+    def is_orphan(self, machine: str) -> bool:
+        """Whether the machine only keeps the unit running, and does not carry out that it is to go."""
+        return machine in self.states and self.states[machine].orphan
 
     def finish(self) -> UnitPlan | None:
         """The plan, or None where nothing changes. To be called when everything is tried on the trial."""
@@ -167,7 +175,7 @@ class Draft:
     def _conclude(self, home: str, refusals: dict[str, int]) -> str:
         """The sentence for a person."""
         if not self.view.is_wanted(self.name):
-            return f"being stopped on {', '.join(machine[:SHORT_ID_LENGTH] for machine in self.placements)}"
+            return self._say_what_remains()
         if self._reason:
             return self._reason
         if home:
@@ -175,6 +183,13 @@ class Draft:
         if any(order.stays for order in self.placements.values()):
             return "on every machine that it fits on"
         return "no machine fits" if refusals else "there is no machine"
+
+    def _say_what_remains(self) -> str:
+        """What still holds a unit that is not wanted."""
+        kept = [machine[:SHORT_ID_LENGTH] for machine in self.placements if self.is_orphan(machine)]
+        if kept:
+            return f"to be stopped on {', '.join(kept)}, {_KEPT}"
+        return f"being stopped on {', '.join(machine[:SHORT_ID_LENGTH] for machine in self.placements)}"
 
 
 def release_copies(draft: Draft) -> None:
@@ -316,8 +331,9 @@ def _seek_home(draft: Draft) -> None:
     forgetting = [machine for machine in draft.states if _has_to_forget(draft, machine)]
     if draft.completed == draft.generation:
         draft.conclude("completed")
-    elif len(leaving) == 1 and _may_return(draft, leaving[0]):
-        draft.place(leaving[0], "wanted again while it was being stopped there")
+    elif back := _way_back(draft, leaving):
+        kept = draft.is_orphan(back)
+        draft.place(back, "kept running there" if kept else "wanted again while it was being stopped there")
     elif leaving:
         draft.wait_for_stop(leaving[0])
     elif forgetting:
@@ -326,10 +342,19 @@ def _seek_home(draft: Draft) -> None:
         draft.homeless = True
 
 
+def _way_back(draft: Draft, leaving: list[str]) -> str:
+    """The machine that a unit on its way out of these stays on after all, or ''; not while another still stops it."""
+    stopping = [machine for machine in leaving if not draft.is_orphan(machine)]
+    candidates = [] if len(leaving) > 1 and stopping else leaving
+    return next((machine for machine in candidates if _may_return(draft, machine)), "")
+
+
 def _may_return(draft: Draft, machine: str) -> bool:
-    """Whether a unit on its way out of a machine may stay after all, because a person has asked for it anew."""
+    """Whether a unit on its way out of a machine may stay after all: a person has asked for it anew, or the machine,
+    for which the store was restored, keeps it running."""
     asked_anew = draft.placements[machine].generation < draft.generation
-    return asked_anew and machine in draft.view.machines and not why_not(draft.question(machine))
+    stays = asked_anew or draft.is_orphan(machine)
+    return stays and machine in draft.view.machines and not why_not(draft.question(machine))
 
 
 def _has_to_forget(draft: Draft, machine: str) -> bool:

@@ -340,6 +340,7 @@ def report(placement: Placement | None, seen: Observed, *, error: str = "", orph
         generation=done.generation if done else 0,
         completed=done.completed if done else False,
         error=error,
+        orphan=orphan,
     )
 
 

@@ -50,7 +50,7 @@ def plan_cluster(
     for group in _groups(view, [name for name, draft in drafts.items() if draft.homeless]):
         late = _latecomer(view, group, drafts)
         for name in group if late else ():
-            drafts[name].wait(f"waits for {late}, which is still being stopped")
+            drafts[name].wait(f"waits for {late}, which {drafts[late].waits}")
         for name in () if late else _place_group(trial, group, drafts):
             placed[name] = len(placed) + 1
     ordered = sorted(drafts.values(), key=lambda draft: (draft.stage, placed.get(draft.name, 0)))

@@ -68,7 +68,8 @@ class UnitState(msgspec.Struct, frozen=True, omit_defaults=True):
     `load`, `active`, `sub` are systemd's own words. `hash` is of the content that this machine holds ('' when it holds
     none any more), `target` and `generation` are those of the placement that it has carried out last. `completed`
     says that a oneshot ran to its end with success. `error` is why the last step failed, in systemd's own words where
-    systemd spoke, else ''.
+    systemd spoke, else ''. `orphan`: the unit is only kept running, because a restored store does not know it or
+    wants it gone; no order but one to run it is carried out.
     """
 
     load: str = ""
@@ -79,6 +80,7 @@ class UnitState(msgspec.Struct, frozen=True, omit_defaults=True):
     generation: int = 0
     completed: bool = False
     error: str = ""
+    orphan: bool = False
 
     @property
     def runs(self) -> bool:

@@ -5,6 +5,7 @@ What must hold while the faults last is checkers.py's matter.
 """
 
 import asyncio
+import re
 
 from fleetd.core.cluster import requirements_of
 from fleetd.core.machine import MachineMode, MachineSettings
@@ -14,6 +15,8 @@ from tests.simulation.world import World
 
 HEALING_S = 300.0  # a stop that hangs takes 90 s, a step that failed is tried again after 60 s, a boot takes 15 s
 QUIET_S = 60.0
+_KEPT = re.compile(r"(?:.*; )?waits until it is stopped on (\w+), where it is only kept running .*")
+_FOR_ANOTHER = re.compile(r"waits for (\S+), which (.+)")
 QUIET_REQUESTS = frozenset({"keep_alive", "compact"})
 
 
@@ -71,9 +74,9 @@ def _running(world: World, name: str) -> list[str]:
 
 
 def _is_orphan(world: World, machine: str, name: str) -> bool:
-    """Whether the machine says that it only keeps what a restored store does not know, or asks otherwise."""
+    """Whether the machine says that it only keeps what a restored store does not know, or wants gone."""
     state = world.truth.states.get((machine, name))
-    return state is not None and "was restored from a snapshot" in state.error
+    return state is not None and state.orphan
 
 
 def _judge_unit(world: World, name: str, unit: Unit) -> str:
@@ -87,11 +90,9 @@ def _judge_unit(world: World, name: str, unit: Unit) -> str:
     decision = world.truth.decisions.get(name)
     if decision is None or decision.generation != unit.generation:
         return "nothing is decided for it"
-    if not homes and len(running) < len(_running(world, name)):
-        return ""  # what runs is an orphan, and until a person decides nothing else is done
     if not homes:
         completed = decision.completed == unit.generation
-        return "" if completed else _judge_refusals(world, name, unit)
+        return "" if completed else _judge_absence(world, name, unit)
     if [machine for machine in running if machine != homes[0]]:
         return f"its home is {homes[0]}, it runs on {', '.join(running)}"
     if decision.machine != homes[0]:
@@ -128,15 +129,48 @@ def _judge_copy(world: World, name: str, unit: Unit, home: str) -> str:
     return "" if held == unit.text else f"{home} has another file of it"
 
 
-def _judge_refusals(world: World, name: str, unit: Unit) -> str:
-    """Whether a unit that is nowhere is so with reason, and says the reason for each machine."""
+def _judge_absence(world: World, name: str, unit: Unit) -> str:
+    """What is wrong with the reasons of a unit that is nowhere, or ''."""
     decision = world.truth.decisions[name]
+    if "waits " in decision.reason:
+        return _judge_wait(world, name, decision.reason)
     fitting = [machine for machine in world.truth.machines if not _why_not(world, name, unit, machine)]
     if fitting:
         return f"it is nowhere, and fits on {', '.join(fitting)} ({decision.reason}, {decision.refusals})"
     if sum(decision.refusals.values()) != len(world.truth.machines):
         return f"{len(world.truth.machines)} machines refuse it, and it says {decision.refusals}"
-    return ""
+    untrue = [reason for reason in decision.refusals if not _is_true(world, reason)]
+    return f"no machine refuses it because {', '.join(untrue)}" if untrue else ""
+
+
+def _judge_wait(world: World, name: str, reason: str) -> str:
+    """What is untrue of what a unit says it waits for, or ''. One thing is left to wait for when all faults are over:
+    that a person stops what a machine only keeps running where it may not be."""
+    truth = world.truth
+    if followed := _FOR_ANOTHER.fullmatch(reason):
+        name, reason = followed.groups()
+        if name not in truth.units or not (name in truth.decisions and truth.decisions[name].reason.endswith(reason)):
+            return f"it waits for {name}, which does not say that it {reason}"
+    kept = _KEPT.fullmatch(reason)
+    machine = next((id_ for id_ in truth.machines if kept and id_.startswith(kept[1])), "")
+    order = truth.placements.get((machine, name))
+    if (
+        order
+        and order.withdrawn
+        and _is_orphan(world, machine, name)
+        and _why_not(world, name, truth.units[name], machine)
+    ):
+        return ""
+    return f"{name} has nothing to wait for: {reason}"
+
+
+def _is_true(world: World, refusal: str) -> bool:
+    """Whether a refusal that names another unit is true of any machine."""
+    orders = [(machine, name, order) for (machine, name), order in world.truth.placements.items()]
+    if refusal.startswith("conflicts with "):
+        return any(name == refusal.removeprefix("conflicts with ") and not order.retiring for _, name, order in orders)
+    peer = refusal.removesuffix(" is not there")
+    return peer == refusal or len({m for m, n, o in orders if n == peer and o.stays}) < len(world.truth.machines)
 
 
 def _why_not(world: World, name: str, unit: Unit, machine: str) -> str:
@@ -151,7 +185,7 @@ def _why_not(world: World, name: str, unit: Unit, machine: str) -> str:
         return "another machine"
     if asked.metadata and not _offers(world, machine, asked.metadata):
         return "metadata"
-    if [peer for peer in asked.machine_of if peer not in here]:
+    if [peer for peer in asked.machine_of if peer not in here or not here[peer].stays]:
         return "a peer is missing"
     others = {other: requirements_of(order.text, other).conflicts for other, order in here.items()}
     if any(matches_glob(pattern, other) for other in others for pattern in asked.conflicts):

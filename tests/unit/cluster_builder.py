@@ -29,12 +29,14 @@ class Synced(msgspec.Struct, frozen=True):
 
 
 class Copy(msgspec.Struct):
-    """What is on a machine of one unit: the wish carried out, and how systemd sees it ('' where only a file is)."""
+    """What is on a machine of one unit: the wish carried out, and how systemd sees it ('' where only a file is).
+    `orphan`: the machine only keeps it running, as after a restore of the store."""
 
     generation: int
     target: TargetState
     active: str = "inactive"
     completed: bool = False
+    orphan: bool = False
 
     @property
     def runs(self) -> bool:
@@ -182,7 +184,8 @@ class World:
         if copy is not None and copy.active == "deactivating":
             state = UnitState("loaded", "deactivating", "stop", target=LOADED)
         elif copy is not None:
-            state = UnitState("loaded", copy.active, "", "", copy.target, copy.generation, copy.completed)
+            done = (copy.target, copy.generation, copy.completed)
+            state = UnitState("loaded", copy.active, "", "", *done, orphan=copy.orphan)
         elif order is not None:
             state = UnitState("not-found", "inactive", "dead", generation=order.generation if order.withdrawn else 0)
         if state != self.view.states.get(name, {}).get(machine):
@@ -205,6 +208,8 @@ class World:
 
     def _let_go(self, machine: str, name: str) -> None:
         copy = self.copies[machine].get(name)
+        if copy is not None and copy.orphan:
+            return
         if copy is not None and copy.runs and copy.active != "deactivating":
             copy.active = "deactivating"
         elif copy is not None:
@@ -212,6 +217,8 @@ class World:
 
     def _fulfil(self, machine: str, order: Placement, outcome: str) -> None:
         copy = self.copies[machine].get(order.unit)
+        if copy is not None:
+            copy.orphan = False
         if copy is not None and copy.active == "activating":
             copy.active, copy.completed = ("inactive", True) if outcome == "completed" else (outcome, False)
         elif copy is not None and copy.active == "deactivating":
@@ -220,6 +227,12 @@ class World:
             running = copy is not None and copy.active == "active"
             active = ("active" if running else "activating") if order.target is LAUNCHED else "inactive"
             self.copies[machine][order.unit] = Copy(order.generation, order.target, active)
+
+    def keep_running(self, machine: str, name: str) -> None:
+        """The store was restored, and wants a unit gone that runs on the machine: it is kept running."""
+        copy = self.copies[machine][name]
+        copy.orphan, copy.generation = True, 0
+        self.publish(machine, name)
 
     def vanish(self, machine: str, *, reboot: bool = False) -> None:
         """The machine's lease is gone, and all that stood on it. It is away until judged dead."""

@@ -5,7 +5,7 @@ import pytest
 from fleetd.core.machine import MachineMode
 from fleetd.core.placement import Placement
 from fleetd.core.schedule import Plan
-from tests.unit.cluster_builder import INACTIVE, LOADED, A, after_a_cut, cluster
+from tests.unit.cluster_builder import INACTIVE, LOADED, A, World, after_a_cut, cluster
 
 # A person's wishes.
 
@@ -393,3 +393,43 @@ def test_while_two_copies_are_being_stopped_neither_is_started_again():
     assert world.reason(A) == "waits until m1 has stopped it"
     world.settle()
     assert list(world.orders(A).values()) == ["stay"]
+
+
+def kept_running(*machines: str) -> World:
+    """a.service was to go from m1 when the store was restored, and m1 only keeps it running."""
+    world = cluster(*machines, a="")
+    world.machine("m1", mode=MachineMode.LEAVING)
+    world.lead()
+    world.keep_running("m1", A)
+    world.lead()
+    return world
+
+
+def test_what_a_machine_keeps_running_stays_there_as_soon_as_it_may():
+    world = kept_running("m1", "m2")
+    world.settle()
+    assert world.orders(A) == {"m1": "go"}
+    kept = "waits until it is stopped on m1, where it is only kept running since the store was restored"
+    assert world.reason(A) == f"machine m1 is leaving; {kept}"
+    world.machine("m1")
+    world.settle()
+    assert world.orders(A) == {"m1": "stay"}
+    assert world.reason(A) == "kept running there"
+
+
+def test_who_follows_what_a_machine_keeps_running_says_so():
+    world = kept_running("m1", "m2")
+    world.unit("b.service", "MachineOf=a.service")
+    world.settle()
+    kept = "waits until it is stopped on m1, where it is only kept running since the store was restored"
+    assert world.reason("b.service") == f"waits for a.service, which {kept}"
+    world.machine("m1")
+    world.settle()
+    assert set(world.homes().values()) == {"m1"}
+
+
+def test_of_a_copy_that_is_kept_running_of_a_unit_that_nobody_wants_it_is_said():
+    world = kept_running("m1", "m2")
+    world.destroy(A)
+    world.settle()
+    assert world.reason(A) == "to be stopped on m1, where it is only kept running since the store was restored"

@@ -1,12 +1,14 @@
 """Whatever people and machines do, and in whatever order: what must always hold of the leader's decisions."""
 
 import random
+import re
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from fleetd.core.cluster import requirements_of
+from fleetd.core.cluster import Trial, requirements_of
+from fleetd.core.feasibility import Question, why_not
 from fleetd.core.machine import MachineMode
 from fleetd.core.names import matches_glob
 from fleetd.core.schedule import Plan, plan_cluster
@@ -110,6 +112,17 @@ class Leader(RuleBasedStateMachine):
     def work(self, machine, outcome):
         if self.present(machine):
             self.world.work(machine, outcome)
+
+    @rule(machine=machines, mode=st.sampled_from(list(MachineMode)))
+    def keep_running_what_is_to_go(self, machine, mode):
+        if self.present(machine) and self.pending is None:
+            self.change_mode(machine, MachineMode.LEAVING)
+            self.plan(False)
+            self.write(False, 1.0)
+            for name, copy in self.world.copies[machine].items():
+                if self.orders(name, machine) == "go" and copy.active == "active":
+                    self.world.keep_running(machine, name)
+            self.change_mode(machine, mode)
 
     # What the leader does.
 
@@ -270,8 +283,7 @@ def check_rest(world):
 def check_unit_at_rest(view, name):
     decision = view.decisions.get(name)
     if not view.is_wanted(name):
-        stuck = [m for m in view.placements.get(name, {}) if m in view.away or mode(view, m) is MachineMode.PARKED]
-        assert bool(decision) == bool(stuck)
+        assert bool(decision) == any(is_held(view, name, m) for m in view.placements.get(name, {}))
         return
     assert decision is not None
     assert decision.reason
@@ -282,9 +294,38 @@ def check_unit_at_rest(view, name):
         assert len(view.machines) - len(stuck) <= len(here) + refused <= len(view.machines)
     elif not view.home(name):
         explained = sum(decision.refusals.values()) == len(view.machines)
-        assert explained or decision.reason == "completed" or "waits" in decision.reason, decision
+        assert explained or decision.reason == "completed" or is_true_wait(view, name, decision.reason), decision
     else:
         assert not decision.refusals
+
+
+def is_held(view, name, machine):
+    """Whether a copy that is to go does not, at rest: nobody is there to stop it, or it is only kept running."""
+    return machine in view.away or mode(view, machine) is MachineMode.PARKED or is_orphan(view, name, machine)
+
+
+def is_orphan(view, name, machine):
+    state = view.states.get(name, {}).get(machine)
+    return state is not None and state.orphan
+
+
+def is_true_wait(view, name, reason):
+    """Whether what a unit waits for, at rest, is there, be it of a unit that MachineOf binds to it."""
+    followed = re.fullmatch("waits for (.+), which (.+)", reason)
+    if followed:
+        name, reason = followed.groups()
+        decision = view.decisions[name]
+        assert view.is_wanted(name)
+        assert not view.home(name)
+        assert decision.completed != decision.generation
+        assert decision.reason.endswith(reason)
+    kept = re.fullmatch("(?:.*; )?waits until it is stopped on (m.), where it is only kept running .*", reason)
+    if kept:
+        question = Question(Trial(view), name, view.requirements(name), kept[1])
+        stays_away = kept[1] not in view.machines or why_not(question) or len(view.placements[name]) > 1
+        return is_orphan(view, name, kept[1]) and view.placements[name][kept[1]].withdrawn and stays_away
+    waiting = re.fullmatch("(?:.*; )?waits until (m.) has (?:stopped it|let go of it)", reason)
+    return bool(waiting) and (waiting[1] in view.away or mode(view, waiting[1]) is MachineMode.PARKED)
 
 
 def mode(view, machine):

@@ -394,7 +394,7 @@ def test_of_a_group_that_moves_nobody_is_placed_before_all_are_stopped(slow):
     assert world.orders(quick) == {}
     world.carry_out("m1", quick)
     world.lead()
-    assert world.reason(quick) == f"waits for {slow}, which is still being stopped"
+    assert world.reason(quick) == f"waits for {slow}, which waits until m1 has stopped it"
     world.settle()
     assert homes(world) == {"a": "m2", "b": "m2"}
 
@@ -406,7 +406,7 @@ def test_nobody_waits_for_a_follower_that_is_not_wanted_any_more():
     for _ in range(3):
         world.carry_out("m1", "a.service")
         world.lead()
-    assert world.reason("a.service") == "waits for b.service, which is still being stopped"
+    assert world.reason("a.service") == "waits for b.service, which waits until m1 has stopped it"
     world.unit("b.service", "MachineOf=a.service", INACTIVE)
     world.lead()
     assert homes(world) == {"a": "m2"}
