@@ -248,14 +248,18 @@ class Registry:
 
     async def write_unit(self, unit: Unit, before: Unit | None) -> int:
         """Write a unit that was read as `before` (None: did not exist); its new generation."""
-        guard = Unchanged(self.key("units", unit.name), before.generation if before else 0)
-        with metrics.registry_operation("set"):
-            return await self.store.transact([guard], [self.put(unit, unit.name)])
+        return await self.write_step(self.unit_step(unit.name, before, unit))
 
-    async def delete_unit(self, before: Unit) -> int:
-        """Delete a unit that was read as `before`."""
-        key = self.key("units", before.name)
-        return await self.store.transact([Unchanged(key, before.generation)], [Delete(key)])
+    def unit_step(self, name: str, before: Unit | None, after: Unit | None) -> Step:
+        """What writes or (None) deletes the unit of this name, given that it was read as `before`."""
+        key = self.key("units", name)
+        guard = Unchanged(key, before.generation if before else 0)
+        return Step((guard,), (self.put(after, name) if after else Delete(key),))
+
+    async def write_step(self, step: Step) -> int:
+        """Do these operations on units, in one transaction; the revision after it."""
+        with metrics.registry_operation("set"):
+            return await self.store.transact(step.comparisons, step.operations)
 
     async def change_settings(self, machine: str, metadata: Sequence[tuple[str, str]]) -> None:
         """Lay these keys over a machine's metadata, in order ('' hides a key); repeated until nobody interferes."""

@@ -23,6 +23,7 @@ _ENTITIES: tuple[type[msgspec.Struct], ...] = (
     schema.UnitStatePage,
 )
 _STATES = {"desiredState": list(TargetState), "currentState": list(TargetState)}
+_SET = "Create, change, start or stop a unit; with the header If-None-Match: * only create it."
 _READ_ONLY = ("currentState", "machineID")
 
 
@@ -105,7 +106,7 @@ def _describe_resources() -> dict[str, Any]:
         describe("fleet.Unit.List", "GET", "units", "List units.", response="UnitPage", query=page),
         describe("fleet.Unit.Get", "GET", "units/{unitName}", "Show a unit.", response="Unit"),
         describe("fleet.Unit.Delete", "DELETE", "units/{unitName}", "Destroy a unit."),
-        describe("fleet.Unit.Set", "PUT", "units/{unitName}", "Create, change, start or stop a unit.", request="Unit"),
+        describe("fleet.Unit.Set", "PUT", "units/{unitName}", _SET, request="Unit"),
     )
     states = (
         describe("fleet.UnitState.Get", "GET", "state/{unitName}", "Show a unit's state.", response="UnitState"),

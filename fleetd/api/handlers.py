@@ -10,9 +10,19 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from fleetd.api import schema
+from fleetd.api.batches import Batches
 from fleetd.api.discovery import describe_api
 from fleetd.api.machines import Machines
-from fleetd.api.message import MAX_BODY_BYTES, ApiError, Request, Response, render_error, render_json
+from fleetd.api.message import (
+    MAX_BODY_BYTES,
+    NO_STORE,
+    ApiError,
+    Request,
+    Response,
+    refusal_of,
+    render_error,
+    render_json,
+)
 from fleetd.api.reports import Reports
 from fleetd.api.states import States
 from fleetd.api.units import Units
@@ -23,7 +33,6 @@ from fleetd.store.protocol import Unavailable
 LEAVE = f"{schema.V2}/leave"
 METRICS = "/metrics"
 _ALWAYS = (LEAVE, METRICS)  # answered in every state: to hear that the machine has left, or how it fares
-NO_STORE = "fleet server unable to communicate with etcd"
 
 Handler = Callable[[Request, str], Awaitable[Response]]
 Leave = Callable[[], Awaitable[schema.Leaving]]
@@ -87,10 +96,16 @@ class Api:
             "state": Resource({"GET": states.get}, get_only),
         }
         reports = Reports(registry)
-        self._others = {f"{schema.V2}/units": Resource({"GET": reports.get_all}, get_only)}
+        batches = Batches(registry, units, shadows)
+        only_post = "only POST supported against this resource"
+        self._others = {
+            f"{schema.V2}/units": Resource(
+                {"GET": reports.get_all, "POST": batches.post}, "only GET and POST supported against this resource"
+            ),
+            f"{schema.V2}/reports": Resource({"POST": reports.post}, only_post),
+        }
         self._others["/health"] = Resource({"GET": self._get_health}, get_only)
         if leave:
-            only_post = "only POST supported against this resource"
             self._others[LEAVE] = Resource({"POST": self._post_leave}, only_post)
         if metrics:
             self._others[METRICS] = Resource({"GET": self._get_metrics}, get_only)
@@ -99,12 +114,9 @@ class Api:
         """The answer to a request. Whatever it is, no client causes an exception."""
         try:
             response = await self._answer(request)
-        except ApiError as refusal:
+        except (ApiError, MalformedRecord, Unavailable) as error:
+            refusal = refusal_of(error)
             response = render_error(refusal.status, str(refusal), refusal.headers)
-        except Unavailable as error:
-            response = render_error(503, f"{NO_STORE}: {error}")
-        except MalformedRecord as error:
-            response = render_error(500, f"{error}; mend or delete this key in the store")
         if request.method == "HEAD":
             length = ("Content-Length", str(len(response.body)))
             return Response(response.status, (*response.headers, length))

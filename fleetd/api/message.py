@@ -8,8 +8,11 @@ from typing import Any, TypeVar
 import msgspec
 
 from fleetd.api.schema import JSON_TYPE, ErrorDetail, ErrorEntity
+from fleetd.registry import MalformedRecord
+from fleetd.store.protocol import Unavailable
 
 MAX_BODY_BYTES = 2 * 1024 * 1024
+NO_STORE = "fleet server unable to communicate with etcd"
 
 _ENCODER = msgspec.json.Encoder(order="sorted")
 _ESCAPES = ((b"<", b"\\u003c"), (b">", b"\\u003e"), (b"&", b"\\u0026"))
@@ -66,6 +69,15 @@ def render_error(status: int, message: str, headers: tuple[tuple[str, str], ...]
     text = message.encode(errors="backslashreplace").decode()
     response = render_json(ErrorEntity(ErrorDetail(status, text)), status)
     return Response(status, response.headers + headers, response.body)
+
+
+def refusal_of(error: ApiError | MalformedRecord | Unavailable) -> ApiError:
+    """What a client is told of this error."""
+    if isinstance(error, Unavailable):
+        return ApiError(503, f"{NO_STORE}: {error}")
+    if isinstance(error, MalformedRecord):
+        return ApiError(500, f"{error}; mend or delete this key in the store")
+    return error
 
 
 def parse_json(body: bytes, shape: type[Shape]) -> Shape:

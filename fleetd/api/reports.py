@@ -18,12 +18,6 @@ from fleetd.registry import Registry
 _hash = lru_cache(maxsize=4096)(hash_unit_file)
 
 
-class Question(msgspec.Struct, frozen=True):
-    """The units that a client asks about, as it sends them."""
-
-    names: tuple[str, ...] = ()
-
-
 class Seen(msgspec.Struct, frozen=True):
     """What the store holds about units and the machines they are on, as the registry reads it."""
 
@@ -113,7 +107,7 @@ class Reports:
 
     async def post(self, request: Request, _: str) -> Response:
         """The same on each unit that the body names: a URL cannot name many."""
-        return await self._report(parse_json(request.body, Question).names)
+        return await self._report(parse_json(request.body, schema.Question).names)
 
     async def _report(self, asked: Sequence[str]) -> Response:
         read = self._registry

@@ -135,6 +135,46 @@ class UnitReports(msgspec.Struct, frozen=True, omit_defaults=True):
     units: tuple[UnitReport, ...] = ()
 
 
+class Question(msgspec.Struct, frozen=True):
+    """The body of POST /fleet/v2/reports, which answers as GET /fleet/v2/units does, on more names than a URL holds."""
+
+    names: tuple[str, ...] = ()
+
+
+# POST /fleet/v2/units: what is wished of many units, at most 1000 in one request. The trouble of one is its own.
+
+
+class Wish(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is wished of one unit, as PUT and DELETE of version 1 take it. With `only_new` a unit that is there already
+    is left as it is (412)."""
+
+    name: str
+    options: tuple[UnitOption, ...] = ()
+    desired_state: str = msgspec.field(name="desiredState", default="")
+    only_new: bool = msgspec.field(name="onlyNew", default=False)
+    destroy: bool = False
+
+
+class Wishes(msgspec.Struct, frozen=True):
+    """The body: each unit is named once."""
+
+    wishes: tuple[Wish, ...] = ()
+
+
+class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What came of a wish: the status and the message that version 1 would have answered with."""
+
+    name: str
+    code: int
+    message: str = ""
+
+
+class Outcomes(msgspec.Struct, frozen=True):
+    """The answer, in the order of the wishes."""
+
+    outcomes: tuple[Outcome, ...] = ()
+
+
 # POST /fleet/v2/leave, on the machine's own unix socket: leave the cluster; repeated until `left`.
 
 

@@ -384,3 +384,28 @@ async def test_a_write_that_is_overtaken_for_ever_is_given_up_with_advice(fleet:
     message = 'unit "web.service" is being changed by others at the same time: try again'
     assert await fleet.refused(f"PUT {WEB}", {"desiredState": "launched"}) == (409, message)
     assert await fleet.refused(f"DELETE {WEB}") == (409, message)
+
+
+# Only where there is none.
+
+ONLY_NEW = (("Content-Type", "application/json"), ("If-None-Match", "*"))
+
+
+async def test_a_unit_that_is_only_to_be_created_is_created_once(fleet: Any) -> None:
+    assert (await fleet.ask(f"PUT {WEB}", {"options": OPTIONS}, ONLY_NEW)).status == 201
+    before = await fleet.unit("web.service")
+    for body in ({"options": OTHER}, {"options": OPTIONS, "desiredState": "launched"}, {"desiredState": "launched"}):
+        assert await fleet.refused(f"PUT {WEB}", body, ONLY_NEW) == (412, 'unit "web.service" exists already')
+    assert await fleet.unit("web.service") == before
+
+
+async def test_of_two_who_create_a_unit_at_once_the_second_is_told(fleet: Any) -> None:
+    fleet.registry.store = Overtaken(fleet.registry.store, 1)
+    assert (await fleet.refused(f"PUT {WEB}", {"options": OPTIONS}, ONLY_NEW))[0] == 412
+    assert (await fleet.unit("web.service")).text == "[A]\nB=c\n"
+
+
+async def test_an_entity_tag_keeps_nobody_from_writing(fleet: Any) -> None:
+    await fleet.add_unit("web.service")
+    tagged = (("Content-Type", "application/json"), ("If-None-Match", '"abc"'))
+    assert (await fleet.ask(f"PUT {WEB}", {"options": OTHER}, tagged)).status == 201

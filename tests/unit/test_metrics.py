@@ -124,7 +124,7 @@ def test_the_leader_counts_what_it_places_takes_back_and_cannot_place() -> None:
         assert counted(refused, type="schedule") == 1
         unit, _ = await node.registry.unit_and_decision("web.service")
         assert unit
-        await node.registry.delete_unit(unit)
+        await node.registry.write_step(node.registry.unit_step(unit.name, unit, None))
         await asyncio.sleep(10 * TTL_S)
         assert counted(task, type="unscheduleunit") == 1
         assert counted(refused, type="schedule") == 1

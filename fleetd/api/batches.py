@@ -1,0 +1,69 @@
+"""Wishes of many units in version 2: one request, as few transactions as hold them, and an outcome for each unit.
+
+Each unit is guarded by what was read of it. Where somebody else was quicker with one, those that stood in the same
+transaction are done one by one, as version 1 does them: the trouble of one unit is that unit's own.
+"""
+
+from collections.abc import Callable, Sequence
+
+from fleetd.api import schema
+from fleetd.api.message import ApiError, Request, Response, refusal_of, render_json
+from fleetd.api.units import Units
+from fleetd.api.wishes import Change, Wish, make_wish, parse_wishes, plan_change
+from fleetd.registry import MalformedRecord, Registry, cut_into_transactions
+from fleetd.store.protocol import Conflict, Unavailable
+
+
+class Batches:
+    """The resource. `shadows` says which unit of the machine's own a name would hide ('': none)."""
+
+    def __init__(self, registry: Registry, units: Units, shadows: Callable[[str], str]) -> None:
+        self._registry = registry
+        self._units = units
+        self._shadows = shadows
+
+    async def post(self, request: Request, _: str) -> Response:
+        """Carry out what is wished of each unit, and say of each what came of it."""
+        bodies = parse_wishes(request)
+        outcomes: dict[str, schema.Outcome] = {}
+        wishes = []
+        for body in bodies:
+            try:
+                wishes.append(make_wish(body.name, body, only_new=body.only_new, destroy=body.destroy))
+            except ApiError as refusal:
+                outcomes[body.name] = _refused(body.name, refusal)
+        found = await self._registry.pick("units", [(wish.name,) for wish in wishes])
+        changes = []
+        for wish in wishes:
+            try:
+                changes.append(plan_change(wish, found.get((wish.name,)), self._shadows))
+            except ApiError as refusal:
+                outcomes[wish.name] = _refused(wish.name, refusal)
+        await self._apply(changes, outcomes)
+        return render_json(schema.Outcomes(tuple(outcomes[body.name] for body in bodies)))
+
+    async def _apply(self, changes: Sequence[Change], outcomes: dict[str, schema.Outcome]) -> None:
+        """Write the changes. Once the store gives no answer, no more is asked of it: each would wait for it in vain."""
+        outcomes |= {each.wish.name: schema.Outcome(each.wish.name, each.status) for each in changes}
+        left = [each for each in changes if each.after is not each.before]
+        steps = (self._registry.unit_step(each.wish.name, each.before, each.after) for each in left)
+        for transaction in cut_into_transactions(steps):
+            part, left = left[: len(transaction.operations)], left[len(transaction.operations) :]
+            try:
+                await self._registry.write_step(transaction)
+            except Conflict:
+                outcomes |= {each.wish.name: await self._apply_singly(each.wish) for each in part}
+            except Unavailable as error:
+                refusal = refusal_of(error)
+                outcomes |= {each.wish.name: _refused(each.wish.name, refusal) for each in (*part, *left)}
+                return
+
+    async def _apply_singly(self, wish: Wish) -> schema.Outcome:
+        try:
+            return schema.Outcome(wish.name, await self._units.carry_out(wish))
+        except (ApiError, MalformedRecord, Unavailable) as error:
+            return _refused(wish.name, refusal_of(error))
+
+
+def _refused(name: str, refusal: ApiError) -> schema.Outcome:
+    return schema.Outcome(name, refusal.status, str(refusal))

@@ -1,0 +1,163 @@
+"""What clients wish of units: how a wish is read, and what it makes of a unit, or why it cannot be (reference 4.4).
+
+Pure. Nothing is read from the store here, and nothing written.
+"""
+
+from collections.abc import Callable
+
+import msgspec
+
+from fleetd.api import schema
+from fleetd.api.message import ApiError, Request, parse_json
+from fleetd.core.names import InvalidName, is_reserved, parse_name, validate_name
+from fleetd.core.unit import InvalidRequirements, TargetState, Unit, validate_requirements
+from fleetd.core.unitfile import Option, UnitFileError, check_options, render_unit_file
+
+MOST_WISHES = 1000  # in one request
+NOT_FOUND = "unit does not exist"
+
+
+class OptionBody(msgspec.Struct, frozen=True):
+    """One option as a client sends it."""
+
+    section: str = ""
+    name: str = ""
+    value: str = ""
+
+
+class UnitBody(msgspec.Struct, frozen=True):
+    """What a client sends of a unit; what it may not set is not looked at."""
+
+    name: str = ""
+    options: tuple[OptionBody, ...] = ()
+    desired_state: str = msgspec.field(name="desiredstate", default="")
+
+
+class WishBody(UnitBody, frozen=True):
+    """What a client sends of one unit among several (schema.Wish)."""
+
+    only_new: bool = msgspec.field(name="onlynew", default=False)
+    destroy: bool = False
+
+
+class WishesBody(msgspec.Struct, frozen=True):
+    """What a client sends of several units."""
+
+    wishes: tuple[WishBody, ...] = ()
+
+
+class Wish(msgspec.Struct, frozen=True):
+    """What is wished of one unit: this content (none: the one it has) and this target state (None: unsaid); with
+    `only_new` only if there is no unit of this name; or that it be destroyed."""
+
+    name: str
+    options: tuple[Option, ...] = ()
+    target: TargetState | None = None
+    only_new: bool = False
+    destroy: bool = False
+
+
+class Change(msgspec.Struct, frozen=True):
+    """What a wish makes of its unit: from `before` (None: there was none) to `after` (None: none any more; `before`
+    itself: nothing is to be done), and the HTTP status that says so."""
+
+    wish: Wish
+    before: Unit | None
+    after: Unit | None
+    status: int
+
+
+def check_is_json(request: Request) -> None:
+    """Raises ApiError for a request that does not say, exactly once, that its body is JSON."""
+    types = request.header_values("Content-Type")
+    if len(types) != 1:
+        raise ApiError(415, f"expected 1 Content-Type, got {len(types)}")
+    if types[0].partition(";")[0].strip().lower() != schema.JSON_TYPE:
+        raise ApiError(415, f"only acceptable Content-Type is {schema.JSON_TYPE}")
+
+
+def parse_put(request: Request, name: str) -> Wish:
+    """What a PUT of the unit of this name asks for. Raises ApiError."""
+    check_is_json(request)
+    body = parse_json(request.body, UnitBody)
+    if body.name and body.name != name:
+        raise ApiError(400, f'name in URL "{name}" differs from unit name in request body "{body.name}"')
+    return make_wish(name, body, only_new="*" in map(str.strip, request.header_values("If-None-Match")))
+
+
+def parse_wishes(request: Request) -> tuple[WishBody, ...]:
+    """What a request asks for of several units, each named once. Raises ApiError."""
+    check_is_json(request)
+    bodies = parse_json(request.body, WishesBody).wishes
+    if len(bodies) > MOST_WISHES:
+        raise ApiError(413, f"{len(bodies)} units in one request: at most {MOST_WISHES} are allowed")
+    seen: set[str] = set()
+    for body in bodies:
+        if body.name in seen:
+            raise ApiError(400, f'unit "{body.name}" is named twice: what is wished of it last cannot be told')
+        seen.add(body.name)
+    return bodies
+
+
+def make_wish(name: str, body: UnitBody, *, only_new: bool = False, destroy: bool = False) -> Wish:
+    """The wish, its name and target state checked. Raises ApiError."""
+    try:
+        validate_name(name)
+    except InvalidName as error:
+        raise (ApiError(404, NOT_FOUND) if destroy else ApiError(400, str(error))) from error
+    if body.desired_state and body.desired_state not in list(TargetState):
+        raise ApiError(400, f'invalid desiredState "{body.desired_state}": expect inactive, loaded or launched')
+    target = TargetState(body.desired_state) if body.desired_state else None
+    options = tuple(Option(option.section, option.name, option.value) for option in body.options)
+    return Wish(name, options, target, only_new, destroy)
+
+
+def plan_change(wish: Wish, before: Unit | None, shadows: Callable[[str], str]) -> Change:
+    """What the wish makes of the unit, given what it was. `shadows` says which unit of the machine's own a name would
+    hide ('': none). Raises ApiError."""
+    if wish.destroy:
+        if before is None:
+            raise ApiError(404, NOT_FOUND)
+        return Change(wish, before, None, 204)
+    if wish.only_new and before is not None:
+        raise ApiError(412, f'unit "{wish.name}" exists already')
+    after = _plan_unit(wish, before)
+    is_new = before is None or before.text != after.text
+    if is_new:
+        _check_free(wish.name, shadows)
+    return Change(wish, before, after, 201 if is_new else 204)
+
+
+def _plan_unit(wish: Wish, before: Unit | None) -> Unit:
+    """The unit as it is to be written: `before` itself where it is so already, unless its target is launched; to ask
+    for that again starts a unit that has stopped."""
+    if before is None and not wish.options:
+        raise ApiError(409, "unit does not exist and options field empty")
+    text = render_unit_file(wish.options) if wish.options or before is None else before.text
+    target = wish.target
+    if before is None or text != before.text:
+        _check_content(wish.options)
+        target = target or TargetState.INACTIVE
+    elif target is None:
+        raise ApiError(409, "must provide DesiredState to update existing unit")
+    if parse_name(wish.name).is_template and target is not TargetState.INACTIVE:
+        raise ApiError(400, f'cannot activate template "{wish.name}"')
+    if before and (before.text, before.target) == (text, target) and target is not TargetState.LAUNCHED:
+        return before
+    return Unit(wish.name, text, target)
+
+
+def _check_content(options: tuple[Option, ...]) -> None:
+    """Raises ApiError for options that make no unit file, or one that asks for what cannot be."""
+    try:
+        check_options(options)
+        validate_requirements(options)
+    except (UnitFileError, InvalidRequirements) as error:
+        raise ApiError(400, str(error)) from error
+
+
+def _check_free(name: str, shadows: Callable[[str], str]) -> None:
+    if is_reserved(name):
+        raise ApiError(400, f'unit name "{name}" is reserved for what runs the machine itself: choose another one')
+    if path := shadows(name):
+        raise ApiError(400, f'unit "{name}" would hide {path}, a unit of the system: choose another name')
