@@ -14,7 +14,7 @@ demo: setup ## three real machines on this one, with a fleet to play with (needs
 	@$(BIN)/python -m contrib.demo
 
 quick: lint ## what to run after each change, in under a minute: linters, types, unit and contract tests
-	$(BIN)/coverage run -m pytest -m "not machines" --ignore=tests/simulation
+	$(BIN)/coverage run -m pytest -m "not machines" --ignore=tests/simulation --ignore=tests/bench
 	$(BIN)/coverage report
 
 test: lint ## everything, real machines among it (needs root); 20 minutes on two cores

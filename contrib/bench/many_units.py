@@ -19,7 +19,7 @@ from urllib.parse import quote
 import aiohttp
 import msgspec
 
-from contrib.bench.process import etcd_counters
+from contrib.bench.process import observe_etcd
 from contrib.testbed.etcd import EtcdServer
 from fleetd.api import schema
 from fleetd.api.handlers import Api
@@ -104,7 +104,7 @@ class Bench:
         return (
             time.process_time(),
             children.ru_utime + children.ru_stime,
-            etcd_counters(self._etcd)[0] if self._etcd else 0.0,
+            observe_etcd(self._etcd.client_url).cpu_s if self._etcd else 0.0,
         )
 
     async def measure(self, what: str, work: Any) -> None:

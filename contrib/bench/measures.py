@@ -124,15 +124,15 @@ async def measure_rest(bench: Bench) -> list[Figure]:
     await asyncio.sleep(AGENT_TTL_S)  # the first beats after a change ask once whether a watch has missed it
     machines, etcd = bench.cluster.machines, bench.cluster.etcd
     began, before = time.monotonic(), [process.cpu_s(machine) for machine in machines]
-    etcd_cpu_before, requests_before = process.etcd_counters(etcd)
+    before_etcd = process.observe_etcd(etcd.client_url)
     await asyncio.sleep(REST_S)
-    etcd_cpu, requests = process.etcd_counters(etcd)
+    after_etcd = process.observe_etcd(etcd.client_url)
     took, after = time.monotonic() - began, [process.cpu_s(machine) for machine in machines]
     busiest = max(later - earlier for later, earlier in zip(after, before, strict=True))
-    per_minute = (requests - requests_before) / took * 60
+    per_minute = (after_etcd.requests - before_etcd.requests) / took * 60
     return [
         Figure("at rest: processor time of a fleetd", "%", (busiest / took * 100,)),
-        Figure("at rest: processor time of etcd", "%", ((etcd_cpu - etcd_cpu_before) / took * 100,)),
+        Figure("at rest: processor time of etcd", "%", ((after_etcd.cpu_s - before_etcd.cpu_s) / took * 100,)),
         Figure(f"at rest: requests to etcd by {len(machines)} machines", "/min", (per_minute,)),
     ]
 

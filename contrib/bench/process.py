@@ -4,8 +4,11 @@ import os
 import re
 import urllib.request
 
-from contrib.testbed import EtcdServer, Machine
+import msgspec
 
+from contrib.testbed import Machine
+
+MIB = 2**20
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _SAMPLE = re.compile(r"^(?P<name>\w+)(?:\{[^}]*\})? (?P<value>\S+)$", re.MULTILINE)
 
@@ -24,9 +27,33 @@ def cpu_s(machine: Machine) -> float:
     return (int(user) + int(system)) / TICKS_PER_S
 
 
-def etcd_counters(etcd: EtcdServer) -> tuple[float, float]:
-    """The processor time in seconds that etcd has used since it was started, and how many requests it has answered."""
-    with urllib.request.urlopen(f"{etcd.client_url}/metrics") as response:
+class EtcdUsage(msgspec.Struct, frozen=True):
+    """What etcd tells of itself: since it was started, processor time in seconds, requests answered and bytes on the
+    wire; and what it holds now, in memory and in its database (of which `database_used_mib` is not free)."""
+
+    cpu_s: float
+    requests: float
+    received_mib: float
+    sent_mib: float
+    resident_mib: float
+    database_mib: float
+    database_used_mib: float
+
+
+def observe_etcd(client_url: str) -> EtcdUsage:
+    """Ask etcd. It takes etcd some milliseconds to answer."""
+    with urllib.request.urlopen(f"{client_url}/metrics") as response:
         samples = [(found["name"], float(found["value"])) for found in _SAMPLE.finditer(response.read().decode())]
-    cpu = sum(value for name, value in samples if name == "process_cpu_seconds_total")
-    return cpu, sum(value for name, value in samples if name == "grpc_server_handled_total")
+
+    def sum_of(name: str) -> float:
+        return sum(value for each, value in samples if each == name)
+
+    return EtcdUsage(
+        cpu_s=sum_of("process_cpu_seconds_total"),
+        requests=sum_of("grpc_server_handled_total"),
+        received_mib=sum_of("etcd_network_client_grpc_received_bytes_total") / MIB,
+        sent_mib=sum_of("etcd_network_client_grpc_sent_bytes_total") / MIB,
+        resident_mib=sum_of("process_resident_memory_bytes") / MIB,
+        database_mib=sum_of("etcd_mvcc_db_total_size_in_bytes") / MIB,
+        database_used_mib=sum_of("etcd_mvcc_db_total_size_in_use_in_bytes") / MIB,
+    )
