@@ -156,14 +156,22 @@ def _placed_copy(report: schema.UnitReport, generation: int) -> schema.CopyRepor
         return copy
     if copy is not None and copy.error:
         return Failed(f"failed on {place}: {output.printable(copy.error)}", SEEN_BEFORE_S)
+    if copy is None and (wait := describe_wait(report)):
+        return Pending(f"it {wait}")
     return Pending(f"{place} has not carried it out yet")
+
+
+def describe_wait(report: schema.UnitReport) -> str:
+    """What the leader lets the unit wait for, or ''."""
+    reason = output.printable(report.reason).rstrip(".")
+    return reason if reason.startswith("wait") else ""
 
 
 def _why_nowhere(report: schema.UnitReport) -> Failed | Pending:
     """Without refusals, the leader waits for something that will come to an end by itself, or has no machine at all."""
+    if wait := describe_wait(report):
+        return Pending(f"it {wait}")
     reason = output.printable(report.reason).rstrip(".") or "no machine fits"
-    if reason.startswith("wait"):
-        return Pending(f"it {reason}")
     ranked = sorted(report.refusals.items(), key=lambda refusal: (-refusal[1], refusal[0]))
     if ranked:
         counted = (f"{output.printable(why)} ({count} machine{'s'[: count > 1]})" for why, count in ranked)

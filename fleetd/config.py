@@ -14,14 +14,13 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from fleetd.core.timespan import LONGEST_S, parse_time_span
+
 DEFAULT_PATH = "/etc/fleet/fleet.conf"
 VARIABLE_PREFIX = "FLEET_"
 
 _TRUE = ("1", "t", "T", "TRUE", "true", "True")
 _FALSE = ("0", "f", "F", "FALSE", "false", "False")
-_SECONDS_PER_UNIT = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
-_MAX_DURATION_S = 10 * 365 * 24 * 3600.0
 
 
 class ConfigError(Exception):
@@ -68,6 +67,8 @@ class Config(msgspec.Struct, frozen=True):
     metadata: dict[str, str]
     agent_ttl_s: float
     parked_ttl_s: float
+    failover_delay_s: float
+    rerun_after_failover: bool
     handover_timeout_s: float
     shutdown_timeout_s: float
     units_directory: str
@@ -114,23 +115,19 @@ def parse_seconds(text: str) -> float:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
-    if not 0 < seconds <= _MAX_DURATION_S:
+    if not 0 < seconds <= LONGEST_S:
         raise ValueError(f"{text!r} is no number of seconds above zero; write one without a unit, like 1.0")
     return seconds
 
 
-def parse_duration(low_s: float) -> Callable[[str], float]:
-    """A parser of durations with units (`1m30s`), not shorter than this; in seconds."""
+def parse_duration(low_s: float, high_s: float = LONGEST_S) -> Callable[[str], float]:
+    """A parser of durations with units (`1m30s`) within these bounds, in seconds."""
 
     def parse(text: str) -> float:
-        parts = _DURATION_PART.findall(text)
-        if "".join(number + unit for number, unit in parts) != text or not parts:
-            remedy = (
-                f"; write {text}s for seconds" if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) else ", like 10s or 1m30s"
-            )
-            raise ValueError(f"{text!r} is no duration: it needs a unit (ns, us, ms, s, m or h){remedy}")
-        seconds = sum(float(number) * _SECONDS_PER_UNIT[unit] for number, unit in parts)
-        if not low_s <= seconds <= _MAX_DURATION_S:
+        if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
+            raise ValueError(f"{text!r} is no duration: it needs a unit; write {text}s for seconds")
+        seconds = parse_time_span(text)
+        if not low_s <= seconds <= high_s:
             raise ValueError(f"{text!r} is out of range: at least {low_s:g}s, at most ten years")
         return seconds
 
@@ -262,15 +259,30 @@ OPTIONS: tuple[Option, ...] = (
         "agent_ttl",
         parse_duration(1.0),
         "10s",
-        "How long a machine may be silent before its units are started elsewhere.",
+        "How long a machine may be silent before it counts as dead, and its units are started elsewhere.",
         "_s",
     ),
     Option(
         "parked_ttl",
         parse_duration(1.0),
         "10m",
-        "How long a machine whose fleetd was stopped keeps its units before they are started elsewhere.",
+        "How long a machine whose fleetd was stopped keeps its units before it counts as dead.",
         "_s",
+    ),
+    Option(
+        "failover_delay",
+        parse_duration(0.0, math.inf),
+        "0s",
+        "How long a machine may be dead before units are started elsewhere that do not say FailoverDelay= themselves; "
+        "infinity: until it is back. What the leader is told counts for the cluster.",
+        "_s",
+    ),
+    Option(
+        "rerun_after_failover",
+        parse_bool,
+        "false",
+        "Run a finished oneshot again elsewhere when its machine is lost, if it does not say RerunAfterFailover= "
+        "itself. What the leader is told counts for the cluster.",
     ),
     Option(
         "handover_timeout",

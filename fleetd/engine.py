@@ -8,15 +8,18 @@ decided stands in core/; what a machine does with it is agent.py's matter. The t
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
+
+import msgspec
 
 from fleetd import metrics
 from fleetd.core.census import count_outcome, take_census
 from fleetd.core.cluster import ClusterView, Names
 from fleetd.core.copies import UnitPlan
+from fleetd.core.failover import Failover, Loss
 from fleetd.core.presence import Absence, BeatHistory, judge, note_absences
 from fleetd.core.schedule import Plan, plan_cluster
 from fleetd.registry import Leader, MalformedRecord, Registry, Step, Synced, cut_into_transactions, encode
@@ -69,6 +72,7 @@ class Engine:
         *,
         ttl_s: float,
         handover_timeout_s: float,
+        failover: Failover,
         compact: bool,
         now: Callable[[], float],
         unix_now: Callable[[], float],
@@ -82,6 +86,7 @@ class Engine:
         self.ttl_s = ttl_s
         self.leader_ttl_s = max(MIN_LEADER_TTL_S, ttl_s / 2)
         self.handover_timeout_s = handover_timeout_s
+        self.failover = failover
         self.compact = compact
         self.now = now
         self.unix_now = unix_now
@@ -179,6 +184,8 @@ class Leadership:
         self._changed: Names | None = None  # the units to plan for; None: all
         self._absences: tuple[Absence, ...] = ()
         self._retiring_since: dict[tuple[str, str], float] = {}
+        self._lost: dict[str, Loss] = {}  # the machines that were judged dead, and are not back
+        self._waits: dict[str, float] = {}  # units that wait for one of them, and until when at most
         self._history: deque[tuple[float, int]] = deque()
 
     def show_metrics(self) -> None:
@@ -316,6 +323,7 @@ class Leadership:
         metrics.PASSES.inc()
         with metrics.PLAN_S.time():
             plan = await self._plan(changed)
+        due_s = min((at_s for at_s in (due_s, *self._waits.values()) if at_s is not None), default=None)
         if not (plan.units or plan.synced or plan.forgotten):
             return due_s
         outcome = count_outcome(self.view, plan.units)
@@ -344,11 +352,7 @@ class Leadership:
         )
         self._watched = True
         verdict = judge(self._absences, beats, now_s=now_s, ttl_s=engine.ttl_s, interval_s=interval_s)
-        for machine in verdict.dead:
-            log.warning("a machine is dead, its units go elsewhere", extra={"machine": machine})
-        concerned = self.view.set_away(frozenset(verdict.away)) | dict.fromkeys(
-            name for machine in verdict.dead for name in self.view.concerned_by(machine)
-        )
+        concerned = self.view.set_away(frozenset(verdict.away)) | self._note_lost(verdict.dead) | self._end_waits(now_s)
         due = [verdict.next_s] if verdict.next_s is not None else []
         since = {copy: self._retiring_since.get(copy, now_s) for copy in self.view.retiring}
         self._retiring_since = since
@@ -361,13 +365,35 @@ class Leadership:
             self._changed |= concerned
         return min(due) if due else None
 
+    def _note_lost(self, dead: Iterable[str]) -> Names:
+        """Remember since when machines are dead, until they are back; the units that this concerns."""
+        concerned: Names = {}
+        absent = dict.fromkeys(absence.machine for absence in self._absences)
+        self._lost = {machine: loss for machine, loss in self._lost.items() if machine in absent}
+        for machine in dead:
+            if machine not in self._lost:
+                log.warning("a machine is dead", extra={"machine": machine})
+                self._lost[machine] = Loss(self.engine.now(), self.engine.unix_now())
+                concerned |= self.view.concerned_by(machine)
+        return concerned
+
+    def _end_waits(self, now_s: float) -> Names:
+        """The units that have waited long enough for a machine; or do not wait any more, which the plan will show."""
+        over = [name for name, until_s in self._waits.items() if until_s <= now_s]
+        for name in over:
+            del self._waits[name]
+        return dict.fromkeys(over)
+
     async def _plan(self, changed: Names | None) -> Plan:
-        limit_s = self.engine.now() - self.engine.handover_timeout_s
+        engine, now_s = self.engine, self.engine.now()
+        limit_s = now_s - engine.handover_timeout_s
         overdue = frozenset(copy for copy, begun_s in self._retiring_since.items() if begun_s <= limit_s)
-        plan = partial(plan_cluster, self.view, changed, now_s=self.engine.unix_now(), overdue=overdue)
-        if changed is not None and len(changed) <= SMALL_PLAN:
-            return plan()
-        return await self.engine.offload(plan)
+        failover = msgspec.structs.replace(engine.failover, lost=self._lost, clock_s=now_s)
+        make = partial(plan_cluster, self.view, changed, now_s=engine.unix_now(), overdue=overdue, failover=failover)
+        is_small = changed is not None and len(changed) <= SMALL_PLAN
+        plan = make() if is_small else await engine.offload(make)
+        self._waits |= dict(plan.waits)
+        return plan
 
     async def _write(self, plan: Plan) -> None:
         """Write the plan in as few transactions as may be, in its order. Raises what the store raises."""

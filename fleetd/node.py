@@ -22,6 +22,7 @@ from fleetd.api import schema
 from fleetd.api.handlers import Api
 from fleetd.config import Config
 from fleetd.core.departure import Departure, plan_departure
+from fleetd.core.failover import Failover
 from fleetd.core.machine import Machine, MachineMode
 from fleetd.engine import Engine, Offload
 from fleetd.membership import Membership
@@ -93,6 +94,7 @@ class Node:
             self.membership,
             ttl_s=config.agent_ttl_s,
             handover_timeout_s=config.handover_timeout_s,
+            failover=Failover(config.failover_delay_s, config.rerun_after_failover),
             compact=config.etcd_compact,
             now=loop_time,
             unix_now=surroundings.unix_now,
@@ -151,7 +153,7 @@ class Node:
                     await self.membership.park()
             elif departure is Departure.LEAVE:
                 async with asyncio.timeout(self.config.shutdown_timeout_s):
-                    await self.leave()
+                    await self.leave(shuts_down=True)
         except TimeoutError:
             log.warning("units still run here, and fleetd waits no longer: %s", ", ".join(await self._remaining()))
             with suppress(StoreError):
@@ -159,10 +161,11 @@ class Node:
         except StoreError as error:
             log.warning("the cluster could not be told: %s", error)
 
-    async def leave(self) -> None:
-        """Have every unit placed elsewhere, and go when the last has stopped here."""
+    async def leave(self, *, shuts_down: bool = False) -> None:
+        """Have every unit placed elsewhere (of a machine that shuts down, those that do not wait for it to come back),
+        and go when the last has stopped here."""
         if self.membership.machine.mode is not MachineMode.LEAVING:
-            await self.membership.announce(MachineMode.LEAVING)
+            await self.membership.announce(MachineMode.LEAVING, shuts_down=shuts_down)
             log.info("leaves the cluster: its units go elsewhere")
         while await self._remaining():  # noqa: ASYNC110 (no event says "nothing runs")
             await asyncio.sleep(LEAVE_POLL_S)

@@ -13,7 +13,10 @@ and line. `systemctl reload fleet` reads the file again.
 """
 _VALUES = (
     ("truth values", "`true`, `t`, `1`, or `false`, `f`, `0`."),
-    ("durations", "Numbers with units, as in `10s`, `1m30s`, `500ms`: `ns us ms s m h`."),
+    (
+        "durations",
+        "Numbers with units, as in `10s`, `1min 30s`, `500ms`: those of systemd.time(7), and `m` for minutes.",
+    ),
     ("lists", "Parted by commas."),
 )
 

@@ -27,7 +27,7 @@ _SIGNALS = (
         "SIGTERM, SIGINT",
         "End. systemd tells why: at a restart nobody notices. At a stop the units keep running, and the machine is "
         "parked for `parked_ttl` before they are started elsewhere. At a shutdown of the machine each unit is started "
-        "elsewhere as soon as it has stopped here.",
+        "elsewhere as soon as it has stopped here, unless it waits for the machine (`FailoverDelay`, fleet.unit(5)).",
     ),
     ("SIGHUP", "Read the configuration again. Units are not touched."),
     ("SIGUSR1", "Write to standard output, in one line of JSON, what this fleetd has in mind."),

@@ -55,6 +55,20 @@ X_FLEET = (
         "Units whose name this matches, and that are on the machine where this one goes, move to another one. May be "
         "repeated, and hold several globs parted by blanks. Excludes `Conflicts`.",
     ),
+    XFleetOption(
+        "FailoverDelay",
+        "TIME",
+        "For how long a unit that is to run waits for its machine to come back when that is dead, before it is started "
+        "elsewhere. A time span as in systemd.time(7), or `infinity`: then it never goes by itself. Without it, what "
+        "`failover_delay` in fleet.conf(5) says. See below. Excludes `Global`.",
+    ),
+    XFleetOption(
+        "RerunAfterFailover",
+        "TRUE",
+        "Run a oneshot that has finished again elsewhere when the machine where it did so dies or leaves; true, yes, "
+        "1, on, t or false, no, 0, off, f. Without it, what `rerun_after_failover` in fleet.conf(5) says. Excludes "
+        "`Global`.",
+    ),
 )
 SPECIFIERS = (
     ("%n", "The unit's full name."),
@@ -74,6 +88,21 @@ _CHOICE = """
 Of the machines that fit, one is chosen that has the fewest instances of the same template; of those, one with the
 fewest units. A unit that fits nowhere stays wanted, and is placed as soon as a machine fits; `fleetctl start` says what
 is in the way.
+"""
+_LOSS = """
+A machine counts as dead when it has been silent for `agent_ttl`; one whose fleetd was stopped, when `parked_ttl` has
+passed. Its units then go elsewhere at once, but for those with a delay: these keep their place, and say for which
+machine they wait, and until when (`fleetctl start` and `fleetctl status`). A machine that is back in time finds its
+units as they were: one that was cut off runs them still, one that was without power starts them again. A machine that
+is back later keeps no copy beside the one that runs elsewhere by then.
+
+A machine that shuts down in order is waited for likewise. `fleetd leave` hands over every unit at once, whatever its
+delay.
+
+Units bound together by `MachineOf` wait together, as long as the one of them with the longest delay. A unit that is
+stopped, unloaded or destroyed meanwhile waits no longer: what is left of it on the machine is stopped when that is
+back. So to move a unit that waits at once, stop and start it. The delay is counted by the leader of the cluster;
+another leader that takes office counts it anew. So it may become longer, and never shorter, than it was said to be.
 """
 _VALUES = """
 A value that begins and ends with a double quote is a list: its items are parted by blanks outside quotes. Every other
@@ -107,6 +136,7 @@ def page() -> roff.Page:
             roff.entries((roff.bold(name), text) for name, text in SPECIFIERS),
         ),
         roff.section("Choice of a machine", roff.paragraph(_CHOICE)),
+        roff.section("Loss of a machine", roff.paragraph(_LOSS)),
         roff.section(
             "Example", roff.paragraph("`web@.service`, at most one of which runs on a machine:"), roff.example(_EXAMPLE)
         ),

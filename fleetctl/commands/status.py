@@ -17,6 +17,7 @@ from fleetctl.parsing import command as new_command
 from fleetctl.parsing import pass_settings, unit_arguments
 from fleetctl.remote import End, Remote, colours_of, in_order, report_failure, show_line, status_of
 from fleetctl.settings import Settings
+from fleetctl.waiting import describe_wait
 from fleetd.api import schema
 
 TEXT = "text"
@@ -84,7 +85,8 @@ def _show(client: Client, remote: Remote, name: str, machine: str) -> int:
     report = find_unit(client, name)
     places = places_of(report)
     if not places:
-        raise CommandFailed(f"Unit {name} does not appear to be loaded.")
+        wait = describe_wait(report)
+        raise CommandFailed(f"Unit {name} does not appear to be loaded.{f' It {wait}.' if wait else ''}")
     argv = ["systemctl", "status", "-l", name]
     if machine:
         return remote.run(pick_place(places, machine, name), argv)

@@ -146,15 +146,19 @@ class ClusterView:
         return dict.fromkeys(peers) | self._followers.get(name, {})
 
     def with_companions(self, names: Iterable[str]) -> list[str]:
-        """These units, and those without a home that MachineOf binds to them through others without one: all that
-        would be placed as one. In order."""
+        """These units, and those that MachineOf binds to them, through others, and that have no home, or one that is
+        not there: all that would be placed as one. In order."""
         found = dict.fromkeys(names)
         pending = list(found)
         while pending:
-            companions = [other for other in self.bound_to(pending.pop()) if other in self._homeless]
+            companions = [other for other in self.bound_to(pending.pop()) if self._is_adrift(other)]
             pending += [other for other in companions if other not in found]
             found |= dict.fromkeys(companions)
         return sorted(found)
+
+    def _is_adrift(self, name: str) -> bool:
+        home = self.home(name)
+        return name in self._homeless or (home != "" and home not in self.machines)
 
     def room(self, machine: str) -> Room:
         """What the machine holds."""

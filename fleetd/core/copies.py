@@ -5,9 +5,12 @@ is placed nowhere else, so that one copy runs. Only a machine that is dead is no
 cut retires beside its replacement. Where a unit without a home goes is schedule.py's matter.
 """
 
+import math
+
 import msgspec
 
 from fleetd.core.cluster import Trial, requirements_of
+from fleetd.core.failover import Waits
 from fleetd.core.feasibility import Question, count_refusals, has_no_conflict, why_leave, why_not
 from fleetd.core.machine import SHORT_ID_LENGTH, MachineMode
 from fleetd.core.placement import Decision, Placement
@@ -44,6 +47,8 @@ class Draft:
         self.completed = self.before.completed if self.before else 0
         self.homeless = False
         self.waits = ""  # for what
+        self.waits_until_s = math.inf  # by the leader's own clock, for a home that is lost
+        self._lost = 0.0  # since when it is lost, in Unix time
         self._now_s = now_s
         self._reason = ""
         self._orders: dict[str, Placement] = {}
@@ -107,6 +112,25 @@ class Draft:
         del self.placements[machine]
         self.trial.vacate(self.name, machine)
 
+    def lose(self, machine: str, waits: Waits) -> None:
+        """This machine, which had an order, is dead: wait for it if that is the home, and the unit is to wait."""
+        if self._is_only_home(machine) and waits.is_waiting(self.name, machine):
+            self.waits_until_s = waits.end_s(self.name, machine)
+            self._lost = waits.loss(machine).at
+            until = waits.describe(self.name, machine)
+            self._reason = f"waits for machine {machine[:SHORT_ID_LENGTH]} to come back, {until}"
+            return
+        if self.placements[machine].stays and waits.runs_again(self.name):
+            self.completed = 0
+        self.cancel(machine)
+
+    def _is_only_home(self, machine: str) -> bool:
+        """Whether nothing of the unit is or may stay anywhere else, so that it loses nothing by waiting."""
+        stays = [where for where, order in self.placements.items() if order.stays]
+        goes = [where for where, order in self.placements.items() if order.withdrawn]
+        runs = [where for where, state in self.states.items() if state.runs and where not in goes]
+        return stays == [machine] and not any(where in self.view.machines for where in runs)
+
     def conclude(self, reason: str) -> None:
         """Say why the unit is nowhere and need not be anywhere."""
         self._reason = reason
@@ -160,8 +184,15 @@ class Draft:
             reason=self._conclude(home, refusals),
             refusals=refusals,
             completed=self.completed,
+            lost=self._decide_lost(home),
             revision=self.before.revision if self.before else 0,
         )
+
+    def _decide_lost(self, home: str) -> float:
+        """A machine that may be alive after all is waited for as before, until it is back."""
+        if home in self.view.away and self.before and self.before.machine == home:
+            return self.before.lost
+        return self._lost if home and self.view.is_dead(home) else 0.0
 
     def _count_refusals(self) -> dict[str, int]:
         """Why the unit is not on the machines that it is not on."""
@@ -192,27 +223,28 @@ class Draft:
         return f"being stopped on {', '.join(machine[:SHORT_ID_LENGTH] for machine in self.placements)}"
 
 
-def release_copies(draft: Draft) -> None:
-    """Orders to the dead and orders that are carried out are deleted. What is left has the requirements that a person
-    now wants it to have, so that the others reckon with them."""
+def release_copies(draft: Draft, waits: Waits) -> None:
+    """Orders to the dead, if they are not waited for, and orders that are carried out are deleted. What is left has the
+    requirements that a person now wants it to have, so that the others reckon with them."""
     for machine, order in list(draft.placements.items()):
-        done = order.withdrawn and _is_gone(order, draft.states.get(machine))
-        if done or draft.view.is_dead(machine):
+        if order.withdrawn and _is_gone(order, draft.states.get(machine)):
             draft.cancel(machine)
+        elif draft.view.is_dead(machine):
+            draft.lose(machine, waits)
         elif order.stays and draft.unit and order.text != draft.unit.text:
             draft.trial.renew(draft.name, machine, draft.view.requirements(draft.name))
 
 
-def tend_copies(draft: Draft) -> None:
+def tend_copies(draft: Draft, waits: Waits) -> None:
     """Which copies stay, with what a person now wants of them, and which go."""
     if not draft.view.is_wanted(draft.name):
         for machine, order in list(draft.placements.items()):
             if not order.withdrawn:
                 draft.withdraw(machine)
     elif draft.is_global:
-        _tend_global(draft)
+        _tend_global(draft, waits)
     else:
-        _tend_home(draft)
+        _tend_home(draft, waits)
 
 
 def seek_homes(draft: Draft, overdue: frozenset[tuple[str, str]]) -> None:
@@ -239,7 +271,7 @@ def _has_let_go(state: UnitState) -> bool:
     return state.target is TargetState.INACTIVE and not state.runs
 
 
-def _tend_home(draft: Draft) -> None:
+def _tend_home(draft: Draft, waits: Waits) -> None:
     """The unit stays where it is, with what a person now wants of it, unless it may not."""
     home = draft.home
     for machine, order in list(draft.placements.items()):
@@ -250,20 +282,31 @@ def _tend_home(draft: Draft) -> None:
     state = draft.states.get(home)
     if state is not None and state.completed and state.generation >= draft.generation:
         draft.completed = draft.generation
-    reason = _why_unfit(draft, home) or _why_make_way(draft, home)
+    if _is_left(draft, home, waits) and waits.runs_again(draft.name):
+        draft.completed = 0
+    reason = _why_unfit(draft, home, waits) or _why_make_way(draft, home)
     if reason:
         draft.withdraw(home, reason)
     else:
-        draft.place(home)
+        is_back = home in draft.view.machines and draft.before is not None and draft.before.lost > 0
+        draft.place(home, f"machine {home[:SHORT_ID_LENGTH]} came back in time" if is_back else "")
 
 
-def _why_unfit(draft: Draft, machine: str) -> str:
-    """Why a unit may not stay on a machine, or ''. One that is parked or away keeps what it has."""
+def _is_left(draft: Draft, machine: str, waits: Waits) -> bool:
+    """Whether the machine leaves without this unit; for one that only shuts down, a unit with a delay waits."""
+    record = draft.view.machines.get(machine)
+    if record is None or record.mode is not MachineMode.LEAVING:
+        return False
+    return not (record.shuts_down and waits.delay_s(draft.name, machine) > 0)
+
+
+def _why_unfit(draft: Draft, machine: str, waits: Waits) -> str:
+    """Why a unit may not stay on a machine, or ''. One that is parked, away or waited for keeps what it has."""
     record = draft.view.machines.get(machine)
     if record is None or record.mode is MachineMode.PARKED:
         return ""
     if record.mode is MachineMode.LEAVING:
-        return f"machine {record.short_id} is leaving"
+        return f"machine {record.short_id} is leaving" if _is_left(draft, machine, waits) else ""
     reason = why_leave(draft.question(machine))
     return reason and f"{reason} on {record.short_id}"
 
@@ -366,10 +409,10 @@ def _has_to_forget(draft: Draft, machine: str) -> bool:
     return state is not None and _has_let_go(state)
 
 
-def _tend_global(draft: Draft) -> None:
+def _tend_global(draft: Draft, waits: Waits) -> None:
     """A global unit stays wherever it fits; which copies retired before it became global does not matter any more."""
     for machine, order in list(draft.placements.items()):
-        reason = _why_unfit(draft, machine) if order.stays else ""
+        reason = _why_unfit(draft, machine, waits) if order.stays else ""
         if reason or order.retiring:
             draft.withdraw(machine)
         elif order.stays:

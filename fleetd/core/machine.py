@@ -19,7 +19,8 @@ class Machine(msgspec.Struct, frozen=True, omit_defaults=True):
     """One machine. Stored, without its id, under `machines/<id>`, on the machine's lease.
 
     `session` names one run of its fleetd. `metadata` is the configured one; what people set through the API is kept
-    in `settings/<id>` and laid over it (effective_metadata).
+    in `settings/<id>` and laid over it (effective_metadata). `shuts_down` says of a machine that leaves that it is only
+    switched off, and may be back: units with a failover delay wait for it.
     """
 
     id: str
@@ -29,6 +30,7 @@ class Machine(msgspec.Struct, frozen=True, omit_defaults=True):
     version: str = ""
     boot_id: str = ""
     mode: MachineMode = MachineMode.READY
+    shuts_down: bool = False
     capabilities: dict[str, bool] = {}
 
     @property

@@ -42,7 +42,8 @@ class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
     `generation` is that of the unit this was decided for. `machine` is '' for a unit that is nowhere and for a global
     one, of which `machines` counts where it is. `since` is Unix time in seconds. `reason` is a sentence for a person.
     `refusals` counts, for each reason, the machines that a unit does not fit on. `completed` is the generation whose
-    oneshot ran to its end (it is not started again elsewhere). `revision` is the store's revision of this record,
+    oneshot ran to its end (it is not started again elsewhere). `lost` is since when (Unix time) its machine is dead, if
+    the unit waits for that to come back, else 0. `revision` is the store's revision of this record,
     which guards the next write; it is not part of the stored value.
     """
 
@@ -54,4 +55,5 @@ class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str = ""
     refusals: dict[str, int] = {}
     completed: int = 0
+    lost: float = 0.0
     revision: int = 0

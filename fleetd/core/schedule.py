@@ -5,12 +5,14 @@ for those that have none, units bound by MachineOf together; then write down for
 nowhere. Pure: the same view gives the same plan, everywhere and every time; doing a plan twice changes nothing.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 
 import msgspec
 
 from fleetd.core.cluster import ClusterView, Names, Room, Trial
 from fleetd.core.copies import Draft, UnitPlan, release_copies, seek_homes, tend_copies
+from fleetd.core.failover import Failover, Waits
 from fleetd.core.feasibility import Question, rank, why_not
 
 
@@ -18,12 +20,14 @@ class Plan(msgspec.Struct, frozen=True):
     """What to write, in this order; every prefix of it is a legal state of the cluster.
 
     `synced` are (machine, session) that have been taken in with it: to be written when the rest is. `forgotten` are
-    machines that are gone, of whose sessions nothing need be kept.
+    machines that are gone, of whose sessions nothing need be kept. `waits` are (unit, when it waits no longer for the
+    machine that it lost, by the leader's own clock), of the units planned for: to be planned again then.
     """
 
     units: tuple[UnitPlan, ...] = ()
     synced: tuple[tuple[str, str], ...] = ()
     forgotten: tuple[str, ...] = ()
+    waits: tuple[tuple[str, float], ...] = ()
 
 
 def plan_cluster(
@@ -32,18 +36,21 @@ def plan_cluster(
     *,
     now_s: float = 0.0,
     overdue: frozenset[tuple[str, str]] = frozenset(),
+    failover: Failover | None = None,
 ) -> Plan:
     """What has to change for the units in `changed` (None: for all that are known).
 
     `now_s` is Unix time, for people to read. `overdue` are the (machine, unit) of retiring copies whose time is up.
+    `failover` says what follows when machines are lost (None: their units go elsewhere at once).
     """
     trial = Trial(view)
+    waits = Waits(view, failover or Failover(), now_s)
     names = view.known_units() if changed is None else view.with_companions(changed)
     drafts = {name: Draft(trial, name, now_s) for name in names}
     for draft in drafts.values():
-        release_copies(draft)
+        release_copies(draft, waits)
     for draft in drafts.values():
-        tend_copies(draft)
+        tend_copies(draft, waits)
     for name in _peers_first(view, [name for name in names if name in view.units]):
         seek_homes(drafts[name], overdue)  # those who follow others find them where they will be
     placed: dict[str, int] = {}
@@ -61,7 +68,8 @@ def plan_cluster(
         if machine.session and view.synced.get(machine.id) != machine.session
     )
     forgotten = tuple(machine for machine in view.synced if view.is_dead(machine))
-    return Plan(tuple(plans), synced, forgotten)
+    ends = tuple((draft.name, draft.waits_until_s) for draft in drafts.values() if math.isfinite(draft.waits_until_s))
+    return Plan(tuple(plans), synced, forgotten, ends)
 
 
 def _groups(view: ClusterView, homeless: list[str]) -> list[list[str]]:

@@ -1,19 +1,22 @@
-"""What a unit is to the cluster: its target state, and what its [X-Fleet] section requires of a machine.
+"""What a unit is to the cluster: its target state, and what its [X-Fleet] section asks for.
 
 Here live the values that describe one unit by itself. Where a unit may go is schedule.py's matter, how its text is
 read unitfile.py's, how its name is taken apart names.py's.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
+from typing import TypeVar
 
 import msgspec
 
 from fleetd.core.names import UnitName, expand_specifiers, matches_glob
+from fleetd.core.timespan import parse_time_span
 from fleetd.core.unitfile import WHITESPACE, Option
 
 FLEET_SECTION = "X-Fleet"
+T = TypeVar("T")
 
 # Under each requirement its spellings, the deprecated ones first: so do their values stand in lists that add up.
 _MACHINE_OF = ("X-ConditionMachineOf", "MachineOf")
@@ -22,7 +25,11 @@ _CONFLICTS = ("X-Conflicts", "Conflicts")
 _REPLACES = ("Replaces",)
 _GLOBAL = ("Global",)
 _MACHINE_ID = ("MachineID", "X-ConditionMachineID", "X-ConditionMachineBootID")  # no list: the first one set counts
-KNOWN_OPTIONS = frozenset(_MACHINE_OF + _METADATA + _CONFLICTS + _REPLACES + _GLOBAL + _MACHINE_ID)
+_FAILOVER_DELAY = ("FailoverDelay",)
+_RERUN = ("RerunAfterFailover",)
+KNOWN_OPTIONS = frozenset(
+    _MACHINE_OF + _METADATA + _CONFLICTS + _REPLACES + _GLOBAL + _MACHINE_ID + _FAILOVER_DELAY + _RERUN
+)
 
 # What excludes what, in the order it is looked at; "Peers" is the original's word for MachineOf.
 _EXCLUSIVE = (
@@ -33,9 +40,12 @@ _EXCLUSIVE = (
     ("Global", "Peers"),
     ("Global", "Replaces"),
     ("Conflicts", "Replaces"),
+    ("Global", "FailoverDelay"),
+    ("Global", "RerunAfterFailover"),
 )
 
 _TRUE = frozenset({"true", "yes", "1", "on", "t"})
+_FALSE = frozenset({"false", "no", "0", "off", "f"})
 _CONTINUATION = re.compile(r"[ \t]*\\\n[ \t]*")
 _WORDS = re.compile(f"[^{WHITESPACE}]+")
 
@@ -89,11 +99,12 @@ class UnitState(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Requirements(msgspec.Struct, frozen=True):
-    """What a unit asks of the machine it runs on, specifiers replaced.
+    """What a unit asks of the machine it runs on, and for the case that this machine is lost; specifiers replaced.
 
     `machine_id` is a full or a short id, None where none is asked for ('' asks for a machine that does not exist).
     `metadata` holds (key, its alternatives), keys and alternatives by first appearance. `conflicts` and `replaces` are
-    globs over unit names, `machine_of` names.
+    globs over unit names, `machine_of` names. `failover_delay_s` (math.inf: for ever) and `rerun_after_failover` are
+    None where the unit leaves them to the cluster's configuration.
     """
 
     machine_id: str | None = None
@@ -102,10 +113,12 @@ class Requirements(msgspec.Struct, frozen=True):
     conflicts: tuple[str, ...] = ()
     replaces: tuple[str, ...] = ()
     is_global: bool = False
+    failover_delay_s: float | None = None
+    rerun_after_failover: bool | None = None
 
 
 class InvalidRequirements(ValueError):
-    """Requirements that no machine could meet together, or that exclude one another."""
+    """Requirements that no machine could meet together, that exclude one another, or that mean nothing."""
 
 
 def parse_requirements(options: Iterable[Option], name: UnitName) -> Requirements:
@@ -160,7 +173,30 @@ def _requirements(values: dict[str, list[str]]) -> Requirements:
         conflicts=words(_CONFLICTS),
         replaces=words(_REPLACES),
         is_global=bool(switches) and switches[-1].lower() in _TRUE,
+        failover_delay_s=_last(merged(_FAILOVER_DELAY), _parse_delay),
+        rerun_after_failover=_last(merged(_RERUN), _parse_switch),
     )
+
+
+def _last(items: list[str], parse: Callable[[str], T]) -> T | None:
+    """What the last of them says, None where there is none, or where it means nothing: validation refuses that."""
+    try:
+        return parse(items[-1]) if items else None
+    except InvalidRequirements:
+        return None
+
+
+def _parse_delay(text: str) -> float:
+    try:
+        return parse_time_span(text)
+    except ValueError as error:
+        raise InvalidRequirements(f"FailoverDelay: {error}, or infinity") from error
+
+
+def _parse_switch(text: str) -> bool:
+    if text.lower() not in _TRUE | _FALSE:
+        raise InvalidRequirements(f"RerunAfterFailover: {text!r} is neither true nor false; write one of them")
+    return text.lower() in _TRUE
 
 
 def _group_metadata(items: list[str]) -> tuple[tuple[str, tuple[str, ...]], ...]:
@@ -180,7 +216,8 @@ def _is_metadata(item: str) -> bool:
 
 def validate_requirements(options: Iterable[Option]) -> None:
     """Raises InvalidRequirements for the first combination that may not be. Looks at values with their specifiers."""
-    asked = _requirements(requirement_values(options))
+    values = requirement_values(options)
+    asked = _requirements(values)
     for kind, patterns in (("conflict", asked.conflicts), ("replace", asked.replaces)):
         for peer in asked.machine_of:
             for pattern in patterns:
@@ -192,10 +229,16 @@ def validate_requirements(options: Iterable[Option]) -> None:
         "Conflicts": bool(asked.conflicts),
         "Global": asked.is_global,
         "Replaces": bool(asked.replaces),
+        "FailoverDelay": "FailoverDelay" in values,
+        "RerunAfterFailover": "RerunAfterFailover" in values,
     }
     for one, other in _EXCLUSIVE:
         if has[one] and has[other]:
             raise InvalidRequirements(f"{one} cannot be used with {other}")
+    for text in values.get("FailoverDelay", ()):
+        _parse_delay(text)
+    for text in values.get("RerunAfterFailover", ()):
+        _parse_switch(text)
 
 
 def unknown_requirements(options: Iterable[Option]) -> tuple[str, ...]:

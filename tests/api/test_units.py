@@ -210,6 +210,18 @@ async def test_only_to_launch_again_is_a_wish_of_its_own(fleet: Any, target: str
             'unresolvable requirements: peer "db.service" matches conflict "db*"',
         ),
         (
+            "web.service",
+            {"options": x_fleet(("FailoverDelay", "soon"))},
+            400,
+            "FailoverDelay: 'soon' is no time span; write one like 90s, 5min or 1h 30min, or infinity",
+        ),
+        (
+            "web.service",
+            {"options": x_fleet(("Global", "true"), ("RerunAfterFailover", "true"))},
+            400,
+            "Global cannot be used with RerunAfterFailover",
+        ),
+        (
             "web@.service",
             {"options": OPTIONS, "desiredState": "launched"},
             400,

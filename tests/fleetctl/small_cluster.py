@@ -14,6 +14,7 @@ from fleetd.agent.ledger import Ledger
 from fleetd.api.handlers import Api
 from fleetd.api.server import Server
 from fleetd.config import Address
+from fleetd.core.failover import Failover
 from fleetd.core.machine import Machine
 from fleetd.engine import Engine
 from fleetd.membership import Membership
@@ -87,6 +88,7 @@ class SmallCluster:
             membership,
             ttl_s=TTL_S,
             handover_timeout_s=30.0,
+            failover=Failover(),
             compact=False,
             now=now,
             unix_now=time.time,

@@ -331,6 +331,18 @@ def test_unknown_requirements_and_malformed_metadata_are_warned_of_and_submitted
     assert second.endswith(': MachineMetadata "region" is not of the form key=value, and restricts nothing')
 
 
+def test_a_failover_delay_that_means_nothing_is_refused_with_a_remedy(
+    fleetctl: Fleetctl, api: FakeApi, tmp_path: Path
+) -> None:
+    (tmp_path / "web.service").write_text(OTHER + "[X-Fleet]\nFailoverDelay=5 fortnights\n")
+    result = fleetctl("submit", "web")
+    assert (result.status, puts(api)) == (1, [])
+    assert result.stderr == (
+        "Error creating units: failed creating unit web.service: FailoverDelay: '5 fortnights' is no time span: "
+        "there is no unit 'fortnights'; write us, ms, s, min, h, d or w, or infinity\n"
+    )
+
+
 def test_lines_before_the_first_section_are_warned_of_and_the_rest_submitted(
     fleetctl: Fleetctl, api: FakeApi, tmp_path: Path
 ) -> None:

@@ -51,12 +51,15 @@ def copy(active: str, sub: str = "x", generation: int = 5, machine: str = M1, **
 
 UNDECIDED = Pending("the leader has not decided yet where it goes")
 NOT_YET = Pending("11111111... has not carried it out yet")
+WAITS = "waits for machine 11111111 to come back, until 2027-01-15 12:05:00 UTC"
 
 SITUATIONS: list[tuple[Judge, UnitReport, Verdict]] = [
     (judge_launched, report(copy("active")), Arrived(AT)),
     (judge_launched, report(copy("active", error="held as it was")), Arrived(AT)),
     (judge_launched, report(copy("inactive", completed=True)), Arrived(AT)),
     (judge_launched, report(machine="", reason="completed"), Arrived()),
+    (judge_launched, report(reason=WAITS), Pending(f"it {WAITS}")),
+    (judge_launched, report(copy("active", generation=4), reason=WAITS), Pending(f"{AT} has not carried it out yet")),
     # An older wish says nothing about this one.
     (judge_launched, report(copy("active"), decided=4), UNDECIDED),
     (judge_launched, report(machine="", reason="no machine fits", decided=4), UNDECIDED),

@@ -129,6 +129,25 @@ class Rule1StoreIsNoLifeLine(Checker):
                 self.fail(f"{path.first} was taken for dead, of {path.second}, though nothing was wrong with it")
 
 
+class DelaysAreKept(Checker):
+    """An order to a machine that is absent is not taken back from a unit that is to run and waits for that machine,
+    before the unit's own delay is over; but where a copy of it runs elsewhere, or may for all that is known."""
+
+    def see_events(self, events: Sequence[tuple[Path, Event]], before: dict[Copy, Placement]) -> None:
+        for path, event in events:
+            former = before.get((path.first, path.second))
+            unit = self.truth.units.get(path.second)
+            if event.item is not None or former is None or not former.stays or path.first in self.truth.machines:
+                continue
+            if unit is None or unit.target is not TargetState.LAUNCHED or unit.generation != former.generation:
+                continue
+            delay_s = requirements_of(unit.text, unit.name).failover_delay_s or 0.0
+            absent_s = now() - self.truth.absent_since.get(path.first, now())
+            reported = [m for (m, n), state in self.truth.states.items() if n == path.second and state.runs]
+            if absent_s < delay_s and not reported:
+                self.fail(f"{path.second} waits for {path.first} only {absent_s:g} of {delay_s:g} s")
+
+
 class Rule1MovesHaveReasons(Checker):
     """A unit that a person wants is ordered away from a machine that is there only with a reason said."""
 
@@ -392,6 +411,7 @@ CHECKERS: tuple[type[Checker], ...] = (
     ConflictsApart,
     OnlyTheLeaderDecides,
     Rule1StoreIsNoLifeLine,
+    DelaysAreKept,
     Rule1MovesHaveReasons,
     Rule2OrdersAlone,
     Rule3OneCopyRuns,

@@ -34,6 +34,12 @@ def _mode(world: World, machine: str) -> str:
     return record.mode if record else "gone"
 
 
+def _waits(world: World, unit: str, machine: str) -> bool:
+    """Whether the unit says that it waits for this machine, and is ordered to be there alone."""
+    says = f"waits for machine {machine[:8]} to come back" in str(world.truth.decisions.get(unit))
+    return says and world.truth.homes(unit) == [machine]
+
+
 EXPECTATIONS: tuple[tuple[str, Holds], ...] = (
     (r"(\S+) runs on (\S+)", lambda w, a: _machines_of(w, a[0]) == [a[1]]),
     (r"(\S+) runs on (\S+) and (\S+)", lambda w, a: _machines_of(w, a[0]) == [a[1], a[2]]),
@@ -47,6 +53,9 @@ EXPECTATIONS: tuple[tuple[str, Holds], ...] = (
     (r"(\S+) has led", lambda w, a: w.machines[a[0]].id in w.truth.leaders),
     (r"(\S+) leads", lambda w, a: w.truth.leaders[-1:] == [w.machines[a[0]].id]),
     (r"(\S+) is nowhere because (.+)", lambda w, a: a[1] in str(w.truth.decisions.get(a[0]))),
+    (r"(\S+) is placed on (\S+)", lambda w, a: w.truth.homes(a[0]) == [w.machines[a[1]].id]),
+    (r"(\S+) is placed nowhere", lambda w, a: not w.truth.homes(a[0])),
+    (r"(\S+) waits for (\S+)", lambda w, a: _waits(w, a[0], w.machines[a[1]].id)),
     (r"(\S+) is unknown", lambda w, a: a[0] not in w.truth.units),
 )
 

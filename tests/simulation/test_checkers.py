@@ -81,6 +81,15 @@ async def bury_the_living(world: World) -> None:
     await write(world, Delete(item.key), Delete(world.registry.key("placements", M1, WEB)))
 
 
+async def lose_patience(world: World) -> None:
+    await world.people.submit("patient.service", TargetState.LAUNCHED, 1)
+    await asyncio.sleep(5)
+    (home,) = world.truth.homes("patient.service")
+    await world.machine(home).power_cut()
+    await asyncio.sleep(60)
+    await write(world, Delete(world.registry.key("placements", home, "patient.service")))
+
+
 async def move_without_a_word(world: World) -> None:
     silence = world.registry.put(Decision(WEB, 99, M1), WEB)
     await write(world, order(world, M1, target=TargetState.INACTIVE), silence)
@@ -146,6 +155,7 @@ CRIMES: tuple[tuple[str, Crime], ...] = (
     ("OnlyTheLeaderDecides", write_without_office),
     ("OnlyTheLeaderDecides", write_anothers_state),
     ("Rule1StoreIsNoLifeLine", bury_the_living),
+    ("DelaysAreKept", lose_patience),
     ("Rule1MovesHaveReasons", move_without_a_word),
     ("Rule2OrdersAlone", stop_unasked),
     ("Rule2OrdersAlone", start_unasked),

@@ -23,6 +23,10 @@ UNITS = {
     "slow.service": "[Service]\nExecStart=/bin/daemon\nExecStop=/bin/sleep 20\n",
     "once.service": "[Service]\nType=oneshot\nExecStart=/bin/sleep 15\n",
     "needy.service": f"[Unit]\nAfter=web@2.service\n{_SERVICE}[X-Fleet]\nMachineOf=web@2.service\n",
+    "patient.service": f"{_SERVICE}[X-Fleet]\nFailoverDelay=2min\n",
+    "rooted.service": f"{_SERVICE}[X-Fleet]\nFailoverDelay=infinity\n",
+    "follower.service": f"{_SERVICE}[X-Fleet]\nMachineOf=patient.service\n",
+    "again.service": "[Service]\nType=oneshot\nExecStart=/bin/sleep 15\n[X-Fleet]\nRerunAfterFailover=true\n",
     "broken.service": "[Service]\nType=simple\n",  # nothing to execute: systemd calls it a bad setting
     "local.service": _SERVICE,  # machine 2 has one of this name of its own
 }

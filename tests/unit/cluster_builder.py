@@ -12,6 +12,7 @@ import msgspec
 
 from fleetd.core.cluster import ClusterView, requirements_of
 from fleetd.core.copies import UnitPlan
+from fleetd.core.failover import Failover, Loss
 from fleetd.core.machine import Machine, MachineMode, MachineSettings
 from fleetd.core.names import matches_glob
 from fleetd.core.placement import Decision, Placement
@@ -20,6 +21,7 @@ from fleetd.core.unit import TargetState, Unit, UnitState
 
 LAUNCHED, LOADED, INACTIVE = TargetState.LAUNCHED, TargetState.LOADED, TargetState.INACTIVE
 A = "a.service"
+NOON = 1_800_014_400.0  # 2027-01-15 12:00 UTC
 
 
 class Synced(msgspec.Struct, frozen=True):
@@ -54,6 +56,8 @@ class World:
         self.changed: dict[str, None] | None = None  # None: everything, as after taking office
         self.copies: dict[str, dict[str, Copy]] = {}  # machine → unit → what is there
         self.away: set[str] = set()
+        self.waits: dict[str, float] = {}  # unit → when it need not wait any longer for its machine
+        self.failover = Failover()  # what the leader is told, and what it knows of lost machines
         self.sessions = 0
 
     # What people and machines write.
@@ -86,13 +90,21 @@ class World:
         """A person destroys a unit."""
         self.write("units", name, "", None)
 
-    def machine(self, name: str, mode: MachineMode = MachineMode.READY, session: str = "", **metadata: str) -> None:
+    def machine(
+        self,
+        name: str,
+        mode: MachineMode = MachineMode.READY,
+        session: str = "",
+        *,
+        shuts_down: bool = False,
+        **metadata: str,
+    ) -> None:
         """A machine registers, or says something new of itself."""
         former = self.view.machines.get(name)
         session = session or (former.session if former else self._new_session())
         metadata = metadata or (former.metadata if former else {})
         self.copies.setdefault(name, {})
-        self.write("machines", name, "", Machine(name, session, metadata=metadata, mode=mode))
+        self.write("machines", name, "", Machine(name, session, metadata=metadata, mode=mode, shuts_down=shuts_down))
         if name in self.away:
             self.judge(self.away - {name})
 
@@ -109,11 +121,34 @@ class World:
     def plan(self, overdue: frozenset[tuple[str, str]] = frozenset()) -> Plan:
         """Plan for what changed since the last plan."""
         changed, self.changed = self.changed, {}
-        return plan_cluster(self.view, changed, now_s=float(self.revision), overdue=overdue)
+        failover = self.note_lost()
+        plan = plan_cluster(self.view, changed, now_s=float(self.revision), overdue=overdue, failover=failover)
+        self.waits |= dict(plan.waits)
+        return plan
 
     def plan_cold(self, overdue: frozenset[tuple[str, str]] = frozenset()) -> Plan:
         """What would be planned for everything; changes nothing."""
-        return plan_cluster(self.view, None, now_s=float(self.revision), overdue=overdue)
+        return plan_cluster(self.view, None, now_s=float(self.revision), overdue=overdue, failover=self.note_lost())
+
+    def note_lost(self) -> Failover:
+        """What the leader knows now of the machines that are lost: since when by its clock, and at what time of day."""
+        clock_s = self.failover.clock_s
+        lost = {
+            machine: self.failover.lost.get(machine) or Loss(clock_s, NOON + clock_s)
+            for machine in self.view.absent()
+            if machine not in self.away
+        }
+        self.failover = msgspec.structs.replace(self.failover, lost=lost)
+        return self.failover
+
+    def wait(self, for_s: float) -> None:
+        """The leader's clock goes on; the units that need not wait any longer for a machine count as changed."""
+        clock_s = self.failover.clock_s + for_s
+        self.failover = msgspec.structs.replace(self.failover, clock_s=clock_s)
+        for name, until_s in self.waits.items():
+            if until_s <= clock_s:
+                self._concern({name: None})
+        self.waits = {name: until_s for name, until_s in self.waits.items() if until_s > clock_s}
 
     def apply(self, plan: Plan) -> None:
         """Write the whole plan."""
@@ -147,6 +182,8 @@ class World:
         """Another leader takes office: it reads everything, in whatever order, and plans for all of it."""
         self.view = self.fresh_view(shuffle)
         self.changed = None
+        self.failover = msgspec.structs.replace(self.failover, lost={})
+        self.waits = {}
 
     def fresh_view(self, shuffle: random.Random | None = None) -> ClusterView:
         """The view of one who has read all records in the order of their keys, or in another."""

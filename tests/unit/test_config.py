@@ -1,5 +1,6 @@
 """fleet.conf, FLEET_* variables and flags: what each becomes, and what is said about what cannot be used."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,8 @@ def test_without_anything_the_defaults_hold_and_nothing_is_noted() -> None:
         metadata={},
         agent_ttl_s=10.0,
         parked_ttl_s=600.0,
+        failover_delay_s=0.0,
+        rerun_after_failover=False,
         handover_timeout_s=30.0,
         shutdown_timeout_s=60.0,
         units_directory="/run/fleet/units/",
@@ -146,6 +149,9 @@ def test_an_option_that_lost_its_meaning_is_accepted_and_noted(name: str) -> Non
         ("agent_ttl", "1.5h", 5400.0),
         ("parked_ttl", "1h", 3600.0),
         ("handover_timeout", "0s", 0.0),
+        ("failover_delay", "5min 30s", 330.0),
+        ("failover_delay", "infinity", math.inf),
+        ("rerun_after_failover", "true", True),
         ("systemd_user", "T", True),
         ("token_limit", "65535", 65535),
         ("disable_engine", "True", True),
@@ -174,9 +180,12 @@ def test_a_value_is_read(name: str, text: str, value: object) -> None:
         ("etcd_request_timeout", "1s", "'1s' is no number of seconds above zero; write one without a unit, like 1.0"),
         ("etcd_request_timeout", "nan", "'nan' is no number of seconds above zero; write one without a unit, like 1.0"),
         ("etcd_request_timeout", "-1", "'-1' is no number of seconds above zero; write one without a unit, like 1.0"),
-        ("agent_ttl", "30", "'30' is no duration: it needs a unit (ns, us, ms, s, m or h); write 30s for seconds"),
-        ("agent_ttl", "soon", "'soon' is no duration: it needs a unit (ns, us, ms, s, m or h), like 10s or 1m30s"),
-        ("agent_ttl", "", "'' is no duration: it needs a unit (ns, us, ms, s, m or h), like 10s or 1m30s"),
+        ("agent_ttl", "30", "'30' is no duration: it needs a unit; write 30s for seconds"),
+        ("agent_ttl", "soon", "'soon' is no time span; write one like 90s, 5min or 1h 30min"),
+        ("agent_ttl", "", "'' is no time span; write one like 90s, 5min or 1h 30min"),
+        ("agent_ttl", "infinity", "'infinity' is out of range: at least 1s, at most ten years"),
+        ("failover_delay", "-5s", "'-5s' is no time span; write one like 90s, 5min or 1h 30min"),
+        ("rerun_after_failover", "perhaps", "'perhaps' is neither true nor false"),
         ("agent_ttl", "0s", "'0s' is out of range: at least 1s, at most ten years"),
         ("insecure", "yes", "'yes' is neither true nor false"),
         ("units_directory", "units", "'units' is no absolute path"),

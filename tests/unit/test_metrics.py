@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from fleetd import __version__, metrics
+from fleetd.core.failover import Failover
 from fleetd.core.machine import Machine
 from fleetd.core.unit import TargetState, Unit, UnitState
 from fleetd.engine import SMALL_PLAN, Engine
@@ -69,6 +70,7 @@ class Node:
             self.membership,
             ttl_s=TTL_S,
             handover_timeout_s=30.0,
+            failover=Failover(),
             compact=False,
             now=now,
             unix_now=lambda: 1_700_000_000.0,

@@ -1,5 +1,7 @@
 """What an [X-Fleet] section requires, what it may not combine, and what in it deserves a warning."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -112,6 +114,14 @@ REQUIRED = [
         ),
     ),
     ("global by a specifier", "Global=%i", Requirements(is_global=True)),
+    ("a delay in systemd's words", "FailoverDelay=1h 5min", Requirements(failover_delay_s=3900.0)),
+    ("no delay", "FailoverDelay=0", Requirements(failover_delay_s=0.0)),
+    ("a delay without an end", "FailoverDelay=infinity", Requirements(failover_delay_s=math.inf)),
+    ("of several delays the last", "FailoverDelay=5min\nFailoverDelay=20", Requirements(failover_delay_s=20.0)),
+    ("a delay that means nothing", "FailoverDelay=a while", Requirements()),
+    ("to run again", "RerunAfterFailover=Yes", Requirements(rerun_after_failover=True)),
+    ("not to run again", "RerunAfterFailover=1\nRerunAfterFailover=off", Requirements(rerun_after_failover=False)),
+    ("to run again, perhaps", "RerunAfterFailover=perhaps", Requirements()),
 ]
 
 
@@ -136,6 +146,7 @@ def test_a_deprecated_spelling_of_global_never_was():
     assert unknown_requirements(options) == ("X-Global",)
 
 
+LIKE_THESE = "90s, 5min or 1h 30min, or infinity"
 EXCLUDED = [
     ("MachineOf=a.service\nConflicts=b* a*", 'unresolvable requirements: peer "a.service" matches conflict "a*"'),
     (
@@ -154,6 +165,17 @@ EXCLUDED = [
     ("Global=1\nMachineOf=\nReplaces=c", "Global cannot be used with Peers"),
     ("Global=1\nReplaces=c\nConflicts=d", "Global cannot be used with Replaces"),
     ("Conflicts=a\nReplaces=b", "Conflicts cannot be used with Replaces"),
+    ("Global=1\nFailoverDelay=0", "Global cannot be used with FailoverDelay"),
+    ("Global=1\nRerunAfterFailover=no", "Global cannot be used with RerunAfterFailover"),
+    (
+        "FailoverDelay=5 fortnights",
+        "FailoverDelay: '5 fortnights' is no time span: there is no unit 'fortnights'; "
+        "write us, ms, s, min, h, d or w, or infinity",
+    ),
+    ("FailoverDelay=\nFailoverDelay=5s", "FailoverDelay: '' is no time span; write one like " + LIKE_THESE),
+    ("FailoverDelay=%i", "FailoverDelay: '%i' is no time span; write one like " + LIKE_THESE),
+    ("FailoverDelay=20y", "FailoverDelay: '20y' is too long: at most ten years, or infinity"),
+    ("RerunAfterFailover=maybe", "RerunAfterFailover: 'maybe' is neither true nor false; write one of them"),
 ]
 
 
@@ -177,6 +199,8 @@ def test_what_excludes_one_another_is_refused_first_fault_first(text, message):
         "MachineOf=a.service\nConflicts=[a",
         "MachineOf=%p.service\nConflicts=web.*",
         "MachineID=x\nConflicts=",
+        "MachineID=x\nFailoverDelay=infinity\nRerunAfterFailover=true",
+        "Global=no\nFailoverDelay=5min\nConflicts=a*",
     ],
 )
 def test_what_goes_together_is_accepted(text):
