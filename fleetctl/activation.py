@@ -3,7 +3,8 @@
 How a unit comes into the cluster is creation.py's matter, when it has arrived waiting.py's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from enum import Enum, auto
 
 import msgspec
 
@@ -27,6 +28,15 @@ class Verb(msgspec.Struct, frozen=True):
     judge: Judge
 
 
+class Step(Enum):
+    """What there is to do for a unit: nothing, to wait only, to say what is wanted, or to wait since it was said."""
+
+    NOTHING = auto()
+    WAIT = auto()
+    WISH = auto()
+    WISHED = auto()
+
+
 LOAD = Verb("load", "loading", TargetState.LOADED, judge_loaded)
 START = Verb("start", "starting", TargetState.LAUNCHED, judge_launched)
 
@@ -41,29 +51,49 @@ def activate(
         return 0
     wanted = observe_wanted(client, units)
     creations = plan_creations(client, wanted, verb.target, replace)
-    apply_creations(client, creations)
-    sent = {creation.name: creation for creation in creations}
+    sent = apply_creations(client, creations)
+    created = {creation.name: creation for creation in creations if creation.name not in sent.overtaken}
+    found = [
+        msgspec.structs.replace(unit, report=sent.overtaken.get(unit.name, unit.report))
+        for unit in wanted
+        if unit.name not in sent.failed
+    ]
+    refused, waited = _wish_all(client, found, created, verb, no_block)
+    status = 1 if sent.failed or refused else 0
+    return status if no_block else max(status, _wait(client, waited, verb, bound_s(block_attempts)))
+
+
+def _wish_all(
+    client: Client, units: Sequence[Wanted], created: Mapping[str, Creation], verb: Verb, no_block: bool
+) -> tuple[bool, list[str]]:
+    """Say what is wanted of the units, unless that is so or said already; whether any was refused, and which of them
+    are to be waited for."""
+    plans = [(unit, _plan_wish(unit, created.get(unit.name), verb)) for unit in units]
+    wishes = [schema.Wish(unit.name, desired_state=verb.target) for unit, step in plans if step is Step.WISH]
+    with failing_as(f"Error {verb.doing} units: "):
+        refused = client.carry_out(wishes)
     waited = []
-    for unit in wanted:
-        if _wish(client, unit, sent.get(unit.name), verb, no_block):
+    for unit, step in plans:
+        creation = created.get(unit.name)
+        is_global = creation.is_global if creation else bool(unit.report and unit.report.is_global)
+        if unit.name in refused:
+            output.error(f"Error {verb.doing} units: unit {unit.name}: {refused[unit.name]}")
+            continue
+        if step in (Step.WISH, Step.WISHED) and (is_global or no_block):
+            output.result(f"Triggered {'global ' * is_global}unit {unit.name} {verb.name}")
+        if step is not Step.NOTHING and not is_global:
             waited.append(unit.name)
-    return 0 if no_block else _wait(client, waited, verb, bound_s(block_attempts))
+    return bool(refused), waited
 
 
-def _wish(client: Client, unit: Wanted, creation: Creation | None, verb: Verb, no_block: bool) -> bool:
-    """Say what is wanted of the unit, unless that is so or said already; whether it is to be waited for."""
-    is_global = creation.is_global if creation else bool(unit.report and unit.report.is_global)
-    sent = creation is not None and creation.target is verb.target
-    if creation is None and unit.report and not needs_wish(unit.report, verb):
-        return not is_global and not _has_arrived(unit.report, verb)
-    if not sent:
-        with failing_as(f"Error {verb.doing} units: "):
-            client.set_target(unit.name, verb.target)
-    if is_global:
-        output.result(f"Triggered global unit {unit.name} {verb.name}")
-    elif no_block:
-        output.result(f"Triggered unit {unit.name} {verb.name}")
-    return not is_global
+def _plan_wish(unit: Wanted, creation: Creation | None, verb: Verb) -> Step:
+    """What there is to do for a unit, given how it was sent, if it was."""
+    if creation is not None:
+        return Step.WISHED if creation.target is verb.target else Step.WISH
+    assert unit.report is not None
+    if needs_wish(unit.report, verb):
+        return Step.WISH
+    return Step.NOTHING if isinstance(verb.judge(unit.report, unit.report.generation), Arrived) else Step.WAIT
 
 
 def needs_wish(report: schema.UnitReport, verb: Verb) -> bool:
@@ -73,10 +103,6 @@ def needs_wish(report: schema.UnitReport, verb: Verb) -> bool:
     copies = [copy for copy in report.copies if not copy.retiring and not copy.orphaned]
     ended = ("inactive", "failed", "deactivating")
     return verb.target is TargetState.LAUNCHED and any(copy.active in ended or copy.completed for copy in copies)
-
-
-def _has_arrived(report: schema.UnitReport, verb: Verb) -> bool:
-    return isinstance(verb.judge(report, report.generation), Arrived)
 
 
 def _wait(client: Client, names: Sequence[str], verb: Verb, bound_s: float) -> int:

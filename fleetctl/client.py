@@ -6,7 +6,7 @@ command is not decided here.
 
 import errno
 import ssl
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -30,6 +30,8 @@ Page = TypeVar("Page", schema.UnitPage, schema.UnitStatePage, schema.MachinePage
 
 # What a URL may take up. HTTP servers refuse longer request lines than 8 KiB, some proxies less.
 _MAX_QUERY = 4000
+_BATCH_UNITS = 256  # what two transactions of the store hold: an answer must come in time
+_BATCH_BYTES = 1024 * 1024
 _PAGE_SIZE = 10_000  # a server that does not know of the wish sends pages of its own size
 _DAEMON_HERE = "is fleetd running here? See systemctl status fleet, or name another machine's API with --endpoint"
 _DAEMON_THERE = "is fleetd running there, with its API open on this port? --endpoint names another"
@@ -86,6 +88,7 @@ class Client:
         headers = {"User-Agent": f"fleetctl/{__version__}", "Accept": schema.JSON_TYPE}
         self._http = httpx.Client(transport=transport, timeout=timeout_s, trust_env=False, headers=headers)
         self._base = endpoint.base
+        self._unknown: set[str] = set()  # paths that this server does not know
 
     def unit(self, name: str) -> schema.Unit | None:
         """One unit with its options, or None where there is none of this name."""
@@ -111,34 +114,55 @@ class Client:
 
     def reports(self, names: Iterable[str]) -> dict[str, schema.UnitReport]:
         """How the units of these names stand, by name; those that do not exist are left out, copies or not."""
-        found: dict[str, schema.UnitReport] = {}
-        for query in _cut_query([("name", name) for name in names]):
-            answer = self._get(f"{schema.V2}/units?{query}", schema.UnitReports)
-            found.update((report.name, report) for report in answer.units if report.target)
-        return found
+        names = list(names)
+        queries = list(_cut_query([("name", name) for name in names]))
+        answer = None
+        if len(queries) > 1:
+            answer = self._post(f"{schema.V2}/reports", schema.Question(tuple(names)), schema.UnitReports)
+        answers = (
+            [answer] if answer else [self._get(f"{schema.V2}/units?{query}", schema.UnitReports) for query in queries]
+        )
+        return {report.name: report for answer in answers for report in answer.units if report.target}
+
+    def carry_out(self, wishes: Sequence[schema.Wish]) -> dict[str, ApiError]:
+        """Have each wish done, all in one request where they fit, and the API takes more than one; of those that were
+        refused the errors, by unit. Raises ClientError where it is not known what was done."""
+        refused: dict[str, ApiError] = {}
+        for batch in _cut_wishes(wishes):
+            body = schema.Wishes(tuple(batch))
+            answer = self._post(f"{schema.V2}/units", body, schema.Outcomes) if len(batch) > 1 else None
+            if answer is None:
+                refused |= self._carry_out_singly(batch)
+            else:
+                failed = (outcome for outcome in answer.outcomes if outcome.code >= 400)
+                refused |= {each.name: self._refusal(each.code, each.message) for each in failed}
+        return refused
+
+    def _carry_out_singly(self, wishes: Iterable[schema.Wish]) -> dict[str, ApiError]:
+        refused: dict[str, ApiError] = {}
+        for wish in wishes:
+            try:
+                self._carry_out_one(wish)
+            except ApiError as error:
+                refused[wish.name] = error
+        return refused
+
+    def _carry_out_one(self, wish: schema.Wish) -> None:
+        """What version 1 has words for. A server that does not know of `only_new` passes over it."""
+        if wish.destroy:
+            self._call("DELETE", _unit_path(wish.name))
+            return
+        body = schema.Unit(name=wish.name, options=wish.options, desired_state=wish.desired_state)
+        condition = {"If-None-Match": "*"} if wish.only_new else {}
+        self._call("PUT", _unit_path(wish.name), msgspec.json.encode(body), condition)
 
     def put_unit(self, name: str, options: Sequence[Option], target: str) -> None:
         """Create the unit, or replace its content, and set its target state, all at once."""
-        body = schema.Unit(
-            name=name,
-            options=tuple(schema.UnitOption(option.section, option.name, option.value) for option in options),
-            desired_state=target,
-        )
-        self._call("PUT", _unit_path(name), msgspec.json.encode(body))
+        self._carry_out_one(wish_content(name, options, target))
 
     def set_target(self, name: str, target: str) -> None:
         """Say what is wanted of a unit. Saying it again is a new wish: a unit that has ended is started once more."""
-        self._call("PUT", _unit_path(name), msgspec.json.encode(schema.Unit(name=name, desired_state=target)))
-
-    def destroy(self, name: str) -> bool:
-        """Remove a unit from the cluster; False where there was none."""
-        try:
-            self._call("DELETE", _unit_path(name))
-        except ApiError as error:
-            if error.code == 404:
-                return False
-            raise
-        return True
+        self._carry_out_one(schema.Wish(name, desired_state=target))
 
     def _pages(self, path: str, kind: type[Page], query: Sequence[tuple[str, str]] = ()) -> Iterator[Page]:
         """Every page of a list. A token that comes twice would have no end."""
@@ -156,16 +180,33 @@ class Client:
             seen.add(token)
 
     def _get(self, path: str, kind: type[T]) -> T:
-        response = self._call("GET", path)
+        return self._decode(self._call("GET", path), f"GET {path.partition('?')[0]}", kind)
+
+    def _decode(self, response: httpx.Response, request: str, kind: type[T]) -> T:
         try:
             return msgspec.json.decode(response.content, type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise self._not_fleet(response, f"GET {path.partition('?')[0]}") from error
+            raise self._not_fleet(response, request) from error
 
-    def _call(self, method: str, path: str, body: bytes | None = None) -> httpx.Response:
+    def _post(self, path: str, body: msgspec.Struct, kind: type[T]) -> T | None:
+        """What the API answers, None where it is one that does not know of this (yet). It is asked but once then."""
+        if path in self._unknown:
+            return None
+        try:
+            response = self._call("POST", path, msgspec.json.encode(body))
+        except ApiError as error:
+            if error.code not in (404, 405):
+                raise
+            self._unknown.add(path)
+            return None
+        return self._decode(response, f"POST {path}", kind)
+
+    def _call(
+        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] = {}
+    ) -> httpx.Response:
         """One request; any answer but a 2xx is an error."""
         LOG.debug("%s %s%s", method, self._endpoint, path)
-        headers = {"Content-Type": schema.JSON_TYPE} if body is not None else {}
+        headers = {**headers, "Content-Type": schema.JSON_TYPE} if body is not None else headers
         try:
             response = self._http.request(method, self._base + path, content=body, headers=headers)
         except httpx.TimeoutException as error:
@@ -187,8 +228,11 @@ class Client:
             if response.status_code < 500:
                 return self._not_fleet(response, request)
             message = ""
+        return self._refusal(response.status_code, message)
+
+    def _refusal(self, code: int, message: str) -> ApiError:
         message = printable(message) or f"{self._endpoint} gives no reason; its log may: journalctl -u fleet"
-        return ApiError(response.status_code, f"Error {response.status_code}: {message}")
+        return ApiError(code, f"Error {code}: {message}")
 
     def _not_fleet(self, response: httpx.Response, request: str) -> NotFleet:
         kind = printable(response.headers.get("Content-Type", "no type"))
@@ -219,6 +263,27 @@ def _system_error(error: BaseException | None) -> OSError | None:
 
 def _unit_path(name: str) -> str:
     return f"{schema.V1}/units/{quote(name, safe='', errors='surrogateescape')}"
+
+
+def wish_content(name: str, options: Sequence[Option], target: str, *, only_new: bool = False) -> schema.Wish:
+    """The wish for a unit of this content and target state; with `only_new` only where there is none of this name."""
+    entities = tuple(schema.UnitOption(option.section, option.name, option.value) for option in options)
+    return schema.Wish(name, entities, target, only_new)
+
+
+def _cut_wishes(wishes: Iterable[schema.Wish]) -> Iterator[list[schema.Wish]]:
+    """The wishes in their order, in batches that the API takes."""
+    batch: list[schema.Wish] = []
+    size = 0
+    for wish in wishes:
+        length = len(msgspec.json.encode(wish))
+        if batch and (len(batch) == _BATCH_UNITS or size + length > _BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(wish)
+        size += length
+    if batch:
+        yield batch
 
 
 def _cut_query(parameters: Iterable[tuple[str, str]]) -> Iterator[str]:

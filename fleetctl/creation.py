@@ -1,16 +1,16 @@
 """Lazy creation: what submit, load and start do with the unit files of their arguments before anything else.
 
-First everything is read and checked, local files and cluster; then it is planned; then it is sent. Setting target
-states of units that exist is not done here.
+First everything is read and checked, local files and cluster; then it is planned; then it is sent, all together.
+Setting target states of units that exist is not done here.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 
 import msgspec
 
 from fleetctl import output
-from fleetctl.client import Client
+from fleetctl.client import ApiError, Client, wish_content
 from fleetctl.errors import ClientError, CommandFailed, failing_as
 from fleetctl.local_files import (
     LocalFile,
@@ -35,6 +35,8 @@ from fleetd.core.unit import (
 from fleetd.core.unitfile import Option, UnitFile
 
 Fetch = Callable[[str], UnitFile | None]  # the content of a template of the cluster, by name
+
+EXISTS_ALREADY = 412
 
 # Which target states a unit may be in for a command to replace it: no command does more to a unit than its name says.
 _REPLACEABLE = {
@@ -76,6 +78,13 @@ class Creation(msgspec.Struct, frozen=True):
     @property
     def is_global(self) -> bool:
         return parse_requirements(self.content.options, self.argument.name).is_global
+
+
+class Sent(msgspec.Struct, frozen=True):
+    """What came of creations: those that were refused, and by name those that somebody else was quicker to create."""
+
+    failed: tuple[str, ...]
+    overtaken: dict[str, schema.UnitReport]
 
 
 def observe_wanted(client: Client, units: Sequence[str]) -> list[Wanted]:
@@ -222,10 +231,40 @@ def _warn_of_ignored_lines(unit: Wanted, creation: Creation) -> None:
             )
 
 
-def apply_creations(client: Client, creations: Iterable[Creation]) -> None:
-    """Send them, one request each: a unit that is replaced keeps its machine, and is not seen without its target."""
+def apply_creations(client: Client, creations: Sequence[Creation]) -> Sent:
+    """Send them together, and say of each what came of it: a unit that is replaced keeps its machine, and is not seen
+    without its target. Raises CommandFailed where that is not known."""
+    wishes = [
+        wish_content(each.name, each.content.options, each.target, only_new=not each.replaces) for each in creations
+    ]
+    with failing_as(_failing(creations)):
+        refused = client.carry_out(wishes)
+        overtaken = [creation for creation in creations if _is_overtaken(refused.get(creation.name))]
+        reports = client.reports([creation.name for creation in overtaken])
+    failed = dict.fromkeys(name for name in refused if name not in reports)
     for creation in creations:
-        with failing_as(f"Error creating units: failed creating unit {creation.name}: "):
-            client.put_unit(creation.name, creation.content.options, creation.target)
-        if creation.target is TargetState.INACTIVE:
-            output.result(output.unit_line(creation.name, creation.target))
+        name = creation.name
+        if name in failed:
+            output.error(f"Error creating units: failed creating unit {name}: {refused[name]}")
+        elif name in reports:
+            _warn_if_overtaken(reports[name], creation)
+        elif creation.target is TargetState.INACTIVE:
+            output.result(output.unit_line(name, creation.target))
+    return Sent(tuple(failed), reports)
+
+
+def _failing(creations: Sequence[Creation]) -> str:
+    named = f"failed creating unit {creations[0].name}: " if len(creations) == 1 else ""
+    return f"Error creating units: {named}"
+
+
+def _is_overtaken(error: ApiError | None) -> bool:
+    return error is not None and error.code == EXISTS_ALREADY
+
+
+def _warn_if_overtaken(report: schema.UnitReport, creation: Creation) -> None:
+    if report.hash != creation.content.hash:
+        output.warning(
+            f"WARNING: Somebody else has just created Unit {creation.name}, and it differs from yours. "
+            "Add --replace to override."
+        )

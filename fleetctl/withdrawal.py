@@ -10,7 +10,7 @@ import msgspec
 
 from fleetctl import output, screen
 from fleetctl.client import Client, open_client
-from fleetctl.errors import ClientError, failing_as
+from fleetctl.errors import failing_as
 from fleetctl.local_files import parse_arguments
 from fleetctl.parsing import bound_s
 from fleetctl.settings import Settings
@@ -59,31 +59,26 @@ def withdraw(settings: Settings, units: Sequence[str], verb: Verb, no_block: boo
     if not found:
         return 0
     status = 0
-    waited = []
+    wished = []
     for report in found:
         if verb is STOP and report.target == TargetState.INACTIVE:
             output.error(f"Unable to stop unit {report.name} in state inactive")
             status = 1
         elif report.is_global or report.target != verb.target:
-            if not _wish(client, report, verb, no_block):
-                status = 1
-            elif not report.is_global:
-                waited.append(report.name)
+            wished.append(report)
+    with failing_as(f"Error {verb.doing} units: "):
+        refused = client.carry_out([schema.Wish(report.name, desired_state=verb.target) for report in wished])
+    waited = []
+    for report in wished:
+        if report.name in refused:
+            output.error(f"Error {verb.doing} units: unit {report.name}: {refused[report.name]}")
+            status = 1
+            continue
+        if report.is_global or no_block:
+            output.result(f"Triggered {'global ' * report.is_global}unit {report.name} {verb.name}")
+        if not report.is_global:
+            waited.append(report.name)
     return status if no_block else max(status, _wait(client, waited, verb, bound_s(block_attempts)))
-
-
-def _wish(client: Client, report: schema.UnitReport, verb: Verb, no_block: bool) -> bool:
-    """Set the target state and say so; whether that worked."""
-    try:
-        client.set_target(report.name, verb.target)
-    except ClientError as error:
-        output.error(f"Error {verb.doing} units: unit {report.name}: {error}")
-        return False
-    if report.is_global:
-        output.result(f"Triggered global unit {report.name} {verb.name}")
-    elif no_block:
-        output.result(f"Triggered unit {report.name} {verb.name}")
-    return True
 
 
 def _wait(client: Client, names: Sequence[str], verb: Verb, bound_s: float) -> int:

@@ -179,7 +179,7 @@ class Bench:
             await self.measure(f"fleetctl stop {STARTED}", self.fleetctl("stop", "--no-block", *names))
             await self.measure(f"fleetctl destroy {STARTED}", self.fleetctl("destroy", "--no-block", *names))
             await self.measure(f"fleetctl start {STARTED} new files", self.fleetctl("start", "--no-block", *files))
-            await self.measure("fleetctl status of one unit", self.fleetctl("cat", self._names[7]))
+            await self.measure("fleetctl cat of one unit", self.fleetctl("cat", self._names[7]))
 
 
 @asynccontextmanager

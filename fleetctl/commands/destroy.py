@@ -2,12 +2,15 @@
 
 from fleetctl import output
 from fleetctl.client import open_client
-from fleetctl.errors import ClientError, failing_as
+from fleetctl.errors import failing_as
 from fleetctl.parsing import blocking_options, bound_s, pass_settings, unit_arguments
 from fleetctl.parsing import command as new_command
 from fleetctl.settings import Settings
 from fleetctl.waiting import wait_until_gone
 from fleetctl.withdrawal import find_units
+from fleetd.api import schema
+
+GONE_ALREADY = 404
 
 
 @new_command("destroy", usage="[--no-block|--block-attempts=N] UNIT...")
@@ -23,15 +26,15 @@ def command(settings: Settings, units: tuple[str, ...], no_block: bool, block_at
     if not units:
         output.error("No units given")
         return 0
+    names = [report.name for report in find_units(client, units)]
+    with failing_as("Error destroying units: "):
+        refused = client.carry_out([schema.Wish(name, destroy=True) for name in names])
     status = 0
-    destroyed = []
-    for report in find_units(client, units):
-        try:
-            if client.destroy(report.name):
-                destroyed.append(report.name)
-        except ClientError as error:
-            output.error(f"Error destroying units: unit {report.name}: {error}")
+    for name, error in refused.items():
+        if error.code != GONE_ALREADY:
+            output.error(f"Error destroying units: unit {name}: {error}")
             status = 1
+    destroyed = [name for name in names if name not in refused]
     left = dict.fromkeys(destroyed)
     with failing_as("Error waiting for units: "):
         for name in destroyed if no_block else wait_until_gone(client, destroyed, bound_s(block_attempts)):

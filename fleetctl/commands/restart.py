@@ -37,7 +37,7 @@ def command(settings: Settings, units: tuple[str, ...], block_attempts: int, mac
         output.error("No units given")
         return 0
     wanted = observe_wanted(client, units)
-    apply_creations(client, plan_creations(client, wanted, TargetState.INACTIVE, replace=False))
+    sent = apply_creations(client, plan_creations(client, wanted, TargetState.INACTIVE, replace=False))
     for unit in wanted:
         if unit.report is None:
             continue
@@ -48,7 +48,7 @@ def command(settings: Settings, units: tuple[str, ...], block_attempts: int, mac
                 return status
         elif not restart_unit(client, unit.report, bound_s(block_attempts)):
             return 1
-    return 0
+    return 1 if sent.failed else 0
 
 
 def _pick(report: schema.UnitReport, machine: str) -> Place:

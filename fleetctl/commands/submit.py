@@ -25,5 +25,5 @@ def command(settings: Settings, units: tuple[str, ...], replace: bool) -> int:
         output.error("No units given")
         return 0
     wanted = observe_wanted(client, units)
-    apply_creations(client, plan_creations(client, wanted, TargetState.INACTIVE, replace))
-    return 0
+    sent = apply_creations(client, plan_creations(client, wanted, TargetState.INACTIVE, replace))
+    return 1 if sent.failed else 0

@@ -9,7 +9,7 @@ import os
 import socketserver
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -68,7 +68,10 @@ class Refused(Exception):
 
 
 class FakeApi:
-    """The state, and the calls over it. `requests` lists what was asked: (method, path without query)."""
+    """The state, and the calls over it. `requests` lists what was asked: (method, path without query); `bodies` what
+    came with a PUT, or as one of many wishes. `before_request` may answer in the place of the API; it is asked about
+    each of many wishes as if that had come alone. With `knows_batches` off, it is a server that takes no such requests.
+    """
 
     def __init__(self) -> None:
         self.machines = [M1, M2]
@@ -77,6 +80,7 @@ class FakeApi:
         self.fates: dict[str, Fate] = {}
         self.requests: list[tuple[str, str]] = []
         self.bodies: list[dict[str, Any]] = []
+        self.knows_batches = True
         self.before_request: Callable[[str, str], tuple[int, str, bytes] | None] = lambda method, path: None
         self._generation = 0
         self._lock = threading.Lock()
@@ -91,28 +95,38 @@ class FakeApi:
     def fate(self, name: str) -> Fate:
         return self.fates.get(name, Fate())
 
-    def handle(self, method: str, url: str, content_type: str, body: bytes) -> tuple[int, str, bytes]:
+    def handle(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> tuple[int, str, bytes]:
         """One request: status, content type, body."""
         path, query = unquote(urlsplit(url).path), parse_qs(urlsplit(url).query)
         with self._lock:
             self.requests.append((method, path))
-            special = self.before_request(method, path)
-            if special is not None:
-                return special
-            try:
-                status, answer = self._route(method, path, query, content_type, body)
-            except Refused as refused:
-                error = schema.ErrorEntity(schema.ErrorDetail(refused.code, refused.message))
-                return refused.code, schema.JSON_TYPE, msgspec.json.encode(error)
+            return self._answer(method, path, query, headers, body)
+
+    def _answer(
+        self, method: str, path: str, query: dict[str, list[str]], headers: Mapping[str, str], body: bytes
+    ) -> tuple[int, str, bytes]:
+        special = self.before_request(method, path)
+        if special is not None:
+            return special
+        try:
+            status, answer = self._route(method, path, query, headers, body)
+        except Refused as refused:
+            error = schema.ErrorEntity(schema.ErrorDetail(refused.code, refused.message))
+            return refused.code, schema.JSON_TYPE, msgspec.json.encode(error)
         return status, schema.JSON_TYPE, b"" if answer is None else msgspec.json.encode(answer)
 
     def _route(
-        self, method: str, path: str, query: dict[str, list[str]], content_type: str, body: bytes
+        self, method: str, path: str, query: dict[str, list[str]], headers: Mapping[str, str], body: bytes
     ) -> tuple[int, Any]:
         if path.startswith("/fleet/v1/units/"):
             name = path.removeprefix("/fleet/v1/units/")
             calls = {"GET": self._get, "PUT": self._put, "DELETE": self._delete}
-            return calls[method](name, content_type, body)
+            return calls[method](name, headers, body)
+        if method == "POST" and self.knows_batches and path == "/fleet/v2/units":
+            wishes = msgspec.json.decode(body, type=schema.Wishes).wishes
+            return 200, schema.Outcomes(tuple(map(self._carry_out, wishes)))
+        if method == "POST" and self.knows_batches and path == "/fleet/v2/reports":
+            return 200, schema.UnitReports(tuple(self._reports(msgspec.json.decode(body, type=schema.Question).names)))
         if method != "GET":
             raise Refused(405, "only GET supported against this resource")
         if path == "/fleet/v1/units":
@@ -126,13 +140,24 @@ class FakeApi:
             return 200, schema.UnitReports(tuple(self._reports(query.get("name", []))))
         raise Refused(404)
 
-    def _get(self, name: str, content_type: str, body: bytes) -> tuple[int, Any]:
+    def _carry_out(self, wish: schema.Wish) -> schema.Outcome:
+        path = f"/fleet/v1/units/{wish.name}"
+        if wish.destroy:
+            status, _, content = self._answer("DELETE", path, {}, {}, b"")
+        else:
+            headers = {"Content-Type": schema.JSON_TYPE} | ({"If-None-Match": "*"} if wish.only_new else {})
+            unit = schema.Unit(wish.name, wish.options, wish.desired_state)
+            status, _, content = self._answer("PUT", path, {}, headers, msgspec.json.encode(unit))
+        message = msgspec.json.decode(content, type=schema.ErrorEntity).error.message if status >= 400 else ""
+        return schema.Outcome(wish.name, status, message)
+
+    def _get(self, name: str, headers: Mapping[str, str], body: bytes) -> tuple[int, Any]:
         if name not in self.units:
             raise Refused(404, "unit does not exist")
         return 200, self._describe(name)
 
-    def _put(self, name: str, content_type: str, body: bytes) -> tuple[int, Any]:
-        if content_type != schema.JSON_TYPE:
+    def _put(self, name: str, headers: Mapping[str, str], body: bytes) -> tuple[int, Any]:
+        if headers.get("Content-Type") != schema.JSON_TYPE:
             raise Refused(415, "only acceptable Content-Type is application/json")
         wish = msgspec.json.decode(body, type=schema.Unit)
         self.bodies.append(json.loads(body))
@@ -141,6 +166,8 @@ class FakeApi:
         except InvalidName as error:
             raise Refused(400, str(error)) from error
         held = self.units.get(name)
+        if held is not None and headers.get("If-None-Match") == "*":
+            raise Refused(412, f'unit "{name}" exists already')
         content = UnitFile.from_options(Option(o.section, o.name, o.value) for o in wish.options)
         if held is None and not content.options:
             raise Refused(409, "unit does not exist and options field empty")
@@ -156,7 +183,7 @@ class FakeApi:
         held.target, held.generation = wish.desired_state, self._generation
         return (201 if replaced else 204), None
 
-    def _delete(self, name: str, content_type: str, body: bytes) -> tuple[int, Any]:
+    def _delete(self, name: str, headers: Mapping[str, str], body: bytes) -> tuple[int, Any]:
         if name not in self.units:
             raise Refused(404, "unit does not exist")
         self._generation += 1
@@ -187,7 +214,7 @@ class FakeApi:
             self._advance(name, held)
         return found
 
-    def _reports(self, names: list[str]) -> list[schema.UnitReport]:
+    def _reports(self, names: Sequence[str]) -> list[schema.UnitReport]:
         reports = []
         for name in names:
             held = self.units.get(name)
@@ -274,7 +301,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         try:
-            answer = self.api.handle(self.command, self.path, self.headers.get("Content-Type", ""), body)
+            answer = self.api.handle(self.command, self.path, dict(self.headers.items()), body)
             status, kind, content = answer
             self.send_response(status)
             self.send_header("Content-Type", kind)
@@ -285,7 +312,7 @@ class _Handler(BaseHTTPRequestHandler):
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
 
-    do_GET = do_PUT = do_DELETE = _serve  # noqa: N815 - names that http.server looks for
+    do_GET = do_PUT = do_DELETE = do_POST = _serve  # noqa: N815 - names that http.server looks for
 
     def address_string(self) -> str:
         return "client"

@@ -14,7 +14,7 @@ FROM_FILE = "[Service]\nExecStart=/bin/file\n"
 
 
 def puts(api: FakeApi) -> list[str]:
-    return [path.rpartition("/")[2] for method, path in api.requests if method == "PUT"]
+    return [body["name"] for body in api.bodies]
 
 
 def test_submit_hands_over_the_options_and_prints_the_unit_inactive(
@@ -366,4 +366,97 @@ def test_what_the_api_refuses_is_said_with_the_units_name(fleetctl: Fleetctl, ap
     assert result.stderr == (
         "Error creating units: failed creating unit hello.service: "
         'Error 400: unit "hello.service" would hide /lib/hello.service\n'
+    )
+
+
+# Many at once, and somebody else at the same time.
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> tuple[str, ...]:
+    """Three unit files in the current directory."""
+    for name in "abc":
+        (tmp_path / f"{name}.service").write_text(HELLO)
+    return ("a.service", "b.service", "c.service")
+
+
+@pytest.mark.parametrize(("command", "posts"), [("submit", 1), ("load", 2), ("start", 2)])
+def test_many_units_are_sent_in_one_request_a_step(
+    fleetctl: Fleetctl, api: FakeApi, three: tuple[str, ...], command: str, posts: int
+) -> None:
+    result = fleetctl(command, *three)
+    assert (result.status, result.stderr) == (0, "")
+    assert result.stdout.startswith("Unit a.service inactive\nUnit b.service inactive\nUnit c.service inactive\n")
+    assert [request for request in api.requests if request[0] != "GET"] == [("POST", "/fleet/v2/units")] * posts
+    assert puts(api) == [*three] * posts
+
+
+def test_a_server_that_takes_one_unit_a_request_gets_one_a_request(
+    fleetctl: Fleetctl, api: FakeApi, three: tuple[str, ...]
+) -> None:
+    api.knows_batches = False
+    result = fleetctl("start", "--no-block", *three)
+    assert (result.status, result.stderr, len(result.stdout.splitlines())) == (0, "", 6)
+    sent = [request for request in api.requests if request[0] != "GET"]
+    assert sent == [("POST", "/fleet/v2/units")] + [("PUT", f"/fleet/v1/units/{name}") for name in three] * 2
+
+
+@pytest.mark.parametrize("knows_batches", [True, False])
+def test_a_unit_that_is_refused_does_not_hinder_the_others(
+    fleetctl: Fleetctl, api: FakeApi, three: tuple[str, ...], knows_batches: bool
+) -> None:
+    api.knows_batches = knows_batches
+    refusal = b'{"error":{"code":400,"message":"would hide /lib/systemd/system/b.service"}}'
+    api.before_request = lambda method, path: (
+        (400, "application/json", refusal) if (method, path[-9:]) == ("PUT", "b.service") else None
+    )
+    result = fleetctl("start", *three)
+    assert result.status == 1
+    assert result.stderr == (
+        "Error creating units: failed creating unit b.service: Error 400: would hide /lib/systemd/system/b.service\n"
+    )
+    assert [line.split()[1:3] for line in result.stdout.splitlines()] == [
+        ["a.service", "inactive"],
+        ["c.service", "inactive"],
+        ["a.service", "launched"],
+        ["c.service", "launched"],
+    ]
+    assert sorted(api.units) == ["a.service", "c.service"]
+
+
+def somebody_creates(api: FakeApi, name: str, text: str) -> None:
+    """Just before we do."""
+
+    def create(method: str, path: str) -> None:
+        if (method, path) == ("PUT", f"/fleet/v1/units/{name}") and name not in api.units:
+            api.add(name, text)
+
+    api.before_request = create
+
+
+@pytest.mark.parametrize("names", [("a.service",), ("a.service", "b.service")])
+@pytest.mark.parametrize("text", [HELLO, OTHER])
+def test_a_unit_that_somebody_else_has_just_created_is_left_as_it_is_and_told_where_it_differs(
+    fleetctl: Fleetctl, api: FakeApi, three: tuple[str, ...], names: tuple[str, ...], text: str
+) -> None:
+    somebody_creates(api, "a.service", text)
+    result = fleetctl("start", *names)
+    warning = "WARNING: Somebody else has just created Unit a.service, and it differs from yours. "
+    warning += "Add --replace to override.\n"
+    assert (result.status, result.stderr) == (0, warning if text == OTHER else "")
+    assert "Unit a.service inactive" not in result.stdout
+    assert "Unit a.service launched" in result.stdout
+    assert api.units["a.service"].content == UnitFile.parse(text)
+    assert api.units["a.service"].target == "launched"
+
+
+def test_a_unit_that_somebody_else_has_created_and_destroyed_is_an_error(
+    fleetctl: Fleetctl, api: FakeApi, hello: Path
+) -> None:
+    refusal = b'{"error":{"code":412,"message":"unit \\"hello.service\\" exists already"}}'
+    api.before_request = lambda method, path: (412, "application/json", refusal) if method == "PUT" else None
+    result = fleetctl("submit", "hello")
+    assert (result.status, result.stdout) == (1, "")
+    assert result.stderr == (
+        'Error creating units: failed creating unit hello.service: Error 412: unit "hello.service" exists already\n'
     )

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from fleetctl.client import ApiError, Client
+from fleetctl.client import ApiError, Client, wish_content
 from fleetctl.endpoint import parse_endpoint
+from fleetd.api import schema
 from fleetd.api.handlers import Api
 from fleetd.api.server import Server
 from fleetd.config import Address
@@ -61,6 +62,10 @@ def refusal(wish: Callable[[], None]) -> tuple[int, str]:
     return refused.value.code, str(refused.value)
 
 
+def refusals(client: Client, wishes: list[schema.Wish]) -> dict[str, tuple[int, str]]:
+    return {name: (error.code, str(error)) for name, error in client.carry_out(wishes).items()}
+
+
 def test_a_unit_comes_back_as_it_was_handed_over(client: Client) -> None:
     assert client.unit("a.service") is None
     client.put_unit("a.service", A.options, "inactive")
@@ -111,7 +116,8 @@ def test_what_cannot_be_is_refused_alike(client: Client) -> None:
 
 def test_what_is_destroyed_is_gone_and_only_once(client: Client) -> None:
     client.put_unit("a.service", A.options, "inactive")
-    assert [client.destroy("a.service"), client.destroy("a.service")] == [True, False]
+    for refused in ({}, {"a.service": (404, "Error 404: unit does not exist")}):
+        assert refusals(client, [schema.Wish("a.service", destroy=True)]) == refused
     assert (client.unit("a.service"), client.reports(["a.service"]), client.states()) == (None, {}, [])
 
 
@@ -137,3 +143,42 @@ def test_more_names_than_a_url_holds_are_asked_for_in_parts(client: Client) -> N
     for name in names[::10]:
         client.put_unit(name, A.options, "inactive")
     assert sorted(client.reports(names)) == sorted(names[::10])
+
+
+def test_many_wishes_are_carried_out_and_the_trouble_of_one_is_its_own(client: Client) -> None:
+    client.put_unit("old.service", A.options, "inactive")
+    client.put_unit("gone.service", A.options, "inactive")
+    wishes = [
+        wish_content("new.service", A.options, "launched", only_new=True),
+        wish_content("old.service", B.options, "launched", only_new=True),
+        schema.Wish("absent.service", desired_state="launched"),
+        wish_content("web@.service", A.options, "launched"),
+        schema.Wish("gone.service", destroy=True),
+    ]
+    assert refusals(client, wishes) == {
+        "old.service": (412, 'Error 412: unit "old.service" exists already'),
+        "absent.service": (409, "Error 409: unit does not exist and options field empty"),
+        "web@.service": (400, 'Error 400: cannot activate template "web@.service"'),
+    }
+    reports = client.reports(["new.service", "old.service", "absent.service", "web@.service", "gone.service"])
+    assert {name: (report.target, report.hash) for name, report in reports.items()} == {
+        "new.service": ("launched", A.hash),
+        "old.service": ("inactive", A.hash),
+    }
+
+
+def test_what_is_only_to_be_created_is_created_once_also_alone(client: Client) -> None:
+    assert refusals(client, [wish_content("a.service", A.options, "inactive", only_new=True)]) == {}
+    assert refusals(client, [wish_content("a.service", B.options, "launched", only_new=True)]) == {
+        "a.service": (412, 'Error 412: unit "a.service" exists already')
+    }
+    assert client.reports(["a.service"])["a.service"].hash == A.hash
+
+
+def test_more_wishes_than_a_request_holds_are_carried_out_in_parts(client: Client) -> None:
+    names = [f"web@{number}.service" for number in range(600)]
+    assert client.carry_out([wish_content(name, A.options, "inactive") for name in names]) == {}
+    large = UnitFile.parse("[Service]\n" + f"Environment={'x' * 2000}\n" * 100)
+    others = [f"large@{number}.service" for number in range(12)]
+    assert client.carry_out([wish_content(name, large.options, "inactive") for name in others]) == {}
+    assert sorted(client.reports([*names, *others])) == sorted([*names, *others])

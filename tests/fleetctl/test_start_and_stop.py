@@ -190,7 +190,9 @@ def test_a_template_cannot_be_started(fleetctl: Fleetctl, api: FakeApi, tmp_path
     (tmp_path / "web@.service").write_text("[Service]\nExecStart=/bin/true\n")
     result = fleetctl("start", "web@")
     assert (result.status, result.stdout) == (1, "Unit web@.service inactive\n")
-    assert result.stderr == 'Error starting units: Error 400: cannot activate template "web@.service"\n'
+    assert result.stderr == (
+        'Error starting units: unit web@.service: Error 400: cannot activate template "web@.service"\n'
+    )
 
 
 # load
@@ -237,7 +239,7 @@ def test_a_target_that_cannot_be_set_ends_the_command(
     api.before_request = lambda method, path: (409, "application/json", refusal) if method == "PUT" else None
     result = fleetctl(command, "web")
     assert (result.status, result.stdout) == (1, "")
-    assert result.stderr == f"Error {doing} units: Error 409: being changed by others\n"
+    assert result.stderr == f"Error {doing} units: unit web.service: Error 409: being changed by others\n"
 
 
 # stop, unload
