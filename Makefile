@@ -21,7 +21,8 @@ test: lint ## everything, real machines among it (needs root); 20 minutes on two
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage report
 
-soak: setup ## hostile hours of a simulated cluster until stopped; prints a seed that fails, shrunk
+soak: setup ## until stopped: FLEET_STORMS (100) on real machines if root, then hostile hours of a simulated cluster
+	@[ "$$(id -u)" != 0 ] || FLEET_STORMS=$${FLEET_STORMS:-100} $(BIN)/python -m pytest -v -x tests/cluster/test_storms.py
 	@$(BIN)/python -m tests.simulation soak
 
 bench: setup ## measure what the README promises, on real machines (needs root)

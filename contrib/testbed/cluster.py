@@ -88,10 +88,11 @@ class Cluster:
         return self.network.directory / "ssh_key"
 
     def add_machine(self, config: Config | None = None, *, machine_id: str | None = None) -> Machine:
-        """One machine more, booted and ready."""
+        """One machine more, booted and ready; one with a `machine_id` of another's, which is refused, only booted."""
         machine = self._build(config or {}, machine_id)
         machine.boot()
-        self.wait_ready()
+        if machine_id is None:
+            self.wait_ready()
         return machine
 
     def machine(self, name_or_id: str) -> Machine:
@@ -127,9 +128,9 @@ class Cluster:
         self.wait_until("all units are gone", self._has_no_units)
 
     def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
-        """Return when every machine that is up is listed. Raises TimeoutError."""
+        """Return when the fleetd of every machine that is up answers, and lists all of them. Raises TimeoutError."""
         if self._fleetd:
-            self.wait_until("every machine is listed", self._lists_all_machines, timeout_s)
+            self.wait_until("every machine lists every machine", self._list_all_machines, timeout_s)
 
     def wait_until(self, what: str, holds: Callable[[], bool], timeout_s: float = READY_TIMEOUT_S) -> None:
         """Ask again and again until it holds. Raises TimeoutError with `what` and the end of fleetd's journals."""
@@ -198,10 +199,17 @@ class Cluster:
         self.machines.append(machine)
         return machine
 
-    def _lists_all_machines(self) -> bool:
-        result = self.fleetctl("list-machines", "--fields=machine", "--no-legend", "--full", check=False)
-        up = {machine.id for machine in self.machines if machine.is_up}
-        return result.returncode == 0 and up <= set(result.stdout.split())
+    def _list_all_machines(self) -> bool:
+        """Each is asked: a machine is listed for a while although its fleetd has ended."""
+        up = [machine for machine in self.machines if machine.is_up]
+        ids = {machine.id for machine in up}
+        return all(ids <= self._listed_by(machine) for machine in up)
+
+    def _listed_by(self, machine: Machine) -> set[str]:
+        """The ids of the machines that a machine lists; none while it does not answer."""
+        flags = ("--fields=machine", "--no-legend", "--full")
+        result = self.fleetctl("list-machines", *flags, on=machine, check=False)
+        return set(result.stdout.split()) if result.returncode == 0 else set()
 
     def _has_no_units(self) -> bool:
         return not self.fleetctl("list-units", "--fields=unit", "--no-legend", "--full").stdout.split()

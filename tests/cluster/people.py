@@ -3,6 +3,7 @@
 Process ids are read from the systemd of the machine itself, never from what fleet reports.
 """
 
+import base64
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -71,6 +72,14 @@ class Person:
         """The machine whose fleetd leads."""
         value = self.cluster.etcd.etcdctl("get", "--print-value-only", "/fleet/leader")
         return self.cluster.machine(json.loads(value)["machine"])
+
+    def registrations(self) -> dict[str, int]:
+        """Machine id → the revision of etcd at which its key was made. As long as a machine does not leave the list,
+        not even for a moment, this stays the same."""
+        prefix = "/fleet/machines/"
+        answer = json.loads(self.cluster.etcd.etcdctl("get", "--prefix", prefix, "--write-out=json"))
+        found = {base64.b64decode(item["key"]).decode(): item["create_revision"] for item in answer.get("kvs", [])}
+        return {key.removeprefix(prefix): revision for key, revision in found.items()}
 
     def pids(self, *units: str) -> dict[str, int]:
         """The main process of each unit, on the machine that it runs on, as that machine's systemd says."""

@@ -1,6 +1,7 @@
 """fleetd killed at any moment, and disks that are full: what was acknowledged is there, what runs goes on.
 
-Kills come at moments drawn from a seed, while people start, stop and destroy units all the time: no write has a hook.
+Kills come at moments drawn from a seed, and at each write in turn, while people start, stop and destroy units all the
+time.
 """
 
 import random
@@ -13,10 +14,12 @@ import pytest
 from contrib.testbed import Cluster
 from contrib.testbed.machine import Machine
 from tests.cluster.people import DIARIST, SLEEPER, Person, with_fleet
+from tests.cluster.tampering import tamper
 from tests.cluster.traffic import Traffic
 
 UNITS = [f"u{number}.service" for number in range(6)]
 KILLS = 6
+DEATHS = "/var/lib/deaths"
 STORE = "/var/lib/fleet"
 NOTES = "/run/fleet"
 
@@ -51,7 +54,7 @@ def test_a_fleetd_killed_at_any_moment_on_its_own_store_loses_nothing_acknowledg
     before = alone.lives(UNITS)
     moments = random.Random(1)
     with Traffic(alone) as traffic:
-        alone.cluster.wait_until("the first wish is acknowledged", lambda: bool(traffic.wishes))
+        traffic.wait_until_begun()
         for _ in range(KILLS):
             time.sleep(moments.uniform(1.0, 3.0))
             kill_fleetd(machine)
@@ -68,7 +71,7 @@ def test_fleetds_killed_at_any_moment_on_all_machines_lose_nothing_acknowledged(
     before = person.lives(UNITS)
     moments = random.Random(3)
     with Traffic(person) as traffic:
-        person.cluster.wait_until("the first wish is acknowledged", lambda: bool(traffic.wishes))
+        traffic.wait_until_begun()
         for _ in range(2 * KILLS):
             time.sleep(moments.uniform(0.0, 2.0))
             kill_fleetd(moments.choice(person.cluster.machines))
@@ -77,7 +80,55 @@ def test_fleetds_killed_at_any_moment_on_all_machines_lose_nothing_acknowledged(
     assert person.lives(UNITS) == before
 
 
-def test_a_destroy_goes_to_its_end_though_fleetd_is_killed_again_and_again_meanwhile(person: Person) -> None:
+@pytest.mark.parametrize(
+    ("config", "lives", "kinds"),
+    [
+        ({"standalone": "true"}, 60, {"commit"}),
+        ({"agent_ttl": "4s"}, 40, {"ask etcd: txn", "hear etcd: txn", "ask etcd: grant", "hear etcd: grant"}),
+    ],
+    ids=["its-own-store", "etcd"],
+)
+def test_a_fleetd_killed_at_each_of_its_writes_in_turn_does_what_it_acknowledged(
+    new_cluster: Callable[..., Cluster], tmp_path: Path, config: dict[str, str], lives: int, kinds: set[str]
+) -> None:
+    person = Person(new_cluster([config]), tmp_path)
+    person.start(dict.fromkeys(UNITS, DIARIST))
+    before = person.lives(UNITS)
+    (machine,) = person.cluster.machines
+    tamper(machine, "last_writes", DEATHS=DEATHS, LIVES=str(lives))
+    machine.run(["systemctl", "restart", "--no-block", "fleet.service"])
+    while len(deaths(machine)) < lives:
+        (path,) = person.write({"often.service": SLEEPER + "[Install]\nWantedBy=multi-user.target\n"})
+        insist(person, "start", path)
+        assert machine.main_pid("often.service") > 1
+        insist(person, "stop", "often.service")
+        assert machine.main_pid("often.service") == 0
+        insist(person, "destroy", "often.service")
+        assert machine.run(["find", "/run", "-name", "often.service"]).stdout == ""
+    person.cluster.wait_ready()
+    assert sorted(person.reports()) == UNITS
+    assert person.lives(UNITS) == before
+    files = {"open", "os.rename", "os.remove", "os.symlink"}
+    assert {death.partition(" /")[0] for death in deaths(machine)} >= kinds | files
+
+
+def deaths(machine: Machine) -> list[str]:
+    """What the fleetds that died of a write were about to do."""
+    path = machine.path(DEATHS)
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def insist(person: Person, *wish: str) -> None:
+    """Say it again and again, until it is acknowledged."""
+    person.cluster.wait_until(
+        f"fleetctl {' '.join(wish)}", lambda: person.cluster.fleetctl(*wish, check=False).returncode == 0, 120
+    )
+
+
+def test_a_destroy_goes_to_its_end_though_fleetd_is_killed_again_and_again_meanwhile(
+    new_cluster: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    person = Person(new_cluster(machines=3), tmp_path)
     slow = (
         "[Service]\nExecStart=/bin/sleep infinity\nExecStop=/bin/sh -c 'sleep 4; touch /var/lib/last-words'\n"
         "ExecStopPost=/bin/sh -c 'test -e /run/fleet/units/slow.service && touch /var/lib/had-its-file'\n"

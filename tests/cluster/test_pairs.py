@@ -1,9 +1,10 @@
 """Units of several kinds that need each other: together on one machine, and again after it was switched off and on."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from contrib.testbed import Cluster
+from contrib.testbed import Cluster, Machine
 from tests.cluster.people import SLEEPER, Person, with_fleet
 
 # Each pair by the unit that is started; its other half has MachineOf= it.
@@ -39,7 +40,7 @@ LEADS = {
 def test_pairs_of_every_kind_work_on_the_machine_they_share_before_and_after_a_reboot(
     new_cluster: Callable[..., Cluster], tmp_path: Path
 ) -> None:
-    person = Person(new_cluster(machines=3), tmp_path)
+    person = Person(new_cluster(machines=3, config={"agent_ttl": "24s"}), tmp_path)  # none is taken for dead
     followers = {name: with_fleet(f"MachineOf={LEADS[name]}", service=text) for name, text in FOLLOWERS.items()}
     triggered = {name: with_fleet(f"MachineOf={LEADS[name]}", service=text) for name, text in TRIGGERED.items()}
     person.cluster.fleetctl("load", *person.write(STARTED | triggered))
@@ -48,7 +49,8 @@ def test_pairs_of_every_kind_work_on_the_machine_they_share_before_and_after_a_r
     before = person.placed()
     for machine in person.cluster.machines:
         machine.run(["sh", "-c", "rm -f /var/lib/*.service"])
-        machine.reboot()
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(Machine.reboot, person.cluster.machines))
     person.cluster.wait_ready()
     person.wait_until_placed(*STARTED, *FOLLOWERS)
     assert {unit: person.placed()[unit] for unit in STARTED} == {unit: before[unit] for unit in STARTED}

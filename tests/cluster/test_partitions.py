@@ -1,9 +1,10 @@
 """Machines and leaders cut off, stopped, killed or frozen: one copy of each unit in the end, at no moment none.
 
-Process ids and times are systemd's and the units' own. A clock that jumps is not here: containers share the kernel's
-clock, so that none of them can be set apart; tests/unit/test_wall_clock.py holds that fleetd looks at no such clock.
+Process ids and times are systemd's and the units' own. Of the clocks that jump here, only fleetd's own do: containers
+share the kernel's. What whole clusters make of such days is held in tests/unit/test_wall_clock.py too.
 """
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,12 @@ import pytest
 from contrib.testbed import Cluster
 from contrib.testbed.machine import Machine
 from tests.cluster.people import DIARIST, SLEEPER, Person, diary
+from tests.cluster.tampering import tamper
 
 TTL_S = 4
 UNITS = [f"u{number}.service" for number in range(6)]
+DAY_S = 86_400
+CLOCK = "/run/clock-is-off"
 MOVED_S = 2 * TTL_S + 10  # the time in which the units of a machine that is lost run elsewhere
 
 
@@ -181,3 +185,23 @@ def test_a_leader_that_is_cut_off_while_another_machine_is_lost_leaves_one_copy_
     time.sleep(TTL_S)
     wait_until_one_each(person)
     assert on(person, lost) == []
+
+
+def test_a_day_that_the_clocks_of_a_leader_and_a_follower_jump_forth_and_back_touches_no_unit(person: Person) -> None:
+    for machine in person.cluster.machines:
+        tamper(machine, "wrong_clock", CLOCK=CLOCK)
+        machine.run(["systemctl", "restart", "fleet.service"])
+    person.cluster.wait_ready()
+    leader = person.leader()
+    follower = another(person, leader)
+    before, listed = person.lives(UNITS), person.registrations()
+    for unit, day in (("forth.service", 1), ("back.service", 0)):
+        leader.path(CLOCK).write_text(str(day * DAY_S))
+        follower.path(CLOCK).write_text(str(-day * DAY_S))
+        time.sleep(TTL_S + 2)
+        person.start({unit: SLEEPER}, on=follower)
+        decided = json.loads(person.cluster.etcd.etcdctl("get", "--print-value-only", f"/fleet/decisions/{unit}"))
+        assert abs(decided["since"] - time.time() - day * DAY_S) < DAY_S / 2  # or the clock was never wrong
+        assert person.leader() is leader
+        assert person.lives(UNITS) == before
+        assert person.registrations() == listed

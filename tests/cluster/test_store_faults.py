@@ -52,8 +52,7 @@ def assert_untouched(person: Person, before: dict[tuple[str, str], tuple[int, in
 def test_a_minute_without_etcd_touches_no_unit_and_what_was_asked_meanwhile_is_refused_or_done(person: Person) -> None:
     before = person.lives(UNITS)
     with Traffic(person) as traffic:
-        person.cluster.wait_until("the first wish is acknowledged", lambda: bool(traffic.wishes))
-        time.sleep(4)
+        traffic.wait_until_begun()
         person.cluster.etcd.stop()
         time.sleep(60)
         assert person.lives(UNITS) == before
@@ -68,6 +67,7 @@ def test_a_minute_without_etcd_touches_no_unit_and_what_was_asked_meanwhile_is_r
 def test_an_etcd_that_crashes_thrice_touches_no_unit_and_loses_nothing_acknowledged(person: Person) -> None:
     before = person.lives(UNITS)
     with Traffic(person) as traffic:
+        traffic.wait_until_begun()
         for _ in range(3):
             time.sleep(2)
             person.cluster.etcd.kill()
@@ -81,12 +81,23 @@ def test_an_etcd_that_is_frozen_two_seconds_of_three_touches_no_unit(person: Per
     before = person.lives(UNITS)
     etcd = person.cluster.etcd
     with Traffic(person) as traffic:
+        traffic.wait_until_begun()
         for _ in range(10):
             etcd.freeze()
             time.sleep(2)
             etcd.thaw()
             time.sleep(1)
     traffic.wait_until_done()
+    assert_untouched(person, before)
+
+
+def test_an_etcd_that_drops_all_leases_at_once_touches_no_unit(person: Person) -> None:
+    before, listed, etcd = person.lives(UNITS), person.registrations(), person.cluster.etcd
+    for lease in etcd.etcdctl("lease", "list").splitlines()[1:]:
+        etcd.etcdctl("lease", "revoke", lease)
+    person.cluster.wait_until("all are listed again", lambda: person.registrations().keys() == listed.keys())
+    assert not set(person.registrations().values()) & set(listed.values())
+    person.start({"late.service": DIARIST})
     assert_untouched(person, before)
 
 
@@ -218,7 +229,7 @@ def assert_held(person: Person, units: list[str], before: dict[tuple[str, str], 
 def test_an_etcd_that_loses_its_leader_for_good_or_for_a_while_touches_no_unit(quorum: Person) -> None:
     before = quorum.lives(UNITS)
     with Traffic(quorum) as traffic:
-        time.sleep(2)
+        traffic.wait_until_begun()
         lost = leading_member(quorum.cluster)
         lost.kill()
         time.sleep(TTL_S + 2)
@@ -236,7 +247,7 @@ def test_an_etcd_that_loses_its_leader_for_good_or_for_a_while_touches_no_unit(q
 def test_an_etcd_without_its_quorum_refuses_what_is_wished_and_touches_no_unit(quorum: Person) -> None:
     before = quorum.lives(UNITS)
     with Traffic(quorum) as traffic:
-        time.sleep(2)
+        traffic.wait_until_begun()
         _, second, third = quorum.cluster.etcds
         second.kill()
         third.kill()
@@ -255,8 +266,16 @@ def test_an_etcd_without_its_quorum_refuses_what_is_wished_and_touches_no_unit(q
 
 def leading_member(cluster: Cluster) -> EtcdServer:
     """The member of etcd that leads it, as it says itself."""
-    for member in cluster.etcds:
-        (status,) = json.loads(member.etcdctl("endpoint", "status", "--write-out=json"))
-        if status["Status"]["leader"] == status["Status"]["header"]["member_id"]:
-            return member
-    raise AssertionError("no member of etcd leads it")
+    found: list[EtcdServer] = []
+
+    def one_leads() -> bool:
+        found[:] = [member for member in cluster.etcds if leads(member)]
+        return len(found) == 1
+
+    cluster.wait_until("one member of etcd leads it", one_leads)
+    return found[0]
+
+
+def leads(member: EtcdServer) -> bool:
+    (status,) = json.loads(member.etcdctl("endpoint", "status", "--write-out=json"))
+    return bool(status["Status"]["leader"] == status["Status"]["header"]["member_id"])

@@ -59,10 +59,13 @@ def test_destroy_lets_execstop_finish_before_the_file_goes(person: Person) -> No
 
 
 def test_a_unit_destroyed_and_created_with_other_content_at_once_runs_the_new_content(person: Person) -> None:
-    person.start({"again.service": "[Service]\nExecStart=/bin/sleep 1001\n"})
+    slow = "ExecStop=/bin/sh -c 'sleep 2; test -e /run/fleet/units/again.service && touch /var/lib/stopped-first'\n"
+    person.start({"again.service": "[Service]\nExecStart=/bin/sleep 1001\n" + slow})
+    former = person.machine_of("again.service")
     person.cluster.fleetctl("destroy", "--no-block", "again.service")
     person.start({"again.service": "[Service]\nExecStart=/bin/sleep 1002\n"})
     person.wait_until_placed("again.service")
+    assert former.path("/var/lib/stopped-first").exists()
     machine = person.machine_of("again.service")
     command = machine.path(f"/proc/{machine.main_pid('again.service')}/cmdline").read_bytes()
     assert command == b"/bin/sleep\x001002\x00"
@@ -117,7 +120,7 @@ def test_start_says_why_a_unit_failed_in_its_own_words(person: Person) -> None:
     ("text", "words"),
     [
         ("[Service]\nType=nonsense-but-no-exec=1\n", "bad"),
-        ("[Service]\nExecStart=/no/such/program\n", "203"),
+        ("[Service]\nType=exec\nExecStart=/no/such/program\n", "203"),
         ("[Unit]\nRequires=not-there.service\nAfter=not-there.service\n[Service]\nExecStart=/bin/true\n", "not-there"),
     ],
 )

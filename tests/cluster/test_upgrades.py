@@ -12,9 +12,9 @@ from contrib.testbed.machine import Machine
 from contrib.testbed.root import CHECKOUT
 from fleetd import __version__
 from tests.cluster.people import DIARIST, SLEEPER, Person, with_fleet
+from tests.cluster.tampering import look_first_in, undo
 
 NEXT = "99.0.0"
-DROP_IN = "/etc/systemd/system/fleet.service.d/next.conf"
 UNITS = [*(f"u{number}.service" for number in range(6)), "all.service"]
 
 
@@ -26,40 +26,35 @@ def install_next(machine: Machine) -> None:
     text = init.read_text()
     assert __version__ in text
     init.write_text(text.replace(__version__, NEXT))
-    machine.path(DROP_IN).write_text("[Service]\nEnvironment=PYTHONPATH=/opt/next\n")
-    restart(machine)
+    look_first_in(machine, "/opt/next")
+    machine.run(["systemctl", "restart", "fleet.service"])
 
 
 def remove_next(machine: Machine) -> None:
-    machine.path(DROP_IN).unlink()
-    restart(machine)
-
-
-def restart(machine: Machine) -> None:
-    """As a package's script does it."""
-    machine.run(["systemctl", "daemon-reload"])
+    undo(machine)
     machine.run(["systemctl", "restart", "fleet.service"])
 
 
 def test_an_upgrade_machine_by_machine_and_the_way_back_touch_no_unit_and_no_machine_leaves_the_list(
     new_cluster: Callable[..., Cluster], tmp_path: Path
 ) -> None:
-    person = Person(new_cluster(machines=3, config={"agent_ttl": "4s"}), tmp_path)
+    person = Person(new_cluster(machines=3), tmp_path)
     person.start({**dict.fromkeys(UNITS, DIARIST), "all.service": with_fleet("Global=true", service=DIARIST)})
     person.cluster.wait_until("the global runs", lambda: len(person.placed().get("all.service", [])) == 3)
-    before = person.lives(UNITS)
+    before, listed = person.lives(UNITS), person.registrations()
     first, *others = person.cluster.machines
     for change, version, machines in ((install_next, NEXT, [first, *others]), (remove_next, __version__, [first])):
         for machine in machines:
             asked = next(other for other in person.cluster.machines if other is not machine)
             change(machine)
-            listed = person.cluster.fleetctl("list-machines", "--full", "--no-legend", on=asked).stdout
-            assert len(listed.splitlines()) == 3
+            shown = person.cluster.fleetctl("list-machines", "--full", "--no-legend", on=asked).stdout
+            assert len(shown.splitlines()) == 3
             said = f"fleetd {version} runs"
             person.cluster.wait_until(
                 said, lambda m=machine, s=said: s in m.journal("fleet.service").split("Stopped")[-1]
             )
             person.cluster.wait_ready()
             assert person.lives(UNITS) == before
+            assert person.registrations() == listed
         person.start({f"on-{version}.service": SLEEPER})
     assert person.lives(UNITS) == before

@@ -42,6 +42,10 @@ class Traffic:
         if self._failure:
             raise self._failure
 
+    def wait_until_begun(self) -> None:
+        """Until something was acknowledged: on a busy machine the first command takes its time."""
+        self._person.cluster.wait_until("the first wish is acknowledged", lambda: bool(self.wishes))
+
     def wait_until_done(self, timeout_s: float = 30.0) -> None:
         """Until everything that was acknowledged is so, and everything that was refused was done or not, but wholly."""
         try:
