@@ -11,7 +11,9 @@ from typing import Any
 
 from fleetd.core.machine import Machine, MachineMode, MachineSettings, effective_metadata
 from fleetd.core.names import literal_prefix, matches_glob, parse_name
+from fleetd.core.ordered import Ordered
 from fleetd.core.placement import Decision, Placement
+from fleetd.core.sites import Sites
 from fleetd.core.unit import Requirements, TargetState, Unit, UnitState, parse_requirements
 from fleetd.core.unitfile import UnitFileError, parse_unit_file
 
@@ -75,6 +77,8 @@ class Room:
             template = parse_name(name).template
             if template:
                 self.templates[template] -= 1
+                if not self.templates[template]:
+                    del self.templates[template]
 
     def conflicting(self, name: str, requirements: Requirements) -> Iterator[str]:
         """The units here that this one may not share a machine with, by its patterns or by theirs."""
@@ -107,9 +111,9 @@ class ClusterView:
 
     def __init__(self) -> None:
         self.units: dict[str, Unit] = {}
-        self.machines: dict[str, Machine] = {}
+        self.machines: dict[str, Machine] = Ordered()
         self.settings: dict[str, MachineSettings] = {}
-        self.synced: dict[str, str] = {}  # machine → session
+        self.synced: dict[str, str] = Ordered()  # machine → session
         self.decisions: dict[str, Decision] = {}
         self.placements: dict[str, dict[str, Placement]] = {}  # unit → machine → placement
         self.states: dict[str, dict[str, UnitState]] = {}  # unit → machine → state
@@ -124,12 +128,22 @@ class ClusterView:
         self._ordered: dict[str, Names] = {}  # machine → the units it has orders about
         self._reported: dict[str, Names] = {}  # machine → the units it reports
         self._followers: dict[str, Names] = {}  # peer → the units that name it in MachineOf
+        self._hosts: dict[str, Names] = {}  # template → the machines that hold instances of it
+        self._requirements: dict[str, Requirements] = {}
+        self._sites: Sites | None = None
 
     # Reading.
 
     def requirements(self, name: str) -> Requirements:
         """What a known unit requires."""
-        return requirements_of(self.units[name].text, name)
+        return self._requirements[name]
+
+    @property
+    def sites(self) -> Sites:
+        """The machines that are there, by what they are and offer."""
+        if self._sites is None:
+            self._sites = Sites(self.machines, self.metadata)
+        return self._sites
 
     def is_wanted(self, name: str) -> bool:
         """Whether a unit is to be on some machine: it exists, is no template, and its target is not inactive."""
@@ -163,6 +177,10 @@ class ClusterView:
     def room(self, machine: str) -> Room:
         """What the machine holds."""
         return self.rooms.get(machine) or Room()
+
+    def hosts(self, name: str) -> Names:
+        """The machines that hold the unit, or instances of the template, of this name; perhaps others."""
+        return dict.fromkeys(self.placements.get(name, ())) | self._hosts.get(name, {})
 
     def is_dead(self, machine: str) -> bool:
         """Whether the machine is neither there nor possibly coming back."""
@@ -209,7 +227,7 @@ class ClusterView:
                 self._refresh_metadata(first)
                 return self.concerned_by(first)
             case "synced":
-                _set_in_order(self.synced, first, record.session if record else None)
+                _set(self.synced, first, record.session if record else None)
         return {}
 
     def set_away(self, away: frozenset[str]) -> Names:
@@ -238,6 +256,7 @@ class ClusterView:
             for peer in self.requirements(name).machine_of:
                 self._followers.get(peer, {}).pop(name, None)
         _set(self.units, name, unit)
+        _set(self._requirements, name, requirements_of(unit.text, name) if unit else None)
         self._globals.pop(name, None)
         if unit is not None:
             requirements = self.requirements(name)
@@ -263,6 +282,9 @@ class ClusterView:
             room.add(name, requirements, staying=placement.stays)
             concerned |= self._hindered_by(name, requirements)
         _mark(self._pushing, machine, bool(room.replaces))
+        template = parse_name(name).template
+        if template:
+            _mark(self._hosts.setdefault(template, {}), machine, template in room.templates)
         self._refresh_homeless(name)
         return concerned | self._neighbours(machine)
 
@@ -297,7 +319,7 @@ class ClusterView:
 
     def _set_machine(self, machine: str, record: Machine | None) -> Names:
         former = self.machines.get(machine)
-        _set_in_order(self.machines, machine, record)
+        _set(self.machines, machine, record)
         self._refresh_metadata(machine)
         return {} if _standing(former) == _standing(record) else self.concerned_by(machine)
 
@@ -305,6 +327,7 @@ class ClusterView:
         record = self.machines.get(machine)
         settings = self.settings.get(machine)
         _set(self.metadata, machine, effective_metadata(record, settings) if record else None)
+        self._sites = None
 
     def _refresh_homeless(self, name: str) -> None:
         homeless = self.is_wanted(name) and name not in self._globals and not self.home(name)
@@ -318,6 +341,7 @@ class Trial:
         self.view = view
         self._rooms: dict[str, Room] = {}
         self._homes: dict[str, str] = {}
+        self._arrivals: dict[str, Names] = {}  # unit or template → the machines that it has come to
 
     def room(self, machine: str) -> Room:
         """What the machine would hold."""
@@ -328,10 +352,18 @@ class Trial:
         found = self._homes.get(name)
         return self.view.home(name) if found is None else found
 
+    def hosts(self, name: str) -> Names:
+        """The machines that would hold the unit, or instances of the template, of this name; perhaps others."""
+        return self.view.hosts(name) | self._arrivals.get(name, {})
+
     def place(self, name: str, machine: str, requirements: Requirements) -> None:
         """The unit comes to this machine."""
         self.renew(name, machine, requirements)
         self._homes[name] = machine
+        self._arrivals.setdefault(name, {})[machine] = None
+        template = parse_name(name).template
+        if template:
+            self._arrivals.setdefault(template, {})[machine] = None
 
     def renew(self, name: str, machine: str, requirements: Requirements) -> None:
         """The unit stays on this machine with these requirements."""
@@ -382,20 +414,10 @@ def _set(mapping: MutableMapping[Any, Any], key: Any, value: Any) -> None:
         mapping[key] = value
 
 
-def _set_in_order(mapping: MutableMapping[str, Any], key: str, value: Any) -> None:
-    """The same, and the keys stay in order, whatever order they come in: plans must not depend on it."""
-    fresh = key not in mapping
-    _set(mapping, key, value)
-    if fresh and value is not None:
-        items = sorted(mapping.items())
-        mapping.clear()
-        mapping.update(items)
-
-
 def _set_by_machine(index: dict[str, dict[str, Any]], name: str, machine: str, value: Any) -> None:
     """Keep what concerns a unit on a machine, or nothing where it is None."""
-    at = index.setdefault(name, {})
-    _set_in_order(at, machine, value)
+    at = index.setdefault(name, Ordered())
+    _set(at, machine, value)
     if not at:
         del index[name]
 

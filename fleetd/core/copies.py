@@ -197,7 +197,7 @@ class Draft:
     def _count_refusals(self) -> dict[str, int]:
         """Why the unit is not on the machines that it is not on."""
         here = [machine for machine, order in self.placements.items() if order.stays]
-        return count_refusals(why_not(self.question(machine)) for machine in self.view.machines if machine not in here)
+        return count_refusals(self.trial, self.name, here)
 
     def _stayed_on(self, machine: str) -> bool:
         former = self.view.placements.get(self.name, {}).get(machine)

@@ -1,4 +1,4 @@
-"""Whether a unit fits on a machine, why not, and which of the machines that it fits on is the best.
+"""Whether a unit fits on a machine, and why not.
 
 The rules are a table, tested in order; the first that fails names the reason. Nothing here changes anything:
 schedule.py asks, and decides what follows.
@@ -11,7 +11,6 @@ import msgspec
 
 from fleetd.core.cluster import ClusterView, Trial
 from fleetd.core.machine import MachineMode
-from fleetd.core.names import parse_name
 from fleetd.core.unit import Requirements
 
 
@@ -33,24 +32,18 @@ class Question(msgspec.Struct, frozen=True):
 def takes_work(question: Question) -> str:
     """A machine that is leaving or parked takes nothing new."""
     mode = question.view.machines[question.machine].mode
-    return "" if mode is MachineMode.READY else f"machine is {mode}"
+    return "" if mode is MachineMode.READY else _turns_away(mode)
 
 
-def is_the_machine(question: Question) -> str:
-    """MachineID names one machine, by its full or its short id (reference 2.3)."""
-    wanted = question.requirements.machine_id
-    if wanted is None:
-        return ""
-    machine = question.view.machines[question.machine]
-    return "" if wanted in (machine.id, machine.short_id) else f"not machine {wanted or '(empty MachineID)'}"
+def _turns_away(mode: MachineMode) -> str:
+    return f"machine is {mode}"
 
 
-def has_metadata(question: Question) -> str:
-    """Every key must be there with one of its alternatives (reference 2.4)."""
-    for key, alternatives in question.requirements.metadata:
-        if question.view.metadata[question.machine].get(key) not in alternatives:
-            return f"metadata {key}={'|'.join(alternatives)} missing"
-    return ""
+def suits(question: Question) -> str:
+    """The machine has the id (reference 2.3) and the metadata (2.4) that the unit asks for."""
+    sites = question.view.sites
+    bit = sites.bits[question.machine]
+    return next((reason for reason, machines in sites.refusals(question.requirements) if machines & bit), "")
 
 
 def has_peers(question: Question) -> str:
@@ -72,7 +65,7 @@ def has_no_conflict(question: Question) -> str:
     return first and f"conflicts with {first}"
 
 
-RULES = (takes_work, is_the_machine, has_metadata, has_peers, has_no_conflict)
+RULES = (takes_work, suits, has_peers, has_no_conflict)
 
 
 def why_not(question: Question) -> str:
@@ -86,7 +79,7 @@ def why_not(question: Question) -> str:
 
 def why_leave(question: Question) -> str:
     """Why a unit may not stay where it is, or ''. Of two units that conflict, the one changed later must go."""
-    for rule in (is_the_machine, has_metadata, has_peers):
+    for rule in (suits, has_peers):
         reason = rule(question)
         if reason:
             return reason
@@ -104,29 +97,20 @@ def why_leave(question: Question) -> str:
     return first and f"conflicts with {first}"
 
 
-Rank = tuple[bool, bool, int, int, str]
-
-
-def rank(question: Question) -> Rank:
-    """How good a machine is that the unit fits on; the smallest is the best.
-
-    A machine where the unit runs already; then one where nothing would push it away; then the one with the fewest
-    instances of its template, so that a machine that comes up empty does not get them all; then the one with the
-    fewest units; then by id.
-    """
-    room = question.trial.room(question.machine)
-    pushed = next(room.replacing(question.name, question.requirements), None) is not None
-    template = parse_name(question.name).template
-    return (
-        not question.view.is_running_on(question.name, question.machine),
-        pushed,
-        room.templates.get(template, 0) if template else 0,
-        len(room.staying),
-        question.machine,
-    )
-
-
-def count_refusals(reasons: Iterable[str]) -> dict[str, int]:
-    """How many machines gave each reason ('' is none); the commonest first, then in the order of the alphabet."""
-    counts = Counter(reason for reason in reasons if reason)
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+def count_refusals(trial: Trial, name: str, here: Iterable[str] = ()) -> dict[str, int]:
+    """Why the unit is not on the machines that there are, but for those that it is on: how many give each reason, the
+    commonest first, then in the order of the alphabet. What all give alike is counted without asking each."""
+    requirements = trial.view.requirements(name)
+    sites = trial.view.sites
+    counts: Counter[str] = Counter()
+    rest = ~sites.collect(here)
+    for mode, machines in sites.modes.items():
+        if mode is not MachineMode.READY:
+            counts[_turns_away(mode)] = (machines & rest).bit_count()
+    rest &= sites.modes[MachineMode.READY]
+    for reason, machines in sites.refusals(requirements):
+        counts[reason] = (machines & rest).bit_count()
+    for machine in sites.list(rest & sites.suiting(requirements)):
+        counts[why_not(Question(trial, name, requirements, machine))] += 1
+    refusals = [(reason, count) for reason, count in counts.items() if reason and count]
+    return dict(sorted(refusals, key=lambda item: (-item[1], item[0])))

@@ -6,14 +6,14 @@ nowhere. Pure: the same view gives the same plan, everywhere and every time; doi
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import msgspec
 
 from fleetd.core.cluster import ClusterView, Names, Room, Trial
 from fleetd.core.copies import Draft, UnitPlan, release_copies, seek_homes, tend_copies
 from fleetd.core.failover import Failover, Waits
-from fleetd.core.feasibility import Question, rank, why_not
+from fleetd.core.ranking import Ranking
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -53,13 +53,8 @@ def plan_cluster(
         tend_copies(draft, waits)
     for name in _peers_first(view, [name for name in names if name in view.units]):
         seek_homes(drafts[name], overdue)  # those who follow others find them where they will be
-    placed: dict[str, int] = {}
-    for group in _groups(view, [name for name, draft in drafts.items() if draft.homeless]):
-        late = _latecomer(view, group, drafts)
-        for name in group if late else ():
-            drafts[name].wait(f"waits for {late}, which {drafts[late].waits}")
-        for name in () if late else _place_group(trial, group, drafts):
-            placed[name] = len(placed) + 1
+    homeless = [name for name, draft in drafts.items() if draft.homeless]
+    placed = _place_homeless(Ranking(trial), homeless, drafts) if homeless else {}
     ordered = sorted(drafts.values(), key=lambda draft: (draft.stage, placed.get(draft.name, 0)))
     plans = [plan for draft in ordered if (plan := draft.finish()) is not None]
     synced = tuple(
@@ -70,6 +65,19 @@ def plan_cluster(
     forgotten = tuple(machine for machine in view.synced if view.is_dead(machine))
     ends = tuple((draft.name, draft.waits_until_s) for draft in drafts.values() if math.isfinite(draft.waits_until_s))
     return Plan(tuple(plans), synced, forgotten, ends)
+
+
+def _place_homeless(ranking: Ranking, homeless: list[str], drafts: dict[str, Draft]) -> dict[str, int]:
+    """Find machines for these units. Returns those that were placed, each with its turn, counted from 1."""
+    view = drafts[homeless[0]].view
+    placed: dict[str, int] = {}
+    for group in _groups(view, homeless):
+        late = _latecomer(view, group, drafts)
+        for name in group if late else ():
+            drafts[name].wait(f"waits for {late}, which {drafts[late].waits}")
+        for name in () if late else _place_group(ranking, group, drafts):
+            placed[name] = len(placed) + 1
+    return placed
 
 
 def _groups(view: ClusterView, homeless: list[str]) -> list[list[str]]:
@@ -108,31 +116,23 @@ def _latecomer(view: ClusterView, group: list[str], drafts: dict[str, Draft]) ->
     return next((other for other in bound if other in drafts and drafts[other].waits), "")
 
 
-def _place_group(trial: Trial, group: list[str], drafts: dict[str, Draft]) -> list[str]:
+def _place_group(ranking: Ranking, group: list[str], drafts: dict[str, Draft]) -> list[str]:
     """Place the group on the best machine that takes all of it. Failing that, without those who fit on no machine
     even in this company; failing that too, each by itself. Returns who was placed, in order."""
-    by_machine = zip(*(_questions(trial, name, group) for name in group), strict=True)
-    fits = [questions[0] for questions in by_machine if not any(map(why_not, questions))]
-    if fits and _fit_together(trial.view, group):
-        machine = min(fits, key=rank).machine
-        why = "fits" if len(fits) > 1 else "the only machine that fits"
+    choice = ranking.choose(group)
+    if choice and _fit_together(drafts[group[0]].view, group):
+        why = "the only machine that fits" if choice.is_only else "fits"
         company = f", with {', '.join(group)}" if len(group) > 1 else ""
         for name in group:
-            drafts[name].place(machine, why + company)
+            drafts[name].place(choice.machine, why + company)
+            ranking.note(name, choice.machine)
         return group
     if len(group) == 1:
         return []
-    able = [name for name in group if not all(map(why_not, _questions(trial, name, group)))]
+    able = [name for name in group if ranking.takes(name, group)]
     if len(able) < len(group):
-        return _place_group(trial, able, drafts) if able else []
-    return [name for alone in group for name in _place_group(trial, [alone], drafts)]
-
-
-def _questions(trial: Trial, name: str, company: list[str]) -> Iterator[Question]:
-    """May the unit be on this machine, in this company? For each machine, in order."""
-    requirements = trial.view.requirements(name)
-    along = tuple(company)
-    return (Question(trial, name, requirements, machine, along) for machine in trial.view.machines)
+        return _place_group(ranking, able, drafts) if able else []
+    return [name for alone in group for name in _place_group(ranking, [alone], drafts)]
 
 
 def _fit_together(view: ClusterView, group: list[str]) -> bool:

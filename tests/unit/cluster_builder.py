@@ -350,6 +350,13 @@ def conflict(one: Placement, other: Placement) -> bool:
     return any(matches_glob(p, other.unit) for p in patterns) or any(matches_glob(p, one.unit) for p in others)
 
 
+def order(world: World, name: str, machine: str, text: str, word: str) -> None:
+    """The store holds an order about a unit with this X-Fleet text: it stays, goes, or retires."""
+    placement = Placement(machine, name, f"[X-Fleet]\n{text}\n", LAUNCHED, 1)
+    changes = {"stays": {}, "goes": {"target": INACTIVE}, "retires": {"retiring": True}}[word]
+    world.write("placements", machine, name, msgspec.structs.replace(placement, **changes))
+
+
 def cluster(*machines: str, **units: str) -> World:
     """Machines, and units (name without suffix → X-Fleet text), at rest."""
     world = World()

@@ -3,8 +3,9 @@
 import pytest
 
 from fleetd.core.cluster import Trial
-from fleetd.core.feasibility import Question, count_refusals, rank, why_leave, why_not
+from fleetd.core.feasibility import Question, count_refusals, why_leave, why_not
 from fleetd.core.machine import MachineMode
+from fleetd.core.ranking import Ranking
 from fleetd.core.unit import Unit
 from tests.unit.cluster_builder import INACTIVE, World
 
@@ -180,7 +181,7 @@ def test_whether_the_machine_takes_work_does_not_matter_for_staying(mode):
 
 
 def best(world, name):
-    return min(("m1", "m2", "m3"), key=lambda machine: rank(ask(world, name, machine)))
+    return Ranking(Trial(world.view)).choose([name]).machine
 
 
 def three_machines():
@@ -252,5 +253,22 @@ def test_a_machine_where_nothing_would_push_the_unit_away_is_better_than_an_empt
     assert best(world, "new.service") == "m2"
 
 
-def test_refusals_are_counted_the_commonest_first_then_by_name_and_none_is_none():
-    assert list(count_refusals(["b", "c", "", "a", "c", ""]).items()) == [("c", 2), ("a", 1), ("b", 1)]
+def test_refusals_are_counted_the_commonest_first_then_by_name_and_those_where_the_unit_is_do_not_count():
+    world = World()
+    for machine, mode in (("m1", MachineMode.PARKED), ("m2", MachineMode.LEAVING), ("m3", MachineMode.READY)):
+        world.machine(machine, mode=mode, role="web")
+    for machine in ("m4", "m5", "m6"):
+        world.machine(machine, role="db")
+    world.unit("resident.service")
+    world.runs("resident.service", "m3")
+    world.unit("new.service", "MachineMetadata=role=web\nConflicts=resident*")
+    expected = {
+        "metadata role=web missing": 3,
+        "conflicts with resident.service": 1,
+        "machine is leaving": 1,
+        "machine is parked": 1,
+    }
+    assert list(count_refusals(Trial(world.view), "new.service").items()) == list(expected.items())
+    del expected["machine is parked"]
+    expected["metadata role=web missing"] = 2
+    assert count_refusals(Trial(world.view), "new.service", ["m1", "m5", "gone"]) == expected

@@ -1,0 +1,101 @@
+"""Whatever machines hold and units ask for: the machine that is found quickly is the one that a slow search finds."""
+
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+
+from fleetd.core.cluster import Trial
+from fleetd.core.feasibility import count_refusals
+from fleetd.core.machine import MachineMode
+from fleetd.core.ranking import Ranking
+from tests.unit import slow_ranking
+from tests.unit.cluster_builder import World, order
+
+MACHINES = [f"{index:02}abcdef-{index:02}" for index in range(12)] + ["00abcdef-99"]  # one short id stands for two
+UNITS = ["a.service", "b.service", "c.service", *(f"w@{n}.service" for n in range(6)), "x@1.service", "g.service"]
+TEXTS = (
+    "",
+    "",
+    "",
+    "MachineMetadata=role=x",
+    "MachineMetadata=role=x\nMachineMetadata=role=y\nMachineMetadata=zone=1",
+    "MachineID=00abcdef",
+    "MachineID=01abcdef-01",
+    "MachineID=",
+    "Conflicts=w@*.service",
+    "Conflicts=%p@*.service",
+    "Conflicts=a.service x@*.service",
+    "MachineOf=a.service",
+    "MachineOf=w@1.service\nMachineMetadata=zone=1",
+    "MachineOf=g.service",
+    "MachineOf=",
+    "Replaces=w@*.service",
+    "Replaces=a.service b.service",
+    "Global=true",
+)
+
+names = st.sampled_from(UNITS)
+machines = st.sampled_from(MACHINES)
+modes = st.sampled_from((MachineMode.READY,) * 6 + (MachineMode.PARKED, MachineMode.LEAVING))
+described = st.fixed_dictionaries({"role": st.sampled_from("xyz"), "zone": st.sampled_from("12")})
+wishes = st.sampled_from(TEXTS)
+residents = st.tuples(names, machines, wishes, st.sampled_from(("stays", "stays", "stays", "goes", "retires")))
+
+
+@st.composite
+def worlds(draw):
+    """Machines that hold this and that, as the leader sees them; not always as it would have placed it."""
+    world = World()
+    for machine, (mode, metadata) in draw(st.dictionaries(machines, st.tuples(modes, described), max_size=13)).items():
+        world.machine(machine, mode, **metadata)
+    for name in UNITS:
+        world.unit(name, draw(wishes))
+    for name, machine, text, word in draw(st.lists(residents, max_size=25)):
+        order(world, name, machine, text, word)
+    for name, machine in draw(st.lists(st.tuples(names, machines), max_size=4)):
+        world.state(name, machine, draw(st.sampled_from(("active", "failed"))))
+    return world
+
+
+moves = st.lists(st.tuples(names, machines, st.sampled_from(("place", "withdraw", "vacate", "renew"))), max_size=8)
+groups = st.lists(st.lists(names, min_size=1, max_size=3, unique=True), min_size=1, max_size=12)
+
+
+@settings(max_examples=400, deadline=None)
+@given(worlds(), moves, groups)
+def test_the_machine_found_quickly_is_the_one_that_a_slow_search_finds(world, moves, groups):
+    trial = Trial(world.view)
+    for name, machine, word in moves:
+        move(trial, name, machine, word)
+    ranking = Ranking(trial)
+    for group in groups:
+        found = ranking.choose(group)
+        expected = slow_ranking.choose(trial, group)
+        event("fits nowhere" if expected is None else f"fits on {min(expected[1], 3)} or so")
+        assert (found and (found.machine, found.is_only)) == (expected and (expected[0], expected[1] == 1))
+        for name in group:
+            assert ranking.takes(name, group) == slow_ranking.takes(trial, name, group)
+        for name in group if found else ():
+            trial.place(name, found.machine, world.view.requirements(name))
+            ranking.note(name, found.machine)
+
+
+@settings(max_examples=200, deadline=None)
+@given(worlds(), moves, names, st.lists(machines, unique=True, max_size=4))
+def test_refusals_counted_by_sets_are_those_of_machines_asked_one_by_one(world, moves, name, here):
+    trial = Trial(world.view)
+    for move_name, machine, word in moves:
+        move(trial, move_name, machine, word)
+    assert list(count_refusals(trial, name, here).items()) == slow_ranking.count_refusals(trial, name, here)
+
+
+def move(trial, name, machine, word):
+    requirements = trial.view.requirements(name)
+    match word:
+        case "place":
+            trial.place(name, machine, requirements)
+        case "withdraw":
+            trial.withdraw(name, machine, requirements)
+        case "vacate":
+            trial.vacate(name, machine)
+        case "renew" if name in trial.room(machine).staying:
+            trial.renew(name, machine, requirements)
