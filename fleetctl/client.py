@@ -20,6 +20,7 @@ from fleetctl.output import printable
 from fleetctl.settings import Settings
 from fleetd import __version__
 from fleetd.api import schema
+from fleetd.core.decoding import UNREADABLE
 from fleetd.core.unitfile import Option
 
 if TYPE_CHECKING:  # what speaks SSH is costly to import
@@ -185,7 +186,7 @@ class Client:
     def _decode(self, response: httpx.Response, request: str, kind: type[T]) -> T:
         try:
             return msgspec.json.decode(response.content, type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             raise self._not_fleet(response, request) from error
 
     def _post(self, path: str, body: msgspec.Struct, kind: type[T]) -> T | None:
@@ -224,7 +225,7 @@ class Client:
     def _api_error(self, response: httpx.Response, request: str) -> ClientError:
         try:
             message = msgspec.json.decode(response.content, type=schema.ErrorEntity).error.message
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             if response.status_code < 500:
                 return self._not_fleet(response, request)
             message = ""

@@ -4,6 +4,7 @@ Nothing connects here, and no key is read.
 """
 
 import os
+import re
 
 import msgspec
 import paramiko
@@ -86,4 +87,4 @@ def _read_config() -> paramiko.SSHConfig:
 
 
 def _is_port(text: str) -> bool:
-    return text.isascii() and text.isdigit() and 0 < int(text) < 65536
+    return re.fullmatch("[0-9]{1,5}", text, re.ASCII) is not None and 0 < int(text) < 65536

@@ -14,6 +14,7 @@ import msgspec
 from fleetd import __version__, journal
 from fleetd.api import schema
 from fleetd.config import Config, ConfigError, load_config
+from fleetd.core.decoding import UNREADABLE
 
 DEFAULT_SOCKET = "/run/fleet.sock"
 LEAVE_POLL_S = 0.5
@@ -129,7 +130,7 @@ def _post_leave(path: str) -> schema.Leaving:
     except (OSError, http.client.HTTPException) as error:
         cause = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise _LeaveError(f"no daemon answers at {path}: {cause}; is fleet.service running?") from error
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise _LeaveError(f"what answers at {path} is not fleetd: {error}") from error
     finally:
         connection.close()

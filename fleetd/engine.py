@@ -20,6 +20,7 @@ from fleetd.core.census import count_outcome, take_census
 from fleetd.core.cluster import ClusterView, Names
 from fleetd.core.copies import UnitPlan
 from fleetd.core.failover import Failover, Loss
+from fleetd.core.placement import Decision
 from fleetd.core.presence import Absence, BeatHistory, judge, note_absences
 from fleetd.core.schedule import Plan, plan_cluster
 from fleetd.registry import Leader, MalformedRecord, Registry, Step, Synced, cut_into_transactions, encode
@@ -300,6 +301,10 @@ class Leadership:
         except MalformedRecord as error:
             log.error("%s", error)
             change = self.registry.change(key, None, revision)
+            if change is not None and change.path.kind == "decisions":  # its revision still guards what replaces it
+                change = msgspec.structs.replace(
+                    change, record=Decision(change.path.first, generation=0, revision=item.mod_revision)
+                )
         if change is None:
             return
         if change.path.kind == "leader" and (change.record is None or change.lease != self.lease):

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from fleetd import metrics
+from fleetd.core.decoding import UNREADABLE
 from fleetd.core.machine import Machine, MachineSettings
 from fleetd.core.placement import Decision, Placement
 from fleetd.core.unit import Unit, UnitState
@@ -59,6 +60,18 @@ KINDS: dict[str, type] = {
     "leader": Leader,
 }
 _REVISION_FIELD = {"units": "generation", "decisions": "revision"}  # filled from the store, never stored
+_NAMES = {
+    "placements": 2,
+    "states": 2,
+    "leader": 0,
+}  # how many names follow a kind in a key; where nothing is said: one
+# Which fields of a record say once more what stands in its key.
+_IDENTITY: dict[str, tuple[str, ...]] = {
+    "units": ("name",),
+    "machines": ("id",),
+    "placements": ("machine", "unit"),
+    "decisions": ("unit",),
+}
 _ENCODER = msgspec.json.Encoder()
 _DECODERS: dict[str, Any] = {kind: msgspec.json.Decoder(record) for kind, record in KINDS.items()}
 
@@ -114,8 +127,13 @@ def decode(kind: str, item: KeyValue) -> Any:
     """The record of this kind that the key holds. Raises MalformedRecord."""
     try:
         record = _DECODERS[kind].decode(item.value)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise MalformedRecord(f"{item.key} holds no {kind} record: {error}") from error
+    identity = tuple(getattr(record, field) for field in _IDENTITY.get(kind, ()))
+    if identity and tuple(item.key.split("/")[-len(identity) :]) != identity:
+        raise MalformedRecord(f"{item.key} holds a {kind} record of another name: {'/'.join(identity)}")
+    if kind == "units" and "." not in record.name:
+        raise MalformedRecord(f"{item.key} holds a unit whose name has no suffix")
     field = _REVISION_FIELD.get(kind)
     return msgspec.structs.replace(record, **{field: item.mod_revision}) if field else record
 
@@ -138,10 +156,10 @@ class Registry:
 
     def parse_key(self, key: str) -> Path | None:
         """The key taken apart, or None for one that is not fleet's."""
-        parts = key.removeprefix(self.prefix).split("/")
-        if not key.startswith(self.prefix) or parts[0] not in KINDS or len(parts) > 3:
+        kind, *names = key.removeprefix(self.prefix).split("/")
+        if not key.startswith(self.prefix) or kind not in KINDS or len(names) != _NAMES.get(kind, 1) or "" in names:
             return None
-        return Path(*parts)
+        return Path(kind, *names)
 
     def put(self, record: Record, *names: str, lease: int = 0) -> Put:
         """The operation that writes this record."""

@@ -40,7 +40,7 @@ X_FLEET = (
         "Conflicts",
         "GLOB",
         "Never on a machine with a unit whose name this matches, in either direction. May be repeated, and hold "
-        "several globs parted by blanks.",
+        "several globs parted by blanks; 128 at most, as of `MachineOf` and `Replaces`.",
         ("X-Conflicts",),
     ),
     XFleetOption(

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
+from fleetd.core.decoding import UNREADABLE, Count
 from fleetd.core.reconcile import LedgerEntry
 
 
@@ -17,7 +18,7 @@ class StoreSeen(msgspec.Struct, frozen=True):
     """Which store this machine has worked for last, and the highest revision of it that it has seen."""
 
     cluster_id: str = ""
-    revision: int = 0
+    revision: Count = 0
 
 
 _Value = TypeVar("_Value")
@@ -98,7 +99,7 @@ class Ledger:
             return msgspec.json.decode(path.read_bytes(), type=kind)
         except FileNotFoundError:
             return None
-        except (OSError, UnicodeDecodeError, msgspec.DecodeError) as error:
+        except (OSError, *UNREADABLE) as error:
             self._log.warning("%s cannot be read and counts as absent: %s", path, error)
             return None
 

@@ -13,7 +13,7 @@ import msgspec
 from fleetd.agent.history import History
 from fleetd.core.placement import Placement
 from fleetd.registry import MalformedRecord, Registry, Synced, decode
-from fleetd.store.protocol import Changes, Compacted, KeyValue, Unavailable
+from fleetd.store.protocol import Changes, Compacted, Event, KeyValue, Unavailable
 
 FIRST_RETRY_S = 0.5
 LONGEST_RETRY_S = 8.0
@@ -141,7 +141,7 @@ class Orders:
         still = await self._store.get_many([self._registry.key("synced", self._machine_id)])
         placements: dict[str, Placement] = {}
         unreadable: dict[str, None] = {}
-        for item in snapshot.items:
+        for item in filter(self._is_order, snapshot.items):
             placement = self._decode(item)
             if placement is None:
                 unreadable[self._unit_of(item.key)] = None
@@ -184,7 +184,7 @@ class Orders:
 
     def _apply(self, changes: Changes) -> dict[str, None]:
         changed: dict[str, None] = {}
-        for event in changes.events:
+        for event in filter(self._is_order, changes.events):
             name = self._unit_of(event.key)
             changed[name] = None
             self.unreadable.pop(name, None)
@@ -212,6 +212,10 @@ class Orders:
 
     def _unit_of(self, key: str) -> str:
         return key.removeprefix(self._placements_prefix)
+
+    def _is_order(self, found: KeyValue | Event) -> bool:
+        """Whether this stands under one name: a key of more names is not fleet's."""
+        return self._registry.parse_key(found.key) is not None
 
     def _decode(self, item: KeyValue) -> Placement | None:
         """The placement, or None for one that cannot be read: its unit is left alone, not taken for gone."""

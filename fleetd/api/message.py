@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from fleetd.api.schema import JSON_TYPE, ErrorDetail, ErrorEntity
+from fleetd.core.decoding import UNREADABLE
 from fleetd.registry import MalformedRecord
 from fleetd.store.protocol import Unavailable
 
@@ -87,10 +88,10 @@ def parse_json(body: bytes, shape: type[Shape]) -> Shape:
     """
     try:
         return msgspec.convert(_fold(msgspec.json.decode(body)), shape)
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
-        raise ApiError(400, f"unable to decode body: {error}") from error
     except RecursionError as error:
         raise ApiError(400, "unable to decode body: it is nested too deeply") from error
+    except UNREADABLE as error:
+        raise ApiError(400, f"unable to decode body: {error}") from error
 
 
 def _fold(value: Any) -> Any:

@@ -128,13 +128,13 @@ def literal_prefix(pattern: str) -> str:
 
 @lru_cache(maxsize=16384)
 def compile_glob(pattern: str) -> re.Pattern[str] | None:
-    """The pattern as a regular expression for fullmatch, None where it is malformed.
+    """The pattern as a regular expression for fullmatch, None where it is malformed, or longer than any name.
 
     Every star but the last is atomic, shortest match first: time stays proportional to pattern times name, so nobody
     can hold up the leader with a pattern of many stars.
     """
     chunks = [""]
-    at = 0
+    at = characters = 0
     while at < len(pattern):
         token = _GLOB_TOKEN.match(pattern, at)
         if token is None:
@@ -143,6 +143,9 @@ def compile_glob(pattern: str) -> re.Pattern[str] | None:
         if token["star"]:
             chunks.append("")
         else:
+            characters += 1
+            if characters > MAX_NAME_BYTES:
+                return None
             chunks[-1] += _glob_character(token)
     first, *middle, last = ["", *chunks] if len(chunks) == 1 else chunks
     starred = "[^/]*" if len(chunks) > 1 else ""

@@ -5,6 +5,7 @@ Only the values. How they come about is schedule.py's matter, what a machine mak
 
 import msgspec
 
+from fleetd.core.decoding import Count
 from fleetd.core.unit import TargetState
 
 
@@ -21,7 +22,7 @@ class Placement(msgspec.Struct, frozen=True, omit_defaults=True):
     unit: str
     text: str
     target: TargetState
-    generation: int
+    generation: Count
     retiring: bool = False
     completed: bool = False
 
@@ -48,12 +49,12 @@ class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     unit: str
-    generation: int
+    generation: Count
     machine: str = ""
-    machines: int = 0
+    machines: Count = 0
     since: float = 0.0
     reason: str = ""
-    refusals: dict[str, int] = {}
-    completed: int = 0
+    refusals: dict[str, Count] = {}
+    completed: Count = 0
     lost: float = 0.0
-    revision: int = 0
+    revision: Count = 0

@@ -10,6 +10,7 @@ from enum import StrEnum
 
 import msgspec
 
+from fleetd.core.decoding import Count
 from fleetd.core.placement import Placement
 from fleetd.core.unit import TargetState, UnitState
 from fleetd.core.unitfile import hash_unit_file
@@ -26,7 +27,7 @@ class LedgerEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     restored, and the unit was left as it was, so `target` and `hash` need not be what the wish of this generation says.
     """
 
-    generation: int
+    generation: Count
     target: TargetState
     hash: str
     issued: bool = True

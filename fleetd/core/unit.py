@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
+from fleetd.core.decoding import Count
 from fleetd.core.names import UnitName, expand_specifiers, matches_glob
 from fleetd.core.timespan import parse_time_span
 from fleetd.core.unitfile import WHITESPACE, Option
@@ -31,6 +32,9 @@ KNOWN_OPTIONS = frozenset(
     _MACHINE_OF + _METADATA + _CONFLICTS + _REPLACES + _GLOBAL + _MACHINE_ID + _FAILOVER_DELAY + _RERUN
 )
 
+# How many values each of the lists may have: all of one are compared with all of another, and by the leader again.
+MAX_VALUES = 128
+
 # What excludes what, in the order it is looked at; "Peers" is the original's word for MachineOf.
 _EXCLUSIVE = (
     ("MachineID", "Peers"),
@@ -46,7 +50,7 @@ _EXCLUSIVE = (
 
 _TRUE = frozenset({"true", "yes", "1", "on", "t"})
 _FALSE = frozenset({"false", "no", "0", "off", "f"})
-_CONTINUATION = re.compile(r"[ \t]*\\\n[ \t]*")
+_CONTINUATION = re.compile(r"(?<![ \t])[ \t]*+\\\n[ \t]*")
 _WORDS = re.compile(f"[^{WHITESPACE}]+")
 
 
@@ -69,7 +73,7 @@ class Unit(msgspec.Struct, frozen=True, omit_defaults=True):
     name: str
     text: str
     target: TargetState = TargetState.INACTIVE
-    generation: int = 0
+    generation: Count = 0
 
 
 class UnitState(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -87,7 +91,7 @@ class UnitState(msgspec.Struct, frozen=True, omit_defaults=True):
     sub: str = ""
     hash: str = ""
     target: TargetState = TargetState.INACTIVE
-    generation: int = 0
+    generation: Count = 0
     completed: bool = False
     error: str = ""
     orphan: bool = False
@@ -218,6 +222,9 @@ def validate_requirements(options: Iterable[Option]) -> None:
     """Raises InvalidRequirements for the first combination that may not be. Looks at values with their specifiers."""
     values = requirement_values(options)
     asked = _requirements(values)
+    for kind, items in (("MachineOf", asked.machine_of), ("Conflicts", asked.conflicts), ("Replaces", asked.replaces)):
+        if len(items) > MAX_VALUES:
+            raise InvalidRequirements(f"{kind} has {len(items)} values, and at most {MAX_VALUES} are allowed")
     for kind, patterns in (("conflict", asked.conflicts), ("replace", asked.replaces)):
         for peer in asked.machine_of:
             for pattern in patterns:

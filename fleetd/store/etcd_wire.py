@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from fleetd.core.decoding import UNREADABLE, Count
 from fleetd.store.bounds import end_of_prefix, start_of_range
 from fleetd.store.protocol import (
     Changes,
@@ -124,15 +125,15 @@ class Header(msgspec.Struct, frozen=True):
     """`revision` is that of the answering member's store, after the request."""
 
     cluster_id: int = 0
-    revision: int = 0
+    revision: Count = 0
 
 
 class WireKeyValue(msgspec.Struct, frozen=True):
     key: bytes = b""
     value: bytes = b""
-    create_revision: int = 0
-    mod_revision: int = 0
-    lease: int = 0
+    create_revision: Count = 0
+    mod_revision: Count = 0
+    lease: Count = 0
 
 
 class RangeResponse(msgspec.Struct, frozen=True):
@@ -153,7 +154,7 @@ class TxnResponse(msgspec.Struct, frozen=True):
 
 
 class LeaseGrantResponse(msgspec.Struct, frozen=True):
-    ID: int
+    ID: Count
 
 
 class LeaseKeepAliveResponse(msgspec.Struct, frozen=True):
@@ -188,7 +189,7 @@ class WatchResponse(msgspec.Struct, frozen=True):
     header: Header = Header()
     created: bool = False
     canceled: bool = False
-    compact_revision: int = 0
+    compact_revision: Count = 0
     cancel_reason: str = ""
     fragment: bool = False
     events: tuple[WireEvent, ...] = ()
@@ -216,7 +217,7 @@ def parse_refusal(status: int, body: bytes) -> EndpointFailed | Refused:
     """What an answer that is no success means."""
     try:
         message = ERROR.decode(body).message
-    except msgspec.DecodeError:  # a proxy in between has its own words
+    except UNREADABLE:  # a proxy in between has its own words
         message = body[:200].decode("utf-8", "replace").strip()
     message = message or f"HTTP status {status}"
     if _FULL in message:
@@ -235,7 +236,7 @@ def parse(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     """An answer. Raises EndpointFailed where it is none of etcd's."""
     try:
         return decoder.decode(body)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise EndpointFailed(f"this is no answer of etcd's: {error}") from error
 
 

@@ -72,6 +72,7 @@ def test_any_of_a_hosts_keys_will_do(write: Write, keys: list[HostKey]) -> None:
         ("Web.Example.org", "web.example.ORG", "web"),
         ("web", "web", "webs"),
         ("w.b", "w.b", "web"),
+        ("*a*b*.?rg", "xaxbx.org", "xbxax.org"),
     ],
 )
 def test_hosts_are_matched_by_patterns(

@@ -67,7 +67,9 @@ def test_a_host_may_have_a_port(text: str, host: str, port: int) -> None:
     assert split_host_port(text) == (host, port)
 
 
-@pytest.mark.parametrize("text", ["", ":22", "web:ssh", "web:0", "web:65536", "[::1", "[::1]22", "[]:22"])
+@pytest.mark.parametrize(
+    "text", ["", ":22", "web:ssh", "web:0", "web:65536", "[::1", "[::1]22", "[]:22", "web:000022", "web:" + "9" * 5000]
+)
 def test_what_is_no_host_is_refused_with_the_forms_there_are(text: str) -> None:
     with pytest.raises(SshFailed, match="HOST:PORT"):
         split_host_port(text)

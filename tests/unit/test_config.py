@@ -183,6 +183,7 @@ def test_a_value_is_read(name: str, text: str, value: object) -> None:
         ("agent_ttl", "30", "'30' is no duration: it needs a unit; write 30s for seconds"),
         ("agent_ttl", "soon", "'soon' is no time span; write one like 90s, 5min or 1h 30min"),
         ("agent_ttl", "", "'' is no time span; write one like 90s, 5min or 1h 30min"),
+        ("agent_ttl", "1s1s1x", "'1s1s1x' is no time span: there is no unit 'x'; write us, ms, s, min, h, d or w"),
         ("agent_ttl", "infinity", "'infinity' is out of range: at least 1s, at most ten years"),
         ("failover_delay", "-5s", "'-5s' is no time span; write one like 90s, 5min or 1h 30min"),
         ("rerun_after_failover", "perhaps", "'perhaps' is neither true nor false"),

@@ -236,6 +236,13 @@ def test_many_stars_cannot_hold_up_whoever_matches_them():
     assert time.process_time() - started < 1
 
 
+def test_a_glob_longer_than_any_name_matches_none_and_is_not_even_looked_at():
+    assert matches_glob("?" * 248 + ".service", "a" * 248 + ".service")
+    assert matches_glob("*" * 1000 + ".service", "a" * 248 + ".service")
+    assert compile_glob("?" * 257) is None
+    assert not matches_glob("?" * 257, "a" * 257)
+
+
 CHARACTERS = st.sampled_from("abc/^-]*")
 RANGES = st.lists(st.tuples(CHARACTERS, CHARACTERS), min_size=1, max_size=3)
 ELEMENTS = st.one_of(

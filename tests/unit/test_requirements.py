@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from fleetd.core.names import parse_name
 from fleetd.core.unit import (
+    MAX_VALUES,
     InvalidRequirements,
     Requirements,
     UnitState,
@@ -184,6 +185,14 @@ def test_what_excludes_one_another_is_refused_first_fault_first(text, message):
     with pytest.raises(InvalidRequirements) as refusal:
         validate_requirements(fleet_options(text))
     assert str(refusal.value) == message
+
+
+@pytest.mark.parametrize("name", ["MachineOf", "Conflicts", "Replaces"])
+def test_a_list_may_have_so_many_values_and_no_more(name):
+    values = [f"{name}=u{number}.service" for number in range(MAX_VALUES + 1)]
+    validate_requirements(fleet_options("\n".join(values[:-1])))
+    with pytest.raises(InvalidRequirements, match=f"{name} has 129 values, and at most 128 are allowed"):
+        validate_requirements(fleet_options("\n".join(values)))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,14 @@
+"""What decoding may raise, and the numbers that a record may hold: bytes come from a store, a disk or a network, so
+whatever stands in them must end as an error of ours. What a record means is not decided here.
+"""
+
+from typing import Annotated
+
+import msgspec
+
+# What msgspec raises for bytes that are not what was expected: beside its own error, one for text that is no UTF-8, and
+# one for brackets in brackets without end.
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+# Revisions, generations and counts. A larger number could be read, but neither written again nor given to etcd.
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]

@@ -1,0 +1,68 @@
+"""Whatever answers in the API's place: fleetctl ends with a status and a sentence, and passes on no escape sequence."""
+
+import json
+import re
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.fleetctl.conftest import Fleetctl
+from tests.fleetctl.fake_api import FakeApi
+
+COMMANDS = [
+    "list-units",
+    "list-unit-files",
+    "list-machines",
+    "cat web",
+    "stop --no-block web",
+    "destroy web",
+    "list-units --output=json",
+]
+TEXT = st.text(max_size=8) | st.sampled_from(
+    ["web.service", "\x1b[2J\x07", "launched", "m1", "a\nb", "\u202e", "x" * 2000]
+)
+NUMBERS = st.integers() | st.sampled_from([-1, 2**64, 10**40]) | st.floats(allow_nan=False, allow_infinity=False)
+KEYS = re.findall(
+    r"\w+",
+    """units states machines options name value section desiredState currentState machineID systemdActiveState metadata
+    primaryIP id copies machine target generation reason error message code refusals since lost nextPageToken""",
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | NUMBERS | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=5),
+    max_leaves=15,
+)
+FIELDS = {key: TEXT for key in KEYS if key not in ("units", "states", "machines", "options", "copies", "nextPageToken")}
+ITEM = st.fixed_dictionaries(
+    {}, optional={**FIELDS, "options": st.lists(st.fixed_dictionaries({}, optional=FIELDS), max_size=2)}
+)
+PAGE = st.dictionaries(st.sampled_from(["units", "states", "machines"]), st.lists(ITEM, max_size=3))
+DEEP = st.sampled_from([b"[" * 100_000, b'{"units":' * 100_000, b'{"error":' * 100_000])
+BODIES = st.binary(max_size=30) | DEEP | (JSON | PAGE | ITEM).map(lambda value: json.dumps(value).encode())
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    command=st.sampled_from(COMMANDS),
+    status=st.sampled_from([200, 200, 200, 201, 204, 301, 400, 404, 500, 503]),
+    kind=st.sampled_from(["application/json", "text/html", ""]),
+    body=BODIES,
+)
+def test_no_answer_ends_in_a_mistake_of_ours_or_reaches_the_terminal_unseen(
+    fleetctl: Fleetctl, api: FakeApi, command: str, status: int, kind: str, body: bytes
+) -> None:
+    api.before_request = lambda method, path: (status, kind, body)
+    result = fleetctl("--request-timeout=5", *command.split())
+    assert result.status in (0, 1)
+    assert "Traceback" not in result.stderr
+    if command != "cat web":  # which shows a file to the byte
+        assert not {"\x1b", "\x07"} & set(result.stdout + result.stderr)
+
+
+@pytest.mark.parametrize("body", [b"[" * 100_000, b'{"units":' * 100_000])
+def test_brackets_without_end_are_no_answer_of_fleets(fleetctl: Fleetctl, api: FakeApi, body: bytes) -> None:
+    api.before_request = lambda method, path: (200, "application/json", body)
+    result = fleetctl("list-units")
+    assert (result.status, result.stdout) == (1, "")
+    assert "does not answer" in result.stderr

@@ -1,0 +1,89 @@
+"""A machine with a leader on a virtual clock, and a store behind which nobody works."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fleetd.core.failover import Failover
+from fleetd.core.machine import Machine
+from fleetd.core.unit import TargetState, Unit
+from fleetd.engine import Engine
+from fleetd.membership import Membership
+from fleetd.registry import Registry
+from fleetd.store.embedded import EmbeddedStore
+from fleetd.store.measured import MeasuredStore
+from fleetd.store.protocol import Comparison, Operation, Unavailable
+from tests.virtual_time import offload_inline
+
+MACHINE = "a" * 32
+TTL_S = 9.0
+
+
+class DeafStore(EmbeddedStore):
+    """Takes no orders to machines while it is deaf."""
+
+    is_deaf = False
+
+    async def transact(self, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> int:
+        if self.is_deaf and any("/placements/" in operation.key for operation in operations):
+            raise Unavailable("the store does not answer")
+        return await super().transact(comparisons, operations)
+
+    async def keep_alive(self, lease: int) -> object:  # type: ignore[override]
+        if self.is_deaf:
+            raise Unavailable("the store does not answer")
+        return await super().keep_alive(lease)
+
+
+class Node:
+    """A machine with a leader, and a store behind which nobody works."""
+
+    def __init__(self) -> None:
+        self.store = DeafStore(":memory:", offload=offload_inline, cluster_id="test")
+        self.registry = Registry(MeasuredStore(self.store))
+        now = asyncio.get_running_loop().time
+        self.membership = Membership(
+            Machine(MACHINE, session="s1"),
+            self.registry,
+            ttl_s=TTL_S,
+            parked_ttl_s=60.0,
+            now=now,
+            publish=self._publish,
+            heard=lambda revision: None,
+        )
+        self.engine = Engine(
+            MACHINE,
+            self.registry,
+            self.membership,
+            ttl_s=TTL_S,
+            handover_timeout_s=30.0,
+            failover=Failover(),
+            compact=False,
+            now=now,
+            unix_now=lambda: 1_700_000_000.0,
+            new_id=lambda: "term",
+            offload=self._plan,
+        )
+        self.may_plan = asyncio.Event()
+        self.may_plan.set()
+
+    async def _plan(self, work: Callable[[], Any], /) -> Any:
+        await self.may_plan.wait()
+        return work()
+
+    async def _publish(self, lease: int) -> None:
+        """Nothing runs here."""
+
+    async def start(self) -> None:
+        self.tasks = [asyncio.create_task(self.membership.run()), asyncio.create_task(self.engine.run())]
+        await asyncio.sleep(0.1)
+
+    async def add(self, name: str, text: str = "", target: TargetState = TargetState.LAUNCHED) -> None:
+        await self.registry.write_unit(Unit(name, text, target), None)
+        await asyncio.sleep(0.1)
+
+    async def stop(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await self.store.close()

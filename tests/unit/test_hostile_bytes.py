@@ -1,0 +1,162 @@
+"""Bytes from outside, whatever they are: read, or refused in the one documented way, in time that grows as they do.
+
+What is to hold of each kind of bytes stands in contrib/fuzz/targets.py, where a fuzzer looks for what does not; here it
+is tried on hypothesis' own bytes, on what the fuzzer once found, and on what grows without a bound.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contrib.fuzz.targets import TARGETS
+from fleetctl.errors import SshFailed
+from fleetctl.known_hosts import KnownHosts
+from fleetctl.ssh_config import split_host_port
+from fleetd.config import ConfigError, parse_config
+from fleetd.core.unitfile import MAX_UNIT_FILE_BYTES
+
+CORPUS = Path(__file__).parents[2] / "contrib" / "fuzz" / "corpus"
+SEEDS = {name: [path.read_bytes() for path in sorted((CORPUS / name).iterdir())] for name in TARGETS}
+BOUND_S = 10.0  # of processor time; what grows with the square of the length takes minutes
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_what_the_fuzzer_began_with_and_what_it_found_breaks_no_promise(name: str) -> None:
+    assert SEEDS[name]
+    for data in SEEDS[name]:
+        TARGETS[name](data)
+
+
+def mutations(name: str) -> st.SearchStrategy[bytes]:
+    """Bytes like those of the corpus, with something cut out, put in or put elsewhere."""
+    pieces = [data[start : start + 24] for data in SEEDS[name] for start in range(0, min(len(data), 2000), 8)]
+    return st.lists(st.sampled_from(pieces) | st.binary(max_size=4), max_size=24).map(b"".join)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_any_bytes_are_read_or_refused_as_documented(name: str) -> None:
+    @settings(max_examples=100, deadline=None)
+    @given(st.binary(max_size=200) | mutations(name))
+    def check(data: bytes) -> None:
+        TARGETS[name](data)
+
+    check()
+
+
+# What grows without a bound.
+
+PIECES = (
+    "\\",
+    "\n",
+    "[",
+    "]",
+    "=",
+    '"',
+    "a",
+    "é",
+    " ",
+    "\r\n",
+    "#",
+    "\\\n",
+    "A=b\n",
+    "A=\\\n",
+    "[\n",
+    "[]",
+    "%n",
+    "*a",
+    "?",
+    "{",
+    '{"a":',
+)
+
+
+def repeated(prefix: str, piece: str, size: int = MAX_UNIT_FILE_BYTES // 4) -> bytes:
+    """So many bytes of the piece: few enough to be quick, enough to show what grows with their square."""
+    return (prefix + piece * (size // len(piece.encode()))).encode()[:size].decode(errors="ignore").encode()
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_time_grows_with_the_length_of_what_comes(name: str) -> None:
+    prefixes = {"unitfile": ("", "[S]\n", "[X-Fleet]\nConflicts="), "etcd": ("\x00", "\x10"), "record": ("units/a ",)}
+    for prefix in prefixes.get(name, ("",)):
+        for piece in PIECES:
+            started = time.process_time()
+            TARGETS[name](repeated(prefix, piece))
+            assert time.process_time() - started < BOUND_S, f"{prefix!r} and {piece!r} for ever"
+
+
+UNIT_FILES = {
+    "blanks before the ends of lines": "[X-Fleet]\nConflicts=" + (" " * 2040 + "x\\\n") * 125,
+    "lists of short items": '[X-Fleet]\nConflicts="' + ('a"b c"' * 330 + "\\\n") * 130 + '"',
+    "long globs": "[X-Fleet]\nMachineOf=a.service\nConflicts=" + ("?" * 2000 + " \\\n") * 128,
+    "peers and conflicts": "[X-Fleet]\n" + "".join(f"MachineOf=p{n}\nConflicts=*x{n}\n" for n in range(8000)),
+    "alternatives": "[X-Fleet]\n" + "".join(f"MachineMetadata=a={n}\n" for n in range(11_000)),
+    "sections": "".join(f"[{n}]\nA=b\n" for n in range(20_000)),
+}
+
+
+@pytest.mark.parametrize("text", UNIT_FILES.values(), ids=UNIT_FILES)
+def test_a_unit_file_as_large_as_may_be_is_judged_in_time(text: str) -> None:
+    assert 100_000 < len(text) <= MAX_UNIT_FILE_BYTES
+    started = time.process_time()
+    TARGETS["unitfile"](text.encode())
+    assert time.process_time() - started < BOUND_S
+
+
+@pytest.mark.parametrize("option", ["agent_ttl", "etcd_request_timeout", "token_limit", "metadata", "listen"])
+@pytest.mark.parametrize("piece", ["1", "1s", ".", "a=b,", "=", "[", ":", "unix:", "\\\n", "9h1m"])
+def test_a_value_of_the_configuration_of_any_length_is_judged_in_time(option: str, piece: str) -> None:
+    started = time.process_time()
+    with suppress(ConfigError):
+        parse_config(f"{option}={piece * 30_000}", "f", {f"FLEET_{option.upper()}": piece * 30_000}, {})
+    assert time.process_time() - started < BOUND_S
+
+
+# What stands on a person's own machine.
+
+HOST_LINES = st.lists(
+    st.sampled_from(
+        ["@revoked", "@cert-authority", "web", "*", "!*", "|1|a|b", "|", "ssh-rsa", "AAAA", "====", "\0", "é"]
+    )
+    | st.text(max_size=6),
+    max_size=6,
+).map(" ".join)
+
+
+@settings(deadline=None)
+@given(st.lists(HOST_LINES, max_size=5).map("\n".join))
+def test_no_line_of_known_hosts_ends_in_anything_but_a_verdict(
+    tmp_path_factory: pytest.TempPathFactory, text: str
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "known_hosts"
+    path.write_text(text, errors="surrogatepass")
+    known = KnownHosts.read(str(path))
+    assert known.kinds(["web", "[::1]:2222"]) == list(dict.fromkeys(known.kinds(["web", "[::1]:2222"])))
+
+
+@given(
+    st.text() | st.text("[]:0123456789a", max_size=12) | st.integers(4000, 5000).map(lambda digits: "a:" + "9" * digits)
+)
+def test_any_text_is_a_host_or_is_said_to_be_none(text: str) -> None:
+    with suppress(SshFailed):
+        host, port = split_host_port(text)
+        assert host
+        assert 0 <= port <= 65535
+
+
+def timed(work: Callable[[], object]) -> float:
+    started = time.process_time()
+    work()
+    return time.process_time() - started
+
+
+def test_a_pattern_of_many_stars_does_not_hold_up_who_connects(tmp_path: Path) -> None:
+    path = tmp_path / "known_hosts"
+    path.write_text("*a" * 50 + "*b ssh-rsa AAAAB3NzaC1yc2E=\n" + "*a" * 50 + " ssh-rsa AAAAB3NzaC1yc2EAAAA=\n" * 2)
+    known = KnownHosts.read(str(path))
+    assert timed(lambda: known.kinds(["a" * 200])) < BOUND_S

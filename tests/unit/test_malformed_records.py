@@ -1,0 +1,192 @@
+"""Values in the store that fleet did not write: each counts as absent, is named in the log, and stops nobody."""
+
+import asyncio
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fleetd.api.handlers import Api
+from fleetd.api.message import Request
+from fleetd.core.cluster import ClusterView
+from fleetd.core.placement import Decision
+from fleetd.core.schedule import plan_cluster
+from fleetd.core.unit import TargetState, Unit, UnitState
+from fleetd.registry import KINDS, MalformedRecord, Registry, decode
+from fleetd.store.embedded import EmbeddedStore, inline
+from fleetd.store.protocol import KeyValue, Put
+from tests.unit.leading_node import MACHINE, Node
+from tests.virtual_time import run_virtually
+
+MALFORMED = {
+    "no JSON": b"junk",
+    "nothing": b"",
+    "no UTF-8": b'{"name":"x.service","text":"\xff","target":"launched"}',
+    "half a surrogate pair": rb'{"name":"x.service","text":"\ud800","target":"launched"}',
+    "another shape": b'["x.service"]',
+    "brackets without end": b'{"a":' * 50_000,
+    "a field is missing": b'{"name":"x.service"}',
+    "another type": b'{"name":"x.service","text":7,"target":"launched"}',
+    "no target state": b'{"name":"x.service","text":"","target":"up"}',
+    "another name": b'{"name":"y.service","text":"","target":"launched"}',
+}
+
+
+def item(key: str, value: bytes) -> KeyValue:
+    return KeyValue(key, value, 3, 3)
+
+
+@pytest.mark.parametrize("value", MALFORMED.values(), ids=MALFORMED)
+def test_a_value_that_is_no_record_is_said_to_be_none_by_its_key(value: bytes) -> None:
+    with pytest.raises(MalformedRecord, match=r"/fleet/units/x\.service holds"):
+        decode("units", item("/fleet/units/x.service", value))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("machines/m1", '{"id":"m2"}'),
+        ("placements/m1/a.service", '{"machine":"m2","unit":"a.service","text":"","target":"loaded","generation":1}'),
+        ("placements/m1/a.service", '{"machine":"m1","unit":"b.service","text":"","target":"loaded","generation":1}'),
+        ("decisions/a.service", '{"unit":"b.service","generation":1}'),
+        ("units/a", '{"name":"a","text":"","target":"loaded"}'),
+    ],
+)
+def test_a_record_under_a_name_that_is_not_its_own_is_none(key: str, value: str) -> None:
+    with pytest.raises(MalformedRecord, match=f"/fleet/{key} holds"):
+        decode(key.partition("/")[0], item(f"/fleet/{key}", value.encode()))
+
+
+@pytest.mark.parametrize("number", ["-1", "9223372036854775808", "9" * 40, "1e400", "1.5", '"1"'])
+@pytest.mark.parametrize("kind", ["placements", "decisions", "states"])
+def test_a_number_that_cannot_be_written_again_is_none(kind: str, number: str) -> None:
+    named = '"machine":"m1","unit":"a.service","text":"","target":"loaded","generation":'
+    key = f"/fleet/{kind}/a.service" if kind == "decisions" else f"/fleet/{kind}/m1/a.service"
+    assert decode(kind, item(key, f"{{{named}9223372036854775807}}".encode()))
+    with pytest.raises(MalformedRecord, match="generation"):
+        decode(kind, item(key, f"{{{named}{number}}}".encode()))
+
+
+FOREIGN = [
+    "units",
+    "units/",
+    "units/a/b.service",
+    "states/m1",
+    "states/m1/a.service/x",
+    "states//a.service",
+    "leader/x",
+]
+
+
+@pytest.mark.parametrize("key", FOREIGN)
+async def test_a_key_of_too_few_or_too_many_names_is_not_fleets(key: str) -> None:
+    store = EmbeddedStore(":memory:", offload=inline)
+    registry = Registry(store)
+    assert registry.parse_key(f"/fleet/{key}") is None
+    for record, names in ((Unit("a.service", ""), ("a.service",)), (UnitState(), ("m1", "a.service"))):
+        await store.transact([], [registry.put(record, *names)])
+    await store.transact([], [Put(f"/fleet/{key}", registry.put(UnitState(), "m1", "a.service").value)])
+    assert list(await registry.units()) == ["a.service"]
+    assert list(await registry.states()) == [("m1", "a.service")]
+    await store.close()
+
+
+def test_the_leader_names_what_it_cannot_read_and_goes_on_placing(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        node = Node()
+        bad = [
+            Put(f"/fleet/units/{name}.service", value)
+            for name, value in zip("abcdefghij", MALFORMED.values(), strict=True)
+        ]
+        bad += [
+            Put("/fleet/machines/m9", b'{"id":"m8"}'),
+            Put("/fleet/settings/m9", b"[]"),
+            Put(f"/fleet/placements/{MACHINE}/ghost.service", b"\xff"),
+            Put(f"/fleet/states/{MACHINE}/ghost.service", b'{"generation":-1}'),
+            Put("/fleet/decisions/web.service", b'{"unit":7}'),
+            Put("/fleet/synced/m9", b"{}"),
+            Put("/fleet/states/m9", b"{}"),
+        ]
+        await node.store.transact([], bad[:9])
+        await node.start()
+        await node.store.transact([], bad[9:])
+        await node.add("web.service")
+        await asyncio.sleep(60)
+        assert node.engine.leadership is not None
+        _, decision = await node.registry.unit_and_decision("web.service")
+        assert isinstance(decision, Decision)
+        assert decision.machine == MACHINE
+        assert list(await node.registry.placements()) == [(MACHINE, "web.service")]
+        named = [put.key for put in bad if put.key in caplog.text]
+        assert named == [put.key for put in bad if put.key != "/fleet/states/m9"]
+        await node.stop()
+
+    run_virtually(scenario())
+
+
+NAMES = st.sampled_from(
+    ["a.service", "b@1.service", "b@.service", "nodot", "@.service", "m1", "m2", "", "é.service", "a/b.service"]
+)
+TEXTS = st.sampled_from(
+    [
+        "",
+        "[",
+        "\0",
+        "[X-Fleet]\nGlobal=true\n",
+        "[X-Fleet]\nMachineOf=a.service\n",
+        "[X-Fleet]\nMachineOf=nodot\nMachineOf=\n",
+        "[X-Fleet]\nConflicts=*\n",
+        "[X-Fleet]\nReplaces=* [\n",
+        "[X-Fleet]\nMachineMetadata=a=b\nMachineID=\n",
+    ]
+)
+NUMBERS = st.sampled_from([0, 1, 7, 2**63 - 1])
+TARGETS = st.sampled_from(TargetState)
+
+
+@st.composite
+def changes(draw: st.DrawFn) -> tuple[str, bytes | None]:
+    """A key below the prefix, and a value of its shape that nobody of ours would write there (None: it is deleted)."""
+    kind = draw(st.sampled_from([kind for kind in KINDS if kind != "leader"]))
+    names = [draw(NAMES) for _ in range(2 if kind in ("placements", "states") else 1)]
+    fields = {
+        "name": names[-1],
+        "unit": names[-1],
+        "id": names[0],
+        "machine": names[0] if kind == "placements" else draw(NAMES),
+        "session": draw(st.sampled_from(["", "s1"])),
+        "text": draw(TEXTS),
+        "target": draw(TARGETS),
+        "generation": draw(NUMBERS),
+        "completed": draw(NUMBERS) if kind == "decisions" else draw(st.booleans()),
+        "retiring": draw(st.booleans()),
+        "active": draw(st.sampled_from(["", "active", "failed", "odd"])),
+        "mode": draw(st.sampled_from(["ready", "leaving", "parked"])),
+        "metadata": draw(st.dictionaries(st.sampled_from("ab"), st.sampled_from(["", "b"]))),
+    }
+    value = None if draw(st.integers(0, 9)) == 0 else msgspec.json.encode(fields)
+    return "/".join((kind, *names)), value
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(changes(), max_size=14))
+async def test_whatever_well_formed_records_say_the_leader_plans_and_the_api_lists(
+    written: list[tuple[str, bytes | None]],
+) -> None:
+    store = EmbeddedStore(":memory:", offload=inline)
+    registry, view = Registry(store), ClusterView()
+    for revision, (key, value) in enumerate(written, start=1):
+        found = None if value is None else KeyValue(f"/fleet/{key}", value, revision, revision)
+        try:
+            change = registry.change(f"/fleet/{key}", found, revision)
+        except MalformedRecord:
+            change = registry.change(f"/fleet/{key}", None, revision)
+        if found:
+            await store.transact([], [Put(found.key, found.value)])
+        if change:
+            plan_cluster(view, view.apply(change.path.kind, change.path.first, change.path.second, change.record))
+    plan_cluster(view)
+    for path in ("v1/units", "v1/state", "v1/machines", "v2/units"):
+        assert (await Api(registry).handle(Request("GET", f"/fleet/{path}"))).status == 200
+    await store.close()
