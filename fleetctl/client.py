@@ -5,12 +5,10 @@ command is not decided here.
 """
 
 import errno
-import ssl
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote, urlencode
 
-import httpx
 import msgspec
 
 from fleetctl.endpoint import Endpoint, choose_endpoint, tls_context
@@ -23,7 +21,11 @@ from fleetd.api import schema
 from fleetd.core.decoding import UNREADABLE
 from fleetd.core.unitfile import Option
 
-if TYPE_CHECKING:  # what speaks SSH is costly to import
+if TYPE_CHECKING:  # what speaks HTTP, TLS or SSH is costly to import: help must come without
+    import ssl
+
+    import httpx
+
     from fleetctl.ssh import Connection
 
 T = TypeVar("T")
@@ -72,9 +74,11 @@ class Client:
         self,
         endpoint: Endpoint,
         timeout_s: float,
-        tls: ssl.SSLContext | None = None,
+        tls: "ssl.SSLContext | None" = None,
         bastion: "Connection | None" = None,
     ) -> None:
+        import httpx
+
         self.bastion = bastion
         self._endpoint = endpoint.text
         self._timeout_s = timeout_s
@@ -183,7 +187,7 @@ class Client:
     def _get(self, path: str, kind: type[T]) -> T:
         return self._decode(self._call("GET", path), f"GET {path.partition('?')[0]}", kind)
 
-    def _decode(self, response: httpx.Response, request: str, kind: type[T]) -> T:
+    def _decode(self, response: "httpx.Response", request: str, kind: type[T]) -> T:
         try:
             return msgspec.json.decode(response.content, type=kind)
         except UNREADABLE as error:
@@ -204,8 +208,10 @@ class Client:
 
     def _call(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] = {}
-    ) -> httpx.Response:
+    ) -> "httpx.Response":
         """One request; any answer but a 2xx is an error."""
+        import httpx
+
         LOG.debug("%s %s%s", method, self._endpoint, path)
         headers = {**headers, "Content-Type": schema.JSON_TYPE} if body is not None else headers
         try:
@@ -222,7 +228,7 @@ class Client:
             raise self._api_error(response, f"{method} {path.partition('?')[0]}")
         return response
 
-    def _api_error(self, response: httpx.Response, request: str) -> ClientError:
+    def _api_error(self, response: "httpx.Response", request: str) -> ClientError:
         try:
             message = msgspec.json.decode(response.content, type=schema.ErrorEntity).error.message
         except UNREADABLE:
@@ -235,7 +241,7 @@ class Client:
         message = printable(message) or f"{self._endpoint} gives no reason; its log may: journalctl -u fleet"
         return ApiError(code, f"Error {code}: {message}")
 
-    def _not_fleet(self, response: httpx.Response, request: str) -> NotFleet:
+    def _not_fleet(self, response: "httpx.Response", request: str) -> NotFleet:
         kind = printable(response.headers.get("Content-Type", "no type"))
         return NotFleet(
             f"{self._endpoint} does not answer {request} as fleet's API does (status {response.status_code}, {kind}): "
@@ -243,6 +249,8 @@ class Client:
         )
 
     def _unreachable(self, error: Exception) -> Unreachable:
+        import ssl
+
         cause = _system_error(error)
         number = cause.errno if cause else None
         if isinstance(cause, ssl.SSLCertVerificationError):

@@ -3,8 +3,7 @@
 Nothing connects here.
 """
 
-import ssl
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
@@ -12,6 +11,9 @@ import msgspec
 from fleetctl.errors import CommandFailed
 from fleetctl.log import LOG
 from fleetctl.settings import DEFAULT_ENDPOINT, Settings
+
+if TYPE_CHECKING:  # costly to import: help must come without
+    import ssl
 
 _FORMS = "use unix:///PATH, http://HOST:PORT or https://HOST:PORT"
 
@@ -91,8 +93,10 @@ def _warn_of_the_meaningless(settings: Settings) -> None:
         LOG.warning("without effect: %s (the daemon's API is the only way in)", options)
 
 
-def tls_context(settings: Settings) -> ssl.SSLContext:
+def tls_context(settings: Settings) -> "ssl.SSLContext":
     """How to check the API's certificate, and which to show. Raises CommandFailed for files that cannot be used."""
+    import ssl
+
     authorities = settings.ca_file or settings.etcd_cafile
     certificate = settings.cert_file or settings.etcd_certfile
     key = settings.key_file or settings.etcd_keyfile

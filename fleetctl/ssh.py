@@ -34,10 +34,14 @@ asking = threading.Lock()
 
 
 class Connection:
-    """A connection that is logged in. `where` names it in errors."""
+    """A connection that is logged in. `where` names it in errors. `jump` is one that it goes through, and is closed
+    with it."""
 
-    def __init__(self, transport: paramiko.Transport, where: str, timeout_s: float) -> None:
+    def __init__(
+        self, transport: paramiko.Transport, where: str, timeout_s: float, jump: "Connection | None" = None
+    ) -> None:
         self._transport = transport
+        self._jump = jump
         self._timeout_s = timeout_s
         self.where = where
 
@@ -75,6 +79,8 @@ class Connection:
 
     def close(self) -> None:
         self._transport.close()
+        if self._jump:
+            self._jump.close()
 
 
 def close_channel(channel: paramiko.Channel) -> None:
@@ -95,11 +101,22 @@ def connect_to_machine(settings: Settings, address: str, port: int, bastion: Con
     Raises SshFailed.
     """
     host, own_port = split_host_port(address)
-    return connect(settings, plan_login(settings, host, own_port or port), bastion)
+    return connect(settings, plan_login(settings, host, own_port or port, is_direct=bastion is None), bastion)
 
 
 def connect(settings: Settings, login: Login, through: Connection | None = None) -> Connection:
-    """Dial, check the host's key, log in: each within the time of --ssh-timeout. Raises SshFailed."""
+    """Dial, check the host's key, log in: each within the time of --ssh-timeout. Where the configuration has a host to
+    go through, there first. Raises SshFailed."""
+    jump = connect(settings, login.jump) if login.jump and not through else None
+    try:
+        return _connect(settings, login, through or jump, jump)
+    except BaseException:
+        if jump:
+            jump.close()
+        raise
+
+
+def _connect(settings: Settings, login: Login, through: Connection | None, jump: Connection | None) -> Connection:
     where = str(login) + (f" (through {through.where})" if through else "")
     LOG.debug("connecting to %s", where)
     stream = through.open_tcp(login.host, login.port) if through else _dial(login, settings.ssh_timeout_s)
@@ -115,7 +132,7 @@ def connect(settings: Settings, login: Login, through: Connection | None = None)
         transport.close()
         raise
     transport.set_keepalive(KEEPALIVE_S)
-    return Connection(transport, where, settings.ssh_timeout_s)
+    return Connection(transport, where, settings.ssh_timeout_s, jump)
 
 
 def _dial(login: Login, timeout_s: float) -> socket.socket:

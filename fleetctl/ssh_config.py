@@ -12,15 +12,18 @@ import paramiko
 from fleetctl.errors import SshFailed
 from fleetctl.known_hosts import SSH_PORT
 from fleetctl.settings import Settings
+from fleetctl.ssh_includes import read_with_includes
 
 CONFIG_FILE = "~/.ssh/config"
 DEFAULT_USER = "core"
+MOST_JUMPS = 8
 
 
 class Login(msgspec.Struct, frozen=True):
     """Where to log in and as whom. `asked` is the host as it was asked for, `host` the one to connect to.
 
-    `identity_files` are key files that the configuration names; with `only_those`, no other key is offered.
+    `identity_files` are key files that the configuration names; with `only_those`, no other key is offered. `jump` is
+    the host through which to go there (its ProxyJump), which may have one of its own.
     """
 
     asked: str
@@ -29,6 +32,7 @@ class Login(msgspec.Struct, frozen=True):
     user: str
     identity_files: tuple[str, ...] = ()
     only_those: bool = False
+    jump: "Login | None" = None
 
     def __str__(self) -> str:
         host = self.host if self.host == self.asked else f"{self.asked} ({self.host})"
@@ -53,12 +57,20 @@ def split_host_port(text: str) -> tuple[str, int]:
     return host, int(port or 0)
 
 
-def plan_login(settings: Settings, host: str, port: int = 0) -> Login:
+def plan_login(settings: Settings, host: str, port: int = 0, *, is_direct: bool = True) -> Login:
     """How to log in on a host: the command line first, then ~/.ssh/config, then defaults (`port` 0: none was given).
 
-    Raises SshFailed for a configuration that cannot be read.
+    Only where it `is_direct` is the way there the configuration's matter. Raises SshFailed for a configuration that
+    cannot be read, or asks for what fleetctl cannot do.
     """
-    found = _read_config().lookup(host)
+    config = _read_config()
+    login = _look_up(config, host, port, settings.ssh_username)
+    return msgspec.structs.replace(login, jump=_plan_jump(config, login, 0)) if is_direct else login
+
+
+def _look_up(config: paramiko.SSHConfig, host: str, port: int, username: str) -> Login:
+    """What the configuration says of one host, the way there aside."""
+    found = config.lookup(host)
     files = [os.path.expanduser(path) for path in found.get("identityfile", ()) if path != "none"]
     configured = found.get("port", str(SSH_PORT))
     if not _is_port(configured):
@@ -67,21 +79,47 @@ def plan_login(settings: Settings, host: str, port: int = 0) -> Login:
         asked=host,
         host=found.get("hostname") or host,
         port=port or int(configured),
-        user=settings.ssh_username or found.get("user", DEFAULT_USER),
+        user=username or found.get("user", DEFAULT_USER),
         identity_files=tuple(files),
         only_those=found.get("identitiesonly", "no").lower() == "yes",
     )
 
 
+def _plan_jump(config: paramiko.SSHConfig, login: Login, depth: int) -> Login | None:
+    """How to log in on the host through which this one is to be reached, None where it is reached straight."""
+    found = config.lookup(login.asked)
+    if found.get("proxycommand"):
+        raise SshFailed(
+            f"{CONFIG_FILE} has a ProxyCommand for {login.asked}, which fleetctl does not run: write ProxyJump there, "
+            "or name a host to go through with --tunnel"
+        )
+    jumps = found.get("proxyjump", "none")
+    if jumps.lower() == "none":
+        return None
+    if depth == MOST_JUMPS:
+        raise SshFailed(
+            f"{CONFIG_FILE} leads to {login.asked} through more than {MOST_JUMPS} hosts: ProxyJump in a circle?"
+        )
+    first, *others = (_parse_jump(config, text.strip()) for text in jumps.split(","))
+    if (first.host, first.port) == (login.host, login.port):
+        return None  # `Host *` with a ProxyJump is meant for all but the host that it names
+    way = msgspec.structs.replace(first, jump=_plan_jump(config, first, depth + 1))
+    for jump in others:
+        way = msgspec.structs.replace(jump, jump=way)
+    return way
+
+
+def _parse_jump(config: paramiko.SSHConfig, text: str) -> Login:
+    """One host of a ProxyJump: [USER@]HOST[:PORT], or the same as ssh://…"""
+    user, _, place = text.removeprefix("ssh://").rpartition("@")
+    host, port = split_host_port(place)
+    return _look_up(config, host, port, user)
+
+
 def _read_config() -> paramiko.SSHConfig:
     path = os.path.expanduser(CONFIG_FILE)
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return paramiko.SSHConfig.from_file(file)
-    except FileNotFoundError:
-        return paramiko.SSHConfig()
-    except OSError as error:
-        raise SshFailed(f"open {path}: {(error.strerror or str(error)).lower()}") from error
+        return paramiko.SSHConfig.from_text(read_with_includes(path))
     except paramiko.SSHException as error:
         raise SshFailed(f"{path} cannot be used: {error}") from error
 

@@ -296,6 +296,25 @@ def test_the_configuration_names_host_port_user_and_key(person: RemotePerson) ->
     assert f"cannot connect to me@gate ({machine.address}) port 23: connection refused; " in refused.stderr
 
 
+def test_the_way_leads_through_the_host_that_the_configuration_names_in_a_file_that_it_includes(
+    person: RemotePerson,
+) -> None:
+    gate, inner = person.cluster.machines[:2]
+    (person.home / ".ssh/inner").write_text(f"Host {inner.address} inner\n HostName {inner.address}\n ProxyJump gate\n")
+    person.configures(f"Include inner\nHost gate\n HostName {gate.address}\nHost *\n User root\n")
+    came = person.fleetctl("ssh", "--machine", inner.id, "echo from $SSH_CLIENT")
+    assert (came.returncode, came.stderr) == (0, "")
+    assert came.stdout.startswith(f"from {gate.address} ")
+    person.reach_by_tunnel()
+    person.environment["FLEETCTL_TUNNEL"] = "inner"
+    assert person.fleetctl("list-machines", "--no-legend").stdout.count("\n") == 3
+    (person.home / ".ssh/inner").write_text(f"Host inner\n HostName {inner.address}\n ProxyJump gate:23\n")
+    refused = person.fleetctl("list-machines")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert f"cannot connect to root@gate ({gate.address}) port 23: connection refused; " in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
 def test_a_port_may_be_given_for_every_command_that_connects(person: RemotePerson) -> None:
     person.starts(web=GREETER)
     (machine,) = person.places("web.service")

@@ -103,6 +103,114 @@ def test_a_configuration_that_cannot_be_used_is_named(home: Path, text: str, com
         plan_login(Settings(), "web")
 
 
+# Include
+
+
+def test_what_is_included_stands_where_it_is_included(home: Path) -> None:
+    configure(home, "Include conf.d/*.conf ~/more\nHost *\n User last\n Port 2\n")
+    (home / ".ssh" / "conf.d").mkdir()
+    (home / ".ssh" / "conf.d" / "1.conf").write_text("Host web\n HostName 10.0.0.1\n")
+    (home / ".ssh" / "conf.d" / "2.conf").write_text("Host db web\n User two\n")
+    (home / "more").write_text("Host web\n User three\n Port 3\n")
+    assert plan_login(Settings(), "web") == Login("web", "10.0.0.1", 3, "two")
+    assert plan_login(Settings(), "other") == Login("other", "other", 2, "last")
+
+
+def test_a_section_goes_on_after_what_is_included_in_it(home: Path) -> None:
+    configure(home, 'Host web\n Include "part"\n Port 2222\nHost db\n User root\n')
+    (home / ".ssh" / "part").write_text("User me\n")
+    assert str(plan_login(Settings(), "web")) == "me@web port 2222"
+    assert str(plan_login(Settings(), "db")) == "root@db port 22"
+
+
+def test_what_follows_an_include_is_not_of_the_section_that_the_file_ended_with(home: Path) -> None:
+    configure(home, "Include part\nPort 2222\n")
+    (home / ".ssh" / "part").write_text("Host web\n User me\n")
+    assert (plan_login(Settings(), "web").port, plan_login(Settings(), "db").port) == (2222, 2222)
+
+
+def test_a_file_that_is_not_there_is_included_as_nothing(home: Path) -> None:
+    configure(home, "Include absent\nInclude conf.d/*\nPort 2222\n")
+    assert plan_login(Settings(), "web").port == 2222
+
+
+@pytest.mark.parametrize(
+    ("text", "part", "complaint"),
+    [
+        ("Host web\n Include part\n", "Host db\n", "put that Include before the first Host or Match"),
+        ("Include part\n", "Include part\n", "does a file include itself?"),
+        ('Include "part\n', "", 'Include "part: no closing quotation'),
+    ],
+)
+def test_an_include_that_fleetctl_cannot_follow_is_named(home: Path, text: str, part: str, complaint: str) -> None:
+    configure(home, text)
+    (home / ".ssh" / "part").write_text(part)
+    with pytest.raises(SshFailed) as failed:
+        plan_login(Settings(), "web")
+    assert complaint in str(failed.value)
+    assert f"{home}/.ssh/" in str(failed.value)
+
+
+# ProxyJump
+
+
+def jumps(login: Login) -> list[str]:
+    """The way to a host, the first to connect to first."""
+    return [*(jumps(login.jump) if login.jump else []), str(login)]
+
+
+@pytest.mark.parametrize(
+    ("text", "way"),
+    [
+        ("Host web\n ProxyJump b\n", ["core@b port 22", "core@web port 22"]),
+        ("Host web\n ProxyJump me@b:2222\n", ["me@b port 2222", "core@web port 22"]),
+        ("Host web\n ProxyJump ssh://me@[::1]:23\n", ["me@::1 port 23", "core@web port 22"]),
+        ("Host web\n ProxyJump a,me@b\n", ["core@a port 22", "me@b port 22", "core@web port 22"]),
+        ("Host web\n ProxyJump b\nHost b\n User u\n Port 2\n", ["u@b port 2", "core@web port 22"]),
+        ("Host web\n ProxyJump b\nHost b\n ProxyJump a\n", ["core@a port 22", "core@b port 22", "core@web port 22"]),
+        ("Host *\n ProxyJump b\n", ["core@b port 22", "core@web port 22"]),
+        ("Host web\n ProxyJump none\nHost *\n ProxyJump b\n", ["core@web port 22"]),
+    ],
+)
+def test_the_way_leads_through_the_hosts_that_the_configuration_names(home: Path, text: str, way: list[str]) -> None:
+    configure(home, text)
+    assert jumps(plan_login(Settings(), "web")) == way
+
+
+def test_the_user_of_the_command_line_is_one_of_the_machine_not_of_the_hosts_before_it(home: Path) -> None:
+    configure(home, "Host web\n ProxyJump b\nHost b\n User u\n")
+    assert jumps(plan_login(Settings(ssh_username="me"), "web")) == ["u@b port 22", "me@web port 22"]
+
+
+def test_behind_a_bastion_the_configuration_is_not_asked_for_the_way(home: Path) -> None:
+    configure(home, "Host web\n ProxyJump b\n ProxyCommand nc %h %p\n")
+    assert jumps(plan_login(Settings(), "web", is_direct=False)) == ["core@web port 22"]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (
+            "Host web\n ProxyCommand nc %h %p\n",
+            "has a ProxyCommand for web, which fleetctl does not run: write ProxyJump",
+        ),
+        ("Host web\n ProxyJump b\nHost b\n ProxyCommand nc %h %p\n", "has a ProxyCommand for b"),
+        ("Host web\n ProxyJump b\nHost b\n ProxyJump web\n", "ProxyJump in a circle?"),
+        ("Host web\n ProxyJump b:ssh\n", '"b:ssh" is no host'),
+    ],
+)
+def test_a_way_that_fleetctl_cannot_go_is_named_and_not_gone_around(home: Path, text: str, complaint: str) -> None:
+    configure(home, text)
+    with pytest.raises(SshFailed) as failed:
+        plan_login(Settings(), "web")
+    assert complaint in str(failed.value)
+
+
+def test_a_proxy_command_that_is_none_is_none(home: Path) -> None:
+    configure(home, "Host web\n ProxyCommand none\n")
+    assert jumps(plan_login(Settings(), "web")) == ["core@web port 22"]
+
+
 @pytest.mark.parametrize(
     ("kind", "arguments"),
     [
