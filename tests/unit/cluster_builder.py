@@ -126,9 +126,10 @@ class World:
         self.waits |= dict(plan.waits)
         return plan
 
-    def plan_cold(self, overdue: frozenset[tuple[str, str]] = frozenset()) -> Plan:
-        """What would be planned for everything; changes nothing."""
-        return plan_cluster(self.view, None, now_s=float(self.revision), overdue=overdue, failover=self.note_lost())
+    def plan_cold(self, view: ClusterView | None = None, overdue: frozenset[tuple[str, str]] = frozenset()) -> Plan:
+        """What would be planned for everything, in this view or in the leader's; changes nothing."""
+        now_s = float(self.revision)
+        return plan_cluster(view or self.view, None, now_s=now_s, overdue=overdue, failover=self.note_lost())
 
     def note_lost(self) -> Failover:
         """What the leader knows now of the machines that are lost: since when by its clock, and at what time of day."""
