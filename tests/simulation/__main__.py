@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.simulation.faults import MACHINES, draw_actions
+from tests.simulation.faults import MACHINES, draw_actions, draw_config
 from tests.simulation.run import Outcome, run_actions, run_seed
 from tests.simulation.scenario import parse_scenario, render_scenario
 from tests.simulation.shrink import shrink
@@ -38,15 +38,15 @@ def soak(first: int) -> int:
 def _report(seed: int, outcome: Outcome) -> None:
     assert outcome.failure
     print(f"seed {seed} fails: {outcome.failure}\nshrinking it ...")
-    rule = outcome.failure.rule
+    rule, config = outcome.failure.rule, draw_config(seed)
 
     def fails(actions: object) -> bool:
-        failure = run_actions(actions, seed=seed).failure  # type: ignore[arg-type]
+        failure = run_actions(actions, seed=seed, config=config).failure  # type: ignore[arg-type]
         return failure is not None and failure.rule == rule
 
     shortest = shrink(draw_actions(seed), fails)
-    print(f"\n# {run_actions(shortest, seed=seed).failure}\n# seed {seed}")
-    print(render_scenario(MACHINES, shortest))
+    print(f"\n# {run_actions(shortest, seed=seed, config=config).failure}\n# seed {seed}")
+    print(render_scenario(MACHINES, shortest, config))
     print(f"the whole run again: python -m tests.simulation seed {seed}")
 
 
@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> int:
             return _show(run_seed(int(seed)))
         case ["scenario", file]:
             scenario = parse_scenario(Path(file).read_text())
-            return _show(run_actions(scenario.actions, machines=scenario.machines))
+            return _show(run_actions(scenario.actions, machines=scenario.machines, config=scenario.config))
     print(__doc__)
     return 2
 

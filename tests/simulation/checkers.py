@@ -13,7 +13,7 @@ from fleetd.core.cluster import requirements_of
 from fleetd.core.machine import MachineMode
 from fleetd.core.names import is_reserved, matches_glob
 from fleetd.core.placement import Placement
-from fleetd.core.unit import TargetState
+from fleetd.core.unit import TargetState, Unit
 from fleetd.core.unitfile import hash_unit_file
 from fleetd.registry import Path
 from fleetd.store.protocol import Comparison, CreatedAt, Event, HasValue, Operation, Put, Unchanged
@@ -141,7 +141,9 @@ class DelaysAreKept(Checker):
                 continue
             if unit is None or unit.target is not TargetState.LAUNCHED or unit.generation != former.generation:
                 continue
-            delay_s = requirements_of(unit.text, unit.name).failover_delay_s or 0.0
+            asked = requirements_of(unit.text, unit.name)
+            own_s = asked.failover_delay_s
+            delay_s = 0.0 if asked.is_global else self.world.config.failover_delay_s if own_s is None else own_s
             absent_s = now() - self.truth.absent_since.get(path.first, now())
             reported = [m for (m, n), state in self.truth.states.items() if n == path.second and state.runs]
             if absent_s < delay_s and not reported:
@@ -303,7 +305,28 @@ class Rule3TheLastCopyStays(Checker):
 
 
 class Rule5NothingCompletedRunsAgain(Checker):
-    """A oneshot that ran to its end is not started again for the same wish."""
+    """A oneshot that ran to its end is not started again for the same wish; and only of one that is to run again when
+    its machine is lost is it forgotten that it did."""
+
+    def __init__(self, world: "World") -> None:
+        super().__init__(world)
+        self._completed: dict[str, int] = {}  # unit → the generation that is known to be completed
+
+    def see_restore(self, before: dict[Copy, Placement]) -> None:
+        self._completed.clear()
+
+    def see_events(self, events: Sequence[tuple[Path, Event]], before: dict[Copy, Placement]) -> None:
+        for name in (path.first for path, _ in events if path.kind == "decisions"):
+            unit, decision = self.truth.units.get(name), self.truth.decisions.get(name)
+            completed = decision.completed if decision else 0
+            forgotten = unit is not None and self._completed.get(name) == unit.generation != completed
+            if unit and decision and forgotten and not self._may_run_again(unit):
+                self.fail(f"it is forgotten that {name} is completed")
+            self._completed[name] = completed
+
+    def _may_run_again(self, unit: Unit) -> bool:
+        asked = requirements_of(unit.text, unit.name).rerun_after_failover
+        return self.world.config.rerun_after_failover if asked is None else asked
 
     def see_call(self, machine: str, verb: str, names: Sequence[str]) -> None:
         for name in names if verb == "start" else ():

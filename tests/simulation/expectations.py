@@ -56,6 +56,7 @@ EXPECTATIONS: tuple[tuple[str, Holds], ...] = (
     (r"(\S+) is placed on (\S+)", lambda w, a: w.truth.homes(a[0]) == [w.machines[a[1]].id]),
     (r"(\S+) is placed nowhere", lambda w, a: not w.truth.homes(a[0])),
     (r"(\S+) waits for (\S+)", lambda w, a: _waits(w, a[0], w.machines[a[1]].id)),
+    (r"nothing was written for (\d+) s", lambda w, a: w.now_s - w.last_write_s >= int(a[0])),
     (r"(\S+) is unknown", lambda w, a: a[0] not in w.truth.units),
 )
 

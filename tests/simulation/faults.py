@@ -124,6 +124,12 @@ FAULTS: tuple[tuple[int, str, Draw], ...] = (
 )
 
 
+def draw_config(seed: int) -> tuple[str, ...]:
+    """What fleet.conf says in the run of this seed: mostly nothing."""
+    random = Random(f"config {seed}")
+    return random.choice(((), (), ("failover_delay=45s",), ("rerun_after_failover=true",)))
+
+
 def draw_actions(seed: int) -> tuple[Action, ...]:
     """What happens in the run of this seed, in order. Seeds differ in how much goes wrong, and in what kinds of it."""
     random = Random(f"faults {seed}")

@@ -92,12 +92,19 @@ def _judge_unit(world: World, name: str, unit: Unit) -> str:
         return "nothing is decided for it"
     if not homes:
         completed = decision.completed == unit.generation
-        return "" if completed else _judge_absence(world, name, unit)
+        return _judge_completed(world, name, unit) if completed else _judge_absence(world, name, unit)
     if [machine for machine in running if machine != homes[0]]:
         return f"its home is {homes[0]}, it runs on {', '.join(running)}"
     if decision.machine != homes[0]:
         return f"the decision says {decision.machine}, the order is for {homes[0]}"
     return _judge_copy(world, name, unit, homes[0])
+
+
+def _judge_completed(world: World, name: str, unit: Unit) -> str:
+    """Whether a oneshot that has run, on a machine that is lost or left, need not run again."""
+    asked = requirements_of(unit.text, name).rerun_after_failover
+    again = world.config.rerun_after_failover if asked is None else asked
+    return "it ran on a machine that was lost, and is to run again" if again else ""
 
 
 def _judge_global(world: World, name: str, unit: Unit, homes: list[str]) -> str:

@@ -18,7 +18,7 @@ import msgspec
 from fleetd.api import schema
 from fleetd.api.handlers import LEAVE
 from fleetd.api.message import Request, Response
-from fleetd.config import Config, parse_config
+from fleetd.config import Config
 from fleetd.core.machine import Machine
 from fleetd.node import Node, Surroundings
 from fleetd.store.embedded import inline
@@ -32,16 +32,16 @@ BOOT_S = 15.0
 LEAVE_POLL_S = 1.0
 HANG_S = 60.0
 EPOCH_S = 1_700_000_000.0
-CONFIG = parse_config("", "the simulator", {}, {})[0]
 
 speaker: contextvars.ContextVar[str] = contextvars.ContextVar("speaker", default="")  # whose log lines these are
 log = logging.getLogger("fleetd.simulated")
 
 
 class Surrounds(msgspec.Struct, frozen=True):
-    """What a machine needs of the world: the store, whom to tell of its writes, of what it asks of systemd (machine,
-    verb, units) and of a fleetd that failed by itself (machine, what), and where ids come from."""
+    """What a machine needs of the world: its fleet.conf, the store, whom to tell of its writes, of what it asks of
+    systemd (machine, verb, units) and of a fleetd that failed by itself (machine, what), and where ids come from."""
 
+    config: Config
     server: StoreServer
     on_write: Observer
     on_call: Callable[[str, str, Sequence[str]], None]
@@ -197,7 +197,7 @@ class SimulatedMachine:
         speaker.reset(token)
 
     def _config(self) -> Config:
-        return msgspec.structs.replace(CONFIG, metadata=self.metadata)
+        return msgspec.structs.replace(self._surrounds.config, metadata=self.metadata)
 
     async def kill_fleetd(self) -> None:
         """kill -9: nothing more is said to anybody, and the units go on."""

@@ -9,7 +9,7 @@ import msgspec
 
 from tests.simulation.actions import Action, perform
 from tests.simulation.clock import run_cluster
-from tests.simulation.faults import MACHINES, draw_actions
+from tests.simulation.faults import MACHINES, draw_actions, draw_config
 from tests.simulation.healing import heal
 from tests.simulation.world import Failure, World
 
@@ -26,22 +26,31 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 def run_actions(
-    actions: Sequence[Action], *, seed: int = 0, machines: Mapping[str, Mapping[str, str]] = MACHINES
+    actions: Sequence[Action],
+    *,
+    seed: int = 0,
+    machines: Mapping[str, Mapping[str, str]] = MACHINES,
+    config: Sequence[str] = (),
 ) -> Outcome:
-    """Do these actions to a new cluster of these machines, heal it, and judge. `seed` is for what the wires lose."""
+    """Do these actions to a new cluster of these machines, heal it, and judge. `seed` is for what the wires lose,
+    `config` are the lines of fleet.conf."""
     with tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None, prefix="fleet-simulation-") as path:
-        return run_cluster(_run(Path(path), actions, seed, machines))
+        return run_cluster(_run(Path(path), actions, seed, machines, config))
 
 
 def run_seed(seed: int) -> Outcome:
     """The run of this seed."""
-    return run_actions(draw_actions(seed), seed=seed)
+    return run_actions(draw_actions(seed), seed=seed, config=draw_config(seed))
 
 
 async def _run(
-    directory: Path, actions: Sequence[Action], seed: int, machines: Mapping[str, Mapping[str, str]]
+    directory: Path,
+    actions: Sequence[Action],
+    seed: int,
+    machines: Mapping[str, Mapping[str, str]],
+    config: Sequence[str],
 ) -> Outcome:
-    world = World(directory, seed, machines)
+    world = World(directory, seed, machines, config)
     try:
         for machine in world.machines.values():
             await machine.boot()

@@ -2,12 +2,14 @@
 
     # Why this must be so.
     machines m1 disk=ssd, m2, m3
+    config failover_delay=60s
     0   start web@1.service
     10  power-cut m1 for 60
     40  expect web@1.service runs once
 
-What follows `#` is for people. After the last line all faults end, and the cluster must heal (healing.py). The verbs
-are actions.py's, the expectations expectations.py's. A failing seed, shrunk, is printed in this form.
+What follows `#` is for people. `config` says what stands in fleet.conf on every machine; it may be left out. After the
+last line all faults end, and the cluster must heal (healing.py). The verbs are actions.py's, the expectations
+expectations.py's. A failing seed, shrunk, is printed in this form.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,15 +23,17 @@ Offers = dict[str, dict[str, str]]
 
 
 class Scenario(msgspec.Struct, frozen=True):
-    """Machines with what they offer, and what happens to them."""
+    """Machines with what they offer, what happens to them, and the lines of their fleet.conf."""
 
     machines: Offers
     actions: tuple[Action, ...]
+    config: tuple[str, ...] = ()
 
 
 def parse_scenario(text: str) -> Scenario:
     """Raises ValueError, which names the line."""
     machines: Offers = {}
+    config: list[str] = []
     actions = []
     for number, line in enumerate(text.splitlines(), start=1):
         words = line.partition("#")[0].split()
@@ -38,13 +42,15 @@ def parse_scenario(text: str) -> Scenario:
         try:
             if words[0] == "machines":
                 machines = _parse_machines(" ".join(words[1:]))
+            elif words[0] == "config":
+                config += words[1:]
             else:
                 actions.append(_parse_action(words))
         except ValueError as error:
             raise ValueError(f"line {number}, {line.strip()!r}: {error}") from None
     if not machines:
         raise ValueError("no line says which machines there are: machines m1, m2")
-    return Scenario(machines, tuple(actions))
+    return Scenario(machines, tuple(actions), tuple(config))
 
 
 def _parse_machines(text: str) -> Offers:
@@ -66,7 +72,10 @@ def _parse_action(words: Sequence[str]) -> Action:
     return Action(float(at), verb, tuple(args), for_s)
 
 
-def render_scenario(machines: Mapping[str, Mapping[str, str]], actions: Sequence[Action]) -> str:
-    """The text that parse_scenario makes the same machines and actions of."""
+def render_scenario(
+    machines: Mapping[str, Mapping[str, str]], actions: Sequence[Action], config: Sequence[str] = ()
+) -> str:
+    """The text that parse_scenario makes the same machines, actions and configuration of."""
     offers = (" ".join((name, *(f"{k}={v}" for k, v in offer.items()))) for name, offer in machines.items())
-    return "\n".join((f"machines {', '.join(offers)}", *map(str, actions), ""))
+    told = [f"config {line}" for line in config]
+    return "\n".join((f"machines {', '.join(offers)}", *told, *map(str, actions), ""))

@@ -124,6 +124,12 @@ async def run_what_is_completed(world: World) -> None:
     await world.machines["m1"].systemd.start(WEB)
 
 
+async def forget_what_is_completed(world: World) -> None:
+    generation = world.truth.units[WEB].generation
+    for completed in (generation, 0):
+        await write(world, world.registry.put(Decision(WEB, generation, M1, reason="fits", completed=completed), WEB))
+
+
 async def lose_what_was_acknowledged(world: World) -> None:
     await write(world, Delete(world.registry.key("units", WEB)))
 
@@ -162,6 +168,7 @@ CRIMES: tuple[tuple[str, Crime], ...] = (
     ("Rule3OneCopyRuns", run_twice),
     ("Rule3TheLastCopyStays", stop_the_last_copy),
     ("Rule5NothingCompletedRunsAgain", run_what_is_completed),
+    ("Rule5NothingCompletedRunsAgain", forget_what_is_completed),
     ("Rule5NothingAcknowledgedIsLost", lose_what_was_acknowledged),
     ("Rule6StopsAreFinished", remove_what_runs),
     ("Rule7OnlyOurs", touch_the_systems_own),

@@ -14,7 +14,7 @@ SCENARIOS = sorted((Path(__file__).parent / "scenarios").glob("*.txt"))
 @pytest.mark.parametrize("path", SCENARIOS, ids=lambda path: path.stem)
 def test_it_goes_as_told(path: Path) -> None:
     scenario = parse_scenario(path.read_text())
-    outcome = run_actions(scenario.actions, machines=scenario.machines)
+    outcome = run_actions(scenario.actions, machines=scenario.machines, config=scenario.config)
     assert outcome.failure is None, f"{outcome.failure}\nagain: python -m tests.simulation scenario {path}"
 
 
@@ -24,7 +24,8 @@ def test_there_are_scenarios() -> None:
 
 def test_what_is_rendered_reads_as_it_was() -> None:
     actions = draw_actions(0)
-    assert parse_scenario(render_scenario(MACHINES, actions)) == Scenario(MACHINES, actions)
+    config = ("failover_delay=1min", "rerun_after_failover=true")
+    assert parse_scenario(render_scenario(MACHINES, actions, config)) == Scenario(MACHINES, actions, config)
 
 
 @pytest.mark.parametrize(
@@ -38,6 +39,6 @@ def test_a_text_that_is_no_scenario_is_refused_with_its_line(text: str, complain
 
 def test_an_expectation_that_does_not_hold_fails_the_run() -> None:
     scenario = parse_scenario("machines m1\n1 start web@1.service\n5 expect web@1.service runs nowhere")
-    failure = run_actions(scenario.actions, machines=scenario.machines).failure
+    failure = run_actions(scenario.actions, machines=scenario.machines, config=scenario.config).failure
     assert failure is not None
     assert failure.rule == "Expectation"

@@ -16,11 +16,12 @@ from typing import Any
 
 import msgspec
 
+from fleetd.config import parse_config
 from fleetd.core.placement import Placement
 from fleetd.registry import Registry
 from fleetd.store.protocol import Comparison, Event, Operation
 from tests.simulation.checkers import CHECKERS
-from tests.simulation.machine import CONFIG, SimulatedMachine, Surrounds
+from tests.simulation.machine import SimulatedMachine, Surrounds
 from tests.simulation.people import People
 from tests.simulation.server import StoreServer
 from tests.simulation.truth import Truth
@@ -42,9 +43,12 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class World:
-    """The cluster, in `directory` (empty at first). `metadata` names the machines, in order, and what they offer."""
+    """The cluster, in `directory` (empty at first). `metadata` names the machines, in order, and what they offer;
+    `config` are the lines of their fleet.conf."""
 
-    def __init__(self, directory: Path, seed: int, metadata: Mapping[str, Mapping[str, str]]) -> None:
+    def __init__(
+        self, directory: Path, seed: int, metadata: Mapping[str, Mapping[str, str]], config: Sequence[str] = ()
+    ) -> None:
         self.loop = asyncio.get_running_loop()
         self.began_s = self.loop.time()
         self.random = Random(seed)
@@ -60,7 +64,9 @@ class World:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._tasks: dict[asyncio.Task[Any], None] = {}
         self._directory = directory
-        self.ttl_s = CONFIG.agent_ttl_s
+        self.config = parse_config("\n".join(config), "the simulator", {}, {})[0]
+        self.ttl_s = self.config.agent_ttl_s
+        self.last_write_s = 0.0
         self.server = StoreServer(directory / "store", self._see_events)
         self.registry = Registry(self.server.store)
         self.truth = Truth(self.registry)
@@ -80,7 +86,12 @@ class World:
             Link(Random(f"{self.random.random()} {name}")),
             self._directory / name,
             Surrounds(
-                self.server, self._see_request, self._see_call, self._see_failure, lambda: f"id-{next(self._ids)}"
+                self.config,
+                self.server,
+                self._see_request,
+                self._see_call,
+                self._see_failure,
+                lambda: f"id-{next(self._ids)}",
             ),
         )
 
@@ -188,6 +199,7 @@ class World:
         return [*self.processes, *(copy for copy in recent if copy not in self.processes)]
 
     def _see_events(self, events: tuple[Event, ...]) -> None:
+        self.last_write_s = self.now_s
         seen = [(path, event) for event in events if (path := self.truth.path(event.key)) is not None]
         orders = [(path.first, path.second) for path, _ in seen if path.kind == "placements"]
         before: dict[tuple[str, str], Placement] = {
