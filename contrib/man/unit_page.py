@@ -47,7 +47,7 @@ X_FLEET = (
         "Global",
         "TRUE",
         "On every machine that fits; true, yes, 1, on or t say so. Nothing waits for global units. Excludes "
-        "`MachineOf` and `Replaces`.",
+        "`MachineOf`, `Replaces`, `FailoverDelay` and `RerunAfterFailover`.",
     ),
     XFleetOption(
         "Replaces",
