@@ -19,6 +19,10 @@ from fleetd.core.unitfile import UnitFileError, parse_unit_file
 
 Names = dict[str, None]  # an ordered set
 
+# What a change concerns: names of units, and, of a global one, which goes from machine to machine and is looked at on
+# each by itself, `<machine>/<unit>` where that is all that it concerns.
+Concerns = Names
+
 
 @lru_cache(maxsize=32768)
 def requirements_of(text: str, name: str) -> Requirements:
@@ -204,9 +208,9 @@ class ClusterView:
         """The machines that placements name and that are not there, in order."""
         return sorted(machine for machine, units in self._ordered.items() if units and machine not in self.machines)
 
-    # Taking in what the store shows. Each returns the units that it concerns.
+    # Taking in what the store shows. Each returns what it concerns.
 
-    def apply(self, kind: str, first: str, second: str, record: Any) -> Names:
+    def apply(self, kind: str, first: str, second: str, record: Any) -> Concerns:
         """Take in one record (None: it is gone). Kinds and names are those of the keys; unknown kinds concern none,
         nor do records of what cannot be a unit's name."""
         if kind in ("units", "placements", "states", "decisions") and "." not in (second or first):
@@ -215,9 +219,9 @@ class ClusterView:
             case "units":
                 return self._set_unit(first, record)
             case "placements":
-                return self._set_placement(second, first, record)
+                return self._narrow(first, self._set_placement(second, first, record))
             case "states":
-                return self._set_state(second, first, record)
+                return self._narrow(first, self._set_state(second, first, record))
             case "decisions":
                 return self._set_decision(first, record)
             case "machines":
@@ -230,17 +234,25 @@ class ClusterView:
                 _set(self.synced, first, record.session if record else None)
         return {}
 
-    def set_away(self, away: frozenset[str]) -> Names:
-        """Say which of the absent machines may be alive; the units that this concerns."""
-        concerned: Names = {}
+    def set_away(self, away: frozenset[str]) -> Concerns:
+        """Say which of the absent machines may be alive; what this concerns."""
+        concerned: Concerns = {}
         for machine in self.away ^ away:
             concerned |= self.concerned_by(machine)
         self.away = away
         return concerned
 
-    def concerned_by(self, machine: str) -> Names:
-        """The units that a change of this machine concerns: what is there, and what might come or go."""
-        return self._ordered.get(machine, {}) | self._reported.get(machine, {}) | self._restless()
+    def concerned_by(self, machine: str) -> Concerns:
+        """What a change of this machine concerns: what is there, and what might come or go."""
+        there = self._ordered.get(machine, {}) | self._reported.get(machine, {})
+        return self._narrow(machine, there | self._restless())
+
+    def _narrow(self, machine: str, concerned: Names) -> Concerns:
+        """Units that something on this machine concerns: global ones on this machine alone."""
+        for name in [name for name in self._globals if name in concerned]:
+            del concerned[name]
+            concerned[f"{machine}/{name}"] = None
+        return concerned
 
     def _restless(self) -> Names:
         """The units that may go elsewhere as soon as there is room: the homeless, the globals, and those that are
@@ -391,6 +403,20 @@ class Trial:
         if machine not in self._rooms:
             self._rooms[machine] = self.view.room(machine).copy()
         return self._rooms[machine]
+
+
+def scopes_of(concerns: Iterable[str]) -> dict[str, Names | None]:
+    """The units concerned, and on which machines each; None: wherever it is."""
+    scopes: dict[str, Names | None] = {}
+    for concern in concerns:
+        machine, slash, name = concern.rpartition("/")
+        if not slash:
+            scopes[name] = None
+        else:
+            scope = scopes.setdefault(name, {})
+            if scope is not None:
+                scope[machine] = None
+    return scopes
 
 
 def _weight(state: UnitState | None) -> tuple[Any, ...] | None:

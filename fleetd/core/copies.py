@@ -9,7 +9,7 @@ import math
 
 import msgspec
 
-from fleetd.core.cluster import Trial, requirements_of
+from fleetd.core.cluster import Names, Trial, requirements_of
 from fleetd.core.failover import Waits
 from fleetd.core.feasibility import Question, count_refusals, has_no_conflict, why_leave, why_not
 from fleetd.core.machine import SHORT_ID_LENGTH, MachineMode
@@ -36,7 +36,8 @@ class UnitPlan(msgspec.Struct, frozen=True):
 class Draft:
     """The plan for one unit in the making. Whatever it orders is tried on the trial at once."""
 
-    def __init__(self, trial: Trial, name: str, now_s: float) -> None:
+    def __init__(self, trial: Trial, name: str, now_s: float, scope: Names | None = None) -> None:
+        """`scope` are the machines where there may be something to decide; None: wherever the unit is or may go."""
         self.trial = trial
         self.view = trial.view
         self.name = name
@@ -49,6 +50,7 @@ class Draft:
         self.waits = ""  # for what
         self.waits_until_s = math.inf  # by the leader's own clock, for a home that is lost
         self._lost = 0.0  # since when it is lost, in Unix time
+        self._scope = scope
         self._now_s = now_s
         self._reason = ""
         self._orders: dict[str, Placement] = {}
@@ -74,6 +76,18 @@ class Draft:
         """When the plan is to be written: what is taken back first, then what stays, then what comes."""
         comes = [not self._stayed_on(order.machine) for order in self._orders.values() if order.stays]
         return 2 if any(comes) else 1 if comes else 0
+
+    def orders(self) -> list[tuple[str, Placement]]:
+        """The orders to be looked at, by machine, in order."""
+        if self._scope is None:
+            return list(self.placements.items())
+        return [(machine, self.placements[machine]) for machine in sorted(self._scope) if machine in self.placements]
+
+    def machines(self) -> list[str]:
+        """The machines to be looked at, in order."""
+        if self._scope is None:
+            return list(self.view.machines)
+        return [machine for machine in sorted(self._scope) if machine in self.view.machines]
 
     def question(self, machine: str) -> Question:
         """May the unit be on this machine?"""
@@ -174,14 +188,15 @@ class Draft:
             return None
         is_global = wanted and self.is_global
         home = "" if is_global else self.home
-        refusals = self._count_refusals() if is_global or self.homeless else {}
+        here = [machine for machine, order in self.placements.items() if order.stays]
+        refusals = count_refusals(self.trial, self.name, here) if is_global or self.homeless else {}
         return Decision(
             unit=self.name,
             generation=self.generation,
             machine=home,
-            machines=sum(order.stays for order in self.placements.values()) if is_global else 0,
+            machines=len(here) if is_global else 0,
             since=self.before.since if self.before and self.before.machine == home else self._now_s,
-            reason=self._conclude(home, refusals),
+            reason=self._conclude(home, here, refusals),
             refusals=refusals,
             completed=self.completed,
             lost=self._decide_lost(home),
@@ -194,16 +209,11 @@ class Draft:
             return self.before.lost
         return self._lost if home and self.view.is_dead(home) else 0.0
 
-    def _count_refusals(self) -> dict[str, int]:
-        """Why the unit is not on the machines that it is not on."""
-        here = [machine for machine, order in self.placements.items() if order.stays]
-        return count_refusals(self.trial, self.name, here)
-
     def _stayed_on(self, machine: str) -> bool:
         former = self.view.placements.get(self.name, {}).get(machine)
         return former is not None and former.stays
 
-    def _conclude(self, home: str, refusals: dict[str, int]) -> str:
+    def _conclude(self, home: str, here: list[str], refusals: dict[str, int]) -> str:
         """The sentence for a person."""
         if not self.view.is_wanted(self.name):
             return self._say_what_remains()
@@ -211,7 +221,7 @@ class Draft:
             return self._reason
         if home:
             return self.before.reason if self.before and self.before.machine == home else ""
-        if any(order.stays for order in self.placements.values()):
+        if here:
             return "on every machine that it fits on"
         return "no machine fits" if refusals else "there is no machine"
 
@@ -226,7 +236,7 @@ class Draft:
 def release_copies(draft: Draft, waits: Waits) -> None:
     """Orders to the dead, if they are not waited for, and orders that are carried out are deleted. What is left has the
     requirements that a person now wants it to have, so that the others reckon with them."""
-    for machine, order in list(draft.placements.items()):
+    for machine, order in draft.orders():
         if order.withdrawn and _is_gone(order, draft.states.get(machine)):
             draft.cancel(machine)
         elif draft.view.is_dead(machine):
@@ -238,7 +248,7 @@ def release_copies(draft: Draft, waits: Waits) -> None:
 def tend_copies(draft: Draft, waits: Waits) -> None:
     """Which copies stay, with what a person now wants of them, and which go."""
     if not draft.view.is_wanted(draft.name):
-        for machine, order in list(draft.placements.items()):
+        for machine, order in draft.orders():
             if not order.withdrawn:
                 draft.withdraw(machine)
     elif draft.is_global:
@@ -411,7 +421,7 @@ def _has_to_forget(draft: Draft, machine: str) -> bool:
 
 def _tend_global(draft: Draft, waits: Waits) -> None:
     """A global unit stays wherever it fits; which copies retired before it became global does not matter any more."""
-    for machine, order in list(draft.placements.items()):
+    for machine, order in draft.orders():
         reason = _why_unfit(draft, machine, waits) if order.stays else ""
         if reason or order.retiring:
             draft.withdraw(machine)
@@ -421,7 +431,7 @@ def _tend_global(draft: Draft, waits: Waits) -> None:
 
 def _spread_global(draft: Draft) -> None:
     """A global unit comes to every machine that it fits on."""
-    for machine in draft.view.machines:
+    for machine in draft.machines():
         if machine in draft.placements:
             if draft.placements[machine].withdrawn and _may_return(draft, machine):
                 draft.place(machine)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from fleetd.core.cluster import ClusterView, Names, Room, Trial
+from fleetd.core.cluster import ClusterView, Names, Room, Trial, scopes_of
 from fleetd.core.copies import Draft, UnitPlan, release_copies, seek_homes, tend_copies
 from fleetd.core.failover import Failover, Waits
 from fleetd.core.ranking import Ranking
@@ -38,15 +38,16 @@ def plan_cluster(
     overdue: frozenset[tuple[str, str]] = frozenset(),
     failover: Failover | None = None,
 ) -> Plan:
-    """What has to change for the units in `changed` (None: for all that are known).
+    """What has to change for the units that are concerned (see ClusterView.apply; None: for all that are known).
 
     `now_s` is Unix time, for people to read. `overdue` are the (machine, unit) of retiring copies whose time is up.
     `failover` says what follows when machines are lost (None: their units go elsewhere at once).
     """
     trial = Trial(view)
     waits = Waits(view, failover or Failover(), now_s)
-    names = view.known_units() if changed is None else view.with_companions(changed)
-    drafts = {name: Draft(trial, name, now_s) for name in names}
+    scopes = scopes_of(changed or ())
+    names = view.known_units() if changed is None else view.with_companions(scopes)
+    drafts = {name: Draft(trial, name, now_s, scopes.get(name)) for name in names}
     for draft in drafts.values():
         release_copies(draft, waits)
     for draft in drafts.values():

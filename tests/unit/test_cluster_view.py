@@ -2,7 +2,7 @@
 
 import pytest
 
-from fleetd.core.cluster import ClusterView, Trial
+from fleetd.core.cluster import ClusterView, Trial, scopes_of
 from fleetd.core.machine import Machine, MachineMode, MachineSettings
 from fleetd.core.placement import Decision, Placement
 from fleetd.core.unit import Unit, UnitState
@@ -171,7 +171,7 @@ def test_where_room_is_made_it_concerns_all_that_are_nowhere_or_everywhere_or_co
         pushed=("", "m2"),
         other=("", "m1"),
     )
-    expected = ["a.service", "everywhere.service", "homeless.service", "pushed.service", "pusher.service"]
+    expected = ["a.service", "homeless.service", "m1/everywhere.service", "pushed.service", "pusher.service"]
     assert concerned(world, lambda: order(world, "a.service", "m1", target=INACTIVE)) == expected
     assert concerned(world, lambda: world.write("placements", "m1", "a.service", None)) == expected
 
@@ -183,6 +183,22 @@ def test_a_newcomer_concerns_those_refused_that_it_conflicts_with_for_it_is_one_
     for name in ("a.service", "b.service", "c.service", "gone.service"):
         world.write("decisions", name, "", Decision(name, 1, refusals={"some reason": 2}))
     assert concerned(world, lambda: order(world, "new.service", "m1")) == ["b.service", "c.service", "new.service"]
+
+
+def test_what_happens_to_a_global_unit_on_a_machine_concerns_it_there_alone_what_is_asked_of_it_everywhere():
+    world = cluster(everywhere=("Global=true", "m1"), follower=("MachineOf=everywhere.service", "m1"))
+    everywhere = "everywhere.service"
+    assert concerned(world, lambda: world.state(everywhere, "m1", "failed")) == [f"m1/{everywhere}"]
+    assert concerned(world, lambda: order(world, everywhere, "m2")) == ["follower.service", f"m2/{everywhere}"]
+    assert concerned(world, lambda: world.unit(everywhere, "Global=true")) == [everywhere, "follower.service"]
+    assert concerned(world, lambda: world.write("decisions", everywhere, "", None)) == [everywhere]
+
+
+def test_a_unit_that_is_concerned_everywhere_is_not_concerned_on_some_machines_alone():
+    assert scopes_of(["m1/a.service", "b.service", "m2/a.service", "b.service", "m1/b.service"]) == {
+        "a.service": {"m1": None, "m2": None},
+        "b.service": None,
+    }
 
 
 def test_a_state_concerns_its_unit_if_it_says_anything_that_the_leader_looks_at():
@@ -219,7 +235,7 @@ def _move(world):
 def test_what_is_new_of_a_machine_concerns_what_is_there_or_nowhere_or_everywhere(act, matters):
     world = cluster(a=("", "m1"), b=("", "m2"), nowhere=("", ""), everywhere=("Global=true", ""), left=("", "m2"))
     world.state("left.service", "m1", "active")
-    expected = ["a.service", "everywhere.service", "left.service", "nowhere.service"]
+    expected = ["a.service", "left.service", "m1/everywhere.service", "nowhere.service"]
     assert concerned(world, lambda: act(world)) == (expected if matters else [])
 
 
