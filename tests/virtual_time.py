@@ -27,7 +27,7 @@ class _Selector(selectors.SelectSelector):
         self.before_time_passes: Callable[[], None] = lambda: None
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        ready = super().select(0)
+        ready = super().select(0) if timeout is None else []  # no thread and no socket has anything to say
         if not ready:
             if timeout is None:
                 raise Stuck("no timer is set and nothing is ready")
