@@ -54,9 +54,11 @@ class ClusterLoop(VirtualLoop):
 def run_cluster(main: Coroutine[Any, Any, Result]) -> Result:
     """Run to the end on a clock of its own. Garbage is left lying meanwhile: what it ends would end at any time."""
     gc.disable()
+    gc.freeze()  # what was there before need not be looked through for garbage of this run
     try:
         with asyncio.Runner(loop_factory=ClusterLoop) as runner:
             return runner.run(main)
     finally:
         gc.enable()
         gc.collect()
+        gc.unfreeze()

@@ -20,13 +20,13 @@ _FOR_ANOTHER = re.compile(r"waits for (\S+), which (.+)")
 QUIET_REQUESTS = frozenset({"keep_alive", "compact"})
 
 
-async def heal(world: World) -> None:
-    """End all faults, wait, and judge. What is wrong is the world's failure."""
+async def heal(world: World, within_s: float = HEALING_S) -> None:
+    """End all faults, wait for so long, and judge. What is wrong is the world's failure."""
     world.say("HEAL")
     world.heal_all()
     for machine in world.machines.values():
         machine.clock_offset_s = 0.0
-    if await _sleep(world, HEALING_S):
+    if await _sleep(world, within_s):
         return
     _judge(world)
     await _judge_silence(world)

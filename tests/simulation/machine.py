@@ -9,7 +9,7 @@ import asyncio
 import contextvars
 import logging
 import shutil
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,18 @@ from fleetd.config import Config
 from fleetd.core.machine import Machine
 from fleetd.node import Node, Surroundings
 from fleetd.store.embedded import inline
+from fleetd.systemd.protocol import ManagerUnavailable, ServiceManagerError
 from fleetd.systemd.simulated import SYSTEM_UNITS, SimulatedSystemd
+from tests.simulation.disk import watch_writes
 from tests.simulation.server import StoreServer
-from tests.simulation.wire import Link, Observer, Wire
+from tests.simulation.wire import IsFatal, Link, Observer, Wire
 
 OWN_UNIT = "fleet.service"
 RESTART_S = 1.0  # after which systemd starts a fleetd that was killed
 BOOT_S = 15.0
 LEAVE_POLL_S = 1.0
 HANG_S = 60.0
+_CHANGING = ("write", "remove", "start", "stop", "reload")
 EPOCH_S = 1_700_000_000.0
 
 speaker: contextvars.ContextVar[str] = contextvars.ContextVar("speaker", default="")  # whose log lines these are
@@ -39,7 +42,8 @@ log = logging.getLogger("fleetd.simulated")
 
 class Surrounds(msgspec.Struct, frozen=True):
     """What a machine needs of the world: its fleet.conf, the store, whom to tell of its writes, of what it asks of
-    systemd (machine, verb, units) and of a fleetd that failed by itself (machine, what), and where ids come from."""
+    systemd (machine, verb, units) and of a fleetd that failed by itself (machine, what), where ids come from, and who
+    decides whether its fleetd dies just before or just after it writes anything (machine, moment)."""
 
     config: Config
     server: StoreServer
@@ -47,21 +51,57 @@ class Surrounds(msgspec.Struct, frozen=True):
     on_call: Callable[[str, str, Sequence[str]], None]
     on_failure: Callable[[str, BaseException], None]
     new_id: Callable[[], str]
+    is_fatal: Callable[[str, str], bool]
 
 
 class MachineSystemd(SimulatedSystemd):
-    """A simulated systemd that tells what is asked of it, and keeps a fleetd waiting that is not to run."""
+    """A simulated systemd that tells what is asked of it, and keeps a fleetd waiting that is not to run. `is_fatal` is
+    asked about whatever changes anything."""
 
-    def __init__(self, system_units: Mapping[str, str], link: Link, on_call: Callable[[str, Sequence[str]], None]):
+    def __init__(
+        self,
+        system_units: Mapping[str, str],
+        link: Link,
+        on_call: Callable[[str, Sequence[str]], None],
+        is_fatal: IsFatal,
+    ) -> None:
         super().__init__(system_units=system_units)
         self._link = link
         self._on_call = on_call
+        self._is_fatal = is_fatal
 
     async def _take_time(self, verb: str, names: Any, *, connected: bool = True) -> None:
         await super()._take_time(verb, names, connected=connected)
         await self._link.awake.wait()
+        if verb in _CHANGING and self._is_fatal(f"before it asks systemd to {verb} {' '.join(names)}"):
+            raise ManagerUnavailable("who asked is dead")
         self._on_call(verb, list(names))
         self.calls.clear()
+
+    async def write(self, files: Mapping[str, str]) -> Mapping[str, ServiceManagerError]:
+        refused = await super().write(files)
+        self._is_fatal(f"after it has written {' '.join(files)}")
+        return refused
+
+    async def remove(self, names: Collection[str]) -> None:
+        await super().remove(names)
+        self._is_fatal(f"after it has removed {' '.join(names)}")
+
+    async def start(self, name: str) -> None:
+        await super().start(name)
+        self._is_fatal(f"after it has asked systemd to start {name}")
+
+    async def stop(self, name: str) -> None:
+        await super().stop(name)
+        self._is_fatal(f"after it has asked systemd to stop {name}")
+
+    async def reload(self) -> None:
+        await super().reload()
+        self._is_fatal("after it has asked systemd to reload")
+
+    def hang_up(self) -> None:
+        """Who is connected hears and asks nothing any more."""
+        self._session = False
 
     async def wait_for_changes(self) -> Sequence[str]:
         names = await super().wait_for_changes()
@@ -105,12 +145,15 @@ class SimulatedMachine:
         self._troubles: dict[str, None] = {}  # what could make it look dead
         self._last_trouble_s = 0.0
         system_units = SYSTEM_UNITS | {own: f"/lib/systemd/system/{own}" for own in own_units}
-        self.systemd = MachineSystemd(system_units, link, lambda verb, names: surrounds.on_call(name, verb, names))
+        self.systemd = MachineSystemd(
+            system_units, link, lambda verb, names: surrounds.on_call(name, verb, names), self._is_fatal
+        )
         self.node: Node | None = None
         self.wire: Wire | None = None
         self._surrounds = surrounds
         self._directory = directory
         self._boots = 0
+        self._is_dying = False  # fleetd is dead to the world already, and its end only a matter of cleaning up
         self._watcher: asyncio.Task[None] | None = None
         self._errand: asyncio.Task[None] | None = None
 
@@ -174,7 +217,8 @@ class SimulatedMachine:
             return
         token = speaker.set(self.name)
         around = self._surrounds
-        self.wire = Wire(self.name, around.server, self.link, around.on_write, around.on_failure)
+        self._is_dying = False
+        self.wire = Wire(self.name, around.server, self.link, around.on_write, around.on_failure, self._is_fatal)
         await self.systemd.close()
         machine = Machine(
             id=self.id,
@@ -184,7 +228,7 @@ class SimulatedMachine:
             boot_id=f"{self.name}-boot-{self._boots}",
         )
         surroundings = Surroundings(
-            runtime=self._directory,
+            runtime=watch_writes(self._directory, self._is_fatal),
             own_unit=OWN_UNIT,
             unix_now=lambda: EPOCH_S + asyncio.get_running_loop().time() + self.clock_offset_s,
             new_id=self._surrounds.new_id,
@@ -195,6 +239,16 @@ class SimulatedMachine:
         self._watcher = asyncio.create_task(self._watch_over(self.node))
         self.end_trouble("fleetd")
         speaker.reset(token)
+
+    def _is_fatal(self, moment: str) -> bool:
+        """Whether fleetd is dead at this moment. If it has just died, systemd will start it again."""
+        if not self._is_dying and self._surrounds.is_fatal(self.name, moment):
+            self._is_dying = True
+            assert self.wire
+            self.wire.cut()
+            self.systemd.hang_up()
+            self.run_errand(self.restart_fleetd(kill=True))
+        return self._is_dying
 
     def _config(self) -> Config:
         return msgspec.structs.replace(self._surrounds.config, metadata=self.metadata)

@@ -2,7 +2,7 @@
 
 import asyncio
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -10,7 +10,7 @@ import msgspec
 from tests.simulation.actions import Action, perform
 from tests.simulation.clock import run_cluster
 from tests.simulation.faults import MACHINES, draw_actions, draw_config
-from tests.simulation.healing import heal
+from tests.simulation.healing import HEALING_S, heal
 from tests.simulation.world import Failure, World
 
 _MEMORY = Path("/dev/shm")
@@ -31,11 +31,18 @@ def run_actions(
     seed: int = 0,
     machines: Mapping[str, Mapping[str, str]] = MACHINES,
     config: Sequence[str] = (),
+    is_fatal: Callable[[str, str], bool] = lambda machine, moment: False,
+    healing_s: float = HEALING_S,
 ) -> Outcome:
     """Do these actions to a new cluster of these machines, heal it, and judge. `seed` is for what the wires lose,
-    `config` are the lines of fleet.conf."""
+    `config` are the lines of fleet.conf; `is_fatal` decides whether the fleetd of a machine dies at such a moment, just
+    before or just after it writes."""
     with tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None, prefix="fleet-simulation-") as path:
-        return run_cluster(_run(Path(path), actions, seed, machines, config))
+
+        async def run() -> Outcome:
+            return await _run(World(Path(path), seed, machines, config, is_fatal), actions, healing_s)
+
+        return run_cluster(run())
 
 
 def run_seed(seed: int) -> Outcome:
@@ -43,14 +50,7 @@ def run_seed(seed: int) -> Outcome:
     return run_actions(draw_actions(seed), seed=seed, config=draw_config(seed))
 
 
-async def _run(
-    directory: Path,
-    actions: Sequence[Action],
-    seed: int,
-    machines: Mapping[str, Mapping[str, str]],
-    config: Sequence[str],
-) -> Outcome:
-    world = World(directory, seed, machines, config)
+async def _run(world: World, actions: Sequence[Action], healing_s: float) -> Outcome:
     try:
         for machine in world.machines.values():
             await machine.boot()
@@ -58,7 +58,7 @@ async def _run(
             if await _passes(world, action.at_s):
                 await perform(world, action)
         if world.failure is None:
-            await heal(world)
+            await heal(world, healing_s)
         return Outcome(world.failure, tuple(world.lines), world.digest, world.now_s)
     finally:
         await world.close()

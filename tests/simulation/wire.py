@@ -30,6 +30,7 @@ RECONNECT_S = 0.5
 QUICK_S = 0.002
 
 Observer = Callable[[str, Sequence[Comparison], Sequence[Operation]], None]
+IsFatal = Callable[[str], bool]  # told of each write just before it is made and just after: is its fleetd dead now?
 
 
 class Link:
@@ -65,7 +66,8 @@ class Link:
 
 class Wire:
     """One fleetd's connection to the store (fleetd/store/protocol.py). `on_write` is told what transactions arrive, and
-    for whom, `on_failure` what no store would raise; `requests` counts what was asked, by kind."""
+    for whom, `on_failure` what no store would raise; `is_fatal` is asked about each transaction; `requests` counts what
+    was asked, by kind."""
 
     def __init__(
         self,
@@ -74,12 +76,14 @@ class Wire:
         link: Link,
         on_write: Observer,
         on_failure: Callable[[str, BaseException], None],
+        is_fatal: IsFatal,
     ) -> None:
         self._owner = owner
         self._server = server
         self._link = link
         self._on_write = on_write
         self._on_failure = on_failure
+        self._is_fatal = is_fatal
         self._is_closed = False
         self._underway: dict[asyncio.Task[None], None] = {}
         self.requests: dict[str, int] = {}
@@ -97,9 +101,16 @@ class Wire:
         return await self._ask("range", lambda store: store.range(prefix, after=after, limit=limit))
 
     async def transact(self, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> int:
-        def write(store: ObservedStore) -> Awaitable[int]:
+        what = f"the transaction of {', '.join(operation.key for operation in operations)}"
+
+        async def write(store: ObservedStore) -> int:
             self._on_write(self._owner, comparisons, operations)
-            return store.transact(comparisons, operations)
+            if not self._is_closed and self._is_fatal(f"before {what}"):
+                raise Unavailable("who asked is dead")
+            revision = await store.transact(comparisons, operations)
+            if not self._is_closed:
+                self._is_fatal(f"after {what}")
+            return revision
 
         return await self._ask("transact", write)
 
@@ -146,6 +157,10 @@ class Wire:
         await self._link.awake.wait()
 
     async def close(self) -> None:
+        self.cut()
+
+    def cut(self) -> None:
+        """Send nothing any more. What is on its way arrives."""
         self._is_closed = True
 
     async def _ask(self, kind: str, work: Callable[[ObservedStore], Awaitable[T]]) -> T:

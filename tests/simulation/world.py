@@ -44,10 +44,16 @@ class Failure(msgspec.Struct, frozen=True):
 
 class World:
     """The cluster, in `directory` (empty at first). `metadata` names the machines, in order, and what they offer;
-    `config` are the lines of their fleet.conf."""
+    `config` are the lines of their fleet.conf; `is_fatal` decides whether the fleetd of a machine dies at such a moment
+    (Surrounds)."""
 
     def __init__(
-        self, directory: Path, seed: int, metadata: Mapping[str, Mapping[str, str]], config: Sequence[str] = ()
+        self,
+        directory: Path,
+        seed: int,
+        metadata: Mapping[str, Mapping[str, str]],
+        config: Sequence[str] = (),
+        is_fatal: Callable[[str, str], bool] = lambda machine, moment: False,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.began_s = self.loop.time()
@@ -64,6 +70,7 @@ class World:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._tasks: dict[asyncio.Task[Any], None] = {}
         self._directory = directory
+        self._is_fatal = is_fatal
         self.config = parse_config("\n".join(config), "the simulator", {}, {})[0]
         self.ttl_s = self.config.agent_ttl_s
         self.last_write_s = 0.0
@@ -92,6 +99,7 @@ class World:
                 self._see_call,
                 self._see_failure,
                 lambda: f"id-{next(self._ids)}",
+                self._is_fatal,
             ),
         )
 
