@@ -16,12 +16,12 @@ from tests.simulation.run import Outcome, run_actions, run_seed
 from tests.simulation.scenario import parse_scenario, render_scenario
 from tests.simulation.shrink import shrink
 
-_REPORT_EVERY = 50
+_REPORT_EVERY_S = 30.0
 
 
 def soak(first: int) -> int:
     """Run seed after seed from this one on."""
-    began_s = time.monotonic()
+    began_s = reported_s = time.monotonic()
     virtual_s = 0.0
     for seed in itertools.count(first):
         outcome = run_seed(seed)
@@ -29,9 +29,11 @@ def soak(first: int) -> int:
         if outcome.failure:
             _report(seed, outcome)
             return 1
-        if (seed - first + 1) % _REPORT_EVERY == 0:
-            real_s = time.monotonic() - began_s
-            print(f"seeds {first} to {seed}: {virtual_s / 3600:.1f} cluster hours in {real_s:.0f} s, no failure")
+        now_s = time.monotonic()
+        if now_s - reported_s >= _REPORT_EVERY_S:
+            reported_s = now_s
+            count = f"{seed - first + 1} seeds ({first} to {seed}), {virtual_s / 3600:.1f} cluster hours"
+            print(f"{count} in {now_s - began_s:.0f} s, no failure", flush=True)
     return 0
 
 
