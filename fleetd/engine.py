@@ -32,6 +32,7 @@ from fleetd.store.protocol import (
     CreatedAt,
     Delete,
     HasValue,
+    KeyValue,
     LeaseNotFound,
     Operation,
     Put,
@@ -133,19 +134,24 @@ class Engine:
             if b'"' + self.machine.encode() + b'"' in item.value:  # ours, of a fleetd that is no more
                 await self._depose(key, item.value)
             else:
-                await self._wait_for_vacancy(key, seen.revision)
+                await self._wait_for_vacancy(item, seen.revision)
 
     async def _depose(self, key: str, value: bytes) -> None:
         with suppress(Conflict):
             await self.store.transact([HasValue(key, value)], [Delete(key)])
 
-    async def _wait_for_vacancy(self, key: str, revision: int) -> None:
-        """Wait until the leader's key is gone; the watch may be deaf, so look again at times if anything changed."""
+    async def _wait_for_vacancy(self, leader: KeyValue, revision: int) -> None:
+        """Wait until the leader's key, as it was at this revision, is another or gone. The watch may be deaf: so look
+        at the key at times, where anything has changed at all."""
         heard = self.membership.heard_revision
-        watching = asyncio.create_task(self._see_vacancy(key, revision))
+        watching = asyncio.create_task(self._see_vacancy(leader.key, revision))
         try:
-            while not watching.done() and self.membership.heard_revision == heard:
+            while not watching.done():
                 await asyncio.wait([watching], timeout=2 * self.leader_ttl_s)
+                if self.membership.heard_revision != heard:
+                    heard = self.membership.heard_revision
+                    if await self.store.get(leader.key) != leader:
+                        return
         finally:
             watching.cancel()
 

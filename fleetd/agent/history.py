@@ -22,7 +22,7 @@ class History:
 
     def __init__(self, registry: Registry, machine_id: str, known: str) -> None:
         self._store = registry.store
-        self._key = registry.key("history")
+        self.key = registry.key("history")
         self._machine_id = machine_id
         self._known = known
 
@@ -32,7 +32,7 @@ class History:
         if revision < highest and name == self._known:  # else somebody has named it, or it is another cluster
             value = f"{self._machine_id}-{highest}-{revision}".encode()
             with suppress(Conflict):
-                await self._store.transact([Unchanged(self._key, written_at)], [Put(self._key, value)])
+                await self._store.transact([Unchanged(self.key, written_at)], [Put(self.key, value)])
             name, _ = await self._read()
         self._known = name
         return name
@@ -40,7 +40,7 @@ class History:
     async def _read(self) -> tuple[str, int]:
         """The name, and the revision at which the part of it that restores change was written; 0: never."""
         cluster_id = await self._store.cluster_id()
-        item = await self._store.get(self._key)
+        item = await self._store.get(self.key)
         if item is None:
             return cluster_id, 0
         return f"{cluster_id}/{item.value.decode('utf-8', 'replace')}", item.mod_revision

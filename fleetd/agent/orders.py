@@ -22,8 +22,8 @@ LONGEST_RETRY_S = 8.0
 class Reading(msgspec.Struct, frozen=True):
     """All that the store asks of the machine, read at one revision. `unreadable` are units whose placement is none.
 
-    `asked` counts the demands that came before it began. `synced` was read earlier, at `synced_revision`. `fell`: the
-    store's revision is below one that was seen before the reading began.
+    `asked` counts the demands that came before it began. `synced` was read earlier, at `synced_revision`, `marks`
+    later. `fell`: the store's revision is below one that was seen before the reading began.
     """
 
     asked: int
@@ -32,6 +32,7 @@ class Reading(msgspec.Struct, frozen=True):
     fell: bool
     synced: str
     synced_revision: int
+    marks: tuple[KeyValue, ...]
     placements: dict[str, Placement]
     unreadable: dict[str, None]
 
@@ -62,6 +63,7 @@ class Orders:
         self._asked = 0  # how often a new reading was demanded
         self._answered = 0  # how many of these demands the mirror's reading began after
         self._again = asyncio.Event()
+        self._doubt = asyncio.Event()
         self._reading: Reading | None = None
         self._changes: list[Changes] = []
         self.placements: dict[str, Placement] = {}
@@ -70,11 +72,13 @@ class Orders:
         self.revision = 0
 
     def check(self, beat_revision: int) -> None:
-        """The store was at this revision just now. Read everything again if it fell (it was restored), or if the watch
-        has still not come to what the store was at with the beat before (the watch is deaf, or nothing concerned us).
-        """
-        if self._last_beat > self.revision or beat_revision < self.highest_revision:
+        """The store was at this revision just now. Read everything again if it fell (it was restored); see whether the
+        mirror has missed anything if it has still not come to what the store was at with the beat before (the watch is
+        deaf, or nothing concerned us)."""
+        if beat_revision < self.highest_revision:
             self._again.set()
+        elif self._last_beat > self.revision:
+            self._doubt.set()
         self._last_beat = beat_revision
         self.highest_revision = max(self.highest_revision, beat_revision)
 
@@ -93,6 +97,7 @@ class Orders:
         delay_s = FIRST_RETRY_S
         while True:
             self._again.clear()
+            self._doubt.clear()
             try:
                 reading = await self._read()
                 delay_s = FIRST_RETRY_S
@@ -138,7 +143,8 @@ class Orders:
         # comes last: where it still stands, none of them is gone because the machine was taken for dead meanwhile.
         synced = await self._store.get_many([self._registry.key("synced", self._machine_id)])
         snapshot = await self._store.range(self._placements_prefix)
-        still = await self._store.get_many([self._registry.key("synced", self._machine_id)])
+        history = await self._history.read(highest, snapshot.revision)
+        marks = await self._read_marks()
         placements: dict[str, Placement] = {}
         unreadable: dict[str, None] = {}
         for item in filter(self._is_order, snapshot.items):
@@ -147,17 +153,17 @@ class Orders:
                 unreadable[self._unit_of(item.key)] = None
             else:
                 placements[self._unit_of(item.key)] = placement
-        history = await self._history.read(highest, snapshot.revision)
         fell = snapshot.revision < highest
         self.highest_revision = snapshot.revision if fell else max(self.highest_revision, snapshot.revision)
-        session = self._decode_synced(synced.items[0] if synced.items and synced.items == still.items else None)
-        return Reading(asked, history, snapshot.revision, fell, session, synced.revision, placements, unreadable)
+        session = self._decode_synced(synced.items[0] if synced.items and synced.items[0] in marks else None)
+        return Reading(asked, history, snapshot.revision, fell, session, synced.revision, marks, placements, unreadable)
 
     async def _watch(self, reading: Reading) -> None:
         """Gather changes after this reading until everything has to be read again."""
         watches = [
             asyncio.create_task(self._watch_placements(reading.revision)),
             asyncio.create_task(self._watch_synced(reading.synced_revision)),
+            asyncio.create_task(self._find_missed(reading.marks)),
             asyncio.create_task(self._again.wait()),
         ]
         try:
@@ -181,6 +187,30 @@ class Orders:
         async for changes in self._store.watch(key, revision):
             if any(event.key == key for event in changes.events):
                 return  # read placements that are at least as new
+
+    async def _find_missed(self, known: tuple[KeyValue, ...]) -> None:
+        """Return when the mirror may have missed something since its reading, which came with these marks. To look is
+        cheap, for every machine does so whenever anything has changed anywhere."""
+        while True:
+            await self._doubt.wait()
+            self._doubt.clear()
+            try:
+                seen = await self._store.glance(self._placements_prefix)
+                marks = await self._read_marks()
+            except Unavailable as error:
+                self._log.debug("cannot see whether orders were missed; the next beat asks again: %s", error)
+                continue
+            if marks != known or self._reading is not None or self._changes:
+                return
+            if seen.revision > self.revision:
+                if seen.written_at > self.revision or seen.count != len(self.placements | self.unreadable):
+                    return
+                self.revision = seen.revision
+
+    async def _read_marks(self) -> tuple[KeyValue, ...]:
+        """What tells whom the orders are for, and by which history of the store."""
+        keys = [self._registry.key("synced", self._machine_id), self._history.key]
+        return (await self._store.get_many(keys)).items
 
     def _apply(self, changes: Changes) -> dict[str, None]:
         changed: dict[str, None] = {}

@@ -18,6 +18,7 @@ from fleetd.store.protocol import (
     Compacted,
     Comparison,
     Event,
+    Glance,
     KeyValue,
     LeaseNotFound,
     Operation,
@@ -117,6 +118,9 @@ class EmbeddedStore:
 
     async def range(self, prefix: str, *, after: str = "", limit: int = 0) -> Snapshot:
         return await self._do(lambda: self._database.range(prefix, after, limit))
+
+    async def glance(self, prefix: str) -> Glance:
+        return await self._do(lambda: self._database.glance(prefix))
 
     async def transact(self, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> int:
         check_transaction(comparisons, operations)

@@ -23,6 +23,7 @@ from fleetd.store.protocol import (
     Comparison,
     Conflict,
     CreatedAt,
+    Glance,
     KeyValue,
     LeaseNotFound,
     Operation,
@@ -99,6 +100,11 @@ class EtcdStore:
     async def range(self, prefix: str, *, after: str = "", limit: int = 0) -> Snapshot:
         answer = await self._call("/v3/kv/range", wire.render_range(prefix, after, limit), wire.parse_range)
         return Snapshot(tuple(map(wire.parse_key_value, answer.kvs)), answer.header.revision)
+
+    async def glance(self, prefix: str) -> Glance:
+        answer = await self._call("/v3/kv/range", wire.render_glance(prefix), wire.parse_range)
+        newest = answer.kvs[0].mod_revision if answer.kvs else 0
+        return Glance(answer.count, newest, answer.header.revision)
 
     async def transact(self, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> int:
         check_transaction(comparisons, operations)

@@ -51,7 +51,9 @@ class RangeRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     key: bytes
     range_end: bytes = b""
     limit: int = 0
-    count_only: bool = False
+    keys_only: bool = False
+    sort_order: str = ""
+    sort_target: str = ""
 
 
 class PutRequest(msgspec.Struct, frozen=True):
@@ -139,6 +141,7 @@ class WireKeyValue(msgspec.Struct, frozen=True):
 class RangeResponse(msgspec.Struct, frozen=True):
     header: Header = Header()
     kvs: tuple[WireKeyValue, ...] = ()
+    count: int = 0
 
 
 class OperationResponse(msgspec.Struct, frozen=True):
@@ -264,6 +267,12 @@ parse_authenticate = partial(parse, msgspec.json.Decoder(AuthenticateResponse))
 def render_range(prefix: str, after: str = "", limit: int = 0) -> RangeRequest:
     """The request for the keys that begin with the prefix: all, those after a key, or the first so many of them."""
     return RangeRequest(key=start_of_range(prefix, after) or b"\0", range_end=end_of_prefix(prefix), limit=limit)
+
+
+def render_glance(prefix: str) -> RangeRequest:
+    """The request for the newest key that begins with the prefix, without its value; its answer counts them all."""
+    whole = render_range(prefix)
+    return RangeRequest(whole.key, whole.range_end, limit=1, keys_only=True, sort_order="DESCEND", sort_target="MOD")
 
 
 def render_reads(keys: Sequence[str]) -> TxnRequest:

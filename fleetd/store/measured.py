@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Awaitable, Sequence
 from typing import TypeVar
 
 from fleetd import metrics
-from fleetd.store.protocol import Beat, Changes, Comparison, KeyValue, Operation, Snapshot, Store, StoreError
+from fleetd.store.protocol import Beat, Changes, Comparison, Glance, KeyValue, Operation, Snapshot, Store, StoreError
 
 T = TypeVar("T")
 
@@ -30,6 +30,9 @@ class MeasuredStore:
 
     async def range(self, prefix: str, *, after: str = "", limit: int = 0) -> Snapshot:
         return await _measure("range", self._store.range(prefix, after=after, limit=limit))
+
+    async def glance(self, prefix: str) -> Glance:
+        return await _measure("glance", self._store.glance(prefix))
 
     async def transact(self, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> int:
         return await _measure("transact", self._store.transact(comparisons, operations))

@@ -55,6 +55,15 @@ class Snapshot(msgspec.Struct, frozen=True):
     revision: int
 
 
+class Glance(msgspec.Struct, frozen=True):
+    """What there is below a prefix, at one revision, without its keys: how many, and the revision at which one of them
+    was last written (0: there are none)."""
+
+    count: int
+    written_at: int
+    revision: int
+
+
 class Event(msgspec.Struct, frozen=True):
     """One change: the key as it is since `revision`, or None where it was deleted (or its lease ended)."""
 
@@ -139,6 +148,10 @@ class Store(Protocol):
     async def range(self, prefix: str, *, after: str = "", limit: int = 0) -> Snapshot:
         """All keys that begin with the prefix, at one revision, however many they are (linearizable); or only those
         that come after the key `after`, or only the first `limit` of them (0: all)."""
+
+    async def glance(self, prefix: str) -> Glance:
+        """How much there is below the prefix, and whether any of it is new (linearizable); its answer is always small.
+        Whoever mirrors the prefix and agrees in both has missed nothing."""
 
     async def transact(self, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> int:
         """Do all operations if all comparisons hold; the revision after it. Raises Conflict, LeaseNotFound (a Put on

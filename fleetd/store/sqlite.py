@@ -16,6 +16,7 @@ from fleetd.store.protocol import (
     Conflict,
     CreatedAt,
     Event,
+    Glance,
     HasValue,
     KeyValue,
     LeaseNotFound,
@@ -114,6 +115,14 @@ class Database:
             (start_of_range(prefix, after), end_of_prefix(prefix), limit or _NO_LIMIT),
         )
         return Snapshot(tuple(map(_parse_row, rows)), self.revision())
+
+    def glance(self, prefix: str) -> Glance:
+        rows = self._read(
+            "SELECT count(*), coalesce(max(mod_revision), 0) FROM keys WHERE key >= ? AND key < ?",
+            (prefix.encode(), end_of_prefix(prefix)),
+        )
+        count, written_at = rows[0]
+        return Glance(count, written_at, self.revision())
 
     def transact(self, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> Written:
         """All operations, if all comparisons hold. Raises Conflict, LeaseNotFound."""

@@ -13,6 +13,7 @@ from fleetd.store.protocol import (
     CreatedAt,
     Delete,
     Event,
+    Glance,
     HasValue,
     KeyValue,
     LeaseNotFound,
@@ -120,6 +121,20 @@ async def test_a_range_may_begin_after_a_key_and_end_after_so_many(store: Store,
     assert await names_read(after=below + "bb") == ["bé", "c"]  # a key that there is not
     assert await names_read(after=below + "c") == await names_read(after=below[:-1] + "z") == []
     assert await names_read(after="/", limit=1) == ["a"]
+
+
+async def test_a_glance_tells_how_many_keys_there_are_and_when_one_was_last_written(store: Store, below: str) -> None:
+    begun = await put(store, below[:-1] + "0")  # outside, as is all that follows the prefix
+    assert await store.glance(below) == Glance(0, 0, begun)
+    await put(store, below + "b", b"x" * 100_000)
+    later = await put(store, below + "a")
+    assert await store.glance(below) == Glance(2, later, later)
+    again = await put(store, below + "b")
+    outside = await put(store, below[:-1] + "0")
+    assert await store.glance(below) == Glance(2, again, outside)
+    gone = await store.transact([], [Delete(below + "b")])
+    assert await store.glance(below) == Glance(1, later, gone)
+    assert (await store.glance("")).count >= 2
 
 
 async def test_a_range_may_have_thousands_of_keys(store: Store, below: str) -> None:

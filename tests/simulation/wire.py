@@ -15,6 +15,7 @@ from fleetd.store.protocol import (
     Changes,
     Compacted,
     Comparison,
+    Glance,
     KeyValue,
     Operation,
     Snapshot,
@@ -99,6 +100,9 @@ class Wire:
 
     async def range(self, prefix: str, *, after: str = "", limit: int = 0) -> Snapshot:
         return await self._ask("range", lambda store: store.range(prefix, after=after, limit=limit))
+
+    async def glance(self, prefix: str) -> Glance:
+        return await self._ask("glance", lambda store: store.glance(prefix))
 
     async def transact(self, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> int:
         what = f"the transaction of {', '.join(operation.key for operation in operations)}"

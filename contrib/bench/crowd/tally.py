@@ -14,6 +14,7 @@ from fleetd.store.protocol import (
     Changes,
     Comparison,
     Event,
+    Glance,
     KeyValue,
     Operation,
     Put,
@@ -92,6 +93,10 @@ class CountedStore:
         snapshot = await self._store.range(prefix, after=after, limit=limit)
         self._tally.add("read", prefix, len(snapshot.items), sum(map(_size_of, snapshot.items)))
         return snapshot
+
+    async def glance(self, prefix: str) -> Glance:
+        self._tally.add("glance", prefix)
+        return await self._store.glance(prefix)
 
     async def transact(self, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> int:
         size = sum(len(each.key) + (len(each.value) if isinstance(each, Put) else 0) for each in operations)
