@@ -19,7 +19,7 @@ from fleetd.core.reconcile import Record, Remove, Start, Step, Stop, StopProgres
 from fleetd.core.unitfile import hash_unit_file
 from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager, ServiceManagerError, UnitStatus
 
-AT_ONCE = 64  # as many as systemd is asked at a time; memory that a larger crowd of them takes is never given back
+AT_ONCE = 32  # systemd works at one job after the other anyway, and memory that a crowd of them takes is kept
 
 _AnyStep = TypeVar("_AnyStep", Stop, Start)
 

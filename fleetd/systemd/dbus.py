@@ -20,7 +20,7 @@ from fleetd.systemd.journal import last_lines
 from fleetd.systemd.protocol import ManagerUnavailable, ServiceManagerError, UnitDetails, UnitStatus
 
 RELOAD_TIMEOUT_S = 120.0  # it takes a second at a thousand units, and waits for generators
-NAMES_A_CALL = 500
+NAMES_A_CALL = 100
 # For each job that a client of the bus has asked for and that has not ended, systemd keeps a match rule of its own. The
 # bus refuses it the 513th, at which systemd leaves the bus for good.
 MAX_QUEUED_JOBS = 256
