@@ -25,8 +25,8 @@ soak: setup ## until stopped: FLEET_STORMS (100) on real machines if root, then 
 	@[ "$$(id -u)" != 0 ] || FLEET_STORMS=$${FLEET_STORMS:-100} $(BIN)/python -m pytest -v -x tests/cluster/test_storms.py
 	@$(BIN)/python -m tests.simulation soak
 
-bench: setup ## measure what the README promises, on real machines (needs root)
-	@$(BIN)/python -m contrib.bench
+bench: setup ## measure what the README promises, on real machines (needs root); BENCH=large: on twenty of them
+	@$(BIN)/python -m contrib.bench $(if $(filter large,$(BENCH)),--machines 20 --units 1000 --rounds 3)
 
 lint: setup ## style, types, and the direction of imports
 	$(BIN)/ruff check

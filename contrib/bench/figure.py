@@ -1,5 +1,6 @@
 """A figure: what was measured, what to hold it against, and whether that is good enough. Nothing is measured here."""
 
+import math
 import statistics
 from collections.abc import Sequence
 
@@ -7,13 +8,15 @@ import msgspec
 
 
 class Figure(msgspec.Struct, frozen=True):
-    """One line of the table. `floor` is what cannot be undercut, taken in the same run; `limit` what is promised."""
+    """One line of the table. `key` names it in the history. `floor` is what cannot be undercut, taken in the same run;
+    `limit` what is promised, in the figure's unit."""
 
+    key: str
     name: str
     unit: str
     samples: tuple[float, ...]
     floor_samples: tuple[float, ...] = ()
-    limit: float | None = None
+    limit: float = math.inf
 
     @property
     def value(self) -> float:
@@ -29,7 +32,11 @@ class Figure(msgspec.Struct, frozen=True):
 
     @property
     def holds(self) -> bool:
-        return self.limit is None or self.value <= self.limit
+        return self.value <= self.limit
+
+    def at_most(self, ratio: float) -> "Figure":
+        """The same, promised to be within so many times its floor."""
+        return msgspec.structs.replace(self, limit=ratio * (self.floor or math.inf))
 
 
 def render_table(figures: Sequence[Figure]) -> str:
@@ -42,16 +49,16 @@ def render_table(figures: Sequence[Figure]) -> str:
     )
 
 
+def render_number(value: float, unit: str) -> str:
+    """With as many digits as say something."""
+    digits = 3 if value < 0.1 else 2 if value < 10 else 1 if value < 100 else 0
+    return f"{value:.{digits}f} {unit}"
+
+
 def _cells(figure: Figure) -> tuple[str, str, str, str, str, str]:
-    ratio = "" if figure.ratio is None else f"{figure.ratio:.1f}"
-    mark = "" if figure.limit is None else ("ok" if figure.holds else "MISSED")
-    numbers = (_number(number, figure.unit) for number in (figure.value, figure.floor))
-    value, floor = numbers
-    return figure.name, value, floor, ratio, _number(figure.limit, figure.unit, "≤ "), mark
-
-
-def _number(value: float | None, unit: str, prefix: str = "") -> str:
-    if value is None:
-        return ""
-    digits = 3 if value < 1 else 2 if value < 10 else 1
-    return f"{prefix}{value:.{digits}f} {unit}"
+    ratio = "" if figure.ratio is None else f"{figure.ratio:.2f}"
+    floor = "" if figure.floor is None else render_number(figure.floor, figure.unit)
+    is_promised = math.isfinite(figure.limit)
+    target = f"≤ {render_number(figure.limit, figure.unit)}" if is_promised else ""
+    mark = ("ok" if figure.holds else "MISSED") if is_promised else ""
+    return figure.name, render_number(figure.value, figure.unit), floor, ratio, target, mark

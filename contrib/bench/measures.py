@@ -12,6 +12,7 @@ import msgspec
 from contrib.bench import floor, process
 from contrib.bench.api import Api, active_on, are_active
 from contrib.bench.figure import Figure
+from contrib.bench.targets import NONE, TARGETS, Targets
 from contrib.testbed import Cluster, Machine
 from fleetd.api import schema
 
@@ -24,6 +25,8 @@ AGENT_TTL_S = 10.0  # fleetd's default, which the testbed keeps
 POLL_ONE_S = 0.003
 POLL_MANY_S = 0.05
 REST_S = 20.0
+SETTLE_S = 5.0  # until a fleetd has done what it does after it was asked for something
+GROWTH_UNITS = 1000
 
 
 class Bench(msgspec.Struct, frozen=True):
@@ -33,12 +36,21 @@ class Bench(msgspec.Struct, frozen=True):
     rounds: int
     units: int
 
+    @property
+    def targets(self) -> Targets:
+        return TARGETS.get(len(self.cluster.machines), NONE)
+
+    @property
+    def share(self) -> int:
+        """How many units a machine gets, or so."""
+        return self.units // len(self.cluster.machines)
+
     def api(self, machine: Machine | None = None) -> Api:
         machine = machine or self.cluster.machines[0]
         return Api(machine.path("/run/fleet.sock"))
 
     def names(self, prefix: str) -> list[str]:
-        return [f"{prefix}-{index:03}.service" for index in range(self.units)]
+        return [f"{prefix}-{index:04}.service" for index in range(self.units)]
 
     async def fill(self, api: Api) -> list[str]:
         """All units active, if they are not yet; their names."""
@@ -68,7 +80,7 @@ async def measure_one(bench: Bench) -> list[Figure]:
             active = await api.wait(partial(are_active, names=[name]), POLL_ONE_S, name)
             samples.append(active - began)
             await clear(api)
-    return [Figure("one unit, asked for to active", "s", tuple(samples), tuple(floor_samples), 0.15)]
+    return [Figure("one", "one unit, PUT to active", "s", tuple(samples), tuple(floor_samples), bench.targets.one_s)]
 
 
 async def measure_many(bench: Bench) -> list[Figure]:
@@ -82,9 +94,8 @@ async def measure_many(bench: Bench) -> list[Figure]:
             began = time.monotonic()
             await api.start_all(names, OPTIONS)
             samples.append(await api.wait(partial(are_active, names=names), POLL_MANY_S) - began)
-    figure = Figure(f"{bench.units} units, first asked for to all active", "s", tuple(samples), tuple(floor_samples))
-    assert figure.floor is not None
-    return [msgspec.structs.replace(figure, limit=2 * figure.floor)]
+    name = f"{bench.units} units, first PUT to all active"
+    return [Figure("many", name, "s", tuple(samples), tuple(floor_samples)).at_most(bench.targets.many)]
 
 
 async def measure_cut(bench: Bench) -> list[Figure]:
@@ -104,37 +115,72 @@ async def measure_cut(bench: Bench) -> list[Figure]:
             samples.append(back - began)
         victim.boot()
         bench.cluster.wait_ready()
-    name = f"power cut, to its third of {bench.units} units active elsewhere"
-    return [Figure(name, "s", tuple(samples), (AGENT_TTL_S,), AGENT_TTL_S + 2)]
+    name = f"power cut, to its {bench.share} units active elsewhere"
+    return [Figure("cut", name, "s", tuple(samples), (AGENT_TTL_S,), AGENT_TTL_S + bench.targets.cut_s)]
 
 
 async def measure_memory(bench: Bench) -> list[Figure]:
-    """What fleetd holds in memory once it has started a third of the units: the largest of the machines."""
+    """What fleetd holds in memory once it has started its share of the units: the largest of the machines."""
     async with bench.api() as api:
         await bench.fill(api)
     largest = max(process.resident_mib(machine) for machine in bench.cluster.machines)
-    share = bench.units // len(bench.cluster.machines)
-    return [Figure(f"memory of a fleetd, with {share} units or so", "MiB", (largest,), limit=55.0)]
+    name = f"memory of a fleetd, with {bench.share} units"
+    return [Figure("memory", name, "MiB", (largest,), limit=bench.targets.memory_mib)]
+
+
+async def measure_growth(bench: Bench) -> list[Figure]:
+    """What each unit more takes of a fleetd that has just been started: one machine gets many."""
+    machine = bench.cluster.machines[-1]
+    names = [f"more-{index:04}.service" for index in range(GROWTH_UNITS)]
+    async with bench.api() as api:
+        await clear(api)
+        machine.run(["systemctl", "restart", "fleet.service"])
+        await asyncio.sleep(SETTLE_S)
+        before = process.resident_mib(machine)
+        await api.start_all(names, (*OPTIONS, schema.UnitOption("X-Fleet", "MachineID", machine.id)))
+        await api.wait(partial(are_active, names=names), POLL_MANY_S)
+        await asyncio.sleep(SETTLE_S)
+        each_kib = (process.resident_mib(machine) - before) * 1024 / GROWTH_UNITS
+        await clear(api)
+    name = f"memory for each further unit, up to {GROWTH_UNITS}"
+    return [Figure("growth", name, "KiB", (each_kib,), limit=bench.targets.growth_kib)]
 
 
 async def measure_rest(bench: Bench) -> list[Figure]:
-    """What it costs while nothing changes: processor time of the busiest fleetd and of etcd, requests to the store."""
+    """What it costs while nothing changes: processor time of the busiest fleetd and of etcd, and requests to the store,
+    beside those of machines that have no units."""
     async with bench.api() as api:
+        await clear(api)
+        idle = await _rest(bench)
         await bench.fill(api)
+    rest = await _rest(bench)
+    per_machine = Figure("requests", "at rest: requests a machine", "/min", (rest.requests,), (idle.requests,))
+    return [
+        Figure("rest_fleetd", "at rest: a fleetd", "%", (rest.fleetd,), limit=bench.targets.fleetd_percent),
+        Figure("rest_etcd", "at rest: etcd", "%", (rest.etcd,), limit=bench.targets.etcd_percent),
+        per_machine.at_most(bench.targets.requests),
+    ]
+
+
+class _Rest(msgspec.Struct, frozen=True):
+    """While nothing changed: % of a core that the busiest fleetd and etcd used, requests a minute for each machine."""
+
+    fleetd: float
+    etcd: float
+    requests: float
+
+
+async def _rest(bench: Bench) -> _Rest:
     await asyncio.sleep(AGENT_TTL_S)  # the first beats after a change ask once whether a watch has missed it
-    machines, etcd = bench.cluster.machines, bench.cluster.etcd
+    machines, url = bench.cluster.machines, bench.cluster.etcd.client_url
     began, before = time.monotonic(), [process.cpu_s(machine) for machine in machines]
-    before_etcd = process.observe_etcd(etcd.client_url)
+    etcd_before = process.observe_etcd(url)
     await asyncio.sleep(REST_S)
-    after_etcd = process.observe_etcd(etcd.client_url)
+    etcd = process.observe_etcd(url)
     took, after = time.monotonic() - began, [process.cpu_s(machine) for machine in machines]
     busiest = max(later - earlier for later, earlier in zip(after, before, strict=True))
-    per_minute = (after_etcd.requests - before_etcd.requests) / took * 60
-    return [
-        Figure("at rest: processor time of a fleetd", "%", (busiest / took * 100,)),
-        Figure("at rest: processor time of etcd", "%", ((after_etcd.cpu_s - before_etcd.cpu_s) / took * 100,)),
-        Figure(f"at rest: requests to etcd by {len(machines)} machines", "/min", (per_minute,)),
-    ]
+    requests = (etcd.requests - etcd_before.requests) / len(machines)
+    return _Rest(busiest / took * 100, (etcd.cpu_s - etcd_before.cpu_s) / took * 100, requests / took * 60)
 
 
 async def measure_fleetctl(bench: Bench) -> list[Figure]:
@@ -147,8 +193,8 @@ async def measure_fleetctl(bench: Bench) -> list[Figure]:
     lists = await _time_command(bench.rounds, fleetctl, endpoint, "list-units")
     helps = await _time_command(bench.rounds, fleetctl, "--help")
     return [
-        Figure(f"fleetctl list-units, {bench.units} units", "s", lists, python),
-        Figure("fleetctl --help", "s", helps, python),
+        Figure("list_units", f"fleetctl list-units, {bench.units} units", "s", lists, python),
+        Figure("help", "fleetctl --help", "s", helps, python),
     ]
 
 
@@ -170,4 +216,5 @@ MEASURES: dict[str, Callable[[Bench], Awaitable[list[Figure]]]] = {
     "rest": measure_rest,
     "fleetctl": measure_fleetctl,
     "cut": measure_cut,
+    "growth": measure_growth,
 }
