@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from fleetd import metrics
-from fleetd.agent.explanations import Explanations
+from fleetd.agent.explanations import NO_REASON, Explanations
 from fleetd.agent.history import History, is_same_cluster
 from fleetd.agent.ledger import Ledger, StoreSeen
 from fleetd.agent.orders import Orders, Reading
@@ -356,8 +356,18 @@ class Agent:
             placement = self._orders.placements.get(name)
             if is_settled(placement, seen):
                 self._retries.forget(name)
-            has_failed = seen.ours and (seen.active == "failed" or seen.load in _BROKEN)
-            self._explanations.look_at(name, has_failed=has_failed)
-            error = self._retries.error(name) or self._explanations.text(name)
+            is_broken = seen.ours and seen.load in _BROKEN
+            self._explanations.look_at(name, has_failed=is_broken or (seen.ours and seen.active == "failed"))
+            if is_broken and self._explanations.is_awaited(name):
+                continue  # a refused start says that a setting is bad, the explanation says which
+            error = self._find_error(name, is_broken)
             state = report(placement, seen, error=error, orphan=name in self._ledger.orphans)
             self._publisher.set(name, state)
+
+    def _find_error(self, name: str, is_broken: bool) -> str:
+        """Why a step for the unit failed, or the unit itself. Where its file is to blame, systemd's words on that say
+        more than those with which it refuses a step."""
+        refused, explained = self._retries.error(name), self._explanations.text(name)
+        if is_broken and explained not in ("", NO_REASON):
+            return explained
+        return refused or explained

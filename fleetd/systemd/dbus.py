@@ -25,6 +25,7 @@ NAMES_A_CALL = 100
 # bus refuses it the 513th, at which systemd leaves the bus for good.
 MAX_QUEUED_JOBS = 256
 SLOW_JOBS_S = 1.0
+JOURNAL_LAG_S = 0.2
 PATTERNS_A_CALL = 16  # systemd compares each pattern with each unit: for more than a few, the whole list is cheaper
 
 _NO_SUCH_UNIT = f"{SYSTEMD}.NoSuchUnit"
@@ -340,7 +341,11 @@ class SystemdOverDBus:
                 name, "Service.ExecMainCode", "Service.ExecMainStatus", "Service.StatusText"
             )
             ending = structs.replace(ending, exit_code=exit_code, exit_status=status, status_text=text)
-        return render_failure(ending, await last_lines(name, user=self._user))
+        log = await last_lines(name, user=self._user)
+        if code and not log:  # the journal is a little behind, and it alone says which setting is bad
+            await asyncio.sleep(JOURNAL_LAG_S)
+            log = await last_lines(name, user=self._user)
+        return render_failure(ending, log)
 
     async def machine_is_stopping(self) -> bool:
         state = await self._bus.get_one(MANAGER_PATH, "Manager.SystemState", "ask systemd for its state")

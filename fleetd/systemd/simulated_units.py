@@ -14,6 +14,7 @@ from fleetd.systemd.program import Program, parse_program
 from fleetd.systemd.protocol import ServiceManagerError
 
 _SIGKILL = 9
+_NO_COMMAND = "Service has no ExecStart=, ExecStop=, or SuccessAction=. Refusing."
 
 
 class Behaviour(msgspec.Struct, frozen=True):
@@ -130,6 +131,10 @@ class SimulatedUnits:
         if text is None:
             return  # its file is gone: systemd goes on with what it knows
         unit.text, unit.program = text, parse_program(unit.name, text)
+        if unit.program.load != "loaded":
+            complaint = f"{unit.name}: {_NO_COMMAND}"
+            if complaint not in self.log(unit.name)[-1:]:
+                self._say(unit, complaint)
         unit.wants = tuple(dict.fromkeys((*unit.program.wants, *self._linked_to(unit.name))))
 
     def _is_collectable(self, unit: SimulatedUnit) -> bool:

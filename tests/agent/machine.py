@@ -72,6 +72,7 @@ class FaultySystemd(SimulatedSystemd):
         self.restless: list[str] = []  # started again, as by a socket, as soon as they are stopped
         self.refuses_reload = False
         self.is_mute = False  # has nothing to say of any single unit
+        self.has_slow_journal = False  # explains no failure while anybody waits
         self.interruption: Callable[[], Awaitable[None]] | None = None  # comes after the next look at units
         self.was_asked_to_write = asyncio.Event()
         self.was_asked_to_start = asyncio.Event()
@@ -115,6 +116,8 @@ class FaultySystemd(SimulatedSystemd):
 
     async def explain(self, name: str) -> str:
         self._find_words(name)
+        if self.has_slow_journal:
+            await asyncio.sleep(PATIENCE_S)
         return await super().explain(name)
 
     def _touch_disk(self, names: Collection[str]) -> None:

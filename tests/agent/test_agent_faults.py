@@ -114,6 +114,33 @@ async def test_a_refused_start_is_reported_and_made_again_later(machine: Machine
     assert 0.9 < second - first < 2.0
 
 
+async def test_the_first_report_of_a_unit_that_cannot_be_loaded_names_the_setting(machine: MachineUnderTest) -> None:
+    machine.systemd.call_s = 0.01
+    await machine.start()
+    await machine.place("bad.service", 7, text="[Service]\nType=simple\n")
+    states = await machine.until(lambda states: "bad.service" in states and states["bad.service"].load == "bad-setting")
+    assert states["bad.service"].error.startswith("Unit bad.service has a bad unit file setting.")
+    assert "Service has no ExecStart=" in states["bad.service"].error
+    await machine.settle(1.5)
+    assert (await machine.states())["bad.service"] == states["bad.service"], "nor does a later one say less"
+
+
+async def test_a_journal_that_does_not_answer_holds_up_no_report_for_long(machine: MachineUnderTest) -> None:
+    machine.systemd.has_slow_journal = True
+    await machine.start()
+    await machine.place("bad.service", 7, text="[Service]\nType=simple\n")
+    states = await machine.until(lambda states: "bad.service" in states and states["bad.service"].load == "bad-setting")
+    assert states["bad.service"].error == "start bad.service: Unit bad.service has a bad unit file setting."
+
+
+async def test_where_systemd_has_no_words_for_a_bad_unit_its_refusal_is_told(machine: MachineUnderTest) -> None:
+    machine.systemd.is_mute = True
+    await machine.start()
+    await machine.place("bad.service", 7, text="[Service]\nType=simple\n")
+    states = await machine.until(lambda states: "bad.service" in states and states["bad.service"].load == "bad-setting")
+    assert states["bad.service"].error == "start bad.service: Unit bad.service has a bad unit file setting."
+
+
 async def test_retries_back_off(machine: MachineUnderTest) -> None:
     machine.systemd.behave("web.service", Behaviour(refusal="Refused."))
     await machine.start()

@@ -73,6 +73,7 @@ def test_among_ten_units_four_bad_ones_hurt_no_other_at_start_stop_or_destroy(pe
         started = cluster.fleetctl("start", name, check=False)
         assert started.returncode == 1
         assert name in started.stderr
+        assert {"unloadable.service": "Restart=", "unstartable.service": "/no/such/program"}[name] in started.stderr
     person.wait_until_placed(*GOOD, "slow.service")
     before = machine.main_pids(GOOD)
     assert all(before.values())

@@ -297,6 +297,7 @@ async def test_a_unit_that_cannot_be_loaded_is_refused_and_holds_up_no_other(man
     assert (await manager.observe(["bad.service"]))["bad.service"].load == "bad-setting"
     explanation = await manager.explain("bad.service")
     assert explanation.startswith("Unit bad.service has a bad unit file setting.")
+    assert "bad.service: Service has no ExecStart=" in explanation, "what is bad is said at once"
 
 
 async def test_a_simple_service_that_ends_badly_fails_after_its_job_was_done(manager: ServiceManager) -> None:
