@@ -93,7 +93,7 @@ class SimulatedSystemd:
     def lose_bus(self, for_s: float) -> None:
         """The bus is gone, and is found again after so long. Units do not notice."""
         self._bus_is_up = False
-        asyncio.get_running_loop().call_later(for_s, self._find_bus)
+        asyncio.get_running_loop().call_later(for_s, self.find_bus)
 
     def restart(self) -> None:
         """systemd executes itself anew: jobs and units stay, who was connected must connect again."""
@@ -110,7 +110,8 @@ class SimulatedSystemd:
         """A job of this kind is queued for a unit that is not ours, such as fleetd's own ('': none)."""
         self._foreign_jobs[name] = kind
 
-    def _find_bus(self) -> None:
+    def find_bus(self) -> None:
+        """The bus is there again."""
         self._bus_is_up = True
         if self._session:
             self._note_all()

@@ -361,4 +361,9 @@ def lose_bus(world: World, action: Action) -> None:
     machine = _machine(world, action)
     machine.begin_trouble("systemd")  # a fleetd that starts now cannot say what runs, and so does not register
     machine.systemd.lose_bus(for_s=action.for_s)
-    world.begin(f"bus of {machine.name}", action.for_s, lambda: machine.end_trouble("systemd"))
+
+    def mend() -> None:
+        machine.systemd.find_bus()
+        machine.end_trouble("systemd")
+
+    world.begin(f"bus of {machine.name}", action.for_s, mend)
