@@ -16,6 +16,7 @@ from fleetctl.errors import ClientError, CommandFailed, SshFailed
 from fleetctl.log import LOG
 from fleetctl.output import printable
 from fleetctl.settings import Settings
+from fleetctl.version_one import describe_units
 from fleetd import __version__
 from fleetd.api import schema
 from fleetd.core.decoding import UNREADABLE
@@ -35,6 +36,7 @@ Page = TypeVar("Page", schema.UnitPage, schema.UnitStatePage, schema.MachinePage
 _MAX_QUERY = 4000
 _BATCH_UNITS = 256  # what two transactions of the store hold: an answer must come in time
 _BATCH_BYTES = 1024 * 1024
+_FEW = 8  # units that are asked for one by one where they cannot be together
 _PAGE_SIZE = 10_000  # a server that does not know of the wish sends pages of its own size
 _DAEMON_HERE = "is fleetd running here? See systemctl status fleet, or name another machine's API with --endpoint"
 _DAEMON_THERE = "is fleetd running there, with its API open on this port? --endpoint names another"
@@ -93,7 +95,7 @@ class Client:
         headers = {"User-Agent": f"fleetctl/{__version__}", "Accept": schema.JSON_TYPE}
         self._http = httpx.Client(transport=transport, timeout=timeout_s, trust_env=False, headers=headers)
         self._base = endpoint.base
-        self._unknown: set[str] = set()  # paths that this server does not know
+        self._unknown: set[str] = set()  # requests that this server does not know
 
     def unit(self, name: str) -> schema.Unit | None:
         """One unit with its options, or None where there is none of this name."""
@@ -124,10 +126,22 @@ class Client:
         answer = None
         if len(queries) > 1:
             answer = self._post(f"{schema.V2}/reports", schema.Question(tuple(names)), schema.UnitReports)
-        answers = (
-            [answer] if answer else [self._get(f"{schema.V2}/units?{query}", schema.UnitReports) for query in queries]
-        )
-        return {report.name: report for answer in answers for report in answer.units if report.target}
+        answers = [answer] if answer else [self._ask_reports(query) for query in queries]
+        if None in answers:
+            return self._reports_of_version_one(names)
+        return {report.name: report for each in answers if each for report in each.units if report.target}
+
+    def _ask_reports(self, query: str) -> schema.UnitReports | None:
+        """One part of the reports; None where the API knows but version 1."""
+        return self._try("GET", f"{schema.V2}/units", query, None, schema.UnitReports)
+
+    def _reports_of_version_one(self, names: Sequence[str]) -> dict[str, schema.UnitReport]:
+        addresses = {machine.id: machine.primary_ip for machine in self.machines()}
+        if len(names) > _FEW:
+            wanted = frozenset(names)
+            return describe_units([unit for unit in self.units() if unit.name in wanted], self.states(), addresses)
+        units = [unit for unit in map(self.unit, names) if unit]
+        return describe_units(units, [state for unit in units for state in self.states(unit.name)], addresses)
 
     def carry_out(self, wishes: Sequence[schema.Wish]) -> dict[str, ApiError]:
         """Have each wish done, all in one request where they fit, and the API takes more than one; of those that were
@@ -194,17 +208,21 @@ class Client:
             raise self._not_fleet(response, request) from error
 
     def _post(self, path: str, body: msgspec.Struct, kind: type[T]) -> T | None:
+        return self._try("POST", path, "", msgspec.json.encode(body), kind)
+
+    def _try(self, method: str, path: str, query: str, body: bytes | None, kind: type[T]) -> T | None:
         """What the API answers, None where it is one that does not know of this (yet). It is asked but once then."""
-        if path in self._unknown:
+        request = f"{method} {path}"
+        if request in self._unknown:
             return None
         try:
-            response = self._call("POST", path, msgspec.json.encode(body))
+            response = self._call(method, f"{path}?{query}" if query else path, body)
         except ApiError as error:
             if error.code not in (404, 405):
                 raise
-            self._unknown.add(path)
+            self._unknown.add(request)
             return None
-        return self._decode(response, f"POST {path}", kind)
+        return self._decode(response, request, kind)
 
     def _call(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] = {}

@@ -70,7 +70,8 @@ class Refused(Exception):
 class FakeApi:
     """The state, and the calls over it. `requests` lists what was asked: (method, path without query); `bodies` what
     came with a PUT, or as one of many wishes. `before_request` may answer in the place of the API; it is asked about
-    each of many wishes as if that had come alone. With `knows_batches` off, it is a server that takes no such requests.
+    each of many wishes as if that had come alone. With `knows_batches` off it takes no such requests, with
+    `knows_version_two` off it is a server of version 1 alone, as the original is.
     """
 
     def __init__(self) -> None:
@@ -81,6 +82,7 @@ class FakeApi:
         self.requests: list[tuple[str, str]] = []
         self.bodies: list[dict[str, Any]] = []
         self.knows_batches = True
+        self.knows_version_two = True
         self.before_request: Callable[[str, str], tuple[int, str, bytes] | None] = lambda method, path: None
         self._generation = 0
         self._lock = threading.Lock()
@@ -122,6 +124,8 @@ class FakeApi:
             name = path.removeprefix("/fleet/v1/units/")
             calls = {"GET": self._get, "PUT": self._put, "DELETE": self._delete}
             return calls[method](name, headers, body)
+        if path.startswith("/fleet/v2") and not self.knows_version_two:
+            raise Refused(404)
         if method == "POST" and self.knows_batches and path == "/fleet/v2/units":
             wishes = msgspec.json.decode(body, type=schema.Wishes).wishes
             return 200, schema.Outcomes(tuple(map(self._carry_out, wishes)))
