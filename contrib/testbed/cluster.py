@@ -20,7 +20,7 @@ from contrib.testbed.etcd import EtcdServer, free_port
 from contrib.testbed.machine import Machine
 from contrib.testbed.network import Network, clean_leftovers
 
-READY_TIMEOUT_S = 30.0
+READY_TIMEOUT_S = 60.0  # on a busy machine everything takes its time
 FLEETCTL_TIMEOUT_S = 60.0
 POLL_S = 0.2
 PROGRAMS = ("systemd-nspawn", "etcd", "etcdctl", "ip", "nsenter", "mount")

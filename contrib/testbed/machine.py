@@ -19,7 +19,7 @@ from contrib.testbed.network import NOBODY, Network
 
 BOOT_TIMEOUT_S = 60.0
 SHUTDOWN_TIMEOUT_S = 120.0
-RUN_TIMEOUT_S = 30.0
+RUN_TIMEOUT_S = 60.0
 
 
 class Machine:

@@ -109,7 +109,7 @@ class Person:
         answer = machine.run(["curl", "-s", "-f", "--unix-socket", "/run/fleet.sock", "http://fleet/fleet/v2/units"])
         return {unit["name"]: unit for unit in json.loads(answer.stdout).get("units", [])}
 
-    def wait_until_placed(self, *units: str, timeout_s: float = 30.0) -> None:
+    def wait_until_placed(self, *units: str, timeout_s: float = 60.0) -> None:
         """Until each of the units is active on one machine, and on one only."""
 
         def all_are() -> bool:

@@ -153,9 +153,7 @@ def test_a_machine_that_joins_gets_the_globals_and_no_running_unit(
     person.start({"stay-1.service": SLEEPER, "stay-2.service": SLEEPER, "all.service": with_fleet("Global=true")})
     before = person.pids("stay-1.service", "stay-2.service")
     joined = person.cluster.add_machine()
-    person.cluster.wait_until(
-        "the global is on both", lambda: joined.id in person.placed().get("all.service", []), timeout_s=15
-    )
+    person.cluster.wait_until("the global is on both", lambda: joined.id in person.placed().get("all.service", []))
     assert person.pids("stay-1.service", "stay-2.service") == before
     person.start({"new.service": SLEEPER})
     assert person.machine_of("new.service") is joined

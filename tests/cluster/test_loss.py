@@ -63,7 +63,7 @@ def test_a_clean_shutdown_hands_over_before_the_machine_is_gone(patient: Person)
     leaving = patient.machine_of("u0.service")
     mine = [unit for unit in units if leaving.main_pid(unit)]
     others = [machine for machine in patient.cluster.machines if machine is not leaving]
-    leaving.shutdown(timeout_s=LONG_TTL_S / 2)
+    leaving.shutdown()
     off_s = time.time()
     for unit in mine:
         (ended_s,) = diary(leaving, "ended", unit)
@@ -77,9 +77,7 @@ def test_a_unit_that_stops_slowly_is_not_started_elsewhere_before_it_has_stopped
     person.start({"slow.service": slow})
     leaving = person.machine_of("slow.service")
     leaving.begin_shutdown()
-    person.cluster.wait_until(
-        "it runs elsewhere", lambda: _run_without(person, ["slow.service"], leaving.id), timeout_s=20
-    )
+    person.cluster.wait_until("it runs elsewhere", lambda: _run_without(person, ["slow.service"], leaving.id))
     ended_s = float((leaving.root / "var/lib/ended").read_text())
     successor = person.machine_of("slow.service")
     started_us = int(successor.show("slow.service", "ExecMainStartTimestampMonotonic"))
@@ -98,7 +96,7 @@ def test_a_machine_cut_off_keeps_its_copies_until_the_replacements_run_then_ther
     person.cluster.wait_until("it runs elsewhere", lambda: _run_without(person, units, cut.id, on=asked), MOVED_S)
     assert cut.main_pid(mine) == pid
     cut.heal_network()
-    person.cluster.wait_until("the copy is retired", lambda: cut.main_pid(mine) == 0, 20)
+    person.cluster.wait_until("the copy is retired", lambda: cut.main_pid(mine) == 0)
     person.wait_until_placed(*units)
     assert person.machine_of(mine) is not cut
 
@@ -114,11 +112,11 @@ def test_a_copy_whose_replacement_fails_gets_its_place_back(person: Person) -> N
     assert pid > 1
     first.cut_network()
     person.cluster.wait_until(
-        "a replacement has failed elsewhere", lambda: any(_failed(machine, "picky.service") for machine in others), 30
+        "a replacement has failed elsewhere", lambda: any(_failed(machine, "picky.service") for machine in others)
     )
     first.heal_network()
     person.cluster.wait_until(
-        "the copy has its place back", lambda: person.placed(on=others[0]).get("picky.service") == [first.id], 20
+        "the copy has its place back", lambda: person.placed(on=others[0]).get("picky.service") == [first.id]
     )
     assert first.main_pid("picky.service") == pid
 

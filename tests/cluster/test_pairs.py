@@ -68,4 +68,4 @@ def assert_work(person: Person) -> None:
     person.machine_of("talk.socket").run(connect, check=False)  # nobody answers: to be started by it is all that counts
     for unit in TRIGGERED:
         machine = person.machine_of(LEADS[unit])
-        person.cluster.wait_until(f"{LEADS[unit]} triggers {unit}", (machine.root / f"var/lib/{unit}").exists, 20)
+        person.cluster.wait_until(f"{LEADS[unit]} triggers {unit}", (machine.root / f"var/lib/{unit}").exists)

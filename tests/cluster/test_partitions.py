@@ -20,7 +20,7 @@ TTL_S = 4
 UNITS = [f"u{number}.service" for number in range(6)]
 DAY_S = 86_400
 CLOCK = "/run/clock-is-off"
-MOVED_S = 2 * TTL_S + 10  # the time in which the units of a machine that is lost run elsewhere
+MOVED_S = 2 * TTL_S + 30  # the time in which the units of a machine that is lost run elsewhere
 
 
 @pytest.fixture

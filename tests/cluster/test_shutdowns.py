@@ -49,7 +49,7 @@ def test_a_unit_that_hangs_at_its_stop_holds_up_neither_the_others_nor_the_shutd
     assert leaving.show("stubborn.service", "ActiveState") == "deactivating"
     person.cluster.wait_until("it is waited for no longer", lambda: run_elsewhere(["stubborn.service"]))
     assert time.monotonic() - begun_s > SHUTDOWN_TIMEOUT_S
-    leaving.wait_until_off(STUBBORN_S + 10)
+    leaving.wait_until_off(STUBBORN_S + 30)
     leaving.boot()
     person.cluster.wait_ready()
     person.start({"new.service": SLEEPER})
@@ -63,11 +63,9 @@ def test_a_machine_that_shuts_down_while_etcd_is_away_is_off_in_bounded_time(per
     mine = [unit for unit, machines in homes(person, UNITS).items() if machines == [leaving.name]]
     spared = person.lives(unit for unit in UNITS if unit not in mine)
     person.cluster.etcd.freeze()
-    leaving.shutdown(timeout_s=SHUTDOWN_TIMEOUT_S + 20)
+    leaving.shutdown(timeout_s=SHUTDOWN_TIMEOUT_S + 40)
     person.cluster.etcd.thaw()
-    person.cluster.wait_until(
-        "its units run elsewhere", lambda: all(homes(person, mine).values()), timeout_s=3 * TTL_S + 30
-    )
+    person.cluster.wait_until("its units run elsewhere", lambda: all(homes(person, mine).values()))
     assert person.lives(unit for unit in UNITS if unit not in mine) == spared
     leaving.boot()
     person.cluster.wait_ready()

@@ -192,7 +192,7 @@ def test_a_unit_that_was_moved_after_the_snapshot_runs_on_where_it_is_when_etcd_
     known = [unit for unit in UNITS if unit != EVERYWHERE]
     emptied = person.machine_of("u0.service")
     emptied.power_cut()
-    person.cluster.wait_until("its units run elsewhere", lambda: len(person.processes(known)) == len(known), 30)
+    person.cluster.wait_until("its units run elsewhere", lambda: len(person.processes(known)) == len(known))
     emptied.boot()
     person.cluster.wait_ready()
     time.sleep(TTL_S)

@@ -12,7 +12,7 @@ from contrib.testbed.machine import Machine
 from tests.cluster.people import SLEEPER, Person
 
 LAUNCHED, LOADED, GONE = "launched", "loaded", ""
-PATIENCE_S = 30.0  # no command may take longer, whatever has become of the store
+PATIENCE_S = 60.0  # no command may take longer, whatever has become of the store
 PAUSE_S = 0.5
 
 
@@ -46,7 +46,7 @@ class Traffic:
         """Until something was acknowledged: on a busy machine the first command takes its time."""
         self._person.cluster.wait_until("the first wish is acknowledged", lambda: bool(self.wishes))
 
-    def wait_until_done(self, timeout_s: float = 30.0) -> None:
+    def wait_until_done(self, timeout_s: float = 60.0) -> None:
         """Until everything that was acknowledged is so, and everything that was refused was done or not, but wholly."""
         try:
             self._person.cluster.wait_until("all is as it was acknowledged", lambda: not self._undone(), timeout_s)
