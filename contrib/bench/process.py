@@ -13,11 +13,16 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _SAMPLE = re.compile(r"^(?P<name>\w+)(?:\{[^}]*\})? (?P<value>\S+)$", re.MULTILINE)
 
 
-def resident_mib(machine: Machine) -> float:
-    """What a machine's fleetd holds in memory, in MiB."""
-    status = machine.path(f"/proc/{machine.main_pid('fleet.service')}/status").read_text()
+def resident_mib(machine: Machine, pid: int = 0) -> float:
+    """What a process of a machine holds in memory, in MiB: its fleetd (0), or another."""
+    status = machine.path(f"/proc/{pid or machine.main_pid('fleet.service')}/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
     return int(line.split()[1]) / 1024
+
+
+def descriptors(machine: Machine) -> int:
+    """How many files and connections a machine's fleetd has open."""
+    return len(list(machine.path(f"/proc/{machine.main_pid('fleet.service')}/fd").iterdir()))
 
 
 def cpu_s(machine: Machine) -> float:
