@@ -8,7 +8,7 @@ decided stands in core/; what a machine does with it is agent.py's matter. The t
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
@@ -23,8 +23,9 @@ from fleetd.core.failover import Failover, Loss
 from fleetd.core.placement import Decision
 from fleetd.core.presence import Absence, BeatHistory, judge, note_absences
 from fleetd.core.schedule import Plan, plan_cluster
-from fleetd.registry import Leader, MalformedRecord, Registry, Step, Synced, cut_into_transactions, encode
+from fleetd.registry import Leader, MalformedRecord, Registry, Step, Synced, cut_into_transactions, decode, encode
 from fleetd.store.protocol import (
+    MAX_OPERATIONS,
     Changes,
     Compacted,
     Comparison,
@@ -408,6 +409,7 @@ class Leadership:
 
     async def _write(self, plan: Plan) -> None:
         """Write the plan in as few transactions as may be, in its order. Raises what the store raises."""
+        await self._check_gone(plan.forgotten)
         # A machine that is taken for dead is told so before its orders go: it may live, and take their absence for one.
         steps = [Step((), (Delete(self.registry.key("synced", machine)),)) for machine in plan.forgotten]
         steps += [step for unit in plan.units for step in self._steps(unit)]
@@ -416,6 +418,15 @@ class Leadership:
             self._written = await self.store.transact(transaction.comparisons, transaction.operations)
         for unit in plan.units:
             _log_decision(unit)
+
+    async def _check_gone(self, machines: Sequence[str]) -> None:
+        """See in the store that none of these machines is back: the view may be late, for a watch may be deaf. Raises
+        Conflict where one is."""
+        for first in range(0, len(machines), MAX_OPERATIONS):
+            keys = [self.registry.key("machines", machine) for machine in machines[first : first + MAX_OPERATIONS]]
+            for item in (await self.store.get_many(keys)).items:
+                with suppress(MalformedRecord):
+                    raise Conflict(f"machine {decode('machines', item).id} was taken for dead, and is back")
 
     def _steps(self, plan: UnitPlan) -> Iterator[Step]:
         """One step a unit. A global unit on many machines takes several: its orders do not depend on one another, and
