@@ -9,16 +9,21 @@ import errno
 import grp
 import ipaddress
 import logging
+import math
 import os
+import resource
 import socket
 import stat
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from contextlib import suppress
+from http import HTTPStatus
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
 
 from fleetd import __version__, metrics
+from fleetd.api.crowd import MAX_CONNECTIONS, Crowd, Load
 from fleetd.api.handlers import Api, body_too_large
 from fleetd.api.message import MAX_BODY_BYTES, ApiError, Request, Response, render_error
 from fleetd.config import Address
@@ -26,9 +31,13 @@ from fleetd.config import Address
 GROUP = "fleet"
 FIRST_INHERITED_FD = 3
 
-PATIENCE_S = 30.0  # with a client that sends its body or takes its answer slowly
+PATIENCE_S = 30.0  # with a client that sends its request or its body, or takes its answer, slowly
 _IDLE_TIMEOUT_S = 75.0
+_READ_AHEAD_BYTES = 64 * 1024  # of what a client sends before it is read
+_CROWDED_LOG_S = 60.0  # how often it is said that there are too many clients
 _STOP_TIMEOUT_S = 0.8  # aiohttp waits so long twice: for the handlers, then for their cancellation
+_TOO_MUCH = "requests and answers of other clients are all that fleetd can hold at once: try again in a moment"
+_LATER = (("Retry-After", "1"),)
 _METHODS = ("GET", "HEAD", "PUT", "DELETE", "PATCH", "POST")  # what is timed by name; others are rare
 _SERVER = ("Server", f"fleetd/{__version__}")
 
@@ -135,7 +144,50 @@ def _remove_stale(path: str) -> None:
 
 
 class _Connection(web.RequestHandler):
-    """One client's connection. What is no HTTP is answered as every other mistake is."""
+    """One client's connection, as one of many. Its first request is not waited for for ever, and what is no HTTP is
+    answered as every other mistake is."""
+
+    def __init__(self, server: "Server", *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._server = server
+        self._overdue: asyncio.TimerHandle | None = None
+        self._has_sent = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._server.welcome(self)
+        self.expect_request()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._server.crowd.leave(self)
+        self.note_request()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._has_sent = True
+        super().data_received(data)
+
+    def expect_request(self) -> None:
+        """From now on it is for the client to send a whole request, without its body."""
+        self._overdue = asyncio.get_running_loop().call_later(self._server.patience_s, self._end_overdue)
+
+    def note_request(self) -> None:
+        """A request is here."""
+        if self._overdue is not None:
+            self._overdue.cancel()
+            self._overdue = None
+
+    def end(self) -> None:
+        """End it at once, whatever is under way."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    def _end_overdue(self) -> None:
+        self._overdue = None
+        if isinstance(self.transport, asyncio.WriteTransport) and self._has_sent:
+            said = f"the request did not arrive within {self._server.patience_s:g} s"
+            self.transport.write(_render_raw(render_error(408, said)))
+        self.force_close()
 
     def handle_error(
         self,
@@ -146,6 +198,8 @@ class _Connection(web.RequestHandler):
     ) -> web.StreamResponse:
         """The answer to what never became a request; aiohttp says in `message` what is wrong with it."""
         what = " ".join(message.split()) if message else "fleetd could not take in this request"
+        if isinstance(exc, LineTooLong) or "Too many headers" in what:
+            status = 431
         outgoing = _render(render_error(status, what))
         outgoing.force_close()
         return outgoing
@@ -154,12 +208,15 @@ class _Connection(web.RequestHandler):
 class _HttpServer(web.Server):
     """Makes a _Connection of each connection."""
 
-    def __init__(self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], **options: Any) -> None:
+    def __init__(
+        self, server: "Server", handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], **options: Any
+    ) -> None:
         super().__init__(handler, **options)
+        self._server = server
         self._options = options
 
     def __call__(self) -> web.RequestHandler:
-        return _Connection(self, loop=asyncio.get_running_loop(), **self._options)
+        return _Connection(self._server, self, loop=asyncio.get_running_loop(), **self._options)
 
 
 def _render(response: Response) -> web.Response:
@@ -168,18 +225,30 @@ def _render(response: Response) -> web.Response:
     return web.Response(status=response.status, headers=[*response.headers, _SERVER], body=response.body)
 
 
+def _render_raw(response: Response) -> bytes:
+    """The answer to what aiohttp has not taken for a request yet; the connection ends with it."""
+    metrics.ANSWERS.labels(str(response.status)).inc()
+    headers = (*response.headers, _SERVER, ("Content-Length", str(len(response.body))), ("Connection", "close"))
+    lines = [f"HTTP/1.1 {response.status} {HTTPStatus(response.status).phrase}", *(f"{k}: {v}" for k, v in headers)]
+    return "\r\n".join([*lines, "", ""]).encode() + response.body
+
+
 class Server:
     """Serves an Api, which may be replaced by another at any time, until it is stopped."""
 
-    def __init__(self, api: Api, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, api: Api, patience_s: float = PATIENCE_S, crowd: Crowd | None = None) -> None:
         self.api = api
-        self._patience_s = patience_s
+        self.patience_s = patience_s
+        self.crowd = crowd or Crowd(min(MAX_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))
+        self._crowded_said_s = -math.inf
         handler = _HttpServer(
+            self,
             self._handle,
             access_log=None,
             logger=_protocol_log,
             keepalive_timeout=_IDLE_TIMEOUT_S,
             lingering_time=1.0,
+            read_bufsize=_READ_AHEAD_BYTES,
             auto_decompress=False,  # the bound on bodies is a bound on what they would become, too
         )
         self._runner = web.ServerRunner(handler, shutdown_timeout=_STOP_TIMEOUT_S)
@@ -205,7 +274,7 @@ class Server:
             await self.stop()
             raise
         for sock in (*inherited, *opened):
-            await web.SockSite(self._runner, sock).start()
+            await web.SockSite(self._runner, sock, backlog=self.crowd.max_connections).start()
 
     async def stop(self) -> None:
         """Stop serving, within two seconds, whatever is going on."""
@@ -215,14 +284,36 @@ class Server:
                 os.unlink(path)
         self._paths.clear()
 
+    def welcome(self, connection: _Connection) -> None:
+        """Take in a connection; if that is one too many, end the one that has kept us waiting longest."""
+        found_room = self.crowd.enter(connection, connection.end)
+        now_s = asyncio.get_running_loop().time()
+        if not found_room and now_s - self._crowded_said_s > _CROWDED_LOG_S:
+            self._crowded_said_s = now_s
+            log.warning(
+                "%d clients are connected to the API, which is as many as it takes: for each one more, the one that "
+                "keeps it waiting longest is cut off",
+                self.crowd.max_connections,
+            )
+
     async def _handle(self, incoming: web.BaseRequest) -> web.StreamResponse:
-        with metrics.ANSWER_S.labels(incoming.method if incoming.method in _METHODS else "other").time():
-            response = await self._answer(incoming)
+        connection = incoming.protocol
+        assert isinstance(connection, _Connection)
+        connection.note_request()
+        with self.crowd.load() as load:
+            with metrics.ANSWER_S.labels(incoming.method if incoming.method in _METHODS else "other").time():
+                response = await self._answer(incoming, connection, load)
+            load.clear()
+            if not load.add(len(response.body)):
+                response = render_error(503, _TOO_MUCH, _LATER)
+            return await self._send(incoming, response)
+
+    async def _send(self, incoming: web.BaseRequest, response: Response) -> web.StreamResponse:
         outgoing = _render(response)
-        if response.status in (408, 413):  # the rest of the body is still on its way
+        if response.status in (408, 413) or not incoming.content.is_eof():  # the rest of the body is still on its way
             outgoing.force_close()
         try:
-            async with asyncio.timeout(self._patience_s):
+            async with asyncio.timeout(self.patience_s):
                 await outgoing.prepare(incoming)
                 await outgoing.write_eof()
         except TimeoutError:
@@ -230,23 +321,26 @@ class Server:
                 incoming.transport.abort()
         return outgoing
 
-    async def _answer(self, incoming: web.BaseRequest) -> Response:
+    async def _answer(self, incoming: web.BaseRequest, connection: _Connection, load: Load) -> Response:
         try:
-            async with asyncio.timeout(self._patience_s):
-                request = await _read_request(incoming)
+            async with asyncio.timeout(self.patience_s):
+                request = await _read_request(incoming, load)
         except TimeoutError:
-            return render_error(408, f"the request's body did not arrive within {self._patience_s:g} s")
+            return render_error(408, f"the request's body did not arrive within {self.patience_s:g} s")
         except ApiError as error:
-            return render_error(error.status, str(error))
+            return render_error(error.status, str(error), error.headers)
+        self.crowd.serve(connection)
         try:
             return await self.api.handle(request)
         except Exception:  # a bug of ours, and loud: but it ends one request, not the daemon
             log.exception("cannot answer a request", extra={"method": request.method, "path": request.path})
             return render_error(500, "fleetd made a mistake while it answered this; its log says which")
+        finally:
+            self.crowd.wait_for(connection)
 
 
-async def _read_request(incoming: web.BaseRequest) -> Request:
-    """The whole request. Raises ApiError for a body that is too large."""
+async def _read_request(incoming: web.BaseRequest, load: Load) -> Request:
+    """The whole request. Raises ApiError for a body that is too large, by itself or beside those of others."""
     if (incoming.content_length or 0) > MAX_BODY_BYTES:
         raise body_too_large()
     if incoming.headers.get("Expect", "").lower() == "100-continue":  # the body is sent when this has come
@@ -257,6 +351,8 @@ async def _read_request(incoming: web.BaseRequest) -> Request:
         body += chunk
         if len(body) > MAX_BODY_BYTES:
             raise body_too_large()
+        if not load.add(len(chunk)):
+            raise ApiError(503, _TOO_MUCH, _LATER)
     connection = incoming.get_extra_info("socket")
     return Request(
         method=incoming.method,

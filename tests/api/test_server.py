@@ -125,28 +125,38 @@ UNIT = b'{"options":[{"section":"A","name":"B","value":"c"}]}'
 
 
 @pytest.mark.parametrize(
-    ("sent", "message"),
+    ("sent", "status", "message"),
     [
-        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", "HTTPS"),
-        (b"hello\r\n\r\n", "hello"),
-        (b"GET / HTTP/9.9\r\n" + HEAD + b"\r\n", "version"),
-        (b"GET /" + b"x" * 10_000 + b" HTTP/1.1\r\n" + HEAD + b"\r\n", "8190"),
-        (b"GET / HTTP/1.1\r\nX: " + b"x" * 10_000 + b"\r\n\r\n", "8190"),
-        (PUT + b"Content-Length: x\r\n\r\n", "Content-Length"),
-        (PUT + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", "chunk"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400, "HTTPS"),
+        (b"hello\r\n\r\n", 400, "hello"),
+        (b"GET / HTTP/9.9\r\n" + HEAD + b"\r\n", 400, "version"),
+        (b"GET /" + b"x" * 10_000 + b" HTTP/1.1\r\n" + HEAD + b"\r\n", 431, "8190"),
+        (b"GET / HTTP/1.1\r\nX: " + b"x" * 10_000 + b"\r\n\r\n", 431, "8190"),
+        (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 200 + b"\r\n", 431, "Too many headers"),
+        (PUT + b"Content-Length: x\r\n\r\n", 400, "Content-Length"),
+        (PUT + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400, "chunk"),
     ],
-    ids=["TLS", "no request line", "another version", "long path", "long header", "bad length", "bad chunk"],
+    ids=[
+        "TLS",
+        "no request line",
+        "another version",
+        "long path",
+        "long header",
+        "many headers",
+        "bad length",
+        "bad chunk",
+    ],
 )
 async def test_bytes_that_are_no_http_are_answered_with_an_error_entity(
-    fleet: Any, path: Address, sent: bytes, message: str, caplog: pytest.LogCaptureFixture
+    fleet: Any, path: Address, sent: bytes, status: int, message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving(fleet.api, path):
-        status, headers, body = await send(path, sent)
-        assert (status, headers["Content-Type"]) == (400, "application/json")
+        answered, headers, body = await send(path, sent)
+        assert (answered, headers["Content-Type"]) == (status, "application/json")
         assert headers["Server"] == f"fleetd/{__version__}"
         assert int(headers["Content-Length"]) == len(body)
         error = json.loads(body)["error"]
-        assert error["code"] == 400
+        assert error["code"] == status
         assert message in error["message"]
         assert "\n" not in error["message"]
         assert caplog.text == ""

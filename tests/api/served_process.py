@@ -1,0 +1,83 @@
+"""The API served by a process of its own, whose memory and descriptors can be looked at from outside.
+
+`python -m tests.api.served_process SOCKET PATIENCE_S MAX_CONNECTIONS UNITS` serves so many units until it is killed.
+"""
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fleetd.api.crowd import Crowd
+from fleetd.api.handlers import Api
+from fleetd.api.server import Server
+from fleetd.config import Address
+from fleetd.core.unit import TargetState, Unit
+from fleetd.registry import Registry
+from fleetd.store.embedded import EmbeddedStore, inline
+
+START_S = 20.0
+
+
+async def _serve(path: str, patience_s: float, max_connections: int, units: int) -> None:
+    store = EmbeddedStore(":memory:", offload=inline)
+    registry = Registry(store)
+    for number in range(units):
+        await registry.write_unit(Unit(f"u{number:05}.service", f"[A]\nB={'x' * 1000}\n", TargetState.LAUNCHED), None)
+    server = Server(Api(registry), patience_s, Crowd(max_connections))
+    await server.start([Address(path=path)], insecure=False)
+    await asyncio.Event().wait()
+
+
+class ServedProcess:
+    """A running one."""
+
+    def __init__(self, process: subprocess.Popen[bytes], path: str, log: Path) -> None:
+        self.path = path
+        self._pid = process.pid
+        self._log = log
+
+    @property
+    def memory_mib(self) -> float:
+        """What it has resident."""
+        lines = Path(f"/proc/{self._pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024
+
+    @property
+    def descriptors(self) -> int:
+        """How many it has open."""
+        return len(os.listdir(f"/proc/{self._pid}/fd"))
+
+    @property
+    def log(self) -> str:
+        """What it has said."""
+        return self._log.read_text()
+
+
+@contextmanager
+def served_process(folder: Path, patience_s: float = 1.0, max_connections: int = 2048) -> Iterator[ServedProcess]:
+    """One in this folder, ended at the end."""
+    path, log, units = str(folder / "fleet.sock"), folder / "log", 300
+    arguments = [path, str(patience_s), str(max_connections), str(units)]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.api.served_process", *arguments], stdout=output, stderr=output
+        )
+    try:
+        began = time.monotonic()
+        while not os.path.exists(path):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() - began < START_S
+            time.sleep(0.02)
+        yield ServedProcess(process, path, log)
+    finally:
+        process.kill()
+        process.wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve(sys.argv[1], float(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])))
