@@ -11,6 +11,11 @@ FLEETCTL = (
         "is said.",
     ),
     (
+        "submit, load, start",
+        "A unit that is refused hinders no other of the command, which ends with 1 all the same; there the first one "
+        "ended it.",
+    ),
+    (
         "stop, unload",
         "Look at what is wanted of a unit, so that one which fits nowhere can be withdrawn, too. `stop` goes on after "
         "a unit that it must leave.",

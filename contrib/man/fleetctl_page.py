@@ -45,7 +45,10 @@ _UNITS = """
 A {UNIT} is named by the last part of a path; `.service` is added where there is no type. `submit`, `load` and `start`
 look for a unit that the cluster does not have in the file of that path, and for an instance (`name@instance.service`)
 in the template (`name@.service`) in the cluster, then beside that path. A unit that the cluster has stays as it is; a
-warning says so where the file differs, and `--replace` replaces it.
+warning says so where the file differs, and `--replace` replaces it. That holds for one that somebody else has created
+only just now, too.
+
+The units of a command are sent to the cluster together. One that is refused is named, and hinders no other.
 """
 _OUTPUT = """
 Results go to standard output, everything else to standard error. In a pipe, the columns of a list are parted by tabs.
@@ -66,6 +69,11 @@ _EXIT = (
 _FILES = (
     ("/run/fleet.sock", "The API of the daemon on this machine. Root and the group fleet may use it."),
     ("~/.fleetctl/known_hosts", "Host keys that were accepted."),
+    (
+        "~/.ssh/config",
+        "Of it count HostName, Port, User, IdentityFile, IdentitiesOnly, ProxyJump, Include, Host and Match. A host "
+        "with a ProxyCommand is not connected to: fleetctl runs none.",
+    ),
 )
 _EXAMPLES = """
 fleetctl start hello.service            # submit, place, start, and wait until it is active

@@ -45,6 +45,30 @@ is started elsewhere before every machine had `agent_ttl` to show itself again.
 
 Two machines with one machine-id are told apart: the second is refused, and its log names both addresses.
 """
+_API = """
+Every fleetd serves the whole cluster's API over HTTP, on its socket and on the addresses of `listen`. Version 1 is
+CoreOS fleet's, and describes itself at `/fleet/v1/discovery`. A list comes in pages: `limit` is how many entries one
+may have, up to 10000, and `nextPageToken` asks for the next. Whatever is there all the while is listed once, whatever
+comes and goes meanwhile, and however long that takes. A PUT of a unit with the header `If-None-Match: *` only creates
+it, and is answered with 412 where there is one of that name.
+"""
+_VERSION_TWO = (
+    (
+        "GET /fleet/v2/units?name=NAME&…",
+        "What was decided for these units (for all, where none is named) and why, and how each copy stands.",
+    ),
+    ("POST /fleet/v2/reports", 'The same on the units of the body, `{"names": [NAME, …]}`, be they ever so many.'),
+    (
+        "POST /fleet/v2/units",
+        'What is wished of many units: `{"wishes": [{"name": NAME, "options": […], "desiredState": STATE}, …]}`, as '
+        'version 1 takes it of one; with `"onlyNew": true` the unit is only created, with `"destroy": true` destroyed. '
+        'The answer is `{"outcomes": [{"name": NAME, "code": STATUS, "message": TEXT}, …]}`, in the same order, with '
+        "the status and the message that version 1 answers with; the trouble of one unit hinders no other. At most "
+        "1000 units in 2 MiB; a unit file has at most 256 KiB.",
+    ),
+    ("POST /fleet/v2/leave", "What `fleetd leave` does; on the machine's own socket only."),
+    ("GET /health, GET /metrics", "Whether this fleetd and its store answer; its counters, for Prometheus."),
+)
 
 
 def page() -> roff.Page:
@@ -57,6 +81,9 @@ def page() -> roff.Page:
         roff.section("Options", roff.entries(_option(action) for action in options_of(parser))),
         roff.section("Signals", roff.entries((roff.bold(name), text) for name, text in _SIGNALS)),
         roff.section("Machines that die", roff.paragraph(_DEATH)),
+        roff.section(
+            "The API", roff.paragraph(_API), roff.entries((roff.bold(request), text) for request, text in _VERSION_TWO)
+        ),
         roff.section("Files", roff.entries((f"\\fI{roff.escape(path)}\\fR", text) for path, text in _FILES)),
         differences.section(differences.FLEETD),
         roff.see_also(["fleetctl(1)", "fleet.conf(5)", "fleet.unit(5)", "systemd(1)", "journalctl(1)"]),
