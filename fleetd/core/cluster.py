@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from fleetd.core.machine import Machine, MachineMode, MachineSettings, effective_metadata
-from fleetd.core.names import literal_prefix, matches_glob, parse_name
+from fleetd.core.names import literal_prefix, matches_glob, parse_name, template_of
 from fleetd.core.ordered import Ordered
 from fleetd.core.placement import Decision, Placement
 from fleetd.core.sites import Sites
@@ -62,7 +62,7 @@ class Room:
             self.replaces.setdefault(pattern, {})[name] = None
         if staying:
             self.staying[name] = None
-            template = parse_name(name).template
+            template = template_of(name)
             if template:
                 self.templates[template] = self.templates.get(template, 0) + 1
 
@@ -78,7 +78,7 @@ class Room:
                     del index[pattern]
         if name in self.staying:
             del self.staying[name]
-            template = parse_name(name).template
+            template = template_of(name)
             if template:
                 self.templates[template] -= 1
                 if not self.templates[template]:
@@ -152,7 +152,7 @@ class ClusterView:
     def is_wanted(self, name: str) -> bool:
         """Whether a unit is to be on some machine: it exists, is no template, and its target is not inactive."""
         unit = self.units.get(name)
-        return unit is not None and unit.target is not TargetState.INACTIVE and not parse_name(name).is_template
+        return unit is not None and unit.target is not TargetState.INACTIVE and template_of(name) != name
 
     def home(self, name: str) -> str:
         """The machine that the unit is ordered to be on, or ''."""
@@ -161,7 +161,8 @@ class ClusterView:
     def bound_to(self, name: str) -> Names:
         """The units that MachineOf binds to this one: those it names, and those that name it."""
         peers = self.requirements(name).machine_of if name in self.units else ()
-        return dict.fromkeys(peers) | self._followers.get(name, {})
+        followers = self._followers.get(name)
+        return dict.fromkeys(peers) | followers if followers else dict.fromkeys(peers)
 
     def with_companions(self, names: Iterable[str]) -> list[str]:
         """These units, and those that MachineOf binds to them, through others, and that have no home, or one that is
@@ -294,7 +295,7 @@ class ClusterView:
             room.add(name, requirements, staying=placement.stays)
             concerned |= self._hindered_by(name, requirements)
         _mark(self._pushing, machine, bool(room.replaces))
-        template = parse_name(name).template
+        template = template_of(name)
         if template:
             _mark(self._hosts.setdefault(template, {}), machine, template in room.templates)
         self._refresh_homeless(name)
@@ -373,7 +374,7 @@ class Trial:
         self.renew(name, machine, requirements)
         self._homes[name] = machine
         self._arrivals.setdefault(name, {})[machine] = None
-        template = parse_name(name).template
+        template = template_of(name)
         if template:
             self._arrivals.setdefault(template, {})[machine] = None
 

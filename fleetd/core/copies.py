@@ -19,7 +19,7 @@ from fleetd.core.unit import TargetState, UnitState
 _KEPT = "where it is only kept running since the store was restored"
 
 
-class UnitPlan(msgspec.Struct, frozen=True):
+class UnitPlan(msgspec.Struct, frozen=True, gc=False):
     """All that is to be written for one unit, in one transaction guarded by the revision of its decision.
 
     `orders` are written, `cancels` are machines whose order is deleted; `decision` is written, or, where it is None,
@@ -42,6 +42,7 @@ class Draft:
         self.view = trial.view
         self.name = name
         self.unit = self.view.units.get(name)
+        self.is_wanted = self.view.is_wanted(name)
         self.placements = dict(self.view.placements.get(name, {}))  # as they will be
         self.states = self.view.states.get(name, {})
         self.before = self.view.decisions.get(name)
@@ -183,7 +184,7 @@ class Draft:
         self.placements[order.machine] = order
 
     def _decide(self) -> Decision | None:
-        wanted = self.view.is_wanted(self.name)
+        wanted = self.is_wanted
         if not wanted and not self.placements:
             return None
         is_global = wanted and self.is_global
@@ -215,7 +216,7 @@ class Draft:
 
     def _conclude(self, home: str, here: list[str], refusals: dict[str, int]) -> str:
         """The sentence for a person."""
-        if not self.view.is_wanted(self.name):
+        if not self.is_wanted:
             return self._say_what_remains()
         if self._reason:
             return self._reason
@@ -247,7 +248,7 @@ def release_copies(draft: Draft, waits: Waits) -> None:
 
 def tend_copies(draft: Draft, waits: Waits) -> None:
     """Which copies stay, with what a person now wants of them, and which go."""
-    if not draft.view.is_wanted(draft.name):
+    if not draft.is_wanted:
         for machine, order in draft.orders():
             if not order.withdrawn:
                 draft.withdraw(machine)
@@ -260,7 +261,7 @@ def tend_copies(draft: Draft, waits: Waits) -> None:
 def seek_homes(draft: Draft, overdue: frozenset[tuple[str, str]]) -> None:
     """Which machines get the unit (back): to be asked when it is settled of every unit where it stays. `homeless` says
     that a machine must be found for it. `overdue` are the (machine, unit) of retiring copies whose time is up."""
-    if not draft.view.is_wanted(draft.name):
+    if not draft.is_wanted:
         return
     if draft.is_global:
         _spread_global(draft)

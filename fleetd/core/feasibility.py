@@ -5,7 +5,7 @@ schedule.py asks, and decides what follows.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -14,7 +14,7 @@ from fleetd.core.machine import MachineMode
 from fleetd.core.unit import Requirements
 
 
-class Question(msgspec.Struct, frozen=True):
+class Question(msgspec.Struct, frozen=True, gc=False):
     """May this unit be on this machine? `company` are units that would come along with it."""
 
     trial: Trial
@@ -65,12 +65,22 @@ def has_no_conflict(question: Question) -> str:
     return first and f"conflicts with {first}"
 
 
-RULES = (takes_work, suits, has_peers, has_no_conflict)
+SITE_RULES = (takes_work, suits)  # what a machine is: for many at once, core/sites.py
+COMPANY_RULES = (has_peers, has_no_conflict)  # who else is there
 
 
 def why_not(question: Question) -> str:
     """The first reason why the unit does not fit on the machine, or '' if it does."""
-    for rule in RULES:
+    return _first_reason(SITE_RULES, question) or why_not_beside(question)
+
+
+def why_not_beside(question: Question) -> str:
+    """The same on a machine that takes work and suits the unit: only who else is there can be a reason."""
+    return _first_reason(COMPANY_RULES, question)
+
+
+def _first_reason(rules: Iterable[Callable[[Question], str]], question: Question) -> str:
+    for rule in rules:
         reason = rule(question)
         if reason:
             return reason
@@ -79,10 +89,9 @@ def why_not(question: Question) -> str:
 
 def why_leave(question: Question) -> str:
     """Why a unit may not stay where it is, or ''. Of two units that conflict, the one changed later must go."""
-    for rule in (suits, has_peers):
-        reason = rule(question)
-        if reason:
-            return reason
+    reason = _first_reason((suits, has_peers), question)
+    if reason:
+        return reason
     units = question.view.units
     room = question.trial.room(question.machine)
     mine = (units[question.name].generation, question.name)
@@ -111,6 +120,6 @@ def count_refusals(trial: Trial, name: str, here: Iterable[str] = ()) -> dict[st
     for reason, machines in sites.refusals(requirements):
         counts[reason] = (machines & rest).bit_count()
     for machine in sites.list(rest & sites.suiting(requirements)):
-        counts[why_not(Question(trial, name, requirements, machine))] += 1
+        counts[why_not_beside(Question(trial, name, requirements, machine))] += 1
     refusals = [(reason, count) for reason, count in counts.items() if reason and count]
     return dict(sorted(refusals, key=lambda item: (-item[1], item[0])))

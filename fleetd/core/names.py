@@ -82,6 +82,15 @@ def parse_name(name: str) -> UnitName:
     return UnitName(name, stem, suffix, prefix, f"{prefix}@.{suffix}" if at else "", instance)
 
 
+def template_of(name: str) -> str:
+    """The template of an instance, or of itself; '' for a plain unit. As parse_name tells it, where that is all."""
+    if "@" not in name:
+        return ""
+    stem, _, suffix = name.rpartition(".")
+    prefix, at, _ = stem.partition("@")
+    return f"{prefix}@.{suffix}" if at else ""
+
+
 def with_default_suffix(argument: str) -> str:
     """What a person typed, as a unit name: `.service` is added unless it ends in a type that a machine's files have."""
     return argument if argument.endswith(_COMPLETE) else argument + DEFAULT_SUFFIX

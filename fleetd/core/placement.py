@@ -9,7 +9,7 @@ from fleetd.core.decoding import Count
 from fleetd.core.unit import TargetState
 
 
-class Placement(msgspec.Struct, frozen=True, omit_defaults=True):
+class Placement(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """An order to one machine about one unit. Stored under `placements/<machine>/<unit>`; all that an agent needs.
 
     `generation` is that of the unit whose wish this carries out. `target` inactive means withdrawn: stop the unit,
@@ -34,10 +34,10 @@ class Placement(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def stays(self) -> bool:
         """Whether this machine is (one of) those that the unit is to be on."""
-        return not self.withdrawn and not self.retiring
+        return not self.retiring and self.target is not TargetState.INACTIVE
 
 
-class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
+class Decision(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """Where a unit is and since when, or why it is nowhere. Stored under `decisions/<unit>`.
 
     `generation` is that of the unit this was decided for. `machine` is '' for a unit that is nowhere and for a global

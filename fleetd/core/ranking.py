@@ -12,9 +12,9 @@ from functools import partial
 import msgspec
 
 from fleetd.core.cluster import Trial
-from fleetd.core.feasibility import Question, why_not
+from fleetd.core.feasibility import Question, why_not_beside
 from fleetd.core.machine import MachineMode
-from fleetd.core.names import parse_name
+from fleetd.core.names import template_of
 from fleetd.core.sites import Machines
 
 Levels = list[Machines]  # at n: the machines that have more than n of something; each is part of the one before
@@ -59,7 +59,7 @@ class Ranking:
         room = self._trial.room(machine)
         bit = self._sites.bits[machine]
         _rise(self._loads, len(room.staying), bit)
-        template = parse_name(name).template
+        template = template_of(name)
         if template in self._instances:
             _rise(self._instances[template], room.templates[template], bit)
         if room.replaces:
@@ -76,14 +76,14 @@ class Ranking:
                 if peer not in company and peer != name:
                     may &= self._sites.collect(self._trial.hosts(peer))
         for machine in self._in_order(names[0], may):
-            if not any(why_not(Question(self._trial, *each, machine, along)) for each in wanted):
+            if not any(why_not_beside(Question(self._trial, *each, machine, along)) for each in wanted):
                 yield machine
 
     def _in_order(self, name: str, machines: Machines) -> Iterator[str]:
         """These machines, the one that the unit likes best first."""
         states = self._view.states.get(name, {})
         running = machines & self._sites.collect(machine for machine, state in states.items() if state.runs)
-        for some in (running, machines ^ running):
+        for some in filter(None, (running, machines ^ running)):
             suspects = self._sites.list(some & self._pushing)
             pushed = self._sites.collect(machine for machine in suspects if self._is_pushed(name, machine))
             yield from self._by_load(name, some ^ pushed)
@@ -96,7 +96,7 @@ class Ranking:
     def _by_load(self, name: str, machines: Machines) -> Iterator[str]:
         """These machines: those with the fewest instances of the unit's template first, then those with the fewest
         units, then by id."""
-        template = parse_name(name).template
+        template = template_of(name)
         for fewest in _rising(machines, self._levels_of(template)) if template else (machines,):
             for lightest in _rising(fewest, self._loads):
                 yield from self._sites.list(lightest)

@@ -6,7 +6,7 @@ nowhere. Pure: the same view gives the same plan, everywhere and every time; doi
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -101,14 +101,31 @@ def _groups(view: ClusterView, homeless: list[str]) -> list[list[str]]:
 
 def _peers_first(view: ClusterView, group: list[str]) -> list[str]:
     """The group so that each unit comes after those it names in MachineOf (units that name each other: by name)."""
+    turns = {name: turn for turn, name in enumerate(group)}
+    peers = {name: _other_peers(view, name, turns) for name in group}  # those that have not had their turn
+    followers: dict[str, list[str]] = {}
+    for name in group:
+        for peer in peers[name]:
+            followers.setdefault(peer, []).append(name)
     ordered: Names = {}
-    rest = dict.fromkeys(group)
-    while rest:
-        free = [n for n in rest if not any(p in rest and p != n for p in view.requirements(n).machine_of)]
-        for name in free or [next(iter(rest))]:
-            del rest[name]
+    free = [name for name in group if not peers[name]]
+    while peers:
+        freed = []
+        for name in free or [next(iter(peers))]:
+            del peers[name]
             ordered[name] = None
+            for follower in followers.get(name, ()):
+                if follower in peers:
+                    del peers[follower][name]
+                    if not peers[follower]:
+                        freed.append(follower)
+        free = sorted(freed, key=turns.__getitem__)
     return list(ordered)
+
+
+def _other_peers(view: ClusterView, name: str, group: Mapping[str, int]) -> Names:
+    """Those of the group that the unit names in MachineOf, itself apart."""
+    return {peer: None for peer in view.requirements(name).machine_of if peer in group and peer != name}
 
 
 def _latecomer(view: ClusterView, group: list[str], drafts: dict[str, Draft]) -> str:
@@ -138,6 +155,8 @@ def _place_group(ranking: Ranking, group: list[str], drafts: dict[str, Draft]) -
 
 def _fit_together(view: ClusterView, group: list[str]) -> bool:
     """Whether no two of these units conflict."""
+    if len(group) == 1:
+        return True
     room = Room()
     for name in group:
         requirements = view.requirements(name)

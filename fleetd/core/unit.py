@@ -62,7 +62,7 @@ class TargetState(StrEnum):
     LAUNCHED = "launched"
 
 
-class Unit(msgspec.Struct, frozen=True, omit_defaults=True):
+class Unit(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One unit as a person handed it to the cluster. Stored under `units/<name>`.
 
     `text` is the rendered unit file. `generation` tells one wish of a person from the next (submit, start, stop,
@@ -76,7 +76,7 @@ class Unit(msgspec.Struct, frozen=True, omit_defaults=True):
     generation: Count = 0
 
 
-class UnitState(msgspec.Struct, frozen=True, omit_defaults=True):
+class UnitState(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """What one machine reports of one unit. Stored under `states/<machine>/<unit>`, on the machine's lease.
 
     `load`, `active`, `sub` are systemd's own words. `hash` is of the content that this machine holds ('' when it holds
@@ -102,7 +102,7 @@ class UnitState(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.active not in ("", "inactive", "failed")
 
 
-class Requirements(msgspec.Struct, frozen=True):
+class Requirements(msgspec.Struct, frozen=True, gc=False):
     """What a unit asks of the machine it runs on, and for the case that this machine is lost; specifiers replaced.
 
     `machine_id` is a full or a short id, None where none is asked for ('' asks for a machine that does not exist).

@@ -17,6 +17,7 @@ from fleetd.core.names import (
     literal_prefix,
     matches_glob,
     parse_name,
+    template_of,
     validate_name,
     with_default_suffix,
 )
@@ -110,6 +111,13 @@ def test_a_name_is_plain_or_a_template_or_an_instance(name, is_template, is_inst
 def test_a_name_without_a_dot_has_no_parts():
     with pytest.raises(InvalidName, match=r'must contain "\."'):
         parse_name("foo")
+
+
+@pytest.mark.parametrize(
+    "name", ["a.service", "a@.service", "a@1.service", "a@1@2.service", "a@1.2.timer", "@.socket", "a.b@c", "a@b.c@d"]
+)
+def test_the_template_alone_is_told_as_with_all_parts(name):
+    assert template_of(name) == parse_name(name).template
 
 
 @pytest.mark.parametrize(

@@ -437,3 +437,16 @@ def test_the_units_of_a_dead_machine_that_belong_together_stay_together():
     world.die("m1")
     world.lead()
     assert homes(world)["a"] == homes(world)["b"] != "m1"
+
+
+def test_a_unit_that_follows_two_comes_after_both_and_those_that_follow_each_other_by_name():
+    world = World()
+    world.machine("m1")
+    world.unit("a.service", "MachineOf=b.service\nMachineOf=c.service")
+    world.unit("b.service", "MachineOf=c.service")
+    world.unit("c.service")
+    world.unit("d.service", "MachineOf=e.service\nMachineOf=a.service")
+    world.unit("e.service", "MachineOf=d.service")
+    world.lead()
+    company = "c.service, b.service, a.service, d.service, e.service"
+    assert world.reason("a.service") == f"the only machine that fits, with {company}"
