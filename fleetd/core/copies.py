@@ -347,9 +347,10 @@ def _tend_strays(draft: Draft) -> None:
 
 def _tend_retiring(draft: Draft, overdue: frozenset[tuple[str, str]]) -> None:
     """A copy that outlived a cut goes when its replacement runs; where that has failed, or does not even begin to run
-    in time, it is the unit again."""
+    in time, it is the unit again. So is one that is kept running since the store was restored, but it does not go."""
     for machine, order in list(draft.placements.items()):
-        if not order.retiring or machine not in draft.view.machines:
+        kept = _is_kept(draft, machine)
+        if not (order.retiring or kept) or machine not in draft.view.machines:
             continue
         state = draft.states.get(machine)
         home = draft.home
@@ -362,7 +363,7 @@ def _tend_retiring(draft: Draft, overdue: frozenset[tuple[str, str]]) -> None:
             draft.place(machine, "the copy that was left running")
             if home:
                 draft.withdraw(home)
-        elif is_overdue or _is_replaced(draft) or has_no_conflict(draft.question(machine)):
+        elif not kept and (is_overdue or _is_replaced(draft) or has_no_conflict(draft.question(machine))):
             draft.withdraw(machine)
 
 
@@ -385,9 +386,8 @@ def _seek_home(draft: Draft) -> None:
     forgetting = [machine for machine in draft.states if _has_to_forget(draft, machine)]
     if draft.completed == draft.generation:
         draft.conclude("completed")
-    elif back := _way_back(draft, leaving):
-        kept = draft.is_orphan(back)
-        draft.place(back, "kept running there" if kept else "wanted again while it was being stopped there")
+    elif len(leaving) == 1 and _may_return(draft, leaving[0]):
+        draft.place(leaving[0], "wanted again while it was being stopped there")
     elif leaving:
         draft.wait_for_stop(leaving[0])
     elif forgetting:
@@ -396,19 +396,17 @@ def _seek_home(draft: Draft) -> None:
         draft.homeless = True
 
 
-def _way_back(draft: Draft, leaving: list[str]) -> str:
-    """The machine that a unit on its way out of these stays on after all, or ''; not while another still stops it."""
-    stopping = [machine for machine in leaving if not draft.is_orphan(machine)]
-    candidates = [] if len(leaving) > 1 and stopping else leaving
-    return next((machine for machine in candidates if _may_return(draft, machine)), "")
-
-
 def _may_return(draft: Draft, machine: str) -> bool:
-    """Whether a unit on its way out of a machine may stay after all: a person has asked for it anew, or the machine,
-    for which the store was restored, keeps it running."""
-    asked_anew = draft.placements[machine].generation < draft.generation
-    stays = asked_anew or draft.is_orphan(machine)
+    """Whether a unit on its way out of a machine may stay after all: a person has asked for it anew, or the machine
+    keeps it running."""
+    stays = draft.placements[machine].generation < draft.generation or _is_kept(draft, machine)
     return stays and machine in draft.view.machines and not why_not(draft.question(machine))
+
+
+def _is_kept(draft: Draft, machine: str) -> bool:
+    """Whether a machine only keeps the unit running, since the store was restored, that a person wants to run."""
+    is_to_run = draft.view.units[draft.name].target is TargetState.LAUNCHED and draft.completed != draft.generation
+    return is_to_run and draft.placements[machine].withdrawn and draft.is_orphan(machine)
 
 
 def _has_to_forget(draft: Draft, machine: str) -> bool:

@@ -95,6 +95,9 @@ def _judge_unit(world: World, name: str, unit: Unit) -> str:
         return _judge_completed(world, name, unit) if completed else _judge_absence(world, name, unit)
     if [machine for machine in running if machine != homes[0]]:
         return f"its home is {homes[0]}, it runs on {', '.join(running)}"
+    kept = [m for m in _running(world, name) if _is_orphan(world, m, name) and (m, name) in world.truth.placements]
+    if homes[0] not in running and any(_may_stay(world, name, machine) for machine in kept):
+        return f"its home is {homes[0]}, it is only kept running on {', '.join(kept)}, and might stay there"
     if decision.machine != homes[0]:
         return f"the decision says {decision.machine}, the order is for {homes[0]}"
     return _judge_copy(world, name, unit, homes[0])
@@ -161,14 +164,15 @@ def _judge_wait(world: World, name: str, reason: str) -> str:
     kept = _KEPT.fullmatch(reason)
     machine = next((id_ for id_ in truth.machines if kept and id_.startswith(kept[1])), "")
     order = truth.placements.get((machine, name))
-    if (
-        order
-        and order.withdrawn
-        and _is_orphan(world, machine, name)
-        and _why_not(world, name, truth.units[name], machine)
-    ):
+    if order and order.withdrawn and _is_orphan(world, machine, name) and not _may_stay(world, name, machine):
         return ""
     return f"{name} has nothing to wait for: {reason}"
+
+
+def _may_stay(world: World, name: str, machine: str) -> bool:
+    """Whether what a machine only keeps running might as well be there as a person wants it."""
+    unit = world.truth.units[name]
+    return unit.target is TargetState.LAUNCHED and not _why_not(world, name, unit, machine)
 
 
 def _is_true(world: World, refusal: str) -> bool:

@@ -414,7 +414,7 @@ def test_what_a_machine_keeps_running_stays_there_as_soon_as_it_may():
     world.machine("m1")
     world.settle()
     assert world.orders(A) == {"m1": "stay"}
-    assert world.reason(A) == "kept running there"
+    assert world.reason(A) == "the copy that was left running"
 
 
 def test_who_follows_what_a_machine_keeps_running_says_so():
@@ -433,3 +433,13 @@ def test_of_a_copy_that_is_kept_running_of_a_unit_that_nobody_wants_it_is_said()
     world.destroy(A)
     world.settle()
     assert world.reason(A) == "to be stopped on m1, where it is only kept running since the store was restored"
+
+
+def test_a_unit_that_does_not_run_at_home_stays_where_it_is_kept_running():
+    world = kept_running("m1", "m2")
+    world.runs(A, "m2", "inactive", target=LOADED, error="held as it was when the store was restored")
+    world.lead()
+    assert world.orders(A) == {"m1": "go", "m2": "stay"}
+    world.machine("m1")
+    world.lead()
+    assert world.orders(A) == {"m1": "stay", "m2": "go"}

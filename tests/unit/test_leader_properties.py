@@ -345,7 +345,8 @@ def is_true_wait(view, name, reason):
     kept = re.fullmatch("(?:.*; )?waits until it is stopped on (m.), where it is only kept running .*", reason)
     if kept:
         question = Question(Trial(view), name, view.requirements(name), kept[1])
-        stays_away = kept[1] not in view.machines or why_not(question) or len(view.placements[name]) > 1
+        is_to_run = view.units[name].target is LAUNCHED
+        stays_away = kept[1] not in view.machines or why_not(question) or not is_to_run
         return is_orphan(view, name, kept[1]) and view.placements[name][kept[1]].withdrawn and stays_away
     waiting = re.fullmatch("(?:.*; )?waits until (m.) has (?:stopped it|let go of it)", reason)
     return bool(waiting) and (waiting[1] in view.away or mode(view, waiting[1]) is MachineMode.PARKED)
