@@ -1,6 +1,6 @@
 """The API served by a process of its own, whose memory and descriptors can be looked at from outside.
 
-`python -m tests.api.served_process SOCKET PATIENCE_S MAX_CONNECTIONS UNITS` serves so many units until it is killed.
+`python -m tests.api.served_process ADDRESS PATIENCE_S MAX_CONNECTIONS UNITS` serves so many units until it is killed.
 """
 
 import asyncio
@@ -15,12 +15,14 @@ from pathlib import Path
 from fleetd.api.crowd import Crowd
 from fleetd.api.handlers import Api
 from fleetd.api.server import Server
-from fleetd.config import Address
+from fleetd.config import parse_address
 from fleetd.core.unit import TargetState, Unit
 from fleetd.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline
+from tests.api.served import LOOPBACK, free_port
 
 START_S = 20.0
+_SERVING = "serving"
 
 
 async def _serve(path: str, patience_s: float, max_connections: int, units: int) -> None:
@@ -29,7 +31,8 @@ async def _serve(path: str, patience_s: float, max_connections: int, units: int)
     for number in range(units):
         await registry.write_unit(Unit(f"u{number:05}.service", f"[A]\nB={'x' * 1000}\n", TargetState.LAUNCHED), None)
     server = Server(Api(registry), patience_s, Crowd(max_connections))
-    await server.start([Address(path=path)], insecure=False)
+    await server.start([parse_address(path)], insecure=False)
+    print(_SERVING, flush=True)
     await asyncio.Event().wait()
 
 
@@ -59,9 +62,12 @@ class ServedProcess:
 
 
 @contextmanager
-def served_process(folder: Path, patience_s: float = 1.0, max_connections: int = 2048) -> Iterator[ServedProcess]:
+def served_process(
+    folder: Path, patience_s: float = 1.0, max_connections: int = 2048, over_tcp: bool = False
+) -> Iterator[ServedProcess]:
     """One in this folder, ended at the end."""
-    path, log, units = str(folder / "fleet.sock"), folder / "log", 300
+    path = f"{LOOPBACK}:{free_port()}" if over_tcp else str(folder / "fleet.sock")
+    log, units = folder / "log", 300
     arguments = [path, str(patience_s), str(max_connections), str(units)]
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -69,7 +75,7 @@ def served_process(folder: Path, patience_s: float = 1.0, max_connections: int =
         )
     try:
         began = time.monotonic()
-        while not os.path.exists(path):
+        while _SERVING not in log.read_text():
             assert process.poll() is None, log.read_text()
             assert time.monotonic() - began < START_S
             time.sleep(0.02)
