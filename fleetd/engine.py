@@ -23,6 +23,7 @@ from fleetd.core.failover import Failover, Loss
 from fleetd.core.placement import Decision
 from fleetd.core.presence import Absence, BeatHistory, judge, note_absences
 from fleetd.core.schedule import Plan, plan_cluster
+from fleetd.history import History
 from fleetd.registry import Leader, MalformedRecord, Registry, Step, Synced, cut_into_transactions, decode, encode
 from fleetd.store.protocol import (
     MAX_OPERATIONS,
@@ -96,6 +97,7 @@ class Engine:
         self.new_id = new_id
         self.offload = offload
         self.leadership: Leadership | None = None
+        self._history = History(registry, machine, "")
 
     async def run(self) -> None:
         """Campaign and lead until cancelled. A store that does not answer is waited for."""
@@ -106,14 +108,16 @@ class Engine:
                 log.debug("cannot campaign: %s", error)
                 await asyncio.sleep(RETRY_S)
                 continue
-            self.leadership = Leadership(self, lease, guards)
+            self.leadership = leadership = Leadership(self, lease, guards)
             log.info("leads the cluster")
             try:
-                await self.leadership.lead()
+                await leadership.lead()
             finally:
                 self.leadership = None
                 await self._give_up(lease)
             log.info("leads no longer")
+            if leadership.fall is not None:
+                await self._history.tell_of_fall(*leadership.fall)
 
     async def _campaign(self) -> tuple[int, tuple[Comparison, ...]]:
         """Wait until nobody leads, and take office: the lease, and what guards every write from now on."""
@@ -122,6 +126,7 @@ class Engine:
             seen = await self.store.get_many([key])
             item = next(iter(seen.items), None)
             if item is None:
+                await self._history.read(0, seen.revision)
                 value = encode(Leader(self.machine, self.new_id()))
                 lease = await self.store.grant(self.leader_ttl_s)
                 try:
@@ -184,6 +189,7 @@ class Leadership:
         self.guards = guards
         self.since_s = engine.unix_now()
         self.view = ClusterView()
+        self.fall: tuple[int, int] | None = None  # from which revision to which the store was seen to fall
         self.revision = 0  # the view shows the store as of this revision (0: it shows nothing yet)
         self._written = 1  # no plan is made before the view has reached this revision
         self._inbox: deque[Snapshot | Changes | StoreError] = deque()
@@ -236,7 +242,8 @@ class Leadership:
                 continue
             answered_s = self.engine.now()
             if beat.revision < max(highest, self.revision):
-                raise Deposed(f"the store's revision fell from {max(highest, self.revision)} to {beat.revision}")
+                self.fall = max(highest, self.revision), beat.revision
+                raise Deposed("the store's revision fell from {} to {}".format(*self.fall))
             if self.revision < highest:  # what the last beat told of has still not arrived
                 self._inbox.append(Compacted(beat.revision))
             highest = beat.revision

@@ -14,7 +14,6 @@ import msgspec
 
 from fleetd import metrics
 from fleetd.agent.explanations import NO_REASON, Explanations
-from fleetd.agent.history import History, is_same_cluster
 from fleetd.agent.ledger import Ledger, StoreSeen
 from fleetd.agent.orders import Orders, Reading
 from fleetd.agent.publisher import Membership, StatePublisher
@@ -34,6 +33,7 @@ from fleetd.core.reconcile import (
     report,
 )
 from fleetd.core.unit import TargetState
+from fleetd.history import History, is_same_cluster
 from fleetd.registry import Registry
 from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager, ServiceManagerError, UnitStatus
 

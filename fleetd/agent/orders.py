@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from fleetd.agent.history import History
 from fleetd.core.placement import Placement
+from fleetd.history import History
 from fleetd.registry import MalformedRecord, Registry, Synced, decode
 from fleetd.store.protocol import Changes, Compacted, Event, KeyValue, Unavailable
 

@@ -1,7 +1,7 @@
 """A store that was restored while a machine was away: told by the history's name, where the revision does not tell."""
 
-from fleetd.agent.history import History, is_same_cluster
 from fleetd.core.unit import UnitState
+from fleetd.history import History, is_same_cluster
 from fleetd.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline
 from tests.agent.machine import DAEMON, MachineUnderTest

@@ -1,14 +1,17 @@
 """Which history of the store this is: a name that changes when the store is restored from a snapshot.
 
 Its revision alone does not tell: a machine that was cut off or off meanwhile comes back to a store that may have been
-written to more often than the one it knew. So the first that does see the revision fall names the history that begins.
-What a restore means for the units here is core/reconcile.py's matter.
+written to more often than the one it knew. So the first that does see the revision fall, agent or leader, names the
+history that begins. What a restore means for the units here is core/reconcile.py's matter.
 """
 
+import asyncio
 from contextlib import suppress
 
 from fleetd.registry import Registry
-from fleetd.store.protocol import Conflict, Put, Unchanged
+from fleetd.store.protocol import Conflict, Put, Unavailable, Unchanged
+
+RETRY_S = 1.0
 
 
 def is_same_cluster(one: str, other: str) -> bool:
@@ -36,6 +39,16 @@ class History:
             name, _ = await self._read()
         self._known = name
         return name
+
+    async def tell_of_fall(self, highest: int, revision: int) -> None:
+        """Have every machine know that the store was set back from `highest` to `revision`, as soon as it answers: one
+        whose next heartbeat comes late sees no fall any more, and would not write again what it wrote and was lost."""
+        while True:
+            try:
+                await self.read(highest, revision)
+                return
+            except Unavailable:
+                await asyncio.sleep(RETRY_S)
 
     async def _read(self) -> tuple[str, int]:
         """The name, and the revision at which the part of it that restores change was written; 0: never."""
