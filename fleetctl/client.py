@@ -121,27 +121,35 @@ class Client:
 
     def reports(self, names: Iterable[str]) -> dict[str, schema.UnitReport]:
         """How the units of these names stand, by name; those that do not exist are left out, copies or not."""
-        names = list(names)
+        return {name: report for name, report in self._all_reports(list(names)).items() if report.target}
+
+    def remains(self, names: Iterable[str]) -> dict[str, schema.UnitReport]:
+        """The same of those that any machine has a copy of, be they destroyed or not."""
+        return {name: report for name, report in self._all_reports(list(names)).items() if report.copies}
+
+    def _all_reports(self, names: Sequence[str]) -> dict[str, schema.UnitReport]:
+        """Reports on what exists, or has copies: all in one request where the API takes so many names."""
         queries = list(_cut_query([("name", name) for name in names]))
         answer = None
         if len(queries) > 1:
             answer = self._post(f"{schema.V2}/reports", schema.Question(tuple(names)), schema.UnitReports)
-        answers = [answer] if answer else [self._ask_reports(query) for query in queries]
+        answers = [answer] if answer else [self._get_reports(query) for query in queries]
         if None in answers:
             return self._reports_of_version_one(names)
-        return {report.name: report for each in answers if each for report in each.units if report.target}
+        return {report.name: report for each in answers if each for report in each.units}
 
-    def _ask_reports(self, query: str) -> schema.UnitReports | None:
-        """One part of the reports; None where the API knows but version 1."""
+    def _get_reports(self, query: str) -> schema.UnitReports | None:
         return self._try("GET", f"{schema.V2}/units", query, None, schema.UnitReports)
 
     def _reports_of_version_one(self, names: Sequence[str]) -> dict[str, schema.UnitReport]:
         addresses = {machine.id: machine.primary_ip for machine in self.machines()}
         if len(names) > _FEW:
-            wanted = frozenset(names)
-            return describe_units([unit for unit in self.units() if unit.name in wanted], self.states(), addresses)
-        units = [unit for unit in map(self.unit, names) if unit]
-        return describe_units(units, [state for unit in units for state in self.states(unit.name)], addresses)
+            found, states = self.units(), self.states()
+        else:
+            found = [unit for unit in map(self.unit, names) if unit]
+            states = [state for name in names for state in self.states(name)]
+        units = {unit.name: unit for unit in found}
+        return describe_units([units.get(name, schema.Unit(name)) for name in names], states, addresses)
 
     def carry_out(self, wishes: Sequence[schema.Wish]) -> dict[str, ApiError]:
         """Have each wish done, all in one request where they fit, and the API takes more than one; of those that were

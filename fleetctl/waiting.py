@@ -181,23 +181,26 @@ def _why_nowhere(report: schema.UnitReport) -> Failed | Pending:
 
 
 def observe(ask: Callable[[], T], bound_s: float) -> Iterator[T]:
-    """The answers of `ask`, the first at once, then ever less often, until the bound has passed. Raises ClientError."""
+    """The answers of `ask`, the first at once, then ever less often, until the bound has passed; what takes its time to
+    be answered is asked no more than half of the time. Raises ClientError."""
     deadline = time.monotonic() + bound_s
     silent_after = min(deadline, time.monotonic() + SILENCE_S)
     pause_s = FIRST_PAUSE_S
     while True:
+        began, took_s = time.monotonic(), 0.0
         try:
             answer = ask()
         except ClientError as error:
             if not error.may_pass or time.monotonic() >= silent_after:
                 raise
         else:
+            took_s = time.monotonic() - began
             yield answer
             silent_after = min(deadline, time.monotonic() + SILENCE_S)
         left_s = deadline - time.monotonic()
         if left_s <= 0:
             return
-        time.sleep(min(pause_s, left_s))
+        time.sleep(min(max(pause_s, took_s), left_s))
         pause_s = min(pause_s * 1.5, LONGEST_PAUSE_S)
 
 
@@ -277,13 +280,8 @@ class Wait:
 def wait_until_gone(client: "Client", names: Collection[str], bound_s: float) -> Iterator[str]:
     """The destroyed units, each as soon as no machine reports it any more; those that stay are not among them."""
     left = list(names)
-
-    def ask() -> list[schema.UnitState]:
-        return client.states(left[0] if len(left) == 1 else "")
-
     with LiveLines() as live:
-        for states in observe(ask, bound_s) if left else ():
-            held = {state.name: state for state in states}
+        for held in observe(lambda: client.remains(left), bound_s) if left else ():
             gone = [name for name in left if name not in held]
             if gone:
                 live.clear()
@@ -291,8 +289,4 @@ def wait_until_gone(client: "Client", names: Collection[str], bound_s: float) ->
             left[:] = [name for name in left if name in held]
             if not left:
                 return
-            live.show({name: _describe_held(held[name]) for name in left})
-
-
-def _describe_held(state: schema.UnitState) -> str:
-    return f"it is still {state.active} ({state.sub}) on {output.short_id(state.machine_id)}"
+            live.show({name: _still_there(held[name].copies[0]).what for name in left})

@@ -223,6 +223,7 @@ class FakeApi:
         for name in names:
             held = self.units.get(name)
             if held is None:
+                reports += self._remains(name)
                 continue
             fate = self.fate(name)
             placed = held.machine is not None or held.target == "inactive"
@@ -242,6 +243,15 @@ class FakeApi:
             )
             self._advance(name, held)
         return reports
+
+    def _remains(self, name: str) -> list[schema.UnitReport]:
+        """What is left of a unit that was destroyed."""
+        held = self.gone.get(name)
+        if held is None or held.copy is None:
+            return []
+        orphan = msgspec.structs.replace(held.copy, orphaned=True)
+        self._advance(name, held)
+        return [schema.UnitReport(name, target="", generation=0, copies=(orphan,))]
 
     def _advance(self, name: str, held: Held) -> bool:
         """One step nearer to what is wanted; whether there was one to make."""

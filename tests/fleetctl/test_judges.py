@@ -1,5 +1,7 @@
 """What a unit's report means for a command that waits: the rows are situations, the verdicts what is said of them."""
 
+import time
+
 import pytest
 
 from fleetctl.parsing import bound_s
@@ -17,6 +19,7 @@ from fleetctl.waiting import (
     judge_loaded,
     judge_stopped,
     judge_unloaded,
+    observe,
 )
 from fleetd.api.schema import CopyReport, UnitReport
 
@@ -155,3 +158,8 @@ def test_refusals_are_counted_the_commonest_first() -> None:
 @pytest.mark.parametrize(("attempts", "expected_s"), [(0, 300.0), (-1, 300.0), (1, 2.0), (30, 60.0)])
 def test_a_wait_is_bounded_whatever_is_asked(attempts: int, expected_s: float) -> None:
     assert bound_s(attempts) == expected_s
+
+
+def test_what_takes_its_time_to_be_answered_is_asked_half_of_the_time_at_most() -> None:
+    answers = list(observe(lambda: time.sleep(0.2), 1.0))
+    assert 1 <= len(answers) <= 3

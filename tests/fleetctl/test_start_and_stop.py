@@ -365,7 +365,7 @@ def test_destroying_without_blocking_does_not_look_at_what_becomes_of_it(fleetct
     api.add("web.service", target="launched")
     result = fleetctl("destroy", "--no-block", "web")
     assert (result.status, result.stdout, result.stderr) == (0, "Destroyed web.service\n", "")
-    assert ("GET", "/fleet/v1/state") not in api.requests
+    assert api.requests[-1] == ("DELETE", "/fleet/v1/units/web.service")
 
 
 def test_a_destroyed_unit_that_does_not_stop_is_a_timeout(fleetctl: Fleetctl, api: FakeApi) -> None:

@@ -148,7 +148,7 @@ def test_destroyed_units_are_shown_while_they_stop(at_terminal: Callable[..., Te
     api.add("web.service", target="launched")
     api.fates["web.service"] = Fate(stuck=True)
     terminal = at_terminal("destroy", "web")
-    terminal.read_until(lambda written: "web.service is still active (running) on 11111111... (" in written)
+    terminal.read_until(lambda written: "web.service is still active (running) on 11111111.../10.0.0.1 (" in written)
     api.gone.clear()
     assert terminal.finish() == 0
     assert terminal.screen() == "Destroyed web.service\n"
