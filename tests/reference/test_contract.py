@@ -1,5 +1,5 @@
-"""The table in contract/ is whole: each statement of the reference has its row, and each row tests that exist, or a
-reason. It is read, never run: that the tests pass is their own matter.
+"""The tables in contract/ and in promises.md are whole: each statement of the reference and each promise has its row,
+and each row tests that exist, or a reason. They are read, never run: that the tests pass is their own matter.
 """
 
 import ast
@@ -14,6 +14,8 @@ import pytest
 
 TESTS = Path(__file__).parents[1]
 CONTRACT = TESTS / "reference" / "contract"
+SCENARIOS = Path("simulation/scenarios")
+PROMISES = TESTS / "reference" / "promises.md"
 STATUSES = ("held", "differs", "quirk mended", "meaningless here")
 
 # Section of the reference → how many statements it makes.
@@ -78,6 +80,10 @@ STATEMENTS = {
     "10.7": 15,
 }
 
+# Section of the promises → how many there are: of what users suffered from, of rules, of what befalls machines, and of
+# what comes from outside.
+PROMISED = {"P": 18, "R": 9, "S": 20, "H": 6}
+
 
 class Row(msgspec.Struct, frozen=True):
     """One statement of the reference, as our own words have it, and what holds it."""
@@ -132,9 +138,16 @@ def faults(row: Row) -> Iterator[str]:
     if len(set(row.tests)) != len(row.tests):
         yield "it names a test twice"
     for test in row.tests:
-        path, _, name = test.partition("::")
-        if not (TESTS / path).is_file() or name not in names_in(path):
+        if not exists(test):
             yield f"there is no {test}"
+
+
+def exists(test: str) -> bool:
+    """Whether there is such a test, or such a scenario of the simulator's."""
+    path, _, name = test.partition("::")
+    if Path(path).parent == SCENARIOS and not name:
+        return (TESTS / path).is_file()
+    return (TESTS / path).is_file() and name in names_in(path)
 
 
 def test_every_statement_of_every_section_has_its_row() -> None:
@@ -146,3 +159,19 @@ def test_rows_are_numbered_and_say_what_holds_them_or_why_nothing_does(section: 
     rows = [row for row in ROWS if row.section == section]
     assert [row.number for row in rows] == [f"{section}.{number}" for number in range(1, STATEMENTS[section] + 1)]
     assert [f"{row.number}: {fault}" for row in rows for fault in faults(row)] == []
+
+
+@pytest.mark.parametrize("section", PROMISED)
+def test_every_promise_has_its_row_and_each_is_held_by_tests_that_exist(section: str) -> None:
+    rows = [row for row in parse_table(PROMISES.read_text()) if row.section == section]
+    assert [row.number for row in rows] == [f"{section}.{number}" for number in range(1, PROMISED[section] + 1)]
+    assert [row.number for row in rows if row.status != "held"] == []
+    assert [f"{row.number}: {fault}" for row in rows for fault in faults(row)] == []
+
+
+def test_a_promise_that_names_what_does_not_exist_is_noticed() -> None:
+    found = [
+        list(faults(parse_row("P", f"| P.1 | something | held | {tests} |")))
+        for tests in ("", "unit/test_no.py::test_a", "unit/test_names.py::test_no", "simulation/scenarios/no.txt")
+    ]
+    assert all(len(each) == 1 for each in found)

@@ -1,0 +1,44 @@
+"""A leader with nothing to do: what it asks of the store has nothing to do with how many units there are."""
+
+import asyncio
+
+from fleetd.core.unit import TargetState, Unit, UnitState
+from fleetd.store.protocol import Put
+from tests.metrics import exported
+from tests.unit.leading_node import MACHINE, TTL_S, Node
+from tests.virtual_time import run_virtually
+
+REST_S = 600.0
+BEATS = REST_S / (TTL_S / 3) + REST_S / (TTL_S / 6)  # the machine's, and the leader's, whose lease is half as long
+
+
+def requests() -> float:
+    """How often the store has been asked anything, so far."""
+    return sum(value for (name, _), value in exported().items() if name == "fleet_store_request_duration_seconds_count")
+
+
+async def requests_at_rest(units: int) -> float:
+    """What ten minutes take in which nothing changes, with so many units that run."""
+    node = Node()
+    await node.start()
+    for name in [f"u{number}.service" for number in range(units)]:
+        await node.registry.write_unit(Unit(name, "", TargetState.LAUNCHED), None)
+        generation = (await node.registry.store.get_many([node.registry.key("units", name)])).items[0].mod_revision
+        state = UnitState("loaded", "active", "running", target=TargetState.LAUNCHED, generation=generation)
+        put = node.registry.put(state, MACHINE, name)
+        await node.store.transact([], [Put(put.key, put.value)])
+    await asyncio.sleep(30)
+    assert len(await node.registry.placements()) == units
+    revision, before = await node.store.revision(), requests()
+    await asyncio.sleep(REST_S)
+    asked = requests() - before
+    assert await node.store.revision() == revision
+    await node.stop()
+    return asked
+
+
+def test_at_rest_the_store_is_asked_for_beats_alone_however_many_units_there_are() -> None:
+    few = run_virtually(requests_at_rest(3))
+    many = run_virtually(requests_at_rest(300))
+    assert abs(few - many) <= 2
+    assert many <= BEATS + 2
