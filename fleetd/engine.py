@@ -7,6 +7,7 @@ decided stands in core/; what a machine does with it is agent.py's matter. The t
 
 import asyncio
 import logging
+import zlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -48,6 +49,7 @@ log = logging.getLogger(__name__)
 
 MIN_LEADER_TTL_S = 2.0  # etcd grants no shorter lease
 RETRY_S = 1.0
+CANDIDACY_S = 0.3  # over which candidates spread when the leader is gone
 HISTORY_S = 600.0  # how much of etcd's history is kept
 SMALL_PLAN = 100  # units; a larger plan is made beside the loop, which must go on beating
 STEP_OPERATIONS = 100
@@ -98,6 +100,7 @@ class Engine:
         self.offload = offload
         self.leadership: Leadership | None = None
         self._history = History(registry, machine, "")
+        self._turn_s = CANDIDACY_S * zlib.crc32(machine.encode()) / 2**32
 
     async def run(self) -> None:
         """Campaign and lead until cancelled. A store that does not answer is waited for."""
@@ -141,6 +144,7 @@ class Engine:
                 await self._depose(key, item.value)
             else:
                 await self._wait_for_vacancy(item, seen.revision)
+                await asyncio.sleep(self._turn_s)  # all know of it at once, and few are to try
 
     async def _depose(self, key: str, value: bytes) -> None:
         with suppress(Conflict):
@@ -232,6 +236,7 @@ class Leadership:
         highest = 0
         while True:
             await asyncio.sleep(interval_s)
+            known = max(highest, self.revision)  # before it asks: what is heard meanwhile may be newer than the answer
             try:
                 beat = await self.store.keep_alive(self.lease)
             except LeaseNotFound:
@@ -241,8 +246,8 @@ class Leadership:
                     raise Deposed(f"the store has not answered for a whole term's lease: {error}") from None
                 continue
             answered_s = self.engine.now()
-            if beat.revision < max(highest, self.revision):
-                self.fall = max(highest, self.revision), beat.revision
+            if beat.revision < known:
+                self.fall = known, beat.revision
                 raise Deposed("the store's revision fell from {} to {}".format(*self.fall))
             if self.revision < highest:  # what the last beat told of has still not arrived
                 self._inbox.append(Compacted(beat.revision))

@@ -26,7 +26,7 @@ from fleetd.systemd.simulated import SimulatedSystemd
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 LINE_LIMIT = 1 << 20
-BEGINNINGS_A_SECOND = 100  # machines that join at once would only queue up at the processor they share here
+JOINING = 10  # machines at a time: more would only queue up at the processor that they share here, and miss their beats
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -86,13 +86,18 @@ class Crowd:
         self._server: Server | None = None
 
     async def join(self) -> None:
-        """Switch on all machines, and serve the API of the first if it is to be."""
-        for number in range(self._task.first, self._task.first + self._task.count):
-            self._nodes[number] = self._start(number)
-            await asyncio.sleep(1 / BEGINNINGS_A_SECOND)
+        """Switch on all machines, wait until they are registered, and serve the API of the first if it is to be."""
+        joining = asyncio.Semaphore(JOINING)
+        numbers = range(self._task.first, self._task.first + self._task.count)
+        await asyncio.gather(*(self._join_one(number, joining) for number in numbers))
         if self._task.socket:
             self._server = Server(self._nodes[self._task.first].api)
             await self._server.start([Address(path=self._task.socket)], insecure=False)
+
+    async def _join_one(self, number: int, joining: asyncio.Semaphore) -> None:
+        async with joining:
+            node = self._nodes[number] = self._start(number)
+            await node.membership.registered.wait()
 
     async def answer(self, request: Request) -> Used:
         if isinstance(request, Cut):
