@@ -198,6 +198,8 @@ class Leadership:
         self._written = 1  # no plan is made before the view has reached this revision
         self._inbox: deque[Snapshot | Changes | StoreError] = deque()
         self._wake = asyncio.Event()
+        self._history_key = engine.registry.key("history")
+        self._restored_at = 0  # the revision at which it was written down that the store was restored; 0: it never was
         self._watched = False  # whether who is absent now, and was not at the last look, was seen to vanish
         self._changed: Names | None = None  # the units to plan for; None: all
         self._absences: tuple[Absence, ...] = ()
@@ -300,11 +302,14 @@ class Leadership:
             if isinstance(entry, Snapshot):
                 self.view = ClusterView()
                 self._watched = False
+                self._restored_at = max(
+                    (item.mod_revision for item in entry.items if item.key == self._history_key), default=0
+                )
                 for item in entry.items:
                     self._apply(item.key, item, item.mod_revision)
                 self.revision = self._written = entry.revision
                 self._changed = None
-            elif isinstance(entry, Changes):
+            elif isinstance(entry, Changes) and not any(event.key == self._history_key for event in entry.events):
                 for event in entry.events:
                     self._apply(event.key, event.item, event.revision)
                 self.revision = max(self.revision, entry.revision)
@@ -328,7 +333,10 @@ class Leadership:
             return
         if change.path.kind == "leader" and (change.record is None or change.lease != self.lease):
             raise Deposed("somebody else took office" if change.record else "its key is gone")
-        concerned = self.view.apply(change.path.kind, change.path.first, change.path.second, change.record)
+        record = change.record
+        if change.path.kind == "states" and record is not None and change.revision < self._restored_at:
+            record = msgspec.structs.replace(record, outdated=True)
+        concerned = self.view.apply(change.path.kind, change.path.first, change.path.second, record)
         if self._changed is not None:
             self._changed |= concerned
 

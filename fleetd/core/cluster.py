@@ -425,7 +425,8 @@ def _weight(state: UnitState | None) -> tuple[Any, ...] | None:
     if state is None:
         return None
     failed = state.active == "failed" or bool(state.error)
-    return (state.runs, state.active == "active", failed, state.target, state.generation, state.completed, state.orphan)
+    kept = (state.orphan, state.outdated)
+    return (state.runs, state.active == "active", failed, state.target, state.generation, state.completed, kept)
 
 
 def _standing(machine: Machine | None) -> tuple[Any, ...] | None:

@@ -348,9 +348,10 @@ def _tend_strays(draft: Draft) -> None:
 def _tend_retiring(draft: Draft, overdue: frozenset[tuple[str, str]]) -> None:
     """A copy that outlived a cut goes when its replacement runs; where that has failed, or does not even begin to run
     in time, it is the unit again. So is one that is kept running since the store was restored, but it does not go."""
-    for machine, order in list(draft.placements.items()):
-        kept = _is_kept(draft, machine)
-        if not (order.retiring or kept) or machine not in draft.view.machines:
+    retiring = [machine for machine, order in draft.placements.items() if order.retiring]
+    kept = [machine for machine in draft.placements if _is_kept(draft, machine)]  # last: it may have been long ago
+    for machine in (*retiring, *kept):
+        if machine not in draft.view.machines:
             continue
         state = draft.states.get(machine)
         home = draft.home
@@ -359,11 +360,13 @@ def _tend_retiring(draft: Draft, overdue: frozenset[tuple[str, str]]) -> None:
         is_needed = not home or is_late or _has_failed(draft.states.get(home))
         if state is None or not state.runs:
             draft.withdraw(machine)
+        elif is_needed and state.outdated:
+            continue  # it may run no more, or be the only one
         elif is_needed and not why_not(draft.question(machine)):
             draft.place(machine, "the copy that was left running")
             if home:
                 draft.withdraw(home)
-        elif not kept and (is_overdue or _is_replaced(draft) or has_no_conflict(draft.question(machine))):
+        elif machine in retiring and (is_overdue or _is_replaced(draft) or has_no_conflict(draft.question(machine))):
             draft.withdraw(machine)
 
 
@@ -372,7 +375,7 @@ def _is_replaced(draft: Draft) -> bool:
     if not draft.home:
         return False
     state = draft.states.get(draft.home)
-    is_active = state is not None and (state.active == "active" or state.completed)
+    is_active = state is not None and not state.outdated and (state.active == "active" or state.completed)
     return is_active or draft.view.units[draft.name].target is not TargetState.LAUNCHED
 
 

@@ -83,7 +83,8 @@ class UnitState(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     none any more), `target` and `generation` are those of the placement that it has carried out last. `completed`
     says that a oneshot ran to its end with success. `error` is why the last step failed, in systemd's own words where
     systemd spoke, else ''. `orphan`: the unit is only kept running, because a restored store does not know it or
-    wants it gone; no order but one to run it is carried out.
+    wants it gone; no order but one to run it is carried out. `outdated`: the machine said so before the store was
+    restored, and nothing since; it is not part of the stored value.
     """
 
     load: str = ""
@@ -95,6 +96,7 @@ class UnitState(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     completed: bool = False
     error: str = ""
     orphan: bool = False
+    outdated: bool = False
 
     @property
     def runs(self) -> bool:

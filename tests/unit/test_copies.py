@@ -443,3 +443,24 @@ def test_a_unit_that_does_not_run_at_home_stays_where_it_is_kept_running():
     world.machine("m1")
     world.lead()
     assert world.orders(A) == {"m1": "stay", "m2": "go"}
+
+
+def test_what_a_machine_said_before_a_restore_is_no_reason_to_stop_a_copy():
+    world = after_a_cut()
+    world.state(A, "m2", "active", outdated=True)
+    world.lead()
+    assert world.orders(A) == {"m1": "retire", "m2": "stay"}
+    world.state(A, "m2", "active")
+    world.lead()
+    assert world.orders(A) == {"m1": "go", "m2": "stay"}
+
+
+def test_a_copy_that_ran_before_a_restore_is_the_unit_again_when_its_machine_has_said_so_since():
+    world = after_a_cut()
+    world.state(A, "m1", "active", outdated=True)
+    world.state(A, "m2", "failed")
+    world.lead()
+    assert world.orders(A) == {"m1": "retire", "m2": "stay"}
+    world.state(A, "m1", "active")
+    world.lead()
+    assert world.orders(A) == {"m1": "stay", "m2": "go"}
