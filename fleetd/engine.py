@@ -54,8 +54,6 @@ HISTORY_S = 600.0  # how much of etcd's history is kept
 SMALL_PLAN = 100  # units; a larger plan is made beside the loop, which must go on beating
 STEP_OPERATIONS = 100
 STEP_BYTES = 600_000
-
-
 Offload = Callable[[Callable[[], Plan]], Awaitable[Plan]]  # runs what takes long: in a thread, or, in tests, at once
 
 
