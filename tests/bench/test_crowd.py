@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from contrib.bench.crowd.phases import JOIN, ONE, START, Size
-from contrib.bench.crowd.report import render_report
+from contrib.bench.crowd.report import figures_of, render_report
 from contrib.bench.crowd.run import run_crowd
 from contrib.testbed.etcd import etcd_is_installed
 
@@ -27,6 +27,7 @@ def test_a_small_crowd_goes_through_every_phase_and_is_reported(tmp_path: Path) 
     assert all(phase.took_s > 0 and phase.etcd_cpu_s >= 0 for phase in findings.phases.values())
     assert all(findings.phases[name].took_s > SMALL.ttl_s / 2 for name in names[5:])  # nobody is dead before its lease
     assert findings.floor.took_s > 0
+    assert {figure.key: figure.value for figure in figures_of(findings)}["start"] == start.took_s
     report = render_report(findings)
     assert all(name in report for name in names)
     assert f"| {SMALL.machines * 10} | {SMALL.units * 10} |" in report

@@ -12,16 +12,18 @@ import time
 from pathlib import Path
 
 from contrib import interrupt
+from contrib.bench import history
 from contrib.bench.crowd.phases import Size
-from contrib.bench.crowd.report import render_report
+from contrib.bench.crowd.report import figures_of, render_report
 from contrib.bench.crowd.run import run_crowd
 from contrib.testbed.etcd import etcd_is_installed
 
+REPORT = Path(__file__).parents[1] / "crowd.md"
 MEMORY = Path("/dev/shm")  # as /run is, where machines keep their ledgers
 
 
 def main() -> int:
-    size = _parse_arguments()
+    size, is_noted = _parse_arguments()
     if not etcd_is_installed():
         print("contrib.bench.crowd needs etcd: apt install etcd-server", file=sys.stderr)
         return 2
@@ -29,23 +31,29 @@ def main() -> int:
     _allow_files()
     try:
         with tempfile.TemporaryDirectory(prefix="fleet-crowd-", dir=MEMORY if MEMORY.is_dir() else None) as directory:
-            print(render_report(run_crowd(size, Path(directory), _say)), end="")
+            findings = run_crowd(size, Path(directory), _say)
     except KeyboardInterrupt:
         return 130
+    report = render_report(findings)
+    print(report, end="")
+    if is_noted:
+        history.note(figures_of(findings), size.machines, size.units, bench="crowd")
+        REPORT.write_text(report)
     return 0
 
 
-def _parse_arguments() -> Size:
+def _parse_arguments() -> tuple[Size, bool]:
     parser = argparse.ArgumentParser(prog="python -m contrib.bench.crowd", description="A cluster without machines.")
     parser.add_argument("--machines", type=int, default=1000, help="how many agents (at least 4)")
     parser.add_argument("--units", type=int, default=20_000, help="how many units")
     parser.add_argument("--ttl", type=float, default=10.0, help="agent_ttl in seconds")
     parser.add_argument("--rest", type=float, default=20.0, help="for how many seconds it is watched at rest")
     parser.add_argument("--processes", type=int, default=4, help="how many processes the agents share")
+    parser.add_argument("--note", action="store_true", help="keep figures and report: history.jsonl and crowd.md")
     given = parser.parse_args()
     if given.machines < 4 or given.units < given.machines:
         parser.error("at least 4 machines, and no fewer units than machines")
-    return Size(given.machines, given.units, given.ttl, given.rest, given.processes)
+    return Size(given.machines, given.units, given.ttl, given.rest, given.processes), given.note
 
 
 def _allow_files() -> None:

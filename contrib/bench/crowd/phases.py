@@ -25,6 +25,9 @@ JOIN = "all machines join"
 REST = "at rest"
 START = "all units submitted and active"
 ONE = "one unit (the median), with its echo"
+LOSE_ONE = "one machine lost"
+LOSE_TENTH = "a tenth of the machines lost"
+LOSE_LEADER = "the leader's machine lost"
 ONE_BY_ONE = 3
 POLL_ONE_S = 0.005
 PATIENCE_S = 600.0
@@ -102,8 +105,8 @@ class Play:
             self.memory = await self._observe_memory(alone_mib)
             await self._rest(f"{REST}, with all units")
             await self._start_one(api)
-        await self._lose("one machine lost", 1)
-        await self._lose("a tenth of the machines lost", max(1, self._size.machines // 10))
+        await self._lose(LOSE_ONE, 1)
+        await self._lose(LOSE_TENTH, max(1, self._size.machines // 10))
         await self._lose_leader()
 
     async def _join(self) -> None:
@@ -166,7 +169,7 @@ class Play:
         await self._crew.kill(LEADER)
         took_s = await self._until_elsewhere(lost, [machine_id(0)]) - began
         assert self._onlooker.leader != machine_id(0), "the machine that is gone cannot have moved its own units"
-        await self._note("the leader's machine lost", took_s, before, began)
+        await self._note(LOSE_LEADER, took_s, before, began)
 
     async def _until_elsewhere(self, units: Collection[str], machines: Collection[str]) -> float:
         if not units:

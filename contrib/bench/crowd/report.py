@@ -3,8 +3,19 @@
 from collections.abc import Iterable, Sequence
 
 from contrib.bench.crowd.floor import WATCHES_A_MACHINE
-from contrib.bench.crowd.phases import JOIN, ONE, ONE_BY_ONE, REST, START, Phase
+from contrib.bench.crowd.phases import (
+    JOIN,
+    LOSE_LEADER,
+    LOSE_ONE,
+    LOSE_TENTH,
+    ONE,
+    ONE_BY_ONE,
+    REST,
+    START,
+    Phase,
+)
 from contrib.bench.crowd.run import Findings
+from contrib.bench.figure import Figure
 
 FACTORS = (1, 2, 5, 10)
 KINDS_SHOWN = 8
@@ -26,6 +37,19 @@ def render_report(findings: Findings) -> str:
         _render_more(findings),
     )
     return "\n\n".join(parts) + "\n"
+
+
+def figures_of(findings: Findings) -> list[Figure]:
+    """What of it the history keeps."""
+    start, rest = findings.phases[START], findings.phases[f"{REST}, with all units"]
+    figures = [
+        Figure("start", START, "s", (start.took_s,), (findings.floor.took_s,)),
+        Figure("start_etcd", f"{START}: etcd", "s", (start.etcd_cpu_s,), (findings.floor.etcd_cpu_s,)),
+        Figure("start_leader", f"{START}: the leader", "s", (start.leader_cpu_s,)),
+        Figure("rest_etcd", "at rest: etcd", "%", (rest.etcd_cpu_s / rest.lasted_s * 100,)),
+    ]
+    keys = {ONE: "one", LOSE_ONE: "cut", LOSE_TENTH: "cut_tenth", LOSE_LEADER: "cut_leader"}
+    return figures + [Figure(key, name, "s", (findings.phases[name].took_s,)) for name, key in keys.items()]
 
 
 def _table(rows: Iterable[Sequence[str]]) -> str:
