@@ -11,6 +11,7 @@ from typing import cast
 
 from fleetd.api.message import ApiError, Request
 from fleetd.api.pages import TOKEN, parse_page, render_token
+from fleetd.config import OPTIONS, VARIABLE_PREFIX, ConfigError, parse_config
 from fleetd.core.cluster import ClusterView
 from fleetd.core.names import InvalidName, compile_glob, parse_name
 from fleetd.core.schedule import plan_cluster
@@ -128,10 +129,21 @@ def check_record(data: bytes) -> None:
     plan_cluster(view)
 
 
+def check_config(data: bytes) -> None:
+    """fleet.conf, and every option by itself as a variable."""
+    text = data.decode("utf-8", "replace")
+    for environ in ({}, *({f"{VARIABLE_PREFIX}{option.name.upper()}": text} for option in OPTIONS)):
+        with suppress(ConfigError):
+            config, notices = parse_config(text if not environ else "", "fleet.conf", environ, {})
+            assert all(str(notice) for notice in notices)
+            assert config.agent_ttl_s >= 1, "a time to live below its bound"
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "unitfile": check_unit_file,
     "name": check_name,
     "pagetoken": check_page_token,
     "etcd": check_etcd,
     "record": check_record,
+    "config": check_config,
 }

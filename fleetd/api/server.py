@@ -34,6 +34,7 @@ FIRST_INHERITED_FD = 3
 PATIENCE_S = 30.0  # with a client that sends its request or its body, or takes its answer, slowly
 _IDLE_TIMEOUT_S = 75.0
 _READ_AHEAD_BYTES = 64 * 1024  # of what a client sends before it is read
+_ACCEPTED_AT_ONCE = 16  # by the loop, several times over, before the first of them can be cut off
 _CROWDED_LOG_S = 60.0  # how often it is said that there are too many clients
 _STOP_TIMEOUT_S = 0.8  # aiohttp waits so long twice: for the handlers, then for their cancellation
 _TOO_MUCH = "requests and answers of other clients are all that fleetd can hold at once: try again in a moment"
@@ -233,13 +234,19 @@ def _render_raw(response: Response) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + response.body
 
 
+def _max_connections() -> int:
+    """As many as leave descriptors for everything else: the store, the bus, files, and connections that are just being
+    accepted or closed."""
+    return min(MAX_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
+
+
 class Server:
     """Serves an Api, which may be replaced by another at any time, until it is stopped."""
 
     def __init__(self, api: Api, patience_s: float = PATIENCE_S, crowd: Crowd | None = None) -> None:
         self.api = api
         self.patience_s = patience_s
-        self.crowd = crowd or Crowd(min(MAX_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))
+        self.crowd = crowd if crowd is not None else Crowd(_max_connections())
         self._crowded_said_s = -math.inf
         handler = _HttpServer(
             self,
@@ -274,7 +281,8 @@ class Server:
             await self.stop()
             raise
         for sock in (*inherited, *opened):
-            await web.SockSite(self._runner, sock, backlog=self.crowd.max_connections).start()
+            await web.SockSite(self._runner, sock, backlog=_ACCEPTED_AT_ONCE).start()
+            sock.listen(self.crowd.max_connections)  # who waits in the queue takes no descriptor of ours
 
     async def stop(self) -> None:
         """Stop serving, within two seconds, whatever is going on."""

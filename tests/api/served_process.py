@@ -30,7 +30,7 @@ async def _serve(path: str, patience_s: float, max_connections: int, units: int)
     registry = Registry(store)
     for number in range(units):
         await registry.write_unit(Unit(f"u{number:05}.service", f"[A]\nB={'x' * 1000}\n", TargetState.LAUNCHED), None)
-    server = Server(Api(registry), patience_s, Crowd(max_connections))
+    server = Server(Api(registry), patience_s, Crowd(max_connections) if max_connections else None)
     await server.start([parse_address(path)], insecure=False)
     print(_SERVING, flush=True)
     await asyncio.Event().wait()
@@ -63,15 +63,22 @@ class ServedProcess:
 
 @contextmanager
 def served_process(
-    folder: Path, patience_s: float = 1.0, max_connections: int = 2048, over_tcp: bool = False
+    folder: Path,
+    patience_s: float = 1.0,
+    max_connections: int = 2048,
+    *,
+    over_tcp: bool = False,
+    max_descriptors: int = 4096,
 ) -> Iterator[ServedProcess]:
-    """One in this folder, ended at the end."""
+    """One in this folder, ended at the end. With no bound on connections (0) it is for it to find one."""
     path = f"{LOOPBACK}:{free_port()}" if over_tcp else str(folder / "fleet.sock")
     log, units = folder / "log", 300
     arguments = [path, str(patience_s), str(max_connections), str(units)]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.api.served_process", *arguments], stdout=output, stderr=output
+            ["prlimit", f"--nofile={max_descriptors}", sys.executable, "-m", "tests.api.served_process", *arguments],
+            stdout=output,
+            stderr=output,
         )
     try:
         began = time.monotonic()

@@ -192,6 +192,16 @@ def test_of_more_clients_than_fit_those_make_way_who_keep_it_waiting_longest(tmp
         assert process.log.count("20 clients are connected to the API, which is as many as it takes") == 1
 
 
+def test_clients_never_take_all_descriptors_that_there_are(tmp_path: Path) -> None:
+    with served_process(tmp_path, patience_s=20, max_connections=0, max_descriptors=200) as process:
+        descriptors = process.descriptors
+        with many(process, 300):
+            health(process.path)
+            assert process.descriptors <= descriptors + 50
+        assert "50 clients are connected" in process.log
+        assert "Too many open files" not in process.log
+
+
 async def test_who_waits_for_an_answer_does_not_make_way(path: Address) -> None:
     api = Echo()
     server = Server(api, crowd=Crowd(max_connections=2))

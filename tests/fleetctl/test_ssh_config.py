@@ -4,9 +4,12 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from fleetctl.errors import SshFailed
 from fleetctl.identities import gather_identities
@@ -284,3 +287,46 @@ def test_an_agent_without_keys_and_one_that_is_gone_are_told_apart(
     assert gather_identities(login).problems == ("the agent holds no keys (ssh-add loads one)",)
     monkeypatch.setenv("SSH_AUTH_SOCK", str(home / "gone"))
     assert gather_identities(login).problems == (f"no agent answers at {home}/gone (SSH_AUTH_SOCK)",)
+
+
+KEYWORDS = st.sampled_from(
+    [
+        "Host",
+        "Match",
+        "Port",
+        "User",
+        "HostName",
+        "IdentityFile",
+        "IdentitiesOnly",
+        "ProxyJump",
+        "ProxyCommand",
+        "Include",
+    ]
+)
+VALUES = st.sampled_from(
+    [
+        "web",
+        "*",
+        "!web",
+        "all",
+        "host web",
+        "final",
+        "host",
+        "canonical",
+        "22",
+        "99999",
+        "9" * 5000,
+        "none",
+        "a,web",
+        "web:x",
+    ]
+) | st.text("%hpn\"\\'=~/[]{}@:,!*? \t", max_size=6)
+CONFIG_LINES = st.lists(st.tuples(KEYWORDS, st.sampled_from([" ", "=", ""]), VALUES).map("".join) | VALUES, max_size=8)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(CONFIG_LINES.map("\n".join))
+def test_no_configuration_ends_in_anything_but_a_login_or_a_word_on_what_is_wrong(home: Path, text: str) -> None:
+    configure(home, text)
+    with suppress(SshFailed):
+        assert 0 < plan_login(Settings(), "web").port < 65536
