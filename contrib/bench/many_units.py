@@ -119,9 +119,9 @@ class Bench:
 
     async def fleetctl(self, *arguments: str) -> None:
         """Run a command to its end, as a person would."""
-        argv = [sys.executable, "-m", "fleetctl.cli", f"--endpoint=unix://{self.socket}", *arguments]
+        program = [sys.executable, "-m", "fleetctl.cli", f"--endpoint=unix://{self.socket}", "--request-timeout=60"]
         process = await asyncio.create_subprocess_exec(
-            *argv, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+            *program, *arguments, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
         )
         _, said = await process.communicate()
         if process.returncode:
