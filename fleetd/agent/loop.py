@@ -78,7 +78,7 @@ class Agent:
         self._explanations = Explanations(systemd, self._mark_one, logger)
         history = History(registry, machine_id, ledger.store.cluster_id)
         self._orders = Orders(registry, machine_id, self._wake.set, ledger.store.revision, history, logger)
-        self._publisher = StatePublisher(registry, machine_id, membership, logger)
+        self._publisher = StatePublisher(registry, machine_id, membership, self._orders.know, logger)
 
     # What the rest of the daemon asks of it.
 

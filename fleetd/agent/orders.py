@@ -71,6 +71,10 @@ class Orders:
         self.synced = ""
         self.revision = 0
 
+    def know(self, revision: int) -> None:
+        """The store has had this revision."""
+        self.highest_revision = max(self.highest_revision, revision)
+
     def check(self, beat_revision: int) -> None:
         """The store was at this revision just now. Read everything again if it fell (it was restored); see whether the
         mirror has missed anything if it has still not come to what the store was at with the beat before (the watch is

@@ -6,6 +6,7 @@ core/reconcile.py, when the machine is registered and on which lease by whoever 
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from fleetd.core.unit import UnitState
@@ -35,12 +36,21 @@ class Membership(Protocol):
 
 
 class StatePublisher:
-    """Keeps `states/<machine>/` as last set. `set` and `wake` never wait; `run` does the work until it is cancelled."""
+    """Keeps `states/<machine>/` as last set. `set` and `wake` never wait; `run` does the work until it is cancelled.
+    `on_written` is told the store's revision of each write."""
 
-    def __init__(self, registry: Registry, machine_id: str, membership: Membership, logger: logging.Logger) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        machine_id: str,
+        membership: Membership,
+        on_written: Callable[[int], None],
+        logger: logging.Logger,
+    ) -> None:
         self._registry = registry
         self._machine_id = machine_id
         self._membership = membership
+        self._on_written = on_written
         self._log = logger
         self._wanted: dict[str, UnitState] = {}
         self._changed: dict[str, None] = {}  # units whose state in the store is another, or is not known
@@ -122,7 +132,7 @@ class StatePublisher:
         written = 0
         try:
             for transaction in cut_into_transactions(steps):
-                await self._registry.store.transact(transaction.comparisons, transaction.operations)
+                self._on_written(await self._registry.store.transact(transaction.comparisons, transaction.operations))
                 written += len(transaction.operations)
         finally:
             self._changed = dict.fromkeys(names[written:]) | self._changed
