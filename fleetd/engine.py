@@ -9,15 +9,14 @@ import asyncio
 import logging
 import zlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Any, Protocol
 
 import msgspec
 
 from fleetd import metrics
-from fleetd.core.census import count_outcome, take_census
+from fleetd.core.census import Outcome, count_outcome, take_census
 from fleetd.core.cluster import ClusterView, Names
 from fleetd.core.copies import UnitPlan
 from fleetd.core.failover import Failover, Loss
@@ -25,7 +24,7 @@ from fleetd.core.placement import Decision
 from fleetd.core.presence import Absence, BeatHistory, judge, note_absences
 from fleetd.core.schedule import Plan, plan_cluster
 from fleetd.history import History
-from fleetd.registry import Leader, MalformedRecord, Registry, Step, Synced, cut_into_transactions, decode, encode
+from fleetd.registry import Leader, MalformedRecord, Registry, cut_into_transactions, decode, encode
 from fleetd.store.protocol import (
     MAX_OPERATIONS,
     Changes,
@@ -37,7 +36,6 @@ from fleetd.store.protocol import (
     HasValue,
     KeyValue,
     LeaseNotFound,
-    Operation,
     Put,
     Snapshot,
     StoreError,
@@ -52,9 +50,10 @@ RETRY_S = 1.0
 CANDIDACY_S = 0.3  # over which candidates spread when the leader is gone
 HISTORY_S = 600.0  # how much of etcd's history is kept
 SMALL_PLAN = 100  # units; a larger plan is made beside the loop, which must go on beating
-STEP_OPERATIONS = 100
-STEP_BYTES = 600_000
-Offload = Callable[[Callable[[], Plan]], Awaitable[Plan]]  # runs what takes long: in a thread, or, in tests, at once
+SLICE = 200  # records or so (about 5 ms) that are dealt with before the loop has its turn
+
+Decided = tuple[Plan, Outcome]
+Offload = Callable[[Callable[[], Decided]], Awaitable[Decided]]  # runs long work: in a thread, or, in tests, at once
 
 
 class Beats(Protocol):
@@ -193,6 +192,7 @@ class Leadership:
         self.view = ClusterView()
         self.fall: tuple[int, int] | None = None  # from which revision to which the store was seen to fall
         self.revision = 0  # the view shows the store as of this revision (0: it shows nothing yet)
+        self._arrived = 0  # the last revision that came from the store, taken in or not (0: everything is being read)
         self._written = 1  # no plan is made before the view has reached this revision
         self._inbox: deque[Snapshot | Changes | StoreError] = deque()
         self._wake = asyncio.Event()
@@ -236,7 +236,7 @@ class Leadership:
         highest = 0
         while True:
             await asyncio.sleep(interval_s)
-            known = max(highest, self.revision)  # before it asks: what is heard meanwhile may be newer than the answer
+            known = max(highest, self._arrived)  # before it asks: what is heard meanwhile may be newer than the answer
             try:
                 beat = await self.store.keep_alive(self.lease)
             except LeaseNotFound:
@@ -249,7 +249,7 @@ class Leadership:
             if beat.revision < known:
                 self.fall = known, beat.revision
                 raise Deposed("the store's revision fell from {} to {}".format(*self.fall))
-            if self.revision < highest:  # what the last beat told of has still not arrived
+            if 0 < self._arrived < highest:  # what the last beat told of has still not come
                 self._inbox.append(Compacted(beat.revision))
             highest = beat.revision
             self._wake.set()
@@ -266,8 +266,8 @@ class Leadership:
                         due_s = await self._pass()
                 if not self._inbox:
                     await self._sleep(due_s)
-                if not self._take_in():
-                    self.revision, self._written = 0, 1
+                if not await self._take_in():
+                    self.revision, self._arrived, self._written = 0, 0, 1
                     watch.cancel()
                     watch = asyncio.create_task(self._load())
         finally:
@@ -282,42 +282,45 @@ class Leadership:
             except Unavailable as error:
                 log.debug("cannot read the cluster: %s", error)
                 await asyncio.sleep(RETRY_S)
-        self._inbox.append(snapshot)
-        self._wake.set()
+        self._arrive(snapshot)
         try:
             async for changes in self.store.watch(self.registry.prefix, snapshot.revision):
-                self._inbox.append(changes)
-                self._wake.set()
+                self._arrive(changes)
         except Compacted as error:
             self._inbox.append(error)
             self._wake.set()
 
-    def _take_in(self) -> bool:
-        """Bring the view up to date with the inbox. False: it must be read anew."""
+    def _arrive(self, news: Snapshot | Changes) -> None:
+        self._inbox.append(news)
+        self._arrived = max(self._arrived, news.revision)
+        self._wake.set()
+
+    async def _take_in(self) -> bool:
+        """Bring the view up to date with the inbox, slice by slice. False: it must be read anew."""
         self._wake.clear()
         while self._inbox:
             entry = self._inbox.popleft()
             if isinstance(entry, Snapshot):
-                self.view = ClusterView()
+                view, self._changed = ClusterView(), None
+                restores = [item.mod_revision for item in entry.items if item.key == self._history_key]
+                self._restored_at = max(restores, default=0)
+                async for item in _in_slices(entry.items):
+                    self._apply(view, item.key, item, item.mod_revision)
+                self.view = view
                 self._watched = False
-                self._restored_at = max(
-                    (item.mod_revision for item in entry.items if item.key == self._history_key), default=0
-                )
-                for item in entry.items:
-                    self._apply(item.key, item, item.mod_revision)
                 self.revision = self._written = entry.revision
-                self._changed = None
             elif isinstance(entry, Changes) and not any(event.key == self._history_key for event in entry.events):
-                for event in entry.events:
-                    self._apply(event.key, event.item, event.revision)
+                async for event in _in_slices(entry.events):
+                    self._apply(self.view, event.key, event.item, event.revision)
                 self.revision = max(self.revision, entry.revision)
             else:
                 self._inbox.clear()
                 return False
+            await asyncio.sleep(0)  # however small they are, there may be thousands
         return True
 
-    def _apply(self, key: str, item: Any, revision: int) -> None:
-        """Take one key into the view, and note which units it concerns. One that cannot be read counts as absent."""
+    def _apply(self, view: ClusterView, key: str, item: Any, revision: int) -> None:
+        """Take one key into a view, and note which units it concerns. One that cannot be read counts as absent."""
         try:
             change = self.registry.change(key, item, revision)
         except MalformedRecord as error:
@@ -334,7 +337,7 @@ class Leadership:
         record = change.record
         if change.path.kind == "states" and record is not None and change.revision < self._restored_at:
             record = msgspec.structs.replace(record, outdated=True)
-        concerned = self.view.apply(change.path.kind, change.path.first, change.path.second, record)
+        concerned = view.apply(change.path.kind, change.path.first, change.path.second, record)
         if self._changed is not None:
             self._changed |= concerned
 
@@ -352,11 +355,10 @@ class Leadership:
         changed, self._changed = self._changed, {}
         metrics.PASSES.inc()
         with metrics.PLAN_S.time():
-            plan = await self._plan(changed)
+            plan, outcome = await self._plan(changed)
         due_s = min((at_s for at_s in (due_s, *self._waits.values()) if at_s is not None), default=None)
         if not (plan.units or plan.synced or plan.forgotten):
             return due_s
-        outcome = count_outcome(self.view, plan.units)
         try:
             await self._write(plan)
             metrics.count_outcome(outcome, written=True)
@@ -414,27 +416,28 @@ class Leadership:
             del self._waits[name]
         return dict.fromkeys(over)
 
-    async def _plan(self, changed: Names | None) -> Plan:
+    async def _plan(self, changed: Names | None) -> Decided:
         engine, now_s = self.engine, self.engine.now()
         limit_s = now_s - engine.handover_timeout_s
         overdue = frozenset(copy for copy, begun_s in self._retiring_since.items() if begun_s <= limit_s)
         failover = msgspec.structs.replace(engine.failover, lost=self._lost, clock_s=now_s)
-        make = partial(plan_cluster, self.view, changed, now_s=engine.unix_now(), overdue=overdue, failover=failover)
+        view, unix_now = self.view, engine.unix_now()
+
+        def decide() -> Decided:
+            plan = plan_cluster(view, changed, now_s=unix_now, overdue=overdue, failover=failover)
+            return plan, count_outcome(view, plan.units)
+
         is_small = changed is not None and len(changed) <= SMALL_PLAN
-        plan = make() if is_small else await engine.offload(make)
+        plan, outcome = decide() if is_small else await engine.offload(decide)
         self._waits |= dict(plan.waits)
-        return plan
+        return plan, outcome
 
     async def _write(self, plan: Plan) -> None:
         """Write the plan in as few transactions as may be, in its order. Raises what the store raises."""
         await self._check_gone(plan.forgotten)
-        # A machine that is taken for dead is told so before its orders go: it may live, and take their absence for one.
-        steps = [Step((), (Delete(self.registry.key("synced", machine)),)) for machine in plan.forgotten]
-        steps += [step for unit in plan.units for step in self._steps(unit)]
-        steps += [Step((), (self.registry.put(Synced(session), machine),)) for machine, session in plan.synced]
-        for transaction in cut_into_transactions(steps, self.guards):
+        for transaction in cut_into_transactions(self.registry.plan_steps(plan), self.guards):
             self._written = await self.store.transact(transaction.comparisons, transaction.operations)
-        for unit in plan.units:
+        async for unit in _in_slices(plan.units):
             _log_decision(unit)
 
     async def _check_gone(self, machines: Sequence[str]) -> None:
@@ -445,25 +448,6 @@ class Leadership:
             for item in (await self.store.get_many(keys)).items:
                 with suppress(MalformedRecord):
                     raise Conflict(f"machine {decode('machines', item).id} was taken for dead, and is back")
-
-    def _steps(self, plan: UnitPlan) -> Iterator[Step]:
-        """One step a unit. A global unit on many machines takes several: its orders do not depend on one another, and
-        its decision comes last, so that all of them are guarded by the former one."""
-        key = self.registry.key
-        decision_key = key("decisions", plan.unit)
-        guard = (Unchanged(decision_key, plan.revision),)
-        operations: list[Operation] = []
-        size = 0
-        deletes: list[Operation] = [Delete(key("placements", machine, plan.unit)) for machine in plan.cancels]
-        puts: list[Operation] = [self.registry.put(order, order.machine, order.unit) for order in plan.orders]
-        for operation in (*deletes, *puts):
-            operations.append(operation)
-            size += len(operation.value) if isinstance(operation, Put) else 0
-            if len(operations) >= STEP_OPERATIONS or size >= STEP_BYTES:
-                yield Step(guard, tuple(operations))
-                operations, size = [], 0
-        last = self.registry.put(plan.decision, plan.unit) if plan.decision else Delete(decision_key)
-        yield Step(guard, (*operations, last))
 
     async def _check_office(self) -> None:
         """After a transaction that failed or whose fate is unknown: do we lead still? Raises Deposed."""
@@ -490,6 +474,14 @@ class Leadership:
                 await self.store.compact(past)
             except StoreError as error:
                 log.info("cannot compact the store's history: %s", error)
+
+
+async def _in_slices(items: Iterable[Any]) -> AsyncIterator[Any]:
+    """All of these, one by one; after each slice, everything else on the loop has its turn."""
+    for count, item in enumerate(items, start=1):
+        yield item
+        if count % SLICE == 0:
+            await asyncio.sleep(0)
 
 
 def _log_decision(plan: UnitPlan) -> None:

@@ -5,16 +5,18 @@ that the API makes. What the leader and the agents write in batches is cut into 
 decides anything, and nothing here knows which store it talks to.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import msgspec
 
 from fleetd import metrics
+from fleetd.core.copies import UnitPlan
 from fleetd.core.decoding import UNREADABLE
 from fleetd.core.machine import Machine, MachineSettings
 from fleetd.core.placement import Decision, Placement
+from fleetd.core.schedule import Plan
 from fleetd.core.unit import Unit, UnitState
 from fleetd.store.bounds import size_of
 from fleetd.store.protocol import (
@@ -31,6 +33,8 @@ from fleetd.store.protocol import (
 )
 
 DEFAULT_PREFIX = "/fleet/"
+STEP_OPERATIONS = 100  # of one unit in one step
+STEP_BYTES = 600_000
 MOST_PICKED = 16 * MAX_OPERATIONS  # keys asked for by name; a whole kind costs as much as tens of such requests
 
 
@@ -262,6 +266,37 @@ class Registry:
                 decision = decode("decisions", item)
         return unit, decision
 
+    # What the leader writes: every step is guarded by the decision that it was planned from.
+
+    def plan_steps(self, plan: Plan) -> Iterator[Step]:
+        """The steps that carry out a plan, in its order."""
+        # A machine that is taken for dead is told so before its orders go: it may live, and take their absence for one.
+        for machine in plan.forgotten:
+            yield Step((), (Delete(self.key("synced", machine)),))
+        for unit in plan.units:
+            yield from self._unit_plan_steps(unit)
+        for machine, session in plan.synced:
+            yield Step((), (self.put(Synced(session), machine),))
+
+    def _unit_plan_steps(self, plan: UnitPlan) -> Iterator[Step]:
+        """One step a unit. A global unit on many machines takes several: its orders do not depend on one another, and
+        its decision comes last, so that all of them are guarded by the former one."""
+        key = self.key
+        decision_key = key("decisions", plan.unit)
+        guard = (Unchanged(decision_key, plan.revision),)
+        operations: list[Operation] = []
+        size = 0
+        deletes: list[Operation] = [Delete(key("placements", machine, plan.unit)) for machine in plan.cancels]
+        puts: list[Operation] = [self.put(order, order.machine, order.unit) for order in plan.orders]
+        for operation in (*deletes, *puts):
+            operations.append(operation)
+            size += len(operation.value) if isinstance(operation, Put) else 0
+            if len(operations) >= STEP_OPERATIONS or size >= STEP_BYTES:
+                yield Step(guard, tuple(operations))
+                operations, size = [], 0
+        last = self.put(plan.decision, plan.unit) if plan.decision else Delete(decision_key)
+        yield Step(guard, (*operations, last))
+
     # What the API writes: always against what was read. Raises Conflict when somebody else was quicker.
 
     async def write_unit(self, unit: Unit, before: Unit | None) -> int:
@@ -298,12 +333,12 @@ def _normalise(prefix: str) -> str:
     return "/" + prefix.strip("/") + "/" if prefix.strip("/") else "/"
 
 
-def cut_into_transactions(steps: Iterable[Step], guards: Sequence[Comparison] = ()) -> list[Step]:
-    """Join steps, in order, into as few transactions as the store's bounds allow; a step is never torn apart.
+def cut_into_transactions(steps: Iterable[Step], guards: Sequence[Comparison] = ()) -> Iterator[Step]:
+    """Join steps, in order, into as few transactions as the store's bounds allow; a step is never torn apart. Steps are
+    taken as they are needed, so that whoever writes one transaction after the other need not make them all at once.
 
     `guards` stand in every transaction. Raises ValueError for a step that is too large by itself.
     """
-    transactions: list[Step] = []
     comparisons: list[Comparison] = list(guards)
     operations: list[Operation] = []
     size = 0
@@ -317,11 +352,10 @@ def cut_into_transactions(steps: Iterable[Step], guards: Sequence[Comparison] = 
             or size + step_size > MAX_TRANSACTION_BYTES
         )
         if full and operations:
-            transactions.append(Step(tuple(comparisons), tuple(operations)))
+            yield Step(tuple(comparisons), tuple(operations))
             comparisons, operations, size = list(guards), [], 0
         comparisons.extend(step.comparisons)
         operations.extend(step.operations)
         size += step_size
     if operations:
-        transactions.append(Step(tuple(comparisons), tuple(operations)))
-    return transactions
+        yield Step(tuple(comparisons), tuple(operations))

@@ -135,6 +135,8 @@ class ClusterView:
         self._hosts: dict[str, Names] = {}  # template → the machines that hold instances of it
         self._requirements: dict[str, Requirements] = {}
         self._sites: Sites | None = None
+        self._gone: Names = {}  # machines that are not there, but that orders or sessions tell of
+        self._unsynced: Names = {}  # machines whose session is not yet taken in
 
     # Reading.
 
@@ -207,7 +209,15 @@ class ClusterView:
 
     def absent(self) -> list[str]:
         """The machines that placements name and that are not there, in order."""
-        return sorted(machine for machine, units in self._ordered.items() if units and machine not in self.machines)
+        return sorted(machine for machine in self._gone if self._ordered.get(machine))
+
+    def forgotten(self) -> list[str]:
+        """The machines that are dead, of whose sessions nothing need be kept, in order."""
+        return sorted(machine for machine in self._gone if machine in self.synced and machine not in self.away)
+
+    def unsynced(self) -> list[tuple[str, str]]:
+        """The machines, in order, whose session is not yet taken in, with that."""
+        return [(machine, self.machines[machine].session) for machine in sorted(self._unsynced)]
 
     # Taking in what the store shows. Each returns what it concerns.
 
@@ -233,6 +243,7 @@ class ClusterView:
                 return self.concerned_by(first)
             case "synced":
                 _set(self.synced, first, record.session if record else None)
+                self._refresh_standing(first)
         return {}
 
     def set_away(self, away: frozenset[str]) -> Concerns:
@@ -284,6 +295,7 @@ class ClusterView:
         former = self.placements.get(name, {}).get(machine)
         _set_by_machine(self.placements, name, machine, placement)
         _mark(self._ordered.setdefault(machine, {}), name, placement is not None)
+        self._refresh_standing(machine)
         _mark(self.retiring, (machine, name), placement is not None and placement.retiring)
         room = self.rooms.setdefault(machine, Room())
         concerned = {name: None} | self.bound_to(name) | self._neighbours(machine)
@@ -333,8 +345,16 @@ class ClusterView:
     def _set_machine(self, machine: str, record: Machine | None) -> Names:
         former = self.machines.get(machine)
         _set(self.machines, machine, record)
+        self._refresh_standing(machine)
         self._refresh_metadata(machine)
         return {} if _standing(former) == _standing(record) else self.concerned_by(machine)
+
+    def _refresh_standing(self, machine: str) -> None:
+        record = self.machines.get(machine)
+        told_of = bool(self._ordered.get(machine)) or machine in self.synced
+        _mark(self._gone, machine, record is None and told_of)
+        session = record.session if record else ""
+        _mark(self._unsynced, machine, session not in ("", self.synced.get(machine)))
 
     def _refresh_metadata(self, machine: str) -> None:
         record = self.machines.get(machine)

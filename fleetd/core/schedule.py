@@ -58,14 +58,8 @@ def plan_cluster(
     placed = _place_homeless(Ranking(trial), homeless, drafts) if homeless else {}
     ordered = sorted(drafts.values(), key=lambda draft: (draft.stage, placed.get(draft.name, 0)))
     plans = [plan for draft in ordered if (plan := draft.finish()) is not None]
-    synced = tuple(
-        (machine.id, machine.session)
-        for machine in view.machines.values()
-        if machine.session and view.synced.get(machine.id) != machine.session
-    )
-    forgotten = tuple(machine for machine in view.synced if view.is_dead(machine))
     ends = tuple((draft.name, draft.waits_until_s) for draft in drafts.values() if math.isfinite(draft.waits_until_s))
-    return Plan(tuple(plans), synced, forgotten, ends)
+    return Plan(tuple(plans), tuple(view.unsynced()), tuple(view.forgotten()), ends)
 
 
 def _place_homeless(ranking: Ranking, homeless: list[str], drafts: dict[str, Draft]) -> dict[str, int]:

@@ -9,10 +9,10 @@ from fleetd.core.machine import Machine
 from fleetd.core.unit import TargetState, Unit
 from fleetd.engine import Engine
 from fleetd.membership import Membership
-from fleetd.registry import Registry
+from fleetd.registry import DEFAULT_PREFIX, Registry
 from fleetd.store.embedded import EmbeddedStore
 from fleetd.store.measured import MeasuredStore
-from fleetd.store.protocol import Comparison, Operation, Unavailable
+from fleetd.store.protocol import Comparison, Operation, Snapshot, Unavailable
 from tests.virtual_time import offload_inline
 
 MACHINE = "a" * 32
@@ -20,9 +20,14 @@ TTL_S = 9.0
 
 
 class DeafStore(EmbeddedStore):
-    """Takes no orders to machines while it is deaf."""
+    """Takes no orders to machines while it is deaf. Counts how often everything was read."""
 
     is_deaf = False
+    whole_reads = 0
+
+    async def range(self, prefix: str, *, after: str = "", limit: int = 0) -> Snapshot:
+        self.whole_reads += prefix == DEFAULT_PREFIX
+        return await super().range(prefix, after=after, limit=limit)
 
     async def transact(self, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> int:
         if self.is_deaf and any("/placements/" in operation.key for operation in operations):

@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 
 from fleetd.core.machine import Machine
+from fleetd.core.unit import TargetState, Unit
 from fleetd.engine import SMALL_PLAN
 from fleetd.store.protocol import Delete
 from tests.unit.leading_node import MACHINE, Node
@@ -39,6 +40,27 @@ def test_a_machine_that_is_back_before_its_units_are_moved_keeps_them() -> None:
         await node.store.transact([], [Delete(there.key)])
         await asyncio.sleep(3 * node.engine.ttl_s)
         assert await _homes(node) == {MACHINE: 2 * SMALL_PLAN + 4}  # and when it is gone for good, it does not
+        await node.stop()
+
+    run_virtually(scenario())
+
+
+def test_a_plan_that_takes_longer_than_two_beats_is_no_reason_to_read_everything_again() -> None:
+    async def scenario() -> None:
+        node = Node()
+        await node.start()
+        reads = node.store.whole_reads
+        node.may_plan.clear()
+        units = [Unit(f"u{number}.service", "", TargetState.LAUNCHED) for number in range(SMALL_PLAN + 2)]
+        await node.store.transact([], [node.registry.put(unit, unit.name) for unit in units])
+        for number in range(10):  # what is written meanwhile is heard of, but not looked at
+            await node.add(f"late{number}.service")
+            await asyncio.sleep(node.engine.leader_ttl_s / 3)
+        assert not await _homes(node)
+        node.may_plan.set()
+        await asyncio.sleep(0.5)
+        assert await _homes(node) == {MACHINE: SMALL_PLAN + 12}
+        assert node.store.whole_reads == reads
         await node.stop()
 
     run_virtually(scenario())

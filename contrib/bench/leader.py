@@ -1,0 +1,281 @@
+"""`python -m contrib.bench.leader [--quick] [--seed N]`: what planning costs the leader of a cluster that is on paper.
+
+Processor time beside wall time, for other work may share the machine, and beside a floor: filling and sorting a mapping
+of as many records in the same run. Then a leader in full on the embedded store, to see for how long at most its loop
+was held up, on which its beats depend, while it read and planned everything and began to write it.
+"""
+
+import argparse
+import asyncio
+import math
+import random
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from contrib.bench import history
+from contrib.bench.figure import Figure
+from contrib.bench.mix import draw_machines, draw_units
+from fleetd.core.cluster import ClusterView, Concerns
+from fleetd.core.failover import Failover
+from fleetd.core.machine import Machine
+from fleetd.core.presence import BeatHistory
+from fleetd.core.schedule import Plan, plan_cluster
+from fleetd.core.unit import Unit, UnitState
+from fleetd.engine import Engine
+from fleetd.registry import Registry, Synced
+from fleetd.store.embedded import EmbeddedStore
+
+LARGE = (5_000, 150_000)  # machines, units
+SMALL = (1_000, 20_000)
+QUICK = (100, 2_000)
+TTL_S = 10.0
+TICK_S = 0.005
+WRITING_S = 5.0  # how long the leader is watched while it writes
+
+
+class Cost(msgspec.Struct, frozen=True):
+    """What something took: of the processor, by the clock, and of the processor for its floor. `key` names it in the
+    history, `limit_s` is what is promised of the processor."""
+
+    key: str
+    name: str
+    cpu_s: float
+    wall_s: float
+    floor_s: float
+    limit_s: float
+
+    @property
+    def figure(self) -> Figure:
+        """For the history: processor time."""
+        return Figure(self.key, self.name, "s", (self.cpu_s,), (self.floor_s,), self.limit_s)
+
+
+def clock(work: Callable[[], Any]) -> tuple[float, float, Any]:
+    """Processor and wall seconds that this takes, and what it returns."""
+    cpu_s, wall_s = time.process_time(), time.perf_counter()
+    result = work()
+    return time.process_time() - cpu_s, time.perf_counter() - wall_s, result
+
+
+def floor_of(names: Iterable[str]) -> float:
+    """Processor seconds to fill a mapping with as many records, and to sort it."""
+    return clock(lambda: sorted({name: {"name": name} for name in names}))[0]
+
+
+class Paper:
+    """A cluster on paper: its view, and machines that do at once as they are told."""
+
+    def __init__(self, seed: int, machines: int, units: int) -> None:
+        chance = random.Random(seed)
+        self.machines = draw_machines(chance, machines)
+        self.spare = draw_machines(chance, 1)[0]
+        self.units = draw_units(chance, units)
+        self.view = ClusterView()
+        self.revision = 1
+
+    def load(self) -> None:
+        """The leader reads machines and units."""
+        for machine in self.machines:
+            self.view.apply("machines", machine.id, "", machine)
+        for unit in self.units:
+            self.view.apply("units", unit.name, "", unit)
+
+    def carry_out(self, plan: Plan) -> Concerns:
+        """The plan is written and done; what that concerns."""
+        apply, concerned = self.view.apply, Concerns()
+        for unit in plan.units:
+            self.revision += 1
+            for machine in unit.cancels:
+                concerned |= apply("placements", machine, unit.unit, None)
+            for order in unit.orders:
+                concerned |= apply("placements", order.machine, order.unit, order)
+                state = UnitState("loaded", "active", "running", "", order.target, order.generation)
+                concerned |= apply("states", order.machine, order.unit, state if order.stays else None)
+            decision = unit.decision and msgspec.structs.replace(unit.decision, revision=self.revision)
+            concerned |= apply("decisions", unit.unit, "", decision)
+        for machine, session in plan.synced:
+            concerned |= apply("synced", machine, "", Synced(session))
+        return concerned
+
+    def settle(self) -> None:
+        """Go on until nothing is left to plan."""
+        concerned: Concerns | None = None
+        while concerned is None or concerned:
+            concerned = self.carry_out(plan_cluster(self.view, concerned))
+
+
+def measure_large(paper: Paper, size: str, limit_s: float) -> list[Cost]:
+    """Everything at once: read, planned from nothing, and looked at again by the next leader."""
+    names = [unit.name for unit in paper.units]
+    floor_s = floor_of(names)
+    loading = clock(paper.load)
+    placing = clock(lambda: plan_cluster(paper.view))
+    paper.carry_out(placing[2])
+    looking = clock(lambda: plan_cluster(paper.view))
+    return [
+        Cost("read", f"read {size}", *loading[:2], floor_s, math.inf),
+        Cost("place", f"place {size}", *placing[:2], floor_s, limit_s),
+        Cost("check", f"find {size} in order", *looking[:2], floor_s, math.inf),
+    ]
+
+
+def measure_small(paper: Paper, size: str, rounds: int) -> list[Cost]:
+    """One thing at a time, in a cluster at rest: the records taken in, planned, and looked at again once written."""
+    return [
+        median_cost("change", f"a changed unit of {size}", [change_unit(paper, turn) for turn in range(rounds)]),
+        median_cost("loss", f"a lost machine of {size}", [lose_machine(paper, turn) for turn in range(rounds)]),
+        median_cost("newcomer", f"a new machine of {size}", [add_machine(paper) for _ in range(rounds)]),
+    ]
+
+
+def median_cost(key: str, name: str, costs: Sequence[Cost]) -> Cost:
+    cpu_s = statistics.median(cost.cpu_s for cost in costs)
+    wall_s = statistics.median(cost.wall_s for cost in costs)
+    return Cost(key, name, cpu_s, wall_s, statistics.median(cost.floor_s for cost in costs), 0.05)
+
+
+def cost_of(paper: Paper, change: Callable[[], Concerns]) -> Cost:
+    cpu_s, wall_s, plan = clock(lambda: plan_cluster(paper.view, change()))
+    assert plan.units, "nothing was planned"
+    concerned = paper.carry_out(plan)
+    again_cpu_s, again_wall_s, _ = clock(lambda: plan_cluster(paper.view, concerned))
+    floor_s = floor_of(unit.unit for unit in plan.units)
+    paper.settle()
+    return Cost("", "", cpu_s + again_cpu_s, wall_s + again_wall_s, floor_s, math.inf)
+
+
+def change_unit(paper: Paper, turn: int) -> Cost:
+    """A person restarts a unit."""
+    name = paper.units[(turn + 1) * len(paper.units) // 100].name
+    paper.revision += 1
+    unit = msgspec.structs.replace(paper.view.units[name], generation=paper.revision)
+    return cost_of(paper, lambda: paper.view.apply("units", name, "", unit))
+
+
+def lose_machine(paper: Paper, turn: int) -> Cost:
+    """A machine is dead, and comes back when its units are elsewhere."""
+    machine = paper.machines[turn]
+    names = list(paper.view.rooms[machine.id].units)
+    lost = cost_of(paper, lambda: _forget(paper.view, machine.id, names))
+    paper.view.apply("machines", machine.id, "", machine)
+    paper.settle()
+    return lost
+
+
+def _forget(view: ClusterView, machine: str, names: Iterable[str]) -> Concerns:
+    concerned = view.apply("machines", machine, "", None)
+    for name in names:
+        concerned |= view.apply("states", machine, name, None)
+    return concerned
+
+
+def add_machine(paper: Paper) -> Cost:
+    """A machine is new, and gone for good afterwards."""
+    spare = paper.spare
+    added = cost_of(paper, lambda: paper.view.apply("machines", spare.id, "", spare))
+    _forget(paper.view, spare.id, list(paper.view.rooms[spare.id].units))
+    paper.settle()
+    return added
+
+
+class Beats(msgspec.Struct):
+    """A machine whose own heartbeats are all answered."""
+
+    beats: BeatHistory
+    disturbed_s: float | None = None
+    heard_revision: int = 0
+
+
+async def measure_gap(machines: Sequence[Machine], units: Sequence[Unit]) -> float:
+    """For how many seconds at most the loop of a leader is held up, from taking office until it has written a while."""
+    store = EmbeddedStore(":memory:")
+    registry = Registry(store)
+    puts = [registry.put(machine, machine.id) for machine in machines]
+    puts += [registry.put(unit, unit.name) for unit in units]
+    for first in range(0, len(puts), 100):
+        await store.transact([], puts[first : first + 100])
+    now = asyncio.get_running_loop().time
+    planned = asyncio.Event()
+
+    async def offload(work: Callable[[], Any]) -> Any:
+        result = await asyncio.to_thread(work)
+        planned.set()
+        return result
+
+    engine = Engine(
+        machines[0].id,
+        registry,
+        Beats(BeatHistory.begin(now())),
+        ttl_s=TTL_S,
+        handover_timeout_s=30.0,
+        failover=Failover(),
+        compact=False,
+        now=now,
+        unix_now=time.time,
+        new_id=lambda: "term",
+        offload=offload,
+    )
+    gaps = [0.0]
+
+    async def tick() -> None:
+        last_s = now()
+        while True:
+            await asyncio.sleep(TICK_S)
+            gaps.append(now() - last_s - TICK_S)
+            last_s = now()
+
+    tasks = [asyncio.create_task(engine.run()), asyncio.create_task(tick())]
+    await planned.wait()
+    await asyncio.sleep(WRITING_S)
+    assert engine.leadership is not None, "the lead was lost"
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await store.close()
+    return max(gaps)
+
+
+def render(costs: Sequence[Cost]) -> str:
+    lines = [f"{'what':44} {'CPU s':>8} {'wall s':>8} {'floor s':>9} {'ratio':>7}  target (CPU s)"]
+    for cost in costs:
+        mark = "ok" if cost.cpu_s <= cost.limit_s else "MISSED"
+        target = "" if math.isinf(cost.limit_s) else f"≤ {cost.limit_s:g} {mark}"
+        numbers = f"{cost.cpu_s:8.3f} {cost.wall_s:8.3f} {cost.floor_s:9.6f} {cost.cpu_s / cost.floor_s:7.0f}"
+        lines.append(f"{cost.name:44} {numbers}  {target}".rstrip())
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m contrib.bench.leader", description="Measure the leader's planning."
+    )
+    parser.add_argument("--quick", action="store_true", help="a small cluster: to see that it works; is not noted")
+    parser.add_argument("--seed", type=int, default=1, help="of the units and machines that are drawn")
+    arguments = parser.parse_args()
+    large, small = (QUICK, QUICK) if arguments.quick else (LARGE, SMALL)
+    paper = Paper(arguments.seed, *large)
+    costs = measure_large(paper, f"{large[1]:,} units, {large[0]:,} machines", 6.0)
+    memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    gap_s = asyncio.run(measure_gap(paper.machines, paper.units))
+    del paper
+    paper = Paper(arguments.seed, *small)
+    paper.load()
+    paper.settle()
+    costs += measure_small(paper, f"{small[1]:,} units", 5)
+    print(render(costs))
+    print(f"memory at most, plan and all: {memory_mib:.0f} MiB; the loop held up at most for {gap_s:.3f} s")
+    if not arguments.quick:
+        figures = [cost.figure for cost in costs]
+        figures += [Figure("memory", "memory", "MiB", (memory_mib,)), Figure("gap", "loop held up", "s", (gap_s,))]
+        history.note(figures, large[0], large[1], "leader")
+    return 0 if all(cost.cpu_s <= cost.limit_s for cost in costs) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
