@@ -60,7 +60,7 @@ MODES = [
 
 @pytest.mark.parametrize(("label", "mode"), MODES)
 def test_generated_requests_are_answered_as_described(api: ServedProcess, label: str, mode: GenerationMode) -> None:
-    @settings(max_examples=25, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    @settings(max_examples=15, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
     @given(st.data())
     def check(data: st.DataObject) -> None:
         case = data.draw(OPERATIONS[label].as_strategy(generation_mode=mode))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from fleetd.api.handlers import Api
 from fleetd.api.message import Request
 from fleetd.core.cluster import ClusterView
+from fleetd.core.machine import Machine
 from fleetd.core.placement import Decision
 from fleetd.core.schedule import plan_cluster
 from fleetd.core.unit import TargetState, Unit, UnitState
@@ -120,6 +121,28 @@ def test_the_leader_names_what_it_cannot_read_and_goes_on_placing(caplog: pytest
         assert list(await node.registry.placements()) == [(MACHINE, "web.service")]
         named = [put.key for put in bad if put.key in caplog.text]
         assert named == [put.key for put in bad if put.key != "/fleet/states/m9"]
+        await node.stop()
+
+    run_virtually(scenario())
+
+
+def test_an_order_that_cannot_be_read_is_given_anew_to_the_machine_where_the_unit_runs() -> None:
+    async def scenario() -> None:
+        node = Node()
+        await node.start()
+        await node.add("web.service")
+        generation = (await node.registry.units())["web.service"].generation
+        running = UnitState("loaded", "active", "running", target=TargetState.LAUNCHED, generation=generation)
+        await node.store.transact([], [node.registry.put(running, MACHINE, "web.service")])
+        await node.store.transact(
+            [], [node.registry.put(Machine("0", session="s"), "0")]
+        )  # which would be first choice
+        await asyncio.sleep(1)
+        before = await node.registry.placements()
+        assert list(before) == [(MACHINE, "web.service")]
+        await node.store.transact([], [Put(f"/fleet/placements/{MACHINE}/web.service", b"junk")])
+        await asyncio.sleep(1)
+        assert await node.registry.placements() == before
         await node.stop()
 
     run_virtually(scenario())
