@@ -20,6 +20,10 @@ from tests.cluster.traffic import Traffic
 UNITS = [f"u{number}.service" for number in range(6)]
 KILLS = 6
 DEATHS = "/var/lib/deaths"
+OFTEN = {
+    "often.service": SLEEPER + "[Install]\nWantedBy=multi-user.target\n",
+    "often-once.service": "[Service]\nType=oneshot\nExecStart=/bin/touch /var/lib/ran\n",
+}
 STORE = "/var/lib/fleet"
 NOTES = "/run/fleet"
 
@@ -97,14 +101,16 @@ def test_a_fleetd_killed_at_each_of_its_writes_in_turn_does_what_it_acknowledged
     (machine,) = person.cluster.machines
     tamper(machine, "last_writes", DEATHS=DEATHS, LIVES=str(lives))
     machine.run(["systemctl", "restart", "--no-block", "fleet.service"])
+    ran = machine.path("/var/lib/ran")
     while len(deaths(machine)) < lives:
-        (path,) = person.write({"often.service": SLEEPER + "[Install]\nWantedBy=multi-user.target\n"})
-        insist(person, "start", path)
+        insist(person, "start", *person.write(OFTEN))
         assert machine.main_pid("often.service") > 1
+        assert ran.exists()
+        ran.unlink()
         insist(person, "stop", "often.service")
         assert machine.main_pid("often.service") == 0
-        insist(person, "destroy", "often.service")
-        assert machine.run(["find", "/run", "-name", "often.service"], check=False).stdout == ""
+        insist(person, "destroy", *OFTEN)
+        assert machine.run(["find", "/run", "-name", "often*.service"], check=False).stdout == ""
     person.cluster.wait_ready()
     assert sorted(person.reports()) == UNITS
     assert person.lives(UNITS) == before
