@@ -1,8 +1,8 @@
 """Runs inside a fleetd (see tampering.py): its first life ends at its first write, its second at its second, and so on.
 
 What counts as a write: a file below /run made, renamed or removed; a commit of its own store; a request that changes
-etcd, once before it leaves and once when it is answered, the answer unread. The environment names a file that has a
-line for each life that ended, and the number of LIVES.
+etcd, once before it leaves and once when it is answered, the answer unread. The file that the environment names DEATHS
+has a line for each life that ended.
 """
 
 import os
@@ -17,7 +17,6 @@ from typing import Any
 import aiohttp
 
 DEATHS = Path(os.environ["DEATHS"])
-LIVES = int(os.environ["LIVES"])  # that end so; the one after them is spared
 FILES = "/run/fleet/"
 LINKS = ("os.rename", "os.remove", "os.symlink")
 LEASES = ("/grant", "/revoke")
@@ -28,8 +27,7 @@ class Life:
     """What is left of it."""
 
     def __init__(self) -> None:
-        past = len(DEATHS.read_text().splitlines()) if DEATHS.exists() else 0
-        self._writes_left = past if past < LIVES else sys.maxsize
+        self._writes_left = len(DEATHS.read_text().splitlines()) if DEATHS.exists() else 0
 
     def write(self, what: str) -> None:
         """fleetd writes: if it was to be the last, it is not even that."""
