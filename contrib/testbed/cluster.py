@@ -23,6 +23,9 @@ from contrib.testbed.network import Network, clean_leftovers
 READY_TIMEOUT_S = 60.0  # on a busy machine everything takes its time
 FLEETCTL_TIMEOUT_S = 60.0
 POLL_S = 0.2
+BOOTING = 5  # machines at a time: of twenty at once, some would wait for their turn until they are given up
+INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
+WATCHERS_A_MACHINE, WATCHERS_ELSEWHERE = 10, 64
 PROGRAMS = ("systemd-nspawn", "etcd", "etcdctl", "ip", "nsenter", "mount")
 
 Config = Mapping[str, str]
@@ -149,6 +152,7 @@ class Cluster:
         return "\n".join(parts)
 
     def _start(self) -> None:
+        self._allow_watching()
         self.etcds = self._build_etcds()
         self.etcd = self.etcds[0]
         if self._ssh:
@@ -157,7 +161,7 @@ class Cluster:
             # Machines see this checkout read-only: compiled here once, not by each of them at every start.
             for package in ("fleetd", "fleetctl"):
                 compileall.compile_dir(root.CHECKOUT / package, quiet=1)
-        with ThreadPoolExecutor(max_workers=len(self._wanted) + 1) as pool:
+        with ThreadPoolExecutor(max_workers=min(len(self._wanted), BOOTING) + 1) as pool:
             starting = pool.submit(self._start_etcds)
             for config in self._wanted:
                 self._build(config, None)
@@ -166,6 +170,12 @@ class Cluster:
             for booted in booting:
                 booted.result()
         self.wait_ready()
+
+    def _allow_watching(self) -> None:
+        """Each systemd watches files through some eight of what Linux gives root 128 of by default."""
+        least = WATCHERS_ELSEWHERE + WATCHERS_A_MACHINE * len(self._wanted)
+        if int(INOTIFY.read_text()) < least:
+            INOTIFY.write_text(str(least))
 
     def _build_etcds(self) -> list[EtcdServer]:
         address = self.network.address
