@@ -15,6 +15,7 @@ from fleetd.store.protocol import Delete, LeaseNotFound, Put, Unavailable
 
 FIRST_RETRY_S = 0.5
 LONGEST_RETRY_S = 5.0
+STRAGGLER_S = 10.0  # a request that was given up has arrived by then, or never will
 
 
 class Membership(Protocol):
@@ -54,6 +55,8 @@ class StatePublisher:
         self._log = logger
         self._wanted: dict[str, UnitState] = {}
         self._changed: dict[str, None] = {}  # units whose state in the store is another, or is not known
+        self._is_in_doubt = False  # a write that was given up may still arrive, after those that came later
+        self._has_to_look = False
         self._has_work = asyncio.Event()
         self._writing = asyncio.Lock()
 
@@ -92,13 +95,8 @@ class StatePublisher:
     async def publish_all(self, lease: int) -> None:
         """Bring every state onto this lease, and take away those that are of units no more here. Raises Unavailable and
         LeaseNotFound."""
-        prefix = self._registry.key("states", self._machine_id) + "/"
         async with self._writing:
-            there = {item.key.removeprefix(prefix): item for item in (await self._registry.store.range(prefix)).items}
-            self._changed = dict.fromkeys((*there, *self._wanted))
-            for name, item in there.items():
-                if Put(item.key, item.value, item.lease) == self._operation(name, lease):
-                    del self._changed[name]
+            await self._compare(lease)
             await self._write(lease)
 
     async def run(self) -> None:
@@ -112,17 +110,38 @@ class StatePublisher:
                 continue
             try:
                 async with self._writing:
+                    if self._has_to_look:
+                        await self._compare(lease)
+                        self._has_to_look = False
                     await self._write(lease)
                 delay_s = FIRST_RETRY_S
+                if self._is_in_doubt:
+                    self._is_in_doubt = False
+                    asyncio.get_running_loop().call_later(STRAGGLER_S, self._look_again)
             except LeaseNotFound:
                 self._log.warning("this machine's lease is gone; it registers again")
                 self._membership.lease_lost()
             except Unavailable as error:
                 if delay_s == FIRST_RETRY_S:
                     self._log.warning("unit states cannot be published, trying on: %s", error)
+                self._is_in_doubt = True
                 await asyncio.sleep(delay_s)
                 delay_s = min(2 * delay_s, LONGEST_RETRY_S)
                 self._has_work.set()
+
+    def _look_again(self) -> None:
+        """See whether a write that was late has undone one that came after it."""
+        self._has_to_look = True
+        self._has_work.set()
+
+    async def _compare(self, lease: int) -> None:
+        """Find out which states in the store are not as they should be, on this lease."""
+        prefix = self._registry.key("states", self._machine_id) + "/"
+        there = {item.key.removeprefix(prefix): item for item in (await self._registry.store.range(prefix)).items}
+        self._changed = dict.fromkeys((*there, *self._wanted))
+        for name, item in there.items():
+            if Put(item.key, item.value, item.lease) == self._operation(name, lease):
+                del self._changed[name]
 
     async def _write(self, lease: int) -> None:
         """Write the states that changed; whatever is not known to be written stays among the changed."""
