@@ -384,9 +384,10 @@ def _has_failed(state: UnitState | None) -> bool:
 
 
 def _seek_home(draft: Draft) -> None:
-    """The unit needs a machine, unless it has done its work, or an earlier copy is still on its way out."""
+    """The unit needs a machine, unless it has done its work, or there is a copy of it still, or again."""
     leaving = [machine for machine, order in draft.placements.items() if order.withdrawn]
     forgetting = [machine for machine in draft.states if _has_to_forget(draft, machine)]
+    returning = [machine for machine in draft.states if _is_returning(draft, machine)]
     if draft.completed == draft.generation:
         draft.conclude("completed")
     elif len(leaving) == 1 and _may_return(draft, leaving[0]):
@@ -395,6 +396,8 @@ def _seek_home(draft: Draft) -> None:
         draft.wait_for_stop(leaving[0])
     elif forgetting:
         draft.wait(f"waits until {forgetting[0][:SHORT_ID_LENGTH]} has let go of it")
+    elif returning:
+        draft.wait(f"waits for {returning[0][:SHORT_ID_LENGTH]}, which is coming back with it")
     else:
         draft.homeless = True
 
@@ -419,6 +422,12 @@ def _has_to_forget(draft: Draft, machine: str) -> bool:
         return False
     state = draft.states.get(machine)
     return state is not None and _has_let_go(state)
+
+
+def _is_returning(draft: Draft, machine: str) -> bool:
+    """Whether the unit runs on a machine that was taken for dead: what runs there is published before its own key."""
+    lost = machine not in draft.view.machines and machine not in draft.placements
+    return lost and draft.view.is_running_on(draft.name, machine)
 
 
 def _tend_global(draft: Draft, waits: Waits) -> None:

@@ -124,6 +124,32 @@ def test_a_unit_is_placed_anew_only_when_its_last_report_is_taken_back():
     assert world.homes() == {A: "m1"}
 
 
+def test_a_unit_that_runs_on_a_machine_about_to_register_again_is_placed_nowhere_else():
+    world = cluster("m1", a="")
+    world.die("m1")
+    world.lead()
+    assert world.homes() == {}
+    world.state(A, "m1", "active")
+    world.machine("m2")
+    world.lead()
+    assert world.homes() == {}
+    assert world.reason(A) == "waits for m1, which is coming back with it"
+    world.machine("m1")
+    world.settle()
+    assert world.homes() == {A: "m1"}
+
+
+def test_a_unit_is_placed_when_the_machine_that_was_about_to_register_has_not():
+    world = cluster("m1", a="")
+    world.die("m1")
+    world.state(A, "m1", "active")
+    world.machine("m2")
+    world.lead()
+    world.write("states", "m1", A, None)
+    world.settle()
+    assert world.homes() == {A: "m2"}
+
+
 def test_the_last_report_of_a_machine_that_is_gone_is_not_waited_for():
     world = cluster(a="")
     world.unit(A, target=INACTIVE)
