@@ -54,7 +54,11 @@ class Unreachable(ClientError):
 
 
 class NotFleet(ClientError):
-    """Something answered that does not speak fleet's API."""
+    """Something answered that does not speak fleet's API, with an HTTP status."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
 
 
 class ApiError(ClientError):
@@ -203,7 +207,9 @@ class Client:
             if not token:
                 return
             if token in seen:
-                raise NotFleet(f"the API at {self._endpoint} hands out the same page of {path[1:]} again and again")
+                raise NotFleet(
+                    200, f"the API at {self._endpoint} hands out the same page of {path[1:]} again and again"
+                )
             seen.add(token)
 
     def _get(self, path: str, kind: type[T]) -> T:
@@ -225,7 +231,7 @@ class Client:
             return None
         try:
             response = self._call(method, f"{path}?{query}" if query else path, body)
-        except ApiError as error:
+        except (ApiError, NotFleet) as error:  # the original's words for a path that it does not know are no API's
             if error.code not in (404, 405):
                 raise
             self._unknown.add(request)
@@ -270,8 +276,9 @@ class Client:
     def _not_fleet(self, response: "httpx.Response", request: str) -> NotFleet:
         kind = printable(response.headers.get("Content-Type", "no type"))
         return NotFleet(
+            response.status_code,
             f"{self._endpoint} does not answer {request} as fleet's API does (status {response.status_code}, {kind}): "
-            "check --endpoint"
+            "check --endpoint",
         )
 
     def _unreachable(self, error: Exception) -> Unreachable:
