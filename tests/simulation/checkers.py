@@ -295,13 +295,14 @@ class Rule3TheLastCopyStays(Checker):
                 self.fail(f"the only copy of {path.second} that runs, on {path.first}, is told to stop as a second one")
 
     def _is_unfit(self, machine: str, name: str) -> bool:
-        """Whether something that conflicts with the unit was placed beside it, or a peer of it is not there."""
+        """Whether something that conflicts with the unit was placed beside it, or a peer of it is not there to stay."""
         asked = requirements_of(self.truth.units[name].text, name)
         others = {n: o for (m, n), o in self.truth.placements.items() if m == machine and n != name and not o.retiring}
         patterns = {other: requirements_of(order.text, other).conflicts for other, order in others.items()}
         conflicts = any(matches_glob(p, other) for other in others for p in asked.conflicts)
         hindered = any(matches_glob(p, name) for each in patterns.values() for p in each)
-        return conflicts or hindered or any(peer not in others for peer in asked.machine_of) or bool(asked.metadata)
+        missing = [peer for peer in asked.machine_of if peer not in others or not others[peer].stays]
+        return conflicts or hindered or bool(missing or asked.metadata)
 
 
 class Rule5NothingCompletedRunsAgain(Checker):
