@@ -185,8 +185,8 @@ class Play:
         after = await self._read()
 
         def cpu_s(which: Collection[str]) -> float:
-            both = [name for name in which if name in before.used and name in after.used]
-            return sum(after.used[name].cpu_s - before.used[name].cpu_s for name in both)
+            began_s = {worker: used.cpu_s for worker, used in before.used.items()}
+            return sum(after.used[name].cpu_s - began_s.get(name, 0.0) for name in which if name in after.used)
 
         counts = [used.counts for used in after.used.values()]
         earlier = [used.counts for worker, used in before.used.items() if worker in after.used]
