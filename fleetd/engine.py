@@ -1,33 +1,20 @@
-"""The leader: view → plan_cluster → guarded transactions.
+"""Who leads: the engines of all machines campaign for one key.
 
-One engine of the cluster leads, by a key on a lease of its own; the others wait for that key to vanish. The leader
-keeps a view of everything by one watch, plans for what changed, and writes the plan guarded by its term. What is
-decided stands in core/; what a machine does with it is agent.py's matter. The two know each other only by their keys.
+One engine of the cluster leads, by a key on a lease of its own; the others wait for that key to vanish. What the leader
+does stands in leadership.py.
 """
 
 import asyncio
 import logging
 import zlib
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Protocol
 
-import msgspec
-
-from fleetd import metrics
-from fleetd.core.census import Outcome, count_outcome, take_census
-from fleetd.core.cluster import ClusterView, Names
-from fleetd.core.copies import UnitPlan
-from fleetd.core.failover import Failover, Loss
-from fleetd.core.placement import Decision
-from fleetd.core.presence import Absence, BeatHistory, judge, note_absences
-from fleetd.core.schedule import Plan, plan_cluster
+from fleetd.core.failover import Failover
 from fleetd.history import History
-from fleetd.registry import Leader, MalformedRecord, Registry, cut_into_transactions, decode, encode
+from fleetd.leadership import Beats, Leadership, Office, Offload
+from fleetd.registry import Leader, Registry, encode
 from fleetd.store.protocol import (
-    MAX_OPERATIONS,
-    Changes,
     Compacted,
     Comparison,
     Conflict,
@@ -35,11 +22,8 @@ from fleetd.store.protocol import (
     Delete,
     HasValue,
     KeyValue,
-    LeaseNotFound,
     Put,
-    Snapshot,
     StoreError,
-    Unavailable,
     Unchanged,
 )
 
@@ -48,20 +32,6 @@ log = logging.getLogger(__name__)
 MIN_LEADER_TTL_S = 2.0  # etcd grants no shorter lease
 RETRY_S = 1.0
 CANDIDACY_S = 0.3  # over which candidates spread when the leader is gone
-HISTORY_S = 600.0  # how much of etcd's history is kept
-SMALL_PLAN = 100  # units; a larger plan is made beside the loop, which must go on beating
-SLICE = 200  # records or so (about 5 ms) that are dealt with before the loop has its turn
-
-Decided = tuple[Plan, Outcome]
-Offload = Callable[[Callable[[], Decided]], Awaitable[Decided]]  # runs long work: in a thread, or, in tests, at once
-
-
-class Beats(Protocol):
-    """What the engine needs to know of this machine's own heartbeats (membership.py)."""
-
-    beats: BeatHistory
-    disturbed_s: float | None  # when this machine's own lease was last seen to vanish
-    heard_revision: int  # the store's, as of the last heartbeat
 
 
 class Engine:
@@ -86,15 +56,20 @@ class Engine:
         self.registry = registry
         self.store = registry.store
         self.membership = membership
-        self.ttl_s = ttl_s
         self.leader_ttl_s = max(MIN_LEADER_TTL_S, ttl_s / 2)
-        self.handover_timeout_s = handover_timeout_s
-        self.failover = failover
-        self.compact = compact
-        self.now = now
-        self.unix_now = unix_now
         self.new_id = new_id
-        self.offload = offload
+        self._office = Office(
+            registry,
+            membership,
+            ttl_s=ttl_s,
+            leader_ttl_s=self.leader_ttl_s,
+            handover_timeout_s=handover_timeout_s,
+            failover=failover,
+            compact=compact,
+            now=now,
+            unix_now=unix_now,
+            offload=offload,
+        )
         self.leadership: Leadership | None = None
         self._history = History(registry, machine, "")
         self._turn_s = CANDIDACY_S * zlib.crc32(machine.encode()) / 2**32
@@ -108,7 +83,7 @@ class Engine:
                 log.debug("cannot campaign: %s", error)
                 await asyncio.sleep(RETRY_S)
                 continue
-            self.leadership = leadership = Leadership(self, lease, guards)
+            self.leadership = leadership = Leadership(self._office, lease, guards)
             log.info("leads the cluster")
             try:
                 await leadership.lead()
@@ -173,327 +148,3 @@ class Engine:
             await self.store.revoke(lease)
         except StoreError as error:
             log.debug("the leader's lease is left to expire: %s", error)
-
-
-class Deposed(Exception):
-    """This engine leads no longer: its key is gone, or the store is not what it was."""
-
-
-class Leadership:
-    """One term in office."""
-
-    def __init__(self, engine: Engine, lease: int, guards: tuple[Comparison, ...]) -> None:
-        self.engine = engine
-        self.registry = engine.registry
-        self.store = engine.store
-        self.lease = lease
-        self.guards = guards
-        self.since_s = engine.unix_now()
-        self.view = ClusterView()
-        self.fall: tuple[int, int] | None = None  # from which revision to which the store was seen to fall
-        self.revision = 0  # the view shows the store as of this revision (0: it shows nothing yet)
-        self._arrived = 0  # the last revision that came from the store, taken in or not (0: everything is being read)
-        self._written = 1  # no plan is made before the view has reached this revision
-        self._inbox: deque[Snapshot | Changes | StoreError] = deque()
-        self._wake = asyncio.Event()
-        self._history_key = engine.registry.key("history")
-        self._restored_at = 0  # the revision at which it was written down that the store was restored; 0: it never was
-        self._watched = False  # whether who is absent now, and was not at the last look, was seen to vanish
-        self._changed: Names | None = None  # the units to plan for; None: all
-        self._absences: tuple[Absence, ...] = ()
-        self._retiring_since: dict[tuple[str, str], float] = {}
-        self._lost: dict[str, Loss] = {}  # the machines that were judged dead, and are not back
-        self._waits: dict[str, float] = {}  # units that wait for one of them, and until when at most
-        self._history: deque[tuple[float, int]] = deque()
-
-    def show_metrics(self) -> None:
-        """Set what is asked of the leader's metrics now."""
-        arrived = sum(len(entry.events) if isinstance(entry, Changes) else 1 for entry in self._inbox)
-        unplanned = len(self.view.units if self._changed is None else self._changed)
-        metrics.show_leading(self.since_s, arrived + unplanned, take_census(self.view))
-
-    async def lead(self) -> None:
-        """Lead until deposed."""
-        # No TaskGroup: one that fails while it is cancelled forgets that it was cancelled.
-        tasks = [asyncio.create_task(part) for part in (self._beat(), self._govern())]
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        for task in tasks:
-            try:
-                if not task.cancelled():
-                    task.result()
-            except Deposed as reason:
-                log.warning("gives up the lead: %s", reason)
-
-    async def _beat(self) -> None:
-        """Keep the term's lease, and see by the store's revision whether the watch has gone deaf."""
-        interval_s = self.engine.leader_ttl_s / 3
-        answered_s = self.engine.now()
-        highest = 0
-        while True:
-            await asyncio.sleep(interval_s)
-            known = max(highest, self._arrived)  # before it asks: what is heard meanwhile may be newer than the answer
-            try:
-                beat = await self.store.keep_alive(self.lease)
-            except LeaseNotFound:
-                raise Deposed("its lease has expired") from None
-            except Unavailable as error:
-                if self.engine.now() - answered_s > self.engine.leader_ttl_s:
-                    raise Deposed(f"the store has not answered for a whole term's lease: {error}") from None
-                continue
-            answered_s = self.engine.now()
-            if beat.revision < known:
-                self.fall = known, beat.revision
-                raise Deposed("the store's revision fell from {} to {}".format(*self.fall))
-            if 0 < self._arrived < highest:  # what the last beat told of has still not come
-                self._inbox.append(Compacted(beat.revision))
-            highest = beat.revision
-            self._wake.set()
-            await self._forget_history()
-
-    async def _govern(self) -> None:
-        """Take in what changed, plan, write; again and again."""
-        watch = asyncio.create_task(self._load())
-        try:
-            while True:
-                due_s = None
-                if self.revision >= self._written:
-                    with metrics.PASS_S.time():
-                        due_s = await self._pass()
-                if not self._inbox:
-                    await self._sleep(due_s)
-                if not await self._take_in():
-                    self.revision, self._arrived, self._written = 0, 0, 1
-                    watch.cancel()
-                    watch = asyncio.create_task(self._load())
-        finally:
-            watch.cancel()
-
-    async def _load(self) -> None:
-        """Read everything, then watch it; what arrives is put into the inbox."""
-        while True:
-            try:
-                snapshot = await self.store.range(self.registry.prefix)
-                break
-            except Unavailable as error:
-                log.debug("cannot read the cluster: %s", error)
-                await asyncio.sleep(RETRY_S)
-        self._arrive(snapshot)
-        try:
-            async for changes in self.store.watch(self.registry.prefix, snapshot.revision):
-                self._arrive(changes)
-        except Compacted as error:
-            self._inbox.append(error)
-            self._wake.set()
-
-    def _arrive(self, news: Snapshot | Changes) -> None:
-        self._inbox.append(news)
-        self._arrived = max(self._arrived, news.revision)
-        self._wake.set()
-
-    async def _take_in(self) -> bool:
-        """Bring the view up to date with the inbox, slice by slice. False: it must be read anew."""
-        self._wake.clear()
-        while self._inbox:
-            entry = self._inbox.popleft()
-            if isinstance(entry, Snapshot):
-                view, self._changed = ClusterView(), None
-                restores = [item.mod_revision for item in entry.items if item.key == self._history_key]
-                self._restored_at = max(restores, default=0)
-                async for item in _in_slices(entry.items):
-                    self._apply(view, item.key, item, item.mod_revision)
-                self.view = view
-                self._watched = False
-                self.revision = self._written = entry.revision
-            elif isinstance(entry, Changes) and not any(event.key == self._history_key for event in entry.events):
-                async for event in _in_slices(entry.events):
-                    self._apply(self.view, event.key, event.item, event.revision)
-                self.revision = max(self.revision, entry.revision)
-            else:
-                self._inbox.clear()
-                return False
-            await asyncio.sleep(0)  # however small they are, there may be thousands
-        return True
-
-    def _apply(self, view: ClusterView, key: str, item: Any, revision: int) -> None:
-        """Take one key into a view, and note which units it concerns. One that cannot be read counts as absent."""
-        try:
-            change = self.registry.change(key, item, revision)
-        except MalformedRecord as error:
-            log.error("%s", error)
-            change = self.registry.change(key, None, revision)
-            if change is not None and change.path.kind == "decisions":  # its revision still guards what replaces it
-                change = msgspec.structs.replace(
-                    change, record=Decision(change.path.first, generation=0, revision=item.mod_revision)
-                )
-        if change is None:
-            return
-        if change.path.kind == "leader" and (change.record is None or change.lease != self.lease):
-            raise Deposed("somebody else took office" if change.record else "its key is gone")
-        record = change.record
-        if change.path.kind == "states" and record is not None and change.revision < self._restored_at:
-            record = msgspec.structs.replace(record, outdated=True)
-        concerned = view.apply(change.path.kind, change.path.first, change.path.second, record)
-        if self._changed is not None:
-            self._changed |= concerned
-
-    async def _sleep(self, due_s: float | None) -> None:
-        """Until something happens, or until then."""
-        try:
-            async with asyncio.timeout(None if due_s is None else max(0.0, due_s - self.engine.now())):
-                await self._wake.wait()
-        except TimeoutError:
-            pass
-
-    async def _pass(self) -> float | None:
-        """Plan for what changed and write it. Returns when to look again even if nothing happens."""
-        due_s = self._look_around()
-        changed, self._changed = self._changed, {}
-        metrics.PASSES.inc()
-        with metrics.PLAN_S.time():
-            plan, outcome = await self._plan(changed)
-        due_s = min((at_s for at_s in (due_s, *self._waits.values()) if at_s is not None), default=None)
-        if not (plan.units or plan.synced or plan.forgotten):
-            return due_s
-        try:
-            await self._write(plan)
-            metrics.count_outcome(outcome, written=True)
-        except StoreError as error:
-            metrics.count_outcome(outcome, written=False)
-            log.info("reads everything again: %s", error)
-            await self._check_office()
-            if isinstance(error, Unavailable):  # a store that is full refuses writes at once, and answers reads
-                await asyncio.sleep(RETRY_S)
-            self._inbox.append(error)
-        return due_s
-
-    def _look_around(self) -> float | None:
-        """Judge who is away and which retiring copies are overdue; what that concerns counts as changed."""
-        engine, now_s = self.engine, self.engine.now()
-        beats, interval_s = engine.membership.beats, engine.ttl_s / 3
-        self._absences = note_absences(
-            self._absences,
-            self.view.absent(),
-            now_s=now_s,
-            calm=self._watched and beats.covers(engine.ttl_s, now_s, interval_s),
-            disturbed_s=engine.membership.disturbed_s,
-        )
-        self._watched = True
-        verdict = judge(self._absences, beats, now_s=now_s, ttl_s=engine.ttl_s, interval_s=interval_s)
-        concerned = self.view.set_away(frozenset(verdict.away)) | self._note_lost(verdict.dead) | self._end_waits(now_s)
-        due = [verdict.next_s] if verdict.next_s is not None else []
-        since = {copy: self._retiring_since.get(copy, now_s) for copy in self.view.retiring}
-        self._retiring_since = since
-        for (_, name), begun_s in since.items():
-            if begun_s + engine.handover_timeout_s <= now_s:
-                concerned[name] = None
-            else:
-                due.append(begun_s + engine.handover_timeout_s)
-        if self._changed is not None:
-            self._changed |= concerned
-        return min(due) if due else None
-
-    def _note_lost(self, dead: Iterable[str]) -> Names:
-        """Remember since when machines are dead, until they are back; the units that this concerns."""
-        concerned: Names = {}
-        absent = dict.fromkeys(absence.machine for absence in self._absences)
-        self._lost = {machine: loss for machine, loss in self._lost.items() if machine in absent}
-        for machine in dead:
-            if machine not in self._lost:
-                log.warning("a machine is dead", extra={"machine": machine})
-                self._lost[machine] = Loss(self.engine.now(), self.engine.unix_now())
-                concerned |= self.view.concerned_by(machine)
-        return concerned
-
-    def _end_waits(self, now_s: float) -> Names:
-        """The units that have waited long enough for a machine; or do not wait any more, which the plan will show."""
-        over = [name for name, until_s in self._waits.items() if until_s <= now_s]
-        for name in over:
-            del self._waits[name]
-        return dict.fromkeys(over)
-
-    async def _plan(self, changed: Names | None) -> Decided:
-        engine, now_s = self.engine, self.engine.now()
-        limit_s = now_s - engine.handover_timeout_s
-        overdue = frozenset(copy for copy, begun_s in self._retiring_since.items() if begun_s <= limit_s)
-        failover = msgspec.structs.replace(engine.failover, lost=self._lost, clock_s=now_s)
-        view, unix_now = self.view, engine.unix_now()
-
-        def decide() -> Decided:
-            plan = plan_cluster(view, changed, now_s=unix_now, overdue=overdue, failover=failover)
-            return plan, count_outcome(view, plan.units)
-
-        is_small = changed is not None and len(changed) <= SMALL_PLAN
-        plan, outcome = decide() if is_small else await engine.offload(decide)
-        self._waits |= dict(plan.waits)
-        return plan, outcome
-
-    async def _write(self, plan: Plan) -> None:
-        """Write the plan in as few transactions as may be, in its order. Raises what the store raises."""
-        await self._check_gone(plan.forgotten)
-        for transaction in cut_into_transactions(self.registry.plan_steps(plan), self.guards):
-            self._written = await self.store.transact(transaction.comparisons, transaction.operations)
-        async for unit in _in_slices(plan.units):
-            _log_decision(unit)
-
-    async def _check_gone(self, machines: Sequence[str]) -> None:
-        """See in the store that none of these machines is back: the view may be late, for a watch may be deaf. Raises
-        Conflict where one is."""
-        for first in range(0, len(machines), MAX_OPERATIONS):
-            keys = [self.registry.key("machines", machine) for machine in machines[first : first + MAX_OPERATIONS]]
-            for item in (await self.store.get_many(keys)).items:
-                with suppress(MalformedRecord):
-                    raise Conflict(f"machine {decode('machines', item).id} was taken for dead, and is back")
-
-    async def _check_office(self) -> None:
-        """After a transaction that failed or whose fate is unknown: do we lead still? Raises Deposed."""
-        while True:
-            try:
-                item = await self.store.get(self.registry.key("leader"))
-            except Unavailable:
-                await asyncio.sleep(RETRY_S)
-                continue
-            if item is None or item.lease != self.lease:
-                raise Deposed("somebody else took office, or nobody")
-            return
-
-    async def _forget_history(self) -> None:
-        """Compact what is older than HISTORY_S, where there is anything new to forget."""
-        now_s = self.engine.now()
-        if not self._history or self._history[-1][1] < self.revision:
-            self._history.append((now_s, self.revision))
-        past = 0
-        while self._history and self._history[0][0] < now_s - HISTORY_S:
-            past = self._history.popleft()[1]
-        if past and self.engine.compact:
-            try:
-                await self.store.compact(past)
-            except StoreError as error:
-                log.info("cannot compact the store's history: %s", error)
-
-
-async def _in_slices(items: Iterable[Any]) -> AsyncIterator[Any]:
-    """All of these, one by one; after each slice, everything else on the loop has its turn."""
-    for count, item in enumerate(items, start=1):
-        yield item
-        if count % SLICE == 0:
-            await asyncio.sleep(0)
-
-
-def _log_decision(plan: UnitPlan) -> None:
-    decision = plan.decision
-    if decision is None:
-        log.info("a unit is nowhere any more", extra={"unit": plan.unit})
-        return
-    facts: dict[str, object] = {"unit": plan.unit}
-    if decision.machine:
-        facts["machine"] = decision.machine
-    if decision.machines:
-        facts["machines"] = decision.machines
-    if decision.refusals:
-        facts["refusals"] = ", ".join(f"{reason} ({count})" for reason, count in decision.refusals.items())
-    log.info(decision.reason or "placed", extra=facts)

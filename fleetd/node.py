@@ -24,7 +24,8 @@ from fleetd.config import Config
 from fleetd.core.departure import Departure, plan_departure
 from fleetd.core.failover import Failover
 from fleetd.core.machine import Machine, MachineMode
-from fleetd.engine import Engine, Offload
+from fleetd.engine import Engine
+from fleetd.leadership import Offload
 from fleetd.membership import Membership
 from fleetd.registry import Registry
 from fleetd.store.protocol import Store, StoreError

@@ -5,7 +5,7 @@ from collections import Counter
 
 from fleetd.core.machine import Machine
 from fleetd.core.unit import TargetState, Unit
-from fleetd.engine import SMALL_PLAN
+from fleetd.leadership import SMALL_PLAN
 from fleetd.store.protocol import Delete
 from tests.unit.leading_node import MACHINE, Node
 from tests.virtual_time import run_virtually
@@ -27,7 +27,7 @@ def test_a_machine_that_is_back_before_its_units_are_moved_keeps_them() -> None:
         await node.store.transact([], [there])
         for number in range(2 * SMALL_PLAN + 4):  # so many that the loop goes on while a plan is made
             await node.add(f"u{number}.service")
-        await asyncio.sleep(2 * node.engine.ttl_s)
+        await asyncio.sleep(2 * node.membership.ttl_s)
         assert await _homes(node) == {MACHINE: SMALL_PLAN + 2, OTHER: SMALL_PLAN + 2}
         await node.store.transact([], [Delete(there.key)])
         await asyncio.sleep(0.5)  # its absence is known
@@ -38,7 +38,7 @@ def test_a_machine_that_is_back_before_its_units_are_moved_keeps_them() -> None:
         await asyncio.sleep(1.0)
         assert await _homes(node) == {MACHINE: SMALL_PLAN + 2, OTHER: SMALL_PLAN + 2}
         await node.store.transact([], [Delete(there.key)])
-        await asyncio.sleep(3 * node.engine.ttl_s)
+        await asyncio.sleep(3 * node.membership.ttl_s)
         assert await _homes(node) == {MACHINE: 2 * SMALL_PLAN + 4}  # and when it is gone for good, it does not
         await node.stop()
 

@@ -8,7 +8,7 @@ import pytest
 
 from fleetd import __version__, metrics
 from fleetd.core.unit import TargetState, Unit, UnitState
-from fleetd.engine import SMALL_PLAN
+from fleetd.leadership import SMALL_PLAN
 from fleetd.store.embedded import EmbeddedStore
 from fleetd.store.measured import MeasuredStore
 from fleetd.store.protocol import (
