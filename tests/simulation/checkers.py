@@ -25,6 +25,7 @@ Copy = tuple[str, str]  # (machine, unit)
 
 MEMORY_S = 120.0  # an order may be carried out so much later: a step is tried again after up to a minute
 REREGISTRATION_S = 8.0  # within which a machine that can, is registered again
+HEARING_S = 12.0  # within which a machine that can has read its orders: it tries again after up to eight seconds
 STORM_S = 10.0
 STORM_REQUESTS = 1_000  # a busy leader asks for some tens in that time
 LINGER_S = 15.0  # a lease may end so much later than it should
@@ -195,7 +196,8 @@ class Rule2OrdersAlone(Checker):
         found = self.world.machines[machine]
         for name in names:
             copy = (found.id, name)
-            oldest_s = now() - MEMORY_S if found.well_for_s > REREGISTRATION_S else 0.0
+            hears_for_s = min(found.well_for_s, self.world.server.answers_for_s)
+            oldest_s = now() - MEMORY_S if hears_for_s > HEARING_S else 0.0
             orders = [order for at_s, order in self._past.get(copy, []) if at_s >= oldest_s]
             orders.append(self.truth.placements.get(copy))
             if verb == "stop" and not any(self._stops(machine, order, name) for order in orders):

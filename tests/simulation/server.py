@@ -62,6 +62,7 @@ class StoreServer:
     def _open(self) -> ObservedStore:
         self.incarnation += 1
         self._up.set()
+        self._answers_since_s = asyncio.get_running_loop().time()
         return ObservedStore(self._directory / _FILE, self._on_events)
 
     @property
@@ -73,6 +74,11 @@ class StoreServer:
     def answers(self) -> bool:
         """Whether it runs and is not frozen."""
         return self.is_up and self._thawed.is_set()
+
+    @property
+    def answers_for_s(self) -> float:
+        """For how long it has done so; 0 while it does not."""
+        return asyncio.get_running_loop().time() - self._answers_since_s if self.answers else 0.0
 
     async def answering(self) -> ObservedStore:
         """The store, once it is not frozen. Raises Unavailable if it is down."""
@@ -106,6 +112,7 @@ class StoreServer:
     def thaw(self) -> None:
         """It goes on, with all that has waited."""
         self._thawed.set()
+        self._answers_since_s = asyncio.get_running_loop().time()
 
     def take_snapshot(self) -> None:
         """Copy the data as it is now."""
