@@ -10,6 +10,7 @@ import socketserver
 import ssl
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -312,19 +313,20 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     api: FakeApi
 
+    def handle(self) -> None:
+        """Serve until the client has gone, be it before it has read or been read to the end."""
+        with suppress(BrokenPipeError, ConnectionResetError):
+            super().handle()
+
     def _serve(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        try:
-            answer = self.api.handle(self.command, self.path, dict(self.headers.items()), body)
-            status, kind, content = answer
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            if status != 204:
-                self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-        except (BrokenPipeError, ConnectionResetError):
-            self.close_connection = True
+        status, kind, content = self.api.handle(self.command, self.path, dict(self.headers.items()), body)
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        if status != 204:
+            self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
 
     do_GET = do_PUT = do_DELETE = do_POST = _serve  # noqa: N815 - names that http.server looks for
 
