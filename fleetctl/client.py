@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # what speaks HTTP, TLS or SSH is costly to import: help must
 
     import httpx
 
-    from fleetctl.ssh import Connection
+    from fleetctl.ssh.connection import Connection
 
 T = TypeVar("T")
 Page = TypeVar("Page", schema.UnitPage, schema.UnitStatePage, schema.MachinePage)
@@ -93,7 +93,7 @@ class Client:
         if bastion is None:
             transport = httpx.HTTPTransport(uds=endpoint.socket or None, verify=tls or False, trust_env=False)
         else:
-            from fleetctl.tunnel import TunnelTransport
+            from fleetctl.ssh.tunnel import TunnelTransport
 
             transport = TunnelTransport(bastion, endpoint, tls)
         headers = {"User-Agent": f"fleetctl/{__version__}", "Accept": schema.JSON_TYPE}
@@ -350,7 +350,7 @@ def open_client(settings: Settings) -> Client:
 
 
 def _open_bastion(settings: Settings) -> "Connection":
-    from fleetctl.ssh import connect_to_bastion
+    from fleetctl.ssh.connection import connect_to_bastion
 
     try:
         return connect_to_bastion(settings)

@@ -23,7 +23,7 @@ from fleetctl.errors import CommandFailed, SshFailed
 from fleetctl.settings import Settings
 
 if TYPE_CHECKING:  # what speaks SSH is costly to import, and not needed on the machine itself
-    from fleetctl.ssh import Connection
+    from fleetctl.ssh.connection import Connection
 
 FAILED_STATUS = 255  # of a machine on which nothing could be run
 CONNECTING_AT_ONCE = 8  # connecting is work for this machine; what runs then is none
@@ -68,7 +68,7 @@ class Remote:
                 return subprocess.run(argv, stdin=subprocess.DEVNULL, env=environment, check=False).returncode
             except OSError as error:
                 raise CommandFailed(f"Error running local command: {error}", FAILED_STATUS) from error
-        from fleetctl.sessions import run_command
+        from fleetctl.ssh.sessions import run_command
 
         try:
             with self.connect(place) as connection:
@@ -79,7 +79,7 @@ class Remote:
     @contextmanager
     def connect(self, place: Place) -> Iterator["Connection"]:
         """An SSH connection to a machine, be it this one. Raises SshFailed."""
-        from fleetctl.ssh import connect_to_machine
+        from fleetctl.ssh.connection import connect_to_machine
 
         if not place.address:
             raise SshFailed(f"machine {place.machine} has no address: public_ip in its fleet.conf gives it one")
@@ -92,7 +92,7 @@ class Remote:
 
     def run_on_all(self, places: Sequence[Place], command: str) -> Iterator[Line | End]:
         """Run a shell's command on all of the machines at once; what they write, as it comes, and an End for each."""
-        from fleetctl.ssh import asking
+        from fleetctl.ssh.connection import asking
 
         events: queue.SimpleQueue[Line | End] = queue.SimpleQueue()
         for place in places:
@@ -105,7 +105,7 @@ class Remote:
                 yield event
 
     def _run_one(self, place: Place, command: str, tell: Callable[[Line | End], None]) -> None:
-        from fleetctl.sessions import run_command
+        from fleetctl.ssh.sessions import run_command
 
         stdout, stderr = _Lines(place, False, tell), _Lines(place, True, tell)
         end = End(place, FAILED_STATUS, "it ended unexpectedly")

@@ -70,7 +70,7 @@ def command(
 
 
 def _run_on_one(remote: Remote, place: Place, words: str, forward_agent: bool, tty: bool) -> int:
-    from fleetctl.sessions import run_command
+    from fleetctl.ssh.sessions import run_command
 
     if not place.address:
         raise CommandFailed("Could not determine address of machine.")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fleetctl import log
-from fleetctl.known_hosts import Finding, HostKey, KnownHosts, Verdict, host_names
+from fleetctl.ssh.known_hosts import Finding, HostKey, KnownHosts, Verdict, host_names
 
 KNOWN, UNKNOWN, CHANGED, REVOKED = Verdict.KNOWN, Verdict.UNKNOWN, Verdict.CHANGED, Verdict.REVOKED
 

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fleetctl.errors import SshFailed
-from fleetctl.identities import gather_identities
 from fleetctl.settings import Settings
-from fleetctl.ssh_config import Login, plan_login, split_host_port
+from fleetctl.ssh.config import Login, plan_login, split_host_port
+from fleetctl.ssh.identities import gather_identities
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from contrib.fuzz.targets import TARGETS
 from fleetctl.errors import SshFailed
-from fleetctl.known_hosts import KnownHosts
-from fleetctl.ssh_config import split_host_port
+from fleetctl.ssh.config import split_host_port
+from fleetctl.ssh.known_hosts import KnownHosts
 from fleetd.config import ConfigError, parse_config
 from fleetd.core.unitfile import MAX_UNIT_FILE_BYTES
 

@@ -10,9 +10,9 @@ import msgspec
 import paramiko
 
 from fleetctl.errors import SshFailed
-from fleetctl.known_hosts import SSH_PORT
 from fleetctl.settings import Settings
-from fleetctl.ssh_includes import read_with_includes
+from fleetctl.ssh.includes import read_with_includes
+from fleetctl.ssh.known_hosts import SSH_PORT
 
 CONFIG_FILE = "~/.ssh/config"
 DEFAULT_USER = "core"

@@ -14,11 +14,11 @@ import paramiko
 
 from fleetctl import output
 from fleetctl.errors import SshFailed
-from fleetctl.identities import gather_identities
-from fleetctl.known_hosts import HostKey, KnownHosts, Verdict, host_names
 from fleetctl.log import LOG
 from fleetctl.settings import Settings
-from fleetctl.ssh_config import Login, plan_login, split_host_port
+from fleetctl.ssh.config import Login, plan_login, split_host_port
+from fleetctl.ssh.identities import gather_identities
+from fleetctl.ssh.known_hosts import HostKey, KnownHosts, Verdict, host_names
 
 KEEPALIVE_S = 15
 BREAKING_S = 0.3

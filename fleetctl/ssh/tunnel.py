@@ -16,7 +16,7 @@ import paramiko
 from fleetctl.endpoint import Endpoint
 from fleetctl.errors import ClientError, SshFailed
 from fleetctl.output import printable
-from fleetctl.ssh import Connection, close_channel
+from fleetctl.ssh.connection import Connection, close_channel
 
 T = TypeVar("T")
 _CHUNK = 65536

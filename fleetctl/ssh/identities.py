@@ -11,8 +11,8 @@ import msgspec
 import paramiko
 from cryptography.exceptions import UnsupportedAlgorithm  # paramiko reads key files with it
 
-from fleetctl.known_hosts import HostKey
-from fleetctl.ssh_config import Login
+from fleetctl.ssh.config import Login
+from fleetctl.ssh.known_hosts import HostKey
 
 AGENT_VARIABLE = "SSH_AUTH_SOCK"
 DEFAULT_FILES = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")

@@ -1,6 +1,6 @@
 """One command, or one shell, over an SSH connection: its streams, its terminal, its exit status, the agent behind it.
 
-The connection is ssh.py's matter, which command it is that of those who call.
+The connection is connection.py's matter, which command it is that of those who call.
 """
 
 import os
@@ -18,9 +18,9 @@ from typing import BinaryIO
 import paramiko
 
 from fleetctl.errors import CommandFailed, SshFailed
-from fleetctl.identities import AGENT_VARIABLE
 from fleetctl.screen import measure
-from fleetctl.ssh import Connection, close_channel
+from fleetctl.ssh.connection import Connection, close_channel
+from fleetctl.ssh.identities import AGENT_VARIABLE
 
 CHUNK = 32768
 USUAL_TERMINAL = "xterm-256color"
