@@ -22,7 +22,8 @@ class LedgerEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     """The wish that this machine has carried out last for one unit, kept across restarts of fleetd (not reboots).
 
     `hash` is of the content it was carried out with. A start is written down before systemd is asked for it; `issued`
-    says that systemd has accepted it. `completed`: it was a oneshot, and it ran to its end with success.
+    says that systemd has accepted it. `completed`: it was a oneshot, and it ran to its end with success. `stopped`: for
+    the sake of what is asked next, which is not carried out yet, a stop was begun.
     Target inactive says that we stopped the unit; generation 0, that any placement is news. `adopted`: the store was
     restored, and the unit was left as it was, so `target` and `hash` need not be what the wish of this generation says.
     """
@@ -33,6 +34,7 @@ class LedgerEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     issued: bool = True
     completed: bool = False
     adopted: bool = False
+    stopped: bool = False
 
 
 class StopProgress(StrEnum):
@@ -230,9 +232,9 @@ def _plan_wish(name: str, placement: Placement, seen: Observed) -> tuple[Step, .
     wanted = hash_unit_file(placement.text)
     held = seen.hash or (seen.entry.hash if seen.entry else "")
     if seen.ours and seen.busy and held not in ("", wanted):
-        return _stop(name, seen, "its content was replaced", seen.entry)
+        return _stop(name, seen, "its content was replaced", _stopped(seen.entry))
     if placement.target is TargetState.LOADED and _has_to_stop(seen):
-        return _stop(name, seen, "it is to be loaded only", seen.entry)
+        return _stop(name, seen, "it is to be loaded only", _stopped(seen.entry))
     steps: list[Step] = []
     if seen.hash != wanted:
         steps.append(Write(name, "its content was replaced" if seen.hash else "it is placed here", placement.text))
@@ -241,12 +243,17 @@ def _plan_wish(name: str, placement: Placement, seen: Observed) -> tuple[Step, .
         steps.append(Record(name, "it is loaded", entry))
     elif placement.completed and not seen.busy:
         steps.append(Record(name, "it ran to its end before", msgspec.structs.replace(entry, completed=True)))
-    elif seen.runs and not seen.stopping:
+    elif seen.busy and not seen.stopping:
         steps.append(Record(name, "it runs already", entry))
     else:
         reason = "it was asked for again" if seen.entry else "it is to be launched"
         steps.append(Start(name, reason, msgspec.structs.replace(entry, issued=False)))
     return tuple(steps)
+
+
+def _stopped(entry: LedgerEntry | None) -> LedgerEntry | None:
+    """What goes into the ledger before the stop of what was carried out so."""
+    return entry and msgspec.structs.replace(entry, stopped=True)
 
 
 def _has_to_stop(seen: Observed) -> bool:
@@ -291,14 +298,22 @@ def plan_adoption(
 
 def _as_it_is(seen: Observed) -> LedgerEntry:
     """The entry of a unit that is taken as it is, of no generation."""
-    launched = seen.busy or (seen.entry is not None and seen.entry.target is TargetState.LAUNCHED)
     return LedgerEntry(
         generation=0,
-        target=TargetState.LAUNCHED if launched else TargetState.LOADED,
+        target=TargetState.LAUNCHED if _is_launched(seen) else TargetState.LOADED,
         hash=seen.hash,
         completed=seen.entry is not None and seen.entry.completed,
         adopted=True,
     )
+
+
+def _is_launched(seen: Observed) -> bool:
+    """Whether the unit runs, or did so until it ended by itself: not one that we have stopped, or are stopping."""
+    if seen.busy and not seen.stopping:
+        return True
+    if seen.entry is None:
+        return seen.busy
+    return seen.entry.target is TargetState.LAUNCHED and not seen.entry.stopped
 
 
 def is_orphan_still(placement: Placement | None, seen: Observed) -> bool:

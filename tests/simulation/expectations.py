@@ -48,6 +48,7 @@ EXPECTATIONS: tuple[tuple[str, Holds], ...] = (
     (r"(\S+) has kept its process", lambda w, a: _pids(w, a[0]) == [w.first_pids[a[0]]]),
     (r"(\S+) has another process", lambda w, a: _pids(w, a[0]) not in ([], [w.first_pids[a[0]]])),
     (r"(\S+) is an orphan", lambda w, a: "only kept running" in _error(w, a[0])),
+    (r"(\S+) says (.+)", lambda w, a: a[1] in _error(w, a[0])),
     (r"(\S+) is (ready|leaving|parked|gone)", lambda w, a: _mode(w, a[0]) == a[1]),
     (r"(\S+) is refused for (\S+)", lambda w, a: w.machines[a[1]].address in _refusal(w, a[0])),
     (r"(\S+) has led", lambda w, a: w.machines[a[0]].id in w.truth.leaders),

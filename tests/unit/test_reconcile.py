@@ -226,10 +226,15 @@ def test_a_stop_for_good_voids_what_was_carried_out_so_that_the_same_placement_s
     assert start == Start(NAME, "it was asked for again", entry(issued=False))
 
 
-def test_a_stop_for_new_content_leaves_the_ledger_as_it_is() -> None:
-    before = entry(hash_=OLD_HASH)
-    [stop] = plan(placed(generation=6), here("active", hash_=OLD_HASH, entry=before))
-    assert stop == Stop(NAME, "its content was replaced", before)
+def test_a_stop_for_new_content_leaves_in_the_ledger_what_was_carried_out_and_that_it_was_begun() -> None:
+    [stop] = plan(placed(generation=6), here("active", hash_=OLD_HASH, entry=entry(hash_=OLD_HASH)))
+    assert stop == Stop(NAME, "its content was replaced", entry(hash_=OLD_HASH, stopped=True))
+
+
+def test_a_stop_of_what_is_to_be_loaded_only_is_begun_again_where_fleetd_ended_before_systemd_heard_of_it() -> None:
+    [stop] = plan(placed(LOADED, 6), here("active", entry=entry()))
+    assert stop == Stop(NAME, "it is to be loaded only", entry(stopped=True))
+    assert plan(placed(LOADED, 6), here("active", entry=entry(stopped=True))) == [stop]
 
 
 def test_what_is_written_and_recorded_is_what_was_placed() -> None:
@@ -300,6 +305,41 @@ def test_a_placed_unit_that_is_not_here_is_not_started_by_a_restore() -> None:
     adoption = plan_adoption({NAME: placed(generation=3)}, {NAME: Observed()})
     assert plan(placed(generation=3), Observed(entry=adoption.entries[NAME])) == []
     assert kinds(plan(placed(generation=4), Observed(entry=adoption.entries[NAME]))) == ["Write", "Start"]
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        here("deactivating", job=True, entry=STOPPED),
+        here("deactivating", job=True, entry=entry(generation=90, stopped=True)),
+        here(entry=STOPPED),
+        here(entry=entry(generation=90, stopped=True)),
+        here("failed", entry=entry(generation=90, stopped=True)),
+    ],
+)
+def test_what_was_being_stopped_at_a_restore_is_taken_as_stopped_and_says_so(seen: Observed) -> None:
+    adopted = plan_adoption({NAME: placed(generation=3)}, {NAME: seen}).entries[NAME]
+    assert adopted == entry(LOADED, 3, adopted=True)
+    at_rest = here(entry=adopted)
+    assert plan(placed(generation=3), at_rest) == []
+    state = report(placed(generation=3), at_rest)
+    assert state is not None
+    assert "held as it was" in state.error
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        here("deactivating", entry=entry(generation=90)),  # it ends by itself
+        here("deactivating", job=True, entry=entry(generation=90, issued=False)),  # it is to start again
+        here("active", entry=entry(generation=90, stopped=True)),  # fleetd ended before systemd heard of the stop
+        here("inactive", entry=entry(generation=90)),
+        here("failed", entry=entry(generation=90)),
+    ],
+)
+def test_what_was_not_being_stopped_at_a_restore_is_taken_as_launched(seen: Observed) -> None:
+    adopted = plan_adoption({NAME: placed(generation=3)}, {NAME: seen}).entries[NAME]
+    assert adopted == entry(LAUNCHED, 3, adopted=True)
 
 
 @pytest.mark.parametrize("placement", [None, WITHDRAWN])

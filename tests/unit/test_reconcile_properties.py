@@ -56,7 +56,12 @@ class Model:
 generations = st.integers(1, 4)
 hashes = st.sampled_from([OLD_HASH, NEW_HASH, ""])
 entries = st.builds(
-    LedgerEntry, st.integers(0, 5), st.sampled_from(TargetState), st.sampled_from([OLD_HASH, NEW_HASH]), st.booleans()
+    LedgerEntry,
+    st.integers(0, 5),
+    st.sampled_from(TargetState),
+    st.sampled_from([OLD_HASH, NEW_HASH]),
+    st.booleans(),
+    stopped=st.booleans(),
 )
 machines = st.builds(
     Observed,
