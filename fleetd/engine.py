@@ -72,6 +72,7 @@ class Engine:
         )
         self.leadership: Leadership | None = None
         self._history = History(registry, machine, "")
+        self._left_over: bytes | None = None  # the leader's key, if it is nobody's any more; None: not looked at yet
         self._turn_s = CANDIDACY_S * zlib.crc32(machine.encode()) / 2**32
 
     async def run(self) -> None:
@@ -100,9 +101,11 @@ class Engine:
         while True:
             seen = await self.store.get_many([key])
             item = next(iter(seen.items), None)
+            if self._left_over is None:
+                self._left_over = self._find_left_over(item)
             if item is None:
                 await self._history.read(0, seen.revision)
-                value = encode(Leader(self.machine, self.new_id()))
+                value = self._left_over = encode(Leader(self.machine, self.new_id()))
                 lease = await self.store.grant(self.leader_ttl_s)
                 try:
                     revision = await self.store.transact([Unchanged(key, 0)], [Put(key, value, lease)])
@@ -112,11 +115,16 @@ class Engine:
                         raise
                     continue
                 return lease, (CreatedAt(key, revision), HasValue(key, value))
-            if b'"' + self.machine.encode() + b'"' in item.value:  # ours, of a fleetd that is no more
+            if item.value == self._left_over:
                 await self._depose(key, item.value)
             else:
                 await self._wait_for_vacancy(item, seen.revision)
                 await asyncio.sleep(self._turn_s)  # all know of it at once, and few are to try
+
+    def _find_left_over(self, item: KeyValue | None) -> bytes:
+        """The leader's key, if it is of a fleetd that ran here before. Only one that stood before this fleetd looked:
+        whoever takes office in this machine's name later is another machine with its id, and lives."""
+        return item.value if item is not None and b'"' + self.machine.encode() + b'"' in item.value else b""
 
     async def _depose(self, key: str, value: bytes) -> None:
         with suppress(Conflict):

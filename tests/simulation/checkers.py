@@ -19,6 +19,7 @@ from fleetd.registry import Path
 from fleetd.store.protocol import Comparison, CreatedAt, Event, HasValue, Operation, Put, Unchanged
 
 if TYPE_CHECKING:
+    from tests.simulation.machine import SimulatedMachine
     from tests.simulation.world import World
 
 Copy = tuple[str, str]  # (machine, unit)
@@ -232,10 +233,25 @@ class Rule3OneCopyRuns(Checker):
         for path, event in events:
             if path.kind == "units" and event.item and self._is_global(path.first):
                 self._globals[path.first] = None
+            if path.kind == "machines" and event.item is not None:
+                self._leave_behind_twins(path.first)
             if path.kind == "placements" and event.item is not None and (path.first, path.second) not in before:
                 for machine in self.world.machines.values():
                     if machine.id != path.first and machine.id not in self.truth.machines:
                         self.left_behind[machine.name, path.second] = None
+
+    def _leave_behind_twins(self, id_: str) -> None:
+        """One machine of this id is registered: the others are not, whatever they were told before."""
+        names = dict.fromkeys(unit for machine, unit in self.truth.placements if machine == id_)
+        for twin in self.world.machines.values():
+            if twin.id == id_ and not self._is_registered(twin):
+                running = [unit for machine, unit in self.world.processes if machine == twin.name]
+                self.left_behind |= {(twin.name, unit): None for unit in (*names, *running)}
+
+    def _is_registered(self, machine: "SimulatedMachine") -> bool:
+        """Whether the registration of its id is its own."""
+        record = self.truth.machines.get(machine.id)
+        return record is not None and record.address == machine.address
 
     def see_restore(self, before: dict[Copy, Placement]) -> None:
         """All that runs, and that the store as it is now does not place where it runs, is left over."""
@@ -263,7 +279,7 @@ class Rule3OneCopyRuns(Checker):
         """Whether the machine knows its orders as they are now, so that it starts nothing for an old one."""
         found = self.world.machines[machine]
         record = self.truth.machines.get(found.id)
-        return record is not None and self.truth.synced.get(found.id) == record.session
+        return self._is_registered(found) and record is not None and self.truth.synced.get(found.id) == record.session
 
     def _is_global(self, name: str) -> bool:
         return requirements_of(self.truth.units[name].text, name).is_global
