@@ -347,7 +347,8 @@ def _tend_strays(draft: Draft) -> None:
 
 def _tend_retiring(draft: Draft, overdue: frozenset[tuple[str, str]]) -> None:
     """A copy that outlived a cut goes when its replacement runs; where that has failed, or does not even begin to run
-    in time, it is the unit again. So is one that is kept running since the store was restored, but it does not go."""
+    in time, it is the unit again, or runs on where it may not be that. So is one that is kept running since the store
+    was restored, but it does not go."""
     retiring = [machine for machine, order in draft.placements.items() if order.retiring]
     kept = [machine for machine in draft.placements if _is_kept(draft, machine)]  # last: it may have been long ago
     for machine in (*retiring, *kept):
@@ -366,8 +367,19 @@ def _tend_retiring(draft: Draft, overdue: frozenset[tuple[str, str]]) -> None:
             draft.place(machine, "the copy that was left running")
             if home:
                 draft.withdraw(home)
-        elif machine in retiring and (is_overdue or _is_replaced(draft) or has_no_conflict(draft.question(machine))):
+        elif machine in retiring and _is_dispensable(draft, machine, is_overdue):
             draft.withdraw(machine)
+
+
+def _is_dispensable(draft: Draft, machine: str, is_overdue: bool) -> bool:
+    """Whether a retiring copy is not missed, or hinders another unit. In time, one is not that is still beginning to be
+    replaced, whose machine leaves, or whose work has been done."""
+    if _is_replaced(draft) or has_no_conflict(draft.question(machine)):
+        return True
+    state = draft.states.get(draft.home)
+    begins = state is not None and state.runs and state.active != "deactivating" and not state.outdated
+    is_left = draft.view.machines[machine].mode is MachineMode.LEAVING
+    return is_overdue and (begins or is_left or draft.completed == draft.generation)
 
 
 def _is_replaced(draft: Draft) -> bool:

@@ -287,7 +287,7 @@ class Rule3OneCopyRuns(Checker):
 
 class Rule3TheLastCopyStays(Checker):
     """A copy that retires is not stopped for that while it is the only one that runs, if a person wants the unit
-    launched and its machine takes work."""
+    launched, its machine takes work, and it hinders nothing that was placed beside it."""
 
     def see_events(self, events: Sequence[tuple[Path, Event]], before: dict[Copy, Placement]) -> None:
         for path, _ in events:
@@ -301,7 +301,7 @@ class Rule3TheLastCopyStays(Checker):
             if unit.target is not TargetState.LAUNCHED or (decision and decision.completed == unit.generation):
                 continue
             record = self.truth.machines.get(path.first)
-            if record is None or record.mode is not MachineMode.READY or self._is_unfit(path.first, path.second):
+            if record is None or record.mode is not MachineMode.READY or self._hinders(path.first, path.second):
                 continue
             runs_here = any(
                 n == path.second and self.world.machines[m].id == path.first for m, n in self.world.processes
@@ -312,15 +312,13 @@ class Rule3TheLastCopyStays(Checker):
             if runs_here and not elsewhere:
                 self.fail(f"the only copy of {path.second} that runs, on {path.first}, is told to stop as a second one")
 
-    def _is_unfit(self, machine: str, name: str) -> bool:
-        """Whether something that conflicts with the unit was placed beside it, or a peer of it is not there to stay."""
+    def _hinders(self, machine: str, name: str) -> bool:
+        """Whether something that conflicts with the unit was placed beside it."""
         asked = requirements_of(self.truth.units[name].text, name)
         others = {n: o for (m, n), o in self.truth.placements.items() if m == machine and n != name and not o.retiring}
         patterns = {other: requirements_of(order.text, other).conflicts for other, order in others.items()}
         conflicts = any(matches_glob(p, other) for other in others for p in asked.conflicts)
-        hindered = any(matches_glob(p, name) for each in patterns.values() for p in each)
-        missing = [peer for peer in asked.machine_of if peer not in others or not others[peer].stays]
-        return conflicts or hindered or bool(missing or asked.metadata)
+        return conflicts or any(matches_glob(p, name) for each in patterns.values() for p in each)
 
 
 class Rule5NothingCompletedRunsAgain(Checker):

@@ -93,7 +93,7 @@ def _judge_unit(world: World, name: str, unit: Unit) -> str:
     if not homes:
         completed = decision.completed == unit.generation
         return _judge_completed(world, name, unit) if completed else _judge_absence(world, name, unit)
-    if [machine for machine in running if machine != homes[0]]:
+    if [machine for machine in running if machine != homes[0] and not _stands_in(world, name, machine, homes[0])]:
         return f"its home is {homes[0]}, it runs on {', '.join(running)}"
     kept = [m for m in _running(world, name) if _is_orphan(world, m, name) and (m, name) in world.truth.placements]
     if homes[0] not in running and any(_may_stay(world, name, machine) for machine in kept):
@@ -167,6 +167,15 @@ def _judge_wait(world: World, name: str, reason: str) -> str:
     if order and order.withdrawn and _is_orphan(world, machine, name) and not _may_stay(world, name, machine):
         return ""
     return f"{name} has nothing to wait for: {reason}"
+
+
+def _stands_in(world: World, name: str, machine: str, home: str) -> bool:
+    """Whether a copy that outlived a cut is the only one that runs, for its replacement does not, and says why; where
+    it may not be the unit again."""
+    order, state = world.truth.placements.get((machine, name)), world.truth.states.get((home, name))
+    if order is None or not order.retiring or home in _running(world, name):
+        return False
+    return state is not None and bool(state.error) and not _may_stay(world, name, machine)
 
 
 def _may_stay(world: World, name: str, machine: str) -> bool:

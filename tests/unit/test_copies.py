@@ -332,15 +332,37 @@ def test_a_copy_that_outlived_a_cut_is_the_unit_again_when_its_replacement_has_f
     assert world.reason(A) == "the copy that was left running"
 
 
-def test_a_copy_whose_replacement_failed_runs_on_where_it_may_not_be_until_its_time_is_up():
+@pytest.mark.parametrize("replacement", ["failed", "inactive", "deactivating", "outdated", "none"])
+def test_the_only_copy_that_runs_runs_on_where_it_may_not_be_until_its_replacement_begins(replacement):
     world = after_a_cut()
     world.unit(A, "MachineID=m2")
-    world.state(A, "m2", "failed")
+    if replacement == "outdated":
+        world.state(A, "m2", "activating", outdated=True)
+    elif replacement != "none":
+        world.state(A, "m2", replacement)
+    else:
+        world.write("states", "m2", A, None)
+    world.lead(overdue=frozenset({("m1", A)}))
+    assert world.orders(A) == {"m1": "retire", "m2": "stay"}
+    world.state(A, "m2", "activating")
     world.lead()
     assert world.orders(A) == {"m1": "retire", "m2": "stay"}
     world.changed = {A: None}
     world.lead(overdue=frozenset({("m1", A)}))
     assert world.orders(A) == {"m1": "go", "m2": "stay"}
+
+
+@pytest.mark.parametrize(("mode", "order"), [(MachineMode.LEAVING, "go"), (MachineMode.PARKED, "retire")])
+def test_the_only_copy_that_runs_is_given_up_in_time_where_its_machine_leaves(mode, order):
+    world = after_a_cut()
+    world.unit(A, "MachineID=m2")
+    world.state(A, "m2", "failed")
+    world.machine("m1", mode)
+    world.lead()
+    assert world.orders(A) == {"m1": "retire", "m2": "stay"}
+    world.changed = {A: None}
+    world.lead(overdue=frozenset({("m1", A)}))
+    assert world.orders(A) == {"m1": order, "m2": "stay"}
 
 
 def test_a_copy_that_outlived_a_cut_is_the_unit_again_when_the_replacement_dies_too():
