@@ -131,7 +131,8 @@ class Leadership:
         highest = 0
         while True:
             await asyncio.sleep(interval_s)
-            known = max(highest, self._arrived)  # before it asks: what is heard meanwhile may be newer than the answer
+            # Before it asks: what is heard or written meanwhile may be newer than the answer.
+            known = max(highest, self._arrived, self._written)
             try:
                 beat = await self.store.keep_alive(self.lease)
             except LeaseNotFound:

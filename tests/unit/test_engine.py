@@ -64,3 +64,18 @@ def test_a_plan_that_takes_longer_than_two_beats_is_no_reason_to_read_everything
         await node.stop()
 
     run_virtually(scenario())
+
+
+def test_a_leader_whose_last_write_was_lost_in_a_restore_hears_of_it_by_its_next_beat() -> None:
+    async def scenario() -> None:
+        node = Node()
+        await node.start()
+        node.store.is_about_to_be_restored = True
+        await node.add("web.service")
+        assert not node.store.is_about_to_be_restored
+        assert not await _homes(node)
+        await asyncio.sleep(2 * node.engine.leader_ttl_s)
+        assert await _homes(node) == {MACHINE: 1}
+        await node.stop()
+
+    run_virtually(scenario())
