@@ -75,12 +75,18 @@ class Membership:
         self._publish = publish
         self._heard = heard
         self._former_lease = former_lease
+        self._certain_until_s = now()  # until then at least the lease lives, if the store keeps its word
         self._lost = asyncio.Event()
 
     @property
     def session(self) -> str:
         """What names this run of fleetd."""
         return self.machine.session
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether the lease was renewed within its time to live: else it may be gone, and a clone be registered."""
+        return self._now() < self._certain_until_s
 
     @property
     def interval_s(self) -> float:
@@ -176,6 +182,7 @@ class Membership:
 
     async def _try_to_register(self) -> tuple[int, int]:
         """The lease that the key is on, and the revision of that. States go first: what runs here counts from then."""
+        begun_s = self._now()
         item = await self.store.get(self.key)
         lease = await self._adoptable_lease(item) if item else 0
         surplus = item.lease if item and lease != item.lease else 0
@@ -190,6 +197,7 @@ class Membership:
             raise
         if surplus:
             await self.store.revoke(surplus)
+        self._certain_until_s = begun_s + self.ttl_s
         return lease or fresh, revision
 
     async def _adoptable_lease(self, item: KeyValue) -> int:
@@ -235,6 +243,7 @@ class Membership:
         pause_s = self.interval_s
         while True:
             await asyncio.sleep(pause_s)
+            begun_s = self._now()
             try:
                 beat = await self.store.keep_alive(self.lease)
             except LeaseNotFound:
@@ -247,6 +256,7 @@ class Membership:
                 pause_s = self.interval_s / 4
                 continue
             metrics.BEATS.labels("answered").inc()
+            self._certain_until_s = begun_s + self.ttl_s
             self.beats = self.beats.answered(self._now(), self.interval_s)
             pause_s = self.interval_s
             self._hear(beat.revision)

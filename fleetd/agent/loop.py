@@ -121,7 +121,7 @@ class Agent:
             self._orders.read_anew()
         self._lease = self._membership.lease
         news = self._orders.highest_revision > self._ledger.store.revision  # for the ledger to know
-        if news or not self._standing[0]:
+        if news or self._orders.has_news or not self._standing[0]:
             self._wake.set()
 
     async def running_units(self) -> tuple[str, ...]:
@@ -215,6 +215,8 @@ class Agent:
         self._has_looked.set()
 
     def _take_orders(self) -> None:
+        if self._membership.lease and not self._membership.is_certain:
+            return  # what is asked now may be asked of a clone that has taken this one's place; the next beat tells
         reading, changed = self._orders.take()
         if reading is not None:
             self._judge(reading)

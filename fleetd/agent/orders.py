@@ -115,6 +115,11 @@ class Orders:
                 await asyncio.sleep(delay_s)
                 delay_s = min(2 * delay_s, LONGEST_RETRY_S)
 
+    @property
+    def has_news(self) -> bool:
+        """Whether there is anything to take."""
+        return self._reading is not None or bool(self._changes)
+
     def take(self) -> tuple[Reading | None, dict[str, None]]:
         """Bring the mirror up to date: what was read anew, if anything was, and the units with another placement."""
         reading, self._reading = self._reading, None
@@ -204,7 +209,7 @@ class Orders:
             except Unavailable as error:
                 self._log.debug("cannot see whether orders were missed; the next beat asks again: %s", error)
                 continue
-            if marks != known or self._reading is not None or self._changes:
+            if marks != known or self.has_news:
                 return
             if seen.revision > self.revision:
                 if seen.written_at > self.revision or seen.count != len(self.placements | self.unreadable):

@@ -21,7 +21,8 @@ STRAGGLER_S = 10.0  # a request that was given up has arrived by then, or never 
 class Membership(Protocol):
     """This machine's membership of the cluster, as the agent sees it.
 
-    `session` names this run of fleetd. `lease` is that of the registration, 0 while there is none. To register:
+    `session` names this run of fleetd. `lease` is that of the registration, 0 while there is none. `is_certain`: it was
+    renewed within its time, so that nobody else can have registered by this machine's id since. To register:
     `await agent.publish_all(lease)`, write the machine's key, set `lease`, call `agent.check` (and again with every
     beat's answer).
     """
@@ -31,6 +32,9 @@ class Membership(Protocol):
 
     @property
     def lease(self) -> int: ...
+
+    @property
+    def is_certain(self) -> bool: ...
 
     def lease_lost(self) -> None:
         """The lease was found to be gone."""

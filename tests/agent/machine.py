@@ -136,6 +136,7 @@ class StandingMembership:
         self.session = session
         self.lease = 0
         self.losses = 0
+        self.is_certain = True
 
     def lease_lost(self) -> None:
         self.lease = 0

@@ -262,6 +262,24 @@ async def test_nothing_is_done_or_published_while_the_machine_is_not_registered(
     await machine.until_active("web.service", 7)
 
 
+async def test_an_order_waits_while_a_clone_may_be_registered_and_what_was_asked_before_goes_on(
+    machine: MachineUnderTest,
+) -> None:
+    """After a store was frozen beyond the lease, the order may be heard before the loss of the registration."""
+    await machine.start()
+    await machine.place("web.service", 7)
+    await machine.until_active("web.service", 7)
+    machine.membership.is_certain = False
+    await machine.place("api.service", 8)
+    machine.systemd.crash("web.service")
+    await machine.settle()
+    assert machine.systemd.pid("api.service") == 0
+    assert (await machine.states())["web.service"].active == "failed"
+    machine.membership.is_certain = True
+    machine.agent.check(await machine.store.revision())  # a beat was answered
+    await machine.until_active("api.service", 8)
+
+
 async def test_a_lease_that_is_gone_is_told_to_the_membership_and_all_states_go_onto_the_next(
     machine: MachineUnderTest,
 ) -> None:

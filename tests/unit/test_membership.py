@@ -183,6 +183,23 @@ def test_a_clone_takes_over_once_the_first_is_dead() -> None:
     scenario(body)
 
 
+def test_a_registration_is_certain_only_for_a_time_to_live_after_the_last_beat_that_was_answered() -> None:
+    async def body(world: Machines) -> None:
+        membership = world.start("s1")
+        await membership.registered.wait()
+        for _ in range(30):
+            await asyncio.sleep(1)
+            assert membership.is_certain
+        world.kill("s1")  # its beats are answered no more
+        await asyncio.sleep(TTL_S - TTL_S / 3 - 0.5)
+        assert membership.is_certain
+        await asyncio.sleep(TTL_S / 3 + 0.5)
+        assert not membership.is_certain
+        assert (await world.registered()) is None
+
+    scenario(body)
+
+
 def test_a_machine_whose_lease_was_dropped_registers_again_at_once() -> None:
     async def body(world: Machines) -> None:
         membership = world.start("s1")
