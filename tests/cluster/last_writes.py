@@ -1,4 +1,5 @@
-"""Runs inside a fleetd (see tampering.py): its first life ends at its first write, its second at its second, and so on.
+"""Runs inside a fleetd (see tampering.py): its first life ends at its first write, its second at its second, and so on,
+until one lives for a whole story; then it begins again.
 
 What counts as a write: a file below /run made, renamed or removed; a commit of its own store; a request that changes
 etcd, once before it leaves and once when it is answered, the answer unread. The file that the environment names DEATHS
@@ -20,6 +21,7 @@ DEATHS = Path(os.environ["DEATHS"])
 FILES = "/run/fleet/"
 LINKS = ("os.rename", "os.remove", "os.symlink")
 LEASES = ("/grant", "/revoke")
+LONGEST = 25  # writes: a life in which a unit is started, stopped and destroyed has about as many
 CHANGES = (b'"request_put"', b'"request_delete_range"')
 
 
@@ -27,7 +29,7 @@ class Life:
     """What is left of it."""
 
     def __init__(self) -> None:
-        self._writes_left = len(DEATHS.read_text().splitlines()) if DEATHS.exists() else 0
+        self._writes_left = len(DEATHS.read_text().splitlines()) % LONGEST if DEATHS.exists() else 0
 
     def write(self, what: str) -> None:
         """fleetd writes: if it was to be the last, it is not even that."""

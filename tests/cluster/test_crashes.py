@@ -89,7 +89,7 @@ def test_fleetds_killed_at_any_moment_on_all_machines_lose_nothing_acknowledged(
     ("config", "lives", "kinds"),
     [
         ({"standalone": "true"}, 60, {*FILES, "commit"}),
-        ({"agent_ttl": "4s"}, 40, {*FILES, "ask etcd: txn", "hear etcd: txn", "ask etcd: grant", "hear etcd: grant"}),
+        ({"agent_ttl": "4s"}, 25, {*FILES, "ask etcd: txn", "hear etcd: txn"}),
     ],
     ids=["its-own-store", "etcd"],
 )
