@@ -33,6 +33,7 @@ from fleetd.store.protocol import (
     Snapshot,
     StoreError,
     Unavailable,
+    Unchanged,
 )
 
 log = logging.getLogger(__name__)
@@ -330,20 +331,25 @@ class Leadership:
 
     async def _write(self, plan: Plan) -> None:
         """Write the plan in as few transactions as may be, in its order. Raises what the store raises."""
-        await self._check_gone(plan.forgotten)
-        for transaction in cut_into_transactions(self.registry.plan_steps(plan), self.guards):
+        steps = self.registry.plan_steps(plan, await self._see_gone(plan.forgotten))
+        for transaction in cut_into_transactions(steps, self.guards):
             self._written = await self.store.transact(transaction.comparisons, transaction.operations)
         async for unit in _in_slices(plan.units):
             _log_decision(unit)
 
-    async def _check_gone(self, machines: Sequence[str]) -> None:
-        """See in the store that none of these machines is back: the view may be late, for a watch may be deaf. Raises
-        Conflict where one is."""
+    async def _see_gone(self, machines: Sequence[str]) -> dict[str, Comparison]:
+        """See in the store that none of these machines is back: the view may be late, for a watch may be deaf. What
+        holds for each until one is, for the write may be late too. Raises Conflict where one is."""
+        gone: dict[str, Comparison] = {}
         for first in range(0, len(machines), MAX_OPERATIONS):
-            keys = [self.registry.key("machines", machine) for machine in machines[first : first + MAX_OPERATIONS]]
-            for item in (await self.store.get_many(keys)).items:
+            some = machines[first : first + MAX_OPERATIONS]
+            keys = {self.registry.key("machines", machine): machine for machine in some}
+            gone |= {machine: Unchanged(key, 0) for key, machine in keys.items()}
+            for item in (await self.store.get_many(list(keys))).items:
                 with suppress(MalformedRecord):
                     raise Conflict(f"machine {decode('machines', item).id} was taken for dead, and is back")
+                gone[keys[item.key]] = Unchanged(item.key, item.mod_revision)
+        return gone
 
     async def _check_office(self) -> None:
         """After a transaction that failed or whose fate is unknown: do we lead still? Raises Deposed."""

@@ -5,7 +5,7 @@ that the API makes. What the leader and the agents write in batches is cut into 
 decides anything, and nothing here knows which store it talks to.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -268,11 +268,11 @@ class Registry:
 
     # What the leader writes: every step is guarded by the decision that it was planned from.
 
-    def plan_steps(self, plan: Plan) -> Iterator[Step]:
-        """The steps that carry out a plan, in its order."""
+    def plan_steps(self, plan: Plan, gone: Mapping[str, Comparison]) -> Iterator[Step]:
+        """The steps that carry out a plan, in its order. `gone` guards, by machine, that it is not back."""
         # A machine that is taken for dead is told so before its orders go: it may live, and take their absence for one.
         for machine in plan.forgotten:
-            yield Step((), (Delete(self.key("synced", machine)),))
+            yield Step((gone[machine],), (Delete(self.key("synced", machine)),))
         for unit in plan.units:
             yield from self._unit_plan_steps(unit)
         for machine, session in plan.synced:

@@ -45,6 +45,26 @@ def test_a_machine_that_is_back_before_its_units_are_moved_keeps_them() -> None:
     run_virtually(scenario())
 
 
+def test_a_machine_that_is_back_while_the_plan_for_its_units_is_on_its_way_keeps_them() -> None:
+    async def scenario() -> None:
+        node = Node()
+        await node.start()
+        there = node.registry.put(Machine(OTHER, session="s2"), OTHER)
+        await node.store.transact([], [there])
+        for number in range(4):
+            await node.add(f"u{number}.service")
+        await asyncio.sleep(2 * node.membership.ttl_s)
+        assert await _homes(node) == {MACHINE: 2, OTHER: 2}
+        node.store.overtaking = there
+        await node.store.transact([], [Delete(there.key)])
+        await asyncio.sleep(3 * node.membership.ttl_s)
+        assert node.store.overtaking is None
+        assert await _homes(node) == {MACHINE: 2, OTHER: 2}
+        await node.stop()
+
+    run_virtually(scenario())
+
+
 def test_a_plan_that_takes_longer_than_two_beats_is_no_reason_to_read_everything_again() -> None:
     async def scenario() -> None:
         node = Node()
