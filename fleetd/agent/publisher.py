@@ -100,6 +100,7 @@ class StatePublisher:
         """Bring every state onto this lease, and take away those that are of units no more here. Raises Unavailable and
         LeaseNotFound."""
         async with self._writing:
+            self._is_in_doubt = True  # a clone may be registering too, and what it writes goes when it is refused
             await self._compare(lease)
             await self._write(lease)
 

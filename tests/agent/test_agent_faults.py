@@ -6,6 +6,7 @@ import logging
 import msgspec
 import pytest
 
+from fleetd.agent.publisher import STRAGGLER_S
 from fleetd.core.reconcile import LedgerEntry
 from fleetd.core.unit import TargetState, UnitState
 from fleetd.core.unitfile import hash_unit_file
@@ -278,6 +279,21 @@ async def test_an_order_waits_while_a_clone_may_be_registered_and_what_was_asked
     machine.membership.is_certain = True
     machine.agent.check(await machine.store.revision())  # a beat was answered
     await machine.until_active("api.service", 8)
+
+
+async def test_states_that_a_clone_took_away_when_both_registered_are_said_again(machine: MachineUnderTest) -> None:
+    await machine.start()
+    await machine.place("web.service", 7)
+    await machine.until_active("web.service", 7)
+    machine.membership.lease_lost()
+    await machine.register()
+    clone_lease = await machine.store.grant(60)
+    overwritten = machine.registry.put(UnitState(), MACHINE, "web.service", lease=clone_lease)
+    await machine.store.transact([], [overwritten])
+    await machine.store.revoke(clone_lease)
+    assert await machine.states() == {}
+    await machine.settle(STRAGGLER_S + 0.1)
+    assert (await machine.states())["web.service"].active == "active"
 
 
 async def test_a_lease_that_is_gone_is_told_to_the_membership_and_all_states_go_onto_the_next(
