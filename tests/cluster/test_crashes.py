@@ -20,7 +20,7 @@ from tests.cluster.traffic import Traffic
 UNITS = [f"u{number}.service" for number in range(6)]
 KILLS = 6
 DEATHS = "/var/lib/deaths"
-FILES = {"open", "os.rename", "os.remove", "os.symlink"}
+FILES = {"open", "os.rename", "os.remove"}
 OFTEN = {
     "often.service": SLEEPER + "[Install]\nWantedBy=multi-user.target\n",
     "often-once.service": "[Service]\nType=oneshot\nExecStart=/bin/touch /var/lib/ran\n",
