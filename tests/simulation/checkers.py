@@ -27,6 +27,7 @@ Copy = tuple[str, str]  # (machine, unit)
 MEMORY_S = 120.0  # an order may be carried out so much later: a step is tried again after up to a minute
 REREGISTRATION_S = 8.0  # within which a machine that can, is registered again
 HEARING_S = 12.0  # within which a machine that can has read its orders: it tries again after up to eight seconds
+NEWS_S = 4.0  # a message takes no longer
 STORM_S = 10.0
 STORM_REQUESTS = 1_000  # a busy leader asks for some tens in that time
 LINGER_S = 15.0  # a lease may end so much later than it should
@@ -328,6 +329,7 @@ class Rule5NothingCompletedRunsAgain(Checker):
     def __init__(self, world: "World") -> None:
         super().__init__(world)
         self._completed: dict[str, int] = {}  # unit → the generation that is known to be completed
+        self._since_s: dict[str, float] = {}  # unit → when that was written
 
     def see_restore(self, before: dict[Copy, Placement]) -> None:
         self._completed.clear()
@@ -339,6 +341,8 @@ class Rule5NothingCompletedRunsAgain(Checker):
             forgotten = unit is not None and self._completed.get(name) == unit.generation != completed
             if unit and decision and forgotten and not self._may_run_again(unit):
                 self.fail(f"it is forgotten that {name} is completed")
+            if self._completed.get(name) != completed:
+                self._since_s[name] = now()
             self._completed[name] = completed
 
     def _may_run_again(self, unit: Unit) -> bool:
@@ -349,8 +353,16 @@ class Rule5NothingCompletedRunsAgain(Checker):
         for name in names if verb == "start" else ():
             decision = self.truth.decisions.get(name)
             order = self.truth.placements.get((self.world.machines[machine].id, name))
+            if self._is_news(machine, name):
+                continue
             if decision and order and decision.completed == order.generation:
                 self.fail(f"{machine} starts {name} again, which is completed")
+
+    def _is_news(self, machine: str, name: str) -> bool:
+        """Whether it was a clone of the machine that ran the unit, and the word of that is on its way."""
+        id_ = self.world.machines[machine].id
+        twins = [twin for twin in self.world.machines.values() if twin.id == id_]
+        return len(twins) > 1 and now() - self._since_s.get(name, 0.0) < NEWS_S
 
 
 class Rule5NothingAcknowledgedIsLost(Checker):

@@ -33,6 +33,11 @@ def _on_machine(random: Random) -> tuple[tuple[str, ...], float | None]:
     return (_machine(random),), _long(random)
 
 
+def _clone(random: Random) -> tuple[tuple[str, ...], float | None]:
+    machine = _machine(random)
+    return (machine, f"c1{machine[1:]}"), _long(random)
+
+
 def _on_machine_at_once(random: Random) -> tuple[tuple[str, ...], float | None]:
     return (_machine(random),), None
 
@@ -121,6 +126,7 @@ FAULTS: tuple[tuple[int, str, Draw], ...] = (
     (3, "fail", _on_unit),
     (4, "crash", _of_unit),
     (3, "lose-bus", _on_machine),
+    (2, "clone", _clone),
 )
 
 

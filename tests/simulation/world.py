@@ -104,7 +104,9 @@ class World:
         )
 
     def add_clone(self, name: str, of: str) -> SimulatedMachine:
-        """Another machine with the id of this one."""
+        """Another machine with the id of this one, switched off; the one of that name, if there is one."""
+        if name in self.machines:
+            return self.machines[name]
         original = self.machines[of]
         clone = self._make(name, int(original.id[0]), original.metadata)
         self.machines[name] = clone
