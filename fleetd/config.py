@@ -288,7 +288,8 @@ OPTIONS: tuple[Option, ...] = (
         "handover_timeout",
         parse_duration(0.0),
         "30s",
-        "How long a copy that outlived a cut keeps running while its replacement does not become active.",
+        "How long a copy that outlived a cut waits for its replacement to become active. Where that does not even "
+        "begin to run, the copy stays.",
         "_s",
     ),
     Option(
