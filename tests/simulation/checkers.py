@@ -221,7 +221,8 @@ class Rule2OrdersAlone(Checker):
 
 class Rule3OneCopyRuns(Checker):
     """Of each unit that is not global one process runs, but for copies that a cut left behind: those on machines that
-    were absent when another was given the unit, and those that a restored store knows nothing of."""
+    were absent when another was given the unit, those that are told to retire, and those that a restored store knows
+    nothing of."""
 
     def __init__(self, world: "World") -> None:
         super().__init__(world)
@@ -240,6 +241,18 @@ class Rule3OneCopyRuns(Checker):
                 for machine in self.world.machines.values():
                     if machine.id != path.first and machine.id not in self.truth.machines:
                         self.left_behind[machine.name, path.second] = None
+            if path.kind == "placements" and event.item is not None and self._retires(path):
+                self._leave_behind(path.first, path.second)
+
+    def _retires(self, path: Path) -> bool:
+        """Whether the leader lets this copy run on for a while, as one that outlived a cut."""
+        order = self.truth.placements.get((path.first, path.second))
+        return order is not None and order.retiring
+
+    def _leave_behind(self, id_: str, unit: str) -> None:
+        for machine in self.world.machines.values():
+            if machine.id == id_:
+                self.left_behind[machine.name, unit] = None
 
     def _leave_behind_twins(self, id_: str) -> None:
         """One machine of this id is registered: the others are not, whatever they were told before."""

@@ -155,6 +155,7 @@ class SimulatedMachine:
         self._boots = 0
         self._is_dying = False  # fleetd is dead to the world already, and its end only a matter of cleaning up
         self._watcher: asyncio.Task[None] | None = None
+        self._cuts = 0  # of its power
         self._errand: asyncio.Task[None] | None = None
 
     # The machine.
@@ -175,9 +176,11 @@ class SimulatedMachine:
         return 0.0 if self._troubles else asyncio.get_running_loop().time() - self._last_trouble_s
 
     async def boot(self) -> None:
-        """Power is on: the machine comes up, and fleetd with it. One that still shuts down does so first."""
+        """Power is on: the machine comes up, and fleetd with it. One that still shuts down does so first; if its power
+        is cut meanwhile, it is for the end of that to switch it on."""
+        cuts = self._cuts
         await self._finish_errand()
-        if self.is_up:
+        if self.is_up or self._cuts != cuts:
             return
         self.is_up = True
         self._boots += 1
@@ -189,6 +192,7 @@ class SimulatedMachine:
         """Everything ends at once; what was under /run is gone."""
         self.begin_trouble("power")
         self.is_up = False
+        self._cuts += 1
         await self._end_errand()
         await self.kill_fleetd()
         self.systemd.reboot()
