@@ -283,3 +283,25 @@ def test_a_trial_shows_what_would_be_and_leaves_the_view_as_it_is():
     assert list(world.view.room("m1").staying) == ["a.service", "b.service", "w@1.service"]
     assert world.view.room("m1").is_picky()
     assert world.view.room("m1").templates == {"w@.service": 1}
+
+
+def test_of_two_units_with_the_same_conflicts_one_that_leaves_takes_none_of_the_others():
+    world = cluster(a=("Conflicts=x*", "m1"), b=("Conflicts=x*", "m1"))
+    world.unit("x.service")
+    trial = Trial(world.view)
+    trial.vacate("a.service", "m1")
+    assert list(trial.room("m1").conflicting("x.service", world.view.requirements("x.service"))) == ["b.service"]
+    trial.vacate("b.service", "m1")
+    assert list(trial.room("m1").conflicting("x.service", world.view.requirements("x.service"))) == []
+
+
+def test_of_two_instances_on_a_machine_one_stays_counted_when_the_other_leaves():
+    world = cluster()
+    for name in ("w@1.service", "w@2.service"):
+        world.unit(name)
+        world.runs(name, "m1")
+    trial = Trial(world.view)
+    trial.vacate("w@1.service", "m1")
+    assert trial.room("m1").templates == {"w@.service": 1}
+    trial.vacate("w@2.service", "m1")
+    assert trial.room("m1").templates == {}
