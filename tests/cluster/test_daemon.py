@@ -193,7 +193,8 @@ def test_units_can_be_those_of_a_users_systemd(new_cluster: Callable[..., Cluste
     )
     session = ["XDG_RUNTIME_DIR=/run/user/0", "DBUS_SESSION_BUS_ADDRESS=unix:path=/run/user/0/bus"]
     settings = [f"--setenv={variable}" for variable in session]
-    machine.run(["systemd-run", "--unit=second", *settings, "fleetd", "--config", "/etc/second.conf"])
+    as_a_service = ["systemd-run", "--unit=second", "--property=Restart=always", "--property=RestartSec=1", *settings]
+    machine.run([*as_a_service, "fleetd", "--config", "/etc/second.conf"])
     cluster.wait_until("the second fleetd listens", machine.path(f"{folder}.sock").exists)
     machine.path("/root/mine.service").write_text(SLEEPER)
     fleetctl = ["fleetctl", f"--endpoint=unix://{folder}.sock"]
