@@ -84,7 +84,7 @@ class Orders:
         elif self._last_beat > self.revision:
             self._doubt.set()
         self._last_beat = beat_revision
-        self.highest_revision = max(self.highest_revision, beat_revision)
+        self.know(beat_revision)
 
     @property
     def is_current(self) -> bool:
@@ -188,7 +188,7 @@ class Orders:
     async def _watch_placements(self, revision: int) -> None:
         async for changes in self._store.watch(self._placements_prefix, revision):
             self._changes.append(changes)
-            self.highest_revision = max(self.highest_revision, changes.revision)
+            self.know(changes.revision)
             self._wake()
 
     async def _watch_synced(self, revision: int) -> None:
