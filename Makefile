@@ -17,7 +17,7 @@ quick: lint ## what to run after each change, in under a minute: linters, types,
 	$(BIN)/coverage run -m pytest -m "not machines" --ignore=tests/simulation --ignore=tests/bench
 	$(BIN)/coverage report
 
-test: lint ## everything, real machines among it (needs root); half an hour on two cores
+test: lint ## everything, real machines among it (needs root); up to 40 minutes on two cores
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage report
 

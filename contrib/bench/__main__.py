@@ -1,7 +1,7 @@
 """`make bench`, or `python -m contrib.bench`: boot machines, measure, print, and note it in the history.
 
-Ends with 1 if a target is missed. Three machines with 500 units take four minutes on two cores; `make bench
-BENCH=large`, twenty with 1,000 units, takes fifteen. A run with --quick or --only is not noted.
+Ends with 1 if a target is missed. `make bench` is three machines with 500 units, `make bench BENCH=large` twenty with
+1,000. A run with --quick or --only is not noted.
 """
 
 import argparse
