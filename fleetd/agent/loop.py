@@ -180,9 +180,12 @@ class Agent:
     async def _work(self) -> None:
         await self._has_connected.wait()
         delay_s = FIRST_RETRY_S
+        retry: asyncio.TimerHandle | None = None
         while True:
             await self._wake.wait()
             self._wake.clear()
+            if retry is not None:
+                retry.cancel()  # this pass is it: otherwise each thing that happens meanwhile adds a series of retries
             try:
                 with metrics.AGENT_PASS_S.time():
                     await self._pass()
@@ -195,7 +198,7 @@ class Agent:
             except Exception:
                 self._log.exception("a pass over this machine's units failed; it is done again in %g s", delay_s)
             metrics.AGENT_PASSES.labels("failed").inc()
-            asyncio.get_running_loop().call_later(delay_s, self._wake.set)
+            retry = asyncio.get_running_loop().call_later(delay_s, self._wake.set)
             delay_s = min(2 * delay_s, LONGEST_RETRY_S)
 
     # One pass.

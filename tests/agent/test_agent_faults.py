@@ -372,3 +372,17 @@ async def test_a_fleetd_that_starts_without_a_bus_registers_when_it_has_looked_a
     await machine.start()
     await machine.until_active("web.service", 7)
     assert "systemd cannot be followed" in caplog.text
+
+
+async def test_while_the_bus_is_gone_what_happens_meanwhile_adds_no_tries(machine: MachineUnderTest) -> None:
+    await machine.start()
+    await machine.place("web.service", 7)
+    await machine.until_active("web.service", 7)
+    machine.systemd.lose_bus(for_s=600)
+    for generation in range(8, 38):
+        await machine.place("web.service", generation)
+        await machine.settle(1.0)
+    machine.systemd.calls.clear()
+    await machine.settle(80.0)
+    tries = [call for call in machine.systemd.calls if call.verb == "observe"]
+    assert 0 < len(tries) <= 11  # one each 8 s, the longest pause

@@ -157,6 +157,8 @@ class SimulatedMachine:
         self._watcher: asyncio.Task[None] | None = None
         self._cuts = 0  # of its power
         self._errand: asyncio.Task[None] | None = None
+        self._has_ended = asyncio.Event()  # the last fleetd, so that systemd may start the next one
+        self._has_ended.set()
 
     # The machine.
 
@@ -217,6 +219,7 @@ class SimulatedMachine:
     async def start_fleetd(self) -> None:
         """systemctl start fleet."""
         await self._finish_errand()
+        await self._has_ended.wait()
         if not self.is_up or self.node is not None:
             return
         token = speaker.set(self.name)
@@ -263,6 +266,7 @@ class SimulatedMachine:
         if node is None:
             return
         self.begin_trouble("fleetd")
+        self._has_ended.clear()
         assert self.wire
         await self.wire.close()
         await self.systemd.close()
@@ -274,6 +278,8 @@ class SimulatedMachine:
                 await node.close()
         except TimeoutError as error:
             self._surrounds.on_failure(f"{self.name}, whose fleetd does not end", error)
+        finally:
+            self._has_ended.set()
 
     async def _watch_over(self, node: Node) -> None:
         await node.finished.wait()
