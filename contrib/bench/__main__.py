@@ -14,7 +14,7 @@ from contrib import interrupt
 from contrib.bench import history
 from contrib.bench.figure import Figure, render_table
 from contrib.bench.measures import MEASURES, Bench
-from contrib.testbed import Cluster, missing_requirements
+from contrib.testbed import OWN_TIMEOUTS, Cluster, missing_requirements
 
 
 def main() -> int:
@@ -27,7 +27,7 @@ def main() -> int:
     if arguments.quick:
         units, rounds = 50 * machines, 1
     try:
-        with Cluster(machines=machines) as cluster:
+        with Cluster(machines=machines, etcd_arguments=OWN_TIMEOUTS) as cluster:
             figures = asyncio.run(_measure(Bench(cluster, rounds, units), arguments.only or list(MEASURES)))
     except KeyboardInterrupt:
         print("interrupted; everything is taken down", file=sys.stderr)

@@ -19,7 +19,7 @@ from contrib.bench import process
 from contrib.bench.api import Api
 from contrib.bench.measures import OPTIONS, Bench, clear
 from contrib.bench.trend import Trend
-from contrib.testbed import Cluster, EtcdServer, missing_requirements
+from contrib.testbed import OWN_TIMEOUTS, Cluster, EtcdServer, missing_requirements
 
 MACHINES = 3
 PERIOD_S = 1.0
@@ -49,7 +49,7 @@ def main() -> int:
         return 2
     interrupt.end_on_first()
     try:
-        with Cluster(machines=MACHINES) as cluster:
+        with Cluster(machines=MACHINES, etcd_arguments=OWN_TIMEOUTS) as cluster:
             return asyncio.run(_churn(cluster, arguments.seconds))
     except KeyboardInterrupt:
         return 130

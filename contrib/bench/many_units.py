@@ -20,7 +20,7 @@ import aiohttp
 import msgspec
 
 from contrib.bench.process import observe_etcd
-from contrib.testbed.etcd import EtcdServer
+from contrib.testbed import OWN_TIMEOUTS, EtcdServer
 from fleetd.api import schema
 from fleetd.api.handlers import Api
 from fleetd.api.server import Server
@@ -189,7 +189,7 @@ async def open_store(kind: str, directory: Path) -> AsyncIterator[tuple[Store, E
     if kind == "embedded":
         store, etcd = EmbeddedStore(str(directory / "store.db")), None
     else:
-        etcd = EtcdServer(directory / "etcd").start()
+        etcd = EtcdServer(directory / "etcd", extra_args=OWN_TIMEOUTS).start()
         store = EtcdStore([etcd.client_url], request_timeout_s=30.0)
     try:
         yield store, etcd

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 
 from contrib import interrupt
 from contrib.bench.measures import Bench
-from contrib.testbed import Cluster, EtcdServer, missing_requirements
+from contrib.testbed import OWN_TIMEOUTS, Cluster, EtcdServer, missing_requirements
 
 MACHINES = 3
 UNITS = 30
@@ -42,7 +42,7 @@ def main() -> int:
         return 2
     interrupt.end_on_first()
     try:
-        with Cluster(machines=MACHINES) as cluster:
+        with Cluster(machines=MACHINES, etcd_arguments=OWN_TIMEOUTS) as cluster:
             return _starve(cluster, arguments.seconds, arguments.nice, random.Random(arguments.seed))
     except KeyboardInterrupt:
         return 130

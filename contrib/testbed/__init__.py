@@ -5,8 +5,8 @@ imported here: the machines run `fleetd` and `fleetctl` as users do.
 """
 
 from contrib.testbed.cluster import Cluster, missing_requirements
-from contrib.testbed.etcd import EtcdServer
+from contrib.testbed.etcd import OWN_TIMEOUTS, EtcdServer
 from contrib.testbed.machine import Machine
 from contrib.testbed.network import Network
 
-__all__ = ["Cluster", "EtcdServer", "Machine", "Network", "missing_requirements"]
+__all__ = ["OWN_TIMEOUTS", "Cluster", "EtcdServer", "Machine", "Network", "missing_requirements"]

@@ -56,10 +56,12 @@ class StepRunner:
 
     async def apply(self, plan: Sequence[Step]) -> None:
         """Apply the steps. Raises ManagerUnavailable; then any of them may or may not have been done."""
+        ends = {step.unit: step for step in plan}  # what a unit's other steps are for: the one that is worth a line
         for step in plan:
             kind = type(step).__name__.lower()
             metrics.STEPS.labels(kind).inc()
-            self._log.info("%s %s: %s", kind, step.unit, step.reason)
+            level = logging.INFO if step is ends[step.unit] else logging.DEBUG
+            self._log.log(level, "%s %s: %s", kind, step.unit, step.reason)
         await self._each([step for step in plan if isinstance(step, Stop)], self._stop)
         await self._remove([step.unit for step in plan if isinstance(step, Remove)])
         await self._write({step.unit: step.text for step in plan if isinstance(step, Write)})

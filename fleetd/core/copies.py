@@ -78,6 +78,11 @@ class Draft:
         comes = [not self._stayed_on(order.machine) for order in self._orders.values() if order.stays]
         return 2 if any(comes) else 1 if comes else 0
 
+    @property
+    def first_machine(self) -> str:
+        """The machine that gets an order, or the first of those that do, or ''."""
+        return next(iter(self._orders), "")
+
     def orders(self) -> list[tuple[str, Placement]]:
         """The orders to be looked at, by machine, in order."""
         if self._scope is None:

@@ -195,11 +195,9 @@ class SystemdOverDBus:
     # systemd itself.
 
     async def reload_needed(self, names: Collection[str]) -> bool:
-        wanted = [*names, *self._relinked]
-        patterns = wanted if len(wanted) <= PATTERNS_A_CALL else []
-        # Unlike ListUnitsByNames this loads nothing: a unit that is not in memory needs no reload.
-        [rows] = await self._bus.call("list units", "ListUnitsByPatterns", "asas", [], patterns)
-        loaded = {row[0] for row in rows if row[2] != "not-found"}
+        # A unit that is not in memory needs no reload.
+        rows = await self._find_in_memory([*names, *self._relinked])
+        loaded = {name for name, row in rows.items() if row[2] != "not-found"}
         if any(name in loaded for name in self._relinked):
             return True
         candidates = [name for name in names if name in loaded]
@@ -217,15 +215,26 @@ class SystemdOverDBus:
         await self._bus.call("daemon-reload", "Reload", timeout_s=RELOAD_TIMEOUT_S)
 
     async def observe(self, names: Collection[str]) -> Mapping[str, UnitStatus]:
-        seen = {name: UnitStatus(name) for name in names}
         # One name that cannot be loaded at all would make systemd refuse the whole list.
-        known = [name for name in seen if is_loadable(name)]
-        for first in range(0, len(known), NAMES_A_CALL):
-            some = known[first : first + NAMES_A_CALL]
-            [rows] = await self._bus.call("list units", "ListUnitsByNames", "as", some)
-            for name, row in zip(some, rows, strict=True):
-                seen[name] = UnitStatus(name, load=row[2], active=row[3], sub=row[4], job=row[7] != 0)
-        return seen
+        known = [name for name in names if is_loadable(name)]
+        ours = [name for name in known if object_path(name) in self._by_path]
+        rows: dict[str, Sequence[Any]] = {}
+        for first in range(0, len(ours), NAMES_A_CALL):
+            some = ours[first : first + NAMES_A_CALL]
+            [found] = await self._bus.call("list units", "ListUnitsByNames", "as", some)
+            rows |= zip(some, found, strict=True)
+        # To name one without a file would have systemd load it, find nothing, and tell everybody so.
+        rows |= await self._find_in_memory([name for name in known if name not in rows])
+        return {name: _status(name, rows.get(name)) for name in names}
+
+    async def _find_in_memory(self, names: Sequence[str]) -> dict[str, Sequence[Any]]:
+        """What systemd lists of those of these units that it has in memory; none is loaded for it."""
+        if not names:
+            return {}
+        patterns = names if len(names) <= PATTERNS_A_CALL else []
+        [rows] = await self._bus.call("list units", "ListUnitsByPatterns", "asas", [], patterns)
+        wanted = frozenset(names)
+        return {row[0]: row for row in rows if row[0] in wanted}
 
     async def start(self, name: str) -> None:
         await self._queue_job("start", "StartUnit", name)
@@ -361,6 +370,11 @@ class SystemdOverDBus:
             return str(await self._bus.get_one(job, "Job.JobType", f"look at the job of {name}"))
         except Refused:
             return ""  # it has ended meanwhile
+
+
+def _status(name: str, row: Sequence[Any] | None) -> UnitStatus:
+    """How a unit stands, from the row of systemd's list that is about it (None: it has none)."""
+    return UnitStatus(name, load=row[2], active=row[3], sub=row[4], job=row[7] != 0) if row else UnitStatus(name)
 
 
 def _job_number(path: str) -> int:

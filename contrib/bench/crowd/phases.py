@@ -11,9 +11,9 @@ import msgspec
 from contrib.bench import process
 from contrib.bench.api import Api, are_active
 from contrib.bench.crowd.crew import Crew
-from contrib.bench.crowd.onlooker import Onlooker
 from contrib.bench.crowd.tally import Counts, difference, total
 from contrib.bench.crowd.worker import Task, Used, machine_id
+from contrib.bench.onlooker import Onlooker
 from fleetd.api import schema
 
 LEADER, FRONT = "leader", "API"  # processes of one machine each: the one leads, the other serves the API

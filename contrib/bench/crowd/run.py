@@ -7,9 +7,9 @@ import msgspec
 
 from contrib.bench.crowd.crew import Crew
 from contrib.bench.crowd.floor import Floor, measure_floor
-from contrib.bench.crowd.onlooker import Onlooker
 from contrib.bench.crowd.phases import START, Memory, Phase, Play, Say, Size
-from contrib.testbed.etcd import EtcdServer
+from contrib.bench.onlooker import Onlooker
+from contrib.testbed import OWN_TIMEOUTS, EtcdServer
 
 
 class Findings(msgspec.Struct, frozen=True):
@@ -24,9 +24,9 @@ class Findings(msgspec.Struct, frozen=True):
 
 def run_crowd(size: Size, directory: Path, say: Say) -> Findings:
     """All phases, in a directory that is empty at first. Raises TimeoutError where one does not come to its end."""
-    with EtcdServer(directory / "etcd") as etcd:
+    with EtcdServer(directory / "etcd", extra_args=OWN_TIMEOUTS) as etcd:
         play = asyncio.run(_play(size, etcd.client_url, directory, say))
-    with EtcdServer(directory / "bare") as bare:
+    with EtcdServer(directory / "bare", extra_args=OWN_TIMEOUTS) as bare:
         floor = asyncio.run(measure_floor(bare.client_url, play.phases[START].counts, size.machines))
     say(f"the floor of it: {floor.took_s:.1f} s")
     return Findings(size, play.phases, play.submitted_s, play.memory, floor)

@@ -36,6 +36,11 @@ class Onlooker:
             await self._task
         await self._registry.store.close()
 
+    @property
+    def active(self) -> list[str]:
+        """The units that are active somewhere, by name."""
+        return sorted(name for name, where in self._active.items() if where)
+
     def active_on(self, machines: Collection[str]) -> list[str]:
         """The units that are active on one of these machines, by name."""
         return sorted(name for name, where in self._active.items() if not where.isdisjoint(machines))
