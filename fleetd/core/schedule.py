@@ -56,8 +56,8 @@ def plan_cluster(
         seek_homes(drafts[name], overdue)  # those who follow others find them where they will be
     homeless = [name for name, draft in drafts.items() if draft.homeless]
     placed = _place_homeless(Ranking(trial), homeless, drafts) if homeless else {}
-    # By machine, so that each gets its orders in as few transactions as may be: what one unit needs or hinders of another
-    # is on the same machine, where the turns in which they were placed still hold.
+    # By machine, so that each gets its orders in as few transactions as may be. What a unit needs, or hinders, is on
+    # the same machine, where the turns in which they were placed still hold.
     ordered = sorted(drafts.values(), key=lambda draft: (draft.stage, draft.first_machine, placed.get(draft.name, 0)))
     plans = [plan for draft in ordered if (plan := draft.finish()) is not None]
     ends = tuple((draft.name, draft.waits_until_s) for draft in drafts.values() if math.isfinite(draft.waits_until_s))

@@ -81,8 +81,8 @@ class ServiceManager(Protocol):
         """daemon-reload, and wait for it."""
 
     async def observe(self, names: Collection[str]) -> Mapping[str, UnitStatus]:
-        """How each of these units stands now. One call for all, never one a unit. One that has no file here and is not in
-        systemd's memory is not found."""
+        """How each of these units stands now. One call for all, never one a unit. One that has no file here, and that
+        systemd does not have in memory, is not found."""
 
     async def start(self, name: str) -> None:
         """Queue a start job (mode replace); returns when the job is queued. Its end is a change."""
