@@ -2,7 +2,7 @@
 
 Real machines with the default `agent_ttl`, four busy loops a core beside them, and an etcd that stops answering for up
 to eight seconds again and again. Not one unit may be moved or started anew, and no fleetd be killed. It ends with 1 if
-that happened, and says where. An hour by default; it takes the whole of this machine.
+that happened, and says where. An hour by default; it takes all cores that it may run on (`taskset`).
 """
 
 import argparse
@@ -50,7 +50,7 @@ def main() -> int:
 
 def _starve(cluster: Cluster, seconds: float, nice: int, draw: random.Random) -> int:
     before = asyncio.run(_start(cluster))
-    with busy_loops(LOOPS_A_CORE * (os.cpu_count() or 1), nice):
+    with busy_loops(LOOPS_A_CORE * len(os.sched_getaffinity(0)), nice):
         stalls = _stall(cluster.etcd, seconds, draw)
     time.sleep(SETTLE_S)
     faults = list(find_changes(before, _processes(cluster, list(next(iter(before.values()))))))
