@@ -17,7 +17,7 @@ import msgspec
 from fleetd import metrics
 from fleetd.core.census import Outcome, count_outcome, take_census
 from fleetd.core.cluster import ClusterView, Names
-from fleetd.core.copies import UnitPlan
+from fleetd.core.draft import UnitPlan
 from fleetd.core.failover import Failover, Loss
 from fleetd.core.placement import Decision
 from fleetd.core.presence import Absence, BeatHistory, judge, note_absences

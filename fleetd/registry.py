@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from fleetd import metrics
-from fleetd.core.copies import UnitPlan
 from fleetd.core.decoding import UNREADABLE
+from fleetd.core.draft import UnitPlan
 from fleetd.core.machine import Machine, MachineSettings
 from fleetd.core.placement import Decision, Placement
 from fleetd.core.schedule import Plan

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from fleetd.core.cluster import ClusterView
-from fleetd.core.copies import UnitPlan
+from fleetd.core.draft import UnitPlan
 from fleetd.core.unit import TargetState
 
 _FAR = list(TargetState)  # from inactive to launched

@@ -36,7 +36,7 @@ def requirements_of(text: str, name: str) -> Requirements:
 class Room:
     """What one machine holds by order of the leader, retiring copies apart: they hinder nobody."""
 
-    __slots__ = ("conflicts", "replaces", "staying", "templates", "units")
+    __slots__ = ("_prefixes", "conflicts", "replaces", "staying", "templates", "units")
 
     def __init__(self) -> None:
         self.units: dict[str, Requirements] = {}  # all that may run here, also what is on its way out; as ordered
@@ -44,6 +44,7 @@ class Room:
         self.conflicts: dict[str, Names] = {}  # pattern → the units that bear it
         self.replaces: dict[str, Names] = {}
         self.templates: dict[str, int] = {}
+        self._prefixes: tuple[str, ...] | None = ()  # how what the patterns in `conflicts` match begins; None: find out
 
     def copy(self) -> "Room":
         """A room of its own with the same content."""
@@ -51,6 +52,7 @@ class Room:
         twin.units, twin.staying, twin.templates = dict(self.units), dict(self.staying), dict(self.templates)
         twin.conflicts = {pattern: dict(owners) for pattern, owners in self.conflicts.items()}
         twin.replaces = {pattern: dict(owners) for pattern, owners in self.replaces.items()}
+        twin._prefixes = self._prefixes
         return twin
 
     def add(self, name: str, requirements: Requirements, *, staying: bool) -> None:
@@ -58,6 +60,7 @@ class Room:
         self.units[name] = requirements
         for pattern in requirements.conflicts:
             self.conflicts.setdefault(pattern, {})[name] = None
+            self._prefixes = None
         for pattern in requirements.replaces:
             self.replaces.setdefault(pattern, {})[name] = None
         if staying:
@@ -71,6 +74,8 @@ class Room:
         requirements = self.units.pop(name, None)
         if requirements is None:
             return
+        if requirements.conflicts:
+            self._prefixes = None
         for index, patterns in ((self.conflicts, requirements.conflicts), (self.replaces, requirements.replaces)):
             for pattern in dict.fromkeys(patterns):
                 del index[pattern][name]
@@ -83,6 +88,14 @@ class Room:
                 self.templates[template] -= 1
                 if not self.templates[template]:
                     del self.templates[template]
+
+    def may_conflict(self, name: str, requirements: Requirements) -> bool:
+        """Whether it is worth looking for conflicts: for most units it is not, and that is seen at once."""
+        if requirements.conflicts:
+            return True
+        if self._prefixes is None:
+            self._prefixes = tuple(map(literal_prefix, self.conflicts))
+        return name.startswith(self._prefixes)
 
     def conflicting(self, name: str, requirements: Requirements) -> Iterator[str]:
         """The units here that this one may not share a machine with, by its patterns or by theirs."""
@@ -162,9 +175,10 @@ class ClusterView:
 
     def bound_to(self, name: str) -> Names:
         """The units that MachineOf binds to this one: those it names, and those that name it."""
-        peers = self.requirements(name).machine_of if name in self.units else ()
+        requirements = self._requirements.get(name)
+        bound = dict.fromkeys(requirements.machine_of) if requirements else {}
         followers = self._followers.get(name)
-        return dict.fromkeys(peers) | followers if followers else dict.fromkeys(peers)
+        return bound | followers if followers else bound
 
     def with_companions(self, names: Iterable[str]) -> list[str]:
         """These units, and those that MachineOf binds to them, through others, and that have no home, or one that is

@@ -5,238 +5,12 @@ is placed nowhere else, so that one copy runs. Only a machine that is dead is no
 cut retires beside its replacement. Where a unit without a home goes is schedule.py's matter.
 """
 
-import math
-
-import msgspec
-
-from fleetd.core.cluster import Names, Trial, requirements_of
+from fleetd.core.draft import Draft
 from fleetd.core.failover import Waits
-from fleetd.core.feasibility import Question, count_refusals, has_no_conflict, why_leave, why_not
+from fleetd.core.feasibility import has_no_conflict, why_leave, why_not, why_not_beside
 from fleetd.core.machine import SHORT_ID_LENGTH, MachineMode
-from fleetd.core.placement import Decision, Placement
+from fleetd.core.placement import Placement
 from fleetd.core.unit import TargetState, UnitState
-
-_KEPT = "where it is only kept running since the store was restored"
-
-
-class UnitPlan(msgspec.Struct, frozen=True, gc=False):
-    """All that is to be written for one unit, in one transaction guarded by the revision of its decision.
-
-    `orders` are written, `cancels` are machines whose order is deleted; `decision` is written, or, where it is None,
-    deleted.
-    """
-
-    unit: str
-    revision: int
-    orders: tuple[Placement, ...]
-    cancels: tuple[str, ...]
-    decision: Decision | None
-
-
-class Draft:
-    """The plan for one unit in the making. Whatever it orders is tried on the trial at once."""
-
-    def __init__(self, trial: Trial, name: str, now_s: float, scope: Names | None = None) -> None:
-        """`scope` are the machines where there may be something to decide; None: wherever the unit is or may go."""
-        self.trial = trial
-        self.view = trial.view
-        self.name = name
-        self.unit = self.view.units.get(name)
-        self.is_wanted = self.view.is_wanted(name)
-        self.placements = dict(self.view.placements.get(name, {}))  # as they will be
-        self.states = self.view.states.get(name, {})
-        self.before = self.view.decisions.get(name)
-        self.completed = self.before.completed if self.before else 0
-        self.homeless = False
-        self.waits = ""  # for what
-        self.waits_until_s = math.inf  # by the leader's own clock, for a home that is lost
-        self._lost = 0.0  # since when it is lost, in Unix time
-        self._scope = scope
-        self._now_s = now_s
-        self._reason = ""
-        self._orders: dict[str, Placement] = {}
-        self._cancels: dict[str, None] = {}
-
-    @property
-    def generation(self) -> int:
-        """The generation of what is wanted now; of a unit that is destroyed, the last one decided."""
-        return self.unit.generation if self.unit else self.before.generation if self.before else 0
-
-    @property
-    def home(self) -> str:
-        """Where the unit is to be, or ''."""
-        return self.trial.home(self.name)
-
-    @property
-    def is_global(self) -> bool:
-        """Whether the unit, which is known, is global."""
-        return self.view.requirements(self.name).is_global
-
-    @property
-    def stage(self) -> int:
-        """When the plan is to be written: what is taken back first, then what stays, then what comes."""
-        comes = [not self._stayed_on(order.machine) for order in self._orders.values() if order.stays]
-        return 2 if any(comes) else 1 if comes else 0
-
-    @property
-    def first_machine(self) -> str:
-        """The machine that gets an order, or the first of those that do, or ''."""
-        return next(iter(self._orders), "")
-
-    def orders(self) -> list[tuple[str, Placement]]:
-        """The orders to be looked at, by machine, in order."""
-        if self._scope is None:
-            return list(self.placements.items())
-        return [(machine, self.placements[machine]) for machine in sorted(self._scope) if machine in self.placements]
-
-    def machines(self) -> list[str]:
-        """The machines to be looked at, in order."""
-        if self._scope is None:
-            return list(self.view.machines)
-        return [machine for machine in sorted(self._scope) if machine in self.view.machines]
-
-    def question(self, machine: str) -> Question:
-        """May the unit be on this machine?"""
-        return Question(self.trial, self.name, self.view.requirements(self.name), machine)
-
-    def place(self, machine: str, reason: str = "") -> None:
-        """Order the unit to be on this machine as a person wants it now (no change where that is the order already)."""
-        assert self.unit is not None
-        done = self.completed == self.generation
-        order = Placement(machine, self.name, self.unit.text, self.unit.target, self.unit.generation, completed=done)
-        self._reason = reason or self._reason
-        self.homeless = False
-        if self.placements.get(machine) != order:
-            self._order(order)
-            self.trial.place(self.name, machine, self.view.requirements(self.name))
-
-    def withdraw(self, machine: str, reason: str = "") -> None:
-        """Order the unit away from this machine."""
-        former = self.placements[machine]
-        generation = max(self.generation, former.generation)
-        self._order(Placement(machine, self.name, former.text, TargetState.INACTIVE, generation))
-        self.trial.withdraw(self.name, machine, requirements_of(former.text, self.name))
-        self._reason = reason or self._reason
-
-    def retire(self, machine: str) -> None:
-        """Let the copy on this machine run on until its replacement does."""
-        assert self.unit is not None
-        order = Placement(machine, self.name, self.unit.text, self.unit.target, self.unit.generation, retiring=True)
-        self._order(order)
-        self.trial.vacate(self.name, machine)
-
-    def cancel(self, machine: str) -> None:
-        """Delete the order to this machine: it is carried out, or nobody is left to carry it out."""
-        self._cancels[machine] = None
-        self._orders.pop(machine, None)
-        del self.placements[machine]
-        self.trial.vacate(self.name, machine)
-
-    def lose(self, machine: str, waits: Waits) -> None:
-        """This machine, which had an order, is dead: wait for it if that is the home, and the unit is to wait."""
-        if self._is_only_home(machine) and waits.is_waiting(self.name, machine):
-            self.waits_until_s = waits.end_s(self.name, machine)
-            self._lost = waits.loss(machine).at
-            until = waits.describe(self.name, machine)
-            self._reason = f"waits for machine {machine[:SHORT_ID_LENGTH]} to come back, {until}"
-            return
-        if self.placements[machine].stays and waits.runs_again(self.name):
-            self.completed = 0
-        self.cancel(machine)
-
-    def _is_only_home(self, machine: str) -> bool:
-        """Whether nothing of the unit is or may stay anywhere else, so that it loses nothing by waiting."""
-        stays = [where for where, order in self.placements.items() if order.stays]
-        goes = [where for where, order in self.placements.items() if order.withdrawn]
-        runs = [where for where, state in self.states.items() if state.runs and where not in goes]
-        return stays == [machine] and not any(where in self.view.machines for where in runs)
-
-    def conclude(self, reason: str) -> None:
-        """Say why the unit is nowhere and need not be anywhere."""
-        self._reason = reason
-
-    def wait(self, what_for: str, reason: str = "") -> None:
-        """Say what the unit waits for before it can be placed; `reason` says more."""
-        self.homeless = False
-        self.waits = what_for
-        self._reason = reason or what_for
-
-    def wait_for_stop(self, machine: str) -> None:
-        """The unit waits until it is stopped on this machine; why it had to go from there is still said."""
-        short_id = machine[:SHORT_ID_LENGTH]
-        what_for = f"waits until {short_id} has stopped it"
-        if self.is_orphan(machine):
-            what_for = f"waits until it is stopped on {short_id}, {_KEPT}"
-        said = self.before.reason if self.before else ""
-        why = self._reason or said.rpartition("; waits until ")[0]
-        self.wait(what_for, f"{why}; {what_for}" if why else what_for)
-
-    def is_orphan(self, machine: str) -> bool:
-        """Whether the machine only keeps the unit running, and does not carry out that it is to go."""
-        return machine in self.states and self.states[machine].orphan
-
-    def finish(self) -> UnitPlan | None:
-        """The plan, or None where nothing changes. To be called when everything is tried on the trial."""
-        decision = self._decide()
-        if decision == self.before and not self._orders and not self._cancels:
-            return None
-        revision = self.before.revision if self.before else 0
-        return UnitPlan(self.name, revision, tuple(self._orders.values()), tuple(self._cancels), decision)
-
-    def _order(self, order: Placement) -> None:
-        self._orders[order.machine] = order
-        self._cancels.pop(order.machine, None)
-        self.placements[order.machine] = order
-
-    def _decide(self) -> Decision | None:
-        wanted = self.is_wanted
-        if not wanted and not self.placements:
-            return None
-        is_global = wanted and self.is_global
-        home = "" if is_global else self.home
-        here = [machine for machine, order in self.placements.items() if order.stays]
-        refusals = count_refusals(self.trial, self.name, here) if is_global or self.homeless else {}
-        return Decision(
-            unit=self.name,
-            generation=self.generation,
-            machine=home,
-            machines=len(here) if is_global else 0,
-            since=self.before.since if self.before and self.before.machine == home else self._now_s,
-            reason=self._conclude(home, here, refusals),
-            refusals=refusals,
-            completed=self.completed,
-            lost=self._decide_lost(home),
-            revision=self.before.revision if self.before else 0,
-        )
-
-    def _decide_lost(self, home: str) -> float:
-        """A machine that may be alive after all is waited for as before, until it is back."""
-        if home in self.view.away and self.before and self.before.machine == home:
-            return self.before.lost
-        return self._lost if home and self.view.is_dead(home) else 0.0
-
-    def _stayed_on(self, machine: str) -> bool:
-        former = self.view.placements.get(self.name, {}).get(machine)
-        return former is not None and former.stays
-
-    def _conclude(self, home: str, here: list[str], refusals: dict[str, int]) -> str:
-        """The sentence for a person."""
-        if not self.is_wanted:
-            return self._say_what_remains()
-        if self._reason:
-            return self._reason
-        if home:
-            return self.before.reason if self.before and self.before.machine == home else ""
-        if here:
-            return "on every machine that it fits on"
-        return "no machine fits" if refusals else "there is no machine"
-
-    def _say_what_remains(self) -> str:
-        """What still holds a unit that is not wanted."""
-        kept = [machine[:SHORT_ID_LENGTH] for machine in self.placements if self.is_orphan(machine)]
-        if kept:
-            return f"to be stopped on {', '.join(kept)}, {_KEPT}"
-        return f"being stopped on {', '.join(machine[:SHORT_ID_LENGTH] for machine in self.placements)}"
 
 
 def release_copies(draft: Draft, waits: Waits) -> None:
@@ -289,6 +63,8 @@ def _has_let_go(state: UnitState) -> bool:
 
 def _tend_home(draft: Draft, waits: Waits) -> None:
     """The unit stays where it is, with what a person now wants of it, unless it may not."""
+    if not draft.placements:
+        return
     home = draft.home
     for machine, order in list(draft.placements.items()):
         if order.stays and machine != home:  # it was global before
@@ -459,9 +235,13 @@ def _tend_global(draft: Draft, waits: Waits) -> None:
 
 def _spread_global(draft: Draft) -> None:
     """A global unit comes to every machine that it fits on."""
+    sites = draft.view.sites
+    suiting = sites.suiting_for_work(draft.view.requirements(draft.name))
     for machine in draft.machines():
         if machine in draft.placements:
-            if draft.placements[machine].withdrawn and _may_return(draft, machine):
-                draft.place(machine)
-        elif not _has_to_forget(draft, machine) and not why_not(draft.question(machine)):
+            comes = draft.placements[machine].withdrawn and _may_return(draft, machine)
+        else:
+            fits = bool(suiting & sites.bits[machine]) and not why_not_beside(draft.question(machine))
+            comes = fits and not _has_to_forget(draft, machine)
+        if comes:
             draft.place(machine)

@@ -61,6 +61,8 @@ def has_peers(question: Question) -> str:
 def has_no_conflict(question: Question) -> str:
     """Nothing on this machine conflicts with the unit, by its patterns or by theirs (reference 2.6)."""
     room = question.trial.room(question.machine)
+    if not room.may_conflict(question.name, question.requirements):
+        return ""
     first = min(room.conflicting(question.name, question.requirements), default="")
     return first and f"conflicts with {first}"
 

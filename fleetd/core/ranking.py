@@ -13,7 +13,6 @@ import msgspec
 
 from fleetd.core.cluster import Trial
 from fleetd.core.feasibility import Question, why_not_beside
-from fleetd.core.machine import MachineMode
 from fleetd.core.names import template_of
 from fleetd.core.sites import Machines
 
@@ -69,9 +68,9 @@ class Ranking:
         """The machines that take all these units in this company, the best for the first of them first."""
         along = tuple(company)
         wanted = [(name, self._view.requirements(name)) for name in names]
-        may = self._sites.modes[MachineMode.READY]
+        may = -1
         for name, requirements in wanted:
-            may &= self._sites.suiting(requirements)
+            may &= self._sites.suiting_for_work(requirements)
             for peer in requirements.machine_of:
                 if peer not in company and peer != name:
                     may &= self._sites.collect(self._trial.hosts(peer))
@@ -81,11 +80,13 @@ class Ranking:
 
     def _in_order(self, name: str, machines: Machines) -> Iterator[str]:
         """These machines, the one that the unit likes best first."""
-        states = self._view.states.get(name, {})
-        running = machines & self._sites.collect(machine for machine, state in states.items() if state.runs)
-        for some in filter(None, (running, machines ^ running)):
-            suspects = self._sites.list(some & self._pushing)
-            pushed = self._sites.collect(machine for machine in suspects if self._is_pushed(name, machine))
+        states = self._view.states.get(name)
+        running = machines & self._sites.collect(at for at, state in states.items() if state.runs) if states else 0
+        for some in (running, machines ^ running):
+            suspects = some & self._pushing
+            pushed = suspects and self._sites.collect(
+                machine for machine in self._sites.list(suspects) if self._is_pushed(name, machine)
+            )
             yield from self._by_load(name, some ^ pushed)
             yield from self._by_load(name, pushed)
 
@@ -96,6 +97,8 @@ class Ranking:
     def _by_load(self, name: str, machines: Machines) -> Iterator[str]:
         """These machines: those with the fewest instances of the unit's template first, then those with the fewest
         units, then by id."""
+        if not machines:
+            return
         template = template_of(name)
         for fewest in _rising(machines, self._levels_of(template)) if template else (machines,):
             for lightest in _rising(fewest, self._loads):

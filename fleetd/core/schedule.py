@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from fleetd.core.cluster import ClusterView, Names, Room, Trial, scopes_of
-from fleetd.core.copies import Draft, UnitPlan, release_copies, seek_homes, tend_copies
+from fleetd.core.copies import release_copies, seek_homes, tend_copies
+from fleetd.core.draft import Draft, UnitPlan
 from fleetd.core.failover import Failover, Waits
 from fleetd.core.ranking import Ranking
 
@@ -97,6 +98,8 @@ def _groups(view: ClusterView, homeless: list[str]) -> list[list[str]]:
 
 def _peers_first(view: ClusterView, group: list[str]) -> list[str]:
     """The group so that each unit comes after those it names in MachineOf (units that name each other: by name)."""
+    if len(group) == 1:
+        return group
     turns = {name: turn for turn, name in enumerate(group)}
     peers = {name: _other_peers(view, name, turns) for name in group}  # those that have not had their turn
     followers: dict[str, list[str]] = {}

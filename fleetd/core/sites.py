@@ -56,6 +56,10 @@ class Sites:
             suiting ^= machines
         return suiting
 
+    def suiting_for_work(self, requirements: Requirements) -> Machines:
+        """Those of them that take work."""
+        return self.suiting(requirements) & self.modes[MachineMode.READY]
+
     def refusals(self, requirements: Requirements) -> Refusals:
         """The machines that are not what a unit asks for: another id, or other metadata; by the first reason."""
         key = (requirements.machine_id, requirements.metadata)

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from fleetd.core.cluster import ClusterView, requirements_of
-from fleetd.core.copies import UnitPlan
+from fleetd.core.draft import UnitPlan
 from fleetd.core.failover import Failover, Loss
 from fleetd.core.machine import Machine, MachineMode, MachineSettings
 from fleetd.core.names import matches_glob
