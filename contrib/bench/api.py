@@ -1,4 +1,4 @@
-"""A client that is not what is measured: the API over a machine's own socket, many requests at once, each cheap."""
+"""A client that is not what is measured: the API on a machine's own socket, asked as `fleetctl` does, at less cost."""
 
 import asyncio
 import time
@@ -14,9 +14,11 @@ from fleetd.api import schema
 
 CONNECTIONS = 32
 DEADLINE_S = 120.0
+MOST_WISHES = 1000  # in one request: the API takes no more
 Reports = dict[str, schema.UnitReport]
 
 _decode = msgspec.json.Decoder(schema.UnitReports).decode
+_decode_outcomes = msgspec.json.Decoder(schema.Outcomes).decode
 
 
 class Api:
@@ -42,15 +44,32 @@ class Api:
         async with self._session.put(f"{schema.V1}/units/{name}", data=body, headers=headers, raise_for_status=True):
             pass
 
+    async def start_all(self, names: Sequence[str], options: Sequence[schema.UnitOption]) -> None:
+        """The same for many, in as few requests as may be. Raises ClientResponseError, and RuntimeError where one of
+        the units is refused."""
+        await self._carry_out([schema.Wish(name, tuple(options), "launched") for name in names])
+
+    async def put_all(self, names: Collection[str], options: Sequence[schema.UnitOption]) -> None:
+        """The same with a request for each, as version 1 has it."""
+        await asyncio.gather(*(self.start(name, options) for name in names))
+
     async def destroy(self, name: str) -> None:
         async with self._session.delete(f"{schema.V1}/units/{name}", raise_for_status=True):
             pass
 
-    async def start_all(self, names: Collection[str], options: Sequence[schema.UnitOption]) -> None:
-        await asyncio.gather(*(self.start(name, options) for name in names))
+    async def destroy_all(self, names: Sequence[str]) -> None:
+        await self._carry_out([schema.Wish(name, destroy=True) for name in names])
 
-    async def destroy_all(self, names: Collection[str]) -> None:
-        await asyncio.gather(*(self.destroy(name) for name in names))
+    async def _carry_out(self, wishes: Sequence[schema.Wish]) -> None:
+        for first in range(0, len(wishes), MOST_WISHES):
+            body = msgspec.json.encode(schema.Wishes(tuple(wishes[first : first + MOST_WISHES])))
+            headers = {"Content-Type": schema.JSON_TYPE}
+            async with self._session.post(
+                f"{schema.V2}/units", data=body, headers=headers, raise_for_status=True
+            ) as response:
+                outcomes = _decode_outcomes(await response.read()).outcomes
+            if refused := [outcome for outcome in outcomes if outcome.code >= 400]:
+                raise RuntimeError(f"{len(refused)} of {len(outcomes)} units refused, the first is {refused[0]}")
 
     async def reports(self, name: str = "") -> Reports:
         """What is known of one unit, or of all."""

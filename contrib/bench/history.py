@@ -48,7 +48,8 @@ class Record(msgspec.Struct, frozen=True):
 # What the table has: a figure's key, what it says, and how its floor is to be read.
 ROWS = (
     ("one", "one unit, PUT to reported active", "`systemctl start`"),
-    ("many", "all units, first PUT to all active", "systemd alone"),
+    ("many", "all units, request to all active", "systemd alone"),
+    ("many_put", "the same with a request for each unit", "systemd alone"),
     ("cut", "power cut, to its share of the units active elsewhere", "`agent_ttl`"),
     ("memory", "memory of a fleetd with its share", ""),
     ("growth", "and for each further unit", ""),
