@@ -34,7 +34,7 @@ Page = TypeVar("Page", schema.UnitPage, schema.UnitStatePage, schema.MachinePage
 
 # What a URL may take up. HTTP servers refuse longer request lines than 8 KiB, some proxies less.
 _MAX_QUERY = 4000
-_BATCH_UNITS = 256  # what two transactions of the store hold: an answer must come in time
+BATCH_UNITS = 128  # what one transaction of the store holds: an answer must come in time
 _BATCH_BYTES = 1024 * 1024
 _FEW = 8  # units that are asked for one by one where they cannot be together
 _PAGE_SIZE = 10_000  # a server that does not know of the wish sends pages of its own size
@@ -319,7 +319,7 @@ def _cut_wishes(wishes: Iterable[schema.Wish]) -> Iterator[list[schema.Wish]]:
     size = 0
     for wish in wishes:
         length = len(msgspec.json.encode(wish))
-        if batch and (len(batch) == _BATCH_UNITS or size + length > _BATCH_BYTES):
+        if batch and (len(batch) == BATCH_UNITS or size + length > _BATCH_BYTES):
             yield batch
             batch, size = [], 0
         batch.append(wish)

@@ -10,11 +10,11 @@ from typing import Self
 import aiohttp
 import msgspec
 
+from fleetctl.client import BATCH_UNITS
 from fleetd.api import schema
 
 CONNECTIONS = 32
 DEADLINE_S = 120.0
-MOST_WISHES = 1000  # in one request: the API takes no more
 Reports = dict[str, schema.UnitReport]
 
 _decode = msgspec.json.Decoder(schema.UnitReports).decode
@@ -61,8 +61,8 @@ class Api:
         await self._carry_out([schema.Wish(name, destroy=True) for name in names])
 
     async def _carry_out(self, wishes: Sequence[schema.Wish]) -> None:
-        for first in range(0, len(wishes), MOST_WISHES):
-            body = msgspec.json.encode(schema.Wishes(tuple(wishes[first : first + MOST_WISHES])))
+        for first in range(0, len(wishes), BATCH_UNITS):
+            body = msgspec.json.encode(schema.Wishes(tuple(wishes[first : first + BATCH_UNITS])))
             headers = {"Content-Type": schema.JSON_TYPE}
             async with self._session.post(
                 f"{schema.V2}/units", data=body, headers=headers, raise_for_status=True

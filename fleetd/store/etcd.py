@@ -48,9 +48,10 @@ _FUTURE_REVISION = "required revision is a future revision"
 class EtcdStore:
     """Keeps the protocol (fleetd/store/protocol.py) on an etcd cluster. To be made inside the event loop.
 
-    `request_timeout_s` is how long one endpoint may be silent before the next is asked. `identity_key` is where the
-    cluster's own id is kept, and what is read to learn the revision: with etcd's authorization on, the user must be
-    allowed to read and write it. `tls` comes from etcd_gateway.tls_context.
+    `request_timeout_s` is how long one endpoint may be silent before the next is asked; a transaction, which no other
+    can be asked for, is waited for twice as long. `identity_key` is where the cluster's own id is kept, and what is
+    read to learn the revision: with etcd's authorization on, the user must be allowed to read and write it. `tls` comes
+    from etcd_gateway.tls_context.
     """
 
     def __init__(

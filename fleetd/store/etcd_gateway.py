@@ -40,6 +40,11 @@ def tls_context(ca_file: str = "", cert_file: str = "", key_file: str = "") -> s
     return context
 
 
+# How many times as long a request is waited for that must not be carried out twice: no other endpoint is asked, so that
+# nothing is gained by giving it up early, and who gives it up has to read everything again.
+PATIENCE_WITH_WRITES = 2
+
+
 class _Sending:
     """Whether a request began to leave this machine: from then on nobody knows whether it was carried out."""
 
@@ -113,11 +118,12 @@ class Gateway:
         """One request. `repeat`: it does no harm to carry it out twice; one that does goes to another endpoint only
         where it never left for the first. Raises Refused, Unavailable."""
         body = msgspec.json.encode(request)
+        timeout_s = self._timeout_s if repeat else PATIENCE_WITH_WRITES * self._timeout_s
         failures = []
         for endpoint in self._endpoints_in_turn():
             sending = _Sending()
             try:
-                answer = parse(await self._post(endpoint, path, body, sending))
+                answer = parse(await self._post(endpoint, path, body, sending, timeout_s))
             except EndpointFailed as failure:
                 failures.append(f"{endpoint}: {failure}")
                 self._fail_over(endpoint, failure)
@@ -201,30 +207,30 @@ class Gateway:
             undo.pop_all()
             return stream
 
-    async def _post(self, endpoint: str, path: str, body: bytes, sending: _Sending) -> bytes:
+    async def _post(self, endpoint: str, path: str, body: bytes, sending: _Sending, timeout_s: float) -> bytes:
         token = await self._token_for(endpoint)
         try:
-            return await self._exchange(endpoint + path, body, token, sending)
+            return await self._exchange(endpoint + path, body, token, sending, timeout_s)
         except Refused as refusal:
             if not self._username or not asks_for_token(str(refusal)):
                 raise
         sending.begun = False  # refused: it was certainly not carried out
         self.forget_token(token)
-        return await self._exchange(endpoint + path, body, await self._token_for(endpoint), sending)
+        return await self._exchange(endpoint + path, body, await self._token_for(endpoint), sending, timeout_s)
 
-    async def _exchange(self, url: str, body: bytes, token: str, sending: _Sending) -> bytes:
+    async def _exchange(self, url: str, body: bytes, token: str, sending: _Sending, timeout_s: float) -> bytes:
         """Post, and read the whole answer. The timeout is for each stretch without a byte, so size is no matter."""
         self._check_open()
         loop = asyncio.get_running_loop()
         chunks = []
-        with _failures_named(self._timeout_s):
+        with _failures_named(timeout_s):
             async with (
-                asyncio.timeout(self._timeout_s) as patience,
+                asyncio.timeout(timeout_s) as patience,
                 self._requests.post(url, data=body, headers=_headers(token), trace_request_ctx=sending) as response,
             ):
                 async for chunk in response.content.iter_any():
                     chunks.append(chunk)
-                    patience.reschedule(loop.time() + self._timeout_s)
+                    patience.reschedule(loop.time() + timeout_s)
         if response.status != 200:
             raise parse_refusal(response.status, b"".join(chunks))
         return b"".join(chunks)
@@ -243,7 +249,7 @@ class Gateway:
         request = wire.AuthenticateRequest(self._username, self._password)
         try:
             answer = await self._exchange(
-                endpoint + "/v3/auth/authenticate", msgspec.json.encode(request), "", _Sending()
+                endpoint + "/v3/auth/authenticate", msgspec.json.encode(request), "", _Sending(), self._timeout_s
             )
         except Refused as refusal:
             if "authentication is not enabled" in str(refusal):
