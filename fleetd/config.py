@@ -240,7 +240,13 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "etcd_key_prefix", parse_text, "/fleet/", "Where in etcd the cluster's keys stand. One prefix, one cluster."
     ),
-    Option("etcd_request_timeout", parse_seconds, "1.0", "Seconds to wait for etcd's answer to a request.", "_s"),
+    Option(
+        "etcd_request_timeout",
+        parse_seconds,
+        "1.0",
+        "Seconds to wait for etcd's answer to a request; for a write, twice as long.",
+        "_s",
+    ),
     Option(
         "etcd_compact",
         parse_bool,

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import math
 import os
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -374,7 +375,10 @@ class SystemdOverDBus:
 
 def _status(name: str, row: Sequence[Any] | None) -> UnitStatus:
     """How a unit stands, from the row of systemd's list that is about it (None: it has none)."""
-    return UnitStatus(name, load=row[2], active=row[3], sub=row[4], job=row[7] != 0) if row else UnitStatus(name)
+    if row is None:
+        return UnitStatus(name)
+    load, active, sub = map(sys.intern, row[2:5])  # a few words, kept for each of a thousand units
+    return UnitStatus(name, load=load, active=active, sub=sub, job=row[7] != 0)
 
 
 def _job_number(path: str) -> int:
