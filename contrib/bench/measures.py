@@ -27,7 +27,7 @@ POLL_ONE_S = 0.003
 POLL_MANY_S = 0.2
 REST_S = 60.0  # in which a machine makes some thirty requests
 PATIENCE_S = 120.0
-SETTLE_S = 5.0  # until a fleetd has done what it does after it was asked for something
+SETTLE_S = 5.0  # until a machine has done what it does after it was asked for something
 GROWTH_UNITS = 1000
 
 
@@ -99,9 +99,13 @@ async def measure_many(bench: Bench) -> list[Figure]:
     names = bench.names("many")
     async with bench.api() as api, bench.onlooker() as onlooker:
 
-        async def start(ask: Starting) -> float:
+        async def settle() -> None:
             await clear(api)
             await onlooker.until("nothing is active", lambda: not onlooker.active, PATIENCE_S)
+            await asyncio.sleep(SETTLE_S)
+
+        async def start(ask: Starting) -> float:
+            await settle()
             began = time.monotonic()
             active = asyncio.create_task(onlooker.until_active(names, PATIENCE_S))
             await ask(names, OPTIONS)
@@ -110,6 +114,7 @@ async def measure_many(bench: Bench) -> list[Figure]:
             return took_s
 
         for _ in range(bench.rounds):
+            await settle()
             floor_samples.append(floor.start_alone(bench.cluster.machines, bench.names("alone"), TEXT))
             samples.append(await start(api.start_all))
             samples_put.append(await start(api.put_all))

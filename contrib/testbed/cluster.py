@@ -114,8 +114,10 @@ class Cluster:
         check: bool = True,
     ) -> subprocess.CompletedProcess[str]:
         """Run fleetctl, here but on the socket of a machine (the first that is up). Raises AssertionError with what it
-        said if it fails and `check` is set."""
-        machine = on or next(machine for machine in self.machines if machine.is_up)
+        said if it fails and `check` is set, LookupError where no machine is up."""
+        machine = on or next((machine for machine in self.machines if machine.is_up), None)
+        if machine is None:
+            raise LookupError("no machine is up that could be asked")
         endpoint = f"unix://{machine.path('/run/fleet.sock')}"
         command = [f"{sys.prefix}/bin/fleetctl", f"--endpoint={endpoint}", *arguments]
         result = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout_s, check=False)

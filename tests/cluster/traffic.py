@@ -91,7 +91,10 @@ class Traffic:
     def _ask(self, unit: str, wish: str) -> None:
         if wish is not LAUNCHED and unit not in self.wishes:
             return
-        result = self._command(unit, wish)
+        try:
+            result = self._command(unit, wish)
+        except LookupError:
+            return  # all machines are off: nothing was asked
         if result.returncode == 0:
             self.wishes[unit] = wish
             self.doubtful.pop(unit, None)
