@@ -50,6 +50,17 @@ def test_a_later_plan_is_guarded_by_the_revision_of_the_decision_that_it_was_mad
     assert plan.revision == world.view.decisions["a.service"].revision > 0
 
 
+def test_the_orders_of_each_machine_stand_together_those_of_peers_in_their_turn():
+    world = cluster("m1", "m2", "m3")
+    submit(world, **{f"u{number}": "" for number in range(6)}, a="MachineOf=z.service", z="", b="Conflicts=u*")
+    plans = world.plan().units
+    machines = [plan.orders[0].machine for plan in plans]
+    assert len(plans) == 9
+    assert machines == sorted(machines)
+    names = [plan.unit for plan in plans]
+    assert names.index("z.service") < names.index("a.service")  # which follows it
+
+
 def test_since_when_a_unit_is_where_it_is_changes_only_when_it_moves():
     world = cluster("m1", "m2", a="")
     since = world.view.decisions["a.service"].since
