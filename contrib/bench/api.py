@@ -15,6 +15,7 @@ from fleetd.api import schema
 
 CONNECTIONS = 32
 DEADLINE_S = 120.0
+BUSY, GONE = 503, 404
 Reports = dict[str, schema.UnitReport]
 
 _decode = msgspec.json.Decoder(schema.UnitReports).decode
@@ -45,8 +46,7 @@ class Api:
             pass
 
     async def start_all(self, names: Sequence[str], options: Sequence[schema.UnitOption]) -> None:
-        """The same for many, in as few requests as may be. Raises ClientResponseError, and RuntimeError where one of
-        the units is refused."""
+        """The same for many, in as few requests as may be. Raises RuntimeError where one of the units is refused."""
         await self._carry_out([schema.Wish(name, tuple(options), "launched") for name in names])
 
     async def put_all(self, names: Collection[str], options: Sequence[schema.UnitOption]) -> None:
@@ -61,15 +61,25 @@ class Api:
         await self._carry_out([schema.Wish(name, destroy=True) for name in names])
 
     async def _carry_out(self, wishes: Sequence[schema.Wish]) -> None:
+        """Ask for what is refused because the store was too busy to answer in time once more, as a person would."""
+        deadline = time.monotonic() + DEADLINE_S
         for first in range(0, len(wishes), BATCH_UNITS):
-            body = msgspec.json.encode(schema.Wishes(tuple(wishes[first : first + BATCH_UNITS])))
-            headers = {"Content-Type": schema.JSON_TYPE}
-            async with self._session.post(
-                f"{schema.V2}/units", data=body, headers=headers, raise_for_status=True
-            ) as response:
-                outcomes = _decode_outcomes(await response.read()).outcomes
-            if refused := [outcome for outcome in outcomes if outcome.code >= 400]:
-                raise RuntimeError(f"{len(refused)} of {len(outcomes)} units refused, the first is {refused[0]}")
+            left = wishes[first : first + BATCH_UNITS]
+            while left:
+                refused = await self._ask_for(left)
+                if time.monotonic() > deadline or any(status != BUSY for status in refused.values()):
+                    raise RuntimeError(f"refused: {refused}")
+                left = [wish for wish in left if wish.name in refused]
+
+    async def _ask_for(self, wishes: Sequence[schema.Wish]) -> dict[str, int]:
+        """The units that were refused, with the status."""
+        body, headers = msgspec.json.encode(schema.Wishes(tuple(wishes))), {"Content-Type": schema.JSON_TYPE}
+        async with self._session.post(f"{schema.V2}/units", data=body, headers=headers) as response:
+            if response.status == BUSY:
+                return dict.fromkeys((wish.name for wish in wishes), BUSY)
+            response.raise_for_status()
+            outcomes = _decode_outcomes(await response.read()).outcomes
+        return {outcome.name: outcome.code for outcome in outcomes if outcome.code >= 400 and outcome.code != GONE}
 
     async def reports(self, name: str = "") -> Reports:
         """What is known of one unit, or of all."""
