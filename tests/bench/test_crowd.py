@@ -22,7 +22,8 @@ def test_a_small_crowd_goes_through_every_phase_and_is_reported(tmp_path: Path) 
     assert names[5:] == ["one machine lost", "a tenth of the machines lost", "the leader's machine lost"]
     assert [line.partition(":")[0] for line in said] == [*names, "the floor of it"]
     start = findings.phases[START]
-    assert start.counts["transaction units"].requests == SMALL.units
+    assert start.counts["transaction units"].keys == SMALL.units
+    assert start.counts["transaction units"].requests == 1  # they are asked for all at once
     assert start.counts["transaction decisions"].keys == 2 * SMALL.units  # where each is, and what its machine is told
     assert all(phase.took_s > 0 and phase.etcd_cpu_s >= 0 for phase in findings.phases.values())
     assert all(findings.phases[name].took_s > SMALL.ttl_s / 2 for name in names[5:])  # nobody is dead before its lease
