@@ -49,7 +49,7 @@ class Record(msgspec.Struct, frozen=True):
 ROWS = (
     ("one", "one unit, PUT to reported active", "`systemctl start`"),
     ("many", "all units, request to all active", "systemd alone"),
-    ("many_put", "the same with a request for each unit", "systemd alone"),
+    ("many_put", "all units, with a request for each", "systemd alone"),
     ("cut", "power cut, to its share of the units active elsewhere", "`agent_ttl`"),
     ("memory", "memory of a fleetd with its share", ""),
     ("growth", "and for each further unit", ""),
