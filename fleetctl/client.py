@@ -34,7 +34,7 @@ Page = TypeVar("Page", schema.UnitPage, schema.UnitStatePage, schema.MachinePage
 
 # What a URL may take up. HTTP servers refuse longer request lines than 8 KiB, some proxies less.
 _MAX_QUERY = 4000
-BATCH_UNITS = 128  # what one transaction of the store holds: an answer must come in time
+_BATCH_UNITS = 128  # what one transaction of the store holds: an answer must come in time
 _BATCH_BYTES = 1024 * 1024
 _FEW = 8  # units that are asked for one by one where they cannot be together
 _PAGE_SIZE = 10_000  # a server that does not know of the wish sends pages of its own size
@@ -159,7 +159,7 @@ class Client:
         """Have each wish done, all in one request where they fit, and the API takes more than one; of those that were
         refused the errors, by unit. Raises ClientError where it is not known what was done."""
         refused: dict[str, ApiError] = {}
-        for batch in _cut_wishes(wishes):
+        for batch in cut_wishes(wishes):
             body = schema.Wishes(tuple(batch))
             answer = self._post(f"{schema.V2}/units", body, schema.Outcomes) if len(batch) > 1 else None
             if answer is None:
@@ -313,13 +313,13 @@ def wish_content(name: str, options: Sequence[Option], target: str, *, only_new:
     return schema.Wish(name, entities, target, only_new)
 
 
-def _cut_wishes(wishes: Iterable[schema.Wish]) -> Iterator[list[schema.Wish]]:
+def cut_wishes(wishes: Iterable[schema.Wish]) -> Iterator[list[schema.Wish]]:
     """The wishes in their order, in batches that the API takes."""
     batch: list[schema.Wish] = []
     size = 0
     for wish in wishes:
         length = len(msgspec.json.encode(wish))
-        if batch and (len(batch) == BATCH_UNITS or size + length > _BATCH_BYTES):
+        if batch and (len(batch) == _BATCH_UNITS or size + length > _BATCH_BYTES):
             yield batch
             batch, size = [], 0
         batch.append(wish)

@@ -10,7 +10,7 @@ from typing import Self
 import aiohttp
 import msgspec
 
-from fleetctl.client import BATCH_UNITS
+from fleetctl.client import cut_wishes
 from fleetd.api import schema
 
 CONNECTIONS = 32
@@ -63,8 +63,7 @@ class Api:
     async def _carry_out(self, wishes: Sequence[schema.Wish]) -> None:
         """Ask for what is refused because the store was too busy to answer in time once more, as a person would."""
         deadline = time.monotonic() + DEADLINE_S
-        for first in range(0, len(wishes), BATCH_UNITS):
-            left = wishes[first : first + BATCH_UNITS]
+        for left in cut_wishes(wishes):
             while left:
                 refused = await self._ask_for(left)
                 if time.monotonic() > deadline or any(status != BUSY for status in refused.values()):
