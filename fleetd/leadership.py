@@ -16,9 +16,10 @@ import msgspec
 
 from fleetd import metrics
 from fleetd.core.census import Outcome, count_outcome, take_census
-from fleetd.core.cluster import ClusterView, Names
+from fleetd.core.cluster import ClusterView
 from fleetd.core.draft import UnitPlan
 from fleetd.core.failover import Failover, Loss
+from fleetd.core.ordered import Names
 from fleetd.core.placement import Decision
 from fleetd.core.presence import Absence, BeatHistory, judge, note_absences
 from fleetd.core.schedule import Plan, plan_cluster

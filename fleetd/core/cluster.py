@@ -5,19 +5,18 @@ at all of them. Plans only read it: what a plan would change is tried on a Trial
 is decided is not here (schedule.py), nor who counts as dead (presence.py).
 """
 
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Iterable, MutableMapping
 from functools import lru_cache
 from typing import Any
 
 from fleetd.core.machine import Machine, MachineMode, MachineSettings, effective_metadata
-from fleetd.core.names import literal_prefix, matches_glob, parse_name, template_of
-from fleetd.core.ordered import Ordered
+from fleetd.core.names import matches_glob, parse_name, template_of
+from fleetd.core.ordered import Names, Ordered
 from fleetd.core.placement import Decision, Placement
+from fleetd.core.room import Room
 from fleetd.core.sites import Sites
 from fleetd.core.unit import Requirements, TargetState, Unit, UnitState, parse_requirements
 from fleetd.core.unitfile import UnitFileError, parse_unit_file
-
-Names = dict[str, None]  # an ordered set
 
 # What a change concerns: names of units, and, of a global one, which goes from machine to machine and is looked at on
 # each by itself, `<machine>/<unit>` where that is all that it concerns.
@@ -31,95 +30,6 @@ def requirements_of(text: str, name: str) -> Requirements:
         return parse_requirements(parse_unit_file(text), parse_name(name))
     except UnitFileError:
         return Requirements()
-
-
-class Room:
-    """What one machine holds by order of the leader, retiring copies apart: they hinder nobody."""
-
-    __slots__ = ("_prefixes", "conflicts", "replaces", "staying", "templates", "units")
-
-    def __init__(self) -> None:
-        self.units: dict[str, Requirements] = {}  # all that may run here, also what is on its way out; as ordered
-        self.staying: Names = {}  # those that are not withdrawn
-        self.conflicts: dict[str, Names] = {}  # pattern → the units that bear it
-        self.replaces: dict[str, Names] = {}
-        self.templates: dict[str, int] = {}
-        self._prefixes: tuple[str, ...] | None = ()  # how what the patterns in `conflicts` match begins; None: find out
-
-    def copy(self) -> "Room":
-        """A room of its own with the same content."""
-        twin = Room()
-        twin.units, twin.staying, twin.templates = dict(self.units), dict(self.staying), dict(self.templates)
-        twin.conflicts = {pattern: dict(owners) for pattern, owners in self.conflicts.items()}
-        twin.replaces = {pattern: dict(owners) for pattern, owners in self.replaces.items()}
-        twin._prefixes = self._prefixes
-        return twin
-
-    def add(self, name: str, requirements: Requirements, *, staying: bool) -> None:
-        """Take in a unit that is not here."""
-        self.units[name] = requirements
-        for pattern in requirements.conflicts:
-            self.conflicts.setdefault(pattern, {})[name] = None
-            self._prefixes = None
-        for pattern in requirements.replaces:
-            self.replaces.setdefault(pattern, {})[name] = None
-        if staying:
-            self.staying[name] = None
-            template = template_of(name)
-            if template:
-                self.templates[template] = self.templates.get(template, 0) + 1
-
-    def discard(self, name: str) -> None:
-        """Let go of a unit, if it is here."""
-        requirements = self.units.pop(name, None)
-        if requirements is None:
-            return
-        if requirements.conflicts:
-            self._prefixes = None
-        for index, patterns in ((self.conflicts, requirements.conflicts), (self.replaces, requirements.replaces)):
-            for pattern in dict.fromkeys(patterns):
-                del index[pattern][name]
-                if not index[pattern]:
-                    del index[pattern]
-        if name in self.staying:
-            del self.staying[name]
-            template = template_of(name)
-            if template:
-                self.templates[template] -= 1
-                if not self.templates[template]:
-                    del self.templates[template]
-
-    def may_conflict(self, name: str, requirements: Requirements) -> bool:
-        """Whether it is worth looking for conflicts: for most units it is not, and that is seen at once."""
-        if requirements.conflicts:
-            return True
-        if self._prefixes is None:
-            self._prefixes = tuple(map(literal_prefix, self.conflicts))
-        return name.startswith(self._prefixes)
-
-    def conflicting(self, name: str, requirements: Requirements) -> Iterator[str]:
-        """The units here that this one may not share a machine with, by its patterns or by theirs."""
-        for pattern in requirements.conflicts:
-            prefix = literal_prefix(pattern)
-            for other in self.units:
-                if other.startswith(prefix) and other != name and matches_glob(pattern, other):
-                    yield other
-        for pattern, owners in self.conflicts.items():
-            if name.startswith(literal_prefix(pattern)) and matches_glob(pattern, name):
-                yield from (owner for owner in owners if owner != name)
-
-    def replacing(self, name: str, requirements: Requirements) -> Iterator[str]:
-        """The units staying here that push this one away; two that replace each other leave each other alone."""
-        for pattern, owners in self.replaces.items():
-            if matches_glob(pattern, name):
-                for owner in owners:
-                    mutual = any(matches_glob(own, owner) for own in requirements.replaces)
-                    if owner != name and owner in self.staying and not mutual:
-                        yield owner
-
-    def is_picky(self) -> bool:
-        """Whether anything here cares who else is here."""
-        return bool(self.conflicts or self.replaces)
 
 
 class ClusterView:
@@ -171,12 +81,13 @@ class ClusterView:
 
     def home(self, name: str) -> str:
         """The machine that the unit is ordered to be on, or ''."""
-        return next((machine for machine, order in self.placements.get(name, {}).items() if order.stays), "")
+        orders = self.placements.get(name)
+        return next((machine for machine, order in orders.items() if order.stays), "") if orders else ""
 
     def bound_to(self, name: str) -> Names:
         """The units that MachineOf binds to this one: those it names, and those that name it."""
         requirements = self._requirements.get(name)
-        bound = dict.fromkeys(requirements.machine_of) if requirements else {}
+        bound = dict.fromkeys(requirements.machine_of) if requirements and requirements.machine_of else {}
         followers = self._followers.get(name)
         return bound | followers if followers else bound
 
@@ -435,9 +346,10 @@ class Trial:
             self._homes[name] = ""
 
     def _touch(self, machine: str) -> Room:
-        if machine not in self._rooms:
-            self._rooms[machine] = self.view.room(machine).copy()
-        return self._rooms[machine]
+        room = self._rooms.get(machine)
+        if room is None:
+            room = self._rooms[machine] = self.view.room(machine).copy()
+        return room
 
 
 def scopes_of(concerns: Iterable[str]) -> dict[str, Names | None]:

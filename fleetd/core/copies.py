@@ -22,7 +22,7 @@ def release_copies(draft: Draft, waits: Waits) -> None:
         elif draft.view.is_dead(machine):
             draft.lose(machine, waits)
         elif order.stays and draft.unit and order.text != draft.unit.text:
-            draft.trial.renew(draft.name, machine, draft.view.requirements(draft.name))
+            draft.trial.renew(draft.name, machine, draft.requirements)
 
 
 def tend_copies(draft: Draft, waits: Waits) -> None:
@@ -45,8 +45,9 @@ def seek_homes(draft: Draft, overdue: frozenset[tuple[str, str]]) -> None:
     if draft.is_global:
         _spread_global(draft)
     else:
-        _tend_strays(draft)
-        _tend_retiring(draft, overdue)
+        if draft.placements or draft.states:
+            _tend_strays(draft)
+            _tend_retiring(draft, overdue)
         if not draft.home:
             _seek_home(draft)
 
@@ -116,7 +117,7 @@ def _why_make_way(draft: Draft, machine: str) -> str:
 def _pushed_by(draft: Draft, machine: str) -> str:
     """The unit on this machine that replaces this one, or ''."""
     room = draft.trial.room(machine)
-    return min(room.replacing(draft.name, draft.view.requirements(draft.name)), default="")
+    return min(room.replacing(draft.name, draft.requirements), default="")
 
 
 def _tend_strays(draft: Draft) -> None:
@@ -236,7 +237,7 @@ def _tend_global(draft: Draft, waits: Waits) -> None:
 def _spread_global(draft: Draft) -> None:
     """A global unit comes to every machine that it fits on."""
     sites = draft.view.sites
-    suiting = sites.suiting_for_work(draft.view.requirements(draft.name))
+    suiting = sites.suiting_for_work(draft.requirements)
     for machine in draft.machines():
         if machine in draft.placements:
             comes = draft.placements[machine].withdrawn and _may_return(draft, machine)

@@ -4,16 +4,19 @@ What is right for the unit is not decided here: its copies are copies.py's matte
 """
 
 import math
+from collections.abc import Mapping
 
 import msgspec
 
-from fleetd.core.cluster import Names, Trial, requirements_of
+from fleetd.core.cluster import ClusterView, Trial, requirements_of
 from fleetd.core.failover import Waits
 from fleetd.core.feasibility import Question, count_refusals
 from fleetd.core.machine import SHORT_ID_LENGTH
+from fleetd.core.ordered import Names
 from fleetd.core.placement import Decision, Placement
-from fleetd.core.unit import TargetState
+from fleetd.core.unit import Requirements, TargetState, Unit, UnitState
 
+_NOTHING = Requirements()
 _KEPT = "where it is only kept running since the store was restored"
 
 
@@ -31,50 +34,58 @@ class UnitPlan(msgspec.Struct, frozen=True, gc=False):
     decision: Decision | None
 
 
-class Draft:
-    """The plan for one unit in the making. Whatever it orders is tried on the trial at once."""
+class Draft(msgspec.Struct, eq=False, gc=False):
+    """The plan for one unit in the making. Whatever it orders is tried on the trial at once.
 
-    __slots__ = (
-        "_cancels",
-        "_lost",
-        "_now_s",
-        "_orders",
-        "_reason",
-        "_scope",
-        "before",
-        "completed",
-        "homeless",
-        "is_wanted",
-        "name",
-        "placements",
-        "states",
-        "trial",
-        "unit",
-        "view",
-        "waits",
-        "waits_until_s",
-    )
+    `scope` are the machines where there may be something to decide; None: wherever the unit is or may go. No draft
+    knows another, so the collector, which would look at all of a large cluster again and again, need not see them.
+    """
 
-    def __init__(self, trial: Trial, name: str, now_s: float, scope: Names | None = None) -> None:
-        """`scope` are the machines where there may be something to decide; None: wherever the unit is or may go."""
-        self.trial = trial
-        self.view = trial.view
-        self.name = name
-        self.unit = self.view.units.get(name)
-        self.is_wanted = self.view.is_wanted(name)
-        self.placements = dict(self.view.placements.get(name, {}))  # as they will be
-        self.states = self.view.states.get(name, {})
-        self.before = self.view.decisions.get(name)
-        self.completed = self.before.completed if self.before else 0
-        self.homeless = False
-        self.waits = ""  # for what
-        self.waits_until_s = math.inf  # by the leader's own clock, for a home that is lost
-        self._lost = 0.0  # since when it is lost, in Unix time
-        self._scope = scope
-        self._now_s = now_s
-        self._reason = ""
-        self._orders: dict[str, Placement] = {}
-        self._cancels: dict[str, None] = {}
+    trial: Trial
+    name: str
+    now_s: float
+    scope: Names | None = None
+    unit: Unit | None = None
+    requirements: Requirements = _NOTHING  # as a person now wants them
+    is_wanted: bool = False
+    placements: dict[str, Placement] = {}  # as they will be
+    states: Mapping[str, UnitState] = {}
+    before: Decision | None = None
+    completed: int = 0
+    homeless: bool = False
+    waits: str = ""  # for what
+    waits_until_s: float = math.inf  # by the leader's own clock, for a home that is lost
+    _former: Mapping[str, Placement] = {}
+    _lost: float = 0.0  # since when the home is lost, in Unix time
+    _reason: str = ""
+    _orders: dict[str, Placement] = {}
+    _cancels: dict[str, None] = {}
+
+    @classmethod
+    def begin(cls, trial: Trial, name: str, now_s: float, scope: Names | None = None) -> "Draft":
+        """With what is known of the unit."""
+        view = trial.view
+        unit, before = view.units.get(name), view.decisions.get(name)
+        former = view.placements.get(name)
+        return cls(
+            trial,
+            name,
+            now_s,
+            scope,
+            unit,
+            view.requirements(name) if unit else _NOTHING,
+            view.is_wanted(name),
+            dict(former) if former else {},
+            view.states.get(name, {}),
+            before,
+            before.completed if before else 0,
+            _former=former or {},
+        )
+
+    @property
+    def view(self) -> ClusterView:
+        """The cluster that is planned for."""
+        return self.trial.view
 
     @property
     def generation(self) -> int:
@@ -88,35 +99,35 @@ class Draft:
 
     @property
     def is_global(self) -> bool:
-        """Whether the unit, which is known, is global."""
-        return self.view.requirements(self.name).is_global
+        """Whether the unit is global."""
+        return self.requirements.is_global
 
-    @property
-    def stage(self) -> int:
-        """When the plan is to be written: what is taken back first, then what stays, then what comes."""
-        comes = [not self._stayed_on(order.machine) for order in self._orders.values() if order.stays]
-        return 2 if any(comes) else 1 if comes else 0
-
-    @property
-    def first_machine(self) -> str:
-        """The machine that gets an order, or the first of those that do, or ''."""
-        return next(iter(self._orders), "")
+    def turn(self) -> tuple[int, str]:
+        """When the plan is to be written: what is taken back first, then what stays, then what comes; of that, what
+        the same machine gets together."""
+        stage, first_machine = 0, ""
+        for machine, order in self._orders.items():
+            first_machine = first_machine or machine
+            if order.stays:
+                former = self._former.get(machine)
+                stage = max(stage, 1 if former is not None and former.stays else 2)
+        return stage, first_machine
 
     def orders(self) -> list[tuple[str, Placement]]:
         """The orders to be looked at, by machine, in order."""
-        if self._scope is None:
+        if self.scope is None:
             return list(self.placements.items())
-        return [(machine, self.placements[machine]) for machine in sorted(self._scope) if machine in self.placements]
+        return [(machine, self.placements[machine]) for machine in sorted(self.scope) if machine in self.placements]
 
     def machines(self) -> list[str]:
         """The machines to be looked at, in order."""
-        if self._scope is None:
+        if self.scope is None:
             return list(self.view.machines)
-        return [machine for machine in sorted(self._scope) if machine in self.view.machines]
+        return [machine for machine in sorted(self.scope) if machine in self.view.machines]
 
     def question(self, machine: str) -> Question:
         """May the unit be on this machine?"""
-        return Question(self.trial, self.name, self.view.requirements(self.name), machine)
+        return Question(self.trial, self.name, self.requirements, machine)
 
     def place(self, machine: str, reason: str = "") -> None:
         """Order the unit to be on this machine as a person wants it now (no change where that is the order already)."""
@@ -127,7 +138,7 @@ class Draft:
         self.homeless = False
         if self.placements.get(machine) != order:
             self._order(order)
-            self.trial.place(self.name, machine, self.view.requirements(self.name))
+            self.trial.place(self.name, machine, self.requirements)
 
     def withdraw(self, machine: str, reason: str = "") -> None:
         """Order the unit away from this machine."""
@@ -213,14 +224,14 @@ class Draft:
             return None
         is_global = wanted and self.is_global
         home = "" if is_global else self.home
-        here = [machine for machine, order in self.placements.items() if order.stays]
+        here = [machine for machine, order in self.placements.items() if order.stays] if is_global else []
         refusals = count_refusals(self.trial, self.name, here) if is_global or self.homeless else {}
         return Decision(
             unit=self.name,
             generation=self.generation,
             machine=home,
-            machines=len(here) if is_global else 0,
-            since=self.before.since if self.before and self.before.machine == home else self._now_s,
+            machines=len(here),
+            since=self.before.since if self.before and self.before.machine == home else self.now_s,
             reason=self._conclude(home, here, refusals),
             refusals=refusals,
             completed=self.completed,
@@ -233,10 +244,6 @@ class Draft:
         if home in self.view.away and self.before and self.before.machine == home:
             return self.before.lost
         return self._lost if home and self.view.is_dead(home) else 0.0
-
-    def _stayed_on(self, machine: str) -> bool:
-        former = self.view.placements.get(self.name, {}).get(machine)
-        return former is not None and former.stays
 
     def _conclude(self, home: str, here: list[str], refusals: dict[str, int]) -> str:
         """The sentence for a person."""

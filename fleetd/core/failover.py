@@ -9,7 +9,8 @@ from collections.abc import Mapping
 
 import msgspec
 
-from fleetd.core.cluster import ClusterView, Names
+from fleetd.core.cluster import ClusterView
+from fleetd.core.ordered import Names
 from fleetd.core.timespan import render_moment
 from fleetd.core.unit import TargetState
 

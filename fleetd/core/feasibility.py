@@ -1,11 +1,11 @@
 """Whether a unit fits on a machine, and why not.
 
-The rules are a table, tested in order; the first that fails names the reason. Nothing here changes anything:
+The rules are tested in order; the first that fails names the reason. Nothing here changes anything:
 schedule.py asks, and decides what follows.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import msgspec
 
@@ -67,31 +67,20 @@ def has_no_conflict(question: Question) -> str:
     return first and f"conflicts with {first}"
 
 
-SITE_RULES = (takes_work, suits)  # what a machine is: for many at once, core/sites.py
-COMPANY_RULES = (has_peers, has_no_conflict)  # who else is there
-
-
 def why_not(question: Question) -> str:
     """The first reason why the unit does not fit on the machine, or '' if it does."""
-    return _first_reason(SITE_RULES, question) or why_not_beside(question)
+    return takes_work(question) or suits(question) or why_not_beside(question)
 
 
 def why_not_beside(question: Question) -> str:
-    """The same on a machine that takes work and suits the unit: only who else is there can be a reason."""
-    return _first_reason(COMPANY_RULES, question)
-
-
-def _first_reason(rules: Iterable[Callable[[Question], str]], question: Question) -> str:
-    for rule in rules:
-        reason = rule(question)
-        if reason:
-            return reason
-    return ""
+    """The same on a machine that takes work and suits the unit (core/sites.py tells of many at once): only who else is
+    there can be a reason."""
+    return has_peers(question) or has_no_conflict(question)
 
 
 def why_leave(question: Question) -> str:
     """Why a unit may not stay where it is, or ''. Of two units that conflict, the one changed later must go."""
-    reason = _first_reason((suits, has_peers), question)
+    reason = suits(question) or has_peers(question)
     if reason:
         return reason
     units = question.view.units

@@ -1,9 +1,11 @@
-"""A mapping that lists its keys in order, whatever order they come in: plans must not depend on it."""
+"""Sets and mappings with an order, so that the same cluster always gives the same plan."""
 
 from collections.abc import ItemsView, Iterator, KeysView, ValuesView
 from typing import TypeVar
 
 V = TypeVar("V")
+
+Names = dict[str, None]  # an ordered set: in the order in which they came
 
 
 class Ordered(dict[str, V]):

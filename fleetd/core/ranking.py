@@ -5,9 +5,8 @@ that are what the unit asks for, they give the machines that may do, the best fi
 the rules to say (feasibility.py). Nothing is placed here.
 """
 
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from functools import partial
 
 import msgspec
 
@@ -15,8 +14,9 @@ from fleetd.core.cluster import Trial
 from fleetd.core.feasibility import Question, why_not_beside
 from fleetd.core.names import template_of
 from fleetd.core.sites import Machines
+from fleetd.core.unit import Requirements
 
-Levels = list[Machines]  # at n: the machines that have more than n of something; each is part of the one before
+Levels = list[Machines]  # at n: the machines that have n of something at most; each is part of the next one
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -38,6 +38,7 @@ class Ranking:
         self._trial = trial
         self._view = trial.view
         self._sites = trial.view.sites
+        self._everywhere = (1 << len(self._sites.machines)) - 1
         rooms = {machine: trial.room(machine) for machine in self._sites.machines}
         self._loads = self._levels({machine: len(room.staying) for machine, room in rooms.items()})
         self._instances: dict[str, Levels] = {}
@@ -57,10 +58,10 @@ class Ranking:
         """The unit has been placed on this machine."""
         room = self._trial.room(machine)
         bit = self._sites.bits[machine]
-        _rise(self._loads, len(room.staying), bit)
+        self._rise(self._loads, len(room.staying), bit)
         template = template_of(name)
         if template in self._instances:
-            _rise(self._instances[template], room.templates[template], bit)
+            self._rise(self._instances[template], room.templates[template], bit)
         if room.replaces:
             self._pushing |= bit
 
@@ -68,41 +69,47 @@ class Ranking:
         """The machines that take all these units in this company, the best for the first of them first."""
         along = tuple(company)
         wanted = [(name, self._view.requirements(name)) for name in names]
-        may = -1
+        may = self._everywhere
         for name, requirements in wanted:
             may &= self._sites.suiting_for_work(requirements)
             for peer in requirements.machine_of:
                 if peer not in company and peer != name:
                     may &= self._sites.collect(self._trial.hosts(peer))
-        for machine in self._in_order(names[0], may):
-            if not any(why_not_beside(Question(self._trial, *each, machine, along)) for each in wanted):
-                yield machine
+        for alike in self._in_order(names[0], may):
+            for machine in self._sites.list(alike):
+                if self._takes_all(wanted, machine, along):
+                    yield machine
 
-    def _in_order(self, name: str, machines: Machines) -> Iterator[str]:
-        """These machines, the one that the unit likes best first."""
+    def _takes_all(self, wanted: list[tuple[str, Requirements]], machine: str, company: tuple[str, ...]) -> bool:
+        for name, requirements in wanted:
+            if why_not_beside(Question(self._trial, name, requirements, machine, company)):
+                return False
+        return True
+
+    def _in_order(self, name: str, machines: Machines) -> Iterator[Machines]:
+        """These machines, parted by how the unit likes them, the best first; those that it likes alike are together."""
         states = self._view.states.get(name)
         running = machines & self._sites.collect(at for at, state in states.items() if state.runs) if states else 0
-        for some in (running, machines ^ running):
-            suspects = some & self._pushing
-            pushed = suspects and self._sites.collect(
-                machine for machine in self._sites.list(suspects) if self._is_pushed(name, machine)
-            )
-            yield from self._by_load(name, some ^ pushed)
-            yield from self._by_load(name, pushed)
+        suspects = machines & self._pushing
+        if not running and not suspects:
+            return self._by_load(name, machines)
+        pushed = self._sites.collect(at for at in self._sites.list(suspects) if self._is_pushed(name, at))
+        elsewhere = machines ^ running
+        parts = (running & ~pushed, running & pushed, elsewhere & ~pushed, elsewhere & pushed)
+        return (alike for part in parts for alike in self._by_load(name, part))
 
     def _is_pushed(self, name: str, machine: str) -> bool:
         """Whether something on this machine would push the unit away."""
         return any(self._trial.room(machine).replacing(name, self._view.requirements(name)))
 
-    def _by_load(self, name: str, machines: Machines) -> Iterator[str]:
+    def _by_load(self, name: str, machines: Machines) -> Iterator[Machines]:
         """These machines: those with the fewest instances of the unit's template first, then those with the fewest
-        units, then by id."""
-        if not machines:
-            return
+        units."""
         template = template_of(name)
-        for fewest in _rising(machines, self._levels_of(template)) if template else (machines,):
-            for lightest in _rising(fewest, self._loads):
-                yield from self._sites.list(lightest)
+        if not template:
+            return _rising(machines, self._loads)
+        instances = self._levels_of(template)
+        return (lightest for fewest in _rising(machines, instances) for lightest in _rising(fewest, self._loads))
 
     def _levels_of(self, template: str) -> Levels:
         if template not in self._instances:
@@ -115,28 +122,23 @@ class Ranking:
         by_count: dict[int, Machines] = {}
         for machine, count in counts.items():
             by_count[count] = by_count.get(count, 0) | self._sites.bits.get(machine, 0)
-        levels, more = [], 0
+        levels, fewer = [], self._everywhere
         for count in range(max(by_count, default=0), 0, -1):
-            more |= by_count.get(count, 0)
-            levels.append(more)
+            fewer &= ~by_count.get(count, 0)
+            levels.append(fewer)
         return levels[::-1]
 
-
-def _rise(levels: Levels, count: int, bit: Machines) -> None:
-    """A machine has this many now, one more than before."""
-    if count > len(levels):
-        levels.append(0)
-    levels[count - 1] |= bit
+    def _rise(self, levels: Levels, count: int, bit: Machines) -> None:
+        """A machine has this many now, one more than before."""
+        if count > len(levels):
+            levels.append(self._everywhere)
+        levels[count - 1] &= ~bit
 
 
 def _rising(machines: Machines, levels: Levels) -> Iterator[Machines]:
     """These machines, parted by how many they have, the fewest first."""
     while machines:
-        level = bisect_left(levels, True, key=partial(_leaves_out, machines))
-        more = machines & levels[level] if level < len(levels) else 0
-        yield machines ^ more
-        machines = more
-
-
-def _leaves_out(machines: Machines, level: Machines) -> bool:
-    return machines & level != machines
+        level = bisect_right(levels, 0, key=machines.__and__)  # the first that some of them are in
+        fewest = machines & levels[level] if level < len(levels) else machines
+        yield fewest
+        machines ^= fewest

@@ -6,15 +6,17 @@ nowhere. Pure: the same view gives the same plan, everywhere and every time; doi
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
-from fleetd.core.cluster import ClusterView, Names, Room, Trial, scopes_of
+from fleetd.core.cluster import ClusterView, Trial, scopes_of
 from fleetd.core.copies import release_copies, seek_homes, tend_copies
 from fleetd.core.draft import Draft, UnitPlan
 from fleetd.core.failover import Failover, Waits
+from fleetd.core.ordered import Names
 from fleetd.core.ranking import Ranking
+from fleetd.core.room import Room
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -48,10 +50,11 @@ def plan_cluster(
     waits = Waits(view, failover or Failover(), now_s)
     scopes = scopes_of(changed or ())
     names = view.known_units() if changed is None else view.with_companions(scopes)
-    drafts = {name: Draft(trial, name, now_s, scopes.get(name)) for name in names}
-    for draft in drafts.values():
+    drafts = {name: Draft.begin(trial, name, now_s, scopes.get(name)) for name in names}
+    standing = [draft for draft in drafts.values() if draft.placements]
+    for draft in standing:
         release_copies(draft, waits)
-    for draft in drafts.values():
+    for draft in standing:
         tend_copies(draft, waits)
     for name in _peers_first(view, [name for name in names if name in view.units]):
         seek_homes(drafts[name], overdue)  # those who follow others find them where they will be
@@ -59,7 +62,7 @@ def plan_cluster(
     placed = _place_homeless(Ranking(trial), homeless, drafts) if homeless else {}
     # By machine, so that each gets its orders in as few transactions as may be. What a unit needs, or hinders, is on
     # the same machine, where the turns in which they were placed still hold.
-    ordered = sorted(drafts.values(), key=lambda draft: (draft.stage, draft.first_machine, placed.get(draft.name, 0)))
+    ordered = sorted(drafts.values(), key=lambda draft: (*draft.turn(), placed.get(draft.name, 0)))
     plans = [plan for draft in ordered if (plan := draft.finish()) is not None]
     ends = tuple((draft.name, draft.waits_until_s) for draft in drafts.values() if math.isfinite(draft.waits_until_s))
     return Plan(tuple(plans), tuple(view.unsynced()), tuple(view.forgotten()), ends)
@@ -68,9 +71,10 @@ def plan_cluster(
 def _place_homeless(ranking: Ranking, homeless: list[str], drafts: dict[str, Draft]) -> dict[str, int]:
     """Find machines for these units. Returns those that were placed, each with its turn, counted from 1."""
     view = drafts[homeless[0]].view
+    awaited = {name for draft in drafts.values() if draft.waits for name in view.bound_to(draft.name)}
     placed: dict[str, int] = {}
     for group in _groups(view, homeless):
-        late = _latecomer(view, group, drafts)
+        late = "" if awaited.isdisjoint(group) else _latecomer(view, group, drafts)
         for name in group if late else ():
             drafts[name].wait(f"waits for {late}, which {drafts[late].waits}")
         for name in () if late else _place_group(ranking, group, drafts):
@@ -78,11 +82,13 @@ def _place_homeless(ranking: Ranking, homeless: list[str], drafts: dict[str, Dra
     return placed
 
 
-def _groups(view: ClusterView, homeless: list[str]) -> list[list[str]]:
+def _groups(view: ClusterView, homeless: list[str]) -> Iterator[list[str]]:
     """The units joined by MachineOf into groups to be placed as one; in each, peers before those who follow them."""
     waiting = dict.fromkeys(homeless)
-    groups = []
     for name in homeless:
+        if not view.bound_to(name):
+            yield [name]
+            continue
         group: Names = {}
         stack = [name]
         while stack:
@@ -92,26 +98,26 @@ def _groups(view: ClusterView, homeless: list[str]) -> list[list[str]]:
                 group[member] = None
                 stack.extend(view.bound_to(member))
         if group:
-            groups.append(_peers_first(view, sorted(group)))
-    return groups
+            yield _peers_first(view, sorted(group))
 
 
 def _peers_first(view: ClusterView, group: list[str]) -> list[str]:
     """The group so that each unit comes after those it names in MachineOf (units that name each other: by name)."""
-    if len(group) == 1:
+    following = [name for name in group if view.requirements(name).machine_of]
+    if len(group) == 1 or not following:
         return group
     turns = {name: turn for turn, name in enumerate(group)}
-    peers = {name: _other_peers(view, name, turns) for name in group}  # those that have not had their turn
+    peers = {name: _other_peers(view, name, turns) for name in following}  # those that have not had their turn
     followers: dict[str, list[str]] = {}
-    for name in group:
+    for name in following:
         for peer in peers[name]:
             followers.setdefault(peer, []).append(name)
     ordered: Names = {}
-    free = [name for name in group if not peers[name]]
-    while peers:
+    free = [name for name in group if not peers.get(name)]
+    while len(ordered) < len(group):
         freed = []
         for name in free or [next(iter(peers))]:
-            del peers[name]
+            peers.pop(name, None)
             ordered[name] = None
             for follower in followers.get(name, ()):
                 if follower in peers:
@@ -128,9 +134,9 @@ def _other_peers(view: ClusterView, name: str, group: Mapping[str, int]) -> Name
 
 
 def _latecomer(view: ClusterView, group: list[str], drafts: dict[str, Draft]) -> str:
-    """A unit bound to this group that is to be placed with it, but whose former copy is still on its way out, or ''."""
+    """The unit bound to this group that is to be placed with it, but whose former copy is still on its way out."""
     bound = (other for name in group for other in view.bound_to(name))
-    return next((other for other in bound if other in drafts and drafts[other].waits), "")
+    return next(other for other in bound if other in drafts and drafts[other].waits)
 
 
 def _place_group(ranking: Ranking, group: list[str], drafts: dict[str, Draft]) -> list[str]:

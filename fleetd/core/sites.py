@@ -27,6 +27,7 @@ class Sites:
         self._ids: dict[str, Machines] = {}  # by full and by short id
         self._metadata: dict[tuple[str, str], Machines] = {}  # by key and value
         self._refusals: dict[tuple[object, object], Refusals] = {}
+        self._suiting: dict[tuple[object, object], Machines] = {}
         for machine, bit in self.bits.items():
             record = machines[machine]
             self.modes[record.mode] |= bit
@@ -51,9 +52,13 @@ class Sites:
 
     def suiting(self, requirements: Requirements) -> Machines:
         """The machines that are what a unit asks for, whatever their mode."""
-        suiting = (1 << len(self.machines)) - 1
-        for _, machines in self.refusals(requirements):
-            suiting ^= machines
+        key = (requirements.machine_id, requirements.metadata)
+        suiting = self._suiting.get(key)
+        if suiting is None:
+            suiting = (1 << len(self.machines)) - 1
+            for _, machines in self.refusals(requirements):
+                suiting ^= machines
+            self._suiting[key] = suiting
         return suiting
 
     def suiting_for_work(self, requirements: Requirements) -> Machines:
@@ -67,6 +72,7 @@ class Sites:
         if found is None:
             if len(self._refusals) >= MAX_KEPT:
                 self._refusals.clear()
+                self._suiting.clear()
             found = self._refusals[key] = tuple(self._find_refusals(requirements))
         return found
 

@@ -1,0 +1,124 @@
+"""What one machine holds by order of the leader, and who of it minds whom.
+
+Only the units and their patterns: which unit belongs where is not decided here (schedule.py), nor what the machine
+itself is and offers (sites.py).
+"""
+
+from collections.abc import Iterable, Iterator
+
+from fleetd.core.names import literal_prefix, matches_glob, template_of
+from fleetd.core.ordered import Names
+from fleetd.core.unit import Requirements
+
+
+class Room:
+    """What one machine holds by order of the leader, retiring copies apart: they hinder nobody."""
+
+    __slots__ = ("_families", "_prefixes", "conflicts", "replaces", "staying", "templates", "units")
+
+    def __init__(self) -> None:
+        self.units: dict[str, Requirements] = {}  # all that may run here, also what is on its way out; as ordered
+        self.staying: Names = {}  # those that are not withdrawn
+        self.conflicts: dict[str, Names] = {}  # pattern → the units that bear it
+        self.replaces: dict[str, Names] = {}
+        self.templates: dict[str, int] = {}
+        self._families: dict[str, Names] = {}  # what precedes the first "@" → the units of which that is so
+        self._prefixes: tuple[str, ...] | None = ()  # how what the patterns in `conflicts` match begins; None: find out
+
+    def copy(self) -> "Room":
+        """A room of its own with the same content."""
+        twin = Room()
+        twin.units, twin.staying, twin.templates = dict(self.units), dict(self.staying), dict(self.templates)
+        twin.conflicts = {pattern: dict(owners) for pattern, owners in self.conflicts.items()}
+        twin.replaces = {pattern: dict(owners) for pattern, owners in self.replaces.items()}
+        twin._families = {family: dict(members) for family, members in self._families.items()}
+        twin._prefixes = self._prefixes
+        return twin
+
+    def add(self, name: str, requirements: Requirements, *, staying: bool) -> None:
+        """Take in a unit that is not here."""
+        self.units[name] = requirements
+        family, at, _ = name.partition("@")
+        if at:
+            self._families.setdefault(family, {})[name] = None
+        for pattern in requirements.conflicts:
+            self.conflicts.setdefault(pattern, {})[name] = None
+            self._prefixes = None
+        for pattern in requirements.replaces:
+            self.replaces.setdefault(pattern, {})[name] = None
+        if staying:
+            self.staying[name] = None
+            template = template_of(name)
+            if template:
+                self.templates[template] = self.templates.get(template, 0) + 1
+
+    def discard(self, name: str) -> None:
+        """Let go of a unit, if it is here."""
+        requirements = self.units.pop(name, None)
+        if requirements is None:
+            return
+        if requirements.conflicts:
+            self._prefixes = None
+        family, at, _ = name.partition("@")
+        if at:
+            _drop(self._families, family, name)
+        for index, patterns in ((self.conflicts, requirements.conflicts), (self.replaces, requirements.replaces)):
+            for pattern in dict.fromkeys(patterns):
+                _drop(index, pattern, name)
+        if name in self.staying:
+            del self.staying[name]
+            template = template_of(name)
+            if template:
+                self.templates[template] -= 1
+                if not self.templates[template]:
+                    del self.templates[template]
+
+    def may_conflict(self, name: str, requirements: Requirements) -> bool:
+        """Whether it is worth looking for conflicts: for most units it is not, and that is seen at once."""
+        return bool(requirements.conflicts) or self._may_be_minded(name)
+
+    def conflicting(self, name: str, requirements: Requirements) -> Iterator[str]:
+        """The units here that this one may not share a machine with, by its patterns or by theirs."""
+        for pattern in requirements.conflicts:
+            for other in self._beginning_as(pattern):
+                if other != name and matches_glob(pattern, other):
+                    yield other
+        if self._may_be_minded(name):
+            for pattern, owners in self.conflicts.items():
+                if name.startswith(literal_prefix(pattern)) and matches_glob(pattern, name):
+                    yield from (owner for owner in owners if owner != name)
+
+    def _beginning_as(self, pattern: str) -> Iterable[str]:
+        """The units here that may match the pattern, by how it begins: to the instances of a template there is a short
+        way."""
+        prefix = literal_prefix(pattern)
+        family, at, _ = prefix.partition("@")
+        if at:
+            return self._families.get(family, ())
+        return [other for other in self.units if other.startswith(prefix)]
+
+    def _may_be_minded(self, name: str) -> bool:
+        """Whether a pattern of a unit here may match the name, by how it begins."""
+        if self._prefixes is None:
+            self._prefixes = tuple(map(literal_prefix, self.conflicts))
+        return name.startswith(self._prefixes)
+
+    def replacing(self, name: str, requirements: Requirements) -> Iterator[str]:
+        """The units staying here that push this one away; two that replace each other leave each other alone."""
+        for pattern, owners in self.replaces.items():
+            if matches_glob(pattern, name):
+                for owner in owners:
+                    mutual = any(matches_glob(own, owner) for own in requirements.replaces)
+                    if owner != name and owner in self.staying and not mutual:
+                        yield owner
+
+    def is_picky(self) -> bool:
+        """Whether anything here cares who else is here."""
+        return bool(self.conflicts or self.replaces)
+
+
+def _drop(index: dict[str, Names], key: str, name: str) -> None:
+    """Take the name from the names under the key, which goes with the last of them."""
+    del index[key][name]
+    if not index[key]:
+        del index[key]
