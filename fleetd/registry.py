@@ -7,6 +7,7 @@ decides anything, and nothing here knows which store it talks to.
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -76,6 +77,12 @@ _IDENTITY: dict[str, tuple[str, ...]] = {
     "placements": ("machine", "unit"),
     "decisions": ("unit",),
 }
+# Which fields of a record hold one of a few words, so that a leader, which keeps all records, keeps each word once.
+_REPEATED: dict[str, tuple[str, ...]] = {
+    "placements": ("machine",),
+    "decisions": ("machine",),
+    "states": ("load", "active", "sub"),
+}
 _ENCODER = msgspec.json.Encoder()
 _DECODERS: dict[str, Any] = {kind: msgspec.json.Decoder(record) for kind, record in KINDS.items()}
 
@@ -138,8 +145,18 @@ def decode(kind: str, item: KeyValue) -> Any:
         raise MalformedRecord(f"{item.key} holds a {kind} record of another name: {'/'.join(identity)}")
     if kind == "units" and "." not in record.name:
         raise MalformedRecord(f"{item.key} holds a unit whose name has no suffix")
-    field = _REVISION_FIELD.get(kind)
-    return msgspec.structs.replace(record, **{field: item.mod_revision}) if field else record
+    for field in _REPEATED.get(kind, ()):
+        msgspec.structs.force_setattr(record, field, _once(getattr(record, field)))
+    revision_field = _REVISION_FIELD.get(kind)
+    if revision_field:
+        msgspec.structs.force_setattr(record, revision_field, item.mod_revision)
+    return record
+
+
+@lru_cache(maxsize=4096)
+def _once(word: str) -> str:
+    """This word, the same object for all that say it."""
+    return word
 
 
 class Registry:
@@ -163,7 +180,7 @@ class Registry:
         kind, *names = key.removeprefix(self.prefix).split("/")
         if not key.startswith(self.prefix) or kind not in KINDS or len(names) != _NAMES.get(kind, 1) or "" in names:
             return None
-        return Path(kind, *names)
+        return Path(kind, _once(names[0]), names[1]) if len(names) == 2 else Path(kind, *names)
 
     def put(self, record: Record, *names: str, lease: int = 0) -> Put:
         """The operation that writes this record."""
@@ -177,7 +194,10 @@ class Registry:
             return None
         if item is None:
             return Change(path, None, revision)
-        return Change(path, decode(path.kind, item), item.mod_revision, item.create_revision, item.lease)
+        record = decode(path.kind, item)
+        for field, name in zip(_IDENTITY.get(path.kind, ()), (path.first, path.second), strict=False):
+            msgspec.structs.force_setattr(record, field, name)  # as the key has it: held once
+        return Change(path, record, item.mod_revision, item.create_revision, item.lease)
 
     # What the API and fleetctl's questions read. One record that cannot be read hides no other.
 

@@ -19,14 +19,12 @@ from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
-from aiohttp import web
-from aiohttp.http_exceptions import LineTooLong
-
 from fleetd import __version__, metrics
 from fleetd.api.crowd import MAX_CONNECTIONS, Crowd, Load
 from fleetd.api.handlers import Api, body_too_large
 from fleetd.api.message import MAX_BODY_BYTES, ApiError, Request, Response, render_error
 from fleetd.config import Address
+from fleetd.http import LineTooLong, web
 
 GROUP = "fleet"
 FIRST_INHERITED_FD = 3

@@ -7,7 +7,9 @@ is decided is not here (schedule.py), nor who counts as dead (presence.py).
 
 from collections.abc import Iterable, MutableMapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
 
 from fleetd.core.machine import Machine, MachineMode, MachineSettings, effective_metadata
 from fleetd.core.names import matches_glob, parse_name, template_of
@@ -17,6 +19,8 @@ from fleetd.core.room import Room
 from fleetd.core.sites import Sites
 from fleetd.core.unit import Requirements, TargetState, Unit, UnitState, parse_requirements
 from fleetd.core.unitfile import UnitFileError, parse_unit_file
+
+R = TypeVar("R", Unit | None, Placement | None)
 
 # What a change concerns: names of units, and, of a global one, which goes from machine to machine and is looked at on
 # each by itself, `<machine>/<unit>` where that is all that it concerns.
@@ -201,6 +205,7 @@ class ClusterView:
 
     def _set_unit(self, name: str, unit: Unit | None) -> Names:
         concerned = {name: None} | self.bound_to(name)
+        unit = _with_text_of(unit, next(iter(self.placements.get(name, {}).values()), None))
         if name in self.units:
             for peer in self.requirements(name).machine_of:
                 self._followers.get(peer, {}).pop(name, None)
@@ -218,6 +223,7 @@ class ClusterView:
 
     def _set_placement(self, name: str, machine: str, placement: Placement | None) -> Names:
         former = self.placements.get(name, {}).get(machine)
+        placement = _with_text_of(placement, self.units.get(name))
         _set_by_machine(self.placements, name, machine, placement)
         _mark(self._ordered.setdefault(machine, {}), name, placement is not None)
         self._refresh_standing(machine)
@@ -364,6 +370,13 @@ def scopes_of(concerns: Iterable[str]) -> dict[str, Names | None]:
             if scope is not None:
                 scope[machine] = None
     return scopes
+
+
+def _with_text_of(record: R, other: Unit | Placement | None) -> R:
+    """The record with the other's text, if that is the same: most of what there is to remember is held once so."""
+    if record is None or other is None or record.text is other.text or record.text != other.text:
+        return record
+    return msgspec.structs.replace(record, text=other.text)
 
 
 def _weight(state: UnitState | None) -> tuple[Any, ...] | None:

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
-import aiohttp
 import msgspec
 
+from fleetd.http import aiohttp
 from fleetd.store import etcd_wire as wire
 from fleetd.store.etcd_wire import EndpointFailed, Refused, asks_for_token, parse_refusal
 from fleetd.store.protocol import StoreError, Unavailable
@@ -262,7 +262,8 @@ class Gateway:
 
 
 def _new_session(tls: ssl.SSLContext | None) -> aiohttp.ClientSession:
-    """A pool without bound (a bound would make requests wait on each other's timeouts) or memory of its own."""
+    """A pool without bound (a bound would make requests wait on each other's timeouts) or memory of its own. Without
+    `tls`, no server is trusted."""
     trace = aiohttp.TraceConfig()
     trace.on_request_headers_sent.append(_note_sending)
     return aiohttp.ClientSession(

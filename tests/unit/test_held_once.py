@@ -1,0 +1,69 @@
+"""A leader keeps every record there is: what they say alike, it holds once, whatever comes first."""
+
+from collections.abc import AsyncIterator
+from itertools import permutations
+
+import pytest
+
+from fleetd.core.cluster import ClusterView
+from fleetd.core.placement import Decision, Placement
+from fleetd.core.unit import TargetState, Unit, UnitState
+from fleetd.registry import Record, Registry, encode
+from fleetd.store.embedded import EmbeddedStore
+from fleetd.store.protocol import KeyValue
+
+MACHINE = "0123456789abcdef0123456789abcdef"
+TEXT = "[Service]\nExecStart=/bin/sleep infinity\n"
+UP = TargetState.LAUNCHED
+
+
+def records(unit: str) -> dict[str, Record]:
+    """All that the store holds of one unit that runs, by key."""
+    return {
+        f"/fleet/decisions/{unit}": Decision(unit, 3, MACHINE),
+        f"/fleet/placements/{MACHINE}/{unit}": Placement(MACHINE, unit, TEXT, UP, 3),
+        f"/fleet/states/{MACHINE}/{unit}": UnitState("loaded", "active", "running", "hash", UP, 3),
+        f"/fleet/units/{unit}": Unit(unit, TEXT, UP),
+    }
+
+
+@pytest.fixture
+async def registry() -> AsyncIterator[Registry]:
+    store = EmbeddedStore(":memory:")
+    yield Registry(store)
+    await store.close()
+
+
+def read(view: ClusterView, registry: Registry, key: str, record: Record) -> None:
+    """Into the view, as it comes from the store: nothing is shared with what came before."""
+    change = registry.change("".join(key), KeyValue(key, bytes(encode(record)), 3, 3), 3)
+    assert change is not None
+    view.apply(change.path.kind, change.path.first, change.path.second, change.record)
+
+
+@pytest.mark.parametrize("order", list(permutations(range(4))))
+async def test_what_records_say_alike_is_held_once(registry: Registry, order: tuple[int, ...]) -> None:
+    view = ClusterView()
+    for unit in ("a.service", "b.service"):
+        known = list(records(unit).items())
+        for each in order:
+            read(view, registry, *known[each])
+    orders = {unit: view.placements[unit][MACHINE] for unit in ("a.service", "b.service")}
+    states = [state for machines in view.states.values() for state in machines.values()]
+    named = [placement.machine for placement in orders.values()] + [
+        decision.machine for decision in view.decisions.values()
+    ]
+    named += [machine for machines in (*view.placements.values(), *view.states.values()) for machine in machines]
+    assert named == [MACHINE] * 8
+    assert len(set(map(id, named))) == 1
+    assert len({id(state.active) for state in states}) == 1
+    for unit, placement in orders.items():
+        assert view.units[unit].text is placement.text
+
+
+async def test_texts_that_differ_stay_as_they_are(registry: Registry) -> None:
+    view = ClusterView()
+    for key, record in records("a.service").items():
+        read(view, registry, key, record)
+    read(view, registry, "/fleet/units/a.service", Unit("a.service", "[Service]\nExecStart=/bin/true\n", UP))
+    assert view.units["a.service"].text != view.placements["a.service"][MACHINE].text == TEXT
