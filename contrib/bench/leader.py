@@ -1,7 +1,7 @@
 """`python -m contrib.bench.leader [--quick] [--seed N]`: what planning costs the leader of a cluster that is on paper.
 
 Processor time beside wall time, for other work may share the machine, and beside a floor: filling and sorting a mapping
-of as many records in the same run. Then a leader in full on the embedded store, to see for how long at most its loop
+of as many records in the same run. Of what can be repeated, the least of three: a neighbour can only add to it. Then a leader in full on the embedded store, to see for how long at most its loop
 was held up, on which its beats depend, while it read and planned everything and began to write it.
 """
 
@@ -36,6 +36,7 @@ SMALL = (1_000, 20_000)
 QUICK = (100, 2_000)
 TTL_S = 10.0
 TICK_S = 0.005
+ROUNDS = 3
 WRITING_S = 5.0  # how long the leader is watched while it writes
 
 
@@ -63,9 +64,17 @@ def clock(work: Callable[[], Any]) -> tuple[float, float, Any]:
     return time.process_time() - cpu_s, time.perf_counter() - wall_s, result
 
 
+def clock_least(work: Callable[[], Any]) -> tuple[float, float, Any]:
+    """The same of work that leaves everything as it was: the cheapest of several rounds."""
+    costs = [clock(work)[:2] for _ in range(ROUNDS - 1)]  # their results are let go of: memory is measured, too
+    cpu_s, wall_s, result = clock(work)
+    return *min(*costs, (cpu_s, wall_s)), result
+
+
 def floor_of(names: Iterable[str]) -> float:
     """Processor seconds to fill a mapping with as many records, and to sort it."""
-    return clock(lambda: sorted({name: {"name": name} for name in names}))[0]
+    known = list(names)
+    return clock_least(lambda: sorted({name: {"name": name} for name in known}))[0]
 
 
 class Paper:
@@ -115,9 +124,9 @@ def measure_large(paper: Paper, size: str, limit_s: float) -> list[Cost]:
     names = [unit.name for unit in paper.units]
     floor_s = floor_of(names)
     loading = clock(paper.load)
-    placing = clock(lambda: plan_cluster(paper.view))
+    placing = clock_least(lambda: plan_cluster(paper.view))
     paper.carry_out(placing[2])
-    looking = clock(lambda: plan_cluster(paper.view))
+    looking = clock_least(lambda: plan_cluster(paper.view))
     return [
         Cost("read", f"read {size}", *loading[:2], floor_s, math.inf),
         Cost("place", f"place {size}", *placing[:2], floor_s, limit_s),
