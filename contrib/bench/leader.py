@@ -1,8 +1,9 @@
 """`python -m contrib.bench.leader [--quick] [--seed N]`: what planning costs the leader of a cluster that is on paper.
 
 Processor time beside wall time, for other work may share the machine, and beside a floor: filling and sorting a mapping
-of as many records in the same run. Of what can be repeated, the least of three: a neighbour can only add to it. Then a leader in full on the embedded store, to see for how long at most its loop
-was held up, on which its beats depend, while it read and planned everything and began to write it.
+of as many records in the same run. Of what can be repeated, the least of three: a neighbour can only add to it. Then a
+leader in full on the embedded store, to see for how long at most its loop was held up, on which its beats depend, while
+it read and planned everything and began to write it.
 """
 
 import argparse
