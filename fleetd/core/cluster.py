@@ -85,8 +85,10 @@ class ClusterView:
 
     def home(self, name: str) -> str:
         """The machine that the unit is ordered to be on, or ''."""
-        orders = self.placements.get(name)
-        return next((machine for machine, order in orders.items() if order.stays), "") if orders else ""
+        for machine, order in self.placements.get(name, {}).items():
+            if order.stays:
+                return machine
+        return ""
 
     def bound_to(self, name: str) -> Names:
         """The units that MachineOf binds to this one: those it names, and those that name it."""

@@ -117,7 +117,7 @@ def _why_make_way(draft: Draft, machine: str) -> str:
 def _pushed_by(draft: Draft, machine: str) -> str:
     """The unit on this machine that replaces this one, or ''."""
     room = draft.trial.room(machine)
-    return min(room.replacing(draft.name, draft.requirements), default="")
+    return min(room.replacing(draft.name, draft.requirements), default="") if room.replaces else ""
 
 
 def _tend_strays(draft: Draft) -> None:

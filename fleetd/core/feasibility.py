@@ -43,7 +43,9 @@ def suits(question: Question) -> str:
     """The machine has the id (reference 2.3) and the metadata (2.4) that the unit asks for."""
     sites = question.view.sites
     bit = sites.bits[question.machine]
-    return next((reason for reason, machines in sites.refusals(question.requirements) if machines & bit), "")
+    if sites.suiting(question.requirements) & bit:
+        return ""
+    return next(reason for reason, machines in sites.refusals(question.requirements) if machines & bit)
 
 
 def has_peers(question: Question) -> str:
@@ -81,10 +83,10 @@ def why_not_beside(question: Question) -> str:
 def why_leave(question: Question) -> str:
     """Why a unit may not stay where it is, or ''. Of two units that conflict, the one changed later must go."""
     reason = suits(question) or has_peers(question)
-    if reason:
+    room = question.trial.room(question.machine)
+    if reason or not room.may_conflict(question.name, question.requirements):
         return reason
     units = question.view.units
-    room = question.trial.room(question.machine)
     mine = (units[question.name].generation, question.name)
     first = min(
         (

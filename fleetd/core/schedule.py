@@ -143,7 +143,7 @@ def _place_group(ranking: Ranking, group: list[str], drafts: dict[str, Draft]) -
     """Place the group on the best machine that takes all of it. Failing that, without those who fit on no machine
     even in this company; failing that too, each by itself. Returns who was placed, in order."""
     choice = ranking.choose(group)
-    if choice and _fit_together(drafts[group[0]].view, group):
+    if choice and (len(group) == 1 or _fit_together(drafts[group[0]].view, group)):
         why = "the only machine that fits" if choice.is_only else "fits"
         company = f", with {', '.join(group)}" if len(group) > 1 else ""
         for name in group:
@@ -160,8 +160,6 @@ def _place_group(ranking: Ranking, group: list[str], drafts: dict[str, Draft]) -
 
 def _fit_together(view: ClusterView, group: list[str]) -> bool:
     """Whether no two of these units conflict."""
-    if len(group) == 1:
-        return True
     room = Room()
     for name in group:
         requirements = view.requirements(name)
