@@ -164,7 +164,7 @@ class Draft(msgspec.Struct, eq=False, gc=False):
 
     def lose(self, machine: str, waits: Waits) -> None:
         """This machine, which had an order, is dead: wait for it if that is the home, and the unit is to wait."""
-        if self._is_only_home(machine) and waits.is_waiting(self.name, machine):
+        if waits.is_waiting(self.name, machine) and self._is_only_home(machine):
             self.waits_until_s = waits.end_s(self.name, machine)
             self._lost = waits.loss(machine).at
             until = waits.describe(self.name, machine)
