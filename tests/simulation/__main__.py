@@ -64,9 +64,9 @@ def main(arguments: list[str]) -> int:
     match arguments:
         case ["soak"]:
             return soak(0)
-        case ["soak", first]:
+        case ["soak", first] if first.isdecimal():
             return soak(int(first))
-        case ["seed", seed]:
+        case ["seed", seed] if seed.isdecimal():
             return _show(run_seed(int(seed)))
         case ["scenario", file]:
             scenario = parse_scenario(Path(file).read_text())
