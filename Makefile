@@ -13,7 +13,7 @@ setup: # the programs and the virtual environment that everything else needs
 demo: setup ## three real machines on this one, with a fleet to play with (needs root)
 	@$(BIN)/python -m contrib.demo
 
-quick: lint ## what to run after each change, in under a minute: linters, types, unit and contract tests
+quick: lint ## what to run after each change, in five minutes: linters, types, unit and contract tests
 	$(BIN)/coverage run -m pytest -m "not machines" --ignore=tests/simulation --ignore=tests/bench
 	$(BIN)/coverage report
 
