@@ -79,7 +79,6 @@ _IDENTITY: dict[str, tuple[str, ...]] = {
 }
 # Which fields of a record hold one of a few words, so that a leader, which keeps all records, keeps each word once.
 _REPEATED: dict[str, tuple[str, ...]] = {
-    "placements": ("machine",),
     "decisions": ("machine",),
     "states": ("load", "active", "sub"),
 }

@@ -38,7 +38,6 @@ class Ranking:
         self._trial = trial
         self._view = trial.view
         self._sites = trial.view.sites
-        self._everywhere = (1 << len(self._sites.machines)) - 1
         rooms = {machine: trial.room(machine) for machine in self._sites.machines}
         self._loads = self._levels({machine: len(room.staying) for machine, room in rooms.items()})
         self._instances: dict[str, Levels] = {}
@@ -69,7 +68,7 @@ class Ranking:
         """The machines that take all these units in this company, the best for the first of them first."""
         along = tuple(company)
         wanted = [(name, self._view.requirements(name)) for name in names]
-        may = self._everywhere
+        may = self._sites.everywhere
         for name, requirements in wanted:
             may &= self._sites.suiting_for_work(requirements)
             for peer in requirements.machine_of:
@@ -122,7 +121,7 @@ class Ranking:
         by_count: dict[int, Machines] = {}
         for machine, count in counts.items():
             by_count[count] = by_count.get(count, 0) | self._sites.bits.get(machine, 0)
-        levels, fewer = [], self._everywhere
+        levels, fewer = [], self._sites.everywhere
         for count in range(max(by_count, default=0), 0, -1):
             fewer &= ~by_count.get(count, 0)
             levels.append(fewer)
@@ -131,7 +130,7 @@ class Ranking:
     def _rise(self, levels: Levels, count: int, bit: Machines) -> None:
         """A machine has this many now, one more than before."""
         if count > len(levels):
-            levels.append(self._everywhere)
+            levels.append(self._sites.everywhere)
         levels[count - 1] &= ~bit
 
 

@@ -26,8 +26,8 @@ class Sites:
         self.modes: dict[MachineMode, Machines] = dict.fromkeys(MachineMode, 0)
         self._ids: dict[str, Machines] = {}  # by full and by short id
         self._metadata: dict[tuple[str, str], Machines] = {}  # by key and value
-        self._refusals: dict[tuple[object, object], Refusals] = {}
-        self._suiting: dict[tuple[object, object], Machines] = {}
+        self.everywhere: Machines = (1 << len(self.machines)) - 1
+        self._answers: dict[tuple[object, object], tuple[Machines, Refusals]] = {}  # who suits, and who refuses
         for machine, bit in self.bits.items():
             record = machines[machine]
             self.modes[record.mode] |= bit
@@ -52,14 +52,7 @@ class Sites:
 
     def suiting(self, requirements: Requirements) -> Machines:
         """The machines that are what a unit asks for, whatever their mode."""
-        key = (requirements.machine_id, requirements.metadata)
-        suiting = self._suiting.get(key)
-        if suiting is None:
-            suiting = (1 << len(self.machines)) - 1
-            for _, machines in self.refusals(requirements):
-                suiting ^= machines
-            self._suiting[key] = suiting
-        return suiting
+        return self._answer(requirements)[0]
 
     def suiting_for_work(self, requirements: Requirements) -> Machines:
         """Those of them that take work."""
@@ -67,17 +60,23 @@ class Sites:
 
     def refusals(self, requirements: Requirements) -> Refusals:
         """The machines that are not what a unit asks for: another id, or other metadata; by the first reason."""
+        return self._answer(requirements)[1]
+
+    def _answer(self, requirements: Requirements) -> tuple[Machines, Refusals]:
         key = (requirements.machine_id, requirements.metadata)
-        found = self._refusals.get(key)
+        found = self._answers.get(key)
         if found is None:
-            if len(self._refusals) >= MAX_KEPT:
-                self._refusals.clear()
-                self._suiting.clear()
-            found = self._refusals[key] = tuple(self._find_refusals(requirements))
+            if len(self._answers) >= MAX_KEPT:
+                self._answers.clear()
+            refusals = tuple(self._find_refusals(requirements))
+            suiting = self.everywhere
+            for _, machines in refusals:
+                suiting ^= machines
+            found = self._answers[key] = suiting, refusals
         return found
 
     def _find_refusals(self, requirements: Requirements) -> Iterator[tuple[str, Machines]]:
-        rest = (1 << len(self.machines)) - 1
+        rest = self.everywhere
         wanted = requirements.machine_id
         if wanted is not None:
             suiting = self._ids.get(wanted, 0)
