@@ -15,7 +15,7 @@ import msgspec
 from fleetd import metrics
 from fleetd.core.decoding import UNREADABLE
 from fleetd.core.draft import UnitPlan
-from fleetd.core.machine import Machine, MachineSettings
+from fleetd.core.machine import Machine, MachineSettings, is_address
 from fleetd.core.placement import Decision, Placement
 from fleetd.core.schedule import Plan
 from fleetd.core.unit import Unit, UnitState
@@ -144,6 +144,10 @@ def decode(kind: str, item: KeyValue) -> Any:
         raise MalformedRecord(f"{item.key} holds a {kind} record of another name: {'/'.join(identity)}")
     if kind == "units" and "." not in record.name:
         raise MalformedRecord(f"{item.key} holds a unit whose name has no suffix")
+    if kind == "machines" and record.address and not is_address(record.address):
+        msgspec.structs.force_setattr(
+            record, "address", ""
+        )  # it is there, and its units with it: but nobody goes there
     for field in _REPEATED.get(kind, ()):
         msgspec.structs.force_setattr(record, field, _once(getattr(record, field)))
     revision_field = _REVISION_FIELD.get(kind)

@@ -24,11 +24,11 @@ from contrib.testbed import OWN_TIMEOUTS, EtcdServer
 from fleetd.api import schema
 from fleetd.api.handlers import Api
 from fleetd.api.server import Server
-from fleetd.config import Address
 from fleetd.core.machine import Machine
 from fleetd.core.placement import Decision
 from fleetd.core.unit import TargetState, Unit, UnitState
 from fleetd.core.unitfile import UnitFile, hash_unit_file
+from fleetd.options import Address
 from fleetd.registry import Registry
 from fleetd.store.embedded import EmbeddedStore
 from fleetd.store.etcd import EtcdStore

@@ -11,7 +11,7 @@ from typing import cast
 
 from fleetd.api.message import ApiError, Request
 from fleetd.api.pages import TOKEN, parse_page, render_token
-from fleetd.config import OPTIONS, VARIABLE_PREFIX, ConfigError, parse_config
+from fleetd.config import ConfigError, parse_config
 from fleetd.core.cluster import ClusterView
 from fleetd.core.names import InvalidName, compile_glob, parse_name
 from fleetd.core.schedule import plan_cluster
@@ -29,6 +29,7 @@ from fleetd.core.unitfile import (
     decode_unit_file,
     line_before_sections,
 )
+from fleetd.options import OPTIONS, VARIABLE_PREFIX
 from fleetd.registry import DEFAULT_PREFIX, MalformedRecord, Registry, encode
 from fleetd.store import etcd_wire as wire
 from fleetd.store.protocol import Compacted, KeyValue, Store

@@ -23,8 +23,8 @@ from fleetd import __version__, metrics
 from fleetd.api.crowd import MAX_CONNECTIONS, Crowd, Load
 from fleetd.api.handlers import Api, body_too_large
 from fleetd.api.message import MAX_BODY_BYTES, ApiError, Request, Response, render_error
-from fleetd.config import Address
 from fleetd.http import LineTooLong, web
+from fleetd.options import Address
 
 GROUP = "fleet"
 FIRST_INHERITED_FD = 3

@@ -1,10 +1,26 @@
 """What a machine is to the cluster: who it is, how to reach it, what it offers, and whether it takes work."""
 
+import ipaddress
+import re
 from enum import StrEnum
 
 import msgspec
 
 SHORT_ID_LENGTH = 8
+_HOST_NAME = re.compile(r"[A-Za-z0-9._][A-Za-z0-9._-]{0,252}", re.ASCII)
+_IPV6 = re.compile(r"([0-9A-Fa-f:.]+)(?:%[A-Za-z0-9._-]{1,15})?", re.ASCII)  # with the zone of a link-local one
+
+
+def is_address(text: str) -> bool:
+    """Whether a machine can be reached by this: an IP literal, or what a host name consists of. Nothing else gets to
+    ssh, whose configuration may hand the address to a shell (`Match exec`)."""
+    if _HOST_NAME.fullmatch(text):
+        return True
+    found = _IPV6.fullmatch(text)
+    try:
+        return found is not None and ipaddress.ip_address(found[1]).version == 6
+    except ValueError:
+        return False
 
 
 class MachineMode(StrEnum):
@@ -18,9 +34,10 @@ class MachineMode(StrEnum):
 class Machine(msgspec.Struct, frozen=True, omit_defaults=True):
     """One machine. Stored, without its id, under `machines/<id>`, on the machine's lease.
 
-    `session` names one run of its fleetd. `metadata` is the configured one; what people set through the API is kept
-    in `settings/<id>` and laid over it (effective_metadata). `shuts_down` says of a machine that leaves that it is only
-    switched off, and may be back: units with a failover delay wait for it.
+    `session` names one run of its fleetd. `address` is one that passes is_address, or '' for none. `metadata` is the
+    configured one; what people set through the API is kept in `settings/<id>` and laid over it (effective_metadata).
+    `shuts_down` says of a machine that leaves that it is only switched off, and may be back: units with a failover
+    delay wait for it.
     """
 
     id: str

@@ -10,10 +10,10 @@ import pytest
 
 from fleetd.api.handlers import Api
 from fleetd.api.message import Request, Response
-from fleetd.config import Address
 from fleetd.core.machine import Machine
 from fleetd.core.unit import TargetState, Unit, UnitState
 from fleetd.core.unitfile import UnitFile
+from fleetd.options import Address
 from fleetd.registry import Record, Registry
 from fleetd.store.embedded import EmbeddedStore, inline
 

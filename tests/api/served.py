@@ -10,7 +10,7 @@ from typing import Any
 from fleetd.api.handlers import Api
 from fleetd.api.message import Request, Response, render_json
 from fleetd.api.server import Server
-from fleetd.config import Address
+from fleetd.options import Address
 
 LOOPBACK = "127.0.0.1"
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from fleetd.api.crowd import Crowd
 from fleetd.api.handlers import Api
 from fleetd.api.server import Server
-from fleetd.config import parse_address
 from fleetd.core.unit import TargetState, Unit
+from fleetd.options import parse_address
 from fleetd.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline
 from tests.api.served import LOOPBACK, free_port

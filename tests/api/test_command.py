@@ -14,7 +14,7 @@ from fleetd.__main__ import build_parser, main, parse_overrides
 from fleetd.api.message import ApiError
 from fleetd.api.schema import Leaving
 from fleetd.api.server import Server
-from fleetd.config import Address
+from fleetd.options import Address
 
 
 @pytest.mark.parametrize("argument", ["-version", "--version", "version"])

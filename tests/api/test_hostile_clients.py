@@ -18,7 +18,7 @@ import pytest
 
 from fleetd.api.crowd import Crowd
 from fleetd.api.server import Server
-from fleetd.config import Address
+from fleetd.options import Address
 from tests.api.served import Client, Echo, ask
 from tests.api.served_process import ServedProcess, served_process
 

@@ -12,7 +12,7 @@ import pytest
 from fleetd import __version__
 from fleetd.api.message import MAX_BODY_BYTES, Request, Response
 from fleetd.api.server import Server
-from fleetd.config import Address
+from fleetd.options import Address
 from tests.api.served import LOOPBACK, Client, Echo, ask, free_port, serving
 from tests.metrics import Counted
 

@@ -13,7 +13,7 @@ import pytest
 
 from fleetd.api.schema import Leaving
 from fleetd.api.server import ListenError, Server, check_exposure, inherited_sockets, open_socket
-from fleetd.config import Address
+from fleetd.options import Address
 from tests.api.served import LOOPBACK, Client, Echo, ask, free_port, serving
 
 # Where it listens, and who may come

@@ -13,11 +13,11 @@ from fleetd.agent import Agent
 from fleetd.agent.ledger import Ledger
 from fleetd.api.handlers import Api
 from fleetd.api.server import Server
-from fleetd.config import Address
 from fleetd.core.failover import Failover
 from fleetd.core.machine import Machine
 from fleetd.engine import Engine
 from fleetd.membership import Membership
+from fleetd.options import Address
 from fleetd.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline
 from fleetd.systemd.simulated import SimulatedSystemd

@@ -11,8 +11,8 @@ from fleetctl.endpoint import parse_endpoint
 from fleetd.api import schema
 from fleetd.api.handlers import Api
 from fleetd.api.server import Server
-from fleetd.config import Address
 from fleetd.core.unitfile import UnitFile
+from fleetd.options import Address
 from fleetd.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline
 from tests.fleetctl.fake_api import PAGE_SIZE, FakeApi, Served

@@ -18,8 +18,8 @@ from fleetctl.commands import HIDDEN, SUMMARIES
 from fleetctl.parsing import Command
 from fleetctl.settings import GLOBAL_OPTIONS
 from fleetd.__main__ import build_parser
-from fleetd.config import OPTIONS, RETIRED
 from fleetd.core.unit import KNOWN_OPTIONS
+from fleetd.options import OPTIONS, RETIRED
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,16 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleetd.config import (
-    OPTIONS,
-    Address,
-    Config,
-    ConfigError,
-    load_config,
-    parse_config,
-    parse_duration,
-    render_sample,
-)
+from fleetd.config import Config, ConfigError, load_config, parse_config, render_sample
+from fleetd.options import OPTIONS, Address, parse_duration
 
 SAMPLE = Path(__file__).parents[2] / "contrib" / "fleet.conf"
 RETIRED = ("engine_reconcile_interval", "enable_grpc", "disable_watches", "verify_units", "authorized_keys_file")
@@ -79,42 +71,42 @@ def test_the_sample_file_uncommented_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("line", "value"),
     [
-        ("public_ip=10.0.0.1", "10.0.0.1"),
-        ("PUBLIC_IP = 10.0.0.1", "10.0.0.1"),
-        ("  public_ip=10.0.0.1  ", "10.0.0.1"),
-        ('public_ip="10.0.0.1"', "10.0.0.1"),
-        ("public_ip='10.0.0.1'", "10.0.0.1"),
-        ("public_ip=10.0.0.1 # mine", "10.0.0.1"),
-        ("public_ip=10.0.0.1;mine", "10.0.0.1"),
-        ('public_ip="a#b;c"', "a#b;c"),
-        ("public_ip=", ""),
-        ("public_ip=#none", ""),
-        ("public_ip=10.0.\\\n0.1", "10.0.0.1"),
-        ("public_ip=10.0.\\\n   0.1", "10.0.0.1"),
-        ("public_ip=1\npublic_ip=2", "2"),
-        ("# public_ip=1\n; public_ip=2", ""),
-        ("# a comment \\\npublic_ip=1", "1"),
-        ("public_ip=10.0.0.1\r\n", "10.0.0.1"),
-        ("\ufeffpublic_ip=1", "1"),
-        ("public_ip=1\\", "1"),
-        ("public_ip=a=b", "a=b"),
+        ("etcd_username=10.0.0.1", "10.0.0.1"),
+        ("ETCD_USERNAME = 10.0.0.1", "10.0.0.1"),
+        ("  etcd_username=10.0.0.1  ", "10.0.0.1"),
+        ('etcd_username="10.0.0.1"', "10.0.0.1"),
+        ("etcd_username='10.0.0.1'", "10.0.0.1"),
+        ("etcd_username=10.0.0.1 # mine", "10.0.0.1"),
+        ("etcd_username=10.0.0.1;mine", "10.0.0.1"),
+        ('etcd_username="a#b;c"', "a#b;c"),
+        ("etcd_username=", ""),
+        ("etcd_username=#none", ""),
+        ("etcd_username=10.0.\\\n0.1", "10.0.0.1"),
+        ("etcd_username=10.0.\\\n   0.1", "10.0.0.1"),
+        ("etcd_username=1\netcd_username=2", "2"),
+        ("# etcd_username=1\n; etcd_username=2", ""),
+        ("# a comment \\\netcd_username=1", "1"),
+        ("etcd_username=10.0.0.1\r\n", "10.0.0.1"),
+        ("\ufeffetcd_username=1", "1"),
+        ("etcd_username=1\\", "1"),
+        ("etcd_username=a=b", "a=b"),
     ],
 )
 def test_a_line_is_read_as_the_original_reads_it(line: str, value: str) -> None:
-    assert config(line).public_ip == value
+    assert config(line).etcd_username == value
 
 
 def test_quotes_with_text_behind_them_belong_to_the_value_and_are_noted() -> None:
-    assert config('public_ip="1" # x').public_ip == '"1"'
-    assert notices('public_ip="1" # x') == [
+    assert config('etcd_username="1" # x').etcd_username == '"1"'
+    assert notices('etcd_username="1" # x') == [
         "fleet.conf:1: the quotes are part of the value, because text follows them",
     ]
 
 
 def test_options_in_a_section_are_ignored_and_noted() -> None:
-    text = "public_ip=1\n[Service]\npublic_ip=2\n"
-    assert config(text).public_ip == "1"
-    assert notices(text) == ["fleet.conf:3: public_ip stands in section [Service] and is ignored"]
+    text = "etcd_username=1\n[Service]\netcd_username=2\n"
+    assert config(text).etcd_username == "1"
+    assert notices(text) == ["fleet.conf:3: etcd_username stands in section [Service] and is ignored"]
 
 
 def test_an_unknown_option_is_noted_with_its_line() -> None:
@@ -143,6 +135,9 @@ def test_an_option_that_lost_its_meaning_is_accepted_and_noted(name: str) -> Non
         ("etcd_request_timeout", "2.5", 2.5),
         ("etcd_request_timeout", "3", 3.0),
         ("etcd_compact", "false", False),
+        ("public_ip", "10.0.0.1", "10.0.0.1"),
+        ("public_ip", "fe80::1%eth0", "fe80::1%eth0"),
+        ("public_ip", "m1.example.org", "m1.example.org"),
         ("metadata", "a=b, c = d=e ,a=f,", {"a": "f", "c": "d=e"}),
         ("agent_ttl", "1m30s", 90.0),
         ("agent_ttl", "1500ms", 1.5),
@@ -180,6 +175,16 @@ def test_a_value_is_read(name: str, text: str, value: object) -> None:
         ("etcd_request_timeout", "1s", "'1s' is no number of seconds above zero; write one without a unit, like 1.0"),
         ("etcd_request_timeout", "nan", "'nan' is no number of seconds above zero; write one without a unit, like 1.0"),
         ("etcd_request_timeout", "-1", "'-1' is no number of seconds above zero; write one without a unit, like 1.0"),
+        (
+            "public_ip",
+            "x;touch /tmp/y",
+            "'x;touch /tmp/y' is neither an IP address nor a host name; leave it empty to have one found",
+        ),
+        (
+            "public_ip",
+            "10.0.0.1:22",
+            "'10.0.0.1:22' is neither an IP address nor a host name; leave it empty to have one found",
+        ),
         ("agent_ttl", "30", "'30' is no duration: it needs a unit; write 30s for seconds"),
         ("agent_ttl", "soon", "'soon' is no time span; write one like 90s, 5min or 1h 30min"),
         ("agent_ttl", "", "'' is no time span; write one like 90s, 5min or 1h 30min"),

@@ -213,3 +213,11 @@ async def test_whatever_well_formed_records_say_the_leader_plans_and_the_api_lis
     for path in ("v1/units", "v1/state", "v1/machines", "v2/units"):
         assert (await Api(registry).handle(Request("GET", f"/fleet/{path}"))).status == 200
     await store.close()
+
+
+@pytest.mark.parametrize(
+    "address", ["x;touch${IFS}/tmp/y;#", "-oProxyCommand=x", "a b", "fe80::1%$(id)", "::1%", "10.0.0.1\n"]
+)
+def test_a_machine_with_an_address_that_is_none_is_there_and_has_none(address: str) -> None:
+    value = msgspec.json.encode(Machine("m1", address=address, metadata={"a": "b"}))
+    assert decode("machines", item("/fleet/machines/m1", value)) == Machine("m1", metadata={"a": "b"})

@@ -15,9 +15,10 @@ import msgspec
 
 from contrib.bench.crowd.tally import CountedStore, Counts, Tally
 from fleetd.api.server import Server
-from fleetd.config import Address, parse_config
+from fleetd.config import parse_config
 from fleetd.core.machine import Machine
 from fleetd.node import Node, Surroundings
+from fleetd.options import Address
 from fleetd.registry import Registry
 from fleetd.store.etcd import EtcdStore
 from fleetd.store.measured import MeasuredStore

@@ -1,0 +1,35 @@
+"""What a machine says of itself: which addresses are addresses."""
+
+import pytest
+
+from fleetd.core.machine import is_address
+
+
+@pytest.mark.parametrize(
+    "text", ["10.0.0.1", "::1", "fe80::1%eth0.7", "::ffff:10.0.0.1", "m1", "m-1.example.org", "_srv.x", "a" * 253]
+)
+def test_an_ip_literal_or_a_host_name_is_an_address(text: str) -> None:
+    assert is_address(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "-oProxyCommand=x",
+        "a;b",
+        "a b",
+        "$(id)",
+        "%h",
+        "a@b",
+        "10.0.0.1:22",
+        "a\n",
+        "::1%a;b",
+        "::1%",
+        ":::",
+        "ä.example",
+        "a" * 254,
+    ],
+)
+def test_nothing_else_is_one(text: str) -> None:
+    assert not is_address(text)
