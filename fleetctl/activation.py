@@ -12,9 +12,10 @@ from fleetctl import output
 from fleetctl.client import Client, open_client
 from fleetctl.creation import Creation, Wanted, apply_creations, observe_wanted, plan_creations
 from fleetctl.errors import failing_as
+from fleetctl.judges import Arrived, Judge, has_completed_elsewhere, judge_launched, judge_loaded
 from fleetctl.parsing import bound_s
 from fleetctl.settings import Settings
-from fleetctl.waiting import Arrived, Judge, Wait, has_completed_elsewhere, judge_launched, judge_loaded
+from fleetctl.waiting import Wait
 from fleetd.api import schema
 from fleetd.core.unit import TargetState
 

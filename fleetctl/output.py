@@ -50,6 +50,13 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else " " for char in " ".join(text.split()))
 
 
+def indented(text: str) -> str:
+    """Text from elsewhere that may have several lines: the first as it is, the others each once, on a line of its own,
+    indented; without what a terminal would obey."""
+    first, *others = (printable(line) for line in text.split("\n")) if text.strip() else ("",)
+    return "\n    ".join([first, *dict.fromkeys(line for line in others if line and line != first)])
+
+
 def short_id(machine: str, full: bool = False) -> str:
     """A machine's id as lists show it."""
     return machine if full else f"{machine[:8]}..."

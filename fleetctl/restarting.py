@@ -9,8 +9,9 @@ import msgspec
 from fleetctl import output
 from fleetctl.client import Client
 from fleetctl.errors import ClientError, failing_as
+from fleetctl.judges import Arrived, Failed, Judge, Pending, Verdict, judge_launched, judge_stopped
 from fleetctl.log import LOG
-from fleetctl.waiting import Arrived, Failed, Judge, Pending, Verdict, Wait, judge_launched, judge_stopped
+from fleetctl.waiting import Wait
 from fleetd.api import schema
 from fleetd.core.unit import TargetState
 

@@ -1,8 +1,9 @@
-"""Waiting until what was asked has really happened: what a unit's report means for that, and how often to look.
+"""Waiting until what was asked has really happened: how often to look, what is printed meanwhile, and when it ends.
 
-The judges are pure: a report in, a verdict out. Nothing is asked of a unit here.
+What a report means is judges.py's matter. Nothing is asked of a unit here.
 """
 
+import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
@@ -11,6 +12,7 @@ import msgspec
 
 from fleetctl import output
 from fleetctl.errors import ClientError
+from fleetctl.judges import TOLD_AFTER_S, Arrived, Failed, Judge, Pending, Verdict, still_there
 from fleetctl.live import LiveLines
 from fleetd.api import schema
 
@@ -23,184 +25,41 @@ FIRST_PAUSE_S = 0.025
 LONGEST_PAUSE_S = 0.25
 SILENCE_S = 10.0  # how long a daemon may be away while it is waited for: it may just be restarted
 
-# A failure counts once it has shown for so long: it may still be that of an earlier wish, of one that the machine has
-# not begun to carry out, or of a unit that systemd holds back for others that come before it.
-SEEN_AFRESH_S = 0.3
-SEEN_BEFORE_S = 1.0
-SEEN_AT_REST_S = 10.0
-# systemd starts it again and again: the next time may be the one that lasts.
-SEEN_RESTARTING_S = 3.0
 
-_BAD_LOADS = ("not-found", "bad-setting", "error", "masked")
-_AT_REST = ("", "inactive", "failed")
-_COMPLETED = "completed"  # the leader's word for a unit without a machine whose oneshot has run
+class Clock(msgspec.Struct, frozen=True):
+    """The time, in seconds from some moment, and a way to let it pass."""
+
+    now: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
 
 
-class Arrived(msgspec.Struct, frozen=True):
-    """It has happened, at this place ('' for nowhere)."""
-
-    place: str = ""
+CLOCK = Clock()
 
 
-class Failed(msgspec.Struct, frozen=True):
-    """It will not happen: a sentence about the unit without its name. Counts once it has shown for `settle_s`."""
-
-    why: str
-    settle_s: float = 0.0
-
-
-class Pending(msgspec.Struct, frozen=True):
-    """It may yet happen: what is being waited for."""
-
-    what: str
-
-
-Verdict = Arrived | Failed | Pending
-Judge = Callable[[schema.UnitReport, int], Verdict]
-
-
-def judge_launched(report: schema.UnitReport, generation: int) -> Verdict:
-    """Whether the unit, since the wish of this generation, has become active, or has completed."""
-    if report.decided >= generation and has_completed_elsewhere(report):
-        return Arrived()
-    copy = _placed_copy(report, generation)
-    if not isinstance(copy, schema.CopyReport):
-        return copy
-    place = output.place(copy.machine, copy.address)
-    if copy.active == "active" or copy.completed:
-        return Arrived(place)
-    if copy.active == "failed":
-        why = output.printable(copy.error) or f"systemctl status {report.name} there says why"
-        return Failed(f"failed on {place} ({copy.sub}): {why}", SEEN_AFRESH_S)
-    if failure := _why_not_loaded(copy):
-        return failure
-    if copy.sub.startswith("auto-restart"):
-        why = f"fleetctl journal {report.name} says why"
-        return Failed(f"has ended on {place}, and systemd restarts it as its Restart= says: {why}", SEEN_RESTARTING_S)
-    if copy.active in _AT_REST:
-        return Failed(f"was started on {place}, but does not run ({copy.active}, {copy.sub})", SEEN_AT_REST_S)
-    return Pending(f"it is {copy.active} ({copy.sub}) on {place}")
-
-
-def has_completed_elsewhere(report: schema.UnitReport) -> bool:
-    """Whether the unit is a oneshot that has completed, on a machine that is not there any more."""
-    return not report.machine and report.reason == _COMPLETED
-
-
-def judge_loaded(report: schema.UnitReport, generation: int) -> Verdict:
-    """Whether the unit is on a machine, known to systemd, and does not run."""
-    if running := _still_runs(report):
-        return running
-    copy = _placed_copy(report, generation)
-    if not isinstance(copy, schema.CopyReport):
-        return copy
-    return _why_not_loaded(copy) or Arrived(output.place(copy.machine, copy.address))
-
-
-def judge_stopped(report: schema.UnitReport, generation: int) -> Verdict:
-    """Whether the unit runs nowhere. Unlike for judge_loaded, it may be on no machine, or unknown to systemd."""
-    if running := _still_runs(report):
-        return running
-    if report.decided >= generation and not report.machine:
-        return Arrived()
-    copy = _placed_copy(report, generation)
-    return Arrived(output.place(copy.machine, copy.address)) if isinstance(copy, schema.CopyReport) else copy
-
-
-def judge_unloaded(report: schema.UnitReport, generation: int) -> Verdict:
-    """Whether the unit is on no machine any more. Of one that is on none, nothing need be decided."""
-    for copy in _own_copies(report):
-        if copy.hash or copy.active not in _AT_REST:
-            return _still_there(copy)
-    if report.machine or 0 < report.decided < generation:
-        return Pending("the leader has not taken it off its machine yet")
-    return Arrived()
-
-
-def _own_copies(report: schema.UnitReport) -> list[schema.CopyReport]:
-    return [copy for copy in report.copies if not copy.orphaned]
-
-
-def _still_runs(report: schema.UnitReport) -> Pending | None:
-    running = (copy for copy in _own_copies(report) if copy.active not in _AT_REST)
-    return next(map(_still_there, running), None)
-
-
-def _still_there(copy: schema.CopyReport) -> Pending:
-    last = f"; its last word: {output.printable(copy.error)}" if copy.error else ""
-    return Pending(f"it is still {copy.active} ({copy.sub}) on {output.place(copy.machine, copy.address)}{last}")
-
-
-def _why_not_loaded(copy: schema.CopyReport) -> Failed | None:
-    """Why systemd does not have the unit as it is asked for, None where it has it."""
-    place = output.place(copy.machine, copy.address)
-    if copy.error:
-        return Failed(f"failed on {place}: {output.printable(copy.error)}", SEEN_AFRESH_S)
-    if copy.load in _BAD_LOADS:
-        return Failed(f"could not be loaded on {place}: systemd says {copy.load}", SEEN_AFRESH_S)
-    return None
-
-
-def _placed_copy(report: schema.UnitReport, generation: int) -> schema.CopyReport | Failed | Pending:
-    """The unit's copy on the machine that was chosen for it, once both know of this generation; else why there is none.
-
-    What was decided or carried out for an older wish says nothing about this one.
-    """
-    if report.decided < generation:
-        return Pending("the leader has not decided yet where it goes")
-    if not report.machine:
-        return _why_nowhere(report)
-    copy = next((copy for copy in _own_copies(report) if copy.machine == report.machine), None)
-    place = output.place(report.machine, copy.address if copy else "")
-    if copy is not None and copy.generation >= generation:
-        return copy
-    if copy is not None and copy.error:
-        return Failed(f"failed on {place}: {output.printable(copy.error)}", SEEN_BEFORE_S)
-    if copy is None and (wait := describe_wait(report)):
-        return Pending(f"it {wait}")
-    return Pending(f"{place} has not carried it out yet")
-
-
-def describe_wait(report: schema.UnitReport) -> str:
-    """What the leader lets the unit wait for, or ''."""
-    reason = output.printable(report.reason).rstrip(".")
-    return reason if reason.startswith("wait") else ""
-
-
-def _why_nowhere(report: schema.UnitReport) -> Failed | Pending:
-    """Without refusals, the leader waits for something that will come to an end by itself, or has no machine at all."""
-    if wait := describe_wait(report):
-        return Pending(f"it {wait}")
-    reason = output.printable(report.reason).rstrip(".") or "no machine fits"
-    ranked = sorted(report.refusals.items(), key=lambda refusal: (-refusal[1], refusal[0]))
-    if ranked:
-        counted = (f"{output.printable(why)} ({count} machine{'s'[: count > 1]})" for why, count in ranked)
-        reason += ": " + ", ".join(counted)
-    then = "It starts" if report.target == "launched" else "It is loaded"
-    return Failed(f"cannot be placed: {reason}. {then} as soon as one fits.", SEEN_AFRESH_S)
-
-
-def observe(ask: Callable[[], T], bound_s: float) -> Iterator[T]:
+def observe(
+    ask: Callable[[], T], bound_s: float, clock: Clock = CLOCK, due_s: Callable[[], float] = lambda: math.inf
+) -> Iterator[T]:
     """The answers of `ask`, the first at once, then ever less often, until the bound has passed; what takes its time to
-    be answered is asked no more than half of the time. Raises ClientError."""
-    deadline = time.monotonic() + bound_s
-    silent_after = min(deadline, time.monotonic() + SILENCE_S)
+    be answered is asked no more than half of the time. `due_s` is when (by the clock) a look is worth most: it is not
+    slept through. Raises ClientError."""
+    deadline = clock.now() + bound_s
+    silent_after = min(deadline, clock.now() + SILENCE_S)
     pause_s = FIRST_PAUSE_S
     while True:
-        began, took_s = time.monotonic(), 0.0
+        began, took_s = clock.now(), 0.0
         try:
             answer = ask()
         except ClientError as error:
-            if not error.may_pass or time.monotonic() >= silent_after:
+            if not error.may_pass or clock.now() >= silent_after:
                 raise
         else:
-            took_s = time.monotonic() - began
+            took_s = clock.now() - began
             yield answer
-            silent_after = min(deadline, time.monotonic() + SILENCE_S)
-        left_s = deadline - time.monotonic()
-        if left_s <= 0:
+            silent_after = min(deadline, clock.now() + SILENCE_S)
+        now = clock.now()
+        if now >= deadline:
             return
-        time.sleep(min(max(pause_s, took_s), left_s))
+        clock.sleep(max(0.0, min(max(pause_s, took_s), deadline - now, max(due_s() - now, FIRST_PAUSE_S))))
         pause_s = min(pause_s * 1.5, LONGEST_PAUSE_S)
 
 
@@ -211,12 +70,16 @@ class Wait:
     To be made after the wishes were sent: the generations read first are those that are waited for.
     """
 
-    def __init__(self, client: "Client", target: str, judge: Judge) -> None:
+    def __init__(self, client: "Client", target: str, judge: Judge, clock: Clock = CLOCK) -> None:
         self._client = client
         self._target = target
         self._judge = judge
+        self._clock = clock
         self._generations: dict[str, int] = {}
         self._failing_since: dict[str, float] = {}
+        self._arriving: dict[str, tuple[str, float]] = {}  # place, and when it counts
+        self._waiting_since: dict[str, tuple[str, float]] = {}
+        self._told: set[tuple[str, str]] = set()
         self._live = LiveLines()
         self.failed: dict[str, str] = {}
         self.late: dict[str, str] = {}
@@ -227,11 +90,17 @@ class Wait:
         if not names:
             return
         with self._live:
-            for reports in observe(lambda: self._client.reports(self.late), bound_s):
+            for reports in observe(lambda: self._client.reports(self.late), bound_s, self._clock, self._due_s):
                 self._judge_all(reports)
                 if not self.late:
                     return
                 self._live.show(self.late)
+            for name in list(self._arriving):  # there at the last look: that must do
+                self._arrive(name)
+
+    def _due_s(self) -> float:
+        """When those that seem to have arrived will have: one look is for all of them."""
+        return max((due for _, due in self._arriving.values()), default=math.inf)
 
     def _judge_all(self, reports: Mapping[str, schema.UnitReport]) -> None:
         self._generations = {name: report.generation for name, report in reports.items()} | self._generations
@@ -245,26 +114,52 @@ class Wait:
         if report.target != self._target:
             return Failed(f"was set to {report.target} by somebody else while it was waited for")
         verdict = self._judge(report, self._generations[name])
-        if isinstance(verdict, Failed) and undecided and not report.machine:
-            return Pending(f"it {verdict.why}")  # it may hang on the unit for which nothing is decided yet
+        if isinstance(verdict, Pending) and undecided and not report.machine:
+            return Pending(verdict.what)  # it may hang on the unit for which nothing is decided yet
         return verdict
 
     def _take(self, name: str, verdict: Verdict) -> None:
+        now = self._clock.now()
+        if not isinstance(verdict, Arrived):
+            self._arriving.pop(name, None)
         if isinstance(verdict, Arrived):
-            del self.late[name]
-            self._live.clear()
-            output.result(output.unit_line(name, self._target, verdict.place))
+            self._take_arrival(name, verdict, now)
         elif isinstance(verdict, Pending):
             self._failing_since.pop(name, None)
             self.late[name] = verdict.what
+            if verdict.told:
+                self._tell(name, verdict.what, now)
         else:
             self.late[name] = f"it {verdict.why}"
-            now = time.monotonic()
             if now - self._failing_since.setdefault(name, now) >= verdict.settle_s:
                 del self.late[name]
                 self.failed[name] = f"Unit {name} {verdict.why}"
                 self._live.clear()
                 output.error(f"Error waiting for units: {self.failed[name]}")
+
+    def _take_arrival(self, name: str, verdict: Arrived, now: float) -> None:
+        """It does not count as long as it has not lasted. What fails again and again meanwhile goes on failing."""
+        _, due = self._arriving.setdefault(name, (verdict.place, now + verdict.settle_s))
+        if now < due:
+            self.late[name] = f"it has just arrived on {verdict.place}"
+        else:
+            self._arrive(name)
+
+    def _arrive(self, name: str) -> None:
+        place, _ = self._arriving.pop(name)
+        del self.late[name]
+        self._live.clear()
+        output.result(output.unit_line(name, self._target, place))
+
+    def _tell(self, name: str, what: str, now: float) -> None:
+        """Say what a unit waits for, each reason once, when it has shown for a moment."""
+        text, since = self._waiting_since.get(name, ("", now))
+        if text != what:
+            self._waiting_since[name] = (what, now)
+        elif now - since >= TOLD_AFTER_S and (name, what) not in self._told:
+            self._told.add((name, what))
+            self._live.clear()
+            output.warning(f"Unit {name} {what.removeprefix('it ')}.")
 
     def report_late(self) -> str:
         """Print an error for each unit that was late; the first one, or '' where none was."""
@@ -289,4 +184,4 @@ def wait_until_gone(client: "Client", names: Collection[str], bound_s: float) ->
             left[:] = [name for name in left if name in held]
             if not left:
                 return
-            live.show({name: _still_there(held[name].copies[0]).what for name in left})
+            live.show({name: still_there(held[name].copies[0]).what for name in left})

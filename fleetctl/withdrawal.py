@@ -11,11 +11,12 @@ import msgspec
 from fleetctl import output, screen
 from fleetctl.client import Client, open_client
 from fleetctl.errors import failing_as
+from fleetctl.judges import Judge, judge_stopped, judge_unloaded
 from fleetctl.local_files import parse_arguments
 from fleetctl.parsing import bound_s
 from fleetctl.settings import Settings
 from fleetctl.suggestion import suggest_unit
-from fleetctl.waiting import Judge, Wait, judge_stopped, judge_unloaded
+from fleetctl.waiting import Wait
 from fleetd.api import schema
 from fleetd.core.unit import TargetState
 

@@ -7,8 +7,8 @@ FLEETCTL = (
     (
         "start",
         "Succeeds for a oneshot that has completed, and waits for a slow unit as long as it is told to; there both "
-        "failed after two seconds. A unit that has failed or ended is started again. What keeps a unit from running "
-        "is said.",
+        "failed after two seconds. A service that dies within a tenth of a second is a failure. A unit that has "
+        "failed or ended is started again. What keeps a unit from running is said.",
     ),
     (
         "submit, load, start",

@@ -15,6 +15,7 @@ def command(settings: Settings, units: tuple[str, ...], replace: bool, no_block:
     """Puts units on machines, where systemd knows them, but does not start them; submits those that the cluster
     does not have. A unit that runs is stopped, and stays on its machine.
 
-    Ends with 0 when all of them are there, and with 1, saying why, when one cannot be.
+    Ends with 0 when all of them are there, and with 1, saying why, when one cannot be. One that no machine takes at
+    the moment is waited for, and why is said at once.
     """
     return activate(settings, units, LOAD, replace, no_block, block_attempts)

@@ -16,6 +16,8 @@ def command(settings: Settings, units: tuple[str, ...], replace: bool, no_block:
     before, but has failed or ended, is started again.
 
     Ends with 0 when all of them are active (or were oneshots, and have completed), and with 1, saying why, when
-    one has failed, could not be loaded, or fits on no machine. Global units are not waited for.
+    one has failed or could not be loaded. One that no machine takes at the moment is waited for, and why is said at
+    once. A service counts as active when it still is a tenth of a second later; what of it lasts longer, such as the
+    start of a program that says itself when it is ready, is for its Type= to say. Global units are not waited for.
     """
     return activate(settings, units, START, replace, no_block, block_attempts)

@@ -11,13 +11,13 @@ from fleetctl import output, screen
 from fleetctl.client import Client, open_client
 from fleetctl.copies import Place, find_unit, pick_place, places_of, remote_options
 from fleetctl.errors import CommandFailed
+from fleetctl.judges import describe_wait
 from fleetctl.listing import JSON, Values, render_json
 from fleetctl.local_files import parse_argument
 from fleetctl.parsing import command as new_command
 from fleetctl.parsing import pass_settings, unit_arguments
 from fleetctl.remote import End, Remote, colours_of, in_order, report_failure, show_line, status_of
 from fleetctl.settings import Settings
-from fleetctl.waiting import describe_wait
 from fleetd.api import schema
 
 TEXT = "text"

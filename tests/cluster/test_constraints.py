@@ -38,9 +38,8 @@ def test_metadata_is_required_and_its_values_are_alternatives(zones: Person) -> 
 
 def test_a_unit_that_fits_nowhere_says_how_many_machines_for_each_reason(zones: Person) -> None:
     zones.start({"first.service": with_fleet("MachineMetadata=zone=a")})
-    result = zones.start(
-        {"rival.service": with_fleet("MachineMetadata=zone=a", "Conflicts=first.service")}, check=False
-    )
+    rival = {"rival.service": with_fleet("MachineMetadata=zone=a", "Conflicts=first.service")}
+    result = zones.start(rival, "--block-attempts=1", check=False)
     assert result.returncode == 1
     assert "rival.service" in result.stderr
     assert "2 " in result.stderr
@@ -51,7 +50,8 @@ def test_a_unit_that_fits_nowhere_says_how_many_machines_for_each_reason(zones: 
 
 def test_a_unit_that_fitted_nowhere_starts_as_soon_as_it_does(zones: Person) -> None:
     zones.start({"first.service": with_fleet("MachineMetadata=zone=a")})
-    zones.start({"rival.service": with_fleet("MachineMetadata=zone=a", "Conflicts=first.service")}, check=False)
+    rival = {"rival.service": with_fleet("MachineMetadata=zone=a", "Conflicts=first.service")}
+    zones.start(rival, "--block-attempts=1", check=False)
     zones.cluster.fleetctl("destroy", "first.service")
     zones.wait_until_placed("rival.service")
 
@@ -72,7 +72,7 @@ def test_conflicting_instances_run_one_a_machine_and_the_fourth_says_why(zones: 
     zones.write({"solo@.service": with_fleet("Conflicts=solo@*.service")})
     path = str(zones.folder / "solo@")
     zones.cluster.fleetctl("start", *(f"{path}{n}.service" for n in (1, 2, 3)))
-    fourth = zones.cluster.fleetctl("start", f"{path}4.service", check=False)
+    fourth = zones.cluster.fleetctl("start", "--block-attempts=1", f"{path}4.service", check=False)
     assert fourth.returncode == 1
     assert "conflicts with solo@" in fourth.stderr
 
@@ -90,7 +90,8 @@ def test_a_follower_goes_where_its_peer_goes(zones: Person) -> None:
 
 
 def test_a_follower_waits_for_its_peer(zones: Person) -> None:
-    result = zones.start({"follower.service": with_fleet("MachineOf=later.service")}, check=False)
+    follower = {"follower.service": with_fleet("MachineOf=later.service")}
+    result = zones.start(follower, "--block-attempts=1", check=False)
     assert result.returncode == 1
     assert "later.service is not there" in result.stderr
     zones.start({"later.service": SLEEPER})

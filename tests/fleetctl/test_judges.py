@@ -2,10 +2,11 @@
 
 import time
 
+import msgspec
 import pytest
 
-from fleetctl.parsing import bound_s
-from fleetctl.waiting import (
+from fleetctl.judges import (
+    PROVEN_S,
     SEEN_AFRESH_S,
     SEEN_AT_REST_S,
     SEEN_BEFORE_S,
@@ -19,8 +20,9 @@ from fleetctl.waiting import (
     judge_loaded,
     judge_stopped,
     judge_unloaded,
-    observe,
 )
+from fleetctl.parsing import bound_s
+from fleetctl.waiting import observe
 from fleetd.api.schema import CopyReport, UnitReport
 
 M1, M2 = "1" * 32, "2" * 32
@@ -57,11 +59,11 @@ NOT_YET = Pending("11111111... has not carried it out yet")
 WAITS = "waits for machine 11111111 to come back, until 2027-01-15 12:05:00 UTC"
 
 SITUATIONS: list[tuple[Judge, UnitReport, Verdict]] = [
-    (judge_launched, report(copy("active")), Arrived(AT)),
-    (judge_launched, report(copy("active", error="held as it was")), Arrived(AT)),
+    (judge_launched, report(copy("active")), Arrived(AT, PROVEN_S)),
+    (judge_launched, report(copy("active", error="held as it was")), Arrived(AT, PROVEN_S)),
     (judge_launched, report(copy("inactive", completed=True)), Arrived(AT)),
     (judge_launched, report(machine="", reason="completed"), Arrived()),
-    (judge_launched, report(reason=WAITS), Pending(f"it {WAITS}")),
+    (judge_launched, report(reason=WAITS), Pending(f"it {WAITS}", told=True)),
     (judge_launched, report(copy("active", generation=4), reason=WAITS), Pending(f"{AT} has not carried it out yet")),
     # An older wish says nothing about this one.
     (judge_launched, report(copy("active"), decided=4), UNDECIDED),
@@ -77,7 +79,7 @@ SITUATIONS: list[tuple[Judge, UnitReport, Verdict]] = [
     (
         judge_launched,
         report(machine="", reason="waits until 22222222 has stopped it"),
-        Pending("it waits until 22222222 has stopped it"),
+        Pending("it waits until 22222222 has stopped it", told=True),
     ),
     # Failures, each with how long it has to show before it counts.
     (
@@ -107,7 +109,7 @@ SITUATIONS: list[tuple[Judge, UnitReport, Verdict]] = [
     (
         judge_launched,
         report(machine=""),
-        Failed("cannot be placed: no machine fits. It starts as soon as one fits.", SEEN_AFRESH_S),
+        Pending("it cannot be placed: no machine fits. It starts as soon as one fits", told=True),
     ),
     (judge_loaded, report(copy("inactive")), Arrived(AT)),
     (judge_loaded, report(copy("failed")), Arrived(AT)),
@@ -151,8 +153,20 @@ def test_a_report_is_judged_by_what_it_says_of_this_wish(judge: Judge, seen: Uni
 def test_refusals_are_counted_the_commonest_first() -> None:
     seen = report(machine="", reason="no machine fits", refusals={"b": 1, "a": 1, "c": 2})
     verdict = judge_launched(seen, 5)
+    assert isinstance(verdict, Pending)
+    assert ": c (2 machines), a (1 machine), b (1 machine). " in verdict.what
+
+
+def test_what_is_no_service_is_active_when_it_is() -> None:
+    seen = msgspec.structs.replace(report(copy("active")), name="front.socket")
+    assert judge_launched(seen, 5) == Arrived(AT)
+
+
+def test_the_last_lines_of_a_unit_stand_below_one_another_each_once() -> None:
+    error = "exit-code: status 7; last lines:\ndisk\x1b[31m full\n\ndisk\x1b[31m full\nends\n"
+    verdict = judge_launched(report(copy("failed", error=error)), 5)
     assert isinstance(verdict, Failed)
-    assert ": c (2 machines), a (1 machine), b (1 machine). " in verdict.why
+    assert verdict.why == f"failed on {AT} (x): exit-code: status 7; last lines:\n    disk [31m full\n    ends"
 
 
 @pytest.mark.parametrize(("attempts", "expected_s"), [(0, 300.0), (-1, 300.0), (1, 2.0), (30, 60.0)])

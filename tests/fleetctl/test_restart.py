@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from fleetctl.judges import Arrived, Failed, Pending, judge_launched, judge_stopped
 from fleetctl.restarting import everywhere
-from fleetctl.waiting import Arrived, Failed, Pending, judge_launched, judge_stopped
 from fleetd.api import schema
 from fleetd.systemd.simulated_units import Behaviour
 from tests.fleetctl.conftest import HELLO, Fleetctl

@@ -89,19 +89,6 @@ def test_a_unit_that_was_just_launched_by_another_is_waited_for_without_a_new_wi
             Fate(active="inactive", carried_out=False, error="the name is the system's own"),
             f"Unit web.service failed {ON_M1}: the name is the system's own",
         ),
-        (
-            Fate(
-                machine=None,
-                reason="no machine fits",
-                refusals={"conflicts with api.service": 1, "metadata region=eu missing": 2},
-            ),
-            "Unit web.service cannot be placed: no machine fits: metadata region=eu missing (2 machines), "
-            "conflicts with api.service (1 machine). It starts as soon as one fits.",
-        ),
-        (
-            Fate(machine=None, reason="there is no machine"),
-            "Unit web.service cannot be placed: there is no machine. It starts as soon as one fits.",
-        ),
     ],
 )
 def test_a_unit_that_will_not_run_ends_the_command_with_1_and_the_reason(
@@ -112,6 +99,58 @@ def test_a_unit_that_will_not_run_ends_the_command_with_1_and_the_reason(
     result = fleetctl("start", "web")
     assert (result.status, result.stdout) == (1, "")
     assert result.stderr == f"Error waiting for units: {complaint}\n"
+
+
+@pytest.mark.parametrize(
+    ("fate", "reason"),
+    [
+        (
+            Fate(
+                machine=None,
+                reason="no machine fits",
+                refusals={"conflicts with api.service": 1, "metadata region=eu missing": 2},
+            ),
+            "cannot be placed: no machine fits: metadata region=eu missing (2 machines), conflicts with api.service "
+            "(1 machine). It starts as soon as one fits",
+        ),
+        (Fate(machine=None, reason="there is no machine"), "cannot be placed: there is no machine. It starts as soon"),
+        (Fate(machine=None, reason="waits for c@1.service to stop on m1"), "waits for c@1.service to stop on m1"),
+    ],
+)
+def test_a_unit_that_fits_nowhere_says_why_at_once_and_is_waited_for(
+    fleetctl: Fleetctl, api: FakeApi, fate: Fate, reason: str
+) -> None:
+    api.add("web.service")
+    api.fates["web.service"] = fate
+    result = fleetctl("start", "--block-attempts=1", "web")
+    told, late, last = result.stderr.splitlines()
+    assert (result.status, result.stdout) == (1, "")
+    assert told.startswith(f"Unit web.service {reason}")
+    what = (
+        f"timed out waiting for unit web.service to report state launched: it {told.removeprefix('Unit web.service ')}"
+    )
+    assert late == f"Error waiting for units: {what.removesuffix('.')}"
+    assert last == f"Error waiting for unit states, exit status: {what.removesuffix('.')}"
+
+
+def test_a_unit_that_a_machine_takes_later_is_launched_then(fleetctl: Fleetctl, api: FakeApi) -> None:
+    api.add("web.service")
+    api.fates["web.service"] = Fate(machine=None, reason="no machine fits", refusals={"metadata disk=ssd missing": 2})
+    asked = []
+
+    def come(method: str, path: str) -> None:
+        asked.append(path)
+        if len(asked) == 12:
+            del api.fates["web.service"]
+            api.units["web.service"].decided = 0
+
+    api.before_request = come
+    result = fleetctl("start", "web")
+    assert (result.status, result.stdout) == (0, f"Unit web.service launched {ON_M1}\n")
+    assert result.stderr == (
+        "Unit web.service cannot be placed: no machine fits: metadata disk=ssd missing (2 machines). "
+        "It starts as soon as one fits.\n"
+    )
 
 
 def test_one_unit_that_fails_does_not_hide_the_others(fleetctl: Fleetctl, api: FakeApi) -> None:
@@ -222,11 +261,11 @@ def test_loading_a_loaded_unit_says_and_sends_nothing(fleetctl: Fleetctl, api: F
 def test_a_unit_that_fits_nowhere_cannot_be_loaded(fleetctl: Fleetctl, api: FakeApi) -> None:
     api.add("web.service")
     api.fates["web.service"] = Fate(machine=None, reason="no machine fits", refusals={"not machine 7": 2})
-    result = fleetctl("load", "web")
+    result = fleetctl("load", "--block-attempts=1", "web")
     assert result.status == 1
-    assert result.stderr == (
-        "Error waiting for units: Unit web.service cannot be placed: no machine fits: not machine 7 (2 machines). "
-        "It is loaded as soon as one fits.\n"
+    assert result.stderr.splitlines()[0] == (
+        "Unit web.service cannot be placed: no machine fits: not machine 7 (2 machines). "
+        "It is loaded as soon as one fits."
     )
 
 

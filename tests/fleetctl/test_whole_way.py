@@ -82,7 +82,6 @@ def test_a_oneshot_completes_each_time_it_is_started(fleetctl: Fleetctl) -> None
     [
         ("failing", "Unit failing.service failed on 11111111.../10.0.0.1 (failed): exit-code"),
         ("refused", "Unit refused.service failed on 11111111.../10.0.0.1: "),
-        ("nowhere", "Unit nowhere.service cannot be placed: no machine fits: metadata number=7 missing (2 machines). "),
     ],
 )
 def test_a_unit_that_does_not_run_is_explained_in_the_words_of_who_refused(
@@ -93,6 +92,13 @@ def test_a_unit_that_does_not_run_is_explained_in_the_words_of_who_refused(
     assert result.stderr.startswith(f"Error waiting for units: {why}")
     assert ("Unit refused.service is masked." in result.stderr) is (unit == "refused")
     assert fleetctl("unload", unit).stdout == f"Unit {unit}.service inactive\n"
+
+
+def test_a_unit_that_fits_nowhere_says_why_and_is_waited_for(fleetctl: Fleetctl) -> None:
+    result = fleetctl("start", "--block-attempts=1", "nowhere")
+    why = "Unit nowhere.service cannot be placed: no machine fits: metadata number=7 missing (2 machines). "
+    assert (result.status, result.stderr.startswith(why)) == (1, True)
+    assert fleetctl("unload", "nowhere").stdout == "Unit nowhere.service inactive\n"
 
 
 def test_units_that_hang_on_one_another_are_started_in_any_order(fleetctl: Fleetctl) -> None:

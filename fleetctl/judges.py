@@ -1,0 +1,182 @@
+"""What a unit's report means for a command that waits for it: it has arrived, it failed, or what is waited for.
+
+Pure: a report in, a verdict out. How often to look, and what is printed, is waiting.py's matter.
+"""
+
+from collections.abc import Callable
+
+import msgspec
+
+from fleetctl import output
+from fleetd.api import schema
+
+# A service that ends at once was active for a moment. It counts as active when it still is at a look so much later:
+# systemd itself promises nothing of Type=simple beyond that a process was made.
+PROVEN_S = 0.1
+# Reasons why a unit waits are told when they have shown for so long: most waits are over sooner.
+TOLD_AFTER_S = 0.3
+
+# A failure counts once it has shown for so long: it may still be that of an earlier wish, of one that the machine has
+# not begun to carry out, or of a unit that systemd holds back for others that come before it.
+SEEN_AFRESH_S = 0.3
+SEEN_BEFORE_S = 1.0
+SEEN_AT_REST_S = 10.0
+# systemd starts it again and again: the next time may be the one that lasts.
+SEEN_RESTARTING_S = 3.0
+
+_BAD_LOADS = ("not-found", "bad-setting", "error", "masked")
+_AT_REST = ("", "inactive", "failed")
+_COMPLETED = "completed"  # the leader's word for a unit without a machine whose oneshot has run
+
+
+class Arrived(msgspec.Struct, frozen=True):
+    """It has happened, at this place ('' for nowhere). Counts once it has shown for `settle_s`."""
+
+    place: str = ""
+    settle_s: float = 0.0
+
+
+class Failed(msgspec.Struct, frozen=True):
+    """It will not happen: a sentence about the unit without its name. Counts once it has shown for `settle_s`."""
+
+    why: str
+    settle_s: float = 0.0
+
+
+class Pending(msgspec.Struct, frozen=True):
+    """It may yet happen: what is being waited for. `told`: a person would want to know that at once, not at the end."""
+
+    what: str
+    told: bool = False
+
+
+Verdict = Arrived | Failed | Pending
+Judge = Callable[[schema.UnitReport, int], Verdict]
+
+
+def judge_launched(report: schema.UnitReport, generation: int) -> Verdict:
+    """Whether the unit, since the wish of this generation, has become active, or has completed."""
+    if report.decided >= generation and has_completed_elsewhere(report):
+        return Arrived()
+    copy = _placed_copy(report, generation)
+    if not isinstance(copy, schema.CopyReport):
+        return copy
+    place = output.place(copy.machine, copy.address)
+    if copy.completed:
+        return Arrived(place)
+    if copy.active == "active":
+        return Arrived(place, PROVEN_S if report.name.endswith(".service") else 0.0)
+    if copy.active == "failed":
+        why = output.indented(copy.error) or f"systemctl status {report.name} there says why"
+        return Failed(f"failed on {place} ({copy.sub}): {why}", SEEN_AFRESH_S)
+    if failure := _why_not_loaded(copy):
+        return failure
+    if copy.sub.startswith("auto-restart"):
+        why = f"fleetctl journal {report.name} says why"
+        return Failed(f"has ended on {place}, and systemd restarts it as its Restart= says: {why}", SEEN_RESTARTING_S)
+    if copy.active in _AT_REST:
+        return Failed(f"was started on {place}, but does not run ({copy.active}, {copy.sub})", SEEN_AT_REST_S)
+    return Pending(f"it is {copy.active} ({copy.sub}) on {place}")
+
+
+def has_completed_elsewhere(report: schema.UnitReport) -> bool:
+    """Whether the unit is a oneshot that has completed, on a machine that is not there any more."""
+    return not report.machine and report.reason == _COMPLETED
+
+
+def judge_loaded(report: schema.UnitReport, generation: int) -> Verdict:
+    """Whether the unit is on a machine, known to systemd, and does not run."""
+    if running := _still_runs(report):
+        return running
+    copy = _placed_copy(report, generation)
+    if not isinstance(copy, schema.CopyReport):
+        return copy
+    return _why_not_loaded(copy) or Arrived(output.place(copy.machine, copy.address))
+
+
+def judge_stopped(report: schema.UnitReport, generation: int) -> Verdict:
+    """Whether the unit runs nowhere. Unlike for judge_loaded, it may be on no machine, or unknown to systemd."""
+    if running := _still_runs(report):
+        return running
+    if report.decided >= generation and not report.machine:
+        return Arrived()
+    copy = _placed_copy(report, generation)
+    return Arrived(output.place(copy.machine, copy.address)) if isinstance(copy, schema.CopyReport) else copy
+
+
+def judge_unloaded(report: schema.UnitReport, generation: int) -> Verdict:
+    """Whether the unit is on no machine any more. Of one that is on none, nothing need be decided."""
+    for copy in _own_copies(report):
+        if copy.hash or copy.active not in _AT_REST:
+            return still_there(copy)
+    if report.machine or 0 < report.decided < generation:
+        return Pending("the leader has not taken it off its machine yet")
+    return Arrived()
+
+
+def _own_copies(report: schema.UnitReport) -> list[schema.CopyReport]:
+    return [copy for copy in report.copies if not copy.orphaned]
+
+
+def _still_runs(report: schema.UnitReport) -> Pending | None:
+    running = (copy for copy in _own_copies(report) if copy.active not in _AT_REST)
+    return next(map(still_there, running), None)
+
+
+def still_there(copy: schema.CopyReport) -> Pending:
+    last = f"; its last word: {output.printable(copy.error)}" if copy.error else ""
+    return Pending(f"it is still {copy.active} ({copy.sub}) on {output.place(copy.machine, copy.address)}{last}")
+
+
+def _why_not_loaded(copy: schema.CopyReport) -> Failed | None:
+    """Why systemd does not have the unit as it is asked for, None where it has it."""
+    place = output.place(copy.machine, copy.address)
+    if copy.error:
+        return Failed(f"failed on {place}: {output.indented(copy.error)}", SEEN_AFRESH_S)
+    if copy.load in _BAD_LOADS:
+        return Failed(f"could not be loaded on {place}: systemd says {copy.load}", SEEN_AFRESH_S)
+    return None
+
+
+def _placed_copy(report: schema.UnitReport, generation: int) -> schema.CopyReport | Failed | Pending:
+    """The unit's copy on the machine that was chosen for it, once both know of this generation; else why there is none.
+
+    What was decided or carried out for an older wish says nothing about this one.
+    """
+    if report.decided < generation:
+        return Pending("the leader has not decided yet where it goes")
+    if not report.machine:
+        return Pending(f"it {why_nowhere(report) or 'is on no machine'}", told=True)
+    copy = next((copy for copy in _own_copies(report) if copy.machine == report.machine), None)
+    place = output.place(report.machine, copy.address if copy else "")
+    if copy is not None and copy.generation >= generation:
+        return copy
+    if copy is not None and copy.error:
+        return Failed(f"failed on {place}: {output.indented(copy.error)}", SEEN_BEFORE_S)
+    if copy is None and (wait := describe_wait(report)):
+        return Pending(f"it {wait}", told=True)
+    return Pending(f"{place} has not carried it out yet")
+
+
+def describe_wait(report: schema.UnitReport) -> str:
+    """What the leader lets the unit wait for, or ''."""
+    reason = output.printable(report.reason).rstrip(".")
+    return reason if reason.startswith("wait") else ""
+
+
+def why_nowhere(report: schema.UnitReport) -> str:
+    """Why a unit that should be on a machine is on none: a sentence without its subject, or '' where it is on one, or
+    nothing says that it should be."""
+    if report.machine or report.is_global or report.target == "inactive" or has_completed_elsewhere(report):
+        return ""
+    if report.decided < report.generation:
+        return "waits for the leader to decide where it goes"
+    if wait := describe_wait(report):
+        return wait
+    reason = output.printable(report.reason).rstrip(".") or "no machine fits"
+    ranked = sorted(report.refusals.items(), key=lambda refusal: (-refusal[1], refusal[0]))
+    if ranked:
+        counted = (f"{output.printable(why)} ({count} machine{'s'[: count > 1]})" for why, count in ranked)
+        reason += ": " + ", ".join(counted)
+    then = "It starts" if report.target == "launched" else "It is loaded"
+    return f"cannot be placed: {reason}. {then} as soon as one fits"
