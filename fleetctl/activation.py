@@ -14,6 +14,7 @@ from fleetctl.creation import Creation, Wanted, apply_creations, observe_wanted,
 from fleetctl.errors import failing_as
 from fleetctl.judges import Arrived, Judge, has_completed_elsewhere, judge_launched, judge_loaded
 from fleetctl.parsing import bound_s
+from fleetctl.selection import expand_patterns, is_no_template
 from fleetctl.settings import Settings
 from fleetctl.waiting import Wait
 from fleetd.api import schema
@@ -50,7 +51,7 @@ def activate(
     if not units:
         output.error("No units given")
         return 0
-    wanted = observe_wanted(client, units)
+    wanted = observe_wanted(client, expand_patterns(client, units, verb.name, is_no_template))
     creations = plan_creations(client, wanted, verb.target, replace)
     sent = apply_creations(client, creations)
     created = {creation.name: creation for creation in creations if creation.name not in sent.overtaken}

@@ -99,7 +99,7 @@ def run(arguments: list[str]) -> int:
 
 
 def report_misuse(error: click.UsageError) -> None:
-    """Say what is wrong with a command line, in the original's words; for an option, the help page goes before."""
+    """Say what is wrong with a command line; for an option, the help page goes before."""
     text = output.printable(describe_misuse(error))
     if isinstance(error, UnknownCommand):
         output.error(f"Error: {text}")
@@ -114,7 +114,6 @@ def report_misuse(error: click.UsageError) -> None:
         output.note(render_hint(candidates))
     if hint:
         output.note(hint)
-    output.note(f"cannot execute cmdFleet: {text}")
 
 
 def describe_misuse(error: click.UsageError) -> str:

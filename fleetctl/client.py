@@ -112,7 +112,10 @@ class Client:
 
     def units(self) -> list[schema.Unit]:
         """Every unit, by name."""
-        return [unit for page in self._pages("/units", schema.UnitPage) for unit in page.units]
+        units = [unit for page in self._pages("/units", schema.UnitPage) for unit in page.units]
+        if any("." not in unit.name for unit in units):
+            raise NotFleet(200, f"the API at {self._endpoint} lists a unit without a name: check --endpoint")
+        return units
 
     def states(self, unit: str = "") -> list[schema.UnitState]:
         """What machines report: of one unit, or of all."""
@@ -126,6 +129,12 @@ class Client:
     def reports(self, names: Iterable[str]) -> dict[str, schema.UnitReport]:
         """How the units of these names stand, by name; those that do not exist are left out, copies or not."""
         return {name: report for name, report in self._all_reports(list(names)).items() if report.target}
+
+    def every_report(self) -> dict[str, schema.UnitReport]:
+        """How all units stand, by name."""
+        answer = self._get_reports("")
+        reports = {report.name: report for report in answer.units} if answer else self._reports_of_version_one(None)
+        return {name: report for name, report in reports.items() if report.target}
 
     def remains(self, names: Iterable[str]) -> dict[str, schema.UnitReport]:
         """The same of those that any machine has a copy of, be they destroyed or not."""
@@ -145,15 +154,17 @@ class Client:
     def _get_reports(self, query: str) -> schema.UnitReports | None:
         return self._try("GET", f"{schema.V2}/units", query, None, schema.UnitReports)
 
-    def _reports_of_version_one(self, names: Sequence[str]) -> dict[str, schema.UnitReport]:
+    def _reports_of_version_one(self, names: Sequence[str] | None) -> dict[str, schema.UnitReport]:
+        """On these names, or (None) on all units."""
         addresses = {machine.id: machine.primary_ip for machine in self.machines()}
-        if len(names) > _FEW:
+        if names is None or len(names) > _FEW:
             found, states = self.units(), self.states()
         else:
             found = [unit for unit in map(self.unit, names) if unit]
             states = [state for name in names for state in self.states(name)]
         units = {unit.name: unit for unit in found}
-        return describe_units([units.get(name, schema.Unit(name)) for name in names], states, addresses)
+        asked = units if names is None else names
+        return describe_units([units.get(name, schema.Unit(name)) for name in asked], states, addresses)
 
     def carry_out(self, wishes: Sequence[schema.Wish]) -> dict[str, ApiError]:
         """Have each wish done, all in one request where they fit, and the API takes more than one; of those that were

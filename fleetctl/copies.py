@@ -10,10 +10,9 @@ import click
 import msgspec
 
 from fleetctl import output
-from fleetctl.client import Client
-from fleetctl.errors import CommandFailed, failing_as
+from fleetctl.errors import CommandFailed
+from fleetctl.judges import why_nowhere
 from fleetctl.parsing import Callback
-from fleetctl.suggestion import suggest_unit
 from fleetd.api import schema
 
 _AT_REST = ("", "inactive", "failed")
@@ -45,13 +44,15 @@ def remote_options(function: Callback) -> Callback:
     return machine_option()(port_option()(function))
 
 
-def find_unit(client: Client, name: str) -> schema.UnitReport:
-    """How a unit stands. Raises CommandFailed."""
-    with failing_as(f"Error retrieving Unit {name}: "):
-        report = client.reports([name]).get(name)
-    if report is None:
-        raise CommandFailed(f"Unit {name} does not exist.{suggest_unit(client, name)}")
-    return report
+def is_somewhere(report: schema.UnitReport) -> bool:
+    """Whether any machine's systemd has the unit."""
+    return bool(places_of(report))
+
+
+def explain_absence(report: schema.UnitReport, what: str) -> str:
+    """What to say of a unit that is on no machine, and `what` it therefore does not appear to be."""
+    why = why_nowhere(report)
+    return f"Unit {report.name} does not appear to be {what}.{f' It {why}.' if why else ''}"
 
 
 def places_of(report: schema.UnitReport) -> list[Place]:
@@ -72,6 +73,11 @@ def pick_place(places: Sequence[Place], beginning: str, unit: str) -> Place:
 
 
 def match_machines(places: Sequence[Place], text: str) -> list[Place]:
-    """The machines whose id begins so; also as lists show them, `ID8.../IP`."""
+    """The machines whose id begins so."""
+    return [place for place in places if has_id(place.machine, text)]
+
+
+def has_id(machine: str, text: str) -> bool:
+    """Whether a machine's id begins so; also as lists show it, `ID8.../IP`."""
     beginning = text.partition("/")[0].rstrip(".").lower()
-    return [place for place in places if beginning and place.machine.startswith(beginning)]
+    return bool(beginning) and machine.startswith(beginning)

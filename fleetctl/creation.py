@@ -62,6 +62,11 @@ class Wanted(msgspec.Struct, frozen=True):
     def name(self) -> str:
         return self.argument.name.full
 
+    @property
+    def is_known(self) -> bool:
+        """Whether the cluster has it, or a file or a template has its content."""
+        return any((self.report, self.own, self.template_file, self.template))
+
 
 class Creation(msgspec.Struct, frozen=True):
     """A content to send, and the target state to send along; `replaces` where the cluster has the unit."""

@@ -14,6 +14,7 @@ import msgspec
 from fleetctl import output, screen
 from fleetctl.errors import CommandFailed
 from fleetctl.parsing import Callback, flag, pass_settings
+from fleetctl.selection import match_names
 from fleetctl.settings import Settings
 
 T = TypeVar("T")
@@ -72,6 +73,11 @@ class View(msgspec.Struct, Generic[T], frozen=True):
     full: bool
     no_legend: bool
     form: str
+    names: tuple[str, ...]
+
+    def wants(self, unit: str) -> bool:
+        """Whether a unit was asked for, by names or patterns: all are where nothing was named."""
+        return not self.names or any(match_names(argument)(unit) for argument in self.names)
 
     def show(self, items: Sequence[T]) -> None:
         """Print these items."""
@@ -91,27 +97,26 @@ class View(msgspec.Struct, Generic[T], frozen=True):
 
 def list_command(listing: Listing[T]) -> Callable[[Callable[[Settings, View[T]], int]], Callback]:
     """--full, --no-legend, --fields and --output. The command gets a View; fields are checked before it runs."""
-    names = list(dict.fromkeys([*listing.columns, *listing.values]))
-    names.sort()
-    fields_text = f"what to show, of {', '.join(names)}"
+    there_are = sorted({*listing.columns, *listing.values})
+    fields_text = f"what to show, of {', '.join(there_are)}"
     output_text = "table, or json: an array of objects, everything in full"
 
     def decorate(function: Callable[[Settings, View[T]], int]) -> Callback:
         @click.option("--output", "form", type=click.Choice([TABLE, JSON]), default=TABLE, help=output_text)
         @flag("--full", "--l", "-l", text="show ids and hashes in full, and cut nothing at a terminal")
         @flag("--no-legend", text="leave out the header")
-        @click.option("--fields", type=FieldNames(names), default=listing.default, help=fields_text)
-        @click.argument("ignored", nargs=-1)
+        @click.option("--fields", type=FieldNames(there_are), default=listing.default, help=fields_text)
+        @click.argument("names", nargs=-1)
         @pass_settings
         @wraps(function)
         def command(
-            settings: Settings, full: bool, no_legend: bool, fields: str, form: str, ignored: tuple[str, ...]
+            settings: Settings, full: bool, no_legend: bool, fields: str, form: str, names: tuple[str, ...]
         ) -> int:
             source = click.get_current_context().get_parameter_source("fields")
             unasked = source is click.core.ParameterSource.DEFAULT
             known: Iterable[str] = listing.columns if form == TABLE else listing.values
             chosen = tuple(known) if unasked and form == JSON else parse_fields(fields, known)
-            return function(settings, View(listing, chosen, full, no_legend, form))
+            return function(settings, View(listing, chosen, full, no_legend, form, names))
 
         return command
 

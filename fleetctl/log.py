@@ -1,4 +1,6 @@
-"""The log of fleetctl: lines on stderr in the original's form. Imported by commands that run, not by their help."""
+"""The log of fleetctl: lines on stderr, `warning: …`, and `debug: …` where that is asked for. Imported by commands that
+run, not by their help.
+"""
 
 import logging
 import sys
@@ -7,22 +9,17 @@ LOG = logging.getLogger("fleetctl")
 
 
 class _Formatter(logging.Formatter):
-    """Calls a warning WARN, as the original did."""
-
     def format(self, record: logging.LogRecord) -> str:
-        record.levelname = {"WARNING": "WARN"}.get(record.levelname, record.levelname)
-        return super().format(record)
+        return f"{record.levelname.lower()}: {super().format(record)}"
 
 
 def set_up(debug: bool) -> None:
-    """Log lines go to stderr in the original's form: date, time, level, file and line, text."""
+    """Send warnings to stderr, and what is only said for debugging where that is asked for."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        _Formatter("%(asctime)s %(levelname)s %(filename)s:%(lineno)d: %(message)s", "%Y/%m/%d %H:%M:%S")
-    )
+    handler.setFormatter(_Formatter())
     LOG.handlers[:] = [handler]
     LOG.propagate = False
-    LOG.setLevel(logging.DEBUG if debug else logging.INFO)
+    LOG.setLevel(logging.DEBUG if debug else logging.WARNING)
 
 
 def silence() -> None:

@@ -184,6 +184,18 @@ def blocking_options(function: Callback) -> Callback:
     return flag("--no-block", text="do not wait until it has happened")(function)
 
 
+def missing_option(function: Callback) -> Callback:
+    """--ignore-missing, of the commands that go on without the units that there are not. The variable is for scripts
+    that were written for CoreOS fleet."""
+    return click.option(
+        "--ignore-missing",
+        cls=Flag,
+        default=False,
+        envvar="FLEETCTL_IGNORE_MISSING",
+        help="pass over units that the cluster does not have; FLEETCTL_IGNORE_MISSING=true does so, too",
+    )(function)
+
+
 def bound_s(block_attempts: int) -> float:
     """How long to wait at most, for --block-attempts."""
     return block_attempts * ATTEMPT_S if block_attempts > 0 else DEFAULT_BOUND_S

@@ -3,19 +3,17 @@
 They test what is wanted of a unit, not how it stands: one that fits nowhere can be withdrawn as well.
 """
 
-import sys
 from collections.abc import Sequence
 
 import msgspec
 
-from fleetctl import output, screen
+from fleetctl import output
 from fleetctl.client import Client, open_client
 from fleetctl.errors import failing_as
 from fleetctl.judges import Judge, judge_stopped, judge_unloaded
-from fleetctl.local_files import parse_arguments
 from fleetctl.parsing import bound_s
+from fleetctl.selection import Selection, Wanted, describe_missing, is_active, is_no_template, select_units
 from fleetctl.settings import Settings
-from fleetctl.suggestion import suggest_unit
 from fleetctl.waiting import Wait
 from fleetd.api import schema
 from fleetd.core.unit import TargetState
@@ -35,33 +33,33 @@ STOP = Verb("stop", "stopping", "stopped", TargetState.LOADED, judge_stopped)
 UNLOAD = Verb("unload", "unloading", "unloaded", TargetState.INACTIVE, judge_unloaded)
 
 
-def find_units(client: Client, units: Sequence[str]) -> list[schema.UnitReport]:
-    """Those of the units that the cluster has, in the order of the arguments. Raises CommandFailed."""
-    names = [argument.name.full for argument in parse_arguments(units)]
+def find_units(client: Client, units: Sequence[str], verb: str, wanted: Wanted, *, ignore_missing: bool) -> Selection:
+    """Those of the units that the cluster has; which it does not have is said, unless that is to be ignored. Raises
+    CommandFailed."""
     with failing_as("Error retrieving list of units from repository: "):
-        reports = client.reports(names)
-    found = [reports[name] for name in names if name in reports]
-    if not found:
+        selection = select_units(client, units, wanted)
+    if selection.missing and not selection.found:
         output.error("Units not found in registry")
-    if screen.is_watched(sys.stderr):
-        for name in names:
-            if name not in reports:
-                output.note(f"There is no unit {name}{suggest_unit(client, name)}")
-    return found
+    for name in selection.missing if not ignore_missing else ():
+        output.error(describe_missing(client, name, verb))
+    return selection
 
 
-def withdraw(settings: Settings, units: Sequence[str], verb: Verb, no_block: bool, block_attempts: int) -> int:
+def withdraw(
+    settings: Settings, units: Sequence[str], verb: Verb, ignore_missing: bool, no_block: bool, block_attempts: int
+) -> int:
     """Bring the units down to the verb's target state; the exit status."""
     client = open_client(settings)
     if not units:
         output.error("No units given")
         return 0
-    found = find_units(client, units)
-    if not found:
-        return 0
-    status = 0
+    wanted = is_active if verb is STOP else is_no_template
+    selection = find_units(client, units, verb.name, wanted, ignore_missing=ignore_missing)
+    status = 1 if selection.missing and not ignore_missing else 0
+    if not selection.found:
+        return status
     wished = []
-    for report in found:
+    for report in selection.found:
         if verb is STOP and report.target == TargetState.INACTIVE:
             output.error(f"Unable to stop unit {report.name} in state inactive")
             status = 1

@@ -20,8 +20,15 @@ FLEETCTL = (
         "Look at what is wanted of a unit, so that one which fits nowhere can be withdrawn, too. `stop` goes on after "
         "a unit that it must leave.",
     ),
-    ("restart", "Restarts. There it did nothing."),
+    ("restart", "Restarts. There it did nothing. An inactive unit is a failure; there the status was 0."),
     ("destroy", "Returns when no machine has the unit any more, unless told not to wait."),
+    (
+        "stop, unload, destroy",
+        "A unit that the cluster does not have is named, and the status is 1 (of `destroy` only if it has none of "
+        "them); there it was passed over with 0, as `--ignore-missing` does.",
+    ),
+    ("Lists", "Arguments choose what is listed; there they were ignored."),
+    ("Warnings", "Begin with `warning:`; there with a date and a place in the source."),
     ("status, journal, restart", "Take global units, too."),
     ("list-units", "States of machines that are gone are not shown."),
     (

@@ -28,6 +28,7 @@ FIELDS = {
     "machine": "the machine's id, 32 digits; in tables its beginning, and in those of units its address too",
     "metadata": "what units can ask for with MachineMetadata=; in JSON an object",
     "mode": "ready, leaving, or parked",
+    "reason": "why the unit is on no machine though it should be on one",
     "state": "what the unit has come to: inactive, loaded, launched; none for global units",
     "sub": "the same as active, in the words of the unit's type: running, exited, listening, …",
     "target": "the machine that the unit is placed on; global in tables for global units",
@@ -47,6 +48,11 @@ look for a unit that the cluster does not have in the file of that path, and for
 in the template (`name@.service`) in the cluster, then beside that path. A unit that the cluster has stays as it is; a
 warning says so where the file differs, and `--replace` replaces it. That holds for one that somebody else has created
 only just now, too.
+
+A {UNIT} may be a pattern, as systemctl takes them (`*`, `?`, `[…]`, in quotes, so that the shell leaves it alone): it
+stands for the units of the cluster whose whole name matches. Where a name or a pattern finds nothing to do, that is
+said, the others are done, and the command ends with 1; `--ignore-missing` passes over it, and so does
+`FLEETCTL_IGNORE_MISSING=true`, for scripts that were written for CoreOS fleet.
 
 The units of a command are sent to the cluster together. One that is refused is named, and hinders no other.
 """
@@ -78,6 +84,7 @@ _FILES = (
 _EXAMPLES = """
 fleetctl start hello.service            # submit, place, start, and wait until it is active
 fleetctl start web@{1..3}.service       # three instances of web@.service
+fleetctl stop 'web@*'                   # every instance that the cluster has
 fleetctl list-units --output=json | jq -r '.[] | select(.active == "failed").unit'
 fleetctl --tunnel bastion.example.com list-machines
 """

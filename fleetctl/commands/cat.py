@@ -1,11 +1,12 @@
 """cat: print the unit file of a unit in the cluster."""
 
 from fleetctl import output
-from fleetctl.client import open_client
+from fleetctl.client import Client, open_client
 from fleetctl.errors import CommandFailed, failing_as
 from fleetctl.local_files import parse_argument
 from fleetctl.parsing import command as new_command
 from fleetctl.parsing import pass_settings, unit_arguments
+from fleetctl.selection import expand_patterns
 from fleetctl.settings import Settings
 from fleetctl.suggestion import suggest_unit
 from fleetd.core.unitfile import Option, render_unit_file
@@ -15,14 +16,23 @@ from fleetd.core.unitfile import Option, render_unit_file
 @unit_arguments
 @pass_settings
 def command(settings: Settings, units: tuple[str, ...]) -> int:
-    """Prints the unit file as the cluster keeps it: without comments, blank lines and indentation."""
+    """Prints the unit file as the cluster keeps it: without comments, blank lines and indentation. Where several match
+    a pattern, a comment with its name stands before each.
+    """
     client = open_client(settings)
     if len(units) != 1:
         raise CommandFailed("One unit file must be provided")
-    name = parse_argument(units[0]).name.full
+    names = expand_patterns(client, units, "print", lambda report: True)
+    for number, name in enumerate(names):
+        if len(names) > 1:
+            output.result(("\n" if number else "") + f"# {name}")
+        _print(client, parse_argument(name).name.full)
+    return 0
+
+
+def _print(client: Client, name: str) -> None:
     with failing_as(f"Error retrieving Unit {name}: "):
         unit = client.unit(name)
     if unit is None:
         raise CommandFailed(f"Unit {name} not found{suggest_unit(client, name)}")
     output.write(render_unit_file(Option(option.section, option.name, option.value) for option in unit.options))
-    return 0

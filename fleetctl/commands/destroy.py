@@ -3,7 +3,7 @@
 from fleetctl import output
 from fleetctl.client import open_client
 from fleetctl.errors import failing_as
-from fleetctl.parsing import blocking_options, bound_s, pass_settings, unit_arguments
+from fleetctl.parsing import blocking_options, bound_s, missing_option, pass_settings, unit_arguments
 from fleetctl.parsing import command as new_command
 from fleetctl.settings import Settings
 from fleetctl.waiting import wait_until_gone
@@ -13,20 +13,27 @@ from fleetd.api import schema
 GONE_ALREADY = 404
 
 
-@new_command("destroy", usage="[--no-block|--block-attempts=N] UNIT...")
+@new_command("destroy", usage="[--no-block|--block-attempts=N] [--ignore-missing] UNIT...")
 @blocking_options
+@missing_option
 @unit_arguments
 @pass_settings
-def command(settings: Settings, units: tuple[str, ...], no_block: bool, block_attempts: int) -> int:
+def command(
+    settings: Settings, units: tuple[str, ...], ignore_missing: bool, no_block: bool, block_attempts: int
+) -> int:
     """Stops units and removes them from the cluster, their unit files included.
 
-    Ends with 0 when no machine has them any more. Units that the cluster does not have are passed over.
+    Ends with 0 when no machine has them any more: those that the cluster did not have are named, but gone is what they
+    should be. Where it has none of them, ends with 1. A pattern takes in templates, too.
     """
     client = open_client(settings)
     if not units:
         output.error("No units given")
         return 0
-    names = [report.name for report in find_units(client, units)]
+    selection = find_units(client, units, "destroy", lambda report: True, ignore_missing=ignore_missing)
+    if not selection.found:
+        return 0 if ignore_missing else 1
+    names = [report.name for report in selection.found]
     with failing_as("Error destroying units: "):
         refused = client.carry_out([schema.Wish(name, destroy=True) for name in names])
     status = 0

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 import click
 
 from fleetctl.client import open_client
-from fleetctl.copies import Place, find_unit, pick_place, places_of, remote_options
+from fleetctl.copies import Place, explain_absence, is_somewhere, pick_place, places_of, remote_options
 from fleetctl.errors import CommandFailed
-from fleetctl.local_files import parse_argument
 from fleetctl.parsing import command as new_command
 from fleetctl.parsing import flag, pass_settings, unit_arguments
 from fleetctl.remote import End, Remote, colours_of, in_order, report_failure, show_as_they_come, show_line, status_of
+from fleetctl.selection import find_all
 from fleetctl.settings import Settings
 
 
@@ -33,25 +33,25 @@ def command(
     machine: str,
     ssh_port: int,
 ) -> int:
-    """Runs journalctl where the unit is: here, if it is on this machine, else over SSH. Of a global unit, every
-    machine is asked, and each line is headed by its machine.
+    """Runs journalctl where the unit is: here, if it is on this machine, else over SSH. Of a global unit, and of the
+    units that match a pattern, every machine that has them is asked, and each line is headed by its machine.
 
     Ends with the status of journalctl.
     """
     client = open_client(settings)
     if len(units) != 1:
         raise CommandFailed("One unit file must be provided.")
-    name = parse_argument(units[0]).name.full
-    report = find_unit(client, name)
-    places = places_of(report)
+    reports = find_all(client, units, "show", is_somewhere)
+    places = sorted({place for report in reports for place in places_of(report)}, key=lambda place: place.machine)
     if not places:
-        raise CommandFailed(f"Unit {name} does not appear to be running.")
-    argv = ["sudo"] * sudo + ["journalctl", "--unit", name, "--no-pager", "-n", str(lines), "--output", form]
+        raise CommandFailed(explain_absence(reports[0], "running"))
+    named = [word for report in reports for word in ("--unit", report.name)]
+    argv = ["sudo"] * sudo + ["journalctl", *named, "--no-pager", "-n", str(lines), "--output", form]
     argv += ["-f"] * follow
     remote = Remote(settings, client, ssh_port)
     if machine:
-        return remote.run(pick_place(places, machine, name), argv)
-    if len(places) == 1 and not report.is_global:
+        return remote.run(pick_place(places, machine, reports[0].name), argv)
+    if len(places) == 1 and not any(report.is_global for report in reports):
         return remote.run(places[0], argv)
     if follow:
         return show_as_they_come(remote.run_on_all(places, shlex.join(argv)), places)

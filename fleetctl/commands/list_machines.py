@@ -2,6 +2,7 @@
 
 from fleetctl import output
 from fleetctl.client import open_client
+from fleetctl.copies import has_id
 from fleetctl.errors import failing_as
 from fleetctl.listing import Columns, Listing, Values, View, list_command
 from fleetctl.parsing import command as new_command
@@ -25,12 +26,14 @@ VALUES: Values[schema.Machine] = {
 LISTING = Listing(COLUMNS, VALUES, default="machine,ip,metadata")
 
 
-@new_command("list-machines", usage="[--full] [--no-legend] [--fields=FIELD,...] [--output=json]")
+@new_command("list-machines", usage="[--full] [--no-legend] [--fields=FIELD,...] [--output=json] [MACHINE...]")
 @list_command(LISTING)
 def command(settings: Settings, view: View[schema.Machine]) -> int:
-    """Lists the machines that are there, by id."""
+    """Lists the machines that are there, by id; with beginnings of ids, those of them alone."""
     client = open_client(settings)
     with failing_as("Error retrieving list of active machines from fleet API (", ")"):
         machines = client.machines()
+    if view.names:
+        machines = [machine for machine in machines if any(has_id(machine.id, text) for text in view.names)]
     view.show(sorted(machines, key=lambda machine: machine.id))
     return 0

@@ -1,10 +1,13 @@
 """list-unit-files: list the units of the cluster, and what is wanted of them."""
 
+from collections.abc import Mapping, Sequence
+
 import msgspec
 
 from fleetctl import output
-from fleetctl.client import open_client
+from fleetctl.client import Client, open_client
 from fleetctl.errors import failing_as
+from fleetctl.judges import why_nowhere
 from fleetctl.listing import Columns, Listing, Values, View, list_command, shorten_hash
 from fleetctl.parsing import command as new_command
 from fleetctl.settings import Settings
@@ -15,18 +18,25 @@ from fleetd.core.unitfile import Option, first_value, hash_unit_file, render_uni
 
 
 class Row(msgspec.Struct, frozen=True):
-    """A unit, what its unit file says, and the address of its machine ('' where none is known)."""
+    """A unit, what its unit file says, the address of its machine ('' where none is known), and why it is on no machine
+    where it should be on one, else ''."""
 
     unit: schema.Unit
     options: tuple[Option, ...]
     is_global: bool
     address: str
+    reason: str = ""
 
     def place(self, full: bool) -> str:
         """Where the unit is placed."""
         if self.is_global:
             return "global"
         return output.place(self.unit.machine_id, self.address, full) if self.unit.machine_id else "-"
+
+    @property
+    def is_nowhere(self) -> bool:
+        """Whether the unit should be on a machine, and is on none."""
+        return not self.is_global and not self.unit.machine_id and self.unit.desired_state in ("loaded", "launched")
 
     @property
     def hash(self) -> str:
@@ -39,11 +49,21 @@ class Row(msgspec.Struct, frozen=True):
         return first_value(self.options, "Unit", "Description") or ""
 
 
-def make_row(unit: schema.Unit, addresses: dict[str, str]) -> Row:
+def make_row(unit: schema.Unit, addresses: Mapping[str, str]) -> Row:
     """The row of a unit; `addresses` are those of machines, by id."""
     options = tuple(Option(option.section, option.name, option.value) for option in unit.options)
     is_global = parse_requirements(options, parse_name(unit.name)).is_global
     return Row(unit, options, is_global, addresses.get(unit.machine_id, ""))
+
+
+def add_reasons(client: Client, rows: Sequence[Row]) -> list[Row]:
+    """The rows, with the reason where a unit is on no machine and should be: of those alone the cluster is asked."""
+    nowhere = [row.unit.name for row in rows if row.is_nowhere]
+    reports = client.reports(nowhere) if nowhere else {}
+    return [
+        msgspec.structs.replace(row, reason=why_nowhere(reports[row.unit.name])) if row.unit.name in reports else row
+        for row in rows
+    ]
 
 
 COLUMNS: Columns[Row] = {
@@ -51,6 +71,7 @@ COLUMNS: Columns[Row] = {
     "dstate": lambda row, full: row.unit.desired_state or "-",
     "global": lambda row, full: str(row.is_global).lower(),
     "hash": lambda row, full: shorten_hash(row.hash, full),
+    "reason": lambda row, full: row.reason or "-",
     "state": lambda row, full: "-" if row.is_global else row.unit.current_state or "-",
     "target": lambda row, full: row.place(full),
     "tmachine": lambda row, full: row.place(full),
@@ -65,15 +86,19 @@ VALUES: Values[Row] = {
     "ip": lambda row: row.address or None,
     "global": lambda row: row.is_global,
     "desc": lambda row: row.description or None,
+    "reason": lambda row: row.reason or None,
 }
 LISTING = Listing(COLUMNS, VALUES, default="unit,hash,dstate,state,target")
 _PLACES = {"target", "tmachine", "ip"}
+MOST_REASONS = 10
 
 
-@new_command("list-unit-files", usage="[--full] [--no-legend] [--fields=FIELD,...] [--output=json]")
+@new_command("list-unit-files", usage="[--full] [--no-legend] [--fields=FIELD,...] [--output=json] [UNIT...]")
 @list_command(LISTING)
 def command(settings: Settings, view: View[Row]) -> int:
-    """Lists every unit of the cluster, templates included: what is wanted of it (dstate), and what it has come to."""
+    """Lists every unit of the cluster, templates included: what is wanted of it (dstate), and what it has come to;
+    with names or patterns, those of them alone. Why a unit is on no machine that should be is said on standard error.
+    """
     if "tmachine" in view.fields:
         output.warning("WARNING: The tmachine field is deprecated: use target")
     client = open_client(settings)
@@ -81,6 +106,13 @@ def command(settings: Settings, view: View[Row]) -> int:
         units = client.units()
         placed = not _PLACES.isdisjoint(view.fields)
         addresses = {machine.id: machine.primary_ip for machine in client.machines()} if placed else {}
-    units.sort(key=lambda unit: unit.name)
-    view.show([make_row(unit, addresses) for unit in units])
+        units = sorted(filter(lambda unit: view.wants(unit.name), units), key=lambda unit: unit.name)
+        rows = add_reasons(client, [make_row(unit, addresses) for unit in units])
+    view.show(rows)
+    if "reason" not in view.fields:
+        reasons = [f"Unit {row.unit.name} {row.reason}." for row in rows if row.reason]
+        for reason in reasons[:MOST_REASONS]:
+            output.warning(reason)
+        if len(reasons) > MOST_REASONS:
+            output.warning(f"And {len(reasons) - MOST_REASONS} more: --fields=unit,reason shows all")
     return 0

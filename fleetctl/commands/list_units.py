@@ -28,15 +28,18 @@ VALUES: Values[Located[schema.UnitState]] = {
 LISTING = Listing(COLUMNS, VALUES, default="unit,machine,active,sub")
 
 
-@new_command("list-units", usage="[--full] [--no-legend] [--fields=FIELD,...] [--output=json]")
+@new_command("list-units", usage="[--full] [--no-legend] [--fields=FIELD,...] [--output=json] [UNIT...]")
 @list_command(LISTING)
 def command(settings: Settings, view: View[Located[schema.UnitState]]) -> int:
-    """Lists the units that are on machines, one line for each unit and machine, as systemd there sees them."""
+    """Lists the units that are on machines, one line for each unit and machine, as systemd there sees them;
+    with names or patterns, those of them alone.
+    """
     client = open_client(settings)
     with failing_as("Error retrieving list of units from repository: "):
         states = client.states()
         placed = "machine" in view.fields or "ip" in view.fields
         addresses = {machine.id: machine.primary_ip for machine in client.machines()} if placed else {}
-    states.sort(key=lambda state: (state.name, state.machine_id))
-    view.show([Located(state, addresses.get(state.machine_id, "")) for state in states])
+    chosen = [state for state in states if view.wants(state.name)]
+    chosen.sort(key=lambda state: (state.name, state.machine_id))
+    view.show([Located(state, addresses.get(state.machine_id, "")) for state in chosen])
     return 0

@@ -7,10 +7,11 @@ from fleetctl.client import Client, open_client
 from fleetctl.copies import Place, pick_place, places_of, remote_options
 from fleetctl.creation import apply_creations, observe_wanted, plan_creations
 from fleetctl.errors import CommandFailed
-from fleetctl.parsing import BLOCK_ATTEMPTS_HELP, bound_s, pass_settings, unit_arguments
+from fleetctl.parsing import BLOCK_ATTEMPTS_HELP, bound_s, missing_option, pass_settings, unit_arguments
 from fleetctl.parsing import command as new_command
 from fleetctl.remote import Remote
 from fleetctl.restarting import restart_unit
+from fleetctl.selection import expand_patterns, is_active
 from fleetctl.settings import Settings
 from fleetd.api import schema
 from fleetd.core.unit import TargetState
@@ -19,36 +20,51 @@ from fleetd.core.unit import TargetState
 _AS_ROOT = '[ "$(id -u)" = 0 ] || exec sudo -n "$0" "$@"; exec "$0" "$@"'
 
 
-@new_command("restart", usage="[--block-attempts=N] [--machine=ID] [--ssh-port=N] UNIT...")
+@new_command("restart", usage="[--block-attempts=N] [--machine=ID] [--ssh-port=N] [--ignore-missing] UNIT...")
 @click.option("--block-attempts", type=int, default=0, help=BLOCK_ATTEMPTS_HELP)
 @remote_options
+@missing_option
 @unit_arguments
 @pass_settings
-def command(settings: Settings, units: tuple[str, ...], block_attempts: int, machine: str, ssh_port: int) -> int:
+def command(
+    settings: Settings,
+    units: tuple[str, ...],
+    block_attempts: int,
+    machine: str,
+    ssh_port: int,
+    ignore_missing: bool,
+) -> int:
     """Stops units, waits until they have stopped, and starts them again, one unit after the other. A global unit is
     restarted on all of its machines at once, or with --machine on that one alone, where systemctl does it (over SSH,
     unless it is this machine).
 
-    Ends with 0 when all of them are active again. Units that the cluster does not have are submitted where their unit
-    file lies here, but not started.
+    Ends with 0 when all of them are active again, and with 1 where one is wanted on no machine. Units that the cluster
+    does not have are submitted where their unit file lies here, but not started.
     """
     client = open_client(settings)
     if not units:
         output.error("No units given")
         return 0
-    wanted = observe_wanted(client, units)
+    wanted = observe_wanted(client, expand_patterns(client, units, "restart", is_active, ignore_missing=ignore_missing))
+    if ignore_missing:
+        wanted = [unit for unit in wanted if unit.is_known]
     sent = apply_creations(client, plan_creations(client, wanted, TargetState.INACTIVE, replace=False))
+    status = 1 if sent.failed else 0
     for unit in wanted:
         if unit.report is None:
             continue
+        if unit.report.target == TargetState.INACTIVE:
+            output.error(f"Unable to restart unit {unit.name} in state inactive")
+            status = 1
+            continue
         place = _pick(unit.report, machine) if machine else None
         if place and unit.report.is_global:
-            status = _restart_on_one(settings, client, ssh_port, unit.name, place)
-            if status:
-                return status
+            failure = _restart_on_one(settings, client, ssh_port, unit.name, place)
+            if failure:
+                return failure
         elif not restart_unit(client, unit.report, bound_s(block_attempts)):
             return 1
-    return 1 if sent.failed else 0
+    return status
 
 
 def _pick(report: schema.UnitReport, machine: str) -> Place:

@@ -8,15 +8,14 @@ import click
 import msgspec
 
 from fleetctl import output, screen
-from fleetctl.client import Client, open_client
-from fleetctl.copies import Place, find_unit, pick_place, places_of, remote_options
+from fleetctl.client import open_client
+from fleetctl.copies import Place, explain_absence, is_somewhere, pick_place, places_of, remote_options
 from fleetctl.errors import CommandFailed
-from fleetctl.judges import describe_wait
 from fleetctl.listing import JSON, Values, render_json
-from fleetctl.local_files import parse_argument
 from fleetctl.parsing import command as new_command
 from fleetctl.parsing import pass_settings, unit_arguments
 from fleetctl.remote import End, Remote, colours_of, in_order, report_failure, show_line, status_of
+from fleetctl.selection import expand_patterns, find_all, is_no_template
 from fleetctl.settings import Settings
 from fleetd.api import schema
 
@@ -60,14 +59,15 @@ def command(settings: Settings, units: tuple[str, ...], form: str, machine: str,
     """
     client = open_client(settings)
     if form == JSON:
-        rows = [row for unit in units for row in _rows(find_unit(client, parse_argument(unit).name.full), machine)]
-        output.result(render_json(rows, VALUES))
+        reports = find_all(client, units, "show", is_no_template)
+        output.result(render_json([row for report in reports for row in _rows(report, machine)], VALUES))
         return 0
     remote = Remote(settings, client, ssh_port)
-    for number, unit in enumerate(units):
+    for number, unit in enumerate(expand_patterns(client, units, "show", is_somewhere)):
         if number:
             output.result("")
-        status = _show(client, remote, parse_argument(unit).name.full, machine)
+        [report] = find_all(client, [unit], "show", is_somewhere)
+        status = _show(remote, report, machine)
         if status:
             return status
     return 0
@@ -81,15 +81,13 @@ def _rows(report: schema.UnitReport, machine: str) -> list[Row]:
     return [Row(report, copy) for copy in report.copies if copy.machine in machines] or [Row(report, None)]
 
 
-def _show(client: Client, remote: Remote, name: str, machine: str) -> int:
-    report = find_unit(client, name)
+def _show(remote: Remote, report: schema.UnitReport, machine: str) -> int:
     places = places_of(report)
     if not places:
-        wait = describe_wait(report)
-        raise CommandFailed(f"Unit {name} does not appear to be loaded.{f' It {wait}.' if wait else ''}")
-    argv = ["systemctl", "status", "-l", name]
+        raise CommandFailed(explain_absence(report, "loaded"))
+    argv = ["systemctl", "status", "-l", report.name]
     if machine:
-        return remote.run(pick_place(places, machine, name), argv)
+        return remote.run(pick_place(places, machine, report.name), argv)
     if len(places) == 1 and not report.is_global:
         return remote.run(places[0], argv)
     return _show_blocks(remote, places, shlex.join(argv))

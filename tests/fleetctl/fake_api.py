@@ -142,7 +142,7 @@ class FakeApi:
         if path == "/fleet/v1/machines":
             return 200, schema.MachinePage(*_cut(self.machines, query))
         if path == "/fleet/v2/units":
-            return 200, schema.UnitReports(tuple(self._reports(query.get("name", []))))
+            return 200, schema.UnitReports(tuple(self._reports(query.get("name", sorted({**self.gone, **self.units})))))
         raise Refused(404)
 
     def _carry_out(self, wish: schema.Wish) -> schema.Outcome:

@@ -70,7 +70,6 @@ def test_an_unknown_command_is_answered_with_what_it_may_have_meant(bare_fleetct
     assert result.stderr == (
         'Error: unknown command "strat" for "fleetctl"\n\nDid you mean this?\n\tstart\n\tstatus\n\trestart\n\n'
         "Run 'fleetctl --help' for usage.\n"
-        'cannot execute cmdFleet: unknown command "strat" for "fleetctl"\n'
     )
 
 
@@ -102,7 +101,6 @@ def test_a_bad_option_shows_the_page_on_stdout_and_the_error_on_stderr(
         result.stdout.startswith("NAME:\n\tfleetctl") if arguments[0][0] == "-" else result.stdout.startswith("NAME:")
     )
     assert result.stderr.startswith(f"Error: {complaint}")
-    assert f"\ncannot execute cmdFleet: {complaint}" in result.stderr
 
 
 def test_a_mistyped_option_is_answered_with_what_it_may_have_meant(fleetctl: Fleetctl) -> None:
@@ -227,7 +225,7 @@ def test_client_options_that_cannot_be_used_are_one_line_and_status_1(
 def test_only_the_first_of_several_endpoints_is_used_with_a_warning(bare_fleetctl: Fleetctl, served: Served) -> None:
     result = bare_fleetctl("--endpoint", f"{served.unix},http://127.0.0.1:1", "list-units")
     assert (result.status, result.stdout) == (0, HEADER)
-    assert " WARN endpoint.py:" in result.stderr
+    assert result.stderr.startswith("warning: ")
 
 
 def test_an_endpoint_may_have_a_path_of_its_own(bare_fleetctl: Fleetctl, served: Served, api: FakeApi) -> None:
@@ -249,7 +247,7 @@ def test_the_etcd_driver_alone_is_accepted_and_the_local_daemon_asked(bare_fleet
 
 def test_debug_says_what_is_asked_on_stderr(fleetctl: Fleetctl, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = fleetctl("list-units", "--debug").stderr
-    assert " DEBUG client.py:" in shown
+    assert shown.startswith("debug: ")
     assert "/fleet/v1/state" in shown
     monkeypatch.setenv("FLEETCTL_DEBUG", "true")
     assert "/fleet/v1/state" in fleetctl("list-units").stderr

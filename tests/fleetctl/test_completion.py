@@ -54,7 +54,9 @@ def complete(fleetctl: Fleetctl, api: FakeApi) -> Complete:
         (["ssh", "we"], ["web@1.service", "web@2.service"]),
         (["--strict-host-key-checking="], ["--strict-host-key-checking=true", "--strict-host-key-checking=false"]),
         (["nonsense", ""], []),
-        (["list-units", ""], []),
+        (["list-units", "d"], ["db.service"]),
+        (["list-machines", "2"], [M2.id]),
+        (["version", ""], []),
         (["__c"], []),
     ],
 )

@@ -325,8 +325,7 @@ def test_unknown_requirements_and_malformed_metadata_are_warned_of_and_submitted
     result = fleetctl("submit", "web")
     assert (result.status, puts(api)) == (0, ["web.service"])
     first, second = result.stderr.splitlines()
-    assert first[:5].replace("/", "").isdigit()
-    assert " WARN creation.py:" in first
+    assert first.startswith("warning: ")
     assert first.endswith(': Unit web.service: unrecognized requirement in [X-Fleet] section: "MachineIDs"')
     assert second.endswith(': MachineMetadata "region" is not of the form key=value, and restricts nothing')
 

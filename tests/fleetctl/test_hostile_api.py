@@ -66,3 +66,10 @@ def test_brackets_without_end_are_no_answer_of_fleets(fleetctl: Fleetctl, api: F
     result = fleetctl("list-units")
     assert (result.status, result.stdout) == (1, "")
     assert "does not answer" in result.stderr
+
+
+def test_a_unit_without_a_name_is_the_answer_of_something_else(fleetctl: Fleetctl, api: FakeApi) -> None:
+    api.before_request = lambda method, path: (200, "application/json", b'{"units":[{"desiredState":"launched"}]}')
+    result = fleetctl("list-unit-files")
+    assert (result.status, result.stdout) == (1, "")
+    assert "lists a unit without a name: check --endpoint" in result.stderr

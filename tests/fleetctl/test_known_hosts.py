@@ -130,8 +130,8 @@ def test_lines_that_cannot_be_used_are_named_and_passed_over(
     known_hosts = write("web", f"web {kind}", f"web {kind} =", f"web ssh-rsa {encoded}", "@revoked web", good)
     assert known_hosts.judge(["web"], keys[0]) == Finding(KNOWN, f"{known_hosts.path}:6")
     warnings = capsys.readouterr().err.splitlines()
-    assert [warning.split()[2] for warning in warnings] == ["WARN"] * 5
-    assert [warning.split()[4] for warning in warnings] == [f"{known_hosts.path}:{number}" for number in range(1, 6)]
+    assert [warning.split()[0] for warning in warnings] == ["warning:"] * 5
+    assert [warning.split()[1] for warning in warnings] == [f"{known_hosts.path}:{number}" for number in range(1, 6)]
 
 
 def test_bytes_that_are_no_text_do_not_hide_the_rest(tmp_path: Path, keys: list[HostKey]) -> None:

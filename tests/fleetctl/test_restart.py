@@ -32,8 +32,7 @@ def test_a_launched_unit_is_stopped_and_then_started(fleetctl: Fleetctl, api: Fa
         0,
         f"Unit web.service loaded {ON_M1}\nUnit web.service launched {ON_M1}\n",
     )
-    assert result.stderr.endswith(": Unit(web.service) was restarted.\n")
-    assert result.stderr.count("\n") == 1
+    assert result.stderr == ""
     assert wishes(api) == [("web.service", "loaded"), ("web.service", "launched")]
 
 
@@ -55,7 +54,7 @@ def test_an_inactive_unit_is_not_restarted_and_the_others_are(fleetctl: Fleetctl
     api.add("idle.service")
     api.add("web.service", target="launched")
     result = fleetctl("restart", "idle", "web")
-    assert result.status == 0
+    assert result.status == 1
     assert result.stderr.splitlines()[0] == "Unable to restart unit idle.service in state inactive"
     assert wishes(api) == [("web.service", "loaded"), ("web.service", "launched")]
 

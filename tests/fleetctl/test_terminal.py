@@ -140,7 +140,7 @@ def test_with_debug_log_lines_are_shown_instead(at_terminal: Callable[..., Termi
     api.fates["slow.service"] = Fate(stuck=True)
     terminal = at_terminal("start", "slow", "--block-attempts=1", "--debug")
     terminal.finish()
-    assert " DEBUG " in terminal.written
+    assert "debug: " in terminal.written
     assert "\x1b[K" not in terminal.written
 
 
@@ -229,7 +229,7 @@ def test_text_that_is_cut_takes_the_room_there_is_and_no_more(text: str, columns
     ("arguments", "status", "complaint"),
     [
         (["cat", "web@1"], 1, "Unit web@1.service not found"),
-        (["stop", "webb@12"], 0, "Units not found in registry\nThere is no unit webb@12.service"),
+        (["stop", "webb@12"], 1, "Units not found in registry\nUnit webb@12.service does not exist."),
         (["start", "web"], 1, "Error creating units: unable to find Unit(web.service) in Registry or on filesystem"),
     ],
 )
@@ -290,6 +290,7 @@ def test_list_unit_files_as_json_says_null_for_what_there_is_not(fleetctl: Fleet
             "ip": None,
             "global": True,
             "desc": None,
+            "reason": None,
         }
     ]
 

@@ -45,7 +45,7 @@ def fleetctl(
     for name, text in UNITS.items():
         (tmp_path / name).write_text(text)
     yield bare_fleetctl
-    assert bare_fleetctl("destroy", *UNITS).status == 0
+    assert bare_fleetctl("destroy", "--ignore-missing", *UNITS).status == 0
     assert bare_fleetctl("list-units", "--no-legend").stdout == ""
 
 

@@ -1,0 +1,176 @@
+"""Names and patterns as arguments: what they name in each verb, and what is said of those that name nothing."""
+
+from pathlib import Path
+
+import pytest
+
+from fleetctl.selection import match_names
+from tests.fleetctl.conftest import Fleetctl
+from tests.fleetctl.fake_api import M1, M2, FakeApi, Fate
+
+NAMES = ["api@1.service", "api@2.service", "api@.service", "db.service"]
+
+
+@pytest.fixture
+def cluster(api: FakeApi) -> FakeApi:
+    for name in NAMES:
+        api.add(name, target="inactive" if "@." in name else "launched")
+    return api
+
+
+def targets(api: FakeApi) -> dict[str, str]:
+    return {name: held.target for name, held in api.units.items()}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matching"),
+    [
+        ("api@*", NAMES[:3]),
+        ("api@?.service", NAMES[:2]),
+        ("api@[!1].service", ["api@2.service"]),
+        ("api@[^1].service", ["api@2.service"]),
+        ("*", NAMES),
+        ("*.serv", []),
+        ("db", ["db.service"]),
+        ("some/where/db.service", ["db.service"]),
+        ("some/where/d*", []),
+    ],
+)
+def test_a_pattern_is_matched_as_systemctl_does_and_a_path_is_none(pattern: str, matching: list[str]) -> None:
+    assert list(filter(match_names(pattern), NAMES)) == matching
+
+
+def test_a_backslash_of_a_name_is_one_in_a_pattern_too() -> None:
+    assert match_names(r"dev-disk\x2d*")(r"dev-disk\x2d1.service")
+    assert not match_names(r"dev-disk\x2d*")("dev-disk-1.service")
+
+
+@pytest.mark.parametrize(
+    ("command", "left"),
+    [
+        ("stop", ["loaded", "loaded", "inactive", "launched"]),
+        ("unload", ["inactive", "inactive", "inactive", "launched"]),
+        ("load", ["loaded", "loaded", "inactive", "launched"]),
+        ("restart", ["launched", "launched", "inactive", "launched"]),
+    ],
+)
+def test_patterns_are_matched_against_the_units_of_the_cluster_in_every_verb(
+    fleetctl: Fleetctl, cluster: FakeApi, command: str, left: list[str]
+) -> None:
+    result = fleetctl(command, "api@*")
+    assert result.status == 0
+    assert [line.split()[1] for line in result.stdout.splitlines()][:2] == NAMES[:2] or command == "restart"
+    assert list(targets(cluster).values()) == left
+    assert {body["name"] for body in cluster.bodies} == set(NAMES[:2])
+
+
+def test_start_starts_what_matches_and_no_template(fleetctl: Fleetctl, api: FakeApi) -> None:
+    for name in NAMES:
+        api.add(name)
+    result = fleetctl("start", "api@*", "db")
+    assert (result.status, result.stderr) == (0, "")
+    assert targets(api) == dict(zip(NAMES, ["launched", "launched", "inactive", "launched"], strict=True))
+
+
+def test_destroy_takes_in_templates(fleetctl: Fleetctl, cluster: FakeApi) -> None:
+    result = fleetctl("destroy", "api@*")
+    assert (result.status, result.stderr) == (0, "")
+    assert sorted(result.stdout.splitlines()) == sorted(f"Destroyed {name}" for name in NAMES[:3])
+    assert list(cluster.units) == ["db.service"]
+
+
+def test_a_pattern_is_matched_in_a_cluster_that_knows_version_one_alone(fleetctl: Fleetctl, cluster: FakeApi) -> None:
+    cluster.knows_version_two = False
+    assert fleetctl("stop", "--no-block", "api@*").status == 0
+    assert list(targets(cluster).values()) == ["loaded", "loaded", "inactive", "launched"]
+
+
+def test_cat_prints_what_matches_each_below_its_name(fleetctl: Fleetctl, cluster: FakeApi) -> None:
+    text = "[Service]\nExecStart=/bin/true\n"
+    assert fleetctl("cat", "api@?.service").stdout == f"# {NAMES[0]}\n{text}\n# {NAMES[1]}\n{text}"
+    assert fleetctl("cat", "d*").stdout == text
+
+
+@pytest.mark.parametrize(
+    "command", ["start", "load", "stop", "unload", "destroy", "restart", "status", "journal", "cat"]
+)
+def test_a_pattern_that_matches_nothing_is_named_with_1(fleetctl: Fleetctl, cluster: FakeApi, command: str) -> None:
+    result = fleetctl(command, "web@*")
+    assert (result.status, result.stdout) == (1, "")
+    assert "matches web@*" in result.stderr.splitlines()[-1]
+    assert cluster.bodies == []
+
+
+def test_a_pattern_is_no_wish_for_what_is_inactive(fleetctl: Fleetctl, api: FakeApi) -> None:
+    api.add("api@1.service", target="launched")
+    api.add("api@2.service")
+    result = fleetctl("stop", "api@*")
+    assert (result.status, result.stderr) == (0, "Successfully stopped units [api@1.service].\n")
+    result = fleetctl("restart", "api@2*")
+    assert (result.status, result.stderr) == (1, "No unit to restart matches api@2*\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "done"),
+    [
+        ("stop", "Unit db.service loaded on"),
+        ("unload", "Unit db.service inactive"),
+        ("destroy", "Destroyed db.service"),
+    ],
+)
+def test_a_unit_that_there_is_not_is_named_and_the_others_are_done(
+    fleetctl: Fleetctl, cluster: FakeApi, command: str, done: str
+) -> None:
+    result = fleetctl(command, "gone", "db", "also\udcff")
+    # What is destroyed already is as destroy should leave it: scripts of the original count on that.
+    assert result.status == (0 if command == "destroy" else 1)
+    assert result.stdout.startswith(done)
+    lines = result.stderr.splitlines()
+    assert lines[:2] == ["Unit gone.service does not exist.", "Unit also .service does not exist."]
+
+
+@pytest.mark.parametrize("command", ["stop", "unload", "destroy"])
+def test_where_none_is_found_the_command_ends_with_1(fleetctl: Fleetctl, api: FakeApi, command: str) -> None:
+    result = fleetctl(command, "gone")
+    assert (result.status, result.stdout) == (1, "")
+    assert result.stderr == "Units not found in registry\nUnit gone.service does not exist.\n"
+
+
+@pytest.mark.parametrize("command", ["stop", "unload", "destroy", "restart"])
+@pytest.mark.parametrize("by_variable", [False, True])
+def test_a_script_of_the_original_goes_on_where_missing_units_are_ignored(
+    fleetctl: Fleetctl, cluster: FakeApi, monkeypatch: pytest.MonkeyPatch, command: str, by_variable: bool
+) -> None:
+    if by_variable:
+        monkeypatch.setenv("FLEETCTL_IGNORE_MISSING", "true")
+    flags = [] if by_variable else ["--ignore-missing"]
+    alone = fleetctl(command, *flags, "gone", "web@*")
+    assert (alone.status, alone.stdout) == (0, "")
+    assert alone.stderr == ("" if command == "restart" else "Units not found in registry\n")
+    assert fleetctl(command, *flags, "gone", "db").status == 0
+    assert [body["name"] for body in cluster.bodies] == ["db.service"] * len(cluster.bodies)
+
+
+def test_lists_show_what_was_named_alone(fleetctl: Fleetctl, cluster: FakeApi) -> None:
+    cluster.fates["db.service"] = Fate(machine=M2)
+    listed = ("--no-legend", "--fields=unit")
+    assert fleetctl("list-units", *listed, "api@*").stdout.split() == NAMES[:2]
+    assert fleetctl("list-units", *listed, "db", "api@1").stdout.split() == ["api@1.service", "db.service"]
+    assert fleetctl("list-unit-files", *listed, "api@*").stdout.split() == sorted(NAMES[:3])
+    assert fleetctl("list-unit-files", *listed, "none").stdout == ""
+    ids = ("--no-legend", "--full", "--fields=machine")
+    assert fleetctl("list-machines", *ids, "2222", "33").stdout.split() == [M2.id]
+    assert fleetctl("list-machines", *ids, "11111111.../10.0.0.1").stdout.split() == [M1.id]
+
+
+def test_lists_and_status_say_why_a_unit_is_nowhere(fleetctl: Fleetctl, api: FakeApi, tmp_path: Path) -> None:
+    api.fates["web.service"] = Fate(machine=None, reason="no machine fits", refusals={"metadata disk=ssd missing": 2})
+    api.add("web.service", target="launched")
+    why = "cannot be placed: no machine fits: metadata disk=ssd missing (2 machines). It starts as soon as one fits"
+    listed = fleetctl("list-unit-files", "--no-legend", "--fields=unit,target")
+    assert (listed.stdout, listed.stderr) == ("web.service\t-\n", f"Unit web.service {why}.\n")
+    listed = fleetctl("list-unit-files", "--no-legend", "--fields=reason")
+    assert (listed.stdout, listed.stderr) == (f"{why}\n", "")
+    for command, what in (("status", "loaded"), ("journal", "running")):
+        result = fleetctl(command, "web")
+        assert (result.status, result.stderr) == (1, f"Unit web.service does not appear to be {what}. It {why}.\n")
