@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from fleetd.core.unit import TargetState
+from fleetd.store.protocol import Put
 from fleetd.systemd.simulated_units import Behaviour
 from tests.simulation.machine import BOOT_S, SimulatedMachine
 from tests.simulation.world import World
@@ -270,6 +271,13 @@ async def store_compact(world: World, action: Action) -> None:
     """`store-compact`: all history is forgotten."""
     if world.server.is_up:
         await world.server.store.compact(world.server.store.latest_revision)
+
+
+@verb
+async def store_write(world: World, action: Action) -> None:
+    """`store-write COUNT`: somebody else, who shares the store, writes so often."""
+    for number in range(int(action.args[0]) if world.server.is_up else 0):
+        await world.server.store.transact([], [Put("/elsewhere", str(number).encode())])
 
 
 @verb
