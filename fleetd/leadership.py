@@ -145,6 +145,10 @@ class Leadership:
                 if self.office.now() - answered_s > self.office.leader_ttl_s:
                     raise Deposed(f"the store has not answered for a whole term's lease: {error}") from None
                 continue
+            if self.office.now() - answered_s > self.office.leader_ttl_s:
+                # Paused meanwhile, most likely. But then only a store that was started anew has kept the lease: it may
+                # have been restored, and what it told since have been lost.
+                raise Deposed("its lease has outlived its time")
             answered_s = self.office.now()
             self._check_not_set_back(known, beat.revision)
             if 0 < self._arrived < highest:  # what the last beat told of has still not come
