@@ -363,6 +363,13 @@ def crash(world: World, action: Action) -> None:
 
 
 @verb
+def trigger(world: World, action: Action) -> None:
+    """`trigger UNIT`: its socket or timer starts it, wherever its file is."""
+    for machine in world.machines.values():
+        machine.systemd.trigger(action.args[0])
+
+
+@verb
 def lose_bus(world: World, action: Action) -> None:
     """`lose-bus MACHINE for SECONDS`: its systemd cannot be reached."""
     assert action.for_s is not None
