@@ -13,9 +13,8 @@ setup: # the programs and the virtual environment that everything else needs
 demo: setup ## three real machines on this one, with a fleet to play with (needs root)
 	@$(BIN)/python -m contrib.demo
 
-quick: lint ## what to run after each change, in five minutes: linters, types, unit and contract tests
-	$(BIN)/coverage run -m pytest -m "not machines" --ignore=tests/simulation --ignore=tests/bench
-	$(BIN)/coverage report
+quick: lint ## what to run after each change, in a minute: linters, types, all tests but machines and long ones
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not machines and not long" --hypothesis-profile=quick
 
 test: lint ## everything, real machines among it (needs root); up to 40 minutes on two cores
 	$(BIN)/coverage run -m pytest

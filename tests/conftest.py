@@ -1,4 +1,4 @@
-"""What all suites share: tests that boot real machines run where they can, and never go missing unnoticed."""
+"""What all suites share: a clean environment, and tests of real machines that run where they can or say why not."""
 
 import os
 import signal
@@ -6,10 +6,23 @@ import signal
 import pytest
 
 from contrib.testbed import missing_requirements
+from tests.examples import register_profiles
+
+# What a test may know of who runs it; all else that is set there would make it another test.
+KEPT = {"CI", "FLEET_STORMS", "HOME", "LOGNAME", "PATH", "SHELL", "TERM", "TMPDIR", "USER"}
+KEPT_KINDS = ("COVERAGE_", "HYPOTHESIS_", "LD_", "PIP_", "PYTEST_", "PYTHON", "SSL_CERT_")
+
+register_profiles()
 
 
 def pytest_configure() -> None:
-    """Let tests press Ctrl-C also where this run was put in the background, whose children would be deaf to it."""
+    """Clean the environment of this process, and so of its children, before anything reads it.
+
+    Let tests press Ctrl-C also where this run was put in the background, whose children would be deaf to it.
+    """
+    for name in [name for name in os.environ if name not in KEPT and not name.startswith(KEPT_KINDS)]:
+        del os.environ[name]
+    os.environ["LANG"] = "C.UTF-8"
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

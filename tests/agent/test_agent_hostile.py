@@ -58,7 +58,7 @@ GARBAGE = st.binary(max_size=60) | st.sampled_from(
 )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(entry=GARBAGE, store=GARBAGE, orphans=GARBAGE, cut=st.integers(0, 200))
 def test_a_ledger_of_garbage_is_opened_and_what_is_whole_in_it_is_kept(
     tmp_path: Path, entry: bytes, store: bytes, orphans: bytes, cut: int

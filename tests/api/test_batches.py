@@ -14,6 +14,7 @@ from fleetd.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline
 from fleetd.store.protocol import Put, Unavailable
 from tests.api.conftest import Fleet
+from tests.examples import examples
 
 BATCH = "POST /fleet/v2/units"
 OPTIONS = [{"section": "Service", "name": "ExecStart", "value": "/bin/true"}]
@@ -205,7 +206,7 @@ BODY = st.fixed_dictionaries(
 NAMES = ["a.service", "b.service", "c@.service", "ssh.service", "no unit"]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(
     before=st.dictionaries(st.sampled_from(NAMES), BODY),
     wishes=st.dictionaries(st.sampled_from(NAMES), BODY | st.none()),

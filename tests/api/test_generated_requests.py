@@ -18,6 +18,7 @@ from schemathesis.specs.openapi.checks import (
 
 from tests.api.openapi import render_openapi
 from tests.api.served_process import ServedProcess, served_process
+from tests.examples import examples
 
 CHECKS = [not_a_server_error, content_type_conformance, response_schema_conformance, status_code_conformance]
 OPERATIONS = {
@@ -60,7 +61,7 @@ MODES = [
 
 @pytest.mark.parametrize(("label", "mode"), MODES)
 def test_generated_requests_are_answered_as_described(api: ServedProcess, label: str, mode: GenerationMode) -> None:
-    @settings(max_examples=15, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    @settings(max_examples=examples(15), phases=[Phase.generate], suppress_health_check=list(HealthCheck))
     @given(st.data())
     def check(data: st.DataObject) -> None:
         case = data.draw(OPERATIONS[label].as_strategy(generation_mode=mode))

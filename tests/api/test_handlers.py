@@ -16,6 +16,7 @@ from fleetd.core.unit import TargetState, UnitState
 from fleetd.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline
 from fleetd.store.protocol import Put, Unavailable
+from tests.examples import examples
 
 ROOTS = ("/fleet/v1", "/v1-alpha")
 GET_ONLY = "only GET supported against this resource"
@@ -241,7 +242,7 @@ REQUEST = st.builds(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400))
 @given(st.lists(REQUEST, min_size=1, max_size=3))
 async def test_no_request_ends_in_a_mistake_of_ours(requests: list[Request]) -> None:
     store = EmbeddedStore(":memory:", offload=inline)

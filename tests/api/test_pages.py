@@ -19,6 +19,7 @@ from fleetd.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline
 from fleetd.store.protocol import MAX_OPERATIONS, Delete, Put
 from tests.api.conftest import Fleet
+from tests.examples import examples
 
 UNITS = "/fleet/v1/units"
 STATE = "/fleet/v1/state"
@@ -218,7 +219,7 @@ LIFE = st.sampled_from(["stays", "goes", "comes", "returns"])
 NAME = st.text("ab@.-1", max_size=4).map("{}.s".format)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(
     lives=st.dictionaries(NAME, LIFE, max_size=14),
     limit=st.integers(1, 5),

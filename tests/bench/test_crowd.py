@@ -12,6 +12,7 @@ from contrib.testbed.etcd import etcd_is_installed
 SMALL = Size(machines=5, units=50, ttl_s=2.0, rest_s=1.0, processes=2)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not etcd_is_installed(), reason="needs etcd (apt install etcd-server)")
 def test_a_small_crowd_goes_through_every_phase_and_is_reported(tmp_path: Path) -> None:
     said: list[str] = []

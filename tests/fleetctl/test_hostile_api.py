@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from tests.fleetctl.conftest import Fleetctl
 from tests.fleetctl.fake_api import FakeApi
 
@@ -42,7 +43,7 @@ DEEP = st.sampled_from([b"[" * 100_000, b'{"units":' * 100_000, b'{"error":' * 1
 BODIES = st.binary(max_size=30) | DEEP | (JSON | PAGE | ITEM).map(lambda value: json.dumps(value).encode())
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(120), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     command=st.sampled_from(COMMANDS),
     status=st.sampled_from([200, 200, 200, 201, 204, 301, 400, 404, 500, 503]),

@@ -15,6 +15,7 @@ from fleetctl.errors import SshFailed
 from fleetctl.settings import Settings
 from fleetctl.ssh.config import Login, plan_login, split_host_port
 from fleetctl.ssh.identities import gather_identities
+from tests.examples import examples
 
 
 @pytest.fixture
@@ -324,7 +325,7 @@ VALUES = st.sampled_from(
 CONFIG_LINES = st.lists(st.tuples(KEYWORDS, st.sampled_from([" ", "=", ""]), VALUES).map("".join) | VALUES, max_size=8)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(200), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(CONFIG_LINES.map("\n".join))
 def test_no_configuration_ends_in_anything_but_a_login_or_a_word_on_what_is_wrong(home: Path, text: str) -> None:
     configure(home, text)

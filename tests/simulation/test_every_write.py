@@ -61,6 +61,7 @@ def runs(outcome: Outcome) -> Counter[str]:
     return Counter(each[1] for each in found if each)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("preface", [AS_LEADER, AS_FOLLOWER], ids=["a-leaders", "a-followers"])
 def test_a_fleetd_that_is_killed_at_any_of_its_writes_loses_nothing_and_does_nothing_twice(preface: str) -> None:
     undisturbed = Fate(None)

@@ -10,11 +10,13 @@ from tests.simulation.faults import draw_actions
 from tests.simulation.run import run_actions, run_seed
 from tests.simulation.shrink import shrink
 
-SEEDS = 60
+SEEDS, QUICK_SEEDS = 60, 5
 REPEATED = 1_000_003
 
 
-@pytest.mark.parametrize("seed", range(SEEDS))
+@pytest.mark.parametrize(
+    "seed", [*range(QUICK_SEEDS), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(QUICK_SEEDS, SEEDS))]
+)
 def test_a_cluster_survives_whatever_befalls_it(seed: int) -> None:
     outcome = run_seed(seed)
     assert outcome.failure is None, f"{outcome.failure}\nagain: python -m tests.simulation seed {seed}"
@@ -27,6 +29,7 @@ def digest_of(seed: int, hash_seed: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.long
 def test_a_seed_repeats_its_run_to_the_byte_whatever_pythons_hashes_are() -> None:
     digests = {digest_of(REPEATED, hash_seed) for hash_seed in ("1", "2")} | {run_seed(REPEATED).digest}
     assert len(digests) == 1

@@ -19,6 +19,7 @@ from fleetctl.ssh.config import split_host_port
 from fleetctl.ssh.known_hosts import KnownHosts
 from fleetd.config import ConfigError, parse_config
 from fleetd.core.unitfile import MAX_UNIT_FILE_BYTES
+from tests.examples import examples
 
 CORPUS = Path(__file__).parents[2] / "contrib" / "fuzz" / "corpus"
 SEEDS = {name: [path.read_bytes() for path in sorted((CORPUS / name).iterdir())] for name in TARGETS}
@@ -40,7 +41,7 @@ def mutations(name: str) -> st.SearchStrategy[bytes]:
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_any_bytes_are_read_or_refused_as_documented(name: str) -> None:
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=examples(100))
     @given(st.binary(max_size=200) | mutations(name))
     def check(data: bytes) -> None:
         TARGETS[name](data)
@@ -128,7 +129,6 @@ HOST_LINES = st.lists(
 ).map(" ".join)
 
 
-@settings(deadline=None)
 @given(st.lists(HOST_LINES, max_size=5).map("\n".join))
 def test_no_line_of_known_hosts_ends_in_anything_but_a_verdict(
     tmp_path_factory: pytest.TempPathFactory, text: str

@@ -13,6 +13,7 @@ from fleetd.core.feasibility import Question, why_not
 from fleetd.core.machine import MachineMode
 from fleetd.core.names import matches_glob
 from fleetd.core.schedule import Plan
+from tests.examples import examples
 from tests.unit.cluster_builder import INACTIVE, LAUNCHED, LOADED, World, conflict
 
 MACHINES = ("m1", "m2", "m3")
@@ -368,6 +369,6 @@ def check_company(view, machine):
 
 
 Leader.TestCase.settings = settings(
-    max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=examples(150), stateful_step_count=40, suppress_health_check=list(HealthCheck)
 )
 TestWhateverHappens = Leader.TestCase

@@ -17,6 +17,7 @@ from fleetd.core.unit import TargetState, Unit, UnitState
 from fleetd.registry import KINDS, MalformedRecord, Registry, decode
 from fleetd.store.embedded import EmbeddedStore, inline
 from fleetd.store.protocol import KeyValue, Put
+from tests.examples import examples
 from tests.unit.leading_node import MACHINE, Node
 from tests.virtual_time import run_virtually
 
@@ -192,7 +193,7 @@ def changes(draw: st.DrawFn) -> tuple[str, bytes | None]:
     return "/".join((kind, *names)), value
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(st.lists(changes(), max_size=14))
 async def test_whatever_well_formed_records_say_the_leader_plans_and_the_api_lists(
     written: list[tuple[str, bytes | None]],

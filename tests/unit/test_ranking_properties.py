@@ -7,6 +7,7 @@ from fleetd.core.cluster import Trial
 from fleetd.core.feasibility import count_refusals
 from fleetd.core.machine import MachineMode
 from fleetd.core.ranking import Ranking
+from tests.examples import examples
 from tests.unit import slow_ranking
 from tests.unit.cluster_builder import World, order
 
@@ -60,7 +61,7 @@ moves = st.lists(st.tuples(names, machines, st.sampled_from(("place", "withdraw"
 groups = st.lists(st.lists(names, min_size=1, max_size=3, unique=True), min_size=1, max_size=12)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400))
 @given(worlds(), moves, groups)
 def test_the_machine_found_quickly_is_the_one_that_a_slow_search_finds(world, moves, groups):
     trial = Trial(world.view)
@@ -79,7 +80,7 @@ def test_the_machine_found_quickly_is_the_one_that_a_slow_search_finds(world, mo
             ranking.note(name, found.machine)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(worlds(), moves, names, st.lists(machines, unique=True, max_size=4))
 def test_refusals_counted_by_sets_are_those_of_machines_asked_one_by_one(world, moves, name, here):
     trial = Trial(world.view)

@@ -1,7 +1,7 @@
 """Properties of what fleet plans for a unit, on a model of a machine in which every step works and every job ends."""
 
 import msgspec
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fleetd.core.placement import Placement
@@ -90,7 +90,6 @@ def reach(placement: Placement | None, seen: Observed) -> tuple[Observed, list[S
     raise AssertionError(f"the plans never end: {taken}")
 
 
-@settings(deadline=None)
 @given(wishes | st.none(), machines)
 def test_plans_applied_until_nothing_is_left_reach_what_is_asked(placement: Placement | None, seen: Observed) -> None:
     reached, _ = reach(placement, seen)
@@ -103,7 +102,6 @@ def test_plans_applied_until_nothing_is_left_reach_what_is_asked(placement: Plac
         assert reached.busy or placement.target is LOADED
 
 
-@settings(deadline=None)
 @given(wishes | st.none(), machines)
 def test_the_plan_of_a_state_that_was_reached_is_empty(placement: Placement | None, seen: Observed) -> None:
     reached, _ = reach(placement, seen)
@@ -112,7 +110,6 @@ def test_the_plan_of_a_state_that_was_reached_is_empty(placement: Placement | No
     assert plan(placement, model.seen) == []
 
 
-@settings(deadline=None)
 @given(wishes, machines, machines)
 def test_a_unit_whose_placement_is_unchanged_is_never_stopped_whatever_systemd_says(
     placement: Placement, before: Observed, later: Observed
@@ -124,7 +121,6 @@ def test_a_unit_whose_placement_is_unchanged_is_never_stopped_whatever_systemd_s
     assert not any(isinstance(step, Stop | Remove) for step in taken)
 
 
-@settings(deadline=None)
 @given(st.none() | wishes, machines)
 def test_no_file_goes_while_its_unit_runs(placement: Placement | None, seen: Observed) -> None:
     model = Model(seen)
@@ -135,7 +131,6 @@ def test_no_file_goes_while_its_unit_runs(placement: Placement | None, seen: Obs
         model.settle(placement)
 
 
-@settings(deadline=None)
 @given(wishes, machines)
 def test_a_restore_stops_starts_and_writes_nothing(placement: Placement, seen: Observed) -> None:
     adoption = plan_adoption({NAME: placement}, {NAME: seen})
