@@ -127,7 +127,10 @@ class EtcdServer:
 
     def freeze(self) -> None:
         """Connections stay open and nothing answers, until thaw()."""
-        self._running().send_signal(signal.SIGSTOP)
+        process = self._running()
+        process.send_signal(signal.SIGSTOP)
+        # One of its threads takes the signal, when it gets a processor; the others go on answering until then.
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def thaw(self) -> None:
         self._running().send_signal(signal.SIGCONT)
