@@ -120,7 +120,7 @@ def _read_config() -> paramiko.SSHConfig:
     path = os.path.expanduser(CONFIG_FILE)
     try:
         return paramiko.SSHConfig.from_text(read_with_includes(path))
-    except paramiko.SSHException as error:
+    except (paramiko.SSHException, ValueError) as error:  # ValueError: a quote without an end in a Match
         raise SshFailed(f"{path} cannot be used: {error}") from error
 
 

@@ -99,7 +99,12 @@ def test_the_command_line_goes_before_the_configuration(home: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"), [("Host *\n Port x\n", "the port x"), ("nonsense\n", "/.ssh/config cannot be used")]
+    ("text", "complaint"),
+    [
+        ("Host *\n Port x\n", "the port x"),
+        ("nonsense\n", "/.ssh/config cannot be used"),
+        ('Match user "\n', "/.ssh/config cannot be used: No closing quotation"),
+    ],
 )
 def test_a_configuration_that_cannot_be_used_is_named(home: Path, text: str, complaint: str) -> None:
     configure(home, text)
