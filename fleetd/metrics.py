@@ -100,6 +100,9 @@ REGISTRATIONS = _counter("fleet_registrations_total", "Times this machine regist
 BEATS = _counter("fleet_heartbeats_total", "Heartbeats of this machine's lease, by how they ended", "result")
 AGENT_PASSES = _counter("fleet_agent_passes_total", "Passes over this machine's units, by how they ended", "result")
 AGENT_PASS_S = _histogram("fleet_agent_pass_duration_seconds", "Seconds a pass took")
+DBUS_DROPPED = _counter(
+    "fleet_dbus_signals_dropped_total", "D-Bus signals that came from somebody else than systemd, or in another shape"
+)
 STEPS = _counter("fleet_agent_steps_total", "Steps begun on units of this machine", "type")
 STEPS_FAILED = _counter("fleet_agent_step_failures_total", "Steps that failed; each is tried again", "type")
 

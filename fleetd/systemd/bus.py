@@ -9,8 +9,10 @@ import contextlib
 import importlib
 import importlib.util
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
+from fleetd import metrics
 from fleetd.systemd.protocol import ManagerUnavailable, ServiceManagerError
 
 LIBRARIES = ("dbus_fast", "dbus_next")  # the first one that is installed is used
@@ -25,7 +27,17 @@ MANAGER_PATH = "/org/freedesktop/systemd1"
 UNIT_PATH = f"{MANAGER_PATH}/unit"
 PROPERTIES = "org.freedesktop.DBus.Properties"
 BUS = "org.freedesktop.DBus"
+BUS_PATH = "/org/freedesktop/DBus"
 
+# What counts of what comes in: (interface, member) → signature of the body. Anybody on a bus may send any signal to
+# anybody, so each counts from its own sender alone (`_receive`); for the answers to calls, the bus itself sees to that.
+_OWNER_CHANGED = (BUS, "NameOwnerChanged")
+_SIGNATURES = {
+    _OWNER_CHANGED: "sss",
+    (PROPERTIES, "PropertiesChanged"): "sa{sv}as",
+    (MANAGER, "JobRemoved"): "uoss",
+    (MANAGER, "Reloading"): "b",
+}
 _NOBODY_THERE = tuple(f"{BUS}.Error.{error}" for error in ("ServiceUnknown", "NameHasNoOwner"))
 _NO_ANSWER = tuple(f"{BUS}.Error.{error}" for error in ("NoReply", "Disconnected", "Timeout", "TimedOut"))
 _SUBSCRIPTIONS = (
@@ -93,6 +105,7 @@ class SystemBus:
             getattr(self._library, name) for name in ("AuthError", "InvalidAddressError", "InvalidMessageError")
         )
         self._bus: Any = None
+        self._systemd = ""  # the unique name on the bus of whom systemd's name belongs to; '' until it is known
         self._reaching = asyncio.Lock()
         self._in_flight = asyncio.Semaphore(MAX_CALLS_IN_FLIGHT)
         self._keeper: asyncio.Task[None] | None = None
@@ -117,7 +130,7 @@ class SystemBus:
 
     def drop(self) -> None:
         """Let go of the connection. What is in flight on it fails, and it is made anew."""
-        bus, self._bus = self._bus, None
+        bus, self._bus, self._systemd = self._bus, None, ""
         if bus is not None and bus.connected:
             bus.disconnect()
 
@@ -179,7 +192,7 @@ class SystemBus:
             except (OSError, EOFError, *self._errors) as error:  # a timeout is an OSError
                 cause = getattr(error, "strerror", None) or str(error) or repr(error)
                 raise ManagerUnavailable(f"connect to {self._name}: {cause.lower()}; {self._remedy}") from error
-            bus.add_message_handler(self._receive)
+            bus.add_message_handler(partial(self._receive, bus))
             self._bus = bus
             try:
                 await self._subscribe()
@@ -196,9 +209,12 @@ class SystemBus:
                 "s",
                 rule,
                 destination=BUS,
-                path="/org/freedesktop/DBus",
+                path=BUS_PATH,
                 interface=BUS,
             )
+        [self._systemd] = await self.call(
+            "find systemd", "GetNameOwner", "s", SYSTEMD, destination=BUS, path=BUS_PATH, interface=BUS
+        )
         await self.call("subscribe to systemd", "Subscribe")
 
     async def _keep_reached(self) -> None:
@@ -213,12 +229,16 @@ class SystemBus:
                 await asyncio.sleep(delay_s)
                 delay_s = min(2 * delay_s, RETRY_LONGEST_S)
 
-    def _receive(self, message: Any) -> None:
-        if message.message_type is not self._library.MessageType.SIGNAL:
+    def _receive(self, bus: Any, message: Any) -> None:
+        if message.message_type is not self._library.MessageType.SIGNAL or bus is not self._bus:
             return
-        if message.member == "NameOwnerChanged":
-            # systemd has executed itself anew, and may no longer know us: begin anew as well.
-            if message.body[0] == SYSTEMD:
-                self.drop()
-        else:
+        signal = (message.interface, message.member)
+        expected_sender = BUS if signal == _OWNER_CHANGED else self._systemd
+        if message.sender != expected_sender or message.signature != _SIGNATURES.get(signal):
+            if self._systemd and message.sender != BUS:  # the bus also says what our own name is
+                metrics.DBUS_DROPPED.inc()
+        elif signal != _OWNER_CHANGED:
             self._on_signal(message.path, message.member, message.body)
+        elif message.body[0] == SYSTEMD and message.body[2] != self._systemd:
+            # systemd has executed itself anew, and may no longer know us: begin anew as well.
+            self.drop()
