@@ -59,6 +59,8 @@ class Config(msgspec.Struct, frozen=True):
     standalone_path: str
     listen: tuple[Address, ...]
     insecure: bool
+    allowed_hosts: frozenset[str]
+    metrics_listen: tuple[Address, ...]
 
 
 _BY_NAME = {option.name: option for option in OPTIONS + RETIRED}

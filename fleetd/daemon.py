@@ -19,7 +19,8 @@ import msgspec
 
 from fleetd import __version__, identity, journal, notify
 from fleetd.agent import Agent
-from fleetd.api.server import ListenError, Server, inherited_sockets
+from fleetd.api.server import Server
+from fleetd.api.sockets import ListenError, inherited_sockets
 from fleetd.config import Config, ConfigError, Notice, load_config
 from fleetd.core.machine import Machine
 from fleetd.node import Node, Surroundings
@@ -82,7 +83,12 @@ class Daemon:
         node = await open_node(self.config)
         server = Server(node.api)
         try:
-            await server.start(self.config.listen, self.config.insecure, inherited_sockets(os.environ, os.getpid()))
+            await server.start(
+                self.config.listen,
+                self.config.insecure,
+                inherited_sockets(os.environ, os.getpid()),
+                self.config.metrics_listen,
+            )
         except ListenError:
             await node.close()
             raise
@@ -123,8 +129,8 @@ class Daemon:
             log.error("goes on with the former configuration: %s", error)
         else:
             _log_notices(notices)
-            if (config.listen, config.insecure) != (self.config.listen, self.config.insecure):
-                log.warning("listen and insecure take effect when fleetd is restarted")
+            if _listening(config) != _listening(self.config):
+                log.warning("listen, insecure and metrics_listen take effect when fleetd is restarted")
             journal.setup(config.verbosity)
             self.config = config
             former_lease = node.membership.lease
@@ -135,6 +141,10 @@ class Daemon:
             log.info("reloaded")
         notify.notify(notify.READY)
         return node
+
+
+def _listening(config: Config) -> tuple[object, ...]:
+    return config.listen, config.insecure, config.metrics_listen
 
 
 def check(config: Config) -> None:

@@ -109,6 +109,7 @@ class Node:
             not_ready=self._not_ready,
             leave=self._report_leaving,
             metrics=self._render_metrics,
+            allowed_hosts={*config.allowed_hosts, config.public_ip.lower()},
         )
 
     def start(self) -> None:

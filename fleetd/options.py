@@ -136,6 +136,15 @@ def parse_listen(text: str) -> tuple[Address, ...]:
     return tuple(parse_address(item.strip()) for item in text.split(",") if item.strip())
 
 
+def parse_hosts(text: str) -> frozenset[str]:
+    """A comma-separated list of host names, without ports, in lower case; none for an empty text."""
+    names = [item.strip().lower() for item in text.split(",") if item.strip()]
+    for name in names:
+        if not is_address(name):
+            raise ValueError(f"{name!r} is no host name; write names without ports, separated by commas")
+    return frozenset(names)
+
+
 def parse_address(text: str) -> Address:
     """`/run/fleet.sock`, `unix:///run/fleet.sock`, `HOST:PORT`, `[IPV6]:PORT`, or `:PORT` for every address."""
     path = text.removeprefix("unix://") if text.startswith("unix://") else text.removeprefix("unix:")
@@ -284,6 +293,20 @@ OPTIONS: tuple[Option, ...] = (
         "insecure",
         parse_bool,
         "false",
-        "Serve the API beyond this machine although everybody who reaches it is root on the whole cluster.",
+        "Serve the API over TCP although everybody who reaches it, be it from this machine alone, is root on the whole "
+        "cluster.",
+    ),
+    Option(
+        "allowed_hosts",
+        parse_hosts,
+        "",
+        "Names that clients may know the API by over TCP, separated by commas, besides IP addresses, localhost and "
+        "public_ip. A web page under another name that points here is refused.",
+    ),
+    Option(
+        "metrics_listen",
+        parse_listen,
+        "",
+        "Where to serve /metrics and /health alone, to whoever comes: paths and HOST:PORT, separated by commas.",
     ),
 )

@@ -15,7 +15,7 @@ import msgspec
 from fleetd import metrics
 from fleetd.core.decoding import UNREADABLE
 from fleetd.core.draft import UnitPlan
-from fleetd.core.machine import Machine, MachineSettings, is_address
+from fleetd.core.machine import Machine, MachineSettings, is_address, overlay_metadata
 from fleetd.core.placement import Decision, Placement
 from fleetd.core.schedule import Plan
 from fleetd.core.unit import Unit, UnitState
@@ -338,18 +338,34 @@ class Registry:
             return await self.store.transact(step.comparisons, step.operations)
 
     async def change_settings(self, machine: str, metadata: Sequence[tuple[str, str]]) -> None:
-        """Lay these keys over a machine's metadata, in order ('' hides a key); repeated until nobody interferes."""
-        key = self.key("settings", machine)
+        """Lay these keys over a machine's metadata, in order ('' hides a key); repeated until nobody interferes. What
+        hides nothing is not kept, of a machine that is there to tell, nor are settings that set nothing."""
+        key, machine_key = self.key("settings", machine), self.key("machines", machine)
         while True:
-            item = await self.store.get(key)
-            before = decode("settings", item) if item else MachineSettings()
-            after = MachineSettings(metadata={**before.metadata, **dict(metadata)})
+            found = {item.key: item for item in (await self.store.get_many([key, machine_key])).items}
+            before = decode("settings", found[key]) if key in found else MachineSettings()
+            there = self._decode_all("machines", [found[machine_key]] if machine_key in found else [])
+            configured = there[(machine,)].metadata if there else None
+            after = overlay_metadata(before, metadata, configured)
+            if after == before and key in found:
+                return
+            operation = self.put(after, machine) if after != MachineSettings() else Delete(key)
             try:
-                guard = Unchanged(key, item.mod_revision if item else 0)
-                await self.store.transact([guard], [self.put(after, machine)])
+                guard = Unchanged(key, found[key].mod_revision if key in found else 0)
+                await self.store.transact([guard], [operation])
             except Conflict:
                 continue
             return
+
+    async def known_machines(self, ids: Collection[str]) -> set[str]:
+        """Those of these machines that are there, or have left a trace: settings, or a session that was taken in."""
+        keys = {self.key(kind, id_): id_ for kind in ("machines", "settings", "synced") for id_ in ids}
+        asked = list(keys)
+        known: set[str] = set()
+        for start in range(0, len(asked), MAX_OPERATIONS):
+            found = await self.store.get_many(asked[start : start + MAX_OPERATIONS])
+            known |= {keys[item.key] for item in found.items}
+        return known
 
 
 def _normalise(prefix: str) -> str:

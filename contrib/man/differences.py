@@ -50,7 +50,15 @@ FLEETD = (
     ),
     ("The store", "etcd's version 3 API, under `/fleet/`, instead of version 2. Units are carried across by the API."),
     ("The socket", "Closed to all but root and the group `fleet`; there every local user could control the cluster."),
-    ("TCP", "Off unless asked for, and beyond this machine only with `insecure=true`."),
+    (
+        "TCP",
+        "Off unless asked for, and only with `insecure=true`. Names that this machine is not known by and web pages "
+        "from elsewhere are refused (`allowed_hosts`), and so is a PATCH that does not say that it is JSON.",
+    ),
+    (
+        "PATCH of machines",
+        "Takes at most 1,000 operations, on machines that are or were; there, on any that one named.",
+    ),
 )
 
 CONFIGURATION = (

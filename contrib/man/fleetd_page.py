@@ -67,7 +67,11 @@ _VERSION_TWO = (
         "1000 units in 2 MiB; a unit file has at most 256 KiB.",
     ),
     ("POST /fleet/v2/leave", "What `fleetd leave` does; on the machine's own socket only."),
-    ("GET /health, GET /metrics", "Whether this fleetd and its store answer; its counters, for Prometheus."),
+    (
+        "GET /health, GET /metrics",
+        "Whether this fleetd and its store answer; its counters, for Prometheus. The sockets of `metrics_listen` show "
+        "these two alone, to everybody.",
+    ),
 )
 
 

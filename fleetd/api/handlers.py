@@ -4,13 +4,14 @@ Everything between a Request and a Response is here and in the resources' own mo
 """
 
 import posixpath
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from urllib.parse import quote, urlencode
 
 import msgspec
 
 from fleetd.api import schema
 from fleetd.api.batches import Batches
+from fleetd.api.callers import check_caller
 from fleetd.api.discovery import describe_api
 from fleetd.api.machines import Machines
 from fleetd.api.message import (
@@ -19,6 +20,7 @@ from fleetd.api.message import (
     ApiError,
     Request,
     Response,
+    check_is_json,
     refusal_of,
     render_error,
     render_json,
@@ -32,6 +34,7 @@ from fleetd.store.protocol import Unavailable
 
 LEAVE = f"{schema.V2}/leave"
 METRICS = "/metrics"
+HEALTH = "/health"
 _ALWAYS = (LEAVE, METRICS)  # answered in every state: to hear that the machine has left, or how it fares
 
 Handler = Callable[[Request, str], Awaitable[Response]]
@@ -58,7 +61,8 @@ class Api:
 
     `shadows(name)` says which unit of the machine's own a name would hide ('': none). `not_ready()` says why nothing
     can be answered yet ('': all is well). `leave()` makes this machine leave the cluster, or goes on with it, and says
-    how far it is. `metrics()` renders the counters.
+    how far it is. `metrics()` renders the counters. `allowed_hosts` are names, in lower case, that clients over TCP may
+    know this API by.
     """
 
     def __init__(
@@ -70,11 +74,13 @@ class Api:
         not_ready: Callable[[], str] = lambda: "",
         leave: Leave | None = None,
         metrics: Callable[[], bytes] | None = None,
+        allowed_hosts: Collection[str] = (),
     ) -> None:
         self._registry = registry
         self._not_ready = not_ready
         self._leave = leave
         self._metrics = metrics
+        self._allowed_hosts = allowed_hosts
         self._discovery = render_json(describe_api())
         units = Units(registry, token_limit, shadows)
         states = States(registry, token_limit)
@@ -104,7 +110,7 @@ class Api:
             ),
             f"{schema.V2}/reports": Resource({"POST": reports.post}, only_post),
         }
-        self._others["/health"] = Resource({"GET": self._get_health}, get_only)
+        self._others[HEALTH] = Resource({"GET": self._get_health}, get_only)
         if leave:
             self._others[LEAVE] = Resource({"POST": self._post_leave}, only_post)
         if metrics:
@@ -123,6 +129,11 @@ class Api:
         return response
 
     async def _answer(self, request: Request) -> Response:
+        if request.metrics_only:
+            if request.path not in (HEALTH, METRICS):
+                raise ApiError(404, f"this socket shows {METRICS} and {HEALTH} alone")
+        elif not request.local:
+            check_caller(request, self._allowed_hosts)
         if (reason := self._not_ready()) and request.path not in _ALWAYS:
             raise ApiError(503, f"{NO_STORE}: {reason}")
         if len(request.body) > MAX_BODY_BYTES:
@@ -136,6 +147,8 @@ class Api:
         handler = resource.methods.get("GET" if request.method == "HEAD" else request.method)
         if handler is None:
             raise ApiError(405, resource.otherwise, (("Allow", resource.allowed),))
+        if _has_to_be_json(request):
+            check_is_json(request)
         return await handler(request, name)
 
     def _find(self, path: str) -> tuple[Resource, str]:
@@ -173,6 +186,14 @@ class Api:
 def body_too_large() -> ApiError:
     """The refusal of a body over the bound; server.py needs it before there is a Request."""
     return ApiError(413, f"the request's body is larger than {MAX_BODY_BYTES} bytes")
+
+
+def _has_to_be_json(request: Request) -> bool:
+    """Whether the request's body has to be said to be JSON: no form on a web page can say so (PUT says it by itself, in
+    the original's order of checks). Scripts that knew the original say nothing of a PATCH: on this machine they may."""
+    if request.method == "PATCH":
+        return not request.local
+    return request.method == "POST" and request.path != LEAVE
 
 
 def _is_text(request: Request) -> bool:

@@ -11,6 +11,7 @@ from fleetd.api.pages import parse_page, read_page
 from fleetd.core.machine import Machine, MachineMode, MachineSettings, effective_metadata
 from fleetd.registry import MalformedRecord, Registry
 
+MOST_EDITS = 1000  # in one request
 OPERATIONS = ("add", "remove", "replace")
 EDITED_PATH = re.compile(r"/([^/]+)/metadata/([A-Za-z0-9_.-]+)")
 
@@ -36,7 +37,10 @@ def describe_machine(machine: Machine, settings: MachineSettings | None) -> sche
 def parse_edits(body: bytes) -> dict[str, list[tuple[str, str]]]:
     """What is to be laid over each machine's metadata, in order: machine → (key, value), '' to hide the key."""
     edits: dict[str, list[tuple[str, str]]] = {}
-    for edit in parse_json(body, list[MetadataEdit] | None) or []:  # type: ignore[arg-type]
+    asked: list[MetadataEdit] = parse_json(body, list[MetadataEdit] | None) or []  # type: ignore[arg-type]
+    if len(asked) > MOST_EDITS:
+        raise ApiError(413, f"{len(asked)} operations in one request: at most {MOST_EDITS} are allowed")
+    for edit in asked:
         if edit.op not in OPERATIONS:
             raise ApiError(400, "invalid op: expect add, remove, or replace")
         found = EDITED_PATH.fullmatch(edit.path)
@@ -68,11 +72,18 @@ class Machines:
 
     async def patch(self, request: Request, _: str) -> Response:
         """Change metadata. Everything is checked first, then done machine by machine."""
-        for machine, metadata in parse_edits(request.body).items():
+        edits = parse_edits(request.body)
+        known = await self._registry.known_machines(edits)
+        for machine in edits:
+            if machine not in known:
+                raise ApiError(
+                    404, f'there is no machine "{machine}", and none is known to have been: its whole id is needed'
+                )
+        for machine, metadata in edits.items():
             try:
                 await self._registry.change_settings(machine, metadata)
             except MalformedRecord:
                 raise
             except ValueError as error:
                 raise ApiError(413, f'metadata of machine "{machine}" cannot be kept: {error}') from error
-        return Response(204)
+        return Response(204, (("Content-Type", schema.JSON_TYPE),))  # as the original: clients look at it

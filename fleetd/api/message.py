@@ -22,7 +22,8 @@ Shape = TypeVar("Shape")
 
 
 class Request(msgspec.Struct, frozen=True):
-    """One request. `path` and `query` are percent-decoded; `local` says that it came over a unix socket."""
+    """One request. `path` and `query` are percent-decoded. `local` says that it came over a unix socket, whose other
+    end is trusted; `metrics_only` that it came over a socket for figures, whose other end may be anybody."""
 
     method: str
     path: str
@@ -30,6 +31,7 @@ class Request(msgspec.Struct, frozen=True):
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes = b""
     local: bool = False
+    metrics_only: bool = False
 
     def query_values(self, name: str) -> list[str]:
         """The values of a query parameter, in order."""
@@ -79,6 +81,15 @@ def refusal_of(error: ApiError | MalformedRecord | Unavailable) -> ApiError:
     if isinstance(error, MalformedRecord):
         return ApiError(500, f"{error}; mend or delete this key in the store")
     return error
+
+
+def check_is_json(request: Request) -> None:
+    """Raises ApiError for a request that does not say, exactly once, that its body is JSON."""
+    types = request.header_values("Content-Type")
+    if len(types) != 1:
+        raise ApiError(415, f"expected 1 Content-Type, got {len(types)}")
+    if types[0].partition(";")[0].strip().lower() != JSON_TYPE:
+        raise ApiError(415, f"only acceptable Content-Type is {JSON_TYPE}")
 
 
 def parse_json(body: bytes, shape: type[Shape]) -> Shape:

@@ -7,8 +7,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from fleetd.api import schema
-from fleetd.api.message import ApiError, Request, parse_json
+from fleetd.api.message import ApiError, Request, check_is_json, parse_json
 from fleetd.core.names import InvalidName, is_reserved, parse_name, validate_name
 from fleetd.core.unit import InvalidRequirements, TargetState, Unit, validate_requirements
 from fleetd.core.unitfile import Option, UnitFileError, check_options, render_unit_file
@@ -67,15 +66,6 @@ class Change(msgspec.Struct, frozen=True):
     status: int
 
 
-def check_is_json(request: Request) -> None:
-    """Raises ApiError for a request that does not say, exactly once, that its body is JSON."""
-    types = request.header_values("Content-Type")
-    if len(types) != 1:
-        raise ApiError(415, f"expected 1 Content-Type, got {len(types)}")
-    if types[0].partition(";")[0].strip().lower() != schema.JSON_TYPE:
-        raise ApiError(415, f"only acceptable Content-Type is {schema.JSON_TYPE}")
-
-
 def parse_put(request: Request, name: str) -> Wish:
     """What a PUT of the unit of this name asks for. Raises ApiError."""
     check_is_json(request)
@@ -87,7 +77,6 @@ def parse_put(request: Request, name: str) -> Wish:
 
 def parse_wishes(request: Request) -> tuple[WishBody, ...]:
     """What a request asks for of several units, each named once. Raises ApiError."""
-    check_is_json(request)
     bodies = parse_json(request.body, WishesBody).wishes
     if len(bodies) > MOST_WISHES:
         raise ApiError(413, f"{len(bodies)} units in one request: at most {MOST_WISHES} are allowed")

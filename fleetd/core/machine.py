@@ -2,9 +2,11 @@
 
 import ipaddress
 import re
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
 import msgspec
+from msgspec import structs
 
 SHORT_ID_LENGTH = 8
 _HOST_NAME = re.compile(r"[A-Za-z0-9._][A-Za-z0-9._-]{0,252}", re.ASCII)
@@ -63,6 +65,16 @@ class MachineSettings(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     metadata: dict[str, str] = {}
+
+
+def overlay_metadata(
+    settings: MachineSettings, edits: Iterable[tuple[str, str]], configured: Mapping[str, str] | None
+) -> MachineSettings:
+    """The settings with these keys set, in order ('' hides a key). Where it is known what the machine itself is
+    `configured` with (None: it is not), a key that hides nothing is left out."""
+    metadata = {**settings.metadata, **dict(edits)}
+    kept = {key: value for key, value in metadata.items() if value != "" or configured is None or key in configured}
+    return structs.replace(settings, metadata=kept)
 
 
 def effective_metadata(machine: Machine, settings: MachineSettings | None) -> dict[str, str]:

@@ -43,7 +43,7 @@ class Echo(Api):
 @contextlib.asynccontextmanager
 async def serving(api: Api, *addresses: Address, **options: Any) -> AsyncIterator[Server]:
     server = Server(api)
-    await server.start(addresses, insecure=False, **options)
+    await server.start(addresses, insecure=True, **options)
     try:
         yield server
     finally:
@@ -54,7 +54,7 @@ class Client(HTTPConnection):
     """A plain client of whatever address."""
 
     def __init__(self, address: Address) -> None:
-        super().__init__("fleet", timeout=10)
+        super().__init__(address.host or "fleet", timeout=10)
         self.address = address
 
     def connect(self) -> None:

@@ -11,6 +11,8 @@ from fleetd.core.placement import Decision, Placement
 from fleetd.core.unit import TargetState, UnitState
 from fleetd.core.unitfile import hash_unit_file
 from fleetd.membership import Membership
+from fleetd.registry import Synced
+from tests.api.conftest import JSON
 
 STATE = "/fleet/v1/state"
 MACHINES = "/fleet/v1/machines"
@@ -97,13 +99,46 @@ async def test_metadata_is_changed_in_order_and_survives_without_the_machine(fle
         {"OP": "remove", "Path": "/m1/metadata/a", "value": "ignored"},
         {"op": "remove", "path": "/m1/metadata/c"},
     ]
-    response = await fleet.ask(f"PATCH {MACHINES}", edits, ())
-    assert (response.status, response.headers, response.body) == (204, (), b"")
+    await fleet.put(Synced("s"), "m1")  # both are away, and what they are configured with is not known
+    await fleet.put(Synced("s"), "m2")
+    response = await fleet.ask(f"PATCH {MACHINES}", edits)
+    assert (response.status, response.headers, response.body) == (204, JSON, b"")
     settings = await fleet.registry.settings()
     assert settings == {
         "m1": MachineSettings({"a": "", "b": "2", "c": ""}),
         "m2": MachineSettings({"a.b-c_D": "x"}),
     }
+
+
+async def test_what_hides_nothing_is_not_kept_of_a_machine_that_is_there(fleet: Any) -> None:
+    await fleet.put(Machine("m1", metadata={"role": "db"}), "m1")
+    hide = [{"op": "remove", "path": f"/m1/metadata/{key}"} for key in ("role", "disk")]
+    assert (await fleet.ask(f"PATCH {MACHINES}", hide)).status == 204
+    assert await fleet.registry.settings() == {"m1": MachineSettings({"role": ""})}
+
+
+async def test_settings_that_set_nothing_vanish(fleet: Any) -> None:
+    await fleet.put(Machine("m1"), "m1")
+    for op, kept in (("add", {"m1": MachineSettings({"disk": "ssd"})}), ("remove", {}), ("remove", {})):
+        edit = [{"op": op, "path": "/m1/metadata/disk", "value": "ssd"}]
+        assert (await fleet.ask(f"PATCH {MACHINES}", edit)).status == 204
+        assert await fleet.registry.settings() == kept
+
+
+async def test_a_machine_that_never_was_gets_no_settings_nor_do_the_others(fleet: Any) -> None:
+    await fleet.put(Machine("m1"), "m1")
+    edits = [{"op": "add", "path": f"/{machine}/metadata/a", "value": "1"} for machine in ("m1", "m2")]
+    status, said = await fleet.refused(f"PATCH {MACHINES}", edits)
+    assert (status, said) == (404, 'there is no machine "m2", and none is known to have been: its whole id is needed')
+    assert await fleet.registry.settings() == {}
+
+
+async def test_more_than_a_thousand_edits_are_refused(fleet: Any) -> None:
+    await fleet.put(Machine("m1"), "m1")
+    edits = [{"op": "add", "path": f"/m1/metadata/a{number}", "value": "1"} for number in range(1001)]
+    status, said = await fleet.refused(f"PATCH {MACHINES}", edits)
+    assert (status, said) == (413, "1001 operations in one request: at most 1000 are allowed")
+    assert (await fleet.ask(f"PATCH {MACHINES}", edits[1:])).status == 204
 
 
 @pytest.mark.parametrize("body", [b"[]", b"null"])
@@ -150,6 +185,7 @@ async def test_edits_are_a_list(fleet: Any, body: bytes) -> None:
 
 
 async def test_more_metadata_than_the_store_can_keep_is_refused(fleet: Any) -> None:
+    await fleet.put(Machine("m1"), "m1")
     edit = {"op": "add", "path": "/m1/metadata/a", "value": "x" * 1_100_000}
     status, said = await fleet.refused(f"PATCH {MACHINES}", [edit])
     assert status == 413

@@ -203,7 +203,7 @@ async def test_every_response_says_how_long_it_is(fleet: Any, path: Address) -> 
             assert response.status == status
             assert response.getheader("Content-Length") == str(len(body))
         response, body = await ask(Client(path), "PATCH", "/fleet/v1/machines", body=b"[]")
-        assert (response.status, response.getheader("Content-Type"), body) == (204, None, b"")
+        assert (response.status, response.getheader("Content-Length"), body) == (204, None, b"")
 
 
 async def test_a_body_may_be_as_large_as_the_bound_and_not_larger(path: Address) -> None:

@@ -1,18 +1,23 @@
 """The sockets that the API listens on: unix, TCP and inherited ones, and who may reach them."""
 
+import asyncio
 import grp
 import os
 import socket
 import stat
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fleetd.api.handlers import LEAVE
 from fleetd.api.schema import Leaving
-from fleetd.api.server import ListenError, Server, check_exposure, inherited_sockets, open_socket
+from fleetd.api.server import METRICS_CONNECTIONS, Server
+from fleetd.api.sockets import ListenError, check_exposure, inherited_sockets, open_socket
 from fleetd.options import Address
 from tests.api.served import LOOPBACK, Client, Echo, ask, free_port, serving
 
@@ -65,7 +70,7 @@ async def test_a_port_that_is_taken_is_named_and_nothing_is_left_open(path: Addr
         port = taken.getsockname()[1]
         server = Server(Echo())
         with pytest.raises(ListenError, match=f"^cannot listen on 127.0.0.1:{port}: another process listens there"):
-            await server.start([path, Address(host=LOOPBACK, port=port)], insecure=False)
+            await server.start([path, Address(host=LOOPBACK, port=port)], insecure=True)
     assert not os.path.exists(path.path)
 
 
@@ -81,8 +86,10 @@ async def test_an_address_that_others_could_reach_is_refused_unless_asked_for(ho
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1", "::1%lo"])
-def test_loopback_is_no_exposure(host: str) -> None:
-    check_exposure("here", host, insecure=False)
+def test_loopback_is_for_every_user_here_and_so_asked_for_as_well(host: str) -> None:
+    with pytest.raises(ListenError, match=r"every user of this machine could reach it.*insecure=true \(--insecure\)"):
+        check_exposure("here", host, insecure=False)
+    check_exposure("here", host, insecure=True)
 
 
 async def test_every_address_is_served_when_asked_for(fleet: Any) -> None:
@@ -115,9 +122,107 @@ async def test_inherited_sockets_are_served_and_their_files_are_left_to_systemd(
     assert os.path.exists(path.path)
 
 
+# Who is at the other end of a unix socket
+
+NOBODY, STRANGERS = 65534, 65533
+FLEET_GROUP = 60987  # of no group on this machine
+
+
+def is_answered(path: str, user: int = NOBODY, group: int = NOBODY, groups: Sequence[int] = ()) -> bool:
+    """Whether a process of this user and these groups gets 200 for its request, not 403."""
+    child = os.fork()
+    if child == 0:  # a program of its own would need a Python that every user may start
+        os.setgroups(groups)
+        os.setgid(group)
+        os.setuid(user)
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(path)
+            client.sendall(b"GET /health HTTP/1.1\r\nHost: fleet\r\n\r\n")
+            os._exit((b"200", b"403").index(client.recv(1000).split()[1]))
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, 1)
+    return status == 0
+
+
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """One that every user may look into."""
+    with tempfile.TemporaryDirectory(prefix="fleet-sockets-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+async def test_a_socket_open_to_everybody_answers_root_and_its_groups_alone(
+    fleet: Any, open_directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = str(open_directory / "s")
+    inherited = socket.socket(socket.AF_UNIX)
+    inherited.bind(path)
+    os.chown(path, 0, FLEET_GROUP)
+    os.chmod(path, 0o666)
+    inherited.listen()
+    async with serving(fleet.api, inherited=[inherited]):
+        assert not await asyncio.to_thread(is_answered, path)
+        assert not await asyncio.to_thread(is_answered, path, NOBODY, STRANGERS, [NOBODY])
+        assert await asyncio.to_thread(is_answered, path, NOBODY, FLEET_GROUP)
+        assert await asyncio.to_thread(is_answered, path, NOBODY, STRANGERS, [NOBODY, FLEET_GROUP])
+        assert await asyncio.to_thread(is_answered, path, 0, STRANGERS)
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith(f"{path} is open to every user: only root and the group fleet are answered")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+async def test_an_abstract_socket_answers_root_alone_and_says_to_others_what_they_lack(
+    fleet: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = f"\0fleet-test-{os.getpid()}"
+    inherited = socket.socket(socket.AF_UNIX)
+    inherited.bind(name)
+    inherited.listen()
+    async with serving(fleet.api, inherited=[inherited]):
+        assert not await asyncio.to_thread(is_answered, name)
+        assert await asyncio.to_thread(is_answered, name, 0, 0)
+    assert "an abstract socket is handed over" in caplog.text
+
+
+# Figures on sockets of their own
+
+
+async def test_figures_are_shown_on_sockets_of_their_own_and_nothing_else(fleet: Any, tmp_path: Path) -> None:
+    fleet.reconfigure(metrics=lambda: b"figures")
+    places = [Address(path=str(tmp_path / "m")), Address(host=LOOPBACK, port=free_port())]
+    async with serving(fleet.api, metrics_addresses=places):
+        assert stat.S_IMODE(os.stat(places[0].path).st_mode) == 0o666
+        for place in places:
+            client = Client(place)
+            headers = {"Host": "m1.example.org"}  # as Prometheus knows it
+            response, body = await ask(client, "GET", "/metrics", headers=headers)
+            assert (response.status, body) == (200, b"figures")
+            assert (await ask(client, "GET", "/health", headers=headers))[0].status == 200
+            for method, path in (("GET", "/fleet/v1/units"), ("PUT", "/fleet/v1/units/a.service"), ("POST", LEAVE)):
+                response, body = await ask(client, method, path)
+                assert response.status == 404
+                assert b"this socket shows /metrics and /health alone" in body
+    assert not os.path.exists(places[0].path)
+
+
+async def test_who_looks_at_figures_takes_no_room_from_clients_of_the_api(fleet: Any, tmp_path: Path) -> None:
+    for_all, own = Address(path=str(tmp_path / "m")), Address(path=str(tmp_path / "s"))
+    async with serving(fleet.api, own, metrics_addresses=[for_all]) as server:
+        client = Client(own)
+        assert (await ask(client, "GET", "/health"))[0].status == 200
+        crowd = [Client(for_all) for _ in range(METRICS_CONNECTIONS + server.crowd.max_connections // 8)]
+        for one in crowd:
+            await asyncio.to_thread(one.connect)
+        assert (await ask(client, "GET", "/health"))[0].status == 200
+        for one in crowd:
+            one.close()
+
+
 TAKE = """
 import os, sys
-from fleetd.api.server import inherited_sockets
+from fleetd.api.sockets import inherited_sockets
 os.environ["LISTEN_PID"] = str(os.getpid() + int(sys.argv[1]))
 taken = inherited_sockets(os.environ, os.getpid())
 print([(sock.family.name, sock.fileno(), os.get_inheritable(sock.fileno())) for sock in taken])

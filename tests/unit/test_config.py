@@ -55,6 +55,8 @@ def test_without_anything_the_defaults_hold_and_nothing_is_noted() -> None:
         standalone_path="/var/lib/fleet/fleet.db",
         listen=(),
         insecure=False,
+        allowed_hosts=frozenset(),
+        metrics_listen=(),
     )
 
 
@@ -136,6 +138,8 @@ def test_an_option_that_lost_its_meaning_is_accepted_and_noted(name: str) -> Non
         ("etcd_request_timeout", "3", 3.0),
         ("etcd_compact", "false", False),
         ("public_ip", "10.0.0.1", "10.0.0.1"),
+        ("allowed_hosts", "M1.example, m2,", frozenset({"m1.example", "m2"})),
+        ("metrics_listen", "/run/m.sock,:9353", (Address(path="/run/m.sock"), Address(port=9353))),
         ("public_ip", "fe80::1%eth0", "fe80::1%eth0"),
         ("public_ip", "m1.example.org", "m1.example.org"),
         ("metadata", "a=b, c = d=e ,a=f,", {"a": "f", "c": "d=e"}),
@@ -185,6 +189,7 @@ def test_a_value_is_read(name: str, text: str, value: object) -> None:
             "10.0.0.1:22",
             "'10.0.0.1:22' is neither an IP address nor a host name; leave it empty to have one found",
         ),
+        ("allowed_hosts", "m1:80", "'m1:80' is no host name; write names without ports, separated by commas"),
         ("agent_ttl", "30", "'30' is no duration: it needs a unit; write 30s for seconds"),
         ("agent_ttl", "soon", "'soon' is no time span; write one like 90s, 5min or 1h 30min"),
         ("agent_ttl", "", "'' is no time span; write one like 90s, 5min or 1h 30min"),
