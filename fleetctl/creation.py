@@ -24,14 +24,9 @@ from fleetctl.local_files import (
 from fleetctl.log import LOG
 from fleetctl.suggestion import suggest_unit
 from fleetd.api import schema
-from fleetd.core.unit import (
-    InvalidRequirements,
-    TargetState,
-    malformed_metadata,
-    parse_requirements,
-    unknown_requirements,
-    validate_requirements,
-)
+from fleetd.core.admission import refuse_unit
+from fleetd.core.advice import advise
+from fleetd.core.unit import TargetState, parse_requirements
 from fleetd.core.unitfile import Option, UnitFile
 
 Fetch = Callable[[str], UnitFile | None]  # the content of a template of the cluster, by name
@@ -131,8 +126,8 @@ def plan_creations(client: Client, wanted: Sequence[Wanted], target: TargetState
     creations = []
     for unit, creation in zip(wanted, planned, strict=True):
         if creation is not None:
-            _check(creation)
-            _warn_of_ignored_lines(unit, creation)
+            refuse(creation.name, creation.content)
+            warn(creation.name, creation.content, unit.own, unit.template_file)
             creations.append(creation)
     return creations
 
@@ -208,32 +203,21 @@ def _warn_if_different(report: schema.UnitReport, file: LocalFile, kind: str) ->
         )
 
 
-def _check(creation: Creation) -> None:
-    """Refuse what the API would refuse, warn of what would be ignored."""
-    options = creation.content.options
-    try:
-        if not options:
-            raise InvalidRequirements("its unit file holds no options")
-        validate_requirements(options)
-    except InvalidRequirements as error:
-        raise CommandFailed(f"Error creating units: failed creating unit {creation.name}: {error}") from error
-    for option in unknown_requirements(options):
-        LOG.warning('Unit %s: unrecognized requirement in [X-Fleet] section: "%s"', creation.name, option)
-    for item in malformed_metadata(options):
-        LOG.warning(
-            'Unit %s: MachineMetadata "%s" is not of the form key=value, and restricts nothing', creation.name, item
-        )
+def refuse(name: str, content: UnitFile) -> None:
+    """Raises CommandFailed for what the API would refuse."""
+    refusal = refuse_unit(name, content.options) if content.options else "its unit file holds no options"
+    if refusal:
+        raise CommandFailed(f"Error creating units: failed creating unit {name}: {refusal}")
 
 
-def _warn_of_ignored_lines(unit: Wanted, creation: Creation) -> None:
-    for file in (unit.own, unit.template_file):
-        if file and file.content is creation.content and file.ignored_line:
-            LOG.warning(
-                "Unit %s: line %d of %s stands before the first section, and is ignored",
-                creation.name,
-                file.ignored_line,
-                file.path,
-            )
+def warn(name: str, content: UnitFile, *files: LocalFile | None) -> None:
+    """Warn of what has no effect, or not the one it seems to have; of lines, where the content is from these files."""
+    for sentence in advise(name, content.options):
+        LOG.warning("Unit %s: %s", name, sentence)
+    for file in files:
+        if file and file.content is content:
+            for line, sentence in file.surprises:
+                LOG.warning("Unit %s: line %d of %s %s", name, line, file.path, sentence)
 
 
 def apply_creations(client: Client, creations: Sequence[Creation]) -> Sent:

@@ -11,7 +11,7 @@ import msgspec
 
 from fleetctl.errors import CommandFailed
 from fleetd.core.names import InvalidName, UnitName, parse_name, validate_name, with_default_suffix
-from fleetd.core.unitfile import MAX_UNIT_FILE_BYTES, UnitFile, UnitFileError, decode_unit_file, line_before_sections
+from fleetd.core.unitfile import MAX_UNIT_FILE_BYTES, UnitFile, UnitFileError, decode_unit_file, surprising_lines
 
 
 class UnitArgument(msgspec.Struct, frozen=True):
@@ -33,11 +33,11 @@ class UnitArgument(msgspec.Struct, frozen=True):
 
 
 class LocalFile(msgspec.Struct, frozen=True):
-    """A unit file that was read. `ignored_line` is the first that stands before all sections, 0 for none."""
+    """A unit file that was read. `surprises` are lines, by number, of which somebody should know something."""
 
     path: str
     content: UnitFile
-    ignored_line: int = 0
+    surprises: tuple[tuple[int, str], ...] = ()
 
 
 def parse_argument(argument: str) -> UnitArgument:
@@ -88,7 +88,7 @@ def read_local_file(path: str) -> LocalFile | None:
         if data is None:
             return None
         text = decode_unit_file(data)
-        return LocalFile(path, UnitFile.parse(text), line_before_sections(text))
+        return LocalFile(path, UnitFile.parse(text), surprising_lines(text))
     except UnitFileError as error:
         where = f" (line {error.line})" if error.line is not None and f"line {error.line}" not in str(error) else ""
         why = f"{error}{where}"

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from fleetctl import screen
 from fleetctl.errors import CommandFailed
+from fleetd.core.names import visible
 
 TAB = 8
 
@@ -46,8 +47,15 @@ def warning(text: str) -> None:
 
 
 def printable(text: str) -> str:
-    """Text from elsewhere on one line, without what a terminal would obey."""
-    return "".join(char if char.isprintable() else " " for char in " ".join(text.split()))
+    """Text from elsewhere on one line; what a terminal would obey, or not show, is escaped."""
+    return visible(" ".join(text.split()))
+
+
+def write_text(text: str) -> None:
+    """Lines from elsewhere as a result: as they are for a program, with what a terminal would obey escaped for one."""
+    if sys.stdout.isatty():
+        text = "\n".join("\t".join(map(visible, line.split("\t"))) for line in text.split("\n"))
+    write(text)
 
 
 def indented(text: str) -> str:

@@ -10,13 +10,16 @@ import sys
 from collections.abc import Mapping
 from typing import TextIO
 
+from fleetd.core.names import visible
+
 _PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (logging.DEBUG, 7))
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 _LIBRARIES = ("aiohttp", "asyncio")  # their details are never ours
 
 
 class LineFormatter(logging.Formatter):
-    """One line an event; a traceback's lines follow, each with the same prefix, for the journal knows lines only."""
+    """One line an event; a traceback's lines follow, each with the same prefix, for the journal knows lines only. What
+    ends a line there (NUL, too), and what a terminal would obey, is escaped."""
 
     def __init__(self, for_journal: bool) -> None:
         super().__init__()
@@ -25,18 +28,14 @@ class LineFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line, or lines."""
         fields = {name: value for name, value in record.__dict__.items() if name not in _STANDARD}
-        text = " ".join([_one_line(record.getMessage()), *(f"{name}={_quote(fields[name])}" for name in fields)])
+        text = " ".join([record.getMessage(), *(f"{name}={_quote(fields[name])}" for name in fields)])
         lines = [text, *(self.formatException(record.exc_info).splitlines() if record.exc_info else ())]
-        return "\n".join(self._prefix(record) + line for line in lines)
+        return "\n".join(self._prefix(record) + visible(line) for line in lines)
 
     def _prefix(self, record: logging.LogRecord) -> str:
         if not self._for_journal:
             return f"{record.levelname} "
         return f"<{next((priority for level, priority in _PRIORITIES if record.levelno >= level), 7)}>"
-
-
-def _one_line(text: str) -> str:
-    return text.replace("\r", "\\r").replace("\n", "\\n")
 
 
 def _quote(value: object) -> str:

@@ -27,7 +27,7 @@ from fleetd.core.unitfile import (
     UnitFileError,
     check_options,
     decode_unit_file,
-    line_before_sections,
+    surprising_lines,
 )
 from fleetd.options import OPTIONS, VARIABLE_PREFIX
 from fleetd.registry import DEFAULT_PREFIX, MalformedRecord, Registry, encode
@@ -52,8 +52,8 @@ def check_unit_file(data: bytes) -> None:
     """The file of a unit, as `fleetctl` reads it and the API is given it."""
     try:
         text = decode_unit_file(data)
-        line_before_sections(text)
         once = UnitFile.parse(text)
+        surprising_lines(text)
     except UnitFileError as error:
         assert error.line is None or 1 <= error.line <= data.count(b"\n") + 1, "a line that the file has not"  # noqa: PT017 (what it says is the promise)
         return

@@ -39,6 +39,8 @@ FLEETCTL = (
     ("Waits", "Without `--block-attempts` a wait ends after five minutes; there it had no end."),
     ("--request-timeout", "Holds for every request; there a daemon that hung was waited for without an end."),
     ("--sign", "Is refused, with 2."),
+    ("verify", "Checks unit files. There it was a stub that said so and ended with 2."),
+    ("Types", "A name that ends in any type of units is complete (`x.target`, `x.slice`); there `.service` was added."),
     ("TLS", "The server's certificate is always checked."),
 )
 
@@ -75,7 +77,14 @@ UNIT = (
     ),
     ("Replaces", "May hold several globs parted by blanks, as Conflicts may."),
     ("The system's own units", "A unit that would shadow one of the system is refused, with the reason."),
-    ("Continued lines", "In a value of [X-Fleet] they are joined by a blank, as systemd does it."),
+    (
+        "Lines",
+        "As in systemd.syntax(7): a comment that ends in a backslash does not take the next line along, one within a "
+        "continued line is no part of it, and an escaped backslash continues nothing. Lines may have more than 2,047 "
+        "bytes. A value of [X-Fleet] that goes on is joined by blanks.",
+    ),
+    ("Names", "Those that begin with `-` are refused, and those of units that systemd makes by itself."),
+    ("[Install]", "Is followed without force, and undone; see above. There it could take the name of any unit."),
 )
 
 

@@ -68,7 +68,7 @@ added in later versions; none changes its meaning.
 _EXIT = (
     ("0", "What was asked for has been done, and waited for unless `--no-block` was given."),
     ("1", "It failed, or did not happen in time; standard error says why."),
-    ("2", "The command line is malformed. Also of `verify`, which is deprecated."),
+    ("2", "The command line is malformed."),
     ("130", "Interrupted. What was sent to the cluster is not taken back."),
     ("other", "Of `ssh`, `status` and `journal`: that of the program they run there; 255 where SSH failed."),
 )

@@ -109,6 +109,49 @@ A value that begins and ends with a double quote is a list: its items are parted
 value is one item. Names of options are read in their exact case. Options that there are not are accepted, and fleetctl
 warns of them.
 """
+_LINES = """
+Lines go on, and comments end, as systemd.syntax(7) says: a comment ends with its line, whatever that ends in, and one
+between the lines of a value is left out. A line may be as long as the file. A byte order mark at the beginning is
+passed over. `fleetctl verify` and every command that submits a file warn where CoreOS fleet read it otherwise.
+"""
+_INSTALL = """
+On a machine a unit is what `systemctl enable --runtime` would make of it there, as long as it is there: its section
+counts from the moment its file is written, for units that run already, too; another file that replaces it takes back
+what only the old one asked for; nothing is left of it when the unit has left the machine. In this fleet differs from
+systemctl:
+"""
+_INSTALL_OPTIONS = (
+    (
+        "Alias=",
+        "Another name for the unit, to systemd: `Requires=` of that name means the unit. To fleet it is no unit: it "
+        "is not listed, and `MachineOf` and `Conflicts` do not know it. It is held to what a unit's own name is: an "
+        "alias that would hide a unit of the system, or a reserved one, is refused with the unit. A unit of fleet's "
+        "that has this name by itself comes first. Of several units on a machine with one alias, the first to be there "
+        "has it; the next gets it when that leaves. It must be of the unit's own type, and of a type that systemd lets "
+        "alias; `Alias=` with a path is refused.",
+    ),
+    (
+        "WantedBy=",
+        "Any unit may come to want this one, the system's as well (`multi-user.target`); but for those that run the "
+        "machine itself (`fleet.*`, `dbus.*`, `systemd-*`), which never do. Nothing of this outlives a reboot: fleetd "
+        "starts what is to run after one.",
+    ),
+    (
+        "RequiredBy=, UpheldBy=",
+        "For units of fleet's on the same machine alone, as long as they are there, since a unit that is required "
+        "takes those along that require it. For other units they have no effect. "
+        "(UpheldBy= wants a systemd of version 254.)",
+    ),
+    (
+        "Also=, DefaultInstance=",
+        "No effect: each unit's own section counts wherever that unit is, so a service and its socket, say, need not "
+        "name each other; and templates are on no machine.",
+    ),
+)
+_INSTALL_END = """
+Specifiers are those of systemd.unit(5) for this section, but for some of the machine (%a, %A, %B, %M, %o, %q, %w, %W).
+What of a section has no effect is said by the command that submits the file, and by the log of fleetd on the machine.
+"""
 _EXAMPLE = """
 [Unit]
 Description=Web server %i
@@ -129,11 +172,18 @@ def page() -> roff.Page:
         roff.section("Synopsis", ".PP\n\\fIunit\\fR.service, \\fItemplate\\fR@.service, …"),
         roff.section("Description", roff.paragraph(_DESCRIPTION)),
         roff.section("Options of [X-Fleet]", roff.entries(_entry(option) for option in X_FLEET)),
+        roff.section("Lines", roff.paragraph(_LINES)),
         roff.section("Values", roff.paragraph(_VALUES)),
         roff.section(
             "Specifiers",
             roff.paragraph("They are replaced in the values of [X-Fleet]; systemd replaces its own elsewhere."),
             roff.entries((roff.bold(name), text) for name, text in SPECIFIERS),
+        ),
+        roff.section(
+            "The section [Install]",
+            roff.paragraph(_INSTALL),
+            roff.entries((roff.bold(names), text) for names, text in _INSTALL_OPTIONS),
+            roff.paragraph(_INSTALL_END),
         ),
         roff.section("Choice of a machine", roff.paragraph(_CHOICE)),
         roff.section("Loss of a machine", roff.paragraph(_LOSS)),

@@ -18,7 +18,7 @@ SUMMARIES = {
     "stop": "Stop units, and leave them on their machines",
     "submit": "Hand unit files to the cluster without starting them",
     "unload": "Stop units and take them off their machines",
-    "verify": "Deprecated, does nothing",
+    "verify": "Check unit files as submit would, without the cluster",
     "version": "Print the version of fleetctl",
 }
-HIDDEN = frozenset({"__complete", "verify"})
+HIDDEN = frozenset({"__complete"})

@@ -35,4 +35,4 @@ def _print(client: Client, name: str) -> None:
         unit = client.unit(name)
     if unit is None:
         raise CommandFailed(f"Unit {name} not found{suggest_unit(client, name)}")
-    output.write(render_unit_file(Option(option.section, option.name, option.value) for option in unit.options))
+    output.write_text(render_unit_file(Option(option.section, option.name, option.value) for option in unit.options))

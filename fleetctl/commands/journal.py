@@ -45,7 +45,7 @@ def command(
     places = sorted({place for report in reports for place in places_of(report)}, key=lambda place: place.machine)
     if not places:
         raise CommandFailed(explain_absence(reports[0], "running"))
-    named = [word for report in reports for word in ("--unit", report.name)]
+    named = [f"--unit={report.name}" for report in reports]
     argv = ["sudo"] * sudo + ["journalctl", *named, "--no-pager", "-n", str(lines), "--output", form]
     argv += ["-f"] * follow
     remote = Remote(settings, client, ssh_port)

@@ -75,7 +75,7 @@ def _pick(report: schema.UnitReport, machine: str) -> Place:
 
 
 def _restart_on_one(settings: Settings, client: Client, port: int, name: str, place: Place) -> int:
-    argv = ["sh", "-c", _AS_ROOT, "systemctl", "restart", name]
+    argv = ["sh", "-c", _AS_ROOT, "systemctl", "restart", "--", name]
     status = Remote(settings, client, port).run(place, argv)
     if status == 0:
         output.result(output.unit_line(name, "restarted", str(place)))

@@ -85,7 +85,7 @@ def _show(remote: Remote, report: schema.UnitReport, machine: str) -> int:
     places = places_of(report)
     if not places:
         raise CommandFailed(explain_absence(report, "loaded"))
-    argv = ["systemctl", "status", "-l", report.name]
+    argv = ["systemctl", "status", "-l", "--", report.name]
     if machine:
         return remote.run(pick_place(places, machine, report.name), argv)
     if len(places) == 1 and not report.is_global:

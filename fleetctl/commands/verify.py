@@ -1,16 +1,66 @@
-"""verify: deprecated, and without a successor."""
+"""verify: check unit files as submit would, and have systemd check them, too, where there is one."""
+
+import os
+import subprocess
+
+import click
 
 from fleetctl import output
+from fleetctl.creation import refuse, warn
+from fleetctl.errors import CommandFailed
+from fleetctl.local_files import LocalFile, UnitArgument, check_name, explain_missing, parse_argument, read_local_file
 from fleetctl.parsing import command as new_command
 from fleetctl.parsing import pass_settings, unit_arguments
 from fleetctl.settings import Settings
 
+# Errors of other units are theirs: what a unit needs may be in the cluster, and not here.
+_SYSTEMD_ANALYZE = ("systemd-analyze", "verify", "--man=no", "--recursive-errors=no", "--")
 
-@new_command("verify", usage="UNIT")
+
+@new_command("verify", usage="FILE...")
 @unit_arguments
 @pass_settings
 def command(settings: Settings, units: tuple[str, ...]) -> int:
-    """Deprecated. It checked signatures of units, which do not exist any more."""
-    output.warning("WARNING: The signed/verified units feature is DEPRECATED and should not be used.")
-    output.warning("WARNING: Nothing was verified. Whoever may write to the API is trusted.")
-    return 2
+    """Checks unit files by the same rules as submit and the API, without asking the cluster: whether each can be
+    read, its name, and its sections [X-Fleet] and [Install]. Warns of what has no effect, and of what CoreOS fleet
+    read otherwise. Where there is systemd-analyze(1), it checks the rest as this machine would take it: that a
+    program is missing here counts, too.
+
+    Ends with 1 if something is wrong with one of them. Warnings of fleet's do not count.
+    """
+    if not units:
+        raise click.UsageError("no unit files given")
+    return max([_verify(unit) for unit in units])
+
+
+def _verify(unit: str) -> int:
+    argument = parse_argument(unit)
+    try:
+        check_name(argument)
+        file = _read(argument)
+        refuse(argument.name.full, file.content)
+    except CommandFailed as failure:
+        output.error(str(failure).removeprefix("Error creating units: "))
+        return 1
+    warn(argument.name.full, file.content, file)
+    return _ask_systemd(file.path)
+
+
+def _read(argument: UnitArgument) -> LocalFile:
+    """The unit's file, else, for an instance, its template's."""
+    file = read_local_file(argument.path) or read_local_file(argument.template_path)
+    if file is None:
+        raise CommandFailed(f"{argument.path}: there is no such file{explain_missing(argument)}")
+    return file
+
+
+def _ask_systemd(path: str) -> int:
+    try:
+        found = subprocess.run(
+            [*_SYSTEMD_ANALYZE, os.path.abspath(path)], stdin=subprocess.DEVNULL, capture_output=True, check=False
+        )
+    except OSError:
+        return 0  # there is no systemd here
+    for line in found.stderr.decode(errors="replace").splitlines():
+        output.warning(output.printable(line))
+    return 1 if found.returncode else 0

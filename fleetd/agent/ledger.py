@@ -1,10 +1,12 @@
 """What this machine has started, kept where it outlives fleetd but not the boot: by default /run/fleet.
 
 One small file a unit, each replaced atomically, so that a crash leaves the old entry or the new one. Beside them the
-store's identity as it was last seen, and the names of orphans. What an entry means is core/reconcile.py's matter.
+store's identity as it was last seen, the names of orphans, and the links that were made for the units' [Install]. What
+an entry means is core/reconcile.py's matter, what a link means core/install.py's.
 """
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -37,10 +39,12 @@ class Ledger:
         self._units = directory / "started"
         self._store_file = directory / "store"
         self._orphans_file = directory / "orphans"
+        self._links_file = directory / "links"
         self._units.mkdir(parents=True, exist_ok=True)
         self._entries = self._read_entries()
         self._store = self._read(self._store_file, StoreSeen) or StoreSeen()
         self._orphans = self._read(self._orphans_file, tuple[str, ...]) or ()
+        self._links = self._read(self._links_file, dict[str, str])
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -84,6 +88,17 @@ class Ledger:
         if names != self._orphans:
             _replace(self._orphans_file, msgspec.json.encode(names))
             self._orphans = names
+
+    @property
+    def links(self) -> Mapping[str, str] | None:
+        """Link below systemd's runtime directory → the unit that it is (or was to be) made for; None: not kept yet."""
+        return self._links
+
+    def put_links(self, links: Mapping[str, str]) -> None:
+        """Keep these links."""
+        if links != self._links:
+            _replace(self._links_file, msgspec.json.encode(links))
+            self._links = dict(links)
 
     def _read_entries(self) -> dict[str, LedgerEntry]:
         entries = {}

@@ -19,7 +19,7 @@ from fleetd.agent.orders import Orders, Reading
 from fleetd.agent.publisher import Membership, StatePublisher
 from fleetd.agent.retries import Retries
 from fleetd.agent.steps import StepRunner
-from fleetd.core.names import InvalidName, is_reserved, validate_name
+from fleetd.core.admission import refuse_names
 from fleetd.core.reconcile import (
     NEVER_RAN,
     Desired,
@@ -33,6 +33,7 @@ from fleetd.core.reconcile import (
     report,
 )
 from fleetd.core.unit import TargetState
+from fleetd.core.unitfile import UnitFileError, parse_unit_file
 from fleetd.history import History, is_same_cluster
 from fleetd.registry import Registry
 from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager, ServiceManagerError, UnitStatus
@@ -325,15 +326,13 @@ class Agent:
         )
 
     def _find_refusal(self, name: str) -> str:
-        """Why no unit of this name may be written here, or ''."""
+        """Why no unit of this name and content may be written here, or ''."""
+        text = self._orders.placements[name].text
         try:
-            validate_name(name)
-        except InvalidName as error:
-            return f"{name} cannot be a unit here: {error}"
-        if is_reserved(name):
-            return f"{name} is a name of what runs the machine itself; choose another name"
-        path = self._systemd.shadows(name)
-        return f"{name} would shadow the machine's own {path}; choose another name" if path else ""
+            options = parse_unit_file(text) if "[Install]" in text else ()
+        except UnitFileError:
+            options = ()
+        return refuse_names(name, options, self._systemd.shadows)
 
     def _note_never_ran(self, status: UnitStatus) -> None:
         """A start job that ended before the unit could run was accepted, and yet nothing was carried out."""

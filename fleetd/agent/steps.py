@@ -14,6 +14,7 @@ import msgspec
 
 from fleetd import metrics
 from fleetd.agent.ledger import Ledger
+from fleetd.agent.links import Links
 from fleetd.agent.retries import Retries
 from fleetd.core.reconcile import Record, Remove, Start, Step, Stop, StopProgress, Write
 from fleetd.core.unitfile import hash_unit_file
@@ -32,6 +33,7 @@ class StepRunner:
         self._ledger = ledger
         self._retries = retries
         self._log = logger
+        self._links = Links(systemd, ledger, logger)
         self._files_are_known = False
         self._stops: dict[str, None] = {}  # units that were told to stop, and not to start since
         self._to_reload_for: dict[str, None] = {}  # units whose files changed since systemd was last asked about them
@@ -44,7 +46,9 @@ class StepRunner:
     def refresh_files(self) -> None:
         """Read the files, unless they are known. Raises OSError."""
         if not self._files_are_known:
-            self.hashes = {name: hash_unit_file(text) for name, text in self._systemd.read_files().items()}
+            texts = self._systemd.read_files()
+            self.hashes = {name: hash_unit_file(text) for name, text in texts.items()}
+            self._links.read(texts)
             self._files_are_known = True
 
     def stop_progress(self, status: UnitStatus) -> StopProgress:
@@ -65,6 +69,7 @@ class StepRunner:
         await self._each([step for step in plan if isinstance(step, Stop)], self._stop)
         await self._remove([step.unit for step in plan if isinstance(step, Remove)])
         await self._write({step.unit: step.text for step in plan if isinstance(step, Write)})
+        await self._links.follow()
         for step in plan:
             if isinstance(step, Record) and not self._retries.is_waiting(step.unit):
                 self._record(step)
@@ -132,6 +137,7 @@ class StepRunner:
             else:
                 self._ledger.forget(name)
                 self.hashes.pop(name, None)
+                self._links.forget(name)
                 self._stops.pop(name, None)
                 self._to_reload_for[name] = None
 
@@ -149,6 +155,7 @@ class StepRunner:
                 self._fail("write", name, failures[name])
             else:
                 self.hashes[name] = hash_unit_file(text)
+                self._links.put(name, text)
                 self._to_reload_for[name] = None
 
     async def _all_or_singly(

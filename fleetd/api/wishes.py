@@ -8,9 +8,10 @@ from collections.abc import Callable
 import msgspec
 
 from fleetd.api.message import ApiError, Request, check_is_json, parse_json
-from fleetd.core.names import InvalidName, is_reserved, parse_name, validate_name
-from fleetd.core.unit import InvalidRequirements, TargetState, Unit, validate_requirements
-from fleetd.core.unitfile import Option, UnitFileError, check_options, render_unit_file
+from fleetd.core.admission import refuse_content, refuse_names
+from fleetd.core.names import InvalidName, parse_name, validate_name
+from fleetd.core.unit import TargetState, Unit
+from fleetd.core.unitfile import Option, render_unit_file
 
 MOST_WISHES = 1000  # in one request
 NOT_FOUND = "unit does not exist"
@@ -112,41 +113,26 @@ def plan_change(wish: Wish, before: Unit | None, shadows: Callable[[str], str]) 
         raise ApiError(412, f'unit "{wish.name}" exists already')
     after = _plan_unit(wish, before)
     is_new = before is None or before.text != after.text
-    if is_new:
-        _check_free(wish.name, shadows)
+    if is_new and (refusal := refuse_names(wish.name, wish.options, shadows)):
+        raise ApiError(400, refusal)
     return Change(wish, before, after, 201 if is_new else 204)
 
 
 def _plan_unit(wish: Wish, before: Unit | None) -> Unit:
-    """The unit as it is to be written: `before` itself where it is inactive as it is to be. To ask again for launched
-    starts a unit that has stopped, to ask again for loaded stops one that its socket or timer has started."""
+    """The unit as it is to be written: `before` itself where it is so already, unless its target is launched; to ask
+    for that again starts a unit that has stopped."""
     if before is None and not wish.options:
         raise ApiError(409, "unit does not exist and options field empty")
     text = render_unit_file(wish.options) if wish.options or before is None else before.text
     target = wish.target
     if before is None or text != before.text:
-        _check_content(wish.options)
+        if refusal := refuse_content(wish.options):
+            raise ApiError(400, refusal)
         target = target or TargetState.INACTIVE
     elif target is None:
         raise ApiError(409, "must provide DesiredState to update existing unit")
     if parse_name(wish.name).is_template and target is not TargetState.INACTIVE:
         raise ApiError(400, f'cannot activate template "{wish.name}"')
-    if before and (before.text, before.target) == (text, target) and target is TargetState.INACTIVE:
+    if before and (before.text, before.target) == (text, target) and target is not TargetState.LAUNCHED:
         return before
     return Unit(wish.name, text, target)
-
-
-def _check_content(options: tuple[Option, ...]) -> None:
-    """Raises ApiError for options that make no unit file, or one that asks for what cannot be."""
-    try:
-        check_options(options)
-        validate_requirements(options)
-    except (UnitFileError, InvalidRequirements) as error:
-        raise ApiError(400, str(error)) from error
-
-
-def _check_free(name: str, shadows: Callable[[str], str]) -> None:
-    if is_reserved(name):
-        raise ApiError(400, f'unit name "{name}" is reserved for what runs the machine itself: choose another one')
-    if path := shadows(name):
-        raise ApiError(400, f'unit "{name}" would hide {path}, a unit of the system: choose another name')

@@ -16,7 +16,16 @@ DEFAULT_SUFFIX = ".service"
 # What a machine needs to run fleet itself. No unit of the cluster may take these names.
 RESERVED = ("fleet.", "dbus.", "systemd-")
 
-_COMPLETE = (".service", ".socket", ".timer", ".path", ".device", ".mount", ".automount")
+# systemd's own units that need no file: it makes them, of sessions, users and what the kernel mounts.
+_WITHOUT_FILE = re.compile(
+    r"""
+    .* [.]scope
+  | (?: - | system | user | machine | user-.* ) [.]slice
+  | (?: user | user-runtime-dir ) @.* [.]service
+  | (?: - | run | run-lock | run-user.* | (?: dev | proc | sys ) (?: -.* )? ) [.]mount
+    """,
+    re.VERBOSE | re.DOTALL,
+)
 _FOREIGN_CHARACTER = re.compile(r"[^A-Za-z0-9:\-_.\\@]")
 
 
@@ -57,19 +66,25 @@ def validate_name(name: str) -> None:
     if not suffix:
         raise InvalidName('unit name cannot end in "."')
     if suffix not in UNIT_TYPES:
-        raise InvalidName(f'invalid unit type: "{_printable(suffix)}"')
+        raise InvalidName(f'invalid unit type: "{visible(suffix)}"')
     if "@" in stem and suffix not in TEMPLATE_TYPES:
         raise InvalidName(f'invalid unit type for template: "{suffix}"')
     foreign = _FOREIGN_CHARACTER.search(stem)
     if foreign:
-        raise InvalidName(f"invalid character '{_printable(foreign[0])}' in unit name")
+        raise InvalidName(f"invalid character '{visible(foreign[0])}' in unit name")
     if stem.startswith("@"):
         raise InvalidName('unit name cannot start in "@"')
 
 
-def _printable(text: str) -> str:
-    """The text with what a terminal would obey, and not show, escaped."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+def visible(text: str) -> str:
+    """The text with what a terminal would obey, or not show, escaped."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else _escape(char) for char in text)
+
+
+def _escape(char: str) -> str:
+    return char.encode("unicode_escape", "surrogatepass").decode()
 
 
 @lru_cache(maxsize=16384)
@@ -92,13 +107,14 @@ def template_of(name: str) -> str:
 
 
 def with_default_suffix(argument: str) -> str:
-    """What a person typed, as a unit name: `.service` is added unless it ends in a type that a machine's files have."""
-    return argument if argument.endswith(_COMPLETE) else argument + DEFAULT_SUFFIX
+    """What a person typed, as a unit name: `.service` is added unless it ends in a type of units."""
+    _, dot, suffix = argument.rpartition(".")
+    return argument if dot and suffix in UNIT_TYPES else argument + DEFAULT_SUFFIX
 
 
 def is_reserved(name: str) -> bool:
     """Whether the name belongs to what runs the machine, so that it is never ours to write, start or stop."""
-    return name.startswith(RESERVED)
+    return name.startswith(RESERVED) or _WITHOUT_FILE.fullmatch(name) is not None
 
 
 def expand_specifiers(value: str, name: UnitName) -> str:

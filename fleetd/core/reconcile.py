@@ -194,8 +194,9 @@ def _carried_out(entry: LedgerEntry | None, placement: Placement) -> bool:
 def _plan_withdrawn(name: str, seen: Observed, reason: str) -> tuple[Step, ...]:
     if not seen.ours:
         return ()
-    if seen.busy:
-        return _stop(name, seen, reason, LedgerEntry(0, TargetState.INACTIVE, seen.hash))
+    held = seen.hash or (seen.entry.hash if seen.entry else "")
+    if seen.busy and held:  # else nothing of ours was ever here: what runs is the machine's own
+        return _stop(name, seen, reason, LedgerEntry(0, TargetState.INACTIVE, held))
     return (Remove(name, reason),)
 
 
@@ -257,11 +258,9 @@ def _stopped(entry: LedgerEntry | None) -> LedgerEntry | None:
 
 
 def _has_to_stop(seen: Observed) -> bool:
-    """Whether what we launched still runs, or what runs though it was to be loaded only: its socket or timer, a unit
-    that wants it, or a person has started it, and somebody has asked to stop it since. Once a stop has ended, they may
-    have started it again: that is theirs."""
-    was_here = seen.entry is not None and seen.entry.target is not TargetState.INACTIVE
-    return was_here and seen.busy and seen.stop is not StopProgress.ENDED
+    """Whether what we launched still runs. Once a stop has ended, a timer or a person may have started it again."""
+    launched = seen.entry is not None and seen.entry.target is TargetState.LAUNCHED
+    return launched and seen.busy and seen.stop is not StopProgress.ENDED
 
 
 # After the store was restored from an old snapshot: nothing is done because of it.
@@ -288,7 +287,7 @@ def plan_adoption(
     for name in sorted(observed):
         seen, placement = observed[name], placements.get(name)
         entry = _as_it_is(seen)
-        if seen.refusal:
+        if seen.refusal or not (seen.ours or seen.load == "not-found"):
             continue  # what the machine has of this name is its own
         if placement is not None and not placement.withdrawn:
             entries[name] = msgspec.structs.replace(entry, generation=placement.generation)

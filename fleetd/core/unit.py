@@ -14,7 +14,7 @@ import msgspec
 from fleetd.core.decoding import Count
 from fleetd.core.names import UnitName, expand_specifiers, matches_glob
 from fleetd.core.timespan import parse_time_span
-from fleetd.core.unitfile import WHITESPACE, Option
+from fleetd.core.unitfile import WHITESPACE, Option, join_continued
 
 FLEET_SECTION = "X-Fleet"
 T = TypeVar("T")
@@ -50,7 +50,6 @@ _EXCLUSIVE = (
 
 _TRUE = frozenset({"true", "yes", "1", "on", "t"})
 _FALSE = frozenset({"false", "no", "0", "off", "f"})
-_CONTINUATION = re.compile(r"(?<![ \t])[ \t]*+\\\n[ \t]*")
 _WORDS = re.compile(f"[^{WHITESPACE}]+")
 
 
@@ -148,8 +147,7 @@ def _split_list(value: str) -> list[str]:
     A continued line is joined first, by one blank, as systemd does it. (The original left backslash and newline in the
     value, where they could only spoil a name.)
     """
-    if "\\\n" in value:
-        value = _CONTINUATION.sub(" ", value).strip(WHITESPACE)
+    value = join_continued(value)
     if not (value.startswith('"') and value.endswith('"')):
         return [value]
     items = [""]

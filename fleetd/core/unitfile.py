@@ -1,10 +1,12 @@
 """Unit files: text to options and back, and the hash that tells two contents apart.
 
 The grammar is fleet's own, a little stricter and a little looser than systemd's, and hashes depend on it to the byte.
+Where lines go on and what is a comment is as systemd.syntax(7) says it.
 What an option means is none of this module's business: [X-Fleet] is read in unit.py, the rest is systemd's.
 """
 
 import hashlib
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from typing import Self
@@ -12,7 +14,6 @@ from typing import Self
 import msgspec
 
 MAX_UNIT_FILE_BYTES = 256 * 1024
-MAX_LINE_BYTES = 2047
 
 # Unicode's White_Space property. Python's idea of a blank, str.strip(), has U+001C to U+001F too, which stay in values.
 WHITESPACE = (
@@ -22,7 +23,8 @@ WHITESPACE = (
 
 _BYTE_ORDER_MARK = "\ufeff"
 _BEFORE_FIRST_SECTION = re.compile(r"[^\[#;]*")
-_CONTINUED = ("\\", "\\\r")
+_COMMENTS = ("#", ";")
+_END_OF_LINE_THAT_GOES_ON = re.compile(r"(?<![ \t])[ \t]*+\\\n[ \t]*")
 
 
 class UnitFileError(ValueError):
@@ -103,9 +105,6 @@ class _Lines:
             return None
         line = self._lines[self.number]
         self.number += 1
-        # No character has more than four bytes: most lines need no encoding to be known as short enough.
-        if len(line) > MAX_LINE_BYTES // 4 and len(line.encode(errors="surrogatepass")) > MAX_LINE_BYTES:
-            raise UnitFileError(f"line too long (max {MAX_LINE_BYTES + 1} bytes)", self.number)
         return line
 
 
@@ -117,33 +116,48 @@ def parse_unit_file(text: str) -> tuple[Option, ...]:
     while (line := lines.take()) is not None:
         # Before the first section whatever is neither header nor comment is passed over, a byte order mark as well.
         line = _BEFORE_FIRST_SECTION.sub("", line, count=1) if section is None else line.lstrip(WHITESPACE)
-        if not line:
+        if not line or line.startswith(_COMMENTS):
             continue
-        if line[0] in "#;":
-            _skip_comment(line, lines)
-        elif section is None or line[0] == "[":
+        if section is None or line[0] == "[":
             section = _parse_header(line, lines)
         else:
             options.append(_parse_option(section, line, lines))
     return tuple(options)
 
 
-def line_before_sections(text: str) -> int:
-    """The number of the first line that is passed over because no section has begun; 0 where there is none."""
-    lines = _Lines(text)
-    while (line := lines.take()) is not None:
-        line = line.lstrip(WHITESPACE + _BYTE_ORDER_MARK)
-        if line.startswith(("#", ";")):
-            _skip_comment(line, lines)
-        elif line:
-            return 0 if line.startswith("[") else lines.number
-    return 0
+def _goes_on(line: str) -> bool:
+    """Whether the line is continued by the next: it ends in a backslash that no other backslash escapes."""
+    line = line.removesuffix("\r")
+    return (len(line) - len(line.rstrip("\\"))) % 2 == 1
 
 
-def _skip_comment(line: str | None, lines: _Lines) -> None:
-    """Unlike systemd's, a comment of fleet goes on after a backslash, even where one blank follows it."""
-    while line is not None and line.removesuffix(" ").endswith("\\"):
-        line = lines.take()
+def _is_comment(line: str) -> bool:
+    return line.lstrip(WHITESPACE).startswith(_COMMENTS)
+
+
+def surprising_lines(text: str) -> tuple[tuple[int, str], ...]:
+    """Line numbers, and what of these lines a person may not expect: they are passed over because no section has begun
+    (the first of these), or CoreOS fleet read them otherwise. The text is one that parse_unit_file reads."""
+    found: list[tuple[int, str]] = []
+    has_begun = is_value = False
+    lines = [*text.removeprefix(_BYTE_ORDER_MARK).split("\n"), ""]
+    for number, (line, following) in enumerate(itertools.pairwise(lines), start=1):
+        stripped = line.strip(WHITESPACE)
+        if stripped.startswith(_COMMENTS):
+            if is_value:
+                found.append((number, "is a comment within a continued line: CoreOS fleet took it for a part of that"))
+            elif line.removesuffix(" ").endswith("\\") and following.strip(WHITESPACE) and not _is_comment(following):
+                found.append((number, "is a comment that ends in a backslash: CoreOS fleet passed over the next line"))
+            continue
+        if stripped and not has_begun:
+            if not stripped.startswith("["):
+                found.append((number, "stands before the first section, and is ignored"))
+            has_begun = True
+        ends_in_backslash = line.removesuffix("\r").endswith("\\")
+        is_value = bool(stripped) and _goes_on(line)
+        if ends_in_backslash and not is_value and following.strip(WHITESPACE):
+            found.append((number, "ends in an escaped backslash: CoreOS fleet took the next line for a part of it"))
+    return tuple(found)
 
 
 def _parse_header(line: str, lines: _Lines) -> str:
@@ -171,17 +185,23 @@ def _parse_option(section: str, line: str, lines: _Lines) -> Option:
 
 
 def _parse_value(first: str, lines: _Lines) -> str:
-    """The value that begins with `first`, to its last line. One that a blank line or the end cuts keeps its newline."""
-    if not first.endswith(_CONTINUED):
+    """The value that begins with `first`, to its last line, without comments between its lines. One that a blank line
+    or the end cuts keeps its newline."""
+    if not _goes_on(first):
         return first.strip(WHITESPACE)
-    parts: list[str] = []
-    line: str | None = first
-    while line is not None and line.strip(WHITESPACE):
+    parts = [first.removesuffix("\r")]
+    while (line := lines.take()) is not None and line.strip(WHITESPACE):
+        if _is_comment(line):
+            continue
         parts.append(line.removesuffix("\r"))
-        if not line.endswith(_CONTINUED):
+        if not _goes_on(line):
             return "\n".join(parts).strip(WHITESPACE)
-        line = lines.take()
     return "\n".join(parts).strip(WHITESPACE) + "\n"
+
+
+def join_continued(value: str) -> str:
+    """The value in one line: where it goes on there is one blank, as in systemd."""
+    return _END_OF_LINE_THAT_GOES_ON.sub(" ", value).strip(WHITESPACE) if "\\\n" in value else value
 
 
 def render_unit_file(options: Iterable[Option]) -> str:
@@ -232,7 +252,8 @@ def _fault(option: Option) -> str | None:
     read_back = parse_unit_file(render_unit_file((option,)))
     if read_back != (option,):
         return (
-            "the value has blanks around it, ends in a backslash, or has a line end without a backslash before it; "
+            "the value has blanks around it, ends in a backslash, holds a comment, or has a line end without a "
+            "backslash before it; "
             f"it would be read back as {read_back[0].value!r}"
         )
     return None

@@ -14,9 +14,10 @@ from typing import Any
 
 from msgspec import structs
 
+from fleetd.core.names import parse_name
 from fleetd.systemd.bus import MANAGER_PATH, MAX_CALLS_IN_FLIGHT, SYSTEMD, Refused, SystemBus, object_path
 from fleetd.systemd.failure import Ending, render_failure
-from fleetd.systemd.files import INVALID_NAME, UnitFiles, has_install_section, is_loadable, link_owner
+from fleetd.systemd.files import INVALID_NAME, UnitFiles, is_loadable, units_of_link
 from fleetd.systemd.journal import last_lines
 from fleetd.systemd.protocol import ManagerUnavailable, ServiceManagerError, UnitDetails, UnitStatus
 
@@ -63,7 +64,7 @@ class SystemdOverDBus:
         self._job_slots = asyncio.Semaphore(MAX_QUEUED_JOBS)
         self._slot_freed_at_s = -math.inf
         self._renewing = asyncio.Lock()
-        self._relinked: dict[str, None] = {}  # units whose .wants or .requires have changed since the last reload
+        self._relinked: dict[str, None] = {}  # units with other names or dependencies since the last reload
 
     async def connect(self) -> None:
         await self._bus.connect()
@@ -77,10 +78,7 @@ class SystemdOverDBus:
             self._free_slot(number)
         search_path = await self._bus.get_one(MANAGER_PATH, "Manager.UnitPath", "ask systemd for its directories")
         self._search_path = tuple(search_path)
-        texts = self._files.read()
-        self._by_path = {object_path(name): name for name in texts}
-        # A crash may have come between the writing of a file and its enabling.
-        await self._enable([name for name, text in texts.items() if has_install_section(text)])
+        self._by_path = {object_path(name): name for name in self._files.names()}
         self._note_all()
 
     # Our unit files.
@@ -99,18 +97,16 @@ class SystemdOverDBus:
             if name in refused:
                 continue
             try:
-                self._files.put(name, text)
+                if former := self._files.put(name, text):
+                    self._relinked |= dict.fromkeys((name, former))
             except ServiceManagerError as error:
                 refused[name] = error
             else:
                 self._by_path[object_path(name)] = name
         self._files.announce()
-        to_enable = [name for name, text in files.items() if name not in refused and has_install_section(text)]
-        return refused | await self._enable_or_forget(to_enable)
+        return refused
 
     async def remove(self, names: Collection[str]) -> None:
-        texts = self._files.read()
-        await self._disable([name for name in names if has_install_section(texts.get(name, ""))])
         [rows] = await self._bus.call("list failed units", "ListUnitsByPatterns", "asas", ["failed"], [])
         failed = {row[0] for row in rows}
         await asyncio.gather(*(self._reset_failed(name) for name in names if name in failed))
@@ -133,55 +129,28 @@ class SystemdOverDBus:
                 foreign[name] = ServiceManagerError(f"write {name}: {words}; choose another name")
         return foreign
 
-    async def _enable_or_forget(self, names: Sequence[str]) -> dict[str, ServiceManagerError]:
-        try:
-            refused = await self._enable(names)
-        except ManagerUnavailable:
-            for name in names:
-                self._forget(name)  # or the next pass would take a file that is not enabled for done
-            raise
-        for name in refused:
-            await self._disable([name])
-            self._forget(name)
-        return refused
+    async def link(self, make: Mapping[str, str], drop: Mapping[str, str]) -> Mapping[str, Exception]:
+        aliases = [link for link in make if "/" not in link]
+        failures: dict[str, Exception] = dict(await self._find_foreign(aliases))
+        for alias in aliases:
+            if path := self.shadows(alias):
+                failures[alias] = ServiceManagerError(f"link {alias}: it would hide {path}; choose another name")
+        for change, links in ((self._files.drop_link, drop), (self._files.make_link, make)):
+            for link, name in links.items():
+                if link in failures:
+                    continue
+                try:
+                    has_changed = change(link, name)
+                except (ServiceManagerError, OSError) as error:
+                    failures[link] = error
+                    continue
+                if has_changed:
+                    self._relinked |= dict.fromkeys(units_of_link(link, name))
+        self._files.announce()
+        return failures
 
-    async def _enable(self, names: Sequence[str]) -> dict[str, ServiceManagerError]:
-        """Enable these at runtime scope; those that systemd refuses, and why."""
-        if not names:
-            return {}
-        try:
-            _, changes = await self._bus.call(
-                f"enable {_listed(names)}", "EnableUnitFiles", "asbb", names, True, True, timeout_s=RELOAD_TIMEOUT_S
-            )
-        except Refused as error:
-            if len(names) == 1:
-                return {names[0]: error}
-            # One of them is bad, and systemd stopped there, without a word of what it had done: each by itself.
-            refused: dict[str, ServiceManagerError] = {}
-            for name in names:
-                refused |= await self._enable([name])
-            self._relinked |= dict.fromkeys(self._files.owners_of_links(names))
-            return refused
-        self._note_links(changes)
-        return {}
-
-    async def _disable(self, names: Sequence[str]) -> None:
-        if not names:
-            return
-        try:
-            [changes] = await self._bus.call(
-                f"disable {_listed(names)}", "DisableUnitFiles", "asb", names, True, timeout_s=RELOAD_TIMEOUT_S
-            )
-            self._note_links(changes)
-        except Refused:
-            for name in names if len(names) > 1 else ():
-                await self._disable([name])
-
-    def _note_links(self, changes: Sequence[Sequence[str]]) -> None:
-        """Remember which units have got other dependencies; a change is (kind, link, target)."""
-        for _, link, _ in changes:
-            if owner := link_owner(link):
-                self._relinked[owner] = None
+    def find_links(self) -> Mapping[str, str]:
+        return self._files.find_links()
 
     def _forget(self, name: str) -> None:
         self._files.drop(name)
@@ -197,10 +166,10 @@ class SystemdOverDBus:
 
     async def reload_needed(self, names: Collection[str]) -> bool:
         # A unit that is not in memory needs no reload.
-        rows = await self._find_in_memory([*names, *self._relinked])
-        loaded = {name for name, row in rows.items() if row[2] != "not-found"}
-        if any(name in loaded for name in self._relinked):
+        if any(await asyncio.gather(*map(self._is_in_memory, self._relinked))):
             return True
+        rows = await self._find_in_memory(names)
+        loaded = {name for name, row in rows.items() if row[2] != "not-found"}
         candidates = [name for name in names if name in loaded]
         for first in range(0, len(candidates), MAX_CALLS_IN_FLIGHT):
             some = candidates[first : first + MAX_CALLS_IN_FLIGHT]
@@ -228,11 +197,22 @@ class SystemdOverDBus:
         rows |= await self._find_in_memory([name for name in known if name not in rows])
         return {name: _status(name, rows.get(name)) for name in names}
 
-    async def _find_in_memory(self, names: Sequence[str]) -> dict[str, Sequence[Any]]:
+    async def _is_in_memory(self, name: str) -> bool:
+        """Whether systemd has a unit of this name or alias, or an instance of this template, in memory."""
+        if parse_name(name).is_template:
+            [rows] = await self._bus.call("list units", "ListUnitsByPatterns", "asas", [], [name.replace("@.", "@*.")])
+            return bool(rows)
+        try:
+            await self._bus.call(f"look for {name}", "GetUnit", "s", name)
+        except Refused:
+            return False
+        return True
+
+    async def _find_in_memory(self, names: Collection[str]) -> dict[str, Sequence[Any]]:
         """What systemd lists of those of these units that it has in memory; none is loaded for it."""
         if not names:
             return {}
-        patterns = names if len(names) <= PATTERNS_A_CALL else []
+        patterns = list(names) if len(names) <= PATTERNS_A_CALL else []
         [rows] = await self._bus.call("list units", "ListUnitsByPatterns", "asas", [], patterns)
         wanted = frozenset(names)
         return {row[0]: row for row in rows if row[0] in wanted}

@@ -1,9 +1,10 @@
 """The directory of unit files that are fleet's, and their links in systemd's runtime directory.
 
-File operations only: nothing here talks to systemd, knows what a unit's text means (but for whether it can be enabled),
-or decides which file should be there.
+File operations only: nothing here talks to systemd, knows what a unit's text means, or decides which file or link
+should be there.
 """
 
+import contextlib
 import os
 import re
 import time
@@ -19,6 +20,8 @@ _NAME = re.compile(
     r"[A-Za-z0-9:_.\\-][A-Za-z0-9:_.\\@-]*\."
     r"(?:service|socket|target|timer|path|mount|automount|swap|slice|scope|device)"
 )
+_MOUNTS = Path("/proc/self/mountinfo")
+_OCTAL = re.compile(r"\\([0-7]{3})")
 _BEING_WRITTEN = ".new"  # systemd and read() pass over names that begin with a dot
 
 
@@ -32,15 +35,33 @@ def is_loadable(name: str) -> bool:
     return is_unit_name(name) and not parse_name(name).is_template
 
 
-def has_install_section(text: str) -> bool:
-    """Whether there is something in this unit file that enabling it could act on."""
-    return any(line.strip() == "[Install]" for line in text.splitlines())
+def units_of_link(link: str, name: str) -> tuple[str, ...]:
+    """The units whose dependencies or names this link (`OWNER.wants/UNIT`, `ALIAS`) to a unit of this name changes."""
+    folder, slash, _ = link.rpartition("/")
+    return (folder.rpartition(".")[0],) if slash else (link, name)
 
 
-def link_owner(link: str) -> str:
-    """The unit that a link made by enabling gives a dependency to (`OWNER.wants/NAME`), or '' for another link."""
-    owner, _, kind = Path(link).parent.name.rpartition(".")
-    return owner if kind in ("wants", "requires") else ""
+def _mount_points() -> list[str]:
+    """Where file systems are mounted, escaped as in the kernel's table."""
+    try:
+        return [line.split(" ")[4] for line in _MOUNTS.read_text("utf-8", "surrogateescape").splitlines()]
+    except OSError:
+        return []
+
+
+def mount_name(mount_point: str) -> str:
+    """The name of the mount unit of this directory, which is escaped as in the kernel's table (`\\040` is a blank)."""
+    path = _OCTAL.sub(lambda match: chr(int(match[1], 8)), mount_point).strip("/")
+    plain = "".join(_escape(char, is_first=index == 0) for index, char in enumerate(path))
+    return f"{plain or '-'}.mount"
+
+
+def _escape(char: str, *, is_first: bool) -> str:
+    if char == "/":
+        return "-"
+    if (char.isascii() and char.isalnum()) or char in ":_" or (char == "." and not is_first):
+        return char
+    return "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", "surrogateescape"))
 
 
 class UnitFiles:
@@ -68,20 +89,23 @@ class UnitFiles:
                 continue  # removed by someone since the directory was listed
         return texts
 
-    def put(self, name: str, text: str) -> None:
-        """Write and link one unit file, or leave it alone where it already is so. Raises ServiceManagerError for a name
-        that systemd would not take, or whose link would replace what is not ours."""
+    def put(self, name: str, text: str) -> str:
+        """Write and link one unit file, or leave it alone where it already is so; the unit whose alias its name was
+        until now, or ''. Raises ServiceManagerError for a name that systemd would not take, or whose link would replace
+        what is not ours."""
         if not is_unit_name(name):
             raise ServiceManagerError(f"write {name}: {INVALID_NAME}")
         target, link = self._directory / name, self._runtime_directory / name
-        linked = self._is_ours(link)
-        if not linked and os.path.lexists(link):
+        if os.path.lexists(link) and not self._is_ours(link):
             raise ServiceManagerError(f"write {name}: {link} is not fleet's; remove it or choose another name")
         # The link comes first: after a crash between the two, read() does not yet show a file that systemd cannot see.
-        if not linked:
+        found = _destination(link)
+        if found != target:
             self._runtime_directory.mkdir(parents=True, exist_ok=True)
+            link.unlink(missing_ok=True)  # another unit's alias: a name is its unit's before it is an alias
             link.symlink_to(target)
         self._replace(target, text.encode("utf-8"))
+        return found.name if found is not None and found != target else ""
 
     def drop(self, name: str) -> None:
         """Unlink and delete one unit file; of a name unknown there is nothing to drop."""
@@ -89,8 +113,50 @@ class UnitFiles:
             return
         link = self._runtime_directory / name
         (self._directory / name).unlink(missing_ok=True)
-        if self._is_ours(link):
+        if _destination(link) == self._directory / name:
             link.unlink()
+
+    def make_link(self, link: str, name: str) -> bool:
+        """Make a link below the runtime directory that leads to a unit of ours; whether it was not there. Raises
+        ServiceManagerError where something else is in its place."""
+        path = self._runtime_directory / link
+        found, target = _destination(path), self._target(link, name)
+        if found == target:
+            return False
+        if found is not None and found.parent == self._directory:
+            path.unlink()  # as systemd makes them for another directory's units; or it led to another unit of ours
+        if os.path.lexists(path):
+            raise ServiceManagerError(f"link {path}: it is there, and is not fleet's; remove it")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(target)
+        return True
+
+    def drop_link(self, link: str, name: str) -> bool:
+        """Remove such a link if it is as it was made, and its folder with the last one; whether it was there."""
+        path = self._runtime_directory / link
+        is_there = _destination(path) in (self._target(link, name), self._directory / name)
+        if is_there:
+            path.unlink()
+        if path.parent != self._runtime_directory:
+            with contextlib.suppress(OSError):  # there is none, or others are in it
+                path.parent.rmdir()
+        return is_there
+
+    def find_links(self) -> dict[str, str]:
+        """Every link below the runtime directory to one of our unit files that is not the unit's own: link → unit."""
+        links: dict[str, str] = {}
+        for path in sorted((*self._runtime_directory.glob("*.*"), *self._runtime_directory.glob("*.*/*"))):
+            found = _destination(path)
+            if found is not None and path != self._runtime_directory / found.name:
+                is_alias = path.parent == found.parent == self._runtime_directory and self._is_ours(path)
+                if is_alias or found.parent == self._directory:
+                    links[str(path.relative_to(self._runtime_directory))] = found.name
+        return links
+
+    def _target(self, link: str, name: str) -> Path:
+        """Where a link leads: a dependency to the unit's file, as systemd makes it; an alias to the unit's own link,
+        for to systemd a link to a file elsewhere is a unit of its own."""
+        return (self._directory if "/" in link else self._runtime_directory) / name
 
     def announce(self) -> None:
         """Let systemd notice links made since its last look without a reload.
@@ -103,19 +169,17 @@ class UnitFiles:
             os.utime(self._runtime_directory, ns=(now, now))
 
     def foreign_path(self, name: str, search_path: Iterable[str]) -> str:
-        """Where in these directories a unit of this name, or its template, is found that is not ours; or ''."""
+        """Where in these directories a unit of this name, or its template, is found that is not ours; or ''. Of what is
+        mounted, and has a unit without a file: which directory."""
         for candidate in (name, parse_name(name).template):
             for directory in search_path if candidate else ():
                 path = os.path.join(directory, candidate)  # for each new unit a dozen: a Path costs as much as looking
                 if os.path.lexists(path) and not self._is_ours(Path(path)):
                     return path
+        if name.endswith(".mount") and not (self._directory / name).exists():
+            mounted = (point for point in _mount_points() if mount_name(point) == name)
+            return next((f"the mount of {point}" for point in mounted), "")
         return ""
-
-    def owners_of_links(self, names: Iterable[str]) -> list[str]:
-        """The units that enabling these has given a dependency to, in order."""
-        wanted = frozenset(names)
-        links = self._runtime_directory.glob("*.*/*")
-        return sorted({owner for link in links if link.name in wanted and (owner := link_owner(str(link)))})
 
     def resolve(self, path: str) -> str:
         """The unit file of ours that this path is a link to, or the path itself."""
@@ -126,7 +190,11 @@ class UnitFiles:
         return Path(path).parent in (self._directory, self._runtime_directory)
 
     def _is_ours(self, path: Path) -> bool:
-        return path.is_symlink() and Path(os.readlink(path)).parent == self._directory
+        """Whether this is the link of a unit file of ours, or an alias of one."""
+        found = _destination(path)
+        if found is not None and found.parent == self._runtime_directory:
+            found = _destination(found)
+        return found is not None and found.parent == self._directory
 
     def _replace(self, target: Path, content: bytes) -> None:
         # An unchanged file keeps its modification time, or systemd would ask for a reload.
@@ -141,3 +209,11 @@ class UnitFiles:
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def _destination(path: Path) -> Path | None:
+    """Where this leads, if it is a symlink."""
+    try:
+        return Path(os.readlink(path))
+    except OSError:
+        return None

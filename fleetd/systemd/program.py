@@ -9,7 +9,6 @@ import re
 import msgspec
 
 from fleetd.core.unitfile import Option, UnitFileError, parse_unit_file
-from fleetd.systemd.files import is_unit_name
 
 STOP_TIMEOUT_S = 90.0  # systemd's default
 _RUNNING = {  # the sub state of an active unit
@@ -41,8 +40,6 @@ class Program(msgspec.Struct, frozen=True):
     requires: tuple[str, ...] = ()
     wants: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
-    wanted_by: tuple[str, ...] = ()
-    install_error: str = ""
 
     @property
     def running(self) -> str:
@@ -59,7 +56,6 @@ def parse_program(name: str, text: str) -> Program:
         return Program(kind, load="bad-setting")
     command = " ; ".join(_values(options, "Service", "ExecStart"))
     lasts_s, exit_status = _parse_command(command)
-    wanted_by = _words(options, "Install", "WantedBy", "RequiredBy")
     return Program(
         kind,
         load="bad-setting" if kind == "service" and not command else "loaded",
@@ -73,8 +69,6 @@ def parse_program(name: str, text: str) -> Program:
         requires=_words(options, "Unit", "Requires", "BindsTo"),
         wants=_words(options, "Unit", "Wants"),
         after=_words(options, "Unit", "After"),
-        wanted_by=wanted_by,
-        install_error=_find_install_error(name, wanted_by, _words(options, "Install", "Alias")),
     )
 
 
@@ -107,14 +101,3 @@ def _parse_command(command: str) -> tuple[float, int]:
     if _ENDS_AT_ONCE.search(command) or _SLEEP.search(command):
         return _sleeping_s(command), 1 if "false" in command else 0
     return math.inf, 0
-
-
-def _find_install_error(name: str, wanted_by: tuple[str, ...], aliases: tuple[str, ...]) -> str:
-    """systemd's words where it would refuse to enable this unit."""
-    for owner in wanted_by:
-        if not is_unit_name(owner):
-            return f'"{owner}" is not a valid unit name.'
-    for alias in aliases:
-        if alias.rpartition(".")[2] != name.rpartition(".")[2]:
-            return f"Cannot alias {name} as {alias}."
-    return ""

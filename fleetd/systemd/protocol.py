@@ -65,12 +65,21 @@ class ServiceManager(Protocol):
         """The path of a unit of the system's own (or its template's) that a unit of this name would shadow, or ''."""
 
     async def write(self, files: Mapping[str, str]) -> Mapping[str, ServiceManagerError]:
-        """Write the files (each atomically), link them into systemd at runtime scope, and enable those that have an
-        [Install] section at runtime scope. Returns those that could not be, which leave no trace behind; the others
-        are done. Does not reload: see `reload_needed`."""
+        """Write the files (each atomically), and link them into systemd at runtime scope. Returns those that could not
+        be, which leave no trace behind; the others are done. Does not reload: see `reload_needed`."""
 
     async def remove(self, names: Collection[str]) -> None:
-        """Disable, unlink, delete and reset-failed these units; for names unknown it is no error. Reloads nothing."""
+        """Unlink, delete and reset-failed these units; for names unknown it is no error. Reloads nothing."""
+
+    async def link(self, make: Mapping[str, str], drop: Mapping[str, str]) -> Mapping[str, Exception]:
+        """Take away and then make links below systemd's runtime directory, given as link → unit of ours. `ALIAS` gives
+        that unit another name, `OWNER.wants/UNIT` (requires, upholds) a unit that depends on it. What is not as it was
+        made is left alone, and what is not ours is never replaced: the links that could not be made or taken away, and
+        why, are returned. Does not reload: see `reload_needed`."""
+
+    def find_links(self) -> Mapping[str, str]:
+        """Every link there is to a unit of ours, as `link` takes them, for where no ledger knows of them; those that
+        systemd made for an older fleetd, too."""
 
     # systemd itself.
 

@@ -15,14 +15,14 @@ import msgspec
 
 from fleetd.core.names import parse_name
 from fleetd.systemd.failure import Ending, render_failure
-from fleetd.systemd.files import INVALID_NAME, has_install_section, is_loadable, is_unit_name
-from fleetd.systemd.program import parse_program
+from fleetd.systemd.files import INVALID_NAME, is_loadable, is_unit_name, units_of_link
 from fleetd.systemd.protocol import ManagerUnavailable, ServiceManagerError, UnitDetails, UnitStatus
 from fleetd.systemd.simulated_units import Behaviour, SimulatedUnits
 
 DIRECTORY = "/run/fleet/units"
 SYSTEM_UNITS = {  # a system's own units, and the file each is from
     "-.mount": "",
+    "system-getty.slice": "",
     "getty@.service": "/lib/systemd/system/getty@.service",
     "multi-user.target": "/lib/systemd/system/multi-user.target",
     "ssh.service": "/lib/systemd/system/ssh.service",
@@ -52,6 +52,7 @@ class SimulatedSystemd:
         self._units = SimulatedUnits(
             read_text=self._read_text,
             linked_to=self._linked_to,
+            resolve=self._resolve,
             on_change=self._note,
             on_job_end=self._note_job_end,
         )
@@ -61,7 +62,7 @@ class SimulatedSystemd:
 
     def _boot(self) -> None:
         self._texts: dict[str, str] = {}
-        self._enabled: dict[str, None] = {}
+        self._links: dict[str, str] = {}  # link below systemd's runtime directory → unit
         self._relinked: dict[str, None] = {}
         self._foreign_jobs: dict[str, str] = {}
         self._begin_session()
@@ -82,14 +83,9 @@ class SimulatedSystemd:
         """Kill the main process of a running unit."""
         self._units.crash(name)
 
-    def trigger(self, name: str) -> None:
-        """Something on the machine starts a unit that has its file here: its socket, its timer, a person."""
-        if name in self._texts:
-            self._units.queue_start(name)
-
     def pid(self, name: str) -> int:
         """The main process of a unit, 0 if it has none. A unit that is started again has another."""
-        return self._units.processes().get(name, 0)
+        return self._units.processes().get(self._resolve(name), 0)
 
     def processes(self) -> Mapping[str, int]:
         """Unit → main process, of all units that have one, in order of their names."""
@@ -146,29 +142,28 @@ class SimulatedSystemd:
         return {name: self._texts[name] for name in sorted(self._texts)}
 
     def shadows(self, name: str) -> str:
+        if name in self._system_units and name.endswith(".mount"):
+            return f"the mount of {name}"
         return self._system_units.get(name) or self._system_units.get(parse_name(name).template, "")
 
     async def write(self, files: Mapping[str, str]) -> Mapping[str, ServiceManagerError]:
         await self._take_time("write", files)
         refused = {}
         for name, text in files.items():
-            if reason := self._find_refusal(name, text):
+            if reason := self._find_refusal(name):
                 refused[name] = ServiceManagerError(reason)
-                self._forget(name)
                 continue
             self._texts[name] = text
-            if has_install_section(text) and name not in self._enabled:
-                self._enabled[name] = None
-                self._relinked |= dict.fromkeys(parse_program(name, text).wanted_by)
+            if former := self._links.pop(name, ""):  # a name is its unit's before it is an alias
+                self._relinked |= dict.fromkeys((name, former))
         return refused
 
-    def _find_refusal(self, name: str, text: str) -> str:
+    def _find_refusal(self, name: str) -> str:
         if not is_unit_name(name):
             return f"write {name}: {INVALID_NAME}"
         if name in self._system_units and name not in self._texts:
             return f"write {name}: systemd has a unit of this name from elsewhere; choose another name"
-        error = parse_program(name, text).install_error
-        return f"enable {name}: {error}" if error else ""
+        return ""
 
     async def remove(self, names: Collection[str]) -> None:
         await self._take_time("remove", names)
@@ -177,16 +172,31 @@ class SimulatedSystemd:
             self._forget(name)
 
     def _forget(self, name: str) -> None:
-        text = self._texts.pop(name, "")
-        if name in self._enabled:
-            del self._enabled[name]
-            self._relinked |= dict.fromkeys(parse_program(name, text).wanted_by)
+        self._texts.pop(name, None)
         for known in (self._asked, self._ended, self._changed):
             known.pop(name, None)
 
+    async def link(self, make: Mapping[str, str], drop: Mapping[str, str]) -> Mapping[str, Exception]:
+        await self._take_time("link", (*drop, *make))
+        failures: dict[str, Exception] = {}
+        for link, name in drop.items():
+            if self._links.get(link) == name:
+                del self._links[link]
+                self._relinked |= dict.fromkeys(units_of_link(link, name))
+        for link, name in make.items():
+            if link in self._system_units or link in self._texts:
+                failures[link] = ServiceManagerError(f"link {link}: it is there, and is not fleet's; remove it")
+            elif self._links.get(link) != name:
+                self._links[link] = name
+                self._relinked |= dict.fromkeys(units_of_link(link, name))
+        return failures
+
+    def find_links(self) -> Mapping[str, str]:
+        return dict(self._links)
+
     async def reload_needed(self, names: Collection[str]) -> bool:
         await self._take_time("reload-needed", names)
-        if any(name in self._system_units or self._units.get(name) for name in self._relinked):
+        if any(self._is_in_memory(name) for name in self._relinked):
             return True
         in_memory = ((name, self._units.get(name)) for name in names)
         return any(unit is not None and unit.text != self._texts.get(name) for name, unit in in_memory)
@@ -205,7 +215,19 @@ class SimulatedSystemd:
         return "[Service]\nExecStart=/usr/sbin/daemon\n" if known else None
 
     def _linked_to(self, name: str) -> tuple[str, ...]:
-        return tuple(each for each in self._enabled if name in parse_program(each, self._texts[each]).wanted_by)
+        """The units that links have given to this one, or to one of its other names, as dependencies."""
+        names = (name, parse_name(name).template, *(link for link, unit in self._links.items() if unit == name))
+        folders = ((units_of_link(link, unit)[0], unit) for link, unit in self._links.items() if "/" in link)
+        return tuple(unit for owner, unit in folders if owner in names)
+
+    def _resolve(self, name: str) -> str:
+        """The unit that a name or alias is of."""
+        return self._links.get(name, name)
+
+    def _is_in_memory(self, name: str) -> bool:
+        if parse_name(name).is_template:
+            return any(parse_name(known).template == name for known in self._units.names)
+        return name in self._system_units or self._units.get(name) is not None
 
     # The protocol: units.
 

@@ -56,8 +56,9 @@ class SimulatedUnit(msgspec.Struct):
 class SimulatedUnits:
     """All units of one machine, since its boot.
 
-    `read_text` gives the file of a unit, or None; `linked_to` the units that enabling has linked to it. `on_change` is
-    told the name of a unit with each change of its state or job, `on_job_end` also the job's number and result.
+    `read_text` gives the file of a unit, or None; `linked_to` the units that links have given it as dependencies;
+    `resolve` the unit that a name is of. `on_change` is told the name of a unit with each change of its state or job,
+    `on_job_end` also the job's number and result.
     """
 
     def __init__(
@@ -65,12 +66,14 @@ class SimulatedUnits:
         *,
         read_text: Callable[[str], str | None],
         linked_to: Callable[[str], tuple[str, ...]],
+        resolve: Callable[[str], str],
         on_change: Callable[[str], None],
         on_job_end: Callable[[str, int, str], None],
     ) -> None:
         self.behaviours: dict[str, Behaviour] = {}
         self._read_text = read_text
         self._linked_to = linked_to
+        self._resolve = resolve
         self._on_change = on_change
         self._on_job_end = on_job_end
         self._units: dict[str, SimulatedUnit] = {}
@@ -85,8 +88,14 @@ class SimulatedUnits:
                 unit.timer.cancel()
         self._units, self._logs = {}, {}
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The units that systemd has reason to keep in memory."""
+        return tuple(name for name in self._units if self.get(name))
+
     def get(self, name: str) -> SimulatedUnit | None:
         """The unit, if systemd has reason to keep it in memory."""
+        name = self._resolve(name)
         unit = self._units.get(name)
         return None if unit is None or self._is_collectable(unit) else unit
 
@@ -115,6 +124,7 @@ class SimulatedUnits:
 
     def load(self, name: str) -> SimulatedUnit | None:
         """The unit as systemd has it in memory, read from its file where it is not (or could be forgotten)."""
+        name = self._resolve(name)
         unit = self._units.get(name)
         if unit is not None and self._is_collectable(unit):
             del self._units[name]
@@ -130,12 +140,19 @@ class SimulatedUnits:
         text = self._read_text(unit.name)
         if text is None:
             return  # its file is gone: systemd goes on with what it knows
-        unit.text, unit.program = text, parse_program(unit.name, text)
+        unit.text, unit.program = text, self._with_resolved_names(parse_program(unit.name, text))
         if unit.program.load != "loaded":
             complaint = f"{unit.name}: {_NO_COMMAND}"
             if complaint not in self.log(unit.name)[-1:]:
                 self._say(unit, complaint)
         unit.wants = tuple(dict.fromkeys((*unit.program.wants, *self._linked_to(unit.name))))
+
+    def _with_resolved_names(self, program: Program) -> Program:
+        """The program with every alias in it replaced by the unit that has it."""
+        requires, wants, after = (
+            tuple(map(self._resolve, names)) for names in (program.requires, program.wants, program.after)
+        )
+        return msgspec.structs.replace(program, requires=requires, wants=wants, after=after)
 
     def _is_collectable(self, unit: SimulatedUnit) -> bool:
         """Whether systemd forgets this unit, as one that is at rest and that nothing refers to."""

@@ -69,6 +69,7 @@ class FaultySystemd(SimulatedSystemd):
         super().__init__()
         self.bad_on_disk: list[str] = []  # a batch of files with one of these fails as a whole
         self.refused_stops: list[str] = []
+        self.refused_links: list[str] = []
         self.restless: list[str] = []  # started again, as by a socket, as soon as they are stopped
         self.refuses_reload = False
         self.is_mute = False  # has nothing to say of any single unit
@@ -92,6 +93,11 @@ class FaultySystemd(SimulatedSystemd):
     async def remove(self, names: Collection[str]) -> None:
         self._touch_disk(names)
         await super().remove(names)
+
+    async def link(self, make: Mapping[str, str], drop: Mapping[str, str]) -> Mapping[str, Exception]:
+        refused = {link: ServiceManagerError(f"{link} is in the way") for link in make if link in self.refused_links}
+        makeable = {link: name for link, name in make.items() if link not in refused}
+        return {**await super().link(makeable, drop), **refused}
 
     async def reload(self) -> None:
         if self.refuses_reload:

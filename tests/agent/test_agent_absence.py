@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from fleetd.core.unit import UnitState
+from fleetd.core.unit import TargetState, UnitState
 from fleetd.store.protocol import Put
 from tests.agent.machine import DAEMON, MACHINE, OTHER, MachineUnderTest
 
@@ -158,6 +158,31 @@ async def test_a_restored_store_stops_starts_and_moves_nothing(
     assert (await machine.until_active("unknown.service", 9)).error == ""
     assert machine.systemd.pid("unknown.service") == pids["unknown.service"]
     await machine.until(lambda states: states["stopped.service"].active == "inactive")
+
+
+async def test_what_systemd_has_without_a_file_is_neither_adopted_nor_stopped_with_its_unit(
+    machine: MachineUnderTest,
+) -> None:
+    """A mount or slice of the machine's own: destroying a unit of its name, after a restore, unmounted /tmp."""
+    own = "system-getty.slice"
+    await machine.start()
+    await machine.systemd.start(own)
+    await machine.place("web.service", 70)
+    await machine.until_active("web.service", 70)
+    await restore(machine)
+    await machine.place(own, 3, text="[Unit]\nDescription=mine\n")
+    await machine.take_in("session-2")
+    del machine.systemd.calls[:]
+    await machine.start()
+    states = await machine.until(lambda states: own in states)
+    await machine.settle()
+    assert machine.ledger.get(own) is None
+    await machine.withdraw(own, 4)
+    await machine.settle()
+    states = await machine.states()
+    assert (states[own].load, states[own].target) == ("not-found", TargetState.INACTIVE)
+    assert (await machine.systemd.observe([own]))[own].active == "active"
+    assert machine.asked("stop") == []
 
 
 async def test_a_machine_that_had_nothing_when_the_store_was_restored_takes_new_work(machine: MachineUnderTest) -> None:

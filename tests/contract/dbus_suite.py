@@ -34,23 +34,38 @@ async def test_a_unit_is_a_plain_file_and_a_link_at_runtime_scope(manager: Servi
     assert not (LINKS / "plain.service").is_symlink()
 
 
-async def test_an_install_section_makes_links_that_go_with_the_unit(manager: ServiceManager) -> None:
-    wants = LINKS / "multi-user.target.wants" / "enabled.service"
-    alias = LINKS / "other.service"
+async def test_links_are_as_systemctl_enable_makes_them_and_go_without_a_trace(manager: ServiceManager) -> None:
+    links = {"multi-user.target.wants/enabled.service": "enabled.service", "other.service": "enabled.service"}
+    before = sorted(LINKS.rglob("*"))
     text = f"{SLEEPER}[Install]\nWantedBy=multi-user.target\nAlias=other.service\n"
     assert await manager.write({"enabled.service": text}) == {}
-    assert wants.is_symlink()
-    assert alias.is_symlink()
-    assert systemctl("show", "--value", "--property=UnitFileState", "enabled.service") == "enabled-runtime"
+    assert await manager.link(links, {}) == {}
+    assert all((LINKS / link).is_symlink() for link in links)
+    await manager.reload()
+    shown = systemctl("show", "--property=UnitFileState,Names,WantedBy", "other.service")
+    assert shown.splitlines() == [
+        "Names=enabled.service other.service",
+        "WantedBy=multi-user.target",
+        "UnitFileState=enabled-runtime",
+    ]
     assert manager.shadows("other.service") == ""
+    assert await manager.link({}, links) == {}
     await manager.remove(["enabled.service"])
-    assert [path.is_symlink() for path in (wants, alias, LINKS / "enabled.service")] == [False, False, False]
+    assert sorted(LINKS.rglob("*")) == before
 
 
-async def test_a_refused_unit_leaves_neither_file_nor_link(manager: ServiceManager) -> None:
-    text = f"{SLEEPER}[Install]\nWantedBy=multi-user.target\nAlias=bad.socket\n"
-    assert list(await manager.write({"bad.service": text})) == ["bad.service"]
-    assert [*UNITS.rglob("bad*"), *LINKS.rglob("bad*")] == []
+async def test_what_others_have_linked_is_neither_replaced_nor_taken_away(manager: ServiceManager) -> None:
+    theirs = LINKS / "multi-user.target.wants" / "mine.service"
+    await manager.write({"mine.service": SLEEPER})
+    theirs.parent.mkdir(exist_ok=True)
+    theirs.symlink_to("/etc/systemd/system/mine.service")
+    try:
+        links = {"multi-user.target.wants/mine.service": "mine.service"}
+        assert "is not fleet's" in str((await manager.link(links, {}))["multi-user.target.wants/mine.service"])
+        assert await manager.link({}, links) == {}
+        assert os.readlink(theirs) == "/etc/systemd/system/mine.service"
+    finally:
+        theirs.unlink()
 
 
 async def test_a_transient_unit_of_someone_else_is_never_shadowed(manager: ServiceManager) -> None:
@@ -98,15 +113,6 @@ async def test_a_reload_by_someone_else_is_told(manager: ServiceManager) -> None
     async with asyncio.timeout(10):
         while not (await manager.details("edited.service")).oneshot:
             await manager.wait_for_changes()
-
-
-async def test_what_a_crash_left_undone_is_done_at_the_next_start(bench: Bench) -> None:
-    wants = LINKS / "multi-user.target.wants" / "half.service"
-    await bench.manager.write({"half.service": f"{SLEEPER}[Install]\nWantedBy=multi-user.target\n"})
-    wants.unlink()
-    await bench.reconnect()
-    assert wants.is_symlink()
-    assert await bench.manager.reload_needed(["half.service"])
 
 
 async def test_a_stop_timeout_ends_in_a_failure_with_systemds_word(bench: Bench) -> None:

@@ -17,7 +17,6 @@ PATIENCE_S = 15.0
 
 SLEEPER = "[Service]\nExecStart=/bin/sleep infinity\n"
 ENDS_WITH_3 = "[Service]\nExecStart=/bin/sh -c 'echo the disk is on fire; exit 3'\n"
-WANTED = "[Install]\nWantedBy=multi-user.target\n"
 
 
 class Bench(Protocol):
@@ -99,6 +98,7 @@ async def _clear(manager: ServiceManager) -> None:
     at_work = [name for name, unit in (await manager.observe(names)).items() if unit.active != "inactive" or unit.job]
     await asyncio.gather(*(manager.stop(name) for name in at_work))
     await until_all(manager, names, lambda unit: unit.active in ("inactive", "failed") and not unit.job)
+    await manager.link({}, manager.find_links())
     await manager.remove(names)
     if await manager.reload_needed(names):
         await manager.reload()

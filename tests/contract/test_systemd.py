@@ -9,7 +9,6 @@ from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager, ServiceM
 from tests.contract.systemd_bench import (
     ENDS_WITH_3,
     SLEEPER,
-    WANTED,
     Bench,
     next_changes,
     oneshot,
@@ -54,14 +53,11 @@ async def test_a_written_unit_is_loaded_and_inactive(manager: ServiceManager) ->
 
 
 async def test_one_file_that_is_refused_does_not_hurt_nine_others(manager: ServiceManager) -> None:
-    good = {f"good{number}.service": SLEEPER + WANTED for number in range(9)}
-    bad = {"bad.service": SLEEPER + "[Install]\nAlias=bad.socket\n"}
+    good = {f"good{number}.service": SLEEPER for number in range(9)}
+    bad = {"bad.busname": SLEEPER}
     refused = await manager.write({**dict(list(good.items())[:4]), **bad, **dict(list(good.items())[4:])})
-    assert list(refused) == ["bad.service"]
-    assert str(refused["bad.service"]) == "enable bad.service: Cannot alias bad.service as bad.socket."
+    assert list(refused) == ["bad.busname"]
     assert list(manager.read_files()) == list(good)
-    assert await manager.reload_needed(list(good))
-    assert (await manager.observe(["bad.service"]))["bad.service"] == UnitStatus("bad.service")
     await start_all(manager, *good)
     await until_active(manager, *good)
 
@@ -95,31 +91,110 @@ async def test_a_unit_of_the_system_or_its_template_is_told(manager: ServiceMana
 
 
 async def test_our_own_units_shadow_nothing(manager: ServiceManager) -> None:
-    await manager.write({"ours.service": SLEEPER + WANTED, "ours@1.service": SLEEPER})
+    await manager.write({"ours.service": SLEEPER, "ours@1.service": SLEEPER})
     assert [manager.shadows(name) for name in ("ours.service", "ours@1.service")] == ["", ""]
 
 
-async def test_a_unit_that_is_enabled_is_pulled_in_until_it_is_removed(manager: ServiceManager) -> None:
-    files = {"mine.target": "[Unit]\n", "part.service": SLEEPER + "[Install]\nWantedBy=mine.target\n"}
+# Links, for [Install].
+
+
+@pytest.mark.parametrize("folder", ["wants", "requires"])
+async def test_a_unit_that_is_linked_to_another_is_pulled_in_until_the_link_goes(
+    manager: ServiceManager, folder: str
+) -> None:
+    files = {"mine.target": "[Unit]\n", "part.service": SLEEPER}
+    links = {f"mine.target.{folder}/part.service": "part.service"}
     assert await manager.write(files) == {}
+    assert await manager.link(links, {}) == {}
     await manager.start("mine.target")
     await until_active(manager, *files)
 
     await asyncio.gather(manager.stop("mine.target"), manager.stop("part.service"))
     await until_ended(manager, *files)
-    await manager.remove(["part.service"])
+    assert await manager.link({}, links) == {}
     if await manager.reload_needed(list(files)):
         await manager.reload()
     await manager.start("mine.target")
     await until_active(manager, "mine.target")
-    assert (await manager.observe(["part.service"]))["part.service"] == UnitStatus("part.service")
+    assert (await manager.observe(["part.service"]))["part.service"].active == "inactive"
 
 
-async def test_enabling_for_a_unit_in_memory_asks_for_a_reload(manager: ServiceManager) -> None:
-    await manager.write({"enabled.service": SLEEPER + WANTED})
-    assert await manager.reload_needed(["enabled.service"])
-    await manager.reload()
-    assert not await manager.reload_needed(["enabled.service"])
+@pytest.mark.parametrize("owner", ["multi-user.target", "web@1.service", "web@.service"])
+async def test_a_link_to_a_unit_in_memory_asks_for_a_reload(manager: ServiceManager, owner: str) -> None:
+    await manager.write({"linked.service": SLEEPER, "web@1.service": SLEEPER})
+    await manager.start("web@1.service")
+    await until_active(manager, "web@1.service")
+    links = {f"{owner}.wants/linked.service": "linked.service"}
+    for make, drop in ((links, {}), ({}, links)):
+        assert not await manager.reload_needed(["linked.service"])
+        assert await manager.link(make, drop) == {}
+        assert await manager.reload_needed(["linked.service"])
+        await manager.reload()
+    assert await manager.link({}, links) == {}
+    assert not await manager.reload_needed(["linked.service"]), "nothing was taken away"
+
+
+async def test_what_is_wanted_by_an_instance_that_runs_starts_with_its_next_start(manager: ServiceManager) -> None:
+    files = {"logger.service": SLEEPER, "web@1.service": SLEEPER}
+    await manager.write(files)
+    await manager.start("web@1.service")
+    await until_active(manager, "web@1.service")
+    await manager.link({"web@1.service.wants/logger.service": "logger.service"}, {})
+    if await manager.reload_needed(list(files)):
+        await manager.reload()
+    await manager.stop("web@1.service")
+    await until_ended(manager, "web@1.service")
+    await manager.start("web@1.service")
+    await until_active(manager, *files)
+
+
+async def test_an_alias_is_no_second_unit(bench: Bench) -> None:
+    manager = bench.manager
+    files = {
+        "client.service": f"[Unit]\nRequires=db.service\nAfter=db.service\n{SLEEPER}",
+        "pg.service": SLEEPER,
+    }
+    await manager.write(files)
+    assert await manager.link({"db.service": "pg.service"}, {}) == {}
+    assert manager.shadows("db.service") == ""
+    await start_all(manager, *files)
+    await until_active(manager, *files)
+    assert bench.pid("db.service") == bench.pid("pg.service") != 0
+    pid = bench.pid("pg.service")
+    await manager.start("db.service")
+    await until_active(manager, *files)
+    assert bench.pid("pg.service") == pid
+    await manager.stop("db.service")
+    await until_ended(manager, *files)
+
+
+async def test_an_alias_that_went_can_be_anothers_or_a_units_name(bench: Bench) -> None:
+    manager = bench.manager
+    await manager.write({"a.service": SLEEPER, "b.service": SLEEPER})
+    await manager.link({"db.service": "a.service"}, {})
+    if await manager.reload_needed(["a.service", "b.service"]):  # something may have asked for this name in vain
+        await manager.reload()
+    await manager.start("db.service")
+    await until_active(manager, "a.service")
+    await manager.link({"db.service": "b.service"}, {"db.service": "a.service"})
+    if await manager.reload_needed(["a.service", "b.service"]):
+        await manager.reload()
+    await manager.start("db.service")
+    await until_active(manager, "b.service")
+    assert await manager.write({"db.service": SLEEPER}) == {}
+    await manager.link({}, {"db.service": "b.service"})
+    if await manager.reload_needed(["a.service", "b.service", "db.service"]):
+        await manager.reload()
+    await manager.start("db.service")
+    await until_active(manager, "db.service")
+    assert len({bench.pid(name) for name in ("a.service", "b.service", "db.service")}) == 3
+
+
+async def test_an_alias_never_hides_a_unit_of_the_systems(manager: ServiceManager) -> None:
+    await manager.write({"mine.service": SLEEPER})
+    failures = await manager.link({"ssh.service": "mine.service", "-.mount": "mine.service"}, {})
+    assert sorted(failures) == ["-.mount", "ssh.service"]
+    assert manager.shadows("ssh.service") == "/lib/systemd/system/ssh.service"
 
 
 async def test_a_file_replaced_under_a_running_unit_asks_for_a_reload_and_keeps_its_process(bench: Bench) -> None:

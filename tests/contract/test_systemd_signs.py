@@ -12,7 +12,6 @@ from tests.contract.systemd_bench import (
     ENDS_WITH_3,
     PATIENCE_S,
     SLEEPER,
-    WANTED,
     Bench,
     next_changes,
     oneshot,
@@ -70,8 +69,9 @@ async def test_a_unit_that_is_removed_is_told_of_no_more(manager: ServiceManager
 
 
 async def test_a_new_session_is_told_of_every_unit_and_finds_them_as_they_were(bench: Bench) -> None:
-    files = {"a.service": SLEEPER, "b.service": SLEEPER + WANTED}
+    files = {"a.service": SLEEPER, "b.service": SLEEPER}
     await bench.manager.write(files)
+    await bench.manager.link({"multi-user.target.wants/b.service": "b.service"}, {})
     await bench.manager.reload()
     await start_all(bench.manager, *files)
     await until_active(bench.manager, *files)

@@ -25,9 +25,9 @@ def test_without_arguments_the_overview_goes_to_stdout(bare_fleetctl: Fleetctl) 
     assert bare_fleetctl("help") == bare_fleetctl("--help") == bare_fleetctl("-h") == result
 
 
-def test_the_overview_lists_every_command_but_the_deprecated_one_and_that_of_shells(bare_fleetctl: Fleetctl) -> None:
+def test_the_overview_lists_every_command_but_that_of_shells(bare_fleetctl: Fleetctl) -> None:
     listed = bare_fleetctl("help").stdout.partition("COMMANDS:\n")[2].partition("\n\n")[0].splitlines()[:-1]
-    assert [line.split()[0] for line in listed] == [name for name in SUMMARIES if name not in ("__complete", "verify")]
+    assert [line.split()[0] for line in listed] == [name for name in SUMMARIES if name != "__complete"]
 
 
 @pytest.mark.parametrize("name", sorted(SUMMARIES))
@@ -174,12 +174,6 @@ def test_the_version_is_printed_wherever_it_is_asked_for(bare_fleetctl: Fleetctl
 
 def test_version_needs_no_usable_client_options(bare_fleetctl: Fleetctl) -> None:
     assert bare_fleetctl("--driver=etcd", "--endpoint=nowhere", "version").status == 0
-
-
-def test_verify_says_that_it_is_deprecated_in_two_lines(bare_fleetctl: Fleetctl) -> None:
-    result = bare_fleetctl("verify", "web.service")
-    assert (result.status, result.stdout, len(result.stderr.splitlines())) == (2, "", 2)
-    assert "DEPRECATED" in result.stderr
 
 
 def test_sign_is_refused_rather_than_ignored(fleetctl: Fleetctl, api: FakeApi, hello: Path) -> None:

@@ -245,7 +245,7 @@ def write_bad_file(path: Path, kind: str) -> None:
         "large": b"[Unit]\n" + b"A=" + b"x" * MAX_UNIT_FILE_BYTES,
         "garbage": b"[Unit] rest\n",
         "option": b"[Unit]\nno option\n",
-        "long line": b"[Unit]\nA=" + b"x" * 2046 + b"\n",
+        "alias": b"[Service]\nA=1\n[Install]\nAlias=b.socket\n",
         "empty": b"",
         "exclusive": b"[Service]\nA=1\n[X-Fleet]\nGlobal=true\nMachineID=1\n",
     }
@@ -268,7 +268,7 @@ def write_bad_file(path: Path, kind: str) -> None:
         ("large", f"at most {MAX_UNIT_FILE_BYTES} are allowed"),
         ("garbage", "found garbage after section name"),
         ("option", "unexpected newline encountered while parsing option name (line 2)"),
-        ("long line", "line too long (max 2048 bytes)"),
+        ("alias", "systemd cannot alias bad.service as b.socket"),
         ("directory", "it is a directory"),
         ("pipe", "it is not a regular file"),
         ("loop", "too many levels of symbolic links"),
@@ -328,6 +328,41 @@ def test_unknown_requirements_and_malformed_metadata_are_warned_of_and_submitted
     assert first.startswith("warning: ")
     assert first.endswith(': Unit web.service: unrecognized requirement in [X-Fleet] section: "MachineIDs"')
     assert second.endswith(': MachineMetadata "region" is not of the form key=value, and restricts nothing')
+
+
+def test_what_is_read_otherwise_than_it_seems_is_warned_of_and_submitted(
+    fleetctl: Fleetctl, api: FakeApi, tmp_path: Path
+) -> None:
+    text = (
+        "\ufeff[Service]\n# ExecStart=/old \\\nUser=nobody\n[X-fleet\u2060]\nGlobal=true\n[Install]\nAlso=web.socket\n"
+    )
+    (tmp_path / "web.service").write_text(text)
+    result = fleetctl("submit", "web")
+    assert (result.status, puts(api)) == (0, ["web.service"])
+    section, also, line = result.stderr.splitlines()
+    assert section.endswith(r"Unit web.service: [X-fleet\u2060] is not [X-Fleet], and is not read by fleet")
+    assert "Unit web.service: [Install] Also=web.socket has no effect in fleet" in also
+    assert line.endswith(
+        "Unit web.service: line 2 of web.service is a comment that ends in a backslash: CoreOS fleet passed over the "
+        "next line"
+    )
+    assert "User=nobody" in fleetctl("cat", "web").stdout
+
+
+@pytest.mark.parametrize("kind", ["target", "slice", "swap", "mount", "automount", "path", "timer", "socket", "device"])
+def test_a_unit_of_any_type_can_be_named(fleetctl: Fleetctl, api: FakeApi, tmp_path: Path, kind: str) -> None:
+    (tmp_path / f"x.{kind}").write_text("[Unit]\nDescription=x\n")
+    assert fleetctl("submit", f"x.{kind}").status == 0
+    assert puts(api) == [f"x.{kind}"]
+    assert fleetctl("cat", f"x.{kind}").stdout == "[Unit]\nDescription=x\n"
+    assert fleetctl("destroy", f"x.{kind}").stdout == f"Destroyed x.{kind}\n"
+
+
+def test_a_name_that_begins_with_a_dash_is_refused(fleetctl: Fleetctl, api: FakeApi, tmp_path: Path) -> None:
+    (tmp_path / "-x.service").write_text(OTHER)
+    result = fleetctl("submit", "--", "-x.service")
+    assert (result.status, puts(api)) == (1, [])
+    assert 'unit name "-x.service" begins with "-"' in result.stderr
 
 
 def test_a_failover_delay_that_means_nothing_is_refused_with_a_remedy(

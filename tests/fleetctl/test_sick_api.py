@@ -114,7 +114,7 @@ def test_every_command_passes_on_what_the_api_says(fleetctl: Fleetctl, api: Fake
     [
         (500, b'{"error":{"code":500,"message":""}}', "Error 500: unix://"),
         (502, b"<html>Bad Gateway</html>", "Error 502: unix://"),
-        (400, b'{"error":{"code":400,"message":"two\\nlines\\u001b[2J"}}', "Error 400: two lines [2J"),
+        (400, b'{"error":{"code":400,"message":"two\\nlines\\u001b[2J"}}', r"Error 400: two lines\x1b[2J"),
         (404, b"<html>Not Found</html>", "unix://"),
         (301, b"", "unix://"),
         (200, b"<html>Welcome!</html>", "unix://"),

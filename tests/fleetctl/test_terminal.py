@@ -44,6 +44,17 @@ def cluster(api: FakeApi) -> FakeApi:
     return api
 
 
+def test_a_unit_file_cannot_command_the_terminal_and_is_as_it_is_in_a_pipe(
+    at_terminal: Callable[..., Terminal], fleetctl: Fleetctl, api: FakeApi
+) -> None:
+    text = "[Unit]\nDescription=a\x1b[2J\x07b\tc\u2060\n"
+    api.add("web.service", text)
+    terminal = at_terminal("cat", "web")
+    assert terminal.finish() == 0
+    assert terminal.written == "[Unit]\nDescription=a\\x1b[2J\\x07b\tc\\u2060\n"
+    assert fleetctl("cat", "web").stdout == text
+
+
 def test_a_list_fits_the_terminal_and_keeps_both_ends_of_long_names(
     at_terminal: Callable[..., Terminal], cluster: FakeApi
 ) -> None:

@@ -167,12 +167,12 @@ def here(api: FakeApi, served: Served, tmp_path: Path) -> Callable[..., subproce
 @pytest.mark.parametrize(
     ("arguments", "ran"),
     [
-        (["status", "web"], "systemctl status -l web.service"),
-        (["status", "--machine", local_machine_id()[:6], "all"], "systemctl status -l all.service"),
-        (["journal", "web"], "journalctl --unit web.service --no-pager -n 10 --output short"),
-        (["journal", "-n", "3", "-f", "web"], "journalctl --unit web.service --no-pager -n 3 --output short -f"),
-        (["journal", "--lines=0", "--output=cat", "web"], "journalctl --unit web.service --no-pager -n 0 --output cat"),
-        (["journal", "--sudo", "web"], "sudo journalctl --unit web.service --no-pager -n 10 --output short"),
+        (["status", "web"], "systemctl status -l -- web.service"),
+        (["status", "--machine", local_machine_id()[:6], "all"], "systemctl status -l -- all.service"),
+        (["journal", "web"], "journalctl --unit=web.service --no-pager -n 10 --output short"),
+        (["journal", "-n", "3", "-f", "web"], "journalctl --unit=web.service --no-pager -n 3 --output short -f"),
+        (["journal", "--lines=0", "--output=cat", "web"], "journalctl --unit=web.service --no-pager -n 0 --output cat"),
+        (["journal", "--sudo", "web"], "sudo journalctl --unit=web.service --no-pager -n 10 --output short"),
     ],
 )
 def test_a_unit_of_this_machine_needs_no_ssh(
@@ -189,19 +189,22 @@ def test_a_global_unit_of_this_machine_alone_is_headed_all_the_same(
 ) -> None:
     head = f"{local_machine_id()[:8]}.../192.0.2.1:"
     status = here("status", "all")
-    assert (status.returncode, status.stdout) == (3, f"{head}\nsystemctl status -l all.service\n")
+    assert (status.returncode, status.stdout) == (3, f"{head}\nsystemctl status -l -- all.service\n")
     assert "trouble\n" in status.stderr
     journal = here("journal", "--follow", "all")
-    assert journal.stdout == f"{head} journalctl --unit all.service --no-pager -n 10 --output short -f\n"
+    assert journal.stdout == f"{head} journalctl --unit=all.service --no-pager -n 10 --output short -f\n"
     assert f"{head} trouble\n" in journal.stderr
 
 
 def test_several_units_are_parted_by_an_empty_line_until_one_fails(
     here: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
-    assert here("status", "web", "all").stdout == "systemctl status -l web.service\n"
+    assert here("status", "web", "all").stdout == "systemctl status -l -- web.service\n"
     (tmp_path / "systemctl").write_text(TOOLS.replace("exit 3", "exit 0"))
-    assert here("status", "web", "web").stdout == "systemctl status -l web.service\n\nsystemctl status -l web.service\n"
+    assert (
+        here("status", "web", "web").stdout
+        == "systemctl status -l -- web.service\n\nsystemctl status -l -- web.service\n"
+    )
 
 
 def test_a_tool_that_this_machine_lacks_is_an_error(

@@ -82,6 +82,22 @@ def test_an_event_is_one_line_and_a_traceback_has_its_prefix_on_each(stream: Tex
 
 
 @pytest.mark.usefixtures("root_logger")
+def test_nothing_that_is_logged_can_end_a_line_or_command_a_terminal(stream: TextIO) -> None:
+    """To the journal a NUL ends a line, too: an etcd key could have forged a line of any priority."""
+    journal.setup(0, journal_of(stream), stream)
+    log.info("a\0<2>forged \x1b[2J\x9b\u2028 é", extra={"unit": "x\0<2>y"})
+    stream.seek(0)
+    assert stream.read() == '<6>a\\x00<2>forged \\x1b[2J\\x9b\\u2028 é unit="x\\u0000<2>y"\n'
+    try:
+        raise ValueError("no\0<2>forged\r<2>as well")
+    except ValueError:
+        log.exception("failed")
+    stream.seek(0)
+    assert "\0" not in (text := stream.read())
+    assert all(line.startswith(("<6>", "<3>")) for line in text.split("\n")[:-1])
+
+
+@pytest.mark.usefixtures("root_logger")
 def test_details_are_logged_only_when_asked_for_and_setting_up_again_changes_it(stream: TextIO) -> None:
     journal.setup(0, {}, stream)
     log.debug("hidden")

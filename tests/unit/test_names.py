@@ -125,8 +125,10 @@ def test_the_template_alone_is_told_as_with_all_parts(name):
     [
         ("foo", "foo.service"),
         ("foo@1", "foo@1.service"),
-        ("foo.target", "foo.target.service"),
-        ("foo.swap", "foo.swap.service"),
+        ("foo.target", "foo.target"),
+        ("foo.swap", "foo.swap"),
+        ("foo.slice", "foo.slice"),
+        ("foo.bar", "foo.bar.service"),
         ("service", "service.service"),
         ("foo.service", "foo.service"),
         ("dir/foo.socket", "dir/foo.socket"),
@@ -137,16 +139,50 @@ def test_the_template_alone_is_told_as_with_all_parts(name):
         ("foo.automount", "foo.automount"),
     ],
 )
-def test_a_suffix_is_added_where_the_argument_has_none_that_a_machine_knows(argument, name):
+def test_a_suffix_is_added_where_the_argument_has_none_of_a_unit(argument, name):
     assert with_default_suffix(argument) == name
 
 
-@pytest.mark.parametrize("name", ["fleet.service", "fleet.socket", "dbus.service", "systemd-journald.service"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fleet.service",
+        "fleet.socket",
+        "dbus.service",
+        "systemd-journald.service",
+        "init.scope",
+        "session-3.scope",
+        "-.mount",
+        "-.slice",
+        "user.slice",
+        "user-1000.slice",
+        "user@1000.service",
+        "user-runtime-dir@1000.service",
+        "run.mount",
+        "run-user-1000.mount",
+        "proc-sys-fs-binfmt_misc.mount",
+        "dev.mount",
+    ],
+)
 def test_what_runs_the_machine_is_reserved(name):
     assert is_reserved(name)
 
 
-@pytest.mark.parametrize("name", ["fleetd.service", "my-fleet.service", "dbus-proxy.service", "systemd.service"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fleetd.service",
+        "my-fleet.service",
+        "dbus-proxy.service",
+        "systemd.service",
+        "user-api.service",
+        "user@.timer",
+        "sys.service",
+        "developers.mount",
+        "srv-data.mount",
+        "web.slice",
+    ],
+)
 def test_what_only_looks_like_it_is_not(name):
     assert not is_reserved(name)
 

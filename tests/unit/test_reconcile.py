@@ -76,18 +76,11 @@ TABLE = [
     ),
     ("a_loaded_unit_that_became_active_is_left_alone", placed(LOADED), here("active", entry=entry(LOADED)), ""),
     (
-        "what_its_socket_runs_though_it_is_only_loaded_is_stopped_when_somebody_asks_for_that",
+        "a_loaded_unit_that_was_never_launched_is_not_stopped",
         placed(LOADED, 6),
         here("active", entry=entry(LOADED)),
-        "Stop",
-    ),
-    (
-        "what_its_socket_starts_again_after_that_stop_is_left_alone",
-        placed(LOADED, 6),
-        here("active", stop="ended", entry=entry(LOADED)),
         "Record",
     ),
-    ("what_runs_here_without_an_entry_is_recorded_as_loaded", placed(LOADED), here("active"), "Record"),
     ("replacing_a_loaded_unit_writes_it", placed(LOADED, 6), here(hash_=OLD_HASH, entry=entry(LOADED)), "Write Record"),
     ("replacing_what_a_timer_runs_stops_it_first", placed(LOADED, 6), here("active", hash_=OLD_HASH), "Stop"),
     # A unit that is to be launched.
@@ -373,6 +366,27 @@ def test_a_unit_of_the_machines_own_is_not_adopted_at_a_restore() -> None:
     seen = Observed(load="loaded", active="active", refusal="it would shadow one of the system")
     adoption = plan_adoption({NAME: placed(generation=3)}, {NAME: seen})
     assert (adoption.entries, adoption.orphans) == ({}, ())
+
+
+@pytest.mark.parametrize("active", ["active", "inactive"])
+def test_what_systemd_has_without_a_file_or_an_entry_of_ours_is_not_adopted_and_never_stopped(active: str) -> None:
+    """A mount of the machine's own that somebody has submitted a unit for: /tmp was unmounted so."""
+    seen = here(active, hash_="")
+    adoption = plan_adoption({NAME: placed(generation=3)}, {NAME: seen})
+    assert (adoption.entries, adoption.orphans) == ({}, ())
+    assert plan(WITHDRAWN, seen) == []
+
+
+def test_what_appears_where_nothing_of_ours_was_at_a_restore_is_not_stopped_with_the_unit() -> None:
+    adopted = plan_adoption({NAME: placed(generation=3)}, {NAME: Observed()}).entries[NAME]
+    assert kinds(plan(WITHDRAWN, here("active", hash_="", entry=adopted))) == ["Remove"]
+
+
+def test_a_unit_whose_file_somebody_deleted_is_stopped_all_the_same_before_it_is_forgotten() -> None:
+    seen = here("active", hash_="", entry=entry())
+    [step] = plan(WITHDRAWN, seen)
+    assert isinstance(step, Stop)
+    assert kinds(plan(WITHDRAWN, here("active", hash_="", entry=step.entry))) == ["Stop"]
 
 
 def test_a_oneshot_that_completed_before_a_reboot_is_written_down_as_completed_and_not_started() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fleetd.systemd.files import UnitFiles, has_install_section, is_loadable, is_unit_name, link_owner
+from fleetd.systemd.files import UnitFiles, is_loadable, is_unit_name, mount_name, units_of_link
 from fleetd.systemd.protocol import ServiceManagerError
 
 TEXT = "[Service]\nExecStart=/bin/true\n"
@@ -133,25 +133,92 @@ def test_units_of_others_and_their_templates_are_found_but_ours_are_not(files: U
     }
 
 
-def test_the_units_that_enabling_gave_a_dependency_to_are_known_by_their_links(files: UnitFiles, links: Path) -> None:
-    for folder, name in (("b.target.wants", "x.service"), ("a.target.requires", "x.service"), ("c.target.wants", "y")):
-        (links / folder).mkdir(parents=True)
-        (links / folder / name).symlink_to("/dev/null")
-    (links / "d.service.d").mkdir()
-    (links / "d.service.d" / "x.service").touch()
-    assert files.owners_of_links(["x.service"]) == ["a.target", "b.target"]
+@pytest.mark.parametrize(
+    ("link", "units"),
+    [
+        ("multi-user.target.wants/a.service", ("multi-user.target",)),
+        ("b@.service.requires/a.service", ("b@.service",)),
+        ("alias.service", ("alias.service", "a.service")),
+    ],
+)
+def test_a_link_tells_whose_names_or_dependencies_it_changes(link: str, units: tuple[str, ...]) -> None:
+    assert units_of_link(link, "a.service") == units
+
+
+def test_an_alias_leads_to_the_units_link_and_a_dependency_to_its_file(
+    files: UnitFiles, units: Path, links: Path
+) -> None:
+    files.put("a.service", TEXT)
+    made = {"b.service": "a.service", "x.target.wants/a.service": "a.service"}
+    assert [files.make_link(*each) for each in made.items()] == [True, True]
+    assert [files.make_link(*each) for each in made.items()] == [False, False], "they are there already"
+    assert os.readlink(links / "b.service") == str(links / "a.service")
+    assert os.readlink(links / "x.target.wants" / "a.service") == str(units / "a.service")
+    assert files.foreign_path("b.service", [str(links)]) == "", "an alias of ours is ours"
+    assert [files.drop_link(*each) for each in made.items()] == [True, True]
+    assert [files.drop_link(*each) for each in made.items()] == [False, False]
+    assert os.listdir(links) == ["a.service"], "the folder goes with its last link"
+
+
+def test_a_link_replaces_nothing_that_is_not_fleets(files: UnitFiles, links: Path) -> None:
+    files.put("a.service", TEXT)
+    (links / "x.target.wants").mkdir()
+    for place in ("b.service", "x.target.wants/a.service"):
+        (links / place).symlink_to("/lib/systemd/system/theirs.service")
+        with pytest.raises(ServiceManagerError, match="is not fleet's; remove it"):
+            files.make_link(place, "a.service")
+        assert not files.drop_link(place, "a.service")
+        assert os.readlink(links / place) == "/lib/systemd/system/theirs.service"
+
+
+def test_a_name_is_its_units_before_it_is_an_alias(files: UnitFiles, units: Path, links: Path) -> None:
+    files.put("a.service", TEXT)
+    files.make_link("b.service", "a.service")
+    assert files.put("b.service", TEXT) == "a.service"
+    assert files.put("b.service", TEXT) == ""
+    assert os.readlink(links / "b.service") == str(units / "b.service")
+    assert not files.drop_link("b.service", "a.service")
+    files.drop("b.service")
+    assert os.listdir(links) == ["a.service"]
+
+
+def test_links_that_systemd_made_for_an_older_fleetd_are_found_and_replaced(
+    files: UnitFiles, units: Path, links: Path
+) -> None:
+    files.put("a.service", TEXT)
+    (links / "x.target.wants").mkdir()
+    old = {"b.service": "a.service", "x.target.wants/gone.service": "gone.service"}
+    for link, name in old.items():
+        (links / link).symlink_to(units / name)
+    (links / "theirs.service").symlink_to("/lib/systemd/system/theirs.service")
+    assert files.find_links() == old
+    assert files.make_link("b.service", "a.service")
+    assert files.find_links() == old, "as it is made now, it is found, too"
+    assert os.readlink(links / "b.service") == str(links / "a.service")
+    assert files.drop_link("x.target.wants/gone.service", "gone.service")
+    assert files.find_links() == {"b.service": "a.service"}
 
 
 @pytest.mark.parametrize(
-    ("link", "owner"),
+    ("mount_point", "name"),
     [
-        ("/run/systemd/system/multi-user.target.wants/a.service", "multi-user.target"),
-        ("/run/systemd/system/b.service.requires/a.service", "b.service"),
-        ("/run/systemd/system/alias.service", ""),
+        ("/", "-.mount"),
+        ("/tmp", "tmp.mount"),
+        ("/srv/my-data", r"srv-my\x2ddata.mount"),
+        (r"/mnt/a\040b", r"mnt-a\x20b.mount"),
+        ("/.hidden/.x", r"\x2ehidden-.x.mount"),
+        ("/é", r"\xc3\xa9.mount"),
     ],
 )
-def test_a_link_tells_who_got_a_dependency(link: str, owner: str) -> None:
-    assert link_owner(link) == owner
+def test_a_mount_point_has_the_unit_that_systemd_escape_names(mount_point: str, name: str) -> None:
+    assert mount_name(mount_point) == name
+
+
+def test_what_is_mounted_is_the_systems_own_though_no_file_says_so(files: UnitFiles) -> None:
+    assert files.foreign_path("proc.mount", []) == "the mount of /proc"
+    assert files.foreign_path("nothing-is-here.mount", []) == ""
+    files.put("proc.mount", "[Mount]\nWhat=proc\nWhere=/proc\n")
+    assert files.foreign_path("proc.mount", []) == "", "it is ours"
 
 
 @pytest.mark.parametrize(
@@ -173,10 +240,3 @@ def test_a_link_tells_who_got_a_dependency(link: str, owner: str) -> None:
 )
 def test_names_are_taken_as_systemd_takes_them(name: str, is_name: bool, loadable: bool) -> None:
     assert (is_unit_name(name), is_loadable(name)) == (is_name, loadable)
-
-
-@pytest.mark.parametrize(
-    ("text", "has_one"), [(TEXT, False), (f"{TEXT}[Install]\n", True), (f"{TEXT}# [Install]\n", False)]
-)
-def test_only_an_install_section_is_enabled(text: str, has_one: bool) -> None:
-    assert has_install_section(text) == has_one

@@ -1,0 +1,105 @@
+"""The links that the [Install] sections of this machine's units ask for: made, taken away, and kept in the ledger.
+
+Which links there should be is core/install.py's matter. Here is known what each unit asks for, what was made, and
+whether there may be something to do.
+"""
+
+import logging
+import platform
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from fleetd.agent.ledger import Ledger
+from fleetd.core.admission import refuse_name
+from fleetd.core.install import Install, InvalidInstall, parse_install, plan_links
+from fleetd.core.names import parse_name
+from fleetd.core.unitfile import UnitFileError, parse_unit_file
+from fleetd.systemd.protocol import ServiceManager
+
+
+def host_specifiers() -> dict[str, str]:
+    """What stands for systemd's specifiers of this machine in an [Install] section, by letter."""
+    host = platform.node()
+    return {
+        "H": host,
+        "l": host.partition(".")[0],
+        "v": platform.release(),
+        "m": _read_id("/etc/machine-id"),
+        "b": _read_id("/proc/sys/kernel/random/boot_id"),
+    }
+
+
+def _read_id(path: str) -> str:
+    try:
+        return Path(path).read_text().strip().replace("-", "")
+    except OSError:
+        return ""
+
+
+class Links:
+    """One machine's links. `read` all units' texts first, then `put` and `forget` what changes, then `follow`."""
+
+    def __init__(
+        self,
+        systemd: ServiceManager,
+        ledger: Ledger,
+        logger: logging.Logger,
+        host: Callable[[], Mapping[str, str]] = host_specifiers,
+    ) -> None:
+        self._systemd = systemd
+        self._ledger = ledger
+        self._log = logger
+        self._host = host()
+        self._units: dict[str, Install | None] = {}  # every unit of ours, and what it asks for, if anything
+        self._said: dict[str, None] = {}
+        self._is_due = True
+
+    def read(self, texts: Mapping[str, str]) -> None:
+        """These are the machine's unit files."""
+        self._units = {}
+        for name, text in texts.items():
+            self.put(name, text)
+
+    def put(self, name: str, text: str) -> None:
+        """The unit has this file."""
+        self._units[name] = self._parse(name, text) if "[Install]" in text else None
+        self._is_due = True
+
+    def forget(self, name: str) -> None:
+        """The unit is here no more."""
+        self._units.pop(name, None)
+        self._is_due = True
+
+    def _parse(self, name: str, text: str) -> Install | None:
+        try:
+            return parse_install(parse_unit_file(text), parse_name(name), self._host)
+        except (InvalidInstall, UnitFileError) as error:  # of a unit that was taken before this was refused
+            self._say(f"{name}: its [Install] has no effect: {error}")
+            return None
+
+    async def follow(self) -> None:
+        """Bring the links to what the units ask for. What cannot be made hinders no unit: it is said, and tried again
+        the next time. Raises ManagerUnavailable, and OSError where the ledger cannot be written."""
+        if not self._is_due:
+            return
+        held = self._systemd.find_links() if self._ledger.links is None else self._ledger.links
+        installs = {name: install for name, install in self._units.items() if install}
+        plan = plan_links(installs, self._units, held, lambda name: refuse_name(name, self._systemd.shadows))
+        drop = {link: unit for link, unit in held.items() if plan.links.get(link) != unit}
+        self._ledger.put_links({**plan.links, **drop})  # before: a crash must leave no link that nobody knows of
+        failures = await self._systemd.link(plan.links, drop) if plan.links or drop else {}
+        left = {link: unit for link, unit in drop.items() if link in failures}
+        made = {link: unit for link, unit in plan.links.items() if link not in failures}
+        self._ledger.put_links({**made, **left})
+        owners = {**drop, **plan.links}
+        complaints = (*plan.complaints, *(f"{owners[link]}: {error}" for link, error in failures.items()))
+        for complaint in complaints:
+            self._say(complaint)
+        self._said = {text: None for text in self._said if text in complaints}
+        self._is_due = bool(failures)
+
+    def _say(self, complaint: str) -> None:
+        """Say this once, as long as it is so."""
+        if complaint not in self._said:
+            self._log.warning("%s", complaint)
+            self._said[complaint] = None

@@ -1,0 +1,79 @@
+"""fleetctl verify: no cluster is asked; what submit would refuse is an error, what systemd-analyze(1) says counts."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.fleetctl.conftest import Fleetctl
+
+GOOD = "[Unit]\nDescription=a\n\n[Service]\nExecStart=/bin/true\n"
+FAKE = """#!/bin/sh
+[ "$1 $2 $3 $4" = "verify --man=no --recursive-errors=no --" ] || exit 9
+while read line; do case $line in *BAD*) printf '%s:1: bad \\033[31m\\n' "$5" >&2; exit 1;; esac; done < "$5"
+"""
+
+
+@pytest.fixture(autouse=True)
+def programs(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is all of PATH but for the shell's, with a systemd-analyze that knows one complaint."""
+    folder = tmp_path_factory.mktemp("bin")
+    (folder / "systemd-analyze").write_text(FAKE)
+    (folder / "systemd-analyze").chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))
+    return folder
+
+
+def test_a_good_file_is_nothing_to_speak_of(bare_fleetctl: Fleetctl, tmp_path: Path) -> None:
+    for name in ("web.service", "web@.service"):
+        (tmp_path / name).write_text(GOOD)
+    for argument in ("web.service", "web", str(tmp_path / "web.service"), "web@.service", "web@1"):
+        result = bare_fleetctl("verify", argument)
+        assert (result.status, result.stdout, result.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "complaint"),
+    [
+        ("bad.service", "[Service]\nno option\n", "failed getting Unit(bad.service) from file: unexpected newline"),
+        ("bad.service", GOOD + "[X-Fleet]\nGlobal=true\nMachineOf=a.service\n", "Global cannot be used with Peers"),
+        ("bad.service", GOOD + "[Install]\nAlias=bad.socket\n", "systemd cannot alias bad.service as bad.socket"),
+        ("bad.service", "", "its unit file holds no options"),
+        ("fleet.service", GOOD, "is reserved for what runs the machine itself"),
+        ("-x.service", GOOD, 'begins with "-"'),
+        ("b d.service", GOOD, "invalid character ' ' in unit name"),
+        ("bad.service", GOOD + "#BAD\n", r"bad.service:1: bad \x1b[31m"),
+    ],
+)
+def test_what_submit_would_refuse_is_said_and_the_others_are_checked(
+    bare_fleetctl: Fleetctl, tmp_path: Path, name: str, text: str, complaint: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    (tmp_path / "worse.service").write_text("[")
+    result = bare_fleetctl("verify", "--", name, "worse.service")
+    assert (result.status, result.stdout) == (1, "")
+    first, second = result.stderr.splitlines()
+    assert complaint in first
+    assert "unable to find end of section" in second
+
+
+def test_warnings_do_not_count(bare_fleetctl: Fleetctl, tmp_path: Path) -> None:
+    (tmp_path / "web.service").write_text("# a \\\n" + GOOD + "[X-fleet]\nGlobal=true\n")
+    result = bare_fleetctl("verify", "web")
+    assert result.status == 0
+    section, line = result.stderr.splitlines()
+    assert "[X-fleet] is not [X-Fleet]" in section
+    assert "line 1 of web.service is a comment that ends in a backslash" in line
+
+
+def test_what_is_no_file_is_an_error(bare_fleetctl: Fleetctl, tmp_path: Path) -> None:
+    os.mkdir(tmp_path / "folder")
+    assert bare_fleetctl("verify", "web").stderr == "web.service: there is no such file\n"
+    assert "is a directory: name the unit files in it" in bare_fleetctl("verify", "folder").stderr
+    assert bare_fleetctl("verify").status == 2
+
+
+def test_without_systemd_the_rest_is_not_checked(bare_fleetctl: Fleetctl, tmp_path: Path, programs: Path) -> None:
+    (programs / "systemd-analyze").unlink()
+    (tmp_path / "web.service").write_text(GOOD + "#BAD\n")
+    assert bare_fleetctl("verify", "web").status == 0

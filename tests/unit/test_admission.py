@@ -1,0 +1,116 @@
+"""Which units are taken, by one rule for API, machine and fleetctl, and what is said of those that are."""
+
+import pytest
+
+from fleetd.core.admission import refuse_content, refuse_name, refuse_names, refuse_unit
+from fleetd.core.advice import advise
+from fleetd.core.unitfile import Option, parse_unit_file
+
+SYSTEM = {"ssh.service": "/lib/systemd/system/ssh.service", "tmp.mount": "the mount of /tmp"}
+GOOD = "[Service]\nExecStart=/bin/true\n"
+
+
+def shadows(name):
+    return SYSTEM.get(name, "")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("web.service", ""),
+        ("no-suffix", 'must contain "."'),
+        ("-x.service", 'begins with "-", which commands take for an option'),
+        ("-.mount", 'begins with "-"'),
+        ("fleet.service", "is reserved for what runs the machine itself"),
+        ("session-1.scope", "is reserved for what runs the machine itself"),
+        ("user-1000.slice", "is reserved for what runs the machine itself"),
+        ("ssh.service", "would hide /lib/systemd/system/ssh.service, a unit of the system"),
+        ("tmp.mount", "would hide the mount of /tmp, a unit of the system"),
+    ],
+)
+def test_names_that_no_new_unit_may_have(name, words):
+    refusal = refuse_name(name, shadows)
+    assert words in refusal
+    assert bool(words) == bool(refusal)
+
+
+@pytest.mark.parametrize(
+    ("install", "words"),
+    [
+        ("Alias=web.service", ""),
+        ("Alias=ssh.service", '[Install] Alias=ssh.service: unit "ssh.service" would hide'),
+        ("Alias=fleet.service", "reserved for what runs the machine itself"),
+        ("Alias=dbus.service", "reserved"),
+        ("Alias=-x.service", 'begins with "-"'),
+        ("Alias=poweroff.target", "systemd cannot alias"),
+        ("Alias=%p.service ssh.service", "would hide"),
+        ("WantedBy=no unit", "names no unit"),
+    ],
+)
+def test_names_that_a_unit_asks_for_are_held_to_the_same(install, words):
+    options = parse_unit_file(f"{GOOD}[Install]\n{install}\n")
+    refusal = refuse_names("a.service", options, shadows)
+    assert words in refusal
+    assert bool(words) == bool(refusal)
+    assert refuse_unit("a.service", options, shadows) == refusal
+
+
+def test_an_alias_with_the_machines_specifiers_is_judged_where_they_are_known():
+    options = parse_unit_file(f"{GOOD}[Install]\nAlias=%H.service\n")
+    assert refuse_names("a.service", options, shadows) == ""
+    assert "would hide" in refuse_names("a.service", options, shadows, {"H": "ssh"})
+
+
+def test_content_is_refused_for_what_it_says_whatever_the_name():
+    assert refuse_content(parse_unit_file(GOOD)) == ""
+    assert "cannot be written" in refuse_content([Option("S", "A", "x ")])
+    assert refuse_content(parse_unit_file("[X-Fleet]\nGlobal=true\nMachineOf=a.service\n")) == (
+        "Global cannot be used with Peers"
+    )
+    assert refuse_unit("a.service", [Option("S", "A", "x ")]) == refuse_content([Option("S", "A", "x ")])
+
+
+def advice(text, name="a.service"):
+    return advise(name, parse_unit_file(GOOD + text))
+
+
+@pytest.mark.parametrize(
+    "section", ["X-fleet", "x-fleet", "X-FLEET", "XFleet", "X_Fleet", "Fleet", "X-Flete", "X-Fleet\u2060"]
+)
+def test_a_section_that_is_nearly_ours_is_told_with_what_cannot_be_seen(section):
+    shown = section.replace("\u2060", r"\u2060")
+    assert advice(f"[{section}]\nGlobal=true\n") == (f"[{shown}] is not [X-Fleet], and is not read by fleet",)
+
+
+@pytest.mark.parametrize("section", ["X-Fleet", "X-Backup", "X-Systemd", "Socket", "Foo"])
+def test_other_sections_are_nothing_to_speak_of(section):
+    assert advice(f"[{section}]\n") == ()
+
+
+@pytest.mark.parametrize(
+    ("install", "sentence"),
+    [
+        ("Also=b.socket", "[Install] Also=b.socket has no effect in fleet: "),
+        ("DefaultInstance=1", "[Install] DefaultInstance=1 has no effect in fleet: "),
+        (
+            "RequiredBy=ssh.service",
+            "[Install] RequiredBy=ssh.service has an effect on machines alone where ssh.service is a",
+        ),
+        ("WantedBy=fleet.service", "[Install] WantedBy=fleet.service has no effect in fleet: "),
+    ],
+)
+def test_what_of_install_has_no_effect_is_told(install, sentence):
+    [said] = advice(f"[Install]\n{install}\n")
+    assert said.startswith(sentence)
+
+
+def test_what_is_usual_in_install_is_nothing_to_speak_of_and_what_is_refused_is_not_told_twice():
+    assert advice("[Install]\nWantedBy=multi-user.target\nAlias=b.service\n") == ()
+    assert advice("[Install]\nAlias=b.socket\n") == ()
+
+
+def test_options_of_ours_that_mean_nothing_are_told_with_what_cannot_be_seen():
+    assert advice("[X-Fleet]\nGlobal\ufeff=true\nMachineMetadata=ssd\u200b\n") == (
+        r'unrecognized requirement in [X-Fleet] section: "Global\ufeff"',
+        r'MachineMetadata "ssd\u200b" is not of the form key=value, and restricts nothing',
+    )
