@@ -4,6 +4,7 @@ No request is made here and nothing is decided.
 """
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -12,6 +13,7 @@ from fleetctl.errors import CommandFailed
 from fleetd.core.names import visible
 
 TAB = 8
+_HARMLESS = re.compile(r"(\n|\t|\x1b\[[0-9;]*m)")
 
 
 def result(text: str) -> None:
@@ -53,9 +55,12 @@ def printable(text: str) -> str:
 
 def write_text(text: str) -> None:
     """Lines from elsewhere as a result: as they are for a program, with what a terminal would obey escaped for one."""
-    if sys.stdout.isatty():
-        text = "\n".join("\t".join(map(visible, line.split("\t"))) for line in text.split("\n"))
-    write(text)
+    write(for_terminal(text) if sys.stdout.isatty() else text)
+
+
+def for_terminal(text: str) -> str:
+    """Text from elsewhere with all escaped that a terminal would obey, or not show; but line ends, tabs and colours."""
+    return "".join(part if index % 2 else visible(part) for index, part in enumerate(_HARMLESS.split(text)))
 
 
 def indented(text: str) -> str:

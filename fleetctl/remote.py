@@ -61,7 +61,10 @@ class Remote:
         self._connecting = threading.Semaphore(CONNECTING_AT_ONCE)
 
     def run(self, place: Place, argv: Sequence[str]) -> int:
-        """Run a command on one machine, which writes to our own streams and reads nothing; its exit status."""
+        """Run a command on one machine, which writes to our own streams and reads nothing; its exit status. At a
+        terminal what it writes is looked through for what that would obey."""
+        if sys.stdout.isatty():
+            return self._run_at_terminal(place, argv)
         if self._is_here(place):
             try:
                 environment = {**os.environ, "SYSTEMD_PAGER": ""}
@@ -75,6 +78,18 @@ class Remote:
                 return run_command(connection, shlex.join(argv))
         except SshFailed as error:
             raise CommandFailed(f"Unable to SSH to remote host: {error}", FAILED_STATUS) from error
+
+    def _run_at_terminal(self, place: Place, argv: Sequence[str]) -> int:
+        status, colours = 0, 0 if os.environ.get("NO_COLOR") else 1
+        as_at_a_terminal = f"SYSTEMD_COLORS={colours} SYSTEMD_URLIFY=0 SYSTEMD_PAGER="
+        for event in self.run_on_all([place], f"{as_at_a_terminal} {shlex.join(argv)}"):
+            if isinstance(event, Line):
+                show_line(event)
+            elif event.failure:
+                raise CommandFailed(f"Unable to SSH to remote host: {event.failure}", event.status)
+            else:
+                status = event.status
+        return status
 
     @contextmanager
     def connect(self, place: Place) -> Iterator["Connection"]:
@@ -207,7 +222,8 @@ def show_line(line: Line, colour: str = "", *, headed: bool = False) -> None:
     """A line that a machine wrote, headed by the machine where asked for."""
     stream = sys.stderr if line.is_error else sys.stdout
     head = screen.paint(f"{line.place}:", colour, stream) + " " if headed else ""
-    text = head + line.text.decode(errors="replace")
+    text = line.text.decode(errors="replace")
+    text = head + (output.for_terminal(text) if stream.isatty() else text)
     if line.is_error:
         output.note(text)
     else:

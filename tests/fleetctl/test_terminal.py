@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from fleetctl.remote import local_machine_id
 from fleetctl.screen import crop, fit_columns, shorten, width
+from fleetd.api import schema
 from tests.fleetctl.conftest import HELLO, Fleetctl
 from tests.fleetctl.fake_api import M1, M2, FakeApi, Fate, Served
 from tests.fleetctl.terminal import Terminal, render_screen
@@ -53,6 +55,26 @@ def test_a_unit_file_cannot_command_the_terminal_and_is_as_it_is_in_a_pipe(
     assert terminal.finish() == 0
     assert terminal.written == "[Unit]\nDescription=a\\x1b[2J\\x07b\tc\\u2060\n"
     assert fleetctl("cat", "web").stdout == text
+
+
+TOOL = """#!/bin/sh
+printf '\\033[32m%s\\033[0m \\033[2J\\007 %s\\tb\\n' "$SYSTEMD_COLORS" "$*"
+exit 3
+"""
+
+
+@pytest.mark.parametrize(("variables", "colours"), [({}, "1"), ({"NO_COLOR": "1"}, "0")])
+def test_what_a_machine_says_of_a_unit_cannot_command_the_terminal_and_keeps_its_colours(
+    at_terminal: Callable[..., Terminal], api: FakeApi, tmp_path: Path, variables: dict[str, str], colours: str
+) -> None:
+    me = schema.Machine(id=local_machine_id(), primary_ip="192.0.2.1", metadata={})
+    api.fates["web.service"] = Fate(machine=me)
+    api.add("web.service", HELLO, target="launched")
+    (tmp_path / "systemctl").write_text(TOOL)
+    (tmp_path / "systemctl").chmod(0o755)
+    terminal = at_terminal("status", "web", variables={"PATH": f"{tmp_path}:{os.environ['PATH']}", **variables})
+    assert terminal.finish() == 3
+    assert terminal.written == f"\x1b[32m{colours}\x1b[0m \\x1b[2J\\x07 status -l -- web.service\tb\n"
 
 
 def test_a_list_fits_the_terminal_and_keeps_both_ends_of_long_names(
