@@ -6,7 +6,7 @@ whether there may be something to do.
 
 import logging
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from fleetd.agent.ledger import Ledger
@@ -53,10 +53,12 @@ class Links:
         self._units: dict[str, Install | None] = {}  # every unit of ours, and what it asks for, if anything
         self._said: dict[str, None] = {}
         self._is_due = True
+        self._has_to_look = True  # whether the links of the ledger are there
 
     def read(self, texts: Mapping[str, str]) -> None:
         """These are the machine's unit files."""
         self._units = {}
+        self._has_to_look = True
         for name, text in texts.items():
             self.put(name, text)
 
@@ -79,27 +81,38 @@ class Links:
 
     async def follow(self) -> None:
         """Bring the links to what the units ask for. What cannot be made hinders no unit: it is said, and tried again
-        the next time. Raises ManagerUnavailable, and OSError where the ledger cannot be written."""
+        the next time. Raises ManagerUnavailable."""
         if not self._is_due:
             return
         held = self._systemd.find_links() if self._ledger.links is None else self._ledger.links
         installs = {name: install for name, install in self._units.items() if install}
         plan = plan_links(installs, self._units, held, lambda name: refuse_name(name, self._systemd.shadows))
         drop = {link: unit for link, unit in held.items() if plan.links.get(link) != unit}
-        self._ledger.put_links({**plan.links, **drop})  # before: a crash must leave no link that nobody knows of
-        failures = await self._systemd.link(plan.links, drop) if plan.links or drop else {}
-        left = {link: unit for link, unit in drop.items() if link in failures}
-        made = {link: unit for link, unit in plan.links.items() if link not in failures}
-        self._ledger.put_links({**made, **left})
+        make = {link: unit for link, unit in plan.links.items() if self._has_to_look or held.get(link) != unit}
+        try:
+            self._ledger.put_links({**plan.links, **drop})  # before: a crash must leave no link that nobody knows of
+            failures = await self._systemd.link(make, drop) if make or drop else {}
+            self._ledger.put_links({**_without(plan.links, failures), **_only(drop, failures)})
+        except OSError as error:
+            self._say(f"what links there are for [Install] cannot be written down, trying on: {error}")
+            return
         owners = {**drop, **plan.links}
         complaints = (*plan.complaints, *(f"{owners[link]}: {error}" for link, error in failures.items()))
         for complaint in complaints:
             self._say(complaint)
         self._said = {text: None for text in self._said if text in complaints}
-        self._is_due = bool(failures)
+        self._is_due, self._has_to_look = bool(failures), False
 
     def _say(self, complaint: str) -> None:
         """Say this once, as long as it is so."""
         if complaint not in self._said:
             self._log.warning("%s", complaint)
             self._said[complaint] = None
+
+
+def _without(links: Mapping[str, str], others: Collection[str]) -> dict[str, str]:
+    return {link: unit for link, unit in links.items() if link not in others}
+
+
+def _only(links: Mapping[str, str], others: Collection[str]) -> dict[str, str]:
+    return {link: unit for link, unit in links.items() if link in others}

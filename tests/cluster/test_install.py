@@ -69,7 +69,8 @@ def links(machine: Machine) -> list[str]:
 
 def shown(machine: Machine, units: Mapping[str, str]) -> list[str]:
     """What systemd makes of each unit, and of the targets that want one."""
-    return shell(machine, f"systemctl show --property={SHOWN} {shlex.join(units)} {TARGETS}").splitlines()
+    lines = shell(machine, f"systemctl show --property={SHOWN} {shlex.join(units)} {TARGETS}").splitlines()
+    return [f"{name}={' '.join(sorted(words.split()))}" for name, _, words in (line.partition("=") for line in lines)]
 
 
 def look(machine: Machine, units: Mapping[str, str]) -> list[list[str]]:

@@ -465,6 +465,8 @@ async def test_instances_run_from_files_of_their_own(bench: Bench) -> None:
         ("clock.timer", "[Timer]\nOnActiveSec=1h\n", "waiting"),
         ("eye.path", "[Path]\nPathExists=/nowhere\n", "waiting"),
         ("group.target", "[Unit]\n", "active"),
+        ("mine.slice", "[Slice]\n", "active"),
+        ("srv-mine.mount", "[Mount]\nWhat=tmpfs\nWhere=/srv/mine\nType=tmpfs\n", "mounted"),
     ],
 )
 async def test_units_of_other_kinds_start_and_stop(manager: ServiceManager, name: str, text: str, sub: str) -> None:

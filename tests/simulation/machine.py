@@ -33,7 +33,7 @@ RESTART_S = 1.0  # after which systemd starts a fleetd that was killed
 BOOT_S = 15.0
 LEAVE_POLL_S = 1.0
 HANG_S = 60.0
-_CHANGING = ("write", "remove", "start", "stop", "reload")
+_CHANGING = ("write", "remove", "link", "start", "stop", "reload")
 EPOCH_S = 1_700_000_000.0
 
 speaker: contextvars.ContextVar[str] = contextvars.ContextVar("speaker", default="")  # whose log lines these are

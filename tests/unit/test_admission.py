@@ -55,6 +55,11 @@ def test_names_that_a_unit_asks_for_are_held_to_the_same(install, words):
     assert refuse_unit("a.service", options, shadows) == refusal
 
 
+def test_a_units_own_name_is_looked_at_first():
+    options = parse_unit_file(f"{GOOD}[Install]\nAlias=ssh.service\n")
+    assert refuse_names("fleet.service", options, shadows) == refuse_name("fleet.service", shadows)
+
+
 def test_an_alias_with_the_machines_specifiers_is_judged_where_they_are_known():
     options = parse_unit_file(f"{GOOD}[Install]\nAlias=%H.service\n")
     assert refuse_names("a.service", options, shadows) == ""
