@@ -50,8 +50,8 @@ class Links:
         self._ledger = ledger
         self._log = logger
         self._host = host()
-        self._units: dict[str, Install | None] = {}  # every unit of ours, and what it asks for, if anything
-        self._said: dict[str, None] = {}
+        self._units: dict[str, Install | str | None] = {}  # every unit of ours, and what it asks for, if anything
+        self._complaints: dict[str, tuple[str, ...]] = {}
         self._is_due = True
         self._has_to_look = True  # whether the links of the ledger are there
 
@@ -72,20 +72,17 @@ class Links:
         self._units.pop(name, None)
         self._is_due = True
 
-    def _parse(self, name: str, text: str) -> Install | None:
-        try:
-            return parse_install(parse_unit_file(text), parse_name(name), self._host)
-        except (InvalidInstall, UnitFileError) as error:  # of a unit that was taken before this was refused
-            self._say(f"{name}: its [Install] has no effect: {error}")
-            return None
+    def note(self, name: str) -> str:
+        """What of this unit's [Install] has no effect here, and why; '' where all has."""
+        return "; ".join(self._complaints.get(name, ()))
 
-    async def follow(self) -> None:
-        """Bring the links to what the units ask for. What cannot be made hinders no unit: it is said, and tried again
-        the next time. Raises ManagerUnavailable."""
+    async def follow(self) -> tuple[str, ...]:
+        """Bring the links to what the units ask for; the units of which there is something else to note than before.
+        What cannot be made hinders no unit: it is said, and tried again the next time. Raises ManagerUnavailable."""
         if not self._is_due:
-            return
+            return ()
         held = self._systemd.find_links() if self._ledger.links is None else self._ledger.links
-        installs = {name: install for name, install in self._units.items() if install}
+        installs = {name: install for name, install in self._units.items() if isinstance(install, Install)}
         plan = plan_links(installs, self._units, held, lambda name: refuse_name(name, self._systemd.shadows))
         drop = {link: unit for link, unit in held.items() if plan.links.get(link) != unit}
         make = {link: unit for link, unit in plan.links.items() if self._has_to_look or held.get(link) != unit}
@@ -94,20 +91,31 @@ class Links:
             failures = await self._systemd.link(make, drop) if make or drop else {}
             self._ledger.put_links({**_without(plan.links, failures), **_only(drop, failures)})
         except OSError as error:
-            self._say(f"what links there are for [Install] cannot be written down, trying on: {error}")
-            return
-        owners = {**drop, **plan.links}
-        complaints = (*plan.complaints, *(f"{owners[link]}: {error}" for link, error in failures.items()))
-        for complaint in complaints:
-            self._say(complaint)
-        self._said = {text: None for text in self._said if text in complaints}
+            self._log.warning("what links there are for [Install] cannot be written down, trying on: %s", error)
+            return ()
         self._is_due, self._has_to_look = bool(failures), False
+        complaints: dict[str, tuple[str, ...]] = dict(plan.complaints)
+        complaints |= {name: (fault,) for name, fault in self._units.items() if isinstance(fault, str)}
+        for link, failure in failures.items():
+            owner = plan.links.get(link) or drop[link]
+            complaints[owner] = (*complaints.get(owner, ()), str(failure))
+        return self._take(complaints)
 
-    def _say(self, complaint: str) -> None:
-        """Say this once, as long as it is so."""
-        if complaint not in self._said:
-            self._log.warning("%s", complaint)
-            self._said[complaint] = None
+    def _take(self, complaints: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+        """Keep these complaints, and log those that are new."""
+        before, self._complaints = self._complaints, dict(complaints)
+        for name, sentences in complaints.items():
+            for sentence in sentences:
+                if sentence not in before.get(name, ()):
+                    self._log.warning("%s: %s", name, sentence)
+        return tuple(name for name in {**before, **complaints} if before.get(name) != complaints.get(name))
+
+    def _parse(self, name: str, text: str) -> Install | str:
+        """What the unit asks for; in words, why that cannot be: of a unit that was taken before this was refused."""
+        try:
+            return parse_install(parse_unit_file(text), parse_name(name), self._host)
+        except (InvalidInstall, UnitFileError) as error:
+            return f"its [Install] has no effect: {error}"
 
 
 def _without(links: Mapping[str, str], others: Collection[str]) -> dict[str, str]:

@@ -36,10 +36,11 @@ class Install(msgspec.Struct, frozen=True):
 
 
 class LinkPlan(msgspec.Struct, frozen=True):
-    """Link → the unit it leads to, of all links that there should be; and why others that were asked for are not."""
+    """Link → the unit it leads to, of all links that there should be; and, by unit, why others that it asks for are
+    not."""
 
     links: Mapping[str, str]
-    complaints: tuple[str, ...]
+    complaints: Mapping[str, tuple[str, ...]]
 
 
 def install_values(options: Iterable[Option], name: str) -> list[str]:
@@ -125,18 +126,20 @@ def plan_links(
     was, else the first one's by name. Units that are not fleet's may come to want ours, which does nothing to them, but
     never to require or uphold it.
     """
-    complaints: list[str] = []
+    complaints: dict[str, list[str]] = {}
     links = _plan_aliases(installs, units, held, refuse, complaints)
     here = frozenset((*units, *links, *(parse_name(name).template for name in (*units, *links))))
     for unit in sorted(installs):
         for option, owner in installs[unit].dependents:
             if is_reserved(owner):
-                complaints.append(f"{unit}: {option}={owner} has no effect: {owner} is of what runs the machine itself")
+                why = f"{owner} is of what runs the machine itself"
             elif option != "WantedBy" and owner not in here:
-                complaints.append(f"{unit}: {option}={owner} has no effect: fleet has no {owner} on this machine")
+                why = f"fleet has no {owner} on this machine"
             else:
                 links[f"{owner}.{FOLDERS[option]}/{unit}"] = unit
-    return LinkPlan(links, tuple(complaints))
+                continue
+            complaints.setdefault(unit, []).append(f"{option}={owner} has no effect: {why}")
+    return LinkPlan(links, {unit: tuple(sentences) for unit, sentences in complaints.items()})
 
 
 def _plan_aliases(
@@ -144,7 +147,7 @@ def _plan_aliases(
     units: Collection[str],
     held: Mapping[str, str],
     refuse: Callable[[str], str],
-    complaints: list[str],
+    complaints: dict[str, list[str]],
 ) -> dict[str, str]:
     claims: dict[str, list[str]] = {}
     for unit in sorted(installs):
@@ -160,5 +163,7 @@ def _plan_aliases(
         else:
             links[alias] = owner
             why = f"{owner} has it"
-        complaints += [f"{unit}: Alias={alias} has no effect: {why}" for unit in claimants if unit != owner]
+        for unit in claimants:
+            if unit != owner:
+                complaints.setdefault(unit, []).append(f"Alias={alias} has no effect: {why}")
     return links
