@@ -12,14 +12,14 @@ from typing import cast
 from fleetd.api.message import ApiError, Request
 from fleetd.api.pages import TOKEN, parse_page, render_token
 from fleetd.config import ConfigError, parse_config
+from fleetd.core.admission import refuse_unit
+from fleetd.core.advice import advise
 from fleetd.core.cluster import ClusterView
 from fleetd.core.names import InvalidName, compile_glob, parse_name
 from fleetd.core.schedule import plan_cluster
 from fleetd.core.unit import (
     InvalidRequirements,
-    malformed_metadata,
     parse_requirements,
-    unknown_requirements,
     validate_requirements,
 )
 from fleetd.core.unitfile import (
@@ -61,8 +61,8 @@ def check_unit_file(data: bytes) -> None:
         check_options(once.options)
         again = UnitFile.parse(once.text)
         assert (again.text, again.hash) == (once.text, once.hash), "a content that changes as it is stored"
-    unknown_requirements(once.options)
-    malformed_metadata(once.options)
+    assert all(sentence.isprintable() for sentence in advise(_NAME.full, once.options)), "a command to a terminal"
+    refuse_unit(_NAME.full, once.options)
     with suppress(InvalidRequirements):
         validate_requirements(once.options)
     required = parse_requirements(once.options, _NAME)
