@@ -30,10 +30,12 @@ _COMPLETED = "completed"  # the leader's word for a unit without a machine whose
 
 
 class Arrived(msgspec.Struct, frozen=True):
-    """It has happened, at this place ('' for nowhere). Counts once it has shown for `settle_s`."""
+    """It has happened, at this place ('' for nowhere). Counts once it has shown for `settle_s`. `note` is what a person
+    should know of it: a sentence about the unit without its name, or ''."""
 
     place: str = ""
     settle_s: float = 0.0
+    note: str = ""
 
 
 class Failed(msgspec.Struct, frozen=True):
@@ -85,23 +87,29 @@ def has_completed_elsewhere(report: schema.UnitReport) -> bool:
 
 
 def judge_loaded(report: schema.UnitReport, generation: int) -> Verdict:
-    """Whether the unit is on a machine, known to systemd, and does not run."""
-    if running := _still_runs(report):
+    """Whether the unit is on a machine, known to systemd, and does not run for us."""
+    if running := _still_runs(report, generation):
         return running
     copy = _placed_copy(report, generation)
     if not isinstance(copy, schema.CopyReport):
         return copy
-    return _why_not_loaded(copy) or Arrived(output.place(copy.machine, copy.address))
+    return _why_not_loaded(copy) or _arrived_loaded(copy)
 
 
 def judge_stopped(report: schema.UnitReport, generation: int) -> Verdict:
     """Whether the unit runs nowhere. Unlike for judge_loaded, it may be on no machine, or unknown to systemd."""
-    if running := _still_runs(report):
+    if running := _still_runs(report, generation):
         return running
     if report.decided >= generation and not report.machine:
         return Arrived()
     copy = _placed_copy(report, generation)
-    return Arrived(output.place(copy.machine, copy.address)) if isinstance(copy, schema.CopyReport) else copy
+    return _arrived_loaded(copy) if isinstance(copy, schema.CopyReport) else copy
+
+
+def _arrived_loaded(copy: schema.CopyReport) -> Arrived:
+    place = output.place(copy.machine, copy.address)
+    note = f"has been started on {place} by something else there: its socket or timer, a unit that wants it, a person"
+    return Arrived(place, note=note if runs(copy) else "")
 
 
 def judge_unloaded(report: schema.UnitReport, generation: int) -> Verdict:
@@ -118,9 +126,21 @@ def _own_copies(report: schema.UnitReport) -> list[schema.CopyReport]:
     return [copy for copy in report.copies if not copy.orphaned]
 
 
-def _still_runs(report: schema.UnitReport) -> Pending | None:
-    running = (copy for copy in _own_copies(report) if copy.active not in _AT_REST)
+def runs(copy: schema.CopyReport) -> bool:
+    """Whether processes of the unit may exist on the machine."""
+    return copy.active not in _AT_REST
+
+
+def _still_runs(report: schema.UnitReport, generation: int) -> Pending | None:
+    """The copy that is still to stop. An agent says that it has carried out the wish when the stop has ended: what runs
+    after that was started again since."""
+    running = (copy for copy in _own_copies(report) if runs(copy) and not _runs_again(report, copy, generation))
     return next(map(still_there, running), None)
+
+
+def _runs_again(report: schema.UnitReport, copy: schema.CopyReport, generation: int) -> bool:
+    here = copy.machine == report.machine or report.is_global
+    return here and not copy.retiring and copy.generation >= generation and copy.target == "loaded"
 
 
 def still_there(copy: schema.CopyReport) -> Pending:

@@ -44,7 +44,8 @@ def _describe(unit: schema.Unit, states: list[schema.UnitState], addresses: Mapp
 def _describe_copy(
     unit: schema.Unit, state: schema.UnitState, addresses: Mapping[str, str], is_oneshot: bool
 ) -> schema.CopyReport:
-    is_done = unit.current_state == unit.desired_state
+    is_stopping = unit.desired_state == TargetState.LOADED and state.active not in ("inactive", "failed")
+    is_done = unit.current_state == unit.desired_state and not is_stopping
     has_ended = (state.active, state.sub) == ("inactive", "dead")
     return schema.CopyReport(
         machine=state.machine_id,

@@ -77,7 +77,7 @@ class Wait:
         self._clock = clock
         self._generations: dict[str, int] = {}
         self._failing_since: dict[str, float] = {}
-        self._arriving: dict[str, tuple[str, float]] = {}  # place, and when it counts
+        self._arriving: dict[str, tuple[Arrived, float]] = {}  # and when it counts
         self._waiting_since: dict[str, tuple[str, float]] = {}
         self._told: set[tuple[str, str]] = set()
         self._live = LiveLines()
@@ -139,17 +139,19 @@ class Wait:
 
     def _take_arrival(self, name: str, verdict: Arrived, now: float) -> None:
         """It does not count as long as it has not lasted. What fails again and again meanwhile goes on failing."""
-        _, due = self._arriving.setdefault(name, (verdict.place, now + verdict.settle_s))
+        _, due = self._arriving.setdefault(name, (verdict, now + verdict.settle_s))
         if now < due:
             self.late[name] = f"it has just arrived on {verdict.place}"
         else:
             self._arrive(name)
 
     def _arrive(self, name: str) -> None:
-        place, _ = self._arriving.pop(name)
+        verdict, _ = self._arriving.pop(name)
         del self.late[name]
         self._live.clear()
-        output.result(output.unit_line(name, self._target, place))
+        output.result(output.unit_line(name, self._target, verdict.place))
+        if verdict.note:
+            output.warning(f"Unit {name} {verdict.note}.")
 
     def _tell(self, name: str, what: str, now: float) -> None:
         """Say what a unit waits for, each reason once, when it has shown for a moment."""

@@ -10,7 +10,7 @@ import msgspec
 from fleetctl import output
 from fleetctl.client import Client, open_client
 from fleetctl.errors import failing_as
-from fleetctl.judges import Judge, judge_stopped, judge_unloaded
+from fleetctl.judges import Judge, judge_stopped, judge_unloaded, runs
 from fleetctl.parsing import bound_s
 from fleetctl.selection import Selection, Wanted, describe_missing, is_active, is_no_template, select_units
 from fleetctl.settings import Settings
@@ -63,7 +63,7 @@ def withdraw(
         if verb is STOP and report.target == TargetState.INACTIVE:
             output.error(f"Unable to stop unit {report.name} in state inactive")
             status = 1
-        elif report.is_global or report.target != verb.target:
+        elif report.is_global or report.target != verb.target or any(map(runs, report.copies)):
             wished.append(report)
     with failing_as(f"Error {verb.doing} units: "):
         refused = client.carry_out([schema.Wish(report.name, desired_state=verb.target) for report in wished])

@@ -89,6 +89,8 @@ class Leadership:
         self.view = ClusterView()
         self.fall: tuple[int, int] | None = None  # from which revision to which the store was seen to fall
         self.revision = 0  # the view shows the store as of this revision (0: it shows nothing yet)
+        self._highest = 0  # the highest revision that the store is known to have had
+        self._known_before = 0  # the same, when everything began to be read
         self._arrived = 0  # the last revision that came from the store, taken in or not (0: everything is being read)
         self._written = 1  # no plan is made before the view has reached this revision
         self._inbox: deque[Snapshot | Changes | StoreError] = deque()
@@ -134,7 +136,7 @@ class Leadership:
         while True:
             await asyncio.sleep(interval_s)
             # Before it asks: what is heard or written meanwhile may be newer than the answer.
-            known = max(highest, self._arrived, self._written)
+            known = self._know(highest)
             try:
                 beat = await self.store.keep_alive(self.lease)
             except LeaseNotFound:
@@ -143,15 +145,28 @@ class Leadership:
                 if self.office.now() - answered_s > self.office.leader_ttl_s:
                     raise Deposed(f"the store has not answered for a whole term's lease: {error}") from None
                 continue
+            if self.office.now() - answered_s > self.office.leader_ttl_s:
+                # Paused meanwhile, most likely. But then only a store that was started anew has kept the lease: it may
+                # have been restored, and what it told since have been lost.
+                raise Deposed("its lease has outlived its time")
             answered_s = self.office.now()
-            if beat.revision < known:
-                self.fall = known, beat.revision
-                raise Deposed("the store's revision fell from {} to {}".format(*self.fall))
+            self._check_not_set_back(known, beat.revision)
             if 0 < self._arrived < highest:  # what the last beat told of has still not come
                 self._inbox.append(Compacted(beat.revision))
             highest = beat.revision
             self._wake.set()
             await self._forget_history()
+
+    def _know(self, revision: int) -> int:
+        """The store has had this revision; the highest that it is known to have had."""
+        self._highest = max(self._highest, revision, self._arrived, self._written)
+        return self._highest
+
+    def _check_not_set_back(self, known: int, revision: int) -> None:
+        """The store was at this revision, asked when it was known to have had that one. Raises Deposed."""
+        if revision < known:
+            self.fall = known, revision
+            raise Deposed("the store's revision fell from {} to {}".format(*self.fall))
 
     async def _govern(self) -> None:
         """Take in what changed, plan, write; again and again."""
@@ -165,6 +180,7 @@ class Leadership:
                 if not self._inbox:
                     await self._sleep(due_s)
                 if not await self._take_in():
+                    self._know(0)
                     self.revision, self._arrived, self._written = 0, 0, 1
                     watch.cancel()
                     watch = asyncio.create_task(self._load())
@@ -174,6 +190,7 @@ class Leadership:
     async def _load(self) -> None:
         """Read everything, then watch it; what arrives is put into the inbox."""
         while True:
+            self._known_before = self._know(0)
             try:
                 snapshot = await self.store.range(self.registry.prefix)
                 break
@@ -199,6 +216,7 @@ class Leadership:
         while self._inbox:
             entry = self._inbox.popleft()
             if isinstance(entry, Snapshot):
+                self._check_not_set_back(self._known_before, entry.revision)
                 view, self._changed = ClusterView(), None
                 restores = [item.mod_revision for item in entry.items if item.key == self._history_key]
                 self._restored_at = max(restores, default=0)
@@ -212,6 +230,8 @@ class Leadership:
                     self._apply(self.view, event.key, event.item, event.revision)
                 self.revision = max(self.revision, entry.revision)
             else:
+                if isinstance(entry, Compacted) and entry.was_set_back:
+                    self._check_not_set_back(self._know(0), entry.revision)
                 self._inbox.clear()
                 return False
             await asyncio.sleep(0)  # however small they are, there may be thousands

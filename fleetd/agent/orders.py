@@ -60,6 +60,7 @@ class Orders:
         self._log = logger
         self.highest_revision = highest_revision
         self._last_beat = 0
+        self._was_set_back = False  # a watch has told so, and no reading has taken it in
         self._asked = 0  # how often a new reading was demanded
         self._answered = 0  # how many of these demands the mirror's reading began after
         self._again = asyncio.Event()
@@ -109,6 +110,7 @@ class Orders:
                 await self._watch(reading)
             except Compacted as error:
                 self._log.info("reading this machine's placements again: %s", error)
+                self._was_set_back |= error.was_set_back
             except Unavailable as error:
                 if delay_s == FIRST_RETRY_S:
                     self._log.warning("this machine's placements cannot be read, everything stays as it is: %s", error)
@@ -152,6 +154,8 @@ class Orders:
         # comes last: where it still stands, none of them is gone because the machine was taken for dead meanwhile.
         synced = await self._store.get_many([self._registry.key("synced", self._machine_id)])
         snapshot = await self._store.range(self._placements_prefix)
+        if self._was_set_back:  # however far it has come since
+            highest = max(highest, snapshot.revision + 1)
         history = await self._history.read(highest, snapshot.revision)
         marks = await self._read_marks()
         placements: dict[str, Placement] = {}
@@ -162,7 +166,7 @@ class Orders:
                 unreadable[self._unit_of(item.key)] = None
             else:
                 placements[self._unit_of(item.key)] = placement
-        fell = snapshot.revision < highest
+        fell, self._was_set_back = snapshot.revision < highest, False
         self.highest_revision = snapshot.revision if fell else max(self.highest_revision, snapshot.revision)
         session = self._decode_synced(synced.items[0] if synced.items and synced.items[0] in marks else None)
         return Reading(asked, history, snapshot.revision, fell, session, synced.revision, marks, placements, unreadable)

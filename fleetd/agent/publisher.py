@@ -59,6 +59,7 @@ class StatePublisher:
         self._log = logger
         self._wanted: dict[str, UnitState] = {}
         self._changed: dict[str, None] = {}  # units whose state in the store is another, or is not known
+        self._to_say_again: dict[str, None] = {}  # those of them that are written even if the store has the same state
         self._is_in_doubt = False  # a write that was given up may still arrive, after those that came later
         self._has_to_look = False
         self._has_work = asyncio.Event()
@@ -92,8 +93,10 @@ class StatePublisher:
         self._has_work.set()
 
     def publish_anew(self) -> None:
-        """Count nothing as published: the store is not what it was."""
-        self._changed |= dict.fromkeys(self._wanted)
+        """Count nothing as published: the store is not what it was, and what it has may be an old word of this machine,
+        which the leader does not count."""
+        self._to_say_again = dict.fromkeys(self._wanted)
+        self._changed |= self._to_say_again
         self._has_work.set()
 
     async def publish_all(self, lease: int) -> None:
@@ -145,7 +148,8 @@ class StatePublisher:
         there = {item.key.removeprefix(prefix): item for item in (await self._registry.store.range(prefix)).items}
         self._changed = dict.fromkeys((*there, *self._wanted))
         for name, item in there.items():
-            if Put(item.key, item.value, item.lease) == self._operation(name, lease):
+            is_said = name not in self._to_say_again
+            if is_said and Put(item.key, item.value, item.lease) == self._operation(name, lease):
                 del self._changed[name]
 
     async def _write(self, lease: int) -> None:
@@ -157,6 +161,8 @@ class StatePublisher:
         try:
             for transaction in cut_into_transactions(steps):
                 self._on_written(await self._registry.store.transact(transaction.comparisons, transaction.operations))
+                for name in names[written : written + len(transaction.operations)]:
+                    self._to_say_again.pop(name, None)
                 written += len(transaction.operations)
         finally:
             self._changed = dict.fromkeys(names[written:]) | self._changed

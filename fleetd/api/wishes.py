@@ -119,8 +119,8 @@ def plan_change(wish: Wish, before: Unit | None, shadows: Callable[[str], str]) 
 
 
 def _plan_unit(wish: Wish, before: Unit | None) -> Unit:
-    """The unit as it is to be written: `before` itself where it is so already, unless its target is launched; to ask
-    for that again starts a unit that has stopped."""
+    """The unit as it is to be written: `before` itself where it is inactive as it is to be. To ask again for launched
+    starts a unit that has stopped, to ask again for loaded stops one that its socket or timer has started."""
     if before is None and not wish.options:
         raise ApiError(409, "unit does not exist and options field empty")
     text = render_unit_file(wish.options) if wish.options or before is None else before.text
@@ -133,6 +133,6 @@ def _plan_unit(wish: Wish, before: Unit | None) -> Unit:
         raise ApiError(409, "must provide DesiredState to update existing unit")
     if parse_name(wish.name).is_template and target is not TargetState.INACTIVE:
         raise ApiError(400, f'cannot activate template "{wish.name}"')
-    if before and (before.text, before.target) == (text, target) and target is not TargetState.LAUNCHED:
+    if before and (before.text, before.target) == (text, target) and target is TargetState.INACTIVE:
         return before
     return Unit(wish.name, text, target)

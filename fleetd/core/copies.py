@@ -121,16 +121,19 @@ def _pushed_by(draft: Draft, machine: str) -> str:
 
 
 def _tend_strays(draft: Draft) -> None:
-    """A copy that runs without an order outlived a cut."""
+    """A copy that runs without an order outlived a cut. One that is kept running since the store was restored, although
+    nobody wants the unit to run, is left to a person."""
     for machine, state in draft.states.items():
-        if state.runs and machine in draft.view.machines and machine not in draft.placements:
+        is_left = state.orphan and not _is_to_run(draft)
+        if state.runs and not is_left and machine in draft.view.machines and machine not in draft.placements:
             draft.retire(machine)
 
 
 def _tend_retiring(draft: Draft, overdue: frozenset[tuple[str, str]]) -> None:
     """A copy that outlived a cut goes when its replacement runs; where that has failed, or does not even begin to run
     in time, it is the unit again, or runs on where it may not be that. So is one that is kept running since the store
-    was restored, but it does not go."""
+    was restored, which obeys no order to go: where its replacement runs it is told first that it retires. Then it says
+    that it is a copy like any other, and goes."""
     retiring = [machine for machine, order in draft.placements.items() if order.retiring]
     kept = [machine for machine in draft.placements if _is_kept(draft, machine)]  # last: it may have been long ago
     for machine in (*retiring, *kept):
@@ -149,7 +152,9 @@ def _tend_retiring(draft: Draft, overdue: frozenset[tuple[str, str]]) -> None:
             draft.place(machine, "the copy that was left running")
             if home:
                 draft.withdraw(home)
-        elif machine in retiring and _is_dispensable(draft, machine, is_overdue):
+        elif machine in kept and _is_replaced(draft):
+            draft.retire(machine)
+        elif machine in retiring and not state.orphan and _is_dispensable(draft, machine, is_overdue):
             draft.withdraw(machine)
 
 
@@ -205,8 +210,12 @@ def _may_return(draft: Draft, machine: str) -> bool:
 
 def _is_kept(draft: Draft, machine: str) -> bool:
     """Whether a machine only keeps the unit running, since the store was restored, that a person wants to run."""
-    is_to_run = draft.view.units[draft.name].target is TargetState.LAUNCHED and draft.completed != draft.generation
-    return is_to_run and draft.placements[machine].withdrawn and draft.is_orphan(machine)
+    return _is_to_run(draft) and draft.placements[machine].withdrawn and draft.is_orphan(machine)
+
+
+def _is_to_run(draft: Draft) -> bool:
+    """Whether a person wants the unit to run, and it has not done its work."""
+    return draft.view.units[draft.name].target is TargetState.LAUNCHED and draft.completed != draft.generation
 
 
 def _has_to_forget(draft: Draft, machine: str) -> bool:

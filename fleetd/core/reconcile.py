@@ -258,9 +258,11 @@ def _stopped(entry: LedgerEntry | None) -> LedgerEntry | None:
 
 
 def _has_to_stop(seen: Observed) -> bool:
-    """Whether what we launched still runs. Once a stop has ended, a timer or a person may have started it again."""
-    launched = seen.entry is not None and seen.entry.target is TargetState.LAUNCHED
-    return launched and seen.busy and seen.stop is not StopProgress.ENDED
+    """Whether what we launched still runs, or what runs though it was to be loaded only: its socket or timer, a unit
+    that wants it, or a person has started it, and somebody has asked to stop it since. Once a stop has ended, they may
+    have started it again: that is theirs."""
+    was_here = seen.entry is not None and seen.entry.target is not TargetState.INACTIVE
+    return was_here and seen.busy and seen.stop is not StopProgress.ENDED
 
 
 # After the store was restored from an old snapshot: nothing is done because of it.

@@ -69,7 +69,7 @@ class History:
     def after(self, revision: int, prefix: str) -> tuple[Event, ...]:
         """Every event below the prefix after that revision. Raises Compacted."""
         if not self._begins - 1 <= revision <= self.revision:
-            raise Compacted(self._begins)
+            raise Compacted(self._begins, was_set_back=revision > self.revision)
         later = self._entries[revision + 1 - self._begins :]
         return tuple(event for events in later for event in events if event.key.startswith(prefix))
 

@@ -155,7 +155,7 @@ class EtcdStore:
         """A member that lags behind the watch catches up; a store that was set back to a backup never will."""
         revision = await self.revision()
         if revision < position.revision:
-            raise Compacted(revision)
+            raise Compacted(revision, was_set_back=True)
 
     async def grant(self, ttl_s: float) -> int:
         answer = await self._call("/v3/lease/grant", wire.LeaseGrantRequest(math.ceil(ttl_s)), wire.parse_lease_grant)

@@ -26,12 +26,14 @@ class Unavailable(StoreError):
 
 
 class Compacted(StoreError):
-    """The revision a watch asked for is not in the store's history: gone, or not there yet because the store was set
-    back or set up anew. Read everything again."""
+    """The revision a watch asked for is not in the store's history: gone, or (`was_set_back`) not there yet because the
+    store was set back or set up anew. Read everything again."""
 
-    def __init__(self, revision: int) -> None:
-        super().__init__(f"the store's history begins at revision {revision}")
+    def __init__(self, revision: int, *, was_set_back: bool = False) -> None:
+        where = "was set back to" if was_set_back else "begins at"
+        super().__init__(f"the store's history {where} revision {revision}")
         self.revision = revision
+        self.was_set_back = was_set_back
 
 
 class LeaseNotFound(StoreError):

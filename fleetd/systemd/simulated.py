@@ -83,6 +83,11 @@ class SimulatedSystemd:
         """Kill the main process of a running unit."""
         self._units.crash(name)
 
+    def trigger(self, name: str) -> None:
+        """Something on the machine starts a unit that has its file here: its socket, its timer, a person."""
+        if name in self._texts:
+            self._units.queue_start(name)
+
     def pid(self, name: str) -> int:
         """The main process of a unit, 0 if it has none. A unit that is started again has another."""
         return self._units.processes().get(self._resolve(name), 0)

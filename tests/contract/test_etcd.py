@@ -213,6 +213,7 @@ async def test_a_watch_that_finds_its_revision_compacted_after_an_outage_says_so
         with pytest.raises(Compacted) as compacted:
             await waiting
     assert compacted.value.revision == revision
+    assert not compacted.value.was_set_back
 
 
 # A cluster of the same name, set up anew
@@ -230,8 +231,9 @@ async def test_new_data_mean_another_cluster_and_end_a_watch(new_etcd: NewEtcd) 
             server.kill()
             server.wipe()
             server.start()
-            with pytest.raises(Compacted):
+            with pytest.raises(Compacted) as compacted:
                 await waiting
+            assert compacted.value.was_set_back
         assert await store.cluster_id() != name
 
 

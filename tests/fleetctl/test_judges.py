@@ -57,6 +57,7 @@ def copy(active: str, sub: str = "x", generation: int = 5, machine: str = M1, **
 UNDECIDED = Pending("the leader has not decided yet where it goes")
 NOT_YET = Pending("11111111... has not carried it out yet")
 WAITS = "waits for machine 11111111 to come back, until 2027-01-15 12:05:00 UTC"
+AGAIN = f"has been started on {AT} by something else there: its socket or timer, a unit that wants it, a person"
 
 SITUATIONS: list[tuple[Judge, UnitReport, Verdict]] = [
     (judge_launched, report(copy("active")), Arrived(AT, PROVEN_S)),
@@ -134,6 +135,9 @@ SITUATIONS: list[tuple[Judge, UnitReport, Verdict]] = [
         report(copy("active", generation=4, error="Job timed out")),
         Pending(f"it is still active (x) on {AT}; its last word: Job timed out"),
     ),
+    (judge_stopped, report(copy("active", target="loaded")), Arrived(AT, note=AGAIN)),
+    (judge_loaded, report(copy("active", target="loaded")), Arrived(AT, note=AGAIN)),
+    (judge_stopped, report(copy("active", target="launched")), Pending(f"it is still active (x) on {AT}")),
     (judge_unloaded, report(machine="", decided=0), Arrived()),
     (judge_unloaded, report(machine=""), Arrived()),
     (judge_unloaded, report(copy("inactive", hash="", error="said before"), machine=""), Arrived()),

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.fleetctl.conftest import Fleetctl
@@ -293,6 +294,32 @@ def test_stop_ends_when_the_unit_runs_no_more(fleetctl: Fleetctl, api: FakeApi) 
     copy = api.units["web.service"].copy
     assert copy is not None
     assert copy.active == "inactive"
+
+
+def start_by_itself(api: FakeApi, name: str) -> None:
+    """Its socket or timer starts a unit of the cluster that is only loaded."""
+    held = api.units[name]
+    assert held.copy is not None
+    held.copy = msgspec.structs.replace(held.copy, active="active", sub="running")
+
+
+def test_stop_stops_what_runs_though_it_is_only_loaded(fleetctl: Fleetctl, api: FakeApi) -> None:
+    api.add("web.service", target="loaded")
+    start_by_itself(api, "web.service")
+    result = fleetctl("stop", "web")
+    assert (result.status, result.stdout) == (0, f"Unit web.service loaded {ON_M1}\n")
+    assert result.stderr == "Successfully stopped units [web.service].\n"
+    assert wishes(api) == [("web.service", "loaded")]
+    copy = api.units["web.service"].copy
+    assert copy is not None
+    assert copy.active == "inactive"
+
+
+def test_loading_what_is_loaded_and_runs_leaves_it_alone(fleetctl: Fleetctl, api: FakeApi) -> None:
+    api.add("web.service", target="loaded")
+    start_by_itself(api, "web.service")
+    result = fleetctl("load", "web")
+    assert (result.status, result.stdout, result.stderr, wishes(api)) == (0, "", "", [])
 
 
 def test_unload_ends_when_no_machine_has_the_unit(fleetctl: Fleetctl, api: FakeApi) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from fleetd.core.unit import TargetState
+from fleetd.store.protocol import Put
 from fleetd.systemd.simulated_units import Behaviour
 from tests.simulation.machine import BOOT_S, SimulatedMachine
 from tests.simulation.world import World
@@ -273,6 +274,13 @@ async def store_compact(world: World, action: Action) -> None:
 
 
 @verb
+async def store_write(world: World, action: Action) -> None:
+    """`store-write COUNT`: somebody else, who shares the store, writes so often."""
+    for number in range(int(action.args[0]) if world.server.is_up else 0):
+        await world.server.store.transact([], [Put("/elsewhere", str(number).encode())])
+
+
+@verb
 async def expire(world: World, action: Action) -> None:
     """`expire COUNT`: so many leases end early, the newest first."""
     if world.server.is_up:
@@ -352,6 +360,13 @@ def crash(world: World, action: Action) -> None:
     for machine, name in [copy for copy in world.processes if copy[1] == action.args[0]]:
         if world.machines[machine].systemd.pid(name):
             world.machines[machine].systemd.crash(name)
+
+
+@verb
+def trigger(world: World, action: Action) -> None:
+    """`trigger UNIT`: its socket or timer starts it, wherever its file is."""
+    for machine in world.machines.values():
+        machine.systemd.trigger(action.args[0])
 
 
 @verb

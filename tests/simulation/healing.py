@@ -79,6 +79,10 @@ def _is_orphan(world: World, machine: str, name: str) -> bool:
     return state is not None and state.orphan
 
 
+def _running_orphans(world: World, name: str) -> list[str]:
+    return [machine for machine in _running(world, name) if _is_orphan(world, machine, name)]
+
+
 def _judge_unit(world: World, name: str, unit: Unit) -> str:
     """What is wrong with a unit that the store knows, or ''."""
     running = [machine for machine in _running(world, name) if not _is_orphan(world, machine, name)]
@@ -95,7 +99,9 @@ def _judge_unit(world: World, name: str, unit: Unit) -> str:
         return _judge_completed(world, name, unit) if completed else _judge_absence(world, name, unit)
     if [machine for machine in running if machine != homes[0] and not _stands_in(world, name, machine, homes[0])]:
         return f"its home is {homes[0]}, it runs on {', '.join(running)}"
-    kept = [m for m in _running(world, name) if _is_orphan(world, m, name) and (m, name) in world.truth.placements]
+    kept = [machine for machine in _running_orphans(world, name) if (machine, name) in world.truth.placements]
+    if homes[0] in running and unit.target is TargetState.LAUNCHED and (twins := _running_orphans(world, name)):
+        return f"it runs on {homes[0]}, its home, and is kept running on {', '.join(twins)} as well"
     if homes[0] not in running and any(_may_stay(world, name, machine) for machine in kept):
         return f"its home is {homes[0]}, it is only kept running on {', '.join(kept)}, and might stay there"
     if decision.machine != homes[0]:

@@ -240,6 +240,8 @@ class World:
             self._let_go(machine, name)
         elif order is not None and order.stays:
             self._fulfil(machine, order, outcome)
+        elif copy is not None and order is not None and order.retiring:
+            copy.orphan = False
         revision = self.revision
         self.publish(machine, name)
         return before != copies.get(name) or revision != self.revision

@@ -245,3 +245,40 @@ def test_a_copy_that_ran_before_a_restore_is_the_unit_again_when_its_machine_has
     world.state(A, "m1", "active")
     world.lead()
     assert world.orders(A) == {"m1": "stay", "m2": "go"}
+
+
+@pytest.mark.parametrize("was_told", [False, True])
+def test_a_copy_kept_since_a_restore_is_told_that_it_retires_before_it_is_told_to_go(was_told):
+    world = cluster(a="")
+    world.die("m1")
+    world.settle()
+    assert world.homes() == {A: "m2"}
+    world.come_back("m1")
+    if was_told:  # its machine saw only then that the store was restored
+        world.lead()
+        assert world.orders(A) == {"m1": "go", "m2": "stay"}
+    world.keep_running("m1", A)
+    world.lead()
+    assert world.orders(A) == {"m1": "retire", "m2": "stay"}
+    world.changed = {A: None}
+    assert world.lead(overdue=frozenset({("m1", A)})) == Plan()
+    world.work("m1")
+    world.lead()
+    assert world.orders(A) == {"m1": "go", "m2": "stay"}
+    world.settle()
+    assert not world.copies["m1"]
+
+
+def test_a_copy_kept_since_a_restore_runs_on_where_the_unit_is_to_be_loaded_only():
+    world = cluster(a="")
+    world.die("m1")
+    world.unit(A, target=LOADED)
+    world.settle()
+    world.copies["m1"][A].orphan = True
+    world.come_back("m1")
+    world.settle()
+    assert world.copies["m1"][A].active == "active"
+    assert world.orders(A) == {"m2": "stay"}
+    world.unit(A)
+    world.settle()
+    assert not world.copies["m1"]

@@ -76,11 +76,18 @@ TABLE = [
     ),
     ("a_loaded_unit_that_became_active_is_left_alone", placed(LOADED), here("active", entry=entry(LOADED)), ""),
     (
-        "a_loaded_unit_that_was_never_launched_is_not_stopped",
+        "what_its_socket_runs_though_it_is_only_loaded_is_stopped_when_somebody_asks_for_that",
         placed(LOADED, 6),
         here("active", entry=entry(LOADED)),
+        "Stop",
+    ),
+    (
+        "what_its_socket_starts_again_after_that_stop_is_left_alone",
+        placed(LOADED, 6),
+        here("active", stop="ended", entry=entry(LOADED)),
         "Record",
     ),
+    ("what_runs_here_without_an_entry_is_recorded_as_loaded", placed(LOADED), here("active"), "Record"),
     ("replacing_a_loaded_unit_writes_it", placed(LOADED, 6), here(hash_=OLD_HASH, entry=entry(LOADED)), "Write Record"),
     ("replacing_what_a_timer_runs_stops_it_first", placed(LOADED, 6), here("active", hash_=OLD_HASH), "Stop"),
     # A unit that is to be launched.

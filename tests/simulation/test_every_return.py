@@ -1,0 +1,67 @@
+"""A machine that was cut off is back at each moment about the failover of its unit in turn: before and after its lease
+ends, the unit is placed elsewhere, the order is read, the replacement runs, and its state is published. Whatever befell
+the store meanwhile, one copy runs in the end, of the unit that the store knows; what it does not know is not touched.
+
+All checkers look on meanwhile, and afterwards the cluster must have healed.
+"""
+
+import pytest
+
+from tests.simulation.run import run_actions
+from tests.simulation.scenario import Scenario, parse_scenario, render_scenario
+
+FIRST_S, LAST_S, STEP_S = 30.0, 37.0, 0.5  # the lease ends at about 31 s
+HEALING_S = 60.0
+
+STORY = """
+1    start web@1.service
+5    snapshot
+10   start web@2.service
+11   start web@3.service
+20   cut m1 for {cut_s}
+28   slow m2 0.4 for 20
+28   slow-start web@1.service {start_s} for 20
+{befalls}
+60   expect web@1.service runs once
+"""
+
+BEFALLS = {  # in each case: what happens to the store, and what can be expected of the units that the snapshot misses
+    "nothing": """
+60   expect web@2.service has kept its process
+60   expect web@3.service runs once""",
+    "a-restore": """
+21   restore
+60   expect web@2.service has kept its process
+60   expect web@3.service has kept its process
+60   expect web@3.service is an orphan""",
+    "a-restore-and-writes": """
+21   restore
+22   store-write 30
+60   expect web@2.service has kept its process
+60   expect web@3.service has kept its process
+60   expect web@3.service is an orphan""",
+    "a-restore-when-the-lease-ends": """
+30.8 restore
+33   store-write 30""",
+    "a-restore-in-the-failover": """
+32.2 restore
+36   store-write 30""",
+}
+
+
+def tell(back_s: float, start_s: float, befalls: str) -> Scenario:
+    """The story in which the machine is back then."""
+    story = STORY.format(cut_s=back_s - 20, start_s=start_s, befalls=BEFALLS[befalls].strip())
+    lines = sorted(story.strip().splitlines(), key=lambda line: float(line.split()[0]))
+    return parse_scenario("\n".join(["machines m1, m2", *lines]))
+
+
+@pytest.mark.parametrize("start_s", [0.0, 1.5], ids=["starts-at-once", "starts-slowly"])
+@pytest.mark.parametrize("befalls", BEFALLS)
+def test_one_copy_runs_whenever_a_machine_that_was_cut_off_is_back(befalls: str, start_s: float) -> None:
+    for step in range(round((LAST_S - FIRST_S) / STEP_S) + 1):
+        back_s = FIRST_S + step * STEP_S
+        scenario = tell(back_s, start_s, befalls)
+        outcome = run_actions(scenario.actions, machines=scenario.machines, healing_s=HEALING_S)
+        again = render_scenario(scenario.machines, scenario.actions)
+        assert outcome.failure is None, f"back at {back_s:g} s: {outcome.failure}\n{again}"
