@@ -126,6 +126,10 @@ class Client:
         """Every machine that is there, by id."""
         return [machine for page in self._pages("/machines", schema.MachinePage) for machine in page.machines]
 
+    def forget_machine(self, id_: str) -> None:
+        """Give up a machine that is parked. Raises ApiError where it is not."""
+        self._call("DELETE", f"{schema.V2}/machines/{quote(id_, safe='')}")
+
     def reports(self, names: Iterable[str]) -> dict[str, schema.UnitReport]:
         """How the units of these names stand, by name; those that do not exist are left out, copies or not."""
         return {name: report for name, report in self._all_reports(list(names)).items() if report.target}

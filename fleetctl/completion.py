@@ -217,6 +217,7 @@ _ARGUMENTS: dict[str, tuple[Source, ...]] = {
     "cat": (_units,),
     "destroy": (_units,),
     "fd-forward": (_files,),
+    "forget-machine": (_machines,),
     "help": (_topics,),
     "journal": (_units,),
     "list-machines": (_machines,),

@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import IO
 
 import msgspec
@@ -75,6 +76,11 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     if arguments.version or command == "version":
         print(f"fleetd version {__version__}")  # noqa: T201
         return 0
+    if arguments.command[:1] == ["park"] and len(arguments.command) == 2:
+        from fleetd.daemon import park
+
+        journal.setup(0)
+        return park(Path(arguments.command[1]))
     if command not in ("", "leave"):
         complain(f"there is no command {command!r}: fleetd takes version, leave, or no arguments")
         parser.print_usage(sys.stderr)

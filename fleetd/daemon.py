@@ -12,16 +12,18 @@ import re
 import signal
 import ssl
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 import msgspec
 
-from fleetd import __version__, identity, journal, notify
+from fleetd import __version__, identity, journal, notify, successor
 from fleetd.agent import Agent
 from fleetd.api.server import Server
 from fleetd.api.sockets import ListenError, inherited_sockets
 from fleetd.config import Config, ConfigError, Notice, load_config
+from fleetd.core.decoding import UNREADABLE
 from fleetd.core.machine import Machine
 from fleetd.node import Node, Surroundings
 from fleetd.registry import Registry
@@ -62,6 +64,16 @@ def run(config: Config, config_path: str | None, overrides: Mapping[str, str], n
     return 0
 
 
+def park(task: Path) -> int:
+    """Finish what a fleetd that has ended could not: park its machine; the exit status."""
+    try:
+        asyncio.run(successor.succeed(task, _open_store))
+    except (OSError, StoreError, *UNREADABLE) as error:
+        log.error("cannot park this machine: %s", error)
+        return 1
+    return 0
+
+
 class Daemon:
     """fleetd from its start to its end: sockets, signals, and one Node at a time."""
 
@@ -80,6 +92,7 @@ class Daemon:
             loop.add_signal_handler(number, self._ended.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload.set)
         lock = claim_machine(runtime_directory(self.config))
+        successor.dismiss(runtime_directory(self.config))
         node = await open_node(self.config)
         server = Server(node.api)
         try:
@@ -155,11 +168,16 @@ def check(config: Config) -> None:
 
 async def open_node(config: Config, former_lease: int = 0) -> Node:
     """Reach systemd, and make ready; nothing is asked of the store yet."""
+    unit = own_unit() if "INVOCATION_ID" in os.environ else ""
+    runtime = runtime_directory(config)
     surroundings = Surroundings(
-        runtime=runtime_directory(config),
-        own_unit=own_unit() if "INVOCATION_ID" in os.environ else "",
+        runtime=runtime,
+        own_unit=unit,
         find_address=identity.find_address if not config.public_ip else lambda: config.public_ip,
     )
+    if unit and not (config.standalone or config.systemd_user):
+        park_later = partial(successor.appoint, config, runtime, unit)
+        surroundings = msgspec.structs.replace(surroundings, park_later=park_later)
     machine = Machine(
         id=identity.read_machine_id(),
         session=surroundings.new_id(),

@@ -15,12 +15,14 @@ import msgspec
 from fleetd import metrics
 from fleetd.core.machine import Machine, MachineMode
 from fleetd.core.presence import BeatHistory
+from fleetd.core.timespan import LONGEST_S
 from fleetd.registry import MalformedRecord, Registry, decode
 from fleetd.store.protocol import (
     Compacted,
     Conflict,
     KeyValue,
     LeaseNotFound,
+    Operation,
     Snapshot,
     StoreError,
     Unavailable,
@@ -43,8 +45,9 @@ class Lost(Exception):
 class Membership:
     """Registers this machine and keeps it registered.
 
-    `publish(lease)` puts the states of all units here on a lease: it is called before the machine's key is written, so
-    that what runs already counts. `heard(revision)` is told the store's revision with each heartbeat. `former_lease`
+    `publish(lease, first)` puts the states of all units here on a lease, after these operations, and with them in one
+    transaction where that holds so many. It is called before the machine's key is written, so that what runs already
+    counts. `heard(revision)` is told the store's revision with each heartbeat. `former_lease`
     is one that this very process held before (a reload).
     """
 
@@ -56,7 +59,7 @@ class Membership:
         ttl_s: float,
         parked_ttl_s: float,
         now: Callable[[], float],
-        publish: Callable[[int], Awaitable[None]],
+        publish: Callable[[int, tuple[Operation, ...]], Awaitable[None]],
         heard: Callable[[int], None],
         former_lease: int = 0,
     ) -> None:
@@ -129,15 +132,16 @@ class Membership:
 
     async def park(self) -> None:
         """Put key and states on a long lease that needs no heartbeat: the units stay where they are. Tried until it is
-        done or the caller gives up: half done, the machine would be taken for dead, and its states stay."""
+        done or the caller gives up. The key goes first: states that outlast it would be waited for for ever."""
         lease = 0
+        self.machine = msgspec.structs.replace(self.machine, mode=MachineMode.PARKED)
         while True:
             try:
-                lease = lease or await self.store.grant(self.parked_ttl_s)
-                await self._publish(lease)
-                self.machine = msgspec.structs.replace(self.machine, mode=MachineMode.PARKED)
-                await self.store.transact([], [self.registry.put(self.machine, self.machine.id, lease=lease)])
+                lease = lease or await self.store.grant(min(self.parked_ttl_s, LONGEST_S))
+                await self._publish(lease, (self.registry.put(self.machine, self.machine.id, lease=lease),))
                 break
+            except LeaseNotFound:
+                lease = 0  # it was a short one, and the store was away for longer
             except Unavailable as error:
                 log.info("cannot park this machine yet: %s", error)
                 await asyncio.sleep(RETRY_S)
@@ -188,7 +192,7 @@ class Membership:
         surplus = item.lease if item and lease != item.lease else 0
         fresh = 0 if lease else await self.store.grant(self.ttl_s)
         try:
-            await self._publish(lease or fresh)
+            await self._publish(lease or fresh, ())
             put = self.registry.put(self.machine, self.machine.id, lease=lease or fresh)
             revision = await self.store.transact([Unchanged(self.key, item.mod_revision if item else 0)], [put])
         except (Conflict, LeaseNotFound):

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,23 +27,30 @@ from fleetd.core.machine import Machine, MachineMode
 from fleetd.engine import Engine
 from fleetd.leadership import Offload
 from fleetd.membership import Membership
+from fleetd.parking import Parking
 from fleetd.registry import Registry
 from fleetd.store.protocol import Store, StoreError
 from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager
 
 log = logging.getLogger(__name__)
 
-PARK_TIMEOUT_S = 10.0
+PARK_TIMEOUT_S = 2.0  # `systemctl stop` is to end within three seconds, be the store there or not
+CLOSE_S = 0.5  # for the parts to end by themselves, before the store is closed under them
 LEAVE_POLL_S = 0.2
 ADDRESS_CHECK_S = 60.0
 HANDOVER_S = 5.0
+
+
+async def _leave_unparked(parking: Parking) -> None:
+    """Nobody is there to park the machine later."""
 
 
 class Surroundings(msgspec.Struct, frozen=True):
     """What a Node has from the process that it runs in; the simulator gives it all of this by itself.
 
     `runtime` is the directory that a reboot empties. `own_unit` is the systemd unit of fleetd, '' where systemd does
-    not supervise it. `find_address` tells the address as it is now, '' where it is not to be followed or there is none.
+    not supervise it. `park_later` has somebody who outlives this process park the machine when the store answers again
+    (parking.py). `find_address` tells the address as it is now, '' where it is not to be followed or there is none.
     `unix_now` is the wall clock in seconds, `new_id` makes what is unique.
     """
 
@@ -53,6 +60,7 @@ class Surroundings(msgspec.Struct, frozen=True):
     unix_now: Callable[[], float] = time.time
     new_id: Callable[[], str] = lambda: uuid.uuid4().hex
     offload: Offload = asyncio.to_thread
+    park_later: Callable[[Parking], Awaitable[None]] = _leave_unparked
 
 
 class Node:
@@ -70,10 +78,12 @@ class Node:
         self.config = config
         self._own_unit = surroundings.own_unit
         self._find_address = surroundings.find_address
+        self._park_later = surroundings.park_later
         self.store = store
         self.systemd = systemd
         self.finished = asyncio.Event()  # a part has ended for good: a bug was met
         self._tasks: list[asyncio.Task[None]] = []
+        self._leading: asyncio.Task[None] | None = None
         self._leaving: asyncio.Task[None] | None = None
         loop_time = asyncio.get_running_loop().time
         registry = Registry(store, config.etcd_key_prefix)
@@ -83,7 +93,7 @@ class Node:
             ttl_s=config.agent_ttl_s,
             parked_ttl_s=config.parked_ttl_s,
             now=loop_time,
-            publish=lambda lease: self.agent.publish_all(lease),
+            publish=lambda lease, first: self.agent.publish_all(lease, first),
             heard=lambda revision: self.agent.check(revision),
             former_lease=former_lease,
         )
@@ -115,21 +125,23 @@ class Node:
     def start(self) -> None:
         """Set everything going."""
         parts = [self.membership.run(), self.agent.run(), self._follow_address()]
+        self._tasks = [asyncio.create_task(part) for part in parts]
         if not self.config.disable_engine:
-            parts.append(self._run_engine())
-        for part in parts:
-            task = asyncio.create_task(part)
+            self._leading = asyncio.create_task(self._run_engine())
+            self._tasks.append(self._leading)
+        for task in self._tasks:
             task.add_done_callback(self._note_end)
-            self._tasks.append(task)
 
     async def close(self) -> None:
         """Stop working. The units and this machine's registration stay as they are."""
         if self._leaving:
             self._leaving.cancel()
         self._end_parts()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=CLOSE_S)
+        await self.store.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.agent.close()
-        await self.store.close()
         await self.systemd.close()
 
     @property
@@ -148,12 +160,9 @@ class Node:
         departure = await self._plan_departure()
         log.info("ends", extra={"units": departure})
         try:
-            if not self.membership.lease:
-                return
-            if departure is Departure.PARK:
-                async with asyncio.timeout(PARK_TIMEOUT_S):
-                    await self.membership.park()
-            elif departure is Departure.LEAVE:
+            if departure is Departure.PARK and self._leaving is None:
+                await self._park()
+            elif departure is Departure.LEAVE and self.membership.lease:
                 async with asyncio.timeout(self.config.shutdown_timeout_s):
                     await self.leave(shuts_down=True)
         except TimeoutError:
@@ -162,6 +171,19 @@ class Node:
                 await self.membership.depart()
         except StoreError as error:
             log.warning("the cluster could not be told: %s", error)
+
+    async def _park(self) -> None:
+        """Park the machine, in a time that a person who stops fleetd does not mind; else when the store is back."""
+        if self._leading:
+            self._leading.cancel()  # the others need not wait for the end of the lead as well
+        with suppress(TimeoutError):
+            if self.membership.lease:
+                async with asyncio.timeout(PARK_TIMEOUT_S):
+                    await self.membership.park()
+                return
+        machine = self.membership.machine
+        log.warning("the store does not answer: this machine cannot be parked yet, and will be when the store is back")
+        await self._park_later(Parking(machine.id, machine.boot_id, self.config.parked_ttl_s))
 
     async def leave(self, *, shuts_down: bool = False) -> None:
         """Have every unit placed elsewhere (of a machine that shuts down, those that do not wait for it to come back),

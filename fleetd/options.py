@@ -242,9 +242,10 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "parked_ttl",
-        parse_duration(1.0),
-        "10m",
-        "How long a machine whose fleetd was stopped keeps its units before it counts as dead.",
+        parse_duration(1.0, math.inf),
+        "infinity",
+        "How long a machine whose fleetd was stopped keeps its units before it counts as dead, though it may live and "
+        "run them; infinity: until its fleetd is back, or fleetctl forget-machine gives it up.",
         "_s",
     ),
     Option(

@@ -26,8 +26,11 @@ _SIGNALS = (
     (
         "SIGTERM, SIGINT",
         "End. systemd tells why: at a restart nobody notices. At a stop the units keep running, and the machine is "
-        "parked for `parked_ttl` before they are started elsewhere. At a shutdown of the machine each unit is started "
-        "elsewhere as soon as it has stopped here, unless it waits for the machine (`FailoverDelay`, fleet.unit(5)).",
+        "parked: nobody else starts them until fleetd is back, `parked_ttl` is over, or `fleetctl forget-machine` "
+        "gives the machine up. It takes three seconds at most; where the store does not answer, a transient unit, "
+        "fleet-park.service, stays behind and parks the machine when it does. At a shutdown of the machine each unit "
+        "is started elsewhere as soon as it has stopped here, unless it waits for the machine (`FailoverDelay`, "
+        "fleet.unit(5)).",
     ),
     ("SIGHUP", "Read the configuration again. Units are not touched."),
     ("SIGUSR1", "Write to standard output, in one line of JSON, what this fleetd has in mind."),
@@ -65,6 +68,11 @@ _VERSION_TWO = (
         'The answer is `{"outcomes": [{"name": NAME, "code": STATUS, "message": TEXT}, …]}`, in the same order, with '
         "the status and the message that version 1 answers with; the trouble of one unit hinders no other. At most "
         "1000 units in 2 MiB; a unit file has at most 256 KiB.",
+    ),
+    (
+        "DELETE /fleet/v2/machines/ID",
+        "Give up a machine that is parked: it counts as dead, and its units are started elsewhere. 409 where it is not "
+        "parked.",
     ),
     ("POST /fleet/v2/leave", "What `fleetd leave` does; on the machine's own socket only."),
     (

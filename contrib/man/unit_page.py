@@ -91,10 +91,11 @@ is in the way.
 """
 _LOSS = """
 A machine counts as dead when it has been silent for `agent_ttl`; one whose fleetd was stopped, when `parked_ttl` has
-passed. Its units then go elsewhere at once, but for those with a delay: these keep their place, and say for which
-machine they wait, and until when (`fleetctl start` and `fleetctl status`). A machine that is back in time finds its
-units as they were: one that was cut off runs them still, one that was without power starts them again. A machine that
-is back later keeps no copy beside the one that runs elsewhere by then.
+passed (by default never) or `fleetctl forget-machine` gives it up. Its units then go elsewhere at once, but for those
+with a delay: these keep their place, and say for which machine they wait, and until when (`fleetctl start` and
+`fleetctl status`). A machine that is back in time finds its units as they were: one that was cut off runs them still,
+one that was without power starts them again. A machine that is back later keeps no copy beside the one that runs
+elsewhere by then.
 
 A machine that shuts down in order is waited for likewise. `fleetd leave` hands over every unit at once, whatever its
 delay.

@@ -5,6 +5,7 @@ SUMMARIES = {
     "cat": "Print the unit file of a unit in the cluster",
     "destroy": "Stop units and remove them from the cluster",
     "fd-forward": "Join standard input and output to a unix socket; what --tunnel runs at the other end",
+    "forget-machine": "Give up machines whose fleetd was stopped; their units are started elsewhere",
     "help": "Show the commands, or what one of them does",
     "journal": "Show the log of a unit, from the machines that it is on",
     "list-machines": "List the machines of the cluster",

@@ -23,17 +23,28 @@ VALUES: Values[schema.Machine] = {
     "metadata": lambda machine: machine.metadata,
     "mode": lambda machine: machine.mode or None,
 }
+MODES = {
+    "parked": "is parked: its fleetd was stopped, and its units run on there and nowhere else, until it is started "
+    "again or `fleetctl forget-machine {id}` gives the machine up",
+    "leaving": "leaves: its units go elsewhere",
+}
 LISTING = Listing(COLUMNS, VALUES, default="machine,ip,metadata")
 
 
 @new_command("list-machines", usage="[--full] [--no-legend] [--fields=FIELD,...] [--output=json] [MACHINE...]")
 @list_command(LISTING)
 def command(settings: Settings, view: View[schema.Machine]) -> int:
-    """Lists the machines that are there, by id; with beginnings of ids, those of them alone."""
+    """Lists the machines that are there, by id; with beginnings of ids, those of them alone. Of one that is parked or
+    leaves, standard error says so."""
     client = open_client(settings)
     with failing_as("Error retrieving list of active machines from fleet API (", ")"):
         machines = client.machines()
     if view.names:
         machines = [machine for machine in machines if any(has_id(machine.id, text) for text in view.names)]
-    view.show(sorted(machines, key=lambda machine: machine.id))
+    machines.sort(key=lambda machine: machine.id)
+    view.show(machines)
+    for machine in machines:
+        if machine.mode in MODES:
+            place = output.place(machine.id, machine.primary_ip, view.full)
+            output.note(f"machine {place} {MODES[machine.mode].format(id=machine.id[:8])}")
     return 0

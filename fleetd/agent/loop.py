@@ -36,6 +36,7 @@ from fleetd.core.unit import TargetState
 from fleetd.core.unitfile import UnitFileError, parse_unit_file
 from fleetd.history import History, is_same_cluster
 from fleetd.registry import Registry
+from fleetd.store.protocol import Operation
 from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager, ServiceManagerError, UnitStatus
 
 FIRST_RETRY_S = 1.0
@@ -108,11 +109,11 @@ class Agent:
         self._retries.close()
         await self._explanations.close()
 
-    async def publish_all(self, lease: int) -> None:
+    async def publish_all(self, lease: int, first: tuple[Operation, ...] = ()) -> None:
         """Publish every state on this lease, before the machine's key is written: what runs here occupies it. Waits
         until systemd was looked at for the first time. Raises Unavailable and LeaseNotFound."""
         await self._has_looked.wait()
-        await self._publisher.publish_all(lease)
+        await self._publisher.publish_all(lease, first)
 
     def check(self, beat_revision: int) -> None:
         """The machine is registered, and its last beat was answered when the store was at this revision."""

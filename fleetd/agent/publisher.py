@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from fleetd.core.unit import UnitState
 from fleetd.registry import Registry, Step, cut_into_transactions
-from fleetd.store.protocol import Delete, LeaseNotFound, Put, Unavailable
+from fleetd.store.protocol import Delete, LeaseNotFound, Operation, Put, Unavailable
 
 FIRST_RETRY_S = 0.5
 LONGEST_RETRY_S = 5.0
@@ -99,13 +99,13 @@ class StatePublisher:
         self._changed |= self._to_say_again
         self._has_work.set()
 
-    async def publish_all(self, lease: int) -> None:
-        """Bring every state onto this lease, and take away those that are of units no more here. Raises Unavailable and
-        LeaseNotFound."""
+    async def publish_all(self, lease: int, first: tuple[Operation, ...] = ()) -> None:
+        """Bring every state onto this lease, after these operations, and take away those that are of units no more
+        here. Raises Unavailable and LeaseNotFound."""
         async with self._writing:
             self._is_in_doubt = True  # a clone may be registering too, and what it writes goes when it is refused
             await self._compare(lease)
-            await self._write(lease)
+            await self._write(lease, first)
 
     async def run(self) -> None:
         """Publish what changes, while the machine is registered. The store's outages are waited out."""
@@ -152,12 +152,12 @@ class StatePublisher:
             if is_said and Put(item.key, item.value, item.lease) == self._operation(name, lease):
                 del self._changed[name]
 
-    async def _write(self, lease: int) -> None:
+    async def _write(self, lease: int, first: tuple[Operation, ...] = ()) -> None:
         """Write the states that changed; whatever is not known to be written stays among the changed."""
         changed, self._changed = self._changed, {}
         names = list(changed)
-        steps = [Step((), (self._operation(name, lease),)) for name in names]
-        written = 0
+        steps = [Step((), (operation,)) for operation in (*first, *(self._operation(name, lease) for name in names))]
+        written = -len(first)
         try:
             for transaction in cut_into_transactions(steps):
                 self._on_written(await self._registry.store.transact(transaction.comparisons, transaction.operations))
@@ -165,7 +165,7 @@ class StatePublisher:
                     self._to_say_again.pop(name, None)
                 written += len(transaction.operations)
         finally:
-            self._changed = dict.fromkeys(names[written:]) | self._changed
+            self._changed = dict.fromkeys(names[max(0, written) :]) | self._changed
 
     def _operation(self, name: str, lease: int) -> Put | Delete:
         state = self._wanted.get(name)

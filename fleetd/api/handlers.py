@@ -110,6 +110,7 @@ class Api:
             ),
             f"{schema.V2}/reports": Resource({"POST": reports.post}, only_post),
         }
+        self._machines = Resource({"DELETE": machines.delete}, "only DELETE supported against this resource")
         self._others[HEALTH] = Resource({"GET": self._get_health}, get_only)
         if leave:
             self._others[LEAVE] = Resource({"POST": self._post_leave}, only_post)
@@ -157,6 +158,9 @@ class Api:
             return _BARE_ROOT, ""
         if path in self._others:
             return self._others[path], ""
+        machine = path.removeprefix(f"{schema.V2}/machines/")
+        if machine not in ("", path) and "/" not in machine:
+            return self._machines, machine
         for root in (schema.V1, schema.V1_ALPHA):
             kind, slash, name = path.removeprefix(root + "/").partition("/")
             items = self._v1_items if slash else self._v1

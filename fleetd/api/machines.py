@@ -1,4 +1,4 @@
-"""Machines in version 1: list them, and change what units can ask for of them (reference 4.6)."""
+"""Machines: list them, change what units can ask for of them (reference 4.6), and give up one that is parked."""
 
 import re
 from typing import Any
@@ -9,7 +9,7 @@ from fleetd.api import schema
 from fleetd.api.message import ApiError, Request, Response, parse_json, render_json
 from fleetd.api.pages import parse_page, read_page
 from fleetd.core.machine import Machine, MachineMode, MachineSettings, effective_metadata
-from fleetd.registry import MalformedRecord, Registry
+from fleetd.registry import MalformedRecord, Registry, decode
 
 MOST_EDITS = 1000  # in one request
 OPERATIONS = ("add", "remove", "replace")
@@ -69,6 +69,16 @@ class Machines:
         settings = await self._registry.pick("settings", [(id_,) for id_ in machines])
         entities = tuple(describe_machine(machine, settings.get((id_,))) for id_, machine in machines.items())
         return render_json(schema.MachinePage(entities, token))
+
+    async def delete(self, _: Request, id_: str) -> Response:
+        """Give up a machine whose fleetd was stopped: with its lease go its key and its states, and it is dead."""
+        item = await self._registry.store.get(self._registry.key("machines", id_))
+        if item is None:
+            raise ApiError(404, "machine does not exist")
+        if decode("machines", item).mode is not MachineMode.PARKED:
+            raise ApiError(409, "machine is not parked: its fleetd runs; make it leave by `fleetd leave` there")
+        await self._registry.store.revoke(item.lease)
+        return Response(204)
 
     async def patch(self, request: Request, _: str) -> Response:
         """Change metadata. Everything is checked first, then done machine by machine."""

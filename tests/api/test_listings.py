@@ -17,6 +17,7 @@ from tests.api.conftest import JSON
 STATE = "/fleet/v1/state"
 MACHINES = "/fleet/v1/machines"
 REPORTS = "/fleet/v2/units"
+FORGET = "/fleet/v2/machines"
 RUNNING = UnitState("loaded", "active", "running", "ab" * 20, TargetState.LAUNCHED, 7)
 
 
@@ -193,7 +194,7 @@ async def test_more_metadata_than_the_store_can_keep_is_refused(fleet: Any) -> N
 
 
 async def test_metadata_that_people_set_outlives_leaving_and_joining_again(fleet: Any) -> None:
-    async def publish(lease: int) -> None:
+    async def publish(lease: int, first: object) -> None:
         """Nothing runs on this machine."""
 
     async def join(session: str) -> tuple[Membership, asyncio.Task[None]]:
@@ -233,6 +234,24 @@ async def test_metadata_that_people_set_outlives_leaving_and_joining_again(fleet
     second = await join("s2")
     assert await shown() == [{"id": "m1", "metadata": {"disk": "ssd", "role": "web", "while": "away"}}]
     await leave(*second)
+
+
+async def test_a_parked_machine_can_be_given_up_and_no_other(fleet: Any) -> None:
+    lease = await fleet.registry.store.grant(600)
+    for id_, mode in (("m1", MachineMode.READY), ("m2", MachineMode.PARKED), ("m3", MachineMode.LEAVING)):
+        await fleet.registry.store.transact([], [fleet.registry.put(Machine(id_, mode=mode), id_, lease=lease)])
+    lease = await fleet.registry.store.grant(600)
+    parked = fleet.registry.put(Machine("m2", mode=MachineMode.PARKED), "m2", lease=lease)
+    state = fleet.registry.put(RUNNING, "m2", "web.service", lease=lease)
+    await fleet.registry.store.transact([], [parked, state])
+    for id_ in ("m1", "m3"):
+        status, said = await fleet.refused(f"DELETE {FORGET}/{id_}")
+        assert (status, said) == (409, "machine is not parked: its fleetd runs; make it leave by `fleetd leave` there")
+    assert (await fleet.refused(f"DELETE {FORGET}/m9"))[0] == 404
+    assert (await fleet.refused(f"GET {FORGET}/m2"))[0] == 405
+    assert (await fleet.ask(f"DELETE {FORGET}/m2")).status == 204
+    assert sorted(await fleet.registry.machines()) == ["m1", "m3"]
+    assert await fleet.registry.states("m2") == {}
 
 
 # Reports

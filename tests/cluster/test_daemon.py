@@ -11,6 +11,7 @@ from contrib.testbed import Cluster
 from tests.cluster.people import SLEEPER, Person, with_fleet
 
 TTL_S = 4
+STOP_S = 6.0  # three seconds by its own clock; the rest is for a machine that is busy with other things
 UNITS = [f"u{number}.service" for number in range(6)]
 
 
@@ -68,6 +69,32 @@ def test_a_stopped_fleetd_parks_its_machine_and_keeps_its_units(person: Person) 
     assert person.placed(on=asked)["new.service"] != [stopped.id]
     stopped.run(["systemctl", "start", "fleet.socket", "fleet.service"])
     person.cluster.wait_ready()
+    assert all_pids(person) == before
+
+
+@pytest.mark.parametrize(("hide", "bring_back"), [("stop", "start"), ("freeze", "thaw")])
+def test_a_fleetd_that_is_stopped_while_etcd_is_away_ends_soon_and_its_machine_is_parked_when_etcd_is_back(
+    person: Person, hide: str, bring_back: str
+) -> None:
+    before = all_pids(person)
+    stopped, asked, _ = person.cluster.machines
+    getattr(person.cluster.etcd, hide)()
+    begun_s = time.monotonic()
+    stopped.run(["systemctl", "stop", "fleet.socket", "fleet.service"])
+    assert time.monotonic() - begun_s < STOP_S
+    assert all(pid == all_pids(person)[place] for place, pid in before.items())
+    time.sleep(2 * TTL_S)
+    getattr(person.cluster.etcd, bring_back)()
+    person.cluster.wait_until(
+        "it is parked", lambda: "parked" in person.cluster.fleetctl("list-machines", on=asked, check=False).stderr
+    )
+    time.sleep(2 * TTL_S)
+    assert all_pids(person) == before
+    assert stopped.run(["systemctl", "is-active", "fleet-park.service"], check=False).stdout == "inactive\n"
+    assert not stopped.path("/run/fleet/parking").exists()
+    stopped.run(["systemctl", "start", "fleet.socket", "fleet.service"])
+    person.cluster.wait_ready()
+    time.sleep(TTL_S)
     assert all_pids(person) == before
 
 

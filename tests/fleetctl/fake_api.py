@@ -125,6 +125,8 @@ class FakeApi:
             name = path.removeprefix("/fleet/v1/units/")
             calls = {"GET": self._get, "PUT": self._put, "DELETE": self._delete}
             return calls[method](name, headers, body)
+        if method == "DELETE" and path.startswith("/fleet/v2/machines/"):
+            return self._forget_machine(path.removeprefix("/fleet/v2/machines/"))
         if path.startswith("/fleet/v2") and not self.knows_version_two:
             raise Refused(404)
         if method == "POST" and self.knows_batches and path == "/fleet/v2/units":
@@ -144,6 +146,15 @@ class FakeApi:
         if path == "/fleet/v2/units":
             return 200, schema.UnitReports(tuple(self._reports(query.get("name", sorted({**self.gone, **self.units})))))
         raise Refused(404)
+
+    def _forget_machine(self, id_: str) -> tuple[int, Any]:
+        machine = next((machine for machine in self.machines if machine.id == id_), None)
+        if machine is None:
+            raise Refused(404, "machine does not exist")
+        if machine.mode != "parked":
+            raise Refused(409, "machine is not parked: its fleetd runs; make it leave by `fleetd leave` there")
+        self.machines.remove(machine)
+        return 204, None
 
     def _carry_out(self, wish: schema.Wish) -> schema.Outcome:
         path = f"/fleet/v1/units/{wish.name}"

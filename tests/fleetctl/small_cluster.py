@@ -76,7 +76,7 @@ class SmallCluster:
             ttl_s=TTL_S,
             parked_ttl_s=60.0,
             now=now,
-            publish=lambda lease: agent.publish_all(lease),
+            publish=lambda lease, first: agent.publish_all(lease, first),
             heard=lambda revision: agent.check(revision),
             former_lease=0,
         )

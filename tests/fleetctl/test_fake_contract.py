@@ -66,6 +66,10 @@ def refusals(client: Client, wishes: list[schema.Wish]) -> dict[str, tuple[int, 
     return {name: (error.code, str(error)) for name, error in client.carry_out(wishes).items()}
 
 
+def test_a_machine_that_is_not_there_cannot_be_given_up(client: Client) -> None:
+    assert refusal(lambda: client.forget_machine("9" * 32)) == (404, "Error 404: machine does not exist")
+
+
 def test_a_unit_comes_back_as_it_was_handed_over(client: Client) -> None:
     assert client.unit("a.service") is None
     client.put_unit("a.service", A.options, "inactive")

@@ -6,7 +6,7 @@ import pytest
 from fleetctl.output import render_table
 from fleetd.core.unitfile import UnitFile
 from tests.fleetctl.conftest import HELLO, Fleetctl
-from tests.fleetctl.fake_api import M2, FakeApi, Fate
+from tests.fleetctl.fake_api import M1, M2, FakeApi, Fate
 
 GLOBAL = "[Service]\nExecStart=/bin/true\n[X-Fleet]\nGlobal=yes\n"
 HASH = UnitFile.parse(HELLO).hash
@@ -104,6 +104,31 @@ def test_list_machines_shows_address_and_metadata_in_order(fleetctl: Fleetctl) -
         "MACHINE\t\tIP\t\tMETADATA\n11111111...\t10.0.0.1\tdisk=ssd,region=eu\n22222222...\t-\t\t-\n"
     )
     assert fleetctl("list-machines", "--full", "--fields=machine").stdout == f"MACHINE\n{'1' * 32}\n{'2' * 32}\n"
+
+
+def test_a_parked_machine_is_named_on_stderr_and_the_list_stays_what_scripts_know(
+    fleetctl: Fleetctl, api: FakeApi
+) -> None:
+    plain = fleetctl("list-machines")
+    assert plain.stderr == ""
+    api.machines = [M1, msgspec.structs.replace(M2, mode="parked")]
+    result = fleetctl("list-machines")
+    assert result.stdout == plain.stdout
+    assert result.stderr.startswith("machine 22222222... is parked: its fleetd was stopped, ")
+    assert "`fleetctl forget-machine 22222222`" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_parked_machine_is_given_up_by_the_beginning_of_its_id(fleetctl: Fleetctl, api: FakeApi) -> None:
+    api.machines = [M1, msgspec.structs.replace(M2, mode="parked")]
+    result = fleetctl("forget-machine", "1111", "2222", "3333")
+    assert result.status == 1
+    assert result.stdout == "Forgot machine 22222222...\n"
+    refused, unknown = result.stderr.splitlines()
+    assert refused.startswith("Error forgetting machine 11111111.../10.0.0.1: Error 409: machine is not parked")
+    assert unknown == "3333 is no machine of the cluster"
+    assert api.machines == [M1]
+    assert fleetctl("forget-machine").stderr == "No machines given\n"
 
 
 @pytest.mark.parametrize("command", ["list-units", "list-unit-files", "list-machines"])

@@ -110,6 +110,12 @@ def metadata(world: World, action: Action) -> None:
     world.spawn(world.people.set_metadata(_machine(world, action).id, key, value[0] if value else ""))
 
 
+@verb
+def forget(world: World, action: Action) -> None:
+    """`forget MACHINE`: give it up, if it is parked."""
+    world.spawn(world.people.forget_machine(_machine(world, action).id))
+
+
 # Machines.
 
 

@@ -50,6 +50,7 @@ EXPECTATIONS: tuple[tuple[str, Holds], ...] = (
     (r"(\S+) is an orphan", lambda w, a: "only kept running" in _error(w, a[0])),
     (r"(\S+) says (.+)", lambda w, a: a[1] in _error(w, a[0])),
     (r"(\S+) is (ready|leaving|parked|gone)", lambda w, a: _mode(w, a[0]) == a[1]),
+    (r"(\S+) has no fleetd", lambda w, a: w.machines[a[0]].node is None),
     (r"(\S+) is refused for (\S+)", lambda w, a: w.machines[a[1]].address in _refusal(w, a[0])),
     (r"(\S+) has led", lambda w, a: w.machines[a[0]].id in w.truth.leaders),
     (r"(\S+) leads", lambda w, a: w.truth.leaders[-1:] == [w.machines[a[0]].id]),

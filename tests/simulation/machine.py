@@ -21,6 +21,8 @@ from fleetd.api.message import Request, Response
 from fleetd.config import Config
 from fleetd.core.machine import Machine
 from fleetd.node import Node, Surroundings
+from fleetd.parking import Parking, park_when_possible
+from fleetd.registry import Registry
 from fleetd.store.embedded import inline
 from fleetd.systemd.protocol import ManagerUnavailable, ServiceManagerError
 from fleetd.systemd.simulated import SYSTEM_UNITS, SimulatedSystemd
@@ -157,6 +159,7 @@ class SimulatedMachine:
         self._watcher: asyncio.Task[None] | None = None
         self._cuts = 0  # of its power
         self._errand: asyncio.Task[None] | None = None
+        self._parker: asyncio.Task[bool] | None = None
         self._has_ended = asyncio.Event()  # the last fleetd, so that systemd may start the next one
         self._has_ended.set()
 
@@ -196,6 +199,7 @@ class SimulatedMachine:
         self.is_up = False
         self._cuts += 1
         await self._end_errand()
+        await self._end_parker()
         await self.kill_fleetd()
         self.systemd.reboot()
 
@@ -222,6 +226,7 @@ class SimulatedMachine:
         await self._has_ended.wait()
         if not self.is_up or self.node is not None:
             return
+        await self._end_parker()
         token = speaker.set(self.name)
         around = self._surrounds
         self._is_dying = False
@@ -240,6 +245,7 @@ class SimulatedMachine:
             unix_now=lambda: EPOCH_S + asyncio.get_running_loop().time() + self.clock_offset_s,
             new_id=self._surrounds.new_id,
             offload=inline,
+            park_later=self._park_later,
         )
         self.node = Node(self._config(), self.wire, self.systemd, machine, surroundings)
         self.node.start()
@@ -326,9 +332,22 @@ class SimulatedMachine:
             return
         self.begin_trouble("power")
         self.systemd.begin_shutdown()
+        await self._end_parker()
         await self._depart("stop")
         self.is_up = False
         self.systemd.reboot()
+
+    async def _park_later(self, parking: Parking) -> None:
+        """What systemd is asked to keep running after the end of fleetd, until fleetd is started again."""
+        around = self._surrounds
+        wire = Wire(self.name, around.server, self.link, around.on_write, around.on_failure, lambda _: False)
+        self._parker = asyncio.create_task(park_when_possible(Registry(wire), parking))
+
+    async def _end_parker(self) -> None:
+        parker, self._parker = self._parker, None
+        if parker is not None:
+            parker.cancel()
+            await asyncio.gather(parker, return_exceptions=True)
 
     async def leave(self) -> None:
         """`fleetd leave`: asked again and again until the machine has left."""

@@ -87,6 +87,11 @@ class People:
         response = await self._ask(Request("PATCH", f"{schema.V1}/machines", headers=_JSON, body=body))
         self._say(f"metadata {machine[:2]} {key}={value}: {response.status if response else 'no answer'}")
 
+    async def forget_machine(self, machine: str) -> None:
+        """Give up a machine that is parked."""
+        response = await self._ask(Request("DELETE", f"{schema.V2}/machines/{machine}"))
+        self._say(f"forget {machine[:2]}: {response.status if response else 'no answer'}")
+
     async def _wish(self, what: str, name: str, request: Request, change: Callable[[Wish], Wish]) -> None:
         async with self._busy.setdefault(name, asyncio.Lock()):
             before = self._possible.get(name, {None: math.inf})

@@ -86,7 +86,7 @@ class Node:
         await self.may_plan.wait()
         return work()
 
-    async def _publish(self, lease: int) -> None:
+    async def _publish(self, lease: int, first: object) -> None:
         """Nothing runs here."""
 
     async def start(self) -> None:

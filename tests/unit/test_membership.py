@@ -1,6 +1,7 @@
 """A machine's registration, on a virtual clock and the embedded store."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -8,6 +9,7 @@ from fleetd.core.machine import Machine, MachineMode
 from fleetd.membership import Membership
 from fleetd.registry import Registry
 from fleetd.store.embedded import EmbeddedStore
+from fleetd.store.protocol import Operation
 from tests.virtual_time import offload_inline, run_virtually
 
 TTL_S = 9.0
@@ -25,14 +27,20 @@ class Machines:
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def start(
-        self, session: str, *, address: str = "10.0.0.1", boot_id: str = "boot-1", former_lease: int = 0
+        self,
+        session: str,
+        *,
+        address: str = "10.0.0.1",
+        boot_id: str = "boot-1",
+        former_lease: int = 0,
+        parked_ttl_s: float = 600.0,
     ) -> Membership:
         """A fleetd begins to register."""
         membership = Membership(
             Machine(MACHINE_ID, session=session, address=address, boot_id=boot_id),
             self.registry,
             ttl_s=TTL_S,
-            parked_ttl_s=600.0,
+            parked_ttl_s=parked_ttl_s,
             now=asyncio.get_running_loop().time,
             publish=self._publish,
             heard=self.heard.append,
@@ -55,8 +63,9 @@ class Machines:
         """What the store knows of the machine."""
         return (await self.registry.machines()).get(MACHINE_ID)
 
-    async def _publish(self, lease: int) -> None:
+    async def _publish(self, lease: int, first: tuple[Operation, ...]) -> None:
         assert await self.store.time_to_live(lease) is not None
+        await self.store.transact([], first)
         self.published.append(lease)
 
 
@@ -85,7 +94,7 @@ def test_states_are_published_before_the_machine_is_registered() -> None:
     async def body(world: Machines) -> None:
         seen: list[Machine | None] = []
 
-        async def publish(lease: int) -> None:
+        async def publish(lease: int, first: tuple[Operation, ...]) -> None:
             seen.append(await world.registered())
 
         world._publish = publish  # type: ignore[method-assign]
@@ -226,6 +235,21 @@ def test_a_parked_machine_is_listed_until_its_long_lease_ends() -> None:
         assert found.mode is MachineMode.PARKED
         await asyncio.sleep(101)
         assert await world.registered() is None
+
+    scenario(body)
+
+
+def test_a_machine_that_is_parked_without_limit_is_listed_until_it_is_back() -> None:
+    async def body(world: Machines) -> None:
+        membership = world.start("s1", parked_ttl_s=math.inf)
+        await membership.registered.wait()
+        world.kill("s1")
+        await membership.park()
+        await asyncio.sleep(100 * 24 * 3600)
+        found = await world.registered()
+        assert found is not None
+        assert found.mode is MachineMode.PARKED
+        await asyncio.wait_for(world.start("s2", boot_id="boot-2").registered.wait(), TTL_S)
 
     scenario(body)
 

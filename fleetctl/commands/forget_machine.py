@@ -1,0 +1,44 @@
+"""forget-machine: give up machines whose fleetd was stopped."""
+
+import click
+
+from fleetctl import output
+from fleetctl.client import ApiError, Client, open_client
+from fleetctl.copies import Place, match_machines
+from fleetctl.errors import CommandFailed, failing_as
+from fleetctl.parsing import command as new_command
+from fleetctl.parsing import pass_settings
+from fleetctl.settings import Settings
+
+
+@new_command("forget-machine", usage="MACHINE...")
+@click.argument("machines", nargs=-1)
+@pass_settings
+def command(settings: Settings, machines: tuple[str, ...]) -> int:
+    """Gives up machines that are parked (list-machines says which), each named by any beginning of its id. They count
+    as dead at once, and their units are started elsewhere.
+
+    For machines that will not be back. Where one lives after all, its copies run on until its fleetd is started again,
+    which ends those that run elsewhere by then; so stop them there first, or leave it parked.
+    """
+    if not machines:
+        raise CommandFailed("No machines given")
+    client = open_client(settings)
+    with failing_as("Error retrieving list of active machines from fleet API (", ")"):
+        places = [Place(machine.id, machine.primary_ip) for machine in client.machines()]
+    return max(_forget(client, places, text) for text in machines)
+
+
+def _forget(client: Client, places: list[Place], text: str) -> int:
+    found = match_machines(places, text)
+    if len(found) != 1:
+        why = f"is the beginning of {', '.join(map(str, found))}" if found else "is no machine of the cluster"
+        output.error(f"{output.printable(text)} {why}")
+        return 1
+    try:
+        client.forget_machine(found[0].machine)
+    except ApiError as error:
+        output.error(f"Error forgetting machine {found[0]}: {error}")
+        return 1
+    output.result(f"Forgot machine {found[0]}")
+    return 0

@@ -1,0 +1,109 @@
+"""A machine is parked after the end of its fleetd, on a virtual clock and the embedded store."""
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable
+
+from fleetd.core.machine import Machine, MachineMode
+from fleetd.core.unit import TargetState, UnitState
+from fleetd.parking import Parking, park_when_possible
+from fleetd.registry import Registry
+from fleetd.store.embedded import EmbeddedStore
+from fleetd.store.protocol import Comparison, Delete, Operation, Unavailable
+from tests.virtual_time import offload_inline, run_virtually
+
+ID = "a" * 32
+MANY = 300
+PARKING = Parking(ID, "boot-1", math.inf)
+
+
+class FaultyStore(EmbeddedStore):
+    """`away`: so many transactions find nobody. `lost`: of so many more, the answer is lost."""
+
+    away = 0
+    lost = 0
+
+    async def transact(self, comparisons: list[Comparison], operations: list[Operation]) -> int:  # type: ignore[override]
+        if self.away:
+            self.away -= 1
+            raise Unavailable("nobody is there")
+        revision = await super().transact(comparisons, operations)
+        if self.lost:
+            self.lost -= 1
+            raise Unavailable("the answer is lost")
+        return revision
+
+
+def scenario(body: Callable[[FaultyStore, Registry], Awaitable[None]]) -> None:
+    """With a machine that registered for ten seconds, and its states."""
+
+    async def run() -> None:
+        store = FaultyStore(":memory:", offload=offload_inline, cluster_id="test")
+        registry = Registry(store)
+        try:
+            lease = await store.grant(10)
+            await store.transact([], [registry.put(Machine(ID, session="s1", boot_id="boot-1"), ID, lease=lease)])
+            for number in range(MANY):
+                state = UnitState(active="active", target=TargetState.LAUNCHED)
+                await store.transact([], [registry.put(state, ID, f"u{number}.service", lease=lease)])
+            await body(store, registry)
+        finally:
+            await store.close()
+
+    run_virtually(run())
+
+
+async def is_parked_with_all(registry: Registry) -> bool:
+    """Whether the machine is parked, and all its states outlive the lease that it had."""
+    await asyncio.sleep(1000)
+    found = (await registry.machines()).get(ID)
+    return found is not None and found.mode is MachineMode.PARKED and len(await registry.states(ID)) == MANY
+
+
+def test_key_and_states_outlive_the_lease_however_many_states_there_are() -> None:
+    async def body(store: FaultyStore, registry: Registry) -> None:
+        assert await park_when_possible(registry, PARKING)
+        assert await is_parked_with_all(registry)
+
+    scenario(body)
+
+
+def test_a_store_that_is_away_is_waited_for_and_answers_that_were_lost_do_no_harm() -> None:
+    async def body(store: FaultyStore, registry: Registry) -> None:
+        store.away, store.lost = 3, 2
+        assert await park_when_possible(registry, PARKING)
+        assert await is_parked_with_all(registry)
+
+    scenario(body)
+
+
+def test_a_machine_that_was_taken_for_dead_is_not_brought_back() -> None:
+    async def body(store: FaultyStore, registry: Registry) -> None:
+        await store.transact([], [Delete(registry.key("machines", ID))])
+        assert not await park_when_possible(registry, PARKING)
+        assert await registry.machines() == {}
+
+    scenario(body)
+
+
+def test_a_machine_that_has_been_rebooted_since_is_left_alone() -> None:
+    async def body(store: FaultyStore, registry: Registry) -> None:
+        lease = await store.grant(10)
+        await store.transact([], [registry.put(Machine(ID, session="s2", boot_id="boot-2"), ID, lease=lease)])
+        assert not await park_when_possible(registry, PARKING)
+        assert (await registry.machines())[ID].mode is MachineMode.READY
+
+    scenario(body)
+
+
+def test_a_machine_that_goes_while_it_is_being_parked_leaves_no_lease_behind() -> None:
+    async def body(store: FaultyStore, registry: Registry) -> None:
+        store.away = 1
+        parking = asyncio.create_task(park_when_possible(registry, PARKING))
+        await asyncio.sleep(0.5)
+        await store.transact([], [Delete(registry.key("machines", ID))])
+        before = await store.grant(1)
+        assert not await parking
+        assert await store.time_to_live(before - 1) is None
+
+    scenario(body)
