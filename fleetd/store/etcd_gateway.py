@@ -45,6 +45,10 @@ def tls_context(ca_file: str = "", cert_file: str = "", key_file: str = "") -> s
 PATIENCE_WITH_WRITES = 2
 
 
+class _TimedOut(EndpointFailed):
+    """The endpoint was silent for too long."""
+
+
 class _Sending:
     """Whether a request began to leave this machine: from then on nobody knows whether it was carried out."""
 
@@ -152,7 +156,8 @@ class Gateway:
             self._streams.remove(stream)
 
     def forget_token(self, token: str) -> None:
-        """etcd no longer takes this token: the next request gets another."""
+        """etcd no longer takes this token: the next request gets another. Also after a request that timed out: an etcd
+        that was restored from a snapshot does not answer to a token of later, but waits until it is as far."""
         if self._token == token:
             self._token = None
 
@@ -194,6 +199,13 @@ class Gateway:
     async def _connect_stream(self, endpoint: str, path: str, body: bytes) -> Stream:
         token = await self._token_for(endpoint)
         self._check_open()
+        try:
+            return await self._open_stream_with(endpoint, path, body, token)
+        except _TimedOut:
+            self.forget_token(token)
+            raise
+
+    async def _open_stream_with(self, endpoint: str, path: str, body: bytes, token: str) -> Stream:
         with _failures_named(self._timeout_s), ExitStack() as undo:
             async with asyncio.timeout(self._timeout_s):
                 response = await self._streaming.post(endpoint + path, data=body, headers=_headers(token))
@@ -211,6 +223,9 @@ class Gateway:
         token = await self._token_for(endpoint)
         try:
             return await self._exchange(endpoint + path, body, token, sending, timeout_s)
+        except _TimedOut:
+            self.forget_token(token)
+            raise
         except Refused as refusal:
             if not self._username or not asks_for_token(str(refusal)):
                 raise
@@ -304,6 +319,6 @@ def _failures_named(timeout_s: float = 0) -> Iterator[None]:
     try:
         yield
     except TimeoutError as error:
-        raise EndpointFailed(f"no answer for {timeout_s:g} s") from error
+        raise _TimedOut(f"no answer for {timeout_s:g} s") from error
     except (aiohttp.ClientError, OSError) as error:
         raise EndpointFailed(str(error) or type(error).__name__) from error

@@ -304,6 +304,46 @@ async def test_a_watch_renews_a_token_that_is_no_longer_taken(new_etcd: NewEtcd)
             assert (await waiting).revision == revision
 
 
+async def test_an_etcd_restored_from_a_snapshot_that_waits_for_the_tokens_of_later_is_asked_for_another(
+    new_etcd: NewEtcd, tmp_path: Path
+) -> None:
+    server = new_etcd().start()
+    enable_authentication(server)
+    server.etcdctl("--user", "root:secret", "snapshot", "save", str(tmp_path / "snapshot"))
+    async with store_on(server.client_url, username="fleet", password="pass", request_timeout_s=2.0) as store:
+        for _ in range(50):
+            await put(store, "/fleet/a")  # the token is of a later index than the restored etcd will come to
+        forget_tokens(server)
+        position = await put(store, "/fleet/a")
+        async with aclosing(store.watch("/fleet/", position)) as watch:
+            waiting = asyncio.ensure_future(next_of(watch))
+            await asyncio.to_thread(server.restore, tmp_path / "snapshot")
+            await until_it_answers(store)
+            with pytest.raises(Compacted):
+                await waiting
+        with pytest.raises(Unavailable, match="permission denied"):
+            await store.get("/elsewhere")
+
+
+async def test_a_watch_alone_finds_that_its_token_is_not_answered_to(new_etcd: NewEtcd, tmp_path: Path) -> None:
+    server = new_etcd().start()
+    enable_authentication(server)
+    server.etcdctl("--user", "root:secret", "snapshot", "save", str(tmp_path / "snapshot"))
+    async with (
+        store_on(server.client_url, username="fleet", password="pass", request_timeout_s=2.0) as watcher,
+        store_on(server.client_url, username="fleet", password="pass", request_timeout_s=2.0) as writer,
+    ):
+        for _ in range(50):
+            await put(writer, "/fleet/a")
+        start = await watcher.revision()
+        async with aclosing(watcher.watch("/fleet/", start)) as watch:
+            waiting = asyncio.ensure_future(anext(watch))
+            await asyncio.sleep(0.2)
+            await asyncio.to_thread(server.restore, tmp_path / "snapshot")
+            with pytest.raises(Compacted):
+                await asyncio.wait_for(waiting, 2 * PATIENCE_S)
+
+
 async def test_authentication_may_be_turned_on_while_the_store_is_in_use(new_etcd: NewEtcd) -> None:
     server = new_etcd().start()
     async with store_on(server.client_url, username="fleet", password="pass") as store:
