@@ -181,9 +181,8 @@ class Node:
                 async with asyncio.timeout(PARK_TIMEOUT_S):
                     await self.membership.park()
                 return
-        machine = self.membership.machine
         log.warning("the store does not answer: this machine cannot be parked yet, and will be when the store is back")
-        await self._park_later(Parking(machine.id, machine.boot_id, self.config.parked_ttl_s))
+        await self._park_later(Parking(self.membership.machine, self.agent.states, self.config.parked_ttl_s))
 
     async def leave(self, *, shuts_down: bool = False) -> None:
         """Have every unit placed elsewhere (of a machine that shuts down, those that do not wait for it to come back),

@@ -1,8 +1,8 @@
 """Parking a machine after its fleetd has ended: what is left to do where the store did not answer in time.
 
 A fleetd that is stopped while the store is away ends all the same, and leaves this to a process of its own
-(`fleetd park`, started by daemon.py), which lasts until the store is back. Else every unit here would be taken for lost
-then, and started elsewhere a second time. How a registered machine parks itself is membership.py's matter.
+(successor.py), which lasts until the store is back. Else every unit here would be taken for lost then, and started
+elsewhere a second time. How a registered machine parks itself is membership.py's matter.
 """
 
 import asyncio
@@ -12,8 +12,9 @@ import msgspec
 
 from fleetd.core.machine import Machine, MachineMode
 from fleetd.core.timespan import LONGEST_S
-from fleetd.registry import MalformedRecord, Registry, Step, cut_into_transactions, decode
-from fleetd.store.protocol import Conflict, KeyValue, LeaseNotFound, Put, Unavailable, Unchanged
+from fleetd.core.unit import UnitState
+from fleetd.registry import MalformedRecord, Registry, Step, Synced, cut_into_transactions, decode, encode
+from fleetd.store.protocol import Comparison, Conflict, HasValue, LeaseNotFound, Unavailable, Unchanged
 
 log = logging.getLogger(__name__)
 
@@ -21,29 +22,34 @@ RETRY_S = 1.0
 
 
 class Parking(msgspec.Struct, frozen=True):
-    """Which machine is to be parked, in which boot, and for how long (math.inf: without limit)."""
+    """Which machine is to be parked, the states of its units by name, and for how long (math.inf: without limit)."""
 
-    machine: str
-    boot_id: str
+    machine: Machine
+    states: dict[str, UnitState]
     ttl_s: float
 
 
 async def park_when_possible(registry: Registry, parking: Parking) -> bool:
-    """Park the machine as soon as the store answers; whether it is parked. It is not where its key has gone meanwhile
-    or is another boot's: then it was taken for dead, as one that is cut off, or it is back."""
+    """Park the machine as soon as the store answers; whether it is parked. It is not where it was taken for dead, as
+    one that is cut off, or has been rebooted, or is another machine's id too."""
     store = registry.store
-    key = registry.key("machines", parking.machine)
+    machine = msgspec.structs.replace(parking.machine, mode=MachineMode.PARKED)
+    key = registry.key("machines", machine.id)
     lease = 0
     while True:
         try:
-            item = await store.get(key)
-            machine = _own_record(item, parking)
-            if item is None or machine is None:
+            guards = await _find_guards(registry, machine)
+            if not guards:
                 if lease:
                     await store.revoke(lease)
                 return False
             lease = lease or await store.grant(min(parking.ttl_s, LONGEST_S))
-            await _move(registry, item, machine, lease)
+            puts = [registry.put(machine, machine.id, lease=lease)]
+            puts += [registry.put(state, machine.id, name, lease=lease) for name, state in parking.states.items()]
+            # The key stands in the first, with as many states as one transaction holds.
+            for number, transaction in enumerate(cut_into_transactions(Step((), (put,)) for put in puts)):
+                revision = await store.transact(guards, transaction.operations)
+                guards = guards if number else (Unchanged(key, revision),)
             return True
         except (Conflict, LeaseNotFound) as error:
             log.debug("parks once more: %s", error)
@@ -53,23 +59,17 @@ async def park_when_possible(registry: Registry, parking: Parking) -> bool:
             await asyncio.sleep(RETRY_S)
 
 
-def _own_record(item: KeyValue | None, parking: Parking) -> Machine | None:
-    """The machine's record as it stands, if it is of this boot."""
+async def _find_guards(registry: Registry, machine: Machine) -> tuple[Comparison, ...]:
+    """What must hold for the machine to be parked, () where it must not be. Where its key is gone, the leader must not
+    have taken it for dead: it forgets the session before it gives its orders to others."""
+    key, synced = registry.key("machines", machine.id), registry.key("synced", machine.id)
+    found = {item.key: item for item in (await registry.store.get_many([key, synced])).items}
+    if key not in found:
+        session = encode(Synced(machine.session))
+        is_known = synced in found and found[synced].value == session
+        return (Unchanged(key, 0), HasValue(synced, session)) if is_known else ()
     try:
-        machine: Machine | None = decode("machines", item) if item else None
+        is_own = decode("machines", found[key]).boot_id == machine.boot_id
     except MalformedRecord:
-        return None
-    return machine if machine is not None and machine.boot_id == parking.boot_id else None
-
-
-async def _move(registry: Registry, item: KeyValue, machine: Machine, lease: int) -> None:
-    """Bring the machine's key, marked as parked, and its states onto this lease: the key first, in one transaction with
-    as many states as that holds. Raises Conflict where the key has changed."""
-    store = registry.store
-    parked = msgspec.structs.replace(machine, mode=MachineMode.PARKED)
-    states = (await store.range(registry.key("states", machine.id) + "/")).items
-    puts = [registry.put(parked, machine.id, lease=lease), *(Put(state.key, state.value, lease) for state in states)]
-    seen = item.mod_revision
-    for number, transaction in enumerate(cut_into_transactions(Step((), (put,)) for put in puts)):
-        revision = await store.transact([Unchanged(item.key, seen)], transaction.operations)
-        seen = revision if number == 0 else seen
+        is_own = False
+    return (Unchanged(key, found[key].mod_revision),) if is_own else ()

@@ -32,7 +32,7 @@ from fleetd.core.reconcile import (
     plan_machine,
     report,
 )
-from fleetd.core.unit import TargetState
+from fleetd.core.unit import TargetState, UnitState
 from fleetd.core.unitfile import UnitFileError, parse_unit_file
 from fleetd.history import History, is_same_cluster
 from fleetd.registry import Registry
@@ -114,6 +114,11 @@ class Agent:
         until systemd was looked at for the first time. Raises Unavailable and LeaseNotFound."""
         await self._has_looked.wait()
         await self._publisher.publish_all(lease, first)
+
+    @property
+    def states(self) -> dict[str, UnitState]:
+        """What is to be known of the units here, by name."""
+        return self._publisher.states
 
     def check(self, beat_revision: int) -> None:
         """The machine is registered, and its last beat was answered when the store was at this revision."""

@@ -70,6 +70,11 @@ class StatePublisher:
         """The units that a state is kept of."""
         return tuple(self._wanted)
 
+    @property
+    def states(self) -> dict[str, UnitState]:
+        """The states that are kept, by unit."""
+        return dict(self._wanted)
+
     def describe(self) -> dict[str, Any]:
         """The states that are kept, and the names of those that are still to be written."""
         return {

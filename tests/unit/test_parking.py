@@ -7,14 +7,16 @@ from collections.abc import Awaitable, Callable
 from fleetd.core.machine import Machine, MachineMode
 from fleetd.core.unit import TargetState, UnitState
 from fleetd.parking import Parking, park_when_possible
-from fleetd.registry import Registry
+from fleetd.registry import Registry, Synced
 from fleetd.store.embedded import EmbeddedStore
 from fleetd.store.protocol import Comparison, Delete, Operation, Unavailable
 from tests.virtual_time import offload_inline, run_virtually
 
 ID = "a" * 32
 MANY = 300
-PARKING = Parking(ID, "boot-1", math.inf)
+MACHINE = Machine(ID, session="s1", boot_id="boot-1")
+STATE = UnitState(active="active", target=TargetState.LAUNCHED)
+PARKING = Parking(MACHINE, {f"u{number}.service": STATE for number in range(MANY)}, math.inf)
 
 
 class FaultyStore(EmbeddedStore):
@@ -35,17 +37,15 @@ class FaultyStore(EmbeddedStore):
 
 
 def scenario(body: Callable[[FaultyStore, Registry], Awaitable[None]]) -> None:
-    """With a machine that registered for ten seconds, and its states."""
+    """With a machine that registered for ten seconds, and that the leader knows."""
 
     async def run() -> None:
         store = FaultyStore(":memory:", offload=offload_inline, cluster_id="test")
         registry = Registry(store)
         try:
             lease = await store.grant(10)
-            await store.transact([], [registry.put(Machine(ID, session="s1", boot_id="boot-1"), ID, lease=lease)])
-            for number in range(MANY):
-                state = UnitState(active="active", target=TargetState.LAUNCHED)
-                await store.transact([], [registry.put(state, ID, f"u{number}.service", lease=lease)])
+            await store.transact([], [registry.put(MACHINE, ID, lease=lease), registry.put(Synced("s1"), ID)])
+            await store.transact([], [registry.put(STATE, ID, "u0.service", lease=lease)])
             await body(store, registry)
         finally:
             await store.close()
@@ -77,9 +77,19 @@ def test_a_store_that_is_away_is_waited_for_and_answers_that_were_lost_do_no_har
     scenario(body)
 
 
+def test_a_machine_whose_lease_was_dropped_by_a_store_that_was_frozen_is_parked_before_it_is_taken_for_dead() -> None:
+    async def body(store: FaultyStore, registry: Registry) -> None:
+        await asyncio.sleep(20)
+        assert await registry.machines() == {}
+        assert await park_when_possible(registry, PARKING)
+        assert await is_parked_with_all(registry)
+
+    scenario(body)
+
+
 def test_a_machine_that_was_taken_for_dead_is_not_brought_back() -> None:
     async def body(store: FaultyStore, registry: Registry) -> None:
-        await store.transact([], [Delete(registry.key("machines", ID))])
+        await store.transact([], [Delete(registry.key("machines", ID)), Delete(registry.key("synced", ID))])
         assert not await park_when_possible(registry, PARKING)
         assert await registry.machines() == {}
 
@@ -101,7 +111,7 @@ def test_a_machine_that_goes_while_it_is_being_parked_leaves_no_lease_behind() -
         store.away = 1
         parking = asyncio.create_task(park_when_possible(registry, PARKING))
         await asyncio.sleep(0.5)
-        await store.transact([], [Delete(registry.key("machines", ID))])
+        await store.transact([], [Delete(registry.key("machines", ID)), Delete(registry.key("synced", ID))])
         before = await store.grant(1)
         assert not await parking
         assert await store.time_to_live(before - 1) is None
