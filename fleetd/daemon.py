@@ -10,7 +10,6 @@ import logging
 import os
 import re
 import signal
-import ssl
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -28,7 +27,7 @@ from fleetd.core.machine import Machine
 from fleetd.node import Node, Surroundings
 from fleetd.registry import Registry
 from fleetd.store.etcd import EtcdStore
-from fleetd.store.etcd_gateway import tls_context
+from fleetd.store.etcd_tls import EtcdTls
 from fleetd.store.measured import MeasuredStore
 from fleetd.store.protocol import Store, StoreError
 from fleetd.systemd.dbus import SystemdOverDBus
@@ -244,11 +243,11 @@ def _open_store(config: Config) -> Store:
     )
 
 
-def _tls(config: Config) -> ssl.SSLContext | None:
+def _tls(config: Config) -> EtcdTls | None:
     """How etcd is spoken to over TLS, or None where no server asks for it. Raises StoreError."""
     if not any(server.startswith("https:") for server in config.etcd_servers):
         return None
-    return tls_context(config.etcd_cafile, config.etcd_certfile, config.etcd_keyfile)
+    return EtcdTls(config.etcd_cafile, config.etcd_certfile, config.etcd_keyfile)
 
 
 def _log_notices(notices: Sequence[Notice]) -> None:

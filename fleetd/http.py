@@ -1,7 +1,7 @@
 """aiohttp, imported without the certificates of the system's authorities. Nothing of fleet's own HTTP lives here.
 
 When it is imported, aiohttp makes itself a TLS context that trusts them all: two MiB, on every machine, for connections
-that fleetd does not make. TLS to etcd has a context of its own (store/etcd_gateway.py); without one, aiohttp trusts
+that fleetd does not make. TLS to etcd has a context of its own (store/etcd_tls.py); without one, aiohttp trusts
 nobody from here on. Whoever needs aiohttp takes it from here, so that this is its first import.
 """
 

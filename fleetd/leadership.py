@@ -189,13 +189,16 @@ class Leadership:
 
     async def _load(self) -> None:
         """Read everything, then watch it; what arrives is put into the inbox."""
+        reason = ""
         while True:
             self._known_before = self._know(0)
             try:
                 snapshot = await self.store.range(self.registry.prefix)
                 break
             except Unavailable as error:
-                log.debug("cannot read the cluster: %s", error)
+                if reason != str(error):
+                    reason = str(error)
+                    log.warning("cannot read the cluster, so that nothing is decided yet; tries on: %s", reason)
                 await asyncio.sleep(RETRY_S)
         self._arrive(snapshot)
         try:

@@ -84,6 +84,10 @@ STORE_FAILED = _counter(
     "operation",
     "kind",
 )
+ETCD_CERTIFICATE_EXPIRES = _gauge(
+    "fleet_etcd_certificate_not_after_timestamp_seconds",
+    "Unix time at which the client certificate for etcd expires; 0: there is none",
+)
 RECORDS = _counter("fleet_registry_operation_count_total", "Reads and writes of units", "type")
 RECORDS_FAILED = _counter("fleet_registry_operation_failed_count_total", "The same, those that failed", "type")
 RECORDS_S = _histogram("fleet_registry_operation_duration_second", "Seconds a read or write of units took", "ops")

@@ -6,7 +6,6 @@ Connections, failover and authentication are etcd_gateway.py's; the shapes of re
 import logging
 import math
 import secrets
-import ssl
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import TypeVar
 
@@ -14,7 +13,8 @@ import msgspec
 
 from fleetd.store import etcd_wire as wire
 from fleetd.store.bounds import check_keys, check_transaction
-from fleetd.store.etcd_gateway import Gateway, Stream
+from fleetd.store.etcd_gateway import ANSWER_BYTES, AnswerTooLarge, Gateway, Stream
+from fleetd.store.etcd_tls import EtcdTls
 from fleetd.store.etcd_wire import EndpointFailed, Refused, asks_for_token, parse_line
 from fleetd.store.protocol import (
     Beat,
@@ -39,6 +39,13 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE_S = 0.1  # before a watch that was cut is opened again; doubled each time
 LONGEST_PAUSE_S = 3.0
 
+FIRST_PAGE = 128  # keys; a machine's own placements are mostly fewer
+MOST_KEYS = 4096
+PAGE_TARGET_BYTES = 2 * 1024 * 1024  # of values, so that a page is decoded in some ten milliseconds
+PAGE_BYTES = 32 * 1024 * 1024  # of an answer; where a page is larger, fewer keys are asked for
+MANY_BYTES = 192 * 1024 * 1024  # as many values as get_many may ask for, each as large as a transaction takes
+READINGS = 3  # of what is compacted while it is read
+
 _NO_LEASE = "etcd does not have the lease (any more): it has expired or was revoked"
 _LEASE_NOT_FOUND = "requested lease not found"
 _COMPACTED = "required revision has been compacted"
@@ -50,8 +57,8 @@ class EtcdStore:
 
     `request_timeout_s` is how long one endpoint may be silent before the next is asked; a transaction, which no other
     can be asked for, is waited for twice as long. `identity_key` is where the cluster's own id is kept, and what is
-    read to learn the revision: with etcd's authorization on, the user must be allowed to read and write it. `tls` comes
-    from etcd_gateway.tls_context.
+    read to learn the revision: with etcd's authorization on, the user must be allowed to read and write it. `tls` is
+    what https: stands on; its files are looked at with each heartbeat.
     """
 
     def __init__(
@@ -61,7 +68,7 @@ class EtcdStore:
         request_timeout_s: float = 1.0,
         username: str = "",
         password: str = "",
-        tls: ssl.SSLContext | None = None,
+        tls: EtcdTls | None = None,
         identity_key: str = "/fleet/cluster",
         new_identity: Callable[[], str] = secrets.token_hex,
     ) -> None:
@@ -94,13 +101,47 @@ class EtcdStore:
         check_keys(keys)
         if not keys:
             return Snapshot((), await self.revision())
-        answer = await self._call("/v3/kv/txn", wire.render_reads(keys), wire.parse_txn)
+        answer = await self._call("/v3/kv/txn", wire.render_reads(keys), wire.parse_txn, most_bytes=MANY_BYTES)
         found = (kv for response in answer.responses for kv in response.response_range.kvs)
         return Snapshot(tuple(map(wire.parse_key_value, found)), answer.header.revision)
 
     async def range(self, prefix: str, *, after: str = "", limit: int = 0) -> Snapshot:
-        answer = await self._call("/v3/kv/range", wire.render_range(prefix, after, limit), wire.parse_range)
-        return Snapshot(tuple(map(wire.parse_key_value, answer.kvs)), answer.header.revision)
+        """Read in pages, all at the revision of the first: so a large answer holds up neither etcd nor the loop here.
+        Where that revision is compacted meanwhile, everything is read again."""
+        for _ in range(READINGS):
+            snapshot = await self._read_pages(wire.render_range(prefix, after), limit)
+            if snapshot is not None:
+                return snapshot
+            log.debug("reads %s again: its history was compacted meanwhile", prefix)
+        raise Unavailable(f"etcd compacts its history sooner than all of {prefix} is read; have it keep a minute of it")
+
+    async def _read_pages(self, rest: wire.RangeRequest, limit: int) -> Snapshot | None:
+        """All of a range; None where etcd knows the revision no more (or not yet: it was set back)."""
+        items: list[KeyValue] = []
+        revision, keys = 0, FIRST_PAGE
+        while True:
+            wanted = min(keys, limit - len(items)) if limit else keys
+            request = msgspec.structs.replace(rest, limit=wanted, revision=revision)
+            try:
+                answer = await self._gateway.call(
+                    "/v3/kv/range", request, wire.parse_range, repeat=True, most_bytes=PAGE_BYTES
+                )
+            except AnswerTooLarge as error:
+                if wanted == 1:
+                    raise Unavailable(f"etcd holds what is no record of fleet's: {error}") from error
+                keys = max(1, wanted // 4)
+                continue
+            except Refused as refusal:
+                if revision and any(words in str(refusal) for words in (_COMPACTED, _FUTURE_REVISION)):
+                    return None
+                raise _refused(refusal) from refusal
+            revision = revision or answer.header.revision
+            items += map(wire.parse_key_value, answer.kvs)
+            if not answer.more or len(items) == limit:
+                return Snapshot(tuple(items), revision)
+            rest = msgspec.structs.replace(rest, key=answer.kvs[-1].key + b"\0")
+            size = sum(len(kv.value) for kv in answer.kvs) // len(answer.kvs)
+            keys = min(max(PAGE_TARGET_BYTES // (size + 1), 1), 4 * keys, MOST_KEYS)
 
     async def glance(self, prefix: str) -> Glance:
         answer = await self._call("/v3/kv/range", wire.render_glance(prefix), wire.parse_range)
@@ -162,6 +203,7 @@ class EtcdStore:
         return answer.ID
 
     async def keep_alive(self, lease: int) -> Beat:
+        self._gateway.refresh()
         answer = await self._call("/v3/lease/keepalive", wire.LeaseRequest(lease), wire.parse_keep_alive)
         if not answer.TTL:
             raise LeaseNotFound(_NO_LEASE)
@@ -201,9 +243,19 @@ class EtcdStore:
     async def _read(self, key: str) -> wire.RangeResponse:
         return await self._call("/v3/kv/range", wire.RangeRequest(key.encode()), wire.parse_range)
 
-    async def _call(self, path: str, request: msgspec.Struct, parse: Callable[[bytes], T], *, repeat: bool = True) -> T:
+    async def _call(
+        self,
+        path: str,
+        request: msgspec.Struct,
+        parse: Callable[[bytes], T],
+        *,
+        repeat: bool = True,
+        most_bytes: int = ANSWER_BYTES,
+    ) -> T:
         try:
-            return await self._gateway.call(path, request, parse, repeat=repeat)
+            return await self._gateway.call(path, request, parse, repeat=repeat, most_bytes=most_bytes)
+        except AnswerTooLarge as error:
+            raise Unavailable(f"etcd's answer is no use: {error}") from error
         except Refused as refusal:
             if _LEASE_NOT_FOUND in str(refusal):
                 raise LeaseNotFound(_NO_LEASE) from refusal

@@ -5,19 +5,20 @@ What the requests mean is etcd.py's, their shapes are etcd_wire.py's. This modul
 
 import asyncio
 import logging
+import re
 import socket
-import ssl
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from fleetd.http import aiohttp
 from fleetd.store import etcd_wire as wire
+from fleetd.store.etcd_tls import EtcdTls
 from fleetd.store.etcd_wire import EndpointFailed, Refused, asks_for_token, parse_refusal
-from fleetd.store.protocol import StoreError, Unavailable
+from fleetd.store.protocol import Unavailable
 
 T = TypeVar("T")
 
@@ -27,22 +28,20 @@ log = logging.getLogger(__name__)
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
 
 
-def tls_context(ca_file: str = "", cert_file: str = "", key_file: str = "") -> ssl.SSLContext:
-    """What TLS to etcd stands on: the CA's certificates (none given: the system's) and the client's own certificate.
-    Raises StoreError where a file cannot be used."""
-    try:
-        context = ssl.create_default_context(cafile=ca_file or None)
-        if cert_file:
-            context.load_cert_chain(cert_file, key_file or None)
-    except OSError as error:
-        files = ", ".join(file for file in (ca_file, cert_file, key_file) if file)
-        raise StoreError(f"cannot use the TLS files for etcd ({files}): {error}") from error
-    return context
-
-
 # How many times as long a request is waited for that must not be carried out twice: no other endpoint is asked, so that
 # nothing is gained by giving it up early, and who gives it up has to read everything again.
 PATIENCE_WITH_WRITES = 2
+
+# Bounds on what is taken from an etcd, or from who answers in its place: without them, an answer without end is taken
+# until memory is. The largest that etcd has reason for is of one transaction that reads 128 unit files.
+ANSWER_BYTES = 2 * 1024 * 1024
+LINE_BYTES = 32 * 1024 * 1024  # etcd cuts what it has to tell of several keys into parts of about two MiB
+LONGEST_ANSWER_S = 60.0  # from the first byte to the last, however it trickles
+_STEPS = 4  # in which a time-out is counted
+
+
+class AnswerTooLarge(EndpointFailed):
+    """There is more to the answer than is taken."""
 
 
 class _TimedOut(EndpointFailed):
@@ -63,7 +62,8 @@ class Stream:
         self.token = token
         self._response = response
         self._lines: deque[bytes] = deque()
-        self._partial: list[bytes] = []
+        self._partial: list[bytes] = []  # of a line whose end has not come yet
+        self._partial_bytes = 0
 
     async def line(self) -> bytes:
         """The next line, however long. Raises EndpointFailed at the stream's end."""
@@ -77,14 +77,52 @@ class Stream:
                 chunk = await self._response.content.readany()
             if not chunk:
                 raise EndpointFailed("the stream ended")
+            self._partial_bytes += len(chunk)
             *ends, rest = chunk.split(b"\n")
             for end in ends:
                 self._lines.append(b"".join((*self._partial, end)))
-                self._partial = []
+                self._partial, self._partial_bytes = [], len(rest)
             self._partial.append(rest)
+            if self._partial_bytes > LINE_BYTES:
+                raise EndpointFailed(f"a line of the stream is longer than {LINE_BYTES} bytes: this is no etcd")
 
     def close(self) -> None:
         self._response.close()
+
+
+class _Patience:
+    """A time-out that begins anew with each byte (`renew`), up to a bound for all of them together.
+
+    It is counted in steps, and a loop that was held up by other work, so that it did not get to look what has arrived
+    meanwhile, counts as one: etcd is not to be blamed for that.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._step_s = seconds / _STEPS
+        self._left = _STEPS
+        self._ends_s = self._loop.time() + LONGEST_ANSWER_S
+        self._timeout = asyncio.timeout(None)
+
+    async def __aenter__(self) -> "_Patience":
+        await self._timeout.__aenter__()
+        self._timer = self._loop.call_later(self._step_s, self._count)
+        return self
+
+    async def __aexit__(self, *exception: Any) -> None:
+        self._timer.cancel()
+        await self._timeout.__aexit__(*exception)
+
+    def renew(self) -> None:
+        """Something has come."""
+        self._left = _STEPS
+
+    def _count(self) -> None:
+        self._left -= 1
+        if self._left <= 0 or self._loop.time() > self._ends_s:
+            self._timeout.reschedule(self._loop.time())
+        else:
+            self._timer = self._loop.call_later(self._step_s, self._count)
 
 
 class Gateway:
@@ -101,11 +139,12 @@ class Gateway:
         request_timeout_s: float,
         username: str = "",
         password: str = "",
-        tls: ssl.SSLContext | None = None,
+        tls: EtcdTls | None = None,
     ) -> None:
         if not endpoints:
             raise ValueError("no etcd endpoint is given")
         self._endpoints = tuple(endpoint.rstrip("/") for endpoint in endpoints)
+        self._tls = tls
         self._current = 0
         self._timeout_s = request_timeout_s
         self._username = username
@@ -118,25 +157,41 @@ class Gateway:
         self._failing: set[str] = set()  # so that an outage is logged once
         self._closed = asyncio.Event()
 
-    async def call(self, path: str, request: msgspec.Struct, parse: Callable[[bytes], T], *, repeat: bool) -> T:
+    def refresh(self) -> None:
+        """Use the TLS files as they are now, where they are others than before."""
+        if self._tls:
+            self._tls.refresh()
+
+    async def call(
+        self,
+        path: str,
+        request: msgspec.Struct,
+        parse: Callable[[bytes], T],
+        *,
+        repeat: bool,
+        most_bytes: int = ANSWER_BYTES,
+    ) -> T:
         """One request. `repeat`: it does no harm to carry it out twice; one that does goes to another endpoint only
-        where it never left for the first. Raises Refused, Unavailable."""
+        where it never left for the first. Raises Refused, Unavailable, and AnswerTooLarge where more than usual is
+        taken, and even that is too little."""
         body = msgspec.json.encode(request)
         timeout_s = self._timeout_s if repeat else PATIENCE_WITH_WRITES * self._timeout_s
         failures = []
         for endpoint in self._endpoints_in_turn():
             sending = _Sending()
             try:
-                answer = parse(await self._post(endpoint, path, body, sending, timeout_s))
+                answer = parse(await self._post(endpoint, path, body, sending, timeout_s, most_bytes))
             except EndpointFailed as failure:
-                failures.append(f"{endpoint}: {failure}")
+                if isinstance(failure, AnswerTooLarge) and most_bytes > ANSWER_BYTES:
+                    raise  # that may be what there is to tell
+                failures.append(f"{without_user(endpoint)}: {failure}")
                 self._fail_over(endpoint, failure)
                 if sending.begun and not repeat:
                     break
             else:
                 if endpoint in self._failing:
                     self._failing.remove(endpoint)
-                    log.info("etcd at %s answers again", endpoint)
+                    log.info("etcd at %s answers again", without_user(endpoint))
                 return answer
         raise Unavailable(f"etcd does not answer ({'; '.join(failures)})")
 
@@ -187,7 +242,7 @@ class Gateway:
         """Go to the next endpoint, unless another request has done so; streams go too, for one that hangs on a frozen
         member would not notice by itself."""
         if endpoint not in self._failing and not self._closed.is_set():
-            log.warning("etcd at %s fails: %s", endpoint, failure)
+            log.warning("etcd at %s fails: %s", without_user(endpoint), failure)
         self._failing.add(endpoint)
         if self._endpoints[self._current] != endpoint:
             return
@@ -208,21 +263,25 @@ class Gateway:
     async def _open_stream_with(self, endpoint: str, path: str, body: bytes, token: str) -> Stream:
         with _failures_named(self._timeout_s), ExitStack() as undo:
             async with asyncio.timeout(self._timeout_s):
-                response = await self._streaming.post(endpoint + path, data=body, headers=_headers(token))
+                response = await self._streaming.post(
+                    endpoint + path, data=body, headers=_headers(token), allow_redirects=False
+                )
                 stream = Stream(endpoint, token, response)
                 self._streams.append(stream)
                 undo.callback(self.close_stream, stream)
                 if response.status != 200:
-                    raise parse_refusal(response.status, await response.read())
+                    raise _parse_refusal(response, await response.content.read(ANSWER_BYTES))
                 _keep_alive(response)
                 await stream.wait()
             undo.pop_all()
             return stream
 
-    async def _post(self, endpoint: str, path: str, body: bytes, sending: _Sending, timeout_s: float) -> bytes:
+    async def _post(
+        self, endpoint: str, path: str, body: bytes, sending: _Sending, timeout_s: float, most_bytes: int
+    ) -> bytes:
         token = await self._token_for(endpoint)
         try:
-            return await self._exchange(endpoint + path, body, token, sending, timeout_s)
+            return await self._exchange(endpoint + path, body, token, sending, timeout_s, most_bytes)
         except _TimedOut:
             self.forget_token(token)
             raise
@@ -231,23 +290,32 @@ class Gateway:
                 raise
         sending.begun = False  # refused: it was certainly not carried out
         self.forget_token(token)
-        return await self._exchange(endpoint + path, body, await self._token_for(endpoint), sending, timeout_s)
+        token = await self._token_for(endpoint)
+        return await self._exchange(endpoint + path, body, token, sending, timeout_s, most_bytes)
 
-    async def _exchange(self, url: str, body: bytes, token: str, sending: _Sending, timeout_s: float) -> bytes:
-        """Post, and read the whole answer. The timeout is for each stretch without a byte, so size is no matter."""
+    async def _exchange(
+        self, url: str, body: bytes, token: str, sending: _Sending, timeout_s: float, most_bytes: int = ANSWER_BYTES
+    ) -> bytes:
+        """Post, and read the whole answer. The timeout is for each stretch without a byte. Raises AnswerTooLarge."""
         self._check_open()
-        loop = asyncio.get_running_loop()
         chunks = []
+        size = 0
         with _failures_named(timeout_s):
             async with (
-                asyncio.timeout(timeout_s) as patience,
-                self._requests.post(url, data=body, headers=_headers(token), trace_request_ctx=sending) as response,
+                _Patience(timeout_s) as patience,
+                self._requests.post(
+                    url, data=body, headers=_headers(token), trace_request_ctx=sending, allow_redirects=False
+                ) as response,
             ):
                 async for chunk in response.content.iter_any():
                     chunks.append(chunk)
-                    patience.reschedule(loop.time() + timeout_s)
+                    patience.renew()
+                    size += len(chunk)
+                    if size > most_bytes:
+                        response.close()
+                        raise AnswerTooLarge(f"its answer is larger than {most_bytes} bytes")
         if response.status != 200:
-            raise parse_refusal(response.status, b"".join(chunks))
+            raise _parse_refusal(response, b"".join(chunks))
         return b"".join(chunks)
 
     async def _token_for(self, endpoint: str) -> str:
@@ -270,23 +338,25 @@ class Gateway:
             if "authentication is not enabled" in str(refusal):
                 return ""
             raise Unavailable(
-                f"etcd at {endpoint} does not let user {self._username} in: {refusal}; "
+                f"etcd at {without_user(endpoint)} does not let user {self._username} in: {refusal}; "
                 "check etcd_username and etcd_password"
             ) from refusal
         return wire.parse_authenticate(answer).token
 
 
-def _new_session(tls: ssl.SSLContext | None) -> aiohttp.ClientSession:
+def _new_session(tls: EtcdTls | None) -> aiohttp.ClientSession:
     """A pool without bound (a bound would make requests wait on each other's timeouts) or memory of its own. Without
     `tls`, no server is trusted."""
     trace = aiohttp.TraceConfig()
     trace.on_request_headers_sent.append(_note_sending)
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, ssl=tls or True),
+        connector=aiohttp.TCPConnector(limit=0, ssl=tls.context if tls else True),
         timeout=aiohttp.ClientTimeout(total=None),
         cookie_jar=aiohttp.DummyCookieJar(),
         trace_configs=[trace],
         trust_env=False,
+        auto_decompress=False,  # nothing compressed is asked for, and a little of it may be much
+        headers={"Accept-Encoding": "identity"},
     )
 
 
@@ -296,6 +366,18 @@ async def _note_sending(
     sending = getattr(context, "trace_request_ctx", None)
     if sending is not None:
         sending.begun = True
+
+
+def without_user(url: str) -> str:
+    """The URL as it may be shown: user and password in it are nobody's business."""
+    return re.sub(r"(?<=://)[^/@]*@", "", url)
+
+
+def _parse_refusal(response: aiohttp.ClientResponse, body: bytes) -> EndpointFailed | Refused:
+    if 300 <= response.status < 400:
+        target = without_user(response.headers.get("Location", "nowhere"))[:200]
+        return EndpointFailed(f"it redirects to {target!r}, which is not followed: name etcd itself in etcd_servers")
+    return parse_refusal(response.status, body)
 
 
 def _headers(token: str) -> dict[str, str]:
@@ -321,4 +403,4 @@ def _failures_named(timeout_s: float = 0) -> Iterator[None]:
     except TimeoutError as error:
         raise _TimedOut(f"no answer for {timeout_s:g} s") from error
     except (aiohttp.ClientError, OSError) as error:
-        raise EndpointFailed(str(error) or type(error).__name__) from error
+        raise EndpointFailed(without_user(str(error)) or type(error).__name__) from error

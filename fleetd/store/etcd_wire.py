@@ -51,6 +51,7 @@ class RangeRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     key: bytes
     range_end: bytes = b""
     limit: int = 0
+    revision: int = 0
     keys_only: bool = False
     sort_order: str = ""
     sort_target: str = ""
@@ -141,6 +142,7 @@ class WireKeyValue(msgspec.Struct, frozen=True):
 class RangeResponse(msgspec.Struct, frozen=True):
     header: Header = Header()
     kvs: tuple[WireKeyValue, ...] = ()
+    more: bool = False
     count: int = 0
 
 
@@ -264,9 +266,9 @@ parse_empty = partial(parse, msgspec.json.Decoder(EmptyResponse))
 parse_authenticate = partial(parse, msgspec.json.Decoder(AuthenticateResponse))
 
 
-def render_range(prefix: str, after: str = "", limit: int = 0) -> RangeRequest:
-    """The request for the keys that begin with the prefix: all, those after a key, or the first so many of them."""
-    return RangeRequest(key=start_of_range(prefix, after) or b"\0", range_end=end_of_prefix(prefix), limit=limit)
+def render_range(prefix: str, after: str = "") -> RangeRequest:
+    """The request for the keys that begin with the prefix: all, or those after a key."""
+    return RangeRequest(key=start_of_range(prefix, after) or b"\0", range_end=end_of_prefix(prefix))
 
 
 def render_glance(prefix: str) -> RangeRequest:

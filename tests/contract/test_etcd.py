@@ -1,7 +1,6 @@
 """What the store owes on etcd alone: failover, outages, authentication, TLS, and clusters set up anew."""
 
 import asyncio
-import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -10,8 +9,7 @@ import pytest
 
 from contrib.testbed.etcd import EtcdServer, free_port
 from fleetd.store.etcd import EtcdStore
-from fleetd.store.etcd_gateway import tls_context
-from fleetd.store.protocol import Changes, Compacted, Put, StoreError, Unavailable, Unchanged
+from fleetd.store.protocol import Changes, Compacted, Put, Unavailable, Unchanged
 
 PATIENCE_S = 8.0
 
@@ -361,57 +359,3 @@ async def test_a_wrong_password_and_a_missing_user_are_said_so(new_etcd: NewEtcd
     async with store_on(server.client_url) as store:
         with pytest.raises(Unavailable, match="user name is empty"):
             await store.revision()
-
-
-# TLS
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with ca.pem, and server and client certificates that it signed (.pem and .key)."""
-    directory = tmp_path_factory.mktemp("tls")
-
-    def openssl(command: str) -> None:
-        subprocess.run(["openssl", *command.split()], cwd=directory, check=True, capture_output=True)
-
-    key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
-    openssl(f"req -x509 {key} -keyout ca.key -out ca.pem -days 2 -subj /CN=ca")
-    for name in ("server", "client"):
-        openssl(
-            f"req -x509 {key} -keyout {name}.key -out {name}.pem -days 2 -subj /CN={name} -CA ca.pem -CAkey ca.key "
-            "-addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE "
-            "-addext extendedKeyUsage=serverAuth,clientAuth"
-        )
-    return directory
-
-
-def start_with_tls(new_etcd: NewEtcd, certificates: Path) -> EtcdServer:
-    files = [f"--cert-file={certificates}/server.pem", f"--key-file={certificates}/server.key"]
-    ca = [f"--trusted-ca-file={certificates}/ca.pem", "--client-cert-auth"]
-    return new_etcd(client_scheme="https", extra_args=[*files, *ca]).start()
-
-
-async def test_tls_goes_by_the_given_ca_and_shows_the_clients_certificate(
-    new_etcd: NewEtcd, certificates: Path
-) -> None:
-    server = start_with_tls(new_etcd, certificates)
-    ca, own = str(certificates / "ca.pem"), (str(certificates / "client.pem"), str(certificates / "client.key"))
-    async with store_on(server.client_url, tls=tls_context(ca, *own)) as store:
-        start = await store.revision()
-        async with aclosing(store.watch("/tls/", start)) as watch:
-            revision = await put(store, "/tls/a")
-            assert (await next_of(watch)).revision == revision
-    async with store_on(server.client_url, tls=tls_context("", *own)) as store:
-        with pytest.raises(Unavailable, match=r"(?i)certificate.verify.failed"):
-            await store.revision()
-    async with store_on(server.client_url, tls=tls_context(ca)) as store:
-        with pytest.raises(Unavailable):
-            await store.revision()
-
-
-def test_tls_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=f"{tmp_path}/none.pem"):
-        tls_context(f"{tmp_path}/none.pem")
-    (tmp_path / "not.pem").write_text("hello")
-    with pytest.raises(StoreError, match=r"not\.pem"):
-        tls_context(str(tmp_path / "not.pem"))
