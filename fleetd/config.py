@@ -6,11 +6,14 @@ configuration itself.
 
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import msgspec
 
+from fleetd import url
 from fleetd.options import OPTIONS, RETIRED, VARIABLE_PREFIX, Address, Option
 
 DEFAULT_PATH = "/etc/fleet/fleet.conf"
@@ -35,6 +38,7 @@ class Config(msgspec.Struct, frozen=True):
 
     verbosity: int
     etcd_servers: tuple[str, ...]
+    insecure_etcd: bool
     etcd_username: str
     etcd_password: str
     etcd_keyfile: str
@@ -90,24 +94,38 @@ def load_config(
     try:
         with open(source, encoding="utf-8") as file:
             text = file.read()
+            is_public = bool(os.fstat(file.fileno()).st_mode & stat.S_IROTH)
     except FileNotFoundError as error:
         if path is not None:
             raise ConfigError(f"Unable to use config file {path}: {error.strerror}") from error
-        text = ""
+        text, is_public = "", False
     except OSError as error:
         raise ConfigError(f"Unable to use config file {source}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"Unable to use config file {source}: byte {error.start} is no UTF-8 text") from error
-    return parse_config(text, source, environ, overrides)
+    credential = _read_credential(environ)
+    config, notices = parse_config(text, source, environ, overrides, credential)
+    return config, notices + (_find_secrets(text, source) if is_public else [])
 
 
 def parse_config(
-    text: str, source: str, environ: Mapping[str, str], overrides: Mapping[str, str]
+    text: str,
+    source: str,
+    environ: Mapping[str, str],
+    overrides: Mapping[str, str],
+    credential: "_Given | None" = None,
 ) -> tuple[Config, list[Notice]]:
-    """The configuration that a file's text, variables and flags make together. Raises ConfigError."""
+    """The configuration that a file's text, a credential, variables and flags make together, each over the former.
+    Raises ConfigError."""
     notices: list[Notice] = []
     given: dict[str, _Given] = {}
-    for item in [*_read_file(text, source, notices), *_read_environ(environ), *_read_overrides(overrides)]:
+    sources = (
+        _read_file(text, source, notices),
+        [credential] if credential else [],
+        _read_environ(environ),
+        _read_overrides(overrides),
+    )
+    for item in chain(*sources):
         option = _BY_NAME.get(item.name)
         if option is None:
             notices.append(Notice(item.origin, f"there is no option {item.name!r}; it is ignored"))
@@ -122,6 +140,7 @@ def parse_config(
         if doubt := option.doubt(item.value):
             notices.append(Notice(item.origin, f"{option.name}: {doubt}"))
     _check_certificate(fields, given)
+    _check_etcd(fields, given)
     return Config(**fields), notices
 
 
@@ -138,6 +157,56 @@ def _check_certificate(fields: Mapping[str, Any], given: Mapping[str, _Given]) -
     for name, other in (pair, pair[::-1]):
         if fields[name] and not fields[other]:
             raise ConfigError(f"{given[name].origin}: {name} is of no use without {other}; set both or neither")
+
+
+def _check_etcd(fields: Mapping[str, Any], given: Mapping[str, _Given]) -> None:
+    """Whoever writes to etcd is root on every machine: so the API's own rule holds for it as well."""
+    if fields["standalone"]:
+        return
+    has_user = bool(fields["etcd_username"])
+    for server in fields["etcd_servers"]:
+        if has_user and url.has_user(server):
+            raise ConfigError(
+                f"{given['etcd_servers'].origin}: etcd_servers: a user in the URL is for a proxy before etcd, and "
+                "cannot be sent beside etcd_username; keep one of them"
+            )
+        if fields["insecure_etcd"] or url.is_on_loopback(server):
+            continue
+        is_plain = server.startswith("http:")
+        if is_plain or not (has_user or fields["etcd_certfile"] or url.has_user(server)):
+            lacks = "is not encrypted" if is_plain else "asks for neither a user nor a client certificate"
+            raise ConfigError(
+                f"{given['etcd_servers'].origin}: etcd_servers: {url.without_user(server)} {lacks}, and whoever writes "
+                "there is root on every machine: use https:// with etcd_username and etcd_password, or with "
+                "etcd_certfile and etcd_keyfile (etcd_cafile names who signed etcd's own certificate); or set "
+                "insecure_etcd=true where nobody else reaches that network"
+            )
+
+
+def _read_credential(environ: Mapping[str, str]) -> _Given | None:
+    """The password for etcd that systemd hands over (LoadCredential=, systemd.exec(5)). Raises ConfigError."""
+    directory = environ.get("CREDENTIALS_DIRECTORY")
+    if not directory:
+        return None
+    path = os.path.join(directory, "etcd_password")
+    try:
+        with open(path, encoding="utf-8") as file:
+            return _Given("etcd_password", file.read().rstrip("\r\n"), path)
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"Unable to use the credential {path}: {error}") from error
+
+
+def _find_secrets(text: str, source: str) -> list[Notice]:
+    """What every local user can read in a file that all may read, and should not."""
+    told = [
+        item
+        for item in _read_file(text, source, [])
+        if (item.name == "etcd_password" and item.value) or (item.name == "etcd_servers" and url.has_user(item.value))
+    ]
+    remedy = f"every local user can read it: chown root:fleet {source}; chmod 640 {source}"
+    return [Notice(item.origin, f"{item.name} holds a password, and {remedy}") for item in told]
 
 
 def _read_environ(environ: Mapping[str, str]) -> Iterator[_Given]:
@@ -163,7 +232,8 @@ def _read_file(text: str, source: str, notices: list[Notice]) -> Iterator[_Given
             continue
         name, separator, rest = line.partition("=")
         if not separator or not re.fullmatch(r"[^\s=]+\s*", name):
-            raise ConfigError(f"{origin}: {line!r} is neither NAME=VALUE nor a comment")
+            shown = line if "password" not in line.lower() else line[: line.lower().index("password")] + "password…"
+            raise ConfigError(f"{origin}: {shown!r} is neither NAME=VALUE nor a comment")
         if section:
             notices.append(Notice(origin, f"{name.strip()} stands in section {section} and is ignored"))
             continue

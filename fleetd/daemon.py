@@ -144,6 +144,9 @@ class Daemon:
             if _listening(config) != _listening(self.config):
                 log.warning("listen, insecure and metrics_listen take effect when fleetd is restarted")
             journal.setup(config.verbosity)
+            if config.metadata != self.config.metadata:
+                for unit, reason in (await node.foresee_stops(config.metadata)).items():
+                    log.warning("%s will stop here, and start where it fits, for the new metadata: %s", unit, reason)
             self.config = config
             former_lease = node.membership.lease
             await node.close()

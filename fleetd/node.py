@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,12 +23,13 @@ from fleetd.api.handlers import Api
 from fleetd.config import Config
 from fleetd.core.departure import Departure, plan_departure
 from fleetd.core.failover import Failover
-from fleetd.core.machine import Machine, MachineMode
+from fleetd.core.forecast import foresee_stops
+from fleetd.core.machine import Machine, MachineMode, effective_metadata
 from fleetd.engine import Engine
 from fleetd.leadership import Offload
 from fleetd.membership import Membership
 from fleetd.parking import Parking
-from fleetd.registry import Registry
+from fleetd.registry import MalformedRecord, Registry, decode
 from fleetd.store.protocol import Store, StoreError
 from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager
 
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 PARK_TIMEOUT_S = 2.0  # `systemctl stop` is to end within three seconds, be the store there or not
 CLOSE_S = 0.5  # for the parts to end by themselves, before the store is closed under them
 LEAVE_POLL_S = 0.2
+SETTINGS_TIMEOUT_S = 1.0
 ADDRESS_CHECK_S = 60.0
 HANDOVER_S = 5.0
 
@@ -183,6 +185,19 @@ class Node:
                 return
         log.warning("the store does not answer: this machine cannot be parked yet, and will be when the store is back")
         await self._park_later(Parking(self.membership.machine, self.agent.states, self.config.parked_ttl_s))
+
+    async def foresee_stops(self, metadata: Mapping[str, str]) -> dict[str, str]:
+        """The units here that would have to go if the machine were configured with this metadata, with the reasons."""
+        machine, registry = self.membership.machine, self.membership.registry
+        settings = None
+        try:
+            async with asyncio.timeout(SETTINGS_TIMEOUT_S):
+                item = await registry.store.get(registry.key("settings", machine.id))
+            settings = decode("settings", item) if item else None
+        except (StoreError, MalformedRecord, TimeoutError) as error:
+            log.info("what people have set on this machine is not known: %s", error)
+        told = msgspec.structs.replace(machine, metadata=dict(metadata))
+        return foresee_stops(told, effective_metadata(told, settings), self.agent.placements)
 
     async def leave(self, *, shuts_down: bool = False) -> None:
         """Have every unit placed elsewhere (of a machine that shuts down, those that do not wait for it to come back),

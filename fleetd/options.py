@@ -15,6 +15,7 @@ import msgspec
 
 from fleetd.core.machine import is_address
 from fleetd.core.timespan import LONGEST_S, parse_time_span
+from fleetd.url import without_user
 
 VARIABLE_PREFIX = "FLEET_"
 
@@ -100,7 +101,8 @@ def parse_servers(text: str) -> tuple[str, ...]:
     servers = tuple(item.lstrip(' ["').rstrip(' "]') for item in text.split(","))
     for server in servers:
         if not _is_http_url(server):
-            raise ValueError(f"{server!r} is no URL of an etcd server; write http://HOST:PORT or https://HOST:PORT")
+            shown = without_user(server)
+            raise ValueError(f"{shown!r} is no URL of an etcd server; write http://HOST:PORT or https://HOST:PORT")
     return servers
 
 
@@ -200,9 +202,20 @@ OPTIONS: tuple[Option, ...] = (
         "http://127.0.0.1:2379,http://127.0.0.1:4001",
         "The etcd servers that keep the cluster's state, as a comma-separated list of URLs.",
     ),
+    Option(
+        "insecure_etcd",
+        parse_bool,
+        "false",
+        "Use etcd beyond this machine over http:, or with neither a user nor a client certificate, although everybody "
+        "who reaches it, or hears what is said, is root on the whole cluster.",
+    ),
     Option("etcd_username", parse_text, "", "User name for etcd, where it asks for one."),
     Option(
-        "etcd_password", parse_text, "", "Password for etcd. A file that holds it should be readable by root alone."
+        "etcd_password",
+        parse_text,
+        "",
+        "Password for etcd. A file that holds it should be readable by root alone. systemd can hand it over as well: "
+        "LoadCredential=etcd_password:PATH in fleet.service.",
     ),
     Option("etcd_keyfile", parse_text, "", "Private key of the client certificate shown to etcd (PEM)."),
     Option("etcd_certfile", parse_text, "", "Client certificate shown to etcd (PEM)."),

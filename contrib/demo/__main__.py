@@ -24,7 +24,7 @@ def main() -> int:
         print(f"contrib.demo boots machines: {'; '.join(missing)}", file=sys.stderr)
         return 2
     interrupt.end_on_first()
-    stage.explain(f"{MACHINES} machines and an etcd are booted, on a network of their own.")
+    stage.explain(f"{MACHINES} machines and an etcd are booted, on a network of their own, where etcd is left open.")
     try:
         with Cluster(machines=MACHINES) as cluster:
             Tour(cluster).walk()

@@ -32,7 +32,11 @@ _SIGNALS = (
         "is started elsewhere as soon as it has stopped here, unless it waits for the machine (`FailoverDelay`, "
         "fleet.unit(5)).",
     ),
-    ("SIGHUP", "Read the configuration again. Units are not touched."),
+    (
+        "SIGHUP",
+        "Read the configuration again. A configuration that cannot be used changes nothing. Units are not touched, but "
+        "for those that other metadata does not suit: they go elsewhere, and the log says which and why beforehand.",
+    ),
     ("SIGUSR1", "Write to standard output, in one line of JSON, what this fleetd has in mind."),
 )
 _FILES = (

@@ -20,6 +20,7 @@ from fleetd.agent.publisher import Membership, StatePublisher
 from fleetd.agent.retries import Retries
 from fleetd.agent.steps import StepRunner
 from fleetd.core.admission import refuse_names
+from fleetd.core.placement import Placement
 from fleetd.core.reconcile import (
     NEVER_RAN,
     Desired,
@@ -114,6 +115,11 @@ class Agent:
         until systemd was looked at for the first time. Raises Unavailable and LeaseNotFound."""
         await self._has_looked.wait()
         await self._publisher.publish_all(lease, first)
+
+    @property
+    def placements(self) -> Mapping[str, Placement]:
+        """The orders to this machine, as far as they are known, by unit."""
+        return self._orders.placements
 
     @property
     def states(self) -> dict[str, UnitState]:

@@ -5,7 +5,6 @@ What the requests mean is etcd.py's, their shapes are etcd_wire.py's. This modul
 
 import asyncio
 import logging
-import re
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ from fleetd.store import etcd_wire as wire
 from fleetd.store.etcd_tls import EtcdTls
 from fleetd.store.etcd_wire import EndpointFailed, Refused, asks_for_token, parse_refusal
 from fleetd.store.protocol import Unavailable
+from fleetd.url import without_user
 
 T = TypeVar("T")
 
@@ -366,11 +366,6 @@ async def _note_sending(
     sending = getattr(context, "trace_request_ctx", None)
     if sending is not None:
         sending.begun = True
-
-
-def without_user(url: str) -> str:
-    """The URL as it may be shown: user and password in it are nobody's business."""
-    return re.sub(r"(?<=://)[^/@]*@", "", url)
 
 
 def _parse_refusal(response: aiohttp.ClientResponse, body: bytes) -> EndpointFailed | Refused:

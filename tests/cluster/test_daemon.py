@@ -160,6 +160,35 @@ def test_a_reload_reads_the_configuration_again_and_touches_no_unit(person: Pers
     assert all_pids(person) == before
 
 
+def test_a_reload_says_which_units_the_new_metadata_will_stop_before_they_move(person: Person) -> None:
+    for each in person.cluster.machines[:2]:
+        path = each.path("/etc/fleet/fleet.conf")
+        path.write_text(path.read_text() + "metadata=disk=ssd\n")
+        each.run(["systemctl", "reload", "fleet.service"])
+    person.cluster.wait_until(
+        "both list it", lambda: person.cluster.fleetctl("list-machines").stdout.count("disk=ssd") == 2
+    )
+    person.start({"fast.service": with_fleet("MachineMetadata=disk=ssd")})
+    home = person.machine_of("fast.service")
+    before = all_pids(person)
+    conf = home.path("/etc/fleet/fleet.conf")
+    text = conf.read_text()
+    conf.write_text(text.replace("disk=ssd", "disk=hdd"))
+    home.run(["systemctl", "reload", "fleet.service"])
+    person.cluster.wait_until("it has moved", lambda: home.main_pid("fast.service") == 0)
+    words = home.journal("fleet.service")
+    told = "fast.service will stop here, and start where it fits, for the new metadata: metadata disk=ssd missing"
+    assert told in words
+    assert words.index(told) < words.rindex("reloaded")
+    assert not [unit for unit in UNITS if f"{unit} will stop" in words]
+    assert all_pids(person) == before
+    conf.write_text(text + "etcd_servers=http://10.9.9.9:2379\ninsecure_etcd=false\n")
+    home.run(["systemctl", "reload", "fleet.service"])
+    person.cluster.wait_until("it is refused", lambda: "is not encrypted" in home.journal("fleet.service"))
+    assert "goes on with the former configuration" in home.journal("fleet.service")
+    assert all_pids(person) == before
+
+
 def test_a_machine_with_the_id_of_another_is_refused_and_the_first_untouched(person: Person) -> None:
     before, placed, listed = all_pids(person), person.placed(), person.registrations()
     first = person.cluster.machines[0]

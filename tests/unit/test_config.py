@@ -31,6 +31,7 @@ def test_without_anything_the_defaults_hold_and_nothing_is_noted() -> None:
     assert config() == Config(
         verbosity=0,
         etcd_servers=("http://127.0.0.1:2379", "http://127.0.0.1:4001"),
+        insecure_etcd=False,
         etcd_username="",
         etcd_password="",
         etcd_keyfile="",
@@ -132,7 +133,7 @@ def test_an_option_that_lost_its_meaning_is_accepted_and_noted(name: str) -> Non
     ("name", "text", "value"),
     [
         ("verbosity", "2", 2),
-        ("etcd_servers", '["http://a:1", "https://b:2"]', ("http://a:1", "https://b:2")),
+        ("etcd_servers", '["http://127.0.0.2:1", "http://localhost:2"]', ("http://127.0.0.2:1", "http://localhost:2")),
         ("etcd_servers", "http://[::1]:2379", ("http://[::1]:2379",)),
         ("etcd_request_timeout", "2.5", 2.5),
         ("etcd_request_timeout", "3", 3.0),
@@ -239,6 +240,92 @@ def test_a_key_without_a_certificate_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"^FLEET_ETCD_CERTFILE: etcd_certfile is of no use without etcd_keyfile"):
         config(environ={"FLEET_ETCD_CERTFILE": "/c"})
     assert config("etcd_keyfile=/k\netcd_certfile=/c").etcd_keyfile == "/k"
+
+
+SERVER = "etcd_servers=https://etcd.example.org:2379"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "etcd_servers=https://10.0.0.1:2379\netcd_username=fleet",
+        f"{SERVER}\netcd_keyfile=/k\netcd_certfile=/c",
+        "etcd_servers=https://me:pw@10.0.0.1:2379",
+        "etcd_servers=http://10.0.0.1:2379\ninsecure_etcd=true",
+        f"{SERVER}\ninsecure_etcd=true",
+        "etcd_servers=http://[::1]:2379,http://127.8.9.1:1,http://localhost:1",
+        "etcd_servers=http://10.0.0.1:2379\nstandalone=true",
+    ],
+)
+def test_an_etcd_that_is_protected_or_on_this_machine_is_taken(text: str) -> None:
+    assert notices(text) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "lacks"),
+    [
+        ("etcd_servers=http://10.0.0.1:2379", "http://10.0.0.1:2379 is not encrypted"),
+        ("etcd_servers=http://10.0.0.1:2379\netcd_username=fleet", "http://10.0.0.1:2379 is not encrypted"),
+        ("etcd_servers=http://127.0.0.1:2379,http://[::2]:2379", "http://[::2]:2379 is not encrypted"),
+        ("etcd_servers=http://localhost.example.org:2379", "http://localhost.example.org:2379 is not encrypted"),
+        ("etcd_servers=http://me:hunter2@10.0.0.1:2379", "http://10.0.0.1:2379 is not encrypted"),
+        (SERVER, "https://etcd.example.org:2379 asks for neither a user nor a client certificate"),
+        (
+            f"{SERVER}\netcd_cafile=/ca",
+            "https://etcd.example.org:2379 asks for neither a user nor a client certificate",
+        ),
+    ],
+)
+def test_an_etcd_that_anybody_may_write_to_is_refused_with_the_remedy(text: str, lacks: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        config(text)
+    assert str(refused.value).startswith(f"fleet.conf:1: etcd_servers: {lacks}")
+    assert "and whoever writes there is root on every machine: use https://" in str(refused.value)
+    assert "insecure_etcd=true" in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_password_is_in_no_message_about_the_configuration() -> None:
+    for text in ("etcd_servers=ftp://me:hunter2@10.0.0.1", "etcd_password hunter2", "etcd_password: hunter2"):
+        with pytest.raises(ConfigError) as refused:
+            config(text)
+        assert "hunter2" not in str(refused.value)
+
+
+def test_a_user_in_the_url_does_not_go_with_another_user() -> None:
+    with pytest.raises(ConfigError, match=r"^fleet\.conf:1: etcd_servers: a user in the URL is for a proxy"):
+        config("etcd_servers=https://me:pw@10.0.0.1:2379\netcd_username=fleet")
+
+
+def test_a_password_that_every_local_user_can_read_is_noted_with_the_remedy(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.conf"
+    path.write_text("etcd_servers=https://me:pw@10.0.0.1:2379\netcd_password=secret\n")
+    path.chmod(0o644)
+    _, noted = load_config(str(path), {}, {})
+    assert [str(notice) for notice in noted] == [
+        f"{path}:{line}: {name} holds a password, and every local user can read it: "
+        f"chown root:fleet {path}; chmod 640 {path}"
+        for line, name in ((1, "etcd_servers"), (2, "etcd_password"))
+    ]
+    path.chmod(0o640)
+    assert load_config(str(path), {}, {})[1] == []
+    path.write_text("# etcd_password=secret\netcd_password=\n")
+    path.chmod(0o644)
+    assert load_config(str(path), {"FLEET_ETCD_PASSWORD": "secret"}, {})[1] == []
+
+
+def test_the_password_may_come_as_a_credential_of_systemds(tmp_path: Path) -> None:
+    path, credentials = tmp_path / "fleet.conf", {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    path.write_text("etcd_password=of the file\n")
+    path.chmod(0o600)
+    assert load_config(str(path), credentials, {})[0].etcd_password == "of the file"
+    (tmp_path / "etcd_password").write_text(" hunter2;#\n")
+    assert load_config(str(path), credentials, {})[0].etcd_password == " hunter2;#"
+    stronger = {**credentials, "FLEET_ETCD_PASSWORD": "variable"}
+    assert load_config(str(path), stronger, {})[0].etcd_password == "variable"
+    (tmp_path / "etcd_password").write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match=f"^Unable to use the credential {tmp_path}/etcd_password"):
+        load_config(str(path), credentials, {})
 
 
 def test_variables_override_the_file_and_flags_override_variables() -> None:
