@@ -30,6 +30,8 @@ from fleetd.store.protocol import (
     Compacted,
     Comparison,
     Conflict,
+    Event,
+    KeyValue,
     LeaseNotFound,
     Snapshot,
     StoreError,
@@ -42,6 +44,7 @@ log = logging.getLogger(__name__)
 RETRY_S = 1.0
 HISTORY_S = 600.0  # how much of etcd's history is kept
 SMALL_PLAN = 100  # units; a larger plan is made beside the loop, which must go on beating
+HEAVY_BYTES = 1000  # of a unit file take as long to be read as a small record takes by itself
 SLICE = 200  # records or so (about 5 ms) that are dealt with before the loop has its turn
 
 Decided = tuple[Plan, Outcome]
@@ -404,10 +407,19 @@ class Leadership:
 
 async def _in_slices(items: Iterable[Any]) -> AsyncIterator[Any]:
     """All of these, one by one; after each slice, everything else on the loop has its turn."""
-    for count, item in enumerate(items, start=1):
+    weight = 0
+    for item in items:
         yield item
-        if count % SLICE == 0:
+        weight += 1 + _size(item) // HEAVY_BYTES
+        if weight >= SLICE:
+            weight = 0
             await asyncio.sleep(0)
+
+
+def _size(item: Any) -> int:
+    """The bytes of what is read or heard of a key; 0 of anything else."""
+    read = item.item if isinstance(item, Event) else item
+    return len(read.value) if isinstance(read, KeyValue) else 0
 
 
 def _log_decision(plan: UnitPlan) -> None:

@@ -5,6 +5,7 @@ that the API makes. What the leader and the agents write in batches is cut into 
 decides anything, and nothing here knows which store it talks to.
 """
 
+import asyncio
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import lru_cache
@@ -36,6 +37,8 @@ from fleetd.store.protocol import (
 DEFAULT_PREFIX = "/fleet/"
 STEP_OPERATIONS = 100  # of one unit in one step
 STEP_BYTES = 600_000
+SLICE_BYTES = 2 * 1024 * 1024  # that are decoded in one go, in some ten milliseconds
+RECORD_BYTES = 1000  # what a small record takes as long as, to be decoded
 MOST_PICKED = 16 * MAX_OPERATIONS  # keys asked for by name; a whole kind costs as much as tens of such requests
 
 
@@ -216,7 +219,7 @@ class Registry:
             snapshot = await self.store.range(prefix, after=start, limit=limit + 1 if limit else 0)
         items = snapshot.items[:limit] if limit else snapshot.items
         last = items[-1].key.removeprefix(prefix) if items else ""
-        return Part(self._decode_all(kind, items), last, len(items) < len(snapshot.items), snapshot.revision)
+        return Part(await self._decode_all(kind, items), last, len(items) < len(snapshot.items), snapshot.revision)
 
     async def pick(self, kind: str, wanted: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], Any]:
         """Those of a kind's records that bear one of these names: names → record. They are asked for by name, or, where
@@ -227,7 +230,8 @@ class Registry:
         keys = [self.key(kind, *names) for names in wanted]
         found: dict[tuple[str, ...], Any] = {}
         for start in range(0, len(keys), MAX_OPERATIONS):
-            found |= self._decode_all(kind, (await self.store.get_many(keys[start : start + MAX_OPERATIONS])).items)
+            some = await self.store.get_many(keys[start : start + MAX_OPERATIONS])
+            found |= await self._decode_all(kind, some.items)
         return found
 
     async def copies(self, units: Collection[str], machines: Collection[str]) -> dict[tuple[str, str], UnitState]:
@@ -239,9 +243,15 @@ class Registry:
         wanted = [(machine, unit) for machine in sorted(machines) for unit in sorted(units)]
         return dict(await self.pick("states", wanted))  # type: ignore[arg-type]
 
-    def _decode_all(self, kind: str, items: Iterable[KeyValue]) -> dict[tuple[str, ...], Any]:
+    async def _decode_all(self, kind: str, items: Iterable[KeyValue]) -> dict[tuple[str, ...], Any]:
+        """In slices, between which everything else on the loop has its turn: heartbeats must not wait for a listing."""
         records: dict[tuple[str, ...], Any] = {}
+        size = 0
         for item in items:
+            size += len(item.value) + RECORD_BYTES
+            if size > SLICE_BYTES:
+                size = 0
+                await asyncio.sleep(0)
             path = self.parse_key(item.key)
             if path is None:
                 continue
@@ -344,7 +354,7 @@ class Registry:
         while True:
             found = {item.key: item for item in (await self.store.get_many([key, machine_key])).items}
             before = decode("settings", found[key]) if key in found else MachineSettings()
-            there = self._decode_all("machines", [found[machine_key]] if machine_key in found else [])
+            there = await self._decode_all("machines", [found[machine_key]] if machine_key in found else [])
             configured = there[(machine,)].metadata if there else None
             after = overlay_metadata(before, metadata, configured)
             if after == before and key in found:

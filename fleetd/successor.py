@@ -86,7 +86,7 @@ async def succeed(path: Path, open_store: Callable[[Config], Store]) -> None:
         if await park_when_possible(Registry(store, task.config.etcd_key_prefix), task.parking):
             log.info("this machine is parked: its units stay here until fleetd is started again")
         else:
-            log.warning("this machine was taken for dead meanwhile, and its units were started elsewhere")
+            log.warning("this machine is not parked: it was taken for dead meanwhile, or its id is another's")
     finally:
         await store.close()
     path.unlink(missing_ok=True)

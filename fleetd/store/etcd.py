@@ -39,10 +39,6 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE_S = 0.1  # before a watch that was cut is opened again; doubled each time
 LONGEST_PAUSE_S = 3.0
 
-FIRST_PAGE = 128  # keys; a machine's own placements are mostly fewer
-MOST_KEYS = 4096
-PAGE_TARGET_BYTES = 2 * 1024 * 1024  # of values, so that a page is decoded in some ten milliseconds
-PAGE_BYTES = 32 * 1024 * 1024  # of an answer; where a page is larger, fewer keys are asked for
 MANY_BYTES = 192 * 1024 * 1024  # as many values as get_many may ask for, each as large as a transaction takes
 READINGS = 3  # of what is compacted while it is read
 
@@ -109,27 +105,27 @@ class EtcdStore:
         """Read in pages, all at the revision of the first: so a large answer holds up neither etcd nor the loop here.
         Where that revision is compacted meanwhile, everything is read again."""
         for _ in range(READINGS):
-            snapshot = await self._read_pages(wire.render_range(prefix, after), limit)
+            snapshot = await self._read_pages(prefix, after, limit)
             if snapshot is not None:
                 return snapshot
             log.debug("reads %s again: its history was compacted meanwhile", prefix)
         raise Unavailable(f"etcd compacts its history sooner than all of {prefix} is read; have it keep a minute of it")
 
-    async def _read_pages(self, rest: wire.RangeRequest, limit: int) -> Snapshot | None:
+    async def _read_pages(self, prefix: str, after: str, limit: int) -> Snapshot | None:
         """All of a range; None where etcd knows the revision no more (or not yet: it was set back)."""
         items: list[KeyValue] = []
-        revision, keys = 0, FIRST_PAGE
+        revision = 0
+        pages = wire.Pages(prefix, after)
         while True:
-            wanted = min(keys, limit - len(items)) if limit else keys
-            request = msgspec.structs.replace(rest, limit=wanted, revision=revision)
+            request = pages.request(revision, limit - len(items) if limit else 0)
             try:
                 answer = await self._gateway.call(
-                    "/v3/kv/range", request, wire.parse_range, repeat=True, most_bytes=PAGE_BYTES
+                    "/v3/kv/range", request, wire.parse_range, repeat=True, most_bytes=wire.PAGE_BYTES
                 )
-            except AnswerTooLarge as error:
-                if wanted == 1:
-                    raise Unavailable(f"etcd holds what is no record of fleet's: {error}") from error
-                keys = max(1, wanted // 4)
+            except (AnswerTooLarge, Unavailable) as error:
+                is_away = isinstance(error, Unavailable) and not revision
+                if is_away or not pages.shrink():
+                    raise Unavailable(f"{prefix} cannot be read: {error}") from error
                 continue
             except Refused as refusal:
                 if revision and any(words in str(refusal) for words in (_COMPACTED, _FUTURE_REVISION)):
@@ -137,11 +133,8 @@ class EtcdStore:
                 raise _refused(refusal) from refusal
             revision = revision or answer.header.revision
             items += map(wire.parse_key_value, answer.kvs)
-            if not answer.more or len(items) == limit:
+            if not pages.turn(answer) or len(items) == limit:
                 return Snapshot(tuple(items), revision)
-            rest = msgspec.structs.replace(rest, key=answer.kvs[-1].key + b"\0")
-            size = sum(len(kv.value) for kv in answer.kvs) // len(answer.kvs)
-            keys = min(max(PAGE_TARGET_BYTES // (size + 1), 1), 4 * keys, MOST_KEYS)
 
     async def glance(self, prefix: str) -> Glance:
         answer = await self._call("/v3/kv/range", wire.render_glance(prefix), wire.parse_range)

@@ -317,6 +317,55 @@ def _parse_key(kv: WireKeyValue) -> str:
     return kv.key.decode("utf-8", "replace")
 
 
+FIRST_PAGE = 32  # keys: as unit files of the largest size they are 11 MiB, which etcd tells well within a second
+MOST_KEYS = 2048
+PAGE_TARGET_BYTES = 2 * 1024 * 1024  # of values, so that a page is decoded in some ten milliseconds
+PAGE_BYTES = 32 * 1024 * 1024  # of an answer; where a page is larger, fewer keys are asked for
+
+
+class Pages:
+    """How one range is read: page by page, each with as many keys as those before it let one expect to be of a good
+    size. Keys in one folder (the first below the prefix) are alike in that; in each it begins with few."""
+
+    def __init__(self, prefix: str, after: str) -> None:
+        self._prefix = prefix.encode()
+        self._start = start_of_range(prefix, after) or b"\0"
+        self._end = end_of_prefix(prefix)
+        self._folder_end = self._end  # the first page may go through several folders
+        self._keys = FIRST_PAGE
+
+    def request(self, revision: int, limit: int) -> RangeRequest:
+        """The request for the next page, at this revision (0: the latest), of at most so many keys (0: any number)."""
+        keys = min(self._keys, limit) if limit else self._keys
+        return RangeRequest(key=self._start, range_end=self._folder_end, limit=keys, revision=revision)
+
+    def shrink(self) -> bool:
+        """The page was too large: ask for less of it. False: that is not possible."""
+        if self._keys == 1:
+            return False
+        self._keys = max(1, self._keys // 8)
+        return True
+
+    def turn(self, answer: RangeResponse) -> bool:
+        """Go on to what follows this page; whether there may be anything."""
+        if answer.more:
+            last = answer.kvs[-1].key
+            self._start = last + b"\0"
+            size = sum(len(kv.value) for kv in answer.kvs) // len(answer.kvs)
+            self._folder_end = self._end_of_folder(last)
+            is_of_one = self._folder_end == self._end_of_folder(answer.kvs[0].key)
+            grown = 4 * self._keys if is_of_one else FIRST_PAGE
+            self._keys = max(1, min(PAGE_TARGET_BYTES // (size + 1), grown, MOST_KEYS))
+            return True
+        self._start, self._folder_end, self._keys = self._folder_end, self._end, FIRST_PAGE
+        return self._start != self._end
+
+    def _end_of_folder(self, key: bytes) -> bytes:
+        """Where the folder of this key ends."""
+        folder, slash, _ = key.removeprefix(self._prefix).partition(b"/")
+        return self._prefix + folder + b"0" if slash else self._end  # 0 is what follows the slash
+
+
 class WatchPosition:
     """How far one watch has come, over all the streams that serve it in turn."""
 

@@ -8,12 +8,14 @@ from contrib.testbed.etcd import EtcdServer
 
 
 class Server:
-    """A server on loopback, for as long as it is entered; `url` is where. `paths` are what was asked for, in order."""
+    """A server on loopback, for as long as it is entered; `url` is where. `paths`, `heads` and `bodies` are of what was
+    asked for, in order."""
 
     def __init__(self) -> None:
         self.url = ""
         self.paths: list[str] = []
         self.heads: list[bytes] = []
+        self.bodies: list[bytes] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -37,6 +39,7 @@ class Server:
             body = await reader.readexactly(int(length.partition(b":")[2]))
             self.paths.append(head.split()[1].decode())
             self.heads.append(head)
+            self.bodies.append(body)
             await self.answer(head, body, writer)
         except (ConnectionError, asyncio.IncompleteReadError):
             pass

@@ -5,11 +5,12 @@ import gzip
 import logging
 from contextlib import aclosing
 
+import msgspec
 import pytest
 
 from contrib.testbed.etcd import EtcdServer
-from fleetd.store.etcd import FIRST_PAGE
 from fleetd.store.etcd_gateway import ANSWER_BYTES, LINE_BYTES
+from fleetd.store.etcd_wire import FIRST_PAGE
 from fleetd.store.protocol import Delete, Put, Unavailable
 from tests.contract.etcd_between import Misbehaving, Proxy
 from tests.contract.store_bench import fill
@@ -84,6 +85,32 @@ async def test_values_of_the_largest_size_come_in_smaller_pages(shared_etcd: Etc
             await store.transact([], [Put(f"/large/{number:03}", value)])
         assert [item.value for item in (await store.range("/large/")).items] == large
         assert len((await store.get_many([f"/large/{number:03}" for number in range(80)])).items) == 80
+
+
+async def test_pages_grow_while_keys_are_small_and_begin_anew_in_the_next_folder(shared_etcd: EtcdServer) -> None:
+    async with Proxy(shared_etcd) as proxy, store_on(proxy.url, request_timeout_s=5) as store:
+        await fill(store, "/grow/a/", 2 * FIRST_PAGE)
+        await fill(store, "/grow/b/", 20 * FIRST_PAGE)
+        await fill(store, "/grow/c/", FIRST_PAGE, value=b"v" * 1000)
+        del proxy.paths[:], proxy.bodies[:]
+        items = (await store.range("/grow/")).items
+        assert len(items) == len({item.key for item in items}) == 23 * FIRST_PAGE
+        limits = [msgspec.json.decode(body)["limit"] for body in proxy.bodies]
+        assert limits == [FIRST_PAGE * times for times in (1, 4, 1, 4, 16, 1)]
+
+
+async def test_a_store_that_goes_in_the_middle_is_unavailable_and_not_asked_for_ever(shared_etcd: EtcdServer) -> None:
+    async with store_on(shared_etcd.client_url) as writer:
+        await fill(writer, "/goes/", 3 * FIRST_PAGE)
+
+        async def go(path: str) -> None:
+            if path == RANGE and proxy.paths.count(RANGE) > 1:
+                raise ConnectionResetError
+
+        async with Proxy(shared_etcd, go) as proxy, store_on(proxy.url) as store:
+            with pytest.raises(Unavailable, match=r"^/goes/ cannot be read: etcd does not answer"):
+                await store.range("/goes/")
+            assert proxy.paths.count(RANGE) < 8
 
 
 async def test_keys_that_are_no_text_are_read_once_each(shared_etcd: EtcdServer) -> None:
