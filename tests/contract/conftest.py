@@ -1,5 +1,6 @@
 """What the contract suites run on: one etcd for all of them, and each implementation under its protocol's name."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -7,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from contrib.testbed.etcd import EtcdServer, etcd_is_installed
-from fleetd.store.embedded import EmbeddedStore
+from fleetd.store.embedded import EmbeddedStore, inline
 from fleetd.store.etcd import EtcdStore
-from fleetd.store.measured import MeasuredStore
 from fleetd.store.protocol import Store
 from fleetd.systemd.protocol import ServiceManager
 from tests.contract.systemd_bench import Bench, open_bench
+from tests.virtual_time import VirtualLoop
 
 
 def _require_etcd() -> None:
@@ -48,16 +49,21 @@ def new_etcd(tmp_path: Path) -> Iterator[Callable[..., EtcdServer]]:
         server.kill()
 
 
-@pytest.fixture(params=["embedded", "measured", "etcd"])
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Tests of any store run on each, on a loop that suits it: no lease of the embedded one is waited for."""
+    if "store" in getattr(item, "fixturenames", ()):
+        return {"embedded": VirtualLoop, "etcd": asyncio.new_event_loop}
+    return {"real": asyncio.new_event_loop}
+
+
+@pytest.fixture
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    """Every implementation of the store's protocol, in turn."""
+    """The implementation of the store's protocol that this loop is for."""
     made: Store
-    if request.param == "etcd":
-        made = EtcdStore([request.getfixturevalue("shared_etcd").client_url], request_timeout_s=5)
+    if isinstance(asyncio.get_running_loop(), VirtualLoop):
+        made = EmbeddedStore(str(tmp_path / "store.db"), offload=inline)
     else:
-        made = EmbeddedStore(str(tmp_path / "store.db"))
-    if request.param == "measured":
-        made = MeasuredStore(made)
+        made = EtcdStore([request.getfixturevalue("shared_etcd").client_url], request_timeout_s=5)
     yield made
     await made.close()
 

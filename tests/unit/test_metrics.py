@@ -1,8 +1,10 @@
 """What is counted: each series moves when the thing happens, and reads as the reference and Prometheus want it."""
 
 import asyncio
+import inspect
 import re
 from collections.abc import Awaitable, Callable
+from typing import Any, cast
 
 import pytest
 
@@ -15,6 +17,7 @@ from fleetd.store.protocol import (
     Conflict,
     LeaseNotFound,
     Put,
+    Store,
     Unavailable,
     Unchanged,
 )
@@ -162,6 +165,29 @@ def test_reads_and_writes_of_units_are_counted_and_timed_by_kind() -> None:
         assert [of(kind) for kind in ("set", "get", "get_all")] == [(2, 1, 2), (1, 0, 1), (1, 0, 1)]
 
     scenario(body)
+
+
+class Recorder:
+    """In a store's place: answers each request with what was asked."""
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        async def answer(*arguments: Any, **options: Any) -> Any:
+            return (method, arguments, options)
+
+        def watch(*arguments: Any) -> Any:
+            return (method, arguments, {})
+
+        return watch if method == "watch" else answer
+
+
+@pytest.mark.parametrize("method", [name for name in vars(Store) if name in MeasuredStore.__dict__ and name[0] != "_"])
+async def test_a_store_that_is_measured_is_asked_what_was_asked_and_its_answer_is_handed_on(method: str) -> None:
+    _, *parameters = inspect.signature(getattr(Store, method)).parameters.values()
+    arguments = [object() for each in parameters if each.kind is not each.KEYWORD_ONLY]
+    options = {each.name: object() for each in parameters if each.kind is each.KEYWORD_ONLY}
+    given = getattr(MeasuredStore(cast(Store, Recorder())), method)(*arguments, **options)
+    answer = await given if inspect.isawaitable(given) else given
+    assert answer == (None if method == "close" else (method, tuple(arguments), options))
 
 
 async def test_what_the_store_is_asked_is_timed_and_its_failures_are_counted_by_kind() -> None:
