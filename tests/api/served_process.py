@@ -1,10 +1,13 @@
-"""The API served by a process of its own, whose memory and descriptors can be looked at from outside.
+"""The API served by a process of its own, whose memory and descriptors can be looked at from outside, and whose clock
+can be put forward.
 
-`python -m tests.api.served_process ADDRESS PATIENCE_S MAX_CONNECTIONS UNITS` serves so many units until it is killed.
+`python -m tests.api.served_process ADDRESS MAX_CONNECTIONS UNITS` serves so many units until it is killed. With each
+SIGUSR1, STEP_S pass.
 """
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -14,7 +17,7 @@ from pathlib import Path
 
 from fleetd.api.crowd import Crowd
 from fleetd.api.handlers import Api
-from fleetd.api.server import Server
+from fleetd.api.server import PATIENCE_S, Server
 from fleetd.core.unit import TargetState, Unit
 from fleetd.options import parse_address
 from fleetd.registry import Registry
@@ -22,15 +25,33 @@ from fleetd.store.embedded import EmbeddedStore, inline
 from tests.api.served import LOOPBACK, free_port
 
 START_S = 20.0
+STEP_S = PATIENCE_S / 2
 _SERVING = "serving"
+_PASSED = "time has passed"
 
 
-async def _serve(path: str, patience_s: float, max_connections: int, units: int) -> None:
+class _Loop(asyncio.SelectorEventLoop):
+    """An event loop whose clock can be put forward."""
+
+    ahead_s = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.ahead_s
+
+    def pass_time(self) -> None:
+        self.ahead_s += STEP_S
+        print(_PASSED, flush=True)
+
+
+async def _serve(path: str, max_connections: int, units: int) -> None:
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, _Loop)
+    loop.add_signal_handler(signal.SIGUSR1, loop.pass_time)
     store = EmbeddedStore(":memory:", offload=inline)
     registry = Registry(store)
     for number in range(units):
         await registry.write_unit(Unit(f"u{number:05}.service", f"[A]\nB={'x' * 1000}\n", TargetState.LAUNCHED), None)
-    server = Server(Api(registry), patience_s, Crowd(max_connections) if max_connections else None)
+    server = Server(Api(registry), crowd=Crowd(max_connections) if max_connections else None)
     await server.start([parse_address(path)], insecure=True)
     print(_SERVING, flush=True)
     await asyncio.Event().wait()
@@ -60,11 +81,19 @@ class ServedProcess:
         """What it has said."""
         return self._log.read_text()
 
+    def pass_time(self) -> None:
+        """Let STEP_S pass in it."""
+        before = self.log.count(_PASSED)
+        os.kill(self._pid, signal.SIGUSR1)
+        began = time.monotonic()
+        while self.log.count(_PASSED) == before:
+            assert time.monotonic() - began < START_S
+            time.sleep(0.005)
+
 
 @contextmanager
 def served_process(
     folder: Path,
-    patience_s: float = 1.0,
     max_connections: int = 2048,
     *,
     over_tcp: bool = False,
@@ -73,7 +102,7 @@ def served_process(
     """One in this folder, ended at the end. With no bound on connections (0) it is for it to find one."""
     path = f"{LOOPBACK}:{free_port()}" if over_tcp else str(folder / "fleet.sock")
     log, units = folder / "log", 300
-    arguments = [path, str(patience_s), str(max_connections), str(units)]
+    arguments = [path, str(max_connections), str(units)]
     with log.open("wb") as output:
         process = subprocess.Popen(
             ["prlimit", f"--nofile={max_descriptors}", sys.executable, "-m", "tests.api.served_process", *arguments],
@@ -93,4 +122,5 @@ def served_process(
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(sys.argv[1], float(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])))
+    with asyncio.Runner(loop_factory=_Loop) as runner:
+        runner.run(_serve(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
