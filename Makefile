@@ -3,6 +3,8 @@
 .PHONY: help setup demo bench test quick soak lint man clean
 
 BIN := .venv/bin
+# Tests of real machines mostly wait for them: one worker more than there are processors keeps all of these busy.
+WORKERS = $$(($$(nproc) + 1))
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,11 +18,11 @@ demo: setup ## three real machines on this one, with a fleet to play with (needs
 quick: lint ## what to run after each change, in a minute: linters, types, all tests but machines and long ones
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not machines and not long" --hypothesis-profile=quick
 
-test: lint ## everything, real machines among it (needs root); up to 40 minutes on two cores
-	$(BIN)/coverage run -m pytest
-	$(BIN)/coverage report
+test: lint ## everything, real machines among it (needs root): 25 minutes on two cores
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --durations=20 --cov --cov-report=term
 
-soak: setup ## until stopped: FLEET_STORMS (100) on real machines if root, then hostile hours of a simulated cluster
+soak: setup ## until stopped: what is too long for make test, FLEET_STORMS (100) if root, then simulated hours
+	@$(BIN)/python -m pytest -v -m soak
 	@[ "$$(id -u)" != 0 ] || FLEET_STORMS=$${FLEET_STORMS:-100} $(BIN)/python -m pytest -v -x tests/cluster/test_storms.py
 	@$(BIN)/python -m tests.simulation soak
 

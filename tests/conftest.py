@@ -10,7 +10,7 @@ from tests.examples import register_profiles
 
 # What a test may know of who runs it; all else that is set there would make it another test.
 KEPT = {"CI", "FLEET_STORMS", "HOME", "LOGNAME", "PATH", "SHELL", "TERM", "TMPDIR", "USER"}
-KEPT_KINDS = ("COVERAGE_", "HYPOTHESIS_", "LD_", "PIP_", "PYTEST_", "PYTHON", "SSL_CERT_")
+KEPT_KINDS = ("COVERAGE_", "COV_CORE_", "FLEET_TEST_", "HYPOTHESIS_", "LD_", "PIP_", "PYTEST_", "PYTHON", "SSL_CERT_")
 
 register_profiles()
 
@@ -25,6 +25,12 @@ def pytest_configure() -> None:
     os.environ["LANG"] = "C.UTF-8"
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where several workers share the tests, those that wait for machines come first, and short ones fill the end."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.get_closest_marker("machines") is None)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

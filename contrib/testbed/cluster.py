@@ -25,7 +25,7 @@ FLEETCTL_TIMEOUT_S = 60.0
 POLL_S = 0.2
 BOOTING = 5  # machines at a time: of twenty at once, some would wait for their turn until they are given up
 INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
-WATCHERS_A_MACHINE, WATCHERS_ELSEWHERE = 10, 64
+WATCHERS_A_MACHINE, WATCHERS_ELSEWHERE = 10, 512  # elsewhere: other testbeds beside this one
 PROGRAMS = ("systemd-nspawn", "etcd", "etcdctl", "ip", "nsenter", "mount")
 
 Config = Mapping[str, str]

@@ -7,6 +7,7 @@ defaults, for whoever measures what etcd costs people: the hasty one uses twice 
 
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -17,6 +18,7 @@ from pathlib import Path
 
 _READY = "ready to serve client requests"
 START_TIMEOUT_S = 20.0
+PORTS = range(20_000, 32_768)  # below those that connections leave from (net.ipv4.ip_local_port_range)
 OWN_TIMEOUTS = ("--heartbeat-interval", "100", "--election-timeout", "1000")
 
 
@@ -25,11 +27,12 @@ def etcd_is_installed() -> bool:
 
 
 def free_port(address: str = "127.0.0.1") -> int:
-    """A TCP port that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind((address, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port that nobody listens on just now, and that the kernel gives to no client before somebody does."""
+    while True:
+        port = secrets.choice(PORTS)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind((address, port))
+            return port
 
 
 class EtcdServer:

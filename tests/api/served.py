@@ -75,8 +75,3 @@ async def ask(client: Client, method: str, path: str, **options: Any) -> tuple[H
         return response, response.read()
 
     return await asyncio.to_thread(blocking)
-
-
-def free_port() -> int:
-    with socket.create_server((LOOPBACK, 0)) as taken:
-        return int(taken.getsockname()[1])

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from contrib.testbed.etcd import free_port
 from fleetd.api.crowd import Crowd
 from fleetd.api.handlers import Api
 from fleetd.api.server import PATIENCE_S, Server
@@ -22,7 +23,7 @@ from fleetd.core.unit import TargetState, Unit
 from fleetd.options import parse_address
 from fleetd.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline
-from tests.api.served import LOOPBACK, free_port
+from tests.api.served import LOOPBACK
 
 START_S = 20.0
 STEP_S = PATIENCE_S / 2

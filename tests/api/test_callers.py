@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 
+from contrib.testbed.etcd import free_port
 from fleetd.api.callers import check_caller
 from fleetd.api.message import ApiError, Request
 from fleetd.options import Address
-from tests.api.served import LOOPBACK, Client, ask, free_port, serving
+from tests.api.served import LOOPBACK, Client, ask, serving
 
 NAMES = frozenset({"m1.example.org"})
 EDITS = b'[{"op": "remove", "path": "/m1/metadata/a"}]'

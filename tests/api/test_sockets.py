@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 
+from contrib.testbed.etcd import free_port
 from fleetd.api.handlers import LEAVE
 from fleetd.api.schema import Leaving
 from fleetd.api.server import METRICS_CONNECTIONS, Server
 from fleetd.api.sockets import ListenError, check_exposure, inherited_sockets, open_socket
 from fleetd.options import Address
-from tests.api.served import LOOPBACK, Client, Echo, ask, free_port, serving
+from tests.api.served import LOOPBACK, Client, Echo, ask, serving
 
 # Where it listens, and who may come
 

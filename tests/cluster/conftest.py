@@ -14,9 +14,13 @@ HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A worker runs all tests of a cluster that several share; those with clusters of their own go to any (xdist)."""
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.machines)
+            fixtures = getattr(item, "fixturenames", ())
+            if "new_cluster" not in fixtures or "_shared_cluster" in fixtures:
+                item.add_marker(pytest.mark.xdist_group("shared" if "_shared_cluster" in fixtures else item.path.stem))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -33,6 +33,7 @@ def run_suite(machine: Machine, library: str) -> Outcome:
 
 
 @pytest.mark.machines
+@pytest.mark.xdist_group("real systemds")
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_a_real_systemd_keeps_the_contract(outcomes: Mapping[str, Outcome], library: str) -> None:
     outcome = outcomes[library]

@@ -13,6 +13,7 @@ from tests.simulation.run import Outcome, run_actions
 from tests.simulation.scenario import parse_scenario
 
 VICTIM = "m1"
+SAMPLE = 7  # a prime: moments come in pairs, before a write and after it
 HEALING_S = 30.0  # a kill is got over in some seconds
 
 STORY = """
@@ -63,12 +64,15 @@ def runs(outcome: Outcome) -> Counter[str]:
 
 @pytest.mark.long
 @pytest.mark.parametrize("preface", [AS_LEADER, AS_FOLLOWER], ids=["a-leaders", "a-followers"])
-def test_a_fleetd_that_is_killed_at_any_of_its_writes_loses_nothing_and_does_nothing_twice(preface: str) -> None:
+@pytest.mark.parametrize("each", [SAMPLE, pytest.param(1, marks=pytest.mark.soak)], ids=["some", "all"])
+def test_a_fleetd_that_is_killed_at_any_of_its_writes_loses_nothing_and_does_nothing_twice(
+    preface: str, each: int
+) -> None:
     undisturbed = Fate(None)
     expected = tell(preface, undisturbed)
     assert expected.failure is None
     assert runs(expected) == {"web@1.service": 3, "web@2.service": 1, "web@3.service": 2, "once.service": 1}
-    for number, moment in enumerate(undisturbed.moments):
+    for number, moment in list(enumerate(undisturbed.moments))[::each]:
         outcome = tell(preface, Fate(number))
         assert outcome.failure is None, f"killed {moment} (number {number}): {outcome.failure}"
         assert runs(outcome) == runs(expected), f"killed {moment} (number {number})"
