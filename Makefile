@@ -3,7 +3,7 @@
 .PHONY: help setup demo bench test quick soak lint man clean
 
 BIN := .venv/bin
-# Tests of real machines mostly wait for them: one worker more than there are processors keeps all of these busy.
+# Tests wait for machines and for programs: one worker more than there are processors keeps all of these busy.
 WORKERS = $$(($$(nproc) + 1))
 
 help: ## what can be made
@@ -16,7 +16,7 @@ demo: setup ## three real machines on this one, with a fleet to play with (needs
 	@$(BIN)/python -m contrib.demo
 
 quick: lint ## what to run after each change, in a minute: linters, types, all tests but machines and long ones
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "not machines and not long" --hypothesis-profile=quick
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not machines and not long" --hypothesis-profile=quick
 
 test: lint ## everything, real machines among it (needs root): 25 minutes on two cores
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --durations=20 --cov --cov-report=term

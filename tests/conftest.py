@@ -1,6 +1,7 @@
 """What all suites share: a clean environment, and tests of real machines that run where they can or say why not."""
 
 import os
+import random
 import signal
 
 import pytest
@@ -13,6 +14,10 @@ KEPT = {"CI", "FLEET_STORMS", "HOME", "LOGNAME", "PATH", "SHELL", "TERM", "TMPDI
 KEPT_KINDS = ("COVERAGE_", "COV_CORE_", "FLEET_TEST_", "HYPOTHESIS_", "LD_", "PIP_", "PYTEST_", "PYTHON", "SSL_CERT_")
 
 register_profiles()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--scramble", type=int, metavar="SEED", help="run the tests in the order that this number draws")
 
 
 def pytest_configure() -> None:
@@ -29,6 +34,8 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Where several workers share the tests, those that wait for machines come first, and short ones fill the end."""
+    if (seed := config.getoption("scramble")) is not None:
+        random.Random(seed).shuffle(items)
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: item.get_closest_marker("machines") is None)
 
