@@ -16,18 +16,16 @@ from fleetctl.errors import ClientError, CommandFailed, SshFailed
 from fleetctl.log import LOG
 from fleetctl.output import printable
 from fleetctl.settings import Settings
-from fleetctl.version_one import describe_units
 from fleetd import __version__
 from fleetd.api import schema
 from fleetd.core.decoding import UNREADABLE
-from fleetd.core.unitfile import Option
 
 if TYPE_CHECKING:  # what speaks HTTP, TLS or SSH is costly to import: help must come without
     import ssl
 
-    import httpx
-
     from fleetctl.ssh.connection import Connection
+    from fleetctl.transport import Answer, Transport
+    from fleetd.core.unitfile import Option
 
 T = TypeVar("T")
 Page = TypeVar("Page", schema.UnitPage, schema.UnitStatePage, schema.MachinePage)
@@ -83,22 +81,20 @@ class Client:
         tls: "ssl.SSLContext | None" = None,
         bastion: "Connection | None" = None,
     ) -> None:
-        import httpx
-
         self.bastion = bastion
         self._endpoint = endpoint.text
         self._timeout_s = timeout_s
         self._socket = endpoint.socket
-        transport: httpx.BaseTransport
+        self._transport: Transport
         if bastion is None:
-            transport = httpx.HTTPTransport(uds=endpoint.socket or None, verify=tls or False, trust_env=False)
+            from fleetctl.transport import DirectTransport
+
+            self._transport = DirectTransport(endpoint, timeout_s, tls)
         else:
             from fleetctl.ssh.tunnel import TunnelTransport
 
-            transport = TunnelTransport(bastion, endpoint, tls)
-        headers = {"User-Agent": f"fleetctl/{__version__}", "Accept": schema.JSON_TYPE}
-        self._http = httpx.Client(transport=transport, timeout=timeout_s, trust_env=False, headers=headers)
-        self._base = endpoint.base
+            self._transport = TunnelTransport(bastion, endpoint, timeout_s, tls)
+        self._headers = {"User-Agent": f"fleetctl/{__version__}", "Accept": schema.JSON_TYPE}
         self._unknown: set[str] = set()  # requests that this server does not know
 
     def unit(self, name: str) -> schema.Unit | None:
@@ -146,10 +142,10 @@ class Client:
 
     def _all_reports(self, names: Sequence[str]) -> dict[str, schema.UnitReport]:
         """Reports on what exists, or has copies: all in one request where the API takes so many names."""
-        queries = list(_cut_query([("name", name) for name in names]))
         answer = None
-        if len(queries) > 1:
+        if sum(map(len, names)) > _MAX_QUERY // 2:
             answer = self._post(f"{schema.V2}/reports", schema.Question(tuple(names)), schema.UnitReports)
+        queries = () if answer else _cut_query([("name", name) for name in names])
         answers = [answer] if answer else [self._get_reports(query) for query in queries]
         if None in answers:
             return self._reports_of_version_one(names)
@@ -160,6 +156,8 @@ class Client:
 
     def _reports_of_version_one(self, names: Sequence[str] | None) -> dict[str, schema.UnitReport]:
         """On these names, or (None) on all units."""
+        from fleetctl.version_one import describe_units  # most servers know version 2
+
         addresses = {machine.id: machine.primary_ip for machine in self.machines()}
         if names is None or len(names) > _FEW:
             found, states = self.units(), self.states()
@@ -202,7 +200,7 @@ class Client:
         condition = {"If-None-Match": "*"} if wish.only_new else {}
         self._call("PUT", _unit_path(wish.name), msgspec.json.encode(body), condition)
 
-    def put_unit(self, name: str, options: Sequence[Option], target: str) -> None:
+    def put_unit(self, name: str, options: "Sequence[Option]", target: str) -> None:
         """Create the unit, or replace its content, and set its target state, all at once."""
         self._carry_out_one(wish_content(name, options, target))
 
@@ -230,11 +228,11 @@ class Client:
     def _get(self, path: str, kind: type[T]) -> T:
         return self._decode(self._call("GET", path), f"GET {path.partition('?')[0]}", kind)
 
-    def _decode(self, response: "httpx.Response", request: str, kind: type[T]) -> T:
+    def _decode(self, answer: "Answer", request: str, kind: type[T]) -> T:
         try:
-            return msgspec.json.decode(response.content, type=kind)
+            return msgspec.json.decode(answer.content, type=kind)
         except UNREADABLE as error:
-            raise self._not_fleet(response, request) from error
+            raise self._not_fleet(answer, request) from error
 
     def _post(self, path: str, body: msgspec.Struct, kind: type[T]) -> T | None:
         return self._try("POST", path, "", msgspec.json.encode(body), kind)
@@ -245,84 +243,73 @@ class Client:
         if request in self._unknown:
             return None
         try:
-            response = self._call(method, f"{path}?{query}" if query else path, body)
+            answer = self._call(method, f"{path}?{query}" if query else path, body)
         except (ApiError, NotFleet) as error:  # the original's words for a path that it does not know are no API's
             if error.code not in (404, 405):
                 raise
             self._unknown.add(request)
             return None
-        return self._decode(response, request, kind)
+        return self._decode(answer, request, kind)
 
-    def _call(
-        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] = {}
-    ) -> "httpx.Response":
+    def _call(self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] = {}) -> "Answer":
         """One request; any answer but a 2xx is an error."""
-        import httpx
+        from http.client import HTTPException
 
         LOG.debug("%s %s%s", method, self._endpoint, path)
-        headers = {**headers, "Content-Type": schema.JSON_TYPE} if body is not None else headers
+        kind = {"Content-Type": schema.JSON_TYPE} if body is not None else {}
         try:
-            response = self._http.request(method, self._base + path, content=body, headers=headers)
-        except httpx.TimeoutException as error:
+            answer = self._transport.request(method, path, body, {**self._headers, **headers, **kind})
+        except TimeoutError as error:
             raise Unreachable(
                 f"{self._endpoint} gave no answer within {self._timeout_s:g} s: its fleetd hangs, or the way there is "
                 "blocked; --request-timeout=SECONDS waits longer"
             ) from error
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (OSError, HTTPException) as error:
             raise self._unreachable(error) from error
-        LOG.debug("%s", response.status_code)
-        if not response.is_success:
-            raise self._api_error(response, f"{method} {path.partition('?')[0]}")
-        return response
+        LOG.debug("%s", answer.status)
+        if not 200 <= answer.status < 300:
+            raise self._api_error(answer, f"{method} {path.partition('?')[0]}")
+        return answer
 
-    def _api_error(self, response: "httpx.Response", request: str) -> ClientError:
+    def _api_error(self, answer: "Answer", request: str) -> ClientError:
         try:
-            message = msgspec.json.decode(response.content, type=schema.ErrorEntity).error.message
+            message = msgspec.json.decode(answer.content, type=schema.ErrorEntity).error.message
         except UNREADABLE:
-            if response.status_code < 500:
-                return self._not_fleet(response, request)
+            if answer.status < 500:
+                return self._not_fleet(answer, request)
             message = ""
-        return self._refusal(response.status_code, message)
+        return self._refusal(answer.status, message)
 
     def _refusal(self, code: int, message: str) -> ApiError:
         message = printable(message) or f"{self._endpoint} gives no reason; its log may: journalctl -u fleet"
         return ApiError(code, f"Error {code}: {message}")
 
-    def _not_fleet(self, response: "httpx.Response", request: str) -> NotFleet:
-        kind = printable(response.headers.get("Content-Type", "no type"))
+    def _not_fleet(self, answer: "Answer", request: str) -> NotFleet:
+        kind = printable(answer.kind) or "no type"
         return NotFleet(
-            response.status_code,
-            f"{self._endpoint} does not answer {request} as fleet's API does (status {response.status_code}, {kind}): "
+            answer.status,
+            f"{self._endpoint} does not answer {request} as fleet's API does (status {answer.status}, {kind}): "
             "check --endpoint",
         )
 
     def _unreachable(self, error: Exception) -> Unreachable:
         import ssl
 
-        cause = _system_error(error)
-        number = cause.errno if cause else None
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            text, remedy = cause.verify_message, "--ca-file names the authority that signed its certificate"
-        elif self._socket and number in _REMEDIES:
-            text, remedy = _REMEDIES[number]
+        if isinstance(error, ssl.SSLCertVerificationError):
+            text, remedy = error.verify_message, "--ca-file names the authority that signed its certificate"
+        elif self._socket and isinstance(error, OSError) and error.errno in _REMEDIES:
+            text, remedy = _REMEDIES[error.errno]
         else:
-            text = (cause.strerror if cause else None) or str(error) or type(error).__name__
+            text = (error.strerror if isinstance(error, OSError) else "") or str(error) or type(error).__name__
             remedy = _DAEMON_HERE if self._socket else _DAEMON_THERE
         return Unreachable(f"cannot reach fleetd at {self._endpoint}: {printable(text).lower()}; {remedy}")
-
-
-def _system_error(error: BaseException | None) -> OSError | None:
-    """The error of the operating system that the library has wrapped, if there is one."""
-    while error is not None and not isinstance(error, OSError):
-        error = error.__cause__ or error.__context__
-    return error
 
 
 def _unit_path(name: str) -> str:
     return f"{schema.V1}/units/{quote(name, safe='', errors='surrogateescape')}"
 
 
-def wish_content(name: str, options: Sequence[Option], target: str, *, only_new: bool = False) -> schema.Wish:
+def wish_content(name: str, options: "Sequence[Option]", target: str, *, only_new: bool = False) -> schema.Wish:
     """The wish for a unit of this content and target state; with `only_new` only where there is none of this name."""
     entities = tuple(schema.UnitOption(option.section, option.name, option.value) for option in options)
     return schema.Wish(name, entities, target, only_new)

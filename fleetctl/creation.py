@@ -120,7 +120,9 @@ def plan_creations(client: Client, wanted: Sequence[Wanted], target: TargetState
     """
     fetch = cache(partial(_fetch_template, client))
     planned = [
-        _plan_replacement(fetch, unit, target, replace) if unit.report else _plan_creation(client, fetch, unit, replace)
+        _plan_replacement(fetch, unit, target, replace)
+        if unit.report
+        else _plan_creation(client, fetch, unit, target, replace)
         for unit in wanted
     ]
     creations = []
@@ -132,13 +134,20 @@ def plan_creations(client: Client, wanted: Sequence[Wanted], target: TargetState
     return creations
 
 
-def _plan_creation(client: Client, fetch: Fetch, unit: Wanted, replace: bool) -> Creation:
+def _plan_creation(client: Client, fetch: Fetch, unit: Wanted, target: TargetState, replace: bool) -> Creation:
     content = _find_content(fetch, unit, prefer_template_file=replace)
     if content is None:
         raise CommandFailed(f"Error creating units: {_describe_missing(unit)}{suggest_unit(client, unit.name)}")
     if unit.own is None and unit.template and unit.template_file and not replace:
         _warn_if_different(unit.template, unit.template_file, "local template unit file")
-    return Creation(unit.argument, content, TargetState.INACTIVE, replaces=False)
+    return _make_creation(unit, content, target, replaces=False)
+
+
+def _make_creation(unit: Wanted, content: UnitFile, target: TargetState, *, replaces: bool) -> Creation:
+    """Content and target state in one wish. A template is never on a machine: whoever asks for more is told by the API,
+    with its content in place."""
+    wished = TargetState.INACTIVE if unit.argument.name.is_template else target
+    return Creation(unit.argument, content, wished, replaces)
 
 
 def _describe_missing(unit: Wanted) -> str:
@@ -190,10 +199,7 @@ def _plan_replacement(fetch: Fetch, unit: Wanted, target: TargetState, replace: 
             f"Warning: can not replace Unit({unit.name}) in state '{report.target}', use the appropriate command"
         )
         return None
-    # A template is never on a machine: whoever asks for more is told by the API, with its content in place.
-    return Creation(
-        unit.argument, content, TargetState.INACTIVE if unit.argument.name.is_template else target, replaces=True
-    )
+    return _make_creation(unit, content, target, replaces=True)
 
 
 def _warn_if_different(report: schema.UnitReport, file: LocalFile, kind: str) -> None:
@@ -221,8 +227,9 @@ def warn(name: str, content: UnitFile, *files: LocalFile | None) -> None:
 
 
 def apply_creations(client: Client, creations: Sequence[Creation]) -> Sent:
-    """Send them together, and say of each what came of it: a unit that is replaced keeps its machine, and is not seen
-    without its target. Raises CommandFailed where that is not known."""
+    """Send them together, and say of each what came of it: a unit that is created was inactive for a moment at least,
+    as the original says; one that is replaced keeps its machine, and is not seen without its target. Raises
+    CommandFailed where that is not known."""
     wishes = [
         wish_content(each.name, each.content.options, each.target, only_new=not each.replaces) for each in creations
     ]
@@ -237,8 +244,8 @@ def apply_creations(client: Client, creations: Sequence[Creation]) -> Sent:
             output.error(f"Error creating units: failed creating unit {name}: {refused[name]}")
         elif name in reports:
             _warn_if_overtaken(reports[name], creation)
-        elif creation.target is TargetState.INACTIVE:
-            output.result(output.unit_line(name, creation.target))
+        elif not creation.replaces or creation.target is TargetState.INACTIVE:
+            output.result(output.unit_line(name, TargetState.INACTIVE))
     return Sent(tuple(failed), reports)
 
 

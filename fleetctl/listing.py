@@ -14,7 +14,6 @@ import msgspec
 from fleetctl import output, screen
 from fleetctl.errors import CommandFailed
 from fleetctl.parsing import Callback, flag, pass_settings
-from fleetctl.selection import match_names
 from fleetctl.settings import Settings
 
 T = TypeVar("T")
@@ -77,7 +76,11 @@ class View(msgspec.Struct, Generic[T], frozen=True):
 
     def wants(self, unit: str) -> bool:
         """Whether a unit was asked for, by names or patterns: all are where nothing was named."""
-        return not self.names or any(match_names(argument)(unit) for argument in self.names)
+        if not self.names:
+            return True
+        from fleetctl.selection import match_names
+
+        return any(match_names(argument)(unit) for argument in self.names)
 
     def show(self, items: Sequence[T]) -> None:
         """Print these items."""

@@ -50,6 +50,8 @@ def warning(text: str) -> None:
 
 def printable(text: str) -> str:
     """Text from elsewhere on one line; what a terminal would obey, or not show, is escaped."""
+    if text.isprintable() and " " not in text:
+        return text  # thousands of cells are such
     return visible(" ".join(text.split()))
 
 

@@ -2,7 +2,6 @@
 
 from fleetctl import output
 from fleetctl.client import open_client
-from fleetctl.copies import has_id
 from fleetctl.errors import failing_as
 from fleetctl.listing import Columns, Listing, Values, View, list_command
 from fleetctl.parsing import command as new_command
@@ -40,6 +39,8 @@ def command(settings: Settings, view: View[schema.Machine]) -> int:
     with failing_as("Error retrieving list of active machines from fleet API (", ")"):
         machines = client.machines()
     if view.names:
+        from fleetctl.copies import has_id  # here, because it is rare, and costs an import
+
         machines = [machine for machine in machines if any(has_id(machine.id, text) for text in view.names)]
     machines.sort(key=lambda machine: machine.id)
     view.show(machines)

@@ -1,4 +1,4 @@
-"""The API through an SSH bastion, for httpx: a TCP connection that the bastion makes, or its unix socket.
+"""The API through an SSH bastion: a TCP connection that the bastion makes, or its unix socket.
 
 SSH cannot forward to a unix socket with this library, so `fleetctl fd-forward PATH` runs there, and HTTP is spoken over
 its standard input and output. One connection carries all of a command's requests.
@@ -6,17 +6,17 @@ its standard input and output. One connection carries all of a command's request
 
 import shlex
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import httpcore
-import httpx
 import paramiko
 
 from fleetctl.endpoint import Endpoint
 from fleetctl.errors import ClientError, SshFailed
 from fleetctl.output import printable
 from fleetctl.ssh.connection import Connection, close_channel
+from fleetctl.transport import Answer
 
 T = TypeVar("T")
 _CHUNK = 65536
@@ -31,29 +31,28 @@ class TunnelFailed(ClientError):
         self.may_pass = may_pass
 
 
-class TunnelTransport(httpx.BaseTransport):
-    """Carries the requests of an httpx client over a bastion. Raises TunnelFailed, and httpx' own errors."""
+class TunnelTransport:
+    """Carries requests over a bastion (see transport.Transport). Raises TunnelFailed, too."""
 
-    def __init__(self, bastion: Connection, endpoint: Endpoint, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, bastion: Connection, endpoint: Endpoint, timeout_s: float, tls: ssl.SSLContext | None) -> None:
         self._pool = httpcore.ConnectionPool(ssl_context=tls, network_backend=_Backend(bastion, endpoint))
+        self._base = endpoint.base
+        self._extensions = {"timeout": dict.fromkeys(("connect", "read", "write", "pool"), timeout_s)}
 
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
+    def request(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> Answer:
+        """As Transport says."""
         try:
             answer = self._pool.request(
-                request.method,
-                str(request.url),
-                headers=request.headers.raw,
-                content=request.read(),
-                extensions=request.extensions,
+                method, self._base + path, headers=list(headers.items()), content=body, extensions=self._extensions
             )
         except httpcore.TimeoutException as error:
-            raise httpx.ReadTimeout(str(error), request=request) from error
+            raise TimeoutError(str(error)) from error
         except (httpcore.NetworkError, httpcore.ProtocolError) as error:
-            raise httpx.ReadError(str(error), request=request) from error
-        return httpx.Response(answer.status, headers=answer.headers, content=answer.content, request=request)
-
-    def close(self) -> None:
-        self._pool.close()
+            if isinstance(error.__cause__, OSError):
+                raise error.__cause__  # noqa: B904 - the library has only wrapped it
+            raise ConnectionError(str(error)) from error
+        kind = next((value for name, value in answer.headers if name.lower() == b"content-type"), b"")
+        return Answer(answer.status, kind.decode("latin-1"), answer.content)
 
 
 class _Backend(httpcore.NetworkBackend):

@@ -23,7 +23,7 @@ def test_a_new_unit_is_created_and_then_started(fleetctl: Fleetctl, api: FakeApi
     result = fleetctl("start", "hello.service")
     assert (result.status, result.stderr) == (0, "")
     assert result.stdout == f"Unit hello.service inactive\nUnit hello.service launched {ON_M1}\n"
-    assert wishes(api) == [("hello.service", "inactive"), ("hello.service", "launched")]
+    assert wishes(api) == [("hello.service", "launched")]
 
 
 def test_a_unit_on_a_machine_without_an_address_is_shown_by_the_machines_id(fleetctl: Fleetctl, api: FakeApi) -> None:
