@@ -26,6 +26,9 @@ SEEN_RESTARTING_S = 3.0
 
 _BAD_LOADS = ("not-found", "bad-setting", "error", "masked")
 _AT_REST = ("", "inactive", "failed")
+_SKIPPED = ("condition", "skipped")  # results of a start that systemd passed over: no failure
+_DONE = "done"  # that of a start which succeeded, of a unit that is at rest again
+_REFUSED = "refused"  # that of a job which systemd did not take
 _COMPLETED = "completed"  # the leader's word for a unit without a machine whose oneshot has run
 
 
@@ -68,6 +71,10 @@ def judge_launched(report: schema.UnitReport, generation: int) -> Verdict:
         return Arrived(place)
     if copy.active == "active":
         return Arrived(place, PROVEN_S if report.name.endswith(".service") else 0.0)
+    if copy.result in _SKIPPED and not runs(copy):
+        return Arrived(place, note=f"was not started on {place}: {output.printable(copy.note) or copy.result}")
+    if copy.result == _DONE and copy.active == "inactive":
+        return Arrived(place, note=f"has ended on {place} already, with success")
     if copy.active == "failed":
         why = output.indented(copy.error) or f"systemctl status {report.name} there says why"
         return Failed(f"failed on {place} ({copy.sub}): {why}", SEEN_AFRESH_S)
@@ -115,8 +122,8 @@ def _arrived_loaded(copy: schema.CopyReport) -> Arrived:
 def judge_unloaded(report: schema.UnitReport, generation: int) -> Verdict:
     """Whether the unit is on no machine any more. Of one that is on none, nothing need be decided."""
     for copy in _own_copies(report):
-        if copy.hash or copy.active not in _AT_REST:
-            return still_there(copy)
+        if copy.hash or runs(copy):
+            return _still_runs(report, generation) or still_there(copy)
     if report.machine or 0 < report.decided < generation:
         return Pending("the leader has not taken it off its machine yet")
     return Arrived()
@@ -131,11 +138,18 @@ def runs(copy: schema.CopyReport) -> bool:
     return copy.active not in _AT_REST
 
 
-def _still_runs(report: schema.UnitReport, generation: int) -> Pending | None:
+def _still_runs(report: schema.UnitReport, generation: int) -> Failed | Pending | None:
     """The copy that is still to stop. An agent says that it has carried out the wish when the stop has ended: what runs
     after that was started again since."""
-    running = (copy for copy in _own_copies(report) if runs(copy) and not _runs_again(report, copy, generation))
-    return next(map(still_there, running), None)
+    running = [copy for copy in _own_copies(report) if runs(copy) and not _runs_again(report, copy, generation)]
+    if not running:
+        return None
+    if report.decided >= generation and report.wait and report.wait.machine == running[0].machine:
+        return Pending(f"it {describe_wait(report)}", told=True)
+    if running[0].result == _REFUSED:
+        place = output.place(running[0].machine, running[0].address)
+        return Failed(f"is not stopped on {place}: {output.indented(running[0].error)}", SEEN_AFRESH_S)
+    return still_there(running[0])
 
 
 def _runs_again(report: schema.UnitReport, copy: schema.CopyReport, generation: int) -> bool:
@@ -171,17 +185,21 @@ def _placed_copy(report: schema.UnitReport, generation: int) -> schema.CopyRepor
     place = output.place(report.machine, copy.address if copy else "")
     if copy is not None and copy.generation >= generation:
         return copy
-    if copy is not None and copy.error:
-        return Failed(f"failed on {place}: {output.indented(copy.error)}", SEEN_BEFORE_S)
-    if copy is None and (wait := describe_wait(report)):
+    if (wait := describe_wait(report)) and (copy is None or report.wait):
         return Pending(f"it {wait}", told=True)
+    if copy is not None and copy.refusal:
+        return Pending(f"it is refused by {place}, which {output.printable(copy.refusal)}", told=True)
+    if copy is not None and copy.error:
+        settle_s = SEEN_AFRESH_S if copy.result == _REFUSED else SEEN_BEFORE_S
+        return Failed(f"failed on {place}: {output.indented(copy.error)}", settle_s)
     return Pending(f"{place} has not carried it out yet")
 
 
 def describe_wait(report: schema.UnitReport) -> str:
-    """What the leader lets the unit wait for, or ''."""
-    reason = output.printable(report.reason).rstrip(".")
-    return reason if reason.startswith("wait") else ""
+    """What the leader lets the unit wait for, a sentence that begins with `waits`; '' for nothing. (Servers that do not
+    say so as data say it in words.)"""
+    *_, reason = output.printable(report.reason).rstrip(".").split("; ")  # why it must go there may stand before
+    return reason if report.wait or reason.startswith("wait") else ""
 
 
 def why_nowhere(report: schema.UnitReport) -> str:

@@ -12,7 +12,7 @@ import msgspec
 
 from fleetctl import output
 from fleetctl.errors import ClientError
-from fleetctl.judges import TOLD_AFTER_S, Arrived, Failed, Judge, Pending, Verdict, still_there
+from fleetctl.judges import TOLD_AFTER_S, Arrived, Failed, Judge, Pending, Verdict, describe_wait, still_there
 from fleetctl.live import LiveLines
 from fleetd.api import schema
 
@@ -174,11 +174,12 @@ class Wait:
         return texts[0] if texts else ""
 
 
-def wait_until_gone(client: "Client", names: Collection[str], bound_s: float) -> Iterator[str]:
+def wait_until_gone(client: "Client", names: Collection[str], bound_s: float, clock: Clock = CLOCK) -> Iterator[str]:
     """The destroyed units, each as soon as no machine reports it any more; those that stay are not among them."""
     left = list(names)
+    told: set[str] = set()
     with LiveLines() as live:
-        for held in observe(lambda: client.remains(left), bound_s) if left else ():
+        for held in observe(lambda: client.remains(left), bound_s, clock) if left else ():
             gone = [name for name in left if name not in held]
             if gone:
                 live.clear()
@@ -186,4 +187,10 @@ def wait_until_gone(client: "Client", names: Collection[str], bound_s: float) ->
             left[:] = [name for name in left if name in held]
             if not left:
                 return
+            for name in left:
+                wait = describe_wait(held[name])
+                if wait and name not in told:
+                    told.add(name)
+                    live.clear()
+                    output.warning(f"Unit {name} {wait}.")
             live.show({name: still_there(held[name].copies[0]).what for name in left})

@@ -92,6 +92,8 @@ class CopyReport(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `target` and `generation` are those that the machine has carried out last; `error` is why its last step failed;
     `completed` says that a oneshot ran to its end with success; `orphaned` that the cluster knows of no such unit.
+    `result` is systemd's word for how the job ended that was asked for last, where it left the unit at rest, or
+    `refused` where systemd would not do it: `condition` is no failure, and `note` says which one is not met.
     """
 
     machine: str
@@ -106,13 +108,26 @@ class CopyReport(msgspec.Struct, frozen=True, omit_defaults=True):
     retiring: bool = False
     orphaned: bool = False
     error: str = ""
+    result: str = ""
+    note: str = ""
+    refusal: str = ""
+
+
+class Wait(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a unit waits for: kind `stop`: for `unit` to stop on `machine`; `machine`: for `machine`, which is lost or
+    parked, to be back; `unit`: for `unit` to be placed."""
+
+    kind: str
+    unit: str = ""
+    machine: str = ""
 
 
 class UnitReport(msgspec.Struct, frozen=True, omit_defaults=True):
     """A unit, what was decided for it and why, and how it stands wherever it is.
 
     `generation` counts up with every wish of a person. `decided` is the generation that the leader has decided for;
-    below `generation`, `machine`, `since` (Unix time, s), `reason` and `refusals` (reason → machines) are of yesterday.
+    below `generation`, `machine`, `since` (Unix time, s), `reason`, `refusals` (reason → machines) and `wait` are of
+    yesterday.
     """
 
     name: str
@@ -126,6 +141,7 @@ class UnitReport(msgspec.Struct, frozen=True, omit_defaults=True):
     since: float = 0.0
     reason: str = ""
     refusals: dict[str, int] = {}
+    wait: Wait | None = None
     copies: tuple[CopyReport, ...] = ()
 
 

@@ -23,7 +23,7 @@ from fleetctl.judges import (
 )
 from fleetctl.parsing import bound_s
 from fleetctl.waiting import observe
-from fleetd.api.schema import CopyReport, UnitReport
+from fleetd.api.schema import CopyReport, UnitReport, Wait
 
 M1, M2 = "1" * 32, "2" * 32
 AT = "11111111.../10.0.0.1"
@@ -58,6 +58,9 @@ UNDECIDED = Pending("the leader has not decided yet where it goes")
 NOT_YET = Pending("11111111... has not carried it out yet")
 WAITS = "waits for machine 11111111 to come back, until 2027-01-15 12:05:00 UTC"
 AGAIN = f"has been started on {AT} by something else there: its socket or timer, a unit that wants it, a person"
+PARKED = "waits for machine 11111111, which is parked: its fleetd was stopped"
+ON_M1 = Wait("machine", machine=M1)
+PARKED_WAIT = Pending(f"it {PARKED}", told=True)
 
 SITUATIONS: list[tuple[Judge, UnitReport, Verdict]] = [
     (judge_launched, report(copy("active")), Arrived(AT, PROVEN_S)),
@@ -138,6 +141,43 @@ SITUATIONS: list[tuple[Judge, UnitReport, Verdict]] = [
     (judge_stopped, report(copy("active", target="loaded")), Arrived(AT, note=AGAIN)),
     (judge_loaded, report(copy("active", target="loaded")), Arrived(AT, note=AGAIN)),
     (judge_stopped, report(copy("active", target="launched")), Pending(f"it is still active (x) on {AT}")),
+    # What systemd says of the job that was asked for last.
+    (
+        judge_launched,
+        report(copy("inactive", "dead", result="condition", note="ConditionPathExists=/x is not met")),
+        Arrived(AT, note=f"was not started on {AT}: ConditionPathExists=/x is not met"),
+    ),
+    (
+        judge_launched,
+        report(copy("inactive", "dead", result="assert", error="AssertPathExists=/x is not met")),
+        Failed(f"failed on {AT}: AssertPathExists=/x is not met", SEEN_AFRESH_S),
+    ),
+    (
+        judge_launched,
+        report(copy("inactive", "dead", result="done")),
+        Arrived(AT, note=f"has ended on {AT} already, with success"),
+    ),
+    (judge_launched, report(copy("active", result="condition")), Arrived(AT, PROVEN_S)),
+    (
+        judge_launched,
+        report(copy("inactive", generation=4, result="refused", error="its service is not loaded")),
+        Failed(f"failed on {AT}: its service is not loaded", SEEN_AFRESH_S),
+    ),
+    (
+        judge_stopped,
+        report(copy("active", generation=4, result="refused", error="it may not be stopped by hand")),
+        Failed(f"is not stopped on {AT}: it may not be stopped by hand", SEEN_AFRESH_S),
+    ),
+    # A machine that does not take it, or that nobody is at.
+    (
+        judge_launched,
+        report(copy("inactive", generation=0, refusal="has its own /etc/x", error="choose another name")),
+        Pending(f"it is refused by {AT}, which has its own /etc/x", told=True),
+    ),
+    (judge_launched, report(copy("active", generation=4), reason=PARKED, wait=ON_M1), PARKED_WAIT),
+    (judge_stopped, report(copy("active", generation=4), reason=PARKED, wait=ON_M1), PARKED_WAIT),
+    (judge_unloaded, report(copy("active"), machine="", reason=PARKED, wait=ON_M1), PARKED_WAIT),
+    (judge_launched, report(machine="", reason=f"no peer is there; {PARKED}", wait=ON_M1), PARKED_WAIT),
     (judge_unloaded, report(machine="", decided=0), Arrived()),
     (judge_unloaded, report(machine=""), Arrived()),
     (judge_unloaded, report(copy("inactive", hash="", error="said before"), machine=""), Arrived()),

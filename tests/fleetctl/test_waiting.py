@@ -1,14 +1,16 @@
 """Waiting, by a clock that stands still unless somebody sleeps: how often is looked, what is told, and when it ends."""
 
 from collections.abc import Iterable, Sequence
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
 from fleetctl.client import Client
 from fleetctl.judges import PROVEN_S, judge_launched
-from fleetctl.waiting import Clock, Wait
+from fleetctl.waiting import Clock, Wait, wait_until_gone
 from fleetd.api.schema import CopyReport, UnitReport
+from fleetd.api.schema import Wait as ReportedWait
 
 M1 = "1" * 32
 AT = "11111111..."
@@ -101,6 +103,16 @@ def test_each_reason_to_wait_is_told_once_and_only_when_it_lasts(capsys: pytest.
     assert capsys.readouterr().err == (
         "Unit a.service waits for b.service to stop on m1.\nUnit a.service waits for c.service to stop on m1.\n"
     )
+
+
+def test_what_a_destroyed_unit_waits_for_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    copy = CopyReport(M1, active="active", sub="running", orphaned=True)
+    reason = "waits for machine 11111111, which is parked: its fleetd was stopped"
+    held = UnitReport("a.service", "", 0, reason=reason, wait=ReportedWait("machine", machine=M1), copies=(copy,))
+    answers = iter([{"a.service": held}] * 5 + [{}])
+    client = cast(Client, SimpleNamespace(remains=lambda names: next(answers)))
+    assert list(wait_until_gone(client, ["a.service"], 60.0, Course({}).clock)) == ["a.service"]
+    assert capsys.readouterr().err == f"Unit a.service {reason}.\n"
 
 
 def test_what_is_over_in_a_moment_is_not_told(capsys: pytest.CaptureFixture[str]) -> None:
