@@ -57,7 +57,8 @@ class LiveLines:
         self._turns += 1
         sign = _SPINNER[self._turns % len(_SPINNER)]
         room = max(1, min(MOST_LINES, height - 2))
-        shown = list(waiting.items())[: room if len(waiting) <= room else room - 1]
+        shown = [(name, what.partition("\n")[0]) for name, what in waiting.items()]
+        shown = shown[: room if len(waiting) <= room else room - 1]
         lines = [
             f"{sign} {name} {what[3:]}" if what.startswith("it ") else f"{sign} {name}: {what}" for name, what in shown
         ]

@@ -141,6 +141,19 @@ def test_a_unit_that_is_waited_for_has_a_line_that_is_gone_when_it_has_arrived(
     assert terminal.screen() == f"Unit web.service launched on {AT}\nUnit slow.service launched on {AT}\n"
 
 
+def test_a_failure_of_several_lines_leaves_no_line_of_the_wait_behind(
+    at_terminal: Callable[..., Terminal], api: FakeApi
+) -> None:
+    api.add("bad.service")
+    api.fates["bad.service"] = Fate(active="failed", sub="failed", error="exit-code; last lines:\nno disk\ngiving up")
+    terminal = at_terminal("start", "bad", columns=150)
+    assert terminal.finish() == 1
+    assert terminal.screen() == (
+        f"Error waiting for units: Unit bad.service failed on {AT} (failed): exit-code; last lines:\n"
+        "    no disk\n    giving up\n"
+    )
+
+
 def test_stdout_holds_what_a_pipe_gets_while_the_terminal_shows_the_wait(
     at_terminal: Callable[..., Terminal], api: FakeApi, tmp_path: Path
 ) -> None:
