@@ -210,7 +210,7 @@ def test_the_last_lines_of_a_unit_stand_below_one_another_each_once() -> None:
     error = "exit-code: status 7; last lines:\ndisk\x1b[31m full\n\ndisk\x1b[31m full\nends\n"
     verdict = judge_launched(report(copy("failed", error=error)), 5)
     assert isinstance(verdict, Failed)
-    assert verdict.why == f"failed on {AT} (x): exit-code: status 7; last lines:\n    disk [31m full\n    ends"
+    assert verdict.why == f"failed on {AT} (x): exit-code: status 7; last lines:\n    disk\\x1b[31m full\n    ends"
 
 
 @pytest.mark.parametrize(("attempts", "expected_s"), [(0, 300.0), (-1, 300.0), (1, 2.0), (30, 60.0)])

@@ -126,7 +126,7 @@ def test_a_unit_that_there_is_not_is_named_and_the_others_are_done(
     assert result.status == (0 if command == "destroy" else 1)
     assert result.stdout.startswith(done)
     lines = result.stderr.splitlines()
-    assert lines[:2] == ["Unit gone.service does not exist.", "Unit also .service does not exist."]
+    assert lines[:2] == ["Unit gone.service does not exist.", r"Unit also\udcff.service does not exist."]
 
 
 @pytest.mark.parametrize("command", ["stop", "unload", "destroy"])
