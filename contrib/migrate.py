@@ -21,9 +21,9 @@ from fleetctl.errors import ClientError, CommandFailed
 from fleetctl.settings import resolve_settings
 from fleetctl.waiting import wait_until_gone
 from fleetd.api import schema
-from fleetd.core.names import InvalidName, is_reserved, validate_name
-from fleetd.core.unit import InvalidRequirements, TargetState, validate_requirements
-from fleetd.core.unitfile import Option, UnitFile
+from fleetd.core.admission import refuse_unit
+from fleetd.core.unit import TargetState
+from fleetd.core.unitfile import Option, UnitFile, without_comments
 
 STOP_BOUND_S = 300.0
 _VERBS = {TargetState.LOADED: "load", TargetState.LAUNCHED: "start"}
@@ -60,14 +60,7 @@ def plan_migration(old: Iterable[schema.Unit], new: Iterable[schema.Unit], move:
 def _plan_unit(unit: schema.Unit, present: schema.Unit | None, move: bool) -> Step:
     if present is not None:
         return _plan_present(unit, present, move)
-    if is_reserved(unit.name):
-        return Step(unit, "its name belongs to the system")
-    try:
-        validate_name(unit.name)
-        validate_requirements(_content(unit).options)
-    except (InvalidName, InvalidRequirements) as error:
-        return Step(unit, str(error))
-    return Step(unit)
+    return Step(unit, refuse_unit(unit.name, _content(unit).options))
 
 
 def _plan_present(unit: schema.Unit, present: schema.Unit, move: bool) -> Step:
@@ -85,7 +78,9 @@ def _target(unit: schema.Unit) -> str:
 
 
 def _content(unit: schema.Unit) -> UnitFile:
-    return UnitFile.from_options(Option(option.section, option.name, option.value) for option in unit.options)
+    return UnitFile.from_options(
+        Option(option.section, option.name, without_comments(option.value)) for option in unit.options
+    )
 
 
 def apply_copies(new: Client, steps: Iterable[Step]) -> list[str]:

@@ -11,7 +11,7 @@ from fleetd.api.message import ApiError, Request, check_is_json, parse_json
 from fleetd.core.admission import refuse_content, refuse_names
 from fleetd.core.names import InvalidName, parse_name, validate_name
 from fleetd.core.unit import TargetState, Unit
-from fleetd.core.unitfile import Option, render_unit_file
+from fleetd.core.unitfile import Option, render_unit_file, without_comments
 
 MOST_WISHES = 1000  # in one request
 NOT_FOUND = "unit does not exist"
@@ -98,7 +98,7 @@ def make_wish(name: str, body: UnitBody, *, only_new: bool = False, destroy: boo
     if body.desired_state and body.desired_state not in list(TargetState):
         raise ApiError(400, f'invalid desiredState "{body.desired_state}": expect inactive, loaded or launched')
     target = TargetState(body.desired_state) if body.desired_state else None
-    options = tuple(Option(option.section, option.name, option.value) for option in body.options)
+    options = tuple(Option(option.section, option.name, without_comments(option.value)) for option in body.options)
     return Wish(name, options, target, only_new, destroy)
 
 

@@ -199,6 +199,14 @@ def _parse_value(first: str, lines: _Lines) -> str:
     return "\n".join(parts).strip(WHITESPACE) + "\n"
 
 
+def without_comments(value: str) -> str:
+    """The value as a file that holds it would be read: CoreOS fleet's clients send comments between its lines along."""
+    first, *others = value.split("\n")
+    kept = [first, *(line for line in others if not _is_comment(line))]
+    is_cut = len(kept) <= len(others) and _goes_on(kept[-1])
+    return "\n".join([*kept, ""] if is_cut else kept)
+
+
 def join_continued(value: str) -> str:
     """The value in one line: where it goes on there is one blank, as in systemd."""
     return _END_OF_LINE_THAT_GOES_ON.sub(" ", value).strip(WHITESPACE) if "\\\n" in value else value

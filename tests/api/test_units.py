@@ -35,6 +35,12 @@ async def test_a_unit_is_shown_compact_sorted_and_escaped(fleet: Any) -> None:
     assert (await fleet.ask(f"GET {UNITS}")).body == b'{"units":[' + shown + b"]}"
 
 
+async def test_comments_that_the_originals_client_sends_within_a_value_are_left_out(fleet: Any) -> None:
+    option = {"section": "Service", "name": "ExecStart", "value": "/bin/x \\\n# why \\\n  --flag"}
+    assert (await fleet.ask(f"PUT {WEB}", {"options": [option]})).status == 201
+    assert json.loads((await fleet.ask(f"GET {WEB}")).body)["options"][0]["value"] == "/bin/x \\\n  --flag"
+
+
 @pytest.mark.parametrize(
     ("decision", "state", "current", "machine"),
     [

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fleetd.core.admission import refuse_name
 from tests.fleetctl.conftest import HELLO
 from tests.fleetctl.fake_api import FakeApi, Fate, Served
 
@@ -117,7 +118,7 @@ def test_what_cannot_be_carried_is_left_with_the_reason_and_keeps_nothing_back(
     done = migrate()
     assert done.returncode == 1
     assert fates(done) == {
-        "dbus.service": "left: its name belongs to the system",
+        "dbus.service": f"left: {refuse_name('dbus.service')}",
         "idle.service": "left: the new cluster has another unit of this name",
         "job.service": "left: the new cluster has it, and wants it inactive",
         "odd.service": "left: MachineID cannot be used with Global",

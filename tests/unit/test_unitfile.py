@@ -21,6 +21,7 @@ from fleetd.core.unitfile import (
     parse_unit_file,
     render_unit_file,
     surprising_lines,
+    without_comments,
 )
 
 # What the original makes of each text: the contract that hashes of stored units stand on.
@@ -150,6 +151,21 @@ def test_what_is_refused_and_at_which_line(text, message, line):
 def test_a_line_may_be_as_long_as_the_file(value):
     assert parse_unit_file(f"[S]\nA={value}\n") == (Option("S", "A", value),)
     check_options([Option("S", "A", value)])
+
+
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [
+        ("a", "a"),
+        ("#a", "#a"),
+        ("a \\\n# b \\\n  c", "a \\\n  c"),
+        ("a \\\n# b", "a \\\n"),
+        ("a \\\n", "a \\\n"),
+    ],
+)
+def test_a_value_is_freed_of_comments_as_a_file_that_holds_it_would_be(value, read):
+    assert without_comments(value) == read
+    assert parse_unit_file(f"[S]\nA={value}\n\n") == (Option("S", "A", read),)
 
 
 @pytest.mark.parametrize(
