@@ -231,6 +231,7 @@ _ARGUMENTS: dict[str, tuple[Source, ...]] = {
     "stop": (_units,),
     "submit": (_unit_files,),
     "unload": (_units,),
+    "verify": (_unit_files,),
 }
 _VALUES: dict[str, Source] = {
     "ca_file": _files,

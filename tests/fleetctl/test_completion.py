@@ -82,7 +82,7 @@ def test_files_are_offered_where_files_may_stand(complete: Complete, tmp_path: P
     (tmp_path / "units" / "notes.txt").touch()
     (tmp_path / "ca.pem").touch()
     assert complete("submit", "") == ["units/"]
-    assert complete("submit", "units/") == ["units/a.service"]
+    assert complete("submit", "units/") == complete("verify", "units/") == ["units/a.service"]
     assert complete("start", "") == ["db.service", "web@1.service", "web@2.service", "units/"]
     assert complete("--ca-file", "ca") == complete("list-units", "--ca-file", "ca") == ["ca.pem"]
     assert complete("submit", "nowhere/") == []
