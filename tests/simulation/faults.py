@@ -106,6 +106,7 @@ FAULTS: tuple[tuple[int, str, Draw], ...] = (
     (5, "kill", _on_machine_at_once),
     (5, "restart", _on_machine_at_once),
     (3, "park", _on_machine),
+    (2, "forget", _on_machine_at_once),
     (2, "leave", _on_machine),
     (6, "cut", _on_machine),
     (4, "unheard", _on_machine),
@@ -133,7 +134,7 @@ FAULTS: tuple[tuple[int, str, Draw], ...] = (
 def draw_config(seed: int) -> tuple[str, ...]:
     """What fleet.conf says in the run of this seed: mostly nothing."""
     random = Random(f"config {seed}")
-    return random.choice(((), (), ("failover_delay=45s",), ("rerun_after_failover=true",)))
+    return random.choice(((), (), ("failover_delay=45s",), ("rerun_after_failover=true",), ("parked_ttl=30s",)))
 
 
 def draw_actions(seed: int) -> tuple[Action, ...]:
