@@ -218,7 +218,12 @@ OPTIONS: tuple[Option, ...] = (
         "LoadCredential=etcd_password:PATH in fleet.service.",
     ),
     Option("etcd_keyfile", parse_text, "", "Private key of the client certificate shown to etcd (PEM)."),
-    Option("etcd_certfile", parse_text, "", "Client certificate shown to etcd (PEM)."),
+    Option(
+        "etcd_certfile",
+        parse_text,
+        "",
+        "Client certificate shown to etcd (PEM). One that is renewed in its place is used from the next heartbeat on.",
+    ),
     Option("etcd_cafile", parse_text, "", "Certificates that etcd's own must be signed by (PEM). Empty: the system's."),
     Option(
         "etcd_key_prefix", parse_text, "/fleet/", "Where in etcd the cluster's keys stand. One prefix, one cluster."

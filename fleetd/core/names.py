@@ -14,7 +14,7 @@ UNIT_TYPES = TEMPLATE_TYPES | {"automount", "busname", "device", "mount", "scope
 DEFAULT_SUFFIX = ".service"
 
 # What a machine needs to run fleet itself. No unit of the cluster may take these names.
-RESERVED = ("fleet.", "dbus.", "systemd-")
+RESERVED = ("fleet.", "fleet-park.", "dbus.", "systemd-")
 
 # systemd's own units that need no file: it makes them, of sessions, users and what the kernel mounts.
 _WITHOUT_FILE = re.compile(

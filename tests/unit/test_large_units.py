@@ -1,0 +1,66 @@
+"""Unit files of the largest size, by the hundred: who takes them in lets everything else on the loop have its turn."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fleetd.core.unit import TargetState, Unit
+from fleetd.leadership import _in_slices
+from fleetd.registry import Registry
+from fleetd.store.embedded import EmbeddedStore
+from fleetd.store.protocol import Event, KeyValue
+from tests.virtual_time import offload_inline, run_virtually
+
+MANY = 100
+TEXT = "[Service]\n" + f"Environment=X={'x' * 1000}\n" * 200
+
+
+class Turns:
+    """How often the loop has come round."""
+
+    count = 0
+
+    async def run(self) -> None:
+        while True:
+            self.count += 1
+            await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def counted() -> AsyncIterator[Turns]:
+    turns = Turns()
+    task = asyncio.create_task(turns.run())
+    try:
+        yield turns
+    finally:
+        task.cancel()
+
+
+def test_a_listing_is_decoded_in_slices() -> None:
+    async def body() -> None:
+        store = EmbeddedStore(":memory:", offload=offload_inline, cluster_id="test")
+        registry = Registry(store)
+        await registry.write_unit(Unit("small.service", "", TargetState.INACTIVE), None)
+        async with counted() as turns:
+            await registry.read("units")
+        small = turns.count
+        for number in range(MANY):
+            await registry.write_unit(Unit(f"u{number}.service", TEXT, TargetState.INACTIVE), None)
+        async with counted() as turns:
+            assert len(await registry.read("units")) == MANY + 1
+        await store.close()
+        assert turns.count - small >= 8
+
+    run_virtually(body())
+
+
+def test_a_leader_takes_them_in_one_by_one_and_small_records_by_the_hundred() -> None:
+    async def body(size: int) -> int:
+        items = [KeyValue(f"/fleet/units/u{number}.service", b"x" * size, 1, 1) for number in range(MANY)]
+        events = [Event(item.key, item, 1) for item in items]
+        async with counted() as turns:
+            assert [event async for event in _in_slices([*items, *events])] == [*items, *events]
+        return turns.count
+
+    assert run_virtually(body(200_000)) >= 2 * MANY - 1
+    assert run_virtually(body(200)) <= 3
