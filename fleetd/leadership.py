@@ -23,7 +23,7 @@ from fleetd.core.ordered import Names
 from fleetd.core.placement import Decision
 from fleetd.core.presence import Absence, BeatHistory, judge, note_absences
 from fleetd.core.schedule import Plan, plan_cluster
-from fleetd.registry import MalformedRecord, Registry, cut_into_transactions, decode
+from fleetd.registry import MalformedRecord, Registry, cut_into_transactions, decode, drain
 from fleetd.store.protocol import (
     MAX_OPERATIONS,
     Changes,
@@ -203,9 +203,11 @@ class Leadership:
                     reason = str(error)
                     log.warning("cannot read the cluster, so that nothing is decided yet; tries on: %s", reason)
                 await asyncio.sleep(RETRY_S)
+        revision = snapshot.revision
         self._arrive(snapshot)
+        del snapshot  # it may be hundreds of megabytes, and the watch lasts
         try:
-            async for changes in self.store.watch(self.registry.prefix, snapshot.revision):
+            async for changes in self.store.watch(self.registry.prefix, revision):
                 self._arrive(changes)
         except Compacted as error:
             self._inbox.append(error)
@@ -226,11 +228,13 @@ class Leadership:
                 view, self._changed = ClusterView(), None
                 restores = [item.mod_revision for item in entry.items if item.key == self._history_key]
                 self._restored_at = max(restores, default=0)
-                async for item in _in_slices(entry.items):
+                items, revision = deque(entry.items), entry.revision
+                del entry
+                async for item in _in_slices(drain(items)):
                     self._apply(view, item.key, item, item.mod_revision)
                 self.view = view
                 self._watched = False
-                self.revision = self._written = entry.revision
+                self.revision = self._written = revision
             elif isinstance(entry, Changes) and not any(event.key == self._history_key for event in entry.events):
                 async for event in _in_slices(entry.events):
                     self._apply(self.view, event.key, event.item, event.revision)

@@ -6,6 +6,7 @@ decides anything, and nothing here knows which store it talks to.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import lru_cache
@@ -217,9 +218,11 @@ class Registry:
         start = prefix + after if after else ""
         with metrics.registry_operation("get_all") if kind == "units" else nullcontext():
             snapshot = await self.store.range(prefix, after=start, limit=limit + 1 if limit else 0)
-        items = snapshot.items[:limit] if limit else snapshot.items
+        items = deque(snapshot.items[:limit] if limit else snapshot.items)
         last = items[-1].key.removeprefix(prefix) if items else ""
-        return Part(await self._decode_all(kind, items), last, len(items) < len(snapshot.items), snapshot.revision)
+        has_more, revision = len(items) < len(snapshot.items), snapshot.revision
+        del snapshot
+        return Part(await self._decode_all(kind, drain(items)), last, has_more, revision)
 
     async def pick(self, kind: str, wanted: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], Any]:
         """Those of a kind's records that bear one of these names: names → record. They are asked for by name, or, where
@@ -376,6 +379,13 @@ class Registry:
             found = await self.store.get_many(asked[start : start + MAX_OPERATIONS])
             known |= {keys[item.key] for item in found.items}
         return known
+
+
+def drain(items: deque[KeyValue]) -> Iterator[KeyValue]:
+    """What was read, in order, so that each item goes as soon as it is decoded, if nobody else holds it: all together
+    may be hundreds of megabytes."""
+    while items:
+        yield items.popleft()
 
 
 def _normalise(prefix: str) -> str:
