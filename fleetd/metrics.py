@@ -109,6 +109,10 @@ DBUS_DROPPED = _counter(
 )
 STEPS = _counter("fleet_agent_steps_total", "Steps begun on units of this machine", "type")
 STEPS_FAILED = _counter("fleet_agent_step_failures_total", "Steps that failed; each is tried again", "type")
+STATES_HELD_BACK = _counter(
+    "fleet_agent_states_held_back_total",
+    "Changes of units that change more than once a second for ever: published late, or not at all where another came",
+)
 
 
 @contextmanager

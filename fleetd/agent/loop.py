@@ -108,6 +108,7 @@ class Agent:
             self._running.cancel()
             await asyncio.wait([self._running])
         self._retries.close()
+        self._publisher.close()
         await self._explanations.close()
 
     async def publish_all(self, lease: int, first: tuple[Operation, ...] = ()) -> None:

@@ -1,6 +1,7 @@
 """What this machine reports of its units, brought to the store: changed states only, in batches, on its lease.
 
-While one batch is on its way, changes gather; of each unit the newest state wins. What states say is decided in
+While one batch is on its way, changes gather; of each unit the newest state wins. How often those of one unit are
+written is pacing.py's matter. What states say is decided in
 core/reconcile.py, when the machine is registered and on which lease by whoever is the Membership.
 """
 
@@ -9,6 +10,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from fleetd.agent.pacing import Pacing
 from fleetd.core.unit import UnitState
 from fleetd.registry import Registry, Step, cut_into_transactions
 from fleetd.store.protocol import Delete, LeaseNotFound, Operation, Put, Unavailable
@@ -64,6 +66,7 @@ class StatePublisher:
         self._has_to_look = False
         self._has_work = asyncio.Event()
         self._writing = asyncio.Lock()
+        self._pacing = Pacing(self._note_change)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -84,12 +87,22 @@ class StatePublisher:
 
     def set(self, name: str, state: UnitState | None) -> None:
         """The unit's state is now this; None: nothing is to be reported of it."""
-        if self._wanted.get(name) == state:
+        before = self._wanted.get(name)
+        if before == state:
             return
         if state is None:
             del self._wanted[name]
         else:
             self._wanted[name] = state
+        if self._pacing.admits(name, before, state):
+            self._note_change(name)
+
+    def close(self) -> None:
+        """Publish nothing any more."""
+        self._pacing.close()
+
+    def _note_change(self, name: str) -> None:
+        """The unit's state in the store is not as it should be."""
         self._changed[name] = None
         self._has_work.set()
 
