@@ -20,7 +20,9 @@ from fleetd.core.reconcile import Record, Remove, Start, Step, Stop, StopProgres
 from fleetd.core.unitfile import hash_unit_file
 from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager, ServiceManagerError, UnitStatus
 
-AT_ONCE = 32  # systemd works at one job after the other anyway, and memory that a crowd of them takes is kept
+AT_ONCE = (
+    32  # in flight: systemd works at one job after the other anyway, and memory that a crowd of them takes is kept
+)
 
 _AnyStep = TypeVar("_AnyStep", Stop, Start)
 
@@ -78,19 +80,23 @@ class StepRunner:
         await self._each([step for step in starts if not self._retries.is_waiting(step.unit)], self._start)
 
     async def _each(self, steps: Sequence[_AnyStep], do: Callable[[_AnyStep], Awaitable[None]]) -> None:
-        """Do this for all of the steps, many at once."""
-        results: list[BaseException | None] = []
-        for first in range(0, len(steps), AT_ONCE):
-            some = steps[first : first + AT_ONCE]
-            results += await asyncio.gather(*(do(step) for step in some), return_exceptions=True)
-        bugs_and_outages: list[BaseException] = []
-        for step, result in zip(steps, results, strict=True):
-            if isinstance(result, ServiceManagerError | OSError) and not isinstance(result, ManagerUnavailable):
-                self._fail(type(step).__name__.lower(), step.unit, result)
-            elif result is not None:
-                bugs_and_outages.append(result)
-        if bugs_and_outages:
-            raise bugs_and_outages[0]
+        """Do this for all of the steps, begun in their order, some at once."""
+        left = iter(steps)
+        outages: list[ManagerUnavailable] = []
+
+        async def work() -> None:
+            for step in left:
+                try:
+                    await do(step)
+                except ManagerUnavailable as error:
+                    outages.append(error)
+                except (ServiceManagerError, OSError) as error:
+                    self._fail(type(step).__name__.lower(), step.unit, error)
+
+        workers = (work() for _ in range(min(AT_ONCE, len(steps))))
+        bugs = [end for end in await asyncio.gather(*workers, return_exceptions=True) if end is not None]
+        for error in (*bugs, *outages):
+            raise error
 
     def _fail(self, kind: str, name: str, error: Exception) -> None:
         metrics.STEPS_FAILED.labels(kind).inc()

@@ -12,6 +12,7 @@ import msgspec
 
 from fleetd.core.decoding import Count
 from fleetd.core.placement import Placement
+from fleetd.core.start_order import order_starts
 from fleetd.core.unit import TargetState, UnitState
 from fleetd.core.unitfile import hash_unit_file
 
@@ -146,9 +147,19 @@ _ORDER = (Stop, Remove, Write, Record, Start)
 
 
 def plan_machine(desired: Desired, observed: Mapping[str, Observed]) -> tuple[Step, ...]:
-    """The next steps for the units observed: all stops, then removals, writes, records and starts; each by name."""
+    """The next steps for the units observed: all stops, then removals, writes, records and starts; each by name, but
+    the jobs in the order in which systemd would do them together (start_order.py), stops the other way round."""
     steps = [step for name in sorted(observed) for step in _plan_unit(name, desired, observed[name])]
-    return tuple(sorted(steps, key=lambda step: _ORDER.index(type(step))))
+    jobs = [step.unit for step in steps if isinstance(step, Stop | Start)]
+    placements = desired.placements
+    texts = {name: placements[name].text if name in placements else "" for name in jobs if len(jobs) > 1}
+    turns = {name: turn for turn, name in enumerate(order_starts(texts))}
+
+    def turn(step: Step) -> tuple[int, int]:
+        sign = {Stop: -1, Start: 1}.get(type(step), 0)
+        return _ORDER.index(type(step)), sign * turns.get(step.unit, 0)
+
+    return tuple(sorted(steps, key=turn))
 
 
 def needs_last_run(placement: Placement | None, seen: Observed) -> bool:

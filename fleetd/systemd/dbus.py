@@ -63,7 +63,7 @@ class SystemdOverDBus:
         self._queued: dict[int, None] = {}  # jobs asked for over this connection that have not ended
         self._job_slots = asyncio.Semaphore(MAX_QUEUED_JOBS)
         self._slot_freed_at_s = -math.inf
-        self._renewing = asyncio.Lock()
+        self._claiming = asyncio.Lock()
         self._relinked: dict[str, None] = {}  # units with other names or dependencies since the last reload
 
     async def connect(self) -> None:
@@ -248,13 +248,14 @@ class SystemdOverDBus:
 
     async def _claim_slot(self) -> None:
         """Wait until there may be one job more. Where none has ended for a while, connect anew: then systemd forgets
-        who asked for the jobs, but not the jobs. Other calls in flight fail with it, as when the bus is lost."""
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(SLOW_JOBS_S):
-                    await self._job_slots.acquire()
-                    return
-            async with self._renewing:
+        who asked for the jobs, but not the jobs. Other calls in flight fail with it, as when the bus is lost. One after
+        the other: jobs are queued in the order in which they are asked for."""
+        async with self._claiming:
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(SLOW_JOBS_S):
+                        await self._job_slots.acquire()
+                        return
                 idle_s = asyncio.get_running_loop().time() - self._slot_freed_at_s
                 if self._job_slots.locked() and idle_s >= SLOW_JOBS_S:
                     self._bus.drop()

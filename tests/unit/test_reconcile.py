@@ -202,6 +202,17 @@ def test_every_step_says_why() -> None:
     assert all(step.reason and step.unit == NAME for step in steps)
 
 
+def test_jobs_come_in_the_order_in_which_systemd_would_do_them_together() -> None:
+    texts = {"a.service": "[Unit]\nAfter=z.service\n" + NEW, "m.service": NEW, "z.service": NEW}
+    placements = {name: Placement("m1", name, text, LAUNCHED, 5) for name, text in texts.items()}
+    steps = plan_machine(Desired(placements), dict.fromkeys(texts, Observed()))
+    starts = [step.unit for step in steps if isinstance(step, Start)]
+    assert starts == ["z.service", "a.service", "m.service"]
+    gone = {name: msgspec.structs.replace(order, target=INACTIVE) for name, order in placements.items()}
+    steps = plan_machine(Desired(gone), dict.fromkeys(texts, here("active")))
+    assert [step.unit for step in steps if isinstance(step, Stop)] == starts[::-1]
+
+
 def test_steps_come_in_the_order_in_which_they_are_applied_and_by_name() -> None:
     observed = {
         "new.service": Observed(),
@@ -216,8 +227,8 @@ def test_steps_come_in_the_order_in_which_they_are_applied_and_by_name() -> None
     }
     steps = plan_machine(Desired(placements, absence_is_order=True), observed)
     assert [(type(step).__name__, step.unit) for step in steps] == [
-        ("Stop", "a-gone.service"),
         ("Stop", "b-gone.service"),
+        ("Stop", "a-gone.service"),
         ("Remove", "rests.service"),
         ("Write", "loaded.service"),
         ("Write", "new.service"),
