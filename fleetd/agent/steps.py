@@ -94,8 +94,8 @@ class StepRunner:
                     self._fail(type(step).__name__.lower(), step.unit, error)
 
         workers = (work() for _ in range(min(AT_ONCE, len(steps))))
-        bugs = [end for end in await asyncio.gather(*workers, return_exceptions=True) if end is not None]
-        for error in (*bugs, *outages):
+        ends: list[BaseException | None] = await asyncio.gather(*workers, return_exceptions=True)
+        for error in (*filter(None, ends), *outages):
             raise error
 
     def _fail(self, kind: str, name: str, error: Exception) -> None:

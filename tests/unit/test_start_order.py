@@ -48,7 +48,7 @@ def test_what_comes_first_is_queued_first(texts: dict[str, str], order: str) -> 
 def test_every_relation_holds_where_there_is_no_circle(
     ranked: list[str], relations: list[tuple[int, int, bool]]
 ) -> None:
-    texts = {name: "[Unit]\n" for name in ranked}
+    texts = dict.fromkeys(ranked, "[Unit]\n")
     expected = []
     for one, other, is_after in relations:
         first, then = ranked[min(one, other)], ranked[max(one, other)]
