@@ -13,7 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from fleetd.core.decoding import UNREADABLE, Count
-from fleetd.core.reconcile import LedgerEntry
+from fleetd.core.steps import LedgerEntry
 
 
 class StoreSeen(msgspec.Struct, frozen=True):

@@ -22,27 +22,33 @@ from fleetd.agent.steps import StepRunner
 from fleetd.core.admission import refuse_names
 from fleetd.core.placement import Placement
 from fleetd.core.reconcile import (
+    CANCELED,
     NEVER_RAN,
+    SKIPPED,
     Desired,
     LastRun,
     Observed,
+    find_result,
     is_orphan_still,
     is_settled,
     needs_last_run,
+    needs_text,
     plan_adoption,
     plan_machine,
     report,
 )
+from fleetd.core.steps import Write
 from fleetd.core.unit import TargetState, UnitState
 from fleetd.core.unitfile import UnitFileError, parse_unit_file
 from fleetd.history import History, is_same_cluster
 from fleetd.registry import Registry
 from fleetd.store.protocol import Operation
-from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager, ServiceManagerError, UnitStatus
+from fleetd.systemd.protocol import REFUSED, ManagerUnavailable, ServiceManager, ServiceManagerError, UnitStatus
 
 FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 8.0
 _BROKEN = ("error", "bad-setting")  # load states of a unit file that systemd cannot make sense of
+_EXPLAINED = (*NEVER_RAN, SKIPPED, "assert")  # results of jobs on which the journal says more
 
 
 class Agent:
@@ -292,6 +298,8 @@ class Agent:
             self._explanations.forget(name)
         await self._steps.apply(plan)
         self._mark(stepped)
+        if any(isinstance(step, Write) for step in plan):
+            self._retries.hasten(besides=stepped)
 
     def _adopt(self, observed: Mapping[str, Observed]) -> None:
         """The store was restored: write down that what is here is what it asks for, and report everything anew."""
@@ -322,6 +330,10 @@ class Agent:
         asked = [name for name in names if needs_last_run(self._orders.placements.get(name), observed[name])]
         for name, last_run in zip(asked, await asyncio.gather(*map(self._ask_last_run, asked)), strict=True):
             observed[name] = msgspec.structs.replace(observed[name], last_run=last_run)
+        replaced = [name for name in names if needs_text(self._orders.placements.get(name), observed[name])]
+        texts = self._systemd.read_files() if replaced else {}
+        for name in replaced:
+            observed[name] = msgspec.structs.replace(observed[name], text=texts.get(name, ""))
         return observed
 
     def _see(self, name: str, status: UnitStatus) -> Observed:
@@ -335,6 +347,7 @@ class Agent:
             entry=self._ledger.get(name),
             stop=self._steps.stop_progress(status),
             waiting=self._retries.is_waiting(name),
+            job_result=self._systemd.job_result(name),
             refusal="" if file_hash or name not in self._orders.placements else self._find_refusal(name),
         )
 
@@ -348,15 +361,23 @@ class Agent:
         return refuse_names(name, options, self._systemd.shadows)
 
     def _note_never_ran(self, status: UnitStatus) -> None:
-        """A start job that ended before the unit could run was accepted, and yet nothing was carried out."""
-        entry = self._ledger.get(status.name)
-        if entry is None or not entry.issued or entry.adopted or entry.generation == 0:
+        """A job that ended before the unit could run was accepted, and yet nothing was carried out."""
+        name, entry = status.name, self._ledger.get(status.name)
+        if entry is None or status.job:
             return
-        rests = status.active in ("inactive", "failed") and not status.job
-        launched = entry.target is TargetState.LAUNCHED
-        if launched and rests and self._systemd.job_result(status.name) == NEVER_RAN:
-            self._ledger.put(status.name, msgspec.structs.replace(entry, generation=0, issued=False))
-            self._retries.note(status.name, f"{status.name} was not started: a unit that it needs failed ({NEVER_RAN})")
+        result = self._systemd.job_result(name)
+        if entry.restarting and entry.restarting.invocation is not None:
+            if result == CANCELED:
+                due = msgspec.structs.replace(entry.restarting, invocation=None)
+                self._ledger.put(name, msgspec.structs.replace(entry, restarting=due))
+                self._retries.note(name, f"the restart of {name} was canceled by another job")
+            return
+        if not entry.issued or entry.adopted or entry.generation == 0 or status.active not in ("inactive", "failed"):
+            return
+        if entry.target is TargetState.LAUNCHED and result in NEVER_RAN:
+            self._ledger.put(name, msgspec.structs.replace(entry, generation=0, issued=False))
+            words = "systemd refused to start it" if result == REFUSED else "a unit that it needs failed"
+            self._retries.note(name, f"{name} was not started: {words} ({result})", result)
 
     async def _ask_last_run(self, name: str) -> LastRun | None:
         try:
@@ -366,7 +387,7 @@ class Agent:
         except ServiceManagerError as error:
             self._log.warning("%s: what became of its last run is not known: %s", name, error)
             return None
-        return LastRun(details.invoked, details.result, details.oneshot)
+        return LastRun(details.invocation, details.result, details.oneshot)
 
     def _report(self, observed: Mapping[str, Observed]) -> None:
         for name, seen in observed.items():
@@ -374,17 +395,28 @@ class Agent:
             if is_settled(placement, seen):
                 self._retries.forget(name)
             is_broken = seen.ours and seen.load in _BROKEN
-            self._explanations.look_at(name, has_failed=is_broken or (seen.ours and seen.active == "failed"))
-            if is_broken and self._explanations.is_awaited(name):
+            result = find_result(seen, self._retries.result(name))
+            in_journal = result in _EXPLAINED and result in (seen.job_result, seen.entry and seen.entry.result)
+            has_words = is_broken or (in_journal and not seen.busy)
+            self._explanations.look_at(name, has_failed=has_words or (seen.ours and seen.active == "failed"))
+            if has_words and self._explanations.is_awaited(name):
                 continue  # a refused start says that a setting is bad, the explanation says which
-            error = self._find_error(name, is_broken)
-            state = report(placement, seen, error=error, orphan=name in self._ledger.orphans)
+            error = self._find_error(name, has_words)
+            is_skipped = result == SKIPPED and not is_broken
+            state = report(
+                placement,
+                seen,
+                error="" if is_skipped else error,
+                result=result,
+                note=error if is_skipped else "",
+                orphan=name in self._ledger.orphans,
+            )
             self._publisher.set(name, state)
 
-    def _find_error(self, name: str, is_broken: bool) -> str:
-        """Why a step for the unit failed, or the unit itself. Where its file is to blame, systemd's words on that say
-        more than those with which it refuses a step."""
+    def _find_error(self, name: str, has_words: bool) -> str:
+        """Why a step for the unit failed, or the unit itself. Where systemd has words of its own on that, they say more
+        than those with which it refuses a step."""
         refused, explained = self._retries.error(name), self._explanations.text(name)
-        if is_broken and explained not in ("", NO_REASON):
+        if has_words and explained not in ("", NO_REASON):
             return explained
         return refused or explained

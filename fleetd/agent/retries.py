@@ -1,7 +1,7 @@
 """Which units a step has failed for, why, and when it is to be tried again."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import msgspec
 
@@ -11,6 +11,7 @@ LONGEST_RETRY_S = 60.0
 
 class _Failure(msgspec.Struct):
     error: str
+    result: str
     delay_s: float
     timer: asyncio.TimerHandle | None
 
@@ -23,13 +24,13 @@ class Retries:
         self._on_due = on_due
         self._failures: dict[str, _Failure] = {}
 
-    def note(self, name: str, error: str) -> None:
-        """A step for this unit has failed."""
+    def note(self, name: str, error: str, result: str = "") -> None:
+        """A step for this unit has failed; `result` is systemd's word for how its job ended, if one did."""
         before = self._failures.get(name)
         delay_s = min(2 * before.delay_s, LONGEST_RETRY_S) if before else FIRST_RETRY_S
         self.forget(name)
         timer = asyncio.get_running_loop().call_later(delay_s, self._come_due, name)
-        self._failures[name] = _Failure(error, delay_s, timer)
+        self._failures[name] = _Failure(error, result, delay_s, timer)
 
     def is_waiting(self, name: str) -> bool:
         """Whether it is too early to try again."""
@@ -40,6 +41,19 @@ class Retries:
         """Why the last step for this unit failed, or ''."""
         failure = self._failures.get(name)
         return failure.error if failure else ""
+
+    def result(self, name: str) -> str:
+        """How the last job for this unit ended that failed before it began, or ''."""
+        failure = self._failures.get(name)
+        return failure.result if failure else ""
+
+    def hasten(self, besides: Collection[str]) -> None:
+        """What may have failed for want of other units is tried again at once: there are new ones, `besides` the units
+        of which this is known."""
+        for name, failure in list(self._failures.items()):
+            if failure.result and failure.timer and name not in besides:
+                failure.timer.cancel()
+                self._come_due(name)
 
     def forget(self, name: str) -> None:
         """The unit has no failed step any more."""

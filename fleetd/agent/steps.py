@@ -16,15 +16,23 @@ from fleetd import metrics
 from fleetd.agent.ledger import Ledger
 from fleetd.agent.links import Links
 from fleetd.agent.retries import Retries
-from fleetd.core.reconcile import Record, Remove, Start, Step, Stop, StopProgress, Write
+from fleetd.core.reconcile import StopProgress
+from fleetd.core.steps import Record, Reload, Remove, Restart, Start, Step, Stop, Write
 from fleetd.core.unitfile import hash_unit_file
-from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager, ServiceManagerError, UnitStatus
+from fleetd.systemd.protocol import (
+    REFUSED,
+    JobRefused,
+    ManagerUnavailable,
+    ServiceManager,
+    ServiceManagerError,
+    UnitStatus,
+)
 
 AT_ONCE = (
     32  # in flight: systemd works at one job after the other anyway, and memory that a crowd of them takes is kept
 )
 
-_AnyStep = TypeVar("_AnyStep", Stop, Start)
+_AnyStep = TypeVar("_AnyStep", Stop, Start | Restart)
 
 
 class StepRunner:
@@ -70,14 +78,20 @@ class StepRunner:
             self._log.log(level, "%s %s: %s", kind, step.unit, step.reason)
         await self._each([step for step in plan if isinstance(step, Stop)], self._stop)
         await self._remove([step.unit for step in plan if isinstance(step, Remove)])
-        await self._write({step.unit: step.text for step in plan if isinstance(step, Write)})
+        await self._write([step for step in plan if isinstance(step, Write)])
         await self._links.follow()
-        for step in plan:
-            if isinstance(step, Record) and not self._retries.is_waiting(step.unit):
+        for step in self._goes_on(plan):
+            if isinstance(step, Record):
                 self._record(step)
-        starts = [step for step in plan if isinstance(step, Start)]
-        await self._reload([step.unit for step in starts if not self._retries.is_waiting(step.unit)])
-        await self._each([step for step in starts if not self._retries.is_waiting(step.unit)], self._start)
+        await self._reload([step.unit for step in self._goes_on(plan) if isinstance(step, Reload | Start | Restart)])
+        for step in self._goes_on(plan):
+            if isinstance(step, Reload):
+                self._record(step)
+        await self._each([step for step in self._goes_on(plan) if isinstance(step, Start | Restart)], self._begin)
+
+    def _goes_on(self, plan: Sequence[Step]) -> list[Step]:
+        """The steps of units for which none has failed."""
+        return [step for step in plan if not self._retries.is_waiting(step.unit)]
 
     async def _each(self, steps: Sequence[_AnyStep], do: Callable[[_AnyStep], Awaitable[None]]) -> None:
         """Do this for all of the steps, begun in their order, some at once."""
@@ -101,7 +115,7 @@ class StepRunner:
     def _fail(self, kind: str, name: str, error: Exception) -> None:
         metrics.STEPS_FAILED.labels(kind).inc()
         self._log.warning("%s", error if name in str(error) else f"{name}: {error}")
-        self._retries.note(name, str(error))
+        self._retries.note(name, str(error), REFUSED if isinstance(error, JobRefused) else "")
 
     async def _stop(self, step: Stop) -> None:
         if step.entry is not None:
@@ -110,6 +124,20 @@ class StepRunner:
         if step.unit in self._stops:  # else something that starts it again and again would keep us busy
             self._fail("stop", step.unit, ServiceManagerError(f"{step.unit} became active again after it was stopped"))
         self._stops[step.unit] = None
+
+    async def _begin(self, step: Start | Restart) -> None:
+        await (self._start(step) if isinstance(step, Start) else self._restart(step))
+
+    async def _restart(self, step: Restart) -> None:
+        """Between the reload and the job the ledger keeps what is to end: a unit that systemd has started anew by
+        itself since then runs with what it has read."""
+        restarting = step.entry.restarting
+        assert restarting is not None
+        ends = (await self._systemd.details(step.unit)).invocation
+        due = msgspec.structs.replace(restarting, invocation=ends)
+        self._ledger.put(step.unit, msgspec.structs.replace(step.entry, restarting=due))
+        await self._systemd.restart(step.unit)
+        self._stops.pop(step.unit, None)
 
     async def _start(self, step: Start) -> None:
         before = self._ledger.get(step.unit)
@@ -127,11 +155,11 @@ class StepRunner:
         self._ledger.put(step.unit, msgspec.structs.replace(step.entry, issued=True))
         self._stops.pop(step.unit, None)
 
-    def _record(self, step: Record) -> None:
+    def _record(self, step: Record | Reload) -> None:
         try:
             self._ledger.put(step.unit, step.entry)
         except OSError as error:
-            self._fail("record", step.unit, error)
+            self._fail(type(step).__name__.lower(), step.unit, error)
         else:
             self._stops.pop(step.unit, None)
 
@@ -151,7 +179,17 @@ class StepRunner:
         await self._systemd.remove(names)
         return {}
 
-    async def _write(self, files: Mapping[str, str]) -> None:
+    async def _write(self, steps: Sequence[Write]) -> None:
+        files = {}
+        for step in steps:
+            try:
+                if step.entry is not None:
+                    self._ledger.put(step.unit, step.entry)
+            except OSError as error:
+                self._fail("write", step.unit, error)
+            else:
+                files[step.unit] = step.text
+
         async def write(names: Sequence[str]) -> Mapping[str, ServiceManagerError]:
             return await self._systemd.write({name: files[name] for name in names})
 

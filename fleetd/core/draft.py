@@ -133,7 +133,16 @@ class Draft(msgspec.Struct, eq=False, gc=False):
         """Order the unit to be on this machine as a person wants it now (no change where that is the order already)."""
         assert self.unit is not None
         done = self.completed == self.generation
-        order = Placement(machine, self.name, self.unit.text, self.unit.target, self.unit.generation, completed=done)
+        unit = self.unit
+        order = Placement(
+            machine,
+            self.name,
+            unit.text,
+            unit.target,
+            unit.generation,
+            completed=done,
+            restart_of=unit.restart_of,
+        )
         self._reason = reason or self._reason
         self.homeless = False
         if self.placements.get(machine) != order:

@@ -16,6 +16,7 @@ class Placement(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     remove its file, report it gone; only then does the leader delete the order, so that no unit is started elsewhere
     while it may still run here. `retiring` means: a copy that outlived a cut, leave it alone until told otherwise.
     `completed` means: the oneshot of this generation has run to its end, and is not run again, not after a reboot.
+    `restart_of`: what runs and was started for this generation or an earlier one is to be started anew (0: nothing).
     """
 
     machine: str
@@ -25,6 +26,7 @@ class Placement(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     generation: Count
     retiring: bool = False
     completed: bool = False
+    restart_of: Count = 0
 
     @property
     def withdrawn(self) -> bool:

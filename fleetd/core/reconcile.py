@@ -10,32 +10,18 @@ from enum import StrEnum
 
 import msgspec
 
-from fleetd.core.decoding import Count
+from fleetd.core.impact import Impact, impact
 from fleetd.core.placement import Placement
 from fleetd.core.start_order import order_starts
+from fleetd.core.steps import LedgerEntry, Record, Reload, Remove, Restart, Restarting, Start, Step, Stop, Write
 from fleetd.core.unit import TargetState, UnitState
 from fleetd.core.unitfile import hash_unit_file
 
-NEVER_RAN = "dependency"  # a start job that ended so did not start anything: to be tried again
-
-
-class LedgerEntry(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The wish that this machine has carried out last for one unit, kept across restarts of fleetd (not reboots).
-
-    `hash` is of the content it was carried out with. A start is written down before systemd is asked for it; `issued`
-    says that systemd has accepted it. `completed`: it was a oneshot, and it ran to its end with success. `stopped`: for
-    the sake of what is asked next, which is not carried out yet, a stop was begun.
-    Target inactive says that we stopped the unit; generation 0, that any placement is news. `adopted`: the store was
-    restored, and the unit was left as it was, so `target` and `hash` need not be what the wish of this generation says.
-    """
-
-    generation: Count
-    target: TargetState
-    hash: str
-    issued: bool = True
-    completed: bool = False
-    adopted: bool = False
-    stopped: bool = False
+# Results of jobs (ServiceManager.job_result).
+NEVER_RAN = ("dependency", "refused")  # a start job that ended so did not start anything: to be tried again
+SKIPPED = "condition"  # a condition was not met, which is no failure, and the unit's own affair
+_KEPT = (SKIPPED, "assert")  # what systemd remembers of no unit that nothing refers to
+CANCELED = "canceled"
 
 
 class StopProgress(StrEnum):
@@ -47,9 +33,9 @@ class StopProgress(StrEnum):
 
 
 class LastRun(msgspec.Struct, frozen=True):
-    """What systemd remembers of a unit's last run: whether there was one, its result, and whether it is a oneshot."""
+    """What systemd remembers of a unit's last run: its invocation ('': none), its result, whether it is a oneshot."""
 
-    invoked: bool = False
+    invocation: str = ""
     result: str = ""
     oneshot: bool = False
 
@@ -59,7 +45,8 @@ class Observed(msgspec.Struct, frozen=True):
 
     `hash` is of the content of our file ('' where there is none). `load`, `active`, `sub`, `job` are as systemd lists
     them. `waiting`: a step failed, and it is too early to try again. `refusal` is why a unit of this name may not be
-    written here, or ''. `last_run` is asked for only where needs_last_run says so.
+    written here, or ''. `job_result` is how the job ended that was asked for last, '' where none has. `last_run` is
+    asked for only where needs_last_run says so, `text` (of our file) only where needs_text does.
     """
 
     hash: str = ""
@@ -71,7 +58,9 @@ class Observed(msgspec.Struct, frozen=True):
     stop: StopProgress = StopProgress.NONE
     waiting: bool = False
     refusal: str = ""
+    job_result: str = ""
     last_run: LastRun | None = None
+    text: str = ""
 
     @property
     def ours(self) -> bool:
@@ -103,61 +92,22 @@ class Desired(msgspec.Struct, frozen=True):
     held: Collection[str] = ()
 
 
-class Stop(msgspec.Struct, frozen=True):
-    """Ask systemd to stop the unit. `entry` goes into the ledger before: what was carried out holds no more."""
-
-    unit: str
-    reason: str
-    entry: LedgerEntry | None
-
-
-class Remove(msgspec.Struct, frozen=True):
-    """Delete the unit's file and forget the unit; it does not run."""
-
-    unit: str
-    reason: str
-
-
-class Write(msgspec.Struct, frozen=True):
-    """Write the unit's file."""
-
-    unit: str
-    reason: str
-    text: str
-
-
-class Record(msgspec.Struct, frozen=True):
-    """Write down in the ledger what is so already."""
-
-    unit: str
-    reason: str
-    entry: LedgerEntry
-
-
-class Start(msgspec.Struct, frozen=True):
-    """Ask systemd to start the unit. `entry` goes into the ledger before, and as issued when systemd has accepted."""
-
-    unit: str
-    reason: str
-    entry: LedgerEntry
-
-
-Step = Stop | Remove | Write | Record | Start
-_ORDER = (Stop, Remove, Write, Record, Start)
+_TURNS: dict[type, int] = {Stop: 0, Remove: 1, Write: 2, Record: 3, Reload: 4, Start: 5, Restart: 5}
 
 
 def plan_machine(desired: Desired, observed: Mapping[str, Observed]) -> tuple[Step, ...]:
-    """The next steps for the units observed: all stops, then removals, writes, records and starts; each by name, but
-    the jobs in the order in which systemd would do them together (start_order.py), stops the other way round."""
+    """The next steps for the units observed: all stops, then removals, writes, records, reloads, starts and restarts;
+    each by name, but jobs in the order in which systemd would do them together (start_order.py), stops the other way
+    round."""
     steps = [step for name in sorted(observed) for step in _plan_unit(name, desired, observed[name])]
-    jobs = [step.unit for step in steps if isinstance(step, Stop | Start)]
+    jobs = [step.unit for step in steps if isinstance(step, Stop | Start | Restart)]
     placements = desired.placements
     texts = {name: placements[name].text if name in placements else "" for name in jobs if len(jobs) > 1}
     turns = {name: turn for turn, name in enumerate(order_starts(texts))}
 
     def turn(step: Step) -> tuple[int, int]:
-        sign = {Stop: -1, Start: 1}.get(type(step), 0)
-        return _ORDER.index(type(step)), sign * turns.get(step.unit, 0)
+        sign = {Stop: -1, Start: 1, Restart: 1}.get(type(step), 0)
+        return _TURNS[type(step)], sign * turns.get(step.unit, 0)
 
     return tuple(sorted(steps, key=turn))
 
@@ -165,10 +115,19 @@ def plan_machine(desired: Desired, observed: Mapping[str, Observed]) -> tuple[St
 def needs_last_run(placement: Placement | None, seen: Observed) -> bool:
     """Whether a plan for the unit needs what systemd remembers of its last run."""
     entry = seen.entry
+    if placement is not None and entry is not None and entry.restarting is not None:
+        return entry.restarting.invocation is not None
     if placement is None or entry is None or entry.target is not TargetState.LAUNCHED or entry.completed:
         return False
     may_have_completed = seen.active == "inactive" and not seen.job
     return _carried_out(entry, placement) and (may_have_completed or not entry.issued)
+
+
+def needs_text(placement: Placement | None, seen: Observed) -> bool:
+    """Whether a plan for the unit needs the content of its file: it runs, and another is wanted."""
+    if placement is None or not placement.stays or not seen.busy or _carried_out(seen.entry, placement):
+        return False
+    return seen.hash not in ("", hash_unit_file(placement.text))
 
 
 def is_settled(placement: Placement | None, seen: Observed) -> bool:
@@ -199,7 +158,10 @@ def _carried_out(entry: LedgerEntry | None, placement: Placement) -> bool:
         return False
     if entry.generation != placement.generation:
         return entry.generation > placement.generation
-    return entry.adopted or entry.target is placement.target
+    if entry.adopted:
+        return True
+    is_content = entry.hash == hash_unit_file(placement.text)
+    return entry.target is placement.target and is_content and entry.restarting is None
 
 
 def _plan_withdrawn(name: str, seen: Observed, reason: str) -> tuple[Step, ...]:
@@ -219,16 +181,34 @@ def _plan_carried_out(name: str, placement: Placement, seen: Observed) -> tuple[
     """Nothing is stopped or started for what was carried out, whatever systemd says: that is `Restart=`'s matter."""
     entry = seen.entry
     assert entry is not None
+    steps: list[Step] = []
     if entry.hash == hash_unit_file(placement.text) != seen.hash:
-        return (Write(name, "its file is not as it was written", placement.text),)
-    if entry.target is not TargetState.LAUNCHED or seen.last_run is None:
-        return ()
+        steps.append(Write(name, "its file is not as it was written", placement.text))
+    if entry.reload:
+        done = msgspec.structs.replace(entry, reload=False)
+        steps.append(Reload(name, "whether systemd has read its file is not known", done))
+    if steps or entry.target is not TargetState.LAUNCHED:
+        return tuple(steps)
+    if news := _find_result(seen, entry):
+        return (Record(name, news, msgspec.structs.replace(entry, result="" if seen.runs else seen.job_result)),)
+    return () if seen.last_run is None else _plan_from_last_run(name, seen, entry, seen.last_run)
+
+
+def _find_result(seen: Observed, entry: LedgerEntry) -> str:
+    """What is to be written down of how the start ended, in words for the log, or ''."""
+    if seen.runs:
+        return "it runs after all" if entry.result else ""
+    ended = not seen.job and seen.job_result in _KEPT and seen.job_result != entry.result
+    return f"systemd did not start it ({seen.job_result})" if ended else ""
+
+
+def _plan_from_last_run(name: str, seen: Observed, entry: LedgerEntry, last_run: LastRun) -> tuple[Step, ...]:
     if not entry.issued:
-        if seen.last_run.invoked or seen.busy or seen.active == "failed":
+        if last_run.invocation or seen.busy or seen.active == "failed":
             reason = "systemd was asked to start it before fleetd ended"
             return (Record(name, reason, msgspec.structs.replace(entry, issued=True)),)
         return (Start(name, "its start was written down, but systemd was not asked", entry),)
-    if _has_completed(seen, seen.last_run):
+    if not entry.result and _has_completed(seen, last_run):
         return (Record(name, "it ran to its end", msgspec.structs.replace(entry, completed=True)),)
     return ()
 
@@ -236,13 +216,19 @@ def _plan_carried_out(name: str, placement: Placement, seen: Observed) -> tuple[
 def _has_completed(seen: Observed, last_run: LastRun) -> bool:
     """A oneshot that ended well. Systemd forgets those that nothing refers to: they read as never invoked."""
     ended = seen.active == "inactive" and not seen.job
-    return ended and last_run.oneshot and (last_run.result == "success" or not last_run.invoked)
+    return ended and last_run.oneshot and (last_run.result == "success" or not last_run.invocation)
 
 
 def _plan_wish(name: str, placement: Placement, seen: Observed) -> tuple[Step, ...]:
-    """The steps for a wish that is not yet carried out: out of the way with what hinders it, the file, the start."""
+    """The steps for a wish that is not yet carried out: out of the way with what hinders it, the file, the job."""
     wanted = hash_unit_file(placement.text)
     held = seen.hash or (seen.entry.hash if seen.entry else "")
+    if placement.target is TargetState.LAUNCHED or _is_to_restart(placement, seen.entry):
+        restarting = seen.entry.restarting if seen.entry else None
+        if seen.entry and restarting and restarting.invocation is not None:
+            return _plan_restarting(name, placement, seen, seen.entry, restarting)
+        if seen.busy and not seen.stopping:
+            return _plan_running(name, placement, seen, wanted)
     if seen.ours and seen.busy and held not in ("", wanted):
         return _stop(name, seen, "its content was replaced", _stopped(seen.entry))
     if placement.target is TargetState.LOADED and _has_to_stop(seen):
@@ -253,14 +239,70 @@ def _plan_wish(name: str, placement: Placement, seen: Observed) -> tuple[Step, .
     entry = LedgerEntry(placement.generation, placement.target, wanted)
     if placement.target is TargetState.LOADED:
         steps.append(Record(name, "it is loaded", entry))
-    elif placement.completed and not seen.busy:
+    elif not seen.busy and (placement.completed or _has_run_for(placement, seen.entry)):
         steps.append(Record(name, "it ran to its end before", msgspec.structs.replace(entry, completed=True)))
-    elif seen.busy and not seen.stopping:
-        steps.append(Record(name, "it runs already", entry))
     else:
         reason = "it was asked for again" if seen.entry else "it is to be launched"
         steps.append(Start(name, reason, msgspec.structs.replace(entry, issued=False)))
     return tuple(steps)
+
+
+def _has_run_for(placement: Placement, entry: LedgerEntry | None) -> bool:
+    """Whether it is a oneshot that has run for this very wish: then another content does not run it again."""
+    return entry is not None and entry.completed and entry.generation == placement.generation
+
+
+def _plan_running(name: str, placement: Placement, seen: Observed, wanted: str) -> tuple[Step, ...]:
+    """The steps for a unit that runs and is to: as little as its new content, or a person, asks for."""
+    done = LedgerEntry(placement.generation, placement.target, wanted)
+    reason = "its content was replaced" if seen.hash else "its file is gone"
+    kind, because = _impact_of(placement, seen, wanted)
+    if kind is Impact.RESTART:
+        base = seen.entry or LedgerEntry(0, placement.target, seen.hash)
+        wish = Restarting(placement.generation, placement.target)
+        entry = msgspec.structs.replace(base, restarting=wish)
+        write = [Write(name, reason, placement.text, entry)] if seen.hash != wanted else []
+        return (*write, Restart(name, because, entry))
+    if seen.hash == wanted:
+        return (Record(name, "it runs already", done),)
+    due = msgspec.structs.replace(done, reload=True)
+    return (Write(name, reason, placement.text, due), Reload(name, f"it runs on: {because}", done))
+
+
+def _impact_of(placement: Placement, seen: Observed, wanted: str) -> tuple[Impact, str]:
+    """What it takes to have a unit that runs be as it is placed, and because of what."""
+    entry = seen.entry
+    if entry and entry.restarting:
+        return Impact.RESTART, "its restart was written down, but systemd was not asked"
+    if _is_to_restart(placement, entry):
+        return Impact.RESTART, "a restart was asked for"
+    held = seen.hash or (entry.hash if entry else "")
+    if held in ("", wanted):
+        return Impact.NONE, "it is what is asked for"
+    return impact(seen.text, placement.text) if seen.hash else (Impact.RESTART, "what it runs with is not known")
+
+
+def _is_to_restart(placement: Placement, entry: LedgerEntry | None) -> bool:
+    """Whether what runs was started before a restart was asked for."""
+    return entry is not None and 0 < entry.generation <= placement.restart_of
+
+
+def _plan_restarting(
+    name: str, placement: Placement, seen: Observed, entry: LedgerEntry, restarting: Restarting
+) -> tuple[Step, ...]:
+    """The steps once systemd was, or may have been, asked for the restart. What counts is that the invocation is
+    another one, or that the job has ended; after a crash a unit that is merely busy may be what it was."""
+    if seen.last_run is None:
+        return ()
+    has_ended = not seen.job and seen.job_result not in ("", CANCELED)
+    if has_ended or seen.last_run.invocation not in ("", restarting.invocation):
+        done = LedgerEntry(restarting.generation, restarting.target, seen.hash)
+        return (Record(name, "it was restarted", done),)
+    if seen.job:
+        return ()
+    is_written = seen.hash == hash_unit_file(placement.text)
+    write = [] if is_written else [Write(name, "its content was replaced", placement.text, entry)]
+    return (*write, Restart(name, "its restart was begun, but it is what it was", entry))
 
 
 def _stopped(entry: LedgerEntry | None) -> LedgerEntry | None:
@@ -347,10 +389,19 @@ _ORPHAN = (
 )
 
 
-def report(placement: Placement | None, seen: Observed, *, error: str = "", orphan: bool = False) -> UnitState | None:
+def report(
+    placement: Placement | None,
+    seen: Observed,
+    *,
+    error: str = "",
+    result: str = "",
+    note: str = "",
+    orphan: bool = False,
+) -> UnitState | None:
     """What the machine publishes of the unit; None: nothing, there is nothing here and nothing was asked.
 
-    `error` is why the last step failed or the unit did. Target inactive with a placement's generation says that
+    `error` is why the last step failed or the unit did, `result` systemd's word for it (find_result), `note` is worth
+    saying of one that has not failed. Target inactive with a placement's generation says that
     nothing is left of a unit that was withdrawn: this is what the leader waits for before it deletes the placement.
     """
     if not seen.ours:
@@ -370,8 +421,19 @@ def report(placement: Placement | None, seen: Observed, *, error: str = "", orph
         generation=done.generation if done else 0,
         completed=done.completed if done else False,
         error=error,
+        result=result,
+        note=note,
         orphan=orphan,
     )
+
+
+def find_result(seen: Observed, refused: str = "") -> str:
+    """How the job came out that was asked for last, for a unit that it left at rest; `refused` is what a step that
+    failed has to say of it."""
+    entry = seen.entry
+    if refused or seen.busy or entry is None or entry.target is not TargetState.LAUNCHED or entry.completed:
+        return refused
+    return entry.result or seen.job_result
 
 
 def _differs(entry: LedgerEntry, placement: Placement) -> bool:

@@ -66,13 +66,15 @@ class Unit(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
     `text` is the rendered unit file. `generation` tells one wish of a person from the next (submit, start, stop,
     restart and replace each raise it): it is the store's revision of the last write, so it is never used twice, not
-    even by a unit that is destroyed and created again. It is not part of the stored value.
+    even by a unit that is destroyed and created again. It is not part of the stored value. `restart_of`: a restart was
+    asked for at this generation, so that what was started for it, or before, is to be started anew (0: none was).
     """
 
     name: str
     text: str
     target: TargetState = TargetState.INACTIVE
     generation: Count = 0
+    restart_of: Count = 0
 
 
 class UnitState(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -81,9 +83,12 @@ class UnitState(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     `load`, `active`, `sub` are systemd's own words. `hash` is of the content that this machine holds ('' when it holds
     none any more), `target` and `generation` are those of the placement that it has carried out last. `completed`
     says that a oneshot ran to its end with success. `error` is why the last step failed, in systemd's own words where
-    systemd spoke, else ''. `orphan`: the unit is only kept running, because a restored store does not know it or
-    wants it gone; no order but one to run it is carried out. `outdated`: the machine said so before the store was
-    restored, and nothing since; it is not part of the stored value.
+    systemd spoke, else ''. `result` is systemd's word for how the job ended that was asked for last, where it left the
+    unit at rest (`done`, `condition`: one was not met, which is no failure, `assert`, `dependency`, …), or `refused`
+    where systemd would not do it at all; `note` says more of what is no failure. `orphan`: the unit is only kept
+    running, because a restored store does not know it or wants it gone; no order but one to run it is carried out.
+    `outdated`: the machine said so before the store was restored, and nothing since; it is not part of the stored
+    value.
     """
 
     load: str = ""
@@ -94,6 +99,8 @@ class UnitState(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     generation: Count = 0
     completed: bool = False
     error: str = ""
+    result: str = ""
+    note: str = ""
     orphan: bool = False
     outdated: bool = False
 

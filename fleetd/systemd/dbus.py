@@ -19,7 +19,15 @@ from fleetd.systemd.bus import MANAGER_PATH, MAX_CALLS_IN_FLIGHT, SYSTEMD, Refus
 from fleetd.systemd.failure import Ending, render_failure
 from fleetd.systemd.files import INVALID_NAME, UnitFiles, is_loadable, units_of_link
 from fleetd.systemd.journal import last_lines
-from fleetd.systemd.protocol import ManagerUnavailable, ServiceManagerError, UnitDetails, UnitStatus
+from fleetd.systemd.protocol import (
+    REFUSED,
+    SKIPPED,
+    JobRefused,
+    ManagerUnavailable,
+    ServiceManagerError,
+    UnitDetails,
+    UnitStatus,
+)
 
 RELOAD_TIMEOUT_S = 120.0  # it takes a second at a thousand units, and waits for generators
 NAMES_A_CALL = 100
@@ -30,6 +38,7 @@ SLOW_JOBS_S = 1.0
 JOURNAL_LAG_S = 0.2
 PATTERNS_A_CALL = 16  # systemd compares each pattern with each unit: for more than a few, the whole list is cheaper
 
+_AT_REST = ("ActiveState", "ConditionResult", "ConditionTimestampMonotonic")
 _NO_SUCH_UNIT = f"{SYSTEMD}.NoSuchUnit"
 _WITH_RESULT = frozenset(("service", "socket", "timer", "path", "mount", "automount", "swap", "scope"))
 
@@ -60,6 +69,7 @@ class SystemdOverDBus:
         self._has_changed = asyncio.Event()
         self._asked: dict[str, float] = {}  # name → number of the job that was asked for last; infinite: no answer yet
         self._ended: dict[str, tuple[int, str]] = {}  # name → number and result of the job that ended last
+        self._at_rest: dict[str, bool] = {}  # units that are inactive, and whether their conditions were met
         self._queued: dict[int, None] = {}  # jobs asked for over this connection that have not ended
         self._job_slots = asyncio.Semaphore(MAX_QUEUED_JOBS)
         self._slot_freed_at_s = -math.inf
@@ -76,6 +86,7 @@ class SystemdOverDBus:
         """After each connecting: what was missed meanwhile is not known, so everything may have changed."""
         for number in list(self._queued):
             self._free_slot(number)
+        self._at_rest.clear()
         search_path = await self._bus.get_one(MANAGER_PATH, "Manager.UnitPath", "ask systemd for its directories")
         self._search_path = tuple(search_path)
         self._by_path = {object_path(name): name for name in self._files.names()}
@@ -155,7 +166,7 @@ class SystemdOverDBus:
     def _forget(self, name: str) -> None:
         self._files.drop(name)
         self._by_path.pop(object_path(name), None)
-        for known in (self._asked, self._ended, self._changed):
+        for known in (self._asked, self._ended, self._changed, self._at_rest):
             known.pop(name, None)
 
     async def _reset_failed(self, name: str) -> None:
@@ -220,23 +231,25 @@ class SystemdOverDBus:
     async def start(self, name: str) -> None:
         await self._queue_job("start", "StartUnit", name)
 
+    async def restart(self, name: str) -> None:
+        await self._queue_job("restart", "RestartUnit", name)
+
     async def stop(self, name: str) -> None:
-        if not is_loadable(name):
-            return
-        try:
+        if is_loadable(name):
             await self._queue_job("stop", "StopUnit", name)
-        except Refused as error:
-            if error.code != _NO_SUCH_UNIT:
-                raise
 
     async def _queue_job(self, verb: str, member: str, name: str) -> None:
         await self._claim_slot()
         self._asked[name] = math.inf
         try:
             [path] = await self._bus.call(f"{verb} {name}", member, "ss", name, "replace")
-        except BaseException:
+        except BaseException as error:
             self._asked.pop(name, None)
             self._job_slots.release()
+            if isinstance(error, Refused):
+                if member == "StopUnit" and error.code == _NO_SUCH_UNIT:
+                    return
+                raise JobRefused(str(error)) from error
             raise
         number = _job_number(path)
         self._asked[name] = number
@@ -283,17 +296,37 @@ class SystemdOverDBus:
         match member:
             case "PropertiesChanged":
                 if path in self._by_path:
-                    self._note(self._by_path[path])
+                    self._note_properties(self._by_path[path], body[1])
             case "JobRemoved":
                 number, _, name, result = body
                 self._free_slot(number)
                 if name in self._asked:
-                    self._ended[name] = (number, result)
+                    self._ended[name] = (number, self._interpret(name, result))
                 if object_path(name) in self._by_path:
                     self._note(name)
             case "Reloading" if not body[0]:
                 self._relinked.clear()
                 self._note_all()
+
+    def _note_properties(self, name: str, properties: Mapping[str, Any]) -> None:
+        """A unit has changed. systemd tells all of these of it at once, before it tells that its job has ended; where
+        nothing refers to the unit, it forgets them right after."""
+        said = {key: properties[key].value for key in _AT_REST if key in properties}
+        if said.get("ActiveState") == "inactive":
+            was_asked = said.get("ConditionTimestampMonotonic", 0) > 0
+            self._at_rest[name] = bool(said.get("ConditionResult", True)) or not was_asked
+        elif said:
+            self._at_rest.pop(name, None)
+        self._note(name)
+
+    def _interpret(self, name: str, result: str) -> str:
+        """systemd's word for how a unit's job has ended, made clear where it says one thing of two."""
+        if name in self._at_rest:
+            if result == "failed":
+                return REFUSED
+            if result == "done" and not self._at_rest[name]:
+                return SKIPPED
+        return result
 
     def _note(self, name: str) -> None:
         self._changed[name] = None
@@ -318,7 +351,7 @@ class SystemdOverDBus:
         if kind == "service":
             service_type, remains = await self._bus.get(name, "Service.Type", "Service.RemainAfterExit")
             oneshot = service_type == "oneshot" and not remains
-        return UnitDetails(self._files.resolve(path), any(invocation), result, oneshot)
+        return UnitDetails(self._files.resolve(path), bytes(invocation).hex(), result, oneshot)
 
     async def explain(self, name: str) -> str:
         if not is_loadable(name):
@@ -333,7 +366,8 @@ class SystemdOverDBus:
             )
             ending = structs.replace(ending, exit_code=exit_code, exit_status=status, status_text=text)
         log = await last_lines(name, user=self._user)
-        if code and not log:  # the journal is a little behind, and it alone says which setting is bad
+        # The journal is a little behind, and it alone says which setting is bad, or which condition is not met.
+        if not log and (code or ending.job_result):
             await asyncio.sleep(JOURNAL_LAG_S)
             log = await last_lines(name, user=self._user)
         return render_failure(ending, log)

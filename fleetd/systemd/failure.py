@@ -5,6 +5,15 @@ from collections.abc import Sequence
 
 import msgspec
 
+from fleetd.systemd.protocol import REFUSED, SKIPPED
+
+_JOB_RESULTS = {
+    REFUSED: "systemd refused to start it",
+    SKIPPED: "systemd skipped it: a condition is not met",
+    "assert": "systemd did not start it: an assertion is not met (assert)",
+    "dependency": "systemd did not start it: a unit that it needs failed (dependency)",
+}
+
 
 class Ending(msgspec.Struct, frozen=True):
     """What systemd knows of how a unit ended; '' and 0 where it knows nothing. `exit_code` is CLD_* of waitid(2)."""
@@ -18,16 +27,18 @@ class Ending(msgspec.Struct, frozen=True):
 
 
 def render_failure(ending: Ending, log: Sequence[str]) -> str:
-    """The reasons in order of weight, then the unit's last lines; '' where there is nothing to tell."""
+    """The reasons in order of weight, then the unit's last lines, each once, where it stands last; '' where there is
+    nothing to tell."""
     reasons = [ending.load_error]
     if ending.result not in ("", "success"):
         reasons.append(f"{ending.result}{_render_exit(ending)}")
     if ending.job_result not in ("", "done", "failed"):  # `failed` says no more than the result does
-        reasons.append(f"its last job ended with: {ending.job_result}")
+        reasons.append(_JOB_RESULTS.get(ending.job_result, f"its last job ended with: {ending.job_result}"))
     if ending.status_text:
         reasons.append(f"it said of itself: {ending.status_text}")
     if log:
-        reasons.append("last lines:\n" + "\n".join(log))
+        lines = [*dict.fromkeys(reversed(log))][::-1]
+        reasons.append("last lines:\n" + "\n".join(lines))
     return "; ".join(reason for reason in reasons if reason)
 
 

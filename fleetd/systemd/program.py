@@ -19,6 +19,8 @@ _RUNNING = {  # the sub state of an active unit
     "mount": "mounted",
     "automount": "waiting",
 }
+_YES = ("yes", "true", "1", "on")
+_TRIGGERS = {"socket": ("Socket", "Service"), "timer": ("Timer", "Unit"), "path": ("Path", "Unit")}
 _SLEEP = re.compile(r"\bsleep (\d+(?:\.\d+)?|infinity)")
 _EXIT = re.compile(r"\bexit (\d+)")
 _ECHO = re.compile(r"\becho ([^;'\"]+)")
@@ -26,7 +28,10 @@ _ENDS_AT_ONCE = re.compile(r"(?:^|/)(?:true|false|echo)\b")
 
 
 class Program(msgspec.Struct, frozen=True):
-    """One unit file, as the simulation follows it. Durations end of themselves; infinite: until it is stopped."""
+    """One unit file, as the simulation follows it. Durations end of themselves; infinite: until it is stopped.
+
+    `conditions` and `asserts` are paths that have to exist, `triggers` is the unit that this one is to start.
+    """
 
     kind: str
     load: str = "loaded"
@@ -40,6 +45,14 @@ class Program(msgspec.Struct, frozen=True):
     requires: tuple[str, ...] = ()
     wants: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
+    part_of: tuple[str, ...] = ()
+    binds_to: tuple[str, ...] = ()
+    triggers: str = ""
+    conditions: tuple[str, ...] = ()
+    asserts: tuple[str, ...] = ()
+    exec_condition: bool = True
+    manual_start: bool = True
+    manual_stop: bool = True
 
     @property
     def running(self) -> str:
@@ -60,7 +73,7 @@ def parse_program(name: str, text: str) -> Program:
         kind,
         load="bad-setting" if kind == "service" and not command else "loaded",
         oneshot=_last(options, "Service", "Type") == "oneshot",
-        remains=_last(options, "Service", "RemainAfterExit") in ("yes", "true", "1", "on"),
+        remains=_last(options, "Service", "RemainAfterExit") in _YES,
         lasts_s=lasts_s if kind == "service" else math.inf,
         exit_status=exit_status,
         stop_s=_sleeping_s(" ; ".join(_values(options, "Service", "ExecStop"))),
@@ -69,7 +82,21 @@ def parse_program(name: str, text: str) -> Program:
         requires=_words(options, "Unit", "Requires", "BindsTo"),
         wants=_words(options, "Unit", "Wants"),
         after=_words(options, "Unit", "After"),
+        part_of=_words(options, "Unit", "PartOf"),
+        binds_to=_words(options, "Unit", "BindsTo"),
+        triggers=_find_triggered(name, options),
+        conditions=tuple(_values(options, "Unit", "ConditionPathExists")),
+        asserts=tuple(_values(options, "Unit", "AssertPathExists")),
+        exec_condition=not any("false" in each for each in _values(options, "Service", "ExecCondition")),
+        manual_start=_last(options, "Unit", "RefuseManualStart") not in _YES,
+        manual_stop=_last(options, "Unit", "RefuseManualStop") not in _YES,
     )
+
+
+def _find_triggered(name: str, options: tuple[Option, ...]) -> str:
+    stem, _, kind = name.rpartition(".")
+    section, option = _TRIGGERS.get(kind, ("", ""))
+    return (_last(options, section, option) or f"{stem}.service") if section else ""
 
 
 def _values(options: tuple[Option, ...], section: str, *names: str) -> list[str]:

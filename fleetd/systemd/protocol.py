@@ -18,6 +18,15 @@ class ManagerUnavailable(ServiceManagerError):
     """systemd or the bus cannot be reached just now. What was asked may or may not have happened."""
 
 
+class JobRefused(ServiceManagerError):
+    """systemd would not queue the job, and will not as long as the unit's file says what it says."""
+
+
+# What a job can come to that systemd has no word of its own for (job_result).
+REFUSED = "refused"  # it failed before the unit had begun to start
+SKIPPED = "condition"  # it is done, for a condition was not met
+
+
 class UnitStatus(msgspec.Struct, frozen=True):
     """One unit as systemd lists it. A unit that systemd does not know reads as the defaults do.
 
@@ -34,13 +43,14 @@ class UnitStatus(msgspec.Struct, frozen=True):
 class UnitDetails(msgspec.Struct, frozen=True):
     """What systemd says of one unit beyond the list, asked for only where it matters.
 
-    `fragment_path` is the file it was read from ('': none). `invoked`: systemd remembers that it was started since the
-    boot. `result` is systemd's word for how it ended ('success', 'exit-code', 'timeout', …; '' where its type has
-    none). `oneshot`: a service of Type=oneshot without RemainAfterExit, which has completed once it is inactive.
+    `fragment_path` is the file it was read from ('': none). `invocation` is the ID of its last start since the boot, in
+    hex, '' where systemd remembers none. `result` is systemd's word for how it ended ('success', 'exit-code',
+    'timeout', …; '' where its type has none). `oneshot`: a service of Type=oneshot without RemainAfterExit, which has
+    completed once it is inactive.
     """
 
     fragment_path: str = ""
-    invoked: bool = False
+    invocation: str = ""
     result: str = ""
     oneshot: bool = False
 
@@ -93,8 +103,15 @@ class ServiceManager(Protocol):
         """How each of these units stands now. One call for all, never one a unit. One that has no file here, and that
         systemd does not have in memory, is not found."""
 
+    # Jobs. Each of these raises JobRefused where systemd refuses to queue it. Those asked for one after the other,
+    # without waiting for the answer in between, are queued in that order.
+
     async def start(self, name: str) -> None:
         """Queue a start job (mode replace); returns when the job is queued. Its end is a change."""
+
+    async def restart(self, name: str) -> None:
+        """Queue a restart job (mode replace): what runs of those that need this unit is restarted with it; returns when
+        the job is queued. A unit that does not run is started."""
 
     async def stop(self, name: str) -> None:
         """Queue a stop job (mode replace); returns when the job is queued. A unit not loaded is no error."""
@@ -103,8 +120,10 @@ class ServiceManager(Protocol):
         """Wait until units of ours (those with files here) changed state or ended a job; their names, each once."""
 
     def job_result(self, name: str) -> str:
-        """How the last job of this unit ended since it was asked for with `start` or `stop` (systemd's word: done,
-        failed, dependency, timeout, canceled, skipped, …), or '' while none has."""
+        """How the last job of this unit ended since it was asked for with `start`, `stop` or `restart`, '' while none
+        has. systemd's word: done, failed, dependency, timeout, canceled, assert, …; but SKIPPED for one that is done
+        because a condition was not met, and REFUSED for one that failed before the unit had begun to start (a timer
+        without its service, a socket whose service runs already)."""
 
     async def details(self, name: str) -> UnitDetails:
         """More on one unit; the defaults for one that systemd does not know."""

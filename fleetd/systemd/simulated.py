@@ -96,12 +96,17 @@ class SimulatedSystemd:
         """Unit → main process, of all units that have one, in order of their names."""
         return self._units.processes()
 
+    def set_path(self, path: str, *, exists: bool) -> None:
+        """Make a path that conditions and assertions ask for, or take it away. There is none but `/` to begin with."""
+        self._units.paths.pop(path, None)
+        self._units.paths |= {path: None} if exists else {}
+
     def lose_bus(self, for_s: float) -> None:
         """The bus is gone, and is found again after so long. Units do not notice."""
         self._bus_is_up = False
         asyncio.get_running_loop().call_later(for_s, self.find_bus)
 
-    def restart(self) -> None:
+    def reexecute(self) -> None:
         """systemd executes itself anew: jobs and units stay, who was connected must connect again."""
         self.lose_bus(for_s=0.1)
 
@@ -254,7 +259,7 @@ class SimulatedSystemd:
         program = unit.program
         return UnitDetails(
             self._system_units.get(name, f"{DIRECTORY}/{name}"),
-            unit.invoked,
+            unit.invocation,
             "" if program.kind in ("target", "slice", "device") else unit.result,
             program.oneshot and not program.remains,
         )
@@ -288,6 +293,11 @@ class SimulatedSystemd:
         self._asked.pop(name, None)
         await self._take_time("start", (name,))
         self._asked[name] = self._units.queue_start(name)
+
+    async def restart(self, name: str) -> None:
+        self._asked.pop(name, None)
+        await self._take_time("restart", (name,))
+        self._asked[name] = self._units.queue_restart(name)
 
     async def stop(self, name: str) -> None:
         self._asked.pop(name, None)

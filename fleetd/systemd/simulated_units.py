@@ -11,7 +11,7 @@ import msgspec
 
 from fleetd.systemd.files import is_loadable
 from fleetd.systemd.program import Program, parse_program
-from fleetd.systemd.protocol import ServiceManagerError
+from fleetd.systemd.protocol import REFUSED, SKIPPED, JobRefused
 
 _SIGKILL = 9
 _NO_COMMAND = "Service has no ExecStart=, ExecStop=, or SuccessAction=. Refusing."
@@ -48,7 +48,7 @@ class SimulatedUnit(msgspec.Struct):
     exit_code: int = 0
     exit_status: int = 0
     pid: int = 0
-    invoked: bool = False
+    invocation: str = ""
     job: Job | None = None
     timer: asyncio.TimerHandle | None = None
 
@@ -71,6 +71,7 @@ class SimulatedUnits:
         on_job_end: Callable[[str, int, str], None],
     ) -> None:
         self.behaviours: dict[str, Behaviour] = {}
+        self.paths: dict[str, None] = {"/": None}  # those that exist, as far as conditions and assertions ask for them
         self._read_text = read_text
         self._linked_to = linked_to
         self._resolve = resolve
@@ -80,6 +81,7 @@ class SimulatedUnits:
         self._logs: dict[str, list[str]] = {}
         self._last_pid = 1000
         self._last_job = 0
+        self._last_invocation = 0
 
     def forget_all(self) -> None:
         """The machine has lost power. Numbers of processes and jobs go on, so that none is taken for an older one."""
@@ -170,12 +172,47 @@ class SimulatedUnits:
 
     def queue_start(self, name: str) -> int:
         """Queue start jobs for a unit and what it needs; the number of its own. Raises where systemd would refuse."""
-        needed: dict[str, SimulatedUnit] = {}
-        self._gather(name, f"start {name}", {}, needed)
-        jobs = [(unit, self._replace_job(unit, "start")) for unit in needed.values()]
+        jobs = [(unit, self._replace_job(unit, "start")) for unit in self._find_needed("start", name)]
         for unit, _ in jobs:
             self._run_start(unit)
         return jobs[-1][1].number
+
+    def queue_restart(self, name: str) -> int:
+        """Queue a restart job for a unit that runs, and for what runs of those that need it; start jobs for what it
+        needs. The number of its own. Raises where systemd would refuse."""
+        *needed, unit = self._find_needed("restart", name)
+        if unit.active in ("inactive", "failed"):
+            return self.queue_start(name)
+        _check_manual(unit.program.manual_stop, "restart", name)
+        stopped = [*self._find_dependents(unit), unit]
+        for other in needed:
+            self._replace_job(other, "start")
+        number = [self._replace_job(other, "restart") for other in stopped][-1].number
+        for other in needed:
+            self._run_start(other)
+        for other in stopped:
+            self._run_stop(other)
+        return number
+
+    def _find_dependents(self, unit: SimulatedUnit) -> list[SimulatedUnit]:
+        """What runs of the units that are stopped and restarted with this one, those that need others first."""
+        found = {unit.name: unit}
+        left = [unit]
+        while left:
+            needed = left.pop(0)
+            for other in self._units.values():
+                needs = needed.name in (*other.program.requires, *other.program.part_of)
+                if needs and other.name not in found and other.active not in ("inactive", "failed"):
+                    found[other.name] = other
+                    left.append(other)
+        return list(found.values())[:0:-1]
+
+    def _find_needed(self, verb: str, name: str) -> list[SimulatedUnit]:
+        """What a job for this unit pulls in, in order, and the unit itself last. Raises where systemd would refuse."""
+        needed: dict[str, SimulatedUnit] = {}
+        self._gather(name, f"{verb} {name}", {}, needed)
+        _check_manual(needed[name].program.manual_start, verb, name)
+        return list(needed.values())
 
     def _gather(self, name: str, asked: str, seen: dict[str, None], needed: dict[str, SimulatedUnit]) -> None:
         """Add a unit, after all that it pulls in."""
@@ -183,7 +220,7 @@ class SimulatedUnits:
         unit = self.load(name)
         error = self.load_error(name, unit) or self._behaviour(name).refusal
         if unit is None or error:
-            raise ServiceManagerError(f"{asked}: {error}")
+            raise JobRefused(f"{asked}: {error}")
         for other in (*unit.program.requires, *unit.wants):
             wanted_only = other not in unit.program.requires
             if other in seen or (wanted_only and self.load_error(other, self.load(other))):
@@ -192,11 +229,15 @@ class SimulatedUnits:
         needed[name] = unit
 
     def queue_stop(self, unit: SimulatedUnit) -> int:
-        number = self._replace_job(unit, "stop").number
-        for other in list(self._units.values()):
-            if unit.name in other.program.requires and other.active not in ("inactive", "failed"):
-                self.queue_stop(other)
-        self._run_stop(unit)
+        """Queue stop jobs for a unit and what needs it; the number of its own. Raises where systemd would refuse."""
+        _check_manual(unit.program.manual_stop, "stop", unit.name)
+        return self._queue_stop(unit)
+
+    def _queue_stop(self, unit: SimulatedUnit) -> int:
+        dependents = self._find_dependents(unit)
+        number = [self._replace_job(each, "stop") for each in (*dependents, unit)][-1].number
+        for each in (*dependents, unit):
+            self._run_stop(each)
         return number
 
     def _replace_job(self, unit: SimulatedUnit, kind: str) -> Job:
@@ -216,16 +257,16 @@ class SimulatedUnits:
         self._on_job_end(unit.name, job.number, result)
         self._on_change(unit.name)
         if job.kind == "start":
-            self._run_waiting(unit, result)
+            self._run_waiting(unit, "done" if result == SKIPPED else result)
 
     def _run_waiting(self, ended: SimulatedUnit, result: str) -> None:
         """Go on with the start jobs that came after this one, or needed it."""
         for unit in list(self._units.values()):
-            if not unit.job or unit.job.kind != "start":
+            if not unit.job or unit.job.kind == "stop":
                 continue
             if result != "done" and ended.name in unit.program.requires:
                 self._end_job(unit, "dependency")
-            elif ended.name in unit.program.after:
+            elif ended.name in unit.program.after and unit.job.kind == "start":
                 self._run_start(unit)
 
     def _run_start(self, unit: SimulatedUnit) -> None:
@@ -235,10 +276,20 @@ class SimulatedUnits:
             self._end_job(unit, "done")
             return
         before = (self._units.get(name) for name in unit.program.after)
-        if any(other and other.job and other.job.kind == "start" for other in before):
+        if any(other and other.job and other.job.kind != "stop" for other in before):
+            return
+        if hindrance := self._find_hindrance(unit):
+            self._end_job(unit, hindrance)
             return
         behaviour = self._behaviour(unit.name)
-        unit.invoked, unit.result, unit.exit_code, unit.exit_status = True, "success", 0, 0
+        self._last_invocation += 1
+        unit.invocation = f"{self._last_invocation:032x}"
+        unit.result, unit.exit_code, unit.exit_status = "success", 0, 0
+        if not unit.program.exec_condition:
+            self._set_state(unit, "activating", "condition")
+            self._say(unit, f"{unit.name}: Skipped due to 'exec-condition'.")
+            self._after(unit, 0.0, lambda: self._rest(unit, job_result=SKIPPED))
+            return
         if unit.program.kind == "service":
             self._last_pid += 1
             unit.pid = self._last_pid
@@ -247,6 +298,28 @@ class SimulatedUnits:
             self._after(unit, behaviour.start_s, lambda: self._finish_start(unit, behaviour))
         else:
             self._finish_start(unit, behaviour)
+
+    def _find_hindrance(self, unit: SimulatedUnit) -> str:
+        """How the job ends because of what keeps the unit from starting, or ''."""
+        program, name = unit.program, unit.name
+        if path := self._find_unmet(program.conditions):
+            self._say(unit, f"{name} was skipped because of an unmet condition check (ConditionPathExists={path}).")
+            return SKIPPED
+        if self._find_unmet(program.asserts):
+            self._say(unit, f"{name}: Starting requested but asserts failed.", f"Assertion failed for {name}.")
+            return "assert"
+        triggered = self.load(program.triggers) if program.triggers else unit
+        if triggered is None or triggered.program.load != "loaded":
+            self._say(unit, f"{name}: Refusing to start, unit {program.triggers} to trigger not loaded.")
+            return REFUSED
+        if program.kind == "socket" and triggered.active not in ("inactive", "failed"):
+            self._say(unit, f"{name}: Socket service {triggered.name} already active, refusing.")
+            return REFUSED
+        return ""
+
+    def _find_unmet(self, paths: tuple[str, ...]) -> str:
+        """The first of these paths that does not exist, or, with a `!`, that does; or ''."""
+        return next((path for path in paths if (path.lstrip("!") in self.paths) == path.startswith("!")), "")
 
     def _finish_start(self, unit: SimulatedUnit, behaviour: Behaviour) -> None:
         if behaviour.fails:
@@ -296,15 +369,20 @@ class SimulatedUnits:
 
     def _rest(self, unit: SimulatedUnit, active: str = "inactive", sub: str = "dead", job_result: str = "done") -> None:
         """The unit has no process any more. Its job ends, or begins if it waited for this."""
-        waited = unit.active == "deactivating" and unit.job is not None and unit.job.kind == "start"
+        waited = unit.active == "deactivating" and unit.job is not None and unit.job.kind != "stop"
         unit.pid = 0
         if unit.timer:
             unit.timer.cancel()
         self._set_state(unit, active, sub)
-        if waited:
+        if waited and unit.job:
+            unit.job.kind = "start"
             self._run_start(unit)
         else:
             self._end_job(unit, job_result)
+        for other in list(self._units.values()):
+            is_bound = unit.name in other.program.binds_to and other.active not in ("inactive", "failed")
+            if is_bound and not other.job:
+                self._queue_stop(other)
 
     def _set_state(self, unit: SimulatedUnit, active: str, sub: str) -> None:
         unit.active, unit.sub = active, sub
@@ -321,3 +399,10 @@ class SimulatedUnits:
 
     def _behaviour(self, name: str) -> Behaviour:
         return self.behaviours.get(name, Behaviour())
+
+
+def _check_manual(is_allowed: bool, verb: str, name: str) -> None:
+    """Raises JobRefused for a job that may be requested by dependency only."""
+    if not is_allowed:
+        words = "may be requested by dependency only (it is configured to refuse manual start/stop)."
+        raise JobRefused(f"{verb} {name}: Operation refused, unit {name} {words}")

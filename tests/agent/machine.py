@@ -256,4 +256,4 @@ class MachineUnderTest:
 
     def asked_to_act(self) -> list[tuple[str, tuple[str, ...]]]:
         """Whatever was asked that changes something."""
-        return self.asked("start", "stop", "write", "remove", "reload")
+        return self.asked("start", "restart", "stop", "write", "remove", "reload")

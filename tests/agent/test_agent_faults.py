@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from fleetd.agent.publisher import STRAGGLER_S
-from fleetd.core.reconcile import LedgerEntry
+from fleetd.core.steps import LedgerEntry
 from fleetd.core.unit import TargetState, UnitState
 from fleetd.core.unitfile import hash_unit_file
 from fleetd.systemd.simulated import Behaviour

@@ -6,6 +6,7 @@ Like test_systemd.py, this runs on the simulated systemd, and in test_systemd_re
 import asyncio
 
 import pytest
+from msgspec import structs
 
 from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager, UnitDetails, UnitStatus
 from tests.contract.systemd_bench import (
@@ -152,13 +153,14 @@ async def test_three_thousand_calls_at_once_do_not_lose_the_bus(manager: Service
 
 async def test_the_details_tell_the_file_and_whether_it_was_started(manager: ServiceManager) -> None:
     await manager.write({"told.service": SLEEPER, "group.target": "[Unit]\n"})
-    assert await manager.details("told.service") == UnitDetails(
-        "/run/fleet/units/told.service", False, "success", False
-    )
+    told = UnitDetails("/run/fleet/units/told.service", "", "success", False)
+    assert await manager.details("told.service") == told
     assert (await manager.details("group.target")).result == ""
     await manager.start("told.service")
     await until_active(manager, "told.service")
-    assert await manager.details("told.service") == UnitDetails("/run/fleet/units/told.service", True, "success", False)
+    details = await manager.details("told.service")
+    assert details == structs.replace(told, invocation=details.invocation)
+    assert len(bytes.fromhex(details.invocation)) == 16
     assert (await manager.details("ssh.service")).fragment_path == "/lib/systemd/system/ssh.service"
     for name in ("unknown.service", "template@.service", "no-suffix"):
         assert await manager.details(name) == UnitDetails()

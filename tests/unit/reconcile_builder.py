@@ -1,9 +1,12 @@
 """One unit on one machine, in a few words: what is placed, what its ledger says, what is here, and what follows."""
 
+from typing import Any
+
 import msgspec
 
 from fleetd.core.placement import Placement
-from fleetd.core.reconcile import Desired, LedgerEntry, Observed, Step, plan_machine
+from fleetd.core.reconcile import Desired, Observed, plan_machine
+from fleetd.core.steps import LedgerEntry, Step
 from fleetd.core.unit import TargetState
 from fleetd.core.unitfile import hash_unit_file
 
@@ -20,7 +23,7 @@ def placed(
     return Placement("m1", NAME, text, target, generation, retiring)
 
 
-def entry(target: TargetState = LAUNCHED, generation: int = 5, hash_: str = NEW_HASH, **more: bool) -> LedgerEntry:
+def entry(target: TargetState = LAUNCHED, generation: int = 5, hash_: str = NEW_HASH, **more: Any) -> LedgerEntry:
     return LedgerEntry(generation, target, hash_, **more)
 
 

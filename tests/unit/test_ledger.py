@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fleetd.agent.ledger import Ledger, StoreSeen
-from fleetd.core.reconcile import LedgerEntry
+from fleetd.core.steps import LedgerEntry
 from fleetd.core.unit import TargetState
 
 LOG = logging.getLogger("test")

@@ -7,12 +7,7 @@ from fleetd.core.placement import Placement
 from fleetd.core.reconcile import (
     Desired,
     LastRun,
-    LedgerEntry,
     Observed,
-    Record,
-    Start,
-    Stop,
-    Write,
     is_orphan_still,
     is_settled,
     needs_last_run,
@@ -20,6 +15,7 @@ from fleetd.core.reconcile import (
     plan_machine,
     report,
 )
+from fleetd.core.steps import LedgerEntry, Record, Start, Stop, Write
 from fleetd.core.unit import UnitState
 from tests.unit.reconcile_builder import (
     INACTIVE,
@@ -39,8 +35,8 @@ from tests.unit.reconcile_builder import (
 )
 
 WITHDRAWN = placed(INACTIVE)
-RAN = LastRun(invoked=True, result="success", oneshot=True)
-FORGOTTEN = LastRun(invoked=False, result="success", oneshot=True)
+RAN = LastRun(invocation="1", result="success", oneshot=True)
+FORGOTTEN = LastRun(result="success", oneshot=True)
 TABLE = [
     # A unit that is to go.
     ("a_withdrawn_unit_that_runs_is_stopped", WITHDRAWN, here("active"), "Stop"),
@@ -94,14 +90,13 @@ TABLE = [
     ("a_launched_unit_without_a_file_is_written_and_started", placed(), Observed(), "Write Start"),
     ("a_file_that_is_here_without_an_entry_is_started", placed(), here(), "Start"),
     ("what_runs_without_an_entry_is_recorded", placed(), here("active"), "Record"),
-    ("a_replaced_unit_that_runs_is_stopped_first", placed(generation=6), here("active", hash_=OLD_HASH), "Stop"),
-    ("a_replaced_unit_that_rests_is_written_and_started", placed(generation=6), here(hash_=OLD_HASH), "Write Start"),
     (
-        "a_replaced_unit_whose_file_is_gone_is_stopped_first",
+        "a_replaced_unit_that_runs_is_restarted",
         placed(generation=6),
-        here("active", hash_="", entry=entry(hash_=OLD_HASH)),
-        "Stop",
+        here("active", hash_=OLD_HASH),
+        "Write Restart",
     ),
+    ("a_replaced_unit_that_rests_is_written_and_started", placed(generation=6), here(hash_=OLD_HASH), "Write Start"),
     ("a_start_asked_for_again_starts_what_rests", placed(generation=6), here(entry=entry()), "Start"),
     ("a_start_asked_for_again_starts_what_failed", placed(generation=6), here("failed", entry=entry()), "Start"),
     ("a_start_asked_for_again_leaves_alone_what_runs", placed(generation=6), here("active", entry=entry()), "Record"),
@@ -150,13 +145,13 @@ TABLE = [
     (
         "a_service_that_ended_has_not_completed",
         placed(),
-        here(entry=entry(), last_run=LastRun(invoked=True, result="success")),
+        here(entry=entry(), last_run=LastRun(invocation="1", result="success")),
         "",
     ),
     (
         "a_oneshot_that_was_killed_has_not_completed",
         placed(),
-        here(entry=entry(), last_run=LastRun(invoked=True, result="signal", oneshot=True)),
+        here(entry=entry(), last_run=LastRun(invocation="1", result="signal", oneshot=True)),
         "",
     ),
     ("a_oneshot_whose_job_is_queued_has_not_completed", placed(), here(job=True, entry=entry(), last_run=RAN), ""),
@@ -242,11 +237,6 @@ def test_a_stop_for_good_voids_what_was_carried_out_so_that_the_same_placement_s
     assert stop == Stop(NAME, "it was withdrawn from here", STOPPED)
     [start] = plan(placed(), here(entry=STOPPED))
     assert start == Start(NAME, "it was asked for again", entry(issued=False))
-
-
-def test_a_stop_for_new_content_leaves_in_the_ledger_what_was_carried_out_and_that_it_was_begun() -> None:
-    [stop] = plan(placed(generation=6), here("active", hash_=OLD_HASH, entry=entry(hash_=OLD_HASH)))
-    assert stop == Stop(NAME, "its content was replaced", entry(hash_=OLD_HASH, stopped=True))
 
 
 def test_a_stop_of_what_is_to_be_loaded_only_is_begun_again_where_fleetd_ended_before_systemd_heard_of_it() -> None:

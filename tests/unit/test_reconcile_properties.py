@@ -5,20 +5,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fleetd.core.placement import Placement
-from fleetd.core.reconcile import (
-    LastRun,
-    LedgerEntry,
-    Observed,
-    Record,
-    Remove,
-    Start,
-    Step,
-    Stop,
-    StopProgress,
-    Write,
-    needs_last_run,
-    plan_adoption,
-)
+from fleetd.core.reconcile import LastRun, Observed, StopProgress, needs_last_run, plan_adoption
+from fleetd.core.steps import LedgerEntry, Record, Reload, Remove, Restart, Restarting, Start, Step, Stop, Write
 from fleetd.core.unit import TargetState
 from fleetd.core.unitfile import hash_unit_file
 from tests.unit.reconcile_builder import LOADED, NAME, NEW, NEW_HASH, OLD, OLD_HASH, entry, placed, plan
@@ -29,6 +17,7 @@ class Model:
 
     def __init__(self, seen: Observed) -> None:
         self.seen = seen
+        self.invocation = 1
 
     def apply(self, step: Step) -> None:
         change = {
@@ -36,10 +25,16 @@ class Model:
             Remove: lambda: {"hash": "", "entry": None, "stop": StopProgress.NONE},
             Write: lambda: {"hash": hash_unit_file(step.text)},
             Record: lambda: {"entry": step.entry, "stop": StopProgress.NONE},
+            Reload: lambda: {"entry": step.entry},
             Start: lambda: {"active": "active", "job": False, "stop": StopProgress.NONE},
+            Restart: lambda: {"active": "active", "job": False, "stop": StopProgress.NONE},
         }[type(step)]()
-        if isinstance(step, Stop) and step.entry is not None:
+        if isinstance(step, Stop | Write) and step.entry is not None:
             change["entry"] = step.entry
+        if isinstance(step, Restart):
+            self.invocation += 1
+            due = msgspec.structs.replace(step.entry.restarting, invocation=str(self.invocation - 1))
+            change["entry"] = msgspec.structs.replace(step.entry, restarting=due)
         if isinstance(step, Start):
             change["entry"] = msgspec.structs.replace(step.entry, issued=True)
         self.seen = msgspec.structs.replace(self.seen, **change)
@@ -49,12 +44,15 @@ class Model:
         if self.seen.active == "deactivating" or self.seen.stop is StopProgress.UNDER_WAY:
             stop = StopProgress.ENDED if self.seen.stop is StopProgress.UNDER_WAY else self.seen.stop
             self.seen = msgspec.structs.replace(self.seen, active="inactive", job=False, stop=stop)
-        last_run = LastRun() if needs_last_run(placement, self.seen) else None
+        is_restarting = self.seen.entry is not None and self.seen.entry.restarting is not None
+        last_run = LastRun(str(self.invocation) if is_restarting else "")
+        last_run = last_run if needs_last_run(placement, self.seen) else None
         self.seen = msgspec.structs.replace(self.seen, waiting=False, last_run=last_run)
 
 
 generations = st.integers(1, 4)
 hashes = st.sampled_from([OLD_HASH, NEW_HASH, ""])
+restarted = st.none() | st.sampled_from(["", "1", "0"])
 entries = st.builds(
     LedgerEntry,
     st.integers(0, 5),
@@ -62,6 +60,8 @@ entries = st.builds(
     st.sampled_from([OLD_HASH, NEW_HASH]),
     st.booleans(),
     stopped=st.booleans(),
+    restarting=st.none() | st.builds(Restarting, st.integers(1, 4), st.just(TargetState.LAUNCHED), restarted),
+    reload=st.booleans(),
 )
 machines = st.builds(
     Observed,
@@ -118,7 +118,7 @@ def test_a_unit_whose_placement_is_unchanged_is_never_stopped_whatever_systemd_s
     if placement.withdrawn:
         return
     _, taken = reach(placement, msgspec.structs.replace(later, entry=reached.entry))
-    assert not any(isinstance(step, Stop | Remove) for step in taken)
+    assert not any(isinstance(step, Stop | Remove | Restart) for step in taken)
 
 
 @given(st.none() | wishes, machines)

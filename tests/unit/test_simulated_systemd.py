@@ -102,7 +102,7 @@ async def test_while_the_bus_is_lost_units_go_on_and_nothing_is_told(systemd: Si
 async def test_a_restart_of_systemd_keeps_every_process(systemd: SimulatedSystemd) -> None:
     await systemd.start("web.service")
     processes = systemd.processes()
-    systemd.restart()
+    systemd.reexecute()
     await systemd.wait_for_changes()
     assert systemd.processes() == processes == {"web.service": systemd.pid("web.service")}
 

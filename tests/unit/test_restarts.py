@@ -1,0 +1,202 @@
+"""plan_machine where a unit runs and is to run otherwise: nothing, a reload, or a restart; and after every crash."""
+
+import msgspec
+import pytest
+
+from fleetd.core.placement import Placement
+from fleetd.core.reconcile import LastRun, Observed, find_result, needs_last_run, needs_text, report
+from fleetd.core.steps import LedgerEntry, Record, Reload, Restart, Restarting, Start, Stop, Write
+from fleetd.core.unit import TargetState
+from fleetd.core.unitfile import hash_unit_file
+from tests.unit.reconcile_builder import LAUNCHED, LOADED, NAME, NEW, NEW_HASH, OLD, OLD_HASH, entry, here, kinds, plan
+
+LIMITED = NEW + "MemoryMax=10M\n"
+LIMITED_HASH = hash_unit_file(LIMITED)
+
+
+def placed(generation: int = 6, text: str = NEW, *, restart_of: int = 0, target: TargetState = LAUNCHED) -> Placement:
+    return Placement("m1", NAME, text, target, generation, restart_of=restart_of)
+
+
+def runs(text: str = NEW, **more: object) -> Observed:
+    """A unit that runs with this content, launched by generation 5."""
+    hash_ = hash_unit_file(text)
+    return here("active", **{"hash_": hash_, "text": text, "entry": entry(hash_=hash_), **more})
+
+
+def restarting(invocation: str | None = None, generation: int = 6, **more: object) -> LedgerEntry:
+    return msgspec.structs.replace(entry(**more), restarting=Restarting(generation, LAUNCHED, invocation))
+
+
+# What a wish asks of a unit that runs.
+
+
+def test_a_content_that_only_a_restart_makes_true_is_written_and_restarted_and_the_ledger_knows_before() -> None:
+    assert needs_text(placed(), runs(OLD))
+    due = restarting(hash_=OLD_HASH)
+    assert plan(placed(), runs(OLD)) == [
+        Write(NAME, "its content was replaced", NEW, due),
+        Restart(NAME, "ExecStart= changed", due),
+    ]
+
+
+def test_a_content_that_a_reload_makes_true_keeps_the_process_and_the_ledger_knows_of_the_reload_before() -> None:
+    done = entry(generation=6, hash_=LIMITED_HASH)
+    assert plan(placed(text=LIMITED), runs()) == [
+        Write(NAME, "its content was replaced", LIMITED, msgspec.structs.replace(done, reload=True)),
+        Reload(NAME, "it runs on: MemoryMax= changed", done),
+    ]
+
+
+def test_a_content_that_means_nothing_to_systemd_keeps_the_process() -> None:
+    text = "[X-Fleet]\nConflicts=a.service\n\n" + NEW
+    write, reload = plan(placed(text=text), runs())
+    assert isinstance(write, Write)
+    assert reload == Reload(
+        NAME, "it runs on: nothing that systemd acts on changed", entry(generation=6, hash_=hash_unit_file(text))
+    )
+
+
+def test_a_restart_that_was_asked_for_is_made_of_what_was_started_before_it_alone() -> None:
+    assert plan(placed(restart_of=5), runs()) == [Restart(NAME, "a restart was asked for", restarting())]
+    assert kinds(plan(placed(restart_of=5), here(entry=entry()))) == ["Start"]
+    assert kinds(plan(placed(7, restart_of=5), runs(entry=entry(generation=6)))) == ["Record"]
+    assert kinds(plan(placed(restart_of=5), runs(entry=None))) == ["Record"]
+    assert kinds(plan(placed(restart_of=5), runs(entry=LedgerEntry(0, LAUNCHED, NEW_HASH)))) == ["Record"]
+
+
+def test_a_restart_is_not_lost_where_another_wish_comes_before_the_machine_has_heard_of_it() -> None:
+    assert kinds(plan(placed(9, restart_of=5), runs())) == ["Restart"]
+
+
+def test_a_loaded_unit_that_its_socket_runs_is_restarted_and_stays_loaded() -> None:
+    seen = runs(entry=entry(LOADED))
+    wish = Restarting(6, LOADED)
+    assert plan(placed(restart_of=5, target=LOADED), seen) == [
+        Restart(NAME, "a restart was asked for", msgspec.structs.replace(entry(LOADED), restarting=wish))
+    ]
+    assert kinds(plan(placed(restart_of=5, target=LOADED), here(entry=entry(LOADED)))) == ["Record"]
+
+
+def test_a_unit_whose_file_is_gone_is_restarted_unless_it_runs_what_is_asked_for() -> None:
+    assert kinds(plan(placed(), here("active", hash_="", entry=entry(hash_=OLD_HASH)))) == ["Write", "Restart"]
+    assert kinds(plan(placed(), here("active", hash_="", entry=entry()))) == ["Write", "Reload"]
+
+
+def test_a_content_that_changes_under_one_generation_is_carried_out() -> None:
+    assert kinds(plan(placed(5), runs(OLD))) == ["Write", "Restart"]
+    assert kinds(plan(placed(5, LIMITED), runs())) == ["Write", "Reload"]
+    assert kinds(plan(placed(5), here(hash_=OLD_HASH, entry=entry(hash_=OLD_HASH)))) == ["Write", "Start"]
+    done = entry(hash_=OLD_HASH, completed=True)
+    assert kinds(plan(placed(5), here(hash_=OLD_HASH, entry=done))) == ["Write", "Record"]
+    assert plan(placed(5), runs(OLD, entry=entry(hash_=OLD_HASH, adopted=True))) == []
+
+
+def test_a_unit_that_runs_as_its_file_says_is_not_restarted_for_what_the_ledger_says_of_the_content() -> None:
+    assert kinds(plan(placed(), runs(entry=entry(hash_="of another release")))) == ["Record"]
+
+
+def test_a_replaced_unit_that_is_being_stopped_is_waited_for() -> None:
+    assert plan(placed(), here("deactivating", hash_=OLD_HASH, entry=entry(hash_=OLD_HASH))) == []
+
+
+def test_a_replaced_unit_that_is_to_be_loaded_only_is_stopped() -> None:
+    [stop] = plan(placed(target=LOADED), runs(OLD))
+    assert isinstance(stop, Stop)
+
+
+# After a crash at each point.
+
+
+def test_a_restart_that_was_written_down_and_not_asked_for_is_asked_for() -> None:
+    due = restarting(hash_=OLD_HASH)
+    assert plan(placed(), runs(OLD, entry=due))[1:] == [Restart(NAME, _NOT_ASKED, due)]
+    assert plan(placed(), runs(entry=due)) == [Restart(NAME, _NOT_ASKED, due)]
+    assert kinds(plan(placed(), here(entry=due))) == ["Start"]
+
+
+_NOT_ASKED = "its restart was written down, but systemd was not asked"
+DONE = Record(NAME, "it was restarted", entry(generation=6))
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [
+        (runs(last_run=LastRun("old")), "Restart"),  # busy, but with the process of before
+        (runs(last_run=LastRun("old"), job=True), ""),  # a job is queued: its end tells
+        (runs(last_run=LastRun("new")), DONE),
+        (runs(last_run=LastRun("new"), job=True), DONE),  # it starts, and takes its time
+        (here("failed", last_run=LastRun("new")), DONE),  # it was started, and failed
+        (here("failed", last_run=LastRun("old")), "Restart"),  # it failed before
+        (here(last_run=LastRun("")), "Restart"),  # it is gone, and systemd remembers nothing
+        (here(last_run=LastRun(""), job_result="done"), DONE),  # a oneshot that ran
+        (here(last_run=LastRun(""), job_result="condition"), DONE),
+        (runs(last_run=LastRun("old"), job_result="canceled"), "Restart"),
+        (runs(), ""),  # systemd was not asked yet, or has no answer
+    ],
+)
+def test_a_restart_counts_as_done_when_the_invocation_is_another_one_or_its_job_has_ended(
+    seen: Observed, expected: str | Record
+) -> None:
+    seen = msgspec.structs.replace(seen, entry=restarting("old"))
+    assert needs_last_run(placed(), seen)
+    steps = plan(placed(), seen)
+    assert steps == [expected] if isinstance(expected, Record) else kinds(steps) == expected.split()
+
+
+def test_a_restart_begun_for_one_wish_is_finished_before_the_next_is_looked_at() -> None:
+    begun = restarting("old", hash_=OLD_HASH)
+    assert plan(placed(8, OLD), runs(entry=begun, last_run=LastRun("new"))) == [DONE]
+    assert kinds(plan(placed(8, OLD), runs(entry=begun, last_run=LastRun("old")))) == ["Write", "Restart"]
+
+
+def test_a_reload_that_may_not_have_been_made_is_made() -> None:
+    due = msgspec.structs.replace(entry(generation=6), reload=True)
+    assert plan(placed(), runs(entry=due)) == [Reload(NAME, _UNREAD, entry(generation=6))]
+    assert kinds(plan(placed(), runs(OLD, entry=due))) == ["Write", "Reload"]
+
+
+_UNREAD = "whether systemd has read its file is not known"
+
+
+def test_a_unit_that_is_restarted_is_reported_with_what_was_carried_out_before() -> None:
+    state = report(placed(), here("deactivating", entry=restarting("old")))
+    assert state is not None
+    assert (state.generation, state.target) == (5, LAUNCHED)
+    assert not needs_last_run(placed(), here("active", entry=restarting()))
+
+
+# How a job that started nothing came out.
+
+
+@pytest.mark.parametrize("result", ["condition", "assert"])
+def test_a_start_that_systemd_skipped_is_remembered_and_is_no_end_of_a_oneshot(result: str) -> None:
+    seen = here(entry=entry(), job_result=result, last_run=LastRun(oneshot=True))
+    [record] = plan(placed(5), seen)
+    assert record == Record(NAME, f"systemd did not start it ({result})", entry(result=result))
+    seen = msgspec.structs.replace(seen, entry=record.entry)
+    assert plan(placed(5), seen) == []
+    assert plan(placed(5), msgspec.structs.replace(seen, job_result="")) == [], "fleetd was restarted"
+    assert find_result(msgspec.structs.replace(seen, job_result="")) == result
+    [record] = plan(placed(5), msgspec.structs.replace(seen, active="active"))
+    assert record == Record(NAME, "it runs after all", entry())
+
+
+@pytest.mark.parametrize(
+    ("seen", "refused", "result"),
+    [
+        (here(entry=entry(), job_result="done"), "", "done"),
+        (here(entry=entry(completed=True), job_result="done"), "", ""),
+        (here(entry=entry(LOADED), job_result="done"), "", ""),
+        (here("active", entry=entry(), job_result="done"), "", ""),
+        (here("active", entry=entry(), job_result="done"), "refused", "refused"),
+        (here(job_result="done"), "", ""),
+    ],
+)
+def test_the_result_of_a_job_is_told_of_a_launched_unit_at_rest(seen: Observed, refused: str, result: str) -> None:
+    assert find_result(seen, refused) == result
+
+
+def test_a_start_that_is_asked_for_again_forgets_how_the_last_one_came_out() -> None:
+    [start] = plan(placed(), here(entry=entry(result="assert")))
+    assert start == Start(NAME, "it was asked for again", entry(generation=6, issued=False))
