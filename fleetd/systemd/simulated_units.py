@@ -377,8 +377,8 @@ class SimulatedUnits:
         if waited and unit.job:
             unit.job.kind = "start"
             self._run_start(unit)
-        else:
-            self._end_job(unit, job_result)
+            return
+        self._end_job(unit, job_result)
         for other in list(self._units.values()):
             is_bound = unit.name in other.program.binds_to and other.active not in ("inactive", "failed")
             if is_bound and not other.job:

@@ -36,6 +36,9 @@ class Bench(Protocol):
     def pid(self, name: str) -> int:
         """The main process of a unit, 0 if it has none."""
 
+    async def start_turn(self, name: str) -> int:
+        """A number that is higher for a unit that was started later."""
+
 
 class SimulatedBench:
     def __init__(self) -> None:
@@ -53,6 +56,9 @@ class SimulatedBench:
 
     def pid(self, name: str) -> int:
         return self.manager.pid(name)
+
+    async def start_turn(self, name: str) -> int:
+        return int((await self.manager.details(name)).invocation, 16)
 
 
 class RealBench:
@@ -73,6 +79,9 @@ class RealBench:
 
     def pid(self, name: str) -> int:
         return int(systemctl("show", "--value", "--property=MainPID", name))
+
+    async def start_turn(self, name: str) -> int:
+        return int(systemctl("show", "--value", "--property=InactiveExitTimestampMonotonic", name))
 
 
 def systemctl(*arguments: str) -> str:

@@ -13,7 +13,9 @@ from fleetd.systemd.bus import LIBRARIES
 from tests.contract.systemd_bench import LIBRARY_VARIABLE
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-SUITES = tuple(f"tests/contract/{name}.py" for name in ("test_systemd", "test_systemd_signs", "dbus_suite"))
+SUITES = tuple(
+    f"tests/contract/{name}.py" for name in ("test_systemd", "test_systemd_jobs", "test_systemd_signs", "dbus_suite")
+)
 TIMEOUT_S = 180.0
 
 Outcome = subprocess.CompletedProcess[str]

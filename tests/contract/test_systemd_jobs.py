@@ -1,0 +1,259 @@
+"""What every service manager owes (fleetd/systemd/protocol.py): restarts, what hangs on a unit, and jobs that come to
+nothing. Like test_systemd.py, this runs on the simulated systemd, and in test_systemd_real.py on real ones."""
+
+import pytest
+
+from fleetd.systemd.protocol import REFUSED, SKIPPED, JobRefused, ServiceManager
+from tests.contract.systemd_bench import ENDS_WITH_3, SLEEPER, Bench, oneshot, start_all, until_active, until_ended
+
+TIED = {
+    "requires.service": "[Unit]\nRequires=base.service\nAfter=base.service\n" + SLEEPER,
+    "binds.service": "[Unit]\nBindsTo=base.service\nAfter=base.service\n" + SLEEPER,
+    "part.service": "[Unit]\nPartOf=base.service\n" + SLEEPER,
+    "further.service": "[Unit]\nRequires=requires.service\nAfter=requires.service\n" + SLEEPER,
+}
+LOOSE = {
+    "wants.service": "[Unit]\nWants=base.service\nAfter=base.service\n" + SLEEPER,
+    "idle.service": "[Unit]\nRequires=base.service\n" + SLEEPER,
+}
+
+
+async def invocation(manager: ServiceManager, name: str) -> str:
+    return (await manager.details(name)).invocation
+
+
+# Restarts.
+
+
+async def test_a_restart_takes_along_what_runs_and_needs_the_unit_and_nothing_else(bench: Bench) -> None:
+    manager = bench.manager
+    assert await manager.write({"base.service": SLEEPER, **TIED, **LOOSE}) == {}
+    running = ("base.service", *TIED, "wants.service")
+    await start_all(manager, *running)
+    await until_active(manager, *running)
+    before = {name: bench.pid(name) for name in running}
+    assert all(before.values())
+    await manager.restart("base.service")
+    await until_active(manager, *running)
+    after = {name: bench.pid(name) for name in running}
+    assert all(after.values())
+    assert [name for name in running if after[name] == before[name]] == ["wants.service"]
+    assert bench.pid("idle.service") == 0
+    assert manager.job_result("base.service") == "done"
+
+
+async def test_a_stop_takes_along_what_needs_the_unit_for_good(bench: Bench) -> None:
+    manager = bench.manager
+    await manager.write({"base.service": SLEEPER, **TIED})
+    await start_all(manager, "base.service", *TIED)
+    await until_active(manager, "base.service", *TIED)
+    await manager.stop("base.service")
+    await until_ended(manager, "base.service", *TIED)
+
+
+async def test_what_is_bound_to_a_unit_that_dies_is_stopped_and_what_only_requires_it_is_not(bench: Bench) -> None:
+    manager = bench.manager
+    await manager.write({"base.service": SLEEPER, **TIED})
+    await start_all(manager, "base.service", *TIED)
+    await until_active(manager, "base.service", *TIED)
+    bench.crash("base.service")
+    await until_ended(manager, "base.service", "binds.service")
+    assert bench.pid("requires.service")
+
+
+async def test_a_restart_of_what_does_not_run_starts_it(bench: Bench) -> None:
+    await bench.manager.write({"rests.service": SLEEPER})
+    await bench.manager.restart("rests.service")
+    await until_active(bench.manager, "rests.service")
+    assert bench.pid("rests.service")
+
+
+async def test_a_restart_begins_another_invocation_and_a_daemon_reload_does_not(bench: Bench) -> None:
+    manager = bench.manager
+    await manager.write({"web.service": SLEEPER})
+    assert await invocation(manager, "web.service") == ""
+    await manager.start("web.service")
+    await until_active(manager, "web.service")
+    first = await invocation(manager, "web.service")
+    await manager.write({"web.service": SLEEPER + "MemoryMax=100M\n"})
+    await manager.reload()
+    assert await invocation(manager, "web.service") == first != ""
+    await manager.restart("web.service")
+    await until_active(manager, "web.service")
+    second = await invocation(manager, "web.service")
+    assert second not in ("", first)
+    bench.crash("web.service")
+    await until_ended(manager, "web.service")
+    assert await invocation(manager, "web.service") == second, "the end of a run is not another one"
+
+
+async def test_a_restart_runs_the_new_file_and_that_it_fails_is_told(manager: ServiceManager) -> None:
+    await manager.write({"web.service": SLEEPER})
+    await manager.start("web.service")
+    await until_active(manager, "web.service")
+    await manager.write({"web.service": oneshot("/bin/sh -c 'exit 3'")})
+    assert await manager.reload_needed(["web.service"])
+    await manager.reload()
+    await manager.restart("web.service")
+    seen = await until_ended(manager, "web.service")
+    assert seen["web.service"].active == "failed"
+    assert manager.job_result("web.service") == "failed"
+
+
+async def test_a_restart_whose_requirement_fails_ends_with_that(manager: ServiceManager) -> None:
+    files = {
+        "base.service": SLEEPER,
+        "app.service": "[Unit]\nRequires=base.service\nAfter=base.service\n" + SLEEPER,
+    }
+    await manager.write(files)
+    await start_all(manager, *files)
+    await until_active(manager, *files)
+    await manager.write({"base.service": oneshot("/bin/false")})
+    await manager.reload()
+    await manager.stop("base.service")
+    await until_ended(manager, *files)
+    await manager.restart("app.service")
+    await until_ended(manager, *files)
+    assert manager.job_result("app.service") == "dependency"
+
+
+# Jobs that come to nothing.
+
+
+@pytest.mark.parametrize(
+    ("file", "result", "words"),
+    [
+        ("[Unit]\nConditionPathExists=/no/such/path\n" + SLEEPER, SKIPPED, "(ConditionPathExists=/no/such/path)"),
+        ("[Unit]\nConditionPathExists=!/\n" + SLEEPER, SKIPPED, "(ConditionPathExists=!/)"),
+        (SLEEPER + "ExecCondition=/bin/false\n", SKIPPED, "exec-condition"),
+        ("[Unit]\nAssertPathExists=/no/such/path\n" + SLEEPER, "assert", "asserts failed"),
+        ("[Unit]\nConditionPathExists=/no/such/path\n" + oneshot("/bin/true"), SKIPPED, "/no/such/path"),
+    ],
+)
+async def test_a_start_that_systemd_skips_is_told_with_what_is_not_met(
+    manager: ServiceManager, file: str, result: str, words: str
+) -> None:
+    await manager.write({"picky.service": file})
+    for _ in range(2):
+        await manager.start("picky.service")
+        seen = await until_ended(manager, "picky.service")
+        assert seen["picky.service"].active == "inactive"
+        assert manager.job_result("picky.service") == result
+        assert words in await manager.explain("picky.service")
+
+
+async def test_conditions_that_are_met_are_no_hindrance(manager: ServiceManager) -> None:
+    conditions = "[Unit]\nConditionPathExists=/\nAssertPathExists=/\nConditionPathExists=!/no/such/path\n"
+    await manager.write({"easy.service": conditions + SLEEPER + "ExecCondition=/bin/true\n"})
+    await manager.start("easy.service")
+    await until_active(manager, "easy.service")
+    await manager.stop("easy.service")
+    await until_ended(manager, "easy.service")
+    assert manager.job_result("easy.service") == "done"
+
+
+async def test_what_follows_a_unit_that_was_skipped_is_started(manager: ServiceManager) -> None:
+    files = {
+        "skipped.service": "[Unit]\nConditionPathExists=/no/such/path\n" + SLEEPER,
+        "next.service": "[Unit]\nRequires=skipped.service\nAfter=skipped.service\n" + SLEEPER,
+    }
+    await manager.write(files)
+    await manager.start("next.service")
+    await until_active(manager, "next.service")
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("tick.timer", "[Timer]\nOnActiveSec=1h\n"), ("watch.path", "[Path]\nPathExists=/no/such/path\n")],
+)
+async def test_what_triggers_a_unit_that_is_not_there_is_refused_until_that_comes(
+    manager: ServiceManager, name: str, file: str
+) -> None:
+    triggered = name.rpartition(".")[0] + ".service"
+    await manager.write({name: file})
+    await manager.start(name)
+    seen = await until_ended(manager, name)
+    assert (seen[name].active, manager.job_result(name)) == ("inactive", REFUSED)
+    assert f"Refusing to start, unit {triggered} to trigger not loaded." in await manager.explain(name)
+    await manager.write({triggered: SLEEPER})
+    if await manager.reload_needed([name, triggered]):
+        await manager.reload()
+    await manager.start(name)
+    await until_active(manager, name)
+
+
+async def test_a_socket_whose_service_runs_already_is_refused_until_that_has_stopped(manager: ServiceManager) -> None:
+    await manager.write({"talk.socket": "[Socket]\nListenStream=/run/talk.sock\n", "talk.service": SLEEPER})
+    await manager.start("talk.service")
+    await until_active(manager, "talk.service")
+    await manager.start("talk.socket")
+    await until_ended(manager, "talk.socket")
+    assert manager.job_result("talk.socket") == REFUSED
+    assert "Socket service talk.service already active, refusing." in await manager.explain("talk.socket")
+    await manager.stop("talk.service")
+    await until_ended(manager, "talk.service")
+    await manager.start("talk.socket")
+    await until_active(manager, "talk.socket")
+
+
+async def test_a_unit_that_fails_is_not_taken_for_a_refused_one(manager: ServiceManager) -> None:
+    collected = "[Unit]\nCollectMode=inactive-or-failed\n"
+    await manager.write(
+        {"fails.service": oneshot("/bin/false"), "forgotten.service": collected + oneshot("/bin/false")}
+    )
+    await start_all(manager, "fails.service", "forgotten.service")
+    await until_ended(manager, "fails.service", "forgotten.service")
+    assert [manager.job_result(name) for name in ("fails.service", "forgotten.service")] == ["failed", "failed"]
+
+
+async def test_a_unit_that_refuses_to_be_stopped_or_started_by_hand_is_told_so(bench: Bench) -> None:
+    manager = bench.manager
+    words = "may be requested by dependency only"
+    files = {
+        "stays.service": "[Unit]\nRefuseManualStop=yes\n" + SLEEPER,
+        "shy.service": "[Unit]\nRefuseManualStart=yes\n" + SLEEPER,
+        "pulls.service": "[Unit]\nRequires=shy.service\n" + SLEEPER,
+    }
+    await manager.write(files)
+    await manager.start("stays.service")
+    await until_active(manager, "stays.service")
+    for verb, name in (
+        (manager.stop, "stays.service"),
+        (manager.restart, "stays.service"),
+        (manager.start, "shy.service"),
+    ):
+        with pytest.raises(JobRefused, match=words):
+            await verb(name)
+        assert manager.job_result(name) == ""
+    assert bench.pid("stays.service")
+    await manager.start("pulls.service")
+    await until_active(manager, "shy.service", "pulls.service")
+    await manager.write({"stays.service": SLEEPER})
+    await manager.reload()
+
+
+async def test_the_same_line_is_told_once_where_it_came_last(manager: ServiceManager) -> None:
+    await manager.write({"broken.service": ENDS_WITH_3})
+    for _ in range(3):
+        await manager.start("broken.service")
+        await until_ended(manager, "broken.service")
+    lines = (await manager.explain("broken.service")).splitlines()
+    assert lines.count("the disk is on fire") == 1
+    assert lines.index("the disk is on fire") < lines.index("broken.service: Failed with result 'exit-code'.")
+
+
+# The order of jobs.
+
+
+async def test_jobs_asked_for_in_order_are_run_in_order_however_many(bench: Bench) -> None:
+    """The names run against the order."""
+    manager = bench.manager
+    count = 100
+    names = [f"chain-{count - number:03}.service" for number in range(count)]
+    pairs = zip(names, ["", *names], strict=False)
+    files = {name: oneshot("/bin/true", f"RemainAfterExit=yes\n[Unit]\nAfter={before}\n") for name, before in pairs}
+    await manager.write(files)
+    await start_all(manager, *names)
+    await until_active(manager, *names)
+    turns = [await bench.start_turn(name) for name in names]
+    assert turns == sorted(turns)
