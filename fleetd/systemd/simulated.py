@@ -88,6 +88,10 @@ class SimulatedSystemd:
         if name in self._texts:
             self._units.queue_start(name)
 
+    def cancel_job(self, name: str) -> None:
+        """Another's job takes the place of the one that is queued for this unit, and starts it."""
+        self._units.cancel_job(name)
+
     def pid(self, name: str) -> int:
         """The main process of a unit, 0 if it has none. A unit that is started again has another."""
         return self._units.processes().get(self._resolve(name), 0)

@@ -124,6 +124,11 @@ class SimulatedUnits:
         assert unit.pid, f"{name} has no process"
         self._end_process(unit, code=2, status=_SIGKILL)
 
+    def cancel_job(self, name: str) -> None:
+        """A job of somebody else's replaces the one that is queued for this unit, and has nothing to do."""
+        unit = self._units[name]
+        self._end_job(unit, "canceled")
+
     def load(self, name: str) -> SimulatedUnit | None:
         """The unit as systemd has it in memory, read from its file where it is not (or could be forgotten)."""
         name = self._resolve(name)
