@@ -208,6 +208,15 @@ class Client:
         """Say what is wanted of a unit. Saying it again is a new wish: a unit that has ended is started once more."""
         self._carry_out_one(schema.Wish(name, desired_state=target))
 
+    def restart(self, names: Sequence[str]) -> dict[str, ApiError] | None:
+        """Have the units started anew wherever they run, as systemd restarts them; of those that were refused the
+        errors, by unit. None: the API does not know how, and has done nothing."""
+        answer = self._post(f"{schema.V2}/restart", schema.Restarts(tuple(names)), schema.Outcomes)
+        if answer is None:
+            return None
+        failed = (outcome for outcome in answer.outcomes if outcome.code >= 400)
+        return {each.name: self._refusal(each.code, each.message) for each in failed}
+
     def _pages(self, path: str, kind: type[Page], query: Sequence[tuple[str, str]] = ()) -> Iterator[Page]:
         """Every page of a list. A token that comes twice would have no end."""
         seen = {""}

@@ -55,9 +55,14 @@ def explain_absence(report: schema.UnitReport, what: str) -> str:
     return f"Unit {report.name} does not appear to be {what}.{f' It {why}.' if why else ''}"
 
 
+def runs(copy: schema.CopyReport) -> bool:
+    """Whether processes of the unit may exist there."""
+    return copy.active not in _AT_REST
+
+
 def places_of(report: schema.UnitReport) -> list[Place]:
     """The machines whose systemd has the unit, by id."""
-    there = (copy for copy in report.copies if copy.hash or copy.active not in _AT_REST)
+    there = (copy for copy in report.copies if copy.hash or runs(copy))
     return [Place(copy.machine, copy.address) for copy in sorted(there, key=lambda copy: copy.machine)]
 
 

@@ -1,13 +1,14 @@
-"""Stopping a unit and starting it again, through the API: on its machine, or on all of a global unit's.
+"""Restarting a unit through the API: on its machine, or on all of a global unit's.
 
-What was stopped here is started again whatever comes between, Ctrl-C included, unless somebody else has had another
-wish meanwhile.
+systemd does it, so that what needs the unit survives. An API that does not know how is asked to stop the unit and to
+start it again; it is started whatever comes between, Ctrl-C included, unless somebody else has another wish meanwhile.
 """
 
 import msgspec
 
 from fleetctl import output
 from fleetctl.client import Client
+from fleetctl.copies import runs
 from fleetctl.errors import ClientError, failing_as
 from fleetctl.judges import Arrived, Failed, Judge, Pending, Verdict, judge_launched, judge_stopped
 from fleetctl.log import LOG
@@ -17,21 +18,23 @@ from fleetd.core.unit import TargetState
 
 
 def restart_unit(client: Client, report: schema.UnitReport, bound_s: float) -> bool:
-    """Restart one unit; whether it has stopped, and then started. Each may take `bound_s`. Raises CommandFailed."""
-    if report.target == TargetState.INACTIVE:
-        output.error(f"Unable to restart unit {report.name} in state inactive")
-        return True
+    """Restart one unit, or start it where it is loaded and does not run; whether it runs then. It may take `bound_s`,
+    and its stop as long where the API does not know how to restart. Raises CommandFailed."""
+    judge = everywhere(judge_launched) if report.is_global else judge_launched
+    if report.target == TargetState.LAUNCHED or any(map(runs, report.copies)):
+        with failing_as(f"Error restarting unit {report.name}: "):
+            refused = client.restart([report.name])
+            if refused:
+                raise refused[report.name]
+        if refused is not None:
+            return _wait(client, report.name, report.target, judge, bound_s)
     if report.target == TargetState.LAUNCHED:
         if not _stop(client, report, bound_s):
             return False
     else:
-        LOG.info("Unit(%s) is not running: it is started", report.name)
+        LOG.debug("Unit %s does not run: it is started", report.name)
         _wish(client, report.name, TargetState.LAUNCHED)
-    judge = everywhere(judge_launched) if report.is_global else judge_launched
-    if not _wait(client, report.name, TargetState.LAUNCHED, judge, bound_s):
-        return False
-    LOG.info("Unit(%s) was restarted.", report.name)
-    return True
+    return _wait(client, report.name, TargetState.LAUNCHED, judge, bound_s)
 
 
 def _stop(client: Client, report: schema.UnitReport, bound_s: float) -> bool:
@@ -59,7 +62,7 @@ def _wish(client: Client, name: str, target: TargetState) -> None:
         client.set_target(name, target)
 
 
-def _wait(client: Client, name: str, target: TargetState, judge: Judge, bound_s: float) -> bool:
+def _wait(client: Client, name: str, target: str, judge: Judge, bound_s: float) -> bool:
     wait = Wait(client, target, judge)
     with failing_as("Error waiting for units: "):
         wait.until([name], bound_s)

@@ -74,6 +74,11 @@ _VERSION_TWO = (
         "1000 units in 2 MiB; a unit file has at most 256 KiB.",
     ),
     (
+        "POST /fleet/v2/restart",
+        'Restart the units of the body, `{"names": [NAME, …]}`, wherever they run, as `systemctl restart` does. The '
+        "answer is as above. What is wanted of them stays as it is; one that is wanted on no machine is refused: 409.",
+    ),
+    (
         "DELETE /fleet/v2/machines/ID",
         "Give up a machine that is parked: it counts as dead, and its units are started elsewhere. 409 where it is not "
         "parked.",

@@ -1,4 +1,4 @@
-"""restart: stop units and start them again."""
+"""restart: start units anew, as systemd restarts them."""
 
 import click
 
@@ -34,9 +34,9 @@ def command(
     ssh_port: int,
     ignore_missing: bool,
 ) -> int:
-    """Stops units, waits until they have stopped, and starts them again, one unit after the other. A global unit is
-    restarted on all of its machines at once, or with --machine on that one alone, where systemctl does it (over SSH,
-    unless it is this machine).
+    """Restarts units as systemctl does, one after the other: what needs a unit (Requires=, BindsTo=, PartOf=) is
+    restarted with it. One that is loaded and does not run is started. A global unit is restarted on all of its machines
+    at once, or with --machine on that one alone, where systemctl does it (over SSH, unless it is this machine).
 
     Ends with 0 when all of them are active again, and with 1 where one is wanted on no machine. Units that the cluster
     does not have are submitted where their unit file lies here, but not started.

@@ -4,12 +4,13 @@ Each unit is guarded by what was read of it. Where somebody else was quicker wit
 transaction are done one by one, as version 1 does them: the trouble of one unit is that unit's own.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from fleetd.api import schema
 from fleetd.api.message import ApiError, Request, Response, refusal_of, render_json
 from fleetd.api.units import Units
-from fleetd.api.wishes import Change, Wish, make_wish, parse_wishes, plan_change
+from fleetd.api.wishes import Change, UnitBody, Wish, make_wish, parse_restarts, parse_wishes, plan_change
 from fleetd.registry import MalformedRecord, Registry, cut_into_transactions
 from fleetd.store.protocol import Conflict, Unavailable
 
@@ -24,23 +25,34 @@ class Batches:
 
     async def post(self, request: Request, _: str) -> Response:
         """Carry out what is wished of each unit, and say of each what came of it."""
-        bodies = parse_wishes(request)
         outcomes: dict[str, schema.Outcome] = {}
-        wishes = []
-        for body in bodies:
-            try:
-                wishes.append(make_wish(body.name, body, only_new=body.only_new, destroy=body.destroy))
-            except ApiError as refusal:
-                outcomes[body.name] = _refused(body.name, refusal)
-        found = await self._registry.pick("units", [(wish.name,) for wish in wishes])
+        wishes: dict[str, Wish | None] = {}
+        for body in parse_wishes(request):
+            with _noting(body.name, outcomes):
+                wishes[body.name] = None
+                wishes[body.name] = make_wish(body.name, body, only_new=body.only_new, destroy=body.destroy)
+        return await self._carry_out(wishes, outcomes)
+
+    async def restart(self, request: Request, _: str) -> Response:
+        """Have each unit started anew wherever it runs, and say of each what came of it."""
+        outcomes: dict[str, schema.Outcome] = {}
+        wishes: dict[str, Wish | None] = {}
+        for name in parse_restarts(request):
+            with _noting(name, outcomes):
+                wishes[name] = None
+                wishes[name] = make_wish(name, UnitBody(), restart=True)
+        return await self._carry_out(wishes, outcomes)
+
+    async def _carry_out(self, wishes: Mapping[str, Wish | None], outcomes: dict[str, schema.Outcome]) -> Response:
+        """Do what is wished, by unit (None: what was refused already); the answer, in that order."""
+        found = await self._registry.pick("units", [(name,) for name, wish in wishes.items() if wish])
         changes = []
-        for wish in wishes:
-            try:
-                changes.append(plan_change(wish, found.get((wish.name,)), self._shadows))
-            except ApiError as refusal:
-                outcomes[wish.name] = _refused(wish.name, refusal)
+        for name, wish in wishes.items():
+            with _noting(name, outcomes):
+                if wish:
+                    changes.append(plan_change(wish, found.get((name,)), self._shadows))
         await self._apply(changes, outcomes)
-        return render_json(schema.Outcomes(tuple(outcomes[body.name] for body in bodies)))
+        return render_json(schema.Outcomes(tuple(outcomes[name] for name in wishes)))
 
     async def _apply(self, changes: Sequence[Change], outcomes: dict[str, schema.Outcome]) -> None:
         """Write the changes. Once the store gives no answer, no more is asked of it: each would wait for it in vain."""
@@ -63,6 +75,15 @@ class Batches:
             return schema.Outcome(wish.name, await self._units.carry_out(wish))
         except (ApiError, MalformedRecord, Unavailable) as error:
             return _refused(wish.name, refusal_of(error))
+
+
+@contextmanager
+def _noting(name: str, outcomes: dict[str, schema.Outcome]) -> Iterator[None]:
+    """Make a refusal the outcome of this unit alone."""
+    try:
+        yield
+    except ApiError as refusal:
+        outcomes[name] = _refused(name, refusal)
 
 
 def _refused(name: str, refusal: ApiError) -> schema.Outcome:

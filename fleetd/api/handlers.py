@@ -108,6 +108,7 @@ class Api:
             f"{schema.V2}/units": Resource(
                 {"GET": reports.get_all, "POST": batches.post}, "only GET and POST supported against this resource"
             ),
+            f"{schema.V2}/restart": Resource({"POST": batches.restart}, only_post),
             f"{schema.V2}/reports": Resource({"POST": reports.post}, only_post),
         }
         self._machines = Resource({"DELETE": machines.delete}, "only DELETE supported against this resource")

@@ -45,6 +45,8 @@ def describe_copy(seen: Seen, machine: str, unit: str, state: UnitState) -> sche
         retiring=bool(placement and placement.retiring),
         orphaned=unit not in seen.units,
         error=state.error,
+        result=state.result,
+        note=state.note,
     )
 
 

@@ -191,6 +191,16 @@ class Outcomes(msgspec.Struct, frozen=True):
     outcomes: tuple[Outcome, ...] = ()
 
 
+# POST /fleet/v2/restart: start units anew, as `systemctl restart` does, wherever they run; answered with Outcomes, in
+# the order of the names. What is wanted of them stays what it is; a unit that is wanted on no machine is refused (409).
+
+
+class Restarts(msgspec.Struct, frozen=True):
+    """The body: at most 1000 units, each named once."""
+
+    names: tuple[str, ...] = ()
+
+
 # POST /fleet/v2/leave, on the machine's own unix socket: leave the cluster; repeated until `left`.
 
 

@@ -3,7 +3,7 @@
 Pure. Nothing is read from the store here, and nothing written.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -48,13 +48,14 @@ class WishesBody(msgspec.Struct, frozen=True):
 
 class Wish(msgspec.Struct, frozen=True):
     """What is wished of one unit: this content (none: the one it has) and this target state (None: unsaid); with
-    `only_new` only if there is no unit of this name; or that it be destroyed."""
+    `only_new` only if there is no unit of this name; or that it be destroyed; or restarted."""
 
     name: str
     options: tuple[Option, ...] = ()
     target: TargetState | None = None
     only_new: bool = False
     destroy: bool = False
+    restart: bool = False
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -79,27 +80,41 @@ def parse_put(request: Request, name: str) -> Wish:
 def parse_wishes(request: Request) -> tuple[WishBody, ...]:
     """What a request asks for of several units, each named once. Raises ApiError."""
     bodies = parse_json(request.body, WishesBody).wishes
-    if len(bodies) > MOST_WISHES:
-        raise ApiError(413, f"{len(bodies)} units in one request: at most {MOST_WISHES} are allowed")
-    seen: set[str] = set()
-    for body in bodies:
-        if body.name in seen:
-            raise ApiError(400, f'unit "{body.name}" is named twice: what is wished of it last cannot be told')
-        seen.add(body.name)
+    _check_names([body.name for body in bodies])
     return bodies
 
 
-def make_wish(name: str, body: UnitBody, *, only_new: bool = False, destroy: bool = False) -> Wish:
+def parse_restarts(request: Request) -> tuple[str, ...]:
+    """The units that a request asks to restart, each named once. Raises ApiError."""
+    check_is_json(request)
+    names = parse_json(request.body, schema.Restarts).names
+    _check_names(names)
+    return names
+
+
+def _check_names(names: Sequence[str]) -> None:
+    if len(names) > MOST_WISHES:
+        raise ApiError(413, f"{len(names)} units in one request: at most {MOST_WISHES} are allowed")
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ApiError(400, f'unit "{name}" is named twice: what is wished of it last cannot be told')
+        seen.add(name)
+
+
+def make_wish(
+    name: str, body: UnitBody, *, only_new: bool = False, destroy: bool = False, restart: bool = False
+) -> Wish:
     """The wish, its name and target state checked. Raises ApiError."""
     try:
         validate_name(name)
     except InvalidName as error:
-        raise (ApiError(404, NOT_FOUND) if destroy else ApiError(400, str(error))) from error
+        raise (ApiError(404, NOT_FOUND) if destroy or restart else ApiError(400, str(error))) from error
     if body.desired_state and body.desired_state not in list(TargetState):
         raise ApiError(400, f'invalid desiredState "{body.desired_state}": expect inactive, loaded or launched')
     target = TargetState(body.desired_state) if body.desired_state else None
     options = tuple(Option(option.section, option.name, without_comments(option.value)) for option in body.options)
-    return Wish(name, options, target, only_new, destroy)
+    return Wish(name, options, target, only_new, destroy, restart)
 
 
 def plan_change(wish: Wish, before: Unit | None, shadows: Callable[[str], str]) -> Change:
@@ -109,6 +124,8 @@ def plan_change(wish: Wish, before: Unit | None, shadows: Callable[[str], str]) 
         if before is None:
             raise ApiError(404, NOT_FOUND)
         return Change(wish, before, None, 204)
+    if wish.restart:
+        return Change(wish, before, _plan_restart(wish, before), 204)
     if wish.only_new and before is not None:
         raise ApiError(412, f'unit "{wish.name}" exists already')
     after = _plan_unit(wish, before)
@@ -116,6 +133,14 @@ def plan_change(wish: Wish, before: Unit | None, shadows: Callable[[str], str]) 
     if is_new and (refusal := refuse_names(wish.name, wish.options, shadows)):
         raise ApiError(400, refusal)
     return Change(wish, before, after, 201 if is_new else 204)
+
+
+def _plan_restart(wish: Wish, before: Unit | None) -> Unit:
+    if before is None:
+        raise ApiError(404, NOT_FOUND)
+    if before.target is TargetState.INACTIVE:
+        raise ApiError(409, f'unit "{wish.name}" is wanted on no machine, so that there is nothing to restart')
+    return msgspec.structs.replace(before, restart_of=before.generation)
 
 
 def _plan_unit(wish: Wish, before: Unit | None) -> Unit:
@@ -135,4 +160,5 @@ def _plan_unit(wish: Wish, before: Unit | None) -> Unit:
         raise ApiError(400, f'cannot activate template "{wish.name}"')
     if before and (before.text, before.target) == (text, target) and target is TargetState.INACTIVE:
         return before
-    return Unit(wish.name, text, target)
+    restart_of = before.restart_of if before and target is TargetState.LAUNCHED else 0  # may be still to be made
+    return Unit(wish.name, text, target, restart_of=restart_of)

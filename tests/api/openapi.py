@@ -22,8 +22,8 @@ def render_openapi() -> dict[str, Any]:
         for method in resource["methods"].values():
             path = document["basePath"] + method["path"]
             paths.setdefault(path, {})[method["httpMethod"].lower()] = _render_operation(method)
-    (_, reports, question, wishes, outcomes), components = msgspec.json.schema_components(
-        [schema.ErrorEntity, schema.UnitReports, schema.Question, schema.Wishes, schema.Outcomes],
+    (_, reports, question, wishes, outcomes, restarts), components = msgspec.json.schema_components(
+        [schema.ErrorEntity, schema.UnitReports, schema.Question, schema.Wishes, schema.Outcomes, schema.Restarts],
         ref_template=_REF + "{name}",
     )
     name = {"name": "name", "in": "query", "schema": {"type": "array", "items": {"type": "string"}}}
@@ -31,6 +31,7 @@ def render_openapi() -> dict[str, Any]:
         "get": {"parameters": [name], "responses": _responses(reports)},
         "post": {"requestBody": _body(wishes), "responses": _responses(outcomes)},
     }
+    paths[f"{schema.V2}/restart"] = {"post": {"requestBody": _body(restarts), "responses": _responses(outcomes)}}
     paths[f"{schema.V2}/reports"] = {"post": {"requestBody": _body(question), "responses": _responses(reports)}}
     schemas = {name: _render_schema(described) for name, described in document["schemas"].items()} | components
     return {

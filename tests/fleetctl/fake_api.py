@@ -57,6 +57,7 @@ class Held(msgspec.Struct):
     machine: schema.Machine | None = None
     copy: schema.CopyReport | None = None
     lingered: int = 0
+    restarts: int = 0
 
 
 class Refused(Exception):
@@ -71,7 +72,8 @@ class Refused(Exception):
 class FakeApi:
     """The state, and the calls over it. `requests` lists what was asked: (method, path without query); `bodies` what
     came with a PUT, or as one of many wishes. `before_request` may answer in the place of the API; it is asked about
-    each of many wishes as if that had come alone. With `knows_batches` off it takes no such requests, with
+    each of many wishes as if that had come alone. With `knows_batches` off it takes no such requests,
+    with `knows_restarts` off none to restart a unit, with
     `knows_version_two` off it is a server of version 1 alone, as the original is.
     """
 
@@ -84,6 +86,7 @@ class FakeApi:
         self.bodies: list[dict[str, Any]] = []
         self.knows_batches = True
         self.knows_version_two = True
+        self.knows_restarts = True
         self.before_request: Callable[[str, str], tuple[int, str, bytes] | None] = lambda method, path: None
         self._generation = 0
         self._lock = threading.Lock()
@@ -132,6 +135,10 @@ class FakeApi:
         if method == "POST" and self.knows_batches and path == "/fleet/v2/units":
             wishes = msgspec.json.decode(body, type=schema.Wishes).wishes
             return 200, schema.Outcomes(tuple(map(self._carry_out, wishes)))
+        if method == "POST" and self.knows_restarts and path == "/fleet/v2/restart":
+            return 200, schema.Outcomes(
+                tuple(map(self._restart, msgspec.json.decode(body, type=schema.Restarts).names))
+            )
         if method == "POST" and self.knows_batches and path == "/fleet/v2/reports":
             return 200, schema.UnitReports(tuple(self._reports(msgspec.json.decode(body, type=schema.Question).names)))
         if method != "GET":
@@ -155,6 +162,18 @@ class FakeApi:
             raise Refused(409, "machine is not parked: its fleetd runs; make it leave by `fleetd leave` there")
         self.machines.remove(machine)
         return 204, None
+
+    def _restart(self, name: str) -> schema.Outcome:
+        held = self.units.get(name)
+        if held is None:
+            return schema.Outcome(name, 404, "unit does not exist")
+        if held.target == "inactive":
+            why = "is wanted on no machine, so that there is nothing to restart"
+            return schema.Outcome(name, 409, f'unit "{name}" {why}')
+        self._generation += 1
+        held.generation = self._generation
+        held.restarts += 1
+        return schema.Outcome(name, 204)
 
     def _carry_out(self, wish: schema.Wish) -> schema.Outcome:
         path = f"/fleet/v1/units/{wish.name}"

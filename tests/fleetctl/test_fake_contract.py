@@ -109,6 +109,24 @@ def test_every_wish_raises_the_generation_and_so_does_asking_again_for_a_start(c
     assert sorted({*generations, report.generation}) == [*generations, report.generation]
 
 
+def test_a_restart_is_a_wish_of_its_own_and_leaves_what_is_wanted(client: Client) -> None:
+    client.put_unit("a.service", A.options, "launched")
+    client.put_unit("b.service", A.options, "inactive")
+    client.put_unit("c.service", A.options, "loaded")
+    before = client.reports(["a.service", "b.service", "c.service"])
+    refused = client.restart(["a.service", "b.service", "c.service", "none.service"])
+    assert refused is not None
+    why = 'unit "b.service" is wanted on no machine, so that there is nothing to restart'
+    assert {name: (error.code, str(error)) for name, error in refused.items()} == {
+        "b.service": (409, f"Error 409: {why}"),
+        "none.service": (404, "Error 404: unit does not exist"),
+    }
+    after = client.reports(["a.service", "b.service", "c.service"])
+    assert [report.target for report in after.values()] == ["launched", "inactive", "loaded"]
+    raised = [name for name in before if after[name].generation > before[name].generation]
+    assert raised == ["a.service", "c.service"]
+
+
 def test_what_cannot_be_is_refused_alike(client: Client) -> None:
     missing = (409, "Error 409: unit does not exist and options field empty")
     assert refusal(lambda: client.set_target("a.service", "launched")) == missing

@@ -1,10 +1,9 @@
-"""restart: what it asks of the API and in which order, what it says, and what it leaves behind when it is cut off."""
+"""restart where the API knows only stop and start: what it asks, in which order, and what it leaves when it is cut off."""
 
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,13 +11,17 @@ import pytest
 from fleetctl.judges import Arrived, Failed, Pending, judge_launched, judge_stopped
 from fleetctl.restarting import everywhere
 from fleetd.api import schema
-from fleetd.systemd.simulated_units import Behaviour
-from tests.fleetctl.conftest import HELLO, Fleetctl
+from tests.fleetctl.conftest import Fleetctl
 from tests.fleetctl.fake_api import FakeApi, Fate, Served
-from tests.fleetctl.small_cluster import SmallCluster
 
 ON_M1 = "on 11111111.../10.0.0.1"
 GLOBAL = "[Service]\nExecStart=/bin/sleep inf\n[X-Fleet]\nGlobal=true\n"
+
+
+@pytest.fixture(autouse=True)
+def _api_of_before(api: FakeApi) -> None:
+    """An API that does not know how to restart a unit: it is asked to stop it and to start it again."""
+    api.knows_restarts = False
 
 
 def wishes(api: FakeApi) -> list[tuple[str, str]]:
@@ -206,28 +209,3 @@ def test_a_global_unit_has_arrived_when_it_has_on_every_machine(
 ) -> None:
     assert isinstance(everywhere(judge_stopped)(seen, 5), stopped)
     assert isinstance(everywhere(judge_launched)(seen, 5), launched)
-
-
-@pytest.fixture
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallCluster]:
-    cluster = SmallCluster(tmp_path_factory.mktemp("c"), {"slow.service": Behaviour(start_s=0.3, stop_s=0.3)})
-    yield cluster
-    cluster.close()
-
-
-def test_a_real_leader_and_real_agents_restart_units_of_every_kind(
-    bare_fleetctl: Fleetctl, cluster: SmallCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FLEETCTL_ENDPOINT", cluster.endpoint)
-    for name, text in {"slow.service": HELLO, "all.service": GLOBAL, "web@.service": HELLO}.items():
-        (tmp_path / name).write_text(text)
-    assert bare_fleetctl("start", "slow", "web@1", "all").status == 0
-    result = bare_fleetctl("restart", "--block-attempts=3", "slow", "web@1", "all")
-    assert result.status == 0, result.stderr
-    lines = [line.rpartition(" on ") for line in result.stdout.splitlines()]
-    assert [head for head, _, _ in lines] == [
-        f"Unit {name}.service {state}" for name in ("slow", "web@1", "all") for state in ("loaded", "launched")
-    ]
-    assert {place for head, _, place in lines if "all" in head} == {"2 machines"}
-    active = bare_fleetctl("list-units", "--no-legend", "--fields=unit,active").stdout.split()
-    assert active[1::2] == ["active"] * 4

@@ -1,0 +1,101 @@
+"""restart where the API knows how: one request a unit, and the wait for the new process."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fleetd.systemd.simulated_units import Behaviour
+from tests.fleetctl.conftest import HELLO, Fleetctl
+from tests.fleetctl.fake_api import FakeApi, Fate
+from tests.fleetctl.small_cluster import SmallCluster
+
+ON_M1 = "on 11111111.../10.0.0.1"
+GLOBAL = "[Service]\nExecStart=/bin/sleep inf\n[X-Fleet]\nGlobal=true\n"
+RESTART = ("POST", "/fleet/v2/restart")
+
+
+def asked(api: FakeApi) -> list[tuple[str, str]]:
+    return [request for request in api.requests if request[0] != "GET"]
+
+
+@pytest.mark.parametrize("text", ["[Service]\nExecStart=/bin/a\n", "[Service]\nExecStart=/a\n[X-Fleet]\nGlobal=true\n"])
+def test_a_launched_unit_is_restarted_by_one_request(fleetctl: Fleetctl, api: FakeApi, text: str) -> None:
+    api.add("web.service", text, target="launched")
+    result = fleetctl("restart", "web")
+    assert (result.status, result.stderr, asked(api)) == (0, "", [RESTART])
+    assert result.stdout.startswith("Unit web.service launched on ")
+    assert api.units["web.service"].restarts == 1
+
+
+def test_units_are_restarted_one_after_the_other(fleetctl: Fleetctl, api: FakeApi) -> None:
+    for name in ("web@1.service", "web@2.service"):
+        api.add(name, target="launched")
+    api.fates["web@1.service"] = Fate(active="failed", sub="failed", error="Result: exit-code")
+    result = fleetctl("restart", "web@1", "web@2")
+    assert (result.status, asked(api)) == (1, [RESTART])
+    assert result.stderr == f"Error waiting for units: Unit web@1.service failed {ON_M1} (failed): Result: exit-code\n"
+    del api.fates["web@1.service"]
+    assert fleetctl("restart", "web@1", "web@2").status == 0
+    assert asked(api) == [RESTART] * 3
+
+
+def test_a_unit_that_its_socket_runs_is_restarted_and_stays_loaded(fleetctl: Fleetctl, api: FakeApi) -> None:
+    api.add("web.service", target="launched")
+    api.units["web.service"].target = "loaded"
+    result = fleetctl("restart", "--block-attempts=1", "web")
+    assert asked(api) == [RESTART]
+    assert (api.units["web.service"].restarts, api.units["web.service"].target) == (1, "loaded")
+    assert "launched" not in result.stdout
+
+
+def test_a_unit_that_is_loaded_and_does_not_run_is_started(fleetctl: Fleetctl, api: FakeApi) -> None:
+    api.add("web.service", target="loaded")
+    result = fleetctl("restart", "web")
+    assert (result.status, result.stdout) == (0, f"Unit web.service launched {ON_M1}\n")
+    assert RESTART not in asked(api)
+
+
+def test_a_refused_restart_is_one_line(fleetctl: Fleetctl, api: FakeApi) -> None:
+    api.add("web.service", target="launched")
+    refusal = (503, "application/json", b'{"error": {"code": 503, "message": "no leader"}}')
+    api.before_request = lambda method, path: refusal if method == "POST" else None
+    result = fleetctl("restart", "web")
+    assert (result.status, result.stdout) == (1, "")
+    assert result.stderr == "Error restarting unit web.service: Error 503: no leader\n"
+
+
+def test_a_unit_that_is_set_inactive_meanwhile_is_told(fleetctl: Fleetctl, api: FakeApi) -> None:
+    api.add("web.service", target="launched")
+
+    def stop(method: str, path: str) -> None:
+        if method == "POST":
+            api.units["web.service"].target = "inactive"
+
+    api.before_request = stop
+    result = fleetctl("restart", "web")
+    assert result.status == 1
+    assert "is wanted on no machine, so that there is nothing to restart" in result.stderr
+
+
+@pytest.fixture
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallCluster]:
+    cluster = SmallCluster(tmp_path_factory.mktemp("c"), {"slow.service": Behaviour(start_s=0.3, stop_s=0.3)})
+    yield cluster
+    cluster.close()
+
+
+def test_a_real_leader_and_real_agents_restart_units_of_every_kind(
+    bare_fleetctl: Fleetctl, cluster: SmallCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLEETCTL_ENDPOINT", cluster.endpoint)
+    for name, text in {"slow.service": HELLO, "all.service": GLOBAL, "web@.service": HELLO}.items():
+        (tmp_path / name).write_text(text)
+    assert bare_fleetctl("start", "slow", "web@1", "all").status == 0
+    result = bare_fleetctl("restart", "--block-attempts=3", "slow", "web@1", "all")
+    assert result.status == 0, result.stderr
+    lines = [line.rpartition(" on ") for line in result.stdout.splitlines()]
+    assert [head for head, _, _ in lines] == [f"Unit {name}.service launched" for name in ("slow", "web@1", "all")]
+    assert {place for head, _, place in lines if "all" in head} == {"2 machines"}
+    active = bare_fleetctl("list-units", "--no-legend", "--fields=unit,active").stdout.split()
+    assert active[1::2] == ["active"] * 4
