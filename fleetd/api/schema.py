@@ -94,6 +94,7 @@ class CopyReport(msgspec.Struct, frozen=True, omit_defaults=True):
     `completed` says that a oneshot ran to its end with success; `orphaned` that the cluster knows of no such unit.
     `result` is systemd's word for how the job ended that was asked for last, where it left the unit at rest, or
     `refused` where systemd would not do it: `condition` is no failure, and `note` says which one is not met.
+    `refusal` is why the machine takes no unit of this name.
     """
 
     machine: str

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from fleetd.api import schema
 from fleetd.api.message import ApiError, Request, check_is_json, parse_json
 from fleetd.core.admission import refuse_content, refuse_names
 from fleetd.core.names import InvalidName, parse_name, validate_name
@@ -86,7 +87,6 @@ def parse_wishes(request: Request) -> tuple[WishBody, ...]:
 
 def parse_restarts(request: Request) -> tuple[str, ...]:
     """The units that a request asks to restart, each named once. Raises ApiError."""
-    check_is_json(request)
     names = parse_json(request.body, schema.Restarts).names
     _check_names(names)
     return names

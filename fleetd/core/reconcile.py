@@ -22,6 +22,7 @@ NEVER_RAN = ("dependency", "refused")  # a start job that ended so did not start
 SKIPPED = "condition"  # a condition was not met, which is no failure, and the unit's own affair
 _KEPT = (SKIPPED, "assert")  # what systemd remembers of no unit that nothing refers to
 CANCELED = "canceled"
+_UNREAD = "whether systemd has read its file is not known"
 
 
 class StopProgress(StrEnum):
@@ -186,7 +187,7 @@ def _plan_carried_out(name: str, placement: Placement, seen: Observed) -> tuple[
         steps.append(Write(name, "its file is not as it was written", placement.text))
     if entry.reload:
         done = msgspec.structs.replace(entry, reload=False)
-        steps.append(Reload(name, "whether systemd has read its file is not known", done))
+        steps.append(Reload(name, _UNREAD, done))
     if steps or entry.target is not TargetState.LAUNCHED:
         return tuple(steps)
     if news := _find_result(seen, entry):
@@ -227,7 +228,7 @@ def _plan_wish(name: str, placement: Placement, seen: Observed) -> tuple[Step, .
         restarting = seen.entry.restarting if seen.entry else None
         if seen.entry and restarting and restarting.invocation is not None:
             return _plan_restarting(name, placement, seen, seen.entry, restarting)
-        if seen.busy and not seen.stopping:
+        if seen.ours and seen.busy and not seen.stopping:
             return _plan_running(name, placement, seen, wanted)
     if seen.ours and seen.busy and held not in ("", wanted):
         return _stop(name, seen, "its content was replaced", _stopped(seen.entry))
@@ -241,6 +242,8 @@ def _plan_wish(name: str, placement: Placement, seen: Observed) -> tuple[Step, .
         steps.append(Record(name, "it is loaded", entry))
     elif not seen.busy and (placement.completed or _has_run_for(placement, seen.entry)):
         steps.append(Record(name, "it ran to its end before", msgspec.structs.replace(entry, completed=True)))
+    elif seen.busy and not seen.stopping:
+        steps.append(Record(name, "it runs already", entry))
     else:
         reason = "it was asked for again" if seen.entry else "it is to be launched"
         steps.append(Start(name, reason, msgspec.structs.replace(entry, issued=False)))
@@ -257,22 +260,22 @@ def _plan_running(name: str, placement: Placement, seen: Observed, wanted: str) 
     done = LedgerEntry(placement.generation, placement.target, wanted)
     reason = "its content was replaced" if seen.hash else "its file is gone"
     kind, because = _impact_of(placement, seen, wanted)
+    base = seen.entry or LedgerEntry(0, placement.target, seen.hash)
     if kind is Impact.RESTART:
-        base = seen.entry or LedgerEntry(0, placement.target, seen.hash)
         wish = Restarting(placement.generation, placement.target)
         entry = msgspec.structs.replace(base, restarting=wish)
         write = [Write(name, reason, placement.text, entry)] if seen.hash != wanted else []
         return (*write, Restart(name, because, entry))
     if seen.hash == wanted:
-        return (Record(name, "it runs already", done),)
-    due = msgspec.structs.replace(done, reload=True)
+        return (Reload(name, _UNREAD, done) if base.reload else Record(name, "it runs already", done),)
+    due = msgspec.structs.replace(base, reload=True)
     return (Write(name, reason, placement.text, due), Reload(name, f"it runs on: {because}", done))
 
 
 def _impact_of(placement: Placement, seen: Observed, wanted: str) -> tuple[Impact, str]:
     """What it takes to have a unit that runs be as it is placed, and because of what."""
     entry = seen.entry
-    if entry and entry.restarting:
+    if entry and entry.restarting and entry.hash != seen.hash:
         return Impact.RESTART, "its restart was written down, but systemd was not asked"
     if _is_to_restart(placement, entry):
         return Impact.RESTART, "a restart was asked for"

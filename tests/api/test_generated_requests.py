@@ -43,6 +43,7 @@ def test_every_operation_that_is_described_is_tried() -> None:
         "GET /fleet/v2/units",
         "PATCH /fleet/v1/machines",
         "POST /fleet/v2/reports",
+        "POST /fleet/v2/restart",
         "POST /fleet/v2/units",
         "PUT /fleet/v1/units/{unitName}",
     ]

@@ -1,4 +1,4 @@
-"""restart where the API knows only stop and start: what it asks, in which order, and what it leaves when it is cut off."""
+"""restart where the API knows only stop and start: what it asks, in which order, and what it leaves when cut off."""
 
 import signal
 import subprocess

@@ -43,7 +43,7 @@ def test_a_content_that_only_a_restart_makes_true_is_written_and_restarted_and_t
 def test_a_content_that_a_reload_makes_true_keeps_the_process_and_the_ledger_knows_of_the_reload_before() -> None:
     done = entry(generation=6, hash_=LIMITED_HASH)
     assert plan(placed(text=LIMITED), runs()) == [
-        Write(NAME, "its content was replaced", LIMITED, msgspec.structs.replace(done, reload=True)),
+        Write(NAME, "its content was replaced", LIMITED, entry(reload=True)),
         Reload(NAME, "it runs on: MemoryMax= changed", done),
     ]
 
@@ -110,7 +110,8 @@ def test_a_replaced_unit_that_is_to_be_loaded_only_is_stopped() -> None:
 
 def test_a_restart_that_was_written_down_and_not_asked_for_is_asked_for() -> None:
     due = restarting(hash_=OLD_HASH)
-    assert plan(placed(), runs(OLD, entry=due))[1:] == [Restart(NAME, _NOT_ASKED, due)]
+    assert plan(placed(), runs(OLD, entry=due))[1:] == [Restart(NAME, "ExecStart= changed", due)]
+    assert kinds(plan(placed(7, OLD), runs(OLD, entry=due))) == ["Record"], "it was never written"
     assert plan(placed(), runs(entry=due)) == [Restart(NAME, _NOT_ASKED, due)]
     assert kinds(plan(placed(), here(entry=due))) == ["Start"]
 
@@ -151,9 +152,12 @@ def test_a_restart_begun_for_one_wish_is_finished_before_the_next_is_looked_at()
 
 
 def test_a_reload_that_may_not_have_been_made_is_made() -> None:
-    due = msgspec.structs.replace(entry(generation=6), reload=True)
-    assert plan(placed(), runs(entry=due)) == [Reload(NAME, _UNREAD, entry(generation=6))]
-    assert kinds(plan(placed(), runs(OLD, entry=due))) == ["Write", "Reload"]
+    due = entry(hash_=LIMITED_HASH, reload=True)
+    assert plan(placed(), runs(entry=due)) == [Reload(NAME, _UNREAD, entry(generation=6))], "it was written"
+    assert kinds(plan(placed(), runs(LIMITED, entry=due))) == ["Write", "Reload"], "it was not"
+    due = entry(reload=True)
+    assert plan(placed(5), runs(entry=due)) == [Reload(NAME, _UNREAD, entry())], "the former content is wanted again"
+    assert kinds(plan(placed(5), runs(LIMITED, entry=due))) == ["Write", "Reload"]
 
 
 _UNREAD = "whether systemd has read its file is not known"
