@@ -98,6 +98,12 @@ def launch(world: World, action: Action) -> None:
 
 
 @verb
+def restart_unit(world: World, action: Action) -> None:
+    """`restart-unit UNIT`: whatever runs of it"""
+    world.spawn(world.people.restart(action.args[0]))
+
+
+@verb
 def destroy(world: World, action: Action) -> None:
     """`destroy UNIT`"""
     world.spawn(world.people.destroy(action.args[0]))

@@ -75,6 +75,12 @@ class People:
         request = Request("PUT", f"{schema.V1}/units/{name}", headers=_JSON, body=body)
         await self._wish(f"set {target}", name, request, lambda before: before and (before[0], target))
 
+    async def restart(self, name: str) -> None:
+        """Have a unit started anew. It answers 200 whatever comes of it, and leaves what is wished."""
+        body = msgspec.json.encode(schema.Restarts((name,)))
+        response = await self._ask(Request("POST", f"{schema.V2}/restart", headers=_JSON, body=body))
+        self._say(f"restart {name}: {response.status if response else 'no answer'}")
+
     async def destroy(self, name: str) -> None:
         """Destroy a unit."""
         request = Request("DELETE", f"{schema.V1}/units/{name}")

@@ -1,11 +1,12 @@
 """The unit files that people in the simulator have: one of each kind that treats the cluster differently.
 
-Each comes in editions that differ in nothing but their content, so that replacing one is a wish of its own.
+Each comes in editions that differ in nothing but their content, so that replacing one is a wish of its own: what an
+edition of even number asks of a unit that runs is a restart, of the third a daemon-reload.
 """
 
 from fleetd.core.unitfile import parse_unit_file, render_unit_file
 
-EDITIONS = 2
+EDITIONS = 3
 
 _SERVICE = "[Service]\nExecStart=/bin/daemon\n"
 
@@ -31,8 +32,16 @@ UNITS = {
     "local.service": _SERVICE,  # machine 2 has one of this name of its own
 }
 
+# For scenarios alone: whether this runs is not for fleet to say, for systemd stops it with what it requires.
+TIED = {
+    "tied.service": (
+        f"[Unit]\nRequires=web@3.service\nAfter=web@3.service\n{_SERVICE}[X-Fleet]\nMachineOf=web@3.service\n"
+    ),
+}
+
 
 def unit_text(name: str, edition: int = 1) -> str:
     """The unit file of this name, as fleet renders it."""
-    text = f"[Unit]\nDescription=edition {edition}\n{UNITS[name]}"
+    line = {2: "Environment=EDITION=2", 3: "MemoryMax=1G"}.get(edition, "")
+    text = f"[Unit]\nDescription=edition {edition}\n{(UNITS | TIED)[name]}[Service]\n{line}\n"
     return render_unit_file(parse_unit_file(text))

@@ -2,6 +2,7 @@
 
 import random
 
+import msgspec
 import pytest
 
 from fleetd.core.machine import Machine, MachineMode
@@ -41,6 +42,17 @@ def test_a_unit_is_placed_with_all_that_its_machine_needs_to_know_guarded_by_its
     assert plan.orders == (Placement("m1", "a.service", unit.text, LAUNCHED, unit.generation),)
     assert (plan.unit, plan.revision, plan.cancels) == ("a.service", 0, ())
     assert plan.decision == Decision("a.service", unit.generation, "m1", since=float(world.revision), reason="fits")
+
+
+def test_an_order_tells_what_is_to_be_started_anew_and_that_is_one_where_nothing_else_changes():
+    world = cluster("m1", a="")
+    world.unit("a.service")
+    world.settle()
+    unit = world.view.units["a.service"]
+    world.write("units", "a.service", "", msgspec.structs.replace(unit, restart_of=unit.generation))
+    (plan,) = world.plan().units
+    (order,) = plan.orders
+    assert (order.restart_of, order.generation) == (unit.generation, world.view.units["a.service"].generation)
 
 
 def test_a_later_plan_is_guarded_by_the_revision_of_the_decision_that_it_was_made_from():

@@ -1,0 +1,78 @@
+"""Restarts: what a request makes of the units, and what later wishes leave of that."""
+
+import json
+from typing import Any
+
+import pytest
+
+from fleetd.api.wishes import MOST_WISHES
+from fleetd.core.placement import Decision
+from fleetd.core.unit import TargetState, UnitState
+from tests.api.conftest import Fleet
+
+RESTART = "POST /fleet/v2/restart"
+
+
+async def restart(fleet: Fleet, *names: str) -> list[tuple[str, int]]:
+    response = await fleet.ask(RESTART, {"names": names})
+    assert response.status == 200, response.body
+    return [(each["name"], each["code"]) for each in json.loads(response.body)["outcomes"]]
+
+
+async def test_a_restart_is_of_what_was_started_until_now_and_leaves_what_is_wanted(fleet: Any) -> None:
+    targets = {"web.service": "launched", "talk.service": "loaded", "idle.service": "inactive"}
+    before = {name: await fleet.add_unit(name, target=target) for name, target in targets.items()}
+    assert await restart(fleet, *targets, "none.service", "no unit") == [
+        ("web.service", 204),
+        ("talk.service", 204),
+        ("idle.service", 409),
+        ("none.service", 404),
+        ("no unit", 404),
+    ]
+    for name in ("web.service", "talk.service"):
+        unit = await fleet.unit(name)
+        assert (unit.restart_of, unit.target, unit.text) == (before[name].generation, targets[name], before[name].text)
+        assert unit.generation > before[name].generation
+    assert await fleet.unit("idle.service") == before["idle.service"]
+
+
+@pytest.mark.parametrize(
+    ("wish", "stays"),
+    [
+        ({"desiredState": "launched"}, True),
+        ({"options": [{"section": "Service", "name": "ExecStart", "value": "/b"}], "desiredState": "launched"}, True),
+        ({"desiredState": "loaded"}, False),
+        ({"desiredState": "inactive"}, False),
+    ],
+)
+async def test_a_restart_that_no_machine_has_heard_of_yet_is_made_unless_the_unit_is_to_stop(
+    fleet: Any, wish: dict[str, Any], stays: bool
+) -> None:
+    before = await fleet.add_unit("web.service", target="launched")
+    await restart(fleet, "web.service")
+    assert (await fleet.ask("PUT /fleet/v1/units/web.service", wish)).status in (201, 204)
+    assert (await fleet.unit("web.service")).restart_of == (before.generation if stays else 0)
+
+
+async def test_what_no_request_can_be_is_refused_as_a_whole(fleet: Any) -> None:
+    await fleet.add_unit("web.service", target="launched")
+    before = await fleet.unit("web.service")
+    assert (await fleet.refused(RESTART, {"names": ["web.service", "web.service"]}))[0] == 400
+    assert (await fleet.refused(RESTART, {"names": ["a.service"] * (MOST_WISHES + 1)}))[0] == 413
+    assert (await fleet.refused(RESTART, {"names": "web.service"}))[0] == 400
+    assert (await fleet.refused(RESTART, {"names": ["web.service"]}, headers=()))[0] == 415
+    assert (await fleet.refused("GET /fleet/v2/restart"))[0] == 405
+    assert await fleet.unit("web.service") == before
+
+
+async def test_how_a_job_came_out_is_in_the_report(fleet: Any) -> None:
+    await fleet.add_unit("web.service", target="launched")
+    await fleet.put(Decision("web.service", 2, machine="m1"), "web.service")
+    skipped = UnitState(
+        "loaded", "inactive", "dead", target=TargetState.LAUNCHED, result="condition", note="it is not met"
+    )
+    await fleet.put(skipped, "m1", "web.service")
+    response = await fleet.ask("GET /fleet/v2/units?name=web.service")
+    [report] = json.loads(response.body)["units"]
+    [copy] = report["copies"]
+    assert (copy["result"], copy["note"]) == ("condition", "it is not met")
