@@ -48,8 +48,9 @@ class TunnelTransport:
         except httpcore.TimeoutException as error:
             raise TimeoutError(str(error)) from error
         except (httpcore.NetworkError, httpcore.ProtocolError) as error:
-            if isinstance(error.__cause__, OSError):
-                raise error.__cause__  # noqa: B904 - the library has only wrapped it
+            cause = error.__cause__ or error.__context__  # the library drops the former
+            if isinstance(cause, OSError):
+                raise cause  # noqa: B904 - it says more than what it was wrapped in
             raise ConnectionError(str(error)) from error
         kind = next((value for name, value in answer.headers if name.lower() == b"content-type"), b"")
         return Answer(answer.status, kind.decode("latin-1"), answer.content)
