@@ -3,7 +3,7 @@
 Nothing is connected to here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import click
@@ -64,6 +64,11 @@ def places_of(report: schema.UnitReport) -> list[Place]:
     """The machines whose systemd has the unit, by id."""
     there = (copy for copy in report.copies if copy.hash or runs(copy))
     return [Place(copy.machine, copy.address) for copy in sorted(there, key=lambda copy: copy.machine)]
+
+
+def places_of_all(reports: Iterable[schema.UnitReport]) -> list[Place]:
+    """The machines whose systemd has any of the units, by id."""
+    return sorted({place for report in reports for place in places_of(report)}, key=lambda place: place.machine)
 
 
 def pick_place(places: Sequence[Place], beginning: str, unit: str) -> Place:

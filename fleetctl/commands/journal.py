@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import click
 
 from fleetctl.client import open_client
-from fleetctl.copies import Place, explain_absence, is_somewhere, pick_place, places_of, remote_options
+from fleetctl.copies import Place, explain_absence, is_somewhere, pick_place, places_of_all, remote_options
 from fleetctl.errors import CommandFailed
 from fleetctl.parsing import command as new_command
 from fleetctl.parsing import flag, pass_settings, unit_arguments
@@ -42,7 +42,7 @@ def command(
     if len(units) != 1:
         raise CommandFailed("One unit file must be provided.")
     reports = find_all(client, units, "show", is_somewhere)
-    places = sorted({place for report in reports for place in places_of(report)}, key=lambda place: place.machine)
+    places = places_of_all(reports)
     if not places:
         raise CommandFailed(explain_absence(reports[0], "running"))
     named = [f"--unit={report.name}" for report in reports]

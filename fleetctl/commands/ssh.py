@@ -7,12 +7,13 @@ import click
 import msgspec
 
 from fleetctl.client import Client, open_client
-from fleetctl.copies import Place, machine_option, match_machines, places_of, port_option
+from fleetctl.copies import Place, machine_option, match_machines, places_of_all, port_option
 from fleetctl.errors import CommandFailed, SshFailed, failing_as
 from fleetctl.local_files import parse_argument
 from fleetctl.parsing import command as new_command
 from fleetctl.parsing import flag, pass_settings
 from fleetctl.remote import FAILED_STATUS, Remote, show_as_they_come
+from fleetctl.selection import is_pattern, select_units
 from fleetctl.settings import Settings
 
 STDIN = 0
@@ -46,7 +47,8 @@ def command(
 ) -> int:
     """Opens a shell on a machine: one that is named by any beginning of its id, or the one that a unit is on. With
     further words, runs them there as a command instead, which the shell there reads: quote what it shall not see.
-    Options go first. A command for a global unit runs on all of its machines, and each line is headed by its machine.
+    Options go first. A command for a global unit, or for the units that match a pattern, runs on all of their machines,
+    and each line is headed by its machine.
 
     Ends with the status of the shell or the command, and with 255 where the connection is lost.
     """
@@ -136,9 +138,10 @@ def _find_either(client: Client, text: str) -> Target:
 
 
 def _unit_target(client: Client, text: str) -> Target | None:
-    name = parse_argument(text).name.full
-    report = client.reports([name]).get(name)
-    return Target(tuple(places_of(report)), name) if report else None
+    """The machines of a unit, or of all that match a pattern; None where there is none."""
+    found = select_units(client, [text]).found
+    named = text if is_pattern(text) else parse_argument(text).name.full
+    return Target(tuple(places_of_all(found)), named) if found else None
 
 
 def _all_places(client: Client) -> list[Place]:

@@ -39,6 +39,9 @@ def test_ssh_needs_a_machine_or_a_unit(fleetctl: Fleetctl, arguments: tuple[str,
         (["--unit=idle"], "Unable to proceed: unit idle.service is on no machine"),
         (["idle"], "Unable to proceed: unit idle.service is on no machine"),
         (["none"], "Unable to proceed: could not find matching unit or machine"),
+        (["none*"], "Unable to proceed: could not find matching unit or machine"),
+        (["id*"], "Unable to proceed: unit id* is on no machine"),
+        (["on*"], "Unable to proceed: on* is on several machines, and a shell needs one: choose it with --machine"),
         (["11"], "Unable to proceed: found more than one machine: "),
         (["111"], "Unable to proceed: ambiguous argument: 111 is a unit, and the beginning of a machine's id: use"),
         (["2222"], "Could not determine address of machine."),
@@ -52,6 +55,9 @@ def test_ssh_says_which_machine_it_cannot_go_to(
     api.machines = [M1, M11, M2]
     api.add("idle.service")
     api.add("111.service", target="launched")
+    api.fates["on@2.service"] = Fate(machine=M2)
+    for name in ("on@1.service", "on@2.service"):
+        api.add(name, target="launched")
     result = fleetctl("ssh", *arguments)
     assert (result.status, result.stdout) == (1, "")
     assert result.stderr.startswith(complaint)
