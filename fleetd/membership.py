@@ -69,6 +69,7 @@ class Membership:
         self.ttl_s = ttl_s
         self.parked_ttl_s = parked_ttl_s
         self.lease = 0  # 0 while this machine is not registered
+        self.parked_lease = 0  # that the machine is being parked on; 0: it is not
         self.registered = asyncio.Event()
         self.refusal = ""  # why it is not, for a person
         self.beats = BeatHistory.begin(now())
@@ -133,15 +134,15 @@ class Membership:
     async def park(self) -> None:
         """Put key and states on a long lease that needs no heartbeat: the units stay where they are. Tried until it is
         done or the caller gives up. The key goes first: states that outlast it would be waited for for ever."""
-        lease = 0
         self.machine = msgspec.structs.replace(self.machine, mode=MachineMode.PARKED)
         while True:
             try:
-                lease = lease or await self.store.grant(min(self.parked_ttl_s, LONGEST_S))
+                lease = self.parked_lease or await self.store.grant(min(self.parked_ttl_s, LONGEST_S))
+                self.parked_lease = lease
                 await self._publish(lease, (self.registry.put(self.machine, self.machine.id, lease=lease),))
                 break
             except LeaseNotFound:
-                lease = 0  # it was a short one, and the store was away for longer
+                self.parked_lease = 0  # it was a short one, and the store was away for longer
             except Unavailable as error:
                 log.info("cannot park this machine yet: %s", error)
                 await asyncio.sleep(RETRY_S)

@@ -184,7 +184,10 @@ class Node:
                     await self.membership.park()
                 return
         log.warning("the store does not answer: this machine cannot be parked yet, and will be when the store is back")
-        await self._park_later(Parking(self.membership.machine, self.agent.states, self.config.parked_ttl_s))
+        member = self.membership
+        await self._park_later(
+            Parking(member.machine, self.agent.states, self.config.parked_ttl_s, member.parked_lease)
+        )
 
     async def foresee_stops(self, metadata: Mapping[str, str]) -> dict[str, str]:
         """The units here that would have to go if the machine were configured with this metadata, with the reasons."""

@@ -22,11 +22,13 @@ RETRY_S = 1.0
 
 
 class Parking(msgspec.Struct, frozen=True):
-    """Which machine is to be parked, the states of its units by name, and for how long (math.inf: without limit)."""
+    """Which machine is to be parked, the states of its units by name, and for how long (math.inf: without limit); and
+    the lease that was granted for it already, 0 for none."""
 
     machine: Machine
     states: dict[str, UnitState]
     ttl_s: float
+    lease: int = 0
 
 
 async def park_when_possible(registry: Registry, parking: Parking) -> bool:
@@ -35,7 +37,7 @@ async def park_when_possible(registry: Registry, parking: Parking) -> bool:
     store = registry.store
     machine = msgspec.structs.replace(parking.machine, mode=MachineMode.PARKED)
     key = registry.key("machines", machine.id)
-    lease = 0
+    lease = parking.lease
     while True:
         try:
             guards = await _find_guards(registry, machine)

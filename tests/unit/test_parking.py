@@ -4,6 +4,8 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable
 
+import msgspec
+
 from fleetd.core.machine import Machine, MachineMode
 from fleetd.core.unit import TargetState, UnitState
 from fleetd.parking import Parking, park_when_possible
@@ -82,6 +84,22 @@ def test_a_machine_whose_lease_was_dropped_by_a_store_that_was_frozen_is_parked_
         await asyncio.sleep(20)
         assert await registry.machines() == {}
         assert await park_when_possible(registry, PARKING)
+        assert await is_parked_with_all(registry)
+
+    scenario(body)
+
+
+def test_a_lease_that_was_granted_already_is_used_and_one_that_is_gone_replaced() -> None:
+    async def body(store: FaultyStore, registry: Registry) -> None:
+        granted = await store.grant(math.ceil(100 * 86400))
+        await park_when_possible(registry, msgspec.structs.replace(PARKING, lease=granted))
+        item = await store.get(registry.key("machines", ID))
+        assert item is not None
+        assert item.lease == granted
+        await store.revoke(granted)
+        lease = await store.grant(10)
+        await store.transact([], [registry.put(MACHINE, ID, lease=lease)])
+        assert await park_when_possible(registry, msgspec.structs.replace(PARKING, lease=granted))
         assert await is_parked_with_all(registry)
 
     scenario(body)
