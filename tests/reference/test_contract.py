@@ -82,7 +82,7 @@ STATEMENTS = {
 
 # Section of the promises → how many there are: of what users suffered from, of rules, of what befalls machines, and of
 # what comes from outside.
-PROMISED = {"P": 18, "R": 9, "S": 20, "H": 6}
+PROMISED = {"P": 18, "R": 9, "S": 21, "H": 7}
 
 
 class Row(msgspec.Struct, frozen=True):
