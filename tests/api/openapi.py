@@ -33,6 +33,8 @@ def render_openapi() -> dict[str, Any]:
     }
     paths[f"{schema.V2}/restart"] = {"post": {"requestBody": _body(restarts), "responses": _responses(outcomes)}}
     paths[f"{schema.V2}/reports"] = {"post": {"requestBody": _body(question), "responses": _responses(reports)}}
+    machine = {"name": "machine", "in": "path", "required": True, "schema": {"type": "string"}}
+    paths[f"{schema.V2}/machines/{{machine}}"] = {"delete": {"parameters": [machine], "responses": _responses(None)}}
     schemas = {name: _render_schema(described) for name, described in document["schemas"].items()} | components
     return {
         "openapi": "3.0.3",

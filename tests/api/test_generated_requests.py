@@ -35,6 +35,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedProcess]:
 def test_every_operation_that_is_described_is_tried() -> None:
     assert sorted(OPERATIONS) == [
         "DELETE /fleet/v1/units/{unitName}",
+        "DELETE /fleet/v2/machines/{machine}",
         "GET /fleet/v1/machines",
         "GET /fleet/v1/state",
         "GET /fleet/v1/state/{unitName}",
@@ -51,7 +52,7 @@ def test_every_operation_that_is_described_is_tried() -> None:
 
 def is_any_text_right(label: str) -> bool:
     """Whether a request takes nothing but texts: then none can be malformed."""
-    return label.startswith(("GET", "DELETE")) and label.endswith(("{unitName}", "v2/units"))
+    return label.startswith(("GET", "DELETE")) and label.endswith(("{unitName}", "{machine}", "v2/units"))
 
 
 RIGHT, WRONG = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
