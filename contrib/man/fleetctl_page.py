@@ -59,7 +59,8 @@ The units of a command are sent to the cluster together. One that is refused is 
 _OUTPUT = """
 Results go to standard output, everything else to standard error. In a pipe, the columns of a list are parted by tabs.
 At a terminal they are parted by blanks and cut to its width (but for `--full`), failed units are red, and while a
-command waits, a line for each unit says what it waits for. `NO_COLOR` set, or `TERM=dumb`, leaves out colours.
+command waits, a line for each unit says what it waits for. `NO_COLOR` set, or `TERM=dumb`, leaves out colours. What a
+terminal would obey is escaped in unit files and in what machines say of units.
 
 With `--output=json` a list is an array of objects, with one object for each line of the table. It holds
 the fields below, or those of `--fields`. Ids and hashes are whole, and a value that is not known is null. Fields may be
