@@ -70,7 +70,8 @@ def judge_launched(report: schema.UnitReport, generation: int) -> Verdict:
     if copy.completed:
         return Arrived(place)
     if copy.active == "active":
-        return Arrived(place, PROVEN_S if report.name.endswith(".service") else 0.0)
+        note = f"is on {place}: {output.printable(copy.note)}" if copy.note else ""
+        return Arrived(place, PROVEN_S if report.name.endswith(".service") else 0.0, note)
     if copy.result in _SKIPPED and not runs(copy):
         return Arrived(place, note=f"was not started on {place}: {output.printable(copy.note) or copy.result}")
     if copy.result == _DONE and copy.active == "inactive":

@@ -53,7 +53,7 @@ class Links:
         self._units: dict[str, Install | str | None] = {}  # every unit of ours, and what it asks for, if anything
         self._complaints: dict[str, tuple[str, ...]] = {}
         self._is_due = True
-        self._has_to_look = True  # whether the links of the ledger are there
+        self._has_to_look = True  # whether links may not be there that the ledger has
 
     def read(self, texts: Mapping[str, str]) -> None:
         """These are the machine's unit files."""
@@ -86,6 +86,7 @@ class Links:
         plan = plan_links(installs, self._units, held, lambda name: refuse_name(name, self._systemd.shadows))
         drop = {link: unit for link, unit in held.items() if plan.links.get(link) != unit}
         make = {link: unit for link, unit in plan.links.items() if self._has_to_look or held.get(link) != unit}
+        self._has_to_look = True  # until all is done: the ledger says from here on what is only intended
         try:
             self._ledger.put_links({**plan.links, **drop})  # before: a crash must leave no link that nobody knows of
             failures = await self._systemd.link(make, drop) if make or drop else {}
@@ -115,7 +116,7 @@ class Links:
         try:
             return parse_install(parse_unit_file(text), parse_name(name), self._host)
         except (InvalidInstall, UnitFileError) as error:
-            return f"its [Install] has no effect: {error}"
+            return f"[Install] has no effect: {error}"
 
 
 def _without(links: Mapping[str, str], others: Collection[str]) -> dict[str, str]:

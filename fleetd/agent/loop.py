@@ -296,8 +296,8 @@ class Agent:
         self._report({name: seen for name, seen in observed.items() if name not in stepped})
         for name in stepped:
             self._explanations.forget(name)
-        await self._steps.apply(plan)
-        self._mark(stepped)
+        noted = await self._steps.apply(plan)
+        self._mark((*stepped, *noted))
         if any(isinstance(step, Write) for step in plan):
             self._retries.hasten(besides=stepped)
 
@@ -408,7 +408,7 @@ class Agent:
                 seen,
                 error="" if is_skipped else error,
                 result=result,
-                note=error if is_skipped else "",
+                note=(error if is_skipped else "") or self._steps.note(name),
                 orphan=name in self._ledger.orphans,
             )
             self._publisher.set(name, state)

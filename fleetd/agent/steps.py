@@ -68,8 +68,13 @@ class StepRunner:
         under_way = status.job or status.active == "deactivating"
         return StopProgress.UNDER_WAY if under_way else StopProgress.ENDED
 
-    async def apply(self, plan: Sequence[Step]) -> None:
-        """Apply the steps. Raises ManagerUnavailable; then any of them may or may not have been done."""
+    def note(self, name: str) -> str:
+        """What of the unit's [Install] has no effect here, and why; '' where all has."""
+        return self._links.note(name)
+
+    async def apply(self, plan: Sequence[Step]) -> tuple[str, ...]:
+        """Apply the steps; the units of which there is something else to note than before. Raises ManagerUnavailable;
+        then any of the steps may or may not have been done."""
         ends = {step.unit: step for step in plan}  # what a unit's other steps are for: the one that is worth a line
         for step in plan:
             kind = type(step).__name__.lower()
@@ -79,7 +84,7 @@ class StepRunner:
         await self._each([step for step in plan if isinstance(step, Stop)], self._stop)
         await self._remove([step.unit for step in plan if isinstance(step, Remove)])
         await self._write([step for step in plan if isinstance(step, Write)])
-        await self._links.follow()
+        noted = await self._links.follow()
         for step in self._goes_on(plan):
             if isinstance(step, Record):
                 self._record(step)
@@ -88,6 +93,7 @@ class StepRunner:
             if isinstance(step, Reload):
                 self._record(step)
         await self._each([step for step in self._goes_on(plan) if isinstance(step, Start | Restart)], self._begin)
+        return noted
 
     def _goes_on(self, plan: Sequence[Step]) -> list[Step]:
         """The steps of units for which none has failed."""

@@ -138,7 +138,7 @@ def plan_links(
             else:
                 links[f"{owner}.{FOLDERS[option]}/{unit}"] = unit
                 continue
-            complaints.setdefault(unit, []).append(f"{option}={owner} has no effect: {why}")
+            complaints.setdefault(unit, []).append(f"[Install] {option}={owner} has no effect: {why}")
     return LinkPlan(links, {unit: tuple(sentences) for unit, sentences in complaints.items()})
 
 
@@ -165,5 +165,5 @@ def _plan_aliases(
             why = f"{owner} has it"
         for unit in claimants:
             if unit != owner:
-                complaints.setdefault(unit, []).append(f"Alias={alias} has no effect: {why}")
+                complaints.setdefault(unit, []).append(f"[Install] Alias={alias} has no effect: {why}")
     return links

@@ -70,6 +70,7 @@ class FaultySystemd(SimulatedSystemd):
         self.bad_on_disk: list[str] = []  # a batch of files with one of these fails as a whole
         self.refused_stops: list[str] = []
         self.refused_links: list[str] = []
+        self.loses_bus_at_link = False  # once
         self.restless: list[str] = []  # started again, as by a socket, as soon as they are stopped
         self.refuses_reload = False
         self.is_mute = False  # has nothing to say of any single unit
@@ -95,6 +96,9 @@ class FaultySystemd(SimulatedSystemd):
         await super().remove(names)
 
     async def link(self, make: Mapping[str, str], drop: Mapping[str, str]) -> Mapping[str, Exception]:
+        if self.loses_bus_at_link:
+            self.loses_bus_at_link = False
+            self.lose_bus(for_s=0.05)
         refused = {link: ServiceManagerError(f"{link} is in the way") for link in make if link in self.refused_links}
         makeable = {link: name for link, name in make.items() if link not in refused}
         return {**await super().link(makeable, drop), **refused}

@@ -72,12 +72,15 @@ async def test_of_two_units_with_one_alias_the_second_gets_it_when_the_first_goe
     await machine.place("a.service", 8, text=installed("Alias=db.service"))
     await machine.until_active("a.service", 8)
     assert links(machine) == {"db.service": "b.service"}
-    assert "a.service: Alias=db.service has no effect: b.service has it" in caplog.text
+    assert "a.service: [Install] Alias=db.service has no effect: b.service has it" in caplog.text
+    states = await machine.until(lambda states: states["a.service"].note != "")
+    assert states["a.service"].note == "[Install] Alias=db.service has no effect: b.service has it"
     await machine.restart()
     await machine.until_active("a.service", 8)
     assert links(machine) == {"db.service": "b.service"}, "it stays whose it was"
     await destroy(machine, "b.service", 9)
     assert links(machine) == {"db.service": "a.service"}
+    await machine.until(lambda states: states["a.service"].note == "")
 
 
 async def test_a_service_and_a_socket_that_name_each_other_keep_each_its_own(machine: MachineUnderTest) -> None:
@@ -98,14 +101,14 @@ async def test_a_unit_of_the_systems_never_comes_to_require_ours_nor_loses_its_n
     await machine.place("a.service", 7, text=installed("RequiredBy=ssh.service"))
     await machine.until_active("a.service", 7)
     assert links(machine) == {}
-    assert "a.service: RequiredBy=ssh.service has no effect" in caplog.text
+    assert "a.service: [Install] RequiredBy=ssh.service has no effect" in caplog.text
     await machine.place("b.service", 8, text=installed("Alias=ssh.service"))
     states = await machine.until(lambda states: "b.service" in states)
     assert '[Install] Alias=ssh.service: unit "ssh.service" would hide /lib' in states["b.service"].error
     await machine.place("a.service", 9, text=installed("Alias=ssh.service"))
     await machine.until_active("a.service", 9)
     assert links(machine) == {}
-    assert "a.service: Alias=ssh.service has no effect" in caplog.text
+    assert "a.service: [Install] Alias=ssh.service has no effect" in caplog.text
 
 
 async def test_what_wants_a_running_instance_counts_at_its_next_start(machine: MachineUnderTest) -> None:
@@ -152,6 +155,16 @@ async def test_links_of_a_fleetd_that_kept_no_ledger_of_them_are_taken_over(mach
     assert links(machine) == {}
 
 
+async def test_links_that_the_loss_of_the_bus_left_unmade_are_made_when_it_is_back(machine: MachineUnderTest) -> None:
+    await machine.start()
+    await machine.place("a.service", 7)
+    await machine.until_active("a.service", 7)
+    machine.systemd.loses_bus_at_link = True
+    await machine.place("b.service", 8, text=installed("Alias=c.service"))
+    await machine.until_active("b.service", 8)
+    assert links(machine) == {"c.service": "b.service"}
+
+
 async def test_a_link_that_cannot_be_made_hinders_no_unit_and_is_tried_again(
     machine: MachineUnderTest, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -177,4 +190,4 @@ async def test_an_install_section_that_systemd_would_refuse_is_said_and_has_no_e
     await machine.place("a.service", 8, text=installed("Alias=a.socket"))
     await machine.until_active("a.service", 8)
     assert links(machine) == {}
-    assert "a.service: its [Install] has no effect: " in caplog.text
+    assert "a.service: [Install] has no effect: " in caplog.text

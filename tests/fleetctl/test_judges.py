@@ -96,6 +96,11 @@ SITUATIONS: list[tuple[Judge, UnitReport, Verdict]] = [
     ),
     (
         judge_launched,
+        report(copy("active", note="[Install] Alias=db.service has no effect: pg.service has it")),
+        Arrived(AT, PROVEN_S, f"is on {AT}: [Install] Alias=db.service has no effect: pg.service has it"),
+    ),
+    (
+        judge_launched,
         report(copy("inactive", "dead")),
         Failed(f"was started on {AT}, but does not run (inactive, dead)", SEEN_AT_REST_S),
     ),

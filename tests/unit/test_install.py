@@ -107,8 +107,8 @@ def test_only_fleets_own_units_come_to_require_or_uphold_one():
     assert links == {"web.service.requires/a.service": "a.service", "web.service.upholds/a.service": "a.service"}
     assert complaints == {
         "a.service": (
-            "RequiredBy=ssh.service has no effect: fleet has no ssh.service on this machine",
-            "UpheldBy=ssh.service has no effect: fleet has no ssh.service on this machine",
+            "[Install] RequiredBy=ssh.service has no effect: fleet has no ssh.service on this machine",
+            "[Install] UpheldBy=ssh.service has no effect: fleet has no ssh.service on this machine",
         )
     }
 
@@ -128,7 +128,7 @@ def test_what_runs_the_machine_is_never_made_to_depend_on_a_unit():
     links, complaints = planned({"a.service": "WantedBy=fleet.service systemd-networkd.service"})
     assert links == {}
     first, second = complaints["a.service"]
-    assert first == "WantedBy=fleet.service has no effect: fleet.service is of what runs the machine itself"
+    assert first == "[Install] WantedBy=fleet.service has no effect: fleet.service is of what runs the machine itself"
     assert "systemd-networkd.service" in second
 
 
@@ -137,8 +137,8 @@ def test_a_name_is_its_units_before_it_is_an_alias():
     assert planned(units) == (
         {},
         {
-            "a.service": ("Alias=b.service has no effect: a unit of this name is here",),
-            "b.service": ("Alias=a.service has no effect: a unit of this name is here",),
+            "a.service": ("[Install] Alias=b.service has no effect: a unit of this name is here",),
+            "b.service": ("[Install] Alias=a.service has no effect: a unit of this name is here",),
         },
     )
 
@@ -148,7 +148,7 @@ def test_an_alias_that_two_ask_for_is_whose_it_was_else_the_firsts(held, owner):
     links, complaints = planned({"a.service": "Alias=db.service", "b.service": "Alias=db.service"}, held)
     loser = "b.service" if owner == "a.service" else "a.service"
     assert links == {"db.service": owner}
-    assert complaints == {loser: (f"Alias=db.service has no effect: {owner} has it",)}
+    assert complaints == {loser: (f"[Install] Alias=db.service has no effect: {owner} has it",)}
 
 
 def test_an_alias_whose_owner_is_gone_goes_to_the_next():
@@ -157,7 +157,7 @@ def test_an_alias_whose_owner_is_gone_goes_to_the_next():
 
 def test_a_name_that_is_refused_is_no_alias():
     links, complaints = planned({"a.service": "Alias=ssh.service"}, refused=["ssh.service"])
-    assert (links, complaints) == ({}, {"a.service": ("Alias=ssh.service has no effect: it is refused",)})
+    assert (links, complaints) == ({}, {"a.service": ("[Install] Alias=ssh.service has no effect: it is refused",)})
 
 
 def test_also_of_a_service_and_its_socket_leaves_each_its_own_links():
