@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 FILE_NAME = "parking"
 COMMAND = "park"
+SYSTEMD_S = 2.0
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -58,17 +59,17 @@ async def appoint(config: Config, runtime: Path, own_unit: str, parking: Parking
             str(path),
             stderr=asyncio.subprocess.PIPE,
         )
-        _, complaint = await process.communicate()
-    except OSError as error:
-        complaint = str(error).encode()
-        returned: int | None = 1
-    else:
-        returned = process.returncode
-    if returned:
+        async with asyncio.timeout(SYSTEMD_S):
+            _, said = await process.communicate()
+        reason = said.decode("utf-8", "replace").strip() or f"systemd-run ended with {process.returncode}"
+        complaint = reason if process.returncode else ""
+    except (OSError, TimeoutError) as error:
+        complaint = str(error) or "systemd does not answer"
+    if complaint:
         log.warning(
             "nobody is left to park this machine: %s; its units are started elsewhere as well once the store is back, "
             "unless fleetd is started again or `systemctl stop` ends them",
-            complaint.decode("utf-8", "replace").strip(),
+            complaint,
         )
 
 
