@@ -1,6 +1,6 @@
 # Every target sets itself up first (contrib/setup); all of it works from a bare checkout.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo bench test quick soak lint man clean
+.PHONY: help setup demo bench test quick soak lint lock lowest man clean
 
 BIN := .venv/bin
 # Tests wait for machines and for programs: one worker more than there are processors keeps all of these busy.
@@ -34,6 +34,14 @@ lint: setup ## style, types, and the direction of imports
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+lock: setup # requirements.lock: the newest version of everything that a machine gets, by hash
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --extra speed --extra build \
+	  --custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
+
+lowest: setup # the tests of what libraries are used for, on the lowest versions that pyproject.toml allows
+	@contrib/lowest
 
 man: setup ## render the man pages below build/man (they are in the package, too): man -l build/man/man1/fleetctl.1
 	@$(BIN)/python -m contrib.man build/man

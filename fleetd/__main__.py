@@ -93,6 +93,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     except (ConfigError, _LeaveError) as error:
         complain(str(error))
         return 1
+    os.umask(0o077)  # unit files, what was started, the store: others have no business with them
     journal.setup(config.verbosity)
     from fleetd.daemon import run  # here, so that the commands above start at once
 

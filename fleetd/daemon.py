@@ -11,6 +11,7 @@ import os
 import re
 import signal
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -208,6 +209,7 @@ def claim_machine(directory: Path) -> IO[str]:
     """Be the only fleetd here, as long as the file that is returned is open. Raises AlreadyRunning, OSError."""
     directory.mkdir(parents=True, exist_ok=True)
     lock = (directory / "lock").open("a+")
+    os.fchmod(lock.fileno(), 0o600)  # who may read it may lock it
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -235,6 +237,10 @@ def _open_store(config: Config) -> Store:
         from fleetd.store.embedded import EmbeddedStore  # here, for it needs SQLite, which clusters have no use for
 
         Path(config.standalone_path).parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            os.chmod(
+                config.standalone_path, 0o600
+            )  # an earlier fleetd left it open to all; what SQLite adds follows it
         return EmbeddedStore(config.standalone_path)
     return EtcdStore(
         config.etcd_servers,

@@ -89,6 +89,7 @@ class SystemdOverDBus:
         self._at_rest.clear()
         search_path = await self._bus.get_one(MANAGER_PATH, "Manager.UnitPath", "ask systemd for its directories")
         self._search_path = tuple(search_path)
+        self._files.close_to_others()
         self._by_path = {object_path(name): name for name in self._files.names()}
         self._note_all()
 

@@ -71,6 +71,11 @@ class UnitFiles:
         self._directory = directory
         self._runtime_directory = runtime_directory
 
+    def close_to_others(self) -> None:
+        """Keep other users from reading what units say, passwords among it: systemd reads them as root."""
+        if self._directory.is_dir() and self._directory.stat().st_mode & 0o077:
+            self._directory.chmod(0o700)
+
     def names(self) -> list[str]:
         """The names of all unit files, in order."""
         if not self._directory.is_dir():
@@ -201,10 +206,11 @@ class UnitFiles:
         if target.is_file() and target.read_bytes() == content:
             return
         self._directory.mkdir(parents=True, exist_ok=True)
+        self.close_to_others()
         temporary = self._directory / _BEING_WRITTEN
         try:
             temporary.write_bytes(content)
-            temporary.chmod(0o644)
+            temporary.chmod(0o600)
             temporary.replace(target)
         except OSError:
             temporary.unlink(missing_ok=True)

@@ -26,7 +26,8 @@ LINKS = Path("/run/systemd/system")
 
 async def test_a_unit_is_a_plain_file_and_a_link_at_runtime_scope(manager: ServiceManager) -> None:
     await manager.write({"plain.service": SLEEPER})
-    assert (UNITS / "plain.service").stat().st_mode & 0o7777 == 0o644
+    assert (UNITS / "plain.service").stat().st_mode & 0o7777 == 0o600
+    assert UNITS.stat().st_mode & 0o7777 == 0o700
     assert os.readlink(LINKS / "plain.service") == str(UNITS / "plain.service")
     assert systemctl("show", "--value", "--property=UnitFileState", "plain.service") == "linked-runtime"
     await manager.remove(["plain.service"])

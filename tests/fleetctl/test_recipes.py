@@ -3,6 +3,7 @@
 import re
 import subprocess
 import textwrap
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,38 @@ def test_the_recipes_readme_names_files_that_there_are() -> None:
     named = [name for row in table.splitlines() if row.startswith("| `") for name in row.split("|")[1].split("`")[1::2]]
     assert len(named) > 8
     assert [name for name in named if not (CONTRIB / name).exists()] == []
+
+
+def locked() -> dict[str, str]:
+    """Package → version that the recipes install."""
+    text = (CONTRIB.parent / "requirements.lock").read_text()
+    return dict(re.findall(r"^([a-z0-9-]+)==([0-9][^ ;]*)", text, re.MULTILINE))
+
+
+def test_the_lock_has_all_that_fleet_needs_and_is_built_with_each_with_its_hash() -> None:
+    project = tomllib.loads((CONTRIB.parent / "pyproject.toml").read_text())
+    extras = project["project"]["optional-dependencies"]
+    needed = [*project["project"]["dependencies"], *extras["speed"], *project["build-system"]["requires"]]
+    bounds = dict(requirement.split(">=") for requirement in needed)
+    versions = locked()
+    assert {name for name in bounds if name not in versions} == set()
+    for name, lowest in bounds.items():
+        assert as_numbers(versions[name]) >= as_numbers(lowest), name
+    blocks = re.split(r"^(?=[a-z0-9-]+==)", (CONTRIB.parent / "requirements.lock").read_text(), flags=re.MULTILINE)[1:]
+    assert len(blocks) == len(versions)
+    assert [block.split()[0] for block in blocks if "--hash=sha256:" not in block] == []
+
+
+def test_the_lock_names_no_place_to_fetch_from() -> None:
+    assert "://" not in (CONTRIB.parent / "requirements.lock").read_text()
+
+
+def as_numbers(version: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", version)]
+
+
+def test_the_service_is_confined() -> None:
+    unit = CONTRIB.parent / "units/fleet.service"
+    judge = ["systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=29", str(unit)]
+    judged = subprocess.run(judge, capture_output=True, text=True)
+    assert judged.returncode == 0, judged.stdout + judged.stderr

@@ -27,6 +27,13 @@ def test_a_fleetd_that_has_ended_is_in_nobodys_way(tmp_path: Path) -> None:
     claim_machine(tmp_path).close()
 
 
+def test_a_lock_that_an_earlier_fleetd_left_open_to_others_is_closed(tmp_path: Path) -> None:
+    (tmp_path / "lock").touch()
+    (tmp_path / "lock").chmod(0o644)
+    with claim_machine(tmp_path):
+        assert (tmp_path / "lock").stat().st_mode & 0o7777 == 0o600
+
+
 def test_without_systemd_on_the_bus_it_does_not_begin_and_says_so_in_one_line(tmp_path: Path) -> None:
     config = tmp_path / "fleet.conf"
     config.write_text(f"standalone=true\nstandalone_path={tmp_path}/fleet.db\nsystemd_user=true\nlisten={tmp_path}/s\n")

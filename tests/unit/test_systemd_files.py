@@ -32,13 +32,22 @@ def test_before_the_first_write_there_are_no_files(files: UnitFiles) -> None:
     files.drop("never.service")
 
 
-def test_a_file_is_readable_by_all_whatever_the_umask(files: UnitFiles, units: Path) -> None:
-    before = os.umask(0o077)
+def test_a_file_is_readable_by_nobody_else_whatever_the_umask(files: UnitFiles, units: Path) -> None:
+    before = os.umask(0)
     try:
         files.put("a.service", TEXT)
     finally:
         os.umask(before)
-    assert (units / "a.service").stat().st_mode & 0o7777 == 0o644
+    assert (units / "a.service").stat().st_mode & 0o7777 == 0o600
+    assert units.stat().st_mode & 0o7777 == 0o700
+
+
+def test_a_directory_that_an_earlier_fleetd_left_open_is_closed(files: UnitFiles, units: Path) -> None:
+    files.close_to_others()  # before there is one
+    units.mkdir(parents=True)
+    units.chmod(0o755)
+    files.close_to_others()
+    assert units.stat().st_mode & 0o7777 == 0o700
 
 
 def test_a_file_is_replaced_as_a_whole_and_never_in_place(files: UnitFiles, units: Path) -> None:
