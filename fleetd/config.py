@@ -62,6 +62,8 @@ class Config(msgspec.Struct, frozen=True):
     standalone: bool
     standalone_path: str
     listen: tuple[Address, ...]
+    max_units: int
+    max_units_bytes: int
     insecure: bool
     allowed_hosts: frozenset[str]
     metrics_listen: tuple[Address, ...]

@@ -10,6 +10,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import Any, Protocol
 
 import msgspec
@@ -23,7 +24,7 @@ from fleetd.core.ordered import Names
 from fleetd.core.placement import Decision
 from fleetd.core.presence import Absence, BeatHistory, judge, note_absences
 from fleetd.core.schedule import Plan, plan_cluster
-from fleetd.registry import MalformedRecord, Registry, cut_into_transactions, decode, drain
+from fleetd.registry import MalformedRecord, Registry, Step, cut_into_transactions, decode, drain
 from fleetd.store.protocol import (
     MAX_OPERATIONS,
     Changes,
@@ -285,7 +286,7 @@ class Leadership:
         with metrics.PLAN_S.time():
             plan, outcome = await self._plan(changed)
         due_s = min((at_s for at_s in (due_s, *self._waits.values()) if at_s is not None), default=None)
-        if not (plan.units or plan.synced or plan.forgotten):
+        if not (plan.units or plan.synced or plan.forgotten) and self.view.usage == self.view.measure_usage():
             return due_s
         try:
             await self._write(plan)
@@ -363,7 +364,9 @@ class Leadership:
     async def _write(self, plan: Plan) -> None:
         """Write the plan in as few transactions as may be, in its order. Raises what the store raises."""
         steps = self.registry.plan_steps(plan, await self._see_gone(plan.forgotten))
-        for transaction in cut_into_transactions(steps, self.guards):
+        usage = self.view.measure_usage()
+        counted = [Step((), (self.registry.put(usage),))] if usage != self.view.usage else []
+        for transaction in cut_into_transactions(chain(steps, counted), self.guards):
             self._written = await self.store.transact(transaction.comparisons, transaction.operations)
         async for unit in _in_slices(plan.units):
             _log_decision(unit)

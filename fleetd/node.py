@@ -19,12 +19,14 @@ from fleetd import metrics
 from fleetd.agent import Agent
 from fleetd.agent.ledger import Ledger
 from fleetd.api import schema
+from fleetd.api.crowd import note_read, wait_for_turn
 from fleetd.api.handlers import Api
 from fleetd.config import Config
 from fleetd.core.departure import Departure, plan_departure
 from fleetd.core.failover import Failover
 from fleetd.core.forecast import foresee_stops
 from fleetd.core.machine import Machine, MachineMode, effective_metadata
+from fleetd.core.quota import Usage
 from fleetd.engine import Engine
 from fleetd.leadership import Offload
 from fleetd.membership import Membership
@@ -115,12 +117,15 @@ class Node:
             offload=surroundings.offload,
         )
         self.api = Api(
-            registry,
+            # Of its own, for what is read for clients is bounded.
+            Registry(store, config.etcd_key_prefix, wait_for_turn=wait_for_turn, note_read=note_read),
             token_limit=config.token_limit,
             shadows=systemd.shadows,
             not_ready=self._not_ready,
             leave=self._report_leaving,
             metrics=self._render_metrics,
+            allowed_usage=Usage(config.max_units, config.max_units_bytes),
+            now=loop_time,
             allowed_hosts={*config.allowed_hosts, config.public_ip.lower()},
         )
 

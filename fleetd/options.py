@@ -64,6 +64,14 @@ def parse_whole_number(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
+def parse_size(text: str) -> int:
+    """A number of bytes, at least one; K, M and G are those of systemd, 1024 each."""
+    found = re.fullmatch(r"([0-9]{1,9})([KMG]?)", text, re.ASCII)
+    if not found or int(found[1]) == 0:
+        raise ValueError(f"{text!r} is no number of bytes above zero; write one like 500K, 64M or 1G")
+    return int(found[1]) << 10 * " KMG".index(found[2] or " ")
+
+
 def parse_seconds(text: str) -> float:
     """A number of seconds without a unit, above zero."""
     try:
@@ -299,6 +307,18 @@ OPTIONS: tuple[Option, ...] = (
     Option("units_directory", parse_path, "/run/fleet/units/", "Where unit files are written on this machine."),
     Option("systemd_user", parse_bool, "false", "Run units under the user's systemd instead of the system's."),
     Option("token_limit", parse_whole_number(1, 65535), "100", "How many entries the API puts on one page."),
+    Option(
+        "max_units",
+        parse_whole_number(1, 999_999_999),
+        "50000",
+        "How many units the cluster may have. This fleetd's API takes in no more of them (507).",
+    ),
+    Option(
+        "max_units_bytes",
+        parse_size,
+        "64M",
+        "How large the unit files of the cluster may be together. This fleetd's API takes in no more of them (507).",
+    ),
     Option("disable_engine", parse_bool, "false", "Never lead the cluster from this machine."),
     Option("standalone", parse_bool, "false", "Keep the state on this machine, without etcd: a cluster of one."),
     Option("standalone_path", parse_path, "/var/lib/fleet/fleet.db", "The file that keeps it then."),

@@ -7,7 +7,7 @@ decides anything, and nothing here knows which store it talks to.
 
 import asyncio
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any
@@ -19,6 +19,7 @@ from fleetd.core.decoding import UNREADABLE
 from fleetd.core.draft import UnitPlan
 from fleetd.core.machine import Machine, MachineSettings, is_address, overlay_metadata
 from fleetd.core.placement import Decision, Placement
+from fleetd.core.quota import Usage
 from fleetd.core.schedule import Plan
 from fleetd.core.unit import Unit, UnitState
 from fleetd.store.bounds import size_of
@@ -40,6 +41,7 @@ STEP_OPERATIONS = 100  # of one unit in one step
 STEP_BYTES = 600_000
 SLICE_BYTES = 2 * 1024 * 1024  # that are decoded in one go, in some ten milliseconds
 RECORD_BYTES = 1000  # what a small record takes as long as, to be decoded
+_MANY = ("units", "decisions", "placements", "states")  # kinds of which there may be tens of thousands
 MOST_PICKED = 16 * MAX_OPERATIONS  # keys asked for by name; a whole kind costs as much as tens of such requests
 
 
@@ -56,7 +58,7 @@ class Synced(msgspec.Struct, frozen=True):
     session: str
 
 
-Record = Unit | MachineSettings | Machine | Placement | Decision | Synced | UnitState | Leader
+Record = Unit | MachineSettings | Machine | Placement | Decision | Synced | UnitState | Leader | Usage
 
 KINDS: dict[str, type] = {
     "units": Unit,
@@ -67,12 +69,14 @@ KINDS: dict[str, type] = {
     "synced": Synced,
     "states": UnitState,
     "leader": Leader,
+    "usage": Usage,
 }
 _REVISION_FIELD = {"units": "generation", "decisions": "revision"}  # filled from the store, never stored
 _NAMES = {
     "placements": 2,
     "states": 2,
     "leader": 0,
+    "usage": 0,
 }  # how many names follow a kind in a key; where nothing is said: one
 # Which fields of a record say once more what stands in its key.
 _IDENTITY: dict[str, tuple[str, ...]] = {
@@ -169,9 +173,19 @@ def _once(word: str) -> str:
 class Registry:
     """Typed reads and writes below one key prefix of a store. Every method raises what the store's raise."""
 
-    def __init__(self, store: Store, prefix: str = DEFAULT_PREFIX) -> None:
+    def __init__(
+        self,
+        store: Store,
+        prefix: str = DEFAULT_PREFIX,
+        *,
+        wait_for_turn: Callable[[], Awaitable[None]] | None = None,
+        note_read: Callable[[int], None] = lambda size: None,
+    ) -> None:
+        """`wait_for_turn` is awaited before all is read of what may be many, `note_read` is told how much came."""
         self.store = store
         self.prefix = _normalise(prefix)
+        self._wait_for_turn = wait_for_turn
+        self._note_read = note_read
 
     @staticmethod
     def identity_key(prefix: str) -> str:
@@ -216,8 +230,11 @@ class Registry:
         """The same, but only what comes after that end of a key ('': from the first on), at most so many (0: all)."""
         prefix = self.key(kind, *names) + "/"
         start = prefix + after if after else ""
+        if kind in _MANY and not limit and self._wait_for_turn:
+            await self._wait_for_turn()
         with metrics.registry_operation("get_all") if kind == "units" else nullcontext():
             snapshot = await self.store.range(prefix, after=start, limit=limit + 1 if limit else 0)
+        self._note_read(sum(len(item.value) for item in snapshot.items))
         items = deque(snapshot.items[:limit] if limit else snapshot.items)
         last = items[-1].key.removeprefix(prefix) if items else ""
         has_more, revision = len(items) < len(snapshot.items), snapshot.revision
@@ -234,6 +251,7 @@ class Registry:
         found: dict[tuple[str, ...], Any] = {}
         for start in range(0, len(keys), MAX_OPERATIONS):
             some = await self.store.get_many(keys[start : start + MAX_OPERATIONS])
+            self._note_read(sum(len(item.value) for item in some.items))
             found |= await self._decode_all(kind, some.items)
         return found
 
@@ -369,6 +387,14 @@ class Registry:
             except Conflict:
                 continue
             return
+
+    async def usage(self) -> tuple[int, Usage, int]:
+        """How many units there are; what the leader counted last, and at which revision (0: it never has)."""
+        there, item = await asyncio.gather(
+            self.store.glance(self.key("units") + "/"), self.store.get(self.key("usage"))
+        )
+        counted: Usage = decode("usage", item) if item else Usage()
+        return there.count, counted, item.mod_revision if item else 0
 
     async def known_machines(self, ids: Collection[str]) -> set[str]:
         """Those of these machines that are there, or have left a trace: settings, or a session that was taken in."""

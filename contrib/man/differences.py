@@ -58,6 +58,15 @@ FLEETD = (
         "from elsewhere are refused (`allowed_hosts`), and so is a PATCH that does not say that it is JSON.",
     ),
     (
+        "Unit files on a machine",
+        "Are readable by root alone: `systemctl cat` shows them to nobody else; `fleetctl cat` shows what the cluster "
+        "has to all who may use the API.",
+    ),
+    (
+        "How much a cluster holds",
+        "Is bounded by `max_units` and `max_units_bytes`: what is beyond them is refused with 507.",
+    ),
+    (
         "PATCH of machines",
         "Takes at most 1,000 operations, on machines that are or were; there, on any that one named.",
     ),

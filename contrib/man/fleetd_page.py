@@ -92,6 +92,18 @@ _VERSION_TWO = (
 )
 
 
+_CONFINEMENT = """
+fleet.service confines fleetd to what it needs: below /run and /var/lib/fleet it may write, elsewhere it reads. Where
+`units_directory`, `standalone_path` or a path of `listen` are elsewhere, `systemctl edit fleet` adds `ReadWritePaths=`
+for their directories. It may use at most 1 GiB of memory (`MemoryMax=`); the units of the machine are not in its
+cgroup, and run on whatever becomes of it.
+
+Who connects to a unix socket of the API is known by what the kernel says of the process: root, the user of fleetd, and
+members of the group `fleet`, or of the group that owns the socket, are answered, others get 403. What counts are the
+groups that the process had when it connected, supplementary ones among them: who was added to the group logs in anew.
+"""
+
+
 def page() -> roff.Page:
     """The page fleetd(8)."""
     parser = build_parser()
@@ -105,6 +117,7 @@ def page() -> roff.Page:
         roff.section(
             "The API", roff.paragraph(_API), roff.entries((roff.bold(request), text) for request, text in _VERSION_TWO)
         ),
+        roff.section("Confinement", roff.paragraph(_CONFINEMENT)),
         roff.section("Files", roff.entries((f"\\fI{roff.escape(path)}\\fR", text) for path, text in _FILES)),
         differences.section(differences.FLEETD),
         roff.see_also(["fleetctl(1)", "fleet.conf(5)", "fleet.unit(5)", "systemd(1)", "journalctl(1)"]),

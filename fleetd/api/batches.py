@@ -5,7 +5,7 @@ transaction are done one by one, as version 1 does them: the trouble of one unit
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 
 from fleetd.api import schema
 from fleetd.api.message import ApiError, Request, Response, refusal_of, render_json
@@ -47,11 +47,14 @@ class Batches:
         """Do what is wished, by unit (None: what was refused already); the answer, in that order."""
         found = await self._registry.pick("units", [(name,) for name, wish in wishes.items() if wish])
         changes = []
-        for name, wish in wishes.items():
-            with _noting(name, outcomes):
-                if wish:
-                    changes.append(plan_change(wish, found.get((name,)), self._shadows))
-        await self._apply(changes, outcomes)
+        async with AsyncExitStack() as claims:
+            for name, wish in wishes.items():
+                with _noting(name, outcomes):
+                    if wish:
+                        change = plan_change(wish, found.get((name,)), self._shadows)
+                        await claims.enter_async_context(self._units.quota.room_for(change.before, change.after))
+                        changes.append(change)
+            await self._apply(changes, outcomes)
         return render_json(schema.Outcomes(tuple(outcomes[name] for name in wishes)))
 
     async def _apply(self, changes: Sequence[Change], outcomes: dict[str, schema.Outcome]) -> None:

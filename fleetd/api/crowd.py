@@ -1,13 +1,21 @@
 """How much the API gives to all its clients together: so many connections, so many bytes of requests and answers.
 
 A client that keeps us waiting (for its request, for its body, to take its answer) has the weakest claim: where there is
-no room for one more, the one that has done so longest makes way. No sockets here, and no clock.
+no room for one more, the one that has done so longest makes way. Few listings of everything are made at once; others
+wait for their turn. No sockets here, and no clock.
 """
 
+import asyncio
 from collections.abc import Callable, Hashable
+from contextvars import ContextVar, Token
+
+from fleetd.api.message import ApiError
 
 MAX_CONNECTIONS = 1024
 MAX_BYTES = 64 * 1024 * 1024
+LISTINGS_AT_ONCE = 2  # that read all there is: before it has come, nobody knows how much it is
+TOO_MUCH = "requests and answers of other clients are all that fleetd can hold at once: try again in a moment"
+LATER = (("Retry-After", "1"),)
 
 
 class Crowd:
@@ -17,6 +25,7 @@ class Crowd:
         self.max_connections = max_connections
         self.max_bytes = max_bytes
         self.held = 0  # bytes, of all loads together
+        self.turns = asyncio.Semaphore(LISTINGS_AT_ONCE)
         self._waiting: dict[Hashable, Callable[[], None]] = {}  # connection → how to end it; the longest waiting first
         self._served: dict[Hashable, Callable[[], None]] = {}
 
@@ -56,11 +65,16 @@ class Load:
     def __init__(self, crowd: Crowd) -> None:
         self._crowd = crowd
         self._size = 0
+        self._former: Token[Load | None] | None = None
+        self._has_turn = False
 
     def __enter__(self) -> "Load":
+        self._former = _current.set(self)
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._former is not None:
+            _current.reset(self._former)
         self.clear()
 
     def add(self, size: int) -> bool:
@@ -72,7 +86,34 @@ class Load:
         self._size += size
         return True
 
+    async def wait_for_turn(self) -> None:
+        """Be one of the few requests for which everything is read, until `clear`."""
+        if not self._has_turn:
+            await self._crowd.turns.acquire()
+            self._has_turn = True
+
     def clear(self) -> None:
-        """Let go of them."""
+        """Let go of them, and of the turn."""
+        if self._has_turn:
+            self._crowd.turns.release()
+            self._has_turn = False
         self._crowd.held -= self._size
         self._size = 0
+
+
+_current: ContextVar[Load | None] = ContextVar("load", default=None)
+
+
+async def wait_for_turn() -> None:
+    """Wait until everything may be read for the request that is being answered."""
+    load = _current.get()
+    if load is not None:
+        await load.wait_for_turn()
+
+
+def note_read(size: int) -> None:
+    """Hold so many bytes more for the request that is being answered: they were read from the store for it. Raises
+    ApiError where that is too much beside what is held for others."""
+    load = _current.get()
+    if load is not None and not load.add(size):
+        raise ApiError(503, TOO_MUCH, LATER)

@@ -4,6 +4,7 @@ Everything between a Request and a Response is here and in the resources' own mo
 """
 
 import posixpath
+import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from urllib.parse import quote, urlencode
 
@@ -25,9 +26,11 @@ from fleetd.api.message import (
     render_error,
     render_json,
 )
+from fleetd.api.quota import BOUNDLESS, Quota
 from fleetd.api.reports import Reports
 from fleetd.api.states import States
 from fleetd.api.units import Units
+from fleetd.core.quota import Usage
 from fleetd.metrics import CONTENT_TYPE
 from fleetd.registry import MalformedRecord, Registry
 from fleetd.store.protocol import Unavailable
@@ -62,7 +65,7 @@ class Api:
     `shadows(name)` says which unit of the machine's own a name would hide ('': none). `not_ready()` says why nothing
     can be answered yet ('': all is well). `leave()` makes this machine leave the cluster, or goes on with it, and says
     how far it is. `metrics()` renders the counters. `allowed_hosts` are names, in lower case, that clients over TCP may
-    know this API by.
+    know this API by. `allowed_usage` bounds what the cluster may hold; `now` is a clock in seconds.
     """
 
     def __init__(
@@ -75,6 +78,8 @@ class Api:
         leave: Leave | None = None,
         metrics: Callable[[], bytes] | None = None,
         allowed_hosts: Collection[str] = (),
+        allowed_usage: Usage = BOUNDLESS,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._registry = registry
         self._not_ready = not_ready
@@ -82,7 +87,7 @@ class Api:
         self._metrics = metrics
         self._allowed_hosts = allowed_hosts
         self._discovery = render_json(describe_api())
-        units = Units(registry, token_limit, shadows)
+        units = Units(registry, token_limit, shadows, Quota(registry, allowed_usage, now))
         states = States(registry, token_limit)
         machines = Machines(registry, token_limit)
         get_only = "only GET supported against this resource"

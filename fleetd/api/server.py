@@ -16,7 +16,7 @@ from http import HTTPStatus
 from typing import Any
 
 from fleetd import __version__, metrics
-from fleetd.api.crowd import MAX_CONNECTIONS, Crowd, Load
+from fleetd.api.crowd import LATER, MAX_CONNECTIONS, TOO_MUCH, Crowd, Load
 from fleetd.api.handlers import Api, body_too_large
 from fleetd.api.message import MAX_BODY_BYTES, ApiError, Request, Response, render_error
 from fleetd.api.sockets import (
@@ -38,8 +38,6 @@ METRICS_CONNECTIONS = 32
 METRICS_BYTES = 4 * 1024 * 1024
 _CROWDED_LOG_S = 60.0  # how often it is said that there are too many clients
 _STOP_TIMEOUT_S = 0.8  # aiohttp waits so long twice: for the handlers, then for their cancellation
-_TOO_MUCH = "requests and answers of other clients are all that fleetd can hold at once: try again in a moment"
-_LATER = (("Retry-After", "1"),)
 _METHODS = ("GET", "HEAD", "PUT", "DELETE", "PATCH", "POST")  # what is timed by name; others are rare
 _SERVER = ("Server", f"fleetd/{__version__}")
 
@@ -236,7 +234,7 @@ class Server:
                 response = await self._answer(incoming, connection, load)
             load.clear()
             if not load.add(len(response.body)):
-                response = render_error(503, _TOO_MUCH, _LATER)
+                response = render_error(503, TOO_MUCH, LATER)
             return await self._send(incoming, response)
 
     async def _send(self, incoming: web.BaseRequest, response: Response) -> web.StreamResponse:
@@ -295,7 +293,7 @@ async def _read_request(incoming: web.BaseRequest, connection: _Connection, load
         if len(body) > MAX_BODY_BYTES:
             raise body_too_large()
         if not load.add(len(chunk)):
-            raise ApiError(503, _TOO_MUCH, _LATER)
+            raise ApiError(503, TOO_MUCH, LATER)
     return Request(
         method=incoming.method,
         path=incoming.path,

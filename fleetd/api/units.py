@@ -6,6 +6,7 @@ from functools import lru_cache
 from fleetd.api import schema
 from fleetd.api.message import ApiError, Request, Response, render_json
 from fleetd.api.pages import parse_page, read_page
+from fleetd.api.quota import Quota
 from fleetd.api.wishes import NOT_FOUND, UnitBody, Wish, make_wish, parse_put, plan_change
 from fleetd.core.cluster import requirements_of
 from fleetd.core.names import InvalidName, validate_name
@@ -49,8 +50,9 @@ def describe_unit(unit: Unit, decision: Decision | None, states: Mapping[tuple[s
 class Units:
     """The resource. `shadows` says which unit of the machine's own a name would hide ('': none)."""
 
-    def __init__(self, registry: Registry, token_limit: int, shadows: Callable[[str], str]) -> None:
+    def __init__(self, registry: Registry, token_limit: int, shadows: Callable[[str], str], quota: Quota) -> None:
         self._registry = registry
+        self.quota = quota
         self._token_limit = token_limit
         self._shadows = shadows
 
@@ -90,7 +92,8 @@ class Units:
             if change.after is before:
                 return change.status
             try:
-                await self._registry.write_step(self._registry.unit_step(wish.name, before, change.after))
+                async with self.quota.room_for(before, change.after):
+                    await self._registry.write_step(self._registry.unit_step(wish.name, before, change.after))
             except Conflict:
                 continue
             return change.status
@@ -101,7 +104,8 @@ class Units:
         False where it is not new, or where something is wrong with it, which is told against what is there."""
         try:
             change = plan_change(wish, None, self._shadows)
-            await self._registry.write_step(self._registry.unit_step(wish.name, None, change.after))
+            async with self.quota.room_for(None, change.after):
+                await self._registry.write_step(self._registry.unit_step(wish.name, None, change.after))
         except (ApiError, Conflict):
             return False
         return True

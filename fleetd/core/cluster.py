@@ -15,6 +15,7 @@ from fleetd.core.machine import Machine, MachineMode, MachineSettings, effective
 from fleetd.core.names import matches_glob, parse_name, template_of
 from fleetd.core.ordered import Names, Ordered
 from fleetd.core.placement import Decision, Placement
+from fleetd.core.quota import Usage, size_of_text
 from fleetd.core.room import Room
 from fleetd.core.sites import Sites
 from fleetd.core.unit import Requirements, TargetState, Unit, UnitState, parse_requirements
@@ -42,6 +43,8 @@ class ClusterView:
 
     def __init__(self) -> None:
         self.units: dict[str, Unit] = {}
+        self.text_bytes = 0  # of all units together
+        self.usage: Usage | None = None  # what was written down of that last
         self.machines: dict[str, Machine] = Ordered()
         self.settings: dict[str, MachineSettings] = {}
         self.synced: dict[str, str] = Ordered()  # machine → session
@@ -172,10 +175,16 @@ class ClusterView:
                 _set(self.settings, first, record)
                 self._refresh_metadata(first)
                 return self.concerned_by(first)
+            case "usage":
+                self.usage = record
             case "synced":
                 _set(self.synced, first, record.session if record else None)
                 self._refresh_standing(first)
         return {}
+
+    def measure_usage(self) -> Usage:
+        """How much this cluster holds."""
+        return Usage(len(self.units), self.text_bytes)
 
     def set_away(self, away: frozenset[str]) -> Concerns:
         """Say which of the absent machines may be alive; what this concerns."""
@@ -211,6 +220,8 @@ class ClusterView:
         if name in self.units:
             for peer in self.requirements(name).machine_of:
                 self._followers.get(peer, {}).pop(name, None)
+        former = self.units.get(name)
+        self.text_bytes += size_of_text(unit.text if unit else None) - size_of_text(former.text if former else None)
         _set(self.units, name, unit)
         _set(self._requirements, name, requirements_of(unit.text, name) if unit else None)
         self._globals.pop(name, None)

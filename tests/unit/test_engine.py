@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 
 from fleetd.core.machine import Machine
+from fleetd.core.quota import Usage
 from fleetd.core.unit import TargetState, Unit
 from fleetd.leadership import SMALL_PLAN
 from fleetd.store.protocol import Delete
@@ -96,6 +97,27 @@ def test_a_leader_whose_last_write_was_lost_in_a_restore_hears_of_it_by_its_next
         assert not await _homes(node)
         await asyncio.sleep(2 * node.engine.leader_ttl_s)
         assert await _homes(node) == {MACHINE: 1}
+        await node.stop()
+
+    run_virtually(scenario())
+
+
+def test_the_leader_writes_down_how_much_the_cluster_holds_when_that_changes_and_not_else() -> None:
+    async def scenario() -> None:
+        node = Node()
+        await node.start()
+        await node.add("a.service")
+        await node.add("b.service")
+        await asyncio.sleep(1.0)
+        units = await node.registry.units()
+        size = sum(len(unit.text) for unit in units.values())
+        there, counted, counted_at = await node.registry.usage()
+        assert (there, counted) == (2, Usage(2, size))
+        await asyncio.sleep(2 * node.membership.ttl_s)
+        assert (await node.registry.usage())[2] == counted_at
+        await node.registry.write_step(node.registry.unit_step("a.service", units["a.service"], None))
+        await asyncio.sleep(1.0)
+        assert (await node.registry.usage())[:2] == (1, Usage(1, size - len(units["a.service"].text)))
         await node.stop()
 
     run_virtually(scenario())

@@ -1,0 +1,138 @@
+"""What the API takes in where the cluster is full, and what clients take together of what is read for them."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from fleetd.api.crowd import LISTINGS_AT_ONCE, TOO_MUCH, Crowd, note_read, wait_for_turn
+from fleetd.api.handlers import Api
+from fleetd.api.message import ApiError, Request
+from fleetd.core.quota import Usage
+from fleetd.registry import Registry
+
+OPTIONS = [{"section": "Service", "name": "ExecStart", "value": "/bin/true"}]
+TEXT_BYTES = len("[Service]\nExecStart=/bin/true\n")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock(fleet: Any) -> Clock:
+    clock = Clock()
+    fleet.reconfigure(allowed_usage=Usage(3, 10 * TEXT_BYTES), now=clock)
+    return clock
+
+
+async def create(fleet: Any, *names: str) -> list[int]:
+    return [(await fleet.ask(f"PUT /fleet/v1/units/{name}", {"options": OPTIONS})).status for name in names]
+
+
+async def test_one_unit_too_many_is_refused_and_what_is_there_can_be_changed(fleet: Any, clock: Clock) -> None:
+    assert await create(fleet, "a.service", "b.service", "c.service", "d.service") == [201, 201, 201, 507]
+    status, said = await fleet.refused("PUT /fleet/v1/units/d.service", {"options": OPTIONS})
+    assert (status, said.partition(":")[0]) == (507, "the cluster has 3 units, and max_units=3 of them are allowed")
+    launched = {"desiredState": "launched"}
+    assert (await fleet.ask("PUT /fleet/v1/units/a.service", launched)).status == 204
+    assert (await fleet.ask("PUT /fleet/v1/units/a.service", {"options": [*OPTIONS, *OPTIONS]})).status == 201
+
+
+async def test_a_unit_that_is_destroyed_makes_room_at_once(fleet: Any, clock: Clock) -> None:
+    await create(fleet, "a.service", "b.service", "c.service")
+    assert (await fleet.ask("DELETE /fleet/v1/units/a.service")).status == 204
+    assert await create(fleet, "d.service", "e.service") == [201, 507]
+
+
+async def test_of_several_units_those_that_there_is_room_for_are_taken(fleet: Any, clock: Clock) -> None:
+    wishes = [{"name": f"{letter}.service", "options": OPTIONS} for letter in "abcde"]
+    response = await fleet.ask("POST /fleet/v2/units", {"wishes": wishes})
+    outcomes = json.loads(response.body)["outcomes"]
+    assert [outcome["code"] for outcome in outcomes] == [201, 201, 201, 507, 507]
+    assert sorted(await fleet.registry.units()) == ["a.service", "b.service", "c.service"]
+
+
+async def test_the_bytes_of_all_unit_files_together_are_bounded_by_what_the_leader_counted(
+    fleet: Any, clock: Clock
+) -> None:
+    await fleet.put(Usage(0, 8 * TEXT_BYTES))
+    assert await create(fleet, "a.service", "b.service") == [201, 201]
+    larger = ("PUT /fleet/v1/units/b.service", {"options": OPTIONS * 4})
+    for passed_s in (0.0, 2.0):  # what this API has taken in counts, also where no leader counts
+        clock.now_s += passed_s
+        status, said = await fleet.refused(*larger)
+        assert status == 507
+        assert f"have {10 * TEXT_BYTES} bytes together, and max_units_bytes={10 * TEXT_BYTES} are allowed" in said
+    await fleet.put(Usage(2, 2 * TEXT_BYTES))  # somebody destroyed some: seen before anything is refused
+    assert (await fleet.ask(*larger)).status == 201
+
+
+async def test_a_unit_that_comes_and_goes_between_two_counts_takes_no_room_for_good(fleet: Any, clock: Clock) -> None:
+    await fleet.put(Usage(0, 8 * TEXT_BYTES))
+    for _ in range(10):
+        assert await create(fleet, "a.service") == [201]
+        assert (await fleet.ask("DELETE /fleet/v1/units/a.service")).status == 204
+
+
+async def test_what_is_read_for_a_request_counts_until_it_is_answered(fleet: Any) -> None:
+    for number in range(10):
+        await fleet.add_unit(f"u{number}.service", f"[A]\nB={'x' * 1000}\n")
+    crowd = Crowd(max_bytes=15_000)
+    api = Api(Registry(fleet.registry.store, note_read=note_read))
+    everything = Request("GET", "/fleet/v1/units", local=True)
+    with crowd.load() as load:
+        assert (await api.handle(everything)).status == 200
+        assert crowd.held > 10_000
+        load.clear()
+        assert crowd.held == 0
+    with crowd.load() as others:
+        assert others.add(6_000)
+        with crowd.load():
+            response = await api.handle(everything)
+        assert (response.status, json.loads(response.body)["error"]["message"]) == (503, TOO_MUCH)
+        assert ("Retry-After", "1") in response.headers
+        with crowd.load(), pytest.raises(ApiError):
+            note_read(10_000)
+    note_read(1 << 40)  # for nobody's request
+
+
+async def test_few_listings_of_everything_are_made_at_once_and_pages_wait_for_none(fleet: Any) -> None:
+    going_on = asyncio.Event()
+    under_way = most = 0
+
+    class Watched:
+        """The store, where one reads everything until it may go on."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(fleet.registry.store, name)
+
+        async def range(self, prefix: str, *, after: str = "", limit: int = 0) -> Any:
+            nonlocal under_way, most
+            if prefix.endswith("/units/") and not limit:
+                under_way += 1
+                most = max(most, under_way)
+                await going_on.wait()
+                under_way -= 1
+            return await fleet.registry.store.range(prefix, after=after, limit=limit)
+
+    store: Any = Watched()
+    crowd = Crowd()
+    api = Api(Registry(store, wait_for_turn=wait_for_turn, note_read=note_read))
+
+    async def ask(path: str) -> int:
+        with crowd.load():
+            return (await api.handle(Request("GET", path, local=True))).status
+
+    listings = [asyncio.create_task(ask("/fleet/v2/units")) for _ in range(10)]
+    await asyncio.sleep(0.05)
+    assert await ask("/fleet/v1/units") == 200
+    listings[0].cancel()  # a client that went away keeps no turn
+    going_on.set()
+    assert await asyncio.gather(*listings[1:]) == [200] * 9
+    assert most == LISTINGS_AT_ONCE

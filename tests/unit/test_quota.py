@@ -1,0 +1,55 @@
+"""How much a cluster may hold: what a change makes it grow by, and what is said where that is too much."""
+
+import pytest
+
+from fleetd.core.cluster import ClusterView
+from fleetd.core.quota import Usage, measure_growth, refuse_growth
+from fleetd.core.unit import TargetState, Unit
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "growth"),
+    [
+        (None, "abc", Usage(1, 3)),
+        (None, "ä", Usage(1, 2)),
+        (None, "", Usage(1, 0)),
+        ("abc", "abcd", Usage(0, 1)),
+        ("abc", "abc", Usage()),
+        ("abc", "a", Usage()),
+        ("abc", None, Usage()),
+    ],
+)
+def test_what_becomes_larger_counts(before: str | None, after: str | None, growth: Usage) -> None:
+    assert measure_growth(before, after) == growth
+
+
+def test_up_to_the_bounds_all_is_well() -> None:
+    assert refuse_growth(Usage(9, 90), Usage(1, 10), Usage(10, 100)) == ""
+
+
+def test_what_is_over_the_bounds_may_still_change_without_growing() -> None:
+    assert refuse_growth(Usage(20, 200), Usage(), Usage(10, 100)) == ""
+    assert refuse_growth(Usage(20, 50), Usage(0, 1), Usage(10, 100)) == ""
+
+
+def test_beyond_them_the_bound_and_the_remedy_are_named() -> None:
+    remedy = "destroy what is not needed, or raise it in fleet.conf on every machine"
+    assert refuse_growth(Usage(10, 0), Usage(1, 5), Usage(10, 100)) == (
+        f"the cluster has 10 units, and max_units=10 of them are allowed: {remedy}"
+    )
+    assert refuse_growth(Usage(1, 96), Usage(1, 5), Usage(10, 100)) == (
+        f"the unit files of the cluster have 96 bytes together, and max_units_bytes=100 are allowed: {remedy}"
+    )
+
+
+def test_a_view_keeps_count() -> None:
+    view = ClusterView()
+    assert view.usage is None
+    for name, text in (("a.service", "abc"), ("b.service", "ää"), ("a.service", "x")):
+        view.apply("units", name, "", Unit(name, text, TargetState.INACTIVE))
+    assert view.measure_usage() == Usage(2, 5)
+    view.apply("units", "b.service", "", None)
+    view.apply("units", "c.service", "", None)
+    assert view.measure_usage() == Usage(1, 1)
+    view.apply("usage", "", "", Usage(1, 1))
+    assert view.usage == view.measure_usage()
