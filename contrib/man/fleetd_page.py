@@ -95,7 +95,7 @@ _VERSION_TWO = (
 _CONFINEMENT = """
 fleet.service confines fleetd to what it needs: below /run and /var/lib/fleet it may write, elsewhere it reads. Where
 `units_directory`, `standalone_path` or a path of `listen` are elsewhere, `systemctl edit fleet` adds `ReadWritePaths=`
-for their directories. It may use at most 1 GiB of memory (`MemoryMax=`); the units of the machine are not in its
+for their directories. It may use at most 2 GiB of memory (`MemoryMax=`); the units of the machine are not in its
 cgroup, and run on whatever becomes of it.
 
 Who connects to a unix socket of the API is known by what the kernel says of the process: root, the user of fleetd, and
