@@ -49,6 +49,11 @@ in the template (`name@.service`) in the cluster, then beside that path. A unit 
 warning says so where the file differs, and `--replace` replaces it. That holds for one that somebody else has created
 only just now, too.
 
+A unit that runs while it is replaced is restarted where it is, as `systemctl restart` does, with what needs it. Its
+process is kept where systemd need only read the file: where [X-Fleet], [Install], comments, `Description=`, processor,
+memory, task and IO limits, `Restart=` and the like, timeouts, how it is killed, `ExecStop=`, `ExecStopPost=`,
+`ExecReload=`, `StartLimit…=` or `OnFailure=` changed, and nothing else.
+
 A {UNIT} may be a pattern, as systemctl takes them (`*`, `?`, `[…]`, in quotes, so that the shell leaves it alone): it
 stands for the units of the cluster whose whole name matches. Where a name or a pattern finds nothing to do, that is
 said, the others are done, and the command ends with 1; `--ignore-missing` passes over it, and so does

@@ -28,9 +28,7 @@ from fleetd.systemd.protocol import (
     UnitStatus,
 )
 
-AT_ONCE = (
-    32  # in flight: systemd works at one job after the other anyway, and memory that a crowd of them takes is kept
-)
+AT_ONCE = 32  # systemd works at one job after the other anyway, and memory that a crowd of them takes is kept
 
 _AnyStep = TypeVar("_AnyStep", Stop, Start | Restart)
 

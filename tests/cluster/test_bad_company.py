@@ -28,7 +28,7 @@ BAD = {
 GOOD = [f"good-{number}.service" for number in range(6)]
 CROWD = 1000
 RESTARTS = 60  # each of them changes the unit's state twice or more
-WRITES_PER_S = 10
+WRITES_PER_S = 3  # of one unit a write a second, and what else there is
 KINDS = ("units", "placements", "decisions", "states")
 
 
