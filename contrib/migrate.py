@@ -5,6 +5,8 @@
 Each unit that the new cluster does not have is created there with its content and its target state. With --move it is
 created inactive first, then unloaded in the old cluster, and started in the new one when no old machine has it any
 more. What cannot be carried is listed with the reason, and keeps nothing else back; to run it again does no harm.
+
+Put the new fleetctl in place of the old one too: the old one's `restart` never ends with a server that answers quickly.
 """
 
 import argparse

@@ -16,6 +16,7 @@ from fleetd import __version__, journal
 from fleetd.api import schema
 from fleetd.config import Config, ConfigError, load_config
 from fleetd.core.decoding import UNREADABLE
+from fleetd.identity import name_process
 
 DEFAULT_SOCKET = "/run/fleet.sock"
 LEAVE_POLL_S = 0.5
@@ -95,6 +96,8 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
         return 1
     os.umask(0o077)  # unit files, what was started, the store: others have no business with them
     journal.setup(config.verbosity)
+    if argv is None:
+        name_process("fleetd", sys.argv[1:])
     from fleetd.daemon import run  # here, so that the commands above start at once
 
     return run(config, arguments.config, overrides, notices)

@@ -1,7 +1,9 @@
-"""Who this machine is: its id, its boot, its address. Read once at start and again at a reload; nothing is kept."""
+"""Who this machine is: its id, its boot, its address; and what its process is called. Read at start and at a reload."""
 
 import re
 import socket
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 MACHINE_ID_PATH = Path("/etc/machine-id")
@@ -46,3 +48,19 @@ def find_address() -> str:
             return ""
         address: str = probe.getsockname()[0]
     return "" if address.startswith(("0.", "127.")) else address
+
+
+def name_process(name: str, arguments: Sequence[str]) -> None:
+    """Show this process under a name of its own, not as its interpreter.
+
+    `ps`, `pidof` and `killall` look at comm and the first word of cmdline (proc(5)), and its arguments lie in
+    its own memory. Where the kernel does not let them be written, they stay as they are.
+    """
+    with suppress(OSError):
+        Path("/proc/self/comm").write_text(name)
+        _, _, fields = Path("/proc/self/stat").read_text().rpartition(")")
+        start, end = map(int, fields.split()[45:47])  # arg_start, arg_end
+        words = b"\0".join(word.encode(errors="surrogateescape") for word in (name, *arguments))
+        with open("/proc/self/mem", "r+b", buffering=0) as memory:
+            memory.seek(start)
+            memory.write(words[: end - start - 1].ljust(end - start, b"\0"))

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,28 @@ def test_flags_are_options_of_the_configuration() -> None:
 def test_the_command_runs_as_a_module() -> None:
     done = subprocess.run([sys.executable, "-m", "fleetd", "version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"fleetd version {__version__}\n"
+
+
+def test_the_version_is_one_for_packages_and_for_clients_that_compare_versions() -> None:
+    assert re.fullmatch(r"(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}", __version__)
+
+
+def test_a_process_is_found_by_its_name() -> None:
+    name = f"fleetd-{os.getpid()}"[:15]
+    program = (
+        "import sys; from fleetd.identity import name_process; name_process(sys.argv[1], sys.argv[2:]); "
+        "print(flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, name, "--config", "x"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"\n"
+        found = subprocess.run(["pidof", name], capture_output=True, text=True, check=False).stdout
+        shown = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+        process.communicate()
+    assert found.split() == [str(process.pid)]
+    assert shown.rstrip(b"\0").split(b"\0") == [name.encode(), b"--config", b"x"]
 
 
 # leave
