@@ -13,7 +13,7 @@ import msgspec
 from fleetctl.errors import ClientError, CommandFailed
 from fleetctl.listing import FieldNames
 from fleetctl.parsing import Command, Flag
-from fleetctl.settings import GLOBAL_OPTIONS, resolve_settings
+from fleetctl.settings import GLOBAL_OPTIONS, HostKeyChecking, resolve_settings
 from fleetd.core.names import UNIT_TYPES
 
 PATIENCE_S = 0.3
@@ -245,5 +245,6 @@ _VALUES: dict[str, Source] = {
     "key_file": _files,
     "known_hosts_file": _files,
     "machine": _machines,
+    "strict_host_key_checking": lambda place: map(Candidate, HostKeyChecking),
     "unit": _units,
 }

@@ -13,7 +13,7 @@ import click
 from fleetctl import output
 from fleetctl.commands import SUMMARIES
 from fleetctl.errors import CommandFailed
-from fleetctl.settings import GLOBAL_OPTIONS, HELP, GlobalOption, resolve_settings
+from fleetctl.settings import GLOBAL_OPTIONS, HELP, Checking, GlobalOption, resolve_settings
 
 ATTEMPT_S = 2.0
 DEFAULT_BOUND_S = 300.0
@@ -27,7 +27,7 @@ class Flag(click.Option):
     """A boolean option: `--name`, `--name=true`, `--name=false`. (click knows no value for its own flags.)"""
 
     def __init__(self, declarations: Sequence[str], **attributes: Any) -> None:
-        super().__init__(declarations, type=click.BOOL, **attributes)
+        super().__init__(declarations, **{"type": click.BOOL, **attributes})
 
 
 def normalise_arguments(arguments: Sequence[str], parameters: Iterable[click.Parameter], whole: bool) -> list[str]:
@@ -78,8 +78,8 @@ def global_options() -> list[click.Option]:
 
 def _global_option(option: GlobalOption) -> click.Option:
     declarations = ["--" + option.name.replace("_", "-"), option.name]
-    if option.type is click.BOOL:
-        return Flag(declarations, default=None, help=HELP[option.name])
+    if option.type is click.BOOL or isinstance(option.type, Checking):
+        return Flag(declarations, type=option.type, default=None, help=HELP[option.name])
     return click.Option(declarations, type=option.type, default=None, help=HELP[option.name])
 
 

@@ -5,6 +5,7 @@ What an option does is for those who read Settings; how it is parsed off the com
 
 import math
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Any
 
 import click
@@ -13,6 +14,14 @@ import msgspec
 ENVIRONMENT_PREFIX = "FLEETCTL_"
 DEFAULT_ENDPOINT = "unix:///var/run/fleet.sock"
 LONGEST_TIMEOUT_S = 86400.0
+
+
+class HostKeyChecking(StrEnum):
+    """What becomes of a host's key: one that has changed is refused unless none is looked at."""
+
+    ASK = "true"  # about a new one, at a terminal
+    ACCEPT_NEW = "accept-new"  # record a new one unasked, as OpenSSH's option of that name does
+    OFF = "false"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,7 +37,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ssh_username: str = ""
     ssh_timeout_s: float = 10.0
     known_hosts_file: str = "~/.fleetctl/known_hosts"
-    strict_host_key_checking: bool = True
+    strict_host_key_checking: HostKeyChecking = HostKeyChecking.ASK
     debug: bool = False
     etcd_key_prefix: str = "/_coreos.com/fleet/"
     experimental_api: bool = True
@@ -44,11 +53,13 @@ HELP = {
     "ca_file": "certificates of the authorities that the API's own is checked against (default: the system's)",
     "cert_file": "client certificate to show to the API",
     "key_file": "private key of the client certificate",
-    "tunnel": "reach the cluster over SSH through HOST[:PORT]",
-    "ssh_username": "user name for SSH (default: what ~/.ssh/config says, else core)",
+    "tunnel": "reach the cluster over SSH through [USER@]HOST[:PORT]",
+    "ssh_username": "user name for SSH (default: as ssh takes it: User of ~/.ssh/config, else your own)",
     "ssh_timeout": "seconds to wait for an SSH connection",
     "known_hosts_file": "host keys that were accepted",
-    "strict_host_key_checking": "check host keys; false neither checks nor records them",
+    "strict_host_key_checking": (
+        "check host keys, asking about new ones at a terminal; accept-new records new ones unasked, false checks none"
+    ),
     "debug": "say on stderr what is asked of the API",
     "etcd_key_prefix": "of the etcd driver, which is not supported: without effect",
     "experimental_api": "deprecated: without effect",
@@ -71,7 +82,26 @@ class Seconds(click.types.FloatParamType):
         return seconds
 
 
-_TYPES: dict[type, "click.ParamType[Any]"] = {str: click.STRING, float: Seconds(), bool: click.BOOL}
+class Checking(click.ParamType[HostKeyChecking]):
+    """A truth value, or OpenSSH's `accept-new`."""
+
+    name = "true, false or accept-new"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> HostKeyChecking:
+        if value == HostKeyChecking.ACCEPT_NEW:
+            return HostKeyChecking.ACCEPT_NEW
+        try:
+            return HostKeyChecking.ASK if click.BOOL.convert(value, None, None) else HostKeyChecking.OFF
+        except click.BadParameter:
+            self.fail(f"{value!r} is neither true nor false nor accept-new.", param, ctx)
+
+
+_TYPES: dict[type, "click.ParamType[Any]"] = {
+    str: click.STRING,
+    float: Seconds(),
+    bool: click.BOOL,
+    HostKeyChecking: Checking(),
+}
 
 
 class GlobalOption(msgspec.Struct, frozen=True):

@@ -38,6 +38,12 @@ FLEETCTL = (
     ),
     ("Waits", "Without `--block-attempts` a wait ends after five minutes; there it had no end."),
     ("--request-timeout", "Holds for every request; there a daemon that hung was waited for without an end."),
+    ("--ssh-username", "Defaults to what ssh takes: User of ~/.ssh/config, else your own name; there it was `core`."),
+    (
+        "Unknown hosts",
+        "Are asked about at a terminal alone, and else refused; there `yes` was read from any standard input. Scripts "
+        "say `--strict-host-key-checking=accept-new`: a new key is recorded, a changed one refused.",
+    ),
     ("--sign", "Is refused, with 2."),
     ("verify", "Checks unit files. There it was a stub that said so and ended with 2."),
     ("Types", "A name that ends in any type of units is complete (`x.target`, `x.slice`); there `.service` was added."),

@@ -11,6 +11,7 @@ from fleetctl.commands import HIDDEN, SUMMARIES, list_machines, list_unit_files,
 from fleetctl.listing import Listing
 from fleetctl.parsing import Command
 from fleetctl.settings import ENVIRONMENT_PREFIX, GLOBAL_OPTIONS, HELP
+from fleetctl.ssh.keywords import Use, keywords_of
 
 LISTINGS: dict[str, Listing[Any]] = {
     "list-units": list_units.LISTING,
@@ -83,8 +84,10 @@ _FILES = (
     ("~/.fleetctl/known_hosts", "Host keys that were accepted."),
     (
         "~/.ssh/config",
-        "Of it count HostName, Port, User, IdentityFile, IdentitiesOnly, ProxyJump, Include, Host and Match. A host "
-        "with a ProxyCommand is not connected to: fleetctl runs none.",
+        "As OpenSSH itself reads it, which is asked with `ssh -G`: Host, Match, Include and all else that chooses. Of "
+        f"what it says count {', '.join(keywords_of(Use.HONOURED))}. Not followed, and named once where set: "
+        f"{', '.join(keywords_of(Use.MISSING))}. Known hosts, how keys are checked, the forwarding of the agent and "
+        "the time to connect are fleetctl's own options. Where no ssh is installed, no configuration is read.",
     ),
 )
 _EXAMPLES = """

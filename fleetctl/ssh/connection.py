@@ -5,20 +5,25 @@ imported only by what is about to connect.
 """
 
 import logging
+import os
 import socket
+import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
+from typing import Any
 
 import paramiko
 
 from fleetctl import output
 from fleetctl.errors import SshFailed
 from fleetctl.log import LOG
-from fleetctl.settings import Settings
-from fleetctl.ssh.config import Login, plan_login, split_host_port
+from fleetctl.settings import HostKeyChecking, Settings
+from fleetctl.ssh.config import Login, plan_login, split_host_port, split_user
 from fleetctl.ssh.identities import gather_identities
 from fleetctl.ssh.known_hosts import HostKey, KnownHosts, Verdict, host_names
+from fleetd.core.machine import is_address
 
 KEEPALIVE_S = 15
 BREAKING_S = 0.3
@@ -34,16 +39,22 @@ asking = threading.Lock()
 
 
 class Connection:
-    """A connection that is logged in. `where` names it in errors. `jump` is one that it goes through, and is closed
-    with it."""
+    """A connection that is logged in. `where` names it in errors, `agent_socket` is where the agent of its keys
+    listens. `jump` is one that it goes through, and is closed with it."""
 
     def __init__(
-        self, transport: paramiko.Transport, where: str, timeout_s: float, jump: "Connection | None" = None
+        self,
+        transport: paramiko.Transport,
+        where: str,
+        timeout_s: float,
+        jump: "Connection | None" = None,
+        agent_socket: str = "",
     ) -> None:
         self._transport = transport
         self._jump = jump
         self._timeout_s = timeout_s
         self.where = where
+        self.agent_socket = agent_socket
 
     @property
     def is_alive(self) -> bool:
@@ -91,16 +102,20 @@ def close_channel(channel: paramiko.Channel) -> None:
 
 def connect_to_bastion(settings: Settings) -> Connection:
     """A connection to the host that --tunnel names. Raises SshFailed."""
-    host, port = split_host_port(settings.tunnel)
-    return connect(settings, plan_login(settings, host, port))
+    user, place = split_user(settings.tunnel)
+    host, port = split_host_port(place)
+    return connect(settings, plan_login(settings, host, port, user))
 
 
 def connect_to_machine(settings: Settings, address: str, port: int, bastion: Connection | None) -> Connection:
     """A connection to a machine, over the bastion where there is one. `port` counts where the address has none.
 
-    Raises SshFailed.
+    The address is what a machine of the cluster says of itself: only what can be one comes near the configuration of
+    ssh, which may hand it to a shell. Raises SshFailed.
     """
     host, own_port = split_host_port(address)
+    if not is_address(host):
+        raise SshFailed(f"{address!r} is no address to connect to: public_ip in that machine's fleet.conf gives it one")
     return connect(settings, plan_login(settings, host, own_port or port, is_direct=bastion is None), bastion)
 
 
@@ -119,35 +134,99 @@ def connect(settings: Settings, login: Login, through: Connection | None = None)
 def _connect(settings: Settings, login: Login, through: Connection | None, jump: Connection | None) -> Connection:
     where = str(login) + (f" (through {through.where})" if through else "")
     LOG.debug("connecting to %s", where)
-    stream = through.open_tcp(login.host, login.port) if through else _dial(login, settings.ssh_timeout_s)
+    stream, peer = _open(login, settings.ssh_timeout_s, through)
     transport = paramiko.Transport(stream)
     try:
-        names = host_names(_names_of(login, stream if through is None else None), login.port)
+        names = [login.alias] if login.alias else host_names([login.asked, login.host, *peer], login.port)
         known_hosts = _read_known_hosts(settings)
         _negotiate(transport, where, settings.ssh_timeout_s, known_hosts.kinds(names) if known_hosts else [])
         if known_hosts:
-            _check_host_key(transport, known_hosts, names, where)
+            _check_host_key(transport, known_hosts, names, where, settings.strict_host_key_checking)
         _log_in(transport, login, where)
     except BaseException:
         transport.close()
         raise
     transport.set_keepalive(KEEPALIVE_S)
-    return Connection(transport, where, settings.ssh_timeout_s, jump)
+    return Connection(transport, where, settings.ssh_timeout_s, jump, login.agent_socket)
+
+
+def _open(
+    login: Login, timeout_s: float, through: Connection | None
+) -> tuple[socket.socket | paramiko.Channel, list[str]]:
+    """The stream to the host, and the address at its other end where that is known."""
+    if through:
+        return through.open_tcp(login.host, login.port), []
+    if login.proxy_command:
+        return _run_proxy(login), []
+    stream = _dial(login, timeout_s)
+    return stream, [stream.getpeername()[0]]
+
+
+def _run_proxy(login: Login) -> socket.socket:
+    """What a ProxyCommand reads and writes. It ends by itself when nobody speaks to it any more."""
+    ours, its = socket.socketpair()
+    shell = os.environ.get("SHELL") or "/bin/sh"
+    try:
+        process = subprocess.Popen(
+            [shell, "-c", f"exec {login.proxy_command}"],
+            stdin=its.fileno(),
+            stdout=its.fileno(),
+            start_new_session=True,
+        )
+    except OSError as error:
+        ours.close()
+        raise SshFailed(f"cannot run the ProxyCommand of {login}: {shell}: {error.strerror}") from error
+    finally:
+        its.close()
+    threading.Thread(target=process.wait, daemon=True).start()
+    return ours
 
 
 def _dial(login: Login, timeout_s: float) -> socket.socket:
-    try:
-        stream = socket.create_connection((login.host, login.port), timeout_s)
-    except TimeoutError as error:
-        raise _timed_out(str(login), timeout_s) from error
-    except OSError as error:
-        why = (error.strerror or str(error)).lower()
-        raise SshFailed(
-            f"cannot connect to {login}: {why}; does an SSH server listen there, and is the way to it open?"
-        ) from error
-    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_AFTER_S * 1000)
-    return stream
+    """A TCP connection, its name resolved and itself made within the time."""
+    deadline = time.monotonic() + timeout_s
+    failure: OSError | None = None
+    for family, kind, protocol, _, address in _resolve(login, timeout_s):
+        stream = socket.socket(family, kind, protocol)
+        try:
+            stream.settimeout(max(deadline - time.monotonic(), 0.001))
+            if login.source:
+                stream.bind((login.source, 0))
+            stream.connect(address)
+        except OSError as error:
+            stream.close()
+            failure = error
+            continue
+        stream.settimeout(None)
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_AFTER_S * 1000)
+        return stream
+    if isinstance(failure, TimeoutError):
+        raise _timed_out(str(login), timeout_s) from failure
+    raise SshFailed(
+        f"cannot connect to {login}: {_describe(failure)}; does an SSH server listen there, and is the way to it open?"
+    ) from failure
+
+
+def _resolve(login: Login, timeout_s: float) -> list[Any]:
+    """The addresses of the host. The system's resolver has time limits of its own, and cannot be interrupted: it is
+    waited for no longer than the connection is."""
+    found: list[list[Any]] = []
+    failed: list[OSError] = []
+
+    def look_up() -> None:
+        try:
+            found.append(socket.getaddrinfo(login.host, login.port, login.family, socket.SOCK_STREAM))
+        except (OSError, UnicodeError) as error:
+            failed.append(error if isinstance(error, OSError) else OSError(0, f"no host name: {error}"))
+
+    resolving = threading.Thread(target=look_up, daemon=True)
+    resolving.start()
+    resolving.join(timeout_s)
+    if found:
+        return found[0]
+    why = _describe(failed[0]) if failed else f"no answer within {timeout_s:g} s (--ssh-timeout=SECONDS waits longer)"
+    raise SshFailed(f"cannot connect to {login}: the name {login.host} does not resolve: {why}")
 
 
 def _timed_out(where: str, timeout_s: float) -> SshFailed:
@@ -155,11 +234,6 @@ def _timed_out(where: str, timeout_s: float) -> SshFailed:
         f"timed out while initiating SSH connection to {where}: no answer within {timeout_s:g} s "
         "(--ssh-timeout=SECONDS waits longer)"
     )
-
-
-def _names_of(login: Login, stream: socket.socket | None) -> list[str]:
-    """Under which names and addresses the host may be known, best first."""
-    return [login.asked, login.host, *([stream.getpeername()[0]] if stream else [])]
 
 
 def _negotiate(transport: paramiko.Transport, where: str, timeout_s: float, recorded: list[str]) -> None:
@@ -182,7 +256,7 @@ def _negotiate(transport: paramiko.Transport, where: str, timeout_s: float, reco
 
 def _read_known_hosts(settings: Settings) -> KnownHosts | None:
     """The known hosts, None where they are not to be looked at."""
-    if not settings.strict_host_key_checking:
+    if settings.strict_host_key_checking is HostKeyChecking.OFF:
         return None
     try:
         return KnownHosts.read(settings.known_hosts_file)
@@ -190,8 +264,10 @@ def _read_known_hosts(settings: Settings) -> KnownHosts | None:
         raise SshFailed(f"open {settings.known_hosts_file}: {(error.strerror or str(error)).lower()}") from error
 
 
-def _check_host_key(transport: paramiko.Transport, known_hosts: KnownHosts, names: list[str], where: str) -> None:
-    """Raises SshFailed unless the key is known, or a person at a terminal takes it."""
+def _check_host_key(
+    transport: paramiko.Transport, known_hosts: KnownHosts, names: list[str], where: str, checking: HostKeyChecking
+) -> None:
+    """Raises SshFailed unless the key is known, or new and taken: unasked by `accept-new`, else at a terminal."""
     shown = transport.get_remote_server_key()
     key = HostKey(shown.get_name(), shown.asbytes())
     finding = known_hosts.judge(names, key)
@@ -206,8 +282,11 @@ def _check_host_key(transport: paramiko.Transport, known_hosts: KnownHosts, name
             "if its key was changed on purpose, remove that line"
         )
     with asking:
-        if KnownHosts.read(known_hosts.path).judge(names, key).verdict is not Verdict.KNOWN:
-            _ask_about(known_hosts, names[0], key, where)
+        if KnownHosts.read(known_hosts.path).judge(names, key).verdict is Verdict.KNOWN:
+            return  # it was taken for another connection meanwhile
+        if checking is not HostKeyChecking.ACCEPT_NEW:
+            _ask_about(known_hosts.path, names[0], key, where)
+        _record(known_hosts, names[0], key)
 
 
 def _render_changed(name: str, key: HostKey, at: str) -> str:
@@ -228,12 +307,13 @@ def _render_changed(name: str, key: HostKey, at: str) -> str:
     )
 
 
-def _ask_about(known_hosts: KnownHosts, name: str, key: HostKey, where: str) -> None:
-    """Have a person take or refuse the key of a host that is not known."""
+def _ask_about(path: str, name: str, key: HostKey, where: str) -> None:
+    """Have a person take or refuse the key of a host that is not known. Raises SshFailed."""
     if not sys.stdin.isatty():
         raise SshFailed(
             f"handshake failed: unauthorized host: the {key.label} key of {where} ({key.sha256}) is not in "
-            f"{known_hosts.path}, and there is no terminal to ask at: connect once at one, or add the line "
+            f"{path}, and there is no terminal to ask at: connect once at one, have it recorded with "
+            "--strict-host-key-checking=accept-new, or add the line "
             f'"{name} {key.kind} KEY" that ssh-keyscan prints for it'
         )
     print(
@@ -247,6 +327,9 @@ def _ask_about(known_hosts: KnownHosts, name: str, key: HostKey, where: str) -> 
     if sys.stdin.readline().strip().lower() not in ("yes", "y"):
         output.error("Host key verification failed.")
         raise SshFailed(f"handshake failed: unauthorized host: the key of {where} was refused")
+
+
+def _record(known_hosts: KnownHosts, name: str, key: HostKey) -> None:
     try:
         known_hosts.append(name, key)
     except OSError:

@@ -5,16 +5,16 @@ Keys are only gathered here, in the order in which they are to be tried.
 
 import base64
 import os
+import socket
 from collections.abc import Sequence
 
 import msgspec
 import paramiko
 from cryptography.exceptions import UnsupportedAlgorithm  # paramiko reads key files with it
 
-from fleetctl.ssh.config import Login
+from fleetctl.ssh.config import AGENT_VARIABLE, Login
 from fleetctl.ssh.known_hosts import HostKey
 
-AGENT_VARIABLE = "SSH_AUTH_SOCK"
 DEFAULT_FILES = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
 
 
@@ -41,7 +41,7 @@ class Identities(msgspec.Struct, frozen=True):
 
 def gather_identities(login: Login) -> Identities:
     """The configured files first (the agent's copy, where it holds one), then the agent's, then the usual files."""
-    held, problems = _read_agent()
+    held, problems = _read_agent(login)
     found: list[Identity] = []
     for path in login.identity_files or DEFAULT_FILES:
         identity, problem = _read_file(os.path.expanduser(path), held)
@@ -56,28 +56,42 @@ def gather_identities(login: Login) -> Identities:
     return Identities(tuple(unique.values()), tuple(problems))
 
 
-def _read_agent() -> tuple[list[Identity], list[str]]:
-    path = os.environ.get(AGENT_VARIABLE)
+class _Agent(paramiko.agent.AgentSSH):  # type: ignore[misc]  # the library has no types
+    """The agent at the other end of a connection."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        super().__init__()
+        self._connect(connection)
+
+
+def _read_agent(login: Login) -> tuple[list[Identity], list[str]]:
+    path, source = login.agent_socket, AGENT_VARIABLE if login.agent is None else "IdentityAgent"
     if not path:
-        return [], [f"{AGENT_VARIABLE} is not set, so there is no agent"]
-    answering = paramiko.agent.get_agent_connection()
-    if answering is None:
-        return [], [f"no agent answers at {path} ({AGENT_VARIABLE})"]
-    answering.close()  # an Agent makes a connection of its own, but does not say when it could not
+        what = f"{source} is not set" if login.agent is None else "IdentityAgent names none"
+        return [], [f"{what}, so there is no agent"]
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        keys = paramiko.Agent().get_keys()
+        connection.connect(path)
+    except OSError:
+        connection.close()
+        return [], [f"no agent answers at {path} ({source})"]
+    try:
+        keys = _Agent(connection).get_keys()
     except (paramiko.SSHException, OSError) as error:
-        return [], [f"the agent at {path} ({AGENT_VARIABLE}) gives no keys: {error}"]
+        return [], [f"the agent at {path} ({source}) gives no keys: {error}"]
     held = [Identity(key, f"agent: {key.comment}" if key.comment else "agent") for key in keys]
     return held, [] if held else ["the agent holds no keys (ssh-add loads one)"]
 
 
 def _read_file(path: str, held: Sequence[Identity]) -> tuple[Identity | None, str]:
-    """The key of a file, or what is wrong with it. Where the agent holds it, the agent's: the file may be encrypted."""
-    public = _read_public(path + ".pub")
+    """The key of a file, or what is wrong with it. Where the agent holds it, the agent's: the file may be encrypted, or
+    hold only the public key."""
+    public = _read_public(path + ".pub") or _read_public(path)
     for identity in held:
         if public is not None and identity.public == public:
             return Identity(identity.key, f"{path}, in the agent"), ""
+    if public is not None and public == _read_public(path):
+        return None, f"{path} is a public key, and no agent holds the private one (ssh-add loads it)"
     try:
         return Identity(paramiko.PKey.from_path(path), path), ""
     except FileNotFoundError:
@@ -93,7 +107,7 @@ def _read_file(path: str, held: Sequence[Identity]) -> tuple[Identity | None, st
 def _read_public(path: str) -> HostKey | None:
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
-            kind, encoded, *_ = file.read().split()
+            kind, encoded, *_ = file.readline().split()
         return HostKey(kind, base64.b64decode(encoded, validate=True))
     except (OSError, ValueError):
         return None

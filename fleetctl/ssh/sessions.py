@@ -13,6 +13,7 @@ import threading
 import tty
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import BinaryIO
 
 import paramiko
@@ -20,7 +21,6 @@ import paramiko
 from fleetctl.errors import CommandFailed, SshFailed
 from fleetctl.screen import measure
 from fleetctl.ssh.connection import Connection, close_channel
-from fleetctl.ssh.identities import AGENT_VARIABLE
 
 CHUNK = 32768
 USUAL_TERMINAL = "xterm-256color"
@@ -65,7 +65,7 @@ def run_command(
     channel = connection.open_session()
     try:
         if forward_agent:
-            channel.request_forward_agent(_join_to_agent)
+            channel.request_forward_agent(partial(_join_to_agent, connection.agent_socket))
         if terminal:
             size = measure(sys.stdout)
             channel.get_pty(os.environ.get("TERM") or USUAL_TERMINAL, size.columns, size.lines)
@@ -158,15 +158,15 @@ def _wake(writer: int) -> None:
         return  # it is readable as it is
 
 
-def _join_to_agent(channel: paramiko.Channel) -> None:
+def _join_to_agent(agent_socket: str, channel: paramiko.Channel) -> None:
     """Somebody at the other end asks for the agent: connect them, without holding up the connection's own thread."""
-    threading.Thread(target=_serve_agent, args=(channel,), daemon=True).start()
+    threading.Thread(target=_serve_agent, args=(agent_socket, channel), daemon=True).start()
 
 
-def _serve_agent(channel: paramiko.Channel) -> None:
+def _serve_agent(agent_socket: str, channel: paramiko.Channel) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as agent:
         try:
-            agent.connect(os.environ.get(AGENT_VARIABLE, ""))
+            agent.connect(agent_socket)
             answers = threading.Thread(target=_pass_answers, args=(agent, channel), daemon=True)
             answers.start()
             while data := channel.recv(CHUNK):

@@ -301,7 +301,7 @@ def test_the_way_leads_through_the_host_that_the_configuration_names_in_a_file_t
 ) -> None:
     gate, inner = person.cluster.machines[:2]
     (person.home / ".ssh/inner").write_text(f"Host {inner.address} inner\n HostName {inner.address}\n ProxyJump gate\n")
-    person.configures(f"Include inner\nHost gate\n HostName {gate.address}\nHost *\n User root\n")
+    person.configures(f"Include {person.home}/.ssh/inner\nHost gate\n HostName {gate.address}\nHost *\n User root\n")
     came = person.fleetctl("ssh", "--machine", inner.id, "echo from $SSH_CLIENT")
     assert (came.returncode, came.stderr) == (0, "")
     assert came.stdout.startswith(f"from {gate.address} ")
@@ -313,6 +313,25 @@ def test_the_way_leads_through_the_host_that_the_configuration_names_in_a_file_t
     assert (refused.returncode, refused.stdout) == (1, "")
     assert f"cannot connect to root@gate ({gate.address}) port 23: connection refused; " in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_a_proxy_command_an_agent_and_the_name_of_a_key_are_those_of_the_configuration(person: RemotePerson) -> None:
+    inner = person.cluster.machines[1]
+    key = person.home / ".ssh/id_ed25519"
+    known = person.knows(inner).read_text().replace(f"{inner.address} ", "the-inner ")
+    person.knows(text=known)
+    with person.has_an_agent(key):
+        agent = person.environment.pop("SSH_AUTH_SOCK")
+        (person.home / "named.pub").write_text(person.cluster.ssh_key.with_suffix(".pub").read_text())
+        key.unlink()
+        person.configures(
+            f"Match final host {inner.address}\n HostKeyAlias the-inner\n IdentityAgent {agent}\n IdentitiesOnly yes\n"
+            f" IdentityFile {person.home}/named.pub\n"
+            " ProxyCommand bash -c 'exec 3<>/dev/tcp/%h/%p; cat <&3 & cat >&3'\n"
+        )
+        came = person.fleetctl("ssh", "-A", "--machine", inner.id, "ssh-add -l | wc -l")
+        assert (came.returncode, came.stdout, came.stderr) == (0, "1\n", "")
+        person.environment["SSH_AUTH_SOCK"] = agent
 
 
 def test_a_port_may_be_given_for_every_command_that_connects(person: RemotePerson) -> None:
@@ -341,8 +360,26 @@ def test_an_unknown_host_is_refused_without_a_terminal(person: RemotePerson) -> 
     )
     assert f"is not in {path}, and there is no terminal to ask at" in refused.stderr
     assert path.read_text() == "# nobody\n"
+    assert "--strict-host-key-checking=accept-new" in refused.stderr
     unchecked = person.fleetctl("ssh", "--strict-host-key-checking=false", machine.id[:6], "true")
     assert (unchecked.returncode, unchecked.stderr, path.read_text()) == (0, "", "# nobody\n")
+
+
+def test_new_keys_are_recorded_unasked_and_changed_ones_refused_where_that_is_asked_for(person: RemotePerson) -> None:
+    machine, other = person.cluster.machines[:2]
+    path = person.knows(text="# nobody\n")
+    person.environment["FLEETCTL_STRICT_HOST_KEY_CHECKING"] = "accept-new"
+    taken = person.fleetctl("ssh", machine.id[:6], "echo done")
+    assert (taken.returncode, taken.stdout) == (0, "done\n")
+    assert taken.stderr == (
+        f"Warning: Permanently added '{machine.address}' (ssh-ed25519) to the list of known hosts.\n"
+    )
+    again = person.fleetctl("ssh", machine.id[:6], "echo done")
+    assert (again.returncode, again.stderr, path.read_text().count("\n")) == (0, "", 2)
+    kind, encoded = path.read_text().split()[-2:]
+    person.knows(text=f"{other.address} {kind} {encoded}\n")
+    refused = person.fleetctl("ssh", other.id[:6], "true")
+    assert (refused.returncode, "host key mismatch" in refused.stderr) == (1, True)
 
 
 @pytest.mark.parametrize("answer", ["yes", "Y"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fleetctl.settings import resolve_settings
+from fleetctl.settings import HostKeyChecking, resolve_settings
 from tests.fleetctl.conftest import HELLO, Fleetctl
 from tests.fleetctl.fake_api import FakeApi, Served
 
@@ -22,7 +22,7 @@ DEFAULTS = {
     "tunnel": "",
     "ssh_timeout_s": 10.0,
     "known_hosts_file": "~/.fleetctl/known_hosts",
-    "strict_host_key_checking": True,
+    "strict_host_key_checking": HostKeyChecking.ASK,
     "debug": False,
     "experimental_api": True,
     "etcd_keyfile": "",
@@ -34,6 +34,29 @@ DEFAULTS = {
 @pytest.mark.parametrize(("field", "default"), DEFAULTS.items())
 def test_every_global_option_of_the_original_has_the_originals_default(field: str, default: object) -> None:
     assert getattr(resolve_settings({}, {}), field) == default
+
+
+@pytest.mark.parametrize(
+    ("text", "checking"),
+    [
+        ("true", HostKeyChecking.ASK),
+        ("yes", HostKeyChecking.ASK),
+        ("1", HostKeyChecking.ASK),
+        ("false", HostKeyChecking.OFF),
+        ("no", HostKeyChecking.OFF),
+        ("0", HostKeyChecking.OFF),
+        ("accept-new", HostKeyChecking.ACCEPT_NEW),
+    ],
+)
+def test_host_keys_are_checked_as_a_truth_value_or_openssh_says(text: str, checking: HostKeyChecking) -> None:
+    settings = resolve_settings({}, {"FLEETCTL_STRICT_HOST_KEY_CHECKING": text})
+    assert settings.strict_host_key_checking is checking
+
+
+def test_a_checking_of_host_keys_that_there_is_not_is_refused(fleetctl: Fleetctl) -> None:
+    result = fleetctl("--strict-host-key-checking=accept", "version")
+    assert (result.status, "is neither true nor false nor accept-new" in result.stderr) == (2, True)
+    assert fleetctl("--strict-host-key-checking", "version").status == 0
 
 
 def test_options_of_a_command_stand_behind_it(fleetctl: Fleetctl, api: FakeApi) -> None:

@@ -1,8 +1,13 @@
 """Who logs in where and with which keys: the command line, ~/.ssh/config, the agent, key files. Nothing connects."""
 
+import getpass
+import gzip
 import os
+import re
 import signal
+import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +18,9 @@ from hypothesis import strategies as st
 
 from fleetctl.errors import SshFailed
 from fleetctl.settings import Settings
+from fleetctl.ssh import keywords
 from fleetctl.ssh.config import Login, plan_login, split_host_port
+from fleetctl.ssh.connection import connect_to_bastion, connect_to_machine
 from fleetctl.ssh.identities import gather_identities
 from tests.examples import examples
 
@@ -80,7 +87,7 @@ def test_what_is_no_host_is_refused_with_the_forms_there_are(text: str) -> None:
 
 
 def test_without_a_configuration_the_usual_is_taken(home: Path) -> None:
-    assert plan_login(Settings(), "web") == Login(asked="web", host="web", port=22, user="core")
+    assert plan_login(Settings(), "web") == Login(asked="web", host="web", port=22, user=getpass.getuser())
     assert str(plan_login(Settings(ssh_username="me"), "web", 2222)) == "me@web port 2222"
 
 
@@ -89,7 +96,7 @@ def test_the_configuration_gives_name_port_user_and_keys(home: Path) -> None:
     login = plan_login(Settings(), "web")
     assert login == Login("web", "10.0.0.1", 2222, "root", (f"{home}/a", "/b"))
     assert str(login) == "root@web (10.0.0.1) port 2222"
-    assert plan_login(Settings(), "other").user == "core"
+    assert plan_login(Settings(), "other").user == getpass.getuser()
 
 
 def test_the_command_line_goes_before_the_configuration(home: Path) -> None:
@@ -99,12 +106,7 @@ def test_the_command_line_goes_before_the_configuration(home: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
-    [
-        ("Host *\n Port x\n", "the port x"),
-        ("nonsense\n", "/.ssh/config cannot be used"),
-        ('Match user "\n', "/.ssh/config cannot be used: No closing quotation"),
-    ],
+    ("text", "complaint"), [("Host *\n Port x\n", "Bad port 'x'"), ("nonsense 1\n", "configuration option: nonsense"), ('Match user "\n', "cannot be used")]
 )
 def test_a_configuration_that_cannot_be_used_is_named(home: Path, text: str, complaint: str) -> None:
     configure(home, text)
@@ -112,52 +114,123 @@ def test_a_configuration_that_cannot_be_used_is_named(home: Path, text: str, com
         plan_login(Settings(), "web")
 
 
-# Include
+# What OpenSSH resolves
 
 
-def test_what_is_included_stands_where_it_is_included(home: Path) -> None:
-    configure(home, "Include conf.d/*.conf ~/more\nHost *\n User last\n Port 2\n")
-    (home / ".ssh" / "conf.d").mkdir()
-    (home / ".ssh" / "conf.d" / "1.conf").write_text("Host web\n HostName 10.0.0.1\n")
-    (home / ".ssh" / "conf.d" / "2.conf").write_text("Host db web\n User two\n")
-    (home / "more").write_text("Host web\n User three\n Port 3\n")
-    assert plan_login(Settings(), "web") == Login("web", "10.0.0.1", 3, "two")
-    assert plan_login(Settings(), "other") == Login("other", "other", 2, "last")
+def test_what_is_included_and_what_matches_at_last_is_as_openssh_has_it(home: Path) -> None:
+    (home / "part").write_text("Host web\n HostName %h.example\nMatch final host web.example\n User last\n")
+    configure(home, f"Include {home}/part\nMatch exec true user other\n Port 4\nMatch exec true\n Port 3\n")
+    assert plan_login(Settings(), "web") == Login("web", "web.example", 3, "last")
+    assert plan_login(Settings(ssh_username="other"), "web") == Login("web", "web.example", 4, "other")
 
 
-def test_a_section_goes_on_after_what_is_included_in_it(home: Path) -> None:
-    configure(home, 'Host web\n Include "part"\n Port 2222\nHost db\n User root\n')
-    (home / ".ssh" / "part").write_text("User me\n")
-    assert str(plan_login(Settings(), "web")) == "me@web port 2222"
-    assert str(plan_login(Settings(), "db")) == "root@db port 22"
-
-
-def test_what_follows_an_include_is_not_of_the_section_that_the_file_ended_with(home: Path) -> None:
-    configure(home, "Include part\nPort 2222\n")
-    (home / ".ssh" / "part").write_text("Host web\n User me\n")
-    assert (plan_login(Settings(), "web").port, plan_login(Settings(), "db").port) == (2222, 2222)
-
-
-def test_a_file_that_is_not_there_is_included_as_nothing(home: Path) -> None:
-    configure(home, "Include absent\nInclude conf.d/*\nPort 2222\n")
-    assert plan_login(Settings(), "web").port == 2222
+def test_the_address_and_the_name_of_the_key_are_configured(home: Path) -> None:
+    configure(home, "Host *\n AddressFamily inet6\n BindAddress ::1\n HostKeyAlias the-web\n")
+    login = plan_login(Settings(), "web")
+    assert (login.family, login.source, login.alias) == (socket.AF_INET6, "::1", "the-web")
 
 
 @pytest.mark.parametrize(
-    ("text", "part", "complaint"),
+    ("value", "agent"),
     [
-        ("Host web\n Include part\n", "Host db\n", "put that Include before the first Host or Match"),
-        ("Include part\n", "Include part\n", "does a file include itself?"),
-        ('Include "part\n', "", 'Include "part: no closing quotation'),
+        ("/run/%r-%h-%p", "/run/me-10.0.0.1-22"),
+        ("${HOME}/%%", "{home}/%"),
+        ("$HOME", "{home}"),
+        ("none", ""),
+        ("SSH_AUTH_SOCK", "usual"),
     ],
 )
-def test_an_include_that_fleetctl_cannot_follow_is_named(home: Path, text: str, part: str, complaint: str) -> None:
-    configure(home, text)
-    (home / ".ssh" / "part").write_text(part)
-    with pytest.raises(SshFailed) as failed:
+def test_an_agent_may_be_named(home: Path, monkeypatch: pytest.MonkeyPatch, value: str, agent: str) -> None:
+    monkeypatch.setenv("SSH_AUTH_SOCK", "usual")
+    configure(home, f"Host web\n HostName 10.0.0.1\n User me\n IdentityAgent {value}\n")
+    assert plan_login(Settings(), "web").agent_socket == agent.format(home=home)
+    assert plan_login(Settings(), "db").agent_socket == "usual"
+
+
+def test_tokens_stand_for_what_openssh_says(home: Path) -> None:
+    user, here = getpass.getuser(), socket.gethostname()
+    configure(home, "Host web\n HostName %h.x\n HostKeyAlias k\n IdentityFile %d/%h/%i/%k/%L/%l/%n/%p/%r/%u\n")
+    wanted = f"{home}/web.x/{os.getuid()}/k/{here.partition('.')[0]}/{here}/web/22/{user}/{user}"
+    assert plan_login(Settings(), "web").identity_files == (wanted,)
+
+
+def test_a_value_that_stands_for_nothing_is_named(home: Path) -> None:
+    configure(home, "Host web\n IdentityFile ${NO_SUCH}/x\n")
+    with pytest.raises(SshFailed, match="NO_SUCH"):
         plan_login(Settings(), "web")
-    assert complaint in str(failed.value)
-    assert f"{home}/.ssh/" in str(failed.value)
+
+
+def test_what_is_set_and_missing_is_named_once(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    configure(home, "Host named-once\n CertificateFile ~/c\n ForwardAgent yes\n SendEnv A\n")
+    for _ in range(2):
+        plan_login(Settings(), "named-once")
+    plan_login(Settings(), "another")
+    said = "warning: the configuration of ssh sets CertificateFile for named-once, which fleetctl does not follow\n"
+    assert capsys.readouterr().err == said
+
+
+def test_without_openssh_there_is_no_configuration_and_one_that_is_there_is_named(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(home))
+    assert plan_login(Settings(), "web") == Login("web", "web", 22, getpass.getuser())
+    assert capsys.readouterr().err == ""
+    configure(home, "Host *\n User me\n")
+    assert plan_login(Settings(), "web") == Login("web", "web", 22, getpass.getuser())
+    assert "~/.ssh/config is not read" in capsys.readouterr().err
+
+
+def test_a_configuration_that_takes_too_long_is_named(home: Path) -> None:
+    configure(home, 'Match exec "sleep 5"\n User me\n')
+    with pytest.raises(SshFailed, match="does a `Match exec` hang"):
+        plan_login(Settings(ssh_timeout_s=0.2), "web")
+
+
+def test_every_keyword_of_openssh_has_its_use() -> None:
+    manual = subprocess.run(["man", "-w", "5", "ssh_config"], check=True, capture_output=True, text=True).stdout.strip()
+    text = gzip.decompress(Path(manual).read_bytes()).decode()
+    documented = re.findall(r"^\.It Cm ([A-Z]\w+)", text, re.MULTILINE)
+    assert len(documented) > 90
+    assert set(documented) <= set(keywords.KEYWORDS)
+    printed = subprocess.run(["ssh", "-G", "-T", "-F", "none", "web"], check=True, capture_output=True, text=True)
+    used = {line.partition(" ")[0].lower() for line in printed.stdout.splitlines()}
+    assert used <= {keyword.lower() for keyword in keywords.KEYWORDS}
+
+
+# Where it is connected to
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["x;touch${IFS}/tmp/x;#", "$(id)", "a b", "-oProxyCommand=id", "fe80::1%$(id)", "web\n", "`id`", "a/b", "[::1;id]"],
+)
+def test_what_a_machine_gives_as_its_address_reaches_no_shell(home: Path, address: str) -> None:
+    configure(home, f'Match exec "echo %h >>{home}/ran"\n User me\n')
+    with pytest.raises(SshFailed, match="is no"):
+        connect_to_machine(Settings(), address, 0, None)
+    assert not (home / "ran").exists()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.1:1", "[::1]:1", "localhost"])
+def test_an_address_is_connected_to(home: Path, address: str) -> None:
+    configure(home, "Host *\n Port 1\n")
+    with pytest.raises(SshFailed, match="port 1: connection refused"):
+        connect_to_machine(Settings(), address, 0, None)
+
+
+@pytest.mark.parametrize(
+    ("tunnel", "where"), [("root@127.0.0.1:1", "root"), ("ssh://me@127.0.0.1:1/", "me"), ("127.0.0.1:1", "usual")]
+)
+def test_a_tunnel_may_name_its_user(home: Path, tunnel: str, where: str) -> None:
+    with pytest.raises(SshFailed, match=f"cannot connect to {where}@127.0.0.1 port 1: connection refused"):
+        connect_to_bastion(Settings(tunnel=tunnel, ssh_username="usual"))
+
+
+def test_a_name_that_does_not_resolve_is_given_up_in_time(home: Path) -> None:
+    before = time.monotonic()
+    with pytest.raises(SshFailed, match=r"the name no-such-host\.invalid does not resolve: "):
+        connect_to_machine(Settings(ssh_timeout_s=0.5), "no-such-host.invalid", 0, None)
+    assert time.monotonic() - before < 5
 
 
 # ProxyJump
@@ -171,19 +244,18 @@ def jumps(login: Login) -> list[str]:
 @pytest.mark.parametrize(
     ("text", "way"),
     [
-        ("Host web\n ProxyJump b\n", ["core@b port 22", "core@web port 22"]),
-        ("Host web\n ProxyJump me@b:2222\n", ["me@b port 2222", "core@web port 22"]),
-        ("Host web\n ProxyJump ssh://me@[::1]:23\n", ["me@::1 port 23", "core@web port 22"]),
-        ("Host web\n ProxyJump a,me@b\n", ["core@a port 22", "me@b port 22", "core@web port 22"]),
-        ("Host web\n ProxyJump b\nHost b\n User u\n Port 2\n", ["u@b port 2", "core@web port 22"]),
-        ("Host web\n ProxyJump b\nHost b\n ProxyJump a\n", ["core@a port 22", "core@b port 22", "core@web port 22"]),
-        ("Host *\n ProxyJump b\n", ["core@b port 22", "core@web port 22"]),
-        ("Host web\n ProxyJump none\nHost *\n ProxyJump b\n", ["core@web port 22"]),
+        ("Host web\n ProxyJump b\n", ["{me}@b port 22", "{me}@web port 22"]),
+        ("Host web\n ProxyJump me@b:2222\n", ["me@b port 2222", "{me}@web port 22"]),
+        ("Host web\n ProxyJump me@[::1]:23\n", ["me@::1 port 23", "{me}@web port 22"]),
+        ("Host web\n ProxyJump a,me@b\n", ["{me}@a port 22", "me@b port 22", "{me}@web port 22"]),
+        ("Host web\n ProxyJump b\nHost b\n User u\n Port 2\n", ["u@b port 2", "{me}@web port 22"]),
+        ("Host web\n ProxyJump b\nHost b\n ProxyJump a\n", ["{me}@a port 22", "{me}@b port 22", "{me}@web port 22"]),
+        ("Host web\n ProxyJump none\nHost *\n ProxyJump b\n", [f"{getpass.getuser()}@web port 22"]),
     ],
 )
 def test_the_way_leads_through_the_hosts_that_the_configuration_names(home: Path, text: str, way: list[str]) -> None:
     configure(home, text)
-    assert jumps(plan_login(Settings(), "web")) == way
+    assert jumps(plan_login(Settings(), "web")) == [host.format(me=getpass.getuser()) for host in way]
 
 
 def test_the_user_of_the_command_line_is_one_of_the_machine_not_of_the_hosts_before_it(home: Path) -> None:
@@ -193,19 +265,15 @@ def test_the_user_of_the_command_line_is_one_of_the_machine_not_of_the_hosts_bef
 
 def test_behind_a_bastion_the_configuration_is_not_asked_for_the_way(home: Path) -> None:
     configure(home, "Host web\n ProxyJump b\n ProxyCommand nc %h %p\n")
-    assert jumps(plan_login(Settings(), "web", is_direct=False)) == ["core@web port 22"]
+    assert jumps(plan_login(Settings(), "web", is_direct=False)) == [f"{getpass.getuser()}@web port 22"]
 
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        (
-            "Host web\n ProxyCommand nc %h %p\n",
-            "has a ProxyCommand for web, which fleetctl does not run: write ProxyJump",
-        ),
-        ("Host web\n ProxyJump b\nHost b\n ProxyCommand nc %h %p\n", "has a ProxyCommand for b"),
         ("Host web\n ProxyJump b\nHost b\n ProxyJump web\n", "ProxyJump in a circle?"),
-        ("Host web\n ProxyJump b:ssh\n", '"b:ssh" is no host'),
+        ("Host *\n ProxyJump b\n", "jumphost loop via b"),
+        ("Host web\n ProxyJump b:x\n", "Invalid ProxyJump"),
     ],
 )
 def test_a_way_that_fleetctl_cannot_go_is_named_and_not_gone_around(home: Path, text: str, complaint: str) -> None:
@@ -215,9 +283,18 @@ def test_a_way_that_fleetctl_cannot_go_is_named_and_not_gone_around(home: Path, 
     assert complaint in str(failed.value)
 
 
+def test_a_proxy_command_is_the_way(home: Path) -> None:
+    configure(home, "Host web\n HostName 10.0.0.1\n ProxyCommand nc %h %p\nHost db\n ProxyJump web\n")
+    assert plan_login(Settings(), "web").proxy_command == "nc 10.0.0.1 22"
+    way = plan_login(Settings(), "db").jump
+    assert way is not None
+    assert way.proxy_command == "nc 10.0.0.1 22"
+    assert plan_login(Settings(), "web", is_direct=False).proxy_command == ""
+
+
 def test_a_proxy_command_that_is_none_is_none(home: Path) -> None:
     configure(home, "Host web\n ProxyCommand none\n")
-    assert jumps(plan_login(Settings(), "web")) == ["core@web port 22"]
+    assert jumps(plan_login(Settings(), "web")) == [f"{getpass.getuser()}@web port 22"]
 
 
 @pytest.mark.parametrize(
@@ -284,6 +361,33 @@ def test_a_key_is_tried_once_though_agent_and_file_have_it(home: Path, agent: Pa
     usual = make_key(home / ".ssh" / "id_ed25519")
     add_to_agent(home / ".ssh" / "id_ed25519")
     assert fingerprints(plan_login(Settings(), "web")) == [usual]
+
+
+def test_a_public_key_file_names_the_agents_key(home: Path, agent: Path) -> None:
+    held = make_key(home / "held")
+    for name in ("other", "held"):
+        make_key(home / "other") if name == "other" else None
+        add_to_agent(home / name)
+        (home / name).unlink()
+    configure(home, f"Host *\n IdentitiesOnly yes\nHost web\n IdentityFile {home}/held.pub\n")
+    assert fingerprints(plan_login(Settings(), "web")) == [held]
+    subprocess.run(["ssh-add", "-q", "-D"], check=True, capture_output=True)
+    assert gather_identities(plan_login(Settings(), "web")).problems[1:] == (
+        f"{home}/held.pub is a public key, and no agent holds the private one (ssh-add loads it)",
+    )
+
+
+def test_the_agent_that_the_configuration_names_is_asked(
+    home: Path, agent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = make_key(home / "held")
+    add_to_agent(home / "held")
+    monkeypatch.delenv("SSH_AUTH_SOCK")
+    configure(home, f"Host web\n IdentityAgent {agent}\nHost db\n IdentityAgent none\n")
+    assert fingerprints(plan_login(Settings(), "web")) == [held]
+    assert gather_identities(plan_login(Settings(), "db")).problems == (
+        "IdentityAgent names none, so there is no agent",
+    )
 
 
 def test_an_agent_without_keys_and_one_that_is_gone_are_told_apart(

@@ -1,0 +1,100 @@
+"""What OpenSSH's own configuration says of a host, from OpenSSH itself: `ssh -G` follows every rule of ssh_config(5).
+
+Where no `ssh` is installed, no configuration is read. Nothing connects here.
+"""
+
+import os
+import pwd
+import subprocess
+import threading
+from collections.abc import Mapping
+from functools import cache
+
+from fleetctl import output
+from fleetctl.errors import SshFailed
+from fleetctl.ssh.keywords import Use, keywords_of
+
+CONFIG_FILE = "~/.ssh/config"
+SYSTEM_FILE = "/etc/ssh/ssh_config"
+
+Answer = Mapping[str, list[str]]
+"""The values of each keyword, which is in lower case, in the order in which they count."""
+
+_naming = threading.Lock()
+_named: set[str] = set()
+
+
+def ask_openssh(host: str, port: int, user: str, timeout_s: float) -> Answer:
+    """What the configuration says of a host, only that: values that OpenSSH would take unasked are left out, but for
+    `hostname`, `port` and `user`. Empty where there is no OpenSSH. `port` 0 and `user` '' were not given.
+
+    Keywords that are set and missing here are named, once. Raises SshFailed for a configuration that OpenSSH refuses.
+    """
+    given = [*(["-p", str(port)] if port else []), *(["-l", user] if user else [])]
+    try:
+        answer = _run([*_files(), *given, "--", host], timeout_s)
+        defaults = _defaults(timeout_s)
+    except FileNotFoundError:
+        if os.path.exists(os.path.expanduser(CONFIG_FILE)):
+            _name_once(f"{CONFIG_FILE} is not read: that takes OpenSSH's client, ssh, which is not installed")
+        return {}
+    found = {
+        keyword: values
+        for keyword, values in answer.items()
+        if keyword in ("hostname", "port", "user") or values != defaults.get(keyword)
+    }
+    for keyword in keywords_of(Use.MISSING):
+        if keyword.lower() in found:
+            _name_once(f"the configuration of ssh sets {keyword} for {host}, which fleetctl does not follow")
+    return found
+
+
+def _files() -> list[str]:
+    """Where $HOME is not the home directory of the user database, which alone ssh looks at, it counts here too."""
+    home = os.path.expanduser("~")
+    try:
+        if home == pwd.getpwuid(os.getuid()).pw_dir:
+            return []
+    except KeyError:
+        return []
+    own = os.path.expanduser(CONFIG_FILE)
+    return ["-F", own if os.path.exists(own) else SYSTEM_FILE if os.path.exists(SYSTEM_FILE) else "none"]
+
+
+@cache
+def _defaults(timeout_s: float) -> Answer:
+    return _run(["-F", "none", "--", "localhost"], timeout_s)
+
+
+def _run(arguments: list[str], timeout_s: float) -> Answer:
+    """Raises SshFailed, and FileNotFoundError where there is no ssh."""
+    # the standard input is left alone: what a `Match exec` runs shall not wait for it
+    try:
+        done = subprocess.run(
+            ["ssh", "-G", "-T", *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=timeout_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise SshFailed(
+            f"the configuration of ssh took longer than {timeout_s:g} s to read: does a `Match exec` hang? "
+            "(--ssh-timeout=SECONDS waits longer)"
+        ) from error
+    if done.returncode:
+        why = output.printable(done.stderr.decode(errors="replace")) or f"ssh -G ended with status {done.returncode}"
+        raise SshFailed(f"the configuration of ssh cannot be used: {why}")
+    answer: dict[str, list[str]] = {}
+    for line in os.fsdecode(done.stdout).splitlines():
+        keyword, _, value = line.partition(" ")
+        answer.setdefault(keyword.lower(), []).append(value)
+    return answer
+
+
+def _name_once(text: str) -> None:
+    with _naming:
+        is_new = text not in _named
+        _named.add(text)
+    if is_new:
+        output.warning(f"warning: {text}")
