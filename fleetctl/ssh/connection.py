@@ -4,8 +4,10 @@ What runs over a connection is sessions.py's and tunnel.py's matter. This import
 imported only by what is about to connect.
 """
 
+import atexit
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -178,8 +180,15 @@ def _run_proxy(login: Login) -> socket.socket:
         raise SshFailed(f"cannot run the ProxyCommand of {login}: {shell}: {error.strerror}") from error
     finally:
         its.close()
+    atexit.register(_hang_up, process)
     threading.Thread(target=process.wait, daemon=True).start()
     return ours
+
+
+def _hang_up(process: "subprocess.Popen[bytes]") -> None:
+    """End it as ssh does, where it has not heard that nobody speaks to it any more."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGHUP)
 
 
 def _dial(login: Login, timeout_s: float) -> socket.socket:

@@ -6,6 +6,7 @@ fleetctl runs here as a program, with a home directory and an agent of its own.
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,17 @@ from contrib.testbed.machine import Machine
 from tests.cluster.remote_person import RemotePerson, Terminal
 
 GREETER = "[Service]\nExecStart=/bin/sh -c 'echo hello from %n; exec sleep infinity'\n"
+PROXY = """
+import os, socket, sys, threading
+server = socket.create_connection((sys.argv[1], int(sys.argv[2])))
+def pass_back():
+    while data := server.recv(65536):
+        os.write(1, data)
+    os._exit(0)
+threading.Thread(target=pass_back, daemon=True).start()
+while data := os.read(0, 65536):
+    server.sendall(data)
+"""
 GLOBAL = GREETER + "[X-Fleet]\nGlobal=true\n"
 
 
@@ -324,10 +336,11 @@ def test_a_proxy_command_an_agent_and_the_name_of_a_key_are_those_of_the_configu
         agent = person.environment.pop("SSH_AUTH_SOCK")
         (person.home / "named.pub").write_text(person.cluster.ssh_key.with_suffix(".pub").read_text())
         key.unlink()
+        (person.home / "proxy.py").write_text(PROXY)
         person.configures(
             f"Match final host {inner.address}\n HostKeyAlias the-inner\n IdentityAgent {agent}\n IdentitiesOnly yes\n"
             f" IdentityFile {person.home}/named.pub\n"
-            " ProxyCommand bash -c 'exec 3<>/dev/tcp/%h/%p; cat <&3 & cat >&3'\n"
+            f" ProxyCommand {sys.executable} {person.home}/proxy.py %h %p\n"
         )
         came = person.fleetctl("ssh", "-A", "--machine", inner.id, "ssh-add -l | wc -l")
         assert (came.returncode, came.stdout, came.stderr) == (0, "1\n", "")
@@ -376,7 +389,8 @@ def test_new_keys_are_recorded_unasked_and_changed_ones_refused_where_that_is_as
     )
     again = person.fleetctl("ssh", machine.id[:6], "echo done")
     assert (again.returncode, again.stderr, path.read_text().count("\n")) == (0, "", 2)
-    kind, encoded = path.read_text().split()[-2:]
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", person.home / "wrong"], check=True)
+    kind, encoded, *_ = (person.home / "wrong.pub").read_text().split()
     person.knows(text=f"{other.address} {kind} {encoded}\n")
     refused = person.fleetctl("ssh", other.id[:6], "true")
     assert (refused.returncode, "host key mismatch" in refused.stderr) == (1, True)
