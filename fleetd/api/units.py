@@ -8,6 +8,7 @@ from fleetd.api.message import ApiError, Request, Response, render_json
 from fleetd.api.pages import parse_page, read_page
 from fleetd.api.quota import Quota
 from fleetd.api.wishes import NOT_FOUND, UnitBody, Wish, make_wish, parse_put, plan_change
+from fleetd.api.writes import Writes
 from fleetd.core.cluster import requirements_of
 from fleetd.core.names import InvalidName, validate_name
 from fleetd.core.placement import Decision
@@ -53,6 +54,7 @@ class Units:
     def __init__(self, registry: Registry, token_limit: int, shadows: Callable[[str], str], quota: Quota) -> None:
         self._registry = registry
         self.quota = quota
+        self._writes = Writes(registry)
         self._token_limit = token_limit
         self._shadows = shadows
 
@@ -93,7 +95,7 @@ class Units:
                 return change.status
             try:
                 async with self.quota.room_for(before, change.after):
-                    await self._registry.write_step(self._registry.unit_step(wish.name, before, change.after))
+                    await self._writes.write(self._registry.unit_step(wish.name, before, change.after))
             except Conflict:
                 continue
             return change.status
@@ -105,7 +107,7 @@ class Units:
         try:
             change = plan_change(wish, None, self._shadows)
             async with self.quota.room_for(None, change.after):
-                await self._registry.write_step(self._registry.unit_step(wish.name, None, change.after))
+                await self._writes.write(self._registry.unit_step(wish.name, None, change.after))
         except (ApiError, Conflict):
             return False
         return True
