@@ -71,6 +71,7 @@ KINDS: dict[str, type] = {
     "leader": Leader,
     "usage": Usage,
 }
+_KIND_OF = {record: kind for kind, record in KINDS.items()}
 _REVISION_FIELD = {"units": "generation", "decisions": "revision"}  # filled from the store, never stored
 _NAMES = {
     "placements": 2,
@@ -135,9 +136,9 @@ class Step(msgspec.Struct, frozen=True):
 
 def encode(record: Record) -> bytes:
     """The stored form of a record."""
-    for kind, field in _REVISION_FIELD.items():
-        if type(record) is KINDS[kind]:
-            record = msgspec.structs.replace(record, **{field: 0})
+    field = _REVISION_FIELD.get(_KIND_OF[type(record)])
+    if field:
+        record = msgspec.structs.replace(record, **{field: 0})
     return _ENCODER.encode(record)
 
 
@@ -205,8 +206,7 @@ class Registry:
 
     def put(self, record: Record, *names: str, lease: int = 0) -> Put:
         """The operation that writes this record."""
-        kind = next(kind for kind, type_ in KINDS.items() if type(record) is type_)
-        return Put(self.key(kind, *names), encode(record), lease)
+        return Put(self.key(_KIND_OF[type(record)], *names), encode(record), lease)
 
     def change(self, key: str, item: KeyValue | None, revision: int) -> Change | None:
         """What an event or a range item means, or None for a key that is not fleet's. Raises MalformedRecord."""

@@ -1,4 +1,4 @@
-"""`python -m contrib.bench.puts [--units N] [--clients N] [--kind KIND]`: units handed in one by one, by many clients.
+"""`python -m contrib.bench.puts [--units N] [--clients N] [--machines N]`: units handed in one by one, by many clients.
 
 Version 1 of the API takes a request for each unit, and that is what its clients send. Asked is a fleetd in a process of
 its own, over a real etcd, with a systemd that is simulated: `api` alone, or a whole `node`, which also decides about
@@ -20,10 +20,11 @@ from pathlib import Path
 
 import msgspec
 
+from contrib.bench import floor
 from contrib.bench.crowd.worker import CrowdSystemd
 from contrib.bench.onlooker import Onlooker
-from contrib.bench.process import observe_etcd
-from contrib.testbed import OWN_TIMEOUTS, EtcdServer
+from contrib.bench.process import cpu_s, observe_etcd
+from contrib.testbed import OWN_TIMEOUTS, Cluster, EtcdServer
 from fleetd.api import schema
 from fleetd.api.handlers import Api
 from fleetd.api.server import Server
@@ -41,6 +42,7 @@ OPTIONS = (
     schema.UnitOption("Unit", "Description", "One of many"),
     schema.UnitOption("Service", "ExecStart", "/bin/sleep infinity"),
 )
+TEXT = "[Unit]\nDescription=One of many\n[Service]\nExecStart=/bin/sleep infinity\n"
 VALUE = b"x" * 150  # about what a unit's record takes
 KINDS = ("api", "node")
 SHOWN = 45
@@ -161,7 +163,26 @@ async def measure(kind: str, etcd: EtcdServer, directory: Path, arguments: argpa
     return render(kind, took_s, active_s, used.cpu_s, etcd_s, used.transactions)
 
 
-def render(what: str, took_s: float, active_s: float | None, fleetd_s: float | None, etcd_s: float, writes: int) -> str:
+async def measure_machines(arguments: argparse.Namespace) -> None:
+    """The same of real machines, by the API of the first; systemd alone on them is the floor of what comes after."""
+    with Cluster(machines=arguments.machines) as cluster:
+        etcd, names = cluster.etcd, [f"put-{number:04}.service" for number in range(arguments.units)]
+        alone_s = floor.start_alone(cluster.machines, [f"alone-{name}" for name in names], TEXT)
+        print(render("systemd", None, alone_s, None, 0.0, 0), flush=True)
+        before = observe_etcd(etcd.client_url).cpu_s, sum(map(cpu_s, cluster.machines))
+        async with Onlooker(etcd.client_url) as onlooker:
+            began = time.monotonic()
+            socket = cluster.machines[0].path("/run/fleet.sock")
+            took_s = await time_clients(arguments.clients, names, lambda each: put_all(socket, each))
+            active_s = await onlooker.until_active(names, PATIENCE_S) - began
+        fleetd_s = sum(map(cpu_s, cluster.machines)) - before[1]
+        etcd_s = observe_etcd(etcd.client_url).cpu_s - before[0]
+        print(render("machines", took_s, active_s, fleetd_s, etcd_s, 0), flush=True)
+
+
+def render(
+    what: str, took_s: float | None, active_s: float | None, fleetd_s: float | None, etcd_s: float, writes: int
+) -> str:
     """A line of the table."""
     times = (took_s, active_s, fleetd_s, etcd_s)
     return f"{what:12}" + "".join(f"{'':>11}" if each is None else f"{each:>9.3f} s" for each in times) + f"{writes:>8}"
@@ -181,6 +202,8 @@ async def measure_all(arguments: argparse.Namespace) -> None:
             print(render("bare etcd", took_s, None, None, etcd_s, arguments.units), flush=True)
             for kind in arguments.kind or KINDS:
                 print(await measure(kind, etcd, directory, arguments), flush=True)
+    if arguments.machines:
+        await measure_machines(arguments)
 
 
 def main() -> int:
@@ -188,6 +211,7 @@ def main() -> int:
     parser.add_argument("--units", type=int, default=500)
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--kind", action="append", choices=KINDS, help="only this; may be repeated")
+    parser.add_argument("--machines", type=int, default=0, help="ask real machines too, so many of them; takes root")
     parser.add_argument("--profile", action="store_true", help="show on what the asked process spends its time")
     parser.add_argument("--serve", choices=KINDS, help=argparse.SUPPRESS)
     parser.add_argument("--etcd", help=argparse.SUPPRESS)

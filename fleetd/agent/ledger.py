@@ -6,6 +6,7 @@ an entry means is core/reconcile.py's matter, what a link means core/install.py'
 """
 
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -120,6 +121,8 @@ class Ledger:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    temporary = path.parent / _BEING_WRITTEN
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    target = os.fspath(path)  # as text: this is done several times a unit
+    temporary = os.path.join(os.path.dirname(target), _BEING_WRITTEN)
+    with open(temporary, "wb", buffering=0) as file:
+        file.write(content)
+    os.replace(temporary, target)

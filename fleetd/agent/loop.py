@@ -41,12 +41,15 @@ from fleetd.core.steps import Write
 from fleetd.core.unit import TargetState, UnitState
 from fleetd.core.unitfile import UnitFileError, parse_unit_file
 from fleetd.history import History, is_same_cluster
+from fleetd.pace import Pace
 from fleetd.registry import Registry
 from fleetd.store.protocol import Operation
 from fleetd.systemd.protocol import REFUSED, ManagerUnavailable, ServiceManager, ServiceManagerError, UnitStatus
 
 FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 8.0
+PASSES_AT_ONCE = 10  # more of them in a row come one each period, over all that has changed meanwhile
+PASS_PERIOD_S = 0.02
 _BROKEN = ("error", "bad-setting")  # load states of a unit file that systemd cannot make sense of
 _EXPLAINED = (*NEVER_RAN, SKIPPED, "assert")  # results of jobs on which the journal says more
 
@@ -72,6 +75,7 @@ class Agent:
         self._log = logger
         self._dirty: dict[str, None] = {}
         self._wake = asyncio.Event()
+        self._pace = Pace(PASSES_AT_ONCE, PASS_PERIOD_S)
         self._has_connected = asyncio.Event()
         self._has_looked = asyncio.Event()
         self._is_unordered = asyncio.Event()
@@ -203,6 +207,7 @@ class Agent:
         retry: asyncio.TimerHandle | None = None
         while True:
             await self._wake.wait()
+            await self._pace.wait()
             self._wake.clear()
             if retry is not None:
                 retry.cancel()  # this pass is it: otherwise each thing that happens meanwhile adds a series of retries

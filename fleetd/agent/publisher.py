@@ -12,11 +12,14 @@ from typing import Any, Protocol
 
 from fleetd.agent.pacing import Pacing
 from fleetd.core.unit import UnitState
+from fleetd.pace import Pace
 from fleetd.registry import Registry, Step, cut_into_transactions
 from fleetd.store.protocol import Delete, LeaseNotFound, Operation, Put, Unavailable
 
 FIRST_RETRY_S = 0.5
 LONGEST_RETRY_S = 5.0
+WRITES_AT_ONCE = 8  # more of them in a row come one each period, with all that has changed meanwhile
+WRITE_PERIOD_S = 0.03
 STRAGGLER_S = 10.0  # a request that was given up has arrived by then, or never will
 
 
@@ -67,6 +70,7 @@ class StatePublisher:
         self._has_work = asyncio.Event()
         self._writing = asyncio.Lock()
         self._pacing = Pacing(self._note_change)
+        self._pace = Pace(WRITES_AT_ONCE, WRITE_PERIOD_S)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -130,6 +134,7 @@ class StatePublisher:
         delay_s = FIRST_RETRY_S
         while True:
             await self._has_work.wait()
+            await self._pace.wait()
             self._has_work.clear()
             lease = self._membership.lease
             if not lease:

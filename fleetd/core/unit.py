@@ -129,6 +129,9 @@ class Requirements(msgspec.Struct, frozen=True, gc=False):
     rerun_after_failover: bool | None = None
 
 
+_NOTHING = Requirements()
+
+
 class InvalidRequirements(ValueError):
     """Requirements that no machine could meet together, that exclude one another, or that mean nothing."""
 
@@ -169,6 +172,9 @@ def _split_list(value: str) -> list[str]:
 
 
 def _requirements(values: dict[str, list[str]]) -> Requirements:
+    if not values:
+        return _NOTHING
+
     def merged(spellings: tuple[str, ...]) -> list[str]:
         return [item for spelling in spellings for item in values.get(spelling, ())]
 

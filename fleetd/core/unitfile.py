@@ -25,6 +25,7 @@ _BYTE_ORDER_MARK = "\ufeff"
 _BEFORE_FIRST_SECTION = re.compile(r"[^\[#;]*")
 _COMMENTS = ("#", ";")
 _END_OF_LINE_THAT_GOES_ON = re.compile(r"(?<![ \t])[ \t]*+\\\n[ \t]*")
+_SHORT = 256  # characters of an option, far below what a line may hold of any
 
 
 class UnitFileError(ValueError):
@@ -257,6 +258,13 @@ def _fault(option: Option) -> str | None:
         return "the section's name holds a closing bracket; remove it"
     if name != name.strip(WHITESPACE) or name.startswith(("[", "#", ";")) or any(mark in name for mark in "=\r\n"):
         return "the name has blanks around it, holds '=' or a line end, or begins like a comment or a section"
+    if (
+        len(name) + len(value) <= _SHORT
+        and "\n" not in value
+        and not _goes_on(value)
+        and value == value.strip(WHITESPACE)
+    ):
+        return None  # as most are, which need not be read back to be known as what they are
     read_back = parse_unit_file(render_unit_file((option,)))
     if read_back != (option,):
         return (
