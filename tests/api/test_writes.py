@@ -13,6 +13,7 @@ from fleetd.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline
 from fleetd.store.protocol import Conflict, Unavailable
 from tests.api.conftest import JSON, Fleet
+from tests.examples import examples
 
 OPTIONS = [{"section": "Service", "name": "ExecStart", "value": "/bin/true"}]
 OTHER = [{"section": "Service", "name": "ExecStart", "value": "/bin/false"}]
@@ -131,7 +132,7 @@ WISHES = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(WISHES, st.sets(st.sampled_from(NAMES)))
 async def test_together_they_come_to_what_they_come_to_one_by_one(wishes: Any, there: set[str]) -> None:
     outcomes = []

@@ -106,7 +106,12 @@ def test_the_command_line_goes_before_the_configuration(home: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"), [("Host *\n Port x\n", "Bad port 'x'"), ("nonsense 1\n", "configuration option: nonsense"), ('Match user "\n', "cannot be used")]
+    ("text", "complaint"),
+    [
+        ("Host *\n Port x\n", "Bad port 'x'"),
+        ("nonsense 1\n", "configuration option: nonsense"),
+        ('Match user "\n', "cannot be used"),
+    ],
 )
 def test_a_configuration_that_cannot_be_used_is_named(home: Path, text: str, complaint: str) -> None:
     configure(home, text)
