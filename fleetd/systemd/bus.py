@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import importlib
 import importlib.util
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
@@ -38,6 +39,7 @@ _SIGNATURES = {
     (MANAGER, "JobRemoved"): "uoss",
     (MANAGER, "Reloading"): "b",
 }
+_TO_ESCAPE = re.compile(r"^[0-9]|[^A-Za-z0-9]")
 _NOBODY_THERE = tuple(f"{BUS}.Error.{error}" for error in ("ServiceUnknown", "NameHasNoOwner"))
 _NO_ANSWER = tuple(f"{BUS}.Error.{error}" for error in ("NoReply", "Disconnected", "Timeout", "TimedOut"))
 _SUBSCRIPTIONS = (
@@ -72,11 +74,11 @@ def installed_library() -> str:
 
 def object_path(name: str) -> str:
     """The D-Bus object of a unit."""
-    escaped = "".join(
-        char if char.isascii() and (char.isalpha() or (char.isdigit() and at > 0)) else f"_{ord(char):02x}"
-        for at, char in enumerate(name)
-    )
-    return f"{UNIT_PATH}/{escaped}"
+    return f"{UNIT_PATH}/{_TO_ESCAPE.sub(_escape, name)}"
+
+
+def _escape(found: re.Match[str]) -> str:
+    return f"_{ord(found[0]):02x}"
 
 
 class SystemBus:

@@ -178,7 +178,7 @@ class UnitFiles:
         mounted, and has a unit without a file: which directory."""
         for candidate in (name, parse_name(name).template):
             for directory in search_path if candidate else ():
-                path = os.path.join(directory, candidate)  # for each new unit a dozen: a Path costs as much as looking
+                path = f"{directory}/{candidate}"  # for each new unit a dozen: to join them costs as much as looking
                 if os.path.lexists(path) and not self._is_ours(Path(path)):
                     return path
         if name.endswith(".mount") and not (self._directory / name).exists():
