@@ -43,9 +43,13 @@ def ask_openssh(host: str, port: int, user: str, timeout_s: float) -> Answer:
         for keyword, values in answer.items()
         if keyword in ("hostname", "port", "user") or values != defaults.get(keyword)
     }
-    for keyword in keywords_of(Use.MISSING):
-        if keyword.lower() in found:
-            _name_once(f"the configuration of ssh sets {keyword} for {host}, which fleetctl does not follow")
+    missing = [keyword for keyword in keywords_of(Use.MISSING) if keyword.lower() in found]
+    if missing:
+        # What the distribution sets for everybody is none of a person's wishes.
+        usual = _run(["-F", SYSTEM_FILE, "--", host], timeout_s) if os.path.exists(SYSTEM_FILE) else {}
+        for keyword in missing:
+            if found[keyword.lower()] != usual.get(keyword.lower()):
+                _name_once(f"the configuration of ssh sets {keyword}, which fleetctl does not follow")
     return found
 
 
@@ -68,11 +72,10 @@ def _defaults(timeout_s: float) -> Answer:
 
 def _run(arguments: list[str], timeout_s: float) -> Answer:
     """Raises SshFailed, and FileNotFoundError where there is no ssh."""
-    # the standard input is left alone: what a `Match exec` runs shall not wait for it
     try:
         done = subprocess.run(
             ["ssh", "-G", "-T", *arguments],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL,  # what a `Match exec` runs is not to read what is meant for a command
             capture_output=True,
             timeout=timeout_s,
             check=False,
