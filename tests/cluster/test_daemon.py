@@ -265,6 +265,7 @@ def test_units_can_be_those_of_a_users_systemd(new_cluster: Callable[..., Cluste
 def test_a_fleetd_that_is_sent_usr1_writes_a_line_of_json_and_runs_on(person: Person) -> None:
     before = all_pids(person)
     machine = person.cluster.machines[0]
+    assert machine.run(["pidof", "fleetd"]).stdout.split() == [str(machine.main_pid("fleet.service"))]
     machine.run(["systemctl", "kill", "-s", "USR1", "fleet.service"])
     person.cluster.wait_until("the line is there", lambda: '{"Agent":' in machine.journal("fleet.service"))
     (line,) = [line for line in machine.journal("fleet.service").splitlines() if '{"Agent":' in line]
