@@ -59,12 +59,16 @@ def test_pairs_of_every_kind_work_on_the_machine_they_share_before_and_after_a_r
 
 
 def assert_what_its_socket_started_is_stopped(person: Person) -> None:
-    """It runs though it is only loaded: to stop it is no wish in vain, and its socket may start it again."""
+    """It runs though it is only loaded: to stop it is no wish in vain. Its socket starts it again, for the caller that
+    nobody has answered still waits; so that is stopped first."""
     machine = person.machine_of("talk.socket")
-    assert machine.main_pid("talk.service") > 1
+    before = machine.main_pid("talk.service")
+    assert before > 1
+    person.cluster.fleetctl("stop", "talk.service")
+    assert machine.main_pid("talk.service") != before
+    person.cluster.fleetctl("stop", "talk.socket")
     person.cluster.fleetctl("stop", "talk.service")
     assert machine.show("talk.service", "ActiveState") == "inactive"
-    assert machine.show("talk.socket", "ActiveState") == "active"
 
 
 def assert_work(person: Person) -> None:
