@@ -145,7 +145,7 @@ def _still_runs(report: schema.UnitReport, generation: int) -> Failed | Pending 
     running = [copy for copy in _own_copies(report) if runs(copy) and not _runs_again(report, copy, generation)]
     if not running:
         return None
-    if report.decided >= generation and report.wait and report.wait.machine == running[0].machine:
+    if report.decided >= generation and report.wait and report.wait.kind == "machine":
         return Pending(f"it {describe_wait(report)}", told=True)
     if running[0].result == _REFUSED:
         place = output.place(running[0].machine, running[0].address)

@@ -53,9 +53,10 @@ def describe_copy(seen: Seen, machine: str, unit: str, state: UnitState) -> sche
 def describe_unit(
     unit: Unit | None, name: str, decision: Decision | None, copies: tuple[schema.CopyReport, ...]
 ) -> schema.UnitReport:
-    """A unit, or (None) copies of one that the cluster does not know."""
+    """A unit, or (None) copies of one that the cluster does not know (any more), and what is said of them."""
     if unit is None:
-        return schema.UnitReport(name, target="", generation=0, copies=copies)
+        reason = decision.reason if decision else ""
+        return schema.UnitReport(name, target="", generation=0, reason=reason, copies=copies)
     decision = decision or Decision(name, generation=0)
     return schema.UnitReport(
         name=name,

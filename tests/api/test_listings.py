@@ -330,6 +330,13 @@ async def test_copies_of_a_unit_that_nobody_knows_are_orphans_and_those_that_are
     assert (copy["machine"], copy["orphaned"], copy["generation"]) == ("m1", True, 7)
 
 
+async def test_a_unit_that_was_destroyed_says_what_its_copies_wait_for(fleet: Any) -> None:
+    await fleet.put(RUNNING, "m1", "lost.service")
+    await fleet.put(Decision("lost.service", 9, reason="waits for machine m1, which is parked"), "lost.service")
+    (report,) = (await listed(fleet, f"GET {REPORTS}?name=lost.service"))["units"]
+    assert (report["target"], report["reason"]) == ("", "waits for machine m1, which is parked")
+
+
 async def test_a_copy_that_could_not_be_made_is_reported_with_its_error(fleet: Any) -> None:
     await fleet.add_unit("web.service", target="launched")
     await fleet.put(UnitState("not-found", "inactive", "dead", error="would hide ours"), "m1", "web.service")

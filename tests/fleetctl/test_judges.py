@@ -182,6 +182,11 @@ SITUATIONS: list[tuple[Judge, UnitReport, Verdict]] = [
     (judge_launched, report(copy("active", generation=4), reason=PARKED, wait=ON_M1), PARKED_WAIT),
     (judge_stopped, report(copy("active", generation=4), reason=PARKED, wait=ON_M1), PARKED_WAIT),
     (judge_unloaded, report(copy("active"), machine="", reason=PARKED, wait=ON_M1), PARKED_WAIT),
+    (
+        judge_unloaded,
+        report(copy("active"), machine="", reason="waits until 1 has stopped it", wait=Wait("stop", machine=M1)),
+        Pending(f"it is still active (x) on {AT}"),
+    ),
     (judge_launched, report(machine="", reason=f"no peer is there; {PARKED}", wait=ON_M1), PARKED_WAIT),
     (judge_unloaded, report(machine="", decided=0), Arrived()),
     (judge_unloaded, report(machine=""), Arrived()),
