@@ -265,6 +265,8 @@ def _fault(option: Option) -> str | None:
         and value == value.strip(WHITESPACE)
     ):
         return None  # as most are, which need not be read back to be known as what they are
+    if (section + name + value).isprintable() and not value.endswith("\\") and value == value.strip(WHITESPACE):
+        return None  # so are nearly all: it is one line, and nothing in it could be read otherwise
     read_back = parse_unit_file(render_unit_file((option,)))
     if read_back != (option,):
         return (
