@@ -50,6 +50,8 @@ FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 8.0
 PASSES_AT_ONCE = 10  # more of them in a row come one each period, over all that has changed meanwhile
 PASS_PERIOD_S = 0.02
+NO_SUCH_UNIT = "takes no such unit"
+RECHECK_S = 15.0  # of what stands in the way of a unit here, with the next heartbeat
 _BROKEN = ("error", "bad-setting")  # load states of a unit file that systemd cannot make sense of
 _EXPLAINED = (*NEVER_RAN, SKIPPED, "assert")  # results of jobs on which the journal says more
 
@@ -84,6 +86,8 @@ class Agent:
         self._was_restored = False
         self._was_away = False  # when the store was restored
         self._cluster_id = ""
+        self._refused: dict[str, None] = {}  # units that this machine does not take
+        self._rechecked_s = -RECHECK_S
         self._running: asyncio.Task[None] | None = None
         self._is_closed = False
         self._retries = Retries(self._mark_one)
@@ -144,9 +148,17 @@ class Agent:
         if self._membership.lease != self._lease:  # it may have been taken for dead, and its units be elsewhere
             self._orders.read_anew()
         self._lease = self._membership.lease
+        self._recheck_refused()
         news = self._orders.highest_revision > self._ledger.store.revision  # for the ledger to know
         if news or self._orders.has_news or not self._standing[0]:
             self._wake.set()
+
+    def _recheck_refused(self) -> None:
+        """Nobody says when what stood in a unit's way has gone: look at times, as long as there is such a unit."""
+        now_s = asyncio.get_running_loop().time()
+        if self._refused and now_s >= self._rechecked_s + RECHECK_S:
+            self._rechecked_s = now_s
+            self._mark(self._refused)
 
     async def running_units(self) -> tuple[str, ...]:
         """The names of our units that run now, in order. Raises ManagerUnavailable."""
@@ -343,6 +355,8 @@ class Agent:
 
     def _see(self, name: str, status: UnitStatus) -> Observed:
         file_hash = self._steps.hashes.get(name, "")
+        is_news = not file_hash and name in self._orders.placements
+        refusal, obstacle = self._find_refusal(name, status) if is_news else ("", "")
         return Observed(
             hash=file_hash,
             load=status.load,
@@ -353,17 +367,23 @@ class Agent:
             stop=self._steps.stop_progress(status),
             waiting=self._retries.is_waiting(name),
             job_result=self._systemd.job_result(name),
-            refusal="" if file_hash or name not in self._orders.placements else self._find_refusal(name),
+            refusal=refusal,
+            obstacle=obstacle,
         )
 
-    def _find_refusal(self, name: str) -> str:
-        """Why no unit of this name and content may be written here, or ''."""
+    def _find_refusal(self, name: str, status: UnitStatus) -> tuple[str, str]:
+        """Why no unit of this name and content may be written here, for a person and in short; or ''."""
+        taken = self._steps.obstacle(status)
+        if taken:
+            return self._retries.error(name) or f"{name}: this machine {taken}; choose another name", taken
         text = self._orders.placements[name].text
         try:
             options = parse_unit_file(text) if "[Install]" in text else ()
         except UnitFileError:
             options = ()
-        return refuse_names(name, options, self._systemd.shadows)
+        refusal = refuse_names(name, options, self._systemd.shadows)
+        path = self._systemd.shadows(name) if refusal else ""
+        return refusal, f"has its own {path}" if path else NO_SUCH_UNIT if refusal else ""
 
     def _note_never_ran(self, status: UnitStatus) -> None:
         """A job that ended before the unit could run was accepted, and yet nothing was carried out."""
@@ -416,6 +436,10 @@ class Agent:
                 note=(error if is_skipped else "") or self._steps.note(name),
                 orphan=name in self._ledger.orphans,
             )
+            if state is not None and state.refusal:
+                self._refused[name] = None
+            else:
+                self._refused.pop(name, None)
             self._publisher.set(name, state)
 
     def _find_error(self, name: str, has_words: bool) -> str:

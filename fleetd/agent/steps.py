@@ -23,6 +23,7 @@ from fleetd.systemd.protocol import (
     REFUSED,
     JobRefused,
     ManagerUnavailable,
+    NameTaken,
     ServiceManager,
     ServiceManagerError,
     UnitStatus,
@@ -46,6 +47,7 @@ class StepRunner:
         self._stops: dict[str, None] = {}  # units that were told to stop, and not to start since
         self._to_reload_for: dict[str, None] = {}  # units whose files changed since systemd was last asked about them
         self.hashes: dict[str, str] = {}
+        self.obstacles: dict[str, str] = {}  # units that cannot be written, for the machine has its own of that name
 
     def forget_files(self) -> None:
         """The files may not be as they were left."""
@@ -58,6 +60,12 @@ class StepRunner:
             self.hashes = {name: hash_unit_file(text) for name, text in texts.items()}
             self._links.read(texts)
             self._files_are_known = True
+
+    def obstacle(self, status: UnitStatus) -> str:
+        """What hindered this unit from being written, if systemd has that still."""
+        if status.load == "not-found":
+            self.obstacles.pop(status.name, None)
+        return self.obstacles.get(status.name, "")
 
     def stop_progress(self, status: UnitStatus) -> StopProgress:
         """How far the stop is that this unit was told to, if it was."""
@@ -199,8 +207,11 @@ class StepRunner:
 
         failures = await self._all_or_singly(list(files), write)
         for name, text in files.items():
-            if name in failures:
-                self._fail("write", name, failures[name])
+            failure = failures.get(name)
+            if isinstance(failure, NameTaken):
+                self.obstacles[name] = failure.obstacle
+            if failure:
+                self._fail("write", name, failure)
             else:
                 self.hashes[name] = hash_unit_file(text)
                 self._links.put(name, text)

@@ -47,6 +47,7 @@ def describe_copy(seen: Seen, machine: str, unit: str, state: UnitState) -> sche
         error=state.error,
         result=state.result,
         note=state.note,
+        refusal=state.refusal,
     )
 
 

@@ -137,6 +137,14 @@ class ClusterView:
         state = self.states.get(name, {}).get(machine)
         return state is not None and state.runs
 
+    def refusal(self, name: str, machine: str) -> str:
+        """Why the machine takes no unit of this name, as what the machine does, or ''."""
+        state = self.states.get(name, {}).get(machine)
+        if state is not None:
+            return state.refusal
+        order = self.placements.get(name, {}).get(machine)
+        return "takes no unit of this name" if order is not None and order.declined else ""
+
     def known_units(self) -> list[str]:
         """Every unit that there is anything to decide about, in order."""
         return sorted({**dict.fromkeys(self.units), **dict.fromkeys(self.decisions), **dict.fromkeys(self.placements)})
@@ -246,7 +254,7 @@ class ClusterView:
         if former is not None:  # room may have been made
             concerned |= self._restless()
         room.discard(name)
-        if placement is not None and not placement.retiring:
+        if placement is not None and placement.occupies:
             requirements = requirements_of(placement.text, name)
             room.add(name, requirements, staying=placement.stays)
             concerned |= self._hindered_by(name, requirements)
@@ -398,7 +406,8 @@ def _weight(state: UnitState | None) -> tuple[Any, ...] | None:
         return None
     failed = state.active == "failed" or bool(state.error)
     kept = (state.orphan, state.outdated)
-    return (state.runs, state.active == "active", failed, state.target, state.generation, state.completed, kept)
+    done = (state.target, state.generation, state.completed)
+    return (state.runs, state.active == "active", failed, done, kept, state.refusal)
 
 
 def _standing(machine: Machine | None) -> tuple[Any, ...] | None:

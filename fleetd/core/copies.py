@@ -17,8 +17,12 @@ def release_copies(draft: Draft, waits: Waits) -> None:
     """Orders to the dead, if they are not waited for, and orders that are carried out are deleted. What is left has the
     requirements that a person now wants it to have, so that the others reckon with them."""
     for machine, order in draft.orders():
-        if order.withdrawn and _is_gone(order, draft.states.get(machine)):
-            draft.cancel(machine)
+        state = draft.states.get(machine)
+        if order.declined:
+            if not draft.is_wanted or draft.view.is_dead(machine) or (state is not None and not state.refusal):
+                draft.cancel(machine)
+        elif order.withdrawn and _is_gone(order, state):
+            _let_go(draft, machine)
         elif draft.view.is_dead(machine):
             draft.lose(machine, waits)
         elif order.stays and draft.unit and order.text != draft.unit.text:
@@ -50,6 +54,14 @@ def seek_homes(draft: Draft, overdue: frozenset[tuple[str, str]]) -> None:
             _tend_retiring(draft, overdue)
         if not draft.home:
             _seek_home(draft)
+
+
+def _let_go(draft: Draft, machine: str) -> None:
+    """The machine has carried out that the unit goes. If it refuses it, it is to say when it no longer does."""
+    if draft.is_wanted and draft.states[machine].refusal:
+        draft.decline(machine)
+    else:
+        draft.cancel(machine)
 
 
 def _is_gone(placement: Placement, state: UnitState | None) -> bool:
@@ -100,6 +112,9 @@ def _why_unfit(draft: Draft, machine: str, waits: Waits) -> str:
         return ""
     if record.mode is MachineMode.LEAVING:
         return f"machine {record.short_id} is leaving" if _is_left(draft, machine, waits) else ""
+    refusal = draft.view.refusal(draft.name, machine)
+    if refusal:
+        return f"machine {record.short_id} {refusal}"
     reason = why_leave(draft.question(machine))
     return reason and f"{reason} on {record.short_id}"
 
@@ -184,7 +199,7 @@ def _has_failed(state: UnitState | None) -> bool:
 
 def _seek_home(draft: Draft) -> None:
     """The unit needs a machine, unless it has done its work, or there is a copy of it still, or again."""
-    leaving = [machine for machine, order in draft.placements.items() if order.withdrawn]
+    leaving = [machine for machine, order in draft.placements.items() if order.leaves]
     forgetting = [machine for machine in draft.states if _has_to_forget(draft, machine)]
     returning = [machine for machine in draft.states if _is_returning(draft, machine)]
     if draft.completed == draft.generation:

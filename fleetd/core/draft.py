@@ -171,6 +171,11 @@ class Draft(msgspec.Struct, eq=False, gc=False):
         del self.placements[machine]
         self.trial.vacate(self.name, machine)
 
+    def decline(self, machine: str) -> None:
+        """Nothing of the unit is on this machine, which refuses it: have it say when it no longer does."""
+        self._order(msgspec.structs.replace(self.placements[machine], declined=True))
+        self.trial.vacate(self.name, machine)
+
     def lose(self, machine: str, waits: Waits) -> None:
         """This machine, which had an order, is dead: wait for it if that is the home, and the unit is to wait."""
         if waits.is_waiting(self.name, machine) and self._is_only_home(machine):
@@ -186,7 +191,7 @@ class Draft(msgspec.Struct, eq=False, gc=False):
     def _is_only_home(self, machine: str) -> bool:
         """Whether nothing of the unit is or may stay anywhere else, so that it loses nothing by waiting."""
         stays = [where for where, order in self.placements.items() if order.stays]
-        goes = [where for where, order in self.placements.items() if order.withdrawn]
+        goes = [where for where, order in self.placements.items() if order.leaves]
         runs = [where for where, state in self.states.items() if state.runs and where not in goes]
         return stays == [machine] and not any(where in self.view.machines for where in runs)
 

@@ -48,6 +48,12 @@ def suits(question: Question) -> str:
     return next(reason for reason, machines in sites.refusals(question.requirements) if machines & bit)
 
 
+def accepts(question: Question) -> str:
+    """The machine takes a unit of this name: it has none of its own that this one would hide."""
+    refusal = question.view.refusal(question.name, question.machine)
+    return refusal and f"machine {refusal}"
+
+
 def has_peers(question: Question) -> str:
     """Every unit of MachineOf is on this machine, or comes along (reference 2.5)."""
     for peer in question.requirements.machine_of:
@@ -75,9 +81,9 @@ def why_not(question: Question) -> str:
 
 
 def why_not_beside(question: Question) -> str:
-    """The same on a machine that takes work and suits the unit (core/sites.py tells of many at once): only who else is
+    """The same on a machine that takes work and suits the unit (core/sites.py tells of many at once): only what else is
     there can be a reason."""
-    return has_peers(question) or has_no_conflict(question)
+    return accepts(question) or has_peers(question) or has_no_conflict(question)
 
 
 def why_leave(question: Question) -> str:

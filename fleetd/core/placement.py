@@ -17,6 +17,8 @@ class Placement(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     while it may still run here. `retiring` means: a copy that outlived a cut, leave it alone until told otherwise.
     `completed` means: the oneshot of this generation has run to its end, and is not run again, not after a reboot.
     `restart_of`: what runs and was started for this generation or an earlier one is to be started anew (0: nothing).
+    `declined` goes with `target` inactive and means: the machine takes no unit of this name, and nothing of it is
+    there. The order stays so that the machine goes on saying so until it takes one.
     """
 
     machine: str
@@ -27,11 +29,22 @@ class Placement(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     retiring: bool = False
     completed: bool = False
     restart_of: Count = 0
+    declined: bool = False
 
     @property
     def withdrawn(self) -> bool:
-        """Whether the unit is to go from this machine."""
+        """Whether the unit is not to be on this machine."""
         return self.target is TargetState.INACTIVE
+
+    @property
+    def leaves(self) -> bool:
+        """Whether the unit is on its way out of this machine, as far as is known."""
+        return self.withdrawn and not self.declined
+
+    @property
+    def occupies(self) -> bool:
+        """Whether other units have to reckon with this one on the machine."""
+        return not self.retiring and not self.declined
 
     @property
     def stays(self) -> bool:

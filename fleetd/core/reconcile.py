@@ -46,8 +46,9 @@ class Observed(msgspec.Struct, frozen=True):
 
     `hash` is of the content of our file ('' where there is none). `load`, `active`, `sub`, `job` are as systemd lists
     them. `waiting`: a step failed, and it is too early to try again. `refusal` is why a unit of this name may not be
-    written here, or ''. `job_result` is how the job ended that was asked for last, '' where none has. `last_run` is
-    asked for only where needs_last_run says so, `text` (of our file) only where needs_text does.
+    written here, or '', for a person; `obstacle` is the same in short, as what the machine does. `job_result` is how
+    the job ended that was asked for last, '' where none has. `last_run` is asked for only where needs_last_run says
+    so, `text` (of our file) only where needs_text does.
     """
 
     hash: str = ""
@@ -59,6 +60,7 @@ class Observed(msgspec.Struct, frozen=True):
     stop: StopProgress = StopProgress.NONE
     waiting: bool = False
     refusal: str = ""
+    obstacle: str = ""
     job_result: str = ""
     last_run: LastRun | None = None
     text: str = ""
@@ -451,4 +453,5 @@ def _report_nothing(placement: Placement | None, seen: Observed, error: str) -> 
     if placement is None:
         return None
     generation = placement.generation if placement.withdrawn else 0
-    return UnitState("not-found", "inactive", "dead", generation=generation, error=error or seen.refusal)
+    error = seen.refusal or error
+    return UnitState("not-found", "inactive", "dead", generation=generation, error=error, refusal=seen.obstacle)

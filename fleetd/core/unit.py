@@ -87,6 +87,7 @@ class UnitState(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     unit at rest (`done`, `condition`: one was not met, which is no failure, `assert`, `dependency`, …), or `refused`
     where systemd would not do it at all; `note` says more of what is no failure. `orphan`: the unit is only kept
     running, because a restored store does not know it or wants it gone; no order but one to run it is carried out.
+    `refusal` is why the machine takes no unit of this name, as what the machine does ("has its own /etc/…"), else ''.
     `outdated`: the machine said so before the store was restored, and nothing since; it is not part of the stored
     value.
     """
@@ -102,6 +103,7 @@ class UnitState(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     result: str = ""
     note: str = ""
     orphan: bool = False
+    refusal: str = ""
     outdated: bool = False
 
     @property

@@ -24,6 +24,7 @@ from fleetd.systemd.protocol import (
     SKIPPED,
     JobRefused,
     ManagerUnavailable,
+    NameTaken,
     ServiceManagerError,
     UnitDetails,
     UnitStatus,
@@ -138,7 +139,8 @@ class SystemdOverDBus:
             # A unit of ours that was removed may linger while others refer to it.
             if not path or not self._files.has_linked(path):
                 words = f"systemd has it from {path}" if path else "systemd has a unit of this name without a file"
-                foreign[name] = ServiceManagerError(f"write {name}: {words}; choose another name")
+                obstacle = f"has its own {path or name}"
+                foreign[name] = NameTaken(f"write {name}: {words}; choose another name", obstacle)
         return foreign
 
     async def link(self, make: Mapping[str, str], drop: Mapping[str, str]) -> Mapping[str, Exception]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fleetd.core.names import parse_name
-from fleetd.systemd.protocol import ServiceManagerError
+from fleetd.systemd.protocol import NameTaken, ServiceManagerError
 
 MAX_NAME_LENGTH = 255
 INVALID_NAME = "systemd takes no unit of this name; choose another"
@@ -102,7 +102,8 @@ class UnitFiles:
             raise ServiceManagerError(f"write {name}: {INVALID_NAME}")
         target, link = self._directory / name, self._runtime_directory / name
         if os.path.lexists(link) and not self._is_ours(link):
-            raise ServiceManagerError(f"write {name}: {link} is not fleet's; remove it or choose another name")
+            words = f"write {name}: {link} is not fleet's; remove it or choose another name"
+            raise NameTaken(words, f"has its own {link}")
         # The link comes first: after a crash between the two, read() does not yet show a file that systemd cannot see.
         found = _destination(link)
         if found != target:

@@ -27,6 +27,14 @@ REFUSED = "refused"  # it failed before the unit had begun to start
 SKIPPED = "condition"  # it is done, for a condition was not met
 
 
+class NameTaken(ServiceManagerError):
+    """The machine has its own unit of this name. `obstacle` says so in short, as what the machine does."""
+
+    def __init__(self, message: str, obstacle: str) -> None:
+        super().__init__(message)
+        self.obstacle = obstacle
+
+
 class UnitStatus(msgspec.Struct, frozen=True):
     """One unit as systemd lists it. A unit that systemd does not know reads as the defaults do.
 

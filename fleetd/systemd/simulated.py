@@ -16,7 +16,7 @@ import msgspec
 from fleetd.core.names import parse_name
 from fleetd.systemd.failure import Ending, render_failure
 from fleetd.systemd.files import INVALID_NAME, is_loadable, is_unit_name, units_of_link
-from fleetd.systemd.protocol import ManagerUnavailable, ServiceManagerError, UnitDetails, UnitStatus
+from fleetd.systemd.protocol import ManagerUnavailable, NameTaken, ServiceManagerError, UnitDetails, UnitStatus
 from fleetd.systemd.simulated_units import Behaviour, SimulatedUnits
 
 DIRECTORY = "/run/fleet/units"
@@ -78,6 +78,15 @@ class SimulatedSystemd:
     def behave(self, name: str, behaviour: Behaviour) -> None:
         """From now on this unit starts and stops so."""
         self._units.behaviours[name] = behaviour
+
+    def own(self, name: str, path: str) -> None:
+        """The machine's administrator has put a unit file there ('': a unit that has none, as systemd-run makes it)."""
+        self._system_units[name] = path
+
+    def disown(self, name: str) -> None:
+        """The machine has no unit of its own of this name any more."""
+        del self._system_units[name]
+        self._units.reload()
 
     def crash(self, name: str) -> None:
         """Kill the main process of a running unit."""
@@ -162,22 +171,23 @@ class SimulatedSystemd:
 
     async def write(self, files: Mapping[str, str]) -> Mapping[str, ServiceManagerError]:
         await self._take_time("write", files)
-        refused = {}
+        refused: dict[str, ServiceManagerError] = {}
         for name, text in files.items():
-            if reason := self._find_refusal(name):
-                refused[name] = ServiceManagerError(reason)
+            if refusal := self._find_refusal(name):
+                refused[name] = refusal
                 continue
             self._texts[name] = text
             if former := self._links.pop(name, ""):  # a name is its unit's before it is an alias
                 self._relinked |= dict.fromkeys((name, former))
         return refused
 
-    def _find_refusal(self, name: str) -> str:
+    def _find_refusal(self, name: str) -> ServiceManagerError | None:
         if not is_unit_name(name):
-            return f"write {name}: {INVALID_NAME}"
+            return ServiceManagerError(f"write {name}: {INVALID_NAME}")
         if name in self._system_units and name not in self._texts:
-            return f"write {name}: systemd has a unit of this name from elsewhere; choose another name"
-        return ""
+            words = f"write {name}: systemd has a unit of this name from elsewhere; choose another name"
+            return NameTaken(words, f"has its own {self._system_units[name] or name}")
+        return None
 
     async def remove(self, names: Collection[str]) -> None:
         await self._take_time("remove", names)

@@ -367,6 +367,23 @@ def fail(world: World, action: Action) -> None:
 
 
 @verb
+def own(world: World, action: Action) -> None:
+    """`own MACHINE UNIT [for SECONDS]`: its administrator has put a unit of this name there."""
+    systemd, name = _machine(world, action).systemd, action.args[1]
+    if name in systemd.processes() or name in systemd.read_files():
+        return  # what would become of that is systemd's matter
+    systemd.own(name, f"/etc/systemd/system/{name}")
+    if action.for_s is not None:
+        world.begin(f"own {name} of {action.args[0]}", action.for_s, lambda: systemd.disown(name))
+
+
+@verb
+def disown(world: World, action: Action) -> None:
+    """`disown MACHINE UNIT`: its administrator has removed it."""
+    _machine(world, action).systemd.disown(action.args[1])
+
+
+@verb
 def crash(world: World, action: Action) -> None:
     """`crash UNIT`: its process dies, wherever it runs."""
     for machine, name in [copy for copy in world.processes if copy[1] == action.args[0]]:

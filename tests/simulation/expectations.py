@@ -43,6 +43,7 @@ def _waits(world: World, unit: str, machine: str) -> bool:
 EXPECTATIONS: tuple[tuple[str, Holds], ...] = (
     (r"(\S+) runs on (\S+)", lambda w, a: _machines_of(w, a[0]) == [a[1]]),
     (r"(\S+) runs on (\S+) and (\S+)", lambda w, a: _machines_of(w, a[0]) == [a[1], a[2]]),
+    (r"(\S+) runs everywhere", lambda w, a: _machines_of(w, a[0]) == sorted(w.machines)),
     (r"(\S+) runs once", lambda w, a: len(_machines_of(w, a[0])) == 1),
     (r"(\S+) runs nowhere", lambda w, a: not _machines_of(w, a[0])),
     (r"(\S+) has kept its process", lambda w, a: _pids(w, a[0]) == [w.first_pids[a[0]]]),

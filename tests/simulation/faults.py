@@ -54,6 +54,10 @@ def _edition(random: Random) -> tuple[tuple[str, ...], float | None]:
     return (_unit(random), str(random.randint(1, EDITIONS))), None
 
 
+def _own(random: Random) -> tuple[tuple[str, ...], float | None]:
+    return (_machine(random), _unit(random)), _long(random)
+
+
 def _for_a_while(random: Random) -> tuple[tuple[str, ...], float | None]:
     return (), _long(random)
 
@@ -129,6 +133,7 @@ FAULTS: tuple[tuple[int, str, Draw], ...] = (
     (4, "crash", _of_unit),
     (3, "lose-bus", _on_machine),
     (2, "clone", _clone),
+    (2, "own", _own),
 )
 
 

@@ -207,6 +207,8 @@ def _why_not(world: World, name: str, unit: Unit, machine: str) -> str:
     here = {n: o for (m, n), o in truth.placements.items() if m == machine and n != name and not o.retiring}
     if record.mode is not MachineMode.READY:
         return "takes no work"
+    if name in world.machine(machine).systemd.own_names:
+        return "its own"
     if asked.machine_id not in (None, machine):
         return "another machine"
     if asked.metadata and not _offers(world, machine, asked.metadata):

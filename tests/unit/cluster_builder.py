@@ -59,6 +59,7 @@ class World:
         self.waits: dict[str, float] = {}  # unit → when it need not wait any longer for its machine
         self.failover = Failover()  # what the leader is told, and what it knows of lost machines
         self.sessions = 0
+        self.refuses: dict[str, dict[str, str]] = {}  # machine → unit → why it takes none of that name
 
     # What people and machines write.
 
@@ -225,7 +226,9 @@ class World:
             done = (copy.target, copy.generation, copy.completed)
             state = UnitState("loaded", copy.active, "", "", *done, orphan=copy.orphan)
         elif order is not None:
-            state = UnitState("not-found", "inactive", "dead", generation=order.generation if order.withdrawn else 0)
+            refusal = self.refuses.get(machine, {}).get(name, "")
+            generation = order.generation if order.withdrawn else 0
+            state = UnitState("not-found", "inactive", "dead", generation=generation, error=refusal, refusal=refusal)
         if state != self.view.states.get(name, {}).get(machine):
             self.write("states", machine, name, state)
 
@@ -238,7 +241,7 @@ class World:
         synced = self.view.synced.get(machine) == self.view.machines[machine].session
         if (order is None and synced) or (order is not None and order.withdrawn):
             self._let_go(machine, name)
-        elif order is not None and order.stays:
+        elif order is not None and order.stays and name not in self.refuses.get(machine, {}):
             self._fulfil(machine, order, outcome)
         elif copy is not None and order is not None and order.retiring:
             copy.orphan = False
