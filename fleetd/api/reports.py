@@ -10,7 +10,7 @@ from fleetd.api.message import Request, Response, parse_json, render_json
 from fleetd.api.states import is_gone
 from fleetd.core.cluster import requirements_of
 from fleetd.core.machine import Machine
-from fleetd.core.placement import Decision, Placement
+from fleetd.core.placement import Decision, Placement, Wait
 from fleetd.core.unit import Unit, UnitState
 from fleetd.core.unitfile import hash_unit_file
 from fleetd.registry import Registry
@@ -71,8 +71,13 @@ def describe_unit(
         since=decision.since,
         reason=decision.reason,
         refusals=decision.refusals,
+        wait=_describe_wait(decision.wait),
         copies=copies,
     )
+
+
+def _describe_wait(wait: Wait | None) -> schema.Wait | None:
+    return schema.Wait(wait.kind, wait.unit, wait.machine) if wait else None
 
 
 def plan_reports(seen: Seen) -> tuple[schema.UnitReport, ...]:

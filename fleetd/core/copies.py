@@ -9,7 +9,7 @@ from fleetd.core.draft import Draft
 from fleetd.core.failover import Waits
 from fleetd.core.feasibility import has_no_conflict, why_leave, why_not, why_not_beside
 from fleetd.core.machine import SHORT_ID_LENGTH, MachineMode
-from fleetd.core.placement import Placement
+from fleetd.core.placement import Placement, Wait, WaitKind
 from fleetd.core.unit import TargetState, UnitState
 
 
@@ -95,6 +95,8 @@ def _tend_home(draft: Draft, waits: Waits) -> None:
     else:
         is_back = home in draft.view.machines and draft.before is not None and draft.before.lost > 0
         draft.place(home, f"machine {home[:SHORT_ID_LENGTH]} came back in time" if is_back else "")
+        if draft.is_parked(home) and (state is None or state.generation < draft.generation):
+            draft.wait_for_parked(home)
 
 
 def _is_left(draft: Draft, machine: str, waits: Waits) -> bool:
@@ -209,9 +211,11 @@ def _seek_home(draft: Draft) -> None:
     elif leaving:
         draft.wait_for_stop(leaving[0])
     elif forgetting:
-        draft.wait(f"waits until {forgetting[0][:SHORT_ID_LENGTH]} has let go of it")
+        wait = Wait(WaitKind.STOP, draft.name, forgetting[0])
+        draft.wait(wait, f"waits until {forgetting[0][:SHORT_ID_LENGTH]} has let go of it")
     elif returning:
-        draft.wait(f"waits for {returning[0][:SHORT_ID_LENGTH]}, which is coming back with it")
+        wait = Wait(WaitKind.MACHINE, machine=returning[0])
+        draft.wait(wait, f"waits for {returning[0][:SHORT_ID_LENGTH]}, which is coming back with it")
     else:
         draft.homeless = True
 

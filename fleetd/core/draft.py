@@ -10,13 +10,14 @@ import msgspec
 
 from fleetd.core.cluster import ClusterView, Trial, requirements_of
 from fleetd.core.failover import Waits
-from fleetd.core.feasibility import Question, count_refusals
-from fleetd.core.machine import SHORT_ID_LENGTH
+from fleetd.core.feasibility import Question, count_refusals, find_departing
+from fleetd.core.machine import SHORT_ID_LENGTH, MachineMode
 from fleetd.core.ordered import Names
-from fleetd.core.placement import Decision, Placement
+from fleetd.core.placement import Decision, Placement, Wait, WaitKind
 from fleetd.core.unit import Requirements, TargetState, Unit, UnitState
 
 _NOTHING = Requirements()
+_PARKED = "which is parked: its fleetd was stopped"
 _KEPT = "where it is only kept running since the store was restored"
 
 
@@ -53,11 +54,12 @@ class Draft(msgspec.Struct, eq=False, gc=False):
     before: Decision | None = None
     completed: int = 0
     homeless: bool = False
-    waits: str = ""  # for what
+    waits: str = ""  # for what, in words, before it can be placed
     waits_until_s: float = math.inf  # by the leader's own clock, for a home that is lost
     _former: Mapping[str, Placement] = {}
     _lost: float = 0.0  # since when the home is lost, in Unix time
     _reason: str = ""
+    _wait: Wait | None = None
     _orders: dict[str, Placement] = {}
     _cancels: dict[str, None] = {}
 
@@ -183,6 +185,7 @@ class Draft(msgspec.Struct, eq=False, gc=False):
             self._lost = waits.loss(machine).at
             until = waits.describe(self.name, machine)
             self._reason = f"waits for machine {machine[:SHORT_ID_LENGTH]} to come back, {until}"
+            self._wait = Wait(WaitKind.MACHINE, machine=machine)
             return
         if self.placements[machine].stays and waits.runs_again(self.name):
             self.completed = 0
@@ -199,10 +202,11 @@ class Draft(msgspec.Struct, eq=False, gc=False):
         """Say why the unit is nowhere and need not be anywhere."""
         self._reason = reason
 
-    def wait(self, what_for: str, reason: str = "") -> None:
+    def wait(self, wait: Wait, what_for: str, reason: str = "") -> None:
         """Say what the unit waits for before it can be placed; `reason` says more."""
         self.homeless = False
         self.waits = what_for
+        self._wait = wait
         self._reason = reason or what_for
 
     def wait_for_stop(self, machine: str) -> None:
@@ -211,13 +215,26 @@ class Draft(msgspec.Struct, eq=False, gc=False):
         what_for = f"waits until {short_id} has stopped it"
         if self.is_orphan(machine):
             what_for = f"waits until it is stopped on {short_id}, {_KEPT}"
+        elif self.is_parked(machine):
+            what_for = f"waits until it is stopped on {short_id}, {_PARKED}"
         said = self.before.reason if self.before else ""
         why = self._reason or said.rpartition("; waits until ")[0]
-        self.wait(what_for, f"{why}; {what_for}" if why else what_for)
+        wait = Wait(WaitKind.STOP, self.name, machine)
+        self.wait(wait, what_for, f"{why}; {what_for}" if why else what_for)
+
+    def wait_for_parked(self, machine: str) -> None:
+        """The unit stays on this machine, or goes from it, but nobody there carries out what is asked of it now."""
+        self._wait = Wait(WaitKind.MACHINE, machine=machine)
+        self._reason = f"waits for machine {machine[:SHORT_ID_LENGTH]}, {_PARKED}"
 
     def is_orphan(self, machine: str) -> bool:
         """Whether the machine only keeps the unit running, and does not carry out that it is to go."""
         return machine in self.states and self.states[machine].orphan
+
+    def is_parked(self, machine: str) -> bool:
+        """Whether the machine is there, but its fleetd was stopped."""
+        record = self.view.machines.get(machine)
+        return record is not None and record.mode is MachineMode.PARKED
 
     def finish(self) -> UnitPlan | None:
         """The plan, or None where nothing changes. To be called when everything is tried on the trial."""
@@ -240,18 +257,30 @@ class Draft(msgspec.Struct, eq=False, gc=False):
         home = "" if is_global else self.home
         here = [machine for machine, order in self.placements.items() if order.stays] if is_global else []
         refusals = count_refusals(self.trial, self.name, here) if is_global or self.homeless else {}
+        if self.homeless and refusals:
+            self._wait_for_departing()
+        reason = self._conclude(home, here, refusals)
         return Decision(
             unit=self.name,
             generation=self.generation,
             machine=home,
             machines=len(here),
             since=self.before.since if self.before and self.before.machine == home else self.now_s,
-            reason=self._conclude(home, here, refusals),
+            reason=reason,
             refusals=refusals,
+            wait=self._wait,
             completed=self.completed,
             lost=self._decide_lost(home),
             revision=self.before.revision if self.before else 0,
         )
+
+    def _wait_for_departing(self) -> None:
+        """Nothing fits, but something that is on its way out makes room: say which, and where."""
+        found = find_departing(self.trial, self.name)
+        if found:
+            unit, machine = found
+            self._wait = Wait(WaitKind.STOP, unit, machine)
+            self._reason = f"waits for {unit} to stop on {machine[:SHORT_ID_LENGTH]}"
 
     def _decide_lost(self, home: str) -> float:
         """A machine that may be alive after all is waited for as before, until it is back."""
@@ -266,14 +295,26 @@ class Draft(msgspec.Struct, eq=False, gc=False):
         if self._reason:
             return self._reason
         if home:
-            return self.before.reason if self.before and self.before.machine == home else ""
+            return self._say_as_before(home, self.before) if self.before and self.before.machine == home else ""
         if here:
             return "on every machine that it fits on"
         return "no machine fits" if refusals else "there is no machine"
+
+    def _say_as_before(self, home: str, before: Decision) -> str:
+        """Of a unit that stays where it was: what was said of it, unless it waited for that machine, which is back."""
+        if home not in self.view.machines:
+            self._wait = before.wait
+        elif before.wait:
+            return f"machine {home[:SHORT_ID_LENGTH]} is back"
+        return before.reason
 
     def _say_what_remains(self) -> str:
         """What still holds a unit that is not wanted."""
         kept = [machine[:SHORT_ID_LENGTH] for machine in self.placements if self.is_orphan(machine)]
         if kept:
             return f"to be stopped on {', '.join(kept)}, {_KEPT}"
+        parked = next((machine for machine in self.placements if self.is_parked(machine)), "")
+        if parked:
+            self.wait_for_parked(parked)
+            return self._reason
         return f"being stopped on {', '.join(machine[:SHORT_ID_LENGTH] for machine in self.placements)}"

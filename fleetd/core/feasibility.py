@@ -36,7 +36,7 @@ def takes_work(question: Question) -> str:
 
 
 def _turns_away(mode: MachineMode) -> str:
-    return f"machine is {mode}"
+    return "machine is parked (its fleetd was stopped)" if mode is MachineMode.PARKED else f"machine is {mode}"
 
 
 def suits(question: Question) -> str:
@@ -103,6 +103,22 @@ def why_leave(question: Question) -> str:
         default="",
     )
     return first and f"conflicts with {first}"
+
+
+def find_departing(trial: Trial, name: str) -> tuple[str, str] | None:
+    """Of a unit that fits nowhere: (unit, machine) of what is on its way out there. Nothing else, but for others that
+    are so too, keeps this one from fitting there."""
+    requirements = trial.view.requirements(name)
+    sites = trial.view.sites
+    for machine in sites.list(sites.suiting_for_work(requirements)):
+        room = trial.room(machine)
+        question = Question(trial, name, requirements, machine)
+        if accepts(question) or has_peers(question) or not room.may_conflict(name, requirements):
+            continue
+        hindering = sorted(room.conflicting(name, requirements))
+        if hindering and not any(other in room.staying for other in hindering):
+            return hindering[0], machine
+    return None
 
 
 def count_refusals(trial: Trial, name: str, here: Iterable[str] = ()) -> dict[str, int]:

@@ -15,6 +15,7 @@ from fleetd.core.copies import release_copies, seek_homes, tend_copies
 from fleetd.core.draft import Draft, UnitPlan
 from fleetd.core.failover import Failover, Waits
 from fleetd.core.ordered import Names
+from fleetd.core.placement import Wait, WaitKind
 from fleetd.core.ranking import Ranking
 from fleetd.core.room import Room
 
@@ -76,7 +77,8 @@ def _place_homeless(ranking: Ranking, homeless: list[str], drafts: dict[str, Dra
     for group in _groups(view, homeless):
         late = "" if awaited.isdisjoint(group) else _latecomer(view, group, drafts)
         for name in group if late else ():
-            drafts[name].wait(f"waits for {late}, which {drafts[late].waits}")
+            wait = Wait(WaitKind.UNIT, late)
+            drafts[name].wait(wait, f"waits for {late}, which {drafts[late].waits}")
         for name in () if late else _place_group(ranking, group, drafts):
             placed[name] = len(placed) + 1
     return placed

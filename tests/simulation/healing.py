@@ -16,6 +16,7 @@ from tests.simulation.world import World
 HEALING_S = 300.0  # a stop that hangs takes 90 s, a step that failed is tried again after 60 s, a boot takes 15 s
 QUIET_S = 60.0
 _KEPT = re.compile(r"(?:.*; )?waits until it is stopped on (\w+), where it is only kept running .*")
+_FOR_STOP = re.compile(r"waits for (\S+) to stop on (\w+)")
 _FOR_ANOTHER = re.compile(r"waits for (\S+), which (.+)")
 QUIET_REQUESTS = frozenset({"keep_alive", "compact"})
 
@@ -167,6 +168,9 @@ def _judge_wait(world: World, name: str, reason: str) -> str:
         name, reason = followed.groups()
         if name not in truth.units or not (name in truth.decisions and truth.decisions[name].reason.endswith(reason)):
             return f"it waits for {name}, which does not say that it {reason}"
+    if stopping := _FOR_STOP.fullmatch(reason):
+        stays_on = [id_ for id_ in truth.machines if id_.startswith(stopping[2]) and _is_orphan(world, id_, stopping[1])]
+        return "" if stays_on else f"{name} waits for {stopping[1]}, which nobody keeps from stopping"
     kept = _KEPT.fullmatch(reason)
     machine = next((id_ for id_ in truth.machines if kept and id_.startswith(kept[1])), "")
     order = truth.placements.get((machine, name))

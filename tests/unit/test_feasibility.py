@@ -94,9 +94,11 @@ def test_a_machine_is_known_by_its_full_and_its_short_id_but_by_no_other_prefix(
         assert why_not(ask(world, "new.service", LONG_ID)) == reason
 
 
-@pytest.mark.parametrize("mode", [MachineMode.LEAVING, MachineMode.PARKED])
-def test_a_machine_that_leaves_or_is_parked_takes_nothing_new(mode):
-    assert why_not(ask(world_with("", mode=mode), "new.service")) == f"machine is {mode}"
+@pytest.mark.parametrize(
+    ("mode", "why"), [(MachineMode.LEAVING, "leaving"), (MachineMode.PARKED, "parked (its fleetd was stopped)")]
+)
+def test_a_machine_that_leaves_or_is_parked_takes_nothing_new(mode, why):
+    assert why_not(ask(world_with("", mode=mode), "new.service")) == f"machine is {why}"
 
 
 def test_what_people_set_is_laid_over_the_configured_metadata_and_an_empty_value_hides_it():
@@ -266,9 +268,9 @@ def test_refusals_are_counted_the_commonest_first_then_by_name_and_those_where_t
         "metadata role=web missing": 3,
         "conflicts with resident.service": 1,
         "machine is leaving": 1,
-        "machine is parked": 1,
+        "machine is parked (its fleetd was stopped)": 1,
     }
     assert list(count_refusals(Trial(world.view), "new.service").items()) == list(expected.items())
-    del expected["machine is parked"]
+    del expected["machine is parked (its fleetd was stopped)"]
     expected["metadata role=web missing"] = 2
     assert count_refusals(Trial(world.view), "new.service", ["m1", "m5", "gone"]) == expected

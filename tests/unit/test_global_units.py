@@ -57,7 +57,7 @@ def test_a_global_unit_leaves_a_machine_that_leaves_and_stays_on_one_that_is_par
     world.machine("m4", mode=MachineMode.PARKED)
     world.settle()
     assert world.homes() == {G: "m2 m3"}
-    assert world.refusals(G) == {"machine is leaving": 1, "machine is parked": 1}
+    assert world.refusals(G) == {"machine is leaving": 1, "machine is parked (its fleetd was stopped)": 1}
 
 
 def test_a_global_unit_that_conflicts_with_what_is_placed_skips_that_machine():
