@@ -2,7 +2,9 @@
 
 Its revision alone does not tell: a machine that was cut off or off meanwhile comes back to a store that may have been
 written to more often than the one it knew. So the first that does see the revision fall, agent or leader, names the
-history that begins. What a restore means for the units here is core/reconcile.py's matter.
+history that begins. A name goes on from that of the history before, entry by entry, so that one that is older than the
+name that is known tells that the store was set back to before that. What a restore means for the units here is
+core/reconcile.py's matter.
 """
 
 import asyncio
@@ -12,11 +14,23 @@ from fleetd.registry import Registry
 from fleetd.store.protocol import Conflict, Put, Unavailable, Unchanged
 
 RETRY_S = 1.0
+MOST_ENTRIES = 20
 
 
 def is_same_cluster(one: str, other: str) -> bool:
     """Whether these name histories of one cluster."""
     return one.partition("/")[0] == other.partition("/")[0]
+
+
+def _entries(name: str) -> list[str]:
+    """What the name of a history is made of, a restore each."""
+    return [entry for entry in name.partition("/")[2].split(";") if entry]
+
+
+def _is_older(name: str, known: str) -> bool:
+    """Whether this names a history that went before the known one, of the same cluster."""
+    before, entries = _entries(known), _entries(name)
+    return is_same_cluster(name, known) and name != known and (not entries or entries[-1] in before)
 
 
 class History:
@@ -32,10 +46,12 @@ class History:
     async def read(self, highest: int, revision: int) -> str:
         """Its name, after the store was read at this revision and had been at `highest` before. Raises Unavailable."""
         name, written_at = await self._read()
-        if revision < highest and name == self._known:  # else somebody has named it, or it is another cluster
-            value = f"{self._machine_id}-{highest}-{revision}".encode()
+        # Any other name was given by somebody who saw it before, or is another cluster's.
+        if (revision < highest and name == self._known) or _is_older(name, self._known):
+            own = f"{self._machine_id}-{highest}-{revision}-{len(_entries(self._known))}"
+            value = ";".join([*_entries(name), own][-MOST_ENTRIES:])
             with suppress(Conflict):
-                await self._store.transact([Unchanged(self.key, written_at)], [Put(self.key, value)])
+                await self._store.transact([Unchanged(self.key, written_at)], [Put(self.key, value.encode())])
             name, _ = await self._read()
         self._known = name
         return name

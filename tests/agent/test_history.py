@@ -4,6 +4,7 @@ from fleetd.core.unit import UnitState
 from fleetd.history import History, is_same_cluster
 from fleetd.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline
+from fleetd.store.protocol import Delete, Put
 from tests.agent.machine import DAEMON, MachineUnderTest
 
 
@@ -23,6 +24,29 @@ async def test_the_first_that_sees_the_revision_fall_names_the_history_and_the_o
     again = await restored(registry, "m3", named)
     assert again not in (before, named)
     assert is_same_cluster(before, again)
+
+
+async def test_a_store_that_is_set_back_to_before_another_restore_is_named_anew_and_once() -> None:
+    store = EmbeddedStore(":memory:", offload=inline, cluster_id="one")
+    registry = Registry(store)
+    named = await restored(registry, "m1", await store.cluster_id())
+    known = await restored(registry, "m1", named)
+    for restored_to in ([], [Put(registry.key("history"), named.partition("/")[2].encode())]):
+        await store.transact([], restored_to or [Delete(registry.key("history"))])
+        revision = await store.revision()
+        again = await restored(registry, "m1", known)
+        assert again not in (named, known)
+        assert await restored(registry, "m2", known) == again
+        assert await History(registry, "m3", known).read(revision, revision) == again
+
+
+async def test_a_name_does_not_grow_without_end() -> None:
+    registry = Registry(EmbeddedStore(":memory:", offload=inline, cluster_id="one"))
+    name = "one"
+    for _ in range(50):
+        before, name = name, await restored(registry, "m1", name)
+        assert name != before
+    assert len(name) < 1000
 
 
 async def test_of_two_that_see_it_at_once_one_names_it() -> None:

@@ -169,7 +169,8 @@ def _judge_wait(world: World, name: str, reason: str) -> str:
         if name not in truth.units or not (name in truth.decisions and truth.decisions[name].reason.endswith(reason)):
             return f"it waits for {name}, which does not say that it {reason}"
     if stopping := _FOR_STOP.fullmatch(reason):
-        stays_on = [id_ for id_ in truth.machines if id_.startswith(stopping[2]) and _is_orphan(world, id_, stopping[1])]
+        there = [id_ for id_ in truth.machines if id_.startswith(stopping[2])]
+        stays_on = [id_ for id_ in there if _is_orphan(world, id_, stopping[1])]
         return "" if stays_on else f"{name} waits for {stopping[1]}, which nobody keeps from stopping"
     kept = _KEPT.fullmatch(reason)
     machine = next((id_ for id_ in truth.machines if kept and id_.startswith(kept[1])), "")
