@@ -95,6 +95,7 @@ class Leadership:
         self.since_s = office.unix_now()
         self.view = ClusterView()
         self.fall: tuple[int, int] | None = None  # from which revision to which the store was seen to fall
+        self.trouble = ""  # why the cluster cannot be read, for a person
         self.revision = 0  # the view shows the store as of this revision (0: it shows nothing yet)
         self._highest = 0  # the highest revision that the store is known to have had
         self._known_before = 0  # the same, when everything began to be read
@@ -117,7 +118,7 @@ class Leadership:
         """Set what is asked of the leader's metrics now."""
         arrived = sum(len(entry.events) if isinstance(entry, Changes) else 1 for entry in self._inbox)
         unplanned = len(self.view.units if self._changed is None else self._changed)
-        metrics.show_leading(self.since_s, arrived + unplanned, take_census(self.view))
+        metrics.show_leading(self.since_s, arrived + unplanned, take_census(self.view), is_blind=bool(self.trouble))
 
     async def lead(self) -> None:
         """Lead until deposed."""
@@ -198,18 +199,21 @@ class Leadership:
 
     async def _load(self) -> None:
         """Read everything, then watch it; what arrives is put into the inbox."""
-        reason = ""
         while True:
             self._known_before = self._know(0)
             try:
                 snapshot = await self.store.range(self.registry.prefix)
                 break
             except Unavailable as error:
-                if reason != str(error):
-                    reason = str(error)
-                    log.warning("cannot read the cluster, so that nothing is decided yet; tries on: %s", reason)
+                trouble = f"this machine leads, but cannot read the cluster: {error}"
+                if trouble != self.trouble:
+                    self.trouble = trouble
+                    log.warning("cannot read the cluster, so that nothing is decided yet; tries on: %s", error)
                 await asyncio.sleep(RETRY_S)
         revision = snapshot.revision
+        if self.trouble:
+            log.warning("has read the cluster after all")
+            self.trouble = ""
         self._arrive(snapshot)
         del snapshot  # it may be hundreds of megabytes, and the watch lasts
         try:

@@ -52,6 +52,7 @@ def _histogram(name: str, help_: str, *labels: str) -> Histogram:
 
 LEADS = _gauge("fleet_engine_leader", "1 on the machine that leads the cluster, 0 on the others")
 LEADER_START = _gauge("fleet_engine_leader_start_time", "Unix time at which this machine took the lead; 0: it does not")
+BLIND = _gauge("fleet_engine_blind", "1 while this machine leads and cannot read the cluster")
 QUEUE_LENGTH = _gauge("fleet_engine_queue_length", "Changes that no plan was made for yet")
 PASSES = _counter("fleet_engine_reconcile_count_total", "Passes: look, plan, write")
 PASS_S = _histogram("fleet_engine_reconcile_duration_second", "Seconds a pass took, writing included")
@@ -135,10 +136,11 @@ def count_outcome(outcome: Outcome, *, written: bool) -> None:
             REFUSED.labels(type_).inc(number)
 
 
-def show_leading(since_s: float, queue_length: int, census: Census) -> None:
+def show_leading(since_s: float, queue_length: int, census: Census, *, is_blind: bool) -> None:
     """This machine leads, since that Unix time: set what the leader alone knows."""
     LEADS.set(1)
     LEADER_START.set(since_s)
+    BLIND.set(is_blind)
     QUEUE_LENGTH.set(queue_length)
     for gauge, counts in ((UNITS, census.units), (COPIES, census.copies), (MACHINES, census.machines)):
         gauge.clear()
@@ -148,7 +150,7 @@ def show_leading(since_s: float, queue_length: int, census: Census) -> None:
 
 def show_following() -> None:
     """This machine does not lead: what the leader alone knows is not known here."""
-    for gauge in (LEADS, LEADER_START, QUEUE_LENGTH):
+    for gauge in (LEADS, LEADER_START, BLIND, QUEUE_LENGTH):
         gauge.set(0)
     for gauge in (UNITS, COPIES, MACHINES):
         gauge.clear()

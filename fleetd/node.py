@@ -122,6 +122,7 @@ class Node:
             token_limit=config.token_limit,
             shadows=systemd.shadows,
             not_ready=self._not_ready,
+            trouble=lambda: self.engine.leadership.trouble if self.engine.leadership else "",
             leave=self._report_leaving,
             metrics=self._render_metrics,
             allowed_usage=Usage(config.max_units, config.max_units_bytes),

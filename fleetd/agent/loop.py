@@ -382,7 +382,7 @@ class Agent:
         except UnitFileError:
             options = ()
         refusal = refuse_names(name, options, self._systemd.shadows)
-        path = self._systemd.shadows(name) if refusal else ""
+        path = self._systemd.shadows(name) if refusal and "." in name else ""
         return refusal, f"has its own {path}" if path else NO_SUCH_UNIT if refusal else ""
 
     def _note_never_ran(self, status: UnitStatus) -> None:

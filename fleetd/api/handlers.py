@@ -63,9 +63,10 @@ class Api:
     """The API of one daemon.
 
     `shadows(name)` says which unit of the machine's own a name would hide ('': none). `not_ready()` says why nothing
-    can be answered yet ('': all is well). `leave()` makes this machine leave the cluster, or goes on with it, and says
-    how far it is. `metrics()` renders the counters. `allowed_hosts` are names, in lower case, that clients over TCP may
-    know this API by. `allowed_usage` bounds what the cluster may hold; `now` is a clock in seconds.
+    can be answered yet ('': all is well), `trouble()` why /health is not well although all else is answered. `leave()`
+    makes this machine leave the cluster, or goes on with it, and says how far it is. `metrics()` renders the counters.
+    `allowed_hosts` are names, in lower case, that clients over TCP may know this API by. `allowed_usage` bounds
+    what the cluster may hold; `now` is a clock in seconds.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Api:
         token_limit: int = 100,
         shadows: Callable[[str], str] = lambda name: "",
         not_ready: Callable[[], str] = lambda: "",
+        trouble: Callable[[], str] = lambda: "",
         leave: Leave | None = None,
         metrics: Callable[[], bytes] | None = None,
         allowed_hosts: Collection[str] = (),
@@ -83,6 +85,7 @@ class Api:
     ) -> None:
         self._registry = registry
         self._not_ready = not_ready
+        self._trouble = trouble
         self._leave = leave
         self._metrics = metrics
         self._allowed_hosts = allowed_hosts
@@ -178,8 +181,11 @@ class Api:
         return self._discovery
 
     async def _get_health(self, _: Request, __: str) -> Response:
-        """That this daemon is ready was seen before; that the store answers it is seen here."""
+        """That this daemon is ready was seen before; that the store answers it, and all that a leader asks, is seen
+        here."""
         await self._registry.store.revision()
+        if trouble := self._trouble():
+            raise ApiError(503, f"{NO_STORE}: {trouble}")
         return render_json({})
 
     async def _get_metrics(self, _: Request, __: str) -> Response:

@@ -163,6 +163,14 @@ async def test_health_is_well_while_the_store_answers(fleet: Any) -> None:
     assert (response.status, response.body) == (200, b"{}")
 
 
+async def test_health_is_not_well_on_a_leader_that_cannot_read_the_cluster(fleet: Any) -> None:
+    fleet.reconfigure(trouble=lambda: "this machine leads, but cannot read the cluster: it does not answer")
+    status, message = await fleet.refused("GET /health")
+    assert status == 503
+    assert message.endswith("this machine leads, but cannot read the cluster: it does not answer")
+    assert (await fleet.ask("GET /fleet/v1/units")).status == 200
+
+
 async def test_a_record_that_is_none_is_named_with_what_to_do(fleet: Any) -> None:
     await fleet.registry.store.transact(
         [], [Put("/fleet/units/a.service", b"junk"), Put("/fleet/settings/m1", b"junk")]

@@ -26,11 +26,14 @@ class DeafStore(EmbeddedStore):
 
     overtaking: Put | None = None
     is_deaf = False
+    is_too_large = False  # to be read as a whole
     is_about_to_be_restored = False
     whole_reads = 0
 
     async def range(self, prefix: str, *, after: str = "", limit: int = 0) -> Snapshot:
         self.whole_reads += prefix == DEFAULT_PREFIX
+        if self.is_too_large and prefix == DEFAULT_PREFIX:
+            raise Unavailable("the store does not answer")
         return await super().range(prefix, after=after, limit=limit)
 
     async def transact(self, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> int:

@@ -3,11 +3,14 @@
 import asyncio
 from collections import Counter
 
+import pytest
+
 from fleetd.core.machine import Machine
 from fleetd.core.quota import Usage
 from fleetd.core.unit import TargetState, Unit
 from fleetd.leadership import SMALL_PLAN
 from fleetd.store.protocol import Delete
+from tests.metrics import exported
 from tests.unit.leading_node import MACHINE, Node
 from tests.virtual_time import run_virtually
 
@@ -121,3 +124,33 @@ def test_the_leader_writes_down_how_much_the_cluster_holds_when_that_changes_and
         await node.stop()
 
     run_virtually(scenario())
+
+
+def test_a_leader_that_cannot_read_the_cluster_says_so_once_and_that_it_can_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scenario() -> None:
+        node = Node()
+        node.store.is_too_large = True
+        await node.start()
+        await asyncio.sleep(20.0)
+        assert node.engine.leadership is not None
+        why = "this machine leads, but cannot read the cluster: the store does not answer"
+        assert node.engine.leadership.trouble == why
+        node.engine.leadership.show_metrics()
+        assert exported()[("fleet_engine_blind", ())] == 1
+        node.store.is_too_large = False
+        await asyncio.sleep(2.0)
+        assert node.engine.leadership.trouble == ""
+        node.engine.leadership.show_metrics()
+        assert exported()[("fleet_engine_blind", ())] == 0
+        await node.add("web.service")
+        assert (await _homes(node))[MACHINE] == 1
+        await node.stop()
+
+    run_virtually(scenario())
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said == [
+        "cannot read the cluster, so that nothing is decided yet; tries on: the store does not answer",
+        "has read the cluster after all",
+    ]
