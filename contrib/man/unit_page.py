@@ -40,7 +40,8 @@ X_FLEET = (
         "Conflicts",
         "GLOB",
         "Never on a machine with a unit whose name this matches, in either direction. May be repeated, and hold "
-        "several globs parted by blanks; 128 at most, as of `MachineOf` and `Replaces`.",
+        "several globs parted by blanks; 128 at most, as of `MachineOf` and `Replaces`; "
+        "8 of them may begin with `*`, `?` or `[`, so that any name might match.",
         ("X-Conflicts",),
     ),
     XFleetOption(

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from fleetd.core.machine import Machine, MachineMode, MachineSettings, effective_metadata
-from fleetd.core.names import matches_glob, parse_name, template_of
+from fleetd.core.names import parse_name, template_of
 from fleetd.core.ordered import Names, Ordered
 from fleetd.core.placement import Decision, Placement
 from fleetd.core.quota import Usage, size_of_text
@@ -277,10 +277,7 @@ class ClusterView:
             other: None
             for other in self._refused
             if other in self.units
-            and (
-                any(matches_glob(pattern, other) for pattern in requirements.conflicts)
-                or any(matches_glob(pattern, name) for pattern in self.requirements(other).conflicts)
-            )
+            and (requirements.conflicts.match(other) or self.requirements(other).conflicts.match(name))
         }
 
     def _set_state(self, name: str, machine: str, state: UnitState | None) -> Names:

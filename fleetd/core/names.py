@@ -126,6 +126,7 @@ def expand_specifiers(value: str, name: UnitName) -> str:
     return value
 
 
+_SPECIAL = re.compile(r"[*?\[\\]")
 _GLOB_TOKEN = re.compile(
     r"""
     (?P<star> \*+ )
@@ -145,15 +146,20 @@ def matches_glob(pattern: str, name: str) -> bool:
     return compiled is not None and compiled.fullmatch(name) is not None
 
 
-@lru_cache(maxsize=16384)
 def literal_prefix(pattern: str) -> str:
     """What every name that the pattern matches begins with: to sort out most names without matching."""
-    return re.split(r"[*?\[\\]", pattern, maxsplit=1)[0]
+    return _SPECIAL.split(pattern, maxsplit=1)[0]
 
 
-@lru_cache(maxsize=16384)
+@lru_cache(maxsize=1024)
 def compile_glob(pattern: str) -> re.Pattern[str] | None:
-    """The pattern as a regular expression for fullmatch, None where it is malformed, or longer than any name.
+    """The pattern as a regular expression for fullmatch, None where it is malformed, or longer than any name."""
+    expression = glob_expression(pattern)
+    return None if expression is None else re.compile(expression, re.DOTALL)
+
+
+def glob_expression(pattern: str) -> str | None:
+    """The text of that regular expression, which is without groups that are counted; DOTALL.
 
     Every star but the last is atomic, shortest match first: time stays proportional to pattern times name, so nobody
     can hold up the leader with a pattern of many stars.
@@ -174,7 +180,7 @@ def compile_glob(pattern: str) -> re.Pattern[str] | None:
             chunks[-1] += _glob_character(token)
     first, *middle, last = ["", *chunks] if len(chunks) == 1 else chunks
     starred = "[^/]*" if len(chunks) > 1 else ""
-    return re.compile(first + "".join(f"(?>[^/]*?{chunk})" for chunk in middle) + starred + last, re.DOTALL)
+    return first + "".join(f"(?>[^/]*?{chunk})" for chunk in middle) + starred + last
 
 
 def _glob_character(token: re.Match[str]) -> str:

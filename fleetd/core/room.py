@@ -5,10 +5,14 @@ itself is and offers (sites.py).
 """
 
 from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
-from fleetd.core.names import literal_prefix, matches_glob, template_of
+from fleetd.core.globs import Globs
+from fleetd.core.names import template_of
 from fleetd.core.ordered import Names
 from fleetd.core.unit import Requirements
+
+K = TypeVar("K")
 
 
 class Room:
@@ -19,8 +23,8 @@ class Room:
     def __init__(self) -> None:
         self.units: dict[str, Requirements] = {}  # all that may run here, also what is on its way out; as ordered
         self.staying: Names = {}  # those that are not withdrawn
-        self.conflicts: dict[str, Names] = {}  # pattern → the units that bear it
-        self.replaces: dict[str, Names] = {}
+        self.conflicts: dict[Globs, Names] = {}  # patterns → the units that bear them
+        self.replaces: dict[Globs, Names] = {}
         self.templates: dict[str, int] = {}
         self._families: dict[str, Names] = {}  # what precedes the first "@" → the units of which that is so
         self._prefixes: tuple[str, ...] | None = ()  # how what the patterns in `conflicts` match begins; None: find out
@@ -29,8 +33,8 @@ class Room:
         """A room of its own with the same content."""
         twin = Room()
         twin.units, twin.staying, twin.templates = dict(self.units), dict(self.staying), dict(self.templates)
-        twin.conflicts = {pattern: dict(owners) for pattern, owners in self.conflicts.items()}
-        twin.replaces = {pattern: dict(owners) for pattern, owners in self.replaces.items()}
+        twin.conflicts = {globs: dict(owners) for globs, owners in self.conflicts.items()}
+        twin.replaces = {globs: dict(owners) for globs, owners in self.replaces.items()}
         twin._families = {family: dict(members) for family, members in self._families.items()}
         twin._prefixes = self._prefixes
         return twin
@@ -41,11 +45,11 @@ class Room:
         family, at, _ = name.partition("@")
         if at:
             self._families.setdefault(family, {})[name] = None
-        for pattern in requirements.conflicts:
-            self.conflicts.setdefault(pattern, {})[name] = None
+        if requirements.conflicts:
+            self.conflicts.setdefault(requirements.conflicts, {})[name] = None
             self._prefixes = None
-        for pattern in requirements.replaces:
-            self.replaces.setdefault(pattern, {})[name] = None
+        if requirements.replaces:
+            self.replaces.setdefault(requirements.replaces, {})[name] = None
         if staying:
             self.staying[name] = None
             template = template_of(name)
@@ -62,9 +66,9 @@ class Room:
         family, at, _ = name.partition("@")
         if at:
             _drop(self._families, family, name)
-        for index, patterns in ((self.conflicts, requirements.conflicts), (self.replaces, requirements.replaces)):
-            for pattern in dict.fromkeys(patterns):
-                _drop(index, pattern, name)
+        for index, globs in ((self.conflicts, requirements.conflicts), (self.replaces, requirements.replaces)):
+            if globs:
+                _drop(index, globs, name)
         if name in self.staying:
             del self.staying[name]
             template = template_of(name)
@@ -79,19 +83,16 @@ class Room:
 
     def conflicting(self, name: str, requirements: Requirements) -> Iterator[str]:
         """The units here that this one may not share a machine with, by its patterns or by theirs."""
-        for pattern in requirements.conflicts:
-            for other in self._beginning_as(pattern):
-                if other != name and matches_glob(pattern, other):
-                    yield other
+        mine = requirements.conflicts
+        for prefix in mine.prefixes:
+            yield from (other for other in self._beginning_as(prefix) if other != name and mine.match(other))
         if self._may_be_minded(name):
-            for pattern, owners in self.conflicts.items():
-                if name.startswith(literal_prefix(pattern)) and matches_glob(pattern, name):
+            for theirs, owners in self.conflicts.items():
+                if theirs.match(name):
                     yield from (owner for owner in owners if owner != name)
 
-    def _beginning_as(self, pattern: str) -> Iterable[str]:
-        """The units here that may match the pattern, by how it begins: to the instances of a template there is a short
-        way."""
-        prefix = literal_prefix(pattern)
+    def _beginning_as(self, prefix: str) -> Iterable[str]:
+        """The units here that begin so, perhaps others: to the instances of a template there is a short way."""
         family, at, _ = prefix.partition("@")
         if at:
             return self._families.get(family, ())
@@ -100,16 +101,15 @@ class Room:
     def _may_be_minded(self, name: str) -> bool:
         """Whether a pattern of a unit here may match the name, by how it begins."""
         if self._prefixes is None:
-            self._prefixes = tuple(map(literal_prefix, self.conflicts))
+            self._prefixes = tuple({prefix: None for globs in self.conflicts for prefix in globs.prefixes})
         return name.startswith(self._prefixes)
 
     def replacing(self, name: str, requirements: Requirements) -> Iterator[str]:
         """The units staying here that push this one away; two that replace each other leave each other alone."""
-        for pattern, owners in self.replaces.items():
-            if matches_glob(pattern, name):
+        for globs, owners in self.replaces.items():
+            if globs.match(name):
                 for owner in owners:
-                    mutual = any(matches_glob(own, owner) for own in requirements.replaces)
-                    if owner != name and owner in self.staying and not mutual:
+                    if owner != name and owner in self.staying and not requirements.replaces.match(owner):
                         yield owner
 
     def is_picky(self) -> bool:
@@ -117,7 +117,7 @@ class Room:
         return bool(self.conflicts or self.replaces)
 
 
-def _drop(index: dict[str, Names], key: str, name: str) -> None:
+def _drop(index: dict[K, Names], key: K, name: str) -> None:
     """Take the name from the names under the key, which goes with the last of them."""
     del index[key][name]
     if not index[key]:

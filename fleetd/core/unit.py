@@ -12,7 +12,8 @@ from typing import TypeVar
 import msgspec
 
 from fleetd.core.decoding import Count
-from fleetd.core.names import UnitName, expand_specifiers, matches_glob
+from fleetd.core.globs import Globs, share_globs
+from fleetd.core.names import UnitName, expand_specifiers, literal_prefix, matches_glob
 from fleetd.core.timespan import parse_time_span
 from fleetd.core.unitfile import WHITESPACE, Option, join_continued
 
@@ -34,6 +35,7 @@ KNOWN_OPTIONS = frozenset(
 
 # How many values each of the lists may have: all of one are compared with all of another, and by the leader again.
 MAX_VALUES = 128
+MAX_OPEN_PATTERNS = 8  # that any name may match by how it begins: each is held against every name there is
 
 # What excludes what, in the order it is looked at; "Peers" is the original's word for MachineOf.
 _EXCLUSIVE = (
@@ -124,8 +126,8 @@ class Requirements(msgspec.Struct, frozen=True, gc=False):
     machine_id: str | None = None
     machine_of: tuple[str, ...] = ()
     metadata: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    conflicts: tuple[str, ...] = ()
-    replaces: tuple[str, ...] = ()
+    conflicts: Globs = Globs()
+    replaces: Globs = Globs()
     is_global: bool = False
     failover_delay_s: float | None = None
     rerun_after_failover: bool | None = None
@@ -189,8 +191,8 @@ def _requirements(values: dict[str, list[str]]) -> Requirements:
         machine_id=machine_ids[0] if machine_ids else None,
         machine_of=tuple(merged(_MACHINE_OF)),
         metadata=_group_metadata(merged(_METADATA)),
-        conflicts=words(_CONFLICTS),
-        replaces=words(_REPLACES),
+        conflicts=share_globs(words(_CONFLICTS)),
+        replaces=share_globs(words(_REPLACES)),
         is_global=bool(switches) and switches[-1].lower() in _TRUE,
         failover_delay_s=_last(merged(_FAILOVER_DELAY), _parse_delay),
         rerun_after_failover=_last(merged(_RERUN), _parse_switch),
@@ -240,6 +242,13 @@ def validate_requirements(options: Iterable[Option]) -> None:
     for kind, items in (("MachineOf", asked.machine_of), ("Conflicts", asked.conflicts), ("Replaces", asked.replaces)):
         if len(items) > MAX_VALUES:
             raise InvalidRequirements(f"{kind} has {len(items)} values, and at most {MAX_VALUES} are allowed")
+    for kind, patterns in (("Conflicts", asked.conflicts), ("Replaces", asked.replaces)):
+        open_ended = [pattern for pattern in dict.fromkeys(patterns) if not literal_prefix(pattern)]
+        if len(open_ended) > MAX_OPEN_PATTERNS:
+            raise InvalidRequirements(
+                f"{kind} has {len(open_ended)} patterns that begin with none of a name's own characters, such as "
+                f'"{open_ended[0]}", and at most {MAX_OPEN_PATTERNS} are allowed'
+            )
     for kind, patterns in (("conflict", asked.conflicts), ("replace", asked.replaces)):
         for peer in asked.machine_of:
             for pattern in patterns:

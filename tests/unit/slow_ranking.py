@@ -32,7 +32,7 @@ def why_not(trial: Trial, name: str, machine: str, company: list[str]) -> str:
     view, room, wanted = trial.view, trial.room(machine), trial.view.requirements(name)
     record = view.machines[machine]
     if record.mode is not MachineMode.READY:
-        return f"machine is {record.mode}"
+        return "machine is parked (its fleetd was stopped)" if record.mode == "parked" else f"machine is {record.mode}"
     if wanted.machine_id not in (None, record.id, record.short_id):
         return f"not machine {wanted.machine_id or '(empty MachineID)'}"
     for key, values in wanted.metadata:

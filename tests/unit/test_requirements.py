@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from fleetd.core.names import parse_name
 from fleetd.core.unit import (
+    MAX_OPEN_PATTERNS,
     MAX_VALUES,
     InvalidRequirements,
     Requirements,
@@ -261,3 +262,13 @@ def test_every_metadata_item_is_one_alternative_of_its_key(pairs):
 )
 def test_a_unit_runs_unless_systemd_says_it_is_inactive_or_failed(active, runs):
     assert UnitState(active=active).runs == runs
+
+
+@pytest.mark.parametrize("kind", ["Conflicts", "Replaces"])
+def test_patterns_that_any_name_may_match_by_how_it_begins_are_few(kind):
+    few = "\n".join(f"{kind}=*{number}*" for number in range(MAX_OPEN_PATTERNS))
+    validate_requirements(fleet_options(f"{few}\n{kind}=web@*.service db.service"))
+    validate_requirements(fleet_options(f"{few}\n{few}"))
+    complaint = rf'{kind} has 9 patterns that begin with .*, such as "\*0\*", and at most 8'
+    with pytest.raises(InvalidRequirements, match=complaint):
+        validate_requirements(fleet_options(f"{few}\n{kind}=?x"))

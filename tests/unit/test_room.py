@@ -3,6 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fleetd.core.globs import Globs
 from fleetd.core.names import literal_prefix, matches_glob
 from fleetd.core.room import Room
 from fleetd.core.unit import Requirements
@@ -25,7 +26,7 @@ PATTERNS = st.sampled_from(
         "",
     ]
 )
-WISHES = st.builds(Requirements, conflicts=st.lists(PATTERNS, max_size=3, unique=True).map(tuple))
+WISHES = st.builds(Requirements, conflicts=st.lists(PATTERNS, max_size=3, unique=True).map(Globs))
 STEPS = st.lists(st.tuples(NAMES, st.none() | WISHES), max_size=12)  # None: it goes
 
 

@@ -1,0 +1,23 @@
+"""The patterns of one unit, held against a name all at once: as each by itself."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fleetd.core.globs import Globs, share_globs
+from fleetd.core.names import literal_prefix, matches_glob
+
+PATTERN = st.text("ab*?[]\\@.-^|()", max_size=8)
+NAME = st.text("ab@.|", min_size=1, max_size=8)
+
+
+@given(st.lists(PATTERN, max_size=5), NAME)
+def test_a_name_matches_if_any_of_the_patterns_does(patterns: list[str], name: str) -> None:
+    globs = Globs(patterns)
+    assert globs.match(name) == any(matches_glob(pattern, name) for pattern in patterns)
+    assert globs.match(name) <= name.startswith(globs.prefixes)
+    assert set(globs.prefixes) == set(map(literal_prefix, patterns))
+
+
+def test_they_read_as_the_patterns_and_are_one_for_all_that_have_the_same() -> None:
+    assert Globs(["web@*", "db"]) == ("web@*", "db")
+    assert share_globs(("web@*",)) is share_globs(("web@*",))
