@@ -23,7 +23,7 @@ from fleetd.core.failover import Failover, Loss
 from fleetd.core.ordered import Names
 from fleetd.core.placement import Decision
 from fleetd.core.presence import Absence, BeatHistory, judge, note_absences
-from fleetd.core.schedule import Plan, plan_cluster
+from fleetd.core.schedule import Plan, plan_in_slices
 from fleetd.pace import Pace
 from fleetd.registry import MalformedRecord, Registry, Step, cut_into_transactions, decode, drain
 from fleetd.store.protocol import (
@@ -79,6 +79,10 @@ class Office(msgspec.Struct, frozen=True):
     offload: Offload
 
 
+class GivenUp(Exception):
+    """A plan was given up, for the term is over."""
+
+
 class Deposed(Exception):
     """This engine leads no longer: its key is gone, or the store is not what it was."""
 
@@ -95,6 +99,7 @@ class Leadership:
         self.since_s = office.unix_now()
         self.view = ClusterView()
         self.fall: tuple[int, int] | None = None  # from which revision to which the store was seen to fall
+        self._is_over = False
         self.trouble = ""  # why the cluster cannot be read, for a person
         self.revision = 0  # the view shows the store as of this revision (0: it shows nothing yet)
         self._highest = 0  # the highest revision that the store is known to have had
@@ -127,6 +132,7 @@ class Leadership:
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            self._is_over = True
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -362,8 +368,13 @@ class Leadership:
         view, unix_now = self.view, office.unix_now()
 
         def decide() -> Decided:
-            plan = plan_cluster(view, changed, now_s=unix_now, overdue=overdue, failover=failover)
-            return plan, count_outcome(view, plan.units)
+            slices = plan_in_slices(view, changed, now_s=unix_now, overdue=overdue, failover=failover)
+            while not self._is_over:  # it may be made in a thread, which nothing else would end
+                try:
+                    next(slices)
+                except StopIteration as end:
+                    return end.value, count_outcome(view, end.value.units)
+            raise GivenUp
 
         is_small = changed is not None and len(changed) <= SMALL_PLAN
         plan, outcome = decide() if is_small else await office.offload(decide)

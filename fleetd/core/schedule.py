@@ -6,7 +6,7 @@ nowhere. Pure: the same view gives the same plan, everywhere and every time; doi
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -42,7 +42,27 @@ def plan_cluster(
     overdue: frozenset[tuple[str, str]] = frozenset(),
     failover: Failover | None = None,
 ) -> Plan:
+    """The whole of what plan_in_slices makes, at once."""
+    slices = plan_in_slices(view, changed, now_s=now_s, overdue=overdue, failover=failover)
+    while True:
+        try:
+            next(slices)
+        except StopIteration as end:
+            plan: Plan = end.value
+            return plan
+
+
+def plan_in_slices(
+    view: ClusterView,
+    changed: Iterable[str] | None = None,
+    *,
+    now_s: float = 0.0,
+    overdue: frozenset[tuple[str, str]] = frozenset(),
+    failover: Failover | None = None,
+) -> Generator[None, None, Plan]:
     """What has to change for the units that are concerned (see ClusterView.apply; None: for all that are known).
+
+    Pauses after each unit or so, for a plan can take long: whoever asked may give it up there.
 
     `now_s` is Unix time, for people to read. `overdue` are the (machine, unit) of retiring copies whose time is up.
     `failover` says what follows when machines are lost (None: their units go elsewhere at once).
@@ -57,19 +77,26 @@ def plan_cluster(
         release_copies(draft, waits)
     for draft in standing:
         tend_copies(draft, waits)
+        yield
     for name in _peers_first(view, [name for name in names if name in view.units]):
         seek_homes(drafts[name], overdue)  # those who follow others find them where they will be
+        yield
     homeless = [name for name, draft in drafts.items() if draft.homeless]
-    placed = _place_homeless(Ranking(trial), homeless, drafts) if homeless else {}
+    placed = (yield from _place_homeless(Ranking(trial), homeless, drafts)) if homeless else {}
     # By machine, so that each gets its orders in as few transactions as may be. What a unit needs, or hinders, is on
     # the same machine, where the turns in which they were placed still hold.
     ordered = sorted(drafts.values(), key=lambda draft: (*draft.turn(), placed.get(draft.name, 0)))
-    plans = [plan for draft in ordered if (plan := draft.finish()) is not None]
+    plans: list[UnitPlan] = []
+    for draft in ordered:
+        plans += [plan] if (plan := draft.finish()) is not None else []
+        yield
     ends = tuple((draft.name, draft.waits_until_s) for draft in drafts.values() if math.isfinite(draft.waits_until_s))
     return Plan(tuple(plans), tuple(view.unsynced()), tuple(view.forgotten()), ends)
 
 
-def _place_homeless(ranking: Ranking, homeless: list[str], drafts: dict[str, Draft]) -> dict[str, int]:
+def _place_homeless(
+    ranking: Ranking, homeless: list[str], drafts: dict[str, Draft]
+) -> Generator[None, None, dict[str, int]]:
     """Find machines for these units. Returns those that were placed, each with its turn, counted from 1."""
     view = drafts[homeless[0]].view
     awaited = {name for draft in drafts.values() if draft.waits for name in view.bound_to(draft.name)}
@@ -81,6 +108,7 @@ def _place_homeless(ranking: Ranking, homeless: list[str], drafts: dict[str, Dra
             drafts[name].wait(wait, f"waits for {late}, which {drafts[late].waits}")
         for name in () if late else _place_group(ranking, group, drafts):
             placed[name] = len(placed) + 1
+        yield
     return placed
 
 

@@ -84,8 +84,10 @@ class Node:
         )
         self.may_plan = asyncio.Event()
         self.may_plan.set()
+        self.plans: list[Callable[[], Any]] = []  # the long ones that it was asked to make
 
     async def _plan(self, work: Callable[[], Any], /) -> Any:
+        self.plans.append(work)
         await self.may_plan.wait()
         return work()
 

@@ -8,7 +8,7 @@ import pytest
 from fleetd.core.machine import Machine
 from fleetd.core.quota import Usage
 from fleetd.core.unit import TargetState, Unit
-from fleetd.leadership import SMALL_PLAN
+from fleetd.leadership import SMALL_PLAN, GivenUp
 from fleetd.store.protocol import Delete
 from tests.metrics import exported
 from tests.unit.leading_node import MACHINE, Node
@@ -154,3 +154,17 @@ def test_a_leader_that_cannot_read_the_cluster_says_so_once_and_that_it_can_agai
         "cannot read the cluster, so that nothing is decided yet; tries on: the store does not answer",
         "has read the cluster after all",
     ]
+
+
+def test_a_plan_that_is_being_made_ends_with_the_term() -> None:
+    async def scenario() -> None:
+        node = Node()
+        node.may_plan.clear()
+        await node.start()
+        [plan] = node.plans
+        plan()
+        await node.stop()
+        with pytest.raises(GivenUp):
+            plan()
+
+    run_virtually(scenario())

@@ -7,7 +7,7 @@ import pytest
 
 from fleetd.core.machine import Machine, MachineMode
 from fleetd.core.placement import Decision, Placement
-from fleetd.core.schedule import Plan, plan_cluster
+from fleetd.core.schedule import Plan, plan_cluster, plan_in_slices
 from tests.unit.cluster_builder import INACTIVE, LAUNCHED, World
 
 
@@ -473,3 +473,16 @@ def test_a_unit_that_follows_two_comes_after_both_and_those_that_follow_each_oth
     world.lead()
     company = "c.service, b.service, a.service, d.service, e.service"
     assert world.reason("a.service") == f"the only machine that fits, with {company}"
+
+
+def test_a_plan_pauses_for_each_unit_and_is_the_same_in_the_end():
+    world = cluster("m1", "m2", a="")
+    for number in range(10):
+        world.unit(f"u{number}.service", "Conflicts=u*")
+    plans = []
+
+    def make():
+        plans.append((yield from plan_in_slices(world.view, None, now_s=5.0)))
+
+    assert sum(1 for _ in make()) >= 3 * 10
+    assert plans == [plan_cluster(world.view, None, now_s=5.0)]
