@@ -82,8 +82,9 @@ A unit file for a fleet cluster is one of systemd's: see systemd.unit(5). What s
 machine that it runs on; fleet reads the section `[X-Fleet]`, which systemd passes over, to choose that machine.
 
 Units may be of the types service, socket, timer, path, mount, automount, device, target and others that systemd knows.
-Templates, `name@.service`, are not run themselves; `name@instance.service` is made from them. The cluster keeps at most
-256 KiB of a file, without comments and blank lines.
+Templates, `name@.service`, are not run themselves; `name@instance.service` is made from them. The template of a socket
+with `Accept=yes` is put on each machine where the socket is. Until it is submitted the socket waits, unless a machine
+has one of its own. The cluster keeps at most 256 KiB of a file, without comments and blank lines.
 """
 _CHOICE = """
 Of the machines that fit, one is chosen that has the fewest instances of the same template; of those, one with the

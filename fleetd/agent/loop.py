@@ -20,6 +20,7 @@ from fleetd.agent.publisher import Membership, StatePublisher
 from fleetd.agent.retries import Retries
 from fleetd.agent.steps import StepRunner
 from fleetd.core.admission import refuse_names
+from fleetd.core.cluster import requirements_of
 from fleetd.core.placement import Placement
 from fleetd.core.reconcile import (
     CANCELED,
@@ -357,6 +358,10 @@ class Agent:
         file_hash = self._steps.hashes.get(name, "")
         is_news = not file_hash and name in self._orders.placements
         refusal, obstacle = self._find_refusal(name, status) if is_news else ("", "")
+        lacks = self._find_lacking(name) if is_news and not refusal else ""
+        if lacks:
+            refusal = f"{name} has Accept=yes and starts an instance of {lacks} for each connection; submit {lacks}"
+            obstacle = f"lacks {lacks}"
         return Observed(
             hash=file_hash,
             load=status.load,
@@ -369,6 +374,7 @@ class Agent:
             job_result=self._systemd.job_result(name),
             refusal=refusal,
             obstacle=obstacle,
+            lacks=lacks,
         )
 
     def _find_refusal(self, name: str, status: UnitStatus) -> tuple[str, str]:
@@ -384,6 +390,13 @@ class Agent:
         refusal = refuse_names(name, options, self._systemd.shadows)
         path = self._systemd.shadows(name) if refusal and "." in name else ""
         return refusal, f"has its own {path}" if path else NO_SUCH_UNIT if refusal else ""
+
+    def _find_lacking(self, name: str) -> str:
+        """The template that a socket needs for connections, if neither the cluster nor the machine has it."""
+        template = requirements_of(self._orders.placements[name].text, name).template
+        order = self._orders.placements.get(template)
+        is_coming = order is not None and not order.withdrawn
+        return "" if not template or is_coming or self._systemd.shadows(template) else template
 
     def _note_never_ran(self, status: UnitStatus) -> None:
         """A job that ended before the unit could run was accepted, and yet nothing was carried out."""

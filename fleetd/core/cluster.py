@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from fleetd.core.machine import Machine, MachineMode, MachineSettings, effective_metadata
-from fleetd.core.names import parse_name, template_of
+from fleetd.core.names import is_template, parse_name, template_of
 from fleetd.core.ordered import Names, Ordered
 from fleetd.core.placement import Decision, Placement
 from fleetd.core.quota import Usage, size_of_text
@@ -35,6 +35,11 @@ def requirements_of(text: str, name: str) -> Requirements:
         return parse_requirements(parse_unit_file(text), parse_name(name))
     except UnitFileError:
         return Requirements()
+
+
+def _placed_requirements(text: str, name: str) -> Requirements:
+    """What a unit requires of the machine where it is. A template is where its sockets are, and requires nothing."""
+    return Requirements() if is_template(name) else requirements_of(text, name)
 
 
 class ClusterView:
@@ -62,6 +67,7 @@ class ClusterView:
         self._ordered: dict[str, Names] = {}  # machine → the units it has orders about
         self._reported: dict[str, Names] = {}  # machine → the units it reports
         self._followers: dict[str, Names] = {}  # peer → the units that name it in MachineOf
+        self._sockets: dict[str, Names] = {}  # template → the sockets that start instances of it for connections
         self._hosts: dict[str, Names] = {}  # template → the machines that hold instances of it
         self._requirements: dict[str, Requirements] = {}
         self._sites: Sites | None = None
@@ -82,9 +88,18 @@ class ClusterView:
         return self._sites
 
     def is_wanted(self, name: str) -> bool:
-        """Whether a unit is to be on some machine: it exists, is no template, and its target is not inactive."""
+        """Whether a unit is to be on some machine: it exists, and its target is not inactive, or it is the template of
+        a socket of which that is so."""
         unit = self.units.get(name)
-        return unit is not None and unit.target is not TargetState.INACTIVE and template_of(name) != name
+        if unit is None:
+            return False
+        if is_template(name):
+            return any(map(self.is_wanted, self.sockets(name)))
+        return unit.target is not TargetState.INACTIVE
+
+    def sockets(self, template: str) -> Names:
+        """The sockets that start instances of this template for connections."""
+        return self._sockets.get(template, {})
 
     def home(self, name: str) -> str:
         """The machine that the unit is ordered to be on, or ''."""
@@ -102,14 +117,15 @@ class ClusterView:
 
     def with_companions(self, names: Iterable[str]) -> list[str]:
         """These units, and those that MachineOf binds to them, through others, and that have no home, or one that is
-        not there: all that would be placed as one. In order."""
+        not there: all that would be placed as one; and the templates of sockets among them. In order."""
         found = dict.fromkeys(names)
         pending = list(found)
         while pending:
             companions = [other for other in self.bound_to(pending.pop()) if self._is_adrift(other)]
             pending += [other for other in companions if other not in found]
             found |= dict.fromkeys(companions)
-        return sorted(found)
+        templates = (self.requirements(name).template for name in list(found) if name in self.units)
+        return sorted(found | dict.fromkeys(filter(None, templates)))
 
     def _is_adrift(self, name: str) -> bool:
         home = self.home(name)
@@ -140,8 +156,8 @@ class ClusterView:
     def refusal(self, name: str, machine: str) -> str:
         """Why the machine takes no unit of this name, as what the machine does, or ''."""
         state = self.states.get(name, {}).get(machine)
-        if state is not None:
-            return state.refusal
+        if state is not None:  # what it lacks and the cluster has comes along
+            return "" if state.lacks in self.units else state.refusal
         order = self.placements.get(name, {}).get(machine)
         return "takes no unit of this name" if order is not None and order.declined else ""
 
@@ -225,22 +241,33 @@ class ClusterView:
     def _set_unit(self, name: str, unit: Unit | None) -> Names:
         concerned = {name: None} | self.bound_to(name)
         unit = _with_text_of(unit, next(iter(self.placements.get(name, {}).values()), None))
+        concerned |= self.sockets(name)
         if name in self.units:
             for peer in self.requirements(name).machine_of:
                 self._followers.get(peer, {}).pop(name, None)
+            concerned |= self._mark_socket(name, belongs=False)
         former = self.units.get(name)
         self.text_bytes += size_of_text(unit.text if unit else None) - size_of_text(former.text if former else None)
         _set(self.units, name, unit)
-        _set(self._requirements, name, requirements_of(unit.text, name) if unit else None)
+        _set(self._requirements, name, _placed_requirements(unit.text, name) if unit else None)
         self._globals.pop(name, None)
         if unit is not None:
             requirements = self.requirements(name)
             for peer in requirements.machine_of:
                 self._followers.setdefault(peer, {})[name] = None
+            concerned |= self._mark_socket(name, belongs=True)
             if requirements.is_global:
                 self._globals[name] = None
         self._refresh_homeless(name)
         return concerned | self.bound_to(name)
+
+    def _mark_socket(self, name: str, *, belongs: bool) -> Names:
+        """Have this unit among the sockets of its template, or not; that template, if it has one."""
+        template = self.requirements(name).template
+        if not template:
+            return {}
+        _mark(self._sockets.setdefault(template, {}), name, belongs)
+        return {template: None}
 
     def _set_placement(self, name: str, machine: str, placement: Placement | None) -> Names:
         former = self.placements.get(name, {}).get(machine)
@@ -251,11 +278,13 @@ class ClusterView:
         _mark(self.retiring, (machine, name), placement is not None and placement.retiring)
         room = self.rooms.setdefault(machine, Room())
         concerned = {name: None} | self.bound_to(name) | self._neighbours(machine)
+        if name in self.units and self.requirements(name).template:
+            concerned[self.requirements(name).template] = None
         if former is not None:  # room may have been made
             concerned |= self._restless()
         room.discard(name)
         if placement is not None and placement.occupies:
-            requirements = requirements_of(placement.text, name)
+            requirements = _placed_requirements(placement.text, name)
             room.add(name, requirements, staying=placement.stays)
             concerned |= self._hindered_by(name, requirements)
         _mark(self._pushing, machine, bool(room.replaces))
@@ -312,7 +341,8 @@ class ClusterView:
         self._sites = None
 
     def _refresh_homeless(self, name: str) -> None:
-        homeless = self.is_wanted(name) and name not in self._globals and not self.home(name)
+        is_alone = name not in self._globals and not is_template(name)  # else it is on many machines
+        homeless = is_alone and self.is_wanted(name) and not self.home(name)
         _mark(self._homeless, name, homeless)
 
 

@@ -19,7 +19,8 @@ def release_copies(draft: Draft, waits: Waits) -> None:
     for machine, order in draft.orders():
         state = draft.states.get(machine)
         if order.declined:
-            if not draft.is_wanted or draft.view.is_dead(machine) or (state is not None and not state.refusal):
+            accepts = state is not None and not draft.view.refusal(draft.name, machine)
+            if accepts or not draft.is_wanted or draft.view.is_dead(machine):
                 draft.cancel(machine)
         elif order.withdrawn and _is_gone(order, state):
             _let_go(draft, machine)
@@ -58,7 +59,7 @@ def seek_homes(draft: Draft, overdue: frozenset[tuple[str, str]]) -> None:
 
 def _let_go(draft: Draft, machine: str) -> None:
     """The machine has carried out that the unit goes. If it refuses it, it is to say when it no longer does."""
-    if draft.is_wanted and draft.states[machine].refusal:
+    if draft.is_wanted and draft.view.refusal(draft.name, machine):
         draft.decline(machine)
     else:
         draft.cancel(machine)

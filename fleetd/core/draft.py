@@ -12,6 +12,7 @@ from fleetd.core.cluster import ClusterView, Trial, requirements_of
 from fleetd.core.failover import Waits
 from fleetd.core.feasibility import Question, count_refusals, find_departing
 from fleetd.core.machine import SHORT_ID_LENGTH, MachineMode
+from fleetd.core.names import is_template
 from fleetd.core.ordered import Names
 from fleetd.core.placement import Decision, Placement, Wait, WaitKind
 from fleetd.core.unit import Requirements, TargetState, Unit, UnitState
@@ -101,8 +102,19 @@ class Draft(msgspec.Struct, eq=False, gc=False):
 
     @property
     def is_global(self) -> bool:
-        """Whether the unit is global."""
-        return self.requirements.is_global
+        """Whether the unit is wherever it fits: it is global, or a template, which is where its sockets are."""
+        return self.requirements.is_global or self.is_template
+
+    @property
+    def is_template(self) -> bool:
+        """Whether it is a template: not to be run, but needed by sockets."""
+        return is_template(self.name)
+
+    @property
+    def target(self) -> TargetState:
+        """What a machine is to make of it."""
+        assert self.unit is not None
+        return TargetState.LOADED if self.is_template else self.unit.target
 
     def turn(self) -> tuple[int, str]:
         """When the plan is to be written: what is taken back first, then what stays, then what comes; of that, what
@@ -140,7 +152,7 @@ class Draft(msgspec.Struct, eq=False, gc=False):
             machine,
             self.name,
             unit.text,
-            unit.target,
+            self.target,
             unit.generation,
             completed=done,
             restart_of=unit.restart_of,
@@ -297,7 +309,7 @@ class Draft(msgspec.Struct, eq=False, gc=False):
         if home:
             return self._say_as_before(home, self.before) if self.before and self.before.machine == home else ""
         if here:
-            return "on every machine that it fits on"
+            return "where its sockets are" if self.is_template else "on every machine that it fits on"
         return "no machine fits" if refusals else "there is no machine"
 
     def _say_as_before(self, home: str, before: Decision) -> str:

@@ -11,6 +11,7 @@ import msgspec
 
 from fleetd.core.cluster import ClusterView, Trial
 from fleetd.core.machine import MachineMode
+from fleetd.core.names import is_template
 from fleetd.core.unit import Requirements
 
 
@@ -66,6 +67,16 @@ def has_peers(question: Question) -> str:
     return ""
 
 
+def has_sockets(question: Question) -> str:
+    """For a template: a socket on this machine starts instances of it."""
+    if not is_template(question.name):
+        return ""
+    staying = question.trial.room(question.machine).staying
+    return (
+        "" if any(socket in staying for socket in question.view.sockets(question.name)) else "no socket of it is there"
+    )
+
+
 def has_no_conflict(question: Question) -> str:
     """Nothing on this machine conflicts with the unit, by its patterns or by theirs (reference 2.6)."""
     room = question.trial.room(question.machine)
@@ -83,12 +94,12 @@ def why_not(question: Question) -> str:
 def why_not_beside(question: Question) -> str:
     """The same on a machine that takes work and suits the unit (core/sites.py tells of many at once): only what else is
     there can be a reason."""
-    return accepts(question) or has_peers(question) or has_no_conflict(question)
+    return accepts(question) or has_sockets(question) or has_peers(question) or has_no_conflict(question)
 
 
 def why_leave(question: Question) -> str:
     """Why a unit may not stay where it is, or ''. Of two units that conflict, the one changed later must go."""
-    reason = suits(question) or has_peers(question)
+    reason = suits(question) or has_sockets(question) or has_peers(question)
     room = question.trial.room(question.machine)
     if reason or not room.may_conflict(question.name, question.requirements):
         return reason

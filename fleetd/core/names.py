@@ -106,6 +106,11 @@ def template_of(name: str) -> str:
     return f"{prefix}@.{suffix}" if at else ""
 
 
+def is_template(name: str) -> bool:
+    """Whether this is the name of a template."""
+    return "@." in name and template_of(name) == name
+
+
 def with_default_suffix(argument: str) -> str:
     """What a person typed, as a unit name: `.service` is added unless it ends in a type of units."""
     _, dot, suffix = argument.rpartition(".")

@@ -46,9 +46,9 @@ class Observed(msgspec.Struct, frozen=True):
 
     `hash` is of the content of our file ('' where there is none). `load`, `active`, `sub`, `job` are as systemd lists
     them. `waiting`: a step failed, and it is too early to try again. `refusal` is why a unit of this name may not be
-    written here, or '', for a person; `obstacle` is the same in short, as what the machine does. `job_result` is how
-    the job ended that was asked for last, '' where none has. `last_run` is asked for only where needs_last_run says
-    so, `text` (of our file) only where needs_text does.
+    written here, or '', for a person; `obstacle` is the same in short, as what the machine does, `lacks` the unit that
+    it does not have if that is why. `job_result` is how the job ended that was asked for last, '' where none has.
+    `last_run` is asked for only where needs_last_run says so, `text` (of our file) only where needs_text does.
     """
 
     hash: str = ""
@@ -61,6 +61,7 @@ class Observed(msgspec.Struct, frozen=True):
     waiting: bool = False
     refusal: str = ""
     obstacle: str = ""
+    lacks: str = ""
     job_result: str = ""
     last_run: LastRun | None = None
     text: str = ""
@@ -454,4 +455,12 @@ def _report_nothing(placement: Placement | None, seen: Observed, error: str) -> 
         return None
     generation = placement.generation if placement.withdrawn else 0
     error = seen.refusal or error
-    return UnitState("not-found", "inactive", "dead", generation=generation, error=error, refusal=seen.obstacle)
+    return UnitState(
+        "not-found",
+        "inactive",
+        "dead",
+        generation=generation,
+        error=error,
+        refusal=seen.obstacle,
+        lacks=seen.lacks,
+    )

@@ -53,7 +53,7 @@ class Room:
         if staying:
             self.staying[name] = None
             template = template_of(name)
-            if template:
+            if template not in ("", name):
                 self.templates[template] = self.templates.get(template, 0) + 1
 
     def discard(self, name: str) -> None:
@@ -72,7 +72,7 @@ class Room:
         if name in self.staying:
             del self.staying[name]
             template = template_of(name)
-            if template:
+            if template not in ("", name):
                 self.templates[template] -= 1
                 if not self.templates[template]:
                     del self.templates[template]

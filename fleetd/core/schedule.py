@@ -73,16 +73,23 @@ def plan_in_slices(
     names = view.known_units() if changed is None else view.with_companions(scopes)
     drafts = {name: Draft.begin(trial, name, now_s, scopes.get(name)) for name in names}
     standing = [draft for draft in drafts.values() if draft.placements]
+    templates = [draft for draft in drafts.values() if draft.is_template]  # they follow their sockets
     for draft in standing:
         release_copies(draft, waits)
     for draft in standing:
+        if draft.is_template:
+            continue
         tend_copies(draft, waits)
         yield
-    for name in _peers_first(view, [name for name in names if name in view.units]):
+    for name in _peers_first(view, [name for name in names if name in view.units and not drafts[name].is_template]):
         seek_homes(drafts[name], overdue)  # those who follow others find them where they will be
         yield
     homeless = [name for name, draft in drafts.items() if draft.homeless]
     placed = (yield from _place_homeless(Ranking(trial), homeless, drafts)) if homeless else {}
+    for draft in templates:
+        tend_copies(draft, waits)
+        seek_homes(draft, overdue)
+        yield
     # By machine, so that each gets its orders in as few transactions as may be. What a unit needs, or hinders, is on
     # the same machine, where the turns in which they were placed still hold.
     ordered = sorted(drafts.values(), key=lambda draft: (*draft.turn(), placed.get(draft.name, 0)))

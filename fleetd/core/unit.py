@@ -89,7 +89,8 @@ class UnitState(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     unit at rest (`done`, `condition`: one was not met, which is no failure, `assert`, `dependency`, …), or `refused`
     where systemd would not do it at all; `note` says more of what is no failure. `orphan`: the unit is only kept
     running, because a restored store does not know it or wants it gone; no order but one to run it is carried out.
-    `refusal` is why the machine takes no unit of this name, as what the machine does ("has its own /etc/…"), else ''.
+    `refusal` is why the machine takes no unit of this name, as what the machine does ("has its own /etc/…"), else '';
+    `lacks` is the unit that is missing there if that is why.
     `outdated`: the machine said so before the store was restored, and nothing since; it is not part of the stored
     value.
     """
@@ -106,6 +107,7 @@ class UnitState(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     note: str = ""
     orphan: bool = False
     refusal: str = ""
+    lacks: str = ""
     outdated: bool = False
 
     @property
@@ -119,7 +121,8 @@ class Requirements(msgspec.Struct, frozen=True, gc=False):
 
     `machine_id` is a full or a short id, None where none is asked for ('' asks for a machine that does not exist).
     `metadata` holds (key, its alternatives), keys and alternatives by first appearance. `conflicts` and `replaces` are
-    globs over unit names, `machine_of` names. `failover_delay_s` (math.inf: for ever) and `rerun_after_failover` are
+    globs over unit names, `machine_of` names. `template` is that of the services which a socket with Accept=yes starts,
+    one for each connection, else ''. `failover_delay_s` (math.inf: for ever) and `rerun_after_failover` are
     None where the unit leaves them to the cluster's configuration.
     """
 
@@ -131,6 +134,7 @@ class Requirements(msgspec.Struct, frozen=True, gc=False):
     is_global: bool = False
     failover_delay_s: float | None = None
     rerun_after_failover: bool | None = None
+    template: str = ""
 
 
 _NOTHING = Requirements()
@@ -142,8 +146,19 @@ class InvalidRequirements(ValueError):
 
 def parse_requirements(options: Iterable[Option], name: UnitName) -> Requirements:
     """What the [X-Fleet] section requires for the unit of this name. Options that nobody knows are passed over."""
+    options = tuple(options)
     values = requirement_values(options)
-    return _requirements({key: [expand_specifiers(item, name) for item in items] for key, items in values.items()})
+    asked = _requirements({key: [expand_specifiers(item, name) for item in items] for key, items in values.items()})
+    template = _accepted_by(options, name)
+    return msgspec.structs.replace(asked, template=template) if template else asked
+
+
+def _accepted_by(options: Iterable[Option], name: UnitName) -> str:
+    """The template of what this unit starts for each connection, if it is a socket that does so (systemd.socket(5))."""
+    if name.suffix != "socket":
+        return ""
+    accept = [option.value for option in options if (option.section, option.name) == ("Socket", "Accept")]
+    return f"{name.prefix}@.service" if accept and accept[-1].lower() in _TRUE | {"y"} else ""
 
 
 def requirement_values(options: Iterable[Option]) -> dict[str, list[str]]:

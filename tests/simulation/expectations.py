@@ -57,6 +57,8 @@ EXPECTATIONS: tuple[tuple[str, Holds], ...] = (
     (r"(\S+) leads", lambda w, a: w.truth.leaders[-1:] == [w.machines[a[0]].id]),
     (r"(\S+) is nowhere because (.+)", lambda w, a: a[1] in str(w.truth.decisions.get(a[0]))),
     (r"(\S+) is placed on (\S+)", lambda w, a: w.truth.homes(a[0]) == [w.machines[a[1]].id]),
+    (r"(\S+) has the file of (\S+)", lambda w, a: a[1] in w.machines[a[0]].systemd.read_files()),
+    (r"(\S+) has no file of (\S+)", lambda w, a: a[1] not in w.machines[a[0]].systemd.read_files()),
     (r"(\S+) is placed nowhere", lambda w, a: not w.truth.homes(a[0])),
     (r"(\S+) waits for (\S+)", lambda w, a: _waits(w, a[0], w.machines[a[1]].id)),
     (r"nothing was written for (\d+) s", lambda w, a: w.now_s - w.last_write_s >= int(a[0])),

@@ -88,7 +88,9 @@ def _judge_unit(world: World, name: str, unit: Unit) -> str:
     """What is wrong with a unit that the store knows, or ''."""
     running = [machine for machine in _running(world, name) if not _is_orphan(world, machine, name)]
     homes = world.truth.homes(name)
-    if unit.target is TargetState.INACTIVE or parse_name(name).is_template:
+    if parse_name(name).is_template:
+        return _judge_template(world, name, homes)
+    if unit.target is TargetState.INACTIVE:
         return f"it is on {', '.join(running + homes)}" if running or homes else ""
     if requirements_of(unit.text, name).is_global:
         return _judge_global(world, name, unit, homes)
@@ -108,6 +110,15 @@ def _judge_unit(world: World, name: str, unit: Unit) -> str:
     if decision.machine != homes[0]:
         return f"the decision says {decision.machine}, the order is for {homes[0]}"
     return _judge_copy(world, name, unit, homes[0])
+
+
+def _judge_template(world: World, name: str, homes: list[str]) -> str:
+    """Whether a template is where sockets need it, and nowhere else."""
+    units = world.truth.units.values()
+    sockets = [unit.name for unit in units if requirements_of(unit.text, unit.name).template == name]
+    needed = sorted({machine for socket in sockets for machine in world.truth.homes(socket)})
+    taken = [machine for machine in needed if name not in world.machine(machine).systemd.own_names]
+    return "" if sorted(homes) == taken else f"it is on {', '.join(homes)}, its sockets are on {', '.join(needed)}"
 
 
 def _judge_completed(world: World, name: str, unit: Unit) -> str:
@@ -212,8 +223,11 @@ def _why_not(world: World, name: str, unit: Unit, machine: str) -> str:
     here = {n: o for (m, n), o in truth.placements.items() if m == machine and n != name and not o.retiring}
     if record.mode is not MachineMode.READY:
         return "takes no work"
-    if name in world.machine(machine).systemd.own_names:
+    own = world.machine(machine).systemd.own_names
+    if name in own:
         return "its own"
+    if asked.template and asked.template not in truth.units and asked.template not in own:
+        return "its template is missing"
     if asked.machine_id not in (None, machine):
         return "another machine"
     if asked.metadata and not _offers(world, machine, asked.metadata):

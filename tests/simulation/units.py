@@ -29,6 +29,8 @@ UNITS = {
     "follower.service": f"{_SERVICE}[X-Fleet]\nMachineOf=patient.service\n",
     "again.service": "[Service]\nType=oneshot\nExecStart=/bin/sleep 15\n[X-Fleet]\nRerunAfterFailover=true\n",
     "broken.service": "[Service]\nType=simple\n",  # nothing to execute: systemd calls it a bad setting
+    "talk.socket": "[Socket]\nListenStream=7000\nAccept=yes\n",
+    "talk@.service": "[Service]\nExecStart=/bin/talk\nStandardInput=socket\n[X-Fleet]\nMachineMetadata=disk=none\n",
     "local.service": _SERVICE,  # machine 2 has one of this name of its own
 }
 

@@ -60,6 +60,7 @@ class World:
         self.failover = Failover()  # what the leader is told, and what it knows of lost machines
         self.sessions = 0
         self.refuses: dict[str, dict[str, str]] = {}  # machine → unit → why it takes none of that name
+        self.lacks = ""  # the unit that they lack which refuse any
 
     # What people and machines write.
 
@@ -228,7 +229,8 @@ class World:
         elif order is not None:
             refusal = self.refuses.get(machine, {}).get(name, "")
             generation = order.generation if order.withdrawn else 0
-            state = UnitState("not-found", "inactive", "dead", generation=generation, error=refusal, refusal=refusal)
+            refused = {"error": refusal, "refusal": refusal, "lacks": self.lacks if refusal else ""}
+            state = UnitState("not-found", "inactive", "dead", generation=generation, **refused)
         if state != self.view.states.get(name, {}).get(machine):
             self.write("states", machine, name, state)
 

@@ -1,0 +1,56 @@
+"""Machines that do not take a unit, for they have their own of that name, or lack what it needs: another one does."""
+
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from contrib.testbed import Cluster
+from tests.cluster.people import SLEEPER, Person
+
+TTL_S = 4
+OWN = "[Service]\nExecStart=/bin/false\n"
+ECHO = "[Service]\nExecStart=/bin/cat\nStandardInput=socket\n"
+PORT = "/run/echo.sock"
+
+
+@pytest.fixture
+def person(new_cluster: Callable[..., Cluster], tmp_path: Path) -> Person:
+    return Person(new_cluster(machines=3, config={"agent_ttl": f"{TTL_S}s"}), tmp_path)
+
+
+def test_a_unit_goes_round_a_machine_that_has_its_own_of_that_name(person: Person) -> None:
+    person.start({"mv.service": SLEEPER})
+    lost = person.machine_of("mv.service")
+    first, second = (machine for machine in person.cluster.machines if machine is not lost)
+    for machine in (first, second):
+        machine.path("/etc/systemd/system/mv.service").write_text(OWN)
+    lost.power_cut()
+    refused = {"machine has its own /etc/systemd/system/mv.service": 2}
+    person.cluster.wait_until(
+        "both refuse it", lambda: person.reports(on=first)["mv.service"].get("refusals") == refused
+    )
+    second.path("/etc/systemd/system/mv.service").unlink()
+    person.cluster.wait_until("it runs where it is not refused", lambda: second.main_pid("mv.service") > 1)
+    assert first.path("/etc/systemd/system/mv.service").read_text() == OWN
+    assert first.main_pid("mv.service") == 0
+
+
+def test_a_socket_has_the_template_that_it_starts_for_each_connection(person: Person) -> None:
+    units = {"echo.socket": f"[Socket]\nListenStream={PORT}\nAccept=yes\n"}
+    answer = person.start(units, "--block-attempts=1", check=False)
+    assert answer.returncode == 1
+    assert "machine lacks echo@.service (3 machines)" in answer.stderr
+    person.cluster.fleetctl("submit", *person.write({"echo@.service": ECHO}))
+    person.wait_until_placed("echo.socket")
+    machine = person.machine_of("echo.socket")
+    for _ in range(3):
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(10.0)
+            connection.connect(str(machine.path(PORT)))
+            connection.sendall(b"hello")
+            assert connection.recv(5) == b"hello"
+    time.sleep(1.0)
+    assert machine.show("echo.socket", "ActiveState") == "active"
