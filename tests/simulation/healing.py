@@ -146,7 +146,8 @@ def _judge_copy(world: World, name: str, unit: Unit, home: str) -> str:
         return ""
     if state.generation != unit.generation:
         return f"{home} has carried out {state.generation} of {unit.generation}"
-    runs = home in _running(world, name)
+    has_process = name.endswith(".service")
+    runs = home in _running(world, name) if has_process else state.runs
     if unit.target is TargetState.LAUNCHED and not (runs or state.completed):
         return f"it does not run on {home}, and no reason is given"
     if runs != state.runs:
