@@ -6,6 +6,7 @@ What a report means is judges.py's matter. Nothing is asked of a unit here.
 import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -33,15 +34,16 @@ class Clock(msgspec.Struct, frozen=True):
     sleep: Callable[[float], None] = time.sleep
 
 
-CLOCK = Clock()
+CLOCK: ContextVar[Clock] = ContextVar("CLOCK", default=Clock())  # noqa: B039 (it is frozen)
 
 
 def observe(
-    ask: Callable[[], T], bound_s: float, clock: Clock = CLOCK, due_s: Callable[[], float] = lambda: math.inf
+    ask: Callable[[], T], bound_s: float, clock: Clock | None = None, due_s: Callable[[], float] = lambda: math.inf
 ) -> Iterator[T]:
     """The answers of `ask`, the first at once, then ever less often, until the bound has passed; what takes its time to
     be answered is asked no more than half of the time. `due_s` is when (by the clock) a look is worth most: it is not
     slept through. Raises ClientError."""
+    clock = clock or CLOCK.get()
     deadline = clock.now() + bound_s
     silent_after = min(deadline, clock.now() + SILENCE_S)
     pause_s = FIRST_PAUSE_S
@@ -70,11 +72,11 @@ class Wait:
     To be made after the wishes were sent: the generations read first are those that are waited for.
     """
 
-    def __init__(self, client: "Client", target: str, judge: Judge, clock: Clock = CLOCK) -> None:
+    def __init__(self, client: "Client", target: str, judge: Judge, clock: Clock | None = None) -> None:
         self._client = client
         self._target = target
         self._judge = judge
-        self._clock = clock
+        self._clock = clock or CLOCK.get()
         self._generations: dict[str, int] = {}
         self._failing_since: dict[str, float] = {}
         self._arriving: dict[str, tuple[Arrived, float]] = {}  # and when it counts

@@ -1,6 +1,7 @@
 """fleetctl as a user runs it, against an API server with state."""
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import msgspec
 import pytest
 
 from fleetctl.cli import run
+from fleetctl.waiting import CLOCK, Clock
 from tests.fleetctl.fake_api import FakeApi, Served
 
 HELLO = "[Unit]\nDescription=Says hello\n\n[Service]\nExecStart=/bin/sleep inf\n"
@@ -52,8 +54,22 @@ def bare_fleetctl(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monkey
 
 
 @pytest.fixture
-def fleetctl(bare_fleetctl: Fleetctl, served: Served, monkeypatch: pytest.MonkeyPatch) -> Fleetctl:
-    """Runs a command line against the fake API."""
+def jumping_clock() -> Iterator[None]:
+    """Whoever waits by it has waited at once. What it is asked for meanwhile takes the time that it takes."""
+    slept_s = 0.0
+
+    def sleep(pause_s: float) -> None:
+        nonlocal slept_s
+        slept_s += pause_s
+
+    token = CLOCK.set(Clock(lambda: time.monotonic() + slept_s, sleep))
+    yield
+    CLOCK.reset(token)
+
+
+@pytest.fixture
+def fleetctl(bare_fleetctl: Fleetctl, served: Served, monkeypatch: pytest.MonkeyPatch, jumping_clock: None) -> Fleetctl:
+    """Runs a command line against the fake API, which moves on whenever it is read."""
     monkeypatch.setenv("FLEETCTL_ENDPOINT", served.unix)
     return bare_fleetctl
 
