@@ -8,6 +8,7 @@ import pytest
 
 from contrib.testbed import missing_requirements
 from tests.examples import register_profiles
+from tests.requirements import require
 
 # What a test may know of who runs it; all else that is set there would make it another test.
 KEPT = {"CI", "FLEET_STORMS", "HOME", "LOGNAME", "PATH", "SHELL", "TERM", "TMPDIR", "USER"}
@@ -44,8 +45,4 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test marked `machines` where no machine can be booted, and say why; on CI that is a failure."""
     if item.get_closest_marker("machines") is None:
         return
-    if missing := missing_requirements():
-        reason = f"boots real machines, but {', '.join(missing)}"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+    require(missing_requirements(), "boots real machines")

@@ -1,33 +1,25 @@
 """What the contract suites run on: one etcd for all of them, and each implementation under its protocol's name."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from contrib.testbed.etcd import EtcdServer, etcd_is_installed
+from contrib.testbed.etcd import EtcdServer
 from fleetd.store.embedded import EmbeddedStore, inline
 from fleetd.store.etcd import EtcdStore
 from fleetd.store.protocol import Store
 from fleetd.systemd.protocol import ServiceManager
 from tests.contract.systemd_bench import Bench, open_bench
+from tests.requirements import require_etcd
 from tests.virtual_time import VirtualLoop
-
-
-def _require_etcd() -> None:
-    if etcd_is_installed():
-        return
-    if os.environ.get("CI") == "true":
-        pytest.fail("etcd is not installed, and CI runs the whole contract")
-    pytest.skip("etcd is not installed")
 
 
 @pytest.fixture(scope="session")
 def shared_etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
     """One etcd for every test that leaves it running and its keys alone."""
-    _require_etcd()
+    require_etcd()
     server = EtcdServer(tmp_path_factory.mktemp("etcd") / "data").start()
     yield server
     server.stop()
@@ -36,7 +28,7 @@ def shared_etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer
 @pytest.fixture
 def new_etcd(tmp_path: Path) -> Iterator[Callable[..., EtcdServer]]:
     """Makes etcd servers for one test to maltreat; their data lie under names of their own."""
-    _require_etcd()
+    require_etcd()
     servers: list[EtcdServer] = []
 
     def make(**options: object) -> EtcdServer:
