@@ -130,7 +130,7 @@ def test_a_unit_that_is_waited_for_has_a_line_that_is_gone_when_it_has_arrived(
     api.add("slow.service")
     api.fates["slow.service"] = Fate(active="activating", sub="start-pre")
     terminal = at_terminal("start", "web", "slow")
-    terminal.read_until(lambda written: "(start-pre) on" in written)
+    terminal.read_until(lambda written: "(start-pre) on" in written.partition(f"web.service launched on {AT}")[2])
     shown = terminal.screen().splitlines()
     assert shown[0] == f"Unit web.service launched on {AT}"
     assert shown[1][:2] in SPINNING
