@@ -176,7 +176,9 @@ class Wait:
         return texts[0] if texts else ""
 
 
-def wait_until_gone(client: "Client", names: Collection[str], bound_s: float, clock: Clock = CLOCK) -> Iterator[str]:
+def wait_until_gone(
+    client: "Client", names: Collection[str], bound_s: float, clock: Clock | None = None
+) -> Iterator[str]:
     """The destroyed units, each as soon as no machine reports it any more; those that stay are not among them."""
     left = list(names)
     told: set[str] = set()
