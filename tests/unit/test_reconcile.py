@@ -91,6 +91,12 @@ TABLE = [
     ("a_file_that_is_here_without_an_entry_is_started", placed(), here(), "Start"),
     ("what_runs_without_an_entry_is_recorded", placed(), here("active"), "Record"),
     (
+        "what_runs_of_this_name_without_a_file_of_ours_is_left_running",
+        placed(),
+        here("active", hash_=""),
+        "Write Record",
+    ),
+    (
         "a_replaced_unit_that_runs_is_restarted",
         placed(generation=6),
         here("active", hash_=OLD_HASH),

@@ -33,6 +33,9 @@ def restarting(invocation: str | None = None, generation: int = 6, **more: objec
 
 def test_a_content_that_only_a_restart_makes_true_is_written_and_restarted_and_the_ledger_knows_before() -> None:
     assert needs_text(placed(), runs(OLD))
+    assert not needs_text(placed(), runs())
+    assert not needs_text(placed(), here(hash_=OLD_HASH))
+    assert not needs_text(None, runs(OLD))
     due = restarting(hash_=OLD_HASH)
     assert plan(placed(), runs(OLD)) == [
         Write(NAME, "its content was replaced", NEW, due),
