@@ -20,7 +20,7 @@ from contrib.testbed.etcd import EtcdServer, free_port
 from contrib.testbed.machine import Machine
 from contrib.testbed.network import Network, clean_leftovers
 
-READY_TIMEOUT_S = 60.0  # on a busy machine everything takes its time
+READY_TIMEOUT_S = 120.0  # on a busy machine everything takes its time
 FLEETCTL_TIMEOUT_S = 60.0
 POLL_S = 0.2
 BOOTING = 5  # machines at a time: of twenty at once, some would wait for their turn until they are given up

@@ -17,7 +17,7 @@ from pathlib import Path
 from contrib.testbed import leftovers, root
 from contrib.testbed.network import NOBODY, Network
 
-BOOT_TIMEOUT_S = 60.0
+BOOT_TIMEOUT_S = 120.0
 SHUTDOWN_TIMEOUT_S = 120.0
 RUN_TIMEOUT_S = 60.0
 

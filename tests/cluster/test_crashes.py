@@ -133,7 +133,7 @@ def deaths(machine: Machine) -> list[str]:
 def insist(person: Person, *wish: str) -> None:
     """Say it again and again, until it is acknowledged."""
     person.cluster.wait_until(
-        f"fleetctl {' '.join(wish)}", lambda: person.cluster.fleetctl(*wish, check=False).returncode == 0, 120
+        f"fleetctl {' '.join(wish)}", lambda: person.cluster.fleetctl(*wish, check=False).returncode == 0, 300
     )
 
 

@@ -16,7 +16,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 SUITES = tuple(
     f"tests/contract/{name}.py" for name in ("test_systemd", "test_systemd_jobs", "test_systemd_signs", "dbus_suite")
 )
-TIMEOUT_S = 180.0
+TIMEOUT_S = 600.0
 
 Outcome = subprocess.CompletedProcess[str]
 
