@@ -145,7 +145,7 @@ def _still_runs(report: schema.UnitReport, generation: int) -> Failed | Pending 
     running = [copy for copy in _own_copies(report) if runs(copy) and not _runs_again(report, copy, generation)]
     if not running:
         return None
-    if report.decided >= generation and report.wait and report.wait.kind == "machine":
+    if report.decided >= generation and report.wait and is_held_up(report):
         return Pending(f"it {describe_wait(report)}", told=True)
     if running[0].result == _REFUSED:
         place = output.place(running[0].machine, running[0].address)
@@ -201,6 +201,12 @@ def describe_wait(report: schema.UnitReport) -> str:
     say so as data say it in words.)"""
     *_, reason = output.printable(report.reason).rstrip(".").split("; ")  # why it must go there may stand before
     return reason if report.wait or reason.startswith("wait") else ""
+
+
+def is_held_up(report: schema.UnitReport) -> bool:
+    """Whether nobody carries out what is asked of the unit, since its machine is lost or parked: not a stop that merely
+    takes its time."""
+    return bool(describe_wait(report)) and (report.wait is None or report.wait.kind == "machine")
 
 
 def why_nowhere(report: schema.UnitReport) -> str:

@@ -13,7 +13,17 @@ import msgspec
 
 from fleetctl import output
 from fleetctl.errors import ClientError
-from fleetctl.judges import TOLD_AFTER_S, Arrived, Failed, Judge, Pending, Verdict, describe_wait, still_there
+from fleetctl.judges import (
+    TOLD_AFTER_S,
+    Arrived,
+    Failed,
+    Judge,
+    Pending,
+    Verdict,
+    describe_wait,
+    is_held_up,
+    still_there,
+)
 from fleetctl.live import LiveLines
 from fleetd.api import schema
 
@@ -191,10 +201,8 @@ def wait_until_gone(
             left[:] = [name for name in left if name in held]
             if not left:
                 return
-            for name in left:
-                wait = describe_wait(held[name])
-                if wait and name not in told:
-                    told.add(name)
-                    live.clear()
-                    output.warning(f"Unit {name} {wait}.")
+            for name in [name for name in left if name not in told and is_held_up(held[name])]:
+                told.add(name)
+                live.clear()
+                output.warning(f"Unit {name} {describe_wait(held[name])}.")
             live.show({name: still_there(held[name].copies[0]).what for name in left})
