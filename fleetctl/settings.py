@@ -82,7 +82,7 @@ class Seconds(click.types.FloatParamType):
         return seconds
 
 
-class Checking(click.ParamType[HostKeyChecking]):
+class Checking(click.ParamType):  # type: ignore[type-arg]  # the lowest click's takes no type
     """A truth value, or OpenSSH's `accept-new`."""
 
     name = "true, false or accept-new"
