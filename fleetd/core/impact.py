@@ -45,7 +45,7 @@ _SERVICE = _names("""
     TimeoutStartSec TimeoutAbortSec TimeoutStartFailureMode TimeoutStopFailureMode
     ExecStop ExecStopPost ExecReload
     """)
-_RELOADED = {
+RELOADED = {  # by section
     "Unit": _UNIT,
     "Service": _RESOURCES | _ENDING | _SERVICE,
     "Socket": _RESOURCES,
@@ -82,7 +82,7 @@ def _classify(option: Option) -> Impact:
         return Impact.NONE
     if name in _WORDLESS.get(section, ()):
         return Impact.NONE
-    return Impact.RELOAD if name in _RELOADED.get(section, ()) else Impact.RESTART
+    return Impact.RELOAD if name in RELOADED.get(section, ()) else Impact.RESTART
 
 
 def _differences(old: dict[str, list[Option]], new: dict[str, list[Option]]) -> list[str]:

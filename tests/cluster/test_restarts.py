@@ -1,0 +1,96 @@
+"""restart and start --replace on real machines: what hangs on a unit survives, as with systemctl."""
+
+import json
+from collections.abc import Mapping
+
+from contrib.testbed import Machine
+from tests.cluster.people import SLEEPER, Person, with_fleet
+
+# Keeps a file descriptor with systemd, and says how many it was given at its start.
+KEEPER = """
+import array, os, socket, time
+given = os.environ.get("LISTEN_FDS", "0")
+with open("/run/keeper/starts", "a") as starts:
+    starts.write(given + "\\n")
+with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+    if given == "0":
+        passed = array.array("i", [os.memfd_create("kept")])
+        notify.sendmsg([b"FDSTORE=1"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, passed)], 0, os.environ["NOTIFY_SOCKET"])
+    notify.sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
+time.sleep(1e6)
+"""
+BASE = (
+    "[Service]\nType=notify\nNotifyAccess=all\nFileDescriptorStoreMax=4\nRuntimeDirectory=keeper\n"
+    "RuntimeDirectoryPreserve=restart\nExecStart=/usr/bin/python3 /var/lib/keeper.py\n"
+)
+TIED = {
+    "app.service": "[Unit]\nRequires=base.service\nAfter=base.service\n" + SLEEPER,
+    "bound.service": "[Unit]\nBindsTo=base.service\nAfter=base.service\n" + SLEEPER,
+    "part.service": "[Unit]\nPartOf=base.service\n" + SLEEPER,
+    "further.service": "[Unit]\nRequires=app.service\nAfter=app.service\n" + SLEEPER,
+}
+
+
+def starts(machine: Machine) -> list[str]:
+    return machine.path("/run/keeper/starts").read_text().split()
+
+
+def wait_for_others(person: Person, machine: Machine, before: Mapping[str, int]) -> dict[str, int]:
+    """The main processes of these units, once each has another one."""
+
+    def all_have() -> bool:
+        return all(pid not in (0, before[name]) for name, pid in machine.main_pids(list(before)).items())
+
+    person.cluster.wait_until("each has another process", all_have)
+    return machine.main_pids(list(before))
+
+
+def test_what_needs_a_unit_survives_its_restart_and_its_replacement(person: Person) -> None:
+    here = f"MachineID={person.cluster.machines[0].id}"
+    machine = person.cluster.machines[0]
+    machine.path("/var/lib/keeper.py").write_text(KEEPER)
+    tied = {name: with_fleet(here, service=text) for name, text in TIED.items()}
+    names = ["base.service", *tied]
+    person.start({"base.service": with_fleet(here, service=BASE), **tied})
+    pids = [machine.main_pids(names)]
+    assert all(pids[0].values())
+
+    restarted = person.cluster.fleetctl("restart", "base")
+    assert restarted.stdout.startswith("Unit base.service launched on ")
+    pids.append(wait_for_others(person, machine, pids[0]))
+    assert starts(machine) == ["0", "1"], "the directory is kept, and so is the file descriptor"
+
+    person.start({"base.service": with_fleet(here, service=BASE + "Environment=A=1\n")}, "--replace")
+    pids.append(wait_for_others(person, machine, pids[1]))
+    assert starts(machine) == ["0", "1", "1"]
+
+    changed = BASE + "Environment=A=1\nMemoryMax=300M\nExecStop=/bin/touch /run/stopped-as-new\n"
+    person.start({"base.service": with_fleet(here, service=changed)}, "--replace")
+    assert machine.main_pids(names) == pids[2], "a daemon-reload was enough"
+    assert machine.show("base.service", "MemoryMax") == str(300 * 1024 * 1024)
+    assert machine.show("base.service", "NeedDaemonReload") == "no"
+    person.cluster.fleetctl("stop", "base")
+    assert machine.path("/run/stopped-as-new").exists()
+
+
+def test_a_fleetd_that_is_killed_in_a_restart_finishes_it_and_makes_it_once(person: Person) -> None:
+    machine = person.cluster.machines[0]
+    here = f"MachineID={machine.id}"
+    text = SLEEPER + "ExecStartPre=/bin/sh -c 'echo x >> /run/starts-%n'\nExecStop=/bin/sleep 2\n"
+    person.start({"slow.service": with_fleet(here, service=text)})
+    before = machine.main_pid("slow.service")
+    asking = {"names": ["slow.service"]}
+    curl = ["curl", "-s", "--unix-socket", "/run/fleet.sock", "-H", "Content-Type: application/json"]
+    other = person.cluster.machines[1]
+    answer = other.run([*curl, "-d", json.dumps(asking), "http://fleet/fleet/v2/restart"]).stdout
+    assert json.loads(answer)["outcomes"] == [{"name": "slow.service", "code": 204}]
+    person.cluster.wait_until("it stops", lambda: machine.show("slow.service", "ActiveState") == "deactivating")
+    machine.run(["systemctl", "kill", "--kill-whom=main", "--signal=KILL", "fleet.service"])
+    person.cluster.wait_until("it runs anew", lambda: machine.main_pid("slow.service") not in (0, before))
+
+    def is_reported() -> bool:
+        report = person.reports(on=other)["slow.service"]
+        return bool(report["copies"][0]["generation"] == report["generation"])
+
+    person.cluster.wait_until("the restart is reported", is_reported)
+    assert machine.path("/run/starts-slow.service").read_text().split() == ["x", "x"]
