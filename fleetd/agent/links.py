@@ -24,14 +24,13 @@ def host_specifiers() -> dict[str, str]:
         "H": host,
         "l": host.partition(".")[0],
         "v": platform.release(),
-        "m": _read_id("/etc/machine-id"),
-        "b": _read_id("/proc/sys/kernel/random/boot_id"),
+        "m": _read_machine_id(),
     }
 
 
-def _read_id(path: str) -> str:
+def _read_machine_id() -> str:
     try:
-        return Path(path).read_text().strip().replace("-", "")
+        return Path("/etc/machine-id").read_text().strip()
     except OSError:
         return ""
 

@@ -35,7 +35,7 @@ CASES = {
         "pair.service": installed("Also=pair.socket", "WantedBy=multi-user.target"),
         "pair.socket": installed("Also=pair.service", "WantedBy=sockets.target", service=SOCKET),
     },
-    "specifiers of the machine": {"a.service": installed("Alias=a-%H.service a-%m.service", "WantedBy=b-%b-%v.target")},
+    "specifiers of the machine": {"a.service": installed("Alias=a-%H.service a-%m.service", "WantedBy=b-%l-%v.target")},
     "an empty value": {"a.service": installed("Alias=b.service", "Alias=", "Alias=c.service")},
     "quoted and continued": {"a.service": installed("Alias='b.service' \\\n# or\n  c.service")},
 }
