@@ -153,8 +153,8 @@ _INSTALL_OPTIONS = (
 )
 _INSTALL_END = """
 Specifiers are those of systemd.unit(5) for this section, but for some of the machine (%a, %A, %b, %B, %M, %o, %q, %w,
-%W). What of a section has no effect is said by the command that submits the file or, where only the machine can tell, by
-`fleetctl start` and the log of fleetd there.
+%W). What of a section has no effect is said by the command that submits the file or, where only the machine can tell,
+by `fleetctl start` and the log of fleetd there.
 """
 _EXAMPLE = """
 [Unit]
