@@ -115,10 +115,10 @@ class Listener:
         self.bus = SystemBus(self._note_reached, self._note, library=library, address=address, user=False)
 
     async def _note_reached(self) -> None:
-        self.times_reached += 1
         [me] = await self.bus.call("know ourselves", "GetId", destination=BUS, path=BUS_PATH, interface=BUS)
         assert me
         self.name = self.bus._bus.unique_name
+        self.times_reached += 1  # last: who waits for it sends to that name
 
     def _note(self, path: str, member: str, body: Sequence[Any]) -> None:
         self.signals.append((path, member, body))
