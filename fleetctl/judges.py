@@ -211,9 +211,11 @@ def is_held_up(report: schema.UnitReport) -> bool:
 
 def why_nowhere(report: schema.UnitReport) -> str:
     """Why a unit that should be on a machine is on none: a sentence without its subject, or '' where it is on one, or
-    nothing says that it should be."""
-    if report.machine or report.is_global or report.target == "inactive" or has_completed_elsewhere(report):
+    nothing says that it should be. A machine that is lost, and waited for, is none."""
+    if report.is_global or report.target == "inactive" or has_completed_elsewhere(report):
         return ""
+    if report.machine:
+        return describe_wait(report) if is_held_up(report) else ""
     if report.decided < report.generation:
         return "waits for the leader to decide where it goes"
     if wait := describe_wait(report):

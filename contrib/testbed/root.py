@@ -101,9 +101,16 @@ def install_fleet(root: Path, config: dict[str, str]) -> None:
     for name, target_wants in (("fleet.service", "multi-user.target.wants"), ("fleet.socket", "sockets.target.wants")):
         _write(system / name, (CHECKOUT / "units" / name).read_text())
         _link(system / target_wants / name, f"/etc/systemd/system/{name}")
-    # The programs lie wherever this checkout does, in a home folder or below /tmp perhaps. To protect /proc/sys would
-    # take the machine's own boot id from it, which nspawn mounts there: reboots would pass for restarts of fleetd.
-    settings = ("ProtectHome=no", "PrivateTmp=no", "ProtectKernelTunables=no", "ProtectControlGroups=no")
+    # The programs lie wherever this checkout does, in a home folder or below /tmp perhaps. A /proc of its own, or a
+    # protected /proc/sys, would take the machine's own boot id from fleetd, which nspawn mounts there: reboots would
+    # pass for restarts of fleetd.
+    settings = (
+        "ProtectHome=no",
+        "PrivateTmp=no",
+        "ProtectProc=default",
+        "ProtectKernelTunables=no",
+        "ProtectControlGroups=no",
+    )
     _write(system / "fleet.service.d/testbed.conf", "\n".join(("[Service]", *settings, "")))
 
 

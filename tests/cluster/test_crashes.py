@@ -20,7 +20,7 @@ from tests.cluster.traffic import Traffic
 UNITS = [f"u{number}.service" for number in range(6)]
 KILLS = 6
 SOME_LIVES, ALL_LIVES = 13, 60  # for each is killed at a later write than the one before
-DEATHS = "/var/lib/deaths"
+DEATHS = "/var/lib/fleet/deaths"  # where fleet.service may write
 FILES = {"open", "os.rename", "os.remove"}
 OFTEN = {
     "often.service": SLEEPER + "[Install]\nWantedBy=multi-user.target\n",

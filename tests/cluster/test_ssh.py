@@ -107,7 +107,7 @@ def test_a_global_unit_is_restarted_on_one_machine_or_on_all(person: RemotePerso
     between = [machine.main_pid("all.service") for machine in machines]
     assert [was == now for was, now in zip(before, between, strict=True)] == [True, False, True]
     every = person.fleetctl("restart", "all")
-    assert every.stdout == "Unit all.service loaded on 3 machines\nUnit all.service launched on 3 machines\n"
+    assert every.stdout == "Unit all.service launched on 3 machines\n"
     after = [machine.main_pid("all.service") for machine in machines]
     assert all(was != now for was, now in zip(between, after, strict=True))
 

@@ -20,6 +20,7 @@ from fleetctl.judges import (
     judge_loaded,
     judge_stopped,
     judge_unloaded,
+    why_nowhere,
 )
 from fleetctl.parsing import bound_s
 from fleetctl.waiting import observe
@@ -231,3 +232,11 @@ def test_a_wait_is_bounded_whatever_is_asked(attempts: int, expected_s: float) -
 def test_what_takes_its_time_to_be_answered_is_asked_half_of_the_time_at_most() -> None:
     answers = list(observe(lambda: time.sleep(0.2), 1.0))
     assert 1 <= len(answers) <= 3
+
+
+def test_a_unit_whose_home_is_lost_is_nowhere_while_it_is_waited_for() -> None:
+    reason = "waits for machine 11111111 to come back, until 2027-01-15 12:05:00 UTC"
+    report = UnitReport("away.service", "launched", generation=1, decided=1, machine="1" * 32, reason=reason)
+    wait = Wait("machine", machine=report.machine)
+    assert why_nowhere(msgspec.structs.replace(report, wait=wait)) == reason
+    assert why_nowhere(msgspec.structs.replace(report, reason="")) == ""  # on its way there
