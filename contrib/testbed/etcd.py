@@ -27,12 +27,22 @@ def etcd_is_installed() -> bool:
 
 
 def free_port(address: str = "127.0.0.1") -> int:
-    """A TCP port that nobody listens on just now, and that the kernel gives to no client before somebody does."""
+    """A TCP port that nobody listens on just now, that the kernel gives to no client before somebody does, and that no
+    other call returns, in whatever process and for whatever address, until this process has ended."""
     while True:
         port = secrets.choice(PORTS)
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.bind((address, port))
+            _keep(port)
             return port
+
+
+def _keep(port: int) -> None:
+    """Take a port for this process. Raises OSError if it is taken: an abstract name (unix(7)) has one holder in a
+    network namespace, as a port does, and the kernel gives it back when the process ends, however it does."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as name:
+        name.bind(f"\0fleet-testbed-port-{port}")
+        name.detach()  # nobody closes it
 
 
 class EtcdServer:
