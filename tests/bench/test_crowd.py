@@ -27,7 +27,9 @@ def test_a_crowd_goes_through_every_phase_and_is_reported(tmp_path: Path, size: 
     start = findings.phases[START]
     assert start.counts["transaction units"].keys == size.units
     assert start.counts["transaction units"].requests == 1  # they are asked for all at once
-    assert start.counts["transaction decisions"].keys == 2 * size.units  # where each is, and what its machine is told
+    # Where each is, and what its machine is told; with each transaction at most, how much there is by now.
+    decided = start.counts["transaction decisions"]
+    assert 2 * size.units < decided.keys <= 2 * size.units + decided.requests
     assert all(phase.took_s > 0 and phase.etcd_cpu_s >= 0 for phase in findings.phases.values())
     assert all(findings.phases[name].took_s > size.ttl_s / 2 for name in names[5:])  # nobody is dead before its lease
     assert findings.floor.took_s > 0

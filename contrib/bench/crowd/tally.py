@@ -22,6 +22,8 @@ from fleetd.store.protocol import (
     Store,
 )
 
+USAGE = f"{DEFAULT_PREFIX}usage"
+
 
 class Count(msgspec.Struct, frozen=True):
     """So many requests, about so many keys, with so many bytes."""
@@ -100,7 +102,7 @@ class CountedStore:
 
     async def transact(self, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> int:
         size = sum(len(each.key) + (len(each.value) if isinstance(each, Put) else 0) for each in operations)
-        self._tally.add("transaction", operations[-1].key if operations else "", len(operations), size)
+        self._tally.add("transaction", _subject_of(operations), len(operations), size)
         return await self._store.transact(comparisons, operations)
 
     async def watch(self, prefix: str, after_revision: int) -> AsyncGenerator[Changes, None]:
@@ -135,6 +137,12 @@ class CountedStore:
 
     async def close(self) -> None:
         await self._store.close()
+
+
+def _subject_of(operations: Sequence[Operation]) -> str:
+    """The last key, but for the count of all units: the leader brings that up to date along with what it decides."""
+    keys = [operation.key for operation in operations]
+    return next((key for key in reversed(keys) if key != USAGE), keys[-1] if keys else "")
 
 
 def _size_of(item: KeyValue | None) -> int:
