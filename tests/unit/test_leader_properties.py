@@ -1,7 +1,6 @@
 """Whatever people and machines do, and in whatever order: what must always hold of the leader's decisions."""
 
 import random
-import re
 
 import msgspec
 from hypothesis import HealthCheck, settings
@@ -12,6 +11,7 @@ from fleetd.core.cluster import Trial, requirements_of
 from fleetd.core.feasibility import Question, why_not
 from fleetd.core.machine import MachineMode
 from fleetd.core.names import matches_glob
+from fleetd.core.placement import WaitKind
 from fleetd.core.schedule import Plan
 from tests.examples import examples
 from tests.unit.cluster_builder import INACTIVE, LAUNCHED, LOADED, World, conflict
@@ -318,7 +318,7 @@ def check_unit_at_rest(view, name):
         assert len(view.machines) - len(stuck) <= len(here) + refused <= len(view.machines)
     elif not view.home(name):
         explained = sum(decision.refusals.values()) == len(view.machines)
-        assert explained or decision.reason == "completed" or is_true_wait(view, name, decision.reason), decision
+        assert explained or decision.reason == "completed" or is_true_wait(view, name), decision
     else:
         assert not decision.refusals
 
@@ -333,24 +333,26 @@ def is_orphan(view, name, machine):
     return state is not None and state.orphan
 
 
-def is_true_wait(view, name, reason):
-    """Whether what a unit waits for, at rest, is there, be it of a unit that MachineOf binds to it."""
-    followed = re.fullmatch("waits for (.+), which (.+)", reason)
-    if followed:
-        name, reason = followed.groups()
-        decision = view.decisions[name]
-        assert view.is_wanted(name)
-        assert not view.home(name)
-        assert decision.completed != decision.generation
-        assert decision.reason.endswith(reason)
-    kept = re.fullmatch("(?:.*; )?waits until it is stopped on (m.), where it is only kept running .*", reason)
-    if kept:
-        question = Question(Trial(view), name, view.requirements(name), kept[1])
-        is_to_run = view.units[name].target is LAUNCHED
-        stays_away = kept[1] not in view.machines or why_not(question) or not is_to_run
-        return is_orphan(view, name, kept[1]) and view.placements[name][kept[1]].withdrawn and stays_away
-    waiting = re.fullmatch("(?:.*; )?waits until (m.) has (?:stopped it|let go of it)", reason)
-    return bool(waiting) and (waiting[1] in view.away or mode(view, waiting[1]) is MachineMode.PARKED)
+def is_true_wait(view, name):
+    """Whether what a unit waits for, at rest, is there, be it of a unit that MachineOf binds to it; and is said."""
+    reason, wait = view.decisions[name].reason, view.decisions[name].wait
+    if wait is None or wait.kind is WaitKind.MACHINE:
+        return False
+    if wait.kind is WaitKind.UNIT:
+        late = view.decisions[wait.unit]
+        assert view.is_wanted(wait.unit)
+        assert not view.home(wait.unit)
+        assert late.completed != late.generation
+        said = reason.removeprefix(f"waits for {wait.unit}, which ")
+        return said != reason and late.reason.endswith(said) and is_true_wait(view, wait.unit)
+    assert wait.unit == name
+    assert f" {wait.machine}" in reason
+    if not is_orphan(view, name, wait.machine):
+        return wait.machine in view.away or mode(view, wait.machine) is MachineMode.PARKED
+    question = Question(Trial(view), name, view.requirements(name), wait.machine)
+    is_to_run = view.units[name].target is LAUNCHED
+    stays_away = wait.machine not in view.machines or why_not(question) or not is_to_run
+    return view.placements[name][wait.machine].withdrawn and stays_away
 
 
 def mode(view, machine):

@@ -115,6 +115,24 @@ def test_a_unit_that_has_to_leave_a_machine_that_is_parked_meanwhile_says_so():
     assert world.reason(A) == f"not machine m2 on m1; {stopped}"
 
 
+def test_a_unit_whose_machine_was_to_be_left_and_is_parked_before_that_is_done_says_both():
+    world = cluster("m1", a="")
+    world.unit(A, target=LOADED)
+    world.settle()
+    world.machine("m1", MachineMode.LEAVING)
+    world.lead()
+    world.machine("m1", MachineMode.PARKED)
+    world.settle()
+    assert world.orders(A) == {"m1": "go"}
+    assert wait(world, A) == Wait(WaitKind.STOP, A, "m1")
+    stopped = "waits until it is stopped on m1, which is parked: its fleetd was stopped"
+    assert world.reason(A) == f"machine m1 is leaving; {stopped}"
+    world.machine("m1", MachineMode.READY)
+    world.settle()
+    assert world.homes() == {A: "m1"}
+    assert wait(world, A) is None
+
+
 def test_a_lost_machine_is_waited_for_in_data_until_it_is_back():
     world = cluster("m1", "m2", a="FailoverDelay=5min")
     world.die("m1")
