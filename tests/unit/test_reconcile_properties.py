@@ -1,7 +1,7 @@
 """Properties of what fleet plans for a unit, on a model of a machine in which every step works and every job ends."""
 
 import msgspec
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from fleetd.core.placement import Placement
@@ -9,7 +9,7 @@ from fleetd.core.reconcile import LastRun, Observed, StopProgress, needs_last_ru
 from fleetd.core.steps import LedgerEntry, Record, Reload, Remove, Restart, Restarting, Start, Step, Stop, Write
 from fleetd.core.unit import TargetState
 from fleetd.core.unitfile import hash_unit_file
-from tests.unit.reconcile_builder import LOADED, NAME, NEW, NEW_HASH, OLD, OLD_HASH, entry, placed, plan
+from tests.unit.reconcile_builder import LAUNCHED, LOADED, NAME, NEW, NEW_HASH, OLD, OLD_HASH, entry, placed, plan
 
 
 class Model:
@@ -44,8 +44,11 @@ class Model:
         if self.seen.active == "deactivating" or self.seen.stop is StopProgress.UNDER_WAY:
             stop = StopProgress.ENDED if self.seen.stop is StopProgress.UNDER_WAY else self.seen.stop
             self.seen = msgspec.structs.replace(self.seen, active="inactive", job=False, stop=stop)
-        is_restarting = self.seen.entry is not None and self.seen.entry.restarting is not None
-        last_run = LastRun(str(self.invocation) if is_restarting else "")
+        restarting = self.seen.entry.restarting if self.seen.entry is not None else None
+        if restarting is not None and restarting.invocation is not None and self.seen.job:
+            self.invocation += 1
+            self.seen = msgspec.structs.replace(self.seen, active="active", job=False)
+        last_run = LastRun(str(self.invocation) if restarting is not None else "")
         last_run = last_run if needs_last_run(placement, self.seen) else None
         self.seen = msgspec.structs.replace(self.seen, waiting=False, last_run=last_run)
 
@@ -73,6 +76,13 @@ machines = st.builds(
     stop=st.sampled_from(StopProgress),
     waiting=st.booleans(),
 )
+RESTARTING = Observed(  # systemd has the job
+    hash=OLD_HASH,
+    load="loaded",
+    active="active",
+    job=True,
+    entry=LedgerEntry(0, TargetState.INACTIVE, OLD_HASH, restarting=Restarting(1, LAUNCHED, "1")),
+)
 wishes = st.builds(placed, st.sampled_from(TargetState), generations, st.sampled_from([OLD, NEW]))
 
 
@@ -90,13 +100,21 @@ def reach(placement: Placement | None, seen: Observed) -> tuple[Observed, list[S
     raise AssertionError(f"the plans never end: {taken}")
 
 
+def latest_wish(kept: LedgerEntry | None) -> int:
+    """The generation of the last wish that was carried out, or of which the restart has begun."""
+    if kept is None:
+        return 0
+    return max(kept.generation, kept.restarting.generation if kept.restarting else 0)
+
+
 @given(wishes | st.none(), machines)
+@example(placed(LAUNCHED, 2, NEW), RESTARTING)  # what is under way ends, and is not enough
 def test_plans_applied_until_nothing_is_left_reach_what_is_asked(placement: Placement | None, seen: Observed) -> None:
     reached, _ = reach(placement, seen)
     if placement is None or placement.withdrawn:
         assert not reached.ours
         assert not (reached.busy and seen.ours)
-    elif seen.entry is None or seen.entry.generation < placement.generation:
+    elif latest_wish(seen.entry) < placement.generation:
         assert reached.hash == hash_unit_file(placement.text)
         assert reached.entry == entry(placement.target, placement.generation, reached.hash)
         assert reached.busy or placement.target is LOADED
@@ -111,6 +129,7 @@ def test_the_plan_of_a_state_that_was_reached_is_empty(placement: Placement | No
 
 
 @given(wishes, machines, machines)
+@example(placed(LAUNCHED, 1, OLD), RESTARTING, msgspec.structs.replace(RESTARTING, job=False))
 def test_a_unit_whose_placement_is_unchanged_is_never_stopped_whatever_systemd_says(
     placement: Placement, before: Observed, later: Observed
 ) -> None:
