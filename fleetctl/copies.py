@@ -11,11 +11,9 @@ import msgspec
 
 from fleetctl import output
 from fleetctl.errors import CommandFailed
-from fleetctl.judges import why_nowhere
+from fleetctl.judges import runs, why_nowhere
 from fleetctl.parsing import Callback
 from fleetd.api import schema
-
-_AT_REST = ("", "inactive", "failed")
 
 machine_option = partial(
     click.option, "--machine", default="", metavar="ID", help="only this machine, by any beginning of its id"
@@ -53,11 +51,6 @@ def explain_absence(report: schema.UnitReport, what: str) -> str:
     """What to say of a unit that is on no machine, and `what` it therefore does not appear to be."""
     why = why_nowhere(report)
     return f"Unit {report.name} does not appear to be {what}.{f' It {why}.' if why else ''}"
-
-
-def runs(copy: schema.CopyReport) -> bool:
-    """Whether processes of the unit may exist there."""
-    return copy.active not in _AT_REST
 
 
 def places_of(report: schema.UnitReport) -> list[Place]:

@@ -8,9 +8,8 @@ import msgspec
 
 from fleetctl import output
 from fleetctl.client import Client
-from fleetctl.copies import runs
 from fleetctl.errors import ClientError, failing_as
-from fleetctl.judges import Arrived, Failed, Judge, Pending, Verdict, judge_launched, judge_stopped
+from fleetctl.judges import Arrived, Failed, Judge, Pending, Verdict, judge_launched, judge_stopped, runs
 from fleetctl.log import LOG
 from fleetctl.waiting import Wait
 from fleetd.api import schema
