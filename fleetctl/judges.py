@@ -70,10 +70,10 @@ def judge_launched(report: schema.UnitReport, generation: int) -> Verdict:
     if copy.completed:
         return Arrived(place)
     if copy.active == "active":
-        note = f"is on {place}: {output.printable(copy.note)}" if copy.note else ""
+        note = f"is on {place}: {_words(copy.note)}" if copy.note else ""
         return Arrived(place, PROVEN_S if report.name.endswith(".service") else 0.0, note)
     if copy.result in _SKIPPED and not runs(copy):
-        return Arrived(place, note=f"was not started on {place}: {output.printable(copy.note) or copy.result}")
+        return Arrived(place, note=f"was not started on {place}: {_words(copy.note) or copy.result}")
     if copy.result == _DONE and copy.active == "inactive":
         return Arrived(place, note=f"has ended on {place} already, with success")
     if copy.active == "failed":
@@ -132,6 +132,11 @@ def judge_unloaded(report: schema.UnitReport, generation: int) -> Verdict:
 
 def _own_copies(report: schema.UnitReport) -> list[schema.CopyReport]:
     return [copy for copy in report.copies if not copy.orphaned]
+
+
+def _words(text: str) -> str:
+    """What a machine or the leader says, to end a sentence with: its full stop is set where it is printed."""
+    return output.printable(text).rstrip(".")
 
 
 def runs(copy: schema.CopyReport) -> bool:
@@ -199,7 +204,7 @@ def _placed_copy(report: schema.UnitReport, generation: int) -> schema.CopyRepor
 def describe_wait(report: schema.UnitReport) -> str:
     """What the leader lets the unit wait for, a sentence that begins with `waits`; '' for nothing. (Servers that do not
     say so as data say it in words.)"""
-    *_, reason = output.printable(report.reason).rstrip(".").split("; ")  # why it must go there may stand before
+    *_, reason = _words(report.reason).split("; ")  # why it must go there may stand before
     return reason if report.wait or reason.startswith("wait") else ""
 
 
@@ -220,7 +225,7 @@ def why_nowhere(report: schema.UnitReport) -> str:
         return "waits for the leader to decide where it goes"
     if wait := describe_wait(report):
         return wait
-    reason = output.printable(report.reason).rstrip(".") or "no machine fits"
+    reason = _words(report.reason) or "no machine fits"
     ranked = sorted(report.refusals.items(), key=lambda refusal: (-refusal[1], refusal[0]))
     if ranked:
         counted = (f"{output.printable(why)} ({count} machine{'s'[: count > 1]})" for why, count in ranked)

@@ -150,7 +150,7 @@ SITUATIONS: list[tuple[Judge, UnitReport, Verdict]] = [
     # What systemd says of the job that was asked for last.
     (
         judge_launched,
-        report(copy("inactive", "dead", result="condition", note="ConditionPathExists=/x is not met")),
+        report(copy("inactive", "dead", result="condition", note="ConditionPathExists=/x is not met.")),
         Arrived(AT, note=f"was not started on {AT}: ConditionPathExists=/x is not met"),
     ),
     (
