@@ -47,8 +47,7 @@ RETRY_S = 1.0
 HISTORY_S = 600.0  # how much of etcd's history is kept
 SMALL_PLAN = 100  # units; a larger plan is made beside the loop, which must go on beating
 HEAVY_BYTES = 1000  # of a unit file take as long to be read as a small record takes by itself
-PASSES_AT_ONCE = 8  # more of them in a row come one each period, with what has changed meanwhile
-PASS_PERIOD_S = 0.02
+PASS_PERIOD_S = 0.02  # of many in a row; each is over all that has changed meanwhile
 SLICE = 200  # records or so (about 5 ms) that are dealt with before the loop has its turn
 
 Decided = tuple[Plan, Outcome]
@@ -108,7 +107,7 @@ class Leadership:
         self._written = 1  # no plan is made before the view has reached this revision
         self._inbox: deque[Snapshot | Changes | StoreError] = deque()
         self._wake = asyncio.Event()
-        self._pace = Pace(PASSES_AT_ONCE, PASS_PERIOD_S)
+        self._pace = Pace(PASS_PERIOD_S)
         self._history_key = office.registry.key("history")
         self._restored_at = 0  # the revision at which it was written down that the store was restored; 0: it never was
         self._watched = False  # whether who is absent now, and was not at the last look, was seen to vanish
@@ -192,6 +191,7 @@ class Leadership:
                 if self.revision >= self._written:
                     with metrics.PASS_S.time():
                         due_s = await self._pass()
+                    self._pace.done()
                 if not self._inbox:
                     await self._sleep(due_s)
                 await self._pace.wait()

@@ -49,8 +49,7 @@ from fleetd.systemd.protocol import REFUSED, ManagerUnavailable, ServiceManager,
 
 FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 8.0
-PASSES_AT_ONCE = 10  # more of them in a row come one each period, over all that has changed meanwhile
-PASS_PERIOD_S = 0.02
+PASS_PERIOD_S = 0.02  # of many in a row; each is over all that has changed meanwhile
 NO_SUCH_UNIT = "takes no such unit"
 RECHECK_S = 15.0  # of what stands in the way of a unit here, with the next heartbeat
 _BROKEN = ("error", "bad-setting")  # load states of a unit file that systemd cannot make sense of
@@ -78,7 +77,7 @@ class Agent:
         self._log = logger
         self._dirty: dict[str, None] = {}
         self._wake = asyncio.Event()
-        self._pace = Pace(PASSES_AT_ONCE, PASS_PERIOD_S)
+        self._pace = Pace(PASS_PERIOD_S)
         self._has_connected = asyncio.Event()
         self._has_looked = asyncio.Event()
         self._is_unordered = asyncio.Event()
@@ -227,6 +226,7 @@ class Agent:
             try:
                 with metrics.AGENT_PASS_S.time():
                     await self._pass()
+                self._pace.done()
                 metrics.AGENT_PASSES.labels("done").inc()
                 delay_s = FIRST_RETRY_S
                 continue

@@ -18,8 +18,7 @@ from fleetd.store.protocol import Delete, LeaseNotFound, Operation, Put, Unavail
 
 FIRST_RETRY_S = 0.5
 LONGEST_RETRY_S = 5.0
-WRITES_AT_ONCE = 8  # more of them in a row come one each period, with all that has changed meanwhile
-WRITE_PERIOD_S = 0.03
+WRITE_PERIOD_S = 0.03  # of many in a row; each has all that has changed meanwhile
 STRAGGLER_S = 10.0  # a request that was given up has arrived by then, or never will
 
 
@@ -70,7 +69,7 @@ class StatePublisher:
         self._has_work = asyncio.Event()
         self._writing = asyncio.Lock()
         self._pacing = Pacing(self._note_change)
-        self._pace = Pace(WRITES_AT_ONCE, WRITE_PERIOD_S)
+        self._pace = Pace(WRITE_PERIOD_S)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -145,6 +144,7 @@ class StatePublisher:
                         await self._compare(lease)
                         self._has_to_look = False
                     await self._write(lease)
+                self._pace.done()
                 delay_s = FIRST_RETRY_S
                 if self._is_in_doubt:
                     self._is_in_doubt = False
