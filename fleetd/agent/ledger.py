@@ -8,6 +8,7 @@ an entry means is core/reconcile.py's matter, what a link means core/install.py'
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -37,11 +38,11 @@ class Ledger:
 
     def __init__(self, directory: Path, logger: logging.Logger) -> None:
         self._log = logger
-        self._units = directory / "started"
-        self._store_file = directory / "store"
-        self._orphans_file = directory / "orphans"
-        self._links_file = directory / "links"
-        self._units.mkdir(parents=True, exist_ok=True)
+        self._units = os.fspath(directory / "started")
+        self._store_file, self._orphans_file, self._links_file = (
+            os.fspath(directory / name) for name in ("store", "orphans", "links")
+        )
+        os.makedirs(self._units, exist_ok=True)
         self._entries = self._read_entries()
         self._store = self._read(self._store_file, StoreSeen) or StoreSeen()
         self._orphans = self._read(self._orphans_file, tuple[str, ...]) or ()
@@ -59,13 +60,14 @@ class Ledger:
     def put(self, name: str, entry: LedgerEntry) -> None:
         """Keep this entry for the unit."""
         if self._entries.get(name) != entry:
-            _replace(self._units / name, msgspec.json.encode(entry))
+            _replace(self._entry(name), msgspec.json.encode(entry))
             self._entries[name] = entry
 
     def forget(self, name: str) -> None:
         """Keep nothing for the unit; if nothing is kept, that is no error."""
         if name in self._entries:
-            (self._units / name).unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(self._entry(name))
             del self._entries[name]
 
     @property
@@ -103,16 +105,21 @@ class Ledger:
 
     def _read_entries(self) -> dict[str, LedgerEntry]:
         entries = {}
-        for path in sorted(self._units.iterdir()):
-            if not path.name.startswith("."):
-                entry = self._read(path, LedgerEntry)
+        for name in sorted(os.listdir(self._units)):
+            if not name.startswith("."):
+                entry = self._read(self._entry(name), LedgerEntry)
                 if entry is not None:
-                    entries[path.name] = entry
+                    entries[name] = entry
         return entries
 
-    def _read(self, path: Path, kind: type[_Value]) -> _Value | None:
+    def _entry(self, name: str) -> str:
+        """The file of a unit's entry; as text, for pathlib would keep each name for ever."""
+        return f"{self._units}/{name}"
+
+    def _read(self, path: str, kind: type[_Value]) -> _Value | None:
         try:
-            return msgspec.json.decode(path.read_bytes(), type=kind)
+            with open(path, "rb", buffering=0) as file:
+                return msgspec.json.decode(file.read(), type=kind)
         except FileNotFoundError:
             return None
         except (OSError, *UNREADABLE) as error:
@@ -120,8 +127,7 @@ class Ledger:
             return None
 
 
-def _replace(path: Path, content: bytes) -> None:
-    target = os.fspath(path)  # as text: this is done several times a unit
+def _replace(target: str, content: bytes) -> None:
     temporary = os.path.join(os.path.dirname(target), _BEING_WRITTEN)
     with open(temporary, "wb", buffering=0) as file:
         file.write(content)

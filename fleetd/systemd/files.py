@@ -5,6 +5,7 @@ should be there.
 """
 
 import contextlib
+import glob
 import os
 import re
 import time
@@ -68,17 +69,18 @@ class UnitFiles:
     """The unit files in `directory` (absolute), each linked from `runtime_directory` (systemd's, below /run)."""
 
     def __init__(self, directory: Path, runtime_directory: Path) -> None:
-        self._directory = directory
-        self._runtime_directory = runtime_directory
+        # As text: pathlib takes longer than the kernel, and keeps each name for ever in the table of interned strings.
+        self._directory = os.fspath(directory)
+        self._runtime_directory = os.fspath(runtime_directory)
 
     def close_to_others(self) -> None:
         """Keep other users from reading what units say, passwords among it: systemd reads them as root."""
-        if self._directory.is_dir() and self._directory.stat().st_mode & 0o077:
-            self._directory.chmod(0o700)
+        if os.path.isdir(self._directory) and os.stat(self._directory).st_mode & 0o077:
+            os.chmod(self._directory, 0o700)
 
     def names(self) -> list[str]:
         """The names of all unit files, in order."""
-        if not self._directory.is_dir():
+        if not os.path.isdir(self._directory):
             return []
         return sorted(entry for entry in os.listdir(self._directory) if is_unit_name(entry))
 
@@ -87,7 +89,7 @@ class UnitFiles:
         texts = {}
         for name in self.names():
             try:
-                texts[name] = (self._directory / name).read_text("utf-8")
+                texts[name] = _read(self._file(name)).decode()
             except UnicodeDecodeError:
                 texts[name] = ""
             except FileNotFoundError:
@@ -100,69 +102,77 @@ class UnitFiles:
         what is not ours."""
         if not is_unit_name(name):
             raise ServiceManagerError(f"write {name}: {INVALID_NAME}")
-        target, link = self._directory / name, self._runtime_directory / name
+        target, link = self._file(name), self._link(name)
         if os.path.lexists(link) and not self._is_ours(link):
             words = f"write {name}: {link} is not fleet's; remove it or choose another name"
             raise NameTaken(words, f"has its own {link}")
         # The link comes first: after a crash between the two, read() does not yet show a file that systemd cannot see.
         found = _destination(link)
         if found != target:
-            self._runtime_directory.mkdir(parents=True, exist_ok=True)
-            link.unlink(missing_ok=True)  # another unit's alias: a name is its unit's before it is an alias
-            link.symlink_to(target)
+            os.makedirs(self._runtime_directory, exist_ok=True)
+            _unlink(link)  # another unit's alias: a name is its unit's before it is an alias
+            os.symlink(target, link)
         self._replace(target, text.encode("utf-8"))
-        return found.name if found is not None and found != target else ""
+        return os.path.basename(found) if found != target else ""
 
     def drop(self, name: str) -> None:
         """Unlink and delete one unit file; of a name unknown there is nothing to drop."""
         if not is_unit_name(name):
             return
-        link = self._runtime_directory / name
-        (self._directory / name).unlink(missing_ok=True)
-        if _destination(link) == self._directory / name:
-            link.unlink()
+        target, link = self._file(name), self._link(name)
+        _unlink(target)
+        if _destination(link) == target:
+            os.unlink(link)
 
     def make_link(self, link: str, name: str) -> bool:
         """Make a link below the runtime directory that leads to a unit of ours; whether it was not there. Raises
         ServiceManagerError where something else is in its place."""
-        path = self._runtime_directory / link
+        path = self._link(link)
         found, target = _destination(path), self._target(link, name)
         if found == target:
             return False
-        if found is not None and found.parent == self._directory:
-            path.unlink()  # as systemd makes them for another directory's units; or it led to another unit of ours
+        if os.path.dirname(found) == self._directory:
+            os.unlink(path)  # as systemd makes them for another directory's units; or it led to another unit of ours
         if os.path.lexists(path):
             raise ServiceManagerError(f"link {path}: it is there, and is not fleet's; remove it")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.symlink_to(target)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        os.symlink(target, path)
         return True
 
     def drop_link(self, link: str, name: str) -> bool:
         """Remove such a link if it is as it was made, and its folder with the last one; whether it was there."""
-        path = self._runtime_directory / link
-        is_there = _destination(path) in (self._target(link, name), self._directory / name)
+        path = self._link(link)
+        is_there = _destination(path) in (self._target(link, name), self._file(name))
         if is_there:
-            path.unlink()
-        if path.parent != self._runtime_directory:
+            os.unlink(path)
+        if "/" in link:
             with contextlib.suppress(OSError):  # there is none, or others are in it
-                path.parent.rmdir()
+                os.rmdir(os.path.dirname(path))
         return is_there
 
     def find_links(self) -> dict[str, str]:
         """Every link below the runtime directory to one of our unit files that is not the unit's own: link → unit."""
         links: dict[str, str] = {}
-        for path in sorted((*self._runtime_directory.glob("*.*"), *self._runtime_directory.glob("*.*/*"))):
-            found = _destination(path)
-            if found is not None and path != self._runtime_directory / found.name:
-                is_alias = path.parent == found.parent == self._runtime_directory and self._is_ours(path)
-                if is_alias or found.parent == self._directory:
-                    links[str(path.relative_to(self._runtime_directory))] = found.name
+        at = self._runtime_directory
+        for link in sorted((*glob.glob("*.*", root_dir=at), *glob.glob("*.*/*", root_dir=at))):
+            path = self._link(link)
+            folder, name = os.path.split(_destination(path))
+            if folder and link != name:
+                is_alias = "/" not in link and folder == at and self._is_ours(path)
+                if is_alias or folder == self._directory:
+                    links[link] = name
         return links
 
-    def _target(self, link: str, name: str) -> Path:
+    def _file(self, name: str) -> str:
+        return f"{self._directory}/{name}"
+
+    def _link(self, link: str) -> str:
+        return f"{self._runtime_directory}/{link}"
+
+    def _target(self, link: str, name: str) -> str:
         """Where a link leads: a dependency to the unit's file, as systemd makes it; an alias to the unit's own link,
         for to systemd a link to a file elsewhere is a unit of its own."""
-        return (self._directory if "/" in link else self._runtime_directory) / name
+        return self._file(name) if "/" in link else self._link(name)
 
     def announce(self) -> None:
         """Let systemd notice links made since its last look without a reload.
@@ -170,7 +180,7 @@ class UnitFiles:
         It looks again when the directory's modification time has changed, and on older kernels that time moves in steps
         of some milliseconds: a link made in the step of its last look would not be found.
         """
-        if self._runtime_directory.is_dir():
+        if os.path.isdir(self._runtime_directory):
             now = time.time_ns()  # given as a number: left to the kernel, it would move in the same steps
             os.utime(self._runtime_directory, ns=(now, now))
 
@@ -180,47 +190,57 @@ class UnitFiles:
         for candidate in (name, parse_name(name).template):
             for directory in search_path if candidate else ():
                 path = f"{directory}/{candidate}"  # for each new unit a dozen: to join them costs as much as looking
-                if os.path.lexists(path) and not self._is_ours(Path(path)):
+                if os.path.lexists(path) and not self._is_ours(path):
                     return path
-        if name.endswith(".mount") and not (self._directory / name).exists():
+        if name.endswith(".mount") and not os.path.exists(self._file(name)):
             mounted = (point for point in _mount_points() if mount_name(point) == name)
             return next((f"the mount of {point}" for point in mounted), "")
         return ""
 
     def resolve(self, path: str) -> str:
         """The unit file of ours that this path is a link to, or the path itself."""
-        return os.readlink(path) if path and self._is_ours(Path(path)) else path
+        return os.readlink(path) if path and self._is_ours(path) else path
 
     def has_linked(self, path: str) -> bool:
         """Whether a unit read from this path was one of ours, also when its file is gone."""
-        return Path(path).parent in (self._directory, self._runtime_directory)
+        return os.path.dirname(path) in (self._directory, self._runtime_directory)
 
-    def _is_ours(self, path: Path) -> bool:
+    def _is_ours(self, path: str) -> bool:
         """Whether this is the link of a unit file of ours, or an alias of one."""
         found = _destination(path)
-        if found is not None and found.parent == self._runtime_directory:
+        if os.path.dirname(found) == self._runtime_directory:
             found = _destination(found)
-        return found is not None and found.parent == self._directory
+        return os.path.dirname(found) == self._directory
 
-    def _replace(self, target: Path, content: bytes) -> None:
+    def _replace(self, target: str, content: bytes) -> None:
         # An unchanged file keeps its modification time, or systemd would ask for a reload.
-        if target.is_file() and target.read_bytes() == content:
+        if os.path.isfile(target) and _read(target) == content:
             return
-        self._directory.mkdir(parents=True, exist_ok=True)
+        os.makedirs(self._directory, exist_ok=True)
         self.close_to_others()
-        temporary = self._directory / _BEING_WRITTEN
+        temporary = self._file(_BEING_WRITTEN)
         try:
-            temporary.write_bytes(content)
-            temporary.chmod(0o600)
-            temporary.replace(target)
+            with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb", buffering=0) as file:
+                file.write(content)
+            os.replace(temporary, target)
         except OSError:
-            temporary.unlink(missing_ok=True)
+            _unlink(temporary)
             raise
 
 
-def _destination(path: Path) -> Path | None:
-    """Where this leads, if it is a symlink."""
+def _read(path: str) -> bytes:
+    with open(path, "rb", buffering=0) as file:
+        return file.read()
+
+
+def _unlink(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def _destination(path: str) -> str:
+    """Where this leads, if it is a symlink, else ''."""
     try:
-        return Path(os.readlink(path))
+        return os.readlink(path)
     except OSError:
-        return None
+        return ""
