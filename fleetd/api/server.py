@@ -15,7 +15,7 @@ from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
-from fleetd import __version__, metrics
+from fleetd import __version__, http, metrics
 from fleetd.api.crowd import LATER, MAX_CONNECTIONS, TOO_MUCH, Crowd, Load
 from fleetd.api.handlers import Api, body_too_large
 from fleetd.api.message import MAX_BODY_BYTES, ApiError, Request, Response, render_error
@@ -27,7 +27,6 @@ from fleetd.api.sockets import (
     open_socket,
     refuse_peer,
 )
-from fleetd.http import LineTooLong, web
 from fleetd.options import Address
 
 PATIENCE_S = 30.0  # with a client that sends its request or its body, or takes its answer, slowly
@@ -46,7 +45,7 @@ _protocol_log = logging.getLogger(f"{__name__}.protocol")
 _protocol_log.setLevel(logging.CRITICAL)  # what is no HTTP is answered with 400, and is the client's matter, not ours
 
 
-class _Connection(web.RequestHandler):
+class _Connection(http.RequestHandler):
     """One client's connection, as one of many. Its first request is not waited for for ever, and what is no HTTP is
     answered as every other mistake is."""
 
@@ -101,21 +100,21 @@ class _Connection(web.RequestHandler):
 
     def handle_error(
         self,
-        request: web.BaseRequest,
+        request: http.BaseRequest,
         status: int = 500,
         exc: BaseException | None = None,
         message: str | None = None,
-    ) -> web.StreamResponse:
+    ) -> http.StreamResponse:
         """The answer to what never became a request; aiohttp says in `message` what is wrong with it."""
         what = " ".join(message.split()) if message else "fleetd could not take in this request"
-        if isinstance(exc, LineTooLong) or "Too many headers" in what:
+        if isinstance(exc, http.LineTooLong) or "Too many headers" in what:
             status = 431
         outgoing = _render(render_error(status, what))
         outgoing.force_close()
         return outgoing
 
 
-class _Entrance(web.Server):
+class _Entrance(http.Server):
     """A way in for clients, and the bounds on what they take together. It makes a _Connection of each connection;
     over one for `metrics_only`, figures are all that there is."""
 
@@ -134,7 +133,7 @@ class _Entrance(web.Server):
         self.metrics_only = metrics_only
         self._crowded_said_s = -math.inf
 
-    def __call__(self) -> web.RequestHandler:
+    def __call__(self) -> http.RequestHandler:
         return _Connection(self, self, loop=asyncio.get_running_loop(), **self._options)
 
     def welcome(self, connection: _Connection) -> None:
@@ -150,10 +149,10 @@ class _Entrance(web.Server):
             )
 
 
-def _render(response: Response) -> web.Response:
+def _render(response: Response) -> http.Response:
     """The answer as aiohttp sends it: counted, for it is sent."""
     metrics.ANSWERS.labels(str(response.status)).inc()
-    return web.Response(status=response.status, headers=[*response.headers, _SERVER], body=response.body)
+    return http.Response(status=response.status, headers=[*response.headers, _SERVER], body=response.body)
 
 
 def _render_raw(response: Response) -> bytes:
@@ -181,7 +180,7 @@ class Server:
             _Entrance(self, self.crowd),
             _Entrance(self, Crowd(METRICS_CONNECTIONS, METRICS_BYTES), metrics_only=True),
         )
-        self._runners = [web.ServerRunner(each, shutdown_timeout=_STOP_TIMEOUT_S) for each in self._entrances]
+        self._listeners: list[asyncio.Server] = []
         self._paths: list[str] = []
 
     async def start(
@@ -210,21 +209,27 @@ class Server:
             await self.stop()
             raise
         served = ((*inherited, *opened), for_metrics)
-        for runner, entrance, sockets in zip(self._runners, self._entrances, served, strict=True):
-            await runner.setup()
+        loop = asyncio.get_running_loop()
+        for entrance, sockets in zip(self._entrances, served, strict=True):
             for sock in sockets:
-                await web.SockSite(runner, sock, backlog=_ACCEPTED_AT_ONCE).start()
+                self._listeners.append(await loop.create_server(entrance, sock=sock, backlog=_ACCEPTED_AT_ONCE))
                 sock.listen(entrance.crowd.max_connections)  # who waits in the queue takes no descriptor of ours
 
     async def stop(self) -> None:
         """Stop serving, within two seconds, whatever is going on."""
-        await asyncio.gather(*(runner.cleanup() for runner in self._runners))
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+        await asyncio.sleep(0)  # requests that have just come in are to be seen as such
+        for entrance in self._entrances:
+            entrance.pre_shutdown()
+        await asyncio.gather(*(entrance.shutdown(_STOP_TIMEOUT_S) for entrance in self._entrances))
         for path in self._paths:
             with suppress(OSError):
                 os.unlink(path)
         self._paths.clear()
 
-    async def handle(self, incoming: web.BaseRequest) -> web.StreamResponse:
+    async def handle(self, incoming: http.BaseRequest) -> http.StreamResponse:
         """Answer one request."""
         connection = incoming.protocol
         assert isinstance(connection, _Connection)
@@ -237,7 +242,7 @@ class Server:
                 response = render_error(503, TOO_MUCH, LATER)
             return await self._send(incoming, response)
 
-    async def _send(self, incoming: web.BaseRequest, response: Response) -> web.StreamResponse:
+    async def _send(self, incoming: http.BaseRequest, response: Response) -> http.StreamResponse:
         outgoing = _render(response)
         if response.status in (408, 413) or not incoming.content.is_eof():  # the rest of the body is still on its way
             outgoing.force_close()
@@ -250,7 +255,7 @@ class Server:
                 incoming.transport.abort()
         return outgoing
 
-    async def _answer(self, incoming: web.BaseRequest, connection: _Connection, load: Load) -> Response:
+    async def _answer(self, incoming: http.BaseRequest, connection: _Connection, load: Load) -> Response:
         if connection.refusal:
             return render_error(403, connection.refusal)
         try:
@@ -280,7 +285,7 @@ def _check_inherited(sock: socket.socket, insecure: bool) -> None:
     check_exposure(str(Address(host=host, port=port)), host, insecure)
 
 
-async def _read_request(incoming: web.BaseRequest, connection: _Connection, load: Load) -> Request:
+async def _read_request(incoming: http.BaseRequest, connection: _Connection, load: Load) -> Request:
     """The whole request. Raises ApiError for a body that is too large, by itself or beside those of others."""
     if (incoming.content_length or 0) > MAX_BODY_BYTES:
         raise body_too_large()
