@@ -5,6 +5,10 @@
 BIN := .venv/bin
 # Tests wait for machines and for programs: one worker more than there are processors keeps all of these busy.
 WORKERS = $$(($$(nproc) + 1))
+# What takes each worker a second to import, for the tests of one file.
+LIGHT := -p no:schemathesis --ignore=tests/api/test_generated_requests.py
+# Tests are compiled once, whatever the environment says: to do that takes as long as to collect them.
+export PYTHONDONTWRITEBYTECODE :=
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,8 +19,8 @@ setup: # the programs and the virtual environment that everything else needs
 demo: setup ## three real machines on this one, with a fleet to play with (needs root)
 	@$(BIN)/python -m contrib.demo
 
-quick: lint ## what to run after each change, in a minute and a half: linters, types, all tests but machines and long ones
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not machines and not long" --hypothesis-profile=quick
+quick: lint ## what to run after each change, in a minute: linters, types, all tests but machines and long ones
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not machines and not long" --hypothesis-profile=quick $(LIGHT)
 
 test: lint ## everything, real machines among it (needs root): a good quarter of an hour on two cores
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --durations=20 --cov --cov-report=term

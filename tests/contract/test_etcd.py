@@ -1,6 +1,7 @@
 """What the store owes on etcd alone: failover, outages, authentication, TLS, and clusters set up anew."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -145,10 +146,13 @@ async def test_a_silent_watch_has_the_kernel_ask_whether_the_other_side_is_there
 
 
 def connections_with_a_keepalive_timer(server: EtcdServer) -> int:
-    """Of those that lead to the server: proc(5) says of each socket where it leads and which timer runs."""
+    """Of this process's own that lead to the server: proc(5) says of each socket where it leads, which timer runs, and
+    its inode, by which descriptors name it. Other tests may have connections to the same port of other addresses."""
     port = f":{int(server.client_url.rpartition(':')[2]):04X}"
-    sockets = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return sum(fields[2].endswith(port) and fields[5].startswith("02:") for fields in sockets)
+    sockets = [line.split() for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]]
+    ours = {os.readlink(descriptor) for descriptor in Path("/proc/self/fd").iterdir() if descriptor.is_symlink()}
+    leading = [fields for fields in sockets if fields[2].endswith(port) and f"socket:[{fields[9]}]" in ours]
+    return sum(fields[5].startswith("02:") for fields in leading)
 
 
 # Outages of the only endpoint

@@ -78,6 +78,7 @@ async def test_what_is_compacted_while_it_is_read_is_read_again(shared_etcd: Etc
                 await store.range("/compacted/")
 
 
+@pytest.mark.long
 async def test_values_of_the_largest_size_come_in_smaller_pages(shared_etcd: EtcdServer) -> None:
     async with store_on(shared_etcd.client_url, request_timeout_s=10) as store:
         large = [bytes([65 + number % 26]) * (512 * 1024) for number in range(80)]  # 55 MiB as etcd tells it

@@ -309,7 +309,7 @@ def test_a_proxy_command_that_is_none_is_none(home: Path) -> None:
         ("ecdsa", ("-b", "521")),
         ("rsa", ()),
         ("rsa", ("-m", "PEM")),
-        ("rsa", ("-b", "4096")),
+        pytest.param("rsa", ("-b", "4096"), marks=pytest.mark.long),
     ],
 )
 def test_key_files_of_all_current_kinds_are_read(home: Path, kind: str, arguments: tuple[str, ...]) -> None:

@@ -56,7 +56,9 @@ def tell(back_s: float, start_s: float, befalls: str) -> Scenario:
     return parse_scenario("\n".join(["machines m1, m2", *lines]))
 
 
-@pytest.mark.parametrize("start_s", [0.0, 1.5], ids=["starts-at-once", "starts-slowly"])
+@pytest.mark.parametrize(
+    "start_s", [pytest.param(0.0, id="starts-at-once"), pytest.param(1.5, id="starts-slowly", marks=pytest.mark.long)]
+)
 @pytest.mark.parametrize("befalls", BEFALLS)
 def test_one_copy_runs_whenever_a_machine_that_was_cut_off_is_back(befalls: str, start_s: float) -> None:
     for step in range(round((LAST_S - FIRST_S) / STEP_S) + 1):
