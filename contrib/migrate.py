@@ -21,11 +21,11 @@ from fleetctl import log, output
 from fleetctl.client import Client, open_client
 from fleetctl.errors import ClientError, CommandFailed
 from fleetctl.settings import resolve_settings
-from fleetctl.waiting import wait_until_gone
+from fleetctl.wait import wait_until_gone
 from fleetd.api import schema
-from fleetd.core.admission import refuse_unit
-from fleetd.core.unit import TargetState
-from fleetd.core.unitfile import Option, UnitFile, without_comments
+from fleetd.model.admission import refuse_unit
+from fleetd.model.unit import TargetState
+from fleetd.model.unitfile import Option, UnitFile, without_comments
 
 STOP_BOUND_S = 300.0
 _VERBS = {TargetState.LOADED: "load", TargetState.LAUNCHED: "start"}

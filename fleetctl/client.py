@@ -18,14 +18,14 @@ from fleetctl.output import printable
 from fleetctl.settings import Settings
 from fleetd import __version__
 from fleetd.api import schema
-from fleetd.core.decoding import UNREADABLE
+from fleetd.model.decoding import UNREADABLE
 
 if TYPE_CHECKING:  # what speaks HTTP, TLS or SSH is costly to import: help must come without
     import ssl
 
     from fleetctl.ssh.connection import Connection
     from fleetctl.transport import Answer, Transport
-    from fleetd.core.unitfile import Option
+    from fleetd.model.unitfile import Option
 
 T = TypeVar("T")
 Page = TypeVar("Page", schema.UnitPage, schema.UnitStatePage, schema.MachinePage)

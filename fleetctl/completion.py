@@ -14,7 +14,7 @@ from fleetctl.errors import ClientError, CommandFailed
 from fleetctl.listing import FieldNames
 from fleetctl.parsing import Command, Flag
 from fleetctl.settings import GLOBAL_OPTIONS, HostKeyChecking, resolve_settings
-from fleetd.core.names import UNIT_TYPES
+from fleetd.model.names import UNIT_TYPES
 
 PATIENCE_S = 0.3
 _JOURNAL_FORMATS = (

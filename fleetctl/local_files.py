@@ -10,8 +10,8 @@ from collections.abc import Iterable
 import msgspec
 
 from fleetctl.errors import CommandFailed
-from fleetd.core.names import InvalidName, UnitName, parse_name, validate_name, with_default_suffix
-from fleetd.core.unitfile import MAX_UNIT_FILE_BYTES, UnitFile, UnitFileError, decode_unit_file, surprising_lines
+from fleetd.model.names import InvalidName, UnitName, parse_name, validate_name, with_default_suffix
+from fleetd.model.unitfile import MAX_UNIT_FILE_BYTES, UnitFile, UnitFileError, decode_unit_file, surprising_lines
 
 
 class UnitArgument(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from fleetctl import screen
 from fleetctl.errors import CommandFailed
-from fleetd.core.names import visible
+from fleetd.model.names import visible
 
 TAB = 8
 _HARMLESS = re.compile(r"(\n|\t|\x1b\[[0-9;]*m)")

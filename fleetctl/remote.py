@@ -18,9 +18,9 @@ import msgspec
 
 from fleetctl import output, screen
 from fleetctl.client import Client
-from fleetctl.copies import Place
 from fleetctl.errors import CommandFailed, SshFailed
 from fleetctl.settings import Settings
+from fleetctl.unit_locations import Place
 
 if TYPE_CHECKING:  # what speaks SSH is costly to import, and not needed on the machine itself
     from fleetctl.ssh.connection import Connection

@@ -17,7 +17,7 @@ from fleetctl.local_files import parse_argument
 from fleetctl.output import printable
 from fleetctl.suggestion import suggest_unit
 from fleetd.api import schema
-from fleetd.core.names import parse_name
+from fleetd.model.names import parse_name
 
 if TYPE_CHECKING:
     from fleetctl.client import Client

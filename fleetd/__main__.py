@@ -12,11 +12,12 @@ from typing import IO
 
 import msgspec
 
-from fleetd import __version__, journal
+from fleetd import __version__
 from fleetd.api import schema
-from fleetd.config import Config, ConfigError, load_config
-from fleetd.core.decoding import UNREADABLE
-from fleetd.identity import name_process
+from fleetd.config.config import Config, ConfigError, load_config
+from fleetd.model.decoding import UNREADABLE
+from fleetd.process import log_format
+from fleetd.process.identity import name_process
 
 DEFAULT_SOCKET = "/run/fleet.sock"
 LEAVE_POLL_S = 0.5
@@ -78,9 +79,9 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
         print(f"fleetd version {__version__}")  # noqa: T201
         return 0
     if arguments.command[:1] == ["park"] and len(arguments.command) == 2:
-        from fleetd.daemon import park
+        from fleetd.process.daemon import park
 
-        journal.setup(0)
+        log_format.setup(0)
         return park(Path(arguments.command[1]))
     if command not in ("", "leave"):
         complain(f"there is no command {command!r}: fleetd takes version, leave, or no arguments")
@@ -95,10 +96,10 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
         complain(str(error))
         return 1
     os.umask(0o077)  # unit files, what was started, the store: others have no business with them
-    journal.setup(config.verbosity)
+    log_format.setup(config.verbosity)
     if argv is None:
         name_process("fleetd", sys.argv[1:])
-    from fleetd.daemon import run  # here, so that the commands above start at once
+    from fleetd.process.daemon import run  # here, so that the commands above start at once
 
     return run(config, arguments.config, overrides, notices)
 

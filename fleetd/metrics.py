@@ -23,7 +23,7 @@ from prometheus_client import (
 )
 
 from fleetd import __version__
-from fleetd.core.census import Census, Outcome
+from fleetd.scheduler.stats import Census, Outcome
 
 CONTENT_TYPE = "text/plain; version=0.0.4"
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)

@@ -21,15 +21,15 @@ import msgspec
 
 from contrib.bench import history
 from contrib.bench.figure import Figure
-from contrib.bench.mix import draw_machines, draw_units
-from fleetd.core.cluster import ClusterView, Concerns
-from fleetd.core.failover import Failover
-from fleetd.core.machine import Machine
-from fleetd.core.presence import BeatHistory
-from fleetd.core.schedule import Plan, plan_cluster
-from fleetd.core.unit import Unit, UnitState
-from fleetd.engine import Engine
-from fleetd.registry import Registry, Synced
+from contrib.bench.workload import draw_machines, draw_units
+from fleetd.leader.election import Engine
+from fleetd.model.machine import Machine
+from fleetd.model.unit import Unit, UnitState
+from fleetd.registry.registry import Registry, Synced
+from fleetd.scheduler.failover import Failover
+from fleetd.scheduler.liveness import BeatHistory
+from fleetd.scheduler.planner import Plan, plan_cluster
+from fleetd.scheduler.snapshot import ClusterView, Concerns
 from fleetd.store.embedded import EmbeddedStore
 
 LARGE = (5_000, 150_000)  # machines, units

@@ -22,14 +22,14 @@ import msgspec
 from contrib.bench.process import observe_etcd
 from contrib.testbed import OWN_TIMEOUTS, EtcdServer
 from fleetd.api import schema
-from fleetd.api.handlers import Api
+from fleetd.api.routes import Api
 from fleetd.api.server import Server
-from fleetd.core.machine import Machine
-from fleetd.core.placement import Decision
-from fleetd.core.unit import TargetState, Unit, UnitState
-from fleetd.core.unitfile import UnitFile, hash_unit_file
-from fleetd.options import Address
-from fleetd.registry import Registry
+from fleetd.config.options import Address
+from fleetd.model.machine import Machine
+from fleetd.model.placement import Decision
+from fleetd.model.unit import TargetState, Unit, UnitState
+from fleetd.model.unitfile import UnitFile, hash_unit_file
+from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore
 from fleetd.store.etcd import EtcdStore
 from fleetd.store.protocol import MAX_OPERATIONS, Store

@@ -12,7 +12,7 @@ import msgspec
 from contrib.bench import floor, process
 from contrib.bench.api import Api, active_on, are_active
 from contrib.bench.figure import Figure
-from contrib.bench.onlooker import Onlooker
+from contrib.bench.observer import Onlooker
 from contrib.bench.targets import NONE, TARGETS, Targets
 from contrib.testbed import OWN_TIMEOUTS, Cluster, EtcdServer, Machine
 from fleetd.api import schema

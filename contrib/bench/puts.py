@@ -21,20 +21,20 @@ from pathlib import Path
 import msgspec
 
 from contrib.bench import floor
-from contrib.bench.crowd.worker import CrowdSystemd
-from contrib.bench.onlooker import Onlooker
+from contrib.bench.observer import Onlooker
 from contrib.bench.process import cpu_s, observe_etcd
+from contrib.bench.scale.worker import CrowdSystemd
 from contrib.testbed import OWN_TIMEOUTS, Cluster, EtcdServer
 from fleetd.api import schema
-from fleetd.api.handlers import Api
+from fleetd.api.routes import Api
 from fleetd.api.server import Server
-from fleetd.config import parse_config
-from fleetd.core.machine import Machine
-from fleetd.node import Node, Surroundings
-from fleetd.options import Address
-from fleetd.registry import Registry
+from fleetd.config.config import parse_config
+from fleetd.config.options import Address
+from fleetd.model.machine import Machine
+from fleetd.process.node import Node, Surroundings
+from fleetd.registry.registry import Registry
 from fleetd.store.etcd import EtcdStore
-from fleetd.store.measured import MeasuredStore
+from fleetd.store.instrumented import MeasuredStore
 from fleetd.store.protocol import CreatedAt, Put
 
 PATIENCE_S = 120.0

@@ -9,28 +9,18 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import cast
 
-from fleetd.api.message import ApiError, Request
-from fleetd.api.pages import TOKEN, parse_page, render_token
-from fleetd.config import ConfigError, parse_config
-from fleetd.core.admission import refuse_unit
-from fleetd.core.advice import advise
-from fleetd.core.cluster import ClusterView
-from fleetd.core.names import InvalidName, compile_glob, parse_name
-from fleetd.core.schedule import plan_cluster
-from fleetd.core.unit import (
-    InvalidRequirements,
-    parse_requirements,
-    validate_requirements,
-)
-from fleetd.core.unitfile import (
-    UnitFile,
-    UnitFileError,
-    check_options,
-    decode_unit_file,
-    surprising_lines,
-)
-from fleetd.options import OPTIONS, VARIABLE_PREFIX
-from fleetd.registry import DEFAULT_PREFIX, MalformedRecord, Registry, encode
+from fleetd.api.http import ApiError, Request
+from fleetd.api.pagination import TOKEN, parse_page, render_token
+from fleetd.config.config import ConfigError, parse_config
+from fleetd.config.options import OPTIONS, VARIABLE_PREFIX
+from fleetd.model.admission import refuse_unit
+from fleetd.model.advice import advise
+from fleetd.model.names import InvalidName, compile_glob, parse_name
+from fleetd.model.unit import InvalidRequirements, parse_requirements, validate_requirements
+from fleetd.model.unitfile import UnitFile, UnitFileError, check_options, decode_unit_file, surprising_lines
+from fleetd.registry.registry import DEFAULT_PREFIX, MalformedRecord, Registry, encode
+from fleetd.scheduler.planner import plan_cluster
+from fleetd.scheduler.snapshot import ClusterView
 from fleetd.store import etcd_wire as wire
 from fleetd.store.protocol import Compacted, KeyValue, Store
 

@@ -1,8 +1,8 @@
 """fleet.conf(5), from the options of the daemon."""
 
 from contrib.man import differences, roff
-from fleetd.config import DEFAULT_PATH
-from fleetd.options import OPTIONS, RETIRED, VARIABLE_PREFIX, Option
+from fleetd.config.config import DEFAULT_PATH
+from fleetd.config.options import OPTIONS, RETIRED, VARIABLE_PREFIX, Option
 
 _DESCRIPTION = """
 The configuration of fleetd(8). A line is `name=value`, or a comment that begins with `#` or `;`. A value may stand in

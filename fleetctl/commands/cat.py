@@ -9,7 +9,7 @@ from fleetctl.parsing import pass_settings, unit_arguments
 from fleetctl.selection import expand_patterns
 from fleetctl.settings import Settings
 from fleetctl.suggestion import suggest_unit
-from fleetd.core.unitfile import Option, render_unit_file
+from fleetd.model.unitfile import Option, render_unit_file
 
 
 @new_command("cat", usage="UNIT")

@@ -4,11 +4,11 @@ import click
 
 from fleetctl import output
 from fleetctl.client import ApiError, Client, open_client
-from fleetctl.copies import Place, match_machines
 from fleetctl.errors import CommandFailed, failing_as
 from fleetctl.parsing import command as new_command
 from fleetctl.parsing import pass_settings
 from fleetctl.settings import Settings
+from fleetctl.unit_locations import Place, match_machines
 
 
 @new_command("forget-machine", usage="MACHINE...")

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 import click
 
 from fleetctl.client import open_client
-from fleetctl.copies import Place, explain_absence, is_somewhere, pick_place, places_of_all, remote_options
 from fleetctl.errors import CommandFailed
 from fleetctl.parsing import command as new_command
 from fleetctl.parsing import flag, pass_settings, unit_arguments
 from fleetctl.remote import End, Remote, colours_of, in_order, report_failure, show_as_they_come, show_line, status_of
 from fleetctl.selection import find_all
 from fleetctl.settings import Settings
+from fleetctl.unit_locations import Place, explain_absence, is_somewhere, pick_place, places_of_all, remote_options
 
 
 @new_command("journal", usage="[--lines=N] [--follow] [--output=FORMAT] [--sudo] [--machine=ID] [--ssh-port=N] UNIT")

@@ -39,7 +39,7 @@ def command(settings: Settings, view: View[schema.Machine]) -> int:
     with failing_as("Error retrieving list of active machines from fleet API (", ")"):
         machines = client.machines()
     if view.names:
-        from fleetctl.copies import has_id  # here, because it is rare, and costs an import
+        from fleetctl.unit_locations import has_id  # here, because it is rare, and costs an import
 
         machines = [machine for machine in machines if any(has_id(machine.id, text) for text in view.names)]
     machines.sort(key=lambda machine: machine.id)

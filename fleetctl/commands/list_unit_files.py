@@ -7,14 +7,14 @@ import msgspec
 from fleetctl import output
 from fleetctl.client import Client, open_client
 from fleetctl.errors import failing_as
-from fleetctl.judges import why_nowhere
 from fleetctl.listing import Columns, Listing, Values, View, list_command, shorten_hash
 from fleetctl.parsing import command as new_command
 from fleetctl.settings import Settings
+from fleetctl.wait_outcome import why_nowhere
 from fleetd.api import schema
-from fleetd.core.names import parse_name
-from fleetd.core.unit import parse_requirements
-from fleetd.core.unitfile import Option, first_value, hash_unit_file, render_unit_file
+from fleetd.model.names import parse_name
+from fleetd.model.unit import parse_requirements
+from fleetd.model.unitfile import Option, first_value, hash_unit_file, render_unit_file
 
 
 class Row(msgspec.Struct, frozen=True):

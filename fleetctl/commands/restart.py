@@ -4,17 +4,17 @@ import click
 
 from fleetctl import output
 from fleetctl.client import Client, open_client
-from fleetctl.copies import Place, pick_place, places_of, remote_options
-from fleetctl.creation import apply_creations, observe_wanted, plan_creations
 from fleetctl.errors import CommandFailed
 from fleetctl.parsing import BLOCK_ATTEMPTS_HELP, bound_s, missing_option, pass_settings, unit_arguments
 from fleetctl.parsing import command as new_command
 from fleetctl.remote import Remote
-from fleetctl.restarting import restart_unit
+from fleetctl.restart_units import restart_unit
 from fleetctl.selection import expand_patterns, is_active
 from fleetctl.settings import Settings
+from fleetctl.submit_units import apply_creations, observe_wanted, plan_creations
+from fleetctl.unit_locations import Place, pick_place, places_of, remote_options
 from fleetd.api import schema
-from fleetd.core.unit import TargetState
+from fleetd.model.unit import TargetState
 
 # A person who may log in need not be root there. sudo that asks for a password could not be answered.
 _AS_ROOT = '[ "$(id -u)" = 0 ] || exec sudo -n "$0" "$@"; exec "$0" "$@"'

@@ -7,7 +7,6 @@ import click
 import msgspec
 
 from fleetctl.client import Client, open_client
-from fleetctl.copies import Place, machine_option, match_machines, places_of_all, port_option
 from fleetctl.errors import CommandFailed, SshFailed, failing_as
 from fleetctl.local_files import parse_argument
 from fleetctl.parsing import command as new_command
@@ -15,6 +14,7 @@ from fleetctl.parsing import flag, pass_settings
 from fleetctl.remote import FAILED_STATUS, Remote, show_as_they_come
 from fleetctl.selection import is_pattern, select_units
 from fleetctl.settings import Settings
+from fleetctl.unit_locations import Place, machine_option, match_machines, places_of_all, port_option
 
 STDIN = 0
 

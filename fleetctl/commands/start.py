@@ -1,9 +1,9 @@
 """start: start units, and submit those that the cluster does not have."""
 
-from fleetctl.activation import START, activate
 from fleetctl.parsing import blocking_options, creation_options, pass_settings, unit_arguments
 from fleetctl.parsing import command as new_command
 from fleetctl.settings import Settings
+from fleetctl.start_units import START, activate
 
 
 @new_command("start", usage="[--no-block|--block-attempts=N] [--replace] UNIT...")

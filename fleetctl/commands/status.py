@@ -9,7 +9,6 @@ import msgspec
 
 from fleetctl import output, screen
 from fleetctl.client import open_client
-from fleetctl.copies import Place, explain_absence, is_somewhere, pick_place, places_of, remote_options
 from fleetctl.errors import CommandFailed
 from fleetctl.listing import JSON, Values, render_json
 from fleetctl.parsing import command as new_command
@@ -17,6 +16,7 @@ from fleetctl.parsing import pass_settings, unit_arguments
 from fleetctl.remote import End, Remote, colours_of, in_order, report_failure, show_line, status_of
 from fleetctl.selection import expand_patterns, find_all, is_no_template
 from fleetctl.settings import Settings
+from fleetctl.unit_locations import Place, explain_absence, is_somewhere, pick_place, places_of, remote_options
 from fleetd.api import schema
 
 TEXT = "text"

@@ -3,7 +3,7 @@
 from fleetctl.parsing import blocking_options, missing_option, pass_settings, unit_arguments
 from fleetctl.parsing import command as new_command
 from fleetctl.settings import Settings
-from fleetctl.withdrawal import STOP, withdraw
+from fleetctl.stop_units import STOP, withdraw
 
 
 @new_command("stop", usage="[--no-block|--block-attempts=N] [--ignore-missing] UNIT...")

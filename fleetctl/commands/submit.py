@@ -2,11 +2,11 @@
 
 from fleetctl import output
 from fleetctl.client import open_client
-from fleetctl.creation import apply_creations, observe_wanted, plan_creations
 from fleetctl.parsing import command as new_command
 from fleetctl.parsing import creation_options, pass_settings, unit_arguments
 from fleetctl.settings import Settings
-from fleetd.core.unit import TargetState
+from fleetctl.submit_units import apply_creations, observe_wanted, plan_creations
+from fleetd.model.unit import TargetState
 
 
 @new_command("submit", usage="[--replace] UNIT...")

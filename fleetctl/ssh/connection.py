@@ -25,7 +25,7 @@ from fleetctl.settings import HostKeyChecking, Settings
 from fleetctl.ssh.config import Login, plan_login, split_host_port, split_user
 from fleetctl.ssh.identities import gather_identities
 from fleetctl.ssh.known_hosts import HostKey, KnownHosts, Verdict, host_names
-from fleetd.core.machine import is_address
+from fleetd.model.machine import is_address
 
 KEEPALIVE_S = 15
 BREAKING_S = 0.3

@@ -2,7 +2,7 @@
 
 One small file a unit, each replaced atomically, so that a crash leaves the old entry or the new one. Beside them the
 store's identity as it was last seen, the names of orphans, and the links that were made for the units' [Install]. What
-an entry means is core/reconcile.py's matter, what a link means core/install.py's.
+an entry means is reconciler/plan.py's matter, what a link means model/install.py's.
 """
 
 import logging
@@ -14,8 +14,8 @@ from typing import TypeVar
 
 import msgspec
 
-from fleetd.core.decoding import UNREADABLE, Count
-from fleetd.core.steps import LedgerEntry
+from fleetd.model.decoding import UNREADABLE, Count
+from fleetd.reconciler.actions import LedgerEntry
 
 
 class StoreSeen(msgspec.Struct, frozen=True):

@@ -1,6 +1,6 @@
 """The links that the [Install] sections of this machine's units ask for: made, taken away, and kept in the ledger.
 
-Which links there should be is core/install.py's matter. Here is known what each unit asks for, what was made, and
+Which links there should be is model/install.py's matter. Here is known what each unit asks for, what was made, and
 whether there may be something to do.
 """
 
@@ -10,10 +10,10 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from fleetd.agent.ledger import Ledger
-from fleetd.core.admission import refuse_name
-from fleetd.core.install import Install, InvalidInstall, parse_install, plan_links
-from fleetd.core.names import parse_name
-from fleetd.core.unitfile import UnitFileError, parse_unit_file
+from fleetd.model.admission import refuse_name
+from fleetd.model.install import Install, InvalidInstall, parse_install, plan_links
+from fleetd.model.names import parse_name
+from fleetd.model.unitfile import UnitFileError, parse_unit_file
 from fleetd.systemd.protocol import ServiceManager
 
 

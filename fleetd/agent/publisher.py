@@ -1,8 +1,8 @@
 """What this machine reports of its units, brought to the store: changed states only, in batches, on its lease.
 
 While one batch is on its way, changes gather; of each unit the newest state wins. How often those of one unit are
-written is pacing.py's matter. What states say is decided in
-core/reconcile.py, when the machine is registered and on which lease by whoever is the Membership.
+written is publish_rate.py's matter. What states say is decided in
+reconciler/plan.py, when the machine is registered and on which lease by whoever is the Membership.
 """
 
 import asyncio
@@ -10,10 +10,10 @@ import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from fleetd.agent.pacing import Pacing
-from fleetd.core.unit import UnitState
-from fleetd.pace import Pace
-from fleetd.registry import Registry, Step, cut_into_transactions
+from fleetd.agent.publish_rate import Pacing
+from fleetd.aio import Pace
+from fleetd.model.unit import UnitState
+from fleetd.registry.registry import Registry, Step, cut_into_transactions
 from fleetd.store.protocol import Delete, LeaseNotFound, Operation, Put, Unavailable
 
 FIRST_RETRY_S = 0.5

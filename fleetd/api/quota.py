@@ -1,4 +1,4 @@
-"""Whether the cluster may hold one unit more (core/quota.py), as far as one API can tell cheaply.
+"""Whether the cluster may hold one unit more (model/quota.py), as far as one API can tell cheaply.
 
 How many units there are, the store counts; how many bytes they have, the leader has written down whenever it changed.
 Both are asked for at most once a second, and only while something is to grow; before something is refused, again. What
@@ -8,10 +8,10 @@ other APIs take in until the leader has counted it is not known here: the bounds
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from fleetd.api.message import ApiError
-from fleetd.core.quota import Usage, measure_growth, refuse_growth, size_of_text
-from fleetd.core.unit import Unit
-from fleetd.registry import Registry
+from fleetd.api.http import ApiError
+from fleetd.model.quota import Usage, measure_growth, refuse_growth, size_of_text
+from fleetd.model.unit import Unit
+from fleetd.registry.registry import Registry
 
 FRESH_S = 1.0  # so long what was read of the usage is good enough
 BOUNDLESS = Usage(2**63, 2**63)

@@ -1,6 +1,6 @@
 """The API as it travels over HTTP: connections, their bounds, requests and answers.
 
-The only module of the API that knows aiohttp. What is answered is decided in handlers.py, what is listened on and who
+The only module of the API that knows aiohttp. What is answered is decided in routes.py, what is listened on and who
 may use it stands in sockets.py.
 """
 
@@ -15,10 +15,10 @@ from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
-from fleetd import __version__, http, metrics
-from fleetd.api.crowd import LATER, MAX_CONNECTIONS, TOO_MUCH, Crowd, Load
-from fleetd.api.handlers import Api, body_too_large
-from fleetd.api.message import MAX_BODY_BYTES, ApiError, Request, Response, render_error
+from fleetd import __version__, aiohttp_import, metrics
+from fleetd.api.http import MAX_BODY_BYTES, ApiError, Request, Response, render_error
+from fleetd.api.limits import LATER, MAX_CONNECTIONS, TOO_MUCH, Crowd, Load
+from fleetd.api.routes import Api, body_too_large
 from fleetd.api.sockets import (
     ListenError,
     check_exposure,
@@ -27,7 +27,7 @@ from fleetd.api.sockets import (
     open_socket,
     refuse_peer,
 )
-from fleetd.options import Address
+from fleetd.config.options import Address
 
 PATIENCE_S = 30.0  # with a client that sends its request or its body, or takes its answer, slowly
 _IDLE_TIMEOUT_S = 75.0
@@ -45,7 +45,7 @@ _protocol_log = logging.getLogger(f"{__name__}.protocol")
 _protocol_log.setLevel(logging.CRITICAL)  # what is no HTTP is answered with 400, and is the client's matter, not ours
 
 
-class _Connection(http.RequestHandler):
+class _Connection(aiohttp_import.RequestHandler):
     """One client's connection, as one of many. Its first request is not waited for for ever, and what is no HTTP is
     answered as every other mistake is."""
 
@@ -100,21 +100,21 @@ class _Connection(http.RequestHandler):
 
     def handle_error(
         self,
-        request: http.BaseRequest,
+        request: aiohttp_import.BaseRequest,
         status: int = 500,
         exc: BaseException | None = None,
         message: str | None = None,
-    ) -> http.StreamResponse:
+    ) -> aiohttp_import.StreamResponse:
         """The answer to what never became a request; aiohttp says in `message` what is wrong with it."""
         what = " ".join(message.split()) if message else "fleetd could not take in this request"
-        if isinstance(exc, http.LineTooLong) or "Too many headers" in what:
+        if isinstance(exc, aiohttp_import.LineTooLong) or "Too many headers" in what:
             status = 431
         outgoing = _render(render_error(status, what))
         outgoing.force_close()
         return outgoing
 
 
-class _Entrance(http.Server):
+class _Entrance(aiohttp_import.Server):
     """A way in for clients, and the bounds on what they take together. It makes a _Connection of each connection;
     over one for `metrics_only`, figures are all that there is."""
 
@@ -133,7 +133,7 @@ class _Entrance(http.Server):
         self.metrics_only = metrics_only
         self._crowded_said_s = -math.inf
 
-    def __call__(self) -> http.RequestHandler:
+    def __call__(self) -> aiohttp_import.RequestHandler:
         return _Connection(self, self, loop=asyncio.get_running_loop(), **self._options)
 
     def welcome(self, connection: _Connection) -> None:
@@ -149,10 +149,10 @@ class _Entrance(http.Server):
             )
 
 
-def _render(response: Response) -> http.Response:
+def _render(response: Response) -> aiohttp_import.Response:
     """The answer as aiohttp sends it: counted, for it is sent."""
     metrics.ANSWERS.labels(str(response.status)).inc()
-    return http.Response(status=response.status, headers=[*response.headers, _SERVER], body=response.body)
+    return aiohttp_import.Response(status=response.status, headers=[*response.headers, _SERVER], body=response.body)
 
 
 def _render_raw(response: Response) -> bytes:
@@ -229,7 +229,7 @@ class Server:
                 os.unlink(path)
         self._paths.clear()
 
-    async def handle(self, incoming: http.BaseRequest) -> http.StreamResponse:
+    async def handle(self, incoming: aiohttp_import.BaseRequest) -> aiohttp_import.StreamResponse:
         """Answer one request."""
         connection = incoming.protocol
         assert isinstance(connection, _Connection)
@@ -242,7 +242,7 @@ class Server:
                 response = render_error(503, TOO_MUCH, LATER)
             return await self._send(incoming, response)
 
-    async def _send(self, incoming: http.BaseRequest, response: Response) -> http.StreamResponse:
+    async def _send(self, incoming: aiohttp_import.BaseRequest, response: Response) -> aiohttp_import.StreamResponse:
         outgoing = _render(response)
         if response.status in (408, 413) or not incoming.content.is_eof():  # the rest of the body is still on its way
             outgoing.force_close()
@@ -255,7 +255,7 @@ class Server:
                 incoming.transport.abort()
         return outgoing
 
-    async def _answer(self, incoming: http.BaseRequest, connection: _Connection, load: Load) -> Response:
+    async def _answer(self, incoming: aiohttp_import.BaseRequest, connection: _Connection, load: Load) -> Response:
         if connection.refusal:
             return render_error(403, connection.refusal)
         try:
@@ -285,7 +285,7 @@ def _check_inherited(sock: socket.socket, insecure: bool) -> None:
     check_exposure(str(Address(host=host, port=port)), host, insecure)
 
 
-async def _read_request(incoming: http.BaseRequest, connection: _Connection, load: Load) -> Request:
+async def _read_request(incoming: aiohttp_import.BaseRequest, connection: _Connection, load: Load) -> Request:
     """The whole request. Raises ApiError for a body that is too large, by itself or beside those of others."""
     if (incoming.content_length or 0) > MAX_BODY_BYTES:
         raise body_too_large()

@@ -17,7 +17,7 @@ from collections.abc import Iterable, MutableMapping
 from contextlib import suppress
 from typing import Any
 
-from fleetd.options import Address
+from fleetd.config.options import Address
 
 GROUP = "fleet"
 FIRST_INHERITED_FD = 3

@@ -11,7 +11,7 @@ import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
-from fleetd.store.bounds import check_keys, check_transaction
+from fleetd.store.limits import check_keys, check_transaction
 from fleetd.store.protocol import (
     Beat,
     Changes,

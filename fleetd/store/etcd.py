@@ -12,10 +12,10 @@ from typing import TypeVar
 import msgspec
 
 from fleetd.store import etcd_wire as wire
-from fleetd.store.bounds import check_keys, check_transaction
 from fleetd.store.etcd_gateway import ANSWER_BYTES, AnswerTooLarge, Gateway, Stream
 from fleetd.store.etcd_tls import EtcdTls
 from fleetd.store.etcd_wire import EndpointFailed, Refused, asks_for_token, parse_line
+from fleetd.store.limits import check_keys, check_transaction
 from fleetd.store.protocol import (
     Beat,
     Changes,

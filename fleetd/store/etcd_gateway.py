@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from fleetd.http import aiohttp
+from fleetd.aiohttp_import import aiohttp
 from fleetd.store import etcd_wire as wire
 from fleetd.store.etcd_tls import EtcdTls
 from fleetd.store.etcd_wire import EndpointFailed, Refused, asks_for_token, parse_refusal

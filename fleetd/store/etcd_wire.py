@@ -11,8 +11,8 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from fleetd.core.decoding import UNREADABLE, Count
-from fleetd.store.bounds import end_of_prefix, start_of_range
+from fleetd.model.decoding import UNREADABLE, Count
+from fleetd.store.limits import end_of_prefix, start_of_range
 from fleetd.store.protocol import (
     Changes,
     Compacted,

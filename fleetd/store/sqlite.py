@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from fleetd.store.bounds import end_of_prefix, start_of_range
+from fleetd.store.limits import end_of_prefix, start_of_range
 from fleetd.store.protocol import (
     Comparison,
     Conflict,

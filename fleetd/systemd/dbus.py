@@ -14,7 +14,7 @@ from typing import Any
 
 from msgspec import structs
 
-from fleetd.core.names import parse_name
+from fleetd.model.names import parse_name
 from fleetd.systemd.bus import MANAGER_PATH, MAX_CALLS_IN_FLIGHT, SYSTEMD, Refused, SystemBus, object_path
 from fleetd.systemd.failure import Ending, render_failure
 from fleetd.systemd.files import INVALID_NAME, UnitFiles, is_loadable, units_of_link

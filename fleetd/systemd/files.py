@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from fleetd.core.names import parse_name
+from fleetd.model.names import parse_name
 from fleetd.systemd.protocol import NameTaken, ServiceManagerError
 
 MAX_NAME_LENGTH = 255

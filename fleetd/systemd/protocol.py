@@ -1,7 +1,7 @@
 """The protocol the agent drives a machine's service manager by.
 
 It is the part of systemd that fleet stands on. The contract suite (tests/contract/test_systemd*.py) says what an
-implementation owes. Nothing here decides what should run; that is core/reconcile.py's.
+implementation owes. Nothing here decides what should run; that is reconciler/plan.py's.
 """
 
 from collections.abc import Collection, Mapping, Sequence

@@ -8,13 +8,13 @@ from typing import Any
 
 from fleetd.agent import Agent
 from fleetd.agent.ledger import Ledger
-from fleetd.core.placement import Placement
-from fleetd.core.unit import TargetState, UnitState
-from fleetd.registry import Registry, Synced, decode
+from fleetd.model.placement import Placement
+from fleetd.model.unit import TargetState, UnitState
+from fleetd.registry.registry import Registry, Synced, decode
 from fleetd.store.embedded import EmbeddedStore, inline
 from fleetd.store.protocol import Changes, Comparison, Delete, Operation, Snapshot, Unavailable
 from fleetd.systemd.protocol import ServiceManagerError, UnitDetails, UnitStatus
-from fleetd.systemd.simulated import SimulatedSystemd
+from fleetd.testing.simulated_systemd import SimulatedSystemd
 
 MACHINE = "m1"
 PATIENCE_S = 5.0

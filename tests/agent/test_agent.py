@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from fleetd.core.unit import TargetState, UnitState
-from fleetd.core.unitfile import hash_unit_file
-from fleetd.systemd.simulated import Behaviour
+from fleetd.model.unit import TargetState, UnitState
+from fleetd.model.unitfile import hash_unit_file
+from fleetd.testing.simulated_systemd import Behaviour
 from tests.agent.machine import DAEMON, MACHINE, ONESHOT, OTHER, MachineUnderTest
 
 SLOW_STOP = "[Service]\nExecStart=/bin/daemon\nExecStop=/bin/sleep 0.1\n"

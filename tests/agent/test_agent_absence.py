@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from fleetd.core.unit import TargetState, UnitState
+from fleetd.model.unit import TargetState, UnitState
 from fleetd.store.protocol import Put
 from tests.agent.machine import DAEMON, MACHINE, OTHER, MachineUnderTest
 

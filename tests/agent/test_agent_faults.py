@@ -7,10 +7,10 @@ import msgspec
 import pytest
 
 from fleetd.agent.publisher import STRAGGLER_S
-from fleetd.core.steps import LedgerEntry
-from fleetd.core.unit import TargetState, UnitState
-from fleetd.core.unitfile import hash_unit_file
-from fleetd.systemd.simulated import Behaviour
+from fleetd.model.unit import TargetState, UnitState
+from fleetd.model.unitfile import hash_unit_file
+from fleetd.reconciler.actions import LedgerEntry
+from fleetd.testing.simulated_systemd import Behaviour
 from tests.agent.machine import DAEMON, MACHINE, ONESHOT, OTHER, MachineUnderTest
 
 NEEDS_B = "[Unit]\nRequires=b.service\nAfter=b.service\n" + DAEMON

@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fleetd.agent.ledger import Ledger, StoreSeen
-from fleetd.core.steps import LedgerEntry
-from fleetd.core.unit import TargetState
+from fleetd.model.unit import TargetState
+from fleetd.reconciler.actions import LedgerEntry
 from fleetd.store.protocol import Put
 from tests.agent.machine import DAEMON, MACHINE, MachineUnderTest
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from fleetd.core.unit import UnitState
+from fleetd.model.unit import UnitState
 from tests.agent.machine import DAEMON, ONESHOT, MachineUnderTest
 
 ABSENT = "/no/such/path"

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from fleetd.agent.ledger import Ledger
-from fleetd.core.placement import Placement
-from fleetd.core.unit import TargetState
-from fleetd.systemd.simulated_units import Behaviour
+from fleetd.model.placement import Placement
+from fleetd.model.unit import TargetState
+from fleetd.testing.simulated_units import Behaviour
 from tests.agent.machine import DAEMON, MACHINE, ONESHOT, OTHER, MachineUnderTest
 
 APP = "[Unit]\nRequires=base.service\nAfter=base.service\n" + DAEMON

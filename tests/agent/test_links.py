@@ -3,7 +3,7 @@
 import pytest
 
 from fleetd.agent.ledger import Ledger
-from fleetd.core.unit import TargetState
+from fleetd.model.unit import TargetState
 from tests.agent.machine import DAEMON, MachineUnderTest
 
 

@@ -8,13 +8,13 @@ from urllib.parse import parse_qsl, unquote
 
 import pytest
 
-from fleetd.api.handlers import Api
-from fleetd.api.message import Request, Response
-from fleetd.core.machine import Machine
-from fleetd.core.unit import TargetState, Unit, UnitState
-from fleetd.core.unitfile import UnitFile
-from fleetd.options import Address
-from fleetd.registry import Record, Registry
+from fleetd.api.http import Request, Response
+from fleetd.api.routes import Api
+from fleetd.config.options import Address
+from fleetd.model.machine import Machine
+from fleetd.model.unit import TargetState, Unit, UnitState
+from fleetd.model.unitfile import UnitFile
+from fleetd.registry.registry import Record, Registry
 from fleetd.store.embedded import EmbeddedStore, inline
 
 Headers = tuple[tuple[str, str], ...]

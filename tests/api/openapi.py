@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from fleetd.api import schema
-from fleetd.api.discovery import describe_api
+from fleetd.api.v1.discovery import describe_api
 
 _REF = "#/components/schemas/"
 _JSON = schema.JSON_TYPE

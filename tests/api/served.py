@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from http.client import HTTPConnection, HTTPResponse
 from typing import Any
 
-from fleetd.api.handlers import Api
-from fleetd.api.message import Request, Response, render_json
+from fleetd.api.http import Request, Response, render_json
+from fleetd.api.routes import Api
 from fleetd.api.server import Server
-from fleetd.options import Address
+from fleetd.config.options import Address
 
 LOOPBACK = "127.0.0.1"
 

@@ -16,12 +16,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from contrib.testbed.etcd import free_port
-from fleetd.api.crowd import Crowd
-from fleetd.api.handlers import Api
+from fleetd.api.limits import Crowd
+from fleetd.api.routes import Api
 from fleetd.api.server import PATIENCE_S, Server
-from fleetd.core.unit import TargetState, Unit
-from fleetd.options import parse_address
-from fleetd.registry import Registry
+from fleetd.config.options import parse_address
+from fleetd.model.unit import TargetState, Unit
+from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline
 from tests.api.served import LOOPBACK
 

@@ -12,10 +12,10 @@ import pytest
 
 from fleetd import __version__
 from fleetd.__main__ import build_parser, main, parse_overrides
-from fleetd.api.message import ApiError
+from fleetd.api.http import ApiError
 from fleetd.api.schema import Leaving
 from fleetd.api.server import Server
-from fleetd.options import Address
+from fleetd.config.options import Address
 
 
 @pytest.mark.parametrize("argument", ["-version", "--version", "version"])
@@ -86,7 +86,7 @@ def test_the_version_is_one_for_packages_and_for_clients_that_compare_versions()
 def test_a_process_is_found_by_its_name() -> None:
     name = f"fleetd-{os.getpid()}"[:15]
     program = (
-        "import sys; from fleetd.identity import name_process; name_process(sys.argv[1], sys.argv[2:]); "
+        "import sys; from fleetd.process.identity import name_process; name_process(sys.argv[1], sys.argv[2:]); "
         "print(flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

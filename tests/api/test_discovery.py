@@ -12,9 +12,9 @@ from googleapiclient import discovery
 from googleapiclient.errors import HttpError
 
 from fleetd.api.server import Server
-from fleetd.core.machine import Machine, MachineSettings
-from fleetd.core.unit import TargetState, UnitState
-from fleetd.options import Address
+from fleetd.config.options import Address
+from fleetd.model.machine import Machine, MachineSettings
+from fleetd.model.unit import TargetState, UnitState
 
 RUNNING = UnitState("loaded", "active", "running", "ab" * 20, TargetState.LAUNCHED, 7)
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from fleetd.api.crowd import Crowd
+from fleetd.api.limits import Crowd
 from fleetd.api.server import Server
-from fleetd.options import Address
+from fleetd.config.options import Address
 from tests.api.served import Client, Echo, ask
 from tests.api.served_process import ServedProcess, served_process
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from fleetd.core.machine import Machine, MachineMode, MachineSettings
-from fleetd.core.placement import Decision, Placement
-from fleetd.core.unit import TargetState, UnitState
-from fleetd.core.unitfile import hash_unit_file
-from fleetd.membership import Membership
-from fleetd.registry import Synced
+from fleetd.membership.registration import Membership
+from fleetd.model.machine import Machine, MachineMode, MachineSettings
+from fleetd.model.placement import Decision, Placement
+from fleetd.model.unit import TargetState, UnitState
+from fleetd.model.unitfile import hash_unit_file
+from fleetd.registry.registry import Synced
 from tests.api.conftest import JSON
 
 STATE = "/fleet/v1/state"

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from fleetd.api.crowd import LISTINGS_AT_ONCE, TOO_MUCH, Crowd, note_read, wait_for_turn
-from fleetd.api.handlers import Api
-from fleetd.api.message import ApiError, Request
-from fleetd.core.quota import Usage
-from fleetd.registry import Registry
+from fleetd.api.http import ApiError, Request
+from fleetd.api.limits import LISTINGS_AT_ONCE, TOO_MUCH, Crowd, note_read, wait_for_turn
+from fleetd.api.routes import Api
+from fleetd.model.quota import Usage
+from fleetd.registry.registry import Registry
 
 OPTIONS = [{"section": "Service", "name": "ExecStart", "value": "/bin/true"}]
 TEXT_BYTES = len("[Service]\nExecStart=/bin/true\n")

@@ -8,10 +8,10 @@ import pytest
 
 from fleetd import __version__
 from fleetd.api.server import Server
-from fleetd.core.machine import Machine
-from fleetd.core.placement import Decision
-from fleetd.core.unit import TargetState, UnitState
-from fleetd.options import Address
+from fleetd.config.options import Address
+from fleetd.model.machine import Machine
+from fleetd.model.placement import Decision
+from fleetd.model.unit import TargetState, UnitState
 from tests.api.wire import Connection
 
 JSON = {"Content-Type": "application/json"}

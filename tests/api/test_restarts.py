@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from fleetd.api.wishes import MOST_WISHES
-from fleetd.core.placement import Decision
-from fleetd.core.unit import TargetState, UnitState
+from fleetd.api.operations import MOST_WISHES
+from fleetd.model.placement import Decision
+from fleetd.model.unit import TargetState, UnitState
 from tests.api.conftest import Fleet
 
 RESTART = "POST /fleet/v2/restart"

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from contrib.testbed.etcd import free_port
-from fleetd.api.handlers import LEAVE
+from fleetd.api.routes import LEAVE
 from fleetd.api.schema import Leaving
 from fleetd.api.server import METRICS_CONNECTIONS, Server
 from fleetd.api.sockets import ListenError, check_exposure, inherited_sockets, open_socket
-from fleetd.options import Address
+from fleetd.config.options import Address
 from tests.api.served import LOOPBACK, Client, Echo, ask, serving
 
 # Where it listens, and who may come

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from fleetd.core.placement import Decision
-from fleetd.core.unit import TargetState, UnitState
+from fleetd.model.placement import Decision
+from fleetd.model.unit import TargetState, UnitState
 from fleetd.store.protocol import Conflict, KeyValue, Put, Snapshot
 
 UNITS = "/fleet/v1/units"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from contrib.testbed import Cluster
-from tests.cluster.people import Person
+from tests.cluster.operator import Person
 
 HERE = Path(__file__).parent
 

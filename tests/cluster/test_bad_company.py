@@ -10,7 +10,7 @@ from pathlib import Path
 
 from contrib.testbed import Cluster
 from contrib.testbed.machine import Machine
-from tests.cluster.people import ONESHOT, SLEEPER, Person, with_fleet
+from tests.cluster.operator import ONESHOT, SLEEPER, Person, with_fleet
 
 SLOW_STOP_S = 20
 BAD = {

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from contrib.testbed import Cluster
-from tests.cluster.people import Person
+from tests.cluster.operator import Person
 
 COUNT = 200
 TIMES = ("InactiveExitTimestampMonotonic", "ActiveEnterTimestampMonotonic")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from contrib.testbed import Cluster
-from tests.cluster.people import SLEEPER, Person, with_fleet
+from tests.cluster.operator import SLEEPER, Person, with_fleet
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 
 from contrib.testbed import Cluster
 from contrib.testbed.machine import Machine
-from tests.cluster.people import DIARIST, SLEEPER, Person, with_fleet
+from tests.cluster.operator import DIARIST, SLEEPER, Person, with_fleet
 from tests.cluster.tampering import tamper, undo
 from tests.cluster.traffic import Traffic
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from contrib.testbed import Cluster
-from tests.cluster.people import SLEEPER, Person, with_fleet
+from tests.cluster.operator import SLEEPER, Person, with_fleet
 
 TTL_S = 4
 STOP_S = 6.0  # three seconds by its own clock; the rest is for a machine that is busy with other things

@@ -1,4 +1,4 @@
-"""core/impact.py against a real systemd: what it takes for a reload at most is in force after one, with the process
+"""content_change.py against a real systemd: what it takes for a reload at most is in force after one, with the process
 kept. Option by option, `systemctl show` says of a unit that was changed what it says of one that was started so."""
 
 from collections.abc import Iterator, Mapping
@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from contrib.testbed import Cluster, Machine
-from fleetd.core.impact import RELOADED, Impact, impact
-from tests.cluster.people import SLEEPER
+from fleetd.model.content_change import RELOADED, Impact, impact
+from tests.cluster.operator import SLEEPER
 
 # Option → two values, for each class of options. What is taken for a reload in a section has to stand here.
 VALUES = {

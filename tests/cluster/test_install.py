@@ -8,7 +8,7 @@ import pytest
 
 from contrib.testbed import Cluster
 from contrib.testbed.machine import Machine
-from tests.cluster.people import SLEEPER, Person, with_fleet
+from tests.cluster.operator import SLEEPER, Person, with_fleet
 
 RUNTIME = "/run/systemd/system"
 TARGETS = "multi-user.target sockets.target default.target"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from contrib.testbed import Cluster, Machine
-from tests.cluster.people import SLEEPER, Person
+from tests.cluster.operator import SLEEPER, Person
 
 METRICS = "/run/fleet-metrics.sock"
 UNIT_FILE = "/run/fleet/units/mine.service"

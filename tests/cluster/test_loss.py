@@ -8,7 +8,7 @@ import pytest
 
 from contrib.testbed import Cluster
 from contrib.testbed.machine import Machine
-from tests.cluster.people import DIARIST, SLEEPER, Person, diary, with_fleet
+from tests.cluster.operator import DIARIST, SLEEPER, Person, diary, with_fleet
 
 TTL_S = 4
 # A boot, a wait for a former self of a third of it, and a beat that was due: a busy machine needs that much.

@@ -5,7 +5,7 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 from contrib.testbed.machine import Machine
-from tests.cluster.people import SLEEPER, Person, with_fleet
+from tests.cluster.operator import SLEEPER, Person, with_fleet
 
 ASK = ["curl", "--silent", "--fail", "--unix-socket", "/run/fleet.sock", "http://fleet/metrics"]
 

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from contrib.testbed import Cluster, Machine
-from tests.cluster.people import SLEEPER, Person, with_fleet
+from tests.cluster.operator import SLEEPER, Person, with_fleet
 
 # Each pair by the unit that is started; its other half has MachineOf= it.
 TOUCHING = "[Service]\nType=oneshot\nExecStart=/bin/touch /var/lib/%n\n"

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.cluster.people import SLEEPER, Person, with_fleet
+from tests.cluster.operator import SLEEPER, Person, with_fleet
 
 PICKY = {
     "cond.service": "[Unit]\nConditionPathExists=/no/such/path\n" + SLEEPER,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from contrib.testbed import Cluster
-from tests.cluster.people import SLEEPER, Person
+from tests.cluster.operator import SLEEPER, Person
 
 TTL_S = 4
 OWN = "[Service]\nExecStart=/bin/false\n"

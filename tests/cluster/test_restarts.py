@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 
 from contrib.testbed import Machine
-from tests.cluster.people import SLEEPER, Person, with_fleet
+from tests.cluster.operator import SLEEPER, Person, with_fleet
 
 # Keeps a file descriptor with systemd, and says how many it was given at its start.
 KEEPER = """

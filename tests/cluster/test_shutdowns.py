@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from contrib.testbed import Cluster, Machine
-from tests.cluster.people import DIARIST, SLEEPER, Person, with_fleet
+from tests.cluster.operator import DIARIST, SLEEPER, Person, with_fleet
 
 TTL_S = 4
 SHUTDOWN_TIMEOUT_S = 4

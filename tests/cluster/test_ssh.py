@@ -15,7 +15,7 @@ import pytest
 
 from contrib.testbed import Cluster
 from contrib.testbed.machine import Machine
-from tests.cluster.remote_person import RemotePerson, Terminal
+from tests.cluster.remote_operator import RemotePerson, Terminal
 
 GREETER = "[Service]\nExecStart=/bin/sh -c 'echo hello from %n; exec sleep infinity'\n"
 PROXY = """

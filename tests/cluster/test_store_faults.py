@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from contrib.testbed import Cluster, EtcdServer, Machine
-from tests.cluster.people import DIARIST, Person, with_fleet
+from tests.cluster.operator import DIARIST, Person, with_fleet
 from tests.cluster.traffic import Traffic
 
 TTL_S = 4

@@ -15,7 +15,7 @@ import pytest
 
 from contrib.testbed import Cluster
 from contrib.testbed.machine import CommandFailed, Machine
-from tests.cluster.people import DIARIST, Person, diary, with_fleet
+from tests.cluster.operator import DIARIST, Person, diary, with_fleet
 from tests.cluster.traffic import Traffic
 
 TTL_S = 4

@@ -15,7 +15,7 @@ import pytest
 
 from contrib.testbed import Cluster
 from contrib.testbed.machine import Machine
-from tests.cluster.remote_person import RemotePerson
+from tests.cluster.remote_operator import RemotePerson
 
 API_PORT = 49153
 HTTP = f"http://127.0.0.1:{API_PORT}"

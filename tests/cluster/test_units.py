@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from tests.cluster.people import ONESHOT, SLEEPER, Person
+from tests.cluster.operator import ONESHOT, SLEEPER, Person
 
 
 def test_a_started_unit_runs_as_a_real_process_when_the_command_returns(person: Person) -> None:

@@ -11,7 +11,7 @@ from contrib.testbed import Cluster
 from contrib.testbed.machine import Machine
 from contrib.testbed.root import CHECKOUT
 from fleetd import __version__
-from tests.cluster.people import DIARIST, SLEEPER, Person, with_fleet
+from tests.cluster.operator import DIARIST, SLEEPER, Person, with_fleet
 from tests.cluster.tampering import look_first_in, undo
 
 NEXT = "99.0.0"

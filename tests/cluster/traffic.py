@@ -9,7 +9,7 @@ from itertools import count
 from subprocess import CompletedProcess, TimeoutExpired
 
 from contrib.testbed.machine import Machine
-from tests.cluster.people import SLEEPER, Person
+from tests.cluster.operator import SLEEPER, Person
 
 LAUNCHED, LOADED, GONE = "launched", "loaded", ""
 PATIENCE_S = 60.0  # no command may take longer, whatever has become of the store

@@ -11,7 +11,7 @@ from fleetd.store.embedded import EmbeddedStore, inline
 from fleetd.store.etcd import EtcdStore
 from fleetd.store.protocol import Store
 from fleetd.systemd.protocol import ServiceManager
-from tests.contract.systemd_bench import Bench, open_bench
+from tests.contract.systemd_harness import Bench, open_bench
 from tests.requirements import require_etcd
 from tests.virtual_time import VirtualLoop
 

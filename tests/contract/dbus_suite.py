@@ -9,7 +9,7 @@ import signal
 from pathlib import Path
 
 from fleetd.systemd.protocol import ServiceManager
-from tests.contract.systemd_bench import (
+from tests.contract.systemd_harness import (
     SLEEPER,
     Bench,
     next_changes,

@@ -13,7 +13,7 @@ from fleetd.store.etcd_gateway import ANSWER_BYTES, LINE_BYTES
 from fleetd.store.etcd_wire import FIRST_PAGE
 from fleetd.store.protocol import Delete, Put, Unavailable
 from tests.contract.etcd_between import Misbehaving, Proxy
-from tests.contract.store_bench import fill
+from tests.contract.store_harness import fill
 from tests.contract.test_etcd import store_on
 
 RANGE = "/v3/kv/range"

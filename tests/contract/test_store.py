@@ -23,7 +23,7 @@ from fleetd.store.protocol import (
     Unavailable,
     Unchanged,
 )
-from tests.contract.store_bench import events_until, fill, next_of, put
+from tests.contract.store_harness import events_until, fill, next_of, put
 
 # Reading and writing
 

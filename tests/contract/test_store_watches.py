@@ -6,7 +6,7 @@ from contextlib import aclosing
 import pytest
 
 from fleetd.store.protocol import Compacted, Delete, Event, KeyValue, Put, Store
-from tests.contract.store_bench import PATIENCE_S, events_until, next_of, put
+from tests.contract.store_harness import PATIENCE_S, events_until, next_of, put
 
 
 async def test_a_watch_tells_every_change_below_its_prefix_in_order(store: Store, below: str) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import pytest
 
 from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager, ServiceManagerError, UnitStatus
-from tests.contract.systemd_bench import (
+from tests.contract.systemd_harness import (
     ENDS_WITH_3,
     SLEEPER,
     Bench,

@@ -4,7 +4,7 @@ nothing. Like test_systemd.py, this runs on the simulated systemd, and in test_s
 import pytest
 
 from fleetd.systemd.protocol import REFUSED, SKIPPED, JobRefused, ServiceManager
-from tests.contract.systemd_bench import ENDS_WITH_3, SLEEPER, Bench, oneshot, start_all, until_active, until_ended
+from tests.contract.systemd_harness import ENDS_WITH_3, SLEEPER, Bench, oneshot, start_all, until_active, until_ended
 
 TIED = {
     "requires.service": "[Unit]\nRequires=base.service\nAfter=base.service\n" + SLEEPER,

@@ -10,7 +10,7 @@ import pytest
 
 from contrib.testbed import Cluster, Machine
 from fleetd.systemd.bus import LIBRARIES
-from tests.contract.systemd_bench import LIBRARY_VARIABLE
+from tests.contract.systemd_harness import LIBRARY_VARIABLE
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SUITES = tuple(

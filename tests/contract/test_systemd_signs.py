@@ -9,7 +9,7 @@ import pytest
 from msgspec import structs
 
 from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager, UnitDetails, UnitStatus
-from tests.contract.systemd_bench import (
+from tests.contract.systemd_harness import (
     ENDS_WITH_3,
     PATIENCE_S,
     SLEEPER,

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from fleetctl.cli import run
-from fleetctl.waiting import CLOCK, Clock
+from fleetctl.wait import CLOCK, Clock
 from tests.fleetctl.fake_api import FakeApi, Served
 
 HELLO = "[Unit]\nDescription=Says hello\n\n[Service]\nExecStart=/bin/sleep inf\n"

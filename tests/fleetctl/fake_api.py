@@ -18,9 +18,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import msgspec
 
 from fleetd.api import schema
-from fleetd.core.names import InvalidName, parse_name, validate_name
-from fleetd.core.unit import parse_requirements
-from fleetd.core.unitfile import Option, UnitFile
+from fleetd.model.names import InvalidName, parse_name, validate_name
+from fleetd.model.unit import parse_requirements
+from fleetd.model.unitfile import Option, UnitFile
 
 PAGE_SIZE = 2
 M1 = schema.Machine(id="1" * 32, primary_ip="10.0.0.1", metadata={"region": "eu", "disk": "ssd"})

@@ -11,17 +11,17 @@ from typing import Any
 
 from fleetd.agent import Agent
 from fleetd.agent.ledger import Ledger
-from fleetd.api.handlers import Api
+from fleetd.api.routes import Api
 from fleetd.api.server import Server
-from fleetd.core.failover import Failover
-from fleetd.core.machine import Machine
-from fleetd.engine import Engine
-from fleetd.membership import Membership
-from fleetd.options import Address
-from fleetd.registry import Registry
+from fleetd.config.options import Address
+from fleetd.leader.election import Engine
+from fleetd.membership.registration import Membership
+from fleetd.model.machine import Machine
+from fleetd.registry.registry import Registry
+from fleetd.scheduler.failover import Failover
 from fleetd.store.embedded import EmbeddedStore, inline
-from fleetd.systemd.simulated import SimulatedSystemd
-from fleetd.systemd.simulated_units import Behaviour
+from fleetd.testing.simulated_systemd import SimulatedSystemd
+from fleetd.testing.simulated_units import Behaviour
 
 TTL_S = 10.0
 LOG = logging.getLogger("small cluster")

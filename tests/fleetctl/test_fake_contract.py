@@ -9,11 +9,11 @@ import pytest
 from fleetctl.client import ApiError, Client, wish_content
 from fleetctl.endpoint import parse_endpoint
 from fleetd.api import schema
-from fleetd.api.handlers import Api
+from fleetd.api.routes import Api
 from fleetd.api.server import Server
-from fleetd.core.unitfile import UnitFile
-from fleetd.options import Address
-from fleetd.registry import Registry
+from fleetd.config.options import Address
+from fleetd.model.unitfile import UnitFile
+from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline
 from tests.fleetctl.fake_api import PAGE_SIZE, FakeApi, Served
 

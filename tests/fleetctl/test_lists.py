@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from fleetctl.output import render_table
-from fleetd.core.unitfile import UnitFile
+from fleetd.model.unitfile import UnitFile
 from tests.fleetctl.conftest import HELLO, Fleetctl
 from tests.fleetctl.fake_api import M1, M2, FakeApi, Fate
 

@@ -18,8 +18,8 @@ from fleetctl.commands import HIDDEN, SUMMARIES
 from fleetctl.parsing import Command
 from fleetctl.settings import GLOBAL_OPTIONS
 from fleetd.__main__ import build_parser
-from fleetd.core.unit import KNOWN_OPTIONS
-from fleetd.options import OPTIONS, RETIRED
+from fleetd.config.options import OPTIONS, RETIRED
+from fleetd.model.unit import KNOWN_OPTIONS
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fleetd.core.admission import refuse_name
+from fleetd.model.admission import refuse_name
 from tests.fleetctl.conftest import HELLO
 from tests.fleetctl.fake_api import FakeApi, Fate, Served
 

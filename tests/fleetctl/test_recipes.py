@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fleetd import metrics
-from fleetd.config import parse_config
+from fleetd.config.config import parse_config
 
 CONTRIB = Path(__file__).parents[2] / "contrib"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fleetctl.judges import Arrived, Failed, Pending, judge_launched, judge_stopped
-from fleetctl.restarting import everywhere
+from fleetctl.restart_units import everywhere
+from fleetctl.wait_outcome import Arrived, Failed, Pending, judge_launched, judge_stopped
 from fleetd.api import schema
 from tests.fleetctl.conftest import Fleetctl
 from tests.fleetctl.fake_api import FakeApi, Fate, Served

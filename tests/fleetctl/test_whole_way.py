@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fleetd.systemd.simulated_units import Behaviour
+from fleetd.testing.simulated_units import Behaviour
 from tests.fleetctl.conftest import Fleetctl
 from tests.fleetctl.small_cluster import SmallCluster
 

@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from fleetd.core.unit import TargetState
+from fleetd.model.unit import TargetState
 from fleetd.store.protocol import Put
-from fleetd.systemd.simulated_units import Behaviour
+from fleetd.testing.simulated_units import Behaviour
 from tests.simulation.machine import BOOT_S, SimulatedMachine
 from tests.simulation.world import World
 

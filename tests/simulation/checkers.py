@@ -9,13 +9,13 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fleetd.core.cluster import requirements_of
-from fleetd.core.machine import MachineMode
-from fleetd.core.names import is_reserved, matches_glob
-from fleetd.core.placement import Placement
-from fleetd.core.unit import TargetState, Unit
-from fleetd.core.unitfile import hash_unit_file
-from fleetd.registry import Path
+from fleetd.model.machine import MachineMode
+from fleetd.model.names import is_reserved, matches_glob
+from fleetd.model.placement import Placement
+from fleetd.model.unit import TargetState, Unit
+from fleetd.model.unitfile import hash_unit_file
+from fleetd.registry.registry import Path
+from fleetd.scheduler.snapshot import requirements_of
 from fleetd.store.protocol import Comparison, CreatedAt, Event, HasValue, Operation, Put, Unchanged
 
 if TYPE_CHECKING:

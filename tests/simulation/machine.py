@@ -16,16 +16,16 @@ from typing import Any
 import msgspec
 
 from fleetd.api import schema
-from fleetd.api.handlers import LEAVE
-from fleetd.api.message import Request, Response
-from fleetd.config import Config
-from fleetd.core.machine import Machine
-from fleetd.node import Node, Surroundings
-from fleetd.parking import Parking, park_when_possible
-from fleetd.registry import Registry
+from fleetd.api.http import Request, Response
+from fleetd.api.routes import LEAVE
+from fleetd.config.config import Config
+from fleetd.membership.parking import Parking, park_when_possible
+from fleetd.model.machine import Machine
+from fleetd.process.node import Node, Surroundings
+from fleetd.registry.registry import Registry
 from fleetd.store.embedded import inline
 from fleetd.systemd.protocol import ManagerUnavailable, ServiceManagerError
-from fleetd.systemd.simulated import SYSTEM_UNITS, SimulatedSystemd
+from fleetd.testing.simulated_systemd import SYSTEM_UNITS, SimulatedSystemd
 from tests.simulation.disk import watch_writes
 from tests.simulation.server import StoreServer
 from tests.simulation.wire import IsFatal, Link, Observer, Wire

@@ -9,8 +9,8 @@ import msgspec
 
 from tests.simulation.actions import Action, perform
 from tests.simulation.clock import run_cluster
+from tests.simulation.convergence import HEALING_S, heal
 from tests.simulation.faults import MACHINES, draw_actions, draw_config
-from tests.simulation.healing import HEALING_S, heal
 from tests.simulation.world import Failure, World
 
 _MEMORY = Path("/dev/shm")

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from fleetd.core.placement import Decision, Placement
-from fleetd.core.unit import TargetState, UnitState
-from fleetd.registry import Synced
+from fleetd.model.placement import Decision, Placement
+from fleetd.model.unit import TargetState, UnitState
+from fleetd.registry.registry import Synced
 from fleetd.store.protocol import Delete, Operation, Put
 from tests.simulation.clock import run_cluster
-from tests.simulation.healing import heal
+from tests.simulation.convergence import heal
 from tests.simulation.units import unit_text
 from tests.simulation.world import Failure, World
 

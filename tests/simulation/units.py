@@ -4,7 +4,7 @@ Each comes in editions that differ in nothing but their content, so that replaci
 edition of even number asks of a unit that runs is a restart, of the third a daemon-reload.
 """
 
-from fleetd.core.unitfile import parse_unit_file, render_unit_file
+from fleetd.model.unitfile import parse_unit_file, render_unit_file
 
 EDITIONS = 3
 

@@ -16,15 +16,15 @@ from typing import Any
 
 import msgspec
 
-from fleetd.config import parse_config
-from fleetd.core.placement import Placement
-from fleetd.registry import Registry
+from fleetd.config.config import parse_config
+from fleetd.model.placement import Placement
+from fleetd.registry.registry import Registry
 from fleetd.store.protocol import Comparison, Event, Operation
 from tests.simulation.checkers import CHECKERS
 from tests.simulation.machine import SimulatedMachine, Surrounds
-from tests.simulation.people import People
+from tests.simulation.operators import People
 from tests.simulation.server import StoreServer
-from tests.simulation.truth import Truth
+from tests.simulation.store_model import Truth
 from tests.simulation.wire import Link
 
 LATELY_S = 30.0

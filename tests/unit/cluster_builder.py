@@ -10,14 +10,14 @@ from typing import Any
 
 import msgspec
 
-from fleetd.core.cluster import ClusterView, requirements_of
-from fleetd.core.draft import UnitPlan
-from fleetd.core.failover import Failover, Loss
-from fleetd.core.machine import Machine, MachineMode, MachineSettings
-from fleetd.core.names import matches_glob
-from fleetd.core.placement import Decision, Placement
-from fleetd.core.schedule import Plan, plan_cluster
-from fleetd.core.unit import TargetState, Unit, UnitState
+from fleetd.model.machine import Machine, MachineMode, MachineSettings
+from fleetd.model.names import matches_glob
+from fleetd.model.placement import Decision, Placement
+from fleetd.model.unit import TargetState, Unit, UnitState
+from fleetd.scheduler.failover import Failover, Loss
+from fleetd.scheduler.planner import Plan, plan_cluster
+from fleetd.scheduler.snapshot import ClusterView, requirements_of
+from fleetd.scheduler.unit_plan import UnitPlan
 
 LAUNCHED, LOADED, INACTIVE = TargetState.LAUNCHED, TargetState.LOADED, TargetState.INACTIVE
 A = "a.service"

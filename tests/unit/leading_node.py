@@ -4,14 +4,14 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fleetd.core.failover import Failover
-from fleetd.core.machine import Machine
-from fleetd.core.unit import TargetState, Unit
-from fleetd.engine import Engine
-from fleetd.membership import Membership
-from fleetd.registry import DEFAULT_PREFIX, Registry
+from fleetd.leader.election import Engine
+from fleetd.membership.registration import Membership
+from fleetd.model.machine import Machine
+from fleetd.model.unit import TargetState, Unit
+from fleetd.registry.registry import DEFAULT_PREFIX, Registry
+from fleetd.scheduler.failover import Failover
 from fleetd.store.embedded import EmbeddedStore
-from fleetd.store.measured import MeasuredStore
+from fleetd.store.instrumented import MeasuredStore
 from fleetd.store.protocol import Comparison, Delete, Operation, Put, Snapshot, Unavailable
 from tests.virtual_time import offload_inline
 

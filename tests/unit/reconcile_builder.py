@@ -4,11 +4,11 @@ from typing import Any
 
 import msgspec
 
-from fleetd.core.placement import Placement
-from fleetd.core.reconcile import Desired, Observed, plan_machine
-from fleetd.core.steps import LedgerEntry, Step
-from fleetd.core.unit import TargetState
-from fleetd.core.unitfile import hash_unit_file
+from fleetd.model.placement import Placement
+from fleetd.model.unit import TargetState
+from fleetd.model.unitfile import hash_unit_file
+from fleetd.reconciler.actions import LedgerEntry, Step
+from fleetd.reconciler.plan import Desired, Observed, plan_machine
 
 INACTIVE, LOADED, LAUNCHED = TargetState.INACTIVE, TargetState.LOADED, TargetState.LAUNCHED
 NAME = "web.service"

@@ -1,13 +1,13 @@
 """The rules of placement told in the plainest way: every machine is asked about every unit, and the best is the least.
 
-What the leader does with sets and indexes (core/sites.py, core/ranking.py) has to come to the same.
+What the leader does with sets and indexes (scheduler/machine_index.py, scheduler/ranking.py) has to come to the same.
 """
 
 from collections import Counter
 
-from fleetd.core.cluster import Trial
-from fleetd.core.machine import MachineMode
-from fleetd.core.names import matches_glob, parse_name
+from fleetd.model.machine import MachineMode
+from fleetd.model.names import matches_glob, parse_name
+from fleetd.scheduler.snapshot import Trial
 
 
 def choose(trial: Trial, group: list[str]) -> tuple[str, int] | None:

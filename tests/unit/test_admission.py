@@ -2,9 +2,9 @@
 
 import pytest
 
-from fleetd.core.admission import refuse_content, refuse_name, refuse_names, refuse_unit
-from fleetd.core.advice import advise
-from fleetd.core.unitfile import Option, parse_unit_file
+from fleetd.model.admission import refuse_content, refuse_name, refuse_names, refuse_unit
+from fleetd.model.advice import advise
+from fleetd.model.unitfile import Option, parse_unit_file
 
 SYSTEM = {"ssh.service": "/lib/systemd/system/ssh.service", "tmp.mount": "the mount of /tmp"}
 GOOD = "[Service]\nExecStart=/bin/true\n"

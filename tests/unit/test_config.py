@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleetd.config import Config, ConfigError, load_config, parse_config, render_sample
-from fleetd.options import OPTIONS, Address, parse_duration
+from fleetd.config.config import Config, ConfigError, load_config, parse_config, render_sample
+from fleetd.config.options import OPTIONS, Address, parse_duration
 
 SAMPLE = Path(__file__).parents[2] / "contrib" / "fleet.conf"
 RETIRED = ("engine_reconcile_interval", "enable_grpc", "disable_watches", "verify_units", "authorized_keys_file")

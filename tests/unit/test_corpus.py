@@ -12,15 +12,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from fleetd.core.names import InvalidName, UnitName, expand_specifiers, parse_name, validate_name, with_default_suffix
-from fleetd.core.unit import (
+from fleetd.model.names import InvalidName, UnitName, expand_specifiers, parse_name, validate_name, with_default_suffix
+from fleetd.model.unit import (
     InvalidRequirements,
     parse_requirements,
     requirement_values,
     unknown_requirements,
     validate_requirements,
 )
-from fleetd.core.unitfile import (
+from fleetd.model.unitfile import (
     Option,
     UnitFileError,
     check_options,

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from fleetd.config import parse_config
-from fleetd.core.machine import Machine
-from fleetd.daemon import AlreadyRunning, claim_machine, own_unit
-from fleetd.node import Node, Surroundings
+from fleetd.config.config import parse_config
+from fleetd.model.machine import Machine
+from fleetd.process.daemon import AlreadyRunning, claim_machine, own_unit
+from fleetd.process.node import Node, Surroundings
 from fleetd.store.embedded import EmbeddedStore
-from fleetd.systemd.simulated import SimulatedSystemd
+from fleetd.testing.simulated_systemd import SimulatedSystemd
 from tests.virtual_time import offload_inline, run_virtually
 
 

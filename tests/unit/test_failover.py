@@ -3,9 +3,9 @@
 import msgspec
 import pytest
 
-from fleetd.core.failover import Failover, Loss
-from fleetd.core.machine import MachineMode
-from fleetd.core.schedule import Plan
+from fleetd.model.machine import MachineMode
+from fleetd.scheduler.failover import Failover, Loss
+from fleetd.scheduler.planner import Plan
 from tests.unit.cluster_builder import INACTIVE, LOADED, A, World, cluster
 
 B, C = "b.service", "c.service"

@@ -2,11 +2,11 @@
 
 import pytest
 
-from fleetd.core.cluster import Trial
-from fleetd.core.feasibility import Question, count_refusals, why_leave, why_not
-from fleetd.core.machine import MachineMode
-from fleetd.core.ranking import Ranking
-from fleetd.core.unit import Unit
+from fleetd.model.machine import MachineMode
+from fleetd.model.unit import Unit
+from fleetd.scheduler.feasibility import Question, count_refusals, why_leave, why_not
+from fleetd.scheduler.ranking import Ranking
+from fleetd.scheduler.snapshot import Trial
 from tests.unit.cluster_builder import INACTIVE, World
 
 LONG_ID = "0123456789abcdef0123456789abcdef"

@@ -1,9 +1,9 @@
 """Which units have to go when a machine's metadata changes."""
 
-from fleetd.core.forecast import foresee_stops
-from fleetd.core.machine import Machine
-from fleetd.core.placement import Placement
-from fleetd.core.unit import TargetState
+from fleetd.model.machine import Machine
+from fleetd.model.placement import Placement
+from fleetd.model.unit import TargetState
+from fleetd.scheduler.forecast import foresee_stops
 
 MACHINE = Machine("m" * 32)
 

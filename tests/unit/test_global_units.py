@@ -2,7 +2,7 @@
 
 import pytest
 
-from fleetd.core.machine import MachineMode
+from fleetd.model.machine import MachineMode
 from tests.unit.cluster_builder import INACTIVE, LAUNCHED, LOADED, A, World, after_a_cut, cluster
 
 G = "g.service"

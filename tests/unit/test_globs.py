@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleetd.core.globs import Globs, share_globs
-from fleetd.core.names import literal_prefix, matches_glob
+from fleetd.model.globs import Globs, share_globs
+from fleetd.model.names import literal_prefix, matches_glob
 
 PATTERN = st.text("ab*?[]\\@.-^|()", max_size=8)
 NAME = st.text("ab@.|", min_size=1, max_size=8)

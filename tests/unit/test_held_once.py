@@ -5,10 +5,10 @@ from itertools import permutations
 
 import pytest
 
-from fleetd.core.cluster import ClusterView
-from fleetd.core.placement import Decision, Placement
-from fleetd.core.unit import TargetState, Unit, UnitState
-from fleetd.registry import Record, Registry, encode
+from fleetd.model.placement import Decision, Placement
+from fleetd.model.unit import TargetState, Unit, UnitState
+from fleetd.registry.registry import Record, Registry, encode
+from fleetd.scheduler.snapshot import ClusterView
 from fleetd.store.embedded import EmbeddedStore
 from fleetd.store.protocol import KeyValue
 

@@ -17,8 +17,8 @@ from contrib.fuzz.targets import TARGETS
 from fleetctl.errors import SshFailed
 from fleetctl.ssh.config import split_host_port
 from fleetctl.ssh.known_hosts import KnownHosts
-from fleetd.config import ConfigError, parse_config
-from fleetd.core.unitfile import MAX_UNIT_FILE_BYTES
+from fleetd.config.config import ConfigError, parse_config
+from fleetd.model.unitfile import MAX_UNIT_FILE_BYTES
 from tests.examples import examples
 
 CORPUS = Path(__file__).parents[2] / "contrib" / "fuzz" / "corpus"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fleetd.identity import IdentityError, find_address, read_boot_id, read_machine_id
+from fleetd.process.identity import IdentityError, find_address, read_boot_id, read_machine_id
 
 ID = "0123456789abcdef0123456789abcdef"
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from fleetd.core.install import Install, InvalidInstall, install_values, parse_install, plan_links
-from fleetd.core.names import parse_name
-from fleetd.core.unitfile import parse_unit_file
+from fleetd.model.install import Install, InvalidInstall, install_values, parse_install, plan_links
+from fleetd.model.names import parse_name
+from fleetd.model.unitfile import parse_unit_file
 
 HOST = {"H": "n1.example.org", "l": "n1"}
 

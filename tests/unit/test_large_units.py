@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fleetd.core.unit import TargetState, Unit
-from fleetd.leadership import _in_slices
-from fleetd.registry import Registry
+from fleetd.leader.term import _in_slices
+from fleetd.model.unit import TargetState, Unit
+from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore
 from fleetd.store.protocol import Event, KeyValue
 from tests.virtual_time import offload_inline, run_virtually

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from fleetd.core.unit import TargetState, Unit, UnitState
+from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.store.protocol import Put
 from tests.metrics import exported
 from tests.unit.leading_node import MACHINE, TTL_S, Node

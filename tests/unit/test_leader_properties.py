@@ -7,12 +7,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from fleetd.core.cluster import Trial, requirements_of
-from fleetd.core.feasibility import Question, why_not
-from fleetd.core.machine import MachineMode
-from fleetd.core.names import matches_glob
-from fleetd.core.placement import WaitKind
-from fleetd.core.schedule import Plan
+from fleetd.model.machine import MachineMode
+from fleetd.model.names import matches_glob
+from fleetd.model.placement import WaitKind
+from fleetd.scheduler.feasibility import Question, why_not
+from fleetd.scheduler.planner import Plan
+from fleetd.scheduler.snapshot import Trial, requirements_of
 from tests.examples import examples
 from tests.unit.cluster_builder import INACTIVE, LAUNCHED, LOADED, World, conflict
 

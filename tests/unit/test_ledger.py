@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from fleetd.agent.ledger import Ledger, StoreSeen
-from fleetd.core.steps import LedgerEntry
-from fleetd.core.unit import TargetState
+from fleetd.model.unit import TargetState
+from fleetd.reconciler.actions import LedgerEntry
 
 LOG = logging.getLogger("test")
 WEB = LedgerEntry(7, TargetState.LAUNCHED, "abc", issued=False)

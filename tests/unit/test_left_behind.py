@@ -2,8 +2,8 @@
 
 import pytest
 
-from fleetd.core.machine import MachineMode
-from fleetd.core.schedule import Plan
+from fleetd.model.machine import MachineMode
+from fleetd.scheduler.planner import Plan
 from tests.unit.cluster_builder import INACTIVE, LOADED, A, World, after_a_cut, cluster
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fleetd.core.machine import is_address
+from fleetd.model.machine import is_address
 
 
 @pytest.mark.parametrize(

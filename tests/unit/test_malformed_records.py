@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleetd.api.handlers import Api
-from fleetd.api.message import Request
-from fleetd.core.cluster import ClusterView
-from fleetd.core.machine import Machine
-from fleetd.core.placement import Decision
-from fleetd.core.schedule import plan_cluster
-from fleetd.core.unit import TargetState, Unit, UnitState
-from fleetd.registry import KINDS, MalformedRecord, Registry, decode
+from fleetd.api.http import Request
+from fleetd.api.routes import Api
+from fleetd.model.machine import Machine
+from fleetd.model.placement import Decision
+from fleetd.model.unit import TargetState, Unit, UnitState
+from fleetd.registry.registry import KINDS, MalformedRecord, Registry, decode
+from fleetd.scheduler.planner import plan_cluster
+from fleetd.scheduler.snapshot import ClusterView
 from fleetd.store.embedded import EmbeddedStore, inline
 from fleetd.store.protocol import KeyValue, Put
 from tests.examples import examples

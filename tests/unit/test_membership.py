@@ -5,9 +5,9 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from fleetd.core.machine import Machine, MachineMode
-from fleetd.membership import Membership
-from fleetd.registry import Registry
+from fleetd.membership.registration import Membership
+from fleetd.model.machine import Machine, MachineMode
+from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore
 from fleetd.store.protocol import Operation
 from tests.virtual_time import offload_inline, run_virtually

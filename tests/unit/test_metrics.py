@@ -9,10 +9,10 @@ from typing import Any, cast
 import pytest
 
 from fleetd import __version__, metrics
-from fleetd.core.unit import TargetState, Unit, UnitState
-from fleetd.leadership import SMALL_PLAN
+from fleetd.leader.term import SMALL_PLAN
+from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.store.embedded import EmbeddedStore
-from fleetd.store.measured import MeasuredStore
+from fleetd.store.instrumented import MeasuredStore
 from fleetd.store.protocol import (
     Conflict,
     LeaseNotFound,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleetd.core.names import (
+from fleetd.model.names import (
     TEMPLATE_TYPES,
     UNIT_TYPES,
     InvalidName,

@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from fleetd.core.machine import Machine, MachineMode
-from fleetd.core.unit import TargetState, UnitState
-from fleetd.parking import Parking, park_when_possible
-from fleetd.registry import Registry, Synced
+from fleetd.membership.parking import Parking, park_when_possible
+from fleetd.model.machine import Machine, MachineMode
+from fleetd.model.unit import TargetState, UnitState
+from fleetd.registry.registry import Registry, Synced
 from fleetd.store.embedded import EmbeddedStore
 from fleetd.store.protocol import Comparison, Delete, Operation, Unavailable
 from tests.virtual_time import offload_inline, run_virtually

@@ -2,9 +2,9 @@
 
 import pytest
 
-from fleetd.core.cluster import ClusterView
-from fleetd.core.quota import Usage, measure_growth, refuse_growth
-from fleetd.core.unit import TargetState, Unit
+from fleetd.model.quota import Usage, measure_growth, refuse_growth
+from fleetd.model.unit import TargetState, Unit
+from fleetd.scheduler.snapshot import ClusterView
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,10 @@
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from fleetd.core.cluster import Trial
-from fleetd.core.feasibility import count_refusals
-from fleetd.core.machine import MachineMode
-from fleetd.core.ranking import Ranking
+from fleetd.model.machine import MachineMode
+from fleetd.scheduler.feasibility import count_refusals
+from fleetd.scheduler.ranking import Ranking
+from fleetd.scheduler.snapshot import Trial
 from tests.examples import examples
 from tests.unit import slow_ranking
 from tests.unit.cluster_builder import World, order

@@ -3,8 +3,10 @@
 import msgspec
 import pytest
 
-from fleetd.core.placement import Placement
-from fleetd.core.reconcile import (
+from fleetd.model.placement import Placement
+from fleetd.model.unit import UnitState
+from fleetd.reconciler.actions import LedgerEntry, Record, Start, Stop, Write
+from fleetd.reconciler.plan import (
     Desired,
     LastRun,
     Observed,
@@ -15,8 +17,6 @@ from fleetd.core.reconcile import (
     plan_machine,
     report,
 )
-from fleetd.core.steps import LedgerEntry, Record, Start, Stop, Write
-from fleetd.core.unit import UnitState
 from tests.unit.reconcile_builder import (
     INACTIVE,
     LAUNCHED,

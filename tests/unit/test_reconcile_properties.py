@@ -4,11 +4,11 @@ import msgspec
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from fleetd.core.placement import Placement
-from fleetd.core.reconcile import LastRun, Observed, StopProgress, needs_last_run, plan_adoption
-from fleetd.core.steps import LedgerEntry, Record, Reload, Remove, Restart, Restarting, Start, Step, Stop, Write
-from fleetd.core.unit import TargetState
-from fleetd.core.unitfile import hash_unit_file
+from fleetd.model.placement import Placement
+from fleetd.model.unit import TargetState
+from fleetd.model.unitfile import hash_unit_file
+from fleetd.reconciler.actions import LedgerEntry, Record, Reload, Remove, Restart, Restarting, Start, Step, Stop, Write
+from fleetd.reconciler.plan import LastRun, Observed, StopProgress, needs_last_run, plan_adoption
 from tests.unit.reconcile_builder import LAUNCHED, LOADED, NAME, NEW, NEW_HASH, OLD, OLD_HASH, entry, placed, plan
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fleetd.core.machine import MachineMode
+from fleetd.model.machine import MachineMode
 from tests.unit.cluster_builder import INACTIVE, A, World, cluster
 
 OWN = f"has its own /etc/systemd/system/{A}"

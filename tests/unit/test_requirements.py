@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleetd.core.names import parse_name
-from fleetd.core.unit import (
+from fleetd.model.names import parse_name
+from fleetd.model.unit import (
     MAX_OPEN_PATTERNS,
     MAX_VALUES,
     InvalidRequirements,
@@ -18,7 +18,7 @@ from fleetd.core.unit import (
     unknown_requirements,
     validate_requirements,
 )
-from fleetd.core.unitfile import Option, parse_unit_file
+from fleetd.model.unitfile import Option, parse_unit_file
 
 WEB = parse_name("web@1.service")
 

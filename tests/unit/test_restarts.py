@@ -3,11 +3,11 @@
 import msgspec
 import pytest
 
-from fleetd.core.placement import Placement
-from fleetd.core.reconcile import LastRun, Observed, find_result, needs_last_run, needs_text, report
-from fleetd.core.steps import LedgerEntry, Record, Reload, Restart, Restarting, Start, Stop, Write
-from fleetd.core.unit import TargetState
-from fleetd.core.unitfile import hash_unit_file
+from fleetd.model.placement import Placement
+from fleetd.model.unit import TargetState
+from fleetd.model.unitfile import hash_unit_file
+from fleetd.reconciler.actions import LedgerEntry, Record, Reload, Restart, Restarting, Start, Stop, Write
+from fleetd.reconciler.plan import LastRun, Observed, find_result, needs_last_run, needs_text, report
 from tests.unit.reconcile_builder import LAUNCHED, LOADED, NAME, NEW, NEW_HASH, OLD, OLD_HASH, entry, here, kinds, plan
 
 LIMITED = NEW + "MemoryMax=10M\n"

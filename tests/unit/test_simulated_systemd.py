@@ -5,9 +5,9 @@ import math
 
 import pytest
 
-from fleetd.systemd.program import Program, parse_program
 from fleetd.systemd.protocol import ManagerUnavailable, ServiceManagerError, UnitStatus
-from fleetd.systemd.simulated import Behaviour, SimulatedSystemd
+from fleetd.testing.scripted_program import Program, parse_program
+from fleetd.testing.simulated_systemd import Behaviour, SimulatedSystemd
 
 SLEEPER = "[Service]\nExecStart=/bin/sleep infinity\n"
 

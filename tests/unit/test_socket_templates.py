@@ -2,9 +2,9 @@
 
 import pytest
 
-from fleetd.core.names import parse_name
-from fleetd.core.unit import Unit, parse_requirements
-from fleetd.core.unitfile import parse_unit_file
+from fleetd.model.names import parse_name
+from fleetd.model.unit import Unit, parse_requirements
+from fleetd.model.unitfile import parse_unit_file
 from tests.unit.cluster_builder import INACTIVE, LAUNCHED, LOADED, World, cluster
 
 SOCKET, TEMPLATE = "talk.socket", "talk@.service"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleetd.core.start_order import order_starts
+from fleetd.reconciler.start_order import order_starts
 
 NAMES = [f"{letter}.service" for letter in "abcdefgh"]
 

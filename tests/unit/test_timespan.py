@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleetd.core.timespan import parse_time_span, render_moment
+from fleetd.model.timespan import parse_time_span, render_moment
 
 
 @pytest.mark.parametrize(

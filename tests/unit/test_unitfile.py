@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleetd.core.unitfile import (
+from fleetd.model.unitfile import (
     MAX_UNIT_FILE_BYTES,
     WHITESPACE,
     Option,

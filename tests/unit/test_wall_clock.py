@@ -4,13 +4,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from fleetd.config import parse_config
-from fleetd.core.machine import Machine
-from fleetd.core.unit import TargetState, Unit
-from fleetd.node import Node, Surroundings
-from fleetd.registry import Registry
+from fleetd.config.config import parse_config
+from fleetd.model.machine import Machine
+from fleetd.model.unit import TargetState, Unit
+from fleetd.process.node import Node, Surroundings
+from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline
-from fleetd.systemd.simulated import SimulatedSystemd
+from fleetd.testing.simulated_systemd import SimulatedSystemd
 from tests.virtual_time import run_virtually
 
 CONFIG = parse_config("", "the test", {}, {})[0]

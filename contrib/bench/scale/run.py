@@ -1,0 +1,39 @@
+"""One run of a crowd: its whole life on one etcd, and then the floor on another."""
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+
+from contrib.bench.observer import Onlooker
+from contrib.bench.scale.floor import Floor, measure_floor
+from contrib.bench.scale.phases import START, Memory, Phase, Play, Say, Size
+from contrib.bench.scale.workers import Crew
+from contrib.testbed import OWN_TIMEOUTS, EtcdServer
+
+
+class Findings(msgspec.Struct, frozen=True):
+    """All that a crowd's run has found. `submitted_s` is when the last unit of the start was accepted."""
+
+    size: Size
+    phases: dict[str, Phase]
+    submitted_s: float
+    memory: Memory
+    floor: Floor
+
+
+def run_crowd(size: Size, directory: Path, say: Say) -> Findings:
+    """All phases, in a directory that is empty at first. Raises TimeoutError where one does not come to its end."""
+    with EtcdServer(directory / "etcd", extra_args=OWN_TIMEOUTS) as etcd:
+        play = asyncio.run(_play(size, etcd.client_url, directory, say))
+    with EtcdServer(directory / "bare", extra_args=OWN_TIMEOUTS) as bare:
+        floor = asyncio.run(measure_floor(bare.client_url, play.phases[START].counts, size.machines))
+    say(f"the floor of it: {floor.took_s:.1f} s")
+    return Findings(size, play.phases, play.submitted_s, play.memory, floor)
+
+
+async def _play(size: Size, etcd_url: str, directory: Path, say: Say) -> Play:
+    async with Onlooker(etcd_url) as onlooker, Crew() as crew:
+        play = Play(size, etcd_url, directory, crew, onlooker, say)
+        await play.run()
+    return play

@@ -1,0 +1,93 @@
+"""What stop and unload share: set a lower target state, wait until nothing runs any more.
+
+They test what is wanted of a unit, not how it stands: one that fits nowhere can be withdrawn as well.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from fleetctl import output
+from fleetctl.client import Client, open_client
+from fleetctl.errors import failing_as
+from fleetctl.parsing import bound_s
+from fleetctl.selection import Selection, Wanted, describe_missing, is_active, is_no_template, select_units
+from fleetctl.settings import Settings
+from fleetctl.wait import Wait
+from fleetctl.wait_outcome import Judge, judge_stopped, judge_unloaded, runs
+from fleetd.api import schema
+from fleetd.model.unit import TargetState
+
+
+class Verb(msgspec.Struct, frozen=True):
+    """A command that withdraws units, and its words."""
+
+    name: str
+    doing: str
+    done: str
+    target: TargetState
+    judge: Judge
+
+
+STOP = Verb("stop", "stopping", "stopped", TargetState.LOADED, judge_stopped)
+UNLOAD = Verb("unload", "unloading", "unloaded", TargetState.INACTIVE, judge_unloaded)
+
+
+def find_units(client: Client, units: Sequence[str], verb: str, wanted: Wanted, *, ignore_missing: bool) -> Selection:
+    """Those of the units that the cluster has; which it does not have is said, unless that is to be ignored. Raises
+    CommandFailed."""
+    with failing_as("Error retrieving list of units from repository: "):
+        selection = select_units(client, units, wanted)
+    if selection.missing and not selection.found:
+        output.error("Units not found in registry")
+    for name in selection.missing if not ignore_missing else ():
+        output.error(describe_missing(client, name, verb))
+    return selection
+
+
+def withdraw(
+    settings: Settings, units: Sequence[str], verb: Verb, ignore_missing: bool, no_block: bool, block_attempts: int
+) -> int:
+    """Bring the units down to the verb's target state; the exit status."""
+    client = open_client(settings)
+    if not units:
+        output.error("No units given")
+        return 0
+    wanted = is_active if verb is STOP else is_no_template
+    selection = find_units(client, units, verb.name, wanted, ignore_missing=ignore_missing)
+    status = 1 if selection.missing and not ignore_missing else 0
+    if not selection.found:
+        return status
+    wished = []
+    for report in selection.found:
+        if verb is STOP and report.target == TargetState.INACTIVE:
+            output.error(f"Unable to stop unit {report.name} in state inactive")
+            status = 1
+        elif report.is_global or report.target != verb.target or any(map(runs, report.copies)):
+            wished.append(report)
+    with failing_as(f"Error {verb.doing} units: "):
+        refused = client.carry_out([schema.Wish(report.name, desired_state=verb.target) for report in wished])
+    waited = []
+    for report in wished:
+        if report.name in refused:
+            output.error(f"Error {verb.doing} units: unit {report.name}: {refused[report.name]}")
+            status = 1
+            continue
+        if report.is_global or no_block:
+            output.result(f"Triggered {'global ' * report.is_global}unit {report.name} {verb.name}")
+        if not report.is_global:
+            waited.append(report.name)
+    return status if no_block else max(status, _wait(client, waited, verb, bound_s(block_attempts)))
+
+
+def _wait(client: Client, names: Sequence[str], verb: Verb, bound_s: float) -> int:
+    listed = f"[{' '.join(names)}]"
+    wait = Wait(client, verb.target, verb.judge)
+    with failing_as("Error waiting for units: "):
+        wait.until(names, bound_s)
+    why = wait.report_late() or next(iter(wait.failed.values()), "")
+    if why:
+        output.error(f"Failed to {verb.name} units {listed}. err: {why}")
+        return 1
+    output.note(f"Successfully {verb.done} units {listed}.")
+    return 0

@@ -1,0 +1,128 @@
+"""Pages of a listing, and the tokens that name them (reference 4.3).
+
+A token of ours says which entry was the last one shown, and at which revision of the store. The next page begins with
+the entries that come after that one in order, so that whatever exists all the while is shown once, whatever else comes
+and goes. Nothing is read as it was at that revision, so a listing goes on though the store has forgotten it meanwhile.
+The revision tells a store that was set back: what was shown before is then no beginning of what would follow.
+The original's tokens say how many entries to skip. They are understood, but not given out.
+"""
+
+import base64
+import binascii
+import re
+import struct
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import Any, TypeVar
+
+import msgspec
+
+from fleetd.api.http import ApiError, Request
+from fleetd.registry.registry import Registry
+
+TOKEN = "nextPageToken"  # noqa: S105 (the parameter's name)
+LIMIT = "limit"
+MAX_LIMIT = 10_000
+_OLD_TOKEN = struct.Struct("<HH")  # page size, page number from 1
+_TOKEN = struct.Struct("<BQ")  # format, revision; the last entry's key follows
+_FORMAT = 1
+_NUMBER = re.compile("[1-9][0-9]{0,8}")
+
+Item = TypeVar("Item")
+
+
+class Page(msgspec.Struct, frozen=True):
+    """What part of a listing is asked for: at most `limit` entries, those after the key `after` ('': from the first
+    on) as of that revision (0: any), less the first `skip`."""
+
+    limit: int
+    after: str = ""
+    revision: int = 0
+    skip: int = 0
+
+    @property
+    def is_first(self) -> bool:
+        """Whether nothing comes before it."""
+        return not self.after and not self.skip
+
+
+def parse_page(request: Request, token_limit: int) -> Page:
+    """The page that a request asks for. `token_limit` is the size of one that names none. Raises ApiError."""
+    limit = _parse_limit(request, token_limit)
+    tokens = request.query_values(TOKEN)
+    if not tokens:
+        return Page(limit)
+    if len(tokens) > 1:
+        raise ApiError(400, "too many values for page token")
+    try:
+        raw = base64.b64decode(tokens[0], altchars=b"-_", validate=True)
+        page = _parse_old_token(raw, limit, token_limit) if len(raw) == _OLD_TOKEN.size else _parse_token(raw, limit)
+    except (binascii.Error, ValueError, struct.error) as error:
+        raise _not_ours(tokens[0]) from error
+    if base64.urlsafe_b64encode(raw).decode() != tokens[0]:
+        raise _not_ours(tokens[0])
+    return page
+
+
+def _parse_limit(request: Request, token_limit: int) -> int:
+    values = request.query_values(LIMIT)
+    if not values:
+        return token_limit
+    if len(values) > 1 or not _NUMBER.fullmatch(values[0]):
+        raise ApiError(400, f"{LIMIT} must be one whole number from 1 on; more than {MAX_LIMIT} counts as {MAX_LIMIT}")
+    return min(int(values[0]), MAX_LIMIT)
+
+
+def _parse_old_token(raw: bytes, limit: int, token_limit: int) -> Page:
+    asked_limit, number = _OLD_TOKEN.unpack(raw)
+    if asked_limit != token_limit:
+        raise ApiError(400, f"token limit must be {token_limit}")
+    if number == 0:
+        raise ApiError(400, "token page must be greater than zero")
+    return Page(limit, skip=(number - 1) * token_limit)
+
+
+def _parse_token(raw: bytes, limit: int) -> Page:
+    """Raises struct.error or ValueError (also as UnicodeDecodeError) for bytes that are no token."""
+    format_, revision = _TOKEN.unpack_from(raw)
+    after = raw[_TOKEN.size :].decode()
+    if format_ != _FORMAT or revision == 0 or not after:
+        raise ValueError("no token")
+    return Page(limit, after, revision)
+
+
+def _not_ours(token: str) -> ApiError:
+    return ApiError(400, f'"{token}" is no page token of this server: leave {TOKEN} out to begin with the first page')
+
+
+def render_token(revision: int, last: str) -> str:
+    """The token of the page that follows this entry."""
+    return base64.urlsafe_b64encode(_TOKEN.pack(_FORMAT, revision) + last.encode()).decode()
+
+
+def _check_revision(page: Page, revision: int) -> None:
+    if page.revision > revision:
+        raise ApiError(
+            400,
+            "the store has been set back since this page token was given out: "
+            f"leave {TOKEN} out to begin with the first page",
+        )
+
+
+async def read_page(registry: Registry, kind: str, page: Page) -> tuple[dict[str, Any], str]:
+    """The records of one page, by name, in order, and the token of the next page ('' where there is none). Of the
+    listing no more is read than that. Raises ApiError."""
+    part = await registry.read_part(kind, after=page.after, limit=page.skip + page.limit)
+    _check_revision(page, part.revision)
+    records = {names[0]: record for names, record in islice(part.records.items(), page.skip, None)}
+    return records, render_token(part.revision, part.last) if part.has_more else ""
+
+
+def cut_page(items: Sequence[Item], key: Callable[[Item], str], page: Page, revision: int) -> tuple[list[Item], str]:
+    """The same of a listing that has been read whole, at this revision; its items are in the order of their keys."""
+    _check_revision(page, revision)
+    start = bisect_right(items, page.after, key=key) + page.skip
+    shown = list(items[start : start + page.limit])
+    has_more = len(items) > start + page.limit
+    return shown, render_token(revision, key(shown[-1])) if has_more else ""

@@ -1,0 +1,99 @@
+"""Machines: list them, change what units can ask for of them (reference 4.6), and give up one that is parked."""
+
+import re
+from typing import Any
+
+import msgspec
+
+from fleetd.api import schema
+from fleetd.api.http import ApiError, Request, Response, parse_json, render_json
+from fleetd.api.pagination import parse_page, read_page
+from fleetd.model.machine import Machine, MachineMode, MachineSettings, effective_metadata
+from fleetd.registry.registry import MalformedRecord, Registry, decode
+
+MOST_EDITS = 1000  # in one request
+OPERATIONS = ("add", "remove", "replace")
+EDITED_PATH = re.compile(r"/([^/]+)/metadata/([A-Za-z0-9_.-]+)")
+
+
+class MetadataEdit(msgspec.Struct, frozen=True):
+    """One operation as a client sends it. `value` is a text, or an object that holds one under `value`."""
+
+    op: str = ""
+    path: str = ""
+    value: Any = None
+
+
+def describe_machine(machine: Machine, settings: MachineSettings | None) -> schema.Machine:
+    """The machine as version 1 shows it; one that is simply there shows no mode."""
+    return schema.Machine(
+        id=machine.id,
+        primary_ip=machine.address,
+        metadata=effective_metadata(machine, settings),
+        mode="" if machine.mode is MachineMode.READY else machine.mode,
+    )
+
+
+def parse_edits(body: bytes) -> dict[str, list[tuple[str, str]]]:
+    """What is to be laid over each machine's metadata, in order: machine → (key, value), '' to hide the key."""
+    edits: dict[str, list[tuple[str, str]]] = {}
+    asked: list[MetadataEdit] = parse_json(body, list[MetadataEdit] | None) or []  # type: ignore[arg-type]
+    if len(asked) > MOST_EDITS:
+        raise ApiError(413, f"{len(asked)} operations in one request: at most {MOST_EDITS} are allowed")
+    for edit in asked:
+        if edit.op not in OPERATIONS:
+            raise ApiError(400, "invalid op: expect add, remove, or replace")
+        found = EDITED_PATH.fullmatch(edit.path)
+        if not found:
+            raise ApiError(400, "machine metadata path invalid")
+        value = edit.value.get("value") if isinstance(edit.value, dict) else edit.value
+        if edit.op == "remove":
+            value = ""
+        elif not isinstance(value, str) or not value:
+            raise ApiError(400, "invalid value: add and replace require a value")
+        edits.setdefault(found[1], []).append((found[2], value))
+    return edits
+
+
+class Machines:
+    """The resource."""
+
+    def __init__(self, registry: Registry, token_limit: int) -> None:
+        self._registry = registry
+        self._token_limit = token_limit
+
+    async def get_all(self, request: Request, _: str) -> Response:
+        """One page of the machines that are there, by id."""
+        page = parse_page(request, self._token_limit)
+        machines, token = await read_page(self._registry, "machines", page)
+        settings = await self._registry.pick("settings", [(id_,) for id_ in machines])
+        entities = tuple(describe_machine(machine, settings.get((id_,))) for id_, machine in machines.items())
+        return render_json(schema.MachinePage(entities, token))
+
+    async def delete(self, _: Request, id_: str) -> Response:
+        """Give up a machine whose fleetd was stopped: with its lease go its key and its states, and it is dead."""
+        item = await self._registry.store.get(self._registry.key("machines", id_))
+        if item is None:
+            raise ApiError(404, "machine does not exist")
+        if decode("machines", item).mode is not MachineMode.PARKED:
+            raise ApiError(409, "machine is not parked: its fleetd runs; make it leave by `fleetd leave` there")
+        await self._registry.store.revoke(item.lease)
+        return Response(204)
+
+    async def patch(self, request: Request, _: str) -> Response:
+        """Change metadata. Everything is checked first, then done machine by machine."""
+        edits = parse_edits(request.body)
+        known = await self._registry.known_machines(edits)
+        for machine in edits:
+            if machine not in known:
+                raise ApiError(
+                    404, f'there is no machine "{machine}", and none is known to have been: its whole id is needed'
+                )
+        for machine, metadata in edits.items():
+            try:
+                await self._registry.change_settings(machine, metadata)
+            except MalformedRecord:
+                raise
+            except ValueError as error:
+                raise ApiError(413, f'metadata of machine "{machine}" cannot be kept: {error}') from error
+        return Response(204, (("Content-Type", schema.JSON_TYPE),))  # as the original: clients look at it

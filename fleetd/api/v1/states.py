@@ -1,0 +1,106 @@
+"""Unit states in version 1: what each machine reports of each unit (reference 4.5).
+
+They are listed by unit, and kept by machine. So whoever wants the first page of all makes fleetd read all; what it has
+read it keeps for the pages that follow, which then cost what they show.
+"""
+
+import asyncio
+from collections.abc import Iterable
+
+import msgspec
+
+from fleetd.api import schema
+from fleetd.api.http import ApiError, Request, Response, render_json
+from fleetd.api.pagination import Page, cut_page, parse_page
+from fleetd.model.unit import TargetState, UnitState
+from fleetd.registry.registry import Registry
+
+HELD_S = 10.0  # how long a listing is kept for its next page
+
+Report = tuple[str, str, UnitState]  # unit, machine, state
+
+
+def is_gone(state: UnitState) -> bool:
+    """Whether a report only says that the machine has got rid of the unit."""
+    return state.target is TargetState.INACTIVE and not state.runs
+
+
+def describe_state(machine: str, unit: str, state: UnitState) -> schema.UnitState:
+    """The report as version 1 shows it."""
+    return schema.UnitState(unit, state.hash, machine, state.load, state.active, state.sub)
+
+
+def select_states(states: Iterable[tuple[tuple[str, ...], UnitState]], unit: str = "") -> list[Report]:
+    """Reports of units that are there, as (unit, machine, state) in that order; '' for a name means any."""
+    found = ((name, machine, state) for (machine, name), state in states if not is_gone(state))
+    return sorted((report for report in found if unit in ("", report[0])), key=_key)
+
+
+def _key(report: Report) -> str:
+    """What the reports are listed by: the unit, then the machine. No name holds what parts them, or comes before it."""
+    return f"{report[0]}\n{report[1]}"
+
+
+class Listing(msgspec.Struct, frozen=True):
+    """Reports in their order, as of one revision of the store."""
+
+    reports: list[Report]
+    revision: int
+
+
+class States:
+    """The resource. Needs a running event loop."""
+
+    def __init__(self, registry: Registry, token_limit: int, held_s: float = HELD_S) -> None:
+        self._registry = registry
+        self._token_limit = token_limit
+        self._held_s = held_s
+        self._held: Listing | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def get_all(self, request: Request, _: str) -> Response:
+        """One page of states, by unit and machine, of one machine or one unit where the query asks for that."""
+        page = parse_page(request, self._token_limit)
+        machine, unit = (next(iter(request.query_values(name)), "") for name in ("machineID", "unitName"))
+        if machine:
+            listing = await self._list_machine(machine, unit)
+        else:
+            listing = await self._list_unit(unit) if unit else await self._list_all(page)
+        reports, token = cut_page(listing.reports, _key, page, listing.revision)
+        if not machine and not unit:
+            self._hold(listing if token else None)
+        entities = tuple(describe_state(id_, name, state) for name, id_, state in reports)
+        return render_json(schema.UnitStatePage(entities, token))
+
+    async def get(self, _: Request, name: str) -> Response:
+        """The state of one unit: where it belongs if it is there, else on the first machine that has it."""
+        found = (await self._list_unit(name)).reports
+        if not found:
+            raise ApiError(404, "unit state does not exist")
+        _unit, decision = await self._registry.unit_and_decision(name)
+        home = decision.machine if decision else ""
+        unit, machine, state = next((item for item in found if item[1] == home), found[0])
+        return render_json(describe_state(machine, unit, state))
+
+    async def _list_machine(self, machine: str, unit: str) -> Listing:
+        part = await self._registry.read_part("states", machine)
+        return Listing(select_states(part.records.items(), unit), part.revision)
+
+    async def _list_unit(self, unit: str) -> Listing:
+        machines = await self._registry.read_part("machines")
+        copies = await self._registry.copies([unit], [names[0] for names in machines.records])
+        return Listing(select_states(copies.items()), machines.revision)
+
+    async def _list_all(self, page: Page) -> Listing:
+        """A first page is of what there is now, a later one of what is held, if that is no older than the token."""
+        if self._held and not page.is_first and page.revision <= self._held.revision:
+            return self._held
+        part = await self._registry.read_part("states")
+        return Listing(select_states(part.records.items()), part.revision)
+
+    def _hold(self, listing: Listing | None) -> None:
+        """Keep this for the next page that somebody asks for."""
+        if self._timer:
+            self._timer.cancel()
+        self._held = listing
+        self._timer = asyncio.get_running_loop().call_later(self._held_s, self._hold, None) if listing else None

@@ -1,0 +1,93 @@
+"""Wishes of many units in version 2: one request, as few transactions as hold them, and an outcome for each unit.
+
+Each unit is guarded by what was read of it. Where somebody else was quicker with one, those that stood in the same
+transaction are done one by one, as version 1 does them: the trouble of one unit is that unit's own.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
+
+from fleetd.api import schema
+from fleetd.api.http import ApiError, Request, Response, refusal_of, render_json
+from fleetd.api.operations import Change, UnitBody, Wish, make_wish, parse_restarts, parse_wishes, plan_change
+from fleetd.api.v1.units import Units
+from fleetd.registry.registry import MalformedRecord, Registry, cut_into_transactions
+from fleetd.store.protocol import Conflict, Unavailable
+
+
+class Batches:
+    """The resource. `shadows` says which unit of the machine's own a name would hide ('': none)."""
+
+    def __init__(self, registry: Registry, units: Units, shadows: Callable[[str], str]) -> None:
+        self._registry = registry
+        self._units = units
+        self._shadows = shadows
+
+    async def post(self, request: Request, _: str) -> Response:
+        """Carry out what is wished of each unit, and say of each what came of it."""
+        outcomes: dict[str, schema.Outcome] = {}
+        wishes: dict[str, Wish | None] = {}
+        for body in parse_wishes(request):
+            with _noting(body.name, outcomes):
+                wishes[body.name] = None
+                wishes[body.name] = make_wish(body.name, body, only_new=body.only_new, destroy=body.destroy)
+        return await self._carry_out(wishes, outcomes)
+
+    async def restart(self, request: Request, _: str) -> Response:
+        """Have each unit started anew wherever it runs, and say of each what came of it."""
+        outcomes: dict[str, schema.Outcome] = {}
+        wishes: dict[str, Wish | None] = {}
+        for name in parse_restarts(request):
+            with _noting(name, outcomes):
+                wishes[name] = None
+                wishes[name] = make_wish(name, UnitBody(), restart=True)
+        return await self._carry_out(wishes, outcomes)
+
+    async def _carry_out(self, wishes: Mapping[str, Wish | None], outcomes: dict[str, schema.Outcome]) -> Response:
+        """Do what is wished, by unit (None: what was refused already); the answer, in that order."""
+        found = await self._registry.pick("units", [(name,) for name, wish in wishes.items() if wish])
+        changes = []
+        async with AsyncExitStack() as claims:
+            for name, wish in wishes.items():
+                with _noting(name, outcomes):
+                    if wish:
+                        change = plan_change(wish, found.get((name,)), self._shadows)
+                        await claims.enter_async_context(self._units.quota.room_for(change.before, change.after))
+                        changes.append(change)
+            await self._apply(changes, outcomes)
+        return render_json(schema.Outcomes(tuple(outcomes[name] for name in wishes)))
+
+    async def _apply(self, changes: Sequence[Change], outcomes: dict[str, schema.Outcome]) -> None:
+        """Write the changes. Once the store gives no answer, no more is asked of it: each would wait for it in vain."""
+        outcomes |= {each.wish.name: schema.Outcome(each.wish.name, each.status) for each in changes}
+        left = [each for each in changes if each.after is not each.before]
+        steps = (self._registry.unit_step(each.wish.name, each.before, each.after) for each in left)
+        for transaction in cut_into_transactions(steps):
+            part, left = left[: len(transaction.operations)], left[len(transaction.operations) :]
+            try:
+                await self._registry.write_step(transaction)
+            except Conflict:
+                outcomes |= {each.wish.name: await self._apply_singly(each.wish) for each in part}
+            except Unavailable as error:
+                refusal = refusal_of(error)
+                outcomes |= {each.wish.name: _refused(each.wish.name, refusal) for each in (*part, *left)}
+                return
+
+    async def _apply_singly(self, wish: Wish) -> schema.Outcome:
+        try:
+            return schema.Outcome(wish.name, await self._units.carry_out(wish))
+        except (ApiError, MalformedRecord, Unavailable) as error:
+            return _refused(wish.name, refusal_of(error))
+
+
+@contextmanager
+def _noting(name: str, outcomes: dict[str, schema.Outcome]) -> Iterator[None]:
+    """Make a refusal the outcome of this unit alone."""
+    try:
+        yield
+    except ApiError as refusal:
+        outcomes[name] = _refused(name, refusal)
+
+
+def _refused(name: str, refusal: ApiError) -> schema.Outcome:
+    return schema.Outcome(name, refusal.status, str(refusal))

@@ -1,0 +1,147 @@
+"""Units in version 2: what was asked, what was decided and why, and how each copy stands on its machine."""
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+
+import msgspec
+
+from fleetd.api import schema
+from fleetd.api.http import Request, Response, parse_json, render_json
+from fleetd.api.v1.states import is_gone
+from fleetd.model.machine import Machine
+from fleetd.model.placement import Decision, Placement, Wait
+from fleetd.model.unit import Unit, UnitState
+from fleetd.model.unitfile import hash_unit_file
+from fleetd.registry.registry import Registry
+from fleetd.scheduler.snapshot import requirements_of
+
+_hash = lru_cache(maxsize=4096)(hash_unit_file)
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """What the store holds about units and the machines they are on, as the registry reads it."""
+
+    units: dict[str, Unit]
+    decisions: dict[str, Decision]
+    machines: dict[str, Machine]
+    states: dict[tuple[str, str], UnitState]
+    placements: dict[tuple[str, str], Placement]
+
+
+def describe_copy(seen: Seen, machine: str, unit: str, state: UnitState) -> schema.CopyReport:
+    """How a unit stands on one machine."""
+    known = seen.machines.get(machine)
+    placement = seen.placements.get((machine, unit))
+    return schema.CopyReport(
+        machine=machine,
+        address=known.address if known else "",
+        load=state.load,
+        active=state.active,
+        sub=state.sub,
+        hash=state.hash,
+        target=state.target,
+        generation=state.generation,
+        completed=state.completed,
+        retiring=bool(placement and placement.retiring),
+        orphaned=unit not in seen.units,
+        error=state.error,
+        result=state.result,
+        note=state.note,
+        refusal=state.refusal,
+    )
+
+
+def describe_unit(
+    unit: Unit | None, name: str, decision: Decision | None, copies: tuple[schema.CopyReport, ...]
+) -> schema.UnitReport:
+    """A unit, or (None) copies of one that the cluster does not know (any more), and what is said of them."""
+    if unit is None:
+        reason = decision.reason if decision else ""
+        return schema.UnitReport(name, target="", generation=0, reason=reason, copies=copies)
+    decision = decision or Decision(name, generation=0)
+    return schema.UnitReport(
+        name=name,
+        target=unit.target,
+        generation=unit.generation,
+        hash=_hash(unit.text),
+        is_global=requirements_of(unit.text, name).is_global,
+        decided=decision.generation,
+        machine=decision.machine,
+        machines=decision.machines,
+        since=decision.since,
+        reason=decision.reason,
+        refusals=decision.refusals,
+        wait=_describe_wait(decision.wait),
+        copies=copies,
+    )
+
+
+def _describe_wait(wait: Wait | None) -> schema.Wait | None:
+    return schema.Wait(wait.kind, wait.unit, wait.machine) if wait else None
+
+
+def plan_reports(seen: Seen) -> tuple[schema.UnitReport, ...]:
+    """A report on everything that is a unit or has copies, in order of name."""
+    copies: dict[str, list[schema.CopyReport]] = {}
+    for (machine, name), state in sorted(seen.states.items(), key=lambda item: item[0]):
+        if not is_gone(state) or (state.error and name in seen.units):
+            copies.setdefault(name, []).append(describe_copy(seen, machine, name, state))
+    return tuple(
+        describe_unit(seen.units.get(name), name, seen.decisions.get(name), tuple(copies.get(name, ())))
+        for name in sorted({**seen.units, **copies})
+    )
+
+
+def find_strays(
+    decisions: Mapping[str, Decision], states: Mapping[tuple[str, str], UnitState]
+) -> list[tuple[str, str]]:
+    """The copies that are on another machine than their unit is (global ones are on many, and at home on all)."""
+    return [
+        (machine, name)
+        for machine, name in states
+        if (decision := decisions.get(name)) is not None and not decision.machines and decision.machine != machine
+    ]
+
+
+class Reports:
+    """The resource."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    async def get_all(self, request: Request, _: str) -> Response:
+        """A report on each unit that the query names, or on all."""
+        names = request.query_values("name")
+        return await self._report(names) if names else await self._report_all()
+
+    async def post(self, request: Request, _: str) -> Response:
+        """The same on each unit that the body names: a URL cannot name many."""
+        return await self._report(parse_json(request.body, schema.Question).names)
+
+    async def _report(self, asked: Sequence[str]) -> Response:
+        read = self._registry
+        names = [name for name in dict.fromkeys(asked) if name and "/" not in name]
+        wanted = [(name,) for name in names]
+        units = {key[0]: unit for key, unit in (await read.pick("units", wanted)).items()}
+        decisions = {key[0]: decision for key, decision in (await read.pick("decisions", wanted)).items()}
+        machines = await read.machines()
+        return await self._render(units, decisions, machines, await read.copies(names, machines))
+
+    async def _report_all(self) -> Response:
+        read = self._registry
+        units, decisions = await read.units(), await read.decisions()
+        return await self._render(units, decisions, await read.machines(), await read.states())
+
+    async def _render(
+        self,
+        units: dict[str, Unit],
+        decisions: dict[str, Decision],
+        machines: dict[str, Machine],
+        states: dict[tuple[str, str], UnitState],
+    ) -> Response:
+        # Only the placement of a copy that is elsewhere can say that it retires.
+        strays = find_strays(decisions, states)
+        placements = {
+            (key[0], key[1]): order for key, order in (await self._registry.pick("placements", strays)).items()
+        }
+        return render_json(schema.UnitReports(plan_reports(Seen(units, decisions, machines, states, placements))))

@@ -1,0 +1,276 @@
+"""What fleetd is told: fleet.conf, FLEET_* variables and the command line, made into one frozen Config.
+
+Which options there are stands in options.py. Nothing here opens a socket or a store; the one file read is the
+configuration itself.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from typing import Any
+
+import msgspec
+
+from fleetd import url
+from fleetd.config.options import OPTIONS, RETIRED, VARIABLE_PREFIX, Address, Option
+
+DEFAULT_PATH = "/etc/fleet/fleet.conf"
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used. The message opens with where it stands: `FILE:LINE`, a variable, a flag."""
+
+
+class Notice(msgspec.Struct, frozen=True):
+    """Something about the configuration that a person should know, though fleetd can work with it."""
+
+    origin: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.origin}: {self.text}"
+
+
+class Config(msgspec.Struct, frozen=True):
+    """Everything fleetd can be told. What each field means stands in OPTIONS, under its name without `_s`."""
+
+    verbosity: int
+    etcd_servers: tuple[str, ...]
+    insecure_etcd: bool
+    etcd_username: str
+    etcd_password: str
+    etcd_keyfile: str
+    etcd_certfile: str
+    etcd_cafile: str
+    etcd_key_prefix: str
+    etcd_request_timeout_s: float
+    etcd_compact: bool
+    public_ip: str
+    metadata: dict[str, str]
+    agent_ttl_s: float
+    parked_ttl_s: float
+    failover_delay_s: float
+    rerun_after_failover: bool
+    handover_timeout_s: float
+    shutdown_timeout_s: float
+    units_directory: str
+    systemd_user: bool
+    token_limit: int
+    disable_engine: bool
+    standalone: bool
+    standalone_path: str
+    listen: tuple[Address, ...]
+    max_units: int
+    max_units_bytes: int
+    insecure: bool
+    allowed_hosts: frozenset[str]
+    metrics_listen: tuple[Address, ...]
+
+
+_BY_NAME = {option.name: option for option in OPTIONS + RETIRED}
+
+
+class _Given(msgspec.Struct, frozen=True):
+    """One value, and where it was given."""
+
+    name: str
+    value: str
+    origin: str
+
+
+def load_config(
+    path: str | None,
+    environ: Mapping[str, str],
+    overrides: Mapping[str, str],
+    default_path: str = DEFAULT_PATH,
+) -> tuple[Config, list[Notice]]:
+    """Read the configuration: the file (None: `default_path`, where it exists), over it variables, over them flags.
+
+    `overrides` maps an option's name to its value, as text. Raises ConfigError.
+    """
+    source = default_path if path is None else path
+    if path is not None and os.path.isdir(path):
+        raise ConfigError(f"Provided config {path} is a directory, not a file")
+    try:
+        with open(source, encoding="utf-8") as file:
+            text = file.read()
+            is_public = bool(os.fstat(file.fileno()).st_mode & stat.S_IROTH)
+    except FileNotFoundError as error:
+        if path is not None:
+            raise ConfigError(f"Unable to use config file {path}: {error.strerror}") from error
+        text, is_public = "", False
+    except OSError as error:
+        raise ConfigError(f"Unable to use config file {source}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"Unable to use config file {source}: byte {error.start} is no UTF-8 text") from error
+    credential = _read_credential(environ)
+    config, notices = parse_config(text, source, environ, overrides, credential)
+    return config, notices + (_find_secrets(text, source) if is_public else [])
+
+
+def parse_config(
+    text: str,
+    source: str,
+    environ: Mapping[str, str],
+    overrides: Mapping[str, str],
+    credential: "_Given | None" = None,
+) -> tuple[Config, list[Notice]]:
+    """The configuration that a file's text, a credential, variables and flags make together, each over the former.
+    Raises ConfigError."""
+    notices: list[Notice] = []
+    given: dict[str, _Given] = {}
+    sources = (
+        _read_file(text, source, notices),
+        [credential] if credential else [],
+        _read_environ(environ),
+        _read_overrides(overrides),
+    )
+    for item in chain(*sources):
+        option = _BY_NAME.get(item.name)
+        if option is None:
+            notices.append(Notice(item.origin, f"there is no option {item.name!r}; it is ignored"))
+        elif option.retired:
+            notices.append(Notice(item.origin, f"{item.name} has no effect any more: {option.retired}"))
+        else:
+            given[item.name] = item
+    fields: dict[str, Any] = {}
+    for option in OPTIONS:
+        item = given.get(option.name) or _Given(option.name, option.default, "default")
+        fields[option.field] = _parse_value(option, item)
+        if doubt := option.doubt(item.value):
+            notices.append(Notice(item.origin, f"{option.name}: {doubt}"))
+    _check_certificate(fields, given)
+    _check_etcd(fields, given)
+    return Config(**fields), notices
+
+
+def _parse_value(option: Option, item: _Given) -> Any:
+    try:
+        return option.parse(item.value)
+    except ValueError as error:
+        raise ConfigError(f"{item.origin}: {option.name}: {error}") from error
+
+
+def _check_certificate(fields: Mapping[str, Any], given: Mapping[str, _Given]) -> None:
+    """A key without its certificate, or the other way round, would quietly be no client certificate at all."""
+    pair = ("etcd_keyfile", "etcd_certfile")
+    for name, other in (pair, pair[::-1]):
+        if fields[name] and not fields[other]:
+            raise ConfigError(f"{given[name].origin}: {name} is of no use without {other}; set both or neither")
+
+
+def _check_etcd(fields: Mapping[str, Any], given: Mapping[str, _Given]) -> None:
+    """Whoever writes to etcd is root on every machine: so the API's own rule holds for it as well."""
+    if fields["standalone"]:
+        return
+    has_user = bool(fields["etcd_username"])
+    for server in fields["etcd_servers"]:
+        if has_user and url.has_user(server):
+            raise ConfigError(
+                f"{given['etcd_servers'].origin}: etcd_servers: a user in the URL is for a proxy before etcd, and "
+                "cannot be sent beside etcd_username; keep one of them"
+            )
+        if fields["insecure_etcd"] or url.is_on_loopback(server):
+            continue
+        is_plain = server.startswith("http:")
+        if is_plain or not (has_user or fields["etcd_certfile"] or url.has_user(server)):
+            lacks = "is not encrypted" if is_plain else "asks for neither a user nor a client certificate"
+            raise ConfigError(
+                f"{given['etcd_servers'].origin}: etcd_servers: {url.without_user(server)} {lacks}, and whoever writes "
+                "there is root on every machine: use https:// with etcd_username and etcd_password, or with "
+                "etcd_certfile and etcd_keyfile (etcd_cafile names who signed etcd's own certificate); or set "
+                "insecure_etcd=true where nobody else reaches that network"
+            )
+
+
+def _read_credential(environ: Mapping[str, str]) -> _Given | None:
+    """The password for etcd that systemd hands over (LoadCredential=, systemd.exec(5)). Raises ConfigError."""
+    directory = environ.get("CREDENTIALS_DIRECTORY")
+    if not directory:
+        return None
+    path = os.path.join(directory, "etcd_password")
+    try:
+        with open(path, encoding="utf-8") as file:
+            return _Given("etcd_password", file.read().rstrip("\r\n"), path)
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"Unable to use the credential {path}: {error}") from error
+
+
+def _find_secrets(text: str, source: str) -> list[Notice]:
+    """What every local user can read in a file that all may read, and should not."""
+    told = [
+        item
+        for item in _read_file(text, source, [])
+        if (item.name == "etcd_password" and item.value) or (item.name == "etcd_servers" and url.has_user(item.value))
+    ]
+    remedy = f"every local user can read it: chown root:fleet {source}; chmod 640 {source}"
+    return [Notice(item.origin, f"{item.name} holds a password, and {remedy}") for item in told]
+
+
+def _read_environ(environ: Mapping[str, str]) -> Iterator[_Given]:
+    for variable in sorted(environ):
+        if variable.startswith(VARIABLE_PREFIX):
+            yield _Given(variable.removeprefix(VARIABLE_PREFIX).lower(), environ[variable], variable)
+
+
+def _read_overrides(overrides: Mapping[str, str]) -> Iterator[_Given]:
+    for name, value in overrides.items():
+        yield _Given(name, value, f"--{name.replace('_', '-')}")
+
+
+def _read_file(text: str, source: str, notices: list[Notice]) -> Iterator[_Given]:
+    """The options of an INI file that stand outside any section."""
+    section = ""
+    for number, line in _logical_lines(text):
+        origin = f"{source}:{number}"
+        if not line or line[0] in "#;":
+            continue
+        if line[0] == "[" and line[-1] == "]":
+            section = line
+            continue
+        name, separator, rest = line.partition("=")
+        if not separator or not re.fullmatch(r"[^\s=]+\s*", name):
+            shown = line if "password" not in line.lower() else line[: line.lower().index("password")] + "password…"
+            raise ConfigError(f"{origin}: {shown!r} is neither NAME=VALUE nor a comment")
+        if section:
+            notices.append(Notice(origin, f"{name.strip()} stands in section {section} and is ignored"))
+            continue
+        value = _unquote(rest.strip())
+        if value[:1] in ("'", '"') and value[0] == rest.strip()[0]:
+            notices.append(Notice(origin, "the quotes are part of the value, because text follows them"))
+        yield _Given(name.strip().lower(), value, origin)
+
+
+def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Lines with their numbers, trimmed; one that ends in a backslash continues on the next."""
+    pending, first = "", 0
+    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
+        first = first or number
+        pending += line.strip()
+        if pending.endswith("\\") and pending[0] not in "#;":
+            pending = pending[:-1]
+            continue
+        yield first, pending
+        pending, first = "", 0
+    if pending:
+        yield first, pending
+
+
+def _unquote(rest: str) -> str:
+    """The value after `=`: what quotes enclose that span it all, else what stands before the first `#` or `;`."""
+    for quote in "\"'":
+        if len(rest) > 1 and rest[0] == rest[-1] == quote and quote not in rest[1:-1]:
+            return rest[1:-1]
+    return re.split("[#;]", rest, maxsplit=1)[0].strip()
+
+
+def render_sample() -> str:
+    """A configuration file that says every option with its default, all commented out."""
+    lines = ["# Configuration of fleetd. Every line that is commented out shows the default."]
+    for option in OPTIONS:
+        lines += ["", f"# {option.meaning}", f"# {option.name}={option.default}".rstrip()]
+    return "\n".join(lines) + "\n"

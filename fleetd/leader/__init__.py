@@ -1,0 +1,1 @@
+"""Leadership of the cluster: the election, and the term of the elected leader."""

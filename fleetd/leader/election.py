@@ -1,0 +1,158 @@
+"""Who leads: the engines of all machines campaign for one key.
+
+One engine of the cluster leads, by a key on a lease of its own; the others wait for that key to vanish. What the leader
+does stands in term.py.
+"""
+
+import asyncio
+import logging
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+
+from fleetd.leader.term import Beats, Leadership, Office, Offload
+from fleetd.membership.store_epoch import History
+from fleetd.registry.registry import Leader, Registry, encode
+from fleetd.scheduler.failover import Failover
+from fleetd.store.protocol import (
+    Compacted,
+    Comparison,
+    Conflict,
+    CreatedAt,
+    Delete,
+    HasValue,
+    KeyValue,
+    Put,
+    StoreError,
+    Unchanged,
+)
+
+log = logging.getLogger(__name__)
+
+MIN_LEADER_TTL_S = 2.0  # etcd grants no shorter lease
+RETRY_S = 1.0
+CANDIDACY_S = 0.3  # over which candidates spread when the leader is gone
+
+
+class Engine:
+    """Campaigns for leadership as long as it runs, and leads while it holds it."""
+
+    def __init__(
+        self,
+        machine: str,
+        registry: Registry,
+        membership: Beats,
+        *,
+        ttl_s: float,
+        handover_timeout_s: float,
+        failover: Failover,
+        compact: bool,
+        now: Callable[[], float],
+        unix_now: Callable[[], float],
+        new_id: Callable[[], str],
+        offload: Offload,
+    ) -> None:
+        self.machine = machine
+        self.registry = registry
+        self.store = registry.store
+        self.membership = membership
+        self.leader_ttl_s = max(MIN_LEADER_TTL_S, ttl_s / 2)
+        self.new_id = new_id
+        self._office = Office(
+            registry,
+            membership,
+            ttl_s=ttl_s,
+            leader_ttl_s=self.leader_ttl_s,
+            handover_timeout_s=handover_timeout_s,
+            failover=failover,
+            compact=compact,
+            now=now,
+            unix_now=unix_now,
+            offload=offload,
+        )
+        self.leadership: Leadership | None = None
+        self._history = History(registry, machine, "")
+        self._left_over: bytes | None = None  # the leader's key, if it is nobody's any more; None: not looked at yet
+        self._turn_s = CANDIDACY_S * zlib.crc32(machine.encode()) / 2**32
+
+    async def run(self) -> None:
+        """Campaign and lead until cancelled. A store that does not answer is waited for."""
+        while True:
+            try:
+                lease, guards = await self._campaign()
+            except StoreError as error:
+                log.debug("cannot campaign: %s", error)
+                await asyncio.sleep(RETRY_S)
+                continue
+            self.leadership = leadership = Leadership(self._office, lease, guards)
+            log.info("leads the cluster")
+            try:
+                await leadership.lead()
+            finally:
+                self.leadership = None
+                await self._give_up(lease)
+            log.info("leads no longer")
+            if leadership.fall is not None:
+                await self._history.tell_of_fall(*leadership.fall)
+
+    async def _campaign(self) -> tuple[int, tuple[Comparison, ...]]:
+        """Wait until nobody leads, and take office: the lease, and what guards every write from now on."""
+        key = self.registry.key("leader")
+        while True:
+            seen = await self.store.get_many([key])
+            item = next(iter(seen.items), None)
+            if self._left_over is None:
+                self._left_over = self._find_left_over(item)
+            if item is None:
+                await self._history.read(0, seen.revision)
+                value = self._left_over = encode(Leader(self.machine, self.new_id()))
+                lease = await self.store.grant(self.leader_ttl_s)
+                try:
+                    revision = await self.store.transact([Unchanged(key, 0)], [Put(key, value, lease)])
+                except StoreError as error:
+                    await self._give_up(lease)
+                    if not isinstance(error, Conflict):
+                        raise
+                    continue
+                return lease, (CreatedAt(key, revision), HasValue(key, value))
+            if item.value == self._left_over:
+                await self._depose(key, item.value)
+            else:
+                await self._wait_for_vacancy(item, seen.revision)
+                await asyncio.sleep(self._turn_s)  # all know of it at once, and few are to try
+
+    def _find_left_over(self, item: KeyValue | None) -> bytes:
+        """The leader's key, if it is of a fleetd that ran here before. Only one that stood before this fleetd looked:
+        whoever takes office in this machine's name later is another machine with its id, and lives."""
+        return item.value if item is not None and b'"' + self.machine.encode() + b'"' in item.value else b""
+
+    async def _depose(self, key: str, value: bytes) -> None:
+        with suppress(Conflict):
+            await self.store.transact([HasValue(key, value)], [Delete(key)])
+
+    async def _wait_for_vacancy(self, leader: KeyValue, revision: int) -> None:
+        """Wait until the leader's key, as it was at this revision, is another or gone. The watch may be deaf: so look
+        at the key at times, where anything has changed at all."""
+        heard = self.membership.heard_revision
+        watching = asyncio.create_task(self._see_vacancy(leader.key, revision))
+        try:
+            while not watching.done():
+                await asyncio.wait([watching], timeout=2 * self.leader_ttl_s)
+                if self.membership.heard_revision != heard:
+                    heard = self.membership.heard_revision
+                    if await self.store.get(leader.key) != leader:
+                        return
+        finally:
+            watching.cancel()
+
+    async def _see_vacancy(self, key: str, revision: int) -> None:
+        with suppress(Compacted):
+            async for changes in self.store.watch(key, revision):
+                if any(event.key == key and event.item is None for event in changes.events):
+                    return
+
+    async def _give_up(self, lease: int) -> None:
+        try:
+            await self.store.revoke(lease)
+        except StoreError as error:
+            log.debug("the leader's lease is left to expire: %s", error)

@@ -1,0 +1,300 @@
+"""This machine's place in the cluster: its key, the lease under it, and the heartbeats that keep the lease.
+
+Here the machine registers, takes over what an earlier fleetd left behind, notices when its key vanishes, tells a clone
+from itself, parks, and leaves. scheduler/liveness.py says what heartbeats mean for others.
+"""
+
+import asyncio
+import logging
+import math
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from fleetd import metrics
+from fleetd.model.machine import Machine, MachineMode
+from fleetd.model.timespan import LONGEST_S
+from fleetd.registry.registry import MalformedRecord, Registry, decode
+from fleetd.scheduler.liveness import BeatHistory
+from fleetd.store.protocol import (
+    Compacted,
+    Conflict,
+    KeyValue,
+    LeaseNotFound,
+    Operation,
+    Snapshot,
+    StoreError,
+    Unavailable,
+    Unchanged,
+)
+
+log = logging.getLogger(__name__)
+
+RETRY_S = 1.0
+
+
+class Duplicate(Exception):
+    """Another machine with this id is alive. The message names both addresses and the remedy."""
+
+
+class Lost(Exception):
+    """This machine's key or lease is gone: register again."""
+
+
+class Membership:
+    """Registers this machine and keeps it registered.
+
+    `publish(lease, first)` puts the states of all units here on a lease, after these operations, and with them in one
+    transaction where that holds so many. It is called before the machine's key is written, so that what runs already
+    counts. `heard(revision)` is told the store's revision with each heartbeat. `former_lease`
+    is one that this very process held before (a reload).
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        registry: Registry,
+        *,
+        ttl_s: float,
+        parked_ttl_s: float,
+        now: Callable[[], float],
+        publish: Callable[[int, tuple[Operation, ...]], Awaitable[None]],
+        heard: Callable[[int], None],
+        former_lease: int = 0,
+    ) -> None:
+        self.machine = machine
+        self.registry = registry
+        self.store = registry.store
+        self.ttl_s = ttl_s
+        self.parked_ttl_s = parked_ttl_s
+        self.lease = 0  # 0 while this machine is not registered
+        self.parked_lease = 0  # that the machine is being parked on; 0: it is not
+        self.registered = asyncio.Event()
+        self.refusal = ""  # why it is not, for a person
+        self.beats = BeatHistory.begin(now())
+        self.disturbed_s: float | None = None
+        self.heard_revision = 0  # the store's, as of the last heartbeat
+        self._now = now
+        self._publish = publish
+        self._heard = heard
+        self._former_lease = former_lease
+        self._certain_until_s = now()  # until then at least the lease lives, if the store keeps its word
+        self._lost = asyncio.Event()
+
+    @property
+    def session(self) -> str:
+        """What names this run of fleetd."""
+        return self.machine.session
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether the lease was renewed within its time to live: else it may be gone, and a clone be registered."""
+        return self._now() < self._certain_until_s
+
+    @property
+    def interval_s(self) -> float:
+        """The time between two heartbeats."""
+        return self.ttl_s / 3
+
+    @property
+    def key(self) -> str:
+        """This machine's key."""
+        return self.registry.key("machines", self.machine.id)
+
+    def lease_lost(self) -> None:
+        """Somebody found that the lease is gone."""
+        self._lost.set()
+
+    async def run(self) -> None:
+        """Register, beat, and register again whenever the registration is lost; until cancelled."""
+        while True:
+            revision = await self._register()
+            tasks = [asyncio.create_task(task) for task in (self._beat(), self._watch(revision), self._lost.wait())]
+            try:
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in tasks:
+                    task.cancel()
+            for task in tasks:
+                if task.done() and not task.cancelled() and task.exception() is not None:
+                    task.result()
+            self.disturbed_s = self._now()
+            self.beats = self.beats.failed(self._now())
+            log.warning("this machine's registration is gone from the store; it registers again")
+
+    async def announce(self, mode: MachineMode | None = None, **facts: object) -> None:
+        """Change what the machine says of itself (mode, metadata, address); at once if it is registered."""
+        if mode is not None:
+            facts["mode"] = mode
+        self.machine = msgspec.structs.replace(self.machine, **facts)
+        if self.lease:
+            await self.store.transact([], [self.registry.put(self.machine, self.machine.id, lease=self.lease)])
+
+    async def park(self) -> None:
+        """Put key and states on a long lease that needs no heartbeat: the units stay where they are. Tried until it is
+        done or the caller gives up. The key goes first: states that outlast it would be waited for for ever."""
+        self.machine = msgspec.structs.replace(self.machine, mode=MachineMode.PARKED)
+        while True:
+            try:
+                lease = self.parked_lease or await self.store.grant(min(self.parked_ttl_s, LONGEST_S))
+                self.parked_lease = lease
+                await self._publish(lease, (self.registry.put(self.machine, self.machine.id, lease=lease),))
+                break
+            except LeaseNotFound:
+                self.parked_lease = 0  # it was a short one, and the store was away for longer
+            except Unavailable as error:
+                log.info("cannot park this machine yet: %s", error)
+                await asyncio.sleep(RETRY_S)
+        self.lease = 0
+
+    async def depart(self) -> None:
+        """Take this machine out of the cluster: its key and its states go."""
+        lease, self.lease = self.lease, 0
+        if lease:
+            await self.store.revoke(lease)
+
+    # Registering.
+
+    async def _register(self) -> int:
+        """Write this machine's key, however long that takes; the revision it was written at."""
+        self.lease = 0
+        self.registered.clear()
+        complaint = ""
+        while True:
+            try:
+                lease, revision = await self._try_to_register()
+                break
+            except (Conflict, LeaseNotFound) as error:
+                log.debug("registers once more: %s", error)
+                pause_s = 0.0
+            except Duplicate as error:
+                self.refusal, pause_s = str(error), self.ttl_s
+            except StoreError as error:
+                self.refusal, pause_s = f"fleet server unable to communicate with etcd: {error}", RETRY_S
+            if self.refusal != complaint:
+                complaint = self.refusal
+                log.error("cannot register, keeps trying: %s", complaint)
+            await asyncio.sleep(pause_s)
+        self.refusal = ""
+        self.lease = self._former_lease = lease
+        self._lost.clear()
+        self.registered.set()
+        metrics.REGISTRATIONS.inc()
+        self._hear(revision)
+        log.info("registered", extra={"machine": self.machine.id, "address": self.machine.address})
+        return revision
+
+    async def _try_to_register(self) -> tuple[int, int]:
+        """The lease that the key is on, and the revision of that. States go first: what runs here counts from then."""
+        begun_s = self._now()
+        item = await self.store.get(self.key)
+        lease = await self._adoptable_lease(item) if item else 0
+        surplus = item.lease if item and lease != item.lease else 0
+        fresh = 0 if lease else await self.store.grant(self.ttl_s)
+        try:
+            await self._publish(lease or fresh, ())
+            put = self.registry.put(self.machine, self.machine.id, lease=lease or fresh)
+            revision = await self.store.transact([Unchanged(self.key, item.mod_revision if item else 0)], [put])
+        except (Conflict, LeaseNotFound):
+            if fresh:
+                await self.store.revoke(fresh)
+            raise
+        if surplus:
+            await self.store.revoke(surplus)
+        self._certain_until_s = begun_s + self.ttl_s
+        return lease or fresh, revision
+
+    async def _adoptable_lease(self, item: KeyValue) -> int:
+        """The lease of the key that stands there, if it is our own and as we want it; 0 if we need a new one.
+
+        Raises Duplicate when a machine that lives stands behind it.
+        """
+        if not item.lease:
+            return 0
+        try:
+            other = decode("machines", item)
+        except MalformedRecord:
+            other = Machine(id=self.machine.id)
+        same = (other.boot_id, other.address) == (self.machine.boot_id, self.machine.address)
+        if not (same or item.lease == self._former_lease):
+            await self._wait_for_former_self(item, other)
+        try:
+            beat = await self.store.keep_alive(item.lease)
+        except LeaseNotFound:
+            raise Conflict("the lease of this machine's former registration has just expired") from None
+        return item.lease if math.ceil(self.ttl_s) == math.ceil(beat.ttl_s) else 0
+
+    async def _wait_for_former_self(self, item: KeyValue, other: Machine) -> None:
+        """The key is of another boot, or of a clone: only a clone renews its lease. Raises Duplicate or Conflict."""
+        wait_s = self.interval_s + 1
+        before_s = await self.store.time_to_live(item.lease)
+        log.info("another registration of this machine stands; sees whether it lives", extra={"address": other.address})
+        await asyncio.sleep(wait_s)
+        after_s = await self.store.time_to_live(item.lease)
+        if before_s is not None and after_s is not None and after_s > before_s - wait_s / 2:
+            raise Duplicate(
+                f"another machine with machine-id {self.machine.id} is alive at {other.address or 'an unknown address'}"
+                f" (this one is at {self.machine.address or 'an unknown address'}); give one of them an id of its own:"
+                " rm /etc/machine-id; systemd-machine-id-setup; reboot"
+            )
+        await self.store.revoke(item.lease)
+        raise Conflict("what this machine was before its reboot is cleared away")
+
+    # Staying registered.
+
+    async def _beat(self) -> None:
+        """Keep the lease; returns when it is gone."""
+        pause_s = self.interval_s
+        while True:
+            await asyncio.sleep(pause_s)
+            begun_s = self._now()
+            try:
+                beat = await self.store.keep_alive(self.lease)
+            except LeaseNotFound:
+                metrics.BEATS.labels("lease_gone").inc()
+                return
+            except Unavailable as error:
+                log.debug("a heartbeat was not answered: %s", error)
+                metrics.BEATS.labels("failed").inc()
+                self.beats = self.beats.failed(self._now())
+                pause_s = self.interval_s / 4
+                continue
+            metrics.BEATS.labels("answered").inc()
+            self._certain_until_s = begun_s + self.ttl_s
+            self.beats = self.beats.answered(self._now(), self.interval_s)
+            pause_s = self.interval_s
+            self._hear(beat.revision)
+
+    def _hear(self, revision: int) -> None:
+        self.heard_revision = revision
+        self._heard(revision)
+
+    async def _watch(self, revision: int) -> None:
+        """Watch this machine's own key; returns when it is gone, or is no longer ours."""
+        while True:
+            try:
+                async for changes in self.store.watch(self.key, revision):
+                    for event in changes.events:
+                        if event.key == self.key and not self._is_ours(event.item):
+                            return
+                return  # the store was closed
+            except Compacted:
+                seen = await self._read_own_key()
+                if not self._is_ours(next(iter(seen.items), None)):
+                    return
+                revision = seen.revision  # not the key's: that may be among what is compacted
+
+    async def _read_own_key(self) -> Snapshot:
+        while True:
+            try:
+                return await self.store.get_many([self.key])
+            except Unavailable:
+                await asyncio.sleep(RETRY_S)
+
+    def _is_ours(self, item: KeyValue | None) -> bool:
+        if item is None:
+            return False
+        try:
+            return bool(decode("machines", item).session == self.session)
+        except MalformedRecord:
+            return False

@@ -1,0 +1,1 @@
+"""What there is: units, unit files, machines, placements. Values and rules: no I/O, clock, randomness or logging."""

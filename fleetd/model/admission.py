@@ -1,0 +1,68 @@
+"""Which units the cluster takes: one rule for the API, for the machine that is to run a unit, and for fleetctl.
+
+Pure. What a machine has of its own is told by `shadows`, which gives what a name would hide there ('': nothing).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from fleetd.model.install import InvalidInstall, parse_install
+from fleetd.model.names import InvalidName, is_reserved, parse_name, validate_name
+from fleetd.model.unit import InvalidRequirements, validate_requirements
+from fleetd.model.unitfile import Option, UnitFileError, check_options
+
+Shadows = Callable[[str], str]
+
+
+def shadows_nothing(_: str) -> str:
+    """Of a machine that nothing is known of."""
+    return ""
+
+
+def refuse_name(name: str, shadows: Shadows = shadows_nothing) -> str:
+    """Why a new unit may not be called so, or ''."""
+    try:
+        validate_name(name)
+    except InvalidName as error:
+        return str(error)
+    if name.startswith("-"):
+        return f'unit name "{name}" begins with "-", which commands take for an option: choose another one'
+    if is_reserved(name):
+        return f'unit name "{name}" is reserved for what runs the machine itself: choose another one'
+    if path := shadows(name):
+        return f'unit "{name}" would hide {path}, a unit of the system: choose another name'
+    return ""
+
+
+def refuse_content(options: Sequence[Option]) -> str:
+    """Why these options make no unit file, or one that asks for what cannot be; or ''. No unit may have them."""
+    try:
+        check_options(options)
+        validate_requirements(options)
+    except (UnitFileError, InvalidRequirements) as error:
+        return str(error)
+    return ""
+
+
+def refuse_names(
+    name: str,
+    options: Sequence[Option],
+    shadows: Shadows = shadows_nothing,
+    host: Mapping[str, str] | None = None,
+) -> str:
+    """Why a unit of this name and content may not be on a machine for the names that it has or asks for ([Install]
+    Alias=), or ''. `host` are the machine's own specifiers, without which names that hold one are not looked at."""
+    if refusal := refuse_name(name, shadows):
+        return refusal
+    try:
+        install = parse_install(options, parse_name(name), host)
+    except InvalidInstall as error:
+        return str(error)
+    for alias in install.aliases:
+        if refusal := refuse_name(alias, shadows):
+            return f"[Install] Alias={alias}: {refusal}"
+    return ""
+
+
+def refuse_unit(name: str, options: Sequence[Option], shadows: Shadows = shadows_nothing) -> str:
+    """Why the cluster takes no unit of this name and content, or ''."""
+    return refuse_names(name, options, shadows) or refuse_content(options)

@@ -1,0 +1,73 @@
+"""What a person should know of a unit's content before it goes to the cluster, and what is no reason to refuse it.
+
+Pure. What is refused is admission.py's matter; what lines of a file are passed over, unitfile.py's.
+"""
+
+from collections.abc import Sequence
+
+from fleetd.model.install import INSTALL_SECTION, InvalidInstall, install_values, parse_install
+from fleetd.model.names import is_reserved, parse_name, visible
+from fleetd.model.unit import FLEET_SECTION, malformed_metadata, unknown_requirements
+from fleetd.model.unitfile import Option
+
+_LIKENESS = 0.8
+_SYSTEMD_SECTIONS = frozenset(
+    ("Unit", "Install", "Service", "Socket", "Timer", "Path", "Mount", "Automount", "Swap", "Slice", "Scope")
+)
+
+
+def advise(name: str, options: Sequence[Option]) -> tuple[str, ...]:
+    """Sentences on what of this unit has no effect, or not the one it seems to have; each is about the unit."""
+    advice = [
+        f'unrecognized requirement in [X-Fleet] section: "{visible(option)}"'
+        for option in unknown_requirements(options)
+    ]
+    advice += [
+        f'MachineMetadata "{visible(item)}" is not of the form key=value, and restricts nothing'
+        for item in malformed_metadata(options)
+    ]
+    sections = dict.fromkeys(option.section for option in options)
+    advice += [
+        f"[{visible(section)}] is not [{FLEET_SECTION}], and is not read by fleet"
+        for section in sections
+        if section != FLEET_SECTION and section not in _SYSTEMD_SECTIONS and _resembles_ours(section)
+    ]
+    if INSTALL_SECTION in sections:
+        advice += _advise_on_install(name, options)
+    return tuple(advice)
+
+
+def _resembles_ours(section: str) -> bool:
+    import difflib  # here, because nobody waits for it whose sections are the usual ones
+
+    ours, other = (_letters(text) for text in (FLEET_SECTION, section))
+    return other in (ours, "fleet") or difflib.SequenceMatcher(None, ours, other).ratio() >= _LIKENESS
+
+
+def _letters(text: str) -> str:
+    return "".join(filter(str.isalnum, text)).casefold()
+
+
+def _advise_on_install(name: str, options: Sequence[Option]) -> list[str]:
+    advice = [
+        f"[Install] Also={visible(word)} has no effect in fleet: each unit's own [Install] counts, where that unit is"
+        for word in install_values(options, "Also")
+    ]
+    advice += [
+        f"[Install] DefaultInstance={visible(word)} has no effect in fleet: templates are on no machine"
+        for word in install_values(options, "DefaultInstance")
+    ]
+    try:
+        install = parse_install(options, parse_name(name))
+    except InvalidInstall:
+        return advice  # it is refused for that
+    for option, owner in install.dependents:
+        if is_reserved(owner):
+            advice.append(
+                f"[Install] {option}={owner} has no effect in fleet: {owner} is of what runs the machine itself"
+            )
+        elif option != "WantedBy":
+            advice.append(
+                f"[Install] {option}={owner} has an effect on machines alone where {owner} is a unit of fleet's, too"
+            )
+    return advice

@@ -1,0 +1,99 @@
+"""impact: what a changed unit file asks of a unit that runs: nothing, that systemd reads it, or a restart.
+
+Pure. Tried on a real systemd, option by option (tests/cluster/test_impact.py): after a daemon-reload, with its process
+kept, `systemctl show` says of a unit with another value of an option of class RELOAD what it says after a fresh start.
+What is not known to be so is a restart.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from enum import StrEnum
+
+from fleetd.model.unitfile import Option, UnitFileError, parse_unit_file
+
+
+class Impact(StrEnum):
+    """What a change asks for. NONE: it means nothing to systemd, or nothing but a text that it shows (which it reads
+    with the next daemon-reload)."""
+
+    NONE = "none"
+    RELOAD = "reload"
+    RESTART = "restart"
+
+
+# Sections whose name begins so, and options likewise, are passed over by systemd (systemd.unit(5)).
+_IGNORED = "X-"
+_NAMED = 5  # options that a reason names
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_WORDLESS = {"Unit": frozenset(("Description", "Documentation"))}
+
+_UNIT = _names("OnFailure OnFailureJobMode StartLimitIntervalSec StartLimitInterval StartLimitBurst StartLimitAction")
+_RESOURCES = _names("""
+    CPUAccounting CPUWeight StartupCPUWeight CPUQuota CPUQuotaPeriodSec
+    MemoryAccounting MemoryMin MemoryLow MemoryHigh MemoryMax MemorySwapMax
+    TasksAccounting TasksMax
+    IOAccounting IOWeight StartupIOWeight
+    """)
+_ENDING = _names("TimeoutSec TimeoutStopSec KillMode KillSignal SendSIGHUP SendSIGKILL FinalKillSignal")
+_SERVICE = _names("""
+    Restart RestartSec RestartPreventExitStatus RestartForceExitStatus RestartKillSignal
+    TimeoutStartSec TimeoutAbortSec TimeoutStartFailureMode TimeoutStopFailureMode
+    ExecStop ExecStopPost ExecReload
+    """)
+RELOADED = {  # by section
+    "Unit": _UNIT,
+    "Service": _RESOURCES | _ENDING | _SERVICE,
+    "Socket": _RESOURCES,
+    "Mount": _RESOURCES,
+    "Swap": _RESOURCES,
+    "Slice": _RESOURCES,
+}
+
+
+def impact(before: str, after: str) -> tuple[Impact, str]:
+    """What it takes to have a unit that runs with the file `before` run with `after`, and because of what."""
+    try:
+        old, new = _by_class(parse_unit_file(before)), _by_class(parse_unit_file(after))
+    except UnitFileError as error:
+        return Impact.RESTART, f"its file cannot be compared: {error}"
+    for kind in (Impact.RESTART, Impact.RELOAD):
+        changed = _differences(old[kind], new[kind])
+        if changed:
+            return kind, f"{', '.join(changed)} changed"
+    return Impact.NONE, "nothing that systemd acts on changed"
+
+
+def _by_class(options: Iterable[Option]) -> dict[Impact, dict[str, list[Option]]]:
+    """The options by what a change of them asks for, and by section: their order counts within one alone."""
+    found: dict[Impact, dict[str, list[Option]]] = {kind: {} for kind in Impact}
+    for option in options:
+        found[_classify(option)].setdefault(option.section, []).append(option)
+    return found
+
+
+def _classify(option: Option) -> Impact:
+    section, name = option.section, option.name
+    if section.startswith(_IGNORED) or section == "Install" or name.startswith(_IGNORED):
+        return Impact.NONE
+    if name in _WORDLESS.get(section, ()):
+        return Impact.NONE
+    return Impact.RELOAD if name in RELOADED.get(section, ()) else Impact.RESTART
+
+
+def _differences(old: dict[str, list[Option]], new: dict[str, list[Option]]) -> list[str]:
+    """The names of the options that are not the same in both, each once, as `Name=`; where only their order is not,
+    all of the section's. The first few are enough."""
+    names: dict[str, None] = {}
+    for section in {**old, **new}:
+        was, is_now = old.get(section, []), new.get(section, [])
+        if was != is_now:
+            before, after = Counter(was), Counter(is_now)
+            changed = (*(before - after), *(after - before)) or is_now
+            names |= dict.fromkeys(f"{option.name}=" for option in changed)
+    few = list(names)[:_NAMED]
+    return few if len(few) == len(names) else [*few, "…"]

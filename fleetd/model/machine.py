@@ -1,0 +1,83 @@
+"""What a machine is to the cluster: who it is, how to reach it, what it offers, and whether it takes work."""
+
+import ipaddress
+import re
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+
+import msgspec
+from msgspec import structs
+
+SHORT_ID_LENGTH = 8
+_HOST_NAME = re.compile(r"[A-Za-z0-9._][A-Za-z0-9._-]{0,252}", re.ASCII)
+_IPV6 = re.compile(r"([0-9A-Fa-f:.]+)(?:%[A-Za-z0-9._-]{1,15})?", re.ASCII)  # with the zone of a link-local one
+
+
+def is_address(text: str) -> bool:
+    """Whether a machine can be reached by this: an IP literal, or what a host name consists of. Nothing else gets to
+    ssh, whose configuration may hand the address to a shell (`Match exec`)."""
+    if _HOST_NAME.fullmatch(text):
+        return True
+    found = _IPV6.fullmatch(text)
+    try:
+        return found is not None and ipaddress.ip_address(found[1]).version == 6
+    except ValueError:
+        return False
+
+
+class MachineMode(StrEnum):
+    """What a machine says of itself. A machine that says nothing any more is for liveness.py to judge."""
+
+    READY = "ready"
+    LEAVING = "leaving"  # shutting down, or told to leave: its units go elsewhere
+    PARKED = "parked"  # its fleetd was stopped: its units stay where they are, and it takes no new ones
+
+
+class Machine(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One machine. Stored, without its id, under `machines/<id>`, on the machine's lease.
+
+    `session` names one run of its fleetd. `address` is one that passes is_address, or '' for none. `metadata` is the
+    configured one; what people set through the API is kept in `settings/<id>` and laid over it (effective_metadata).
+    `shuts_down` says of a machine that leaves that it is only switched off, and may be back: units with a failover
+    delay wait for it.
+    """
+
+    id: str
+    session: str = ""
+    address: str = ""
+    metadata: dict[str, str] = {}
+    version: str = ""
+    boot_id: str = ""
+    mode: MachineMode = MachineMode.READY
+    shuts_down: bool = False
+    capabilities: dict[str, bool] = {}
+
+    @property
+    def short_id(self) -> str:
+        """The first eight characters of the id: what lists show and `MachineID=` also takes."""
+        return self.id[:SHORT_ID_LENGTH]
+
+
+class MachineSettings(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What people set on a machine through the API. Stored under `settings/<machine>`, for ever.
+
+    `metadata` maps a key to its value; an empty value hides a configured key (reference 4.6).
+    """
+
+    metadata: dict[str, str] = {}
+
+
+def overlay_metadata(
+    settings: MachineSettings, edits: Iterable[tuple[str, str]], configured: Mapping[str, str] | None
+) -> MachineSettings:
+    """The settings with these keys set, in order ('' hides a key). Where it is known what the machine itself is
+    `configured` with (None: it is not), a key that hides nothing is left out."""
+    metadata = {**settings.metadata, **dict(edits)}
+    kept = {key: value for key, value in metadata.items() if value != "" or configured is None or key in configured}
+    return structs.replace(settings, metadata=kept)
+
+
+def effective_metadata(machine: Machine, settings: MachineSettings | None) -> dict[str, str]:
+    """The machine's configured metadata, overlaid with what people set; keys in order."""
+    merged = {**machine.metadata, **(settings.metadata if settings else {})}
+    return {key: merged[key] for key in sorted(merged) if merged[key] != ""}

@@ -1,0 +1,95 @@
+"""What the leader writes down of its decisions: where a unit is to run, and why there or nowhere.
+
+Only the values. How they come about is planner.py's matter, what a machine makes of them plan.py's.
+"""
+
+from enum import StrEnum
+
+import msgspec
+
+from fleetd.model.decoding import Count
+from fleetd.model.unit import TargetState
+
+
+class Placement(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """An order to one machine about one unit. Stored under `placements/<machine>/<unit>`; all that an agent needs.
+
+    `generation` is that of the unit whose wish this carries out. `target` inactive means withdrawn: stop the unit,
+    remove its file, report it gone; only then does the leader delete the order, so that no unit is started elsewhere
+    while it may still run here. `retiring` means: a copy that outlived a cut, leave it alone until told otherwise.
+    `completed` means: the oneshot of this generation has run to its end, and is not run again, not after a reboot.
+    `restart_of`: what runs and was started for this generation or an earlier one is to be started anew (0: nothing).
+    `declined` goes with `target` inactive and means: the machine takes no unit of this name, and nothing of it is
+    there. The order stays so that the machine goes on saying so until it takes one.
+    """
+
+    machine: str
+    unit: str
+    text: str
+    target: TargetState
+    generation: Count
+    retiring: bool = False
+    completed: bool = False
+    restart_of: Count = 0
+    declined: bool = False
+
+    @property
+    def withdrawn(self) -> bool:
+        """Whether the unit is not to be on this machine."""
+        return self.target is TargetState.INACTIVE
+
+    @property
+    def leaves(self) -> bool:
+        """Whether the unit is on its way out of this machine, as far as is known."""
+        return self.withdrawn and not self.declined
+
+    @property
+    def occupies(self) -> bool:
+        """Whether other units have to reckon with this one on the machine."""
+        return not self.retiring and not self.declined
+
+    @property
+    def stays(self) -> bool:
+        """Whether this machine is (one of) those that the unit is to be on."""
+        return not self.retiring and self.target is not TargetState.INACTIVE
+
+
+class WaitKind(StrEnum):
+    """What can be waited for."""
+
+    STOP = "stop"  # for `unit` to stop on `machine`
+    MACHINE = "machine"  # for `machine` to be back: it is lost, or parked
+    UNIT = "unit"  # for `unit` to be placed
+
+
+class Wait(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """What a unit waits for."""
+
+    kind: WaitKind
+    unit: str = ""
+    machine: str = ""
+
+
+class Decision(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """Where a unit is and since when, or why it is nowhere. Stored under `decisions/<unit>`.
+
+    `generation` is that of the unit this was decided for. `machine` is '' for a unit that is nowhere and for a global
+    one, of which `machines` counts where it is. `since` is Unix time in seconds. `reason` is a sentence for a person.
+    `wait` is what it waits for before this wish is carried out, which the reason then says too. `refusals` counts, for
+    each reason, the machines that a unit does not fit on. `completed` is the generation whose
+    oneshot ran to its end (it is not started again elsewhere). `lost` is since when (Unix time) its machine is dead, if
+    the unit waits for that to come back, else 0. `revision` is the store's revision of this record,
+    which guards the next write; it is not part of the stored value.
+    """
+
+    unit: str
+    generation: Count
+    machine: str = ""
+    machines: Count = 0
+    since: float = 0.0
+    reason: str = ""
+    refusals: dict[str, Count] = {}
+    wait: Wait | None = None
+    completed: Count = 0
+    lost: float = 0.0
+    revision: Count = 0

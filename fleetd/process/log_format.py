@@ -1,0 +1,66 @@
+"""The log: one line an event, `message key=value …`, for the journal with its priority, for a person with its level.
+
+Callers write `log.info("placed", extra={"unit": name})`. What happened is the message, to whom is in the fields.
+"""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from typing import TextIO
+
+from fleetd.model.names import visible
+
+_PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (logging.DEBUG, 7))
+_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+_LIBRARIES = ("aiohttp", "asyncio")  # their details are never ours
+
+
+class LineFormatter(logging.Formatter):
+    """One line an event; a traceback's lines follow, each with the same prefix, for the journal knows lines only. What
+    ends a line there (NUL, too), and what a terminal would obey, is escaped."""
+
+    def __init__(self, for_journal: bool) -> None:
+        super().__init__()
+        self._for_journal = for_journal
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, or lines."""
+        fields = {name: value for name, value in record.__dict__.items() if name not in _STANDARD}
+        text = " ".join([record.getMessage(), *(f"{name}={_quote(fields[name])}" for name in fields)])
+        lines = [text, *(self.formatException(record.exc_info).splitlines() if record.exc_info else ())]
+        return "\n".join(self._prefix(record) + visible(line) for line in lines)
+
+    def _prefix(self, record: logging.LogRecord) -> str:
+        if not self._for_journal:
+            return f"{record.levelname} "
+        return f"<{next((priority for level, priority in _PRIORITIES if record.levelno >= level), 7)}>"
+
+
+def _quote(value: object) -> str:
+    """The value as it stands where that is one clear word, else as a JSON string."""
+    text = str(value)
+    plain = text and text.isprintable() and not any(character in text for character in ' "=\\')
+    return text if plain else json.dumps(text, ensure_ascii=False)
+
+
+def goes_to_journal(environ: Mapping[str, str], stream: TextIO) -> bool:
+    """Whether the stream is the one that systemd connected to the journal (a redirected one is not)."""
+    try:
+        status = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+def setup(verbosity: int, environ: Mapping[str, str] = os.environ, stream: TextIO | None = None) -> None:
+    """Send the log to standard error (or this stream); above 0, with details. Doing it again changes the verbosity."""
+    stream = stream or sys.stderr
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(LineFormatter(goes_to_journal(environ, stream)))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.DEBUG if verbosity > 0 else logging.INFO)
+    for library in _LIBRARIES:
+        logging.getLogger(library).setLevel(logging.WARNING)

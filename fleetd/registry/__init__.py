@@ -1,0 +1,1 @@
+"""The keys of the store, and the typed records under them."""

@@ -1,0 +1,95 @@
+"""What machines are and offer, as sets that are cheap to combine; which of them are what a unit asks for.
+
+A set of machines is an integer: every machine is one bit of it, in the order of their ids, so that the lowest bit is
+the first by id. Five thousand machines are 600 bytes, and two such sets are joined or intersected at once. What the
+machines hold is not known here (cluster.py), nor which of them is the best (ranking.py).
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from fleetd.model.machine import Machine, MachineMode
+from fleetd.model.unit import Requirements
+
+Machines = int  # a set of machines
+Refusals = tuple[tuple[str, Machines], ...]  # who refuses for this reason; a machine is in one of the sets at most
+
+MAX_KEPT = 10_000  # answers; beyond that they are found anew
+
+
+class Sites:
+    """The machines that are there, as they are at one time, with the metadata that counts."""
+
+    def __init__(self, machines: Mapping[str, Machine], metadata: Mapping[str, Mapping[str, str]]) -> None:
+        """`machines` by id, in order; `metadata` has an entry for each of them."""
+        self.machines = list(machines)
+        self.bits = {machine: 1 << at for at, machine in enumerate(self.machines)}
+        self.modes: dict[MachineMode, Machines] = dict.fromkeys(MachineMode, 0)
+        self._ids: dict[str, Machines] = {}  # by full and by short id
+        self._metadata: dict[tuple[str, str], Machines] = {}  # by key and value
+        self.everywhere: Machines = (1 << len(self.machines)) - 1
+        self._answers: dict[tuple[object, object], tuple[Machines, Refusals]] = {}  # who suits, and who refuses
+        for machine, bit in self.bits.items():
+            record = machines[machine]
+            self.modes[record.mode] |= bit
+            for name in {record.id: None, record.short_id: None}:
+                self._ids[name] = self._ids.get(name, 0) | bit
+            for item in metadata[machine].items():
+                self._metadata[item] = self._metadata.get(item, 0) | bit
+
+    def collect(self, machines: Iterable[str]) -> Machines:
+        """The set of these machines; those that are not there are left out."""
+        found = 0
+        for machine in machines:
+            found |= self.bits.get(machine, 0)
+        return found
+
+    def list(self, machines: Machines) -> Iterator[str]:
+        """The machines of this set, in order."""
+        while machines:
+            bit = machines & -machines
+            yield self.machines[bit.bit_length() - 1]
+            machines ^= bit
+
+    def suiting(self, requirements: Requirements) -> Machines:
+        """The machines that are what a unit asks for, whatever their mode."""
+        return self._answer(requirements)[0]
+
+    def suiting_for_work(self, requirements: Requirements) -> Machines:
+        """Those of them that take work."""
+        return self.suiting(requirements) & self.modes[MachineMode.READY]
+
+    def refusals(self, requirements: Requirements) -> Refusals:
+        """The machines that are not what a unit asks for: another id, or other metadata; by the first reason."""
+        return self._answer(requirements)[1]
+
+    def _answer(self, requirements: Requirements) -> tuple[Machines, Refusals]:
+        key = (requirements.machine_id, requirements.metadata)
+        found = self._answers.get(key)
+        if found is None:
+            if len(self._answers) >= MAX_KEPT:
+                self._answers.clear()
+            refusals = tuple(self._find_refusals(requirements))
+            suiting = self.everywhere
+            for _, machines in refusals:
+                suiting ^= machines
+            found = self._answers[key] = suiting, refusals
+        return found
+
+    def _find_refusals(self, requirements: Requirements) -> Iterator[tuple[str, Machines]]:
+        rest = self.everywhere
+        wanted = requirements.machine_id
+        if wanted is not None:
+            suiting = self._ids.get(wanted, 0)
+            yield f"not machine {wanted or '(empty MachineID)'}", rest & ~suiting
+            rest &= suiting
+        for key, alternatives in requirements.metadata:
+            suiting = self._offering(key, alternatives)
+            yield f"metadata {key}={'|'.join(alternatives)} missing", rest & ~suiting
+            rest &= suiting
+
+    def _offering(self, key: str, alternatives: Sequence[str]) -> Machines:
+        """The machines whose metadata has one of these values."""
+        found = 0
+        for value in alternatives:
+            found |= self._metadata.get((key, value), 0)
+        return found

@@ -1,0 +1,143 @@
+"""Which machine a unit likes best, found without asking them all.
+
+Machines are kept in sets (machine_index.py) by how many units they hold, and by how many instances of a template.
+Intersected with those that are what the unit asks for, they give the machines that may do, the best first. Whether one
+of them does is for feasibility.py to say. Nothing is placed here.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from fleetd.model.names import template_of
+from fleetd.model.unit import Requirements
+from fleetd.scheduler.feasibility import Question, why_not_beside
+from fleetd.scheduler.machine_index import Machines
+from fleetd.scheduler.snapshot import Trial
+
+Levels = list[Machines]  # at n: the machines that have n of something at most; each is part of the next one
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """The best machine, and whether it is the only one that fits."""
+
+    machine: str
+    is_only: bool
+
+
+class Ranking:
+    """The machines of a trial, in the order in which each unit likes them.
+
+    First one where it runs already; then one where nothing would push it away; then the one with the fewest instances
+    of its template, so that a machine that comes up empty does not get them all; then the one with the fewest units;
+    then by id. Has to be told what is placed on the trial from now on (`note`).
+    """
+
+    def __init__(self, trial: Trial) -> None:
+        self._trial = trial
+        self._view = trial.view
+        self._sites = trial.view.sites
+        rooms = {machine: trial.room(machine) for machine in self._sites.machines}
+        self._loads = self._levels({machine: len(room.staying) for machine, room in rooms.items()})
+        self._instances: dict[str, Levels] = {}
+        self._pushing = self._sites.collect(machine for machine, room in rooms.items() if room.replaces)
+
+    def choose(self, group: Sequence[str]) -> Choice | None:
+        """The best machine for the first of these units that takes all of them together, or None."""
+        fitting = self._fitting(group, group)
+        best = next(fitting, None)
+        return Choice(best, next(fitting, None) is None) if best else None
+
+    def takes(self, name: str, company: Sequence[str]) -> bool:
+        """Whether the unit fits anywhere, in this company."""
+        return any(self._fitting([name], company))
+
+    def note(self, name: str, machine: str) -> None:
+        """The unit has been placed on this machine."""
+        room = self._trial.room(machine)
+        bit = self._sites.bits[machine]
+        self._rise(self._loads, len(room.staying), bit)
+        template = template_of(name)
+        if template in self._instances:
+            self._rise(self._instances[template], room.templates[template], bit)
+        if room.replaces:
+            self._pushing |= bit
+
+    def _fitting(self, names: Sequence[str], company: Sequence[str]) -> Iterator[str]:
+        """The machines that take all these units in this company, the best for the first of them first."""
+        along = tuple(company)
+        wanted = [(name, self._view.requirements(name)) for name in names]
+        may = self._sites.everywhere
+        for name, requirements in wanted:
+            may &= self._sites.suiting_for_work(requirements)
+            for peer in requirements.machine_of:
+                if peer not in company and peer != name:
+                    may &= self._sites.collect(self._trial.hosts(peer))
+        for alike in self._in_order(names[0], may):
+            for machine in self._sites.list(alike):
+                if self._takes_all(wanted, machine, along):
+                    yield machine
+
+    def _takes_all(self, wanted: list[tuple[str, Requirements]], machine: str, company: tuple[str, ...]) -> bool:
+        for name, requirements in wanted:
+            if why_not_beside(Question(self._trial, name, requirements, machine, company)):
+                return False
+        return True
+
+    def _in_order(self, name: str, machines: Machines) -> Iterator[Machines]:
+        """These machines, parted by how the unit likes them, the best first; those that it likes alike are together."""
+        states = self._view.states.get(name)
+        running = machines & self._sites.collect(at for at, state in states.items() if state.runs) if states else 0
+        suspects = machines & self._pushing
+        if not running and not suspects:
+            return self._by_load(name, machines)
+        pushed = self._sites.collect(at for at in self._sites.list(suspects) if self._is_pushed(name, at))
+        elsewhere = machines ^ running
+        parts = (running & ~pushed, running & pushed, elsewhere & ~pushed, elsewhere & pushed)
+        return (alike for part in parts for alike in self._by_load(name, part))
+
+    def _is_pushed(self, name: str, machine: str) -> bool:
+        """Whether something on this machine would push the unit away."""
+        return any(self._trial.room(machine).replacing(name, self._view.requirements(name)))
+
+    def _by_load(self, name: str, machines: Machines) -> Iterator[Machines]:
+        """These machines: those with the fewest instances of the unit's template first, then those with the fewest
+        units."""
+        template = template_of(name)
+        if not template:
+            return _rising(machines, self._loads)
+        instances = self._levels_of(template)
+        return (lightest for fewest in _rising(machines, instances) for lightest in _rising(fewest, self._loads))
+
+    def _levels_of(self, template: str) -> Levels:
+        if template not in self._instances:
+            hosts = self._trial.hosts(template)
+            counts = {machine: self._trial.room(machine).templates.get(template, 0) for machine in hosts}
+            self._instances[template] = self._levels(counts)
+        return self._instances[template]
+
+    def _levels(self, counts: dict[str, int]) -> Levels:
+        by_count: dict[int, Machines] = {}
+        for machine, count in counts.items():
+            by_count[count] = by_count.get(count, 0) | self._sites.bits.get(machine, 0)
+        levels, fewer = [], self._sites.everywhere
+        for count in range(max(by_count, default=0), 0, -1):
+            fewer &= ~by_count.get(count, 0)
+            levels.append(fewer)
+        return levels[::-1]
+
+    def _rise(self, levels: Levels, count: int, bit: Machines) -> None:
+        """A machine has this many now, one more than before."""
+        if count > len(levels):
+            levels.append(self._sites.everywhere)
+        levels[count - 1] &= ~bit
+
+
+def _rising(machines: Machines, levels: Levels) -> Iterator[Machines]:
+    """These machines, parted by how many they have, the fewest first."""
+    while machines:
+        level = bisect_right(levels, 0, key=machines.__and__)  # the first that some of them are in
+        fewest = machines & levels[level] if level < len(levels) else machines
+        yield fewest
+        machines ^= fewest

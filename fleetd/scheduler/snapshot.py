@@ -1,0 +1,466 @@
+"""One snapshot of the whole cluster, with its indexes, and the placements tried on it.
+
+ClusterView is fed record by record (`apply`) and says which units each record concerns, so that a plan need not look
+at all of them. Plans only read it: what a plan would change is tried on a Trial laid over it and thrown away. What
+is decided is not here (planner.py), nor who counts as dead (liveness.py).
+"""
+
+from collections.abc import Iterable, MutableMapping
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import msgspec
+
+from fleetd.model.machine import Machine, MachineMode, MachineSettings, effective_metadata
+from fleetd.model.names import is_template, parse_name, template_of
+from fleetd.model.ordered import Names, Ordered
+from fleetd.model.placement import Decision, Placement
+from fleetd.model.quota import Usage, size_of_text
+from fleetd.model.unit import Requirements, TargetState, Unit, UnitState, parse_requirements
+from fleetd.model.unitfile import UnitFileError, parse_unit_file
+from fleetd.scheduler.machine_index import Sites
+from fleetd.scheduler.occupancy import Room
+
+R = TypeVar("R", Unit | None, Placement | None)
+
+# What a change concerns: names of units, and, of a global one, which goes from machine to machine and is looked at on
+# each by itself, `<machine>/<unit>` where that is all that it concerns.
+Concerns = Names
+
+
+@lru_cache(maxsize=32768)
+def requirements_of(text: str, name: str) -> Requirements:
+    """What a unit of this text and name requires. Text that does not parse requires nothing: systemd will refuse it."""
+    try:
+        return parse_requirements(parse_unit_file(text), parse_name(name))
+    except UnitFileError:
+        return Requirements()
+
+
+def _placed_requirements(text: str, name: str) -> Requirements:
+    """What a unit requires of the machine where it is. A template is where its sockets are, and requires nothing."""
+    return Requirements() if is_template(name) else requirements_of(text, name)
+
+
+class ClusterView:
+    """The cluster as the store shows it. `machines` holds those that are there; `away` those that are absent but may
+    be alive; any other machine is dead. Wherever something is listed by machine, the machines are in order."""
+
+    def __init__(self) -> None:
+        self.units: dict[str, Unit] = {}
+        self.text_bytes = 0  # of all units together
+        self.usage: Usage | None = None  # what was written down of that last
+        self.machines: dict[str, Machine] = Ordered()
+        self.settings: dict[str, MachineSettings] = {}
+        self.synced: dict[str, str] = Ordered()  # machine → session
+        self.decisions: dict[str, Decision] = {}
+        self.placements: dict[str, dict[str, Placement]] = {}  # unit → machine → placement
+        self.states: dict[str, dict[str, UnitState]] = {}  # unit → machine → state
+        self.away: frozenset[str] = frozenset()
+        self.rooms: dict[str, Room] = {}
+        self.metadata: dict[str, dict[str, str]] = {}
+        self.retiring: dict[tuple[str, str], None] = {}  # (machine, unit) of the copies that retire
+        self._homeless: Names = {}  # units that should be somewhere and have no home
+        self._globals: Names = {}
+        self._refused: Names = {}  # units of which it is written down why they do not fit on some machine
+        self._pushing: Names = {}  # machines that hold a unit with Replaces
+        self._ordered: dict[str, Names] = {}  # machine → the units it has orders about
+        self._reported: dict[str, Names] = {}  # machine → the units it reports
+        self._followers: dict[str, Names] = {}  # peer → the units that name it in MachineOf
+        self._sockets: dict[str, Names] = {}  # template → the sockets that start instances of it for connections
+        self._hosts: dict[str, Names] = {}  # template → the machines that hold instances of it
+        self._requirements: dict[str, Requirements] = {}
+        self._sites: Sites | None = None
+        self._gone: Names = {}  # machines that are not there, but that orders or sessions tell of
+        self._unsynced: Names = {}  # machines whose session is not yet taken in
+
+    # Reading.
+
+    def requirements(self, name: str) -> Requirements:
+        """What a known unit requires."""
+        return self._requirements[name]
+
+    @property
+    def sites(self) -> Sites:
+        """The machines that are there, by what they are and offer."""
+        if self._sites is None:
+            self._sites = Sites(self.machines, self.metadata)
+        return self._sites
+
+    def is_wanted(self, name: str) -> bool:
+        """Whether a unit is to be on some machine: it exists, and its target is not inactive, or it is the template of
+        a socket of which that is so."""
+        unit = self.units.get(name)
+        if unit is None:
+            return False
+        if is_template(name):
+            return any(map(self.is_wanted, self.sockets(name)))
+        return unit.target is not TargetState.INACTIVE
+
+    def sockets(self, template: str) -> Names:
+        """The sockets that start instances of this template for connections."""
+        return self._sockets.get(template, {})
+
+    def home(self, name: str) -> str:
+        """The machine that the unit is ordered to be on, or ''."""
+        for machine, order in self.placements.get(name, {}).items():
+            if order.stays:
+                return machine
+        return ""
+
+    def bound_to(self, name: str) -> Names:
+        """The units that MachineOf binds to this one: those it names, and those that name it."""
+        requirements = self._requirements.get(name)
+        bound = dict.fromkeys(requirements.machine_of) if requirements and requirements.machine_of else {}
+        followers = self._followers.get(name)
+        return bound | followers if followers else bound
+
+    def with_companions(self, names: Iterable[str]) -> list[str]:
+        """These units, and those that MachineOf binds to them, through others, and that have no home, or one that is
+        not there: all that would be placed as one; and the templates of sockets among them. In order."""
+        found = dict.fromkeys(names)
+        pending = list(found)
+        while pending:
+            companions = [other for other in self.bound_to(pending.pop()) if self._is_adrift(other)]
+            pending += [other for other in companions if other not in found]
+            found |= dict.fromkeys(companions)
+        templates = (self.requirements(name).template for name in list(found) if name in self.units)
+        return sorted(found | dict.fromkeys(filter(None, templates)))
+
+    def _is_adrift(self, name: str) -> bool:
+        home = self.home(name)
+        return name in self._homeless or (home != "" and home not in self.machines)
+
+    def room(self, machine: str) -> Room:
+        """What the machine holds."""
+        return self.rooms.get(machine) or Room()
+
+    def hosts(self, name: str) -> Names:
+        """The machines that hold the unit, or instances of the template, of this name; perhaps others."""
+        return dict.fromkeys(self.placements.get(name, ())) | self._hosts.get(name, {})
+
+    def is_dead(self, machine: str) -> bool:
+        """Whether the machine is neither there nor possibly coming back."""
+        return machine not in self.machines and machine not in self.away
+
+    def takes_work(self, machine: str) -> bool:
+        """Whether the machine is there and takes new units."""
+        found = self.machines.get(machine)
+        return found is not None and found.mode is MachineMode.READY
+
+    def is_running_on(self, name: str, machine: str) -> bool:
+        """Whether the machine reports that processes of the unit may exist."""
+        state = self.states.get(name, {}).get(machine)
+        return state is not None and state.runs
+
+    def refusal(self, name: str, machine: str) -> str:
+        """Why the machine takes no unit of this name, as what the machine does, or ''."""
+        state = self.states.get(name, {}).get(machine)
+        if state is not None:  # what it lacks and the cluster has comes along
+            return "" if state.lacks in self.units else state.refusal
+        order = self.placements.get(name, {}).get(machine)
+        return "takes no unit of this name" if order is not None and order.declined else ""
+
+    def known_units(self) -> list[str]:
+        """Every unit that there is anything to decide about, in order."""
+        return sorted({**dict.fromkeys(self.units), **dict.fromkeys(self.decisions), **dict.fromkeys(self.placements)})
+
+    def absent(self) -> list[str]:
+        """The machines that placements name and that are not there, in order."""
+        return sorted(machine for machine in self._gone if self._ordered.get(machine))
+
+    def forgotten(self) -> list[str]:
+        """The machines that are dead, of whose sessions nothing need be kept, in order."""
+        return sorted(machine for machine in self._gone if machine in self.synced and machine not in self.away)
+
+    def unsynced(self) -> list[tuple[str, str]]:
+        """The machines, in order, whose session is not yet taken in, with that."""
+        return [(machine, self.machines[machine].session) for machine in sorted(self._unsynced)]
+
+    # Taking in what the store shows. Each returns what it concerns.
+
+    def apply(self, kind: str, first: str, second: str, record: Any) -> Concerns:
+        """Take in one record (None: it is gone). Kinds and names are those of the keys; unknown kinds concern none,
+        nor do records of what cannot be a unit's name."""
+        if kind in ("units", "placements", "states", "decisions") and "." not in (second or first):
+            return {}
+        match kind:
+            case "units":
+                return self._set_unit(first, record)
+            case "placements":
+                return self._narrow(first, self._set_placement(second, first, record))
+            case "states":
+                return self._narrow(first, self._set_state(second, first, record))
+            case "decisions":
+                return self._set_decision(first, record)
+            case "machines":
+                return self._set_machine(first, record)
+            case "settings":
+                _set(self.settings, first, record)
+                self._refresh_metadata(first)
+                return self.concerned_by(first)
+            case "usage":
+                self.usage = record
+            case "synced":
+                _set(self.synced, first, record.session if record else None)
+                self._refresh_standing(first)
+        return {}
+
+    def measure_usage(self) -> Usage:
+        """How much this cluster holds."""
+        return Usage(len(self.units), self.text_bytes)
+
+    def set_away(self, away: frozenset[str]) -> Concerns:
+        """Say which of the absent machines may be alive; what this concerns."""
+        concerned: Concerns = {}
+        for machine in self.away ^ away:
+            concerned |= self.concerned_by(machine)
+        self.away = away
+        return concerned
+
+    def concerned_by(self, machine: str) -> Concerns:
+        """What a change of this machine concerns: what is there, and what might come or go."""
+        there = self._ordered.get(machine, {}) | self._reported.get(machine, {})
+        return self._narrow(machine, there | self._restless())
+
+    def _narrow(self, machine: str, concerned: Names) -> Concerns:
+        """Units that something on this machine concerns: global ones on this machine alone."""
+        for name in [name for name in self._globals if name in concerned]:
+            del concerned[name]
+            concerned[f"{machine}/{name}"] = None
+        return concerned
+
+    def _restless(self) -> Names:
+        """The units that may go elsewhere as soon as there is room: the homeless, the globals, and those that are
+        where a unit with Replaces is."""
+        restless = self._homeless | self._globals
+        for machine in self._pushing:
+            restless |= self.rooms[machine].staying
+        return restless
+
+    def _set_unit(self, name: str, unit: Unit | None) -> Names:
+        concerned = {name: None} | self.bound_to(name)
+        unit = _with_text_of(unit, next(iter(self.placements.get(name, {}).values()), None))
+        concerned |= self.sockets(name)
+        if name in self.units:
+            for peer in self.requirements(name).machine_of:
+                self._followers.get(peer, {}).pop(name, None)
+            concerned |= self._mark_socket(name, belongs=False)
+        former = self.units.get(name)
+        self.text_bytes += size_of_text(unit.text if unit else None) - size_of_text(former.text if former else None)
+        _set(self.units, name, unit)
+        _set(self._requirements, name, _placed_requirements(unit.text, name) if unit else None)
+        self._globals.pop(name, None)
+        if unit is not None:
+            requirements = self.requirements(name)
+            for peer in requirements.machine_of:
+                self._followers.setdefault(peer, {})[name] = None
+            concerned |= self._mark_socket(name, belongs=True)
+            if requirements.is_global:
+                self._globals[name] = None
+        self._refresh_homeless(name)
+        return concerned | self.bound_to(name)
+
+    def _mark_socket(self, name: str, *, belongs: bool) -> Names:
+        """Have this unit among the sockets of its template, or not; that template, if it has one."""
+        template = self.requirements(name).template
+        if not template:
+            return {}
+        _mark(self._sockets.setdefault(template, {}), name, belongs)
+        return {template: None}
+
+    def _set_placement(self, name: str, machine: str, placement: Placement | None) -> Names:
+        former = self.placements.get(name, {}).get(machine)
+        placement = _with_text_of(placement, self.units.get(name))
+        _set_by_machine(self.placements, name, machine, placement)
+        _mark(self._ordered.setdefault(machine, {}), name, placement is not None)
+        self._refresh_standing(machine)
+        _mark(self.retiring, (machine, name), placement is not None and placement.retiring)
+        room = self.rooms.setdefault(machine, Room())
+        concerned = {name: None} | self.bound_to(name) | self._neighbours(machine)
+        if name in self.units and self.requirements(name).template:
+            concerned[self.requirements(name).template] = None
+        if former is not None:  # room may have been made
+            concerned |= self._restless()
+        room.discard(name)
+        if placement is not None and placement.occupies:
+            requirements = _placed_requirements(placement.text, name)
+            room.add(name, requirements, staying=placement.stays)
+            concerned |= self._hindered_by(name, requirements)
+        _mark(self._pushing, machine, bool(room.replaces))
+        template = template_of(name)
+        if template:
+            _mark(self._hosts.setdefault(template, {}), machine, template in room.templates)
+        self._refresh_homeless(name)
+        return concerned | self._neighbours(machine)
+
+    def _neighbours(self, machine: str) -> Names:
+        """The units on a machine that a change of who is there concerns."""
+        room = self.rooms[machine]
+        retiring = {name: None for where, name in self.retiring if where == machine}
+        return retiring | dict.fromkeys(room.units) if room.is_picky() else retiring
+
+    def _hindered_by(self, name: str, requirements: Requirements) -> Names:
+        """The refused that this unit conflicts with: it may be one more reason."""
+        return {
+            other: None
+            for other in self._refused
+            if other in self.units
+            and (requirements.conflicts.match(other) or self.requirements(other).conflicts.match(name))
+        }
+
+    def _set_state(self, name: str, machine: str, state: UnitState | None) -> Names:
+        former = self.states.get(name, {}).get(machine)
+        _set_by_machine(self.states, name, machine, state)
+        _mark(self._reported.setdefault(machine, {}), name, state is not None)
+        return {} if _weight(former) == _weight(state) else {name: None}
+
+    def _set_decision(self, name: str, decision: Decision | None) -> Names:
+        _set(self.decisions, name, decision)
+        _mark(self._refused, name, decision is not None and bool(decision.refusals))
+        return {name: None} if decision is None else {}
+
+    def _set_machine(self, machine: str, record: Machine | None) -> Names:
+        former = self.machines.get(machine)
+        _set(self.machines, machine, record)
+        self._refresh_standing(machine)
+        self._refresh_metadata(machine)
+        return {} if _standing(former) == _standing(record) else self.concerned_by(machine)
+
+    def _refresh_standing(self, machine: str) -> None:
+        record = self.machines.get(machine)
+        told_of = bool(self._ordered.get(machine)) or machine in self.synced
+        _mark(self._gone, machine, record is None and told_of)
+        session = record.session if record else ""
+        _mark(self._unsynced, machine, session not in ("", self.synced.get(machine)))
+
+    def _refresh_metadata(self, machine: str) -> None:
+        record = self.machines.get(machine)
+        settings = self.settings.get(machine)
+        _set(self.metadata, machine, effective_metadata(record, settings) if record else None)
+        self._sites = None
+
+    def _refresh_homeless(self, name: str) -> None:
+        is_alone = name not in self._globals and not is_template(name)  # else it is on many machines
+        homeless = is_alone and self.is_wanted(name) and not self.home(name)
+        _mark(self._homeless, name, homeless)
+
+
+class Trial:
+    """Placements tried on a view. Rooms are copied when they are first touched; the view stays as it is."""
+
+    def __init__(self, view: ClusterView) -> None:
+        self.view = view
+        self._rooms: dict[str, Room] = {}
+        self._homes: dict[str, str] = {}
+        self._arrivals: dict[str, Names] = {}  # unit or template → the machines that it has come to
+
+    def room(self, machine: str) -> Room:
+        """What the machine would hold."""
+        return self._rooms.get(machine) or self.view.room(machine)
+
+    def home(self, name: str) -> str:
+        """Where the unit would be, or ''."""
+        found = self._homes.get(name)
+        return self.view.home(name) if found is None else found
+
+    def hosts(self, name: str) -> Names:
+        """The machines that would hold the unit, or instances of the template, of this name; perhaps others."""
+        return self.view.hosts(name) | self._arrivals.get(name, {})
+
+    def place(self, name: str, machine: str, requirements: Requirements) -> None:
+        """The unit comes to this machine."""
+        self.renew(name, machine, requirements)
+        self._homes[name] = machine
+        self._arrivals.setdefault(name, {})[machine] = None
+        template = template_of(name)
+        if template:
+            self._arrivals.setdefault(template, {})[machine] = None
+
+    def renew(self, name: str, machine: str, requirements: Requirements) -> None:
+        """The unit stays on this machine with these requirements."""
+        room = self._touch(machine)
+        room.discard(name)
+        room.add(name, requirements, staying=True)
+
+    def withdraw(self, name: str, machine: str, requirements: Requirements) -> None:
+        """The unit is told to go; until it has gone it still hinders those it conflicts with."""
+        room = self._touch(machine)
+        room.discard(name)
+        room.add(name, requirements, staying=False)
+        self._leave(name, machine)
+
+    def vacate(self, name: str, machine: str) -> None:
+        """The unit has gone from this machine, or only retires there."""
+        self._touch(machine).discard(name)
+        self._leave(name, machine)
+
+    def _leave(self, name: str, machine: str) -> None:
+        if self.home(name) == machine:
+            self._homes[name] = ""
+
+    def _touch(self, machine: str) -> Room:
+        room = self._rooms.get(machine)
+        if room is None:
+            room = self._rooms[machine] = self.view.room(machine).copy()
+        return room
+
+
+def scopes_of(concerns: Iterable[str]) -> dict[str, Names | None]:
+    """The units concerned, and on which machines each; None: wherever it is."""
+    scopes: dict[str, Names | None] = {}
+    for concern in concerns:
+        machine, slash, name = concern.rpartition("/")
+        if not slash:
+            scopes[name] = None
+        else:
+            scope = scopes.setdefault(name, {})
+            if scope is not None:
+                scope[machine] = None
+    return scopes
+
+
+def _with_text_of(record: R, other: Unit | Placement | None) -> R:
+    """The record with the other's text, if that is the same: most of what there is to remember is held once so."""
+    if record is None or other is None or record.text is other.text or record.text != other.text:
+        return record
+    return msgspec.structs.replace(record, text=other.text)
+
+
+def _weight(state: UnitState | None) -> tuple[Any, ...] | None:
+    """What the leader looks at in a state: a change of anything else concerns nobody."""
+    if state is None:
+        return None
+    failed = state.active == "failed" or bool(state.error)
+    kept = (state.orphan, state.outdated)
+    done = (state.target, state.generation, state.completed)
+    return (state.runs, state.active == "active", failed, done, kept, state.refusal)
+
+
+def _standing(machine: Machine | None) -> tuple[Any, ...] | None:
+    """What the leader looks at in a machine."""
+    return None if machine is None else (machine.mode, machine.metadata, machine.session)
+
+
+def _set(mapping: MutableMapping[Any, Any], key: Any, value: Any) -> None:
+    """Keep the value under the key, or nothing where it is None."""
+    if value is None:
+        mapping.pop(key, None)
+    else:
+        mapping[key] = value
+
+
+def _set_by_machine(index: dict[str, dict[str, Any]], name: str, machine: str, value: Any) -> None:
+    """Keep what concerns a unit on a machine, or nothing where it is None."""
+    at = index.setdefault(name, Ordered())
+    _set(at, machine, value)
+    if not at:
+        del index[name]
+
+
+def _mark(names: dict[Any, None], name: Any, belongs: bool) -> None:
+    """Have the name in the ordered set, or not."""
+    if belongs:
+        names[name] = None
+    else:
+        names.pop(name, None)

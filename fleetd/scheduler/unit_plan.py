@@ -1,0 +1,332 @@
+"""The plan for one unit in the making: what is ordered and withdrawn, and the decision that says so.
+
+What is right for the unit is not decided here: its copies are copies.py's matter, where it goes planner.py's.
+"""
+
+import math
+from collections.abc import Mapping
+
+import msgspec
+
+from fleetd.model.machine import SHORT_ID_LENGTH, MachineMode
+from fleetd.model.names import is_template
+from fleetd.model.ordered import Names
+from fleetd.model.placement import Decision, Placement, Wait, WaitKind
+from fleetd.model.unit import Requirements, TargetState, Unit, UnitState
+from fleetd.scheduler.failover import Waits
+from fleetd.scheduler.feasibility import Question, count_refusals, find_departing
+from fleetd.scheduler.snapshot import ClusterView, Trial, requirements_of
+
+_NOTHING = Requirements()
+_PARKED = "which is parked: its fleetd was stopped"
+_KEPT = "where it is only kept running since the store was restored"
+
+
+class UnitPlan(msgspec.Struct, frozen=True, gc=False):
+    """All that is to be written for one unit, in one transaction guarded by the revision of its decision.
+
+    `orders` are written, `cancels` are machines whose order is deleted; `decision` is written, or, where it is None,
+    deleted.
+    """
+
+    unit: str
+    revision: int
+    orders: tuple[Placement, ...]
+    cancels: tuple[str, ...]
+    decision: Decision | None
+
+
+class Draft(msgspec.Struct, eq=False, gc=False):
+    """The plan for one unit in the making. Whatever it orders is tried on the trial at once.
+
+    `scope` are the machines where there may be something to decide; None: wherever the unit is or may go. No draft
+    knows another, so the collector, which would look at all of a large cluster again and again, need not see them.
+    """
+
+    trial: Trial
+    name: str
+    now_s: float
+    scope: Names | None = None
+    unit: Unit | None = None
+    requirements: Requirements = _NOTHING  # as a person now wants them
+    is_wanted: bool = False
+    placements: dict[str, Placement] = {}  # as they will be
+    states: Mapping[str, UnitState] = {}
+    before: Decision | None = None
+    completed: int = 0
+    homeless: bool = False
+    waits: str = ""  # for what, in words, before it can be placed
+    waits_until_s: float = math.inf  # by the leader's own clock, for a home that is lost
+    _former: Mapping[str, Placement] = {}
+    _lost: float = 0.0  # since when the home is lost, in Unix time
+    _reason: str = ""
+    _wait: Wait | None = None
+    _orders: dict[str, Placement] = {}
+    _cancels: dict[str, None] = {}
+
+    @classmethod
+    def begin(cls, trial: Trial, name: str, now_s: float, scope: Names | None = None) -> "Draft":
+        """With what is known of the unit."""
+        view = trial.view
+        unit, before = view.units.get(name), view.decisions.get(name)
+        former = view.placements.get(name)
+        return cls(
+            trial,
+            name,
+            now_s,
+            scope,
+            unit=unit,
+            requirements=view.requirements(name) if unit else _NOTHING,
+            is_wanted=view.is_wanted(name),
+            placements=dict(former) if former else {},
+            states=view.states.get(name, {}),
+            before=before,
+            completed=before.completed if before else 0,
+            _former=former or {},
+        )
+
+    @property
+    def view(self) -> ClusterView:
+        """The cluster that is planned for."""
+        return self.trial.view
+
+    @property
+    def generation(self) -> int:
+        """The generation of what is wanted now; of a unit that is destroyed, the last one decided."""
+        return self.unit.generation if self.unit else self.before.generation if self.before else 0
+
+    @property
+    def home(self) -> str:
+        """Where the unit is to be, or ''."""
+        return self.trial.home(self.name)
+
+    @property
+    def is_global(self) -> bool:
+        """Whether the unit is wherever it fits: it is global, or a template, which is where its sockets are."""
+        return self.requirements.is_global or self.is_template
+
+    @property
+    def is_template(self) -> bool:
+        """Whether it is a template: not to be run, but needed by sockets."""
+        return is_template(self.name)
+
+    @property
+    def target(self) -> TargetState:
+        """What a machine is to make of it."""
+        assert self.unit is not None
+        return TargetState.LOADED if self.is_template else self.unit.target
+
+    def turn(self) -> tuple[int, str]:
+        """When the plan is to be written: what is taken back first, then what stays, then what comes; of that, what
+        the same machine gets together."""
+        stage, first_machine = 0, ""
+        for machine, order in self._orders.items():
+            first_machine = first_machine or machine
+            if order.stays:
+                former = self._former.get(machine)
+                stage = max(stage, 1 if former is not None and former.stays else 2)
+        return stage, first_machine
+
+    def orders(self) -> list[tuple[str, Placement]]:
+        """The orders to be looked at, by machine, in order."""
+        if self.scope is None:
+            return list(self.placements.items())
+        return [(machine, self.placements[machine]) for machine in sorted(self.scope) if machine in self.placements]
+
+    def machines(self) -> list[str]:
+        """The machines to be looked at, in order."""
+        if self.scope is None:
+            return list(self.view.machines)
+        return [machine for machine in sorted(self.scope) if machine in self.view.machines]
+
+    def question(self, machine: str) -> Question:
+        """May the unit be on this machine?"""
+        return Question(self.trial, self.name, self.requirements, machine)
+
+    def place(self, machine: str, reason: str = "") -> None:
+        """Order the unit to be on this machine as a person wants it now (no change where that is the order already)."""
+        assert self.unit is not None
+        done = self.completed == self.generation
+        unit = self.unit
+        order = Placement(
+            machine,
+            self.name,
+            unit.text,
+            self.target,
+            unit.generation,
+            completed=done,
+            restart_of=unit.restart_of,
+        )
+        self._reason = reason or self._reason
+        self.homeless = False
+        if self.placements.get(machine) != order:
+            self._order(order)
+            self.trial.place(self.name, machine, self.requirements)
+
+    def withdraw(self, machine: str, reason: str = "") -> None:
+        """Order the unit away from this machine."""
+        former = self.placements[machine]
+        generation = max(self.generation, former.generation)
+        self._order(Placement(machine, self.name, former.text, TargetState.INACTIVE, generation))
+        self.trial.withdraw(self.name, machine, requirements_of(former.text, self.name))
+        self._reason = reason or self._reason
+
+    def retire(self, machine: str) -> None:
+        """Let the copy on this machine run on until its replacement does."""
+        assert self.unit is not None
+        order = Placement(machine, self.name, self.unit.text, self.unit.target, self.unit.generation, retiring=True)
+        self._order(order)
+        self.trial.vacate(self.name, machine)
+
+    def cancel(self, machine: str) -> None:
+        """Delete the order to this machine: it is carried out, or nobody is left to carry it out."""
+        self._cancels[machine] = None
+        self._orders.pop(machine, None)
+        del self.placements[machine]
+        self.trial.vacate(self.name, machine)
+
+    def decline(self, machine: str) -> None:
+        """Nothing of the unit is on this machine, which refuses it: have it say when it no longer does."""
+        self._order(msgspec.structs.replace(self.placements[machine], declined=True))
+        self.trial.vacate(self.name, machine)
+
+    def lose(self, machine: str, waits: Waits) -> None:
+        """This machine, which had an order, is dead: wait for it if that is the home, and the unit is to wait."""
+        if waits.is_waiting(self.name, machine) and self._is_only_home(machine):
+            self.waits_until_s = waits.end_s(self.name, machine)
+            self._lost = waits.loss(machine).at
+            until = waits.describe(self.name, machine)
+            self._reason = f"waits for machine {machine[:SHORT_ID_LENGTH]} to come back, {until}"
+            self._wait = Wait(WaitKind.MACHINE, machine=machine)
+            return
+        if self.placements[machine].stays and waits.runs_again(self.name):
+            self.completed = 0
+        self.cancel(machine)
+
+    def _is_only_home(self, machine: str) -> bool:
+        """Whether nothing of the unit is or may stay anywhere else, so that it loses nothing by waiting."""
+        stays = [where for where, order in self.placements.items() if order.stays]
+        goes = [where for where, order in self.placements.items() if order.leaves]
+        runs = [where for where, state in self.states.items() if state.runs and where not in goes]
+        return stays == [machine] and not any(where in self.view.machines for where in runs)
+
+    def conclude(self, reason: str) -> None:
+        """Say why the unit is nowhere and need not be anywhere."""
+        self._reason = reason
+
+    def wait(self, wait: Wait, what_for: str, reason: str = "") -> None:
+        """Say what the unit waits for before it can be placed; `reason` says more."""
+        self.homeless = False
+        self.waits = what_for
+        self._wait = wait
+        self._reason = reason or what_for
+
+    def wait_for_stop(self, machine: str) -> None:
+        """The unit waits until it is stopped on this machine; why it had to go from there is still said."""
+        short_id = machine[:SHORT_ID_LENGTH]
+        what_for = f"waits until {short_id} has stopped it"
+        if self.is_orphan(machine):
+            what_for = f"waits until it is stopped on {short_id}, {_KEPT}"
+        elif self.is_parked(machine):
+            what_for = f"waits until it is stopped on {short_id}, {_PARKED}"
+        said = self.before.reason if self.before else ""
+        why = self._reason or said.rpartition("; waits until ")[0]
+        wait = Wait(WaitKind.STOP, self.name, machine)
+        self.wait(wait, what_for, f"{why}; {what_for}" if why else what_for)
+
+    def wait_for_parked(self, machine: str) -> None:
+        """The unit stays on this machine, or goes from it, but nobody there carries out what is asked of it now."""
+        self._wait = Wait(WaitKind.MACHINE, machine=machine)
+        self._reason = f"waits for machine {machine[:SHORT_ID_LENGTH]}, {_PARKED}"
+
+    def is_orphan(self, machine: str) -> bool:
+        """Whether the machine only keeps the unit running, and does not carry out that it is to go."""
+        return machine in self.states and self.states[machine].orphan
+
+    def is_parked(self, machine: str) -> bool:
+        """Whether the machine is there, but its fleetd was stopped."""
+        record = self.view.machines.get(machine)
+        return record is not None and record.mode is MachineMode.PARKED
+
+    def finish(self) -> UnitPlan | None:
+        """The plan, or None where nothing changes. To be called when everything is tried on the trial."""
+        decision = self._decide()
+        if decision == self.before and not self._orders and not self._cancels:
+            return None
+        revision = self.before.revision if self.before else 0
+        return UnitPlan(self.name, revision, tuple(self._orders.values()), tuple(self._cancels), decision)
+
+    def _order(self, order: Placement) -> None:
+        self._orders[order.machine] = order
+        self._cancels.pop(order.machine, None)
+        self.placements[order.machine] = order
+
+    def _decide(self) -> Decision | None:
+        wanted = self.is_wanted
+        if not wanted and not self.placements:
+            return None
+        is_global = wanted and self.is_global
+        home = "" if is_global else self.home
+        here = [machine for machine, order in self.placements.items() if order.stays] if is_global else []
+        refusals = count_refusals(self.trial, self.name, here) if is_global or self.homeless else {}
+        if self.homeless and refusals:
+            self._wait_for_departing()
+        reason = self._conclude(home, here, refusals)
+        return Decision(
+            unit=self.name,
+            generation=self.generation,
+            machine=home,
+            machines=len(here),
+            since=self.before.since if self.before and self.before.machine == home else self.now_s,
+            reason=reason,
+            refusals=refusals,
+            wait=self._wait,
+            completed=self.completed,
+            lost=self._decide_lost(home),
+            revision=self.before.revision if self.before else 0,
+        )
+
+    def _wait_for_departing(self) -> None:
+        """Nothing fits, but something that is on its way out makes room: say which, and where."""
+        found = find_departing(self.trial, self.name)
+        if found:
+            unit, machine = found
+            self._wait = Wait(WaitKind.STOP, unit, machine)
+            self._reason = f"waits for {unit} to stop on {machine[:SHORT_ID_LENGTH]}"
+
+    def _decide_lost(self, home: str) -> float:
+        """A machine that may be alive after all is waited for as before, until it is back."""
+        if home in self.view.away and self.before and self.before.machine == home:
+            return self.before.lost
+        return self._lost if home and self.view.is_dead(home) else 0.0
+
+    def _conclude(self, home: str, here: list[str], refusals: dict[str, int]) -> str:
+        """The sentence for a person."""
+        if not self.is_wanted:
+            return self._say_what_remains()
+        if self._reason:
+            return self._reason
+        if home:
+            return self._say_as_before(home, self.before) if self.before and self.before.machine == home else ""
+        if here:
+            return "where its sockets are" if self.is_template else "on every machine that it fits on"
+        return "no machine fits" if refusals else "there is no machine"
+
+    def _say_as_before(self, home: str, before: Decision) -> str:
+        """Of a unit that stays where it was: what was said of it, unless it waited for that machine, which is back."""
+        if home not in self.view.machines:
+            self._wait = before.wait
+        elif before.wait:
+            return f"machine {home[:SHORT_ID_LENGTH]} is back"
+        return before.reason
+
+    def _say_what_remains(self) -> str:
+        """What still holds a unit that is not wanted."""
+        kept = [machine[:SHORT_ID_LENGTH] for machine in self.placements if self.is_orphan(machine)]
+        if kept:
+            return f"to be stopped on {', '.join(kept)}, {_KEPT}"
+        parked = next((machine for machine in self.placements if self.is_parked(machine)), "")
+        if parked:
+            self.wait_for_parked(parked)
+            return self._reason
+        return f"being stopped on {', '.join(machine[:SHORT_ID_LENGTH] for machine in self.placements)}"

@@ -1,0 +1,130 @@
+"""What a unit file makes a simulated systemd do: the few options that the simulation follows, read from the text.
+
+An ExecStart is understood as far as it sleeps, echoes and exits; any other command runs until it is stopped.
+"""
+
+import math
+import re
+
+import msgspec
+
+from fleetd.model.unitfile import Option, UnitFileError, parse_unit_file
+
+STOP_TIMEOUT_S = 90.0  # systemd's default
+_RUNNING = {  # the sub state of an active unit
+    "service": "running",
+    "socket": "listening",
+    "timer": "waiting",
+    "path": "waiting",
+    "mount": "mounted",
+    "automount": "waiting",
+}
+_YES = ("yes", "true", "1", "on")
+_TRIGGERS = {"socket": ("Socket", "Service"), "timer": ("Timer", "Unit"), "path": ("Path", "Unit")}
+_SLEEP = re.compile(r"\bsleep (\d+(?:\.\d+)?|infinity)")
+_EXIT = re.compile(r"\bexit (\d+)")
+_ECHO = re.compile(r"\becho ([^;'\"]+)")
+_ENDS_AT_ONCE = re.compile(r"(?:^|/)(?:true|false|echo)\b")
+
+
+class Program(msgspec.Struct, frozen=True):
+    """One unit file, as the simulation follows it. Durations end of themselves; infinite: until it is stopped.
+
+    `conditions` and `asserts` are paths that have to exist, `triggers` is the unit that this one is to start.
+    """
+
+    kind: str
+    load: str = "loaded"
+    oneshot: bool = False
+    remains: bool = False
+    lasts_s: float = math.inf
+    exit_status: int = 0
+    stop_s: float = 0.0
+    stop_timeout_s: float = STOP_TIMEOUT_S
+    says: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
+    wants: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    part_of: tuple[str, ...] = ()
+    binds_to: tuple[str, ...] = ()
+    triggers: str = ""
+    conditions: tuple[str, ...] = ()
+    asserts: tuple[str, ...] = ()
+    exec_condition: bool = True
+    manual_start: bool = True
+    manual_stop: bool = True
+
+    @property
+    def running(self) -> str:
+        """The sub state of this unit while it is active and has not ended."""
+        return _RUNNING.get(self.kind, "active")
+
+
+def parse_program(name: str, text: str) -> Program:
+    """What systemd would make of this unit file; a text that is none makes a bad setting."""
+    kind = name.rpartition(".")[2]
+    try:
+        options = parse_unit_file(text)
+    except UnitFileError:
+        return Program(kind, load="bad-setting")
+    command = " ; ".join(_values(options, "Service", "ExecStart"))
+    lasts_s, exit_status = _parse_command(command)
+    return Program(
+        kind,
+        load="bad-setting" if kind == "service" and not command else "loaded",
+        oneshot=_last(options, "Service", "Type") == "oneshot",
+        remains=_last(options, "Service", "RemainAfterExit") in _YES,
+        lasts_s=lasts_s if kind == "service" else math.inf,
+        exit_status=exit_status,
+        stop_s=_sleeping_s(" ; ".join(_values(options, "Service", "ExecStop"))),
+        stop_timeout_s=float(_last(options, "Service", "TimeoutStopSec") or STOP_TIMEOUT_S),
+        says=tuple(line.strip() for line in _ECHO.findall(command)),
+        requires=_words(options, "Unit", "Requires", "BindsTo"),
+        wants=_words(options, "Unit", "Wants"),
+        after=_words(options, "Unit", "After"),
+        part_of=_words(options, "Unit", "PartOf"),
+        binds_to=_words(options, "Unit", "BindsTo"),
+        triggers=_find_triggered(name, options),
+        conditions=tuple(_values(options, "Unit", "ConditionPathExists")),
+        asserts=tuple(_values(options, "Unit", "AssertPathExists")),
+        exec_condition=not any("false" in each for each in _values(options, "Service", "ExecCondition")),
+        manual_start=_last(options, "Unit", "RefuseManualStart") not in _YES,
+        manual_stop=_last(options, "Unit", "RefuseManualStop") not in _YES,
+    )
+
+
+def _find_triggered(name: str, options: tuple[Option, ...]) -> str:
+    stem, _, kind = name.rpartition(".")
+    section, option = _TRIGGERS.get(kind, ("", ""))
+    return (_last(options, section, option) or f"{stem}.service") if section else ""
+
+
+def _values(options: tuple[Option, ...], section: str, *names: str) -> list[str]:
+    """The values of these options, in the file's order; an empty one takes back those before it."""
+    values: list[str] = []
+    for option in options:
+        if option.section == section and option.name in names:
+            values = [*values, option.value] if option.value else []
+    return values
+
+
+def _words(options: tuple[Option, ...], section: str, *names: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(" ".join(_values(options, section, *names)).split()))
+
+
+def _last(options: tuple[Option, ...], section: str, name: str) -> str:
+    return next(reversed(_values(options, section, name)), "")
+
+
+def _sleeping_s(command: str) -> float:
+    return sum((float("inf") if text == "infinity" else float(text) for text in _SLEEP.findall(command)), 0.0)
+
+
+def _parse_command(command: str) -> tuple[float, int]:
+    """How long a command runs, and the status it ends with."""
+    exits = _EXIT.search(command)
+    if exits:
+        return _sleeping_s(command), int(exits[1])
+    if _ENDS_AT_ONCE.search(command) or _SLEEP.search(command):
+        return _sleeping_s(command), 1 if "false" in command else 0
+    return math.inf, 0

@@ -1,0 +1,347 @@
+"""A machine's systemd in memory: it behaves as a real one does, and misbehaves when it is told to.
+
+It keeps the contract of the protocol (tests/contract/test_systemd*.py runs on it and on a real systemd), so what is
+built on it stands on a real one. Time is the event loop's; nothing is random, and the same calls have the same effects
+in the same order. How units run is simulated_units.py's matter, what their files mean scripted_program.py's.
+
+One object is one machine. It outlives the fleetd that talks to it: close() and connect() are a restart of fleetd.
+"""
+
+import asyncio
+import math
+from collections.abc import Collection, Mapping, Sequence
+
+import msgspec
+
+from fleetd.model.names import parse_name
+from fleetd.systemd.failure import Ending, render_failure
+from fleetd.systemd.files import INVALID_NAME, is_loadable, is_unit_name, units_of_link
+from fleetd.systemd.protocol import ManagerUnavailable, NameTaken, ServiceManagerError, UnitDetails, UnitStatus
+from fleetd.testing.simulated_units import Behaviour, SimulatedUnits
+
+DIRECTORY = "/run/fleet/units"
+SYSTEM_UNITS = {  # a system's own units, and the file each is from
+    "-.mount": "",
+    "system-getty.slice": "",
+    "getty@.service": "/lib/systemd/system/getty@.service",
+    "multi-user.target": "/lib/systemd/system/multi-user.target",
+    "ssh.service": "/lib/systemd/system/ssh.service",
+}
+_LOG_LINES = 10
+
+
+class Call(msgspec.Struct, frozen=True):
+    """One thing that was asked of systemd, whether or not it could be reached; `at_s` is the loop's time."""
+
+    at_s: float
+    verb: str
+    names: tuple[str, ...] = ()
+
+
+class SimulatedSystemd:
+    """A machine's systemd (see protocol.ServiceManager), with a hand on its faults.
+
+    `calls` is all that was asked of it, for checkers. A call takes `call_s`.
+    """
+
+    def __init__(self, *, system_units: Mapping[str, str] = SYSTEM_UNITS, call_s: float = 0.0) -> None:
+        self.calls: list[Call] = []
+        self.call_s = call_s
+        self.stopping = False
+        self._system_units = dict(system_units)
+        self._units = SimulatedUnits(
+            read_text=self._read_text,
+            linked_to=self._linked_to,
+            resolve=self._resolve,
+            on_change=self._note,
+            on_job_end=self._note_job_end,
+        )
+        self._bus_is_up = True
+        self._session = False
+        self._boot()
+
+    def _boot(self) -> None:
+        self._texts: dict[str, str] = {}
+        self._links: dict[str, str] = {}  # link below systemd's runtime directory → unit
+        self._relinked: dict[str, None] = {}
+        self._foreign_jobs: dict[str, str] = {}
+        self._begin_session()
+
+    def _begin_session(self) -> None:
+        self._changed: dict[str, None] = {}
+        self._has_changed = asyncio.Event()
+        self._asked: dict[str, int] = {}
+        self._ended: dict[str, tuple[int, str]] = {}
+
+    # What tests and the simulator do to it.
+
+    def behave(self, name: str, behaviour: Behaviour) -> None:
+        """From now on this unit starts and stops so."""
+        self._units.behaviours[name] = behaviour
+
+    def own(self, name: str, path: str) -> None:
+        """The machine's administrator has put a unit file there ('': a unit that has none, as systemd-run makes it)."""
+        self._system_units[name] = path
+
+    def disown(self, name: str) -> None:
+        """The machine has no unit of its own of this name any more."""
+        del self._system_units[name]
+        self._units.reload()
+
+    def crash(self, name: str) -> None:
+        """Kill the main process of a running unit."""
+        self._units.crash(name)
+
+    def trigger(self, name: str) -> None:
+        """Something on the machine starts a unit that has its file here: its socket, its timer, a person."""
+        if name in self._texts:
+            self._units.queue_start(name)
+
+    def cancel_job(self, name: str) -> None:
+        """Another's job takes the place of the one that is queued for this unit, and starts it."""
+        self._units.cancel_job(name)
+
+    def pid(self, name: str) -> int:
+        """The main process of a unit, 0 if it has none. A unit that is started again has another."""
+        return self._units.processes().get(self._resolve(name), 0)
+
+    def processes(self) -> Mapping[str, int]:
+        """Unit → main process, of all units that have one, in order of their names."""
+        return self._units.processes()
+
+    def set_path(self, path: str, *, exists: bool) -> None:
+        """Make a path that conditions and assertions ask for, or take it away. There is none but `/` to begin with."""
+        self._units.paths.pop(path, None)
+        self._units.paths |= {path: None} if exists else {}
+
+    def lose_bus(self, for_s: float) -> None:
+        """The bus is gone, and is found again after so long. Units do not notice."""
+        self._bus_is_up = False
+        asyncio.get_running_loop().call_later(for_s, self.find_bus)
+
+    def reexecute(self) -> None:
+        """systemd executes itself anew: jobs and units stay, who was connected must connect again."""
+        self.lose_bus(for_s=0.1)
+
+    def reboot(self) -> None:
+        """A power cut, and the machine is up again: no process, and nothing of what was under /run. The fleetd that was
+        connected is dead."""
+        self._units.forget_all()
+        self._session, self._bus_is_up, self.stopping = False, True, False
+        self._boot()
+
+    def set_pending_job(self, name: str, kind: str) -> None:
+        """A job of this kind is queued for a unit that is not ours, such as fleetd's own ('': none)."""
+        self._foreign_jobs[name] = kind
+
+    def find_bus(self) -> None:
+        """The bus is there again."""
+        self._bus_is_up = True
+        if self._session:
+            self._note_all()
+
+    # The protocol: the connection.
+
+    async def connect(self) -> None:
+        await self._take_time("connect", (), connected=False)
+        if not self._session:
+            self._begin_session()
+            self._session = True
+            self._note_all()
+
+    async def close(self) -> None:
+        self._session = False
+
+    async def _take_time(self, verb: str, names: Collection[str], *, connected: bool = True) -> None:
+        """Note a call and let its time pass. Raises ManagerUnavailable where no answer would come."""
+        self.calls.append(Call(asyncio.get_running_loop().time(), verb, tuple(names)))
+        await asyncio.sleep(self.call_s)
+        if not self._bus_is_up or (connected and not self._session):
+            raise ManagerUnavailable(" ".join((verb, *list(names)[:1])) + ": the bus of systemd is not connected")
+
+    # The protocol: unit files.
+
+    def read_files(self) -> Mapping[str, str]:
+        return {name: self._texts[name] for name in sorted(self._texts)}
+
+    def shadows(self, name: str) -> str:
+        if name in self._system_units and name.endswith(".mount"):
+            return f"the mount of {name}"
+        return self._system_units.get(name) or self._system_units.get(parse_name(name).template, "")
+
+    async def write(self, files: Mapping[str, str]) -> Mapping[str, ServiceManagerError]:
+        await self._take_time("write", files)
+        refused: dict[str, ServiceManagerError] = {}
+        for name, text in files.items():
+            if refusal := self._find_refusal(name):
+                refused[name] = refusal
+                continue
+            self._texts[name] = text
+            if former := self._links.pop(name, ""):  # a name is its unit's before it is an alias
+                self._relinked |= dict.fromkeys((name, former))
+        return refused
+
+    def _find_refusal(self, name: str) -> ServiceManagerError | None:
+        if not is_unit_name(name):
+            return ServiceManagerError(f"write {name}: {INVALID_NAME}")
+        if name in self._system_units and name not in self._texts:
+            words = f"write {name}: systemd has a unit of this name from elsewhere; choose another name"
+            return NameTaken(words, f"has its own {self._system_units[name] or name}")
+        return None
+
+    async def remove(self, names: Collection[str]) -> None:
+        await self._take_time("remove", names)
+        for name in names:
+            self._units.reset_failed(name)
+            self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        self._texts.pop(name, None)
+        for known in (self._asked, self._ended, self._changed):
+            known.pop(name, None)
+
+    async def link(self, make: Mapping[str, str], drop: Mapping[str, str]) -> Mapping[str, Exception]:
+        await self._take_time("link", (*drop, *make))
+        failures: dict[str, Exception] = {}
+        for link, name in drop.items():
+            if self._links.get(link) == name:
+                del self._links[link]
+                self._relinked |= dict.fromkeys(units_of_link(link, name))
+        for link, name in make.items():
+            if link in self._system_units or link in self._texts:
+                failures[link] = ServiceManagerError(f"link {link}: it is there, and is not fleet's; remove it")
+            elif self._links.get(link) != name:
+                self._links[link] = name
+                self._relinked |= dict.fromkeys(units_of_link(link, name))
+        return failures
+
+    def find_links(self) -> Mapping[str, str]:
+        return dict(self._links)
+
+    async def reload_needed(self, names: Collection[str]) -> bool:
+        await self._take_time("reload-needed", names)
+        if any(self._is_in_memory(name) for name in self._relinked):
+            return True
+        in_memory = ((name, self._units.get(name)) for name in names)
+        return any(unit is not None and unit.text != self._texts.get(name) for name, unit in in_memory)
+
+    async def reload(self) -> None:
+        await self._take_time("reload", ())
+        self._relinked.clear()
+        self._units.reload()
+        self._note_all()
+
+    def _read_text(self, name: str) -> str | None:
+        template = parse_name(name).template
+        if name in self._texts or template in self._texts:
+            return self._texts.get(name, self._texts.get(template))
+        known = name in self._system_units or template in self._system_units
+        return "[Service]\nExecStart=/usr/sbin/daemon\n" if known else None
+
+    def _linked_to(self, name: str) -> tuple[str, ...]:
+        """The units that links have given to this one, or to one of its other names, as dependencies."""
+        names = (name, parse_name(name).template, *(link for link, unit in self._links.items() if unit == name))
+        folders = ((units_of_link(link, unit)[0], unit) for link, unit in self._links.items() if "/" in link)
+        return tuple(unit for owner, unit in folders if owner in names)
+
+    def _resolve(self, name: str) -> str:
+        """The unit that a name or alias is of."""
+        return self._links.get(name, name)
+
+    def _is_in_memory(self, name: str) -> bool:
+        if parse_name(name).is_template:
+            return any(parse_name(known).template == name for known in self._units.names)
+        return name in self._system_units or self._units.get(name) is not None
+
+    # The protocol: units.
+
+    async def observe(self, names: Collection[str]) -> Mapping[str, UnitStatus]:
+        await self._take_time("observe", names)
+        return {name: self._observe_one(name) for name in names}
+
+    def _observe_one(self, name: str) -> UnitStatus:
+        unit = self._units.load(name)
+        if unit is None:
+            return UnitStatus(name)
+        return UnitStatus(name, unit.program.load, unit.active, unit.sub, unit.job is not None)
+
+    async def details(self, name: str) -> UnitDetails:
+        await self._take_time("details", (name,))
+        unit = self._units.load(name)
+        if unit is None:
+            return UnitDetails()
+        program = unit.program
+        return UnitDetails(
+            self._system_units.get(name, f"{DIRECTORY}/{name}"),
+            unit.invocation,
+            "" if program.kind in ("target", "slice", "device") else unit.result,
+            program.oneshot and not program.remains,
+        )
+
+    async def explain(self, name: str) -> str:
+        await self._take_time("explain", (name,))
+        if not is_loadable(name):
+            return INVALID_NAME
+        unit = self._units.load(name)
+        if unit is None or unit.program.load != "loaded":
+            ending = Ending(load_error=self._units.load_error(name, unit))
+        else:
+            ending = Ending(
+                result=unit.result,
+                exit_code=unit.exit_code,
+                exit_status=unit.exit_status,
+                job_result=self.job_result(name),
+            )
+        return render_failure(ending, self._units.log(name)[-_LOG_LINES:])
+
+    async def machine_is_stopping(self) -> bool:
+        await self._take_time("machine-is-stopping", ())
+        return self.stopping
+
+    async def pending_job(self, name: str) -> str:
+        await self._take_time("pending-job", (name,))
+        unit = self._units.get(name)
+        return unit.job.kind if unit and unit.job else self._foreign_jobs.get(name, "")
+
+    async def start(self, name: str) -> None:
+        self._asked.pop(name, None)
+        await self._take_time("start", (name,))
+        self._asked[name] = self._units.queue_start(name)
+
+    async def restart(self, name: str) -> None:
+        self._asked.pop(name, None)
+        await self._take_time("restart", (name,))
+        self._asked[name] = self._units.queue_restart(name)
+
+    async def stop(self, name: str) -> None:
+        self._asked.pop(name, None)
+        await self._take_time("stop", (name,))
+        unit = self._units.load(name)
+        if unit is not None and unit.program.load == "loaded":
+            self._asked[name] = self._units.queue_stop(unit)
+
+    def job_result(self, name: str) -> str:
+        number, result = self._ended.get(name, (-1, ""))
+        return result if number >= self._asked.get(name, math.inf) else ""
+
+    async def wait_for_changes(self) -> Sequence[str]:
+        while not (self._changed and self._bus_is_up):
+            self._has_changed.clear()
+            await self._has_changed.wait()
+        names = tuple(self._changed)
+        self._changed.clear()
+        return names
+
+    def _note(self, name: str) -> None:
+        # What happens while the bus is lost is not heard; all names are told when it is found.
+        if name in self._texts and self._session and self._bus_is_up:
+            self._changed[name] = None
+            self._has_changed.set()
+
+    def _note_all(self) -> None:
+        for name in sorted(self._texts):
+            self._note(name)
+
+    def _note_job_end(self, name: str, number: int, result: str) -> None:
+        if self._bus_is_up:
+            self._ended[name] = (number, result)

@@ -1,0 +1,96 @@
+"""A store that was restored while a machine was away: told by the history's name, where the revision does not tell."""
+
+from fleetd.membership.store_epoch import History, is_same_cluster
+from fleetd.model.unit import UnitState
+from fleetd.registry.registry import Registry
+from fleetd.store.embedded import EmbeddedStore, inline
+from fleetd.store.protocol import Delete, Put
+from tests.agent.machine import DAEMON, MachineUnderTest
+
+
+async def restored(registry: Registry, by: str, known: str) -> str:
+    """What a machine reads that knew the store at a higher revision."""
+    revision = await registry.store.revision()
+    return await History(registry, by, known).read(revision + 50, revision)
+
+
+async def test_the_first_that_sees_the_revision_fall_names_the_history_and_the_others_take_its_name() -> None:
+    registry = Registry(EmbeddedStore(":memory:", offload=inline, cluster_id="one"))
+    before = await History(registry, "m1", "").read(0, 1)
+    named = await restored(registry, "m1", before)
+    assert named != before
+    assert await restored(registry, "m2", before) == named
+    assert await History(registry, "m3", before).read(5, 5) == named
+    again = await restored(registry, "m3", named)
+    assert again not in (before, named)
+    assert is_same_cluster(before, again)
+
+
+async def test_a_store_that_is_set_back_to_before_another_restore_is_named_anew_and_once() -> None:
+    store = EmbeddedStore(":memory:", offload=inline, cluster_id="one")
+    registry = Registry(store)
+    named = await restored(registry, "m1", await store.cluster_id())
+    known = await restored(registry, "m1", named)
+    for restored_to in ([], [Put(registry.key("history"), named.partition("/")[2].encode())]):
+        await store.transact([], restored_to or [Delete(registry.key("history"))])
+        revision = await store.revision()
+        again = await restored(registry, "m1", known)
+        assert again not in (named, known)
+        assert await restored(registry, "m2", known) == again
+        assert await History(registry, "m3", known).read(revision, revision) == again
+
+
+async def test_a_name_does_not_grow_without_end() -> None:
+    registry = Registry(EmbeddedStore(":memory:", offload=inline, cluster_id="one"))
+    name = "one"
+    for _ in range(50):
+        before, name = name, await restored(registry, "m1", name)
+        assert name != before
+    assert len(name) < 1000
+
+
+async def test_of_two_that_see_it_at_once_one_names_it() -> None:
+    store = EmbeddedStore(":memory:", offload=inline, cluster_id="one")
+    registry = Registry(store)
+    before = await store.cluster_id()
+    first, second = (History(registry, machine, before) for machine in ("m1", "m2"))
+    assert await first.read(60, 10) == await second.read(50, 10) == await first.read(10, 11)
+
+
+async def test_where_the_revision_does_not_fall_nothing_is_written() -> None:
+    store = EmbeddedStore(":memory:", offload=inline, cluster_id="one")
+    revision = await store.revision()
+    assert await History(Registry(store), "m1", "").read(revision, revision) == "one"
+    assert await store.revision() == revision
+
+
+async def restore_meanwhile(machine: MachineUnderTest) -> None:
+    """While this machine is away its store is restored, another machine sees that, and more is written than ever."""
+    known, highest = await machine.store.cluster_id(), await machine.store.revision()
+    await machine.stop()
+    await machine.store.close()
+    machine.use_store(known)
+    await restored(machine.registry, "m2", known)
+    while await machine.store.revision() <= highest + 10:
+        await machine.put(UnitState(), "m2", "busy.service")
+
+
+async def test_a_machine_that_was_away_at_the_restore_keeps_what_is_unknown_and_lets_go_of_what_was_moved(
+    machine: MachineUnderTest,
+) -> None:
+    await machine.start()
+    names = ("known.service", "moved.service", "young.service")
+    await machine.place_all(dict.fromkeys(names, DAEMON), 70)
+    for name in names:
+        await machine.until_active(name, 70)
+    pids = dict(machine.systemd.processes())
+    await restore_meanwhile(machine)
+    await machine.place("known.service", 3)
+    await machine.withdraw("moved.service", 3)
+    await machine.start()
+    states = await machine.until(lambda states: states["moved.service"].active == "inactive")
+    states = await machine.until(lambda states: states["young.service"].error != "")
+    assert "does not know this unit" in states["young.service"].error
+    assert machine.ledger.orphans == ("young.service",)
+    del pids["moved.service"]
+    assert machine.systemd.processes() == pids

@@ -1,0 +1,285 @@
+"""Routing, errors and what every resource shares; and that no request whatever ends in a mistake of ours."""
+
+import json
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fleetd.api import schema
+from fleetd.api.http import MAX_BODY_BYTES, Request
+from fleetd.api.routes import Api
+from fleetd.model.placement import Decision
+from fleetd.model.unit import TargetState, UnitState
+from fleetd.registry.registry import Registry
+from fleetd.store.embedded import EmbeddedStore, inline
+from fleetd.store.protocol import Put, Unavailable
+from tests.examples import examples
+
+ROOTS = ("/fleet/v1", "/v1-alpha")
+GET_ONLY = "only GET supported against this resource"
+READABLE = ("units", "units/web.service", "state", "state/web.service", "machines", "discovery")
+OF_UNIT = "only GET, PUT and DELETE supported against this resource"
+OF_MACHINES = "only GET and PATCH supported against this resource"
+
+
+@pytest.mark.parametrize("root", ROOTS)
+@pytest.mark.parametrize(
+    ("path", "allowed", "message"),
+    [
+        ("/units", "GET, HEAD", GET_ONLY),
+        ("/units/web.service", "GET, HEAD, PUT, DELETE", OF_UNIT),
+        ("/state", "GET, HEAD", GET_ONLY),
+        ("/state/web.service", "GET, HEAD", GET_ONLY),
+        ("/machines", "GET, HEAD, PATCH", OF_MACHINES),
+        ("/discovery", "GET, HEAD", "only HTTP GET supported against this resource"),
+        ("", "", ""),
+    ],
+)
+async def test_a_method_that_a_resource_does_not_know_is_refused_with_those_it_does(
+    fleet: Any, root: str, path: str, allowed: str, message: str
+) -> None:
+    methods = ["GET", "HEAD", "PUT", "DELETE", "PATCH", "POST", "OPTIONS", "get"]
+    for method in methods:
+        if method in allowed.split(", "):
+            continue
+        response = await fleet.ask(f"{method} {root}{path}")
+        assert response.status == 405
+        assert ("Allow", allowed) in response.headers
+        if method != "HEAD":
+            assert await fleet.refused(f"{method} {root}{path}") == (405, message)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/fleet",
+        "/fleet/v1/",
+        "/fleet/v1/units/",
+        "/fleet/v1/units/a/b",
+        "/fleet/v1/units/a%2Fb",
+        "/fleet/v1/machines/ID",
+        "/fleet/v1/discovery/x",
+        "/fleet/v1/nothing",
+        "/fleet/v1x",
+        "/fleet/v2",
+        "/fleet/v2/leave",
+        "/metrics",
+        "/v1-alpha/",
+    ],
+)
+async def test_a_path_that_names_nothing_is_not_found_whatever_the_method(fleet: Any, path: str) -> None:
+    for method in ("GET", "PUT", "DELETE", "PATCH", "POST"):
+        response = await fleet.ask(f"{method} {path}")
+        assert (response.status, response.body) == (404, b'{"error":{"code":404,"message":""}}')
+
+
+async def test_the_bare_root_is_no_resource(fleet: Any) -> None:
+    response = await fleet.ask("GET /")
+    assert (response.status, response.body) == (405, b'{"error":{"code":405,"message":""}}')
+
+
+@pytest.mark.parametrize(
+    ("path", "location"),
+    [
+        ("//fleet//v1/units", "/fleet/v1/units"),
+        ("/fleet/v1/../v1/units", "/fleet/v1/units"),
+        ("/fleet/./v1/units/", "/fleet/v1/units/"),
+        ("/../..", "/"),
+        ("/fleet/v1//units?unitName=a%26b&x=", "/fleet/v1/units?unitName=a%26b&x="),
+        ("//evil.example/%0d%0aX:y", "/evil.example/%0D%0AX%3Ay"),
+    ],
+)
+async def test_a_path_that_is_not_clean_is_redirected_to_the_clean_one(fleet: Any, path: str, location: str) -> None:
+    response = await fleet.ask(f"GET {path}")
+    assert (response.status, response.headers) == (301, (("Location", location),))
+
+
+async def test_both_roots_serve_the_same_tree(fleet: Any) -> None:
+    await fleet.add_unit("foo\\x2dbar@1.service")
+    for root in ROOTS:
+        assert json.loads((await fleet.ask(f"GET {root}/units/foo%5Cx2dbar%401.service")).body)["name"] == (
+            "foo\\x2dbar@1.service"
+        )
+
+
+async def test_head_is_get_without_the_body(fleet: Any) -> None:
+    await fleet.add_unit("web.service")
+    await fleet.put(UnitState("loaded", "active", "running", target=TargetState.LAUNCHED), "m1", "web.service")
+    fleet.reconfigure(metrics=lambda: b"some 1\n")
+    readable = [f"{root}/{rest}" for root in ROOTS for rest in READABLE] + ["/fleet/v2/units", "/health", "/metrics"]
+    for path in (*readable, "/fleet/v1/units/absent.service", "/none", "/"):
+        got = await fleet.ask(f"GET {path}")
+        head = await fleet.ask(f"HEAD {path}")
+        assert (got.status == 200) == (path in readable)
+        assert (head.status, head.body) == (got.status, b"")
+        assert head.headers == (*got.headers, ("Content-Length", str(len(got.body))))
+
+
+# When it cannot answer
+
+
+async def test_until_the_daemon_is_ready_every_path_but_its_metrics_says_why_not(fleet: Any) -> None:
+    fleet.reconfigure(not_ready=lambda: "this machine is not registered yet", metrics=lambda: b"fleet_registered 0\n")
+    assert (await fleet.ask("GET /metrics")).body == b"fleet_registered 0\n"
+    message = "fleet server unable to communicate with etcd: this machine is not registered yet"
+    for request in ("GET /fleet/v1/units", "PUT /fleet/v1/units/a.service", "GET /nothing", "GET //", "GET /health"):
+        assert await fleet.refused(request) == (503, message)
+
+
+class Unreachable:
+    """A store that does not answer."""
+
+    def __getattr__(self, name: str) -> Any:
+        async def fail(*_: Any, **__: Any) -> Any:
+            raise Unavailable("etcd at http://127.0.0.1:2379 does not answer")
+
+        return fail
+
+
+async def test_a_store_that_does_not_answer_is_named(fleet: Any) -> None:
+    fleet.registry.store = Unreachable()
+    message = "fleet server unable to communicate with etcd: etcd at http://127.0.0.1:2379 does not answer"
+    options = [{"section": "A", "name": "B", "value": "c"}]
+    for request, body in (
+        ("GET /fleet/v1/units", None),
+        ("GET /fleet/v1/units/a.service", None),
+        ("PUT /fleet/v1/units/a.service", {"options": options}),
+        ("DELETE /fleet/v1/units/a.service", None),
+        ("GET /fleet/v1/state", None),
+        ("GET /fleet/v1/state/a.service", None),
+        ("GET /fleet/v1/machines", None),
+        ("PATCH /fleet/v1/machines", [{"op": "remove", "path": "/m/metadata/k"}]),
+        ("GET /fleet/v2/units", None),
+        ("GET /health", None),
+    ):
+        assert await fleet.refused(request, body) == (503, message)
+
+
+async def test_health_is_well_while_the_store_answers(fleet: Any) -> None:
+    response = await fleet.ask("GET /health")
+    assert (response.status, response.body) == (200, b"{}")
+
+
+async def test_health_is_not_well_on_a_leader_that_cannot_read_the_cluster(fleet: Any) -> None:
+    fleet.reconfigure(trouble=lambda: "this machine leads, but cannot read the cluster: it does not answer")
+    status, message = await fleet.refused("GET /health")
+    assert status == 503
+    assert message.endswith("this machine leads, but cannot read the cluster: it does not answer")
+    assert (await fleet.ask("GET /fleet/v1/units")).status == 200
+
+
+async def test_a_record_that_is_none_is_named_with_what_to_do(fleet: Any) -> None:
+    await fleet.registry.store.transact(
+        [], [Put("/fleet/units/a.service", b"junk"), Put("/fleet/settings/m1", b"junk")]
+    )
+    status, message = await fleet.refused("GET /fleet/v1/units/a.service")
+    assert status == 500
+    assert message.startswith("/fleet/units/a.service holds no units record")
+    assert message.endswith("mend or delete this key in the store")
+    assert (await fleet.ask("GET /fleet/v1/units")).body == b"{}"
+    edit = [{"op": "remove", "path": "/m1/metadata/k"}]
+    assert (await fleet.refused("PATCH /fleet/v1/machines", edit))[0] == 500
+
+
+async def test_a_body_over_the_bound_is_refused(fleet: Any) -> None:
+    for size, status in ((MAX_BODY_BYTES + 1, 413), (MAX_BODY_BYTES, 400)):
+        assert (await fleet.refused("PUT /fleet/v1/units/a.service", b"x" * size))[0] == status
+
+
+# What the daemon lends
+
+
+async def test_a_machine_leaves_only_when_told_so_on_itself(fleet: Any) -> None:
+    asked = 0
+
+    async def leave() -> schema.Leaving:
+        nonlocal asked
+        asked += 1
+        return schema.Leaving(waiting_for=("web.service",))
+
+    fleet.reconfigure(leave=leave)
+    assert (await fleet.refused("POST /fleet/v2/leave"))[0] == 403
+    assert await fleet.refused("GET /fleet/v2/leave") == (405, "only POST supported against this resource")
+    assert asked == 0
+    response = await fleet.api.handle(Request("POST", "/fleet/v2/leave", local=True))
+    assert (response.status, response.body, asked) == (200, b'{"waitingFor":["web.service"]}', 1)
+
+
+async def test_metrics_are_served_as_they_are_rendered(fleet: Any) -> None:
+    fleet.reconfigure(metrics=lambda: b"fleet_engine_reconcile_count_total 1\n")
+    response = await fleet.ask("GET /metrics")
+    assert response.headers == (("Content-Type", "text/plain; version=0.0.4"),)
+    assert response.body == b"fleet_engine_reconcile_count_total 1\n"
+
+
+# Whatever is sent
+
+TEXT = st.text(max_size=12) | st.sampled_from(["web.service", "web@.service", "units", "..", "%", "\0", "inactive"])
+SENT = TEXT | st.sampled_from(["\udcff", "a\ud800.service"])  # bytes that are no UTF-8 arrive as half a surrogate pair
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["name", "options", "desiredState", "section", "value", "op", "path"]), inner, max_size=4
+        )
+    ),
+    max_leaves=12,
+)
+OPTION = st.fixed_dictionaries({}, optional={"section": TEXT, "name": TEXT, "value": TEXT})
+UNIT = st.fixed_dictionaries(
+    {}, optional={"name": TEXT, "options": st.lists(OPTION | st.none(), max_size=3), "desiredState": TEXT}
+)
+EDIT = st.fixed_dictionaries({}, optional={"op": TEXT, "path": TEXT, "value": JSON})
+BODY = st.binary(max_size=40) | (JSON | UNIT | st.lists(EDIT, max_size=3)).map(lambda value: json.dumps(value).encode())
+PATHS = st.sampled_from(
+    ["/fleet/v1/units/", "/fleet/v1/state/", "/fleet/v1/", "/v1-alpha/units/", "/fleet/v2/", "/", ""]
+)
+REQUEST = st.builds(
+    Request,
+    method=st.sampled_from(["GET", "HEAD", "PUT", "DELETE", "PATCH", "POST"]) | TEXT,
+    path=st.tuples(PATHS, SENT | st.sampled_from(["machines", "state"])).map("".join),
+    query=st.lists(
+        st.tuples(st.sampled_from(["nextPageToken", "limit", "machineID", "unitName", "name"]), SENT), max_size=3
+    ).map(tuple),
+    headers=st.sampled_from([(), (("Content-Type", "application/json"),)]),
+    body=BODY,
+)
+
+
+@settings(max_examples=examples(400))
+@given(st.lists(REQUEST, min_size=1, max_size=3))
+async def test_no_request_ends_in_a_mistake_of_ours(requests: list[Request]) -> None:
+    store = EmbeddedStore(":memory:", offload=inline)
+    api = Api(Registry(store))
+    try:
+        for request in requests:
+            response = await api.handle(request)
+            assert response.status in (200, 201, 204, 301, 400, 404, 405, 409, 413, 415)
+            if response.status >= 400 and request.method != "HEAD":
+                assert json.loads(response.body)["error"]["code"] == response.status
+        assert (await api.handle(Request("GET", "/fleet/v1/units"))).status == 200
+    finally:
+        await store.close()
+
+
+async def test_five_hundred_units_are_listed_in_well_under_a_tenth_of_a_second_of_processor_time(fleet: Any) -> None:
+    fleet.reconfigure(token_limit=500)
+    for number in range(500):
+        name = f"web{number}.service"
+        text = (
+            f"[Unit]\nDescription=number {number}\n[Service]\nExecStart=/bin/sleep {number}\n[X-Fleet]\nConflicts=a*\n"
+        )
+        await fleet.add_unit(name, text, "launched")
+        await fleet.put(Decision(name, 1, machine="m1"), name)
+        await fleet.put(UnitState("loaded", "active", "running", target=TargetState.LAUNCHED), "m1", name)
+    durations = []
+    for _ in range(5):
+        started = time.process_time()
+        response = await fleet.ask("GET /fleet/v1/units")
+        durations.append(time.process_time() - started)
+    assert len(json.loads(response.body)["units"]) == 500
+    assert min(durations) < 0.1

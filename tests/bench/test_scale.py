@@ -1,0 +1,39 @@
+"""That a crowd goes through its whole life, and its report tells all of it. How long anything takes is no matter."""
+
+from pathlib import Path
+
+import pytest
+
+from contrib.bench.scale.phases import JOIN, ONE, START, Size
+from contrib.bench.scale.report import figures_of, render_report
+from contrib.bench.scale.run import run_crowd
+from tests.requirements import require_etcd
+
+SMALL = Size(machines=5, units=50, ttl_s=2.0, rest_s=1.0, processes=2)
+LARGE = Size(machines=100, units=2000, ttl_s=10.0, rest_s=10.0, processes=2)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("size", [SMALL, pytest.param(LARGE, marks=pytest.mark.soak)], ids=["small", "large"])
+def test_a_crowd_goes_through_every_phase_and_is_reported(tmp_path: Path, size: Size) -> None:
+    require_etcd()
+    said: list[str] = []
+    findings = run_crowd(size, tmp_path, said.append)
+    names = list(findings.phases)
+    assert names[:3] == [JOIN, "at rest, without units", START]
+    assert names[3:5] == ["at rest, with all units", ONE]
+    assert names[5:] == ["one machine lost", "a tenth of the machines lost", "the leader's machine lost"]
+    assert [line.partition(":")[0] for line in said] == [*names, "the floor of it"]
+    start = findings.phases[START]
+    assert start.counts["transaction units"].keys == size.units
+    assert start.counts["transaction units"].requests == 1  # they are asked for all at once
+    # Where each is, and what its machine is told; with each transaction at most, how much there is by now.
+    decided = start.counts["transaction decisions"]
+    assert 2 * size.units < decided.keys <= 2 * size.units + decided.requests
+    assert all(phase.took_s > 0 and phase.etcd_cpu_s >= 0 for phase in findings.phases.values())
+    assert all(findings.phases[name].took_s > size.ttl_s / 2 for name in names[5:])  # nobody is dead before its lease
+    assert findings.floor.took_s > 0
+    assert {figure.key: figure.value for figure in figures_of(findings)}["start"] == start.took_s
+    report = render_report(findings)
+    assert all(name in report for name in names)
+    assert f"| {size.machines * 10} | {size.units * 10} |" in report

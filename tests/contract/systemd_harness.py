@@ -1,0 +1,166 @@
+"""What the suite of fleetd/systemd is run on: a simulated systemd, or the real one of the machine this runs in."""
+
+import asyncio
+import contextlib
+import os
+import subprocess
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+from fleetd.systemd.dbus import SystemdOverDBus
+from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager, UnitStatus
+from fleetd.testing.simulated_systemd import SimulatedSystemd
+
+LIBRARY_VARIABLE = "FLEET_TEST_DBUS_LIBRARY"  # set: run on the real systemd here, over this library
+PATIENCE_S = 15.0
+
+SLEEPER = "[Service]\nExecStart=/bin/sleep infinity\n"
+ENDS_WITH_3 = "[Service]\nExecStart=/bin/sh -c 'echo the disk is on fire; exit 3'\n"
+
+
+class Bench(Protocol):
+    """A service manager, and what a person at the machine could do to it. `others` are units that are not ours."""
+
+    manager: ServiceManager
+
+    async def reconnect(self) -> None:
+        """End the connection and begin another, as a restart of fleetd does."""
+
+    def lose_bus(self) -> None:
+        """Break the bus. It comes back within a second or two."""
+
+    def crash(self, name: str) -> None:
+        """Kill the main process of a running unit."""
+
+    def pid(self, name: str) -> int:
+        """The main process of a unit, 0 if it has none."""
+
+    async def start_turn(self, name: str) -> int:
+        """A number that is higher for a unit that was started later."""
+
+
+class SimulatedBench:
+    def __init__(self) -> None:
+        self.manager = SimulatedSystemd()
+
+    async def reconnect(self) -> None:
+        await self.manager.close()
+        await self.manager.connect()
+
+    def lose_bus(self) -> None:
+        self.manager.lose_bus(for_s=0.2)
+
+    def crash(self, name: str) -> None:
+        self.manager.crash(name)
+
+    def pid(self, name: str) -> int:
+        return self.manager.pid(name)
+
+    async def start_turn(self, name: str) -> int:
+        return int((await self.manager.details(name)).invocation, 16)
+
+
+class RealBench:
+    def __init__(self, library: str) -> None:
+        self._library = library
+        self.manager = SystemdOverDBus(library=library)
+
+    async def reconnect(self) -> None:
+        await self.manager.close()
+        self.manager = SystemdOverDBus(library=self._library)
+        await self.manager.connect()
+
+    def lose_bus(self) -> None:
+        systemctl("restart", "dbus.service")
+
+    def crash(self, name: str) -> None:
+        systemctl("kill", "--kill-whom=main", "--signal=KILL", name)
+
+    def pid(self, name: str) -> int:
+        return int(systemctl("show", "--value", "--property=MainPID", name))
+
+    async def start_turn(self, name: str) -> int:
+        return int(systemctl("show", "--value", "--property=InactiveExitTimestampMonotonic", name))
+
+
+def systemctl(*arguments: str) -> str:
+    """Run systemctl on this machine, and give what it prints. Raises CalledProcessError."""
+    return subprocess.run(["systemctl", *arguments], check=True, capture_output=True, text=True).stdout.strip()
+
+
+@asynccontextmanager
+async def open_bench() -> AsyncIterator[Bench]:
+    """A connected bench without units of ours, and nothing to tell; afterwards it is left like that."""
+    library = os.environ.get(LIBRARY_VARIABLE)
+    bench: Bench = RealBench(library) if library else SimulatedBench()
+    await bench.manager.connect()
+    try:
+        yield bench
+        await _clear(bench.manager)
+    finally:
+        await bench.manager.close()
+
+
+async def _clear(manager: ServiceManager) -> None:
+    names = list(manager.read_files())
+    at_work = [name for name, unit in (await manager.observe(names)).items() if unit.active != "inactive" or unit.job]
+    await asyncio.gather(*(manager.stop(name) for name in at_work))
+    await until_all(manager, names, lambda unit: unit.active in ("inactive", "failed") and not unit.job)
+    await manager.link({}, manager.find_links())
+    await manager.remove(names)
+    if await manager.reload_needed(names):
+        await manager.reload()
+
+
+async def until_all(
+    manager: ServiceManager, names: Collection[str], holds: Callable[[UnitStatus], bool]
+) -> Mapping[str, UnitStatus]:
+    """Follow the changes until this holds of all units, and give their states. Raises TimeoutError with them.
+
+    It looks again after changes alone, so a change that is not told fails the test; that a bus is found again is one.
+    """
+    seen: Mapping[str, UnitStatus] = {name: UnitStatus(name, load="") for name in names}
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                with contextlib.suppress(ManagerUnavailable):
+                    seen = await manager.observe(names)
+                    if all(holds(unit) for unit in seen.values()):
+                        break
+                await manager.wait_for_changes()
+    except TimeoutError:
+        late = [unit for unit in seen.values() if not holds(unit)]
+        raise TimeoutError(f"after {PATIENCE_S} s: {late}") from None
+    return seen
+
+
+async def until_active(manager: ServiceManager, *names: str) -> Mapping[str, UnitStatus]:
+    return await until_all(manager, names, lambda unit: unit.active == "active" and not unit.job)
+
+
+async def until_ended(manager: ServiceManager, *names: str) -> Mapping[str, UnitStatus]:
+    return await until_all(manager, names, lambda unit: unit.active in ("inactive", "failed") and not unit.job)
+
+
+def oneshot(command: str, more: str = "") -> str:
+    return f"[Service]\nType=oneshot\nExecStart={command}\n{more}"
+
+
+async def start_all(manager: ServiceManager, *names: str) -> None:
+    await asyncio.gather(*(manager.start(name) for name in names))
+
+
+async def next_changes(manager: ServiceManager) -> list[str]:
+    async with asyncio.timeout(PATIENCE_S):
+        return list(await manager.wait_for_changes())
+
+
+async def quiet(manager: ServiceManager) -> None:
+    """Take what changes there are, until there are none for a while."""
+    try:
+        while True:
+            async with asyncio.timeout(0.3):
+                await manager.wait_for_changes()
+    except TimeoutError:
+        return

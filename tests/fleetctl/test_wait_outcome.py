@@ -1,0 +1,242 @@
+"""What a unit's report means for a command that waits: the rows are situations, the verdicts what is said of them."""
+
+import time
+
+import msgspec
+import pytest
+
+from fleetctl.parsing import bound_s
+from fleetctl.wait import observe
+from fleetctl.wait_outcome import (
+    PROVEN_S,
+    SEEN_AFRESH_S,
+    SEEN_AT_REST_S,
+    SEEN_BEFORE_S,
+    SEEN_RESTARTING_S,
+    Arrived,
+    Failed,
+    Judge,
+    Pending,
+    Verdict,
+    judge_launched,
+    judge_loaded,
+    judge_stopped,
+    judge_unloaded,
+    why_nowhere,
+)
+from fleetd.api.schema import CopyReport, UnitReport, Wait
+
+M1, M2 = "1" * 32, "2" * 32
+AT = "11111111.../10.0.0.1"
+
+
+def report(*copies: CopyReport, decided: int = 5, machine: str = M1, reason: str = "", **fields: object) -> UnitReport:
+    return UnitReport(
+        name="web.service",
+        target="launched",
+        generation=5,
+        decided=decided,
+        machine=machine,
+        reason=reason,
+        copies=copies,
+        **fields,  # type: ignore[arg-type]
+    )
+
+
+def copy(active: str, sub: str = "x", generation: int = 5, machine: str = M1, **fields: object) -> CopyReport:
+    given = {"load": "loaded", "hash": "abc", **fields}
+    return CopyReport(
+        machine=machine,
+        address="10.0.0.1",
+        active=active,
+        sub=sub,
+        generation=generation,
+        **given,  # type: ignore[arg-type]
+    )
+
+
+UNDECIDED = Pending("the leader has not decided yet where it goes")
+NOT_YET = Pending("11111111... has not carried it out yet")
+WAITS = "waits for machine 11111111 to come back, until 2027-01-15 12:05:00 UTC"
+AGAIN = f"has been started on {AT} by something else there: its socket or timer, a unit that wants it, a person"
+PARKED = "waits for machine 11111111, which is parked: its fleetd was stopped"
+ON_M1 = Wait("machine", machine=M1)
+PARKED_WAIT = Pending(f"it {PARKED}", told=True)
+
+SITUATIONS: list[tuple[Judge, UnitReport, Verdict]] = [
+    (judge_launched, report(copy("active")), Arrived(AT, PROVEN_S)),
+    (judge_launched, report(copy("active", error="held as it was")), Arrived(AT, PROVEN_S)),
+    (judge_launched, report(copy("inactive", completed=True)), Arrived(AT)),
+    (judge_launched, report(machine="", reason="completed"), Arrived()),
+    (judge_launched, report(reason=WAITS), Pending(f"it {WAITS}", told=True)),
+    (judge_launched, report(copy("active", generation=4), reason=WAITS), Pending(f"{AT} has not carried it out yet")),
+    # An older wish says nothing about this one.
+    (judge_launched, report(copy("active"), decided=4), UNDECIDED),
+    (judge_launched, report(machine="", reason="no machine fits", decided=4), UNDECIDED),
+    (judge_launched, report(copy("failed", generation=4)), Pending(f"{AT} has not carried it out yet")),
+    (judge_launched, report(copy("active", generation=4)), Pending(f"{AT} has not carried it out yet")),
+    (judge_launched, report(), NOT_YET),
+    # Nor does a copy elsewhere, or one that the cluster does not know.
+    (judge_launched, report(copy("active", machine=M2, retiring=True)), NOT_YET),
+    (judge_launched, report(copy("active", orphaned=True)), NOT_YET),
+    # On the way.
+    (judge_launched, report(copy("activating", "start-pre")), Pending(f"it is activating (start-pre) on {AT}")),
+    (
+        judge_launched,
+        report(machine="", reason="waits until 22222222 has stopped it"),
+        Pending("it waits until 22222222 has stopped it", told=True),
+    ),
+    # Failures, each with how long it has to show before it counts.
+    (
+        judge_launched,
+        report(copy("activating", "auto-restart")),
+        Failed(
+            f"has ended on {AT}, and systemd restarts it as its Restart= says: fleetctl journal web.service says why",
+            SEEN_RESTARTING_S,
+        ),
+    ),
+    (
+        judge_launched,
+        report(copy("active", note="[Install] Alias=db.service has no effect: pg.service has it")),
+        Arrived(AT, PROVEN_S, f"is on {AT}: [Install] Alias=db.service has no effect: pg.service has it"),
+    ),
+    (
+        judge_launched,
+        report(copy("inactive", "dead")),
+        Failed(f"was started on {AT}, but does not run (inactive, dead)", SEEN_AT_REST_S),
+    ),
+    (
+        judge_launched,
+        report(copy("inactive", load="masked")),
+        Failed(f"could not be loaded on {AT}: systemd says masked", SEEN_AFRESH_S),
+    ),
+    (judge_launched, report(copy("failed", error="boom")), Failed(f"failed on {AT} (x): boom", SEEN_AFRESH_S)),
+    (
+        judge_launched,
+        report(copy("inactive", generation=0, error="no such user")),
+        Failed(f"failed on {AT}: no such user", SEEN_BEFORE_S),
+    ),
+    (
+        judge_launched,
+        report(machine=""),
+        Pending("it cannot be placed: no machine fits. It starts as soon as one fits", told=True),
+    ),
+    (judge_loaded, report(copy("inactive")), Arrived(AT)),
+    (judge_loaded, report(copy("failed")), Arrived(AT)),
+    (judge_loaded, report(copy("deactivating", "stop", 4)), Pending(f"it is still deactivating (stop) on {AT}")),
+    (judge_loaded, report(copy("inactive", generation=4)), Pending(f"{AT} has not carried it out yet")),
+    (
+        judge_loaded,
+        report(copy("inactive", load="not-found")),
+        Failed(f"could not be loaded on {AT}: systemd says not-found", SEEN_AFRESH_S),
+    ),
+    (judge_stopped, report(copy("inactive")), Arrived(AT)),
+    (judge_stopped, report(copy("inactive", load="not-found")), Arrived(AT)),
+    (judge_stopped, report(machine=""), Arrived()),
+    (judge_stopped, report(machine="", decided=4), UNDECIDED),
+    (
+        judge_stopped,
+        report(copy("inactive"), copy("active", machine=M2, retiring=True)),
+        Pending("it is still active (x) on 22222222.../10.0.0.1"),
+    ),
+    (
+        judge_stopped,
+        report(copy("active", generation=4, error="Job timed out")),
+        Pending(f"it is still active (x) on {AT}; its last word: Job timed out"),
+    ),
+    (judge_stopped, report(copy("active", target="loaded")), Arrived(AT, note=AGAIN)),
+    (judge_loaded, report(copy("active", target="loaded")), Arrived(AT, note=AGAIN)),
+    (judge_stopped, report(copy("active", target="launched")), Pending(f"it is still active (x) on {AT}")),
+    # What systemd says of the job that was asked for last.
+    (
+        judge_launched,
+        report(copy("inactive", "dead", result="condition", note="ConditionPathExists=/x is not met.")),
+        Arrived(AT, note=f"was not started on {AT}: ConditionPathExists=/x is not met"),
+    ),
+    (
+        judge_launched,
+        report(copy("inactive", "dead", result="assert", error="AssertPathExists=/x is not met")),
+        Failed(f"failed on {AT}: AssertPathExists=/x is not met", SEEN_AFRESH_S),
+    ),
+    (
+        judge_launched,
+        report(copy("inactive", "dead", result="done")),
+        Arrived(AT, note=f"has ended on {AT} already, with success"),
+    ),
+    (judge_launched, report(copy("active", result="condition")), Arrived(AT, PROVEN_S)),
+    (
+        judge_launched,
+        report(copy("inactive", generation=4, result="refused", error="its service is not loaded")),
+        Failed(f"failed on {AT}: its service is not loaded", SEEN_AFRESH_S),
+    ),
+    (
+        judge_stopped,
+        report(copy("active", generation=4, result="refused", error="it may not be stopped by hand")),
+        Failed(f"is not stopped on {AT}: it may not be stopped by hand", SEEN_AFRESH_S),
+    ),
+    # A machine that does not take it, or that nobody is at.
+    (
+        judge_launched,
+        report(copy("inactive", generation=0, refusal="has its own /etc/x", error="choose another name")),
+        Pending(f"it is refused by {AT}, which has its own /etc/x", told=True),
+    ),
+    (judge_launched, report(copy("active", generation=4), reason=PARKED, wait=ON_M1), PARKED_WAIT),
+    (judge_stopped, report(copy("active", generation=4), reason=PARKED, wait=ON_M1), PARKED_WAIT),
+    (judge_unloaded, report(copy("active"), machine="", reason=PARKED, wait=ON_M1), PARKED_WAIT),
+    (
+        judge_unloaded,
+        report(copy("active"), machine="", reason="waits until 1 has stopped it", wait=Wait("stop", machine=M1)),
+        Pending(f"it is still active (x) on {AT}"),
+    ),
+    (judge_launched, report(machine="", reason=f"no peer is there; {PARKED}", wait=ON_M1), PARKED_WAIT),
+    (judge_unloaded, report(machine="", decided=0), Arrived()),
+    (judge_unloaded, report(machine=""), Arrived()),
+    (judge_unloaded, report(copy("inactive", hash="", error="said before"), machine=""), Arrived()),
+    (judge_unloaded, report(copy("active", orphaned=True), machine=""), Arrived()),
+    (judge_unloaded, report(machine="", decided=4), Pending("the leader has not taken it off its machine yet")),
+    (judge_unloaded, report(decided=0), Pending("the leader has not taken it off its machine yet")),
+    (judge_unloaded, report(copy("inactive"), machine=""), Pending(f"it is still inactive (x) on {AT}")),
+    (judge_unloaded, report(copy("active", hash="")), Pending(f"it is still active (x) on {AT}")),
+]
+
+
+@pytest.mark.parametrize(("judge", "seen", "verdict"), SITUATIONS)
+def test_a_report_is_judged_by_what_it_says_of_this_wish(judge: Judge, seen: UnitReport, verdict: Verdict) -> None:
+    assert judge(seen, 5) == verdict
+
+
+def test_refusals_are_counted_the_commonest_first() -> None:
+    seen = report(machine="", reason="no machine fits", refusals={"b": 1, "a": 1, "c": 2})
+    verdict = judge_launched(seen, 5)
+    assert isinstance(verdict, Pending)
+    assert ": c (2 machines), a (1 machine), b (1 machine). " in verdict.what
+
+
+def test_what_is_no_service_is_active_when_it_is() -> None:
+    seen = msgspec.structs.replace(report(copy("active")), name="front.socket")
+    assert judge_launched(seen, 5) == Arrived(AT)
+
+
+def test_the_last_lines_of_a_unit_stand_below_one_another_each_once() -> None:
+    error = "exit-code: status 7; last lines:\ndisk\x1b[31m full\n\ndisk\x1b[31m full\nends\n"
+    verdict = judge_launched(report(copy("failed", error=error)), 5)
+    assert isinstance(verdict, Failed)
+    assert verdict.why == f"failed on {AT} (x): exit-code: status 7; last lines:\n    disk\\x1b[31m full\n    ends"
+
+
+@pytest.mark.parametrize(("attempts", "expected_s"), [(0, 300.0), (-1, 300.0), (1, 2.0), (30, 60.0)])
+def test_a_wait_is_bounded_whatever_is_asked(attempts: int, expected_s: float) -> None:
+    assert bound_s(attempts) == expected_s
+
+
+def test_what_takes_its_time_to_be_answered_is_asked_half_of_the_time_at_most() -> None:
+    answers = list(observe(lambda: time.sleep(0.2), 1.0))
+    assert 1 <= len(answers) <= 3
+
+
+def test_a_unit_whose_home_is_lost_is_nowhere_while_it_is_waited_for() -> None:
+    reason = "waits for machine 11111111 to come back, until 2027-01-15 12:05:00 UTC"
+    report = UnitReport("away.service", "launched", generation=1, decided=1, machine="1" * 32, reason=reason)
+    wait = Wait("machine", machine=report.machine)
+    assert why_nowhere(msgspec.structs.replace(report, wait=wait)) == reason
+    assert why_nowhere(msgspec.structs.replace(report, reason="")) == ""  # on its way there

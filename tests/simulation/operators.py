@@ -1,0 +1,137 @@
+"""The people of a simulated cluster: they wish things of units through the API, and remember what they were promised.
+
+What was acknowledged must stand in the store; of what was not, nobody knows. Whether it does is checkers.py's matter.
+"""
+
+import asyncio
+import math
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from fleetd.api import schema
+from fleetd.api.http import Request, Response
+from fleetd.model.unit import TargetState, Unit
+from fleetd.model.unitfile import parse_unit_file
+from tests.simulation.machine import SimulatedMachine
+from tests.simulation.units import unit_text
+
+Wish = tuple[str, TargetState] | None  # text and target state; None: that there is no such unit
+IN_DOUBT_S = 30.0  # so long a request may be on its way that nobody waits for
+PATIENCE_S = 20.0
+_JSON = (("Content-Type", schema.JSON_TYPE),)
+
+
+class People:
+    """Wishes go to the first machine that answers, beginning with another one each time."""
+
+    def __init__(self, machines: Sequence[SimulatedMachine], say: Callable[[str], None]) -> None:
+        self._machines = machines
+        self._say = say
+        self._turn = 0
+        self._busy: dict[str, asyncio.Lock] = {}
+        self._possible: dict[str, dict[Wish, float]] = {}  # name → what may stand in the store → until when it may
+        self._unknown: dict[str, None] = {}
+        self.answers = 0  # how many wishes came to an end
+
+    @property
+    def names(self) -> list[str]:
+        """Every unit that anybody ever wished something of."""
+        return sorted(self._possible)
+
+    def accounts_for(self, name: str, wish: Wish) -> bool:
+        """Whether this may stand in the store for the name. It may then for as long as nothing else is wished."""
+        if name in self._unknown:
+            return True
+        possible = self._possible.get(name, {None: math.inf})
+        if possible.get(wish, -math.inf) < asyncio.get_running_loop().time():
+            return False
+        possible[wish] = math.inf
+        return True
+
+    def describe(self, name: str) -> str:
+        """What may stand in the store for the name, for a person."""
+        wishes = self._possible.get(name, {None: math.inf})
+        return " or ".join("no unit" if wish is None else f"{wish[1]}" for wish in wishes)
+
+    def learn(self, units: dict[str, Unit]) -> None:
+        """The store was set back to an older snapshot: this is what it holds. Of wishes under way nothing is known."""
+        busy = [name for name, lock in self._busy.items() if lock.locked()]
+        self.answers += 1
+        self._possible = {name: {(unit.text, unit.target): math.inf} for name, unit in units.items()}
+        self._unknown = dict.fromkeys(busy)
+
+    async def submit(self, name: str, target: TargetState, edition: int) -> None:
+        """Hand in the unit file of this edition with this target state."""
+        text = unit_text(name, edition)
+        options = [schema.UnitOption(each.section, each.name, each.value) for each in parse_unit_file(text)]
+        body = {"name": name, "desiredState": target, "options": options}
+        request = Request("PUT", f"{schema.V1}/units/{name}", headers=_JSON, body=msgspec.json.encode(body))
+        await self._wish(f"submit {target} {edition}", name, request, lambda before: (text, target))
+
+    async def set_target(self, name: str, target: TargetState) -> None:
+        """Change the target state of a unit that is there."""
+        body = msgspec.json.encode({"name": name, "desiredState": target})
+        request = Request("PUT", f"{schema.V1}/units/{name}", headers=_JSON, body=body)
+        await self._wish(f"set {target}", name, request, lambda before: before and (before[0], target))
+
+    async def restart(self, name: str) -> None:
+        """Have a unit started anew. It answers 200 whatever comes of it, and leaves what is wished."""
+        body = msgspec.json.encode(schema.Restarts((name,)))
+        response = await self._ask(Request("POST", f"{schema.V2}/restart", headers=_JSON, body=body))
+        self._say(f"restart {name}: {response.status if response else 'no answer'}")
+
+    async def destroy(self, name: str) -> None:
+        """Destroy a unit."""
+        request = Request("DELETE", f"{schema.V1}/units/{name}")
+        await self._wish("destroy", name, request, lambda before: None)
+
+    async def set_metadata(self, machine: str, key: str, value: str) -> None:
+        """Change the metadata of a machine ('': hide the key)."""
+        edit = {"op": "replace" if value else "remove", "path": f"/{machine}/metadata/{key}", "value": value or None}
+        body = msgspec.json.encode([edit])
+        response = await self._ask(Request("PATCH", f"{schema.V1}/machines", headers=_JSON, body=body))
+        self._say(f"metadata {machine[:2]} {key}={value}: {response.status if response else 'no answer'}")
+
+    async def forget_machine(self, machine: str) -> None:
+        """Give up a machine that is parked."""
+        response = await self._ask(Request("DELETE", f"{schema.V2}/machines/{machine}"))
+        self._say(f"forget {machine[:2]}: {response.status if response else 'no answer'}")
+
+    async def _wish(self, what: str, name: str, request: Request, change: Callable[[Wish], Wish]) -> None:
+        async with self._busy.setdefault(name, asyncio.Lock()):
+            before = self._possible.get(name, {None: math.inf})
+            after = dict.fromkeys((change(wish) for wish in before), math.inf)
+            self._possible[name] = before | after
+            response = await self._ask(request)
+            now_s = asyncio.get_running_loop().time()
+            self.answers += 1
+            if name in self._unknown:
+                if response is not None and response.status in (201, 204):
+                    del self._unknown[name]
+                    self._possible[name] = after
+            elif response is not None and response.status in (201, 204):
+                late = dict.fromkeys(before, now_s + IN_DOUBT_S) if len(before) > 1 else {}
+                self._possible[name] = late | after
+            elif response is not None:
+                self._possible[name] = before
+            self._say(f"{what} {name}: {response.status if response else 'no answer'}")
+
+    async def _ask(self, request: Request) -> Response | None:
+        """The answer of the first machine that has one to give; None: whether it was done is not known."""
+        in_doubt = False
+        self._turn += 1
+        for offset in range(len(self._machines)):
+            machine = self._machines[(self._turn + offset) % len(self._machines)]
+            if not machine.serves:
+                continue
+            try:
+                async with asyncio.timeout(PATIENCE_S):
+                    response = await machine.answer(request)
+            except TimeoutError:
+                in_doubt = True
+                continue
+            if response.status < 500:
+                return None if in_doubt and response.status >= 400 else response
+            in_doubt = True
+        return None if in_doubt else Response(409)

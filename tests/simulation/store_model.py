@@ -1,0 +1,96 @@
+"""What the store holds, write by write, as nobody in the cluster can see it: the moment it happens, and in full.
+
+Checkers and scenarios read it. Nothing is judged here.
+"""
+
+import asyncio
+from typing import Any
+
+from fleetd.model.machine import Machine, MachineSettings
+from fleetd.model.placement import Decision, Placement
+from fleetd.model.unit import Unit, UnitState
+from fleetd.registry.registry import Path, Registry, decode
+from fleetd.store.protocol import Event, KeyValue
+
+Names = tuple[str, str]
+
+
+class Truth:
+    """The records of the store, by what their keys name."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self.items: dict[str, KeyValue] = {}
+        self.units: dict[str, Unit] = {}
+        self.machines: dict[str, Machine] = {}
+        self.decisions: dict[str, Decision] = {}
+        self.synced: dict[str, str] = {}
+        self.settings: dict[str, MachineSettings] = {}
+        self.placements: dict[Names, Placement] = {}  # (machine, unit)
+        self.states: dict[Names, UnitState] = {}
+        self.absent_since: dict[str, float] = {}  # machines that were there once, and are not
+        self.leaders: list[str] = []  # every machine that took office, in order
+
+    def forget(self) -> None:
+        """The store was set back: what it holds comes anew."""
+        now_s = asyncio.get_running_loop().time()
+        self.absent_since |= dict.fromkeys(self.machines, now_s)
+        for records in (self.items, self.units, self.machines, self.decisions, self.synced, self.settings):
+            records.clear()
+        self.placements.clear()
+        self.states.clear()
+
+    def path(self, key: str) -> Path | None:
+        """What a key names."""
+        return self._registry.parse_key(key)
+
+    def apply(self, event: Event) -> None:
+        """Take in one write."""
+        path = self.path(event.key)
+        if path is None:
+            return
+        if event.item is None:
+            self.items.pop(event.key, None)
+        else:
+            self.items[event.key] = event.item
+        record = decode(path.kind, event.item) if event.item else None
+        match path.kind:
+            case "placements":
+                _set(self.placements, (path.first, path.second), record)
+            case "states":
+                _set(self.states, (path.first, path.second), record)
+            case "units":
+                _set(self.units, path.first, record)
+            case "decisions":
+                _set(self.decisions, path.first, record)
+            case "settings":
+                _set(self.settings, path.first, record)
+            case "synced":
+                _set(self.synced, path.first, record.session if record else None)
+            case "machines":
+                self._set_machine(path.first, record)
+            case "leader":
+                if record is not None:
+                    self.leaders.append(record.machine)
+
+    def _set_machine(self, machine: str, record: Machine | None) -> None:
+        _set(self.machines, machine, record)
+        if record is not None:
+            self.absent_since.pop(machine, None)
+        else:
+            self.absent_since[machine] = asyncio.get_running_loop().time()
+
+    def item(self, kind: str, *names: str) -> KeyValue | None:
+        """A record as it is stored."""
+        return self.items.get(self._registry.key(kind, *names))
+
+    def homes(self, unit: str) -> list[str]:
+        """The machines that the unit is ordered to be on."""
+        return [machine for (machine, name), order in self.placements.items() if name == unit and order.stays]
+
+
+def _set(records: dict[Any, Any], key: Any, record: Any) -> None:
+    if record is None:
+        records.pop(key, None)
+    else:
+        records[key] = record
