@@ -138,7 +138,7 @@ class Client:
 
     def remains(self, names: Iterable[str]) -> dict[str, schema.UnitReport]:
         """The same of those that any machine has a copy of, be they destroyed or not."""
-        return {name: report for name, report in self._all_reports(list(names)).items() if report.copies}
+        return {name: report for name, report in self._all_reports(list(names)).items() if report.allocations}
 
     def _all_reports(self, names: Sequence[str]) -> dict[str, schema.UnitReport]:
         """Reports on what exists, or has copies: all in one request where the API takes so many names."""
@@ -168,37 +168,37 @@ class Client:
         asked = units if names is None else names
         return describe_units([units.get(name, schema.Unit(name)) for name in asked], states, addresses)
 
-    def carry_out(self, wishes: Sequence[schema.Wish]) -> dict[str, ApiError]:
+    def carry_out(self, operations: Sequence[schema.UnitOperation]) -> dict[str, ApiError]:
         """Have each wish done, all in one request where they fit, and the API takes more than one; of those that were
         refused the errors, by unit. Raises ClientError where it is not known what was done."""
         refused: dict[str, ApiError] = {}
-        for batch in cut_wishes(wishes):
-            body = schema.Wishes(tuple(batch))
-            answer = self._post(f"{schema.V2}/units", body, schema.Outcomes) if len(batch) > 1 else None
+        for batch in cut_wishes(operations):
+            body = schema.UnitOperations(tuple(batch))
+            answer = self._post(f"{schema.V2}/units", body, schema.Results) if len(batch) > 1 else None
             if answer is None:
                 refused |= self._carry_out_singly(batch)
             else:
-                failed = (outcome for outcome in answer.outcomes if outcome.code >= 400)
+                failed = (result for result in answer.results if result.code >= 400)
                 refused |= {each.name: self._refusal(each.code, each.message) for each in failed}
         return refused
 
-    def _carry_out_singly(self, wishes: Iterable[schema.Wish]) -> dict[str, ApiError]:
+    def _carry_out_singly(self, operations: Iterable[schema.UnitOperation]) -> dict[str, ApiError]:
         refused: dict[str, ApiError] = {}
-        for wish in wishes:
+        for operation in operations:
             try:
-                self._carry_out_one(wish)
+                self._carry_out_one(operation)
             except ApiError as error:
-                refused[wish.name] = error
+                refused[operation.name] = error
         return refused
 
-    def _carry_out_one(self, wish: schema.Wish) -> None:
+    def _carry_out_one(self, operation: schema.UnitOperation) -> None:
         """What version 1 has words for. A server that does not know of `only_new` passes over it."""
-        if wish.destroy:
-            self._call("DELETE", _unit_path(wish.name))
+        if operation.destroy:
+            self._call("DELETE", _unit_path(operation.name))
             return
-        body = schema.Unit(name=wish.name, options=wish.options, desired_state=wish.desired_state)
-        condition = {"If-None-Match": "*"} if wish.only_new else {}
-        self._call("PUT", _unit_path(wish.name), msgspec.json.encode(body), condition)
+        body = schema.Unit(name=operation.name, options=operation.options, desired_state=operation.desired_state)
+        condition = {"If-None-Match": "*"} if operation.only_new else {}
+        self._call("PUT", _unit_path(operation.name), msgspec.json.encode(body), condition)
 
     def put_unit(self, name: str, options: "Sequence[Option]", target: str) -> None:
         """Create the unit, or replace its content, and set its target state, all at once."""
@@ -206,15 +206,15 @@ class Client:
 
     def set_target(self, name: str, target: str) -> None:
         """Say what is wanted of a unit. Saying it again is a new wish: a unit that has ended is started once more."""
-        self._carry_out_one(schema.Wish(name, desired_state=target))
+        self._carry_out_one(schema.UnitOperation(name, desired_state=target))
 
     def restart(self, names: Sequence[str]) -> dict[str, ApiError] | None:
         """Have the units started anew wherever they run, as systemd restarts them; of those that were refused the
         errors, by unit. None: the API does not know how, and has done nothing."""
-        answer = self._post(f"{schema.V2}/restart", schema.Restarts(tuple(names)), schema.Outcomes)
+        answer = self._post(f"{schema.V2}/restart", schema.Restarts(tuple(names)), schema.Results)
         if answer is None:
             return None
-        failed = (outcome for outcome in answer.outcomes if outcome.code >= 400)
+        failed = (result for result in answer.results if result.code >= 400)
         return {each.name: self._refusal(each.code, each.message) for each in failed}
 
     def _pages(self, path: str, kind: type[Page], query: Sequence[tuple[str, str]] = ()) -> Iterator[Page]:
@@ -318,22 +318,24 @@ def _unit_path(name: str) -> str:
     return f"{schema.V1}/units/{quote(name, safe='', errors='surrogateescape')}"
 
 
-def wish_content(name: str, options: "Sequence[Option]", target: str, *, only_new: bool = False) -> schema.Wish:
+def wish_content(
+    name: str, options: "Sequence[Option]", target: str, *, only_new: bool = False
+) -> schema.UnitOperation:
     """The wish for a unit of this content and target state; with `only_new` only where there is none of this name."""
     entities = tuple(schema.UnitOption(option.section, option.name, option.value) for option in options)
-    return schema.Wish(name, entities, target, only_new)
+    return schema.UnitOperation(name, entities, target, only_new)
 
 
-def cut_wishes(wishes: Iterable[schema.Wish]) -> Iterator[list[schema.Wish]]:
+def cut_wishes(operations: Iterable[schema.UnitOperation]) -> Iterator[list[schema.UnitOperation]]:
     """The wishes in their order, in batches that the API takes."""
-    batch: list[schema.Wish] = []
+    batch: list[schema.UnitOperation] = []
     size = 0
-    for wish in wishes:
-        length = len(msgspec.json.encode(wish))
+    for operation in operations:
+        length = len(msgspec.json.encode(operation))
         if batch and (len(batch) == _BATCH_UNITS or size + length > _BATCH_BYTES):
             yield batch
             batch, size = [], 0
-        batch.append(wish)
+        batch.append(operation)
         size += length
     if batch:
         yield batch

@@ -20,7 +20,7 @@ def restart_unit(client: Client, report: schema.UnitReport, bound_s: float) -> b
     """Restart one unit, or start it where it is loaded and does not run; whether it runs then. It may take `bound_s`,
     and its stop as long where the API does not know how to restart. Raises CommandFailed."""
     judge = everywhere(judge_launched) if report.is_global else judge_launched
-    if report.target == TargetState.LAUNCHED or any(map(runs, report.copies)):
+    if report.target == TargetState.LAUNCHED or any(map(runs, report.allocations)):
         with failing_as(f"Error restarting unit {report.name}: "):
             refused = client.restart([report.name])
             if refused:
@@ -75,17 +75,22 @@ def everywhere(judge: Judge) -> Judge:
     """The judge of a global unit: it has arrived where the given one says so of the copy on each machine."""
 
     def judge_all(report: schema.UnitReport, generation: int) -> Verdict:
-        copies = [copy for copy in report.copies if not copy.retiring and not copy.orphaned]
+        allocations = [
+            allocation for allocation in report.allocations if not allocation.superseded and not allocation.orphaned
+        ]
         if report.decided < generation:
             return Pending("the leader has not decided yet where it goes")
-        if len(copies) < report.machines:
-            return Pending(f"{report.machines - len(copies)} of {report.machines} machines have not reported it")
-        alone = (msgspec.structs.replace(report, machine=copy.machine, copies=(copy,)) for copy in copies)
+        if len(allocations) < report.machines:
+            return Pending(f"{report.machines - len(allocations)} of {report.machines} machines have not reported it")
+        alone = (
+            msgspec.structs.replace(report, machine=allocation.machine, allocations=(allocation,))
+            for allocation in allocations
+        )
         verdicts = [judge(seen, generation) for seen in alone]
         for kind in (Failed, Pending):
             hindrance = next((verdict for verdict in verdicts if isinstance(verdict, kind)), None)
             if hindrance:
                 return hindrance
-        return Arrived(f"{len(copies)} machine{'s'[: len(copies) != 1]}")
+        return Arrived(f"{len(allocations)} machine{'s'[: len(allocations) != 1]}")
 
     return judge_all

@@ -71,9 +71,11 @@ def _wish_all(
     """Say what is wanted of the units, unless that is so or said already; whether any was refused, and which of them
     are to be waited for."""
     plans = [(unit, _plan_wish(unit, created.get(unit.name), verb)) for unit in units]
-    wishes = [schema.Wish(unit.name, desired_state=verb.target) for unit, step in plans if step is Step.WISH]
+    operations = [
+        schema.UnitOperation(unit.name, desired_state=verb.target) for unit, step in plans if step is Step.WISH
+    ]
     with failing_as(f"Error {verb.doing} units: "):
-        refused = client.carry_out(wishes)
+        refused = client.carry_out(operations)
     waited = []
     for unit, step in plans:
         creation = created.get(unit.name)
@@ -102,9 +104,13 @@ def needs_wish(report: schema.UnitReport, verb: Verb) -> bool:
     """Whether the target state must be set: it is another one, or the unit was launched and runs no more."""
     if report.target != verb.target or has_completed_elsewhere(report):
         return True
-    copies = [copy for copy in report.copies if not copy.retiring and not copy.orphaned]
+    allocations = [
+        allocation for allocation in report.allocations if not allocation.superseded and not allocation.orphaned
+    ]
     ended = ("inactive", "failed", "deactivating")
-    return verb.target is TargetState.LAUNCHED and any(copy.active in ended or copy.completed for copy in copies)
+    return verb.target is TargetState.LAUNCHED and any(
+        allocation.active in ended or allocation.completed for allocation in allocations
+    )
 
 
 def _wait(client: Client, names: Sequence[str], verb: Verb, bound_s: float) -> int:

@@ -63,10 +63,10 @@ def withdraw(
         if verb is STOP and report.target == TargetState.INACTIVE:
             output.error(f"Unable to stop unit {report.name} in state inactive")
             status = 1
-        elif report.is_global or report.target != verb.target or any(map(runs, report.copies)):
+        elif report.is_global or report.target != verb.target or any(map(runs, report.allocations)):
             wished.append(report)
     with failing_as(f"Error {verb.doing} units: "):
-        refused = client.carry_out([schema.Wish(report.name, desired_state=verb.target) for report in wished])
+        refused = client.carry_out([schema.UnitOperation(report.name, desired_state=verb.target) for report in wished])
     waited = []
     for report in wished:
         if report.name in refused:

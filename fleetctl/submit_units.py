@@ -230,11 +230,11 @@ def apply_creations(client: Client, creations: Sequence[Creation]) -> Sent:
     """Send them together, and say of each what came of it: a unit that is created was inactive for a moment at least,
     as the original says; one that is replaced keeps its machine, and is not seen without its target. Raises
     CommandFailed where that is not known."""
-    wishes = [
+    operations = [
         wish_content(each.name, each.content.options, each.target, only_new=not each.replaces) for each in creations
     ]
     with failing_as(_failing(creations)):
-        refused = client.carry_out(wishes)
+        refused = client.carry_out(operations)
         overtaken = [creation for creation in creations if _is_overtaken(refused.get(creation.name))]
         reports = client.reports([creation.name for creation in overtaken])
     failed = dict.fromkeys(name for name in refused if name not in reports)

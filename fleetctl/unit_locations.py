@@ -55,8 +55,11 @@ def explain_absence(report: schema.UnitReport, what: str) -> str:
 
 def places_of(report: schema.UnitReport) -> list[Place]:
     """The machines whose systemd has the unit, by id."""
-    there = (copy for copy in report.copies if copy.hash or runs(copy))
-    return [Place(copy.machine, copy.address) for copy in sorted(there, key=lambda copy: copy.machine)]
+    there = (allocation for allocation in report.allocations if allocation.hash or runs(allocation))
+    return [
+        Place(allocation.machine, allocation.address)
+        for allocation in sorted(there, key=lambda allocation: allocation.machine)
+    ]
 
 
 def places_of_all(reports: Iterable[schema.UnitReport]) -> list[Place]:

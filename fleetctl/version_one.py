@@ -17,10 +17,10 @@ def describe_units(
     units: Iterable[schema.Unit], states: Iterable[schema.UnitState], addresses: Mapping[str, str]
 ) -> dict[str, schema.UnitReport]:
     """Reports on these units, by name. `addresses` are those of machines, by id."""
-    copies: dict[str, list[schema.UnitState]] = {}
+    allocations: dict[str, list[schema.UnitState]] = {}
     for state in states:
-        copies.setdefault(state.name, []).append(state)
-    return {unit.name: _describe(unit, copies.get(unit.name, []), addresses) for unit in units}
+        allocations.setdefault(state.name, []).append(state)
+    return {unit.name: _describe(unit, allocations.get(unit.name, []), addresses) for unit in units}
 
 
 def _describe(unit: schema.Unit, states: list[schema.UnitState], addresses: Mapping[str, str]) -> schema.UnitReport:
@@ -37,17 +37,17 @@ def _describe(unit: schema.Unit, states: list[schema.UnitState], addresses: Mapp
         machine=unit.machine_id,
         machines=len(states) if is_global else 0,
         reason="" if unit.machine_id or is_global else "waits for a machine that it fits on",
-        copies=tuple(_describe_copy(unit, state, addresses, is_oneshot) for state in states),
+        allocations=tuple(_describe_allocation(unit, state, addresses, is_oneshot) for state in states),
     )
 
 
-def _describe_copy(
+def _describe_allocation(
     unit: schema.Unit, state: schema.UnitState, addresses: Mapping[str, str], is_oneshot: bool
-) -> schema.CopyReport:
+) -> schema.AllocationReport:
     is_stopping = unit.desired_state == TargetState.LOADED and state.active not in ("inactive", "failed")
     is_done = unit.current_state == unit.desired_state and not is_stopping
     has_ended = (state.active, state.sub) == ("inactive", "dead")
-    return schema.CopyReport(
+    return schema.AllocationReport(
         machine=state.machine_id,
         address=addresses.get(state.machine_id, ""),
         load=state.load,

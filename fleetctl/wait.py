@@ -205,4 +205,4 @@ def wait_until_gone(
                 told.add(name)
                 live.clear()
                 output.warning(f"Unit {name} {describe_wait(held[name])}.")
-            live.show({name: still_there(held[name].copies[0]).what for name in left})
+            live.show({name: still_there(held[name].allocations[0]).what for name in left})

@@ -63,30 +63,32 @@ def judge_launched(report: schema.UnitReport, generation: int) -> Verdict:
     """Whether the unit, since the wish of this generation, has become active, or has completed."""
     if report.decided >= generation and has_completed_elsewhere(report):
         return Arrived()
-    copy = _placed_copy(report, generation)
-    if not isinstance(copy, schema.CopyReport):
-        return copy
-    place = output.place(copy.machine, copy.address)
-    if copy.completed:
+    allocation = _placed_copy(report, generation)
+    if not isinstance(allocation, schema.AllocationReport):
+        return allocation
+    place = output.place(allocation.machine, allocation.address)
+    if allocation.completed:
         return Arrived(place)
-    if copy.active == "active":
-        note = f"is on {place}: {_words(copy.note)}" if copy.note else ""
+    if allocation.active == "active":
+        note = f"is on {place}: {_words(allocation.note)}" if allocation.note else ""
         return Arrived(place, PROVEN_S if report.name.endswith(".service") else 0.0, note)
-    if copy.result in _SKIPPED and not runs(copy):
-        return Arrived(place, note=f"was not started on {place}: {_words(copy.note) or copy.result}")
-    if copy.result == _DONE and copy.active == "inactive":
+    if allocation.result in _SKIPPED and not runs(allocation):
+        return Arrived(place, note=f"was not started on {place}: {_words(allocation.note) or allocation.result}")
+    if allocation.result == _DONE and allocation.active == "inactive":
         return Arrived(place, note=f"has ended on {place} already, with success")
-    if copy.active == "failed":
-        why = output.indented(copy.error) or f"systemctl status {report.name} there says why"
-        return Failed(f"failed on {place} ({copy.sub}): {why}", SEEN_AFRESH_S)
-    if failure := _why_not_loaded(copy):
+    if allocation.active == "failed":
+        why = output.indented(allocation.error) or f"systemctl status {report.name} there says why"
+        return Failed(f"failed on {place} ({allocation.sub}): {why}", SEEN_AFRESH_S)
+    if failure := _why_not_loaded(allocation):
         return failure
-    if copy.sub.startswith("auto-restart"):
+    if allocation.sub.startswith("auto-restart"):
         why = f"fleetctl journal {report.name} says why"
         return Failed(f"has ended on {place}, and systemd restarts it as its Restart= says: {why}", SEEN_RESTARTING_S)
-    if copy.active in _AT_REST:
-        return Failed(f"was started on {place}, but does not run ({copy.active}, {copy.sub})", SEEN_AT_REST_S)
-    return Pending(f"it is {copy.active} ({copy.sub}) on {place}")
+    if allocation.active in _AT_REST:
+        return Failed(
+            f"was started on {place}, but does not run ({allocation.active}, {allocation.sub})", SEEN_AT_REST_S
+        )
+    return Pending(f"it is {allocation.active} ({allocation.sub}) on {place}")
 
 
 def has_completed_elsewhere(report: schema.UnitReport) -> bool:
@@ -98,10 +100,10 @@ def judge_loaded(report: schema.UnitReport, generation: int) -> Verdict:
     """Whether the unit is on a machine, known to systemd, and does not run for us."""
     if running := _still_runs(report, generation):
         return running
-    copy = _placed_copy(report, generation)
-    if not isinstance(copy, schema.CopyReport):
-        return copy
-    return _why_not_loaded(copy) or _arrived_loaded(copy)
+    allocation = _placed_copy(report, generation)
+    if not isinstance(allocation, schema.AllocationReport):
+        return allocation
+    return _why_not_loaded(allocation) or _arrived_loaded(allocation)
 
 
 def judge_stopped(report: schema.UnitReport, generation: int) -> Verdict:
@@ -110,28 +112,28 @@ def judge_stopped(report: schema.UnitReport, generation: int) -> Verdict:
         return running
     if report.decided >= generation and not report.machine:
         return Arrived()
-    copy = _placed_copy(report, generation)
-    return _arrived_loaded(copy) if isinstance(copy, schema.CopyReport) else copy
+    allocation = _placed_copy(report, generation)
+    return _arrived_loaded(allocation) if isinstance(allocation, schema.AllocationReport) else allocation
 
 
-def _arrived_loaded(copy: schema.CopyReport) -> Arrived:
-    place = output.place(copy.machine, copy.address)
+def _arrived_loaded(allocation: schema.AllocationReport) -> Arrived:
+    place = output.place(allocation.machine, allocation.address)
     note = f"has been started on {place} by something else there: its socket or timer, a unit that wants it, a person"
-    return Arrived(place, note=note if runs(copy) else "")
+    return Arrived(place, note=note if runs(allocation) else "")
 
 
 def judge_unloaded(report: schema.UnitReport, generation: int) -> Verdict:
     """Whether the unit is on no machine any more. Of one that is on none, nothing need be decided."""
-    for copy in _own_copies(report):
-        if copy.hash or runs(copy):
-            return _still_runs(report, generation) or still_there(copy)
+    for allocation in _own_allocations(report):
+        if allocation.hash or runs(allocation):
+            return _still_runs(report, generation) or still_there(allocation)
     if report.machine or 0 < report.decided < generation:
         return Pending("the leader has not taken it off its machine yet")
     return Arrived()
 
 
-def _own_copies(report: schema.UnitReport) -> list[schema.CopyReport]:
-    return [copy for copy in report.copies if not copy.orphaned]
+def _own_allocations(report: schema.UnitReport) -> list[schema.AllocationReport]:
+    return [allocation for allocation in report.allocations if not allocation.orphaned]
 
 
 def _words(text: str) -> str:
@@ -139,15 +141,19 @@ def _words(text: str) -> str:
     return output.printable(text).rstrip(".")
 
 
-def runs(copy: schema.CopyReport) -> bool:
+def runs(allocation: schema.AllocationReport) -> bool:
     """Whether processes of the unit may exist on the machine."""
-    return copy.active not in _AT_REST
+    return allocation.active not in _AT_REST
 
 
 def _still_runs(report: schema.UnitReport, generation: int) -> Failed | Pending | None:
     """The copy that is still to stop. An agent says that it has carried out the wish when the stop has ended: what runs
     after that was started again since."""
-    running = [copy for copy in _own_copies(report) if runs(copy) and not _runs_again(report, copy, generation)]
+    running = [
+        allocation
+        for allocation in _own_allocations(report)
+        if runs(allocation) and not _runs_again(report, allocation, generation)
+    ]
     if not running:
         return None
     if report.decided >= generation and report.wait and is_held_up(report):
@@ -158,27 +164,30 @@ def _still_runs(report: schema.UnitReport, generation: int) -> Failed | Pending 
     return still_there(running[0])
 
 
-def _runs_again(report: schema.UnitReport, copy: schema.CopyReport, generation: int) -> bool:
-    here = copy.machine == report.machine or report.is_global
-    return here and not copy.retiring and copy.generation >= generation and copy.target == "loaded"
+def _runs_again(report: schema.UnitReport, allocation: schema.AllocationReport, generation: int) -> bool:
+    here = allocation.machine == report.machine or report.is_global
+    return here and not allocation.superseded and allocation.generation >= generation and allocation.target == "loaded"
 
 
-def still_there(copy: schema.CopyReport) -> Pending:
-    last = f"; its last word: {output.printable(copy.error)}" if copy.error else ""
-    return Pending(f"it is still {copy.active} ({copy.sub}) on {output.place(copy.machine, copy.address)}{last}")
+def still_there(allocation: schema.AllocationReport) -> Pending:
+    last = f"; its last word: {output.printable(allocation.error)}" if allocation.error else ""
+    return Pending(
+        f"it is still {allocation.active} ({allocation.sub})"
+        f" on {output.place(allocation.machine, allocation.address)}{last}"
+    )
 
 
-def _why_not_loaded(copy: schema.CopyReport) -> Failed | None:
+def _why_not_loaded(allocation: schema.AllocationReport) -> Failed | None:
     """Why systemd does not have the unit as it is asked for, None where it has it."""
-    place = output.place(copy.machine, copy.address)
-    if copy.error:
-        return Failed(f"failed on {place}: {output.indented(copy.error)}", SEEN_AFRESH_S)
-    if copy.load in _BAD_LOADS:
-        return Failed(f"could not be loaded on {place}: systemd says {copy.load}", SEEN_AFRESH_S)
+    place = output.place(allocation.machine, allocation.address)
+    if allocation.error:
+        return Failed(f"failed on {place}: {output.indented(allocation.error)}", SEEN_AFRESH_S)
+    if allocation.load in _BAD_LOADS:
+        return Failed(f"could not be loaded on {place}: systemd says {allocation.load}", SEEN_AFRESH_S)
     return None
 
 
-def _placed_copy(report: schema.UnitReport, generation: int) -> schema.CopyReport | Failed | Pending:
+def _placed_copy(report: schema.UnitReport, generation: int) -> schema.AllocationReport | Failed | Pending:
     """The unit's copy on the machine that was chosen for it, once both know of this generation; else why there is none.
 
     What was decided or carried out for an older wish says nothing about this one.
@@ -187,17 +196,19 @@ def _placed_copy(report: schema.UnitReport, generation: int) -> schema.CopyRepor
         return Pending("the leader has not decided yet where it goes")
     if not report.machine:
         return Pending(f"it {why_nowhere(report) or 'is on no machine'}", told=True)
-    copy = next((copy for copy in _own_copies(report) if copy.machine == report.machine), None)
-    place = output.place(report.machine, copy.address if copy else "")
-    if copy is not None and copy.generation >= generation:
-        return copy
-    if (wait := describe_wait(report)) and (copy is None or report.wait):
+    allocation = next(
+        (allocation for allocation in _own_allocations(report) if allocation.machine == report.machine), None
+    )
+    place = output.place(report.machine, allocation.address if allocation else "")
+    if allocation is not None and allocation.generation >= generation:
+        return allocation
+    if (wait := describe_wait(report)) and (allocation is None or report.wait):
         return Pending(f"it {wait}", told=True)
-    if copy is not None and copy.refusal:
-        return Pending(f"it is refused by {place}, which {output.printable(copy.refusal)}", told=True)
-    if copy is not None and copy.error:
-        settle_s = SEEN_AFRESH_S if copy.result == _REFUSED else SEEN_BEFORE_S
-        return Failed(f"failed on {place}: {output.indented(copy.error)}", settle_s)
+    if allocation is not None and allocation.refusal:
+        return Pending(f"it is refused by {place}, which {output.printable(allocation.refusal)}", told=True)
+    if allocation is not None and allocation.error:
+        settle_s = SEEN_AFRESH_S if allocation.result == _REFUSED else SEEN_BEFORE_S
+        return Failed(f"failed on {place}: {output.indented(allocation.error)}", settle_s)
     return Pending(f"{place} has not carried it out yet")
 
 

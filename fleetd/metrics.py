@@ -23,7 +23,7 @@ from prometheus_client import (
 )
 
 from fleetd import __version__
-from fleetd.scheduler.stats import Census, Outcome
+from fleetd.scheduler.stats import ClusterStats, PlanStats
 
 CONTENT_TYPE = "text/plain; version=0.0.4"
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -124,19 +124,19 @@ def registry_operation(type_: str) -> Iterator[None]:
         yield
 
 
-def count_outcome(outcome: Outcome, *, written: bool) -> None:
+def count_plan(outcome: PlanStats, *, written: bool) -> None:
     """Count what a plan does, and whether the store took it."""
     tasks = TASKS if written else TASKS_FAILED
     for type_, number in (("attemptscheduleunit", outcome.placed), ("unscheduleunit", outcome.taken_back)):
         if number:
             tasks.labels(type_).inc(number)
-    refused = (("machine_away", outcome.machine_away), ("run", outcome.unfit), ("schedule", outcome.homeless))
+    refused = (("machine_away", outcome.machine_away), ("run", outcome.unfit), ("schedule", outcome.unplaced))
     for type_, number in refused if written else ():
         if number:
             REFUSED.labels(type_).inc(number)
 
 
-def show_leading(since_s: float, queue_length: int, census: Census, *, is_blind: bool) -> None:
+def show_leading(since_s: float, queue_length: int, census: ClusterStats, *, is_blind: bool) -> None:
     """This machine leads, since that Unix time: set what the leader alone knows."""
     LEADS.set(1)
     LEADER_START.set(since_s)

@@ -19,7 +19,7 @@ BUSY, GONE = 503, 404
 Reports = dict[str, schema.UnitReport]
 
 _decode = msgspec.json.Decoder(schema.UnitReports).decode
-_decode_outcomes = msgspec.json.Decoder(schema.Outcomes).decode
+_decode_outcomes = msgspec.json.Decoder(schema.Results).decode
 
 
 class Api:
@@ -40,14 +40,14 @@ class Api:
 
     async def start(self, name: str, options: Sequence[schema.UnitOption]) -> None:
         """Submit a unit and ask for it to run, in one request. Raises ClientResponseError."""
-        wish = schema.Unit(name, tuple(options), desired_state="launched")
-        body, headers = msgspec.json.encode(wish), {"Content-Type": schema.JSON_TYPE}
+        operation = schema.Unit(name, tuple(options), desired_state="launched")
+        body, headers = msgspec.json.encode(operation), {"Content-Type": schema.JSON_TYPE}
         async with self._session.put(f"{schema.V1}/units/{name}", data=body, headers=headers, raise_for_status=True):
             pass
 
     async def start_all(self, names: Sequence[str], options: Sequence[schema.UnitOption]) -> None:
         """The same for many, in as few requests as may be. Raises RuntimeError where one of the units is refused."""
-        await self._carry_out([schema.Wish(name, tuple(options), "launched") for name in names])
+        await self._carry_out([schema.UnitOperation(name, tuple(options), "launched") for name in names])
 
     async def put_all(self, names: Collection[str], options: Sequence[schema.UnitOption]) -> None:
         """The same with a request for each, as version 1 has it."""
@@ -58,27 +58,30 @@ class Api:
             pass
 
     async def destroy_all(self, names: Sequence[str]) -> None:
-        await self._carry_out([schema.Wish(name, destroy=True) for name in names])
+        await self._carry_out([schema.UnitOperation(name, destroy=True) for name in names])
 
-    async def _carry_out(self, wishes: Sequence[schema.Wish]) -> None:
+    async def _carry_out(self, operations: Sequence[schema.UnitOperation]) -> None:
         """Ask for what is refused because the store was too busy to answer in time once more, as a person would."""
         deadline = time.monotonic() + DEADLINE_S
-        for left in cut_wishes(wishes):
+        for left in cut_wishes(operations):
             while left:
                 refused = await self._ask_for(left)
                 if time.monotonic() > deadline or any(status != BUSY for status in refused.values()):
                     raise RuntimeError(f"refused: {refused}")
-                left = [wish for wish in left if wish.name in refused]
+                left = [operation for operation in left if operation.name in refused]
 
-    async def _ask_for(self, wishes: Sequence[schema.Wish]) -> dict[str, int]:
+    async def _ask_for(self, operations: Sequence[schema.UnitOperation]) -> dict[str, int]:
         """The units that were refused, with the status."""
-        body, headers = msgspec.json.encode(schema.Wishes(tuple(wishes))), {"Content-Type": schema.JSON_TYPE}
+        body, headers = (
+            msgspec.json.encode(schema.UnitOperations(tuple(operations))),
+            {"Content-Type": schema.JSON_TYPE},
+        )
         async with self._session.post(f"{schema.V2}/units", data=body, headers=headers) as response:
             if response.status == BUSY:
-                return dict.fromkeys((wish.name for wish in wishes), BUSY)
+                return dict.fromkeys((operation.name for operation in operations), BUSY)
             response.raise_for_status()
-            outcomes = _decode_outcomes(await response.read()).outcomes
-        return {outcome.name: outcome.code for outcome in outcomes if outcome.code >= 400 and outcome.code != GONE}
+            results = _decode_outcomes(await response.read()).results
+        return {result.name: result.code for result in results if result.code >= 400 and result.code != GONE}
 
     async def reports(self, name: str = "") -> Reports:
         """What is known of one unit, or of all."""
@@ -101,7 +104,9 @@ class Api:
 
 def active_on(report: schema.UnitReport) -> str:
     """The machine that a unit belongs to and is active on, or ''."""
-    active = any(copy.machine == report.machine and copy.active == "active" for copy in report.copies)
+    active = any(
+        allocation.machine == report.machine and allocation.active == "active" for allocation in report.allocations
+    )
     return report.machine if active else ""
 
 

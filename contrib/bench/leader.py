@@ -22,14 +22,14 @@ import msgspec
 from contrib.bench import history
 from contrib.bench.figure import Figure
 from contrib.bench.workload import draw_machines, draw_units
-from fleetd.leader.election import Engine
+from fleetd.leader.election import Election
 from fleetd.model.machine import Machine
 from fleetd.model.unit import Unit, UnitState
 from fleetd.registry.registry import Registry, Synced
-from fleetd.scheduler.failover import Failover
-from fleetd.scheduler.liveness import BeatHistory
+from fleetd.scheduler.failover import FailoverPolicy
+from fleetd.scheduler.liveness import HeartbeatHistory
 from fleetd.scheduler.planner import Plan, plan_cluster
-from fleetd.scheduler.snapshot import ClusterView, Concerns
+from fleetd.scheduler.snapshot import Concerns, Snapshot
 from fleetd.store.embedded import EmbeddedStore
 
 LARGE = (5_000, 150_000)  # machines, units
@@ -86,19 +86,19 @@ class Paper:
         self.machines = draw_machines(chance, machines)
         self.spare = draw_machines(chance, 1)[0]
         self.units = draw_units(chance, units)
-        self.view = ClusterView()
+        self.snapshot = Snapshot()
         self.revision = 1
 
     def load(self) -> None:
         """The leader reads machines and units."""
         for machine in self.machines:
-            self.view.apply("machines", machine.id, "", machine)
+            self.snapshot.apply("machines", machine.id, "", machine)
         for unit in self.units:
-            self.view.apply("units", unit.name, "", unit)
+            self.snapshot.apply("units", unit.name, "", unit)
 
     def carry_out(self, plan: Plan) -> Concerns:
         """The plan is written and done; what that concerns."""
-        apply, concerned = self.view.apply, Concerns()
+        apply, concerned = self.snapshot.apply, Concerns()
         for unit in plan.units:
             self.revision += 1
             for machine in unit.cancels:
@@ -106,7 +106,7 @@ class Paper:
             for order in unit.orders:
                 concerned |= apply("placements", order.machine, order.unit, order)
                 state = UnitState("loaded", "active", "running", "", order.target, order.generation)
-                concerned |= apply("states", order.machine, order.unit, state if order.stays else None)
+                concerned |= apply("states", order.machine, order.unit, state if order.is_active else None)
             decision = unit.decision and msgspec.structs.replace(unit.decision, revision=self.revision)
             concerned |= apply("decisions", unit.unit, "", decision)
         for machine, session in plan.synced:
@@ -117,7 +117,7 @@ class Paper:
         """Go on until nothing is left to plan."""
         concerned: Concerns | None = None
         while concerned is None or concerned:
-            concerned = self.carry_out(plan_cluster(self.view, concerned))
+            concerned = self.carry_out(plan_cluster(self.snapshot, concerned))
 
 
 def measure_large(paper: Paper, size: str, limit_s: float) -> list[Cost]:
@@ -125,9 +125,9 @@ def measure_large(paper: Paper, size: str, limit_s: float) -> list[Cost]:
     names = [unit.name for unit in paper.units]
     floor_s = floor_of(names)
     loading = clock(paper.load)
-    placing = clock_least(lambda: plan_cluster(paper.view))
+    placing = clock_least(lambda: plan_cluster(paper.snapshot))
     paper.carry_out(placing[2])
-    looking = clock_least(lambda: plan_cluster(paper.view))
+    looking = clock_least(lambda: plan_cluster(paper.snapshot))
     return [
         Cost("read", f"read {size}", *loading[:2], floor_s, math.inf),
         Cost("place", f"place {size}", *placing[:2], floor_s, limit_s),
@@ -151,10 +151,10 @@ def median_cost(key: str, name: str, costs: Sequence[Cost]) -> Cost:
 
 
 def cost_of(paper: Paper, change: Callable[[], Concerns]) -> Cost:
-    cpu_s, wall_s, plan = clock(lambda: plan_cluster(paper.view, change()))
+    cpu_s, wall_s, plan = clock(lambda: plan_cluster(paper.snapshot, change()))
     assert plan.units, "nothing was planned"
     concerned = paper.carry_out(plan)
-    again_cpu_s, again_wall_s, _ = clock(lambda: plan_cluster(paper.view, concerned))
+    again_cpu_s, again_wall_s, _ = clock(lambda: plan_cluster(paper.snapshot, concerned))
     floor_s = floor_of(unit.unit for unit in plan.units)
     paper.settle()
     return Cost("", "", cpu_s + again_cpu_s, wall_s + again_wall_s, floor_s, math.inf)
@@ -164,40 +164,40 @@ def change_unit(paper: Paper, turn: int) -> Cost:
     """A person restarts a unit."""
     name = paper.units[(turn + 1) * len(paper.units) // 100].name
     paper.revision += 1
-    unit = msgspec.structs.replace(paper.view.units[name], generation=paper.revision)
-    return cost_of(paper, lambda: paper.view.apply("units", name, "", unit))
+    unit = msgspec.structs.replace(paper.snapshot.units[name], generation=paper.revision)
+    return cost_of(paper, lambda: paper.snapshot.apply("units", name, "", unit))
 
 
 def lose_machine(paper: Paper, turn: int) -> Cost:
     """A machine is dead, and comes back when its units are elsewhere."""
     machine = paper.machines[turn]
-    names = list(paper.view.rooms[machine.id].units)
-    lost = cost_of(paper, lambda: _forget(paper.view, machine.id, names))
-    paper.view.apply("machines", machine.id, "", machine)
+    names = list(paper.snapshot.occupancies[machine.id].units)
+    lost = cost_of(paper, lambda: _forget(paper.snapshot, machine.id, names))
+    paper.snapshot.apply("machines", machine.id, "", machine)
     paper.settle()
     return lost
 
 
-def _forget(view: ClusterView, machine: str, names: Iterable[str]) -> Concerns:
-    concerned = view.apply("machines", machine, "", None)
+def _forget(snapshot: Snapshot, machine: str, names: Iterable[str]) -> Concerns:
+    concerned = snapshot.apply("machines", machine, "", None)
     for name in names:
-        concerned |= view.apply("states", machine, name, None)
+        concerned |= snapshot.apply("states", machine, name, None)
     return concerned
 
 
 def add_machine(paper: Paper) -> Cost:
     """A machine is new, and gone for good afterwards."""
     spare = paper.spare
-    added = cost_of(paper, lambda: paper.view.apply("machines", spare.id, "", spare))
-    _forget(paper.view, spare.id, list(paper.view.rooms[spare.id].units))
+    added = cost_of(paper, lambda: paper.snapshot.apply("machines", spare.id, "", spare))
+    _forget(paper.snapshot, spare.id, list(paper.snapshot.occupancies[spare.id].units))
     paper.settle()
     return added
 
 
-class Beats(msgspec.Struct):
+class HeartbeatSource(msgspec.Struct):
     """A machine whose own heartbeats are all answered."""
 
-    beats: BeatHistory
+    beats: HeartbeatHistory
     disturbed_s: float | None = None
     heard_revision: int = 0
 
@@ -218,13 +218,13 @@ async def measure_gap(machines: Sequence[Machine], units: Sequence[Unit]) -> flo
         planned.set()
         return result
 
-    engine = Engine(
+    election = Election(
         machines[0].id,
         registry,
-        Beats(BeatHistory.begin(now())),
+        HeartbeatSource(HeartbeatHistory.begin(now())),
         ttl_s=TTL_S,
         handover_timeout_s=30.0,
-        failover=Failover(),
+        failover=FailoverPolicy(),
         compact=False,
         now=now,
         unix_now=time.time,
@@ -240,10 +240,10 @@ async def measure_gap(machines: Sequence[Machine], units: Sequence[Unit]) -> flo
             gaps.append(now() - last_s - TICK_S)
             last_s = now()
 
-    tasks = [asyncio.create_task(engine.run()), asyncio.create_task(tick())]
+    tasks = [asyncio.create_task(election.run()), asyncio.create_task(tick())]
     await planned.wait()
     await asyncio.sleep(WRITING_S)
-    assert engine.leadership is not None, "the lead was lost"
+    assert election.term is not None, "the lead was lost"
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -31,7 +31,7 @@ from fleetd.api.server import Server
 from fleetd.config.config import parse_config
 from fleetd.config.options import Address
 from fleetd.model.machine import Machine
-from fleetd.process.node import Node, Surroundings
+from fleetd.process.node import HostEnvironment, Node
 from fleetd.registry.registry import Registry
 from fleetd.store.etcd import EtcdStore
 from fleetd.store.instrumented import MeasuredStore
@@ -74,7 +74,7 @@ async def serve(kind: str, etcd_url: str, directory: Path, profile: bool) -> Non
     node = None
     if kind == "node":
         config = parse_config("", "bench", {}, {})[0]
-        surroundings = Surroundings(runtime=directory / "run")
+        surroundings = HostEnvironment(runtime=directory / "run")
         node = Node(config, MeasuredStore(store), CrowdSystemd(), Machine(MACHINE, session="s"), surroundings)
         node.start()
         await node.membership.registered.wait()

@@ -66,7 +66,7 @@ def draw_units(chance: random.Random, count: int) -> list[Unit]:
     return sorted(units, key=lambda unit: unit.name)
 
 
-def _unit(name: str, wishes: str, shared: str = "") -> Unit:
+def _unit(name: str, operations: str, shared: str = "") -> Unit:
     """A unit; those of one template have one text."""
-    text = _SERVICE.format(name=shared or name.removesuffix(".service"), wishes=wishes)
+    text = _SERVICE.format(name=shared or name.removesuffix(".service"), operations=operations)
     return Unit(name, text, TargetState.LAUNCHED, 1)

@@ -20,7 +20,7 @@ from fleetd.model.unit import InvalidRequirements, parse_requirements, validate_
 from fleetd.model.unitfile import UnitFile, UnitFileError, check_options, decode_unit_file, surprising_lines
 from fleetd.registry.registry import DEFAULT_PREFIX, MalformedRecord, Registry, encode
 from fleetd.scheduler.planner import plan_cluster
-from fleetd.scheduler.snapshot import ClusterView
+from fleetd.scheduler.snapshot import Snapshot
 from fleetd.store import etcd_wire as wire
 from fleetd.store.protocol import Compacted, KeyValue, Store
 
@@ -103,7 +103,7 @@ def check_etcd(data: bytes) -> None:
 def check_record(data: bytes) -> None:
     """What stands in the store: lines of `KIND/NAMES VALUE`, which the leader takes in one by one, planning each time.
     What cannot be read counts as absent, and what can be read can be written again."""
-    view = ClusterView()
+    view = Snapshot()
     for number, line in enumerate(data.split(b"\n")[:20], start=1):
         key, _, value = line.partition(b" ")
         item = KeyValue(DEFAULT_PREFIX + key.decode("utf-8", "replace"), value, number, number)

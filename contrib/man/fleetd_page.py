@@ -67,9 +67,9 @@ _VERSION_TWO = (
     ("POST /fleet/v2/reports", 'The same on the units of the body, `{"names": [NAME, …]}`, be they ever so many.'),
     (
         "POST /fleet/v2/units",
-        'What is wished of many units: `{"wishes": [{"name": NAME, "options": […], "desiredState": STATE}, …]}`, as '
+        'Operations on many units: `{"operations": [{"name": NAME, "options": […], "desiredState": STATE}, …]}`, as '
         'version 1 takes it of one; with `"onlyNew": true` the unit is only created, with `"destroy": true` destroyed. '
-        'The answer is `{"outcomes": [{"name": NAME, "code": STATUS, "message": TEXT}, …]}`, in the same order, with '
+        'The answer is `{"results": [{"name": NAME, "code": STATUS, "message": TEXT}, …]}`, in the same order, with '
         "the status and the message that version 1 answers with; the trouble of one unit hinders no other. At most "
         "1000 units in 2 MiB; a unit file has at most 256 KiB.",
     ),

@@ -35,7 +35,7 @@ def command(
         return 0 if ignore_missing else 1
     names = [report.name for report in selection.found]
     with failing_as("Error destroying units: "):
-        refused = client.carry_out([schema.Wish(name, destroy=True) for name in names])
+        refused = client.carry_out([schema.UnitOperation(name, destroy=True) for name in names])
     status = 0
     for name, error in refused.items():
         if error.code != GONE_ALREADY:

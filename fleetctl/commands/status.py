@@ -26,7 +26,7 @@ class Row(msgspec.Struct, frozen=True):
     """A unit, and its copy on one machine (None where it is on none)."""
 
     report: schema.UnitReport
-    copy: schema.CopyReport | None
+    allocation: schema.AllocationReport | None
 
 
 VALUES: Values[Row] = {
@@ -34,14 +34,14 @@ VALUES: Values[Row] = {
     "target": lambda row: row.report.target,
     "global": lambda row: row.report.is_global,
     "reason": lambda row: row.report.reason or None,
-    "machine": lambda row: row.copy.machine if row.copy else None,
-    "ip": lambda row: row.copy.address or None if row.copy else None,
-    "load": lambda row: row.copy.load or None if row.copy else None,
-    "active": lambda row: row.copy.active or None if row.copy else None,
-    "sub": lambda row: row.copy.sub or None if row.copy else None,
-    "completed": lambda row: row.copy.completed if row.copy else None,
-    "error": lambda row: row.copy.error or None if row.copy else None,
-    "hash": lambda row: row.copy.hash or None if row.copy else None,
+    "machine": lambda row: row.allocation.machine if row.allocation else None,
+    "ip": lambda row: row.allocation.address or None if row.allocation else None,
+    "load": lambda row: row.allocation.load or None if row.allocation else None,
+    "active": lambda row: row.allocation.active or None if row.allocation else None,
+    "sub": lambda row: row.allocation.sub or None if row.allocation else None,
+    "completed": lambda row: row.allocation.completed if row.allocation else None,
+    "error": lambda row: row.allocation.error or None if row.allocation else None,
+    "hash": lambda row: row.allocation.hash or None if row.allocation else None,
 }
 
 
@@ -78,7 +78,9 @@ def _rows(report: schema.UnitReport, machine: str) -> list[Row]:
     if machine:
         places = [pick_place(places, machine, report.name)]
     machines = [place.machine for place in places]
-    return [Row(report, copy) for copy in report.copies if copy.machine in machines] or [Row(report, None)]
+    return [Row(report, allocation) for allocation in report.allocations if allocation.machine in machines] or [
+        Row(report, None)
+    ]
 
 
 def _show(remote: Remote, report: schema.UnitReport, machine: str) -> int:

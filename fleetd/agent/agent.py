@@ -14,13 +14,13 @@ import msgspec
 
 from fleetd import metrics
 from fleetd.agent.backoff import Retries
-from fleetd.agent.desired_state import Orders, Reading
+from fleetd.agent.desired_state import DesiredSnapshot, DesiredState
 from fleetd.agent.diagnostics import NO_REASON, Explanations
-from fleetd.agent.executor import StepRunner
+from fleetd.agent.executor import Executor
 from fleetd.agent.ledger import Ledger, StoreSeen
 from fleetd.agent.publisher import Membership, StatePublisher
 from fleetd.aio import Pace
-from fleetd.membership.store_epoch import History, is_same_cluster
+from fleetd.membership.store_epoch import StoreEpoch, is_same_cluster
 from fleetd.model.admission import refuse_names
 from fleetd.model.placement import Placement
 from fleetd.model.unit import TargetState, UnitState
@@ -91,10 +91,10 @@ class Agent:
         self._running: asyncio.Task[None] | None = None
         self._is_closed = False
         self._retries = Retries(self._mark_one)
-        self._steps = StepRunner(systemd, ledger, self._retries, logger)
+        self._steps = Executor(systemd, ledger, self._retries, logger)
         self._explanations = Explanations(systemd, self._mark_one, logger)
-        history = History(registry, machine_id, ledger.store.cluster_id)
-        self._orders = Orders(registry, machine_id, self._wake.set, ledger.store.revision, history, logger)
+        history = StoreEpoch(registry, machine_id, ledger.store.cluster_id)
+        self._orders = DesiredState(registry, machine_id, self._wake.set, ledger.store.revision, history, logger)
         self._publisher = StatePublisher(registry, machine_id, membership, self._orders.know, logger)
 
     # What the rest of the daemon asks of it.
@@ -274,7 +274,7 @@ class Agent:
             self._is_unordered.set()
         self._wake.clear()
 
-    def _judge(self, reading: Reading) -> None:
+    def _judge(self, reading: DesiredSnapshot) -> None:
         """Tell a store that was restored, or set up anew, from the one this machine has worked for."""
         before = self._ledger.store.cluster_id
         self._cluster_id = reading.history
@@ -395,7 +395,7 @@ class Agent:
         """The template that a socket needs for connections, if neither the cluster nor the machine has it."""
         template = requirements_of(self._orders.placements[name].text, name).template
         order = self._orders.placements.get(template)
-        is_coming = order is not None and not order.withdrawn
+        is_coming = order is not None and not order.is_withdrawn
         return "" if not template or is_coming or self._systemd.shadows(template) else template
 
     def _note_never_ran(self, status: UnitStatus) -> None:

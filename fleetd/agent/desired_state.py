@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from fleetd.membership.store_epoch import History
+from fleetd.membership.store_epoch import StoreEpoch
 from fleetd.model.placement import Placement
 from fleetd.registry.registry import MalformedRecord, Registry, Synced, decode
 from fleetd.store.protocol import Changes, Compacted, Event, KeyValue, Unavailable
@@ -19,7 +19,7 @@ FIRST_RETRY_S = 0.5
 LONGEST_RETRY_S = 8.0
 
 
-class Reading(msgspec.Struct, frozen=True):
+class DesiredSnapshot(msgspec.Struct, frozen=True):
     """All that the store asks of the machine, read at one revision. `unreadable` are units whose placement is none.
 
     `asked` counts the demands that came before it began. `synced` was read earlier, at `synced_revision`, `marks`
@@ -37,7 +37,7 @@ class Reading(msgspec.Struct, frozen=True):
     unreadable: dict[str, None]
 
 
-class Orders:
+class DesiredState:
     """The mirror. `placements` and `unreadable` are by unit, `synced` is the session that the leader has planned for,
     `revision` is how far the mirror has seen the store (0: not at all), `highest_revision` the highest that this
     machine knows the store to have had. `wake` is called when there is news to take.
@@ -49,7 +49,7 @@ class Orders:
         machine_id: str,
         wake: Callable[[], None],
         highest_revision: int,
-        history: History,
+        history: StoreEpoch,
         logger: logging.Logger,
     ) -> None:
         self._registry = registry
@@ -64,8 +64,8 @@ class Orders:
         self._asked = 0  # how often a new reading was demanded
         self._answered = 0  # how many of these demands the mirror's reading began after
         self._again = asyncio.Event()
-        self._doubt = asyncio.Event()
-        self._reading: Reading | None = None
+        self._recheck = asyncio.Event()
+        self._reading: DesiredSnapshot | None = None
         self._changes: list[Changes] = []
         self.placements: dict[str, Placement] = {}
         self.unreadable: dict[str, None] = {}
@@ -83,7 +83,7 @@ class Orders:
         if beat_revision < self.highest_revision:
             self._again.set()
         elif self._last_beat > self.revision:
-            self._doubt.set()
+            self._recheck.set()
         self._last_beat = beat_revision
         self.know(beat_revision)
 
@@ -102,7 +102,7 @@ class Orders:
         delay_s = FIRST_RETRY_S
         while True:
             self._again.clear()
-            self._doubt.clear()
+            self._recheck.clear()
             try:
                 reading = await self._read()
                 delay_s = FIRST_RETRY_S
@@ -122,7 +122,7 @@ class Orders:
         """Whether there is anything to take."""
         return self._reading is not None or bool(self._changes)
 
-    def take(self) -> tuple[Reading | None, dict[str, None]]:
+    def take(self) -> tuple[DesiredSnapshot | None, dict[str, None]]:
         """Bring the mirror up to date: what was read anew, if anything was, and the units with another placement."""
         reading, self._reading = self._reading, None
         changes, self._changes = self._changes, []
@@ -139,7 +139,7 @@ class Orders:
             changed |= self._apply(change)
         return reading, changed
 
-    def _keep(self, reading: Reading) -> None:
+    def _keep(self, reading: DesiredSnapshot) -> None:
         """Have the reading taken in place of what came before it. That the revision fell must not be forgotten."""
         if self._reading is not None and self._reading.fell:
             reading = msgspec.structs.replace(reading, fell=True)
@@ -147,7 +147,7 @@ class Orders:
         self._changes.clear()
         self._wake()
 
-    async def _read(self) -> Reading:
+    async def _read(self) -> DesiredSnapshot:
         asked = self._asked
         highest = self.highest_revision  # a beat that is answered meanwhile may know of more than this reading
         # `synced` comes first: placements read after it hold all that the leader had written when it wrote that. And it
@@ -169,9 +169,11 @@ class Orders:
         fell, self._was_set_back = snapshot.revision < highest, False
         self.highest_revision = snapshot.revision if fell else max(self.highest_revision, snapshot.revision)
         session = self._decode_synced(synced.items[0] if synced.items and synced.items[0] in marks else None)
-        return Reading(asked, history, snapshot.revision, fell, session, synced.revision, marks, placements, unreadable)
+        return DesiredSnapshot(
+            asked, history, snapshot.revision, fell, session, synced.revision, marks, placements, unreadable
+        )
 
-    async def _watch(self, reading: Reading) -> None:
+    async def _watch(self, reading: DesiredSnapshot) -> None:
         """Gather changes after this reading until everything has to be read again."""
         watches = [
             asyncio.create_task(self._watch_placements(reading.revision)),
@@ -205,10 +207,10 @@ class Orders:
         """Return when the mirror may have missed something since its reading, which came with these marks. To look is
         cheap, for every machine does so whenever anything has changed anywhere."""
         while True:
-            await self._doubt.wait()
-            self._doubt.clear()
+            await self._recheck.wait()
+            self._recheck.clear()
             try:
-                seen = await self._store.glance(self._placements_prefix)
+                seen = await self._store.digest(self._placements_prefix)
                 marks = await self._read_marks()
             except Unavailable as error:
                 self._log.debug("cannot see whether orders were missed; the next beat asks again: %s", error)
@@ -244,7 +246,7 @@ class Orders:
         """The leader has deleted an order. One that it had not withdrawn goes only when it takes this machine for dead:
         then what is asked stands in a reading that knows whether the machine was taken in again."""
         order = self.placements.get(name)
-        if order is None or order.withdrawn:
+        if order is None or order.is_withdrawn:
             self.placements.pop(name, None)
         else:
             self._again.set()

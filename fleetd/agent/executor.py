@@ -17,7 +17,7 @@ from fleetd.agent.backoff import Retries
 from fleetd.agent.ledger import Ledger
 from fleetd.agent.links import Links
 from fleetd.model.unitfile import hash_unit_file
-from fleetd.reconciler.actions import Record, Reload, Remove, Restart, Start, Step, Stop, Write
+from fleetd.reconciler.actions import Action, Record, Reload, Remove, Restart, Start, Stop, Write
 from fleetd.reconciler.plan import StopProgress
 from fleetd.systemd.protocol import (
     REFUSED,
@@ -34,7 +34,7 @@ AT_ONCE = 32  # systemd works at one job after the other anyway, and memory that
 _AnyStep = TypeVar("_AnyStep", Stop, Start | Restart)
 
 
-class StepRunner:
+class Executor:
     """One machine's hands. `hashes` is what our unit files hold, by unit, as of the last `refresh_files`."""
 
     def __init__(self, systemd: ServiceManager, ledger: Ledger, retries: Retries, logger: logging.Logger) -> None:
@@ -78,7 +78,7 @@ class StepRunner:
         """What of the unit's [Install] has no effect here, and why; '' where all has."""
         return self._links.note(name)
 
-    async def apply(self, plan: Sequence[Step]) -> tuple[str, ...]:
+    async def apply(self, plan: Sequence[Action]) -> tuple[str, ...]:
         """Apply the steps; the units of which there is something else to note than before. Raises ManagerUnavailable;
         then any of the steps may or may not have been done."""
         ends = {step.unit: step for step in plan}  # what a unit's other steps are for: the one that is worth a line
@@ -101,7 +101,7 @@ class StepRunner:
         await self._each([step for step in self._goes_on(plan) if isinstance(step, Start | Restart)], self._begin)
         return noted
 
-    def _goes_on(self, plan: Sequence[Step]) -> list[Step]:
+    def _goes_on(self, plan: Sequence[Action]) -> list[Action]:
         """The steps of units for which none has failed."""
         return [step for step in plan if not self._retries.is_waiting(step.unit)]
 

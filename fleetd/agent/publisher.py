@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from fleetd.agent.publish_rate import Pacing
 from fleetd.aio import Pace
 from fleetd.model.unit import UnitState
-from fleetd.registry.registry import Registry, Step, cut_into_transactions
+from fleetd.registry.registry import Registry, WriteSet, cut_into_transactions
 from fleetd.store.protocol import Delete, LeaseNotFound, Operation, Put, Unavailable
 
 FIRST_RETRY_S = 0.5
@@ -179,10 +179,12 @@ class StatePublisher:
         """Write the states that changed; whatever is not known to be written stays among the changed."""
         changed, self._changed = self._changed, {}
         names = list(changed)
-        steps = [Step((), (operation,)) for operation in (*first, *(self._operation(name, lease) for name in names))]
+        write_sets = [
+            WriteSet((), (operation,)) for operation in (*first, *(self._operation(name, lease) for name in names))
+        ]
         written = -len(first)
         try:
-            for transaction in cut_into_transactions(steps):
+            for transaction in cut_into_transactions(write_sets):
                 self._on_written(await self._registry.store.transact(transaction.comparisons, transaction.operations))
                 for name in names[written : written + len(transaction.operations)]:
                     self._to_say_again.pop(name, None)

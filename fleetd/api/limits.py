@@ -18,7 +18,7 @@ TOO_MUCH = "requests and answers of other clients are all that fleetd can hold a
 LATER = (("Retry-After", "1"),)
 
 
-class Crowd:
+class ConnectionLimiter:
     """All connections at once. A connection is whatever the caller knows one by."""
 
     def __init__(self, max_connections: int = MAX_CONNECTIONS, max_bytes: int = MAX_BYTES) -> None:
@@ -62,7 +62,7 @@ class Crowd:
 class Load:
     """The bytes that are held for one request, until the end of the `with` at the latest."""
 
-    def __init__(self, crowd: Crowd) -> None:
+    def __init__(self, crowd: ConnectionLimiter) -> None:
         self._crowd = crowd
         self._size = 0
         self._former: Token[Load | None] | None = None

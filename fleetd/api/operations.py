@@ -44,10 +44,10 @@ class WishBody(UnitBody, frozen=True):
 class WishesBody(msgspec.Struct, frozen=True):
     """What a client sends of several units."""
 
-    wishes: tuple[WishBody, ...] = ()
+    operations: tuple[WishBody, ...] = ()
 
 
-class Wish(msgspec.Struct, frozen=True):
+class UnitOperation(msgspec.Struct, frozen=True):
     """What is wished of one unit: this content (none: the one it has) and this target state (None: unsaid); with
     `only_new` only if there is no unit of this name; or that it be destroyed; or restarted."""
 
@@ -63,13 +63,13 @@ class Change(msgspec.Struct, frozen=True):
     """What a wish makes of its unit: from `before` (None: there was none) to `after` (None: none any more; `before`
     itself: nothing is to be done), and the HTTP status that says so."""
 
-    wish: Wish
+    operation: UnitOperation
     before: Unit | None
     after: Unit | None
     status: int
 
 
-def parse_put(request: Request, name: str) -> Wish:
+def parse_put(request: Request, name: str) -> UnitOperation:
     """What a PUT of the unit of this name asks for. Raises ApiError."""
     check_is_json(request)
     body = parse_json(request.body, UnitBody)
@@ -80,7 +80,7 @@ def parse_put(request: Request, name: str) -> Wish:
 
 def parse_wishes(request: Request) -> tuple[WishBody, ...]:
     """What a request asks for of several units, each named once. Raises ApiError."""
-    bodies = parse_json(request.body, WishesBody).wishes
+    bodies = parse_json(request.body, WishesBody).operations
     _check_names([body.name for body in bodies])
     return bodies
 
@@ -104,7 +104,7 @@ def _check_names(names: Sequence[str]) -> None:
 
 def make_wish(
     name: str, body: UnitBody, *, only_new: bool = False, destroy: bool = False, restart: bool = False
-) -> Wish:
+) -> UnitOperation:
     """The wish, its name and target state checked. Raises ApiError."""
     try:
         validate_name(name)
@@ -114,51 +114,51 @@ def make_wish(
         raise ApiError(400, f'invalid desiredState "{body.desired_state}": expect inactive, loaded or launched')
     target = TargetState(body.desired_state) if body.desired_state else None
     options = tuple(Option(option.section, option.name, without_comments(option.value)) for option in body.options)
-    return Wish(name, options, target, only_new, destroy, restart)
+    return UnitOperation(name, options, target, only_new, destroy, restart)
 
 
-def plan_change(wish: Wish, before: Unit | None, shadows: Callable[[str], str]) -> Change:
+def plan_change(operation: UnitOperation, before: Unit | None, shadows: Callable[[str], str]) -> Change:
     """What the wish makes of the unit, given what it was. `shadows` says which unit of the machine's own a name would
     hide ('': none). Raises ApiError."""
-    if wish.destroy:
+    if operation.destroy:
         if before is None:
             raise ApiError(404, NOT_FOUND)
-        return Change(wish, before, None, 204)
-    if wish.restart:
-        return Change(wish, before, _plan_restart(wish, before), 204)
-    if wish.only_new and before is not None:
-        raise ApiError(412, f'unit "{wish.name}" exists already')
-    after = _plan_unit(wish, before)
+        return Change(operation, before, None, 204)
+    if operation.restart:
+        return Change(operation, before, _plan_restart(operation, before), 204)
+    if operation.only_new and before is not None:
+        raise ApiError(412, f'unit "{operation.name}" exists already')
+    after = _plan_unit(operation, before)
     is_new = before is None or before.text != after.text
-    if is_new and (refusal := refuse_names(wish.name, wish.options, shadows)):
+    if is_new and (refusal := refuse_names(operation.name, operation.options, shadows)):
         raise ApiError(400, refusal)
-    return Change(wish, before, after, 201 if is_new else 204)
+    return Change(operation, before, after, 201 if is_new else 204)
 
 
-def _plan_restart(wish: Wish, before: Unit | None) -> Unit:
+def _plan_restart(operation: UnitOperation, before: Unit | None) -> Unit:
     if before is None:
         raise ApiError(404, NOT_FOUND)
     if before.target is TargetState.INACTIVE:
-        raise ApiError(409, f'unit "{wish.name}" is wanted on no machine, so that there is nothing to restart')
+        raise ApiError(409, f'unit "{operation.name}" is wanted on no machine, so that there is nothing to restart')
     return msgspec.structs.replace(before, restart_of=before.generation)
 
 
-def _plan_unit(wish: Wish, before: Unit | None) -> Unit:
+def _plan_unit(operation: UnitOperation, before: Unit | None) -> Unit:
     """The unit as it is to be written: `before` itself where it is inactive as it is to be. To ask again for launched
     starts a unit that has stopped, to ask again for loaded stops one that its socket or timer has started."""
-    if before is None and not wish.options:
+    if before is None and not operation.options:
         raise ApiError(409, "unit does not exist and options field empty")
-    text = render_unit_file(wish.options) if wish.options or before is None else before.text
-    target = wish.target
+    text = render_unit_file(operation.options) if operation.options or before is None else before.text
+    target = operation.target
     if before is None or text != before.text:
-        if refusal := refuse_content(wish.options):
+        if refusal := refuse_content(operation.options):
             raise ApiError(400, refusal)
         target = target or TargetState.INACTIVE
     elif target is None:
         raise ApiError(409, "must provide DesiredState to update existing unit")
-    if parse_name(wish.name).is_template and target is not TargetState.INACTIVE:
-        raise ApiError(400, f'cannot activate template "{wish.name}"')
+    if parse_name(operation.name).is_template and target is not TargetState.INACTIVE:
+        raise ApiError(400, f'cannot activate template "{operation.name}"')
     if before and (before.text, before.target) == (text, target) and target is TargetState.INACTIVE:
         return before
     restart_of = before.restart_of if before and target is TargetState.LAUNCHED else 0  # may be still to be made
-    return Unit(wish.name, text, target, restart_of=restart_of)
+    return Unit(operation.name, text, target, restart_of=restart_of)

@@ -113,7 +113,7 @@ def _check_revision(page: Page, revision: int) -> None:
 async def read_page(registry: Registry, kind: str, page: Page) -> tuple[dict[str, Any], str]:
     """The records of one page, by name, in order, and the token of the next page ('' where there is none). Of the
     listing no more is read than that. Raises ApiError."""
-    part = await registry.read_part(kind, after=page.after, limit=page.skip + page.limit)
+    part = await registry.read_page(kind, after=page.after, limit=page.skip + page.limit)
     _check_revision(page, part.revision)
     records = {names[0]: record for names, record in islice(part.records.items(), page.skip, None)}
     return records, render_token(part.revision, part.last) if part.has_more else ""

@@ -25,7 +25,7 @@ from fleetd.api.http import (
 from fleetd.api.origin import check_caller
 from fleetd.api.quota import BOUNDLESS, Quota
 from fleetd.api.v1.discovery import describe_api
-from fleetd.api.v1.machines import Machines
+from fleetd.api.v1.machines import MachineSet
 from fleetd.api.v1.states import States
 from fleetd.api.v1.units import Units
 from fleetd.api.v2.operations import Batches
@@ -92,7 +92,7 @@ class Api:
         self._discovery = render_json(describe_api())
         units = Units(registry, token_limit, shadows, Quota(registry, allowed_usage, now))
         states = States(registry, token_limit)
-        machines = Machines(registry, token_limit)
+        machines = MachineSet(registry, token_limit)
         get_only = "only GET supported against this resource"
         self._v1 = {
             "units": Resource({"GET": units.get_all}, get_only),

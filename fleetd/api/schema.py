@@ -87,7 +87,7 @@ class ErrorEntity(msgspec.Struct, frozen=True):
 # Version 2: GET /fleet/v2/units?name=NAME&name=NAME… (all units where no name is given).
 
 
-class CopyReport(msgspec.Struct, frozen=True, omit_defaults=True):
+class AllocationReport(msgspec.Struct, frozen=True, omit_defaults=True):
     """How a unit stands on one machine.
 
     `target` and `generation` are those that the machine has carried out last; `error` is why its last step failed;
@@ -106,7 +106,7 @@ class CopyReport(msgspec.Struct, frozen=True, omit_defaults=True):
     target: str = ""
     generation: int = 0
     completed: bool = False
-    retiring: bool = False
+    superseded: bool = False
     orphaned: bool = False
     error: str = ""
     result: str = ""
@@ -143,7 +143,7 @@ class UnitReport(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str = ""
     refusals: dict[str, int] = {}
     wait: Wait | None = None
-    copies: tuple[CopyReport, ...] = ()
+    allocations: tuple[AllocationReport, ...] = ()
 
 
 class UnitReports(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -161,7 +161,7 @@ class Question(msgspec.Struct, frozen=True):
 # POST /fleet/v2/units: what is wished of many units, at most 1000 in one request. The trouble of one is its own.
 
 
-class Wish(msgspec.Struct, frozen=True, omit_defaults=True):
+class UnitOperation(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is wished of one unit, as PUT and DELETE of version 1 take it. With `only_new` a unit that is there already
     is left as it is (412)."""
 
@@ -172,13 +172,13 @@ class Wish(msgspec.Struct, frozen=True, omit_defaults=True):
     destroy: bool = False
 
 
-class Wishes(msgspec.Struct, frozen=True):
+class UnitOperations(msgspec.Struct, frozen=True):
     """The body: each unit is named once."""
 
-    wishes: tuple[Wish, ...] = ()
+    operations: tuple[UnitOperation, ...] = ()
 
 
-class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
+class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     """What came of a wish: the status and the message that version 1 would have answered with."""
 
     name: str
@@ -186,10 +186,10 @@ class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
     message: str = ""
 
 
-class Outcomes(msgspec.Struct, frozen=True):
+class Results(msgspec.Struct, frozen=True):
     """The answer, in the order of the wishes."""
 
-    outcomes: tuple[Outcome, ...] = ()
+    results: tuple[Result, ...] = ()
 
 
 # POST /fleet/v2/restart: start units anew, as `systemctl restart` does, wherever they run; answered with Outcomes, in

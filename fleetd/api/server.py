@@ -17,7 +17,7 @@ from typing import Any
 
 from fleetd import __version__, aiohttp_import, metrics
 from fleetd.api.http import MAX_BODY_BYTES, ApiError, Request, Response, render_error
-from fleetd.api.limits import LATER, MAX_CONNECTIONS, TOO_MUCH, Crowd, Load
+from fleetd.api.limits import LATER, MAX_CONNECTIONS, TOO_MUCH, ConnectionLimiter, Load
 from fleetd.api.routes import Api, body_too_large
 from fleetd.api.sockets import (
     ListenError,
@@ -118,7 +118,7 @@ class _Entrance(aiohttp_import.Server):
     """A way in for clients, and the bounds on what they take together. It makes a _Connection of each connection;
     over one for `metrics_only`, figures are all that there is."""
 
-    def __init__(self, server: "Server", crowd: Crowd, *, metrics_only: bool = False) -> None:
+    def __init__(self, server: "Server", crowd: ConnectionLimiter, *, metrics_only: bool = False) -> None:
         self._options: dict[str, Any] = {
             "access_log": None,
             "logger": _protocol_log,
@@ -172,13 +172,13 @@ def _max_connections() -> int:
 class Server:
     """Serves an Api, which may be replaced by another at any time, until it is stopped."""
 
-    def __init__(self, api: Api, patience_s: float = PATIENCE_S, crowd: Crowd | None = None) -> None:
+    def __init__(self, api: Api, patience_s: float = PATIENCE_S, crowd: ConnectionLimiter | None = None) -> None:
         self.api = api
         self.patience_s = patience_s
-        self.crowd = crowd if crowd is not None else Crowd(_max_connections())
+        self.crowd = crowd if crowd is not None else ConnectionLimiter(_max_connections())
         self._entrances = (
             _Entrance(self, self.crowd),
-            _Entrance(self, Crowd(METRICS_CONNECTIONS, METRICS_BYTES), metrics_only=True),
+            _Entrance(self, ConnectionLimiter(METRICS_CONNECTIONS, METRICS_BYTES), metrics_only=True),
         )
         self._listeners: list[asyncio.Server] = []
         self._paths: list[str] = []

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from fleetd.registry.registry import Registry, Step
+from fleetd.registry.registry import Registry, WriteSet
 from fleetd.store.limits import size_of
 from fleetd.store.protocol import MAX_OPERATIONS, MAX_TRANSACTION_BYTES, Conflict, StoreError, Unchanged
 
@@ -18,7 +18,7 @@ from fleetd.store.protocol import MAX_OPERATIONS, MAX_TRANSACTION_BYTES, Conflic
 class _Waiting(msgspec.Struct, eq=False):
     """A step that is to be written, and what came of it: the revision (0: nothing yet), or an error."""
 
-    step: Step
+    write_set: WriteSet
     size: int
     revision: int = 0
     error: StoreError | None = None
@@ -36,9 +36,9 @@ class Writes:
         self._waiting: list[_Waiting] = []  # in the order of their coming
         self._writing = asyncio.Lock()
 
-    async def write(self, step: Step) -> int:
+    async def write(self, write_set: WriteSet) -> int:
         """Write a step; the revision after it. Raises what Registry.write_step raises, of this step alone."""
-        mine = _Waiting(step, sum(map(size_of, (*step.comparisons, *step.operations))))
+        mine = _Waiting(write_set, sum(map(size_of, (*write_set.comparisons, *write_set.operations))))
         self._waiting.append(mine)
         try:
             async with self._writing:  # in the order of their coming, too: so mine is the first, if it still waits
@@ -57,8 +57,8 @@ class Writes:
         keys: set[str] = set()
         size = 0
         for each in self._waiting:
-            step = each.step
-            own = {part.key for part in (*step.comparisons, *step.operations)}
+            write_set = each.write_set
+            own = {part.key for part in (*write_set.comparisons, *write_set.operations)}
             is_full = len(keys) + len(own) > MAX_OPERATIONS or size + each.size > MAX_TRANSACTION_BYTES
             if chosen and is_full:
                 break
@@ -79,10 +79,10 @@ class Writes:
 
     async def _try(self, group: Sequence[_Waiting]) -> tuple[_Waiting, ...]:
         """Do one transaction; those that are to be done without the ones that hindered it."""
-        comparisons = tuple(part for each in group for part in each.step.comparisons)
-        operations = tuple(part for each in group for part in each.step.operations)
+        comparisons = tuple(part for each in group for part in each.write_set.comparisons)
+        operations = tuple(part for each in group for part in each.write_set.operations)
         try:
-            self._settle(group, revision=await self._registry.write_step(Step(comparisons, operations)))
+            self._settle(group, revision=await self._registry.write(WriteSet(comparisons, operations)))
         except Conflict as conflict:
             late = group if len(group) == 1 else await self._find_late(group)
             self._settle(late, error=conflict)
@@ -91,10 +91,12 @@ class Writes:
 
     async def _find_late(self, group: Sequence[_Waiting]) -> Sequence[_Waiting]:
         """Those that were read before somebody else was quicker: one, if it is not to be seen any more which."""
-        wanted = {part.key: part for each in group for part in each.step.comparisons if isinstance(part, Unchanged)}
+        wanted = {
+            part.key: part for each in group for part in each.write_set.comparisons if isinstance(part, Unchanged)
+        }
         there = {item.key: item.mod_revision for item in (await self._registry.store.get_many(list(wanted))).items}
         late = {key for key, part in wanted.items() if there.get(key, 0) != part.mod_revision}
-        return [each for each in group if any(part.key in late for part in each.step.comparisons)] or group[:1]
+        return [each for each in group if any(part.key in late for part in each.write_set.comparisons)] or group[:1]
 
     def _settle(self, group: Sequence[_Waiting], *, revision: int = 0, error: StoreError | None = None) -> None:
         for each in group:

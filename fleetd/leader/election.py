@@ -10,10 +10,10 @@ import zlib
 from collections.abc import Callable
 from contextlib import suppress
 
-from fleetd.leader.term import Beats, Leadership, Office, Offload
-from fleetd.membership.store_epoch import History
+from fleetd.leader.term import HeartbeatSource, Offload, Term, TermSettings
+from fleetd.membership.store_epoch import StoreEpoch
 from fleetd.registry.registry import Leader, Registry, encode
-from fleetd.scheduler.failover import Failover
+from fleetd.scheduler.failover import FailoverPolicy
 from fleetd.store.protocol import (
     Compacted,
     Comparison,
@@ -34,18 +34,18 @@ RETRY_S = 1.0
 CANDIDACY_S = 0.3  # over which candidates spread when the leader is gone
 
 
-class Engine:
+class Election:
     """Campaigns for leadership as long as it runs, and leads while it holds it."""
 
     def __init__(
         self,
         machine: str,
         registry: Registry,
-        membership: Beats,
+        membership: HeartbeatSource,
         *,
         ttl_s: float,
         handover_timeout_s: float,
-        failover: Failover,
+        failover: FailoverPolicy,
         compact: bool,
         now: Callable[[], float],
         unix_now: Callable[[], float],
@@ -58,7 +58,7 @@ class Engine:
         self.membership = membership
         self.leader_ttl_s = max(MIN_LEADER_TTL_S, ttl_s / 2)
         self.new_id = new_id
-        self._office = Office(
+        self._settings = TermSettings(
             registry,
             membership,
             ttl_s=ttl_s,
@@ -70,8 +70,8 @@ class Engine:
             unix_now=unix_now,
             offload=offload,
         )
-        self.leadership: Leadership | None = None
-        self._history = History(registry, machine, "")
+        self.term: Term | None = None
+        self._history = StoreEpoch(registry, machine, "")
         self._left_over: bytes | None = None  # the leader's key, if it is nobody's any more; None: not looked at yet
         self._turn_s = CANDIDACY_S * zlib.crc32(machine.encode()) / 2**32
 
@@ -84,16 +84,16 @@ class Engine:
                 log.debug("cannot campaign: %s", error)
                 await asyncio.sleep(RETRY_S)
                 continue
-            self.leadership = leadership = Leadership(self._office, lease, guards)
+            self.term = term = Term(self._settings, lease, guards)
             log.info("leads the cluster")
             try:
-                await leadership.lead()
+                await term.lead()
             finally:
-                self.leadership = None
+                self.term = None
                 await self._give_up(lease)
             log.info("leads no longer")
-            if leadership.fall is not None:
-                await self._history.tell_of_fall(*leadership.fall)
+            if term.fall is not None:
+                await self._history.tell_of_fall(*term.fall)
 
     async def _campaign(self) -> tuple[int, tuple[Comparison, ...]]:
         """Wait until nobody leads, and take office: the lease, and what guards every write from now on."""

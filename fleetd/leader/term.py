@@ -19,12 +19,12 @@ from fleetd import metrics
 from fleetd.aio import Pace
 from fleetd.model.ordered import Names
 from fleetd.model.placement import Decision
-from fleetd.registry.registry import MalformedRecord, Registry, Step, cut_into_transactions, decode, drain
-from fleetd.scheduler.failover import Failover, Loss
-from fleetd.scheduler.liveness import Absence, BeatHistory, judge, note_absences
+from fleetd.registry.registry import MalformedRecord, Registry, WriteSet, cut_into_transactions, decode, drain
+from fleetd.scheduler.failover import FailoverPolicy, MachineLoss
+from fleetd.scheduler.liveness import Absence, HeartbeatHistory, judge_absences, record_absences
 from fleetd.scheduler.planner import Plan, plan_in_slices
-from fleetd.scheduler.snapshot import ClusterView
-from fleetd.scheduler.stats import Outcome, count_outcome, take_census
+from fleetd.scheduler.snapshot import Snapshot
+from fleetd.scheduler.stats import PlanStats, count_cluster, count_plan
 from fleetd.scheduler.unit_plan import UnitPlan
 from fleetd.store.protocol import (
     MAX_OPERATIONS,
@@ -35,7 +35,7 @@ from fleetd.store.protocol import (
     Event,
     KeyValue,
     LeaseNotFound,
-    Snapshot,
+    RangeResult,
     StoreError,
     Unavailable,
     Unchanged,
@@ -50,28 +50,28 @@ HEAVY_BYTES = 1000  # of a unit file take as long to be read as a small record t
 PASS_PERIOD_S = 0.02  # of many in a row; each is over all that has changed meanwhile
 SLICE = 200  # records or so (about 5 ms) that are dealt with before the loop has its turn
 
-Decided = tuple[Plan, Outcome]
+Decided = tuple[Plan, PlanStats]
 Offload = Callable[[Callable[[], Decided]], Awaitable[Decided]]  # runs long work: in a thread, or, in tests, at once
 
 
-class Beats(Protocol):
+class HeartbeatSource(Protocol):
     """What the leader needs to know of this machine's own heartbeats (registration.py)."""
 
-    beats: BeatHistory
+    beats: HeartbeatHistory
     disturbed_s: float | None  # when this machine's own lease was last seen to vanish
     heard_revision: int  # the store's, as of the last heartbeat
 
 
-class Office(msgspec.Struct, frozen=True):
+class TermSettings(msgspec.Struct, frozen=True):
     """What all terms of one machine have in common. `ttl_s` is that of the machines, `leader_ttl_s` that of the term;
     `now` is a clock that only goes forth, `unix_now` for people to read."""
 
     registry: Registry
-    membership: Beats
+    membership: HeartbeatSource
     ttl_s: float
     leader_ttl_s: float
     handover_timeout_s: float
-    failover: Failover
+    failover: FailoverPolicy
     compact: bool
     now: Callable[[], float]
     unix_now: Callable[[], float]
@@ -82,21 +82,21 @@ class GivenUp(Exception):
     """A plan was given up, for the term is over."""
 
 
-class Deposed(Exception):
+class LeadershipLost(Exception):
     """This engine leads no longer: its key is gone, or the store is not what it was."""
 
 
-class Leadership:
+class Term:
     """One term in office."""
 
-    def __init__(self, office: Office, lease: int, guards: tuple[Comparison, ...]) -> None:
-        self.office = office
-        self.registry = office.registry
-        self.store = office.registry.store
+    def __init__(self, settings: TermSettings, lease: int, guards: tuple[Comparison, ...]) -> None:
+        self.settings = settings
+        self.registry = settings.registry
+        self.store = settings.registry.store
         self.lease = lease
         self.guards = guards
-        self.since_s = office.unix_now()
-        self.view = ClusterView()
+        self.since_s = settings.unix_now()
+        self.snapshot = Snapshot()
         self.fall: tuple[int, int] | None = None  # from which revision to which the store was seen to fall
         self._is_over = False
         self.trouble = ""  # why the cluster cannot be read, for a person
@@ -105,29 +105,31 @@ class Leadership:
         self._known_before = 0  # the same, when everything began to be read
         self._arrived = 0  # the last revision that came from the store, taken in or not (0: everything is being read)
         self._written = 1  # no plan is made before the view has reached this revision
-        self._inbox: deque[Snapshot | Changes | StoreError] = deque()
+        self._inbox: deque[RangeResult | Changes | StoreError] = deque()
         self._wake = asyncio.Event()
         self._pace = Pace(PASS_PERIOD_S)
-        self._history_key = office.registry.key("history")
+        self._history_key = settings.registry.key("history")
         self._restored_at = 0  # the revision at which it was written down that the store was restored; 0: it never was
         self._watched = False  # whether who is absent now, and was not at the last look, was seen to vanish
         self._changed: Names | None = None  # the units to plan for; None: all
         self._absences: tuple[Absence, ...] = ()
-        self._retiring_since: dict[tuple[str, str], float] = {}
-        self._lost: dict[str, Loss] = {}  # the machines that were judged dead, and are not back
+        self._superseded_since: dict[tuple[str, str], float] = {}
+        self._lost: dict[str, MachineLoss] = {}  # the machines that were judged dead, and are not back
         self._waits: dict[str, float] = {}  # units that wait for one of them, and until when at most
         self._history: deque[tuple[float, int]] = deque()
 
     def show_metrics(self) -> None:
         """Set what is asked of the leader's metrics now."""
         arrived = sum(len(entry.events) if isinstance(entry, Changes) else 1 for entry in self._inbox)
-        unplanned = len(self.view.units if self._changed is None else self._changed)
-        metrics.show_leading(self.since_s, arrived + unplanned, take_census(self.view), is_blind=bool(self.trouble))
+        unplanned = len(self.snapshot.units if self._changed is None else self._changed)
+        metrics.show_leading(
+            self.since_s, arrived + unplanned, count_cluster(self.snapshot), is_blind=bool(self.trouble)
+        )
 
     async def lead(self) -> None:
         """Lead until deposed."""
         # No TaskGroup: one that fails while it is cancelled forgets that it was cancelled.
-        tasks = [asyncio.create_task(part) for part in (self._beat(), self._govern())]
+        tasks = [asyncio.create_task(part) for part in (self._beat(), self._run())]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -139,13 +141,13 @@ class Leadership:
             try:
                 if not task.cancelled():
                     task.result()
-            except Deposed as reason:
+            except LeadershipLost as reason:
                 log.warning("gives up the lead: %s", reason)
 
     async def _beat(self) -> None:
         """Keep the term's lease, and see by the store's revision whether the watch has gone deaf."""
-        interval_s = self.office.leader_ttl_s / 3
-        answered_s = self.office.now()
+        interval_s = self.settings.leader_ttl_s / 3
+        answered_s = self.settings.now()
         highest = 0
         while True:
             await asyncio.sleep(interval_s)
@@ -154,16 +156,16 @@ class Leadership:
             try:
                 beat = await self.store.keep_alive(self.lease)
             except LeaseNotFound:
-                raise Deposed("its lease has expired") from None
+                raise LeadershipLost("its lease has expired") from None
             except Unavailable as error:
-                if self.office.now() - answered_s > self.office.leader_ttl_s:
-                    raise Deposed(f"the store has not answered for a whole term's lease: {error}") from None
+                if self.settings.now() - answered_s > self.settings.leader_ttl_s:
+                    raise LeadershipLost(f"the store has not answered for a whole term's lease: {error}") from None
                 continue
-            if self.office.now() - answered_s > self.office.leader_ttl_s:
+            if self.settings.now() - answered_s > self.settings.leader_ttl_s:
                 # Paused meanwhile, most likely. But then only a store that was started anew has kept the lease: it may
                 # have been restored, and what it told since have been lost.
-                raise Deposed("its lease has outlived its time")
-            answered_s = self.office.now()
+                raise LeadershipLost("its lease has outlived its time")
+            answered_s = self.settings.now()
             self._check_not_set_back(known, beat.revision)
             if 0 < self._arrived < highest:  # what the last beat told of has still not come
                 self._inbox.append(Compacted(beat.revision))
@@ -180,9 +182,9 @@ class Leadership:
         """The store was at this revision, asked when it was known to have had that one. Raises Deposed."""
         if revision < known:
             self.fall = known, revision
-            raise Deposed("the store's revision fell from {} to {}".format(*self.fall))
+            raise LeadershipLost("the store's revision fell from {} to {}".format(*self.fall))
 
-    async def _govern(self) -> None:
+    async def _run(self) -> None:
         """Take in what changed, plan, write; again and again."""
         watch = asyncio.create_task(self._load())
         try:
@@ -208,7 +210,7 @@ class Leadership:
         while True:
             self._known_before = self._know(0)
             try:
-                snapshot = await self.store.range(self.registry.prefix)
+                found = await self.store.range(self.registry.prefix)
                 break
             except Unavailable as error:
                 trouble = f"this machine leads, but cannot read the cluster: {error}"
@@ -216,12 +218,12 @@ class Leadership:
                     self.trouble = trouble
                     log.warning("cannot read the cluster, so that nothing is decided yet; tries on: %s", error)
                 await asyncio.sleep(RETRY_S)
-        revision = snapshot.revision
+        revision = found.revision
         if self.trouble:
             log.warning("has read the cluster after all")
             self.trouble = ""
-        self._arrive(snapshot)
-        del snapshot  # it may be hundreds of megabytes, and the watch lasts
+        self._arrive(found)
+        del found  # it may be hundreds of megabytes, and the watch lasts
         try:
             async for changes in self.store.watch(self.registry.prefix, revision):
                 self._arrive(changes)
@@ -229,7 +231,7 @@ class Leadership:
             self._inbox.append(error)
             self._wake.set()
 
-    def _arrive(self, news: Snapshot | Changes) -> None:
+    def _arrive(self, news: RangeResult | Changes) -> None:
         self._inbox.append(news)
         self._arrived = max(self._arrived, news.revision)
         self._wake.set()
@@ -239,21 +241,21 @@ class Leadership:
         self._wake.clear()
         while self._inbox:
             entry = self._inbox.popleft()
-            if isinstance(entry, Snapshot):
+            if isinstance(entry, RangeResult):
                 self._check_not_set_back(self._known_before, entry.revision)
-                view, self._changed = ClusterView(), None
+                snapshot, self._changed = Snapshot(), None
                 restores = [item.mod_revision for item in entry.items if item.key == self._history_key]
                 self._restored_at = max(restores, default=0)
                 items, revision = deque(entry.items), entry.revision
                 del entry
                 async for item in _in_slices(drain(items)):
-                    self._apply(view, item.key, item, item.mod_revision)
-                self.view = view
+                    self._apply(snapshot, item.key, item, item.mod_revision)
+                self.snapshot = snapshot
                 self._watched = False
                 self.revision = self._written = revision
             elif isinstance(entry, Changes) and not any(event.key == self._history_key for event in entry.events):
                 async for event in _in_slices(entry.events):
-                    self._apply(self.view, event.key, event.item, event.revision)
+                    self._apply(self.snapshot, event.key, event.item, event.revision)
                 self.revision = max(self.revision, entry.revision)
             else:
                 if isinstance(entry, Compacted) and entry.was_set_back:
@@ -263,7 +265,7 @@ class Leadership:
             await asyncio.sleep(0)  # however small they are, there may be thousands
         return True
 
-    def _apply(self, view: ClusterView, key: str, item: Any, revision: int) -> None:
+    def _apply(self, snapshot: Snapshot, key: str, item: Any, revision: int) -> None:
         """Take one key into a view, and note which units it concerns. One that cannot be read counts as absent."""
         try:
             change = self.registry.change(key, item, revision)
@@ -277,37 +279,37 @@ class Leadership:
         if change is None:
             return
         if change.path.kind == "leader" and (change.record is None or change.lease != self.lease):
-            raise Deposed("somebody else took office" if change.record else "its key is gone")
+            raise LeadershipLost("somebody else took office" if change.record else "its key is gone")
         record = change.record
         if change.path.kind == "states" and record is not None and change.revision < self._restored_at:
             record = msgspec.structs.replace(record, outdated=True)
-        concerned = view.apply(change.path.kind, change.path.first, change.path.second, record)
+        concerned = snapshot.apply(change.path.kind, change.path.first, change.path.second, record)
         if self._changed is not None:
             self._changed |= concerned
 
     async def _sleep(self, due_s: float | None) -> None:
         """Until something happens, or until then."""
         try:
-            async with asyncio.timeout(None if due_s is None else max(0.0, due_s - self.office.now())):
+            async with asyncio.timeout(None if due_s is None else max(0.0, due_s - self.settings.now())):
                 await self._wake.wait()
         except TimeoutError:
             pass
 
     async def _pass(self) -> float | None:
         """Plan for what changed and write it. Returns when to look again even if nothing happens."""
-        due_s = self._look_around()
+        due_s = self._check_timers()
         changed, self._changed = self._changed, {}
         metrics.PASSES.inc()
         with metrics.PLAN_S.time():
             plan, outcome = await self._plan(changed)
         due_s = min((at_s for at_s in (due_s, *self._waits.values()) if at_s is not None), default=None)
-        if not (plan.units or plan.synced or plan.forgotten) and self.view.usage == self.view.measure_usage():
+        if not (plan.units or plan.synced or plan.forgotten) and self.snapshot.usage == self.snapshot.measure_usage():
             return due_s
         try:
             await self._write(plan)
-            metrics.count_outcome(outcome, written=True)
+            metrics.count_plan(outcome, written=True)
         except StoreError as error:
-            metrics.count_outcome(outcome, written=False)
+            metrics.count_plan(outcome, written=False)
             log.info("reads everything again: %s", error)
             await self._check_office()
             if isinstance(error, Unavailable):  # a store that is full refuses writes at once, and answers reads
@@ -315,28 +317,30 @@ class Leadership:
             self._inbox.append(error)
         return due_s
 
-    def _look_around(self) -> float | None:
+    def _check_timers(self) -> float | None:
         """Judge who is away and which retiring copies are overdue; what that concerns counts as changed."""
-        office, now_s = self.office, self.office.now()
-        beats, interval_s = office.membership.beats, office.ttl_s / 3
-        self._absences = note_absences(
+        settings, now_s = self.settings, self.settings.now()
+        beats, interval_s = settings.membership.beats, settings.ttl_s / 3
+        self._absences = record_absences(
             self._absences,
-            self.view.absent(),
+            self.snapshot.absent(),
             now_s=now_s,
-            calm=self._watched and beats.covers(office.ttl_s, now_s, interval_s),
-            disturbed_s=office.membership.disturbed_s,
+            store_healthy=self._watched and beats.covers(settings.ttl_s, now_s, interval_s),
+            disturbed_s=settings.membership.disturbed_s,
         )
         self._watched = True
-        verdict = judge(self._absences, beats, now_s=now_s, ttl_s=office.ttl_s, interval_s=interval_s)
-        concerned = self.view.set_away(frozenset(verdict.away)) | self._note_lost(verdict.dead) | self._end_waits(now_s)
+        verdict = judge_absences(self._absences, beats, now_s=now_s, ttl_s=settings.ttl_s, interval_s=interval_s)
+        concerned = (
+            self.snapshot.set_away(frozenset(verdict.away)) | self._note_lost(verdict.dead) | self._end_waits(now_s)
+        )
         due = [verdict.next_s] if verdict.next_s is not None else []
-        since = {copy: self._retiring_since.get(copy, now_s) for copy in self.view.retiring}
-        self._retiring_since = since
+        since = {copy: self._superseded_since.get(copy, now_s) for copy in self.snapshot.superseded}
+        self._superseded_since = since
         for (_, name), begun_s in since.items():
-            if begun_s + office.handover_timeout_s <= now_s:
+            if begun_s + settings.handover_timeout_s <= now_s:
                 concerned[name] = None
             else:
-                due.append(begun_s + office.handover_timeout_s)
+                due.append(begun_s + settings.handover_timeout_s)
         if self._changed is not None:
             self._changed |= concerned
         return min(due) if due else None
@@ -349,8 +353,8 @@ class Leadership:
         for machine in dead:
             if machine not in self._lost:
                 log.warning("a machine is dead", extra={"machine": machine})
-                self._lost[machine] = Loss(self.office.now(), self.office.unix_now())
-                concerned |= self.view.concerned_by(machine)
+                self._lost[machine] = MachineLoss(self.settings.now(), self.settings.unix_now())
+                concerned |= self.snapshot.concerned_by(machine)
         return concerned
 
     def _end_waits(self, now_s: float) -> Names:
@@ -361,37 +365,37 @@ class Leadership:
         return dict.fromkeys(over)
 
     async def _plan(self, changed: Names | None) -> Decided:
-        office, now_s = self.office, self.office.now()
-        limit_s = now_s - office.handover_timeout_s
-        overdue = frozenset(copy for copy, begun_s in self._retiring_since.items() if begun_s <= limit_s)
-        failover = msgspec.structs.replace(office.failover, lost=self._lost, clock_s=now_s)
-        view, unix_now = self.view, office.unix_now()
+        settings, now_s = self.settings, self.settings.now()
+        limit_s = now_s - settings.handover_timeout_s
+        overdue = frozenset(copy for copy, begun_s in self._superseded_since.items() if begun_s <= limit_s)
+        failover = msgspec.structs.replace(settings.failover, lost=self._lost, clock_s=now_s)
+        snapshot, unix_now = self.snapshot, settings.unix_now()
 
         def decide() -> Decided:
-            slices = plan_in_slices(view, changed, now_s=unix_now, overdue=overdue, failover=failover)
+            slices = plan_in_slices(snapshot, changed, now_s=unix_now, overdue=overdue, failover=failover)
             while not self._is_over:  # it may be made in a thread, which nothing else would end
                 try:
                     next(slices)
                 except StopIteration as end:
-                    return end.value, count_outcome(view, end.value.units)
+                    return end.value, count_plan(snapshot, end.value.units)
             raise GivenUp
 
         is_small = changed is not None and len(changed) <= SMALL_PLAN
-        plan, outcome = decide() if is_small else await office.offload(decide)
+        plan, outcome = decide() if is_small else await settings.offload(decide)
         self._waits |= dict(plan.waits)
         return plan, outcome
 
     async def _write(self, plan: Plan) -> None:
         """Write the plan in as few transactions as may be, in its order. Raises what the store raises."""
-        steps = self.registry.plan_steps(plan, await self._see_gone(plan.forgotten))
-        usage = self.view.measure_usage()
-        counted = [Step((), (self.registry.put(usage),))] if usage != self.view.usage else []
-        for transaction in cut_into_transactions(chain(steps, counted), self.guards):
+        write_sets = self.registry.write_sets_of(plan, await self._confirm_dead(plan.forgotten))
+        usage = self.snapshot.measure_usage()
+        counted = [WriteSet((), (self.registry.put(usage),))] if usage != self.snapshot.usage else []
+        for transaction in cut_into_transactions(chain(write_sets, counted), self.guards):
             self._written = await self.store.transact(transaction.comparisons, transaction.operations)
         async for unit in _in_slices(plan.units):
             _log_decision(unit)
 
-    async def _see_gone(self, machines: Sequence[str]) -> dict[str, Comparison]:
+    async def _confirm_dead(self, machines: Sequence[str]) -> dict[str, Comparison]:
         """See in the store that none of these machines is back: the view may be late, for a watch may be deaf. What
         holds for each until one is, for the write may be late too. Raises Conflict where one is."""
         gone: dict[str, Comparison] = {}
@@ -414,18 +418,18 @@ class Leadership:
                 await asyncio.sleep(RETRY_S)
                 continue
             if item is None or item.lease != self.lease:
-                raise Deposed("somebody else took office, or nobody")
+                raise LeadershipLost("somebody else took office, or nobody")
             return
 
     async def _forget_history(self) -> None:
         """Compact what is older than HISTORY_S, where there is anything new to forget."""
-        now_s = self.office.now()
+        now_s = self.settings.now()
         if not self._history or self._history[-1][1] < self.revision:
             self._history.append((now_s, self.revision))
         past = 0
         while self._history and self._history[0][0] < now_s - HISTORY_S:
             past = self._history.popleft()[1]
-        if past and self.office.compact:
+        if past and self.settings.compact:
             try:
                 await self.store.compact(past)
             except StoreError as error:

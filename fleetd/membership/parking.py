@@ -13,7 +13,7 @@ import msgspec
 from fleetd.model.machine import Machine, MachineMode
 from fleetd.model.timespan import LONGEST_S
 from fleetd.model.unit import UnitState
-from fleetd.registry.registry import MalformedRecord, Registry, Step, Synced, cut_into_transactions, decode, encode
+from fleetd.registry.registry import MalformedRecord, Registry, Synced, WriteSet, cut_into_transactions, decode, encode
 from fleetd.store.protocol import Comparison, Conflict, HasValue, LeaseNotFound, Unavailable, Unchanged
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ async def park_when_possible(registry: Registry, parking: Parking) -> bool:
             puts = [registry.put(machine, machine.id, lease=lease)]
             puts += [registry.put(state, machine.id, name, lease=lease) for name, state in parking.states.items()]
             # The key stands in the first, with as many states as one transaction holds.
-            for number, transaction in enumerate(cut_into_transactions(Step((), (put,)) for put in puts)):
+            for number, transaction in enumerate(cut_into_transactions(WriteSet((), (put,)) for put in puts)):
                 revision = await store.transact(guards, transaction.operations)
                 guards = guards if number else (Unchanged(key, revision),)
             return True

@@ -15,14 +15,14 @@ from fleetd import metrics
 from fleetd.model.machine import Machine, MachineMode
 from fleetd.model.timespan import LONGEST_S
 from fleetd.registry.registry import MalformedRecord, Registry, decode
-from fleetd.scheduler.liveness import BeatHistory
+from fleetd.scheduler.liveness import HeartbeatHistory
 from fleetd.store.protocol import (
     Compacted,
     Conflict,
     KeyValue,
     LeaseNotFound,
     Operation,
-    Snapshot,
+    RangeResult,
     StoreError,
     Unavailable,
     Unchanged,
@@ -71,7 +71,7 @@ class Membership:
         self.parked_lease = 0  # that the machine is being parked on; 0: it is not
         self.registered = asyncio.Event()
         self.refusal = ""  # why it is not, for a person
-        self.beats = BeatHistory.begin(now())
+        self.beats = HeartbeatHistory.begin(now())
         self.disturbed_s: float | None = None
         self.heard_revision = 0  # the store's, as of the last heartbeat
         self._now = now
@@ -284,7 +284,7 @@ class Membership:
                     return
                 revision = seen.revision  # not the key's: that may be among what is compacted
 
-    async def _read_own_key(self) -> Snapshot:
+    async def _read_own_key(self) -> RangeResult:
         while True:
             try:
                 return await self.store.get_many([self.key])

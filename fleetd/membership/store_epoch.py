@@ -33,7 +33,7 @@ def _is_older(name: str, known: str) -> bool:
     return is_same_cluster(name, known) and name != known and (not entries or entries[-1] in before)
 
 
-class History:
+class StoreEpoch:
     """The history that this machine works for. `known` is its name as it was read last, by an earlier fleetd perhaps;
     '' where none was."""
 

@@ -28,30 +28,30 @@ class Placement(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     text: str
     target: TargetState
     generation: Count
-    retiring: bool = False
+    superseded: bool = False
     completed: bool = False
     restart_of: Count = 0
     declined: bool = False
 
     @property
-    def withdrawn(self) -> bool:
+    def is_withdrawn(self) -> bool:
         """Whether the unit is not to be on this machine."""
         return self.target is TargetState.INACTIVE
 
     @property
-    def leaves(self) -> bool:
+    def is_leaving(self) -> bool:
         """Whether the unit is on its way out of this machine, as far as is known."""
-        return self.withdrawn and not self.declined
+        return self.is_withdrawn and not self.declined
 
     @property
     def occupies(self) -> bool:
         """Whether other units have to reckon with this one on the machine."""
-        return not self.retiring and not self.declined
+        return not self.superseded and not self.declined
 
     @property
-    def stays(self) -> bool:
+    def is_active(self) -> bool:
         """Whether this machine is (one of) those that the unit is to be on."""
-        return not self.retiring and self.target is not TargetState.INACTIVE
+        return not self.superseded and self.target is not TargetState.INACTIVE
 
 
 class WaitKind(StrEnum):

@@ -26,7 +26,7 @@ from fleetd.config.config import Config, ConfigError, Notice, load_config
 from fleetd.model.decoding import UNREADABLE
 from fleetd.model.machine import Machine
 from fleetd.process import deferred_parking, identity, log_format, sdnotify
-from fleetd.process.node import Node, Surroundings
+from fleetd.process.node import HostEnvironment, Node
 from fleetd.registry.registry import Registry
 from fleetd.store.etcd import EtcdStore
 from fleetd.store.etcd_tls import EtcdTls
@@ -147,7 +147,7 @@ class Daemon:
                 log.warning("listen, insecure and metrics_listen take effect when fleetd is restarted")
             log_format.setup(config.verbosity)
             if config.metadata != self.config.metadata:
-                for unit, reason in (await node.foresee_stops(config.metadata)).items():
+                for unit, reason in (await node.predict_evictions(config.metadata)).items():
                     log.warning("%s will stop here, and start where it fits, for the new metadata: %s", unit, reason)
             self.config = config
             former_lease = node.membership.lease
@@ -174,7 +174,7 @@ async def open_node(config: Config, former_lease: int = 0) -> Node:
     """Reach systemd, and make ready; nothing is asked of the store yet."""
     unit = own_unit() if "INVOCATION_ID" in os.environ else ""
     runtime = runtime_directory(config)
-    surroundings = Surroundings(
+    surroundings = HostEnvironment(
         runtime=runtime,
         own_unit=unit,
         find_address=identity.find_address if not config.public_ip else lambda: config.public_ip,

@@ -22,16 +22,16 @@ from fleetd.api import schema
 from fleetd.api.limits import note_read, wait_for_turn
 from fleetd.api.routes import Api
 from fleetd.config.config import Config
-from fleetd.leader.election import Engine
+from fleetd.leader.election import Election
 from fleetd.leader.term import Offload
 from fleetd.membership.parking import Parking
 from fleetd.membership.registration import Membership
 from fleetd.model.machine import Machine, MachineMode, effective_metadata
 from fleetd.model.quota import Usage
-from fleetd.reconciler.shutdown import Departure, plan_departure
+from fleetd.reconciler.shutdown import ShutdownMode, plan_shutdown
 from fleetd.registry.registry import MalformedRecord, Registry, decode
-from fleetd.scheduler.failover import Failover
-from fleetd.scheduler.forecast import foresee_stops
+from fleetd.scheduler.failover import FailoverPolicy
+from fleetd.scheduler.forecast import predict_evictions
 from fleetd.store.protocol import Store, StoreError
 from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager
 
@@ -49,7 +49,7 @@ async def _leave_unparked(parking: Parking) -> None:
     """Nobody is there to park the machine later."""
 
 
-class Surroundings(msgspec.Struct, frozen=True):
+class HostEnvironment(msgspec.Struct, frozen=True):
     """What a Node has from the process that it runs in; the simulator gives it all of this by itself.
 
     `runtime` is the directory that a reboot empties. `own_unit` is the systemd unit of fleetd, '' where systemd does
@@ -76,7 +76,7 @@ class Node:
         store: Store,
         systemd: ServiceManager,
         machine: Machine,
-        surroundings: Surroundings,
+        surroundings: HostEnvironment,
         former_lease: int = 0,
     ) -> None:
         self.config = config
@@ -103,13 +103,13 @@ class Node:
         )
         ledger = Ledger(surroundings.runtime, logging.getLogger("fleetd.agent.ledger"))
         self.agent = Agent(machine.id, registry, systemd, ledger, self.membership, logging.getLogger("fleetd.agent"))
-        self.engine = Engine(
+        self.election = Election(
             machine.id,
             registry,
             self.membership,
             ttl_s=config.agent_ttl_s,
             handover_timeout_s=config.handover_timeout_s,
-            failover=Failover(config.failover_delay_s, config.rerun_after_failover),
+            failover=FailoverPolicy(config.failover_delay_s, config.rerun_after_failover),
             compact=config.etcd_compact,
             now=loop_time,
             unix_now=surroundings.unix_now,
@@ -122,7 +122,7 @@ class Node:
             token_limit=config.token_limit,
             shadows=systemd.shadows,
             not_ready=self._not_ready,
-            trouble=lambda: self.engine.leadership.trouble if self.engine.leadership else "",
+            trouble=lambda: self.election.term.trouble if self.election.term else "",
             leave=self._report_leaving,
             metrics=self._render_metrics,
             allowed_usage=Usage(config.max_units, config.max_units_bytes),
@@ -168,9 +168,9 @@ class Node:
         departure = await self._plan_departure()
         log.info("ends", extra={"units": departure})
         try:
-            if departure is Departure.PARK and self._leaving is None:
+            if departure is ShutdownMode.PARK and self._leaving is None:
                 await self._park()
-            elif departure is Departure.LEAVE and self.membership.lease:
+            elif departure is ShutdownMode.LEAVE and self.membership.lease:
                 async with asyncio.timeout(self.config.shutdown_timeout_s):
                     await self.leave(shuts_down=True)
         except TimeoutError:
@@ -195,7 +195,7 @@ class Node:
             Parking(member.machine, self.agent.states, self.config.parked_ttl_s, member.parked_lease)
         )
 
-    async def foresee_stops(self, metadata: Mapping[str, str]) -> dict[str, str]:
+    async def predict_evictions(self, metadata: Mapping[str, str]) -> dict[str, str]:
         """The units here that would have to go if the machine were configured with this metadata, with the reasons."""
         machine, registry = self.membership.machine, self.membership.registry
         settings = None
@@ -206,7 +206,7 @@ class Node:
         except (StoreError, MalformedRecord, TimeoutError) as error:
             log.info("what people have set on this machine is not known: %s", error)
         told = msgspec.structs.replace(machine, metadata=dict(metadata))
-        return foresee_stops(told, effective_metadata(told, settings), self.agent.placements)
+        return predict_evictions(told, effective_metadata(told, settings), self.agent.placements)
 
     async def leave(self, *, shuts_down: bool = False) -> None:
         """Have every unit placed elsewhere (of a machine that shuts down, those that do not wait for it to come back),
@@ -233,14 +233,14 @@ class Node:
             return tuple(await self.agent.running_units())
         return ()
 
-    async def _plan_departure(self) -> Departure:
+    async def _plan_departure(self) -> ShutdownMode:
         try:
             job = await self.systemd.pending_job(self._own_unit) if self._own_unit else ""
             stopping = await self.systemd.machine_is_stopping()
         except ManagerUnavailable as error:
             log.warning("systemd does not say why fleetd is to end: %s", error)
-            return Departure.STAY
-        return plan_departure(job=job, machine_is_stopping=stopping, supervised=self._own_unit != "")
+            return ShutdownMode.STAY
+        return plan_shutdown(job=job, machine_is_stopping=stopping, supervised=self._own_unit != "")
 
     async def _report_leaving(self) -> schema.Leaving:
         """What `fleetd leave` asks, again and again: begin to leave, and say how far it is.
@@ -271,12 +271,12 @@ class Node:
 
     async def _run_engine(self) -> None:
         await self.membership.registered.wait()
-        await self.engine.run()
+        await self.election.run()
 
     def _render_metrics(self) -> bytes:
         metrics.REGISTERED.set(self.membership.registered.is_set())
-        if self.engine.leadership:
-            self.engine.leadership.show_metrics()
+        if self.election.term:
+            self.election.term.show_metrics()
         else:
             metrics.show_following()
         return metrics.render()

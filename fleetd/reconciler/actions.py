@@ -97,4 +97,4 @@ class Restart(msgspec.Struct, frozen=True):
     entry: LedgerEntry
 
 
-Step = Stop | Remove | Write | Record | Reload | Start | Restart
+Action = Stop | Remove | Write | Record | Reload | Start | Restart

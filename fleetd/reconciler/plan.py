@@ -14,7 +14,18 @@ from fleetd.model.content_change import Impact, impact
 from fleetd.model.placement import Placement
 from fleetd.model.unit import TargetState, UnitState
 from fleetd.model.unitfile import hash_unit_file
-from fleetd.reconciler.actions import LedgerEntry, Record, Reload, Remove, Restart, Restarting, Start, Step, Stop, Write
+from fleetd.reconciler.actions import (
+    Action,
+    LedgerEntry,
+    Record,
+    Reload,
+    Remove,
+    Restart,
+    Restarting,
+    Start,
+    Stop,
+    Write,
+)
 from fleetd.reconciler.start_order import order_starts
 
 # Results of jobs (ServiceManager.job_result).
@@ -99,7 +110,7 @@ class Desired(msgspec.Struct, frozen=True):
 _TURNS: dict[type, int] = {Stop: 0, Remove: 1, Write: 2, Record: 3, Reload: 4, Start: 5, Restart: 5}
 
 
-def plan_machine(desired: Desired, observed: Mapping[str, Observed]) -> tuple[Step, ...]:
+def plan_machine(desired: Desired, observed: Mapping[str, Observed]) -> tuple[Action, ...]:
     """The next steps for the units observed: all stops, then removals, writes, records, reloads, starts and restarts;
     each by name, but jobs in the order in which systemd would do them together (start_order.py), stops the other way
     round."""
@@ -109,7 +120,7 @@ def plan_machine(desired: Desired, observed: Mapping[str, Observed]) -> tuple[St
     texts = {name: placements[name].text if name in placements else "" for name in jobs if len(jobs) > 1}
     turns = {name: turn for turn, name in enumerate(order_starts(texts))}
 
-    def turn(step: Step) -> tuple[int, int]:
+    def turn(step: Action) -> tuple[int, int]:
         sign = {Stop: -1, Start: 1, Restart: 1}.get(type(step), 0)
         return _TURNS[type(step)], sign * turns.get(step.unit, 0)
 
@@ -129,7 +140,7 @@ def needs_last_run(placement: Placement | None, seen: Observed) -> bool:
 
 def needs_text(placement: Placement | None, seen: Observed) -> bool:
     """Whether a plan for the unit needs the content of its file: it runs, and another is wanted."""
-    if placement is None or not placement.stays or not seen.busy or _carried_out(seen.entry, placement):
+    if placement is None or not placement.is_active or not seen.busy or _carried_out(seen.entry, placement):
         return False
     return seen.hash not in ("", hash_unit_file(placement.text))
 
@@ -139,15 +150,15 @@ def is_settled(placement: Placement | None, seen: Observed) -> bool:
     return not seen.waiting and not seen.job and (placement is None or _carried_out(seen.entry, placement))
 
 
-def _plan_unit(name: str, desired: Desired, seen: Observed) -> tuple[Step, ...]:
+def _plan_unit(name: str, desired: Desired, seen: Observed) -> tuple[Action, ...]:
     placement = desired.placements.get(name)
     if name in desired.held or seen.waiting:
         return ()
     if placement is None:
         return _plan_withdrawn(name, seen, "it is placed here no more") if desired.absence_is_order else ()
-    if placement.retiring:
+    if placement.superseded:
         return ()
-    if placement.withdrawn:
+    if placement.is_withdrawn:
         return _plan_withdrawn(name, seen, "it was withdrawn from here")
     if seen.refusal:
         return ()
@@ -168,7 +179,7 @@ def _carried_out(entry: LedgerEntry | None, placement: Placement) -> bool:
     return entry.target is placement.target and is_content and entry.restarting is None
 
 
-def _plan_withdrawn(name: str, seen: Observed, reason: str) -> tuple[Step, ...]:
+def _plan_withdrawn(name: str, seen: Observed, reason: str) -> tuple[Action, ...]:
     if not seen.ours:
         return ()
     held = seen.hash or (seen.entry.hash if seen.entry else "")
@@ -177,15 +188,15 @@ def _plan_withdrawn(name: str, seen: Observed, reason: str) -> tuple[Step, ...]:
     return (Remove(name, reason),)
 
 
-def _stop(name: str, seen: Observed, reason: str, entry: LedgerEntry | None) -> tuple[Step, ...]:
+def _stop(name: str, seen: Observed, reason: str, entry: LedgerEntry | None) -> tuple[Action, ...]:
     return () if seen.stopping else (Stop(name, reason, entry),)
 
 
-def _plan_carried_out(name: str, placement: Placement, seen: Observed) -> tuple[Step, ...]:
+def _plan_carried_out(name: str, placement: Placement, seen: Observed) -> tuple[Action, ...]:
     """Nothing is stopped or started for what was carried out, whatever systemd says: that is `Restart=`'s matter."""
     entry = seen.entry
     assert entry is not None
-    steps: list[Step] = []
+    steps: list[Action] = []
     if entry.hash == hash_unit_file(placement.text) != seen.hash:
         steps.append(Write(name, "its file is not as it was written", placement.text))
     if entry.reload:
@@ -206,7 +217,7 @@ def _find_result(seen: Observed, entry: LedgerEntry) -> str:
     return f"systemd did not start it ({seen.job_result})" if ended else ""
 
 
-def _plan_from_last_run(name: str, seen: Observed, entry: LedgerEntry, last_run: LastRun) -> tuple[Step, ...]:
+def _plan_from_last_run(name: str, seen: Observed, entry: LedgerEntry, last_run: LastRun) -> tuple[Action, ...]:
     if not entry.issued:
         if last_run.invocation or seen.busy or seen.active == "failed":
             reason = "systemd was asked to start it before fleetd ended"
@@ -223,7 +234,7 @@ def _has_completed(seen: Observed, last_run: LastRun) -> bool:
     return ended and last_run.oneshot and (last_run.result == "success" or not last_run.invocation)
 
 
-def _plan_wish(name: str, placement: Placement, seen: Observed) -> tuple[Step, ...]:
+def _plan_wish(name: str, placement: Placement, seen: Observed) -> tuple[Action, ...]:
     """The steps for a wish that is not yet carried out: out of the way with what hinders it, the file, the job."""
     wanted = hash_unit_file(placement.text)
     held = seen.hash or (seen.entry.hash if seen.entry else "")
@@ -237,7 +248,7 @@ def _plan_wish(name: str, placement: Placement, seen: Observed) -> tuple[Step, .
         return _stop(name, seen, "its content was replaced", _stopped(seen.entry))
     if placement.target is TargetState.LOADED and _has_to_stop(seen):
         return _stop(name, seen, "it is to be loaded only", _stopped(seen.entry))
-    steps: list[Step] = []
+    steps: list[Action] = []
     if seen.hash != wanted:
         steps.append(Write(name, "its content was replaced" if seen.hash else "it is placed here", placement.text))
     entry = LedgerEntry(placement.generation, placement.target, wanted)
@@ -258,7 +269,7 @@ def _has_run_for(placement: Placement, entry: LedgerEntry | None) -> bool:
     return entry is not None and entry.completed and entry.generation == placement.generation
 
 
-def _plan_running(name: str, placement: Placement, seen: Observed, wanted: str) -> tuple[Step, ...]:
+def _plan_running(name: str, placement: Placement, seen: Observed, wanted: str) -> tuple[Action, ...]:
     """The steps for a unit that runs and is to: as little as its new content, or a person, asks for."""
     done = LedgerEntry(placement.generation, placement.target, wanted)
     reason = "its content was replaced" if seen.hash else "its file is gone"
@@ -295,7 +306,7 @@ def _is_to_restart(placement: Placement, entry: LedgerEntry | None) -> bool:
 
 def _plan_restarting(
     name: str, placement: Placement, seen: Observed, entry: LedgerEntry, restarting: Restarting
-) -> tuple[Step, ...]:
+) -> tuple[Action, ...]:
     """The steps once systemd was, or may have been, asked for the restart. What counts is that the invocation is
     another one, or that the job has ended; after a crash a unit that is merely busy may be what it was."""
     if seen.last_run is None:
@@ -350,7 +361,7 @@ def plan_adoption(
         entry = _as_it_is(seen)
         if seen.refusal or not (seen.ours or seen.load == "not-found"):
             continue  # what the machine has of this name is its own
-        if placement is not None and not placement.withdrawn:
+        if placement is not None and not placement.is_withdrawn:
             entries[name] = msgspec.structs.replace(entry, generation=placement.generation)
         elif seen.ours:
             entries[name] = entry
@@ -380,7 +391,7 @@ def _is_launched(seen: Observed) -> bool:
 
 def is_orphan_still(placement: Placement | None, seen: Observed) -> bool:
     """Whether a unit that was an orphan still is: it runs, and nobody has asked for a unit of its name."""
-    return seen.busy and (placement is None or placement.withdrawn)
+    return seen.busy and (placement is None or placement.is_withdrawn)
 
 
 # What the machine reports.
@@ -453,7 +464,7 @@ def _report_nothing(placement: Placement | None, seen: Observed, error: str) -> 
     """Nothing of ours is here: what systemd says of the name is of another's unit, and is not reported."""
     if placement is None:
         return None
-    generation = placement.generation if placement.withdrawn else 0
+    generation = placement.generation if placement.is_withdrawn else 0
     error = seen.refusal or error
     return UnitState(
         "not-found",

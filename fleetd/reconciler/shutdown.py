@@ -3,7 +3,7 @@
 from enum import StrEnum
 
 
-class Departure(StrEnum):
+class ShutdownMode(StrEnum):
     """The ways to go (design: "Leaving, staying, parking")."""
 
     STAY = "stay"  # units and lease are kept: the next fleetd takes over, and nobody notices
@@ -11,13 +11,13 @@ class Departure(StrEnum):
     LEAVE = "leave"  # units go elsewhere, each once it has stopped here
 
 
-def plan_departure(*, job: str, machine_is_stopping: bool, supervised: bool) -> Departure:
+def plan_shutdown(*, job: str, machine_is_stopping: bool, supervised: bool) -> ShutdownMode:
     """How to go, by what systemd has queued for our own unit (`job`: restart, stop, … or '' for none).
 
     `supervised` says that systemd started us, and so will start us again after a kill that it did not ask for.
     """
     if machine_is_stopping:
-        return Departure.LEAVE
+        return ShutdownMode.LEAVE
     if job == "stop" or not (job or supervised):
-        return Departure.PARK
-    return Departure.STAY
+        return ShutdownMode.PARK
+    return ShutdownMode.STAY

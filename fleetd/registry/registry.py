@@ -42,7 +42,7 @@ STEP_BYTES = 600_000
 SLICE_BYTES = 2 * 1024 * 1024  # that are decoded in one go, in some ten milliseconds
 RECORD_BYTES = 1000  # what a small record takes as long as, to be decoded
 _MANY = ("units", "decisions", "placements", "states")  # kinds of which there may be tens of thousands
-MOST_PICKED = 16 * MAX_OPERATIONS  # keys asked for by name; a whole kind costs as much as tens of such requests
+MAX_KEYS_BY_NAME = 16 * MAX_OPERATIONS  # keys asked for by name; a whole kind costs as much as tens of such requests
 
 
 class Leader(msgspec.Struct, frozen=True):
@@ -99,7 +99,7 @@ class MalformedRecord(ValueError):
     """A value in the store that is not what its key promises: written by something else than fleet."""
 
 
-class Path(msgspec.Struct, frozen=True):
+class RecordKey(msgspec.Struct, frozen=True):
     """A key taken apart: its kind, and the names that follow ('' where a kind has fewer)."""
 
     kind: str
@@ -110,14 +110,14 @@ class Path(msgspec.Struct, frozen=True):
 class Change(msgspec.Struct, frozen=True):
     """One change of one record; None where it is gone (or is no record, and so counts as gone)."""
 
-    path: Path
+    path: RecordKey
     record: Any
     revision: int
     create_revision: int = 0
     lease: int = 0
 
 
-class Part(msgspec.Struct, frozen=True):
+class RecordPage(msgspec.Struct, frozen=True):
     """Records of one kind as of one revision: names → record, in key order. Malformed ones are left out. `last` is the
     end of the last key that was read, `has_more` says whether others follow it."""
 
@@ -127,7 +127,7 @@ class Part(msgspec.Struct, frozen=True):
     revision: int
 
 
-class Step(msgspec.Struct, frozen=True):
+class WriteSet(msgspec.Struct, frozen=True):
     """Operations that belong together (all those of one unit), with what must hold for them."""
 
     comparisons: tuple[Comparison, ...]
@@ -197,12 +197,12 @@ class Registry:
         """The key of one record, or (with fewer names) the prefix of its kind without the final slash."""
         return self.prefix + "/".join((kind, *names))
 
-    def parse_key(self, key: str) -> Path | None:
+    def parse_key(self, key: str) -> RecordKey | None:
         """The key taken apart, or None for one that is not fleet's."""
         kind, *names = key.removeprefix(self.prefix).split("/")
         if not key.startswith(self.prefix) or kind not in KINDS or len(names) != _NAMES.get(kind, 1) or "" in names:
             return None
-        return Path(kind, _once(names[0]), names[1]) if len(names) == 2 else Path(kind, *names)
+        return RecordKey(kind, _once(names[0]), names[1]) if len(names) == 2 else RecordKey(kind, *names)
 
     def put(self, record: Record, *names: str, lease: int = 0) -> Put:
         """The operation that writes this record."""
@@ -224,9 +224,9 @@ class Registry:
 
     async def read(self, kind: str, *names: str) -> dict[tuple[str, ...], Any]:
         """Every record of a kind, or below `names`: names → record, in key order. Malformed ones are left out."""
-        return (await self.read_part(kind, *names)).records
+        return (await self.read_page(kind, *names)).records
 
-    async def read_part(self, kind: str, *names: str, after: str = "", limit: int = 0) -> Part:
+    async def read_page(self, kind: str, *names: str, after: str = "", limit: int = 0) -> RecordPage:
         """The same, but only what comes after that end of a key ('': from the first on), at most so many (0: all)."""
         prefix = self.key(kind, *names) + "/"
         start = prefix + after if after else ""
@@ -239,12 +239,12 @@ class Registry:
         last = items[-1].key.removeprefix(prefix) if items else ""
         has_more, revision = len(items) < len(snapshot.items), snapshot.revision
         del snapshot
-        return Part(await self._decode_all(kind, drain(items)), last, has_more, revision)
+        return RecordPage(await self._decode_all(kind, drain(items)), last, has_more, revision)
 
-    async def pick(self, kind: str, wanted: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], Any]:
+    async def get_many(self, kind: str, wanted: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], Any]:
         """Those of a kind's records that bear one of these names: names → record. They are asked for by name, or, where
         they are so many that this would take longer, found among all."""
-        if len(wanted) > MOST_PICKED:
+        if len(wanted) > MAX_KEYS_BY_NAME:
             every = await self.read(kind)
             return {names: every[names] for names in wanted if names in every}
         keys = [self.key(kind, *names) for names in wanted]
@@ -255,14 +255,14 @@ class Registry:
             found |= await self._decode_all(kind, some.items)
         return found
 
-    async def copies(self, units: Collection[str], machines: Collection[str]) -> dict[tuple[str, str], UnitState]:
+    async def states_of(self, units: Collection[str], machines: Collection[str]) -> dict[tuple[str, str], UnitState]:
         """What machines (these are all) report of these units: (machine, unit) → state, in that order. States are kept
         by machine, so that each machine is asked for each unit, unless that takes longer than to read every state."""
-        if len(units) * len(machines) > MOST_PICKED:
+        if len(units) * len(machines) > MAX_KEYS_BY_NAME:
             named = frozenset(units)
             return {names: state for names, state in (await self.states()).items() if names[1] in named}
         wanted = [(machine, unit) for machine in sorted(machines) for unit in sorted(units)]
-        return dict(await self.pick("states", wanted))  # type: ignore[arg-type]
+        return dict(await self.get_many("states", wanted))  # type: ignore[arg-type]
 
     async def _decode_all(self, kind: str, items: Iterable[KeyValue]) -> dict[tuple[str, ...], Any]:
         """In slices, between which everything else on the loop has its turn: heartbeats must not wait for a listing."""
@@ -322,17 +322,17 @@ class Registry:
 
     # What the leader writes: every step is guarded by the decision that it was planned from.
 
-    def plan_steps(self, plan: Plan, gone: Mapping[str, Comparison]) -> Iterator[Step]:
+    def write_sets_of(self, plan: Plan, gone: Mapping[str, Comparison]) -> Iterator[WriteSet]:
         """The steps that carry out a plan, in its order. `gone` guards, by machine, that it is not back."""
         # A machine that is taken for dead is told so before its orders go: it may live, and take their absence for one.
         for machine in plan.forgotten:
-            yield Step((gone[machine],), (Delete(self.key("synced", machine)),))
+            yield WriteSet((gone[machine],), (Delete(self.key("synced", machine)),))
         for unit in plan.units:
-            yield from self._unit_plan_steps(unit)
+            yield from self._unit_write_sets(unit)
         for machine, session in plan.synced:
-            yield Step((), (self.put(Synced(session), machine),))
+            yield WriteSet((), (self.put(Synced(session), machine),))
 
-    def _unit_plan_steps(self, plan: UnitPlan) -> Iterator[Step]:
+    def _unit_write_sets(self, plan: UnitPlan) -> Iterator[WriteSet]:
         """One step a unit. A global unit on many machines takes several: its orders do not depend on one another, and
         its decision comes last, so that all of them are guarded by the former one."""
         key = self.key
@@ -346,27 +346,27 @@ class Registry:
             operations.append(operation)
             size += len(operation.value) if isinstance(operation, Put) else 0
             if len(operations) >= STEP_OPERATIONS or size >= STEP_BYTES:
-                yield Step(guard, tuple(operations))
+                yield WriteSet(guard, tuple(operations))
                 operations, size = [], 0
         last = self.put(plan.decision, plan.unit) if plan.decision else Delete(decision_key)
-        yield Step(guard, (*operations, last))
+        yield WriteSet(guard, (*operations, last))
 
     # What the API writes: always against what was read. Raises Conflict when somebody else was quicker.
 
     async def write_unit(self, unit: Unit, before: Unit | None) -> int:
         """Write a unit that was read as `before` (None: did not exist); its new generation."""
-        return await self.write_step(self.unit_step(unit.name, before, unit))
+        return await self.write(self.unit_write_set(unit.name, before, unit))
 
-    def unit_step(self, name: str, before: Unit | None, after: Unit | None) -> Step:
+    def unit_write_set(self, name: str, before: Unit | None, after: Unit | None) -> WriteSet:
         """What writes or (None) deletes the unit of this name, given that it was read as `before`."""
         key = self.key("units", name)
         guard = Unchanged(key, before.generation if before else 0)
-        return Step((guard,), (self.put(after, name) if after else Delete(key),))
+        return WriteSet((guard,), (self.put(after, name) if after else Delete(key),))
 
-    async def write_step(self, step: Step) -> int:
+    async def write(self, write_set: WriteSet) -> int:
         """Do these operations on units, in one transaction; the revision after it."""
         with metrics.registry_operation("set"):
-            return await self.store.transact(step.comparisons, step.operations)
+            return await self.store.transact(write_set.comparisons, write_set.operations)
 
     async def change_settings(self, machine: str, metadata: Sequence[tuple[str, str]]) -> None:
         """Lay these keys over a machine's metadata, in order ('' hides a key); repeated until nobody interferes. What
@@ -391,7 +391,7 @@ class Registry:
     async def usage(self) -> tuple[int, Usage, int]:
         """How many units there are; what the leader counted last, and at which revision (0: it never has)."""
         there, item = await asyncio.gather(
-            self.store.glance(self.key("units") + "/"), self.store.get(self.key("usage"))
+            self.store.digest(self.key("units") + "/"), self.store.get(self.key("usage"))
         )
         counted: Usage = decode("usage", item) if item else Usage()
         return there.count, counted, item.mod_revision if item else 0
@@ -418,7 +418,7 @@ def _normalise(prefix: str) -> str:
     return "/" + prefix.strip("/") + "/" if prefix.strip("/") else "/"
 
 
-def cut_into_transactions(steps: Iterable[Step], guards: Sequence[Comparison] = ()) -> Iterator[Step]:
+def cut_into_transactions(write_sets: Iterable[WriteSet], guards: Sequence[Comparison] = ()) -> Iterator[WriteSet]:
     """Join steps, in order, into as few transactions as the store's bounds allow; a step is never torn apart. Steps are
     taken as they are needed, so that whoever writes one transaction after the other need not make them all at once.
 
@@ -427,20 +427,20 @@ def cut_into_transactions(steps: Iterable[Step], guards: Sequence[Comparison] = 
     comparisons: list[Comparison] = list(guards)
     operations: list[Operation] = []
     size = 0
-    for step in steps:
-        step_size = sum(map(size_of, (*step.comparisons, *step.operations)))
-        if len(step.operations) > MAX_OPERATIONS or len(guards) + len(step.comparisons) > MAX_OPERATIONS:
-            raise ValueError(f"{len(step.operations)} operations cannot stand in one transaction")
+    for write_set in write_sets:
+        step_size = sum(map(size_of, (*write_set.comparisons, *write_set.operations)))
+        if len(write_set.operations) > MAX_OPERATIONS or len(guards) + len(write_set.comparisons) > MAX_OPERATIONS:
+            raise ValueError(f"{len(write_set.operations)} operations cannot stand in one transaction")
         full = (
-            len(operations) + len(step.operations) > MAX_OPERATIONS
-            or len(comparisons) + len(step.comparisons) > MAX_OPERATIONS
+            len(operations) + len(write_set.operations) > MAX_OPERATIONS
+            or len(comparisons) + len(write_set.comparisons) > MAX_OPERATIONS
             or size + step_size > MAX_TRANSACTION_BYTES
         )
         if full and operations:
-            yield Step(tuple(comparisons), tuple(operations))
+            yield WriteSet(tuple(comparisons), tuple(operations))
             comparisons, operations, size = list(guards), [], 0
-        comparisons.extend(step.comparisons)
-        operations.extend(step.operations)
+        comparisons.extend(write_set.comparisons)
+        operations.extend(write_set.operations)
         size += step_size
     if operations:
-        yield Step(tuple(comparisons), tuple(operations))
+        yield WriteSet(tuple(comparisons), tuple(operations))

@@ -8,61 +8,61 @@ cut retires beside its replacement. Where a unit without a home goes is planner.
 from fleetd.model.machine import SHORT_ID_LENGTH, MachineMode
 from fleetd.model.placement import Placement, Wait, WaitKind
 from fleetd.model.unit import TargetState, UnitState
-from fleetd.scheduler.failover import Waits
-from fleetd.scheduler.feasibility import has_no_conflict, why_leave, why_not, why_not_beside
-from fleetd.scheduler.unit_plan import Draft
+from fleetd.scheduler.failover import FailoverDelays
+from fleetd.scheduler.feasibility import conflict, eviction_reason, rejection, rejection_by_occupants
+from fleetd.scheduler.unit_plan import UnitPlanBuilder
 
 
-def release_copies(draft: Draft, waits: Waits) -> None:
+def release_allocations(builder: UnitPlanBuilder, waits: FailoverDelays) -> None:
     """Orders to the dead, if they are not waited for, and orders that are carried out are deleted. What is left has the
     requirements that a person now wants it to have, so that the others reckon with them."""
-    for machine, order in draft.orders():
-        state = draft.states.get(machine)
+    for machine, order in builder.orders():
+        state = builder.states.get(machine)
         if order.declined:
-            accepts = state is not None and not draft.view.refusal(draft.name, machine)
-            if accepts or not draft.is_wanted or draft.view.is_dead(machine):
-                draft.cancel(machine)
-        elif order.withdrawn and _is_gone(order, state):
-            _let_go(draft, machine)
-        elif draft.view.is_dead(machine):
-            draft.lose(machine, waits)
-        elif order.stays and draft.unit and order.text != draft.unit.text:
-            draft.trial.renew(draft.name, machine, draft.requirements)
+            accepts = state is not None and not builder.snapshot.refusal(builder.name, machine)
+            if accepts or not builder.is_wanted or builder.snapshot.is_dead(machine):
+                builder.cancel(machine)
+        elif order.is_withdrawn and _is_gone(order, state):
+            _let_go(builder, machine)
+        elif builder.snapshot.is_dead(machine):
+            builder.lose(machine, waits)
+        elif order.is_active and builder.unit and order.text != builder.unit.text:
+            builder.proposal.renew(builder.name, machine, builder.requirements)
 
 
-def tend_copies(draft: Draft, waits: Waits) -> None:
+def review_allocations(builder: UnitPlanBuilder, waits: FailoverDelays) -> None:
     """Which copies stay, with what a person now wants of them, and which go."""
-    if not draft.is_wanted:
-        for machine, order in draft.orders():
-            if not order.withdrawn:
-                draft.withdraw(machine)
-    elif draft.is_global:
-        _tend_global(draft, waits)
+    if not builder.is_wanted:
+        for machine, order in builder.orders():
+            if not order.is_withdrawn:
+                builder.withdraw(machine)
+    elif builder.is_global:
+        _tend_global(builder, waits)
     else:
-        _tend_home(draft, waits)
+        _tend_home(builder, waits)
 
 
-def seek_homes(draft: Draft, overdue: frozenset[tuple[str, str]]) -> None:
+def find_machines(builder: UnitPlanBuilder, overdue: frozenset[tuple[str, str]]) -> None:
     """Which machines get the unit (back): to be asked when it is settled of every unit where it stays. `homeless` says
     that a machine must be found for it. `overdue` are the (machine, unit) of retiring copies whose time is up."""
-    if not draft.is_wanted:
+    if not builder.is_wanted:
         return
-    if draft.is_global:
-        _spread_global(draft)
+    if builder.is_global:
+        _spread_global(builder)
     else:
-        if draft.placements or draft.states:
-            _tend_strays(draft)
-            _tend_retiring(draft, overdue)
-        if not draft.home:
-            _seek_home(draft)
+        if builder.placements or builder.states:
+            _tend_strays(builder)
+            _review_superseded(builder, overdue)
+        if not builder.assigned_machine:
+            _seek_home(builder)
 
 
-def _let_go(draft: Draft, machine: str) -> None:
+def _let_go(builder: UnitPlanBuilder, machine: str) -> None:
     """The machine has carried out that the unit goes. If it refuses it, it is to say when it no longer does."""
-    if draft.is_wanted and draft.view.refusal(draft.name, machine):
-        draft.decline(machine)
+    if builder.is_wanted and builder.snapshot.refusal(builder.name, machine):
+        builder.decline(machine)
     else:
-        draft.cancel(machine)
+        builder.cancel(machine)
 
 
 def _is_gone(placement: Placement, state: UnitState | None) -> bool:
@@ -75,203 +75,209 @@ def _has_let_go(state: UnitState) -> bool:
     return state.target is TargetState.INACTIVE and not state.runs
 
 
-def _tend_home(draft: Draft, waits: Waits) -> None:
+def _tend_home(builder: UnitPlanBuilder, waits: FailoverDelays) -> None:
     """The unit stays where it is, with what a person now wants of it, unless it may not."""
-    if not draft.placements:
+    if not builder.placements:
         return
-    home = draft.home
-    for machine, order in list(draft.placements.items()):
-        if order.stays and machine != home:  # it was global before
-            draft.retire(machine)
-    if not home:
+    assigned = builder.assigned_machine
+    for machine, order in list(builder.placements.items()):
+        if order.is_active and machine != assigned:  # it was global before
+            builder.supersede(machine)
+    if not assigned:
         return
-    state = draft.states.get(home)
-    if state is not None and state.completed and state.generation >= draft.generation:
-        draft.completed = draft.generation
-    if _is_left(draft, home, waits) and waits.runs_again(draft.name):
-        draft.completed = 0
-    reason = _why_unfit(draft, home, waits) or _why_make_way(draft, home)
+    state = builder.states.get(assigned)
+    if state is not None and state.completed and state.generation >= builder.generation:
+        builder.completed = builder.generation
+    if _is_left(builder, assigned, waits) and waits.runs_again(builder.name):
+        builder.completed = 0
+    reason = _why_unfit(builder, assigned, waits) or _why_make_way(builder, assigned)
     if reason:
-        draft.withdraw(home, reason)
+        builder.withdraw(assigned, reason)
     else:
-        is_back = home in draft.view.machines and draft.before is not None and draft.before.lost > 0
-        draft.place(home, f"machine {home[:SHORT_ID_LENGTH]} came back in time" if is_back else "")
-        if draft.is_parked(home) and (state is None or state.generation < draft.generation):
-            draft.wait_for_parked(home)
+        is_back = assigned in builder.snapshot.machines and builder.before is not None and builder.before.lost > 0
+        builder.place(assigned, f"machine {assigned[:SHORT_ID_LENGTH]} came back in time" if is_back else "")
+        if builder.is_parked(assigned) and (state is None or state.generation < builder.generation):
+            builder.wait_for_parked(assigned)
 
 
-def _is_left(draft: Draft, machine: str, waits: Waits) -> bool:
+def _is_left(builder: UnitPlanBuilder, machine: str, waits: FailoverDelays) -> bool:
     """Whether the machine leaves without this unit; for one that only shuts down, a unit with a delay waits."""
-    record = draft.view.machines.get(machine)
+    record = builder.snapshot.machines.get(machine)
     if record is None or record.mode is not MachineMode.LEAVING:
         return False
-    return not (record.shuts_down and waits.delay_s(draft.name, machine) > 0)
+    return not (record.shuts_down and waits.delay_s(builder.name, machine) > 0)
 
 
-def _why_unfit(draft: Draft, machine: str, waits: Waits) -> str:
+def _why_unfit(builder: UnitPlanBuilder, machine: str, waits: FailoverDelays) -> str:
     """Why a unit may not stay on a machine, or ''. One that is parked, away or waited for keeps what it has."""
-    record = draft.view.machines.get(machine)
+    record = builder.snapshot.machines.get(machine)
     if record is None or record.mode is MachineMode.PARKED:
         return ""
     if record.mode is MachineMode.LEAVING:
-        return f"machine {record.short_id} is leaving" if _is_left(draft, machine, waits) else ""
-    refusal = draft.view.refusal(draft.name, machine)
+        return f"machine {record.short_id} is leaving" if _is_left(builder, machine, waits) else ""
+    refusal = builder.snapshot.refusal(builder.name, machine)
     if refusal:
         return f"machine {record.short_id} {refusal}"
-    reason = why_leave(draft.question(machine))
+    reason = eviction_reason(builder.candidate(machine))
     return reason and f"{reason} on {record.short_id}"
 
 
-def _why_make_way(draft: Draft, machine: str) -> str:
+def _why_make_way(builder: UnitPlanBuilder, machine: str) -> str:
     """Why a unit goes although it may stay, or '': another replaces it here, and it fits where none does."""
-    pusher = _pushed_by(draft, machine)
-    if not pusher or not draft.view.takes_work(machine):
+    pusher = _pushed_by(builder, machine)
+    if not pusher or not builder.snapshot.accepts_work(machine):
         return ""
-    others = (draft.question(other) for other in draft.view.machines if other != machine)
-    free = any(not why_not(question) and not _pushed_by(draft, question.machine) for question in others)
+    others = (builder.candidate(other) for other in builder.snapshot.machines if other != machine)
+    free = any(not rejection(candidate) and not _pushed_by(builder, candidate.machine) for candidate in others)
     return f"makes way for {pusher}" if free else ""
 
 
-def _pushed_by(draft: Draft, machine: str) -> str:
+def _pushed_by(builder: UnitPlanBuilder, machine: str) -> str:
     """The unit on this machine that replaces this one, or ''."""
-    room = draft.trial.room(machine)
-    return min(room.replacing(draft.name, draft.requirements), default="") if room.replaces else ""
+    occupancy = builder.proposal.occupancy(machine)
+    return min(occupancy.replacing(builder.name, builder.requirements), default="") if occupancy.replaces else ""
 
 
-def _tend_strays(draft: Draft) -> None:
+def _tend_strays(builder: UnitPlanBuilder) -> None:
     """A copy that runs without an order outlived a cut. One that is kept running since the store was restored, although
     nobody wants the unit to run, is left to a person."""
-    for machine, state in draft.states.items():
-        is_left = state.orphan and not _is_to_run(draft)
-        if state.runs and not is_left and machine in draft.view.machines and machine not in draft.placements:
-            draft.retire(machine)
+    for machine, state in builder.states.items():
+        is_left = state.orphan and not _is_to_run(builder)
+        if state.runs and not is_left and machine in builder.snapshot.machines and machine not in builder.placements:
+            builder.supersede(machine)
 
 
-def _tend_retiring(draft: Draft, overdue: frozenset[tuple[str, str]]) -> None:
+def _review_superseded(builder: UnitPlanBuilder, overdue: frozenset[tuple[str, str]]) -> None:
     """A copy that outlived a cut goes when its replacement runs; where that has failed, or does not even begin to run
     in time, it is the unit again, or runs on where it may not be that. So is one that is kept running since the store
     was restored, which obeys no order to go: where its replacement runs it is told first that it retires. Then it says
     that it is a copy like any other, and goes."""
-    retiring = [machine for machine, order in draft.placements.items() if order.retiring]
-    kept = [machine for machine in draft.placements if _is_kept(draft, machine)]  # last: it may have been long ago
-    for machine in (*retiring, *kept):
-        if machine not in draft.view.machines:
+    superseded = [machine for machine, order in builder.placements.items() if order.superseded]
+    kept = [machine for machine in builder.placements if _is_kept(builder, machine)]  # last: it may have been long ago
+    for machine in (*superseded, *kept):
+        if machine not in builder.snapshot.machines:
             continue
-        state = draft.states.get(machine)
-        home = draft.home
-        is_overdue = (machine, draft.name) in overdue
-        is_late = is_overdue and not _is_replaced(draft) and not draft.view.is_running_on(draft.name, home)
-        is_needed = not home or is_late or _has_failed(draft.states.get(home))
+        state = builder.states.get(machine)
+        assigned = builder.assigned_machine
+        is_overdue = (machine, builder.name) in overdue
+        is_late = (
+            is_overdue and not _is_replaced(builder) and not builder.snapshot.is_running_on(builder.name, assigned)
+        )
+        is_needed = not assigned or is_late or _has_failed(builder.states.get(assigned))
         if state is None or not state.runs:
-            draft.withdraw(machine)
+            builder.withdraw(machine)
         elif is_needed and state.outdated:
             continue  # it may run no more, or be the only one
-        elif is_needed and not why_not(draft.question(machine)):
-            draft.place(machine, "the copy that was left running")
-            if home:
-                draft.withdraw(home)
-        elif machine in kept and _is_replaced(draft):
-            draft.retire(machine)
-        elif machine in retiring and not state.orphan and _is_dispensable(draft, machine, is_overdue):
-            draft.withdraw(machine)
+        elif is_needed and not rejection(builder.candidate(machine)):
+            builder.place(machine, "the copy that was left running")
+            if assigned:
+                builder.withdraw(assigned)
+        elif machine in kept and _is_replaced(builder):
+            builder.supersede(machine)
+        elif machine in superseded and not state.orphan and _is_dispensable(builder, machine, is_overdue):
+            builder.withdraw(machine)
 
 
-def _is_dispensable(draft: Draft, machine: str, is_overdue: bool) -> bool:
+def _is_dispensable(builder: UnitPlanBuilder, machine: str, is_overdue: bool) -> bool:
     """Whether a retiring copy is not missed, or hinders another unit. In time, one is not that is still beginning to be
     replaced, whose machine leaves, or whose work has been done."""
-    if _is_replaced(draft) or has_no_conflict(draft.question(machine)):
+    if _is_replaced(builder) or conflict(builder.candidate(machine)):
         return True
-    state = draft.states.get(draft.home)
+    state = builder.states.get(builder.assigned_machine)
     begins = state is not None and state.runs and state.active != "deactivating" and not state.outdated
-    is_left = draft.view.machines[machine].mode is MachineMode.LEAVING
-    return is_overdue and (begins or is_left or draft.completed == draft.generation)
+    is_left = builder.snapshot.machines[machine].mode is MachineMode.LEAVING
+    return is_overdue and (begins or is_left or builder.completed == builder.generation)
 
 
-def _is_replaced(draft: Draft) -> bool:
+def _is_replaced(builder: UnitPlanBuilder) -> bool:
     """Whether the unit does at home what it should, so that no other copy is needed."""
-    if not draft.home:
+    if not builder.assigned_machine:
         return False
-    state = draft.states.get(draft.home)
+    state = builder.states.get(builder.assigned_machine)
     is_active = state is not None and not state.outdated and (state.active == "active" or state.completed)
-    return is_active or draft.view.units[draft.name].target is not TargetState.LAUNCHED
+    return is_active or builder.snapshot.units[builder.name].target is not TargetState.LAUNCHED
 
 
 def _has_failed(state: UnitState | None) -> bool:
     return state is not None and (state.active == "failed" or (bool(state.error) and not state.runs))
 
 
-def _seek_home(draft: Draft) -> None:
+def _seek_home(builder: UnitPlanBuilder) -> None:
     """The unit needs a machine, unless it has done its work, or there is a copy of it still, or again."""
-    leaving = [machine for machine, order in draft.placements.items() if order.leaves]
-    forgetting = [machine for machine in draft.states if _has_to_forget(draft, machine)]
-    returning = [machine for machine in draft.states if _is_returning(draft, machine)]
-    if draft.completed == draft.generation:
-        draft.conclude("completed")
-    elif len(leaving) == 1 and _may_return(draft, leaving[0]):
-        draft.place(leaving[0], "wanted again while it was being stopped there")
+    leaving = [machine for machine, order in builder.placements.items() if order.is_leaving]
+    forgetting = [machine for machine in builder.states if _has_to_forget(builder, machine)]
+    returning = [machine for machine in builder.states if _is_returning(builder, machine)]
+    if builder.completed == builder.generation:
+        builder.conclude("completed")
+    elif len(leaving) == 1 and _may_return(builder, leaving[0]):
+        builder.place(leaving[0], "wanted again while it was being stopped there")
     elif leaving:
-        draft.wait_for_stop(leaving[0])
+        builder.wait_for_stop(leaving[0])
     elif forgetting:
-        wait = Wait(WaitKind.STOP, draft.name, forgetting[0])
-        draft.wait(wait, f"waits until {forgetting[0][:SHORT_ID_LENGTH]} has let go of it")
+        wait = Wait(WaitKind.STOP, builder.name, forgetting[0])
+        builder.wait(wait, f"waits until {forgetting[0][:SHORT_ID_LENGTH]} has let go of it")
     elif returning:
         wait = Wait(WaitKind.MACHINE, machine=returning[0])
-        draft.wait(wait, f"waits for {returning[0][:SHORT_ID_LENGTH]}, which is coming back with it")
+        builder.wait(wait, f"waits for {returning[0][:SHORT_ID_LENGTH]}, which is coming back with it")
     else:
-        draft.homeless = True
+        builder.unplaced = True
 
 
-def _may_return(draft: Draft, machine: str) -> bool:
+def _may_return(builder: UnitPlanBuilder, machine: str) -> bool:
     """Whether a unit on its way out of a machine may stay after all: a person has asked for it anew, or the machine
     keeps it running."""
-    stays = draft.placements[machine].generation < draft.generation or _is_kept(draft, machine)
-    return stays and machine in draft.view.machines and not why_not(draft.question(machine))
+    is_active = builder.placements[machine].generation < builder.generation or _is_kept(builder, machine)
+    return is_active and machine in builder.snapshot.machines and not rejection(builder.candidate(machine))
 
 
-def _is_kept(draft: Draft, machine: str) -> bool:
+def _is_kept(builder: UnitPlanBuilder, machine: str) -> bool:
     """Whether a machine only keeps the unit running, since the store was restored, that a person wants to run."""
-    return _is_to_run(draft) and draft.placements[machine].withdrawn and draft.is_orphan(machine)
+    return _is_to_run(builder) and builder.placements[machine].is_withdrawn and builder.is_orphan(machine)
 
 
-def _is_to_run(draft: Draft) -> bool:
+def _is_to_run(builder: UnitPlanBuilder) -> bool:
     """Whether a person wants the unit to run, and it has not done its work."""
-    return draft.view.units[draft.name].target is TargetState.LAUNCHED and draft.completed != draft.generation
+    return (
+        builder.snapshot.units[builder.name].target is TargetState.LAUNCHED and builder.completed != builder.generation
+    )
 
 
-def _has_to_forget(draft: Draft, machine: str) -> bool:
+def _has_to_forget(builder: UnitPlanBuilder, machine: str) -> bool:
     """Whether the machine still shows its last report of a copy, which it takes back next: until it has, a new order
     could be taken for carried out."""
-    if machine not in draft.view.machines or machine in draft.placements:
+    if machine not in builder.snapshot.machines or machine in builder.placements:
         return False
-    state = draft.states.get(machine)
+    state = builder.states.get(machine)
     return state is not None and _has_let_go(state)
 
 
-def _is_returning(draft: Draft, machine: str) -> bool:
+def _is_returning(builder: UnitPlanBuilder, machine: str) -> bool:
     """Whether the unit runs on a machine that was taken for dead: what runs there is published before its own key."""
-    lost = machine not in draft.view.machines and machine not in draft.placements
-    return lost and draft.view.is_running_on(draft.name, machine)
+    lost = machine not in builder.snapshot.machines and machine not in builder.placements
+    return lost and builder.snapshot.is_running_on(builder.name, machine)
 
 
-def _tend_global(draft: Draft, waits: Waits) -> None:
+def _tend_global(builder: UnitPlanBuilder, waits: FailoverDelays) -> None:
     """A global unit stays wherever it fits; which copies retired before it became global does not matter any more."""
-    for machine, order in draft.orders():
-        reason = _why_unfit(draft, machine, waits) if order.stays else ""
-        if reason or order.retiring:
-            draft.withdraw(machine)
-        elif order.stays:
-            draft.place(machine)
+    for machine, order in builder.orders():
+        reason = _why_unfit(builder, machine, waits) if order.is_active else ""
+        if reason or order.superseded:
+            builder.withdraw(machine)
+        elif order.is_active:
+            builder.place(machine)
 
 
-def _spread_global(draft: Draft) -> None:
+def _spread_global(builder: UnitPlanBuilder) -> None:
     """A global unit comes to every machine that it fits on."""
-    sites = draft.view.sites
-    suiting = sites.suiting_for_work(draft.requirements)
-    for machine in draft.machines():
-        if machine in draft.placements:
-            comes = draft.placements[machine].withdrawn and _may_return(draft, machine)
+    machine_index = builder.snapshot.machine_index
+    matching = machine_index.matching_ready(builder.requirements)
+    for machine in builder.machines():
+        if machine in builder.placements:
+            comes = builder.placements[machine].is_withdrawn and _may_return(builder, machine)
         else:
-            fits = bool(suiting & sites.bits[machine]) and not why_not_beside(draft.question(machine))
-            comes = fits and not _has_to_forget(draft, machine)
+            fits = bool(matching & machine_index.bits[machine]) and not rejection_by_occupants(
+                builder.candidate(machine)
+            )
+            comes = fits and not _has_to_forget(builder, machine)
         if comes:
-            draft.place(machine)
+            builder.place(machine)

@@ -12,38 +12,38 @@ import msgspec
 from fleetd.model.ordered import Names
 from fleetd.model.timespan import render_moment
 from fleetd.model.unit import TargetState
-from fleetd.scheduler.snapshot import ClusterView
+from fleetd.scheduler.snapshot import Snapshot
 
 
-class Loss(msgspec.Struct, frozen=True):
+class MachineLoss(msgspec.Struct, frozen=True):
     """A machine was judged dead: when, by the leader's own clock, and in Unix time, which is for people to read."""
 
     since_s: float
     at: float
 
 
-class Failover(msgspec.Struct, frozen=True):
+class FailoverPolicy(msgspec.Struct, frozen=True):
     """What the configuration says for units that say nothing themselves, and which machines are `lost` (a machine that
     is dead and not among them is lost just now). `clock_s` is what the leader's own clock shows."""
 
     delay_s: float = 0.0
     rerun: bool = False
-    lost: Mapping[str, Loss] = {}
+    lost: Mapping[str, MachineLoss] = {}
     clock_s: float = 0.0
 
 
-class Waits:
+class FailoverDelays:
     """How long units wait, in one plan: the view may not change meanwhile. `now_s` is Unix time."""
 
-    def __init__(self, view: ClusterView, failover: Failover, now_s: float) -> None:
-        self._view = view
+    def __init__(self, snapshot: Snapshot, failover: FailoverPolicy, now_s: float) -> None:
+        self._snapshot = snapshot
         self._failover = failover
         self._now_s = now_s
         self._delays: dict[tuple[str, str], float] = {}  # (machine, unit) → of the units bound together there
 
-    def loss(self, machine: str) -> Loss:
+    def loss(self, machine: str) -> MachineLoss:
         """Since when this machine, which is dead, is lost."""
-        return self._failover.lost.get(machine) or Loss(self._failover.clock_s, self._now_s)
+        return self._failover.lost.get(machine) or MachineLoss(self._failover.clock_s, self._now_s)
 
     def end_s(self, name: str, machine: str) -> float:
         """When (leader's own clock) a unit that is placed on this machine, which is dead, waits for it no longer."""
@@ -60,8 +60,8 @@ class Waits:
 
     def runs_again(self, name: str) -> bool:
         """Whether a oneshot that finished on a machine is run again when that is lost."""
-        unit = self._view.units.get(name)
-        asked = self._view.requirements(name).rerun_after_failover if unit else False
+        unit = self._snapshot.units.get(name)
+        asked = self._snapshot.requirements(name).rerun_after_failover if unit else False
         return self._failover.rerun if asked is None else asked
 
     def delay_s(self, name: str, machine: str) -> float:
@@ -78,22 +78,22 @@ class Waits:
         return self._delays[machine, name]
 
     def _own_delay_s(self, name: str) -> float:
-        asked = self._view.requirements(name).failover_delay_s
+        asked = self._snapshot.requirements(name).failover_delay_s
         return self._failover.delay_s if asked is None else asked
 
     def _is_launched(self, name: str) -> bool:
         """Whether it is wanted running, on one machine."""
-        unit = self._view.units.get(name)
+        unit = self._snapshot.units.get(name)
         launched = unit is not None and unit.target is TargetState.LAUNCHED
-        return launched and not self._view.requirements(name).is_global
+        return launched and not self._snapshot.requirements(name).is_global
 
     def _bound_there(self, name: str, machine: str) -> Names:
         """The unit, and those on the same machine that MachineOf binds to it, however far."""
         group: Names = {name: None}
         pending = [name]
         while pending:
-            for other in self._view.bound_to(pending.pop()):
-                if other not in group and self._view.home(other) == machine:
+            for other in self._snapshot.colocated_with(pending.pop()):
+                if other not in group and self._snapshot.assigned_machine(other) == machine:
                     group[other] = None
                     pending.append(other)
         return group

@@ -7,18 +7,20 @@ from collections.abc import Mapping
 
 from fleetd.model.machine import Machine
 from fleetd.model.placement import Placement
-from fleetd.scheduler.machine_index import Sites
+from fleetd.scheduler.machine_index import MachineIndex
 from fleetd.scheduler.snapshot import requirements_of
 
 
-def foresee_stops(machine: Machine, metadata: Mapping[str, str], placements: Mapping[str, Placement]) -> dict[str, str]:
+def predict_evictions(
+    machine: Machine, metadata: Mapping[str, str], placements: Mapping[str, Placement]
+) -> dict[str, str]:
     """The units that may not stay on this machine, which has these orders (by unit), once this is its metadata; with
     the reason of each, in order of their names. Units bound to such a one by MachineOf follow it."""
-    sites = Sites({machine.id: machine}, {machine.id: metadata})
-    wanted = {name: requirements_of(order.text, name) for name, order in sorted(placements.items()) if order.stays}
+    machine_index = MachineIndex({machine.id: machine}, {machine.id: metadata})
+    wanted = {name: requirements_of(order.text, name) for name, order in sorted(placements.items()) if order.is_active}
     stops: dict[str, str] = {}
     for name, requirements in wanted.items():
-        reasons = [reason for reason, machines in sites.refusals(requirements) if machines]
+        reasons = [reason for reason, machines in machine_index.rejections(requirements) if machines]
         if reasons:
             stops[name] = reasons[0]
     pending = list(stops)

@@ -13,7 +13,7 @@ GRACE_S = 1.0  # an absence this short is never a death
 TOGETHER_S = 1.0  # absences that begin within this time of one another have one cause: the store, not the machines
 
 
-class BeatHistory(msgspec.Struct, frozen=True):
+class HeartbeatHistory(msgspec.Struct, frozen=True):
     """How one's own heartbeats were answered. `well_since_s`: since when each was answered in time (clock of the
     caller); `last_s`: when the last one was answered."""
 
@@ -21,18 +21,18 @@ class BeatHistory(msgspec.Struct, frozen=True):
     last_s: float
 
     @staticmethod
-    def begin(now_s: float) -> "BeatHistory":
+    def begin(now_s: float) -> "HeartbeatHistory":
         """A history that begins now: nothing is known of the time before."""
-        return BeatHistory(now_s, now_s)
+        return HeartbeatHistory(now_s, now_s)
 
-    def answered(self, now_s: float, interval_s: float) -> "BeatHistory":
+    def answered(self, now_s: float, interval_s: float) -> "HeartbeatHistory":
         """A beat was answered now. Twice the interval since the last answer is too late to be called well."""
         in_time = now_s - self.last_s <= 2 * interval_s
-        return BeatHistory(self.well_since_s if in_time else now_s, now_s)
+        return HeartbeatHistory(self.well_since_s if in_time else now_s, now_s)
 
-    def failed(self, now_s: float) -> "BeatHistory":
+    def failed(self, now_s: float) -> "HeartbeatHistory":
         """A beat was refused, or its lease was gone: the store has not been well."""
-        return BeatHistory(now_s, self.last_s)
+        return HeartbeatHistory(now_s, self.last_s)
 
     def covers(self, span_s: float, now_s: float, interval_s: float) -> bool:
         """Whether all was well for the whole of the last `span_s` up to now."""
@@ -45,8 +45,8 @@ class Absence(msgspec.Struct, frozen=True):
 
     machine: str
     since_s: float
-    alone: bool
-    calm: bool
+    isolated: bool
+    store_healthy: bool
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -57,8 +57,8 @@ class Verdict(msgspec.Struct, frozen=True):
     next_s: float | None
 
 
-def note_absences(
-    known: Iterable[Absence], absent: Iterable[str], *, now_s: float, calm: bool, disturbed_s: float | None
+def record_absences(
+    known: Iterable[Absence], absent: Iterable[str], *, now_s: float, store_healthy: bool, disturbed_s: float | None
 ) -> tuple[Absence, ...]:
     """The absences after a look at who is absent now. Those that ended are forgotten.
 
@@ -69,14 +69,16 @@ def note_absences(
     still = [before[machine] for machine in sorted(absent) if machine in before]
     recent = [absence for absence in still if now_s - absence.since_s <= TOGETHER_S]
     disturbed = disturbed_s is not None and now_s - disturbed_s <= TOGETHER_S
-    alone = len(fresh) + len(recent) <= 1 and not disturbed
-    if not alone:
-        still = [msgspec.structs.replace(each, alone=False) if each in recent else each for each in still]
-    new = [Absence(machine, now_s, alone, calm) for machine in fresh]
+    isolated = len(fresh) + len(recent) <= 1 and not disturbed
+    if not isolated:
+        still = [msgspec.structs.replace(each, isolated=False) if each in recent else each for each in still]
+    new = [Absence(machine, now_s, isolated, store_healthy) for machine in fresh]
     return tuple(sorted([*still, *new], key=lambda absence: absence.machine))
 
 
-def judge(absences: Iterable[Absence], beats: BeatHistory, *, now_s: float, ttl_s: float, interval_s: float) -> Verdict:
+def judge_absences(
+    absences: Iterable[Absence], beats: HeartbeatHistory, *, now_s: float, ttl_s: float, interval_s: float
+) -> Verdict:
     """Who of the absent is dead.
 
     One that vanished alone while all was well, and since: after GRACE_S. Any other: once the store has been well, and
@@ -85,7 +87,7 @@ def judge(absences: Iterable[Absence], beats: BeatHistory, *, now_s: float, ttl_
     dead, away, due = [], [], []
     answered = now_s - beats.last_s <= 2 * interval_s
     for absence in absences:
-        swift = absence.alone and absence.calm and beats.well_since_s <= absence.since_s
+        swift = absence.isolated and absence.store_healthy and beats.well_since_s <= absence.since_s
         at_s = GRACE_S + (absence.since_s if swift else max(absence.since_s, beats.well_since_s) + ttl_s)
         if now_s >= at_s and answered:
             dead.append(absence.machine)

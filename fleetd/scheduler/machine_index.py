@@ -10,24 +10,24 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fleetd.model.machine import Machine, MachineMode
 from fleetd.model.unit import Requirements
 
-Machines = int  # a set of machines
-Refusals = tuple[tuple[str, Machines], ...]  # who refuses for this reason; a machine is in one of the sets at most
+MachineSet = int  # a set of machines
+Rejections = tuple[tuple[str, MachineSet], ...]  # who refuses for this reason; a machine is in one of the sets at most
 
 MAX_KEPT = 10_000  # answers; beyond that they are found anew
 
 
-class Sites:
+class MachineIndex:
     """The machines that are there, as they are at one time, with the metadata that counts."""
 
     def __init__(self, machines: Mapping[str, Machine], metadata: Mapping[str, Mapping[str, str]]) -> None:
         """`machines` by id, in order; `metadata` has an entry for each of them."""
         self.machines = list(machines)
         self.bits = {machine: 1 << at for at, machine in enumerate(self.machines)}
-        self.modes: dict[MachineMode, Machines] = dict.fromkeys(MachineMode, 0)
-        self._ids: dict[str, Machines] = {}  # by full and by short id
-        self._metadata: dict[tuple[str, str], Machines] = {}  # by key and value
-        self.everywhere: Machines = (1 << len(self.machines)) - 1
-        self._answers: dict[tuple[object, object], tuple[Machines, Refusals]] = {}  # who suits, and who refuses
+        self.modes: dict[MachineMode, MachineSet] = dict.fromkeys(MachineMode, 0)
+        self._ids: dict[str, MachineSet] = {}  # by full and by short id
+        self._metadata: dict[tuple[str, str], MachineSet] = {}  # by key and value
+        self.everywhere: MachineSet = (1 << len(self.machines)) - 1
+        self._answers: dict[tuple[object, object], tuple[MachineSet, Rejections]] = {}  # who suits, and who refuses
         for machine, bit in self.bits.items():
             record = machines[machine]
             self.modes[record.mode] |= bit
@@ -36,58 +36,58 @@ class Sites:
             for item in metadata[machine].items():
                 self._metadata[item] = self._metadata.get(item, 0) | bit
 
-    def collect(self, machines: Iterable[str]) -> Machines:
+    def mask(self, machines: Iterable[str]) -> MachineSet:
         """The set of these machines; those that are not there are left out."""
         found = 0
         for machine in machines:
             found |= self.bits.get(machine, 0)
         return found
 
-    def list(self, machines: Machines) -> Iterator[str]:
+    def ids(self, machines: MachineSet) -> Iterator[str]:
         """The machines of this set, in order."""
         while machines:
             bit = machines & -machines
             yield self.machines[bit.bit_length() - 1]
             machines ^= bit
 
-    def suiting(self, requirements: Requirements) -> Machines:
+    def matching(self, requirements: Requirements) -> MachineSet:
         """The machines that are what a unit asks for, whatever their mode."""
         return self._answer(requirements)[0]
 
-    def suiting_for_work(self, requirements: Requirements) -> Machines:
+    def matching_ready(self, requirements: Requirements) -> MachineSet:
         """Those of them that take work."""
-        return self.suiting(requirements) & self.modes[MachineMode.READY]
+        return self.matching(requirements) & self.modes[MachineMode.READY]
 
-    def refusals(self, requirements: Requirements) -> Refusals:
+    def rejections(self, requirements: Requirements) -> Rejections:
         """The machines that are not what a unit asks for: another id, or other metadata; by the first reason."""
         return self._answer(requirements)[1]
 
-    def _answer(self, requirements: Requirements) -> tuple[Machines, Refusals]:
+    def _answer(self, requirements: Requirements) -> tuple[MachineSet, Rejections]:
         key = (requirements.machine_id, requirements.metadata)
         found = self._answers.get(key)
         if found is None:
             if len(self._answers) >= MAX_KEPT:
                 self._answers.clear()
             refusals = tuple(self._find_refusals(requirements))
-            suiting = self.everywhere
+            matching = self.everywhere
             for _, machines in refusals:
-                suiting ^= machines
-            found = self._answers[key] = suiting, refusals
+                matching ^= machines
+            found = self._answers[key] = matching, refusals
         return found
 
-    def _find_refusals(self, requirements: Requirements) -> Iterator[tuple[str, Machines]]:
+    def _find_refusals(self, requirements: Requirements) -> Iterator[tuple[str, MachineSet]]:
         rest = self.everywhere
         wanted = requirements.machine_id
         if wanted is not None:
-            suiting = self._ids.get(wanted, 0)
-            yield f"not machine {wanted or '(empty MachineID)'}", rest & ~suiting
-            rest &= suiting
+            matching = self._ids.get(wanted, 0)
+            yield f"not machine {wanted or '(empty MachineID)'}", rest & ~matching
+            rest &= matching
         for key, alternatives in requirements.metadata:
-            suiting = self._offering(key, alternatives)
-            yield f"metadata {key}={'|'.join(alternatives)} missing", rest & ~suiting
-            rest &= suiting
+            matching = self._offering(key, alternatives)
+            yield f"metadata {key}={'|'.join(alternatives)} missing", rest & ~matching
+            rest &= matching
 
-    def _offering(self, key: str, alternatives: Sequence[str]) -> Machines:
+    def _offering(self, key: str, alternatives: Sequence[str]) -> MachineSet:
         """The machines whose metadata has one of these values."""
         found = 0
         for value in alternatives:

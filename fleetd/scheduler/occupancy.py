@@ -15,7 +15,7 @@ from fleetd.model.unit import Requirements
 K = TypeVar("K")
 
 
-class Room:
+class Occupancy:
     """What one machine holds by order of the leader, retiring copies apart: they hinder nobody."""
 
     __slots__ = ("_families", "_prefixes", "conflicts", "replaces", "staying", "templates", "units")
@@ -29,9 +29,9 @@ class Room:
         self._families: dict[str, Names] = {}  # what precedes the first "@" → the units of which that is so
         self._prefixes: tuple[str, ...] | None = ()  # how what the patterns in `conflicts` match begins; None: find out
 
-    def copy(self) -> "Room":
+    def copy(self) -> "Occupancy":
         """A room of its own with the same content."""
-        twin = Room()
+        twin = Occupancy()
         twin.units, twin.staying, twin.templates = dict(self.units), dict(self.staying), dict(self.templates)
         twin.conflicts = {globs: dict(owners) for globs, owners in self.conflicts.items()}
         twin.replaces = {globs: dict(owners) for globs, owners in self.replaces.items()}

@@ -12,12 +12,12 @@ import msgspec
 
 from fleetd.model.ordered import Names
 from fleetd.model.placement import Wait, WaitKind
-from fleetd.scheduler.allocations import release_copies, seek_homes, tend_copies
-from fleetd.scheduler.failover import Failover, Waits
-from fleetd.scheduler.occupancy import Room
+from fleetd.scheduler.allocations import find_machines, release_allocations, review_allocations
+from fleetd.scheduler.failover import FailoverDelays, FailoverPolicy
+from fleetd.scheduler.occupancy import Occupancy
 from fleetd.scheduler.ranking import Ranking
-from fleetd.scheduler.snapshot import ClusterView, Trial, scopes_of
-from fleetd.scheduler.unit_plan import Draft, UnitPlan
+from fleetd.scheduler.snapshot import Proposal, Snapshot, scopes_of
+from fleetd.scheduler.unit_plan import UnitPlan, UnitPlanBuilder
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -35,15 +35,15 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 def plan_cluster(
-    view: ClusterView,
+    snapshot: Snapshot,
     changed: Iterable[str] | None = None,
     *,
     now_s: float = 0.0,
     overdue: frozenset[tuple[str, str]] = frozenset(),
-    failover: Failover | None = None,
+    failover: FailoverPolicy | None = None,
 ) -> Plan:
     """The whole of what plan_in_slices makes, at once."""
-    slices = plan_in_slices(view, changed, now_s=now_s, overdue=overdue, failover=failover)
+    slices = plan_in_slices(snapshot, changed, now_s=now_s, overdue=overdue, failover=failover)
     while True:
         try:
             next(slices)
@@ -53,77 +53,81 @@ def plan_cluster(
 
 
 def plan_in_slices(
-    view: ClusterView,
+    snapshot: Snapshot,
     changed: Iterable[str] | None = None,
     *,
     now_s: float = 0.0,
     overdue: frozenset[tuple[str, str]] = frozenset(),
-    failover: Failover | None = None,
+    failover: FailoverPolicy | None = None,
 ) -> Generator[None, None, Plan]:
-    """What has to change for the units that are concerned (see ClusterView.apply; None: for all that are known).
+    """What has to change for the units that are concerned (see Snapshot.apply; None: for all that are known).
 
     Pauses after each unit or so, for a plan can take long: whoever asked may give it up there.
 
     `now_s` is Unix time, for people to read. `overdue` are the (machine, unit) of retiring copies whose time is up.
     `failover` says what follows when machines are lost (None: their units go elsewhere at once).
     """
-    trial = Trial(view)
-    waits = Waits(view, failover or Failover(), now_s)
+    proposal = Proposal(snapshot)
+    waits = FailoverDelays(snapshot, failover or FailoverPolicy(), now_s)
     scopes = scopes_of(changed or ())
-    names = view.known_units() if changed is None else view.with_companions(scopes)
-    drafts = {name: Draft.begin(trial, name, now_s, scopes.get(name)) for name in names}
-    standing = [draft for draft in drafts.values() if draft.placements]
-    templates = [draft for draft in drafts.values() if draft.is_template]  # they follow their sockets
-    for draft in standing:
-        release_copies(draft, waits)
-    for draft in standing:
-        if draft.is_template:
+    names = snapshot.known_units() if changed is None else snapshot.with_colocated(scopes)
+    builders = {name: UnitPlanBuilder.begin(proposal, name, now_s, scopes.get(name)) for name in names}
+    standing = [builder for builder in builders.values() if builder.placements]
+    templates = [builder for builder in builders.values() if builder.is_template]  # they follow their sockets
+    for builder in standing:
+        release_allocations(builder, waits)
+    for builder in standing:
+        if builder.is_template:
             continue
-        tend_copies(draft, waits)
+        review_allocations(builder, waits)
         yield
-    for name in _peers_first(view, [name for name in names if name in view.units and not drafts[name].is_template]):
-        seek_homes(drafts[name], overdue)  # those who follow others find them where they will be
+    for name in _peers_first(
+        snapshot, [name for name in names if name in snapshot.units and not builders[name].is_template]
+    ):
+        find_machines(builders[name], overdue)  # those who follow others find them where they will be
         yield
-    homeless = [name for name, draft in drafts.items() if draft.homeless]
-    placed = (yield from _place_homeless(Ranking(trial), homeless, drafts)) if homeless else {}
-    for draft in templates:
-        tend_copies(draft, waits)
-        seek_homes(draft, overdue)
+    unplaced = [name for name, builder in builders.items() if builder.unplaced]
+    placed = (yield from _place_unplaced(Ranking(proposal), unplaced, builders)) if unplaced else {}
+    for builder in templates:
+        review_allocations(builder, waits)
+        find_machines(builder, overdue)
         yield
     # By machine, so that each gets its orders in as few transactions as may be. What a unit needs, or hinders, is on
     # the same machine, where the turns in which they were placed still hold.
-    ordered = sorted(drafts.values(), key=lambda draft: (*draft.turn(), placed.get(draft.name, 0)))
+    ordered = sorted(builders.values(), key=lambda builder: (*builder.turn(), placed.get(builder.name, 0)))
     plans: list[UnitPlan] = []
-    for draft in ordered:
-        plans += [plan] if (plan := draft.finish()) is not None else []
+    for builder in ordered:
+        plans += [plan] if (plan := builder.finish()) is not None else []
         yield
-    ends = tuple((draft.name, draft.waits_until_s) for draft in drafts.values() if math.isfinite(draft.waits_until_s))
-    return Plan(tuple(plans), tuple(view.unsynced()), tuple(view.forgotten()), ends)
+    ends = tuple(
+        (builder.name, builder.waits_until_s) for builder in builders.values() if math.isfinite(builder.waits_until_s)
+    )
+    return Plan(tuple(plans), tuple(snapshot.unsynced()), tuple(snapshot.forgotten()), ends)
 
 
-def _place_homeless(
-    ranking: Ranking, homeless: list[str], drafts: dict[str, Draft]
+def _place_unplaced(
+    ranking: Ranking, unplaced: list[str], builders: dict[str, UnitPlanBuilder]
 ) -> Generator[None, None, dict[str, int]]:
     """Find machines for these units. Returns those that were placed, each with its turn, counted from 1."""
-    view = drafts[homeless[0]].view
-    awaited = {name for draft in drafts.values() if draft.waits for name in view.bound_to(draft.name)}
+    snapshot = builders[unplaced[0]].snapshot
+    awaited = {name for builder in builders.values() if builder.waits for name in snapshot.colocated_with(builder.name)}
     placed: dict[str, int] = {}
-    for group in _groups(view, homeless):
-        late = "" if awaited.isdisjoint(group) else _latecomer(view, group, drafts)
+    for group in _groups(snapshot, unplaced):
+        late = "" if awaited.isdisjoint(group) else _peer_still_stopping(snapshot, group, builders)
         for name in group if late else ():
             wait = Wait(WaitKind.UNIT, late)
-            drafts[name].wait(wait, f"waits for {late}, which {drafts[late].waits}")
-        for name in () if late else _place_group(ranking, group, drafts):
+            builders[name].wait(wait, f"waits for {late}, which {builders[late].waits}")
+        for name in () if late else _place_group(ranking, group, builders):
             placed[name] = len(placed) + 1
         yield
     return placed
 
 
-def _groups(view: ClusterView, homeless: list[str]) -> Iterator[list[str]]:
+def _groups(snapshot: Snapshot, unplaced: list[str]) -> Iterator[list[str]]:
     """The units joined by MachineOf into groups to be placed as one; in each, peers before those who follow them."""
-    waiting = dict.fromkeys(homeless)
-    for name in homeless:
-        if not view.bound_to(name):
+    waiting = dict.fromkeys(unplaced)
+    for name in unplaced:
+        if not snapshot.colocated_with(name):
             yield [name]
             continue
         group: Names = {}
@@ -133,18 +137,18 @@ def _groups(view: ClusterView, homeless: list[str]) -> Iterator[list[str]]:
             if member in waiting:
                 del waiting[member]
                 group[member] = None
-                stack.extend(view.bound_to(member))
+                stack.extend(snapshot.colocated_with(member))
         if group:
-            yield _peers_first(view, sorted(group))
+            yield _peers_first(snapshot, sorted(group))
 
 
-def _peers_first(view: ClusterView, group: list[str]) -> list[str]:
+def _peers_first(snapshot: Snapshot, group: list[str]) -> list[str]:
     """The group so that each unit comes after those it names in MachineOf (units that name each other: by name)."""
-    following = [name for name in group if view.requirements(name).machine_of]
+    following = [name for name in group if snapshot.requirements(name).machine_of]
     if len(group) == 1 or not following:
         return group
     turns = {name: turn for turn, name in enumerate(group)}
-    peers = {name: _other_peers(view, name, turns) for name in following}  # those that have not had their turn
+    peers = {name: _other_peers(snapshot, name, turns) for name in following}  # those that have not had their turn
     followers: dict[str, list[str]] = {}
     for name in following:
         for peer in peers[name]:
@@ -165,42 +169,42 @@ def _peers_first(view: ClusterView, group: list[str]) -> list[str]:
     return list(ordered)
 
 
-def _other_peers(view: ClusterView, name: str, group: Mapping[str, int]) -> Names:
+def _other_peers(snapshot: Snapshot, name: str, group: Mapping[str, int]) -> Names:
     """Those of the group that the unit names in MachineOf, itself apart."""
-    return {peer: None for peer in view.requirements(name).machine_of if peer in group and peer != name}
+    return {peer: None for peer in snapshot.requirements(name).machine_of if peer in group and peer != name}
 
 
-def _latecomer(view: ClusterView, group: list[str], drafts: dict[str, Draft]) -> str:
+def _peer_still_stopping(snapshot: Snapshot, group: list[str], builders: dict[str, UnitPlanBuilder]) -> str:
     """The unit bound to this group that is to be placed with it, but whose former copy is still on its way out."""
-    bound = (other for name in group for other in view.bound_to(name))
-    return next(other for other in bound if other in drafts and drafts[other].waits)
+    bound = (other for name in group for other in snapshot.colocated_with(name))
+    return next(other for other in bound if other in builders and builders[other].waits)
 
 
-def _place_group(ranking: Ranking, group: list[str], drafts: dict[str, Draft]) -> list[str]:
+def _place_group(ranking: Ranking, group: list[str], builders: dict[str, UnitPlanBuilder]) -> list[str]:
     """Place the group on the best machine that takes all of it. Failing that, without those who fit on no machine
     even in this company; failing that too, each by itself. Returns who was placed, in order."""
     choice = ranking.choose(group)
-    if choice and (len(group) == 1 or _fit_together(drafts[group[0]].view, group)):
+    if choice and (len(group) == 1 or _fit_together(builders[group[0]].snapshot, group)):
         why = "the only machine that fits" if choice.is_only else "fits"
-        company = f", with {', '.join(group)}" if len(group) > 1 else ""
+        along = f", with {', '.join(group)}" if len(group) > 1 else ""
         for name in group:
-            drafts[name].place(choice.machine, why + company)
-            ranking.note(name, choice.machine)
+            builders[name].place(choice.machine, why + along)
+            ranking.record_placement(name, choice.machine)
         return group
     if len(group) == 1:
         return []
-    able = [name for name in group if ranking.takes(name, group)]
+    able = [name for name in group if ranking.is_placeable(name, group)]
     if len(able) < len(group):
-        return _place_group(ranking, able, drafts) if able else []
-    return [name for alone in group for name in _place_group(ranking, [alone], drafts)]
+        return _place_group(ranking, able, builders) if able else []
+    return [name for single in group for name in _place_group(ranking, [single], builders)]
 
 
-def _fit_together(view: ClusterView, group: list[str]) -> bool:
+def _fit_together(snapshot: Snapshot, group: list[str]) -> bool:
     """Whether no two of these units conflict."""
-    room = Room()
+    occupancy = Occupancy()
     for name in group:
-        requirements = view.requirements(name)
-        if any(room.conflicting(name, requirements)):
+        requirements = snapshot.requirements(name)
+        if any(occupancy.conflicting(name, requirements)):
             return False
-        room.add(name, requirements, staying=True)
+        occupancy.add(name, requirements, staying=True)
     return True

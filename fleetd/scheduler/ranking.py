@@ -12,11 +12,11 @@ import msgspec
 
 from fleetd.model.names import template_of
 from fleetd.model.unit import Requirements
-from fleetd.scheduler.feasibility import Question, why_not_beside
-from fleetd.scheduler.machine_index import Machines
-from fleetd.scheduler.snapshot import Trial
+from fleetd.scheduler.feasibility import Candidate, rejection_by_occupants
+from fleetd.scheduler.machine_index import MachineSet
+from fleetd.scheduler.snapshot import Proposal
 
-Levels = list[Machines]  # at n: the machines that have n of something at most; each is part of the next one
+CountBuckets = list[MachineSet]  # at n: the machines that have n of something at most; each is part of the next one
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -34,14 +34,16 @@ class Ranking:
     then by id. Has to be told what is placed on the trial from now on (`note`).
     """
 
-    def __init__(self, trial: Trial) -> None:
-        self._trial = trial
-        self._view = trial.view
-        self._sites = trial.view.sites
-        rooms = {machine: trial.room(machine) for machine in self._sites.machines}
-        self._loads = self._levels({machine: len(room.staying) for machine, room in rooms.items()})
-        self._instances: dict[str, Levels] = {}
-        self._pushing = self._sites.collect(machine for machine, room in rooms.items() if room.replaces)
+    def __init__(self, proposal: Proposal) -> None:
+        self._proposal = proposal
+        self._snapshot = proposal.snapshot
+        self._machine_index = proposal.snapshot.machine_index
+        occupancies = {machine: proposal.occupancy(machine) for machine in self._machine_index.machines}
+        self._loads = self._levels({machine: len(occupancy.staying) for machine, occupancy in occupancies.items()})
+        self._instances: dict[str, CountBuckets] = {}
+        self._with_replacers = self._machine_index.mask(
+            machine for machine, occupancy in occupancies.items() if occupancy.replaces
+        )
 
     def choose(self, group: Sequence[str]) -> Choice | None:
         """The best machine for the first of these units that takes all of them together, or None."""
@@ -49,92 +51,94 @@ class Ranking:
         best = next(fitting, None)
         return Choice(best, next(fitting, None) is None) if best else None
 
-    def takes(self, name: str, company: Sequence[str]) -> bool:
+    def is_placeable(self, name: str, group: Sequence[str]) -> bool:
         """Whether the unit fits anywhere, in this company."""
-        return any(self._fitting([name], company))
+        return any(self._fitting([name], group))
 
-    def note(self, name: str, machine: str) -> None:
+    def record_placement(self, name: str, machine: str) -> None:
         """The unit has been placed on this machine."""
-        room = self._trial.room(machine)
-        bit = self._sites.bits[machine]
-        self._rise(self._loads, len(room.staying), bit)
+        occupancy = self._proposal.occupancy(machine)
+        bit = self._machine_index.bits[machine]
+        self._increment(self._loads, len(occupancy.staying), bit)
         template = template_of(name)
         if template in self._instances:
-            self._rise(self._instances[template], room.templates[template], bit)
-        if room.replaces:
-            self._pushing |= bit
+            self._increment(self._instances[template], occupancy.templates[template], bit)
+        if occupancy.replaces:
+            self._with_replacers |= bit
 
-    def _fitting(self, names: Sequence[str], company: Sequence[str]) -> Iterator[str]:
+    def _fitting(self, names: Sequence[str], group: Sequence[str]) -> Iterator[str]:
         """The machines that take all these units in this company, the best for the first of them first."""
-        along = tuple(company)
-        wanted = [(name, self._view.requirements(name)) for name in names]
-        may = self._sites.everywhere
+        along = tuple(group)
+        wanted = [(name, self._snapshot.requirements(name)) for name in names]
+        may = self._machine_index.everywhere
         for name, requirements in wanted:
-            may &= self._sites.suiting_for_work(requirements)
+            may &= self._machine_index.matching_ready(requirements)
             for peer in requirements.machine_of:
-                if peer not in company and peer != name:
-                    may &= self._sites.collect(self._trial.hosts(peer))
+                if peer not in group and peer != name:
+                    may &= self._machine_index.mask(self._proposal.machines_with(peer))
         for alike in self._in_order(names[0], may):
-            for machine in self._sites.list(alike):
+            for machine in self._machine_index.ids(alike):
                 if self._takes_all(wanted, machine, along):
                     yield machine
 
-    def _takes_all(self, wanted: list[tuple[str, Requirements]], machine: str, company: tuple[str, ...]) -> bool:
+    def _takes_all(self, wanted: list[tuple[str, Requirements]], machine: str, group: tuple[str, ...]) -> bool:
         for name, requirements in wanted:
-            if why_not_beside(Question(self._trial, name, requirements, machine, company)):
+            if rejection_by_occupants(Candidate(self._proposal, name, requirements, machine, group)):
                 return False
         return True
 
-    def _in_order(self, name: str, machines: Machines) -> Iterator[Machines]:
+    def _in_order(self, name: str, machines: MachineSet) -> Iterator[MachineSet]:
         """These machines, parted by how the unit likes them, the best first; those that it likes alike are together."""
-        states = self._view.states.get(name)
-        running = machines & self._sites.collect(at for at, state in states.items() if state.runs) if states else 0
-        suspects = machines & self._pushing
+        states = self._snapshot.states.get(name)
+        running = machines & self._machine_index.mask(at for at, state in states.items() if state.runs) if states else 0
+        suspects = machines & self._with_replacers
         if not running and not suspects:
             return self._by_load(name, machines)
-        pushed = self._sites.collect(at for at in self._sites.list(suspects) if self._is_pushed(name, at))
+        pushed = self._machine_index.mask(at for at in self._machine_index.ids(suspects) if self._is_pushed(name, at))
         elsewhere = machines ^ running
         parts = (running & ~pushed, running & pushed, elsewhere & ~pushed, elsewhere & pushed)
         return (alike for part in parts for alike in self._by_load(name, part))
 
     def _is_pushed(self, name: str, machine: str) -> bool:
         """Whether something on this machine would push the unit away."""
-        return any(self._trial.room(machine).replacing(name, self._view.requirements(name)))
+        return any(self._proposal.occupancy(machine).replacing(name, self._snapshot.requirements(name)))
 
-    def _by_load(self, name: str, machines: Machines) -> Iterator[Machines]:
+    def _by_load(self, name: str, machines: MachineSet) -> Iterator[MachineSet]:
         """These machines: those with the fewest instances of the unit's template first, then those with the fewest
         units."""
         template = template_of(name)
         if not template:
-            return _rising(machines, self._loads)
+            return _ascending(machines, self._loads)
         instances = self._levels_of(template)
-        return (lightest for fewest in _rising(machines, instances) for lightest in _rising(fewest, self._loads))
+        return (lightest for fewest in _ascending(machines, instances) for lightest in _ascending(fewest, self._loads))
 
-    def _levels_of(self, template: str) -> Levels:
+    def _levels_of(self, template: str) -> CountBuckets:
         if template not in self._instances:
-            hosts = self._trial.hosts(template)
-            counts = {machine: self._trial.room(machine).templates.get(template, 0) for machine in hosts}
+            machines_with = self._proposal.machines_with(template)
+            counts = {
+                machine: self._proposal.occupancy(machine).templates.get(template, 0) for machine in machines_with
+            }
             self._instances[template] = self._levels(counts)
         return self._instances[template]
 
-    def _levels(self, counts: dict[str, int]) -> Levels:
-        by_count: dict[int, Machines] = {}
+    def _levels(self, counts: dict[str, int]) -> CountBuckets:
+        by_count: dict[int, MachineSet] = {}
         for machine, count in counts.items():
-            by_count[count] = by_count.get(count, 0) | self._sites.bits.get(machine, 0)
-        levels, fewer = [], self._sites.everywhere
+            by_count[count] = by_count.get(count, 0) | self._machine_index.bits.get(machine, 0)
+        levels, fewer = [], self._machine_index.everywhere
         for count in range(max(by_count, default=0), 0, -1):
             fewer &= ~by_count.get(count, 0)
             levels.append(fewer)
         return levels[::-1]
 
-    def _rise(self, levels: Levels, count: int, bit: Machines) -> None:
+    def _increment(self, levels: CountBuckets, count: int, bit: MachineSet) -> None:
         """A machine has this many now, one more than before."""
         if count > len(levels):
-            levels.append(self._sites.everywhere)
+            levels.append(self._machine_index.everywhere)
         levels[count - 1] &= ~bit
 
 
-def _rising(machines: Machines, levels: Levels) -> Iterator[Machines]:
+def _ascending(machines: MachineSet, levels: CountBuckets) -> Iterator[MachineSet]:
     """These machines, parted by how many they have, the fewest first."""
     while machines:
         level = bisect_right(levels, 0, key=machines.__and__)  # the first that some of them are in

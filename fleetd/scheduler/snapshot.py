@@ -1,6 +1,6 @@
 """One snapshot of the whole cluster, with its indexes, and the placements tried on it.
 
-ClusterView is fed record by record (`apply`) and says which units each record concerns, so that a plan need not look
+Snapshot is fed record by record (`apply`) and says which units each record concerns, so that a plan need not look
 at all of them. Plans only read it: what a plan would change is tried on a Trial laid over it and thrown away. What
 is decided is not here (planner.py), nor who counts as dead (liveness.py).
 """
@@ -18,8 +18,8 @@ from fleetd.model.placement import Decision, Placement
 from fleetd.model.quota import Usage, size_of_text
 from fleetd.model.unit import Requirements, TargetState, Unit, UnitState, parse_requirements
 from fleetd.model.unitfile import UnitFileError, parse_unit_file
-from fleetd.scheduler.machine_index import Sites
-from fleetd.scheduler.occupancy import Room
+from fleetd.scheduler.machine_index import MachineIndex
+from fleetd.scheduler.occupancy import Occupancy
 
 R = TypeVar("R", Unit | None, Placement | None)
 
@@ -42,7 +42,7 @@ def _placed_requirements(text: str, name: str) -> Requirements:
     return Requirements() if is_template(name) else requirements_of(text, name)
 
 
-class ClusterView:
+class Snapshot:
     """The cluster as the store shows it. `machines` holds those that are there; `away` those that are absent but may
     be alive; any other machine is dead. Wherever something is listed by machine, the machines are in order."""
 
@@ -57,20 +57,20 @@ class ClusterView:
         self.placements: dict[str, dict[str, Placement]] = {}  # unit → machine → placement
         self.states: dict[str, dict[str, UnitState]] = {}  # unit → machine → state
         self.away: frozenset[str] = frozenset()
-        self.rooms: dict[str, Room] = {}
+        self.occupancies: dict[str, Occupancy] = {}
         self.metadata: dict[str, dict[str, str]] = {}
-        self.retiring: dict[tuple[str, str], None] = {}  # (machine, unit) of the copies that retire
-        self._homeless: Names = {}  # units that should be somewhere and have no home
+        self.superseded: dict[tuple[str, str], None] = {}  # (machine, unit) of the copies that retire
+        self._unplaced: Names = {}  # units that should be somewhere and have no home
         self._globals: Names = {}
         self._refused: Names = {}  # units of which it is written down why they do not fit on some machine
-        self._pushing: Names = {}  # machines that hold a unit with Replaces
+        self._with_replacers: Names = {}  # machines that hold a unit with Replaces
         self._ordered: dict[str, Names] = {}  # machine → the units it has orders about
         self._reported: dict[str, Names] = {}  # machine → the units it reports
         self._followers: dict[str, Names] = {}  # peer → the units that name it in MachineOf
         self._sockets: dict[str, Names] = {}  # template → the sockets that start instances of it for connections
-        self._hosts: dict[str, Names] = {}  # template → the machines that hold instances of it
+        self._machines_with: dict[str, Names] = {}  # template → the machines that hold instances of it
         self._requirements: dict[str, Requirements] = {}
-        self._sites: Sites | None = None
+        self._machine_index: MachineIndex | None = None
         self._gone: Names = {}  # machines that are not there, but that orders or sessions tell of
         self._unsynced: Names = {}  # machines whose session is not yet taken in
 
@@ -81,11 +81,11 @@ class ClusterView:
         return self._requirements[name]
 
     @property
-    def sites(self) -> Sites:
+    def machine_index(self) -> MachineIndex:
         """The machines that are there, by what they are and offer."""
-        if self._sites is None:
-            self._sites = Sites(self.machines, self.metadata)
-        return self._sites
+        if self._machine_index is None:
+            self._machine_index = MachineIndex(self.machines, self.metadata)
+        return self._machine_index
 
     def is_wanted(self, name: str) -> bool:
         """Whether a unit is to be on some machine: it exists, and its target is not inactive, or it is the template of
@@ -101,49 +101,49 @@ class ClusterView:
         """The sockets that start instances of this template for connections."""
         return self._sockets.get(template, {})
 
-    def home(self, name: str) -> str:
+    def assigned_machine(self, name: str) -> str:
         """The machine that the unit is ordered to be on, or ''."""
         for machine, order in self.placements.get(name, {}).items():
-            if order.stays:
+            if order.is_active:
                 return machine
         return ""
 
-    def bound_to(self, name: str) -> Names:
+    def colocated_with(self, name: str) -> Names:
         """The units that MachineOf binds to this one: those it names, and those that name it."""
         requirements = self._requirements.get(name)
         bound = dict.fromkeys(requirements.machine_of) if requirements and requirements.machine_of else {}
         followers = self._followers.get(name)
         return bound | followers if followers else bound
 
-    def with_companions(self, names: Iterable[str]) -> list[str]:
+    def with_colocated(self, names: Iterable[str]) -> list[str]:
         """These units, and those that MachineOf binds to them, through others, and that have no home, or one that is
         not there: all that would be placed as one; and the templates of sockets among them. In order."""
         found = dict.fromkeys(names)
         pending = list(found)
         while pending:
-            companions = [other for other in self.bound_to(pending.pop()) if self._is_adrift(other)]
+            companions = [other for other in self.colocated_with(pending.pop()) if self._is_adrift(other)]
             pending += [other for other in companions if other not in found]
             found |= dict.fromkeys(companions)
         templates = (self.requirements(name).template for name in list(found) if name in self.units)
         return sorted(found | dict.fromkeys(filter(None, templates)))
 
     def _is_adrift(self, name: str) -> bool:
-        home = self.home(name)
-        return name in self._homeless or (home != "" and home not in self.machines)
+        assigned = self.assigned_machine(name)
+        return name in self._unplaced or (assigned != "" and assigned not in self.machines)
 
-    def room(self, machine: str) -> Room:
+    def occupancy(self, machine: str) -> Occupancy:
         """What the machine holds."""
-        return self.rooms.get(machine) or Room()
+        return self.occupancies.get(machine) or Occupancy()
 
-    def hosts(self, name: str) -> Names:
+    def machines_with(self, name: str) -> Names:
         """The machines that hold the unit, or instances of the template, of this name; perhaps others."""
-        return dict.fromkeys(self.placements.get(name, ())) | self._hosts.get(name, {})
+        return dict.fromkeys(self.placements.get(name, ())) | self._machines_with.get(name, {})
 
     def is_dead(self, machine: str) -> bool:
         """Whether the machine is neither there nor possibly coming back."""
         return machine not in self.machines and machine not in self.away
 
-    def takes_work(self, machine: str) -> bool:
+    def accepts_work(self, machine: str) -> bool:
         """Whether the machine is there and takes new units."""
         found = self.machines.get(machine)
         return found is not None and found.mode is MachineMode.READY
@@ -203,7 +203,7 @@ class ClusterView:
                 self.usage = record
             case "synced":
                 _set(self.synced, first, record.session if record else None)
-                self._refresh_standing(first)
+                self._refresh_session(first)
         return {}
 
     def measure_usage(self) -> Usage:
@@ -221,7 +221,7 @@ class ClusterView:
     def concerned_by(self, machine: str) -> Concerns:
         """What a change of this machine concerns: what is there, and what might come or go."""
         there = self._ordered.get(machine, {}) | self._reported.get(machine, {})
-        return self._narrow(machine, there | self._restless())
+        return self._narrow(machine, there | self._movable())
 
     def _narrow(self, machine: str, concerned: Names) -> Concerns:
         """Units that something on this machine concerns: global ones on this machine alone."""
@@ -230,16 +230,16 @@ class ClusterView:
             concerned[f"{machine}/{name}"] = None
         return concerned
 
-    def _restless(self) -> Names:
+    def _movable(self) -> Names:
         """The units that may go elsewhere as soon as there is room: the homeless, the globals, and those that are
         where a unit with Replaces is."""
-        restless = self._homeless | self._globals
-        for machine in self._pushing:
-            restless |= self.rooms[machine].staying
+        restless = self._unplaced | self._globals
+        for machine in self._with_replacers:
+            restless |= self.occupancies[machine].staying
         return restless
 
     def _set_unit(self, name: str, unit: Unit | None) -> Names:
-        concerned = {name: None} | self.bound_to(name)
+        concerned = {name: None} | self.colocated_with(name)
         unit = _with_text_of(unit, next(iter(self.placements.get(name, {}).values()), None))
         concerned |= self.sockets(name)
         if name in self.units:
@@ -258,8 +258,8 @@ class ClusterView:
             concerned |= self._mark_socket(name, belongs=True)
             if requirements.is_global:
                 self._globals[name] = None
-        self._refresh_homeless(name)
-        return concerned | self.bound_to(name)
+        self._refresh_unplaced(name)
+        return concerned | self.colocated_with(name)
 
     def _mark_socket(self, name: str, *, belongs: bool) -> Names:
         """Have this unit among the sockets of its template, or not; that template, if it has one."""
@@ -274,33 +274,33 @@ class ClusterView:
         placement = _with_text_of(placement, self.units.get(name))
         _set_by_machine(self.placements, name, machine, placement)
         _mark(self._ordered.setdefault(machine, {}), name, placement is not None)
-        self._refresh_standing(machine)
-        _mark(self.retiring, (machine, name), placement is not None and placement.retiring)
-        room = self.rooms.setdefault(machine, Room())
-        concerned = {name: None} | self.bound_to(name) | self._neighbours(machine)
+        self._refresh_session(machine)
+        _mark(self.superseded, (machine, name), placement is not None and placement.superseded)
+        occupancy = self.occupancies.setdefault(machine, Occupancy())
+        concerned = {name: None} | self.colocated_with(name) | self._neighbours(machine)
         if name in self.units and self.requirements(name).template:
             concerned[self.requirements(name).template] = None
         if former is not None:  # room may have been made
-            concerned |= self._restless()
-        room.discard(name)
+            concerned |= self._movable()
+        occupancy.discard(name)
         if placement is not None and placement.occupies:
             requirements = _placed_requirements(placement.text, name)
-            room.add(name, requirements, staying=placement.stays)
-            concerned |= self._hindered_by(name, requirements)
-        _mark(self._pushing, machine, bool(room.replaces))
+            occupancy.add(name, requirements, staying=placement.is_active)
+            concerned |= self._newly_conflicting(name, requirements)
+        _mark(self._with_replacers, machine, bool(occupancy.replaces))
         template = template_of(name)
         if template:
-            _mark(self._hosts.setdefault(template, {}), machine, template in room.templates)
-        self._refresh_homeless(name)
+            _mark(self._machines_with.setdefault(template, {}), machine, template in occupancy.templates)
+        self._refresh_unplaced(name)
         return concerned | self._neighbours(machine)
 
     def _neighbours(self, machine: str) -> Names:
         """The units on a machine that a change of who is there concerns."""
-        room = self.rooms[machine]
-        retiring = {name: None for where, name in self.retiring if where == machine}
-        return retiring | dict.fromkeys(room.units) if room.is_picky() else retiring
+        occupancy = self.occupancies[machine]
+        superseded = {name: None for where, name in self.superseded if where == machine}
+        return superseded | dict.fromkeys(occupancy.units) if occupancy.is_picky() else superseded
 
-    def _hindered_by(self, name: str, requirements: Requirements) -> Names:
+    def _newly_conflicting(self, name: str, requirements: Requirements) -> Names:
         """The refused that this unit conflicts with: it may be one more reason."""
         return {
             other: None
@@ -313,7 +313,7 @@ class ClusterView:
         former = self.states.get(name, {}).get(machine)
         _set_by_machine(self.states, name, machine, state)
         _mark(self._reported.setdefault(machine, {}), name, state is not None)
-        return {} if _weight(former) == _weight(state) else {name: None}
+        return {} if _relevant_state(former) == _relevant_state(state) else {name: None}
 
     def _set_decision(self, name: str, decision: Decision | None) -> Names:
         _set(self.decisions, name, decision)
@@ -323,11 +323,11 @@ class ClusterView:
     def _set_machine(self, machine: str, record: Machine | None) -> Names:
         former = self.machines.get(machine)
         _set(self.machines, machine, record)
-        self._refresh_standing(machine)
+        self._refresh_session(machine)
         self._refresh_metadata(machine)
-        return {} if _standing(former) == _standing(record) else self.concerned_by(machine)
+        return {} if _relevant_machine(former) == _relevant_machine(record) else self.concerned_by(machine)
 
-    def _refresh_standing(self, machine: str) -> None:
+    def _refresh_session(self, machine: str) -> None:
         record = self.machines.get(machine)
         told_of = bool(self._ordered.get(machine)) or machine in self.synced
         _mark(self._gone, machine, record is None and told_of)
@@ -338,40 +338,40 @@ class ClusterView:
         record = self.machines.get(machine)
         settings = self.settings.get(machine)
         _set(self.metadata, machine, effective_metadata(record, settings) if record else None)
-        self._sites = None
+        self._machine_index = None
 
-    def _refresh_homeless(self, name: str) -> None:
+    def _refresh_unplaced(self, name: str) -> None:
         is_alone = name not in self._globals and not is_template(name)  # else it is on many machines
-        homeless = is_alone and self.is_wanted(name) and not self.home(name)
-        _mark(self._homeless, name, homeless)
+        unplaced = is_alone and self.is_wanted(name) and not self.assigned_machine(name)
+        _mark(self._unplaced, name, unplaced)
 
 
-class Trial:
+class Proposal:
     """Placements tried on a view. Rooms are copied when they are first touched; the view stays as it is."""
 
-    def __init__(self, view: ClusterView) -> None:
-        self.view = view
-        self._rooms: dict[str, Room] = {}
-        self._homes: dict[str, str] = {}
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self._occupancies: dict[str, Occupancy] = {}
+        self._assigned: dict[str, str] = {}
         self._arrivals: dict[str, Names] = {}  # unit or template → the machines that it has come to
 
-    def room(self, machine: str) -> Room:
+    def occupancy(self, machine: str) -> Occupancy:
         """What the machine would hold."""
-        return self._rooms.get(machine) or self.view.room(machine)
+        return self._occupancies.get(machine) or self.snapshot.occupancy(machine)
 
-    def home(self, name: str) -> str:
+    def assigned_machine(self, name: str) -> str:
         """Where the unit would be, or ''."""
-        found = self._homes.get(name)
-        return self.view.home(name) if found is None else found
+        found = self._assigned.get(name)
+        return self.snapshot.assigned_machine(name) if found is None else found
 
-    def hosts(self, name: str) -> Names:
+    def machines_with(self, name: str) -> Names:
         """The machines that would hold the unit, or instances of the template, of this name; perhaps others."""
-        return self.view.hosts(name) | self._arrivals.get(name, {})
+        return self.snapshot.machines_with(name) | self._arrivals.get(name, {})
 
     def place(self, name: str, machine: str, requirements: Requirements) -> None:
         """The unit comes to this machine."""
         self.renew(name, machine, requirements)
-        self._homes[name] = machine
+        self._assigned[name] = machine
         self._arrivals.setdefault(name, {})[machine] = None
         template = template_of(name)
         if template:
@@ -379,15 +379,15 @@ class Trial:
 
     def renew(self, name: str, machine: str, requirements: Requirements) -> None:
         """The unit stays on this machine with these requirements."""
-        room = self._touch(machine)
-        room.discard(name)
-        room.add(name, requirements, staying=True)
+        occupancy = self._touch(machine)
+        occupancy.discard(name)
+        occupancy.add(name, requirements, staying=True)
 
     def withdraw(self, name: str, machine: str, requirements: Requirements) -> None:
         """The unit is told to go; until it has gone it still hinders those it conflicts with."""
-        room = self._touch(machine)
-        room.discard(name)
-        room.add(name, requirements, staying=False)
+        occupancy = self._touch(machine)
+        occupancy.discard(name)
+        occupancy.add(name, requirements, staying=False)
         self._leave(name, machine)
 
     def vacate(self, name: str, machine: str) -> None:
@@ -396,14 +396,14 @@ class Trial:
         self._leave(name, machine)
 
     def _leave(self, name: str, machine: str) -> None:
-        if self.home(name) == machine:
-            self._homes[name] = ""
+        if self.assigned_machine(name) == machine:
+            self._assigned[name] = ""
 
-    def _touch(self, machine: str) -> Room:
-        room = self._rooms.get(machine)
-        if room is None:
-            room = self._rooms[machine] = self.view.room(machine).copy()
-        return room
+    def _touch(self, machine: str) -> Occupancy:
+        occupancy = self._occupancies.get(machine)
+        if occupancy is None:
+            occupancy = self._occupancies[machine] = self.snapshot.occupancy(machine).copy()
+        return occupancy
 
 
 def scopes_of(concerns: Iterable[str]) -> dict[str, Names | None]:
@@ -427,7 +427,7 @@ def _with_text_of(record: R, other: Unit | Placement | None) -> R:
     return msgspec.structs.replace(record, text=other.text)
 
 
-def _weight(state: UnitState | None) -> tuple[Any, ...] | None:
+def _relevant_state(state: UnitState | None) -> tuple[Any, ...] | None:
     """What the leader looks at in a state: a change of anything else concerns nobody."""
     if state is None:
         return None
@@ -437,7 +437,7 @@ def _weight(state: UnitState | None) -> tuple[Any, ...] | None:
     return (state.runs, state.active == "active", failed, done, kept, state.refusal)
 
 
-def _standing(machine: Machine | None) -> tuple[Any, ...] | None:
+def _relevant_machine(machine: Machine | None) -> tuple[Any, ...] | None:
     """What the leader looks at in a machine."""
     return None if machine is None else (machine.mode, machine.metadata, machine.session)
 

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from fleetd.model.unit import TargetState
-from fleetd.scheduler.snapshot import ClusterView
+from fleetd.scheduler.snapshot import Snapshot
 from fleetd.scheduler.unit_plan import UnitPlan
 
 _FAR = list(TargetState)  # from inactive to launched
 
 
-class Census(msgspec.Struct, frozen=True):
+class ClusterStats(msgspec.Struct, frozen=True):
     """A cluster in numbers: `units` by (target, current state), `copies` by (systemd's active state,), `machines` by
     (mode,). What none is of is left out."""
 
@@ -21,7 +21,7 @@ class Census(msgspec.Struct, frozen=True):
     machines: Mapping[tuple[str], int]
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class PlanStats(msgspec.Struct, frozen=True):
     """A plan in numbers: copies placed on machines and taken back from them; of the latter those whose machine is dead,
     and those that may not stay although they are wanted; and units that no machine takes."""
 
@@ -29,48 +29,50 @@ class Outcome(msgspec.Struct, frozen=True):
     taken_back: int = 0
     machine_away: int = 0
     unfit: int = 0
-    homeless: int = 0
+    unplaced: int = 0
 
 
-def take_census(view: ClusterView) -> Census:
+def count_cluster(snapshot: Snapshot) -> ClusterStats:
     """Count what is known now. Templates are units that are inactive."""
-    return Census(
-        units=Counter((unit.target.value, current_state(view, name).value) for name, unit in view.units.items()),
-        copies=Counter((state.active,) for states in view.states.values() for state in states.values()),
-        machines=Counter((machine.mode.value,) for machine in view.machines.values()),
+    return ClusterStats(
+        units=Counter(
+            (unit.target.value, current_state(snapshot, name).value) for name, unit in snapshot.units.items()
+        ),
+        copies=Counter((state.active,) for states in snapshot.states.values() for state in states.values()),
+        machines=Counter((machine.mode.value,) for machine in snapshot.machines.values()),
     )
 
 
-def current_state(view: ClusterView, name: str) -> TargetState:
+def current_state(snapshot: Snapshot, name: str) -> TargetState:
     """What a known unit has come to on its machine; of one on several machines, where it has come least far."""
-    states = view.states.get(name, {})
-    homes = [machine for machine, order in view.placements.get(name, {}).items() if order.stays]
-    reached = (states[home].target if home in states else TargetState.INACTIVE for home in homes)
+    states = snapshot.states.get(name, {})
+    homes = [machine for machine, order in snapshot.placements.get(name, {}).items() if order.is_active]
+    reached = (states[assigned].target if assigned in states else TargetState.INACTIVE for assigned in homes)
     return min(reached, key=_FAR.index, default=TargetState.INACTIVE)
 
 
-def count_outcome(view: ClusterView, plans: Iterable[UnitPlan]) -> Outcome:
+def count_plan(snapshot: Snapshot, plans: Iterable[UnitPlan]) -> PlanStats:
     """What these plans do to the cluster that they were made for."""
     counts: Counter[str] = Counter()
     for plan in plans:
-        wanted = view.is_wanted(plan.unit)
-        before = view.placements.get(plan.unit, {})
+        wanted = snapshot.is_wanted(plan.unit)
+        before = snapshot.placements.get(plan.unit, {})
         after = {order.machine: order for order in plan.orders}
         for machine in (*after, *plan.cancels):
-            stayed = machine in before and before[machine].stays
-            stays = machine in after and after[machine].stays
-            lost = stayed and not stays
-            counts["placed"] += stays and not stayed
+            stayed = machine in before and before[machine].is_active
+            is_active = machine in after and after[machine].is_active
+            lost = stayed and not is_active
+            counts["placed"] += is_active and not stayed
             counts["taken_back"] += lost
-            counts["machine_away"] += lost and wanted and view.is_dead(machine)
-            counts["unfit"] += lost and wanted and not view.is_dead(machine)
-        counts["homeless"] += wanted and _fits_nowhere(view, plan)
-    return Outcome(**counts)
+            counts["machine_away"] += lost and wanted and snapshot.is_dead(machine)
+            counts["unfit"] += lost and wanted and not snapshot.is_dead(machine)
+        counts["unplaced"] += wanted and _fits_nowhere(snapshot, plan)
+    return PlanStats(**counts)
 
 
-def _fits_nowhere(view: ClusterView, plan: UnitPlan) -> bool:
+def _fits_nowhere(snapshot: Snapshot, plan: UnitPlan) -> bool:
     """Whether this is the decision that no machine takes a unit, which is wanted."""
     decision = plan.decision
     if decision is None or decision.machine or decision.machines:
         return False
-    return bool(decision.refusals) or not view.machines
+    return bool(decision.refusals) or not snapshot.machines

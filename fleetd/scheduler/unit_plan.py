@@ -13,9 +13,9 @@ from fleetd.model.names import is_template
 from fleetd.model.ordered import Names
 from fleetd.model.placement import Decision, Placement, Wait, WaitKind
 from fleetd.model.unit import Requirements, TargetState, Unit, UnitState
-from fleetd.scheduler.failover import Waits
-from fleetd.scheduler.feasibility import Question, count_refusals, find_departing
-from fleetd.scheduler.snapshot import ClusterView, Trial, requirements_of
+from fleetd.scheduler.failover import FailoverDelays
+from fleetd.scheduler.feasibility import Candidate, count_rejections, find_stopping
+from fleetd.scheduler.snapshot import Proposal, Snapshot, requirements_of
 
 _NOTHING = Requirements()
 _PARKED = "which is parked: its fleetd was stopped"
@@ -36,14 +36,14 @@ class UnitPlan(msgspec.Struct, frozen=True, gc=False):
     decision: Decision | None
 
 
-class Draft(msgspec.Struct, eq=False, gc=False):
+class UnitPlanBuilder(msgspec.Struct, eq=False, gc=False):
     """The plan for one unit in the making. Whatever it orders is tried on the trial at once.
 
     `scope` are the machines where there may be something to decide; None: wherever the unit is or may go. No draft
     knows another, so the collector, which would look at all of a large cluster again and again, need not see them.
     """
 
-    trial: Trial
+    proposal: Proposal
     name: str
     now_s: float
     scope: Names | None = None
@@ -54,7 +54,7 @@ class Draft(msgspec.Struct, eq=False, gc=False):
     states: Mapping[str, UnitState] = {}
     before: Decision | None = None
     completed: int = 0
-    homeless: bool = False
+    unplaced: bool = False
     waits: str = ""  # for what, in words, before it can be placed
     waits_until_s: float = math.inf  # by the leader's own clock, for a home that is lost
     _former: Mapping[str, Placement] = {}
@@ -65,30 +65,30 @@ class Draft(msgspec.Struct, eq=False, gc=False):
     _cancels: dict[str, None] = {}
 
     @classmethod
-    def begin(cls, trial: Trial, name: str, now_s: float, scope: Names | None = None) -> "Draft":
+    def begin(cls, proposal: Proposal, name: str, now_s: float, scope: Names | None = None) -> "UnitPlanBuilder":
         """With what is known of the unit."""
-        view = trial.view
-        unit, before = view.units.get(name), view.decisions.get(name)
-        former = view.placements.get(name)
+        snapshot = proposal.snapshot
+        unit, before = snapshot.units.get(name), snapshot.decisions.get(name)
+        former = snapshot.placements.get(name)
         return cls(
-            trial,
+            proposal,
             name,
             now_s,
             scope,
             unit=unit,
-            requirements=view.requirements(name) if unit else _NOTHING,
-            is_wanted=view.is_wanted(name),
+            requirements=snapshot.requirements(name) if unit else _NOTHING,
+            is_wanted=snapshot.is_wanted(name),
             placements=dict(former) if former else {},
-            states=view.states.get(name, {}),
+            states=snapshot.states.get(name, {}),
             before=before,
             completed=before.completed if before else 0,
             _former=former or {},
         )
 
     @property
-    def view(self) -> ClusterView:
+    def snapshot(self) -> Snapshot:
         """The cluster that is planned for."""
-        return self.trial.view
+        return self.proposal.snapshot
 
     @property
     def generation(self) -> int:
@@ -96,9 +96,9 @@ class Draft(msgspec.Struct, eq=False, gc=False):
         return self.unit.generation if self.unit else self.before.generation if self.before else 0
 
     @property
-    def home(self) -> str:
+    def assigned_machine(self) -> str:
         """Where the unit is to be, or ''."""
-        return self.trial.home(self.name)
+        return self.proposal.assigned_machine(self.name)
 
     @property
     def is_global(self) -> bool:
@@ -122,9 +122,9 @@ class Draft(msgspec.Struct, eq=False, gc=False):
         stage, first_machine = 0, ""
         for machine, order in self._orders.items():
             first_machine = first_machine or machine
-            if order.stays:
+            if order.is_active:
                 former = self._former.get(machine)
-                stage = max(stage, 1 if former is not None and former.stays else 2)
+                stage = max(stage, 1 if former is not None and former.is_active else 2)
         return stage, first_machine
 
     def orders(self) -> list[tuple[str, Placement]]:
@@ -136,12 +136,12 @@ class Draft(msgspec.Struct, eq=False, gc=False):
     def machines(self) -> list[str]:
         """The machines to be looked at, in order."""
         if self.scope is None:
-            return list(self.view.machines)
-        return [machine for machine in sorted(self.scope) if machine in self.view.machines]
+            return list(self.snapshot.machines)
+        return [machine for machine in sorted(self.scope) if machine in self.snapshot.machines]
 
-    def question(self, machine: str) -> Question:
+    def candidate(self, machine: str) -> Candidate:
         """May the unit be on this machine?"""
-        return Question(self.trial, self.name, self.requirements, machine)
+        return Candidate(self.proposal, self.name, self.requirements, machine)
 
     def place(self, machine: str, reason: str = "") -> None:
         """Order the unit to be on this machine as a person wants it now (no change where that is the order already)."""
@@ -158,39 +158,39 @@ class Draft(msgspec.Struct, eq=False, gc=False):
             restart_of=unit.restart_of,
         )
         self._reason = reason or self._reason
-        self.homeless = False
+        self.unplaced = False
         if self.placements.get(machine) != order:
             self._order(order)
-            self.trial.place(self.name, machine, self.requirements)
+            self.proposal.place(self.name, machine, self.requirements)
 
     def withdraw(self, machine: str, reason: str = "") -> None:
         """Order the unit away from this machine."""
         former = self.placements[machine]
         generation = max(self.generation, former.generation)
         self._order(Placement(machine, self.name, former.text, TargetState.INACTIVE, generation))
-        self.trial.withdraw(self.name, machine, requirements_of(former.text, self.name))
+        self.proposal.withdraw(self.name, machine, requirements_of(former.text, self.name))
         self._reason = reason or self._reason
 
-    def retire(self, machine: str) -> None:
+    def supersede(self, machine: str) -> None:
         """Let the copy on this machine run on until its replacement does."""
         assert self.unit is not None
-        order = Placement(machine, self.name, self.unit.text, self.unit.target, self.unit.generation, retiring=True)
+        order = Placement(machine, self.name, self.unit.text, self.unit.target, self.unit.generation, superseded=True)
         self._order(order)
-        self.trial.vacate(self.name, machine)
+        self.proposal.vacate(self.name, machine)
 
     def cancel(self, machine: str) -> None:
         """Delete the order to this machine: it is carried out, or nobody is left to carry it out."""
         self._cancels[machine] = None
         self._orders.pop(machine, None)
         del self.placements[machine]
-        self.trial.vacate(self.name, machine)
+        self.proposal.vacate(self.name, machine)
 
     def decline(self, machine: str) -> None:
         """Nothing of the unit is on this machine, which refuses it: have it say when it no longer does."""
         self._order(msgspec.structs.replace(self.placements[machine], declined=True))
-        self.trial.vacate(self.name, machine)
+        self.proposal.vacate(self.name, machine)
 
-    def lose(self, machine: str, waits: Waits) -> None:
+    def lose(self, machine: str, waits: FailoverDelays) -> None:
         """This machine, which had an order, is dead: wait for it if that is the home, and the unit is to wait."""
         if waits.is_waiting(self.name, machine) and self._is_only_home(machine):
             self.waits_until_s = waits.end_s(self.name, machine)
@@ -199,16 +199,16 @@ class Draft(msgspec.Struct, eq=False, gc=False):
             self._reason = f"waits for machine {machine[:SHORT_ID_LENGTH]} to come back, {until}"
             self._wait = Wait(WaitKind.MACHINE, machine=machine)
             return
-        if self.placements[machine].stays and waits.runs_again(self.name):
+        if self.placements[machine].is_active and waits.runs_again(self.name):
             self.completed = 0
         self.cancel(machine)
 
     def _is_only_home(self, machine: str) -> bool:
         """Whether nothing of the unit is or may stay anywhere else, so that it loses nothing by waiting."""
-        stays = [where for where, order in self.placements.items() if order.stays]
-        goes = [where for where, order in self.placements.items() if order.leaves]
+        is_active = [where for where, order in self.placements.items() if order.is_active]
+        goes = [where for where, order in self.placements.items() if order.is_leaving]
         runs = [where for where, state in self.states.items() if state.runs and where not in goes]
-        return stays == [machine] and not any(where in self.view.machines for where in runs)
+        return is_active == [machine] and not any(where in self.snapshot.machines for where in runs)
 
     def conclude(self, reason: str) -> None:
         """Say why the unit is nowhere and need not be anywhere."""
@@ -216,7 +216,7 @@ class Draft(msgspec.Struct, eq=False, gc=False):
 
     def wait(self, wait: Wait, what_for: str, reason: str = "") -> None:
         """Say what the unit waits for before it can be placed; `reason` says more."""
-        self.homeless = False
+        self.unplaced = False
         self.waits = what_for
         self._wait = wait
         self._reason = reason or what_for
@@ -245,7 +245,7 @@ class Draft(msgspec.Struct, eq=False, gc=False):
 
     def is_parked(self, machine: str) -> bool:
         """Whether the machine is there, but its fleetd was stopped."""
-        record = self.view.machines.get(machine)
+        record = self.snapshot.machines.get(machine)
         return record is not None and record.mode is MachineMode.PARKED
 
     def finish(self) -> UnitPlan | None:
@@ -266,58 +266,58 @@ class Draft(msgspec.Struct, eq=False, gc=False):
         if not wanted and not self.placements:
             return None
         is_global = wanted and self.is_global
-        home = "" if is_global else self.home
-        here = [machine for machine, order in self.placements.items() if order.stays] if is_global else []
-        refusals = count_refusals(self.trial, self.name, here) if is_global or self.homeless else {}
-        if self.homeless and refusals:
+        assigned = "" if is_global else self.assigned_machine
+        here = [machine for machine, order in self.placements.items() if order.is_active] if is_global else []
+        refusals = count_rejections(self.proposal, self.name, here) if is_global or self.unplaced else {}
+        if self.unplaced and refusals:
             self._wait_for_departing()
-        reason = self._conclude(home, here, refusals)
+        reason = self._conclude(assigned, here, refusals)
         return Decision(
             unit=self.name,
             generation=self.generation,
-            machine=home,
+            machine=assigned,
             machines=len(here),
-            since=self.before.since if self.before and self.before.machine == home else self.now_s,
+            since=self.before.since if self.before and self.before.machine == assigned else self.now_s,
             reason=reason,
             refusals=refusals,
             wait=self._wait,
             completed=self.completed,
-            lost=self._decide_lost(home),
+            lost=self._decide_lost(assigned),
             revision=self.before.revision if self.before else 0,
         )
 
     def _wait_for_departing(self) -> None:
         """Nothing fits, but something that is on its way out makes room: say which, and where."""
-        found = find_departing(self.trial, self.name)
+        found = find_stopping(self.proposal, self.name)
         if found:
             unit, machine = found
             self._wait = Wait(WaitKind.STOP, unit, machine)
             self._reason = f"waits for {unit} to stop on {machine[:SHORT_ID_LENGTH]}"
 
-    def _decide_lost(self, home: str) -> float:
+    def _decide_lost(self, assigned: str) -> float:
         """A machine that may be alive after all is waited for as before, until it is back."""
-        if home in self.view.away and self.before and self.before.machine == home:
+        if assigned in self.snapshot.away and self.before and self.before.machine == assigned:
             return self.before.lost
-        return self._lost if home and self.view.is_dead(home) else 0.0
+        return self._lost if assigned and self.snapshot.is_dead(assigned) else 0.0
 
-    def _conclude(self, home: str, here: list[str], refusals: dict[str, int]) -> str:
+    def _conclude(self, assigned: str, here: list[str], refusals: dict[str, int]) -> str:
         """The sentence for a person."""
         if not self.is_wanted:
             return self._say_what_remains()
         if self._reason:
             return self._reason
-        if home:
-            return self._say_as_before(home, self.before) if self.before and self.before.machine == home else ""
+        if assigned:
+            return self._say_as_before(assigned, self.before) if self.before and self.before.machine == assigned else ""
         if here:
             return "where its sockets are" if self.is_template else "on every machine that it fits on"
         return "no machine fits" if refusals else "there is no machine"
 
-    def _say_as_before(self, home: str, before: Decision) -> str:
+    def _say_as_before(self, assigned: str, before: Decision) -> str:
         """Of a unit that stays where it was: what was said of it, unless it waited for that machine, which is back."""
-        if home not in self.view.machines:
+        if assigned not in self.snapshot.machines:
             self._wait = before.wait
         elif before.wait:
-            return f"machine {home[:SHORT_ID_LENGTH]} is back"
+            return f"machine {assigned[:SHORT_ID_LENGTH]} is back"
         return before.reason
 
     def _say_what_remains(self) -> str:

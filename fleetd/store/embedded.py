@@ -13,16 +13,16 @@ from typing import Protocol, TypeVar
 
 from fleetd.store.limits import check_keys, check_transaction
 from fleetd.store.protocol import (
-    Beat,
     Changes,
     Compacted,
     Comparison,
     Event,
-    Glance,
+    KeepAlive,
     KeyValue,
     LeaseNotFound,
     Operation,
-    Snapshot,
+    PrefixDigest,
+    RangeResult,
     Unavailable,
 )
 from fleetd.store.sqlite import Database, Written
@@ -46,7 +46,7 @@ async def inline(work: Callable[[], T], /) -> T:
     return work()
 
 
-class History:
+class EventLog:
     """The last revisions' events, in memory. Revisions follow each other without a gap."""
 
     def __init__(self, revision: int, length: int) -> None:
@@ -95,7 +95,7 @@ class EmbeddedStore:
         self._now = now or self._loop.time
         self._offload = offload
         self._database = Database(path, cluster_id or secrets.token_hex(16))
-        self._history = History(self._database.revision(), history)
+        self._history = EventLog(self._database.revision(), history)
         self._ttls_s = self._database.leases()
         self._deadlines = {lease: self._now() + ttl_s for lease, ttl_s in self._ttls_s.items()}
         self._turn = asyncio.Lock()
@@ -112,15 +112,15 @@ class EmbeddedStore:
         items = (await self.get_many([key])).items
         return items[0] if items else None
 
-    async def get_many(self, keys: Sequence[str]) -> Snapshot:
+    async def get_many(self, keys: Sequence[str]) -> RangeResult:
         check_keys(keys)
         return await self._do(lambda: self._database.get_many(keys))
 
-    async def range(self, prefix: str, *, after: str = "", limit: int = 0) -> Snapshot:
+    async def range(self, prefix: str, *, after: str = "", limit: int = 0) -> RangeResult:
         return await self._do(lambda: self._database.range(prefix, after, limit))
 
-    async def glance(self, prefix: str) -> Glance:
-        return await self._do(lambda: self._database.glance(prefix))
+    async def digest(self, prefix: str) -> PrefixDigest:
+        return await self._do(lambda: self._database.digest(prefix))
 
     async def transact(self, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> int:
         check_transaction(comparisons, operations)
@@ -148,13 +148,13 @@ class EmbeddedStore:
 
         return await self._do(lambda: self._database.grant(whole_ttl_s), granted)
 
-    async def keep_alive(self, lease: int) -> Beat:
+    async def keep_alive(self, lease: int) -> KeepAlive:
         """Nothing is written: a restart gives each lease its whole time anyway."""
         self._check_open()
         if lease not in self._deadlines:
             raise LeaseNotFound(f"lease {lease} has expired or was revoked")
         self._deadlines[lease] = self._now() + self._ttls_s[lease]
-        return Beat(self._ttls_s[lease], self._history.revision)
+        return KeepAlive(self._ttls_s[lease], self._history.revision)
 
     async def time_to_live(self, lease: int) -> float | None:
         self._check_open()

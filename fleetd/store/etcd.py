@@ -17,18 +17,18 @@ from fleetd.store.etcd_tls import EtcdTls
 from fleetd.store.etcd_wire import EndpointFailed, Refused, asks_for_token, parse_line
 from fleetd.store.limits import check_keys, check_transaction
 from fleetd.store.protocol import (
-    Beat,
     Changes,
     Compacted,
     Comparison,
     Conflict,
     CreatedAt,
-    Glance,
+    KeepAlive,
     KeyValue,
     LeaseNotFound,
     Operation,
+    PrefixDigest,
     Put,
-    Snapshot,
+    RangeResult,
     Unavailable,
 )
 
@@ -93,15 +93,15 @@ class EtcdStore:
         answer = await self._read(key)
         return wire.parse_key_value(answer.kvs[0]) if answer.kvs else None
 
-    async def get_many(self, keys: Sequence[str]) -> Snapshot:
+    async def get_many(self, keys: Sequence[str]) -> RangeResult:
         check_keys(keys)
         if not keys:
-            return Snapshot((), await self.revision())
+            return RangeResult((), await self.revision())
         answer = await self._call("/v3/kv/txn", wire.render_reads(keys), wire.parse_txn, most_bytes=MANY_BYTES)
         found = (kv for response in answer.responses for kv in response.response_range.kvs)
-        return Snapshot(tuple(map(wire.parse_key_value, found)), answer.header.revision)
+        return RangeResult(tuple(map(wire.parse_key_value, found)), answer.header.revision)
 
-    async def range(self, prefix: str, *, after: str = "", limit: int = 0) -> Snapshot:
+    async def range(self, prefix: str, *, after: str = "", limit: int = 0) -> RangeResult:
         """Read in pages, all at the revision of the first: so a large answer holds up neither etcd nor the loop here.
         Where that revision is compacted meanwhile, everything is read again."""
         for _ in range(READINGS):
@@ -111,7 +111,7 @@ class EtcdStore:
             log.debug("reads %s again: its history was compacted meanwhile", prefix)
         raise Unavailable(f"etcd compacts its history sooner than all of {prefix} is read; have it keep a minute of it")
 
-    async def _read_pages(self, prefix: str, after: str, limit: int) -> Snapshot | None:
+    async def _read_pages(self, prefix: str, after: str, limit: int) -> RangeResult | None:
         """All of a range; None where etcd knows the revision no more (or not yet: it was set back)."""
         items: list[KeyValue] = []
         revision = 0
@@ -134,12 +134,12 @@ class EtcdStore:
             revision = revision or answer.header.revision
             items += map(wire.parse_key_value, answer.kvs)
             if not pages.turn(answer) or len(items) == limit:
-                return Snapshot(tuple(items), revision)
+                return RangeResult(tuple(items), revision)
 
-    async def glance(self, prefix: str) -> Glance:
+    async def digest(self, prefix: str) -> PrefixDigest:
         answer = await self._call("/v3/kv/range", wire.render_glance(prefix), wire.parse_range)
         newest = answer.kvs[0].mod_revision if answer.kvs else 0
-        return Glance(answer.count, newest, answer.header.revision)
+        return PrefixDigest(answer.count, newest, answer.header.revision)
 
     async def transact(self, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> int:
         check_transaction(comparisons, operations)
@@ -195,12 +195,12 @@ class EtcdStore:
         answer = await self._call("/v3/lease/grant", wire.LeaseGrantRequest(math.ceil(ttl_s)), wire.parse_lease_grant)
         return answer.ID
 
-    async def keep_alive(self, lease: int) -> Beat:
+    async def keep_alive(self, lease: int) -> KeepAlive:
         self._gateway.refresh()
         answer = await self._call("/v3/lease/keepalive", wire.LeaseRequest(lease), wire.parse_keep_alive)
         if not answer.TTL:
             raise LeaseNotFound(_NO_LEASE)
-        return Beat(answer.TTL, answer.header.revision)
+        return KeepAlive(answer.TTL, answer.header.revision)
 
     async def time_to_live(self, lease: int) -> float | None:
         answer = await self._call("/v3/lease/timetolive", wire.LeaseRequest(lease), wire.parse_lease_time_to_live)

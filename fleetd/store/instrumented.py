@@ -5,7 +5,17 @@ from collections.abc import AsyncGenerator, Awaitable, Sequence
 from typing import TypeVar
 
 from fleetd import metrics
-from fleetd.store.protocol import Beat, Changes, Comparison, Glance, KeyValue, Operation, Snapshot, Store, StoreError
+from fleetd.store.protocol import (
+    Changes,
+    Comparison,
+    KeepAlive,
+    KeyValue,
+    Operation,
+    PrefixDigest,
+    RangeResult,
+    Store,
+    StoreError,
+)
 
 T = TypeVar("T")
 
@@ -25,14 +35,14 @@ class MeasuredStore:
     async def get(self, key: str) -> KeyValue | None:
         return await _measure("get", self._store.get(key))
 
-    async def get_many(self, keys: Sequence[str]) -> Snapshot:
+    async def get_many(self, keys: Sequence[str]) -> RangeResult:
         return await _measure("get_many", self._store.get_many(keys))
 
-    async def range(self, prefix: str, *, after: str = "", limit: int = 0) -> Snapshot:
+    async def range(self, prefix: str, *, after: str = "", limit: int = 0) -> RangeResult:
         return await _measure("range", self._store.range(prefix, after=after, limit=limit))
 
-    async def glance(self, prefix: str) -> Glance:
-        return await _measure("glance", self._store.glance(prefix))
+    async def digest(self, prefix: str) -> PrefixDigest:
+        return await _measure("glance", self._store.digest(prefix))
 
     async def transact(self, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> int:
         return await _measure("transact", self._store.transact(comparisons, operations))
@@ -43,7 +53,7 @@ class MeasuredStore:
     async def grant(self, ttl_s: float) -> int:
         return await _measure("grant", self._store.grant(ttl_s))
 
-    async def keep_alive(self, lease: int) -> Beat:
+    async def keep_alive(self, lease: int) -> KeepAlive:
         return await _measure("keep_alive", self._store.keep_alive(lease))
 
     async def time_to_live(self, lease: int) -> float | None:

@@ -50,14 +50,14 @@ class KeyValue(msgspec.Struct, frozen=True):
     lease: int = 0
 
 
-class Snapshot(msgspec.Struct, frozen=True):
+class RangeResult(msgspec.Struct, frozen=True):
     """What a range read saw, all at one revision, in key order."""
 
     items: tuple[KeyValue, ...]
     revision: int
 
 
-class Glance(msgspec.Struct, frozen=True):
+class PrefixDigest(msgspec.Struct, frozen=True):
     """What there is below a prefix, at one revision, without its keys: how many, and the revision at which one of them
     was last written (0: there are none)."""
 
@@ -128,7 +128,7 @@ class Delete(msgspec.Struct, frozen=True):
 Operation = Put | Delete
 
 
-class Beat(msgspec.Struct, frozen=True):
+class KeepAlive(msgspec.Struct, frozen=True):
     """The answer to a lease's heartbeat: its whole time to live, and the store's revision just now."""
 
     ttl_s: float
@@ -144,14 +144,14 @@ class Store(Protocol):
     async def get(self, key: str) -> KeyValue | None:
         """The key as it is now (linearizable)."""
 
-    async def get_many(self, keys: Sequence[str]) -> Snapshot:
+    async def get_many(self, keys: Sequence[str]) -> RangeResult:
         """Those of the keys that exist, in the order asked, all at one revision. At most MAX_OPERATIONS keys."""
 
-    async def range(self, prefix: str, *, after: str = "", limit: int = 0) -> Snapshot:
+    async def range(self, prefix: str, *, after: str = "", limit: int = 0) -> RangeResult:
         """All keys that begin with the prefix, at one revision, however many they are (linearizable); or only those
         that come after the key `after`, or only the first `limit` of them (0: all)."""
 
-    async def glance(self, prefix: str) -> Glance:
+    async def digest(self, prefix: str) -> PrefixDigest:
         """How much there is below the prefix, and whether any of it is new (linearizable); its answer is always small.
         Whoever mirrors the prefix and agrees in both has missed nothing."""
 
@@ -167,7 +167,7 @@ class Store(Protocol):
     async def grant(self, ttl_s: float) -> int:
         """A new lease that lives so long without a beat; its id, never 0. Stores round up to whole seconds."""
 
-    async def keep_alive(self, lease: int) -> Beat:
+    async def keep_alive(self, lease: int) -> KeepAlive:
         """One heartbeat. Raises LeaseNotFound."""
 
     async def time_to_live(self, lease: int) -> float | None:

@@ -16,13 +16,13 @@ from fleetd.store.protocol import (
     Conflict,
     CreatedAt,
     Event,
-    Glance,
     HasValue,
     KeyValue,
     LeaseNotFound,
     Operation,
+    PrefixDigest,
     Put,
-    Snapshot,
+    RangeResult,
     StoreError,
     Unavailable,
     Unchanged,
@@ -104,25 +104,25 @@ class Database:
         """Lease → its whole time to live in seconds, in the order of granting."""
         return dict(self._read("SELECT id, ttl_s FROM leases ORDER BY id"))
 
-    def get_many(self, keys: Sequence[str]) -> Snapshot:
+    def get_many(self, keys: Sequence[str]) -> RangeResult:
         """Those of the keys that exist, in the order asked."""
         found = (self._find(key) for key in keys)
-        return Snapshot(tuple(item for item in found if item), self.revision())
+        return RangeResult(tuple(item for item in found if item), self.revision())
 
-    def range(self, prefix: str, after: str, limit: int) -> Snapshot:
+    def range(self, prefix: str, after: str, limit: int) -> RangeResult:
         rows = self._read(
             f"SELECT {_COLUMNS} FROM keys WHERE key >= ? AND key < ? ORDER BY key LIMIT ?",  # noqa: S608 (a constant)
             (start_of_range(prefix, after), end_of_prefix(prefix), limit or _NO_LIMIT),
         )
-        return Snapshot(tuple(map(_parse_row, rows)), self.revision())
+        return RangeResult(tuple(map(_parse_row, rows)), self.revision())
 
-    def glance(self, prefix: str) -> Glance:
+    def digest(self, prefix: str) -> PrefixDigest:
         rows = self._read(
             "SELECT count(*), coalesce(max(mod_revision), 0) FROM keys WHERE key >= ? AND key < ?",
             (prefix.encode(), end_of_prefix(prefix)),
         )
         count, written_at = rows[0]
-        return Glance(count, written_at, self.revision())
+        return PrefixDigest(count, written_at, self.revision())
 
     def transact(self, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> Written:
         """All operations, if all comparisons hold. Raises Conflict, LeaseNotFound."""

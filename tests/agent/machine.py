@@ -12,7 +12,7 @@ from fleetd.model.placement import Placement
 from fleetd.model.unit import TargetState, UnitState
 from fleetd.registry.registry import Registry, Synced, decode
 from fleetd.store.embedded import EmbeddedStore, inline
-from fleetd.store.protocol import Changes, Comparison, Delete, Operation, Snapshot, Unavailable
+from fleetd.store.protocol import Changes, Comparison, Delete, Operation, RangeResult, Unavailable
 from fleetd.systemd.protocol import ServiceManagerError, UnitDetails, UnitStatus
 from fleetd.testing.simulated_systemd import SimulatedSystemd
 
@@ -34,14 +34,14 @@ class FaultyStore(EmbeddedStore):
         self._refuse_while_down()
         return await super().transact(comparisons, operations)
 
-    async def range(self, prefix: str) -> Snapshot:
+    async def range(self, prefix: str) -> RangeResult:
         self._refuse_while_down()
         snapshot = await super().range(prefix)
         if "/placements/" in prefix:
             await self._interrupt()
         return snapshot
 
-    async def get_many(self, keys: Sequence[str]) -> Snapshot:
+    async def get_many(self, keys: Sequence[str]) -> RangeResult:
         snapshot = await super().get_many(keys)
         if any("/synced/" in key for key in keys):
             await self._interrupt()
@@ -206,10 +206,10 @@ class MachineUnderTest:
         await self.store.transact([], [self.registry.put(record, *names)])
 
     async def place(
-        self, name: str, generation: int, target: str = "launched", text: str = DAEMON, *, retiring: bool = False
+        self, name: str, generation: int, target: str = "launched", text: str = DAEMON, *, superseded: bool = False
     ) -> None:
         """The leader's order about one unit."""
-        await self.put(Placement(MACHINE, name, text, TargetState(target), generation, retiring), MACHINE, name)
+        await self.put(Placement(MACHINE, name, text, TargetState(target), generation, superseded), MACHINE, name)
 
     async def place_all(self, texts: Mapping[str, str], generation: int) -> None:
         """The leader's orders about many units, in one transaction."""

@@ -127,7 +127,7 @@ async def test_a_retiring_copy_runs_on_until_it_is_withdrawn(machine: MachineUnd
     await machine.start()
     await machine.place("web.service", 7)
     await machine.until_active("web.service", 7)
-    await machine.place("web.service", 9, "launched", OTHER, retiring=True)
+    await machine.place("web.service", 9, "launched", OTHER, superseded=True)
     await machine.settle()
     assert machine.asked("stop") == []
     await machine.withdraw("web.service", 9)

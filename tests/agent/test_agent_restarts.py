@@ -115,12 +115,12 @@ async def test_a_restart_that_another_job_cancels_is_made_again(machine: Machine
 
 
 async def test_a_restart_that_systemd_refuses_is_told_and_leaves_the_unit_alone(machine: MachineUnderTest) -> None:
-    stays = "[Unit]\nRefuseManualStop=yes\n" + DAEMON
+    is_active = "[Unit]\nRefuseManualStop=yes\n" + DAEMON
     await machine.start()
-    await machine.place("web.service", 7, text=stays)
+    await machine.place("web.service", 7, text=is_active)
     await machine.until_active("web.service", 7)
     before = machine.systemd.pid("web.service")
-    await ask_for_restart(machine, "web.service", 9, of=7, text=stays)
+    await ask_for_restart(machine, "web.service", 9, of=7, text=is_active)
     states = await machine.until(lambda states: states["web.service"].result == "refused")
     assert "may be requested by dependency only" in states["web.service"].error
     assert (states["web.service"].generation, states["web.service"].active) == (7, "active")

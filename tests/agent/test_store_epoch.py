@@ -1,6 +1,6 @@
 """A store that was restored while a machine was away: told by the history's name, where the revision does not tell."""
 
-from fleetd.membership.store_epoch import History, is_same_cluster
+from fleetd.membership.store_epoch import StoreEpoch, is_same_cluster
 from fleetd.model.unit import UnitState
 from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline
@@ -11,16 +11,16 @@ from tests.agent.machine import DAEMON, MachineUnderTest
 async def restored(registry: Registry, by: str, known: str) -> str:
     """What a machine reads that knew the store at a higher revision."""
     revision = await registry.store.revision()
-    return await History(registry, by, known).read(revision + 50, revision)
+    return await StoreEpoch(registry, by, known).read(revision + 50, revision)
 
 
 async def test_the_first_that_sees_the_revision_fall_names_the_history_and_the_others_take_its_name() -> None:
     registry = Registry(EmbeddedStore(":memory:", offload=inline, cluster_id="one"))
-    before = await History(registry, "m1", "").read(0, 1)
+    before = await StoreEpoch(registry, "m1", "").read(0, 1)
     named = await restored(registry, "m1", before)
     assert named != before
     assert await restored(registry, "m2", before) == named
-    assert await History(registry, "m3", before).read(5, 5) == named
+    assert await StoreEpoch(registry, "m3", before).read(5, 5) == named
     again = await restored(registry, "m3", named)
     assert again not in (before, named)
     assert is_same_cluster(before, again)
@@ -37,7 +37,7 @@ async def test_a_store_that_is_set_back_to_before_another_restore_is_named_anew_
         again = await restored(registry, "m1", known)
         assert again not in (named, known)
         assert await restored(registry, "m2", known) == again
-        assert await History(registry, "m3", known).read(revision, revision) == again
+        assert await StoreEpoch(registry, "m3", known).read(revision, revision) == again
 
 
 async def test_a_name_does_not_grow_without_end() -> None:
@@ -53,14 +53,14 @@ async def test_of_two_that_see_it_at_once_one_names_it() -> None:
     store = EmbeddedStore(":memory:", offload=inline, cluster_id="one")
     registry = Registry(store)
     before = await store.cluster_id()
-    first, second = (History(registry, machine, before) for machine in ("m1", "m2"))
+    first, second = (StoreEpoch(registry, machine, before) for machine in ("m1", "m2"))
     assert await first.read(60, 10) == await second.read(50, 10) == await first.read(10, 11)
 
 
 async def test_where_the_revision_does_not_fall_nothing_is_written() -> None:
     store = EmbeddedStore(":memory:", offload=inline, cluster_id="one")
     revision = await store.revision()
-    assert await History(Registry(store), "m1", "").read(revision, revision) == "one"
+    assert await StoreEpoch(Registry(store), "m1", "").read(revision, revision) == "one"
     assert await store.revision() == revision
 
 

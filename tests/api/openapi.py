@@ -22,16 +22,23 @@ def render_openapi() -> dict[str, Any]:
         for method in resource["methods"].values():
             path = document["basePath"] + method["path"]
             paths.setdefault(path, {})[method["httpMethod"].lower()] = _render_operation(method)
-    (_, reports, question, wishes, outcomes, restarts), components = msgspec.json.schema_components(
-        [schema.ErrorEntity, schema.UnitReports, schema.Question, schema.Wishes, schema.Outcomes, schema.Restarts],
+    (_, reports, question, operations, results, restarts), components = msgspec.json.schema_components(
+        [
+            schema.ErrorEntity,
+            schema.UnitReports,
+            schema.Question,
+            schema.UnitOperations,
+            schema.Results,
+            schema.Restarts,
+        ],
         ref_template=_REF + "{name}",
     )
     name = {"name": "name", "in": "query", "schema": {"type": "array", "items": {"type": "string"}}}
     paths[f"{schema.V2}/units"] = {
         "get": {"parameters": [name], "responses": _responses(reports)},
-        "post": {"requestBody": _body(wishes), "responses": _responses(outcomes)},
+        "post": {"requestBody": _body(operations), "responses": _responses(results)},
     }
-    paths[f"{schema.V2}/restart"] = {"post": {"requestBody": _body(restarts), "responses": _responses(outcomes)}}
+    paths[f"{schema.V2}/restart"] = {"post": {"requestBody": _body(restarts), "responses": _responses(results)}}
     paths[f"{schema.V2}/reports"] = {"post": {"requestBody": _body(question), "responses": _responses(reports)}}
     machine = {"name": "machine", "in": "path", "required": True, "schema": {"type": "string"}}
     paths[f"{schema.V2}/machines/{{machine}}"] = {"delete": {"parameters": [machine], "responses": _responses(None)}}

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from contrib.testbed.etcd import free_port
-from fleetd.api.limits import Crowd
+from fleetd.api.limits import ConnectionLimiter
 from fleetd.api.routes import Api
 from fleetd.api.server import PATIENCE_S, Server
 from fleetd.config.options import parse_address
@@ -52,7 +52,7 @@ async def _serve(path: str, max_connections: int, units: int) -> None:
     registry = Registry(store)
     for number in range(units):
         await registry.write_unit(Unit(f"u{number:05}.service", f"[A]\nB={'x' * 1000}\n", TargetState.LAUNCHED), None)
-    server = Server(Api(registry), crowd=Crowd(max_connections) if max_connections else None)
+    server = Server(Api(registry), crowd=ConnectionLimiter(max_connections) if max_connections else None)
     await server.start([parse_address(path)], insecure=True)
     print(_SERVING, flush=True)
     await asyncio.Event().wait()

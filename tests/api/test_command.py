@@ -104,7 +104,7 @@ def test_a_process_is_found_by_its_name() -> None:
 # leave
 
 
-class Departure:
+class ShutdownMode:
     """A daemon's part in leaving: each time it is asked, one step further."""
 
     def __init__(self, *steps: Leaving | ApiError) -> None:
@@ -117,7 +117,7 @@ class Departure:
         return step
 
 
-async def leave_at(fleet: Any, path: Path, departure: Departure) -> int:
+async def leave_at(fleet: Any, path: Path, departure: ShutdownMode) -> int:
     """Run `fleetd leave` against a daemon at this socket; its exit status."""
     fleet.reconfigure(leave=departure)
     server = Server(fleet.api)
@@ -133,7 +133,7 @@ async def leave_at(fleet: Any, path: Path, departure: Departure) -> int:
 async def test_leaving_says_what_it_waits_for_each_time_that_changes(
     fleet: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    departure = Departure(
+    departure = ShutdownMode(
         Leaving(waiting_for=("a.service", "b.service")),
         Leaving(waiting_for=("a.service", "b.service")),
         Leaving(),
@@ -149,7 +149,7 @@ async def test_leaving_says_what_it_waits_for_each_time_that_changes(
 
 async def test_a_daemon_that_refuses_is_quoted(fleet: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "s"
-    assert await leave_at(fleet, path, Departure(ApiError(503, "not yet"))) == 1
+    assert await leave_at(fleet, path, ShutdownMode(ApiError(503, "not yet"))) == 1
     assert capsys.readouterr().err == f"fleetd: the daemon at {path} refuses: not yet\n"
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from fleetd.api.limits import Crowd
+from fleetd.api.limits import ConnectionLimiter
 from fleetd.api.server import Server
 from fleetd.config.options import Address
 from tests.api.served import Client, Echo, ask
@@ -213,7 +213,7 @@ def test_clients_never_take_all_descriptors_that_there_are(tmp_path: Path) -> No
 
 async def test_who_waits_for_an_answer_does_not_make_way(path: Address) -> None:
     api = Echo()
-    server = Server(api, crowd=Crowd(max_connections=2))
+    server = Server(api, crowd=ConnectionLimiter(max_connections=2))
     await server.start([path], insecure=False)
     asked = asyncio.create_task(ask(Client(path), "GET", "/stall"))
     await api.stalled.wait()
@@ -230,7 +230,7 @@ async def test_what_is_too_much_beside_others_is_refused_for_the_moment(
     path: Address, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
-    crowd = Crowd(max_bytes=1000)
+    crowd = ConnectionLimiter(max_bytes=1000)
     server = Server(Echo(), crowd=crowd)
     await server.start([path], insecure=False)
     reader, writer = await asyncio.open_unix_connection(path.path)

@@ -265,8 +265,8 @@ async def test_a_report_says_what_was_asked_what_was_decided_and_how_each_copy_s
     )
     await fleet.put(RUNNING, "m1", "web.service")
     await fleet.put(UnitState("loaded", "active", "running", target=TargetState.LAUNCHED), "m2", "web.service")
-    retiring = Placement("m2", "web.service", unit.text, TargetState.LAUNCHED, 1, retiring=True)
-    await fleet.put(retiring, "m2", "web.service")
+    superseded = Placement("m2", "web.service", unit.text, TargetState.LAUNCHED, 1, superseded=True)
+    await fleet.put(superseded, "m2", "web.service")
     (report,) = (await listed(fleet, f"GET {REPORTS}"))["units"]
     assert report == {
         "name": "web.service",
@@ -277,7 +277,7 @@ async def test_a_report_says_what_was_asked_what_was_decided_and_how_each_copy_s
         "machine": "m1",
         "since": 12.5,
         "reason": "fewest units",
-        "copies": [
+        "allocations": [
             {
                 "machine": "m1",
                 "address": "10.0.0.1",
@@ -294,7 +294,7 @@ async def test_a_report_says_what_was_asked_what_was_decided_and_how_each_copy_s
                 "active": "active",
                 "sub": "running",
                 "target": "launched",
-                "retiring": True,
+                "superseded": True,
             },
         ],
     }
@@ -310,7 +310,7 @@ async def test_a_unit_that_is_nowhere_says_why_and_a_global_one_where(fleet: Any
     assert (log["global"], log["machines"], log["decided"]) == (True, 4, 2)
     assert (web["reason"], web["refusals"], "machine" in web) == ("no machine fits", {"metadata": 3}, False)
     assert "decided" not in new
-    assert "copies" not in new
+    assert "allocations" not in new
 
 
 async def test_reports_are_of_the_names_asked_for_and_unknown_ones_are_left_out(fleet: Any) -> None:
@@ -325,7 +325,7 @@ async def test_copies_of_a_unit_that_nobody_knows_are_orphans_and_those_that_are
     await fleet.put(RUNNING, "m1", "lost.service")
     await fleet.put(UnitState("not-found", "inactive", "dead", generation=3, error="refused"), "m1", "gone.service")
     (report,) = (await listed(fleet, f"GET {REPORTS}"))["units"]
-    (copy,) = report.pop("copies")
+    (copy,) = report.pop("allocations")
     assert report == {"name": "lost.service", "target": "", "generation": 0}
     assert (copy["machine"], copy["orphaned"], copy["generation"]) == ("m1", True, 7)
 
@@ -341,14 +341,14 @@ async def test_a_copy_that_could_not_be_made_is_reported_with_its_error(fleet: A
     await fleet.add_unit("web.service", target="launched")
     await fleet.put(UnitState("not-found", "inactive", "dead", error="would hide ours"), "m1", "web.service")
     (report,) = (await listed(fleet, f"GET {REPORTS}"))["units"]
-    assert [(copy["machine"], copy["error"]) for copy in report["copies"]] == [("m1", "would hide ours")]
+    assert [(copy["machine"], copy["error"]) for copy in report["allocations"]] == [("m1", "would hide ours")]
 
 
 async def test_a_copy_that_retires_is_known_as_such_also_while_its_unit_is_nowhere_else(fleet: Any) -> None:
     unit = await fleet.add_unit("web.service", target="launched")
     await fleet.put(Decision("web.service", unit.generation, reason="no machine fits"), "web.service")
     await fleet.put(RUNNING, "m2", "web.service")
-    retiring = Placement("m2", "web.service", unit.text, TargetState.LAUNCHED, 1, retiring=True)
-    await fleet.put(retiring, "m2", "web.service")
+    superseded = Placement("m2", "web.service", unit.text, TargetState.LAUNCHED, 1, superseded=True)
+    await fleet.put(superseded, "m2", "web.service")
     (report,) = (await listed(fleet, f"GET {REPORTS}?name=web.service"))["units"]
-    assert [(copy["machine"], copy["retiring"]) for copy in report["copies"]] == [("m2", True)]
+    assert [(copy["machine"], copy["superseded"]) for copy in report["allocations"]] == [("m2", True)]

@@ -60,16 +60,16 @@ class Lost(Unsteady):
             raise Unavailable("no answer")
 
 
-async def wish(fleet: Fleet, wishes: Sequence[dict[str, Any]]) -> list[tuple[str, int, str]]:
-    response = await fleet.ask(BATCH, {"wishes": wishes})
+async def operation(fleet: Fleet, operations: Sequence[dict[str, Any]]) -> list[tuple[str, int, str]]:
+    response = await fleet.ask(BATCH, {"operations": operations})
     assert response.status == 200, response.body
-    return [(each["name"], each["code"], each.get("message", "")) for each in json.loads(response.body)["outcomes"]]
+    return [(each["name"], each["code"], each.get("message", "")) for each in json.loads(response.body)["results"]]
 
 
 async def test_each_wish_has_its_own_outcome_and_the_trouble_of_one_holds_up_no_other(fleet: Any) -> None:
     for name in ("old.service", "same.service", "gone.service"):
         await fleet.add_unit(name)
-    assert await wish(
+    assert await operation(
         fleet,
         [
             {"name": "new.service", "options": OPTIONS, "desiredState": "launched"},
@@ -106,35 +106,37 @@ async def test_each_wish_has_its_own_outcome_and_the_trouble_of_one_holds_up_no_
 
 async def test_what_is_only_to_be_created_leaves_what_is_there(fleet: Any) -> None:
     before = await fleet.add_unit("old.service")
-    outcomes = await wish(
+    results = await operation(
         fleet,
         [
             {"name": "old.service", "options": OTHER, "onlyNew": True},
             {"name": "new.service", "options": OTHER, "onlyNew": True},
         ],
     )
-    assert outcomes == [("old.service", 412, 'unit "old.service" exists already'), ("new.service", 201, "")]
+    assert results == [("old.service", 412, 'unit "old.service" exists already'), ("new.service", 201, "")]
     assert await fleet.unit("old.service") == before
 
 
 async def test_many_units_stand_in_few_transactions(fleet: Any) -> None:
     fleet.registry.store = Unsteady(fleet.registry.store)
     names = [f"u{number}.service" for number in range(500)]
-    outcomes = await wish(fleet, [{"name": name, "options": OPTIONS} for name in names])
-    assert outcomes == [(name, 201, "") for name in names]
+    results = await operation(fleet, [{"name": name, "options": OPTIONS} for name in names])
+    assert results == [(name, 201, "") for name in names]
     assert fleet.registry.store.transactions == 4
     assert sorted(await fleet.registry.units()) == sorted(names)
 
 
 async def test_large_units_are_spread_over_transactions_that_hold_them(fleet: Any) -> None:
     names = [f"u{number}.service" for number in range(8)]
-    assert [code for _, code, _ in await wish(fleet, [{"name": name, "options": LARGE} for name in names])] == [201] * 8
+    assert [code for _, code, _ in await operation(fleet, [{"name": name, "options": LARGE} for name in names])] == [
+        201
+    ] * 8
 
 
 async def test_a_unit_that_somebody_else_changes_meanwhile_is_done_on_what_is_there_then(fleet: Any) -> None:
     fleet.registry.store = Overtaken(fleet.registry.store)
-    wishes = [{"name": f"u{number}.service", "options": OPTIONS, "onlyNew": True} for number in range(3)]
-    assert await wish(fleet, wishes) == [
+    operations = [{"name": f"u{number}.service", "options": OPTIONS, "onlyNew": True} for number in range(3)]
+    assert await operation(fleet, operations) == [
         ("u0.service", 201, ""),
         ("u1.service", 412, 'unit "u1.service" exists already'),
         ("u2.service", 201, ""),
@@ -144,33 +146,33 @@ async def test_a_unit_that_somebody_else_changes_meanwhile_is_done_on_what_is_th
 
 async def test_once_the_store_is_gone_the_rest_is_refused_and_what_was_done_stays_told(fleet: Any) -> None:
     fleet.registry.store = Lost(fleet.registry.store)
-    outcomes = await wish(fleet, [{"name": f"u{number}.service", "options": OPTIONS} for number in range(400)])
-    assert [code for _, code, _ in outcomes] == [201] * 128 + [503] * 272
-    assert outcomes[-1][2] == "fleet server unable to communicate with etcd: no answer"
+    results = await operation(fleet, [{"name": f"u{number}.service", "options": OPTIONS} for number in range(400)])
+    assert [code for _, code, _ in results] == [201] * 128 + [503] * 272
+    assert results[-1][2] == "fleet server unable to communicate with etcd: no answer"
     assert fleet.registry.store.transactions == 2
     assert len(await fleet.registry.units()) == 128
 
 
 async def test_a_record_that_cannot_be_read_is_its_own_units_trouble(fleet: Any) -> None:
     await fleet.registry.store.transact([], [Put("/fleet/units/bad.service", b"junk")])
-    outcomes = await wish(fleet, [{"name": f"{name}.service", "options": OPTIONS} for name in ("bad", "good")])
-    assert [code for _, code, _ in outcomes] == [500, 201]
-    assert "mend or delete this key in the store" in outcomes[0][2]
+    results = await operation(fleet, [{"name": f"{name}.service", "options": OPTIONS} for name in ("bad", "good")])
+    assert [code for _, code, _ in results] == [500, 201]
+    assert "mend or delete this key in the store" in results[0][2]
 
 
 async def test_a_request_of_too_many_units_is_refused_whole(fleet: Any) -> None:
-    wishes = [{"name": f"u{number}.service", "options": OPTIONS} for number in range(MOST_WISHES + 1)]
+    operations = [{"name": f"u{number}.service", "options": OPTIONS} for number in range(MOST_WISHES + 1)]
     message = f"{MOST_WISHES + 1} units in one request: at most {MOST_WISHES} are allowed"
-    assert await fleet.refused(BATCH, {"wishes": wishes}) == (413, message)
+    assert await fleet.refused(BATCH, {"operations": operations}) == (413, message)
     assert await fleet.registry.units() == {}
 
 
 @pytest.mark.parametrize(
     ("body", "status", "message"),
     [
-        ({"wishes": [{"name": "a.service"}, {"name": "a.service"}]}, 400, 'unit "a.service" is named twice'),
-        ({"wishes": {}}, 400, "unable to decode body"),
-        ({"wishes": [{"name": "a.service", "destroy": "yes"}]}, 400, "unable to decode body"),
+        ({"operations": [{"name": "a.service"}, {"name": "a.service"}]}, 400, 'unit "a.service" is named twice'),
+        ({"operations": {}}, 400, "unable to decode body"),
+        ({"operations": [{"name": "a.service", "destroy": "yes"}]}, 400, "unable to decode body"),
         ([], 400, "unable to decode body"),
     ],
 )
@@ -180,11 +182,11 @@ async def test_a_request_that_makes_no_sense_is_refused_whole(fleet: Any, body: 
 
 
 async def test_a_request_must_say_that_it_is_json(fleet: Any) -> None:
-    assert await fleet.refused(BATCH, b'{"wishes":[]}', ()) == (415, "expected 1 Content-Type, got 0")
+    assert await fleet.refused(BATCH, b'{"operations":[]}', ()) == (415, "expected 1 Content-Type, got 0")
 
 
 async def test_no_wishes_have_no_outcomes(fleet: Any) -> None:
-    assert await wish(fleet, []) == []
+    assert await operation(fleet, []) == []
 
 
 async def test_reports_on_more_units_than_a_url_names_are_asked_for_in_a_body(fleet: Any) -> None:
@@ -209,10 +211,10 @@ NAMES = ["a.service", "b.service", "c@.service", "ssh.service", "no unit"]
 @settings(max_examples=examples(150))
 @given(
     before=st.dictionaries(st.sampled_from(NAMES), BODY),
-    wishes=st.dictionaries(st.sampled_from(NAMES), BODY | st.none()),
+    operations=st.dictionaries(st.sampled_from(NAMES), BODY | st.none()),
 )
 async def test_a_batch_comes_to_what_its_wishes_come_to_one_by_one(
-    before: dict[str, Any], wishes: dict[str, Any]
+    before: dict[str, Any], operations: dict[str, Any]
 ) -> None:
     ends = []
     for together in (True, False):
@@ -221,18 +223,18 @@ async def test_a_batch_comes_to_what_its_wishes_come_to_one_by_one(
         for name, body in before.items():
             await fleet.ask(f"PUT /fleet/v1/units/{name}", body)
         if together:
-            told = await wish(
+            told = await operation(
                 fleet,
-                [{"name": name, **({"destroy": True} if body is None else body)} for name, body in wishes.items()],
+                [{"name": name, **({"destroy": True} if body is None else body)} for name, body in operations.items()],
             )
-            outcomes = [(name, code) for name, code, _ in told]
+            results = [(name, code) for name, code, _ in told]
         else:
-            outcomes = []
-            for name, body in wishes.items():
+            results = []
+            for name, body in operations.items():
                 request = f"{'DELETE' if body is None else 'PUT'} /fleet/v1/units/{name}"
-                outcomes.append((name, (await fleet.ask(request, body)).status))
+                results.append((name, (await fleet.ask(request, body)).status))
         ends.append(
-            (outcomes, {name: (unit.text, unit.target) for name, unit in (await fleet.registry.units()).items()})
+            (results, {name: (unit.text, unit.target) for name, unit in (await fleet.registry.units()).items()})
         )
         await store.close()
     assert ends[0] == ends[1]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fleetd.api.http import ApiError, Request
-from fleetd.api.limits import LISTINGS_AT_ONCE, TOO_MUCH, Crowd, note_read, wait_for_turn
+from fleetd.api.limits import LISTINGS_AT_ONCE, TOO_MUCH, ConnectionLimiter, note_read, wait_for_turn
 from fleetd.api.routes import Api
 from fleetd.model.quota import Usage
 from fleetd.registry.registry import Registry
@@ -51,10 +51,10 @@ async def test_a_unit_that_is_destroyed_makes_room_at_once(fleet: Any, clock: Cl
 
 
 async def test_of_several_units_those_that_there_is_room_for_are_taken(fleet: Any, clock: Clock) -> None:
-    wishes = [{"name": f"{letter}.service", "options": OPTIONS} for letter in "abcde"]
-    response = await fleet.ask("POST /fleet/v2/units", {"wishes": wishes})
-    outcomes = json.loads(response.body)["outcomes"]
-    assert [outcome["code"] for outcome in outcomes] == [201, 201, 201, 507, 507]
+    operations = [{"name": f"{letter}.service", "options": OPTIONS} for letter in "abcde"]
+    response = await fleet.ask("POST /fleet/v2/units", {"operations": operations})
+    results = json.loads(response.body)["results"]
+    assert [result["code"] for result in results] == [201, 201, 201, 507, 507]
     assert sorted(await fleet.registry.units()) == ["a.service", "b.service", "c.service"]
 
 
@@ -83,7 +83,7 @@ async def test_a_unit_that_comes_and_goes_between_two_counts_takes_no_room_for_g
 async def test_what_is_read_for_a_request_counts_until_it_is_answered(fleet: Any) -> None:
     for number in range(10):
         await fleet.add_unit(f"u{number}.service", f"[A]\nB={'x' * 1000}\n")
-    crowd = Crowd(max_bytes=15_000)
+    crowd = ConnectionLimiter(max_bytes=15_000)
     api = Api(Registry(fleet.registry.store, note_read=note_read))
     everything = Request("GET", "/fleet/v1/units", local=True)
     with crowd.load() as load:
@@ -122,7 +122,7 @@ async def test_few_listings_of_everything_are_made_at_once_and_pages_wait_for_no
             return await fleet.registry.store.range(prefix, after=after, limit=limit)
 
     store: Any = Watched()
-    crowd = Crowd()
+    crowd = ConnectionLimiter()
     api = Api(Registry(store, wait_for_turn=wait_for_turn, note_read=note_read))
 
     async def ask(path: str) -> int:

@@ -16,7 +16,7 @@ RESTART = "POST /fleet/v2/restart"
 async def restart(fleet: Fleet, *names: str) -> list[tuple[str, int]]:
     response = await fleet.ask(RESTART, {"names": names})
     assert response.status == 200, response.body
-    return [(each["name"], each["code"]) for each in json.loads(response.body)["outcomes"]]
+    return [(each["name"], each["code"]) for each in json.loads(response.body)["results"]]
 
 
 async def test_a_restart_is_of_what_was_started_until_now_and_leaves_what_is_wanted(fleet: Any) -> None:
@@ -46,12 +46,12 @@ async def test_a_restart_is_of_what_was_started_until_now_and_leaves_what_is_wan
     ],
 )
 async def test_a_restart_that_no_machine_has_heard_of_yet_is_made_unless_the_unit_is_to_stop(
-    fleet: Any, wish: dict[str, Any], stays: bool
+    fleet: Any, operation: dict[str, Any], is_active: bool
 ) -> None:
     before = await fleet.add_unit("web.service", target="launched")
     await restart(fleet, "web.service")
-    assert (await fleet.ask("PUT /fleet/v1/units/web.service", wish)).status in (201, 204)
-    assert (await fleet.unit("web.service")).restart_of == (before.generation if stays else 0)
+    assert (await fleet.ask("PUT /fleet/v1/units/web.service", operation)).status in (201, 204)
+    assert (await fleet.unit("web.service")).restart_of == (before.generation if is_active else 0)
 
 
 async def test_what_no_request_can_be_is_refused_as_a_whole(fleet: Any) -> None:
@@ -74,5 +74,5 @@ async def test_how_a_job_came_out_is_in_the_report(fleet: Any) -> None:
     await fleet.put(skipped, "m1", "web.service")
     response = await fleet.ask("GET /fleet/v2/units?name=web.service")
     [report] = json.loads(response.body)["units"]
-    [copy] = report["copies"]
+    [copy] = report["allocations"]
     assert (copy["result"], copy["note"]) == ("condition", "it is not met")

@@ -7,7 +7,7 @@ import pytest
 
 from fleetd.model.placement import Decision
 from fleetd.model.unit import TargetState, UnitState
-from fleetd.store.protocol import Conflict, KeyValue, Put, Snapshot
+from fleetd.store.protocol import Conflict, KeyValue, Put, RangeResult
 
 UNITS = "/fleet/v1/units"
 WEB = f"{UNITS}/web.service"
@@ -395,7 +395,7 @@ class Overtaken:
             raise Conflict("somebody was quicker")
         return await self._store.transact(comparisons, operations)
 
-    async def get_many(self, keys: Any) -> Snapshot:
+    async def get_many(self, keys: Any) -> RangeResult:
         return await self._store.get_many(keys)
 
 

@@ -80,9 +80,10 @@ async def test_one_that_somebody_else_was_quicker_with_hurts_no_other() -> None:
 
 async def test_of_one_unit_the_last_wish_holds() -> None:
     fleet, _ = slow_fleet()
-    wishes = [(OPTIONS, "launched"), (OTHER, "inactive"), (OPTIONS, "loaded")]
+    operations = [(OPTIONS, "launched"), (OTHER, "inactive"), (OPTIONS, "loaded")]
     await asyncio.gather(
-        put(fleet, "x.service"), *(put(fleet, "u.service", *wish[:1], target=wish[1]) for wish in wishes)
+        put(fleet, "x.service"),
+        *(put(fleet, "u.service", *operation[:1], target=operation[1]) for operation in operations),
     )
     unit = await fleet.unit("u.service")
     assert (unit.text, unit.target) == ("[Service]\nExecStart=/bin/true\n", "loaded")
@@ -107,7 +108,7 @@ async def test_transactions_keep_the_stores_bounds() -> None:
 
 async def test_one_that_is_given_up_leaves_the_others() -> None:
     fleet, store = slow_fleet()
-    writes, made = Writes(fleet.registry), fleet.registry.unit_step
+    writes, made = Writes(fleet.registry), fleet.registry.unit_write_set
     names = [f"u{number}.service" for number in range(4)]
     steps = [made(name, None, Unit(name, "", TargetState.LOADED)) for name in names]
     tasks = [asyncio.create_task(writes.write(step)) for step in steps]
@@ -128,20 +129,20 @@ WISHES = st.lists(
         st.sampled_from(NAMES), st.sampled_from((OPTIONS, OTHER, [])), st.booleans(), st.sampled_from(list(TargetState))
     ),
     max_size=8,
-    unique_by=lambda wish: wish[0],
+    unique_by=lambda operation: operation[0],
 )
 
 
 @settings(max_examples=examples(60))
 @given(WISHES, st.sets(st.sampled_from(NAMES)))
-async def test_together_they_come_to_what_they_come_to_one_by_one(wishes: Any, there: set[str]) -> None:
-    outcomes = []
+async def test_together_they_come_to_what_they_come_to_one_by_one(operations: Any, there: set[str]) -> None:
+    results = []
     for is_together in (True, False):
         fleet, _ = slow_fleet()
         for name in sorted(there):
             await fleet.add_unit(name)
-        asked = [put(fleet, name, options, only_new, target) for name, options, only_new, target in wishes]
+        asked = [put(fleet, name, options, only_new, target) for name, options, only_new, target in operations]
         statuses = await asyncio.gather(*asked) if is_together else [await each for each in asked]
         units = {name: (unit.text, unit.target) for name, unit in (await fleet.registry.units()).items()}
-        outcomes.append((statuses, units))
-    assert outcomes[0] == outcomes[1]
+        results.append((statuses, units))
+    assert results[0] == results[1]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from contrib.testbed import Cluster
-from tests.cluster.operator import Person
+from tests.cluster.operator import Operator
 
 HERE = Path(__file__).parent
 
@@ -54,6 +54,6 @@ def new_cluster() -> Iterator[Callable[..., Cluster]]:
 
 
 @pytest.fixture
-def person(cluster: Cluster, tmp_path: Path) -> Person:
+def person(cluster: Cluster, tmp_path: Path) -> Operator:
     """Somebody at the shared cluster."""
-    return Person(cluster, tmp_path)
+    return Operator(cluster, tmp_path)

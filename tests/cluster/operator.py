@@ -16,7 +16,7 @@ from contrib.testbed.machine import Machine
 SLEEPER = "[Service]\nExecStart=/bin/sleep infinity\n"
 ONESHOT = "[Service]\nType=oneshot\nExecStart=/bin/true\n"
 # Leaves on its machine's disk when it was started and when it ended, by the clock that all machines share.
-DIARIST = (
+RECORDER = (
     "[Service]\nExecStartPre=/bin/sh -c 'date +%%s.%%N >> /var/lib/began-%n'\nExecStart=/bin/sleep infinity\n"
     "ExecStopPost=/bin/sh -c 'date +%%s.%%N >> /var/lib/ended-%n'\n"
 )
@@ -33,7 +33,7 @@ def diary(machine: Machine, what: str, unit: str) -> list[float]:
     return [float(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-class Person:
+class Operator:
     """Somebody with a folder of unit files and fleetctl."""
 
     def __init__(self, cluster: Cluster, folder: Path) -> None:

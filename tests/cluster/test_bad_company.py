@@ -10,7 +10,7 @@ from pathlib import Path
 
 from contrib.testbed import Cluster
 from contrib.testbed.machine import Machine
-from tests.cluster.operator import ONESHOT, SLEEPER, Person, with_fleet
+from tests.cluster.operator import ONESHOT, SLEEPER, Operator, with_fleet
 
 SLOW_STOP_S = 20
 BAD = {
@@ -64,7 +64,7 @@ def assert_restarts_are_systemds_affair(cluster: Cluster, machine: Machine) -> N
     assert revision(cluster) - revision_before < WRITES_PER_S * (time.monotonic() - began_s + 1)
 
 
-def test_among_ten_units_four_bad_ones_hurt_no_other_at_start_stop_or_destroy(person: Person) -> None:
+def test_among_ten_units_four_bad_ones_hurt_no_other_at_start_stop_or_destroy(person: Operator) -> None:
     machine, *others = person.cluster.machines
     cluster = person.cluster
     here = f"MachineID={machine.id}"
@@ -79,8 +79,8 @@ def test_among_ten_units_four_bad_ones_hurt_no_other_at_start_stop_or_destroy(pe
     before = machine.main_pids(GOOD)
     assert all(before.values())
     reports = person.reports(on=others[0])
-    assert "bad unit file setting" in reports["unloadable.service"]["copies"][0]["error"]
-    assert "/no/such/program" in reports["unstartable.service"]["copies"][0]["error"]
+    assert "bad unit file setting" in reports["unloadable.service"]["allocations"][0]["error"]
+    assert "/no/such/program" in reports["unstartable.service"]["allocations"][0]["error"]
     assert_restarts_are_systemds_affair(cluster, machine)
 
     cluster.fleetctl("stop", "--no-block", "slow.service", "restless.service")
@@ -106,7 +106,7 @@ def test_a_thousand_destroyed_at_once_leave_nothing_anywhere(
     new_cluster: Callable[..., Cluster], tmp_path: Path
 ) -> None:
     cluster = new_cluster(machines=3)
-    person = Person(cluster, tmp_path)
+    person = Operator(cluster, tmp_path)
     texts = (
         SLEEPER,
         SLEEPER + "[Install]\nWantedBy=multi-user.target\n",

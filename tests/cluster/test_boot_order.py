@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from contrib.testbed import Cluster
-from tests.cluster.operator import Person
+from tests.cluster.operator import Operator
 
 COUNT = 200
 TIMES = ("InactiveExitTimestampMonotonic", "ActiveEnterTimestampMonotonic")
@@ -43,7 +43,7 @@ def test_two_hundred_units_start_in_the_order_of_their_dependencies_after_a_powe
         "a-app.service": "[Unit]\nAfter=z-db.service\n[Service]\nExecStart=/bin/sleep infinity\n",
         "z-db.service": "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sleep 1\n",
     }
-    person = Person(new_cluster(machines=1), tmp_path)
+    person = Operator(new_cluster(machines=1), tmp_path)
     (machine,) = person.cluster.machines
     person.start(units | others)
     for _ in range(2):

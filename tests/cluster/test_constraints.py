@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from contrib.testbed import Cluster
-from tests.cluster.operator import SLEEPER, Person, with_fleet
+from tests.cluster.operator import SLEEPER, Operator, with_fleet
 
 
 @pytest.fixture(scope="module")
@@ -16,13 +16,13 @@ def _zones() -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def zones(_zones: Cluster, tmp_path: Path) -> Iterator[Person]:
+def zones(_zones: Cluster, tmp_path: Path) -> Iterator[Operator]:
     """Somebody at a cluster whose first machine is in zone a, the others in zone b."""
-    yield Person(_zones, tmp_path)
+    yield Operator(_zones, tmp_path)
     _zones.destroy_all_units()
 
 
-def test_machine_id_takes_the_full_and_the_short_id(zones: Person) -> None:
+def test_machine_id_takes_the_full_and_the_short_id(zones: Operator) -> None:
     third = zones.cluster.machines[2]
     zones.start({"full.service": with_fleet(f"MachineID={third.id}")})
     zones.start({"short.service": with_fleet(f"MachineID={third.id[:8]}")})
@@ -30,13 +30,13 @@ def test_machine_id_takes_the_full_and_the_short_id(zones: Person) -> None:
     assert zones.machine_of("short.service") is third
 
 
-def test_metadata_is_required_and_its_values_are_alternatives(zones: Person) -> None:
+def test_metadata_is_required_and_its_values_are_alternatives(zones: Operator) -> None:
     zones.start({"fast.service": with_fleet("MachineMetadata=disk=ssd", "MachineMetadata=zone=a")})
     zones.start({f"any-{n}.service": with_fleet('MachineMetadata="zone=a" "zone=b"') for n in range(2)})
     assert zones.machine_of("fast.service") is zones.cluster.machines[0]
 
 
-def test_a_unit_that_fits_nowhere_says_how_many_machines_for_each_reason(zones: Person) -> None:
+def test_a_unit_that_fits_nowhere_says_how_many_machines_for_each_reason(zones: Operator) -> None:
     zones.start({"first.service": with_fleet("MachineMetadata=zone=a")})
     rival = {"rival.service": with_fleet("MachineMetadata=zone=a", "Conflicts=first.service")}
     result = zones.start(rival, "--block-attempts=1", check=False)
@@ -48,7 +48,7 @@ def test_a_unit_that_fits_nowhere_says_how_many_machines_for_each_reason(zones: 
     assert "conflicts with first.service" in result.stderr
 
 
-def test_a_unit_that_fitted_nowhere_starts_as_soon_as_it_does(zones: Person) -> None:
+def test_a_unit_that_fitted_nowhere_starts_as_soon_as_it_does(zones: Operator) -> None:
     zones.start({"first.service": with_fleet("MachineMetadata=zone=a")})
     rival = {"rival.service": with_fleet("MachineMetadata=zone=a", "Conflicts=first.service")}
     zones.start(rival, "--block-attempts=1", check=False)
@@ -57,7 +57,7 @@ def test_a_unit_that_fitted_nowhere_starts_as_soon_as_it_does(zones: Person) -> 
 
 
 @pytest.mark.parametrize("bearer", ["new", "old"])
-def test_conflicts_count_whichever_of_the_two_bears_them(zones: Person, bearer: str) -> None:
+def test_conflicts_count_whichever_of_the_two_bears_them(zones: Operator, bearer: str) -> None:
     texts = {
         "new": {"a.service": SLEEPER, "b.service": with_fleet("Conflicts=a.service")},
         "old": {"a.service": with_fleet("Conflicts=b.*"), "b.service": SLEEPER},
@@ -68,7 +68,7 @@ def test_conflicts_count_whichever_of_the_two_bears_them(zones: Person, bearer: 
     assert zones.machine_of("a.service") is not zones.machine_of("b.service")
 
 
-def test_conflicting_instances_run_one_a_machine_and_the_fourth_says_why(zones: Person) -> None:
+def test_conflicting_instances_run_one_a_machine_and_the_fourth_says_why(zones: Operator) -> None:
     zones.write({"solo@.service": with_fleet("Conflicts=solo@*.service")})
     path = str(zones.folder / "solo@")
     zones.cluster.fleetctl("start", *(f"{path}{n}.service" for n in (1, 2, 3)))
@@ -77,7 +77,7 @@ def test_conflicting_instances_run_one_a_machine_and_the_fourth_says_why(zones: 
     assert "conflicts with solo@" in fourth.stderr
 
 
-def test_a_follower_goes_where_its_peer_goes(zones: Person) -> None:
+def test_a_follower_goes_where_its_peer_goes(zones: Operator) -> None:
     zones.start({"peer.service": with_fleet("MachineMetadata=zone=a")})
     zones.start({"follower.service": with_fleet("MachineOf=peer.service")})
     assert zones.machine_of("follower.service") is zones.cluster.machines[0]
@@ -89,7 +89,7 @@ def test_a_follower_goes_where_its_peer_goes(zones: Person) -> None:
     )
 
 
-def test_a_follower_waits_for_its_peer(zones: Person) -> None:
+def test_a_follower_waits_for_its_peer(zones: Operator) -> None:
     follower = {"follower.service": with_fleet("MachineOf=later.service")}
     result = zones.start(follower, "--block-attempts=1", check=False)
     assert result.returncode == 1
@@ -99,7 +99,7 @@ def test_a_follower_waits_for_its_peer(zones: Person) -> None:
     assert zones.machine_of("follower.service") is zones.machine_of("later.service")
 
 
-def test_a_global_unit_runs_on_every_machine_with_its_metadata(zones: Person) -> None:
+def test_a_global_unit_runs_on_every_machine_with_its_metadata(zones: Operator) -> None:
     everywhere = {machine.id for machine in zones.cluster.machines}
     result = zones.start(
         {
@@ -117,7 +117,7 @@ def test_a_global_unit_runs_on_every_machine_with_its_metadata(zones: Person) ->
     )
 
 
-def test_a_global_unit_leaves_alone_the_machine_of_what_it_conflicts_with(zones: Person) -> None:
+def test_a_global_unit_leaves_alone_the_machine_of_what_it_conflicts_with(zones: Operator) -> None:
     zones.start({"there.service": SLEEPER})
     holder = zones.machine_of("there.service")
     zones.start({"shy.service": with_fleet("Global=true", "Conflicts=there.service")})
@@ -125,7 +125,7 @@ def test_a_global_unit_leaves_alone_the_machine_of_what_it_conflicts_with(zones:
     zones.cluster.wait_until("the global runs elsewhere", lambda: zones.placed().get("shy.service") == others)
 
 
-def test_a_replacing_unit_pushes_the_other_to_another_machine(zones: Person) -> None:
+def test_a_replacing_unit_pushes_the_other_to_another_machine(zones: Operator) -> None:
     zones.start({"old.service": with_fleet('MachineMetadata="zone=a" "zone=b"')})
     former = zones.machine_of("old.service")
     zones.start({"new.service": with_fleet("Replaces=old.service", f"MachineMetadata=zone={_zone(zones, former.id)}")})
@@ -137,7 +137,7 @@ def test_a_replacing_unit_pushes_the_other_to_another_machine(zones: Person) -> 
     assert zones.machine_of("old.service") is not zones.machine_of("new.service")
 
 
-def test_metadata_set_by_a_person_moves_what_fits_no_longer(zones: Person) -> None:
+def test_metadata_set_by_a_person_moves_what_fits_no_longer(zones: Operator) -> None:
     first = zones.cluster.machines[0]
     zones.start({"fast.service": with_fleet("MachineMetadata=disk=ssd")})
     _set_metadata(zones, first.id, "disk", "rust")
@@ -150,7 +150,7 @@ def test_metadata_set_by_a_person_moves_what_fits_no_longer(zones: Person) -> No
 def test_a_machine_that_joins_gets_the_globals_and_no_running_unit(
     new_cluster: Callable[..., Cluster], tmp_path: Path
 ) -> None:
-    person = Person(new_cluster(machines=1), tmp_path)
+    person = Operator(new_cluster(machines=1), tmp_path)
     person.start({"stay-1.service": SLEEPER, "stay-2.service": SLEEPER, "all.service": with_fleet("Global=true")})
     before = person.pids("stay-1.service", "stay-2.service")
     joined = person.cluster.add_machine()
@@ -160,11 +160,11 @@ def test_a_machine_that_joins_gets_the_globals_and_no_running_unit(
     assert person.machine_of("new.service") is joined
 
 
-def _zone(person: Person, machine_id: str) -> str:
+def _zone(person: Operator, machine_id: str) -> str:
     return "a" if machine_id == person.cluster.machines[0].id else "b"
 
 
-def _set_metadata(person: Person, machine_id: str, key: str, value: str) -> None:
+def _set_metadata(person: Operator, machine_id: str, key: str, value: str) -> None:
     """There is no command for it: people use curl."""
     machine = person.cluster.machines[1]
     body = f'[{{"op":"replace","path":"/{machine_id}/metadata/{key}","value":"{value}"}}]'

@@ -13,7 +13,7 @@ import pytest
 
 from contrib.testbed import Cluster
 from contrib.testbed.machine import Machine
-from tests.cluster.operator import DIARIST, SLEEPER, Person, with_fleet
+from tests.cluster.operator import RECORDER, SLEEPER, Operator, with_fleet
 from tests.cluster.tampering import tamper, undo
 from tests.cluster.traffic import Traffic
 
@@ -31,9 +31,9 @@ NOTES = "/run/fleet"
 
 
 @pytest.fixture
-def alone(new_cluster: Callable[..., Cluster], tmp_path: Path) -> Person:
+def alone(new_cluster: Callable[..., Cluster], tmp_path: Path) -> Operator:
     """Somebody at one machine that keeps its own store, on a small disk, and its notes on another, with six units."""
-    person = Person(new_cluster([{"standalone": "true"}]), tmp_path)
+    person = Operator(new_cluster([{"standalone": "true"}]), tmp_path)
     (machine,) = person.cluster.machines
     machine.run(["systemctl", "stop", "fleet.socket", "fleet.service"])
     for folder, size in ((STORE, "2M"), (NOTES, "1M")):
@@ -41,7 +41,7 @@ def alone(new_cluster: Callable[..., Cluster], tmp_path: Path) -> Person:
         machine.run(["mount", "-t", "tmpfs", "-o", f"mode=700,size={size}", "small", folder])
     machine.run(["systemctl", "start", "fleet.socket", "fleet.service"])
     person.cluster.wait_ready()
-    person.start(dict.fromkeys(UNITS, DIARIST))
+    person.start(dict.fromkeys(UNITS, RECORDER))
     return person
 
 
@@ -55,7 +55,7 @@ def fill(machine: Machine, folder: str) -> Path:
     return machine.path(f"{folder}/ballast")
 
 
-def test_a_fleetd_killed_at_any_moment_on_its_own_store_loses_nothing_acknowledged(alone: Person) -> None:
+def test_a_fleetd_killed_at_any_moment_on_its_own_store_loses_nothing_acknowledged(alone: Operator) -> None:
     (machine,) = alone.cluster.machines
     before = alone.lives(UNITS)
     moments = random.Random(1)
@@ -72,8 +72,8 @@ def test_a_fleetd_killed_at_any_moment_on_its_own_store_loses_nothing_acknowledg
 def test_fleetds_killed_at_any_moment_on_all_machines_lose_nothing_acknowledged(
     new_cluster: Callable[..., Cluster], tmp_path: Path
 ) -> None:
-    person = Person(new_cluster(machines=3, config={"agent_ttl": "20s"}), tmp_path)
-    person.start({**dict.fromkeys(UNITS, DIARIST), "all.service": with_fleet("Global=true")})
+    person = Operator(new_cluster(machines=3, config={"agent_ttl": "20s"}), tmp_path)
+    person.start({**dict.fromkeys(UNITS, RECORDER), "all.service": with_fleet("Global=true")})
     before = person.lives(UNITS)
     moments = random.Random(3)
     with Traffic(person) as traffic:
@@ -98,8 +98,8 @@ def test_fleetds_killed_at_any_moment_on_all_machines_lose_nothing_acknowledged(
 def test_a_fleetd_killed_at_each_of_its_writes_in_turn_does_what_it_acknowledged(
     new_cluster: Callable[..., Cluster], tmp_path: Path, config: dict[str, str], lives: int, kinds: set[str]
 ) -> None:
-    person = Person(new_cluster([config]), tmp_path)
-    person.start(dict.fromkeys(UNITS, DIARIST))
+    person = Operator(new_cluster([config]), tmp_path)
+    person.start(dict.fromkeys(UNITS, RECORDER))
     before = person.lives(UNITS)
     (machine,) = person.cluster.machines
     tamper(machine, "last_writes", DEATHS=DEATHS)
@@ -120,7 +120,7 @@ def test_a_fleetd_killed_at_each_of_its_writes_in_turn_does_what_it_acknowledged
     assert person.lives(UNITS) == before
 
 
-def answers(person: Person) -> bool:
+def answers(person: Operator) -> bool:
     return person.cluster.fleetctl("list-machines", check=False).returncode == 0
 
 
@@ -130,17 +130,17 @@ def deaths(machine: Machine) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def insist(person: Person, *wish: str) -> None:
+def insist(person: Operator, *operation: str) -> None:
     """Say it again and again, until it is acknowledged."""
     person.cluster.wait_until(
-        f"fleetctl {' '.join(wish)}", lambda: person.cluster.fleetctl(*wish, check=False).returncode == 0, 300
+        f"fleetctl {' '.join(operation)}", lambda: person.cluster.fleetctl(*operation, check=False).returncode == 0, 300
     )
 
 
 def test_a_destroy_goes_to_its_end_though_fleetd_is_killed_again_and_again_meanwhile(
     new_cluster: Callable[..., Cluster], tmp_path: Path
 ) -> None:
-    person = Person(new_cluster(machines=3), tmp_path)
+    person = Operator(new_cluster(machines=3), tmp_path)
     slow = (
         "[Service]\nExecStart=/bin/sleep infinity\nExecStop=/bin/sh -c 'sleep 4; touch /var/lib/last-words'\n"
         "ExecStopPost=/bin/sh -c 'test -e /run/fleet/units/slow.service && touch /var/lib/had-its-file'\n"
@@ -160,7 +160,7 @@ def test_a_destroy_goes_to_its_end_though_fleetd_is_killed_again_and_again_meanw
     person.cluster.wait_until("no key is left", lambda: "slow" not in person.cluster.etcd.etcdctl(*keys))
 
 
-def test_a_full_disk_under_the_store_refuses_wishes_in_words_and_loses_nothing(alone: Person) -> None:
+def test_a_full_disk_under_the_store_refuses_wishes_in_words_and_loses_nothing(alone: Operator) -> None:
     (machine,) = alone.cluster.machines
     before = alone.lives(UNITS)
     ballast = fill(machine, STORE)
@@ -180,14 +180,16 @@ def test_a_full_disk_under_the_store_refuses_wishes_in_words_and_loses_nothing(a
     assert alone.lives(UNITS) == before
 
 
-def test_a_full_disk_under_run_is_named_and_what_was_asked_is_done_when_there_is_room(alone: Person) -> None:
+def test_a_full_disk_under_run_is_named_and_what_was_asked_is_done_when_there_is_room(alone: Operator) -> None:
     (machine,) = alone.cluster.machines
     before = alone.lives(UNITS)
     ballast = fill(machine, NOTES)
     alone.start({"late.service": SLEEPER}, "--no-block")
     alone.cluster.wait_until(
         "the machine says why it does not start it",
-        lambda: any("No space left" in copy["error"] for copy in alone.reports()["late.service"].get("copies", [])),
+        lambda: any(
+            "No space left" in copy["error"] for copy in alone.reports()["late.service"].get("allocations", [])
+        ),
     )
     assert machine.main_pid("late.service") == 0
     assert alone.lives(UNITS) == before

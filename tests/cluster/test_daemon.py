@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from contrib.testbed import Cluster
-from tests.cluster.operator import SLEEPER, Person, with_fleet
+from tests.cluster.operator import SLEEPER, Operator, with_fleet
 
 TTL_S = 4
 STOP_S = 6.0  # three seconds by its own clock; the rest is for a machine that is busy with other things
@@ -16,19 +16,19 @@ UNITS = [f"u{number}.service" for number in range(6)]
 
 
 @pytest.fixture
-def person(new_cluster: Callable[..., Cluster], tmp_path: Path) -> Person:
+def person(new_cluster: Callable[..., Cluster], tmp_path: Path) -> Operator:
     """Somebody at a cluster of their own, with six units and a global one that run."""
     return begin(new_cluster(machines=3, config={"agent_ttl": f"{TTL_S}s"}), tmp_path)
 
 
-def begin(cluster: Cluster, folder: Path) -> Person:
-    person = Person(cluster, folder)
+def begin(cluster: Cluster, folder: Path) -> Operator:
+    person = Operator(cluster, folder)
     person.start({**dict.fromkeys(UNITS, SLEEPER), "all.service": with_fleet("Global=true")})
     cluster.wait_until("the global runs", lambda: len(person.placed().get("all.service", [])) == 3)
     return person
 
 
-def all_pids(person: Person) -> dict[tuple[str, str], int]:
+def all_pids(person: Operator) -> dict[tuple[str, str], int]:
     """Every unit's main process on every machine, by each machine's own systemd."""
     return {
         (machine.name, unit): machine.main_pid(unit)
@@ -57,7 +57,7 @@ def test_a_fleetd_that_is_restarted_or_killed_everywhere_is_noticed_by_nobody(
     assert person.registrations() == listed
 
 
-def test_a_stopped_fleetd_parks_its_machine_and_keeps_its_units(person: Person) -> None:
+def test_a_stopped_fleetd_parks_its_machine_and_keeps_its_units(person: Operator) -> None:
     before = all_pids(person)
     stopped, asked, _ = person.cluster.machines
     stopped.run(["systemctl", "stop", "fleet.socket", "fleet.service"])
@@ -74,7 +74,7 @@ def test_a_stopped_fleetd_parks_its_machine_and_keeps_its_units(person: Person) 
 
 @pytest.mark.parametrize(("hide", "bring_back"), [("stop", "start"), ("freeze", "thaw")])
 def test_a_fleetd_that_is_stopped_while_etcd_is_away_ends_soon_and_its_machine_is_parked_when_etcd_is_back(
-    person: Person, hide: str, bring_back: str
+    person: Operator, hide: str, bring_back: str
 ) -> None:
     before = all_pids(person)
     stopped, asked, _ = person.cluster.machines
@@ -98,7 +98,7 @@ def test_a_fleetd_that_is_stopped_while_etcd_is_away_ends_soon_and_its_machine_i
     assert all_pids(person) == before
 
 
-def test_leave_hands_every_unit_over_and_the_machine_is_listed_no_more(person: Person) -> None:
+def test_leave_hands_every_unit_over_and_the_machine_is_listed_no_more(person: Operator) -> None:
     leaver, asked, _ = person.cluster.machines
     result = leaver.run(["fleetd", "leave"], timeout_s=60)
     assert "has left the cluster" in result.stdout
@@ -114,7 +114,7 @@ def test_leave_hands_every_unit_over_and_the_machine_is_listed_no_more(person: P
     person.cluster.wait_ready()
 
 
-def test_the_store_away_for_three_times_to_live_changes_no_process(person: Person) -> None:
+def test_the_store_away_for_three_times_to_live_changes_no_process(person: Operator) -> None:
     before, listed = all_pids(person), person.placed()
     person.cluster.etcd.stop()
     time.sleep(3 * TTL_S)
@@ -130,7 +130,7 @@ def test_the_store_away_for_three_times_to_live_changes_no_process(person: Perso
     person.start({"after.service": SLEEPER})
 
 
-def test_a_store_that_freezes_beyond_the_time_to_live_and_wakes_changes_no_process(person: Person) -> None:
+def test_a_store_that_freezes_beyond_the_time_to_live_and_wakes_changes_no_process(person: Operator) -> None:
     before, listed = all_pids(person), person.placed()
     person.cluster.etcd.freeze()
     time.sleep(3 * TTL_S)
@@ -141,7 +141,7 @@ def test_a_store_that_freezes_beyond_the_time_to_live_and_wakes_changes_no_proce
     person.cluster.wait_until("all are listed again", lambda: person.placed() == listed)
 
 
-def test_a_reload_reads_the_configuration_again_and_touches_no_unit(person: Person) -> None:
+def test_a_reload_reads_the_configuration_again_and_touches_no_unit(person: Operator) -> None:
     before = all_pids(person)
     machine = person.cluster.machines[0]
     conf = machine.path("/etc/fleet/fleet.conf")
@@ -160,7 +160,7 @@ def test_a_reload_reads_the_configuration_again_and_touches_no_unit(person: Pers
     assert all_pids(person) == before
 
 
-def test_a_reload_says_which_units_the_new_metadata_will_stop_before_they_move(person: Person) -> None:
+def test_a_reload_says_which_units_the_new_metadata_will_stop_before_they_move(person: Operator) -> None:
     for each in person.cluster.machines[:2]:
         path = each.path("/etc/fleet/fleet.conf")
         path.write_text(path.read_text() + "metadata=disk=ssd\n")
@@ -189,7 +189,7 @@ def test_a_reload_says_which_units_the_new_metadata_will_stop_before_they_move(p
     assert all_pids(person) == before
 
 
-def test_a_machine_with_the_id_of_another_is_refused_and_the_first_untouched(person: Person) -> None:
+def test_a_machine_with_the_id_of_another_is_refused_and_the_first_untouched(person: Operator) -> None:
     before, placed, listed = all_pids(person), person.placed(), person.registrations()
     first = person.cluster.machines[0]
     clone = person.cluster.add_machine(machine_id=first.id)
@@ -225,7 +225,7 @@ def test_a_fleetd_without_etcd_waits_and_says_so_once(new_cluster: Callable[...,
 
 
 def test_a_standalone_machine_loses_nothing_at_a_kill(new_cluster: Callable[..., Cluster], tmp_path: Path) -> None:
-    person = Person(new_cluster([{"standalone": "true"}]), tmp_path)
+    person = Operator(new_cluster([{"standalone": "true"}]), tmp_path)
     person.start(dict.fromkeys(UNITS, SLEEPER))
     (machine,) = person.cluster.machines
     before = {unit: machine.main_pid(unit) for unit in UNITS}
@@ -262,7 +262,7 @@ def test_units_can_be_those_of_a_users_systemd(new_cluster: Callable[..., Cluste
     assert machine.path(f"{folder}/mine.service").read_text() == SLEEPER
 
 
-def test_a_fleetd_that_is_sent_usr1_writes_a_line_of_json_and_runs_on(person: Person) -> None:
+def test_a_fleetd_that_is_sent_usr1_writes_a_line_of_json_and_runs_on(person: Operator) -> None:
     before = all_pids(person)
     machine = person.cluster.machines[0]
     assert machine.run(["pidof", "fleetd"]).stdout.split() == [str(machine.main_pid("fleet.service"))]
@@ -276,7 +276,7 @@ def test_a_fleetd_that_is_sent_usr1_writes_a_line_of_json_and_runs_on(person: Pe
     assert all_pids(person) == before
 
 
-def test_a_lost_bus_is_found_again(person: Person) -> None:
+def test_a_lost_bus_is_found_again(person: Operator) -> None:
     before = all_pids(person)
     for machine in person.cluster.machines:
         machine.run(["systemctl", "restart", "dbus.service"], check=False)

@@ -82,7 +82,7 @@ def text(section: str, option: str, name: str, value: str) -> str:
     return BODIES[kind][1].format(name=name) + needed + line
 
 
-class Trial:
+class Proposal:
     """One option: a unit that is changed from one value to another, one that loses the option, and what each is to
     become, started afresh."""
 
@@ -133,9 +133,9 @@ def lasting(name: str, shown: Mapping[str, str]) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def outcome(machine: Machine) -> tuple[dict[str, dict[str, str]], dict[str, dict[str, str]]]:
+def result(machine: Machine) -> tuple[dict[str, dict[str, str]], dict[str, dict[str, str]]]:
     """What was shown of all units before the change, and after it and a daemon-reload."""
-    trials = [Trial(*case) for case in CASES]
+    trials = [Proposal(*case) for case in CASES]
     write(machine, {"any.service": SLEEPER})
     for trial in trials:
         write(machine, trial.files(trial.before))
@@ -152,10 +152,10 @@ def outcome(machine: Machine) -> tuple[dict[str, dict[str, str]], dict[str, dict
 
 @pytest.mark.parametrize(("section", "option"), CASES)
 def test_an_option_that_needs_a_reload_at_most_is_in_force_after_one_with_the_process_kept(
-    outcome: tuple[dict[str, dict[str, str]], dict[str, dict[str, str]]], section: str, option: str
+    result: tuple[dict[str, dict[str, str]], dict[str, dict[str, str]]], section: str, option: str
 ) -> None:
-    before, after = outcome
-    trial = Trial(section, option)
+    before, after = result
+    trial = Proposal(section, option)
     files, changed = trial.files(trial.before), trial.files(trial.after)
     for name, model in trial.models.items():
         expected = Impact.NONE if option in ("Description", "Documentation") else Impact.RELOAD
@@ -167,12 +167,12 @@ def test_an_option_that_needs_a_reload_at_most_is_in_force_after_one_with_the_pr
 
 
 def test_the_trial_can_tell_a_value_that_is_not_in_force(
-    outcome: tuple[dict[str, dict[str, str]], dict[str, dict[str, str]]],
+    result: tuple[dict[str, dict[str, str]], dict[str, dict[str, str]]],
 ) -> None:
-    before, after = outcome
+    before, after = result
     same = 0
     for case in CASES:
-        trial = Trial(*case)
+        trial = Proposal(*case)
         if case[1] not in ("Description", "TasksAccounting", "StartLimitInterval"):
             same += sum(
                 lasting(name, before[name]) == lasting(model, after[model]) for name, model in trial.models.items()

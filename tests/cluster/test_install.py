@@ -8,7 +8,7 @@ import pytest
 
 from contrib.testbed import Cluster
 from contrib.testbed.machine import Machine
-from tests.cluster.operator import SLEEPER, Person, with_fleet
+from tests.cluster.operator import SLEEPER, Operator, with_fleet
 
 RUNTIME = "/run/systemd/system"
 TARGETS = "multi-user.target sockets.target default.target"
@@ -98,7 +98,7 @@ def test_a_unit_is_installed_as_systemctl_enable_does_it_and_leaves_nothing(
     before = links(machine)
     by_systemctl = enable_by_hand(machine, units)
     assert links(machine) == before, "systemctl has taken its links away"
-    cluster.fleetctl("load", *Person(cluster, tmp_path).write(units))
+    cluster.fleetctl("load", *Operator(cluster, tmp_path).write(units))
     by_fleet = look(machine, units)
     cluster.fleetctl("destroy", *units)
     assert by_fleet == by_systemctl
@@ -113,7 +113,7 @@ def test_what_requires_an_alias_starts_the_one_unit_that_has_it(cluster: Cluster
         "client.service": with_fleet("MachineOf=pg.service", service=f"[Unit]\nRequires=db.service\n{SLEEPER}"),
         "pg.service": installed("Alias=db.service", service="[Service]\nExecStart=/bin/sleep 4242\n"),
     }
-    person = Person(cluster, tmp_path)
+    person = Operator(cluster, tmp_path)
     person.start(units)
     machine = cluster.machines[0]
     assert shell(machine, "pgrep -fc 'sleep 424[2]'").strip() == "1"
@@ -122,7 +122,7 @@ def test_what_requires_an_alias_starts_the_one_unit_that_has_it(cluster: Cluster
 
 
 def test_another_install_section_takes_the_old_links_back(cluster: Cluster, machine: Machine, tmp_path: Path) -> None:
-    person = Person(cluster, tmp_path)
+    person = Operator(cluster, tmp_path)
     person.start({"web.service": SLEEPER})
     cluster.fleetctl("load", *person.write({"logger.service": installed("WantedBy=web.service", "Alias=old.service")}))
     shell(machine, "systemctl restart web.service")
@@ -137,7 +137,7 @@ def test_another_install_section_takes_the_old_links_back(cluster: Cluster, mach
 def test_a_wish_of_an_instance_that_stays_in_memory_takes_effect(
     cluster: Cluster, machine: Machine, tmp_path: Path
 ) -> None:
-    person = Person(cluster, tmp_path)
+    person = Operator(cluster, tmp_path)
     person.start({"web@1.service": SLEEPER})
     for number, owner in enumerate(("web@1.service", "web@.service")):
         logger = {f"logger{number}.service": installed(f"WantedBy={owner}")}
@@ -149,7 +149,7 @@ def test_a_wish_of_an_instance_that_stays_in_memory_takes_effect(
 def test_no_unit_of_the_systems_is_taken_over_stopped_or_disabled(
     cluster: Cluster, machine: Machine, tmp_path: Path
 ) -> None:
-    person = Person(cluster, tmp_path)
+    person = Operator(cluster, tmp_path)
     shell(machine, f"printf '{SLEEPER}[Install]\\nWantedBy=multi-user.target\\n' > {ADMINISTRATORS}/theirs.service")
     shell(machine, "systemctl enable --now theirs.service")
     before = machine.main_pid("theirs.service")
@@ -175,7 +175,7 @@ def test_no_unit_of_the_systems_is_taken_over_stopped_or_disabled(
 
 def test_what_is_mounted_stays_so(cluster: Cluster, machine: Machine, tmp_path: Path) -> None:
     """/tmp of a test machine is mounted without a file that says so."""
-    refused = Person(cluster, tmp_path).start({"tmp.mount": "[Mount]\nWhat=tmpfs\nWhere=/tmp\n"}, check=False)
+    refused = Operator(cluster, tmp_path).start({"tmp.mount": "[Mount]\nWhat=tmpfs\nWhere=/tmp\n"}, check=False)
     assert refused.returncode == 1
     assert "would hide" in refused.stderr
     assert shell(machine, "systemctl is-active tmp.mount").strip() == "active"

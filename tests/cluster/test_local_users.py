@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from contrib.testbed import Cluster, Machine
-from tests.cluster.operator import SLEEPER, Person
+from tests.cluster.operator import SLEEPER, Operator
 
 METRICS = "/run/fleet-metrics.sock"
 UNIT_FILE = "/run/fleet/units/mine.service"
@@ -15,9 +15,9 @@ CONFINED = "[Service]\nDynamicUser=yes\nUMask=0077\nProtectSystem=strict\nExecSt
 
 
 @pytest.fixture
-def person(new_cluster: Callable[..., Cluster], tmp_path: Path) -> Person:
+def person(new_cluster: Callable[..., Cluster], tmp_path: Path) -> Operator:
     """Somebody at one machine without etcd, with a unit that runs."""
-    person = Person(new_cluster([{"standalone": "true", "metrics_listen": METRICS}]), tmp_path)
+    person = Operator(new_cluster([{"standalone": "true", "metrics_listen": METRICS}]), tmp_path)
     person.start({"mine.service": SLEEPER})
     return person
 
@@ -40,7 +40,7 @@ def bus_name(machine: Machine, unit: str) -> str:
     return next(row.split()[0] for row in rows if row.split()[1] == pid)
 
 
-def test_what_is_fleetds_own_is_read_and_locked_by_nobody_and_a_confined_unit_starts(person: Person) -> None:
+def test_what_is_fleetds_own_is_read_and_locked_by_nobody_and_a_confined_unit_starts(person: Operator) -> None:
     (machine,) = person.cluster.machines
     for path in (UNIT_FILE, "/run/fleet/lock", "/var/lib/fleet/fleet.db"):
         assert machine.path(path).stat().st_mode & 0o077 == 0, path
@@ -52,7 +52,7 @@ def test_what_is_fleetds_own_is_read_and_locked_by_nobody_and_a_confined_unit_st
     assert machine.main_pid("confined.service") != 0
 
 
-def test_sockets_answer_who_may_ask_whatever_their_modes_are(person: Person) -> None:
+def test_sockets_answer_who_may_ask_whatever_their_modes_are(person: Operator) -> None:
     (machine,) = person.cluster.machines
     assert [ask(machine, path, METRICS) for path in ("/health", "/metrics", "/fleet/v1/units")] == ["200", "200", "404"]
     assert ask(machine, "/fleet/v1/units", "/run/fleet.sock") == "000"
@@ -68,7 +68,7 @@ def test_sockets_answer_who_may_ask_whatever_their_modes_are(person: Person) -> 
     assert "mine.service" in person.placed()
 
 
-def test_signals_that_a_user_forges_move_nothing(person: Person) -> None:
+def test_signals_that_a_user_forges_move_nothing(person: Operator) -> None:
     (machine,) = person.cluster.machines
     pid, name = machine.main_pid("mine.service"), bus_name(machine, "fleet.service")
     changed = ("org.freedesktop.DBus.NameOwnerChanged", "string:org.freedesktop.systemd1", "string::1.0", "string:")

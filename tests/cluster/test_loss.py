@@ -8,7 +8,7 @@ import pytest
 
 from contrib.testbed import Cluster
 from contrib.testbed.machine import Machine
-from tests.cluster.operator import DIARIST, SLEEPER, Person, diary, with_fleet
+from tests.cluster.operator import RECORDER, SLEEPER, Operator, diary, with_fleet
 
 TTL_S = 4
 # A boot, a wait for a former self of a third of it, and a beat that was due: a busy machine needs that much.
@@ -17,18 +17,18 @@ MOVED_S = TTL_S + 20
 
 
 @pytest.fixture
-def person(new_cluster: Callable[..., Cluster], tmp_path: Path) -> Person:
+def person(new_cluster: Callable[..., Cluster], tmp_path: Path) -> Operator:
     """Somebody at a cluster of their own, of three machines, whose time to live is short."""
-    return Person(new_cluster(machines=3, config={"agent_ttl": f"{TTL_S}s"}), tmp_path)
+    return Operator(new_cluster(machines=3, config={"agent_ttl": f"{TTL_S}s"}), tmp_path)
 
 
 @pytest.fixture
-def patient(new_cluster: Callable[..., Cluster], tmp_path: Path) -> Person:
+def patient(new_cluster: Callable[..., Cluster], tmp_path: Path) -> Operator:
     """The same, where nothing that happens in time can have waited for a time to live to end."""
-    return Person(new_cluster(machines=3, config={"agent_ttl": f"{LONG_TTL_S}s"}), tmp_path)
+    return Operator(new_cluster(machines=3, config={"agent_ttl": f"{LONG_TTL_S}s"}), tmp_path)
 
 
-def test_a_power_cut_moves_its_units_and_no_others_and_the_machine_that_returns_gets_new_work(person: Person) -> None:
+def test_a_power_cut_moves_its_units_and_no_others_and_the_machine_that_returns_gets_new_work(person: Operator) -> None:
     units = [f"u{number}.service" for number in range(6)]
     person.start(dict.fromkeys(units, SLEEPER))
     lost = person.machine_of("u0.service")
@@ -44,9 +44,9 @@ def test_a_power_cut_moves_its_units_and_no_others_and_the_machine_that_returns_
     assert person.pids(*spared) == before
 
 
-def test_a_power_cut_shorter_than_the_time_to_live_moves_nothing_and_the_machine_is_accepted(patient: Person) -> None:
+def test_a_power_cut_shorter_than_the_time_to_live_moves_nothing_and_the_machine_is_accepted(patient: Operator) -> None:
     units = [f"u{number}.service" for number in range(3)]
-    patient.start(dict.fromkeys(units, DIARIST))
+    patient.start(dict.fromkeys(units, RECORDER))
     before, machine = patient.placed(), patient.machine_of("u0.service")
     machine.reboot()
     patient.cluster.wait_ready()
@@ -58,9 +58,9 @@ def test_a_power_cut_shorter_than_the_time_to_live_moves_nothing_and_the_machine
     assert began[machine.name, "u0.service"] == 2
 
 
-def test_a_clean_shutdown_hands_over_before_the_machine_is_gone(patient: Person) -> None:
+def test_a_clean_shutdown_hands_over_before_the_machine_is_gone(patient: Operator) -> None:
     units = [f"u{number}.service" for number in range(6)]
-    patient.start(dict.fromkeys(units, DIARIST))
+    patient.start(dict.fromkeys(units, RECORDER))
     leaving = patient.machine_of("u0.service")
     mine = [unit for unit in units if leaving.main_pid(unit)]
     others = [machine for machine in patient.cluster.machines if machine is not leaving]
@@ -73,7 +73,7 @@ def test_a_clean_shutdown_hands_over_before_the_machine_is_gone(patient: Person)
     patient.wait_until_placed(*units)
 
 
-def test_a_unit_that_stops_slowly_is_not_started_elsewhere_before_it_has_stopped(person: Person) -> None:
+def test_a_unit_that_stops_slowly_is_not_started_elsewhere_before_it_has_stopped(person: Operator) -> None:
     slow = "[Service]\nExecStart=/bin/sleep infinity\nExecStop=/bin/sh -c 'sleep 3; date +%%s.%%N > /var/lib/ended'\n"
     person.start({"slow.service": slow})
     leaving = person.machine_of("slow.service")
@@ -86,7 +86,7 @@ def test_a_unit_that_stops_slowly_is_not_started_elsewhere_before_it_has_stopped
     assert started_s >= ended_s
 
 
-def test_a_machine_cut_off_keeps_its_copies_until_the_replacements_run_then_there_is_one_each(person: Person) -> None:
+def test_a_machine_cut_off_keeps_its_copies_until_the_replacements_run_then_there_is_one_each(person: Operator) -> None:
     units = [f"u{number}.service" for number in range(3)]
     person.start(dict.fromkeys(units, SLEEPER))
     cut = person.machine_of("u0.service")
@@ -102,7 +102,7 @@ def test_a_machine_cut_off_keeps_its_copies_until_the_replacements_run_then_ther
     assert person.machine_of(mine) is not cut
 
 
-def test_a_copy_whose_replacement_fails_gets_its_place_back(person: Person) -> None:
+def test_a_copy_whose_replacement_fails_gets_its_place_back(person: Operator) -> None:
     first, *others = person.cluster.machines
     first.path("/var/lib/good").touch()
     picky = "[Service]\nExecStart=/bin/sh -c 'test -e /var/lib/good && exec sleep infinity; exit 1'\n"
@@ -122,7 +122,7 @@ def test_a_copy_whose_replacement_fails_gets_its_place_back(person: Person) -> N
     assert first.main_pid("picky.service") == pid
 
 
-def test_followers_and_globals_survive_the_loss_of_a_machine(person: Person) -> None:
+def test_followers_and_globals_survive_the_loss_of_a_machine(person: Operator) -> None:
     person.start(
         {
             "peer.service": SLEEPER,
@@ -141,7 +141,7 @@ def test_followers_and_globals_survive_the_loss_of_a_machine(person: Person) -> 
     assert len(person.placed()["all.service"]) == 2
 
 
-def test_a_lost_leader_is_replaced_and_its_units_come_back(person: Person) -> None:
+def test_a_lost_leader_is_replaced_and_its_units_come_back(person: Operator) -> None:
     units = [f"u{number}.service" for number in range(6)]
     person.start(dict.fromkeys(units, SLEEPER))
     leader = person.leader()
@@ -150,7 +150,7 @@ def test_a_lost_leader_is_replaced_and_its_units_come_back(person: Person) -> No
     person.start({"after.service": SLEEPER})
 
 
-def _run_without(person: Person, units: list[str], machine_id: str, on: Machine | None = None) -> bool:
+def _run_without(person: Operator, units: list[str], machine_id: str, on: Machine | None = None) -> bool:
     placed = person.placed(on=on)
     return all(len(placed.get(unit, [])) == 1 and placed[unit] != [machine_id] for unit in units)
 

@@ -5,7 +5,7 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 from contrib.testbed.machine import Machine
-from tests.cluster.operator import SLEEPER, Person, with_fleet
+from tests.cluster.operator import SLEEPER, Operator, with_fleet
 
 ASK = ["curl", "--silent", "--fail", "--unix-socket", "/run/fleet.sock", "http://fleet/metrics"]
 
@@ -24,7 +24,7 @@ def labelled(samples: Any, name: str) -> dict[tuple[str, ...], float]:
     return {tuple(value for _, value in labels): number for (found, labels), number in samples.items() if found == name}
 
 
-def test_the_leader_shows_the_cluster_in_numbers_and_each_machine_what_it_did(person: Person) -> None:
+def test_the_leader_shows_the_cluster_in_numbers_and_each_machine_what_it_did(person: Operator) -> None:
     machines = person.cluster.machines
     before = {machine.name: scrape(machine) for machine in machines}
     units = [f"u{number}.service" for number in range(6)]

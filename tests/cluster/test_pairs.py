@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from contrib.testbed import Cluster, Machine
-from tests.cluster.operator import SLEEPER, Person, with_fleet
+from tests.cluster.operator import SLEEPER, Operator, with_fleet
 
 # Each pair by the unit that is started; its other half has MachineOf= it.
 TOUCHING = "[Service]\nType=oneshot\nExecStart=/bin/touch /var/lib/%n\n"
@@ -40,7 +40,7 @@ LEADS = {
 def test_pairs_of_every_kind_work_on_the_machine_they_share_before_and_after_a_reboot(
     new_cluster: Callable[..., Cluster], tmp_path: Path
 ) -> None:
-    person = Person(new_cluster(machines=3, config={"agent_ttl": "24s"}), tmp_path)  # none is taken for dead
+    person = Operator(new_cluster(machines=3, config={"agent_ttl": "24s"}), tmp_path)  # none is taken for dead
     followers = {name: with_fleet(f"MachineOf={LEADS[name]}", service=text) for name, text in FOLLOWERS.items()}
     triggered = {name: with_fleet(f"MachineOf={LEADS[name]}", service=text) for name, text in TRIGGERED.items()}
     person.cluster.fleetctl("load", *person.write(STARTED | triggered))
@@ -58,7 +58,7 @@ def test_pairs_of_every_kind_work_on_the_machine_they_share_before_and_after_a_r
     assert_what_its_socket_started_is_stopped(person)
 
 
-def assert_what_its_socket_started_is_stopped(person: Person) -> None:
+def assert_what_its_socket_started_is_stopped(person: Operator) -> None:
     """It runs though it is only loaded: to stop it is no wish in vain. Its socket starts it again, for the caller that
     nobody has answered still waits; so that is stopped first."""
     machine = person.machine_of("talk.socket")
@@ -71,7 +71,7 @@ def assert_what_its_socket_started_is_stopped(person: Person) -> None:
     assert machine.show("talk.service", "ActiveState") == "inactive"
 
 
-def assert_work(person: Person) -> None:
+def assert_work(person: Operator) -> None:
     """Each unit runs beside its other half, and what is to be triggered is, by what is to trigger it."""
     for follower in FOLLOWERS:
         assert person.machine_of(follower) is person.machine_of(LEADS[follower])

@@ -13,7 +13,7 @@ import pytest
 
 from contrib.testbed import Cluster
 from contrib.testbed.machine import Machine
-from tests.cluster.operator import DIARIST, SLEEPER, Person, diary
+from tests.cluster.operator import RECORDER, SLEEPER, Operator, diary
 from tests.cluster.tampering import tamper
 
 TTL_S = 4
@@ -25,18 +25,18 @@ MOVED_S = 2 * TTL_S + 30  # the time in which the units of a machine that is los
 
 
 @pytest.fixture
-def person(new_cluster: Callable[..., Cluster], tmp_path: Path) -> Person:
+def person(new_cluster: Callable[..., Cluster], tmp_path: Path) -> Operator:
     """Somebody at a cluster of their own with six units that run."""
     return begin(new_cluster(machines=3, config={"agent_ttl": f"{TTL_S}s"}), tmp_path)
 
 
-def begin(cluster: Cluster, folder: Path) -> Person:
-    person = Person(cluster, folder)
-    person.start(dict.fromkeys(UNITS, DIARIST))
+def begin(cluster: Cluster, folder: Path) -> Operator:
+    person = Operator(cluster, folder)
+    person.start(dict.fromkeys(UNITS, RECORDER))
     return person
 
 
-def homes(person: Person) -> dict[str, list[str]]:
+def homes(person: Operator) -> dict[str, list[str]]:
     """Unit → the machines that it runs on, as systemd there says."""
     found: dict[str, list[str]] = {unit: [] for unit in UNITS}
     for machine, unit in person.processes(UNITS):
@@ -44,7 +44,7 @@ def homes(person: Person) -> dict[str, list[str]]:
     return found
 
 
-def wait_until_others_have(person: Person, lost: Machine, units: list[str]) -> None:
+def wait_until_others_have(person: Operator, lost: Machine, units: list[str]) -> None:
     others = [machine.name for machine in person.cluster.machines if machine is not lost]
     person.cluster.wait_until(
         f"what ran on {lost.name} runs elsewhere",
@@ -53,13 +53,13 @@ def wait_until_others_have(person: Person, lost: Machine, units: list[str]) -> N
     )
 
 
-def wait_until_one_each(person: Person) -> None:
+def wait_until_one_each(person: Operator) -> None:
     person.cluster.wait_until(
         "one copy of each unit", lambda: all(len(machines) == 1 for machines in homes(person).values())
     )
 
 
-def assert_never_none(person: Person, lost: Machine, units: list[str]) -> None:
+def assert_never_none(person: Operator, lost: Machine, units: list[str]) -> None:
     """The copies on the machine that was lost ended only when the others had begun, and those never ended."""
     others = [machine for machine in person.cluster.machines if machine is not lost]
     for unit in units:
@@ -68,11 +68,11 @@ def assert_never_none(person: Person, lost: Machine, units: list[str]) -> None:
         assert [at_s for machine in others for at_s in diary(machine, "ended", unit)] == []
 
 
-def on(person: Person, machine: Machine) -> list[str]:
+def on(person: Operator, machine: Machine) -> list[str]:
     return [unit for unit, machines in homes(person).items() if machines == [machine.name]]
 
 
-def test_a_machine_that_is_cut_off_and_healed_has_its_units_run_at_every_moment(person: Person) -> None:
+def test_a_machine_that_is_cut_off_and_healed_has_its_units_run_at_every_moment(person: Operator) -> None:
     cut = person.machine_of("u0.service")
     mine = on(person, cut)
     before = person.lives(unit for unit in UNITS if unit not in mine)
@@ -85,7 +85,7 @@ def test_a_machine_that_is_cut_off_and_healed_has_its_units_run_at_every_moment(
     assert person.lives(unit for unit in UNITS if unit not in mine) == before
 
 
-def test_answers_of_the_store_that_are_lost_for_a_while_touch_no_unit_and_for_long_move_them(person: Person) -> None:
+def test_answers_of_the_store_that_are_lost_for_a_while_touch_no_unit_and_for_long_move_them(person: Operator) -> None:
     deaf = person.machine_of("u0.service")
     mine = on(person, deaf)
     before = person.lives(UNITS)
@@ -107,7 +107,7 @@ def test_answers_of_the_store_that_are_lost_for_a_while_touch_no_unit_and_for_lo
     assert list(person.processes(["new.service"])) == [(deaf.name, "new.service")]
 
 
-def test_a_leader_that_is_killed_and_one_that_is_stopped_touch_no_unit(person: Person) -> None:
+def test_a_leader_that_is_killed_and_one_that_is_stopped_touch_no_unit(person: Operator) -> None:
     before = person.lives(UNITS)
     killed = person.leader()
     killed.run(["systemctl", "kill", "--signal=KILL", "--kill-whom=main", "fleet.service"])
@@ -125,11 +125,11 @@ def test_a_leader_that_is_killed_and_one_that_is_stopped_touch_no_unit(person: P
     assert person.lives(UNITS) == before
 
 
-def another(person: Person, machine: Machine) -> Machine:
+def another(person: Operator, machine: Machine) -> Machine:
     return next(each for each in person.cluster.machines if each is not machine)
 
 
-def test_a_leader_frozen_in_the_midst_of_its_work_and_woken_late_undoes_nothing(person: Person) -> None:
+def test_a_leader_frozen_in_the_midst_of_its_work_and_woken_late_undoes_nothing(person: Operator) -> None:
     leader = person.leader()
     mine = on(person, leader)
     before = person.lives(unit for unit in UNITS if unit not in mine)
@@ -151,7 +151,7 @@ def test_a_leader_frozen_in_the_midst_of_its_work_and_woken_late_undoes_nothing(
 
 
 def test_a_leader_cut_off_from_the_store_but_not_from_the_others_loses_office_and_keeps_its_copies(
-    person: Person,
+    person: Operator,
 ) -> None:
     leader = person.leader()
     mine = on(person, leader)
@@ -219,7 +219,7 @@ def test_a_leader_and_a_follower_whose_clocks_jump_a_day_touch_no_unit_and_see_w
     assert person.registrations().items() <= listed.items()
 
 
-def placed_at_s(person: Person, unit: str) -> float:
+def placed_at_s(person: Operator, unit: str) -> float:
     """When the leader placed it, by the leader's clock."""
     decision = person.cluster.etcd.etcdctl("get", "--print-value-only", f"/fleet/decisions/{unit}")
     return float(json.loads(decision)["since"])

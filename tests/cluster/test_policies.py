@@ -8,7 +8,7 @@ import pytest
 
 from contrib.testbed import Cluster
 from contrib.testbed.machine import Machine
-from tests.cluster.operator import DIARIST, SLEEPER, Person, diary, with_fleet
+from tests.cluster.operator import RECORDER, SLEEPER, Operator, diary, with_fleet
 
 TTL_S = 4
 PARKED_S = 6
@@ -16,16 +16,16 @@ ONCE = "[Service]\nType=oneshot\nExecStart=/bin/sh -c 'date +%%s.%%N >> /var/lib
 
 
 @pytest.fixture
-def person(new_cluster: Callable[..., Cluster], tmp_path: Path) -> Person:
+def person(new_cluster: Callable[..., Cluster], tmp_path: Path) -> Operator:
     """Somebody at a cluster of their own, of two machines, whose times to live are short."""
     config = {"agent_ttl": f"{TTL_S}s", "parked_ttl": f"{PARKED_S}s"}
-    return Person(new_cluster(machines=2, config=config), tmp_path)
+    return Operator(new_cluster(machines=2, config=config), tmp_path)
 
 
 def test_a_machine_that_is_back_before_the_delay_is_over_has_its_units_and_they_were_nowhere_else(
-    person: Person,
+    person: Operator,
 ) -> None:
-    person.start({"patient.service": with_fleet("FailoverDelay=2min", service=DIARIST), "other.service": SLEEPER})
+    person.start({"patient.service": with_fleet("FailoverDelay=2min", service=RECORDER), "other.service": SLEEPER})
     lost = person.machine_of("patient.service")
     survivor = _other(person, lost)
     lost.power_cut()
@@ -47,9 +47,9 @@ def test_a_machine_that_is_back_before_the_delay_is_over_has_its_units_and_they_
     assert diary(survivor, "began", "patient.service") == []
 
 
-def test_when_the_delay_is_over_the_unit_is_started_elsewhere_and_not_sooner(person: Person) -> None:
+def test_when_the_delay_is_over_the_unit_is_started_elsewhere_and_not_sooner(person: Operator) -> None:
     delay_s = 8
-    person.start({"patient.service": with_fleet(f"FailoverDelay={delay_s}s", service=DIARIST)})
+    person.start({"patient.service": with_fleet(f"FailoverDelay={delay_s}s", service=RECORDER)})
     lost = person.machine_of("patient.service")
     survivor = _other(person, lost)
     cut_s = time.time()
@@ -64,8 +64,8 @@ def test_when_the_delay_is_over_the_unit_is_started_elsewhere_and_not_sooner(per
     assert person.machine_of("patient.service") is survivor
 
 
-def test_a_machine_that_is_rebooted_in_order_is_waited_for(person: Person) -> None:
-    person.start({"patient.service": with_fleet("FailoverDelay=infinity", service=DIARIST), "other.service": SLEEPER})
+def test_a_machine_that_is_rebooted_in_order_is_waited_for(person: Operator) -> None:
+    person.start({"patient.service": with_fleet("FailoverDelay=infinity", service=RECORDER), "other.service": SLEEPER})
     rebooted = person.machine_of("patient.service")
     survivor = _other(person, rebooted)
     rebooted.begin_shutdown()
@@ -78,7 +78,7 @@ def test_a_machine_that_is_rebooted_in_order_is_waited_for(person: Person) -> No
     assert diary(survivor, "began", "patient.service") == []
 
 
-def test_a_machine_whose_fleetd_is_stopped_is_parked_for_its_time_and_then_counts_as_dead(person: Person) -> None:
+def test_a_machine_whose_fleetd_is_stopped_is_parked_for_its_time_and_then_counts_as_dead(person: Operator) -> None:
     plain = [f"u{number}.service" for number in range(3)]
     person.start({"patient.service": with_fleet("FailoverDelay=infinity")} | dict.fromkeys(plain, SLEEPER))
     parked = person.machine_of("patient.service")
@@ -100,7 +100,7 @@ def test_a_machine_whose_fleetd_is_stopped_is_parked_for_its_time_and_then_count
     assert parked.main_pid("patient.service") == pids["patient.service"]
 
 
-def test_a_finished_oneshot_runs_again_elsewhere_only_where_that_is_asked_for(person: Person) -> None:
+def test_a_finished_oneshot_runs_again_elsewhere_only_where_that_is_asked_for(person: Operator) -> None:
     units = {"once.service": ONCE, "again.service": with_fleet("RerunAfterFailover=true", service=ONCE)}
     person.start(units)
     homes = {name: person.reports()[name]["machine"] for name in units}
@@ -112,11 +112,11 @@ def test_a_finished_oneshot_runs_again_elsewhere_only_where_that_is_asked_for(pe
     assert [len(diary(machine, "began", "again.service")) for machine in (lost, survivor)] == [1, 1]
 
 
-def _other(person: Person, machine: Machine) -> Machine:
+def _other(person: Operator, machine: Machine) -> Machine:
     return next(other for other in person.cluster.machines if other is not machine)
 
 
-def _wait_for_reason(person: Person, asked: Machine, reason: str) -> None:
+def _wait_for_reason(person: Operator, asked: Machine, reason: str) -> None:
     """Until the leader says so of patient.service."""
     person.cluster.wait_until(
         f"it says {reason!r}",

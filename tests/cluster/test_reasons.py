@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.cluster.operator import SLEEPER, Person, with_fleet
+from tests.cluster.operator import SLEEPER, Operator, with_fleet
 
 PICKY = {
     "cond.service": "[Unit]\nConditionPathExists=/no/such/path\n" + SLEEPER,
@@ -14,12 +14,12 @@ PICKY = {
 }
 
 
-def copy(person: Person, unit: str) -> dict[str, Any]:
-    copies = person.reports()[unit].get("copies", [])
-    return copies[0] if copies else {}
+def copy(person: Operator, unit: str) -> dict[str, Any]:
+    allocations = person.reports()[unit].get("allocations", [])
+    return allocations[0] if allocations else {}
 
 
-def test_a_job_that_comes_to_nothing_is_explained_and_a_refused_one_tried_again(person: Person) -> None:
+def test_a_job_that_comes_to_nothing_is_explained_and_a_refused_one_tried_again(person: Operator) -> None:
     machine = person.cluster.machines[0]
     here = f"MachineID={machine.id}"
     units = {name: with_fleet(here, service=text) for name, text in PICKY.items()}

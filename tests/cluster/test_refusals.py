@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from contrib.testbed import Cluster
-from tests.cluster.operator import SLEEPER, Person
+from tests.cluster.operator import SLEEPER, Operator
 
 TTL_S = 4
 OWN = "[Service]\nExecStart=/bin/false\n"
@@ -17,11 +17,11 @@ PORT = "/run/echo.sock"
 
 
 @pytest.fixture
-def person(new_cluster: Callable[..., Cluster], tmp_path: Path) -> Person:
-    return Person(new_cluster(machines=3, config={"agent_ttl": f"{TTL_S}s"}), tmp_path)
+def person(new_cluster: Callable[..., Cluster], tmp_path: Path) -> Operator:
+    return Operator(new_cluster(machines=3, config={"agent_ttl": f"{TTL_S}s"}), tmp_path)
 
 
-def test_a_unit_goes_round_a_machine_that_has_its_own_of_that_name(person: Person) -> None:
+def test_a_unit_goes_round_a_machine_that_has_its_own_of_that_name(person: Operator) -> None:
     person.start({"mv.service": SLEEPER})
     lost = person.machine_of("mv.service")
     first, second = (machine for machine in person.cluster.machines if machine is not lost)
@@ -38,7 +38,7 @@ def test_a_unit_goes_round_a_machine_that_has_its_own_of_that_name(person: Perso
     assert first.main_pid("mv.service") == 0
 
 
-def test_a_socket_has_the_template_that_it_starts_for_each_connection(person: Person) -> None:
+def test_a_socket_has_the_template_that_it_starts_for_each_connection(person: Operator) -> None:
     units = {"echo.socket": f"[Socket]\nListenStream={PORT}\nAccept=yes\n"}
     answer = person.start(units, "--block-attempts=1", check=False)
     assert answer.returncode == 1

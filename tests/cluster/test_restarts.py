@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 
 from contrib.testbed import Machine
-from tests.cluster.operator import SLEEPER, Person, with_fleet
+from tests.cluster.operator import SLEEPER, Operator, with_fleet
 
 # Keeps a file descriptor with systemd, and says how many it was given at its start.
 KEEPER = """
@@ -35,7 +35,7 @@ def starts(machine: Machine) -> list[str]:
     return machine.path("/run/keeper/starts").read_text().split()
 
 
-def wait_for_others(person: Person, machine: Machine, before: Mapping[str, int]) -> dict[str, int]:
+def wait_for_others(person: Operator, machine: Machine, before: Mapping[str, int]) -> dict[str, int]:
     """The main processes of these units, once each has another one."""
 
     def all_have() -> bool:
@@ -45,7 +45,7 @@ def wait_for_others(person: Person, machine: Machine, before: Mapping[str, int])
     return machine.main_pids(list(before))
 
 
-def test_what_needs_a_unit_survives_its_restart_and_its_replacement(person: Person) -> None:
+def test_what_needs_a_unit_survives_its_restart_and_its_replacement(person: Operator) -> None:
     here = f"MachineID={person.cluster.machines[0].id}"
     machine = person.cluster.machines[0]
     machine.path("/var/lib/keeper.py").write_text(KEEPER)
@@ -73,7 +73,7 @@ def test_what_needs_a_unit_survives_its_restart_and_its_replacement(person: Pers
     assert machine.path("/run/stopped-as-new").exists()
 
 
-def test_a_fleetd_that_is_killed_in_a_restart_finishes_it_and_makes_it_once(person: Person) -> None:
+def test_a_fleetd_that_is_killed_in_a_restart_finishes_it_and_makes_it_once(person: Operator) -> None:
     machine = person.cluster.machines[0]
     here = f"MachineID={machine.id}"
     text = SLEEPER + "ExecStartPre=/bin/sh -c 'echo x >> /run/starts-%n'\nExecStop=/bin/sleep 2\n"
@@ -83,14 +83,14 @@ def test_a_fleetd_that_is_killed_in_a_restart_finishes_it_and_makes_it_once(pers
     curl = ["curl", "-s", "--unix-socket", "/run/fleet.sock", "-H", "Content-Type: application/json"]
     other = person.cluster.machines[1]
     answer = other.run([*curl, "-d", json.dumps(asking), "http://fleet/fleet/v2/restart"]).stdout
-    assert json.loads(answer)["outcomes"] == [{"name": "slow.service", "code": 204}]
+    assert json.loads(answer)["results"] == [{"name": "slow.service", "code": 204}]
     person.cluster.wait_until("it stops", lambda: machine.show("slow.service", "ActiveState") == "deactivating")
     machine.run(["systemctl", "kill", "--kill-whom=main", "--signal=KILL", "fleet.service"])
     person.cluster.wait_until("it runs anew", lambda: machine.main_pid("slow.service") not in (0, before))
 
     def is_reported() -> bool:
         report = person.reports(on=other)["slow.service"]
-        return bool(report["copies"][0]["generation"] == report["generation"])
+        return bool(report["allocations"][0]["generation"] == report["generation"])
 
     person.cluster.wait_until("the restart is reported", is_reported)
     assert machine.path("/run/starts-slow.service").read_text().split() == ["x", "x"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from contrib.testbed import Cluster, Machine
-from tests.cluster.operator import DIARIST, SLEEPER, Person, with_fleet
+from tests.cluster.operator import RECORDER, SLEEPER, Operator, with_fleet
 
 TTL_S = 4
 SHUTDOWN_TIMEOUT_S = 4
@@ -21,13 +21,13 @@ UNITS = [f"u{number}.service" for number in range(6)]
 
 
 @pytest.fixture
-def person(new_cluster: Callable[..., Cluster], tmp_path: Path) -> Person:
+def person(new_cluster: Callable[..., Cluster], tmp_path: Path) -> Operator:
     """Somebody at a cluster of their own that gives units little time at a shutdown."""
     config = {"agent_ttl": f"{TTL_S}s", "shutdown_timeout": f"{SHUTDOWN_TIMEOUT_S}s"}
-    return Person(new_cluster(machines=3, config=config), tmp_path)
+    return Operator(new_cluster(machines=3, config=config), tmp_path)
 
 
-def homes(person: Person, units: list[str]) -> dict[str, list[str]]:
+def homes(person: Operator, units: list[str]) -> dict[str, list[str]]:
     """Unit → the machines that are up and have a process of it."""
     found: dict[str, list[str]] = {unit: [] for unit in units}
     for machine, unit in person.processes(units):
@@ -35,8 +35,8 @@ def homes(person: Person, units: list[str]) -> dict[str, list[str]]:
     return found
 
 
-def test_a_unit_that_hangs_at_its_stop_holds_up_neither_the_others_nor_the_shutdown_for_ever(person: Person) -> None:
-    person.start({**dict.fromkeys(UNITS, DIARIST), "stubborn.service": STUBBORN})
+def test_a_unit_that_hangs_at_its_stop_holds_up_neither_the_others_nor_the_shutdown_for_ever(person: Operator) -> None:
+    person.start({**dict.fromkeys(UNITS, RECORDER), "stubborn.service": STUBBORN})
     leaving = person.machine_of("stubborn.service")
     begun_s = time.monotonic()
     leaving.begin_shutdown()
@@ -57,8 +57,8 @@ def test_a_unit_that_hangs_at_its_stop_holds_up_neither_the_others_nor_the_shutd
     assert all(len(machines) == 1 for machines in homes(person, [*UNITS, "stubborn.service"]).values())
 
 
-def test_a_machine_that_shuts_down_while_etcd_is_away_is_off_in_bounded_time(person: Person) -> None:
-    person.start(dict.fromkeys(UNITS, DIARIST))
+def test_a_machine_that_shuts_down_while_etcd_is_away_is_off_in_bounded_time(person: Operator) -> None:
+    person.start(dict.fromkeys(UNITS, RECORDER))
     leaving = person.machine_of("u0.service")
     mine = [unit for unit, machines in homes(person, UNITS).items() if machines == [leaving.name]]
     spared = person.lives(unit for unit in UNITS if unit not in mine)
@@ -75,8 +75,8 @@ def test_a_machine_that_shuts_down_while_etcd_is_away_is_off_in_bounded_time(per
 def test_after_a_power_cut_of_everything_each_unit_runs_once_where_it_was(
     new_cluster: Callable[..., Cluster], tmp_path: Path
 ) -> None:
-    person = Person(new_cluster(machines=3, config={"agent_ttl": "24s"}), tmp_path)  # none is taken for dead
-    person.start({**dict.fromkeys(UNITS, DIARIST), "all.service": with_fleet("Global=true")})
+    person = Operator(new_cluster(machines=3, config={"agent_ttl": "24s"}), tmp_path)  # none is taken for dead
+    person.start({**dict.fromkeys(UNITS, RECORDER), "all.service": with_fleet("Global=true")})
     before = homes(person, UNITS)
     person.cluster.etcd.kill()
     for machine in person.cluster.machines:

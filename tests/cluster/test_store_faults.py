@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from contrib.testbed import Cluster, EtcdServer, Machine
-from tests.cluster.operator import DIARIST, Person, with_fleet
+from tests.cluster.operator import RECORDER, Operator, with_fleet
 from tests.cluster.traffic import Traffic
 
 TTL_S = 4
@@ -20,25 +20,25 @@ UNITS = [*(f"u{number}.service" for number in range(6)), EVERYWHERE]
 
 
 @pytest.fixture
-def person(new_cluster: Callable[..., Cluster], tmp_path: Path) -> Person:
+def person(new_cluster: Callable[..., Cluster], tmp_path: Path) -> Operator:
     """Somebody at a cluster of their own on one etcd, with six units and a global one that run."""
     return begin(new_cluster(machines=3, config={"agent_ttl": f"{TTL_S}s"}), tmp_path)
 
 
 @pytest.fixture
-def quorum(new_cluster: Callable[..., Cluster], tmp_path: Path) -> Person:
+def quorum(new_cluster: Callable[..., Cluster], tmp_path: Path) -> Operator:
     """The same on an etcd of three members."""
     return begin(new_cluster(machines=3, config={"agent_ttl": f"{TTL_S}s"}, etcd_members=3), tmp_path)
 
 
-def begin(cluster: Cluster, folder: Path) -> Person:
-    person = Person(cluster, folder)
-    person.start({**dict.fromkeys(UNITS, DIARIST), EVERYWHERE: with_fleet("Global=true", service=DIARIST)})
+def begin(cluster: Cluster, folder: Path) -> Operator:
+    person = Operator(cluster, folder)
+    person.start({**dict.fromkeys(UNITS, RECORDER), EVERYWHERE: with_fleet("Global=true", service=RECORDER)})
     cluster.wait_until("the global runs", lambda: len(person.placed().get(EVERYWHERE, [])) == 3)
     return person
 
 
-def assert_untouched(person: Person, before: dict[tuple[str, str], tuple[int, int]]) -> None:
+def assert_untouched(person: Operator, before: dict[tuple[str, str], tuple[int, int]]) -> None:
     """Each unit has lived on without a break, and a whole time to live after all is well it still does."""
     person.cluster.wait_ready()
     assert person.lives(UNITS) == before
@@ -50,7 +50,7 @@ def assert_untouched(person: Person, before: dict[tuple[str, str], tuple[int, in
 
 
 def test_three_times_to_live_without_etcd_touch_no_unit_and_what_was_asked_meanwhile_is_refused_or_done(
-    person: Person,
+    person: Operator,
 ) -> None:
     before = person.lives(UNITS)
     with Traffic(person) as traffic:
@@ -66,7 +66,7 @@ def test_three_times_to_live_without_etcd_touch_no_unit_and_what_was_asked_meanw
     assert_untouched(person, before)
 
 
-def test_an_etcd_that_crashes_thrice_touches_no_unit_and_loses_nothing_acknowledged(person: Person) -> None:
+def test_an_etcd_that_crashes_thrice_touches_no_unit_and_loses_nothing_acknowledged(person: Operator) -> None:
     before = person.lives(UNITS)
     with Traffic(person) as traffic:
         traffic.wait_until_begun()
@@ -79,7 +79,7 @@ def test_an_etcd_that_crashes_thrice_touches_no_unit_and_loses_nothing_acknowled
     assert_untouched(person, before)
 
 
-def test_an_etcd_that_is_frozen_two_seconds_of_three_touches_no_unit(person: Person) -> None:
+def test_an_etcd_that_is_frozen_two_seconds_of_three_touches_no_unit(person: Operator) -> None:
     before = person.lives(UNITS)
     etcd = person.cluster.etcd
     with Traffic(person) as traffic:
@@ -93,13 +93,13 @@ def test_an_etcd_that_is_frozen_two_seconds_of_three_touches_no_unit(person: Per
     assert_untouched(person, before)
 
 
-def test_an_etcd_that_drops_all_leases_at_once_touches_no_unit(person: Person) -> None:
+def test_an_etcd_that_drops_all_leases_at_once_touches_no_unit(person: Operator) -> None:
     before, listed, etcd = person.lives(UNITS), person.registrations(), person.cluster.etcd
     for lease in etcd.etcdctl("lease", "list").splitlines()[1:]:
         etcd.etcdctl("lease", "revoke", lease)
     person.cluster.wait_until("all are listed again", lambda: person.registrations().keys() == listed.keys())
     assert not set(person.registrations().values()) & set(listed.values())
-    person.start({"late.service": DIARIST})
+    person.start({"late.service": RECORDER})
     assert_untouched(person, before)
 
 
@@ -113,7 +113,7 @@ def test_an_etcd_that_is_full_refuses_wishes_in_words_and_touches_no_unit(
         fill(etcd)
     leader = person.leader()
     leader.run(["systemctl", "restart", "fleet.service"])
-    refused = person.start({"late.service": DIARIST}, on=another(person, leader), check=False)
+    refused = person.start({"late.service": RECORDER}, on=another(person, leader), check=False)
     assert refused.returncode == 1
     assert "space exceeded" in refused.stderr
     time.sleep(2 * TTL_S)
@@ -122,7 +122,7 @@ def test_an_etcd_that_is_full_refuses_wishes_in_words_and_touches_no_unit(
     etcd.etcdctl("defrag")
     etcd.etcdctl("alarm", "disarm")
     person.cluster.wait_ready()
-    person.start({"late.service": DIARIST})
+    person.start({"late.service": RECORDER})
     assert_untouched(person, before)
 
 
@@ -132,19 +132,19 @@ def fill(etcd: EtcdServer) -> None:
         etcd.etcdctl("put", "/elsewhere", "x" * 100_000)
 
 
-def another(person: Person, machine: Machine) -> Machine:
+def another(person: Operator, machine: Machine) -> Machine:
     return next(each for each in person.cluster.machines if each is not machine)
 
 
 def test_a_restored_etcd_stops_nothing_starts_nothing_and_lists_what_it_does_not_know(
-    person: Person, tmp_path: Path
+    person: Operator, tmp_path: Path
 ) -> None:
     etcd, snapshot = person.cluster.etcd, tmp_path / "snapshot"
     etcd.save(snapshot)
     person.cluster.fleetctl("stop", "u0.service")
     person.cluster.fleetctl("destroy", "u1.service")
     young = [f"young-{number}.service" for number in range(3)]
-    person.start(dict.fromkeys(young, DIARIST))
+    person.start(dict.fromkeys(young, RECORDER))
     time.sleep(TTL_S)
     everything = [*UNITS, *young]
     before, homes = person.lives(everything), person.placed()
@@ -153,7 +153,7 @@ def test_a_restored_etcd_stops_nothing_starts_nothing_and_lists_what_it_does_not
     assert_held(person, everything, before)
 
     taken, ended, left = young
-    person.start({taken: DIARIST, "u0.service": DIARIST, "u1.service": DIARIST})
+    person.start({taken: RECORDER, "u0.service": RECORDER, "u1.service": RECORDER})
     person.wait_until_placed(taken, "u0.service", "u1.service")
     assert person.placed()[taken] == homes[taken]
     person.cluster.machine(homes[ended][0]).run(["systemctl", "stop", ended])
@@ -164,12 +164,12 @@ def test_a_restored_etcd_stops_nothing_starts_nothing_and_lists_what_it_does_not
 
 
 def test_a_machine_that_was_cut_off_while_etcd_was_restored_and_written_to_stops_nothing_that_is_unknown(
-    person: Person, tmp_path: Path
+    person: Operator, tmp_path: Path
 ) -> None:
     etcd, snapshot = person.cluster.etcd, tmp_path / "snapshot"
     etcd.save(snapshot)
     young = [f"young-{number}.service" for number in range(3)]
-    person.start(dict.fromkeys(young, DIARIST))
+    person.start(dict.fromkeys(young, RECORDER))
     time.sleep(TTL_S)  # so that every machine has heard of the revision by its beats
     before, highest = person.lives(young), revision(etcd)
     away = person.machine_of(young[0])
@@ -187,7 +187,7 @@ def test_a_machine_that_was_cut_off_while_etcd_was_restored_and_written_to_stops
 
 
 def test_a_unit_that_was_moved_after_the_snapshot_runs_on_where_it_is_when_etcd_is_restored(
-    person: Person, tmp_path: Path
+    person: Operator, tmp_path: Path
 ) -> None:
     etcd, snapshot = person.cluster.etcd, tmp_path / "snapshot"
     etcd.save(snapshot)
@@ -211,24 +211,24 @@ def revision(etcd: EtcdServer) -> int:
     return int(json.loads(etcd.etcdctl("get", "/fleet/leader", "--write-out=json"))["header"]["revision"])
 
 
-def orphans(person: Person) -> list[str]:
+def orphans(person: Operator) -> list[str]:
     """The units that are reported to run without being known, with a word on what to do."""
     return [
         name
         for name, report in person.reports().items()
-        for copy in report.get("copies", [])
+        for copy in report.get("allocations", [])
         if copy.get("orphaned") and "stop it on its machine" in copy.get("error", "")
     ]
 
 
-def assert_held(person: Person, units: list[str], before: dict[tuple[str, str], tuple[int, int]]) -> None:
+def assert_held(person: Operator, units: list[str], before: dict[tuple[str, str], tuple[int, int]]) -> None:
     """Nothing happens, however long one waits."""
     person.cluster.wait_ready()
     time.sleep(2 * TTL_S)
     assert person.lives(units) == before
 
 
-def test_an_etcd_that_loses_its_leader_for_good_or_for_a_while_touches_no_unit(quorum: Person) -> None:
+def test_an_etcd_that_loses_its_leader_for_good_or_for_a_while_touches_no_unit(quorum: Operator) -> None:
     before = quorum.lives(UNITS)
     with Traffic(quorum) as traffic:
         traffic.wait_until_begun()
@@ -246,7 +246,7 @@ def test_an_etcd_that_loses_its_leader_for_good_or_for_a_while_touches_no_unit(q
     assert_untouched(quorum, before)
 
 
-def test_an_etcd_without_its_quorum_refuses_what_is_wished_and_touches_no_unit(quorum: Person) -> None:
+def test_an_etcd_without_its_quorum_refuses_what_is_wished_and_touches_no_unit(quorum: Operator) -> None:
     before = quorum.lives(UNITS)
     with Traffic(quorum) as traffic:
         traffic.wait_until_begun()

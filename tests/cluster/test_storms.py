@@ -15,7 +15,7 @@ import pytest
 
 from contrib.testbed import Cluster
 from contrib.testbed.machine import CommandFailed, Machine
-from tests.cluster.operator import DIARIST, Person, diary, with_fleet
+from tests.cluster.operator import RECORDER, Operator, diary, with_fleet
 from tests.cluster.traffic import Traffic
 
 TTL_S = 4
@@ -138,7 +138,7 @@ class Storm:
             time.sleep(self._chance.uniform(0, LONGEST_HOLD_S))
 
 
-def homes(person: Person) -> dict[str, list[str]]:
+def homes(person: Operator) -> dict[str, list[str]]:
     """Unit → the machines that it runs on."""
     found: dict[str, list[str]] = {unit: [] for unit in UNITS}
     for machine, unit in person.processes(UNITS):
@@ -146,7 +146,7 @@ def homes(person: Person) -> dict[str, list[str]]:
     return found
 
 
-def fewest(person: Person, unit: str, since_s: float) -> int:
+def fewest(person: Operator, unit: str, since_s: float) -> int:
     """How many copies of the unit there were at least, of one that ran once at that time, by what they wrote."""
     turns = [
         (at_s, change)
@@ -162,7 +162,7 @@ def fewest(person: Person, unit: str, since_s: float) -> int:
     return least
 
 
-def run_apart(person: Person) -> bool:
+def run_apart(person: Operator) -> bool:
     """Whether each of those that conflict runs, once, on a machine of its own."""
     places = list(person.processes(RIVALS))
     return len(places) == len(RIVALS) == len({machine for machine, _ in places})
@@ -172,9 +172,9 @@ def run_apart(person: Person) -> bool:
 def test_after_a_storm_of_faults_each_unit_runs_once_and_no_wish_is_lost(
     new_cluster: Callable[..., Cluster], tmp_path: Path, seed: int
 ) -> None:
-    person = Person(new_cluster(machines=3, config={"agent_ttl": f"{TTL_S}s"}), tmp_path)
+    person = Operator(new_cluster(machines=3, config={"agent_ttl": f"{TTL_S}s"}), tmp_path)
     chance = random.Random(seed)
-    person.start({**dict.fromkeys(UNITS, DIARIST), **RIVALS, "once.service": ONCE})
+    person.start({**dict.fromkeys(UNITS, RECORDER), **RIVALS, "once.service": ONCE})
     for _ in range(ROUNDS):
         storm = Storm(person.cluster, chance)
         print(storm)  # shown with a failure

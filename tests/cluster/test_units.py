@@ -4,24 +4,24 @@ import time
 
 import pytest
 
-from tests.cluster.operator import ONESHOT, SLEEPER, Person
+from tests.cluster.operator import ONESHOT, SLEEPER, Operator
 
 
-def test_a_started_unit_runs_as_a_real_process_when_the_command_returns(person: Person) -> None:
+def test_a_started_unit_runs_as_a_real_process_when_the_command_returns(person: Operator) -> None:
     result = person.start({"one.service": SLEEPER})
     machine = person.machine_of("one.service")
     assert f"Unit one.service launched on {machine.id[:8]}.../{machine.address}" in result.stdout
     assert machine.main_pid("one.service") > 1
 
 
-def test_thirty_units_spread_evenly(person: Person) -> None:
+def test_thirty_units_spread_evenly(person: Operator) -> None:
     person.start({f"many-{number}.service": SLEEPER for number in range(30)})
     placed = person.placed()
     share = [sum(machines == [machine.id] for machines in placed.values()) for machine in person.cluster.machines]
     assert share == [10, 10, 10]
 
 
-def test_a_stopped_unit_stays_loaded_and_starts_again_in_place(person: Person) -> None:
+def test_a_stopped_unit_stays_loaded_and_starts_again_in_place(person: Operator) -> None:
     person.start({"one.service": SLEEPER})
     machine = person.machine_of("one.service")
     result = person.cluster.fleetctl("stop", "one.service")
@@ -33,7 +33,7 @@ def test_a_stopped_unit_stays_loaded_and_starts_again_in_place(person: Person) -
     assert machine.main_pid("one.service") > 1
 
 
-def test_an_unloaded_unit_leaves_nothing_on_the_machine_but_stays_submitted(person: Person) -> None:
+def test_an_unloaded_unit_leaves_nothing_on_the_machine_but_stays_submitted(person: Operator) -> None:
     person.start({"one.service": SLEEPER})
     machine = person.machine_of("one.service")
     person.cluster.fleetctl("unload", "one.service")
@@ -42,7 +42,7 @@ def test_an_unloaded_unit_leaves_nothing_on_the_machine_but_stays_submitted(pers
     assert "one.service" in person.cluster.fleetctl("list-unit-files").stdout
 
 
-def test_destroy_lets_execstop_finish_before_the_file_goes(person: Person) -> None:
+def test_destroy_lets_execstop_finish_before_the_file_goes(person: Operator) -> None:
     stopping = (
         "[Service]\nExecStart=/bin/sleep infinity\n"
         "ExecStop=/bin/sh -c 'sleep 2; test -e /run/fleet/units/last.service && touch /var/lib/last-words'\n"
@@ -58,7 +58,7 @@ def test_destroy_lets_execstop_finish_before_the_file_goes(person: Person) -> No
     assert person.cluster.fleetctl("list-units", "--no-legend").stdout == ""
 
 
-def test_a_unit_destroyed_and_created_with_other_content_at_once_runs_the_new_content(person: Person) -> None:
+def test_a_unit_destroyed_and_created_with_other_content_at_once_runs_the_new_content(person: Operator) -> None:
     slow = "ExecStop=/bin/sh -c 'sleep 2; test -e /run/fleet/units/again.service && touch /var/lib/stopped-first'\n"
     person.start({"again.service": "[Service]\nExecStart=/bin/sleep 1001\n" + slow})
     former = person.machine_of("again.service")
@@ -71,7 +71,7 @@ def test_a_unit_destroyed_and_created_with_other_content_at_once_runs_the_new_co
     assert command == b"/bin/sleep\x001002\x00"
 
 
-def test_a_changed_file_is_told_of_and_replace_changes_the_unit_where_it_runs(person: Person) -> None:
+def test_a_changed_file_is_told_of_and_replace_changes_the_unit_where_it_runs(person: Operator) -> None:
     person.start({"one.service": "[Service]\nExecStart=/bin/sleep 1001\n"})
     machine = person.machine_of("one.service")
     before = machine.main_pid("one.service")
@@ -85,7 +85,7 @@ def test_a_changed_file_is_told_of_and_replace_changes_the_unit_where_it_runs(pe
     assert command == b"/bin/sleep\x001002\x00"
 
 
-def test_instances_of_a_template_spread_over_the_machines_and_know_their_names(person: Person) -> None:
+def test_instances_of_a_template_spread_over_the_machines_and_know_their_names(person: Operator) -> None:
     (template,) = person.write({"web@.service": "[Service]\nExecStart=/bin/sh -c 'echo I am %i; sleep infinity'\n"})
     person.cluster.fleetctl("submit", template)
     person.cluster.fleetctl("start", "web@1.service", "web@2.service", "web@3.service")
@@ -94,7 +94,7 @@ def test_instances_of_a_template_spread_over_the_machines_and_know_their_names(p
     assert "I am 2" in person.machine_of("web@2.service").journal("web@2.service")
 
 
-def test_a_finished_oneshot_is_a_success_and_runs_once(person: Person) -> None:
+def test_a_finished_oneshot_is_a_success_and_runs_once(person: Operator) -> None:
     counting = "[Service]\nType=oneshot\nExecStart=/bin/sh -c 'echo ran >> /var/lib/count'\n"
     person.start({"once.service": counting})
     counts = [machine.path("/var/lib/count") for machine in person.cluster.machines]
@@ -107,7 +107,7 @@ def test_a_finished_oneshot_is_a_success_and_runs_once(person: Person) -> None:
     count.unlink()
 
 
-def test_start_says_why_a_unit_failed_in_its_own_words(person: Person) -> None:
+def test_start_says_why_a_unit_failed_in_its_own_words(person: Operator) -> None:
     failing = "[Service]\nExecStart=/bin/sh -c 'echo the disk is on fire; exit 7'\nRestart=no\n"
     result = person.start({"bad.service": failing}, check=False)
     assert result.returncode == 1
@@ -125,7 +125,7 @@ def test_start_says_why_a_unit_failed_in_its_own_words(person: Person) -> None:
     ],
 )
 def test_what_systemd_refuses_comes_back_in_its_words_and_hurts_no_other_unit(
-    person: Person, text: str, words: str
+    person: Operator, text: str, words: str
 ) -> None:
     result = person.start({"fine.service": SLEEPER, "poor.service": text}, check=False)
     assert result.returncode == 1
@@ -134,7 +134,7 @@ def test_what_systemd_refuses_comes_back_in_its_words_and_hurts_no_other_unit(
     person.wait_until_placed("fine.service")
 
 
-def test_units_that_need_each_other_start_together(person: Person) -> None:
+def test_units_that_need_each_other_start_together(person: Operator) -> None:
     pair = {
         "left.service": "[Unit]\nRequires=right.service\nAfter=right.service\n"
         "[Service]\nExecStart=/bin/sleep infinity\n[X-Fleet]\nMachineOf=right.service\n",
@@ -144,7 +144,7 @@ def test_units_that_need_each_other_start_together(person: Person) -> None:
     assert person.machine_of("left.service") is person.machine_of("right.service")
 
 
-def test_a_timer_starts_its_service_on_the_machine_they_share(person: Person) -> None:
+def test_a_timer_starts_its_service_on_the_machine_they_share(person: Operator) -> None:
     files = person.write(
         {
             "tick.timer": "[Timer]\nOnActiveSec=1s\nAccuracySec=100ms\n",
@@ -158,7 +158,7 @@ def test_a_timer_starts_its_service_on_the_machine_they_share(person: Person) ->
     person.cluster.wait_until("the timer has elapsed", machine.path("/var/lib/ticked").exists)
 
 
-def test_an_install_section_is_honoured_and_undone(person: Person) -> None:
+def test_an_install_section_is_honoured_and_undone(person: Operator) -> None:
     person.start({"wanted.service": SLEEPER + "\n[Install]\nWantedBy=multi-user.target\n"})
     machine = person.machine_of("wanted.service")
     link = machine.path("/run/systemd/system/multi-user.target.wants/wanted.service")
@@ -167,7 +167,7 @@ def test_an_install_section_is_honoured_and_undone(person: Person) -> None:
     assert not link.is_symlink()
 
 
-def test_a_unit_that_would_shadow_one_of_the_system_is_refused_and_nothing_changes(person: Person) -> None:
+def test_a_unit_that_would_shadow_one_of_the_system_is_refused_and_nothing_changes(person: Operator) -> None:
     result = person.start({"ssh.service": SLEEPER}, check=False)
     assert result.returncode == 1
     assert "ssh.service" in result.stderr
@@ -175,7 +175,7 @@ def test_a_unit_that_would_shadow_one_of_the_system_is_refused_and_nothing_chang
     assert person.cluster.fleetctl("list-unit-files", "--no-legend").stdout == ""
 
 
-def test_a_finished_oneshot_started_again_by_a_person_runs_again(person: Person) -> None:
+def test_a_finished_oneshot_started_again_by_a_person_runs_again(person: Operator) -> None:
     person.start({"once.service": ONESHOT + "ExecStart=/bin/sh -c 'echo ran >> /var/lib/count-again'\n"})
     person.cluster.fleetctl("start", "once.service")
     texts = [machine.path("/var/lib/count-again") for machine in person.cluster.machines]

@@ -11,7 +11,7 @@ from contrib.testbed import Cluster
 from contrib.testbed.machine import Machine
 from contrib.testbed.root import CHECKOUT
 from fleetd import __version__
-from tests.cluster.operator import DIARIST, SLEEPER, Person, with_fleet
+from tests.cluster.operator import RECORDER, SLEEPER, Operator, with_fleet
 from tests.cluster.tampering import look_first_in, undo
 
 NEXT = "99.0.0"
@@ -38,8 +38,8 @@ def remove_next(machine: Machine) -> None:
 def test_an_upgrade_machine_by_machine_and_the_way_back_touch_no_unit_and_no_machine_leaves_the_list(
     new_cluster: Callable[..., Cluster], tmp_path: Path
 ) -> None:
-    person = Person(new_cluster(machines=3), tmp_path)
-    person.start({**dict.fromkeys(UNITS, DIARIST), "all.service": with_fleet("Global=true", service=DIARIST)})
+    person = Operator(new_cluster(machines=3), tmp_path)
+    person.start({**dict.fromkeys(UNITS, RECORDER), "all.service": with_fleet("Global=true", service=RECORDER)})
     person.cluster.wait_until("the global runs", lambda: len(person.placed().get("all.service", [])) == 3)
     before, listed = person.lives(UNITS), person.registrations()
     first, *others = person.cluster.machines

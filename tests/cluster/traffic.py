@@ -9,7 +9,7 @@ from itertools import count
 from subprocess import CompletedProcess, TimeoutExpired
 
 from contrib.testbed.machine import Machine
-from tests.cluster.operator import SLEEPER, Person
+from tests.cluster.operator import SLEEPER, Operator
 
 LAUNCHED, LOADED, GONE = "launched", "loaded", ""
 PATIENCE_S = 60.0  # no command may take longer, whatever has become of the store
@@ -23,8 +23,8 @@ class Traffic:
     said: it may have been done all the same.
     """
 
-    def __init__(self, person: Person, on: Machine | None = None) -> None:
-        self.wishes: dict[str, str] = {}
+    def __init__(self, person: Operator, on: Machine | None = None) -> None:
+        self.operations: dict[str, str] = {}
         self.doubtful: dict[str, str] = {}
         self._person = person
         self._on = on
@@ -44,7 +44,7 @@ class Traffic:
 
     def wait_until_begun(self) -> None:
         """Until something was acknowledged: on a busy machine the first command takes its time."""
-        self._person.cluster.wait_until("the first wish is acknowledged", lambda: bool(self.wishes))
+        self._person.cluster.wait_until("the first wish is acknowledged", lambda: bool(self.operations))
 
     def wait_until_done(self, timeout_s: float = 60.0) -> None:
         """Until everything that was acknowledged is so, and everything that was refused was done or not, but wholly."""
@@ -55,20 +55,20 @@ class Traffic:
 
     def _undone(self) -> list[str]:
         """What is not as it should be, in words."""
-        names = [*self.wishes, *self.doubtful]
+        names = [*self.operations, *self.doubtful]
         wanted = self._wanted()
         running = list(self._person.processes(names))
         lost = [
-            f"{unit} was acknowledged to be {wish or 'gone'}, but is to be {wanted.get(unit, GONE) or 'gone'}"
-            for unit, wish in self.wishes.items()
-            if wanted.get(unit, GONE) != wish
+            f"{unit} was acknowledged to be {operation or 'gone'}, but is to be {wanted.get(unit, GONE) or 'gone'}"
+            for unit, operation in self.operations.items()
+            if wanted.get(unit, GONE) != operation
         ]
         halves = []
         for unit in names:
-            copies = [machine for machine, found in running if found == unit]
-            if len(copies) != (wanted.get(unit, GONE) == LAUNCHED):
+            allocations = [machine for machine, found in running if found == unit]
+            if len(allocations) != (wanted.get(unit, GONE) == LAUNCHED):
                 halves.append(
-                    f"{unit} is to be {wanted.get(unit, GONE) or 'gone'}, but runs on {copies or 'no machine'}"
+                    f"{unit} is to be {wanted.get(unit, GONE) or 'gone'}, but runs on {allocations or 'no machine'}"
                 )
         return lost + halves
 
@@ -88,29 +88,29 @@ class Traffic:
         except Exception as error:  # it is raised where the traffic ends
             self._failure = error
 
-    def _ask(self, unit: str, wish: str) -> None:
-        if wish is not LAUNCHED and unit not in self.wishes:
+    def _ask(self, unit: str, operation: str) -> None:
+        if operation is not LAUNCHED and unit not in self.operations:
             return
         try:
-            result = self._command(unit, wish)
+            result = self._command(unit, operation)
         except LookupError:
             return  # all machines are off: nothing was asked
         if result.returncode == 0:
-            self.wishes[unit] = wish
+            self.operations[unit] = operation
             self.doubtful.pop(unit, None)
         else:
             assert result.stderr.strip(), f"{result.args} failed without a word"
             assert "Traceback" not in result.stderr, result.stderr
-            self.wishes.pop(unit, None)
+            self.operations.pop(unit, None)
             self.doubtful[unit] = result.stderr
 
-    def _command(self, unit: str, wish: str) -> CompletedProcess[str]:
+    def _command(self, unit: str, operation: str) -> CompletedProcess[str]:
         fleetctl = self._person.cluster.fleetctl
         try:
-            if wish is LAUNCHED:
+            if operation is LAUNCHED:
                 (path,) = self._person.write({unit: SLEEPER})
                 return fleetctl("start", "--no-block", path, on=self._on, timeout_s=PATIENCE_S, check=False)
-            verb = "stop" if wish is LOADED else "destroy"
+            verb = "stop" if operation is LOADED else "destroy"
             return fleetctl(verb, "--no-block", unit, on=self._on, timeout_s=PATIENCE_S, check=False)
         except TimeoutExpired as error:
             raise AssertionError(f"no end of it: {error}") from error

@@ -13,12 +13,12 @@ from fleetd.store.protocol import (
     CreatedAt,
     Delete,
     Event,
-    Glance,
     HasValue,
     KeyValue,
     LeaseNotFound,
+    PrefixDigest,
     Put,
-    Snapshot,
+    RangeResult,
     Store,
     Unavailable,
     Unchanged,
@@ -97,8 +97,8 @@ async def test_a_range_has_what_begins_with_the_prefix_and_nothing_else(store: S
 
 async def test_reading_nothing_still_tells_the_revision(store: Store, below: str) -> None:
     revision = await put(store, below + "a")
-    assert await store.range(below + "none") == Snapshot((), revision)
-    assert await store.get_many([]) == Snapshot((), revision)
+    assert await store.range(below + "none") == RangeResult((), revision)
+    assert await store.get_many([]) == RangeResult((), revision)
 
 
 async def test_an_empty_prefix_means_every_key(store: Store, below: str) -> None:
@@ -125,16 +125,16 @@ async def test_a_range_may_begin_after_a_key_and_end_after_so_many(store: Store,
 
 async def test_a_glance_tells_how_many_keys_there_are_and_when_one_was_last_written(store: Store, below: str) -> None:
     begun = await put(store, below[:-1] + "0")  # outside, as is all that follows the prefix
-    assert await store.glance(below) == Glance(0, 0, begun)
+    assert await store.digest(below) == PrefixDigest(0, 0, begun)
     await put(store, below + "b", b"x" * 100_000)
     later = await put(store, below + "a")
-    assert await store.glance(below) == Glance(2, later, later)
+    assert await store.digest(below) == PrefixDigest(2, later, later)
     again = await put(store, below + "b")
     outside = await put(store, below[:-1] + "0")
-    assert await store.glance(below) == Glance(2, again, outside)
+    assert await store.digest(below) == PrefixDigest(2, again, outside)
     gone = await store.transact([], [Delete(below + "b")])
-    assert await store.glance(below) == Glance(1, later, gone)
-    assert (await store.glance("")).count >= 2
+    assert await store.digest(below) == PrefixDigest(1, later, gone)
+    assert (await store.digest("")).count >= 2
 
 
 async def test_a_range_may_have_thousands_of_keys(store: Store, below: str) -> None:

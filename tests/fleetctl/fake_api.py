@@ -55,7 +55,7 @@ class Held(msgspec.Struct):
     generation: int
     decided: int = 0
     machine: schema.Machine | None = None
-    copy: schema.CopyReport | None = None
+    copy: schema.AllocationReport | None = None
     lingered: int = 0
     restarts: int = 0
 
@@ -133,12 +133,10 @@ class FakeApi:
         if path.startswith("/fleet/v2") and not self.knows_version_two:
             raise Refused(404)
         if method == "POST" and self.knows_batches and path == "/fleet/v2/units":
-            wishes = msgspec.json.decode(body, type=schema.Wishes).wishes
-            return 200, schema.Outcomes(tuple(map(self._carry_out, wishes)))
+            operations = msgspec.json.decode(body, type=schema.UnitOperations).operations
+            return 200, schema.Results(tuple(map(self._carry_out, operations)))
         if method == "POST" and self.knows_restarts and path == "/fleet/v2/restart":
-            return 200, schema.Outcomes(
-                tuple(map(self._restart, msgspec.json.decode(body, type=schema.Restarts).names))
-            )
+            return 200, schema.Results(tuple(map(self._restart, msgspec.json.decode(body, type=schema.Restarts).names)))
         if method == "POST" and self.knows_batches and path == "/fleet/v2/reports":
             return 200, schema.UnitReports(tuple(self._reports(msgspec.json.decode(body, type=schema.Question).names)))
         if method != "GET":
@@ -163,28 +161,28 @@ class FakeApi:
         self.machines.remove(machine)
         return 204, None
 
-    def _restart(self, name: str) -> schema.Outcome:
+    def _restart(self, name: str) -> schema.Result:
         held = self.units.get(name)
         if held is None:
-            return schema.Outcome(name, 404, "unit does not exist")
+            return schema.Result(name, 404, "unit does not exist")
         if held.target == "inactive":
             why = "is wanted on no machine, so that there is nothing to restart"
-            return schema.Outcome(name, 409, f'unit "{name}" {why}')
+            return schema.Result(name, 409, f'unit "{name}" {why}')
         self._generation += 1
         held.generation = self._generation
         held.restarts += 1
-        return schema.Outcome(name, 204)
+        return schema.Result(name, 204)
 
-    def _carry_out(self, wish: schema.Wish) -> schema.Outcome:
-        path = f"/fleet/v1/units/{wish.name}"
-        if wish.destroy:
+    def _carry_out(self, operation: schema.UnitOperation) -> schema.Result:
+        path = f"/fleet/v1/units/{operation.name}"
+        if operation.destroy:
             status, _, content = self._answer("DELETE", path, {}, {}, b"")
         else:
-            headers = {"Content-Type": schema.JSON_TYPE} | ({"If-None-Match": "*"} if wish.only_new else {})
-            unit = schema.Unit(wish.name, wish.options, wish.desired_state)
+            headers = {"Content-Type": schema.JSON_TYPE} | ({"If-None-Match": "*"} if operation.only_new else {})
+            unit = schema.Unit(operation.name, operation.options, operation.desired_state)
             status, _, content = self._answer("PUT", path, {}, headers, msgspec.json.encode(unit))
         message = msgspec.json.decode(content, type=schema.ErrorEntity).error.message if status >= 400 else ""
-        return schema.Outcome(wish.name, status, message)
+        return schema.Result(operation.name, status, message)
 
     def _get(self, name: str, headers: Mapping[str, str], body: bytes) -> tuple[int, Any]:
         if name not in self.units:
@@ -194,7 +192,7 @@ class FakeApi:
     def _put(self, name: str, headers: Mapping[str, str], body: bytes) -> tuple[int, Any]:
         if headers.get("Content-Type") != schema.JSON_TYPE:
             raise Refused(415, "only acceptable Content-Type is application/json")
-        wish = msgspec.json.decode(body, type=schema.Unit)
+        operation = msgspec.json.decode(body, type=schema.Unit)
         self.bodies.append(json.loads(body))
         try:
             validate_name(name)
@@ -203,19 +201,19 @@ class FakeApi:
         held = self.units.get(name)
         if held is not None and headers.get("If-None-Match") == "*":
             raise Refused(412, f'unit "{name}" exists already')
-        content = UnitFile.from_options(Option(o.section, o.name, o.value) for o in wish.options)
+        content = UnitFile.from_options(Option(o.section, o.name, o.value) for o in operation.options)
         if held is None and not content.options:
             raise Refused(409, "unit does not exist and options field empty")
-        if parse_name(name).is_template and wish.desired_state not in ("", "inactive"):
+        if parse_name(name).is_template and operation.desired_state not in ("", "inactive"):
             raise Refused(400, f'cannot activate template "{name}"')
         self._generation += 1
         if held is None:
-            self.units[name] = Held(content, wish.desired_state or "inactive", self._generation)
+            self.units[name] = Held(content, operation.desired_state or "inactive", self._generation)
             return 201, None
         replaced = bool(content.options) and content.hash != held.content.hash
         if replaced:
             held.content = content
-        held.target, held.generation = wish.desired_state, self._generation
+        held.target, held.generation = operation.desired_state, self._generation
         return (201 if replaced else 204), None
 
     def _delete(self, name: str, headers: Mapping[str, str], body: bytes) -> tuple[int, Any]:
@@ -269,7 +267,7 @@ class FakeApi:
                     machine=held.machine.id if held.machine else "",
                     reason="fits" if placed else fate.reason,
                     refusals={} if placed else fate.refusals,
-                    copies=(held.copy,) if held.copy else (),
+                    allocations=(held.copy,) if held.copy else (),
                 )
             )
             self._advance(name, held)
@@ -282,7 +280,7 @@ class FakeApi:
             return []
         orphan = msgspec.structs.replace(held.copy, orphaned=True)
         self._advance(name, held)
-        return [schema.UnitReport(name, target="", generation=0, copies=(orphan,))]
+        return [schema.UnitReport(name, target="", generation=0, allocations=(orphan,))]
 
     def _advance(self, name: str, held: Held) -> bool:
         """One step nearer to what is wanted; whether there was one to make."""
@@ -305,10 +303,10 @@ class FakeApi:
         held.copy = self._copy(held, fate)
         return held.copy != before
 
-    def _copy(self, held: Held, fate: Fate) -> schema.CopyReport:
+    def _copy(self, held: Held, fate: Fate) -> schema.AllocationReport:
         assert held.machine is not None
         launched = held.target == "launched"
-        return schema.CopyReport(
+        return schema.AllocationReport(
             machine=held.machine.id,
             address=held.machine.primary_ip,
             load=fate.load,

@@ -14,11 +14,11 @@ from fleetd.agent.ledger import Ledger
 from fleetd.api.routes import Api
 from fleetd.api.server import Server
 from fleetd.config.options import Address
-from fleetd.leader.election import Engine
+from fleetd.leader.election import Election
 from fleetd.membership.registration import Membership
 from fleetd.model.machine import Machine
 from fleetd.registry.registry import Registry
-from fleetd.scheduler.failover import Failover
+from fleetd.scheduler.failover import FailoverPolicy
 from fleetd.store.embedded import EmbeddedStore, inline
 from fleetd.testing.simulated_systemd import SimulatedSystemd
 from fleetd.testing.simulated_units import Behaviour
@@ -82,13 +82,13 @@ class SmallCluster:
         )
         self._memberships.append(membership)
         agent = Agent(number * 32, registry, systemd, Ledger(runtime, LOG), membership, LOG)
-        engine = Engine(
+        election = Election(
             number * 32,
             registry,
             membership,
             ttl_s=TTL_S,
             handover_timeout_s=30.0,
-            failover=Failover(),
+            failover=FailoverPolicy(),
             compact=False,
             now=now,
             unix_now=time.time,
@@ -98,7 +98,7 @@ class SmallCluster:
 
         async def lead() -> None:
             await membership.registered.wait()
-            await engine.run()
+            await election.run()
 
         return [membership.run(), agent.run(), lead()]
 

@@ -56,14 +56,14 @@ def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     server.close()
 
 
-def refusal(wish: Callable[[], None]) -> tuple[int, str]:
+def refusal(operation: Callable[[], None]) -> tuple[int, str]:
     with pytest.raises(ApiError) as refused:
-        wish()
+        operation()
     return refused.value.code, str(refused.value)
 
 
-def refusals(client: Client, wishes: list[schema.Wish]) -> dict[str, tuple[int, str]]:
-    return {name: (error.code, str(error)) for name, error in client.carry_out(wishes).items()}
+def refusals(client: Client, operations: list[schema.UnitOperation]) -> dict[str, tuple[int, str]]:
+    return {name: (error.code, str(error)) for name, error in client.carry_out(operations).items()}
 
 
 def test_a_machine_that_is_not_there_cannot_be_given_up(client: Client) -> None:
@@ -139,7 +139,7 @@ def test_what_cannot_be_is_refused_alike(client: Client) -> None:
 def test_what_is_destroyed_is_gone_and_only_once(client: Client) -> None:
     client.put_unit("a.service", A.options, "inactive")
     for refused in ({}, {"a.service": (404, "Error 404: unit does not exist")}):
-        assert refusals(client, [schema.Wish("a.service", destroy=True)]) == refused
+        assert refusals(client, [schema.UnitOperation("a.service", destroy=True)]) == refused
     assert (client.unit("a.service"), client.reports(["a.service"]), client.states()) == (None, {}, [])
 
 
@@ -170,14 +170,14 @@ def test_more_names_than_a_url_holds_are_asked_for_in_parts(client: Client) -> N
 def test_many_wishes_are_carried_out_and_the_trouble_of_one_is_its_own(client: Client) -> None:
     client.put_unit("old.service", A.options, "inactive")
     client.put_unit("gone.service", A.options, "inactive")
-    wishes = [
+    operations = [
         wish_content("new.service", A.options, "launched", only_new=True),
         wish_content("old.service", B.options, "launched", only_new=True),
-        schema.Wish("absent.service", desired_state="launched"),
+        schema.UnitOperation("absent.service", desired_state="launched"),
         wish_content("web@.service", A.options, "launched"),
-        schema.Wish("gone.service", destroy=True),
+        schema.UnitOperation("gone.service", destroy=True),
     ]
-    assert refusals(client, wishes) == {
+    assert refusals(client, operations) == {
         "old.service": (412, 'Error 412: unit "old.service" exists already'),
         "absent.service": (409, "Error 409: unit does not exist and options field empty"),
         "web@.service": (400, 'Error 400: cannot activate template "web@.service"'),

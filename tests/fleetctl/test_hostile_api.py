@@ -34,7 +34,9 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=5),
     max_leaves=15,
 )
-FIELDS = {key: TEXT for key in KEYS if key not in ("units", "states", "machines", "options", "copies", "nextPageToken")}
+FIELDS = {
+    key: TEXT for key in KEYS if key not in ("units", "states", "machines", "options", "allocations", "nextPageToken")
+}
 ITEM = st.fixed_dictionaries(
     {}, optional={**FIELDS, "options": st.lists(st.fixed_dictionaries({}, optional=FIELDS), max_size=2)}
 )

@@ -158,8 +158,8 @@ def test_a_unit_that_moves_starts_when_the_old_cluster_runs_it_no_more(
     assert (done.returncode, done.stderr) == (0, "")
     assert targets(new) == ALL
     assert set(targets(old).values()) == {"inactive"}
-    wishes = [(body["name"], body["desiredState"]) for body in new.bodies]
-    assert wishes.index(("web@1.service", "inactive")) < wishes.index(("web@1.service", "launched"))
+    operations = [(body["name"], body["desiredState"]) for body in new.bodies]
+    assert operations.index(("web@1.service", "inactive")) < operations.index(("web@1.service", "launched"))
     assert (sum(starts), began_too_early) == (1, [])
 
 

@@ -24,7 +24,7 @@ def _api_of_before(api: FakeApi) -> None:
     api.knows_restarts = False
 
 
-def wishes(api: FakeApi) -> list[tuple[str, str]]:
+def operations(api: FakeApi) -> list[tuple[str, str]]:
     return [(body["name"], body["desiredState"]) for body in api.bodies]
 
 
@@ -36,21 +36,21 @@ def test_a_launched_unit_is_stopped_and_then_started(fleetctl: Fleetctl, api: Fa
         f"Unit web.service loaded {ON_M1}\nUnit web.service launched {ON_M1}\n",
     )
     assert result.stderr == ""
-    assert wishes(api) == [("web.service", "loaded"), ("web.service", "launched")]
+    assert operations(api) == [("web.service", "loaded"), ("web.service", "launched")]
 
 
 def test_units_are_restarted_one_after_the_other(fleetctl: Fleetctl, api: FakeApi) -> None:
     for name in ("web@1.service", "web@2.service"):
         api.add(name, target="launched")
     assert fleetctl("restart", "web@1", "web@2").status == 0
-    assert wishes(api) == [(f"web@{n}.service", state) for n in (1, 2) for state in ("loaded", "launched")]
+    assert operations(api) == [(f"web@{n}.service", state) for n in (1, 2) for state in ("loaded", "launched")]
 
 
 def test_a_unit_that_is_only_loaded_is_started(fleetctl: Fleetctl, api: FakeApi) -> None:
     api.add("web.service", target="loaded")
     result = fleetctl("restart", "web")
     assert (result.status, result.stdout) == (0, f"Unit web.service launched {ON_M1}\n")
-    assert wishes(api) == [("web.service", "launched")]
+    assert operations(api) == [("web.service", "launched")]
 
 
 def test_an_inactive_unit_is_not_restarted_and_the_others_are(fleetctl: Fleetctl, api: FakeApi) -> None:
@@ -59,7 +59,7 @@ def test_an_inactive_unit_is_not_restarted_and_the_others_are(fleetctl: Fleetctl
     result = fleetctl("restart", "idle", "web")
     assert result.status == 1
     assert result.stderr.splitlines()[0] == "Unable to restart unit idle.service in state inactive"
-    assert wishes(api) == [("web.service", "loaded"), ("web.service", "launched")]
+    assert operations(api) == [("web.service", "loaded"), ("web.service", "launched")]
 
 
 def test_a_unit_that_has_failed_is_started_again(fleetctl: Fleetctl, api: FakeApi) -> None:
@@ -82,13 +82,13 @@ def test_an_unknown_unit_with_a_file_is_submitted_but_not_started(
 ) -> None:
     result = fleetctl("restart", "hello")
     assert (result.status, result.stdout) == (0, "Unit hello.service inactive\n")
-    assert wishes(api) == [("hello.service", "inactive")]
+    assert operations(api) == [("hello.service", "inactive")]
 
 
 def test_an_unknown_unit_without_a_file_stops_all_before_anything_is_done(fleetctl: Fleetctl, api: FakeApi) -> None:
     api.add("web.service", target="launched")
     result = fleetctl("restart", "web", "none")
-    assert (result.status, result.stdout, wishes(api)) == (1, "", [])
+    assert (result.status, result.stdout, operations(api)) == (1, "", [])
     assert result.stderr == "Error creating units: unable to find Unit(none.service) in Registry or on filesystem\n"
 
 
@@ -125,19 +125,19 @@ def test_what_somebody_else_wishes_meanwhile_stays(fleetctl: Fleetctl, api: Fake
     api.fates["web.service"] = Fate(lingers=10_000)
 
     def unload(method: str, path: str) -> None:
-        if method == "GET" and wishes(api):
+        if method == "GET" and operations(api):
             api.units["web.service"].target = "inactive"
 
     api.before_request = unload
     result = fleetctl("restart", "web")
     assert result.status == 1
     assert "Unit web.service was set to inactive by somebody else while it was waited for" in result.stderr
-    assert wishes(api) == [("web.service", "loaded")]
+    assert operations(api) == [("web.service", "loaded")]
 
 
 def test_an_api_that_goes_away_in_between_is_told_with_how_to_start_the_unit(fleetctl: Fleetctl, api: FakeApi) -> None:
     api.add("web.service", target="launched")
-    api.before_request = lambda method, path: (404, "text/plain", b"") if wishes(api) else None
+    api.before_request = lambda method, path: (404, "text/plain", b"") if operations(api) else None
     result = fleetctl("restart", "web")
     assert result.status == 1
     assert "Unit web.service may be left stopped; fleetctl start web.service starts it: " in result.stderr
@@ -159,7 +159,7 @@ def test_ctrl_c_in_between_leaves_the_unit_wished_launched(api: FakeApi, served:
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=20)
     assert (process.returncode, stdout, stderr) == (130, "", "\n")
-    assert wishes(api) == [("web.service", "loaded"), ("web.service", "launched")]
+    assert operations(api) == [("web.service", "loaded"), ("web.service", "launched")]
 
 
 def test_a_machine_that_a_unit_is_not_on_is_refused_with_those_it_is_on(fleetctl: Fleetctl, api: FakeApi) -> None:
@@ -175,13 +175,19 @@ def test_a_machine_that_a_unit_is_not_on_is_refused_with_those_it_is_on(fleetctl
 # Global units
 
 
-def copy(**changes: object) -> schema.CopyReport:
-    return schema.CopyReport(**{"machine": "1" * 32, "active": "active", "generation": 5, **changes})  # type: ignore[arg-type]
+def copy(**changes: object) -> schema.AllocationReport:
+    return schema.AllocationReport(**{"machine": "1" * 32, "active": "active", "generation": 5, **changes})  # type: ignore[arg-type]
 
 
-def report(*copies: schema.CopyReport, decided: int = 5, machines: int = 0) -> schema.UnitReport:
+def report(*allocations: schema.AllocationReport, decided: int = 5, machines: int = 0) -> schema.UnitReport:
     return schema.UnitReport(
-        "g.service", "launched", 5, is_global=True, decided=decided, machines=machines or len(copies), copies=copies
+        "g.service",
+        "launched",
+        5,
+        is_global=True,
+        decided=decided,
+        machines=machines or len(allocations),
+        allocations=allocations,
     )
 
 
@@ -201,7 +207,7 @@ def report(*copies: schema.CopyReport, decided: int = 5, machines: int = 0) -> s
         (report(copy(), decided=4), Pending, Pending),
         (report(copy(), machines=2), Pending, Pending),
         (report(), Arrived, Arrived),
-        (report(copy(retiring=True, generation=1), machines=0), Pending, Pending),
+        (report(copy(superseded=True, generation=1), machines=0), Pending, Pending),
     ],
 )
 def test_a_global_unit_has_arrived_when_it_has_on_every_machine(

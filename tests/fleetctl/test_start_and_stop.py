@@ -12,7 +12,7 @@ ON_M1 = "on 11111111.../10.0.0.1"
 GLOBAL = "[Service]\nExecStart=/bin/true\n[X-Fleet]\nGlobal=true\n"
 
 
-def wishes(api: FakeApi) -> list[tuple[str, str]]:
+def operations(api: FakeApi) -> list[tuple[str, str]]:
     return [(body["name"], body["desiredState"]) for body in api.bodies]
 
 
@@ -23,7 +23,7 @@ def test_a_new_unit_is_created_and_then_started(fleetctl: Fleetctl, api: FakeApi
     result = fleetctl("start", "hello.service")
     assert (result.status, result.stderr) == (0, "")
     assert result.stdout == f"Unit hello.service inactive\nUnit hello.service launched {ON_M1}\n"
-    assert wishes(api) == [("hello.service", "launched")]
+    assert operations(api) == [("hello.service", "launched")]
 
 
 def test_a_unit_on_a_machine_without_an_address_is_shown_by_the_machines_id(fleetctl: Fleetctl, api: FakeApi) -> None:
@@ -35,7 +35,7 @@ def test_a_unit_on_a_machine_without_an_address_is_shown_by_the_machines_id(flee
 def test_starting_a_unit_that_is_active_says_and_sends_nothing(fleetctl: Fleetctl, api: FakeApi) -> None:
     api.add("web.service", target="launched")
     result = fleetctl("start", "web")
-    assert (result.status, result.stdout, result.stderr, wishes(api)) == (0, "", "", [])
+    assert (result.status, result.stdout, result.stderr, operations(api)) == (0, "", "", [])
 
 
 @pytest.mark.parametrize("active", ["failed", "inactive"])
@@ -45,7 +45,7 @@ def test_a_launched_unit_that_runs_no_more_is_started_again(fleetctl: Fleetctl, 
     del api.fates["web.service"]
     result = fleetctl("start", "web")
     assert (result.status, result.stdout) == (0, f"Unit web.service launched {ON_M1}\n")
-    assert wishes(api) == [("web.service", "launched")]
+    assert operations(api) == [("web.service", "launched")]
 
 
 def test_a_oneshot_that_completes_is_a_success_and_is_run_again_when_asked(fleetctl: Fleetctl, api: FakeApi) -> None:
@@ -54,7 +54,7 @@ def test_a_oneshot_that_completes_is_a_success_and_is_run_again_when_asked(fleet
     for _ in range(2):
         result = fleetctl("start", "job")
         assert (result.status, result.stdout, result.stderr) == (0, f"Unit job.service launched {ON_M1}\n", "")
-    assert wishes(api) == [("job.service", "launched")] * 2
+    assert operations(api) == [("job.service", "launched")] * 2
 
 
 def test_a_unit_that_was_just_launched_by_another_is_waited_for_without_a_new_wish(
@@ -64,7 +64,7 @@ def test_a_unit_that_was_just_launched_by_another_is_waited_for_without_a_new_wi
     api.add("web.service", target="launched")
     del api.fates["web.service"]
     assert fleetctl("start", "web").stdout == f"Unit web.service launched {ON_M1}\n"
-    assert wishes(api) == []
+    assert operations(api) == []
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_loading_a_launched_unit_waits_until_it_has_stopped(fleetctl: Fleetctl, 
 def test_loading_a_loaded_unit_says_and_sends_nothing(fleetctl: Fleetctl, api: FakeApi) -> None:
     api.add("web.service", target="loaded")
     assert fleetctl("load", "web").stdout == ""
-    assert wishes(api) == []
+    assert operations(api) == []
 
 
 def test_a_unit_that_fits_nowhere_cannot_be_loaded(fleetctl: Fleetctl, api: FakeApi) -> None:
@@ -309,7 +309,7 @@ def test_stop_stops_what_runs_though_it_is_only_loaded(fleetctl: Fleetctl, api: 
     result = fleetctl("stop", "web")
     assert (result.status, result.stdout) == (0, f"Unit web.service loaded {ON_M1}\n")
     assert result.stderr == "Successfully stopped units [web.service].\n"
-    assert wishes(api) == [("web.service", "loaded")]
+    assert operations(api) == [("web.service", "loaded")]
     copy = api.units["web.service"].copy
     assert copy is not None
     assert copy.active == "inactive"
@@ -319,7 +319,7 @@ def test_loading_what_is_loaded_and_runs_leaves_it_alone(fleetctl: Fleetctl, api
     api.add("web.service", target="loaded")
     start_by_itself(api, "web.service")
     result = fleetctl("load", "web")
-    assert (result.status, result.stdout, result.stderr, wishes(api)) == (0, "", "", [])
+    assert (result.status, result.stdout, result.stderr, operations(api)) == (0, "", "", [])
 
 
 def test_unload_ends_when_no_machine_has_the_unit(fleetctl: Fleetctl, api: FakeApi) -> None:
@@ -340,7 +340,7 @@ def test_units_that_are_down_already_are_passed_over_quietly(
     result = fleetctl(command, "web")
     done = {"stop": "stopped", "unload": "unloaded"}[command]
     assert (result.status, result.stdout, result.stderr) == (0, "", f"Successfully {done} units [].\n")
-    assert wishes(api) == []
+    assert operations(api) == []
 
 
 def test_an_inactive_unit_cannot_be_stopped_and_the_others_are(fleetctl: Fleetctl, api: FakeApi) -> None:

@@ -80,8 +80,8 @@ def test_a_global_unit_is_known_as_one(fleetctl: Fleetctl, api: FakeApi) -> None
 def test_a_oneshot_that_was_launched_and_is_dead_has_completed(kind: str, completed: bool) -> None:
     unit = schema.Unit("job.service", (schema.UnitOption("Service", "Type", kind),), "launched", "launched", "m1")
     state = schema.UnitState("job.service", "", "m1", "loaded", "inactive", "dead")
-    (copy,) = describe_units([unit], [state], {"m1": "10.0.0.1"})["job.service"].copies
-    assert (copy.completed, copy.address) == (completed, "10.0.0.1")
+    (allocation,) = describe_units([unit], [state], {"m1": "10.0.0.1"})["job.service"].allocations
+    assert (allocation.completed, allocation.address) == (completed, "10.0.0.1")
 
 
 @pytest.mark.parametrize(("current", "generation"), [("launched", 1), ("loaded", 0)])
@@ -89,4 +89,4 @@ def test_what_a_unit_has_come_to_says_whether_the_last_wish_was_carried_out(curr
     unit = schema.Unit("web.service", (), "launched", current, "m1")
     state = schema.UnitState("web.service", "", "m1", "loaded", "active", "running")
     report = describe_units([unit], [state], {})["web.service"]
-    assert (report.generation, report.copies[0].generation) == (1, generation)
+    assert (report.generation, report.allocations[0].generation) == (1, generation)

@@ -9,7 +9,7 @@ import pytest
 from fleetctl.client import Client
 from fleetctl.wait import Clock, Wait, wait_until_gone
 from fleetctl.wait_outcome import PROVEN_S, judge_launched
-from fleetd.api.schema import CopyReport, UnitReport
+from fleetd.api.schema import AllocationReport, UnitReport
 from fleetd.api.schema import Wait as ReportedWait
 
 M1 = "1" * 32
@@ -40,8 +40,8 @@ class Course:
 
 
 def seen(name: str, active: str = "active", sub: str = "running", **fields: object) -> UnitReport:
-    copy = CopyReport(M1, load="loaded", active=active, sub=sub, hash="abc", generation=5, **fields)  # type: ignore[arg-type]
-    return UnitReport(name, "launched", 5, decided=5, machine=M1, copies=(copy,))
+    copy = AllocationReport(M1, load="loaded", active=active, sub=sub, hash="abc", generation=5, **fields)  # type: ignore[arg-type]
+    return UnitReport(name, "launched", 5, decided=5, machine=M1, allocations=(copy,))
 
 
 def nowhere(reason: str) -> UnitReport:
@@ -106,9 +106,9 @@ def test_each_reason_to_wait_is_told_once_and_only_when_it_lasts(capsys: pytest.
 
 
 def test_what_a_destroyed_unit_waits_for_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
-    copy = CopyReport(M1, active="active", sub="running", orphaned=True)
+    copy = AllocationReport(M1, active="active", sub="running", orphaned=True)
     reason = "waits for machine 11111111, which is parked: its fleetd was stopped"
-    held = UnitReport("a.service", "", 0, reason=reason, wait=ReportedWait("machine", machine=M1), copies=(copy,))
+    held = UnitReport("a.service", "", 0, reason=reason, wait=ReportedWait("machine", machine=M1), allocations=(copy,))
     answers = iter([{"a.service": held}] * 5 + [{}])
     client = cast(Client, SimpleNamespace(remains=lambda names: next(answers)))
     assert list(wait_until_gone(client, ["a.service"], 60.0, Course({}).clock)) == ["a.service"]

@@ -24,13 +24,15 @@ from fleetctl.wait_outcome import (
     judge_unloaded,
     why_nowhere,
 )
-from fleetd.api.schema import CopyReport, UnitReport, Wait
+from fleetd.api.schema import AllocationReport, UnitReport, Wait
 
 M1, M2 = "1" * 32, "2" * 32
 AT = "11111111.../10.0.0.1"
 
 
-def report(*copies: CopyReport, decided: int = 5, machine: str = M1, reason: str = "", **fields: object) -> UnitReport:
+def report(
+    *allocations: AllocationReport, decided: int = 5, machine: str = M1, reason: str = "", **fields: object
+) -> UnitReport:
     return UnitReport(
         name="web.service",
         target="launched",
@@ -38,14 +40,14 @@ def report(*copies: CopyReport, decided: int = 5, machine: str = M1, reason: str
         decided=decided,
         machine=machine,
         reason=reason,
-        copies=copies,
+        allocations=allocations,
         **fields,  # type: ignore[arg-type]
     )
 
 
-def copy(active: str, sub: str = "x", generation: int = 5, machine: str = M1, **fields: object) -> CopyReport:
+def copy(active: str, sub: str = "x", generation: int = 5, machine: str = M1, **fields: object) -> AllocationReport:
     given = {"load": "loaded", "hash": "abc", **fields}
-    return CopyReport(
+    return AllocationReport(
         machine=machine,
         address="10.0.0.1",
         active=active,
@@ -77,7 +79,7 @@ SITUATIONS: list[tuple[Judge, UnitReport, Verdict]] = [
     (judge_launched, report(copy("active", generation=4)), Pending(f"{AT} has not carried it out yet")),
     (judge_launched, report(), NOT_YET),
     # Nor does a copy elsewhere, or one that the cluster does not know.
-    (judge_launched, report(copy("active", machine=M2, retiring=True)), NOT_YET),
+    (judge_launched, report(copy("active", machine=M2, superseded=True)), NOT_YET),
     (judge_launched, report(copy("active", orphaned=True)), NOT_YET),
     # On the way.
     (judge_launched, report(copy("activating", "start-pre")), Pending(f"it is activating (start-pre) on {AT}")),
@@ -136,7 +138,7 @@ SITUATIONS: list[tuple[Judge, UnitReport, Verdict]] = [
     (judge_stopped, report(machine="", decided=4), UNDECIDED),
     (
         judge_stopped,
-        report(copy("inactive"), copy("active", machine=M2, retiring=True)),
+        report(copy("inactive"), copy("active", machine=M2, superseded=True)),
         Pending("it is still active (x) on 22222222.../10.0.0.1"),
     ),
     (

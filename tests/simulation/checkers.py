@@ -14,7 +14,7 @@ from fleetd.model.names import is_reserved, matches_glob
 from fleetd.model.placement import Placement
 from fleetd.model.unit import TargetState, Unit
 from fleetd.model.unitfile import hash_unit_file
-from fleetd.registry.registry import Path
+from fleetd.registry.registry import RecordKey
 from fleetd.scheduler.snapshot import requirements_of
 from fleetd.store.protocol import Comparison, CreatedAt, Event, HasValue, Operation, Put, Unchanged
 
@@ -48,7 +48,7 @@ class Checker:
         """The rule is broken."""
         self.world.fail(type(self).__name__, what)
 
-    def see_events(self, events: Sequence[tuple[Path, Event]], before: dict[Copy, Placement]) -> None:
+    def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Copy, Placement]) -> None:
         """A write has been made. `before`: the orders that it changed or deleted, as they were."""
 
     def see_request(self, writer: str, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> None:
@@ -67,7 +67,7 @@ class Checker:
 class OneMachinePerUnit(Checker):
     """Rule 3, as placed: a unit that is not global is ordered to stay on one machine at most."""
 
-    def see_events(self, events: Sequence[tuple[Path, Event]], before: dict[Copy, Placement]) -> None:
+    def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Copy, Placement]) -> None:
         for name in dict.fromkeys(path.second for path, _ in events if path.kind == "placements"):
             homes = [
                 machine
@@ -81,9 +81,9 @@ class OneMachinePerUnit(Checker):
 class ConflictsApart(Checker):
     """No two units that conflict are ordered to be on one machine (a copy that only retires hinders nobody)."""
 
-    def see_events(self, events: Sequence[tuple[Path, Event]], before: dict[Copy, Placement]) -> None:
+    def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Copy, Placement]) -> None:
         for machine in dict.fromkeys(path.first for path, _ in events if path.kind == "placements"):
-            orders = {n: o for (m, n), o in self.truth.placements.items() if m == machine and o.stays}
+            orders = {n: o for (m, n), o in self.truth.placements.items() if m == machine and o.is_active}
             for name, order in orders.items():
                 patterns = requirements_of(order.text, name).conflicts
                 other = next((o for o in orders if o != name and any(matches_glob(p, o) for p in patterns)), None)
@@ -121,10 +121,10 @@ class Rule1StoreIsNoLifeLine(Checker):
     """No machine is taken for dead that could have registered: an order to it is taken back while it is absent only if
     something was wrong with the machine itself, lately, whatever befell the store."""
 
-    def see_events(self, events: Sequence[tuple[Path, Event]], before: dict[Copy, Placement]) -> None:
+    def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Copy, Placement]) -> None:
         for path, event in events:
             former = before.get((path.first, path.second))
-            if event.item is not None or former is None or former.withdrawn or path.first in self.truth.machines:
+            if event.item is not None or former is None or former.is_withdrawn or path.first in self.truth.machines:
                 continue  # a withdrawn one goes when it is carried out, be the machine there just then or not
             patience_s = self.world.ttl_s + REREGISTRATION_S
             alike = [machine for machine in self.world.machines.values() if machine.id == path.first]
@@ -136,11 +136,11 @@ class DelaysAreKept(Checker):
     """An order to a machine that is absent is not taken back from a unit that is to run and waits for that machine,
     before the unit's own delay is over; but where a copy of it runs elsewhere, or may for all that is known."""
 
-    def see_events(self, events: Sequence[tuple[Path, Event]], before: dict[Copy, Placement]) -> None:
+    def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Copy, Placement]) -> None:
         for path, event in events:
             former = before.get((path.first, path.second))
             unit = self.truth.units.get(path.second)
-            if event.item is not None or former is None or not former.stays or path.first in self.truth.machines:
+            if event.item is not None or former is None or not former.is_active or path.first in self.truth.machines:
                 continue
             if unit is None or unit.target is not TargetState.LAUNCHED or unit.generation != former.generation:
                 continue
@@ -156,14 +156,14 @@ class DelaysAreKept(Checker):
 class Rule1MovesHaveReasons(Checker):
     """A unit that a person wants is ordered away from a machine that is there only with a reason said."""
 
-    def see_events(self, events: Sequence[tuple[Path, Event]], before: dict[Copy, Placement]) -> None:
+    def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Copy, Placement]) -> None:
         for path, _ in events:
             if path.kind != "placements" or (path.first, path.second) not in before:
                 continue
             former = before[path.first, path.second]
             order = self.truth.placements.get((path.first, path.second))
             unit = self.truth.units.get(path.second)
-            if order is None or not (former.stays and order.withdrawn) or unit is None:
+            if order is None or not (former.is_active and order.is_withdrawn) or unit is None:
                 continue
             decision = self.truth.decisions.get(path.second)
             if unit.target is not TargetState.INACTIVE and not (decision and decision.reason):
@@ -179,7 +179,7 @@ class Rule2OrdersAlone(Checker):
         super().__init__(world)
         self._past: dict[Copy, list[tuple[float, Placement | None]]] = {}  # what was replaced, and when
 
-    def see_events(self, events: Sequence[tuple[Path, Event]], before: dict[Copy, Placement]) -> None:
+    def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Copy, Placement]) -> None:
         for path, _ in events:
             if path.kind == "placements":
                 copy = (path.first, path.second)
@@ -204,7 +204,7 @@ class Rule2OrdersAlone(Checker):
             orders.append(self.truth.placements.get(copy))
             if verb == "stop" and not any(self._stops(machine, order, name) for order in orders):
                 self.fail(f"{machine} stops {name}, which it was not told to")
-            if verb == "start" and not any(o and o.stays and o.target is TargetState.LAUNCHED for o in orders):
+            if verb == "start" and not any(o and o.is_active and o.target is TargetState.LAUNCHED for o in orders):
                 self.fail(f"{machine} starts {name}, which it was not told to")
 
     def _stops(self, machine: str, order: Placement | None, name: str) -> bool:
@@ -212,11 +212,11 @@ class Rule2OrdersAlone(Checker):
         found = self.world.machines[machine]
         if order is None:
             return self.truth.synced.get(found.id) is not None
-        if order.retiring:
+        if order.superseded:
             return False
         held = found.systemd.read_files().get(name, "")
         replaced = hash_unit_file(held) != hash_unit_file(order.text)
-        return order.withdrawn or replaced or order.target is not TargetState.LAUNCHED
+        return order.is_withdrawn or replaced or order.target is not TargetState.LAUNCHED
 
 
 class Rule3OneCopyRuns(Checker):
@@ -230,7 +230,7 @@ class Rule3OneCopyRuns(Checker):
         self._seen: dict[Copy, int] | None = None  # the processes, as of the last look
         self._globals: dict[str, None] = {}  # units that were global once
 
-    def see_events(self, events: Sequence[tuple[Path, Event]], before: dict[Copy, Placement]) -> None:
+    def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Copy, Placement]) -> None:
         self._seen = None
         for path, event in events:
             if path.kind == "units" and event.item and self._is_global(path.first):
@@ -244,10 +244,10 @@ class Rule3OneCopyRuns(Checker):
             if path.kind == "placements" and event.item is not None and self._retires(path):
                 self._leave_behind(path.first, path.second)
 
-    def _retires(self, path: Path) -> bool:
+    def _retires(self, path: RecordKey) -> bool:
         """Whether the leader lets this copy run on for a while, as one that outlived a cut."""
         order = self.truth.placements.get((path.first, path.second))
-        return order is not None and order.retiring
+        return order is not None and order.superseded
 
     def _leave_behind(self, id_: str, unit: str) -> None:
         for machine in self.world.machines.values():
@@ -271,7 +271,7 @@ class Rule3OneCopyRuns(Checker):
         """All that runs, and that the store as it is now does not place where it runs, is left over."""
         for copy in self.world.processes:
             order = self.truth.placements.get((self.world.machines[copy[0]].id, copy[1]))
-            if order is None or not order.stays:
+            if order is None or not order.is_active:
                 self.left_behind[copy] = None
 
     def see_rest(self) -> None:
@@ -303,14 +303,14 @@ class Rule3TheLastCopyStays(Checker):
     """A copy that retires is not stopped for that while it is the only one that runs, if a person wants the unit
     launched, its machine takes work, and it hinders nothing that was placed beside it."""
 
-    def see_events(self, events: Sequence[tuple[Path, Event]], before: dict[Copy, Placement]) -> None:
+    def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Copy, Placement]) -> None:
         for path, _ in events:
             copy = (path.first, path.second)
             order = self.truth.placements.get(copy)
             if path.kind != "placements" or copy not in before or order is None:
                 continue
             unit, decision = self.truth.units.get(path.second), self.truth.decisions.get(path.second)
-            if not (before[copy].retiring and order.withdrawn) or unit is None:
+            if not (before[copy].superseded and order.is_withdrawn) or unit is None:
                 continue
             if unit.target is not TargetState.LAUNCHED or (decision and decision.completed == unit.generation):
                 continue
@@ -329,7 +329,9 @@ class Rule3TheLastCopyStays(Checker):
     def _hinders(self, machine: str, name: str) -> bool:
         """Whether something that conflicts with the unit was placed beside it."""
         asked = requirements_of(self.truth.units[name].text, name)
-        others = {n: o for (m, n), o in self.truth.placements.items() if m == machine and n != name and not o.retiring}
+        others = {
+            n: o for (m, n), o in self.truth.placements.items() if m == machine and n != name and not o.superseded
+        }
         patterns = {other: requirements_of(order.text, other).conflicts for other, order in others.items()}
         conflicts = any(matches_glob(p, other) for other in others for p in asked.conflicts)
         return conflicts or any(matches_glob(p, name) for each in patterns.values() for p in each)
@@ -347,7 +349,7 @@ class Rule5NothingCompletedRunsAgain(Checker):
     def see_restore(self, before: dict[Copy, Placement]) -> None:
         self._completed.clear()
 
-    def see_events(self, events: Sequence[tuple[Path, Event]], before: dict[Copy, Placement]) -> None:
+    def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Copy, Placement]) -> None:
         for name in (path.first for path, _ in events if path.kind == "decisions"):
             unit, decision = self.truth.units.get(name), self.truth.decisions.get(name)
             completed = decision.completed if decision else 0
@@ -385,7 +387,7 @@ class Rule5NothingAcknowledgedIsLost(Checker):
         super().__init__(world)
         self._answers = 0  # as of the last look
 
-    def see_events(self, events: Sequence[tuple[Path, Event]], before: dict[Copy, Placement]) -> None:
+    def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Copy, Placement]) -> None:
         if any(path.kind == "units" for path, _ in events):
             self._answers = -1
 
@@ -395,8 +397,8 @@ class Rule5NothingAcknowledgedIsLost(Checker):
         self._answers = self.world.people.answers
         for name in self.world.people.names:
             unit = self.truth.units.get(name)
-            wish = (unit.text, unit.target) if unit else None
-            if self.world.server.is_up and not self.world.people.accounts_for(name, wish):
+            operation = (unit.text, unit.target) if unit else None
+            if self.world.server.is_up and not self.world.people.accounts_for(name, operation):
                 found = unit.target if unit else "no unit"
                 self.fail(f"{name}: the store has {found}, the API promised {self.world.people.describe(name)}")
 

@@ -187,7 +187,7 @@ def _judge_wait(world: World, name: str, reason: str) -> str:
     kept = _KEPT.fullmatch(reason)
     machine = next((id_ for id_ in truth.machines if kept and id_.startswith(kept[1])), "")
     order = truth.placements.get((machine, name))
-    if order and order.withdrawn and _is_orphan(world, machine, name) and not _may_stay(world, name, machine):
+    if order and order.is_withdrawn and _is_orphan(world, machine, name) and not _may_stay(world, name, machine):
         return ""
     return f"{name} has nothing to wait for: {reason}"
 
@@ -196,7 +196,7 @@ def _stands_in(world: World, name: str, machine: str, home: str) -> bool:
     """Whether a copy that outlived a cut is the only one that runs, for its replacement does not, and says why; where
     it may not be the unit again."""
     order, state = world.truth.placements.get((machine, name)), world.truth.states.get((home, name))
-    if order is None or not order.retiring or home in _running(world, name):
+    if order is None or not order.superseded or home in _running(world, name):
         return False
     return state is not None and bool(state.error) and not _may_stay(world, name, machine)
 
@@ -211,9 +211,11 @@ def _is_true(world: World, refusal: str) -> bool:
     """Whether a refusal that names another unit is true of any machine."""
     orders = [(machine, name, order) for (machine, name), order in world.truth.placements.items()]
     if refusal.startswith("conflicts with "):
-        return any(name == refusal.removeprefix("conflicts with ") and not order.retiring for _, name, order in orders)
+        return any(
+            name == refusal.removeprefix("conflicts with ") and not order.superseded for _, name, order in orders
+        )
     peer = refusal.removesuffix(" is not there")
-    return peer == refusal or len({m for m, n, o in orders if n == peer and o.stays}) < len(world.truth.machines)
+    return peer == refusal or len({m for m, n, o in orders if n == peer and o.is_active}) < len(world.truth.machines)
 
 
 def _why_not(world: World, name: str, unit: Unit, machine: str) -> str:
@@ -221,7 +223,7 @@ def _why_not(world: World, name: str, unit: Unit, machine: str) -> str:
     truth = world.truth
     record = truth.machines[machine]
     asked = requirements_of(unit.text, name)
-    here = {n: o for (m, n), o in truth.placements.items() if m == machine and n != name and not o.retiring}
+    here = {n: o for (m, n), o in truth.placements.items() if m == machine and n != name and not o.superseded}
     if record.mode is not MachineMode.READY:
         return "takes no work"
     own = world.machine(machine).systemd.own_names
@@ -233,7 +235,7 @@ def _why_not(world: World, name: str, unit: Unit, machine: str) -> str:
         return "another machine"
     if asked.metadata and not _offers(world, machine, asked.metadata):
         return "metadata"
-    if [peer for peer in asked.machine_of if peer not in here or not here[peer].stays]:
+    if [peer for peer in asked.machine_of if peer not in here or not here[peer].is_active]:
         return "a peer is missing"
     others = {other: requirements_of(order.text, other).conflicts for other, order in here.items()}
     if any(matches_glob(pattern, other) for other in others for pattern in asked.conflicts):

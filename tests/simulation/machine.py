@@ -21,7 +21,7 @@ from fleetd.api.routes import LEAVE
 from fleetd.config.config import Config
 from fleetd.membership.parking import Parking, park_when_possible
 from fleetd.model.machine import Machine
-from fleetd.process.node import Node, Surroundings
+from fleetd.process.node import HostEnvironment, Node
 from fleetd.registry.registry import Registry
 from fleetd.store.embedded import inline
 from fleetd.systemd.protocol import ManagerUnavailable, ServiceManagerError
@@ -239,7 +239,7 @@ class SimulatedMachine:
             metadata=self.metadata,
             boot_id=f"{self.name}-boot-{self._boots}",
         )
-        surroundings = Surroundings(
+        surroundings = HostEnvironment(
             runtime=watch_writes(self._directory, self._is_fatal),
             own_unit=OWN_UNIT,
             unix_now=lambda: EPOCH_S + asyncio.get_running_loop().time() + self.clock_offset_s,

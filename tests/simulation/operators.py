@@ -16,13 +16,13 @@ from fleetd.model.unitfile import parse_unit_file
 from tests.simulation.machine import SimulatedMachine
 from tests.simulation.units import unit_text
 
-Wish = tuple[str, TargetState] | None  # text and target state; None: that there is no such unit
+UnitOperation = tuple[str, TargetState] | None  # text and target state; None: that there is no such unit
 IN_DOUBT_S = 30.0  # so long a request may be on its way that nobody waits for
 PATIENCE_S = 20.0
 _JSON = (("Content-Type", schema.JSON_TYPE),)
 
 
-class People:
+class Operators:
     """Wishes go to the first machine that answers, beginning with another one each time."""
 
     def __init__(self, machines: Sequence[SimulatedMachine], say: Callable[[str], None]) -> None:
@@ -30,7 +30,9 @@ class People:
         self._say = say
         self._turn = 0
         self._busy: dict[str, asyncio.Lock] = {}
-        self._possible: dict[str, dict[Wish, float]] = {}  # name → what may stand in the store → until when it may
+        self._possible: dict[
+            str, dict[UnitOperation, float]
+        ] = {}  # name → what may stand in the store → until when it may
         self._unknown: dict[str, None] = {}
         self.answers = 0  # how many wishes came to an end
 
@@ -39,20 +41,20 @@ class People:
         """Every unit that anybody ever wished something of."""
         return sorted(self._possible)
 
-    def accounts_for(self, name: str, wish: Wish) -> bool:
+    def accounts_for(self, name: str, operation: UnitOperation) -> bool:
         """Whether this may stand in the store for the name. It may then for as long as nothing else is wished."""
         if name in self._unknown:
             return True
         possible = self._possible.get(name, {None: math.inf})
-        if possible.get(wish, -math.inf) < asyncio.get_running_loop().time():
+        if possible.get(operation, -math.inf) < asyncio.get_running_loop().time():
             return False
-        possible[wish] = math.inf
+        possible[operation] = math.inf
         return True
 
     def describe(self, name: str) -> str:
         """What may stand in the store for the name, for a person."""
-        wishes = self._possible.get(name, {None: math.inf})
-        return " or ".join("no unit" if wish is None else f"{wish[1]}" for wish in wishes)
+        operations = self._possible.get(name, {None: math.inf})
+        return " or ".join("no unit" if operation is None else f"{operation[1]}" for operation in operations)
 
     def learn(self, units: dict[str, Unit]) -> None:
         """The store was set back to an older snapshot: this is what it holds. Of wishes under way nothing is known."""
@@ -98,10 +100,12 @@ class People:
         response = await self._ask(Request("DELETE", f"{schema.V2}/machines/{machine}"))
         self._say(f"forget {machine[:2]}: {response.status if response else 'no answer'}")
 
-    async def _wish(self, what: str, name: str, request: Request, change: Callable[[Wish], Wish]) -> None:
+    async def _wish(
+        self, what: str, name: str, request: Request, change: Callable[[UnitOperation], UnitOperation]
+    ) -> None:
         async with self._busy.setdefault(name, asyncio.Lock()):
             before = self._possible.get(name, {None: math.inf})
-            after = dict.fromkeys((change(wish) for wish in before), math.inf)
+            after = dict.fromkeys((change(operation) for operation in before), math.inf)
             self._possible[name] = before | after
             response = await self._ask(request)
             now_s = asyncio.get_running_loop().time()

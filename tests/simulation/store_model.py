@@ -9,7 +9,7 @@ from typing import Any
 from fleetd.model.machine import Machine, MachineSettings
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.unit import Unit, UnitState
-from fleetd.registry.registry import Path, Registry, decode
+from fleetd.registry.registry import RecordKey, Registry, decode
 from fleetd.store.protocol import Event, KeyValue
 
 Names = tuple[str, str]
@@ -40,7 +40,7 @@ class Truth:
         self.placements.clear()
         self.states.clear()
 
-    def path(self, key: str) -> Path | None:
+    def path(self, key: str) -> RecordKey | None:
         """What a key names."""
         return self._registry.parse_key(key)
 
@@ -86,7 +86,7 @@ class Truth:
 
     def homes(self, unit: str) -> list[str]:
         """The machines that the unit is ordered to be on."""
-        return [machine for (machine, name), order in self.placements.items() if name == unit and order.stays]
+        return [machine for (machine, name), order in self.placements.items() if name == unit and order.is_active]
 
 
 def _set(records: dict[Any, Any], key: Any, record: Any) -> None:

@@ -112,9 +112,9 @@ async def run_twice(world: World) -> None:
 
 
 async def stop_the_last_copy(world: World) -> None:
-    retiring = Placement(M1, WEB, unit_text(WEB), TargetState.LAUNCHED, 99, retiring=True)
+    superseded = Placement(M1, WEB, unit_text(WEB), TargetState.LAUNCHED, 99, superseded=True)
     await world.machines["m2"].kill_fleetd()
-    await write(world, world.registry.put(retiring, M1, WEB))
+    await write(world, world.registry.put(superseded, M1, WEB))
     await write(world, order(world, M1, target=TargetState.INACTIVE))
 
 

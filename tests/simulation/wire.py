@@ -11,14 +11,14 @@ from random import Random
 from typing import Any, TypeVar
 
 from fleetd.store.protocol import (
-    Beat,
     Changes,
     Compacted,
     Comparison,
-    Glance,
+    KeepAlive,
     KeyValue,
     Operation,
-    Snapshot,
+    PrefixDigest,
+    RangeResult,
     StoreError,
     Unavailable,
 )
@@ -95,14 +95,14 @@ class Wire:
     async def get(self, key: str) -> KeyValue | None:
         return await self._ask("get", lambda store: store.get(key))
 
-    async def get_many(self, keys: Sequence[str]) -> Snapshot:
+    async def get_many(self, keys: Sequence[str]) -> RangeResult:
         return await self._ask("get_many", lambda store: store.get_many(keys))
 
-    async def range(self, prefix: str, *, after: str = "", limit: int = 0) -> Snapshot:
+    async def range(self, prefix: str, *, after: str = "", limit: int = 0) -> RangeResult:
         return await self._ask("range", lambda store: store.range(prefix, after=after, limit=limit))
 
-    async def glance(self, prefix: str) -> Glance:
-        return await self._ask("glance", lambda store: store.glance(prefix))
+    async def digest(self, prefix: str) -> PrefixDigest:
+        return await self._ask("glance", lambda store: store.digest(prefix))
 
     async def transact(self, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> int:
         what = f"the transaction of {', '.join(operation.key for operation in operations)}"
@@ -121,7 +121,7 @@ class Wire:
     async def grant(self, ttl_s: float) -> int:
         return await self._ask("grant", lambda store: store.grant(ttl_s))
 
-    async def keep_alive(self, lease: int) -> Beat:
+    async def keep_alive(self, lease: int) -> KeepAlive:
         return await self._ask("keep_alive", lambda store: store.keep_alive(lease))
 
     async def time_to_live(self, lease: int) -> float | None:

@@ -22,7 +22,7 @@ from fleetd.registry.registry import Registry
 from fleetd.store.protocol import Comparison, Event, Operation
 from tests.simulation.checkers import CHECKERS
 from tests.simulation.machine import SimulatedMachine, Surrounds
-from tests.simulation.operators import People
+from tests.simulation.operators import Operators
 from tests.simulation.server import StoreServer
 from tests.simulation.store_model import Truth
 from tests.simulation.wire import Link
@@ -80,7 +80,7 @@ class World:
         self.machines = {
             name: self._make(name, number, offer) for number, (name, offer) in enumerate(metadata.items(), start=1)
         }
-        self.people = People(list(self.machines.values()), self.say)
+        self.people = Operators(list(self.machines.values()), self.say)
         self.checkers = [checker(self) for checker in CHECKERS]
         self.loop.at_rest = self._see_rest  # type: ignore[attr-defined]
 

@@ -14,9 +14,9 @@ from fleetd.model.machine import Machine, MachineMode, MachineSettings
 from fleetd.model.names import matches_glob
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.unit import TargetState, Unit, UnitState
-from fleetd.scheduler.failover import Failover, Loss
+from fleetd.scheduler.failover import FailoverPolicy, MachineLoss
 from fleetd.scheduler.planner import Plan, plan_cluster
-from fleetd.scheduler.snapshot import ClusterView, requirements_of
+from fleetd.scheduler.snapshot import Snapshot, requirements_of
 from fleetd.scheduler.unit_plan import UnitPlan
 
 LAUNCHED, LOADED, INACTIVE = TargetState.LAUNCHED, TargetState.LOADED, TargetState.INACTIVE
@@ -52,12 +52,12 @@ class World:
     def __init__(self) -> None:
         self.store: dict[tuple[str, str, str], object] = {}
         self.revision = 1
-        self.view = ClusterView()
+        self.snapshot = Snapshot()
         self.changed: dict[str, None] | None = None  # None: everything, as after taking office
         self.copies: dict[str, dict[str, Copy]] = {}  # machine → unit → what is there
         self.away: set[str] = set()
         self.waits: dict[str, float] = {}  # unit → when it need not wait any longer for its machine
-        self.failover = Failover()  # what the leader is told, and what it knows of lost machines
+        self.failover = FailoverPolicy()  # what the leader is told, and what it knows of lost machines
         self.sessions = 0
         self.refuses: dict[str, dict[str, str]] = {}  # machine → unit → why it takes none of that name
         self.lacks = ""  # the unit that they lack which refuse any
@@ -78,7 +78,7 @@ class World:
             del self.store[key]
         else:
             self.store[key] = record
-        self._concern(self.view.apply(kind, first, second, record))
+        self._concern(self.snapshot.apply(kind, first, second, record))
 
     def _concern(self, concerned: dict[str, None]) -> None:
         if self.changed is not None:
@@ -102,7 +102,7 @@ class World:
         **metadata: str,
     ) -> None:
         """A machine registers, or says something new of itself."""
-        former = self.view.machines.get(name)
+        former = self.snapshot.machines.get(name)
         session = session or (former.session if former else self._new_session())
         metadata = metadata or (former.metadata if former else {})
         self.copies.setdefault(name, {})
@@ -124,21 +124,21 @@ class World:
         """Plan for what changed since the last plan."""
         changed, self.changed = self.changed, {}
         failover = self.note_lost()
-        plan = plan_cluster(self.view, changed, now_s=float(self.revision), overdue=overdue, failover=failover)
+        plan = plan_cluster(self.snapshot, changed, now_s=float(self.revision), overdue=overdue, failover=failover)
         self.waits |= dict(plan.waits)
         return plan
 
-    def plan_cold(self, view: ClusterView | None = None, overdue: frozenset[tuple[str, str]] = frozenset()) -> Plan:
+    def plan_cold(self, snapshot: Snapshot | None = None, overdue: frozenset[tuple[str, str]] = frozenset()) -> Plan:
         """What would be planned for everything, in this view or in the leader's; changes nothing."""
         now_s = float(self.revision)
-        return plan_cluster(view or self.view, None, now_s=now_s, overdue=overdue, failover=self.note_lost())
+        return plan_cluster(snapshot or self.snapshot, None, now_s=now_s, overdue=overdue, failover=self.note_lost())
 
-    def note_lost(self) -> Failover:
+    def note_lost(self) -> FailoverPolicy:
         """What the leader knows now of the machines that are lost: since when by its clock, and at what time of day."""
         clock_s = self.failover.clock_s
         lost = {
-            machine: self.failover.lost.get(machine) or Loss(clock_s, NOON + clock_s)
-            for machine in self.view.absent()
+            machine: self.failover.lost.get(machine) or MachineLoss(clock_s, NOON + clock_s)
+            for machine in self.snapshot.absent()
             if machine not in self.away
         }
         self.failover = msgspec.structs.replace(self.failover, lost=lost)
@@ -161,7 +161,7 @@ class World:
 
     def apply_unit(self, plan: UnitPlan) -> None:
         """Write the plan for one unit, if its decision is still the one that the plan was made from."""
-        decision = self.view.decisions.get(plan.unit)
+        decision = self.snapshot.decisions.get(plan.unit)
         assert plan.revision == (decision.revision if decision else 0), "the guard would refuse this"
         for machine in plan.cancels:
             self.write("placements", machine, plan.unit, None)
@@ -179,47 +179,47 @@ class World:
     def judge(self, away: set[str]) -> None:
         """The leader takes these of the absent machines for alive, and all others for dead."""
         self.away = set(away)
-        self._concern(self.view.set_away(frozenset(away)))
+        self._concern(self.snapshot.set_away(frozenset(away)))
 
     def elect(self, shuffle: random.Random | None = None) -> None:
         """Another leader takes office: it reads everything, in whatever order, and plans for all of it."""
-        self.view = self.fresh_view(shuffle)
+        self.snapshot = self.fresh_view(shuffle)
         self.changed = None
         self.failover = msgspec.structs.replace(self.failover, lost={})
         self.waits = {}
 
-    def fresh_view(self, shuffle: random.Random | None = None) -> ClusterView:
+    def fresh_view(self, shuffle: random.Random | None = None) -> Snapshot:
         """The view of one who has read all records in the order of their keys, or in another."""
-        view = ClusterView()
+        snapshot = Snapshot()
         items = sorted(self.store.items(), key=lambda item: item[0])
         if shuffle:
             shuffle.shuffle(items)
         for (kind, first, second), record in items:
-            view.apply(kind, first, second, record)
-        view.set_away(frozenset(self.away))
-        return view
+            snapshot.apply(kind, first, second, record)
+        snapshot.set_away(frozenset(self.away))
+        return snapshot
 
     # What machines do.
 
     def state(self, name: str, machine: str, active: str, **fields: object) -> None:
         """A machine reports a state, true or not."""
-        unit = self.view.units.get(name)
+        unit = self.snapshot.units.get(name)
         fields = {"target": LAUNCHED, "generation": unit.generation if unit else 0} | fields
         self.write("states", machine, name, UnitState("loaded", active, active, **fields))
 
     def runs(self, name: str, machine: str, active: str = "active", **fields: object) -> None:
         """The unit is placed on the machine and reported from there."""
-        unit = self.view.units[name]
+        unit = self.snapshot.units[name]
         order = Placement(machine, name, unit.text, unit.target, unit.generation)
         self.write("placements", machine, name, order)
-        if name not in self.view.decisions:
+        if name not in self.snapshot.decisions:
             self.write("decisions", name, "", Decision(name, unit.generation, machine, reason="fits"))
         self.state(name, machine, active, **fields)
 
     def publish(self, machine: str, name: str) -> None:
         """The machine reports what is there of a unit, in the way of reconcile.report."""
         copy = self.copies[machine].get(name)
-        order = self.view.placements.get(name, {}).get(machine)
+        order = self.snapshot.placements.get(name, {}).get(machine)
         state = None
         if copy is not None and copy.active == "deactivating":
             state = UnitState("loaded", "deactivating", "stop", target=LOADED)
@@ -228,24 +228,24 @@ class World:
             state = UnitState("loaded", copy.active, "", "", *done, orphan=copy.orphan)
         elif order is not None:
             refusal = self.refuses.get(machine, {}).get(name, "")
-            generation = order.generation if order.withdrawn else 0
+            generation = order.generation if order.is_withdrawn else 0
             refused = {"error": refusal, "refusal": refusal, "lacks": self.lacks if refusal else ""}
             state = UnitState("not-found", "inactive", "dead", generation=generation, **refused)
-        if state != self.view.states.get(name, {}).get(machine):
+        if state != self.snapshot.states.get(name, {}).get(machine):
             self.write("states", machine, name, state)
 
     def carry_out(self, machine: str, name: str, outcome: str = "active") -> bool:
         """The machine takes one unit one step nearer to what it is told; whether there was anything to do."""
         copies = self.copies[machine]
         copy = copies.get(name)
-        order = self.view.placements.get(name, {}).get(machine)
+        order = self.snapshot.placements.get(name, {}).get(machine)
         before = msgspec.structs.replace(copy) if copy else None
-        synced = self.view.synced.get(machine) == self.view.machines[machine].session
-        if (order is None and synced) or (order is not None and order.withdrawn):
+        synced = self.snapshot.synced.get(machine) == self.snapshot.machines[machine].session
+        if (order is None and synced) or (order is not None and order.is_withdrawn):
             self._let_go(machine, name)
-        elif order is not None and order.stays and name not in self.refuses.get(machine, {}):
+        elif order is not None and order.is_active and name not in self.refuses.get(machine, {}):
             self._fulfil(machine, order, outcome)
-        elif copy is not None and order is not None and order.retiring:
+        elif copy is not None and order is not None and order.superseded:
             copy.orphan = False
         revision = self.revision
         self.publish(machine, name)
@@ -305,17 +305,19 @@ class World:
         for _ in range(rounds):
             plan = self.plan()
             self.apply(plan)
-            busy = [self.work(machine) for machine in list(self.view.machines)]
+            busy = [self.work(machine) for machine in list(self.snapshot.machines)]
             if plan == Plan() and not any(busy):
                 return
         raise AssertionError(f"never at rest; the last plan was {plan}")
 
     def work(self, machine: str, outcome: str = "active") -> bool:
         """The machine takes every unit one step on; whether there was anything to do. One that is parked does not."""
-        if self.view.machines[machine].mode is MachineMode.PARKED:
+        if self.snapshot.machines[machine].mode is MachineMode.PARKED:
             return False
-        names = sorted({*self.copies[machine], *(name for name, at in self.view.placements.items() if machine in at)})
-        names += sorted(name for name, at in self.view.states.items() if machine in at and name not in names)
+        names = sorted(
+            {*self.copies[machine], *(name for name, at in self.snapshot.placements.items() if machine in at)}
+        )
+        names += sorted(name for name, at in self.snapshot.states.items() if machine in at and name not in names)
         done = [self.carry_out(machine, name, outcome) for name in names]
         return any(done)
 
@@ -324,25 +326,25 @@ class World:
     def homes(self) -> dict[str, str]:
         """Where each placed unit is ordered to be; a global one on several machines, joined by blanks."""
         return {
-            name: " ".join(machine for machine, order in at.items() if order.stays)
-            for name, at in sorted(self.view.placements.items())
-            if any(order.stays for order in at.values())
+            name: " ".join(machine for machine, order in at.items() if order.is_active)
+            for name, at in sorted(self.snapshot.placements.items())
+            if any(order.is_active for order in at.values())
         }
 
     def orders(self, name: str) -> dict[str, str]:
         """What each machine is told of a unit, in a word: stay, go, or retire."""
         return {
-            machine: "stay" if order.stays else "retire" if order.retiring else "go"
-            for machine, order in self.view.placements.get(name, {}).items()
+            machine: "stay" if order.is_active else "retire" if order.superseded else "go"
+            for machine, order in self.snapshot.placements.get(name, {}).items()
         }
 
     def reason(self, name: str) -> str:
         """What the leader says of a unit."""
-        return self.view.decisions[name].reason
+        return self.snapshot.decisions[name].reason
 
     def refusals(self, name: str) -> dict[str, int]:
         """How many machines refuse a unit, by reason."""
-        return self.view.decisions[name].refusals
+        return self.snapshot.decisions[name].refusals
 
     def lead(self, overdue: frozenset[tuple[str, str]] = frozenset()) -> Plan:
         """Plan once and write it."""
@@ -361,7 +363,7 @@ def conflict(one: Placement, other: Placement) -> bool:
 def order(world: World, name: str, machine: str, text: str, word: str) -> None:
     """The store holds an order about a unit with this X-Fleet text: it stays, goes, or retires."""
     placement = Placement(machine, name, f"[X-Fleet]\n{text}\n", LAUNCHED, 1)
-    changes = {"stays": {}, "goes": {"target": INACTIVE}, "retires": {"retiring": True}}[word]
+    changes = {"stays": {}, "goes": {"target": INACTIVE}, "retires": {"superseded": True}}[word]
     world.write("placements", machine, name, msgspec.structs.replace(placement, **changes))
 
 

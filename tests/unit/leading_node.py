@@ -4,15 +4,15 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fleetd.leader.election import Engine
+from fleetd.leader.election import Election
 from fleetd.membership.registration import Membership
 from fleetd.model.machine import Machine
 from fleetd.model.unit import TargetState, Unit
 from fleetd.registry.registry import DEFAULT_PREFIX, Registry
-from fleetd.scheduler.failover import Failover
+from fleetd.scheduler.failover import FailoverPolicy
 from fleetd.store.embedded import EmbeddedStore
 from fleetd.store.instrumented import MeasuredStore
-from fleetd.store.protocol import Comparison, Delete, Operation, Put, Snapshot, Unavailable
+from fleetd.store.protocol import Comparison, Delete, Operation, Put, RangeResult, Unavailable
 from tests.virtual_time import offload_inline
 
 MACHINE = "a" * 32
@@ -30,7 +30,7 @@ class DeafStore(EmbeddedStore):
     is_about_to_be_restored = False
     whole_reads = 0
 
-    async def range(self, prefix: str, *, after: str = "", limit: int = 0) -> Snapshot:
+    async def range(self, prefix: str, *, after: str = "", limit: int = 0) -> RangeResult:
         self.whole_reads += prefix == DEFAULT_PREFIX
         if self.is_too_large and prefix == DEFAULT_PREFIX:
             raise Unavailable("the store does not answer")
@@ -69,13 +69,13 @@ class Node:
             publish=self._publish,
             heard=lambda revision: None,
         )
-        self.engine = Engine(
+        self.election = Election(
             MACHINE,
             self.registry,
             self.membership,
             ttl_s=TTL_S,
             handover_timeout_s=30.0,
-            failover=Failover(),
+            failover=FailoverPolicy(),
             compact=False,
             now=now,
             unix_now=lambda: 1_700_000_000.0,
@@ -95,7 +95,7 @@ class Node:
         """Nothing runs here."""
 
     async def start(self) -> None:
-        self.tasks = [asyncio.create_task(self.membership.run()), asyncio.create_task(self.engine.run())]
+        self.tasks = [asyncio.create_task(self.membership.run()), asyncio.create_task(self.election.run())]
         await asyncio.sleep(0.1)
 
     async def add(self, name: str, text: str = "", target: TargetState = TargetState.LAUNCHED) -> None:

@@ -7,7 +7,7 @@ import msgspec
 from fleetd.model.placement import Placement
 from fleetd.model.unit import TargetState
 from fleetd.model.unitfile import hash_unit_file
-from fleetd.reconciler.actions import LedgerEntry, Step
+from fleetd.reconciler.actions import Action, LedgerEntry
 from fleetd.reconciler.plan import Desired, Observed, plan_machine
 
 INACTIVE, LOADED, LAUNCHED = TargetState.INACTIVE, TargetState.LOADED, TargetState.LAUNCHED
@@ -18,9 +18,9 @@ STOPPED = LedgerEntry(0, INACTIVE, NEW_HASH)
 
 
 def placed(
-    target: TargetState = LAUNCHED, generation: int = 5, text: str = NEW, *, retiring: bool = False
+    target: TargetState = LAUNCHED, generation: int = 5, text: str = NEW, *, superseded: bool = False
 ) -> Placement:
-    return Placement("m1", NAME, text, target, generation, retiring)
+    return Placement("m1", NAME, text, target, generation, superseded)
 
 
 def entry(target: TargetState = LAUNCHED, generation: int = 5, hash_: str = NEW_HASH, **more: Any) -> LedgerEntry:
@@ -31,10 +31,12 @@ def here(active: str = "inactive", *, hash_: str = NEW_HASH, **more: object) -> 
     return msgspec.convert({"load": "loaded", "active": active, "hash": hash_, **more}, Observed)
 
 
-def plan(placement: Placement | None, seen: Observed, *, order: bool = True, held: tuple[str, ...] = ()) -> list[Step]:
+def plan(
+    placement: Placement | None, seen: Observed, *, order: bool = True, held: tuple[str, ...] = ()
+) -> list[Action]:
     desired = Desired({NAME: placement} if placement else {}, order, held)
     return list(plan_machine(desired, {NAME: seen}))
 
 
-def kinds(steps: list[Step]) -> list[str]:
+def kinds(steps: list[Action]) -> list[str]:
     return [type(step).__name__ for step in steps]

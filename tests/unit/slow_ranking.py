@@ -7,66 +7,66 @@ from collections import Counter
 
 from fleetd.model.machine import MachineMode
 from fleetd.model.names import matches_glob, parse_name
-from fleetd.scheduler.snapshot import Trial
+from fleetd.scheduler.snapshot import Proposal
 
 
-def choose(trial: Trial, group: list[str]) -> tuple[str, int] | None:
+def choose(proposal: Proposal, group: list[str]) -> tuple[str, int] | None:
     """The best machine for a group, and how many machines take all of it; None where there is none."""
-    fits = [m for m in trial.view.machines if not any(why_not(trial, name, m, group) for name in group)]
-    return (min(fits, key=lambda machine: rank(trial, group[0], machine)), len(fits)) if fits else None
+    fits = [m for m in proposal.snapshot.machines if not any(rejection(proposal, name, m, group) for name in group)]
+    return (min(fits, key=lambda machine: rank(proposal, group[0], machine)), len(fits)) if fits else None
 
 
-def takes(trial: Trial, name: str, company: list[str]) -> bool:
+def is_placeable(proposal: Proposal, name: str, group: list[str]) -> bool:
     """Whether the unit fits anywhere in this company."""
-    return any(not why_not(trial, name, machine, company) for machine in trial.view.machines)
+    return any(not rejection(proposal, name, machine, group) for machine in proposal.snapshot.machines)
 
 
-def count_refusals(trial: Trial, name: str, here: list[str]) -> list[tuple[str, int]]:
+def count_rejections(proposal: Proposal, name: str, here: list[str]) -> list[tuple[str, int]]:
     """How many machines refuse the unit for each reason, in order."""
-    reasons = [why_not(trial, name, machine, []) for machine in trial.view.machines if machine not in here]
+    reasons = [rejection(proposal, name, machine, []) for machine in proposal.snapshot.machines if machine not in here]
     return sorted(Counter(filter(None, reasons)).items(), key=lambda item: (-item[1], item[0]))
 
 
-def why_not(trial: Trial, name: str, machine: str, company: list[str]) -> str:
+def rejection(proposal: Proposal, name: str, machine: str, group: list[str]) -> str:
     """The first reason why a machine does not take a unit, or ''."""
-    view, room, wanted = trial.view, trial.room(machine), trial.view.requirements(name)
-    record = view.machines[machine]
+    snapshot, occupancy, wanted = proposal.snapshot, proposal.occupancy(machine), proposal.snapshot.requirements(name)
+    record = snapshot.machines[machine]
     if record.mode is not MachineMode.READY:
         return "machine is parked (its fleetd was stopped)" if record.mode == "parked" else f"machine is {record.mode}"
     if wanted.machine_id not in (None, record.id, record.short_id):
         return f"not machine {wanted.machine_id or '(empty MachineID)'}"
     for key, values in wanted.metadata:
-        if view.metadata[machine].get(key) not in values:
+        if snapshot.metadata[machine].get(key) not in values:
             return f"metadata {key}={'|'.join(values)} missing"
     for peer in wanted.machine_of:
-        if peer not in room.staying and peer not in company and peer != name:
+        if peer not in occupancy.staying and peer not in group and peer != name:
             return f"{peer or '(empty MachineOf)'} is not there"
-    for other in sorted(room.units):
-        patterns = room.units[other].conflicts
+    for other in sorted(occupancy.units):
+        patterns = occupancy.units[other].conflicts
         mine = any(matches_glob(pattern, other) for pattern in wanted.conflicts)
         if other != name and (mine or any(matches_glob(pattern, name) for pattern in patterns)):
             return f"conflicts with {other}"
     return ""
 
 
-def rank(trial: Trial, name: str, machine: str) -> tuple[bool, bool, int, int, str]:
+def rank(proposal: Proposal, name: str, machine: str) -> tuple[bool, bool, int, int, str]:
     """How good a machine is for a unit; the least is the best."""
-    room, template = trial.room(machine), parse_name(name).template
+    occupancy, template = proposal.occupancy(machine), parse_name(name).template
     return (
-        not trial.view.is_running_on(name, machine),
-        is_pushed(trial, name, machine),
-        sum(parse_name(other).template == template for other in room.staying) if template else 0,
-        len(room.staying),
+        not proposal.snapshot.is_running_on(name, machine),
+        is_pushed(proposal, name, machine),
+        sum(parse_name(other).template == template for other in occupancy.staying) if template else 0,
+        len(occupancy.staying),
         machine,
     )
 
 
-def is_pushed(trial: Trial, name: str, machine: str) -> bool:
+def is_pushed(proposal: Proposal, name: str, machine: str) -> bool:
     """Whether a unit that stays on the machine replaces this one, and not the other way round too."""
-    room, wanted = trial.room(machine), trial.view.requirements(name)
+    occupancy, wanted = proposal.occupancy(machine), proposal.snapshot.requirements(name)
     return any(
         other != name
-        and any(matches_glob(pattern, name) for pattern in room.units[other].replaces)
+        and any(matches_glob(pattern, name) for pattern in occupancy.units[other].replaces)
         and not any(matches_glob(pattern, other) for pattern in wanted.replaces)
-        for other in room.staying
+        for other in occupancy.staying
     )

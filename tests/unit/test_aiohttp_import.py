@@ -7,7 +7,7 @@ import sys
 
 _LOOK = """
 import gc, json, os, ssl
-import fleetd.daemon
+import fleetd.process.daemon
 found = [each for each in gc.get_objects() if isinstance(each, ssl.SSLContext)]
 held = sum(each.cert_store_stats()["x509"] for each in found)
 where = {name: os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")}

@@ -14,8 +14,8 @@ def test_a_new_wish_goes_to_the_machine_where_the_unit_is():
     world = cluster(a="")
     world.unit(A, target=LOADED)
     world.lead()
-    order = world.view.placements[A]["m1"]
-    assert (order.target, order.generation) == (LOADED, world.view.units[A].generation)
+    order = world.snapshot.placements[A]["m1"]
+    assert (order.target, order.generation) == (LOADED, world.snapshot.units[A].generation)
     assert world.orders(A) == {"m1": "stay"}
     assert world.reason(A) == "fits"
 
@@ -24,33 +24,33 @@ def test_a_replaced_text_stays_on_its_machine_where_it_still_fits():
     world = cluster(a="")
     world.unit(A, "Conflicts=other*")
     world.lead()
-    assert world.view.placements[A] == {"m1": Placement("m1", A, *_wish(world, A))}
+    assert world.snapshot.placements[A] == {"m1": Placement("m1", A, *_wish(world, A))}
 
 
 def _wish(world, name):
-    unit = world.view.units[name]
+    unit = world.snapshot.units[name]
     return unit.text, unit.target, unit.generation
 
 
 @pytest.mark.parametrize("destroyed", [False, True])
 def test_a_unit_that_is_not_wanted_is_withdrawn_and_forgotten_when_its_machine_has_let_go(destroyed):
     world = cluster(a="")
-    generation = world.view.units[A].generation
+    generation = world.snapshot.units[A].generation
     if destroyed:
         world.destroy(A)
     else:
         world.unit(A, target=INACTIVE)
-        generation = world.view.units[A].generation
+        generation = world.snapshot.units[A].generation
     world.lead()
-    order = world.view.placements[A]["m1"]
-    assert order.withdrawn
+    order = world.snapshot.placements[A]["m1"]
+    assert order.is_withdrawn
     assert order.generation == generation
     assert world.reason(A) == "being stopped on m1"
     world.work("m1")
     assert world.lead() == Plan()  # it is deactivating
     world.settle()
-    assert A not in world.view.placements
-    assert A not in world.view.decisions
+    assert A not in world.snapshot.placements
+    assert A not in world.snapshot.decisions
     assert not world.copies["m1"]
 
 
@@ -59,14 +59,14 @@ def test_an_order_that_the_dead_had_is_deleted():
     world.unit(A, target=INACTIVE)
     world.die("m1")
     world.lead()
-    assert A not in world.view.placements
-    assert A not in world.view.decisions
+    assert A not in world.snapshot.placements
+    assert A not in world.snapshot.decisions
 
 
 def test_an_old_report_is_not_taken_for_an_answer_to_a_later_withdrawal():
     world = cluster(a="")
     world.unit(A, target=INACTIVE)
-    world.state(A, "m1", "inactive", target=INACTIVE, generation=world.view.units[A].generation - 1)
+    world.state(A, "m1", "inactive", target=INACTIVE, generation=world.snapshot.units[A].generation - 1)
     world.lead()
     world.lead()
     assert world.orders(A) == {"m1": "go"}
@@ -210,7 +210,7 @@ def test_a_parked_machine_keeps_its_units_and_learns_what_is_wanted_of_them_now(
     world.unit(A, "MachineID=m2", LOADED)
     world.settle()
     assert world.orders(A) == {"m1": "stay"}
-    assert world.view.placements[A]["m1"].target is LOADED
+    assert world.snapshot.placements[A]["m1"].target is LOADED
     world.machine("m1", mode=MachineMode.READY)
     world.settle()
     assert world.homes() == {A: "m2"}
@@ -241,7 +241,7 @@ def test_a_completed_oneshot_is_not_run_again_elsewhere_when_its_machine_dies():
     world.work("m1")
     world.work("m1", outcome="completed")
     world.lead()
-    assert world.view.decisions[A].completed == world.view.units[A].generation
+    assert world.snapshot.decisions[A].completed == world.snapshot.units[A].generation
     world.die("m1")
     world.settle()
     assert world.homes() == {}
@@ -263,7 +263,7 @@ def test_a_completed_oneshot_is_run_again_when_a_person_asks_for_it():
 def test_what_completed_for_an_earlier_wish_has_not_completed_for_this_one():
     world = cluster()
     world.unit(A)
-    earlier = world.view.units[A].generation
+    earlier = world.snapshot.units[A].generation
     world.unit(A)
     world.runs(A, "m1", "inactive", completed=True, generation=earlier)
     world.die("m1")

@@ -11,7 +11,7 @@ import pytest
 from fleetd.config.config import parse_config
 from fleetd.model.machine import Machine
 from fleetd.process.daemon import AlreadyRunning, claim_machine, own_unit
-from fleetd.process.node import Node, Surroundings
+from fleetd.process.node import HostEnvironment, Node
 from fleetd.store.embedded import EmbeddedStore
 from fleetd.testing.simulated_systemd import SimulatedSystemd
 from tests.virtual_time import offload_inline, run_virtually
@@ -73,7 +73,7 @@ def test_a_machine_without_an_engine_joins_and_never_leads(tmp_path: Path, value
     async def scenario() -> None:
         config, _ = parse_config(f"disable_engine={value}", "fleet.conf", {}, {})
         store = EmbeddedStore(":memory:", offload=offload_inline)
-        surroundings = Surroundings(tmp_path, new_id=lambda: "an-id", offload=offload_inline)
+        surroundings = HostEnvironment(tmp_path, new_id=lambda: "an-id", offload=offload_inline)
         node = Node(config, store, SimulatedSystemd(), Machine("m1", session="s1"), surroundings)
         node.start()
         await asyncio.sleep(60)
@@ -89,7 +89,7 @@ def test_another_address_is_told_to_the_cluster_within_a_minute_and_none_is_no_a
         config, _ = parse_config("disable_engine=true", "fleet.conf", {}, {})
         store = EmbeddedStore(":memory:", offload=offload_inline)
         addresses = iter(["10.0.0.1", "", "10.0.0.2", "10.0.0.2"])
-        surroundings = Surroundings(tmp_path, find_address=lambda: next(addresses), offload=offload_inline)
+        surroundings = HostEnvironment(tmp_path, find_address=lambda: next(addresses), offload=offload_inline)
         node = Node(config, store, SimulatedSystemd(), Machine("m1", session="s1", address="10.0.0.1"), surroundings)
         node.start()
         await asyncio.sleep(1)

@@ -79,7 +79,7 @@ def test_a_plan_that_takes_longer_than_two_beats_is_no_reason_to_read_everything
         await node.store.transact([], [node.registry.put(unit, unit.name) for unit in units])
         for number in range(10):  # what is written meanwhile is heard of, but not looked at
             await node.add(f"late{number}.service")
-            await asyncio.sleep(node.engine.leader_ttl_s / 3)
+            await asyncio.sleep(node.election.leader_ttl_s / 3)
         assert not await _homes(node)
         node.may_plan.set()
         await asyncio.sleep(0.5)
@@ -98,7 +98,7 @@ def test_a_leader_whose_last_write_was_lost_in_a_restore_hears_of_it_by_its_next
         await node.add("web.service")
         assert not node.store.is_about_to_be_restored
         assert not await _homes(node)
-        await asyncio.sleep(2 * node.engine.leader_ttl_s)
+        await asyncio.sleep(2 * node.election.leader_ttl_s)
         assert await _homes(node) == {MACHINE: 1}
         await node.stop()
 
@@ -118,7 +118,7 @@ def test_the_leader_writes_down_how_much_the_cluster_holds_when_that_changes_and
         assert (there, counted) == (2, Usage(2, size))
         await asyncio.sleep(2 * node.membership.ttl_s)
         assert (await node.registry.usage())[2] == counted_at
-        await node.registry.write_step(node.registry.unit_step("a.service", units["a.service"], None))
+        await node.registry.write(node.registry.unit_write_set("a.service", units["a.service"], None))
         await asyncio.sleep(1.0)
         assert (await node.registry.usage())[:2] == (1, Usage(1, size - len(units["a.service"].text)))
         await node.stop()
@@ -134,15 +134,15 @@ def test_a_leader_that_cannot_read_the_cluster_says_so_once_and_that_it_can_agai
         node.store.is_too_large = True
         await node.start()
         await asyncio.sleep(20.0)
-        assert node.engine.leadership is not None
+        assert node.election.term is not None
         why = "this machine leads, but cannot read the cluster: the store does not answer"
-        assert node.engine.leadership.trouble == why
-        node.engine.leadership.show_metrics()
+        assert node.election.term.trouble == why
+        node.election.term.show_metrics()
         assert exported()[("fleet_engine_blind", ())] == 1
         node.store.is_too_large = False
         await asyncio.sleep(2.0)
-        assert node.engine.leadership.trouble == ""
-        node.engine.leadership.show_metrics()
+        assert node.election.term.trouble == ""
+        node.election.term.show_metrics()
         assert exported()[("fleet_engine_blind", ())] == 0
         await node.add("web.service")
         assert (await _homes(node))[MACHINE] == 1

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from fleetd.model.machine import MachineMode
-from fleetd.scheduler.failover import Failover, Loss
+from fleetd.scheduler.failover import FailoverPolicy, MachineLoss
 from fleetd.scheduler.planner import Plan
 from tests.unit.cluster_builder import INACTIVE, LOADED, A, World, cluster
 
@@ -30,7 +30,7 @@ def test_a_unit_with_a_delay_stays_where_it_is_and_says_for_whom_it_waits_and_un
     world = after_a_loss(a=SHORT)
     assert world.homes() == {A: "m1"}
     assert world.reason(A) == "waits for machine m1 to come back, until 2027-01-15 12:05:00 UTC"
-    assert world.view.decisions[A].lost > 0
+    assert world.snapshot.decisions[A].lost > 0
 
 
 def test_one_that_waits_without_an_end_says_so():
@@ -57,16 +57,16 @@ def test_when_the_delay_is_over_it_goes_elsewhere():
     world.settle()
     assert world.homes() == {A: "m2"}
     assert world.reason(A) == "fits"
-    assert world.view.decisions[A].lost == 0
+    assert world.snapshot.decisions[A].lost == 0
 
 
 def test_a_machine_that_comes_back_in_time_finds_its_order_untouched():
     world = after_a_loss(a=SHORT)
-    order, copy = world.view.placements[A]["m1"], msgspec.structs.replace(world.copies["m1"][A])
+    order, copy = world.snapshot.placements[A]["m1"], msgspec.structs.replace(world.copies["m1"][A])
     world.wait(299)
     world.come_back("m1")
     world.settle()
-    assert world.view.placements[A] == {"m1": order}
+    assert world.snapshot.placements[A] == {"m1": order}
     assert world.copies["m1"][A] == copy
     assert world.reason(A) == "machine m1 came back in time"
     world.wait(10)
@@ -107,7 +107,7 @@ def test_a_machine_that_may_be_alive_after_all_is_waited_for_as_before():
     world.wait(300)
     assert world.lead() == Plan()
     world.judge(set())
-    world.failover = msgspec.structs.replace(world.failover, lost={"m1": Loss(0.0, 0.0)})
+    world.failover = msgspec.structs.replace(world.failover, lost={"m1": MachineLoss(0.0, 0.0)})
     world.lead()
     assert world.homes() == {A: "m2"}
 
@@ -128,7 +128,7 @@ def test_another_leader_counts_anew_and_says_so():
 
 def test_the_configuration_speaks_for_units_that_say_nothing_themselves():
     world = cluster(a="", b="FailoverDelay=0")
-    world.failover = Failover(delay_s=60)
+    world.failover = FailoverPolicy(delay_s=60)
     world.die("m1")
     world.die("m2")
     world.machine("m3")
@@ -146,8 +146,8 @@ def test_a_unit_that_is_destroyed_meanwhile_is_forgotten_at_once_and_its_copy_is
     world = after_a_loss(a=SHORT)
     world.destroy(A)
     world.lead()
-    assert A not in world.view.placements
-    assert A not in world.view.decisions
+    assert A not in world.snapshot.placements
+    assert A not in world.snapshot.decisions
     world.come_back("m1")
     world.settle()
     assert not world.copies["m1"]
@@ -168,7 +168,7 @@ def test_one_that_is_started_again_goes_on_waiting_and_the_machine_learns_of_it(
     world = after_a_loss(a=SHORT)
     world.unit(A, SHORT)
     world.lead()
-    assert world.view.placements[A]["m1"].generation == world.view.units[A].generation
+    assert world.snapshot.placements[A]["m1"].generation == world.snapshot.units[A].generation
     assert world.reason(A) == "waits for machine m1 to come back, until 2027-01-15 12:05:00 UTC"
 
 
@@ -256,7 +256,7 @@ def test_it_goes_at_once_where_the_machine_leaves_for_good_and_without_a_delay(t
 
 def test_a_global_unit_waits_for_no_machine():
     world = cluster(a="Global=true")
-    world.failover = Failover(delay_s=60)
+    world.failover = FailoverPolicy(delay_s=60)
     world.die("m1")
     world.lead()
     assert world.homes() == {A: "m2"}
@@ -283,7 +283,7 @@ def completed(text: str, *, by_default: bool = False) -> World:
     """A oneshot that has run to its end on m1."""
     world = cluster("m1")
     world.machine("m1", role="x")
-    world.failover = Failover(rerun=by_default)
+    world.failover = FailoverPolicy(rerun=by_default)
     world.unit(A, text)
     for _ in range(3):
         world.lead()
@@ -291,7 +291,7 @@ def completed(text: str, *, by_default: bool = False) -> World:
     world.lead()
     world.machine("m2")
     world.settle()
-    assert world.view.decisions[A].completed == world.view.units[A].generation
+    assert world.snapshot.decisions[A].completed == world.snapshot.units[A].generation
     return world
 
 
@@ -320,7 +320,7 @@ def test_what_has_finished_is_run_again_elsewhere_where_it_is_to_be(text, by_def
     lose(world, leaving=leaving)
     world.settle()
     assert world.homes() == {A: "m2"}
-    assert not world.view.placements[A]["m2"].completed
+    assert not world.snapshot.placements[A]["m2"].completed
     assert world.copies["m2"][A].active == "active"
 
 
@@ -340,7 +340,7 @@ def test_what_has_finished_is_not_run_again_for_another_move():
     world.settle()
     world.settings("m1", role="x")
     world.settle()
-    assert world.view.decisions[A].completed == world.view.units[A].generation
+    assert world.snapshot.decisions[A].completed == world.snapshot.units[A].generation
     assert "m2" not in world.homes().get(A, "")
 
 
@@ -348,7 +348,7 @@ def test_with_a_delay_it_is_run_again_only_when_that_is_over():
     world = completed(f"RerunAfterFailover=true\n{SHORT}")
     world.die("m1")
     world.lead()
-    assert world.view.placements[A]["m1"].completed
+    assert world.snapshot.placements[A]["m1"].completed
     world.wait(300)
     world.settle()
     assert world.copies["m2"][A].active == "active"

@@ -3,18 +3,18 @@
 from fleetd.model.machine import Machine
 from fleetd.model.placement import Placement
 from fleetd.model.unit import TargetState
-from fleetd.scheduler.forecast import foresee_stops
+from fleetd.scheduler.forecast import predict_evictions
 
 MACHINE = Machine("m" * 32)
 
 
-def order(name: str, *fleet: str, target: TargetState = TargetState.LAUNCHED, retiring: bool = False) -> Placement:
+def order(name: str, *fleet: str, target: TargetState = TargetState.LAUNCHED, superseded: bool = False) -> Placement:
     text = "[Service]\nExecStart=/bin/true\n[X-Fleet]\n" + "".join(f"{line}\n" for line in fleet)
-    return Placement(MACHINE.id, name, text, target, 1, retiring=retiring)
+    return Placement(MACHINE.id, name, text, target, 1, superseded=superseded)
 
 
 def foresee(metadata: dict[str, str], *orders: Placement) -> dict[str, str]:
-    return foresee_stops(MACHINE, metadata, {each.unit: each for each in orders})
+    return predict_evictions(MACHINE, metadata, {each.unit: each for each in orders})
 
 
 def test_units_that_the_metadata_does_not_suit_are_told_with_their_reasons() -> None:
@@ -44,5 +44,5 @@ def test_units_bound_to_one_that_goes_go_too_however_far() -> None:
 
 def test_what_goes_anyway_is_not_told() -> None:
     gone = order("a.service", "MachineMetadata=disk=ssd", target=TargetState.INACTIVE)
-    retiring = order("b.service", "MachineMetadata=disk=ssd", retiring=True)
-    assert foresee({}, gone, retiring) == {}
+    superseded = order("b.service", "MachineMetadata=disk=ssd", superseded=True)
+    assert foresee({}, gone, superseded) == {}

@@ -15,7 +15,7 @@ def test_a_global_unit_is_on_every_machine_that_it_fits_on_and_says_why_not_on_t
     world.settings("m3", role="web")
     world.settle()
     assert world.homes() == {G: "m1 m3"}
-    decision = world.view.decisions[G]
+    decision = world.snapshot.decisions[G]
     assert (decision.machine, decision.machines, decision.refusals) == ("", 2, {"metadata role=web missing": 1})
     assert decision.reason == "on every machine that it fits on"
 
@@ -25,7 +25,7 @@ def test_what_is_wanted_of_a_global_unit_is_wanted_on_every_machine(target):
     world = cluster("m1", "m2", g="Global=true")
     world.unit(G, "Global=true", target)
     world.lead()
-    assert {machine: order.target for machine, order in world.view.placements[G].items()} == {
+    assert {machine: order.target for machine, order in world.snapshot.placements[G].items()} == {
         "m1": target,
         "m2": target,
     }

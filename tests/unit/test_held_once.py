@@ -8,7 +8,7 @@ import pytest
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.registry.registry import Record, Registry, encode
-from fleetd.scheduler.snapshot import ClusterView
+from fleetd.scheduler.snapshot import Snapshot
 from fleetd.store.embedded import EmbeddedStore
 from fleetd.store.protocol import KeyValue
 
@@ -34,36 +34,38 @@ async def registry() -> AsyncIterator[Registry]:
     await store.close()
 
 
-def read(view: ClusterView, registry: Registry, key: str, record: Record) -> None:
+def read(snapshot: Snapshot, registry: Registry, key: str, record: Record) -> None:
     """Into the view, as it comes from the store: nothing is shared with what came before."""
     change = registry.change("".join(key), KeyValue(key, bytes(encode(record)), 3, 3), 3)
     assert change is not None
-    view.apply(change.path.kind, change.path.first, change.path.second, change.record)
+    snapshot.apply(change.path.kind, change.path.first, change.path.second, change.record)
 
 
 @pytest.mark.parametrize("order", list(permutations(range(4))))
 async def test_what_records_say_alike_is_held_once(registry: Registry, order: tuple[int, ...]) -> None:
-    view = ClusterView()
+    snapshot = Snapshot()
     for unit in ("a.service", "b.service"):
         known = list(records(unit).items())
         for each in order:
-            read(view, registry, *known[each])
-    orders = {unit: view.placements[unit][MACHINE] for unit in ("a.service", "b.service")}
-    states = [state for machines in view.states.values() for state in machines.values()]
+            read(snapshot, registry, *known[each])
+    orders = {unit: snapshot.placements[unit][MACHINE] for unit in ("a.service", "b.service")}
+    states = [state for machines in snapshot.states.values() for state in machines.values()]
     named = [placement.machine for placement in orders.values()] + [
-        decision.machine for decision in view.decisions.values()
+        decision.machine for decision in snapshot.decisions.values()
     ]
-    named += [machine for machines in (*view.placements.values(), *view.states.values()) for machine in machines]
+    named += [
+        machine for machines in (*snapshot.placements.values(), *snapshot.states.values()) for machine in machines
+    ]
     assert named == [MACHINE] * 8
     assert len(set(map(id, named))) == 1
     assert len({id(state.active) for state in states}) == 1
     for unit, placement in orders.items():
-        assert view.units[unit].text is placement.text
+        assert snapshot.units[unit].text is placement.text
 
 
 async def test_texts_that_differ_stay_as_they_are(registry: Registry) -> None:
-    view = ClusterView()
+    snapshot = Snapshot()
     for key, record in records("a.service").items():
-        read(view, registry, key, record)
-    read(view, registry, "/fleet/units/a.service", Unit("a.service", "[Service]\nExecStart=/bin/true\n", UP))
-    assert view.units["a.service"].text != view.placements["a.service"][MACHINE].text == TEXT
+        read(snapshot, registry, key, record)
+    read(snapshot, registry, "/fleet/units/a.service", Unit("a.service", "[Service]\nExecStart=/bin/true\n", UP))
+    assert snapshot.units["a.service"].text != snapshot.placements["a.service"][MACHINE].text == TEXT

@@ -10,9 +10,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from fleetd.model.machine import MachineMode
 from fleetd.model.names import matches_glob
 from fleetd.model.placement import WaitKind
-from fleetd.scheduler.feasibility import Question, why_not
+from fleetd.scheduler.feasibility import Candidate, rejection
 from fleetd.scheduler.planner import Plan
-from fleetd.scheduler.snapshot import Trial, requirements_of
+from fleetd.scheduler.snapshot import Proposal, requirements_of
 from tests.examples import examples
 from tests.unit.cluster_builder import INACTIVE, LAUNCHED, LOADED, World, conflict
 
@@ -58,13 +58,13 @@ class Leader(RuleBasedStateMachine):
 
     # What happens to the cluster.
 
-    @rule(name=st.sampled_from(UNITS), text=st.sampled_from(TEXTS), wish=targets)
-    def ask_for_a_unit(self, name, text, wish):
-        self.world.unit(name, text, wish)
+    @rule(name=st.sampled_from(UNITS), text=st.sampled_from(TEXTS), operation=targets)
+    def ask_for_a_unit(self, name, text, operation):
+        self.world.unit(name, text, operation)
 
-    @rule(name=st.sampled_from(GLOBALS), text=st.sampled_from(GLOBAL_TEXTS), wish=targets)
-    def ask_for_a_global_unit(self, name, text, wish):
-        self.world.unit(name, text, wish)
+    @rule(name=st.sampled_from(GLOBALS), text=st.sampled_from(GLOBAL_TEXTS), operation=targets)
+    def ask_for_a_global_unit(self, name, text, operation):
+        self.world.unit(name, text, operation)
 
     @rule(name=anything)
     def destroy(self, name):
@@ -74,11 +74,11 @@ class Leader(RuleBasedStateMachine):
     def come(self, machine, role):
         if machine not in self.world.copies:
             self.world.machine(machine, role=role)
-        elif machine not in self.world.view.machines:
+        elif machine not in self.world.snapshot.machines:
             self.world.come_back(machine, role=role)
 
     def present(self, machine):
-        return machine in self.world.view.machines
+        return machine in self.world.snapshot.machines
 
     @rule(machine=machines, reboot=st.booleans())
     def vanish(self, machine, reboot):
@@ -110,7 +110,7 @@ class Leader(RuleBasedStateMachine):
 
     @rule(machine=machines, name=anything, outcome=outcomes)
     def carry_out(self, machine, name, outcome):
-        if self.present(machine) and self.world.view.machines[machine].mode is not MachineMode.PARKED:
+        if self.present(machine) and self.world.snapshot.machines[machine].mode is not MachineMode.PARKED:
             self.world.carry_out(machine, name, outcome)
 
     @rule(machine=machines, outcome=outcomes)
@@ -139,14 +139,14 @@ class Leader(RuleBasedStateMachine):
     @rule(overdue=st.booleans())
     def plan(self, overdue):
         changed = None if self.world.changed is None else dict(self.world.changed)
-        copies = frozenset(self.world.view.retiring) if overdue else frozenset()
+        copies = frozenset(self.world.snapshot.superseded) if overdue else frozenset()
         if changed is not None and copies:
             self.world.changed |= dict.fromkeys(name for _, name in copies)
         self.hindering = {
             (name, machine)
-            for name, at in self.world.view.placements.items()
+            for name, at in self.world.snapshot.placements.items()
             for machine, order in at.items()
-            if not order.retiring
+            if not order.superseded
         }
         self.pending = self.world.plan(copies)
         check_moves(self.world, self.pending)
@@ -176,7 +176,7 @@ class Leader(RuleBasedStateMachine):
         if self.pending is None:
             self.plan(False)
         self.write(False, 1.0)
-        for machine in list(self.world.view.machines):
+        for machine in list(self.world.snapshot.machines):
             self.world.work(machine, outcome)
 
     @rule()
@@ -194,7 +194,7 @@ class Leader(RuleBasedStateMachine):
         for name in UNITS:
             running = [machine for machine, at in copies.items() if name in at and at[name].runs]
             if len(running) <= 1:
-                settled = [machine for machine in self.world.view.machines if self.orders(name, machine) == "stay"]
+                settled = [machine for machine in self.world.snapshot.machines if self.orders(name, machine) == "stay"]
                 self.survivors -= {(machine, name) for machine in settled}
             self.survivors -= {(machine, name) for machine in copies if machine not in running}
             proper = [machine for machine in running if (machine, name) not in self.survivors]
@@ -223,150 +223,161 @@ def check_orders(world):
 def check_arrivals(world, plan, hindering):
     """What comes to a machine conflicts with nothing that may run there; copies that retired hinder nobody."""
     for order in plan.orders:
-        former = world.view.placements.get(plan.unit, {}).get(order.machine)
-        if order.stays and not (former and former.stays):
-            for name, at in world.view.placements.items():
+        former = world.snapshot.placements.get(plan.unit, {}).get(order.machine)
+        if order.is_active and not (former and former.is_active):
+            for name, at in world.snapshot.placements.items():
                 resident = at.get(order.machine)
-                if resident and name != plan.unit and (resident.stays or (name, order.machine) in hindering):
+                if resident and name != plan.unit and (resident.is_active or (name, order.machine) in hindering):
                     assert not conflict(order, resident) or let_go(world, resident), f"{order} meets {resident}"
 
 
 def let_go(world, resident):
-    state = world.view.states.get(resident.unit, {}).get(resident.machine)
-    return resident.withdrawn and state and not state.runs and state.generation >= resident.generation
+    state = world.snapshot.states.get(resident.unit, {}).get(resident.machine)
+    return resident.is_withdrawn and state and not state.runs and state.generation >= resident.generation
 
 
 def check_moves(world, plan):
     """No unit is taken from a machine that it still fits on."""
-    view = world.view
-    gone = {(plan.unit, order.machine) for plan in plan.units for order in plan.orders if order.withdrawn}
+    snapshot = world.snapshot
+    gone = {(plan.unit, order.machine) for plan in plan.units for order in plan.orders if order.is_withdrawn}
     for unit_plan in plan.units:
-        returns = any(order.stays for order in unit_plan.orders)
+        returns = any(order.is_active for order in unit_plan.orders)
         for order in unit_plan.orders:
-            former = view.placements.get(order.unit, {}).get(order.machine)
-            if order.withdrawn and former and former.stays and view.is_wanted(order.unit) and not returns:
-                assert has_to_go(view, order.unit, order.machine, gone), f"{order} for no reason"
+            former = snapshot.placements.get(order.unit, {}).get(order.machine)
+            if order.is_withdrawn and former and former.is_active and snapshot.is_wanted(order.unit) and not returns:
+                assert has_to_go(snapshot, order.unit, order.machine, gone), f"{order} for no reason"
 
 
 def check_delays(world, plan):
     """No unit that is to run, and runs nowhere else, is taken from a dead machine before its delay is over."""
-    view, lost = world.view, world.failover.lost
+    snapshot, lost = world.snapshot, world.failover.lost
     for unit_plan in plan.units:
         name = unit_plan.unit
-        unit, running = view.units.get(name), [m for m, state in view.states.get(name, {}).items() if state.runs]
+        unit, running = (
+            snapshot.units.get(name),
+            [m for m, state in snapshot.states.get(name, {}).items() if state.runs],
+        )
         if unit is None or unit.target is not LAUNCHED or running or len(world.homes().get(name, "").split()) != 1:
             continue
         delay_s = requirements_of(unit.text, name).failover_delay_s or 0.0
         for machine in unit_plan.cancels:
-            if view.placements[name][machine].stays and machine in lost and name not in GLOBALS:
+            if snapshot.placements[name][machine].is_active and machine in lost and name not in GLOBALS:
                 assert lost[machine].since_s + delay_s <= world.failover.clock_s, f"{name} is taken from {machine}"
 
 
-def has_to_go(view, name, machine, gone):
-    wanted = requirements_of(view.units[name].text, name)
-    record = view.machines[machine]
-    here = set(view.rooms[machine].staying)
+def has_to_go(snapshot, name, machine, gone):
+    wanted = requirements_of(snapshot.units[name].text, name)
+    record = snapshot.machines[machine]
+    here = set(snapshot.occupancies[machine].staying)
     staying_on = here - {other for other, where in gone if where == machine and other != name}
-    metadata = view.metadata[machine]
+    metadata = snapshot.metadata[machine]
     return (
         record.mode is MachineMode.LEAVING
         or wanted.machine_id not in (None, machine)
         or any(metadata.get(key) not in values for key, values in wanted.metadata)
         or any(peer not in staying_on for peer in wanted.machine_of)
-        or any(other != name and conflicting(view, name, other, machine) for other in here)
+        or any(other != name and conflicting(snapshot, name, other, machine) for other in here)
         or any(
             matches_glob(pattern, name)
             for other in here
-            for pattern in requirements_of(view.units[other].text if other in view.units else "", other).replaces
+            for pattern in requirements_of(
+                snapshot.units[other].text if other in snapshot.units else "", other
+            ).replaces
         )
     )
 
 
-def conflicting(view, name, other, machine):
-    if other not in view.units or view.units[other].generation > view.units[name].generation:
+def conflicting(snapshot, name, other, machine):
+    if other not in snapshot.units or snapshot.units[other].generation > snapshot.units[name].generation:
         return False
-    mine = requirements_of(view.units[name].text, name).conflicts
-    texts = {view.units[other].text, view.placements[other][machine].text}
+    mine = requirements_of(snapshot.units[name].text, name).conflicts
+    texts = {snapshot.units[other].text, snapshot.placements[other][machine].text}
     theirs = [pattern for text in texts for pattern in requirements_of(text, other).conflicts]
     return any(matches_glob(p, other) for p in mine) or any(matches_glob(p, name) for p in theirs)
 
 
 def check_rest(world):
     """At rest: nothing is left to plan, whoever looks; what was asked is done or explained."""
-    view = world.view
-    for other in (view, world.fresh_view(random.Random(7))):
+    snapshot = world.snapshot
+    for other in (snapshot, world.fresh_view(random.Random(7))):
         plan = world.plan_cold(other)
         assert msgspec.structs.replace(plan, waits=()) == Plan(), "planning for what changed misses something"
     for name in UNITS + GLOBALS:
-        check_unit_at_rest(view, name)
-    for machine, record in view.machines.items():
+        check_unit_at_rest(snapshot, name)
+    for machine, record in snapshot.machines.items():
         if record.mode is MachineMode.READY:
-            check_company(view, machine)
+            check_company(snapshot, machine)
 
 
-def check_unit_at_rest(view, name):
-    decision = view.decisions.get(name)
-    if not view.is_wanted(name):
-        assert bool(decision) == any(is_held(view, name, m) for m in view.placements.get(name, {}))
+def check_unit_at_rest(snapshot, name):
+    decision = snapshot.decisions.get(name)
+    if not snapshot.is_wanted(name):
+        assert bool(decision) == any(is_held(snapshot, name, m) for m in snapshot.placements.get(name, {}))
         return
     assert decision is not None
     assert decision.reason
     if name in GLOBALS:
-        here = [m for m, order in view.placements.get(name, {}).items() if order.stays and m in view.machines]
-        stuck = [m for m, order in view.placements.get(name, {}).items() if order.withdrawn and m in view.machines]
+        here = [
+            m for m, order in snapshot.placements.get(name, {}).items() if order.is_active and m in snapshot.machines
+        ]
+        stuck = [
+            m for m, order in snapshot.placements.get(name, {}).items() if order.is_withdrawn and m in snapshot.machines
+        ]
         refused = sum(decision.refusals.values())
-        assert len(view.machines) - len(stuck) <= len(here) + refused <= len(view.machines)
-    elif not view.home(name):
-        explained = sum(decision.refusals.values()) == len(view.machines)
-        assert explained or decision.reason == "completed" or is_true_wait(view, name), decision
+        assert len(snapshot.machines) - len(stuck) <= len(here) + refused <= len(snapshot.machines)
+    elif not snapshot.assigned_machine(name):
+        explained = sum(decision.refusals.values()) == len(snapshot.machines)
+        assert explained or decision.reason == "completed" or is_true_wait(snapshot, name), decision
     else:
         assert not decision.refusals
 
 
-def is_held(view, name, machine):
+def is_held(snapshot, name, machine):
     """Whether a copy that is to go does not, at rest: nobody is there to stop it, or it is only kept running."""
-    return machine in view.away or mode(view, machine) is MachineMode.PARKED or is_orphan(view, name, machine)
+    return (
+        machine in snapshot.away or mode(snapshot, machine) is MachineMode.PARKED or is_orphan(snapshot, name, machine)
+    )
 
 
-def is_orphan(view, name, machine):
-    state = view.states.get(name, {}).get(machine)
+def is_orphan(snapshot, name, machine):
+    state = snapshot.states.get(name, {}).get(machine)
     return state is not None and state.orphan
 
 
-def is_true_wait(view, name):
+def is_true_wait(snapshot, name):
     """Whether what a unit waits for, at rest, is there, be it of a unit that MachineOf binds to it; and is said."""
-    reason, wait = view.decisions[name].reason, view.decisions[name].wait
+    reason, wait = snapshot.decisions[name].reason, snapshot.decisions[name].wait
     if wait is None or wait.kind is WaitKind.MACHINE:
         return False
     if wait.kind is WaitKind.UNIT:
-        late = view.decisions[wait.unit]
-        assert view.is_wanted(wait.unit)
-        assert not view.home(wait.unit)
+        late = snapshot.decisions[wait.unit]
+        assert snapshot.is_wanted(wait.unit)
+        assert not snapshot.assigned_machine(wait.unit)
         assert late.completed != late.generation
         said = reason.removeprefix(f"waits for {wait.unit}, which ")
-        return said != reason and late.reason.endswith(said) and is_true_wait(view, wait.unit)
+        return said != reason and late.reason.endswith(said) and is_true_wait(snapshot, wait.unit)
     assert wait.unit == name
     assert f" {wait.machine}" in reason
-    if not is_orphan(view, name, wait.machine):
-        return wait.machine in view.away or mode(view, wait.machine) is MachineMode.PARKED
-    question = Question(Trial(view), name, view.requirements(name), wait.machine)
-    is_to_run = view.units[name].target is LAUNCHED
-    stays_away = wait.machine not in view.machines or why_not(question) or not is_to_run
-    return view.placements[name][wait.machine].withdrawn and stays_away
+    if not is_orphan(snapshot, name, wait.machine):
+        return wait.machine in snapshot.away or mode(snapshot, wait.machine) is MachineMode.PARKED
+    candidate = Candidate(Proposal(snapshot), name, snapshot.requirements(name), wait.machine)
+    is_to_run = snapshot.units[name].target is LAUNCHED
+    stays_away = wait.machine not in snapshot.machines or rejection(candidate) or not is_to_run
+    return snapshot.placements[name][wait.machine].is_withdrawn and stays_away
 
 
-def mode(view, machine):
-    return view.machines[machine].mode if machine in view.machines else None
+def mode(snapshot, machine):
+    return snapshot.machines[machine].mode if machine in snapshot.machines else None
 
 
-def check_company(view, machine):
-    room = view.rooms.get(machine)
-    staying = list(room.staying) if room else []
-    orders = [view.placements[name][machine] for name in staying]
+def check_company(snapshot, machine):
+    occupancy = snapshot.occupancies.get(machine)
+    staying = list(occupancy.staying) if occupancy else []
+    orders = [snapshot.placements[name][machine] for name in staying]
     for order in orders:
-        assert view.is_wanted(order.unit)
+        assert snapshot.is_wanted(order.unit)
         assert all(peer in staying for peer in requirements_of(order.text, order.unit).machine_of)
-        assert order.generation == view.units[order.unit].generation
+        assert order.generation == snapshot.units[order.unit].generation
         assert not any(other is not order and conflict(order, other) for other in orders)
 
 

@@ -2,7 +2,7 @@
 
 from fleetd.model.machine import Machine, MachineMode
 from fleetd.model.unit import Requirements
-from fleetd.scheduler.machine_index import MAX_KEPT, Sites
+from fleetd.scheduler.machine_index import MAX_KEPT, MachineIndex
 
 IDS = ("0123456789a", "0123456789b", "1", "2")
 
@@ -10,34 +10,37 @@ IDS = ("0123456789a", "0123456789b", "1", "2")
 def four_sites():
     machines = {name: Machine(name) for name in IDS}
     machines["2"] = Machine("2", mode=MachineMode.PARKED)
-    return Sites(machines, {name: {"role": "web" if len(name) > 1 else "db"} for name in IDS})
+    return MachineIndex(machines, {name: {"role": "web" if len(name) > 1 else "db"} for name in IDS})
 
 
 def test_a_set_of_machines_is_listed_in_order_and_leaves_out_who_is_not_there():
-    sites = four_sites()
-    assert list(sites.list(sites.collect(["2", "gone", "0123456789b"]))) == ["0123456789b", "2"]
-    assert list(sites.list(sites.modes[MachineMode.PARKED])) == ["2"]
-    assert sites.modes[MachineMode.LEAVING] == sites.collect([]) == 0
+    machine_index = four_sites()
+    assert list(machine_index.ids(machine_index.mask(["2", "gone", "0123456789b"]))) == ["0123456789b", "2"]
+    assert list(machine_index.ids(machine_index.modes[MachineMode.PARKED])) == ["2"]
+    assert machine_index.modes[MachineMode.LEAVING] == machine_index.mask([]) == 0
 
 
 def test_a_short_id_that_two_machines_share_names_both():
-    sites = four_sites()
-    assert list(sites.list(sites.suiting(Requirements(machine_id="01234567")))) == ["0123456789a", "0123456789b"]
+    machine_index = four_sites()
+    assert list(machine_index.ids(machine_index.matching(Requirements(machine_id="01234567")))) == [
+        "0123456789a",
+        "0123456789b",
+    ]
 
 
 def test_a_machine_refuses_for_one_reason_the_first():
-    sites = four_sites()
+    machine_index = four_sites()
     wanted = Requirements(metadata=(("role", ("web", "cache")), ("disk", ("ssd",))))
-    refusals = {reason: list(sites.list(machines)) for reason, machines in sites.refusals(wanted)}
+    refusals = {reason: list(machine_index.ids(machines)) for reason, machines in machine_index.rejections(wanted)}
     assert refusals == {
         "metadata role=web|cache missing": ["1", "2"],
         "metadata disk=ssd missing": ["0123456789a", "0123456789b"],
     }
-    assert sites.suiting(wanted) == 0
+    assert machine_index.matching(wanted) == 0
 
 
 def test_answers_are_right_however_many_were_asked_for():
-    sites = four_sites()
+    machine_index = four_sites()
     for index in range(MAX_KEPT + 2):
-        sites.refusals(Requirements(machine_id=f"other-{index}"))
-    assert list(sites.list(sites.suiting(Requirements(machine_id="1")))) == ["1"]
+        machine_index.rejections(Requirements(machine_id=f"other-{index}"))
+    assert list(machine_index.ids(machine_index.matching(Requirements(machine_id="1")))) == ["1"]

@@ -14,7 +14,7 @@ from fleetd.model.placement import Decision
 from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.registry.registry import KINDS, MalformedRecord, Registry, decode
 from fleetd.scheduler.planner import plan_cluster
-from fleetd.scheduler.snapshot import ClusterView
+from fleetd.scheduler.snapshot import Snapshot
 from fleetd.store.embedded import EmbeddedStore, inline
 from fleetd.store.protocol import KeyValue, Put
 from tests.examples import examples
@@ -115,7 +115,7 @@ def test_the_leader_names_what_it_cannot_read_and_goes_on_placing(caplog: pytest
         await node.store.transact([], bad[9:])
         await node.add("web.service")
         await asyncio.sleep(60)
-        assert node.engine.leadership is not None
+        assert node.election.term is not None
         _, decision = await node.registry.unit_and_decision("web.service")
         assert isinstance(decision, Decision)
         assert decision.machine == MACHINE
@@ -184,7 +184,7 @@ def changes(draw: st.DrawFn) -> tuple[str, bytes | None]:
         "target": draw(TARGETS),
         "generation": draw(NUMBERS),
         "completed": draw(NUMBERS) if kind == "decisions" else draw(st.booleans()),
-        "retiring": draw(st.booleans()),
+        "superseded": draw(st.booleans()),
         "active": draw(st.sampled_from(["", "active", "failed", "odd"])),
         "mode": draw(st.sampled_from(["ready", "leaving", "parked"])),
         "metadata": draw(st.dictionaries(st.sampled_from("ab"), st.sampled_from(["", "b"]))),
@@ -199,7 +199,7 @@ async def test_whatever_well_formed_records_say_the_leader_plans_and_the_api_lis
     written: list[tuple[str, bytes | None]],
 ) -> None:
     store = EmbeddedStore(":memory:", offload=inline)
-    registry, view = Registry(store), ClusterView()
+    registry, view = Registry(store), Snapshot()
     for revision, (key, value) in enumerate(written, start=1):
         found = None if value is None else KeyValue(f"/fleet/{key}", value, revision, revision)
         try:

@@ -16,7 +16,7 @@ TTL_S = 9.0
 MACHINE_ID = "a" * 32
 
 
-class Machines:
+class MachineSet:
     """Memberships of machines with one id, on one store."""
 
     def __init__(self, store: EmbeddedStore) -> None:
@@ -70,9 +70,9 @@ class Machines:
 
 
 @asynccontextmanager
-async def machines() -> AsyncIterator[Machines]:
+async def machines() -> AsyncIterator[MachineSet]:
     store = EmbeddedStore(":memory:", offload=offload_inline, cluster_id="test")
-    world = Machines(store)
+    world = MachineSet(store)
     try:
         yield world
     finally:
@@ -80,7 +80,7 @@ async def machines() -> AsyncIterator[Machines]:
         await store.close()
 
 
-def scenario(body: Callable[[Machines], Awaitable[None]]) -> None:
+def scenario(body: Callable[[MachineSet], Awaitable[None]]) -> None:
     """Run a scenario on a virtual clock."""
 
     async def run() -> None:
@@ -91,7 +91,7 @@ def scenario(body: Callable[[Machines], Awaitable[None]]) -> None:
 
 
 def test_states_are_published_before_the_machine_is_registered() -> None:
-    async def body(world: Machines) -> None:
+    async def body(world: MachineSet) -> None:
         seen: list[Machine | None] = []
 
         async def publish(lease: int, first: tuple[Operation, ...]) -> None:
@@ -106,7 +106,7 @@ def test_states_are_published_before_the_machine_is_registered() -> None:
 
 
 def test_a_machine_stays_registered_for_hours_by_its_heartbeats() -> None:
-    async def body(world: Machines) -> None:
+    async def body(world: MachineSet) -> None:
         membership = world.start("s1")
         await asyncio.sleep(3 * 3600 + 1)
         found = await world.registered()
@@ -119,7 +119,7 @@ def test_a_machine_stays_registered_for_hours_by_its_heartbeats() -> None:
 
 
 def test_a_machine_that_falls_silent_is_gone_after_its_time_to_live() -> None:
-    async def body(world: Machines) -> None:
+    async def body(world: MachineSet) -> None:
         await world.start("s1").registered.wait()
         world.kill("s1")
         await asyncio.sleep(TTL_S - 1)
@@ -131,7 +131,7 @@ def test_a_machine_that_falls_silent_is_gone_after_its_time_to_live() -> None:
 
 
 def test_a_restarted_fleetd_adopts_the_lease_so_that_the_machine_never_vanishes() -> None:
-    async def body(world: Machines) -> None:
+    async def body(world: MachineSet) -> None:
         first = world.start("s1")
         await first.registered.wait()
         lease = first.lease
@@ -149,7 +149,7 @@ def test_a_restarted_fleetd_adopts_the_lease_so_that_the_machine_never_vanishes(
 
 
 def test_a_clone_is_refused_with_both_addresses_and_the_first_is_untouched() -> None:
-    async def body(world: Machines) -> None:
+    async def body(world: MachineSet) -> None:
         first = world.start("s1")
         await first.registered.wait()
         clone = world.start("s2", address="10.0.0.2", boot_id="boot-2")
@@ -167,7 +167,7 @@ def test_a_clone_is_refused_with_both_addresses_and_the_first_is_untouched() -> 
 
 
 def test_a_quick_reboot_is_not_mistaken_for_a_clone() -> None:
-    async def body(world: Machines) -> None:
+    async def body(world: MachineSet) -> None:
         await world.start("s1").registered.wait()
         world.kill("s1")
         await asyncio.sleep(1)
@@ -181,7 +181,7 @@ def test_a_quick_reboot_is_not_mistaken_for_a_clone() -> None:
 
 
 def test_a_clone_takes_over_once_the_first_is_dead() -> None:
-    async def body(world: Machines) -> None:
+    async def body(world: MachineSet) -> None:
         await world.start("s1").registered.wait()
         clone = world.start("s2", address="10.0.0.2")
         await asyncio.sleep(TTL_S)
@@ -193,7 +193,7 @@ def test_a_clone_takes_over_once_the_first_is_dead() -> None:
 
 
 def test_a_registration_is_certain_only_for_a_time_to_live_after_the_last_beat_that_was_answered() -> None:
-    async def body(world: Machines) -> None:
+    async def body(world: MachineSet) -> None:
         membership = world.start("s1")
         await membership.registered.wait()
         for _ in range(30):
@@ -210,7 +210,7 @@ def test_a_registration_is_certain_only_for_a_time_to_live_after_the_last_beat_t
 
 
 def test_a_machine_whose_lease_was_dropped_registers_again_at_once() -> None:
-    async def body(world: Machines) -> None:
+    async def body(world: MachineSet) -> None:
         membership = world.start("s1")
         await membership.registered.wait()
         await world.store.revoke(membership.lease)
@@ -224,7 +224,7 @@ def test_a_machine_whose_lease_was_dropped_registers_again_at_once() -> None:
 
 
 def test_a_parked_machine_is_listed_until_its_long_lease_ends() -> None:
-    async def body(world: Machines) -> None:
+    async def body(world: MachineSet) -> None:
         membership = world.start("s1")
         await membership.registered.wait()
         world.kill("s1")
@@ -240,7 +240,7 @@ def test_a_parked_machine_is_listed_until_its_long_lease_ends() -> None:
 
 
 def test_a_machine_that_is_parked_without_limit_is_listed_until_it_is_back() -> None:
-    async def body(world: Machines) -> None:
+    async def body(world: MachineSet) -> None:
         membership = world.start("s1", parked_ttl_s=math.inf)
         await membership.registered.wait()
         world.kill("s1")
@@ -255,7 +255,7 @@ def test_a_machine_that_is_parked_without_limit_is_listed_until_it_is_back() -> 
 
 
 def test_a_parked_machine_comes_back_to_a_short_lease() -> None:
-    async def body(world: Machines) -> None:
+    async def body(world: MachineSet) -> None:
         membership = world.start("s1")
         await membership.registered.wait()
         world.kill("s1")
@@ -274,7 +274,7 @@ def test_a_parked_machine_comes_back_to_a_short_lease() -> None:
 
 
 def test_a_reload_that_changes_the_address_keeps_the_lease() -> None:
-    async def body(world: Machines) -> None:
+    async def body(world: MachineSet) -> None:
         first = world.start("s1")
         await first.registered.wait()
         world.kill("s1")
@@ -286,7 +286,7 @@ def test_a_reload_that_changes_the_address_keeps_the_lease() -> None:
 
 
 def test_a_machine_that_departs_is_gone_at_once() -> None:
-    async def body(world: Machines) -> None:
+    async def body(world: MachineSet) -> None:
         membership = world.start("s1")
         await membership.registered.wait()
         world.kill("s1")

@@ -50,7 +50,7 @@ def test_the_leader_counts_what_it_places_takes_back_and_cannot_place() -> None:
         assert counted(refused, type="schedule") == 1
         unit, _ = await node.registry.unit_and_decision("web.service")
         assert unit
-        await node.registry.write_step(node.registry.unit_step(unit.name, unit, None))
+        await node.registry.write(node.registry.unit_write_set(unit.name, unit, None))
         await asyncio.sleep(10 * TTL_S)
         assert counted(task, type="unscheduleunit") == 1
         assert counted(refused, type="schedule") == 1
@@ -85,8 +85,8 @@ def test_the_leader_shows_its_queue_and_the_cluster_in_numbers_and_a_follower_no
         await node.store.transact([], [node.registry.put(state, MACHINE, "web.service")])
         await node.registry.write_unit(Unit("new.service", "", TargetState.LOADED), None)
         await asyncio.sleep(0.1)
-        assert node.engine.leadership
-        node.engine.leadership.show_metrics()
+        assert node.election.term
+        node.election.term.show_metrics()
         shown = exported()
         assert shown["fleet_engine_leader", ()] == 1
         assert shown["fleet_engine_leader_start_time", ()] == 1_700_000_000
@@ -119,12 +119,12 @@ def test_changes_that_come_while_a_plan_is_made_are_the_leaders_queue() -> None:
         await node.store.transact([], [node.registry.put(unit, unit.name) for unit in units])
         for number in range(3):
             await node.add(f"late{number}.service")
-        assert node.engine.leadership
-        node.engine.leadership.show_metrics()
+        assert node.election.term
+        node.election.term.show_metrics()
         assert exported()["fleet_engine_queue_length", ()] == 3
         node.may_plan.set()
         await asyncio.sleep(0.1)
-        node.engine.leadership.show_metrics()
+        node.election.term.show_metrics()
         assert exported()["fleet_engine_queue_length", ()] == 0
 
     scenario(body)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from fleetd.model.globs import Globs
 from fleetd.model.names import literal_prefix, matches_glob
 from fleetd.model.unit import Requirements
-from fleetd.scheduler.occupancy import Room
+from fleetd.scheduler.occupancy import Occupancy
 
 NAMES = st.sampled_from(
     ["web@1.service", "web@2.service", "web@1.timer", "web@.service", "web@1@2.service", "web.service", "we@1.service"]
@@ -40,16 +40,16 @@ def conflict(name: str, mine: Requirements, other: str, theirs: Requirements) ->
 def test_whoever_conflicts_is_found_whatever_came_and_went(
     steps: list[tuple[str, Requirements | None]], name: str, mine: Requirements
 ) -> None:
-    room, here = Room(), dict[str, Requirements]()
-    for unit, wishes in steps:
-        room.discard(unit)
+    occupancy, here = Occupancy(), dict[str, Requirements]()
+    for unit, operations in steps:
+        occupancy.discard(unit)
         here.pop(unit, None)
-        if wishes is not None:
-            room.add(unit, wishes, staying=True)
-            here[unit] = wishes
-        room.may_conflict(name, mine)  # what it remembers of this must not outlive the next step
+        if operations is not None:
+            occupancy.add(unit, operations, staying=True)
+            here[unit] = operations
+        occupancy.may_conflict(name, mine)  # what it remembers of this must not outlive the next step
     expected = {other for other, theirs in here.items() if conflict(name, mine, other, theirs)}
-    for each in (room, room.copy()):
+    for each in (occupancy, occupancy.copy()):
         assert set(each.conflicting(name, mine)) == expected
         assert each.may_conflict(name, mine) or not expected
 

@@ -37,7 +37,7 @@ def homes(world):
 def test_a_unit_is_placed_with_all_that_its_machine_needs_to_know_guarded_by_its_decision():
     world = cluster("m1", "m2")
     world.unit("a.service")
-    unit = world.view.units["a.service"]
+    unit = world.snapshot.units["a.service"]
     (plan,) = world.plan().units
     assert plan.orders == (Placement("m1", "a.service", unit.text, LAUNCHED, unit.generation),)
     assert (plan.unit, plan.revision, plan.cancels) == ("a.service", 0, ())
@@ -48,18 +48,18 @@ def test_an_order_tells_what_is_to_be_started_anew_and_that_is_one_where_nothing
     world = cluster("m1", a="")
     world.unit("a.service")
     world.settle()
-    unit = world.view.units["a.service"]
+    unit = world.snapshot.units["a.service"]
     world.write("units", "a.service", "", msgspec.structs.replace(unit, restart_of=unit.generation))
     (plan,) = world.plan().units
     (order,) = plan.orders
-    assert (order.restart_of, order.generation) == (unit.generation, world.view.units["a.service"].generation)
+    assert (order.restart_of, order.generation) == (unit.generation, world.snapshot.units["a.service"].generation)
 
 
 def test_a_later_plan_is_guarded_by_the_revision_of_the_decision_that_it_was_made_from():
     world = cluster("m1", a="")
     world.unit("a.service", target=INACTIVE)
     (plan,) = world.plan().units
-    assert plan.revision == world.view.decisions["a.service"].revision > 0
+    assert plan.revision == world.snapshot.decisions["a.service"].revision > 0
 
 
 def test_the_orders_of_each_machine_stand_together_those_of_peers_in_their_turn():
@@ -75,13 +75,13 @@ def test_the_orders_of_each_machine_stand_together_those_of_peers_in_their_turn(
 
 def test_since_when_a_unit_is_where_it_is_changes_only_when_it_moves():
     world = cluster("m1", "m2", a="")
-    since = world.view.decisions["a.service"].since
+    since = world.snapshot.decisions["a.service"].since
     world.unit("a.service", "Conflicts=x*")
     world.lead()
-    assert world.view.decisions["a.service"].since == since
+    assert world.snapshot.decisions["a.service"].since == since
     world.unit("a.service", "MachineID=m2")
     world.settle()
-    assert world.view.decisions["a.service"].since > since
+    assert world.snapshot.decisions["a.service"].since > since
 
 
 def test_planning_again_changes_nothing():
@@ -91,7 +91,7 @@ def test_planning_again_changes_nothing():
     for _ in range(3):
         world.lead()
         assert world.plan_cold() == Plan()
-        for machine in world.view.machines:
+        for machine in world.snapshot.machines:
             world.work(machine)
 
 
@@ -99,9 +99,9 @@ def test_only_the_units_that_are_asked_for_are_planned_for():
     world = World()
     world.machine("m1")
     submit(world, a="", b="")
-    assert [plan.unit for plan in plan_cluster(world.view, ["b.service", "unknown.service"]).units] == ["b.service"]
-    assert [plan.unit for plan in plan_cluster(world.view, []).units] == []
-    assert [plan.unit for plan in plan_cluster(world.view, None).units] == ["a.service", "b.service"]
+    assert [plan.unit for plan in plan_cluster(world.snapshot, ["b.service", "unknown.service"]).units] == ["b.service"]
+    assert [plan.unit for plan in plan_cluster(world.snapshot, []).units] == []
+    assert [plan.unit for plan in plan_cluster(world.snapshot, None).units] == ["a.service", "b.service"]
 
 
 def test_templates_and_inactive_units_are_not_placed():
@@ -126,7 +126,7 @@ def test_sessions_are_acknowledged_with_the_plan_that_reckons_with_them_and_forg
     assert world.plan().forgotten == ()
     world.judge(set())
     assert world.lead().forgotten == ("m2",)
-    assert list(world.view.synced) == ["m1"]
+    assert list(world.snapshot.synced) == ["m1"]
 
 
 def test_what_is_taken_back_is_written_before_what_stays_and_that_before_what_comes():
@@ -471,8 +471,8 @@ def test_a_unit_that_follows_two_comes_after_both_and_those_that_follow_each_oth
     world.unit("d.service", "MachineOf=e.service\nMachineOf=a.service")
     world.unit("e.service", "MachineOf=d.service")
     world.lead()
-    company = "c.service, b.service, a.service, d.service, e.service"
-    assert world.reason("a.service") == f"the only machine that fits, with {company}"
+    group = "c.service, b.service, a.service, d.service, e.service"
+    assert world.reason("a.service") == f"the only machine that fits, with {group}"
 
 
 def test_a_plan_pauses_for_each_unit_and_is_the_same_in_the_end():
@@ -482,7 +482,7 @@ def test_a_plan_pauses_for_each_unit_and_is_the_same_in_the_end():
     plans = []
 
     def make():
-        plans.append((yield from plan_in_slices(world.view, None, now_s=5.0)))
+        plans.append((yield from plan_in_slices(world.snapshot, None, now_s=5.0)))
 
     assert sum(1 for _ in make()) >= 3 * 10
-    assert plans == [plan_cluster(world.view, None, now_s=5.0)]
+    assert plans == [plan_cluster(world.snapshot, None, now_s=5.0)]

@@ -4,7 +4,7 @@ import pytest
 
 from fleetd.model.quota import Usage, measure_growth, refuse_growth
 from fleetd.model.unit import TargetState, Unit
-from fleetd.scheduler.snapshot import ClusterView
+from fleetd.scheduler.snapshot import Snapshot
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_beyond_them_the_bound_and_the_remedy_are_named() -> None:
 
 
 def test_a_view_keeps_count() -> None:
-    view = ClusterView()
+    view = Snapshot()
     assert view.usage is None
     for name, text in (("a.service", "abc"), ("b.service", "ää"), ("a.service", "x")):
         view.apply("units", name, "", Unit(name, text, TargetState.INACTIVE))

@@ -4,9 +4,9 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from fleetd.model.machine import MachineMode
-from fleetd.scheduler.feasibility import count_refusals
+from fleetd.scheduler.feasibility import count_rejections
 from fleetd.scheduler.ranking import Ranking
-from fleetd.scheduler.snapshot import Trial
+from fleetd.scheduler.snapshot import Proposal
 from tests.examples import examples
 from tests.unit import slow_ranking
 from tests.unit.cluster_builder import World, order
@@ -38,8 +38,8 @@ names = st.sampled_from(UNITS)
 machines = st.sampled_from(MACHINES)
 modes = st.sampled_from((MachineMode.READY,) * 6 + (MachineMode.PARKED, MachineMode.LEAVING))
 described = st.fixed_dictionaries({"role": st.sampled_from("xyz"), "zone": st.sampled_from("12")})
-wishes = st.sampled_from(TEXTS)
-residents = st.tuples(names, machines, wishes, st.sampled_from(("stays", "stays", "stays", "goes", "retires")))
+operations = st.sampled_from(TEXTS)
+residents = st.tuples(names, machines, operations, st.sampled_from(("stays", "stays", "stays", "goes", "retires")))
 
 
 @st.composite
@@ -49,7 +49,7 @@ def worlds(draw):
     for machine, (mode, metadata) in draw(st.dictionaries(machines, st.tuples(modes, described), max_size=13)).items():
         world.machine(machine, mode, **metadata)
     for name in UNITS:
-        world.unit(name, draw(wishes))
+        world.unit(name, draw(operations))
     for name, machine, text, word in draw(st.lists(residents, max_size=25)):
         order(world, name, machine, text, word)
     for name, machine in draw(st.lists(st.tuples(names, machines), max_size=4)):
@@ -64,39 +64,39 @@ groups = st.lists(st.lists(names, min_size=1, max_size=3, unique=True), min_size
 @settings(max_examples=examples(400))
 @given(worlds(), moves, groups)
 def test_the_machine_found_quickly_is_the_one_that_a_slow_search_finds(world, moves, groups):
-    trial = Trial(world.view)
+    proposal = Proposal(world.snapshot)
     for name, machine, word in moves:
-        move(trial, name, machine, word)
-    ranking = Ranking(trial)
+        move(proposal, name, machine, word)
+    ranking = Ranking(proposal)
     for group in groups:
         found = ranking.choose(group)
-        expected = slow_ranking.choose(trial, group)
+        expected = slow_ranking.choose(proposal, group)
         event("fits nowhere" if expected is None else f"fits on {min(expected[1], 3)} or so")
         assert (found and (found.machine, found.is_only)) == (expected and (expected[0], expected[1] == 1))
         for name in group:
-            assert ranking.takes(name, group) == slow_ranking.takes(trial, name, group)
+            assert ranking.is_placeable(name, group) == slow_ranking.is_placeable(proposal, name, group)
         for name in group if found else ():
-            trial.place(name, found.machine, world.view.requirements(name))
-            ranking.note(name, found.machine)
+            proposal.place(name, found.machine, world.snapshot.requirements(name))
+            ranking.record_placement(name, found.machine)
 
 
 @settings(max_examples=examples(200))
 @given(worlds(), moves, names, st.lists(machines, unique=True, max_size=4))
 def test_refusals_counted_by_sets_are_those_of_machines_asked_one_by_one(world, moves, name, here):
-    trial = Trial(world.view)
+    proposal = Proposal(world.snapshot)
     for move_name, machine, word in moves:
-        move(trial, move_name, machine, word)
-    assert list(count_refusals(trial, name, here).items()) == slow_ranking.count_refusals(trial, name, here)
+        move(proposal, move_name, machine, word)
+    assert list(count_rejections(proposal, name, here).items()) == slow_ranking.count_rejections(proposal, name, here)
 
 
-def move(trial, name, machine, word):
-    requirements = trial.view.requirements(name)
+def move(proposal, name, machine, word):
+    requirements = proposal.snapshot.requirements(name)
     match word:
         case "place":
-            trial.place(name, machine, requirements)
+            proposal.place(name, machine, requirements)
         case "withdraw":
-            trial.withdraw(name, machine, requirements)
+            proposal.withdraw(name, machine, requirements)
         case "vacate":
-            trial.vacate(name, machine)
-        case "renew" if name in trial.room(machine).staying:
-            trial.renew(name, machine, requirements)
+            proposal.vacate(name, machine)
+        case "renew" if name in proposal.occupancy(machine).staying:
+            proposal.renew(name, machine, requirements)

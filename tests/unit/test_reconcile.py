@@ -51,7 +51,7 @@ TABLE = [
     ("the_systems_own_unit_of_that_name_is_not_stopped", WITHDRAWN, here("active", hash_=""), ""),
     ("a_unit_without_placement_is_stopped", None, here("active"), "Stop"),
     ("a_unit_without_placement_that_rests_is_removed", None, here(), "Remove"),
-    ("a_retiring_copy_is_left_alone", placed(generation=9, retiring=True), here("active", entry=entry()), ""),
+    ("a_retiring_copy_is_left_alone", placed(generation=9, superseded=True), here("active", entry=entry()), ""),
     # A unit that is to be loaded.
     ("a_loaded_unit_without_a_file_is_written", placed(LOADED), Observed(), "Write Record"),
     ("a_loaded_unit_with_its_file_is_recorded", placed(LOADED), here(), "Record"),

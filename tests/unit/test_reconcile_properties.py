@@ -7,7 +7,18 @@ from hypothesis import strategies as st
 from fleetd.model.placement import Placement
 from fleetd.model.unit import TargetState
 from fleetd.model.unitfile import hash_unit_file
-from fleetd.reconciler.actions import LedgerEntry, Record, Reload, Remove, Restart, Restarting, Start, Step, Stop, Write
+from fleetd.reconciler.actions import (
+    Action,
+    LedgerEntry,
+    Record,
+    Reload,
+    Remove,
+    Restart,
+    Restarting,
+    Start,
+    Stop,
+    Write,
+)
 from fleetd.reconciler.plan import LastRun, Observed, StopProgress, needs_last_run, plan_adoption
 from tests.unit.reconcile_builder import LAUNCHED, LOADED, NAME, NEW, NEW_HASH, OLD, OLD_HASH, entry, placed, plan
 
@@ -19,7 +30,7 @@ class Model:
         self.seen = seen
         self.invocation = 1
 
-    def apply(self, step: Step) -> None:
+    def apply(self, step: Action) -> None:
         change = {
             Stop: lambda: {"active": "inactive", "job": False, "stop": StopProgress.ENDED},
             Remove: lambda: {"hash": "", "entry": None, "stop": StopProgress.NONE},
@@ -83,10 +94,10 @@ RESTARTING = Observed(  # systemd has the job
     job=True,
     entry=LedgerEntry(0, TargetState.INACTIVE, OLD_HASH, restarting=Restarting(1, LAUNCHED, "1")),
 )
-wishes = st.builds(placed, st.sampled_from(TargetState), generations, st.sampled_from([OLD, NEW]))
+operations = st.builds(placed, st.sampled_from(TargetState), generations, st.sampled_from([OLD, NEW]))
 
 
-def reach(placement: Placement | None, seen: Observed) -> tuple[Observed, list[Step]]:
+def reach(placement: Placement | None, seen: Observed) -> tuple[Observed, list[Action]]:
     """The machine after all plans, and the steps it took."""
     model, taken = Model(seen), []
     for _ in range(8):
@@ -107,11 +118,11 @@ def latest_wish(kept: LedgerEntry | None) -> int:
     return max(kept.generation, kept.restarting.generation if kept.restarting else 0)
 
 
-@given(wishes | st.none(), machines)
+@given(operations | st.none(), machines)
 @example(placed(LAUNCHED, 2, NEW), RESTARTING)  # what is under way ends, and is not enough
 def test_plans_applied_until_nothing_is_left_reach_what_is_asked(placement: Placement | None, seen: Observed) -> None:
     reached, _ = reach(placement, seen)
-    if placement is None or placement.withdrawn:
+    if placement is None or placement.is_withdrawn:
         assert not reached.ours
         assert not (reached.busy and seen.ours)
     elif latest_wish(seen.entry) < placement.generation:
@@ -120,7 +131,7 @@ def test_plans_applied_until_nothing_is_left_reach_what_is_asked(placement: Plac
         assert reached.busy or placement.target is LOADED
 
 
-@given(wishes | st.none(), machines)
+@given(operations | st.none(), machines)
 def test_the_plan_of_a_state_that_was_reached_is_empty(placement: Placement | None, seen: Observed) -> None:
     reached, _ = reach(placement, seen)
     model = Model(reached)
@@ -128,19 +139,19 @@ def test_the_plan_of_a_state_that_was_reached_is_empty(placement: Placement | No
     assert plan(placement, model.seen) == []
 
 
-@given(wishes, machines, machines)
+@given(operations, machines, machines)
 @example(placed(LAUNCHED, 1, OLD), RESTARTING, msgspec.structs.replace(RESTARTING, job=False))
 def test_a_unit_whose_placement_is_unchanged_is_never_stopped_whatever_systemd_says(
     placement: Placement, before: Observed, later: Observed
 ) -> None:
     reached, _ = reach(placement, before)
-    if placement.withdrawn:
+    if placement.is_withdrawn:
         return
     _, taken = reach(placement, msgspec.structs.replace(later, entry=reached.entry))
     assert not any(isinstance(step, Stop | Remove | Restart) for step in taken)
 
 
-@given(st.none() | wishes, machines)
+@given(st.none() | operations, machines)
 def test_no_file_goes_while_its_unit_runs(placement: Placement | None, seen: Observed) -> None:
     model = Model(seen)
     for _ in range(8):
@@ -150,11 +161,11 @@ def test_no_file_goes_while_its_unit_runs(placement: Placement | None, seen: Obs
         model.settle(placement)
 
 
-@given(wishes, machines)
+@given(operations, machines)
 def test_a_restore_stops_starts_and_writes_nothing(placement: Placement, seen: Observed) -> None:
     assume(seen.ours or seen.refusal or seen.load == "not-found")  # else systemd refuses to have it written
     adoption = plan_adoption({NAME: placement}, {NAME: seen})
     adopted = msgspec.structs.replace(seen, entry=adoption.entries.get(NAME, seen.entry))
-    if seen.busy and not (placement.withdrawn and not seen.ours):
+    if seen.busy and not (placement.is_withdrawn and not seen.ours):
         assert plan(placement, adopted, held=adoption.orphans) == []
     assert not any(isinstance(step, Stop | Start) for step in plan(placement, adopted, held=adoption.orphans))

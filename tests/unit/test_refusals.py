@@ -22,7 +22,7 @@ def test_another_machine_is_taken_and_the_refusal_is_kept_in_mind():
     world = refused("m1")
     assert world.homes() == {A: "m2"}
     assert world.orders(A) == {"m1": "go", "m2": "stay"}
-    assert world.view.placements[A]["m1"].declined
+    assert world.snapshot.placements[A]["m1"].declined
     assert world.reason(A) == "the only machine that fits"
     assert world.plan_cold().units == ()
 
@@ -77,9 +77,9 @@ def test_nothing_is_left_of_a_refusal_when_the_unit_is_not_wanted_any_more(destr
     else:
         world.unit(A, target=INACTIVE)
     world.settle()
-    assert A not in world.view.placements
-    assert A not in world.view.states
-    assert A not in world.view.decisions
+    assert A not in world.snapshot.placements
+    assert A not in world.snapshot.states
+    assert A not in world.snapshot.decisions
 
 
 def test_a_refusal_goes_with_its_machine():

@@ -74,9 +74,9 @@ def test_a_restart_is_not_lost_where_another_wish_comes_before_the_machine_has_h
 
 def test_a_loaded_unit_that_its_socket_runs_is_restarted_and_stays_loaded() -> None:
     seen = runs(entry=entry(LOADED))
-    wish = Restarting(6, LOADED)
+    operation = Restarting(6, LOADED)
     assert plan(placed(restart_of=5, target=LOADED), seen) == [
-        Restart(NAME, "a restart was asked for", msgspec.structs.replace(entry(LOADED), restarting=wish))
+        Restart(NAME, "a restart was asked for", msgspec.structs.replace(entry(LOADED), restarting=operation))
     ]
     assert kinds(plan(placed(restart_of=5, target=LOADED), here(entry=entry(LOADED)))) == ["Record"]
 

@@ -2,23 +2,23 @@
 
 import pytest
 
-from fleetd.reconciler.shutdown import Departure, plan_departure
+from fleetd.reconciler.shutdown import ShutdownMode, plan_shutdown
 
 
 @pytest.mark.parametrize(
     ("job", "machine_is_stopping", "supervised", "departure"),
     [
-        ("restart", False, True, Departure.STAY),
-        ("stop", False, True, Departure.PARK),
-        ("stop", True, True, Departure.LEAVE),
-        ("restart", True, True, Departure.LEAVE),
-        ("", True, True, Departure.LEAVE),
-        ("", False, True, Departure.STAY),  # killed by hand: systemd starts it again
-        ("", False, False, Departure.PARK),  # Ctrl-C at a terminal: nobody starts it again
-        ("", True, False, Departure.LEAVE),
+        ("restart", False, True, ShutdownMode.STAY),
+        ("stop", False, True, ShutdownMode.PARK),
+        ("stop", True, True, ShutdownMode.LEAVE),
+        ("restart", True, True, ShutdownMode.LEAVE),
+        ("", True, True, ShutdownMode.LEAVE),
+        ("", False, True, ShutdownMode.STAY),  # killed by hand: systemd starts it again
+        ("", False, False, ShutdownMode.PARK),  # Ctrl-C at a terminal: nobody starts it again
+        ("", True, False, ShutdownMode.LEAVE),
     ],
 )
 def test_why_fleetd_ends_says_what_becomes_of_the_units(
-    job: str, machine_is_stopping: bool, supervised: bool, departure: Departure
+    job: str, machine_is_stopping: bool, supervised: bool, departure: ShutdownMode
 ) -> None:
-    assert plan_departure(job=job, machine_is_stopping=machine_is_stopping, supervised=supervised) is departure
+    assert plan_shutdown(job=job, machine_is_stopping=machine_is_stopping, supervised=supervised) is departure

@@ -5,7 +5,7 @@ import pytest
 from fleetd.model.machine import Machine, MachineMode, MachineSettings
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.unit import Unit, UnitState
-from fleetd.scheduler.snapshot import ClusterView, Trial, scopes_of
+from fleetd.scheduler.snapshot import Proposal, Snapshot, scopes_of
 from tests.unit.cluster_builder import INACTIVE, LAUNCHED, World
 
 HERE = Placement("m1", "a.service", "", LAUNCHED, 1)
@@ -19,7 +19,7 @@ def concerned(world, act):
 
 
 def order(world, name, machine, **fields):
-    unit = world.view.units[name]
+    unit = world.snapshot.units[name]
     values = {"text": unit.text, "target": unit.target, "generation": unit.generation} | fields
     world.write("placements", machine, name, Placement(machine, name, **values))
 
@@ -44,7 +44,7 @@ def test_a_view_knows_a_unit_by_its_record_its_decision_or_its_orders():
     world.write("decisions", "c.service", "", Decision("c.service", 1))
     world.write("placements", "m1", "d.service", Placement("m1", "d.service", "", INACTIVE, 1))
     world.write("states", "m1", "e.service", UnitState("loaded", "active", "running"))
-    assert world.view.known_units() == ["a.service", "b.service", "c.service", "d.service"]
+    assert world.snapshot.known_units() == ["a.service", "b.service", "c.service", "d.service"]
 
 
 @pytest.mark.parametrize(
@@ -59,29 +59,29 @@ def test_a_view_knows_a_unit_by_its_record_its_decision_or_its_orders():
 def test_a_unit_is_wanted_unless_it_is_inactive_or_a_template(name, target, wanted):
     world = World()
     world.unit(name, target=target)
-    assert world.view.is_wanted(name) is wanted
-    assert not world.view.is_wanted("unknown.service")
+    assert world.snapshot.is_wanted(name) is wanted
+    assert not world.snapshot.is_wanted("unknown.service")
 
 
 def test_a_machine_is_dead_when_it_is_neither_there_nor_away():
     world = cluster(a=("", "m1"))
     world.vanish("m1")
-    assert not world.view.is_dead("m1")
-    assert world.view.absent() == ["m1"]
+    assert not world.snapshot.is_dead("m1")
+    assert world.snapshot.absent() == ["m1"]
     world.judge(set())
-    assert world.view.is_dead("m1")
-    assert not world.view.is_dead("m2")
+    assert world.snapshot.is_dead("m1")
+    assert not world.snapshot.is_dead("m2")
 
 
 def test_a_machine_is_absent_only_as_long_as_orders_name_it():
     world = cluster(a=("", "m1"))
     world.die("m1")
     world.lead()
-    assert world.view.absent() == []
+    assert world.snapshot.absent() == []
 
 
 def test_records_of_what_cannot_be_a_unit_and_of_unknown_kinds_are_passed_over():
-    view = ClusterView()
+    snapshot = Snapshot()
     for kind, first, second in (
         ("units", "nonsense", ""),
         ("decisions", "nonsense", ""),
@@ -89,44 +89,44 @@ def test_records_of_what_cannot_be_a_unit_and_of_unknown_kinds_are_passed_over()
         ("states", "m1", "nonsense"),
         ("leader", "", ""),
     ):
-        assert view.apply(kind, first, second, object()) == {}
-    assert view.known_units() == []
+        assert snapshot.apply(kind, first, second, object()) == {}
+    assert snapshot.known_units() == []
 
 
 def test_what_is_listed_by_machine_is_in_order_whatever_order_it_came_in():
-    view = ClusterView()
+    snapshot = Snapshot()
     for machine in ("m3", "m1", "m2"):
-        view.apply("machines", machine, "", Machine(machine))
-        view.apply("placements", machine, "a.service", Placement(machine, "a.service", "", LAUNCHED, 1))
-        view.apply("states", machine, "a.service", UnitState())
-    assert list(view.machines) == list(view.placements["a.service"]) == list(view.states["a.service"])
-    assert list(view.machines) == ["m1", "m2", "m3"]
-    assert view.home("a.service") == "m1"
+        snapshot.apply("machines", machine, "", Machine(machine))
+        snapshot.apply("placements", machine, "a.service", Placement(machine, "a.service", "", LAUNCHED, 1))
+        snapshot.apply("states", machine, "a.service", UnitState())
+    assert list(snapshot.machines) == list(snapshot.placements["a.service"]) == list(snapshot.states["a.service"])
+    assert list(snapshot.machines) == ["m1", "m2", "m3"]
+    assert snapshot.assigned_machine("a.service") == "m1"
 
 
 def test_a_record_that_is_gone_leaves_nothing_behind():
-    view = ClusterView()
+    snapshot = Snapshot()
     records = {
         ("machines", "m1", ""): Machine("m1", "s"),
         ("settings", "m1", ""): MachineSettings({"a": "b"}),
         ("units", "a.service", ""): Unit("a.service", "[X-Fleet]\nMachineOf=b.service\nReplaces=c*\n", LAUNCHED, 1),
         ("placements", "m1", "a.service"): Placement("m1", "a.service", "[X-Fleet]\nReplaces=c*\n", LAUNCHED, 1),
-        ("placements", "m2", "a.service"): Placement("m2", "a.service", "", LAUNCHED, 1, retiring=True),
+        ("placements", "m2", "a.service"): Placement("m2", "a.service", "", LAUNCHED, 1, superseded=True),
         ("states", "m1", "a.service"): UnitState("loaded", "active", "running"),
         ("decisions", "a.service", ""): Decision("a.service", 1, refusals={"x": 1}),
     }
     for key, record in records.items():
-        view.apply(*key, record)
-    assert view.retiring == {("m2", "a.service"): None}
+        snapshot.apply(*key, record)
+    assert snapshot.superseded == {("m2", "a.service"): None}
     for key in records:
-        view.apply(*key, None)
-        view.apply(*key, None)
-    assert view.known_units() == []
-    assert [view.machines, view.settings, view.metadata, view.states, view.retiring] == [{}] * 5
-    assert view.absent() == []
-    assert view.concerned_by("m1") == {}
-    assert view.room("m1").units == {}
-    assert not view.room("m1").is_picky()
+        snapshot.apply(*key, None)
+        snapshot.apply(*key, None)
+    assert snapshot.known_units() == []
+    assert [snapshot.machines, snapshot.settings, snapshot.metadata, snapshot.states, snapshot.superseded] == [{}] * 5
+    assert snapshot.absent() == []
+    assert snapshot.concerned_by("m1") == {}
+    assert snapshot.occupancy("m1").units == {}
+    assert not snapshot.occupancy("m1").is_picky()
 
 
 # What a record concerns.
@@ -157,7 +157,7 @@ def test_an_order_concerns_all_on_the_machine_where_somebody_cares_who_is_there(
 
 def test_an_order_concerns_the_copies_that_retire_on_its_machine():
     world = cluster(a=("Conflicts=b*", ""), b=("", ""))
-    order(world, "a.service", "m1", retiring=True)
+    order(world, "a.service", "m1", superseded=True)
     assert concerned(world, lambda: order(world, "b.service", "m1")) == ["a.service", "b.service"]
     assert concerned(world, lambda: order(world, "b.service", "m2")) == ["b.service"]
 
@@ -165,7 +165,7 @@ def test_an_order_concerns_the_copies_that_retire_on_its_machine():
 def test_where_room_is_made_it_concerns_all_that_are_nowhere_or_everywhere_or_could_make_way():
     world = cluster(
         a=("", "m1"),
-        homeless=("", ""),
+        unplaced=("", ""),
         everywhere=("Global=true", ""),
         pusher=("Replaces=pushed*", "m2"),
         pushed=("", "m2"),
@@ -225,7 +225,7 @@ MACHINE_CHANGES = [
 
 
 def _move(world):
-    former = world.view.machines["m1"]
+    former = world.snapshot.machines["m1"]
     world.write("machines", "m1", "", Machine("m1", former.session, "192.0.2.1"))
 
 
@@ -249,7 +249,7 @@ def test_who_is_away_concerns_what_is_on_the_machines_whose_standing_changed():
 def test_a_session_that_is_acknowledged_concerns_nobody():
     world = cluster(a=("", "m1"))
     assert concerned(world, lambda: world.acknowledge(world.plan_cold())) == []
-    assert list(world.view.synced) == ["m1", "m2"]
+    assert list(world.snapshot.synced) == ["m1", "m2"]
 
 
 def test_units_without_a_home_are_planned_with_all_that_machine_of_binds_to_them_through_others_without_one():
@@ -257,8 +257,8 @@ def test_units_without_a_home_are_planned_with_all_that_machine_of_binds_to_them
         a=("", ""), b=("MachineOf=a.service", ""), c=("MachineOf=b.service", ""), d=("MachineOf=c.service", "m1")
     )
     world.unit("e.service", "MachineOf=d.service")
-    assert world.view.with_companions(["c.service"]) == ["a.service", "b.service", "c.service"]
-    assert world.view.with_companions(["unknown.service"]) == ["unknown.service"]
+    assert world.snapshot.with_colocated(["c.service"]) == ["a.service", "b.service", "c.service"]
+    assert world.snapshot.with_colocated(["unknown.service"]) == ["unknown.service"]
 
 
 # Trials.
@@ -268,31 +268,37 @@ def test_a_trial_shows_what_would_be_and_leaves_the_view_as_it_is():
     world = cluster(a=("Conflicts=x*", "m1"), b=("Replaces=y*", "m1"), c=("", ""))
     world.unit("w@1.service")
     world.runs("w@1.service", "m1")
-    trial = Trial(world.view)
-    requirements = world.view.requirements("a.service")
-    trial.vacate("b.service", "m1")
-    trial.withdraw("w@1.service", "m1", world.view.requirements("w@1.service"))
-    trial.place("a.service", "m2", requirements)
-    trial.vacate("a.service", "m1")
-    assert (trial.home("a.service"), trial.home("b.service"), trial.home("c.service")) == ("m2", "", "")
-    assert list(trial.room("m2").units) == ["a.service"]
-    assert list(trial.room("m1").units) == ["w@1.service"]
-    assert list(trial.room("m1").staying) == []
-    assert trial.room("m3").units == {}
-    assert world.view.home("a.service") == "m1"
-    assert list(world.view.room("m1").staying) == ["a.service", "b.service", "w@1.service"]
-    assert world.view.room("m1").is_picky()
-    assert world.view.room("m1").templates == {"w@.service": 1}
+    proposal = Proposal(world.snapshot)
+    requirements = world.snapshot.requirements("a.service")
+    proposal.vacate("b.service", "m1")
+    proposal.withdraw("w@1.service", "m1", world.snapshot.requirements("w@1.service"))
+    proposal.place("a.service", "m2", requirements)
+    proposal.vacate("a.service", "m1")
+    assert (
+        proposal.assigned_machine("a.service"),
+        proposal.assigned_machine("b.service"),
+        proposal.assigned_machine("c.service"),
+    ) == ("m2", "", "")
+    assert list(proposal.occupancy("m2").units) == ["a.service"]
+    assert list(proposal.occupancy("m1").units) == ["w@1.service"]
+    assert list(proposal.occupancy("m1").staying) == []
+    assert proposal.occupancy("m3").units == {}
+    assert world.snapshot.assigned_machine("a.service") == "m1"
+    assert list(world.snapshot.occupancy("m1").staying) == ["a.service", "b.service", "w@1.service"]
+    assert world.snapshot.occupancy("m1").is_picky()
+    assert world.snapshot.occupancy("m1").templates == {"w@.service": 1}
 
 
 def test_of_two_units_with_the_same_conflicts_one_that_leaves_takes_none_of_the_others():
     world = cluster(a=("Conflicts=x*", "m1"), b=("Conflicts=x*", "m1"))
     world.unit("x.service")
-    trial = Trial(world.view)
-    trial.vacate("a.service", "m1")
-    assert list(trial.room("m1").conflicting("x.service", world.view.requirements("x.service"))) == ["b.service"]
-    trial.vacate("b.service", "m1")
-    assert list(trial.room("m1").conflicting("x.service", world.view.requirements("x.service"))) == []
+    proposal = Proposal(world.snapshot)
+    proposal.vacate("a.service", "m1")
+    assert list(proposal.occupancy("m1").conflicting("x.service", world.snapshot.requirements("x.service"))) == [
+        "b.service"
+    ]
+    proposal.vacate("b.service", "m1")
+    assert list(proposal.occupancy("m1").conflicting("x.service", world.snapshot.requirements("x.service"))) == []
 
 
 def test_of_two_instances_on_a_machine_one_stays_counted_when_the_other_leaves():
@@ -300,8 +306,8 @@ def test_of_two_instances_on_a_machine_one_stays_counted_when_the_other_leaves()
     for name in ("w@1.service", "w@2.service"):
         world.unit(name)
         world.runs(name, "m1")
-    trial = Trial(world.view)
-    trial.vacate("w@1.service", "m1")
-    assert trial.room("m1").templates == {"w@.service": 1}
-    trial.vacate("w@2.service", "m1")
-    assert trial.room("m1").templates == {}
+    proposal = Proposal(world.snapshot)
+    proposal.vacate("w@1.service", "m1")
+    assert proposal.occupancy("m1").templates == {"w@.service": 1}
+    proposal.vacate("w@2.service", "m1")
+    assert proposal.occupancy("m1").templates == {}

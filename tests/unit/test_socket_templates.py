@@ -44,7 +44,7 @@ def listening(*machines: str, fleet: str = "") -> World:
 def test_the_template_is_put_where_the_socket_is_whatever_it_asks_of_a_machine(fleet):
     world = listening("m1", "m2", fleet=fleet)
     assert world.homes() == {SOCKET: "m1", TEMPLATE: "m1"}
-    assert world.view.placements[TEMPLATE]["m1"].target is LOADED
+    assert world.snapshot.placements[TEMPLATE]["m1"].target is LOADED
     assert world.reason(TEMPLATE) == "where its sockets are"
     assert world.plan_cold().units == ()
 
@@ -64,7 +64,7 @@ def test_the_template_goes_along_when_the_socket_moves_or_goes():
     world.destroy(SOCKET)
     world.settle()
     assert world.homes() == {}
-    assert TEMPLATE not in world.view.decisions
+    assert TEMPLATE not in world.snapshot.decisions
 
 
 def test_a_template_of_two_sockets_is_where_either_is():
@@ -81,7 +81,7 @@ def test_a_template_that_is_replaced_or_destroyed_is_so_where_it_is():
     world = listening("m1", "m2")
     submit(world, TEMPLATE, "[Service]\nExecStart=/bin/other\n", INACTIVE)
     world.settle()
-    assert "other" in world.view.placements[TEMPLATE]["m1"].text
+    assert "other" in world.snapshot.placements[TEMPLATE]["m1"].text
     world.destroy(TEMPLATE)
     world.settle()
     assert world.homes() == {SOCKET: "m1"}
@@ -92,7 +92,7 @@ def test_a_template_without_a_socket_is_nowhere_and_waits_for_nothing():
     submit(world, TEMPLATE, "[Service]\n", LAUNCHED)
     world.settle()
     assert world.homes() == {}
-    assert TEMPLATE not in world.view.decisions
+    assert TEMPLATE not in world.snapshot.decisions
 
 
 def test_a_socket_that_lacks_its_template_says_so_until_that_is_submitted():

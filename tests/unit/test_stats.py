@@ -3,17 +3,17 @@
 import pytest
 
 from fleetd.model.machine import MachineMode
-from fleetd.scheduler.stats import Outcome, count_outcome, take_census
+from fleetd.scheduler.stats import PlanStats, count_cluster, count_plan
 from tests.unit.cluster_builder import INACTIVE, LAUNCHED, LOADED, World
 
 GLOBAL = "Global=true"
 
 
-def outcome(world: World) -> Outcome:
+def outcome(world: World) -> PlanStats:
     """What the leader does next, in numbers; then it is done."""
-    view = world.view
+    snapshot = world.snapshot
     plan = world.plan()
-    counted = count_outcome(view, plan.units)
+    counted = count_plan(snapshot, plan.units)
     world.apply(plan)
     return counted
 
@@ -32,7 +32,7 @@ def test_units_are_counted_by_what_is_wanted_and_what_they_have_come_to(world: W
     world.settle()
     world.unit("new.service", target=LOADED)
     world.unit("web@.service", target=INACTIVE)
-    assert take_census(world.view).units == {
+    assert count_cluster(world.snapshot).units == {
         ("launched", "launched"): 2,
         ("loaded", "inactive"): 1,
         ("inactive", "inactive"): 1,
@@ -43,11 +43,11 @@ def test_a_unit_on_several_machines_has_come_as_far_as_its_last_copy(world: Worl
     world.unit("log.service", GLOBAL)
     world.lead()
     world.state("log.service", "m1", "active", target=LAUNCHED)
-    assert take_census(world.view).units == {("launched", "inactive"): 1}
+    assert count_cluster(world.snapshot).units == {("launched", "inactive"): 1}
     world.state("log.service", "m2", "inactive", target=LOADED)
-    assert take_census(world.view).units == {("launched", "loaded"): 1}
+    assert count_cluster(world.snapshot).units == {("launched", "loaded"): 1}
     world.state("log.service", "m2", "active", target=LAUNCHED)
-    assert take_census(world.view).units == {("launched", "launched"): 1}
+    assert count_cluster(world.snapshot).units == {("launched", "launched"): 1}
 
 
 def test_copies_are_counted_by_what_systemd_says_and_machines_by_their_mode(world: World) -> None:
@@ -56,7 +56,7 @@ def test_copies_are_counted_by_what_systemd_says_and_machines_by_their_mode(worl
     world.unit("b.service")
     world.settle()
     world.state("b.service", world.homes()["b.service"], "failed")
-    census = take_census(world.view)
+    census = count_cluster(world.snapshot)
     assert census.copies == {("active",): 1, ("failed",): 1}
     assert census.machines == {("ready",): 2, ("parked",): 1}
 
@@ -64,10 +64,10 @@ def test_copies_are_counted_by_what_systemd_says_and_machines_by_their_mode(worl
 def test_what_is_placed_is_counted_once_and_a_new_wish_is_no_new_place(world: World) -> None:
     world.unit("a.service")
     world.unit("log.service", GLOBAL)
-    assert outcome(world) == Outcome(placed=3)
+    assert outcome(world) == PlanStats(placed=3)
     world.settle()
     world.unit("a.service", target=LOADED)
-    assert outcome(world) == Outcome()
+    assert outcome(world) == PlanStats()
 
 
 def test_what_people_take_back_is_no_failure(world: World) -> None:
@@ -76,16 +76,16 @@ def test_what_people_take_back_is_no_failure(world: World) -> None:
     world.settle()
     world.destroy("a.service")
     world.unit("b.service", target=INACTIVE)
-    assert outcome(world) == Outcome(taken_back=2)
+    assert outcome(world) == PlanStats(taken_back=2)
     world.settle()
-    assert outcome(world) == Outcome(), "the order is only deleted"
+    assert outcome(world) == PlanStats(), "the order is only deleted"
 
 
 def test_a_machine_that_dies_gives_its_units_to_others(world: World) -> None:
     world.unit("a.service")
     world.settle()
     world.die(world.homes()["a.service"])
-    assert outcome(world) == Outcome(placed=1, taken_back=1, machine_away=1)
+    assert outcome(world) == PlanStats(placed=1, taken_back=1, machine_away=1)
 
 
 def test_a_unit_that_may_not_stay_is_counted_as_unfit(world: World) -> None:
@@ -93,18 +93,18 @@ def test_a_unit_that_may_not_stay_is_counted_as_unfit(world: World) -> None:
     world.settle()
     other = {"m1": "m2", "m2": "m1"}[world.homes()["a.service"]]
     world.unit("a.service", f"MachineID={other}")
-    assert outcome(world) == Outcome(taken_back=1, unfit=1)
+    assert outcome(world) == PlanStats(taken_back=1, unfit=1)
 
 
 def test_a_unit_that_fits_nowhere_is_counted_when_that_is_decided(world: World) -> None:
     world.unit("a.service", "MachineID=elsewhere")
     world.unit("log.service", GLOBAL + "\nMachineMetadata=no=where")
-    assert outcome(world) == Outcome(homeless=2)
-    assert outcome(world) == Outcome()
+    assert outcome(world) == PlanStats(unplaced=2)
+    assert outcome(world) == PlanStats()
 
 
 def test_without_machines_every_wanted_unit_is_homeless() -> None:
     world = World()
     world.unit("a.service")
     world.unit("b.service", target=INACTIVE)
-    assert outcome(world) == Outcome(homeless=1)
+    assert outcome(world) == PlanStats(unplaced=1)

@@ -13,7 +13,7 @@ APART = "Conflicts=c@*.service"
 
 def wait(world: World, name: str) -> Wait | None:
     """What the leader says that the unit waits for."""
-    return world.view.decisions[name].wait
+    return world.snapshot.decisions[name].wait
 
 
 def test_a_unit_waits_for_what_it_conflicts_with_and_is_on_its_way_out():
@@ -101,7 +101,7 @@ def test_a_wish_for_a_unit_on_a_parked_machine_waits_for_that(target):
     if target is LOADED:
         assert (wait(world, A), world.reason(A)) == (None, "machine m1 is back")
     else:
-        assert A not in world.view.decisions
+        assert A not in world.snapshot.decisions
 
 
 def test_a_unit_that_has_to_leave_a_machine_that_is_parked_meanwhile_says_so():

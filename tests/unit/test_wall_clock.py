@@ -7,7 +7,7 @@ from pathlib import Path
 from fleetd.config.config import parse_config
 from fleetd.model.machine import Machine
 from fleetd.model.unit import TargetState, Unit
-from fleetd.process.node import Node, Surroundings
+from fleetd.process.node import HostEnvironment, Node
 from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline
 from fleetd.testing.simulated_systemd import SimulatedSystemd
@@ -43,7 +43,7 @@ class Cluster:
 
     def _node(self, name: str, directory: Path) -> Node:
         loop = asyncio.get_running_loop()
-        surroundings = Surroundings(
+        surroundings = HostEnvironment(
             runtime=directory / name,
             unix_now=lambda: EPOCH_S + loop.time() + self.days[name] * DAY_S,
             new_id=lambda: f"{name}-{loop.time()}",
@@ -57,7 +57,7 @@ class Cluster:
         return {name: dict(systemd.processes()) for name, systemd in self.systemds.items()}
 
     def leader(self) -> str:
-        (name,) = [name for name, node in self.nodes.items() if node.engine.leadership]
+        (name,) = [name for name, node in self.nodes.items() if node.election.term]
         return name
 
 

@@ -10,15 +10,15 @@ import msgspec
 
 from fleetd.registry.registry import DEFAULT_PREFIX
 from fleetd.store.protocol import (
-    Beat,
     Changes,
     Comparison,
     Event,
-    Glance,
+    KeepAlive,
     KeyValue,
     Operation,
+    PrefixDigest,
     Put,
-    Snapshot,
+    RangeResult,
     Store,
 )
 
@@ -42,7 +42,7 @@ class Count(msgspec.Struct, frozen=True):
 Counts = dict[str, Count]  # by "operation kind"
 
 
-class Tally:
+class RequestCounts:
     """What was asked of stores. One is shared by all stores of a process."""
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ class CountedStore:
     """Keeps the protocol (fleetd/store/protocol.py) as the store within does. A watch counts once when it is opened,
     and each of its changes as one delivery."""
 
-    def __init__(self, store: Store, tally: Tally) -> None:
+    def __init__(self, store: Store, tally: RequestCounts) -> None:
         self._store = store
         self._tally = tally
 
@@ -86,19 +86,19 @@ class CountedStore:
         self._tally.add("read", key, 1, _size_of(item))
         return item
 
-    async def get_many(self, keys: Sequence[str]) -> Snapshot:
+    async def get_many(self, keys: Sequence[str]) -> RangeResult:
         snapshot = await self._store.get_many(keys)
         self._tally.add("read", keys[0] if keys else "", len(keys), sum(map(_size_of, snapshot.items)))
         return snapshot
 
-    async def range(self, prefix: str, *, after: str = "", limit: int = 0) -> Snapshot:
+    async def range(self, prefix: str, *, after: str = "", limit: int = 0) -> RangeResult:
         snapshot = await self._store.range(prefix, after=after, limit=limit)
         self._tally.add("read", prefix, len(snapshot.items), sum(map(_size_of, snapshot.items)))
         return snapshot
 
-    async def glance(self, prefix: str) -> Glance:
+    async def digest(self, prefix: str) -> PrefixDigest:
         self._tally.add("glance", prefix)
-        return await self._store.glance(prefix)
+        return await self._store.digest(prefix)
 
     async def transact(self, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> int:
         size = sum(len(each.key) + (len(each.value) if isinstance(each, Put) else 0) for each in operations)
@@ -115,7 +115,7 @@ class CountedStore:
         self._tally.add("lease", "granted")
         return await self._store.grant(ttl_s)
 
-    async def keep_alive(self, lease: int) -> Beat:
+    async def keep_alive(self, lease: int) -> KeepAlive:
         self._tally.add("lease", "beat")
         return await self._store.keep_alive(lease)
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import msgspec
 
-from contrib.bench.scale.request_counts import CountedStore, Counts, Tally
+from contrib.bench.scale.request_counts import CountedStore, Counts, RequestCounts
 from fleetd.api.server import Server
 from fleetd.config.config import parse_config
 from fleetd.config.options import Address
 from fleetd.model.machine import Machine
-from fleetd.process.node import Node, Surroundings
+from fleetd.process.node import HostEnvironment, Node
 from fleetd.registry.registry import Registry
 from fleetd.store.etcd import EtcdStore
 from fleetd.store.instrumented import MeasuredStore
@@ -77,12 +77,12 @@ def machine_id(number: int) -> str:
     return f"{number:08x}" + "c" * 24
 
 
-class Crowd:
+class ConnectionLimiter:
     """The machines of one process."""
 
     def __init__(self, task: Task) -> None:
         self._task = task
-        self._tally = Tally()
+        self._tally = RequestCounts()
         self._nodes: dict[int, Node] = {}
         self._server: Server | None = None
 
@@ -112,7 +112,7 @@ class Crowd:
         # No shorter: an answer that many machines in one process keep waiting is not late for want of etcd.
         store = EtcdStore([task.etcd_url], request_timeout_s=task.ttl_s, identity_key=key)
         id_ = machine_id(number)
-        surroundings = Surroundings(runtime=Path(task.directory, f"m{number}"))
+        surroundings = HostEnvironment(runtime=Path(task.directory, f"m{number}"))
         machine = Machine(id=id_, session=surroundings.new_id(), address=f"10.{number >> 8}.{number & 255}.1")
         node = Node(config, CountedStore(MeasuredStore(store), self._tally), CrowdSystemd(), machine, surroundings)
         node.start()
@@ -134,7 +134,7 @@ async def serve() -> None:
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     task = msgspec.json.decode(await reader.readline(), type=Task)
     logging.basicConfig(filename=Path(task.directory, f"from-m{task.first}.log"), level=logging.INFO)
-    crowd = Crowd(task)
+    crowd = ConnectionLimiter(task)
     await crowd.join()
     _say(await crowd.answer(Tell()))
     while line := await reader.readline():

@@ -55,7 +55,7 @@ def parse_edits(body: bytes) -> dict[str, list[tuple[str, str]]]:
     return edits
 
 
-class Machines:
+class MachineSet:
     """The resource."""
 
     def __init__(self, registry: Registry, token_limit: int) -> None:
@@ -66,7 +66,7 @@ class Machines:
         """One page of the machines that are there, by id."""
         page = parse_page(request, self._token_limit)
         machines, token = await read_page(self._registry, "machines", page)
-        settings = await self._registry.pick("settings", [(id_,) for id_ in machines])
+        settings = await self._registry.get_many("settings", [(id_,) for id_ in machines])
         entities = tuple(describe_machine(machine, settings.get((id_,))) for id_, machine in machines.items())
         return render_json(schema.MachinePage(entities, token))
 

@@ -83,19 +83,19 @@ class States:
         return render_json(describe_state(machine, unit, state))
 
     async def _list_machine(self, machine: str, unit: str) -> Listing:
-        part = await self._registry.read_part("states", machine)
+        part = await self._registry.read_page("states", machine)
         return Listing(select_states(part.records.items(), unit), part.revision)
 
     async def _list_unit(self, unit: str) -> Listing:
-        machines = await self._registry.read_part("machines")
-        copies = await self._registry.copies([unit], [names[0] for names in machines.records])
-        return Listing(select_states(copies.items()), machines.revision)
+        machines = await self._registry.read_page("machines")
+        allocations = await self._registry.states_of([unit], [names[0] for names in machines.records])
+        return Listing(select_states(allocations.items()), machines.revision)
 
     async def _list_all(self, page: Page) -> Listing:
         """A first page is of what there is now, a later one of what is held, if that is no older than the token."""
         if self._held and not page.is_first and page.revision <= self._held.revision:
             return self._held
-        part = await self._registry.read_part("states")
+        part = await self._registry.read_page("states")
         return Listing(select_states(part.records.items()), part.revision)
 
     def _hold(self, listing: Listing | None) -> None:

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 from fleetd.api import schema
 from fleetd.api.http import ApiError, Request, Response, render_json
-from fleetd.api.operations import NOT_FOUND, UnitBody, Wish, make_wish, parse_put, plan_change
+from fleetd.api.operations import NOT_FOUND, UnitBody, UnitOperation, make_wish, parse_put, plan_change
 from fleetd.api.pagination import parse_page, read_page
 from fleetd.api.quota import Quota
 from fleetd.api.write_batching import Writes
@@ -62,9 +62,9 @@ class Units:
         """One page of units, by name."""
         page = parse_page(request, self._token_limit)
         units, token = await read_page(self._registry, "units", page)
-        decisions = await self._registry.pick("decisions", [(name,) for name in units])
+        decisions = await self._registry.get_many("decisions", [(name,) for name in units])
         homes = [(decision.machine, *names) for names, decision in decisions.items() if decision.machine]
-        states = await self._registry.pick("states", homes)
+        states = await self._registry.get_many("states", homes)
         entities = tuple(describe_unit(unit, decisions.get((name,)), states) for name, unit in units.items())
         return render_json(schema.UnitPage(entities, token))
 
@@ -72,42 +72,42 @@ class Units:
         """One unit."""
         unit, decision = await self._read(name)
         machine = decision.machine if decision else ""
-        states = await self._registry.pick("states", [(machine, name)] if machine else [])
+        states = await self._registry.get_many("states", [(machine, name)] if machine else [])
         return render_json(describe_unit(unit, decision, states))
 
     async def put(self, request: Request, name: str) -> Response:
         """Create or replace a unit, or change its target state."""
-        wish = parse_put(request, name)
-        if wish.options and await self._create(wish):
+        operation = parse_put(request, name)
+        if operation.options and await self._create(operation):
             return Response(201)
-        return Response(await self.carry_out(wish))
+        return Response(await self.carry_out(operation))
 
     async def delete(self, _: Request, name: str) -> Response:
         """Destroy a unit."""
         return Response(await self.carry_out(make_wish(name, UnitBody(), destroy=True)))
 
-    async def carry_out(self, wish: Wish) -> int:
+    async def carry_out(self, operation: UnitOperation) -> int:
         """Do what is wished of one unit, against what is there; the HTTP status. Raises ApiError."""
         for _ in range(_ATTEMPTS):
-            before, _decision = await self._registry.unit_and_decision(wish.name)
-            change = plan_change(wish, before, self._shadows)
+            before, _decision = await self._registry.unit_and_decision(operation.name)
+            change = plan_change(operation, before, self._shadows)
             if change.after is before:
                 return change.status
             try:
                 async with self.quota.room_for(before, change.after):
-                    await self._writes.write(self._registry.unit_step(wish.name, before, change.after))
+                    await self._writes.write(self._registry.unit_write_set(operation.name, before, change.after))
             except Conflict:
                 continue
             return change.status
-        raise ApiError(409, f'unit "{wish.name}" is being changed by others at the same time: try again')
+        raise ApiError(409, f'unit "{operation.name}" is being changed by others at the same time: try again')
 
-    async def _create(self, wish: Wish) -> bool:
+    async def _create(self, operation: UnitOperation) -> bool:
         """Write a unit as a new one, which most are that come with their file: one request to the store, not two.
         False where it is not new, or where something is wrong with it, which is told against what is there."""
         try:
-            change = plan_change(wish, None, self._shadows)
+            change = plan_change(operation, None, self._shadows)
             async with self.quota.room_for(None, change.after):
-                await self._writes.write(self._registry.unit_step(wish.name, None, change.after))
+                await self._writes.write(self._registry.unit_write_set(operation.name, None, change.after))
         except (ApiError, Conflict):
             return False
         return True

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, contextmanager
 
 from fleetd.api import schema
 from fleetd.api.http import ApiError, Request, Response, refusal_of, render_json
-from fleetd.api.operations import Change, UnitBody, Wish, make_wish, parse_restarts, parse_wishes, plan_change
+from fleetd.api.operations import Change, UnitBody, UnitOperation, make_wish, parse_restarts, parse_wishes, plan_change
 from fleetd.api.v1.units import Units
 from fleetd.registry.registry import MalformedRecord, Registry, cut_into_transactions
 from fleetd.store.protocol import Conflict, Unavailable
@@ -25,69 +25,71 @@ class Batches:
 
     async def post(self, request: Request, _: str) -> Response:
         """Carry out what is wished of each unit, and say of each what came of it."""
-        outcomes: dict[str, schema.Outcome] = {}
-        wishes: dict[str, Wish | None] = {}
+        results: dict[str, schema.Result] = {}
+        operations: dict[str, UnitOperation | None] = {}
         for body in parse_wishes(request):
-            with _noting(body.name, outcomes):
-                wishes[body.name] = None
-                wishes[body.name] = make_wish(body.name, body, only_new=body.only_new, destroy=body.destroy)
-        return await self._carry_out(wishes, outcomes)
+            with _noting(body.name, results):
+                operations[body.name] = None
+                operations[body.name] = make_wish(body.name, body, only_new=body.only_new, destroy=body.destroy)
+        return await self._carry_out(operations, results)
 
     async def restart(self, request: Request, _: str) -> Response:
         """Have each unit started anew wherever it runs, and say of each what came of it."""
-        outcomes: dict[str, schema.Outcome] = {}
-        wishes: dict[str, Wish | None] = {}
+        results: dict[str, schema.Result] = {}
+        operations: dict[str, UnitOperation | None] = {}
         for name in parse_restarts(request):
-            with _noting(name, outcomes):
-                wishes[name] = None
-                wishes[name] = make_wish(name, UnitBody(), restart=True)
-        return await self._carry_out(wishes, outcomes)
+            with _noting(name, results):
+                operations[name] = None
+                operations[name] = make_wish(name, UnitBody(), restart=True)
+        return await self._carry_out(operations, results)
 
-    async def _carry_out(self, wishes: Mapping[str, Wish | None], outcomes: dict[str, schema.Outcome]) -> Response:
+    async def _carry_out(
+        self, operations: Mapping[str, UnitOperation | None], results: dict[str, schema.Result]
+    ) -> Response:
         """Do what is wished, by unit (None: what was refused already); the answer, in that order."""
-        found = await self._registry.pick("units", [(name,) for name, wish in wishes.items() if wish])
+        found = await self._registry.get_many("units", [(name,) for name, operation in operations.items() if operation])
         changes = []
         async with AsyncExitStack() as claims:
-            for name, wish in wishes.items():
-                with _noting(name, outcomes):
-                    if wish:
-                        change = plan_change(wish, found.get((name,)), self._shadows)
+            for name, operation in operations.items():
+                with _noting(name, results):
+                    if operation:
+                        change = plan_change(operation, found.get((name,)), self._shadows)
                         await claims.enter_async_context(self._units.quota.room_for(change.before, change.after))
                         changes.append(change)
-            await self._apply(changes, outcomes)
-        return render_json(schema.Outcomes(tuple(outcomes[name] for name in wishes)))
+            await self._apply(changes, results)
+        return render_json(schema.Results(tuple(results[name] for name in operations)))
 
-    async def _apply(self, changes: Sequence[Change], outcomes: dict[str, schema.Outcome]) -> None:
+    async def _apply(self, changes: Sequence[Change], results: dict[str, schema.Result]) -> None:
         """Write the changes. Once the store gives no answer, no more is asked of it: each would wait for it in vain."""
-        outcomes |= {each.wish.name: schema.Outcome(each.wish.name, each.status) for each in changes}
+        results |= {each.operation.name: schema.Result(each.operation.name, each.status) for each in changes}
         left = [each for each in changes if each.after is not each.before]
-        steps = (self._registry.unit_step(each.wish.name, each.before, each.after) for each in left)
+        steps = (self._registry.unit_write_set(each.operation.name, each.before, each.after) for each in left)
         for transaction in cut_into_transactions(steps):
             part, left = left[: len(transaction.operations)], left[len(transaction.operations) :]
             try:
-                await self._registry.write_step(transaction)
+                await self._registry.write(transaction)
             except Conflict:
-                outcomes |= {each.wish.name: await self._apply_singly(each.wish) for each in part}
+                results |= {each.operation.name: await self._apply_singly(each.operation) for each in part}
             except Unavailable as error:
                 refusal = refusal_of(error)
-                outcomes |= {each.wish.name: _refused(each.wish.name, refusal) for each in (*part, *left)}
+                results |= {each.operation.name: _refused(each.operation.name, refusal) for each in (*part, *left)}
                 return
 
-    async def _apply_singly(self, wish: Wish) -> schema.Outcome:
+    async def _apply_singly(self, operation: UnitOperation) -> schema.Result:
         try:
-            return schema.Outcome(wish.name, await self._units.carry_out(wish))
+            return schema.Result(operation.name, await self._units.carry_out(operation))
         except (ApiError, MalformedRecord, Unavailable) as error:
-            return _refused(wish.name, refusal_of(error))
+            return _refused(operation.name, refusal_of(error))
 
 
 @contextmanager
-def _noting(name: str, outcomes: dict[str, schema.Outcome]) -> Iterator[None]:
+def _noting(name: str, results: dict[str, schema.Result]) -> Iterator[None]:
     """Make a refusal the outcome of this unit alone."""
     try:
         yield
     except ApiError as refusal:
-        outcomes[name] = _refused(name, refusal)
+        results[name] = _refused(name, refusal)
 
 
-def _refused(name: str, refusal: ApiError) -> schema.Outcome:
-    return schema.Outcome(name, refusal.status, str(refusal))
+def _refused(name: str, refusal: ApiError) -> schema.Result:
+    return schema.Result(name, refusal.status, str(refusal))

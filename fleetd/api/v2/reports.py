@@ -28,11 +28,11 @@ class Seen(msgspec.Struct, frozen=True):
     placements: dict[tuple[str, str], Placement]
 
 
-def describe_copy(seen: Seen, machine: str, unit: str, state: UnitState) -> schema.CopyReport:
+def describe_allocation(seen: Seen, machine: str, unit: str, state: UnitState) -> schema.AllocationReport:
     """How a unit stands on one machine."""
     known = seen.machines.get(machine)
     placement = seen.placements.get((machine, unit))
-    return schema.CopyReport(
+    return schema.AllocationReport(
         machine=machine,
         address=known.address if known else "",
         load=state.load,
@@ -42,7 +42,7 @@ def describe_copy(seen: Seen, machine: str, unit: str, state: UnitState) -> sche
         target=state.target,
         generation=state.generation,
         completed=state.completed,
-        retiring=bool(placement and placement.retiring),
+        superseded=bool(placement and placement.superseded),
         orphaned=unit not in seen.units,
         error=state.error,
         result=state.result,
@@ -52,12 +52,12 @@ def describe_copy(seen: Seen, machine: str, unit: str, state: UnitState) -> sche
 
 
 def describe_unit(
-    unit: Unit | None, name: str, decision: Decision | None, copies: tuple[schema.CopyReport, ...]
+    unit: Unit | None, name: str, decision: Decision | None, allocations: tuple[schema.AllocationReport, ...]
 ) -> schema.UnitReport:
     """A unit, or (None) copies of one that the cluster does not know (any more), and what is said of them."""
     if unit is None:
         reason = decision.reason if decision else ""
-        return schema.UnitReport(name, target="", generation=0, reason=reason, copies=copies)
+        return schema.UnitReport(name, target="", generation=0, reason=reason, allocations=allocations)
     decision = decision or Decision(name, generation=0)
     return schema.UnitReport(
         name=name,
@@ -72,7 +72,7 @@ def describe_unit(
         reason=decision.reason,
         refusals=decision.refusals,
         wait=_describe_wait(decision.wait),
-        copies=copies,
+        allocations=allocations,
     )
 
 
@@ -82,13 +82,13 @@ def _describe_wait(wait: Wait | None) -> schema.Wait | None:
 
 def plan_reports(seen: Seen) -> tuple[schema.UnitReport, ...]:
     """A report on everything that is a unit or has copies, in order of name."""
-    copies: dict[str, list[schema.CopyReport]] = {}
+    allocations: dict[str, list[schema.AllocationReport]] = {}
     for (machine, name), state in sorted(seen.states.items(), key=lambda item: item[0]):
         if not is_gone(state) or (state.error and name in seen.units):
-            copies.setdefault(name, []).append(describe_copy(seen, machine, name, state))
+            allocations.setdefault(name, []).append(describe_allocation(seen, machine, name, state))
     return tuple(
-        describe_unit(seen.units.get(name), name, seen.decisions.get(name), tuple(copies.get(name, ())))
-        for name in sorted({**seen.units, **copies})
+        describe_unit(seen.units.get(name), name, seen.decisions.get(name), tuple(allocations.get(name, ())))
+        for name in sorted({**seen.units, **allocations})
     )
 
 
@@ -122,10 +122,10 @@ class Reports:
         read = self._registry
         names = [name for name in dict.fromkeys(asked) if name and "/" not in name]
         wanted = [(name,) for name in names]
-        units = {key[0]: unit for key, unit in (await read.pick("units", wanted)).items()}
-        decisions = {key[0]: decision for key, decision in (await read.pick("decisions", wanted)).items()}
+        units = {key[0]: unit for key, unit in (await read.get_many("units", wanted)).items()}
+        decisions = {key[0]: decision for key, decision in (await read.get_many("decisions", wanted)).items()}
         machines = await read.machines()
-        return await self._render(units, decisions, machines, await read.copies(names, machines))
+        return await self._render(units, decisions, machines, await read.states_of(names, machines))
 
     async def _report_all(self) -> Response:
         read = self._registry
@@ -142,6 +142,6 @@ class Reports:
         # Only the placement of a copy that is elsewhere can say that it retires.
         strays = find_strays(decisions, states)
         placements = {
-            (key[0], key[1]): order for key, order in (await self._registry.pick("placements", strays)).items()
+            (key[0], key[1]): order for key, order in (await self._registry.get_many("placements", strays)).items()
         }
         return render_json(schema.UnitReports(plan_reports(Seen(units, decisions, machines, states, placements))))
