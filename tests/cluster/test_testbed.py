@@ -239,7 +239,8 @@ def start_lingering(machine: Machine) -> None:
 
 
 def reaches(machine: Machine, address: str) -> bool:
-    """Whether packets come back from there, be it with a refusal: no server has to listen at this port. TCP asks a second time after 1 s."""
+    """Whether packets come back from there, be it with a refusal: no server has to listen at this port. TCP asks
+    a second time after one second."""
     script = (
         "import socket\n"
         f"try: socket.create_connection(({address!r}, 9), timeout=3)\n"
