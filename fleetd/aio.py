@@ -1,37 +1,81 @@
-"""How often something is done that deals with all that has gathered: several times at once, then in a steady pace.
-
-What comes alone is dealt with at once. In a burst, each time costs a transaction, a look at systemd or a plan, whatever
-it deals with: to wait a little makes them fewer, and all of it sooner done. The longer one takes, because the machine
-is busy, the longer the wait after it, which leaves the processor to those who bring what is to be dealt with.
-"""
+"""Helpers for asyncio loops: first_of, Backoff, and Pace (a rate limit for work that is done in batches)."""
 
 import asyncio
+from collections.abc import Coroutine
 
-AHEAD_S = 0.5  # of periods and rests that are still owed while nothing has to wait
-REST = 2  # times as long as something took, before it is done again
+AHEAD_S = 0.5  # Pace lets a burst through until it is this far ahead of its rate
+REST = 2  # Pace rests this many times as long as the last batch took
 LONGEST_REST_S = 0.5
 
 
+async def first_of(*coroutines: Coroutine[object, object, object]) -> None:
+    """Run the coroutines concurrently until the first one ends, then cancel the others and wait for them.
+
+    Raises the exception of the one that ended; if several ended together, that of the first in the order given.
+    """
+    # Not a TaskGroup: one that fails while it is being cancelled forgets that it was cancelled.
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        ended = [task for task in tasks if task.done() and not task.cancelled()]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in ended:
+        task.result()
+
+
+class Backoff:
+    """Delays between retries: `first_s`, then doubled after each failure up to `longest_s`."""
+
+    __slots__ = ("_delay_s", "_first_s", "_longest_s")
+
+    def __init__(self, first_s: float, longest_s: float) -> None:
+        self._first_s = self._delay_s = first_s
+        self._longest_s = longest_s
+
+    @property
+    def is_first(self) -> bool:
+        """True until the first failure since the last success, the one worth a log line."""
+        return self._delay_s == self._first_s
+
+    def next_s(self) -> float:
+        """Return how long to wait now, and lengthen the next delay."""
+        delay_s = self._delay_s
+        self._delay_s = min(2 * delay_s, self._longest_s)
+        return delay_s
+
+    def reset(self) -> None:
+        """Start again at the first delay: the last try succeeded."""
+        self._delay_s = self._first_s
+
+
 class Pace:
-    """Lets through once each `period_s`, later where what is done takes long (`done` says when it ends), and sooner for
-    as long as no more than AHEAD_S is owed. Needs a running event loop."""
+    """Rate limit for a loop that handles in one batch whatever has gathered since the last one.
+
+    A batch costs a transaction, a look at systemd or a plan, however much it holds, so fewer batches finish a burst
+    sooner. A single change is handled at once; in a burst, batches run every `period_s` once the loop is AHEAD_S ahead
+    of that rate. After a slow batch the loop rests longer, which leaves the CPU to whoever produces the changes.
+    Needs a running event loop.
+    """
 
     def __init__(self, period_s: float) -> None:
         self._period_s = period_s
-        self._owed_until_s = 0.0
+        self._paid_until_s = 0.0  # loop time up to which the batches so far have used up the rate
         self._began_s = 0.0
 
     async def wait(self) -> None:
-        """Until it may be done once more."""
+        """Wait until the next batch may begin."""
         clock = asyncio.get_running_loop().time
         now_s = clock()
-        wait_s = self._owed_until_s - AHEAD_S - now_s
-        self._owed_until_s = max(self._owed_until_s, now_s) + self._period_s
+        wait_s = self._paid_until_s - AHEAD_S - now_s
+        self._paid_until_s = max(self._paid_until_s, now_s) + self._period_s
         if wait_s > 0:
             await asyncio.sleep(wait_s)
         self._began_s = clock()
 
     def done(self) -> None:
-        """What was let through last has been done."""
+        """Call when the batch is finished: a slow one delays the next."""
         took_s = asyncio.get_running_loop().time() - self._began_s
-        self._owed_until_s += max(0.0, took_s + min(REST * took_s, LONGEST_REST_S) - self._period_s)
+        self._paid_until_s += max(0.0, took_s + min(REST * took_s, LONGEST_REST_S) - self._period_s)

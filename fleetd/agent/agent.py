@@ -19,7 +19,7 @@ from fleetd.agent.diagnostics import NO_REASON, Explanations
 from fleetd.agent.executor import Executor
 from fleetd.agent.ledger import Ledger, StoreSeen
 from fleetd.agent.publisher import Membership, StatePublisher
-from fleetd.aio import Pace
+from fleetd.aio import Backoff, Pace
 from fleetd.membership.store_epoch import StoreEpoch, is_same_cluster
 from fleetd.model.admission import refuse_names
 from fleetd.model.placement import Placement
@@ -197,25 +197,24 @@ class Agent:
         return sorted(dict.fromkeys((*here, *self._orders.placements)))
 
     async def _follow_systemd(self) -> None:
-        delay_s = FIRST_RETRY_S
+        backoff = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S)
         while True:
             try:
                 await self._systemd.connect()
                 self._steps.refresh_files()
                 self._mark(self._names())
                 self._has_connected.set()
-                delay_s = FIRST_RETRY_S
+                backoff.reset()
                 while True:
                     self._mark(await self._systemd.wait_for_changes())
             except (ManagerUnavailable, OSError) as error:
-                if delay_s == FIRST_RETRY_S:
+                if backoff.is_first:
                     self._log.warning("systemd cannot be followed, trying on: %s", error)
-                await asyncio.sleep(delay_s)
-                delay_s = min(2 * delay_s, LONGEST_RETRY_S)
+                await asyncio.sleep(backoff.next_s())
 
     async def _work(self) -> None:
         await self._has_connected.wait()
-        delay_s = FIRST_RETRY_S
+        backoff = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S)
         retry: asyncio.TimerHandle | None = None
         while True:
             await self._wake.wait()
@@ -228,16 +227,15 @@ class Agent:
                     await self._pass()
                 self._pace.done()
                 metrics.AGENT_PASSES.labels("done").inc()
-                delay_s = FIRST_RETRY_S
+                backoff.reset()
                 continue
             except ManagerUnavailable as error:
-                if delay_s == FIRST_RETRY_S:
+                if backoff.is_first:
                     self._log.warning("units are left as they are, trying on: %s", error)
             except Exception:
-                self._log.exception("a pass over this machine's units failed; it is done again in %g s", delay_s)
+                self._log.exception("a pass over this machine's units failed; fleetd retries it")
             metrics.AGENT_PASSES.labels("failed").inc()
-            retry = asyncio.get_running_loop().call_later(delay_s, self._wake.set)
-            delay_s = min(2 * delay_s, LONGEST_RETRY_S)
+            retry = asyncio.get_running_loop().call_later(backoff.next_s(), self._wake.set)
 
     # One pass.
 

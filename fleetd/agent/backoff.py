@@ -5,6 +5,8 @@ from collections.abc import Callable, Collection
 
 import msgspec
 
+from fleetd.aio import Backoff
+
 FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 60.0
 
@@ -12,7 +14,7 @@ LONGEST_RETRY_S = 60.0
 class _Failure(msgspec.Struct):
     error: str
     result: str
-    delay_s: float
+    backoff: Backoff
     timer: asyncio.TimerHandle | None
 
 
@@ -27,10 +29,10 @@ class Retries:
     def note(self, name: str, error: str, result: str = "") -> None:
         """A step for this unit has failed; `result` is systemd's word for how its job ended, if one did."""
         before = self._failures.get(name)
-        delay_s = min(2 * before.delay_s, LONGEST_RETRY_S) if before else FIRST_RETRY_S
+        backoff = before.backoff if before else Backoff(FIRST_RETRY_S, LONGEST_RETRY_S)
         self.forget(name)
-        timer = asyncio.get_running_loop().call_later(delay_s, self._come_due, name)
-        self._failures[name] = _Failure(error, result, delay_s, timer)
+        timer = asyncio.get_running_loop().call_later(backoff.next_s(), self._come_due, name)
+        self._failures[name] = _Failure(error, result, backoff, timer)
 
     def is_waiting(self, name: str) -> bool:
         """Whether it is too early to try again."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from fleetd.aio import Backoff, first_of
 from fleetd.membership.store_epoch import StoreEpoch
 from fleetd.model.placement import Placement
 from fleetd.registry.registry import MalformedRecord, Registry, Synced, decode
@@ -99,23 +100,22 @@ class DesiredState:
 
     async def follow(self) -> None:
         """Read, then watch, and so on until cancelled. The store's outages are waited out."""
-        delay_s = FIRST_RETRY_S
+        backoff = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S)
         while True:
             self._again.clear()
             self._recheck.clear()
             try:
                 reading = await self._read()
-                delay_s = FIRST_RETRY_S
+                backoff.reset()
                 self._keep(reading)
                 await self._watch(reading)
             except Compacted as error:
                 self._log.info("reading this machine's placements again: %s", error)
                 self._was_set_back |= error.was_set_back
             except Unavailable as error:
-                if delay_s == FIRST_RETRY_S:
+                if backoff.is_first:
                     self._log.warning("this machine's placements cannot be read, everything stays as it is: %s", error)
-                await asyncio.sleep(delay_s)
-                delay_s = min(2 * delay_s, LONGEST_RETRY_S)
+                await asyncio.sleep(backoff.next_s())
 
     @property
     def has_news(self) -> bool:
@@ -175,21 +175,12 @@ class DesiredState:
 
     async def _watch(self, reading: DesiredSnapshot) -> None:
         """Gather changes after this reading until everything has to be read again."""
-        watches = [
-            asyncio.create_task(self._watch_placements(reading.revision)),
-            asyncio.create_task(self._watch_synced(reading.synced_revision)),
-            asyncio.create_task(self._find_missed(reading.marks)),
-            asyncio.create_task(self._again.wait()),
-        ]
-        try:
-            await asyncio.wait(watches, return_when=asyncio.FIRST_COMPLETED)
-            for watch in watches:
-                if watch.done():
-                    watch.result()
-        finally:
-            for watch in watches:
-                watch.cancel()
-            await asyncio.gather(*watches, return_exceptions=True)
+        await first_of(
+            self._watch_placements(reading.revision),
+            self._watch_synced(reading.synced_revision),
+            self._find_missed(reading.marks),
+            self._again.wait(),
+        )
 
     async def _watch_placements(self, revision: int) -> None:
         async for changes in self._store.watch(self._placements_prefix, revision):

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from fleetd.agent.publish_rate import Pacing
-from fleetd.aio import Pace
+from fleetd.aio import Backoff, Pace
 from fleetd.model.unit import UnitState
 from fleetd.registry.registry import Registry, WriteSet, cut_into_transactions
 from fleetd.store.protocol import Delete, LeaseNotFound, Operation, Put, Unavailable
@@ -130,7 +130,7 @@ class StatePublisher:
 
     async def run(self) -> None:
         """Publish what changes, while the machine is registered. The store's outages are waited out."""
-        delay_s = FIRST_RETRY_S
+        backoff = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S)
         while True:
             await self._has_work.wait()
             await self._pace.wait()
@@ -145,7 +145,7 @@ class StatePublisher:
                         self._has_to_look = False
                     await self._write(lease)
                 self._pace.done()
-                delay_s = FIRST_RETRY_S
+                backoff.reset()
                 if self._is_in_doubt:
                     self._is_in_doubt = False
                     asyncio.get_running_loop().call_later(STRAGGLER_S, self._look_again)
@@ -153,11 +153,10 @@ class StatePublisher:
                 self._log.warning("this machine's lease is gone; it registers again")
                 self._membership.lease_lost()
             except Unavailable as error:
-                if delay_s == FIRST_RETRY_S:
+                if backoff.is_first:
                     self._log.warning("unit states cannot be published, trying on: %s", error)
                 self._is_in_doubt = True
-                await asyncio.sleep(delay_s)
-                delay_s = min(2 * delay_s, LONGEST_RETRY_S)
+                await asyncio.sleep(backoff.next_s())
                 self._has_work.set()
 
     def _look_again(self) -> None:

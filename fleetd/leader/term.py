@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import msgspec
 
 from fleetd import metrics
-from fleetd.aio import Pace
+from fleetd.aio import Pace, first_of
 from fleetd.model.ordered import Names
 from fleetd.model.placement import Decision
 from fleetd.registry.registry import MalformedRecord, Registry, WriteSet, cut_into_transactions, decode, drain
@@ -128,21 +128,12 @@ class Term:
 
     async def lead(self) -> None:
         """Lead until deposed."""
-        # No TaskGroup: one that fails while it is cancelled forgets that it was cancelled.
-        tasks = [asyncio.create_task(part) for part in (self._beat(), self._run())]
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await first_of(self._beat(), self._run())
+        except LeadershipLost as reason:
+            log.warning("gives up the lead: %s", reason)
         finally:
             self._is_over = True
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        for task in tasks:
-            try:
-                if not task.cancelled():
-                    task.result()
-            except LeadershipLost as reason:
-                log.warning("gives up the lead: %s", reason)
 
     async def _beat(self) -> None:
         """Keep the term's lease, and see by the store's revision whether the watch has gone deaf."""

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from fleetd import metrics
+from fleetd.aio import first_of
 from fleetd.model.machine import Machine, MachineMode
 from fleetd.model.timespan import LONGEST_S
 from fleetd.registry.registry import MalformedRecord, Registry, decode
@@ -35,10 +36,6 @@ RETRY_S = 1.0
 
 class Duplicate(Exception):
     """Another machine with this id is alive. The message names both addresses and the remedy."""
-
-
-class Lost(Exception):
-    """This machine's key or lease is gone: register again."""
 
 
 class Membership:
@@ -109,15 +106,7 @@ class Membership:
         """Register, beat, and register again whenever the registration is lost; until cancelled."""
         while True:
             revision = await self._register()
-            tasks = [asyncio.create_task(task) for task in (self._beat(), self._watch(revision), self._lost.wait())]
-            try:
-                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for task in tasks:
-                    task.cancel()
-            for task in tasks:
-                if task.done() and not task.cancelled() and task.exception() is not None:
-                    task.result()
+            await first_of(self._beat(), self._watch(revision), self._lost.wait())
             self.disturbed_s = self._now()
             self.beats = self.beats.failed(self._now())
             log.warning("this machine's registration is gone from the store; it registers again")

@@ -20,6 +20,7 @@ import msgspec
 
 from fleetd import __version__
 from fleetd.agent import Agent
+from fleetd.aio import first_of
 from fleetd.api.server import Server
 from fleetd.api.sockets import ListenError, inherited_sockets
 from fleetd.config.config import Config, ConfigError, Notice, load_config
@@ -126,10 +127,7 @@ class Daemon:
 
     async def _wait(self, node: Node) -> bool:
         """Until a reload is asked for (True), or the end (False)."""
-        waits = [asyncio.create_task(event.wait()) for event in (self._ended, self._reload, node.finished)]
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        for wait in waits:
-            wait.cancel()
+        await first_of(*(event.wait() for event in (self._ended, self._reload, node.finished)))
         return not (self._ended.is_set() or node.finished.is_set())
 
     async def _replace(self, node: Node, server: Server) -> Node:

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
+from fleetd.aio import Backoff
 from fleetd.store import etcd_wire as wire
 from fleetd.store.etcd_gateway import ANSWER_BYTES, AnswerTooLarge, Gateway, Stream
 from fleetd.store.etcd_tls import EtcdTls
@@ -152,7 +153,7 @@ class EtcdStore:
 
     async def watch(self, prefix: str, after_revision: int) -> AsyncGenerator[Changes, None]:
         position = wire.WatchPosition(prefix, after_revision)
-        pause_s = FIRST_PAUSE_S
+        backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         while True:
             stream: Stream | None = None
             cause: Exception
@@ -160,7 +161,7 @@ class EtcdStore:
                 stream = await self._gateway.open_stream("/v3/watch", position.request())
                 while True:
                     changes = await self._next_changes(stream, position)
-                    pause_s = FIRST_PAUSE_S
+                    backoff.reset()
                     if changes:
                         yield changes
             except (EndpointFailed, Refused, Unavailable) as failure:
@@ -168,10 +169,9 @@ class EtcdStore:
             finally:
                 if stream:
                     self._gateway.close_stream(stream)
-            if await self._gateway.closed_within(pause_s):
+            if await self._gateway.closed_within(backoff.next_s()):
                 return
             log.info("opening the watch on %s again, which ended: %s", prefix, cause)
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     async def _next_changes(self, stream: Stream, position: wire.WatchPosition) -> Changes | None:
         """Take in one line of a watch. Raises Compacted; EndpointFailed and Refused where the stream is over."""

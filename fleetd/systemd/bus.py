@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from fleetd import metrics
+from fleetd.aio import Backoff
 from fleetd.systemd.protocol import ManagerUnavailable, ServiceManagerError
 
 LIBRARIES = ("dbus_fast", "dbus_next")  # the first one that is installed is used
@@ -220,16 +221,15 @@ class SystemBus:
         await self.call("subscribe to systemd", "Subscribe")
 
     async def _keep_reached(self) -> None:
-        delay_s = RETRY_FIRST_S
+        backoff = Backoff(RETRY_FIRST_S, RETRY_LONGEST_S)
         while True:
             if self._bus is not None:
                 await asyncio.gather(self._bus.wait_for_disconnect(), return_exceptions=True)
             try:
                 await self._reach()
-                delay_s = RETRY_FIRST_S
+                backoff.reset()
             except (ServiceManagerError, OSError):  # whatever it is, it is not for ever
-                await asyncio.sleep(delay_s)
-                delay_s = min(2 * delay_s, RETRY_LONGEST_S)
+                await asyncio.sleep(backoff.next_s())
 
     def _receive(self, bus: Any, message: Any) -> None:
         if message.message_type is not self._library.MessageType.SIGNAL or bus is not self._bus:

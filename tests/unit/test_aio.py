@@ -1,8 +1,10 @@
-"""What comes alone is dealt with at once, a burst in a steady pace, which slows down where everything is slow."""
+"""Backoff, first_of, and Pace: at once for a single change, at a steady rate in a burst, slower when work is slow."""
 
 import asyncio
 
-from fleetd.aio import AHEAD_S, LONGEST_REST_S, Pace
+import pytest
+
+from fleetd.aio import AHEAD_S, LONGEST_REST_S, Backoff, Pace, first_of
 from tests.virtual_time import VirtualLoop
 
 PERIOD_S = 0.1
@@ -48,3 +50,51 @@ def test_what_takes_long_is_done_less_often_once_it_has_been_done_a_few_times() 
 def test_the_longest_rest_is_bounded_however_long_it_took() -> None:
     first, second = measure(0.0, 0.0, takes_s=10.0)
     assert second - first == 1000 * (10 + LONGEST_REST_S - AHEAD_S)
+
+
+def test_backoff_doubles_up_to_its_longest_delay_until_it_is_reset() -> None:
+    backoff = Backoff(1.0, 5.0)
+    assert backoff.is_first
+    assert [backoff.next_s() for _ in range(5)] == [1.0, 2.0, 4.0, 5.0, 5.0]
+    assert not backoff.is_first
+    backoff.reset()
+    assert backoff.is_first
+    assert backoff.next_s() == 1.0
+
+
+async def test_first_of_cancels_the_others_and_waits_for_them() -> None:
+    ended: list[str] = []
+
+    async def wait_for_ever() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            ended.append("cleaned up")
+
+    await first_of(wait_for_ever(), asyncio.sleep(0))
+    assert ended == ["cleaned up"]
+
+
+async def test_first_of_raises_what_the_first_in_order_raised() -> None:
+    async def fail(error: Exception) -> None:
+        raise error
+
+    with pytest.raises(KeyError):
+        await first_of(asyncio.Event().wait(), fail(KeyError()), fail(ValueError()))
+
+
+async def test_first_of_cancelled_from_outside_cancels_all_and_stays_cancelled() -> None:
+    waiting = asyncio.Event()
+
+    async def fail_when_cancelled() -> None:
+        try:
+            await waiting.wait()
+        except asyncio.CancelledError:
+            raise ValueError from None
+
+    task = asyncio.create_task(first_of(fail_when_cancelled(), waiting.wait()))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
