@@ -26,7 +26,8 @@ from fleetctl.suggestion import suggest_unit
 from fleetd.api import schema
 from fleetd.model.admission import refuse_unit
 from fleetd.model.advice import advise
-from fleetd.model.unit import TargetState, parse_requirements
+from fleetd.model.constraints import parse_requirements
+from fleetd.model.unit import TargetState
 from fleetd.model.unitfile import Option, UnitFile
 
 Fetch = Callable[[str], UnitFile | None]  # the content of a template of the cluster, by name

@@ -6,8 +6,9 @@ For servers that know no other version, such as CoreOS fleet's own. Pure; what i
 from collections.abc import Iterable, Mapping
 
 from fleetd.api import schema
+from fleetd.model.constraints import parse_requirements
 from fleetd.model.names import parse_name
-from fleetd.model.unit import TargetState, parse_requirements
+from fleetd.model.unit import TargetState
 from fleetd.model.unitfile import Option, UnitFile, first_value
 
 _GENERATION = 1  # such a server counts none: what a unit has come to tells whether the last wish was carried out

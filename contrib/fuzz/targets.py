@@ -15,8 +15,8 @@ from fleetd.config.config import ConfigError, parse_config
 from fleetd.config.options import OPTIONS, VARIABLE_PREFIX
 from fleetd.model.admission import refuse_unit
 from fleetd.model.advice import advise
+from fleetd.model.constraints import InvalidRequirements, parse_requirements, validate_requirements
 from fleetd.model.names import InvalidName, compile_glob, parse_name
-from fleetd.model.unit import InvalidRequirements, parse_requirements, validate_requirements
 from fleetd.model.unitfile import UnitFile, UnitFileError, check_options, decode_unit_file, surprising_lines
 from fleetd.registry.registry import DEFAULT_PREFIX, MalformedRecord, Registry, encode
 from fleetd.scheduler.planner import plan_cluster

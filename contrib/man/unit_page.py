@@ -1,76 +1,8 @@
 """fleet.unit(5): what fleet reads in a unit file."""
 
-import msgspec
-
 from contrib.man import differences, roff
+from fleetd.model.constraints import COREOS, OPTIONS, FleetOption
 
-
-class XFleetOption(msgspec.Struct, frozen=True):
-    """An option of the section [X-Fleet]: its spellings (the deprecated ones behind the first), what it means."""
-
-    name: str
-    value: str
-    meaning: str
-    deprecated: tuple[str, ...] = ()
-
-
-X_FLEET = (
-    XFleetOption(
-        "MachineID",
-        "ID",
-        "Only on the machine with this id, in full or its first eight digits. The first value counts. Excludes "
-        "`MachineOf`, `Conflicts`, `Global` and `Replaces`.",
-        ("X-ConditionMachineID", "X-ConditionMachineBootID"),
-    ),
-    XFleetOption(
-        "MachineOf",
-        "UNIT",
-        "Only on the machine where this unit is. May be repeated: then all must hold.",
-        ("X-ConditionMachineOf",),
-    ),
-    XFleetOption(
-        "MachineMetadata",
-        "KEY=VALUE",
-        "Only on machines whose `metadata` (see fleet.conf(5)) say so. May be repeated: values of one key are "
-        "alternatives, different keys must all hold. Anything but one key, one `=` and one value restricts nothing; "
-        "fleetctl warns of it.",
-        ("X-ConditionMachineMetadata",),
-    ),
-    XFleetOption(
-        "Conflicts",
-        "GLOB",
-        "Never on a machine with a unit whose name this matches, in either direction. May be repeated, and hold "
-        "several globs parted by blanks; 128 at most, as of `MachineOf` and `Replaces`; "
-        "8 of them may begin with `*`, `?` or `[`, so that any name might match.",
-        ("X-Conflicts",),
-    ),
-    XFleetOption(
-        "Global",
-        "TRUE",
-        "On every machine that fits; true, yes, 1, on or t say so. Nothing waits for global units. Excludes "
-        "`MachineOf`, `Replaces`, `FailoverDelay` and `RerunAfterFailover`.",
-    ),
-    XFleetOption(
-        "Replaces",
-        "GLOB",
-        "Units whose name this matches, and that are on the machine where this one goes, move to another one. May be "
-        "repeated, and hold several globs parted by blanks. Excludes `Conflicts`.",
-    ),
-    XFleetOption(
-        "FailoverDelay",
-        "TIME",
-        "For how long a unit that is to run waits for its machine to come back when that is dead, before it is started "
-        "elsewhere. A time span as in systemd.time(7), or `infinity`: then it never goes by itself. Without it, what "
-        "`failover_delay` in fleet.conf(5) says. See below. Excludes `Global`.",
-    ),
-    XFleetOption(
-        "RerunAfterFailover",
-        "TRUE",
-        "Run a oneshot that has finished again elsewhere when the machine where it did so dies or leaves; true, yes, "
-        "1, on, t or false, no, 0, off, f. Without it, what `rerun_after_failover` in fleet.conf(5) says. Excludes "
-        "`Global`.",
-    ),
-)
 SPECIFIERS = (
     ("%n", "The unit's full name."),
     ("%N", "The name without its type."),
@@ -175,7 +107,7 @@ def page() -> roff.Page:
     body = (
         roff.section("Synopsis", ".PP\n\\fIunit\\fR.service, \\fItemplate\\fR@.service, …"),
         roff.section("Description", roff.paragraph(_DESCRIPTION)),
-        roff.section("Options of [X-Fleet]", roff.entries(_entry(option) for option in X_FLEET)),
+        roff.section("Options of [X-Fleet]", roff.entries(_entry(option) for option in OPTIONS)),
         roff.section("Lines", roff.paragraph(_LINES)),
         roff.section("Values", roff.paragraph(_VALUES)),
         roff.section(
@@ -200,6 +132,14 @@ def page() -> roff.Page:
     return roff.Page("fleet.unit", 5, "units for a fleet cluster", body)
 
 
-def _entry(option: XFleetOption) -> tuple[str, str]:
-    also = f" Deprecated spellings: {', '.join(option.deprecated)}." if option.deprecated else ""
-    return f"{roff.bold(option.name + '=')}\\fI{roff.escape(option.value)}\\fR", option.meaning + also
+def _entry(option: FleetOption) -> tuple[str, str]:
+    meaning = option.meaning
+    if option.units != "all":
+        meaning += f" For {option.units}."
+    if option.excludes:
+        meaning += f" Cannot be used with {', '.join(f'`{name}`' for name in option.excludes)}."
+    if option.deprecated:
+        meaning += f" Deprecated spellings: {', '.join(option.deprecated)}."
+    if option.since != COREOS:
+        meaning += f" Since fleet {option.since}."
+    return f"{roff.bold(option.name + '=')}\\fI{roff.escape(option.syntax)}\\fR", meaning

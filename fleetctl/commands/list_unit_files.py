@@ -12,8 +12,8 @@ from fleetctl.parsing import command as new_command
 from fleetctl.settings import Settings
 from fleetctl.wait_outcome import why_nowhere
 from fleetd.api import schema
+from fleetd.model.constraints import parse_requirements
 from fleetd.model.names import parse_name
-from fleetd.model.unit import parse_requirements
 from fleetd.model.unitfile import Option, first_value, hash_unit_file, render_unit_file
 
 

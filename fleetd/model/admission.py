@@ -5,9 +5,9 @@ Pure. What a machine has of its own is told by `shadows`, which gives what a nam
 
 from collections.abc import Callable, Mapping, Sequence
 
+from fleetd.model.constraints import InvalidRequirements, validate_requirements
 from fleetd.model.install import InvalidInstall, parse_install
 from fleetd.model.names import InvalidName, is_reserved, parse_name, validate_name
-from fleetd.model.unit import InvalidRequirements, validate_requirements
 from fleetd.model.unitfile import Option, UnitFileError, check_options
 
 Shadows = Callable[[str], str]

@@ -5,9 +5,9 @@ Pure. What is refused is admission.py's matter; what lines of a file are passed 
 
 from collections.abc import Sequence
 
+from fleetd.model.constraints import FLEET_SECTION, malformed_metadata, unknown_requirements
 from fleetd.model.install import INSTALL_SECTION, InvalidInstall, install_values, parse_install
 from fleetd.model.names import is_reserved, parse_name, visible
-from fleetd.model.unit import FLEET_SECTION, malformed_metadata, unknown_requirements
 from fleetd.model.unitfile import Option
 
 _LIKENESS = 0.8

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 
 import msgspec
 
+from fleetd.model.constraints import Requirements
 from fleetd.model.machine import MachineMode
 from fleetd.model.names import is_template
-from fleetd.model.unit import Requirements
 from fleetd.scheduler.snapshot import Proposal, Snapshot
 
 

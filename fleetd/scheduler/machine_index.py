@@ -7,8 +7,8 @@ machines hold is not known here (cluster.py), nor which of them is the best (ran
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from fleetd.model.constraints import Requirements
 from fleetd.model.machine import Machine, MachineMode
-from fleetd.model.unit import Requirements
 
 MachineSet = int  # a set of machines
 Rejections = tuple[tuple[str, MachineSet], ...]  # who refuses for this reason; a machine is in one of the sets at most

@@ -7,10 +7,10 @@ itself is and offers (machine_index.py).
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from fleetd.model.constraints import Requirements
 from fleetd.model.globs import Globs
 from fleetd.model.names import template_of
 from fleetd.model.ordered import Names
-from fleetd.model.unit import Requirements
 
 K = TypeVar("K")
 

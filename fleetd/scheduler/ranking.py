@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from fleetd.model.constraints import Requirements
 from fleetd.model.names import template_of
-from fleetd.model.unit import Requirements
 from fleetd.scheduler.feasibility import Candidate, rejection_by_occupants
 from fleetd.scheduler.machine_index import MachineSet
 from fleetd.scheduler.snapshot import Proposal

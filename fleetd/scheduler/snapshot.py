@@ -11,12 +11,13 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from fleetd.model.constraints import Requirements, parse_requirements
 from fleetd.model.machine import Machine, MachineMode, MachineSettings, effective_metadata
 from fleetd.model.names import is_template, parse_name, template_of
 from fleetd.model.ordered import Names, Ordered
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.quota import Usage, size_of_text
-from fleetd.model.unit import Requirements, TargetState, Unit, UnitState, parse_requirements
+from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.model.unitfile import UnitFileError, parse_unit_file
 from fleetd.scheduler.machine_index import MachineIndex
 from fleetd.scheduler.occupancy import Occupancy

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 
 import msgspec
 
+from fleetd.model.constraints import Requirements
 from fleetd.model.machine import SHORT_ID_LENGTH, MachineMode
 from fleetd.model.names import is_template
 from fleetd.model.ordered import Names
 from fleetd.model.placement import Decision, Placement, Wait, WaitKind
-from fleetd.model.unit import Requirements, TargetState, Unit, UnitState
+from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.scheduler.failover import FailoverDelays
 from fleetd.scheduler.feasibility import Candidate, count_rejections, find_stopping
 from fleetd.scheduler.snapshot import Proposal, Snapshot, requirements_of

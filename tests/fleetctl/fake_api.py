@@ -18,8 +18,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import msgspec
 
 from fleetd.api import schema
+from fleetd.model.constraints import parse_requirements
 from fleetd.model.names import InvalidName, parse_name, validate_name
-from fleetd.model.unit import parse_requirements
 from fleetd.model.unitfile import Option, UnitFile
 
 PAGE_SIZE = 2

@@ -12,14 +12,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from fleetd.model.names import InvalidName, UnitName, expand_specifiers, parse_name, validate_name, with_default_suffix
-from fleetd.model.unit import (
+from fleetd.model.constraints import (
     InvalidRequirements,
     parse_requirements,
     requirement_values,
     unknown_requirements,
     validate_requirements,
 )
+from fleetd.model.names import InvalidName, UnitName, expand_specifiers, parse_name, validate_name, with_default_suffix
 from fleetd.model.unitfile import (
     Option,
     UnitFileError,

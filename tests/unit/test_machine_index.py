@@ -1,7 +1,7 @@
 """Machines as sets: who they are, what they offer, and which are what a unit asks for."""
 
+from fleetd.model.constraints import Requirements
 from fleetd.model.machine import Machine, MachineMode
-from fleetd.model.unit import Requirements
 from fleetd.scheduler.machine_index import MAX_KEPT, MachineIndex
 
 IDS = ("0123456789a", "0123456789b", "1", "2")

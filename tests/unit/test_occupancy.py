@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fleetd.model.constraints import Requirements
 from fleetd.model.globs import Globs
 from fleetd.model.names import literal_prefix, matches_glob
-from fleetd.model.unit import Requirements
 from fleetd.scheduler.occupancy import Occupancy
 
 NAMES = st.sampled_from(

@@ -6,18 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleetd.model.names import parse_name
-from fleetd.model.unit import (
+from fleetd.model.constraints import (
     MAX_OPEN_PATTERNS,
     MAX_VALUES,
     InvalidRequirements,
     Requirements,
-    UnitState,
     malformed_metadata,
     parse_requirements,
     unknown_requirements,
     validate_requirements,
 )
+from fleetd.model.names import parse_name
+from fleetd.model.unit import UnitState
 from fleetd.model.unitfile import Option, parse_unit_file
 
 WEB = parse_name("web@1.service")
@@ -269,6 +269,6 @@ def test_patterns_that_any_name_may_match_by_how_it_begins_are_few(kind):
     few = "\n".join(f"{kind}=*{number}*" for number in range(MAX_OPEN_PATTERNS))
     validate_requirements(fleet_options(f"{few}\n{kind}=web@*.service db.service"))
     validate_requirements(fleet_options(f"{few}\n{few}"))
-    complaint = rf'{kind} has 9 patterns that begin with .*, such as "\*0\*", and at most 8'
+    complaint = rf'{kind} has 9 globs that begin with a wildcard, such as "\*0\*", and at most 8'
     with pytest.raises(InvalidRequirements, match=complaint):
         validate_requirements(fleet_options(f"{few}\n{kind}=?x"))

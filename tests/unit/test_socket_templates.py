@@ -2,8 +2,9 @@
 
 import pytest
 
+from fleetd.model.constraints import parse_requirements
 from fleetd.model.names import parse_name
-from fleetd.model.unit import Unit, parse_requirements
+from fleetd.model.unit import Unit
 from fleetd.model.unitfile import parse_unit_file
 from tests.unit.cluster_builder import INACTIVE, LAUNCHED, LOADED, World, cluster
 

@@ -1,0 +1,313 @@
+"""The section [X-Fleet]: its options, and what a unit requires of the machine it runs on.
+
+`OPTIONS` is the one table of the options: parsing, validation, fleetctl's warnings and the manual fleet.unit(5) use it.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+import msgspec
+
+from fleetd.model.globs import Globs, share_globs
+from fleetd.model.names import UnitName, expand_specifiers, literal_prefix, matches_glob
+from fleetd.model.timespan import parse_time_span
+from fleetd.model.unitfile import WHITESPACE, Option, join_continued
+
+FLEET_SECTION = "X-Fleet"
+COREOS, OWN = "CoreOS fleet", "2.0.0"  # values of FleetOption.since
+T = TypeVar("T")
+
+
+class FleetOption(msgspec.Struct, frozen=True, kw_only=True):
+    """One option of [X-Fleet].
+
+    `syntax` stands for the value in the manual, `units` says which units the option is for. `deprecated` are older
+    spellings, `excludes` the options that cannot be used beside this one (each pair is listed once). `since` is the
+    first version that reads the option.
+    """
+
+    name: str
+    syntax: str
+    meaning: str
+    units: str = "all"
+    is_list: bool = False
+    deprecated: tuple[str, ...] = ()
+    excludes: tuple[str, ...] = ()
+    since: str = COREOS
+
+    @property
+    def spellings(self) -> tuple[str, ...]:
+        """All spellings in the order in which CoreOS fleet reads them: of a list, the deprecated ones come first."""
+        return (*self.deprecated, self.name) if self.is_list else (self.name, *self.deprecated)
+
+
+# In the order in which validation looks at what they exclude.
+OPTIONS = (
+    FleetOption(
+        name="MachineID",
+        syntax="ID",
+        meaning="Run only on the machine with this id, given in full or by its first eight digits. If repeated, the "
+        "first value counts.",
+        deprecated=("X-ConditionMachineID", "X-ConditionMachineBootID"),
+        excludes=("MachineOf", "Conflicts", "Global", "Replaces"),
+    ),
+    FleetOption(
+        name="MachineOf",
+        syntax="UNIT",
+        meaning="Run only on the machine of this unit. If repeated, all must hold; at most 128 values.",
+        is_list=True,
+        deprecated=("X-ConditionMachineOf",),
+    ),
+    FleetOption(
+        name="MachineMetadata",
+        syntax="KEY=VALUE",
+        meaning="Run only on machines with this `metadata` (see fleet.conf(5)). If repeated, values of one key are "
+        "alternatives, and different keys must all hold. A value that is not one key, one `=` and one value restricts "
+        "nothing; fleetctl warns of it.",
+        is_list=True,
+        deprecated=("X-ConditionMachineMetadata",),
+    ),
+    FleetOption(
+        name="Global",
+        syntax="BOOLEAN",
+        meaning="Run on every machine that meets the other constraints; true, yes, 1, on or t enable it. Commands do "
+        "not wait for global units.",
+        excludes=("MachineOf", "Replaces", "FailoverDelay", "RerunAfterFailover"),
+    ),
+    FleetOption(
+        name="Conflicts",
+        syntax="GLOB",
+        meaning="Never run on a machine with a unit whose name matches, whichever of the two was placed first. May be "
+        "repeated, and a value may hold several globs separated by whitespace; at most 128 globs, of which at most 8 "
+        "may begin with `*`, `?` or `[`.",
+        is_list=True,
+        deprecated=("X-Conflicts",),
+        excludes=("Replaces",),
+    ),
+    FleetOption(
+        name="Replaces",
+        syntax="GLOB",
+        meaning="Units whose name matches move to another machine when this unit is placed on theirs. May be repeated, "
+        "and a value may hold several globs separated by whitespace; bounds as for `Conflicts`.",
+        is_list=True,
+    ),
+    FleetOption(
+        name="FailoverDelay",
+        syntax="TIME",
+        meaning="How long a launched unit waits for its dead machine to return before it is started elsewhere: a time "
+        "span as in systemd.time(7), or `infinity` to wait until an operator acts. Default: `failover_delay` of "
+        "fleet.conf(5). See below.",
+        units="all but global units",
+        since=OWN,
+    ),
+    FleetOption(
+        name="RerunAfterFailover",
+        syntax="BOOLEAN",
+        meaning="Whether a oneshot that has completed runs again elsewhere when its machine dies or leaves: true, yes, "
+        "1, on, t or false, no, 0, off, f. Default: `rerun_after_failover` of fleet.conf(5).",
+        units="services of Type=oneshot that are not global",
+        since=OWN,
+    ),
+)
+_SPELLINGS = {option.name: option.spellings for option in OPTIONS}
+KNOWN_OPTIONS = frozenset(spelling for option in OPTIONS for spelling in option.spellings)
+
+MAX_VALUES = 128  # of one list: validation compares all values of one list with all of another
+MAX_OPEN_PATTERNS = 8  # globs without a literal prefix: each is matched against every unit name
+
+_TRUE = frozenset({"true", "yes", "1", "on", "t"})
+_FALSE = frozenset({"false", "no", "0", "off", "f"})
+_WORDS = re.compile(f"[^{WHITESPACE}]+")
+
+
+class Requirements(msgspec.Struct, frozen=True, gc=False):
+    """What a unit requires of its machine, and what happens when that machine is lost; specifiers are expanded.
+
+    `machine_id` is a full or a short id, None if there is no such constraint ('' matches no machine). `metadata` holds
+    (key, alternative values), both in order of first appearance. `conflicts` and `replaces` are globs over unit names,
+    `machine_of` holds unit names. `failover_delay_s` (math.inf: never fail over) and `rerun_after_failover` are None
+    where the cluster's configuration applies. `template` is the service template of a socket with Accept=yes, else ''.
+    """
+
+    machine_id: str | None = None
+    machine_of: tuple[str, ...] = ()
+    metadata: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    conflicts: Globs = Globs()
+    replaces: Globs = Globs()
+    is_global: bool = False
+    failover_delay_s: float | None = None
+    rerun_after_failover: bool | None = None
+    template: str = ""
+
+
+_NOTHING = Requirements()
+
+
+class InvalidRequirements(ValueError):
+    """Constraints that contradict or exclude one another, or a value that cannot be parsed."""
+
+
+def parse_requirements(options: Iterable[Option], name: UnitName) -> Requirements:
+    """The requirements of the unit with this name. Unknown options are ignored."""
+    options = tuple(options)
+    values = requirement_values(options)
+    asked = _requirements({key: [expand_specifiers(item, name) for item in items] for key, items in values.items()})
+    template = _accepted_by(options, name)
+    return msgspec.structs.replace(asked, template=template) if template else asked
+
+
+def _accepted_by(options: Iterable[Option], name: UnitName) -> str:
+    """The service template that this socket starts for each connection, '' without Accept=yes (systemd.socket(5))."""
+    if name.suffix != "socket":
+        return ""
+    accept = [option.value for option in options if (option.section, option.name) == ("Socket", "Accept")]
+    return f"{name.prefix}@.service" if accept and accept[-1].lower() in _TRUE | {"y"} else ""
+
+
+def requirement_values(options: Iterable[Option]) -> dict[str, list[str]]:
+    """The values of each [X-Fleet] option, quoted lists split, specifiers not expanded."""
+    values: dict[str, list[str]] = {}
+    for option in options:
+        if option.section == FLEET_SECTION:
+            values.setdefault(option.name, []).extend(_split_list(option.value))
+    return values
+
+
+def _split_list(value: str) -> list[str]:
+    """The items of a value. One in double quotes is a list, split at spaces outside quotes; any other is one item.
+
+    Continued lines are joined with a space first, as systemd does it.
+    """
+    value = join_continued(value)
+    if not (value.startswith('"') and value.endswith('"')):
+        return [value]
+    items = [""]
+    for index, part in enumerate(value.split('"')):
+        if index % 2:  # inside quotes
+            items[-1] += part
+        else:
+            first, *others = part.split(" ")
+            items[-1] += first
+            items += others
+    return items
+
+
+def _requirements(values: dict[str, list[str]]) -> Requirements:
+    if not values:
+        return _NOTHING
+
+    def merged(name: str) -> list[str]:
+        return [item for spelling in _SPELLINGS[name] for item in values.get(spelling, ())]
+
+    def words(name: str) -> tuple[str, ...]:
+        return tuple(word for item in merged(name) for word in _WORDS.findall(item))
+
+    machine_ids = merged("MachineID")
+    switches = merged("Global")
+    return Requirements(
+        machine_id=machine_ids[0] if machine_ids else None,
+        machine_of=tuple(merged("MachineOf")),
+        metadata=_group_metadata(merged("MachineMetadata")),
+        conflicts=share_globs(words("Conflicts")),
+        replaces=share_globs(words("Replaces")),
+        is_global=bool(switches) and switches[-1].lower() in _TRUE,
+        failover_delay_s=_last(merged("FailoverDelay"), _parse_delay),
+        rerun_after_failover=_last(merged("RerunAfterFailover"), _parse_switch),
+    )
+
+
+def _last(items: list[str], parse: Callable[[str], T]) -> T | None:
+    """The last item, parsed; None if there is none or it is invalid (validation rejects that)."""
+    try:
+        return parse(items[-1]) if items else None
+    except InvalidRequirements:
+        return None
+
+
+def _parse_delay(text: str) -> float:
+    try:
+        return parse_time_span(text)
+    except ValueError as error:
+        raise InvalidRequirements(f"FailoverDelay: {error}, or infinity") from error
+
+
+def _parse_switch(text: str) -> bool:
+    if text.lower() not in _TRUE | _FALSE:
+        raise InvalidRequirements(f"RerunAfterFailover: {text!r} is neither true nor false; write one of them")
+    return text.lower() in _TRUE
+
+
+def _group_metadata(items: list[str]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """(key, alternative values) of all well-formed items."""
+    groups: dict[str, dict[str, None]] = {}
+    for item in items:
+        if _is_metadata(item):
+            key, _, value = item.partition("=")
+            groups.setdefault(key, {})[value] = None
+    return tuple((key, tuple(alternatives)) for key, alternatives in groups.items())
+
+
+def _is_metadata(item: str) -> bool:
+    key, _, value = item.partition("=")
+    return key != "" and value != "" and "=" not in value
+
+
+def validate_requirements(options: Iterable[Option]) -> None:
+    """Raises InvalidRequirements for the first violated rule. Specifiers are not expanded."""
+    values = requirement_values(options)
+    asked = _requirements(values)
+    _check_bounds(asked)
+    _check_peers(asked)
+    is_set = {
+        "MachineID": asked.machine_id is not None,
+        "MachineOf": bool(asked.machine_of),
+        "Conflicts": bool(asked.conflicts),
+        "Global": asked.is_global,
+        "Replaces": bool(asked.replaces),
+        "FailoverDelay": "FailoverDelay" in values,
+        "RerunAfterFailover": "RerunAfterFailover" in values,
+    }
+    for option in OPTIONS:
+        for other in option.excludes:
+            if is_set[option.name] and is_set[other]:
+                shown = "Peers" if other == "MachineOf" else other  # CoreOS fleet's word in this message
+                raise InvalidRequirements(f"{option.name} cannot be used with {shown}")
+    for text in values.get("FailoverDelay", ()):
+        _parse_delay(text)
+    for text in values.get("RerunAfterFailover", ()):
+        _parse_switch(text)
+
+
+def _check_bounds(asked: Requirements) -> None:
+    for name, items in (("MachineOf", asked.machine_of), ("Conflicts", asked.conflicts), ("Replaces", asked.replaces)):
+        if len(items) > MAX_VALUES:
+            raise InvalidRequirements(f"{name} has {len(items)} values, and at most {MAX_VALUES} are allowed")
+    for name, patterns in (("Conflicts", asked.conflicts), ("Replaces", asked.replaces)):
+        open_ended = [pattern for pattern in dict.fromkeys(patterns) if not literal_prefix(pattern)]
+        if len(open_ended) > MAX_OPEN_PATTERNS:
+            raise InvalidRequirements(
+                f"{name} has {len(open_ended)} globs that begin with a wildcard, such as "
+                f'"{open_ended[0]}", and at most {MAX_OPEN_PATTERNS} are allowed'
+            )
+
+
+def _check_peers(asked: Requirements) -> None:
+    """A unit cannot share a machine with a peer that it conflicts with or replaces."""
+    for kind, patterns in (("conflict", asked.conflicts), ("replace", asked.replaces)):
+        for peer in asked.machine_of:
+            for pattern in patterns:
+                if matches_glob(pattern, peer):
+                    raise InvalidRequirements(f'unresolvable requirements: peer "{peer}" matches {kind} "{pattern}"')
+
+
+def unknown_requirements(options: Iterable[Option]) -> tuple[str, ...]:
+    """Names in [X-Fleet] that are not options, in order of first appearance; fleetctl warns of them."""
+    return tuple(name for name in requirement_values(options) if name not in KNOWN_OPTIONS)
+
+
+def malformed_metadata(options: Iterable[Option]) -> tuple[str, ...]:
+    """Non-empty metadata items that are not `key=value` and restrict nothing; fleetctl warns of them."""
+    values = requirement_values(options)
+    items = (item for spelling in _SPELLINGS["MachineMetadata"] for item in values.get(spelling, ()))
+    return tuple(item for item in items if item and not _is_metadata(item))
