@@ -38,6 +38,7 @@ from fleetd.store.protocol import Unavailable
 LEAVE = f"{schema.V2}/leave"
 METRICS = "/metrics"
 HEALTH = "/health"
+OPENAPI = f"{schema.V2}/openapi.json"
 _ALWAYS = (LEAVE, METRICS)  # answered in every state: to hear that the machine has left, or how it fares
 
 Handler = Callable[[Request, str], Awaitable[Response]]
@@ -121,6 +122,7 @@ class Api:
         }
         self._machines = Resource({"DELETE": machines.delete}, "only DELETE supported against this resource")
         self._others[HEALTH] = Resource({"GET": self._get_health}, get_only)
+        self._others[OPENAPI] = Resource({"GET": self._get_openapi}, get_only)
         if leave:
             self._others[LEAVE] = Resource({"POST": self._post_leave}, only_post)
         if metrics:
@@ -179,6 +181,11 @@ class Api:
 
     async def _get_discovery(self, _: Request, __: str) -> Response:
         return self._discovery
+
+    async def _get_openapi(self, _: Request, __: str) -> Response:
+        from fleetd.api.v2.openapi import render_openapi  # most daemons are never asked for it
+
+        return render_json(render_openapi())
 
     async def _get_health(self, _: Request, __: str) -> Response:
         """That this daemon is ready was seen before; that the store answers it, and all that a leader asks, is seen

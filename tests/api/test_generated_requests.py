@@ -1,7 +1,11 @@
-"""Requests made from the API's own description, well-formed and not, to the API in a process of its own: no answer is a
-mistake of ours, and each is of the shape that is published.
+"""The OpenAPI description against the daemon: requests generated from it, well-formed and malformed, are sent to an API
+that runs in a process of its own. Every answer has a described status and shape, and none is a server error.
 """
 
+import json
+import subprocess
+import sys
+import urllib.request
 from collections.abc import Iterator
 
 import pytest
@@ -16,7 +20,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from tests.api.openapi import render_openapi
+from fleetd.api import schema
+from fleetd.api.routes import OPENAPI
+from fleetd.api.v2.openapi import render_openapi
 from tests.api.served_process import ServedProcess, served_process
 from tests.examples import examples
 
@@ -32,17 +38,33 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedProcess]:
         yield process
 
 
-def test_every_operation_that_is_described_is_tried() -> None:
+def test_the_daemon_serves_the_description(api: ServedProcess) -> None:
+    with urllib.request.urlopen(f"http://{api.path}{OPENAPI}", timeout=10) as answer:
+        assert answer.headers["Content-Type"] == schema.JSON_TYPE
+        assert json.load(answer) == json.loads(json.dumps(render_openapi()))
+
+
+def test_a_daemon_imports_the_description_only_when_asked() -> None:
+    code = "import sys, fleetd.process.node, fleetd.api.server, fleetd.api.routes; print(MODULE in sys.modules)"
+    code = code.replace("MODULE", repr("fleetd.api.v2.openapi"))
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"
+
+
+def test_every_route_is_described_and_tried() -> None:
     assert sorted(OPERATIONS) == [
         "DELETE /fleet/v1/units/{unitName}",
         "DELETE /fleet/v2/machines/{machine}",
+        "GET /fleet/v1/discovery",
         "GET /fleet/v1/machines",
         "GET /fleet/v1/state",
         "GET /fleet/v1/state/{unitName}",
         "GET /fleet/v1/units",
         "GET /fleet/v1/units/{unitName}",
+        "GET /fleet/v2/openapi.json",
         "GET /fleet/v2/units",
+        "GET /health",
         "PATCH /fleet/v1/machines",
+        "POST /fleet/v2/leave",
         "POST /fleet/v2/reports",
         "POST /fleet/v2/restart",
         "POST /fleet/v2/units",
@@ -50,15 +72,15 @@ def test_every_operation_that_is_described_is_tried() -> None:
     ]
 
 
-def is_any_text_right(label: str) -> bool:
-    """Whether a request takes nothing but texts: then none can be malformed."""
-    return label.startswith(("GET", "DELETE")) and label.endswith(("{unitName}", "{machine}", "v2/units"))
+def takes_only_text(label: str) -> bool:
+    """True where a request has no body and no parameter but text."""
+    return label.startswith(("GET", "DELETE", "POST /fleet/v2/leave")) and not label.endswith(
+        ("v1/machines", "v1/state", "v1/units")
+    )
 
 
 RIGHT, WRONG = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
-MODES = [
-    (label, mode) for label in sorted(OPERATIONS) for mode in (RIGHT, WRONG)[: 1 if is_any_text_right(label) else 2]
-]
+MODES = [(label, mode) for label in sorted(OPERATIONS) for mode in (RIGHT, WRONG)[: 1 if takes_only_text(label) else 2]]
 
 
 @pytest.mark.parametrize(("label", "mode"), MODES)
