@@ -12,16 +12,16 @@ Put the new fleetctl in place of the old one too: the old one's `restart` never 
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 
 import msgspec
 
 from fleetctl import log, output
-from fleetctl.client import Client, open_client
+from fleetctl.client import Client, open_client, put_operation
 from fleetctl.errors import ClientError, CommandFailed
 from fleetctl.settings import resolve_settings
-from fleetctl.wait import wait_until_gone
+from fleetctl.wait import observe
 from fleetd.api import schema
 from fleetd.model.admission import refuse_unit
 from fleetd.model.unit import TargetState
@@ -103,7 +103,7 @@ def apply_moves(old: Client, new: Client, steps: Iterable[Step]) -> list[str]:
             leaving.update({} if refused else {step.unit.name: step.unit})
         failures += refused
     try:
-        for name in wait_until_gone(old, list(leaving), STOP_BOUND_S):
+        for name in _wait_until_gone(old, list(leaving)):
             failures += _try(name, partial(new.set_target, name, _target(leaving[name])))
             del leaving[name]
     except (ClientError, KeyboardInterrupt) as error:  # who ran where must not be forgotten with this process
@@ -114,8 +114,22 @@ def apply_moves(old: Client, new: Client, steps: Iterable[Step]) -> list[str]:
     ]
 
 
+def _wait_until_gone(old: Client, names: Collection[str]) -> Iterator[str]:
+    """The units of which no machine of the old cluster reports a state any more, each as soon as that is so.
+
+    By version 1 of the API, which is all that CoreOS fleet has.
+    """
+    left = list(names)
+    for states in observe(old.states, STOP_BOUND_S) if left else ():
+        reported = {state.name for state in states}
+        yield from [name for name in left if name not in reported]
+        left = [name for name in left if name in reported]
+        if not left:
+            return
+
+
 def _create(new: Client, unit: schema.Unit, target: str) -> list[str]:
-    return _try(unit.name, partial(new.put_unit, unit.name, _content(unit).options, target))
+    return _try(unit.name, partial(new.put_unit, put_operation(unit.name, _content(unit).options, target)))
 
 
 def _try(name: str, act: Callable[[], object]) -> list[str]:

@@ -1,7 +1,6 @@
-"""The daemon's API, typed: one method a question or wish, over a unix socket or TCP.
+"""A typed client of fleetd's API over a unix socket, TCP or SSH.
 
-Every failure becomes a ClientError that names the endpoint, the cause and what to do. What the answers mean for a
-command is not decided here.
+Every failure becomes a ClientError that names the endpoint, the cause and the remedy.
 """
 
 import errno
@@ -20,7 +19,7 @@ from fleetd import __version__
 from fleetd.api import schema
 from fleetd.model.decoding import UNREADABLE
 
-if TYPE_CHECKING:  # what speaks HTTP, TLS or SSH is costly to import: help must come without
+if TYPE_CHECKING:  # HTTP, TLS and SSH are slow to import, and --help does not need them
     import ssl
 
     from fleetctl.ssh.connection import Connection
@@ -30,12 +29,11 @@ if TYPE_CHECKING:  # what speaks HTTP, TLS or SSH is costly to import: help must
 T = TypeVar("T")
 Page = TypeVar("Page", schema.UnitPage, schema.UnitStatePage, schema.MachinePage)
 
-# What a URL may take up. HTTP servers refuse longer request lines than 8 KiB, some proxies less.
+# HTTP servers refuse request lines over 8 KiB, some proxies shorter ones.
 _MAX_QUERY = 4000
-_BATCH_UNITS = 128  # what one transaction of the store holds: an answer must come in time
+_BATCH_UNITS = 128  # one transaction of the store, so that the answer comes within --request-timeout
 _BATCH_BYTES = 1024 * 1024
-_FEW = 8  # units that are asked for one by one where they cannot be together
-_PAGE_SIZE = 10_000  # a server that does not know of the wish sends pages of its own size
+_PAGE_SIZE = 10_000
 _DAEMON_HERE = "is fleetd running here? See systemctl status fleet, or name another machine's API with --endpoint"
 _DAEMON_THERE = "is fleetd running there, with its API open on this port? --endpoint names another"
 _REMEDIES = {
@@ -46,13 +44,13 @@ _REMEDIES = {
 
 
 class Unreachable(ClientError):
-    """No answer came. What was asked may have been done all the same."""
+    """No answer arrived. The request may have been carried out all the same."""
 
     may_pass = True
 
 
 class NotFleet(ClientError):
-    """Something answered that does not speak fleet's API, with an HTTP status."""
+    """The server does not speak fleet's API; `code` is the HTTP status."""
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(text)
@@ -60,7 +58,7 @@ class NotFleet(ClientError):
 
 
 class ApiError(ClientError):
-    """The API said no, with an HTTP status."""
+    """The API refused the request; `code` is the HTTP status."""
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(text)
@@ -69,9 +67,9 @@ class ApiError(ClientError):
 
 
 class Client:
-    """The API at one endpoint. Requests go one after the other over one connection, each bounded by `timeout_s`.
+    """The API at one endpoint: one request at a time over one connection, each bounded by `timeout_s`.
 
-    With a `bastion`, all goes through that.
+    All traffic goes through the `bastion` if there is one.
     """
 
     def __init__(
@@ -95,10 +93,9 @@ class Client:
 
             self._transport = TunnelTransport(bastion, endpoint, timeout_s, tls)
         self._headers = {"User-Agent": f"fleetctl/{__version__}", "Accept": schema.JSON_TYPE}
-        self._unknown: set[str] = set()  # requests that this server does not know
 
     def unit(self, name: str) -> schema.Unit | None:
-        """One unit with its options, or None where there is none of this name."""
+        """One unit with its options, None if it does not exist."""
         try:
             return self._get(_unit_path(name), schema.Unit)
         except ApiError as error:
@@ -114,111 +111,88 @@ class Client:
         return units
 
     def states(self, unit: str = "") -> list[schema.UnitState]:
-        """What machines report: of one unit, or of all."""
+        """The states that machines report, of one unit or of all."""
         query = [("unitName", unit)] if unit else []
         return [state for page in self._pages("/state", schema.UnitStatePage, query) for state in page.states]
 
     def machines(self) -> list[schema.Machine]:
-        """Every machine that is there, by id."""
+        """Every machine, by id."""
         return [machine for page in self._pages("/machines", schema.MachinePage) for machine in page.machines]
 
     def forget_machine(self, id_: str) -> None:
-        """Give up a machine that is parked. Raises ApiError where it is not."""
+        """Remove a parked machine from the cluster. Raises ApiError if it is not parked."""
         self._call("DELETE", f"{schema.V2}/machines/{quote(id_, safe='')}")
 
     def reports(self, names: Iterable[str]) -> dict[str, schema.UnitReport]:
-        """How the units of these names stand, by name; those that do not exist are left out, copies or not."""
-        return {name: report for name, report in self._all_reports(list(names)).items() if report.target}
+        """Reports on the existing units among these names."""
+        return {name: report for name, report in self._reports(list(names)).items() if report.target}
 
     def every_report(self) -> dict[str, schema.UnitReport]:
-        """How all units stand, by name."""
-        answer = self._get_reports("")
-        reports = {report.name: report for report in answer.units} if answer else self._reports_of_version_one(None)
-        return {name: report for name, report in reports.items() if report.target}
+        """Reports on all units, by name."""
+        return {report.name: report for report in self._get_reports("").units if report.target}
 
     def remains(self, names: Iterable[str]) -> dict[str, schema.UnitReport]:
-        """The same of those that any machine has a copy of, be they destroyed or not."""
-        return {name: report for name, report in self._all_reports(list(names)).items() if report.allocations}
+        """Reports on those of these units, existing or destroyed, that some machine still has."""
+        return {name: report for name, report in self._reports(list(names)).items() if report.allocations}
 
-    def _all_reports(self, names: Sequence[str]) -> dict[str, schema.UnitReport]:
-        """Reports on what exists, or has copies: all in one request where the API takes so many names."""
-        answer = None
-        if sum(map(len, names)) > _MAX_QUERY // 2:
-            answer = self._post(f"{schema.V2}/reports", schema.Question(tuple(names)), schema.UnitReports)
-        queries = () if answer else _cut_query([("name", name) for name in names])
-        answers = [answer] if answer else [self._get_reports(query) for query in queries]
-        if None in answers:
-            return self._reports_of_version_one(names)
-        return {report.name: report for each in answers if each for report in each.units}
-
-    def _get_reports(self, query: str) -> schema.UnitReports | None:
-        return self._try("GET", f"{schema.V2}/units", query, None, schema.UnitReports)
-
-    def _reports_of_version_one(self, names: Sequence[str] | None) -> dict[str, schema.UnitReport]:
-        """On these names, or (None) on all units."""
-        from fleetctl.version_one import describe_units  # most servers know version 2
-
-        addresses = {machine.id: machine.primary_ip for machine in self.machines()}
-        if names is None or len(names) > _FEW:
-            found, states = self.units(), self.states()
+    def _reports(self, names: Sequence[str]) -> dict[str, schema.UnitReport]:
+        """Reports on units that exist or have allocations, in one request: a POST if the names do not fit in a URL."""
+        query = urlencode([("name", name) for name in names], errors="surrogateescape")
+        if not names:
+            return {}
+        if len(query) > _MAX_QUERY:
+            answer = self._ask("POST", f"{schema.V2}/reports", schema.ReportRequest(tuple(names)), schema.UnitReports)
         else:
-            found = [unit for unit in map(self.unit, names) if unit]
-            states = [state for name in names for state in self.states(name)]
-        units = {unit.name: unit for unit in found}
-        asked = units if names is None else names
-        return describe_units([units.get(name, schema.Unit(name)) for name in asked], states, addresses)
+            answer = self._get_reports(query)
+        return {report.name: report for report in answer.units}
+
+    def _get_reports(self, query: str) -> schema.UnitReports:
+        return self._ask("GET", f"{schema.V2}/units" + (f"?{query}" if query else ""), None, schema.UnitReports)
 
     def carry_out(self, operations: Sequence[schema.UnitOperation]) -> dict[str, ApiError]:
-        """Have each wish done, all in one request where they fit, and the API takes more than one; of those that were
-        refused the errors, by unit. Raises ClientError where it is not known what was done."""
+        """Carry out the operations in as few requests as they fit in; returns the refusals by unit.
+
+        Raises ClientError if it is unknown what was done.
+        """
         refused: dict[str, ApiError] = {}
-        for batch in cut_wishes(operations):
-            body = schema.UnitOperations(tuple(batch))
-            answer = self._post(f"{schema.V2}/units", body, schema.Results) if len(batch) > 1 else None
-            if answer is None:
-                refused |= self._carry_out_singly(batch)
+        for batch in cut_into_batches(operations):
+            if len(batch) == 1:
+                refused |= self._carry_out_one(batch[0])
             else:
-                failed = (result for result in answer.results if result.code >= 400)
-                refused |= {each.name: self._refusal(each.code, each.message) for each in failed}
+                body = schema.UnitOperations(tuple(batch))
+                refused |= self._refusals(self._ask("POST", f"{schema.V2}/units", body, schema.Results))
         return refused
 
-    def _carry_out_singly(self, operations: Iterable[schema.UnitOperation]) -> dict[str, ApiError]:
-        refused: dict[str, ApiError] = {}
-        for operation in operations:
-            try:
-                self._carry_out_one(operation)
-            except ApiError as error:
-                refused[operation.name] = error
-        return refused
+    def restart(self, names: Sequence[str]) -> dict[str, ApiError]:
+        """Restart the units in place wherever they run; returns the refusals by unit."""
+        return self._refusals(self._ask("POST", f"{schema.V2}/restart", schema.Restarts(tuple(names)), schema.Results))
 
-    def _carry_out_one(self, operation: schema.UnitOperation) -> None:
-        """What version 1 has words for. A server that does not know of `only_new` passes over it."""
-        if operation.destroy:
-            self._call("DELETE", _unit_path(operation.name))
-            return
+    def _refusals(self, answer: schema.Results) -> dict[str, ApiError]:
+        return {each.name: self._refusal(each.code, each.message) for each in answer.results if each.code >= 400}
+
+    def _carry_out_one(self, operation: schema.UnitOperation) -> dict[str, ApiError]:
+        """One operation by version 1 of the API, which costs fleetd one request to the store less."""
+        try:
+            if operation.destroy:
+                self._call("DELETE", _unit_path(operation.name))
+            else:
+                self.put_unit(operation)
+        except ApiError as error:
+            return {operation.name: error}
+        return {}
+
+    def put_unit(self, operation: schema.UnitOperation) -> None:
+        """Create or change one unit by version 1 of the API. Raises ApiError if that is refused."""
         body = schema.Unit(name=operation.name, options=operation.options, desired_state=operation.desired_state)
         condition = {"If-None-Match": "*"} if operation.only_new else {}
         self._call("PUT", _unit_path(operation.name), msgspec.json.encode(body), condition)
 
-    def put_unit(self, name: str, options: "Sequence[Option]", target: str) -> None:
-        """Create the unit, or replace its content, and set its target state, all at once."""
-        self._carry_out_one(wish_content(name, options, target))
-
     def set_target(self, name: str, target: str) -> None:
-        """Say what is wanted of a unit. Saying it again is a new wish: a unit that has ended is started once more."""
-        self._carry_out_one(schema.UnitOperation(name, desired_state=target))
-
-    def restart(self, names: Sequence[str]) -> dict[str, ApiError] | None:
-        """Have the units started anew wherever they run, as systemd restarts them; of those that were refused the
-        errors, by unit. None: the API does not know how, and has done nothing."""
-        answer = self._post(f"{schema.V2}/restart", schema.Restarts(tuple(names)), schema.Results)
-        if answer is None:
-            return None
-        failed = (result for result in answer.results if result.code >= 400)
-        return {each.name: self._refusal(each.code, each.message) for each in failed}
+        """Set a unit's target state. Setting the same state again starts a launched unit that has ended."""
+        self.put_unit(schema.UnitOperation(name, desired_state=target))
 
     def _pages(self, path: str, kind: type[Page], query: Sequence[tuple[str, str]] = ()) -> Iterator[Page]:
-        """Every page of a list. A token that comes twice would have no end."""
+        """Every page of a list. Raises NotFleet for a token that was seen before, which would never end."""
         seen = {""}
         token = ""
         while True:
@@ -230,7 +204,8 @@ class Client:
                 return
             if token in seen:
                 raise NotFleet(
-                    200, f"the API at {self._endpoint} hands out the same page of {path[1:]} again and again"
+                    200,
+                    f"{self._endpoint} returns the same page of {path[1:]} again and again: check --endpoint",
                 )
             seen.add(token)
 
@@ -243,25 +218,23 @@ class Client:
         except UNREADABLE as error:
             raise self._not_fleet(answer, request) from error
 
-    def _post(self, path: str, body: msgspec.Struct, kind: type[T]) -> T | None:
-        return self._try("POST", path, "", msgspec.json.encode(body), kind)
-
-    def _try(self, method: str, path: str, query: str, body: bytes | None, kind: type[T]) -> T | None:
-        """What the API answers, None where it is one that does not know of this (yet). It is asked but once then."""
-        request = f"{method} {path}"
-        if request in self._unknown:
-            return None
+    def _ask(self, method: str, path: str, body: msgspec.Struct | None, kind: type[T]) -> T:
+        """One request to version 2 of the API. Raises NotFleet if the server does not know it."""
+        request = f"{method} {path.partition('?')[0]}"
         try:
-            answer = self._call(method, f"{path}?{query}" if query else path, body)
-        except (ApiError, NotFleet) as error:  # the original's words for a path that it does not know are no API's
+            answer = self._call(method, path, msgspec.json.encode(body) if body else None)
+        except (ApiError, NotFleet) as error:
             if error.code not in (404, 405):
                 raise
-            self._unknown.add(request)
-            return None
+            raise NotFleet(
+                error.code,
+                f"{self._endpoint} does not answer {request} as fleet's API does (status {error.code}): check "
+                "--endpoint; if it is an older fleetd or CoreOS fleet, upgrade it or use its own fleetctl",
+            ) from error
         return self._decode(answer, request, kind)
 
     def _call(self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] = {}) -> "Answer":
-        """One request; any answer but a 2xx is an error."""
+        """One request. Raises ClientError for any status but 2xx."""
         from http.client import HTTPException
 
         LOG.debug("%s %s%s", method, self._endpoint, path)
@@ -270,8 +243,8 @@ class Client:
             answer = self._transport.request(method, path, body, {**self._headers, **headers, **kind})
         except TimeoutError as error:
             raise Unreachable(
-                f"{self._endpoint} gave no answer within {self._timeout_s:g} s: its fleetd hangs, or the way there is "
-                "blocked; --request-timeout=SECONDS waits longer"
+                f"{self._endpoint} gave no answer within {self._timeout_s:g} s: its fleetd hangs, or a firewall drops "
+                "packets; --request-timeout=SECONDS waits longer"
             ) from error
         except (OSError, HTTPException) as error:
             raise self._unreachable(error) from error
@@ -290,7 +263,7 @@ class Client:
         return self._refusal(answer.status, message)
 
     def _refusal(self, code: int, message: str) -> ApiError:
-        message = printable(message) or f"{self._endpoint} gives no reason; its log may: journalctl -u fleet"
+        message = printable(message) or f"{self._endpoint} gives no reason; see its log: journalctl -u fleet"
         return ApiError(code, f"Error {code}: {message}")
 
     def _not_fleet(self, answer: "Answer", request: str) -> NotFleet:
@@ -318,16 +291,16 @@ def _unit_path(name: str) -> str:
     return f"{schema.V1}/units/{quote(name, safe='', errors='surrogateescape')}"
 
 
-def wish_content(
+def put_operation(
     name: str, options: "Sequence[Option]", target: str, *, only_new: bool = False
 ) -> schema.UnitOperation:
-    """The wish for a unit of this content and target state; with `only_new` only where there is none of this name."""
+    """The operation that gives a unit this content and target state; `only_new` refuses to replace an existing unit."""
     entities = tuple(schema.UnitOption(option.section, option.name, option.value) for option in options)
     return schema.UnitOperation(name, entities, target, only_new)
 
 
-def cut_wishes(operations: Iterable[schema.UnitOperation]) -> Iterator[list[schema.UnitOperation]]:
-    """The wishes in their order, in batches that the API takes."""
+def cut_into_batches(operations: Iterable[schema.UnitOperation]) -> Iterator[list[schema.UnitOperation]]:
+    """The operations in their order, in batches of bounded count and size."""
     batch: list[schema.UnitOperation] = []
     size = 0
     for operation in operations:
@@ -341,21 +314,8 @@ def cut_wishes(operations: Iterable[schema.UnitOperation]) -> Iterator[list[sche
         yield batch
 
 
-def _cut_query(parameters: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """The parameters as query strings of bounded length: one, unless there are hundreds of names."""
-    query = ""
-    for parameter in parameters:
-        part = urlencode([parameter], errors="surrogateescape")
-        if query and len(query) + len(part) > _MAX_QUERY:
-            yield query
-            query = ""
-        query += ("&" if query else "") + part
-    if query:
-        yield query
-
-
 def open_client(settings: Settings) -> Client:
-    """A client as the global options ask for. Connects to nothing yet but the bastion. Raises CommandFailed."""
+    """The client that the global options describe. Connects only to the bastion yet. Raises CommandFailed."""
     endpoint = choose_endpoint(settings)
     tls = tls_context(settings) if endpoint.tls else None
     bastion = _open_bastion(settings) if settings.tunnel else None

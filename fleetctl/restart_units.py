@@ -1,64 +1,35 @@
-"""Restarting a unit through the API: on its machine, or on all of a global unit's.
+"""Restart a unit through the API, in place: on its machine, or on all machines of a global unit.
 
-systemd does it, so that what needs the unit survives. An API that does not know how is asked to stop the unit and to
-start it again; it is started whatever comes between, Ctrl-C included, unless somebody else has another wish meanwhile.
+systemd restarts it, so that units which require it are restarted with it.
 """
 
 import msgspec
 
 from fleetctl import output
 from fleetctl.client import Client
-from fleetctl.errors import ClientError, failing_as
+from fleetctl.errors import failing_as
 from fleetctl.log import LOG
 from fleetctl.wait import Wait
-from fleetctl.wait_outcome import Arrived, Failed, Judge, Pending, Verdict, judge_launched, judge_stopped, runs
+from fleetctl.wait_outcome import Arrived, Failed, Judge, Pending, Verdict, judge_launched, runs
 from fleetd.api import schema
 from fleetd.model.unit import TargetState
 
 
 def restart_unit(client: Client, report: schema.UnitReport, bound_s: float) -> bool:
-    """Restart one unit, or start it where it is loaded and does not run; whether it runs then. It may take `bound_s`,
-    and its stop as long where the API does not know how to restart. Raises CommandFailed."""
+    """Restart one unit, or start it if it is loaded and does not run; True once it runs, within `bound_s`.
+
+    Raises CommandFailed.
+    """
     judge = everywhere(judge_launched) if report.is_global else judge_launched
     if report.target == TargetState.LAUNCHED or any(map(runs, report.allocations)):
         with failing_as(f"Error restarting unit {report.name}: "):
-            refused = client.restart([report.name])
-            if refused:
-                raise refused[report.name]
-        if refused is not None:
-            return _wait(client, report.name, report.target, judge, bound_s)
-    if report.target == TargetState.LAUNCHED:
-        if not _stop(client, report, bound_s):
-            return False
-    else:
-        LOG.debug("Unit %s does not run: it is started", report.name)
-        _wish(client, report.name, TargetState.LAUNCHED)
+            for refusal in client.restart([report.name]).values():
+                raise refusal
+        return _wait(client, report.name, report.target, judge, bound_s)
+    LOG.debug("Unit %s does not run: starting it", report.name)
+    with failing_as(f"Error setting target state for unit {report.name}: "):
+        client.set_target(report.name, TargetState.LAUNCHED)
     return _wait(client, report.name, TargetState.LAUNCHED, judge, bound_s)
-
-
-def _stop(client: Client, report: schema.UnitReport, bound_s: float) -> bool:
-    """Have a unit stopped, and wish it launched again; whether it had stopped in between."""
-    judge = everywhere(judge_stopped) if report.is_global else judge_stopped
-    try:
-        _wish(client, report.name, TargetState.LOADED)
-        return _wait(client, report.name, TargetState.LOADED, judge, bound_s)
-    finally:
-        _take_back(client, report.name)
-
-
-def _take_back(client: Client, name: str) -> None:
-    """Wish a unit launched, if it is still our wish that has it stopped."""
-    try:
-        report = client.reports([name]).get(name)
-        if report is not None and report.target == TargetState.LOADED:
-            client.set_target(name, TargetState.LAUNCHED)
-    except ClientError as error:
-        output.error(f"Unit {name} may be left stopped; fleetctl start {name} starts it: {error}")
-
-
-def _wish(client: Client, name: str, target: TargetState) -> None:
-    with failing_as(f"Error setting target state for unit {name}: "):
-        client.set_target(name, target)
 
 
 def _wait(client: Client, name: str, target: str, judge: Judge, bound_s: float) -> bool:

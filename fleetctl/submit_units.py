@@ -10,7 +10,7 @@ from functools import cache, partial
 import msgspec
 
 from fleetctl import output
-from fleetctl.client import ApiError, Client, wish_content
+from fleetctl.client import ApiError, Client, put_operation
 from fleetctl.errors import ClientError, CommandFailed, failing_as
 from fleetctl.local_files import (
     LocalFile,
@@ -232,7 +232,7 @@ def apply_creations(client: Client, creations: Sequence[Creation]) -> Sent:
     as the original says; one that is replaced keeps its machine, and is not seen without its target. Raises
     CommandFailed where that is not known."""
     operations = [
-        wish_content(each.name, each.content.options, each.target, only_new=not each.replaces) for each in creations
+        put_operation(each.name, each.content.options, each.target, only_new=not each.replaces) for each in creations
     ]
     with failing_as(_failing(creations)):
         refused = client.carry_out(operations)

@@ -10,7 +10,7 @@ from typing import Self
 import aiohttp
 import msgspec
 
-from fleetctl.client import cut_wishes
+from fleetctl.client import cut_into_batches
 from fleetd.api import schema
 
 CONNECTIONS = 32
@@ -63,7 +63,7 @@ class Api:
     async def _carry_out(self, operations: Sequence[schema.UnitOperation]) -> None:
         """Ask for what is refused because the store was too busy to answer in time once more, as a person would."""
         deadline = time.monotonic() + DEADLINE_S
-        for left in cut_wishes(operations):
+        for left in cut_into_batches(operations):
             while left:
                 refused = await self._ask_for(left)
                 if time.monotonic() > deadline or any(status != BUSY for status in refused.values()):

@@ -152,7 +152,7 @@ class UnitReports(msgspec.Struct, frozen=True, omit_defaults=True):
     units: tuple[UnitReport, ...] = ()
 
 
-class Question(msgspec.Struct, frozen=True):
+class ReportRequest(msgspec.Struct, frozen=True):
     """The body of POST /fleet/v2/reports, which answers as GET /fleet/v2/units does, on more names than a URL holds."""
 
     names: tuple[str, ...] = ()

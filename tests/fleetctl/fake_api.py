@@ -72,9 +72,7 @@ class Refused(Exception):
 class FakeApi:
     """The state, and the calls over it. `requests` lists what was asked: (method, path without query); `bodies` what
     came with a PUT, or as one of many wishes. `before_request` may answer in the place of the API; it is asked about
-    each of many wishes as if that had come alone. With `knows_batches` off it takes no such requests,
-    with `knows_restarts` off none to restart a unit, with
-    `knows_version_two` off it is a server of version 1 alone, as the original is.
+    each of many wishes as if that had come alone.
     """
 
     def __init__(self) -> None:
@@ -84,9 +82,6 @@ class FakeApi:
         self.fates: dict[str, Fate] = {}
         self.requests: list[tuple[str, str]] = []
         self.bodies: list[dict[str, Any]] = []
-        self.knows_batches = True
-        self.knows_version_two = True
-        self.knows_restarts = True
         self.before_request: Callable[[str, str], tuple[int, str, bytes] | None] = lambda method, path: None
         self._generation = 0
         self._lock = threading.Lock()
@@ -130,15 +125,15 @@ class FakeApi:
             return calls[method](name, headers, body)
         if method == "DELETE" and path.startswith("/fleet/v2/machines/"):
             return self._forget_machine(path.removeprefix("/fleet/v2/machines/"))
-        if path.startswith("/fleet/v2") and not self.knows_version_two:
-            raise Refused(404)
-        if method == "POST" and self.knows_batches and path == "/fleet/v2/units":
+        if method == "POST" and path == "/fleet/v2/units":
             operations = msgspec.json.decode(body, type=schema.UnitOperations).operations
             return 200, schema.Results(tuple(map(self._carry_out, operations)))
-        if method == "POST" and self.knows_restarts and path == "/fleet/v2/restart":
+        if method == "POST" and path == "/fleet/v2/restart":
             return 200, schema.Results(tuple(map(self._restart, msgspec.json.decode(body, type=schema.Restarts).names)))
-        if method == "POST" and self.knows_batches and path == "/fleet/v2/reports":
-            return 200, schema.UnitReports(tuple(self._reports(msgspec.json.decode(body, type=schema.Question).names)))
+        if method == "POST" and path == "/fleet/v2/reports":
+            return 200, schema.UnitReports(
+                tuple(self._reports(msgspec.json.decode(body, type=schema.ReportRequest).names))
+            )
         if method != "GET":
             raise Refused(405, "only GET supported against this resource")
         if path == "/fleet/v1/units":

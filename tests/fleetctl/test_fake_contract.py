@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from fleetctl.client import ApiError, Client, wish_content
+from fleetctl.client import ApiError, Client, put_operation
 from fleetctl.endpoint import parse_endpoint
 from fleetd.api import schema
 from fleetd.api.routes import Api
@@ -72,7 +72,7 @@ def test_a_machine_that_is_not_there_cannot_be_given_up(client: Client) -> None:
 
 def test_a_unit_comes_back_as_it_was_handed_over(client: Client) -> None:
     assert client.unit("a.service") is None
-    client.put_unit("a.service", A.options, "inactive")
+    client.put_unit(put_operation("a.service", A.options, "inactive"))
     unit = client.unit("a.service")
     assert unit is not None
     assert [(option.section, option.name, option.value) for option in unit.options] == [
@@ -88,8 +88,8 @@ def test_a_unit_comes_back_as_it_was_handed_over(client: Client) -> None:
 
 
 def test_a_report_says_what_a_unit_is_before_anything_is_decided(client: Client) -> None:
-    client.put_unit("b.service", B.options, "launched")
-    client.put_unit("a.service", A.options, "launched")
+    client.put_unit(put_operation("b.service", B.options, "launched"))
+    client.put_unit(put_operation("a.service", A.options, "launched"))
     reports = client.reports(["a.service", "nope.service", "b.service"])
     assert [(name, r.target, r.hash, r.is_global, r.decided, r.machine) for name, r in sorted(reports.items())] == [
         ("a.service", "launched", A.hash, False, 0, ""),
@@ -99,20 +99,20 @@ def test_a_report_says_what_a_unit_is_before_anything_is_decided(client: Client)
 
 def test_every_wish_raises_the_generation_and_so_does_asking_again_for_a_start(client: Client) -> None:
     generations = []
-    client.put_unit("a.service", A.options, "inactive")
+    client.put_unit(put_operation("a.service", A.options, "inactive"))
     for target in ("loaded", "launched", "launched", "inactive"):
         client.set_target("a.service", target)
         generations.append(client.reports(["a.service"])["a.service"].generation)
-    client.put_unit("a.service", B.options, "launched")
+    client.put_unit(put_operation("a.service", B.options, "launched"))
     report = client.reports(["a.service"])["a.service"]
     assert (report.hash, report.target) == (B.hash, "launched")
     assert sorted({*generations, report.generation}) == [*generations, report.generation]
 
 
 def test_a_restart_is_a_wish_of_its_own_and_leaves_what_is_wanted(client: Client) -> None:
-    client.put_unit("a.service", A.options, "launched")
-    client.put_unit("b.service", A.options, "inactive")
-    client.put_unit("c.service", A.options, "loaded")
+    client.put_unit(put_operation("a.service", A.options, "launched"))
+    client.put_unit(put_operation("b.service", A.options, "inactive"))
+    client.put_unit(put_operation("c.service", A.options, "loaded"))
     before = client.reports(["a.service", "b.service", "c.service"])
     refused = client.restart(["a.service", "b.service", "c.service", "none.service"])
     assert refused is not None
@@ -131,13 +131,13 @@ def test_what_cannot_be_is_refused_alike(client: Client) -> None:
     missing = (409, "Error 409: unit does not exist and options field empty")
     assert refusal(lambda: client.set_target("a.service", "launched")) == missing
     template = (400, 'Error 400: cannot activate template "web@.service"')
-    assert refusal(lambda: client.put_unit("web@.service", A.options, "launched")) == template
+    assert refusal(lambda: client.put_unit(put_operation("web@.service", A.options, "launched"))) == template
     name = (400, "Error 400: invalid character ' ' in unit name")
-    assert refusal(lambda: client.put_unit("a b.service", A.options, "launched")) == name
+    assert refusal(lambda: client.put_unit(put_operation("a b.service", A.options, "launched"))) == name
 
 
 def test_what_is_destroyed_is_gone_and_only_once(client: Client) -> None:
-    client.put_unit("a.service", A.options, "inactive")
+    client.put_unit(put_operation("a.service", A.options, "inactive"))
     for refused in ({}, {"a.service": (404, "Error 404: unit does not exist")}):
         assert refusals(client, [schema.UnitOperation("a.service", destroy=True)]) == refused
     assert (client.unit("a.service"), client.reports(["a.service"]), client.states()) == (None, {}, [])
@@ -147,7 +147,7 @@ def test_what_is_destroyed_is_gone_and_only_once(client: Client) -> None:
 def test_lists_come_whole_and_in_order_whatever_their_length(client: Client, count: int) -> None:
     names = [f"web@{number}.service" for number in range(count)]
     for name in reversed(names):
-        client.put_unit(name, A.options, "inactive")
+        client.put_unit(put_operation(name, A.options, "inactive"))
     assert [unit.name for unit in client.units()] == names
 
 
@@ -155,7 +155,7 @@ def test_lists_come_whole_and_in_order_whatever_their_length(client: Client, cou
 def test_any_name_reaches_the_api_as_it_is_and_is_found_or_not(client: Client, name: str) -> None:
     valid = "%" not in name and "\udcff" not in name
     if valid:
-        client.put_unit(name, A.options, "inactive")
+        client.put_unit(put_operation(name, A.options, "inactive"))
     assert (client.unit(name) is not None) is valid
     assert bool(client.reports([name])) is valid
 
@@ -163,18 +163,18 @@ def test_any_name_reaches_the_api_as_it_is_and_is_found_or_not(client: Client, n
 def test_more_names_than_a_url_holds_are_asked_for_in_parts(client: Client) -> None:
     names = [f"{'x' * 240}@{number}.service" for number in range(50)]
     for name in names[::10]:
-        client.put_unit(name, A.options, "inactive")
+        client.put_unit(put_operation(name, A.options, "inactive"))
     assert sorted(client.reports(names)) == sorted(names[::10])
 
 
 def test_many_wishes_are_carried_out_and_the_trouble_of_one_is_its_own(client: Client) -> None:
-    client.put_unit("old.service", A.options, "inactive")
-    client.put_unit("gone.service", A.options, "inactive")
+    client.put_unit(put_operation("old.service", A.options, "inactive"))
+    client.put_unit(put_operation("gone.service", A.options, "inactive"))
     operations = [
-        wish_content("new.service", A.options, "launched", only_new=True),
-        wish_content("old.service", B.options, "launched", only_new=True),
+        put_operation("new.service", A.options, "launched", only_new=True),
+        put_operation("old.service", B.options, "launched", only_new=True),
         schema.UnitOperation("absent.service", desired_state="launched"),
-        wish_content("web@.service", A.options, "launched"),
+        put_operation("web@.service", A.options, "launched"),
         schema.UnitOperation("gone.service", destroy=True),
     ]
     assert refusals(client, operations) == {
@@ -190,8 +190,8 @@ def test_many_wishes_are_carried_out_and_the_trouble_of_one_is_its_own(client: C
 
 
 def test_what_is_only_to_be_created_is_created_once_also_alone(client: Client) -> None:
-    assert refusals(client, [wish_content("a.service", A.options, "inactive", only_new=True)]) == {}
-    assert refusals(client, [wish_content("a.service", B.options, "launched", only_new=True)]) == {
+    assert refusals(client, [put_operation("a.service", A.options, "inactive", only_new=True)]) == {}
+    assert refusals(client, [put_operation("a.service", B.options, "launched", only_new=True)]) == {
         "a.service": (412, 'Error 412: unit "a.service" exists already')
     }
     assert client.reports(["a.service"])["a.service"].hash == A.hash
@@ -199,8 +199,8 @@ def test_what_is_only_to_be_created_is_created_once_also_alone(client: Client) -
 
 def test_more_wishes_than_a_request_holds_are_carried_out_in_parts(client: Client) -> None:
     names = [f"web@{number}.service" for number in range(600)]
-    assert client.carry_out([wish_content(name, A.options, "inactive") for name in names]) == {}
+    assert client.carry_out([put_operation(name, A.options, "inactive") for name in names]) == {}
     large = UnitFile.parse("[Service]\n" + f"Environment={'x' * 2000}\n" * 100)
     others = [f"large@{number}.service" for number in range(12)]
-    assert client.carry_out([wish_content(name, large.options, "inactive") for name in others]) == {}
+    assert client.carry_out([put_operation(name, large.options, "inactive") for name in others]) == {}
     assert sorted(client.reports([*names, *others])) == sorted([*names, *others])

@@ -1,9 +1,6 @@
-"""restart where the API knows only stop and start: what it asks, in which order, and what it leaves when cut off."""
+"""restart: one request a unit, and the wait for the new process."""
 
-import signal
-import subprocess
-import sys
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,46 +8,91 @@ import pytest
 from fleetctl.restart_units import everywhere
 from fleetctl.wait_outcome import Arrived, Failed, Pending, judge_launched, judge_stopped
 from fleetd.api import schema
-from tests.fleetctl.conftest import Fleetctl
-from tests.fleetctl.fake_api import FakeApi, Fate, Served
+from fleetd.testing.simulated_units import Behaviour
+from tests.fleetctl.conftest import HELLO, Fleetctl
+from tests.fleetctl.fake_api import FakeApi, Fate
+from tests.fleetctl.small_cluster import SmallCluster
 
 ON_M1 = "on 11111111.../10.0.0.1"
 GLOBAL = "[Service]\nExecStart=/bin/sleep inf\n[X-Fleet]\nGlobal=true\n"
-
-
-@pytest.fixture(autouse=True)
-def _api_of_before(api: FakeApi) -> None:
-    """An API that does not know how to restart a unit: it is asked to stop it and to start it again."""
-    api.knows_restarts = False
+RESTART = ("POST", "/fleet/v2/restart")
 
 
 def operations(api: FakeApi) -> list[tuple[str, str]]:
     return [(body["name"], body["desiredState"]) for body in api.bodies]
 
 
-def test_a_launched_unit_is_stopped_and_then_started(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.add("web.service", target="launched")
+def asked(api: FakeApi) -> list[tuple[str, str]]:
+    return [request for request in api.requests if request[0] != "GET"]
+
+
+@pytest.mark.parametrize("text", ["[Service]\nExecStart=/bin/a\n", "[Service]\nExecStart=/a\n[X-Fleet]\nGlobal=true\n"])
+def test_a_launched_unit_is_restarted_by_one_request(fleetctl: Fleetctl, api: FakeApi, text: str) -> None:
+    api.add("web.service", text, target="launched")
     result = fleetctl("restart", "web")
-    assert (result.status, result.stdout) == (
-        0,
-        f"Unit web.service loaded {ON_M1}\nUnit web.service launched {ON_M1}\n",
-    )
-    assert result.stderr == ""
-    assert operations(api) == [("web.service", "loaded"), ("web.service", "launched")]
+    assert (result.status, result.stderr, asked(api)) == (0, "", [RESTART])
+    assert result.stdout.startswith("Unit web.service launched on ")
+    assert api.units["web.service"].restarts == 1
 
 
 def test_units_are_restarted_one_after_the_other(fleetctl: Fleetctl, api: FakeApi) -> None:
     for name in ("web@1.service", "web@2.service"):
         api.add(name, target="launched")
+    api.fates["web@1.service"] = Fate(active="failed", sub="failed", error="Result: exit-code")
+    result = fleetctl("restart", "web@1", "web@2")
+    assert (result.status, asked(api)) == (1, [RESTART])
+    assert result.stderr == f"Error waiting for units: Unit web@1.service failed {ON_M1} (failed): Result: exit-code\n"
+    del api.fates["web@1.service"]
     assert fleetctl("restart", "web@1", "web@2").status == 0
-    assert operations(api) == [(f"web@{n}.service", state) for n in (1, 2) for state in ("loaded", "launched")]
+    assert asked(api) == [RESTART] * 3
 
 
-def test_a_unit_that_is_only_loaded_is_started(fleetctl: Fleetctl, api: FakeApi) -> None:
+def test_a_unit_that_its_socket_runs_is_restarted_and_stays_loaded(fleetctl: Fleetctl, api: FakeApi) -> None:
+    api.add("web.service", target="launched")
+    api.units["web.service"].target = "loaded"
+    result = fleetctl("restart", "--block-attempts=1", "web")
+    assert asked(api) == [RESTART]
+    assert (api.units["web.service"].restarts, api.units["web.service"].target) == (1, "loaded")
+    assert "launched" not in result.stdout
+
+
+def test_a_unit_that_is_loaded_and_does_not_run_is_started(fleetctl: Fleetctl, api: FakeApi) -> None:
     api.add("web.service", target="loaded")
     result = fleetctl("restart", "web")
     assert (result.status, result.stdout) == (0, f"Unit web.service launched {ON_M1}\n")
-    assert operations(api) == [("web.service", "launched")]
+    assert RESTART not in asked(api)
+
+
+def test_a_refused_restart_is_one_line(fleetctl: Fleetctl, api: FakeApi) -> None:
+    api.add("web.service", target="launched")
+    refusal = (503, "application/json", b'{"error": {"code": 503, "message": "no leader"}}')
+    api.before_request = lambda method, path: refusal if method == "POST" else None
+    result = fleetctl("restart", "web")
+    assert (result.status, result.stdout) == (1, "")
+    assert result.stderr == "Error restarting unit web.service: Error 503: no leader\n"
+
+
+def test_a_restart_that_takes_too_long_is_a_timeout(fleetctl: Fleetctl, api: FakeApi) -> None:
+    api.add("web.service", target="launched")
+    api.fates["web.service"] = Fate(active="activating", sub="start-pre")
+    result = fleetctl("restart", "--block-attempts=1", "web")
+    assert (result.status, result.stdout) == (1, "")
+    first, second = result.stderr.splitlines()
+    assert first.startswith("Error waiting for units: timed out waiting for unit web.service to report state launched")
+    assert second.startswith("Error waiting for unit states, exit status: timed out waiting for unit web.service")
+
+
+def test_a_unit_that_is_set_inactive_meanwhile_is_told(fleetctl: Fleetctl, api: FakeApi) -> None:
+    api.add("web.service", target="launched")
+
+    def stop(method: str, path: str) -> None:
+        if method == "POST":
+            api.units["web.service"].target = "inactive"
+
+    api.before_request = stop
+    result = fleetctl("restart", "web")
+    assert result.status == 1
+    assert "is wanted on no machine, so that there is nothing to restart" in result.stderr
 
 
 def test_an_inactive_unit_is_not_restarted_and_the_others_are(fleetctl: Fleetctl, api: FakeApi) -> None:
@@ -59,22 +101,7 @@ def test_an_inactive_unit_is_not_restarted_and_the_others_are(fleetctl: Fleetctl
     result = fleetctl("restart", "idle", "web")
     assert result.status == 1
     assert result.stderr.splitlines()[0] == "Unable to restart unit idle.service in state inactive"
-    assert operations(api) == [("web.service", "loaded"), ("web.service", "launched")]
-
-
-def test_a_unit_that_has_failed_is_started_again(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.fates["web.service"] = Fate(active="failed", sub="failed")
-    api.add("web.service", target="launched")
-    del api.fates["web.service"]
-    assert fleetctl("restart", "web").stdout.endswith(f"Unit web.service launched {ON_M1}\n")
-
-
-def test_a_unit_that_fails_then_is_status_1_with_the_reason(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.add("web.service", target="launched")
-    api.fates["web.service"] = Fate(active="failed", sub="failed", error="Result: exit-code")
-    result = fleetctl("restart", "web")
-    assert (result.status, result.stdout) == (1, f"Unit web.service loaded {ON_M1}\n")
-    assert result.stderr == f"Error waiting for units: Unit web.service failed {ON_M1} (failed): Result: exit-code\n"
+    assert asked(api) == [RESTART]
 
 
 def test_an_unknown_unit_with_a_file_is_submitted_but_not_started(
@@ -97,71 +124,6 @@ def test_without_units_it_says_so(fleetctl: Fleetctl) -> None:
     assert (result.status, result.stdout, result.stderr) == (0, "", "No units given\n")
 
 
-def test_a_stop_that_takes_too_long_is_an_error_and_the_unit_is_to_start_again(
-    fleetctl: Fleetctl, api: FakeApi
-) -> None:
-    api.add("web.service", target="launched")
-    api.fates["web.service"] = Fate(lingers=10_000)
-    result = fleetctl("restart", "--block-attempts=1", "web")
-    assert (result.status, result.stdout) == (1, "")
-    first, second = result.stderr.splitlines()
-    assert first.startswith("Error waiting for units: timed out waiting for unit web.service to report state loaded: ")
-    assert second.startswith("Error waiting for unit states, exit status: timed out waiting for unit web.service")
-    assert api.units["web.service"].target == "launched"
-
-
-def test_a_refused_wish_is_one_line_and_leaves_the_unit_as_it_was(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.add("web.service", target="launched")
-    refusal = (503, "application/json", b'{"error": {"code": 503, "message": "no leader"}}')
-    api.before_request = lambda method, path: refusal if method == "PUT" else None
-    result = fleetctl("restart", "web")
-    assert (result.status, result.stdout) == (1, "")
-    assert result.stderr == "Error setting target state for unit web.service: Error 503: no leader\n"
-    assert api.units["web.service"].target == "launched"
-
-
-def test_what_somebody_else_wishes_meanwhile_stays(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.add("web.service", target="launched")
-    api.fates["web.service"] = Fate(lingers=10_000)
-
-    def unload(method: str, path: str) -> None:
-        if method == "GET" and operations(api):
-            api.units["web.service"].target = "inactive"
-
-    api.before_request = unload
-    result = fleetctl("restart", "web")
-    assert result.status == 1
-    assert "Unit web.service was set to inactive by somebody else while it was waited for" in result.stderr
-    assert operations(api) == [("web.service", "loaded")]
-
-
-def test_an_api_that_goes_away_in_between_is_told_with_how_to_start_the_unit(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.add("web.service", target="launched")
-    api.before_request = lambda method, path: (404, "text/plain", b"") if operations(api) else None
-    result = fleetctl("restart", "web")
-    assert result.status == 1
-    assert "Unit web.service may be left stopped; fleetctl start web.service starts it: " in result.stderr
-
-
-def test_ctrl_c_in_between_leaves_the_unit_wished_launched(api: FakeApi, served: Served) -> None:
-    api.add("web.service", target="launched")
-    api.fates["web.service"] = Fate(lingers=10_000)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "fleetctl.cli", f"--endpoint={served.unix}", "restart", "web"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 20
-    while api.units["web.service"].target != "loaded":
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=20)
-    assert (process.returncode, stdout, stderr) == (130, "", "\n")
-    assert operations(api) == [("web.service", "loaded"), ("web.service", "launched")]
-
-
 def test_a_machine_that_a_unit_is_not_on_is_refused_with_those_it_is_on(fleetctl: Fleetctl, api: FakeApi) -> None:
     api.add("web.service", target="launched")
     assert fleetctl("restart", "--machine=111", "web").status == 0
@@ -170,6 +132,29 @@ def test_a_machine_that_a_unit_is_not_on_is_refused_with_those_it_is_on(fleetctl
         1,
         "Unit web.service is not on a machine 222, but on 11111111.../10.0.0.1\n",
     )
+
+
+@pytest.fixture
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallCluster]:
+    cluster = SmallCluster(tmp_path_factory.mktemp("c"), {"slow.service": Behaviour(start_s=0.3, stop_s=0.3)})
+    yield cluster
+    cluster.close()
+
+
+def test_a_real_leader_and_real_agents_restart_units_of_every_kind(
+    bare_fleetctl: Fleetctl, cluster: SmallCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLEETCTL_ENDPOINT", cluster.endpoint)
+    for name, text in {"slow.service": HELLO, "all.service": GLOBAL, "web@.service": HELLO}.items():
+        (tmp_path / name).write_text(text)
+    assert bare_fleetctl("start", "slow", "web@1", "all").status == 0
+    result = bare_fleetctl("restart", "--block-attempts=3", "slow", "web@1", "all")
+    assert result.status == 0, result.stderr
+    lines = [line.rpartition(" on ") for line in result.stdout.splitlines()]
+    assert [head for head, _, _ in lines] == [f"Unit {name}.service launched" for name in ("slow", "web@1", "all")]
+    assert {place for head, _, place in lines if "all" in head} == {"2 machines"}
+    active = bare_fleetctl("list-units", "--no-legend", "--fields=unit,active").stdout.split()
+    assert active[1::2] == ["active"] * 4
 
 
 # Global units

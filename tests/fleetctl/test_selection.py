@@ -80,12 +80,6 @@ def test_destroy_takes_in_templates(fleetctl: Fleetctl, cluster: FakeApi) -> Non
     assert list(cluster.units) == ["db.service"]
 
 
-def test_a_pattern_is_matched_in_a_cluster_that_knows_version_one_alone(fleetctl: Fleetctl, cluster: FakeApi) -> None:
-    cluster.knows_version_two = False
-    assert fleetctl("stop", "--no-block", "api@*").status == 0
-    assert list(targets(cluster).values()) == ["loaded", "loaded", "inactive", "launched"]
-
-
 def test_cat_prints_what_matches_each_below_its_name(fleetctl: Fleetctl, cluster: FakeApi) -> None:
     text = "[Service]\nExecStart=/bin/true\n"
     assert fleetctl("cat", "api@?.service").stdout == f"# {NAMES[0]}\n{text}\n# {NAMES[1]}\n{text}"

@@ -137,12 +137,12 @@ def test_an_answer_that_is_no_answer_is_one_line(
 
 def test_an_error_without_a_message_points_to_the_daemons_log(fleetctl: Fleetctl, api: FakeApi) -> None:
     api.before_request = lambda method, path: (500, "application/json", b'{"error":{"code":500,"message":""}}')
-    assert one_line(fleetctl("list-units")).endswith(" gives no reason; its log may: journalctl -u fleet")
+    assert one_line(fleetctl("list-units")).endswith(" gives no reason; see its log: journalctl -u fleet")
 
 
 def test_pages_that_never_end_are_given_up(fleetctl: Fleetctl, api: FakeApi) -> None:
     api.before_request = lambda method, path: (200, "application/json", b'{"nextPageToken":"again"}')
-    assert "hands out the same page" in one_line(fleetctl("list-units"))
+    assert "returns the same page" in one_line(fleetctl("list-units"))
 
 
 def test_a_daemon_that_is_restarted_while_it_is_waited_for_does_no_harm(fleetctl: Fleetctl, api: FakeApi) -> None:

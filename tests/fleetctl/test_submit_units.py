@@ -425,21 +425,9 @@ def test_many_units_are_created_and_wished_in_one_request(
     assert puts(api) == [*three]
 
 
-def test_a_server_that_takes_one_unit_a_request_gets_one_a_request(
+def test_a_unit_that_is_refused_does_not_hinder_the_others(
     fleetctl: Fleetctl, api: FakeApi, three: tuple[str, ...]
 ) -> None:
-    api.knows_batches = False
-    result = fleetctl("start", "--no-block", *three)
-    assert (result.status, result.stderr, len(result.stdout.splitlines())) == (0, "", 6)
-    sent = [request for request in api.requests if request[0] != "GET"]
-    assert sent == [("POST", "/fleet/v2/units")] + [("PUT", f"/fleet/v1/units/{name}") for name in three]
-
-
-@pytest.mark.parametrize("knows_batches", [True, False])
-def test_a_unit_that_is_refused_does_not_hinder_the_others(
-    fleetctl: Fleetctl, api: FakeApi, three: tuple[str, ...], knows_batches: bool
-) -> None:
-    api.knows_batches = knows_batches
     refusal = b'{"error":{"code":400,"message":"would hide /lib/systemd/system/b.service"}}'
     api.before_request = lambda method, path: (
         (400, "application/json", refusal) if (method, path[-9:]) == ("PUT", "b.service") else None

@@ -18,7 +18,7 @@ _JSON = schema.JSON_TYPE
 _TYPES = (
     schema.ErrorEntity,
     schema.UnitReports,
-    schema.Question,
+    schema.ReportRequest,
     schema.UnitOperations,
     schema.Results,
     schema.Restarts,
@@ -64,7 +64,7 @@ def _describe_v2() -> dict[str, dict[str, Any]]:
             "post": _operation("Create, change or destroy many units.", results, body=schema.UnitOperations),
         },
         f"{schema.V2}/reports": {
-            "post": _operation("Report the named units, more than a URL holds.", reports, body=schema.Question)
+            "post": _operation("Report the named units, more than a URL holds.", reports, body=schema.ReportRequest)
         },
         f"{schema.V2}/restart": {
             "post": _operation("Restart units where they run.", results, body=schema.Restarts),

@@ -116,7 +116,7 @@ class Reports:
 
     async def post(self, request: Request, _: str) -> Response:
         """The same on each unit that the body names: a URL cannot name many."""
-        return await self._report(parse_json(request.body, schema.Question).names)
+        return await self._report(parse_json(request.body, schema.ReportRequest).names)
 
     async def _report(self, asked: Sequence[str]) -> Response:
         read = self._registry
