@@ -1,6 +1,6 @@
 # Every target sets itself up first (contrib/setup); all of it works from a bare checkout.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo bench test quick soak lint lock lowest man clean
+.PHONY: help setup demo bench test quick soak lint lock lowest man docs clean
 
 BIN := .venv/bin
 # Tests wait for machines and for programs: one worker more than there are processors keeps all of these busy.
@@ -47,8 +47,11 @@ lock: setup # requirements.lock: the newest version of everything that a machine
 lowest: setup # the tests of what libraries are used for, on the lowest versions that pyproject.toml allows
 	@contrib/lowest
 
-man: setup ## render the man pages below build/man (they are in the package, too): man -l build/man/man1/fleetctl.1
-	@$(BIN)/python -m contrib.man build/man
+man: setup ## render the man pages in contrib/man, which the package contains, from docs/man and the programs
+	@$(BIN)/python -m contrib.man
+
+docs: setup ## build the web pages of docs/ into build/docs
+	$(BIN)/python -m sphinx -q -W --keep-going -b html -d build/doctrees docs build/docs
 
 clean: ## remove the virtual environment, caches, and what killed runs left behind
 	@[ ! -x $(BIN)/python -o "$$(id -u)" != 0 ] || $(BIN)/python -c 'from contrib.testbed import Cluster; Cluster.clean_leftovers()'

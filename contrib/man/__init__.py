@@ -1,5 +1,4 @@
-"""The man pages, rendered from what the programs know of themselves: help texts, options, fields.
+"""The man pages: `python -m contrib.man [DIRECTORY]` renders docs/man/*.md with Sphinx, by default into this folder.
 
-What only a page says, prose that no program prints, stands here in the module of its page. `python -m contrib.man
-DIRECTORY` writes them all; hatch_build.py does so for the package.
+The rendered pages are committed, so that to build or install the package takes neither Sphinx nor a network.
 """

@@ -1,4 +1,6 @@
-"""The man pages: groff takes them without a word, they say all there is to say, and the package holds them."""
+"""The man pages: they are what Sphinx renders from docs/man, groff has no complaint, nothing is left out, and the
+package contains them.
+"""
 
 import re
 import subprocess
@@ -9,10 +11,8 @@ from pathlib import Path
 import click
 import pytest
 
-from contrib.man import roff
-from contrib.man.fleetctl_page import FIELDS, LISTINGS
-from contrib.man.fleetd_page import options_of
-from contrib.man.pages import all_pages, write_pages
+from contrib.man.generated import FIELDS, LISTINGS, fill_in, mark, options_of
+from contrib.man.render import render_pages
 from fleetctl.cli import root
 from fleetctl.commands import HIDDEN, SUMMARIES
 from fleetctl.parsing import Command
@@ -22,25 +22,32 @@ from fleetd.config.options import OPTIONS, RETIRED
 from fleetd.model.constraints import OPTIONS as FLEET_OPTIONS
 
 ROOT = Path(__file__).parents[2]
+PAGES = ROOT / "contrib/man"
+
+
+def read_page(path: Path) -> str:
+    """What a reader sees of a page, in lines that are never broken. Fails on any complaint of groff."""
+    command = ["groff", "-Tutf8", "-Kutf8", "-P-cbou", "-man", "-ww", "-rLL=2000n", "-rHY=0", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
-def texts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What a reader sees of each page, by its name, in lines that are never broken. Fails on any complaint of groff."""
-    found = {}
-    for path in write_pages(tmp_path_factory.mktemp("man")):
-        command = ["groff", "-Tutf8", "-Kutf8", "-P-cbou", "-man", "-ww", "-rLL=2000n", "-rHY=0", str(path)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        assert done.stderr == ""
-        found[path.name] = done.stdout
-    return found
+def texts() -> dict[str, str]:
+    """The text of each page of the package, by its name."""
+    return {path.name: read_page(path) for path in sorted(PAGES.glob("man*/*"))}
+
+
+def test_pages_are_what_docs_and_programs_say_now(texts: dict[str, str], tmp_path: Path) -> None:
+    rendered = {path.name: read_page(path) for path in render_pages(tmp_path)}
+    assert rendered == texts, "run `make man`, and commit the pages"
 
 
 def test_there_are_four_pages_each_with_its_name_and_purpose(texts: dict[str, str]) -> None:
     assert sorted(texts) == ["fleet.conf.5", "fleet.unit.5", "fleetctl.1", "fleetd.8"]
-    for page in all_pages():
-        text = texts[f"{page.name}.{page.number}"]
-        assert f"{page.name} - {page.purpose}\n" in text
+    for file, text in texts.items():
+        assert re.search(rf"^NAME\n +{re.escape(file[:-2])} - [a-z]", text, re.MULTILINE)
         assert "\nDIFFERENCES FROM COREOS FLEET\n" in text
         assert "\\" not in text
 
@@ -91,17 +98,20 @@ def test_the_daemons_page_has_every_option_of_its_command_line(texts: dict[str, 
         assert ", ".join(action.option_strings) in texts["fleetd.8"]
 
 
-def test_the_units_page_has_every_option_and_spelling_that_fleet_reads(texts: dict[str, str]) -> None:
+def test_the_units_page_has_all_that_the_table_of_options_says(texts: dict[str, str]) -> None:
     for option in FLEET_OPTIONS:
         part = texts["fleet.unit.5"].partition(f"       {option.name}={option.syntax}\n")[2].partition("\n\n")[0]
         for word in (*option.deprecated, *option.excludes):
             assert word in part
 
 
-def test_nothing_in_a_text_is_taken_for_an_order() -> None:
-    assert roff.mark(".so /etc/passwd\n'x `a-b` {UNIT} \\n") == (
-        "\\&.so /etc/passwd\n\\(aqx \\fBa\\-b\\fR \\fIUNIT\\fR \\en"
-    )
+def test_texts_of_programs_are_escaped_for_markdown() -> None:
+    assert mark("*x* [y](z) <b> `a_*b`\n{UNIT} a_b") == r"\*x\* \[y\](z) \<b\> `a_*b` *UNIT* a\_b"
+
+
+def test_a_page_that_asks_for_an_unknown_part_is_refused() -> None:
+    with pytest.raises(KeyError, match="no-such-part"):
+        fill_in("{{ no-such-part }}")
 
 
 def test_the_package_holds_pages_and_completions(tmp_path: Path) -> None:
@@ -111,7 +121,7 @@ def test_the_package_holds_pages_and_completions(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         shared = {name.partition(".data/data/share/")[2] for name in archive.namelist() if ".data/" in name}
         page = next(name for name in archive.namelist() if name.endswith("man8/fleetd.8"))
-        assert b".TH FLEETD 8" in archive.read(page)
+        assert b'.TH "FLEETD" "8"' in archive.read(page)
     assert shared == {
         "bash-completion/completions/fleetctl",
         "fish/vendor_completions.d/fleetctl.fish",

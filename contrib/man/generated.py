@@ -1,0 +1,232 @@
+"""The parts of docs/ that are generated from the programs: commands, options, routes.
+
+Each is a function in PARTS, under the name by which a page asks for it with a line `{{ name }}` (docs/conf.py).
+In texts of the programs, `word` is to be typed as it stands, and {WORD} stands for a value.
+"""
+
+import argparse
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import click
+
+from fleetctl.cli import root
+from fleetctl.commands import HIDDEN, SUMMARIES, list_machines, list_unit_files, list_units
+from fleetctl.listing import Listing
+from fleetctl.parsing import Command
+from fleetctl.settings import GLOBAL_OPTIONS, HELP
+from fleetctl.ssh.keywords import Use, keywords_of
+from fleetd.__main__ import build_parser
+from fleetd.api.v2.openapi import render_openapi
+from fleetd.config.options import OPTIONS, RETIRED
+from fleetd.config.options import Option as ConfOption
+from fleetd.model import constraints
+
+LISTINGS: Mapping[str, Listing[Any]] = {
+    "list-units": list_units.LISTING,
+    "list-unit-files": list_unit_files.LISTING,
+    "list-machines": list_machines.LISTING,
+}
+FIELDS = {
+    "active": "systemd's ActiveState: active, inactive, failed, activating, deactivating, reloading",
+    "desc": "the description in the unit file",
+    "dstate": "the unit's target state: inactive, loaded, launched",
+    "global": "whether the unit runs on every machine; true or false",
+    "hash": "the SHA-1 hash of the unit file, 40 digits",
+    "ip": "the address of the machine",
+    "load": "systemd's LoadState: loaded, not-found, bad-setting, error, masked",
+    "machine": "the machine's id, 32 digits; in tables its first digits, and in those of units its address too",
+    "metadata": "what units can require with MachineMetadata=; in JSON an object",
+    "mode": "ready, leaving, or parked",
+    "reason": "why the unit is on no machine although it should be on one",
+    "state": "the unit's current state: inactive, loaded, launched; none for global units",
+    "sub": "systemd's SubState: running, exited, listening, …",
+    "target": "the machine that the unit is placed on; in tables, global for global units",
+    "tmachine": "deprecated: target",
+    "unit": "the unit's name",
+}
+_MARKED = re.compile(r"(`[^`]+`)|\{([A-Z][A-Z0-9_-]*)\}")
+_SPECIAL = re.compile(r"([\\*_\[\]<>|~$#{}])")
+
+
+def escape(text: str) -> str:
+    """Plain text as Markdown."""
+    return _SPECIAL.sub(r"\\\1", text)
+
+
+def mark(text: str) -> str:
+    """Text with `word` and {WORD} as Markdown, in one line a paragraph."""
+    parts = []
+    for paragraph in text.strip().split("\n\n"):
+        line, end, marked = " ".join(paragraph.split()), 0, []
+        for found in _MARKED.finditer(line):
+            marked += [escape(line[end : found.start()]), found[1] or f"*{escape(found[2])}*"]
+            end = found.end()
+        parts.append("".join([*marked, escape(line[end:])]))
+    return "\n\n".join(parts)
+
+
+def entries(pairs: Iterable[tuple[str, str]]) -> str:
+    """A definition list of terms (in Markdown), each with its text."""
+    return "\n\n".join(f"{term}\n: {mark(text)}" for term, text in pairs)
+
+
+def bold(text: str) -> str:
+    """A term to be typed as it stands."""
+    return f"**{escape(text)}**"
+
+
+def options_of(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """The options of a command line."""
+    return [action for action in parser._actions if action.option_strings]  # argparse has no public way to list them
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _default(default: object) -> str:
+    if default is None or default is False or default == "":
+        return ""
+    if isinstance(default, float):
+        default = f"{default:g}"
+    return f" Default: {str(default).lower() if default is True else default}."
+
+
+def _fleetctl_commands() -> str:
+    return "\n\n".join(_fleetctl_command(name) for name in SUMMARIES if name not in HIDDEN)
+
+
+def _fleetctl_command(name: str) -> str:
+    command = root.get_command(click.Context(root), name)
+    assert isinstance(command, Command)
+    options = [option for option in command.own_params if isinstance(option, click.Option) and not option.hidden]
+    return "\n\n".join(
+        (
+            f"### {escape(f'{name} {command.usage}'.strip())}",
+            mark(f"{SUMMARIES[name]}.\n\n{inspect.cleandoc(command.help or '')}"),
+            entries(
+                (", ".join(map(bold, option.opts)), _sentence(option.help or "") + _default(option.default))
+                for option in options
+            ),
+        )
+    )
+
+
+def _fleetctl_options() -> str:
+    named = [
+        (bold("--" + option.name.replace("_", "-")), _sentence(HELP[option.name]) + _default(option.default))
+        for option in GLOBAL_OPTIONS
+    ]
+    return entries(
+        [*named, (bold("--help, -h"), "Show help."), (bold("--version, -v"), "Print the version.")],
+    )
+
+
+def _fleetctl_objects() -> str:
+    return "\n\n".join(
+        f"### Objects of {name}\n\n" + entries((bold(field), _sentence(FIELDS[field])) for field in listing.values)
+        for name, listing in LISTINGS.items()
+    )
+
+
+def _fleetd_options() -> str:
+    return entries(
+        (
+            ", ".join(map(bold, action.option_strings))
+            + (f" *{escape(action.metavar)}*" if isinstance(action.metavar, str) else ""),
+            _sentence(action.help or ""),
+        )
+        for action in options_of(build_parser())
+    )
+
+
+def _conf_options() -> str:
+    return entries((bold(option.name + "="), _conf_meaning(option)) for option in OPTIONS)
+
+
+def _conf_meaning(option: ConfOption) -> str:
+    return f"{option.meaning} Default: {f'`{option.default}`' if option.default else 'empty'}."
+
+
+def _conf_retired() -> str:
+    return entries((bold(option.name + "="), _sentence(option.retired)) for option in RETIRED)
+
+
+def _unit_options() -> str:
+    return entries(
+        (f"{bold(option.name + '=')}*{escape(option.syntax)}*", _unit_meaning(option)) for option in constraints.OPTIONS
+    )
+
+
+def _unit_meaning(option: constraints.FleetOption) -> str:
+    parts = [option.meaning]
+    if option.units != "all":
+        parts.append(f"For {option.units}.")
+    if option.excludes:
+        parts.append(f"Excludes {', '.join(f'`{name}`' for name in option.excludes)}.")
+    if option.deprecated:
+        parts.append(f"Deprecated spellings: {', '.join(option.deprecated)}.")
+    if option.since != constraints.COREOS:
+        parts.append(f"Since version {option.since} of fleet; CoreOS fleet does not have it.")
+    return " ".join(parts)
+
+
+def _api_routes() -> str:
+    rows = [
+        f"| `{method.upper()} {path}` | {escape(operation['summary'])} |"
+        for path, operations in render_openapi()["paths"].items()
+        for method, operation in operations.items()
+    ]
+    return "\n".join(["| request | what it does |", "|---|---|", *rows])
+
+
+def _api_types() -> str:
+    schemas = render_openapi()["components"]["schemas"]
+    return "\n\n".join(_api_type(name, schemas[name]) for name in sorted(schemas))
+
+
+def _api_type(name: str, described: Mapping[str, Any]) -> str:
+    if "properties" not in described:
+        return f"### {name}\n\n`{_type_name(described)}`"
+    required = described.get("required", ())
+    fields = [
+        f"| `{field}`{' (required)' if field in required else ''} | `{_type_name(value)}` |"
+        for field, value in described["properties"].items()
+    ]
+    text = mark(described["description"]) if "description" in described else ""
+    return "\n\n".join(filter(None, (f"### {name}", text, "\n".join(["| field | type |", "|---|---|", *fields]))))
+
+
+def _type_name(described: Mapping[str, Any]) -> str:
+    if "$ref" in described:
+        return str(described["$ref"].rpartition("/")[2])
+    if "anyOf" in described:
+        return " or ".join(_type_name(one) for one in described["anyOf"])
+    if described.get("type") == "array":
+        return f"{_type_name(described['items'])}[]"
+    if isinstance(described.get("additionalProperties"), Mapping):
+        return f"object of {_type_name(described['additionalProperties'])}"
+    return str(described.get("type", "any"))
+
+
+PARTS: Mapping[str, Callable[[], str]] = {
+    "fleetctl-commands": _fleetctl_commands,
+    "fleetctl-options": _fleetctl_options,
+    "fleetctl-objects": _fleetctl_objects,
+    "ssh-honoured": lambda: ", ".join(keywords_of(Use.HONOURED)),
+    "ssh-missing": lambda: ", ".join(keywords_of(Use.MISSING)),
+    "fleetd-options": _fleetd_options,
+    "conf-options": _conf_options,
+    "conf-retired": _conf_retired,
+    "unit-options": _unit_options,
+    "api-routes": _api_routes,
+    "api-types": _api_types,
+}
+
+
+def fill_in(text: str) -> str:
+    """The text with each `{{ name }}` replaced by that part. Raises KeyError for an unknown name."""
+    return re.sub(r"\{\{ ([a-z-]+) \}\}", lambda found: PARTS[found[1]](), text)
