@@ -157,7 +157,7 @@ def _conf_retired() -> str:
 
 def _unit_options() -> str:
     return entries(
-        (f"{bold(option.name + '=')}*{escape(option.syntax)}*", _unit_meaning(option)) for option in constraints.OPTIONS
+        (f"`{option.name}=`*{escape(option.syntax)}*", _unit_meaning(option)) for option in constraints.OPTIONS
     )
 
 
