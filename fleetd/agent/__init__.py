@@ -1,7 +1,4 @@
-"""What one machine does. The loop observes, has reconciler/plan.py plan, and does it; its parts each hold one concern:
-what is asked (orders), what was done (ledger), doing it (steps), trying again (retries), why it failed (explanations),
-and what is reported (publisher).
-"""
+"""The agent brings one machine to its desired state: it observes, plans (reconciler/plan.py), executes and reports."""
 
 from fleetd.agent.agent import Agent
 

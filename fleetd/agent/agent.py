@@ -1,65 +1,66 @@
-"""The agent: what one machine does. Observe, plan_machine, apply, publish; and again when something changes.
+"""The agent's loop: observe, plan_machine, execute, publish; and again when something changes.
 
-A pass looks only at units that may have changed, and is right from the mirror of the store and one look at systemd:
-done twice, it changes nothing. What should happen is decided in reconciler/plan.py; this shell does it, remembers what
-failed, and sleeps. Nothing waits for a job of systemd: its end is a change like any other.
+A pass looks only at units that may have changed. It needs nothing but the mirror of the desired state and one look at
+systemd, and doing it twice changes nothing. The agent does not wait for systemd's jobs: the end of one is a change like
+any other.
 """
 
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from enum import Enum, auto
 from typing import Any
 
-import msgspec
-
 from fleetd import metrics
-from fleetd.agent.backoff import Retries
+from fleetd.agent.backoff import UnitBackoff
 from fleetd.agent.desired_state import DesiredSnapshot, DesiredState
-from fleetd.agent.diagnostics import NO_REASON, Explanations
+from fleetd.agent.diagnostics import NO_REASON, Diagnostics
 from fleetd.agent.executor import Executor
 from fleetd.agent.ledger import Ledger, StoreSeen
-from fleetd.agent.publisher import Membership, StatePublisher
+from fleetd.agent.observer import Observer
+from fleetd.agent.publisher import Registration, StatePublisher
 from fleetd.aio import Backoff, Pace
-from fleetd.membership.store_epoch import StoreEpoch, is_same_cluster
-from fleetd.model.admission import refuse_names
+from fleetd.membership.store_epoch import StoreChange, StoreEpoch
 from fleetd.model.placement import Placement
-from fleetd.model.unit import TargetState, UnitState
-from fleetd.model.unitfile import UnitFileError, parse_unit_file
+from fleetd.model.unit import UnitState
 from fleetd.reconciler.actions import Write
 from fleetd.reconciler.plan import (
-    CANCELED,
     NEVER_RAN,
     SKIPPED,
     Desired,
-    LastRun,
     Observed,
     find_result,
     is_orphan_still,
     is_settled,
-    needs_last_run,
-    needs_text,
     plan_adoption,
     plan_machine,
     report,
 )
 from fleetd.registry.registry import Registry
-from fleetd.scheduler.snapshot import requirements_of
 from fleetd.store.protocol import Operation
-from fleetd.systemd.protocol import REFUSED, ManagerUnavailable, ServiceManager, ServiceManagerError, UnitStatus
+from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager
 
 FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 8.0
-PASS_PERIOD_S = 0.02  # of many in a row; each is over all that has changed meanwhile
-NO_SUCH_UNIT = "takes no such unit"
-RECHECK_S = 15.0  # of what stands in the way of a unit here, with the next heartbeat
-_BROKEN = ("error", "bad-setting")  # load states of a unit file that systemd cannot make sense of
-_EXPLAINED = (*NEVER_RAN, SKIPPED, "assert")  # results of jobs on which the journal says more
+PASS_PERIOD_S = 0.02  # between the passes of a burst
+RECHECK_S = 15.0  # between looks at refused units, at the next heartbeat
+_BROKEN = ("error", "bad-setting")  # load states of a unit file that systemd cannot load
+_IN_JOURNAL = (*NEVER_RAN, SKIPPED, "assert")  # job results whose cause only the journal tells
+
+
+class StoreTrust(Enum):
+    """How far the agent follows the store: what a pass does (`_pass_over`), by the state that `_assess_trust` finds."""
+
+    RESTORED = auto()  # the store was set back: adopt every unit as it is, change none
+    UNKNOWN = auto()  # not registered, or nothing was read since registering: only report
+    UNSYNCED = auto()  # the leader has not acknowledged this session: carry out placements, keep units without one
+    CURRENT = auto()  # also stop and remove units without a placement
 
 
 class Agent:
-    """One machine's agent. `run` does the work until it is cancelled or the agent is closed, once for all.
+    """One machine's agent. `run` works until it is cancelled or the agent is closed, and can be called once.
 
-    `systemd` is connected by the agent, and closed by whoever made it. See Membership for who calls what when.
+    `systemd` is connected by the agent, and closed by the caller. See Registration for who calls what when.
     """
 
     def __init__(
@@ -68,39 +69,39 @@ class Agent:
         registry: Registry,
         systemd: ServiceManager,
         ledger: Ledger,
-        membership: Membership,
+        registration: Registration,
         logger: logging.Logger,
     ) -> None:
         self._systemd = systemd
         self._ledger = ledger
-        self._membership = membership
+        self._registration = registration
         self._log = logger
-        self._dirty: dict[str, None] = {}
+        self._dirty: dict[str, None] = {}  # units to look at in the next pass
         self._wake = asyncio.Event()
         self._pace = Pace(PASS_PERIOD_S)
         self._has_connected = asyncio.Event()
-        self._has_looked = asyncio.Event()
-        self._is_unordered = asyncio.Event()
-        self._lease = 0  # of the registration that the orders were last read for
-        self._standing = (False, False)  # whether this machine knows its orders, and absence is one
-        self._was_restored = False
-        self._was_away = False  # when the store was restored
-        self._cluster_id = ""
-        self._refused: dict[str, None] = {}  # units that this machine does not take
+        self._has_observed = asyncio.Event()
+        self._is_unassigned = asyncio.Event()
+        self._lease = 0  # of the registration that the desired state was last read for
+        self._trust = StoreTrust.UNKNOWN
+        self._store_change = StoreChange.NONE  # since the units here were last adopted
+        self._epoch_name = ""
+        self._refused: dict[str, None] = {}  # units that this machine refuses
         self._rechecked_s = -RECHECK_S
         self._running: asyncio.Task[None] | None = None
         self._is_closed = False
-        self._retries = Retries(self._mark_one)
-        self._steps = Executor(systemd, ledger, self._retries, logger)
-        self._explanations = Explanations(systemd, self._mark_one, logger)
-        history = StoreEpoch(registry, machine_id, ledger.store.cluster_id)
-        self._orders = DesiredState(registry, machine_id, self._wake.set, ledger.store.revision, history, logger)
-        self._publisher = StatePublisher(registry, machine_id, membership, self._orders.know, logger)
+        self._epoch = StoreEpoch(registry, machine_id, ledger.store.cluster_id, ledger.store.revision)
+        self._desired = DesiredState(registry, machine_id, self._wake.set, self._epoch, logger)
+        self._publisher = StatePublisher(registry, machine_id, registration, self._epoch.observe, logger)
+        self._backoff = UnitBackoff(self._mark_one)
+        self._executor = Executor(systemd, ledger, self._backoff, logger)
+        self._diagnostics = Diagnostics(systemd, self._mark_one, logger)
+        self._observer = Observer(systemd, ledger, self._desired, self._executor, self._backoff, logger)
 
-    # What the rest of the daemon asks of it.
+    # For the rest of the daemon.
 
     async def run(self) -> None:
-        """Follow the store and systemd, and bring the machine to what is asked, until cancelled."""
+        """Follow the store and systemd, and bring the machine to its desired state, until cancelled."""
         self._running = asyncio.create_task(self._run())
         try:
             await self._running
@@ -110,7 +111,7 @@ class Agent:
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._orders.follow())
+            tasks.create_task(self._desired.follow())
             tasks.create_task(self._follow_systemd())
             tasks.create_task(self._publisher.run())
             tasks.create_task(self._work())
@@ -121,58 +122,55 @@ class Agent:
         if self._running is not None and not self._running.done():
             self._running.cancel()
             await asyncio.wait([self._running])
-        self._retries.close()
+        self._backoff.close()
         self._publisher.close()
-        await self._explanations.close()
+        await self._diagnostics.close()
 
     async def publish_all(self, lease: int, first: tuple[Operation, ...] = ()) -> None:
-        """Publish every state on this lease, before the machine's key is written: what runs here occupies it. Waits
-        until systemd was looked at for the first time. Raises Unavailable and LeaseNotFound."""
-        await self._has_looked.wait()
+        """Publish every state on this lease, before the machine's key is written: units that run here then count from
+        the start. Waits for the first look at systemd. Raises Unavailable and LeaseNotFound."""
+        await self._has_observed.wait()
         await self._publisher.publish_all(lease, first)
 
     @property
     def placements(self) -> Mapping[str, Placement]:
-        """The orders to this machine, as far as they are known, by unit."""
-        return self._orders.placements
+        """This machine's placements as last taken, by unit."""
+        return self._desired.placements
 
     @property
     def states(self) -> dict[str, UnitState]:
-        """What is to be known of the units here, by name."""
+        """The states of the units here, by name."""
         return self._publisher.states
 
     def check(self, beat_revision: int) -> None:
-        """The machine is registered, and its last beat was answered when the store was at this revision."""
+        """The machine is registered, and its last heartbeat was answered when the store was at this revision."""
         self._publisher.wake()
-        self._orders.check(beat_revision)
-        if self._membership.lease != self._lease:  # it may have been taken for dead, and its units be elsewhere
-            self._orders.read_anew()
-        self._lease = self._membership.lease
+        self._desired.check(beat_revision)
+        if self._registration.lease != self._lease:  # the machine may have been taken for dead, and its units moved
+            self._desired.request_reread()
+        self._lease = self._registration.lease
         self._recheck_refused()
-        news = self._orders.highest_revision > self._ledger.store.revision  # for the ledger to know
-        if news or self._orders.has_news or not self._standing[0]:
+        is_ledger_behind = self._epoch.highest_revision > self._ledger.store.revision
+        if is_ledger_behind or self._desired.has_news or self._trust is StoreTrust.UNKNOWN:
             self._wake.set()
 
     def _recheck_refused(self) -> None:
-        """Nobody says when what stood in a unit's way has gone: look at times, as long as there is such a unit."""
+        """Nothing signals that the obstacle to a unit has gone, so look from time to time."""
         now_s = asyncio.get_running_loop().time()
         if self._refused and now_s >= self._rechecked_s + RECHECK_S:
             self._rechecked_s = now_s
             self._mark(self._refused)
 
     async def running_units(self) -> tuple[str, ...]:
-        """The names of our units that run now, in order. Raises ManagerUnavailable."""
-        names = self._names()
-        statuses = await self._systemd.observe(names)
-        seen = {name: self._see(name, statuses[name]) for name in names}
-        return tuple(name for name in names if seen[name].ours and seen[name].runs)
+        """Return the names of fleet's units that run now, in order. Raises ManagerUnavailable."""
+        return await self._observer.running(self._names())
 
-    async def wait_until_unordered(self) -> None:
-        """Wait until the leader has taken back every order to this machine: nothing that was here is waited for."""
-        await self._is_unordered.wait()
+    async def wait_until_unassigned(self) -> None:
+        """Wait until the leader has deleted every placement on this machine: nothing waits for its units any more."""
+        await self._is_unassigned.wait()
 
     def describe(self) -> dict[str, Any]:
-        """What was carried out here, what is published and what is followed, under the names that the original uses."""
+        """Return what was carried out, is published and is followed here, under CoreOS fleet's names."""
         entries = {name: self._ledger.get(name) for name in self._ledger.names}
         carried_out = {name: entry.target for name, entry in entries.items() if entry}
         return {
@@ -181,27 +179,27 @@ class Agent:
             "UnitStateGenerator": {"Subscribed": self._names()},
         }
 
-    # What wakes it.
+    # The loops.
 
     def _mark_one(self, name: str) -> None:
         self._mark((name,))
 
     def _mark(self, names: Iterable[str]) -> None:
-        """These units may have changed: look at them in the next pass."""
+        """Have the next pass look at these units."""
         self._dirty |= dict.fromkeys(names)
         self._wake.set()
 
     def _names(self) -> list[str]:
-        """Every unit that there is anything of: a file, a placement, an entry or a state."""
-        here = (*self._steps.hashes, *self._ledger.names, *self._publisher.names)
-        return sorted(dict.fromkeys((*here, *self._orders.placements)))
+        """Return every unit with a file, a placement, a ledger entry or a state, in order."""
+        here = (*self._executor.hashes, *self._ledger.names, *self._publisher.names)
+        return sorted(dict.fromkeys((*here, *self._desired.placements)))
 
     async def _follow_systemd(self) -> None:
         backoff = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S)
         while True:
             try:
                 await self._systemd.connect()
-                self._steps.refresh_files()
+                self._executor.refresh_files()
                 self._mark(self._names())
                 self._has_connected.set()
                 backoff.reset()
@@ -209,7 +207,7 @@ class Agent:
                     self._mark(await self._systemd.wait_for_changes())
             except (ManagerUnavailable, OSError) as error:
                 if backoff.is_first:
-                    self._log.warning("systemd cannot be followed, trying on: %s", error)
+                    self._log.warning("cannot follow systemd, retrying: %s", error)
                 await asyncio.sleep(backoff.next_s())
 
     async def _work(self) -> None:
@@ -221,7 +219,7 @@ class Agent:
             await self._pace.wait()
             self._wake.clear()
             if retry is not None:
-                retry.cancel()  # this pass is it: otherwise each thing that happens meanwhile adds a series of retries
+                retry.cancel()  # this pass is the retry; otherwise every change would start a series of its own
             try:
                 with metrics.AGENT_PASS_S.time():
                     await self._pass()
@@ -231,17 +229,17 @@ class Agent:
                 continue
             except ManagerUnavailable as error:
                 if backoff.is_first:
-                    self._log.warning("units are left as they are, trying on: %s", error)
+                    self._log.warning("cannot reach systemd; units are left as they are, retrying: %s", error)
             except Exception:
-                self._log.exception("a pass over this machine's units failed; fleetd retries it")
+                self._log.exception("a pass over this machine's units failed, retrying; please report this as a bug")
             metrics.AGENT_PASSES.labels("failed").inc()
             retry = asyncio.get_running_loop().call_later(backoff.next_s(), self._wake.set)
 
     # One pass.
 
     async def _pass(self) -> None:
-        self._steps.refresh_files()
-        self._take_orders()
+        self._executor.refresh_files()
+        self._take_desired_state()
         names = sorted(self._dirty)
         self._dirty.clear()
         try:
@@ -249,86 +247,90 @@ class Agent:
         except BaseException:
             self._dirty |= dict.fromkeys(names)
             raise
-        if self._cluster_id:
-            self._ledger.put_store(StoreSeen(self._cluster_id, self._orders.highest_revision))
-        self._has_looked.set()
+        if self._epoch_name:
+            self._ledger.put_store(StoreSeen(self._epoch_name, self._epoch.highest_revision))
+        self._has_observed.set()
 
-    def _take_orders(self) -> None:
-        if self._membership.lease and not self._membership.is_certain:
-            return  # what is asked now may be asked of a clone that has taken this one's place; the next beat tells
-        reading, changed = self._orders.take()
-        if reading is not None:
-            self._judge(reading)
+    def _take_desired_state(self) -> None:
+        if self._registration.lease and not self._registration.is_certain:
+            return  # another machine with this id may have registered: the placements may be its; wait for a heartbeat
+        snapshot, changed = self._desired.take()
+        if snapshot is not None:
+            self._judge_store(snapshot)
         for name in changed:
-            self._retries.forget(name)  # a new wish is not to wait for an old one's failure
+            self._backoff.forget(name)  # a new placement does not wait for an older one's failure
         self._mark(changed)
-        standing = (self._has_orders, self._absence_is_order)
-        if standing != self._standing:
+        trust = self._assess_trust()
+        if trust is not self._trust:
             self._mark(self._names())
-        self._standing = standing
-        if self._orders.placements or self._orders.unreadable or not self._orders.revision:
-            self._is_unordered.clear()
+        self._trust = trust
+        if self._desired.placements or self._desired.unreadable or not self._desired.revision:
+            self._is_unassigned.clear()
         else:
-            self._is_unordered.set()
+            self._is_unassigned.set()
         self._wake.clear()
 
-    def _judge(self, reading: DesiredSnapshot) -> None:
-        """Tell a store that was restored, or set up anew, from the one this machine has worked for."""
-        before = self._ledger.store.cluster_id
-        self._cluster_id = reading.history
-        if reading.fell or before not in ("", reading.history):
-            what = "its revision fell" if reading.fell else "it was restored meanwhile, or is another cluster's"
-            self._log.warning("the store is not the one it was (%s): all units are held as they are", what)
-            self._was_restored = True
-            self._was_away = not reading.fell and is_same_cluster(before, reading.history)
+    def _judge_store(self, snapshot: DesiredSnapshot) -> None:
+        """Find out whether this is still the store, in the same epoch, that this machine has worked with."""
+        change = snapshot.epoch.compare(self._ledger.store.cluster_id)
+        self._epoch_name = snapshot.epoch.name
+        if change is not StoreChange.NONE:
+            self._log.warning(
+                "the store was restored from a snapshot or belongs to another cluster; "
+                "every unit here is kept as it is, and units the store does not know become orphans",
+                extra={"change": change.name.lower()},
+            )
+            self._store_change = change
             self._mark(self._names())
 
-    @property
-    def _has_orders(self) -> bool:
-        """Whether the orders are for this machine, as it stands registered now."""
-        return self._membership.lease != 0 and self._orders.is_current
-
-    @property
-    def _absence_is_order(self) -> bool:
-        known = self._orders.revision > 0 and not self._was_restored
-        return known and self._orders.synced == self._membership.session
+    def _assess_trust(self) -> StoreTrust:
+        if self._store_change is not StoreChange.NONE:
+            return StoreTrust.RESTORED
+        if not self._registration.lease or not self._desired.is_current:
+            return StoreTrust.UNKNOWN
+        is_synced = self._desired.revision > 0 and self._desired.synced == self._registration.session
+        return StoreTrust.CURRENT if is_synced else StoreTrust.UNSYNCED
 
     async def _pass_over(self, names: Sequence[str]) -> None:
         if not names:
-            self._was_restored = False
+            self._store_change = StoreChange.NONE
             return
-        observed = await self._observe(names)
-        if self._was_restored:
+        observed = await self._observer.observe(names)
+        trust = self._assess_trust()  # the registration may have been lost during this very pass
+        if trust is StoreTrust.RESTORED:
             self._adopt(observed)
-            return
-        if not self._has_orders:
-            self._report(observed)  # the orders may be for another machine: one with this id that lives (a clone)
-            self._standing = (False, self._absence_is_order)  # it may have been lost in this very pass, and be back
-            return
+        elif trust is StoreTrust.UNKNOWN:
+            self._report(observed)
+            self._trust = trust
+        else:
+            await self._reconcile(observed, is_absence_meant=trust is StoreTrust.CURRENT)
+
+    async def _reconcile(self, observed: Mapping[str, Observed], *, is_absence_meant: bool) -> None:
         self._release_orphans(observed)
-        held = (*self._ledger.orphans, *self._orders.unreadable)
-        plan = plan_machine(Desired(self._orders.placements, self._absence_is_order, held), observed)
-        stepped = dict.fromkeys(step.unit for step in plan)
-        self._report({name: seen for name, seen in observed.items() if name not in stepped})
-        for name in stepped:
-            self._explanations.forget(name)
-        noted = await self._steps.apply(plan)
-        self._mark((*stepped, *noted))
-        if any(isinstance(step, Write) for step in plan):
-            self._retries.hasten(besides=stepped)
+        held = (*self._ledger.orphans, *self._desired.unreadable)
+        plan = plan_machine(Desired(self._desired.placements, is_absence_meant, held), observed)
+        acted_on = dict.fromkeys(action.unit for action in plan)
+        self._report({name: seen for name, seen in observed.items() if name not in acted_on})
+        for name in acted_on:
+            self._diagnostics.forget(name)
+        with_new_notes = await self._executor.apply(plan)
+        self._mark((*acted_on, *with_new_notes))
+        if any(isinstance(action, Write) for action in plan):
+            self._backoff.retry_failed_jobs(except_for=acted_on)
 
     def _adopt(self, observed: Mapping[str, Observed]) -> None:
-        """The store was restored: write down that what is here is what it asks for, and report everything anew."""
-        adoption = plan_adoption(self._orders.placements, observed, is_late=self._was_away)
+        """Record that every unit here is as the restored store wants it, and report them all again."""
+        is_late = self._store_change is StoreChange.SET_BACK_WHILE_AWAY
+        adoption = plan_adoption(self._desired.placements, observed, is_late=is_late)
         for name, entry in adoption.entries.items():
             self._ledger.put(name, entry)
         self._ledger.put_orphans(adoption.orphans)
-        self._was_restored = False
-        self._publisher.publish_anew()
+        self._store_change = StoreChange.NONE
+        self._publisher.republish()
         self._mark(self._names())
 
     def _release_orphans(self, observed: Mapping[str, Observed]) -> None:
-        placements = self._orders.placements
+        placements = self._desired.placements
         still = [
             name
             for name in self._ledger.orphans
@@ -336,115 +338,28 @@ class Agent:
         ]
         self._ledger.put_orphans(tuple(still))
 
-    # Observing and reporting.
-
-    async def _observe(self, names: Sequence[str]) -> dict[str, Observed]:
-        statuses = await self._systemd.observe(names)
-        for name in names:
-            self._note_never_ran(statuses[name])
-        observed = {name: self._see(name, statuses[name]) for name in names}
-        asked = [name for name in names if needs_last_run(self._orders.placements.get(name), observed[name])]
-        for name, last_run in zip(asked, await asyncio.gather(*map(self._ask_last_run, asked)), strict=True):
-            observed[name] = msgspec.structs.replace(observed[name], last_run=last_run)
-        replaced = [name for name in names if needs_text(self._orders.placements.get(name), observed[name])]
-        texts = self._systemd.read_files() if replaced else {}
-        for name in replaced:
-            observed[name] = msgspec.structs.replace(observed[name], text=texts.get(name, ""))
-        return observed
-
-    def _see(self, name: str, status: UnitStatus) -> Observed:
-        file_hash = self._steps.hashes.get(name, "")
-        is_news = not file_hash and name in self._orders.placements
-        refusal, obstacle = self._find_refusal(name, status) if is_news else ("", "")
-        lacks = self._find_lacking(name) if is_news and not refusal else ""
-        if lacks:
-            refusal = f"{name} has Accept=yes and starts an instance of {lacks} for each connection; submit {lacks}"
-            obstacle = f"lacks {lacks}"
-        return Observed(
-            hash=file_hash,
-            load=status.load,
-            active=status.active,
-            sub=status.sub,
-            job=status.job,
-            entry=self._ledger.get(name),
-            stop=self._steps.stop_progress(status),
-            waiting=self._retries.is_waiting(name),
-            job_result=self._systemd.job_result(name),
-            refusal=refusal,
-            obstacle=obstacle,
-            lacks=lacks,
-        )
-
-    def _find_refusal(self, name: str, status: UnitStatus) -> tuple[str, str]:
-        """Why no unit of this name and content may be written here, for a person and in short; or ''."""
-        taken = self._steps.obstacle(status)
-        if taken:
-            return self._retries.error(name) or f"{name}: this machine {taken}; choose another name", taken
-        text = self._orders.placements[name].text
-        try:
-            options = parse_unit_file(text) if "[Install]" in text else ()
-        except UnitFileError:
-            options = ()
-        refusal = refuse_names(name, options, self._systemd.shadows)
-        path = self._systemd.shadows(name) if refusal and "." in name else ""
-        return refusal, f"has its own {path}" if path else NO_SUCH_UNIT if refusal else ""
-
-    def _find_lacking(self, name: str) -> str:
-        """The template that a socket needs for connections, if neither the cluster nor the machine has it."""
-        template = requirements_of(self._orders.placements[name].text, name).template
-        order = self._orders.placements.get(template)
-        is_coming = order is not None and not order.is_withdrawn
-        return "" if not template or is_coming or self._systemd.shadows(template) else template
-
-    def _note_never_ran(self, status: UnitStatus) -> None:
-        """A job that ended before the unit could run was accepted, and yet nothing was carried out."""
-        name, entry = status.name, self._ledger.get(status.name)
-        if entry is None or status.job:
-            return
-        result = self._systemd.job_result(name)
-        if entry.restarting and entry.restarting.invocation is not None:
-            if result == CANCELED:
-                due = msgspec.structs.replace(entry.restarting, invocation=None)
-                self._ledger.put(name, msgspec.structs.replace(entry, restarting=due))
-                self._retries.note(name, f"the restart of {name} was canceled by another job")
-            return
-        if not entry.issued or entry.adopted or entry.generation == 0 or status.active not in ("inactive", "failed"):
-            return
-        if entry.target is TargetState.LAUNCHED and result in NEVER_RAN:
-            self._ledger.put(name, msgspec.structs.replace(entry, generation=0, issued=False))
-            words = "systemd refused to start it" if result == REFUSED else "a unit that it needs failed"
-            self._retries.note(name, f"{name} was not started: {words} ({result})", result)
-
-    async def _ask_last_run(self, name: str) -> LastRun | None:
-        try:
-            details = await self._systemd.details(name)
-        except ManagerUnavailable:
-            raise
-        except ServiceManagerError as error:
-            self._log.warning("%s: what became of its last run is not known: %s", name, error)
-            return None
-        return LastRun(details.invocation, details.result, details.oneshot)
+    # Reporting.
 
     def _report(self, observed: Mapping[str, Observed]) -> None:
         for name, seen in observed.items():
-            placement = self._orders.placements.get(name)
+            placement = self._desired.placements.get(name)
             if is_settled(placement, seen):
-                self._retries.forget(name)
+                self._backoff.forget(name)
             is_broken = seen.ours and seen.load in _BROKEN
-            result = find_result(seen, self._retries.result(name))
-            in_journal = result in _EXPLAINED and result in (seen.job_result, seen.entry and seen.entry.result)
-            has_words = is_broken or (in_journal and not seen.busy)
-            self._explanations.look_at(name, has_failed=has_words or (seen.ours and seen.active == "failed"))
-            if has_words and self._explanations.is_awaited(name):
-                continue  # a refused start says that a setting is bad, the explanation says which
-            error = self._find_error(name, has_words)
+            result = find_result(seen, self._backoff.job_result(name))
+            in_journal = result in _IN_JOURNAL and result in (seen.job_result, seen.entry and seen.entry.result)
+            is_explained = is_broken or (in_journal and not seen.busy)
+            self._diagnostics.update(name, has_failed=is_explained or (seen.ours and seen.active == "failed"))
+            if is_explained and self._diagnostics.is_pending(name):
+                continue  # the refusal only says that a setting is bad; the explanation says which
+            error = self._find_error(name, is_explained)
             is_skipped = result == SKIPPED and not is_broken
             state = report(
                 placement,
                 seen,
                 error="" if is_skipped else error,
                 result=result,
-                note=(error if is_skipped else "") or self._steps.note(name),
+                note=(error if is_skipped else "") or self._executor.note(name),
                 orphan=name in self._ledger.orphans,
             )
             if state is not None and state.refusal:
@@ -453,10 +368,10 @@ class Agent:
                 self._refused.pop(name, None)
             self._publisher.set(name, state)
 
-    def _find_error(self, name: str, has_words: bool) -> str:
-        """Why a step for the unit failed, or the unit itself. Where systemd has words of its own on that, they say more
-        than those with which it refuses a step."""
-        refused, explained = self._retries.error(name), self._explanations.text(name)
-        if has_words and explained not in ("", NO_REASON):
+    def _find_error(self, name: str, is_explained: bool) -> str:
+        """Return why the unit, or an action for it, failed. systemd's explanation of the unit, where there is one, says
+        more than the error with which it refused the action."""
+        refused, explained = self._backoff.error(name), self._diagnostics.text(name)
+        if is_explained and explained not in ("", NO_REASON):
             return explained
         return refused or explained

@@ -1,7 +1,7 @@
-"""What the store asks of this machine, mirrored in memory: its placements, and whether the leader has taken it in.
+"""The desired state of this machine, mirrored in memory: its placements, and the session the leader has acknowledged.
 
-Follows `placements/<machine>/` and `synced/<machine>`. What comes in waits until the agent takes it, so that the
-mirror never changes under a pass. What to make of it is reconciler/plan.py's matter; nothing is written here.
+The mirror follows `placements/<machine>/` and `synced/<machine>`. Changes queue up until the agent takes them, so the
+mirror never changes during a pass. It writes nothing.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from collections.abc import Callable
 import msgspec
 
 from fleetd.aio import Backoff, first_of
-from fleetd.membership.store_epoch import StoreEpoch
+from fleetd.membership.store_epoch import EpochReading, StoreEpoch
 from fleetd.model.placement import Placement
 from fleetd.registry.registry import MalformedRecord, Registry, Synced, decode
 from fleetd.store.protocol import Changes, Compacted, Event, KeyValue, Unavailable
@@ -21,16 +21,14 @@ LONGEST_RETRY_S = 8.0
 
 
 class DesiredSnapshot(msgspec.Struct, frozen=True):
-    """All that the store asks of the machine, read at one revision. `unreadable` are units whose placement is none.
+    """The desired state, read at `epoch.revision`. `unreadable` are the units whose placement cannot be decoded.
 
-    `asked` counts the demands that came before it began. `synced` was read earlier, at `synced_revision`, `marks`
-    later. `fell`: the store's revision is below one that was seen before the reading began.
+    `request` is the number of the last reread requested before the reading began. `synced` is the acknowledged
+    session, read earlier, at `synced_revision`; `marks` are the keys of _read_marks, read later.
     """
 
-    asked: int
-    history: str
-    revision: int
-    fell: bool
+    request: int
+    epoch: EpochReading
     synced: str
     synced_revision: int
     marks: tuple[KeyValue, ...]
@@ -39,9 +37,9 @@ class DesiredSnapshot(msgspec.Struct, frozen=True):
 
 
 class DesiredState:
-    """The mirror. `placements` and `unreadable` are by unit, `synced` is the session that the leader has planned for,
-    `revision` is how far the mirror has seen the store (0: not at all), `highest_revision` the highest that this
-    machine knows the store to have had. `wake` is called when there is news to take.
+    """The mirror. `placements` and `unreadable` are by unit; `synced` is the session the leader has planned for;
+    `revision` is how far the mirror has followed the store (0: nothing was read yet). `wake` is called when there is
+    something to take.
     """
 
     def __init__(
@@ -49,143 +47,135 @@ class DesiredState:
         registry: Registry,
         machine_id: str,
         wake: Callable[[], None],
-        highest_revision: int,
-        history: StoreEpoch,
+        epoch: StoreEpoch,
         logger: logging.Logger,
     ) -> None:
         self._registry = registry
         self._store = registry.store
         self._machine_id = machine_id
         self._wake = wake
-        self._history = history
+        self._epoch = epoch
         self._log = logger
-        self.highest_revision = highest_revision
         self._last_beat = 0
-        self._was_set_back = False  # a watch has told so, and no reading has taken it in
-        self._asked = 0  # how often a new reading was demanded
-        self._answered = 0  # how many of these demands the mirror's reading began after
-        self._again = asyncio.Event()
+        self._requested = 0  # how many rereads were requested
+        self._answered = 0  # the last of them that the mirror answers
+        self._reread = asyncio.Event()
         self._recheck = asyncio.Event()
-        self._reading: DesiredSnapshot | None = None
-        self._changes: list[Changes] = []
+        self._snapshot: DesiredSnapshot | None = None  # read, and not yet taken
+        self._changes: list[Changes] = []  # after it, and not yet taken
         self.placements: dict[str, Placement] = {}
         self.unreadable: dict[str, None] = {}
         self.synced = ""
         self.revision = 0
 
-    def know(self, revision: int) -> None:
-        """The store has had this revision."""
-        self.highest_revision = max(self.highest_revision, revision)
-
     def check(self, beat_revision: int) -> None:
-        """The store was at this revision just now. Read everything again if it fell (it was restored); see whether the
-        mirror has missed anything if it has still not come to what the store was at with the beat before (the watch is
-        deaf, or nothing concerned us)."""
-        if beat_revision < self.highest_revision:
-            self._again.set()
+        """Note the revision that came with a heartbeat. Reread if it fell: the store was restored. If the mirror still
+        lags behind the previous heartbeat, look whether it missed anything: either the watch is deaf, or nothing in
+        between concerned this machine."""
+        if beat_revision < self._epoch.highest_revision:
+            self._reread.set()
         elif self._last_beat > self.revision:
             self._recheck.set()
         self._last_beat = beat_revision
-        self.know(beat_revision)
+        self._epoch.observe(beat_revision)
 
     @property
     def is_current(self) -> bool:
-        """Whether the mirror was read after the last demand for that."""
-        return self._answered == self._asked
+        """True if the mirror was read after the last request_reread."""
+        return self._answered == self._requested
 
-    def read_anew(self) -> None:
-        """Much may have happened that the watch has still to tell: until it was read, the mirror is not current."""
-        self._asked += 1
-        self._again.set()
+    def request_reread(self) -> None:
+        """Read everything again. Until then the mirror is not current: the watch may lag behind what happened."""
+        self._requested += 1
+        self._reread.set()
 
     async def follow(self) -> None:
-        """Read, then watch, and so on until cancelled. The store's outages are waited out."""
+        """Read, then watch, and so on until cancelled. Retries while the store is unavailable."""
         backoff = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S)
         while True:
-            self._again.clear()
+            self._reread.clear()
             self._recheck.clear()
             try:
-                reading = await self._read()
+                snapshot = await self._read()
                 backoff.reset()
-                self._keep(reading)
-                await self._watch(reading)
+                self._keep(snapshot)
+                await self._watch(snapshot)
             except Compacted as error:
                 self._log.info("reading this machine's placements again: %s", error)
-                self._was_set_back |= error.was_set_back
+                if error.was_set_back:
+                    self._epoch.note_set_back()
             except Unavailable as error:
                 if backoff.is_first:
-                    self._log.warning("this machine's placements cannot be read, everything stays as it is: %s", error)
+                    self._log.warning(
+                        "cannot read this machine's placements; its units keep running as they are, retrying: %s", error
+                    )
                 await asyncio.sleep(backoff.next_s())
 
     @property
     def has_news(self) -> bool:
-        """Whether there is anything to take."""
-        return self._reading is not None or bool(self._changes)
+        """True if there is anything to take."""
+        return self._snapshot is not None or bool(self._changes)
 
     def take(self) -> tuple[DesiredSnapshot | None, dict[str, None]]:
-        """Bring the mirror up to date: what was read anew, if anything was, and the units with another placement."""
-        reading, self._reading = self._reading, None
+        """Bring the mirror up to date. Returns the snapshot if everything was read again, and the units whose
+        placement changed."""
+        snapshot, self._snapshot = self._snapshot, None
         changes, self._changes = self._changes, []
         changed: dict[str, None] = {}
-        if reading is not None:
+        if snapshot is not None:
             before = self.placements
-            self._answered = reading.asked
-            self.placements, self.unreadable = dict(reading.placements), dict(reading.unreadable)
-            self.placements |= {name: before[name] for name in reading.unreadable if name in before}
-            self.synced, self.revision = reading.synced, reading.revision
+            self._answered = snapshot.request
+            self.placements, self.unreadable = dict(snapshot.placements), dict(snapshot.unreadable)
+            self.placements |= {name: before[name] for name in snapshot.unreadable if name in before}
+            self.synced, self.revision = snapshot.synced, snapshot.epoch.revision
             names = dict.fromkeys((*before, *self.placements, *self.unreadable))
             changed = {name: None for name in names if before.get(name) != self.placements.get(name)}
         for change in changes:
             changed |= self._apply(change)
-        return reading, changed
+        return snapshot, changed
 
-    def _keep(self, reading: DesiredSnapshot) -> None:
-        """Have the reading taken in place of what came before it. That the revision fell must not be forgotten."""
-        if self._reading is not None and self._reading.fell:
-            reading = msgspec.structs.replace(reading, fell=True)
-        self._reading = reading
+    def _keep(self, snapshot: DesiredSnapshot) -> None:
+        """Replace what was read before and not yet taken; that the revision fell must not get lost."""
+        if self._snapshot is not None and self._snapshot.epoch.fell:
+            snapshot = msgspec.structs.replace(snapshot, epoch=msgspec.structs.replace(snapshot.epoch, fell=True))
+        self._snapshot = snapshot
         self._changes.clear()
         self._wake()
 
     async def _read(self) -> DesiredSnapshot:
-        asked = self._asked
-        highest = self.highest_revision  # a beat that is answered meanwhile may know of more than this reading
-        # `synced` comes first: placements read after it hold all that the leader had written when it wrote that. And it
-        # comes last: where it still stands, none of them is gone because the machine was taken for dead meanwhile.
+        request = self._requested
+        highest = self._epoch.highest_revision  # a heartbeat answered meanwhile may know of more than this reading
+        # `synced` is read first: the placements read after it include all that the leader had written by then. And it
+        # is read last: if it still stands, no placement is missing because the machine was taken for dead meanwhile.
         synced = await self._store.get_many([self._registry.key("synced", self._machine_id)])
-        snapshot = await self._store.range(self._placements_prefix)
-        if self._was_set_back:  # however far it has come since
-            highest = max(highest, snapshot.revision + 1)
-        history = await self._history.read(highest, snapshot.revision)
+        found = await self._store.range(self._placements_prefix)
+        epoch = await self._epoch.check(highest, found.revision)
         marks = await self._read_marks()
         placements: dict[str, Placement] = {}
         unreadable: dict[str, None] = {}
-        for item in filter(self._is_order, snapshot.items):
+        for item in filter(self._is_placement, found.items):
             placement = self._decode(item)
             if placement is None:
                 unreadable[self._unit_of(item.key)] = None
             else:
                 placements[self._unit_of(item.key)] = placement
-        fell, self._was_set_back = snapshot.revision < highest, False
-        self.highest_revision = snapshot.revision if fell else max(self.highest_revision, snapshot.revision)
+        self._epoch.accept(epoch)
         session = self._decode_synced(synced.items[0] if synced.items and synced.items[0] in marks else None)
-        return DesiredSnapshot(
-            asked, history, snapshot.revision, fell, session, synced.revision, marks, placements, unreadable
-        )
+        return DesiredSnapshot(request, epoch, session, synced.revision, marks, placements, unreadable)
 
-    async def _watch(self, reading: DesiredSnapshot) -> None:
-        """Gather changes after this reading until everything has to be read again."""
+    async def _watch(self, snapshot: DesiredSnapshot) -> None:
+        """Queue the changes after this snapshot until everything has to be read again."""
         await first_of(
-            self._watch_placements(reading.revision),
-            self._watch_synced(reading.synced_revision),
-            self._find_missed(reading.marks),
-            self._again.wait(),
+            self._watch_placements(snapshot.epoch.revision),
+            self._watch_synced(snapshot.synced_revision),
+            self._find_missed(snapshot.marks),
+            self._reread.wait(),
         )
 
     async def _watch_placements(self, revision: int) -> None:
         async for changes in self._store.watch(self._placements_prefix, revision):
             self._changes.append(changes)
-            self.know(changes.revision)
+            self._epoch.observe(changes.revision)
             self._wake()
 
     async def _watch_synced(self, revision: int) -> None:
@@ -195,8 +185,8 @@ class DesiredState:
                 return  # read placements that are at least as new
 
     async def _find_missed(self, known: tuple[KeyValue, ...]) -> None:
-        """Return when the mirror may have missed something since its reading, which came with these marks. To look is
-        cheap, for every machine does so whenever anything has changed anywhere."""
+        """Return once the mirror may have missed a change since the reading with these marks. The check is cheap,
+        because every machine makes it whenever anything in the store has changed."""
         while True:
             await self._recheck.wait()
             self._recheck.clear()
@@ -204,7 +194,7 @@ class DesiredState:
                 seen = await self._store.digest(self._placements_prefix)
                 marks = await self._read_marks()
             except Unavailable as error:
-                self._log.debug("cannot see whether orders were missed; the next beat asks again: %s", error)
+                self._log.debug("cannot check for missed placements; checking at the next heartbeat: %s", error)
                 continue
             if marks != known or self.has_news:
                 return
@@ -214,18 +204,18 @@ class DesiredState:
                 self.revision = seen.revision
 
     async def _read_marks(self) -> tuple[KeyValue, ...]:
-        """What tells whom the orders are for, and by which history of the store."""
-        keys = [self._registry.key("synced", self._machine_id), self._history.key]
+        """Read the keys that say which session the placements are for, and in which epoch of the store."""
+        keys = [self._registry.key("synced", self._machine_id), self._epoch.key]
         return (await self._store.get_many(keys)).items
 
     def _apply(self, changes: Changes) -> dict[str, None]:
         changed: dict[str, None] = {}
-        for event in filter(self._is_order, changes.events):
+        for event in filter(self._is_placement, changes.events):
             name = self._unit_of(event.key)
             changed[name] = None
             self.unreadable.pop(name, None)
             if event.item is None:
-                self._take_back(name)
+                self._delete(name)
             elif (placement := self._decode(event.item)) is not None:
                 self.placements[name] = placement
             else:
@@ -233,14 +223,14 @@ class DesiredState:
         self.revision = max(self.revision, changes.revision)
         return changed
 
-    def _take_back(self, name: str) -> None:
-        """The leader has deleted an order. One that it had not withdrawn goes only when it takes this machine for dead:
-        then what is asked stands in a reading that knows whether the machine was taken in again."""
-        order = self.placements.get(name)
-        if order is None or order.is_withdrawn:
+    def _delete(self, name: str) -> None:
+        """The leader has deleted this placement. It deletes one that is not withdrawn only when it takes this machine
+        for dead; then only a fresh reading knows whether it has acknowledged the machine again."""
+        placement = self.placements.get(name)
+        if placement is None or placement.is_withdrawn:
             self.placements.pop(name, None)
         else:
-            self._again.set()
+            self._reread.set()
 
     @property
     def _placements_prefix(self) -> str:
@@ -249,16 +239,16 @@ class DesiredState:
     def _unit_of(self, key: str) -> str:
         return key.removeprefix(self._placements_prefix)
 
-    def _is_order(self, found: KeyValue | Event) -> bool:
-        """Whether this stands under one name: a key of more names is not fleet's."""
+    def _is_placement(self, found: KeyValue | Event) -> bool:
+        """True if the key has exactly one name below the prefix; fleet writes no other."""
         return self._registry.parse_key(found.key) is not None
 
     def _decode(self, item: KeyValue) -> Placement | None:
-        """The placement, or None for one that cannot be read: its unit is left alone, not taken for gone."""
+        """Return the placement, or None if it cannot be decoded: its unit is then left alone, not removed."""
         try:
             placement = decode("placements", item)
         except MalformedRecord as error:
-            self._log.warning("its unit is left as it is: %s", error)
+            self._log.warning("a placement cannot be read; its unit is left as it is: %s", error)
             return None
         return placement if isinstance(placement, Placement) else None
 
@@ -266,6 +256,6 @@ class DesiredState:
         try:
             record = decode("synced", item) if item else None
         except MalformedRecord as error:
-            self._log.warning("no unit is stopped for want of a placement: %s", error)
+            self._log.warning("the leader's acknowledgement cannot be read; no unit is stopped until it is: %s", error)
             return ""
         return record.session if isinstance(record, Synced) else ""

@@ -1,8 +1,8 @@
-"""Applies the steps of a plan to one machine: its unit files, its systemd, its ledger.
+"""Applies the actions of a plan to one machine: its unit files, its systemd, its ledger.
 
-The order is the one in which units that need each other come up: all stops, all removals, all files, one reload if
-systemd needs one, all starts at once. A step that fails is its unit's own affair: it is noted to be tried again, the
-unit's further steps are left out, and all other units go on. Which steps, and why, is reconciler/plan.py's matter.
+The order is the one in which units that need each other come up: all stops, all removals, all files, one daemon-reload
+if systemd needs one, then all starts together. When an action fails, the unit's further actions are skipped and retried
+later; the other units go on.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from fleetd import metrics
-from fleetd.agent.backoff import Retries
+from fleetd.agent.backoff import UnitBackoff
 from fleetd.agent.ledger import Ledger
 from fleetd.agent.links import Links
 from fleetd.model.unitfile import hash_unit_file
@@ -29,32 +29,32 @@ from fleetd.systemd.protocol import (
     UnitStatus,
 )
 
-AT_ONCE = 32  # systemd works at one job after the other anyway, and memory that a crowd of them takes is kept
+MAX_CONCURRENT = 32  # systemd handles one request after the other; more in flight only take memory, for good
 
-_AnyStep = TypeVar("_AnyStep", Stop, Start | Restart)
+_AnyAction = TypeVar("_AnyAction", Stop, Start | Restart)
 
 
 class Executor:
-    """One machine's hands. `hashes` is what our unit files hold, by unit, as of the last `refresh_files`."""
+    """Executes plans. `hashes` are the hashes of fleet's unit files, by unit, as of the last `refresh_files`."""
 
-    def __init__(self, systemd: ServiceManager, ledger: Ledger, retries: Retries, logger: logging.Logger) -> None:
+    def __init__(self, systemd: ServiceManager, ledger: Ledger, backoff: UnitBackoff, logger: logging.Logger) -> None:
         self._systemd = systemd
         self._ledger = ledger
-        self._retries = retries
+        self._backoff = backoff
         self._log = logger
         self._links = Links(systemd, ledger, logger)
         self._files_are_known = False
-        self._stops: dict[str, None] = {}  # units that were told to stop, and not to start since
-        self._to_reload_for: dict[str, None] = {}  # units whose files changed since systemd was last asked about them
+        self._stops: dict[str, None] = {}  # units that fleetd stopped, and has not started since
+        self._changed_files: dict[str, None] = {}  # units whose files changed since the last reload check
         self.hashes: dict[str, str] = {}
-        self.obstacles: dict[str, str] = {}  # units that cannot be written, for the machine has its own of that name
+        self.obstacles: dict[str, str] = {}  # unit → why its file cannot be written (NameTaken)
 
     def forget_files(self) -> None:
-        """The files may not be as they were left."""
+        """Have the files read again: they may not be as fleetd left them."""
         self._files_are_known = False
 
     def refresh_files(self) -> None:
-        """Read the files, unless they are known. Raises OSError."""
+        """Read the files, unless they are known already. Raises OSError."""
         if not self._files_are_known:
             texts = self._systemd.read_files()
             self.hashes = {name: hash_unit_file(text) for name, text in texts.items()}
@@ -62,64 +62,68 @@ class Executor:
             self._files_are_known = True
 
     def obstacle(self, status: UnitStatus) -> str:
-        """What hindered this unit from being written, if systemd has that still."""
+        """Return why this unit's file could not be written, or ''; forgotten once systemd has no unit of this name."""
         if status.load == "not-found":
             self.obstacles.pop(status.name, None)
         return self.obstacles.get(status.name, "")
 
     def stop_progress(self, status: UnitStatus) -> StopProgress:
-        """How far the stop is that this unit was told to, if it was."""
+        """Return how far the stop is that fleetd asked for."""
         if status.name not in self._stops:
             return StopProgress.NONE
         under_way = status.job or status.active == "deactivating"
         return StopProgress.UNDER_WAY if under_way else StopProgress.ENDED
 
     def note(self, name: str) -> str:
-        """What of the unit's [Install] has no effect here, and why; '' where all has."""
+        """Return which parts of the unit's [Install] have no effect here, and why; '' if all of it has."""
         return self._links.note(name)
 
     async def apply(self, plan: Sequence[Action]) -> tuple[str, ...]:
-        """Apply the steps; the units of which there is something else to note than before. Raises ManagerUnavailable;
-        then any of the steps may or may not have been done."""
-        ends = {step.unit: step for step in plan}  # what a unit's other steps are for: the one that is worth a line
-        for step in plan:
-            kind = type(step).__name__.lower()
+        """Execute the actions. Returns the units whose `note` has changed.
+
+        Raises ManagerUnavailable; then any of the actions may or may not have been done.
+        """
+        last = {action.unit: action for action in plan}  # the action that the unit's others lead up to
+        for action in plan:
+            kind = type(action).__name__.lower()
             metrics.STEPS.labels(kind).inc()
-            level = logging.INFO if step is ends[step.unit] else logging.DEBUG
-            self._log.log(level, "%s %s: %s", kind, step.unit, step.reason)
-        await self._each([step for step in plan if isinstance(step, Stop)], self._stop)
-        await self._remove([step.unit for step in plan if isinstance(step, Remove)])
-        await self._write([step for step in plan if isinstance(step, Write)])
-        noted = await self._links.follow()
-        for step in self._goes_on(plan):
-            if isinstance(step, Record):
-                self._record(step)
-        await self._reload([step.unit for step in self._goes_on(plan) if isinstance(step, Reload | Start | Restart)])
-        for step in self._goes_on(plan):
-            if isinstance(step, Reload):
-                self._record(step)
-        await self._each([step for step in self._goes_on(plan) if isinstance(step, Start | Restart)], self._begin)
-        return noted
+            level = logging.INFO if action is last[action.unit] else logging.DEBUG
+            self._log.log(level, "%s %s: %s", kind, action.unit, action.reason)
+        await self._each([action for action in plan if isinstance(action, Stop)], self._stop)
+        await self._remove([action.unit for action in plan if isinstance(action, Remove)])
+        await self._write([action for action in plan if isinstance(action, Write)])
+        with_new_notes = await self._links.follow()
+        for action in self._viable(plan):
+            if isinstance(action, Record):
+                self._record(action)
+        needs_reload = (Reload, Start, Restart)
+        await self._reload([action.unit for action in self._viable(plan) if isinstance(action, needs_reload)])
+        for action in self._viable(plan):
+            if isinstance(action, Reload):
+                self._record(action)
+        jobs = [action for action in self._viable(plan) if isinstance(action, Start | Restart)]
+        await self._each(jobs, self._queue_job)
+        return with_new_notes
 
-    def _goes_on(self, plan: Sequence[Action]) -> list[Action]:
-        """The steps of units for which none has failed."""
-        return [step for step in plan if not self._retries.is_waiting(step.unit)]
+    def _viable(self, plan: Sequence[Action]) -> list[Action]:
+        """Return the actions of units for which none has failed."""
+        return [action for action in plan if not self._backoff.is_waiting(action.unit)]
 
-    async def _each(self, steps: Sequence[_AnyStep], do: Callable[[_AnyStep], Awaitable[None]]) -> None:
-        """Do this for all of the steps, begun in their order, some at once."""
-        left = iter(steps)
+    async def _each(self, actions: Sequence[_AnyAction], do: Callable[[_AnyAction], Awaitable[None]]) -> None:
+        """Call `do` for all of the actions, started in order, at most MAX_CONCURRENT at once."""
+        left = iter(actions)
         outages: list[ManagerUnavailable] = []
 
         async def work() -> None:
-            for step in left:
+            for action in left:
                 try:
-                    await do(step)
+                    await do(action)
                 except ManagerUnavailable as error:
                     outages.append(error)
                 except (ServiceManagerError, OSError) as error:
-                    self._fail(type(step).__name__.lower(), step.unit, error)
+                    self._fail(type(action).__name__.lower(), action.unit, error)
 
-        workers = (work() for _ in range(min(AT_ONCE, len(steps))))
+        workers = (work() for _ in range(min(MAX_CONCURRENT, len(actions))))
         ends: list[BaseException | None] = await asyncio.gather(*workers, return_exceptions=True)
         for error in (*filter(None, ends), *outages):
             raise error
@@ -127,53 +131,54 @@ class Executor:
     def _fail(self, kind: str, name: str, error: Exception) -> None:
         metrics.STEPS_FAILED.labels(kind).inc()
         self._log.warning("%s", error if name in str(error) else f"{name}: {error}")
-        self._retries.note(name, str(error), REFUSED if isinstance(error, JobRefused) else "")
+        self._backoff.record(name, str(error), REFUSED if isinstance(error, JobRefused) else "")
 
-    async def _stop(self, step: Stop) -> None:
-        if step.entry is not None:
-            self._ledger.put(step.unit, step.entry)
-        await self._systemd.stop(step.unit)
-        if step.unit in self._stops:  # else something that starts it again and again would keep us busy
-            self._fail("stop", step.unit, ServiceManagerError(f"{step.unit} became active again after it was stopped"))
-        self._stops[step.unit] = None
+    async def _stop(self, action: Stop) -> None:
+        if action.entry is not None:
+            self._ledger.put(action.unit, action.entry)
+        await self._systemd.stop(action.unit)
+        if action.unit in self._stops:  # with back-off: something may start the unit again each time
+            words = f"{action.unit} is active again after fleetd stopped it; systemctl status shows what triggers it"
+            self._fail("stop", action.unit, ServiceManagerError(words))
+        self._stops[action.unit] = None
 
-    async def _begin(self, step: Start | Restart) -> None:
-        await (self._start(step) if isinstance(step, Start) else self._restart(step))
+    async def _queue_job(self, action: Start | Restart) -> None:
+        await (self._start(action) if isinstance(action, Start) else self._restart(action))
 
-    async def _restart(self, step: Restart) -> None:
-        """Between the reload and the job the ledger keeps what is to end: a unit that systemd has started anew by
-        itself since then runs with what it has read."""
-        restarting = step.entry.restarting
+    async def _restart(self, action: Restart) -> None:
+        """Record the invocation that is to end before the job is queued: any later one already runs with the new file,
+        even if systemd started it by itself."""
+        restarting = action.entry.restarting
         assert restarting is not None
-        ends = (await self._systemd.details(step.unit)).invocation
+        ends = (await self._systemd.details(action.unit)).invocation
         due = msgspec.structs.replace(restarting, invocation=ends)
-        self._ledger.put(step.unit, msgspec.structs.replace(step.entry, restarting=due))
-        await self._systemd.restart(step.unit)
-        self._stops.pop(step.unit, None)
+        self._ledger.put(action.unit, msgspec.structs.replace(action.entry, restarting=due))
+        await self._systemd.restart(action.unit)
+        self._stops.pop(action.unit, None)
 
-    async def _start(self, step: Start) -> None:
-        before = self._ledger.get(step.unit)
-        self._ledger.put(step.unit, step.entry)
+    async def _start(self, action: Start) -> None:
+        before = self._ledger.get(action.unit)
+        self._ledger.put(action.unit, action.entry)
         try:
-            await self._systemd.start(step.unit)
+            await self._systemd.start(action.unit)
         except ManagerUnavailable:
-            raise  # it may have been started: the entry stays, and the next pass finds out
+            raise  # it may have been started: keep the entry, the next pass finds out
         except ServiceManagerError:
-            if before is None or before == step.entry:
-                self._ledger.forget(step.unit)
+            if before is None or before == action.entry:
+                self._ledger.forget(action.unit)
             else:
-                self._ledger.put(step.unit, before)
+                self._ledger.put(action.unit, before)
             raise
-        self._ledger.put(step.unit, msgspec.structs.replace(step.entry, issued=True))
-        self._stops.pop(step.unit, None)
+        self._ledger.put(action.unit, msgspec.structs.replace(action.entry, issued=True))
+        self._stops.pop(action.unit, None)
 
-    def _record(self, step: Record | Reload) -> None:
+    def _record(self, action: Record | Reload) -> None:
         try:
-            self._ledger.put(step.unit, step.entry)
+            self._ledger.put(action.unit, action.entry)
         except OSError as error:
-            self._fail(type(step).__name__.lower(), step.unit, error)
+            self._fail(type(action).__name__.lower(), action.unit, error)
         else:
-            self._stops.pop(step.unit, None)
+            self._stops.pop(action.unit, None)
 
     async def _remove(self, names: Sequence[str]) -> None:
         failures = await self._all_or_singly(names, self._remove_files)
@@ -185,22 +190,22 @@ class Executor:
                 self.hashes.pop(name, None)
                 self._links.forget(name)
                 self._stops.pop(name, None)
-                self._to_reload_for[name] = None
+                self._changed_files[name] = None
 
     async def _remove_files(self, names: Sequence[str]) -> Mapping[str, ServiceManagerError]:
         await self._systemd.remove(names)
         return {}
 
-    async def _write(self, steps: Sequence[Write]) -> None:
+    async def _write(self, actions: Sequence[Write]) -> None:
         files = {}
-        for step in steps:
+        for action in actions:
             try:
-                if step.entry is not None:
-                    self._ledger.put(step.unit, step.entry)
+                if action.entry is not None:
+                    self._ledger.put(action.unit, action.entry)
             except OSError as error:
-                self._fail("write", step.unit, error)
+                self._fail("write", action.unit, error)
             else:
-                files[step.unit] = step.text
+                files[action.unit] = action.text
 
         async def write(names: Sequence[str]) -> Mapping[str, ServiceManagerError]:
             return await self._systemd.write({name: files[name] for name in names})
@@ -215,12 +220,12 @@ class Executor:
             else:
                 self.hashes[name] = hash_unit_file(text)
                 self._links.put(name, text)
-                self._to_reload_for[name] = None
+                self._changed_files[name] = None
 
     async def _all_or_singly(
         self, names: Sequence[str], call: Callable[[Sequence[str]], Awaitable[Mapping[str, ServiceManagerError]]]
     ) -> dict[str, Exception]:
-        """Do this for all units in one call; where that fails as a whole, for each by itself. Failures by unit."""
+        """Call for all units at once; if that fails as a whole, for each by itself. Returns the failures by unit."""
         if not names:
             return {}
         try:
@@ -236,12 +241,12 @@ class Executor:
                 for name in names:
                     failures |= await self._all_or_singly([name], call)
         if failures:
-            self.forget_files()  # a file that could not be written may be gone, or be the old one
+            self.forget_files()  # a file whose write failed may be gone, or be the old one
         return failures
 
     async def _reload(self, starting: Sequence[str]) -> None:
-        """Have systemd read the files again, if it must for what was changed and for what is to be started."""
-        names = list(dict.fromkeys((*self._to_reload_for, *starting)))
+        """Run daemon-reload if systemd needs it for the changed files or for the units about to be started."""
+        names = list(dict.fromkeys((*self._changed_files, *starting)))
         if not names:
             return
         try:
@@ -253,4 +258,4 @@ class Executor:
             for name in names:
                 self._fail("reload", name, error)
             return
-        self._to_reload_for.clear()
+        self._changed_files.clear()

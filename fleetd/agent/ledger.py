@@ -1,8 +1,7 @@
-"""What this machine has started, kept where it outlives fleetd but not the boot: by default /run/fleet.
+"""The ledger: what this machine has started, kept in a directory that outlives fleetd but not the boot (/run/fleet).
 
-One small file a unit, each replaced atomically, so that a crash leaves the old entry or the new one. Beside them the
-store's identity as it was last seen, the names of orphans, and the links that were made for the units' [Install]. What
-an entry means is reconciler/plan.py's matter, what a link means model/install.py's.
+It has one small file for each unit, replaced atomically, so that a crash leaves either the old entry or the new one;
+and one each for the store's identity as last seen, the orphans, and the links made for the units' [Install].
 """
 
 import logging
@@ -19,20 +18,20 @@ from fleetd.reconciler.actions import LedgerEntry
 
 
 class StoreSeen(msgspec.Struct, frozen=True):
-    """Which store this machine has worked for last, and the highest revision of it that it has seen."""
+    """The store that this machine last worked with (the name of its epoch), and its highest revision seen."""
 
     cluster_id: str = ""
     revision: Count = 0
 
 
 _Value = TypeVar("_Value")
-_BEING_WRITTEN = ".new"  # begins with a dot, as no entry does
+_BEING_WRITTEN = ".new"  # no entry begins with a dot
 
 
 class Ledger:
-    """The ledger below a directory, made if need be. Reads all at once; a change is on disk when the call returns.
+    """The ledger in a directory, which is created if missing. All is read at once; changes are on disk on return.
 
-    Every method that changes something raises OSError where the disk refuses; then nothing has changed. A file that
+    Every method that changes something raises OSError if the disk refuses; then nothing has changed. A file that
     cannot be read counts as absent, with a warning.
     """
 
@@ -50,21 +49,21 @@ class Ledger:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The units with an entry, in order."""
+        """The units that have an entry, in order."""
         return tuple(sorted(self._entries))
 
     def get(self, name: str) -> LedgerEntry | None:
-        """What was carried out last for this unit, None where nothing was."""
+        """Return what was last carried out for this unit, or None."""
         return self._entries.get(name)
 
     def put(self, name: str, entry: LedgerEntry) -> None:
-        """Keep this entry for the unit."""
+        """Store the unit's entry."""
         if self._entries.get(name) != entry:
             _replace(self._entry(name), msgspec.json.encode(entry))
             self._entries[name] = entry
 
     def forget(self, name: str) -> None:
-        """Keep nothing for the unit; if nothing is kept, that is no error."""
+        """Delete the unit's entry, if there is one."""
         if name in self._entries:
             with suppress(FileNotFoundError):
                 os.unlink(self._entry(name))
@@ -72,33 +71,33 @@ class Ledger:
 
     @property
     def store(self) -> StoreSeen:
-        """The store as it was last seen; no cluster id: none was."""
+        """The store as last seen; `cluster_id` is '' if none was."""
         return self._store
 
     def put_store(self, seen: StoreSeen) -> None:
-        """Keep what was seen of the store."""
+        """Store what was seen of the store."""
         if seen != self._store:
             _replace(self._store_file, msgspec.json.encode(seen))
             self._store = seen
 
     @property
     def orphans(self) -> tuple[str, ...]:
-        """Units that a restored store did not know, and that are held until a person decides; in order."""
+        """Units that run here though a restored store does not know them, in order; kept until an operator decides."""
         return self._orphans
 
     def put_orphans(self, names: tuple[str, ...]) -> None:
-        """Keep these names as the orphans."""
+        """Store the names of the orphans."""
         if names != self._orphans:
             _replace(self._orphans_file, msgspec.json.encode(names))
             self._orphans = names
 
     @property
     def links(self) -> Mapping[str, str] | None:
-        """Link below systemd's runtime directory → the unit that it is (or was to be) made for; None: not kept yet."""
+        """Link below systemd's runtime directory → unit it is, or was about to be, made for; None: none stored yet."""
         return self._links
 
     def put_links(self, links: Mapping[str, str]) -> None:
-        """Keep these links."""
+        """Store the links."""
         if links != self._links:
             _replace(self._links_file, msgspec.json.encode(links))
             self._links = dict(links)
@@ -113,7 +112,7 @@ class Ledger:
         return entries
 
     def _entry(self, name: str) -> str:
-        """The file of a unit's entry; as text, for pathlib would keep each name for ever."""
+        """Return the path of a unit's entry; a str, because pathlib interns every name for good."""
         return f"{self._units}/{name}"
 
     def _read(self, path: str, kind: type[_Value]) -> _Value | None:
@@ -123,7 +122,7 @@ class Ledger:
         except FileNotFoundError:
             return None
         except (OSError, *UNREADABLE) as error:
-            self._log.warning("%s cannot be read and counts as absent: %s", path, error)
+            self._log.warning("%s cannot be read and is ignored: %s", path, error)
             return None
 
 

@@ -1,7 +1,5 @@
-"""The links that the [Install] sections of this machine's units ask for: made, taken away, and kept in the ledger.
-
-Which links there should be is model/install.py's matter. Here is known what each unit asks for, what was made, and
-whether there may be something to do.
+"""Makes and removes the links that the [Install] sections of this machine's units ask for (model/install.py plans
+them), and keeps them in the ledger.
 """
 
 import logging
@@ -18,7 +16,7 @@ from fleetd.systemd.protocol import ServiceManager
 
 
 def host_specifiers() -> dict[str, str]:
-    """What stands for systemd's specifiers of this machine in an [Install] section, by letter."""
+    """Return the values of systemd's specifiers for this machine (systemd.unit(5), SPECIFIERS), by letter."""
     host = platform.node()
     return {
         "H": host,
@@ -36,7 +34,7 @@ def _read_machine_id() -> str:
 
 
 class Links:
-    """One machine's links. `read` all units' texts first, then `put` and `forget` what changes, then `follow`."""
+    """One machine's links. Call `read` with all units' texts, then `put` and `forget` for changes, then `follow`."""
 
     def __init__(
         self,
@@ -49,51 +47,55 @@ class Links:
         self._ledger = ledger
         self._log = logger
         self._host = host()
-        self._units: dict[str, Install | str | None] = {}  # every unit of ours, and what it asks for, if anything
+        self._units: dict[str, Install | str | None] = {}  # unit → its [Install], why that is invalid, or None
         self._complaints: dict[str, tuple[str, ...]] = {}
         self._is_due = True
-        self._has_to_look = True  # whether links may not be there that the ledger has
+        self._must_verify = True  # links that the ledger has may be missing
 
     def read(self, texts: Mapping[str, str]) -> None:
-        """These are the machine's unit files."""
+        """Take the texts of all of the machine's unit files."""
         self._units = {}
-        self._has_to_look = True
+        self._must_verify = True
         for name, text in texts.items():
             self.put(name, text)
 
     def put(self, name: str, text: str) -> None:
-        """The unit has this file."""
+        """Take the text of one unit file."""
         self._units[name] = self._parse(name, text) if "[Install]" in text else None
         self._is_due = True
 
     def forget(self, name: str) -> None:
-        """The unit is here no more."""
+        """The unit's file was removed."""
         self._units.pop(name, None)
         self._is_due = True
 
     def note(self, name: str) -> str:
-        """What of this unit's [Install] has no effect here, and why; '' where all has."""
+        """Return which parts of the unit's [Install] have no effect here, and why; '' if all of it has."""
         return "; ".join(self._complaints.get(name, ()))
 
     async def follow(self) -> tuple[str, ...]:
-        """Bring the links to what the units ask for; the units of which there is something else to note than before.
-        What cannot be made hinders no unit: it is said, and tried again the next time. Raises ManagerUnavailable."""
+        """Make and remove links until they are as the units ask. Returns the units whose `note` has changed.
+
+        A link that cannot be made holds up no unit: it is noted, and retried the next time. Raises ManagerUnavailable.
+        """
         if not self._is_due:
             return ()
         held = self._systemd.find_links() if self._ledger.links is None else self._ledger.links
         installs = {name: install for name, install in self._units.items() if isinstance(install, Install)}
         plan = plan_links(installs, self._units, held, lambda name: refuse_name(name, self._systemd.shadows))
         drop = {link: unit for link, unit in held.items() if plan.links.get(link) != unit}
-        make = {link: unit for link, unit in plan.links.items() if self._has_to_look or held.get(link) != unit}
-        self._has_to_look = True  # until all is done: the ledger says from here on what is only intended
+        make = {link: unit for link, unit in plan.links.items() if self._must_verify or held.get(link) != unit}
+        self._must_verify = True  # from here on the ledger holds intended links, too
         try:
-            self._ledger.put_links({**plan.links, **drop})  # before: a crash must leave no link that nobody knows of
+            self._ledger.put_links({**plan.links, **drop})  # first: a crash must not leave an unknown link
             failures = await self._systemd.link(make, drop) if make or drop else {}
             self._ledger.put_links({**_without(plan.links, failures), **_only(drop, failures)})
         except OSError as error:
-            self._log.warning("what links there are for [Install] cannot be written down, trying on: %s", error)
+            self._log.warning(
+                "cannot record the links for [Install] in the ledger, retrying with the next pass: %s", error
+            )
             return ()
-        self._is_due, self._has_to_look = bool(failures), False
+        self._is_due, self._must_verify = bool(failures), False
         complaints: dict[str, tuple[str, ...]] = dict(plan.complaints)
         complaints |= {name: (fault,) for name, fault in self._units.items() if isinstance(fault, str)}
         for link, failure in failures.items():
@@ -102,7 +104,7 @@ class Links:
         return self._take(complaints)
 
     def _take(self, complaints: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-        """Keep these complaints, and log those that are new."""
+        """Store these complaints, log the new ones, and return the units whose complaints changed."""
         before, self._complaints = self._complaints, dict(complaints)
         for name, sentences in complaints.items():
             for sentence in sentences:
@@ -111,7 +113,7 @@ class Links:
         return tuple(name for name in {**before, **complaints} if before.get(name) != complaints.get(name))
 
     def _parse(self, name: str, text: str) -> Install | str:
-        """What the unit asks for; in words, why that cannot be: of a unit that was taken before this was refused."""
+        """Return the unit's [Install], or why it is invalid (for a unit accepted by a fleetd that did not check it)."""
         try:
             return parse_install(parse_unit_file(text), parse_name(name), self._host)
         except (InvalidInstall, UnitFileError) as error:

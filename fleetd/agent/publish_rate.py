@@ -1,4 +1,4 @@
-"""How often the states of one unit are published: one that changes for ever must not keep the store busy."""
+"""Limits how often one unit's state is published: a unit that restarts for ever must not keep the store busy."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,28 +6,28 @@ from collections.abc import Callable
 from fleetd import metrics
 from fleetd.model.unit import UnitState
 
-BURST = 5  # changes of one unit that are published at once, before they are paced
-PERIOD_S = 1.0  # one more each
-_MANY = 128  # units that are remembered, before those are looked for that have been quiet since
+BURST = 5  # changes of one unit that are published at once
+PERIOD_S = 1.0  # after a burst, one change each
+_MANY = 128  # units remembered before quiet ones are dropped
 
 
-class Pacing:
-    """Decides for each change of a unit's state whether it is published now or later. `on_due` is called with the name
-    of a unit whose newest state, whatever it is by then, is to be published. Needs a running event loop.
+class PublishRate:
+    """A token bucket for each unit. `on_due` is called with the name of a unit whose held-back state, whatever it is by
+    then, is now to be published. Needs a running event loop.
 
-    Only what systemd does by itself is paced (a unit that restarts again and again): a change that carries out a wish,
-    or ends a unit's stay here, is waited for by the leader.
+    Only what systemd does by itself is limited (Restart=). A change that reports an operation as done, or a unit as
+    gone, passes at once: the leader waits for it.
     """
 
     def __init__(self, on_due: Callable[[str], None]) -> None:
         self._on_due = on_due
-        self._paid_until_s: dict[str, float] = {}  # a unit may change at once while this is less than a burst ahead
+        self._paid_until_s: dict[str, float] = {}  # unit → loop time up to which it has used up its rate
         self._held: dict[str, asyncio.TimerHandle] = {}
-        self._busy = 0  # how many were not quiet when that was looked at last
+        self._busy = 0  # units that were not quiet at the last clean-up
 
     def admits(self, name: str, before: UnitState | None, after: UnitState | None) -> bool:
-        """Whether this change is to be published now; else it, or what it has become, is due later."""
-        if before is None or after is None or _wish(before) != _wish(after):
+        """True if this change may be published now; otherwise `on_due` follows."""
+        if before is None or after is None or _progress(before) != _progress(after):
             self.forget(name)
             return True
         if name in self._held:
@@ -48,13 +48,13 @@ class Pacing:
         return False
 
     def forget(self, name: str) -> None:
-        """What the unit's state is now is published anyway: nothing is held back, and nothing counts against it."""
+        """Reset the unit: hold nothing back, and let it use a whole burst again."""
         self._paid_until_s.pop(name, None)
         if timer := self._held.pop(name, None):
             timer.cancel()
 
     def close(self) -> None:
-        """Hold nothing back any more, and publish none of it."""
+        """Drop all that is held back, unpublished."""
         for name in list(self._paid_until_s):
             self.forget(name)
 
@@ -63,6 +63,6 @@ class Pacing:
         self._on_due(name)
 
 
-def _wish(state: UnitState) -> tuple[object, ...]:
-    """What of a state says which wish was carried out, and with what end."""
+def _progress(state: UnitState) -> tuple[object, ...]:
+    """The part of a state that says which operation was carried out, and how it ended."""
     return state.generation, state.target, state.hash, state.completed, state.orphan

@@ -1,1 +1,1 @@
-"""This machine's membership of the cluster: its registration, its parking, and which store it belongs to."""
+"""This machine's membership of the cluster: registration, parking, and the store's epoch."""

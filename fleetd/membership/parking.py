@@ -1,8 +1,8 @@
-"""Parking a machine after its fleetd has ended: what is left to do where the store did not answer in time.
+"""Parks a machine after its fleetd has ended, for when the store did not answer in time.
 
-A fleetd that is stopped while the store is away ends all the same, and leaves this to a process of its own
-(deferred_parking.py), which lasts until the store is back. Else every unit here would be taken for lost then, and
-started elsewhere a second time. How a registered machine parks itself is registration.py's matter.
+A fleetd that is stopped while the store is unavailable ends all the same, and leaves the parking to another process
+(process/deferred_parking.py), which waits for the store. Without it, the leader would take this machine's units for
+lost and start them elsewhere as well. Membership.park is the usual way.
 """
 
 import asyncio
@@ -22,8 +22,8 @@ RETRY_S = 1.0
 
 
 class Parking(msgspec.Struct, frozen=True):
-    """Which machine is to be parked, the states of its units by name, and for how long (math.inf: without limit); and
-    the lease that was granted for it already, 0 for none."""
+    """The machine to park, the states of its units by name, for how long (math.inf: without limit), and the lease
+    already granted for it, 0 if none."""
 
     machine: Machine
     states: dict[str, UnitState]
@@ -32,8 +32,8 @@ class Parking(msgspec.Struct, frozen=True):
 
 
 async def park_when_possible(registry: Registry, parking: Parking) -> bool:
-    """Park the machine as soon as the store answers; whether it is parked. It is not where it was taken for dead, as
-    one that is cut off, or has been rebooted, or is another machine's id too."""
+    """Park the machine as soon as the store answers; return True if it is parked. It is not if it was taken for dead
+    meanwhile, was rebooted, or if another machine uses its id."""
     store = registry.store
     machine = msgspec.structs.replace(parking.machine, mode=MachineMode.PARKED)
     key = registry.key("machines", machine.id)
@@ -48,22 +48,22 @@ async def park_when_possible(registry: Registry, parking: Parking) -> bool:
             lease = lease or await store.grant(min(parking.ttl_s, LONGEST_S))
             puts = [registry.put(machine, machine.id, lease=lease)]
             puts += [registry.put(state, machine.id, name, lease=lease) for name, state in parking.states.items()]
-            # The key stands in the first, with as many states as one transaction holds.
+            # The first transaction has the key, and as many states as fit.
             for number, transaction in enumerate(cut_into_transactions(WriteSet((), (put,)) for put in puts)):
                 revision = await store.transact(guards, transaction.operations)
                 guards = guards if number else (Unchanged(key, revision),)
             return True
         except (Conflict, LeaseNotFound) as error:
-            log.debug("parks once more: %s", error)
+            log.debug("parking again: %s", error)
             lease = lease if isinstance(error, Conflict) else 0
         except Unavailable as error:
-            log.debug("cannot park this machine yet: %s", error)
+            log.debug("cannot park this machine yet, retrying: %s", error)
             await asyncio.sleep(RETRY_S)
 
 
 async def _find_guards(registry: Registry, machine: Machine) -> tuple[Comparison, ...]:
-    """What must hold for the machine to be parked, () where it must not be. Where its key is gone, the leader must not
-    have taken it for dead: it forgets the session before it gives its orders to others."""
+    """Return what must hold for the machine to be parked, () if it must not be. If its key is gone, the leader must not
+    have taken it for dead: it deletes `synced` before it places the units elsewhere."""
     key, synced = registry.key("machines", machine.id), registry.key("synced", machine.id)
     found = {item.key: item for item in (await registry.store.get_many([key, synced])).items}
     if key not in found:

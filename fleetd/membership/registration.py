@@ -1,7 +1,7 @@
-"""This machine's place in the cluster: its key, the lease under it, and the heartbeats that keep the lease.
+"""This machine's registration in the cluster: its key, the lease it is on, and the heartbeats that keep the lease.
 
-Here the machine registers, takes over what an earlier fleetd left behind, notices when its key vanishes, tells a clone
-from itself, parks, and leaves. scheduler/liveness.py says what heartbeats mean for others.
+Membership registers the machine, adopts the registration of an earlier fleetd, registers again when the key vanishes,
+refuses to share an id with another machine, parks, and leaves.
 """
 
 import asyncio
@@ -35,22 +35,51 @@ RETRY_S = 1.0
 
 
 class Duplicate(Exception):
-    """Another machine with this id is alive. The message names both addresses and the remedy."""
+    """Another machine with this machine-id is alive. The message names both addresses and the remedy."""
+
+
+class Registration:
+    """The registration as it stands, shared by Membership, which changes it, and the agent, which publishes on it.
+
+    `session` identifies this run of fleetd. `lease` is 0 while the machine is not registered.
+    """
+
+    def __init__(self, session: str, now: Callable[[], float]) -> None:
+        self.session = session
+        self.lease = 0
+        self.lost = asyncio.Event()
+        self._now = now
+        self._certain_until_s = now()
+
+    @property
+    def is_certain(self) -> bool:
+        """True if the lease was renewed within its time to live. Otherwise it may be gone, and another machine with
+        this id be registered."""
+        return self._now() < self._certain_until_s
+
+    def renew(self, begun_s: float, ttl_s: float) -> None:
+        """The store granted or renewed the lease, in answer to a request sent at `begun_s`."""
+        self._certain_until_s = begun_s + ttl_s
+
+    def lease_lost(self) -> None:
+        """Report that the store no longer has the lease."""
+        self.lost.set()
 
 
 class Membership:
     """Registers this machine and keeps it registered.
 
-    `publish(lease, first)` puts the states of all units here on a lease, after these operations, and with them in one
-    transaction where that holds so many. It is called before the machine's key is written, so that what runs already
-    counts. `heard(revision)` is told the store's revision with each heartbeat. `former_lease`
-    is one that this very process held before (a reload).
+    `publish(lease, first)` writes the states of all units here on a lease, after the operations in `first`, as many as
+    possible in the same transaction. It is called before the machine's key is written, so that units that already run
+    count from the start. `heard(revision)` is called with the store's revision at each heartbeat. `former_lease` is one
+    that this process held before a reload of its configuration.
     """
 
     def __init__(
         self,
         machine: Machine,
         registry: Registry,
+        registration: Registration,
         *,
         ttl_s: float,
         parked_ttl_s: float,
@@ -64,10 +93,10 @@ class Membership:
         self.store = registry.store
         self.ttl_s = ttl_s
         self.parked_ttl_s = parked_ttl_s
-        self.lease = 0  # 0 while this machine is not registered
-        self.parked_lease = 0  # that the machine is being parked on; 0: it is not
+        self.registration = registration
+        self.parked_lease = 0  # the lease the machine is being parked on; 0: it is not
         self.registered = asyncio.Event()
-        self.refusal = ""  # why it is not, for a person
+        self.refusal = ""  # why it is not, for operators
         self.beats = HeartbeatHistory.begin(now())
         self.disturbed_s: float | None = None
         self.heard_revision = 0  # the store's, as of the last heartbeat
@@ -75,18 +104,11 @@ class Membership:
         self._publish = publish
         self._heard = heard
         self._former_lease = former_lease
-        self._certain_until_s = now()  # until then at least the lease lives, if the store keeps its word
-        self._lost = asyncio.Event()
 
     @property
-    def session(self) -> str:
-        """What names this run of fleetd."""
-        return self.machine.session
-
-    @property
-    def is_certain(self) -> bool:
-        """Whether the lease was renewed within its time to live: else it may be gone, and a clone be registered."""
-        return self._now() < self._certain_until_s
+    def lease(self) -> int:
+        """The registration's lease; 0 while this machine is not registered."""
+        return self.registration.lease
 
     @property
     def interval_s(self) -> float:
@@ -98,21 +120,17 @@ class Membership:
         """This machine's key."""
         return self.registry.key("machines", self.machine.id)
 
-    def lease_lost(self) -> None:
-        """Somebody found that the lease is gone."""
-        self._lost.set()
-
     async def run(self) -> None:
-        """Register, beat, and register again whenever the registration is lost; until cancelled."""
+        """Register, send heartbeats, and register again whenever the registration is lost; until cancelled."""
         while True:
             revision = await self._register()
-            await first_of(self._beat(), self._watch(revision), self._lost.wait())
+            await first_of(self._beat(), self._watch(revision), self.registration.lost.wait())
             self.disturbed_s = self._now()
             self.beats = self.beats.failed(self._now())
-            log.warning("this machine's registration is gone from the store; it registers again")
+            log.warning("this machine's registration is gone from the store; registering again")
 
     async def announce(self, mode: MachineMode | None = None, **facts: object) -> None:
-        """Change what the machine says of itself (mode, metadata, address); at once if it is registered."""
+        """Change fields of the machine's record (mode, metadata, address); written at once if it is registered."""
         if mode is not None:
             facts["mode"] = mode
         self.machine = msgspec.structs.replace(self.machine, **facts)
@@ -120,8 +138,8 @@ class Membership:
             await self.store.transact([], [self.registry.put(self.machine, self.machine.id, lease=self.lease)])
 
     async def park(self) -> None:
-        """Put key and states on a long lease that needs no heartbeat: the units stay where they are. Tried until it is
-        done or the caller gives up. The key goes first: states that outlast it would be waited for for ever."""
+        """Move the machine's key and states to a long lease without heartbeats; the units stay where they are. Retries
+        until done or cancelled. The key is written first: the leader would wait for ever for states that outlive it."""
         self.machine = msgspec.structs.replace(self.machine, mode=MachineMode.PARKED)
         while True:
             try:
@@ -130,23 +148,23 @@ class Membership:
                 await self._publish(lease, (self.registry.put(self.machine, self.machine.id, lease=lease),))
                 break
             except LeaseNotFound:
-                self.parked_lease = 0  # it was a short one, and the store was away for longer
+                self.parked_lease = 0  # it has expired: the store was unavailable for longer than parked_ttl
             except Unavailable as error:
-                log.info("cannot park this machine yet: %s", error)
+                log.info("cannot park this machine yet, retrying: %s", error)
                 await asyncio.sleep(RETRY_S)
-        self.lease = 0
+        self.registration.lease = 0
 
     async def depart(self) -> None:
-        """Take this machine out of the cluster: its key and its states go."""
-        lease, self.lease = self.lease, 0
+        """Take this machine out of the cluster: revoke its lease, and with it its key and states."""
+        lease, self.registration.lease = self.registration.lease, 0
         if lease:
             await self.store.revoke(lease)
 
     # Registering.
 
     async def _register(self) -> int:
-        """Write this machine's key, however long that takes; the revision it was written at."""
-        self.lease = 0
+        """Write this machine's key; retries until done. Returns the revision it was written at."""
+        self.registration.lease = 0
         self.registered.clear()
         complaint = ""
         while True:
@@ -154,7 +172,7 @@ class Membership:
                 lease, revision = await self._try_to_register()
                 break
             except (Conflict, LeaseNotFound) as error:
-                log.debug("registers once more: %s", error)
+                log.debug("registering again: %s", error)
                 pause_s = 0.0
             except Duplicate as error:
                 self.refusal, pause_s = str(error), self.ttl_s
@@ -162,11 +180,11 @@ class Membership:
                 self.refusal, pause_s = f"fleet server unable to communicate with etcd: {error}", RETRY_S
             if self.refusal != complaint:
                 complaint = self.refusal
-                log.error("cannot register, keeps trying: %s", complaint)
+                log.error("cannot register this machine, retrying: %s", complaint)
             await asyncio.sleep(pause_s)
         self.refusal = ""
-        self.lease = self._former_lease = lease
-        self._lost.clear()
+        self.registration.lease = self._former_lease = lease
+        self.registration.lost.clear()
         self.registered.set()
         metrics.REGISTRATIONS.inc()
         self._hear(revision)
@@ -174,7 +192,7 @@ class Membership:
         return revision
 
     async def _try_to_register(self) -> tuple[int, int]:
-        """The lease that the key is on, and the revision of that. States go first: what runs here counts from then."""
+        """Publish the states, then write the key. Returns the key's lease and the revision it was written at."""
         begun_s = self._now()
         item = await self.store.get(self.key)
         lease = await self._adoptable_lease(item) if item else 0
@@ -190,13 +208,13 @@ class Membership:
             raise
         if surplus:
             await self.store.revoke(surplus)
-        self._certain_until_s = begun_s + self.ttl_s
+        self.registration.renew(begun_s, self.ttl_s)
         return lease or fresh, revision
 
     async def _adoptable_lease(self, item: KeyValue) -> int:
-        """The lease of the key that stands there, if it is our own and as we want it; 0 if we need a new one.
+        """Return the lease of the existing key if it is this machine's and has the right TTL; otherwise 0.
 
-        Raises Duplicate when a machine that lives stands behind it.
+        Raises Duplicate if another machine that is alive holds it.
         """
         if not item.lease:
             return 0
@@ -210,14 +228,18 @@ class Membership:
         try:
             beat = await self.store.keep_alive(item.lease)
         except LeaseNotFound:
-            raise Conflict("the lease of this machine's former registration has just expired") from None
+            raise Conflict("the lease of this machine's previous registration has just expired") from None
         return item.lease if math.ceil(self.ttl_s) == math.ceil(beat.ttl_s) else 0
 
     async def _wait_for_former_self(self, item: KeyValue, other: Machine) -> None:
-        """The key is of another boot, or of a clone: only a clone renews its lease. Raises Duplicate or Conflict."""
+        """Find out whether the key is from an earlier boot or from another machine with this id: only the latter renews
+        the lease. Raises Duplicate or Conflict."""
         wait_s = self.interval_s + 1
         before_s = await self.store.time_to_live(item.lease)
-        log.info("another registration of this machine stands; sees whether it lives", extra={"address": other.address})
+        log.info(
+            "this machine is already registered; checking whether another machine with its id is alive",
+            extra={"address": other.address},
+        )
         await asyncio.sleep(wait_s)
         after_s = await self.store.time_to_live(item.lease)
         if before_s is not None and after_s is not None and after_s > before_s - wait_s / 2:
@@ -227,12 +249,12 @@ class Membership:
                 " rm /etc/machine-id; systemd-machine-id-setup; reboot"
             )
         await self.store.revoke(item.lease)
-        raise Conflict("what this machine was before its reboot is cleared away")
+        raise Conflict("the registration from before this machine's reboot was revoked")
 
     # Staying registered.
 
     async def _beat(self) -> None:
-        """Keep the lease; returns when it is gone."""
+        """Send heartbeats; returns when the lease is gone."""
         pause_s = self.interval_s
         while True:
             await asyncio.sleep(pause_s)
@@ -243,13 +265,13 @@ class Membership:
                 metrics.BEATS.labels("lease_gone").inc()
                 return
             except Unavailable as error:
-                log.debug("a heartbeat was not answered: %s", error)
+                log.debug("a heartbeat was not answered, retrying: %s", error)
                 metrics.BEATS.labels("failed").inc()
                 self.beats = self.beats.failed(self._now())
                 pause_s = self.interval_s / 4
                 continue
             metrics.BEATS.labels("answered").inc()
-            self._certain_until_s = begun_s + self.ttl_s
+            self.registration.renew(begun_s, self.ttl_s)
             self.beats = self.beats.answered(self._now(), self.interval_s)
             pause_s = self.interval_s
             self._hear(beat.revision)
@@ -259,7 +281,7 @@ class Membership:
         self._heard(revision)
 
     async def _watch(self, revision: int) -> None:
-        """Watch this machine's own key; returns when it is gone, or is no longer ours."""
+        """Watch this machine's key; returns when it is gone, or was written by another session."""
         while True:
             try:
                 async for changes in self.store.watch(self.key, revision):
@@ -271,7 +293,7 @@ class Membership:
                 seen = await self._read_own_key()
                 if not self._is_ours(next(iter(seen.items), None)):
                     return
-                revision = seen.revision  # not the key's: that may be among what is compacted
+                revision = seen.revision  # not the key's mod_revision, which may be compacted
 
     async def _read_own_key(self) -> RangeResult:
         while True:
@@ -284,6 +306,6 @@ class Membership:
         if item is None:
             return False
         try:
-            return bool(decode("machines", item).session == self.session)
+            return bool(decode("machines", item).session == self.machine.session)
         except MalformedRecord:
             return False

@@ -31,6 +31,9 @@ class Unit(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     restart_of: Count = 0
 
 
+AT_REST = ("", "inactive", "failed")  # systemd's active states in which no process of a unit exists
+
+
 class UnitState(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """What one machine reports of one unit. Stored under `states/<machine>/<unit>`, on the machine's lease.
 
@@ -65,4 +68,4 @@ class UnitState(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     @property
     def runs(self) -> bool:
         """Whether processes of the unit may exist (systemd's active states but `inactive` and `failed`)."""
-        return self.active not in ("", "inactive", "failed")
+        return self.active not in AT_REST

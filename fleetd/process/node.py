@@ -25,7 +25,7 @@ from fleetd.config.config import Config
 from fleetd.leader.election import Election
 from fleetd.leader.term import Offload
 from fleetd.membership.parking import Parking
-from fleetd.membership.registration import Membership
+from fleetd.membership.registration import Membership, Registration
 from fleetd.model.machine import Machine, MachineMode, effective_metadata
 from fleetd.model.quota import Usage
 from fleetd.reconciler.shutdown import ShutdownMode, plan_shutdown
@@ -91,18 +91,20 @@ class Node:
         self._leaving: asyncio.Task[None] | None = None
         loop_time = asyncio.get_running_loop().time
         registry = Registry(store, config.etcd_key_prefix)
+        registration = Registration(machine.session, loop_time)
+        ledger = Ledger(surroundings.runtime, logging.getLogger("fleetd.agent.ledger"))
+        self.agent = Agent(machine.id, registry, systemd, ledger, registration, logging.getLogger("fleetd.agent"))
         self.membership = Membership(
             machine,
             registry,
+            registration,
             ttl_s=config.agent_ttl_s,
             parked_ttl_s=config.parked_ttl_s,
             now=loop_time,
-            publish=lambda lease, first: self.agent.publish_all(lease, first),
-            heard=lambda revision: self.agent.check(revision),
+            publish=self.agent.publish_all,
+            heard=self.agent.check,
             former_lease=former_lease,
         )
-        ledger = Ledger(surroundings.runtime, logging.getLogger("fleetd.agent.ledger"))
-        self.agent = Agent(machine.id, registry, systemd, ledger, self.membership, logging.getLogger("fleetd.agent"))
         self.election = Election(
             machine.id,
             registry,
@@ -218,7 +220,7 @@ class Node:
             await asyncio.sleep(LEAVE_POLL_S)
         with suppress(TimeoutError):
             async with asyncio.timeout(HANDOVER_S):  # a cluster without a leader takes nothing over
-                await self.agent.wait_until_unordered()
+                await self.agent.wait_until_unassigned()
         self._end_parts()
         await self.membership.depart()
         log.info("has left the cluster")

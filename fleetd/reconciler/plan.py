@@ -12,7 +12,7 @@ import msgspec
 
 from fleetd.model.content_change import Impact, impact
 from fleetd.model.placement import Placement
-from fleetd.model.unit import TargetState, UnitState
+from fleetd.model.unit import AT_REST, TargetState, UnitState
 from fleetd.model.unitfile import hash_unit_file
 from fleetd.reconciler.actions import (
     Action,
@@ -85,7 +85,7 @@ class Observed(msgspec.Struct, frozen=True):
     @property
     def runs(self) -> bool:
         """Whether processes of the unit may exist."""
-        return self.active not in ("inactive", "failed")
+        return self.active not in AT_REST
 
     @property
     def busy(self) -> bool:

@@ -9,6 +9,8 @@ from typing import Protocol
 
 import msgspec
 
+from fleetd.model.unit import AT_REST
+
 
 class ServiceManagerError(Exception):
     """systemd refused, in its own words: the message is `<what was asked>: <systemd's message>`."""
@@ -46,6 +48,11 @@ class UnitStatus(msgspec.Struct, frozen=True):
     active: str = "inactive"
     sub: str = "dead"
     job: bool = False
+
+    @property
+    def runs(self) -> bool:
+        """True if a process of the unit may exist."""
+        return self.active not in AT_REST
 
 
 class UnitDetails(msgspec.Struct, frozen=True):

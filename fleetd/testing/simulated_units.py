@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from fleetd.model.unit import AT_REST
 from fleetd.systemd.files import is_loadable
 from fleetd.systemd.protocol import REFUSED, SKIPPED, JobRefused
 from fleetd.testing.scripted_program import Program, parse_program
@@ -186,7 +187,7 @@ class SimulatedUnits:
         """Queue a restart job for a unit that runs, and for what runs of those that need it; start jobs for what it
         needs. The number of its own. Raises where systemd would refuse."""
         *needed, unit = self._find_needed("restart", name)
-        if unit.active in ("inactive", "failed"):
+        if unit.active in AT_REST:
             return self.queue_start(name)
         _check_manual(unit.program.manual_stop, "restart", name)
         stopped = [*self._find_dependents(unit), unit]
@@ -207,7 +208,7 @@ class SimulatedUnits:
             needed = left.pop(0)
             for other in self._units.values():
                 needs = needed.name in (*other.program.requires, *other.program.part_of)
-                if needs and other.name not in found and other.active not in ("inactive", "failed"):
+                if needs and other.name not in found and other.active not in AT_REST:
                     found[other.name] = other
                     left.append(other)
         return list(found.values())[:0:-1]
@@ -317,7 +318,7 @@ class SimulatedUnits:
         if triggered is None or triggered.program.load != "loaded":
             self._say(unit, f"{name}: Refusing to start, unit {program.triggers} to trigger not loaded.")
             return REFUSED
-        if program.kind == "socket" and triggered.active not in ("inactive", "failed"):
+        if program.kind == "socket" and triggered.active not in AT_REST:
             self._say(unit, f"{name}: Socket service {triggered.name} already active, refusing.")
             return REFUSED
         return ""
@@ -360,7 +361,7 @@ class SimulatedUnits:
         self._rest(unit, "failed", "failed", job_result="done" if stopped else "failed")
 
     def _run_stop(self, unit: SimulatedUnit) -> None:
-        if unit.active in ("inactive", "failed"):
+        if unit.active in AT_REST:
             self._end_job(unit, "done")
             return
         if unit.active == "deactivating":
@@ -385,7 +386,7 @@ class SimulatedUnits:
             return
         self._end_job(unit, job_result)
         for other in list(self._units.values()):
-            is_bound = unit.name in other.program.binds_to and other.active not in ("inactive", "failed")
+            is_bound = unit.name in other.program.binds_to and other.active not in AT_REST
             if is_bound and not other.job:
                 self._queue_stop(other)
 

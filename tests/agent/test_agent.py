@@ -102,7 +102,7 @@ async def test_a_machine_is_unordered_when_the_leader_has_taken_back_its_last_or
     await machine.start()
     await machine.place("web.service", 7)
     await machine.until_active("web.service", 7)
-    waiting = asyncio.create_task(machine.agent.wait_until_unordered())
+    waiting = asyncio.create_task(machine.agent.wait_until_unassigned())
     await machine.withdraw("web.service", 8)
     await machine.until(lambda states: states["web.service"].target is TargetState.INACTIVE)
     await machine.settle()

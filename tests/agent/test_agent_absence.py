@@ -146,7 +146,7 @@ async def test_a_restored_store_stops_starts_and_moves_nothing(
         assert "held as it was" in states[name].error
     for name in ("unknown.service", "going.service"):
         assert "does not know this unit" in states[name].error
-    assert sum("not the one it was" in record.getMessage() for record in caplog.records) == 1
+    assert sum("the store was restored" in record.getMessage() for record in caplog.records) == 1
 
     await machine.restart()
     await machine.settle()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fleetd.membership.registration import Membership
+from fleetd.membership.registration import Membership, Registration
 from fleetd.model.machine import Machine, MachineMode, MachineSettings
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.unit import TargetState, UnitState
@@ -201,6 +201,7 @@ async def test_metadata_that_people_set_outlives_leaving_and_joining_again(fleet
         membership = Membership(
             Machine("m1", session=session, metadata={"role": "db", "rack": "1"}),
             fleet.registry,
+            Registration(session, asyncio.get_running_loop().time),
             ttl_s=10.0,
             parked_ttl_s=60.0,
             now=asyncio.get_running_loop().time,

@@ -15,7 +15,7 @@ from fleetd.api.routes import Api
 from fleetd.api.server import Server
 from fleetd.config.options import Address
 from fleetd.leader.election import Election
-from fleetd.membership.registration import Membership
+from fleetd.membership.registration import Membership, Registration
 from fleetd.model.machine import Machine
 from fleetd.registry.registry import Registry
 from fleetd.scheduler.failover import FailoverPolicy
@@ -70,18 +70,20 @@ class SmallCluster:
         await systemd.connect()
         runtime = self._directory / number
         runtime.mkdir()
+        registration = Registration(number, now)
+        agent = Agent(number * 32, registry, systemd, Ledger(runtime, LOG), registration, LOG)
         membership = Membership(
             Machine(id=number * 32, session=number, address=f"10.0.0.{number}", metadata={"number": number}),
             registry,
+            registration,
             ttl_s=TTL_S,
             parked_ttl_s=60.0,
             now=now,
-            publish=lambda lease, first: agent.publish_all(lease, first),
-            heard=lambda revision: agent.check(revision),
+            publish=agent.publish_all,
+            heard=agent.check,
             former_lease=0,
         )
         self._memberships.append(membership)
-        agent = Agent(number * 32, registry, systemd, Ledger(runtime, LOG), membership, LOG)
         election = Election(
             number * 32,
             registry,

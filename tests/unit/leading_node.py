@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fleetd.leader.election import Election
-from fleetd.membership.registration import Membership
+from fleetd.membership.registration import Membership, Registration
 from fleetd.model.machine import Machine
 from fleetd.model.unit import TargetState, Unit
 from fleetd.registry.registry import DEFAULT_PREFIX, Registry
@@ -63,6 +63,7 @@ class Node:
         self.membership = Membership(
             Machine(MACHINE, session="s1"),
             self.registry,
+            Registration("s1", now),
             ttl_s=TTL_S,
             parked_ttl_s=60.0,
             now=now,

@@ -5,7 +5,7 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from fleetd.membership.registration import Membership
+from fleetd.membership.registration import Membership, Registration
 from fleetd.model.machine import Machine, MachineMode
 from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore
@@ -39,6 +39,7 @@ class MachineSet:
         membership = Membership(
             Machine(MACHINE_ID, session=session, address=address, boot_id=boot_id),
             self.registry,
+            Registration(session, asyncio.get_running_loop().time),
             ttl_s=TTL_S,
             parked_ttl_s=parked_ttl_s,
             now=asyncio.get_running_loop().time,
@@ -198,12 +199,12 @@ def test_a_registration_is_certain_only_for_a_time_to_live_after_the_last_beat_t
         await membership.registered.wait()
         for _ in range(30):
             await asyncio.sleep(1)
-            assert membership.is_certain
+            assert membership.registration.is_certain
         world.kill("s1")  # its beats are answered no more
         await asyncio.sleep(TTL_S - TTL_S / 3 - 0.5)
-        assert membership.is_certain
+        assert membership.registration.is_certain
         await asyncio.sleep(TTL_S / 3 + 0.5)
-        assert not membership.is_certain
+        assert not membership.registration.is_certain
         assert (await world.registered()) is None
 
     scenario(body)

@@ -1,0 +1,137 @@
+"""Collects what one machine knows of its units: files, systemd's states, the ledger, failures and refusals."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+import msgspec
+
+from fleetd.agent.backoff import UnitBackoff
+from fleetd.agent.desired_state import DesiredState
+from fleetd.agent.executor import Executor
+from fleetd.agent.ledger import Ledger
+from fleetd.model.admission import refuse_names
+from fleetd.model.unit import TargetState
+from fleetd.model.unitfile import UnitFileError, parse_unit_file
+from fleetd.reconciler.plan import CANCELED, NEVER_RAN, LastRun, Observed, needs_last_run, needs_text
+from fleetd.scheduler.snapshot import requirements_of
+from fleetd.systemd.protocol import REFUSED, ManagerUnavailable, ServiceManager, ServiceManagerError, UnitStatus
+
+NO_SUCH_UNIT = "takes no such unit"
+
+
+class Observer:
+    """Observes units. Records in the ledger, and as a failure, that a job ended before its unit began to start."""
+
+    def __init__(
+        self,
+        systemd: ServiceManager,
+        ledger: Ledger,
+        desired: DesiredState,
+        executor: Executor,
+        backoff: UnitBackoff,
+        logger: logging.Logger,
+    ) -> None:
+        self._systemd = systemd
+        self._ledger = ledger
+        self._desired = desired
+        self._executor = executor
+        self._backoff = backoff
+        self._log = logger
+
+    async def observe(self, names: Sequence[str]) -> dict[str, Observed]:
+        """Observe these units, with all that plan_machine needs. Raises ManagerUnavailable."""
+        statuses = await self._systemd.observe(names)
+        for name in names:
+            self._record_failed_job(statuses[name])
+        placements = self._desired.placements
+        observed = {name: self._combine(name, statuses[name]) for name in names}
+        asked = [name for name in names if needs_last_run(placements.get(name), observed[name])]
+        for name, last_run in zip(asked, await asyncio.gather(*map(self._ask_last_run, asked)), strict=True):
+            observed[name] = msgspec.structs.replace(observed[name], last_run=last_run)
+        replaced = [name for name in names if needs_text(placements.get(name), observed[name])]
+        texts = self._systemd.read_files() if replaced else {}
+        for name in replaced:
+            observed[name] = msgspec.structs.replace(observed[name], text=texts.get(name, ""))
+        return observed
+
+    async def running(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Return those of these units that are fleet's and run now, in order. Raises ManagerUnavailable."""
+        statuses = await self._systemd.observe(names)
+        seen = {name: self._combine(name, statuses[name]) for name in names}
+        return tuple(name for name in names if seen[name].ours and seen[name].runs)
+
+    def _combine(self, name: str, status: UnitStatus) -> Observed:
+        file_hash = self._executor.hashes.get(name, "")
+        is_new = not file_hash and name in self._desired.placements
+        refusal, obstacle = self._find_refusal(name, status) if is_new else ("", "")
+        lacks = self._find_missing_template(name) if is_new and not refusal else ""
+        if lacks:
+            refusal = f"{name} has Accept=yes and starts an instance of {lacks} for each connection; submit {lacks}"
+            obstacle = f"lacks {lacks}"
+        return Observed(
+            hash=file_hash,
+            load=status.load,
+            active=status.active,
+            sub=status.sub,
+            job=status.job,
+            entry=self._ledger.get(name),
+            stop=self._executor.stop_progress(status),
+            waiting=self._backoff.is_waiting(name),
+            job_result=self._systemd.job_result(name),
+            refusal=refusal,
+            obstacle=obstacle,
+            lacks=lacks,
+        )
+
+    def _find_refusal(self, name: str, status: UnitStatus) -> tuple[str, str]:
+        """Return why this machine takes no unit of this name and content, in full and in short (Observed.obstacle)."""
+        taken = self._executor.obstacle(status)
+        if taken:
+            return self._backoff.error(name) or f"{name}: this machine {taken}; choose another name", taken
+        text = self._desired.placements[name].text
+        try:
+            options = parse_unit_file(text) if "[Install]" in text else ()
+        except UnitFileError:
+            options = ()
+        own = self._systemd.shadows(name) if "." in name else ""
+        refusal = refuse_names(name, options, lambda each: own if each == name else self._systemd.shadows(each))
+        if not refusal:
+            return "", ""
+        return refusal, f"has its own {own}" if own else NO_SUCH_UNIT
+
+    def _find_missing_template(self, name: str) -> str:
+        """Return the template that a socket with Accept=yes needs, if neither the cluster nor the machine has it."""
+        template = requirements_of(self._desired.placements[name].text, name).template
+        placement = self._desired.placements.get(template)
+        is_placed = placement is not None and not placement.is_withdrawn
+        return "" if not template or is_placed or self._systemd.shadows(template) else template
+
+    def _record_failed_job(self, status: UnitStatus) -> None:
+        """Undo the ledger's record of a start or restart that systemd accepted, and whose job ended before it began."""
+        name, entry = status.name, self._ledger.get(status.name)
+        if entry is None or status.job:
+            return
+        result = self._systemd.job_result(name)
+        if entry.restarting and entry.restarting.invocation is not None:
+            if result == CANCELED:
+                due = msgspec.structs.replace(entry.restarting, invocation=None)
+                self._ledger.put(name, msgspec.structs.replace(entry, restarting=due))
+                self._backoff.record(name, f"the restart of {name} was canceled by another job")
+            return
+        if not entry.issued or entry.adopted or entry.generation == 0 or status.runs:
+            return
+        if entry.target is TargetState.LAUNCHED and result in NEVER_RAN:
+            self._ledger.put(name, msgspec.structs.replace(entry, generation=0, issued=False))
+            cause = "systemd refused to start it" if result == REFUSED else "a unit that it needs failed"
+            self._backoff.record(name, f"{name} was not started: {cause} ({result})", result)
+
+    async def _ask_last_run(self, name: str) -> LastRun | None:
+        try:
+            details = await self._systemd.details(name)
+        except ManagerUnavailable:
+            raise
+        except ServiceManagerError as error:
+            self._log.warning("cannot find out how the last run of %s ended: %s", name, error)
+            return None
+        return LastRun(details.invocation, details.result, details.oneshot)
