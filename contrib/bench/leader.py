@@ -25,7 +25,7 @@ from contrib.bench.workload import draw_machines, draw_units
 from fleetd.leader.election import Election
 from fleetd.model.machine import Machine
 from fleetd.model.unit import Unit, UnitState
-from fleetd.registry.registry import Registry, Synced
+from fleetd.registry.registry import Registry
 from fleetd.scheduler.failover import FailoverPolicy
 from fleetd.scheduler.liveness import HeartbeatHistory
 from fleetd.scheduler.planner import Plan, plan_cluster
@@ -92,25 +92,25 @@ class Paper:
     def load(self) -> None:
         """The leader reads machines and units."""
         for machine in self.machines:
-            self.snapshot.apply("machines", machine.id, "", machine)
+            self.snapshot.set_machine(machine.id, machine)
         for unit in self.units:
-            self.snapshot.apply("units", unit.name, "", unit)
+            self.snapshot.set_unit(unit.name, unit)
 
     def carry_out(self, plan: Plan) -> Concerns:
         """The plan is written and done; what that concerns."""
-        apply, concerned = self.snapshot.apply, Concerns()
+        snapshot, concerned = self.snapshot, Concerns()
         for unit in plan.units:
             self.revision += 1
             for machine in unit.cancels:
-                concerned |= apply("placements", machine, unit.unit, None)
+                concerned |= snapshot.set_placement(machine, unit.unit, None)
             for order in unit.orders:
-                concerned |= apply("placements", order.machine, order.unit, order)
+                concerned |= snapshot.set_placement(order.machine, order.unit, order)
                 state = UnitState("loaded", "active", "running", "", order.target, order.generation)
-                concerned |= apply("states", order.machine, order.unit, state if order.is_active else None)
+                concerned |= snapshot.set_state(order.machine, order.unit, state if order.is_active else None)
             decision = unit.decision and msgspec.structs.replace(unit.decision, revision=self.revision)
-            concerned |= apply("decisions", unit.unit, "", decision)
+            concerned |= snapshot.set_decision(unit.unit, decision)
         for machine, session in plan.synced:
-            concerned |= apply("synced", machine, "", Synced(session))
+            concerned |= snapshot.set_session(machine, session)
         return concerned
 
     def settle(self) -> None:
@@ -165,7 +165,7 @@ def change_unit(paper: Paper, turn: int) -> Cost:
     name = paper.units[(turn + 1) * len(paper.units) // 100].name
     paper.revision += 1
     unit = msgspec.structs.replace(paper.snapshot.units[name], generation=paper.revision)
-    return cost_of(paper, lambda: paper.snapshot.apply("units", name, "", unit))
+    return cost_of(paper, lambda: paper.snapshot.set_unit(name, unit))
 
 
 def lose_machine(paper: Paper, turn: int) -> Cost:
@@ -173,22 +173,22 @@ def lose_machine(paper: Paper, turn: int) -> Cost:
     machine = paper.machines[turn]
     names = list(paper.snapshot.occupancies[machine.id].units)
     lost = cost_of(paper, lambda: _forget(paper.snapshot, machine.id, names))
-    paper.snapshot.apply("machines", machine.id, "", machine)
+    paper.snapshot.set_machine(machine.id, machine)
     paper.settle()
     return lost
 
 
 def _forget(snapshot: Snapshot, machine: str, names: Iterable[str]) -> Concerns:
-    concerned = snapshot.apply("machines", machine, "", None)
+    concerned = snapshot.set_machine(machine, None)
     for name in names:
-        concerned |= snapshot.apply("states", machine, name, None)
+        concerned |= snapshot.set_state(machine, name, None)
     return concerned
 
 
 def add_machine(paper: Paper) -> Cost:
     """A machine is new, and gone for good afterwards."""
     spare = paper.spare
-    added = cost_of(paper, lambda: paper.snapshot.apply("machines", spare.id, "", spare))
+    added = cost_of(paper, lambda: paper.snapshot.set_machine(spare.id, spare))
     _forget(paper.snapshot, spare.id, list(paper.snapshot.occupancies[spare.id].units))
     paper.settle()
     return added

@@ -29,6 +29,7 @@ from fleetd.model.machine import Machine
 from fleetd.model.placement import Decision
 from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.model.unitfile import UnitFile, hash_unit_file
+from fleetd.registry.records import STATES, UNITS, Kind, Record
 from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore
 from fleetd.store.etcd import EtcdStore
@@ -142,7 +143,7 @@ class Bench:
             if not token:
                 return
 
-    async def raw(self, kind: str) -> None:
+    async def raw(self, kind: Kind[Record]) -> None:
         """The floor: the keys of a kind, read in one range, and the JSON in them parsed."""
         for item in (await self.store.range(self.registry.key(kind) + "/")).items:
             msgspec.json.decode(item.value)
@@ -159,8 +160,8 @@ class Bench:
         names = [Path(file).name for file in files]
         some = "&".join(f"name={name}" for name in self._names[:100])
         async with aiohttp.ClientSession("http://fleet", connector=aiohttp.UnixConnector(str(self.socket))) as http:
-            await self.measure("floor: range of states", self.raw("states"))
-            await self.measure("floor: range of units", self.raw("units"))
+            await self.measure("floor: range of states", self.raw(STATES))
+            await self.measure("floor: range of units", self.raw(UNITS))
             await self.measure("fleetctl list-units", self.fleetctl("list-units"))
             await self.measure("fleetctl list-unit-files", self.fleetctl("list-unit-files"))
             await self.measure("fleetctl list-machines", self.fleetctl("list-machines"))

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
 
-from fleetd.registry.registry import MalformedRecord, Registry
+from fleetd.registry.records import LEADER, MACHINES, STATES, MalformedRecord
+from fleetd.registry.registry import Registry
 from fleetd.store.etcd import EtcdStore
 from fleetd.store.protocol import KeyValue
 
@@ -90,20 +91,21 @@ class Onlooker:
         path = self._registry.parse_key(key)
         if path is None:
             return
-        if path.kind == "machines":
-            (self.machines.add if item else self.machines.discard)(path.first)
-        elif path.kind == "leader":
-            self.leader = self._registry.change(key, item, 0).record.machine if item else ""  # type: ignore[union-attr]
-        elif path.kind == "states":
-            self._take_state(path.first, path.second, key, item)
+        if path.kind is MACHINES:
+            (self.machines.add if item else self.machines.discard)(path.names[0])
+        elif path.kind is LEADER:
+            self.leader = LEADER.decode(item).machine if item else ""
+        elif path.kind is STATES:
+            machine, unit = path.names
+            self._take_state(machine, unit, item)
 
-    def _take_state(self, machine: str, unit: str, key: str, item: KeyValue | None) -> None:
+    def _take_state(self, machine: str, unit: str, item: KeyValue | None) -> None:
         try:
-            change = self._registry.change(key, item, 0)
+            state = STATES.decode(item) if item else None
         except MalformedRecord:
             return
         where = self._active.setdefault(unit, set())
-        if change and change.record and change.record.active == "active":
+        if state and state.active == "active":
             where.add(machine)
         else:
             where.discard(machine)

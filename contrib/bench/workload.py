@@ -28,7 +28,7 @@ Restart=always
 RestartSec=2
 
 [X-Fleet]
-{wishes}
+{operations}
 """
 
 

@@ -13,12 +13,14 @@ from fleetd.api.http import ApiError, Request
 from fleetd.api.pagination import TOKEN, parse_page, render_token
 from fleetd.config.config import ConfigError, parse_config
 from fleetd.config.options import OPTIONS, VARIABLE_PREFIX
+from fleetd.leader.mirror import apply_record
 from fleetd.model.admission import refuse_unit
 from fleetd.model.advice import advise
 from fleetd.model.constraints import InvalidRequirements, parse_requirements, validate_requirements
 from fleetd.model.names import InvalidName, compile_glob, parse_name
 from fleetd.model.unitfile import UnitFile, UnitFileError, check_options, decode_unit_file, surprising_lines
-from fleetd.registry.registry import DEFAULT_PREFIX, MalformedRecord, Registry, encode
+from fleetd.registry.records import DEFAULT_PREFIX, MalformedRecord, encode
+from fleetd.registry.registry import Registry
 from fleetd.scheduler.planner import plan_cluster
 from fleetd.scheduler.snapshot import Snapshot
 from fleetd.store import etcd_wire as wire
@@ -116,7 +118,7 @@ def check_record(data: bytes) -> None:
             continue
         if change.record is not None:
             encode(change.record)
-        plan_cluster(view, view.apply(change.path.kind, change.path.first, change.path.second, change.record))
+        plan_cluster(view, apply_record(view, change.key.kind, change.key.names, change.record))
     plan_cluster(view)
 
 

@@ -13,7 +13,8 @@ import msgspec
 from fleetd.aio import Backoff, first_of
 from fleetd.membership.store_epoch import EpochReading, StoreEpoch
 from fleetd.model.placement import Placement
-from fleetd.registry.registry import MalformedRecord, Registry, Synced, decode
+from fleetd.registry.records import PLACEMENTS, SYNCED, MalformedRecord, Synced
+from fleetd.registry.registry import Registry
 from fleetd.store.protocol import Changes, Compacted, Event, KeyValue, Unavailable
 
 FIRST_RETRY_S = 0.5
@@ -147,7 +148,7 @@ class DesiredState:
         highest = self._epoch.highest_revision  # a heartbeat answered meanwhile may know of more than this reading
         # `synced` is read first: the placements read after it include all that the leader had written by then. And it
         # is read last: if it still stands, no placement is missing because the machine was taken for dead meanwhile.
-        synced = await self._store.get_many([self._registry.key("synced", self._machine_id)])
+        synced = await self._store.get_many([self._registry.key(SYNCED, self._machine_id)])
         found = await self._store.range(self._placements_prefix)
         epoch = await self._epoch.check(highest, found.revision)
         marks = await self._read_marks()
@@ -179,7 +180,7 @@ class DesiredState:
             self._wake()
 
     async def _watch_synced(self, revision: int) -> None:
-        key = self._registry.key("synced", self._machine_id)
+        key = self._registry.key(SYNCED, self._machine_id)
         async for changes in self._store.watch(key, revision):
             if any(event.key == key for event in changes.events):
                 return  # read placements that are at least as new
@@ -205,7 +206,7 @@ class DesiredState:
 
     async def _read_marks(self) -> tuple[KeyValue, ...]:
         """Read the keys that say which session the placements are for, and in which epoch of the store."""
-        keys = [self._registry.key("synced", self._machine_id), self._epoch.key]
+        keys = [self._registry.key(SYNCED, self._machine_id), self._epoch.key]
         return (await self._store.get_many(keys)).items
 
     def _apply(self, changes: Changes) -> dict[str, None]:
@@ -234,7 +235,7 @@ class DesiredState:
 
     @property
     def _placements_prefix(self) -> str:
-        return self._registry.key("placements", self._machine_id) + "/"
+        return self._registry.key(PLACEMENTS, self._machine_id) + "/"
 
     def _unit_of(self, key: str) -> str:
         return key.removeprefix(self._placements_prefix)
@@ -246,7 +247,7 @@ class DesiredState:
     def _decode(self, item: KeyValue) -> Placement | None:
         """Return the placement, or None if it cannot be decoded: its unit is then left alone, not removed."""
         try:
-            placement = decode("placements", item)
+            placement = PLACEMENTS.decode(item)
         except MalformedRecord as error:
             self._log.warning("a placement cannot be read; its unit is left as it is: %s", error)
             return None
@@ -254,7 +255,7 @@ class DesiredState:
 
     def _decode_synced(self, item: KeyValue | None) -> str:
         try:
-            record = decode("synced", item) if item else None
+            record = SYNCED.decode(item) if item else None
         except MalformedRecord as error:
             self._log.warning("the leader's acknowledgement cannot be read; no unit is stopped until it is: %s", error)
             return ""

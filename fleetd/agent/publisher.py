@@ -11,7 +11,9 @@ from typing import Any, Protocol
 from fleetd.agent.publish_rate import PublishRate
 from fleetd.aio import Backoff, Pace
 from fleetd.model.unit import UnitState
-from fleetd.registry.registry import Registry, WriteSet, cut_into_transactions
+from fleetd.registry.records import STATES
+from fleetd.registry.registry import Registry
+from fleetd.registry.transactions import WriteSet, cut_into_transactions
 from fleetd.store.protocol import Delete, LeaseNotFound, Operation, Put, Unavailable
 
 FIRST_RETRY_S = 0.5
@@ -164,7 +166,7 @@ class StatePublisher:
 
     async def _compare(self, lease: int) -> None:
         """Find the states that the store does not have as they should be, on this lease."""
-        prefix = self._registry.key("states", self._machine_id) + "/"
+        prefix = self._registry.key(STATES, self._machine_id) + "/"
         there = {item.key.removeprefix(prefix): item for item in (await self._registry.store.range(prefix)).items}
         self._changed = dict.fromkeys((*there, *self._wanted))
         for name, item in there.items():
@@ -191,5 +193,5 @@ class StatePublisher:
     def _operation(self, name: str, lease: int) -> Put | Delete:
         state = self._wanted.get(name)
         if state is None:
-            return Delete(self._registry.key("states", self._machine_id, name))
+            return Delete(self._registry.key(STATES, self._machine_id, name))
         return self._registry.put(state, self._machine_id, name, lease=lease)

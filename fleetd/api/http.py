@@ -9,7 +9,7 @@ import msgspec
 
 from fleetd.api.schema import JSON_TYPE, ErrorDetail, ErrorEntity
 from fleetd.model.decoding import UNREADABLE
-from fleetd.registry.registry import MalformedRecord
+from fleetd.registry.records import MalformedRecord
 from fleetd.store.protocol import Unavailable
 
 MAX_BODY_BYTES = 2 * 1024 * 1024

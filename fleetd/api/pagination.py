@@ -14,11 +14,12 @@ import struct
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from fleetd.api.http import ApiError, Request
+from fleetd.registry.records import Kind, Record
 from fleetd.registry.registry import Registry
 
 TOKEN = "nextPageToken"  # noqa: S105 (the parameter's name)
@@ -30,6 +31,7 @@ _FORMAT = 1
 _NUMBER = re.compile("[1-9][0-9]{0,8}")
 
 Item = TypeVar("Item")
+R = TypeVar("R", bound=Record)
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -110,7 +112,7 @@ def _check_revision(page: Page, revision: int) -> None:
         )
 
 
-async def read_page(registry: Registry, kind: str, page: Page) -> tuple[dict[str, Any], str]:
+async def read_page(registry: Registry, kind: Kind[R], page: Page) -> tuple[dict[str, R], str]:
     """The records of one page, by name, in order, and the token of the next page ('' where there is none). Of the
     listing no more is read than that. Raises ApiError."""
     part = await registry.read_page(kind, after=page.after, limit=page.skip + page.limit)

@@ -32,7 +32,8 @@ from fleetd.api.v2.operations import Batches
 from fleetd.api.v2.reports import Reports
 from fleetd.metrics import CONTENT_TYPE
 from fleetd.model.quota import Usage
-from fleetd.registry.registry import MalformedRecord, Registry
+from fleetd.registry.records import MalformedRecord
+from fleetd.registry.registry import Registry
 from fleetd.store.protocol import Unavailable
 
 LEAVE = f"{schema.V2}/leave"

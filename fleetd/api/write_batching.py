@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from fleetd.registry.registry import Registry, WriteSet
+from fleetd.registry.registry import Registry
+from fleetd.registry.transactions import WriteSet
 from fleetd.store.limits import size_of
 from fleetd.store.protocol import MAX_OPERATIONS, MAX_TRANSACTION_BYTES, Conflict, StoreError, Unchanged
 

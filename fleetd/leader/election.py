@@ -12,7 +12,8 @@ from contextlib import suppress
 
 from fleetd.leader.term import HeartbeatSource, Offload, Term, TermSettings
 from fleetd.membership.store_epoch import StoreEpoch
-from fleetd.registry.registry import Leader, Registry, encode
+from fleetd.registry.records import LEADER, Leader, encode
+from fleetd.registry.registry import Registry
 from fleetd.scheduler.failover import FailoverPolicy
 from fleetd.store.protocol import (
     Compacted,
@@ -97,7 +98,7 @@ class Election:
 
     async def _campaign(self) -> tuple[int, tuple[Comparison, ...]]:
         """Wait until nobody leads, and take office: the lease, and what guards every write from now on."""
-        key = self.registry.key("leader")
+        key = self.registry.key(LEADER)
         while True:
             seen = await self.store.get_many([key])
             item = next(iter(seen.items), None)

@@ -17,9 +17,14 @@ import msgspec
 
 from fleetd import metrics
 from fleetd.aio import Pace, first_of
+from fleetd.leader.mirror import apply_record
+from fleetd.leader.writer import write_sets_of
 from fleetd.model.ordered import Names
 from fleetd.model.placement import Decision
-from fleetd.registry.registry import MalformedRecord, Registry, WriteSet, cut_into_transactions, decode, drain
+from fleetd.model.unit import UnitState
+from fleetd.registry.records import DECISIONS, LEADER, MACHINES, MalformedRecord
+from fleetd.registry.registry import Registry, drain
+from fleetd.registry.transactions import WriteSet, cut_into_transactions
 from fleetd.scheduler.failover import FailoverPolicy, MachineLoss
 from fleetd.scheduler.liveness import Absence, HeartbeatHistory, judge_absences, record_absences
 from fleetd.scheduler.planner import Plan, plan_in_slices
@@ -108,7 +113,7 @@ class Term:
         self._inbox: deque[RangeResult | Changes | StoreError] = deque()
         self._wake = asyncio.Event()
         self._pace = Pace(PASS_PERIOD_S)
-        self._history_key = settings.registry.key("history")
+        self._history_key = settings.registry.history_key
         self._restored_at = 0  # the revision at which it was written down that the store was restored; 0: it never was
         self._watched = False  # whether who is absent now, and was not at the last look, was seen to vanish
         self._changed: Names | None = None  # the units to plan for; None: all
@@ -263,18 +268,19 @@ class Term:
         except MalformedRecord as error:
             log.error("%s", error)
             change = self.registry.change(key, None, revision)
-            if change is not None and change.path.kind == "decisions":  # its revision still guards what replaces it
+            if change is not None and change.key.kind is DECISIONS:  # its revision still guards what replaces it
+                name = change.key.names[0]
                 change = msgspec.structs.replace(
-                    change, record=Decision(change.path.first, generation=0, revision=item.mod_revision)
+                    change, record=Decision(name, generation=0, revision=item.mod_revision)
                 )
         if change is None:
             return
-        if change.path.kind == "leader" and (change.record is None or change.lease != self.lease):
-            raise LeadershipLost("somebody else took office" if change.record else "its key is gone")
-        record = change.record
-        if change.path.kind == "states" and record is not None and change.revision < self._restored_at:
+        kind, record = change.key.kind, change.record
+        if kind is LEADER and (record is None or change.lease != self.lease):
+            raise LeadershipLost("somebody else took office" if record else "its key is gone")
+        if isinstance(record, UnitState) and change.revision < self._restored_at:
             record = msgspec.structs.replace(record, outdated=True)
-        concerned = snapshot.apply(change.path.kind, change.path.first, change.path.second, record)
+        concerned = apply_record(snapshot, kind, change.key.names, record)
         if self._changed is not None:
             self._changed |= concerned
 
@@ -378,7 +384,7 @@ class Term:
 
     async def _write(self, plan: Plan) -> None:
         """Write the plan in as few transactions as may be, in its order. Raises what the store raises."""
-        write_sets = self.registry.write_sets_of(plan, await self._confirm_dead(plan.forgotten))
+        write_sets = write_sets_of(self.registry, plan, await self._confirm_dead(plan.forgotten))
         usage = self.snapshot.measure_usage()
         counted = [WriteSet((), (self.registry.put(usage),))] if usage != self.snapshot.usage else []
         for transaction in cut_into_transactions(chain(write_sets, counted), self.guards):
@@ -392,11 +398,11 @@ class Term:
         gone: dict[str, Comparison] = {}
         for first in range(0, len(machines), MAX_OPERATIONS):
             some = machines[first : first + MAX_OPERATIONS]
-            keys = {self.registry.key("machines", machine): machine for machine in some}
+            keys = {self.registry.key(MACHINES, machine): machine for machine in some}
             gone |= {machine: Unchanged(key, 0) for key, machine in keys.items()}
             for item in (await self.store.get_many(list(keys))).items:
                 with suppress(MalformedRecord):
-                    raise Conflict(f"machine {decode('machines', item).id} was taken for dead, and is back")
+                    raise Conflict(f"machine {MACHINES.decode(item).id} was taken for dead, and is back")
                 gone[keys[item.key]] = Unchanged(item.key, item.mod_revision)
         return gone
 
@@ -404,7 +410,7 @@ class Term:
         """After a transaction that failed or whose fate is unknown: do we lead still? Raises Deposed."""
         while True:
             try:
-                item = await self.store.get(self.registry.key("leader"))
+                item = await self.store.get(self.registry.key(LEADER))
             except Unavailable:
                 await asyncio.sleep(RETRY_S)
                 continue

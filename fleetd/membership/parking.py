@@ -13,7 +13,9 @@ import msgspec
 from fleetd.model.machine import Machine, MachineMode
 from fleetd.model.timespan import LONGEST_S
 from fleetd.model.unit import UnitState
-from fleetd.registry.registry import MalformedRecord, Registry, Synced, WriteSet, cut_into_transactions, decode, encode
+from fleetd.registry.records import MACHINES, SYNCED, MalformedRecord, Synced, encode
+from fleetd.registry.registry import Registry
+from fleetd.registry.transactions import WriteSet, cut_into_transactions
 from fleetd.store.protocol import Comparison, Conflict, HasValue, LeaseNotFound, Unavailable, Unchanged
 
 log = logging.getLogger(__name__)
@@ -36,7 +38,7 @@ async def park_when_possible(registry: Registry, parking: Parking) -> bool:
     meanwhile, was rebooted, or if another machine uses its id."""
     store = registry.store
     machine = msgspec.structs.replace(parking.machine, mode=MachineMode.PARKED)
-    key = registry.key("machines", machine.id)
+    key = registry.key(MACHINES, machine.id)
     lease = parking.lease
     while True:
         try:
@@ -64,14 +66,14 @@ async def park_when_possible(registry: Registry, parking: Parking) -> bool:
 async def _find_guards(registry: Registry, machine: Machine) -> tuple[Comparison, ...]:
     """Return what must hold for the machine to be parked, () if it must not be. If its key is gone, the leader must not
     have taken it for dead: it deletes `synced` before it places the units elsewhere."""
-    key, synced = registry.key("machines", machine.id), registry.key("synced", machine.id)
+    key, synced = registry.key(MACHINES, machine.id), registry.key(SYNCED, machine.id)
     found = {item.key: item for item in (await registry.store.get_many([key, synced])).items}
     if key not in found:
         session = encode(Synced(machine.session))
         is_known = synced in found and found[synced].value == session
         return (Unchanged(key, 0), HasValue(synced, session)) if is_known else ()
     try:
-        is_own = decode("machines", found[key]).boot_id == machine.boot_id
+        is_own = MACHINES.decode(found[key]).boot_id == machine.boot_id
     except MalformedRecord:
         is_own = False
     return (Unchanged(key, found[key].mod_revision),) if is_own else ()

@@ -15,7 +15,8 @@ from fleetd import metrics
 from fleetd.aio import first_of
 from fleetd.model.machine import Machine, MachineMode
 from fleetd.model.timespan import LONGEST_S
-from fleetd.registry.registry import MalformedRecord, Registry, decode
+from fleetd.registry.records import MACHINES, MalformedRecord
+from fleetd.registry.registry import Registry
 from fleetd.scheduler.liveness import HeartbeatHistory
 from fleetd.store.protocol import (
     Compacted,
@@ -118,7 +119,7 @@ class Membership:
     @property
     def key(self) -> str:
         """This machine's key."""
-        return self.registry.key("machines", self.machine.id)
+        return self.registry.key(MACHINES, self.machine.id)
 
     async def run(self) -> None:
         """Register, send heartbeats, and register again whenever the registration is lost; until cancelled."""
@@ -219,7 +220,7 @@ class Membership:
         if not item.lease:
             return 0
         try:
-            other = decode("machines", item)
+            other = MACHINES.decode(item)
         except MalformedRecord:
             other = Machine(id=self.machine.id)
         same = (other.boot_id, other.address) == (self.machine.boot_id, self.machine.address)
@@ -306,6 +307,6 @@ class Membership:
         if item is None:
             return False
         try:
-            return bool(decode("machines", item).session == self.machine.session)
+            return bool(MACHINES.decode(item).session == self.machine.session)
         except MalformedRecord:
             return False

@@ -69,7 +69,7 @@ class StoreEpoch:
 
     def __init__(self, registry: Registry, machine_id: str, known: str, highest_revision: int = 0) -> None:
         self._store = registry.store
-        self.key = registry.key("history")
+        self.key = registry.history_key
         self._machine_id = machine_id
         self._known = known
         self.highest_revision = highest_revision

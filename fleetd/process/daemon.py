@@ -28,7 +28,7 @@ from fleetd.model.decoding import UNREADABLE
 from fleetd.model.machine import Machine
 from fleetd.process import deferred_parking, identity, log_format, sdnotify
 from fleetd.process.node import HostEnvironment, Node
-from fleetd.registry.registry import Registry
+from fleetd.registry.records import KeySpace
 from fleetd.store.etcd import EtcdStore
 from fleetd.store.etcd_tls import EtcdTls
 from fleetd.store.instrumented import MeasuredStore
@@ -247,7 +247,7 @@ def _open_store(config: Config) -> Store:
         username=config.etcd_username,
         password=config.etcd_password,
         tls=_tls(config),
-        identity_key=Registry.identity_key(config.etcd_key_prefix),
+        identity_key=KeySpace(config.etcd_key_prefix).identity_key,
     )
 
 

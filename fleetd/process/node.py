@@ -29,7 +29,8 @@ from fleetd.membership.registration import Membership, Registration
 from fleetd.model.machine import Machine, MachineMode, effective_metadata
 from fleetd.model.quota import Usage
 from fleetd.reconciler.shutdown import ShutdownMode, plan_shutdown
-from fleetd.registry.registry import MalformedRecord, Registry, decode
+from fleetd.registry.records import SETTINGS, MalformedRecord
+from fleetd.registry.registry import Registry
 from fleetd.scheduler.failover import FailoverPolicy
 from fleetd.scheduler.forecast import predict_evictions
 from fleetd.store.protocol import Store, StoreError
@@ -203,8 +204,8 @@ class Node:
         settings = None
         try:
             async with asyncio.timeout(SETTINGS_TIMEOUT_S):
-                item = await registry.store.get(registry.key("settings", machine.id))
-            settings = decode("settings", item) if item else None
+                item = await registry.store.get(registry.key(SETTINGS, machine.id))
+            settings = SETTINGS.decode(item) if item else None
         except (StoreError, MalformedRecord, TimeoutError) as error:
             log.info("what people have set on this machine is not known: %s", error)
         told = msgspec.structs.replace(machine, metadata=dict(metadata))

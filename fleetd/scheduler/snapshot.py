@@ -1,6 +1,6 @@
 """One snapshot of the whole cluster, with its indexes, and the placements tried on it.
 
-Snapshot is fed record by record (`apply`) and says which units each record concerns, so that a plan need not look
+Snapshot is fed record by record (`set_…`) and says which units each record concerns, so that a plan need not look
 at all of them. Plans only read it: what a plan would change is tried on a Trial laid over it and thrown away. What
 is decided is not here (planner.py), nor who counts as dead (liveness.py).
 """
@@ -180,31 +180,49 @@ class Snapshot:
 
     # Taking in what the store shows. Each returns what it concerns.
 
-    def apply(self, kind: str, first: str, second: str, record: Any) -> Concerns:
-        """Take in one record (None: it is gone). Kinds and names are those of the keys; unknown kinds concern none,
-        nor do records of what cannot be a unit's name."""
-        if kind in ("units", "placements", "states", "decisions") and "." not in (second or first):
+    def set_unit(self, name: str, unit: Unit | None) -> Concerns:
+        """Set a unit (None: it is gone). As in the other setters, an invalid unit name affects nothing."""
+        return self._set_unit(name, unit) if _has_suffix(name) else {}
+
+    def set_placement(self, machine: str, name: str, placement: Placement | None) -> Concerns:
+        """Set the placement of a unit on a machine (None: it is gone)."""
+        return self._narrow(machine, self._set_placement(name, machine, placement)) if _has_suffix(name) else {}
+
+    def set_state(self, machine: str, name: str, state: UnitState | None) -> Concerns:
+        """Set what a machine reports of a unit (None: nothing)."""
+        return self._narrow(machine, self._set_state(name, machine, state)) if _has_suffix(name) else {}
+
+    def set_decision(self, name: str, decision: Decision | None) -> Concerns:
+        """Set the decision about a unit (None: it is gone)."""
+        if not _has_suffix(name):
             return {}
-        match kind:
-            case "units":
-                return self._set_unit(first, record)
-            case "placements":
-                return self._narrow(first, self._set_placement(second, first, record))
-            case "states":
-                return self._narrow(first, self._set_state(second, first, record))
-            case "decisions":
-                return self._set_decision(first, record)
-            case "machines":
-                return self._set_machine(first, record)
-            case "settings":
-                _set(self.settings, first, record)
-                self._refresh_metadata(first)
-                return self.concerned_by(first)
-            case "usage":
-                self.usage = record
-            case "synced":
-                _set(self.synced, first, record.session if record else None)
-                self._refresh_session(first)
+        _set(self.decisions, name, decision)
+        _mark(self._refused, name, decision is not None and bool(decision.refusals))
+        return {name: None} if decision is None else {}
+
+    def set_machine(self, machine: str, record: Machine | None) -> Concerns:
+        """Set a registered machine (None: it is absent)."""
+        former = self.machines.get(machine)
+        _set(self.machines, machine, record)
+        self._refresh_session(machine)
+        self._refresh_metadata(machine)
+        return {} if _relevant_machine(former) == _relevant_machine(record) else self.concerned_by(machine)
+
+    def set_settings(self, machine: str, settings: MachineSettings | None) -> Concerns:
+        """Set the settings of a machine (None: there are none)."""
+        _set(self.settings, machine, settings)
+        self._refresh_metadata(machine)
+        return self.concerned_by(machine)
+
+    def set_session(self, machine: str, session: str | None) -> Concerns:
+        """Set the session of a machine that was planned for (None: none is)."""
+        _set(self.synced, machine, session)
+        self._refresh_session(machine)
+        return {}
+
+    def set_usage(self, usage: Usage | None) -> Concerns:
+        """Set the usage as it was written last."""
+        self.usage = usage
         return {}
 
     def measure_usage(self) -> Usage:
@@ -315,18 +333,6 @@ class Snapshot:
         _set_by_machine(self.states, name, machine, state)
         _mark(self._reported.setdefault(machine, {}), name, state is not None)
         return {} if _relevant_state(former) == _relevant_state(state) else {name: None}
-
-    def _set_decision(self, name: str, decision: Decision | None) -> Names:
-        _set(self.decisions, name, decision)
-        _mark(self._refused, name, decision is not None and bool(decision.refusals))
-        return {name: None} if decision is None else {}
-
-    def _set_machine(self, machine: str, record: Machine | None) -> Names:
-        former = self.machines.get(machine)
-        _set(self.machines, machine, record)
-        self._refresh_session(machine)
-        self._refresh_metadata(machine)
-        return {} if _relevant_machine(former) == _relevant_machine(record) else self.concerned_by(machine)
 
     def _refresh_session(self, machine: str) -> None:
         record = self.machines.get(machine)
@@ -441,6 +447,11 @@ def _relevant_state(state: UnitState | None) -> tuple[Any, ...] | None:
 def _relevant_machine(machine: Machine | None) -> tuple[Any, ...] | None:
     """What the leader looks at in a machine."""
     return None if machine is None else (machine.mode, machine.metadata, machine.session)
+
+
+def _has_suffix(name: str) -> bool:
+    """Whether this can be the name of a unit."""
+    return "." in name
 
 
 def _set(mapping: MutableMapping[Any, Any], key: Any, value: Any) -> None:

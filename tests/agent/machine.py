@@ -10,7 +10,8 @@ from fleetd.agent import Agent
 from fleetd.agent.ledger import Ledger
 from fleetd.model.placement import Placement
 from fleetd.model.unit import TargetState, UnitState
-from fleetd.registry.registry import Registry, Synced, decode
+from fleetd.registry.records import PLACEMENTS, STATES, Synced
+from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline
 from fleetd.store.protocol import Changes, Comparison, Delete, Operation, RangeResult, Unavailable
 from fleetd.systemd.protocol import ServiceManagerError, UnitDetails, UnitStatus
@@ -221,20 +222,20 @@ class MachineUnderTest:
 
     async def unplace(self, name: str) -> None:
         """The leader deletes its order."""
-        await self.store.transact([], [Delete(self.registry.key("placements", MACHINE, name))])
+        await self.store.transact([], [Delete(self.registry.key(PLACEMENTS, MACHINE, name))])
 
     async def states(self) -> dict[str, UnitState]:
         """What the machine has published."""
-        prefix = self.registry.key("states", MACHINE) + "/"
+        prefix = self.registry.key(STATES, MACHINE) + "/"
         items = (await EmbeddedStore.range(self.store, prefix)).items
-        return {item.key.removeprefix(prefix): decode("states", item) for item in items}
+        return {item.key.removeprefix(prefix): STATES.decode(item) for item in items}
 
     async def until(self, holds: Callable[[dict[str, UnitState]], bool]) -> dict[str, UnitState]:
         """Wait until this holds of the published states; those states."""
         states: dict[str, UnitState] = {}
         try:
             async with asyncio.timeout(PATIENCE_S):
-                changes = EmbeddedStore.watch(self.store, self.registry.key("states"), await self.store.revision())
+                changes = EmbeddedStore.watch(self.store, self.registry.key(STATES), await self.store.revision())
                 while not holds(states := await self.states()):
                     await anext(changes)
         except TimeoutError:

@@ -6,6 +6,7 @@ import pytest
 
 from fleetd.model.unit import TargetState, UnitState
 from fleetd.model.unitfile import hash_unit_file
+from fleetd.registry.records import STATES
 from fleetd.testing.simulated_systemd import Behaviour
 from tests.agent.machine import DAEMON, MACHINE, ONESHOT, OTHER, MachineUnderTest
 
@@ -25,7 +26,7 @@ async def test_states_stand_on_the_machines_lease(machine: MachineUnderTest) -> 
     await machine.start()
     await machine.place("web.service", 7)
     await machine.until_active("web.service", 7)
-    item = await machine.store.get(machine.registry.key("states", MACHINE, "web.service"))
+    item = await machine.store.get(machine.registry.key(STATES, MACHINE, "web.service"))
     assert item is not None
     assert item.lease == machine.membership.lease != 0
 

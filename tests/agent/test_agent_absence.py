@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from fleetd.model.unit import TargetState, UnitState
+from fleetd.registry.records import PLACEMENTS
 from fleetd.store.protocol import Put
 from tests.agent.machine import DAEMON, MACHINE, OTHER, MachineUnderTest
 
@@ -79,7 +80,7 @@ async def test_a_placement_that_cannot_be_read_leaves_its_unit_as_it_is(
     await machine.start()
     await machine.place("web.service", 7)
     await machine.until_active("web.service", 7)
-    await machine.store.transact([], [Put(machine.registry.key("placements", MACHINE, "web.service"), b"{")])
+    await machine.store.transact([], [Put(machine.registry.key(PLACEMENTS, MACHINE, "web.service"), b"{")])
     await machine.settle()
     assert "web.service" in caplog.text
     await machine.restart()

@@ -31,8 +31,8 @@ async def test_a_store_that_is_set_back_to_before_another_restore_is_named_anew_
     registry = Registry(store)
     named = await restored(registry, "m1", await store.cluster_id())
     known = await restored(registry, "m1", named)
-    for restored_to in ([], [Put(registry.key("history"), named.partition("/")[2].encode())]):
-        await store.transact([], restored_to or [Delete(registry.key("history"))])
+    for restored_to in ([], [Put(registry.history_key, named.partition("/")[2].encode())]):
+        await store.transact([], restored_to or [Delete(registry.history_key)])
         revision = await store.revision()
         again = await restored(registry, "m1", known)
         assert again not in (named, known)

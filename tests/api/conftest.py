@@ -14,7 +14,8 @@ from fleetd.config.options import Address
 from fleetd.model.machine import Machine
 from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.model.unitfile import UnitFile
-from fleetd.registry.registry import Record, Registry
+from fleetd.registry.records import Record
+from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline
 
 Headers = tuple[tuple[str, str], ...]

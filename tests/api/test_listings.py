@@ -11,7 +11,7 @@ from fleetd.model.machine import Machine, MachineMode, MachineSettings
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.unit import TargetState, UnitState
 from fleetd.model.unitfile import hash_unit_file
-from fleetd.registry.registry import Synced
+from fleetd.registry.records import Synced
 from tests.api.conftest import JSON
 
 STATE = "/fleet/v1/state"

@@ -15,6 +15,7 @@ from fleetd.api.v1.states import States
 from fleetd.model.machine import Machine, MachineSettings
 from fleetd.model.placement import Decision
 from fleetd.model.unit import TargetState, Unit, UnitState
+from fleetd.registry import records
 from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline
 from fleetd.store.protocol import MAX_OPERATIONS, Delete, Put
@@ -235,8 +236,8 @@ async def test_no_unit_is_twice_or_lost_while_others_come_and_go(lives: dict[str
             await store.transact([], [registry.put(record, *names)])
 
     async def vanish(name: str) -> None:
-        for key in (registry.key("units", name), registry.key("states", "m", name), registry.key("machines", name)):
-            await store.transact([], [Delete(key)])
+        for kind, names in ((records.UNITS, (name,)), (records.STATES, ("m", name)), (records.MACHINES, (name,))):
+            await store.transact([], [Delete(registry.key(kind, *names))])
 
     try:
         for path in KINDS:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from fleetd.model.unit import TargetState
+from fleetd.registry.records import LEADER, MACHINES
 from fleetd.store.protocol import Put
 from fleetd.testing.simulated_units import Behaviour
 from tests.simulation.machine import BOOT_S, SimulatedMachine
@@ -302,7 +303,7 @@ async def expire(world: World, action: Action) -> None:
 @verb
 async def revoke(world: World, action: Action) -> None:
     """`revoke MACHINE|leader …`: these leases end early."""
-    keys = [("leader",) if name == "leader" else ("machines", world.machines[name].id) for name in action.args]
+    keys = [(LEADER,) if name == "leader" else (MACHINES, world.machines[name].id) for name in action.args]
     items = [world.truth.item(*key) for key in keys]
     await world.server.expire(tuple(item.lease for item in items if item))
 

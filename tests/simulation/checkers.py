@@ -14,7 +14,7 @@ from fleetd.model.names import is_reserved, matches_glob
 from fleetd.model.placement import Placement
 from fleetd.model.unit import TargetState, Unit
 from fleetd.model.unitfile import hash_unit_file
-from fleetd.registry.registry import RecordKey
+from fleetd.registry.records import DECISIONS, LEADER, MACHINES, PLACEMENTS, SETTINGS, STATES, SYNCED, UNITS, RecordKey
 from fleetd.scheduler.snapshot import requirements_of
 from fleetd.store.protocol import Comparison, CreatedAt, Event, HasValue, Operation, Put, Unchanged
 
@@ -68,7 +68,7 @@ class OneMachinePerUnit(Checker):
     """Rule 3, as placed: a unit that is not global is ordered to stay on one machine at most."""
 
     def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Copy, Placement]) -> None:
-        for name in dict.fromkeys(path.second for path, _ in events if path.kind == "placements"):
+        for name in dict.fromkeys(path.names[1] for path, _ in events if path.kind is PLACEMENTS):
             homes = [
                 machine
                 for machine in self.truth.homes(name)
@@ -82,7 +82,7 @@ class ConflictsApart(Checker):
     """No two units that conflict are ordered to be on one machine (a copy that only retires hinders nobody)."""
 
     def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Copy, Placement]) -> None:
-        for machine in dict.fromkeys(path.first for path, _ in events if path.kind == "placements"):
+        for machine in dict.fromkeys(path.names[0] for path, _ in events if path.kind is PLACEMENTS):
             orders = {n: o for (m, n), o in self.truth.placements.items() if m == machine and o.is_active}
             for name, order in orders.items():
                 patterns = requirements_of(order.text, name).conflicts
@@ -96,24 +96,24 @@ class OnlyTheLeaderDecides(Checker):
     writes what is another's to write."""
 
     def see_request(self, writer: str, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> None:
-        leader = self.world.registry.key("leader")
+        leader = self.world.registry.key(LEADER)
         term = {type(each) for each in comparisons if each.key == leader}
         guarded = {each.key for each in comparisons if isinstance(each, Unchanged)}
         for operation in operations:
             path = self.truth.path(operation.key)
             if path is None:
                 continue  # what the store is, not what is in it
-            if path.kind in ("placements", "decisions", "synced"):
+            if path.kind in (PLACEMENTS, DECISIONS, SYNCED):
                 if not {CreatedAt, HasValue} <= term:
                     self.fail(f"{writer} writes {operation.key} unguarded by its term")
-                unit = path.second or path.first
-                if path.kind != "synced" and self.world.registry.key("decisions", unit) not in guarded:
+                unit = path.names[-1]
+                if path.kind is not SYNCED and self.world.registry.key(DECISIONS, unit) not in guarded:
                     self.fail(f"{writer} writes {operation.key} unguarded by the decision for {unit}")
-            if path.kind in ("machines", "states") and path.first != self.world.machines[writer].id:
+            if path.kind in (MACHINES, STATES) and path.names[0] != self.world.machines[writer].id:
                 self.fail(f"{writer} writes {operation.key}, which is another machine's")
-            if path.kind in ("units", "settings") and operation.key not in guarded:
+            if path.kind in (UNITS, SETTINGS) and operation.key not in guarded:
                 self.fail(f"{writer} writes {operation.key} without comparing it to what was read")
-            if path.kind in ("machines", "states") and isinstance(operation, Put) and not operation.lease:
+            if path.kind in (MACHINES, STATES) and isinstance(operation, Put) and not operation.lease:
                 self.fail(f"{writer} writes {operation.key} on no lease")
 
 
@@ -123,13 +123,13 @@ class Rule1StoreIsNoLifeLine(Checker):
 
     def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Copy, Placement]) -> None:
         for path, event in events:
-            former = before.get((path.first, path.second))
-            if event.item is not None or former is None or former.is_withdrawn or path.first in self.truth.machines:
+            former = before.get(path.names)
+            if event.item is not None or former is None or former.is_withdrawn or path.names[0] in self.truth.machines:
                 continue  # a withdrawn one goes when it is carried out, be the machine there just then or not
             patience_s = self.world.ttl_s + REREGISTRATION_S
-            alike = [machine for machine in self.world.machines.values() if machine.id == path.first]
+            alike = [machine for machine in self.world.machines.values() if machine.id == path.names[0]]
             if all(machine.well_for_s > patience_s for machine in alike):
-                self.fail(f"{path.first} was taken for dead, of {path.second}, though nothing was wrong with it")
+                self.fail(f"{path.names[0]} was taken for dead, of {path.names[1]}, though nothing was wrong with it")
 
 
 class DelaysAreKept(Checker):
@@ -138,19 +138,19 @@ class DelaysAreKept(Checker):
 
     def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Copy, Placement]) -> None:
         for path, event in events:
-            former = before.get((path.first, path.second))
-            unit = self.truth.units.get(path.second)
-            if event.item is not None or former is None or not former.is_active or path.first in self.truth.machines:
+            former = before.get(path.names)
+            if event.item is not None or former is None or not former.is_active or path.names[0] in self.truth.machines:
                 continue
+            unit = self.truth.units.get(path.names[1])
             if unit is None or unit.target is not TargetState.LAUNCHED or unit.generation != former.generation:
                 continue
             asked = requirements_of(unit.text, unit.name)
             own_s = asked.failover_delay_s
             delay_s = 0.0 if asked.is_global else self.world.config.failover_delay_s if own_s is None else own_s
-            absent_s = now() - self.truth.absent_since.get(path.first, now())
-            reported = [m for (m, n), state in self.truth.states.items() if n == path.second and state.runs]
+            absent_s = now() - self.truth.absent_since.get(path.names[0], now())
+            reported = [m for (m, n), state in self.truth.states.items() if n == path.names[1] and state.runs]
             if absent_s < delay_s and not reported:
-                self.fail(f"{path.second} waits for {path.first} only {absent_s:g} of {delay_s:g} s")
+                self.fail(f"{path.names[1]} waits for {path.names[0]} only {absent_s:g} of {delay_s:g} s")
 
 
 class Rule1MovesHaveReasons(Checker):
@@ -158,16 +158,16 @@ class Rule1MovesHaveReasons(Checker):
 
     def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Copy, Placement]) -> None:
         for path, _ in events:
-            if path.kind != "placements" or (path.first, path.second) not in before:
+            if path.kind is not PLACEMENTS or path.names not in before:
                 continue
-            former = before[path.first, path.second]
-            order = self.truth.placements.get((path.first, path.second))
-            unit = self.truth.units.get(path.second)
+            former = before[path.names]
+            order = self.truth.placements.get(path.names)
+            unit = self.truth.units.get(path.names[1])
             if order is None or not (former.is_active and order.is_withdrawn) or unit is None:
                 continue
-            decision = self.truth.decisions.get(path.second)
+            decision = self.truth.decisions.get(path.names[1])
             if unit.target is not TargetState.INACTIVE and not (decision and decision.reason):
-                self.fail(f"{path.second} is ordered away from {path.first} without a reason")
+                self.fail(f"{path.names[1]} is ordered away from {path.names[0]} without a reason")
 
 
 class Rule2OrdersAlone(Checker):
@@ -181,8 +181,8 @@ class Rule2OrdersAlone(Checker):
 
     def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Copy, Placement]) -> None:
         for path, _ in events:
-            if path.kind == "placements":
-                copy = (path.first, path.second)
+            if path.kind is PLACEMENTS:
+                copy = path.names
                 past = self._past.setdefault(copy, [])
                 if past or copy in before:  # that there was none before the first one excuses nothing
                     past.append((now(), before.get(copy)))
@@ -233,20 +233,20 @@ class Rule3OneCopyRuns(Checker):
     def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Copy, Placement]) -> None:
         self._seen = None
         for path, event in events:
-            if path.kind == "units" and event.item and self._is_global(path.first):
-                self._globals[path.first] = None
-            if path.kind == "machines" and event.item is not None:
-                self._leave_behind_twins(path.first)
-            if path.kind == "placements" and event.item is not None and (path.first, path.second) not in before:
+            if path.kind is UNITS and event.item and self._is_global(path.names[0]):
+                self._globals[path.names[0]] = None
+            if path.kind is MACHINES and event.item is not None:
+                self._leave_behind_twins(path.names[0])
+            if path.kind is PLACEMENTS and event.item is not None and path.names not in before:
                 for machine in self.world.machines.values():
-                    if machine.id != path.first and machine.id not in self.truth.machines:
-                        self.left_behind[machine.name, path.second] = None
-            if path.kind == "placements" and event.item is not None and self._retires(path):
-                self._leave_behind(path.first, path.second)
+                    if machine.id != path.names[0] and machine.id not in self.truth.machines:
+                        self.left_behind[machine.name, path.names[1]] = None
+            if path.kind is PLACEMENTS and event.item is not None and self._retires(path):
+                self._leave_behind(*path.names)
 
     def _retires(self, path: RecordKey) -> bool:
         """Whether the leader lets this copy run on for a while, as one that outlived a cut."""
-        order = self.truth.placements.get((path.first, path.second))
+        order = self.truth.placements.get(path.names)
         return order is not None and order.superseded
 
     def _leave_behind(self, id_: str, unit: str) -> None:
@@ -305,26 +305,22 @@ class Rule3TheLastCopyStays(Checker):
 
     def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Copy, Placement]) -> None:
         for path, _ in events:
-            copy = (path.first, path.second)
-            order = self.truth.placements.get(copy)
-            if path.kind != "placements" or copy not in before or order is None:
+            copy, order = path.names, self.truth.placements.get(path.names)
+            if path.kind is not PLACEMENTS or copy not in before or order is None:
                 continue
-            unit, decision = self.truth.units.get(path.second), self.truth.decisions.get(path.second)
+            unit, decision = self.truth.units.get(path.names[1]), self.truth.decisions.get(path.names[1])
             if not (before[copy].superseded and order.is_withdrawn) or unit is None:
                 continue
             if unit.target is not TargetState.LAUNCHED or (decision and decision.completed == unit.generation):
                 continue
-            record = self.truth.machines.get(path.first)
-            if record is None or record.mode is not MachineMode.READY or self._hinders(path.first, path.second):
+            record = self.truth.machines.get(path.names[0])
+            if record is None or record.mode is not MachineMode.READY or self._hinders(*path.names):
                 continue
-            runs_here = any(
-                n == path.second and self.world.machines[m].id == path.first for m, n in self.world.processes
-            )
-            elsewhere = [
-                m for m, n in self.world.ran_lately() if n == path.second and self.world.machines[m].id != path.first
-            ]
+            id_, name = path.names
+            runs_here = any(n == name and self.world.machines[m].id == id_ for m, n in self.world.processes)
+            elsewhere = [m for m, n in self.world.ran_lately() if n == name and self.world.machines[m].id != id_]
             if runs_here and not elsewhere:
-                self.fail(f"the only copy of {path.second} that runs, on {path.first}, is told to stop as a second one")
+                self.fail(f"the only copy of {name} that runs, on {id_}, is told to stop as a second one")
 
     def _hinders(self, machine: str, name: str) -> bool:
         """Whether something that conflicts with the unit was placed beside it."""
@@ -350,7 +346,7 @@ class Rule5NothingCompletedRunsAgain(Checker):
         self._completed.clear()
 
     def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Copy, Placement]) -> None:
-        for name in (path.first for path, _ in events if path.kind == "decisions"):
+        for name in (path.names[0] for path, _ in events if path.kind is DECISIONS):
             unit, decision = self.truth.units.get(name), self.truth.decisions.get(name)
             completed = decision.completed if decision else 0
             forgotten = unit is not None and self._completed.get(name) == unit.generation != completed
@@ -388,7 +384,7 @@ class Rule5NothingAcknowledgedIsLost(Checker):
         self._answers = 0  # as of the last look
 
     def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Copy, Placement]) -> None:
-        if any(path.kind == "units" for path, _ in events):
+        if any(path.kind is UNITS for path, _ in events):
             self._answers = -1
 
     def see_rest(self) -> None:
@@ -442,7 +438,7 @@ class StatesGoWithTheirMachine(Checker):
             self._since_s.clear()  # a store that does not run ends no lease
             return
         ghosts = [copy for copy in self.truth.states if copy[0] not in self.truth.machines]
-        leases = {copy: item.lease for copy in ghosts if (item := self.truth.item("states", *copy))}
+        leases = {copy: item.lease for copy in ghosts if (item := self.truth.item(STATES, *copy))}
         self._since_s = {found: self._since_s.get(found, now()) for found in leases.items()}
         for ((machine, name), lease), since_s in self._since_s.items():
             if now() - since_s > self.world.server.store.lease_ttl_s(lease) + LINGER_S:

@@ -9,7 +9,9 @@ from typing import Any
 from fleetd.model.machine import Machine, MachineSettings
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.unit import Unit, UnitState
-from fleetd.registry.registry import RecordKey, Registry, decode
+from fleetd.registry import records
+from fleetd.registry.records import Kind, Record, RecordKey
+from fleetd.registry.registry import Registry
 from fleetd.store.protocol import Event, KeyValue
 
 Names = tuple[str, str]
@@ -35,8 +37,8 @@ class Truth:
         """The store was set back: what it holds comes anew."""
         now_s = asyncio.get_running_loop().time()
         self.absent_since |= dict.fromkeys(self.machines, now_s)
-        for records in (self.items, self.units, self.machines, self.decisions, self.synced, self.settings):
-            records.clear()
+        for found in (self.items, self.units, self.machines, self.decisions, self.synced, self.settings):
+            found.clear()
         self.placements.clear()
         self.states.clear()
 
@@ -53,23 +55,23 @@ class Truth:
             self.items.pop(event.key, None)
         else:
             self.items[event.key] = event.item
-        record = decode(path.kind, event.item) if event.item else None
+        record = path.kind.decode(event.item, path.names) if event.item else None
         match path.kind:
-            case "placements":
-                _set(self.placements, (path.first, path.second), record)
-            case "states":
-                _set(self.states, (path.first, path.second), record)
-            case "units":
-                _set(self.units, path.first, record)
-            case "decisions":
-                _set(self.decisions, path.first, record)
-            case "settings":
-                _set(self.settings, path.first, record)
-            case "synced":
-                _set(self.synced, path.first, record.session if record else None)
-            case "machines":
-                self._set_machine(path.first, record)
-            case "leader":
+            case records.PLACEMENTS:
+                _set(self.placements, path.names, record)
+            case records.STATES:
+                _set(self.states, path.names, record)
+            case records.UNITS:
+                _set(self.units, path.names[0], record)
+            case records.DECISIONS:
+                _set(self.decisions, path.names[0], record)
+            case records.SETTINGS:
+                _set(self.settings, path.names[0], record)
+            case records.SYNCED:
+                _set(self.synced, path.names[0], record.session if record else None)
+            case records.MACHINES:
+                self._set_machine(path.names[0], record)
+            case records.LEADER:
                 if record is not None:
                     self.leaders.append(record.machine)
 
@@ -80,7 +82,7 @@ class Truth:
         else:
             self.absent_since[machine] = asyncio.get_running_loop().time()
 
-    def item(self, kind: str, *names: str) -> KeyValue | None:
+    def item(self, kind: Kind[Record], *names: str) -> KeyValue | None:
         """A record as it is stored."""
         return self.items.get(self._registry.key(kind, *names))
 
@@ -89,8 +91,8 @@ class Truth:
         return [machine for (machine, name), order in self.placements.items() if name == unit and order.is_active]
 
 
-def _set(records: dict[Any, Any], key: Any, record: Any) -> None:
+def _set(kept: dict[Any, Any], key: Any, record: Any) -> None:
     if record is None:
-        records.pop(key, None)
+        kept.pop(key, None)
     else:
-        records[key] = record
+        kept[key] = record

@@ -10,7 +10,7 @@ import pytest
 
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.unit import TargetState, UnitState
-from fleetd.registry.registry import Synced
+from fleetd.registry.records import MACHINES, PLACEMENTS, UNITS, Synced
 from fleetd.store.protocol import Delete, Operation, Put
 from tests.simulation.clock import run_cluster
 from tests.simulation.convergence import heal
@@ -76,9 +76,9 @@ async def write_anothers_state(world: World) -> None:
 
 async def bury_the_living(world: World) -> None:
     await asyncio.sleep(60)
-    item = world.truth.item("machines", M1)
+    item = world.truth.item(MACHINES, M1)
     assert item
-    await write(world, Delete(item.key), Delete(world.registry.key("placements", M1, WEB)))
+    await write(world, Delete(item.key), Delete(world.registry.key(PLACEMENTS, M1, WEB)))
 
 
 async def lose_patience(world: World) -> None:
@@ -87,7 +87,7 @@ async def lose_patience(world: World) -> None:
     (home,) = world.truth.homes("patient.service")
     await world.machine(home).power_cut()
     await asyncio.sleep(60)
-    await write(world, Delete(world.registry.key("placements", home, "patient.service")))
+    await write(world, Delete(world.registry.key(PLACEMENTS, home, "patient.service")))
 
 
 async def move_without_a_word(world: World) -> None:
@@ -131,7 +131,7 @@ async def forget_what_is_completed(world: World) -> None:
 
 
 async def lose_what_was_acknowledged(world: World) -> None:
-    await write(world, Delete(world.registry.key("units", WEB)))
+    await write(world, Delete(world.registry.key(UNITS, WEB)))
 
 
 async def remove_what_runs(world: World) -> None:

@@ -18,6 +18,7 @@ import msgspec
 
 from fleetd.config.config import parse_config
 from fleetd.model.placement import Placement
+from fleetd.registry.records import PLACEMENTS
 from fleetd.registry.registry import Registry
 from fleetd.store.protocol import Comparison, Event, Operation
 from tests.simulation.checkers import CHECKERS
@@ -211,7 +212,7 @@ class World:
     def _see_events(self, events: tuple[Event, ...]) -> None:
         self.last_write_s = self.now_s
         seen = [(path, event) for event in events if (path := self.truth.path(event.key)) is not None]
-        orders = [(path.first, path.second) for path, _ in seen if path.kind == "placements"]
+        orders = [path.names for path, _ in seen if path.kind is PLACEMENTS]
         before: dict[tuple[str, str], Placement] = {
             copy: self.truth.placements[copy] for copy in orders if copy in self.truth.placements
         }

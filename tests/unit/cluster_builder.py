@@ -10,10 +10,12 @@ from typing import Any
 
 import msgspec
 
+from fleetd.leader.mirror import apply_record
 from fleetd.model.machine import Machine, MachineMode, MachineSettings
 from fleetd.model.names import matches_glob
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.unit import TargetState, Unit, UnitState
+from fleetd.registry.records import DECISIONS, MACHINES, PLACEMENTS, SETTINGS, STATES, SYNCED, UNITS, Kind, Record
 from fleetd.scheduler.failover import FailoverPolicy, MachineLoss
 from fleetd.scheduler.planner import Plan, plan_cluster
 from fleetd.scheduler.snapshot import Snapshot, requirements_of
@@ -50,7 +52,7 @@ class World:
     """The store, the leader's view, and what is on the machines."""
 
     def __init__(self) -> None:
-        self.store: dict[tuple[str, str, str], object] = {}
+        self.store: dict[tuple[Kind[Record], tuple[str, ...]], Record] = {}
         self.revision = 1
         self.snapshot = Snapshot()
         self.changed: dict[str, None] | None = None  # None: everything, as after taking office
@@ -64,9 +66,9 @@ class World:
 
     # What people and machines write.
 
-    def write(self, kind: str, first: str, second: str, record: object) -> None:
+    def write(self, kind: Kind[Record], names: tuple[str, ...], record: Record | None) -> None:
         """Write one record (None: delete it); the leader's view takes it in at once."""
-        key = (kind, first, second)
+        key = (kind, names)
         if record is None and key not in self.store:
             return
         self.revision += 1
@@ -78,7 +80,7 @@ class World:
             del self.store[key]
         else:
             self.store[key] = record
-        self._concern(self.snapshot.apply(kind, first, second, record))
+        self._concern(apply_record(self.snapshot, kind, names, record))
 
     def _concern(self, concerned: dict[str, None]) -> None:
         if self.changed is not None:
@@ -86,11 +88,11 @@ class World:
 
     def unit(self, name: str, text: str = "", target: TargetState = LAUNCHED) -> None:
         """A person submits, replaces, starts, loads or stops a unit; `text` is its [X-Fleet] section."""
-        self.write("units", name, "", Unit(name, f"[X-Fleet]\n{text}\n", target))
+        self.write(UNITS, (name,), Unit(name, f"[X-Fleet]\n{text}\n", target))
 
     def destroy(self, name: str) -> None:
         """A person destroys a unit."""
-        self.write("units", name, "", None)
+        self.write(UNITS, (name,), None)
 
     def machine(
         self,
@@ -106,13 +108,13 @@ class World:
         session = session or (former.session if former else self._new_session())
         metadata = metadata or (former.metadata if former else {})
         self.copies.setdefault(name, {})
-        self.write("machines", name, "", Machine(name, session, metadata=metadata, mode=mode, shuts_down=shuts_down))
+        self.write(MACHINES, (name,), Machine(name, session, metadata=metadata, mode=mode, shuts_down=shuts_down))
         if name in self.away:
             self.judge(self.away - {name})
 
     def settings(self, machine: str, **metadata: str) -> None:
         """A person sets metadata."""
-        self.write("settings", machine, "", MachineSettings(metadata=metadata))
+        self.write(SETTINGS, (machine,), MachineSettings(metadata=metadata))
 
     def _new_session(self) -> str:
         self.sessions += 1
@@ -164,17 +166,17 @@ class World:
         decision = self.snapshot.decisions.get(plan.unit)
         assert plan.revision == (decision.revision if decision else 0), "the guard would refuse this"
         for machine in plan.cancels:
-            self.write("placements", machine, plan.unit, None)
+            self.write(PLACEMENTS, (machine, plan.unit), None)
         for order in plan.orders:
-            self.write("placements", order.machine, order.unit, order)
-        self.write("decisions", plan.unit, "", plan.decision)
+            self.write(PLACEMENTS, (order.machine, order.unit), order)
+        self.write(DECISIONS, (plan.unit,), plan.decision)
 
     def acknowledge(self, plan: Plan) -> None:
         """Write which sessions are taken in."""
         for machine, session in plan.synced:
-            self.write("synced", machine, "", Synced(session))
+            self.write(SYNCED, (machine,), Synced(session))
         for machine in plan.forgotten:
-            self.write("synced", machine, "", None)
+            self.write(SYNCED, (machine,), None)
 
     def judge(self, away: set[str]) -> None:
         """The leader takes these of the absent machines for alive, and all others for dead."""
@@ -191,11 +193,11 @@ class World:
     def fresh_view(self, shuffle: random.Random | None = None) -> Snapshot:
         """The view of one who has read all records in the order of their keys, or in another."""
         snapshot = Snapshot()
-        items = sorted(self.store.items(), key=lambda item: item[0])
+        items = sorted(self.store.items(), key=lambda item: (item[0][0].name, item[0][1]))
         if shuffle:
             shuffle.shuffle(items)
-        for (kind, first, second), record in items:
-            snapshot.apply(kind, first, second, record)
+        for (kind, names), record in items:
+            apply_record(snapshot, kind, names, record)
         snapshot.set_away(frozenset(self.away))
         return snapshot
 
@@ -205,15 +207,15 @@ class World:
         """A machine reports a state, true or not."""
         unit = self.snapshot.units.get(name)
         fields = {"target": LAUNCHED, "generation": unit.generation if unit else 0} | fields
-        self.write("states", machine, name, UnitState("loaded", active, active, **fields))
+        self.write(STATES, (machine, name), UnitState("loaded", active, active, **fields))
 
     def runs(self, name: str, machine: str, active: str = "active", **fields: object) -> None:
         """The unit is placed on the machine and reported from there."""
         unit = self.snapshot.units[name]
         order = Placement(machine, name, unit.text, unit.target, unit.generation)
-        self.write("placements", machine, name, order)
+        self.write(PLACEMENTS, (machine, name), order)
         if name not in self.snapshot.decisions:
-            self.write("decisions", name, "", Decision(name, unit.generation, machine, reason="fits"))
+            self.write(DECISIONS, (name,), Decision(name, unit.generation, machine, reason="fits"))
         self.state(name, machine, active, **fields)
 
     def publish(self, machine: str, name: str) -> None:
@@ -232,7 +234,7 @@ class World:
             refused = {"error": refusal, "refusal": refusal, "lacks": self.lacks if refusal else ""}
             state = UnitState("not-found", "inactive", "dead", generation=generation, **refused)
         if state != self.snapshot.states.get(name, {}).get(machine):
-            self.write("states", machine, name, state)
+            self.write(STATES, (machine, name), state)
 
     def carry_out(self, machine: str, name: str, outcome: str = "active") -> bool:
         """The machine takes one unit one step nearer to what it is told; whether there was anything to do."""
@@ -283,10 +285,10 @@ class World:
         """The machine's lease is gone, and all that stood on it. It is away until judged dead."""
         if reboot:
             self.copies[machine] = {}
-        for kind, first, second in list(self.store):
-            if kind == "states" and first == machine:
-                self.write(kind, first, second, None)
-        self.write("machines", machine, "", None)
+        for kind, names in list(self.store):
+            if kind is STATES and names[0] == machine:
+                self.write(kind, names, None)
+        self.write(MACHINES, (machine,), None)
         self.judge(self.away | {machine})
 
     def die(self, machine: str) -> None:
@@ -364,7 +366,7 @@ def order(world: World, name: str, machine: str, text: str, word: str) -> None:
     """The store holds an order about a unit with this X-Fleet text: it stays, goes, or retires."""
     placement = Placement(machine, name, f"[X-Fleet]\n{text}\n", LAUNCHED, 1)
     changes = {"stays": {}, "goes": {"target": INACTIVE}, "retires": {"superseded": True}}[word]
-    world.write("placements", machine, name, msgspec.structs.replace(placement, **changes))
+    world.write(PLACEMENTS, (machine, name), msgspec.structs.replace(placement, **changes))
 
 
 def cluster(*machines: str, **units: str) -> World:

@@ -8,7 +8,8 @@ from fleetd.leader.election import Election
 from fleetd.membership.registration import Membership, Registration
 from fleetd.model.machine import Machine
 from fleetd.model.unit import TargetState, Unit
-from fleetd.registry.registry import DEFAULT_PREFIX, Registry
+from fleetd.registry.records import DEFAULT_PREFIX
+from fleetd.registry.registry import Registry
 from fleetd.scheduler.failover import FailoverPolicy
 from fleetd.store.embedded import EmbeddedStore
 from fleetd.store.instrumented import MeasuredStore

@@ -4,6 +4,7 @@ import pytest
 
 from fleetd.model.machine import MachineMode
 from fleetd.model.placement import Placement
+from fleetd.registry.records import STATES
 from fleetd.scheduler.planner import Plan
 from tests.unit.cluster_builder import INACTIVE, LOADED, A, cluster
 
@@ -145,7 +146,7 @@ def test_a_unit_is_placed_when_the_machine_that_was_about_to_register_has_not():
     world.state(A, "m1", "active")
     world.machine("m2")
     world.lead()
-    world.write("states", "m1", A, None)
+    world.write(STATES, ("m1", A), None)
     world.settle()
     assert world.homes() == {A: "m2"}
 

@@ -9,6 +9,7 @@ from fleetd.leader.term import SMALL_PLAN, GivenUp
 from fleetd.model.machine import Machine
 from fleetd.model.quota import Usage
 from fleetd.model.unit import TargetState, Unit
+from fleetd.registry.records import DECISIONS
 from fleetd.store.protocol import Delete
 from tests.metrics import exported
 from tests.unit.leading_node import MACHINE, Node
@@ -19,7 +20,7 @@ OTHER = "b" * 32
 
 async def _homes(node: Node) -> Counter[str]:
     """How many units are decided to be on each machine."""
-    decisions = await node.registry.read("decisions")
+    decisions = await node.registry.read(DECISIONS)
     return Counter(decision.machine for decision in decisions.values())
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from fleetd.model.machine import MachineMode
 from fleetd.model.unit import Unit
+from fleetd.registry.records import UNITS
 from fleetd.scheduler.feasibility import Candidate, count_rejections, eviction_reason, rejection
 from fleetd.scheduler.ranking import Ranking
 from fleetd.scheduler.snapshot import Proposal
@@ -133,7 +134,7 @@ def test_a_retiring_copy_hinders_nobody():
 
 def test_text_that_is_no_unit_file_requires_nothing():
     world = world_with("")
-    world.write("units", "bad.service", "", Unit("bad.service", "[X-Fleet\n"))
+    world.write(UNITS, ("bad.service",), Unit("bad.service", "[X-Fleet\n"))
     assert rejection(ask(world, "bad.service")) == ""
 
 

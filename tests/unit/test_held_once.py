@@ -5,9 +5,11 @@ from itertools import permutations
 
 import pytest
 
+from fleetd.leader.mirror import apply_record
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.unit import TargetState, Unit, UnitState
-from fleetd.registry.registry import Record, Registry, encode
+from fleetd.registry.records import Record, encode
+from fleetd.registry.registry import Registry
 from fleetd.scheduler.snapshot import Snapshot
 from fleetd.store.embedded import EmbeddedStore
 from fleetd.store.protocol import KeyValue
@@ -38,7 +40,7 @@ def read(snapshot: Snapshot, registry: Registry, key: str, record: Record) -> No
     """Into the view, as it comes from the store: nothing is shared with what came before."""
     change = registry.change("".join(key), KeyValue(key, bytes(encode(record)), 3, 3), 3)
     assert change is not None
-    snapshot.apply(change.path.kind, change.path.first, change.path.second, change.record)
+    apply_record(snapshot, change.key.kind, change.key.names, change.record)
 
 
 @pytest.mark.parametrize("order", list(permutations(range(4))))

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 from fleetd.leader.term import _in_slices
 from fleetd.model.unit import TargetState, Unit
+from fleetd.registry.records import UNITS
 from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore
 from fleetd.store.protocol import Event, KeyValue
@@ -42,12 +43,12 @@ def test_a_listing_is_decoded_in_slices() -> None:
         registry = Registry(store)
         await registry.write_unit(Unit("small.service", "", TargetState.INACTIVE), None)
         async with counted() as turns:
-            await registry.read("units")
+            await registry.read(UNITS)
         small = turns.count
         for number in range(MANY):
             await registry.write_unit(Unit(f"u{number}.service", TEXT, TargetState.INACTIVE), None)
         async with counted() as turns:
-            assert len(await registry.read("units")) == MANY + 1
+            assert len(await registry.read(UNITS)) == MANY + 1
         await store.close()
         assert turns.count - small >= 8
 

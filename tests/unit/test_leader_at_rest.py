@@ -3,6 +3,7 @@
 import asyncio
 
 from fleetd.model.unit import TargetState, Unit, UnitState
+from fleetd.registry.records import UNITS
 from fleetd.store.protocol import Put
 from tests.metrics import exported
 from tests.unit.leading_node import MACHINE, TTL_S, Node
@@ -23,7 +24,7 @@ async def requests_at_rest(units: int) -> float:
     await node.start()
     for name in [f"u{number}.service" for number in range(units)]:
         await node.registry.write_unit(Unit(name, "", TargetState.LAUNCHED), None)
-        generation = (await node.registry.store.get_many([node.registry.key("units", name)])).items[0].mod_revision
+        generation = (await node.registry.store.get_many([node.registry.key(UNITS, name)])).items[0].mod_revision
         state = UnitState("loaded", "active", "running", target=TargetState.LAUNCHED, generation=generation)
         put = node.registry.put(state, MACHINE, name)
         await node.store.transact([], [Put(put.key, put.value)])

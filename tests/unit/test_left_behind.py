@@ -3,6 +3,7 @@
 import pytest
 
 from fleetd.model.machine import MachineMode
+from fleetd.registry.records import STATES
 from fleetd.scheduler.planner import Plan
 from tests.unit.cluster_builder import INACTIVE, LOADED, A, World, after_a_cut, cluster
 
@@ -74,7 +75,7 @@ def test_the_only_copy_that_runs_runs_on_where_it_may_not_be_until_its_replaceme
     elif replacement != "none":
         world.state(A, "m2", replacement)
     else:
-        world.write("states", "m2", A, None)
+        world.write(STATES, ("m2", A), None)
     world.lead(overdue=frozenset({("m1", A)}))
     assert world.orders(A) == {"m1": "retire", "m2": "stay"}
     world.state(A, "m2", "activating")

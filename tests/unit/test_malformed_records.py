@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 
 from fleetd.api.http import Request
 from fleetd.api.routes import Api
+from fleetd.leader.mirror import apply_record
 from fleetd.model.machine import Machine
 from fleetd.model.placement import Decision
 from fleetd.model.unit import TargetState, Unit, UnitState
-from fleetd.registry.registry import KINDS, MalformedRecord, Registry, decode
+from fleetd.registry.records import KINDS, LEADER, MACHINES, UNITS, KeySpace, MalformedRecord, Record
+from fleetd.registry.registry import Registry
 from fleetd.scheduler.planner import plan_cluster
 from fleetd.scheduler.snapshot import Snapshot
 from fleetd.store.embedded import EmbeddedStore, inline
@@ -39,10 +41,17 @@ def item(key: str, value: bytes) -> KeyValue:
     return KeyValue(key, value, 3, 3)
 
 
+def decode(item: KeyValue) -> Record:
+    """The record that the item's key promises."""
+    key = KeySpace().parse_key(item.key)
+    assert key is not None
+    return key.kind.decode(item)
+
+
 @pytest.mark.parametrize("value", MALFORMED.values(), ids=MALFORMED)
 def test_a_value_that_is_no_record_is_said_to_be_none_by_its_key(value: bytes) -> None:
     with pytest.raises(MalformedRecord, match=r"/fleet/units/x\.service holds"):
-        decode("units", item("/fleet/units/x.service", value))
+        UNITS.decode(item("/fleet/units/x.service", value))
 
 
 @pytest.mark.parametrize(
@@ -57,7 +66,7 @@ def test_a_value_that_is_no_record_is_said_to_be_none_by_its_key(value: bytes) -
 )
 def test_a_record_under_a_name_that_is_not_its_own_is_none(key: str, value: str) -> None:
     with pytest.raises(MalformedRecord, match=f"/fleet/{key} holds"):
-        decode(key.partition("/")[0], item(f"/fleet/{key}", value.encode()))
+        decode(item(f"/fleet/{key}", value.encode()))
 
 
 @pytest.mark.parametrize("number", ["-1", "9223372036854775808", "9" * 40, "1e400", "1.5", '"1"'])
@@ -65,9 +74,9 @@ def test_a_record_under_a_name_that_is_not_its_own_is_none(key: str, value: str)
 def test_a_number_that_cannot_be_written_again_is_none(kind: str, number: str) -> None:
     named = '"machine":"m1","unit":"a.service","text":"","target":"loaded","generation":'
     key = f"/fleet/{kind}/a.service" if kind == "decisions" else f"/fleet/{kind}/m1/a.service"
-    assert decode(kind, item(key, f"{{{named}9223372036854775807}}".encode()))
+    assert decode(item(key, f"{{{named}9223372036854775807}}".encode()))
     with pytest.raises(MalformedRecord, match="generation"):
-        decode(kind, item(key, f"{{{named}{number}}}".encode()))
+        decode(item(key, f"{{{named}{number}}}".encode()))
 
 
 FOREIGN = [
@@ -172,7 +181,7 @@ TARGETS = st.sampled_from(TargetState)
 @st.composite
 def changes(draw: st.DrawFn) -> tuple[str, bytes | None]:
     """A key below the prefix, and a value of its shape that nobody of ours would write there (None: it is deleted)."""
-    kind = draw(st.sampled_from([kind for kind in KINDS if kind != "leader"]))
+    kind = draw(st.sampled_from([kind.name for kind in KINDS if kind is not LEADER]))
     names = [draw(NAMES) for _ in range(2 if kind in ("placements", "states") else 1)]
     fields = {
         "name": names[-1],
@@ -209,7 +218,7 @@ async def test_whatever_well_formed_records_say_the_leader_plans_and_the_api_lis
         if found:
             await store.transact([], [Put(found.key, found.value)])
         if change:
-            plan_cluster(view, view.apply(change.path.kind, change.path.first, change.path.second, change.record))
+            plan_cluster(view, apply_record(view, change.key.kind, change.key.names, change.record))
     plan_cluster(view)
     for path in ("v1/units", "v1/state", "v1/machines", "v2/units"):
         assert (await Api(registry).handle(Request("GET", f"/fleet/{path}"))).status == 200
@@ -221,4 +230,4 @@ async def test_whatever_well_formed_records_say_the_leader_plans_and_the_api_lis
 )
 def test_a_machine_with_an_address_that_is_none_is_there_and_has_none(address: str) -> None:
     value = msgspec.json.encode(Machine("m1", address=address, metadata={"a": "b"}))
-    assert decode("machines", item("/fleet/machines/m1", value)) == Machine("m1", metadata={"a": "b"})
+    assert MACHINES.decode(item("/fleet/machines/m1", value)) == Machine("m1", metadata={"a": "b"})

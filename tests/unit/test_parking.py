@@ -9,7 +9,8 @@ import msgspec
 from fleetd.membership.parking import Parking, park_when_possible
 from fleetd.model.machine import Machine, MachineMode
 from fleetd.model.unit import TargetState, UnitState
-from fleetd.registry.registry import Registry, Synced
+from fleetd.registry.records import MACHINES, SYNCED, Synced
+from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore
 from fleetd.store.protocol import Comparison, Delete, Operation, Unavailable
 from tests.virtual_time import offload_inline, run_virtually
@@ -93,7 +94,7 @@ def test_a_lease_that_was_granted_already_is_used_and_one_that_is_gone_replaced(
     async def body(store: FaultyStore, registry: Registry) -> None:
         granted = await store.grant(math.ceil(100 * 86400))
         await park_when_possible(registry, msgspec.structs.replace(PARKING, lease=granted))
-        item = await store.get(registry.key("machines", ID))
+        item = await store.get(registry.key(MACHINES, ID))
         assert item is not None
         assert item.lease == granted
         await store.revoke(granted)
@@ -107,7 +108,7 @@ def test_a_lease_that_was_granted_already_is_used_and_one_that_is_gone_replaced(
 
 def test_a_machine_that_was_taken_for_dead_is_not_brought_back() -> None:
     async def body(store: FaultyStore, registry: Registry) -> None:
-        await store.transact([], [Delete(registry.key("machines", ID)), Delete(registry.key("synced", ID))])
+        await store.transact([], [Delete(registry.key(MACHINES, ID)), Delete(registry.key(SYNCED, ID))])
         assert not await park_when_possible(registry, PARKING)
         assert await registry.machines() == {}
 
@@ -129,7 +130,7 @@ def test_a_machine_that_goes_while_it_is_being_parked_leaves_no_lease_behind() -
         store.away = 1
         parking = asyncio.create_task(park_when_possible(registry, PARKING))
         await asyncio.sleep(0.5)
-        await store.transact([], [Delete(registry.key("machines", ID)), Delete(registry.key("synced", ID))])
+        await store.transact([], [Delete(registry.key(MACHINES, ID)), Delete(registry.key(SYNCED, ID))])
         before = await store.grant(1)
         assert not await parking
         assert await store.time_to_live(before - 1) is None

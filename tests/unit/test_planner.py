@@ -7,6 +7,7 @@ import pytest
 
 from fleetd.model.machine import Machine, MachineMode
 from fleetd.model.placement import Decision, Placement
+from fleetd.registry.records import MACHINES, UNITS
 from fleetd.scheduler.planner import Plan, plan_cluster, plan_in_slices
 from tests.unit.cluster_builder import INACTIVE, LAUNCHED, World
 
@@ -49,7 +50,7 @@ def test_an_order_tells_what_is_to_be_started_anew_and_that_is_one_where_nothing
     world.unit("a.service")
     world.settle()
     unit = world.snapshot.units["a.service"]
-    world.write("units", "a.service", "", msgspec.structs.replace(unit, restart_of=unit.generation))
+    world.write(UNITS, ("a.service",), msgspec.structs.replace(unit, restart_of=unit.generation))
     (plan,) = world.plan().units
     (order,) = plan.orders
     assert (order.restart_of, order.generation) == (unit.generation, world.snapshot.units["a.service"].generation)
@@ -116,7 +117,7 @@ def test_sessions_are_acknowledged_with_the_plan_that_reckons_with_them_and_forg
     world = World()
     world.machine("m2", session="s2")
     world.machine("m1", session="s1")
-    world.write("machines", "m3", "", Machine("m3"))  # of a fleetd that has no session yet
+    world.write(MACHINES, ("m3",), Machine("m3"))  # of a fleetd that has no session yet
     plan = world.lead()
     assert plan.synced == (("m1", "s1"), ("m2", "s2"))
     assert world.plan().synced == ()

@@ -46,10 +46,10 @@ def test_a_view_keeps_count() -> None:
     view = Snapshot()
     assert view.usage is None
     for name, text in (("a.service", "abc"), ("b.service", "ää"), ("a.service", "x")):
-        view.apply("units", name, "", Unit(name, text, TargetState.INACTIVE))
+        view.set_unit(name, Unit(name, text, TargetState.INACTIVE))
     assert view.measure_usage() == Usage(2, 5)
-    view.apply("units", "b.service", "", None)
-    view.apply("units", "c.service", "", None)
+    view.set_unit("b.service", None)
+    view.set_unit("c.service", None)
     assert view.measure_usage() == Usage(1, 1)
-    view.apply("usage", "", "", Usage(1, 1))
+    view.set_usage(Usage(1, 1))
     assert view.usage == view.measure_usage()

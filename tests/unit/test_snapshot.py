@@ -2,9 +2,11 @@
 
 import pytest
 
+from fleetd.leader.mirror import apply_record
 from fleetd.model.machine import Machine, MachineMode, MachineSettings
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.unit import Unit, UnitState
+from fleetd.registry.records import DECISIONS, LEADER, MACHINES, PLACEMENTS, SETTINGS, STATES, UNITS
 from fleetd.scheduler.snapshot import Proposal, Snapshot, scopes_of
 from tests.unit.cluster_builder import INACTIVE, LAUNCHED, World
 
@@ -21,7 +23,7 @@ def concerned(world, act):
 def order(world, name, machine, **fields):
     unit = world.snapshot.units[name]
     values = {"text": unit.text, "target": unit.target, "generation": unit.generation} | fields
-    world.write("placements", machine, name, Placement(machine, name, **values))
+    world.write(PLACEMENTS, (machine, name), Placement(machine, name, **values))
 
 
 def cluster(**units):
@@ -41,9 +43,9 @@ def cluster(**units):
 
 def test_a_view_knows_a_unit_by_its_record_its_decision_or_its_orders():
     world = cluster(a=("", "m1"), b=("", ""))
-    world.write("decisions", "c.service", "", Decision("c.service", 1))
-    world.write("placements", "m1", "d.service", Placement("m1", "d.service", "", INACTIVE, 1))
-    world.write("states", "m1", "e.service", UnitState("loaded", "active", "running"))
+    world.write(DECISIONS, ("c.service",), Decision("c.service", 1))
+    world.write(PLACEMENTS, ("m1", "d.service"), Placement("m1", "d.service", "", INACTIVE, 1))
+    world.write(STATES, ("m1", "e.service"), UnitState("loaded", "active", "running"))
     assert world.snapshot.known_units() == ["a.service", "b.service", "c.service", "d.service"]
 
 
@@ -82,23 +84,23 @@ def test_a_machine_is_absent_only_as_long_as_orders_name_it():
 
 def test_records_of_what_cannot_be_a_unit_and_of_unknown_kinds_are_passed_over():
     snapshot = Snapshot()
-    for kind, first, second in (
-        ("units", "nonsense", ""),
-        ("decisions", "nonsense", ""),
-        ("placements", "m1", "nonsense"),
-        ("states", "m1", "nonsense"),
-        ("leader", "", ""),
+    for kind, names in (
+        (UNITS, ("nonsense",)),
+        (DECISIONS, ("nonsense",)),
+        (PLACEMENTS, ("m1", "nonsense")),
+        (STATES, ("m1", "nonsense")),
+        (LEADER, ()),
     ):
-        assert snapshot.apply(kind, first, second, object()) == {}
+        assert apply_record(snapshot, kind, names, None) == {}
     assert snapshot.known_units() == []
 
 
 def test_what_is_listed_by_machine_is_in_order_whatever_order_it_came_in():
     snapshot = Snapshot()
     for machine in ("m3", "m1", "m2"):
-        snapshot.apply("machines", machine, "", Machine(machine))
-        snapshot.apply("placements", machine, "a.service", Placement(machine, "a.service", "", LAUNCHED, 1))
-        snapshot.apply("states", machine, "a.service", UnitState())
+        snapshot.set_machine(machine, Machine(machine))
+        snapshot.set_placement(machine, "a.service", Placement(machine, "a.service", "", LAUNCHED, 1))
+        snapshot.set_state(machine, "a.service", UnitState())
     assert list(snapshot.machines) == list(snapshot.placements["a.service"]) == list(snapshot.states["a.service"])
     assert list(snapshot.machines) == ["m1", "m2", "m3"]
     assert snapshot.assigned_machine("a.service") == "m1"
@@ -107,20 +109,20 @@ def test_what_is_listed_by_machine_is_in_order_whatever_order_it_came_in():
 def test_a_record_that_is_gone_leaves_nothing_behind():
     snapshot = Snapshot()
     records = {
-        ("machines", "m1", ""): Machine("m1", "s"),
-        ("settings", "m1", ""): MachineSettings({"a": "b"}),
-        ("units", "a.service", ""): Unit("a.service", "[X-Fleet]\nMachineOf=b.service\nReplaces=c*\n", LAUNCHED, 1),
-        ("placements", "m1", "a.service"): Placement("m1", "a.service", "[X-Fleet]\nReplaces=c*\n", LAUNCHED, 1),
-        ("placements", "m2", "a.service"): Placement("m2", "a.service", "", LAUNCHED, 1, superseded=True),
-        ("states", "m1", "a.service"): UnitState("loaded", "active", "running"),
-        ("decisions", "a.service", ""): Decision("a.service", 1, refusals={"x": 1}),
+        (MACHINES, ("m1",)): Machine("m1", "s"),
+        (SETTINGS, ("m1",)): MachineSettings({"a": "b"}),
+        (UNITS, ("a.service",)): Unit("a.service", "[X-Fleet]\nMachineOf=b.service\nReplaces=c*\n", LAUNCHED, 1),
+        (PLACEMENTS, ("m1", "a.service")): Placement("m1", "a.service", "[X-Fleet]\nReplaces=c*\n", LAUNCHED, 1),
+        (PLACEMENTS, ("m2", "a.service")): Placement("m2", "a.service", "", LAUNCHED, 1, superseded=True),
+        (STATES, ("m1", "a.service")): UnitState("loaded", "active", "running"),
+        (DECISIONS, ("a.service",)): Decision("a.service", 1, refusals={"x": 1}),
     }
     for key, record in records.items():
-        snapshot.apply(*key, record)
+        apply_record(snapshot, *key, record)
     assert snapshot.superseded == {("m2", "a.service"): None}
     for key in records:
-        snapshot.apply(*key, None)
-        snapshot.apply(*key, None)
+        apply_record(snapshot, *key, None)
+        apply_record(snapshot, *key, None)
     assert snapshot.known_units() == []
     assert [snapshot.machines, snapshot.settings, snapshot.metadata, snapshot.states, snapshot.superseded] == [{}] * 5
     assert snapshot.absent() == []
@@ -173,7 +175,7 @@ def test_where_room_is_made_it_concerns_all_that_are_nowhere_or_everywhere_or_co
     )
     expected = ["a.service", "homeless.service", "m1/everywhere.service", "pushed.service", "pusher.service"]
     assert concerned(world, lambda: order(world, "a.service", "m1", target=INACTIVE)) == expected
-    assert concerned(world, lambda: world.write("placements", "m1", "a.service", None)) == expected
+    assert concerned(world, lambda: world.write(PLACEMENTS, ("m1", "a.service"), None)) == expected
 
 
 def test_a_newcomer_concerns_those_refused_that_it_conflicts_with_for_it_is_one_more_reason():
@@ -181,7 +183,7 @@ def test_a_newcomer_concerns_those_refused_that_it_conflicts_with_for_it_is_one_
         a=("Conflicts=x*", ""), b=("Conflicts=new*", ""), c=("", ""), new=("Conflicts=c*", ""), d=("Conflicts=new*", "")
     )
     for name in ("a.service", "b.service", "c.service", "gone.service"):
-        world.write("decisions", name, "", Decision(name, 1, refusals={"some reason": 2}))
+        world.write(DECISIONS, (name,), Decision(name, 1, refusals={"some reason": 2}))
     assert concerned(world, lambda: order(world, "new.service", "m1")) == ["b.service", "c.service", "new.service"]
 
 
@@ -191,7 +193,7 @@ def test_what_happens_to_a_global_unit_on_a_machine_concerns_it_there_alone_what
     assert concerned(world, lambda: world.state(everywhere, "m1", "failed")) == [f"m1/{everywhere}"]
     assert concerned(world, lambda: order(world, everywhere, "m2")) == ["follower.service", f"m2/{everywhere}"]
     assert concerned(world, lambda: world.unit(everywhere, "Global=true")) == [everywhere, "follower.service"]
-    assert concerned(world, lambda: world.write("decisions", everywhere, "", None)) == [everywhere]
+    assert concerned(world, lambda: world.write(DECISIONS, (everywhere,), None)) == [everywhere]
 
 
 def test_a_unit_that_is_concerned_everywhere_is_not_concerned_on_some_machines_alone():
@@ -205,13 +207,13 @@ def test_a_state_concerns_its_unit_if_it_says_anything_that_the_leader_looks_at(
     world = cluster(a=("", "m1"))
     assert concerned(world, lambda: world.state("a.service", "m1", "active", hash="x")) == []
     assert concerned(world, lambda: world.state("a.service", "m1", "failed")) == ["a.service"]
-    assert concerned(world, lambda: world.write("states", "m1", "a.service", None)) == ["a.service"]
+    assert concerned(world, lambda: world.write(STATES, ("m1", "a.service"), None)) == ["a.service"]
 
 
 def test_a_decision_concerns_its_unit_only_when_it_is_gone():
     world = cluster(a=("", ""))
-    assert concerned(world, lambda: world.write("decisions", "a.service", "", Decision("a.service", 1))) == []
-    assert concerned(world, lambda: world.write("decisions", "a.service", "", None)) == ["a.service"]
+    assert concerned(world, lambda: world.write(DECISIONS, ("a.service",), Decision("a.service", 1))) == []
+    assert concerned(world, lambda: world.write(DECISIONS, ("a.service",), None)) == ["a.service"]
 
 
 MACHINE_CHANGES = [
@@ -219,14 +221,14 @@ MACHINE_CHANGES = [
     ("its metadata", lambda world: world.machine("m1", role="db"), True),
     ("what people set", lambda world: world.settings("m1", role="db"), True),
     ("its session", lambda world: world.machine("m1", session="another"), True),
-    ("its absence", lambda world: world.write("machines", "m1", "", None), True),
+    ("its absence", lambda world: world.write(MACHINES, ("m1",), None), True),
     ("its address alone", lambda world: _move(world), False),
 ]
 
 
 def _move(world):
     former = world.snapshot.machines["m1"]
-    world.write("machines", "m1", "", Machine("m1", former.session, "192.0.2.1"))
+    world.write(MACHINES, ("m1",), Machine("m1", former.session, "192.0.2.1"))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from fleetd.model.constraints import parse_requirements
 from fleetd.model.names import parse_name
 from fleetd.model.unit import Unit
 from fleetd.model.unitfile import parse_unit_file
+from fleetd.registry.records import UNITS
 from tests.unit.cluster_builder import INACTIVE, LAUNCHED, LOADED, World, cluster
 
 SOCKET, TEMPLATE = "talk.socket", "talk@.service"
@@ -29,7 +30,7 @@ def test_the_template_of_a_socket_is_the_one_that_systemd_makes_instances_of(nam
 
 
 def submit(world: World, name: str, text: str, target=LAUNCHED) -> None:
-    world.write("units", name, "", Unit(name, text, target))
+    world.write(UNITS, (name,), Unit(name, text, target))
 
 
 def listening(*machines: str, fleet: str = "") -> World:

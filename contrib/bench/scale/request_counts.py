@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 
 import msgspec
 
-from fleetd.registry.registry import DEFAULT_PREFIX
+from fleetd.registry.records import DEFAULT_PREFIX
 from fleetd.store.protocol import (
     Changes,
     Comparison,

@@ -19,7 +19,7 @@ from fleetd.config.config import parse_config
 from fleetd.config.options import Address
 from fleetd.model.machine import Machine
 from fleetd.process.node import HostEnvironment, Node
-from fleetd.registry.registry import Registry
+from fleetd.registry.records import KeySpace
 from fleetd.store.etcd import EtcdStore
 from fleetd.store.instrumented import MeasuredStore
 from fleetd.systemd.protocol import UnitStatus
@@ -108,7 +108,7 @@ class ConnectionLimiter:
     def _start(self, number: int) -> Node:
         task = self._task
         config = msgspec.structs.replace(parse_config("", "crowd", {}, {})[0], agent_ttl_s=task.ttl_s)
-        key = Registry.identity_key(config.etcd_key_prefix)
+        key = KeySpace(config.etcd_key_prefix).identity_key
         # No shorter: an answer that many machines in one process keep waiting is not late for want of etcd.
         store = EtcdStore([task.etcd_url], request_timeout_s=task.ttl_s, identity_key=key)
         id_ = machine_id(number)

@@ -9,7 +9,8 @@ from fleetd.api import schema
 from fleetd.api.http import ApiError, Request, Response, parse_json, render_json
 from fleetd.api.pagination import parse_page, read_page
 from fleetd.model.machine import Machine, MachineMode, MachineSettings, effective_metadata
-from fleetd.registry.registry import MalformedRecord, Registry, decode
+from fleetd.registry.records import MACHINES, SETTINGS, MalformedRecord
+from fleetd.registry.registry import Registry
 
 MOST_EDITS = 1000  # in one request
 OPERATIONS = ("add", "remove", "replace")
@@ -65,17 +66,17 @@ class MachineSet:
     async def get_all(self, request: Request, _: str) -> Response:
         """One page of the machines that are there, by id."""
         page = parse_page(request, self._token_limit)
-        machines, token = await read_page(self._registry, "machines", page)
-        settings = await self._registry.get_many("settings", [(id_,) for id_ in machines])
+        machines, token = await read_page(self._registry, MACHINES, page)
+        settings = await self._registry.get_many(SETTINGS, [(id_,) for id_ in machines])
         entities = tuple(describe_machine(machine, settings.get((id_,))) for id_, machine in machines.items())
         return render_json(schema.MachinePage(entities, token))
 
     async def delete(self, _: Request, id_: str) -> Response:
         """Give up a machine whose fleetd was stopped: with its lease go its key and its states, and it is dead."""
-        item = await self._registry.store.get(self._registry.key("machines", id_))
+        item = await self._registry.store.get(self._registry.key(MACHINES, id_))
         if item is None:
             raise ApiError(404, "machine does not exist")
-        if decode("machines", item).mode is not MachineMode.PARKED:
+        if MACHINES.decode(item).mode is not MachineMode.PARKED:
             raise ApiError(409, "machine is not parked: its fleetd runs; make it leave by `fleetd leave` there")
         await self._registry.store.revoke(item.lease)
         return Response(204)

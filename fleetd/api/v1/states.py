@@ -13,6 +13,7 @@ from fleetd.api import schema
 from fleetd.api.http import ApiError, Request, Response, render_json
 from fleetd.api.pagination import Page, cut_page, parse_page
 from fleetd.model.unit import TargetState, UnitState
+from fleetd.registry.records import MACHINES, STATES
 from fleetd.registry.registry import Registry
 
 HELD_S = 10.0  # how long a listing is kept for its next page
@@ -83,11 +84,11 @@ class States:
         return render_json(describe_state(machine, unit, state))
 
     async def _list_machine(self, machine: str, unit: str) -> Listing:
-        part = await self._registry.read_page("states", machine)
+        part = await self._registry.read_page(STATES, machine)
         return Listing(select_states(part.records.items(), unit), part.revision)
 
     async def _list_unit(self, unit: str) -> Listing:
-        machines = await self._registry.read_page("machines")
+        machines = await self._registry.read_page(MACHINES)
         allocations = await self._registry.states_of([unit], [names[0] for names in machines.records])
         return Listing(select_states(allocations.items()), machines.revision)
 
@@ -95,7 +96,7 @@ class States:
         """A first page is of what there is now, a later one of what is held, if that is no older than the token."""
         if self._held and not page.is_first and page.revision <= self._held.revision:
             return self._held
-        part = await self._registry.read_page("states")
+        part = await self._registry.read_page(STATES)
         return Listing(select_states(part.records.items()), part.revision)
 
     def _hold(self, listing: Listing | None) -> None:

@@ -13,6 +13,7 @@ from fleetd.model.names import InvalidName, validate_name
 from fleetd.model.placement import Decision
 from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.model.unitfile import UnitFileError, parse_unit_file
+from fleetd.registry.records import DECISIONS, STATES, UNITS
 from fleetd.registry.registry import Registry
 from fleetd.scheduler.snapshot import requirements_of
 from fleetd.store.protocol import Conflict
@@ -36,7 +37,7 @@ def current_state(state: UnitState | None) -> TargetState:
     return state.target if state else TargetState.INACTIVE
 
 
-def describe_unit(unit: Unit, decision: Decision | None, states: Mapping[tuple[str, ...], UnitState]) -> schema.Unit:
+def describe_unit(unit: Unit, decision: Decision | None, states: Mapping[tuple[str, str], UnitState]) -> schema.Unit:
     """The unit as version 1 shows it. A global one has no machine, and no current state of its own."""
     machine = decision.machine if decision and not requirements_of(unit.text, unit.name).is_global else ""
     return schema.Unit(
@@ -61,10 +62,10 @@ class Units:
     async def get_all(self, request: Request, _: str) -> Response:
         """One page of units, by name."""
         page = parse_page(request, self._token_limit)
-        units, token = await read_page(self._registry, "units", page)
-        decisions = await self._registry.get_many("decisions", [(name,) for name in units])
+        units, token = await read_page(self._registry, UNITS, page)
+        decisions = await self._registry.get_many(DECISIONS, [(name,) for name in units])
         homes = [(decision.machine, *names) for names, decision in decisions.items() if decision.machine]
-        states = await self._registry.get_many("states", homes)
+        states = await self._registry.get_many(STATES, homes)
         entities = tuple(describe_unit(unit, decisions.get((name,)), states) for name, unit in units.items())
         return render_json(schema.UnitPage(entities, token))
 
@@ -72,7 +73,7 @@ class Units:
         """One unit."""
         unit, decision = await self._read(name)
         machine = decision.machine if decision else ""
-        states = await self._registry.get_many("states", [(machine, name)] if machine else [])
+        states = await self._registry.get_many(STATES, [(machine, name)] if machine else [])
         return render_json(describe_unit(unit, decision, states))
 
     async def put(self, request: Request, name: str) -> Response:

@@ -11,7 +11,9 @@ from fleetd.api import schema
 from fleetd.api.http import ApiError, Request, Response, refusal_of, render_json
 from fleetd.api.operations import Change, UnitBody, UnitOperation, make_wish, parse_restarts, parse_wishes, plan_change
 from fleetd.api.v1.units import Units
-from fleetd.registry.registry import MalformedRecord, Registry, cut_into_transactions
+from fleetd.registry.records import UNITS, MalformedRecord
+from fleetd.registry.registry import Registry
+from fleetd.registry.transactions import cut_into_transactions
 from fleetd.store.protocol import Conflict, Unavailable
 
 
@@ -47,7 +49,7 @@ class Batches:
         self, operations: Mapping[str, UnitOperation | None], results: dict[str, schema.Result]
     ) -> Response:
         """Do what is wished, by unit (None: what was refused already); the answer, in that order."""
-        found = await self._registry.get_many("units", [(name,) for name, operation in operations.items() if operation])
+        found = await self._registry.get_many(UNITS, [(name,) for name, operation in operations.items() if operation])
         changes = []
         async with AsyncExitStack() as claims:
             for name, operation in operations.items():

@@ -12,6 +12,7 @@ from fleetd.model.machine import Machine
 from fleetd.model.placement import Decision, Placement, Wait
 from fleetd.model.unit import Unit, UnitState
 from fleetd.model.unitfile import hash_unit_file
+from fleetd.registry.records import DECISIONS, PLACEMENTS, UNITS
 from fleetd.registry.registry import Registry
 from fleetd.scheduler.snapshot import requirements_of
 
@@ -122,8 +123,8 @@ class Reports:
         read = self._registry
         names = [name for name in dict.fromkeys(asked) if name and "/" not in name]
         wanted = [(name,) for name in names]
-        units = {key[0]: unit for key, unit in (await read.get_many("units", wanted)).items()}
-        decisions = {key[0]: decision for key, decision in (await read.get_many("decisions", wanted)).items()}
+        units = {key[0]: unit for key, unit in (await read.get_many(UNITS, wanted)).items()}
+        decisions = {key[0]: decision for key, decision in (await read.get_many(DECISIONS, wanted)).items()}
         machines = await read.machines()
         return await self._render(units, decisions, machines, await read.states_of(names, machines))
 
@@ -142,6 +143,6 @@ class Reports:
         # Only the placement of a copy that is elsewhere can say that it retires.
         strays = find_strays(decisions, states)
         placements = {
-            (key[0], key[1]): order for key, order in (await self._registry.get_many("placements", strays)).items()
+            (key[0], key[1]): order for key, order in (await self._registry.get_many(PLACEMENTS, strays)).items()
         }
         return render_json(schema.UnitReports(plan_reports(Seen(units, decisions, machines, states, placements))))

@@ -1,0 +1,212 @@
+"""The kinds of records in the store: under which key each stands, and how it becomes bytes and comes back."""
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Generic, TypeVar
+
+import msgspec
+from msgspec.structs import replace
+
+from fleetd.model.decoding import UNREADABLE
+from fleetd.model.machine import Machine, MachineSettings, is_address
+from fleetd.model.placement import Decision, Placement
+from fleetd.model.quota import Usage
+from fleetd.model.unit import Unit, UnitState
+from fleetd.store.protocol import KeyValue, Put
+
+DEFAULT_PREFIX = "/fleet/"
+
+Names = tuple[str, ...]  # what follows the kind in a key
+
+
+class Leader(msgspec.Struct, frozen=True):
+    """The leading machine. `term` is a unique id: revisions repeat after a restore, it does not."""
+
+    machine: str
+    term: str
+
+
+class Synced(msgspec.Struct, frozen=True):
+    """The session of a machine that the leader has planned for."""
+
+    session: str
+
+
+Record = Unit | MachineSettings | Machine | Placement | Decision | Synced | UnitState | Leader | Usage
+R_co = TypeVar("R_co", bound=Record, covariant=True)
+
+
+class MalformedRecord(ValueError):
+    """A value in the store that is no record of its key's kind. The message names the key and the cause."""
+
+
+class Kind(Generic[R_co]):
+    """One kind of record. `name` is the first part of its keys, `name_count` the number of names that follow.
+
+    `identify` returns the names that the record itself contains, or () if it contains none. `complete` returns the
+    record with what the stored value leaves out, from its names and its revision. Strings that many records share are
+    interned there: the leader keeps all records in memory. It raises ValueError if the record is invalid.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        record: type[R_co],
+        *,
+        name_count: int = 1,
+        identify: Callable[..., Names] = lambda record: (),
+        complete: Callable[..., R_co] = lambda record, names, revision: record,
+    ) -> None:
+        self.name = name
+        self.record = record
+        self.name_count = name_count
+        self._identify = identify
+        self._complete = complete
+        self._decode = msgspec.json.Decoder(record).decode
+
+    def __repr__(self) -> str:
+        return f"<Kind {self.name}>"
+
+    def decode(self, item: KeyValue, names: Names | None = None) -> R_co:
+        """The record that the item holds. `names` are those of its key, if they are known. Raises MalformedRecord."""
+        try:
+            record = self._decode(item.value)
+        except UNREADABLE as error:
+            raise MalformedRecord(f"{item.key} holds no {self.name} record: {error}") from error
+        if names is None:
+            names = tuple(item.key.rsplit("/", self.name_count)[1:])
+        identity = self._identify(record)
+        if identity and identity != names:
+            raise MalformedRecord(f"{item.key} holds a {self.name} record of another name: {'/'.join(identity)}")
+        try:
+            return self._complete(record, names, item.mod_revision)
+        except ValueError as error:
+            raise MalformedRecord(f"{item.key} holds a {self.name} record {error}") from error
+
+
+@lru_cache(maxsize=4096)
+def _intern(word: str) -> str:
+    """The same object for equal strings. Unlike sys.intern, it does not grow with what the store holds."""
+    return word
+
+
+def _complete_unit(unit: Unit, names: Names, revision: int) -> Unit:
+    if "." not in names[0]:
+        raise ValueError("whose name has no suffix")
+    return replace(unit, name=names[0], generation=revision)
+
+
+def _complete_machine(machine: Machine, names: Names, _revision: int) -> Machine:
+    # A machine with an invalid address stays in the cluster, and nobody connects to it.
+    return machine if not machine.address or is_address(machine.address) else replace(machine, address="")
+
+
+def _complete_decision(decision: Decision, names: Names, revision: int) -> Decision:
+    return replace(decision, unit=names[0], machine=_intern(decision.machine), revision=revision)
+
+
+def _complete_state(state: UnitState, _names: Names, _revision: int) -> UnitState:
+    return replace(state, load=_intern(state.load), active=_intern(state.active), sub=_intern(state.sub))
+
+
+UNITS = Kind("units", Unit, identify=lambda unit: (unit.name,), complete=_complete_unit)
+SETTINGS = Kind("settings", MachineSettings)
+MACHINES = Kind("machines", Machine, identify=lambda machine: (machine.id,), complete=_complete_machine)
+PLACEMENTS = Kind(
+    "placements",
+    Placement,
+    name_count=2,
+    identify=lambda placement: (placement.machine, placement.unit),
+    complete=lambda placement, names, _: replace(placement, machine=names[0], unit=names[1]),
+)
+DECISIONS = Kind("decisions", Decision, identify=lambda decision: (decision.unit,), complete=_complete_decision)
+SYNCED = Kind("synced", Synced)
+STATES = Kind("states", UnitState, name_count=2, complete=_complete_state)
+LEADER = Kind("leader", Leader, name_count=0)
+USAGE = Kind("usage", Usage, name_count=0)
+
+KINDS: tuple[Kind[Record], ...] = (
+    UNITS,
+    SETTINGS,
+    MACHINES,
+    PLACEMENTS,
+    DECISIONS,
+    SYNCED,
+    STATES,
+    LEADER,
+    USAGE,
+)
+_BY_NAME: Mapping[str, Kind[Record]] = {kind.name: kind for kind in KINDS}
+_BY_RECORD: Mapping[type, Kind[Record]] = {kind.record: kind for kind in KINDS}
+_ENCODER = msgspec.json.Encoder()
+
+
+def encode(record: Record) -> bytes:
+    """The stored value of a record. Revisions are the store's: they are not part of it."""
+    if isinstance(record, Unit):
+        record = replace(record, generation=0)
+    elif isinstance(record, Decision):
+        record = replace(record, revision=0)
+    return _ENCODER.encode(record)
+
+
+class RecordKey(msgspec.Struct, frozen=True):
+    """A key taken apart."""
+
+    kind: Kind[Record]
+    names: Names
+
+
+class Change(msgspec.Struct, frozen=True):
+    """One change of one record. `record` is None if the key was deleted."""
+
+    key: RecordKey
+    record: Record | None
+    revision: int
+    create_revision: int = 0
+    lease: int = 0
+
+
+class KeySpace:
+    """The keys and records below one prefix."""
+
+    def __init__(self, prefix: str = DEFAULT_PREFIX) -> None:
+        self.prefix = "/" + prefix.strip("/") + "/" if prefix.strip("/") else "/"
+
+    @property
+    def identity_key(self) -> str:
+        """The key in which a store without an id of its own keeps one."""
+        return self.prefix + "cluster"
+
+    @property
+    def history_key(self) -> str:
+        """The key that names the restores of the store (membership/store_epoch.py)."""
+        return self.prefix + "history"
+
+    def key(self, kind: Kind[Record], *names: str) -> str:
+        """The key of one record. With fewer names: what the keys of the kind begin with, without the final slash."""
+        return self.prefix + "/".join((kind.name, *names))
+
+    def parse_key(self, key: str) -> RecordKey | None:
+        """The key taken apart, or None if it is no key of a record."""
+        if not key.startswith(self.prefix):
+            return None
+        name, *names = key[len(self.prefix) :].split("/")
+        kind = _BY_NAME.get(name)
+        if kind is None or len(names) != kind.name_count or "" in names:
+            return None
+        return RecordKey(kind, (_intern(names[0]), names[1]) if len(names) == 2 else tuple(names))
+
+    def put(self, record: Record, *names: str, lease: int = 0) -> Put:
+        """The operation that writes this record."""
+        return Put(self.key(_BY_RECORD[type(record)], *names), encode(record), lease)
+
+    def change(self, key: str, item: KeyValue | None, revision: int) -> Change | None:
+        """The change that a watch event or a read key means, or None for a key of no record. Raises MalformedRecord."""
+        parsed = self.parse_key(key)
+        if parsed is None:
+            return None
+        if item is None:
+            return Change(parsed, None, revision)
+        record = parsed.kind.decode(item, parsed.names)
+        return Change(parsed, record, item.mod_revision, item.create_revision, item.lease)
