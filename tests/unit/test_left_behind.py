@@ -15,7 +15,7 @@ def test_a_copy_that_outlived_a_cut_retires_until_its_replacement_runs():
     world.state(A, "m2", "active")
     world.lead()
     assert world.orders(A) == {"m1": "go", "m2": "stay"}
-    assert world.view.decisions[A].machine == "m2"
+    assert world.snapshot.decisions[A].machine == "m2"
 
 
 def test_a_copy_that_outlived_a_cut_goes_when_its_replacement_has_completed():
@@ -111,7 +111,7 @@ def test_of_two_copies_that_outlived_cuts_one_is_the_unit_again():
     for machine in ("m1", "m2"):
         world.die(machine)
         world.lead()
-        for other in world.view.machines:
+        for other in world.snapshot.machines:
             world.work(other)
     world.work("m3", outcome="failed")
     world.come_back("m1")
