@@ -24,18 +24,10 @@ from fleetd.membership.store_epoch import StoreChange, StoreEpoch
 from fleetd.model.placement import Placement
 from fleetd.model.unit import UnitState
 from fleetd.reconciler.actions import Write
-from fleetd.reconciler.plan import (
-    NEVER_RAN,
-    SKIPPED,
-    Desired,
-    Observed,
-    find_result,
-    is_orphan_still,
-    is_settled,
-    plan_adoption,
-    plan_machine,
-    report,
-)
+from fleetd.reconciler.adoption import is_orphan_still, plan_adoption
+from fleetd.reconciler.observed import NEVER_RAN, SKIPPED, Desired, Observed, is_settled
+from fleetd.reconciler.plan import plan_machine
+from fleetd.reconciler.status import find_result, report
 from fleetd.registry.registry import Registry
 from fleetd.store.protocol import Operation
 from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager
@@ -303,12 +295,12 @@ class Agent:
             self._report(observed)
             self._trust = trust
         else:
-            await self._reconcile(observed, is_absence_meant=trust is StoreTrust.CURRENT)
+            await self._reconcile(observed, removes_unplaced=trust is StoreTrust.CURRENT)
 
-    async def _reconcile(self, observed: Mapping[str, Observed], *, is_absence_meant: bool) -> None:
+    async def _reconcile(self, observed: Mapping[str, Observed], *, removes_unplaced: bool) -> None:
         self._release_orphans(observed)
         held = (*self._ledger.orphans, *self._desired.unreadable)
-        plan = plan_machine(Desired(self._desired.placements, is_absence_meant, held), observed)
+        plan = plan_machine(Desired(self._desired.placements, removes_unplaced, held), observed)
         acted_on = dict.fromkeys(action.unit for action in plan)
         self._report({name: seen for name, seen in observed.items() if name not in acted_on})
         for name in acted_on:

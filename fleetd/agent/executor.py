@@ -18,7 +18,7 @@ from fleetd.agent.ledger import Ledger
 from fleetd.agent.links import Links
 from fleetd.model.unitfile import hash_unit_file
 from fleetd.reconciler.actions import Action, Record, Reload, Remove, Restart, Start, Stop, Write
-from fleetd.reconciler.plan import StopProgress
+from fleetd.reconciler.observed import StopProgress
 from fleetd.systemd.protocol import (
     REFUSED,
     JobRefused,

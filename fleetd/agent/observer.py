@@ -13,7 +13,7 @@ from fleetd.agent.ledger import Ledger
 from fleetd.model.admission import refuse_names
 from fleetd.model.unit import TargetState
 from fleetd.model.unitfile import UnitFileError, parse_unit_file
-from fleetd.reconciler.plan import CANCELED, NEVER_RAN, LastRun, Observed, needs_last_run, needs_text
+from fleetd.reconciler.observed import CANCELED, NEVER_RAN, LastRun, Observed, needs_last_run, needs_text
 from fleetd.scheduler.snapshot import requirements_of
 from fleetd.systemd.protocol import REFUSED, ManagerUnavailable, ServiceManager, ServiceManagerError, UnitStatus
 

@@ -1,1 +1,1 @@
-"""One machine's decisions, as pure functions: what to do next about the units placed on it, what to report of them."""
+"""One machine's decisions, as pure functions: what to do next about its units, and what to report of them."""

@@ -1,7 +1,4 @@
-"""What a machine can do about one unit, one step at a time, and what its ledger keeps of what it has done.
-
-Only the values. Which steps, and why, is plan.py's matter; doing them agent/executor.py's.
-"""
+"""The actions that a machine takes for one unit, and the ledger entry that records what was carried out."""
 
 import msgspec
 
@@ -10,8 +7,8 @@ from fleetd.model.unit import TargetState
 
 
 class Restarting(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A restart that is to be made, for this wish. `invocation` is the one that it is to end ('': none), as systemd had
-    it after it had read the unit's file; None: systemd was not asked for it yet."""
+    """A restart to be made for this generation and target. `invocation` is the one that it is to end ('': none), taken
+    after systemd had read the unit's file; None: systemd was not asked for the restart yet."""
 
     generation: Count
     target: TargetState
@@ -19,13 +16,14 @@ class Restarting(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class LedgerEntry(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The wish that this machine has carried out last for one unit, kept across restarts of fleetd (not reboots).
+    """What this machine last carried out for one unit; it survives restarts of fleetd, but not reboots.
 
-    `hash` is of the content it was carried out with. A start is written down before systemd is asked for it; `issued`
-    says that systemd has accepted it. `completed`: it was a oneshot, and it ran to its end with success. `stopped`: for
-    the sake of what is asked next, which is not carried out yet, a stop was begun.
-    Target inactive says that we stopped the unit; generation 0, that any placement is news. `adopted`: the store was
-    restored, and the unit was left as it was, so `target` and `hash` need not be what the wish of this generation says.
+    `generation` and `target` are the placement's (0: any placement is newer; inactive: fleetd stopped the unit), `hash`
+    is of the content used. A start is recorded before systemd is asked for it; `issued` says that systemd accepted it.
+    `completed`: it was a oneshot, and succeeded. `stopped`: a stop was begun as the first step to the next placement.
+    `restarting`: a restart is to be made, or under way. `reload`: systemd has to read the unit file again.
+    `result`: the result of the start job, if systemd forgets it. `adopted`: the store was restored and the unit kept
+    as it was, so `target` and `hash` may differ from those of this generation.
     """
 
     generation: Count
@@ -41,7 +39,7 @@ class LedgerEntry(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Stop(msgspec.Struct, frozen=True):
-    """Ask systemd to stop the unit. `entry` goes into the ledger before: what was carried out holds no more."""
+    """Ask systemd to stop the unit. `entry` is recorded first: what was carried out does not hold any more."""
 
     unit: str
     reason: str
@@ -49,14 +47,14 @@ class Stop(msgspec.Struct, frozen=True):
 
 
 class Remove(msgspec.Struct, frozen=True):
-    """Delete the unit's file and forget the unit; it does not run."""
+    """Delete the file and the ledger entry of a unit that does not run."""
 
     unit: str
     reason: str
 
 
 class Write(msgspec.Struct, frozen=True):
-    """Write the unit's file. `entry`, if any, goes into the ledger before: what must follow is not forgotten."""
+    """Write the unit's file. `entry`, if any, is recorded first, so that a crash does not lose what must follow."""
 
     unit: str
     reason: str
@@ -65,7 +63,7 @@ class Write(msgspec.Struct, frozen=True):
 
 
 class Record(msgspec.Struct, frozen=True):
-    """Write down in the ledger what is so already."""
+    """Record in the ledger what is already so."""
 
     unit: str
     reason: str
@@ -73,7 +71,7 @@ class Record(msgspec.Struct, frozen=True):
 
 
 class Start(msgspec.Struct, frozen=True):
-    """Ask systemd to start the unit. `entry` goes into the ledger before, and as issued when systemd has accepted."""
+    """Ask systemd to start the unit. `entry` is recorded first, and again as issued once systemd has accepted."""
 
     unit: str
     reason: str
@@ -81,7 +79,7 @@ class Start(msgspec.Struct, frozen=True):
 
 
 class Reload(msgspec.Struct, frozen=True):
-    """See to it that systemd has read the unit's file. `entry` goes into the ledger after."""
+    """Run daemon-reload if systemd has not read the unit's file. `entry` is recorded afterwards."""
 
     unit: str
     reason: str
@@ -89,8 +87,8 @@ class Reload(msgspec.Struct, frozen=True):
 
 
 class Restart(msgspec.Struct, frozen=True):
-    """Ask systemd to restart the unit, which takes along what needs it. `entry`, with the invocation that is to end,
-    goes into the ledger before. That it is done is seen, and recorded, later."""
+    """Ask systemd to restart the unit, and with it the units that require it. `entry`, with the invocation that is to
+    end, is recorded first. A later plan sees and records that it is done."""
 
     unit: str
     reason: str

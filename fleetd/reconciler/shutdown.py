@@ -1,20 +1,20 @@
-"""What a fleetd that is told to end does about its machine's units: nothing, park the machine, or have it leave."""
+"""What a fleetd that is being stopped does about its machine's units: keep them, park the machine, or leave."""
 
 from enum import StrEnum
 
 
 class ShutdownMode(StrEnum):
-    """The ways to go (design: "Leaving, staying, parking")."""
+    """How this machine goes."""
 
-    STAY = "stay"  # units and lease are kept: the next fleetd takes over, and nobody notices
-    PARK = "park"  # units are kept, under a long lease without heartbeats
-    LEAVE = "leave"  # units go elsewhere, each once it has stopped here
+    STAY = "stay"  # keep units and lease: the next fleetd takes over, and the others notice nothing
+    PARK = "park"  # keep the units, on a long lease without heartbeats
+    LEAVE = "leave"  # have each unit placed elsewhere once it has stopped here
 
 
 def plan_shutdown(*, job: str, machine_is_stopping: bool, supervised: bool) -> ShutdownMode:
-    """How to go, by what systemd has queued for our own unit (`job`: restart, stop, … or '' for none).
+    """Decide by the job that systemd has queued for fleetd's own unit (restart, stop, … or '' for none).
 
-    `supervised` says that systemd started us, and so will start us again after a kill that it did not ask for.
+    `supervised`: systemd started fleetd, and so restarts it if it is killed.
     """
     if machine_is_stopping:
         return ShutdownMode.LEAVE

@@ -1,7 +1,7 @@
-"""In which order the jobs of many units are queued, so that systemd orders them as it does those of one transaction.
+"""The order in which to queue the jobs of many units, so that systemd orders them as within one transaction.
 
-systemd holds a job back only for others that are queued already (systemd.unit(5), Before=). So what comes first is
-queued first. Only what our own files say is looked at: what a unit pulls in is queued with it, in order. Pure.
+systemd delays a job only for jobs that are already queued (systemd.unit(5), Before=), so the unit that comes first is
+queued first. Only fleet's own unit files are considered: systemd queues what a unit pulls in together with it.
 """
 
 import re
@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping
 from fleetd.model.names import InvalidName, UnitName, expand_specifiers, parse_name
 from fleetd.model.unitfile import Option, UnitFileError, parse_unit_file
 
-# What may say something of order, and is in few files: the others need not be parsed.
+# Options that order units. Few files have one; the others need not be parsed.
 _MAY_ORDER = re.compile(r"^\s*(?:After|Before|Sockets|Alias)\s*=", re.MULTILINE)
-# Units of these types come before the unit that they start: the option that names it, and its type where none does.
+# A unit of these types comes before the unit that it triggers. Section and option that name that unit, and its type if
+# the option is absent.
 _TRIGGERS = {
     "socket": ("Socket", "Service", "service"),
     "timer": ("Timer", "Unit", "service"),
@@ -22,8 +23,8 @@ _TRIGGERS = {
 
 
 def order_starts(texts: Mapping[str, str]) -> tuple[str, ...]:
-    """The units of these files (name → text), each after those that it comes after, also by way of units that are not
-    among them; else by name. Where some come after one another in a circle, one of these relations is passed over."""
+    """Sort these units (name → text) by After= and Before=, also by way of units that are not among them; otherwise by
+    name. In an ordering cycle, one of the relations is ignored."""
     edges: dict[str, dict[str, None]] = {name: {} for name in sorted(texts)}  # unit → those before it
     aliases: dict[str, str] = {}
     for name in list(edges):
@@ -42,7 +43,7 @@ def order_starts(texts: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _sort(before: Mapping[str, Mapping[str, None]]) -> Iterator[str]:
-    """All names, each after those before it; what closes a circle is passed over. Each relation is looked at once."""
+    """Yield all names in order, ignoring relations that close a cycle. Linear in the number of relations."""
     begun: dict[str, None] = {}
     for root in sorted(before):
         begun_here = [] if root in begun else [(root, iter(sorted(before[root])))]
@@ -59,7 +60,7 @@ def _sort(before: Mapping[str, Mapping[str, None]]) -> Iterator[str]:
 
 
 def _relations(name: str, text: str) -> Iterator[tuple[str, str]]:
-    """What a unit says of order, as (`after`, `before` or `alias`, another's name)."""
+    """Yield the unit's ordering relations as (`after`, `before` or `alias`, other unit)."""
     section, option, other_kind = _TRIGGERS.get(name.rpartition(".")[2], ("", "", ""))
     if not other_kind and not _MAY_ORDER.search(text):
         return
@@ -80,7 +81,7 @@ def _relations(name: str, text: str) -> Iterator[tuple[str, str]]:
 
 
 def _words(options: tuple[Option, ...], section: str, name: str, unit: UnitName) -> list[str]:
-    """The names in these options, specifiers replaced; an empty value takes back those before it."""
+    """Return the names in these options, specifiers replaced; an empty value resets the list."""
     words: list[str] = []
     for option in options:
         if (option.section, option.name) == (section, name):

@@ -8,7 +8,8 @@ from fleetd.model.placement import Placement
 from fleetd.model.unit import TargetState
 from fleetd.model.unitfile import hash_unit_file
 from fleetd.reconciler.actions import Action, LedgerEntry
-from fleetd.reconciler.plan import Desired, Observed, plan_machine
+from fleetd.reconciler.observed import Desired, Observed
+from fleetd.reconciler.plan import plan_machine
 
 INACTIVE, LOADED, LAUNCHED = TargetState.INACTIVE, TargetState.LOADED, TargetState.LAUNCHED
 NAME = "web.service"
@@ -32,9 +33,9 @@ def here(active: str = "inactive", *, hash_: str = NEW_HASH, **more: object) -> 
 
 
 def plan(
-    placement: Placement | None, seen: Observed, *, order: bool = True, held: tuple[str, ...] = ()
+    placement: Placement | None, seen: Observed, *, removes_unplaced: bool = True, held: tuple[str, ...] = ()
 ) -> list[Action]:
-    desired = Desired({NAME: placement} if placement else {}, order, held)
+    desired = Desired({NAME: placement} if placement else {}, removes_unplaced, held)
     return list(plan_machine(desired, {NAME: seen}))
 
 

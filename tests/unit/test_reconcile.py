@@ -6,17 +6,10 @@ import pytest
 from fleetd.model.placement import Placement
 from fleetd.model.unit import UnitState
 from fleetd.reconciler.actions import LedgerEntry, Record, Start, Stop, Write
-from fleetd.reconciler.plan import (
-    Desired,
-    LastRun,
-    Observed,
-    is_orphan_still,
-    is_settled,
-    needs_last_run,
-    plan_adoption,
-    plan_machine,
-    report,
-)
+from fleetd.reconciler.adoption import is_orphan_still, plan_adoption
+from fleetd.reconciler.observed import Desired, LastRun, Observed, is_settled, needs_last_run
+from fleetd.reconciler.plan import REPLACED, plan_machine
+from fleetd.reconciler.status import report
 from tests.unit.reconcile_builder import (
     INACTIVE,
     LAUNCHED,
@@ -189,7 +182,7 @@ def test_what_follows_for_one_unit(placement: Placement | None, seen: Observed, 
 
 @pytest.mark.parametrize("seen", [here("active", entry=entry()), here(), Observed()])
 def test_absence_that_is_no_order_touches_nothing(seen: Observed) -> None:
-    assert plan(None, seen, order=False) == []
+    assert plan(None, seen, removes_unplaced=False) == []
 
 
 @pytest.mark.parametrize("placement", [None, WITHDRAWN, placed(generation=9, text=OLD)])
@@ -226,7 +219,7 @@ def test_steps_come_in_the_order_in_which_they_are_applied_and_by_name() -> None
         "new.service": msgspec.structs.replace(placed(), unit="new.service"),
         "loaded.service": msgspec.structs.replace(placed(LOADED), unit="loaded.service"),
     }
-    steps = plan_machine(Desired(placements, absence_is_order=True), observed)
+    steps = plan_machine(Desired(placements, removes_unplaced=True), observed)
     assert [(type(step).__name__, step.unit) for step in steps] == [
         ("Stop", "b-gone.service"),
         ("Stop", "a-gone.service"),
@@ -240,27 +233,27 @@ def test_steps_come_in_the_order_in_which_they_are_applied_and_by_name() -> None
 
 def test_a_stop_for_good_voids_what_was_carried_out_so_that_the_same_placement_starts_it_again() -> None:
     [stop] = plan(WITHDRAWN, here("active", entry=entry()))
-    assert stop == Stop(NAME, "it was withdrawn from here", STOPPED)
+    assert stop == Stop(NAME, "withdrawn from this machine", STOPPED)
     [start] = plan(placed(), here(entry=STOPPED))
-    assert start == Start(NAME, "it was asked for again", entry(issued=False))
+    assert start == Start(NAME, "start requested again", entry(issued=False))
 
 
 def test_a_stop_of_what_is_to_be_loaded_only_is_begun_again_where_fleetd_ended_before_systemd_heard_of_it() -> None:
     [stop] = plan(placed(LOADED, 6), here("active", entry=entry()))
-    assert stop == Stop(NAME, "it is to be loaded only", entry(stopped=True))
+    assert stop == Stop(NAME, "its target state is loaded", entry(stopped=True))
     assert plan(placed(LOADED, 6), here("active", entry=entry(stopped=True))) == [stop]
 
 
 def test_what_is_written_and_recorded_is_what_was_placed() -> None:
     assert plan(placed(LOADED, 7), here(hash_=OLD_HASH)) == [
-        Write(NAME, "its content was replaced", NEW),
-        Record(NAME, "it is loaded", entry(LOADED, 7)),
+        Write(NAME, REPLACED, NEW),
+        Record(NAME, "loaded", entry(LOADED, 7)),
     ]
 
 
 def test_a_completed_oneshot_keeps_the_rest_of_its_entry() -> None:
     [record] = plan(placed(), here(entry=entry(), last_run=RAN))
-    assert record == Record(NAME, "it ran to its end", entry(completed=True))
+    assert record == Record(NAME, "the oneshot has completed", entry(completed=True))
 
 
 # What is asked of systemd before a plan.
@@ -407,8 +400,8 @@ def test_a_oneshot_that_completed_before_a_reboot_is_written_down_as_completed_a
     placement = msgspec.structs.replace(placed(), completed=True)
     done = entry(completed=True)
     assert plan(placement, Observed()) == [
-        Write(NAME, "it is placed here", NEW),
-        Record(NAME, "it ran to its end before", done),
+        Write(NAME, "placed on this machine", NEW),
+        Record(NAME, "the oneshot has completed before", done),
     ]
 
 

@@ -7,7 +7,9 @@ from fleetd.model.placement import Placement
 from fleetd.model.unit import TargetState
 from fleetd.model.unitfile import hash_unit_file
 from fleetd.reconciler.actions import LedgerEntry, Record, Reload, Restart, Restarting, Start, Stop, Write
-from fleetd.reconciler.plan import LastRun, Observed, find_result, needs_last_run, needs_text, report
+from fleetd.reconciler.observed import LastRun, Observed, needs_last_run, needs_text
+from fleetd.reconciler.plan import REPLACED, RESTART_NOT_ISSUED, UNREAD
+from fleetd.reconciler.status import find_result, report
 from tests.unit.reconcile_builder import LAUNCHED, LOADED, NAME, NEW, NEW_HASH, OLD, OLD_HASH, entry, here, kinds, plan
 
 LIMITED = NEW + "MemoryMax=10M\n"
@@ -38,7 +40,7 @@ def test_a_content_that_only_a_restart_makes_true_is_written_and_restarted_and_t
     assert not needs_text(None, runs(OLD))
     due = restarting(hash_=OLD_HASH)
     assert plan(placed(), runs(OLD)) == [
-        Write(NAME, "its content was replaced", NEW, due),
+        Write(NAME, REPLACED, NEW, due),
         Restart(NAME, "ExecStart= changed", due),
     ]
 
@@ -46,8 +48,8 @@ def test_a_content_that_only_a_restart_makes_true_is_written_and_restarted_and_t
 def test_a_content_that_a_reload_makes_true_keeps_the_process_and_the_ledger_knows_of_the_reload_before() -> None:
     done = entry(generation=6, hash_=LIMITED_HASH)
     assert plan(placed(text=LIMITED), runs()) == [
-        Write(NAME, "its content was replaced", LIMITED, entry(reload=True)),
-        Reload(NAME, "it runs on: MemoryMax= changed", done),
+        Write(NAME, REPLACED, LIMITED, entry(reload=True)),
+        Reload(NAME, "it keeps running: MemoryMax= changed", done),
     ]
 
 
@@ -56,12 +58,12 @@ def test_a_content_that_means_nothing_to_systemd_keeps_the_process() -> None:
     write, reload = plan(placed(text=text), runs())
     assert isinstance(write, Write)
     assert reload == Reload(
-        NAME, "it runs on: nothing that systemd acts on changed", entry(generation=6, hash_=hash_unit_file(text))
+        NAME, "it keeps running: nothing that systemd acts on changed", entry(generation=6, hash_=hash_unit_file(text))
     )
 
 
 def test_a_restart_that_was_asked_for_is_made_of_what_was_started_before_it_alone() -> None:
-    assert plan(placed(restart_of=5), runs()) == [Restart(NAME, "a restart was asked for", restarting())]
+    assert plan(placed(restart_of=5), runs()) == [Restart(NAME, "restart requested", restarting())]
     assert kinds(plan(placed(restart_of=5), here(entry=entry()))) == ["Start"]
     assert kinds(plan(placed(7, restart_of=5), runs(entry=entry(generation=6)))) == ["Record"]
     assert kinds(plan(placed(restart_of=5), runs(entry=None))) == ["Record"]
@@ -76,7 +78,7 @@ def test_a_loaded_unit_that_its_socket_runs_is_restarted_and_stays_loaded() -> N
     seen = runs(entry=entry(LOADED))
     operation = Restarting(6, LOADED)
     assert plan(placed(restart_of=5, target=LOADED), seen) == [
-        Restart(NAME, "a restart was asked for", msgspec.structs.replace(entry(LOADED), restarting=operation))
+        Restart(NAME, "restart requested", msgspec.structs.replace(entry(LOADED), restarting=operation))
     ]
     assert kinds(plan(placed(restart_of=5, target=LOADED), here(entry=entry(LOADED)))) == ["Record"]
 
@@ -115,12 +117,11 @@ def test_a_restart_that_was_written_down_and_not_asked_for_is_asked_for() -> Non
     due = restarting(hash_=OLD_HASH)
     assert plan(placed(), runs(OLD, entry=due))[1:] == [Restart(NAME, "ExecStart= changed", due)]
     assert kinds(plan(placed(7, OLD), runs(OLD, entry=due))) == ["Record"], "it was never written"
-    assert plan(placed(), runs(entry=due)) == [Restart(NAME, _NOT_ASKED, due)]
+    assert plan(placed(), runs(entry=due)) == [Restart(NAME, RESTART_NOT_ISSUED, due)]
     assert kinds(plan(placed(), here(entry=due))) == ["Start"]
 
 
-_NOT_ASKED = "its restart was written down, but systemd was not asked"
-DONE = Record(NAME, "it was restarted", entry(generation=6))
+DONE = Record(NAME, "restarted", entry(generation=6))
 
 
 @pytest.mark.parametrize(
@@ -156,14 +157,11 @@ def test_a_restart_begun_for_one_wish_is_finished_before_the_next_is_looked_at()
 
 def test_a_reload_that_may_not_have_been_made_is_made() -> None:
     due = entry(hash_=LIMITED_HASH, reload=True)
-    assert plan(placed(), runs(entry=due)) == [Reload(NAME, _UNREAD, entry(generation=6))], "it was written"
+    assert plan(placed(), runs(entry=due)) == [Reload(NAME, UNREAD, entry(generation=6))], "it was written"
     assert kinds(plan(placed(), runs(LIMITED, entry=due))) == ["Write", "Reload"], "it was not"
     due = entry(reload=True)
-    assert plan(placed(5), runs(entry=due)) == [Reload(NAME, _UNREAD, entry())], "the former content is wanted again"
+    assert plan(placed(5), runs(entry=due)) == [Reload(NAME, UNREAD, entry())], "the former content is wanted again"
     assert kinds(plan(placed(5), runs(LIMITED, entry=due))) == ["Write", "Reload"]
-
-
-_UNREAD = "whether systemd has read its file is not known"
 
 
 def test_a_unit_that_is_restarted_is_reported_with_what_was_carried_out_before() -> None:
@@ -206,4 +204,4 @@ def test_the_result_of_a_job_is_told_of_a_launched_unit_at_rest(seen: Observed, 
 
 def test_a_start_that_is_asked_for_again_forgets_how_the_last_one_came_out() -> None:
     [start] = plan(placed(), here(entry=entry(result="assert")))
-    assert start == Start(NAME, "it was asked for again", entry(generation=6, issued=False))
+    assert start == Start(NAME, "start requested again", entry(generation=6, issued=False))

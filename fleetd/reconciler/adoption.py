@@ -1,0 +1,66 @@
+"""What a machine does when the store was restored from an old snapshot: it takes its units as they are."""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from fleetd.model.placement import Placement
+from fleetd.model.unit import TargetState
+from fleetd.reconciler.actions import LedgerEntry
+from fleetd.reconciler.observed import Observed
+
+
+class Adoption(msgspec.Struct, frozen=True):
+    """What the machine records: ledger entries by unit, and the names of the orphans."""
+
+    entries: Mapping[str, LedgerEntry]
+    orphans: tuple[str, ...]
+
+
+def plan_adoption(
+    placements: Mapping[str, Placement], observed: Mapping[str, Observed], *, is_late: bool = False
+) -> Adoption:
+    """Record every unit as being what the restored store wants. One that runs although the store does not know it, or
+    wants it gone, becomes an orphan.
+
+    Units without a placement get generation 0: their old generations belong to a history that was lost, and would pass
+    for later than the next operation's. `is_late`: the machine was away when the store was restored. A unit that is
+    withdrawn from it then has been placed elsewhere since, so it is no orphan.
+    """
+    entries: dict[str, LedgerEntry] = {}
+    orphans: list[str] = []
+    for name in sorted(observed):
+        seen, placement = observed[name], placements.get(name)
+        entry = _as_it_is(seen)
+        if seen.refusal or not (seen.ours or seen.load == "not-found"):
+            continue  # the machine's own unit has this name
+        if placement is not None and not placement.is_withdrawn:
+            entries[name] = msgspec.structs.replace(entry, generation=placement.generation)
+        elif seen.ours:
+            entries[name] = entry
+            orphans += [name] if seen.busy and not (is_late and placement) else []
+    return Adoption(entries, tuple(orphans))
+
+
+def is_orphan_still(placement: Placement | None, seen: Observed) -> bool:
+    """True if an orphan still runs, and no unit of its name was submitted."""
+    return seen.busy and (placement is None or placement.is_withdrawn)
+
+
+def _as_it_is(seen: Observed) -> LedgerEntry:
+    return LedgerEntry(
+        generation=0,
+        target=TargetState.LAUNCHED if _is_launched(seen) else TargetState.LOADED,
+        hash=seen.hash,
+        completed=seen.entry is not None and seen.entry.completed,
+        adopted=True,
+    )
+
+
+def _is_launched(seen: Observed) -> bool:
+    """True if the unit runs, or ran until it ended by itself; False if fleetd stopped it, or is stopping it."""
+    if seen.busy and not seen.stopping:
+        return True
+    if seen.entry is None:
+        return seen.busy
+    return seen.entry.target is TargetState.LAUNCHED and not seen.entry.stopped
