@@ -17,6 +17,7 @@ extensions = ["myst_parser"]
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
 smartquotes = False
+highlight_language = "none"
 html_theme = "alabaster"
 html_theme_options = {"description": "many Linux machines, one systemd", "fixed_sidebar": True, "page_width": "1100px"}
 html_show_sphinx = False

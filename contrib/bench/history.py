@@ -1,7 +1,6 @@
-"""The figures of all runs so far, one line of JSON each; and the README's table of the last ones.
+"""The figures of all runs so far, one line of JSON each, and the table of the last ones in docs/performance.md.
 
-`python -m contrib.bench.history` draws them anew (history.svg) and puts the table into the README; a run that is noted
-does so by itself.
+`python -m contrib.bench.history` draws the chart (history.svg) and writes the table again. A run does so when it ends.
 """
 
 import os
@@ -19,7 +18,7 @@ from contrib.bench.figure import Figure, render_number
 
 HISTORY = Path(__file__).with_name("history.jsonl")
 PICTURE = HISTORY.with_suffix(".svg")
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs/performance.md"
 BEGIN, END = "<!-- figures: contrib/bench/history.py -->\n", "<!-- end of figures -->\n"
 
 
@@ -89,10 +88,10 @@ def note(figures: Sequence[Figure], machines: int, units: int, bench: str = "mac
 
 
 def show() -> None:
-    """Draw the picture, and put the table into the README."""
-    records = [record for record in read_history() if record.bench == "machines"]
+    """Draw the chart, and write the table into docs/performance.md."""
+    records = read_machine_runs()
     PICTURE.write_text(draw(panels_of(records)))
-    README.write_text(put_table(README.read_text(), render_markdown(records)))
+    PAGE.write_text(put_table(PAGE.read_text(), render_markdown(records)))
 
 
 def put_table(text: str, table: str) -> str:
@@ -107,6 +106,11 @@ def put_table(text: str, table: str) -> str:
 def read_history() -> list[Record]:
     """All runs, the first one first."""
     return [msgspec.json.decode(line, type=Record) for line in HISTORY.read_bytes().splitlines()]
+
+
+def read_machine_runs() -> list[Record]:
+    """All runs on real machines, the first one first."""
+    return [record for record in read_history() if record.bench == "machines"]
 
 
 def describe_host() -> str:

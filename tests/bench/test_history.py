@@ -7,7 +7,18 @@ import pytest
 
 from contrib.bench.chart import draw
 from contrib.bench.figure import Figure, render_table
-from contrib.bench.history import BEGIN, END, Noted, Record, panels_of, put_table, read_history, render_markdown
+from contrib.bench.history import (
+    BEGIN,
+    END,
+    PAGE,
+    Noted,
+    Record,
+    panels_of,
+    put_table,
+    read_history,
+    read_machine_runs,
+    render_markdown,
+)
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -32,6 +43,11 @@ def test_the_table_goes_where_its_marks_are_and_nowhere_else() -> None:
     assert put_table(text, "new\n") == f"before\n{BEGIN}new\n{END}after\n"
     with pytest.raises(ValueError, match="no place"):
         put_table("before\nafter\n", "new\n")
+
+
+def test_the_page_shows_the_last_runs() -> None:
+    text = PAGE.read_text()
+    assert put_table(text, render_markdown(read_machine_runs())) == text
 
 
 def test_the_picture_has_a_point_for_each_run_and_each_size_a_colour() -> None:
