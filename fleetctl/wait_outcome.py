@@ -29,7 +29,9 @@ _AT_REST = ("", "inactive", "failed")
 _SKIPPED = ("condition", "skipped")  # results of a start that systemd passed over: no failure
 _DONE = "done"  # that of a start which succeeded, of a unit that is at rest again
 _REFUSED = "refused"  # that of a job which systemd did not take
-_COMPLETED = "completed"  # the leader's word for a unit without a machine whose oneshot has run
+# Kinds of schema.Cause.
+_COMPLETED = "completed"
+_WAITING_FOR_MACHINE = "waiting-for-machine"
 
 
 class Arrived(msgspec.Struct, frozen=True):
@@ -93,7 +95,7 @@ def judge_launched(report: schema.UnitReport, generation: int) -> Verdict:
 
 def has_completed_elsewhere(report: schema.UnitReport) -> bool:
     """Whether the unit is a oneshot that has completed, on a machine that is not there any more."""
-    return not report.machine and report.reason == _COMPLETED
+    return not report.machine and report.cause is not None and report.cause.kind == _COMPLETED
 
 
 def judge_loaded(report: schema.UnitReport, generation: int) -> Verdict:
@@ -156,7 +158,7 @@ def _still_runs(report: schema.UnitReport, generation: int) -> Failed | Pending 
     ]
     if not running:
         return None
-    if report.decided >= generation and report.wait and is_held_up(report):
+    if report.decided >= generation and is_held_up(report):
         return Pending(f"it {describe_wait(report)}", told=True)
     if running[0].result == _REFUSED:
         place = output.place(running[0].machine, running[0].address)
@@ -202,7 +204,7 @@ def _placed_copy(report: schema.UnitReport, generation: int) -> schema.Allocatio
     place = output.place(report.machine, allocation.address if allocation else "")
     if allocation is not None and allocation.generation >= generation:
         return allocation
-    if (wait := describe_wait(report)) and (allocation is None or report.wait):
+    if wait := describe_wait(report):
         return Pending(f"it {wait}", told=True)
     if allocation is not None and allocation.refusal:
         return Pending(f"it is refused by {place}, which {output.printable(allocation.refusal)}", told=True)
@@ -213,16 +215,13 @@ def _placed_copy(report: schema.UnitReport, generation: int) -> schema.Allocatio
 
 
 def describe_wait(report: schema.UnitReport) -> str:
-    """What the leader lets the unit wait for, a sentence that begins with `waits`; '' for nothing. (Servers that do not
-    say so as data say it in words.)"""
-    *_, reason = _words(report.reason).split("; ")  # why it must go there may stand before
-    return reason if report.wait or reason.startswith("wait") else ""
+    """What the unit waits for, a sentence that begins with "waits"; '' where it does not wait."""
+    return _words(report.cause.waits) if report.cause else ""
 
 
 def is_held_up(report: schema.UnitReport) -> bool:
-    """Whether nobody carries out what is asked of the unit, since its machine is lost or parked: not a stop that merely
-    takes its time."""
-    return bool(describe_wait(report)) and (report.wait is None or report.wait.kind == "machine")
+    """True where a machine that is lost or parked has to be back before what was asked of the unit is done."""
+    return report.cause is not None and report.cause.kind == _WAITING_FOR_MACHINE
 
 
 def why_nowhere(report: schema.UnitReport) -> str:
@@ -237,9 +236,11 @@ def why_nowhere(report: schema.UnitReport) -> str:
     if wait := describe_wait(report):
         return wait
     reason = _words(report.reason) or "no machine fits"
-    ranked = sorted(report.refusals.items(), key=lambda refusal: (-refusal[1], refusal[0]))
-    if ranked:
-        counted = (f"{output.printable(why)} ({count} machine{'s'[: count > 1]})" for why, count in ranked)
+    if report.rejections:
+        counted = (
+            f"{output.printable(each.message)} ({each.machines} machine{'s'[: each.machines > 1]})"
+            for each in report.rejections
+        )
         reason += ": " + ", ".join(counted)
     then = "It starts" if report.target == "launched" else "It is loaded"
     return f"cannot be placed: {reason}. {then} as soon as one fits"

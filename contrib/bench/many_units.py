@@ -27,6 +27,7 @@ from fleetd.api.server import Server
 from fleetd.config.options import Address
 from fleetd.model.machine import Machine
 from fleetd.model.placement import Decision
+from fleetd.model.reason import BEST
 from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.model.unitfile import UnitFile, hash_unit_file
 from fleetd.registry.records import STATES, UNITS, Kind, Record
@@ -93,7 +94,7 @@ class Bench:
             machine = f"{number % machines:032x}"
             state = UnitState("loaded", "active", "running", hash_, TargetState.LAUNCHED, number + 1)
             puts.append(self.registry.put(Unit(name, TEXT, TargetState.LAUNCHED), name))
-            puts.append(self.registry.put(Decision(name, 2**40, machine, since=1e9, reason="fits"), name))
+            puts.append(self.registry.put(Decision(name, 2**40, machine, since=1e9, reason=BEST), name))
             puts.append(self.registry.put(state, machine, name))
         for start in range(0, len(puts), MAX_OPERATIONS):
             await self.store.transact([], puts[start : start + MAX_OPERATIONS])

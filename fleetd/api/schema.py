@@ -114,21 +114,61 @@ class AllocationReport(msgspec.Struct, frozen=True, omit_defaults=True):
     refusal: str = ""
 
 
-class Wait(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a unit waits for: kind `stop`: for `unit` to stop on `machine`; `machine`: for `machine`, which is lost or
-    parked, to be back; `unit`: for `unit` to be placed."""
+class Rejection(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why a machine does not take a unit: `leaving`, `parked`, `machine-id`, `metadata`, `refused`, `no-socket`,
+    `no-peer`, `conflict`, `replaced`; `subject` is the unit, id or metadata that this is about."""
 
     kind: str
-    unit: str = ""
+    subject: str = ""
+
+
+class RejectionCount(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How many machines reject a unit for one reason (see Rejection), which `message` says as a sentence."""
+
+    kind: str
+    message: str
+    machines: int
+    subject: str = ""
+
+
+class Eviction(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why a unit may not stay on a machine."""
+
+    machine: str
+    rejection: Rejection
+
+
+class Cause(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The data of a unit's reason: what programs decide by. Later versions may add kinds.
+
+    `kind` is `placed` (by `rule`; `units` were placed together), `completed`, `infeasible`, `no-machines`, `stopping`
+    (on `machines`), `waiting-for-stop` (on `machine`), `waiting-for-removal` (from `machine`), `waiting-for-room`
+    (until `unit` has stopped on `machine`), `waiting-for-machine` (`absence`: `lost`, `parked` or `returning`; `until`:
+    Unix time, 0 for ever) or `waiting-for-peer` (`unit`, which waits for `peer_waits`). `waits` is what the unit waits
+    for, a sentence that begins with "waits", '' where it does not wait. `hold` is why the machine does not stop the
+    unit: `parked` or `orphaned`. `because` is why the unit had to stop.
+    """
+
+    kind: str
+    waits: str = ""
+    rule: str = ""
     machine: str = ""
+    unit: str = ""
+    machines: tuple[str, ...] = ()
+    units: tuple[str, ...] = ()
+    hold: str = ""
+    absence: str = ""
+    until: float = 0.0
+    because: Eviction | None = None
+    peer_waits: "Cause | None" = None
 
 
 class UnitReport(msgspec.Struct, frozen=True, omit_defaults=True):
     """A unit, what was decided for it and why, and how it stands wherever it is.
 
-    `generation` counts up with every wish of a person. `decided` is the generation that the leader has decided for;
-    below `generation`, `machine`, `since` (Unix time, s), `reason`, `refusals` (reason → machines) and `wait` are of
-    yesterday.
+    `generation` grows with every operation on the unit. `decided` is the generation that the leader has decided for;
+    where that is lower, `machine`, `machines`, `since` (Unix time, s), `reason`, `cause` and `rejections` belong to the
+    earlier generation. `reason` is a sentence, `cause` its data; `rejections` are the most frequent first.
     """
 
     name: str
@@ -141,8 +181,8 @@ class UnitReport(msgspec.Struct, frozen=True, omit_defaults=True):
     machines: int = 0
     since: float = 0.0
     reason: str = ""
-    refusals: dict[str, int] = {}
-    wait: Wait | None = None
+    cause: Cause | None = None
+    rejections: tuple[RejectionCount, ...] = ()
     allocations: tuple[AllocationReport, ...] = ()
 
 

@@ -21,6 +21,7 @@ from fleetd.leader.mirror import apply_record
 from fleetd.leader.writer import write_sets_of
 from fleetd.model.ordered import Names
 from fleetd.model.placement import Decision
+from fleetd.model.reason import render, render_rejection
 from fleetd.model.unit import UnitState
 from fleetd.registry.records import DECISIONS, LEADER, MACHINES, MalformedRecord
 from fleetd.registry.registry import Registry, drain
@@ -453,13 +454,14 @@ def _size(item: Any) -> int:
 def _log_decision(plan: UnitPlan) -> None:
     decision = plan.decision
     if decision is None:
-        log.info("a unit is nowhere any more", extra={"unit": plan.unit})
+        log.info("unit removed", extra={"unit": plan.unit})
         return
     facts: dict[str, object] = {"unit": plan.unit}
     if decision.machine:
         facts["machine"] = decision.machine
     if decision.machines:
         facts["machines"] = decision.machines
-    if decision.refusals:
-        facts["refusals"] = ", ".join(f"{reason} ({count})" for reason, count in decision.refusals.items())
-    log.info(decision.reason or "placed", extra=facts)
+    if decision.rejections:
+        rejections = (f"{render_rejection(each.rejection)} ({each.machines})" for each in decision.rejections)
+        facts["rejections"] = ", ".join(rejections)
+    log.info(render(decision.reason) or "placed", extra=facts)

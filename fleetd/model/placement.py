@@ -3,11 +3,10 @@
 Only the values. How they come about is planner.py's matter, what a machine makes of them plan.py's.
 """
 
-from enum import StrEnum
-
 import msgspec
 
 from fleetd.model.decoding import Count
+from fleetd.model.reason import Reason, RejectionCount
 from fleetd.model.unit import TargetState
 
 
@@ -54,32 +53,14 @@ class Placement(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         return not self.superseded and self.target is not TargetState.INACTIVE
 
 
-class WaitKind(StrEnum):
-    """What can be waited for."""
-
-    STOP = "stop"  # for `unit` to stop on `machine`
-    MACHINE = "machine"  # for `machine` to be back: it is lost, or parked
-    UNIT = "unit"  # for `unit` to be placed
-
-
-class Wait(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """What a unit waits for."""
-
-    kind: WaitKind
-    unit: str = ""
-    machine: str = ""
-
-
 class Decision(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """Where a unit is and since when, or why it is nowhere. Stored under `decisions/<unit>`.
 
-    `generation` is that of the unit this was decided for. `machine` is '' for a unit that is nowhere and for a global
-    one, of which `machines` counts where it is. `since` is Unix time in seconds. `reason` is a sentence for a person.
-    `wait` is what it waits for before this wish is carried out, which the reason then says too. `refusals` counts, for
-    each reason, the machines that a unit does not fit on. `completed` is the generation whose
-    oneshot ran to its end (it is not started again elsewhere). `lost` is since when (Unix time) its machine is dead, if
-    the unit waits for that to come back, else 0. `revision` is the store's revision of this record,
-    which guards the next write; it is not part of the stored value.
+    `generation` is that of the unit when this was decided. `machine` is '' for a unit that is not placed, and for a
+    global one, which is on `machines` machines. `since` is Unix time in seconds. `rejections` count the machines that
+    do not take the unit, the most frequent reason first. `completed` is the generation whose oneshot ran to its end (it
+    is not started again elsewhere). `lost`: since when (Unix time) the unit waits for its dead machine, else 0.
+    `revision` is the store's revision of this record, which guards the next write; it is not part of the stored value.
     """
 
     unit: str
@@ -87,9 +68,8 @@ class Decision(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     machine: str = ""
     machines: Count = 0
     since: float = 0.0
-    reason: str = ""
-    refusals: dict[str, Count] = {}
-    wait: Wait | None = None
+    reason: Reason | None = None
+    rejections: tuple[RejectionCount, ...] = ()
     completed: Count = 0
     lost: float = 0.0
     revision: Count = 0

@@ -28,6 +28,7 @@ from fleetd.membership.parking import Parking
 from fleetd.membership.registration import Membership, Registration
 from fleetd.model.machine import Machine, MachineMode, effective_metadata
 from fleetd.model.quota import Usage
+from fleetd.model.reason import render_rejection
 from fleetd.reconciler.shutdown import ShutdownMode, plan_shutdown
 from fleetd.registry.records import SETTINGS, MalformedRecord
 from fleetd.registry.registry import Registry
@@ -209,7 +210,8 @@ class Node:
         except (StoreError, MalformedRecord, TimeoutError) as error:
             log.info("what people have set on this machine is not known: %s", error)
         told = msgspec.structs.replace(machine, metadata=dict(metadata))
-        return predict_evictions(told, effective_metadata(told, settings), self.agent.placements)
+        evicted = predict_evictions(told, effective_metadata(told, settings), self.agent.placements)
+        return {unit: render_rejection(rejection) for unit, rejection in evicted.items()}
 
     async def leave(self, *, shuts_down: bool = False) -> None:
         """Have every unit placed elsewhere (of a machine that shuts down, those that do not wait for it to come back),

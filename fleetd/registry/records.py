@@ -33,6 +33,7 @@ class Synced(msgspec.Struct, frozen=True):
 
 
 Record = Unit | MachineSettings | Machine | Placement | Decision | Synced | UnitState | Leader | Usage
+T = TypeVar("T")
 R_co = TypeVar("R_co", bound=Record, covariant=True)
 
 
@@ -85,9 +86,9 @@ class Kind(Generic[R_co]):
 
 
 @lru_cache(maxsize=4096)
-def _intern(word: str) -> str:
-    """The same object for equal strings. Unlike sys.intern, it does not grow with what the store holds."""
-    return word
+def _intern(value: T) -> T:
+    """The same object for equal values. Unlike sys.intern, it does not grow with what the store holds."""
+    return value
 
 
 def _complete_unit(unit: Unit, names: Names, revision: int) -> Unit:
@@ -102,7 +103,8 @@ def _complete_machine(machine: Machine, names: Names, _revision: int) -> Machine
 
 
 def _complete_decision(decision: Decision, names: Names, revision: int) -> Decision:
-    return replace(decision, unit=names[0], machine=_intern(decision.machine), revision=revision)
+    machine, reason = _intern(decision.machine), _intern(decision.reason)
+    return replace(decision, unit=names[0], machine=machine, reason=reason, revision=revision)
 
 
 def _complete_state(state: UnitState, _names: Names, _revision: int) -> UnitState:

@@ -5,11 +5,24 @@ is placed nowhere else, so that one copy runs. Only a machine that is dead is no
 cut retires beside its replacement. Where a unit without a home goes is planner.py's matter.
 """
 
-from fleetd.model.machine import SHORT_ID_LENGTH, MachineMode
-from fleetd.model.placement import Placement, Wait, WaitKind
+from fleetd.model.machine import MachineMode
+from fleetd.model.placement import Placement
+from fleetd.model.reason import (
+    ADOPTED,
+    COMPLETED,
+    RESUMED,
+    Absence,
+    Eviction,
+    Placed,
+    Rejection,
+    RejectionKind,
+    Rule,
+    WaitingForMachine,
+    WaitingForRemoval,
+)
 from fleetd.model.unit import TargetState, UnitState
 from fleetd.scheduler.failover import FailoverDelays
-from fleetd.scheduler.feasibility import conflict, eviction_reason, rejection, rejection_by_occupants
+from fleetd.scheduler.feasibility import LEAVING, accepts, conflict, eviction_reason, rejection, rejection_by_occupants
 from fleetd.scheduler.unit_plan import UnitPlanBuilder
 
 
@@ -90,12 +103,12 @@ def _tend_home(builder: UnitPlanBuilder, waits: FailoverDelays) -> None:
         builder.completed = builder.generation
     if _is_left(builder, assigned, waits) and waits.runs_again(builder.name):
         builder.completed = 0
-    reason = _why_unfit(builder, assigned, waits) or _why_make_way(builder, assigned)
-    if reason:
-        builder.withdraw(assigned, reason)
+    found = _why_unfit(builder, assigned, waits) or _why_make_way(builder, assigned)
+    if found:
+        builder.evict(Eviction(assigned, found))
     else:
         is_back = assigned in builder.snapshot.machines and builder.before is not None and builder.before.lost > 0
-        builder.place(assigned, f"machine {assigned[:SHORT_ID_LENGTH]} came back in time" if is_back else "")
+        builder.place(assigned, Placed(Rule.RETURNED, machine=assigned) if is_back else None)
         if builder.is_parked(assigned) and (state is None or state.generation < builder.generation):
             builder.wait_for_parked(assigned)
 
@@ -108,28 +121,25 @@ def _is_left(builder: UnitPlanBuilder, machine: str, waits: FailoverDelays) -> b
     return not (record.shuts_down and waits.delay_s(builder.name, machine) > 0)
 
 
-def _why_unfit(builder: UnitPlanBuilder, machine: str, waits: FailoverDelays) -> str:
-    """Why a unit may not stay on a machine, or ''. One that is parked, away or waited for keeps what it has."""
+def _why_unfit(builder: UnitPlanBuilder, machine: str, waits: FailoverDelays) -> Rejection | None:
+    """Why a unit may not stay on a machine, or None. A machine that is parked, away or waited for keeps its units."""
     record = builder.snapshot.machines.get(machine)
     if record is None or record.mode is MachineMode.PARKED:
-        return ""
+        return None
     if record.mode is MachineMode.LEAVING:
-        return f"machine {record.short_id} is leaving" if _is_left(builder, machine, waits) else ""
-    refusal = builder.snapshot.refusal(builder.name, machine)
-    if refusal:
-        return f"machine {record.short_id} {refusal}"
-    reason = eviction_reason(builder.candidate(machine))
-    return reason and f"{reason} on {record.short_id}"
+        return LEAVING if _is_left(builder, machine, waits) else None
+    candidate = builder.candidate(machine)
+    return accepts(candidate) or eviction_reason(candidate)
 
 
-def _why_make_way(builder: UnitPlanBuilder, machine: str) -> str:
-    """Why a unit goes although it may stay, or '': another replaces it here, and it fits where none does."""
+def _why_make_way(builder: UnitPlanBuilder, machine: str) -> Rejection | None:
+    """Why a unit goes although it may stay, or None: another replaces it here, and it fits where none does."""
     pusher = _pushed_by(builder, machine)
     if not pusher or not builder.snapshot.accepts_work(machine):
-        return ""
+        return None
     others = (builder.candidate(other) for other in builder.snapshot.machines if other != machine)
     free = any(not rejection(candidate) and not _pushed_by(builder, candidate.machine) for candidate in others)
-    return f"makes way for {pusher}" if free else ""
+    return Rejection(RejectionKind.REPLACED, pusher) if free else None
 
 
 def _pushed_by(builder: UnitPlanBuilder, machine: str) -> str:
@@ -169,7 +179,7 @@ def _review_superseded(builder: UnitPlanBuilder, overdue: frozenset[tuple[str, s
         elif is_needed and state.outdated:
             continue  # it may run no more, or be the only one
         elif is_needed and not rejection(builder.candidate(machine)):
-            builder.place(machine, "the copy that was left running")
+            builder.place(machine, ADOPTED)
             if assigned:
                 builder.withdraw(assigned)
         elif machine in kept and _is_replaced(builder):
@@ -208,17 +218,15 @@ def _seek_home(builder: UnitPlanBuilder) -> None:
     forgetting = [machine for machine in builder.states if _has_to_forget(builder, machine)]
     returning = [machine for machine in builder.states if _is_returning(builder, machine)]
     if builder.completed == builder.generation:
-        builder.conclude("completed")
+        builder.conclude(COMPLETED)
     elif len(leaving) == 1 and _may_return(builder, leaving[0]):
-        builder.place(leaving[0], "wanted again while it was being stopped there")
+        builder.place(leaving[0], RESUMED)
     elif leaving:
         builder.wait_for_stop(leaving[0])
     elif forgetting:
-        wait = Wait(WaitKind.STOP, builder.name, forgetting[0])
-        builder.wait(wait, f"waits until {forgetting[0][:SHORT_ID_LENGTH]} has let go of it")
+        builder.wait(WaitingForRemoval(forgetting[0]))
     elif returning:
-        wait = Wait(WaitKind.MACHINE, machine=returning[0])
-        builder.wait(wait, f"waits for {returning[0][:SHORT_ID_LENGTH]}, which is coming back with it")
+        builder.wait(WaitingForMachine(returning[0], Absence.RETURNING))
     else:
         builder.unplaced = True
 
@@ -260,8 +268,8 @@ def _is_returning(builder: UnitPlanBuilder, machine: str) -> bool:
 def _tend_global(builder: UnitPlanBuilder, waits: FailoverDelays) -> None:
     """A global unit stays wherever it fits; which copies retired before it became global does not matter any more."""
     for machine, order in builder.orders():
-        reason = _why_unfit(builder, machine, waits) if order.is_active else ""
-        if reason or order.superseded:
+        found = _why_unfit(builder, machine, waits) if order.is_active else None
+        if found or order.superseded:
             builder.withdraw(machine)
         elif order.is_active:
             builder.place(machine)

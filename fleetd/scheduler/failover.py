@@ -10,7 +10,6 @@ from collections.abc import Mapping
 import msgspec
 
 from fleetd.model.ordered import Names
-from fleetd.model.timespan import render_moment
 from fleetd.model.unit import TargetState
 from fleetd.scheduler.snapshot import Snapshot
 
@@ -53,10 +52,10 @@ class FailoverDelays:
         """Whether that is yet to come."""
         return self._failover.clock_s < self.end_s(name, machine)
 
-    def describe(self, name: str, machine: str) -> str:
-        """Until when the unit waits, in words."""
-        delay_s, at = self.delay_s(name, machine), self.loss(machine).at
-        return "however long that takes" if math.isinf(delay_s) else f"until {render_moment(at + delay_s)}"
+    def until(self, name: str, machine: str) -> float:
+        """Unix time at which the unit fails over from this dead machine; 0 for never."""
+        delay_s = self.delay_s(name, machine)
+        return 0.0 if math.isinf(delay_s) else self.loss(machine).at + delay_s
 
     def runs_again(self, name: str) -> bool:
         """Whether a oneshot that finished on a machine is run again when that is lost."""

@@ -1,8 +1,4 @@
-"""Whether a unit fits on a machine, and why not.
-
-The rules are tested in order; the first that fails names the reason. Nothing here changes anything:
-planner.py asks, and decides what follows.
-"""
+"""Whether a unit fits on a machine, and why not: rules tested in order, of which the first that fails is the reason."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -12,11 +8,12 @@ import msgspec
 from fleetd.model.constraints import Requirements
 from fleetd.model.machine import MachineMode
 from fleetd.model.names import is_template
+from fleetd.model.reason import Rejection, RejectionCount, RejectionKind, render_rejection
 from fleetd.scheduler.snapshot import Proposal, Snapshot
 
 
 class Candidate(msgspec.Struct, frozen=True, gc=False):
-    """May this unit be on this machine? `company` are units that would come along with it."""
+    """A unit and a machine it may be placed on. `group` are the units that would be placed there with it."""
 
     proposal: Proposal
     name: str
@@ -26,81 +23,81 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def snapshot(self) -> Snapshot:
-        """The cluster that is asked about."""
+        """The cluster as it is without the proposal."""
         return self.proposal.snapshot
 
 
-def accepts_work(candidate: Candidate) -> str:
-    """A machine that is leaving or parked takes nothing new."""
-    mode = candidate.snapshot.machines[candidate.machine].mode
-    return "" if mode is MachineMode.READY else _turns_away(mode)
+LEAVING = Rejection(RejectionKind.LEAVING)
+PARKED = Rejection(RejectionKind.PARKED)
+NO_SOCKET = Rejection(RejectionKind.NO_SOCKET)
+_BY_MODE = {MachineMode.LEAVING: LEAVING, MachineMode.PARKED: PARKED}
 
 
-def _turns_away(mode: MachineMode) -> str:
-    return "machine is parked (its fleetd was stopped)" if mode is MachineMode.PARKED else f"machine is {mode}"
+# Each rule returns why it does not hold, or None where it does.
 
 
-def meets_constraints(candidate: Candidate) -> str:
-    """The machine has the id (reference 2.3) and the metadata (2.4) that the unit asks for."""
+def accepts_work(candidate: Candidate) -> Rejection | None:
+    """A machine that is leaving or parked takes no new unit."""
+    return _BY_MODE.get(candidate.snapshot.machines[candidate.machine].mode)
+
+
+def meets_constraints(candidate: Candidate) -> Rejection | None:
+    """The machine has the id (MachineID=) and the metadata (MachineMetadata=) that the unit asks for."""
     machine_index = candidate.snapshot.machine_index
     bit = machine_index.bits[candidate.machine]
     if machine_index.matching(candidate.requirements) & bit:
-        return ""
-    return next(reason for reason, machines in machine_index.rejections(candidate.requirements) if machines & bit)
+        return None
+    return next(found for found, machines in machine_index.rejections(candidate.requirements) if machines & bit)
 
 
-def accepts(candidate: Candidate) -> str:
-    """The machine takes a unit of this name: it has none of its own that this one would hide."""
+def accepts(candidate: Candidate) -> Rejection | None:
+    """The machine has no unit of its own of this name, which this one would shadow."""
     refusal = candidate.snapshot.refusal(candidate.name, candidate.machine)
-    return refusal and f"machine {refusal}"
+    return Rejection(RejectionKind.REFUSED, refusal) if refusal else None
 
 
-def has_peers(candidate: Candidate) -> str:
-    """Every unit of MachineOf is on this machine, or comes along (reference 2.5)."""
+def has_peers(candidate: Candidate) -> Rejection | None:
+    """Every unit of MachineOf= is on this machine, or is placed there in the same group."""
     for peer in candidate.requirements.machine_of:
         if (
             peer not in candidate.proposal.occupancy(candidate.machine).staying
             and peer not in candidate.group
             and peer != candidate.name
         ):
-            return f"{peer or '(empty MachineOf)'} is not there"
-    return ""
+            return Rejection(RejectionKind.NO_PEER, peer)
+    return None
 
 
-def has_sockets(candidate: Candidate) -> str:
-    """For a template: a socket on this machine starts instances of it."""
+def has_sockets(candidate: Candidate) -> Rejection | None:
+    """A socket on this machine starts instances of the unit, if that is a template."""
     if not is_template(candidate.name):
-        return ""
+        return None
     staying = candidate.proposal.occupancy(candidate.machine).staying
-    return (
-        ""
-        if any(socket in staying for socket in candidate.snapshot.sockets(candidate.name))
-        else "no socket of it is there"
-    )
+    return None if any(socket in staying for socket in candidate.snapshot.sockets(candidate.name)) else NO_SOCKET
 
 
-def conflict(candidate: Candidate) -> str:
-    """Nothing on this machine conflicts with the unit, by its patterns or by theirs (reference 2.6)."""
+def conflict(candidate: Candidate) -> Rejection | None:
+    """No unit on this machine conflicts with this one, by the patterns of either (Conflicts=)."""
     occupancy = candidate.proposal.occupancy(candidate.machine)
     if not occupancy.may_conflict(candidate.name, candidate.requirements):
-        return ""
+        return None
     first = min(occupancy.conflicting(candidate.name, candidate.requirements), default="")
-    return first and f"conflicts with {first}"
+    return Rejection(RejectionKind.CONFLICT, first) if first else None
 
 
-def rejection(candidate: Candidate) -> str:
-    """The first reason why the unit does not fit on the machine, or '' if it does."""
+def rejection(candidate: Candidate) -> Rejection | None:
+    """Why the machine does not take the unit, by the first rule that does not hold; None where it fits."""
     return accepts_work(candidate) or meets_constraints(candidate) or rejection_by_occupants(candidate)
 
 
-def rejection_by_occupants(candidate: Candidate) -> str:
-    """The same on a machine that takes work and suits the unit (machine_index.py tells of many at once): only what else
-    is there can be a reason."""
+def rejection_by_occupants(candidate: Candidate) -> Rejection | None:
+    """The same for a machine that accepts work and meets the constraints: the rules left are about the other units
+    there. MachineIndex answers the first two rules for all machines at once."""
     return accepts(candidate) or has_sockets(candidate) or has_peers(candidate) or conflict(candidate)
 
 
-def eviction_reason(candidate: Candidate) -> str:
-    """Why a unit may not stay where it is, or ''. Of two units that conflict, the one changed later must go."""
+def eviction_reason(candidate: Candidate) -> Rejection | None:
+    """Why the unit may not stay where it is, or None. Of two units that conflict, the one changed later is evicted."""
     reason = meets_constraints(candidate) or has_sockets(candidate) or has_peers(candidate)
     occupancy = candidate.proposal.occupancy(candidate.machine)
     if reason or not occupancy.may_conflict(candidate.name, candidate.requirements):
@@ -115,12 +112,11 @@ def eviction_reason(candidate: Candidate) -> str:
         ),
         default="",
     )
-    return first and f"conflicts with {first}"
+    return Rejection(RejectionKind.CONFLICT, first) if first else None
 
 
 def find_stopping(proposal: Proposal, name: str) -> tuple[str, str] | None:
-    """Of a unit that fits nowhere: (unit, machine) of what is on its way out there. Nothing else, but for others that
-    are so too, keeps this one from fitting there."""
+    """For a unit that fits nowhere: (other unit, machine) where only units that are being stopped conflict with it."""
     requirements = proposal.snapshot.requirements(name)
     machine_index = proposal.snapshot.machine_index
     for machine in machine_index.ids(machine_index.matching_ready(requirements)):
@@ -128,26 +124,27 @@ def find_stopping(proposal: Proposal, name: str) -> tuple[str, str] | None:
         candidate = Candidate(proposal, name, requirements, machine)
         if accepts(candidate) or has_peers(candidate) or not occupancy.may_conflict(name, requirements):
             continue
-        hindering = sorted(occupancy.conflicting(name, requirements))
-        if hindering and not any(other in occupancy.staying for other in hindering):
-            return hindering[0], machine
+        conflicting = sorted(occupancy.conflicting(name, requirements))
+        if conflicting and not any(other in occupancy.staying for other in conflicting):
+            return conflicting[0], machine
     return None
 
 
-def count_rejections(proposal: Proposal, name: str, here: Iterable[str] = ()) -> dict[str, int]:
-    """Why the unit is not on the machines that there are, but for those that it is on: how many give each reason, the
-    commonest first, then in the order of the alphabet. What all give alike is counted without asking each."""
+def count_rejections(proposal: Proposal, name: str, here: Iterable[str] = ()) -> tuple[RejectionCount, ...]:
+    """How many machines, except those in `here`, reject the unit for each reason: the most frequent first, then by
+    sentence. Rules of MachineIndex are counted without asking each machine."""
     requirements = proposal.snapshot.requirements(name)
     machine_index = proposal.snapshot.machine_index
-    counts: Counter[str] = Counter()
+    counts: Counter[Rejection] = Counter()
     rest = ~machine_index.mask(here)
-    for mode, machines in machine_index.modes.items():
-        if mode is not MachineMode.READY:
-            counts[_turns_away(mode)] = (machines & rest).bit_count()
+    for mode, found in _BY_MODE.items():
+        counts[found] = (machine_index.modes[mode] & rest).bit_count()
     rest &= machine_index.modes[MachineMode.READY]
-    for reason, machines in machine_index.rejections(requirements):
-        counts[reason] = (machines & rest).bit_count()
+    for found, machines in machine_index.rejections(requirements):
+        counts[found] = (machines & rest).bit_count()
     for machine in machine_index.ids(rest & machine_index.matching(requirements)):
-        counts[rejection_by_occupants(Candidate(proposal, name, requirements, machine))] += 1
-    refusals = [(reason, count) for reason, count in counts.items() if reason and count]
-    return dict(sorted(refusals, key=lambda item: (-item[1], item[0])))
+        rejected = rejection_by_occupants(Candidate(proposal, name, requirements, machine))
+        if rejected:
+            counts[rejected] += 1
+    rejections = [RejectionCount(found, count) for found, count in counts.items() if count]
+    return tuple(sorted(rejections, key=lambda each: (-each.machines, render_rejection(each.rejection))))

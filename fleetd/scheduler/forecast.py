@@ -1,32 +1,34 @@
-"""What a change of a machine's metadata means for the units there, told before it happens.
-
-It tells what planner.py will decide once the change is known; it decides nothing.
-"""
+"""Which units have to leave a machine when its metadata changes, told before it changes."""
 
 from collections.abc import Mapping
 
 from fleetd.model.machine import Machine
 from fleetd.model.placement import Placement
+from fleetd.model.reason import Rejection, RejectionKind
 from fleetd.scheduler.machine_index import MachineIndex
 from fleetd.scheduler.snapshot import requirements_of
 
 
 def predict_evictions(
     machine: Machine, metadata: Mapping[str, str], placements: Mapping[str, Placement]
-) -> dict[str, str]:
-    """The units that may not stay on this machine, which has these orders (by unit), once this is its metadata; with
-    the reason of each, in order of their names. Units bound to such a one by MachineOf follow it."""
+) -> dict[str, Rejection]:
+    """The units that may not stay on this machine with this metadata, and why, by name in order. `placements` are those
+    on the machine, by unit. Units that follow an evicted one (MachineOf=) are evicted too."""
     machine_index = MachineIndex({machine.id: machine}, {machine.id: metadata})
-    wanted = {name: requirements_of(order.text, name) for name, order in sorted(placements.items()) if order.is_active}
-    stops: dict[str, str] = {}
+    wanted = {
+        name: requirements_of(placement.text, name)
+        for name, placement in sorted(placements.items())
+        if placement.is_active
+    }
+    evicted: dict[str, Rejection] = {}
     for name, requirements in wanted.items():
-        reasons = [reason for reason, machines in machine_index.rejections(requirements) if machines]
-        if reasons:
-            stops[name] = reasons[0]
-    pending = list(stops)
+        found = [rejection for rejection, machines in machine_index.rejections(requirements) if machines]
+        if found:
+            evicted[name] = found[0]
+    pending = list(evicted)
     while pending:
         gone = pending.pop()
-        followers = [name for name, each in wanted.items() if gone in each.machine_of and name not in stops]
-        stops |= dict.fromkeys(followers, f"{gone}, which it is to be with, stops here")
+        followers = [name for name, each in wanted.items() if gone in each.machine_of and name not in evicted]
+        evicted |= dict.fromkeys(followers, Rejection(RejectionKind.PEER_STOPS, gone))
         pending += followers
-    return {name: stops[name] for name in sorted(stops)}
+    return {name: evicted[name] for name in sorted(evicted)}

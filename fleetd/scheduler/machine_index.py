@@ -9,9 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from fleetd.model.constraints import Requirements
 from fleetd.model.machine import Machine, MachineMode
+from fleetd.model.reason import Rejection, RejectionKind
 
 MachineSet = int  # a set of machines
-Rejections = tuple[tuple[str, MachineSet], ...]  # who refuses for this reason; a machine is in one of the sets at most
+Rejections = tuple[tuple[Rejection, MachineSet], ...]  # a machine is in one of the sets at most
 
 MAX_KEPT = 10_000  # answers; beyond that they are found anew
 
@@ -68,23 +69,23 @@ class MachineIndex:
         if found is None:
             if len(self._answers) >= MAX_KEPT:
                 self._answers.clear()
-            refusals = tuple(self._find_refusals(requirements))
+            rejections = tuple(self._find_rejections(requirements))
             matching = self.everywhere
-            for _, machines in refusals:
+            for _, machines in rejections:
                 matching ^= machines
-            found = self._answers[key] = matching, refusals
+            found = self._answers[key] = matching, rejections
         return found
 
-    def _find_refusals(self, requirements: Requirements) -> Iterator[tuple[str, MachineSet]]:
+    def _find_rejections(self, requirements: Requirements) -> Iterator[tuple[Rejection, MachineSet]]:
         rest = self.everywhere
         wanted = requirements.machine_id
         if wanted is not None:
             matching = self._ids.get(wanted, 0)
-            yield f"not machine {wanted or '(empty MachineID)'}", rest & ~matching
+            yield Rejection(RejectionKind.MACHINE_ID, wanted), rest & ~matching
             rest &= matching
         for key, alternatives in requirements.metadata:
             matching = self._offering(key, alternatives)
-            yield f"metadata {key}={'|'.join(alternatives)} missing", rest & ~matching
+            yield Rejection(RejectionKind.METADATA, f"{key}={'|'.join(alternatives)}"), rest & ~matching
             rest &= matching
 
     def _offering(self, key: str, alternatives: Sequence[str]) -> MachineSet:

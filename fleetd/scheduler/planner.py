@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 import msgspec
 
 from fleetd.model.ordered import Names
-from fleetd.model.placement import Wait, WaitKind
+from fleetd.model.reason import BEST, ONLY, Placed, WaitingForPeer
 from fleetd.scheduler.allocations import find_machines, release_allocations, review_allocations
 from fleetd.scheduler.failover import FailoverDelays, FailoverPolicy
 from fleetd.scheduler.occupancy import Occupancy
@@ -113,12 +113,13 @@ def _place_unplaced(
     awaited = {name for builder in builders.values() if builder.waits for name in snapshot.colocated_with(builder.name)}
     placed: dict[str, int] = {}
     for group in _groups(snapshot, unplaced):
-        late = "" if awaited.isdisjoint(group) else _peer_still_stopping(snapshot, group, builders)
-        for name in group if late else ():
-            wait = Wait(WaitKind.UNIT, late)
-            builders[name].wait(wait, f"waits for {late}, which {builders[late].waits}")
-        for name in () if late else _place_group(ranking, group, builders):
-            placed[name] = len(placed) + 1
+        if awaited.isdisjoint(group):
+            for name in _place_group(ranking, group, builders):
+                placed[name] = len(placed) + 1
+        else:
+            reason = _peer_still_stopping(snapshot, group, builders)
+            for name in group:
+                builders[name].wait_for_peer(reason)
         yield
     return placed
 
@@ -174,10 +175,10 @@ def _other_peers(snapshot: Snapshot, name: str, group: Mapping[str, int]) -> Nam
     return {peer: None for peer in snapshot.requirements(name).machine_of if peer in group and peer != name}
 
 
-def _peer_still_stopping(snapshot: Snapshot, group: list[str], builders: dict[str, UnitPlanBuilder]) -> str:
-    """The unit bound to this group that is to be placed with it, but whose former copy is still on its way out."""
-    bound = (other for name in group for other in snapshot.colocated_with(name))
-    return next(other for other in bound if other in builders and builders[other].waits)
+def _peer_still_stopping(snapshot: Snapshot, group: list[str], builders: dict[str, UnitPlanBuilder]) -> WaitingForPeer:
+    """The unit that is to be placed together with this group (MachineOf=), and has still to stop elsewhere."""
+    peers = (other for name in group for other in snapshot.colocated_with(name) if other in builders)
+    return next(WaitingForPeer(peer, waits) for peer in peers if (waits := builders[peer].waits))
 
 
 def _place_group(ranking: Ranking, group: list[str], builders: dict[str, UnitPlanBuilder]) -> list[str]:
@@ -185,10 +186,11 @@ def _place_group(ranking: Ranking, group: list[str], builders: dict[str, UnitPla
     even in this company; failing that too, each by itself. Returns who was placed, in order."""
     choice = ranking.choose(group)
     if choice and (len(group) == 1 or _fit_together(builders[group[0]].snapshot, group)):
-        why = "the only machine that fits" if choice.is_only else "fits"
-        along = f", with {', '.join(group)}" if len(group) > 1 else ""
+        reason = ONLY if choice.is_only else BEST
+        if len(group) > 1:
+            reason = Placed(reason.rule, units=tuple(group))
         for name in group:
-            builders[name].place(choice.machine, why + along)
+            builders[name].place(choice.machine, reason)
             ranking.record_placement(name, choice.machine)
         return group
     if len(group) == 1:

@@ -197,7 +197,7 @@ class Snapshot:
         if not _has_suffix(name):
             return {}
         _set(self.decisions, name, decision)
-        _mark(self._refused, name, decision is not None and bool(decision.refusals))
+        _mark(self._refused, name, decision is not None and bool(decision.rejections))
         return {name: None} if decision is None else {}
 
     def set_machine(self, machine: str, record: Machine | None) -> Concerns:

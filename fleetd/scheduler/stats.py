@@ -75,4 +75,4 @@ def _fits_nowhere(snapshot: Snapshot, plan: UnitPlan) -> bool:
     decision = plan.decision
     if decision is None or decision.machine or decision.machines:
         return False
-    return bool(decision.refusals) or not snapshot.machines
+    return bool(decision.rejections) or not snapshot.machines

@@ -9,18 +9,37 @@ from collections.abc import Mapping
 import msgspec
 
 from fleetd.model.constraints import Requirements
-from fleetd.model.machine import SHORT_ID_LENGTH, MachineMode
+from fleetd.model.machine import MachineMode
 from fleetd.model.names import is_template
 from fleetd.model.ordered import Names
-from fleetd.model.placement import Decision, Placement, Wait, WaitKind
+from fleetd.model.placement import Decision, Placement
+from fleetd.model.reason import (
+    EVERYWHERE,
+    INFEASIBLE,
+    NO_MACHINES,
+    WITH_SOCKETS,
+    Absence,
+    Eviction,
+    Hold,
+    PeerWait,
+    Placed,
+    Reason,
+    RejectionCount,
+    Rule,
+    Stopping,
+    WaitingForMachine,
+    WaitingForPeer,
+    WaitingForRoom,
+    WaitingForStop,
+    is_waiting,
+    without_eviction,
+)
 from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.scheduler.failover import FailoverDelays
 from fleetd.scheduler.feasibility import Candidate, count_rejections, find_stopping
 from fleetd.scheduler.snapshot import Proposal, Snapshot, requirements_of
 
 _NOTHING = Requirements()
-_PARKED = "which is parked: its fleetd was stopped"
-_KEPT = "where it is only kept running since the store was restored"
 
 
 class UnitPlan(msgspec.Struct, frozen=True, gc=False):
@@ -56,12 +75,12 @@ class UnitPlanBuilder(msgspec.Struct, eq=False, gc=False):
     before: Decision | None = None
     completed: int = 0
     unplaced: bool = False
-    waits: str = ""  # for what, in words, before it can be placed
+    waits: PeerWait | None = None  # for what, before it can be placed
     waits_until_s: float = math.inf  # by the leader's own clock, for a home that is lost
     _former: Mapping[str, Placement] = {}
     _lost: float = 0.0  # since when the home is lost, in Unix time
-    _reason: str = ""
-    _wait: Wait | None = None
+    _reason: Reason | None = None
+    _eviction: Eviction | None = None  # why it may not stay where it was
     _orders: dict[str, Placement] = {}
     _cancels: dict[str, None] = {}
 
@@ -144,7 +163,7 @@ class UnitPlanBuilder(msgspec.Struct, eq=False, gc=False):
         """May the unit be on this machine?"""
         return Candidate(self.proposal, self.name, self.requirements, machine)
 
-    def place(self, machine: str, reason: str = "") -> None:
+    def place(self, machine: str, reason: Reason | None = None) -> None:
         """Order the unit to be on this machine as a person wants it now (no change where that is the order already)."""
         assert self.unit is not None
         done = self.completed == self.generation
@@ -164,13 +183,17 @@ class UnitPlanBuilder(msgspec.Struct, eq=False, gc=False):
             self._order(order)
             self.proposal.place(self.name, machine, self.requirements)
 
-    def withdraw(self, machine: str, reason: str = "") -> None:
+    def evict(self, eviction: Eviction) -> None:
+        """Order the unit away from the machine where it may not stay."""
+        self._eviction = eviction
+        self.withdraw(eviction.machine)
+
+    def withdraw(self, machine: str) -> None:
         """Order the unit away from this machine."""
         former = self.placements[machine]
         generation = max(self.generation, former.generation)
         self._order(Placement(machine, self.name, former.text, TargetState.INACTIVE, generation))
         self.proposal.withdraw(self.name, machine, requirements_of(former.text, self.name))
-        self._reason = reason or self._reason
 
     def supersede(self, machine: str) -> None:
         """Let the copy on this machine run on until its replacement does."""
@@ -196,9 +219,7 @@ class UnitPlanBuilder(msgspec.Struct, eq=False, gc=False):
         if waits.is_waiting(self.name, machine) and self._is_only_home(machine):
             self.waits_until_s = waits.end_s(self.name, machine)
             self._lost = waits.loss(machine).at
-            until = waits.describe(self.name, machine)
-            self._reason = f"waits for machine {machine[:SHORT_ID_LENGTH]} to come back, {until}"
-            self._wait = Wait(WaitKind.MACHINE, machine=machine)
+            self._reason = WaitingForMachine(machine, Absence.LOST, waits.until(self.name, machine))
             return
         if self.placements[machine].is_active and waits.runs_again(self.name):
             self.completed = 0
@@ -211,34 +232,31 @@ class UnitPlanBuilder(msgspec.Struct, eq=False, gc=False):
         runs = [where for where, state in self.states.items() if state.runs and where not in goes]
         return is_active == [machine] and not any(where in self.snapshot.machines for where in runs)
 
-    def conclude(self, reason: str) -> None:
-        """Say why the unit is nowhere and need not be anywhere."""
+    def conclude(self, reason: Reason) -> None:
+        """Record why the unit is on no machine and need not be placed."""
         self._reason = reason
 
-    def wait(self, wait: Wait, what_for: str, reason: str = "") -> None:
-        """Say what the unit waits for before it can be placed; `reason` says more."""
+    def wait(self, reason: PeerWait) -> None:
+        """Record what has to happen before the unit can be placed."""
         self.unplaced = False
-        self.waits = what_for
-        self._wait = wait
-        self._reason = reason or what_for
+        self.waits = without_eviction(reason) if isinstance(reason, WaitingForStop) else reason
+        self._reason = reason
 
     def wait_for_stop(self, machine: str) -> None:
-        """The unit waits until it is stopped on this machine; why it had to go from there is still said."""
-        short_id = machine[:SHORT_ID_LENGTH]
-        what_for = f"waits until {short_id} has stopped it"
-        if self.is_orphan(machine):
-            what_for = f"waits until it is stopped on {short_id}, {_KEPT}"
-        elif self.is_parked(machine):
-            what_for = f"waits until it is stopped on {short_id}, {_PARKED}"
-        said = self.before.reason if self.before else ""
-        why = self._reason or said.rpartition("; waits until ")[0]
-        wait = Wait(WaitKind.STOP, self.name, machine)
-        self.wait(wait, what_for, f"{why}; {what_for}" if why else what_for)
+        """The unit waits until it is stopped on this machine. Why it may not stay there is kept from pass to pass."""
+        before = self.before.reason if self.before else None
+        because = self._eviction or (before.because if isinstance(before, WaitingForStop) else None)
+        hold = Hold.ORPHANED if self.is_orphan(machine) else Hold.PARKED if self.is_parked(machine) else None
+        self.wait(WaitingForStop(machine, because, hold))
+
+    def wait_for_peer(self, reason: WaitingForPeer) -> None:
+        """The unit waits for another one that is placed with it."""
+        self.unplaced = False
+        self._reason = reason
 
     def wait_for_parked(self, machine: str) -> None:
-        """The unit stays on this machine, or goes from it, but nobody there carries out what is asked of it now."""
-        self._wait = Wait(WaitKind.MACHINE, machine=machine)
-        self._reason = f"waits for machine {machine[:SHORT_ID_LENGTH]}, {_PARKED}"
+        """The unit stays on this machine, or is to leave it, and the machine carries out neither while it is parked."""
+        self._reason = WaitingForMachine(machine, Absence.PARKED)
 
     def is_orphan(self, machine: str) -> bool:
         """Whether the machine only keeps the unit running, and does not carry out that it is to go."""
@@ -269,31 +287,27 @@ class UnitPlanBuilder(msgspec.Struct, eq=False, gc=False):
         is_global = wanted and self.is_global
         assigned = "" if is_global else self.assigned_machine
         here = [machine for machine, order in self.placements.items() if order.is_active] if is_global else []
-        refusals = count_rejections(self.proposal, self.name, here) if is_global or self.unplaced else {}
-        if self.unplaced and refusals:
-            self._wait_for_departing()
-        reason = self._conclude(assigned, here, refusals)
+        rejections = count_rejections(self.proposal, self.name, here) if is_global or self.unplaced else ()
+        if self.unplaced and rejections:
+            self._wait_for_room()
         return Decision(
             unit=self.name,
             generation=self.generation,
             machine=assigned,
             machines=len(here),
             since=self.before.since if self.before and self.before.machine == assigned else self.now_s,
-            reason=reason,
-            refusals=refusals,
-            wait=self._wait,
+            reason=self._conclude(assigned, here, rejections),
+            rejections=rejections,
             completed=self.completed,
             lost=self._decide_lost(assigned),
             revision=self.before.revision if self.before else 0,
         )
 
-    def _wait_for_departing(self) -> None:
-        """Nothing fits, but something that is on its way out makes room: say which, and where."""
+    def _wait_for_room(self) -> None:
+        """Where the unit fits nowhere, but will as soon as another one has stopped: say which, and where."""
         found = find_stopping(self.proposal, self.name)
         if found:
-            unit, machine = found
-            self._wait = Wait(WaitKind.STOP, unit, machine)
-            self._reason = f"waits for {unit} to stop on {machine[:SHORT_ID_LENGTH]}"
+            self._reason = WaitingForRoom(*found)
 
     def _decide_lost(self, assigned: str) -> float:
         """A machine that may be alive after all is waited for as before, until it is back."""
@@ -301,33 +315,30 @@ class UnitPlanBuilder(msgspec.Struct, eq=False, gc=False):
             return self.before.lost
         return self._lost if assigned and self.snapshot.is_dead(assigned) else 0.0
 
-    def _conclude(self, assigned: str, here: list[str], refusals: dict[str, int]) -> str:
-        """The sentence for a person."""
+    def _conclude(self, assigned: str, here: list[str], rejections: tuple[RejectionCount, ...]) -> Reason | None:
+        """The reason to be stored with the decision."""
         if not self.is_wanted:
-            return self._say_what_remains()
+            return self._reason_to_stop()
         if self._reason:
             return self._reason
         if assigned:
-            return self._say_as_before(assigned, self.before) if self.before and self.before.machine == assigned else ""
+            return self._reason_as_before(assigned, self.before)
         if here:
-            return "where its sockets are" if self.is_template else "on every machine that it fits on"
-        return "no machine fits" if refusals else "there is no machine"
+            return WITH_SOCKETS if self.is_template else EVERYWHERE
+        return INFEASIBLE if rejections else NO_MACHINES
 
-    def _say_as_before(self, assigned: str, before: Decision) -> str:
-        """Of a unit that stays where it was: what was said of it, unless it waited for that machine, which is back."""
-        if assigned not in self.snapshot.machines:
-            self._wait = before.wait
-        elif before.wait:
-            return f"machine {assigned[:SHORT_ID_LENGTH]} is back"
+    def _reason_as_before(self, assigned: str, before: Decision | None) -> Reason | None:
+        """Of a unit that stays where it was: the reason as it was, unless it waited for that machine, which is back."""
+        if before is None or before.machine != assigned:
+            return None
+        if assigned in self.snapshot.machines and is_waiting(before.reason):
+            return Placed(Rule.BACK, machine=assigned)
         return before.reason
 
-    def _say_what_remains(self) -> str:
-        """What still holds a unit that is not wanted."""
-        kept = [machine[:SHORT_ID_LENGTH] for machine in self.placements if self.is_orphan(machine)]
-        if kept:
-            return f"to be stopped on {', '.join(kept)}, {_KEPT}"
+    def _reason_to_stop(self) -> Reason:
+        """What still keeps a unit on machines that is not to be on any."""
+        orphaned = tuple(machine for machine in self.placements if self.is_orphan(machine))
+        if orphaned:
+            return Stopping(orphaned, Hold.ORPHANED)
         parked = next((machine for machine in self.placements if self.is_parked(machine)), "")
-        if parked:
-            self.wait_for_parked(parked)
-            return self._reason
-        return f"being stopped on {', '.join(machine[:SHORT_ID_LENGTH] for machine in self.placements)}"
+        return WaitingForMachine(parked, Absence.PARKED) if parked else Stopping(tuple(self.placements))

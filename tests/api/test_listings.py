@@ -9,6 +9,16 @@ import pytest
 from fleetd.membership.registration import Membership, Registration
 from fleetd.model.machine import Machine, MachineMode, MachineSettings
 from fleetd.model.placement import Decision, Placement
+from fleetd.model.reason import (
+    BEST,
+    INFEASIBLE,
+    Absence,
+    Rejection,
+    RejectionCount,
+    RejectionKind,
+    WaitingForMachine,
+    render,
+)
 from fleetd.model.unit import TargetState, UnitState
 from fleetd.model.unitfile import hash_unit_file
 from fleetd.registry.records import Synced
@@ -261,9 +271,7 @@ async def test_a_parked_machine_can_be_given_up_and_no_other(fleet: Any) -> None
 async def test_a_report_says_what_was_asked_what_was_decided_and_how_each_copy_stands(fleet: Any) -> None:
     unit = await fleet.add_unit("web.service", target="launched")
     await fleet.put(Machine("m1", address="10.0.0.1"), "m1")
-    await fleet.put(
-        Decision("web.service", unit.generation, machine="m1", since=12.5, reason="fewest units"), "web.service"
-    )
+    await fleet.put(Decision("web.service", unit.generation, machine="m1", since=12.5, reason=BEST), "web.service")
     await fleet.put(RUNNING, "m1", "web.service")
     await fleet.put(UnitState("loaded", "active", "running", target=TargetState.LAUNCHED), "m2", "web.service")
     superseded = Placement("m2", "web.service", unit.text, TargetState.LAUNCHED, 1, superseded=True)
@@ -277,7 +285,8 @@ async def test_a_report_says_what_was_asked_what_was_decided_and_how_each_copy_s
         "decided": unit.generation,
         "machine": "m1",
         "since": 12.5,
-        "reason": "fewest units",
+        "reason": "fits",
+        "cause": {"kind": "placed", "rule": "best"},
         "allocations": [
             {
                 "machine": "m1",
@@ -303,13 +312,17 @@ async def test_a_report_says_what_was_asked_what_was_decided_and_how_each_copy_s
 
 async def test_a_unit_that_is_nowhere_says_why_and_a_global_one_where(fleet: Any) -> None:
     await fleet.add_unit("web.service", target="launched")
-    await fleet.put(Decision("web.service", 1, reason="no machine fits", refusals={"metadata": 3}), "web.service")
+    rejections = (RejectionCount(Rejection(RejectionKind.METADATA, "disk=ssd"), 3),)
+    await fleet.put(Decision("web.service", 1, reason=INFEASIBLE, rejections=rejections), "web.service")
     await fleet.add_unit("log.service", "[X-Fleet]\nGlobal=yes\n", "launched")
     await fleet.put(Decision("log.service", 2, machines=4), "log.service")
     await fleet.add_unit("new.service")
     log, new, web = (await listed(fleet, f"GET {REPORTS}"))["units"]
     assert (log["global"], log["machines"], log["decided"]) == (True, 4, 2)
-    assert (web["reason"], web["refusals"], "machine" in web) == ("no machine fits", {"metadata": 3}, False)
+    assert (web["reason"], web["cause"], "machine" in web) == ("no machine fits", {"kind": "infeasible"}, False)
+    assert web["rejections"] == [
+        {"kind": "metadata", "subject": "disk=ssd", "message": "metadata disk=ssd missing", "machines": 3}
+    ]
     assert "decided" not in new
     assert "allocations" not in new
 
@@ -333,9 +346,16 @@ async def test_copies_of_a_unit_that_nobody_knows_are_orphans_and_those_that_are
 
 async def test_a_unit_that_was_destroyed_says_what_its_copies_wait_for(fleet: Any) -> None:
     await fleet.put(RUNNING, "m1", "lost.service")
-    await fleet.put(Decision("lost.service", 9, reason="waits for machine m1, which is parked"), "lost.service")
+    parked = WaitingForMachine("m1", Absence.PARKED)
+    await fleet.put(Decision("lost.service", 9, reason=parked), "lost.service")
     (report,) = (await listed(fleet, f"GET {REPORTS}?name=lost.service"))["units"]
-    assert (report["target"], report["reason"]) == ("", "waits for machine m1, which is parked")
+    assert (report["target"], report["reason"]) == ("", render(parked))
+    assert report["cause"] == {
+        "kind": "waiting-for-machine",
+        "machine": "m1",
+        "absence": "parked",
+        "waits": "waits for machine m1, which is parked: its fleetd was stopped",
+    }
 
 
 async def test_a_copy_that_could_not_be_made_is_reported_with_its_error(fleet: Any) -> None:
@@ -347,7 +367,7 @@ async def test_a_copy_that_could_not_be_made_is_reported_with_its_error(fleet: A
 
 async def test_a_copy_that_retires_is_known_as_such_also_while_its_unit_is_nowhere_else(fleet: Any) -> None:
     unit = await fleet.add_unit("web.service", target="launched")
-    await fleet.put(Decision("web.service", unit.generation, reason="no machine fits"), "web.service")
+    await fleet.put(Decision("web.service", unit.generation, reason=INFEASIBLE), "web.service")
     await fleet.put(RUNNING, "m2", "web.service")
     superseded = Placement("m2", "web.service", unit.text, TargetState.LAUNCHED, 1, superseded=True)
     await fleet.put(superseded, "m2", "web.service")

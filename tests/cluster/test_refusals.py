@@ -28,9 +28,15 @@ def test_a_unit_goes_round_a_machine_that_has_its_own_of_that_name(person: Opera
     for machine in (first, second):
         machine.path("/etc/systemd/system/mv.service").write_text(OWN)
     lost.power_cut()
-    refused = {"machine has its own /etc/systemd/system/mv.service": 2}
     person.cluster.wait_until(
-        "both refuse it", lambda: person.reports(on=first)["mv.service"].get("refusals") == refused
+        "both refuse it",
+        lambda: (
+            [
+                (each["message"], each["machines"])
+                for each in person.reports(on=first)["mv.service"].get("rejections", ())
+            ]
+            == [("machine has its own /etc/systemd/system/mv.service", 2)]
+        ),
     )
     second.path("/etc/systemd/system/mv.service").unlink()
     person.cluster.wait_until("it runs where it is not refused", lambda: second.main_pid("mv.service") > 1)

@@ -9,7 +9,7 @@ import os
 import socketserver
 import ssl
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from typing import Any
@@ -27,6 +27,11 @@ M1 = schema.Machine(id="1" * 32, primary_ip="10.0.0.1", metadata={"region": "eu"
 M2 = schema.Machine(id="2" * 32, primary_ip="", metadata={})
 
 
+def reject(machines: Mapping[str, int]) -> Iterator[schema.RejectionCount]:
+    """Rejections of which only the sentence matters, with the number of machines of each."""
+    return (schema.RejectionCount("metadata", message, count) for message, count in machines.items())
+
+
 class Fate(msgspec.Struct):
     """How a unit fares when it is launched: where (None: nowhere, because of `reason`), and what becomes of it there.
 
@@ -42,7 +47,8 @@ class Fate(msgspec.Struct):
     error: str = ""
     carried_out: bool = True
     reason: str = ""
-    refusals: dict[str, int] = {}
+    waits: str = ""
+    rejections: dict[str, int] = {}
     stuck: bool = False
     lingers: int = 1
 
@@ -260,8 +266,9 @@ class FakeApi:
                     is_global=self._is_global(name),
                     decided=held.decided,
                     machine=held.machine.id if held.machine else "",
-                    reason="fits" if placed else fate.reason,
-                    refusals={} if placed else fate.refusals,
+                    reason="fits" if placed else fate.waits or fate.reason,
+                    cause=schema.Cause("placed" if placed else "infeasible", waits="" if placed else fate.waits),
+                    rejections=() if placed else tuple(reject(fate.rejections)),
                     allocations=(held.copy,) if held.copy else (),
                 )
             )

@@ -159,7 +159,7 @@ def test_lists_show_what_was_named_alone(fleetctl: Fleetctl, cluster: FakeApi) -
 
 
 def test_lists_and_status_say_why_a_unit_is_nowhere(fleetctl: Fleetctl, api: FakeApi, tmp_path: Path) -> None:
-    api.fates["web.service"] = Fate(machine=None, reason="no machine fits", refusals={"metadata disk=ssd missing": 2})
+    api.fates["web.service"] = Fate(machine=None, reason="no machine fits", rejections={"metadata disk=ssd missing": 2})
     api.add("web.service", target="launched")
     why = "cannot be placed: no machine fits: metadata disk=ssd missing (2 machines). It starts as soon as one fits"
     listed = fleetctl("list-unit-files", "--no-legend", "--fields=unit,target")

@@ -109,13 +109,13 @@ def test_a_unit_that_will_not_run_ends_the_command_with_1_and_the_reason(
             Fate(
                 machine=None,
                 reason="no machine fits",
-                refusals={"conflicts with api.service": 1, "metadata region=eu missing": 2},
+                rejections={"metadata region=eu missing": 2, "conflicts with api.service": 1},
             ),
             "cannot be placed: no machine fits: metadata region=eu missing (2 machines), conflicts with api.service "
             "(1 machine). It starts as soon as one fits",
         ),
         (Fate(machine=None, reason="there is no machine"), "cannot be placed: there is no machine. It starts as soon"),
-        (Fate(machine=None, reason="waits for c@1.service to stop on m1"), "waits for c@1.service to stop on m1"),
+        (Fate(machine=None, waits="waits for c@1.service to stop on m1"), "waits for c@1.service to stop on m1"),
     ],
 )
 def test_a_unit_that_fits_nowhere_says_why_at_once_and_is_waited_for(
@@ -136,7 +136,7 @@ def test_a_unit_that_fits_nowhere_says_why_at_once_and_is_waited_for(
 
 def test_a_unit_that_a_machine_takes_later_is_launched_then(fleetctl: Fleetctl, api: FakeApi) -> None:
     api.add("web.service")
-    api.fates["web.service"] = Fate(machine=None, reason="no machine fits", refusals={"metadata disk=ssd missing": 2})
+    api.fates["web.service"] = Fate(machine=None, reason="no machine fits", rejections={"metadata disk=ssd missing": 2})
     asked = []
 
     def come(method: str, path: str) -> None:
@@ -261,7 +261,7 @@ def test_loading_a_loaded_unit_says_and_sends_nothing(fleetctl: Fleetctl, api: F
 
 def test_a_unit_that_fits_nowhere_cannot_be_loaded(fleetctl: Fleetctl, api: FakeApi) -> None:
     api.add("web.service")
-    api.fates["web.service"] = Fate(machine=None, reason="no machine fits", refusals={"not machine 7": 2})
+    api.fates["web.service"] = Fate(machine=None, reason="no machine fits", rejections={"not machine 7": 2})
     result = fleetctl("load", "--block-attempts=1", "web")
     assert result.status == 1
     assert result.stderr.splitlines()[0] == (
@@ -359,7 +359,7 @@ def test_an_inactive_unit_cannot_be_stopped_and_the_others_are(fleetctl: Fleetct
 def test_a_launched_unit_that_fits_nowhere_can_be_withdrawn(
     fleetctl: Fleetctl, api: FakeApi, command: str, state: str
 ) -> None:
-    api.fates["web.service"] = Fate(machine=None, reason="no machine fits", refusals={"not machine 7": 2})
+    api.fates["web.service"] = Fate(machine=None, reason="no machine fits", rejections={"not machine 7": 2})
     api.add("web.service", target="launched")
     result = fleetctl(command, "web")
     assert (result.status, result.stdout) == (0, f"Unit web.service {state}\n")

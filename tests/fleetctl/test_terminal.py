@@ -158,7 +158,7 @@ def test_stdout_holds_what_a_pipe_gets_while_the_terminal_shows_the_wait(
     at_terminal: Callable[..., Terminal], api: FakeApi, tmp_path: Path
 ) -> None:
     api.add("slow.service")
-    api.fates["slow.service"] = Fate(machine=None, reason="waits for db.service")
+    api.fates["slow.service"] = Fate(machine=None, waits="waits for db.service")
     with open(tmp_path / "out", "wb") as out:
         terminal = at_terminal("start", "slow", "--block-attempts=1", stdout=out.fileno())
         terminal.read_until(lambda written: "slow.service waits for db.service (" in written)

@@ -9,8 +9,7 @@ import pytest
 from fleetctl.client import Client
 from fleetctl.wait import Clock, Wait, wait_until_gone
 from fleetctl.wait_outcome import PROVEN_S, judge_launched
-from fleetd.api.schema import AllocationReport, UnitReport
-from fleetd.api.schema import Wait as ReportedWait
+from fleetd.api.schema import AllocationReport, Cause, UnitReport
 
 M1 = "1" * 32
 AT = "11111111..."
@@ -44,8 +43,8 @@ def seen(name: str, active: str = "active", sub: str = "running", **fields: obje
     return UnitReport(name, "launched", 5, decided=5, machine=M1, allocations=(copy,))
 
 
-def nowhere(reason: str) -> UnitReport:
-    return UnitReport("a.service", "launched", 5, decided=5, reason=reason)
+def nowhere(waits: str = "", reason: str = "") -> UnitReport:
+    return UnitReport("a.service", "launched", 5, decided=5, reason=reason, cause=Cause("", waits=waits))
 
 
 def test_a_service_that_dies_at_once_is_heard_of(capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,7 +93,7 @@ def test_a_service_that_is_restarted_again_and_again_is_a_failure_though_it_is_a
 def test_each_reason_to_wait_is_told_once_and_only_when_it_lasts(capsys: pytest.CaptureFixture[str]) -> None:
     course = [
         (0.0, nowhere("waits for b.service to stop on m1")),
-        (5.0, nowhere("no machine fits")),
+        (5.0, nowhere(reason="no machine fits")),
         (5.1, nowhere("waits for c.service to stop on m1")),
         (9.0, nowhere("waits for b.service to stop on m1")),
         (12.0, seen("a.service")),
@@ -108,7 +107,9 @@ def test_each_reason_to_wait_is_told_once_and_only_when_it_lasts(capsys: pytest.
 def test_what_a_destroyed_unit_waits_for_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
     copy = AllocationReport(M1, active="active", sub="running", orphaned=True)
     reason = "waits for machine 11111111, which is parked: its fleetd was stopped"
-    held = UnitReport("a.service", "", 0, reason=reason, wait=ReportedWait("machine", machine=M1), allocations=(copy,))
+    held = UnitReport(
+        "a.service", "", 0, reason=reason, cause=Cause("waiting-for-machine", waits=reason), allocations=(copy,)
+    )
     answers = iter([{"a.service": held}] * 5 + [{}])
     client = cast(Client, SimpleNamespace(remains=lambda names: next(answers)))
     assert list(wait_until_gone(client, ["a.service"], 60.0, Course({}).clock)) == ["a.service"]

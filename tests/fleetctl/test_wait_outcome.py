@@ -24,7 +24,8 @@ from fleetctl.wait_outcome import (
     judge_unloaded,
     why_nowhere,
 )
-from fleetd.api.schema import AllocationReport, UnitReport, Wait
+from fleetd.api.schema import AllocationReport, Cause, UnitReport
+from tests.fleetctl.fake_api import reject
 
 M1, M2 = "1" * 32, "2" * 32
 AT = "11111111.../10.0.0.1"
@@ -60,18 +61,19 @@ def copy(active: str, sub: str = "x", generation: int = 5, machine: str = M1, **
 UNDECIDED = Pending("the leader has not decided yet where it goes")
 NOT_YET = Pending("11111111... has not carried it out yet")
 WAITS = "waits for machine 11111111 to come back, until 2027-01-15 12:05:00 UTC"
+LOST = Cause("waiting-for-machine", waits=WAITS, machine=M1, absence="lost")
 AGAIN = f"has been started on {AT} by something else there: its socket or timer, a unit that wants it, a person"
 PARKED = "waits for machine 11111111, which is parked: its fleetd was stopped"
-ON_M1 = Wait("machine", machine=M1)
+ON_M1 = Cause("waiting-for-machine", waits=PARKED, machine=M1)
+STOPPING = Cause("waiting-for-stop", waits="waits until 22222222 has stopped it", machine=M2)
 PARKED_WAIT = Pending(f"it {PARKED}", told=True)
 
 SITUATIONS: list[tuple[Judge, UnitReport, Verdict]] = [
     (judge_launched, report(copy("active")), Arrived(AT, PROVEN_S)),
     (judge_launched, report(copy("active", error="held as it was")), Arrived(AT, PROVEN_S)),
     (judge_launched, report(copy("inactive", completed=True)), Arrived(AT)),
-    (judge_launched, report(machine="", reason="completed"), Arrived()),
-    (judge_launched, report(reason=WAITS), Pending(f"it {WAITS}", told=True)),
-    (judge_launched, report(copy("active", generation=4), reason=WAITS), Pending(f"{AT} has not carried it out yet")),
+    (judge_launched, report(machine="", reason="completed", cause=Cause("completed")), Arrived()),
+    (judge_launched, report(cause=LOST), Pending(f"it {WAITS}", told=True)),
     # An older wish says nothing about this one.
     (judge_launched, report(copy("active"), decided=4), UNDECIDED),
     (judge_launched, report(machine="", reason="no machine fits", decided=4), UNDECIDED),
@@ -85,7 +87,7 @@ SITUATIONS: list[tuple[Judge, UnitReport, Verdict]] = [
     (judge_launched, report(copy("activating", "start-pre")), Pending(f"it is activating (start-pre) on {AT}")),
     (
         judge_launched,
-        report(machine="", reason="waits until 22222222 has stopped it"),
+        report(machine="", reason=f"no peer is there; {STOPPING.waits}", cause=STOPPING),
         Pending("it waits until 22222222 has stopped it", told=True),
     ),
     # Failures, each with how long it has to show before it counts.
@@ -182,15 +184,15 @@ SITUATIONS: list[tuple[Judge, UnitReport, Verdict]] = [
         report(copy("inactive", generation=0, refusal="has its own /etc/x", error="choose another name")),
         Pending(f"it is refused by {AT}, which has its own /etc/x", told=True),
     ),
-    (judge_launched, report(copy("active", generation=4), reason=PARKED, wait=ON_M1), PARKED_WAIT),
-    (judge_stopped, report(copy("active", generation=4), reason=PARKED, wait=ON_M1), PARKED_WAIT),
-    (judge_unloaded, report(copy("active"), machine="", reason=PARKED, wait=ON_M1), PARKED_WAIT),
+    (judge_launched, report(copy("active", generation=4), reason=PARKED, cause=ON_M1), PARKED_WAIT),
+    (judge_stopped, report(copy("active", generation=4), reason=PARKED, cause=ON_M1), PARKED_WAIT),
+    (judge_unloaded, report(copy("active"), machine="", reason=PARKED, cause=ON_M1), PARKED_WAIT),
     (
         judge_unloaded,
-        report(copy("active"), machine="", reason="waits until 1 has stopped it", wait=Wait("stop", machine=M1)),
+        report(copy("active"), machine="", cause=STOPPING),
         Pending(f"it is still active (x) on {AT}"),
     ),
-    (judge_launched, report(machine="", reason=f"no peer is there; {PARKED}", wait=ON_M1), PARKED_WAIT),
+    (judge_launched, report(machine="", reason=f"no peer is there; {PARKED}", cause=ON_M1), PARKED_WAIT),
     (judge_unloaded, report(machine="", decided=0), Arrived()),
     (judge_unloaded, report(machine=""), Arrived()),
     (judge_unloaded, report(copy("inactive", hash="", error="said before"), machine=""), Arrived()),
@@ -207,8 +209,8 @@ def test_a_report_is_judged_by_what_it_says_of_this_wish(judge: Judge, seen: Uni
     assert judge(seen, 5) == verdict
 
 
-def test_refusals_are_counted_the_commonest_first() -> None:
-    seen = report(machine="", reason="no machine fits", refusals={"b": 1, "a": 1, "c": 2})
+def test_rejections_are_told_in_the_order_of_the_report() -> None:
+    seen = report(machine="", reason="no machine fits", rejections=tuple(reject({"c": 2, "a": 1, "b": 1})))
     verdict = judge_launched(seen, 5)
     assert isinstance(verdict, Pending)
     assert ": c (2 machines), a (1 machine), b (1 machine). " in verdict.what
@@ -239,6 +241,6 @@ def test_what_takes_its_time_to_be_answered_is_asked_half_of_the_time_at_most() 
 def test_a_unit_whose_home_is_lost_is_nowhere_while_it_is_waited_for() -> None:
     reason = "waits for machine 11111111 to come back, until 2027-01-15 12:05:00 UTC"
     report = UnitReport("away.service", "launched", generation=1, decided=1, machine="1" * 32, reason=reason)
-    wait = Wait("machine", machine=report.machine)
-    assert why_nowhere(msgspec.structs.replace(report, wait=wait)) == reason
+    cause = Cause("waiting-for-machine", waits=reason)
+    assert why_nowhere(msgspec.structs.replace(report, cause=cause)) == reason
     assert why_nowhere(msgspec.structs.replace(report, reason="")) == ""  # on its way there

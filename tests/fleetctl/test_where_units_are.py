@@ -80,7 +80,7 @@ def test_a_unit_that_there_is_not_or_that_is_nowhere_is_refused(fleetctl: Fleetc
 
 def test_status_of_a_unit_that_waits_for_its_machine_says_so(fleetctl: Fleetctl, api: FakeApi) -> None:
     wait = "waits for machine 11111111 to come back, until 2027-01-15 12:05:00 UTC"
-    api.fates["away.service"] = Fate(machine=None, reason=wait)
+    api.fates["away.service"] = Fate(machine=None, waits=wait)
     api.add("away.service", target="launched")
     assert fleetctl("status", "away") == Result(1, "", f"Unit away.service does not appear to be loaded. It {wait}.\n")
 

@@ -5,19 +5,28 @@ What must hold while the faults last is checkers.py's matter.
 """
 
 import asyncio
-import re
 
 from fleetd.model.machine import MachineMode, MachineSettings
 from fleetd.model.names import matches_glob, parse_name
+from fleetd.model.reason import (
+    Hold,
+    Reason,
+    Rejection,
+    RejectionKind,
+    WaitingForPeer,
+    WaitingForRoom,
+    WaitingForStop,
+    is_waiting,
+    render,
+    render_rejection,
+    without_eviction,
+)
 from fleetd.model.unit import TargetState, Unit
 from fleetd.scheduler.snapshot import requirements_of
 from tests.simulation.world import World
 
 HEALING_S = 300.0  # a stop that hangs takes 90 s, a step that failed is tried again after 60 s, a boot takes 15 s
 QUIET_S = 60.0
-_KEPT = re.compile(r"(?:.*; )?waits until it is stopped on (\w+), where it is only kept running .*")
-_FOR_STOP = re.compile(r"waits for (\S+) to stop on (\w+)")
-_FOR_ANOTHER = re.compile(r"waits for (\S+), which (.+)")
 QUIET_REQUESTS = frozenset({"keep_alive", "compact"})
 
 
@@ -161,35 +170,39 @@ def _judge_copy(world: World, name: str, unit: Unit, home: str) -> str:
 def _judge_absence(world: World, name: str, unit: Unit) -> str:
     """What is wrong with the reasons of a unit that is nowhere, or ''."""
     decision = world.truth.decisions[name]
-    if "waits " in decision.reason:
+    if is_waiting(decision.reason):
         return _judge_wait(world, name, decision.reason)
     fitting = [machine for machine in world.truth.machines if not _why_not(world, name, unit, machine)]
     if fitting:
-        return f"it is nowhere, and fits on {', '.join(fitting)} ({decision.reason}, {decision.refusals})"
-    if sum(decision.refusals.values()) != len(world.truth.machines):
-        return f"{len(world.truth.machines)} machines refuse it, and it says {decision.refusals}"
-    untrue = [reason for reason in decision.refusals if not _is_true(world, reason)]
+        return f"it is nowhere, and fits on {', '.join(fitting)} ({render(decision.reason)}, {decision.rejections})"
+    if sum(each.machines for each in decision.rejections) != len(world.truth.machines):
+        return f"{len(world.truth.machines)} machines refuse it, and it says {decision.rejections}"
+    rejections = [each.rejection for each in decision.rejections]
+    untrue = [render_rejection(rejection) for rejection in rejections if not _is_true(world, rejection)]
     return f"no machine refuses it because {', '.join(untrue)}" if untrue else ""
 
 
-def _judge_wait(world: World, name: str, reason: str) -> str:
-    """What is untrue of what a unit says it waits for, or ''. One thing is left to wait for when all faults are over:
-    that a person stops what a machine only keeps running where it may not be."""
+def _judge_wait(world: World, name: str, reason: Reason | None) -> str:
+    """What is untrue of the reason to wait, or ''. When all faults are over, one thing is left to wait for: that an
+    operator stops a unit which a machine keeps running and which may not be there."""
     truth = world.truth
-    if followed := _FOR_ANOTHER.fullmatch(reason):
-        name, reason = followed.groups()
-        if name not in truth.units or not (name in truth.decisions and truth.decisions[name].reason.endswith(reason)):
-            return f"it waits for {name}, which does not say that it {reason}"
-    if stopping := _FOR_STOP.fullmatch(reason):
-        there = [id_ for id_ in truth.machines if id_.startswith(stopping[2])]
-        stays_on = [id_ for id_ in there if _is_orphan(world, id_, stopping[1])]
-        return "" if stays_on else f"{name} waits for {stopping[1]}, which nobody keeps from stopping"
-    kept = _KEPT.fullmatch(reason)
-    machine = next((id_ for id_ in truth.machines if kept and id_.startswith(kept[1])), "")
-    order = truth.placements.get((machine, name))
-    if order and order.is_withdrawn and _is_orphan(world, machine, name) and not _may_stay(world, name, machine):
-        return ""
-    return f"{name} has nothing to wait for: {reason}"
+    if isinstance(reason, WaitingForPeer):
+        decision = truth.decisions.get(reason.unit) if reason.unit in truth.units else None
+        waits = decision.reason if decision else None
+        if isinstance(waits, WaitingForStop):
+            waits = without_eviction(waits)
+        if waits != reason.peer_waits:
+            return f"it waits for {reason.unit}, whose reason is another one"
+        name, reason = reason.unit, reason.peer_waits
+    if isinstance(reason, WaitingForRoom):
+        stays_on = _is_orphan(world, reason.machine, reason.unit)
+        return "" if stays_on else f"{name} waits for {reason.unit}, which nobody keeps from stopping"
+    if isinstance(reason, WaitingForStop) and reason.hold is Hold.ORPHANED:
+        order = truth.placements.get((reason.machine, name))
+        is_kept = _is_orphan(world, reason.machine, name) and not _may_stay(world, name, reason.machine)
+        if order and order.is_withdrawn and is_kept:
+            return ""
+    return f"{name} has nothing to wait for: {render(reason)}"
 
 
 def _stands_in(world: World, name: str, machine: str, home: str) -> bool:
@@ -207,15 +220,15 @@ def _may_stay(world: World, name: str, machine: str) -> bool:
     return unit.target is TargetState.LAUNCHED and not _why_not(world, name, unit, machine)
 
 
-def _is_true(world: World, refusal: str) -> bool:
-    """Whether a refusal that names another unit is true of any machine."""
+def _is_true(world: World, rejection: Rejection) -> bool:
+    """Whether a rejection that names another unit is true of any machine."""
     orders = [(machine, name, order) for (machine, name), order in world.truth.placements.items()]
-    if refusal.startswith("conflicts with "):
-        return any(
-            name == refusal.removeprefix("conflicts with ") and not order.superseded for _, name, order in orders
-        )
-    peer = refusal.removesuffix(" is not there")
-    return peer == refusal or len({m for m, n, o in orders if n == peer and o.is_active}) < len(world.truth.machines)
+    if rejection.kind is RejectionKind.CONFLICT:
+        return any(name == rejection.subject and not order.superseded for _, name, order in orders)
+    if rejection.kind is not RejectionKind.NO_PEER:
+        return True
+    having = {m for m, n, o in orders if n == rejection.subject and o.is_active}
+    return len(having) < len(world.truth.machines)
 
 
 def _why_not(world: World, name: str, unit: Unit, machine: str) -> str:

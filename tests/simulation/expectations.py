@@ -6,6 +6,7 @@ Each expectation is a pattern and a question to the world; one that does not hol
 import re
 from collections.abc import Callable, Sequence
 
+from fleetd.model.reason import Absence, WaitingForMachine, render, render_rejection
 from tests.simulation.actions import VERBS, Action
 from tests.simulation.world import World
 
@@ -36,8 +37,19 @@ def _mode(world: World, machine: str) -> str:
 
 def _waits(world: World, unit: str, machine: str) -> bool:
     """Whether the unit says that it waits for this machine, and is ordered to be there alone."""
-    says = f"waits for machine {machine[:8]} to come back" in str(world.truth.decisions.get(unit))
+    decision = world.truth.decisions.get(unit)
+    reason = decision.reason if decision else None
+    says = isinstance(reason, WaitingForMachine) and (reason.machine, reason.absence) == (machine, Absence.LOST)
     return says and world.truth.homes(unit) == [machine]
+
+
+def _reasons(world: World, unit: str) -> str:
+    """The reason of the unit's decision and its rejections, rendered."""
+    decision = world.truth.decisions.get(unit)
+    if decision is None:
+        return ""
+    rejections = [f"{render_rejection(each.rejection)} ({each.machines})" for each in decision.rejections]
+    return "; ".join([render(decision.reason), *rejections])
 
 
 EXPECTATIONS: tuple[tuple[str, Holds], ...] = (
@@ -55,7 +67,7 @@ EXPECTATIONS: tuple[tuple[str, Holds], ...] = (
     (r"(\S+) is refused for (\S+)", lambda w, a: w.machines[a[1]].address in _refusal(w, a[0])),
     (r"(\S+) has led", lambda w, a: w.machines[a[0]].id in w.truth.leaders),
     (r"(\S+) leads", lambda w, a: w.truth.leaders[-1:] == [w.machines[a[0]].id]),
-    (r"(\S+) is nowhere because (.+)", lambda w, a: a[1] in str(w.truth.decisions.get(a[0]))),
+    (r"(\S+) is nowhere because (.+)", lambda w, a: a[1] in _reasons(w, a[0])),
     (r"(\S+) is placed on (\S+)", lambda w, a: w.truth.homes(a[0]) == [w.machines[a[1]].id]),
     (r"(\S+) has the file of (\S+)", lambda w, a: a[1] in w.machines[a[0]].systemd.read_files()),
     (r"(\S+) has no file of (\S+)", lambda w, a: a[1] not in w.machines[a[0]].systemd.read_files()),

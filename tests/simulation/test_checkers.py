@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fleetd.model.placement import Decision, Placement
+from fleetd.model.reason import BEST
 from fleetd.model.unit import TargetState, UnitState
 from fleetd.registry.records import MACHINES, PLACEMENTS, UNITS, Synced
 from fleetd.store.protocol import Delete, Operation, Put
@@ -119,7 +120,7 @@ async def stop_the_last_copy(world: World) -> None:
 
 
 async def run_what_is_completed(world: World) -> None:
-    done = world.registry.put(Decision(WEB, 99, M1, reason="fits", completed=99), WEB)
+    done = world.registry.put(Decision(WEB, 99, M1, reason=BEST, completed=99), WEB)
     await write(world, order(world, M1), done)
     await world.machines["m1"].systemd.start(WEB)
 
@@ -127,7 +128,7 @@ async def run_what_is_completed(world: World) -> None:
 async def forget_what_is_completed(world: World) -> None:
     generation = world.truth.units[WEB].generation
     for completed in (generation, 0):
-        await write(world, world.registry.put(Decision(WEB, generation, M1, reason="fits", completed=completed), WEB))
+        await write(world, world.registry.put(Decision(WEB, generation, M1, reason=BEST, completed=completed), WEB))
 
 
 async def lose_what_was_acknowledged(world: World) -> None:

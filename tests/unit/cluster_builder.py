@@ -14,6 +14,7 @@ from fleetd.leader.mirror import apply_record
 from fleetd.model.machine import Machine, MachineMode, MachineSettings
 from fleetd.model.names import matches_glob
 from fleetd.model.placement import Decision, Placement
+from fleetd.model.reason import BEST, render, render_rejection
 from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.registry.records import DECISIONS, MACHINES, PLACEMENTS, SETTINGS, STATES, SYNCED, UNITS, Kind, Record
 from fleetd.scheduler.failover import FailoverPolicy, MachineLoss
@@ -215,7 +216,7 @@ class World:
         order = Placement(machine, name, unit.text, unit.target, unit.generation)
         self.write(PLACEMENTS, (machine, name), order)
         if name not in self.snapshot.decisions:
-            self.write(DECISIONS, (name,), Decision(name, unit.generation, machine, reason="fits"))
+            self.write(DECISIONS, (name,), Decision(name, unit.generation, machine, reason=BEST))
         self.state(name, machine, active, **fields)
 
     def publish(self, machine: str, name: str) -> None:
@@ -341,12 +342,12 @@ class World:
         }
 
     def reason(self, name: str) -> str:
-        """What the leader says of a unit."""
-        return self.snapshot.decisions[name].reason
+        """The reason of a unit's decision, rendered."""
+        return render(self.snapshot.decisions[name].reason)
 
-    def refusals(self, name: str) -> dict[str, int]:
-        """How many machines refuse a unit, by reason."""
-        return self.snapshot.decisions[name].refusals
+    def rejections(self, name: str) -> dict[str, int]:
+        """How many machines reject a unit, by rendered rejection."""
+        return {render_rejection(each.rejection): each.machines for each in self.snapshot.decisions[name].rejections}
 
     def lead(self, overdue: frozenset[tuple[str, str]] = frozenset()) -> Plan:
         """Plan once and write it."""

@@ -120,7 +120,7 @@ def test_a_unit_is_placed_anew_only_when_its_last_report_is_taken_back():
     world.unit(A)
     world.lead()
     assert world.orders(A) == {}
-    assert world.reason(A) == "waits until m1 has let go of it"
+    assert world.reason(A) == "waits until m1 has removed it"
     world.settle()
     assert world.homes() == {A: "m1"}
 
@@ -202,7 +202,7 @@ def test_a_unit_leaves_a_machine_that_leaves_even_if_no_other_takes_it():
     world.machine("m1", mode=MachineMode.LEAVING)
     world.settle()
     assert world.homes() == {}
-    assert world.refusals(A) == {"machine is leaving": 1}
+    assert world.rejections(A) == {"machine is leaving": 1}
 
 
 def test_a_parked_machine_keeps_its_units_and_learns_what_is_wanted_of_them_now():

@@ -201,7 +201,7 @@ def test_a_copy_that_runs_elsewhere_is_the_unit_and_nothing_is_waited_for():
     world.die("m2")
     world.settle()
     assert world.homes() == {A: "m1"}
-    assert world.reason(A) == "the copy that was left running"
+    assert world.reason(A) == "was still running there"
 
 
 # Units bound together.

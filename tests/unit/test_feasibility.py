@@ -3,6 +3,7 @@
 import pytest
 
 from fleetd.model.machine import MachineMode
+from fleetd.model.reason import render_rejection
 from fleetd.model.unit import Unit
 from fleetd.registry.records import UNITS
 from fleetd.scheduler.feasibility import Candidate, count_rejections, eviction_reason, rejection
@@ -16,6 +17,23 @@ LONG_ID = "0123456789abcdef0123456789abcdef"
 def ask(world, name, machine="m1", group=()):
     proposal = Proposal(world.snapshot)
     return Candidate(proposal, name, world.snapshot.requirements(name), machine, group)
+
+
+def why_not(candidate):
+    """The rejection of a unit by a machine, rendered; '' where it fits."""
+    found = rejection(candidate)
+    return render_rejection(found) if found else ""
+
+
+def why_leave(candidate):
+    """The same for why a unit may not stay on its machine."""
+    found = eviction_reason(candidate)
+    return render_rejection(found) if found else ""
+
+
+def rejections_of(world, here=()):
+    counts = count_rejections(Proposal(world.snapshot), "new.service", here)
+    return [(render_rejection(each.rejection), each.machines) for each in counts]
 
 
 def world_with(unit_text, residents=(), mode=MachineMode.READY, **metadata):
@@ -49,7 +67,7 @@ FITS = [
 
 @pytest.mark.parametrize(("text", "residents"), [row[1:] for row in FITS], ids=[row[0] for row in FITS])
 def test_a_unit_fits_with(text, residents):
-    assert rejection(ask(world_with(text, residents), "new.service")) == ""
+    assert why_not(ask(world_with(text, residents), "new.service")) == ""
 
 
 REFUSED = [
@@ -83,7 +101,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("text", "residents", "reason"), [r[1:] for r in REFUSED], ids=[r[0] for r in REFUSED])
 def test_a_unit_is_refused_for(text, residents, reason):
-    assert rejection(ask(world_with(text, residents), "new.service")) == reason
+    assert why_not(ask(world_with(text, residents), "new.service")) == reason
 
 
 @pytest.mark.parametrize("length", [7, 9, 31])
@@ -92,27 +110,27 @@ def test_a_machine_is_known_by_its_full_and_its_short_id_but_by_no_other_prefix(
     world.machine(LONG_ID)
     for text, reason in ((LONG_ID, ""), (LONG_ID[:8], ""), (LONG_ID[:length], f"not machine {LONG_ID[:length]}")):
         world.unit("new.service", f"MachineID={text}")
-        assert rejection(ask(world, "new.service", LONG_ID)) == reason
+        assert why_not(ask(world, "new.service", LONG_ID)) == reason
 
 
 @pytest.mark.parametrize(
     ("mode", "why"), [(MachineMode.LEAVING, "leaving"), (MachineMode.PARKED, "parked (its fleetd was stopped)")]
 )
 def test_a_machine_that_leaves_or_is_parked_takes_nothing_new(mode, why):
-    assert rejection(ask(world_with("", mode=mode), "new.service")) == f"machine is {why}"
+    assert why_not(ask(world_with("", mode=mode), "new.service")) == f"machine is {why}"
 
 
 def test_what_people_set_is_laid_over_the_configured_metadata_and_an_empty_value_hides_it():
     world = world_with("MachineMetadata=role=db")
     world.settings("m1", role="db")
-    assert rejection(ask(world, "new.service")) == ""
+    assert why_not(ask(world, "new.service")) == ""
     world.settings("m1", role="")
-    assert rejection(ask(world, "new.service")) == "metadata role=db missing"
+    assert why_not(ask(world, "new.service")) == "metadata role=db missing"
 
 
 def test_peers_that_come_along_count_as_there():
     world = world_with("MachineOf=db.service")
-    assert rejection(ask(world, "new.service", group=("db.service", "new.service"))) == ""
+    assert why_not(ask(world, "new.service", group=("db.service", "new.service"))) == ""
 
 
 def test_a_unit_on_its_way_out_is_no_peer_any_more_but_still_conflicts():
@@ -121,21 +139,21 @@ def test_a_unit_on_its_way_out_is_no_peer_any_more_but_still_conflicts():
     world.unit("db.service", target=INACTIVE)
     world.lead()
     assert world.orders("db.service") == {"m1": "go"}
-    assert rejection(ask(world, "new.service")) == "db.service is not there"
-    assert rejection(ask(world, "rival.service")) == "conflicts with db.service"
+    assert why_not(ask(world, "new.service")) == "db.service is not there"
+    assert why_not(ask(world, "rival.service")) == "conflicts with db.service"
 
 
 def test_a_retiring_copy_hinders_nobody():
     world = world_with("Conflicts=db*", [("db.service", "")])
     proposal = Proposal(world.snapshot)
     proposal.vacate("db.service", "m1")
-    assert rejection(Candidate(proposal, "new.service", world.snapshot.requirements("new.service"), "m1")) == ""
+    assert why_not(Candidate(proposal, "new.service", world.snapshot.requirements("new.service"), "m1")) == ""
 
 
 def test_text_that_is_no_unit_file_requires_nothing():
     world = world_with("")
     world.write(UNITS, ("bad.service",), Unit("bad.service", "[X-Fleet\n"))
-    assert rejection(ask(world, "bad.service")) == ""
+    assert why_not(ask(world, "bad.service")) == ""
 
 
 # Why a unit may not stay.
@@ -157,27 +175,27 @@ LEAVES = [
 def test_a_unit_leaves_because(text, residents, reason):
     world = world_with(text, residents)
     world.runs("new.service", "m1")
-    assert eviction_reason(ask(world, "new.service")) == reason
+    assert why_leave(ask(world, "new.service")) == reason
 
 
 def test_of_two_units_that_conflict_the_one_changed_earlier_stays():
     world = world_with("Conflicts=db*", [("db.service", "")])
     world.runs("new.service", "m1")
-    assert eviction_reason(ask(world, "db.service")) == ""
+    assert why_leave(ask(world, "db.service")) == ""
 
 
 def test_nobody_leaves_for_a_unit_that_was_destroyed_or_is_on_its_way_out():
     world = world_with("Conflicts=db*", [("db.service", "")])
     world.runs("new.service", "m1")
     world.destroy("db.service")
-    assert eviction_reason(ask(world, "new.service")) == ""
+    assert why_leave(ask(world, "new.service")) == ""
 
 
 @pytest.mark.parametrize("mode", [MachineMode.LEAVING, MachineMode.PARKED])
 def test_whether_the_machine_takes_work_does_not_matter_for_staying(mode):
     world = world_with("", mode=mode)
     world.runs("new.service", "m1")
-    assert eviction_reason(ask(world, "new.service")) == ""
+    assert why_leave(ask(world, "new.service")) == ""
 
 
 # Which machine is the best.
@@ -271,7 +289,7 @@ def test_refusals_are_counted_the_commonest_first_then_by_name_and_those_where_t
         "machine is leaving": 1,
         "machine is parked (its fleetd was stopped)": 1,
     }
-    assert list(count_rejections(Proposal(world.snapshot), "new.service").items()) == list(expected.items())
+    assert rejections_of(world) == list(expected.items())
     del expected["machine is parked (its fleetd was stopped)"]
     expected["metadata role=web missing"] = 2
-    assert count_rejections(Proposal(world.snapshot), "new.service", ["m1", "m5", "gone"]) == expected
+    assert dict(rejections_of(world, ["m1", "m5", "gone"])) == expected

@@ -2,6 +2,7 @@
 
 from fleetd.model.machine import Machine
 from fleetd.model.placement import Placement
+from fleetd.model.reason import render_rejection
 from fleetd.model.unit import TargetState
 from fleetd.scheduler.forecast import predict_evictions
 
@@ -14,7 +15,8 @@ def order(name: str, *fleet: str, target: TargetState = TargetState.LAUNCHED, su
 
 
 def foresee(metadata: dict[str, str], *orders: Placement) -> dict[str, str]:
-    return predict_evictions(MACHINE, metadata, {each.unit: each for each in orders})
+    found = predict_evictions(MACHINE, metadata, {each.unit: each for each in orders})
+    return {name: render_rejection(rejection) for name, rejection in found.items()}
 
 
 def test_units_that_the_metadata_does_not_suit_are_told_with_their_reasons() -> None:
@@ -36,8 +38,8 @@ def test_units_bound_to_one_that_goes_go_too_however_far() -> None:
         order("x.service", "MachineOf=y.service"),
         order("w.service", "MachineOf=v.service"),
     ) == {
-        "x.service": "y.service, which it is to be with, stops here",
-        "y.service": "z.service, which it is to be with, stops here",
+        "x.service": "y.service, which it must run with, stops here",
+        "y.service": "z.service, which it must run with, stops here",
         "z.service": "metadata disk=ssd missing",
     }
 

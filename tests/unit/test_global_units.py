@@ -16,8 +16,9 @@ def test_a_global_unit_is_on_every_machine_that_it_fits_on_and_says_why_not_on_t
     world.settle()
     assert world.homes() == {G: "m1 m3"}
     decision = world.snapshot.decisions[G]
-    assert (decision.machine, decision.machines, decision.refusals) == ("", 2, {"metadata role=web missing": 1})
-    assert decision.reason == "on every machine that it fits on"
+    assert (decision.machine, decision.machines) == ("", 2)
+    assert world.rejections(G) == {"metadata role=web missing": 1}
+    assert world.reason(G) == "on every machine that it fits on"
 
 
 @pytest.mark.parametrize("target", [LOADED, INACTIVE])
@@ -57,7 +58,7 @@ def test_a_global_unit_leaves_a_machine_that_leaves_and_stays_on_one_that_is_par
     world.machine("m4", mode=MachineMode.PARKED)
     world.settle()
     assert world.homes() == {G: "m2 m3"}
-    assert world.refusals(G) == {"machine is leaving": 1, "machine is parked (its fleetd was stopped)": 1}
+    assert world.rejections(G) == {"machine is leaving": 1, "machine is parked (its fleetd was stopped)": 1}
 
 
 def test_a_global_unit_that_conflicts_with_what_is_placed_skips_that_machine():

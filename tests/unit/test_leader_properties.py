@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from fleetd.model.machine import MachineMode
 from fleetd.model.names import matches_glob
-from fleetd.model.placement import WaitKind
+from fleetd.model.reason import COMPLETED, WaitingForPeer, WaitingForRoom, WaitingForStop, without_eviction
 from fleetd.scheduler.feasibility import Candidate, rejection
 from fleetd.scheduler.planner import Plan
 from fleetd.scheduler.snapshot import Proposal, requirements_of
@@ -323,13 +323,13 @@ def check_unit_at_rest(snapshot, name):
         stuck = [
             m for m, order in snapshot.placements.get(name, {}).items() if order.is_withdrawn and m in snapshot.machines
         ]
-        refused = sum(decision.refusals.values())
+        refused = sum(each.machines for each in decision.rejections)
         assert len(snapshot.machines) - len(stuck) <= len(here) + refused <= len(snapshot.machines)
     elif not snapshot.assigned_machine(name):
-        explained = sum(decision.refusals.values()) == len(snapshot.machines)
-        assert explained or decision.reason == "completed" or is_true_wait(snapshot, name), decision
+        explained = sum(each.machines for each in decision.rejections) == len(snapshot.machines)
+        assert explained or decision.reason == COMPLETED or is_true_wait(snapshot, name), decision
     else:
-        assert not decision.refusals
+        assert not decision.rejections
 
 
 def is_held(snapshot, name, machine):
@@ -346,24 +346,24 @@ def is_orphan(snapshot, name, machine):
 
 def is_true_wait(snapshot, name):
     """Whether what a unit waits for, at rest, is there, be it of a unit that MachineOf binds to it; and is said."""
-    reason, wait = snapshot.decisions[name].reason, snapshot.decisions[name].wait
-    if wait is None or wait.kind is WaitKind.MACHINE:
-        return False
-    if wait.kind is WaitKind.UNIT:
-        late = snapshot.decisions[wait.unit]
-        assert snapshot.is_wanted(wait.unit)
-        assert not snapshot.assigned_machine(wait.unit)
+    reason = snapshot.decisions[name].reason
+    if isinstance(reason, WaitingForPeer):
+        late = snapshot.decisions[reason.unit]
+        assert snapshot.is_wanted(reason.unit)
+        assert not snapshot.assigned_machine(reason.unit)
         assert late.completed != late.generation
-        said = reason.removeprefix(f"waits for {wait.unit}, which ")
-        return said != reason and late.reason.endswith(said) and is_true_wait(snapshot, wait.unit)
-    assert wait.unit == name
-    assert f" {wait.machine}" in reason
-    if not is_orphan(snapshot, name, wait.machine):
-        return wait.machine in snapshot.away or mode(snapshot, wait.machine) is MachineMode.PARKED
-    candidate = Candidate(Proposal(snapshot), name, snapshot.requirements(name), wait.machine)
+        waits = without_eviction(late.reason) if isinstance(late.reason, WaitingForStop) else late.reason
+        return waits == reason.peer_waits and is_true_wait(snapshot, reason.unit)
+    assert not isinstance(reason, WaitingForRoom)
+    if not isinstance(reason, WaitingForStop):
+        return False
+    machine = reason.machine
+    if not is_orphan(snapshot, name, machine):
+        return machine in snapshot.away or mode(snapshot, machine) is MachineMode.PARKED
+    candidate = Candidate(Proposal(snapshot), name, snapshot.requirements(name), machine)
     is_to_run = snapshot.units[name].target is LAUNCHED
-    stays_away = wait.machine not in snapshot.machines or rejection(candidate) or not is_to_run
-    return snapshot.placements[name][wait.machine].is_withdrawn and stays_away
+    stays_away = machine not in snapshot.machines or rejection(candidate) or not is_to_run
+    return snapshot.placements[name][machine].is_withdrawn and stays_away
 
 
 def mode(snapshot, machine):

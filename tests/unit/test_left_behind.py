@@ -63,7 +63,7 @@ def test_a_copy_that_outlived_a_cut_is_the_unit_again_when_its_replacement_has_f
     world.state(A, "m2", **fields)
     world.lead(overdue=frozenset({("m1", A)} if overdue else ()))
     assert world.orders(A) == {"m1": "stay", "m2": "go"}
-    assert world.reason(A) == "the copy that was left running"
+    assert world.reason(A) == "was still running there"
 
 
 @pytest.mark.parametrize("replacement", ["failed", "inactive", "deactivating", "outdated", "none"])
@@ -196,7 +196,7 @@ def test_what_a_machine_keeps_running_stays_there_as_soon_as_it_may():
     world.machine("m1")
     world.settle()
     assert world.orders(A) == {"m1": "stay"}
-    assert world.reason(A) == "the copy that was left running"
+    assert world.reason(A) == "was still running there"
 
 
 def test_who_follows_what_a_machine_keeps_running_says_so():

@@ -2,6 +2,7 @@
 
 from fleetd.model.constraints import Requirements
 from fleetd.model.machine import Machine, MachineMode
+from fleetd.model.reason import render_rejection
 from fleetd.scheduler.machine_index import MAX_KEPT, MachineIndex
 
 IDS = ("0123456789a", "0123456789b", "1", "2")
@@ -31,7 +32,10 @@ def test_a_short_id_that_two_machines_share_names_both():
 def test_a_machine_refuses_for_one_reason_the_first():
     machine_index = four_sites()
     wanted = Requirements(metadata=(("role", ("web", "cache")), ("disk", ("ssd",))))
-    refusals = {reason: list(machine_index.ids(machines)) for reason, machines in machine_index.rejections(wanted)}
+    refusals = {
+        render_rejection(rejection): list(machine_index.ids(machines))
+        for rejection, machines in machine_index.rejections(wanted)
+    }
     assert refusals == {
         "metadata role=web|cache missing": ["1", "2"],
         "metadata disk=ssd missing": ["0123456789a", "0123456789b"],

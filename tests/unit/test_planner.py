@@ -7,6 +7,7 @@ import pytest
 
 from fleetd.model.machine import Machine, MachineMode
 from fleetd.model.placement import Decision, Placement
+from fleetd.model.reason import BEST
 from fleetd.registry.records import MACHINES, UNITS
 from fleetd.scheduler.planner import Plan, plan_cluster, plan_in_slices
 from tests.unit.cluster_builder import INACTIVE, LAUNCHED, World
@@ -42,7 +43,7 @@ def test_a_unit_is_placed_with_all_that_its_machine_needs_to_know_guarded_by_its
     (plan,) = world.plan().units
     assert plan.orders == (Placement("m1", "a.service", unit.text, LAUNCHED, unit.generation),)
     assert (plan.unit, plan.revision, plan.cancels) == ("a.service", 0, ())
-    assert plan.decision == Decision("a.service", unit.generation, "m1", since=float(world.revision), reason="fits")
+    assert plan.decision == Decision("a.service", unit.generation, "m1", since=float(world.revision), reason=BEST)
 
 
 def test_an_order_tells_what_is_to_be_started_anew_and_that_is_one_where_nothing_else_changes():
@@ -198,7 +199,7 @@ def test_units_that_conflict_are_apart_and_one_too_many_is_explained():
     world.settle()
     assert sorted(world.homes().values()) == ["m1", "m2", "m3"]
     assert world.reason("web@3.service") == "no machine fits"
-    assert world.refusals("web@3.service") == {f"conflicts with web@{i}.service": 1 for i in range(3)}
+    assert world.rejections("web@3.service") == {f"conflicts with web@{i}.service": 1 for i in range(3)}
 
 
 def test_a_unit_that_fits_nowhere_is_placed_as_soon_as_room_is_made():
@@ -218,13 +219,13 @@ def test_a_unit_that_fits_nowhere_is_placed_as_soon_as_the_conflict_is_taken_bac
 
 def test_refusals_are_counted_over_all_machines_and_kept_up_to_date():
     world = cluster("m1", "m2 disk=ssd", a="", b="MachineMetadata=disk=ssd\nConflicts=c*", c="MachineMetadata=disk=ssd")
-    assert world.refusals("c.service") == {"conflicts with b.service": 1, "metadata disk=ssd missing": 1}
+    assert world.rejections("c.service") == {"conflicts with b.service": 1, "metadata disk=ssd missing": 1}
     world.machine("m3", mode=MachineMode.LEAVING)
     world.settle()
-    assert sum(world.refusals("c.service").values()) == 3
+    assert sum(world.rejections("c.service").values()) == 3
     submit(world, aa="MachineID=m2\nConflicts=c*")  # not valid together, but what is stored is stored
     world.settle()
-    assert world.refusals("c.service")["conflicts with aa.service"] == 1
+    assert world.rejections("c.service")["conflicts with aa.service"] == 1
 
 
 def test_of_two_units_in_conflict_where_one_changed_the_changed_one_moves():
@@ -284,7 +285,7 @@ def test_why_a_unit_makes_way_is_said_while_it_is_being_stopped():
     world.lead()
     world.lead()
     assert world.orders("old.service") == {"m1": "go"}
-    assert world.reason("old.service") == "makes way for new.service; waits until m1 has stopped it"
+    assert world.reason("old.service") == "replaced by new.service on m1; waits until m1 has stopped it"
     world.settle()
     assert homes(world) == {"new": "m1", "old": "m2"}
 
@@ -346,7 +347,7 @@ def test_a_ring_of_units_is_placed_as_soon_as_the_last_of_them_fits():
 
 def test_a_follower_waits_for_a_peer_that_is_unknown():
     world = cluster("m1", b="MachineOf=a.service")
-    assert world.refusals("b.service") == {"a.service is not there": 1}
+    assert world.rejections("b.service") == {"a.service is not there": 1}
     submit(world, a="")
     world.settle()
     assert homes(world) == {"a": "m1", "b": "m1"}
@@ -365,15 +366,15 @@ def test_a_follower_that_fits_nowhere_does_not_hold_up_the_others():
     world.unit("d.service", "MachineOf=c.service")
     world.settle()
     assert homes(world) == {"a": "m2", "b": "m2"}
-    assert world.refusals("c.service") == {"not machine m9": 2}
-    assert world.refusals("d.service") == {"c.service is not there": 2}
+    assert world.rejections("c.service") == {"not machine m9": 2}
+    assert world.rejections("d.service") == {"c.service is not there": 2}
 
 
 def test_a_group_of_which_nobody_fits_anywhere_is_explained():
     world = cluster("m1", a="MachineID=m9", b="MachineOf=a.service\nMachineID=m8")
     assert homes(world) == {}
-    assert world.refusals("a.service") == {"not machine m9": 1}
-    assert world.refusals("b.service") == {"not machine m8": 1}
+    assert world.rejections("a.service") == {"not machine m9": 1}
+    assert world.rejections("b.service") == {"not machine m8": 1}
 
 
 def test_a_group_that_no_machine_takes_as_a_whole_is_placed_one_by_one():
@@ -383,7 +384,7 @@ def test_a_group_that_no_machine_takes_as_a_whole_is_placed_one_by_one():
     submit(world, a="MachineMetadata=role=a", b="MachineOf=a.service\nMachineMetadata=role=b")
     world.settle()
     assert homes(world) == {"a": "m1"}
-    assert world.refusals("b.service") == {"a.service is not there": 1, "metadata role=b missing": 1}
+    assert world.rejections("b.service") == {"a.service is not there": 1, "metadata role=b missing": 1}
 
 
 def test_a_group_whose_members_conflict_is_placed_one_by_one():
@@ -393,7 +394,7 @@ def test_a_group_whose_members_conflict_is_placed_one_by_one():
     submit(world, a="", b="MachineOf=a.service\nConflicts=c*", c="MachineOf=a.service")
     world.lead()
     assert homes(world) == {"a": "m1", "b": "m1"}
-    assert world.refusals("c.service") == {"a.service is not there": 1, "conflicts with b.service": 1}
+    assert world.rejections("c.service") == {"a.service is not there": 1, "conflicts with b.service": 1}
 
 
 def test_a_follower_moves_with_its_peer_each_stopped_first():
@@ -453,7 +454,7 @@ def test_a_follower_whose_peer_is_destroyed_is_stopped_and_waits():
     world.destroy("a.service")
     world.settle()
     assert homes(world) == {}
-    assert world.refusals("b.service") == {"a.service is not there": 1}
+    assert world.rejections("b.service") == {"a.service is not there": 1}
 
 
 def test_the_units_of_a_dead_machine_that_belong_together_stay_together():

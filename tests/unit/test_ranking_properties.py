@@ -4,6 +4,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from fleetd.model.machine import MachineMode
+from fleetd.model.reason import render_rejection
 from fleetd.scheduler.feasibility import count_rejections
 from fleetd.scheduler.ranking import Ranking
 from fleetd.scheduler.snapshot import Proposal
@@ -86,7 +87,10 @@ def test_refusals_counted_by_sets_are_those_of_machines_asked_one_by_one(world, 
     proposal = Proposal(world.snapshot)
     for move_name, machine, word in moves:
         move(proposal, move_name, machine, word)
-    assert list(count_rejections(proposal, name, here).items()) == slow_ranking.count_rejections(proposal, name, here)
+    counted = count_rejections(proposal, name, here)
+    assert [(render_rejection(each.rejection), each.machines) for each in counted] == slow_ranking.count_rejections(
+        proposal, name, here
+    )
 
 
 def move(proposal, name, machine, word):

@@ -41,7 +41,7 @@ def test_why_it_had_to_go_is_said_until_another_machine_has_it():
 def test_a_unit_that_all_refuse_says_so_and_runs_where_the_refusal_ends():
     world = refused("m1", "m2")
     assert world.homes() == {}
-    assert world.refusals(A) == {f"machine {OWN}": 2}
+    assert world.rejections(A) == {f"machine {OWN}": 2}
     assert world.reason(A) == "no machine fits"
     del world.refuses["m2"][A]
     world.settle()
@@ -52,14 +52,14 @@ def test_a_unit_that_all_refuse_says_so_and_runs_where_the_refusal_ends():
 def test_a_global_unit_skips_the_machine_until_the_refusal_ends():
     world = refused("m1", text="Global=true")
     assert world.homes() == {A: "m2"}
-    assert world.refusals(A) == {f"machine {OWN}": 1}
+    assert world.rejections(A) == {f"machine {OWN}": 1}
     world.elect()
     world.settle()
     assert world.homes() == {A: "m2"}
     del world.refuses["m1"][A]
     world.settle()
     assert world.homes() == {A: "m1 m2"}
-    assert world.refusals(A) == {}
+    assert world.rejections(A) == {}
 
 
 def test_a_unit_that_is_refused_hinders_nobody_there():
@@ -99,6 +99,6 @@ def test_a_machine_that_is_away_or_has_not_spoken_yet_refuses_still():
         world.lead()
         world.work("m2")
     assert world.homes() == {}
-    assert world.refusals(A) == {"machine is leaving": 1, "machine takes no unit of this name": 1}
+    assert world.rejections(A) == {"machine is leaving": 1, "machine takes no unit of this name": 1}
     world.settle()
-    assert world.refusals(A) == {"machine is leaving": 1, f"machine {OWN}": 1}
+    assert world.rejections(A) == {"machine is leaving": 1, f"machine {OWN}": 1}

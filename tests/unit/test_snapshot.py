@@ -5,12 +5,15 @@ import pytest
 from fleetd.leader.mirror import apply_record
 from fleetd.model.machine import Machine, MachineMode, MachineSettings
 from fleetd.model.placement import Decision, Placement
+from fleetd.model.reason import Rejection, RejectionCount, RejectionKind
 from fleetd.model.unit import Unit, UnitState
 from fleetd.registry.records import DECISIONS, LEADER, MACHINES, PLACEMENTS, SETTINGS, STATES, UNITS
 from fleetd.scheduler.snapshot import Proposal, Snapshot, scopes_of
 from tests.unit.cluster_builder import INACTIVE, LAUNCHED, World
 
 HERE = Placement("m1", "a.service", "", LAUNCHED, 1)
+
+REJECTED = (RejectionCount(Rejection(RejectionKind.METADATA, "disk=ssd"), 2),)
 
 
 def concerned(world, act):
@@ -115,7 +118,7 @@ def test_a_record_that_is_gone_leaves_nothing_behind():
         (PLACEMENTS, ("m1", "a.service")): Placement("m1", "a.service", "[X-Fleet]\nReplaces=c*\n", LAUNCHED, 1),
         (PLACEMENTS, ("m2", "a.service")): Placement("m2", "a.service", "", LAUNCHED, 1, superseded=True),
         (STATES, ("m1", "a.service")): UnitState("loaded", "active", "running"),
-        (DECISIONS, ("a.service",)): Decision("a.service", 1, refusals={"x": 1}),
+        (DECISIONS, ("a.service",)): Decision("a.service", 1, rejections=REJECTED),
     }
     for key, record in records.items():
         apply_record(snapshot, *key, record)
@@ -173,7 +176,7 @@ def test_where_room_is_made_it_concerns_all_that_are_nowhere_or_everywhere_or_co
         pushed=("", "m2"),
         other=("", "m1"),
     )
-    expected = ["a.service", "homeless.service", "m1/everywhere.service", "pushed.service", "pusher.service"]
+    expected = ["a.service", "m1/everywhere.service", "pushed.service", "pusher.service", "unplaced.service"]
     assert concerned(world, lambda: order(world, "a.service", "m1", target=INACTIVE)) == expected
     assert concerned(world, lambda: world.write(PLACEMENTS, ("m1", "a.service"), None)) == expected
 

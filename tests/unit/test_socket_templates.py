@@ -105,7 +105,7 @@ def test_a_socket_that_lacks_its_template_says_so_until_that_is_submitted():
     submit(world, SOCKET, "[Socket]\nAccept=yes\n")
     world.settle()
     assert world.homes() == {}
-    assert world.refusals(SOCKET) == {f"machine {LACKS}": 2}
+    assert world.rejections(SOCKET) == {f"machine {LACKS}": 2}
     submit(world, TEMPLATE, "[Service]\n", INACTIVE)
     world.refuses.clear()
     world.settle()

@@ -3,7 +3,19 @@
 import pytest
 
 from fleetd.model.machine import MachineMode
-from fleetd.model.placement import Wait, WaitKind
+from fleetd.model.reason import (
+    Absence,
+    Eviction,
+    Hold,
+    Reason,
+    Rejection,
+    RejectionKind,
+    WaitingForMachine,
+    WaitingForPeer,
+    WaitingForRoom,
+    WaitingForStop,
+    is_waiting,
+)
 from tests.unit.cluster_builder import INACTIVE, LOADED, A, World, cluster
 
 RIVAL = "c@1.service"
@@ -11,9 +23,13 @@ NEXT = "c@4.service"
 APART = "Conflicts=c@*.service"
 
 
-def wait(world: World, name: str) -> Wait | None:
-    """What the leader says that the unit waits for."""
-    return world.snapshot.decisions[name].wait
+TO_M2 = Eviction("m1", Rejection(RejectionKind.MACHINE_ID, "m2"))
+
+
+def wait(world: World, name: str) -> Reason | None:
+    """What the unit waits for according to its decision, or None."""
+    reason = world.snapshot.decisions[name].reason
+    return reason if is_waiting(reason) else None
 
 
 def test_a_unit_waits_for_what_it_conflicts_with_and_is_on_its_way_out():
@@ -28,9 +44,9 @@ def test_a_unit_waits_for_what_it_conflicts_with_and_is_on_its_way_out():
     world.destroy(RIVAL)
     world.lead()
     world.lead()
-    assert wait(world, NEXT) == Wait(WaitKind.STOP, RIVAL, "m1")
+    assert wait(world, NEXT) == WaitingForRoom(RIVAL, "m1")
     assert world.reason(NEXT) == f"waits for {RIVAL} to stop on m1"
-    assert world.refusals(NEXT) == {f"conflicts with {RIVAL}": 1, "conflicts with c@2.service": 1}
+    assert world.rejections(NEXT) == {f"conflicts with {RIVAL}": 1, "conflicts with c@2.service": 1}
     world.settle()
     assert world.homes()[NEXT] == "m1"
     assert wait(world, NEXT) is None
@@ -77,8 +93,9 @@ def test_a_unit_that_is_being_stopped_and_one_that_follows_it_say_so():
     world.lead()
     world.changed = None
     world.lead()
-    assert wait(world, A) == Wait(WaitKind.STOP, A, "m1")
-    assert wait(world, "b.service") in (Wait(WaitKind.STOP, "b.service", "m1"), Wait(WaitKind.UNIT, A))
+    assert wait(world, A) == WaitingForStop("m1", TO_M2)
+    gone = Eviction("m1", Rejection(RejectionKind.NO_PEER, A))
+    assert wait(world, "b.service") in (WaitingForStop("m1", gone), WaitingForPeer(A, WaitingForStop("m1")))
     world.settle()
     assert (wait(world, A), wait(world, "b.service")) == (None, None)
 
@@ -94,7 +111,7 @@ def test_a_wish_for_a_unit_on_a_parked_machine_waits_for_that(target):
     else:
         world.unit(A, target=target)
     world.settle()
-    assert wait(world, A) == Wait(WaitKind.MACHINE, machine="m1")
+    assert wait(world, A) == WaitingForMachine("m1", Absence.PARKED)
     assert world.reason(A) == "waits for machine m1, which is parked: its fleetd was stopped"
     world.machine("m1")
     world.settle()
@@ -110,7 +127,7 @@ def test_a_unit_that_has_to_leave_a_machine_that_is_parked_meanwhile_says_so():
     world.lead()
     world.machine("m1", MachineMode.PARKED)
     world.settle()
-    assert wait(world, A) == Wait(WaitKind.STOP, A, "m1")
+    assert wait(world, A) == WaitingForStop("m1", TO_M2, Hold.PARKED)
     stopped = "waits until it is stopped on m1, which is parked: its fleetd was stopped"
     assert world.reason(A) == f"not machine m2 on m1; {stopped}"
 
@@ -124,7 +141,8 @@ def test_a_unit_whose_machine_was_to_be_left_and_is_parked_before_that_is_done_s
     world.machine("m1", MachineMode.PARKED)
     world.settle()
     assert world.orders(A) == {"m1": "go"}
-    assert wait(world, A) == Wait(WaitKind.STOP, A, "m1")
+    leaving = Eviction("m1", Rejection(RejectionKind.LEAVING))
+    assert wait(world, A) == WaitingForStop("m1", leaving, Hold.PARKED)
     stopped = "waits until it is stopped on m1, which is parked: its fleetd was stopped"
     assert world.reason(A) == f"machine m1 is leaving; {stopped}"
     world.machine("m1", MachineMode.READY)
@@ -137,10 +155,12 @@ def test_a_lost_machine_is_waited_for_in_data_until_it_is_back():
     world = cluster("m1", "m2", a="FailoverDelay=5min")
     world.die("m1")
     world.settle()
-    assert wait(world, A) == Wait(WaitKind.MACHINE, machine="m1")
+    lost = wait(world, A)
+    assert isinstance(lost, WaitingForMachine)
+    assert (lost.machine, lost.absence) == ("m1", Absence.LOST)
     world.judge({"m1"})  # it may be alive after all
     world.settle()
-    assert wait(world, A) == Wait(WaitKind.MACHINE, machine="m1")
+    assert wait(world, A) == lost
     world.come_back("m1")
     world.settle()
     assert wait(world, A) is None

@@ -9,7 +9,8 @@ from fleetd.api import schema
 from fleetd.api.http import Request, Response, parse_json, render_json
 from fleetd.api.v1.states import is_gone
 from fleetd.model.machine import Machine
-from fleetd.model.placement import Decision, Placement, Wait
+from fleetd.model.placement import Decision, Placement
+from fleetd.model.reason import Reason, RejectionCount, render, render_rejection, render_wait
 from fleetd.model.unit import Unit, UnitState
 from fleetd.model.unitfile import hash_unit_file
 from fleetd.registry.records import DECISIONS, PLACEMENTS, UNITS
@@ -57,8 +58,15 @@ def describe_unit(
 ) -> schema.UnitReport:
     """A unit, or (None) copies of one that the cluster does not know (any more), and what is said of them."""
     if unit is None:
-        reason = decision.reason if decision else ""
-        return schema.UnitReport(name, target="", generation=0, reason=reason, allocations=allocations)
+        found = decision.reason if decision else None
+        return schema.UnitReport(
+            name,
+            target="",
+            generation=0,
+            reason=render(found),
+            cause=_describe_reason(found),
+            allocations=allocations,
+        )
     decision = decision or Decision(name, generation=0)
     return schema.UnitReport(
         name=name,
@@ -70,15 +78,24 @@ def describe_unit(
         machine=decision.machine,
         machines=decision.machines,
         since=decision.since,
-        reason=decision.reason,
-        refusals=decision.refusals,
-        wait=_describe_wait(decision.wait),
+        reason=render(decision.reason),
+        cause=_describe_reason(decision.reason),
+        rejections=tuple(map(_describe_rejection, decision.rejections)),
         allocations=allocations,
     )
 
 
-def _describe_wait(wait: Wait | None) -> schema.Wait | None:
-    return schema.Wait(wait.kind, wait.unit, wait.machine) if wait else None
+@lru_cache(maxsize=4096)
+def _describe_reason(reason: Reason | None) -> schema.Cause | None:
+    """The data of a reason."""
+    if reason is None:
+        return None
+    return msgspec.convert({**msgspec.to_builtins(reason), "waits": render_wait(reason)}, schema.Cause)
+
+
+def _describe_rejection(count: RejectionCount) -> schema.RejectionCount:
+    found = count.rejection
+    return schema.RejectionCount(found.kind, render_rejection(found), count.machines, found.subject)
 
 
 def plan_reports(seen: Seen) -> tuple[schema.UnitReport, ...]:

@@ -1,0 +1,288 @@
+"""Why a unit is where it is, waits, or cannot be placed: as data, and rendered in English by `render`.
+
+The leader stores reasons with its decisions; programs decide by the data and print the sentence.
+"""
+
+from enum import StrEnum
+
+import msgspec
+
+from fleetd.model.decoding import Count
+from fleetd.model.machine import SHORT_ID_LENGTH
+from fleetd.model.timespan import render_moment
+
+
+class RejectionKind(StrEnum):
+    """Why one machine does not take, or keep, a unit. `subject` of the Rejection is given in brackets."""
+
+    LEAVING = "leaving"  # the machine leaves the cluster
+    PARKED = "parked"  # its fleetd was stopped
+    MACHINE_ID = "machine-id"  # MachineID= asks for another machine (the id asked for)
+    METADATA = "metadata"  # the machine has none of the values (key=value|value)
+    REFUSED = "refused"  # the machine takes no unit of this name (what it says of itself: "has its own /etc/…")
+    NO_SOCKET = "no-socket"  # of a template: no socket on the machine starts instances of it
+    NO_PEER = "no-peer"  # a unit of MachineOf= is not on the machine (that unit)
+    PEER_STOPS = "peer-stops"  # a unit of MachineOf= is about to stop on the machine (that unit)
+    CONFLICT = "conflict"  # Conflicts= of either unit matches the other one (the other unit)
+    REPLACED = "replaced"  # Replaces= of a unit on the machine matches this one (the other unit)
+
+
+class Rejection(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """Why one machine does not take a unit."""
+
+    kind: RejectionKind
+    subject: str = ""
+
+
+class RejectionCount(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """How many machines reject a unit for one reason."""
+
+    rejection: Rejection
+    machines: Count
+
+
+class Eviction(msgspec.Struct, frozen=True, gc=False):
+    """Why a unit may not stay on the machine where it is."""
+
+    machine: str
+    rejection: Rejection
+
+
+class Rule(StrEnum):
+    """Why a unit is on its machine."""
+
+    BEST = "best"  # the best of several machines that fit
+    ONLY = "only"  # no other machine fits
+    RETURNED = "returned"  # the machine was lost, and came back within the failover delay
+    BACK = "back"  # the machine was lost or parked, and is back
+    RESUMED = "resumed"  # it was to be stopped there, and was started again before it had stopped
+    ADOPTED = "adopted"  # it was still running there
+    EVERYWHERE = "everywhere"  # Global=true
+    WITH_SOCKETS = "with-sockets"  # a template is where its sockets are
+
+
+class _Reason(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_field="kind"):
+    """Base of all reasons; `kind` tells them apart in JSON."""
+
+
+class Placed(_Reason, tag="placed", frozen=True, gc=False):
+    """The unit is placed. `units` were placed together (MachineOf=). `machine` is the one that `rule` speaks of."""
+
+    rule: Rule
+    machine: str = ""
+    units: tuple[str, ...] = ()
+
+
+class Completed(_Reason, tag="completed", frozen=True, gc=False):
+    """A oneshot that has run to its end, on a machine that is gone. It is not run again."""
+
+
+class Infeasible(_Reason, tag="infeasible", frozen=True, gc=False):
+    """Every machine rejects the unit: `Decision.rejections` counts why."""
+
+
+class NoMachines(_Reason, tag="no-machines", frozen=True, gc=False):
+    """The cluster has no machine."""
+
+
+class Hold(StrEnum):
+    """Why a machine does not stop a unit as the leader asks."""
+
+    PARKED = "parked"  # its fleetd was stopped
+    ORPHANED = "orphaned"  # the store was restored since: the agent keeps the unit running until an operator stops it
+
+
+class Stopping(_Reason, tag="stopping", frozen=True, gc=False):
+    """The unit is not to run, and has still to be stopped on these machines."""
+
+    machines: tuple[str, ...]
+    hold: Hold | None = None
+
+
+class WaitingForStop(_Reason, tag="waiting-for-stop", frozen=True, gc=False):
+    """The unit is placed anew once it has stopped on this machine. `because`: why it may not stay there."""
+
+    machine: str
+    because: Eviction | None = None
+    hold: Hold | None = None
+
+
+class WaitingForRemoval(_Reason, tag="waiting-for-removal", frozen=True, gc=False):
+    """The unit has stopped on this machine, which has still to delete its report of it."""
+
+    machine: str
+
+
+class WaitingForRoom(_Reason, tag="waiting-for-room", frozen=True, gc=False):
+    """Another unit, which conflicts with this one, is being stopped on a machine that fits otherwise."""
+
+    unit: str
+    machine: str
+
+
+class Absence(StrEnum):
+    """Why a machine does not carry out what is asked of a unit."""
+
+    LOST = "lost"  # dead, and within the failover delay
+    PARKED = "parked"  # its fleetd was stopped
+    RETURNING = "returning"  # it was lost, and publishes again what runs there, but is not registered yet
+
+
+class WaitingForMachine(_Reason, tag="waiting-for-machine", frozen=True, gc=False):
+    """The unit waits until the machine is back. `until`: Unix time at which a lost one is given up; 0 for never."""
+
+    machine: str
+    absence: Absence
+    until: float = 0.0
+
+
+class WaitingForPeer(_Reason, tag="waiting-for-peer", frozen=True, gc=False):
+    """The unit is to be placed together with another one (MachineOf=), which waits itself."""
+
+    unit: str
+    peer_waits: WaitingForStop | WaitingForRemoval | WaitingForMachine
+
+
+WAITING = WaitingForStop | WaitingForRemoval | WaitingForRoom | WaitingForMachine | WaitingForPeer
+PeerWait = WaitingForStop | WaitingForRemoval | WaitingForMachine
+Reason = (
+    Placed
+    | Completed
+    | Infeasible
+    | NoMachines
+    | Stopping
+    | WaitingForStop
+    | WaitingForRemoval
+    | WaitingForRoom
+    | WaitingForMachine
+    | WaitingForPeer
+)
+
+BEST = Placed(Rule.BEST)
+ONLY = Placed(Rule.ONLY)
+RESUMED = Placed(Rule.RESUMED)
+ADOPTED = Placed(Rule.ADOPTED)
+EVERYWHERE = Placed(Rule.EVERYWHERE)
+WITH_SOCKETS = Placed(Rule.WITH_SOCKETS)
+COMPLETED = Completed()
+INFEASIBLE = Infeasible()
+NO_MACHINES = NoMachines()
+
+_PARKED = "which is parked: its fleetd was stopped"
+_HOLDS = {Hold.PARKED: _PARKED, Hold.ORPHANED: "where it is only kept running since the store was restored"}
+
+
+def is_waiting(reason: Reason | None) -> bool:
+    """True for a unit that waits for a stop, a machine or another unit before what was asked of it is done."""
+    return isinstance(reason, WAITING)
+
+
+def without_eviction(reason: WaitingForStop) -> WaitingForStop:
+    """The wait alone, without why the unit had to stop."""
+    return WaitingForStop(reason.machine, hold=reason.hold) if reason.because else reason
+
+
+def render(reason: Reason | None) -> str:
+    """The reason as a sentence whose subject is the unit, without subject and full stop; '' for None."""
+    match reason:
+        case None:
+            return ""
+        case Placed():
+            return _render_placed(reason)
+        case Completed():
+            return "completed"
+        case Infeasible():
+            return "no machine fits"
+        case NoMachines():
+            return "there is no machine"
+        case Stopping(machines, hold):
+            where = ", ".join(map(_short, machines))
+            return f"to be stopped on {where}, {_HOLDS[hold]}" if hold else f"being stopped on {where}"
+        case WaitingForStop(_, because, _):
+            wait = render_wait(reason)
+            return f"{render_eviction(because)}; {wait}" if because else wait
+    return render_wait(reason)
+
+
+def render_wait(reason: Reason | None) -> str:
+    """What the unit waits for, a sentence that begins with "waits"; '' where it does not wait."""
+    match reason:
+        case WaitingForStop(machine, _, hold):
+            if hold:
+                return f"waits until it is stopped on {_short(machine)}, {_HOLDS[hold]}"
+            return f"waits until {_short(machine)} has stopped it"
+        case WaitingForRemoval(machine):
+            return f"waits until {_short(machine)} has removed it"
+        case WaitingForRoom(unit, machine):
+            return f"waits for {unit} to stop on {_short(machine)}"
+        case WaitingForMachine(machine, Absence.PARKED):
+            return f"waits for machine {_short(machine)}, {_PARKED}"
+        case WaitingForMachine(machine, Absence.RETURNING):
+            return f"waits for {_short(machine)}, which is coming back with it"
+        case WaitingForMachine(machine, _, until):
+            end = f"until {render_moment(until)}" if until else "however long that takes"
+            return f"waits for machine {_short(machine)} to come back, {end}"
+        case WaitingForPeer(unit, peer_waits):
+            return f"waits for {unit}, which {render_wait(peer_waits)}"
+    return ""
+
+
+def _render_placed(reason: Placed) -> str:
+    match reason.rule:
+        case Rule.BEST:
+            sentence = "fits"
+        case Rule.ONLY:
+            sentence = "the only machine that fits"
+        case Rule.RETURNED:
+            sentence = f"machine {_short(reason.machine)} came back in time"
+        case Rule.BACK:
+            sentence = f"machine {_short(reason.machine)} is back"
+        case Rule.RESUMED:
+            sentence = "wanted again while it was being stopped there"
+        case Rule.ADOPTED:
+            sentence = "was still running there"
+        case Rule.EVERYWHERE:
+            sentence = "on every machine that it fits on"
+        case Rule.WITH_SOCKETS:
+            sentence = "where its sockets are"
+    return f"{sentence}, with {', '.join(reason.units)}" if reason.units else sentence
+
+
+def render_rejection(rejection: Rejection) -> str:
+    """The rejection as a sentence about one machine."""
+    subject = rejection.subject
+    match rejection.kind:
+        case RejectionKind.LEAVING:
+            return "machine is leaving"
+        case RejectionKind.PARKED:
+            return "machine is parked (its fleetd was stopped)"
+        case RejectionKind.MACHINE_ID:
+            return f"not machine {subject or '(empty MachineID)'}"
+        case RejectionKind.METADATA:
+            return f"metadata {subject} missing"
+        case RejectionKind.REFUSED:
+            return f"machine {subject}"
+        case RejectionKind.NO_SOCKET:
+            return "no socket of it is there"
+        case RejectionKind.NO_PEER:
+            return f"{subject or '(empty MachineOf)'} is not there"
+        case RejectionKind.PEER_STOPS:
+            return f"{subject}, which it must run with, stops here"
+        case RejectionKind.CONFLICT:
+            return f"conflicts with {subject}"
+        case RejectionKind.REPLACED:
+            return f"replaced by {subject}"
+
+
+def render_eviction(eviction: Eviction) -> str:
+    """Why the unit may not stay on its machine, as a sentence that names the machine."""
+    machine, rejection = _short(eviction.machine), eviction.rejection
+    if rejection.kind is RejectionKind.LEAVING:
+        return f"machine {machine} is leaving"
+    if rejection.kind is RejectionKind.REFUSED:
+        return f"machine {machine} {rejection.subject}"
+    return f"{render_rejection(rejection)} on {machine}"
+
+
+def _short(machine: str) -> str:
+    return machine[:SHORT_ID_LENGTH]
