@@ -168,6 +168,29 @@ COMPLETED = Completed()
 INFEASIBLE = Infeasible()
 NO_MACHINES = NoMachines()
 
+_RULES = {
+    Rule.BEST: "fits",
+    Rule.ONLY: "the only machine that fits",
+    Rule.RETURNED: "machine {} came back in time",
+    Rule.BACK: "machine {} is back",
+    Rule.RESUMED: "wanted again while it was being stopped there",
+    Rule.ADOPTED: "was still running there",
+    Rule.EVERYWHERE: "on every machine that it fits on",
+    Rule.WITH_SOCKETS: "where its sockets are",
+}
+_REJECTIONS = {
+    RejectionKind.LEAVING: "machine is leaving",
+    RejectionKind.PARKED: "machine is parked (its fleetd was stopped)",
+    RejectionKind.MACHINE_ID: "not machine {}",
+    RejectionKind.METADATA: "metadata {} missing",
+    RejectionKind.REFUSED: "machine {}",
+    RejectionKind.NO_SOCKET: "no socket of it is there",
+    RejectionKind.NO_PEER: "{} is not there",
+    RejectionKind.PEER_STOPS: "{}, which it must run with, stops here",
+    RejectionKind.CONFLICT: "conflicts with {}",
+    RejectionKind.REPLACED: "replaced by {}",
+}
+_EMPTY = {RejectionKind.MACHINE_ID: "(empty MachineID)", RejectionKind.NO_PEER: "(empty MachineOf)"}
 _PARKED = "which is parked: its fleetd was stopped"
 _HOLDS = {Hold.PARKED: _PARKED, Hold.ORPHANED: "where it is only kept running since the store was restored"}
 
@@ -228,50 +251,13 @@ def render_wait(reason: Reason | None) -> str:
 
 
 def _render_placed(reason: Placed) -> str:
-    match reason.rule:
-        case Rule.BEST:
-            sentence = "fits"
-        case Rule.ONLY:
-            sentence = "the only machine that fits"
-        case Rule.RETURNED:
-            sentence = f"machine {_short(reason.machine)} came back in time"
-        case Rule.BACK:
-            sentence = f"machine {_short(reason.machine)} is back"
-        case Rule.RESUMED:
-            sentence = "wanted again while it was being stopped there"
-        case Rule.ADOPTED:
-            sentence = "was still running there"
-        case Rule.EVERYWHERE:
-            sentence = "on every machine that it fits on"
-        case Rule.WITH_SOCKETS:
-            sentence = "where its sockets are"
+    sentence = _RULES[reason.rule].format(_short(reason.machine))
     return f"{sentence}, with {', '.join(reason.units)}" if reason.units else sentence
 
 
 def render_rejection(rejection: Rejection) -> str:
     """The rejection as a sentence about one machine."""
-    subject = rejection.subject
-    match rejection.kind:
-        case RejectionKind.LEAVING:
-            return "machine is leaving"
-        case RejectionKind.PARKED:
-            return "machine is parked (its fleetd was stopped)"
-        case RejectionKind.MACHINE_ID:
-            return f"not machine {subject or '(empty MachineID)'}"
-        case RejectionKind.METADATA:
-            return f"metadata {subject} missing"
-        case RejectionKind.REFUSED:
-            return f"machine {subject}"
-        case RejectionKind.NO_SOCKET:
-            return "no socket of it is there"
-        case RejectionKind.NO_PEER:
-            return f"{subject or '(empty MachineOf)'} is not there"
-        case RejectionKind.PEER_STOPS:
-            return f"{subject}, which it must run with, stops here"
-        case RejectionKind.CONFLICT:
-            return f"conflicts with {subject}"
-        case RejectionKind.REPLACED:
-            return f"replaced by {subject}"
+    return _REJECTIONS[rejection.kind].format(rejection.subject or _EMPTY.get(rejection.kind, ""))
 
 
 def render_eviction(eviction: Eviction) -> str:
