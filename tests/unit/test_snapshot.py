@@ -186,7 +186,7 @@ def test_a_newcomer_concerns_those_refused_that_it_conflicts_with_for_it_is_one_
         a=("Conflicts=x*", ""), b=("Conflicts=new*", ""), c=("", ""), new=("Conflicts=c*", ""), d=("Conflicts=new*", "")
     )
     for name in ("a.service", "b.service", "c.service", "gone.service"):
-        world.write(DECISIONS, (name,), Decision(name, 1, refusals={"some reason": 2}))
+        world.write(DECISIONS, (name,), Decision(name, 1, rejections=REJECTED))
     assert concerned(world, lambda: order(world, "new.service", "m1")) == ["b.service", "c.service", "new.service"]
 
 
