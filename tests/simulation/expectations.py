@@ -25,6 +25,10 @@ def _error(world: World, unit: str) -> str:
     return " ".join(state.error for (_, name), state in world.truth.states.items() if name == unit)
 
 
+def _is_orphan(world: World, unit: str) -> bool:
+    return any(state.orphan for (_, name), state in world.truth.states.items() if name == unit)
+
+
 def _refusal(world: World, machine: str) -> str:
     node = world.machines[machine].node
     return node.membership.refusal if node else ""
@@ -60,7 +64,7 @@ EXPECTATIONS: tuple[tuple[str, Holds], ...] = (
     (r"(\S+) runs nowhere", lambda w, a: not _machines_of(w, a[0])),
     (r"(\S+) has kept its process", lambda w, a: _pids(w, a[0]) == [w.first_pids[a[0]]]),
     (r"(\S+) has another process", lambda w, a: _pids(w, a[0]) not in ([], [w.first_pids[a[0]]])),
-    (r"(\S+) is an orphan", lambda w, a: "only kept running" in _error(w, a[0])),
+    (r"(\S+) is an orphan", lambda w, a: _is_orphan(w, a[0])),
     (r"(\S+) says (.+)", lambda w, a: a[1] in _error(w, a[0])),
     (r"(\S+) is (ready|leaving|parked|gone)", lambda w, a: _mode(w, a[0]) == a[1]),
     (r"(\S+) has no fleetd", lambda w, a: w.machines[a[0]].node is None),
