@@ -30,7 +30,7 @@ soak: setup ## until stopped: what is too long for make test, FLEET_STORMS (100)
 	@[ "$$(id -u)" != 0 ] || FLEET_STORMS=$${FLEET_STORMS:-100} $(BIN)/python -m pytest -v -x tests/cluster/test_storms.py
 	@$(BIN)/python -m tests.simulation soak
 
-bench: setup ## measure what the README promises, on real machines (needs root); BENCH=large: on twenty of them
+bench: setup ## measure the figures of docs/performance.md on real machines (needs root); BENCH=large: on twenty
 	@$(BIN)/python -m contrib.bench $(if $(filter large,$(BENCH)),--machines 20 --units 1000 --rounds 3)
 
 lint: setup ## style, types, and the direction of imports

@@ -40,7 +40,9 @@ def main() -> int:
 
 
 def _parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m contrib.bench", description="Measure what the README promises.")
+    parser = argparse.ArgumentParser(
+        prog="python -m contrib.bench", description="Measure the figures of docs/performance.md."
+    )
     parser.add_argument("--machines", type=int, default=3, help="how many machines (default 3)")
     parser.add_argument("--units", type=int, default=500, help="how many units (default 500)")
     parser.add_argument("--rounds", type=int, default=5, help="how often each is measured (default 5)")

@@ -24,7 +24,10 @@ from fleetd.config.options import OPTIONS, RETIRED
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
-    [*ROOT.glob("docs/**/*.md"), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md"))],
+    [
+        *ROOT.glob("docs/**/*.md"),
+        *(ROOT / name for name in ("README.md", "contrib/README.md", "CONTRIBUTING.md", "SECURITY.md")),
+    ],
 )
 TEXTS = {str(page.relative_to(ROOT)): page.read_text() for page in PAGES}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
