@@ -1,1 +1,1 @@
-"""The HTTP API: the shapes that travel, what each request does, and the server that carries them."""
+"""The HTTP API: its JSON types, its handlers, and the server."""

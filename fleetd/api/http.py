@@ -1,7 +1,4 @@
-"""What a request and a response are to the handlers, and how their JSON reads and looks (reference 4.1).
-
-No sockets and no HTTP library: server.py carries these over the wire, the simulator hands them over in person.
-"""
+"""Requests and responses as the handlers see them, and their JSON, without sockets and HTTP library."""
 
 from typing import Any, TypeVar
 
@@ -22,8 +19,11 @@ Shape = TypeVar("Shape")
 
 
 class Request(msgspec.Struct, frozen=True):
-    """One request. `path` and `query` are percent-decoded. `local` says that it came over a unix socket, whose other
-    end is trusted; `metrics_only` that it came over a socket for figures, whose other end may be anybody."""
+    """One request; `path` and `query` are percent-decoded.
+
+    `local`: it came over a unix socket, whose peer is trusted. `metrics_only`: it came over a socket that serves only
+    metrics, to anybody.
+    """
 
     method: str
     path: str
@@ -38,12 +38,12 @@ class Request(msgspec.Struct, frozen=True):
         return [value for key, value in self.query if key == name]
 
     def header_values(self, name: str) -> list[str]:
-        """The values of a header, in order; its name's case does not matter."""
+        """The values of a header, in order; the case of its name is ignored."""
         return [value for key, value in self.headers if key.lower() == name.lower()]
 
 
 class Response(msgspec.Struct, frozen=True):
-    """One response, whole."""
+    """One complete response."""
 
     status: int
     headers: tuple[tuple[str, str], ...] = ()
@@ -51,7 +51,7 @@ class Response(msgspec.Struct, frozen=True):
 
 
 class ApiError(Exception):
-    """The request is not done: an HTTP status of 400 and above, and what to tell the client."""
+    """The request failed: an HTTP status of 400 or above, and the message for the client."""
 
     def __init__(self, status: int, message: str, headers: tuple[tuple[str, str], ...] = ()) -> None:
         super().__init__(message)
@@ -60,31 +60,31 @@ class ApiError(Exception):
 
 
 def render_json(value: msgspec.Struct | dict[str, Any], status: int = 200) -> Response:
-    """A response that carries this value: compact, keys in alphabetical order, safe inside HTML."""
+    """A response with this value as compact JSON: keys in alphabetical order, safe inside HTML."""
     body = _ENCODER.encode(value)
-    for plain, escaped in _ESCAPES:  # these stand in strings only, so the text can be treated as a whole
+    for plain, escaped in _ESCAPES:  # in JSON they occur only inside strings
         body = body.replace(plain, escaped)
     return Response(status, (("Content-Type", JSON_TYPE),), body)
 
 
 def render_error(status: int, message: str, headers: tuple[tuple[str, str], ...] = ()) -> Response:
-    """A response that is an error. The message may quote what a client sent, be it text or not."""
+    """An error response. The message may quote bytes of the client that are not UTF-8."""
     text = message.encode(errors="backslashreplace").decode()
     response = render_json(ErrorEntity(ErrorDetail(status, text)), status)
     return Response(status, response.headers + headers, response.body)
 
 
-def refusal_of(error: ApiError | MalformedRecord | Unavailable) -> ApiError:
-    """What a client is told of this error."""
+def to_api_error(error: ApiError | MalformedRecord | Unavailable) -> ApiError:
+    """The error as the client sees it."""
     if isinstance(error, Unavailable):
         return ApiError(503, f"{NO_STORE}: {error}")
     if isinstance(error, MalformedRecord):
-        return ApiError(500, f"{error}; mend or delete this key in the store")
+        return ApiError(500, f"{error}; repair or delete this key in the store")
     return error
 
 
 def check_is_json(request: Request) -> None:
-    """Raises ApiError for a request that does not say, exactly once, that its body is JSON."""
+    """Raises ApiError unless exactly one Content-Type says that the body is JSON."""
     types = request.header_values("Content-Type")
     if len(types) != 1:
         raise ApiError(415, f"expected 1 Content-Type, got {len(types)}")
@@ -93,14 +93,14 @@ def check_is_json(request: Request) -> None:
 
 
 def parse_json(body: bytes, shape: type[Shape]) -> Shape:
-    """The body as this shape, whose field names are in lower case. Raises ApiError.
+    """The body as this type, whose field names are in lower case. Raises ApiError.
 
-    The case of keys is ignored, keys unknown to the shape are too, and null counts as absent.
+    As CoreOS fleet does it: case of keys and unknown keys are ignored, null counts as absent.
     """
     try:
         return msgspec.convert(_fold(msgspec.json.decode(body)), shape)
     except RecursionError as error:
-        raise ApiError(400, "unable to decode body: it is nested too deeply") from error
+        raise ApiError(400, "unable to decode body: nested too deeply") from error
     except UNREADABLE as error:
         raise ApiError(400, f"unable to decode body: {error}") from error
 

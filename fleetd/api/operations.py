@@ -1,7 +1,4 @@
-"""What clients wish of units: how a wish is read, and what it makes of a unit, or why it cannot be (reference 4.4).
-
-Pure. Nothing is read from the store here, and nothing written.
-"""
+"""Operations on units as clients send them: parsing, validation, and the change that one makes to a unit. Pure."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,12 +11,12 @@ from fleetd.model.names import InvalidName, parse_name, validate_name
 from fleetd.model.unit import TargetState, Unit
 from fleetd.model.unitfile import Option, render_unit_file, without_comments
 
-MOST_WISHES = 1000  # in one request
+MAX_OPERATIONS = 1000  # in one request
 NOT_FOUND = "unit does not exist"
 
 
 class OptionBody(msgspec.Struct, frozen=True):
-    """One option as a client sends it."""
+    """One unit file option in a request."""
 
     section: str = ""
     name: str = ""
@@ -27,29 +24,31 @@ class OptionBody(msgspec.Struct, frozen=True):
 
 
 class UnitBody(msgspec.Struct, frozen=True):
-    """What a client sends of a unit; what it may not set is not looked at."""
+    """A unit in a request; fields that clients cannot set are ignored."""
 
     name: str = ""
     options: tuple[OptionBody, ...] = ()
     desired_state: str = msgspec.field(name="desiredstate", default="")
 
 
-class WishBody(UnitBody, frozen=True):
-    """What a client sends of one unit among several (schema.Wish)."""
+class OperationBody(UnitBody, frozen=True):
+    """One of several operations in a request (schema.UnitOperation)."""
 
     only_new: bool = msgspec.field(name="onlynew", default=False)
     destroy: bool = False
 
 
-class WishesBody(msgspec.Struct, frozen=True):
-    """What a client sends of several units."""
+class OperationsBody(msgspec.Struct, frozen=True):
+    """A request with several operations."""
 
-    operations: tuple[WishBody, ...] = ()
+    operations: tuple[OperationBody, ...] = ()
 
 
 class UnitOperation(msgspec.Struct, frozen=True):
-    """What is wished of one unit: this content (none: the one it has) and this target state (None: unsaid); with
-    `only_new` only if there is no unit of this name; or that it be destroyed; or restarted."""
+    """One operation on one unit: set content (`options`, empty: keep) and `target` (None: keep), destroy, or restart.
+
+    `only_new` refuses to change a unit that exists.
+    """
 
     name: str
     options: tuple[Option, ...] = ()
@@ -60,8 +59,10 @@ class UnitOperation(msgspec.Struct, frozen=True):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """What a wish makes of its unit: from `before` (None: there was none) to `after` (None: none any more; `before`
-    itself: nothing is to be done), and the HTTP status that says so."""
+    """What an operation does to its unit, and the HTTP status of that.
+
+    `before` is None if the unit does not exist, `after` if it is destroyed. If `after` is `before`, nothing changes.
+    """
 
     operation: UnitOperation
     before: Unit | None
@@ -70,42 +71,42 @@ class Change(msgspec.Struct, frozen=True):
 
 
 def parse_put(request: Request, name: str) -> UnitOperation:
-    """What a PUT of the unit of this name asks for. Raises ApiError."""
+    """The operation that a PUT of this unit asks for. Raises ApiError."""
     check_is_json(request)
     body = parse_json(request.body, UnitBody)
     if body.name and body.name != name:
         raise ApiError(400, f'name in URL "{name}" differs from unit name in request body "{body.name}"')
-    return make_wish(name, body, only_new="*" in map(str.strip, request.header_values("If-None-Match")))
+    return make_operation(name, body, only_new="*" in map(str.strip, request.header_values("If-None-Match")))
 
 
-def parse_wishes(request: Request) -> tuple[WishBody, ...]:
-    """What a request asks for of several units, each named once. Raises ApiError."""
-    bodies = parse_json(request.body, WishesBody).operations
+def parse_operations(request: Request) -> tuple[OperationBody, ...]:
+    """The operations of a request, each unit named once. Raises ApiError."""
+    bodies = parse_json(request.body, OperationsBody).operations
     _check_names([body.name for body in bodies])
     return bodies
 
 
 def parse_restarts(request: Request) -> tuple[str, ...]:
-    """The units that a request asks to restart, each named once. Raises ApiError."""
+    """The units that a request restarts, each named once. Raises ApiError."""
     names = parse_json(request.body, schema.Restarts).names
     _check_names(names)
     return names
 
 
 def _check_names(names: Sequence[str]) -> None:
-    if len(names) > MOST_WISHES:
-        raise ApiError(413, f"{len(names)} units in one request: at most {MOST_WISHES} are allowed")
+    if len(names) > MAX_OPERATIONS:
+        raise ApiError(413, f"{len(names)} units in one request, and at most {MAX_OPERATIONS} are allowed")
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise ApiError(400, f'unit "{name}" is named twice: what is wished of it last cannot be told')
+            raise ApiError(400, f'unit "{name}" is named twice in one request: name it once')
         seen.add(name)
 
 
-def make_wish(
+def make_operation(
     name: str, body: UnitBody, *, only_new: bool = False, destroy: bool = False, restart: bool = False
 ) -> UnitOperation:
-    """The wish, its name and target state checked. Raises ApiError."""
+    """The operation, its name and target state validated. Raises ApiError."""
     try:
         validate_name(name)
     except InvalidName as error:
@@ -118,8 +119,10 @@ def make_wish(
 
 
 def plan_change(operation: UnitOperation, before: Unit | None, shadows: Callable[[str], str]) -> Change:
-    """What the wish makes of the unit, given what it was. `shadows` says which unit of the machine's own a name would
-    hide ('': none). Raises ApiError."""
+    """The change that the operation makes to the unit. Raises ApiError.
+
+    `shadows` returns the system unit that a name would hide, '' for none.
+    """
     if operation.destroy:
         if before is None:
             raise ApiError(404, NOT_FOUND)
@@ -139,13 +142,16 @@ def _plan_restart(operation: UnitOperation, before: Unit | None) -> Unit:
     if before is None:
         raise ApiError(404, NOT_FOUND)
     if before.target is TargetState.INACTIVE:
-        raise ApiError(409, f'unit "{operation.name}" is wanted on no machine, so that there is nothing to restart')
+        raise ApiError(409, f'unit "{operation.name}" is inactive, so there is nothing to restart: start it instead')
     return msgspec.structs.replace(before, restart_of=before.generation)
 
 
 def _plan_unit(operation: UnitOperation, before: Unit | None) -> Unit:
-    """The unit as it is to be written: `before` itself where it is inactive as it is to be. To ask again for launched
-    starts a unit that has stopped, to ask again for loaded stops one that its socket or timer has started."""
+    """The unit to write, `before` itself if it stays inactive.
+
+    The same target again is a new generation: it starts a launched unit that has ended, and stops a loaded one that its
+    socket or timer has started.
+    """
     if before is None and not operation.options:
         raise ApiError(409, "unit does not exist and options field empty")
     text = render_unit_file(operation.options) if operation.options or before is None else before.text
@@ -160,5 +166,7 @@ def _plan_unit(operation: UnitOperation, before: Unit | None) -> Unit:
         raise ApiError(400, f'cannot activate template "{operation.name}"')
     if before and (before.text, before.target) == (text, target) and target is TargetState.INACTIVE:
         return before
-    restart_of = before.restart_of if before and target is TargetState.LAUNCHED else 0  # may be still to be made
+    restart_of = (
+        before.restart_of if before and target is TargetState.LAUNCHED else 0
+    )  # keep a restart that is still pending
     return Unit(operation.name, text, target, restart_of=restart_of)

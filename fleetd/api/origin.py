@@ -1,8 +1,7 @@
-"""Which requests over TCP are answered: those that a web page in somebody's browser cannot have made.
+"""Refuses requests over TCP that a web page in an operator's browser may have made. Pure.
 
-Who reaches the API over TCP is root on the cluster. A page on the web that somebody looks at who can reach it must not
-be: neither by sending requests from there (`Origin`, `Sec-Fetch-Site`), nor under a name that its owner has pointed at
-this machine (`Host`, "DNS rebinding"). Pure.
+Every client of the API has root on the cluster. A web page must not become one: neither by cross-origin requests
+(`Origin`, `Sec-Fetch-Site`), nor by DNS rebinding, which a name in `Host` that is not ours gives away.
 """
 
 import ipaddress
@@ -12,24 +11,26 @@ from urllib.parse import urlsplit
 from fleetd.api.http import ApiError, Request
 
 _LOCAL_NAMES = ("localhost",)
-_OWN_SITE = ("same-origin", "none")  # `none`: typed by a person
+_OWN_SITE = ("same-origin", "none")  # `none`: entered in the address bar
 
 
 def check_caller(request: Request, allowed_hosts: Collection[str]) -> None:
-    """Raises ApiError for a request over TCP that names this machine by a name which is neither an IP address nor
-    `localhost` nor one of these (in lower case), or that comes from a page of another origin."""
+    """Raises ApiError for a cross-origin request, or if `Host` is neither an IP address, `localhost` nor allowed.
+
+    `allowed_hosts` are in lower case.
+    """
     for host in request.header_values("Host"):
         name = _host_name(host)
         if not (name in _LOCAL_NAMES or name in allowed_hosts or _is_ip(name)):
             raise ApiError(
-                403, f'this API is not known as "{host}": use its IP address, or set allowed_hosts={name} in fleet.conf'
+                403, f'host name "{host}" is not allowed: use the IP address, or set allowed_hosts={name} in fleet.conf'
             )
     for origin in request.header_values("Origin"):
         if urlsplit(origin).netloc.lower() not in [host.lower() for host in request.header_values("Host")]:
-            raise ApiError(403, f'requests of pages from elsewhere ("{origin}") are not answered')
+            raise ApiError(403, f'cross-origin requests ("{origin}") are refused')
     for site in request.header_values("Sec-Fetch-Site"):
         if site.lower() not in _OWN_SITE:
-            raise ApiError(403, f'requests of pages from elsewhere ("{site}") are not answered')
+            raise ApiError(403, f'cross-origin requests ("{site}") are refused')
 
 
 def _host_name(host: str) -> str:

@@ -1,10 +1,9 @@
-"""Pages of a listing, and the tokens that name them (reference 4.3).
+"""Pages of a listing, and their tokens.
 
-A token of ours says which entry was the last one shown, and at which revision of the store. The next page begins with
-the entries that come after that one in order, so that whatever exists all the while is shown once, whatever else comes
-and goes. Nothing is read as it was at that revision, so a listing goes on though the store has forgotten it meanwhile.
-The revision tells a store that was set back: what was shown before is then no beginning of what would follow.
-The original's tokens say how many entries to skip. They are understood, but not given out.
+A token holds the last key shown and the store's revision then. The next page begins after that key, so whatever exists
+all the while is shown exactly once. Pages are read as of now, not as of that revision, which the store may have
+compacted; the revision only tells that the store was restored meanwhile, and the listing has to begin anew.
+The tokens of CoreOS fleet, which count entries, are accepted and not issued.
 """
 
 import base64
@@ -35,8 +34,10 @@ R = TypeVar("R", bound=Record)
 
 
 class Page(msgspec.Struct, frozen=True):
-    """What part of a listing is asked for: at most `limit` entries, those after the key `after` ('': from the first
-    on) as of that revision (0: any), less the first `skip`."""
+    """A requested page: at most `limit` entries after the key `after` ('': from the first), less the first `skip`.
+
+    `revision` is that of the previous page, 0 for none.
+    """
 
     limit: int
     after: str = ""
@@ -45,12 +46,12 @@ class Page(msgspec.Struct, frozen=True):
 
     @property
     def is_first(self) -> bool:
-        """Whether nothing comes before it."""
+        """True for the first page of a listing."""
         return not self.after and not self.skip
 
 
 def parse_page(request: Request, token_limit: int) -> Page:
-    """The page that a request asks for. `token_limit` is the size of one that names none. Raises ApiError."""
+    """The page that a request asks for; `token_limit` is the default size. Raises ApiError."""
     limit = _parse_limit(request, token_limit)
     tokens = request.query_values(TOKEN)
     if not tokens:
@@ -61,9 +62,9 @@ def parse_page(request: Request, token_limit: int) -> Page:
         raw = base64.b64decode(tokens[0], altchars=b"-_", validate=True)
         page = _parse_old_token(raw, limit, token_limit) if len(raw) == _OLD_TOKEN.size else _parse_token(raw, limit)
     except (binascii.Error, ValueError, struct.error) as error:
-        raise _not_ours(tokens[0]) from error
+        raise _invalid_token(tokens[0]) from error
     if base64.urlsafe_b64encode(raw).decode() != tokens[0]:
-        raise _not_ours(tokens[0])
+        raise _invalid_token(tokens[0])
     return page
 
 
@@ -72,7 +73,7 @@ def _parse_limit(request: Request, token_limit: int) -> int:
     if not values:
         return token_limit
     if len(values) > 1 or not _NUMBER.fullmatch(values[0]):
-        raise ApiError(400, f"{LIMIT} must be one whole number from 1 on; more than {MAX_LIMIT} counts as {MAX_LIMIT}")
+        raise ApiError(400, f"{LIMIT} must be one integer from 1; more than {MAX_LIMIT} counts as {MAX_LIMIT}")
     return min(int(values[0]), MAX_LIMIT)
 
 
@@ -86,20 +87,20 @@ def _parse_old_token(raw: bytes, limit: int, token_limit: int) -> Page:
 
 
 def _parse_token(raw: bytes, limit: int) -> Page:
-    """Raises struct.error or ValueError (also as UnicodeDecodeError) for bytes that are no token."""
+    """Raises struct.error or ValueError (also UnicodeDecodeError) for bytes that are not a token."""
     format_, revision = _TOKEN.unpack_from(raw)
     after = raw[_TOKEN.size :].decode()
     if format_ != _FORMAT or revision == 0 or not after:
-        raise ValueError("no token")
+        raise ValueError("not a token")
     return Page(limit, after, revision)
 
 
-def _not_ours(token: str) -> ApiError:
-    return ApiError(400, f'"{token}" is no page token of this server: leave {TOKEN} out to begin with the first page')
+def _invalid_token(token: str) -> ApiError:
+    return ApiError(400, f'"{token}" is not a page token of this server: omit {TOKEN} to begin with the first page')
 
 
 def render_token(revision: int, last: str) -> str:
-    """The token of the page that follows this entry."""
+    """The token of the page after this entry."""
     return base64.urlsafe_b64encode(_TOKEN.pack(_FORMAT, revision) + last.encode()).decode()
 
 
@@ -107,14 +108,12 @@ def _check_revision(page: Page, revision: int) -> None:
     if page.revision > revision:
         raise ApiError(
             400,
-            "the store has been set back since this page token was given out: "
-            f"leave {TOKEN} out to begin with the first page",
+            f"the store has been restored since this page token was issued: omit {TOKEN} to begin with the first page",
         )
 
 
 async def read_page(registry: Registry, kind: Kind[R], page: Page) -> tuple[dict[str, R], str]:
-    """The records of one page, by name, in order, and the token of the next page ('' where there is none). Of the
-    listing no more is read than that. Raises ApiError."""
+    """The records of one page by name, in order, and the token of the next page ('' for none). Raises ApiError."""
     part = await registry.read_page(kind, after=page.after, limit=page.skip + page.limit)
     _check_revision(page, part.revision)
     records = {names[0]: record for names, record in islice(part.records.items(), page.skip, None)}
@@ -122,7 +121,7 @@ async def read_page(registry: Registry, kind: Kind[R], page: Page) -> tuple[dict
 
 
 def cut_page(items: Sequence[Item], key: Callable[[Item], str], page: Page, revision: int) -> tuple[list[Item], str]:
-    """The same of a listing that has been read whole, at this revision; its items are in the order of their keys."""
+    """One page of a listing that was read whole at this revision, sorted by key, and the token of the next."""
     _check_revision(page, revision)
     start = bisect_right(items, page.after, key=key) + page.skip
     shown = list(items[start : start + page.limit])

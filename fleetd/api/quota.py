@@ -1,8 +1,7 @@
-"""Whether the cluster may hold one unit more (model/quota.py), as far as one API can tell cheaply.
+"""Enforces max_units and max_units_bytes (model/quota.py) on what this API lets in.
 
-How many units there are, the store counts; how many bytes they have, the leader has written down whenever it changed.
-Both are asked for at most once a second, and only while something is to grow; before something is refused, again. What
-other APIs take in until the leader has counted it is not known here: the bounds are met roughly.
+The store counts the units, the leader records their bytes. Both are read at most once a second, only while something
+grows, and again before a refusal. What other machines' APIs let in meanwhile is not seen: the limits hold roughly.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -13,12 +12,12 @@ from fleetd.model.quota import Usage, measure_growth, refuse_growth, size_of_tex
 from fleetd.model.unit import Unit
 from fleetd.registry.registry import Registry
 
-FRESH_S = 1.0  # so long what was read of the usage is good enough
-BOUNDLESS = Usage(2**63, 2**63)
+FRESH_S = 1.0  # for how long a usage that was read is current
+UNLIMITED = Usage(2**63, 2**63)
 
 
 class Quota:
-    """What this API takes in, held against the bounds of the cluster. `now` is a clock in seconds."""
+    """Admission of units by the cluster's limits; `now` is a clock in seconds."""
 
     def __init__(self, registry: Registry, allowed: Usage, now: Callable[[], float]) -> None:
         self._registry = registry
@@ -26,15 +25,15 @@ class Quota:
         self._now = now
         self._used: Usage | None = None
         self._read_at_s = 0.0
-        self._pending = Usage()  # what was found room for, and is not written yet
-        self._counted_at = 0  # the revision at which the leader wrote down what it had counted
-        self._uncounted_bytes = 0  # by which this API has changed that since
+        self._pending = Usage()  # admitted and not written yet
+        self._counted_at = 0  # revision of the leader's record
+        self._uncounted_bytes = 0  # changed by this API since that record
 
     @asynccontextmanager
-    async def room_for(self, before: Unit | None, after: Unit | None) -> AsyncIterator[None]:
-        """Within it, a unit is changed like this (None: there is none). Raises ApiError where there is no room."""
+    async def admit(self, before: Unit | None, after: Unit | None) -> AsyncIterator[None]:
+        """Holds room for this change of a unit (None: it does not exist) while it is written. Raises ApiError."""
         growth = measure_growth(before.text if before else None, after.text if after else None)
-        if self._allowed is not BOUNDLESS and growth != Usage():
+        if self._allowed is not UNLIMITED and growth != Usage():
             await self._find_room(growth)
         self._pending += growth
         try:

@@ -1,7 +1,4 @@
-"""What the daemon answers to each request: which resource a path names, what it lets one do, and how errors look.
-
-Everything between a Request and a Response is here and in the resources' own modules. Sockets are server.py's.
-"""
+"""The routes of the API: path and method to handler, and errors to responses."""
 
 import posixpath
 import time
@@ -18,17 +15,17 @@ from fleetd.api.http import (
     Request,
     Response,
     check_is_json,
-    refusal_of,
     render_error,
     render_json,
+    to_api_error,
 )
 from fleetd.api.origin import check_caller
-from fleetd.api.quota import BOUNDLESS, Quota
+from fleetd.api.quota import UNLIMITED, Quota
 from fleetd.api.v1.discovery import describe_api
-from fleetd.api.v1.machines import MachineSet
+from fleetd.api.v1.machines import Machines
 from fleetd.api.v1.states import States
 from fleetd.api.v1.units import Units
-from fleetd.api.v2.operations import Batches
+from fleetd.api.v2.operations import Operations
 from fleetd.api.v2.reports import Reports
 from fleetd.metrics import CONTENT_TYPE
 from fleetd.model.quota import Usage
@@ -40,17 +37,17 @@ LEAVE = f"{schema.V2}/leave"
 METRICS = "/metrics"
 HEALTH = "/health"
 OPENAPI = f"{schema.V2}/openapi.json"
-_ALWAYS = (LEAVE, METRICS)  # answered in every state: to hear that the machine has left, or how it fares
+_ALWAYS = (LEAVE, METRICS)  # answered even while the store is away or the machine is leaving
 
 Handler = Callable[[Request, str], Awaitable[Response]]
 Leave = Callable[[], Awaitable[schema.Leaving]]
 
 
 class Resource(msgspec.Struct, frozen=True):
-    """What can be done with what a path names (method → handler), and what is said where something else is tried."""
+    """The handlers of one path by method, and the message for any other method."""
 
     methods: Mapping[str, Handler]
-    otherwise: str = ""
+    refusal: str = ""
 
     @property
     def allowed(self) -> str:
@@ -64,11 +61,11 @@ _BARE_ROOT = Resource({})
 class Api:
     """The API of one daemon.
 
-    `shadows(name)` says which unit of the machine's own a name would hide ('': none). `not_ready()` says why nothing
-    can be answered yet ('': all is well), `trouble()` why /health is not well although all else is answered. `leave()`
-    makes this machine leave the cluster, or goes on with it, and says how far it is. `metrics()` renders the counters.
-    `allowed_hosts` are names, in lower case, that clients over TCP may know this API by. `allowed_usage` bounds
-    what the cluster may hold; `now` is a clock in seconds.
+    `shadows(name)` returns the system unit that a name would hide, '' for none. `not_ready()` returns why no request
+    can be answered yet, `trouble()` why only /health fails; '' for neither. `leave()` makes this machine leave the
+    cluster, or continues, and reports its progress. `metrics()` renders the counters. `allowed_hosts` are the host
+    names, in lower case, that clients over TCP may use. `allowed_usage` limits what the cluster may hold; `now` is a
+    clock in seconds.
     """
 
     def __init__(
@@ -82,7 +79,7 @@ class Api:
         leave: Leave | None = None,
         metrics: Callable[[], bytes] | None = None,
         allowed_hosts: Collection[str] = (),
-        allowed_usage: Usage = BOUNDLESS,
+        allowed_usage: Usage = UNLIMITED,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._registry = registry
@@ -94,7 +91,7 @@ class Api:
         self._discovery = render_json(describe_api())
         units = Units(registry, token_limit, shadows, Quota(registry, allowed_usage, now))
         states = States(registry, token_limit)
-        machines = MachineSet(registry, token_limit)
+        machines = Machines(registry, token_limit)
         get_only = "only GET supported against this resource"
         self._v1 = {
             "units": Resource({"GET": units.get_all}, get_only),
@@ -112,13 +109,13 @@ class Api:
             "state": Resource({"GET": states.get}, get_only),
         }
         reports = Reports(registry)
-        batches = Batches(registry, units, shadows)
+        operations = Operations(registry, units, shadows)
         only_post = "only POST supported against this resource"
         self._others = {
             f"{schema.V2}/units": Resource(
-                {"GET": reports.get_all, "POST": batches.post}, "only GET and POST supported against this resource"
+                {"GET": reports.get_all, "POST": operations.post}, "only GET and POST supported against this resource"
             ),
-            f"{schema.V2}/restart": Resource({"POST": batches.restart}, only_post),
+            f"{schema.V2}/restart": Resource({"POST": operations.restart}, only_post),
             f"{schema.V2}/reports": Resource({"POST": reports.post}, only_post),
         }
         self._machines = Resource({"DELETE": machines.delete}, "only DELETE supported against this resource")
@@ -130,11 +127,11 @@ class Api:
             self._others[METRICS] = Resource({"GET": self._get_metrics}, get_only)
 
     async def handle(self, request: Request) -> Response:
-        """The answer to a request. Whatever it is, no client causes an exception."""
+        """The response to a request; errors of clients and of the store become responses."""
         try:
             response = await self._answer(request)
         except (ApiError, MalformedRecord, Unavailable) as error:
-            refusal = refusal_of(error)
+            refusal = to_api_error(error)
             response = render_error(refusal.status, str(refusal), refusal.headers)
         if request.method == "HEAD":
             length = ("Content-Length", str(len(response.body)))
@@ -144,7 +141,7 @@ class Api:
     async def _answer(self, request: Request) -> Response:
         if request.metrics_only:
             if request.path not in (HEALTH, METRICS):
-                raise ApiError(404, f"this socket shows {METRICS} and {HEALTH} alone")
+                raise ApiError(404, f"this socket serves only {METRICS} and {HEALTH}")
         elif not request.local:
             check_caller(request, self._allowed_hosts)
         if (reason := self._not_ready()) and request.path not in _ALWAYS:
@@ -152,20 +149,20 @@ class Api:
         if len(request.body) > MAX_BODY_BYTES:
             raise body_too_large()
         if not _is_text(request):
-            raise ApiError(400, "the request names what is no text: path and query are UTF-8, percent-encoded")
+            raise ApiError(400, "path and query must be percent-encoded UTF-8")
         if (clean := _clean_path(request.path)) != request.path:
             query = f"?{urlencode(request.query)}" if request.query else ""
             return Response(301, (("Location", quote(clean) + query),))
         resource, name = self._find(request.path)
         handler = resource.methods.get("GET" if request.method == "HEAD" else request.method)
         if handler is None:
-            raise ApiError(405, resource.otherwise, (("Allow", resource.allowed),))
+            raise ApiError(405, resource.refusal, (("Allow", resource.allowed),))
         if _has_to_be_json(request):
             check_is_json(request)
         return await handler(request, name)
 
     def _find(self, path: str) -> tuple[Resource, str]:
-        """The resource that a path names, and which of its items ('' for the whole). Raises ApiError."""
+        """The resource of a path, and the name of the item in it ('' for the collection). Raises ApiError."""
         if path in ("/", schema.V1, schema.V1_ALPHA):
             return _BARE_ROOT, ""
         if path in self._others:
@@ -189,8 +186,7 @@ class Api:
         return render_json(render_openapi())
 
     async def _get_health(self, _: Request, __: str) -> Response:
-        """That this daemon is ready was seen before; that the store answers it, and all that a leader asks, is seen
-        here."""
+        """200 while this daemon is ready, the store answers, and nothing else is wrong."""
         await self._registry.store.revision()
         if trouble := self._trouble():
             raise ApiError(503, f"{NO_STORE}: {trouble}")
@@ -203,25 +199,27 @@ class Api:
     async def _post_leave(self, request: Request, _: str) -> Response:
         assert self._leave
         if not request.local:
-            raise ApiError(403, "a machine leaves only when told so on itself: run `fleetd leave` there")
+            raise ApiError(403, "only the machine itself may ask for this: run `fleetd leave` there")
         return render_json(await self._leave())
 
 
 def body_too_large() -> ApiError:
-    """The refusal of a body over the bound; server.py needs it before there is a Request."""
-    return ApiError(413, f"the request's body is larger than {MAX_BODY_BYTES} bytes")
+    """The error for a body over the limit; server.py needs it before there is a Request."""
+    return ApiError(413, f"the request body has more than {MAX_BODY_BYTES} bytes")
 
 
 def _has_to_be_json(request: Request) -> bool:
-    """Whether the request's body has to be said to be JSON: no form on a web page can say so (PUT says it by itself, in
-    the original's order of checks). Scripts that knew the original say nothing of a PATCH: on this machine they may."""
+    """True if Content-Type must say JSON, which no HTML form can. PUT checks it itself, later, as CoreOS fleet does.
+
+    Scripts written for CoreOS fleet send PATCH without it; over the unix socket that is safe.
+    """
     if request.method == "PATCH":
         return not request.local
     return request.method == "POST" and request.path != LEAVE
 
 
 def _is_text(request: Request) -> bool:
-    """Whether path and query are text. Bytes that are no UTF-8 arrive as halves of surrogate pairs."""
+    """True if path and query are UTF-8; other bytes arrive as lone surrogates."""
     try:
         "".join((request.path, *(part for pair in request.query for part in pair))).encode()
     except UnicodeEncodeError:

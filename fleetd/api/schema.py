@@ -1,7 +1,7 @@
-"""The shapes that travel over the HTTP API, for fleetd and for fleetctl.
+"""The JSON types of the HTTP API, for fleetd and for fleetctl.
 
-Version 1 is the original's (reference 4.2): its names and its omission of what is empty are a contract. Version 2 adds
-what version 1 has no words for: why a unit is where it is, and how it stands on each machine. Only shapes live here.
+Version 1 is CoreOS fleet's: its names, and that empty fields are omitted, are a contract. Version 2 adds why a unit is
+where it is, its state on each machine, and operations on many units.
 """
 
 import msgspec
@@ -13,7 +13,7 @@ V2 = "/fleet/v2"
 
 
 class UnitOption(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One line of a unit file."""
+    """One option of a unit file."""
 
     section: str = ""
     name: str = ""
@@ -21,7 +21,7 @@ class UnitOption(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Unit(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A unit, with its target state (`desiredState`) and the state it is known to be in (reference 2.1)."""
+    """A unit with its target state (`desiredState`) and the last state it reached (`currentState`)."""
 
     name: str = ""
     options: tuple[UnitOption, ...] = ()
@@ -38,7 +38,7 @@ class UnitPage(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class UnitState(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What one machine reports of one unit."""
+    """The state of a unit on one machine."""
 
     name: str = ""
     hash: str = ""
@@ -56,7 +56,7 @@ class UnitStatePage(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Machine(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A machine. `mode` (ready, leaving, parked) is ours; version 1 clients do not look at it."""
+    """A machine. `mode` (leaving, parked) is an addition to CoreOS fleet's API."""
 
     id: str = ""
     primary_ip: str = msgspec.field(name="primaryIP", default="")
@@ -72,14 +72,14 @@ class MachinePage(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ErrorDetail(msgspec.Struct, frozen=True):
-    """What went wrong: the HTTP status once more, and a sentence."""
+    """The HTTP status and a message."""
 
     code: int
     message: str
 
 
 class ErrorEntity(msgspec.Struct, frozen=True):
-    """The body of every response that is an error."""
+    """The body of every error response."""
 
     error: ErrorDetail
 
@@ -88,13 +88,13 @@ class ErrorEntity(msgspec.Struct, frozen=True):
 
 
 class AllocationReport(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How a unit stands on one machine.
+    """The state of a unit on one machine.
 
-    `target` and `generation` are those that the machine has carried out last; `error` is why its last step failed;
-    `completed` says that a oneshot ran to its end with success; `orphaned` that the cluster knows of no such unit.
-    `result` is systemd's word for how the job ended that was asked for last, where it left the unit at rest, or
-    `refused` where systemd would not do it: `condition` is no failure, and `note` says which one is not met.
-    `refusal` is why the machine takes no unit of this name.
+    `target` and `generation` are the last that the machine has carried out; `error` is why its last action failed.
+    `completed`: a oneshot has ended with success. `superseded`: it is replaced on another machine and stops there soon.
+    `orphaned`: the cluster has no such unit. `result` is systemd's result of the last job if the unit is at rest after
+    it, or `refused` if systemd rejected the job; `condition` is not a failure, and `note` says which condition is not
+    met. `refusal` is why the machine accepts no unit of this name.
     """
 
     machine: str
@@ -164,7 +164,7 @@ class Cause(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class UnitReport(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A unit, what was decided for it and why, and how it stands wherever it is.
+    """A unit, the leader's decision for it and its reason, and its allocations.
 
     `generation` grows with every operation on the unit. `decided` is the generation that the leader has decided for;
     where that is lower, `machine`, `machines`, `since` (Unix time, s), `reason`, `cause` and `rejections` belong to the
@@ -187,23 +187,22 @@ class UnitReport(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class UnitReports(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The answer to GET /fleet/v2/units. Names that no unit bears are left out."""
+    """The answer to GET /fleet/v2/units. Names of units that do not exist are left out."""
 
     units: tuple[UnitReport, ...] = ()
 
 
 class ReportRequest(msgspec.Struct, frozen=True):
-    """The body of POST /fleet/v2/reports, which answers as GET /fleet/v2/units does, on more names than a URL holds."""
+    """The body of POST /fleet/v2/reports, for more names than a URL holds; answered as GET /fleet/v2/units."""
 
     names: tuple[str, ...] = ()
 
 
-# POST /fleet/v2/units: what is wished of many units, at most 1000 in one request. The trouble of one is its own.
+# POST /fleet/v2/units: operations on many units, at most 1000 in one request. One that fails does not stop the others.
 
 
 class UnitOperation(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is wished of one unit, as PUT and DELETE of version 1 take it. With `only_new` a unit that is there already
-    is left as it is (412)."""
+    """One operation on one unit, as PUT and DELETE of version 1. `onlyNew` refuses (412) to change an existing unit."""
 
     name: str
     options: tuple[UnitOption, ...] = ()
@@ -213,13 +212,13 @@ class UnitOperation(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class UnitOperations(msgspec.Struct, frozen=True):
-    """The body: each unit is named once."""
+    """The body; each unit is named once."""
 
     operations: tuple[UnitOperation, ...] = ()
 
 
 class Result(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What came of a wish: the status and the message that version 1 would have answered with."""
+    """Result of one operation: the status and the message that version 1 would answer with."""
 
     name: str
     code: int
@@ -227,26 +226,26 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Results(msgspec.Struct, frozen=True):
-    """The answer, in the order of the wishes."""
+    """The answer, in the order of the operations."""
 
     results: tuple[Result, ...] = ()
 
 
-# POST /fleet/v2/restart: start units anew, as `systemctl restart` does, wherever they run; answered with Outcomes, in
-# the order of the names. What is wanted of them stays what it is; a unit that is wanted on no machine is refused (409).
+# POST /fleet/v2/restart: restart units in place wherever they run, as `systemctl restart` does; answered with Results
+# in the order of the names. Target states do not change; an inactive unit is refused (409).
 
 
 class Restarts(msgspec.Struct, frozen=True):
-    """The body: at most 1000 units, each named once."""
+    """The body; at most 1000 units, each named once."""
 
     names: tuple[str, ...] = ()
 
 
-# POST /fleet/v2/leave, on the machine's own unix socket: leave the cluster; repeated until `left`.
+# POST /fleet/v2/leave, over the machine's own unix socket: leave the cluster. Clients repeat it until `left`.
 
 
 class Leaving(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How far this machine is with leaving the cluster, and the units that it still waits for."""
+    """Progress of this machine leaving the cluster, and the units that it still waits for."""
 
     left: bool = False
     waiting_for: tuple[str, ...] = msgspec.field(name="waitingFor", default=())

@@ -1,8 +1,4 @@
-"""The API as it travels over HTTP: connections, their bounds, requests and answers.
-
-The only module of the API that knows aiohttp. What is answered is decided in routes.py, what is listened on and who
-may use it stands in sockets.py.
-"""
+"""The HTTP server: connections, their limits, requests and responses. The only module of the API that uses aiohttp."""
 
 import asyncio
 import logging
@@ -16,8 +12,8 @@ from http import HTTPStatus
 from typing import Any
 
 from fleetd import __version__, aiohttp_import, metrics
+from fleetd.api.admission import MAX_CONNECTIONS, OVERLOADED, RETRY_SOON, ConnectionLimiter, RequestBudget
 from fleetd.api.http import MAX_BODY_BYTES, ApiError, Request, Response, render_error
-from fleetd.api.limits import LATER, MAX_CONNECTIONS, TOO_MUCH, ConnectionLimiter, Load
 from fleetd.api.routes import Api, body_too_large
 from fleetd.api.sockets import (
     ListenError,
@@ -29,73 +25,72 @@ from fleetd.api.sockets import (
 )
 from fleetd.config.options import Address
 
-PATIENCE_S = 30.0  # with a client that sends its request or its body, or takes its answer, slowly
+CLIENT_TIMEOUT_S = 30.0  # for a client to send its request, to send its body, or to read the response
 _IDLE_TIMEOUT_S = 75.0
-_READ_AHEAD_BYTES = 64 * 1024  # of what a client sends before it is read
-_ACCEPTED_AT_ONCE = 16  # by the loop, several times over, before the first of them can be cut off
+_READ_AHEAD_BYTES = 64 * 1024  # per connection
+_BACKLOG = 16  # connections that the loop accepts at once, before the limiter can close the first of them
 METRICS_CONNECTIONS = 32
 METRICS_BYTES = 4 * 1024 * 1024
-_CROWDED_LOG_S = 60.0  # how often it is said that there are too many clients
-_STOP_TIMEOUT_S = 0.8  # aiohttp waits so long twice: for the handlers, then for their cancellation
-_METHODS = ("GET", "HEAD", "PUT", "DELETE", "PATCH", "POST")  # what is timed by name; others are rare
+_LIMIT_LOG_S = 60.0  # between warnings about too many clients
+_STOP_TIMEOUT_S = 0.8  # aiohttp waits twice as long: for the handlers, then for their cancellation
+_METHODS = ("GET", "HEAD", "PUT", "DELETE", "PATCH", "POST")  # labels of the metric; any other method is `other`
 _SERVER = ("Server", f"fleetd/{__version__}")
 
 log = logging.getLogger(__name__)
 _protocol_log = logging.getLogger(f"{__name__}.protocol")
-_protocol_log.setLevel(logging.CRITICAL)  # what is no HTTP is answered with 400, and is the client's matter, not ours
+_protocol_log.setLevel(logging.CRITICAL)  # malformed requests are answered with 400 and not logged
 
 
 class _Connection(aiohttp_import.RequestHandler):
-    """One client's connection, as one of many. Its first request is not waited for for ever, and what is no HTTP is
-    answered as every other mistake is."""
+    """A client's connection, with a timeout for each request and our error responses to malformed HTTP."""
 
-    def __init__(self, entrance: "_Entrance", *arguments: Any, **options: Any) -> None:
+    def __init__(self, listener: "_Listener", *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.entrance = entrance
-        self._patience_s = entrance.server.patience_s
-        self.is_local = False  # it came over a unix socket
-        self.refusal = ""  # why this client is not answered
-        self._overdue: asyncio.TimerHandle | None = None
-        self._has_sent = False
+        self.listener = listener
+        self._client_timeout_s = listener.server.client_timeout_s
+        self.is_local = False  # over a unix socket
+        self.refusal = ""  # why this client is refused
+        self._timer: asyncio.TimerHandle | None = None
+        self._has_received = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         connection = transport.get_extra_info("socket")
         self.is_local = connection is not None and connection.family == socket.AF_UNIX
-        if self.is_local and not self.entrance.metrics_only:
+        if self.is_local and not self.listener.metrics_only:
             self.refusal = refuse_peer(connection)
-        self.entrance.welcome(self)
-        self.expect_request()
+        self.listener.admit(self)
+        self.start_timer()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self.entrance.crowd.leave(self)
-        self.note_request()
+        self.listener.limiter.remove(self)
+        self.stop_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        self._has_sent = True
+        self._has_received = True
         super().data_received(data)
 
-    def expect_request(self) -> None:
-        """From now on it is for the client to send a whole request, without its body."""
-        self._overdue = asyncio.get_running_loop().call_later(self._patience_s, self._end_overdue)
+    def start_timer(self) -> None:
+        """The client has `client_timeout_s` from now to send the head of a request."""
+        self._timer = asyncio.get_running_loop().call_later(self._client_timeout_s, self._time_out)
 
-    def note_request(self) -> None:
-        """A request is here."""
-        if self._overdue is not None:
-            self._overdue.cancel()
-            self._overdue = None
+    def stop_timer(self) -> None:
+        """The head of a request has arrived."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
-    def end(self) -> None:
-        """End it at once, whatever is under way."""
+    def abort(self) -> None:
+        """Close the connection at once."""
         if self.transport is not None:
             self.transport.abort()
 
-    def _end_overdue(self) -> None:
-        self._overdue = None
-        if isinstance(self.transport, asyncio.WriteTransport) and self._has_sent:
-            said = f"the request did not arrive within {self._patience_s:g} s"
-            self.transport.write(_render_raw(render_error(408, said)))
+    def _time_out(self) -> None:
+        self._timer = None
+        if isinstance(self.transport, asyncio.WriteTransport) and self._has_received:
+            message = f"the request did not arrive within {self._client_timeout_s:g} s"
+            self.transport.write(_render_raw(render_error(408, message)))
         self.force_close()
 
     def handle_error(
@@ -105,8 +100,8 @@ class _Connection(aiohttp_import.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> aiohttp_import.StreamResponse:
-        """The answer to what never became a request; aiohttp says in `message` what is wrong with it."""
-        what = " ".join(message.split()) if message else "fleetd could not take in this request"
+        """The response to malformed HTTP; aiohttp says in `message` what is wrong."""
+        what = " ".join(message.split()) if message else "fleetd could not parse this request"
         if isinstance(exc, aiohttp_import.LineTooLong) or "Too many headers" in what:
             status = 431
         outgoing = _render(render_error(status, what))
@@ -114,49 +109,51 @@ class _Connection(aiohttp_import.RequestHandler):
         return outgoing
 
 
-class _Entrance(aiohttp_import.Server):
-    """A way in for clients, and the bounds on what they take together. It makes a _Connection of each connection;
-    over one for `metrics_only`, figures are all that there is."""
+class _Listener(aiohttp_import.Server):
+    """Makes a _Connection of each connection to one group of sockets, which share a limiter.
 
-    def __init__(self, server: "Server", crowd: ConnectionLimiter, *, metrics_only: bool = False) -> None:
+    Those for `metrics_only` serve nothing else.
+    """
+
+    def __init__(self, server: "Server", limiter: ConnectionLimiter, *, metrics_only: bool = False) -> None:
         self._options: dict[str, Any] = {
             "access_log": None,
             "logger": _protocol_log,
             "keepalive_timeout": _IDLE_TIMEOUT_S,
             "lingering_time": 1.0,
             "read_bufsize": _READ_AHEAD_BYTES,
-            "auto_decompress": False,  # the bound on bodies is a bound on what they would become, too
+            "auto_decompress": False,  # a compressed body must not evade the limit on bodies
         }
         super().__init__(server.handle, **self._options)
         self.server = server
-        self.crowd = crowd
+        self.limiter = limiter
         self.metrics_only = metrics_only
-        self._crowded_said_s = -math.inf
+        self._limit_logged_s = -math.inf
 
     def __call__(self) -> aiohttp_import.RequestHandler:
         return _Connection(self, self, loop=asyncio.get_running_loop(), **self._options)
 
-    def welcome(self, connection: _Connection) -> None:
-        """Take in a connection; if that is one too many, end the one that has kept us waiting longest."""
-        found_room = self.crowd.enter(connection, connection.end)
+    def admit(self, connection: _Connection) -> None:
+        """Admit a connection; over the limit, the one that has been idle longest is closed."""
+        found_room = self.limiter.add(connection, connection.abort)
         now_s = asyncio.get_running_loop().time()
-        if not found_room and now_s - self._crowded_said_s > _CROWDED_LOG_S:
-            self._crowded_said_s = now_s
+        if not found_room and now_s - self._limit_logged_s > _LIMIT_LOG_S:
+            self._limit_logged_s = now_s
             log.warning(
-                "%d clients are connected to the API, which is as many as it takes: for each one more, the one that "
-                "keeps it waiting longest is cut off",
-                self.crowd.max_connections,
+                "%d clients are connected to the API, which is its limit: each new connection closes the one that has "
+                "been idle longest; find the clients with: ss -xp, ss -tp",
+                self.limiter.max_connections,
             )
 
 
 def _render(response: Response) -> aiohttp_import.Response:
-    """The answer as aiohttp sends it: counted, for it is sent."""
+    """The response for aiohttp, counted in the metrics."""
     metrics.ANSWERS.labels(str(response.status)).inc()
     return aiohttp_import.Response(status=response.status, headers=[*response.headers, _SERVER], body=response.body)
 
 
 def _render_raw(response: Response) -> bytes:
-    """The answer to what aiohttp has not taken for a request yet; the connection ends with it."""
+    """The response as bytes, for a connection that aiohttp has no request of yet; the connection is closed after it."""
     metrics.ANSWERS.labels(str(response.status)).inc()
     headers = (*response.headers, _SERVER, ("Content-Length", str(len(response.body))), ("Connection", "close"))
     lines = [f"HTTP/1.1 {response.status} {HTTPStatus(response.status).phrase}", *(f"{k}: {v}" for k, v in headers)]
@@ -164,23 +161,24 @@ def _render_raw(response: Response) -> bytes:
 
 
 def _max_connections() -> int:
-    """As many as leave descriptors for everything else: the store, the bus, files, and connections that are just being
-    accepted or closed."""
+    """A quarter of the file descriptors; the rest is for the store, D-Bus, files and connections being accepted."""
     return min(MAX_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
 
 
 class Server:
-    """Serves an Api, which may be replaced by another at any time, until it is stopped."""
+    """Serves an Api, which may be replaced at any time, until it is stopped."""
 
-    def __init__(self, api: Api, patience_s: float = PATIENCE_S, crowd: ConnectionLimiter | None = None) -> None:
+    def __init__(
+        self, api: Api, client_timeout_s: float = CLIENT_TIMEOUT_S, limiter: ConnectionLimiter | None = None
+    ) -> None:
         self.api = api
-        self.patience_s = patience_s
-        self.crowd = crowd if crowd is not None else ConnectionLimiter(_max_connections())
-        self._entrances = (
-            _Entrance(self, self.crowd),
-            _Entrance(self, ConnectionLimiter(METRICS_CONNECTIONS, METRICS_BYTES), metrics_only=True),
+        self.client_timeout_s = client_timeout_s
+        self.limiter = limiter if limiter is not None else ConnectionLimiter(_max_connections())
+        self._listeners = (
+            _Listener(self, self.limiter),
+            _Listener(self, ConnectionLimiter(METRICS_CONNECTIONS, METRICS_BYTES), metrics_only=True),
         )
-        self._listeners: list[asyncio.Server] = []
+        self._servers: list[asyncio.Server] = []
         self._paths: list[str] = []
 
     async def start(
@@ -190,8 +188,10 @@ class Server:
         inherited: Sequence[socket.socket] = (),
         metrics_addresses: Sequence[Address] = (),
     ) -> None:
-        """Serve on the inherited sockets and on these addresses, figures alone on `metrics_addresses`: on all, or
-        (ListenError) on none."""
+        """Serve the API on the inherited sockets and these addresses, only metrics on `metrics_addresses`.
+
+        Raises ListenError, and serves on none of them, if one cannot be used.
+        """
         opened: list[socket.socket] = []
         for_metrics: list[socket.socket] = []
         try:
@@ -210,20 +210,20 @@ class Server:
             raise
         served = ((*inherited, *opened), for_metrics)
         loop = asyncio.get_running_loop()
-        for entrance, sockets in zip(self._entrances, served, strict=True):
+        for listener, sockets in zip(self._listeners, served, strict=True):
             for sock in sockets:
-                self._listeners.append(await loop.create_server(entrance, sock=sock, backlog=_ACCEPTED_AT_ONCE))
-                sock.listen(entrance.crowd.max_connections)  # who waits in the queue takes no descriptor of ours
+                self._servers.append(await loop.create_server(listener, sock=sock, backlog=_BACKLOG))
+                sock.listen(listener.limiter.max_connections)  # queued connections take no file descriptor
 
     async def stop(self) -> None:
-        """Stop serving, within two seconds, whatever is going on."""
+        """Stop serving within two seconds."""
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+        await asyncio.sleep(0)  # let the loop see requests that have just arrived
         for listener in self._listeners:
-            listener.close()
-        self._listeners.clear()
-        await asyncio.sleep(0)  # requests that have just come in are to be seen as such
-        for entrance in self._entrances:
-            entrance.pre_shutdown()
-        await asyncio.gather(*(entrance.shutdown(_STOP_TIMEOUT_S) for entrance in self._entrances))
+            listener.pre_shutdown()
+        await asyncio.gather(*(listener.shutdown(_STOP_TIMEOUT_S) for listener in self._listeners))
         for path in self._paths:
             with suppress(OSError):
                 os.unlink(path)
@@ -233,21 +233,21 @@ class Server:
         """Answer one request."""
         connection = incoming.protocol
         assert isinstance(connection, _Connection)
-        connection.note_request()
-        with connection.entrance.crowd.load() as load:
+        connection.stop_timer()
+        with connection.listener.limiter.open_budget() as budget:
             with metrics.ANSWER_S.labels(incoming.method if incoming.method in _METHODS else "other").time():
-                response = await self._answer(incoming, connection, load)
-            load.clear()
-            if not load.add(len(response.body)):
-                response = render_error(503, TOO_MUCH, LATER)
+                response = await self._answer(incoming, connection, budget)
+            budget.release()
+            if not budget.reserve(len(response.body)):
+                response = render_error(503, OVERLOADED, RETRY_SOON)
             return await self._send(incoming, response)
 
     async def _send(self, incoming: aiohttp_import.BaseRequest, response: Response) -> aiohttp_import.StreamResponse:
         outgoing = _render(response)
-        if response.status in (408, 413) or not incoming.content.is_eof():  # the rest of the body is still on its way
+        if response.status in (408, 413) or not incoming.content.is_eof():  # the rest of the body is still arriving
             outgoing.force_close()
         try:
-            async with asyncio.timeout(self.patience_s):
+            async with asyncio.timeout(self.client_timeout_s):
                 await outgoing.prepare(incoming)
                 await outgoing.write_eof()
         except TimeoutError:
@@ -255,41 +255,47 @@ class Server:
                 incoming.transport.abort()
         return outgoing
 
-    async def _answer(self, incoming: aiohttp_import.BaseRequest, connection: _Connection, load: Load) -> Response:
+    async def _answer(
+        self, incoming: aiohttp_import.BaseRequest, connection: _Connection, budget: RequestBudget
+    ) -> Response:
         if connection.refusal:
             return render_error(403, connection.refusal)
         try:
-            async with asyncio.timeout(self.patience_s):
-                request = await _read_request(incoming, connection, load)
+            async with asyncio.timeout(self.client_timeout_s):
+                request = await _read_request(incoming, connection, budget)
         except TimeoutError:
-            return render_error(408, f"the request's body did not arrive within {self.patience_s:g} s")
+            return render_error(408, f"the request body did not arrive within {self.client_timeout_s:g} s")
         except ApiError as error:
             return render_error(error.status, str(error), error.headers)
-        connection.entrance.crowd.serve(connection)
+        connection.listener.limiter.mark_busy(connection)
         try:
             return await self.api.handle(request)
-        except Exception:  # a bug of ours, and loud: but it ends one request, not the daemon
+        except Exception:  # a bug: logged, and it ends one request, not the daemon
             log.exception("cannot answer a request", extra={"method": request.method, "path": request.path})
-            return render_error(500, "fleetd made a mistake while it answered this; its log says which")
+            return render_error(500, "internal error in fleetd: see its log, journalctl -u fleet")
         finally:
-            connection.entrance.crowd.wait_for(connection)
+            connection.listener.limiter.mark_idle(connection)
 
 
 def _check_inherited(sock: socket.socket, insecure: bool) -> None:
-    """Say what should be known of a socket that systemd handed over. Raises ListenError."""
+    """Warn of an inherited socket that is open to everybody. Raises ListenError."""
     if sock.family == socket.AF_UNIX:
-        if doubt := check_openness(sock):
-            log.warning("%s", doubt)
+        if warning := check_openness(sock):
+            log.warning("%s", warning)
         return
     host, port = sock.getsockname()[:2]
     check_exposure(str(Address(host=host, port=port)), host, insecure)
 
 
-async def _read_request(incoming: aiohttp_import.BaseRequest, connection: _Connection, load: Load) -> Request:
-    """The whole request. Raises ApiError for a body that is too large, by itself or beside those of others."""
+async def _read_request(
+    incoming: aiohttp_import.BaseRequest, connection: _Connection, budget: RequestBudget
+) -> Request:
+    """The whole request. Raises ApiError if its body is over the limit, alone or together with others."""
     if (incoming.content_length or 0) > MAX_BODY_BYTES:
         raise body_too_large()
-    if incoming.headers.get("Expect", "").lower() == "100-continue":  # the body is sent when this has come
+    if (
+        incoming.headers.get("Expect", "").lower() == "100-continue"
+    ):  # the client waits for this before it sends the body
         await incoming.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         incoming.writer.output_size = 0
     body = bytearray()
@@ -297,8 +303,8 @@ async def _read_request(incoming: aiohttp_import.BaseRequest, connection: _Conne
         body += chunk
         if len(body) > MAX_BODY_BYTES:
             raise body_too_large()
-        if not load.add(len(chunk)):
-            raise ApiError(503, TOO_MUCH, LATER)
+        if not budget.reserve(len(chunk)):
+            raise ApiError(503, OVERLOADED, RETRY_SOON)
     return Request(
         method=incoming.method,
         path=incoming.path,
@@ -306,5 +312,5 @@ async def _read_request(incoming: aiohttp_import.BaseRequest, connection: _Conne
         headers=tuple(incoming.headers.items()),
         body=bytes(body),
         local=connection.is_local,
-        metrics_only=connection.entrance.metrics_only,
+        metrics_only=connection.listener.metrics_only,
     )

@@ -1,8 +1,7 @@
-"""The sockets that the API is served on: those that systemd hands over and those that the configuration names, and who
-may use them.
+"""The sockets of the API, inherited from systemd or configured, and who may use them.
 
-A unix socket is for root and the group `fleet`, whatever its mode says; TCP is for whoever reaches it, so it has to be
-asked for. No HTTP here.
+A unix socket is for root and the group `fleet`, whatever its mode says. TCP is open to everybody who can connect, so it
+needs insecure=true.
 """
 
 import errno
@@ -22,16 +21,16 @@ from fleetd.config.options import Address
 GROUP = "fleet"
 FIRST_INHERITED_FD = 3
 _SO_PEERGROUPS = 59  # socket(7); Python has no name for it
-_LONGEST_OPTION = 1024  # that Python reads, in bytes: 256 groups
+_MAX_OPTION_BYTES = 1024  # bytes that getsockopt reads: 256 groups
 _WHO = f"root and the group {GROUP}"
 
 
 class ListenError(Exception):
-    """The API cannot be served there. The message names the address, the cause and the remedy."""
+    """The API cannot be served on an address; the message names the address, the cause and the remedy."""
 
 
 def inherited_sockets(environ: MutableMapping[str, str], pid: int) -> list[socket.socket]:
-    """The listening stream sockets that systemd handed to this process; the variables are taken out of `environ`."""
+    """The listening stream sockets that systemd passed to this process (sd_listen_fds(3)); clears its variables."""
     count = environ.pop("LISTEN_FDS", "0")
     owner = environ.pop("LISTEN_PID", "")
     environ.pop("LISTEN_FDNAMES", None)
@@ -51,36 +50,35 @@ def inherited_sockets(environ: MutableMapping[str, str], pid: int) -> list[socke
 
 
 def check_exposure(where: str, host: str, insecure: bool) -> None:
-    """Raises ListenError for a TCP address, which others than root could reach, unless that is asked for."""
+    """Raises ListenError for a TCP address unless `insecure`: others than root could connect to it."""
     if insecure:
         return
     ip = ipaddress.ip_address(host.partition("%")[0])
     mapped = getattr(ip, "ipv4_mapped", None) or ip
     others = "every user of this machine" if mapped.is_loopback else "other machines"
     raise ListenError(
-        f"cannot listen on {where}: {others} could reach it, and whoever reaches the API is root on the whole cluster; "
-        "listen on a unix socket, or set insecure=true (--insecure) where everybody who reaches this address is trusted"
+        f"cannot listen on {where}: {others} could connect, and every client of the API has root on the whole cluster; "
+        "listen on a unix socket, or set insecure=true (--insecure) if everybody who can connect is trusted"
     )
 
 
 def check_openness(inherited: socket.socket) -> str:
-    """What should be said of a unix socket that systemd handed over, because every user can connect to it; '' of one
-    that they cannot."""
+    """A warning if every user can connect to an inherited unix socket, else ''."""
     path = inherited.getsockname()
     if not isinstance(path, str) or not path:
-        return f"an abstract socket is handed over, which every user can connect to: only {_WHO} are answered"
+        return f"an abstract socket was inherited, which every user can connect to: only {_WHO} are served"
     with suppress(OSError):
         if os.stat(path).st_mode & stat.S_IWOTH:
-            return f"{path} is open to every user: only {_WHO} are answered; SocketMode=0660 in fleet.socket closes it"
+            return f"{path} is open to every user: only {_WHO} are served; set SocketMode=0660 in fleet.socket"
     return ""
 
 
 def refuse_peer(connection: Any) -> str:
-    """Why the process at the other end of a unix socket's connection is not answered; '' where it is.
+    """Why the peer of a unix socket connection is refused, '' if it is not.
 
-    It must be root, or fleetd's own user, or be of the group `fleet`, or of the group that the socket belongs to, with
-    its own or a supplementary group. The kernel says who it was when it connected (unix(7)). A mode is not trusted for
-    it: it may have been widened by mistake, and an abstract socket has none.
+    It must be root, fleetd's own user, or have the group `fleet` or the socket's group as its own or a supplementary
+    group, as of the moment it connected (SO_PEERCRED, unix(7)). The socket's mode is not enough: it may have been
+    widened by mistake, and an abstract socket has none.
     """
     _, user, group = struct.unpack("iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     if user in (0, os.geteuid()):
@@ -88,14 +86,14 @@ def refuse_peer(connection: Any) -> str:
     if {group, *_supplementary_groups(connection, user, group)} & _trusted_groups(connection.getsockname()):
         return ""
     return (
-        f"user {user} is neither root nor in the group {GROUP}: usermod -aG {GROUP} USER makes it root on the cluster"
+        f"user {user} is neither root nor in the group {GROUP}: usermod -aG {GROUP} USER gives it root on the cluster"
     )
 
 
 def _supplementary_groups(connection: Any, user: int, group: int) -> Iterable[int]:
     try:
-        groups = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _LONGEST_OPTION)
-    except OSError:  # it has more than fit
+        groups = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MAX_OPTION_BYTES)
+    except OSError:  # more groups than fit
         with suppress(KeyError):
             return os.getgrouplist(pwd.getpwuid(user).pw_name, group)
         return ()
@@ -113,12 +111,12 @@ def _trusted_groups(path: str | bytes) -> set[int]:
 
 
 def open_socket(address: Address, insecure: bool) -> socket.socket:
-    """Listen on this address, for the API. Raises ListenError."""
+    """Listen on this address for the API. Raises ListenError."""
     return _open(address, insecure, group=GROUP, mode=0o660)
 
 
 def open_metrics_socket(address: Address) -> socket.socket:
-    """Listen on this address, for what everybody may read: figures. Raises ListenError."""
+    """Listen on this address for metrics, which everybody may read. Raises ListenError."""
     return _open(address, insecure=True, group="", mode=0o666)
 
 
@@ -131,7 +129,7 @@ def _open(address: Address, insecure: bool, *, group: str, mode: int) -> socket.
 
 def _explain(error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
-        return "another process listens there; stop it, or choose another address"
+        return "another process listens on it; stop that, or choose another address"
     if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
         return "this machine has no such address; choose one that `ip address` shows"
     return error.strerror or str(error)
@@ -150,7 +148,7 @@ def _open_tcp(address: Address, insecure: bool) -> socket.socket:
 def _open_unix(path: str, group: str, mode: int) -> socket.socket:
     _remove_stale(path)
     opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    umask = os.umask(0o777 & ~mode)  # no moment may pass in which others can connect
+    umask = os.umask(0o777 & ~mode)  # others must not be able to connect even for a moment
     try:
         opened.bind(path)
         if group:
@@ -166,10 +164,10 @@ def _open_unix(path: str, group: str, mode: int) -> socket.socket:
 
 
 def _remove_stale(path: str) -> None:
-    """Remove a socket that nobody listens on any more. Raises OSError for one that somebody does, and other files."""
+    """Remove a socket that nobody listens on. Raises OSError if somebody does, or if it is not a socket."""
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise FileExistsError(errno.EEXIST, "a file that is no socket is in the way")
+            raise FileExistsError(errno.EEXIST, "it exists and is not a socket")
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -180,5 +178,5 @@ def _remove_stale(path: str) -> None:
             os.unlink(path)
             return
         except TimeoutError:
-            pass  # its queue is full: somebody listens, if badly
+            pass  # its backlog is full: somebody listens
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))

@@ -1,8 +1,7 @@
-"""Writes of units that come in at the same time, in one transaction: what arrives while one is under way goes into the
-next. Each comes to what it would have come to alone, and hears that alone.
+"""Group commit: unit writes that arrive while a transaction runs are written together in the next one.
 
-Who waits longest writes for all who wait. A transaction that conflicts has one among it, at least, that was read before
-somebody else was quicker: these are told so, and the others are written without them.
+Each write succeeds or fails as it would alone. The request that has waited longest writes for all that wait. If a
+transaction conflicts, the writes whose reads are outdated fail, and the others are tried again without them.
 """
 
 import asyncio
@@ -17,7 +16,7 @@ from fleetd.store.protocol import MAX_OPERATIONS, MAX_TRANSACTION_BYTES, Conflic
 
 
 class _Waiting(msgspec.Struct, eq=False):
-    """A step that is to be written, and what came of it: the revision (0: nothing yet), or an error."""
+    """A pending write and its result: a revision (0: not yet), or an error."""
 
     write_set: WriteSet
     size: int
@@ -29,31 +28,31 @@ class _Waiting(msgspec.Struct, eq=False):
         return self.revision != 0 or self.error is not None
 
 
-class Writes:
-    """The way to the store for steps of one unit each, whose comparisons are all Unchanged."""
+class WriteBatcher:
+    """Writes write sets of one unit each, whose comparisons are all Unchanged."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._waiting: list[_Waiting] = []  # in the order of their coming
+        self._waiting: list[_Waiting] = []  # in order of arrival
         self._writing = asyncio.Lock()
 
     async def write(self, write_set: WriteSet) -> int:
-        """Write a step; the revision after it. Raises what Registry.write_step raises, of this step alone."""
+        """Write one write set; returns its revision. Raises what Registry.write raises, for this write set alone."""
         mine = _Waiting(write_set, sum(map(size_of, (*write_set.comparisons, *write_set.operations))))
         self._waiting.append(mine)
         try:
-            async with self._writing:  # in the order of their coming, too: so mine is the first, if it still waits
+            async with self._writing:  # asyncio.Lock is fair: if this write still waits, it is the first
                 if not mine.is_done:
                     await self._write_together(self._choose())
         finally:
-            if not mine.is_done:  # this request was given up; what waits with it is written by the next
+            if not mine.is_done:  # cancelled: the next request writes the others
                 self._waiting.remove(mine)
         if mine.error is not None:
             raise mine.error
         return mine.revision
 
     def _choose(self) -> list[_Waiting]:
-        """As many of those that wait, the first among them, as one transaction takes; of one key only one."""
+        """The longest prefix of the queue that fits in a transaction, at most one write per key."""
         chosen: list[_Waiting] = []
         keys: set[str] = set()
         size = 0
@@ -66,38 +65,38 @@ class Writes:
             if keys.isdisjoint(own):
                 chosen.append(each)
                 size += each.size
-            keys |= own  # also of one that is left for later: what comes after it stays after it
+            keys |= own  # also keys of a write that is left out: later writes of the same key stay behind it
         return chosen
 
     async def _write_together(self, group: Sequence[_Waiting]) -> None:
-        """Write them all, or find out which of them cannot be. What is not settled when it is cancelled waits on."""
+        """Settle every write of the group. Those not settled when this is cancelled stay in the queue."""
         left = tuple(group)
         try:
             while left:
                 left = await self._try(left)
-        except StoreError as error:  # what has become of them is not known
+        except StoreError as error:  # their fate is unknown
             self._settle(left, error=error)
 
     async def _try(self, group: Sequence[_Waiting]) -> tuple[_Waiting, ...]:
-        """Do one transaction; those that are to be done without the ones that hindered it."""
+        """Try one transaction; returns the writes to try again, without those that made it conflict."""
         comparisons = tuple(part for each in group for part in each.write_set.comparisons)
         operations = tuple(part for each in group for part in each.write_set.operations)
         try:
             self._settle(group, revision=await self._registry.write(WriteSet(comparisons, operations)))
         except Conflict as conflict:
-            late = group if len(group) == 1 else await self._find_late(group)
-            self._settle(late, error=conflict)
+            outdated = group if len(group) == 1 else await self._find_outdated(group)
+            self._settle(outdated, error=conflict)
             return tuple(each for each in group if not each.is_done)
         return ()
 
-    async def _find_late(self, group: Sequence[_Waiting]) -> Sequence[_Waiting]:
-        """Those that were read before somebody else was quicker: one, if it is not to be seen any more which."""
+    async def _find_outdated(self, group: Sequence[_Waiting]) -> Sequence[_Waiting]:
+        """The writes whose reads are outdated; the first one if that can no longer be determined."""
         wanted = {
             part.key: part for each in group for part in each.write_set.comparisons if isinstance(part, Unchanged)
         }
         there = {item.key: item.mod_revision for item in (await self._registry.store.get_many(list(wanted))).items}
-        late = {key for key, part in wanted.items() if there.get(key, 0) != part.mod_revision}
-        return [each for each in group if any(part.key in late for part in each.write_set.comparisons)] or group[:1]
+        outdated = {key for key, part in wanted.items() if there.get(key, 0) != part.mod_revision}
+        return [each for each in group if any(part.key in outdated for part in each.write_set.comparisons)] or group[:1]
 
     def _settle(self, group: Sequence[_Waiting], *, revision: int = 0, error: StoreError | None = None) -> None:
         for each in group:

@@ -19,7 +19,7 @@ from fleetd import metrics
 from fleetd.agent import Agent
 from fleetd.agent.ledger import Ledger
 from fleetd.api import schema
-from fleetd.api.limits import note_read, wait_for_turn
+from fleetd.api.admission import reserve_read, wait_for_listing_slot
 from fleetd.api.routes import Api
 from fleetd.config.config import Config
 from fleetd.leader.election import Election
@@ -122,7 +122,7 @@ class Node:
         )
         self.api = Api(
             # Of its own, for what is read for clients is bounded.
-            Registry(store, config.etcd_key_prefix, wait_for_turn=wait_for_turn, note_read=note_read),
+            Registry(store, config.etcd_key_prefix, wait_for_turn=wait_for_listing_slot, note_read=reserve_read),
             token_limit=config.token_limit,
             shadows=systemd.shadows,
             not_ready=self._not_ready,

@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from contrib.testbed.etcd import free_port
-from fleetd.api.limits import ConnectionLimiter
+from fleetd.api.admission import ConnectionLimiter
 from fleetd.api.routes import Api
-from fleetd.api.server import PATIENCE_S, Server
+from fleetd.api.server import CLIENT_TIMEOUT_S, Server
 from fleetd.config.options import parse_address
 from fleetd.model.unit import TargetState, Unit
 from fleetd.registry.registry import Registry
@@ -26,7 +26,7 @@ from fleetd.store.embedded import EmbeddedStore, inline
 from tests.api.served import LOOPBACK
 
 START_S = 20.0
-STEP_S = PATIENCE_S / 2
+STEP_S = CLIENT_TIMEOUT_S / 2
 _SERVING = "serving"
 _PASSED = "time has passed"
 
@@ -52,7 +52,7 @@ async def _serve(path: str, max_connections: int, units: int) -> None:
     registry = Registry(store)
     for number in range(units):
         await registry.write_unit(Unit(f"u{number:05}.service", f"[A]\nB={'x' * 1000}\n", TargetState.LAUNCHED), None)
-    server = Server(Api(registry), crowd=ConnectionLimiter(max_connections) if max_connections else None)
+    server = Server(Api(registry), limiter=ConnectionLimiter(max_connections) if max_connections else None)
     await server.start([parse_address(path)], insecure=True)
     print(_SERVING, flush=True)
     await asyncio.Event().wait()

@@ -172,7 +172,7 @@ async def test_a_generated_client_lists_machines_and_edits_their_metadata(client
         {"op": "add", "path": "/m1/metadata/c", "value": "3"},
         {"op": "remove", "path": "/m1/metadata/a"},
     ]
-    await do(lambda: client.MachineSet().Edit(body=edits))
+    await do(lambda: client.Machines().Edit(body=edits))
     assert await fleet.registry.settings() == {"m1": MachineSettings({"c": "3", "a": ""})}
-    found = await do(lambda: client.MachineSet().List())
+    found = await do(lambda: client.Machines().List())
     assert found == {"machines": [{"id": "m1", "metadata": {"b": "2", "c": "3"}}]}

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from fleetd.api.limits import ConnectionLimiter
+from fleetd.api.admission import ConnectionLimiter
 from fleetd.api.server import Server
 from fleetd.config.options import Address
 from tests.api.served import Client, Echo, ask
@@ -198,7 +198,7 @@ def test_of_more_clients_than_fit_those_make_way_who_keep_it_waiting_longest(tmp
             health(process.path)
             assert process.descriptors <= descriptors + 20
             assert all(read_to_end(client) == b"" for client in clients[:70])
-        assert process.log.count("20 clients are connected to the API, which is as many as it takes") == 1
+        assert process.log.count("20 clients are connected to the API, which is its limit") == 1
 
 
 def test_clients_never_take_all_descriptors_that_there_are(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_clients_never_take_all_descriptors_that_there_are(tmp_path: Path) -> No
 
 async def test_who_waits_for_an_answer_does_not_make_way(path: Address) -> None:
     api = Echo()
-    server = Server(api, crowd=ConnectionLimiter(max_connections=2))
+    server = Server(api, limiter=ConnectionLimiter(max_connections=2))
     await server.start([path], insecure=False)
     asked = asyncio.create_task(ask(Client(path), "GET", "/stall"))
     await api.stalled.wait()
@@ -230,20 +230,20 @@ async def test_what_is_too_much_beside_others_is_refused_for_the_moment(
     path: Address, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
-    crowd = ConnectionLimiter(max_bytes=1000)
-    server = Server(Echo(), crowd=crowd)
+    limiter = ConnectionLimiter(max_bytes=1000)
+    server = Server(Echo(), limiter=limiter)
     await server.start([path], insecure=False)
     reader, writer = await asyncio.open_unix_connection(path.path)
     writer.write(PUT + b"Content-Length: 900\r\n\r\n" + b" " * 899)
     async with asyncio.timeout(5):
-        while crowd.held < 899:  # noqa: ASYNC110 (it is not for the server to tell)
+        while limiter.reserved < 899:  # noqa: ASYNC110 (it is not for the server to tell)
             await asyncio.sleep(0.01)
     response, body = await ask(Client(path), "PUT", "/", body=b"x" * 200)
     assert (response.status, response.getheader("Retry-After")) == (503, "1")
-    assert "try again in a moment" in json.loads(body)["error"]["message"]
+    assert "try again later" in json.loads(body)["error"]["message"]
     writer.write(b" ")
     assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
-    assert crowd.held == 0
+    assert limiter.reserved == 0
     response, _ = await ask(Client(path), "PUT", "/", body=b"x" * 2000)
     assert response.status == 200, "one alone may be as large as any"
     writer.close()

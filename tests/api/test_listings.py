@@ -140,7 +140,7 @@ async def test_a_machine_that_never_was_gets_no_settings_nor_do_the_others(fleet
     await fleet.put(Machine("m1"), "m1")
     edits = [{"op": "add", "path": f"/{machine}/metadata/a", "value": "1"} for machine in ("m1", "m2")]
     status, said = await fleet.refused(f"PATCH {MACHINES}", edits)
-    assert (status, said) == (404, 'there is no machine "m2", and none is known to have been: its whole id is needed')
+    assert (status, said) == (404, 'unknown machine "m2": give the full id of a machine that is or was in the cluster')
     assert await fleet.registry.settings() == {}
 
 
@@ -148,7 +148,7 @@ async def test_more_than_a_thousand_edits_are_refused(fleet: Any) -> None:
     await fleet.put(Machine("m1"), "m1")
     edits = [{"op": "add", "path": f"/m1/metadata/a{number}", "value": "1"} for number in range(1001)]
     status, said = await fleet.refused(f"PATCH {MACHINES}", edits)
-    assert (status, said) == (413, "1001 operations in one request: at most 1000 are allowed")
+    assert (status, said) == (413, "1001 operations in one request, and at most 1000 are allowed")
     assert (await fleet.ask(f"PATCH {MACHINES}", edits[1:])).status == 204
 
 
@@ -200,7 +200,7 @@ async def test_more_metadata_than_the_store_can_keep_is_refused(fleet: Any) -> N
     edit = {"op": "add", "path": "/m1/metadata/a", "value": "x" * 1_100_000}
     status, said = await fleet.refused(f"PATCH {MACHINES}", [edit])
     assert status == 413
-    assert said.startswith('metadata of machine "m1" cannot be kept: ')
+    assert said.startswith('metadata of machine "m1" cannot be stored: ')
 
 
 async def test_metadata_that_people_set_outlives_leaving_and_joining_again(fleet: Any) -> None:
@@ -257,7 +257,7 @@ async def test_a_parked_machine_can_be_given_up_and_no_other(fleet: Any) -> None
     await fleet.registry.store.transact([], [parked, state])
     for id_ in ("m1", "m3"):
         status, said = await fleet.refused(f"DELETE {FORGET}/{id_}")
-        assert (status, said) == (409, "machine is not parked: its fleetd runs; make it leave by `fleetd leave` there")
+        assert (status, said) == (409, "machine is not parked: its fleetd is running; run `fleetd leave` there")
     assert (await fleet.refused(f"DELETE {FORGET}/m9"))[0] == 404
     assert (await fleet.refused(f"GET {FORGET}/m2"))[0] == 405
     assert (await fleet.ask(f"DELETE {FORGET}/m2")).status == 204

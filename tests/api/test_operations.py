@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleetd.api.operations import MOST_WISHES
+from fleetd.api.operations import MAX_OPERATIONS
 from fleetd.model.unit import TargetState
 from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline
@@ -157,12 +157,12 @@ async def test_a_record_that_cannot_be_read_is_its_own_units_trouble(fleet: Any)
     await fleet.registry.store.transact([], [Put("/fleet/units/bad.service", b"junk")])
     results = await operation(fleet, [{"name": f"{name}.service", "options": OPTIONS} for name in ("bad", "good")])
     assert [code for _, code, _ in results] == [500, 201]
-    assert "mend or delete this key in the store" in results[0][2]
+    assert "repair or delete this key in the store" in results[0][2]
 
 
 async def test_a_request_of_too_many_units_is_refused_whole(fleet: Any) -> None:
-    operations = [{"name": f"u{number}.service", "options": OPTIONS} for number in range(MOST_WISHES + 1)]
-    message = f"{MOST_WISHES + 1} units in one request: at most {MOST_WISHES} are allowed"
+    operations = [{"name": f"u{number}.service", "options": OPTIONS} for number in range(MAX_OPERATIONS + 1)]
+    message = f"{MAX_OPERATIONS + 1} units in one request, and at most {MAX_OPERATIONS} are allowed"
     assert await fleet.refused(BATCH, {"operations": operations}) == (413, message)
     assert await fleet.registry.units() == {}
 

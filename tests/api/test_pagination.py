@@ -120,7 +120,7 @@ async def test_a_limit_that_is_no_number_is_refused(fleet: Any, limit: str) -> N
         status, said = await fleet.refused(f"GET {path}?{limit}")
         assert (status, said) == (
             400,
-            "limit must be one whole number from 1 on; more than 10000 counts as 10000",
+            "limit must be one integer from 1; more than 10000 counts as 10000",
         )
 
 
@@ -190,20 +190,20 @@ async def test_a_page_beyond_the_end_is_empty(fleet: Any) -> None:
         ("nextPageToken=ZAACAA==&nextPageToken=ZAACAA==", "too many values for page token"),
         ("nextPageToken=AgACAA==", "token limit must be 100"),
         ("nextPageToken=ZAAAAA==", "token page must be greater than zero"),
-        ("nextPageToken=", '"" is no page token of this server: leave nextPageToken out to begin with the first page'),
-        ("nextPageToken=ZAA=", '"ZAA=" is no page token of this server'),
-        ("nextPageToken=ZAACAAAA", '"ZAACAAAA" is no page token of this server'),
-        ("nextPageToken=ZAACAA", '"ZAACAA" is no page token of this server'),
-        ("nextPageToken=ZAACAB==", '"ZAACAB==" is no page token of this server'),
-        ("nextPageToken=*", '"*" is no page token of this server'),
-        ("nextPageToken=é", '"é" is no page token of this server'),
-        (f"nextPageToken={render_token(0, 'a')}", "is no page token of this server"),  # no revision
-        (f"nextPageToken={render_token(1, '')}", "is no page token of this server"),  # no key
-        ("nextPageToken=AgEAAAAAAAAAYQ==", "is no page token of this server"),  # another format
-        ("nextPageToken=AQEAAAAAAAAA_w==", "is no page token of this server"),  # a key that is no text
+        ("nextPageToken=", '"" is not a page token of this server: omit nextPageToken to begin with the first page'),
+        ("nextPageToken=ZAA=", '"ZAA=" is not a page token of this server'),
+        ("nextPageToken=ZAACAAAA", '"ZAACAAAA" is not a page token of this server'),
+        ("nextPageToken=ZAACAA", '"ZAACAA" is not a page token of this server'),
+        ("nextPageToken=ZAACAB==", '"ZAACAB==" is not a page token of this server'),
+        ("nextPageToken=*", '"*" is not a page token of this server'),
+        ("nextPageToken=é", '"é" is not a page token of this server'),
+        (f"nextPageToken={render_token(0, 'a')}", "is not a page token of this server"),  # no revision
+        (f"nextPageToken={render_token(1, '')}", "is not a page token of this server"),  # no key
+        ("nextPageToken=AgEAAAAAAAAAYQ==", "is not a page token of this server"),  # another format
+        ("nextPageToken=AQEAAAAAAAAA_w==", "is not a page token of this server"),  # a key that is no text
         (
             f"nextPageToken={render_token(1000, 'a')}",
-            "the store has been set back since this page token was given out: leave nextPageToken out to begin with",
+            "the store has been restored since this page token was issued: omit nextPageToken to begin with",
         ),
     ],
 )

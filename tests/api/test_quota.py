@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from fleetd.api.admission import MAX_LISTINGS, OVERLOADED, ConnectionLimiter, reserve_read, wait_for_listing_slot
 from fleetd.api.http import ApiError, Request
-from fleetd.api.limits import LISTINGS_AT_ONCE, TOO_MUCH, ConnectionLimiter, note_read, wait_for_turn
 from fleetd.api.routes import Api
 from fleetd.model.quota import Usage
 from fleetd.registry.registry import Registry
@@ -50,7 +50,7 @@ async def test_a_unit_that_is_destroyed_makes_room_at_once(fleet: Any, clock: Cl
     assert await create(fleet, "d.service", "e.service") == [201, 507]
 
 
-async def test_of_several_units_those_that_there_is_room_for_are_taken(fleet: Any, clock: Clock) -> None:
+async def test_of_several_units_those_that_there_is_admit_are_taken(fleet: Any, clock: Clock) -> None:
     operations = [{"name": f"{letter}.service", "options": OPTIONS} for letter in "abcde"]
     response = await fleet.ask("POST /fleet/v2/units", {"operations": operations})
     results = json.loads(response.body)["results"]
@@ -83,23 +83,23 @@ async def test_a_unit_that_comes_and_goes_between_two_counts_takes_no_room_for_g
 async def test_what_is_read_for_a_request_counts_until_it_is_answered(fleet: Any) -> None:
     for number in range(10):
         await fleet.add_unit(f"u{number}.service", f"[A]\nB={'x' * 1000}\n")
-    crowd = ConnectionLimiter(max_bytes=15_000)
-    api = Api(Registry(fleet.registry.store, note_read=note_read))
+    limiter = ConnectionLimiter(max_bytes=15_000)
+    api = Api(Registry(fleet.registry.store, note_read=reserve_read))
     everything = Request("GET", "/fleet/v1/units", local=True)
-    with crowd.load() as load:
+    with limiter.open_budget() as budget:
         assert (await api.handle(everything)).status == 200
-        assert crowd.held > 10_000
-        load.clear()
-        assert crowd.held == 0
-    with crowd.load() as others:
-        assert others.add(6_000)
-        with crowd.load():
+        assert limiter.reserved > 10_000
+        budget.release()
+        assert limiter.reserved == 0
+    with limiter.open_budget() as others:
+        assert others.reserve(6_000)
+        with limiter.open_budget():
             response = await api.handle(everything)
-        assert (response.status, json.loads(response.body)["error"]["message"]) == (503, TOO_MUCH)
+        assert (response.status, json.loads(response.body)["error"]["message"]) == (503, OVERLOADED)
         assert ("Retry-After", "1") in response.headers
-        with crowd.load(), pytest.raises(ApiError):
-            note_read(10_000)
-    note_read(1 << 40)  # for nobody's request
+        with limiter.open_budget(), pytest.raises(ApiError):
+            reserve_read(10_000)
+    reserve_read(1 << 40)  # for nobody's request
 
 
 async def test_few_listings_of_everything_are_made_at_once_and_pages_wait_for_none(fleet: Any) -> None:
@@ -122,11 +122,11 @@ async def test_few_listings_of_everything_are_made_at_once_and_pages_wait_for_no
             return await fleet.registry.store.range(prefix, after=after, limit=limit)
 
     store: Any = Watched()
-    crowd = ConnectionLimiter()
-    api = Api(Registry(store, wait_for_turn=wait_for_turn, note_read=note_read))
+    limiter = ConnectionLimiter()
+    api = Api(Registry(store, wait_for_turn=wait_for_listing_slot, note_read=reserve_read))
 
     async def ask(path: str) -> int:
-        with crowd.load():
+        with limiter.open_budget():
             return (await api.handle(Request("GET", path, local=True))).status
 
     listings = [asyncio.create_task(ask("/fleet/v2/units")) for _ in range(10)]
@@ -135,4 +135,4 @@ async def test_few_listings_of_everything_are_made_at_once_and_pages_wait_for_no
     listings[0].cancel()  # a client that went away keeps no turn
     going_on.set()
     assert await asyncio.gather(*listings[1:]) == [200] * 9
-    assert most == LISTINGS_AT_ONCE
+    assert most == MAX_LISTINGS

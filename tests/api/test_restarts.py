@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from fleetd.api.operations import MOST_WISHES
+from fleetd.api.operations import MAX_OPERATIONS
 from fleetd.model.placement import Decision
 from fleetd.model.unit import TargetState, UnitState
 from tests.api.conftest import Fleet
@@ -37,7 +37,7 @@ async def test_a_restart_is_of_what_was_started_until_now_and_leaves_what_is_wan
 
 
 @pytest.mark.parametrize(
-    ("wish", "stays"),
+    ("operation", "is_active"),
     [
         ({"desiredState": "launched"}, True),
         ({"options": [{"section": "Service", "name": "ExecStart", "value": "/b"}], "desiredState": "launched"}, True),
@@ -58,7 +58,7 @@ async def test_what_no_request_can_be_is_refused_as_a_whole(fleet: Any) -> None:
     await fleet.add_unit("web.service", target="launched")
     before = await fleet.unit("web.service")
     assert (await fleet.refused(RESTART, {"names": ["web.service", "web.service"]}))[0] == 400
-    assert (await fleet.refused(RESTART, {"names": ["a.service"] * (MOST_WISHES + 1)}))[0] == 413
+    assert (await fleet.refused(RESTART, {"names": ["a.service"] * (MAX_OPERATIONS + 1)}))[0] == 413
     assert (await fleet.refused(RESTART, {"names": "web.service"}))[0] == 400
     assert (await fleet.refused(RESTART, {"names": ["web.service"]}, headers=()))[0] == 415
     assert (await fleet.refused("GET /fleet/v2/restart"))[0] == 405

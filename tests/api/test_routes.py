@@ -178,7 +178,7 @@ async def test_a_record_that_is_none_is_named_with_what_to_do(fleet: Any) -> Non
     status, message = await fleet.refused("GET /fleet/v1/units/a.service")
     assert status == 500
     assert message.startswith("/fleet/units/a.service holds no units record")
-    assert message.endswith("mend or delete this key in the store")
+    assert message.endswith("repair or delete this key in the store")
     assert (await fleet.ask("GET /fleet/v1/units")).body == b"{}"
     edit = [{"op": "remove", "path": "/m1/metadata/k"}]
     assert (await fleet.refused("PATCH /fleet/v1/machines", edit))[0] == 500

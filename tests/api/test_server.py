@@ -272,7 +272,7 @@ async def test_it_stops_within_two_seconds_though_a_request_is_open(path: Addres
 
 
 async def test_a_body_that_does_not_arrive_is_not_waited_for_for_ever(path: Address) -> None:
-    server = Server(Echo(), patience_s=0.1)
+    server = Server(Echo(), client_timeout_s=0.1)
     await server.start([path], insecure=False)
     reader, writer = await asyncio.open_unix_connection(path.path)
     writer.write(b"PUT / HTTP/1.1\r\nHost: fleet\r\nContent-Length: 10\r\n\r\nhalf")
@@ -288,7 +288,7 @@ async def test_an_answer_that_nobody_takes_is_not_held_for_ever(path: Address) -
         async def handle(self, request: Request) -> Response:
             return Response(200, (), b"x" * 50_000_000)
 
-    server = Server(Large(), patience_s=0.1)
+    server = Server(Large(), client_timeout_s=0.1)
     await server.start([path], insecure=False)
     reader, writer = await asyncio.open_unix_connection(path.path, limit=1024)
     writer.write(b"GET / HTTP/1.1\r\nHost: fleet\r\n\r\n")

@@ -48,7 +48,7 @@ async def test_a_socket_that_was_left_behind_is_replaced(fleet: Any, path: Addre
 async def test_a_socket_that_somebody_serves_is_left_alone(path: Address) -> None:
     async with serving(Echo(), path):
         with pytest.raises(
-            ListenError, match=rf"^cannot listen on {path.path}: another process listens there; stop it"
+            ListenError, match=rf"^cannot listen on {path.path}: another process listens on it; stop that"
         ):
             open_socket(path, insecure=False)
         assert (await ask(Client(path), "GET", "/"))[0].status == 200
@@ -56,7 +56,7 @@ async def test_a_socket_that_somebody_serves_is_left_alone(path: Address) -> Non
 
 async def test_a_file_in_the_way_is_not_removed(path: Address) -> None:
     Path(path.path).write_text("precious")
-    with pytest.raises(ListenError, match="a file that is no socket is in the way"):
+    with pytest.raises(ListenError, match="it exists and is not a socket"):
         open_socket(path, insecure=False)
     assert Path(path.path).read_text() == "precious"
 
@@ -70,7 +70,7 @@ async def test_a_port_that_is_taken_is_named_and_nothing_is_left_open(path: Addr
     with socket.create_server((LOOPBACK, 0)) as taken:
         port = taken.getsockname()[1]
         server = Server(Echo())
-        with pytest.raises(ListenError, match=f"^cannot listen on 127.0.0.1:{port}: another process listens there"):
+        with pytest.raises(ListenError, match=f"^cannot listen on 127.0.0.1:{port}: another process listens on it"):
             await server.start([path, Address(host=LOOPBACK, port=port)], insecure=True)
     assert not os.path.exists(path.path)
 
@@ -82,13 +82,13 @@ async def test_an_address_of_another_machine_is_named() -> None:
 
 @pytest.mark.parametrize("host", ["", "0.0.0.0", "192.0.2.1", "::"])
 async def test_an_address_that_others_could_reach_is_refused_unless_asked_for(host: str) -> None:
-    with pytest.raises(ListenError, match=r"other machines could reach it.*insecure=true \(--insecure\)"):
+    with pytest.raises(ListenError, match=r"other machines could connect.*insecure=true \(--insecure\)"):
         open_socket(Address(host=host, port=free_port()), insecure=False)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1", "::1%lo"])
 def test_loopback_is_for_every_user_here_and_so_asked_for_as_well(host: str) -> None:
-    with pytest.raises(ListenError, match=r"every user of this machine could reach it.*insecure=true \(--insecure\)"):
+    with pytest.raises(ListenError, match=r"every user of this machine could connect.*insecure=true \(--insecure\)"):
         check_exposure("here", host, insecure=False)
     check_exposure("here", host, insecure=True)
 
@@ -107,7 +107,7 @@ async def test_every_address_is_served_when_asked_for(fleet: Any) -> None:
 async def test_an_inherited_socket_that_others_could_reach_is_refused(fleet: Any) -> None:
     with socket.create_server(("0.0.0.0", 0)) as inherited:
         server = Server(fleet.api)
-        with pytest.raises(ListenError, match="other machines could reach it"):
+        with pytest.raises(ListenError, match="other machines could connect"):
             await server.start([], insecure=False, inherited=[inherited])
 
 
@@ -170,7 +170,7 @@ async def test_a_socket_open_to_everybody_answers_root_and_its_groups_alone(
         assert await asyncio.to_thread(is_answered, path, NOBODY, STRANGERS, [NOBODY, FLEET_GROUP])
         assert await asyncio.to_thread(is_answered, path, 0, STRANGERS)
     (said,) = [record.getMessage() for record in caplog.records]
-    assert said.startswith(f"{path} is open to every user: only root and the group fleet are answered")
+    assert said.startswith(f"{path} is open to every user: only root and the group fleet are served")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
@@ -184,7 +184,7 @@ async def test_an_abstract_socket_answers_root_alone_and_says_to_others_what_the
     async with serving(fleet.api, inherited=[inherited]):
         assert not await asyncio.to_thread(is_answered, name)
         assert await asyncio.to_thread(is_answered, name, 0, 0)
-    assert "an abstract socket is handed over" in caplog.text
+    assert "an abstract socket was inherited" in caplog.text
 
 
 # Figures on sockets of their own
@@ -204,7 +204,7 @@ async def test_figures_are_shown_on_sockets_of_their_own_and_nothing_else(fleet:
             for method, path in (("GET", "/fleet/v1/units"), ("PUT", "/fleet/v1/units/a.service"), ("POST", LEAVE)):
                 response, body = await ask(client, method, path)
                 assert response.status == 404
-                assert b"this socket shows /metrics and /health alone" in body
+                assert b"this socket serves only /metrics and /health" in body
     assert not os.path.exists(places[0].path)
 
 
@@ -213,11 +213,11 @@ async def test_who_looks_at_figures_takes_no_room_from_clients_of_the_api(fleet:
     async with serving(fleet.api, own, metrics_addresses=[for_all]) as server:
         client = Client(own)
         assert (await ask(client, "GET", "/health"))[0].status == 200
-        crowd = [Client(for_all) for _ in range(METRICS_CONNECTIONS + server.crowd.max_connections // 8)]
-        for one in crowd:
+        limiter = [Client(for_all) for _ in range(METRICS_CONNECTIONS + server.limiter.max_connections // 8)]
+        for one in limiter:
             await asyncio.to_thread(one.connect)
         assert (await ask(client, "GET", "/health"))[0].status == 200
-        for one in crowd:
+        for one in limiter:
             one.close()
 
 

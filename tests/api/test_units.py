@@ -412,7 +412,7 @@ async def test_a_write_that_was_overtaken_is_planned_again_on_what_is_there_now(
 async def test_a_write_that_is_overtaken_for_ever_is_given_up_with_advice(fleet: Any) -> None:
     await fleet.add_unit("web.service")
     fleet.registry.store = Overtaken(fleet.registry.store, 1000)
-    message = 'unit "web.service" is being changed by others at the same time: try again'
+    message = 'unit "web.service" is being changed by other clients at the same time: try again'
     assert await fleet.refused(f"PUT {WEB}", {"desiredState": "launched"}) == (409, message)
     assert await fleet.refused(f"DELETE {WEB}") == (409, message)
 

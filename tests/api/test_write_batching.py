@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleetd.api.write_batching import Writes
+from fleetd.api.write_batching import WriteBatcher
 from fleetd.model.unit import TargetState, Unit
 from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline
@@ -108,7 +108,7 @@ async def test_transactions_keep_the_stores_bounds() -> None:
 
 async def test_one_that_is_given_up_leaves_the_others() -> None:
     fleet, store = slow_fleet()
-    writes, made = Writes(fleet.registry), fleet.registry.unit_write_set
+    writes, made = WriteBatcher(fleet.registry), fleet.registry.unit_write_set
     names = [f"u{number}.service" for number in range(4)]
     steps = [made(name, None, Unit(name, "", TargetState.LOADED)) for name in names]
     tasks = [asyncio.create_task(writes.write(step)) for step in steps]

@@ -158,7 +158,7 @@ class FakeApi:
         if machine is None:
             raise Refused(404, "machine does not exist")
         if machine.mode != "parked":
-            raise Refused(409, "machine is not parked: its fleetd runs; make it leave by `fleetd leave` there")
+            raise Refused(409, "machine is not parked: its fleetd is running; run `fleetd leave` there")
         self.machines.remove(machine)
         return 204, None
 
@@ -167,7 +167,7 @@ class FakeApi:
         if held is None:
             return schema.Result(name, 404, "unit does not exist")
         if held.target == "inactive":
-            why = "is wanted on no machine, so that there is nothing to restart"
+            why = "is inactive, so there is nothing to restart: start it instead"
             return schema.Result(name, 409, f'unit "{name}" {why}')
         self._generation += 1
         held.generation = self._generation

@@ -116,7 +116,7 @@ def test_a_restart_is_a_wish_of_its_own_and_leaves_what_is_wanted(client: Client
     before = client.reports(["a.service", "b.service", "c.service"])
     refused = client.restart(["a.service", "b.service", "c.service", "none.service"])
     assert refused is not None
-    why = 'unit "b.service" is wanted on no machine, so that there is nothing to restart'
+    why = 'unit "b.service" is inactive, so there is nothing to restart: start it instead'
     assert {name: (error.code, str(error)) for name, error in refused.items()} == {
         "b.service": (409, f"Error 409: {why}"),
         "none.service": (404, "Error 404: unit does not exist"),

@@ -92,7 +92,7 @@ def test_a_unit_that_is_set_inactive_meanwhile_is_told(fleetctl: Fleetctl, api: 
     api.before_request = stop
     result = fleetctl("restart", "web")
     assert result.status == 1
-    assert "is wanted on no machine, so that there is nothing to restart" in result.stderr
+    assert "is inactive, so there is nothing to restart: start it instead" in result.stderr
 
 
 def test_an_inactive_unit_is_not_restarted_and_the_others_are(fleetctl: Fleetctl, api: FakeApi) -> None:

@@ -1,7 +1,6 @@
-"""The document that describes version 1 to generic clients, in Google's discovery format (reference 4.7).
+"""The description of version 1 in Google's discovery format, generated from schema.py.
 
-The entities are read off schema.py, so that the document cannot fall behind them. `$ENDPOINT` stands there literally:
-it is for the reader to fill in.
+`$ENDPOINT` is literal, as in CoreOS fleet's document.
 """
 
 from collections.abc import Mapping
@@ -49,7 +48,7 @@ def _describe_entity(entity: type[msgspec.Struct]) -> dict[str, Any]:
 
 
 def _describe_edits() -> dict[str, Any]:
-    """The body of a PATCH of machines, which is no entity: a list of operations."""
+    """The body of a PATCH of machines: a list of operations."""
     properties = {
         "op": {"type": "string", "enum": list(OPERATIONS), "required": True},
         "path": {"type": "string", "pattern": f"^{EDITED_PATH.pattern}$", "required": True},

@@ -1,4 +1,4 @@
-"""Machines: list them, change what units can ask for of them (reference 4.6), and give up one that is parked."""
+"""Machines: list them, change their metadata, and remove one that is parked."""
 
 import re
 from typing import Any
@@ -12,13 +12,13 @@ from fleetd.model.machine import Machine, MachineMode, MachineSettings, effectiv
 from fleetd.registry.records import MACHINES, SETTINGS, MalformedRecord
 from fleetd.registry.registry import Registry
 
-MOST_EDITS = 1000  # in one request
+MAX_EDITS = 1000  # in one request
 OPERATIONS = ("add", "remove", "replace")
 EDITED_PATH = re.compile(r"/([^/]+)/metadata/([A-Za-z0-9_.-]+)")
 
 
 class MetadataEdit(msgspec.Struct, frozen=True):
-    """One operation as a client sends it. `value` is a text, or an object that holds one under `value`."""
+    """One operation in a request. `value` is a string, or an object with a string under `value`."""
 
     op: str = ""
     path: str = ""
@@ -26,7 +26,7 @@ class MetadataEdit(msgspec.Struct, frozen=True):
 
 
 def describe_machine(machine: Machine, settings: MachineSettings | None) -> schema.Machine:
-    """The machine as version 1 shows it; one that is simply there shows no mode."""
+    """The machine as version 1 shows it; a ready one without a mode."""
     return schema.Machine(
         id=machine.id,
         primary_ip=machine.address,
@@ -36,11 +36,11 @@ def describe_machine(machine: Machine, settings: MachineSettings | None) -> sche
 
 
 def parse_edits(body: bytes) -> dict[str, list[tuple[str, str]]]:
-    """What is to be laid over each machine's metadata, in order: machine → (key, value), '' to hide the key."""
+    """The metadata changes, in order: machine → (key, value), '' to hide the key. Raises ApiError."""
     edits: dict[str, list[tuple[str, str]]] = {}
     asked: list[MetadataEdit] = parse_json(body, list[MetadataEdit] | None) or []  # type: ignore[arg-type]
-    if len(asked) > MOST_EDITS:
-        raise ApiError(413, f"{len(asked)} operations in one request: at most {MOST_EDITS} are allowed")
+    if len(asked) > MAX_EDITS:
+        raise ApiError(413, f"{len(asked)} operations in one request, and at most {MAX_EDITS} are allowed")
     for edit in asked:
         if edit.op not in OPERATIONS:
             raise ApiError(400, "invalid op: expect add, remove, or replace")
@@ -56,7 +56,7 @@ def parse_edits(body: bytes) -> dict[str, list[tuple[str, str]]]:
     return edits
 
 
-class MachineSet:
+class Machines:
     """The resource."""
 
     def __init__(self, registry: Registry, token_limit: int) -> None:
@@ -64,7 +64,7 @@ class MachineSet:
         self._token_limit = token_limit
 
     async def get_all(self, request: Request, _: str) -> Response:
-        """One page of the machines that are there, by id."""
+        """One page of machines, by id."""
         page = parse_page(request, self._token_limit)
         machines, token = await read_page(self._registry, MACHINES, page)
         settings = await self._registry.get_many(SETTINGS, [(id_,) for id_ in machines])
@@ -72,23 +72,23 @@ class MachineSet:
         return render_json(schema.MachinePage(entities, token))
 
     async def delete(self, _: Request, id_: str) -> Response:
-        """Give up a machine whose fleetd was stopped: with its lease go its key and its states, and it is dead."""
+        """Remove a parked machine: revoking its lease deletes its key and states, so it counts as dead."""
         item = await self._registry.store.get(self._registry.key(MACHINES, id_))
         if item is None:
             raise ApiError(404, "machine does not exist")
         if MACHINES.decode(item).mode is not MachineMode.PARKED:
-            raise ApiError(409, "machine is not parked: its fleetd runs; make it leave by `fleetd leave` there")
+            raise ApiError(409, "machine is not parked: its fleetd is running; run `fleetd leave` there")
         await self._registry.store.revoke(item.lease)
         return Response(204)
 
     async def patch(self, request: Request, _: str) -> Response:
-        """Change metadata. Everything is checked first, then done machine by machine."""
+        """Change metadata: everything is validated first, then written machine by machine."""
         edits = parse_edits(request.body)
         known = await self._registry.known_machines(edits)
         for machine in edits:
             if machine not in known:
                 raise ApiError(
-                    404, f'there is no machine "{machine}", and none is known to have been: its whole id is needed'
+                    404, f'unknown machine "{machine}": give the full id of a machine that is or was in the cluster'
                 )
         for machine, metadata in edits.items():
             try:
@@ -96,5 +96,5 @@ class MachineSet:
             except MalformedRecord:
                 raise
             except ValueError as error:
-                raise ApiError(413, f'metadata of machine "{machine}" cannot be kept: {error}') from error
-        return Response(204, (("Content-Type", schema.JSON_TYPE),))  # as the original: clients look at it
+                raise ApiError(413, f'metadata of machine "{machine}" cannot be stored: {error}') from error
+        return Response(204, (("Content-Type", schema.JSON_TYPE),))  # as CoreOS fleet: its clients check it

@@ -1,7 +1,7 @@
-"""Unit states in version 1: what each machine reports of each unit (reference 4.5).
+"""Unit states in version 1: the state of each unit on each machine.
 
-They are listed by unit, and kept by machine. So whoever wants the first page of all makes fleetd read all; what it has
-read it keeps for the pages that follow, which then cost what they show.
+They are stored by machine and listed by unit, so the first page reads all of them. The listing is kept for a moment,
+for the next pages.
 """
 
 import asyncio
@@ -22,28 +22,28 @@ Report = tuple[str, str, UnitState]  # unit, machine, state
 
 
 def is_gone(state: UnitState) -> bool:
-    """Whether a report only says that the machine has got rid of the unit."""
+    """True if the state only says that the machine has removed the unit."""
     return state.target is TargetState.INACTIVE and not state.runs
 
 
 def describe_state(machine: str, unit: str, state: UnitState) -> schema.UnitState:
-    """The report as version 1 shows it."""
+    """The state as version 1 shows it."""
     return schema.UnitState(unit, state.hash, machine, state.load, state.active, state.sub)
 
 
 def select_states(states: Iterable[tuple[tuple[str, ...], UnitState]], unit: str = "") -> list[Report]:
-    """Reports of units that are there, as (unit, machine, state) in that order; '' for a name means any."""
+    """(unit, machine, state) of what machines have, sorted; `unit` '' means all."""
     found = ((name, machine, state) for (machine, name), state in states if not is_gone(state))
     return sorted((report for report in found if unit in ("", report[0])), key=_key)
 
 
 def _key(report: Report) -> str:
-    """What the reports are listed by: the unit, then the machine. No name holds what parts them, or comes before it."""
+    """The sort key: unit, then machine. No name has a character at or below the newline."""
     return f"{report[0]}\n{report[1]}"
 
 
 class Listing(msgspec.Struct, frozen=True):
-    """Reports in their order, as of one revision of the store."""
+    """Sorted reports, as of one revision of the store."""
 
     reports: list[Report]
     revision: int
@@ -60,7 +60,7 @@ class States:
         self._timer: asyncio.TimerHandle | None = None
 
     async def get_all(self, request: Request, _: str) -> Response:
-        """One page of states, by unit and machine, of one machine or one unit where the query asks for that."""
+        """One page of states by unit and machine, filtered by machineID and unitName."""
         page = parse_page(request, self._token_limit)
         machine, unit = (next(iter(request.query_values(name)), "") for name in ("machineID", "unitName"))
         if machine:
@@ -74,13 +74,13 @@ class States:
         return render_json(schema.UnitStatePage(entities, token))
 
     async def get(self, _: Request, name: str) -> Response:
-        """The state of one unit: where it belongs if it is there, else on the first machine that has it."""
+        """The state of one unit on its assigned machine, else on the first machine that has it."""
         found = (await self._list_unit(name)).reports
         if not found:
             raise ApiError(404, "unit state does not exist")
         _unit, decision = await self._registry.unit_and_decision(name)
-        home = decision.machine if decision else ""
-        unit, machine, state = next((item for item in found if item[1] == home), found[0])
+        assigned = decision.machine if decision else ""
+        unit, machine, state = next((item for item in found if item[1] == assigned), found[0])
         return render_json(describe_state(machine, unit, state))
 
     async def _list_machine(self, machine: str, unit: str) -> Listing:
@@ -93,14 +93,14 @@ class States:
         return Listing(select_states(allocations.items()), machines.revision)
 
     async def _list_all(self, page: Page) -> Listing:
-        """A first page is of what there is now, a later one of what is held, if that is no older than the token."""
+        """All states: the kept listing for a later page, unless the token is newer; else read now."""
         if self._held and not page.is_first and page.revision <= self._held.revision:
             return self._held
         part = await self._registry.read_page(STATES)
         return Listing(select_states(part.records.items()), part.revision)
 
     def _hold(self, listing: Listing | None) -> None:
-        """Keep this for the next page that somebody asks for."""
+        """Keep the listing for the next page, until the timer drops it."""
         if self._timer:
             self._timer.cancel()
         self._held = listing

@@ -1,14 +1,14 @@
-"""Units in version 1: list them, show one, set one (create, replace, start, stop), destroy one (reference 4.4)."""
+"""Units in version 1: list, get, put (create, replace, start, stop), delete."""
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 from fleetd.api import schema
 from fleetd.api.http import ApiError, Request, Response, render_json
-from fleetd.api.operations import NOT_FOUND, UnitBody, UnitOperation, make_wish, parse_put, plan_change
+from fleetd.api.operations import NOT_FOUND, UnitBody, UnitOperation, make_operation, parse_put, plan_change
 from fleetd.api.pagination import parse_page, read_page
 from fleetd.api.quota import Quota
-from fleetd.api.write_batching import Writes
+from fleetd.api.write_batching import WriteBatcher
 from fleetd.model.names import InvalidName, validate_name
 from fleetd.model.placement import Decision
 from fleetd.model.unit import TargetState, Unit, UnitState
@@ -18,44 +18,44 @@ from fleetd.registry.registry import Registry
 from fleetd.scheduler.snapshot import requirements_of
 from fleetd.store.protocol import Conflict
 
-_ATTEMPTS = 5  # at a write that others keep overtaking
+_ATTEMPTS = 5  # at a write that conflicts
 _CACHED_TEXTS = 4096
 
 
 @lru_cache(maxsize=_CACHED_TEXTS)
 def _entity_options(text: str) -> tuple[schema.UnitOption, ...]:
-    """The options of a stored unit file, remembered: the same texts are asked for again and again."""
+    """The options of a stored unit file, cached, because the same texts are listed again and again."""
     try:
         options = parse_unit_file(text)
-    except UnitFileError:  # written by something else than fleet: it hides no other unit, and can be replaced
+    except UnitFileError:  # written past the API: list it anyway, so that it can be replaced
         return ()
     return tuple(schema.UnitOption(option.section, option.name, option.value) for option in options)
 
 
-def current_state(state: UnitState | None) -> TargetState:
-    """What a unit has come to, from what its machine reports of it (None: nothing, or it has no machine)."""
+def published_state(state: UnitState | None) -> TargetState:
+    """The current state of version 1, from the state that the assigned machine reports (None: none)."""
     return state.target if state else TargetState.INACTIVE
 
 
 def describe_unit(unit: Unit, decision: Decision | None, states: Mapping[tuple[str, str], UnitState]) -> schema.Unit:
-    """The unit as version 1 shows it. A global one has no machine, and no current state of its own."""
+    """The unit as version 1 shows it. A global unit has no machine and no current state."""
     machine = decision.machine if decision and not requirements_of(unit.text, unit.name).is_global else ""
     return schema.Unit(
         name=unit.name,
         options=_entity_options(unit.text),
         desired_state=unit.target,
-        current_state=current_state(states.get((machine, unit.name))),
+        current_state=published_state(states.get((machine, unit.name))),
         machine_id=machine,
     )
 
 
 class Units:
-    """The resource. `shadows` says which unit of the machine's own a name would hide ('': none)."""
+    """The resource. `shadows` returns the system unit that a name would hide, '' for none."""
 
     def __init__(self, registry: Registry, token_limit: int, shadows: Callable[[str], str], quota: Quota) -> None:
         self._registry = registry
         self.quota = quota
-        self._writes = Writes(registry)
+        self._writes = WriteBatcher(registry)
         self._token_limit = token_limit
         self._shadows = shadows
 
@@ -85,29 +85,31 @@ class Units:
 
     async def delete(self, _: Request, name: str) -> Response:
         """Destroy a unit."""
-        return Response(await self.carry_out(make_wish(name, UnitBody(), destroy=True)))
+        return Response(await self.carry_out(make_operation(name, UnitBody(), destroy=True)))
 
     async def carry_out(self, operation: UnitOperation) -> int:
-        """Do what is wished of one unit, against what is there; the HTTP status. Raises ApiError."""
+        """Carry out one operation; returns the HTTP status. Raises ApiError."""
         for _ in range(_ATTEMPTS):
             before, _decision = await self._registry.unit_and_decision(operation.name)
             change = plan_change(operation, before, self._shadows)
             if change.after is before:
                 return change.status
             try:
-                async with self.quota.room_for(before, change.after):
+                async with self.quota.admit(before, change.after):
                     await self._writes.write(self._registry.unit_write_set(operation.name, before, change.after))
             except Conflict:
                 continue
             return change.status
-        raise ApiError(409, f'unit "{operation.name}" is being changed by others at the same time: try again')
+        raise ApiError(409, f'unit "{operation.name}" is being changed by other clients at the same time: try again')
 
     async def _create(self, operation: UnitOperation) -> bool:
-        """Write a unit as a new one, which most are that come with their file: one request to the store, not two.
-        False where it is not new, or where something is wrong with it, which is told against what is there."""
+        """Try to create the unit without reading it first, which saves a request to the store.
+
+        False if it exists or is invalid: then `carry_out` reports that against the existing unit.
+        """
         try:
             change = plan_change(operation, None, self._shadows)
-            async with self.quota.room_for(None, change.after):
+            async with self.quota.admit(None, change.after):
                 await self._writes.write(self._registry.unit_write_set(operation.name, None, change.after))
         except (ApiError, Conflict):
             return False

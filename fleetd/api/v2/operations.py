@@ -1,15 +1,23 @@
-"""Wishes of many units in version 2: one request, as few transactions as hold them, and an outcome for each unit.
+"""Operations on many units in version 2: one request, few transactions, one result for each unit.
 
-Each unit is guarded by what was read of it. Where somebody else was quicker with one, those that stood in the same
-transaction are done one by one, as version 1 does them: the trouble of one unit is that unit's own.
+Each unit is compared with what was read of it. If a transaction conflicts, its operations are carried out one by one,
+as version 1 does, so that one unit cannot fail the others.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 
 from fleetd.api import schema
-from fleetd.api.http import ApiError, Request, Response, refusal_of, render_json
-from fleetd.api.operations import Change, UnitBody, UnitOperation, make_wish, parse_restarts, parse_wishes, plan_change
+from fleetd.api.http import ApiError, Request, Response, render_json, to_api_error
+from fleetd.api.operations import (
+    Change,
+    UnitBody,
+    UnitOperation,
+    make_operation,
+    parse_operations,
+    parse_restarts,
+    plan_change,
+)
 from fleetd.api.v1.units import Units
 from fleetd.registry.records import UNITS, MalformedRecord
 from fleetd.registry.registry import Registry
@@ -17,8 +25,8 @@ from fleetd.registry.transactions import cut_into_transactions
 from fleetd.store.protocol import Conflict, Unavailable
 
 
-class Batches:
-    """The resource. `shadows` says which unit of the machine's own a name would hide ('': none)."""
+class Operations:
+    """The resource. `shadows` returns the system unit that a name would hide, '' for none."""
 
     def __init__(self, registry: Registry, units: Units, shadows: Callable[[str], str]) -> None:
         self._registry = registry
@@ -26,43 +34,43 @@ class Batches:
         self._shadows = shadows
 
     async def post(self, request: Request, _: str) -> Response:
-        """Carry out what is wished of each unit, and say of each what came of it."""
+        """Carry out the operations; one result for each unit."""
         results: dict[str, schema.Result] = {}
         operations: dict[str, UnitOperation | None] = {}
-        for body in parse_wishes(request):
-            with _noting(body.name, results):
+        for body in parse_operations(request):
+            with _recording(body.name, results):
                 operations[body.name] = None
-                operations[body.name] = make_wish(body.name, body, only_new=body.only_new, destroy=body.destroy)
+                operations[body.name] = make_operation(body.name, body, only_new=body.only_new, destroy=body.destroy)
         return await self._carry_out(operations, results)
 
     async def restart(self, request: Request, _: str) -> Response:
-        """Have each unit started anew wherever it runs, and say of each what came of it."""
+        """Restart each unit wherever it runs; one result for each unit."""
         results: dict[str, schema.Result] = {}
         operations: dict[str, UnitOperation | None] = {}
         for name in parse_restarts(request):
-            with _noting(name, results):
+            with _recording(name, results):
                 operations[name] = None
-                operations[name] = make_wish(name, UnitBody(), restart=True)
+                operations[name] = make_operation(name, UnitBody(), restart=True)
         return await self._carry_out(operations, results)
 
     async def _carry_out(
         self, operations: Mapping[str, UnitOperation | None], results: dict[str, schema.Result]
     ) -> Response:
-        """Do what is wished, by unit (None: what was refused already); the answer, in that order."""
+        """Carry out the operations by unit (None: refused already); the response, in the same order."""
         found = await self._registry.get_many(UNITS, [(name,) for name, operation in operations.items() if operation])
         changes = []
         async with AsyncExitStack() as claims:
             for name, operation in operations.items():
-                with _noting(name, results):
+                with _recording(name, results):
                     if operation:
                         change = plan_change(operation, found.get((name,)), self._shadows)
-                        await claims.enter_async_context(self._units.quota.room_for(change.before, change.after))
+                        await claims.enter_async_context(self._units.quota.admit(change.before, change.after))
                         changes.append(change)
             await self._apply(changes, results)
         return render_json(schema.Results(tuple(results[name] for name in operations)))
 
     async def _apply(self, changes: Sequence[Change], results: dict[str, schema.Result]) -> None:
-        """Write the changes. Once the store gives no answer, no more is asked of it: each would wait for it in vain."""
+        """Write the changes. Once the store is unavailable the rest fails at once, without a timeout each."""
         results |= {each.operation.name: schema.Result(each.operation.name, each.status) for each in changes}
         left = [each for each in changes if each.after is not each.before]
         steps = (self._registry.unit_write_set(each.operation.name, each.before, each.after) for each in left)
@@ -73,7 +81,7 @@ class Batches:
             except Conflict:
                 results |= {each.operation.name: await self._apply_singly(each.operation) for each in part}
             except Unavailable as error:
-                refusal = refusal_of(error)
+                refusal = to_api_error(error)
                 results |= {each.operation.name: _refused(each.operation.name, refusal) for each in (*part, *left)}
                 return
 
@@ -81,12 +89,12 @@ class Batches:
         try:
             return schema.Result(operation.name, await self._units.carry_out(operation))
         except (ApiError, MalformedRecord, Unavailable) as error:
-            return _refused(operation.name, refusal_of(error))
+            return _refused(operation.name, to_api_error(error))
 
 
 @contextmanager
-def _noting(name: str, results: dict[str, schema.Result]) -> Iterator[None]:
-    """Make a refusal the outcome of this unit alone."""
+def _recording(name: str, results: dict[str, schema.Result]) -> Iterator[None]:
+    """Record an ApiError as the result of this unit."""
     try:
         yield
     except ApiError as refusal:

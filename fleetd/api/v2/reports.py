@@ -1,4 +1,4 @@
-"""Units in version 2: what was asked, what was decided and why, and how each copy stands on its machine."""
+"""Unit reports in version 2: target, decision and its reason, and the state of each allocation."""
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -20,8 +20,8 @@ from fleetd.scheduler.snapshot import requirements_of
 _hash = lru_cache(maxsize=4096)(hash_unit_file)
 
 
-class Seen(msgspec.Struct, frozen=True):
-    """What the store holds about units and the machines they are on, as the registry reads it."""
+class ReportData(msgspec.Struct, frozen=True):
+    """The records that reports are made of."""
 
     units: dict[str, Unit]
     decisions: dict[str, Decision]
@@ -30,10 +30,10 @@ class Seen(msgspec.Struct, frozen=True):
     placements: dict[tuple[str, str], Placement]
 
 
-def describe_allocation(seen: Seen, machine: str, unit: str, state: UnitState) -> schema.AllocationReport:
-    """How a unit stands on one machine."""
-    known = seen.machines.get(machine)
-    placement = seen.placements.get((machine, unit))
+def describe_allocation(data: ReportData, machine: str, unit: str, state: UnitState) -> schema.AllocationReport:
+    """The state of a unit on one machine."""
+    known = data.machines.get(machine)
+    placement = data.placements.get((machine, unit))
     return schema.AllocationReport(
         machine=machine,
         address=known.address if known else "",
@@ -45,7 +45,7 @@ def describe_allocation(seen: Seen, machine: str, unit: str, state: UnitState) -
         generation=state.generation,
         completed=state.completed,
         superseded=bool(placement and placement.superseded),
-        orphaned=unit not in seen.units,
+        orphaned=unit not in data.units,
         error=state.error,
         result=state.result,
         note=state.note,
@@ -56,7 +56,7 @@ def describe_allocation(seen: Seen, machine: str, unit: str, state: UnitState) -
 def describe_unit(
     unit: Unit | None, name: str, decision: Decision | None, allocations: tuple[schema.AllocationReport, ...]
 ) -> schema.UnitReport:
-    """A unit, or (None) copies of one that the cluster does not know (any more), and what is said of them."""
+    """The report on a unit, or (None) on what machines still have of a unit that does not exist."""
     if unit is None:
         found = decision.reason if decision else None
         return schema.UnitReport(
@@ -98,22 +98,22 @@ def _describe_rejection(count: RejectionCount) -> schema.RejectionCount:
     return schema.RejectionCount(found.kind, render_rejection(found), count.machines, found.subject)
 
 
-def plan_reports(seen: Seen) -> tuple[schema.UnitReport, ...]:
-    """A report on everything that is a unit or has copies, in order of name."""
+def make_reports(data: ReportData) -> tuple[schema.UnitReport, ...]:
+    """Reports on everything that is a unit or has an allocation, by name."""
     allocations: dict[str, list[schema.AllocationReport]] = {}
-    for (machine, name), state in sorted(seen.states.items(), key=lambda item: item[0]):
-        if not is_gone(state) or (state.error and name in seen.units):
-            allocations.setdefault(name, []).append(describe_allocation(seen, machine, name, state))
+    for (machine, name), state in sorted(data.states.items(), key=lambda item: item[0]):
+        if not is_gone(state) or (state.error and name in data.units):
+            allocations.setdefault(name, []).append(describe_allocation(data, machine, name, state))
     return tuple(
-        describe_unit(seen.units.get(name), name, seen.decisions.get(name), tuple(allocations.get(name, ())))
-        for name in sorted({**seen.units, **allocations})
+        describe_unit(data.units.get(name), name, data.decisions.get(name), tuple(allocations.get(name, ())))
+        for name in sorted({**data.units, **allocations})
     )
 
 
 def find_strays(
     decisions: Mapping[str, Decision], states: Mapping[tuple[str, str], UnitState]
 ) -> list[tuple[str, str]]:
-    """The copies that are on another machine than their unit is (global ones are on many, and at home on all)."""
+    """(machine, unit) of allocations of non-global units on other machines than the assigned one."""
     return [
         (machine, name)
         for machine, name in states
@@ -128,12 +128,12 @@ class Reports:
         self._registry = registry
 
     async def get_all(self, request: Request, _: str) -> Response:
-        """A report on each unit that the query names, or on all."""
+        """Reports on the units that the query names, or on all."""
         names = request.query_values("name")
         return await self._report(names) if names else await self._report_all()
 
     async def post(self, request: Request, _: str) -> Response:
-        """The same on each unit that the body names: a URL cannot name many."""
+        """Reports on the units that the body names, which may be more than fit in a URL."""
         return await self._report(parse_json(request.body, schema.ReportRequest).names)
 
     async def _report(self, asked: Sequence[str]) -> Response:
@@ -157,9 +157,9 @@ class Reports:
         machines: dict[str, Machine],
         states: dict[tuple[str, str], UnitState],
     ) -> Response:
-        # Only the placement of a copy that is elsewhere can say that it retires.
+        # Only placements of strays are read: only they can be superseded.
         strays = find_strays(decisions, states)
         placements = {
             (key[0], key[1]): order for key, order in (await self._registry.get_many(PLACEMENTS, strays)).items()
         }
-        return render_json(schema.UnitReports(plan_reports(Seen(units, decisions, machines, states, placements))))
+        return render_json(schema.UnitReports(make_reports(ReportData(units, decisions, machines, states, placements))))

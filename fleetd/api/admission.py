@@ -1,0 +1,116 @@
+"""Bounds on what all clients of the API take together: connections, and bytes of requests and responses.
+
+A client that keeps fleetd waiting (for its request, for its body, to read the response) has the weakest claim: at the
+limit, the connection that has been idle longest is closed. Listings of everything run a few at a time.
+"""
+
+import asyncio
+from collections.abc import Callable, Hashable
+from contextvars import ContextVar, Token
+
+from fleetd.api.http import ApiError
+
+MAX_CONNECTIONS = 1024
+MAX_BYTES = 64 * 1024 * 1024
+MAX_LISTINGS = 2  # at once: their size is unknown before they have been read
+OVERLOADED = "other clients' requests and responses use all the memory that fleetd allows for them: try again later"
+RETRY_SOON = (("Retry-After", "1"),)
+
+
+class ConnectionLimiter:
+    """All connections at once, each known by the key that its owner gives it."""
+
+    def __init__(self, max_connections: int = MAX_CONNECTIONS, max_bytes: int = MAX_BYTES) -> None:
+        self.max_connections = max_connections
+        self.max_bytes = max_bytes
+        self.reserved = 0  # bytes, for all requests
+        self.listing_slots = asyncio.Semaphore(MAX_LISTINGS)
+        self._idle: dict[Hashable, Callable[[], None]] = {}  # connection → how to close it; longest idle first
+        self._busy: dict[Hashable, Callable[[], None]] = {}
+
+    def add(self, connection: Hashable, close: Callable[[], None]) -> bool:
+        """Admit a new, idle connection; False if that closed the one that has been idle longest, maybe this one."""
+        self._idle[connection] = close
+        if len(self._idle) + len(self._busy) <= self.max_connections:
+            return True
+        longest = next(iter(self._idle))
+        self._idle.pop(longest)()
+        return False
+
+    def remove(self, connection: Hashable) -> None:
+        """Forget a connection that has ended."""
+        self._idle.pop(connection, None)
+        self._busy.pop(connection, None)
+
+    def mark_busy(self, connection: Hashable) -> None:
+        """The whole request has arrived: the client waits for fleetd."""
+        if connection in self._idle:
+            self._busy[connection] = self._idle.pop(connection)
+
+    def mark_idle(self, connection: Hashable) -> None:
+        """fleetd waits for the client to read the response and to send the next request."""
+        if connection in self._busy:
+            self._idle[connection] = self._busy.pop(connection)
+
+    def open_budget(self) -> "RequestBudget":
+        """The budget of one request, nothing reserved yet."""
+        return RequestBudget(self)
+
+
+class RequestBudget:
+    """The bytes reserved for one request, released at the latest at the end of its `with` block."""
+
+    def __init__(self, limiter: ConnectionLimiter) -> None:
+        self._limiter = limiter
+        self._reserved = 0
+        self._token: Token[RequestBudget | None] | None = None
+        self._has_slot = False
+
+    def __enter__(self) -> "RequestBudget":
+        self._token = _current.set(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._token is not None:
+            _current.reset(self._token)
+        self.release()
+
+    def reserve(self, size: int) -> bool:
+        """Reserve this many more bytes; False if they do not fit beside those of other requests."""
+        others = self._limiter.reserved - self._reserved
+        if others and self._limiter.reserved + size > self._limiter.max_bytes:
+            return False
+        self._limiter.reserved += size
+        self._reserved += size
+        return True
+
+    async def wait_for_slot(self) -> None:
+        """Become one of the few requests that may list everything, until `release`."""
+        if not self._has_slot:
+            await self._limiter.listing_slots.acquire()
+            self._has_slot = True
+
+    def release(self) -> None:
+        """Give back the bytes and the slot."""
+        if self._has_slot:
+            self._limiter.listing_slots.release()
+            self._has_slot = False
+        self._limiter.reserved -= self._reserved
+        self._reserved = 0
+
+
+_current: ContextVar[RequestBudget | None] = ContextVar("budget", default=None)
+
+
+async def wait_for_listing_slot() -> None:
+    """Wait until the current request may list everything."""
+    budget = _current.get()
+    if budget is not None:
+        await budget.wait_for_slot()
+
+
+def reserve_read(size: int) -> None:
+    """Reserve bytes that were read from the store for the current request. Raises ApiError if there is no room."""
+    budget = _current.get()
+    if budget is not None and not budget.reserve(size):
+        raise ApiError(503, OVERLOADED, RETRY_SOON)
