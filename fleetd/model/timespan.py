@@ -1,10 +1,8 @@
-"""Spans and moments of time as people write and read them: spans as in systemd.time(7), moments in UTC.
-
-Text ↔ numbers, nothing else: what time it is, nobody here knows.
-"""
+"""Time spans (systemd.time(7)) as text and in seconds, and points in time as text in UTC."""
 
 import math
 import re
+from datetime import datetime, timedelta
 
 LONGEST_S = 10 * 365 * 24 * 3600.0
 _UNITS = (
@@ -20,13 +18,15 @@ _UNITS = (
     (365.25 * 86400.0, "y", "year", "years"),
 )
 _SECONDS = {word: seconds for seconds, *words in _UNITS for word in words} | {"": 1.0}
+_EPOCH = datetime(1970, 1, 1)
+_LAST_S = (datetime.max - _EPOCH) // timedelta(seconds=1)
 _PART = re.compile(r"[ \t]*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)[ \t]*([A-Za-zµμ]*)[ \t]*")
 
 
 def parse_time_span(text: str) -> float:
-    """Seconds: numbers with units, as in `1h 30min`; a number alone is seconds; math.inf for `infinity`.
+    """Return seconds for numbers with units, as in `1h 30min`; a number alone is seconds, `infinity` is math.inf.
 
-    Raises ValueError, which says what would do.
+    Raises ValueError, whose message shows a valid time span.
     """
     if text == "infinity":
         return math.inf
@@ -44,16 +44,5 @@ def parse_time_span(text: str) -> float:
 
 
 def render_moment(unix_s: float) -> str:
-    """The date and time of day, to the second, of a moment in Unix time."""
-    days, seconds = divmod(int(unix_s), 86400)
-    # Years are counted from March, so that the day which not every year has is the last of one; and in the 400 years
-    # after which the calendar repeats itself.
-    era, day = divmod(days + 719468, 146097)
-    year = (day - day // 1460 + day // 36524 - day // 146096) // 365
-    day -= 365 * year + year // 4 - year // 100
-    month = (5 * day + 2) // 153
-    day -= (153 * month + 2) // 5
-    year += 400 * era + (month >= 10)
-    month += 3 if month < 10 else -9
-    clock = f"{seconds // 3600:02}:{seconds % 3600 // 60:02}:{seconds % 60:02}"
-    return f"{year:04}-{month:02}-{day + 1:02} {clock} UTC"
+    """Return date and time of day of a Unix time, to the second, in UTC; the last of the calendar for any later one."""
+    return f"{_EPOCH + timedelta(seconds=int(min(unix_s, _LAST_S))):%Y-%m-%d %H:%M:%S} UTC"

@@ -1,4 +1,4 @@
-"""What fleetd tells systemd about itself (sd_notify), and how often systemd wants to hear from it."""
+"""Messages to systemd about this process (sd_notify(3)), and the interval of its watchdog."""
 
 import os
 import socket
@@ -10,18 +10,13 @@ STOPPING = "STOPPING=1"
 WATCHDOG = "WATCHDOG=1"
 
 
-def status(text: str) -> str:
-    """What `systemctl status` shows."""
-    return "STATUS=" + text.replace("\n", " ")
-
-
 def reloading() -> str:
-    """That a reload has begun; READY ends it."""
+    """Return the message that a reload has begun; READY ends it."""
     return f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}"
 
 
 def notify(*assignments: str, environ: Mapping[str, str] = os.environ) -> bool:
-    """Tell systemd; whether somebody listens. A manager that cannot be reached is no reason for a daemon to fail."""
+    """Send these assignments to systemd. Returns False if it does not listen, which is no error."""
     path = environ.get("NOTIFY_SOCKET", "")
     if not path:
         return False
@@ -34,7 +29,7 @@ def notify(*assignments: str, environ: Mapping[str, str] = os.environ) -> bool:
 
 
 def watchdog_interval_s(environ: Mapping[str, str] = os.environ, pid: int | None = None) -> float:
-    """How often to send WATCHDOG, in seconds: half of what systemd allows. 0 where it does not watch."""
+    """Return how often to send WATCHDOG, in seconds: half of WatchdogSec=. 0 if systemd does not watch."""
     if environ.get("WATCHDOG_PID", str(pid or os.getpid())) != str(pid or os.getpid()):
         return 0.0
     allowed_us = environ.get("WATCHDOG_USEC", "")

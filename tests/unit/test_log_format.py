@@ -122,8 +122,8 @@ def test_systemd_is_told_line_by_line(tmp_path: Path, abstract: bool) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind("\0" + path if abstract else path)
         environ = {"NOTIFY_SOCKET": "@" + path if abstract else path}
-        assert sdnotify.notify(sdnotify.READY, sdnotify.status("2 units\nrun"), environ=environ)
-        assert systemd.recv(100) == b"READY=1\nSTATUS=2 units run"
+        assert sdnotify.notify(sdnotify.READY, sdnotify.WATCHDOG, environ=environ)
+        assert systemd.recv(100) == b"READY=1\nWATCHDOG=1"
         assert sdnotify.notify(sdnotify.reloading(), environ=environ)
         told, stamp = systemd.recv(100).split(b"\nMONOTONIC_USEC=")
         assert (told, stamp.isdigit()) == (b"RELOADING=1", True)

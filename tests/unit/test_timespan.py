@@ -55,3 +55,7 @@ def test_a_span_beyond_ten_years_is_refused(text: str) -> None:
 @given(st.integers(0, 4_000_000_000))
 def test_a_moment_is_written_as_every_calendar_does(unix_s: int) -> None:
     assert render_moment(unix_s) == time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(unix_s))
+
+
+def test_a_moment_beyond_the_calendar_is_its_last() -> None:
+    assert render_moment(1e300) == render_moment(math.inf) == "9999-12-31 23:59:59 UTC"
