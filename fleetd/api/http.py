@@ -6,7 +6,7 @@ import msgspec
 
 from fleetd.api.schema import JSON_TYPE, ErrorDetail, ErrorEntity
 from fleetd.model.decoding import UNREADABLE
-from fleetd.registry.records import MalformedRecord
+from fleetd.registry.records import MalformedRecord, NewerRecord
 from fleetd.store.protocol import Unavailable
 
 MAX_BODY_BYTES = 2 * 1024 * 1024
@@ -78,6 +78,8 @@ def to_api_error(error: ApiError | MalformedRecord | Unavailable) -> ApiError:
     """The error as the client sees it."""
     if isinstance(error, Unavailable):
         return ApiError(503, f"{NO_STORE}: {error}")
+    if isinstance(error, NewerRecord):
+        return ApiError(500, str(error))
     if isinstance(error, MalformedRecord):
         return ApiError(500, f"{error}; repair or delete this key in the store")
     return error

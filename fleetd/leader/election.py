@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable
 from contextlib import suppress
 
+from fleetd.aio import Backoff
 from fleetd.leader.term import HeartbeatSource, Offload, Term, TermSettings
 from fleetd.membership.store_epoch import StoreEpoch
 from fleetd.registry.records import LEADER, Leader, encode
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 
 MIN_LEADER_TTL_S = 2.0  # etcd grants no shorter lease
 RETRY_S = 1.0
+NEWER_RECORD_S = 60.0  # before it campaigns again, after a record that it cannot read because it is older
+LONGEST_NEWER_RECORD_S = 3600.0
 CANDIDACY_S = 0.3  # over which candidates spread when the leader is gone
 
 
@@ -78,6 +81,7 @@ class Election:
 
     async def run(self) -> None:
         """Campaign and lead until cancelled. A store that does not answer is waited for."""
+        newer = Backoff(NEWER_RECORD_S, LONGEST_NEWER_RECORD_S)
         while True:
             try:
                 lease, guards = await self._campaign()
@@ -93,6 +97,8 @@ class Election:
                 self.term = None
                 await self._give_up(lease)
             log.info("leads no longer")
+            if term.met_newer_record:  # let a fleetd that can read it lead
+                await asyncio.sleep(newer.next_s())
             if term.fall is not None:
                 await self._history.tell_of_fall(*term.fall)
 

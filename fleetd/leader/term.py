@@ -9,7 +9,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
 from itertools import chain
 from typing import Any, Protocol
 
@@ -23,7 +22,7 @@ from fleetd.model.ordered import Names
 from fleetd.model.placement import Decision
 from fleetd.model.reason import render, render_rejection
 from fleetd.model.unit import UnitState
-from fleetd.registry.records import DECISIONS, LEADER, MACHINES, MalformedRecord
+from fleetd.registry.records import DECISIONS, LEADER, MACHINES, MalformedRecord, NewerRecord
 from fleetd.registry.registry import Registry, drain
 from fleetd.registry.transactions import WriteSet, cut_into_transactions
 from fleetd.scheduler.failover import FailoverPolicy, MachineLoss
@@ -103,6 +102,7 @@ class Term:
         self.guards = guards
         self.since_s = settings.unix_now()
         self.snapshot = Snapshot()
+        self.met_newer_record = False  # a later fleetd has written what this one cannot read
         self.fall: tuple[int, int] | None = None  # from which revision to which the store was seen to fall
         self._is_over = False
         self.trouble = ""  # why the cluster cannot be read, for a person
@@ -263,9 +263,13 @@ class Term:
         return True
 
     def _apply(self, snapshot: Snapshot, key: str, item: Any, revision: int) -> None:
-        """Take one key into a view, and note which units it concerns. One that cannot be read counts as absent."""
+        """Apply one key to a snapshot, and note which units it affects. A malformed record counts as deleted. A record
+        of a later fleetd ends the term: whoever cannot read it must not plan."""
         try:
             change = self.registry.change(key, item, revision)
+        except NewerRecord as error:
+            self.met_newer_record = True
+            raise LeadershipLost(str(error)) from error
         except MalformedRecord as error:
             log.error("%s", error)
             change = self.registry.change(key, None, revision)
@@ -402,10 +406,21 @@ class Term:
             keys = {self.registry.key(MACHINES, machine): machine for machine in some}
             gone |= {machine: Unchanged(key, 0) for key, machine in keys.items()}
             for item in (await self.store.get_many(list(keys))).items:
-                with suppress(MalformedRecord):
-                    raise Conflict(f"machine {MACHINES.decode(item).id} was taken for dead, and is back")
+                if self._is_machine(item):
+                    raise Conflict(f"machine {keys[item.key]} was taken for dead, and is back")
                 gone[keys[item.key]] = Unchanged(item.key, item.mod_revision)
         return gone
+
+    @staticmethod
+    def _is_machine(item: KeyValue) -> bool:
+        """True for the record of a machine, even one that only a later fleetd can read."""
+        try:
+            MACHINES.decode(item)
+        except NewerRecord:
+            return True
+        except MalformedRecord:
+            return False
+        return True
 
     async def _check_office(self) -> None:
         """After a transaction that failed or whose fate is unknown: do we lead still? Raises Deposed."""

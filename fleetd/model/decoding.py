@@ -12,3 +12,8 @@ UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 # Revisions, generations and counts. A larger number could be read, but neither written again nor given to etcd.
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+# The format of stored records, raised by a change that an older fleetd would misread. Their structs have it as tag, so
+# that each is stored with it and decoding checks it; a value without one is of format 1. A record of a later format
+# cannot be read, and must be neither deleted nor overwritten.
+FORMAT = 1

@@ -8,6 +8,8 @@ from enum import StrEnum
 import msgspec
 from msgspec import structs
 
+from fleetd.model.decoding import FORMAT
+
 SHORT_ID_LENGTH = 8
 _HOST_NAME = re.compile(r"[A-Za-z0-9._][A-Za-z0-9._-]{0,252}", re.ASCII)
 _IPV6 = re.compile(r"([0-9A-Fa-f:.]+)(?:%[A-Za-z0-9._-]{1,15})?", re.ASCII)  # with the zone of a link-local one
@@ -33,7 +35,7 @@ class MachineMode(StrEnum):
     PARKED = "parked"  # its fleetd was stopped: its units stay where they are, and it takes no new ones
 
 
-class Machine(msgspec.Struct, frozen=True, omit_defaults=True):
+class Machine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format", tag=FORMAT):
     """One machine. Stored, without its id, under `machines/<id>`, on the machine's lease.
 
     `session` names one run of its fleetd. `address` is one that passes is_address, or '' for none. `metadata` is the
@@ -58,7 +60,7 @@ class Machine(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.id[:SHORT_ID_LENGTH]
 
 
-class MachineSettings(msgspec.Struct, frozen=True, omit_defaults=True):
+class MachineSettings(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format", tag=FORMAT):
     """What people set on a machine through the API. Stored under `settings/<machine>`, for ever.
 
     `metadata` maps a key to its value; an empty value hides a configured key (reference 4.6).

@@ -5,12 +5,12 @@ Only the values. How they come about is planner.py's matter, what a machine make
 
 import msgspec
 
-from fleetd.model.decoding import Count
+from fleetd.model.decoding import FORMAT, Count
 from fleetd.model.reason import Reason, RejectionCount
 from fleetd.model.unit import TargetState
 
 
-class Placement(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+class Placement(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_field="format", tag=FORMAT):
     """An order to one machine about one unit. Stored under `placements/<machine>/<unit>`; all that an agent needs.
 
     `generation` is that of the unit whose wish this carries out. `target` inactive means withdrawn: stop the unit,
@@ -53,7 +53,7 @@ class Placement(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         return not self.superseded and self.target is not TargetState.INACTIVE
 
 
-class Decision(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+class Decision(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_field="format", tag=FORMAT):
     """Where a unit is and since when, or why it is nowhere. Stored under `decisions/<unit>`.
 
     `generation` is that of the unit when this was decided. `machine` is '' for a unit that is not placed, and for a

@@ -6,8 +6,10 @@ size a cluster has no leader any more. So what would make it larger is refused b
 
 import msgspec
 
+from fleetd.model.decoding import FORMAT
 
-class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
+
+class Usage(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format", tag=FORMAT):
     """What a cluster holds, or is allowed to, or is to grow by. Stored by the leader under `usage`."""
 
     units: int = 0

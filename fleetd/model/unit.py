@@ -4,7 +4,7 @@ from enum import StrEnum
 
 import msgspec
 
-from fleetd.model.decoding import Count
+from fleetd.model.decoding import FORMAT, Count
 
 
 class TargetState(StrEnum):
@@ -15,7 +15,7 @@ class TargetState(StrEnum):
     LAUNCHED = "launched"
 
 
-class Unit(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+class Unit(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_field="format", tag=FORMAT):
     """One unit as a person handed it to the cluster. Stored under `units/<name>`.
 
     `text` is the rendered unit file. `generation` tells one wish of a person from the next (submit, start, stop,
@@ -34,7 +34,7 @@ class Unit(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 AT_REST = ("", "inactive", "failed")  # systemd's active states in which no process of a unit exists
 
 
-class UnitState(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+class UnitState(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_field="format", tag=FORMAT):
     """What one machine reports of one unit. Stored under `states/<machine>/<unit>`, on the machine's lease.
 
     `load`, `active`, `sub` are systemd's own words. `hash` is of the content that this machine holds ('' when it holds

@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from fleetd.model.decoding import UNREADABLE
+from fleetd.model.decoding import FORMAT, UNREADABLE
 from fleetd.model.machine import Machine, MachineSettings, is_address
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.quota import Usage
@@ -19,14 +19,14 @@ DEFAULT_PREFIX = "/fleet/"
 Names = tuple[str, ...]  # what follows the kind in a key
 
 
-class Leader(msgspec.Struct, frozen=True):
+class Leader(msgspec.Struct, frozen=True, tag_field="format", tag=FORMAT):
     """The leading machine. `term` is a unique id: revisions repeat after a restore, it does not."""
 
     machine: str
     term: str
 
 
-class Synced(msgspec.Struct, frozen=True):
+class Synced(msgspec.Struct, frozen=True, tag_field="format", tag=FORMAT):
     """The session of a machine that the leader has planned for."""
 
     session: str
@@ -39,6 +39,23 @@ R_co = TypeVar("R_co", bound=Record, covariant=True)
 
 class MalformedRecord(ValueError):
     """A value in the store that is no record of its key's kind. The message names the key and the cause."""
+
+
+class NewerRecord(MalformedRecord):
+    """A record of a format that a later version of fleetd wrote. Whoever meets it leaves it as it is."""
+
+
+class _Formatted(msgspec.Struct):
+    """What the records of every format have in common."""
+
+    format: int = 1
+
+
+def _is_newer(value: bytes) -> bool:
+    try:
+        return msgspec.json.decode(value, type=_Formatted).format > FORMAT
+    except UNREADABLE:
+        return False
 
 
 class Kind(Generic[R_co]):
@@ -69,10 +86,15 @@ class Kind(Generic[R_co]):
         return f"<Kind {self.name}>"
 
     def decode(self, item: KeyValue, names: Names | None = None) -> R_co:
-        """The record that the item holds. `names` are those of its key, if they are known. Raises MalformedRecord."""
+        """The record that the item holds. `names` are those of its key, if they are known. Raises MalformedRecord, and
+        NewerRecord for a record that a later version of fleetd wrote."""
         try:
             record = self._decode(item.value)
         except UNREADABLE as error:
+            if _is_newer(item.value):
+                raise NewerRecord(
+                    f"{item.key} was written by a later version of fleetd, and is left as it is: update fleetd here"
+                ) from error
             raise MalformedRecord(f"{item.key} holds no {self.name} record: {error}") from error
         if names is None:
             names = tuple(item.key.rsplit("/", self.name_count)[1:])
