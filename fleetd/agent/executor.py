@@ -47,7 +47,7 @@ class Executor:
         self._stops: dict[str, None] = {}  # units that fleetd stopped, and has not started since
         self._changed_files: dict[str, None] = {}  # units whose files changed since the last reload check
         self.hashes: dict[str, str] = {}
-        self.obstacles: dict[str, str] = {}  # unit → why its file cannot be written (NameTaken)
+        self._taken: dict[str, NameTaken] = {}  # units whose file cannot be written for this
 
     def forget_files(self) -> None:
         """Have the files read again: they may not be as fleetd left them."""
@@ -61,11 +61,12 @@ class Executor:
             self._links.read(texts)
             self._files_are_known = True
 
-    def obstacle(self, status: UnitStatus) -> str:
-        """Return why this unit's file could not be written, or ''; forgotten once systemd has no unit of this name."""
+    def name_taken(self, status: UnitStatus) -> NameTaken | None:
+        """Return the error if the unit's file could not be written because the machine has a unit of this name. It is
+        forgotten once systemd has no such unit any more."""
         if status.load == "not-found":
-            self.obstacles.pop(status.name, None)
-        return self.obstacles.get(status.name, "")
+            self._taken.pop(status.name, None)
+        return self._taken.get(status.name)
 
     def stop_progress(self, status: UnitStatus) -> StopProgress:
         """Return how far the stop is that fleetd asked for."""
@@ -214,7 +215,7 @@ class Executor:
         for name, text in files.items():
             failure = failures.get(name)
             if isinstance(failure, NameTaken):
-                self.obstacles[name] = failure.obstacle
+                self._taken[name] = failure
             if failure:
                 self._fail("write", name, failure)
             else:

@@ -10,7 +10,7 @@ from fleetd.agent.backoff import UnitBackoff
 from fleetd.agent.desired_state import DesiredState
 from fleetd.agent.executor import Executor
 from fleetd.agent.ledger import Ledger
-from fleetd.model.admission import refuse_names
+from fleetd.model.admission import own_unit, refuse_names
 from fleetd.model.unit import TargetState
 from fleetd.model.unitfile import UnitFileError, parse_unit_file
 from fleetd.reconciler.observed import CANCELED, NEVER_RAN, LastRun, Observed, needs_last_run, needs_text
@@ -86,9 +86,8 @@ class Observer:
 
     def _find_refusal(self, name: str, status: UnitStatus) -> tuple[str, str]:
         """Return why this machine takes no unit of this name and content, in full and in short (Observed.obstacle)."""
-        taken = self._executor.obstacle(status)
-        if taken:
-            return self._backoff.error(name) or f"{name}: this machine {taken}; choose another name", taken
+        if taken := self._executor.name_taken(status):
+            return str(taken), taken.obstacle
         text = self._desired.placements[name].text
         try:
             options = parse_unit_file(text) if "[Install]" in text else ()
@@ -98,7 +97,7 @@ class Observer:
         refusal = refuse_names(name, options, lambda each: own if each == name else self._systemd.shadows(each))
         if not refusal:
             return "", ""
-        return refusal, f"has its own {own}" if own else NO_SUCH_UNIT
+        return refusal, own_unit(own) if own else NO_SUCH_UNIT
 
     def _find_missing_template(self, name: str) -> str:
         """Return the template that a socket with Accept=yes needs, if neither the cluster nor the machine has it."""

@@ -18,6 +18,16 @@ def shadows_nothing(_: str) -> str:
     return ""
 
 
+def name_taken(name: str, owner: str) -> str:
+    """Return the refusal of a name that a unit of the machine's own has, from the file `owner`."""
+    return f'unit "{name}" would hide {owner}, a unit of the system: choose another name'
+
+
+def own_unit(path: str) -> str:
+    """Return the same in short, after the machine's name."""
+    return f"has its own {path}"
+
+
 def refuse_name(name: str, shadows: Shadows = shadows_nothing) -> str:
     """Why a new unit may not be called so, or ''."""
     try:
@@ -29,7 +39,7 @@ def refuse_name(name: str, shadows: Shadows = shadows_nothing) -> str:
     if is_reserved(name):
         return f'unit name "{name}" is reserved for what runs the machine itself: choose another one'
     if path := shadows(name):
-        return f'unit "{name}" would hide {path}, a unit of the system: choose another name'
+        return name_taken(name, path)
     return ""
 
 

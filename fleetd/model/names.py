@@ -12,6 +12,7 @@ MAX_NAME_BYTES = 256
 TEMPLATE_TYPES = frozenset({"path", "service", "socket", "target", "timer"})
 UNIT_TYPES = TEMPLATE_TYPES | {"automount", "busname", "device", "mount", "scope", "slice", "snapshot", "swap"}
 DEFAULT_SUFFIX = ".service"
+SYSTEMD_MAX_NAME_LENGTH = 255
 
 # What a machine needs to run fleet itself. No unit of the cluster may take these names.
 RESERVED = ("fleet.", "fleet-park.", "dbus.", "systemd-")
@@ -74,6 +75,19 @@ def validate_name(name: str) -> None:
         raise InvalidName(f"invalid character '{visible(foreign[0])}' in unit name")
     if stem.startswith("@"):
         raise InvalidName('unit name cannot start in "@"')
+
+
+def is_systemd_name(name: str) -> bool:
+    """True if systemd accepts this name for a unit or a template. fleet accepts some more (validate_name)."""
+    stem, _, suffix = name.rpartition(".")
+    has_type = suffix in UNIT_TYPES and suffix not in ("busname", "snapshot")
+    has_stem = stem != "" and not stem.startswith("@") and not _FOREIGN_CHARACTER.search(stem)
+    return len(name) <= SYSTEMD_MAX_NAME_LENGTH and has_type and has_stem
+
+
+def is_loadable(name: str) -> bool:
+    """True if systemd can load a unit of this name; a template it cannot load without an instance."""
+    return is_systemd_name(name) and not is_template(name)
 
 
 def visible(text: str) -> str:

@@ -1,1 +1,1 @@
-"""The machine's service manager: one small protocol, the real systemd behind it, and a simulated one beside it."""
+"""The machine's service manager: the interface, and systemd over D-Bus behind it."""

@@ -1,7 +1,7 @@
-"""The connection to the bus on which systemd is: bounded calls, and a lost bus found again.
+"""The connection to systemd's bus: calls with limits, and automatic reconnection.
 
-This is the only module that knows a D-Bus library. Both that there are share the low-level interface used here:
-dbus-next, and its maintained and quicker fork dbus-fast. What is asked of systemd is dbus.py's matter.
+Only this module knows the D-Bus library: dbus-next, or dbus-fast, its maintained and faster fork, which has the same
+low-level interface.
 """
 
 import asyncio
@@ -31,8 +31,8 @@ PROPERTIES = "org.freedesktop.DBus.Properties"
 BUS = "org.freedesktop.DBus"
 BUS_PATH = "/org/freedesktop/DBus"
 
-# What counts of what comes in: (interface, member) → signature of the body. Anybody on a bus may send any signal to
-# anybody, so each counts from its own sender alone (`_receive`); for the answers to calls, the bus itself sees to that.
+# Signals to accept: (interface, member) → signature of the body. Anybody on the bus may send any signal to anybody, so
+# `_receive` checks the sender. The bus itself checks the senders of method returns.
 _OWNER_CHANGED = (BUS, "NameOwnerChanged")
 _SIGNATURES = {
     _OWNER_CHANGED: "sss",
@@ -53,7 +53,7 @@ _SUBSCRIPTIONS = (
 
 
 class Refused(ServiceManagerError):
-    """systemd's answer was an error; `code` is its D-Bus name."""
+    """systemd answered with an error; `code` is its D-Bus name."""
 
     def __init__(self, asked: str, code: str, words: str) -> None:
         super().__init__(f"{asked}: {words}")
@@ -62,19 +62,19 @@ class Refused(ServiceManagerError):
 
 def _error(asked: str, code: str, words: str) -> ServiceManagerError:
     if code in _NOBODY_THERE:
-        return ManagerUnavailable(f"{asked}: systemd is not on the bus ({words}); if it stays away: kill -USR1 1")
+        return ManagerUnavailable(f"{asked}: systemd is not on the bus ({words}); to have it reconnect: kill -USR1 1")
     if code in _NO_ANSWER:
         return ManagerUnavailable(f"{asked}: {words}")
     return Refused(asked, code, words)
 
 
 def installed_library() -> str:
-    """The module of the D-Bus library to use. dbus-next is a dependency; dbus-fast comes with the extra `speed`."""
+    """Return the D-Bus library to use. dbus-next is always installed, dbus-fast with the extra `speed`."""
     return next(library for library in LIBRARIES if importlib.util.find_spec(library))
 
 
 def object_path(name: str) -> str:
-    """The D-Bus object of a unit."""
+    """Return the D-Bus object path of a unit."""
     return f"{UNIT_PATH}/{_TO_ESCAPE.sub(_escape, name)}"
 
 
@@ -83,19 +83,19 @@ def _escape(found: re.Match[str]) -> str:
 
 
 class SystemBus:
-    """A connection to the bus on which systemd is. `on_reached` is awaited as the last part of each connecting;
-    `on_signal` gets each signal of systemd's that was subscribed to, as (path, member, body)."""
+    """A connection to systemd's bus. `on_connected` is awaited at the end of each connection attempt; `on_signal` is
+    called with each subscribed signal of systemd's, as (path, member, body)."""
 
     def __init__(
         self,
-        on_reached: Callable[[], Awaitable[None]],
+        on_connected: Callable[[], Awaitable[None]],
         on_signal: Callable[[str, str, Sequence[Any]], None],
         *,
         library: str | None,
         address: str | None,
         user: bool,
     ) -> None:
-        self._on_reached = on_reached
+        self._on_connected = on_connected
         self._on_signal = on_signal
         chosen = library or installed_library()
         self._library = importlib.import_module(chosen)
@@ -103,25 +103,25 @@ class SystemBus:
         self._address = address
         self._type = self._library.BusType.SESSION if user else self._library.BusType.SYSTEM
         self._name = "the user's bus" if user else "the system bus"
-        self._remedy = "DBUS_SESSION_BUS_ADDRESS says where it is" if user else "systemctl status dbus says how it is"
+        self._remedy = "check DBUS_SESSION_BUS_ADDRESS" if user else "see systemctl status dbus"
         self._errors = tuple(
             getattr(self._library, name) for name in ("AuthError", "InvalidAddressError", "InvalidMessageError")
         )
         self._bus: Any = None
-        self._systemd = ""  # the unique name on the bus of whom systemd's name belongs to; '' until it is known
-        self._reaching = asyncio.Lock()
+        self._systemd = ""  # systemd's unique name on the bus; '' until it is known
+        self._connecting = asyncio.Lock()
         self._in_flight = asyncio.Semaphore(MAX_CALLS_IN_FLIGHT)
         self._keeper: asyncio.Task[None] | None = None
 
     @property
-    def is_reached(self) -> bool:
+    def is_connected(self) -> bool:
         return self._bus is not None and bool(self._bus.connected)
 
     async def connect(self) -> None:
-        """Connect, unless it is connected, and from then on do so again whenever the bus is lost."""
-        await self._reach()
+        """Connect unless connected, and reconnect from then on whenever the connection is lost."""
+        await self._connect()
         if self._keeper is None:
-            self._keeper = asyncio.create_task(self._keep_reached())
+            self._keeper = asyncio.create_task(self._keep_connected())
 
     async def close(self) -> None:
         keeper, self._keeper = self._keeper, None
@@ -132,7 +132,7 @@ class SystemBus:
         self.drop()
 
     def drop(self) -> None:
-        """Let go of the connection. What is in flight on it fails, and it is made anew."""
+        """Disconnect. Calls in flight fail; the connection is made again."""
         bus, self._bus, self._systemd = self._bus, None, ""
         if bus is not None and bus.connected:
             bus.disconnect()
@@ -148,7 +148,7 @@ class SystemBus:
         destination: str = SYSTEMD,
         timeout_s: float = CALL_TIMEOUT_S,
     ) -> list[Any]:
-        """One method call, and the body of its answer. `asked` begins the message of an error."""
+        """Call a method and return the body of its answer. `asked` begins the message of an error."""
         message = self._library.Message(
             destination=destination,
             path=path,
@@ -156,38 +156,38 @@ class SystemBus:
             member=member,
             signature=signature,
             body=list(body),
-            flags=self._library.MessageFlag.NO_AUTOSTART,  # the bus cannot start systemd, and would wait for it
+            flags=self._library.MessageFlag.NO_AUTOSTART,  # the bus cannot activate systemd, and would wait for it
         )
         async with self._in_flight:
             bus = self._bus
             if bus is None or not bus.connected:
-                raise ManagerUnavailable(f"{asked}: the bus of systemd is not connected")
+                raise ManagerUnavailable(f"{asked}: not connected to the bus")
             try:
                 async with asyncio.timeout(timeout_s):
                     reply = await bus.call(message)
             except TimeoutError:
                 raise ManagerUnavailable(f"{asked}: systemd did not answer within {timeout_s:g} s") from None
             except (EOFError, OSError, *self._errors) as error:
-                raise ManagerUnavailable(f"{asked}: the bus of systemd was lost: {error!r}") from error
+                raise ManagerUnavailable(f"{asked}: the connection to the bus was lost: {error!r}") from error
         if reply is None:
-            raise ManagerUnavailable(f"{asked}: the bus of systemd was lost")
+            raise ManagerUnavailable(f"{asked}: the connection to the bus was lost")
         if reply.message_type is self._library.MessageType.ERROR:
             raise _error(asked, reply.error_name, str(reply.body[0]) if reply.body else reply.error_name)
         return list(reply.body)
 
     async def get(self, name: str, *properties: str) -> list[Any]:
-        """Properties of one unit, each as `<Interface>.<Property>`. systemd loads the unit to answer."""
+        """Return properties of one unit, each given as `<Interface>.<Property>`. systemd loads the unit for this."""
         return await asyncio.gather(*(self.get_one(object_path(name), each, f"look at {name}") for each in properties))
 
     async def get_one(self, path: str, qualified: str, asked: str) -> Any:
-        """One property, as `<Interface>.<Property>`, of the object at this path."""
+        """Return one property, given as `<Interface>.<Property>`, of the object at this path."""
         interface, _, member = qualified.partition(".")
         body = await self.call(asked, "Get", "ss", f"{SYSTEMD}.{interface}", member, path=path, interface=PROPERTIES)
         return body[0].value
 
-    async def _reach(self) -> None:
-        async with self._reaching:
-            if self.is_reached:
+    async def _connect(self) -> None:
+        async with self._connecting:
+            if self.is_connected:
                 return
             try:
                 async with asyncio.timeout(CALL_TIMEOUT_S):
@@ -199,9 +199,9 @@ class SystemBus:
             self._bus = bus
             try:
                 await self._subscribe()
-                await self._on_reached()
+                await self._on_connected()
             except BaseException:
-                self.drop()  # half a connection would look like a whole one
+                self.drop()  # a half-made connection would look like a complete one
                 raise
 
     async def _subscribe(self) -> None:
@@ -220,15 +220,15 @@ class SystemBus:
         )
         await self.call("subscribe to systemd", "Subscribe")
 
-    async def _keep_reached(self) -> None:
+    async def _keep_connected(self) -> None:
         backoff = Backoff(RETRY_FIRST_S, RETRY_LONGEST_S)
         while True:
             if self._bus is not None:
                 await asyncio.gather(self._bus.wait_for_disconnect(), return_exceptions=True)
             try:
-                await self._reach()
+                await self._connect()
                 backoff.reset()
-            except (ServiceManagerError, OSError):  # whatever it is, it is not for ever
+            except (ServiceManagerError, OSError):  # whatever the error, it may be temporary
                 await asyncio.sleep(backoff.next_s())
 
     def _receive(self, bus: Any, message: Any) -> None:
@@ -237,10 +237,10 @@ class SystemBus:
         signal = (message.interface, message.member)
         expected_sender = BUS if signal == _OWNER_CHANGED else self._systemd
         if message.sender != expected_sender or message.signature != _SIGNATURES.get(signal):
-            if self._systemd and message.sender != BUS:  # the bus also says what our own name is
+            if self._systemd and message.sender != BUS:  # not the bus's NameAcquired
                 metrics.DBUS_DROPPED.inc()
         elif signal != _OWNER_CHANGED:
             self._on_signal(message.path, message.member, message.body)
         elif message.body[0] == SYSTEMD and message.body[2] != self._systemd:
-            # systemd has executed itself anew, and may no longer know us: begin anew as well.
+            # systemd was re-executed and may have lost our subscriptions: reconnect.
             self.drop()

@@ -1,7 +1,4 @@
-"""The machine's real systemd, over D-Bus: what is asked of it, and what its signals mean.
-
-The connection, its bounds and its library are bus.py's; what a unit file is, and where it lies, is files.py's.
-"""
+"""The machine's systemd over D-Bus: the ServiceManager that fleetd uses."""
 
 import asyncio
 import contextlib
@@ -14,10 +11,11 @@ from typing import Any
 
 from msgspec import structs
 
-from fleetd.model.names import parse_name
+from fleetd.model.admission import name_taken
+from fleetd.model.names import is_loadable, is_template
 from fleetd.systemd.bus import MANAGER_PATH, MAX_CALLS_IN_FLIGHT, SYSTEMD, Refused, SystemBus, object_path
 from fleetd.systemd.failure import Ending, render_failure
-from fleetd.systemd.files import INVALID_NAME, UnitFiles, is_loadable, units_of_link
+from fleetd.systemd.files import INVALID_NAME, UnitFiles, units_of_link
 from fleetd.systemd.journal import last_lines
 from fleetd.systemd.protocol import (
     REFUSED,
@@ -30,14 +28,14 @@ from fleetd.systemd.protocol import (
     UnitStatus,
 )
 
-RELOAD_TIMEOUT_S = 120.0  # it takes a second at a thousand units, and waits for generators
+RELOAD_TIMEOUT_S = 120.0  # a daemon-reload takes a second at a thousand units, and waits for generators
 NAMES_A_CALL = 100
-# For each job that a client of the bus has asked for and that has not ended, systemd keeps a match rule of its own. The
-# bus refuses it the 513th, at which systemd leaves the bus for good.
+# For each unfinished job requested over the bus, systemd keeps a match rule. The bus refuses the 513th, and then
+# systemd leaves the bus for good.
 MAX_QUEUED_JOBS = 256
 SLOW_JOBS_S = 1.0
 JOURNAL_LAG_S = 0.2
-PATTERNS_A_CALL = 16  # systemd compares each pattern with each unit: for more than a few, the whole list is cheaper
+PATTERNS_A_CALL = 16  # systemd compares each pattern with each unit; beyond a few, the whole list is cheaper
 
 _AT_REST = ("ActiveState", "ConditionResult", "ConditionTimestampMonotonic")
 _NO_SUCH_UNIT = f"{SYSTEMD}.NoSuchUnit"
@@ -45,10 +43,10 @@ _WITH_RESULT = frozenset(("service", "socket", "timer", "path", "mount", "automo
 
 
 class SystemdOverDBus:
-    """A machine's systemd (see protocol.ServiceManager), or with `user` that of the user who runs this.
+    """The machine's systemd (see protocol.ServiceManager), or with `user` the current user's.
 
-    `units_directory` holds our unit files and is absolute; `runtime_directory` is systemd's own, where they are linked.
-    `library` is one of bus.LIBRARIES, by default the best that is installed; `address` another bus than the usual one.
+    `units_directory` (absolute) holds fleet's unit files; they are linked in systemd's `runtime_directory`. `library`
+    is one of bus.LIBRARIES, by default the best one installed; `address` is a bus other than the default.
     """
 
     def __init__(
@@ -65,17 +63,17 @@ class SystemdOverDBus:
         self._user = user
         self._bus = SystemBus(self._start_anew, self._note_signal, library=library, address=address, user=user)
         self._search_path: tuple[str, ...] | None = None
-        self._by_path: dict[str, str] = {}  # D-Bus object → name, of the units with files here
+        self._by_path: dict[str, str] = {}  # D-Bus object → name, for units with files here
         self._changed: dict[str, None] = {}
         self._has_changed = asyncio.Event()
-        self._asked: dict[str, float] = {}  # name → number of the job that was asked for last; infinite: no answer yet
-        self._ended: dict[str, tuple[int, str]] = {}  # name → number and result of the job that ended last
-        self._at_rest: dict[str, bool] = {}  # units that are inactive, and whether their conditions were met
-        self._queued: dict[int, None] = {}  # jobs asked for over this connection that have not ended
+        self._asked: dict[str, float] = {}  # name → number of the last job requested; infinite: no answer yet
+        self._ended: dict[str, tuple[int, str]] = {}  # name → number and result of the last job that ended
+        self._at_rest: dict[str, bool] = {}  # inactive units → whether their conditions were met
+        self._queued: dict[int, None] = {}  # unfinished jobs requested over this connection
         self._job_slots = asyncio.Semaphore(MAX_QUEUED_JOBS)
         self._slot_freed_at_s = -math.inf
         self._claiming = asyncio.Lock()
-        self._relinked: dict[str, None] = {}  # units with other names or dependencies since the last reload
+        self._relinked: dict[str, None] = {}  # units whose names or dependencies changed since the last reload
 
     async def connect(self) -> None:
         await self._bus.connect()
@@ -84,7 +82,7 @@ class SystemdOverDBus:
         await self._bus.close()
 
     async def _start_anew(self) -> None:
-        """After each connecting: what was missed meanwhile is not known, so everything may have changed."""
+        """Start over after each connection: signals may have been missed, so every unit may have changed."""
         for number in list(self._queued):
             self._free_slot(number)
         self._at_rest.clear()
@@ -94,14 +92,14 @@ class SystemdOverDBus:
         self._by_path = {object_path(name): name for name in self._files.names()}
         self._note_all()
 
-    # Our unit files.
+    # fleet's unit files.
 
     def read_files(self) -> Mapping[str, str]:
         return self._files.read()
 
     def shadows(self, name: str) -> str:
         if self._search_path is None:
-            raise ManagerUnavailable(f"look for {name}: systemd was not reached yet")
+            raise ManagerUnavailable(f"look for {name}: not connected to systemd yet")
         return self._files.foreign_path(name, self._search_path)
 
     async def write(self, files: Mapping[str, str]) -> Mapping[str, ServiceManagerError]:
@@ -123,24 +121,22 @@ class SystemdOverDBus:
         [rows] = await self._bus.call("list failed units", "ListUnitsByPatterns", "asas", ["failed"], [])
         failed = {row[0] for row in rows}
         await asyncio.gather(*(self._reset_failed(name) for name in names if name in failed))
-        # The files go last: as long as one is there, what is left undone is seen and done by the next pass.
+        # Files go last: after a crash, a file that is still there makes the next pass finish the removal.
         for name in names:
             self._forget(name)
 
     async def _find_foreign(self, names: Sequence[str]) -> dict[str, ServiceManagerError]:
-        """Those of these names, which have no file of ours, that systemd has loaded from elsewhere, and why not.
-        Mounts, slices and units made by programs have no file that `shadows` could see."""
+        """Return those of these names, none of which has a file here, that systemd has loaded from elsewhere. `shadows`
+        cannot see mounts, slices and transient units, which have no file."""
         foreign: dict[str, ServiceManagerError] = {}
         seen = await self.observe(names)
         for name in names:
             if seen[name].load == "not-found":
                 continue
             [path] = await self._bus.get(name, "Unit.FragmentPath")
-            # A unit of ours that was removed may linger while others refer to it.
+            # A removed unit of fleet's stays in memory while others refer to it.
             if not path or not self._files.has_linked(path):
-                words = f"systemd has it from {path}" if path else "systemd has a unit of this name without a file"
-                obstacle = f"has its own {path or name}"
-                foreign[name] = NameTaken(f"write {name}: {words}; choose another name", obstacle)
+                foreign[name] = NameTaken(name, path)
         return foreign
 
     async def link(self, make: Mapping[str, str], drop: Mapping[str, str]) -> Mapping[str, Exception]:
@@ -148,7 +144,7 @@ class SystemdOverDBus:
         failures: dict[str, Exception] = dict(await self._find_foreign(aliases))
         for alias in aliases:
             if path := self.shadows(alias):
-                failures[alias] = ServiceManagerError(f"link {alias}: it would hide {path}; choose another name")
+                failures[alias] = ServiceManagerError(f"link {alias}: {name_taken(alias, path)}")
         for change, links in ((self._files.drop_link, drop), (self._files.make_link, make)):
             for link, name in links.items():
                 if link in failures:
@@ -173,7 +169,7 @@ class SystemdOverDBus:
             known.pop(name, None)
 
     async def _reset_failed(self, name: str) -> None:
-        with contextlib.suppress(Refused):  # it went by itself meanwhile
+        with contextlib.suppress(Refused):  # it was unloaded meanwhile
             await self._bus.call(f"reset {name}", "ResetFailedUnit", "s", name)
 
     # systemd itself.
@@ -199,7 +195,7 @@ class SystemdOverDBus:
         await self._bus.call("daemon-reload", "Reload", timeout_s=RELOAD_TIMEOUT_S)
 
     async def observe(self, names: Collection[str]) -> Mapping[str, UnitStatus]:
-        # One name that cannot be loaded at all would make systemd refuse the whole list.
+        # A single name that cannot be loaded would make systemd refuse the whole list.
         known = [name for name in names if is_loadable(name)]
         ours = [name for name in known if object_path(name) in self._by_path]
         rows: dict[str, Sequence[Any]] = {}
@@ -207,13 +203,13 @@ class SystemdOverDBus:
             some = ours[first : first + NAMES_A_CALL]
             [found] = await self._bus.call("list units", "ListUnitsByNames", "as", some)
             rows |= zip(some, found, strict=True)
-        # To name one without a file would have systemd load it, find nothing, and tell everybody so.
+        # Naming a unit without a file would make systemd load it, find nothing, and emit signals about it.
         rows |= await self._find_in_memory([name for name in known if name not in rows])
         return {name: _status(name, rows.get(name)) for name in names}
 
     async def _is_in_memory(self, name: str) -> bool:
-        """Whether systemd has a unit of this name or alias, or an instance of this template, in memory."""
-        if parse_name(name).is_template:
+        """True if systemd has a unit of this name or alias, or an instance of this template, in memory."""
+        if is_template(name):
             [rows] = await self._bus.call("list units", "ListUnitsByPatterns", "asas", [], [name.replace("@.", "@*.")])
             return bool(rows)
         try:
@@ -223,7 +219,7 @@ class SystemdOverDBus:
         return True
 
     async def _find_in_memory(self, names: Collection[str]) -> dict[str, Sequence[Any]]:
-        """What systemd lists of those of these units that it has in memory; none is loaded for it."""
+        """Return systemd's rows for those of these units that are in its memory, without loading the others."""
         if not names:
             return {}
         patterns = list(names) if len(names) <= PATTERNS_A_CALL else []
@@ -258,14 +254,13 @@ class SystemdOverDBus:
         self._asked[name] = number
         ended, _ = self._ended.get(name, (-1, ""))
         if number in self._queued or number <= ended:
-            self._job_slots.release()  # it was queued already, or has ended before we were here to note it
+            self._job_slots.release()  # it was queued before, or has ended already
         else:
             self._queued[number] = None
 
     async def _claim_slot(self) -> None:
-        """Wait until there may be one job more. Where none has ended for a while, connect anew: then systemd forgets
-        who asked for the jobs, but not the jobs. Other calls in flight fail with it, as when the bus is lost. One after
-        the other: jobs are queued in the order in which they are asked for."""
+        """Wait for a free job slot, in the order of the calls. If no job has ended for SLOW_JOBS_S, reconnect: systemd
+        then forgets who requested the jobs, but not the jobs. Other calls in flight fail as when the bus is lost."""
         async with self._claiming:
             while True:
                 with contextlib.suppress(TimeoutError):
@@ -312,18 +307,18 @@ class SystemdOverDBus:
                 self._note_all()
 
     def _note_properties(self, name: str, properties: Mapping[str, Any]) -> None:
-        """A unit has changed. systemd tells all of these of it at once, before it tells that its job has ended; where
-        nothing refers to the unit, it forgets them right after."""
-        said = {key: properties[key].value for key in _AT_REST if key in properties}
-        if said.get("ActiveState") == "inactive":
-            was_asked = said.get("ConditionTimestampMonotonic", 0) > 0
-            self._at_rest[name] = bool(said.get("ConditionResult", True)) or not was_asked
-        elif said:
+        """A unit has changed. systemd sends these properties together, before the end of the job; if nothing refers to
+        the unit, it forgets them right after."""
+        sent = {key: properties[key].value for key in _AT_REST if key in properties}
+        if sent.get("ActiveState") == "inactive":
+            was_checked = sent.get("ConditionTimestampMonotonic", 0) > 0
+            self._at_rest[name] = bool(sent.get("ConditionResult", True)) or not was_checked
+        elif sent:
             self._at_rest.pop(name, None)
         self._note(name)
 
     def _interpret(self, name: str, result: str) -> str:
-        """systemd's word for how a unit's job has ended, made clear where it says one thing of two."""
+        """Return the job's result, with systemd's ambiguous ones told apart (REFUSED, SKIPPED)."""
         if name in self._at_rest:
             if result == "failed":
                 return REFUSED
@@ -369,7 +364,7 @@ class SystemdOverDBus:
             )
             ending = structs.replace(ending, exit_code=exit_code, exit_status=status, status_text=text)
         log = await last_lines(name, user=self._user)
-        # The journal is a little behind, and it alone says which setting is bad, or which condition is not met.
+        # The journal lags a little, and only it says which setting is bad or which condition is not met.
         if not log and (code or ending.job_result):
             await asyncio.sleep(JOURNAL_LAG_S)
             log = await last_lines(name, user=self._user)
@@ -388,20 +383,16 @@ class SystemdOverDBus:
         try:
             return str(await self._bus.get_one(job, "Job.JobType", f"look at the job of {name}"))
         except Refused:
-            return ""  # it has ended meanwhile
+            return ""  # the job has ended meanwhile
 
 
 def _status(name: str, row: Sequence[Any] | None) -> UnitStatus:
-    """How a unit stands, from the row of systemd's list that is about it (None: it has none)."""
+    """Return a unit's status from its row in systemd's list (None: it has none)."""
     if row is None:
         return UnitStatus(name)
-    load, active, sub = map(sys.intern, row[2:5])  # a few words, kept for each of a thousand units
+    load, active, sub = map(sys.intern, row[2:5])  # a few distinct words, kept for each of a thousand units
     return UnitStatus(name, load=load, active=active, sub=sub, job=row[7] != 0)
 
 
 def _job_number(path: str) -> int:
     return int(path.rpartition("/")[2])
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{len(names)} units"

@@ -1,4 +1,4 @@
-"""How a unit's failure is told to a person: one wording, whoever the service manager is."""
+"""Renders why a unit failed, the same for every service manager."""
 
 import signal
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ _JOB_RESULTS = {
 
 
 class Ending(msgspec.Struct, frozen=True):
-    """What systemd knows of how a unit ended; '' and 0 where it knows nothing. `exit_code` is CLD_* of waitid(2)."""
+    """How a unit ended, as systemd knows it; '' and 0 are unknown. `exit_code` is CLD_* of waitid(2)."""
 
     load_error: str = ""
     result: str = ""
@@ -27,15 +27,15 @@ class Ending(msgspec.Struct, frozen=True):
 
 
 def render_failure(ending: Ending, log: Sequence[str]) -> str:
-    """The reasons in order of weight, then the unit's last lines, each once, where it stands last; '' where there is
-    nothing to tell."""
+    """Return the reasons, most important first, then the unit's last log lines without repetitions; '' if there are
+    none."""
     reasons = [ending.load_error]
     if ending.result not in ("", "success"):
         reasons.append(f"{ending.result}{_render_exit(ending)}")
     if ending.job_result not in ("", "done", "failed"):  # `failed` says no more than the result does
         reasons.append(_JOB_RESULTS.get(ending.job_result, f"its last job ended with: {ending.job_result}"))
     if ending.status_text:
-        reasons.append(f"it said of itself: {ending.status_text}")
+        reasons.append(f"its status: {ending.status_text}")
     if log:
         lines = [*dict.fromkeys(reversed(log))][::-1]
         reasons.append("last lines:\n" + "\n".join(lines))

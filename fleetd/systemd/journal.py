@@ -1,4 +1,4 @@
-"""What a unit has logged last, by way of journalctl. Following a journal is not done here."""
+"""Reads a unit's last log lines with journalctl."""
 
 import asyncio
 import contextlib
@@ -8,8 +8,8 @@ TIMEOUT_S = 5.0
 
 
 async def last_lines(unit: str, *, user: bool = False, count: int = LINES) -> list[str]:
-    """The last lines that this unit logged, or that systemd logged of it, oldest first; none where there is no journal
-    or it does not answer in time."""
+    """Return the last lines logged by this unit, or by systemd about it, oldest first; none if there is no journal, or
+    it does not answer in time."""
     scope = "--user-unit" if user else "--unit"
     argv = ("journalctl", f"{scope}={unit}", f"--lines={count}", "--output=cat", "--no-pager", "--quiet")
     quiet = asyncio.subprocess.DEVNULL

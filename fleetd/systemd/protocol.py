@@ -1,7 +1,6 @@
-"""The protocol the agent drives a machine's service manager by.
+"""The interface through which the agent uses a machine's service manager.
 
-It is the part of systemd that fleet stands on. The contract suite (tests/contract/test_systemd*.py) says what an
-implementation owes. Nothing here decides what should run; that is reconciler/plan.py's.
+tests/contract/test_systemd*.py is the contract that every implementation has to pass.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -9,39 +8,40 @@ from typing import Protocol
 
 import msgspec
 
+from fleetd.model.admission import name_taken, own_unit
 from fleetd.model.unit import AT_REST
 
 
 class ServiceManagerError(Exception):
-    """systemd refused, in its own words: the message is `<what was asked>: <systemd's message>`."""
+    """systemd refused a request. The message is `<request>: <systemd's message>`."""
 
 
 class ManagerUnavailable(ServiceManagerError):
-    """systemd or the bus cannot be reached just now. What was asked may or may not have happened."""
+    """systemd or the bus cannot be reached at present. The request may or may not have been carried out."""
 
 
 class JobRefused(ServiceManagerError):
-    """systemd would not queue the job, and will not as long as the unit's file says what it says."""
+    """systemd refused to queue the job, and will do so again until the unit's file changes."""
 
 
-# What a job can come to that systemd has no word of its own for (job_result).
-REFUSED = "refused"  # it failed before the unit had begun to start
-SKIPPED = "condition"  # it is done, for a condition was not met
+# Job results that systemd has no name for (job_result).
+REFUSED = "refused"  # the job failed before the unit began to start
+SKIPPED = "condition"  # the job is done because a condition was not met
 
 
 class NameTaken(ServiceManagerError):
-    """The machine has its own unit of this name. `obstacle` says so in short, as what the machine does."""
+    """The machine has its own unit of this name, from the file `owner` ('': without one). `obstacle` says so in short,
+    after the machine's name."""
 
-    def __init__(self, message: str, obstacle: str) -> None:
-        super().__init__(message)
-        self.obstacle = obstacle
+    def __init__(self, name: str, owner: str) -> None:
+        owner = owner or name
+        super().__init__(f"write {name}: {name_taken(name, owner)}")
+        self.obstacle = own_unit(owner)
 
 
 class UnitStatus(msgspec.Struct, frozen=True):
-    """One unit as systemd lists it. A unit that systemd does not know reads as the defaults do.
-
-    `job` says that a job is queued or running for it.
-    """
+    """One unit as systemd lists it; the defaults are for a unit that systemd does not know. `job`: a job is queued or
+    running for it."""
 
     name: str
     load: str = "not-found"
@@ -56,12 +56,12 @@ class UnitStatus(msgspec.Struct, frozen=True):
 
 
 class UnitDetails(msgspec.Struct, frozen=True):
-    """What systemd says of one unit beyond the list, asked for only where it matters.
+    """Properties of one unit that are not in systemd's list.
 
-    `fragment_path` is the file it was read from ('': none). `invocation` is the ID of its last start since the boot, in
-    hex, '' where systemd remembers none. `result` is systemd's word for how it ended ('success', 'exit-code',
-    'timeout', …; '' where its type has none). `oneshot`: a service of Type=oneshot without RemainAfterExit, which has
-    completed once it is inactive.
+    `fragment_path` is the file it was read from ('': none). `invocation` is the hex InvocationID of its last start
+    since boot ('': systemd remembers none). `result` is its Result ('success', 'exit-code', 'timeout', …; '': its type
+    has none). `oneshot`: a service with Type=oneshot and without RemainAfterExit=, which has completed once it is
+    inactive.
     """
 
     fragment_path: str = ""
@@ -71,83 +71,83 @@ class UnitDetails(msgspec.Struct, frozen=True):
 
 
 class ServiceManager(Protocol):
-    """A machine's systemd, and the directory of unit files that are fleet's. Every method raises ManagerUnavailable
-    where it needs the bus, and ServiceManagerError where systemd refuses; OSError where the disk does."""
+    """A machine's systemd, and the directory of fleet's unit files. Every method may raise ManagerUnavailable if it
+    needs the bus, ServiceManagerError if systemd refuses, and OSError if the disk does."""
 
     async def connect(self) -> None:
-        """Reach systemd and subscribe to it; may be called again after the bus was lost. A lost bus is found again by
-        itself too: then `wait_for_changes` answers with every name of ours."""
+        """Connect to systemd and subscribe to its signals. Reconnects by itself when the connection is lost; afterwards
+        `wait_for_changes` returns every unit of fleet's. Calling it again is allowed."""
 
     async def close(self) -> None:
-        """Let go of the bus."""
+        """Disconnect from the bus."""
 
-    # Our unit files, on this machine's disk.
+    # fleet's unit files, on this machine's disk.
 
     def read_files(self) -> Mapping[str, str]:
-        """Name → content of every unit file of ours on this machine (a file that is not text reads as '')."""
+        """Return name → content of every unit file of fleet's ('' for a file that is not text)."""
 
     def shadows(self, name: str) -> str:
-        """The path of a unit of the system's own (or its template's) that a unit of this name would shadow, or ''."""
+        """Return the path of the machine's own unit (or template) that a unit of this name would hide, or ''."""
 
     async def write(self, files: Mapping[str, str]) -> Mapping[str, ServiceManagerError]:
-        """Write the files (each atomically), and link them into systemd at runtime scope. Returns those that could not
-        be, which leave no trace behind; the others are done. Does not reload: see `reload_needed`."""
+        """Write the files, each atomically, and link them into systemd at runtime scope. Returns the failures, which
+        leave nothing behind; the other files are written. Does not reload: see `reload_needed`."""
 
     async def remove(self, names: Collection[str]) -> None:
-        """Unlink, delete and reset-failed these units; for names unknown it is no error. Reloads nothing."""
+        """Unlink, delete and reset-failed these units; unknown names are no error. Does not reload."""
 
     async def link(self, make: Mapping[str, str], drop: Mapping[str, str]) -> Mapping[str, Exception]:
-        """Take away and then make links below systemd's runtime directory, given as link → unit of ours. `ALIAS` gives
-        that unit another name, `OWNER.wants/UNIT` (requires, upholds) a unit that depends on it. What is not as it was
-        made is left alone, and what is not ours is never replaced: the links that could not be made or taken away, and
-        why, are returned. Does not reload: see `reload_needed`."""
+        """Remove, then make links below systemd's runtime directory, given as link → unit of fleet's. `ALIAS` is
+        another name for the unit, `OWNER.wants/UNIT` (requires, upholds) makes OWNER depend on it. A link that was
+        changed since is not removed, and nothing of anybody else's is replaced. Returns the failures. Does not reload:
+        see `reload_needed`."""
 
     def find_links(self) -> Mapping[str, str]:
-        """Every link there is to a unit of ours, as `link` takes them, for where no ledger knows of them; those that
-        systemd made for an older fleetd, too."""
+        """Return every link to a unit of fleet's, as `link` takes them, for when the ledger does not have them. This
+        includes links that systemd made for an older fleetd."""
 
     # systemd itself.
 
     async def reload_needed(self, names: Collection[str]) -> bool:
-        """Whether a daemon-reload must come before these units can be started or forgotten as the files now say."""
+        """True if systemd needs a daemon-reload before it starts or forgets these units as their files now say."""
 
     async def reload(self) -> None:
-        """daemon-reload, and wait for it."""
+        """Run daemon-reload, and wait for it."""
 
     async def observe(self, names: Collection[str]) -> Mapping[str, UnitStatus]:
-        """How each of these units stands now. One call for all, never one a unit. One that has no file here, and that
-        systemd does not have in memory, is not found."""
+        """Return each unit's status now, in one call for all. A unit that neither has a file here nor is in systemd's
+        memory is not-found."""
 
-    # Jobs. Each of these raises JobRefused where systemd refuses to queue it. Those asked for one after the other,
-    # without waiting for the answer in between, are queued in that order.
+    # Jobs. Each of these raises JobRefused if systemd refuses to queue it. Requests made one after the other, without
+    # waiting for the answers in between, are queued in that order.
 
     async def start(self, name: str) -> None:
-        """Queue a start job (mode replace); returns when the job is queued. Its end is a change."""
+        """Queue a start job (mode replace); returns when it is queued. `wait_for_changes` tells when it has ended."""
 
     async def restart(self, name: str) -> None:
-        """Queue a restart job (mode replace): what runs of those that need this unit is restarted with it; returns when
-        the job is queued. A unit that does not run is started."""
+        """Queue a restart job (mode replace); returns when it is queued. Running units that require this one are
+        restarted with it. A unit that does not run is started."""
 
     async def stop(self, name: str) -> None:
-        """Queue a stop job (mode replace); returns when the job is queued. A unit not loaded is no error."""
+        """Queue a stop job (mode replace); returns when it is queued. A unit that is not loaded is no error."""
 
     async def wait_for_changes(self) -> Sequence[str]:
-        """Wait until units of ours (those with files here) changed state or ended a job; their names, each once."""
+        """Wait until units with files here changed state or ended a job; return their names, each once."""
 
     def job_result(self, name: str) -> str:
-        """How the last job of this unit ended since it was asked for with `start`, `stop` or `restart`, '' while none
-        has. systemd's word: done, failed, dependency, timeout, canceled, assert, …; but SKIPPED for one that is done
-        because a condition was not met, and REFUSED for one that failed before the unit had begun to start (a timer
-        without its service, a socket whose service runs already)."""
+        """Return how the last job requested with `start`, `stop` or `restart` ended, '' while it has not: systemd's
+        result (done, failed, dependency, timeout, canceled, assert, …), but SKIPPED if it is done because a condition
+        was not met, and REFUSED if it failed before the unit began to start (a timer without its service, a socket
+        whose service already runs)."""
 
     async def details(self, name: str) -> UnitDetails:
-        """More on one unit; the defaults for one that systemd does not know."""
+        """Return more about one unit; the defaults if systemd does not know it."""
 
     async def explain(self, name: str) -> str:
-        """Why the unit failed, for a person: systemd's result and exit status, and its last log lines."""
+        """Return why the unit failed, as text: systemd's result and exit status, and its last log lines."""
 
     async def machine_is_stopping(self) -> bool:
-        """Whether the whole machine is being shut down or rebooted (SystemState is `stopping`)."""
+        """True if the machine is being shut down or rebooted (SystemState is `stopping`)."""
 
     async def pending_job(self, name: str) -> str:
-        """The kind of job queued for this unit (so fleetd learns whether it is restarted or stopped), or ''."""
+        """Return the type of the job queued for this unit, or ''; fleetd learns from it why it is being stopped."""

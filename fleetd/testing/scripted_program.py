@@ -1,6 +1,6 @@
-"""What a unit file makes a simulated systemd do: the few options that the simulation follows, read from the text.
+"""What a simulated systemd does for a unit file, from the few options that the simulation supports.
 
-An ExecStart is understood as far as it sleeps, echoes and exits; any other command runs until it is stopped.
+An ExecStart= is understood as far as it sleeps, echoes and exits; any other command runs until it is stopped.
 """
 
 import math
@@ -28,9 +28,9 @@ _ENDS_AT_ONCE = re.compile(r"(?:^|/)(?:true|false|echo)\b")
 
 
 class Program(msgspec.Struct, frozen=True):
-    """One unit file, as the simulation follows it. Durations end of themselves; infinite: until it is stopped.
+    """One unit file as the simulation runs it. A duration of infinity lasts until the unit is stopped.
 
-    `conditions` and `asserts` are paths that have to exist, `triggers` is the unit that this one is to start.
+    `conditions` and `asserts` are paths that have to exist; `triggers` is the unit that this one starts.
     """
 
     kind: str
@@ -56,12 +56,12 @@ class Program(msgspec.Struct, frozen=True):
 
     @property
     def running(self) -> str:
-        """The sub state of this unit while it is active and has not ended."""
+        """The unit's sub state while it is active."""
         return _RUNNING.get(self.kind, "active")
 
 
 def parse_program(name: str, text: str) -> Program:
-    """What systemd would make of this unit file; a text that is none makes a bad setting."""
+    """Parse a unit file as systemd would; a malformed one becomes a bad setting."""
     kind = name.rpartition(".")[2]
     try:
         options = parse_unit_file(text)
@@ -100,7 +100,7 @@ def _find_triggered(name: str, options: tuple[Option, ...]) -> str:
 
 
 def _values(options: tuple[Option, ...], section: str, *names: str) -> list[str]:
-    """The values of these options, in the file's order; an empty one takes back those before it."""
+    """Return the values of these options in the file's order; an empty value resets the list."""
     values: list[str] = []
     for option in options:
         if option.section == section and option.name in names:
@@ -121,7 +121,7 @@ def _sleeping_s(command: str) -> float:
 
 
 def _parse_command(command: str) -> tuple[float, int]:
-    """How long a command runs, and the status it ends with."""
+    """Return how long a command runs, and its exit status."""
     exits = _EXIT.search(command)
     if exits:
         return _sleeping_s(command), int(exits[1])

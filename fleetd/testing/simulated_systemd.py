@@ -1,10 +1,9 @@
-"""A machine's systemd in memory: it behaves as a real one does, and misbehaves when it is told to.
+"""A simulated systemd, in memory, with faults on demand.
 
-It keeps the contract of the protocol (tests/contract/test_systemd*.py runs on it and on a real systemd), so what is
-built on it stands on a real one. Time is the event loop's; nothing is random, and the same calls have the same effects
-in the same order. How units run is simulated_units.py's matter, what their files mean scripted_program.py's.
+It passes the same contract as a real one (tests/contract/test_systemd*.py). Time is the event loop's and nothing is
+random, so the same calls have the same effects in the same order.
 
-One object is one machine. It outlives the fleetd that talks to it: close() and connect() are a restart of fleetd.
+One object is one machine. It outlives the fleetd connected to it: close() and connect() are a restart of fleetd.
 """
 
 import asyncio
@@ -13,14 +12,14 @@ from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
-from fleetd.model.names import parse_name
+from fleetd.model.names import is_loadable, is_systemd_name, parse_name
 from fleetd.systemd.failure import Ending, render_failure
-from fleetd.systemd.files import INVALID_NAME, is_loadable, is_unit_name, units_of_link
+from fleetd.systemd.files import INVALID_NAME, units_of_link
 from fleetd.systemd.protocol import ManagerUnavailable, NameTaken, ServiceManagerError, UnitDetails, UnitStatus
 from fleetd.testing.simulated_units import Behaviour, SimulatedUnits
 
 DIRECTORY = "/run/fleet/units"
-SYSTEM_UNITS = {  # a system's own units, and the file each is from
+SYSTEM_UNITS = {  # the machine's own units → the file each is from
     "-.mount": "",
     "system-getty.slice": "",
     "getty@.service": "/lib/systemd/system/getty@.service",
@@ -31,7 +30,7 @@ _LOG_LINES = 10
 
 
 class Call(msgspec.Struct, frozen=True):
-    """One thing that was asked of systemd, whether or not it could be reached; `at_s` is the loop's time."""
+    """One request to systemd, whether or not it could be reached; `at_s` is the loop's time."""
 
     at_s: float
     verb: str
@@ -39,10 +38,8 @@ class Call(msgspec.Struct, frozen=True):
 
 
 class SimulatedSystemd:
-    """A machine's systemd (see protocol.ServiceManager), with a hand on its faults.
-
-    `calls` is all that was asked of it, for checkers. A call takes `call_s`.
-    """
+    """A ServiceManager (systemd/protocol.py) with faults on demand. `calls` records all requests; each takes
+    `call_s`."""
 
     def __init__(self, *, system_units: Mapping[str, str] = SYSTEM_UNITS, call_s: float = 0.0) -> None:
         self.calls: list[Call] = []
@@ -73,18 +70,18 @@ class SimulatedSystemd:
         self._asked: dict[str, int] = {}
         self._ended: dict[str, tuple[int, str]] = {}
 
-    # What tests and the simulator do to it.
+    # For tests and the simulator.
 
     def behave(self, name: str, behaviour: Behaviour) -> None:
-        """From now on this unit starts and stops so."""
+        """Set how this unit starts and stops from now on."""
         self._units.behaviours[name] = behaviour
 
     def own(self, name: str, path: str) -> None:
-        """The machine's administrator has put a unit file there ('': a unit that has none, as systemd-run makes it)."""
+        """Give the machine a unit of its own, from this file ('': a transient one, as systemd-run makes it)."""
         self._system_units[name] = path
 
     def disown(self, name: str) -> None:
-        """The machine has no unit of its own of this name any more."""
+        """Remove the machine's own unit of this name."""
         del self._system_units[name]
         self._units.reload()
 
@@ -93,54 +90,53 @@ class SimulatedSystemd:
         self._units.crash(name)
 
     def trigger(self, name: str) -> None:
-        """Something on the machine starts a unit that has its file here: its socket, its timer, a person."""
+        """Start a unit as something else on the machine does: its socket, its timer, an operator."""
         if name in self._texts:
             self._units.queue_start(name)
 
     def cancel_job(self, name: str) -> None:
-        """Another's job takes the place of the one that is queued for this unit, and starts it."""
+        """Replace the job that is queued for this unit by another client's, which cancels it."""
         self._units.cancel_job(name)
 
     def pid(self, name: str) -> int:
-        """The main process of a unit, 0 if it has none. A unit that is started again has another."""
+        """Return the unit's main PID, 0 if it has none. It changes with each start."""
         return self._units.processes().get(self._resolve(name), 0)
 
     def processes(self) -> Mapping[str, int]:
-        """Unit → main process, of all units that have one, in order of their names."""
+        """Return unit → main PID of all units that have one, by name."""
         return self._units.processes()
 
     def set_path(self, path: str, *, exists: bool) -> None:
-        """Make a path that conditions and assertions ask for, or take it away. There is none but `/` to begin with."""
+        """Create or remove a path that conditions and assertions check. At first only `/` exists."""
         self._units.paths.pop(path, None)
         self._units.paths |= {path: None} if exists else {}
 
     def lose_bus(self, for_s: float) -> None:
-        """The bus is gone, and is found again after so long. Units do not notice."""
+        """Lose the bus for so many seconds. Units run on."""
         self._bus_is_up = False
         asyncio.get_running_loop().call_later(for_s, self.find_bus)
 
     def reexecute(self) -> None:
-        """systemd executes itself anew: jobs and units stay, who was connected must connect again."""
+        """Re-execute systemd: jobs and units stay, clients have to reconnect."""
         self.lose_bus(for_s=0.1)
 
     def reboot(self) -> None:
-        """A power cut, and the machine is up again: no process, and nothing of what was under /run. The fleetd that was
-        connected is dead."""
+        """Cut the power and boot again: all processes, and all of /run, are gone. The connected fleetd is dead."""
         self._units.forget_all()
         self._session, self._bus_is_up, self.stopping = False, True, False
         self._boot()
 
     def set_pending_job(self, name: str, kind: str) -> None:
-        """A job of this kind is queued for a unit that is not ours, such as fleetd's own ('': none)."""
+        """Queue a job of this type for a unit that is not fleet's, such as fleet.service ('': none)."""
         self._foreign_jobs[name] = kind
 
     def find_bus(self) -> None:
-        """The bus is there again."""
+        """Bring the bus back."""
         self._bus_is_up = True
         if self._session:
             self._note_all()
 
-    # The protocol: the connection.
+    # ServiceManager: the connection.
 
     async def connect(self) -> None:
         await self._take_time("connect", (), connected=False)
@@ -153,13 +149,13 @@ class SimulatedSystemd:
         self._session = False
 
     async def _take_time(self, verb: str, names: Collection[str], *, connected: bool = True) -> None:
-        """Note a call and let its time pass. Raises ManagerUnavailable where no answer would come."""
+        """Record a call and let its time pass. Raises ManagerUnavailable if no answer would come."""
         self.calls.append(Call(asyncio.get_running_loop().time(), verb, tuple(names)))
         await asyncio.sleep(self.call_s)
         if not self._bus_is_up or (connected and not self._session):
-            raise ManagerUnavailable(" ".join((verb, *list(names)[:1])) + ": the bus of systemd is not connected")
+            raise ManagerUnavailable(" ".join((verb, *list(names)[:1])) + ": not connected to the bus")
 
-    # The protocol: unit files.
+    # ServiceManager: unit files.
 
     def read_files(self) -> Mapping[str, str]:
         return {name: self._texts[name] for name in sorted(self._texts)}
@@ -177,16 +173,15 @@ class SimulatedSystemd:
                 refused[name] = refusal
                 continue
             self._texts[name] = text
-            if former := self._links.pop(name, ""):  # a name is its unit's before it is an alias
+            if former := self._links.pop(name, ""):  # a unit's own name takes precedence over an alias
                 self._relinked |= dict.fromkeys((name, former))
         return refused
 
     def _find_refusal(self, name: str) -> ServiceManagerError | None:
-        if not is_unit_name(name):
+        if not is_systemd_name(name):
             return ServiceManagerError(f"write {name}: {INVALID_NAME}")
         if name in self._system_units and name not in self._texts:
-            words = f"write {name}: systemd has a unit of this name from elsewhere; choose another name"
-            return NameTaken(words, f"has its own {self._system_units[name] or name}")
+            return NameTaken(name, self._system_units[name])
         return None
 
     async def remove(self, names: Collection[str]) -> None:
@@ -209,7 +204,7 @@ class SimulatedSystemd:
                 self._relinked |= dict.fromkeys(units_of_link(link, name))
         for link, name in make.items():
             if link in self._system_units or link in self._texts:
-                failures[link] = ServiceManagerError(f"link {link}: it is there, and is not fleet's; remove it")
+                failures[link] = ServiceManagerError(f"link {link}: it exists and is not fleet's; remove it")
             elif self._links.get(link) != name:
                 self._links[link] = name
                 self._relinked |= dict.fromkeys(units_of_link(link, name))
@@ -239,13 +234,13 @@ class SimulatedSystemd:
         return "[Service]\nExecStart=/usr/sbin/daemon\n" if known else None
 
     def _linked_to(self, name: str) -> tuple[str, ...]:
-        """The units that links have given to this one, or to one of its other names, as dependencies."""
+        """Return the units that links make dependencies of this one, or of one of its aliases."""
         names = (name, parse_name(name).template, *(link for link, unit in self._links.items() if unit == name))
         folders = ((units_of_link(link, unit)[0], unit) for link, unit in self._links.items() if "/" in link)
         return tuple(unit for owner, unit in folders if owner in names)
 
     def _resolve(self, name: str) -> str:
-        """The unit that a name or alias is of."""
+        """Return the unit that has this name or alias."""
         return self._links.get(name, name)
 
     def _is_in_memory(self, name: str) -> bool:
@@ -253,7 +248,7 @@ class SimulatedSystemd:
             return any(parse_name(known).template == name for known in self._units.names)
         return name in self._system_units or self._units.get(name) is not None
 
-    # The protocol: units.
+    # ServiceManager: units and jobs.
 
     async def observe(self, names: Collection[str]) -> Mapping[str, UnitStatus]:
         await self._take_time("observe", names)
@@ -333,7 +328,7 @@ class SimulatedSystemd:
         return names
 
     def _note(self, name: str) -> None:
-        # What happens while the bus is lost is not heard; all names are told when it is found.
+        # Signals are lost together with the bus; once it is back, every name is reported.
         if name in self._texts and self._session and self._bus_is_up:
             self._changed[name] = None
             self._has_changed.set()

@@ -1,7 +1,4 @@
-"""The units and jobs in a simulated systemd's memory: how they are loaded, start, end, and are forgotten.
-
-Where files come from, who is connected and what is told to whom is simulated_systemd.py's. Time is the event loop's.
-"""
+"""The units and jobs in a simulated systemd's memory: how they are loaded, start, end, and are forgotten."""
 
 import asyncio
 import math
@@ -9,8 +6,8 @@ from collections.abc import Callable
 
 import msgspec
 
+from fleetd.model.names import is_loadable
 from fleetd.model.unit import AT_REST
-from fleetd.systemd.files import is_loadable
 from fleetd.systemd.protocol import REFUSED, SKIPPED, JobRefused
 from fleetd.testing.scripted_program import Program, parse_program
 
@@ -19,10 +16,10 @@ _NO_COMMAND = "Service has no ExecStart=, ExecStop=, or SuccessAction=. Refusing
 
 
 class Behaviour(msgspec.Struct, frozen=True):
-    """What one unit does beyond what its file says, until it is told otherwise.
+    """What one unit does beyond what its file says.
 
-    `start_s`, `stop_s`: how long it takes to start and to stop (infinite: it hangs). `refusal`: systemd's words with
-    which it refuses to start it. `fails`: the result with which each start fails ('exit-code', 'timeout', 'resources').
+    `start_s`, `stop_s`: how long it takes to start and to stop (infinite: it hangs). `refusal`: systemd's message when
+    it refuses to start it. `fails`: the result with which each start fails ('exit-code', 'timeout', 'resources').
     """
 
     start_s: float = 0.0
@@ -37,7 +34,7 @@ class Job(msgspec.Struct):
 
 
 class SimulatedUnit(msgspec.Struct):
-    """A unit in systemd's memory: what it was loaded from, and how it stands."""
+    """A unit in systemd's memory: what it was loaded from, and its state."""
 
     name: str
     text: str
@@ -55,11 +52,11 @@ class SimulatedUnit(msgspec.Struct):
 
 
 class SimulatedUnits:
-    """All units of one machine, since its boot.
+    """All units of one machine since its boot.
 
-    `read_text` gives the file of a unit, or None; `linked_to` the units that links have given it as dependencies;
-    `resolve` the unit that a name is of. `on_change` is told the name of a unit with each change of its state or job,
-    `on_job_end` also the job's number and result.
+    `read_text` returns a unit's file, or None; `linked_to` the units that links make its dependencies; `resolve` the
+    unit that has a name. `on_change` is called with a unit's name when its state or job changes, `on_job_end` with the
+    job's number and result as well.
     """
 
     def __init__(
@@ -72,7 +69,7 @@ class SimulatedUnits:
         on_job_end: Callable[[str, int, str], None],
     ) -> None:
         self.behaviours: dict[str, Behaviour] = {}
-        self.paths: dict[str, None] = {"/": None}  # those that exist, as far as conditions and assertions ask for them
+        self.paths: dict[str, None] = {"/": None}  # those that exist for conditions and assertions
         self._read_text = read_text
         self._linked_to = linked_to
         self._resolve = resolve
@@ -85,7 +82,7 @@ class SimulatedUnits:
         self._last_invocation = 0
 
     def forget_all(self) -> None:
-        """The machine has lost power. Numbers of processes and jobs go on, so that none is taken for an older one."""
+        """Forget everything, as in a power cut. PIDs and job numbers go on, so that none is used twice."""
         for unit in self._units.values():
             if unit.timer:
                 unit.timer.cancel()
@@ -93,21 +90,21 @@ class SimulatedUnits:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The units that systemd has reason to keep in memory."""
+        """Return the units that systemd keeps in memory."""
         return tuple(name for name in self._units if self.get(name))
 
     def get(self, name: str) -> SimulatedUnit | None:
-        """The unit, if systemd has reason to keep it in memory."""
+        """Return the unit if systemd keeps it in memory."""
         name = self._resolve(name)
         unit = self._units.get(name)
         return None if unit is None or self._is_collectable(unit) else unit
 
     def processes(self) -> dict[str, int]:
-        """Unit → main process, of all units that have one, in order of their names."""
+        """Return unit → main PID of all units that have one, by name."""
         return {name: self._units[name].pid for name in sorted(self._units) if self._units[name].pid}
 
     def log(self, name: str) -> list[str]:
-        """What the unit said, and systemd said of it, oldest first."""
+        """Return the lines that the unit, and systemd about it, logged, oldest first."""
         return self._logs.get(name, [])
 
     def reload(self) -> None:
@@ -120,18 +117,18 @@ class SimulatedUnits:
             self._set_state(unit, "inactive", "dead")
 
     def crash(self, name: str) -> None:
-        """Kill the main process of a unit that has one."""
+        """Kill the unit's main process, if it has one."""
         unit = self._units[name]
         assert unit.pid, f"{name} has no process"
         self._end_process(unit, code=2, status=_SIGKILL)
 
     def cancel_job(self, name: str) -> None:
-        """A job of somebody else's replaces the one that is queued for this unit, and has nothing to do."""
+        """Have another client's job replace the one queued for this unit; it ends at once."""
         unit = self._units[name]
         self._end_job(unit, "canceled")
 
     def load(self, name: str) -> SimulatedUnit | None:
-        """The unit as systemd has it in memory, read from its file where it is not (or could be forgotten)."""
+        """Return the unit in memory, loading it from its file if it is not there (or could be unloaded)."""
         name = self._resolve(name)
         unit = self._units.get(name)
         if unit is not None and self._is_collectable(unit):
@@ -147,7 +144,7 @@ class SimulatedUnits:
     def _read(self, unit: SimulatedUnit) -> None:
         text = self._read_text(unit.name)
         if text is None:
-            return  # its file is gone: systemd goes on with what it knows
+            return  # its file is gone: systemd keeps what it has loaded
         unit.text, unit.program = text, self._with_resolved_names(parse_program(unit.name, text))
         if unit.program.load != "loaded":
             complaint = f"{unit.name}: {_NO_COMMAND}"
@@ -156,14 +153,14 @@ class SimulatedUnits:
         unit.wants = tuple(dict.fromkeys((*unit.program.wants, *self._linked_to(unit.name))))
 
     def _with_resolved_names(self, program: Program) -> Program:
-        """The program with every alias in it replaced by the unit that has it."""
+        """Return the program with each alias in it replaced by the unit that has it."""
         requires, wants, after = (
             tuple(map(self._resolve, names)) for names in (program.requires, program.wants, program.after)
         )
         return msgspec.structs.replace(program, requires=requires, wants=wants, after=after)
 
     def _is_collectable(self, unit: SimulatedUnit) -> bool:
-        """Whether systemd forgets this unit, as one that is at rest and that nothing refers to."""
+        """True if systemd unloads this unit: it is at rest, and nothing refers to it."""
         if unit.active != "inactive" or unit.job:
             return False
         others = (other for other in self._units.values() if other.active != "inactive" or other.job)
@@ -177,15 +174,16 @@ class SimulatedUnits:
     # Jobs.
 
     def queue_start(self, name: str) -> int:
-        """Queue start jobs for a unit and what it needs; the number of its own. Raises where systemd would refuse."""
+        """Queue start jobs for a unit and what it requires. Returns its own job's number. Raises if systemd would
+        refuse."""
         jobs = [(unit, self._replace_job(unit, "start")) for unit in self._find_needed("start", name)]
         for unit, _ in jobs:
             self._run_start(unit)
         return jobs[-1][1].number
 
     def queue_restart(self, name: str) -> int:
-        """Queue a restart job for a unit that runs, and for what runs of those that need it; start jobs for what it
-        needs. The number of its own. Raises where systemd would refuse."""
+        """Queue restart jobs for a running unit and the running units that require it, and start jobs for what it
+        requires. Returns its own job's number. Raises if systemd would refuse."""
         *needed, unit = self._find_needed("restart", name)
         if unit.active in AT_REST:
             return self.queue_start(name)
@@ -201,7 +199,7 @@ class SimulatedUnits:
         return number
 
     def _find_dependents(self, unit: SimulatedUnit) -> list[SimulatedUnit]:
-        """What runs of the units that are stopped and restarted with this one, those that need others first."""
+        """Return the running units that are stopped and restarted with this one, dependents first."""
         found = {unit.name: unit}
         left = [unit]
         while left:
@@ -214,7 +212,7 @@ class SimulatedUnits:
         return list(found.values())[:0:-1]
 
     def _find_needed(self, verb: str, name: str) -> list[SimulatedUnit]:
-        """What a job for this unit pulls in, in order, and the unit itself last. Raises where systemd would refuse."""
+        """Return what a job for this unit pulls in, in order, the unit last. Raises if systemd would refuse."""
         needed: dict[str, SimulatedUnit] = {}
         self._gather(name, f"{verb} {name}", {}, needed)
         _check_manual(needed[name].program.manual_start, verb, name)
@@ -235,7 +233,8 @@ class SimulatedUnits:
         needed[name] = unit
 
     def queue_stop(self, unit: SimulatedUnit) -> int:
-        """Queue stop jobs for a unit and what needs it; the number of its own. Raises where systemd would refuse."""
+        """Queue stop jobs for a unit and what requires it. Returns its own job's number. Raises if systemd would
+        refuse."""
         _check_manual(unit.program.manual_stop, "stop", unit.name)
         return self._queue_stop(unit)
 
@@ -266,7 +265,7 @@ class SimulatedUnits:
             self._run_waiting(unit, "done" if result == SKIPPED else result)
 
     def _run_waiting(self, ended: SimulatedUnit, result: str) -> None:
-        """Go on with the start jobs that came after this one, or needed it."""
+        """Continue the start jobs that were ordered after this one, or required it."""
         for unit in list(self._units.values()):
             if not unit.job or unit.job.kind == "stop":
                 continue
@@ -277,7 +276,7 @@ class SimulatedUnits:
 
     def _run_start(self, unit: SimulatedUnit) -> None:
         if unit.job is None or unit.active in ("activating", "deactivating"):
-            return  # it has begun, or begins when the stop is finished
+            return  # it has begun, or will once the stop has ended
         if unit.active == "active":
             self._end_job(unit, "done")
             return
@@ -306,7 +305,7 @@ class SimulatedUnits:
             self._finish_start(unit, behaviour)
 
     def _find_hindrance(self, unit: SimulatedUnit) -> str:
-        """How the job ends because of what keeps the unit from starting, or ''."""
+        """Return the job's result if something keeps the unit from starting, or ''."""
         program, name = unit.program, unit.name
         if path := self._find_unmet(program.conditions):
             self._say(unit, f"{name} was skipped because of an unmet condition check (ConditionPathExists={path}).")
@@ -324,7 +323,7 @@ class SimulatedUnits:
         return ""
 
     def _find_unmet(self, paths: tuple[str, ...]) -> str:
-        """The first of these paths that does not exist, or, with a `!`, that does; or ''."""
+        """Return the first of these paths that does not exist, or, with a `!`, that does; or ''."""
         return next((path for path in paths if (path.lstrip("!") in self.paths) == path.startswith("!")), "")
 
     def _finish_start(self, unit: SimulatedUnit, behaviour: Behaviour) -> None:
@@ -341,7 +340,7 @@ class SimulatedUnits:
         )
 
     def _end_process(self, unit: SimulatedUnit, *, code: int, status: int) -> None:
-        """The main process is gone: by itself (code 1), or by a signal (code 2)."""
+        """The main process has ended: by itself (code 1), or by a signal (code 2)."""
         unit.exit_code, unit.exit_status = code, status
         if code == 2 or status != 0:
             word = "exited" if code == 1 else "killed"
@@ -374,7 +373,7 @@ class SimulatedUnits:
         )
 
     def _rest(self, unit: SimulatedUnit, active: str = "inactive", sub: str = "dead", job_result: str = "done") -> None:
-        """The unit has no process any more. Its job ends, or begins if it waited for this."""
+        """The unit has no process left. Its job ends, or begins if it waited for this."""
         waited = unit.active == "deactivating" and unit.job is not None and unit.job.kind != "stop"
         unit.pid = 0
         if unit.timer:
@@ -395,7 +394,7 @@ class SimulatedUnits:
         self._on_change(unit.name)
 
     def _after(self, unit: SimulatedUnit, delay_s: float, then: Callable[[], None]) -> None:
-        """Do this later, in place of what was to be done with this unit before. Never, if the delay is infinite."""
+        """Schedule this for the unit, replacing what was scheduled before. Never runs if the delay is infinite."""
         if unit.timer:
             unit.timer.cancel()
         unit.timer = asyncio.get_running_loop().call_later(delay_s, then) if delay_s < math.inf else None
@@ -408,7 +407,7 @@ class SimulatedUnits:
 
 
 def _check_manual(is_allowed: bool, verb: str, name: str) -> None:
-    """Raises JobRefused for a job that may be requested by dependency only."""
+    """Raise JobRefused for a job that may be requested by dependency only."""
     if not is_allowed:
         words = "may be requested by dependency only (it is configured to refuse manual start/stop)."
         raise JobRefused(f"{verb} {name}: Operation refused, unit {name} {words}")

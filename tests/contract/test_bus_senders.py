@@ -236,7 +236,7 @@ async def test_who_takes_over_systemds_name_is_listened_to_and_the_former_owner_
 ) -> None:
     async with connected(address) as heir:
         await systemd.release_name()
-        await until(lambda: not listener.bus.is_reached)
+        await until(lambda: not listener.bus.is_connected)
         await heir.take_name()
         await until(lambda: listener.times_reached == 2)
         await systemd.end_job(1, to=listener.name)

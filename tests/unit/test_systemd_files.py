@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from fleetd.systemd.files import UnitFiles, is_loadable, is_unit_name, mount_name, units_of_link
+from fleetd.model.names import is_loadable, is_systemd_name
+from fleetd.systemd.files import UnitFiles, mount_name, units_of_link
 from fleetd.systemd.protocol import ServiceManagerError
 
 TEXT = "[Service]\nExecStart=/bin/true\n"
@@ -86,7 +87,9 @@ def test_a_link_that_was_lost_is_made_again(files: UnitFiles, units: Path, links
 def test_what_others_put_into_the_runtime_directory_is_left_alone(files: UnitFiles, links: Path) -> None:
     links.mkdir(parents=True)
     (links / "theirs.service").write_text("theirs")
-    with pytest.raises(ServiceManagerError, match=r"theirs.service is not fleet's; remove it or choose another name"):
+    with pytest.raises(
+        ServiceManagerError, match=r"would hide .*/theirs.service, a unit of the system: choose another name"
+    ):
         files.put("theirs.service", TEXT)
     files.drop("theirs.service")
     assert (links / "theirs.service").read_text() == "theirs"
@@ -248,4 +251,4 @@ def test_what_is_mounted_is_the_systems_own_though_no_file_says_so(files: UnitFi
     ],
 )
 def test_names_are_taken_as_systemd_takes_them(name: str, is_name: bool, loadable: bool) -> None:
-    assert (is_unit_name(name), is_loadable(name)) == (is_name, loadable)
+    assert (is_systemd_name(name), is_loadable(name)) == (is_name, loadable)
