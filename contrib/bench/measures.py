@@ -12,7 +12,7 @@ import msgspec
 from contrib.bench import floor, process
 from contrib.bench.api import Api, active_on, are_active
 from contrib.bench.figure import Figure
-from contrib.bench.observer import Onlooker
+from contrib.bench.observer import Observer
 from contrib.bench.targets import NONE, TARGETS, Targets
 from contrib.testbed import OWN_TIMEOUTS, Cluster, EtcdServer, Machine
 from fleetd.api import schema
@@ -54,9 +54,9 @@ class Bench(msgspec.Struct, frozen=True):
         machine = machine or self.cluster.machines[0]
         return Api(machine.path("/run/fleet.sock"))
 
-    def onlooker(self) -> Onlooker:
+    def observer(self) -> Observer:
         """Who sees when many are active, without asking those who are busy with that."""
-        return Onlooker(self.cluster.etcd.client_url)
+        return Observer(self.cluster.etcd.client_url)
 
     def names(self, prefix: str) -> list[str]:
         return [f"{prefix}-{index:04}.service" for index in range(self.units)]
@@ -97,17 +97,17 @@ async def measure_many(bench: Bench) -> list[Figure]:
     and with one for each, as version 1 of the API does."""
     samples, samples_put, floor_samples = [], [], []
     names = bench.names("many")
-    async with bench.api() as api, bench.onlooker() as onlooker:
+    async with bench.api() as api, bench.observer() as observer:
 
         async def settle() -> None:
             await clear(api)
-            await onlooker.until("nothing is active", lambda: not onlooker.active, PATIENCE_S)
+            await observer.until("nothing is active", lambda: not observer.active, PATIENCE_S)
             await asyncio.sleep(SETTLE_S)
 
         async def start(ask: Starting) -> float:
             await settle()
             began = time.monotonic()
-            active = asyncio.create_task(onlooker.until_active(names, PATIENCE_S))
+            active = asyncio.create_task(observer.until_active(names, PATIENCE_S))
             await ask(names, OPTIONS)
             took_s = await active - began
             assert are_active(await api.reports(), names), "the API reports something else than the store has"
@@ -130,15 +130,15 @@ async def measure_cut(bench: Bench) -> list[Figure]:
     samples = []
     for index in range(bench.rounds):
         victim, witness = (bench.cluster.machines[(index + shift) % len(bench.cluster.machines)] for shift in (1, 2))
-        async with bench.api(witness) as api, bench.onlooker() as onlooker:
+        async with bench.api(witness) as api, bench.observer() as observer:
             await clear(api)
             names = await bench.fill(api)
             if not any(active_on(report) == victim.id for report in (await api.reports()).values()):
                 raise RuntimeError(f"{victim.name} runs nothing: its power cut would measure nothing")
-            await onlooker.until_active(names, PATIENCE_S)
+            await observer.until_active(names, PATIENCE_S)
             began = time.monotonic()
             victim.power_cut()
-            samples.append(await onlooker.until_active(names, PATIENCE_S, besides=[victim.id]) - began)
+            samples.append(await observer.until_active(names, PATIENCE_S, besides=[victim.id]) - began)
             assert are_active(await api.reports(), names, besides=victim.id)
         victim.boot()
         bench.cluster.wait_ready()

@@ -14,7 +14,7 @@ from fleetd.store.etcd import EtcdStore
 from fleetd.store.protocol import KeyValue
 
 
-class Onlooker:
+class Observer:
     """The cluster as the store shows it. As a context manager it follows the store."""
 
     def __init__(self, etcd_url: str) -> None:
@@ -26,7 +26,7 @@ class Onlooker:
         self.machines: set[str] = set()
         self.leader = ""
 
-    async def __aenter__(self) -> "Onlooker":
+    async def __aenter__(self) -> "Observer":
         self._task = asyncio.create_task(self._follow())
         return self
 

@@ -21,9 +21,9 @@ from pathlib import Path
 import msgspec
 
 from contrib.bench import floor
-from contrib.bench.observer import Onlooker
+from contrib.bench.observer import Observer
 from contrib.bench.process import cpu_s, observe_etcd
-from contrib.bench.scale.worker import CrowdSystemd
+from contrib.bench.scale.worker import ScaleSystemd
 from contrib.testbed import OWN_TIMEOUTS, Cluster, EtcdServer
 from fleetd.api import schema
 from fleetd.api.routes import Api
@@ -75,7 +75,7 @@ async def serve(kind: str, etcd_url: str, directory: Path, profile: bool) -> Non
     if kind == "node":
         config = parse_config("", "bench", {}, {})[0]
         surroundings = HostEnvironment(runtime=directory / "run")
-        node = Node(config, MeasuredStore(store), CrowdSystemd(), Machine(MACHINE, session="s"), surroundings)
+        node = Node(config, MeasuredStore(store), ScaleSystemd(), Machine(MACHINE, session="s"), surroundings)
         node.start()
         await node.membership.registered.wait()
     server = Server(node.api if node else Api(Registry(MeasuredStore(store))))
@@ -151,11 +151,11 @@ async def measure(kind: str, etcd: EtcdServer, directory: Path, arguments: argpa
     if await process.stdout.readline() != b"serves\n":
         raise RuntimeError("it does not serve")
     before = observe_etcd(etcd.client_url).cpu_s
-    async with Onlooker(etcd.client_url) as onlooker:
+    async with Observer(etcd.client_url) as observer:
         process.stdin.write(b"go\n")
         began = time.monotonic()
         took_s = await time_clients(arguments.clients, names, lambda each: put_all(directory / "fleet.sock", each))
-        active_s = await onlooker.until_active(names, PATIENCE_S) - began if kind == "node" else None
+        active_s = await observer.until_active(names, PATIENCE_S) - began if kind == "node" else None
     process.stdin.close()
     used = msgspec.json.decode(await process.stdout.readline(), type=Used)
     await process.wait()
@@ -170,11 +170,11 @@ async def measure_machines(arguments: argparse.Namespace) -> None:
         alone_s = floor.start_alone(cluster.machines, [f"alone-{name}" for name in names], TEXT)
         print(render("systemd", None, alone_s, None, 0.0, 0), flush=True)
         before = observe_etcd(etcd.client_url).cpu_s, sum(map(cpu_s, cluster.machines))
-        async with Onlooker(etcd.client_url) as onlooker:
+        async with Observer(etcd.client_url) as observer:
             began = time.monotonic()
             socket = cluster.machines[0].path("/run/fleet.sock")
             took_s = await time_clients(arguments.clients, names, lambda each: put_all(socket, each))
-            active_s = await onlooker.until_active(names, PATIENCE_S) - began
+            active_s = await observer.until_active(names, PATIENCE_S) - began
         fleetd_s = sum(map(cpu_s, cluster.machines)) - before[1]
         etcd_s = observe_etcd(etcd.client_url).cpu_s - before[0]
         print(render("machines", took_s, active_s, fleetd_s, etcd_s, 0), flush=True)

@@ -1,4 +1,4 @@
-"""That a crowd goes through its whole life, and its report tells all of it. How long anything takes is no matter."""
+"""A small run goes through every phase, and its report shows all of them. Times are not checked."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 
 from contrib.bench.scale.phases import JOIN, ONE, START, Size
 from contrib.bench.scale.report import figures_of, render_report
-from contrib.bench.scale.run import run_crowd
+from contrib.bench.scale.run import run_scale
 from tests.requirements import require_etcd
 
 SMALL = Size(machines=5, units=50, ttl_s=2.0, rest_s=1.0, processes=2)
@@ -15,10 +15,10 @@ LARGE = Size(machines=100, units=2000, ttl_s=10.0, rest_s=10.0, processes=2)
 
 @pytest.mark.long
 @pytest.mark.parametrize("size", [SMALL, pytest.param(LARGE, marks=pytest.mark.soak)], ids=["small", "large"])
-def test_a_crowd_goes_through_every_phase_and_is_reported(tmp_path: Path, size: Size) -> None:
+def test_a_run_goes_through_every_phase_and_is_reported(tmp_path: Path, size: Size) -> None:
     require_etcd()
     said: list[str] = []
-    findings = run_crowd(size, tmp_path, said.append)
+    findings = run_scale(size, tmp_path, said.append)
     names = list(findings.phases)
     assert names[:3] == [JOIN, "at rest, without units", START]
     assert names[3:5] == ["at rest, with all units", ONE]

@@ -1,4 +1,4 @@
-"""`python -m contrib.bench.scale [--machines N] [--units N]`: a crowd's whole life in one report, on standard output.
+"""`python -m contrib.bench.scale [--machines N] [--units N]`: all phases of a run in one report, on standard output.
 
 A thousand machines with 20,000 units take some ten minutes and 6 GiB on two cores; a hundred with 2,000, two minutes.
 It needs etcd, and no root.
@@ -15,10 +15,10 @@ from contrib import interrupt
 from contrib.bench import history
 from contrib.bench.scale.phases import Size
 from contrib.bench.scale.report import figures_of, render_report
-from contrib.bench.scale.run import run_crowd
+from contrib.bench.scale.run import run_scale
 from contrib.testbed.etcd import etcd_is_installed
 
-REPORT = Path(__file__).parents[1] / "crowd.md"
+REPORT = Path(__file__).parents[1] / "scale.md"
 MEMORY = Path("/dev/shm")  # as /run is, where machines keep their ledgers
 
 
@@ -30,14 +30,14 @@ def main() -> int:
     interrupt.end_on_first()
     _allow_files()
     try:
-        with tempfile.TemporaryDirectory(prefix="fleet-crowd-", dir=MEMORY if MEMORY.is_dir() else None) as directory:
-            findings = run_crowd(size, Path(directory), _say)
+        with tempfile.TemporaryDirectory(prefix="fleet-scale-", dir=MEMORY if MEMORY.is_dir() else None) as directory:
+            findings = run_scale(size, Path(directory), _say)
     except KeyboardInterrupt:
         return 130
     report = render_report(findings)
     print(report, end="")
     if is_noted:
-        history.note(figures_of(findings), size.machines, size.units, bench="crowd")
+        history.note(figures_of(findings), size.machines, size.units, bench="scale")
         REPORT.write_text(report)
     return 0
 
@@ -49,7 +49,7 @@ def _parse_arguments() -> tuple[Size, bool]:
     parser.add_argument("--ttl", type=float, default=10.0, help="agent_ttl in seconds")
     parser.add_argument("--rest", type=float, default=20.0, help="for how many seconds it is watched at rest")
     parser.add_argument("--processes", type=int, default=4, help="how many processes the agents share")
-    parser.add_argument("--note", action="store_true", help="keep figures and report: history.jsonl and crowd.md")
+    parser.add_argument("--note", action="store_true", help="keep figures and report: history.jsonl and scale.md")
     given = parser.parse_args()
     if given.machines < 4 or given.units < given.machines:
         parser.error("at least 4 machines, and no fewer units than machines")

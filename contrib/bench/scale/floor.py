@@ -1,4 +1,4 @@
-"""The floor of a crowd: etcd given the same requests by a bare client, with nobody to decide or to start anything.
+"""The floor of a run: etcd given the same requests by a bare client that decides and starts nothing.
 
 As many transactions with as many keys and bytes, as many reads and heartbeats, and as many watches open meanwhile; the
 requests are rendered beforehand and the answers not looked at. What the cluster took beyond that is fleet's own.

@@ -1,4 +1,4 @@
-"""What a crowd goes through, phase by phase, and what each phase took of time, processor and store."""
+"""The phases of a run, and what each took of time, processor and store."""
 
 import asyncio
 import time
@@ -10,10 +10,10 @@ import msgspec
 
 from contrib.bench import process
 from contrib.bench.api import Api, are_active
-from contrib.bench.observer import Onlooker
+from contrib.bench.observer import Observer
 from contrib.bench.scale.request_counts import Counts, difference, total
 from contrib.bench.scale.worker import Task, Used, machine_id
-from contrib.bench.scale.workers import Crew
+from contrib.bench.scale.workers import Workers
 from fleetd.api import schema
 
 LEADER, FRONT = "leader", "API"  # processes of one machine each: the one leads, the other serves the API
@@ -37,7 +37,7 @@ Say = Callable[[str], None]  # tells whoever waits how far it is
 
 
 class Size(msgspec.Struct, frozen=True):
-    """How large the crowd is, and how long it is looked at while it rests."""
+    """How many machines and units there are, and for how long they are observed at rest."""
 
     machines: int
     units: int
@@ -81,16 +81,18 @@ class _Reading(msgspec.Struct, frozen=True):
 
 
 class Play:
-    """A crowd on an etcd, in `directory` (empty at first)."""
+    """The machines of a run on one etcd, in `directory` (empty at first)."""
 
-    def __init__(self, size: Size, etcd_url: str, directory: Path, crew: Crew, onlooker: Onlooker, say: Say) -> None:
+    def __init__(
+        self, size: Size, etcd_url: str, directory: Path, workers: Workers, observer: Observer, say: Say
+    ) -> None:
         self._size = size
         self._etcd_url = etcd_url
         self._directory = directory
-        self._crew = crew
-        self._onlooker = onlooker
+        self._workers = workers
+        self._observer = observer
         self._say = say
-        self._names = [f"crowd-{number:05}.service" for number in range(size.units)]
+        self._names = [f"scale-{number:05}.service" for number in range(size.units)]
         self.phases: dict[str, Phase] = {}
         self.submitted_s = 0.0
         self.memory = Memory(0, 0, 0, 0, 0, 0)
@@ -111,17 +113,17 @@ class Play:
 
     async def _join(self) -> None:
         before, began = await self._read(), time.monotonic()
-        await self._crew.start({LEADER: self._task(0, 1)})
-        leads = await self._onlooker.until("somebody leads", lambda: self._onlooker.leader != "", PATIENCE_S)
-        assert self._onlooker.leader == machine_id(0)
+        await self._workers.start({LEADER: self._task(0, 1)})
+        leads = await self._observer.until("somebody leads", lambda: self._observer.leader != "", PATIENCE_S)
+        assert self._observer.leader == machine_id(0)
         tasks = {FRONT: self._task(1, 1, str(self._directory / "api.sock"))}
         rest = range(2, self._size.machines)
         share = -(-len(rest) // self._size.processes)
         for first in rest[::share]:
             tasks[f"m{first}"] = self._task(first, min(share, self._size.machines - first))
-        await self._crew.start(tasks)
-        joined = await self._onlooker.until(
-            "all machines have joined", lambda: len(self._onlooker.machines) == self._size.machines, PATIENCE_S
+        await self._workers.start(tasks)
+        joined = await self._observer.until(
+            "all machines have joined", lambda: len(self._observer.machines) == self._size.machines, PATIENCE_S
         )
         await self._note(JOIN, joined - leads, before, began)
 
@@ -137,7 +139,7 @@ class Play:
     async def _start(self, api: Api) -> None:
         before, began = await self._read(), time.monotonic()
         submitting = asyncio.create_task(api.start_all(self._names, OPTIONS))
-        active = asyncio.create_task(self._onlooker.until_active(self._names, PATIENCE_S))
+        active = asyncio.create_task(self._observer.until_active(self._names, PATIENCE_S))
         await submitting
         self.submitted_s = time.monotonic() - began
         await self._note(START, await active - began, before, began)
@@ -156,28 +158,28 @@ class Play:
 
     async def _lose(self, name: str, count: int) -> None:
         """Their power is cut; until all that they ran is active elsewhere. Spread over all processes."""
-        here = [number for number in range(2, self._size.machines) if machine_id(number) in self._onlooker.machines]
+        here = [number for number in range(2, self._size.machines) if machine_id(number) in self._observer.machines]
         victims = here[:: max(1, len(here) // count)][:count]
         before, began = await self._read(), time.monotonic()
-        lost = self._onlooker.active_on(ids := [machine_id(number) for number in victims])
-        await self._crew.cut(victims)
+        lost = self._observer.active_on(ids := [machine_id(number) for number in victims])
+        await self._workers.cut(victims)
         await self._note(name, await self._until_elsewhere(lost, ids) - began, before, began)
 
     async def _lose_leader(self) -> None:
         before, began = await self._read(), time.monotonic()
-        lost = self._onlooker.active_on([machine_id(0)])
-        await self._crew.kill(LEADER)
+        lost = self._observer.active_on([machine_id(0)])
+        await self._workers.kill(LEADER)
         took_s = await self._until_elsewhere(lost, [machine_id(0)]) - began
-        assert self._onlooker.leader != machine_id(0), "the machine that is gone cannot have moved its own units"
+        assert self._observer.leader != machine_id(0), "the machine that is gone cannot have moved its own units"
         await self._note(LOSE_LEADER, took_s, before, began)
 
     async def _until_elsewhere(self, units: Collection[str], machines: Collection[str]) -> float:
         if not units:
             raise RuntimeError("the machines to be lost run nothing: to lose them would measure nothing")
-        return await self._onlooker.until_active(units, PATIENCE_S, besides=machines)
+        return await self._observer.until_active(units, PATIENCE_S, besides=machines)
 
     async def _read(self) -> _Reading:
-        used = await self._crew.used()
+        used = await self._workers.used()
         return _Reading(time.monotonic(), await asyncio.to_thread(process.observe_etcd, self._etcd_url), used)
 
     async def _note(self, name: str, took_s: float, before: _Reading, began: float) -> None:

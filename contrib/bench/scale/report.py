@@ -1,4 +1,4 @@
-"""The report of a crowd, in Markdown: the phases, what etcd was asked, what etcd alone takes, what more would cost."""
+"""The report of a run, in Markdown: its phases, the requests to etcd, the cost of etcd alone, and of more machines."""
 
 from collections.abc import Iterable, Sequence
 

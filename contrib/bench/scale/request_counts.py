@@ -73,66 +73,66 @@ class CountedStore:
     """Keeps the protocol (fleetd/store/protocol.py) as the store within does. A watch counts once when it is opened,
     and each of its changes as one delivery."""
 
-    def __init__(self, store: Store, tally: RequestCounts) -> None:
+    def __init__(self, store: Store, counts: RequestCounts) -> None:
         self._store = store
-        self._tally = tally
+        self._counts = counts
 
     async def cluster_id(self) -> str:
-        self._tally.add("read", "cluster")
+        self._counts.add("read", "cluster")
         return await self._store.cluster_id()
 
     async def get(self, key: str) -> KeyValue | None:
         item = await self._store.get(key)
-        self._tally.add("read", key, 1, _size_of(item))
+        self._counts.add("read", key, 1, _size_of(item))
         return item
 
     async def get_many(self, keys: Sequence[str]) -> RangeResult:
         snapshot = await self._store.get_many(keys)
-        self._tally.add("read", keys[0] if keys else "", len(keys), sum(map(_size_of, snapshot.items)))
+        self._counts.add("read", keys[0] if keys else "", len(keys), sum(map(_size_of, snapshot.items)))
         return snapshot
 
     async def range(self, prefix: str, *, after: str = "", limit: int = 0) -> RangeResult:
         snapshot = await self._store.range(prefix, after=after, limit=limit)
-        self._tally.add("read", prefix, len(snapshot.items), sum(map(_size_of, snapshot.items)))
+        self._counts.add("read", prefix, len(snapshot.items), sum(map(_size_of, snapshot.items)))
         return snapshot
 
     async def digest(self, prefix: str) -> PrefixDigest:
-        self._tally.add("glance", prefix)
+        self._counts.add("glance", prefix)
         return await self._store.digest(prefix)
 
     async def transact(self, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> int:
         size = sum(len(each.key) + (len(each.value) if isinstance(each, Put) else 0) for each in operations)
-        self._tally.add("transaction", _subject_of(operations), len(operations), size)
+        self._counts.add("transaction", _subject_of(operations), len(operations), size)
         return await self._store.transact(comparisons, operations)
 
     async def watch(self, prefix: str, after_revision: int) -> AsyncGenerator[Changes, None]:
-        self._tally.add("watch opened", prefix)
+        self._counts.add("watch opened", prefix)
         async for changes in self._store.watch(prefix, after_revision):
-            self._tally.add("watch told", prefix, len(changes.events), sum(map(_size_of_event, changes.events)))
+            self._counts.add("watch told", prefix, len(changes.events), sum(map(_size_of_event, changes.events)))
             yield changes
 
     async def grant(self, ttl_s: float) -> int:
-        self._tally.add("lease", "granted")
+        self._counts.add("lease", "granted")
         return await self._store.grant(ttl_s)
 
     async def keep_alive(self, lease: int) -> KeepAlive:
-        self._tally.add("lease", "beat")
+        self._counts.add("lease", "beat")
         return await self._store.keep_alive(lease)
 
     async def time_to_live(self, lease: int) -> float | None:
-        self._tally.add("lease", "looked at")
+        self._counts.add("lease", "looked at")
         return await self._store.time_to_live(lease)
 
     async def revoke(self, lease: int) -> None:
-        self._tally.add("lease", "revoked")
+        self._counts.add("lease", "revoked")
         await self._store.revoke(lease)
 
     async def compact(self, revision: int) -> None:
-        self._tally.add("compaction", "")
+        self._counts.add("compaction", "")
         await self._store.compact(revision)
 
     async def revision(self) -> int:
-        self._tally.add("read", "cluster")
+        self._counts.add("read", "cluster")
         return await self._store.revision()
 
     async def close(self) -> None:

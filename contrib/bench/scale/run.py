@@ -1,19 +1,19 @@
-"""One run of a crowd: its whole life on one etcd, and then the floor on another."""
+"""One run: all phases on one etcd, then the floor on another."""
 
 import asyncio
 from pathlib import Path
 
 import msgspec
 
-from contrib.bench.observer import Onlooker
+from contrib.bench.observer import Observer
 from contrib.bench.scale.floor import Floor, measure_floor
 from contrib.bench.scale.phases import START, Memory, Phase, Play, Say, Size
-from contrib.bench.scale.workers import Crew
+from contrib.bench.scale.workers import Workers
 from contrib.testbed import OWN_TIMEOUTS, EtcdServer
 
 
 class Findings(msgspec.Struct, frozen=True):
-    """All that a crowd's run has found. `submitted_s` is when the last unit of the start was accepted."""
+    """All results of a run. `submitted_s` is when the last unit of the start was accepted."""
 
     size: Size
     phases: dict[str, Phase]
@@ -22,7 +22,7 @@ class Findings(msgspec.Struct, frozen=True):
     floor: Floor
 
 
-def run_crowd(size: Size, directory: Path, say: Say) -> Findings:
+def run_scale(size: Size, directory: Path, say: Say) -> Findings:
     """All phases, in a directory that is empty at first. Raises TimeoutError where one does not come to its end."""
     with EtcdServer(directory / "etcd", extra_args=OWN_TIMEOUTS) as etcd:
         play = asyncio.run(_play(size, etcd.client_url, directory, say))
@@ -33,7 +33,7 @@ def run_crowd(size: Size, directory: Path, say: Say) -> Findings:
 
 
 async def _play(size: Size, etcd_url: str, directory: Path, say: Say) -> Play:
-    async with Onlooker(etcd_url) as onlooker, Crew() as crew:
-        play = Play(size, etcd_url, directory, crew, onlooker, say)
+    async with Observer(etcd_url) as observer, Workers() as workers:
+        play = Play(size, etcd_url, directory, workers, observer, say)
         await play.run()
     return play

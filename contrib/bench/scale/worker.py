@@ -64,7 +64,7 @@ class Used(msgspec.Struct, frozen=True):
     counts: Counts
 
 
-class CrowdSystemd(SimulatedSystemd):
+class ScaleSystemd(SimulatedSystemd):
     """A simulated systemd that remembers nothing of what it was asked: there are many, for long."""
 
     async def observe(self, names: Collection[str]) -> Mapping[str, UnitStatus]:
@@ -77,12 +77,12 @@ def machine_id(number: int) -> str:
     return f"{number:08x}" + "c" * 24
 
 
-class ConnectionLimiter:
+class SimulatedMachines:
     """The machines of one process."""
 
     def __init__(self, task: Task) -> None:
         self._task = task
-        self._tally = RequestCounts()
+        self._counts = RequestCounts()
         self._nodes: dict[int, Node] = {}
         self._server: Server | None = None
 
@@ -107,14 +107,14 @@ class ConnectionLimiter:
 
     def _start(self, number: int) -> Node:
         task = self._task
-        config = msgspec.structs.replace(parse_config("", "crowd", {}, {})[0], agent_ttl_s=task.ttl_s)
+        config = msgspec.structs.replace(parse_config("", "scale", {}, {})[0], agent_ttl_s=task.ttl_s)
         key = KeySpace(config.etcd_key_prefix).identity_key
         # No shorter: an answer that many machines in one process keep waiting is not late for want of etcd.
         store = EtcdStore([task.etcd_url], request_timeout_s=task.ttl_s, identity_key=key)
         id_ = machine_id(number)
         surroundings = HostEnvironment(runtime=Path(task.directory, f"m{number}"))
         machine = Machine(id=id_, session=surroundings.new_id(), address=f"10.{number >> 8}.{number & 255}.1")
-        node = Node(config, CountedStore(MeasuredStore(store), self._tally), CrowdSystemd(), machine, surroundings)
+        node = Node(config, CountedStore(MeasuredStore(store), self._counts), ScaleSystemd(), machine, surroundings)
         node.start()
         return node
 
@@ -125,7 +125,7 @@ class ConnectionLimiter:
     def _tell(self) -> Used:
         usage = resource.getrusage(resource.RUSAGE_SELF)
         pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return Used(usage.ru_utime + usage.ru_stime, pages * PAGE_BYTES / 2**20, self._tally.counts)
+        return Used(usage.ru_utime + usage.ru_stime, pages * PAGE_BYTES / 2**20, self._counts.counts)
 
 
 async def serve() -> None:
@@ -134,11 +134,11 @@ async def serve() -> None:
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     task = msgspec.json.decode(await reader.readline(), type=Task)
     logging.basicConfig(filename=Path(task.directory, f"from-m{task.first}.log"), level=logging.INFO)
-    crowd = ConnectionLimiter(task)
-    await crowd.join()
-    _say(await crowd.answer(Tell()))
+    machines = SimulatedMachines(task)
+    await machines.join()
+    _say(await machines.answer(Tell()))
     while line := await reader.readline():
-        _say(await crowd.answer(msgspec.json.decode(line, type=Request)))
+        _say(await machines.answer(msgspec.json.decode(line, type=Request)))
 
 
 def _say(used: Used) -> None:

@@ -1,4 +1,4 @@
-"""The processes that the machines of a crowd live in: started, asked, cut off, ended."""
+"""The processes that simulate the machines: started, asked, cut off, ended."""
 
 import asyncio
 import sys
@@ -9,14 +9,14 @@ import msgspec
 from contrib.bench.scale.worker import LINE_LIMIT, Cut, Request, Task, Tell, Used
 
 
-class Crew:
+class Workers:
     """The worker processes by name. As a context manager it ends them all."""
 
     def __init__(self) -> None:
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._tasks: dict[str, Task] = {}
 
-    async def __aenter__(self) -> "Crew":
+    async def __aenter__(self) -> "Workers":
         return self
 
     async def __aexit__(self, *_: object) -> None:
