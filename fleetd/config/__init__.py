@@ -1,1 +1,1 @@
-"""The configuration of fleetd: every option, and how files, environment and command line become one Config."""
+"""fleet.conf: which options there are, and how they are read."""

@@ -1,8 +1,4 @@
-"""What fleetd is told: fleet.conf, FLEET_* variables and the command line, made into one frozen Config.
-
-Which options there are stands in options.py. Nothing here opens a socket or a store; the one file read is the
-configuration itself.
-"""
+"""Reads fleetd's configuration: fleet.conf, FLEET_* variables and the command line, merged into one frozen Config."""
 
 import os
 import re
@@ -20,11 +16,11 @@ DEFAULT_PATH = "/etc/fleet/fleet.conf"
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used. The message opens with where it stands: `FILE:LINE`, a variable, a flag."""
+    """The configuration is invalid. The message begins with the place: `FILE:LINE`, a variable or a flag."""
 
 
 class Notice(msgspec.Struct, frozen=True):
-    """Something about the configuration that a person should know, though fleetd can work with it."""
+    """A warning about a usable configuration."""
 
     origin: str
     text: str
@@ -34,7 +30,7 @@ class Notice(msgspec.Struct, frozen=True):
 
 
 class Config(msgspec.Struct, frozen=True):
-    """Everything fleetd can be told. What each field means stands in OPTIONS, under its name without `_s`."""
+    """All settings of fleetd. OPTIONS documents each field, under its name without `_s`."""
 
     verbosity: int
     etcd_servers: tuple[str, ...]
@@ -73,7 +69,7 @@ _BY_NAME = {option.name: option for option in OPTIONS + RETIRED}
 
 
 class _Given(msgspec.Struct, frozen=True):
-    """One value, and where it was given."""
+    """A value, and where it was given."""
 
     name: str
     value: str
@@ -86,9 +82,9 @@ def load_config(
     overrides: Mapping[str, str],
     default_path: str = DEFAULT_PATH,
 ) -> tuple[Config, list[Notice]]:
-    """Read the configuration: the file (None: `default_path`, where it exists), over it variables, over them flags.
+    """Read the file (None: `default_path`, if it exists), then variables, then flags; later ones take precedence.
 
-    `overrides` maps an option's name to its value, as text. Raises ConfigError.
+    `overrides` maps option names to values, as text. Raises ConfigError.
     """
     source = default_path if path is None else path
     if path is not None and os.path.isdir(path):
@@ -104,7 +100,7 @@ def load_config(
     except OSError as error:
         raise ConfigError(f"Unable to use config file {source}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"Unable to use config file {source}: byte {error.start} is no UTF-8 text") from error
+        raise ConfigError(f"Unable to use config file {source}: byte {error.start} is not UTF-8") from error
     credential = _read_credential(environ)
     config, notices = parse_config(text, source, environ, overrides, credential)
     return config, notices + (_find_secrets(text, source) if is_public else [])
@@ -117,8 +113,7 @@ def parse_config(
     overrides: Mapping[str, str],
     credential: "_Given | None" = None,
 ) -> tuple[Config, list[Notice]]:
-    """The configuration that a file's text, a credential, variables and flags make together, each over the former.
-    Raises ConfigError."""
+    """Merge a file's text, a credential, variables and flags; later ones take precedence. Raises ConfigError."""
     notices: list[Notice] = []
     given: dict[str, _Given] = {}
     sources = (
@@ -130,7 +125,7 @@ def parse_config(
     for item in chain(*sources):
         option = _BY_NAME.get(item.name)
         if option is None:
-            notices.append(Notice(item.origin, f"there is no option {item.name!r}; it is ignored"))
+            notices.append(Notice(item.origin, f"unknown option {item.name!r} is ignored"))
         elif option.retired:
             notices.append(Notice(item.origin, f"{item.name} has no effect any more: {option.retired}"))
         else:
@@ -139,8 +134,8 @@ def parse_config(
     for option in OPTIONS:
         item = given.get(option.name) or _Given(option.name, option.default, "default")
         fields[option.field] = _parse_value(option, item)
-        if doubt := option.doubt(item.value):
-            notices.append(Notice(item.origin, f"{option.name}: {doubt}"))
+        if warning := option.warn(item.value):
+            notices.append(Notice(item.origin, f"{option.name}: {warning}"))
     _check_certificate(fields, given)
     _check_etcd(fields, given)
     return Config(**fields), notices
@@ -154,39 +149,39 @@ def _parse_value(option: Option, item: _Given) -> Any:
 
 
 def _check_certificate(fields: Mapping[str, Any], given: Mapping[str, _Given]) -> None:
-    """A key without its certificate, or the other way round, would quietly be no client certificate at all."""
+    """A key without its certificate, or the reverse, would silently mean no client certificate."""
     pair = ("etcd_keyfile", "etcd_certfile")
     for name, other in (pair, pair[::-1]):
         if fields[name] and not fields[other]:
-            raise ConfigError(f"{given[name].origin}: {name} is of no use without {other}; set both or neither")
+            raise ConfigError(f"{given[name].origin}: {name} has no effect without {other}; set both or neither")
 
 
 def _check_etcd(fields: Mapping[str, Any], given: Mapping[str, _Given]) -> None:
-    """Whoever writes to etcd is root on every machine: so the API's own rule holds for it as well."""
+    """Require encryption and authentication for etcd on other machines: who writes to it is root on every machine."""
     if fields["standalone"]:
         return
     has_user = bool(fields["etcd_username"])
     for server in fields["etcd_servers"]:
         if has_user and url.has_user(server):
             raise ConfigError(
-                f"{given['etcd_servers'].origin}: etcd_servers: a user in the URL is for a proxy before etcd, and "
-                "cannot be sent beside etcd_username; keep one of them"
+                f"{given['etcd_servers'].origin}: etcd_servers: a user in the URL is for a proxy in front of etcd, "
+                "and cannot be combined with etcd_username; remove one of them"
             )
         if fields["insecure_etcd"] or url.is_on_loopback(server):
             continue
         is_plain = server.startswith("http:")
         if is_plain or not (has_user or fields["etcd_certfile"] or url.has_user(server)):
-            lacks = "is not encrypted" if is_plain else "asks for neither a user nor a client certificate"
+            lacks = "is not encrypted" if is_plain else "is used with neither a user nor a client certificate"
             raise ConfigError(
                 f"{given['etcd_servers'].origin}: etcd_servers: {url.without_user(server)} {lacks}, and whoever writes "
-                "there is root on every machine: use https:// with etcd_username and etcd_password, or with "
-                "etcd_certfile and etcd_keyfile (etcd_cafile names who signed etcd's own certificate); or set "
-                "insecure_etcd=true where nobody else reaches that network"
+                "to etcd is root on every machine: use https:// with etcd_username and etcd_password, or with "
+                "etcd_certfile and etcd_keyfile (etcd_cafile is the CA that signed etcd's certificate); or set "
+                "insecure_etcd=true if nobody else can reach that network"
             )
 
 
 def _read_credential(environ: Mapping[str, str]) -> _Given | None:
-    """The password for etcd that systemd hands over (LoadCredential=, systemd.exec(5)). Raises ConfigError."""
+    """Return etcd's password as passed by systemd (LoadCredential=, systemd.exec(5)), or None. Raises ConfigError."""
     directory = environ.get("CREDENTIALS_DIRECTORY")
     if not directory:
         return None
@@ -201,7 +196,7 @@ def _read_credential(environ: Mapping[str, str]) -> _Given | None:
 
 
 def _find_secrets(text: str, source: str) -> list[Notice]:
-    """What every local user can read in a file that all may read, and should not."""
+    """Warn of passwords in a configuration file that every local user can read."""
     told = [
         item
         for item in _read_file(text, source, [])
@@ -223,7 +218,7 @@ def _read_overrides(overrides: Mapping[str, str]) -> Iterator[_Given]:
 
 
 def _read_file(text: str, source: str, notices: list[Notice]) -> Iterator[_Given]:
-    """The options of an INI file that stand outside any section."""
+    """Yield the options of an INI file that are outside any section."""
     section = ""
     for number, line in _logical_lines(text):
         origin = f"{source}:{number}"
@@ -237,7 +232,7 @@ def _read_file(text: str, source: str, notices: list[Notice]) -> Iterator[_Given
             shown = line if "password" not in line.lower() else line[: line.lower().index("password")] + "password…"
             raise ConfigError(f"{origin}: {shown!r} is neither NAME=VALUE nor a comment")
         if section:
-            notices.append(Notice(origin, f"{name.strip()} stands in section {section} and is ignored"))
+            notices.append(Notice(origin, f"{name.strip()} is in section {section} and is ignored"))
             continue
         value = _unquote(rest.strip())
         if value[:1] in ("'", '"') and value[0] == rest.strip()[0]:
@@ -246,7 +241,7 @@ def _read_file(text: str, source: str, notices: list[Notice]) -> Iterator[_Given
 
 
 def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
-    """Lines with their numbers, trimmed; one that ends in a backslash continues on the next."""
+    """Yield trimmed lines with their numbers; a backslash at the end continues a line."""
     pending, first = "", 0
     for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
         first = first or number
@@ -261,7 +256,7 @@ def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _unquote(rest: str) -> str:
-    """The value after `=`: what quotes enclose that span it all, else what stands before the first `#` or `;`."""
+    """Return the value after `=`: the text in quotes if they enclose all of it, else the text before any `#` or `;`."""
     for quote in "\"'":
         if len(rest) > 1 and rest[0] == rest[-1] == quote and quote not in rest[1:-1]:
             return rest[1:-1]
@@ -269,8 +264,8 @@ def _unquote(rest: str) -> str:
 
 
 def render_sample() -> str:
-    """A configuration file that says every option with its default, all commented out."""
-    lines = ["# Configuration of fleetd. Every line that is commented out shows the default."]
+    """Render a configuration file with every option and its default, all commented out."""
+    lines = ["# Configuration of fleetd. The lines that are commented out show the defaults."]
     for option in OPTIONS:
         lines += ["", f"# {option.meaning}", f"# {option.name}={option.default}".rstrip()]
     return "\n".join(lines) + "\n"

@@ -58,10 +58,10 @@ def test_a_configuration_that_cannot_be_used_is_one_line_and_status_1(
     assert capsys.readouterr().err == f"fleetd: Unable to use config file {path}: No such file or directory\n"
     path.write_text("agent_ttl=30\n")
     assert main([f"{flag}={path}"], {}) == 1
-    assert capsys.readouterr().err.startswith(f"fleetd: {path}:1: agent_ttl: '30' is no duration")
+    assert capsys.readouterr().err.startswith(f"fleetd: {path}:1: agent_ttl: '30' is not a duration")
     path.write_text("")
     assert main([flag, str(path)], {"FLEET_TOKEN_LIMIT": "x"}) == 1
-    assert capsys.readouterr().err.startswith("fleetd: FLEET_TOKEN_LIMIT: token_limit: 'x' is no whole number")
+    assert capsys.readouterr().err.startswith("fleetd: FLEET_TOKEN_LIMIT: token_limit: 'x' is not a whole number")
 
 
 def test_flags_are_options_of_the_configuration() -> None:

@@ -75,7 +75,7 @@ async def test_a_transient_unit_of_someone_else_is_never_shadowed(manager: Servi
     try:
         assert manager.shadows("theirs.service") == "/run/systemd/transient/theirs.service"
         refused = await manager.write({"theirs.service": SLEEPER})
-        assert "systemd has it from /run/systemd/transient/theirs.service" in str(refused["theirs.service"])
+        assert "would hide /run/systemd/transient/theirs.service" in str(refused["theirs.service"])
         assert manager.read_files() == {}
     finally:
         systemctl("stop", "theirs.service")

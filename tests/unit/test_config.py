@@ -111,16 +111,16 @@ def test_quotes_with_text_behind_them_belong_to_the_value_and_are_noted() -> Non
 def test_options_in_a_section_are_ignored_and_noted() -> None:
     text = "etcd_username=1\n[Service]\netcd_username=2\n"
     assert config(text).etcd_username == "1"
-    assert notices(text) == ["fleet.conf:3: etcd_username stands in section [Service] and is ignored"]
+    assert notices(text) == ["fleet.conf:3: etcd_username is in section [Service] and is ignored"]
 
 
 def test_an_unknown_option_is_noted_with_its_line() -> None:
-    assert notices("\nagent_tll=3s") == ["fleet.conf:2: there is no option 'agent_tll'; it is ignored"]
+    assert notices("\nagent_tll=3s") == ["fleet.conf:2: unknown option 'agent_tll' is ignored"]
 
 
 def test_an_unknown_variable_is_noted_by_name() -> None:
     assert notices(environ={"FLEET_AGENT_TLL": "3s", "FLEETCTL_ENDPOINT": "x", "HOME": "/"}) == [
-        "FLEET_AGENT_TLL: there is no option 'agent_tll'; it is ignored"
+        "FLEET_AGENT_TLL: unknown option 'agent_tll' is ignored"
     ]
 
 
@@ -178,28 +178,40 @@ def test_a_value_is_read(name: str, text: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("verbosity", "much", "'much' is no whole number from 0 to 9"),
-        ("verbosity", "", "'' is no whole number from 0 to 9"),
-        ("token_limit", "0", "'0' is no whole number from 1 to 65535"),
-        ("token_limit", "65536", "'65536' is no whole number from 1 to 65535"),
-        ("token_limit", "1e3", "'1e3' is no whole number from 1 to 65535"),
-        ("etcd_request_timeout", "1s", "'1s' is no number of seconds above zero; write one without a unit, like 1.0"),
-        ("etcd_request_timeout", "nan", "'nan' is no number of seconds above zero; write one without a unit, like 1.0"),
-        ("etcd_request_timeout", "-1", "'-1' is no number of seconds above zero; write one without a unit, like 1.0"),
+        ("verbosity", "much", "'much' is not a whole number from 0 to 9"),
+        ("verbosity", "", "'' is not a whole number from 0 to 9"),
+        ("token_limit", "0", "'0' is not a whole number from 1 to 65535"),
+        ("token_limit", "65536", "'65536' is not a whole number from 1 to 65535"),
+        ("token_limit", "1e3", "'1e3' is not a whole number from 1 to 65535"),
+        (
+            "etcd_request_timeout",
+            "1s",
+            "'1s' is not a number of seconds above zero; write one without a unit, like 1.0",
+        ),
+        (
+            "etcd_request_timeout",
+            "nan",
+            "'nan' is not a number of seconds above zero; write one without a unit, like 1.0",
+        ),
+        (
+            "etcd_request_timeout",
+            "-1",
+            "'-1' is not a number of seconds above zero; write one without a unit, like 1.0",
+        ),
         (
             "public_ip",
             "x;touch /tmp/y",
-            "'x;touch /tmp/y' is neither an IP address nor a host name; leave it empty to have one found",
+            "'x;touch /tmp/y' is neither an IP address nor a host name; leave it empty to detect one",
         ),
         (
             "public_ip",
             "10.0.0.1:22",
-            "'10.0.0.1:22' is neither an IP address nor a host name; leave it empty to have one found",
+            "'10.0.0.1:22' is neither an IP address nor a host name; leave it empty to detect one",
         ),
-        ("max_units_bytes", "0M", "'0M' is no number of bytes above zero; write one like 500K, 64M or 1G"),
-        ("max_units_bytes", "1TB", "'1TB' is no number of bytes above zero; write one like 500K, 64M or 1G"),
-        ("allowed_hosts", "m1:80", "'m1:80' is no host name; write names without ports, separated by commas"),
-        ("agent_ttl", "30", "'30' is no duration: it needs a unit; write 30s for seconds"),
+        ("max_units_bytes", "0M", "'0M' is not a number of bytes above zero; write one like 500K, 64M or 1G"),
+        ("max_units_bytes", "1TB", "'1TB' is not a number of bytes above zero; write one like 500K, 64M or 1G"),
+        ("allowed_hosts", "m1:80", "'m1:80' is not a host name; write names without ports, separated by commas"),
+        ("agent_ttl", "30", "'30' is not a duration: it needs a unit; write 30s for seconds"),
         ("agent_ttl", "soon", "'soon' is no time span; write one like 90s, 5min or 1h 30min"),
         ("agent_ttl", "", "'' is no time span; write one like 90s, 5min or 1h 30min"),
         ("agent_ttl", "1s1s1x", "'1s1s1x' is no time span: there is no unit 'x'; write us, ms, s, min, h, d or w"),
@@ -208,15 +220,15 @@ def test_a_value_is_read(name: str, text: str, value: object) -> None:
         ("rerun_after_failover", "perhaps", "'perhaps' is neither true nor false"),
         ("agent_ttl", "0s", "'0s' is out of range: at least 1s, at most ten years"),
         ("insecure", "yes", "'yes' is neither true nor false"),
-        ("units_directory", "units", "'units' is no absolute path"),
+        ("units_directory", "units", "'units' is not an absolute path"),
         (
             "etcd_servers",
             "127.0.0.1:2379",
-            "'127.0.0.1:2379' is no URL of an etcd server; write http://HOST:PORT or https://HOST:PORT",
+            "'127.0.0.1:2379' is not the URL of an etcd server; write http://HOST:PORT or https://HOST:PORT",
         ),
-        ("etcd_servers", "", "'' is no URL of an etcd server; write http://HOST:PORT or https://HOST:PORT"),
-        ("listen", "49153", "'49153' is no address to listen on; write /PATH, HOST:PORT, [IPV6]:PORT or :PORT"),
-        ("listen", "a:70000", "'a:70000' is no address to listen on; write /PATH, HOST:PORT, [IPV6]:PORT or :PORT"),
+        ("etcd_servers", "", "'' is not the URL of an etcd server; write http://HOST:PORT or https://HOST:PORT"),
+        ("listen", "49153", "'49153' is not an address to listen on; write /PATH, HOST:PORT, [IPV6]:PORT or :PORT"),
+        ("listen", "a:70000", "'a:70000' is not an address to listen on; write /PATH, HOST:PORT, [IPV6]:PORT or :PORT"),
     ],
 )
 def test_a_value_that_cannot_be_used_says_where_it_stands_and_what_would_do(name: str, text: str, message: str) -> None:
@@ -237,14 +249,14 @@ def test_a_line_that_is_nothing_is_an_error_with_its_number(line: str) -> None:
 def test_metadata_without_an_equals_sign_is_left_out_and_noted() -> None:
     assert config("metadata=a=b,junk").metadata == {"a": "b"}
     assert notices("metadata=a=b,junk") == [
-        "fleet.conf:1: metadata: left out 'junk': metadata is written key=value,key=value"
+        "fleet.conf:1: metadata: 'junk' is ignored: write metadata as key=value,key=value"
     ]
 
 
 def test_a_key_without_a_certificate_is_an_error() -> None:
-    with pytest.raises(ConfigError, match=r"^fleet\.conf:1: etcd_keyfile is of no use without etcd_certfile"):
+    with pytest.raises(ConfigError, match=r"^fleet\.conf:1: etcd_keyfile has no effect without etcd_certfile"):
         config("etcd_keyfile=/k")
-    with pytest.raises(ConfigError, match=r"^FLEET_ETCD_CERTFILE: etcd_certfile is of no use without etcd_keyfile"):
+    with pytest.raises(ConfigError, match=r"^FLEET_ETCD_CERTFILE: etcd_certfile has no effect without etcd_keyfile"):
         config(environ={"FLEET_ETCD_CERTFILE": "/c"})
     assert config("etcd_keyfile=/k\netcd_certfile=/c").etcd_keyfile == "/k"
 
@@ -276,10 +288,10 @@ def test_an_etcd_that_is_protected_or_on_this_machine_is_taken(text: str) -> Non
         ("etcd_servers=http://127.0.0.1:2379,http://[::2]:2379", "http://[::2]:2379 is not encrypted"),
         ("etcd_servers=http://localhost.example.org:2379", "http://localhost.example.org:2379 is not encrypted"),
         ("etcd_servers=http://me:hunter2@10.0.0.1:2379", "http://10.0.0.1:2379 is not encrypted"),
-        (SERVER, "https://etcd.example.org:2379 asks for neither a user nor a client certificate"),
+        (SERVER, "https://etcd.example.org:2379 is used with neither a user nor a client certificate"),
         (
             f"{SERVER}\netcd_cafile=/ca",
-            "https://etcd.example.org:2379 asks for neither a user nor a client certificate",
+            "https://etcd.example.org:2379 is used with neither a user nor a client certificate",
         ),
     ],
 )
@@ -287,7 +299,7 @@ def test_an_etcd_that_anybody_may_write_to_is_refused_with_the_remedy(text: str,
     with pytest.raises(ConfigError) as refused:
         config(text)
     assert str(refused.value).startswith(f"fleet.conf:1: etcd_servers: {lacks}")
-    assert "and whoever writes there is root on every machine: use https://" in str(refused.value)
+    assert "and whoever writes to etcd is root on every machine: use https://" in str(refused.value)
     assert "insecure_etcd=true" in str(refused.value)
     assert "hunter2" not in str(refused.value)
 
@@ -346,7 +358,7 @@ def test_a_variable_that_is_set_but_empty_counts() -> None:
 
 
 def test_a_flag_that_cannot_be_used_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"^--listen: listen: 'here' is no address"):
+    with pytest.raises(ConfigError, match=r"^--listen: listen: 'here' is not an address"):
         config(overrides={"listen": "here"})
 
 
@@ -356,7 +368,7 @@ def test_a_file_that_was_asked_for_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"is a directory, not a file$"):
         load_config(str(tmp_path), {}, {})
     (tmp_path / "binary").write_bytes(b"verbosity=\xff")
-    with pytest.raises(ConfigError, match=r"binary: byte 10 is no UTF-8 text$"):
+    with pytest.raises(ConfigError, match=r"binary: byte 10 is not UTF-8$"):
         load_config(str(tmp_path / "binary"), {}, {})
 
 

@@ -48,8 +48,7 @@ def test_without_systemd_on_the_bus_it_does_not_begin_and_says_so_in_one_line(tm
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        "CRITICAL cannot run: connect to the user's bus: no such file or directory; "
-        "DBUS_SESSION_BUS_ADDRESS says where it is\n"
+        "CRITICAL cannot run: connect to the user's bus: no such file or directory; check DBUS_SESSION_BUS_ADDRESS\n"
     )
     assert not (tmp_path / "s").exists()
 
