@@ -142,7 +142,7 @@ def show_leading(since_s: float, queue_length: int, census: ClusterStats, *, is_
     LEADER_START.set(since_s)
     BLIND.set(is_blind)
     QUEUE_LENGTH.set(queue_length)
-    for gauge, counts in ((UNITS, census.units), (COPIES, census.copies), (MACHINES, census.machines)):
+    for gauge, counts in ((UNITS, census.units), (COPIES, census.allocations), (MACHINES, census.machines)):
         gauge.clear()
         for labels, number in counts.items():
             gauge.labels(*labels).set(number)

@@ -101,9 +101,9 @@ class Paper:
         snapshot, concerned = self.snapshot, Concerns()
         for unit in plan.units:
             self.revision += 1
-            for machine in unit.cancels:
+            for machine in unit.deletes:
                 concerned |= snapshot.set_placement(machine, unit.unit, None)
-            for order in unit.orders:
+            for order in unit.placements:
                 concerned |= snapshot.set_placement(order.machine, order.unit, order)
                 state = UnitState("loaded", "active", "running", "", order.target, order.generation)
                 concerned |= snapshot.set_state(order.machine, order.unit, state if order.is_active else None)

@@ -31,8 +31,8 @@ def _unit_write_sets(keys: KeySpace, plan: UnitPlan) -> Iterator[WriteSet]:
     guard = (Unchanged(decision_key, plan.revision),)
     operations: list[Operation] = []
     size = 0
-    deletes: list[Operation] = [Delete(keys.key(PLACEMENTS, machine, plan.unit)) for machine in plan.cancels]
-    puts: list[Operation] = [keys.put(placement, placement.machine, placement.unit) for placement in plan.orders]
+    deletes: list[Operation] = [Delete(keys.key(PLACEMENTS, machine, plan.unit)) for machine in plan.deletes]
+    puts: list[Operation] = [keys.put(placement, placement.machine, placement.unit) for placement in plan.placements]
     for operation in (*deletes, *puts):
         operations.append(operation)
         size += len(operation.value) if isinstance(operation, Put) else 0

@@ -1,7 +1,5 @@
-"""Which units the cluster takes: one rule for the API, for the machine that is to run a unit, and for fleetctl.
-
-Pure. What a machine has of its own is told by `shadows`, which gives what a name would hide there ('': nothing).
-"""
+"""Which units the cluster accepts: one rule for the API, the agent and fleetctl. `shadows` returns what a unit of this
+name would shadow on the machine, or ''."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -14,7 +12,7 @@ Shadows = Callable[[str], str]
 
 
 def shadows_nothing(_: str) -> str:
-    """Of a machine that nothing is known of."""
+    """For a machine whose own units are not known."""
     return ""
 
 
@@ -29,7 +27,7 @@ def own_unit(path: str) -> str:
 
 
 def refuse_name(name: str, shadows: Shadows = shadows_nothing) -> str:
-    """Why a new unit may not be called so, or ''."""
+    """Why a new unit may not have this name, or ''."""
     try:
         validate_name(name)
     except InvalidName as error:

@@ -1,7 +1,4 @@
-"""What a person should know of a unit's content before it goes to the cluster, and what is no reason to refuse it.
-
-Pure. What is refused is admission.py's matter; what lines of a file are passed over, unitfile.py's.
-"""
+"""Warnings about the content of a unit that the cluster accepts: options without the effect they seem to have."""
 
 from collections.abc import Sequence
 
@@ -17,7 +14,7 @@ _SYSTEMD_SECTIONS = frozenset(
 
 
 def advise(name: str, options: Sequence[Option]) -> tuple[str, ...]:
-    """Sentences on what of this unit has no effect, or not the one it seems to have; each is about the unit."""
+    """Warnings, as sentences about the unit: what has no effect in fleet, or another effect than in systemd."""
     advice = [
         f'unrecognized requirement in [X-Fleet] section: "{visible(option)}"'
         for option in unknown_requirements(options)
@@ -38,7 +35,7 @@ def advise(name: str, options: Sequence[Option]) -> tuple[str, ...]:
 
 
 def _resembles_ours(section: str) -> bool:
-    import difflib  # here, because nobody waits for it whose sections are the usual ones
+    import difflib  # imported late: only an unusual section needs it
 
     ours, other = (_letters(text) for text in (FLEET_SECTION, section))
     return other in (ours, "fleet") or difflib.SequenceMatcher(None, ours, other).ratio() >= _LIKENESS

@@ -1,6 +1,4 @@
-"""What decoding may raise, and the numbers that a record may hold: bytes come from a store, a disk or a network, so
-whatever stands in them must end as an error of ours. What a record means is not decided here.
-"""
+"""Decoding of bytes from a store, a disk or the network: what it may raise, and the numbers that a record may hold."""
 
 from typing import Annotated
 

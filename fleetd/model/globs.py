@@ -1,7 +1,4 @@
-"""The patterns of one unit that others' names are held against, all at once.
-
-How one pattern is read is names.py's matter; who is held against them occupancy.py's.
-"""
+"""All Conflicts= or Replaces= patterns of one unit, matched at once."""
 
 import re
 from functools import cached_property, lru_cache
@@ -10,12 +7,12 @@ from fleetd.model.names import glob_expression, literal_prefix
 
 
 class Globs(tuple[str, ...]):
-    """Patterns in the order in which they stand. They are compiled when they are first needed, as one, and kept so for
-    as long as the unit's requirements are: a cache that many units share would be too small for some clusters."""
+    """Glob patterns in the order of the unit file. They are compiled into one expression when first needed, and kept as
+    long as the unit's requirements: a shared cache would be too small for some clusters."""
 
     @cached_property
     def prefixes(self) -> tuple[str, ...]:
-        """How the names begin that they may match; '' for a pattern that may match any."""
+        """The literal beginnings of the names that may match; '' for a pattern that may match any name."""
         return tuple(dict.fromkeys(map(literal_prefix, self)))
 
     @cached_property
@@ -24,7 +21,7 @@ class Globs(tuple[str, ...]):
         return re.compile("|".join(f"(?:{each})" for each in expressions if each is not None) or "(?!)", re.DOTALL)
 
     def match(self, name: str) -> bool:
-        """Whether one of them matches the whole name. Those that are malformed match none."""
+        """True if one of the patterns matches the whole name. A malformed pattern matches none."""
         return name.startswith(self.prefixes) and self._compiled.fullmatch(name) is not None
 
 

@@ -1,8 +1,8 @@
-"""What [Install] means in fleet: the names and dependencies that a unit on a machine is to have besides its own.
+"""[Install] in fleet: the aliases and dependencies that a unit gets on its machine.
 
-Pure. A unit's section is read here, and what all units of one machine ask for becomes a plan of symlinks below
-systemd's runtime directory: `ALIAS`, `OWNER.wants/UNIT`, `OWNER.requires/UNIT`, `OWNER.upholds/UNIT`. The rules stand
-in fleet.unit(5); what systemd makes of the same sections in systemd.unit(5).
+The [Install] sections of all units on a machine become a plan of symlinks in systemd's runtime directory: `ALIAS`,
+`OWNER.wants/UNIT`, `OWNER.requires/UNIT`, `OWNER.upholds/UNIT`. The rules are in fleet.unit(5); systemd.unit(5) says
+what systemd makes of these links.
 """
 
 import re

@@ -28,7 +28,7 @@ def is_address(text: str) -> bool:
 
 
 class MachineMode(StrEnum):
-    """What a machine says of itself. A machine that says nothing any more is for liveness.py to judge."""
+    """The mode that a machine publishes of itself."""
 
     READY = "ready"
     LEAVING = "leaving"  # shutting down, or told to leave: its units go elsewhere
@@ -39,7 +39,7 @@ class Machine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format
     """One machine. Stored, without its id, under `machines/<id>`, on the machine's lease.
 
     `session` names one run of its fleetd. `address` is one that passes is_address, or '' for none. `metadata` is the
-    configured one; what people set through the API is kept in `settings/<id>` and laid over it (effective_metadata).
+    configured one; what operators set through the API is kept in `settings/<id>` and laid over it (effective_metadata).
     `shuts_down` says of a machine that leaves that it is only switched off, and may be back: units with a failover
     delay wait for it.
     """
@@ -61,9 +61,9 @@ class Machine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format
 
 
 class MachineSettings(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format", tag=FORMAT):
-    """What people set on a machine through the API. Stored under `settings/<machine>`, for ever.
+    """What operators set on a machine through the API. Stored under `settings/<machine>` until they delete it.
 
-    `metadata` maps a key to its value; an empty value hides a configured key (reference 4.6).
+    `metadata` maps a key to its value; an empty value hides a configured key, as in CoreOS fleet.
     """
 
     metadata: dict[str, str] = {}
@@ -72,14 +72,14 @@ class MachineSettings(msgspec.Struct, frozen=True, omit_defaults=True, tag_field
 def overlay_metadata(
     settings: MachineSettings, edits: Iterable[tuple[str, str]], configured: Mapping[str, str] | None
 ) -> MachineSettings:
-    """The settings with these keys set, in order ('' hides a key). Where it is known what the machine itself is
-    `configured` with (None: it is not), a key that hides nothing is left out."""
+    """The settings with these keys set, in order ('' hides a key). A key that hides nothing is dropped if the machine's
+    `configured` metadata is known (not None)."""
     metadata = {**settings.metadata, **dict(edits)}
     kept = {key: value for key, value in metadata.items() if value != "" or configured is None or key in configured}
     return structs.replace(settings, metadata=kept)
 
 
 def effective_metadata(machine: Machine, settings: MachineSettings | None) -> dict[str, str]:
-    """The machine's configured metadata, overlaid with what people set; keys in order."""
+    """The machine's configured metadata, overlaid with the operators' settings; keys in order."""
     merged = {**machine.metadata, **(settings.metadata if settings else {})}
     return {key: merged[key] for key in sorted(merged) if merged[key] != ""}

@@ -126,7 +126,7 @@ def is_template(name: str) -> bool:
 
 
 def with_default_suffix(argument: str) -> str:
-    """What a person typed, as a unit name: `.service` is added unless it ends in a type of units."""
+    """The unit name that a user typed, with `.service` added unless it ends in a unit type."""
     _, dot, suffix = argument.rpartition(".")
     return argument if dot and suffix in UNIT_TYPES else argument + DEFAULT_SUFFIX
 
@@ -180,8 +180,8 @@ def compile_glob(pattern: str) -> re.Pattern[str] | None:
 def glob_expression(pattern: str) -> str | None:
     """The text of that regular expression, which is without groups that are counted; DOTALL.
 
-    Every star but the last is atomic, shortest match first: time stays proportional to pattern times name, so nobody
-    can hold up the leader with a pattern of many stars.
+    Every star but the last is atomic, shortest match first: time stays proportional to pattern times name, and a
+    pattern of many stars cannot hold up the leader.
     """
     chunks = [""]
     at = characters = 0

@@ -1,11 +1,11 @@
-"""Sets and mappings with an order, so that the same cluster always gives the same plan."""
+"""Ordered sets and mappings, so that the same cluster always gives the same plan."""
 
 from collections.abc import ItemsView, Iterator, KeysView, ValuesView
 from typing import TypeVar
 
 V = TypeVar("V")
 
-Names = dict[str, None]  # an ordered set: in the order in which they came
+Names = dict[str, None]  # an ordered set: in order of insertion
 
 
 class Ordered(dict[str, V]):

@@ -1,7 +1,4 @@
-"""What the leader writes down of its decisions: where a unit is to run, and why there or nowhere.
-
-Only the values. How they come about is planner.py's matter, what a machine makes of them plan.py's.
-"""
+"""The leader's decisions as they are stored: where a unit is placed, and why there or nowhere."""
 
 import msgspec
 
@@ -11,15 +8,15 @@ from fleetd.model.unit import TargetState
 
 
 class Placement(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_field="format", tag=FORMAT):
-    """An order to one machine about one unit. Stored under `placements/<machine>/<unit>`; all that an agent needs.
+    """One unit on one machine: all that its agent reads. Stored under `placements/<machine>/<unit>`.
 
-    `generation` is that of the unit whose wish this carries out. `target` inactive means withdrawn: stop the unit,
-    remove its file, report it gone; only then does the leader delete the order, so that no unit is started elsewhere
-    while it may still run here. `retiring` means: a copy that outlived a cut, leave it alone until told otherwise.
-    `completed` means: the oneshot of this generation has run to its end, and is not run again, not after a reboot.
-    `restart_of`: what runs and was started for this generation or an earlier one is to be started anew (0: nothing).
-    `declined` goes with `target` inactive and means: the machine takes no unit of this name, and nothing of it is
-    there. The order stays so that the machine goes on saying so until it takes one.
+    `generation` is that of the unit. With `target` inactive the placement is withdrawn: the agent stops the unit,
+    removes its file and reports that; only then does the leader delete the placement, so that the unit does not start
+    elsewhere while it may still run here. `superseded`: the machine was lost and the unit is placed elsewhere; the
+    agent leaves it as it is until the leader decides. `completed`: the oneshot of this generation has run to its end,
+    and is not run again, not even after a reboot. `restart_of`: what was started for this or an earlier generation is
+    restarted (0: nothing). `declined`, with `target` inactive: the machine takes no unit of this name, and nothing of
+    it is there; the placement is kept so that the machine reports when it does.
     """
 
     machine: str
@@ -34,22 +31,22 @@ class Placement(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_f
 
     @property
     def is_withdrawn(self) -> bool:
-        """Whether the unit is not to be on this machine."""
+        """True if the unit must not be on this machine."""
         return self.target is TargetState.INACTIVE
 
     @property
     def is_leaving(self) -> bool:
-        """Whether the unit is on its way out of this machine, as far as is known."""
+        """True while the unit may still have to be stopped and removed here."""
         return self.is_withdrawn and not self.declined
 
     @property
     def occupies(self) -> bool:
-        """Whether other units have to reckon with this one on the machine."""
+        """True if the unit counts as an occupant of the machine: for conflicts, peers and load."""
         return not self.superseded and not self.declined
 
     @property
     def is_active(self) -> bool:
-        """Whether this machine is (one of) those that the unit is to be on."""
+        """True if this is the machine, or one of the machines, that the unit is assigned to."""
         return not self.superseded and self.target is not TargetState.INACTIVE
 
 

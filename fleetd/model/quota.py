@@ -1,8 +1,5 @@
-"""How much a cluster may hold: how many units, and how many bytes their texts have together.
-
-Every fleetd that leads keeps all units in memory and plans for them, and every listing carries their texts: beyond some
-size a cluster has no leader any more. So what would make it larger is refused before.
-"""
+"""Limits on how many units a cluster holds and how large their unit files are together: every leader keeps all units in
+memory and every listing carries their texts, so a cluster that grows too large could not be led."""
 
 import msgspec
 
@@ -10,7 +7,7 @@ from fleetd.model.decoding import FORMAT
 
 
 class Usage(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format", tag=FORMAT):
-    """What a cluster holds, or is allowed to, or is to grow by. Stored by the leader under `usage`."""
+    """How much a cluster holds, may hold, or grows by. The leader stores the first under `usage`."""
 
     units: int = 0
     text_bytes: int = 0
@@ -23,21 +20,21 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format",
 
 
 def measure_growth(before: str | None, after: str | None) -> Usage:
-    """What a cluster grows by where a unit's text changes like this (None: there is no unit). Nothing in it is below
-    zero: what becomes smaller is free."""
+    """How much a cluster grows when a unit's text changes from `before` to `after` (None: no unit). Never negative: a
+    unit that shrinks is always accepted."""
     units = (after is not None) - (before is not None)
     return Usage(max(0, units), max(0, size_of_text(after) - size_of_text(before)))
 
 
 def size_of_text(text: str | None) -> int:
-    """Its bytes; None has none."""
+    """Bytes of the text in UTF-8; 0 for None."""
     if text is None:
         return 0
     return len(text) if text.isascii() else len(text.encode())
 
 
 def refuse_growth(used: Usage, growth: Usage, allowed: Usage) -> str:
-    """Why a cluster may not grow like this, and what to do; '' where it may."""
+    """Why the cluster may not grow this much, and what to do about it; '' if it may."""
     remedy = "destroy what is not needed, or raise it in fleet.conf on every machine"
     if growth.units and used.units + growth.units > allowed.units:
         return f"the cluster has {used.units} units, and max_units={allowed.units} of them are allowed: {remedy}"

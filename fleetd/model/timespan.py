@@ -1,4 +1,4 @@
-"""Time spans (systemd.time(7)) as text and in seconds, and points in time as text in UTC."""
+"""Time spans as in systemd.time(7), and moments in UTC: text to numbers and back."""
 
 import math
 import re

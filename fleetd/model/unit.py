@@ -8,7 +8,7 @@ from fleetd.model.decoding import FORMAT, Count
 
 
 class TargetState(StrEnum):
-    """What a person wants of a unit; the same three words also name its current state (reference 2.1)."""
+    """What a user wants of a unit. The same three words name its current state, as in CoreOS fleet."""
 
     INACTIVE = "inactive"
     LOADED = "loaded"
@@ -16,12 +16,12 @@ class TargetState(StrEnum):
 
 
 class Unit(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_field="format", tag=FORMAT):
-    """One unit as a person handed it to the cluster. Stored under `units/<name>`.
+    """One unit as a user submitted it. Stored under `units/<name>`.
 
-    `text` is the rendered unit file. `generation` tells one wish of a person from the next (submit, start, stop,
-    restart and replace each raise it): it is the store's revision of the last write, so it is never used twice, not
-    even by a unit that is destroyed and created again. It is not part of the stored value. `restart_of`: a restart was
-    asked for at this generation, so that what was started for it, or before, is to be started anew (0: none was).
+    `text` is the rendered unit file. `generation` is the store's revision of the last write, which every submit, start,
+    stop, restart and replace raises; it is never used twice, not even by a unit that is destroyed and created again,
+    and is not part of the stored value. `restart_of`: a restart was requested at this generation, so whatever was
+    started for this or an earlier generation is restarted (0: none was requested).
     """
 
     name: str
@@ -37,17 +37,17 @@ AT_REST = ("", "inactive", "failed")  # systemd's active states in which no proc
 class UnitState(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_field="format", tag=FORMAT):
     """What one machine reports of one unit. Stored under `states/<machine>/<unit>`, on the machine's lease.
 
-    `load`, `active`, `sub` are systemd's own words. `hash` is of the content that this machine holds ('' when it holds
-    none any more), `target` and `generation` are those of the placement that it has carried out last. `completed`
-    says that a oneshot ran to its end with success. `error` is why the last step failed, in systemd's own words where
-    systemd spoke, else ''. `result` is systemd's word for how the job ended that was asked for last, where it left the
-    unit at rest (`done`, `condition`: one was not met, which is no failure, `assert`, `dependency`, …), or `refused`
-    where systemd would not do it at all; `note` says more of what is no failure. `orphan`: the unit is only kept
-    running, because a restored store does not know it or wants it gone; no order but one to run it is carried out.
-    `refusal` is why the machine takes no unit of this name, as what the machine does ("has its own /etc/…"), else '';
-    `lacks` is the unit that is missing there if that is why.
-    `outdated`: the machine said so before the store was restored, and nothing since; it is not part of the stored
-    value.
+    `load`, `active` and `sub` are systemd's states. `hash` is that of the content on this machine, '' if its file is
+    removed. `target` and `generation` are those of the placement that the machine has carried out last. `completed`: a
+    oneshot ran to its end with success. `error` is why the last operation failed, in systemd's words if systemd failed
+    it, else ''.
+
+    `result` is systemd's result of the last job that left the unit at rest (`done`, `condition`: a condition was not
+    met, which is no failure, `assert`, `dependency`, …), or `refused` if systemd did not accept the job; `note`
+    explains a result that is no failure. `orphan`: the agent keeps the unit running because a restored store does not
+    know it or does not want it; it carries out only a placement that runs it. `refusal` is why the machine takes no
+    unit of this name, as a predicate ("has its own /etc/…"), else ''; `lacks` is the unit that is missing there, if
+    that is why. `outdated`: reported before the store was restored and not since; not part of the stored value.
     """
 
     load: str = ""

@@ -1,8 +1,8 @@
-"""Unit files: text to options and back, and the hash that tells two contents apart.
+"""Unit files: text to options and back, and the hash of their content.
 
-The grammar is fleet's own, a little stricter and a little looser than systemd's, and hashes depend on it to the byte.
-Where lines go on and what is a comment is as systemd.syntax(7) says it.
-What an option means is none of this module's business: [X-Fleet] is read in unit.py, the rest is systemd's.
+The grammar is CoreOS fleet's: a little stricter and a little looser than systemd's. Hashes depend on it to the byte.
+Continued lines and comments follow systemd.syntax(7). Options are not interpreted here: constraints.py reads [X-Fleet],
+systemd the rest.
 """
 
 import hashlib
@@ -45,7 +45,7 @@ class Option(msgspec.Struct, frozen=True):
 
 
 class UnitFile(msgspec.Struct, frozen=True):
-    """A content in all its forms: the options in the order given, the text they render to, the hash of that text."""
+    """The content of a unit: the options in the order given, the text they render to, and the hash of that text."""
 
     options: tuple[Option, ...]
     text: str
@@ -53,12 +53,12 @@ class UnitFile(msgspec.Struct, frozen=True):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Raises UnitFileError where the text is not a unit file."""
+        """The content of this text. Raises UnitFileError if it is not a unit file."""
         return cls.from_options(parse_unit_file(text))
 
     @classmethod
     def from_options(cls, options: Iterable[Option]) -> Self:
-        """Options that did not come out of a file want check_options first."""
+        """The content of these options. Call check_options first if they do not come from a unit file."""
         options = tuple(options)
         text = render_unit_file(options)
         return cls(options, text, hash_unit_file(text))
@@ -110,7 +110,8 @@ class _Lines:
 
 
 def parse_unit_file(text: str) -> tuple[Option, ...]:
-    """The options in the order of the text. Raises UnitFileError, in the original's words where it refuses too."""
+    """The options in the order of the text. Raises UnitFileError, with CoreOS fleet's message where that refused
+    too."""
     lines = _Lines(text)
     options: list[Option] = []
     section: str | None = None
@@ -137,8 +138,8 @@ def _is_comment(line: str) -> bool:
 
 
 def surprising_lines(text: str) -> tuple[tuple[int, str], ...]:
-    """Line numbers, and what of these lines a person may not expect: they are passed over because no section has begun
-    (the first of these), or CoreOS fleet read them otherwise. The text is one that parse_unit_file reads."""
+    """(line number, why) of the lines that are ignored although they look like options, or that CoreOS fleet read
+    differently. The text is one that parse_unit_file reads."""
     found: list[tuple[int, str]] = []
     has_begun = is_value = False
     lines = [*text.removeprefix(_BYTE_ORDER_MARK).split("\n"), ""]

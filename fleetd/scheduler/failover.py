@@ -1,8 +1,5 @@
-"""What the loss of a machine means for its units: how long they wait for it, and what runs again that has finished.
-
-A unit says so itself (`FailoverDelay=`, `RerunAfterFailover=`), or the configuration of the leader does. What follows
-for its copies is copies.py's matter; who is dead at all liveness.py's.
-"""
+"""What follows for units when a machine is lost: how long they wait for it, and which completed oneshots run again
+(FailoverDelay=, RerunAfterFailover=, or the leader's configuration)."""
 
 import math
 from collections.abc import Mapping
@@ -15,15 +12,15 @@ from fleetd.scheduler.snapshot import Snapshot
 
 
 class MachineLoss(msgspec.Struct, frozen=True):
-    """A machine was judged dead: when, by the leader's own clock, and in Unix time, which is for people to read."""
+    """A machine was judged dead at `since_s` on the leader's clock, and at `at` in Unix time."""
 
     since_s: float
     at: float
 
 
 class FailoverPolicy(msgspec.Struct, frozen=True):
-    """What the configuration says for units that say nothing themselves, and which machines are `lost` (a machine that
-    is dead and not among them is lost just now). `clock_s` is what the leader's own clock shows."""
+    """The configured defaults, and the `lost` machines. A dead machine that is not among them is lost as of `clock_s`,
+    the leader's clock."""
 
     delay_s: float = 0.0
     rerun: bool = False
@@ -32,7 +29,7 @@ class FailoverPolicy(msgspec.Struct, frozen=True):
 
 
 class FailoverDelays:
-    """How long units wait, in one plan: the view may not change meanwhile. `now_s` is Unix time."""
+    """How long units wait for lost machines, for one plan over one snapshot. `now_s` is Unix time."""
 
     def __init__(self, snapshot: Snapshot, failover: FailoverPolicy, now_s: float) -> None:
         self._snapshot = snapshot
@@ -41,15 +38,15 @@ class FailoverDelays:
         self._delays: dict[tuple[str, str], float] = {}  # (machine, unit) → of the units bound together there
 
     def loss(self, machine: str) -> MachineLoss:
-        """Since when this machine, which is dead, is lost."""
+        """When this dead machine was lost."""
         return self._failover.lost.get(machine) or MachineLoss(self._failover.clock_s, self._now_s)
 
     def end_s(self, name: str, machine: str) -> float:
-        """When (leader's own clock) a unit that is placed on this machine, which is dead, waits for it no longer."""
+        """Leader-clock deadline after which the unit fails over from this dead machine."""
         return self.loss(machine).since_s + self.delay_s(name, machine)
 
     def is_waiting(self, name: str, machine: str) -> bool:
-        """Whether that is yet to come."""
+        """True until that deadline."""
         return self._failover.clock_s < self.end_s(name, machine)
 
     def until(self, name: str, machine: str) -> float:
@@ -58,16 +55,16 @@ class FailoverDelays:
         return 0.0 if math.isinf(delay_s) else self.loss(machine).at + delay_s
 
     def runs_again(self, name: str) -> bool:
-        """Whether a oneshot that finished on a machine is run again when that is lost."""
+        """True if a oneshot that completed on a machine runs again when that machine is lost."""
         unit = self._snapshot.units.get(name)
         asked = self._snapshot.requirements(name).rerun_after_failover if unit else False
         return self._failover.rerun if asked is None else asked
 
     def delay_s(self, name: str, machine: str) -> float:
-        """For how long the unit stays on this machine once it is dead.
+        """How long the unit stays assigned to this machine once it is dead.
 
-        Only what is to run waits: what does not can be anywhere. Units bound by MachineOf go together, after the
-        longest delay of any, so that none is torn from its peers."""
+        Only a unit that is to run waits. Units joined by MachineOf= move together, after the longest of their delays.
+        """
         if not self._is_launched(name):
             return 0.0
         if (machine, name) not in self._delays:
@@ -81,13 +78,13 @@ class FailoverDelays:
         return self._failover.delay_s if asked is None else asked
 
     def _is_launched(self, name: str) -> bool:
-        """Whether it is wanted running, on one machine."""
+        """True if the unit is to run, on one machine."""
         unit = self._snapshot.units.get(name)
         launched = unit is not None and unit.target is TargetState.LAUNCHED
         return launched and not self._snapshot.requirements(name).is_global
 
     def _bound_there(self, name: str, machine: str) -> Names:
-        """The unit, and those on the same machine that MachineOf binds to it, however far."""
+        """The unit, and the units on the same machine that MachineOf= joins to it, directly or through others."""
         group: Names = {name: None}
         pending = [name]
         while pending:

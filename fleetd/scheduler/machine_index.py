@@ -1,8 +1,7 @@
-"""What machines are and offer, as sets that are cheap to combine; which of them are what a unit asks for.
+"""The machines by mode, id and metadata, as sets that are cheap to combine.
 
-A set of machines is an integer: every machine is one bit of it, in the order of their ids, so that the lowest bit is
-the first by id. Five thousand machines are 600 bytes, and two such sets are joined or intersected at once. What the
-machines hold is not known here (cluster.py), nor which of them is the best (ranking.py).
+A set of machines is an integer with one bit for each machine, in order of their ids: the lowest bit is the first id.
+Five thousand machines take 600 bytes, and two sets are joined or intersected in one operation.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,11 +13,11 @@ from fleetd.model.reason import Rejection, RejectionKind
 MachineSet = int  # a set of machines
 Rejections = tuple[tuple[Rejection, MachineSet], ...]  # a machine is in one of the sets at most
 
-MAX_KEPT = 10_000  # answers; beyond that they are found anew
+MAX_KEPT = 10_000  # answers; when there are more, all are dropped and computed again
 
 
 class MachineIndex:
-    """The machines that are there, as they are at one time, with the metadata that counts."""
+    """The registered machines of one snapshot, with their effective metadata."""
 
     def __init__(self, machines: Mapping[str, Machine], metadata: Mapping[str, Mapping[str, str]]) -> None:
         """`machines` by id, in order; `metadata` has an entry for each of them."""
@@ -28,7 +27,7 @@ class MachineIndex:
         self._ids: dict[str, MachineSet] = {}  # by full and by short id
         self._metadata: dict[tuple[str, str], MachineSet] = {}  # by key and value
         self.everywhere: MachineSet = (1 << len(self.machines)) - 1
-        self._answers: dict[tuple[object, object], tuple[MachineSet, Rejections]] = {}  # who suits, and who refuses
+        self._answers: dict[tuple[object, object], tuple[MachineSet, Rejections]] = {}
         for machine, bit in self.bits.items():
             record = machines[machine]
             self.modes[record.mode] |= bit
@@ -38,29 +37,29 @@ class MachineIndex:
                 self._metadata[item] = self._metadata.get(item, 0) | bit
 
     def mask(self, machines: Iterable[str]) -> MachineSet:
-        """The set of these machines; those that are not there are left out."""
+        """The set of these machines; those that are not registered are left out."""
         found = 0
         for machine in machines:
             found |= self.bits.get(machine, 0)
         return found
 
     def ids(self, machines: MachineSet) -> Iterator[str]:
-        """The machines of this set, in order."""
+        """The ids of the machines of this set, in order."""
         while machines:
             bit = machines & -machines
             yield self.machines[bit.bit_length() - 1]
             machines ^= bit
 
     def matching(self, requirements: Requirements) -> MachineSet:
-        """The machines that are what a unit asks for, whatever their mode."""
+        """The machines that meet the unit's MachineID= and MachineMetadata=, whatever their mode."""
         return self._answer(requirements)[0]
 
     def matching_ready(self, requirements: Requirements) -> MachineSet:
-        """Those of them that take work."""
+        """Those of them that accept work."""
         return self.matching(requirements) & self.modes[MachineMode.READY]
 
     def rejections(self, requirements: Requirements) -> Rejections:
-        """The machines that are not what a unit asks for: another id, or other metadata; by the first reason."""
+        """The machines that do not meet MachineID= or MachineMetadata=, by the first requirement that they miss."""
         return self._answer(requirements)[1]
 
     def _answer(self, requirements: Requirements) -> tuple[MachineSet, Rejections]:

@@ -1,8 +1,4 @@
-"""What one machine holds by order of the leader, and who of it minds whom.
-
-Only the units and their patterns: which unit belongs where is not decided here (planner.py), nor what the machine
-itself is and offers (machine_index.py).
-"""
+"""The units placed on one machine, indexed by their Conflicts= and Replaces= patterns."""
 
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -16,21 +12,21 @@ K = TypeVar("K")
 
 
 class Occupancy:
-    """What one machine holds by order of the leader, retiring copies apart: they hinder nobody."""
+    """The units placed on one machine, without superseded allocations, which conflict with nothing."""
 
     __slots__ = ("_families", "_prefixes", "conflicts", "replaces", "staying", "templates", "units")
 
     def __init__(self) -> None:
-        self.units: dict[str, Requirements] = {}  # all that may run here, also what is on its way out; as ordered
+        self.units: dict[str, Requirements] = {}  # what may run here, being stopped or not
         self.staying: Names = {}  # those that are not withdrawn
-        self.conflicts: dict[Globs, Names] = {}  # patterns → the units that bear them
+        self.conflicts: dict[Globs, Names] = {}  # patterns → the units that have them
         self.replaces: dict[Globs, Names] = {}
         self.templates: dict[str, int] = {}
-        self._families: dict[str, Names] = {}  # what precedes the first "@" → the units of which that is so
-        self._prefixes: tuple[str, ...] | None = ()  # how what the patterns in `conflicts` match begins; None: find out
+        self._families: dict[str, Names] = {}  # the part before the first "@" → the units that share it
+        self._prefixes: tuple[str, ...] | None = ()  # literal beginnings of `conflicts`; None: not computed
 
     def copy(self) -> "Occupancy":
-        """A room of its own with the same content."""
+        """An independent occupancy with the same content."""
         twin = Occupancy()
         twin.units, twin.staying, twin.templates = dict(self.units), dict(self.staying), dict(self.templates)
         twin.conflicts = {globs: dict(owners) for globs, owners in self.conflicts.items()}
@@ -40,7 +36,7 @@ class Occupancy:
         return twin
 
     def add(self, name: str, requirements: Requirements, *, staying: bool) -> None:
-        """Take in a unit that is not here."""
+        """Add a unit that is not here. `staying`: it is not withdrawn."""
         self.units[name] = requirements
         family, at, _ = name.partition("@")
         if at:
@@ -57,7 +53,7 @@ class Occupancy:
                 self.templates[template] = self.templates.get(template, 0) + 1
 
     def discard(self, name: str) -> None:
-        """Let go of a unit, if it is here."""
+        """Remove a unit, if it is here."""
         requirements = self.units.pop(name, None)
         if requirements is None:
             return
@@ -78,47 +74,47 @@ class Occupancy:
                     del self.templates[template]
 
     def may_conflict(self, name: str, requirements: Requirements) -> bool:
-        """Whether it is worth looking for conflicts: for most units it is not, and that is seen at once."""
-        return bool(requirements.conflicts) or self._may_be_minded(name)
+        """False if the unit certainly conflicts with nothing here: a cheap test that is enough for most units."""
+        return bool(requirements.conflicts) or self._may_match(name)
 
     def conflicting(self, name: str, requirements: Requirements) -> Iterator[str]:
-        """The units here that this one may not share a machine with, by its patterns or by theirs."""
+        """The units here that conflict with this one, by the patterns of either."""
         mine = requirements.conflicts
         for prefix in mine.prefixes:
             yield from (other for other in self._beginning_as(prefix) if other != name and mine.match(other))
-        if self._may_be_minded(name):
+        if self._may_match(name):
             for theirs, owners in self.conflicts.items():
                 if theirs.match(name):
                     yield from (owner for owner in owners if owner != name)
 
     def _beginning_as(self, prefix: str) -> Iterable[str]:
-        """The units here that begin so, perhaps others: to the instances of a template there is a short way."""
+        """The units here whose name begins with the prefix, and perhaps others; fast for instances of a template."""
         family, at, _ = prefix.partition("@")
         if at:
             return self._families.get(family, ())
         return [other for other in self.units if other.startswith(prefix)]
 
-    def _may_be_minded(self, name: str) -> bool:
-        """Whether a pattern of a unit here may match the name, by how it begins."""
+    def _may_match(self, name: str) -> bool:
+        """True if a pattern of a unit here may match the name, judged by the pattern's literal beginning."""
         if self._prefixes is None:
             self._prefixes = tuple({prefix: None for globs in self.conflicts for prefix in globs.prefixes})
         return name.startswith(self._prefixes)
 
     def replacing(self, name: str, requirements: Requirements) -> Iterator[str]:
-        """The units staying here that push this one away; two that replace each other leave each other alone."""
+        """The staying units here that replace this one. Two units that replace each other both stay."""
         for globs, owners in self.replaces.items():
             if globs.match(name):
                 for owner in owners:
                     if owner != name and owner in self.staying and not requirements.replaces.match(owner):
                         yield owner
 
-    def is_picky(self) -> bool:
-        """Whether anything here cares who else is here."""
+    def has_patterns(self) -> bool:
+        """True if any unit here has Conflicts= or Replaces=."""
         return bool(self.conflicts or self.replaces)
 
 
 def _drop(index: dict[K, Names], key: K, name: str) -> None:
-    """Take the name from the names under the key, which goes with the last of them."""
+    """Remove the name from the set under this key, and the key with its last name."""
     del index[key][name]
     if not index[key]:
         del index[key]

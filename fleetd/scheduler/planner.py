@@ -1,8 +1,8 @@
-"""plan_cluster: what the leader writes next, each change with its reason.
+"""plan_cluster: what the leader writes next, with the reason of each decision.
 
-The pipeline: for each unit concerned, see what becomes of the copies that there are (copies.py); then find a machine
-for those that have none, units bound by MachineOf together; then write down for each why it is where it is or
-nowhere. Pure: the same view gives the same plan, everywhere and every time; doing a plan twice changes nothing.
+For each affected unit: review its allocations (allocations.py); then find machines for the unplaced units, those joined
+by MachineOf= together; then record why each unit is where it is or nowhere. Pure: the same snapshot gives the same
+plan, and planning twice changes nothing.
 """
 
 import math
@@ -23,9 +23,9 @@ from fleetd.scheduler.unit_plan import UnitPlan, UnitPlanBuilder
 class Plan(msgspec.Struct, frozen=True):
     """What to write, in this order; every prefix of it is a legal state of the cluster.
 
-    `synced` are (machine, session) that have been taken in with it: to be written when the rest is. `forgotten` are
-    machines that are gone, of whose sessions nothing need be kept. `waits` are (unit, when it waits no longer for the
-    machine that it lost, by the leader's own clock), of the units planned for: to be planned again then.
+    `synced` are (machine, session) that the plan takes into account, written when the rest is. `forgotten` are dead
+    machines, whose sessions are deleted. `waits` are (unit, leader-clock time at which it fails over from its lost
+    machine): plan these units again then.
     """
 
     units: tuple[UnitPlan, ...] = ()
@@ -42,7 +42,7 @@ def plan_cluster(
     overdue: frozenset[tuple[str, str]] = frozenset(),
     failover: FailoverPolicy | None = None,
 ) -> Plan:
-    """The whole of what plan_in_slices makes, at once."""
+    """The whole plan of plan_in_slices at once."""
     slices = plan_in_slices(snapshot, changed, now_s=now_s, overdue=overdue, failover=failover)
     while True:
         try:
@@ -60,23 +60,22 @@ def plan_in_slices(
     overdue: frozenset[tuple[str, str]] = frozenset(),
     failover: FailoverPolicy | None = None,
 ) -> Generator[None, None, Plan]:
-    """What has to change for the units that are concerned (see Snapshot.apply; None: for all that are known).
+    """Plan the units that a change affects (None: all).
 
-    Pauses after each unit or so, for a plan can take long: whoever asked may give it up there.
-
-    `now_s` is Unix time, for people to read. `overdue` are the (machine, unit) of retiring copies whose time is up.
-    `failover` says what follows when machines are lost (None: their units go elsewhere at once).
+    Yields about once a unit, because a plan can take long: the caller may abandon it there. `now_s` is Unix time.
+    `overdue` are (machine, unit) of superseded allocations whose handover time is up. `failover` says what follows when
+    machines are lost (None: their units are placed elsewhere at once).
     """
     proposal = Proposal(snapshot)
     waits = FailoverDelays(snapshot, failover or FailoverPolicy(), now_s)
     scopes = scopes_of(changed or ())
     names = snapshot.known_units() if changed is None else snapshot.with_colocated(scopes)
     builders = {name: UnitPlanBuilder.begin(proposal, name, now_s, scopes.get(name)) for name in names}
-    standing = [builder for builder in builders.values() if builder.placements]
-    templates = [builder for builder in builders.values() if builder.is_template]  # they follow their sockets
-    for builder in standing:
+    allocated = [builder for builder in builders.values() if builder.placements]
+    templates = [builder for builder in builders.values() if builder.is_template]  # placed where their sockets are
+    for builder in allocated:
         release_allocations(builder, waits)
-    for builder in standing:
+    for builder in allocated:
         if builder.is_template:
             continue
         review_allocations(builder, waits)
@@ -84,7 +83,7 @@ def plan_in_slices(
     for name in _peers_first(
         snapshot, [name for name in names if name in snapshot.units and not builders[name].is_template]
     ):
-        find_machines(builders[name], overdue)  # those who follow others find them where they will be
+        find_machines(builders[name], overdue)  # followers after their peers, whose machine is known then
         yield
     unplaced = [name for name, builder in builders.items() if builder.unplaced]
     placed = (yield from _place_unplaced(Ranking(proposal), unplaced, builders)) if unplaced else {}
@@ -92,8 +91,8 @@ def plan_in_slices(
         review_allocations(builder, waits)
         find_machines(builder, overdue)
         yield
-    # By machine, so that each gets its orders in as few transactions as may be. What a unit needs, or hinders, is on
-    # the same machine, where the turns in which they were placed still hold.
+    # By machine, so that an agent reads its placements from few transactions. Peers and conflicting units are on one
+    # machine, where they are written in the order in which they were placed.
     ordered = sorted(builders.values(), key=lambda builder: (*builder.turn(), placed.get(builder.name, 0)))
     plans: list[UnitPlan] = []
     for builder in ordered:
@@ -108,7 +107,7 @@ def plan_in_slices(
 def _place_unplaced(
     ranking: Ranking, unplaced: list[str], builders: dict[str, UnitPlanBuilder]
 ) -> Generator[None, None, dict[str, int]]:
-    """Find machines for these units. Returns those that were placed, each with its turn, counted from 1."""
+    """Find machines for these units. Returns the turn of each that was placed, from 1."""
     snapshot = builders[unplaced[0]].snapshot
     awaited = {name for builder in builders.values() if builder.waits for name in snapshot.colocated_with(builder.name)}
     placed: dict[str, int] = {}
@@ -125,7 +124,7 @@ def _place_unplaced(
 
 
 def _groups(snapshot: Snapshot, unplaced: list[str]) -> Iterator[list[str]]:
-    """The units joined by MachineOf into groups to be placed as one; in each, peers before those who follow them."""
+    """The units in groups to be placed together (MachineOf=); in each, peers before their followers."""
     waiting = dict.fromkeys(unplaced)
     for name in unplaced:
         if not snapshot.colocated_with(name):
@@ -144,12 +143,12 @@ def _groups(snapshot: Snapshot, unplaced: list[str]) -> Iterator[list[str]]:
 
 
 def _peers_first(snapshot: Snapshot, group: list[str]) -> list[str]:
-    """The group so that each unit comes after those it names in MachineOf (units that name each other: by name)."""
+    """The group ordered so that each unit comes after those of its MachineOf= (units that name each other: by name)."""
     following = [name for name in group if snapshot.requirements(name).machine_of]
     if len(group) == 1 or not following:
         return group
     turns = {name: turn for turn, name in enumerate(group)}
-    peers = {name: _other_peers(snapshot, name, turns) for name in following}  # those that have not had their turn
+    peers = {name: _other_peers(snapshot, name, turns) for name in following}  # still to be ordered
     followers: dict[str, list[str]] = {}
     for name in following:
         for peer in peers[name]:
@@ -171,7 +170,7 @@ def _peers_first(snapshot: Snapshot, group: list[str]) -> list[str]:
 
 
 def _other_peers(snapshot: Snapshot, name: str, group: Mapping[str, int]) -> Names:
-    """Those of the group that the unit names in MachineOf, itself apart."""
+    """The units of the group that this one names in MachineOf=, without itself."""
     return {peer: None for peer in snapshot.requirements(name).machine_of if peer in group and peer != name}
 
 
@@ -182,8 +181,8 @@ def _peer_still_stopping(snapshot: Snapshot, group: list[str], builders: dict[st
 
 
 def _place_group(ranking: Ranking, group: list[str], builders: dict[str, UnitPlanBuilder]) -> list[str]:
-    """Place the group on the best machine that takes all of it. Failing that, without those who fit on no machine
-    even in this company; failing that too, each by itself. Returns who was placed, in order."""
+    """Place the group on the best machine that takes all of it. If there is none, leave out the units that fit nowhere
+    even with the group; if there is still none, place each unit by itself. Returns the placed units in order."""
     choice = ranking.choose(group)
     if choice and (len(group) == 1 or _fit_together(builders[group[0]].snapshot, group)):
         reason = ONLY if choice.is_only else BEST
@@ -202,7 +201,7 @@ def _place_group(ranking: Ranking, group: list[str], builders: dict[str, UnitPla
 
 
 def _fit_together(snapshot: Snapshot, group: list[str]) -> bool:
-    """Whether no two of these units conflict."""
+    """True if no two of these units conflict."""
     occupancy = Occupancy()
     for name in group:
         requirements = snapshot.requirements(name)

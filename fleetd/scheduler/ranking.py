@@ -1,8 +1,7 @@
-"""Which machine a unit likes best, found without asking them all.
+"""Which machine is best for a unit, without testing every machine.
 
-Machines are kept in sets (machine_index.py) by how many units they hold, and by how many instances of a template.
-Intersected with those that are what the unit asks for, they give the machines that may do, the best first. Whether one
-of them does is for feasibility.py to say. Nothing is placed here.
+Machines are kept as sets by how many units they hold, and by how many instances of a template. Intersected with the
+machines that meet the unit's constraints, these sets give the candidates, best first; feasibility.py tests them.
 """
 
 from bisect import bisect_right
@@ -16,7 +15,7 @@ from fleetd.scheduler.feasibility import Candidate, rejection_by_occupants
 from fleetd.scheduler.machine_index import MachineSet
 from fleetd.scheduler.snapshot import Proposal
 
-CountBuckets = list[MachineSet]  # at n: the machines that have n of something at most; each is part of the next one
+CountBuckets = list[MachineSet]  # at n: the machines that have at most n; each set includes the one before
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -27,11 +26,11 @@ class Choice(msgspec.Struct, frozen=True):
 
 
 class Ranking:
-    """The machines of a trial, in the order in which each unit likes them.
+    """The machines of a proposal, ranked for each unit.
 
-    First one where it runs already; then one where nothing would push it away; then the one with the fewest instances
-    of its template, so that a machine that comes up empty does not get them all; then the one with the fewest units;
-    then by id. Has to be told what is placed on the trial from now on (`note`).
+    A machine where the unit already runs comes first; then one where nothing would replace it; then the one with the
+    fewest instances of its template, so that a new, empty machine does not get them all; then the one with the fewest
+    units; then the lowest id. Call record_placement after each placement on the proposal.
     """
 
     def __init__(self, proposal: Proposal) -> None:
@@ -39,7 +38,7 @@ class Ranking:
         self._snapshot = proposal.snapshot
         self._machine_index = proposal.snapshot.machine_index
         occupancies = {machine: proposal.occupancy(machine) for machine in self._machine_index.machines}
-        self._loads = self._levels({machine: len(occupancy.staying) for machine, occupancy in occupancies.items()})
+        self._loads = self._buckets({machine: len(occupancy.staying) for machine, occupancy in occupancies.items()})
         self._instances: dict[str, CountBuckets] = {}
         self._with_replacers = self._machine_index.mask(
             machine for machine, occupancy in occupancies.items() if occupancy.replaces
@@ -52,11 +51,11 @@ class Ranking:
         return Choice(best, next(fitting, None) is None) if best else None
 
     def is_placeable(self, name: str, group: Sequence[str]) -> bool:
-        """Whether the unit fits anywhere, in this company."""
+        """True if the unit fits on some machine together with this group."""
         return any(self._fitting([name], group))
 
     def record_placement(self, name: str, machine: str) -> None:
-        """The unit has been placed on this machine."""
+        """Count a unit that has been placed on this machine."""
         occupancy = self._proposal.occupancy(machine)
         bit = self._machine_index.bits[machine]
         self._increment(self._loads, len(occupancy.staying), bit)
@@ -67,7 +66,7 @@ class Ranking:
             self._with_replacers |= bit
 
     def _fitting(self, names: Sequence[str], group: Sequence[str]) -> Iterator[str]:
-        """The machines that take all these units in this company, the best for the first of them first."""
+        """The machines that take all these units together with the group, the best for the first unit first."""
         along = tuple(group)
         wanted = [(name, self._snapshot.requirements(name)) for name in names]
         may = self._machine_index.everywhere
@@ -76,8 +75,8 @@ class Ranking:
             for peer in requirements.machine_of:
                 if peer not in group and peer != name:
                     may &= self._machine_index.mask(self._proposal.machines_with(peer))
-        for alike in self._in_order(names[0], may):
-            for machine in self._machine_index.ids(alike):
+        for equals in self._in_order(names[0], may):
+            for machine in self._machine_index.ids(equals):
                 if self._takes_all(wanted, machine, along):
                     yield machine
 
@@ -88,60 +87,62 @@ class Ranking:
         return True
 
     def _in_order(self, name: str, machines: MachineSet) -> Iterator[MachineSet]:
-        """These machines, parted by how the unit likes them, the best first; those that it likes alike are together."""
+        """Group machines by preference for this unit, best group first."""
         states = self._snapshot.states.get(name)
         running = machines & self._machine_index.mask(at for at, state in states.items() if state.runs) if states else 0
         suspects = machines & self._with_replacers
         if not running and not suspects:
             return self._by_load(name, machines)
-        pushed = self._machine_index.mask(at for at in self._machine_index.ids(suspects) if self._is_pushed(name, at))
+        replaced = self._machine_index.mask(
+            at for at in self._machine_index.ids(suspects) if self._would_be_replaced(name, at)
+        )
         elsewhere = machines ^ running
-        parts = (running & ~pushed, running & pushed, elsewhere & ~pushed, elsewhere & pushed)
-        return (alike for part in parts for alike in self._by_load(name, part))
+        parts = (running & ~replaced, running & replaced, elsewhere & ~replaced, elsewhere & replaced)
+        return (equals for part in parts for equals in self._by_load(name, part))
 
-    def _is_pushed(self, name: str, machine: str) -> bool:
-        """Whether something on this machine would push the unit away."""
+    def _would_be_replaced(self, name: str, machine: str) -> bool:
+        """True if a unit on this machine would replace this one."""
         return any(self._proposal.occupancy(machine).replacing(name, self._snapshot.requirements(name)))
 
     def _by_load(self, name: str, machines: MachineSet) -> Iterator[MachineSet]:
-        """These machines: those with the fewest instances of the unit's template first, then those with the fewest
-        units."""
+        """Group machines by the number of instances of the unit's template, then by the number of units, fewest
+        first."""
         template = template_of(name)
         if not template:
             return _ascending(machines, self._loads)
-        instances = self._levels_of(template)
+        instances = self._buckets_of(template)
         return (lightest for fewest in _ascending(machines, instances) for lightest in _ascending(fewest, self._loads))
 
-    def _levels_of(self, template: str) -> CountBuckets:
+    def _buckets_of(self, template: str) -> CountBuckets:
         if template not in self._instances:
             machines_with = self._proposal.machines_with(template)
             counts = {
                 machine: self._proposal.occupancy(machine).templates.get(template, 0) for machine in machines_with
             }
-            self._instances[template] = self._levels(counts)
+            self._instances[template] = self._buckets(counts)
         return self._instances[template]
 
-    def _levels(self, counts: dict[str, int]) -> CountBuckets:
+    def _buckets(self, counts: dict[str, int]) -> CountBuckets:
         by_count: dict[int, MachineSet] = {}
         for machine, count in counts.items():
             by_count[count] = by_count.get(count, 0) | self._machine_index.bits.get(machine, 0)
-        levels, fewer = [], self._machine_index.everywhere
+        buckets, fewer = [], self._machine_index.everywhere
         for count in range(max(by_count, default=0), 0, -1):
             fewer &= ~by_count.get(count, 0)
-            levels.append(fewer)
-        return levels[::-1]
+            buckets.append(fewer)
+        return buckets[::-1]
 
-    def _increment(self, levels: CountBuckets, count: int, bit: MachineSet) -> None:
-        """A machine has this many now, one more than before."""
-        if count > len(levels):
-            levels.append(self._machine_index.everywhere)
-        levels[count - 1] &= ~bit
+    def _increment(self, buckets: CountBuckets, count: int, bit: MachineSet) -> None:
+        """Count one more for a machine that has `count` now."""
+        if count > len(buckets):
+            buckets.append(self._machine_index.everywhere)
+        buckets[count - 1] &= ~bit
 
 
-def _ascending(machines: MachineSet, levels: CountBuckets) -> Iterator[MachineSet]:
-    """These machines, parted by how many they have, the fewest first."""
+def _ascending(machines: MachineSet, buckets: CountBuckets) -> Iterator[MachineSet]:
+    """Group machines by their count, lowest first."""
     while machines:
-        level = bisect_right(levels, 0, key=machines.__and__)  # the first that some of them are in
-        fewest = machines & levels[level] if level < len(levels) else machines
+        bucket = bisect_right(buckets, 0, key=machines.__and__)  # the first bucket that holds some of them
+        fewest = machines & buckets[bucket] if bucket < len(buckets) else machines
         yield fewest
         machines ^= fewest

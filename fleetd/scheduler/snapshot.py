@@ -1,8 +1,7 @@
-"""One snapshot of the whole cluster, with its indexes, and the placements tried on it.
+"""One snapshot of the cluster with its indexes, and the placements proposed on it.
 
-Snapshot is fed record by record (`set_…`) and says which units each record concerns, so that a plan need not look
-at all of them. Plans only read it: what a plan would change is tried on a Trial laid over it and thrown away. What
-is decided is not here (planner.py), nor who counts as dead (liveness.py).
+Snapshot is updated record by record and returns which units each record affects, so that a plan need not look at all
+units. A plan only reads it: its changes are made on a Proposal on top, which is thrown away.
 """
 
 from collections.abc import Iterable, MutableMapping
@@ -31,7 +30,7 @@ Concerns = Names
 
 @lru_cache(maxsize=32768)
 def requirements_of(text: str, name: str) -> Requirements:
-    """What a unit of this text and name requires. Text that does not parse requires nothing: systemd will refuse it."""
+    """The requirements of a unit of this text and name. A text that does not parse has none: systemd will refuse it."""
     try:
         return parse_requirements(parse_unit_file(text), parse_name(name))
     except UnitFileError:
@@ -39,13 +38,13 @@ def requirements_of(text: str, name: str) -> Requirements:
 
 
 def _placed_requirements(text: str, name: str) -> Requirements:
-    """What a unit requires of the machine where it is. A template is where its sockets are, and requires nothing."""
+    """The requirements that count on the unit's machine. A template has none: it is placed where its sockets are."""
     return Requirements() if is_template(name) else requirements_of(text, name)
 
 
 class Snapshot:
-    """The cluster as the store shows it. `machines` holds those that are there; `away` those that are absent but may
-    be alive; any other machine is dead. Wherever something is listed by machine, the machines are in order."""
+    """The cluster as the store shows it. `machines` are registered, `away` are absent but may be alive; any other
+    machine is dead. Whatever is listed by machine is in order of machine ids."""
 
     def __init__(self) -> None:
         self.units: dict[str, Unit] = {}
@@ -60,19 +59,19 @@ class Snapshot:
         self.away: frozenset[str] = frozenset()
         self.occupancies: dict[str, Occupancy] = {}
         self.metadata: dict[str, dict[str, str]] = {}
-        self.superseded: dict[tuple[str, str], None] = {}  # (machine, unit) of the copies that retire
-        self._unplaced: Names = {}  # units that should be somewhere and have no home
+        self.superseded: dict[tuple[str, str], None] = {}  # (machine, unit)
+        self._unplaced: Names = {}  # units that are wanted and have no machine
         self._globals: Names = {}
-        self._refused: Names = {}  # units of which it is written down why they do not fit on some machine
+        self._rejected: Names = {}  # units whose decision counts rejections
         self._with_replacers: Names = {}  # machines that hold a unit with Replaces
-        self._ordered: dict[str, Names] = {}  # machine → the units it has orders about
+        self._placed: dict[str, Names] = {}  # machine → the units with placements there
         self._reported: dict[str, Names] = {}  # machine → the units it reports
         self._followers: dict[str, Names] = {}  # peer → the units that name it in MachineOf
         self._sockets: dict[str, Names] = {}  # template → the sockets that start instances of it for connections
         self._machines_with: dict[str, Names] = {}  # template → the machines that hold instances of it
         self._requirements: dict[str, Requirements] = {}
         self._machine_index: MachineIndex | None = None
-        self._gone: Names = {}  # machines that are not there, but that orders or sessions tell of
+        self._gone: Names = {}  # not registered, but with placements or a stored session
         self._unsynced: Names = {}  # machines whose session is not yet taken in
 
     # Reading.
@@ -83,14 +82,14 @@ class Snapshot:
 
     @property
     def machine_index(self) -> MachineIndex:
-        """The machines that are there, by what they are and offer."""
+        """The registered machines by mode, id and metadata."""
         if self._machine_index is None:
             self._machine_index = MachineIndex(self.machines, self.metadata)
         return self._machine_index
 
     def is_wanted(self, name: str) -> bool:
-        """Whether a unit is to be on some machine: it exists, and its target is not inactive, or it is the template of
-        a socket of which that is so."""
+        """True if the unit is to be on some machine: its target is not inactive, or it is the template of such a
+        socket."""
         unit = self.units.get(name)
         if unit is None:
             return False
@@ -103,79 +102,79 @@ class Snapshot:
         return self._sockets.get(template, {})
 
     def assigned_machine(self, name: str) -> str:
-        """The machine that the unit is ordered to be on, or ''."""
+        """The machine that the unit is assigned to, or ''."""
         for machine, order in self.placements.get(name, {}).items():
             if order.is_active:
                 return machine
         return ""
 
     def colocated_with(self, name: str) -> Names:
-        """The units that MachineOf binds to this one: those it names, and those that name it."""
+        """The units that MachineOf= joins to this one: those that it names, and those that name it."""
         requirements = self._requirements.get(name)
         bound = dict.fromkeys(requirements.machine_of) if requirements and requirements.machine_of else {}
         followers = self._followers.get(name)
         return bound | followers if followers else bound
 
     def with_colocated(self, names: Iterable[str]) -> list[str]:
-        """These units, and those that MachineOf binds to them, through others, and that have no home, or one that is
-        not there: all that would be placed as one; and the templates of sockets among them. In order."""
+        """These units; the unplaced ones, and those on absent machines, that MachineOf= joins to them, directly or
+        through others; and the templates of sockets among them. In order."""
         found = dict.fromkeys(names)
         pending = list(found)
         while pending:
-            companions = [other for other in self.colocated_with(pending.pop()) if self._is_adrift(other)]
+            companions = [other for other in self.colocated_with(pending.pop()) if self._needs_machine(other)]
             pending += [other for other in companions if other not in found]
             found |= dict.fromkeys(companions)
         templates = (self.requirements(name).template for name in list(found) if name in self.units)
         return sorted(found | dict.fromkeys(filter(None, templates)))
 
-    def _is_adrift(self, name: str) -> bool:
+    def _needs_machine(self, name: str) -> bool:
         assigned = self.assigned_machine(name)
         return name in self._unplaced or (assigned != "" and assigned not in self.machines)
 
     def occupancy(self, machine: str) -> Occupancy:
-        """What the machine holds."""
+        """The units placed on this machine."""
         return self.occupancies.get(machine) or Occupancy()
 
     def machines_with(self, name: str) -> Names:
-        """The machines that hold the unit, or instances of the template, of this name; perhaps others."""
+        """The machines with the unit, or with instances of the template, of this name; perhaps others."""
         return dict.fromkeys(self.placements.get(name, ())) | self._machines_with.get(name, {})
 
     def is_dead(self, machine: str) -> bool:
-        """Whether the machine is neither there nor possibly coming back."""
+        """True if the machine is neither registered nor possibly alive."""
         return machine not in self.machines and machine not in self.away
 
     def accepts_work(self, machine: str) -> bool:
-        """Whether the machine is there and takes new units."""
+        """True if the machine is registered and takes new units."""
         found = self.machines.get(machine)
         return found is not None and found.mode is MachineMode.READY
 
     def is_running_on(self, name: str, machine: str) -> bool:
-        """Whether the machine reports that processes of the unit may exist."""
+        """True if the machine reports that processes of the unit may exist."""
         state = self.states.get(name, {}).get(machine)
         return state is not None and state.runs
 
     def refusal(self, name: str, machine: str) -> str:
-        """Why the machine takes no unit of this name, as what the machine does, or ''."""
+        """Why the machine takes no unit of this name, as a predicate, or ''."""
         state = self.states.get(name, {}).get(machine)
-        if state is not None:  # what it lacks and the cluster has comes along
+        if state is not None:  # a missing unit that the cluster has is placed with it
             return "" if state.lacks in self.units else state.refusal
         order = self.placements.get(name, {}).get(machine)
         return "takes no unit of this name" if order is not None and order.declined else ""
 
     def known_units(self) -> list[str]:
-        """Every unit that there is anything to decide about, in order."""
+        """Every unit with something to decide, in order."""
         return sorted({**dict.fromkeys(self.units), **dict.fromkeys(self.decisions), **dict.fromkeys(self.placements)})
 
     def absent(self) -> list[str]:
-        """The machines that placements name and that are not there, in order."""
-        return sorted(machine for machine in self._gone if self._ordered.get(machine))
+        """The machines that have placements and are not registered, in order."""
+        return sorted(machine for machine in self._gone if self._placed.get(machine))
 
     def forgotten(self) -> list[str]:
-        """The machines that are dead, of whose sessions nothing need be kept, in order."""
+        """The dead machines whose sessions are still stored, in order."""
         return sorted(machine for machine in self._gone if machine in self.synced and machine not in self.away)
 
     def unsynced(self) -> list[tuple[str, str]]:
-        """The machines, in order, whose session is not yet taken in, with that."""
+        """(machine, session) of the machines that have not been planned for in this session, in order."""
         return [(machine, self.machines[machine].session) for machine in sorted(self._unsynced)]
 
     # Taking in what the store shows. Each returns what it concerns.
@@ -197,7 +196,7 @@ class Snapshot:
         if not _has_suffix(name):
             return {}
         _set(self.decisions, name, decision)
-        _mark(self._refused, name, decision is not None and bool(decision.rejections))
+        _mark(self._rejected, name, decision is not None and bool(decision.rejections))
         return {name: None} if decision is None else {}
 
     def set_machine(self, machine: str, record: Machine | None) -> Concerns:
@@ -239,7 +238,7 @@ class Snapshot:
 
     def concerned_by(self, machine: str) -> Concerns:
         """What a change of this machine concerns: what is there, and what might come or go."""
-        there = self._ordered.get(machine, {}) | self._reported.get(machine, {})
+        there = self._placed.get(machine, {}) | self._reported.get(machine, {})
         return self._narrow(machine, there | self._movable())
 
     def _narrow(self, machine: str, concerned: Names) -> Concerns:
@@ -250,12 +249,12 @@ class Snapshot:
         return concerned
 
     def _movable(self) -> Names:
-        """The units that may go elsewhere as soon as there is room: the homeless, the globals, and those that are
-        where a unit with Replaces is."""
-        restless = self._unplaced | self._globals
+        """The units that may move as soon as there is room: unplaced ones, global ones, and those beside a unit with
+        Replaces=."""
+        movable = self._unplaced | self._globals
         for machine in self._with_replacers:
-            restless |= self.occupancies[machine].staying
-        return restless
+            movable |= self.occupancies[machine].staying
+        return movable
 
     def _set_unit(self, name: str, unit: Unit | None) -> Names:
         concerned = {name: None} | self.colocated_with(name)
@@ -292,7 +291,7 @@ class Snapshot:
         former = self.placements.get(name, {}).get(machine)
         placement = _with_text_of(placement, self.units.get(name))
         _set_by_machine(self.placements, name, machine, placement)
-        _mark(self._ordered.setdefault(machine, {}), name, placement is not None)
+        _mark(self._placed.setdefault(machine, {}), name, placement is not None)
         self._refresh_session(machine)
         _mark(self.superseded, (machine, name), placement is not None and placement.superseded)
         occupancy = self.occupancies.setdefault(machine, Occupancy())
@@ -314,16 +313,16 @@ class Snapshot:
         return concerned | self._neighbours(machine)
 
     def _neighbours(self, machine: str) -> Names:
-        """The units on a machine that a change of who is there concerns."""
+        """The units on a machine that are affected when its units change."""
         occupancy = self.occupancies[machine]
         superseded = {name: None for where, name in self.superseded if where == machine}
-        return superseded | dict.fromkeys(occupancy.units) if occupancy.is_picky() else superseded
+        return superseded | dict.fromkeys(occupancy.units) if occupancy.has_patterns() else superseded
 
     def _newly_conflicting(self, name: str, requirements: Requirements) -> Names:
-        """The refused that this unit conflicts with: it may be one more reason."""
+        """The rejected units that this one conflicts with: their count of rejections changes."""
         return {
             other: None
-            for other in self._refused
+            for other in self._rejected
             if other in self.units
             and (requirements.conflicts.match(other) or self.requirements(other).conflicts.match(name))
         }
@@ -336,8 +335,8 @@ class Snapshot:
 
     def _refresh_session(self, machine: str) -> None:
         record = self.machines.get(machine)
-        told_of = bool(self._ordered.get(machine)) or machine in self.synced
-        _mark(self._gone, machine, record is None and told_of)
+        is_known = bool(self._placed.get(machine)) or machine in self.synced
+        _mark(self._gone, machine, record is None and is_known)
         session = record.session if record else ""
         _mark(self._unsynced, machine, session not in ("", self.synced.get(machine)))
 
@@ -348,13 +347,14 @@ class Snapshot:
         self._machine_index = None
 
     def _refresh_unplaced(self, name: str) -> None:
-        is_alone = name not in self._globals and not is_template(name)  # else it is on many machines
+        is_alone = name not in self._globals and not is_template(name)  # others are on many machines
         unplaced = is_alone and self.is_wanted(name) and not self.assigned_machine(name)
         _mark(self._unplaced, name, unplaced)
 
 
 class Proposal:
-    """Placements tried on a view. Rooms are copied when they are first touched; the view stays as it is."""
+    """Placements proposed on top of a snapshot, which stays as it is. An occupancy is copied when it is first
+    changed."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
@@ -363,20 +363,21 @@ class Proposal:
         self._arrivals: dict[str, Names] = {}  # unit or template → the machines that it has come to
 
     def occupancy(self, machine: str) -> Occupancy:
-        """What the machine would hold."""
+        """The units placed on the machine, with the proposal."""
         return self._occupancies.get(machine) or self.snapshot.occupancy(machine)
 
     def assigned_machine(self, name: str) -> str:
-        """Where the unit would be, or ''."""
+        """The machine that the unit is assigned to with the proposal, or ''."""
         found = self._assigned.get(name)
         return self.snapshot.assigned_machine(name) if found is None else found
 
     def machines_with(self, name: str) -> Names:
-        """The machines that would hold the unit, or instances of the template, of this name; perhaps others."""
+        """The machines with the unit, or with instances of the template, of this name, with the proposal; perhaps
+        others."""
         return self.snapshot.machines_with(name) | self._arrivals.get(name, {})
 
     def place(self, name: str, machine: str, requirements: Requirements) -> None:
-        """The unit comes to this machine."""
+        """Assign the unit to this machine."""
         self.renew(name, machine, requirements)
         self._assigned[name] = machine
         self._arrivals.setdefault(name, {})[machine] = None
@@ -385,20 +386,20 @@ class Proposal:
             self._arrivals.setdefault(template, {})[machine] = None
 
     def renew(self, name: str, machine: str, requirements: Requirements) -> None:
-        """The unit stays on this machine with these requirements."""
+        """Keep the unit on this machine, with these requirements."""
         occupancy = self._touch(machine)
         occupancy.discard(name)
         occupancy.add(name, requirements, staying=True)
 
     def withdraw(self, name: str, machine: str, requirements: Requirements) -> None:
-        """The unit is told to go; until it has gone it still hinders those it conflicts with."""
+        """Withdraw the unit. It still conflicts with others until it has stopped."""
         occupancy = self._touch(machine)
         occupancy.discard(name)
         occupancy.add(name, requirements, staying=False)
         self._leave(name, machine)
 
     def vacate(self, name: str, machine: str) -> None:
-        """The unit has gone from this machine, or only retires there."""
+        """The unit is gone from this machine, or superseded there."""
         self._touch(machine).discard(name)
         self._leave(name, machine)
 
@@ -428,14 +429,14 @@ def scopes_of(concerns: Iterable[str]) -> dict[str, Names | None]:
 
 
 def _with_text_of(record: R, other: Unit | Placement | None) -> R:
-    """The record with the other's text, if that is the same: most of what there is to remember is held once so."""
+    """The record with the other's text object if both texts are equal: most of the memory is held once so."""
     if record is None or other is None or record.text is other.text or record.text != other.text:
         return record
     return msgspec.structs.replace(record, text=other.text)
 
 
 def _relevant_state(state: UnitState | None) -> tuple[Any, ...] | None:
-    """What the leader looks at in a state: a change of anything else concerns nobody."""
+    """The parts of a state that the leader decides by: a change of anything else affects no unit."""
     if state is None:
         return None
     failed = state.active == "failed" or bool(state.error)
@@ -445,7 +446,7 @@ def _relevant_state(state: UnitState | None) -> tuple[Any, ...] | None:
 
 
 def _relevant_machine(machine: Machine | None) -> tuple[Any, ...] | None:
-    """What the leader looks at in a machine."""
+    """The parts of a machine that the leader decides by."""
     return None if machine is None else (machine.mode, machine.metadata, machine.session)
 
 
@@ -455,7 +456,7 @@ def _has_suffix(name: str) -> bool:
 
 
 def _set(mapping: MutableMapping[Any, Any], key: Any, value: Any) -> None:
-    """Keep the value under the key, or nothing where it is None."""
+    """Set the value under the key; None deletes it."""
     if value is None:
         mapping.pop(key, None)
     else:
@@ -463,7 +464,7 @@ def _set(mapping: MutableMapping[Any, Any], key: Any, value: Any) -> None:
 
 
 def _set_by_machine(index: dict[str, dict[str, Any]], name: str, machine: str, value: Any) -> None:
-    """Keep what concerns a unit on a machine, or nothing where it is None."""
+    """Set a unit's value for a machine; None deletes it."""
     at = index.setdefault(name, Ordered())
     _set(at, machine, value)
     if not at:
@@ -471,7 +472,7 @@ def _set_by_machine(index: dict[str, dict[str, Any]], name: str, machine: str, v
 
 
 def _mark(names: dict[Any, None], name: Any, belongs: bool) -> None:
-    """Have the name in the ordered set, or not."""
+    """Add the name to the ordered set, or remove it."""
     if belongs:
         names[name] = None
     else:

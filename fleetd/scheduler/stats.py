@@ -1,4 +1,4 @@
-"""Units by state, machines by mode, what a plan does: in numbers, for people who watch. Nothing is decided by them."""
+"""A cluster and a plan in numbers, for metrics and logs."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -13,17 +13,17 @@ _FAR = list(TargetState)  # from inactive to launched
 
 
 class ClusterStats(msgspec.Struct, frozen=True):
-    """A cluster in numbers: `units` by (target, current state), `copies` by (systemd's active state,), `machines` by
-    (mode,). What none is of is left out."""
+    """Units by (target, current state), `allocations` by (systemd's active state,), machines by (mode,); without
+    zeros."""
 
     units: Mapping[tuple[str, str], int]
-    copies: Mapping[tuple[str], int]
+    allocations: Mapping[tuple[str], int]
     machines: Mapping[tuple[str], int]
 
 
 class PlanStats(msgspec.Struct, frozen=True):
-    """A plan in numbers: copies placed on machines and taken back from them; of the latter those whose machine is dead,
-    and those that may not stay although they are wanted; and units that no machine takes."""
+    """Allocations that a plan places and takes back; of the latter those whose machine is dead, and those evicted
+    although the unit is wanted; and the units that fit on no machine."""
 
     placed: int = 0
     taken_back: int = 0
@@ -33,32 +33,32 @@ class PlanStats(msgspec.Struct, frozen=True):
 
 
 def count_cluster(snapshot: Snapshot) -> ClusterStats:
-    """Count what is known now. Templates are units that are inactive."""
+    """Count what the snapshot holds. Templates count as inactive units."""
     return ClusterStats(
         units=Counter(
             (unit.target.value, current_state(snapshot, name).value) for name, unit in snapshot.units.items()
         ),
-        copies=Counter((state.active,) for states in snapshot.states.values() for state in states.values()),
+        allocations=Counter((state.active,) for states in snapshot.states.values() for state in states.values()),
         machines=Counter((machine.mode.value,) for machine in snapshot.machines.values()),
     )
 
 
 def current_state(snapshot: Snapshot, name: str) -> TargetState:
-    """What a known unit has come to on its machine; of one on several machines, where it has come least far."""
+    """The state that a known unit has reached on its machine; for several machines, the least advanced one."""
     states = snapshot.states.get(name, {})
-    homes = [machine for machine, order in snapshot.placements.get(name, {}).items() if order.is_active]
-    reached = (states[assigned].target if assigned in states else TargetState.INACTIVE for assigned in homes)
+    assigned = [machine for machine, placement in snapshot.placements.get(name, {}).items() if placement.is_active]
+    reached = (states[machine].target if machine in states else TargetState.INACTIVE for machine in assigned)
     return min(reached, key=_FAR.index, default=TargetState.INACTIVE)
 
 
 def count_plan(snapshot: Snapshot, plans: Iterable[UnitPlan]) -> PlanStats:
-    """What these plans do to the cluster that they were made for."""
+    """What these plans do to the snapshot that they were made for."""
     counts: Counter[str] = Counter()
     for plan in plans:
         wanted = snapshot.is_wanted(plan.unit)
         before = snapshot.placements.get(plan.unit, {})
-        after = {order.machine: order for order in plan.orders}
-        for machine in (*after, *plan.cancels):
+        after = {placement.machine: placement for placement in plan.placements}
+        for machine in (*after, *plan.deletes):
             stayed = machine in before and before[machine].is_active
             is_active = machine in after and after[machine].is_active
             lost = stayed and not is_active
@@ -71,7 +71,7 @@ def count_plan(snapshot: Snapshot, plans: Iterable[UnitPlan]) -> PlanStats:
 
 
 def _fits_nowhere(snapshot: Snapshot, plan: UnitPlan) -> bool:
-    """Whether this is the decision that no machine takes a unit, which is wanted."""
+    """True if the plan decides that a wanted unit fits on no machine."""
     decision = plan.decision
     if decision is None or decision.machine or decision.machines:
         return False

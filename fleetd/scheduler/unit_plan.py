@@ -1,7 +1,4 @@
-"""The plan for one unit in the making: what is ordered and withdrawn, and the decision that says so.
-
-What is right for the unit is not decided here: its copies are copies.py's matter, where it goes planner.py's.
-"""
+"""The plan for one unit while it is made: its placements as they will be, and the decision that explains them."""
 
 import math
 from collections.abc import Mapping
@@ -43,24 +40,23 @@ _NOTHING = Requirements()
 
 
 class UnitPlan(msgspec.Struct, frozen=True, gc=False):
-    """All that is to be written for one unit, in one transaction guarded by the revision of its decision.
+    """What to write for one unit, in one transaction guarded by the revision of its decision.
 
-    `orders` are written, `cancels` are machines whose order is deleted; `decision` is written, or, where it is None,
-    deleted.
+    `placements` are written; those on the machines in `deletes` are deleted; `decision` is written, or deleted if None.
     """
 
     unit: str
     revision: int
-    orders: tuple[Placement, ...]
-    cancels: tuple[str, ...]
+    placements: tuple[Placement, ...]
+    deletes: tuple[str, ...]
     decision: Decision | None
 
 
 class UnitPlanBuilder(msgspec.Struct, eq=False, gc=False):
-    """The plan for one unit in the making. Whatever it orders is tried on the trial at once.
+    """The plan for one unit while it is made. Every change is made on the proposal at once.
 
-    `scope` are the machines where there may be something to decide; None: wherever the unit is or may go. No draft
-    knows another, so the collector, which would look at all of a large cluster again and again, need not see them.
+    `scope` are the machines on which there may be something to decide; None: all. No builder refers to another, so
+    gc=False is safe, and spares the collector a large cluster.
     """
 
     proposal: Proposal
@@ -68,25 +64,25 @@ class UnitPlanBuilder(msgspec.Struct, eq=False, gc=False):
     now_s: float
     scope: Names | None = None
     unit: Unit | None = None
-    requirements: Requirements = _NOTHING  # as a person now wants them
+    requirements: Requirements = _NOTHING  # of the unit as it is wanted now
     is_wanted: bool = False
-    placements: dict[str, Placement] = {}  # as they will be
+    placements: dict[str, Placement] = {}  # as they will be, by machine
     states: Mapping[str, UnitState] = {}
     before: Decision | None = None
     completed: int = 0
     unplaced: bool = False
     waits: PeerWait | None = None  # for what, before it can be placed
-    waits_until_s: float = math.inf  # by the leader's own clock, for a home that is lost
+    waits_until_s: float = math.inf  # leader-clock deadline for its lost machine
     _former: Mapping[str, Placement] = {}
-    _lost: float = 0.0  # since when the home is lost, in Unix time
+    _lost: float = 0.0  # Unix time since when its machine is lost
     _reason: Reason | None = None
     _eviction: Eviction | None = None  # why it may not stay where it was
-    _orders: dict[str, Placement] = {}
-    _cancels: dict[str, None] = {}
+    _written: dict[str, Placement] = {}
+    _deletes: dict[str, None] = {}
 
     @classmethod
     def begin(cls, proposal: Proposal, name: str, now_s: float, scope: Names | None = None) -> "UnitPlanBuilder":
-        """With what is known of the unit."""
+        """A builder that starts from the snapshot."""
         snapshot = proposal.snapshot
         unit, before = snapshot.units.get(name), snapshot.decisions.get(name)
         former = snapshot.placements.get(name)
@@ -112,63 +108,64 @@ class UnitPlanBuilder(msgspec.Struct, eq=False, gc=False):
 
     @property
     def generation(self) -> int:
-        """The generation of what is wanted now; of a unit that is destroyed, the last one decided."""
+        """The unit's generation; of a destroyed unit, the last one decided."""
         return self.unit.generation if self.unit else self.before.generation if self.before else 0
 
     @property
     def assigned_machine(self) -> str:
-        """Where the unit is to be, or ''."""
+        """The machine that the unit is assigned to, or ''."""
         return self.proposal.assigned_machine(self.name)
 
     @property
     def is_global(self) -> bool:
-        """Whether the unit is wherever it fits: it is global, or a template, which is where its sockets are."""
+        """True if the unit is placed wherever it fits: it is global, or a template, which is placed where its sockets
+        are."""
         return self.requirements.is_global or self.is_template
 
     @property
     def is_template(self) -> bool:
-        """Whether it is a template: not to be run, but needed by sockets."""
+        """True for a template: it does not run, but sockets need its file."""
         return is_template(self.name)
 
     @property
     def target(self) -> TargetState:
-        """What a machine is to make of it."""
+        """The target of its placements."""
         assert self.unit is not None
         return TargetState.LOADED if self.is_template else self.unit.target
 
     def turn(self) -> tuple[int, str]:
-        """When the plan is to be written: what is taken back first, then what stays, then what comes; of that, what
-        the same machine gets together."""
+        """Sort key of the plan: what only takes back comes first, then what stays, then what is new; within these by
+        machine."""
         stage, first_machine = 0, ""
-        for machine, order in self._orders.items():
+        for machine, placement in self._written.items():
             first_machine = first_machine or machine
-            if order.is_active:
+            if placement.is_active:
                 former = self._former.get(machine)
                 stage = max(stage, 1 if former is not None and former.is_active else 2)
         return stage, first_machine
 
-    def orders(self) -> list[tuple[str, Placement]]:
-        """The orders to be looked at, by machine, in order."""
+    def scoped_placements(self) -> list[tuple[str, Placement]]:
+        """The (machine, placement) to review, in order of machines."""
         if self.scope is None:
             return list(self.placements.items())
         return [(machine, self.placements[machine]) for machine in sorted(self.scope) if machine in self.placements]
 
     def machines(self) -> list[str]:
-        """The machines to be looked at, in order."""
+        """The machines to consider, in order."""
         if self.scope is None:
             return list(self.snapshot.machines)
         return [machine for machine in sorted(self.scope) if machine in self.snapshot.machines]
 
     def candidate(self, machine: str) -> Candidate:
-        """May the unit be on this machine?"""
+        """The unit as a candidate for this machine."""
         return Candidate(self.proposal, self.name, self.requirements, machine)
 
     def place(self, machine: str, reason: Reason | None = None) -> None:
-        """Order the unit to be on this machine as a person wants it now (no change where that is the order already)."""
+        """Place the unit on this machine with its present text and target. `reason` None: the reason stays."""
         assert self.unit is not None
         done = self.completed == self.generation
         unit = self.unit
-        order = Placement(
+        placement = Placement(
             machine,
             self.name,
             unit.text,
@@ -179,56 +176,59 @@ class UnitPlanBuilder(msgspec.Struct, eq=False, gc=False):
         )
         self._reason = reason or self._reason
         self.unplaced = False
-        if self.placements.get(machine) != order:
-            self._order(order)
+        if self.placements.get(machine) != placement:
+            self._write(placement)
             self.proposal.place(self.name, machine, self.requirements)
 
     def evict(self, eviction: Eviction) -> None:
-        """Order the unit away from the machine where it may not stay."""
+        """Withdraw the unit from the machine where it may not stay."""
         self._eviction = eviction
         self.withdraw(eviction.machine)
 
     def withdraw(self, machine: str) -> None:
-        """Order the unit away from this machine."""
+        """Withdraw the unit from this machine."""
         former = self.placements[machine]
         generation = max(self.generation, former.generation)
-        self._order(Placement(machine, self.name, former.text, TargetState.INACTIVE, generation))
+        self._write(Placement(machine, self.name, former.text, TargetState.INACTIVE, generation))
         self.proposal.withdraw(self.name, machine, requirements_of(former.text, self.name))
 
     def supersede(self, machine: str) -> None:
-        """Let the copy on this machine run on until its replacement does."""
+        """Let the allocation on this machine run on until its replacement runs."""
         assert self.unit is not None
-        order = Placement(machine, self.name, self.unit.text, self.unit.target, self.unit.generation, superseded=True)
-        self._order(order)
+        placement = Placement(
+            machine, self.name, self.unit.text, self.unit.target, self.unit.generation, superseded=True
+        )
+        self._write(placement)
         self.proposal.vacate(self.name, machine)
 
-    def cancel(self, machine: str) -> None:
-        """Delete the order to this machine: it is carried out, or nobody is left to carry it out."""
-        self._cancels[machine] = None
-        self._orders.pop(machine, None)
+    def delete(self, machine: str) -> None:
+        """Delete the placement on this machine: it is carried out, or the machine is dead."""
+        self._deletes[machine] = None
+        self._written.pop(machine, None)
         del self.placements[machine]
         self.proposal.vacate(self.name, machine)
 
     def decline(self, machine: str) -> None:
-        """Nothing of the unit is on this machine, which refuses it: have it say when it no longer does."""
-        self._order(msgspec.structs.replace(self.placements[machine], declined=True))
+        """Nothing of the unit is on this machine, which refuses it: keep the placement, so that it reports when it does
+        not."""
+        self._write(msgspec.structs.replace(self.placements[machine], declined=True))
         self.proposal.vacate(self.name, machine)
 
-    def lose(self, machine: str, waits: FailoverDelays) -> None:
-        """This machine, which had an order, is dead: wait for it if that is the home, and the unit is to wait."""
-        if waits.is_waiting(self.name, machine) and self._is_only_home(machine):
+    def lose_machine(self, machine: str, waits: FailoverDelays) -> None:
+        """This machine, which has a placement, is dead: wait for it if the unit is assigned to it and is to wait."""
+        if waits.is_waiting(self.name, machine) and self._is_only_allocation(machine):
             self.waits_until_s = waits.end_s(self.name, machine)
             self._lost = waits.loss(machine).at
             self._reason = WaitingForMachine(machine, Absence.LOST, waits.until(self.name, machine))
             return
         if self.placements[machine].is_active and waits.runs_again(self.name):
             self.completed = 0
-        self.cancel(machine)
+        self.delete(machine)
 
-    def _is_only_home(self, machine: str) -> bool:
-        """Whether nothing of the unit is or may stay anywhere else, so that it loses nothing by waiting."""
-        is_active = [where for where, order in self.placements.items() if order.is_active]
-        goes = [where for where, order in self.placements.items() if order.is_leaving]
+    def _is_only_allocation(self, machine: str) -> bool:
+        """True if the unit neither runs nor may stay on any other machine, so that nothing is lost by waiting."""
+        is_active = [where for where, placement in self.placements.items() if placement.is_active]
+        goes = [where for where, placement in self.placements.items() if placement.is_leaving]
         runs = [where for where, state in self.states.items() if state.runs and where not in goes]
         return is_active == [machine] and not any(where in self.snapshot.machines for where in runs)
 
@@ -259,26 +259,26 @@ class UnitPlanBuilder(msgspec.Struct, eq=False, gc=False):
         self._reason = WaitingForMachine(machine, Absence.PARKED)
 
     def is_orphan(self, machine: str) -> bool:
-        """Whether the machine only keeps the unit running, and does not carry out that it is to go."""
+        """True if the agent keeps the unit running since the store was restored, and ignores a withdrawal."""
         return machine in self.states and self.states[machine].orphan
 
     def is_parked(self, machine: str) -> bool:
-        """Whether the machine is there, but its fleetd was stopped."""
+        """True if the machine is registered, but its fleetd was stopped."""
         record = self.snapshot.machines.get(machine)
         return record is not None and record.mode is MachineMode.PARKED
 
     def finish(self) -> UnitPlan | None:
-        """The plan, or None where nothing changes. To be called when everything is tried on the trial."""
+        """The plan, or None if nothing changes. To be called when the proposal is complete."""
         decision = self._decide()
-        if decision == self.before and not self._orders and not self._cancels:
+        if decision == self.before and not self._written and not self._deletes:
             return None
         revision = self.before.revision if self.before else 0
-        return UnitPlan(self.name, revision, tuple(self._orders.values()), tuple(self._cancels), decision)
+        return UnitPlan(self.name, revision, tuple(self._written.values()), tuple(self._deletes), decision)
 
-    def _order(self, order: Placement) -> None:
-        self._orders[order.machine] = order
-        self._cancels.pop(order.machine, None)
-        self.placements[order.machine] = order
+    def _write(self, placement: Placement) -> None:
+        self._written[placement.machine] = placement
+        self._deletes.pop(placement.machine, None)
+        self.placements[placement.machine] = placement
 
     def _decide(self) -> Decision | None:
         wanted = self.is_wanted
@@ -286,7 +286,7 @@ class UnitPlanBuilder(msgspec.Struct, eq=False, gc=False):
             return None
         is_global = wanted and self.is_global
         assigned = "" if is_global else self.assigned_machine
-        here = [machine for machine, order in self.placements.items() if order.is_active] if is_global else []
+        here = [machine for machine, placement in self.placements.items() if placement.is_active] if is_global else []
         rejections = count_rejections(self.proposal, self.name, here) if is_global or self.unplaced else ()
         if self.unplaced and rejections:
             self._wait_for_room()
@@ -310,7 +310,8 @@ class UnitPlanBuilder(msgspec.Struct, eq=False, gc=False):
             self._reason = WaitingForRoom(*found)
 
     def _decide_lost(self, assigned: str) -> float:
-        """A machine that may be alive after all is waited for as before, until it is back."""
+        """Since when the unit waits for its dead machine. One that may be alive is waited for as before, until it is
+        back."""
         if assigned in self.snapshot.away and self.before and self.before.machine == assigned:
             return self.before.lost
         return self._lost if assigned and self.snapshot.is_dead(assigned) else 0.0

@@ -166,9 +166,9 @@ class World:
         """Write the plan for one unit, if its decision is still the one that the plan was made from."""
         decision = self.snapshot.decisions.get(plan.unit)
         assert plan.revision == (decision.revision if decision else 0), "the guard would refuse this"
-        for machine in plan.cancels:
+        for machine in plan.deletes:
             self.write(PLACEMENTS, (machine, plan.unit), None)
-        for order in plan.orders:
+        for order in plan.placements:
             self.write(PLACEMENTS, (order.machine, order.unit), order)
         self.write(DECISIONS, (plan.unit,), plan.decision)
 

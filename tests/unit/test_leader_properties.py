@@ -222,7 +222,7 @@ def check_orders(world):
 
 def check_arrivals(world, plan, hindering):
     """What comes to a machine conflicts with nothing that may run there; copies that retired hinder nobody."""
-    for order in plan.orders:
+    for order in plan.placements:
         former = world.snapshot.placements.get(plan.unit, {}).get(order.machine)
         if order.is_active and not (former and former.is_active):
             for name, at in world.snapshot.placements.items():
@@ -239,10 +239,10 @@ def let_go(world, resident):
 def check_moves(world, plan):
     """No unit is taken from a machine that it still fits on."""
     snapshot = world.snapshot
-    gone = {(plan.unit, order.machine) for plan in plan.units for order in plan.orders if order.is_withdrawn}
+    gone = {(plan.unit, order.machine) for plan in plan.units for order in plan.placements if order.is_withdrawn}
     for unit_plan in plan.units:
-        returns = any(order.is_active for order in unit_plan.orders)
-        for order in unit_plan.orders:
+        returns = any(order.is_active for order in unit_plan.placements)
+        for order in unit_plan.placements:
             former = snapshot.placements.get(order.unit, {}).get(order.machine)
             if order.is_withdrawn and former and former.is_active and snapshot.is_wanted(order.unit) and not returns:
                 assert has_to_go(snapshot, order.unit, order.machine, gone), f"{order} for no reason"
@@ -260,7 +260,7 @@ def check_delays(world, plan):
         if unit is None or unit.target is not LAUNCHED or running or len(world.homes().get(name, "").split()) != 1:
             continue
         delay_s = requirements_of(unit.text, name).failover_delay_s or 0.0
-        for machine in unit_plan.cancels:
+        for machine in unit_plan.deletes:
             if snapshot.placements[name][machine].is_active and machine in lost and name not in GLOBALS:
                 assert lost[machine].since_s + delay_s <= world.failover.clock_s, f"{name} is taken from {machine}"
 

@@ -41,8 +41,8 @@ def test_a_unit_is_placed_with_all_that_its_machine_needs_to_know_guarded_by_its
     world.unit("a.service")
     unit = world.snapshot.units["a.service"]
     (plan,) = world.plan().units
-    assert plan.orders == (Placement("m1", "a.service", unit.text, LAUNCHED, unit.generation),)
-    assert (plan.unit, plan.revision, plan.cancels) == ("a.service", 0, ())
+    assert plan.placements == (Placement("m1", "a.service", unit.text, LAUNCHED, unit.generation),)
+    assert (plan.unit, plan.revision, plan.deletes) == ("a.service", 0, ())
     assert plan.decision == Decision("a.service", unit.generation, "m1", since=float(world.revision), reason=BEST)
 
 
@@ -53,7 +53,7 @@ def test_an_order_tells_what_is_to_be_started_anew_and_that_is_one_where_nothing
     unit = world.snapshot.units["a.service"]
     world.write(UNITS, ("a.service",), msgspec.structs.replace(unit, restart_of=unit.generation))
     (plan,) = world.plan().units
-    (order,) = plan.orders
+    (order,) = plan.placements
     assert (order.restart_of, order.generation) == (unit.generation, world.snapshot.units["a.service"].generation)
 
 
@@ -68,7 +68,7 @@ def test_the_orders_of_each_machine_stand_together_those_of_peers_in_their_turn(
     world = cluster("m1", "m2", "m3")
     submit(world, **{f"u{number}": "" for number in range(6)}, a="MachineOf=z.service", z="", b="Conflicts=u*")
     plans = world.plan().units
-    machines = [plan.orders[0].machine for plan in plans]
+    machines = [plan.placements[0].machine for plan in plans]
     assert len(plans) == 9
     assert machines == sorted(machines)
     names = [plan.unit for plan in plans]

@@ -131,7 +131,7 @@ def test_a_record_that_is_gone_leaves_nothing_behind():
     assert snapshot.absent() == []
     assert snapshot.concerned_by("m1") == {}
     assert snapshot.occupancy("m1").units == {}
-    assert not snapshot.occupancy("m1").is_picky()
+    assert not snapshot.occupancy("m1").has_patterns()
 
 
 # What a record concerns.
@@ -290,7 +290,7 @@ def test_a_trial_shows_what_would_be_and_leaves_the_view_as_it_is():
     assert proposal.occupancy("m3").units == {}
     assert world.snapshot.assigned_machine("a.service") == "m1"
     assert list(world.snapshot.occupancy("m1").staying) == ["a.service", "b.service", "w@1.service"]
-    assert world.snapshot.occupancy("m1").is_picky()
+    assert world.snapshot.occupancy("m1").has_patterns()
     assert world.snapshot.occupancy("m1").templates == {"w@.service": 1}
 
 

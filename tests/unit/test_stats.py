@@ -57,7 +57,7 @@ def test_copies_are_counted_by_what_systemd_says_and_machines_by_their_mode(worl
     world.settle()
     world.state("b.service", world.homes()["b.service"], "failed")
     census = count_cluster(world.snapshot)
-    assert census.copies == {("active",): 1, ("failed",): 1}
+    assert census.allocations == {("active",): 1, ("failed",): 1}
     assert census.machines == {("ready",): 2, ("parked",): 1}
 
 
