@@ -136,14 +136,17 @@ def count_plan(outcome: PlanStats, *, written: bool) -> None:
             REFUSED.labels(type_).inc(number)
 
 
-def show_leading(since_s: float, queue_length: int, census: ClusterStats, *, is_blind: bool) -> None:
-    """This machine leads, since that Unix time: set what the leader alone knows."""
+def show_leading(since_s: float, queue_length: int, stats: ClusterStats | None, *, is_blind: bool) -> None:
+    """Set the leader's gauges. It leads since this Unix time; `stats` is None until the cluster was counted."""
     LEADS.set(1)
     LEADER_START.set(since_s)
     BLIND.set(is_blind)
     QUEUE_LENGTH.set(queue_length)
-    for gauge, counts in ((UNITS, census.units), (COPIES, census.allocations), (MACHINES, census.machines)):
+    for gauge in (UNITS, COPIES, MACHINES):
         gauge.clear()
+    if stats is None:
+        return
+    for gauge, counts in ((UNITS, stats.units), (COPIES, stats.allocations), (MACHINES, stats.machines)):
         for labels, number in counts.items():
             gauge.labels(*labels).set(number)
 

@@ -26,7 +26,7 @@ STALL_S = (1.0, 8.0)
 PAUSE_S = (2.0, 15.0)
 SETTLE_S = 30.0  # after all of it: whoever was suspected falls within this time, or not at all
 BUSY = "while :; do :; done"
-DEAD, LOST = "a machine is dead", "this machine's registration is gone"
+DEAD, LOST = "machine is dead", "this machine's registration is gone"
 
 Processes = dict[str, dict[str, int]]  # machine → unit → main process, 0 for none
 

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from fleetd.aio import Backoff
-from fleetd.leader.term import HeartbeatSource, Offload, Term, TermSettings
+from fleetd.leader.failover import HeartbeatSource
+from fleetd.leader.term import Offload, Term, TermSettings
 from fleetd.membership.store_epoch import StoreEpoch
 from fleetd.registry.records import LEADER, Leader, encode
 from fleetd.registry.registry import Registry
@@ -100,7 +101,7 @@ class Election:
             if term.met_newer_record:  # let a fleetd that can read it lead
                 await asyncio.sleep(newer.next_s())
             if term.fall is not None:
-                await self._history.tell_of_fall(*term.fall)
+                await self._history.tell_of_fall(term.fall.known, term.fall.revision)
 
     async def _campaign(self) -> tuple[int, tuple[Comparison, ...]]:
         """Wait until nobody leads, and take office: the lease, and what guards every write from now on."""

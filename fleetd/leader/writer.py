@@ -1,15 +1,79 @@
-"""What a plan writes: its write sets, each guarded by the decision that it was planned from."""
+"""Writes plans to the store: as write sets, each guarded by the term and by the decision that it was planned from."""
 
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 
-from fleetd.registry.records import DECISIONS, PLACEMENTS, SYNCED, KeySpace, Synced
-from fleetd.registry.transactions import WriteSet
+from fleetd.leader.slices import in_slices
+from fleetd.model.quota import Usage
+from fleetd.model.reason import render, render_rejection
+from fleetd.registry.records import (
+    DECISIONS,
+    MACHINES,
+    PLACEMENTS,
+    SYNCED,
+    KeySpace,
+    MalformedRecord,
+    NewerRecord,
+    Synced,
+)
+from fleetd.registry.registry import Registry
+from fleetd.registry.transactions import WriteSet, cut_into_transactions
 from fleetd.scheduler.planner import Plan
 from fleetd.scheduler.unit_plan import UnitPlan
-from fleetd.store.protocol import Comparison, Delete, Operation, Put, Unchanged
+from fleetd.store.protocol import MAX_OPERATIONS, Comparison, Conflict, Delete, KeyValue, Operation, Put, Unchanged
+
+log = logging.getLogger(__name__)
 
 WRITE_SET_OPERATIONS = 100  # of one unit in one write set
 WRITE_SET_BYTES = 600_000
+
+
+class PlanWriter:
+    """Writes the plans of one term. `guards` are the comparisons that hold while it lasts; `observe` is called with the
+    store's revision after each transaction."""
+
+    def __init__(self, registry: Registry, guards: Sequence[Comparison], observe: Callable[[int], object]) -> None:
+        self.revision = 0  # of the last transaction; 0: there was none
+        self._registry = registry
+        self._guards = guards
+        self._observe = observe
+
+    async def write(self, plan: Plan, usage: Usage | None) -> None:
+        """Write the plan, and the cluster's usage if it has changed, in as few transactions as possible, in the order
+        of the plan. Raises what the store raises, and Conflict if a machine in `plan.forgotten` is back."""
+        write_sets = write_sets_of(self._registry, plan, await self._confirm_dead(plan.forgotten))
+        counted = [WriteSet((), (self._registry.put(usage),))] if usage else []
+        for transaction in cut_into_transactions(chain(write_sets, counted), self._guards):
+            self.revision = await self._registry.store.transact(transaction.comparisons, transaction.operations)
+            self._observe(self.revision)
+        async for unit in in_slices(plan.units):
+            _log_decision(unit)
+
+    async def _confirm_dead(self, machines: Sequence[str]) -> dict[str, Comparison]:
+        """Look in the store whether one of these machines is back, of which the snapshot may not know yet. Returns, by
+        machine, the comparison that it is still not back when the plan is written. Raises Conflict if one is."""
+        still_dead: dict[str, Comparison] = {}
+        for first in range(0, len(machines), MAX_OPERATIONS):
+            some = machines[first : first + MAX_OPERATIONS]
+            keys = {self._registry.key(MACHINES, machine): machine for machine in some}
+            still_dead |= {machine: Unchanged(key, 0) for key, machine in keys.items()}
+            for item in (await self._registry.store.get_many(list(keys))).items:
+                if _is_machine(item):
+                    raise Conflict(f"machine {keys[item.key]} was judged dead, and is back")
+                still_dead[keys[item.key]] = Unchanged(item.key, item.mod_revision)
+        return still_dead
+
+
+def _is_machine(item: KeyValue) -> bool:
+    """True for the record of a machine, even one that only a later fleetd can read."""
+    try:
+        MACHINES.decode(item)
+    except NewerRecord:
+        return True
+    except MalformedRecord:
+        return False
+    return True
 
 
 def write_sets_of(keys: KeySpace, plan: Plan, still_dead: Mapping[str, Comparison]) -> Iterator[WriteSet]:
@@ -41,3 +105,19 @@ def _unit_write_sets(keys: KeySpace, plan: UnitPlan) -> Iterator[WriteSet]:
             operations, size = [], 0
     last = keys.put(plan.decision, plan.unit) if plan.decision else Delete(decision_key)
     yield WriteSet(guard, (*operations, last))
+
+
+def _log_decision(plan: UnitPlan) -> None:
+    decision = plan.decision
+    if decision is None:
+        log.info("unit removed", extra={"unit": plan.unit})
+        return
+    facts: dict[str, object] = {"unit": plan.unit}
+    if decision.machine:
+        facts["machine"] = decision.machine
+    if decision.machines:
+        facts["machines"] = decision.machines
+    if decision.rejections:
+        rejections = (f"{render_rejection(each.rejection)} ({each.machines})" for each in decision.rejections)
+        facts["rejections"] = ", ".join(rejections)
+    log.info(render(decision.reason) or "placed", extra=facts)

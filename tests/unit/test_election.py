@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from fleetd.leader.term import SMALL_PLAN, GivenUp
+from fleetd.leader.term import SMALL_PLAN, PlanAbandoned
 from fleetd.model.machine import Machine
 from fleetd.model.quota import Usage
 from fleetd.model.unit import TargetState, Unit
@@ -152,8 +152,8 @@ def test_a_leader_that_cannot_read_the_cluster_says_so_once_and_that_it_can_agai
     run_virtually(scenario())
     said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert said == [
-        "cannot read the cluster, so that nothing is decided yet; tries on: the store does not answer",
-        "has read the cluster after all",
+        "cannot read the cluster; nothing is placed or moved until it can: the store does not answer",
+        "the cluster can be read again",
     ]
 
 
@@ -165,7 +165,7 @@ def test_a_plan_that_is_being_made_ends_with_the_term() -> None:
         [plan] = node.plans
         plan()
         await node.stop()
-        with pytest.raises(GivenUp):
+        with pytest.raises(PlanAbandoned):
             plan()
 
     run_virtually(scenario())

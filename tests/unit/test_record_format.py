@@ -89,7 +89,7 @@ def test_a_leader_that_meets_a_newer_record_resigns_and_changes_nothing(kind, ca
         await node.stop()
 
     run_virtually(scenario())
-    assert "gives up the lead" in caplog.text
+    assert "leadership given up" in caplog.text
     assert "was written by a later version of fleetd" in caplog.text
 
 
