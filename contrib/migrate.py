@@ -1,12 +1,12 @@
-"""Carry the units of a cluster across to another through their APIs: from CoreOS fleet to this one, mostly.
+"""Copy or move the units of a cluster to another through their APIs, usually from CoreOS fleet to fleetd.
 
     python contrib/migrate.py --from http://old:49153 --to unix:///run/fleet.sock [--dry-run] [--move]
 
 Each unit that the new cluster does not have is created there with its content and its target state. With --move it is
-created inactive first, then unloaded in the old cluster, and started in the new one when no old machine has it any
-more. What cannot be carried is listed with the reason, and keeps nothing else back; to run it again does no harm.
+created inactive first, then unloaded in the old cluster, and started in the new one once no old machine has it. Units
+that cannot be migrated are listed with the reason and do not stop the others. The command can safely be run again.
 
-Put the new fleetctl in place of the old one too: the old one's `restart` never ends with a server that answers quickly.
+Replace the old fleetctl, too: its `restart` hangs with a server that answers quickly.
 """
 
 import argparse
@@ -29,13 +29,13 @@ from fleetd.model.unitfile import Option, UnitFile, without_comments
 
 STOP_BOUND_S = 300.0
 _VERBS = {TargetState.LOADED: "load", TargetState.LAUNCHED: "start"}
-_FATES = {(True, False): "carried", (False, True): "as it is:", (False, False): "left:"}
+_RESULTS = {(True, False): "carried", (False, True): "as it is:", (False, False): "left:"}
 
 
-class Step(msgspec.Struct, frozen=True):
-    """What becomes of one unit: it is carried across, unless there is a reason (`why`) to leave it where it is.
+class Migration(msgspec.Struct, frozen=True):
+    """What is done with one unit: it is migrated unless there is a reason (`why`) not to.
 
-    `exists` says that the new cluster has it with the same content, `is_settled` that nothing is to be done at all.
+    `exists`: the new cluster has it with the same content. `is_settled`: nothing is left to do.
     """
 
     unit: schema.Unit
@@ -49,30 +49,30 @@ class Step(msgspec.Struct, frozen=True):
 
     @property
     def is_wanted(self) -> bool:
-        """Whether the unit is wanted on a machine."""
+        """True if the target state is loaded or launched."""
         return _target(self.unit) != TargetState.INACTIVE
 
 
-def plan_migration(old: Iterable[schema.Unit], new: Iterable[schema.Unit], move: bool) -> list[Step]:
-    """What to do with each of the old units, by name. A move that was broken off goes on where it was."""
+def plan_migration(old: Iterable[schema.Unit], new: Iterable[schema.Unit], move: bool) -> list[Migration]:
+    """What to do with each of the old units, by name. An interrupted move is continued."""
     present = {unit.name: unit for unit in new}
     return [_plan_unit(unit, present.get(unit.name), move) for unit in sorted(old, key=lambda unit: unit.name)]
 
 
-def _plan_unit(unit: schema.Unit, present: schema.Unit | None, move: bool) -> Step:
+def _plan_unit(unit: schema.Unit, present: schema.Unit | None, move: bool) -> Migration:
     if present is not None:
         return _plan_present(unit, present, move)
-    return Step(unit, refuse_unit(unit.name, _content(unit).options))
+    return Migration(unit, refuse_unit(unit.name, _content(unit).options))
 
 
-def _plan_present(unit: schema.Unit, present: schema.Unit, move: bool) -> Step:
+def _plan_present(unit: schema.Unit, present: schema.Unit, move: bool) -> Migration:
     if _content(present) != _content(unit):
-        return Step(unit, "the new cluster has another unit of this name")
+        return Migration(unit, "the new cluster has another unit of this name")
     if _target(present) == _target(unit):
-        return Step(unit, "the new cluster has it already", exists=True, is_settled=True)
+        return Migration(unit, "the new cluster has it already", exists=True, is_settled=True)
     if move and _target(present) == TargetState.INACTIVE:
-        return Step(unit, exists=True)
-    return Step(unit, f"the new cluster has it, and wants it {_target(present)}", exists=True)
+        return Migration(unit, exists=True)
+    return Migration(unit, f"the new cluster has it with target state {_target(present)}", exists=True)
 
 
 def _target(unit: schema.Unit) -> str:
@@ -85,28 +85,33 @@ def _content(unit: schema.Unit) -> UnitFile:
     )
 
 
-def apply_copies(new: Client, steps: Iterable[Step]) -> list[str]:
-    """Create the units as they were in the old cluster, which goes on running them; what failed, a line each."""
-    return [failure for step in steps if step.is_carried for failure in _create(new, step.unit, _target(step.unit))]
+def apply_copies(new: Client, migrations: Iterable[Migration]) -> list[str]:
+    """Create the units in the new cluster; the old one keeps running them. Returns errors, a line each."""
+    return [
+        failure
+        for migration in migrations
+        if migration.is_carried
+        for failure in _create(new, migration.unit, _target(migration.unit))
+    ]
 
 
-def apply_moves(old: Client, new: Client, steps: Iterable[Step]) -> list[str]:
-    """Create the units, and start each when the old cluster does not run it any more; what failed, a line each."""
+def apply_moves(old: Client, new: Client, migrations: Iterable[Migration]) -> list[str]:
+    """Create the units, and start each once the old cluster has stopped it. Returns errors, a line each."""
     failures = []
     leaving: dict[str, schema.Unit] = {}
-    for step in steps:
-        if not step.is_carried:
+    for migration in migrations:
+        if not migration.is_carried:
             continue
-        refused = [] if step.exists else _create(new, step.unit, TargetState.INACTIVE)
-        if not refused and step.is_wanted:
-            refused = _try(step.unit.name, partial(old.set_target, step.unit.name, TargetState.INACTIVE))
-            leaving.update({} if refused else {step.unit.name: step.unit})
+        refused = [] if migration.exists else _create(new, migration.unit, TargetState.INACTIVE)
+        if not refused and migration.is_wanted:
+            refused = _try(migration.unit.name, partial(old.set_target, migration.unit.name, TargetState.INACTIVE))
+            leaving.update({} if refused else {migration.unit.name: migration.unit})
         failures += refused
     try:
         for name in _wait_until_gone(old, list(leaving)):
             failures += _try(name, partial(new.set_target, name, _target(leaving[name])))
             del leaving[name]
-    except (ClientError, KeyboardInterrupt) as error:  # who ran where must not be forgotten with this process
+    except (ClientError, KeyboardInterrupt) as error:  # report what is still to be started
         failures.append(f"interrupted: {error}" if str(error) else "interrupted")
     commands = [(name, f"fleetctl {_VERBS[TargetState(_target(unit))]} {name}") for name, unit in leaving.items()]
     return failures + [
@@ -133,7 +138,7 @@ def _create(new: Client, unit: schema.Unit, target: str) -> list[str]:
 
 
 def _try(name: str, act: Callable[[], object]) -> list[str]:
-    """Do something about a unit; the failure, where there is one."""
+    """Run an action on a unit; returns its error, if any."""
     try:
         act()
     except ClientError as error:
@@ -142,32 +147,40 @@ def _try(name: str, act: Callable[[], object]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; its exit status: 1 where a unit was left behind."""
+    """Run the command; the exit status is 1 if a unit was left behind."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--from", dest="old", required=True, metavar="ENDPOINT", help="the API of the old cluster")
     parser.add_argument("--to", dest="new", default="unix:///run/fleet.sock", metavar="ENDPOINT", help="the new one's")
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    parser.add_argument("--dry-run", action="store_true", help="only print what would be done")
     parser.add_argument("--move", action="store_true", help="unload each unit in the old cluster before it starts here")
     asked = parser.parse_args(arguments)
     log.set_up(debug=False)
     try:
         old, new = (open_client(resolve_settings({"endpoint": place}, os.environ)) for place in (asked.old, asked.new))
-        steps = plan_migration(old.units(), new.units(), asked.move)
-        show_plan(steps)
-        failures = [] if asked.dry_run else apply_moves(old, new, steps) if asked.move else apply_copies(new, steps)
+        migrations = plan_migration(old.units(), new.units(), asked.move)
+        show_plan(migrations)
+        failures = (
+            [] if asked.dry_run else apply_moves(old, new, migrations) if asked.move else apply_copies(new, migrations)
+        )
     except (ClientError, CommandFailed) as error:
         output.error(str(error))
         return 1
     for failure in failures:
         output.error(failure)
-    return 1 if failures or any(not step.is_carried and not step.is_settled for step in steps) else 0
+    return (
+        1 if failures or any(not migration.is_carried and not migration.is_settled for migration in migrations) else 0
+    )
 
 
-def show_plan(steps: Sequence[Step]) -> None:
-    """One line a unit: its name, its target state, and what is done with it."""
+def show_plan(migrations: Sequence[Migration]) -> None:
+    """Print one line a unit: its name, its target state, and what is done with it."""
     rows = [
-        [step.unit.name, _target(step.unit), f"{_FATES[step.is_carried, step.is_settled]} {step.why}".strip()]
-        for step in steps
+        [
+            migration.unit.name,
+            _target(migration.unit),
+            f"{_RESULTS[migration.is_carried, migration.is_settled]} {migration.why}".strip(),
+        ]
+        for migration in migrations
     ]
     output.result(output.render_table([["UNIT", "TARGET", "MIGRATION"], *rows]))
 

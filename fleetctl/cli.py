@@ -1,6 +1,6 @@
-"""The command `fleetctl`: finds the verb, imports its module, runs it, and turns every error into a line and a status.
+"""The command `fleetctl`: imports the module of a command, runs it, and turns errors into messages and exit statuses.
 
-No verb is done here, and nothing costly is imported: help must come at once.
+It imports nothing slow, so that --help is quick.
 """
 
 import io
@@ -27,7 +27,7 @@ INTERRUPTED_STATUS = 130
 
 
 class UnknownCommand(click.UsageError):
-    """A word that is no command, nor begins exactly one."""
+    """A word that is not a command, nor a prefix of exactly one."""
 
     def __init__(self, word: str) -> None:
         self.candidates = nearest(word, [name for name in SUMMARIES if name not in HIDDEN])
@@ -35,7 +35,7 @@ class UnknownCommand(click.UsageError):
 
 
 class Root(click.Group):
-    """The group of all commands, which may be abbreviated as long as they can be told apart."""
+    """The group of all commands, which may be abbreviated to a unique prefix."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -49,7 +49,7 @@ class Root(click.Group):
         return list(SUMMARIES)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> Command:
-        """The command of this name or abbreviation. Raises UnknownCommand."""
+        """The command of this name or unique prefix. Raises UnknownCommand."""
         names = [cmd_name] if cmd_name in SUMMARIES else [name for name in SUMMARIES if name.startswith(cmd_name)]
         if len(names) != 1:
             raise UnknownCommand(cmd_name)
@@ -83,7 +83,7 @@ root = Root()
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command line; the exit status."""
+    """Run one command line; returns the exit status."""
     try:
         status = root.main(arguments, "fleetctl", standalone_mode=False)
         return status if isinstance(status, int) else 0
@@ -99,7 +99,7 @@ def run(arguments: list[str]) -> int:
 
 
 def report_misuse(error: click.UsageError) -> None:
-    """Say what is wrong with a command line; for an option, the help page goes before."""
+    """Print what is wrong with a command line, after the help page if it is an option."""
     text = output.printable(describe_misuse(error))
     if isinstance(error, UnknownCommand):
         output.error(f"Error: {text}")
@@ -117,7 +117,7 @@ def report_misuse(error: click.UsageError) -> None:
 
 
 def describe_misuse(error: click.UsageError) -> str:
-    """click's finding in the words of the original's library."""
+    """click's error in the words of CoreOS fleet's."""
     if isinstance(error, click.NoSuchOption):
         if error.option_name.startswith("--"):
             return f"unknown flag: {error.option_name}"
@@ -130,7 +130,7 @@ def describe_misuse(error: click.UsageError) -> str:
 
 
 def main() -> None:
-    """The entry point. What is written is UTF-8, whatever the locale: so are unit files."""
+    """The entry point. Output is UTF-8 in any locale, as unit files are."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")

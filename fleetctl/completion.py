@@ -1,6 +1,6 @@
-"""What may stand where the cursor is on a command line of fleetctl: commands, options, their values, units, machines.
+"""Completes command lines of fleetctl: commands, options, their values, units, machines.
 
-The shells' scripts in contrib/completions ask for it. Of what is wrong nothing is said: there is no place for it.
+The scripts in contrib/completions ask for it. Errors are silent: they would garble the command line.
 """
 
 import os
@@ -16,7 +16,7 @@ from fleetctl.parsing import Command, Flag
 from fleetctl.settings import GLOBAL_OPTIONS, HostKeyChecking, resolve_settings
 from fleetd.model.names import UNIT_TYPES
 
-PATIENCE_S = 0.3
+MAX_WAIT_S = 0.3
 _JOURNAL_FORMATS = (
     "short",
     "short-iso",
@@ -31,16 +31,16 @@ _JOURNAL_FORMATS = (
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """A word that may stand there, and what it means ('' where that is plain). One that ends in / or = may go on."""
+    """A completion and its meaning ('' if that is obvious). One that ends in / or = may be continued."""
 
     word: str
     meaning: str = ""
 
 
-class Place(msgspec.Struct, frozen=True):
-    """Where the cursor is: the word begun there, and what the words before it have said.
+class Cursor(msgspec.Struct, frozen=True):
+    """The word at the cursor, and what the words before it mean.
 
-    `command` is None before the command, and where the word that should be one is none (`is_lost`).
+    `command` is None before the command, and after a word that is not a command (`is_lost`).
     """
 
     begun: str
@@ -51,18 +51,18 @@ class Place(msgspec.Struct, frozen=True):
     awaiting: click.Option | None
 
 
-Source = Callable[[Place], Iterable[Candidate]]
+Source = Callable[[Cursor], Iterable[Candidate]]
 
 
 def complete(root: click.Group, words: Sequence[str]) -> list[Candidate]:
-    """What may complete the last of these words, which follow the name of the program; in the order to be shown."""
-    place = observe_place(root, words)
-    found = {candidate.word: candidate for candidate in _candidates(root, place)}
-    return [candidate for word, candidate in found.items() if word.startswith(place.begun)]
+    """Completions of the last word, in the order to show them. The words follow the program's name."""
+    cursor = parse_cursor(root, words)
+    found = {candidate.word: candidate for candidate in _candidates(root, cursor)}
+    return [candidate for word, candidate in found.items() if word.startswith(cursor.begun)]
 
 
-def observe_place(root: click.Group, words: Sequence[str]) -> Place:
-    """What the words say about the place of the last one. Words that mean nothing are passed over."""
+def parse_cursor(root: click.Group, words: Sequence[str]) -> Cursor:
+    """The cursor at the end of these words. Unknown words are ignored."""
     command: Command | None = None
     options = _spellings(root.params)
     values: dict[str, str] = {}
@@ -83,7 +83,7 @@ def observe_place(root: click.Group, words: Sequence[str]) -> Place:
             command = _find_command(root, word)
             is_lost = command is None
             options = _spellings(command.params) if command else options
-    return Place(words[-1] if words else "", is_lost, command, options, values, awaiting)
+    return Cursor(words[-1] if words else "", is_lost, command, options, values, awaiting)
 
 
 def _find_command(root: click.Group, word: str) -> Command | None:
@@ -103,26 +103,27 @@ def _takes_value(option: click.Option) -> bool:
     return not isinstance(option, Flag) and not option.is_flag
 
 
-def _candidates(root: click.Group, place: Place) -> Iterable[Candidate]:
-    name, equals, begun = place.begun.partition("=")
-    if place.awaiting is not None:
-        return _values(place.awaiting, place)
-    if equals and name in place.options:
-        inner = msgspec.structs.replace(place, begun=begun)
+def _candidates(root: click.Group, cursor: Cursor) -> Iterable[Candidate]:
+    name, equals, begun = cursor.begun.partition("=")
+    if cursor.awaiting is not None:
+        return _values(cursor.awaiting, cursor)
+    if equals and name in cursor.options:
+        inner = msgspec.structs.replace(cursor, begun=begun)
         return [
-            msgspec.structs.replace(value, word=f"{name}={value.word}") for value in _values(place.options[name], inner)
+            msgspec.structs.replace(value, word=f"{name}={value.word}")
+            for value in _values(cursor.options[name], inner)
         ]
-    if place.begun.startswith("-"):
-        return _options(place)
-    if place.is_lost:
+    if cursor.begun.startswith("-"):
+        return _options(cursor)
+    if cursor.is_lost:
         return ()
-    if place.command is None:
+    if cursor.command is None:
         return _commands(root)
-    return [candidate for source in _ARGUMENTS.get(place.command.name or "", ()) for candidate in source(place)]
+    return [candidate for source in _ARGUMENTS.get(cursor.command.name or "", ()) for candidate in source(cursor)]
 
 
-def _options(place: Place) -> Iterator[Candidate]:
-    for spelling, option in place.options.items():
+def _options(cursor: Cursor) -> Iterator[Candidate]:
+    for spelling, option in cursor.options.items():
         if spelling.startswith("--") and len(spelling) > len("--l"):
             yield Candidate(spelling + ("=" if _takes_value(option) else ""), option.help or "")
     yield Candidate("--help", "show help")
@@ -134,50 +135,50 @@ def _commands(root: click.Group) -> list[Candidate]:
     return [Candidate(name, summary) for name, summary in SUMMARIES.items() if name not in HIDDEN]
 
 
-def _values(option: click.Option, place: Place) -> Iterable[Candidate]:
+def _values(option: click.Option, cursor: Cursor) -> Iterable[Candidate]:
     if isinstance(option.type, click.Choice):
         return [Candidate(str(choice)) for choice in option.type.choices]
     if isinstance(option.type, FieldNames):
-        return _fields(place.begun, option.type.names)
+        return _fields(cursor.begun, option.type.names)
     if option.type is click.BOOL:
         return [Candidate("true"), Candidate("false")]
     source = _VALUES.get(option.name or "")
-    return source(place) if source else ()
+    return source(cursor) if source else ()
 
 
 def _fields(begun: str, names: Iterable[str]) -> list[Candidate]:
-    """Every list of fields that is longer by one than the one begun."""
+    """The list of fields so far, extended by each field."""
     before, comma, _ = begun.rpartition(",")
     return [Candidate(f"{before}{comma}{name}") for name in names]
 
 
-def _ask(place: Place, question: Callable[[Any], Iterable[Candidate]]) -> list[Candidate]:
-    """What the cluster answers, if it does at once. Over SSH it is not asked: that takes long, and may ask a person."""
+def _ask(cursor: Cursor, question: Callable[[Any], Iterable[Candidate]]) -> list[Candidate]:
+    """Candidates from the cluster, if it answers quickly. Not over SSH, which is slow and may ask for a password."""
     from fleetctl.client import open_client
 
     given: dict[str, Any] = {}
     for option in GLOBAL_OPTIONS:
         try:
-            given[option.name] = option.type.convert(place.values[option.name], None, None)
+            given[option.name] = option.type.convert(cursor.values[option.name], None, None)
         except (KeyError, click.BadParameter):
             continue
     settings = resolve_settings(given, os.environ)
     if settings.tunnel:
         return []
-    hasty = msgspec.structs.replace(settings, request_timeout_s=min(PATIENCE_S, settings.request_timeout_s))
+    impatient = msgspec.structs.replace(settings, request_timeout_s=min(MAX_WAIT_S, settings.request_timeout_s))
     try:
-        return list(question(open_client(hasty)))
+        return list(question(open_client(impatient)))
     except (ClientError, CommandFailed):
         return []
 
 
-def _units(place: Place) -> list[Candidate]:
-    return _ask(place, lambda client: [Candidate(unit.name, unit.desired_state) for unit in client.units()])
+def _units(cursor: Cursor) -> list[Candidate]:
+    return _ask(cursor, lambda client: [Candidate(unit.name, unit.desired_state) for unit in client.units()])
 
 
-def _machines(place: Place) -> list[Candidate]:
+def _machines(cursor: Cursor) -> list[Candidate]:
     return _ask(
-        place, lambda client: [Candidate(machine.id, _describe_machine(machine)) for machine in client.machines()]
+        cursor, lambda client: [Candidate(machine.id, _describe_machine(machine)) for machine in client.machines()]
     )
 
 
@@ -186,9 +187,9 @@ def _describe_machine(machine: Any) -> str:
     return " ".join([part for part in (machine.primary_ip, *metadata) if part])
 
 
-def _files(place: Place, is_wanted: Callable[[str], bool] = lambda name: True) -> Iterator[Candidate]:
-    """Files and directories whose path begins with what is there."""
-    prefix, slash, base = place.begun.rpartition("/")
+def _files(cursor: Cursor, is_wanted: Callable[[str], bool] = lambda name: True) -> Iterator[Candidate]:
+    """Files and directories that complete the path at the cursor."""
+    prefix, slash, base = cursor.begun.rpartition("/")
     prefix += slash
     try:
         entries = sorted(os.scandir(os.path.expanduser(prefix) or "."), key=lambda entry: entry.name)
@@ -203,11 +204,11 @@ def _files(place: Place, is_wanted: Callable[[str], bool] = lambda name: True) -
             yield Candidate(prefix + entry.name)
 
 
-def _unit_files(place: Place) -> Iterator[Candidate]:
-    return _files(place, lambda name: name.rpartition(".")[2] in UNIT_TYPES)
+def _unit_files(cursor: Cursor) -> Iterator[Candidate]:
+    return _files(cursor, lambda name: name.rpartition(".")[2] in UNIT_TYPES)
 
 
-def _topics(place: Place) -> list[Candidate]:
+def _topics(cursor: Cursor) -> list[Candidate]:
     from fleetctl.commands import SUMMARIES
 
     return [Candidate(name, summary) for name, summary in SUMMARIES.items() if not name.startswith("_")]
@@ -236,15 +237,15 @@ _ARGUMENTS: dict[str, tuple[Source, ...]] = {
 _VALUES: dict[str, Source] = {
     "ca_file": _files,
     "cert_file": _files,
-    "driver": lambda place: [Candidate("API")],
-    "endpoint": lambda place: [Candidate("unix:///run/fleet.sock"), Candidate("http://"), Candidate("https://")],
+    "driver": lambda cursor: [Candidate("API")],
+    "endpoint": lambda cursor: [Candidate("unix:///run/fleet.sock"), Candidate("http://"), Candidate("https://")],
     "etcd_cafile": _files,
     "etcd_certfile": _files,
     "etcd_keyfile": _files,
-    "form": lambda place: map(Candidate, _JOURNAL_FORMATS),
+    "form": lambda cursor: map(Candidate, _JOURNAL_FORMATS),
     "key_file": _files,
     "known_hosts_file": _files,
     "machine": _machines,
-    "strict_host_key_checking": lambda place: map(Candidate, HostKeyChecking),
+    "strict_host_key_checking": lambda cursor: map(Candidate, HostKeyChecking),
     "unit": _units,
 }

@@ -1,7 +1,4 @@
-"""Where the API is: endpoints and TLS files, read and checked before anything is asked.
-
-Nothing connects here.
-"""
+"""Parses and validates --endpoint and the TLS files; connects to nothing."""
 
 from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import SplitResult, urlsplit
@@ -12,14 +9,14 @@ from fleetctl.errors import CommandFailed
 from fleetctl.log import LOG
 from fleetctl.settings import DEFAULT_ENDPOINT, Settings
 
-if TYPE_CHECKING:  # costly to import: help must come without
+if TYPE_CHECKING:  # slow to import, and --help does not need it
     import ssl
 
 _FORMS = "use unix:///PATH, http://HOST:PORT or https://HOST:PORT"
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """One place to reach the API. `socket` is a unix socket's path ('' for TCP), `base` the URL before /fleet/v1."""
+    """An address of the API. `socket` is a unix socket's path ('' for TCP), `base` the URL before /fleet/v1."""
 
     text: str
     base: str
@@ -31,11 +28,11 @@ class Endpoint(msgspec.Struct, frozen=True):
 
 
 class InvalidEndpoint(ValueError):
-    """The text names no place where an API can be."""
+    """The text is not a valid endpoint."""
 
 
 def parse_endpoint(text: str) -> Endpoint:
-    """Raises InvalidEndpoint, in the original's words where it refuses too."""
+    """Raises InvalidEndpoint, in the words of CoreOS fleet where it does so, too."""
     try:
         url = urlsplit(text)
         port = url.port
@@ -56,7 +53,7 @@ def _unix_endpoint(text: str, url: SplitResult) -> Endpoint:
     if url.netloc:
         raise InvalidEndpoint(
             f'unable to connect to host "{url.netloc}" with scheme "{url.scheme}": '
-            f"a socket's path begins with a third slash, {url.scheme}:///{url.netloc}{url.path}"
+            f"a socket needs three slashes, {url.scheme}:///{url.netloc}{url.path}"
         )
     if url.path in ("", "/"):
         raise InvalidEndpoint(f'endpoint "{text}" names no socket: {_FORMS}')
@@ -64,16 +61,16 @@ def _unix_endpoint(text: str, url: SplitResult) -> Endpoint:
 
 
 def choose_endpoint(settings: Settings) -> Endpoint:
-    """The endpoint that the settings ask for. Raises CommandFailed for what cannot be done."""
+    """The endpoint in the settings. Raises CommandFailed."""
     if settings.driver not in ("API", "etcd"):
         _refuse(f'unrecognized driver "{settings.driver}": API is the only one')
     if settings.driver == "etcd" and settings.endpoint != DEFAULT_ENDPOINT:
-        # It names etcd. Another cluster may be behind our own socket: nothing is to happen to that one instead.
+        # The endpoint is etcd's. Falling back to the default socket could change another cluster.
         _refuse(
-            f"driver etcd is not supported, and {settings.endpoint} is taken for etcd's: the daemon's API is the only "
-            "way in; leave --driver out, and name the API with --endpoint"
+            f"driver etcd is not supported, and {settings.endpoint} seems to be etcd's: omit --driver, and give the "
+            "address of fleetd's API with --endpoint"
         )
-    _warn_of_the_meaningless(settings)
+    _warn_of_ignored_options(settings)
     first, *others = settings.endpoint.split(",")
     if others:
         LOG.warning("multiple endpoints given, but only the first (%s) is used", first)
@@ -83,27 +80,27 @@ def choose_endpoint(settings: Settings) -> Endpoint:
         _refuse(str(error))
 
 
-def _warn_of_the_meaningless(settings: Settings) -> None:
+def _warn_of_ignored_options(settings: Settings) -> None:
     given = {
         "--driver=etcd": settings.driver == "etcd",
         "--etcd-key-prefix": settings.etcd_key_prefix != Settings().etcd_key_prefix,
         "--experimental-api=false": not settings.experimental_api,
     }
     if options := ", ".join(option for option, is_given in given.items() if is_given):
-        LOG.warning("without effect: %s (the daemon's API is the only way in)", options)
+        LOG.warning("ignored: %s (fleetctl uses only fleetd's API)", options)
 
 
 def tls_context(settings: Settings) -> "ssl.SSLContext":
-    """How to check the API's certificate, and which to show. Raises CommandFailed for files that cannot be used."""
+    """TLS authorities and client certificate. Raises CommandFailed for files that cannot be used."""
     import ssl
 
     authorities = settings.ca_file or settings.etcd_cafile
     certificate = settings.cert_file or settings.etcd_certfile
     key = settings.key_file or settings.etcd_keyfile
     if bool(certificate) != bool(key):
-        _refuse("a client certificate takes both --cert-file and --key-file")
+        _refuse("a client certificate needs both --cert-file and --key-file")
     files = [path for path in (authorities, certificate, key) if path]
-    for path in files:  # the library's own errors do not say which file they are about
+    for path in files:  # ssl's errors do not name the file
         try:
             with open(path, "rb"):
                 continue
@@ -112,7 +109,7 @@ def tls_context(settings: Settings) -> "ssl.SSLContext":
     try:
         context = ssl.create_default_context(cafile=authorities or None)
         if certificate:
-            context.load_cert_chain(certificate, key, password="")  # never asks for one
+            context.load_cert_chain(certificate, key, password="")  # never prompt for it
     except (OSError, ValueError) as error:
         _refuse(f"{' or '.join(files)} cannot be used for TLS: {error}")
     return context

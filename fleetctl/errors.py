@@ -1,11 +1,11 @@
-"""How a command fails: one exception that carries what the user reads, and the one way to say what was being done."""
+"""The exceptions of fleetctl."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 class CommandFailed(Exception):
-    """Ends a command: the text ('' says nothing) goes to stderr, `status` becomes the exit status."""
+    """Ends a command: prints the text ('' prints nothing) to stderr and exits with `status`."""
 
     def __init__(self, text: str, status: int = 1) -> None:
         super().__init__(text)
@@ -13,18 +13,18 @@ class CommandFailed(Exception):
 
 
 class ClientError(Exception):
-    """The API could not be asked, or refused. `may_pass` says that asking again later may help."""
+    """A request to the API failed. If it `may_pass`, a later try may succeed."""
 
     may_pass = False
 
 
 class SshFailed(Exception):
-    """A machine was not reached over SSH, or the connection was lost: the text names who, where, why, what to do."""
+    """An SSH connection failed or was lost; the text names user, host, cause and remedy."""
 
 
 @contextmanager
 def failing_as(before: str, after: str = "") -> Iterator[None]:
-    """Turn an error of the client into the failure of the command, framed by what the command was doing."""
+    """Turn a ClientError into CommandFailed, with what the command was doing around its text."""
     try:
         yield
     except ClientError as error:

@@ -1,7 +1,4 @@
-"""What the three lists share: their options, the choice of fields, and rows shown as a table or as JSON.
-
-What a field holds is each list's own matter.
-"""
+"""Options, fields, tables and JSON of the three list commands."""
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,12 +17,12 @@ T = TypeVar("T")
 SHORT_HASH = 7
 TABLE, JSON = "table", "json"
 
-# Field name → the cell of a row; the flag says whether ids and hashes are shown in full.
+# Field name → cell of a row; the flag asks for full ids and hashes.
 Columns = dict[str, Callable[[T, bool], str]]
-# Field name → the value in JSON: whole, and None where there is none.
+# Field name → value in JSON: in full, None if there is none.
 Values = dict[str, Callable[[T], Any]]
 
-# How systemd's words for what a unit does look at a terminal.
+# Colours of states at a terminal.
 _COLOURS = {
     "active": screen.GREEN,
     "activating": screen.YELLOW,
@@ -43,21 +40,21 @@ _COLOURED_FIELDS = frozenset({"active", "load", "mode"})
 
 
 class FieldNames(click.types.StringParamType):
-    """Fields of a list, parted by commas. `names` are those that there are."""
+    """Comma-separated fields of a list; `names` are all fields."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self.names = tuple(names)
 
 
 class Located(msgspec.Struct, Generic[T], frozen=True):
-    """What is listed, and the address of the machine that it is on ('' where none is known)."""
+    """An item, and the address of its machine ('' if unknown)."""
 
     item: T
     address: str
 
 
 class Listing(msgspec.Struct, Generic[T], frozen=True):
-    """What a list can show: the fields of its table and of its JSON, and those of the table that it shows unasked."""
+    """The fields of a list as table and as JSON, and the default fields of the table."""
 
     columns: Columns[T]
     values: Values[T]
@@ -65,7 +62,7 @@ class Listing(msgspec.Struct, Generic[T], frozen=True):
 
 
 class View(msgspec.Struct, Generic[T], frozen=True):
-    """How somebody wants to see a list."""
+    """The options that a list command was given."""
 
     listing: Listing[T]
     fields: tuple[str, ...]
@@ -75,7 +72,7 @@ class View(msgspec.Struct, Generic[T], frozen=True):
     names: tuple[str, ...]
 
     def wants(self, unit: str) -> bool:
-        """Whether a unit was asked for, by names or patterns: all are where nothing was named."""
+        """True if the unit matches the names and patterns given, or none were."""
         if not self.names:
             return True
         from fleetctl.selection import match_names
@@ -83,7 +80,7 @@ class View(msgspec.Struct, Generic[T], frozen=True):
         return any(match_names(argument)(unit) for argument in self.names)
 
     def show(self, items: Sequence[T]) -> None:
-        """Print these items."""
+        """Print the items."""
         if self.form == JSON:
             output.result(render_json(items, {field: self.listing.values[field] for field in self.fields}))
             return
@@ -99,7 +96,7 @@ class View(msgspec.Struct, Generic[T], frozen=True):
 
 
 def list_command(listing: Listing[T]) -> Callable[[Callable[[Settings, View[T]], int]], Callback]:
-    """--full, --no-legend, --fields and --output. The command gets a View; fields are checked before it runs."""
+    """Adds --full, --no-legend, --fields and --output; the command gets a View with valid fields."""
     there_are = sorted({*listing.columns, *listing.values})
     fields_text = f"what to show, of {', '.join(there_are)}"
     output_text = "table, or json: an array of objects, everything in full"
@@ -127,7 +124,7 @@ def list_command(listing: Listing[T]) -> Callable[[Callable[[Settings, View[T]],
 
 
 def parse_fields(text: str, known: Iterable[str]) -> tuple[str, ...]:
-    """The fields that were asked for. Raises CommandFailed for one that there is not."""
+    """The requested fields. Raises CommandFailed for an unknown one."""
     if not text:
         raise CommandFailed("Must define output format")
     fields = text.split(",")
@@ -139,18 +136,18 @@ def parse_fields(text: str, known: Iterable[str]) -> tuple[str, ...]:
 
 
 def shorten_hash(digits: str, full: bool) -> str:
-    """A content's hash as lists show it."""
+    """A hash as lists show it."""
     return (digits if full else digits[:SHORT_HASH]) or "-"
 
 
 def render_json(items: Iterable[T], values: Mapping[str, Callable[[T], Any]]) -> str:
-    """The items as an array of objects with these fields, one item a line."""
+    """The items as a JSON array of objects with these fields, one item a line."""
     objects = (msgspec.json.encode({field: value(item) for field, value in values.items()}).decode() for item in items)
     return "[" + ",".join(f"\n  {line}" for line in objects) + "\n]"
 
 
 def render_watched(rows: Sequence[Sequence[str]], fields: Sequence[str], full: bool) -> str:
-    """The table for a person at a terminal: as wide as that is (any width where `full`), with colours."""
+    """The table at a terminal: as wide as that is (any width if `full`), with colours."""
     room = None if full else screen.measure(sys.stdout).columns
     lines = []
     for row, cells in zip(rows, screen.render_columns(rows, room), strict=True):

@@ -1,7 +1,4 @@
-"""Unit files on this machine: where an argument points, and what stands there.
-
-The cluster is not asked here.
-"""
+"""Parses unit arguments, and reads local unit files."""
 
 import os
 import stat
@@ -15,7 +12,7 @@ from fleetd.model.unitfile import MAX_UNIT_FILE_BYTES, UnitFile, UnitFileError, 
 
 
 class UnitArgument(msgspec.Struct, frozen=True):
-    """A unit as a person names it on the command line: what was written, its name, and the directory before that."""
+    """A unit argument: the text as written, the unit's name, and the directory part."""
 
     text: str
     name: UnitName
@@ -23,17 +20,17 @@ class UnitArgument(msgspec.Struct, frozen=True):
 
     @property
     def path(self) -> str:
-        """Where its own file would be."""
+        """Path of the unit's own file."""
         return os.path.join(self.directory, self.name.full)
 
     @property
     def template_path(self) -> str:
-        """Where its template's file would be; '' for what is no instance."""
+        """Path of its template's file, '' unless it is an instance."""
         return os.path.join(self.directory, self.name.template) if self.name.is_instance else ""
 
 
 class LocalFile(msgspec.Struct, frozen=True):
-    """A unit file that was read. `surprises` are lines, by number, of which somebody should know something."""
+    """A local unit file. `surprises` are (line number, warning)."""
 
     path: str
     content: UnitFile
@@ -41,21 +38,21 @@ class LocalFile(msgspec.Struct, frozen=True):
 
 
 def parse_argument(argument: str) -> UnitArgument:
-    """The unit that an argument names: its last part, with `.service` where no type is given."""
+    """The unit that an argument names: the last part of the path, `.service` if no type is given."""
     directory, base = os.path.split(argument.rstrip("/") or argument)
     return UnitArgument(argument, parse_name(with_default_suffix(base)), directory)
 
 
 def parse_arguments(arguments: Iterable[str]) -> list[UnitArgument]:
-    """The units that the arguments name, in their order, each once: the first directory counts."""
+    """The units that the arguments name, in order, each once: the first directory counts."""
     found: dict[str, UnitArgument] = {}
     for argument in map(parse_argument, arguments):
         found.setdefault(argument.name.full, argument)
     return list(found.values())
 
 
-def refuse_contradictions(arguments: Iterable[str]) -> None:
-    """Raises CommandFailed for a unit that is named twice, by files that differ: one would be left out unnoticed."""
+def check_duplicates(arguments: Iterable[str]) -> None:
+    """Raises CommandFailed for a unit that is given twice by files that differ."""
     paths: dict[str, str] = {}
     for argument in map(parse_argument, arguments):
         first = paths.setdefault(argument.name.full, argument.path)
@@ -63,13 +60,13 @@ def refuse_contradictions(arguments: Iterable[str]) -> None:
             one, other = read_local_file(first), read_local_file(argument.path)
             if one and other and one.content != other.content:
                 raise CommandFailed(
-                    f"Error creating units: {first} and {argument.path} differ, and would both be unit "
-                    f"{argument.name.full}: name one of them"
+                    f"Error creating units: {first} and {argument.path} differ, and both are unit "
+                    f"{argument.name.full}: give only one of them"
                 )
 
 
 def check_name(argument: UnitArgument) -> None:
-    """Raises CommandFailed for a name that no unit may have."""
+    """Raises CommandFailed for an invalid unit name."""
     try:
         validate_name(argument.name.full if argument.text else "")
     except InvalidName as error:
@@ -77,12 +74,12 @@ def check_name(argument: UnitArgument) -> None:
 
 
 def explain_missing(argument: UnitArgument) -> str:
-    """Why there may be no unit file for an argument: it names a directory. Else ''."""
+    """A hint if the argument is a directory, else ''."""
     return f" ({argument.text} is a directory: name the unit files in it)" if os.path.isdir(argument.text) else ""
 
 
 def read_local_file(path: str) -> LocalFile | None:
-    """The unit file at a path, None where there is none (nor a path). Raises CommandFailed for what is no unit file."""
+    """The unit file at a path, None if there is none or no path. Raises CommandFailed if it is invalid."""
     try:
         data = _read_bounded(path) if path else None
         if data is None:
@@ -98,7 +95,7 @@ def read_local_file(path: str) -> LocalFile | None:
 
 
 def _read_bounded(path: str) -> bytes | None:
-    """The bytes of a regular file, one more than allowed at most: a pipe would be waited for, a device has no end."""
+    """The bytes of a regular file, at most one more than allowed. Raises UnitFileError for pipes and devices."""
     try:
         mode = os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):

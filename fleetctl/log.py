@@ -1,6 +1,4 @@
-"""The log of fleetctl: lines on stderr, `warning: …`, and `debug: …` where that is asked for. Imported by commands that
-run, not by their help.
-"""
+"""The log of fleetctl on stderr: `warning: …`, and `debug: …` with --debug. Not imported for --help."""
 
 import logging
 import sys
@@ -14,7 +12,7 @@ class _Formatter(logging.Formatter):
 
 
 def set_up(debug: bool) -> None:
-    """Send warnings to stderr, and what is only said for debugging where that is asked for."""
+    """Log warnings to stderr, and debug lines if asked for."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter())
     LOG.handlers[:] = [handler]
@@ -23,5 +21,5 @@ def set_up(debug: bool) -> None:
 
 
 def silence() -> None:
-    """No log lines from here on: where they would come between what a person is typing."""
+    """Log nothing from now on: shell completion must not write to the terminal."""
     LOG.setLevel(logging.CRITICAL + 1)

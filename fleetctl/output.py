@@ -1,7 +1,4 @@
-"""What a user sees: results on stdout, everything else on stderr; the words of tables and messages.
-
-No request is made here and nothing is decided.
-"""
+"""Output: results on stdout, everything else on stderr; escaping and tables."""
 
 import os
 import re
@@ -17,57 +14,56 @@ _HARMLESS = re.compile(r"(\n|\t|\x1b\[[0-9;]*m)")
 
 
 def result(text: str) -> None:
-    """What was asked for, at once: a reader of the pipe sees each line as it comes."""
+    """Print a line of the result, flushed at once for readers of a pipe."""
     write(text + "\n")
 
 
 def write(text: str) -> None:
-    """A result that has its own line ends. Raises CommandFailed where it cannot be written."""
+    """Print a result with its own newlines. Raises CommandFailed if it cannot be written."""
     try:
         print(text, end="", flush=True)
     except OSError as cause:
-        # What is still in the buffer would be tried once more, and complained of, at the end of the process.
+        # Python would flush the buffer again at exit, and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        reader_is_gone = isinstance(cause, BrokenPipeError)  # `fleetctl list-units | head -1` is no error to show
-        text = "" if reader_is_gone else f"cannot write to standard output: {cause.strerror}"
+        is_closed = isinstance(cause, BrokenPipeError)  # `fleetctl list-units | head -1` is not an error
+        text = "" if is_closed else f"cannot write to standard output: {cause.strerror}"
         raise CommandFailed(text) from cause
 
 
 def note(text: str) -> None:
-    """What is neither a result nor an error, on stderr."""
+    """Print a remark, on stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
 def error(text: str) -> None:
-    """An error, on stderr."""
+    """Print an error, on stderr."""
     note(screen.paint(text, screen.RED, sys.stderr))
 
 
 def warning(text: str) -> None:
-    """A warning, on stderr."""
+    """Print a warning, on stderr."""
     note(screen.paint(text, screen.YELLOW, sys.stderr))
 
 
 def printable(text: str) -> str:
-    """Text from elsewhere on one line; what a terminal would obey, or not show, is escaped."""
+    """Foreign text on one line, with control characters escaped."""
     if text.isprintable() and " " not in text:
-        return text  # thousands of cells are such
+        return text  # the fast path of large tables
     return visible(" ".join(text.split()))
 
 
 def write_text(text: str) -> None:
-    """Lines from elsewhere as a result: as they are for a program, with what a terminal would obey escaped for one."""
+    """Print foreign lines as a result: unchanged into a pipe, control characters escaped at a terminal."""
     write(for_terminal(text) if sys.stdout.isatty() else text)
 
 
 def for_terminal(text: str) -> str:
-    """Text from elsewhere with all escaped that a terminal would obey, or not show; but line ends, tabs and colours."""
+    """Foreign text with control characters escaped, except newlines, tabs and colours."""
     return "".join(part if index % 2 else visible(part) for index, part in enumerate(_HARMLESS.split(text)))
 
 
 def indented(text: str) -> str:
-    """Text from elsewhere that may have several lines: the first as it is, the others each once, on a line of its own,
-    indented; without what a terminal would obey."""
+    """Foreign lines with control characters escaped: the first line, then the others indented, each once."""
     first, *others = (printable(line) for line in text.split("\n")) if text.strip() else ("",)
     return "\n    ".join([first, *dict.fromkeys(line for line in others if line and line != first)])
 
@@ -78,17 +74,17 @@ def short_id(machine: str, full: bool = False) -> str:
 
 
 def place(machine: str, address: str, full: bool = False) -> str:
-    """A machine as lists show it: `ID8.../IP`, without the address where there is none."""
+    """A machine as lists show it: `ID8.../IP`, or `ID8...` without an address."""
     return short_id(machine, full) + (f"/{address}" if address else "")
 
 
 def unit_line(name: str, state: str, where: str = "") -> str:
-    """The line that says that a unit has arrived in a state."""
+    """The line for a unit that has reached a state."""
     return f"Unit {name} {state}" + (f" on {where}" if where else "")
 
 
 def render_table(rows: Sequence[Sequence[str]]) -> str:
-    """Columns parted by tabs, with stops every 8 characters; the last one is not padded."""
+    """Columns separated by tabs, with stops every 8 characters; the last one is not padded."""
     if not rows:
         return ""
     widths = [_stops(max(map(len, column))) for column in zip(*rows, strict=True)]
@@ -100,5 +96,5 @@ def render_table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _stops(longest: int) -> int:
-    """How many tab stops a column takes whose longest cell has this many characters."""
+    """Tab stops that a column needs whose longest cell has this many characters."""
     return longest // TAB + 1

@@ -1,7 +1,4 @@
-"""How a command line is read: the flags of Go's style, global options in any place, and the help page of a command.
-
-What a command does is in commands/, which commands there are in cli.py.
-"""
+"""Command lines: Go-style flags, global options in any position, and the help page of a command."""
 
 import inspect
 import os
@@ -24,16 +21,16 @@ HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
 
 class Flag(click.Option):
-    """A boolean option: `--name`, `--name=true`, `--name=false`. (click knows no value for its own flags.)"""
+    """A boolean option: `--name`, `--name=true`, `--name=false`; click's own flags take no value."""
 
     def __init__(self, declarations: Sequence[str], **attributes: Any) -> None:
         super().__init__(declarations, **{"type": click.BOOL, **attributes})
 
 
 def normalise_arguments(arguments: Sequence[str], parameters: Iterable[click.Parameter], whole: bool) -> list[str]:
-    """The arguments as click reads them: flags with a value, long options with two dashes (`-l`, `-full` are taken).
+    """The arguments in click's form: flags with a value, long options with two dashes (`-full` is accepted).
 
-    Ends at `--`, and unless `whole` at the first argument that is no option, the command.
+    Stops at `--` and, unless `whole`, at the first argument that is not an option (the command).
     """
     options = {name[2:]: p for p in parameters if isinstance(p, click.Option) for name in p.opts if name[:2] == "--"}
     normalised: list[str] = []
@@ -55,7 +52,7 @@ def normalise_arguments(arguments: Sequence[str], parameters: Iterable[click.Par
 
 
 def show_version(ctx: click.Context, _: click.Parameter, value: bool | None) -> None:
-    """Print the version and end, wherever --version stands."""
+    """Print the version and exit, wherever --version is."""
     if value and not ctx.resilient_parsing:
         from fleetd import __version__
 
@@ -64,7 +61,7 @@ def show_version(ctx: click.Context, _: click.Parameter, value: bool | None) -> 
 
 
 def global_options() -> list[click.Option]:
-    """Every global option, for the root and for each command. None stands for "not given"."""
+    """Every global option, for the root and for each command; the default None means not given."""
     version = click.Option(
         ["--version", "-v"],
         is_flag=True,
@@ -84,9 +81,9 @@ def _global_option(option: GlobalOption) -> click.Option:
 
 
 class Command(click.Command):
-    """A command: takes global options after its name, hands the merged Settings to its callback as `ctx.obj`.
+    """A command that accepts global options after its name, and gets the merged Settings as `ctx.obj`.
 
-    Where it `takes_command`, its options end at its first argument: what follows may be another command's.
+    If it `takes_command`, its options end at its first argument: the rest belongs to another command.
     """
 
     def __init__(self, name: str, *, usage: str = "", takes_command: bool = False, **attributes: Any) -> None:
@@ -101,8 +98,8 @@ class Command(click.Command):
         return super().parse_args(ctx, normalise_arguments(args, self.get_params(ctx), whole=not self.takes_command))
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the callback with its own options; what stood before the command yields to what stood after it."""
-        from fleetctl import log  # here, so that help comes without it
+        """Run the callback with its own options; global options after the command override those before it."""
+        from fleetctl import log  # imported late: --help does not need it
 
         given = dict(ctx.parent.params) if ctx.parent else {}
         for option in GLOBAL_OPTIONS:
@@ -126,13 +123,13 @@ class Command(click.Command):
 
 
 def render_sections(sections: Sequence[tuple[str, Sequence[str]]]) -> str:
-    """A help page: headings, and their lines indented by a tab."""
+    """A help page: headings, their lines indented by a tab."""
     pages = ["\n".join([heading + ":", *(f"\t{line}".rstrip() for line in lines)]) for heading, lines in sections]
     return "\n\n".join(pages)
 
 
 def option_lines(options: Iterable[click.Option]) -> list[str]:
-    """A command's own options: their spellings, defaults and meanings."""
+    """A command's own options: spellings, defaults and meanings."""
     shown = [option for option in options if not option.hidden]
     spellings = [", ".join(option.opts) + _default(option) for option in shown]
     width = max(map(len, spellings), default=0)
@@ -145,7 +142,7 @@ def _default(option: click.Option) -> str:
 
 
 def global_option_lines() -> list[str]:
-    """Every global option with its default and meaning."""
+    """All global options with their defaults and meanings."""
     rows = [
         (f"--{option.name.replace('_', '-')}={_plain(option.default)}", HELP[option.name]) for option in GLOBAL_OPTIONS
     ]
@@ -163,7 +160,7 @@ Callback = Callable[..., int]
 
 
 def command(name: str, usage: str = "", **attributes: Any) -> Callable[[Callback], Command]:
-    """Make a function the command of this name. It returns the exit status; its docstring is the description."""
+    """Make a function a command. It returns the exit status; its docstring is the description."""
 
     def decorate(function: Callback) -> Command:
         made = click.command(name, cls=Command, usage=usage, **attributes)(function)
@@ -179,14 +176,13 @@ def flag(*declarations: str, text: str, hidden: bool = False) -> Callable[[Callb
 
 
 def blocking_options(function: Callback) -> Callback:
-    """--no-block and --block-attempts, of every command that waits."""
+    """Adds --no-block and --block-attempts, for commands that wait."""
     function = click.option("--block-attempts", type=int, default=0, help=BLOCK_ATTEMPTS_HELP)(function)
     return flag("--no-block", text="do not wait until it has happened")(function)
 
 
 def missing_option(function: Callback) -> Callback:
-    """--ignore-missing, of the commands that go on without the units that there are not. The variable is for scripts
-    that were written for CoreOS fleet."""
+    """Adds --ignore-missing. The environment variable is for scripts that were written for CoreOS fleet."""
     return click.option(
         "--ignore-missing",
         cls=Flag,
@@ -197,12 +193,12 @@ def missing_option(function: Callback) -> Callback:
 
 
 def bound_s(block_attempts: int) -> float:
-    """How long to wait at most, for --block-attempts."""
+    """The longest wait for this --block-attempts."""
     return block_attempts * ATTEMPT_S if block_attempts > 0 else DEFAULT_BOUND_S
 
 
 def creation_options(function: Callback) -> Callback:
-    """--replace, and --sign, which is told apart from a typo."""
+    """Adds --replace, and --sign, which fails with an explanation."""
     function = click.option("--sign", cls=Flag, hidden=True, expose_value=False, callback=_refuse_signing)(function)
     return flag("--replace", text="replace what the cluster has by the local unit file")(function)
 
@@ -213,10 +209,10 @@ def _refuse_signing(_: click.Context, __: click.Parameter, value: bool | None) -
 
 
 def unit_arguments(function: Callback) -> Callback:
-    """Any number of units."""
+    """Adds any number of unit arguments."""
     return click.argument("units", nargs=-1)(function)
 
 
 def pass_settings(function: Callable[..., int]) -> Callback:
-    """Hand the Settings to a command as its first argument."""
+    """Pass the Settings as the first argument."""
     return click.pass_obj(function)

@@ -1,7 +1,6 @@
-"""Lines that tell, while a command waits, how each unit stands. They are drawn on stderr, where a person looks at it.
+"""Progress lines at a terminal, on stderr, one for each unit that a command waits for.
 
-They are gone when the wait is over: what stays on the screen is what a pipe would get. What a line says, and how often
-it is looked at anew, is the waiting's matter.
+They are erased when the wait is over, so that the same output remains as in a pipe.
 """
 
 import logging
@@ -14,21 +13,21 @@ from typing import Self
 from fleetctl import screen
 from fleetctl.log import LOG
 
-DELAY_S = 0.15  # what is over sooner needs no telling
+DELAY_S = 0.15  # shorter waits show no progress
 MOST_LINES = 20
-MARGIN = 4  # so that ^C, which a terminal shows behind the last line, does not begin another
+MARGIN = 4  # room for the ^C that a terminal echoes, so that the line does not wrap
 _SPINNER = "|/-\\"
 
 
-class LiveLines:
-    """One line a unit, drawn again and again in its place. Nobody else may write while they are shown: clear first."""
+class ProgressLines:
+    """One line a unit, redrawn in place. Call `clear` before writing anything else."""
 
     def __init__(self) -> None:
         self._stream = sys.stderr
-        # Log lines would come between.
+        # Debug log lines would garble them.
         self._is_on = screen.is_watched(self._stream) and not LOG.isEnabledFor(logging.DEBUG)
         self._begun = time.monotonic()
-        self._drawn: list[int] = []  # how wide the lines are that are on the screen
+        self._drawn: list[int] = []  # widths of the lines on the screen
         self._turns = 0
 
     def __enter__(self) -> Self:
@@ -38,7 +37,7 @@ class LiveLines:
         self.clear()
 
     def show(self, waiting: Mapping[str, str]) -> None:
-        """Draw what each unit waits for (name → a sentence whose subject may be `it`)."""
+        """Draw what each unit waits for (name → sentence, which may begin with `it`)."""
         passed_s = time.monotonic() - self._begun
         if not self._is_on or passed_s < DELAY_S:
             return
@@ -48,7 +47,7 @@ class LiveLines:
         self._drawn = [screen.width(line) for line in lines]
 
     def clear(self) -> None:
-        """Take the lines off the screen. The cursor is then where they began."""
+        """Erase the lines; the cursor returns to where they began."""
         if self._drawn:
             self._write(self._erasure(screen.measure(self._stream).columns))
             self._drawn = []
@@ -67,9 +66,9 @@ class LiveLines:
         return [f"{line} ({passed_s:.0f} s)" for line in lines]
 
     def _erasure(self, columns: int) -> str:
-        """What takes the drawn lines away. A terminal that was made narrower meanwhile has wrapped them."""
+        """The escape sequence that erases the lines, also if the terminal was made narrower and wrapped them."""
         rows = sum(max(1, -(-width // columns)) for width in self._drawn)
-        # Row by row: what is erased at once to the end of the screen, some terminals keep in their history.
+        # Row by row: some terminals scroll what is erased to the end of the screen into their history.
         return "\r\x1b[K" + "\x1b[A\x1b[K" * (rows - 1) if rows else ""
 
     def _write(self, text: str) -> None:

@@ -1,6 +1,6 @@
-"""Running a command where a unit is: as a process of this machine if it is this one, else over SSH.
+"""Runs commands on the machines of a unit: locally on this machine, else over SSH.
 
-On several machines it runs at once, and what they write comes line by line, each with its machine.
+On several machines they run at once; their output is interleaved line by line, each line headed by its machine.
 """
 
 import os
@@ -20,37 +20,37 @@ from fleetctl import output, screen
 from fleetctl.client import Client
 from fleetctl.errors import CommandFailed, SshFailed
 from fleetctl.settings import Settings
-from fleetctl.unit_locations import Place
+from fleetctl.unit_locations import Location
 
 if TYPE_CHECKING:  # what speaks SSH is costly to import, and not needed on the machine itself
     from fleetctl.ssh.connection import Connection
 
-FAILED_STATUS = 255  # of a machine on which nothing could be run
-CONNECTING_AT_ONCE = 8  # connecting is work for this machine; what runs then is none
+FAILED_STATUS = 255  # for a machine on which the command could not be run, as ssh(1) has it
+MAX_CONNECTING = 8  # at once: key exchange costs processor time, an open connection does not
 MACHINE_ID = Path("/etc/machine-id")
 COLOURS = ("36", "33", "32", "35", "34", "31")
 
 
 class Line(msgspec.Struct, frozen=True):
-    """A line that a command wrote on a machine, without its end."""
+    """A line of output of a machine, without its newline."""
 
-    place: Place
+    place: Location
     text: bytes
     is_error: bool
 
 
 class End(msgspec.Struct, frozen=True):
-    """A machine is done: the exit status, and why nothing ran to its end there ('' where it did)."""
+    """The end of a command on a machine: its exit status, and why it could not be run ('' if it was)."""
 
-    place: Place
+    place: Location
     status: int
     failure: str = ""
 
 
 class Remote:
-    """The machines of a cluster as one command reaches them. `port` counts where an address has none, 0 for the usual.
+    """Runs commands on machines. `port` is the SSH port of addresses without one, 0 for ssh's default.
 
-    With `always_ssh`, this machine is one like the others.
+    `always_ssh` connects to this machine by SSH, too.
     """
 
     def __init__(self, settings: Settings, client: Client, port: int, *, always_ssh: bool = False) -> None:
@@ -58,11 +58,13 @@ class Remote:
         self._bastion = client.bastion
         self._port = port
         self._always_ssh = always_ssh
-        self._connecting = threading.Semaphore(CONNECTING_AT_ONCE)
+        self._connecting = threading.Semaphore(MAX_CONNECTING)
 
-    def run(self, place: Place, argv: Sequence[str]) -> int:
-        """Run a command on one machine, which writes to our own streams and reads nothing; its exit status. At a
-        terminal what it writes is looked through for what that would obey."""
+    def run(self, place: Location, argv: Sequence[str]) -> int:
+        """Run a command on one machine with our output streams and no input; returns its exit status.
+
+        At a terminal, control sequences in its output are escaped.
+        """
         if sys.stdout.isatty():
             return self._run_at_terminal(place, argv)
         if self._is_here(place):
@@ -79,7 +81,7 @@ class Remote:
         except SshFailed as error:
             raise CommandFailed(f"Unable to SSH to remote host: {error}", FAILED_STATUS) from error
 
-    def _run_at_terminal(self, place: Place, argv: Sequence[str]) -> int:
+    def _run_at_terminal(self, place: Location, argv: Sequence[str]) -> int:
         status, colours = 0, 0 if os.environ.get("NO_COLOR") else 1
         as_at_a_terminal = f"SYSTEMD_COLORS={colours} SYSTEMD_URLIFY=0 SYSTEMD_PAGER="
         for event in self.run_on_all([place], f"{as_at_a_terminal} {shlex.join(argv)}"):
@@ -92,12 +94,12 @@ class Remote:
         return status
 
     @contextmanager
-    def connect(self, place: Place) -> Iterator["Connection"]:
-        """An SSH connection to a machine, be it this one. Raises SshFailed."""
+    def connect(self, place: Location) -> Iterator["Connection"]:
+        """An SSH connection to a machine. Raises SshFailed."""
         from fleetctl.ssh.connection import connect_to_machine
 
         if not place.address:
-            raise SshFailed(f"machine {place.machine} has no address: public_ip in its fleet.conf gives it one")
+            raise SshFailed(f"machine {place.machine} has no address: set public_ip in its fleet.conf")
         with self._connecting:
             connection = connect_to_machine(self._settings, place.address, self._port, self._bastion)
         try:
@@ -105,8 +107,8 @@ class Remote:
         finally:
             connection.close()
 
-    def run_on_all(self, places: Sequence[Place], command: str) -> Iterator[Line | End]:
-        """Run a shell's command on all of the machines at once; what they write, as it comes, and an End for each."""
+    def run_on_all(self, places: Sequence[Location], command: str) -> Iterator[Line | End]:
+        """Run a shell command on all machines at once; yields their output as it comes, and an End for each."""
         from fleetctl.ssh.connection import asking
 
         events: queue.SimpleQueue[Line | End] = queue.SimpleQueue()
@@ -116,14 +118,14 @@ class Remote:
         while left:
             event = events.get()
             left -= isinstance(event, End)
-            with asking:  # whoever reads prints it: not over a question that another machine's key has raised
+            with asking:  # the caller prints it: not over a host key question
                 yield event
 
-    def _run_one(self, place: Place, command: str, tell: Callable[[Line | End], None]) -> None:
+    def _run_one(self, place: Location, command: str, emit: Callable[[Line | End], None]) -> None:
         from fleetctl.ssh.sessions import run_command
 
-        stdout, stderr = _Lines(place, False, tell), _Lines(place, True, tell)
-        end = End(place, FAILED_STATUS, "it ended unexpectedly")
+        stdout, stderr = _Lines(place, False, emit), _Lines(place, True, emit)
+        end = End(place, FAILED_STATUS, "the command ended unexpectedly")
         try:
             if self._is_here(place):
                 end = End(place, _run_here(command, stdout.feed, stderr.feed))
@@ -135,25 +137,25 @@ class Remote:
         finally:
             stdout.flush()
             stderr.flush()
-            tell(end)
+            emit(end)
 
-    def _is_here(self, place: Place) -> bool:
+    def _is_here(self, place: Location) -> bool:
         return not self._always_ssh and place.machine == local_machine_id()
 
 
 class _Lines:
-    """Makes lines of what comes in pieces."""
+    """Splits a stream of bytes into Line events."""
 
-    def __init__(self, place: Place, is_error: bool, tell: Callable[[Line | End], None]) -> None:
+    def __init__(self, place: Location, is_error: bool, emit: Callable[[Line | End], None]) -> None:
         self._place = place
         self._is_error = is_error
-        self._tell = tell
+        self._emit = emit
         self._begun = b""
 
     def feed(self, data: bytes) -> None:
         *lines, self._begun = (self._begun + data).split(b"\n")
         for line in lines:
-            self._tell(Line(self._place, line, self._is_error))
+            self._emit(Line(self._place, line, self._is_error))
 
     def flush(self) -> None:
         if self._begun:
@@ -178,17 +180,17 @@ def _copy(source: int, sink: Callable[[bytes], None]) -> None:
 
 
 def local_machine_id() -> str:
-    """The id of this machine, '' where it has none."""
+    """The id of this machine, '' if it has none."""
     try:
         return MACHINE_ID.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):
         return ""
 
 
-def in_order(events: Iterator[Line | End], places: Sequence[Place]) -> Iterator[tuple[End, list[Line]]]:
-    """What each machine wrote, in the order of the machines: a machine's as soon as it and all before it are done."""
-    written: dict[Place, list[Line]] = {place: [] for place in places}
-    ends: dict[Place, End] = {}
+def in_order(events: Iterator[Line | End], places: Sequence[Location]) -> Iterator[tuple[End, list[Line]]]:
+    """The output of each machine in the order of the machines, as soon as it and all before it have ended."""
+    written: dict[Location, list[Line]] = {place: [] for place in places}
+    ends: dict[Location, End] = {}
     left = list(places)
     for event in events:
         if isinstance(event, Line):
@@ -200,8 +202,8 @@ def in_order(events: Iterator[Line | End], places: Sequence[Place]) -> Iterator[
             yield ends[place], written[place]
 
 
-def show_as_they_come(events: Iterator[Line | End], places: Sequence[Place]) -> int:
-    """Print what several machines write, interleaved, each line headed by its machine; the status of it all."""
+def show_as_they_come(events: Iterator[Line | End], places: Sequence[Location]) -> int:
+    """Print the output of several machines as it comes, each line headed by its machine; returns the exit status."""
     colours = colours_of(places)
     ends = []
     for event in events:
@@ -213,13 +215,13 @@ def show_as_they_come(events: Iterator[Line | End], places: Sequence[Place]) -> 
     return status_of(ends)
 
 
-def colours_of(places: Sequence[Place]) -> dict[Place, str]:
+def colours_of(places: Sequence[Location]) -> dict[Location, str]:
     """A colour for each machine."""
     return {place: COLOURS[number % len(COLOURS)] for number, place in enumerate(places)}
 
 
 def show_line(line: Line, colour: str = "", *, headed: bool = False) -> None:
-    """A line that a machine wrote, headed by the machine where asked for."""
+    """Print a line, headed by its machine if asked for."""
     stream = sys.stderr if line.is_error else sys.stdout
     head = screen.paint(f"{line.place}:", colour, stream) + " " if headed else ""
     text = line.text.decode(errors="replace")
@@ -231,11 +233,11 @@ def show_line(line: Line, colour: str = "", *, headed: bool = False) -> None:
 
 
 def report_failure(end: End) -> None:
-    """Say it where nothing ran to its end on a machine."""
+    """Print an error if the command could not be run on a machine."""
     if end.failure:
         output.error(f"Unable to SSH to remote host: {end.failure} (machine {end.place})")
 
 
 def status_of(ends: Sequence[End]) -> int:
-    """The exit status of it all: that of the first machine, by id, whose own is not 0."""
+    """The first exit status, by machine id, that is not 0."""
     return next((end.status for end in sorted(ends, key=lambda end: end.place.machine) if end.status), 0)

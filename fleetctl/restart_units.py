@@ -10,7 +10,7 @@ from fleetctl.client import Client
 from fleetctl.errors import failing_as
 from fleetctl.log import LOG
 from fleetctl.wait import Wait
-from fleetctl.wait_outcome import Arrived, Failed, Judge, Pending, Verdict, judge_launched, runs
+from fleetctl.wait_outcome import Check, Failed, Pending, Reached, WaitOutcome, check_launched, runs
 from fleetd.api import schema
 from fleetd.model.unit import TargetState
 
@@ -20,20 +20,20 @@ def restart_unit(client: Client, report: schema.UnitReport, bound_s: float) -> b
 
     Raises CommandFailed.
     """
-    judge = everywhere(judge_launched) if report.is_global else judge_launched
+    check = on_every_machine(check_launched) if report.is_global else check_launched
     if report.target == TargetState.LAUNCHED or any(map(runs, report.allocations)):
         with failing_as(f"Error restarting unit {report.name}: "):
             for refusal in client.restart([report.name]).values():
                 raise refusal
-        return _wait(client, report.name, report.target, judge, bound_s)
+        return _wait(client, report.name, report.target, check, bound_s)
     LOG.debug("Unit %s does not run: starting it", report.name)
     with failing_as(f"Error setting target state for unit {report.name}: "):
         client.set_target(report.name, TargetState.LAUNCHED)
-    return _wait(client, report.name, TargetState.LAUNCHED, judge, bound_s)
+    return _wait(client, report.name, TargetState.LAUNCHED, check, bound_s)
 
 
-def _wait(client: Client, name: str, target: str, judge: Judge, bound_s: float) -> bool:
-    wait = Wait(client, target, judge)
+def _wait(client: Client, name: str, target: str, check: Check, bound_s: float) -> bool:
+    wait = Wait(client, target, check)
     with failing_as("Error waiting for units: "):
         wait.until([name], bound_s)
     late = wait.report_late()
@@ -42,26 +42,26 @@ def _wait(client: Client, name: str, target: str, judge: Judge, bound_s: float) 
     return not late and not wait.failed
 
 
-def everywhere(judge: Judge) -> Judge:
-    """The judge of a global unit: it has arrived where the given one says so of the copy on each machine."""
+def on_every_machine(check: Check) -> Check:
+    """The check of a global unit: reached once `check` says so of the allocation on every machine."""
 
-    def judge_all(report: schema.UnitReport, generation: int) -> Verdict:
+    def check_all(report: schema.UnitReport, generation: int) -> WaitOutcome:
         allocations = [
             allocation for allocation in report.allocations if not allocation.superseded and not allocation.orphaned
         ]
         if report.decided < generation:
-            return Pending("the leader has not decided yet where it goes")
+            return Pending("the leader has not placed it yet")
         if len(allocations) < report.machines:
             return Pending(f"{report.machines - len(allocations)} of {report.machines} machines have not reported it")
         alone = (
             msgspec.structs.replace(report, machine=allocation.machine, allocations=(allocation,))
             for allocation in allocations
         )
-        verdicts = [judge(seen, generation) for seen in alone]
+        outcomes = [check(seen, generation) for seen in alone]
         for kind in (Failed, Pending):
-            hindrance = next((verdict for verdict in verdicts if isinstance(verdict, kind)), None)
-            if hindrance:
-                return hindrance
-        return Arrived(f"{len(allocations)} machine{'s'[: len(allocations) != 1]}")
+            obstacle = next((outcome for outcome in outcomes if isinstance(outcome, kind)), None)
+            if obstacle:
+                return obstacle
+        return Reached(f"{len(allocations)} machine{'s'[: len(allocations) != 1]}")
 
-    return judge_all
+    return check_all

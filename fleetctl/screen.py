@@ -1,7 +1,4 @@
-"""What a terminal needs that a pipe does not: its size, the room that text takes up, columns that fit, colours.
-
-Nothing is written here, and nothing here touches what goes into a pipe.
-"""
+"""Terminals: size, width of text, columns that fit, colours. Nothing here affects output into a pipe."""
 
 import os
 import unicodedata
@@ -11,24 +8,24 @@ from typing import TextIO
 BOLD, RED, GREEN, YELLOW = "1", "31", "32", "33"
 GAP = "  "
 ELLIPSIS = "…"
-LEAST_COLUMN = 8  # narrower than this, a column tells nothing any more: then lines are wrapped instead
+LEAST_COLUMN = 8  # narrower columns are unreadable: lines wrap instead
 _USUAL_SIZE = os.terminal_size((80, 24))
 
 
 def is_watched(stream: TextIO) -> bool:
-    """Whether a terminal shows the stream that understands how to move its cursor."""
+    """True if the stream is a terminal that can move its cursor."""
     return os.environ.get("TERM") != "dumb" and stream.isatty()
 
 
 def paint(text: str, colour: str, stream: TextIO) -> str:
-    """The text in a colour ('' for none), where a person looks at the stream and has not asked for none (NO_COLOR)."""
+    """The text in a colour ('' for none) if the stream is a terminal and NO_COLOR is not set."""
     if not colour or os.environ.get("NO_COLOR") or not is_watched(stream):
         return text
     return f"\x1b[{colour}m{text}\x1b[0m"
 
 
 def measure(stream: TextIO) -> os.terminal_size:
-    """Columns and lines of the terminal, as they are now; the usual ones where it does not know them itself."""
+    """Current columns and lines of the terminal; 80 by 24 if it does not know them."""
     try:
         size = os.get_terminal_size(stream.fileno())
     except OSError:
@@ -37,7 +34,7 @@ def measure(stream: TextIO) -> os.terminal_size:
 
 
 def width(text: str) -> int:
-    """How many columns the text takes up. Characters of East Asia take two, combining ones none."""
+    """Columns that the text takes: wide East Asian characters two, combining ones none."""
     if text.isascii():
         return len(text)
     return sum(
@@ -46,7 +43,7 @@ def width(text: str) -> int:
 
 
 def crop(text: str, columns: int) -> str:
-    """The text in so many columns at most, the rest cut off at its end."""
+    """The text in at most this many columns, cut at the end."""
     if width(text) <= columns:
         return text
     while text and width(text) > columns - 1:
@@ -55,7 +52,7 @@ def crop(text: str, columns: int) -> str:
 
 
 def shorten(text: str, columns: int) -> str:
-    """The text in so many columns at most, shortened in its middle: the ends tell names and addresses apart."""
+    """The text in at most this many columns, cut in the middle: names and addresses differ at their ends."""
     if width(text) <= columns:
         return text
     head, tail = text[: (len(text) + 1) // 2], text[(len(text) + 1) // 2 :]
@@ -68,7 +65,7 @@ def shorten(text: str, columns: int) -> str:
 
 
 def fit_columns(wanted: Sequence[int], room: int) -> list[int]:
-    """The widths of columns that want these, with gaps between them, in this room: the widest give way first."""
+    """Column widths, gaps included, that fit in `room`: the widest columns shrink first."""
     widths = list(wanted)
     room -= len(GAP) * (len(widths) - 1)
     while sum(widths) > room:
@@ -80,7 +77,7 @@ def fit_columns(wanted: Sequence[int], room: int) -> list[int]:
 
 
 def render_columns(rows: Sequence[Sequence[str]], room: int | None) -> list[list[str]]:
-    """The cells of a table for a terminal with this room, padded but for the last column; None cuts nothing."""
+    """The cells of a table cut to fit in `room` (None: any), padded except the last column."""
     wanted = [max(map(width, column)) for column in zip(*rows, strict=True)]
     widths = wanted if room is None else fit_columns(wanted, room)
     rendered = []

@@ -1,7 +1,7 @@
-"""Which units of the cluster the arguments of a command name: names as they are, and patterns as systemctl takes them.
+"""Selects units by the arguments of a command: names, and patterns as in systemctl.
 
-A pattern is matched by fnmatch(3) against the whole name, without escapes: names have backslashes of their own. What
-has a slash is a path, and never a pattern. What is said of an argument that names nothing is each command's own matter.
+A pattern is matched by fnmatch(3) against the whole name, without escapes, since names may contain backslashes. An
+argument with a slash is a path, never a pattern.
 """
 
 import re
@@ -22,24 +22,24 @@ from fleetd.model.names import parse_name
 if TYPE_CHECKING:
     from fleetctl.client import Client
 
-Wanted = Callable[[schema.UnitReport], bool]
+ReportFilter = Callable[[schema.UnitReport], bool]
 
 
 class Selection(msgspec.Struct, frozen=True):
-    """The units that were found, in the order of the arguments and each once, and the arguments that name none."""
+    """The selected units, in the order of the arguments and each once, and the arguments that select none."""
 
     found: tuple[schema.UnitReport, ...]
     missing: tuple[str, ...]
 
 
 def is_pattern(argument: str) -> bool:
-    """Whether an argument is a pattern: no unit's name has these characters."""
+    """True for a pattern; names of units have none of these characters."""
     return "/" not in argument and not {"*", "?", "["}.isdisjoint(argument)
 
 
 @cache
 def match_names(argument: str) -> Callable[[str], bool]:
-    """Whether a name is the one that the argument names, or matches it as a pattern."""
+    """A predicate: the name is the argument, or matches it as a pattern."""
     if not is_pattern(argument):
         return parse_argument(argument).name.full.__eq__
     matches = re.compile(translate(argument.replace("[^", "[!"))).match
@@ -47,17 +47,17 @@ def match_names(argument: str) -> Callable[[str], bool]:
 
 
 def is_no_template(report: schema.UnitReport) -> bool:
-    """Whether the unit can be on a machine."""
+    """True if the unit can be on a machine."""
     return not parse_name(report.name).is_template
 
 
 def is_active(report: schema.UnitReport) -> bool:
-    """Whether the unit is wanted on a machine."""
+    """True if the target state is loaded or launched."""
     return report.target != "inactive"
 
 
-def select_units(client: "Client", arguments: Sequence[str], wanted: Wanted = lambda report: True) -> Selection:
-    """What the arguments name; of what a pattern matches, the `wanted` alone. Raises ClientError."""
+def select_units(client: "Client", arguments: Sequence[str], wanted: ReportFilter = lambda report: True) -> Selection:
+    """The units that the arguments select; patterns select only `wanted` ones. Raises ClientError."""
     texts = [text if is_pattern(text) else parse_argument(text).name.full for text in dict.fromkeys(arguments)]
     reports = client.every_report() if any(map(is_pattern, texts)) else client.reports(texts)
     found: dict[str, schema.UnitReport] = {}
@@ -72,24 +72,26 @@ def select_units(client: "Client", arguments: Sequence[str], wanted: Wanted = la
     return Selection(tuple(found.values()), tuple(dict.fromkeys(missing)))
 
 
-def find_all(client: "Client", arguments: Sequence[str], verb: str, wanted: Wanted) -> list[schema.UnitReport]:
-    """The same, where each argument must name something. Raises CommandFailed."""
+def find_all(client: "Client", arguments: Sequence[str], verb: str, wanted: ReportFilter) -> list[schema.UnitReport]:
+    """The units that the arguments select; each must select some. Raises CommandFailed."""
     selection = _select(client, arguments, wanted)
     for name in selection.missing:
         raise CommandFailed(describe_missing(client, name, verb))
     return list(selection.found)
 
 
-def _select(client: "Client", arguments: Sequence[str], wanted: Wanted) -> Selection:
+def _select(client: "Client", arguments: Sequence[str], wanted: ReportFilter) -> Selection:
     with failing_as(f"Error retrieving Unit {' '.join(arguments)}: "):
         return select_units(client, arguments, wanted)
 
 
 def expand_patterns(
-    client: "Client", arguments: Iterable[str], verb: str, wanted: Wanted, *, ignore_missing: bool = False
+    client: "Client", arguments: Iterable[str], verb: str, wanted: ReportFilter, *, ignore_missing: bool = False
 ) -> list[str]:
-    """The arguments, with the names that match in the place of each pattern. Raises CommandFailed, for one that matches
-    none, too, unless that is to be ignored."""
+    """The arguments with each pattern replaced by the names it matches.
+
+    Raises CommandFailed, also for a pattern without match unless `ignore_missing`.
+    """
     expanded = []
     for argument in arguments:
         if not is_pattern(argument):
@@ -102,7 +104,7 @@ def expand_patterns(
 
 
 def describe_missing(client: "Client", text: str, verb: str) -> str:
-    """What to say of an argument that names nothing to do this with; at a terminal, with what may have been meant."""
+    """The error for an argument that selects nothing; at a terminal with similar names."""
     shown = printable(text)
     if is_pattern(text):
         return f"No unit to {verb} matches {shown}"

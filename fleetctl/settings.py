@@ -1,7 +1,4 @@
-"""The global options: their names, defaults and environment variables, and how one value is chosen for each.
-
-What an option does is for those who read Settings; how it is parsed off the command line is parsing.py's matter.
-"""
+"""The global options: names, types, defaults, environment variables, and the Settings made of them."""
 
 import math
 from collections.abc import Mapping
@@ -17,10 +14,10 @@ LONGEST_TIMEOUT_S = 86400.0
 
 
 class HostKeyChecking(StrEnum):
-    """What becomes of a host's key: one that has changed is refused unless none is looked at."""
+    """How to treat host keys; a changed key is refused unless OFF."""
 
-    ASK = "true"  # about a new one, at a terminal
-    ACCEPT_NEW = "accept-new"  # record a new one unasked, as OpenSSH's option of that name does
+    ASK = "true"  # ask about a new one, at a terminal
+    ACCEPT_NEW = "accept-new"  # record a new one without asking, as ssh_config(5) has it
     OFF = "false"
 
 
@@ -70,7 +67,7 @@ HELP = {
 
 
 class Seconds(click.types.FloatParamType):
-    """A duration: more than nothing, at most a day."""
+    """A duration above 0 s, at most a day."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         try:
@@ -83,7 +80,7 @@ class Seconds(click.types.FloatParamType):
 
 
 class Checking(click.ParamType):  # type: ignore[type-arg]  # the lowest click's takes no type
-    """A truth value, or OpenSSH's `accept-new`."""
+    """A boolean, or `accept-new`."""
 
     name = "true, false or accept-new"
 
@@ -105,7 +102,7 @@ _TYPES: dict[type, "click.ParamType[Any]"] = {
 
 
 class GlobalOption(msgspec.Struct, frozen=True):
-    """One global option: its name (as a Python one), the field that holds its value, its type and default."""
+    """One global option: its name with underscores, the field of Settings, its type and default."""
 
     name: str
     field: str
@@ -114,7 +111,7 @@ class GlobalOption(msgspec.Struct, frozen=True):
 
     @property
     def variable(self) -> str:
-        """The environment variable that sets it."""
+        """Its environment variable."""
         return ENVIRONMENT_PREFIX + self.name.upper()
 
 
@@ -125,9 +122,9 @@ GLOBAL_OPTIONS = tuple(
 
 
 def resolve_settings(given: Mapping[str, Any], environment: Mapping[str, str]) -> Settings:
-    """The settings: `given` (option name → value, None where not given) first, then the environment, then defaults.
+    """The settings from `given` (option name → value or None), else the environment, else the defaults.
 
-    An empty variable counts as unset, one that cannot be parsed is ignored: so the original did.
+    As in CoreOS fleet, a variable that is empty or cannot be parsed is ignored.
     """
     values: dict[str, Any] = {}
     for option in GLOBAL_OPTIONS:

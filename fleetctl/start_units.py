@@ -1,7 +1,4 @@
-"""What load and start share: create what is missing, say what is wanted, wait until it is so.
-
-How a unit comes into the cluster is creation.py's matter, when it has arrived waiting.py's.
-"""
+"""load and start: submit what is missing, set target states, wait until they are reached."""
 
 from collections.abc import Mapping, Sequence
 from enum import Enum, auto
@@ -14,44 +11,44 @@ from fleetctl.errors import failing_as
 from fleetctl.parsing import bound_s
 from fleetctl.selection import expand_patterns, is_no_template
 from fleetctl.settings import Settings
-from fleetctl.submit_units import Creation, Wanted, apply_creations, observe_wanted, plan_creations
+from fleetctl.submit_units import Creation, RequestedUnit, apply_creations, plan_creations, resolve_units
 from fleetctl.wait import Wait
-from fleetctl.wait_outcome import Arrived, Judge, has_completed_elsewhere, judge_launched, judge_loaded
+from fleetctl.wait_outcome import Check, Reached, check_launched, check_loaded, has_completed_elsewhere
 from fleetd.api import schema
 from fleetd.model.unit import TargetState
 
 
-class Verb(msgspec.Struct, frozen=True):
-    """A command that brings units to a target state, and its words."""
+class StartVerb(msgspec.Struct, frozen=True):
+    """A command that raises units to a target state, and its words."""
 
     name: str
     doing: str
     target: TargetState
-    judge: Judge
+    check: Check
 
 
-class Step(Enum):
-    """What there is to do for a unit: nothing, to wait only, to say what is wanted, or to wait since it was said."""
+class Remaining(Enum):
+    """What is left to do for a unit; WAIT_SENT: wait for the target state that was sent with its content."""
 
     NOTHING = auto()
     WAIT = auto()
-    WISH = auto()
-    WISHED = auto()
+    SET_TARGET = auto()
+    WAIT_SENT = auto()
 
 
-LOAD = Verb("load", "loading", TargetState.LOADED, judge_loaded)
-START = Verb("start", "starting", TargetState.LAUNCHED, judge_launched)
+LOAD = StartVerb("load", "loading", TargetState.LOADED, check_loaded)
+START = StartVerb("start", "starting", TargetState.LAUNCHED, check_launched)
 
 
-def activate(
-    settings: Settings, units: Sequence[str], verb: Verb, replace: bool, no_block: bool, block_attempts: int
+def run_start(
+    settings: Settings, units: Sequence[str], verb: StartVerb, replace: bool, no_block: bool, block_attempts: int
 ) -> int:
-    """Bring the units to the verb's target state; the exit status."""
+    """Bring the units to the target state; returns the exit status."""
     client = open_client(settings)
     if not units:
         output.error("No units given")
         return 0
-    wanted = observe_wanted(client, expand_patterns(client, units, verb.name, is_no_template))
+    wanted = resolve_units(client, expand_patterns(client, units, verb.name, is_no_template))
     creations = plan_creations(client, wanted, verb.target, replace)
     sent = apply_creations(client, creations)
     created = {creation.name: creation for creation in creations if creation.name not in sent.overtaken}
@@ -60,19 +57,20 @@ def activate(
         for unit in wanted
         if unit.name not in sent.failed
     ]
-    refused, waited = _wish_all(client, found, created, verb, no_block)
+    refused, waited = _set_targets(client, found, created, verb, no_block)
     status = 1 if sent.failed or refused else 0
     return status if no_block else max(status, _wait(client, waited, verb, bound_s(block_attempts)))
 
 
-def _wish_all(
-    client: Client, units: Sequence[Wanted], created: Mapping[str, Creation], verb: Verb, no_block: bool
+def _set_targets(
+    client: Client, units: Sequence[RequestedUnit], created: Mapping[str, Creation], verb: StartVerb, no_block: bool
 ) -> tuple[bool, list[str]]:
-    """Say what is wanted of the units, unless that is so or said already; whether any was refused, and which of them
-    are to be waited for."""
-    plans = [(unit, _plan_wish(unit, created.get(unit.name), verb)) for unit in units]
+    """Set the target states that are not set yet; returns whether any was refused, and the units to wait for."""
+    plans = [(unit, _plan_unit(unit, created.get(unit.name), verb)) for unit in units]
     operations = [
-        schema.UnitOperation(unit.name, desired_state=verb.target) for unit, step in plans if step is Step.WISH
+        schema.UnitOperation(unit.name, desired_state=verb.target)
+        for unit, step in plans
+        if step is Remaining.SET_TARGET
     ]
     with failing_as(f"Error {verb.doing} units: "):
         refused = client.carry_out(operations)
@@ -83,25 +81,25 @@ def _wish_all(
         if unit.name in refused:
             output.error(f"Error {verb.doing} units: unit {unit.name}: {refused[unit.name]}")
             continue
-        if step in (Step.WISH, Step.WISHED) and (is_global or no_block):
+        if step in (Remaining.SET_TARGET, Remaining.WAIT_SENT) and (is_global or no_block):
             output.result(f"Triggered {'global ' * is_global}unit {unit.name} {verb.name}")
-        if step is not Step.NOTHING and not is_global:
+        if step is not Remaining.NOTHING and not is_global:
             waited.append(unit.name)
     return bool(refused), waited
 
 
-def _plan_wish(unit: Wanted, creation: Creation | None, verb: Verb) -> Step:
-    """What there is to do for a unit, given how it was sent, if it was."""
+def _plan_unit(unit: RequestedUnit, creation: Creation | None, verb: StartVerb) -> Remaining:
+    """What is left to do for a unit; `creation` is what was sent of it, if anything."""
     if creation is not None:
-        return Step.WISHED if creation.target is verb.target else Step.WISH
+        return Remaining.WAIT_SENT if creation.target is verb.target else Remaining.SET_TARGET
     assert unit.report is not None
-    if needs_wish(unit.report, verb):
-        return Step.WISH
-    return Step.NOTHING if isinstance(verb.judge(unit.report, unit.report.generation), Arrived) else Step.WAIT
+    if needs_target(unit.report, verb):
+        return Remaining.SET_TARGET
+    return Remaining.NOTHING if isinstance(verb.check(unit.report, unit.report.generation), Reached) else Remaining.WAIT
 
 
-def needs_wish(report: schema.UnitReport, verb: Verb) -> bool:
-    """Whether the target state must be set: it is another one, or the unit was launched and runs no more."""
+def needs_target(report: schema.UnitReport, verb: StartVerb) -> bool:
+    """True if the target state must be set: it differs, or the unit is launched and has ended."""
     if report.target != verb.target or has_completed_elsewhere(report):
         return True
     allocations = [
@@ -113,8 +111,8 @@ def needs_wish(report: schema.UnitReport, verb: Verb) -> bool:
     )
 
 
-def _wait(client: Client, names: Sequence[str], verb: Verb, bound_s: float) -> int:
-    wait = Wait(client, verb.target, verb.judge)
+def _wait(client: Client, names: Sequence[str], verb: StartVerb, bound_s: float) -> int:
+    wait = Wait(client, verb.target, verb.check)
     with failing_as("Error waiting for units: "):
         wait.until(names, bound_s)
     late = wait.report_late()

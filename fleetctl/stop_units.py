@@ -1,6 +1,6 @@
-"""What stop and unload share: set a lower target state, wait until nothing runs any more.
+"""stop and unload: set a lower target state, wait until the units have stopped.
 
-They test what is wanted of a unit, not how it stands: one that fits nowhere can be withdrawn as well.
+They look at a unit's target state, not at its current one, so that a unit which cannot be placed can be stopped too.
 """
 
 from collections.abc import Sequence
@@ -11,31 +11,32 @@ from fleetctl import output
 from fleetctl.client import Client, open_client
 from fleetctl.errors import failing_as
 from fleetctl.parsing import bound_s
-from fleetctl.selection import Selection, Wanted, describe_missing, is_active, is_no_template, select_units
+from fleetctl.selection import ReportFilter, Selection, describe_missing, is_active, is_no_template, select_units
 from fleetctl.settings import Settings
 from fleetctl.wait import Wait
-from fleetctl.wait_outcome import Judge, judge_stopped, judge_unloaded, runs
+from fleetctl.wait_outcome import Check, check_stopped, check_unloaded, runs
 from fleetd.api import schema
 from fleetd.model.unit import TargetState
 
 
-class Verb(msgspec.Struct, frozen=True):
-    """A command that withdraws units, and its words."""
+class StopVerb(msgspec.Struct, frozen=True):
+    """A command that lowers units to a target state, and its words."""
 
     name: str
     doing: str
     done: str
     target: TargetState
-    judge: Judge
+    check: Check
 
 
-STOP = Verb("stop", "stopping", "stopped", TargetState.LOADED, judge_stopped)
-UNLOAD = Verb("unload", "unloading", "unloaded", TargetState.INACTIVE, judge_unloaded)
+STOP = StopVerb("stop", "stopping", "stopped", TargetState.LOADED, check_stopped)
+UNLOAD = StopVerb("unload", "unloading", "unloaded", TargetState.INACTIVE, check_unloaded)
 
 
-def find_units(client: Client, units: Sequence[str], verb: str, wanted: Wanted, *, ignore_missing: bool) -> Selection:
-    """Those of the units that the cluster has; which it does not have is said, unless that is to be ignored. Raises
-    CommandFailed."""
+def find_units(
+    client: Client, units: Sequence[str], verb: str, wanted: ReportFilter, *, ignore_missing: bool
+) -> Selection:
+    """The units among the arguments; errors are printed for the missing ones unless ignored. Raises CommandFailed."""
     with failing_as("Error retrieving list of units from repository: "):
         selection = select_units(client, units, wanted)
     if selection.missing and not selection.found:
@@ -45,10 +46,10 @@ def find_units(client: Client, units: Sequence[str], verb: str, wanted: Wanted, 
     return selection
 
 
-def withdraw(
-    settings: Settings, units: Sequence[str], verb: Verb, ignore_missing: bool, no_block: bool, block_attempts: int
+def run_stop(
+    settings: Settings, units: Sequence[str], verb: StopVerb, ignore_missing: bool, no_block: bool, block_attempts: int
 ) -> int:
-    """Bring the units down to the verb's target state; the exit status."""
+    """Bring the units down to the target state; returns the exit status."""
     client = open_client(settings)
     if not units:
         output.error("No units given")
@@ -58,17 +59,17 @@ def withdraw(
     status = 1 if selection.missing and not ignore_missing else 0
     if not selection.found:
         return status
-    wished = []
+    sent = []
     for report in selection.found:
         if verb is STOP and report.target == TargetState.INACTIVE:
             output.error(f"Unable to stop unit {report.name} in state inactive")
             status = 1
         elif report.is_global or report.target != verb.target or any(map(runs, report.allocations)):
-            wished.append(report)
+            sent.append(report)
     with failing_as(f"Error {verb.doing} units: "):
-        refused = client.carry_out([schema.UnitOperation(report.name, desired_state=verb.target) for report in wished])
+        refused = client.carry_out([schema.UnitOperation(report.name, desired_state=verb.target) for report in sent])
     waited = []
-    for report in wished:
+    for report in sent:
         if report.name in refused:
             output.error(f"Error {verb.doing} units: unit {report.name}: {refused[report.name]}")
             status = 1
@@ -80,9 +81,9 @@ def withdraw(
     return status if no_block else max(status, _wait(client, waited, verb, bound_s(block_attempts)))
 
 
-def _wait(client: Client, names: Sequence[str], verb: Verb, bound_s: float) -> int:
+def _wait(client: Client, names: Sequence[str], verb: StopVerb, bound_s: float) -> int:
     listed = f"[{' '.join(names)}]"
-    wait = Wait(client, verb.target, verb.judge)
+    wait = Wait(client, verb.target, verb.check)
     with failing_as("Error waiting for units: "):
         wait.until(names, bound_s)
     why = wait.report_late() or next(iter(wait.failed.values()), "")

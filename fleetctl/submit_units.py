@@ -1,7 +1,6 @@
-"""Lazy creation: what submit, load and start do with the unit files of their arguments before anything else.
+"""Creates and replaces units from local unit files, for submit, load and start.
 
-First everything is read and checked, local files and cluster; then it is planned; then it is sent, all together.
-Setting target states of units that exist is not done here.
+Everything is read first (local files and cluster), then planned and validated, then sent together.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,11 +14,11 @@ from fleetctl.errors import ClientError, CommandFailed, failing_as
 from fleetctl.local_files import (
     LocalFile,
     UnitArgument,
+    check_duplicates,
     check_name,
     explain_missing,
     parse_arguments,
     read_local_file,
-    refuse_contradictions,
 )
 from fleetctl.log import LOG
 from fleetctl.suggestion import suggest_unit
@@ -30,11 +29,11 @@ from fleetd.model.constraints import parse_requirements
 from fleetd.model.unit import TargetState
 from fleetd.model.unitfile import Option, UnitFile
 
-Fetch = Callable[[str], UnitFile | None]  # the content of a template of the cluster, by name
+Fetch = Callable[[str], UnitFile | None]  # name → content of a template in the cluster
 
 EXISTS_ALREADY = 412
 
-# Which target states a unit may be in for a command to replace it: no command does more to a unit than its name says.
+# By the target state of the command, the target states of units that it may replace.
 _REPLACEABLE = {
     TargetState.INACTIVE: ("inactive",),
     TargetState.LOADED: ("inactive", "loaded"),
@@ -42,10 +41,11 @@ _REPLACEABLE = {
 }
 
 
-class Wanted(msgspec.Struct, frozen=True):
-    """A unit that a command is about: what the cluster knows of it, what lies here, and the cluster's template.
+class RequestedUnit(msgspec.Struct, frozen=True):
+    """A unit named on the command line.
 
-    `report` and `template` are None for what the cluster does not have, `own` and `template_file` for what is not here.
+    `report` is that of the unit in the cluster, `own` its local file, `template_file` the local file of its template,
+    `template` the template in the cluster; each None if there is none.
     """
 
     argument: UnitArgument
@@ -60,12 +60,12 @@ class Wanted(msgspec.Struct, frozen=True):
 
     @property
     def is_known(self) -> bool:
-        """Whether the cluster has it, or a file or a template has its content."""
+        """True if the cluster has the unit, or its content can be found."""
         return any((self.report, self.own, self.template_file, self.template))
 
 
 class Creation(msgspec.Struct, frozen=True):
-    """A content to send, and the target state to send along; `replaces` where the cluster has the unit."""
+    """Content and target state to send; `replaces` if the cluster has the unit."""
 
     argument: UnitArgument
     content: UnitFile
@@ -82,18 +82,18 @@ class Creation(msgspec.Struct, frozen=True):
 
 
 class Sent(msgspec.Struct, frozen=True):
-    """What came of creations: those that were refused, and by name those that somebody else was quicker to create."""
+    """Results of creations: the refused ones, and the reports of those that another client created first."""
 
     failed: tuple[str, ...]
     overtaken: dict[str, schema.UnitReport]
 
 
-def observe_wanted(client: Client, units: Sequence[str]) -> list[Wanted]:
-    """Everything that a plan needs to know: every file is read, and the cluster asked once. Raises CommandFailed."""
+def resolve_units(client: Client, units: Sequence[str]) -> list[RequestedUnit]:
+    """Read all local files, and ask the cluster once. Raises CommandFailed."""
     arguments = parse_arguments(units)
     for argument in arguments:
         check_name(argument)
-    refuse_contradictions(units)
+    check_duplicates(units)
     files = [(read_local_file(argument.path), read_local_file(argument.template_path)) for argument in arguments]
     names = [name for argument in arguments for name in (argument.name.full, argument.name.template) if name]
     try:
@@ -103,7 +103,7 @@ def observe_wanted(client: Client, units: Sequence[str]) -> list[Wanted]:
             f"Error creating units: error retrieving Unit({names[0]}) from Registry: {error}"
         ) from error
     return [
-        Wanted(
+        RequestedUnit(
             argument=argument,
             report=reports.get(argument.name.full),
             own=own,
@@ -114,10 +114,12 @@ def observe_wanted(client: Client, units: Sequence[str]) -> list[Wanted]:
     ]
 
 
-def plan_creations(client: Client, wanted: Sequence[Wanted], target: TargetState, replace: bool) -> list[Creation]:
-    """What to create and to replace for a command that brings units to `target`; warns of what is left as it is.
+def plan_creations(
+    client: Client, wanted: Sequence[RequestedUnit], target: TargetState, replace: bool
+) -> list[Creation]:
+    """What to create or replace for a command that brings units to `target`; warns of differences that are kept.
 
-    Every content is checked here, so that nothing is sent if one cannot be. Raises CommandFailed.
+    All content is validated, so that nothing is sent if anything is invalid. Raises CommandFailed.
     """
     fetch = cache(partial(_fetch_template, client))
     planned = [
@@ -135,7 +137,7 @@ def plan_creations(client: Client, wanted: Sequence[Wanted], target: TargetState
     return creations
 
 
-def _plan_creation(client: Client, fetch: Fetch, unit: Wanted, target: TargetState, replace: bool) -> Creation:
+def _plan_creation(client: Client, fetch: Fetch, unit: RequestedUnit, target: TargetState, replace: bool) -> Creation:
     content = _find_content(fetch, unit, prefer_template_file=replace)
     if content is None:
         raise CommandFailed(f"Error creating units: {_describe_missing(unit)}{suggest_unit(client, unit.name)}")
@@ -144,14 +146,13 @@ def _plan_creation(client: Client, fetch: Fetch, unit: Wanted, target: TargetSta
     return _make_creation(unit, content, target, replaces=False)
 
 
-def _make_creation(unit: Wanted, content: UnitFile, target: TargetState, *, replaces: bool) -> Creation:
-    """Content and target state in one wish. A template is never on a machine: whoever asks for more is told by the API,
-    with its content in place."""
-    wished = TargetState.INACTIVE if unit.argument.name.is_template else target
-    return Creation(unit.argument, content, wished, replaces)
+def _make_creation(unit: RequestedUnit, content: UnitFile, target: TargetState, *, replaces: bool) -> Creation:
+    """A template is created inactive; the API then refuses to start it."""
+    sent = TargetState.INACTIVE if unit.argument.name.is_template else target
+    return Creation(unit.argument, content, sent, replaces)
 
 
-def _describe_missing(unit: Wanted) -> str:
+def _describe_missing(unit: RequestedUnit) -> str:
     if unit.argument.name.is_instance:
         return (
             f"failed getting Unit({unit.argument.path}) from template: "
@@ -160,8 +161,8 @@ def _describe_missing(unit: Wanted) -> str:
     return f"unable to find Unit({unit.name}) in Registry or on filesystem{explain_missing(unit.argument)}"
 
 
-def _find_content(fetch: Fetch, unit: Wanted, prefer_template_file: bool) -> UnitFile | None:
-    """The content of a unit: its own file, else the cluster's template, else the template's file."""
+def _find_content(fetch: Fetch, unit: RequestedUnit, prefer_template_file: bool) -> UnitFile | None:
+    """The content of a unit: its own file, else the template in the cluster, else the template's file."""
     if unit.own:
         return unit.own.content
     if unit.template_file and (prefer_template_file or not unit.template):
@@ -177,8 +178,8 @@ def _fetch_template(client: Client, name: str) -> UnitFile | None:
     return UnitFile.from_options(Option(option.section, option.name, option.value) for option in template.options)
 
 
-def _plan_replacement(fetch: Fetch, unit: Wanted, target: TargetState, replace: bool) -> Creation | None:
-    """How to replace a unit that the cluster has, None where it is to be left as it is."""
+def _plan_replacement(fetch: Fetch, unit: RequestedUnit, target: TargetState, replace: bool) -> Creation | None:
+    """How to replace a unit that the cluster has, None to keep it."""
     report = unit.report
     assert report is not None
     if not replace:
@@ -211,14 +212,14 @@ def _warn_if_different(report: schema.UnitReport, file: LocalFile, kind: str) ->
 
 
 def refuse(name: str, content: UnitFile) -> None:
-    """Raises CommandFailed for what the API would refuse."""
-    refusal = refuse_unit(name, content.options) if content.options else "its unit file holds no options"
+    """Raises CommandFailed for content that the API would refuse."""
+    refusal = refuse_unit(name, content.options) if content.options else "its unit file has no options"
     if refusal:
         raise CommandFailed(f"Error creating units: failed creating unit {name}: {refusal}")
 
 
 def warn(name: str, content: UnitFile, *files: LocalFile | None) -> None:
-    """Warn of what has no effect, or not the one it seems to have; of lines, where the content is from these files."""
+    """Warn of options without effect, and of lines in these files that CoreOS fleet or systemd read differently."""
     for sentence in advise(name, content.options):
         LOG.warning("Unit %s: %s", name, sentence)
     for file in files:
@@ -228,9 +229,10 @@ def warn(name: str, content: UnitFile, *files: LocalFile | None) -> None:
 
 
 def apply_creations(client: Client, creations: Sequence[Creation]) -> Sent:
-    """Send them together, and say of each what came of it: a unit that is created was inactive for a moment at least,
-    as the original says; one that is replaced keeps its machine, and is not seen without its target. Raises
-    CommandFailed where that is not known."""
+    """Send the creations together and print the result of each. Raises CommandFailed if that is unknown.
+
+    As CoreOS fleet does, created units are printed as inactive first.
+    """
     operations = [
         put_operation(each.name, each.content.options, each.target, only_new=not each.replaces) for each in creations
     ]
@@ -262,6 +264,6 @@ def _is_overtaken(error: ApiError | None) -> bool:
 def _warn_if_overtaken(report: schema.UnitReport, creation: Creation) -> None:
     if report.hash != creation.content.hash:
         output.warning(
-            f"WARNING: Somebody else has just created Unit {creation.name}, and it differs from yours. "
+            f"WARNING: Another client has just created Unit {creation.name}, and it differs from yours. "
             "Add --replace to override."
         )

@@ -1,7 +1,6 @@
-"""HTTP to the API: one connection, kept between requests, over a unix socket, TCP or TLS.
+"""HTTP over a unix socket, TCP or TLS, on one connection that is kept open.
 
-By the standard library: another one costs more processor time to import than all else that a list does. The way through
-a bastion is ssh/tunnel.py's.
+It uses the standard library: importing another one would take longer than the rest of a list command.
 """
 
 import select
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What was answered: the status, the content type ('' for none), and the content."""
+    """A response: status, content type ('' for none), content."""
 
     status: int
     kind: str
@@ -29,11 +28,10 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Transport(Protocol):
-    """The way to the API. Below the endpoint's own path, a path begins with a slash."""
+    """Sends requests to the API; paths are relative to the endpoint's and begin with a slash."""
 
     def request(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> Answer:
-        """Raises TimeoutError where no answer comes in time, OSError and HTTPException where the way is closed or what
-        answers speaks something else."""
+        """Raises TimeoutError, OSError if the connection fails, HTTPException if the peer does not speak HTTP."""
 
 
 class _UnixConnection(HTTPConnection):
@@ -48,7 +46,7 @@ class _UnixConnection(HTTPConnection):
 
 
 class DirectTransport:
-    """The way without a bastion. Each step of a request (to connect, to send, to receive) may take `timeout_s`."""
+    """A direct connection. Each step of a request (connect, send, receive) may take `timeout_s`."""
 
     def __init__(self, endpoint: Endpoint, timeout_s: float, tls: "ssl.SSLContext | None") -> None:
         url = urlsplit(endpoint.base)
@@ -67,14 +65,14 @@ class DirectTransport:
             self._connection = HTTPConnection(host, url.port, timeout=timeout_s)
 
     def request(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> Answer:
-        """As Transport says."""
+        """See Transport."""
         if self._connection.sock and _has_something_to_read(self._connection.sock):
-            self._connection.close()  # the server has closed it; what it never was asked for it does not answer
+            self._connection.close()  # closed by the server, which sends nothing unasked
         try:
             self._connection.request(method, self._path + path, body, {**self._headers, **headers})
             response = self._connection.getresponse()
             return Answer(response.status, response.headers.get("Content-Type", ""), response.read())
-        except BaseException:  # also Ctrl-C: what comes after it begins with a connection that nothing is under way on
+        except BaseException:  # also Ctrl-C: the connection is in the middle of a response
             self._connection.close()
             raise
 

@@ -1,7 +1,4 @@
-"""Which machines a command about a unit is about: those that have a copy of it, or the one that was picked.
-
-Nothing is connected to here.
-"""
+"""The machines that have a unit, and the choice of one of them."""
 
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -12,11 +9,11 @@ import msgspec
 from fleetctl import output
 from fleetctl.errors import CommandFailed
 from fleetctl.parsing import Callback
-from fleetctl.wait_outcome import runs, why_nowhere
+from fleetctl.wait_outcome import runs, why_unplaced
 from fleetd.api import schema
 
 machine_option = partial(
-    click.option, "--machine", default="", metavar="ID", help="only this machine, by any beginning of its id"
+    click.option, "--machine", default="", metavar="ID", help="only this machine, by a prefix of its id"
 )
 port_option = partial(
     click.option,
@@ -27,8 +24,8 @@ port_option = partial(
 )
 
 
-class Place(msgspec.Struct, frozen=True):
-    """A machine and its address ('' where it has published none)."""
+class Location(msgspec.Struct, frozen=True):
+    """A machine and its address ('' if it has published none)."""
 
     machine: str
     address: str
@@ -38,52 +35,52 @@ class Place(msgspec.Struct, frozen=True):
 
 
 def remote_options(function: Callback) -> Callback:
-    """--machine and --ssh-port, of every command that goes to the machines of a unit."""
+    """Adds --machine and --ssh-port, for commands that connect to the machines of a unit."""
     return machine_option()(port_option()(function))
 
 
-def is_somewhere(report: schema.UnitReport) -> bool:
-    """Whether any machine's systemd has the unit."""
+def has_machine(report: schema.UnitReport) -> bool:
+    """True if some machine's systemd has the unit."""
     return bool(places_of(report))
 
 
 def explain_absence(report: schema.UnitReport, what: str) -> str:
-    """What to say of a unit that is on no machine, and `what` it therefore does not appear to be."""
-    why = why_nowhere(report)
+    """The error for a unit that is on no machine and so is not `what` (running, loaded)."""
+    why = why_unplaced(report)
     return f"Unit {report.name} does not appear to be {what}.{f' It {why}.' if why else ''}"
 
 
-def places_of(report: schema.UnitReport) -> list[Place]:
+def places_of(report: schema.UnitReport) -> list[Location]:
     """The machines whose systemd has the unit, by id."""
     there = (allocation for allocation in report.allocations if allocation.hash or runs(allocation))
     return [
-        Place(allocation.machine, allocation.address)
+        Location(allocation.machine, allocation.address)
         for allocation in sorted(there, key=lambda allocation: allocation.machine)
     ]
 
 
-def places_of_all(reports: Iterable[schema.UnitReport]) -> list[Place]:
+def places_of_all(reports: Iterable[schema.UnitReport]) -> list[Location]:
     """The machines whose systemd has any of the units, by id."""
     return sorted({place for report in reports for place in places_of(report)}, key=lambda place: place.machine)
 
 
-def pick_place(places: Sequence[Place], beginning: str, unit: str) -> Place:
-    """The machine of a unit that a person has picked. Raises CommandFailed."""
+def pick_place(places: Sequence[Location], beginning: str, unit: str) -> Location:
+    """The machine with this id prefix among those of a unit. Raises CommandFailed."""
     picked = match_machines(places, beginning)
     if len(picked) == 1:
         return picked[0]
     listed = ", ".join(map(str, picked or places)) or "none"
     if picked:
-        raise CommandFailed(f"{beginning} is the beginning of several machines' ids: {listed}")
+        raise CommandFailed(f"{beginning} is a prefix of several machines' ids: {listed}")
     raise CommandFailed(f"Unit {unit} is not on a machine {beginning}, but on {listed}")
 
 
-def match_machines(places: Sequence[Place], text: str) -> list[Place]:
-    """The machines whose id begins so."""
+def match_machines(places: Sequence[Location], text: str) -> list[Location]:
+    """The machines with this id prefix."""
     return [place for place in places if has_id(place.machine, text)]
 
 
 def has_id(machine: str, text: str) -> bool:
-    """Whether a machine's id begins so; also as lists show it, `ID8.../IP`."""
+    """True if the text is a prefix of the machine's id, also as lists show it, `ID8.../IP`."""
     beginning = text.partition("/")[0].rstrip(".").lower()
     return bool(beginning) and machine.startswith(beginning)

@@ -1,7 +1,4 @@
-"""Waiting until what was asked has really happened: how often to look, what is printed meanwhile, and when it ends.
-
-What a report means is judges.py's matter. Nothing is asked of a unit here.
-"""
+"""Polls reports until units have reached a state, and prints progress, results and errors."""
 
 import math
 import time
@@ -13,14 +10,14 @@ import msgspec
 
 from fleetctl import output
 from fleetctl.errors import ClientError
-from fleetctl.progress import LiveLines
+from fleetctl.progress import ProgressLines
 from fleetctl.wait_outcome import (
-    TOLD_AFTER_S,
-    Arrived,
+    NOTICE_S,
+    Check,
     Failed,
-    Judge,
     Pending,
-    Verdict,
+    Reached,
+    WaitOutcome,
     describe_wait,
     is_held_up,
     still_there,
@@ -34,11 +31,11 @@ T = TypeVar("T")
 
 FIRST_PAUSE_S = 0.025
 LONGEST_PAUSE_S = 0.25
-SILENCE_S = 10.0  # how long a daemon may be away while it is waited for: it may just be restarted
+SILENCE_S = 10.0  # how long the API may be away meanwhile: fleetd may just be restarting
 
 
 class Clock(msgspec.Struct, frozen=True):
-    """The time, in seconds from some moment, and a way to let it pass."""
+    """A monotonic clock in seconds, and a way to sleep by it."""
 
     now: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
@@ -50,9 +47,11 @@ CLOCK: ContextVar[Clock] = ContextVar("CLOCK", default=Clock())  # noqa: B039 (i
 def observe(
     ask: Callable[[], T], bound_s: float, clock: Clock | None = None, due_s: Callable[[], float] = lambda: math.inf
 ) -> Iterator[T]:
-    """The answers of `ask`, the first at once, then ever less often, until the bound has passed; what takes its time to
-    be answered is asked no more than half of the time. `due_s` is when (by the clock) a look is worth most: it is not
-    slept through. Raises ClientError."""
+    """Poll `ask` with growing pauses until `bound_s` has passed, and yield its answers, the first at once.
+
+    A pause is at least as long as the last answer took, and ends at the time (by the clock) that `due_s` returns.
+    Raises ClientError, if it is temporary only after SILENCE_S.
+    """
     clock = clock or CLOCK.get()
     deadline = clock.now() + bound_s
     silent_after = min(deadline, clock.now() + SILENCE_S)
@@ -76,107 +75,107 @@ def observe(
 
 
 class Wait:
-    """One wait for units to arrive in a target state. Lines are printed as they arrive, errors as they show.
+    """One wait for units to reach a target state; prints results and errors as they come.
 
-    Afterwards `failed` says of each unit why it will not arrive, `late` what it waited for when time was up.
-    To be made after the wishes were sent: the generations read first are those that are waited for.
+    Afterwards `failed` holds the errors by unit, `late` what each unit still waited for when time was up.
+    Create it after the operations were sent: it waits for the generations that it reads first.
     """
 
-    def __init__(self, client: "Client", target: str, judge: Judge, clock: Clock | None = None) -> None:
+    def __init__(self, client: "Client", target: str, check: Check, clock: Clock | None = None) -> None:
         self._client = client
         self._target = target
-        self._judge = judge
+        self._check = check
         self._clock = clock or CLOCK.get()
         self._generations: dict[str, int] = {}
         self._failing_since: dict[str, float] = {}
-        self._arriving: dict[str, tuple[Arrived, float]] = {}  # and when it counts
+        self._reached: dict[str, tuple[Reached, float]] = {}  # and when that counts
         self._waiting_since: dict[str, tuple[str, float]] = {}
-        self._told: set[tuple[str, str]] = set()
-        self._live = LiveLines()
+        self._notified: set[tuple[str, str]] = set()
+        self._live = ProgressLines()
         self.failed: dict[str, str] = {}
         self.late: dict[str, str] = {}
 
     def until(self, names: Sequence[str], bound_s: float) -> None:
-        """Return when each unit has arrived or failed, or when the bound has passed. Raises ClientError."""
-        self.late = dict.fromkeys(names, "the API has not told of it yet")
+        """Return when each unit has reached the state or failed, or after `bound_s`. Raises ClientError."""
+        self.late = dict.fromkeys(names, "the API has not reported it yet")
         if not names:
             return
         with self._live:
             for reports in observe(lambda: self._client.reports(self.late), bound_s, self._clock, self._due_s):
-                self._judge_all(reports)
+                self._check_all(reports)
                 if not self.late:
                     return
                 self._live.show(self.late)
-            for name in list(self._arriving):  # there at the last look: that must do
-                self._arrive(name)
+            for name in list(self._reached):  # reached at the last poll: good enough
+                self._finish(name)
 
     def _due_s(self) -> float:
-        """When those that seem to have arrived will have: one look is for all of them."""
-        return max((due for _, due in self._arriving.values()), default=math.inf)
+        """When every state that is reached now will count: one poll covers all of them."""
+        return max((due for _, due in self._reached.values()), default=math.inf)
 
-    def _judge_all(self, reports: Mapping[str, schema.UnitReport]) -> None:
+    def _check_all(self, reports: Mapping[str, schema.UnitReport]) -> None:
         self._generations = {name: report.generation for name, report in reports.items()} | self._generations
         undecided = any(report.decided < self._generations[name] for name, report in reports.items())
         for name in list(self.late):
-            self._take(name, self._verdict(name, reports.get(name), undecided))
+            self._take(name, self._evaluate(name, reports.get(name), undecided))
 
-    def _verdict(self, name: str, report: schema.UnitReport | None, undecided: bool) -> Verdict:
+    def _evaluate(self, name: str, report: schema.UnitReport | None, undecided: bool) -> WaitOutcome:
         if report is None:
             return Failed("was destroyed while it was waited for")
         if report.target != self._target:
             return Failed(f"was set to {report.target} by somebody else while it was waited for")
-        verdict = self._judge(report, self._generations[name])
-        if isinstance(verdict, Pending) and undecided and not report.machine:
-            return Pending(verdict.what)  # it may hang on the unit for which nothing is decided yet
-        return verdict
+        outcome = self._check(report, self._generations[name])
+        if isinstance(outcome, Pending) and undecided and not report.machine:
+            return Pending(outcome.what)  # it may depend on a unit that is not decided yet
+        return outcome
 
-    def _take(self, name: str, verdict: Verdict) -> None:
+    def _take(self, name: str, outcome: WaitOutcome) -> None:
         now = self._clock.now()
-        if not isinstance(verdict, Arrived):
-            self._arriving.pop(name, None)
-        if isinstance(verdict, Arrived):
-            self._take_arrival(name, verdict, now)
-        elif isinstance(verdict, Pending):
+        if not isinstance(outcome, Reached):
+            self._reached.pop(name, None)
+        if isinstance(outcome, Reached):
+            self._take_reached(name, outcome, now)
+        elif isinstance(outcome, Pending):
             self._failing_since.pop(name, None)
-            self.late[name] = verdict.what
-            if verdict.told:
-                self._tell(name, verdict.what, now)
+            self.late[name] = outcome.what
+            if outcome.is_urgent:
+                self._notify(name, outcome.what, now)
         else:
-            self.late[name] = f"it {verdict.why}"
-            if now - self._failing_since.setdefault(name, now) >= verdict.settle_s:
+            self.late[name] = f"it {outcome.why}"
+            if now - self._failing_since.setdefault(name, now) >= outcome.settle_s:
                 del self.late[name]
-                self.failed[name] = f"Unit {name} {verdict.why}"
+                self.failed[name] = f"Unit {name} {outcome.why}"
                 self._live.clear()
                 output.error(f"Error waiting for units: {self.failed[name]}")
 
-    def _take_arrival(self, name: str, verdict: Arrived, now: float) -> None:
-        """It does not count as long as it has not lasted. What fails again and again meanwhile goes on failing."""
-        _, due = self._arriving.setdefault(name, (verdict, now + verdict.settle_s))
+    def _take_reached(self, name: str, outcome: Reached, now: float) -> None:
+        """Counts only after `settle_s`. Does not reset a failure that comes and goes."""
+        _, due = self._reached.setdefault(name, (outcome, now + outcome.settle_s))
         if now < due:
-            self.late[name] = f"it has just arrived on {verdict.place}"
+            self.late[name] = f"it has been {self._target} on {outcome.place} for less than {outcome.settle_s:g} s"
         else:
-            self._arrive(name)
+            self._finish(name)
 
-    def _arrive(self, name: str) -> None:
-        verdict, _ = self._arriving.pop(name)
+    def _finish(self, name: str) -> None:
+        outcome, _ = self._reached.pop(name)
         del self.late[name]
         self._live.clear()
-        output.result(output.unit_line(name, self._target, verdict.place))
-        if verdict.note:
-            output.warning(f"Unit {name} {verdict.note}.")
+        output.result(output.unit_line(name, self._target, outcome.place))
+        if outcome.note:
+            output.warning(f"Unit {name} {outcome.note}.")
 
-    def _tell(self, name: str, what: str, now: float) -> None:
-        """Say what a unit waits for, each reason once, when it has shown for a moment."""
+    def _notify(self, name: str, what: str, now: float) -> None:
+        """Print what a unit waits for, each reason once, after it has lasted NOTICE_S."""
         text, since = self._waiting_since.get(name, ("", now))
         if text != what:
             self._waiting_since[name] = (what, now)
-        elif now - since >= TOLD_AFTER_S and (name, what) not in self._told:
-            self._told.add((name, what))
+        elif now - since >= NOTICE_S and (name, what) not in self._notified:
+            self._notified.add((name, what))
             self._live.clear()
             output.warning(f"Unit {name} {what.removeprefix('it ')}.")
 
     def report_late(self) -> str:
-        """Print an error for each unit that was late; the first one, or '' where none was."""
+        """Print an error for each unit that was late; returns the first, '' if there is none."""
         texts = [
             f"timed out waiting for unit {name} to report state {self._target}: {what}"
             for name, what in self.late.items()
@@ -189,10 +188,10 @@ class Wait:
 def wait_until_gone(
     client: "Client", names: Collection[str], bound_s: float, clock: Clock | None = None
 ) -> Iterator[str]:
-    """The destroyed units, each as soon as no machine reports it any more; those that stay are not among them."""
+    """Yield each destroyed unit as soon as no machine reports it; those that stay until `bound_s` are not yielded."""
     left = list(names)
-    told: set[str] = set()
-    with LiveLines() as live:
+    notified: set[str] = set()
+    with ProgressLines() as live:
         for held in observe(lambda: client.remains(left), bound_s, clock) if left else ():
             gone = [name for name in left if name not in held]
             if gone:
@@ -201,8 +200,8 @@ def wait_until_gone(
             left[:] = [name for name in left if name in held]
             if not left:
                 return
-            for name in [name for name in left if name not in told and is_held_up(held[name])]:
-                told.add(name)
+            for name in [name for name in left if name not in notified and is_held_up(held[name])]:
+                notified.add(name)
                 live.clear()
                 output.warning(f"Unit {name} {describe_wait(held[name])}.")
             live.show({name: still_there(held[name].allocations[0]).what for name in left})

@@ -8,7 +8,7 @@ from fleetctl.errors import CommandFailed, failing_as
 from fleetctl.parsing import command as new_command
 from fleetctl.parsing import pass_settings
 from fleetctl.settings import Settings
-from fleetctl.unit_locations import Place, match_machines
+from fleetctl.unit_locations import Location, match_machines
 
 
 @new_command("forget-machine", usage="MACHINE...")
@@ -25,11 +25,11 @@ def command(settings: Settings, machines: tuple[str, ...]) -> int:
         raise CommandFailed("No machines given")
     client = open_client(settings)
     with failing_as("Error retrieving list of active machines from fleet API (", ")"):
-        places = [Place(machine.id, machine.primary_ip) for machine in client.machines()]
+        places = [Location(machine.id, machine.primary_ip) for machine in client.machines()]
     return max(_forget(client, places, text) for text in machines)
 
 
-def _forget(client: Client, places: list[Place], text: str) -> int:
+def _forget(client: Client, places: list[Location], text: str) -> int:
     found = match_machines(places, text)
     if len(found) != 1:
         why = f"is the beginning of {', '.join(map(str, found))}" if found else "is no machine of the cluster"

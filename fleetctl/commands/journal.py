@@ -12,7 +12,7 @@ from fleetctl.parsing import flag, pass_settings, unit_arguments
 from fleetctl.remote import End, Remote, colours_of, in_order, report_failure, show_as_they_come, show_line, status_of
 from fleetctl.selection import find_all
 from fleetctl.settings import Settings
-from fleetctl.unit_locations import Place, explain_absence, is_somewhere, pick_place, places_of_all, remote_options
+from fleetctl.unit_locations import Location, explain_absence, has_machine, pick_place, places_of_all, remote_options
 
 
 @new_command("journal", usage="[--lines=N] [--follow] [--output=FORMAT] [--sudo] [--machine=ID] [--ssh-port=N] UNIT")
@@ -41,7 +41,7 @@ def command(
     client = open_client(settings)
     if len(units) != 1:
         raise CommandFailed("One unit file must be provided.")
-    reports = find_all(client, units, "show", is_somewhere)
+    reports = find_all(client, units, "show", has_machine)
     places = places_of_all(reports)
     if not places:
         raise CommandFailed(explain_absence(reports[0], "running"))
@@ -58,7 +58,7 @@ def command(
     return _show_in_order(remote, places, shlex.join(argv))
 
 
-def _show_in_order(remote: Remote, places: Sequence[Place], shell_command: str) -> int:
+def _show_in_order(remote: Remote, places: Sequence[Location], shell_command: str) -> int:
     colours = colours_of(places)
     ends: list[End] = []
     for end, lines in in_order(remote.run_on_all(places, shell_command), places):

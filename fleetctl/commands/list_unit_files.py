@@ -10,7 +10,7 @@ from fleetctl.errors import failing_as
 from fleetctl.listing import Columns, Listing, Values, View, list_command, shorten_hash
 from fleetctl.parsing import command as new_command
 from fleetctl.settings import Settings
-from fleetctl.wait_outcome import why_nowhere
+from fleetctl.wait_outcome import why_unplaced
 from fleetd.api import schema
 from fleetd.model.constraints import parse_requirements
 from fleetd.model.names import parse_name
@@ -61,7 +61,7 @@ def add_reasons(client: Client, rows: Sequence[Row]) -> list[Row]:
     nowhere = [row.unit.name for row in rows if row.is_nowhere]
     reports = client.reports(nowhere) if nowhere else {}
     return [
-        msgspec.structs.replace(row, reason=why_nowhere(reports[row.unit.name])) if row.unit.name in reports else row
+        msgspec.structs.replace(row, reason=why_unplaced(reports[row.unit.name])) if row.unit.name in reports else row
         for row in rows
     ]
 

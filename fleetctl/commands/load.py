@@ -3,7 +3,7 @@
 from fleetctl.parsing import blocking_options, creation_options, pass_settings, unit_arguments
 from fleetctl.parsing import command as new_command
 from fleetctl.settings import Settings
-from fleetctl.start_units import LOAD, activate
+from fleetctl.start_units import LOAD, run_start
 
 
 @new_command("load", usage="[--no-block|--block-attempts=N] [--replace] UNIT...")
@@ -18,4 +18,4 @@ def command(settings: Settings, units: tuple[str, ...], replace: bool, no_block:
     Ends with 0 when all of them are there, and with 1, saying why, when one cannot be. One that no machine takes at
     the moment is waited for, and why is said at once.
     """
-    return activate(settings, units, LOAD, replace, no_block, block_attempts)
+    return run_start(settings, units, LOAD, replace, no_block, block_attempts)

@@ -11,8 +11,8 @@ from fleetctl.remote import Remote
 from fleetctl.restart_units import restart_unit
 from fleetctl.selection import expand_patterns, is_active
 from fleetctl.settings import Settings
-from fleetctl.submit_units import apply_creations, observe_wanted, plan_creations
-from fleetctl.unit_locations import Place, pick_place, places_of, remote_options
+from fleetctl.submit_units import apply_creations, plan_creations, resolve_units
+from fleetctl.unit_locations import Location, pick_place, places_of, remote_options
 from fleetd.api import schema
 from fleetd.model.unit import TargetState
 
@@ -45,7 +45,7 @@ def command(
     if not units:
         output.error("No units given")
         return 0
-    wanted = observe_wanted(client, expand_patterns(client, units, "restart", is_active, ignore_missing=ignore_missing))
+    wanted = resolve_units(client, expand_patterns(client, units, "restart", is_active, ignore_missing=ignore_missing))
     if ignore_missing:
         wanted = [unit for unit in wanted if unit.is_known]
     sent = apply_creations(client, plan_creations(client, wanted, TargetState.INACTIVE, replace=False))
@@ -67,14 +67,14 @@ def command(
     return status
 
 
-def _pick(report: schema.UnitReport, machine: str) -> Place:
+def _pick(report: schema.UnitReport, machine: str) -> Location:
     places = places_of(report)
     if not places:
         raise CommandFailed(f"Unit {report.name} is on no machine")
     return pick_place(places, machine, report.name)
 
 
-def _restart_on_one(settings: Settings, client: Client, port: int, name: str, place: Place) -> int:
+def _restart_on_one(settings: Settings, client: Client, port: int, name: str, place: Location) -> int:
     argv = ["sh", "-c", _AS_ROOT, "systemctl", "restart", "--", name]
     status = Remote(settings, client, port).run(place, argv)
     if status == 0:

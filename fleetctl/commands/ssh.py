@@ -14,7 +14,7 @@ from fleetctl.parsing import flag, pass_settings
 from fleetctl.remote import FAILED_STATUS, Remote, show_as_they_come
 from fleetctl.selection import is_pattern, select_units
 from fleetctl.settings import Settings
-from fleetctl.unit_locations import Place, machine_option, match_machines, places_of_all, port_option
+from fleetctl.unit_locations import Location, machine_option, match_machines, places_of_all, port_option
 
 STDIN = 0
 
@@ -22,7 +22,7 @@ STDIN = 0
 class Target(msgspec.Struct, frozen=True):
     """Where to go: one machine, or all those of a global unit (whose name is `unit`)."""
 
-    places: tuple[Place, ...]
+    places: tuple[Location, ...]
     unit: str = ""
 
 
@@ -71,7 +71,7 @@ def command(
     return _run_on_one(remote, target.places[0], " ".join(words), forward_agent, tty)
 
 
-def _run_on_one(remote: Remote, place: Place, words: str, forward_agent: bool, tty: bool) -> int:
+def _run_on_one(remote: Remote, place: Location, words: str, forward_agent: bool, tty: bool) -> int:
     from fleetctl.ssh.sessions import run_command
 
     if not place.address:
@@ -144,9 +144,9 @@ def _unit_target(client: Client, text: str) -> Target | None:
     return Target(tuple(places_of_all(found)), named) if found else None
 
 
-def _all_places(client: Client) -> list[Place]:
-    return [Place(machine.id, machine.primary_ip) for machine in client.machines()]
+def _all_places(client: Client) -> list[Location]:
+    return [Location(machine.id, machine.primary_ip) for machine in client.machines()]
 
 
-def _listing(places: Sequence[Place]) -> str:
+def _listing(places: Sequence[Location]) -> str:
     return f": there are {', '.join(map(str, places))}" if places else ""

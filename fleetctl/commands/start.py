@@ -3,7 +3,7 @@
 from fleetctl.parsing import blocking_options, creation_options, pass_settings, unit_arguments
 from fleetctl.parsing import command as new_command
 from fleetctl.settings import Settings
-from fleetctl.start_units import START, activate
+from fleetctl.start_units import START, run_start
 
 
 @new_command("start", usage="[--no-block|--block-attempts=N] [--replace] UNIT...")
@@ -20,4 +20,4 @@ def command(settings: Settings, units: tuple[str, ...], replace: bool, no_block:
     once. A service counts as active when it still is a tenth of a second later; what of it lasts longer, such as the
     start of a program that says itself when it is ready, is for its Type= to say. Global units are not waited for.
     """
-    return activate(settings, units, START, replace, no_block, block_attempts)
+    return run_start(settings, units, START, replace, no_block, block_attempts)

@@ -16,7 +16,7 @@ from fleetctl.parsing import pass_settings, unit_arguments
 from fleetctl.remote import End, Remote, colours_of, in_order, report_failure, show_line, status_of
 from fleetctl.selection import expand_patterns, find_all, is_no_template
 from fleetctl.settings import Settings
-from fleetctl.unit_locations import Place, explain_absence, is_somewhere, pick_place, places_of, remote_options
+from fleetctl.unit_locations import Location, explain_absence, has_machine, pick_place, places_of, remote_options
 from fleetd.api import schema
 
 TEXT = "text"
@@ -63,10 +63,10 @@ def command(settings: Settings, units: tuple[str, ...], form: str, machine: str,
         output.result(render_json([row for report in reports for row in _rows(report, machine)], VALUES))
         return 0
     remote = Remote(settings, client, ssh_port)
-    for number, unit in enumerate(expand_patterns(client, units, "show", is_somewhere)):
+    for number, unit in enumerate(expand_patterns(client, units, "show", has_machine)):
         if number:
             output.result("")
-        [report] = find_all(client, [unit], "show", is_somewhere)
+        [report] = find_all(client, [unit], "show", has_machine)
         status = _show(remote, report, machine)
         if status:
             return status
@@ -95,7 +95,7 @@ def _show(remote: Remote, report: schema.UnitReport, machine: str) -> int:
     return _show_blocks(remote, places, shlex.join(argv))
 
 
-def _show_blocks(remote: Remote, places: Sequence[Place], shell_command: str) -> int:
+def _show_blocks(remote: Remote, places: Sequence[Location], shell_command: str) -> int:
     """What each machine says, headed by it; the first status that is not 0."""
     colours = colours_of(places)
     ends: list[End] = []

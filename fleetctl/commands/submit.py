@@ -5,7 +5,7 @@ from fleetctl.client import open_client
 from fleetctl.parsing import command as new_command
 from fleetctl.parsing import creation_options, pass_settings, unit_arguments
 from fleetctl.settings import Settings
-from fleetctl.submit_units import apply_creations, observe_wanted, plan_creations
+from fleetctl.submit_units import apply_creations, plan_creations, resolve_units
 from fleetd.model.unit import TargetState
 
 
@@ -24,6 +24,6 @@ def command(settings: Settings, units: tuple[str, ...], replace: bool) -> int:
     if not units:
         output.error("No units given")
         return 0
-    wanted = observe_wanted(client, units)
+    wanted = resolve_units(client, units)
     sent = apply_creations(client, plan_creations(client, wanted, TargetState.INACTIVE, replace))
     return 1 if sent.failed else 0

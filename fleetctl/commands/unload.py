@@ -3,7 +3,7 @@
 from fleetctl.parsing import blocking_options, missing_option, pass_settings, unit_arguments
 from fleetctl.parsing import command as new_command
 from fleetctl.settings import Settings
-from fleetctl.stop_units import UNLOAD, withdraw
+from fleetctl.stop_units import UNLOAD, run_stop
 
 
 @new_command("unload", usage="[--no-block|--block-attempts=N] [--ignore-missing] UNIT...")
@@ -19,4 +19,4 @@ def command(
     Ends with 0 when no machine has them any more, and with 1 where the cluster does not have one of them. Global units
     are not waited for.
     """
-    return withdraw(settings, units, UNLOAD, ignore_missing, no_block, block_attempts)
+    return run_stop(settings, units, UNLOAD, ignore_missing, no_block, block_attempts)

@@ -1,5 +1,5 @@
-"""SSH: connections to machines and bastions, who logs in with which keys, and what runs over them.
+"""SSH: connections to machines and bastions, and what runs over them.
 
-Nothing here knows units: ../remote.py runs commands where a unit is. Begin with connection.py, where connections are
-dialled, the host's key is checked and somebody logged in; the API is reached through tunnel.py.
+Begin with connection.py (connect, check the host key, authenticate); sessions.py runs commands, tunnel.py reaches the
+API, ../remote.py runs commands on the machines of a unit.
 """

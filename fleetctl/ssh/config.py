@@ -1,7 +1,4 @@
-"""Who logs in where: what the command line and OpenSSH's configuration say of a host, made into one Login.
-
-Nothing connects here, and no key is read.
-"""
+"""Combines the command line and OpenSSH's configuration of a host into one Login; connects to nothing."""
 
 import getpass
 import hashlib
@@ -16,19 +13,19 @@ from fleetctl.settings import Settings
 from fleetctl.ssh.known_hosts import SSH_PORT
 from fleetctl.ssh.openssh import Answer, ask_openssh
 
-MOST_JUMPS = 8
+MAX_JUMPS = 8
 AGENT_VARIABLE = "SSH_AUTH_SOCK"
 _TOKEN = re.compile(r"%(.)|\$\{([^}]*)\}", re.DOTALL)
 _FAMILIES = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}
 
 
 class Login(msgspec.Struct, frozen=True):
-    """Where to log in and as whom. `asked` is the host as it was asked for, `host` the one to connect to.
+    """A host and how to log in there. `asked` is the host as given, `host` its HostName.
 
-    `identity_files` are key files that the configuration names; with `only_those`, no other key is offered. `agent` is
-    the agent's socket: None for the usual one, '' for none at all. `alias` is the name that its host key is known by,
-    '' for its own. It is reached through the host of `jump` (which may have one of its own), or over the standard input
-    and output of `proxy_command`, a shell's command. `family` and `source` are those of its TCP connection.
+    `identity_files` are the configured key files, the only ones tried if `only_those`. `agent` is the agent's socket:
+    None for SSH_AUTH_SOCK, '' for no agent. `alias` is its HostKeyAlias. The connection goes through `jump`, which may
+    have a jump of its own, or over the stdin and stdout of the shell command `proxy_command`. `family` and `source` are
+    AddressFamily and BindAddress.
     """
 
     asked: str
@@ -50,7 +47,7 @@ class Login(msgspec.Struct, frozen=True):
 
     @property
     def agent_socket(self) -> str:
-        """Where the agent listens, '' where there is none."""
+        """The agent's socket, '' for none."""
         return os.environ.get(AGENT_VARIABLE, "") if self.agent is None else self.agent
 
 
@@ -63,34 +60,33 @@ def split_host_port(text: str) -> tuple[str, int]:
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
         if not bracket or (rest and not rest.startswith(":")):
-            raise SshFailed(f'"{text}" is no host: write HOST, HOST:PORT or [ADDRESS]:PORT')
+            raise SshFailed(f'"{text}" is not a host: write HOST, HOST:PORT or [ADDRESS]:PORT')
         port = rest[1:]
     elif text.count(":") == 1:
         host, _, port = text.partition(":")
     if not host or host.startswith("-") or (port and not _is_port(port)):
-        raise SshFailed(f'"{text}" is no host: write HOST, HOST:PORT or [ADDRESS]:PORT, with a port from 1 to 65535')
+        raise SshFailed(f'"{text}" is not a host: write HOST, HOST:PORT or [ADDRESS]:PORT, with a port from 1 to 65535')
     return host, int(port or 0)
 
 
 def split_user(text: str) -> tuple[str, str]:
-    """`[USER@]PLACE`, or the same as `ssh://…`, as user ('' where none is given) and place."""
+    """`[USER@]HOST`, with or without `ssh://`, as user ('' if not given) and host."""
     user, _, place = text.removeprefix("ssh://").rpartition("@")
     return user, place.removesuffix("/")
 
 
 def plan_login(settings: Settings, host: str, port: int = 0, user: str = "", *, is_direct: bool = True) -> Login:
-    """How to log in on a host: the command line first, then OpenSSH's configuration, then its defaults. `port` 0 was
-    not given, `user` '' is that of --ssh-username.
+    """The login for a host from the command line, OpenSSH's configuration and its defaults, in this order.
 
-    Only where it `is_direct` is the way there the configuration's matter. Raises SshFailed for a configuration that
-    cannot be read, or asks for what fleetctl cannot do.
+    `port` 0 means not given, `user` '' means --ssh-username. ProxyJump and ProxyCommand apply only if it `is_direct`.
+    Raises SshFailed for a configuration that cannot be read or used.
     """
     login, answer = _look_up(settings, host, port, user or settings.ssh_username)
-    return _with_way(settings, login, answer, 0) if is_direct else login
+    return _with_proxy(settings, login, answer, 0) if is_direct else login
 
 
 def _look_up(settings: Settings, host: str, port: int, user: str) -> tuple[Login, Answer]:
-    """What the configuration says of one host, the way there aside; and all that it says."""
+    """The login without jumps, and the whole configuration of the host."""
     answer = ask_openssh(host, port, user, settings.ssh_timeout_s)
     configured = _first(answer, "port", str(SSH_PORT))
     login = Login(
@@ -123,23 +119,23 @@ def _choose_agent(login: Login, answer: Answer) -> str | None:
     return os.path.expanduser(_expand(agent, login, answer))
 
 
-def _with_way(settings: Settings, login: Login, answer: Answer, depth: int) -> Login:
-    """The login with the way there: through the hosts of its ProxyJump, by its ProxyCommand, or straight."""
+def _with_proxy(settings: Settings, login: Login, answer: Answer, depth: int) -> Login:
+    """The login with its ProxyJump or ProxyCommand, if any."""
     jumps = _first(answer, "proxyjump", "none")
     if jumps.lower() == "none":
         command = _first(answer, "proxycommand", "none")
         if command.lower() == "none":
             return login
         return msgspec.structs.replace(login, proxy_command=_expand(command, login, answer))
-    if depth == MOST_JUMPS:
+    if depth == MAX_JUMPS:
         raise SshFailed(
-            f"the configuration of ssh leads to {login.asked} through more than {MOST_JUMPS} hosts: "
-            "ProxyJump in a circle?"
+            f"the configuration of ssh leads to {login.asked} through more than {MAX_JUMPS} hosts: "
+            "check ProxyJump for a loop"
         )
     (first, its_answer), *others = (_look_up_jump(settings, text.strip()) for text in jumps.split(","))
     if (first.host, first.port) == (login.host, login.port):
-        return login  # `Host *` with a ProxyJump is meant for all but the host that it names
-    way = _with_way(settings, first, its_answer, depth + 1)
+        return login  # `Host *` with a ProxyJump applies to all hosts but the jump itself
+    way = _with_proxy(settings, first, its_answer, depth + 1)
     for jump, _ in others:
         way = msgspec.structs.replace(jump, jump=way)
     return msgspec.structs.replace(login, jump=way)
@@ -153,7 +149,7 @@ def _look_up_jump(settings: Settings, text: str) -> tuple[Login, Answer]:
 
 
 def _expand(text: str, login: Login, answer: Answer) -> str:
-    """The tokens and variables in a value: the section TOKENS of ssh_config(5). Raises SshFailed."""
+    """The value with tokens and variables expanded (TOKENS in ssh_config(5)). Raises SshFailed."""
     here = socket.gethostname()
     jump = _first(answer, "proxyjump")
     values = {
@@ -177,7 +173,9 @@ def _expand(text: str, login: Login, answer: Answer) -> str:
         token, variable = found.groups()
         value = values.get(token) if token else os.environ.get(variable)
         if value is None:
-            raise SshFailed(f'the configuration of ssh cannot be used: "{found[0]}" in {text} stands for nothing')
+            raise SshFailed(
+                f'the configuration of ssh cannot be used: "{found[0]}" in {text} is not a token or a set variable'
+            )
         return value
 
     return _TOKEN.sub(replace, text)
@@ -191,7 +189,7 @@ def _own_name() -> str:
     try:
         return getpass.getuser()
     except (KeyError, OSError) as error:
-        raise SshFailed("who you are is not known here, so name the user with --ssh-username") from error
+        raise SshFailed("your user name is unknown on this machine: give one with --ssh-username") from error
 
 
 def _is_port(text: str) -> bool:

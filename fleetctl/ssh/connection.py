@@ -1,7 +1,6 @@
-"""Connections over SSH: dialled, the host's key checked, logged in; every failure is one SshFailed that says all.
+"""SSH connections: connect, check the host key, authenticate. Every failure is an SshFailed with cause and remedy.
 
-What runs over a connection is sessions.py's and tunnel.py's matter. This imports paramiko, which takes its time: to be
-imported only by what is about to connect.
+It imports paramiko, which is slow: import it only to connect.
 """
 
 import atexit
@@ -24,25 +23,27 @@ from fleetctl.log import LOG
 from fleetctl.settings import HostKeyChecking, Settings
 from fleetctl.ssh.config import Login, plan_login, split_host_port, split_user
 from fleetctl.ssh.identities import gather_identities
-from fleetctl.ssh.known_hosts import HostKey, KnownHosts, Verdict, host_names
+from fleetctl.ssh.known_hosts import HostKey, KeyStatus, KnownHosts, host_names
 from fleetd.model.machine import is_address
 
 KEEPALIVE_S = 15
 BREAKING_S = 0.3
-DEAD_AFTER_S = 45  # how long a network may swallow what is sent before the connection is given up
-_RSA_SIGNATURES = ("rsa-sha2-512", "rsa-sha2-256")  # what a host with an ssh-rsa key is asked for
+DEAD_AFTER_S = 45  # without an acknowledgement from the network
+_RSA_SIGNATURES = ("rsa-sha2-512", "rsa-sha2-256")  # signatures to request of a host with an ssh-rsa key
 
-# Its errors are told by what it raises; its own words, tracebacks among them, would only stand between ours.
+# Its errors arrive as exceptions; what it logs, tracebacks among them, would garble our output.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
 logging.getLogger("paramiko").propagate = False
 
-# Several machines may be connected to at once, but only one question asked at a time, and nothing written over it.
+# Held while a question is on the screen: connections are made in parallel, questions asked one at a time.
 asking = threading.Lock()
 
 
 class Connection:
-    """A connection that is logged in. `where` names it in errors, `agent_socket` is where the agent of its keys
-    listens. `jump` is one that it goes through, and is closed with it."""
+    """An authenticated connection. `where` names it in errors, `agent_socket` is its agent's socket.
+
+    `jump` is the connection that it goes through, closed with it.
+    """
 
     def __init__(
         self,
@@ -63,7 +64,7 @@ class Connection:
         return bool(self._transport.is_active())
 
     def has_broken(self) -> bool:
-        """Whether a channel ended because the connection did: channels learn of it a little earlier."""
+        """True if a channel ended because the connection did; channels notice that a little earlier."""
         self._transport.join(BREAKING_S)
         return not self.is_alive
 
@@ -72,20 +73,20 @@ class Connection:
         try:
             return self._transport.open_session(timeout=self._timeout_s)
         except (paramiko.SSHException, EOFError, OSError) as error:
-            raise self._refusal(f"opens no session: {_describe(error)}") from error
+            raise self._refusal(f"refuses to open a session: {_describe(error)}") from error
 
     def open_tcp(self, host: str, port: int) -> paramiko.Channel:
-        """A TCP connection that the other end makes; it also resolves the name. Raises SshFailed."""
+        """A TCP connection from the other end, which also resolves the name. Raises SshFailed."""
         try:
             return self._transport.open_channel("direct-tcpip", (host, port), ("127.0.0.1", 0), timeout=self._timeout_s)
         except (paramiko.SSHException, EOFError, OSError) as error:
             raise self._refusal(f"cannot connect on to {host} port {port}: {_describe(error)}") from error
 
     def lost(self) -> SshFailed:
-        """The error of a connection that broke off."""
+        """The error for a lost connection."""
         cause = self._transport.get_exception()
         why = f": {_describe(cause)}" if cause else ""
-        return SshFailed(f"the connection to {self.where} was lost{why}; run the command again once the way is clear")
+        return SshFailed(f"the connection to {self.where} was lost{why}; check the network, and run the command again")
 
     def _refusal(self, why: str) -> SshFailed:
         return SshFailed(f"{self.where} {why}") if self.is_alive else self.lost()
@@ -97,33 +98,32 @@ class Connection:
 
 
 def close_channel(channel: paramiko.Channel) -> None:
-    """Close a channel, be it one whose connection has just ended: the library then fails to say goodbye."""
+    """Close a channel, ignoring errors if its connection has just ended."""
     with suppress(paramiko.SSHException, EOFError, OSError):
         channel.close()
 
 
 def connect_to_bastion(settings: Settings) -> Connection:
-    """A connection to the host that --tunnel names. Raises SshFailed."""
+    """A connection to the host of --tunnel. Raises SshFailed."""
     user, place = split_user(settings.tunnel)
     host, port = split_host_port(place)
     return connect(settings, plan_login(settings, host, port, user))
 
 
 def connect_to_machine(settings: Settings, address: str, port: int, bastion: Connection | None) -> Connection:
-    """A connection to a machine, over the bastion where there is one. `port` counts where the address has none.
+    """A connection to a machine, over the bastion if there is one; `port` is used if the address has none.
 
-    The address is what a machine of the cluster says of itself: only what can be one comes near the configuration of
-    ssh, which may hand it to a shell. Raises SshFailed.
+    The address comes from the cluster, and ssh's configuration may pass it to a shell: so it is validated first.
+    Raises SshFailed.
     """
     host, own_port = split_host_port(address)
     if not is_address(host):
-        raise SshFailed(f"{address!r} is no address to connect to: public_ip in that machine's fleet.conf gives it one")
+        raise SshFailed(f"{address!r} is not an address: set public_ip in that machine's fleet.conf")
     return connect(settings, plan_login(settings, host, own_port or port, is_direct=bastion is None), bastion)
 
 
 def connect(settings: Settings, login: Login, through: Connection | None = None) -> Connection:
-    """Dial, check the host's key, log in: each within the time of --ssh-timeout. Where the configuration has a host to
-    go through, there first. Raises SshFailed."""
+    """Connect (through the ProxyJump), check the host key, log in: each within --ssh-timeout. Raises SshFailed."""
     jump = connect(settings, login.jump) if login.jump and not through else None
     try:
         return _connect(settings, login, through or jump, jump)
@@ -155,7 +155,7 @@ def _connect(settings: Settings, login: Login, through: Connection | None, jump:
 def _open(
     login: Login, timeout_s: float, through: Connection | None
 ) -> tuple[socket.socket | paramiko.Channel, list[str]]:
-    """The stream to the host, and the address at its other end where that is known."""
+    """The stream to the host, and the address it is connected to, if known."""
     if through:
         return through.open_tcp(login.host, login.port), []
     if login.proxy_command:
@@ -165,7 +165,7 @@ def _open(
 
 
 def _run_proxy(login: Login) -> socket.socket:
-    """What a ProxyCommand reads and writes. It ends by itself when nobody speaks to it any more."""
+    """A socket connected to a ProxyCommand, which ends when that is closed."""
     ours, its = socket.socketpair()
     shell = os.environ.get("SHELL") or "/bin/sh"
     try:
@@ -186,13 +186,13 @@ def _run_proxy(login: Login) -> socket.socket:
 
 
 def _hang_up(process: "subprocess.Popen[bytes]") -> None:
-    """End it as ssh does, where it has not heard that nobody speaks to it any more."""
+    """Send SIGHUP, as ssh does, to a ProxyCommand that has not ended."""
     if process.poll() is None:
         process.send_signal(signal.SIGHUP)
 
 
 def _dial(login: Login, timeout_s: float) -> socket.socket:
-    """A TCP connection, its name resolved and itself made within the time."""
+    """A TCP connection, made within `timeout_s` including name resolution. Raises SshFailed."""
     deadline = time.monotonic() + timeout_s
     failure: OSError | None = None
     for family, kind, protocol, _, address in _resolve(login, timeout_s):
@@ -213,13 +213,13 @@ def _dial(login: Login, timeout_s: float) -> socket.socket:
     if isinstance(failure, TimeoutError):
         raise _timed_out(str(login), timeout_s) from failure
     raise SshFailed(
-        f"cannot connect to {login}: {_describe(failure)}; does an SSH server listen there, and is the way to it open?"
+        f"cannot connect to {login}: {_describe(failure)}; "
+        "check that an SSH server listens there, and that no firewall is in between"
     ) from failure
 
 
 def _resolve(login: Login, timeout_s: float) -> list[Any]:
-    """The addresses of the host. The system's resolver has time limits of its own, and cannot be interrupted: it is
-    waited for no longer than the connection is."""
+    """The addresses of the host. The resolver cannot be interrupted, so it runs in a thread and may be left behind."""
     found: list[list[Any]] = []
     failed: list[OSError] = []
 
@@ -227,7 +227,7 @@ def _resolve(login: Login, timeout_s: float) -> list[Any]:
         try:
             found.append(socket.getaddrinfo(login.host, login.port, login.family, socket.SOCK_STREAM))
         except (OSError, UnicodeError) as error:
-            failed.append(error if isinstance(error, OSError) else OSError(0, f"no host name: {error}"))
+            failed.append(error if isinstance(error, OSError) else OSError(0, f"not a host name: {error}"))
 
     resolving = threading.Thread(target=look_up, daemon=True)
     resolving.start()
@@ -246,7 +246,7 @@ def _timed_out(where: str, timeout_s: float) -> SshFailed:
 
 
 def _negotiate(transport: paramiko.Transport, where: str, timeout_s: float, recorded: list[str]) -> None:
-    """Agree on keys. The kinds of host keys that are recorded come first: a host has several, and shows one."""
+    """Negotiate, preferring the recorded kinds of host keys: a host has several and shows one."""
     transport.banner_timeout = transport.handshake_timeout = transport.auth_timeout = timeout_s
     options = transport.get_security_options()
     wanted = [kind for known in recorded for kind in (_RSA_SIGNATURES if known == "ssh-rsa" else (known,))]
@@ -264,7 +264,7 @@ def _negotiate(transport: paramiko.Transport, where: str, timeout_s: float, reco
 
 
 def _read_known_hosts(settings: Settings) -> KnownHosts | None:
-    """The known hosts, None where they are not to be looked at."""
+    """The known hosts, None if host keys are not checked."""
     if settings.strict_host_key_checking is HostKeyChecking.OFF:
         return None
     try:
@@ -276,23 +276,23 @@ def _read_known_hosts(settings: Settings) -> KnownHosts | None:
 def _check_host_key(
     transport: paramiko.Transport, known_hosts: KnownHosts, names: list[str], where: str, checking: HostKeyChecking
 ) -> None:
-    """Raises SshFailed unless the key is known, or new and taken: unasked by `accept-new`, else at a terminal."""
+    """Raises SshFailed unless the key is known, or new and accepted: by `accept-new`, or at a terminal."""
     shown = transport.get_remote_server_key()
     key = HostKey(shown.get_name(), shown.asbytes())
-    finding = known_hosts.judge(names, key)
-    if finding.verdict is Verdict.KNOWN:
+    finding = known_hosts.check(names, key)
+    if finding.status is KeyStatus.KNOWN:
         return
-    if finding.verdict is Verdict.REVOKED:
+    if finding.status is KeyStatus.REVOKED:
         raise SshFailed(f"handshake failed: host key revoked: {where} shows a key that {finding.at} revokes")
-    if finding.verdict is Verdict.CHANGED:
+    if finding.status is KeyStatus.CHANGED:
         output.error(_render_changed(names[0], key, finding.at))
         raise SshFailed(
             f"handshake failed: host key mismatch: {where} shows another key than {finding.at} has; "
-            "if its key was changed on purpose, remove that line"
+            "if the key was changed on purpose, remove that line"
         )
     with asking:
-        if KnownHosts.read(known_hosts.path).judge(names, key).verdict is Verdict.KNOWN:
-            return  # it was taken for another connection meanwhile
+        if KnownHosts.read(known_hosts.path).check(names, key).status is KeyStatus.KNOWN:
+            return  # accepted for another connection meanwhile
         if checking is not HostKeyChecking.ACCEPT_NEW:
             _ask_about(known_hosts.path, names[0], key, where)
         _record(known_hosts, names[0], key)
@@ -317,7 +317,7 @@ def _render_changed(name: str, key: HostKey, at: str) -> str:
 
 
 def _ask_about(path: str, name: str, key: HostKey, where: str) -> None:
-    """Have a person take or refuse the key of a host that is not known. Raises SshFailed."""
+    """Ask the user whether to accept a new host key. Raises SshFailed if not."""
     if not sys.stdin.isatty():
         raise SshFailed(
             f"handshake failed: unauthorized host: the {key.label} key of {where} ({key.sha256}) is not in "
@@ -348,7 +348,7 @@ def _record(known_hosts: KnownHosts, name: str, key: HostKey) -> None:
 
 
 def _log_in(transport: paramiko.Transport, login: Login, where: str) -> None:
-    """Try key after key. Raises SshFailed with those that were tried."""
+    """Try one key after another. Raises SshFailed, naming those that were tried."""
     identities = gather_identities(login)
     tried: list[str] = []
     ended = ""
@@ -358,37 +358,39 @@ def _log_in(transport: paramiko.Transport, login: Login, where: str) -> None:
         try:
             further = transport.auth_publickey(login.user, identity.key)
         except paramiko.BadAuthenticationType as error:
-            ended = f"it takes no keys from this user (but {', '.join(error.allowed_types)})"
+            ended = f"it accepts no keys for this user (only {', '.join(error.allowed_types)})"
             break
         except paramiko.AuthenticationException:
             if transport.is_active():
                 continue
-            ended = "it hung up after these"
+            ended = "it closed the connection after these"
             break
         except (paramiko.SSHException, EOFError, OSError) as error:
-            ended = f"it hung up after these ({_describe(error)})"
+            ended = f"it closed the connection after these ({_describe(error)})"
             break
         if not further:
             return
-        ended = f"beyond a key it asks for {', '.join(further)}, which fleetctl cannot give"
+        ended = f"besides a key it wants {', '.join(further)}, which fleetctl does not support"
         break
     raise SshFailed(_explain_refusal(login, where, tried, [ended] * bool(ended) + list(identities.problems)))
 
 
 def _explain_refusal(login: Login, where: str, tried: list[str], reasons: list[str]) -> str:
-    keys = f"refuses every key that was tried: {', '.join(tried)}" if tried else "was offered no key: there is none"
+    keys = (
+        f"refuses every key that was tried: {', '.join(tried)}" if tried else "was offered no key, since there is none"
+    )
     return (
         f"unable to authenticate: {where} {keys}. {'; '.join(reasons)}{'. ' * bool(reasons)}"
-        f"Have one of your keys in the authorized_keys of {login.user} there (--ssh-username names another user)"
+        f"Add one of your keys to the authorized_keys of {login.user} there, or give another user with --ssh-username"
     )
 
 
 def _describe(error: BaseException | None) -> str:
-    """The library's error as part of a sentence."""
+    """An error of the library as part of a sentence."""
     if isinstance(error, paramiko.ChannelException):
         return error.text.lower() or "refused"
     if error is None or isinstance(error, EOFError):
-        return "the other end hung up"
+        return "the other end closed the connection"
     if isinstance(error, OSError):
         return (error.strerror or str(error) or type(error).__name__).lower()
     return output.printable(str(error)).rstrip(".") or type(error).__name__

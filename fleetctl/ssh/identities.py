@@ -1,4 +1,4 @@
-"""The keys that a person can log in with: those of the agent, and those in files.
+"""The keys to authenticate with: those of the agent, and those in files.
 
 Keys are only gathered here, in the order in which they are to be tried.
 """
@@ -19,7 +19,7 @@ DEFAULT_FILES = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """A key that can sign, and where it is from."""
+    """A private key and its source."""
 
     key: paramiko.PKey
     source: str
@@ -33,14 +33,14 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 class Identities(msgspec.Struct, frozen=True):
-    """The keys to try, in this order, and a sentence for each source that gives none."""
+    """The keys to try, in order, and a sentence for each source without keys."""
 
     usable: tuple[Identity, ...]
     problems: tuple[str, ...]
 
 
 def gather_identities(login: Login) -> Identities:
-    """The configured files first (the agent's copy, where it holds one), then the agent's, then the usual files."""
+    """The configured files first (by the agent if it holds them), then the agent's keys, then the default files."""
     held, problems = _read_agent(login)
     found: list[Identity] = []
     for path in login.identity_files or DEFAULT_FILES:
@@ -78,14 +78,13 @@ def _read_agent(login: Login) -> tuple[list[Identity], list[str]]:
     try:
         keys = _Agent(connection).get_keys()
     except (paramiko.SSHException, OSError) as error:
-        return [], [f"the agent at {path} ({source}) gives no keys: {error}"]
+        return [], [f"the agent at {path} ({source}) lists no keys: {error}"]
     held = [Identity(key, f"agent: {key.comment}" if key.comment else "agent") for key in keys]
     return held, [] if held else ["the agent holds no keys (ssh-add loads one)"]
 
 
 def _read_file(path: str, held: Sequence[Identity]) -> tuple[Identity | None, str]:
-    """The key of a file, or what is wrong with it. Where the agent holds it, the agent's: the file may be encrypted, or
-    hold only the public key."""
+    """The key of a file, or an error. The agent's if it holds the key: the file may be encrypted or only public."""
     public = _read_public(path + ".pub") or _read_public(path)
     for identity in held:
         if public is not None and identity.public == public:
@@ -98,7 +97,7 @@ def _read_file(path: str, held: Sequence[Identity]) -> tuple[Identity | None, st
         return None, f"{path} is not there"
     except OSError as error:
         return None, f"{path} cannot be read: {(error.strerror or str(error)).lower()}"
-    except (TypeError, paramiko.PasswordRequiredException):  # so the library says that there is a passphrase
+    except (TypeError, paramiko.PasswordRequiredException):  # paramiko's way to say that there is a passphrase
         return None, f"{path} is encrypted: load it into an agent (ssh-add {path})"
     except (ValueError, UnsupportedAlgorithm, paramiko.SSHException, paramiko.pkey.UnknownKeyType):
         return None, f"{path} holds no key that can be used (ed25519, ecdsa and rsa can)"

@@ -1,4 +1,4 @@
-"""Every keyword of ssh_config(5), and what becomes of it here: honoured, without meaning here, or named as missing.
+"""Every keyword of ssh_config(5) and its support in fleetctl: honoured, irrelevant, or missing.
 
 The list is data: the man page is made from it, and a test holds it against the manual of the OpenSSH that is installed.
 """
@@ -9,10 +9,10 @@ from enum import StrEnum
 class Use(StrEnum):
     """What fleetctl does with a keyword."""
 
-    SETTLED = "settled"  # by `ssh -G`, whose answer already follows it
+    SETTLED = "settled"  # handled by `ssh -G`, whose output reflects it
     HONOURED = "honoured"
-    IRRELEVANT = "irrelevant"  # of what fleetctl never does, or has an option or a rule of its own for
-    MISSING = "missing"  # plain ssh may get in by it, or refuse by it: named once where it is set
+    IRRELEVANT = "irrelevant"  # concerns what fleetctl never does, or has its own option for
+    MISSING = "missing"  # may decide whether ssh can connect: warned of once if set
 
 
 _BY_USE = {
@@ -48,5 +48,5 @@ KEYWORDS = {keyword: use for use, keywords in _BY_USE.items() for keyword in key
 
 
 def keywords_of(use: Use) -> list[str]:
-    """The keywords of one use, in their usual spelling, in order."""
+    """The keywords of this support level, in their usual spelling, in order."""
     return sorted(keyword for keyword, its_use in KEYWORDS.items() if its_use is use)

@@ -1,4 +1,4 @@
-"""The file of host keys that were accepted, in OpenSSH's format, and what it says of a key that a host shows.
+"""The known hosts file, in OpenSSH's format.
 
 Only the file is known here: nothing connects, nobody is asked, and a key is its name and its bytes.
 """
@@ -30,7 +30,7 @@ class HostKey(msgspec.Struct, frozen=True):
 
     @property
     def label(self) -> str:
-        """The kind as people are shown it."""
+        """The kind as users see it."""
         return "ECDSA" if self.kind.startswith("ecdsa-") else _LABELS.get(self.kind, self.kind)
 
     @property
@@ -43,8 +43,8 @@ class HostKey(msgspec.Struct, frozen=True):
         return "SHA256:" + base64.b64encode(hashlib.sha256(self.blob).digest()).decode().rstrip("=")
 
 
-class Verdict(StrEnum):
-    """What the file says of a key."""
+class KeyStatus(StrEnum):
+    """Whether a host key is known."""
 
     KNOWN = "known"
     UNKNOWN = "unknown"
@@ -53,9 +53,9 @@ class Verdict(StrEnum):
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """A verdict, and the line that it rests on, as `FILE:LINE` ('' where there is none)."""
+    """A key's status, and the line that decides it, as `FILE:LINE` ('' for none)."""
 
-    verdict: Verdict
+    status: KeyStatus
     at: str = ""
 
 
@@ -68,7 +68,7 @@ class Line(msgspec.Struct, frozen=True):
     key: HostKey
 
     def matches(self, name: str) -> bool:
-        """Whether the line is about this host; a pattern with `!` that matches rejects it."""
+        """True if the line applies to this host; a matching pattern with `!` excludes it."""
         if self.hosts.startswith("|"):
             return _matches_hash(self.hosts, name)
         found = False
@@ -81,7 +81,7 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class KnownHosts:
-    """The file as it was read. A file that is not there knows no host."""
+    """The file as it was read; a missing file knows no hosts."""
 
     def __init__(self, path: str, lines: Sequence[Line]) -> None:
         self.path = path
@@ -89,7 +89,7 @@ class KnownHosts:
 
     @classmethod
     def read(cls, path: str) -> "KnownHosts":
-        """Lines that cannot be used are passed over, with a warning. Raises OSError."""
+        """Read the file; invalid lines are skipped with a warning. Raises OSError."""
         path = os.path.expanduser(path)
         try:
             with open(path, encoding="utf-8", errors="surrogateescape") as file:
@@ -106,23 +106,23 @@ class KnownHosts:
                 lines += [parsed] if parsed else []
         return cls(path, lines)
 
-    def judge(self, names: Sequence[str], key: HostKey) -> Finding:
-        """What the file says of the key of a host of these names: the first one that is in the file counts.
+    def check(self, names: Sequence[str], key: HostKey) -> Finding:
+        """The status of the key of a host with these names; the first name that is in the file counts.
 
         A key that was revoked for any of them is refused, whatever else the file says.
         """
         names = [name.lower() for name in names]
         for line in self._lines:
             if line.marker == _REVOKED and line.key == key and any(map(line.matches, names)):
-                return Finding(Verdict.REVOKED, f"{self.path}:{line.number}")
+                return Finding(KeyStatus.REVOKED, f"{self.path}:{line.number}")
         about = self._about(names)
         for line in about:
             if line.key == key:
-                return Finding(Verdict.KNOWN, f"{self.path}:{line.number}")
-        return Finding(Verdict.CHANGED, f"{self.path}:{about[0].number}") if about else Finding(Verdict.UNKNOWN)
+                return Finding(KeyStatus.KNOWN, f"{self.path}:{line.number}")
+        return Finding(KeyStatus.CHANGED, f"{self.path}:{about[0].number}") if about else Finding(KeyStatus.UNKNOWN)
 
     def kinds(self, names: Sequence[str]) -> list[str]:
-        """The kinds of keys that are recorded for a host: those it should be asked for first."""
+        """The kinds of keys that are recorded for a host."""
         return list(dict.fromkeys(line.key.kind for line in self._about([name.lower() for name in names])))
 
     def append(self, name: str, key: HostKey) -> None:
@@ -144,26 +144,26 @@ class KnownHosts:
 
 
 def host_name(host: str, port: int) -> str:
-    """A host as the file names it."""
+    """A host as the file spells it."""
     return f"[{host}]:{port}" if port != SSH_PORT else f"[{host}]" if ":" in host else host
 
 
 def host_names(hosts: Sequence[str], port: int) -> list[str]:
-    """Every spelling under which the file may have a host that goes by these names and addresses, best first."""
+    """Every spelling of a host with these names and addresses, best first."""
     names = [name for host in hosts for name in (host_name(host, port), host if port == SSH_PORT else "")]
     return list(dict.fromkeys(name for name in names if name))
 
 
 def _parse_line(number: int, text: str) -> Line | None:
-    """One line of the file, None for one that holds no key of a host. Raises ValueError with what is wrong."""
+    """One parsed line, None if it has no host key. Raises ValueError."""
     fields = text.split()
     if not fields or fields[0].startswith("#"):
         return None
     marker = fields.pop(0) if fields[0].startswith("@") else ""
     if marker and marker != _REVOKED:
-        return None  # authorities vouch for certificates, which are not asked for; other markers are of a later day
+        return None  # certificates are not requested; other markers are unknown
     if len(fields) < 3:
-        raise ValueError("too few fields: it takes hosts, a kind of key, and the key")
+        raise ValueError("too few fields: expected hosts, kind of key, key")
     hosts, kind, encoded = fields[:3]
     try:
         blob = base64.b64decode(encoded, validate=True)
@@ -176,7 +176,7 @@ def _parse_line(number: int, text: str) -> Line | None:
 
 
 def _matches_hash(hashed: str, name: str) -> bool:
-    """Whether `|1|SALT|HASH` stands for this name."""
+    """True if `|1|SALT|HASH` is the hash of this name."""
     try:
         _, version, salt, digest = hashed.split("|")
         wanted = base64.b64decode(digest)
@@ -187,8 +187,10 @@ def _matches_hash(hashed: str, name: str) -> bool:
 
 
 def _glob(pattern: str) -> re.Pattern[str]:
-    """The pattern of a host: only `*` and `?` are special, for addresses stand in brackets. Every star but the last is
-    atomic, shortest match first: many of them cost no more time than few."""
+    """The regular expression of a host pattern, in which only `*` and `?` are special.
+
+    Every `*` but the last is an atomic group, so that many of them cannot make matching slow.
+    """
     first, *others = ("".join("." if char == "?" else re.escape(char) for char in part) for part in pattern.split("*"))
     if not others:
         return re.compile(first, re.DOTALL)

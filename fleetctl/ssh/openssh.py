@@ -1,4 +1,4 @@
-"""What OpenSSH's own configuration says of a host, from OpenSSH itself: `ssh -G` follows every rule of ssh_config(5).
+"""OpenSSH's configuration of a host, from `ssh -G`, which follows every rule of ssh_config(5).
 
 Where no `ssh` is installed, no configuration is read. Nothing connects here.
 """
@@ -18,7 +18,7 @@ CONFIG_FILE = "~/.ssh/config"
 SYSTEM_FILE = "/etc/ssh/ssh_config"
 
 Answer = Mapping[str, list[str]]
-"""The values of each keyword, which is in lower case, in the order in which they count."""
+"""Keyword in lower case → its values, in order of precedence."""
 
 _naming = threading.Lock()
 _named: set[str] = set()
@@ -45,7 +45,7 @@ def ask_openssh(host: str, port: int, user: str, timeout_s: float) -> Answer:
     }
     missing = [keyword for keyword in keywords_of(Use.MISSING) if keyword.lower() in found]
     if missing:
-        # What the distribution sets for everybody is none of a person's wishes.
+        # Defaults of the distribution are not the user's.
         usual = _run(["-F", SYSTEM_FILE, "--", host], timeout_s) if os.path.exists(SYSTEM_FILE) else {}
         for keyword in missing:
             if found[keyword.lower()] != usual.get(keyword.lower()):
@@ -54,7 +54,7 @@ def ask_openssh(host: str, port: int, user: str, timeout_s: float) -> Answer:
 
 
 def _files() -> list[str]:
-    """Where $HOME is not the home directory of the user database, which alone ssh looks at, it counts here too."""
+    """Honours $HOME if it differs from the user database, which is all that ssh looks at."""
     home = os.path.expanduser("~")
     try:
         if home == pwd.getpwuid(os.getuid()).pw_dir:
@@ -71,18 +71,18 @@ def _defaults(timeout_s: float) -> Answer:
 
 
 def _run(arguments: list[str], timeout_s: float) -> Answer:
-    """Raises SshFailed, and FileNotFoundError where there is no ssh."""
+    """Raises SshFailed, and FileNotFoundError if ssh is not installed."""
     try:
         done = subprocess.run(
             ["ssh", "-G", "-T", *arguments],
-            stdin=subprocess.DEVNULL,  # what a `Match exec` runs is not to read what is meant for a command
+            stdin=subprocess.DEVNULL,  # a `Match exec` must not read the stdin of our command
             capture_output=True,
             timeout=timeout_s,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise SshFailed(
-            f"the configuration of ssh took longer than {timeout_s:g} s to read: does a `Match exec` hang? "
+            f"the configuration of ssh took longer than {timeout_s:g} s to read: check for a `Match exec` that hangs "
             "(--ssh-timeout=SECONDS waits longer)"
         ) from error
     if done.returncode:

@@ -1,4 +1,4 @@
-"""One command, or one shell, over an SSH connection: its streams, its terminal, its exit status, the agent behind it.
+"""One command or shell over an SSH connection: streams, terminal, exit status, agent forwarding.
 
 The connection is connection.py's matter, which command it is that of those who call.
 """
@@ -24,7 +24,7 @@ from fleetctl.ssh.connection import Connection, close_channel
 
 CHUNK = 32768
 USUAL_TERMINAL = "xterm-256color"
-SIGNALLED_STATUS = 255  # of a command that ended without a status of its own
+SIGNALLED_STATUS = 255  # a command that ended without an exit status, by a signal
 
 Sink = Callable[[bytes], None]
 
@@ -38,12 +38,12 @@ def to_stderr(data: bytes) -> None:
 
 
 def _write(stream: BinaryIO, data: bytes) -> None:
-    """Raises CommandFailed where nobody reads any more."""
+    """Raises CommandFailed if the output is closed."""
     try:
         stream.write(data)
         stream.flush()
     except OSError as cause:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # what is in the buffer would be tried once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # Python would flush the buffer again at exit
         raise CommandFailed("" if isinstance(cause, BrokenPipeError) else f"cannot write: {cause.strerror}") from cause
 
 
@@ -57,7 +57,7 @@ def run_command(
     terminal: bool = False,
     forward_agent: bool = False,
 ) -> int:
-    """Run a command ('' is the user's shell) and give out what it writes as it comes; its exit status.
+    """Run a command ('' for the user's shell), pass on its output as it comes, and return its exit status.
 
     `stdin` is a file descriptor to feed it from; without, it reads nothing. With `terminal`, it gets a terminal that
     is as large as ours, which is raw meanwhile. Raises SshFailed where the connection is lost.
@@ -92,14 +92,16 @@ def run_command(
 
 
 def _drain(channel: paramiko.Channel, resized: int, stdout: Sink, stderr: Sink) -> None:
-    """Give out what the command writes until it writes no more; follow the size of our terminal meanwhile."""
+    """Pass on output until it ends; follow changes of the terminal's size meanwhile."""
     while True:
         readable, _, _ = select.select([channel, resized], [], [])
         if resized in readable:
             os.read(resized, CHUNK)
             size = measure(sys.stdout)
             channel.resize_pty(size.columns, size.lines)
-        has_ended = channel.eof_received or channel.closed  # looked at first: what came before the end is there now
+        has_ended = (
+            channel.eof_received or channel.closed
+        )  # read before draining: all output before the end is buffered now
         if channel.recv_ready():
             stdout(channel.recv(CHUNK))
         elif channel.recv_stderr_ready():
@@ -109,13 +111,13 @@ def _drain(channel: paramiko.Channel, resized: int, stdout: Sink, stderr: Sink) 
 
 
 def _feed(channel: paramiko.Channel, stdin: int) -> None:
-    """Pass on what is read until there is no more, or nobody who wants it."""
+    """Pass on our input until it or the command ends."""
     try:
         while data := os.read(stdin, CHUNK):
             channel.sendall(data)
         channel.shutdown_write()
     except (OSError, EOFError, paramiko.SSHException):
-        return  # the command has ended; how, is told by those who wait for it
+        return  # the command has ended; the caller reports how
 
 
 @contextmanager
@@ -125,7 +127,7 @@ def _untouched() -> Iterator[None]:
 
 @contextmanager
 def _raw(terminal: int) -> Iterator[None]:
-    """Every key goes to the other end, Ctrl-C too."""
+    """Raw mode: every key goes to the other end, Ctrl-C too."""
     before = termios.tcgetattr(terminal)
     tty.setraw(terminal)
     try:
@@ -136,7 +138,7 @@ def _raw(terminal: int) -> Iterator[None]:
 
 @contextmanager
 def _resizing(wanted: bool) -> Iterator[int]:
-    """A pipe that becomes readable when our terminal changes its size.
+    """A pipe that becomes readable when our terminal's size changes.
 
     The handler only writes into it: it may run while a lock is held that sending needs.
     """
@@ -155,11 +157,11 @@ def _wake(writer: int) -> None:
     try:
         os.write(writer, b"x")
     except BlockingIOError:
-        return  # it is readable as it is
+        return  # it is readable already
 
 
 def _join_to_agent(agent_socket: str, channel: paramiko.Channel) -> None:
-    """Somebody at the other end asks for the agent: connect them, without holding up the connection's own thread."""
+    """Connect a forwarded agent channel to our agent, without blocking the connection's thread."""
     threading.Thread(target=_serve_agent, args=(agent_socket, channel), daemon=True).start()
 
 
@@ -174,7 +176,7 @@ def _serve_agent(agent_socket: str, channel: paramiko.Channel) -> None:
             agent.shutdown(socket.SHUT_WR)
             answers.join()
         except (OSError, EOFError, paramiko.SSHException):
-            return  # whoever asked sees a channel that is closed
+            return  # the other end sees a closed channel
         finally:
             close_channel(channel)
 

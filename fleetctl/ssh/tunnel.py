@@ -1,4 +1,4 @@
-"""The API through an SSH bastion: a TCP connection that the bastion makes, or its unix socket.
+"""The API through an SSH bastion: over TCP from there, or its unix socket.
 
 SSH cannot forward to a unix socket with this library, so `fleetctl fd-forward PATH` runs there, and HTTP is spoken over
 its standard input and output. One connection carries all of a command's requests.
@@ -24,7 +24,7 @@ _COMMAND_NOT_FOUND = 127
 
 
 class TunnelFailed(ClientError):
-    """The way to the API is closed: the bastion's end of it, where it may open again, or the bastion itself."""
+    """The tunnel to the API failed; it may pass unless the bastion itself is lost."""
 
     def __init__(self, text: str, may_pass: bool = False) -> None:
         super().__init__(text)
@@ -32,7 +32,7 @@ class TunnelFailed(ClientError):
 
 
 class TunnelTransport:
-    """Carries requests over a bastion (see transport.Transport). Raises TunnelFailed, too."""
+    """A Transport over a bastion; also raises TunnelFailed."""
 
     def __init__(self, bastion: Connection, endpoint: Endpoint, timeout_s: float, tls: ssl.SSLContext | None) -> None:
         self._pool = httpcore.ConnectionPool(ssl_context=tls, network_backend=_Backend(bastion, endpoint))
@@ -40,7 +40,7 @@ class TunnelTransport:
         self._extensions = {"timeout": dict.fromkeys(("connect", "read", "write", "pool"), timeout_s)}
 
     def request(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> Answer:
-        """As Transport says."""
+        """See Transport."""
         try:
             answer = self._pool.request(
                 method, self._base + path, headers=list(headers.items()), content=body, extensions=self._extensions
@@ -48,16 +48,16 @@ class TunnelTransport:
         except httpcore.TimeoutException as error:
             raise TimeoutError(str(error)) from error
         except (httpcore.NetworkError, httpcore.ProtocolError) as error:
-            cause = error.__cause__ or error.__context__  # the library drops the former
+            cause = error.__cause__ or error.__context__  # httpcore may drop the former
             if isinstance(cause, OSError):
-                raise cause  # noqa: B904 - it says more than what it was wrapped in
+                raise cause  # noqa: B904 - it says more than its wrapper
             raise ConnectionError(str(error)) from error
         kind = next((value for name, value in answer.headers if name.lower() == b"content-type"), b"")
         return Answer(answer.status, kind.decode("latin-1"), answer.content)
 
 
 class _Backend(httpcore.NetworkBackend):
-    """What httpcore connects with: channels of the bastion's connection."""
+    """httpcore's network backend: channels of the bastion's connection."""
 
     def __init__(self, bastion: Connection, endpoint: Endpoint) -> None:
         self._bastion = bastion
@@ -86,7 +86,7 @@ class _Backend(httpcore.NetworkBackend):
 
 
 class _Stream(httpcore.NetworkStream):
-    """A channel as httpcore reads and writes it."""
+    """A channel as httpcore's network stream."""
 
     def __init__(self, bastion: Connection, channel: paramiko.Channel) -> None:
         self._bastion = bastion
@@ -122,14 +122,14 @@ class _Stream(httpcore.NetworkStream):
         return _TlsStream(self, ssl_context, server_hostname, timeout)
 
     def get_extra_info(self, info: str) -> Any:
-        """Whether an idle connection has something to read: then it was closed, and httpcore makes another."""
+        """True if an idle connection is readable, which means that it was closed."""
         if info == "is_readable":
             return self._channel.recv_ready() or self._channel.eof_received or self._channel.closed
         return None
 
 
 class _ForwardedSocket(_Stream):
-    """A unix socket of the bastion, at the other end of `fleetctl fd-forward`, which says why it ends on stderr."""
+    """A unix socket of the bastion, through `fleetctl fd-forward` there, which reports errors on stderr."""
 
     def __init__(self, bastion: Connection, channel: paramiko.Channel, endpoint: Endpoint) -> None:
         super().__init__(bastion, channel)
@@ -155,7 +155,7 @@ class _ForwardedSocket(_Stream):
             said += part
         status = self._channel.recv_exit_status()
         why = printable(said.decode(errors="replace")) or f"it ended with status {status}"
-        remedy = "does fleetd run there? See systemctl status fleet"
+        remedy = "check there that fleetd runs: systemctl status fleet"
         if status == _COMMAND_NOT_FOUND:
             remedy = (
                 "fleetctl must be installed there, on the PATH of SSH commands; or name --endpoint=http://HOST:PORT"
@@ -168,7 +168,7 @@ class _ForwardedSocket(_Stream):
 
 
 class _TlsStream(httpcore.NetworkStream):
-    """TLS within a channel, which is no socket: the library works in memory, and we carry its bytes."""
+    """TLS over a channel, which is not a socket: by ssl.MemoryBIO."""
 
     def __init__(
         self, inner: _Stream, context: ssl.SSLContext, server_hostname: str | None, timeout: float | None
@@ -191,7 +191,7 @@ class _TlsStream(httpcore.NetworkStream):
         return self._tls if info == "ssl_object" else self._inner.get_extra_info(info)
 
     def _carry(self, step: Callable[[], T], timeout: float | None) -> T:
-        """Do a step of TLS, feeding it and passing on what it says until it is done."""
+        """Run one TLS operation, moving bytes between it and the channel until it is done."""
         while True:
             try:
                 done = step()

@@ -157,7 +157,7 @@ def test_on_the_machine_itself_no_ssh_is_needed(person: RemotePerson) -> None:
     assert (away.returncode, away.stdout) == (255, "")
     assert away.stderr == (
         f"Unable to SSH to remote host: cannot connect to root@{machine.address} port 22: connection refused; "
-        "does an SSH server listen there, and is the way to it open?\n"
+        "check that an SSH server listens there, and that no firewall is in between\n"
     )
 
 
@@ -269,9 +269,9 @@ def test_a_wrong_key_and_none_at_all_are_told_with_host_port_user_and_what_to_do
     none = person.fleetctl("ssh", machine.id[:6], "true")
     assert (none.returncode, none.stdout) == (1, "")
     assert none.stderr == (
-        f"Failed building SSH client: unable to authenticate: root@{machine.address} port 22 was offered no key: there "
-        "is none. SSH_AUTH_SOCK is not set, so there is no agent. Have one of your keys in the authorized_keys of root "
-        "there (--ssh-username names another user)\n"
+        f"Failed building SSH client: unable to authenticate: root@{machine.address} port 22 was offered no key, "
+        "since there is none. SSH_AUTH_SOCK is not set, so there is no agent. Add one of your keys to the "
+        "authorized_keys of root there, or give another user with --ssh-username\n"
     )
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
     shown = subprocess.run(["ssh-keygen", "-l", "-f", key], check=True, capture_output=True, text=True).stdout.split()

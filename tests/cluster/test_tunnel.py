@@ -167,7 +167,7 @@ def test_tls_goes_through_the_tunnel_end_to_end_over_one_connection(
         ("{bastion}:23", "cannot connect to root@{bastion} port 23: connection refused; does an SSH server listen"),
         (f"{{bastion}}:{API_PORT}", f"root@{{bastion}} port {API_PORT} does not complete the SSH handshake: "),
         ("nonesuch.invalid", "cannot connect to root@nonesuch.invalid port 22: "),
-        ("[::1", '"[::1" is no host: write HOST, HOST:PORT or [ADDRESS]:PORT'),
+        ("[::1", '"[::1" is not a host: write HOST, HOST:PORT or [ADDRESS]:PORT'),
     ],
 )
 def test_a_bastion_that_is_not_there_is_one_line(person: RemotePerson, tunnel: str, complaint: str) -> None:

@@ -188,10 +188,10 @@ def test_sign_is_refused_rather_than_ignored(fleetctl: Fleetctl, api: FakeApi, h
     [
         (
             ["--driver=etcd", "--endpoint=http://127.0.0.1:2379"],
-            "driver etcd is not supported, and http://127.0.0.1:2379 is taken for etcd's: the daemon's API is the only",
+            "driver etcd is not supported, and http://127.0.0.1:2379 seems to be etcd's: omit --driver, and give",
         ),
         (["--driver=Api"], 'unrecognized driver "Api"'),
-        (["--tunnel=bastion:port"], 'failed initializing SSH client: "bastion:port" is no host'),
+        (["--tunnel=bastion:port"], 'failed initializing SSH client: "bastion:port" is not a host'),
         (["--endpoint=/run/fleet.sock"], "URL scheme undefined"),
         (["--endpoint=localhost:49153"], "URL scheme undefined"),
         (["--endpoint=unix://var/run/x"], 'unable to connect to host "var" with scheme "unix"'),
@@ -202,7 +202,7 @@ def test_sign_is_refused_rather_than_ignored(fleetctl: Fleetctl, api: FakeApi, h
         (["--endpoint=http://[::1"], 'endpoint "http://[::1": '),
         (["--endpoint=https://host", "--ca-file=missing.pem"], "open missing.pem: no such file or directory"),
         (["--endpoint=https://host", "--etcd-cafile=missing.pem"], "open missing.pem: no such file or directory"),
-        (["--endpoint=https://host", "--cert-file=c"], "a client certificate takes both --cert-file and --key-file"),
+        (["--endpoint=https://host", "--cert-file=c"], "a client certificate needs both --cert-file and --key-file"),
         (["--endpoint=https://host", "--ca-file=junk.pem"], "junk.pem cannot be used for TLS: "),
     ],
 )
@@ -230,12 +230,12 @@ def test_an_endpoint_may_have_a_path_of_its_own(bare_fleetctl: Fleetctl, served:
 def test_options_of_the_etcd_driver_are_accepted_and_said_to_have_no_effect(fleetctl: Fleetctl) -> None:
     result = fleetctl("--etcd-key-prefix=/mine/", "--experimental-api=false", "list-units")
     assert (result.status, result.stdout, result.stderr.count("\n")) == (0, HEADER, 1)
-    assert "without effect: --etcd-key-prefix, --experimental-api=false (the daemon's API is" in result.stderr
+    assert "ignored: --etcd-key-prefix, --experimental-api=false (fleetctl uses only" in result.stderr
 
 
 def test_the_etcd_driver_alone_is_accepted_and_the_local_daemon_asked(bare_fleetctl: Fleetctl) -> None:
     result = bare_fleetctl("--driver=etcd", "list-units")
-    assert "without effect: --driver=etcd (the daemon's API is" in result.stderr
+    assert "ignored: --driver=etcd (fleetctl uses only" in result.stderr
     assert "unix:///var/run/fleet.sock" in result.stderr
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from fleetctl import log
-from fleetctl.ssh.known_hosts import Finding, HostKey, KnownHosts, Verdict, host_names
+from fleetctl.ssh.known_hosts import Finding, HostKey, KeyStatus, KnownHosts, host_names
 
-KNOWN, UNKNOWN, CHANGED, REVOKED = Verdict.KNOWN, Verdict.UNKNOWN, Verdict.CHANGED, Verdict.REVOKED
+KNOWN, UNKNOWN, CHANGED, REVOKED = KeyStatus.KNOWN, KeyStatus.UNKNOWN, KeyStatus.CHANGED, KeyStatus.REVOKED
 
 
 def make_key(folder: Path, kind: str) -> HostKey:
@@ -48,15 +48,15 @@ def line(hosts: str, key: HostKey) -> str:
 
 def test_a_key_that_was_recorded_is_known_and_another_one_has_changed(write: Write, keys: list[HostKey]) -> None:
     known_hosts = write("# a comment", "", line("10.0.0.1", keys[0]))
-    assert known_hosts.judge(["10.0.0.1"], keys[0]) == Finding(KNOWN, f"{known_hosts.path}:3")
-    assert known_hosts.judge(["10.0.0.1"], keys[1]) == Finding(CHANGED, f"{known_hosts.path}:3")
-    assert known_hosts.judge(["10.0.0.1"], keys[2]) == Finding(CHANGED, f"{known_hosts.path}:3")
-    assert known_hosts.judge(["10.0.0.2"], keys[0]) == Finding(UNKNOWN)
+    assert known_hosts.check(["10.0.0.1"], keys[0]) == Finding(KNOWN, f"{known_hosts.path}:3")
+    assert known_hosts.check(["10.0.0.1"], keys[1]) == Finding(CHANGED, f"{known_hosts.path}:3")
+    assert known_hosts.check(["10.0.0.1"], keys[2]) == Finding(CHANGED, f"{known_hosts.path}:3")
+    assert known_hosts.check(["10.0.0.2"], keys[0]) == Finding(UNKNOWN)
 
 
 def test_any_of_a_hosts_keys_will_do(write: Write, keys: list[HostKey]) -> None:
     known_hosts = write(*(line("web,10.0.0.1", key) for key in keys[1:]))
-    assert [known_hosts.judge(["10.0.0.1"], key).verdict for key in keys] == [CHANGED, KNOWN, KNOWN, KNOWN]
+    assert [known_hosts.check(["10.0.0.1"], key).status for key in keys] == [CHANGED, KNOWN, KNOWN, KNOWN]
     assert known_hosts.kinds(["web"]) == ["ssh-ed25519", "ecdsa-sha2-nistp256", "ssh-rsa"]
 
 
@@ -79,8 +79,8 @@ def test_hosts_are_matched_by_patterns(
     write: Write, keys: list[HostKey], hosts: str, matching: str, others: str
 ) -> None:
     known_hosts = write(line(hosts, keys[0]))
-    assert known_hosts.judge([matching], keys[0]).verdict == KNOWN
-    assert known_hosts.judge([others], keys[0]).verdict == UNKNOWN
+    assert known_hosts.check([matching], keys[0]).status == KNOWN
+    assert known_hosts.check([others], keys[0]).status == UNKNOWN
 
 
 def test_hashed_names_are_found_as_openssh_hashes_them(tmp_path: Path, keys: list[HostKey]) -> None:
@@ -89,15 +89,15 @@ def test_hashed_names_are_found_as_openssh_hashes_them(tmp_path: Path, keys: lis
     subprocess.run(["ssh-keygen", "-q", "-H", "-f", path], check=True, capture_output=True)
     assert "web" not in path.read_text()
     known_hosts = KnownHosts.read(str(path))
-    assert known_hosts.judge(["web"], keys[0]).verdict == KNOWN
-    assert known_hosts.judge(["WEB"], keys[1]).verdict == CHANGED
-    assert known_hosts.judge(["[10.0.0.1]:2222"], keys[2]).verdict == KNOWN
-    assert known_hosts.judge(["10.0.0.1"], keys[2]).verdict == UNKNOWN
+    assert known_hosts.check(["web"], keys[0]).status == KNOWN
+    assert known_hosts.check(["WEB"], keys[1]).status == CHANGED
+    assert known_hosts.check(["[10.0.0.1]:2222"], keys[2]).status == KNOWN
+    assert known_hosts.check(["10.0.0.1"], keys[2]).status == UNKNOWN
 
 
 @pytest.mark.parametrize("hashed", ["|1|abc", "|2|c2FsdA==|aGFzaA==", "|1|!|!", "|"])
 def test_a_hash_that_is_none_matches_nothing(write: Write, keys: list[HostKey], hashed: str) -> None:
-    assert write(line(hashed, keys[0])).judge(["web"], keys[0]).verdict == UNKNOWN
+    assert write(line(hashed, keys[0])).check(["web"], keys[0]).status == UNKNOWN
 
 
 def test_lines_of_authorities_do_no_harm_and_revoked_keys_are_refused(write: Write, keys: list[HostKey]) -> None:
@@ -108,16 +108,16 @@ def test_lines_of_authorities_do_no_harm_and_revoked_keys_are_refused(write: Wri
         line("web", keys[0]),
         line("web", keys[1]),
     )
-    assert known_hosts.judge(["web"], keys[0]) == Finding(KNOWN, f"{known_hosts.path}:4")
-    assert known_hosts.judge(["web"], keys[1]) == Finding(REVOKED, f"{known_hosts.path}:3")
-    assert known_hosts.judge(["db"], keys[3]).verdict == UNKNOWN
-    assert known_hosts.judge(["db"], keys[1]).verdict == REVOKED
+    assert known_hosts.check(["web"], keys[0]) == Finding(KNOWN, f"{known_hosts.path}:4")
+    assert known_hosts.check(["web"], keys[1]) == Finding(REVOKED, f"{known_hosts.path}:3")
+    assert known_hosts.check(["db"], keys[3]).status == UNKNOWN
+    assert known_hosts.check(["db"], keys[1]).status == REVOKED
 
 
 def test_the_first_name_that_the_file_has_counts(write: Write, keys: list[HostKey]) -> None:
     known_hosts = write(line("web", keys[0]), line("10.0.0.1", keys[1]))
-    assert known_hosts.judge(["web", "10.0.0.1"], keys[1]).verdict == CHANGED
-    assert known_hosts.judge(["new", "10.0.0.1"], keys[1]).verdict == KNOWN
+    assert known_hosts.check(["web", "10.0.0.1"], keys[1]).status == CHANGED
+    assert known_hosts.check(["new", "10.0.0.1"], keys[1]).status == KNOWN
     assert known_hosts.kinds(["new", "other"]) == []
 
 
@@ -128,7 +128,7 @@ def test_lines_that_cannot_be_used_are_named_and_passed_over(
     good = line("web", keys[0])
     kind, encoded = good.split()[1:3]
     known_hosts = write("web", f"web {kind}", f"web {kind} =", f"web ssh-rsa {encoded}", "@revoked web", good)
-    assert known_hosts.judge(["web"], keys[0]) == Finding(KNOWN, f"{known_hosts.path}:6")
+    assert known_hosts.check(["web"], keys[0]) == Finding(KNOWN, f"{known_hosts.path}:6")
     warnings = capsys.readouterr().err.splitlines()
     assert [warning.split()[0] for warning in warnings] == ["warning:"] * 5
     assert [warning.split()[1] for warning in warnings] == [f"{known_hosts.path}:{number}" for number in range(1, 6)]
@@ -137,18 +137,18 @@ def test_lines_that_cannot_be_used_are_named_and_passed_over(
 def test_bytes_that_are_no_text_do_not_hide_the_rest(tmp_path: Path, keys: list[HostKey]) -> None:
     path = tmp_path / "known"
     path.write_bytes(b"\xff\xfe \xff \xff\n" + line("web", keys[0]).encode())
-    assert KnownHosts.read(str(path)).judge(["web"], keys[0]).verdict == KNOWN
+    assert KnownHosts.read(str(path)).check(["web"], keys[0]).status == KNOWN
 
 
 def test_a_file_that_is_not_there_is_made_with_its_folder_for_its_owner(tmp_path: Path, keys: list[HostKey]) -> None:
     path = tmp_path / "new" / "known"
     known_hosts = KnownHosts.read(str(path))
-    assert known_hosts.judge(["web"], keys[0]).verdict == UNKNOWN
+    assert known_hosts.check(["web"], keys[0]).status == UNKNOWN
     known_hosts.append("web", keys[0])
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
     assert path.read_text() == f"web {keys[0].kind} {base64.b64encode(keys[0].blob).decode()}\n"
-    assert KnownHosts.read(str(path)).judge(["web"], keys[0]).verdict == KNOWN
+    assert KnownHosts.read(str(path)).check(["web"], keys[0]).status == KNOWN
 
 
 def test_a_line_is_added_on_a_line_of_its_own(tmp_path: Path, keys: list[HostKey]) -> None:
@@ -156,8 +156,8 @@ def test_a_line_is_added_on_a_line_of_its_own(tmp_path: Path, keys: list[HostKey
     path.write_text(line("web", keys[0]))  # without an end
     KnownHosts.read(str(path)).append("db", keys[1])
     known_hosts = KnownHosts.read(str(path))
-    assert known_hosts.judge(["web"], keys[0]).at == f"{path}:1"
-    assert known_hosts.judge(["db"], keys[1]).at == f"{path}:2"
+    assert known_hosts.check(["web"], keys[0]).at == f"{path}:1"
+    assert known_hosts.check(["db"], keys[1]).at == f"{path}:2"
 
 
 def test_the_home_directory_may_stand_in_the_name(
@@ -165,7 +165,7 @@ def test_the_home_directory_may_stand_in_the_name(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     KnownHosts.read("~/.fleetctl/known_hosts").append("web", keys[0])
-    assert KnownHosts.read(str(tmp_path / ".fleetctl/known_hosts")).judge(["web"], keys[0]).verdict == KNOWN
+    assert KnownHosts.read(str(tmp_path / ".fleetctl/known_hosts")).check(["web"], keys[0]).status == KNOWN
 
 
 def test_openssh_reads_what_was_added(tmp_path: Path, keys: list[HostKey]) -> None:

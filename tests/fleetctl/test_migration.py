@@ -69,7 +69,7 @@ def targets(api: FakeApi) -> dict[str, str]:
     return {name: held.target for name, held in api.units.items()}
 
 
-def fates(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
+def results(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
     rows = [line.split(maxsplit=2) for line in done.stdout.splitlines()[1:]]
     return {name: fate for name, _, fate in rows}
 
@@ -83,7 +83,7 @@ def test_every_unit_is_carried_across_with_its_content_and_target_state(
     done = migrate()
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[0].split() == ["UNIT", "TARGET", "MIGRATION"]
-    assert fates(done) == dict.fromkeys(ALL, "carried")
+    assert results(done) == dict.fromkeys(ALL, "carried")
     assert targets(new) == ALL
     assert {name: held.content for name, held in new.units.items()} == {
         name: held.content for name, held in old.units.items()
@@ -94,7 +94,7 @@ def test_every_unit_is_carried_across_with_its_content_and_target_state(
 def test_a_dry_run_says_the_same_and_does_nothing(migrate: Migrate, old: Original, new: FakeApi) -> None:
     old.requests.clear()
     done = migrate("--dry-run", "--move")
-    assert fates(done) == dict.fromkeys(ALL, "carried")
+    assert results(done) == dict.fromkeys(ALL, "carried")
     assert {method for method, _ in old.requests + new.requests} == {"GET"}
     assert migrate().stdout == done.stdout
 
@@ -104,7 +104,7 @@ def test_a_second_run_finds_everything_as_it_is(migrate: Migrate, new: FakeApi) 
     new.requests.clear()
     done = migrate()
     assert done.returncode == 0
-    assert set(fates(done).values()) == {"as it is: the new cluster has it already"}
+    assert set(results(done).values()) == {"as it is: the new cluster has it already"}
     assert {method for method, _ in new.requests} == {"GET"}
 
 
@@ -117,10 +117,10 @@ def test_what_cannot_be_carried_is_left_with_the_reason_and_keeps_nothing_back(
     old.add("odd.service", "[X-Fleet]\nMachineID=a\nGlobal=true\n")
     done = migrate()
     assert done.returncode == 1
-    assert fates(done) == {
+    assert results(done) == {
         "dbus.service": f"left: {refuse_name('dbus.service')}",
         "idle.service": "left: the new cluster has another unit of this name",
-        "job.service": "left: the new cluster has it, and wants it inactive",
+        "job.service": "left: the new cluster has it with target state inactive",
         "odd.service": "left: MachineID cannot be used with Global",
         "web@.service": "carried",
         "web@1.service": "carried",
@@ -165,7 +165,7 @@ def test_a_unit_that_moves_starts_when_the_old_cluster_runs_it_no_more(
 
 def test_a_move_that_was_broken_off_before_a_unit_left_goes_on(migrate: Migrate, old: Original, new: FakeApi) -> None:
     new.add("web@1.service", HELLO)
-    assert fates(migrate("--move"))["web@1.service"] == "carried"
+    assert results(migrate("--move"))["web@1.service"] == "carried"
     assert targets(new) == ALL
 
 

@@ -99,6 +99,6 @@ def as_numbers(version: str) -> list[int]:
 
 def test_the_service_is_confined() -> None:
     unit = CONTRIB.parent / "units/fleet.service"
-    judge = ["systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=29", str(unit)]
-    judged = subprocess.run(judge, capture_output=True, text=True)
+    check = ["systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=29", str(unit)]
+    judged = subprocess.run(check, capture_output=True, text=True)
     assert judged.returncode == 0, judged.stdout + judged.stderr

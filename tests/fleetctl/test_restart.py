@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from fleetctl.restart_units import everywhere
-from fleetctl.wait_outcome import Arrived, Failed, Pending, judge_launched, judge_stopped
+from fleetctl.restart_units import on_every_machine
+from fleetctl.wait_outcome import Failed, Pending, Reached, check_launched, check_stopped
 from fleetd.api import schema
 from fleetd.testing.simulated_units import Behaviour
 from tests.fleetctl.conftest import HELLO, Fleetctl
@@ -179,11 +179,11 @@ def report(*allocations: schema.AllocationReport, decided: int = 5, machines: in
 @pytest.mark.parametrize(
     ("seen", "stopped", "launched"),
     [
-        (report(copy(), copy()), Pending, Arrived),
-        (report(copy(active="inactive")), Arrived, Failed),
-        (report(copy(active="inactive", completed=True)), Arrived, Arrived),
-        (report(copy(active="failed")), Arrived, Failed),
-        (report(copy(active="inactive", error="masked")), Arrived, Failed),
+        (report(copy(), copy()), Pending, Reached),
+        (report(copy(active="inactive")), Reached, Failed),
+        (report(copy(active="inactive", completed=True)), Reached, Reached),
+        (report(copy(active="failed")), Reached, Failed),
+        (report(copy(active="inactive", error="masked")), Reached, Failed),
         (report(copy(active="activating"), copy(active="failed")), Pending, Failed),
         (report(copy(active="activating"), copy()), Pending, Pending),
         (report(copy(), copy(active="inactive", generation=4)), Pending, Pending),
@@ -191,12 +191,12 @@ def report(*allocations: schema.AllocationReport, decided: int = 5, machines: in
         (report(copy(active="inactive", generation=4)), Pending, Pending),
         (report(copy(), decided=4), Pending, Pending),
         (report(copy(), machines=2), Pending, Pending),
-        (report(), Arrived, Arrived),
+        (report(), Reached, Reached),
         (report(copy(superseded=True, generation=1), machines=0), Pending, Pending),
     ],
 )
 def test_a_global_unit_has_arrived_when_it_has_on_every_machine(
     seen: schema.UnitReport, stopped: type, launched: type
 ) -> None:
-    assert isinstance(everywhere(judge_stopped)(seen, 5), stopped)
-    assert isinstance(everywhere(judge_launched)(seen, 5), launched)
+    assert isinstance(on_every_machine(check_stopped)(seen, 5), stopped)
+    assert isinstance(on_every_machine(check_launched)(seen, 5), launched)

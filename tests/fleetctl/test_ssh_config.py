@@ -186,7 +186,7 @@ def test_without_openssh_there_is_no_configuration_and_one_that_is_there_is_name
 
 def test_a_configuration_that_takes_too_long_is_named(home: Path) -> None:
     configure(home, 'Match exec "sleep 5"\n User me\n')
-    with pytest.raises(SshFailed, match="does a `Match exec` hang"):
+    with pytest.raises(SshFailed, match="check for a `Match exec` that hangs"):
         plan_login(Settings(ssh_timeout_s=0.2), "web")
 
 
@@ -275,7 +275,7 @@ def test_behind_a_bastion_the_configuration_is_not_asked_for_the_way(home: Path)
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("Host web\n ProxyJump b\nHost b\n ProxyJump web\n", "ProxyJump in a circle?"),
+        ("Host web\n ProxyJump b\nHost b\n ProxyJump web\n", "check ProxyJump for a loop"),
         ("Host *\n ProxyJump b\n", "jumphost loop via b"),
         ("Host web\n ProxyJump b:x\n", "Invalid ProxyJump"),
     ],

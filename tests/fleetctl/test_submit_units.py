@@ -51,7 +51,7 @@ def test_a_unit_that_two_differing_files_claim_is_refused(fleetctl: Fleetctl, ap
     result = fleetctl("submit", "a/web", "b/web")
     assert (result.status, result.stdout, puts(api)) == (1, "", [])
     assert result.stderr == (
-        "Error creating units: a/web.service and b/web.service differ, and would both be unit web.service: "
+        "Error creating units: a/web.service and b/web.service differ, and both are unit web.service: "
         "name one of them\n"
     )
     assert fleetctl("submit", "a/web", "c/web", "a/web").stdout == "Unit web.service inactive\n"
@@ -272,7 +272,7 @@ def write_bad_file(path: Path, kind: str) -> None:
         ("directory", "it is a directory"),
         ("pipe", "it is not a regular file"),
         ("loop", "too many levels of symbolic links"),
-        ("empty", "its unit file holds no options"),
+        ("empty", "its unit file has no options"),
         ("exclusive", "MachineID cannot be used with Global"),
     ],
 )
@@ -463,7 +463,7 @@ def test_a_unit_that_somebody_else_has_just_created_is_left_as_it_is_and_told_wh
 ) -> None:
     somebody_creates(api, "a.service", text)
     result = fleetctl("start", *names)
-    warning = "WARNING: Somebody else has just created Unit a.service, and it differs from yours. "
+    warning = "WARNING: Another client has just created Unit a.service, and it differs from yours. "
     warning += "Add --replace to override.\n"
     assert (result.status, result.stderr) == (0, warning if text == OTHER else "")
     assert "Unit a.service inactive" not in result.stdout

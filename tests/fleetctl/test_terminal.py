@@ -231,7 +231,7 @@ def test_a_line_that_a_narrower_terminal_has_wrapped_is_taken_away_whole(
     api.add("slow.service")
     api.fates["slow.service"] = Fate(stuck=True)
     terminal = at_terminal("start", "slow", "--block-attempts=2")
-    terminal.read_until(lambda written: "where it goes (" in written)
+    terminal.read_until(lambda written: "placed it yet (" in written)
     terminal.resize(30)
     written = terminal.read_until(lambda written: "\x1b[A" in written or written.count("\x1b[K") > 20)
     assert "\r\x1b[K\x1b[A\x1b[K" in written

@@ -38,7 +38,7 @@ def test_a_good_file_is_nothing_to_speak_of(bare_fleetctl: Fleetctl, tmp_path: P
         ("bad.service", "[Service]\nno option\n", "failed getting Unit(bad.service) from file: unexpected newline"),
         ("bad.service", GOOD + "[X-Fleet]\nGlobal=true\nMachineOf=a.service\n", "Global cannot be used with Peers"),
         ("bad.service", GOOD + "[Install]\nAlias=bad.socket\n", "systemd cannot alias bad.service as bad.socket"),
-        ("bad.service", "", "its unit file holds no options"),
+        ("bad.service", "", "its unit file has no options"),
         ("fleet.service", GOOD, "is reserved for what runs the machine itself"),
         ("-x.service", GOOD, 'begins with "-"'),
         ("b d.service", GOOD, "invalid character ' ' in unit name"),

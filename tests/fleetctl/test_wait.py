@@ -8,7 +8,7 @@ import pytest
 
 from fleetctl.client import Client
 from fleetctl.wait import Clock, Wait, wait_until_gone
-from fleetctl.wait_outcome import PROVEN_S, judge_launched
+from fleetctl.wait_outcome import ACTIVE_S, check_launched
 from fleetd.api.schema import AllocationReport, Cause, UnitReport
 
 M1 = "1" * 32
@@ -33,7 +33,7 @@ class Course:
         return {name: [seen for since, seen in self.courses[name] if since <= self.now_s][-1] for name in names}
 
     def wait(self, bound_s: float = 300.0) -> Wait:
-        wait = Wait(cast(Client, self), "launched", judge_launched, self.clock)
+        wait = Wait(cast(Client, self), "launched", check_launched, self.clock)
         wait.until(list(self.courses), bound_s)
         return wait
 
@@ -61,7 +61,7 @@ def test_all_units_of_one_command_share_the_look_that_proves_them(capsys: pytest
     course = Course({name: [(0.0, seen(name))] for name in names})
     course.wait()
     assert len(course.asked) <= 4
-    assert course.now_s == pytest.approx(PROVEN_S, abs=0.02)
+    assert course.now_s == pytest.approx(ACTIVE_S, abs=0.02)
     assert len(capsys.readouterr().out.splitlines()) == 500
 
 

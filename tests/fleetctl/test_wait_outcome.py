@@ -1,4 +1,4 @@
-"""What a unit's report means for a command that waits: the rows are situations, the verdicts what is said of them."""
+"""What a unit's report means for a command that waits: the rows are situations, the outcomes what is said of them."""
 
 import time
 
@@ -8,21 +8,21 @@ import pytest
 from fleetctl.parsing import bound_s
 from fleetctl.wait import observe
 from fleetctl.wait_outcome import (
-    PROVEN_S,
-    SEEN_AFRESH_S,
-    SEEN_AT_REST_S,
-    SEEN_BEFORE_S,
-    SEEN_RESTARTING_S,
-    Arrived,
+    ACTIVE_S,
+    ENDED_S,
+    FAILED_BEFORE_S,
+    FAILED_S,
+    RESTARTING_S,
+    Check,
     Failed,
-    Judge,
     Pending,
-    Verdict,
-    judge_launched,
-    judge_loaded,
-    judge_stopped,
-    judge_unloaded,
-    why_nowhere,
+    Reached,
+    WaitOutcome,
+    check_launched,
+    check_loaded,
+    check_stopped,
+    check_unloaded,
+    why_unplaced,
 )
 from fleetd.api.schema import AllocationReport, Cause, UnitReport
 from tests.fleetctl.fake_api import reject
@@ -58,174 +58,174 @@ def copy(active: str, sub: str = "x", generation: int = 5, machine: str = M1, **
     )
 
 
-UNDECIDED = Pending("the leader has not decided yet where it goes")
+UNDECIDED = Pending("the leader has not placed it yet")
 NOT_YET = Pending("11111111... has not carried it out yet")
 WAITS = "waits for machine 11111111 to come back, until 2027-01-15 12:05:00 UTC"
 LOST = Cause("waiting-for-machine", waits=WAITS, machine=M1, absence="lost")
-AGAIN = f"has been started on {AT} by something else there: its socket or timer, a unit that wants it, a person"
+AGAIN = f"has been started on {AT} by something else than fleet: its socket or timer, another unit, an operator"
 PARKED = "waits for machine 11111111, which is parked: its fleetd was stopped"
 ON_M1 = Cause("waiting-for-machine", waits=PARKED, machine=M1)
 STOPPING = Cause("waiting-for-stop", waits="waits until 22222222 has stopped it", machine=M2)
-PARKED_WAIT = Pending(f"it {PARKED}", told=True)
+PARKED_WAIT = Pending(f"it {PARKED}", is_urgent=True)
 
-SITUATIONS: list[tuple[Judge, UnitReport, Verdict]] = [
-    (judge_launched, report(copy("active")), Arrived(AT, PROVEN_S)),
-    (judge_launched, report(copy("active", error="held as it was")), Arrived(AT, PROVEN_S)),
-    (judge_launched, report(copy("inactive", completed=True)), Arrived(AT)),
-    (judge_launched, report(machine="", reason="completed", cause=Cause("completed")), Arrived()),
-    (judge_launched, report(cause=LOST), Pending(f"it {WAITS}", told=True)),
+SITUATIONS: list[tuple[Check, UnitReport, WaitOutcome]] = [
+    (check_launched, report(copy("active")), Reached(AT, ACTIVE_S)),
+    (check_launched, report(copy("active", error="held as it was")), Reached(AT, ACTIVE_S)),
+    (check_launched, report(copy("inactive", completed=True)), Reached(AT)),
+    (check_launched, report(machine="", reason="completed", cause=Cause("completed")), Reached()),
+    (check_launched, report(cause=LOST), Pending(f"it {WAITS}", is_urgent=True)),
     # An older wish says nothing about this one.
-    (judge_launched, report(copy("active"), decided=4), UNDECIDED),
-    (judge_launched, report(machine="", reason="no machine fits", decided=4), UNDECIDED),
-    (judge_launched, report(copy("failed", generation=4)), Pending(f"{AT} has not carried it out yet")),
-    (judge_launched, report(copy("active", generation=4)), Pending(f"{AT} has not carried it out yet")),
-    (judge_launched, report(), NOT_YET),
+    (check_launched, report(copy("active"), decided=4), UNDECIDED),
+    (check_launched, report(machine="", reason="no machine fits", decided=4), UNDECIDED),
+    (check_launched, report(copy("failed", generation=4)), Pending(f"{AT} has not carried it out yet")),
+    (check_launched, report(copy("active", generation=4)), Pending(f"{AT} has not carried it out yet")),
+    (check_launched, report(), NOT_YET),
     # Nor does a copy elsewhere, or one that the cluster does not know.
-    (judge_launched, report(copy("active", machine=M2, superseded=True)), NOT_YET),
-    (judge_launched, report(copy("active", orphaned=True)), NOT_YET),
+    (check_launched, report(copy("active", machine=M2, superseded=True)), NOT_YET),
+    (check_launched, report(copy("active", orphaned=True)), NOT_YET),
     # On the way.
-    (judge_launched, report(copy("activating", "start-pre")), Pending(f"it is activating (start-pre) on {AT}")),
+    (check_launched, report(copy("activating", "start-pre")), Pending(f"it is activating (start-pre) on {AT}")),
     (
-        judge_launched,
+        check_launched,
         report(machine="", reason=f"no peer is there; {STOPPING.waits}", cause=STOPPING),
-        Pending("it waits until 22222222 has stopped it", told=True),
+        Pending("it waits until 22222222 has stopped it", is_urgent=True),
     ),
     # Failures, each with how long it has to show before it counts.
     (
-        judge_launched,
+        check_launched,
         report(copy("activating", "auto-restart")),
         Failed(
             f"has ended on {AT}, and systemd restarts it as its Restart= says: fleetctl journal web.service says why",
-            SEEN_RESTARTING_S,
+            RESTARTING_S,
         ),
     ),
     (
-        judge_launched,
+        check_launched,
         report(copy("active", note="[Install] Alias=db.service has no effect: pg.service has it")),
-        Arrived(AT, PROVEN_S, f"is on {AT}: [Install] Alias=db.service has no effect: pg.service has it"),
+        Reached(AT, ACTIVE_S, f"is on {AT}: [Install] Alias=db.service has no effect: pg.service has it"),
     ),
     (
-        judge_launched,
+        check_launched,
         report(copy("inactive", "dead")),
-        Failed(f"was started on {AT}, but does not run (inactive, dead)", SEEN_AT_REST_S),
+        Failed(f"was started on {AT}, but does not run (inactive, dead)", ENDED_S),
     ),
     (
-        judge_launched,
+        check_launched,
         report(copy("inactive", load="masked")),
-        Failed(f"could not be loaded on {AT}: systemd says masked", SEEN_AFRESH_S),
+        Failed(f"could not be loaded on {AT}: systemd says masked", FAILED_S),
     ),
-    (judge_launched, report(copy("failed", error="boom")), Failed(f"failed on {AT} (x): boom", SEEN_AFRESH_S)),
+    (check_launched, report(copy("failed", error="boom")), Failed(f"failed on {AT} (x): boom", FAILED_S)),
     (
-        judge_launched,
+        check_launched,
         report(copy("inactive", generation=0, error="no such user")),
-        Failed(f"failed on {AT}: no such user", SEEN_BEFORE_S),
+        Failed(f"failed on {AT}: no such user", FAILED_BEFORE_S),
     ),
     (
-        judge_launched,
+        check_launched,
         report(machine=""),
-        Pending("it cannot be placed: no machine fits. It starts as soon as one fits", told=True),
+        Pending("it cannot be placed: no machine fits. It starts as soon as one fits", is_urgent=True),
     ),
-    (judge_loaded, report(copy("inactive")), Arrived(AT)),
-    (judge_loaded, report(copy("failed")), Arrived(AT)),
-    (judge_loaded, report(copy("deactivating", "stop", 4)), Pending(f"it is still deactivating (stop) on {AT}")),
-    (judge_loaded, report(copy("inactive", generation=4)), Pending(f"{AT} has not carried it out yet")),
+    (check_loaded, report(copy("inactive")), Reached(AT)),
+    (check_loaded, report(copy("failed")), Reached(AT)),
+    (check_loaded, report(copy("deactivating", "stop", 4)), Pending(f"it is still deactivating (stop) on {AT}")),
+    (check_loaded, report(copy("inactive", generation=4)), Pending(f"{AT} has not carried it out yet")),
     (
-        judge_loaded,
+        check_loaded,
         report(copy("inactive", load="not-found")),
-        Failed(f"could not be loaded on {AT}: systemd says not-found", SEEN_AFRESH_S),
+        Failed(f"could not be loaded on {AT}: systemd says not-found", FAILED_S),
     ),
-    (judge_stopped, report(copy("inactive")), Arrived(AT)),
-    (judge_stopped, report(copy("inactive", load="not-found")), Arrived(AT)),
-    (judge_stopped, report(machine=""), Arrived()),
-    (judge_stopped, report(machine="", decided=4), UNDECIDED),
+    (check_stopped, report(copy("inactive")), Reached(AT)),
+    (check_stopped, report(copy("inactive", load="not-found")), Reached(AT)),
+    (check_stopped, report(machine=""), Reached()),
+    (check_stopped, report(machine="", decided=4), UNDECIDED),
     (
-        judge_stopped,
+        check_stopped,
         report(copy("inactive"), copy("active", machine=M2, superseded=True)),
         Pending("it is still active (x) on 22222222.../10.0.0.1"),
     ),
     (
-        judge_stopped,
+        check_stopped,
         report(copy("active", generation=4, error="Job timed out")),
-        Pending(f"it is still active (x) on {AT}; its last word: Job timed out"),
+        Pending(f"it is still active (x) on {AT}; last error: Job timed out"),
     ),
-    (judge_stopped, report(copy("active", target="loaded")), Arrived(AT, note=AGAIN)),
-    (judge_loaded, report(copy("active", target="loaded")), Arrived(AT, note=AGAIN)),
-    (judge_stopped, report(copy("active", target="launched")), Pending(f"it is still active (x) on {AT}")),
+    (check_stopped, report(copy("active", target="loaded")), Reached(AT, note=AGAIN)),
+    (check_loaded, report(copy("active", target="loaded")), Reached(AT, note=AGAIN)),
+    (check_stopped, report(copy("active", target="launched")), Pending(f"it is still active (x) on {AT}")),
     # What systemd says of the job that was asked for last.
     (
-        judge_launched,
+        check_launched,
         report(copy("inactive", "dead", result="condition", note="ConditionPathExists=/x is not met.")),
-        Arrived(AT, note=f"was not started on {AT}: ConditionPathExists=/x is not met"),
+        Reached(AT, note=f"was not started on {AT}: ConditionPathExists=/x is not met"),
     ),
     (
-        judge_launched,
+        check_launched,
         report(copy("inactive", "dead", result="assert", error="AssertPathExists=/x is not met")),
-        Failed(f"failed on {AT}: AssertPathExists=/x is not met", SEEN_AFRESH_S),
+        Failed(f"failed on {AT}: AssertPathExists=/x is not met", FAILED_S),
     ),
     (
-        judge_launched,
+        check_launched,
         report(copy("inactive", "dead", result="done")),
-        Arrived(AT, note=f"has ended on {AT} already, with success"),
+        Reached(AT, note=f"has ended on {AT} already, with success"),
     ),
-    (judge_launched, report(copy("active", result="condition")), Arrived(AT, PROVEN_S)),
+    (check_launched, report(copy("active", result="condition")), Reached(AT, ACTIVE_S)),
     (
-        judge_launched,
+        check_launched,
         report(copy("inactive", generation=4, result="refused", error="its service is not loaded")),
-        Failed(f"failed on {AT}: its service is not loaded", SEEN_AFRESH_S),
+        Failed(f"failed on {AT}: its service is not loaded", FAILED_S),
     ),
     (
-        judge_stopped,
+        check_stopped,
         report(copy("active", generation=4, result="refused", error="it may not be stopped by hand")),
-        Failed(f"is not stopped on {AT}: it may not be stopped by hand", SEEN_AFRESH_S),
+        Failed(f"is not stopped on {AT}: it may not be stopped by hand", FAILED_S),
     ),
     # A machine that does not take it, or that nobody is at.
     (
-        judge_launched,
+        check_launched,
         report(copy("inactive", generation=0, refusal="has its own /etc/x", error="choose another name")),
-        Pending(f"it is refused by {AT}, which has its own /etc/x", told=True),
+        Pending(f"it is refused by {AT}, which has its own /etc/x", is_urgent=True),
     ),
-    (judge_launched, report(copy("active", generation=4), reason=PARKED, cause=ON_M1), PARKED_WAIT),
-    (judge_stopped, report(copy("active", generation=4), reason=PARKED, cause=ON_M1), PARKED_WAIT),
-    (judge_unloaded, report(copy("active"), machine="", reason=PARKED, cause=ON_M1), PARKED_WAIT),
+    (check_launched, report(copy("active", generation=4), reason=PARKED, cause=ON_M1), PARKED_WAIT),
+    (check_stopped, report(copy("active", generation=4), reason=PARKED, cause=ON_M1), PARKED_WAIT),
+    (check_unloaded, report(copy("active"), machine="", reason=PARKED, cause=ON_M1), PARKED_WAIT),
     (
-        judge_unloaded,
+        check_unloaded,
         report(copy("active"), machine="", cause=STOPPING),
         Pending(f"it is still active (x) on {AT}"),
     ),
-    (judge_launched, report(machine="", reason=f"no peer is there; {PARKED}", cause=ON_M1), PARKED_WAIT),
-    (judge_unloaded, report(machine="", decided=0), Arrived()),
-    (judge_unloaded, report(machine=""), Arrived()),
-    (judge_unloaded, report(copy("inactive", hash="", error="said before"), machine=""), Arrived()),
-    (judge_unloaded, report(copy("active", orphaned=True), machine=""), Arrived()),
-    (judge_unloaded, report(machine="", decided=4), Pending("the leader has not taken it off its machine yet")),
-    (judge_unloaded, report(decided=0), Pending("the leader has not taken it off its machine yet")),
-    (judge_unloaded, report(copy("inactive"), machine=""), Pending(f"it is still inactive (x) on {AT}")),
-    (judge_unloaded, report(copy("active", hash="")), Pending(f"it is still active (x) on {AT}")),
+    (check_launched, report(machine="", reason=f"no peer is there; {PARKED}", cause=ON_M1), PARKED_WAIT),
+    (check_unloaded, report(machine="", decided=0), Reached()),
+    (check_unloaded, report(machine=""), Reached()),
+    (check_unloaded, report(copy("inactive", hash="", error="said before"), machine=""), Reached()),
+    (check_unloaded, report(copy("active", orphaned=True), machine=""), Reached()),
+    (check_unloaded, report(machine="", decided=4), Pending("the leader has not taken it off its machine yet")),
+    (check_unloaded, report(decided=0), Pending("the leader has not taken it off its machine yet")),
+    (check_unloaded, report(copy("inactive"), machine=""), Pending(f"it is still inactive (x) on {AT}")),
+    (check_unloaded, report(copy("active", hash="")), Pending(f"it is still active (x) on {AT}")),
 ]
 
 
-@pytest.mark.parametrize(("judge", "seen", "verdict"), SITUATIONS)
-def test_a_report_is_judged_by_what_it_says_of_this_wish(judge: Judge, seen: UnitReport, verdict: Verdict) -> None:
-    assert judge(seen, 5) == verdict
+@pytest.mark.parametrize(("check", "seen", "outcome"), SITUATIONS)
+def test_a_report_is_judged_by_what_it_says_of_this_wish(check: Check, seen: UnitReport, outcome: WaitOutcome) -> None:
+    assert check(seen, 5) == outcome
 
 
 def test_rejections_are_told_in_the_order_of_the_report() -> None:
     seen = report(machine="", reason="no machine fits", rejections=tuple(reject({"c": 2, "a": 1, "b": 1})))
-    verdict = judge_launched(seen, 5)
-    assert isinstance(verdict, Pending)
-    assert ": c (2 machines), a (1 machine), b (1 machine). " in verdict.what
+    outcome = check_launched(seen, 5)
+    assert isinstance(outcome, Pending)
+    assert ": c (2 machines), a (1 machine), b (1 machine). " in outcome.what
 
 
 def test_what_is_no_service_is_active_when_it_is() -> None:
     seen = msgspec.structs.replace(report(copy("active")), name="front.socket")
-    assert judge_launched(seen, 5) == Arrived(AT)
+    assert check_launched(seen, 5) == Reached(AT)
 
 
 def test_the_last_lines_of_a_unit_stand_below_one_another_each_once() -> None:
     error = "exit-code: status 7; last lines:\ndisk\x1b[31m full\n\ndisk\x1b[31m full\nends\n"
-    verdict = judge_launched(report(copy("failed", error=error)), 5)
-    assert isinstance(verdict, Failed)
-    assert verdict.why == f"failed on {AT} (x): exit-code: status 7; last lines:\n    disk\\x1b[31m full\n    ends"
+    outcome = check_launched(report(copy("failed", error=error)), 5)
+    assert isinstance(outcome, Failed)
+    assert outcome.why == f"failed on {AT} (x): exit-code: status 7; last lines:\n    disk\\x1b[31m full\n    ends"
 
 
 @pytest.mark.parametrize(("attempts", "expected_s"), [(0, 300.0), (-1, 300.0), (1, 2.0), (30, 60.0)])
@@ -242,5 +242,5 @@ def test_a_unit_whose_home_is_lost_is_nowhere_while_it_is_waited_for() -> None:
     reason = "waits for machine 11111111 to come back, until 2027-01-15 12:05:00 UTC"
     report = UnitReport("away.service", "launched", generation=1, decided=1, machine="1" * 32, reason=reason)
     cause = Cause("waiting-for-machine", waits=reason)
-    assert why_nowhere(msgspec.structs.replace(report, cause=cause)) == reason
-    assert why_nowhere(msgspec.structs.replace(report, reason="")) == ""  # on its way there
+    assert why_unplaced(msgspec.structs.replace(report, cause=cause)) == reason
+    assert why_unplaced(msgspec.structs.replace(report, reason="")) == ""  # on its way there
