@@ -1,4 +1,5 @@
-"""The command fleetd: read the command line and the configuration, then run the daemon, or make its machine leave."""
+"""The fleetd command: reads the command line and the configuration, then runs the daemon or makes this machine
+leave."""
 
 import argparse
 import http.client
@@ -25,14 +26,14 @@ _TIMEOUT_S = 30.0
 
 
 class _Parser(argparse.ArgumentParser):
-    """Usage goes to standard error, as the original's does."""
+    """Prints usage to standard error, as CoreOS fleet does."""
 
     def print_help(self, file: IO[str] | None = None) -> None:  # type: ignore[override]
         super().print_help(file or sys.stderr)
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    """HTTP over a unix socket."""
+    """An HTTP connection over a unix socket."""
 
     def __init__(self, path: str) -> None:
         super().__init__("localhost", timeout=_TIMEOUT_S)
@@ -45,33 +46,40 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 class _LeaveError(Exception):
-    """The machine could not be made to leave."""
+    """The machine could not be made to leave the cluster."""
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = _Parser(prog="fleetd", description="The agent and engine of a fleet cluster.", allow_abbrev=False)
+    """Return the parser of the command line."""
+    parser = _Parser(
+        prog="fleetd", description="Runs the units of a fleet cluster on this machine.", allow_abbrev=False
+    )
     parser.add_argument("-config", "--config", metavar="FILE", help="configuration file (/etc/fleet/fleet.conf)")
     parser.add_argument("-version", "--version", action="store_true", help="print the version")
-    parser.add_argument("--standalone", action="store_true", help="a cluster of one machine, without etcd")
+    parser.add_argument("--standalone", action="store_true", help="run a cluster of one machine, without etcd")
     parser.add_argument(
-        "--listen", action="append", metavar="ADDRESS", help="serve the API here too: PATH or HOST:PORT"
+        "--listen", action="append", metavar="ADDRESS", help="serve the API at this address, too: PATH or HOST:PORT"
     )
-    parser.add_argument("--insecure", action="store_true", help="allow ADDRESS to be reachable by other machines")
     parser.add_argument(
-        "command", nargs="*", metavar="version | leave", help="what to do instead of running the daemon"
+        "--insecure", action="store_true", help="allow TCP addresses, whose every client is root on the cluster"
+    )
+    parser.add_argument(
+        "command",
+        nargs="*",
+        metavar="version | leave",
+        help="print the version, or make this machine leave the cluster",
     )
     return parser
 
 
 def parse_overrides(arguments: argparse.Namespace) -> dict[str, str]:
-    """What the flags say, as options of the configuration."""
+    """Return the flags as options of the configuration."""
     overrides = {name: "true" for name in ("standalone", "insecure") if getattr(arguments, name)}
     return {**overrides, "listen": ",".join(arguments.listen)} if arguments.listen else overrides
 
 
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
-    """Run the command; its exit status."""
+    """Run the command. Returns the exit status."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
     command = " ".join(arguments.command)
@@ -84,7 +92,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
         log_format.setup(0)
         return park(Path(arguments.command[1]))
     if command not in ("", "leave"):
-        complain(f"there is no command {command!r}: fleetd takes version, leave, or no arguments")
+        complain(f"unknown command {command!r}: use version, leave, or no arguments")
         parser.print_usage(sys.stderr)
         return 1
     overrides = parse_overrides(arguments)
@@ -95,27 +103,27 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     except (ConfigError, _LeaveError) as error:
         complain(str(error))
         return 1
-    os.umask(0o077)  # unit files, what was started, the store: others have no business with them
+    os.umask(0o077)  # unit files, ledger and store must not be readable by others
     log_format.setup(config.verbosity)
     if argv is None:
         name_process("fleetd", sys.argv[1:])
-    from fleetd.process.daemon import run  # here, so that the commands above start at once
+    from fleetd.process.daemon import run  # here, so that the commands above start quickly
 
     return run(config, arguments.config, overrides, notices)
 
 
 def complain(text: str) -> None:
-    """One line for the person at the terminal."""
+    """Print an error to standard error."""
     print(f"fleetd: {text}", file=sys.stderr)  # noqa: T201
 
 
 def local_socket(config: Config) -> str:
-    """Where this machine's daemon is reached: the first unix socket it listens on, else the customary one."""
+    """Return the path of the daemon's socket: the first unix socket it listens on, else the default one."""
     return next((address.path for address in config.listen if address.path), DEFAULT_SOCKET)
 
 
 def leave(path: str) -> int:
-    """Make this machine leave its cluster, and wait until it has; its exit status. Raises _LeaveError."""
+    """Make this machine leave its cluster, and wait until it has. Returns the exit status. Raises _LeaveError."""
     shown: tuple[str, ...] | None = None
     while True:
         progress = _post_leave(path)
@@ -124,7 +132,7 @@ def leave(path: str) -> int:
             return 0
         if progress.waiting_for != shown:
             shown = progress.waiting_for
-            print(f"waiting for {', '.join(shown) or 'the cluster to take note'}", flush=True)  # noqa: T201
+            print(f"waiting for {', '.join(shown) or 'the leader'}", flush=True)  # noqa: T201
         time.sleep(LEAVE_POLL_S)
 
 
@@ -136,13 +144,13 @@ def _post_leave(path: str) -> schema.Leaving:
         body = response.read()
         if response.status != 200:
             refused = msgspec.json.decode(body, type=schema.ErrorEntity)
-            raise _LeaveError(f"the daemon at {path} refuses: {refused.error.message or response.reason}")
+            raise _LeaveError(f"the daemon at {path} refused: {refused.error.message or response.reason}")
         return msgspec.json.decode(body, type=schema.Leaving)
     except (OSError, http.client.HTTPException) as error:
         cause = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise _LeaveError(f"no daemon answers at {path}: {cause}; is fleet.service running?") from error
     except UNREADABLE as error:
-        raise _LeaveError(f"what answers at {path} is not fleetd: {error}") from error
+        raise _LeaveError(f"the server at {path} is not fleetd: {error}") from error
     finally:
         connection.close()
 

@@ -1,16 +1,15 @@
-"""aiohttp: what fleetd needs of it, imported without the certificates of the system's authorities.
+"""The parts of aiohttp that fleetd uses, imported without the system's CA certificates.
 
-When it is imported, aiohttp makes itself a TLS context that trusts them all: two MiB, on every machine, for connections
-that fleetd does not make. TLS to etcd has a context of its own (store/etcd_tls.py); without one, aiohttp trusts
-nobody from here on. All of fleetd takes aiohttp from here, so that this is its first import. Of its server the bare
-protocol is enough: aiohttp.web as a whole, with applications and routes, takes 1.3 MiB more.
+On import, aiohttp makes a TLS context with all of them, two MiB that fleetd never uses: TLS to etcd has its own context
+(store/etcd_tls.py). Without that one, aiohttp trusts no certificate from here on. All of fleetd imports aiohttp from
+here, so that this is the first import. The bare server protocol is enough; aiohttp.web takes 1.3 MiB more.
 """
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_LOCATIONS = ("SSL_CERT_FILE", "SSL_CERT_DIR")  # where OpenSSL is told to look for authorities
+_LOCATIONS = ("SSL_CERT_FILE", "SSL_CERT_DIR")  # where OpenSSL looks for CA certificates
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""URLs of servers: what of them may be shown, and whether they lead beyond this machine. Nothing is looked up."""
+"""URLs of servers: hiding their passwords, and whether they are on this machine. No name is resolved."""
 
 import ipaddress
 import re
@@ -6,17 +6,17 @@ from urllib.parse import urlsplit
 
 
 def without_user(text: str) -> str:
-    """The text without user and password in its URLs: what is shown and logged is read by others."""
+    """Return the text without the user and password of its URLs, for logs and messages."""
     return re.sub(r"(?<=://)[^/\s]*@", "", text)
 
 
 def has_user(url: str) -> bool:
-    """Whether user or password stand in this URL."""
+    """True if this URL contains a user or password."""
     return without_user(url) != url
 
 
 def is_on_loopback(url: str) -> bool:
-    """Whether this URL's host is this machine itself, by an address or the name localhost."""
+    """True if this URL's host is a loopback address or localhost."""
     host = urlsplit(url).hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback

@@ -1,1 +1,1 @@
-"""fleetd as a process: it wires all parts, follows signals, logs, and tells systemd how it is."""
+"""The fleetd process: it wires all parts, handles signals, logs, and reports to systemd."""

@@ -1,7 +1,7 @@
-"""fleetd as a process: which store and which systemd it works with, its sockets, and what a signal does.
+"""The daemon process: its store, its systemd, its sockets and its signals.
 
-A Node (node.py) is all that runs under one configuration; a reload ends one and begins another, on the same sockets and
-without a word to the units. Nothing is decided here that another module could decide.
+A Node (node.py) is everything that runs under one configuration. A reload closes one Node and opens another, on the
+same sockets; units are not affected.
 """
 
 import asyncio
@@ -42,7 +42,8 @@ OWN_UNIT = "fleet.service"
 
 
 class AlreadyRunning(Exception):
-    """Another fleetd works for this machine. Two of them would be taken for one, and undo each other's work."""
+    """Another fleetd runs on this machine. The cluster would take both for one, and they would undo each other's
+    work."""
 
 
 _REFUSALS = (
@@ -57,7 +58,7 @@ _REFUSALS = (
 
 
 def run(config: Config, config_path: str | None, overrides: Mapping[str, str], notices: Sequence[Notice]) -> int:
-    """Run the daemon until it is told to end; its exit status."""
+    """Run the daemon until it is told to end. Returns its exit status."""
     try:
         asyncio.run(Daemon(config, config_path, overrides).serve(notices))
     except _REFUSALS as error:
@@ -67,9 +68,9 @@ def run(config: Config, config_path: str | None, overrides: Mapping[str, str], n
 
 
 def park(task: Path) -> int:
-    """Finish what a fleetd that has ended could not: park its machine; the exit status."""
+    """Park this machine for a fleetd that ended while the store was unavailable. Returns the exit status."""
     try:
-        asyncio.run(deferred_parking.succeed(task, _open_store))
+        asyncio.run(deferred_parking.run(task, _open_store))
     except (OSError, StoreError, *UNREADABLE) as error:
         log.error("cannot park this machine: %s", error)
         return 1
@@ -77,7 +78,7 @@ def park(task: Path) -> int:
 
 
 class Daemon:
-    """fleetd from its start to its end: sockets, signals, and one Node at a time."""
+    """The daemon from start to end: sockets, signals, and one Node at a time."""
 
     def __init__(self, config: Config, config_path: str | None, overrides: Mapping[str, str]) -> None:
         self.config = config
@@ -87,14 +88,14 @@ class Daemon:
         self._reload = asyncio.Event()
 
     async def serve(self, notices: Sequence[Notice]) -> None:
-        """Serve until a signal ends it. Raises what keeps it from starting."""
+        """Serve until a signal ends it. Raises one of _REFUSALS if it cannot start."""
         _log_notices(notices)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ended.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload.set)
         lock = claim_machine(runtime_directory(self.config))
-        deferred_parking.dismiss(runtime_directory(self.config))
+        deferred_parking.cancel(runtime_directory(self.config))
         node = await open_node(self.config)
         server = Server(node.api)
         try:
@@ -110,7 +111,7 @@ class Daemon:
         node.start()
         loop.add_signal_handler(signal.SIGUSR1, lambda: show_state(node.agent))
         sdnotify.notify(sdnotify.READY)
-        log.info("fleetd %s runs", __version__, extra={"machine": node.membership.machine.id})
+        log.info("fleetd %s started", __version__, extra={"machine": node.membership.machine.id})
         watchdog = asyncio.create_task(_pat_watchdog())
         try:
             while await self._wait(node):
@@ -126,19 +127,19 @@ class Daemon:
         node.raise_failure()
 
     async def _wait(self, node: Node) -> bool:
-        """Until a reload is asked for (True), or the end (False)."""
+        """Wait until a reload is requested (True), or the daemon is to end (False)."""
         await first_of(*(event.wait() for event in (self._ended, self._reload, node.finished)))
         return not (self._ended.is_set() or node.finished.is_set())
 
     async def _replace(self, node: Node, server: Server) -> Node:
-        """Read the configuration again and work by it; one that cannot be used changes nothing."""
+        """Read the configuration again and replace the Node. An invalid configuration changes nothing."""
         self._reload.clear()
         sdnotify.notify(sdnotify.reloading())
         try:
             config, notices = load_config(self._config_path, os.environ, self._overrides)
             check(config)
         except (ConfigError, identity.IdentityError, StoreError) as error:
-            log.error("goes on with the former configuration: %s", error)
+            log.error("reload failed, keeping the former configuration: %s", error)
         else:
             _log_notices(notices)
             if _listening(config) != _listening(self.config):
@@ -146,7 +147,11 @@ class Daemon:
             log_format.setup(config.verbosity)
             if config.metadata != self.config.metadata:
                 for unit, reason in (await node.predict_evictions(config.metadata)).items():
-                    log.warning("%s will stop here, and start where it fits, for the new metadata: %s", unit, reason)
+                    log.warning(
+                        "%s will move to another machine because of the new metadata: %s",
+                        unit,
+                        reason,
+                    )
             self.config = config
             former_lease = node.membership.lease
             await node.close()
@@ -163,27 +168,27 @@ def _listening(config: Config) -> tuple[object, ...]:
 
 
 def check(config: Config) -> None:
-    """Raises IdentityError or StoreError for what would keep a Node from opening."""
+    """Raise IdentityError or StoreError if a Node could not be opened with this configuration."""
     identity.read_machine_id()
     _tls(config)
 
 
 async def open_node(config: Config, former_lease: int = 0) -> Node:
-    """Reach systemd, and make ready; nothing is asked of the store yet."""
+    """Connect to systemd and make a Node. The store is not used yet."""
     unit = own_unit() if "INVOCATION_ID" in os.environ else ""
     runtime = runtime_directory(config)
-    surroundings = HostEnvironment(
+    environment = HostEnvironment(
         runtime=runtime,
         own_unit=unit,
         find_address=identity.find_address if not config.public_ip else lambda: config.public_ip,
     )
     if unit and not (config.standalone or config.systemd_user):
-        park_later = partial(deferred_parking.appoint, config, runtime, unit)
-        surroundings = msgspec.structs.replace(surroundings, park_later=park_later)
+        park_later = partial(deferred_parking.schedule, config, runtime, unit)
+        environment = msgspec.structs.replace(environment, park_later=park_later)
     machine = Machine(
         id=identity.read_machine_id(),
-        session=surroundings.new_id(),
-        address=surroundings.find_address(),
+        session=environment.new_id(),
+        address=environment.find_address(),
         metadata=config.metadata,
         version=__version__,
         boot_id=identity.read_boot_id(),
@@ -191,24 +196,24 @@ async def open_node(config: Config, former_lease: int = 0) -> Node:
     )
     systemd = SystemdOverDBus(Path(config.units_directory), user=config.systemd_user)
     await systemd.connect()
-    return Node(config, MeasuredStore(_open_store(config)), systemd, machine, surroundings, former_lease)
+    return Node(config, MeasuredStore(_open_store(config)), systemd, machine, environment, former_lease)
 
 
 def show_state(agent: Agent) -> None:
-    """Write one line of JSON to stdout, for whoever asks by SIGUSR1 what this fleetd has in mind."""
+    """Print the agent's state as one line of JSON, in answer to SIGUSR1."""
     print(msgspec.json.encode(agent.describe()).decode(), flush=True)  # noqa: T201
 
 
 def runtime_directory(config: Config) -> Path:
-    """Where what is started is written down: emptied by a reboot, and by nothing else."""
+    """Return the directory of the ledger, which only a reboot empties."""
     return Path(os.environ["XDG_RUNTIME_DIR"], "fleet") if config.systemd_user else Path("/run/fleet")
 
 
 def claim_machine(directory: Path) -> IO[str]:
-    """Be the only fleetd here, as long as the file that is returned is open. Raises AlreadyRunning, OSError."""
+    """Lock this machine for this fleetd, until the returned file is closed. Raises AlreadyRunning and OSError."""
     directory.mkdir(parents=True, exist_ok=True)
     lock = (directory / "lock").open("a+")
-    os.fchmod(lock.fileno(), 0o600)  # who may read it may lock it
+    os.fchmod(lock.fileno(), 0o600)  # any user who can read it could lock it
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -216,7 +221,7 @@ def claim_machine(directory: Path) -> IO[str]:
         pid = lock.read().strip() or "unknown"
         lock.close()
         raise AlreadyRunning(
-            f"another fleetd (process {pid}) works for this machine; see systemctl status fleet"
+            f"another fleetd (process {pid}) runs on this machine; see systemctl status fleet"
         ) from None
     lock.truncate(0)
     lock.write(f"{os.getpid()}\n")
@@ -225,7 +230,7 @@ def claim_machine(directory: Path) -> IO[str]:
 
 
 def own_unit(cgroups: str | None = None) -> str:
-    """The systemd unit that this process runs in, by its cgroup."""
+    """Return the systemd unit that this process belongs to, by its cgroup."""
     text = Path("/proc/self/cgroup").read_text() if cgroups is None else cgroups
     names = re.findall(r"/([^/\n]+\.service)(?:/[^/\n]*)*$", text, re.MULTILINE)
     return names[-1] if names else OWN_UNIT
@@ -233,13 +238,13 @@ def own_unit(cgroups: str | None = None) -> str:
 
 def _open_store(config: Config) -> Store:
     if config.standalone:
-        from fleetd.store.embedded import EmbeddedStore  # here, for it needs SQLite, which clusters have no use for
+        from fleetd.store.embedded import EmbeddedStore  # here: clusters do not need SQLite in memory
 
         Path(config.standalone_path).parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):
             os.chmod(
                 config.standalone_path, 0o600
-            )  # an earlier fleetd left it open to all; what SQLite adds follows it
+            )  # an earlier fleetd created it readable to all; SQLite's other files copy its mode
         return EmbeddedStore(config.standalone_path)
     return EtcdStore(
         config.etcd_servers,
@@ -252,7 +257,7 @@ def _open_store(config: Config) -> Store:
 
 
 def _tls(config: Config) -> EtcdTls | None:
-    """How etcd is spoken to over TLS, or None where no server asks for it. Raises StoreError."""
+    """Return the TLS settings for etcd, None if no server uses https. Raises StoreError."""
     if not any(server.startswith("https:") for server in config.etcd_servers):
         return None
     return EtcdTls(config.etcd_cafile, config.etcd_certfile, config.etcd_keyfile)
@@ -264,7 +269,7 @@ def _log_notices(notices: Sequence[Notice]) -> None:
 
 
 async def _pat_watchdog() -> None:
-    """Tell systemd, as often as it wants, that the loop turns."""
+    """Send systemd's watchdog its keep-alives, as long as the event loop runs."""
     interval_s = sdnotify.watchdog_interval_s()
     while interval_s:
         sdnotify.notify(sdnotify.WATCHDOG)

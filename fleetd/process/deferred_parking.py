@@ -1,7 +1,7 @@
-"""Who parks a machine after the end of its fleetd, where the store was away when that was stopped (parking.py).
+"""Parks a machine after its fleetd has ended, for when the store was unavailable at that time (membership/parking.py).
 
-A process of its own, in a transient systemd unit that ends when fleet.service is started again, or its work is done.
-What it has to know stands in a file that root alone can read.
+This is a process of its own, in a transient systemd unit, which ends when the machine is parked or fleet.service is
+started again. It reads its task from a file that only root can read.
 """
 
 import asyncio
@@ -26,14 +26,14 @@ SYSTEMD_S = 2.0
 
 
 class Task(msgspec.Struct, frozen=True):
-    """What is to be done, and how the store is reached."""
+    """The parking to do, and the configuration of the store."""
 
     parking: Parking
     config: Config
 
 
-async def appoint(config: Config, runtime: Path, own_unit: str, parking: Parking) -> None:
-    """Have systemd run the successor, beside everything else. Says what to do where it cannot."""
+async def schedule(config: Config, runtime: Path, own_unit: str, parking: Parking) -> None:
+    """Have systemd run `fleetd park` in a transient unit. Logs what to do if it cannot."""
     path = runtime / FILE_NAME
     try:
         path.unlink(missing_ok=True)
@@ -42,7 +42,7 @@ async def appoint(config: Config, runtime: Path, own_unit: str, parking: Parking
         process = await asyncio.create_subprocess_exec(
             "systemd-run",
             f"--unit={own_unit.removesuffix('.service')}-park.service",
-            "--description=fleet: parks this machine as soon as the store answers",
+            "--description=fleet: park this machine as soon as the store answers",
             "--collect",
             "--quiet",
             "--no-block",
@@ -67,27 +67,29 @@ async def appoint(config: Config, runtime: Path, own_unit: str, parking: Parking
         complaint = str(error) or "systemd does not answer"
     if complaint:
         log.warning(
-            "nobody is left to park this machine: %s; its units are started elsewhere as well once the store is back, "
-            "unless fleetd is started again or `systemctl stop` ends them",
+            "cannot schedule the parking of this machine: %s; once the store is back, its units are started on other "
+            "machines as well, unless you start fleetd again or stop them here with systemctl",
             complaint,
         )
 
 
-def dismiss(runtime: Path) -> None:
-    """fleetd is back: what was left to the successor is not to be done any more (systemd has ended it)."""
+def cancel(runtime: Path) -> None:
+    """Delete the task: fleetd is back, and systemd has ended the transient unit."""
     with suppress(OSError):
         (runtime / FILE_NAME).unlink(missing_ok=True)
 
 
-async def succeed(path: Path, open_store: Callable[[Config], Store]) -> None:
-    """Do what is left to do. Raises OSError, and msgspec's errors for what is no task."""
+async def run(path: Path, open_store: Callable[[Config], Store]) -> None:
+    """Do the task in this file. Raises OSError, and msgspec's errors for a file that is not a task."""
     task = msgspec.msgpack.decode(path.read_bytes(), type=Task)
     store = open_store(task.config)
     try:
         if await park_when_possible(Registry(store, task.config.etcd_key_prefix), task.parking):
-            log.info("this machine is parked: its units stay here until fleetd is started again")
+            log.info("this machine is parked; its units stay here until fleetd is started again")
         else:
-            log.warning("this machine is not parked: it was taken for dead meanwhile, or its id is another's")
+            log.warning(
+                "not parked: this machine was taken for dead or rebooted meanwhile, or another machine has its id"
+            )
     finally:
         await store.close()
     path.unlink(missing_ok=True)

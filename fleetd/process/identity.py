@@ -1,4 +1,4 @@
-"""Who this machine is: its id, its boot, its address; and what its process is called. Read at start and at a reload."""
+"""This machine's id, boot id and address, and the name of this process. Read at start and at a reload."""
 
 import re
 import socket
@@ -9,15 +9,15 @@ from pathlib import Path
 MACHINE_ID_PATH = Path("/etc/machine-id")
 BOOT_ID_PATH = Path("/proc/sys/kernel/random/boot_id")
 _MACHINE_ID = re.compile(r"[0-9a-f]{32}")
-_ANYWHERE = "192.0.2.1"  # a documentation address (RFC 5737): asking for the route to it sends nothing
+_ANYWHERE = "192.0.2.1"  # a documentation address (RFC 5737); looking up its route sends nothing
 
 
 class IdentityError(Exception):
-    """This machine cannot be told from others. The message names the file and the remedy."""
+    """This machine has no valid machine-id. The message names the file and the remedy."""
 
 
 def read_machine_id(path: Path = MACHINE_ID_PATH) -> str:
-    """The machine's id, 32 hexadecimal digits. Raises IdentityError."""
+    """Return the machine-id, 32 hexadecimal digits. Raises IdentityError."""
     remedy = f"remove {path} and run systemd-machine-id-setup, then start fleetd again"
     try:
         text = path.read_text(errors="replace").strip()
@@ -35,12 +35,12 @@ def read_machine_id(path: Path = MACHINE_ID_PATH) -> str:
 
 
 def read_boot_id(path: Path = BOOT_ID_PATH) -> str:
-    """What tells this boot of the kernel from another."""
+    """Return the kernel's id of this boot."""
     return path.read_text().strip()
 
 
 def find_address() -> str:
-    """The IPv4 address that this machine's default route starts from, or '' where there is none (reference 5.3)."""
+    """Return the IPv4 source address of this machine's default route, as CoreOS fleet does, or '' if there is none."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect((_ANYWHERE, 9))
@@ -51,10 +51,10 @@ def find_address() -> str:
 
 
 def name_process(name: str, arguments: Sequence[str]) -> None:
-    """Show this process under a name of its own, not as its interpreter.
+    """Name this process after the program instead of its interpreter.
 
-    `ps`, `pidof` and `killall` look at comm and the first word of cmdline (proc(5)), and its arguments lie in
-    its own memory. Where the kernel does not let them be written, they stay as they are.
+    `ps`, `pidof` and `killall` look at comm and the first word of cmdline (proc(5)); the latter is in the process's own
+    memory. If the kernel does not allow writing there, the name stays as it is.
     """
     with suppress(OSError):
         Path("/proc/self/comm").write_text(name)

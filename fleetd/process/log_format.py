@@ -1,6 +1,6 @@
-"""The log: one line an event, `message key=value …`, for the journal with its priority, for a person with its level.
+"""The log: one line for each event, `message key=value …`, with the journal's priority or, on a terminal, the level.
 
-Callers write `log.info("placed", extra={"unit": name})`. What happened is the message, to whom is in the fields.
+Callers write `log.info("placed", extra={"unit": name})`: the message says what happened, the fields to what.
 """
 
 import json
@@ -14,19 +14,19 @@ from fleetd.model.names import visible
 
 _PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (logging.DEBUG, 7))
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
-_LIBRARIES = ("aiohttp", "asyncio")  # their details are never ours
+_LIBRARIES = ("aiohttp", "asyncio")  # their debug messages are not of use here
 
 
 class LineFormatter(logging.Formatter):
-    """One line an event; a traceback's lines follow, each with the same prefix, for the journal knows lines only. What
-    ends a line there (NUL, too), and what a terminal would obey, is escaped."""
+    """One line for each event. The lines of a traceback follow, each with the same prefix, because the journal takes
+    lines. Control characters, which would end a line or act on a terminal, are escaped."""
 
     def __init__(self, for_journal: bool) -> None:
         super().__init__()
         self._for_journal = for_journal
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, or lines."""
+        """Return the line, or lines."""
         fields = {name: value for name, value in record.__dict__.items() if name not in _STANDARD}
         text = " ".join([record.getMessage(), *(f"{name}={_quote(fields[name])}" for name in fields)])
         lines = [text, *(self.formatException(record.exc_info).splitlines() if record.exc_info else ())]
@@ -39,14 +39,14 @@ class LineFormatter(logging.Formatter):
 
 
 def _quote(value: object) -> str:
-    """The value as it stands where that is one clear word, else as a JSON string."""
+    """Return the value unchanged if it is one plain word, else as a JSON string."""
     text = str(value)
     plain = text and text.isprintable() and not any(character in text for character in ' "=\\')
     return text if plain else json.dumps(text, ensure_ascii=False)
 
 
 def goes_to_journal(environ: Mapping[str, str], stream: TextIO) -> bool:
-    """Whether the stream is the one that systemd connected to the journal (a redirected one is not)."""
+    """True if systemd connected this stream to the journal, and it was not redirected since (systemd.exec(5))."""
     try:
         status = os.fstat(stream.fileno())
     except (OSError, ValueError):
@@ -55,7 +55,7 @@ def goes_to_journal(environ: Mapping[str, str], stream: TextIO) -> bool:
 
 
 def setup(verbosity: int, environ: Mapping[str, str] = os.environ, stream: TextIO | None = None) -> None:
-    """Send the log to standard error (or this stream); above 0, with details. Doing it again changes the verbosity."""
+    """Log to standard error (or this stream); above 0 with debug messages. Call it again to change the verbosity."""
     stream = stream or sys.stderr
     handler = logging.StreamHandler(stream)
     handler.setFormatter(LineFormatter(goes_to_journal(environ, stream)))

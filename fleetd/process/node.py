@@ -1,8 +1,7 @@
-"""All of fleetd that runs under one configuration, over whatever store and systemd it is given: a Node.
+"""A Node: everything in fleetd that runs under one configuration, over a given store and systemd.
 
-It wires the parts, starts and ends them, and has the machine go from the cluster in the way that the moment asks for.
-Which store and which systemd it is, and what the process is told by signals, is daemon.py's matter; the simulator and
-the benchmarks build Nodes of their own. Nothing is decided here that another module could decide.
+It wires the parts, starts and stops them, and takes the machine out of the cluster in the way plan_shutdown decides.
+daemon.py, the simulator and the benchmarks each build Nodes.
 """
 
 import asyncio
@@ -39,8 +38,8 @@ from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager
 
 log = logging.getLogger(__name__)
 
-PARK_TIMEOUT_S = 2.0  # `systemctl stop` is to end within three seconds, be the store there or not
-CLOSE_S = 0.5  # for the parts to end by themselves, before the store is closed under them
+PARK_TIMEOUT_S = 2.0  # `systemctl stop` has to end within three seconds, even without the store
+CLOSE_S = 0.5  # for the parts to end by themselves before the store is closed
 LEAVE_POLL_S = 0.2
 SETTINGS_TIMEOUT_S = 1.0
 ADDRESS_CHECK_S = 60.0
@@ -48,16 +47,16 @@ HANDOVER_S = 5.0
 
 
 async def _leave_unparked(parking: Parking) -> None:
-    """Nobody is there to park the machine later."""
+    """The default: nothing parks the machine later."""
 
 
 class HostEnvironment(msgspec.Struct, frozen=True):
-    """What a Node has from the process that it runs in; the simulator gives it all of this by itself.
+    """What a Node gets from the process it runs in; the simulator supplies its own.
 
-    `runtime` is the directory that a reboot empties. `own_unit` is the systemd unit of fleetd, '' where systemd does
-    not supervise it. `park_later` has somebody who outlives this process park the machine when the store answers again
-    (parking.py). `find_address` tells the address as it is now, '' where it is not to be followed or there is none.
-    `unix_now` is the wall clock in seconds, `new_id` makes what is unique.
+    `runtime` is a directory that a reboot empties. `own_unit` is fleetd's systemd unit, '' if systemd does not
+    supervise it. `park_later` has a process that outlives this one park the machine once the store answers
+    (deferred_parking.py). `find_address` returns the current address, '' if there is none or it is not to be followed.
+    `unix_now` is the wall clock in seconds; `new_id` returns a unique string.
     """
 
     runtime: Path
@@ -70,7 +69,7 @@ class HostEnvironment(msgspec.Struct, frozen=True):
 
 
 class Node:
-    """All that runs under one configuration: store, systemd, membership, agent, engine, API."""
+    """The parts that run under one configuration: store, systemd, membership, agent, election, API."""
 
     def __init__(
         self,
@@ -78,23 +77,23 @@ class Node:
         store: Store,
         systemd: ServiceManager,
         machine: Machine,
-        surroundings: HostEnvironment,
+        environment: HostEnvironment,
         former_lease: int = 0,
     ) -> None:
         self.config = config
-        self._own_unit = surroundings.own_unit
-        self._find_address = surroundings.find_address
-        self._park_later = surroundings.park_later
+        self._own_unit = environment.own_unit
+        self._find_address = environment.find_address
+        self._park_later = environment.park_later
         self.store = store
         self.systemd = systemd
-        self.finished = asyncio.Event()  # a part has ended for good: a bug was met
+        self.finished = asyncio.Event()  # a part has ended unexpectedly: a bug
         self._tasks: list[asyncio.Task[None]] = []
         self._leading: asyncio.Task[None] | None = None
         self._leaving: asyncio.Task[None] | None = None
         loop_time = asyncio.get_running_loop().time
         registry = Registry(store, config.etcd_key_prefix)
         registration = Registration(machine.session, loop_time)
-        ledger = Ledger(surroundings.runtime, logging.getLogger("fleetd.agent.ledger"))
+        ledger = Ledger(environment.runtime, logging.getLogger("fleetd.agent.ledger"))
         self.agent = Agent(machine.id, registry, systemd, ledger, registration, logging.getLogger("fleetd.agent"))
         self.membership = Membership(
             machine,
@@ -116,12 +115,12 @@ class Node:
             failover=FailoverPolicy(config.failover_delay_s, config.rerun_after_failover),
             compact=config.etcd_compact,
             now=loop_time,
-            unix_now=surroundings.unix_now,
-            new_id=surroundings.new_id,
-            offload=surroundings.offload,
+            unix_now=environment.unix_now,
+            new_id=environment.new_id,
+            offload=environment.offload,
         )
         self.api = Api(
-            # Of its own, for what is read for clients is bounded.
+            # A registry of its own: reads for clients are limited.
             Registry(store, config.etcd_key_prefix, wait_for_turn=wait_for_listing_slot, note_read=reserve_read),
             token_limit=config.token_limit,
             shadows=systemd.shadows,
@@ -135,17 +134,17 @@ class Node:
         )
 
     def start(self) -> None:
-        """Set everything going."""
+        """Start the parts."""
         parts = [self.membership.run(), self.agent.run(), self._follow_address()]
         self._tasks = [asyncio.create_task(part) for part in parts]
         if not self.config.disable_engine:
-            self._leading = asyncio.create_task(self._run_engine())
+            self._leading = asyncio.create_task(self._run_election())
             self._tasks.append(self._leading)
         for task in self._tasks:
             task.add_done_callback(self._note_end)
 
     async def close(self) -> None:
-        """Stop working. The units and this machine's registration stay as they are."""
+        """Stop the parts. The units and this machine's registration stay as they are."""
         if self._leaving:
             self._leaving.cancel()
         self._end_parts()
@@ -158,19 +157,19 @@ class Node:
 
     @property
     def failed(self) -> bool:
-        """Whether a part has ended by an error."""
+        """True if a part has ended with an error."""
         return any(task.done() and not task.cancelled() and task.exception() for task in self._tasks)
 
     def raise_failure(self) -> None:
-        """Raise the error that ended a part, if one did: a bug, and loud."""
+        """Raise the error with which a part ended, if one did."""
         for task in self._tasks:
             if task.done() and not task.cancelled():
                 task.result()
 
     async def depart(self) -> None:
-        """Go in the way that the moment asks for; in bounded time, whatever the store does."""
+        """Stay, park or leave, as plan_shutdown decides; in bounded time, whatever the store does."""
         departure = await self._plan_departure()
-        log.info("ends", extra={"units": departure})
+        log.info("shutting down", extra={"mode": departure})
         try:
             if departure is ShutdownMode.PARK and self._leaving is None:
                 await self._park()
@@ -178,29 +177,32 @@ class Node:
                 async with asyncio.timeout(self.config.shutdown_timeout_s):
                     await self.leave(shuts_down=True)
         except TimeoutError:
-            log.warning("units still run here, and fleetd waits no longer: %s", ", ".join(await self._remaining()))
+            log.warning(
+                "units still run here after shutdown_timeout, leaving without them: %s",
+                ", ".join(await self._remaining()),
+            )
             with suppress(StoreError):
                 await self.membership.depart()
         except StoreError as error:
-            log.warning("the cluster could not be told: %s", error)
+            log.warning("cannot tell the cluster that fleetd ends here: %s", error)
 
     async def _park(self) -> None:
-        """Park the machine, in a time that a person who stops fleetd does not mind; else when the store is back."""
+        """Park the machine within PARK_TIMEOUT_S; if that fails, have it parked when the store is back."""
         if self._leading:
-            self._leading.cancel()  # the others need not wait for the end of the lead as well
+            self._leading.cancel()  # let another machine lead at once
         with suppress(TimeoutError):
             if self.membership.lease:
                 async with asyncio.timeout(PARK_TIMEOUT_S):
                     await self.membership.park()
                 return
-        log.warning("the store does not answer: this machine cannot be parked yet, and will be when the store is back")
+        log.warning("the store does not answer; this machine will be parked when the store is back")
         member = self.membership
         await self._park_later(
             Parking(member.machine, self.agent.states, self.config.parked_ttl_s, member.parked_lease)
         )
 
     async def predict_evictions(self, metadata: Mapping[str, str]) -> dict[str, str]:
-        """The units here that would have to go if the machine were configured with this metadata, with the reasons."""
+        """Return the units that would have to leave this machine with this metadata, each with the reason."""
         machine, registry = self.membership.machine, self.membership.registry
         settings = None
         try:
@@ -208,32 +210,32 @@ class Node:
                 item = await registry.store.get(registry.key(SETTINGS, machine.id))
             settings = SETTINGS.decode(item) if item else None
         except (StoreError, MalformedRecord, TimeoutError) as error:
-            log.info("what people have set on this machine is not known: %s", error)
+            log.info("cannot read the settings of this machine; predicting without them: %s", error)
         told = msgspec.structs.replace(machine, metadata=dict(metadata))
         evicted = predict_evictions(told, effective_metadata(told, settings), self.agent.placements)
         return {unit: render_rejection(rejection) for unit, rejection in evicted.items()}
 
     async def leave(self, *, shuts_down: bool = False) -> None:
-        """Have every unit placed elsewhere (of a machine that shuts down, those that do not wait for it to come back),
-        and go when the last has stopped here."""
+        """Have every unit placed elsewhere, then leave the cluster once the last has stopped here. If the machine shuts
+        down, units with FailoverDelay= wait for it to come back instead."""
         if self.membership.machine.mode is not MachineMode.LEAVING:
             await self.membership.announce(MachineMode.LEAVING, shuts_down=shuts_down)
-            log.info("leaves the cluster: its units go elsewhere")
+            log.info("leaving the cluster; the units here move to other machines")
         while await self._remaining():  # noqa: ASYNC110 (no event says "nothing runs")
             await asyncio.sleep(LEAVE_POLL_S)
         with suppress(TimeoutError):
-            async with asyncio.timeout(HANDOVER_S):  # a cluster without a leader takes nothing over
+            async with asyncio.timeout(HANDOVER_S):  # without a leader nobody takes the units over
                 await self.agent.wait_until_unassigned()
         self._end_parts()
         await self.membership.depart()
-        log.info("has left the cluster")
+        log.info("left the cluster")
 
     def _end_parts(self) -> None:
         for task in self._tasks:
             task.cancel()
 
     async def _remaining(self) -> tuple[str, ...]:
-        """The units that still run here."""
+        """Return the units that still run here; none if systemd cannot be reached."""
         with suppress(ManagerUnavailable):
             return tuple(await self.agent.running_units())
         return ()
@@ -243,15 +245,15 @@ class Node:
             job = await self.systemd.pending_job(self._own_unit) if self._own_unit else ""
             stopping = await self.systemd.machine_is_stopping()
         except ManagerUnavailable as error:
-            log.warning("systemd does not say why fleetd is to end: %s", error)
+            log.warning("cannot ask systemd why fleetd is stopped; keeping units and registration: %s", error)
             return ShutdownMode.STAY
         return plan_shutdown(job=job, machine_is_stopping=stopping, supervised=self._own_unit != "")
 
     async def _report_leaving(self) -> schema.Leaving:
-        """What `fleetd leave` asks, again and again: begin to leave, and say how far it is.
+        """Begin to leave, and return the progress; `fleetd leave` polls this.
 
-        A machine that has left stays idle until fleetd is restarted: were fleetd to end, the next person who looks at
-        its socket would make systemd start it, and the machine join again.
+        A machine that has left stays idle until fleetd is restarted. If fleetd ended, the next connection to its socket
+        would make systemd start it, and the machine would join again.
         """
         if self._leaving is None or (self._leaving.done() and self._leaving.exception()):
             self._leaving = asyncio.create_task(self.leave())
@@ -259,7 +261,7 @@ class Node:
         return schema.Leaving(left=left, waiting_for=() if left else await self._remaining())
 
     async def _follow_address(self) -> None:
-        """Tell the cluster of another address, as DHCP may give this machine one. The kernel alone is asked."""
+        """Publish this machine's address when it changes, as by DHCP. Only the kernel is asked."""
         told = self.membership.machine.address
         while True:
             await asyncio.sleep(ADDRESS_CHECK_S)
@@ -269,12 +271,12 @@ class Node:
             try:
                 await self.membership.announce(address=address)
             except StoreError as error:
-                log.warning("the cluster could not be told of the address %s, trying on: %s", address, error)
+                log.warning("cannot publish the new address %s, retrying: %s", address, error)
             else:
                 told = address
-                log.info("has another address", extra={"address": address})
+                log.info("address changed", extra={"address": address})
 
-    async def _run_engine(self) -> None:
+    async def _run_election(self) -> None:
         await self.membership.registered.wait()
         await self.election.run()
 
@@ -296,5 +298,5 @@ class Node:
     def _note_end(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
             if task.exception():
-                log.critical("a part of fleetd has failed", exc_info=task.exception())
+                log.critical("a part of fleetd failed; fleetd ends, and systemd restarts it", exc_info=task.exception())
             self.finished.set()

@@ -45,7 +45,7 @@ def test_an_unknown_option_is_usage_and_status_2(capsys: pytest.CaptureFixture[s
 def test_an_unknown_argument_is_usage_and_status_1(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments, {}) == 1
     error = capsys.readouterr().err
-    assert error.startswith(f"fleetd: there is no command '{' '.join(arguments)}': fleetd takes version, leave, or no")
+    assert error.startswith(f"fleetd: unknown command '{' '.join(arguments)}': use version, leave, or no")
     assert "usage: fleetd " in error
 
 
@@ -142,7 +142,7 @@ async def test_leaving_says_what_it_waits_for_each_time_that_changes(
     assert await leave_at(fleet, tmp_path / "s", departure) == 0
     assert departure.steps == []
     assert capsys.readouterr().out == (
-        "waiting for a.service, b.service\nwaiting for the cluster to take note\n"
+        "waiting for a.service, b.service\nwaiting for the leader\n"
         "this machine has left the cluster; systemctl restart fleet.service makes it join again\n"
     )
 
@@ -150,7 +150,7 @@ async def test_leaving_says_what_it_waits_for_each_time_that_changes(
 async def test_a_daemon_that_refuses_is_quoted(fleet: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "s"
     assert await leave_at(fleet, path, ShutdownMode(ApiError(503, "not yet"))) == 1
-    assert capsys.readouterr().err == f"fleetd: the daemon at {path} refuses: not yet\n"
+    assert capsys.readouterr().err == f"fleetd: the daemon at {path} refused: not yet\n"
 
 
 def test_a_daemon_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -170,4 +170,4 @@ async def test_what_answers_but_is_not_fleetd_is_named(tmp_path: Path, capsys: p
     path = os.fspath(tmp_path / "s")
     async with await asyncio.start_unix_server(answer, path):
         assert await asyncio.to_thread(main, ["--listen", path, "leave"], {}) == 1
-    assert capsys.readouterr().err.startswith(f"fleetd: what answers at {path} is not fleetd: ")
+    assert capsys.readouterr().err.startswith(f"fleetd: the server at {path} is not fleetd: ")

@@ -177,15 +177,15 @@ def test_a_reload_says_which_units_the_new_metadata_will_stop_before_they_move(p
     home.run(["systemctl", "reload", "fleet.service"])
     person.cluster.wait_until("it has moved", lambda: home.main_pid("fast.service") == 0)
     words = home.journal("fleet.service")
-    told = "fast.service will stop here, and start where it fits, for the new metadata: metadata disk=ssd missing"
+    told = "fast.service will move to another machine because of the new metadata: metadata disk=ssd missing"
     assert told in words
     assert words.index(told) < words.rindex("reloaded")
-    assert not [unit for unit in UNITS if f"{unit} will stop" in words]
+    assert not [unit for unit in UNITS if f"{unit} will move" in words]
     assert all_pids(person) == before
     conf.write_text(text + "etcd_servers=http://10.9.9.9:2379\ninsecure_etcd=false\n")
     home.run(["systemctl", "reload", "fleet.service"])
     person.cluster.wait_until("it is refused", lambda: "is not encrypted" in home.journal("fleet.service"))
-    assert "goes on with the former configuration" in home.journal("fleet.service")
+    assert "keeping the former configuration" in home.journal("fleet.service")
     assert all_pids(person) == before
 
 
