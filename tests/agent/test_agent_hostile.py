@@ -52,6 +52,24 @@ async def test_orders_that_are_none_hold_up_no_unit_and_stop_none(
     assert "passwd" not in str(await machine.states())
 
 
+async def test_a_placement_of_a_later_fleetd_leaves_its_unit_running(
+    machine: MachineUnderTest, caplog: pytest.LogCaptureFixture
+) -> None:
+    await machine.start()
+    await machine.place("web.service", 3)
+    await machine.until_active("web.service", 3)
+    pids = machine.systemd.processes()
+    newer = b'{"format":2,"machine":"m1","unit":"web.service","target":"inactive"}'
+    await machine.store.transact([], [Put(f"/fleet/placements/{MACHINE}/web.service", newer)])
+    await machine.place("late.service", 5)
+    await machine.until_active("late.service", 5)
+    await machine.restart()
+    await machine.place("later.service", 6)
+    await machine.until_active("later.service", 6)
+    assert machine.systemd.processes()["web.service"] == pids["web.service"]
+    assert f"/fleet/placements/{MACHINE}/web.service was written by a later version of fleetd" in caplog.text
+
+
 WEB = LedgerEntry(7, TargetState.LAUNCHED, "abc")
 GARBAGE = st.binary(max_size=60) | st.sampled_from(
     [b'{"a":' * 50_000, b"[" * 50_000, b'["\xff"]', b"null", b"-1", b"9" * 99]

@@ -27,18 +27,23 @@ NUMBERS = st.integers() | st.sampled_from([-1, 2**64, 10**40]) | st.floats(allow
 KEYS = re.findall(
     r"\w+",
     """units states machines options name value section desiredState currentState machineID systemdActiveState metadata
-    primaryIP id copies machine target generation reason error message code refusals since lost nextPageToken""",
+    primaryIP id allocations machine target generation reason cause kind waits rejections error message code since lost
+    nextPageToken""",
 )
 JSON = st.recursive(
     st.none() | st.booleans() | NUMBERS | TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=5),
     max_leaves=15,
 )
-FIELDS = {
-    key: TEXT for key in KEYS if key not in ("units", "states", "machines", "options", "allocations", "nextPageToken")
-}
+STRUCTURED = ("units", "states", "machines", "options", "allocations", "cause", "rejections", "nextPageToken")
+FIELDS = {key: TEXT for key in KEYS if key not in STRUCTURED}
 ITEM = st.fixed_dictionaries(
-    {}, optional={**FIELDS, "options": st.lists(st.fixed_dictionaries({}, optional=FIELDS), max_size=2)}
+    {},
+    optional={
+        **FIELDS,
+        "options": st.lists(st.fixed_dictionaries({}, optional=FIELDS), max_size=2),
+        "cause": st.fixed_dictionaries({"kind": TEXT, "waits": TEXT}),
+    },
 )
 PAGE = st.dictionaries(st.sampled_from(["units", "states", "machines"]), st.lists(ITEM, max_size=3))
 DEEP = st.sampled_from([b"[" * 100_000, b'{"units":' * 100_000, b'{"error":' * 100_000])
