@@ -42,7 +42,7 @@ def refuse_name(name: str, shadows: Shadows = shadows_nothing) -> str:
 
 
 def refuse_content(options: Sequence[Option]) -> str:
-    """Why these options make no unit file, or one that asks for what cannot be; or ''. No unit may have them."""
+    """Why no unit may have these options, or '': they cannot be written as a unit file, or ask for what cannot be."""
     try:
         check_options(options)
         validate_requirements(options)
@@ -57,8 +57,8 @@ def refuse_names(
     shadows: Shadows = shadows_nothing,
     host: Mapping[str, str] | None = None,
 ) -> str:
-    """Why a unit of this name and content may not be on a machine for the names that it has or asks for ([Install]
-    Alias=), or ''. `host` are the machine's own specifiers, without which names that hold one are not looked at."""
+    """Why a unit of this name and content may not be on a machine because of its name or its aliases ([Install]
+    Alias=), or ''. `host` are the machine's specifiers; without them, aliases that contain one are not checked."""
     if refusal := refuse_name(name, shadows):
         return refusal
     try:
@@ -72,5 +72,5 @@ def refuse_names(
 
 
 def refuse_unit(name: str, options: Sequence[Option], shadows: Shadows = shadows_nothing) -> str:
-    """Why the cluster takes no unit of this name and content, or ''."""
+    """Why the cluster accepts no unit of this name and content, or ''."""
     return refuse_names(name, options, shadows) or refuse_content(options)

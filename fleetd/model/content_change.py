@@ -13,17 +13,17 @@ from fleetd.model.unitfile import Option, UnitFileError, parse_unit_file
 
 
 class Impact(StrEnum):
-    """What a change asks for. NONE: it means nothing to systemd, or nothing but a text that it shows (which it reads
-    with the next daemon-reload)."""
+    """What a change requires of systemd. NONE: nothing; systemd ignores it, or only shows it after the next
+    daemon-reload."""
 
     NONE = "none"
     RELOAD = "reload"
     RESTART = "restart"
 
 
-# Sections whose name begins so, and options likewise, are passed over by systemd (systemd.unit(5)).
+# systemd ignores sections and options with this prefix (systemd.unit(5)).
 _IGNORED = "X-"
-_NAMED = 5  # options that a reason names
+_NAMED = 5  # options named in a message
 
 
 def _names(text: str) -> frozenset[str]:
@@ -56,7 +56,7 @@ RELOADED = {  # by section
 
 
 def impact(before: str, after: str) -> tuple[Impact, str]:
-    """What it takes to have a unit that runs with the file `before` run with `after`, and because of what."""
+    """What it takes to run a unit with the file `after` instead of `before`, and because of which options."""
     try:
         old, new = _by_class(parse_unit_file(before)), _by_class(parse_unit_file(after))
     except UnitFileError as error:
@@ -69,7 +69,7 @@ def impact(before: str, after: str) -> tuple[Impact, str]:
 
 
 def _by_class(options: Iterable[Option]) -> dict[Impact, dict[str, list[Option]]]:
-    """The options by what a change of them asks for, and by section: their order counts within one alone."""
+    """The options by impact and section: their order counts only within a section."""
     found: dict[Impact, dict[str, list[Option]]] = {kind: {} for kind in Impact}
     for option in options:
         found[_classify(option)].setdefault(option.section, []).append(option)
@@ -86,8 +86,8 @@ def _classify(option: Option) -> Impact:
 
 
 def _differences(old: dict[str, list[Option]], new: dict[str, list[Option]]) -> list[str]:
-    """The names of the options that are not the same in both, each once, as `Name=`; where only their order is not,
-    all of the section's. The first few are enough."""
+    """The names of the options that differ, each once, as `Name=`; all of the section if only their order differs. At
+    most a few."""
     names: dict[str, None] = {}
     for section in {**old, **new}:
         was, is_now = old.get(section, []), new.get(section, [])

@@ -4,11 +4,11 @@ from typing import Annotated
 
 import msgspec
 
-# What msgspec raises for bytes that are not what was expected: beside its own error, one for text that is no UTF-8, and
-# one for brackets in brackets without end.
+# What msgspec raises for bytes that it cannot decode: its own error, one for invalid UTF-8, and one for too deeply
+# nested brackets.
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
-# Revisions, generations and counts. A larger number could be read, but neither written again nor given to etcd.
+# Revisions, generations and counts. A larger number could be decoded, but not encoded again or passed to etcd.
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 # The format of stored records, raised by a change that an older fleetd would misread. Their structs have it as tag, so

@@ -27,5 +27,5 @@ class Globs(tuple[str, ...]):
 
 @lru_cache(maxsize=4096)
 def share_globs(patterns: tuple[str, ...]) -> Globs:
-    """These patterns, the same object for as many units as can be: instances of one template mostly have the same."""
+    """These patterns, as one object for all units that have them: instances of a template do."""
     return Globs(patterns)

@@ -25,26 +25,25 @@ _WORD = re.compile(r'"([^"]*)"|\'([^\']*)\'|(\S+)')
 
 
 class InvalidInstall(ValueError):
-    """A section that systemd would refuse to enable, or that asks for a name that no unit may have."""
+    """An [Install] section that systemd would refuse to enable, or that asks for a name that no unit may have."""
 
 
 class Install(msgspec.Struct, frozen=True):
-    """What one unit asks for, specifiers replaced: other names, and (option, unit) that are to depend on it."""
+    """What one unit asks for, with specifiers replaced: other names, and (option, unit) that are to depend on it."""
 
     aliases: tuple[str, ...] = ()
     dependents: tuple[tuple[str, str], ...] = ()
 
 
 class LinkPlan(msgspec.Struct, frozen=True):
-    """Link → the unit it leads to, of all links that there should be; and, by unit, why others that it asks for are
-    not."""
+    """The links of a machine (link → unit that it leads to), and, by unit, why others that it asks for are not made."""
 
     links: Mapping[str, str]
     complaints: Mapping[str, tuple[str, ...]]
 
 
 def install_values(options: Iterable[Option], name: str) -> list[str]:
-    """The words of one option of the section, in order; an empty value takes back those before it, as in systemd."""
+    """The words of one option of the section, in order; an empty value resets the list, as in systemd."""
     words: list[str] = []
     for option in options:
         if option.section == INSTALL_SECTION and option.name == name:
@@ -54,7 +53,8 @@ def install_values(options: Iterable[Option], name: str) -> list[str]:
 
 
 def parse_install(options: Iterable[Option], name: UnitName, host: Mapping[str, str] | None = None) -> Install:
-    """The section of this unit. `host` are the machine's specifiers by letter; without them, what has one is left out.
+    """The [Install] section of this unit. `host` are the machine's specifiers by letter; without them, words that
+    contain one are left out.
 
     A template asks for nothing: it is not on a machine. Raises InvalidInstall.
     """
@@ -78,7 +78,7 @@ def parse_install(options: Iterable[Option], name: UnitName, host: Mapping[str, 
 
 
 def _expand(word: str, name: UnitName, host: Mapping[str, str] | None) -> str | None:
-    """The word with its specifiers replaced; None where one is the machine's, and the machine is not known."""
+    """The word with its specifiers replaced, or None if it contains one of the machine's and these are unknown."""
     known = _CONSTANTS | {
         "n": name.full,
         "N": name.stem,
@@ -104,7 +104,8 @@ def _check_name(name: str, option: str) -> None:
 
 
 def _check_alias(alias: str, name: UnitName) -> str:
-    """The alias, an instance's of a template as that instance. By systemd's rules on which names may be aliases."""
+    """The alias by systemd's rules on which names may be aliases; of an instance, a template alias becomes an
+    instance."""
     _check_name(alias, "Alias")
     parsed = parse_name(alias)
     if parsed.suffix != name.suffix or name.suffix not in ALIASED_TYPES:

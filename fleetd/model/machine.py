@@ -1,4 +1,4 @@
-"""What a machine is to the cluster: who it is, how to reach it, what it offers, and whether it takes work."""
+"""Machines: who they are, how to reach them, what they offer, and whether they take work."""
 
 import ipaddress
 import re
@@ -16,8 +16,8 @@ _IPV6 = re.compile(r"([0-9A-Fa-f:.]+)(?:%[A-Za-z0-9._-]{1,15})?", re.ASCII)  # w
 
 
 def is_address(text: str) -> bool:
-    """Whether a machine can be reached by this: an IP literal, or what a host name consists of. Nothing else gets to
-    ssh, whose configuration may hand the address to a shell (`Match exec`)."""
+    """True for an IP literal or a host name. Nothing else is passed to ssh, whose configuration may give the address to
+    a shell (`Match exec`)."""
     if _HOST_NAME.fullmatch(text):
         return True
     found = _IPV6.fullmatch(text)
@@ -56,7 +56,7 @@ class Machine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format
 
     @property
     def short_id(self) -> str:
-        """The first eight characters of the id: what lists show and `MachineID=` also takes."""
+        """The first eight characters of the id: lists show it, and `MachineID=` accepts it."""
         return self.id[:SHORT_ID_LENGTH]
 
 

@@ -1,7 +1,4 @@
-"""Unit names: which are allowed, what their parts are, what stands for them in specifiers, and which globs match them.
-
-Nothing here knows a unit's content or where it runs.
-"""
+"""Unit names: which are valid, their parts, the specifiers that stand for them, and the globs that match them."""
 
 import re
 from functools import lru_cache
@@ -31,7 +28,7 @@ _FOREIGN_CHARACTER = re.compile(r"[^A-Za-z0-9:\-_.\\@]")
 
 
 class InvalidName(ValueError):
-    """The text cannot name a unit."""
+    """The text is not a valid unit name."""
 
 
 class UnitName(msgspec.Struct, frozen=True):
@@ -56,7 +53,7 @@ class UnitName(msgspec.Struct, frozen=True):
 
 
 def validate_name(name: str) -> None:
-    """Raises InvalidName with the first thing that is wrong with a name."""
+    """Raises InvalidName with the first fault of a name."""
     if not name:
         raise InvalidName("unit name cannot be empty")
     if len(name.encode(errors="surrogatepass")) > MAX_NAME_BYTES:
@@ -91,7 +88,7 @@ def is_loadable(name: str) -> bool:
 
 
 def visible(text: str) -> str:
-    """The text with what a terminal would obey, or not show, escaped."""
+    """The text with characters escaped that a terminal would interpret or not show."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else _escape(char) for char in text)
@@ -103,7 +100,7 @@ def _escape(char: str) -> str:
 
 @lru_cache(maxsize=16384)
 def parse_name(name: str) -> UnitName:
-    """The parts of a name. It need not be valid, but raises InvalidName where there is no dot to part it at."""
+    """The parts of a name, valid or not. Raises InvalidName if it contains no dot."""
     stem, dot, suffix = name.rpartition(".")
     if not dot:
         raise InvalidName('unit name must contain "."')
@@ -112,7 +109,7 @@ def parse_name(name: str) -> UnitName:
 
 
 def template_of(name: str) -> str:
-    """The template of an instance, or of itself; '' for a plain unit. As parse_name tells it, where that is all."""
+    """The template of an instance, or of a template; '' for a plain unit. Faster than parse_name."""
     if "@" not in name:
         return ""
     stem, _, suffix = name.rpartition(".")
@@ -121,7 +118,7 @@ def template_of(name: str) -> str:
 
 
 def is_template(name: str) -> bool:
-    """Whether this is the name of a template."""
+    """True for the name of a template."""
     return "@." in name and template_of(name) == name
 
 
@@ -132,12 +129,12 @@ def with_default_suffix(argument: str) -> str:
 
 
 def is_reserved(name: str) -> bool:
-    """Whether the name belongs to what runs the machine, so that it is never ours to write, start or stop."""
+    """True if the name belongs to a unit that runs the machine itself: fleet never writes, starts or stops it."""
     return name.startswith(RESERVED) or _WITHOUT_FILE.fullmatch(name) is not None
 
 
 def expand_specifiers(value: str, name: UnitName) -> str:
-    """`%n`, `%N`, `%p`, `%i` replaced, in this order. Nothing is escaped: `%%p` is a percent sign and the prefix."""
+    """Replace `%n`, `%N`, `%p`, `%i`, in this order. There is no escape: `%%p` is a percent sign and the prefix."""
     if "%" not in value:
         return value
     for specifier, part in (("%n", name.full), ("%N", name.stem), ("%p", name.prefix), ("%i", name.instance)):
@@ -160,25 +157,26 @@ _GLOB_RANGE = re.compile(r"(?: \\ (.) | (.) ) (?: - (?: \\ (.) | (.) ) )?", re.V
 
 
 def matches_glob(pattern: str, name: str) -> bool:
-    """Whether the pattern, in the syntax of Go's path.Match, matches the whole name. A malformed one matches none."""
+    """True if the pattern, in the syntax of Go's path.Match, matches the whole name. A malformed pattern matches
+    none."""
     compiled = compile_glob(pattern)
     return compiled is not None and compiled.fullmatch(name) is not None
 
 
 def literal_prefix(pattern: str) -> str:
-    """What every name that the pattern matches begins with: to sort out most names without matching."""
+    """What every name that matches the pattern begins with: a cheap first test."""
     return _SPECIAL.split(pattern, maxsplit=1)[0]
 
 
 @lru_cache(maxsize=1024)
 def compile_glob(pattern: str) -> re.Pattern[str] | None:
-    """The pattern as a regular expression for fullmatch, None where it is malformed, or longer than any name."""
+    """The pattern as a regular expression for fullmatch; None if it is malformed or longer than any name."""
     expression = glob_expression(pattern)
     return None if expression is None else re.compile(expression, re.DOTALL)
 
 
 def glob_expression(pattern: str) -> str | None:
-    """The text of that regular expression, which is without groups that are counted; DOTALL.
+    """The source of that expression (DOTALL, without capturing groups).
 
     Every star but the last is atomic, shortest match first: time stays proportional to pattern times name, and a
     pattern of many stars cannot hold up the leader.
@@ -203,7 +201,7 @@ def glob_expression(pattern: str) -> str | None:
 
 
 def _glob_character(token: re.Match[str]) -> str:
-    """The regular expression of a token that stands for one character."""
+    """The regular expression for a token that matches one character."""
     if token["any"]:
         return "[^/]"
     if token["ranges"] is None:
@@ -214,6 +212,6 @@ def _glob_character(token: re.Match[str]) -> str:
         high = found[3] or found[4] or low
         if low <= high:
             ranges += f"{re.escape(low)}-{re.escape(high)}"
-    if not ranges:  # only ranges that run backwards: no character is in them
+    if not ranges:  # only reversed ranges, which contain no character
         return "." if token["negated"] else "(?!)"
     return f"[{'^' if token['negated'] else ''}{ranges}]"

@@ -9,11 +9,8 @@ Names = dict[str, None]  # an ordered set: in order of insertion
 
 
 class Ordered(dict[str, V]):
-    """A mapping whose keys are in order. Only writing sorts: it may be read from several threads at once.
-
-    A new key moves all greater keys behind it. The store lists its keys in order, so a large mapping rarely gets one
-    that is not the last.
-    """
+    """A dict sorted by key. It sorts when it is read, and only if a key was inserted out of order since: the store
+    lists keys in order, so that a large one hardly ever has to."""
 
     __slots__ = ()
 

@@ -15,7 +15,7 @@ import msgspec
 
 MAX_UNIT_FILE_BYTES = 256 * 1024
 
-# Unicode's White_Space property. Python's idea of a blank, str.strip(), has U+001C to U+001F too, which stay in values.
+# Unicode's White_Space property. str.strip() would also strip U+001C to U+001F, which belong to values.
 WHITESPACE = (
     "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
     "\u2028\u2029\u202f\u205f\u3000"
@@ -25,11 +25,12 @@ _BYTE_ORDER_MARK = "\ufeff"
 _BEFORE_FIRST_SECTION = re.compile(r"[^\[#;]*")
 _COMMENTS = ("#", ";")
 _END_OF_LINE_THAT_GOES_ON = re.compile(r"(?<![ \t])[ \t]*+\\\n[ \t]*")
-_SHORT = 256  # characters of an option, far below what a line may hold of any
+_SHORT = 256  # characters of an option, far below the limit of a line
 
 
 class UnitFileError(ValueError):
-    """The content cannot be read as a unit file, or not be written as one. `line` counts from 1 where there is one."""
+    """The text cannot be read as a unit file, or the options not be written as one. `line` counts from 1; 0 if
+    unknown."""
 
     def __init__(self, message: str, line: int | None = None) -> None:
         super().__init__(message)
@@ -37,7 +38,7 @@ class UnitFileError(ValueError):
 
 
 class Option(msgspec.Struct, frozen=True):
-    """One `name=value` of one section. A value that goes on over several lines holds its backslashes and newlines."""
+    """One `name=value` of one section. A continued value keeps its backslashes and newlines."""
 
     section: str
     name: str
@@ -65,7 +66,7 @@ class UnitFile(msgspec.Struct, frozen=True):
 
 
 def decode_unit_file(data: bytes) -> str:
-    """The text of a file's bytes. Raises UnitFileError where they are too many, or are no text."""
+    """The text of a unit file. Raises UnitFileError if there are too many bytes, or they are not UTF-8."""
     if len(data) > MAX_UNIT_FILE_BYTES:
         raise UnitFileError(
             f"the unit file has {len(data)} bytes, and at most {MAX_UNIT_FILE_BYTES} are allowed: "
@@ -91,7 +92,7 @@ def _line_of(data: bytes, offset: int) -> int:
 
 
 class _Lines:
-    """The physical lines of a text, handed out one by one; `number` is that of the line taken last."""
+    """The physical lines of a text, taken one by one. `number` is that of the last one taken."""
 
     def __init__(self, text: str) -> None:
         self._lines = text.split("\n")
@@ -116,7 +117,7 @@ def parse_unit_file(text: str) -> tuple[Option, ...]:
     options: list[Option] = []
     section: str | None = None
     while (line := lines.take()) is not None:
-        # Before the first section whatever is neither header nor comment is passed over, a byte order mark as well.
+        # Before the first section, anything but a header is ignored, also a byte order mark.
         line = _BEFORE_FIRST_SECTION.sub("", line, count=1) if section is None else line.lstrip(WHITESPACE)
         if not line or line.startswith(_COMMENTS):
             continue
@@ -128,7 +129,7 @@ def parse_unit_file(text: str) -> tuple[Option, ...]:
 
 
 def _goes_on(line: str) -> bool:
-    """Whether the line is continued by the next: it ends in a backslash that no other backslash escapes."""
+    """True if the line is continued by the next one: it ends in a backslash that is not escaped."""
     line = line.removesuffix("\r")
     return (len(line) - len(line.rstrip("\\"))) % 2 == 1
 
@@ -187,8 +188,8 @@ def _parse_option(section: str, line: str, lines: _Lines) -> Option:
 
 
 def _parse_value(first: str, lines: _Lines) -> str:
-    """The value that begins with `first`, to its last line, without comments between its lines. One that a blank line
-    or the end cuts keeps its newline."""
+    """The value that begins with `first`, to its last line, without comments in between. A value that ends at a blank
+    line or at the end of the text keeps its newline."""
     if not _goes_on(first):
         return first.strip(WHITESPACE)
     parts = [first.removesuffix("\r")]
@@ -202,7 +203,7 @@ def _parse_value(first: str, lines: _Lines) -> str:
 
 
 def without_comments(value: str) -> str:
-    """The value as a file that holds it would be read: CoreOS fleet's clients send comments between its lines along."""
+    """The value as it would be read from a file: CoreOS fleet's clients send the comments within continued values."""
     first, *others = value.split("\n")
     kept = [first, *(line for line in others if not _is_comment(line))]
     is_cut = len(kept) <= len(others) and _goes_on(kept[-1])
@@ -210,12 +211,13 @@ def without_comments(value: str) -> str:
 
 
 def join_continued(value: str) -> str:
-    """The value in one line: where it goes on there is one blank, as in systemd."""
+    """The value in one line: each continuation becomes one blank, as in systemd."""
     return _END_OF_LINE_THAT_GOES_ON.sub(" ", value).strip(WHITESPACE) if "\\\n" in value else value
 
 
 def render_unit_file(options: Iterable[Option]) -> str:
-    """The text that is stored, hashed and written: sections by first appearance, each in one piece, no comments."""
+    """The text that is stored, hashed and written: sections in order of first appearance, each in one piece, no
+    comments."""
     sections: dict[str, list[str]] = {}
     for option in options:
         sections.setdefault(option.section, []).append(f"{option.name}={option.value}\n")
@@ -223,20 +225,20 @@ def render_unit_file(options: Iterable[Option]) -> str:
 
 
 def hash_unit_file(text: str) -> str:
-    """SHA-1 of a rendered text, 40 hex digits. Names contents; it protects nothing."""
+    """SHA-1 of a rendered text, 40 hex digits. It identifies the content, and protects nothing."""
     return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
 def first_value(options: Iterable[Option], section: str, name: str) -> str | None:
-    """The value of the first such option; None where there is none, '' where it is empty."""
+    """The value of the first such option; None if there is none."""
     return next((option.value for option in options if option.section == section and option.name == name), None)
 
 
 def check_options(options: Sequence[Option]) -> None:
-    """Raises UnitFileError for options that, once rendered, could not be read back or would be something else.
+    """Raises UnitFileError for options that could not be read back, or would be read differently, once rendered.
 
-    Options that come through the API need not have been a file before: a newline in a value could open a section.
-    What cannot be read at all is refused in parse_unit_file's words, which clients know.
+    Options from the API need not come from a file: a newline in a value could open a section. What cannot be read at
+    all is refused with parse_unit_file's messages, which clients know.
     """
     for option in options:
         fault = _fault(option)
@@ -251,7 +253,7 @@ def check_options(options: Sequence[Option]) -> None:
 
 
 def _fault(option: Option) -> str | None:
-    """What keeps an option from surviving a file, and the remedy; None where nothing does."""
+    """Why an option does not survive being rendered, and the remedy; None if it does."""
     section, name, value = option.section, option.name, option.value
     if any("\0" in text or not _is_unicode(text) for text in (section, name, value)):
         return "it holds a NUL byte or half a surrogate pair; remove it"
@@ -265,9 +267,9 @@ def _fault(option: Option) -> str | None:
         and not _goes_on(value)
         and value == value.strip(WHITESPACE)
     ):
-        return None  # as most are, which need not be read back to be known as what they are
+        return None  # most options: no need to read them back
     if (section + name + value).isprintable() and not value.endswith("\\") and value == value.strip(WHITESPACE):
-        return None  # so are nearly all: it is one line, and nothing in it could be read otherwise
+        return None  # nearly all others: one line that can be read in one way only
     read_back = parse_unit_file(render_unit_file((option,)))
     if read_back != (option,):
         return (

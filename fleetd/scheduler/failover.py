@@ -35,7 +35,7 @@ class FailoverDelays:
         self._snapshot = snapshot
         self._failover = failover
         self._now_s = now_s
-        self._delays: dict[tuple[str, str], float] = {}  # (machine, unit) → of the units bound together there
+        self._delays: dict[tuple[str, str], float] = {}  # (machine, unit) → delay of its MachineOf= group there
 
     def loss(self, machine: str) -> MachineLoss:
         """When this dead machine was lost."""

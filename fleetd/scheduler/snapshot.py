@@ -23,8 +23,7 @@ from fleetd.scheduler.occupancy import Occupancy
 
 R = TypeVar("R", Unit | None, Placement | None)
 
-# What a change concerns: names of units, and, of a global one, which goes from machine to machine and is looked at on
-# each by itself, `<machine>/<unit>` where that is all that it concerns.
+# What a change affects: names of units, or `<machine>/<unit>` for a global unit that is affected on one machine only.
 Concerns = Names
 
 
@@ -49,7 +48,7 @@ class Snapshot:
     def __init__(self) -> None:
         self.units: dict[str, Unit] = {}
         self.text_bytes = 0  # of all units together
-        self.usage: Usage | None = None  # what was written down of that last
+        self.usage: Usage | None = None  # as stored last
         self.machines: dict[str, Machine] = Ordered()
         self.settings: dict[str, MachineSettings] = {}
         self.synced: dict[str, str] = Ordered()  # machine → session
@@ -72,7 +71,7 @@ class Snapshot:
         self._requirements: dict[str, Requirements] = {}
         self._machine_index: MachineIndex | None = None
         self._gone: Names = {}  # not registered, but with placements or a stored session
-        self._unsynced: Names = {}  # machines whose session is not yet taken in
+        self._unsynced: Names = {}  # machines that have not been planned for in their session
 
     # Reading.
 
@@ -177,7 +176,7 @@ class Snapshot:
         """(machine, session) of the machines that have not been planned for in this session, in order."""
         return [(machine, self.machines[machine].session) for machine in sorted(self._unsynced)]
 
-    # Taking in what the store shows. Each returns what it concerns.
+    # Updates from the store. Each returns what it affects.
 
     def set_unit(self, name: str, unit: Unit | None) -> Concerns:
         """Set a unit (None: it is gone). As in the other setters, an invalid unit name affects nothing."""
@@ -360,7 +359,7 @@ class Proposal:
         self.snapshot = snapshot
         self._occupancies: dict[str, Occupancy] = {}
         self._assigned: dict[str, str] = {}
-        self._arrivals: dict[str, Names] = {}  # unit or template → the machines that it has come to
+        self._arrivals: dict[str, Names] = {}  # unit or template → the machines that it is newly placed on
 
     def occupancy(self, machine: str) -> Occupancy:
         """The units placed on the machine, with the proposal."""

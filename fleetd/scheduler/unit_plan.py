@@ -64,7 +64,7 @@ class UnitPlanBuilder(msgspec.Struct, eq=False, gc=False):
     now_s: float
     scope: Names | None = None
     unit: Unit | None = None
-    requirements: Requirements = _NOTHING  # of the unit as it is wanted now
+    requirements: Requirements = _NOTHING  # of the unit as it is now
     is_wanted: bool = False
     placements: dict[str, Placement] = {}  # as they will be, by machine
     states: Mapping[str, UnitState] = {}
