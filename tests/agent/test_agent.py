@@ -53,7 +53,7 @@ async def test_stopping_leaves_the_file_and_what_starts_the_unit_later_is_left_a
     assert "web.service" in machine.systemd.read_files()
 
 
-async def test_a_start_asked_for_again_starts_a_unit_that_rests_and_leaves_one_that_runs(
+async def test_a_repeated_start_starts_a_unit_at_rest_and_not_a_running_one(
     machine: MachineUnderTest,
 ) -> None:
     await machine.start()
@@ -80,7 +80,7 @@ async def test_replacing_writes_then_restarts(machine: MachineUnderTest) -> None
     assert state.hash == hash_unit_file(OTHER)
 
 
-async def test_a_destroyed_units_stop_is_finished_before_its_file_goes_and_only_then_it_is_reported_gone(
+async def test_a_destroyed_units_file_goes_after_its_stop_and_is_then_reported(
     machine: MachineUnderTest,
 ) -> None:
     await machine.start()
@@ -99,7 +99,7 @@ async def test_a_destroyed_units_stop_is_finished_before_its_file_goes_and_only_
     assert machine.ledger.names == ()
 
 
-async def test_a_machine_is_unordered_when_the_leader_has_taken_back_its_last_order(machine: MachineUnderTest) -> None:
+async def test_a_machine_is_unassigned_when_its_last_placement_is_deleted(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place("web.service", 7)
     await machine.until_active("web.service", 7)
@@ -124,7 +124,7 @@ async def test_a_unit_placed_again_while_it_stops_is_started_again(machine: Mach
     assert machine.systemd.pid("web.service") not in (0, pid)
 
 
-async def test_a_retiring_copy_runs_on_until_it_is_withdrawn(machine: MachineUnderTest) -> None:
+async def test_a_superseded_unit_keeps_running_until_it_is_withdrawn(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place("web.service", 7)
     await machine.until_active("web.service", 7)
@@ -165,7 +165,7 @@ async def test_a_finished_oneshot_is_reported_as_completed(machine: MachineUnder
     assert (states["job.service"].active, states["job.service"].generation) == ("inactive", 7)
 
 
-async def test_a_unit_that_fails_says_why_and_is_not_started_again(machine: MachineUnderTest) -> None:
+async def test_a_failed_unit_reports_why_and_is_not_started_again(machine: MachineUnderTest) -> None:
     machine.systemd.behave("web.service", Behaviour(fails="exit-code"))
     await machine.start()
     await machine.place("web.service", 7)
@@ -192,7 +192,7 @@ async def test_each_failure_is_explained_by_itself(machine: MachineUnderTest) ->
     assert states["web.service"].generation == 8
 
 
-async def test_units_that_need_each_other_are_written_together_before_either_is_started(
+async def test_units_that_require_each_other_are_written_before_either_starts(
     machine: MachineUnderTest,
 ) -> None:
     await machine.start()
@@ -250,7 +250,7 @@ async def test_what_is_not_ours_is_refused_with_a_reason_and_never_touched(
     assert machine.systemd.pid("ssh.service") == pid != 0
 
 
-async def test_what_it_has_in_mind_is_told_under_the_originals_names(machine: MachineUnderTest) -> None:
+async def test_the_agents_state_is_described_under_coreos_fleets_names(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place("loaded.service", 7, "loaded")
     await machine.place("web.service", 8)
@@ -266,7 +266,7 @@ async def test_what_it_has_in_mind_is_told_under_the_originals_names(machine: Ma
     }
 
 
-async def test_an_order_that_comes_while_the_machine_registers_again_is_carried_out(machine: MachineUnderTest) -> None:
+async def test_a_placement_made_while_the_machine_registers_is_carried_out(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.settle()
 

@@ -12,7 +12,7 @@ from tests.agent.machine import DAEMON, MACHINE, OTHER, MachineUnderTest
 # Absence is not an order.
 
 
-async def test_a_missing_placement_is_no_order_before_the_leader_has_taken_the_machine_in(
+async def test_a_missing_placement_stops_nothing_before_the_leaders_acknowledgement(
     machine: MachineUnderTest,
 ) -> None:
     await machine.start()
@@ -31,7 +31,7 @@ async def test_a_missing_placement_is_no_order_before_the_leader_has_taken_the_m
     assert machine.systemd.pid("web.service") == 0
 
 
-async def test_what_the_leader_wrote_before_it_took_the_machine_in_counts_even_if_the_watch_is_late(
+async def test_placements_before_the_acknowledgement_count_if_the_watch_is_late(
     machine: MachineUnderTest,
 ) -> None:
     await machine.start()
@@ -47,7 +47,7 @@ async def test_what_the_leader_wrote_before_it_took_the_machine_in_counts_even_i
     assert machine.asked("stop") == []
 
 
-async def test_what_the_leader_writes_between_two_reads_is_neither_missed_nor_taken_for_absent(
+async def test_placements_written_between_two_reads_are_not_missed(
     machine: MachineUnderTest,
 ) -> None:
     await machine.start()
@@ -161,7 +161,7 @@ async def test_a_restored_store_stops_starts_and_moves_nothing(
     await machine.until(lambda states: states["stopped.service"].active == "inactive")
 
 
-async def test_what_systemd_has_without_a_file_is_neither_adopted_nor_stopped_with_its_unit(
+async def test_a_unit_of_systemds_without_a_file_is_neither_adopted_nor_stopped(
     machine: MachineUnderTest,
 ) -> None:
     """A mount or slice of the machine's own: destroying a unit of its name, after a restore, unmounted /tmp."""

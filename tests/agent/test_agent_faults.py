@@ -19,7 +19,7 @@ NEEDS_B = "[Unit]\nRequires=b.service\nAfter=b.service\n" + DAEMON
 # fleetd ends, and comes back.
 
 
-async def test_a_restart_of_fleetd_keeps_pids_runs_no_oneshot_again_and_publishes_nothing(
+async def test_a_restart_of_fleetd_keeps_pids_and_publishes_nothing(
     machine: MachineUnderTest,
 ) -> None:
     await machine.start()
@@ -49,7 +49,7 @@ async def test_a_lease_that_is_kept_across_a_restart_is_not_written_again(machin
     assert await machine.store.revision() == revision
 
 
-async def test_states_of_units_that_are_here_no_more_are_taken_away_at_registration(machine: MachineUnderTest) -> None:
+async def test_states_of_units_not_here_any_more_are_deleted_at_registration(machine: MachineUnderTest) -> None:
     await machine.put(UnitState("loaded", "active", "running"), MACHINE, "ghost.service")
     await machine.start()
     assert await machine.states() == {}
@@ -69,7 +69,7 @@ async def test_placements_that_changed_while_fleetd_was_away_are_carried_out(mac
 
 
 @pytest.mark.parametrize("was_asked", [False, True])
-async def test_a_start_that_was_written_down_is_made_once_whether_or_not_systemd_heard_of_it(
+async def test_a_recorded_start_is_made_once_even_if_fleetd_crashed_around_it(
     machine: MachineUnderTest, was_asked: bool
 ) -> None:
     await machine.systemd.connect()
@@ -134,7 +134,7 @@ async def test_a_journal_that_does_not_answer_holds_up_no_report_for_long(machin
     assert states["bad.service"].error == "start bad.service: Unit bad.service has a bad unit file setting."
 
 
-async def test_where_systemd_has_no_words_for_a_bad_unit_its_refusal_is_told(machine: MachineUnderTest) -> None:
+async def test_a_bad_unit_without_an_explanation_reports_systemds_refusal(machine: MachineUnderTest) -> None:
     machine.systemd.is_mute = True
     await machine.start()
     await machine.place("bad.service", 7, text="[Service]\nType=simple\n")
@@ -151,7 +151,7 @@ async def test_retries_back_off(machine: MachineUnderTest) -> None:
     assert third - second > 1.8 * (second - first)
 
 
-async def test_a_new_wish_does_not_wait_for_an_old_ones_retry(machine: MachineUnderTest) -> None:
+async def test_a_new_placement_does_not_wait_for_an_older_ones_retry(machine: MachineUnderTest) -> None:
     machine.systemd.behave("web.service", Behaviour(refusal="Refused."))
     await machine.start()
     await machine.place("web.service", 7)
@@ -183,7 +183,7 @@ async def test_that_a_unit_never_ran_is_remembered_across_a_restart_of_fleetd(ma
     await machine.until_active("a.service", 7)
 
 
-async def test_bad_units_among_good_ones_hold_up_nobody_and_each_says_what_is_wrong(machine: MachineUnderTest) -> None:
+async def test_bad_units_hold_up_no_good_ones_and_report_what_is_wrong(machine: MachineUnderTest) -> None:
     bad = {
         "empty.service": "[Service]\nType=simple\n",
         "install.service": DAEMON + "\n[Install]\nWantedBy=no unit\n",
@@ -216,7 +216,7 @@ async def test_a_ledger_that_cannot_be_written_keeps_a_unit_from_being_started(m
 # The store is gone, or does not say what it should.
 
 
-async def test_states_that_change_while_the_store_is_down_are_published_when_it_is_back(
+async def test_states_changed_while_the_store_is_down_are_published_later(
     machine: MachineUnderTest,
 ) -> None:
     await machine.start()
@@ -231,7 +231,7 @@ async def test_states_that_change_while_the_store_is_down_are_published_when_it_
     await machine.until_active("web.service", 7)
 
 
-async def test_a_fleetd_that_starts_while_the_store_is_down_leaves_everything_as_it_is(
+async def test_starting_while_the_store_is_down_changes_nothing(
     machine: MachineUnderTest,
 ) -> None:
     await machine.start()
@@ -263,7 +263,7 @@ async def test_nothing_is_done_or_published_while_the_machine_is_not_registered(
     await machine.until_active("web.service", 7)
 
 
-async def test_an_order_waits_while_a_clone_may_be_registered_and_what_was_asked_before_goes_on(
+async def test_a_placement_waits_while_a_clone_may_be_registered(
     machine: MachineUnderTest,
 ) -> None:
     """After a store was frozen beyond the lease, the order may be heard before the loss of the registration."""
@@ -281,7 +281,7 @@ async def test_an_order_waits_while_a_clone_may_be_registered_and_what_was_asked
     await machine.until_active("api.service", 8)
 
 
-async def test_states_that_a_clone_took_away_when_both_registered_are_said_again(machine: MachineUnderTest) -> None:
+async def test_states_that_a_clone_deleted_are_written_again(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place("web.service", 7)
     await machine.until_active("web.service", 7)
@@ -296,7 +296,7 @@ async def test_states_that_a_clone_took_away_when_both_registered_are_said_again
     assert (await machine.states())["web.service"].active == "active"
 
 
-async def test_a_lease_that_is_gone_is_told_to_the_membership_and_all_states_go_onto_the_next(
+async def test_a_lost_lease_is_reported_and_all_states_move_to_the_next(
     machine: MachineUnderTest,
 ) -> None:
     await machine.start()
@@ -345,7 +345,7 @@ async def test_a_change_that_waits_to_be_taken_does_not_undo_a_newer_reading(mac
 # The bus is gone.
 
 
-async def test_a_lost_bus_stops_nothing_and_what_was_asked_meanwhile_is_done_when_it_is_back(
+async def test_a_lost_bus_stops_nothing_and_operations_follow_when_it_is_back(
     machine: MachineUnderTest,
 ) -> None:
     await machine.start()
@@ -363,7 +363,7 @@ async def test_a_lost_bus_stops_nothing_and_what_was_asked_meanwhile_is_done_whe
     assert machine.systemd.pid("web.service") == pid
 
 
-async def test_a_fleetd_that_starts_without_a_bus_registers_when_it_has_looked_at_systemd(
+async def test_starting_without_a_bus_registers_after_the_first_look_at_systemd(
     machine: MachineUnderTest, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)

@@ -30,7 +30,7 @@ ORDERS = {
 }
 
 
-async def test_orders_that_are_none_hold_up_no_unit_and_stop_none(
+async def test_malformed_placements_hold_up_and_stop_no_unit(
     machine: MachineUnderTest, caplog: pytest.LogCaptureFixture
 ) -> None:
     await machine.start()
@@ -97,7 +97,7 @@ def test_a_ledger_of_garbage_is_opened_and_what_is_whole_in_it_is_kept(
     assert (again.store, again.orphans, again.get("torn.service")) == (StoreSeen("one", 5), ("a.service",), WEB)
 
 
-async def test_a_machine_whose_files_are_torn_keeps_what_runs_and_takes_orders(machine: MachineUnderTest) -> None:
+async def test_a_machine_with_torn_files_keeps_its_units_and_takes_placements(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place_all({"web.service": DAEMON, "api.service": DAEMON}, 3)
     for name in ("web.service", "api.service"):

@@ -19,7 +19,7 @@ async def until_result(machine: MachineUnderTest, name: str, result: str) -> Uni
 
 
 @pytest.mark.parametrize("text", [DAEMON, ONESHOT])
-async def test_a_unit_whose_condition_is_not_met_has_not_failed_and_says_which(
+async def test_a_unit_with_an_unmet_condition_reports_it_and_has_not_failed(
     machine: MachineUnderTest, text: str
 ) -> None:
     await machine.start()
@@ -59,7 +59,7 @@ async def test_an_assertion_that_is_not_met_is_a_failure_and_is_not_tried_again(
     assert len(machine.asked("start")) == 1
 
 
-async def test_a_timer_without_its_service_says_so_at_once_and_starts_when_that_comes(
+async def test_a_timer_without_its_service_reports_that_and_starts_with_it(
     machine: MachineUnderTest,
 ) -> None:
     await machine.start()
@@ -95,7 +95,7 @@ async def test_both_ordered_at_once_come_up_whatever_their_names(machine: Machin
         assert (await machine.until_active(name, 7)).error == ""
 
 
-async def test_a_stop_that_systemd_refuses_is_told_at_once(machine: MachineUnderTest) -> None:
+async def test_a_stop_that_systemd_refuses_is_reported_at_once(machine: MachineUnderTest) -> None:
     text = "[Unit]\nRefuseManualStop=yes\n" + DAEMON
     await machine.start()
     await machine.place("web.service", 7, text=text)

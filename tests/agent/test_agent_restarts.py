@@ -114,7 +114,7 @@ async def test_a_restart_that_another_job_cancels_is_made_again(machine: Machine
     assert machine.systemd.pid("web.service") not in (0, before)
 
 
-async def test_a_restart_that_systemd_refuses_is_told_and_leaves_the_unit_alone(machine: MachineUnderTest) -> None:
+async def test_a_restart_that_systemd_refuses_is_reported_and_changes_nothing(machine: MachineUnderTest) -> None:
     is_active = "[Unit]\nRefuseManualStop=yes\n" + DAEMON
     await machine.start()
     await machine.place("web.service", 7, text=is_active)

@@ -60,7 +60,7 @@ async def test_a_unit_that_comes_back_after_each_stop_is_stopped_with_patience(m
     await machine.until(lambda states: states["web.service"].target is TargetState.INACTIVE)
 
 
-async def test_a_stop_that_a_person_asked_for_is_made_once_even_if_a_socket_starts_the_unit_again(
+async def test_a_requested_stop_is_made_once_even_if_a_socket_starts_the_unit(
     machine: MachineUnderTest,
 ) -> None:
     machine.systemd.restless = ["web.service"]
@@ -145,7 +145,7 @@ async def test_systemd_without_a_word_on_a_unit_holds_up_no_other(machine: Machi
     assert not states["job.service"].completed
 
 
-async def test_replacing_a_unit_that_cannot_be_written_leaves_it_running_and_says_so(machine: MachineUnderTest) -> None:
+async def test_a_replacement_that_cannot_be_written_leaves_the_unit_running(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place("web.service", 7)
     await machine.until_active("web.service", 7)

@@ -46,9 +46,7 @@ async def test_links_go_with_their_unit(machine: MachineUnderTest) -> None:
 
 
 @pytest.mark.parametrize("text", [DAEMON, installed("WantedBy=other.target")])
-async def test_a_unit_that_is_replaced_loses_the_links_that_it_asks_for_no_more(
-    machine: MachineUnderTest, text: str
-) -> None:
+async def test_a_replaced_unit_loses_the_links_that_it_dropped(machine: MachineUnderTest, text: str) -> None:
     await machine.start()
     await machine.place("web.service", 7)
     await machine.place("logger.service", 7, "loaded", installed("WantedBy=web.service"))
@@ -180,7 +178,7 @@ async def test_a_link_that_cannot_be_made_hinders_no_unit_and_is_tried_again(
     assert "x.target.wants/a.service" in links(machine)
 
 
-async def test_an_install_section_that_systemd_would_refuse_is_said_and_has_no_effect(
+async def test_an_install_section_that_systemd_refuses_is_reported(
     machine: MachineUnderTest, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Of a new unit it is a refusal. One that runs already keeps running with what the store asks for."""

@@ -20,7 +20,7 @@ async def flap(machine: MachineUnderTest, name: str, for_s: float) -> None:
     machine.systemd.crash(name)
 
 
-async def test_a_unit_that_restarts_for_ever_is_published_once_a_second_and_its_last_state_always(
+async def test_a_unit_that_restarts_for_ever_is_published_once_a_second(
     machine: MachineUnderTest,
 ) -> None:
     counted = Counted()
@@ -37,7 +37,7 @@ async def test_a_unit_that_restarts_for_ever_is_published_once_a_second_and_its_
     assert (await machine.states())["bad.service"].active == "failed"
 
 
-async def test_a_wish_for_a_unit_that_restarts_for_ever_is_answered_at_once(machine: MachineUnderTest) -> None:
+async def test_an_operation_on_a_unit_that_restarts_for_ever_is_reported_at_once(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place("bad.service", 7)
     await machine.until_active("bad.service", 7)

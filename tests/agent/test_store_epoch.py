@@ -14,7 +14,7 @@ async def restored(registry: Registry, by: str, known: str) -> str:
     return await StoreEpoch(registry, by, known).read(revision + 50, revision)
 
 
-async def test_the_first_that_sees_the_revision_fall_names_the_history_and_the_others_take_its_name() -> None:
+async def test_the_first_to_see_the_revision_fall_names_the_epoch() -> None:
     registry = Registry(EmbeddedStore(":memory:", offload=inline, cluster_id="one"))
     before = await StoreEpoch(registry, "m1", "").read(0, 1)
     named = await restored(registry, "m1", before)
@@ -26,7 +26,7 @@ async def test_the_first_that_sees_the_revision_fall_names_the_history_and_the_o
     assert is_same_cluster(before, again)
 
 
-async def test_a_store_that_is_set_back_to_before_another_restore_is_named_anew_and_once() -> None:
+async def test_a_store_set_back_before_another_restore_gets_one_new_name() -> None:
     store = EmbeddedStore(":memory:", offload=inline, cluster_id="one")
     registry = Registry(store)
     named = await restored(registry, "m1", await store.cluster_id())
@@ -75,7 +75,7 @@ async def restore_meanwhile(machine: MachineUnderTest) -> None:
         await machine.put(UnitState(), "m2", "busy.service")
 
 
-async def test_a_machine_that_was_away_at_the_restore_keeps_what_is_unknown_and_lets_go_of_what_was_moved(
+async def test_away_at_a_restore_unknown_units_are_kept_and_moved_ones_stopped(
     machine: MachineUnderTest,
 ) -> None:
     await machine.start()

@@ -63,7 +63,7 @@ def test_without_anything_the_defaults_hold_and_nothing_is_noted() -> None:
     )
 
 
-def test_the_sample_file_says_every_option_with_its_default() -> None:
+def test_the_sample_file_has_every_option_with_its_default() -> None:
     assert SAMPLE.read_text() == render_sample()
 
 
@@ -231,7 +231,7 @@ def test_a_value_is_read(name: str, text: str, value: object) -> None:
         ("listen", "a:70000", "'a:70000' is not an address to listen on; write /PATH, HOST:PORT, [IPV6]:PORT or :PORT"),
     ],
 )
-def test_a_value_that_cannot_be_used_says_where_it_stands_and_what_would_do(name: str, text: str, message: str) -> None:
+def test_an_invalid_value_is_reported_with_its_place_and_a_valid_one(name: str, text: str, message: str) -> None:
     with pytest.raises(ConfigError) as from_file:
         config(f"# first\n{name}='{text}'")
     assert str(from_file.value) == f"fleet.conf:2: {name}: {message}"

@@ -22,7 +22,7 @@ def test_a_second_fleetd_is_refused_and_the_first_is_named(tmp_path: Path) -> No
         claim_machine(tmp_path / "fleet")
 
 
-def test_a_fleetd_that_has_ended_is_in_nobodys_way(tmp_path: Path) -> None:
+def test_the_lock_of_a_fleetd_that_has_ended_is_free(tmp_path: Path) -> None:
     claim_machine(tmp_path).close()
     claim_machine(tmp_path).close()
 
@@ -34,7 +34,7 @@ def test_a_lock_that_an_earlier_fleetd_left_open_to_others_is_closed(tmp_path: P
         assert (tmp_path / "lock").stat().st_mode & 0o7777 == 0o600
 
 
-def test_without_systemd_on_the_bus_it_does_not_begin_and_says_so_in_one_line(tmp_path: Path) -> None:
+def test_without_systemd_on_the_bus_it_exits_with_one_line(tmp_path: Path) -> None:
     config = tmp_path / "fleet.conf"
     config.write_text(f"standalone=true\nstandalone_path={tmp_path}/fleet.db\nsystemd_user=true\nlisten={tmp_path}/s\n")
     nowhere = {"XDG_RUNTIME_DIR": str(tmp_path), "DBUS_SESSION_BUS_ADDRESS": f"unix:path={tmp_path}/bus"}
@@ -83,7 +83,7 @@ def test_a_machine_without_an_engine_joins_and_never_leads(tmp_path: Path, value
     run_virtually(scenario())
 
 
-def test_another_address_is_told_to_the_cluster_within_a_minute_and_none_is_no_address(tmp_path: Path) -> None:
+def test_a_changed_address_is_published_within_a_minute(tmp_path: Path) -> None:
     async def scenario() -> None:
         config, _ = parse_config("disable_engine=true", "fleet.conf", {}, {})
         store = EmbeddedStore(":memory:", offload=offload_inline)

@@ -57,7 +57,7 @@ def test_the_newest_entry_wins(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("garbage", [b"", b"{", b'{"generation": "x"}', b"\xff\xfe", b'{"hash": "\xff"}'])
-def test_an_entry_that_cannot_be_read_counts_as_absent_with_a_warning_that_names_it(
+def test_an_unreadable_entry_counts_as_absent_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, garbage: bytes
 ) -> None:
     ledger = reopened(tmp_path)

@@ -44,7 +44,7 @@ def written(stream: TextIO) -> list[str]:
 
 
 @pytest.mark.usefixtures("root_logger")
-def test_the_journal_gets_priorities_and_a_person_gets_levels(stream: TextIO) -> None:
+def test_the_journal_gets_priorities_and_a_terminal_gets_levels(stream: TextIO) -> None:
     for environ in (journal_of(stream), {}, {"JOURNAL_STREAM": "1:1"}):
         log_format.setup(1, environ, stream)
         log.debug("a")
@@ -108,7 +108,7 @@ def test_details_are_logged_only_when_asked_for_and_setting_up_again_changes_it(
 
 
 @pytest.mark.usefixtures("root_logger")
-def test_a_stream_that_is_no_file_is_for_a_person() -> None:
+def test_a_stream_that_is_not_a_file_gets_levels() -> None:
     stream = io.StringIO()
     log_format.setup(0, {"JOURNAL_STREAM": "1:1"}, stream)
     log.info("a")
@@ -117,7 +117,7 @@ def test_a_stream_that_is_no_file_is_for_a_person() -> None:
 
 
 @pytest.mark.parametrize("abstract", [False, True])
-def test_systemd_is_told_line_by_line(tmp_path: Path, abstract: bool) -> None:
+def test_notifications_are_sent_line_by_line(tmp_path: Path, abstract: bool) -> None:
     path = f"{tmp_path}/notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind("\0" + path if abstract else path)

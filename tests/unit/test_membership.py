@@ -193,7 +193,7 @@ def test_a_clone_takes_over_once_the_first_is_dead() -> None:
     scenario(body)
 
 
-def test_a_registration_is_certain_only_for_a_time_to_live_after_the_last_beat_that_was_answered() -> None:
+def test_a_registration_is_certain_for_one_ttl_after_the_last_heartbeat() -> None:
     async def body(world: MachineSet) -> None:
         membership = world.start("s1")
         await membership.registered.wait()

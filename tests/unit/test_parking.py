@@ -71,7 +71,7 @@ def test_key_and_states_outlive_the_lease_however_many_states_there_are() -> Non
     scenario(body)
 
 
-def test_a_store_that_is_away_is_waited_for_and_answers_that_were_lost_do_no_harm() -> None:
+def test_an_unavailable_store_is_retried_and_lost_answers_do_no_harm() -> None:
     async def body(store: FaultyStore, registry: Registry) -> None:
         store.away, store.lost = 3, 2
         assert await park_when_possible(registry, PARKING)
@@ -80,7 +80,7 @@ def test_a_store_that_is_away_is_waited_for_and_answers_that_were_lost_do_no_har
     scenario(body)
 
 
-def test_a_machine_whose_lease_was_dropped_by_a_store_that_was_frozen_is_parked_before_it_is_taken_for_dead() -> None:
+def test_a_lease_dropped_by_a_frozen_store_is_parked_before_it_counts_as_dead() -> None:
     async def body(store: FaultyStore, registry: Registry) -> None:
         await asyncio.sleep(20)
         assert await registry.machines() == {}

@@ -181,7 +181,7 @@ def test_what_follows_for_one_unit(placement: Placement | None, seen: Observed, 
 
 
 @pytest.mark.parametrize("seen", [here("active", entry=entry()), here(), Observed()])
-def test_absence_that_is_no_order_touches_nothing(seen: Observed) -> None:
+def test_a_missing_placement_changes_nothing_unless_it_counts(seen: Observed) -> None:
     assert plan(None, seen, removes_unplaced=False) == []
 
 
@@ -190,7 +190,7 @@ def test_a_held_unit_is_left_alone_whatever_is_asked(placement: Placement | None
     assert plan(placement, here("active", entry=entry()), held=(NAME,)) == []
 
 
-def test_every_step_says_why() -> None:
+def test_every_action_has_a_reason() -> None:
     steps = [step for _, placement, seen, _ in TABLE for step in plan(placement, seen)]
     assert len(steps) > 20
     assert all(step.reason and step.unit == NAME for step in steps)
@@ -207,7 +207,7 @@ def test_jobs_come_in_the_order_in_which_systemd_would_do_them_together() -> Non
     assert [step.unit for step in steps if isinstance(step, Stop)] == starts[::-1]
 
 
-def test_steps_come_in_the_order_in_which_they_are_applied_and_by_name() -> None:
+def test_actions_are_ordered_by_kind_and_by_name() -> None:
     observed = {
         "new.service": Observed(),
         "b-gone.service": here("active"),
@@ -231,14 +231,14 @@ def test_steps_come_in_the_order_in_which_they_are_applied_and_by_name() -> None
     ]
 
 
-def test_a_stop_for_good_voids_what_was_carried_out_so_that_the_same_placement_starts_it_again() -> None:
+def test_after_a_removal_began_the_same_placement_starts_the_unit_again() -> None:
     [stop] = plan(WITHDRAWN, here("active", entry=entry()))
     assert stop == Stop(NAME, "withdrawn from this machine", STOPPED)
     [start] = plan(placed(), here(entry=STOPPED))
     assert start == Start(NAME, "start requested again", entry(issued=False))
 
 
-def test_a_stop_of_what_is_to_be_loaded_only_is_begun_again_where_fleetd_ended_before_systemd_heard_of_it() -> None:
+def test_a_stop_is_repeated_if_fleetd_ended_before_systemd_received_it() -> None:
     [stop] = plan(placed(LOADED, 6), here("active", entry=entry()))
     assert stop == Stop(NAME, "its target state is loaded", entry(stopped=True))
     assert plan(placed(LOADED, 6), here("active", entry=entry(stopped=True))) == [stop]
@@ -290,7 +290,7 @@ def test_the_last_run_is_asked_for_only_where_the_plan_turns_on_it(
         (placed(), here(entry=entry(), waiting=True), False),
     ],
 )
-def test_failures_are_history_once_the_wish_is_carried_out(
+def test_failures_are_forgotten_once_the_placement_is_carried_out(
     placement: Placement | None, seen: Observed, settled: bool
 ) -> None:
     assert is_settled(placement, seen) is settled
@@ -299,7 +299,7 @@ def test_failures_are_history_once_the_wish_is_carried_out(
 # After a restore.
 
 
-def test_a_placed_unit_is_adopted_as_it_runs_with_the_generation_that_the_restored_store_knows() -> None:
+def test_a_placed_unit_is_adopted_with_the_restored_stores_generation() -> None:
     seen = here("active", hash_=OLD_HASH, entry=entry(generation=90, hash_=OLD_HASH, completed=True))
     adoption = plan_adoption({NAME: placed(LOADED, 3)}, {NAME: seen})
     adopted = LedgerEntry(3, LAUNCHED, OLD_HASH, completed=True, adopted=True)
@@ -324,7 +324,7 @@ def test_a_placed_unit_that_is_not_here_is_not_started_by_a_restore() -> None:
         here("failed", entry=entry(generation=90, stopped=True)),
     ],
 )
-def test_what_was_being_stopped_at_a_restore_is_taken_as_stopped_and_says_so(seen: Observed) -> None:
+def test_a_unit_being_stopped_at_a_restore_is_adopted_as_stopped(seen: Observed) -> None:
     adopted = plan_adoption({NAME: placed(generation=3)}, {NAME: seen}).entries[NAME]
     assert adopted == entry(LOADED, 3, adopted=True)
     at_rest = here(entry=adopted)
@@ -363,7 +363,7 @@ def test_what_rests_or_is_not_ours_is_no_orphan(seen: Observed) -> None:
     assert plan_adoption({}, {NAME: seen}).orphans == ()
 
 
-def test_of_what_rests_at_a_restore_the_lost_history_counts_no_more() -> None:
+def test_after_a_restore_generations_of_units_at_rest_do_not_count() -> None:
     seen = here("inactive", entry=entry(generation=90))
     taken_over = msgspec.structs.replace(seen, entry=plan_adoption({}, {NAME: seen}).entries[NAME])
     assert kinds(plan(placed(generation=4), taken_over)) == ["Start"]
@@ -384,19 +384,19 @@ def test_what_systemd_has_without_a_file_or_an_entry_of_ours_is_not_adopted_and_
     assert plan(WITHDRAWN, seen) == []
 
 
-def test_what_appears_where_nothing_of_ours_was_at_a_restore_is_not_stopped_with_the_unit() -> None:
+def test_a_machines_own_unit_is_not_stopped_with_one_held_at_a_restore() -> None:
     adopted = plan_adoption({NAME: placed(generation=3)}, {NAME: Observed()}).entries[NAME]
     assert kinds(plan(WITHDRAWN, here("active", hash_="", entry=adopted))) == ["Remove"]
 
 
-def test_a_unit_whose_file_somebody_deleted_is_stopped_all_the_same_before_it_is_forgotten() -> None:
+def test_a_unit_whose_file_was_deleted_is_stopped_before_it_is_forgotten() -> None:
     seen = here("active", hash_="", entry=entry())
     [step] = plan(WITHDRAWN, seen)
     assert isinstance(step, Stop)
     assert kinds(plan(WITHDRAWN, here("active", hash_="", entry=step.entry))) == ["Stop"]
 
 
-def test_a_oneshot_that_completed_before_a_reboot_is_written_down_as_completed_and_not_started() -> None:
+def test_a_oneshot_completed_before_a_reboot_is_recorded_and_not_started() -> None:
     placement = msgspec.structs.replace(placed(), completed=True)
     done = entry(completed=True)
     assert plan(placement, Observed()) == [
@@ -421,7 +421,7 @@ def test_what_was_carried_out_is_reported_with_systemds_words() -> None:
     assert report(placed(generation=6), seen) == expected
 
 
-def test_a_unit_is_reported_gone_with_the_placements_generation_only_when_nothing_is_left() -> None:
+def test_a_unit_is_reported_gone_only_when_nothing_is_left_of_it() -> None:
     gone = UnitState("not-found", "inactive", "dead", generation=5)
     assert report(WITHDRAWN, Observed()) == gone
     still_here = report(WITHDRAWN, here("deactivating", entry=STOPPED))
@@ -434,7 +434,7 @@ def test_nothing_is_reported_where_nothing_is_and_nothing_was_asked() -> None:
     assert report(None, here("active", hash_="")) is None
 
 
-def test_a_refused_unit_is_reported_with_the_reason_and_without_the_state_of_the_systems_own() -> None:
+def test_a_refused_unit_is_reported_without_the_state_of_the_machines_own() -> None:
     state = report(placed(), here("active", hash_="", refusal="it would shadow /lib/x"))
     assert state == UnitState("not-found", "inactive", "dead", error="it would shadow /lib/x")
 
@@ -455,7 +455,7 @@ def test_a_start_that_was_not_accepted_is_not_reported_as_carried_out() -> None:
         (placed(text=OLD), entry(), False),
     ],
 )
-def test_a_unit_held_since_a_restore_says_so_where_it_is_not_as_asked(
+def test_a_unit_held_since_a_restore_reports_that_it_differs(
     placement: Placement, adopted: LedgerEntry, said: bool
 ) -> None:
     state = report(placement, here("active", entry=adopted))
@@ -466,7 +466,7 @@ def test_a_unit_held_since_a_restore_says_so_where_it_is_not_as_asked(
     assert with_error.error == "refused"
 
 
-def test_an_orphan_says_that_it_is_one_and_what_can_be_done() -> None:
+def test_an_orphan_is_reported_with_the_remedy() -> None:
     state = report(None, here("active", entry=entry(generation=0, adopted=True)), orphan=True)
     assert state is not None
     assert "submit a unit of this name" in state.error

@@ -142,9 +142,7 @@ def test_the_plan_of_a_state_that_was_reached_is_empty(placement: Placement | No
 
 @given(operations, machines, machines)
 @example(placed(LAUNCHED, 1, OLD), RESTARTING, msgspec.structs.replace(RESTARTING, job=False))
-def test_a_unit_whose_placement_is_unchanged_is_never_stopped_whatever_systemd_says(
-    placement: Placement, before: Observed, later: Observed
-) -> None:
+def test_an_unchanged_placement_never_stops_its_unit(placement: Placement, before: Observed, later: Observed) -> None:
     reached, _ = reach(placement, before)
     if placement.is_withdrawn:
         return

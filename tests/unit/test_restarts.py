@@ -33,7 +33,7 @@ def restarting(invocation: str | None = None, generation: int = 6, **more: objec
 # What a wish asks of a unit that runs.
 
 
-def test_a_content_that_only_a_restart_makes_true_is_written_and_restarted_and_the_ledger_knows_before() -> None:
+def test_a_content_change_needing_a_restart_is_recorded_then_restarted() -> None:
     assert needs_text(placed(), runs(OLD))
     assert not needs_text(placed(), runs())
     assert not needs_text(placed(), here(hash_=OLD_HASH))
@@ -45,7 +45,7 @@ def test_a_content_that_only_a_restart_makes_true_is_written_and_restarted_and_t
     ]
 
 
-def test_a_content_that_a_reload_makes_true_keeps_the_process_and_the_ledger_knows_of_the_reload_before() -> None:
+def test_a_content_change_needing_only_a_reload_keeps_the_process() -> None:
     done = entry(generation=6, hash_=LIMITED_HASH)
     assert plan(placed(text=LIMITED), runs()) == [
         Write(NAME, REPLACED, LIMITED, entry(reload=True)),
@@ -62,7 +62,7 @@ def test_a_content_that_means_nothing_to_systemd_keeps_the_process() -> None:
     )
 
 
-def test_a_restart_that_was_asked_for_is_made_of_what_was_started_before_it_alone() -> None:
+def test_a_requested_restart_restarts_only_what_was_started_before_it() -> None:
     assert plan(placed(restart_of=5), runs()) == [Restart(NAME, "restart requested", restarting())]
     assert kinds(plan(placed(restart_of=5), here(entry=entry()))) == ["Start"]
     assert kinds(plan(placed(7, restart_of=5), runs(entry=entry(generation=6)))) == ["Record"]
@@ -70,7 +70,7 @@ def test_a_restart_that_was_asked_for_is_made_of_what_was_started_before_it_alon
     assert kinds(plan(placed(restart_of=5), runs(entry=LedgerEntry(0, LAUNCHED, NEW_HASH)))) == ["Record"]
 
 
-def test_a_restart_is_not_lost_where_another_wish_comes_before_the_machine_has_heard_of_it() -> None:
+def test_a_restart_is_not_lost_if_another_operation_comes_right_after_it() -> None:
     assert kinds(plan(placed(9, restart_of=5), runs())) == ["Restart"]
 
 
@@ -83,7 +83,7 @@ def test_a_loaded_unit_that_its_socket_runs_is_restarted_and_stays_loaded() -> N
     assert kinds(plan(placed(restart_of=5, target=LOADED), here(entry=entry(LOADED)))) == ["Record"]
 
 
-def test_a_unit_whose_file_is_gone_is_restarted_unless_it_runs_what_is_asked_for() -> None:
+def test_a_unit_without_its_file_is_restarted_unless_it_runs_as_placed() -> None:
     assert kinds(plan(placed(), here("active", hash_="", entry=entry(hash_=OLD_HASH)))) == ["Write", "Restart"]
     assert kinds(plan(placed(), here("active", hash_="", entry=entry()))) == ["Write", "Reload"]
 
@@ -97,7 +97,7 @@ def test_a_content_that_changes_under_one_generation_is_carried_out() -> None:
     assert plan(placed(5), runs(OLD, entry=entry(hash_=OLD_HASH, adopted=True))) == []
 
 
-def test_a_unit_that_runs_as_its_file_says_is_not_restarted_for_what_the_ledger_says_of_the_content() -> None:
+def test_a_unit_that_runs_as_its_file_says_is_not_restarted() -> None:
     assert kinds(plan(placed(), runs(entry=entry(hash_="of another release")))) == ["Record"]
 
 
@@ -140,16 +140,14 @@ DONE = Record(NAME, "restarted", entry(generation=6))
         (runs(), ""),  # systemd was not asked yet, or has no answer
     ],
 )
-def test_a_restart_counts_as_done_when_the_invocation_is_another_one_or_its_job_has_ended(
-    seen: Observed, expected: str | Record
-) -> None:
+def test_a_restart_is_done_when_the_invocation_changed_or_its_job_ended(seen: Observed, expected: str | Record) -> None:
     seen = msgspec.structs.replace(seen, entry=restarting("old"))
     assert needs_last_run(placed(), seen)
     steps = plan(placed(), seen)
     assert steps == [expected] if isinstance(expected, Record) else kinds(steps) == expected.split()
 
 
-def test_a_restart_begun_for_one_wish_is_finished_before_the_next_is_looked_at() -> None:
+def test_a_restart_is_finished_before_the_next_placement_is_carried_out() -> None:
     begun = restarting("old", hash_=OLD_HASH)
     assert plan(placed(8, OLD), runs(entry=begun, last_run=LastRun("new"))) == [DONE]
     assert kinds(plan(placed(8, OLD), runs(entry=begun, last_run=LastRun("old")))) == ["Write", "Restart"]
@@ -198,7 +196,7 @@ def test_a_start_that_systemd_skipped_is_remembered_and_is_no_end_of_a_oneshot(r
         (here(job_result="done"), "", ""),
     ],
 )
-def test_the_result_of_a_job_is_told_of_a_launched_unit_at_rest(seen: Observed, refused: str, result: str) -> None:
+def test_a_launched_unit_at_rest_reports_the_result_of_its_job(seen: Observed, refused: str, result: str) -> None:
     assert find_result(seen, refused) == result
 
 

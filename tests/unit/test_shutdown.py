@@ -18,7 +18,7 @@ from fleetd.reconciler.shutdown import ShutdownMode, plan_shutdown
         ("", True, False, ShutdownMode.LEAVE),
     ],
 )
-def test_why_fleetd_ends_says_what_becomes_of_the_units(
+def test_the_reason_of_the_end_decides_what_happens_to_the_units(
     job: str, machine_is_stopping: bool, supervised: bool, departure: ShutdownMode
 ) -> None:
     assert plan_shutdown(job=job, machine_is_stopping=machine_is_stopping, supervised=supervised) is departure

@@ -51,7 +51,7 @@ async def test_a_start_fails_with_the_result_it_is_given(systemd: SimulatedSyste
     assert systemd.pid("web.service") == 0
 
 
-async def test_a_start_is_refused_with_the_words_given_until_it_is_told_otherwise(systemd: SimulatedSystemd) -> None:
+async def test_a_start_is_refused_with_the_given_words(systemd: SimulatedSystemd) -> None:
     systemd.behave("web.service", Behaviour(refusal="Unit web.service is masked."))
     with pytest.raises(ServiceManagerError, match=r"^start web.service: Unit web.service is masked.$"):
         await systemd.start("web.service")
@@ -83,7 +83,7 @@ async def test_a_start_during_a_stop_waits_for_its_end(systemd: SimulatedSystemd
     assert systemd.pid("web.service") not in (0, pid)
 
 
-async def test_while_the_bus_is_lost_units_go_on_and_nothing_is_told(systemd: SimulatedSystemd) -> None:
+async def test_while_the_bus_is_lost_units_run_on_without_signals(systemd: SimulatedSystemd) -> None:
     await systemd.start("web.service")
     await systemd.wait_for_changes()
     pid = systemd.pid("web.service")

@@ -226,7 +226,7 @@ def test_a_mount_point_has_the_unit_that_systemd_escape_names(mount_point: str, 
     assert mount_name(mount_point) == name
 
 
-def test_what_is_mounted_is_the_systems_own_though_no_file_says_so(files: UnitFiles) -> None:
+def test_a_mount_without_a_unit_file_is_the_machines_own(files: UnitFiles) -> None:
     assert files.foreign_path("proc.mount", []) == "the mount of /proc"
     assert files.foreign_path("nothing-is-here.mount", []) == ""
     files.put("proc.mount", "[Mount]\nWhat=proc\nWhere=/proc\n")
