@@ -70,10 +70,13 @@ class Root(click.Group):
         commands = [f"{name:{width}}  {summary}" for name, summary in SUMMARIES.items() if name not in HIDDEN]
         return render_sections(
             [
-                ("NAME", ["fleetctl - hand systemd units to a cluster, and see how they fare"]),
+                ("NAME", ["fleetctl - run systemd units on a cluster of machines"]),
                 ("USAGE", ["fleetctl [global options] COMMAND [options] [arguments]"]),
                 ("VERSION", [__version__]),
-                ("COMMANDS", [*commands, 'See "fleetctl help COMMAND" for each; any beginning of a name will do.']),
+                (
+                    "COMMANDS",
+                    [*commands, 'See "fleetctl help COMMAND". Commands may be abbreviated to a unique prefix.'],
+                ),
                 ("GLOBAL OPTIONS", global_option_lines()),
             ]
         )

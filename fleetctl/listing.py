@@ -98,13 +98,13 @@ class View(msgspec.Struct, Generic[T], frozen=True):
 def list_command(listing: Listing[T]) -> Callable[[Callable[[Settings, View[T]], int]], Callback]:
     """Adds --full, --no-legend, --fields and --output; the command gets a View with valid fields."""
     there_are = sorted({*listing.columns, *listing.values})
-    fields_text = f"what to show, of {', '.join(there_are)}"
-    output_text = "table, or json: an array of objects, everything in full"
+    fields_text = f"fields to show: {', '.join(there_are)}"
+    output_text = "table, or json: an array of objects, nothing shortened"
 
     def decorate(function: Callable[[Settings, View[T]], int]) -> Callback:
         @click.option("--output", "form", type=click.Choice([TABLE, JSON]), default=TABLE, help=output_text)
-        @flag("--full", "--l", "-l", text="show ids and hashes in full, and cut nothing at a terminal")
-        @flag("--no-legend", text="leave out the header")
+        @flag("--full", "--l", "-l", text="show ids and hashes in full, and shorten nothing at a terminal")
+        @flag("--no-legend", text="omit the header")
         @click.option("--fields", type=FieldNames(there_are), default=listing.default, help=fields_text)
         @click.argument("names", nargs=-1)
         @pass_settings

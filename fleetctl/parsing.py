@@ -15,7 +15,7 @@ from fleetctl.settings import GLOBAL_OPTIONS, HELP, Checking, GlobalOption, reso
 ATTEMPT_S = 2.0
 DEFAULT_BOUND_S = 300.0
 BLOCK_ATTEMPTS_HELP = (
-    f"how many times {ATTEMPT_S:g} seconds to wait until it has happened; 0 waits for {DEFAULT_BOUND_S / 60:g} minutes"
+    f"how many times {ATTEMPT_S:g} seconds to wait for the result; 0 waits for {DEFAULT_BOUND_S / 60:g} minutes"
 )
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
@@ -178,7 +178,7 @@ def flag(*declarations: str, text: str, hidden: bool = False) -> Callable[[Callb
 def blocking_options(function: Callback) -> Callback:
     """Adds --no-block and --block-attempts, for commands that wait."""
     function = click.option("--block-attempts", type=int, default=0, help=BLOCK_ATTEMPTS_HELP)(function)
-    return flag("--no-block", text="do not wait until it has happened")(function)
+    return flag("--no-block", text="do not wait for the result")(function)
 
 
 def missing_option(function: Callback) -> Callback:
@@ -188,7 +188,7 @@ def missing_option(function: Callback) -> Callback:
         cls=Flag,
         default=False,
         envvar="FLEETCTL_IGNORE_MISSING",
-        help="pass over units that the cluster does not have; FLEETCTL_IGNORE_MISSING=true does so, too",
+        help="ignore units that the cluster does not have; also FLEETCTL_IGNORE_MISSING=true",
     )(function)
 
 
@@ -200,7 +200,7 @@ def bound_s(block_attempts: int) -> float:
 def creation_options(function: Callback) -> Callback:
     """Adds --replace, and --sign, which fails with an explanation."""
     function = click.option("--sign", cls=Flag, hidden=True, expose_value=False, callback=_refuse_signing)(function)
-    return flag("--replace", text="replace what the cluster has by the local unit file")(function)
+    return flag("--replace", text="replace the unit in the cluster by the local unit file")(function)
 
 
 def _refuse_signing(_: click.Context, __: click.Parameter, value: bool | None) -> None:

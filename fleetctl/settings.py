@@ -44,22 +44,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 HELP = {
-    "endpoint": "where the daemon's API is: unix:///PATH, http://HOST:PORT or https://HOST:PORT",
-    "driver": "how the cluster is reached; API is the only way",
+    "endpoint": "address of fleetd's API: unix:///PATH, http://HOST:PORT or https://HOST:PORT",
+    "driver": "only API is supported",
     "request_timeout": "seconds to wait for the answer to one request",
-    "ca_file": "certificates of the authorities that the API's own is checked against (default: the system's)",
-    "cert_file": "client certificate to show to the API",
+    "ca_file": "CA certificates to check the API's certificate against (default: the system's)",
+    "cert_file": "client certificate for the API",
     "key_file": "private key of the client certificate",
     "tunnel": "reach the cluster over SSH through [USER@]HOST[:PORT]",
-    "ssh_username": "user name for SSH (default: as ssh takes it: User of ~/.ssh/config, else your own)",
+    "ssh_username": "user name for SSH (default: User of ~/.ssh/config, else your own)",
     "ssh_timeout": "seconds to wait for an SSH connection",
-    "known_hosts_file": "host keys that were accepted",
+    "known_hosts_file": "file of accepted host keys",
     "strict_host_key_checking": (
-        "check host keys, asking about new ones at a terminal; accept-new records new ones unasked, false checks none"
+        "check host keys, and ask about new ones at a terminal; accept-new records those unasked, false checks none"
     ),
-    "debug": "say on stderr what is asked of the API",
-    "etcd_key_prefix": "of the etcd driver, which is not supported: without effect",
-    "experimental_api": "deprecated: without effect",
+    "debug": "log requests to the API on stderr",
+    "etcd_key_prefix": "of the etcd driver, which is not supported: ignored",
+    "experimental_api": "deprecated: ignored",
     "etcd_keyfile": "deprecated: use --key-file",
     "etcd_certfile": "deprecated: use --cert-file",
     "etcd_cafile": "deprecated: use --ca-file",

@@ -123,7 +123,7 @@ class Wait:
         if report is None:
             return Failed("was destroyed while it was waited for")
         if report.target != self._target:
-            return Failed(f"was set to {report.target} by somebody else while it was waited for")
+            return Failed(f"was set to {report.target} by another client while it was waited for")
         outcome = self._check(report, self._generations[name])
         if isinstance(outcome, Pending) and undecided and not report.machine:
             return Pending(outcome.what)  # it may depend on a unit that is not decided yet

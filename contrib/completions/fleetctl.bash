@@ -5,11 +5,11 @@ _fleetctl() {
     local line=${COMP_LINE:0:COMP_POINT} begun="" word
     local -a words
     read -ra words <<<"$line"
-    # bash parts words at more than blanks (@ = :). fleetctl gets them whole; of its answers goes what bash has already.
+    # bash also splits words at @, = and :. fleetctl gets whole words; the part that bash has already is cut off its answers.
     [[ $line == *[[:space:]] ]] && words+=("")
     begun=${words[-1]}
     local has=${begun%"${begun##*[$COMP_WORDBREAKS]}"}
-    has=${has%@} # which it parts words before, not behind
+    has=${has%@} # bash splits before @, not after it
     COMPREPLY=()
     while IFS=$'\t' read -r word _; do
         COMPREPLY+=("${word#"$has"}")

@@ -16,8 +16,8 @@ from fleetd.model.unitfile import Option, render_unit_file
 @unit_arguments
 @pass_settings
 def command(settings: Settings, units: tuple[str, ...]) -> int:
-    """Prints the unit file as the cluster keeps it: without comments, blank lines and indentation. Where several match
-    a pattern, a comment with its name stands before each.
+    """Prints the unit file as the cluster keeps it: without comments, blank lines and indentation. If a pattern matches
+    several units, a comment with its name precedes each.
     """
     client = open_client(settings)
     if len(units) != 1:

@@ -1,4 +1,4 @@
-"""__complete: say what may stand at the end of a command line, for the completion of shells."""
+"""__complete: complete a command line, for shells."""
 
 import click
 
@@ -13,8 +13,8 @@ from fleetctl.settings import Settings
 @click.argument("words", nargs=-1)
 @pass_settings
 def command(settings: Settings, words: tuple[str, ...]) -> int:
-    """Takes the words that follow fleetctl, up to the cursor; the last of them, which may be empty, is completed.
-    Prints each word that may stand in its place, a tab, and what it means. The options before -- mean nothing.
+    """Takes the words after fleetctl up to the cursor, and completes the last of them, which may be empty. Prints each
+    completion, a tab, and its meaning. Options before -- are ignored.
     """
     log.silence()
     root = click.get_current_context().find_root().command

@@ -21,10 +21,10 @@ GONE_ALREADY = 404
 def command(
     settings: Settings, units: tuple[str, ...], ignore_missing: bool, no_block: bool, block_attempts: int
 ) -> int:
-    """Stops units and removes them from the cluster, their unit files included.
+    """Stops units and removes them from the cluster, with their unit files.
 
-    Ends with 0 when no machine has them any more: those that the cluster did not have are named, but gone is what they
-    should be. Where it has none of them, ends with 1. A pattern takes in templates, too.
+    Exits with 0 once no machine has them, and with 1 if one is still there when time is up, or if the cluster has none
+    of them; units that it does not have are named. Patterns match templates, too.
     """
     client = open_client(settings)
     if not units:
@@ -49,6 +49,6 @@ def command(
             del left[name]
     for name in left:
         output.error(
-            f"Error waiting for units: timed out waiting for destroyed unit {name} to stop; it will go when it has"
+            f"Error waiting for units: timed out waiting for destroyed unit {name} to stop; it goes once it has"
         )
     return 1 if left else status

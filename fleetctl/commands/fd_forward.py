@@ -1,4 +1,4 @@
-"""fd-forward: join standard input and output to a unix socket, for a fleetctl at the other end of an SSH connection."""
+"""fd-forward: connect standard input and output to a unix socket, for fleetctl on the other side of SSH."""
 
 import os
 import select
@@ -19,10 +19,10 @@ STDIN, STDOUT = 0, 1
 @click.argument("paths", nargs=-1)
 @pass_settings
 def command(settings: Settings, paths: tuple[str, ...]) -> int:
-    """Copies what it reads to the unix socket at PATH, and what the socket answers to its output. It is what --tunnel
-    runs at the other end; nobody needs to call it by hand.
+    """Copies its input to the unix socket at PATH, and what arrives there to its output. --tunnel runs it on the
+    bastion; there is no need to run it by hand.
 
-    Ends with 0 when the socket does, or nobody reads its output any more; with 1 where it cannot connect or copy.
+    Exits with 0 when the socket or the output is closed, and with 1 if it cannot connect or copy.
     """
     if len(paths) != 1:
         raise CommandFailed("Provide a single argument")
@@ -40,9 +40,9 @@ def command(settings: Settings, paths: tuple[str, ...]) -> int:
 
 
 def forward(stream: socket.socket) -> None:
-    """Copy both ways until the socket has ended, or nobody reads the output any more. Raises OSError.
+    """Copy both ways until the socket or the output is closed. Raises OSError.
 
-    The end of the input is not passed on: servers take it for the end of the connection, and the answer would be lost.
+    The end of the input is not passed on: servers would close the connection before they answer.
     """
     watched = select.poll()
     for descriptor, event in ((stream.fileno(), select.POLLIN), (STDIN, select.POLLIN), (STDOUT, 0)):

@@ -1,4 +1,4 @@
-"""forget-machine: give up machines whose fleetd was stopped."""
+"""forget-machine: remove parked machines from the cluster."""
 
 import click
 
@@ -15,11 +15,11 @@ from fleetctl.unit_locations import Location, match_machines
 @click.argument("machines", nargs=-1)
 @pass_settings
 def command(settings: Settings, machines: tuple[str, ...]) -> int:
-    """Gives up machines that are parked (list-machines says which), each named by any beginning of its id. They count
-    as dead at once, and their units are started elsewhere.
+    """Removes parked machines (see list-machines) from the cluster, each given by a prefix of its id. They count as
+    dead at once, and their units are started elsewhere.
 
-    For machines that will not be back. Where one lives after all, its copies run on until its fleetd is started again,
-    which ends those that run elsewhere by then; so stop them there first, or leave it parked.
+    For machines that will not return. If one still runs, its units run there as well as elsewhere, until its fleetd is
+    started again and stops those that were placed elsewhere; so stop them there first, or leave the machine parked.
     """
     if not machines:
         raise CommandFailed("No machines given")
@@ -32,7 +32,7 @@ def command(settings: Settings, machines: tuple[str, ...]) -> int:
 def _forget(client: Client, places: list[Location], text: str) -> int:
     found = match_machines(places, text)
     if len(found) != 1:
-        why = f"is the beginning of {', '.join(map(str, found))}" if found else "is no machine of the cluster"
+        why = f"is a prefix of {', '.join(map(str, found))}" if found else "is not a machine of the cluster"
         output.error(f"{output.printable(text)} {why}")
         return 1
     try:

@@ -1,4 +1,4 @@
-"""help: show the commands, or what one of them does."""
+"""help: show the commands, or the help of one."""
 
 import click
 
@@ -12,7 +12,7 @@ from fleetctl.settings import Settings
 @click.argument("topic", metavar="[COMMAND]", default="")
 @pass_settings
 def command(settings: Settings, topic: str) -> int:
-    """Without a command, shows what commands there are."""
+    """Shows all commands, or the help of one."""
     context = click.get_current_context().find_root()
     group = context.command
     assert isinstance(group, click.Group)

@@ -1,4 +1,4 @@
-"""journal: show the log of a unit, on the machines that it is on."""
+"""journal: show the log of a unit, from its machines."""
 
 import shlex
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ from fleetctl.unit_locations import Location, explain_absence, has_machine, pick
 
 
 @new_command("journal", usage="[--lines=N] [--follow] [--output=FORMAT] [--sudo] [--machine=ID] [--ssh-port=N] UNIT")
-@click.option("--lines", "-n", type=click.IntRange(min=0), default=10, help="how many of the last lines to show")
-@flag("--follow", "--f", "-f", text="go on with what is logged from now on, until Ctrl-C")
+@click.option("--lines", "-n", type=click.IntRange(min=0), default=10, help="how many lines to show")
+@flag("--follow", "--f", "-f", text="follow the log until Ctrl-C")
 @click.option("--output", "form", default="short", help="a format of journalctl: short, short-iso, cat, json, …")
 @flag("--sudo", text="run journalctl with sudo")
 @remote_options
@@ -33,10 +33,10 @@ def command(
     machine: str,
     ssh_port: int,
 ) -> int:
-    """Runs journalctl where the unit is: here, if it is on this machine, else over SSH. Of a global unit, and of the
-    units that match a pattern, every machine that has them is asked, and each line is headed by its machine.
+    """Runs journalctl on the unit's machine: locally if it is this one, else over SSH. For global units and patterns,
+    it runs on every machine that has the units, and each line is headed by its machine.
 
-    Ends with the status of journalctl.
+    Exits with the status of journalctl.
     """
     client = open_client(settings)
     if len(units) != 1:

@@ -23,9 +23,9 @@ VALUES: Values[schema.Machine] = {
     "mode": lambda machine: machine.mode or None,
 }
 MODES = {
-    "parked": "is parked: its fleetd was stopped, and its units run on there and nowhere else, until it is started "
-    "again or `fleetctl forget-machine {id}` gives the machine up",
-    "leaving": "leaves: its units go elsewhere",
+    "parked": "is parked: its fleetd was stopped; its units keep running there, and stay there until it is started "
+    "again or `fleetctl forget-machine {id}` removes the machine",
+    "leaving": "is leaving: its units move to other machines",
 }
 LISTING = Listing(COLUMNS, VALUES, default="machine,ip,metadata")
 
@@ -33,13 +33,13 @@ LISTING = Listing(COLUMNS, VALUES, default="machine,ip,metadata")
 @new_command("list-machines", usage="[--full] [--no-legend] [--fields=FIELD,...] [--output=json] [MACHINE...]")
 @list_command(LISTING)
 def command(settings: Settings, view: View[schema.Machine]) -> int:
-    """Lists the machines that are there, by id; with beginnings of ids, those of them alone. Of one that is parked or
-    leaves, standard error says so."""
+    """Lists the machines by id; with prefixes of ids, only those. Parked and leaving machines are named on standard
+    error."""
     client = open_client(settings)
     with failing_as("Error retrieving list of active machines from fleet API (", ")"):
         machines = client.machines()
     if view.names:
-        from fleetctl.unit_locations import has_id  # here, because it is rare, and costs an import
+        from fleetctl.unit_locations import has_id  # imported late: rarely needed
 
         machines = [machine for machine in machines if any(has_id(machine.id, text) for text in view.names)]
     machines.sort(key=lambda machine: machine.id)

@@ -1,4 +1,4 @@
-"""list-unit-files: list the units of the cluster, and what is wanted of them."""
+"""list-unit-files: list the units of the cluster, and their target states."""
 
 from collections.abc import Mapping, Sequence
 
@@ -18,8 +18,7 @@ from fleetd.model.unitfile import Option, first_value, hash_unit_file, render_un
 
 
 class Row(msgspec.Struct, frozen=True):
-    """A unit, what its unit file says, the address of its machine ('' where none is known), and why it is on no machine
-    where it should be on one, else ''."""
+    """A unit, its options, the address of its machine ('' if unknown), and why it is not placed, '' if it is."""
 
     unit: schema.Unit
     options: tuple[Option, ...]
@@ -28,14 +27,14 @@ class Row(msgspec.Struct, frozen=True):
     reason: str = ""
 
     def place(self, full: bool) -> str:
-        """Where the unit is placed."""
+        """The machine of the unit."""
         if self.is_global:
             return "global"
         return output.place(self.unit.machine_id, self.address, full) if self.unit.machine_id else "-"
 
     @property
-    def is_nowhere(self) -> bool:
-        """Whether the unit should be on a machine, and is on none."""
+    def is_unplaced(self) -> bool:
+        """True if the unit should be on a machine and is not."""
         return not self.is_global and not self.unit.machine_id and self.unit.desired_state in ("loaded", "launched")
 
     @property
@@ -45,21 +44,21 @@ class Row(msgspec.Struct, frozen=True):
 
     @property
     def description(self) -> str:
-        """What the unit file says that the unit is."""
+        """Description= of the unit file."""
         return first_value(self.options, "Unit", "Description") or ""
 
 
 def make_row(unit: schema.Unit, addresses: Mapping[str, str]) -> Row:
-    """The row of a unit; `addresses` are those of machines, by id."""
+    """The row of a unit; `addresses` are by machine id."""
     options = tuple(Option(option.section, option.name, option.value) for option in unit.options)
     is_global = parse_requirements(options, parse_name(unit.name)).is_global
     return Row(unit, options, is_global, addresses.get(unit.machine_id, ""))
 
 
 def add_reasons(client: Client, rows: Sequence[Row]) -> list[Row]:
-    """The rows, with the reason where a unit is on no machine and should be: of those alone the cluster is asked."""
-    nowhere = [row.unit.name for row in rows if row.is_nowhere]
-    reports = client.reports(nowhere) if nowhere else {}
+    """The rows with the reason of each unplaced unit, asking the cluster only about those."""
+    unplaced = [row.unit.name for row in rows if row.is_unplaced]
+    reports = client.reports(unplaced) if unplaced else {}
     return [
         msgspec.structs.replace(row, reason=why_unplaced(reports[row.unit.name])) if row.unit.name in reports else row
         for row in rows
@@ -96,8 +95,8 @@ MOST_REASONS = 10
 @new_command("list-unit-files", usage="[--full] [--no-legend] [--fields=FIELD,...] [--output=json] [UNIT...]")
 @list_command(LISTING)
 def command(settings: Settings, view: View[Row]) -> int:
-    """Lists every unit of the cluster, templates included: what is wanted of it (dstate), and what it has come to;
-    with names or patterns, those of them alone. Why a unit is on no machine that should be is said on standard error.
+    """Lists all units of the cluster, templates included, with target state (dstate) and current state (state); with
+    names or patterns, only those. Why units are not placed is printed on standard error.
     """
     if "tmachine" in view.fields:
         output.warning("WARNING: The tmachine field is deprecated: use target")

@@ -1,4 +1,4 @@
-"""list-units: list the units that are on machines, as systemd sees them."""
+"""list-units: list the units on machines, with their states in systemd."""
 
 from fleetctl import output
 from fleetctl.client import open_client
@@ -31,8 +31,8 @@ LISTING = Listing(COLUMNS, VALUES, default="unit,machine,active,sub")
 @new_command("list-units", usage="[--full] [--no-legend] [--fields=FIELD,...] [--output=json] [UNIT...]")
 @list_command(LISTING)
 def command(settings: Settings, view: View[Located[schema.UnitState]]) -> int:
-    """Lists the units that are on machines, one line for each unit and machine, as systemd there sees them;
-    with names or patterns, those of them alone.
+    """Lists the units on machines, one line for each unit and machine, with their states in systemd; with names or
+    patterns, only those.
     """
     client = open_client(settings)
     with failing_as("Error retrieving list of units from repository: "):

@@ -12,10 +12,10 @@ from fleetctl.start_units import LOAD, run_start
 @unit_arguments
 @pass_settings
 def command(settings: Settings, units: tuple[str, ...], replace: bool, no_block: bool, block_attempts: int) -> int:
-    """Puts units on machines, where systemd knows them, but does not start them; submits those that the cluster
-    does not have. A unit that runs is stopped, and stays on its machine.
+    """Places units on machines, where systemd loads but does not start them; submits those that the cluster does not
+    have. A running unit is stopped, and stays on its machine.
 
-    Ends with 0 when all of them are there, and with 1, saying why, when one cannot be. One that no machine takes at
-    the moment is waited for, and why is said at once.
+    Exits with 0 once all are loaded, and with 1 and the reason if one cannot be. A unit that no machine accepts yet is
+    waited for, and the reason is printed at once.
     """
     return run_start(settings, units, LOAD, replace, no_block, block_attempts)

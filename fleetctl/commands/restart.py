@@ -1,4 +1,4 @@
-"""restart: start units anew, as systemd restarts them."""
+"""restart: restart units, as systemctl does."""
 
 import click
 
@@ -16,7 +16,7 @@ from fleetctl.unit_locations import Location, pick_place, places_of, remote_opti
 from fleetd.api import schema
 from fleetd.model.unit import TargetState
 
-# A person who may log in need not be root there. sudo that asks for a password could not be answered.
+# The SSH user may not be root. There is no terminal on which sudo could ask for a password.
 _AS_ROOT = '[ "$(id -u)" = 0 ] || exec sudo -n "$0" "$@"; exec "$0" "$@"'
 
 
@@ -34,12 +34,12 @@ def command(
     ssh_port: int,
     ignore_missing: bool,
 ) -> int:
-    """Restarts units as systemctl does, one after the other: what needs a unit (Requires=, BindsTo=, PartOf=) is
-    restarted with it. One that is loaded and does not run is started. A global unit is restarted on all of its machines
-    at once, or with --machine on that one alone, where systemctl does it (over SSH, unless it is this machine).
+    """Restarts units as systemctl does, one after the other: units that depend on one (Requires=, BindsTo=, PartOf=)
+    are restarted with it. A loaded unit that does not run is started. A global unit is restarted on all machines at
+    once, or with --machine only on that one, by systemctl (over SSH, unless it is this machine).
 
-    Ends with 0 when all of them are active again, and with 1 where one is wanted on no machine. Units that the cluster
-    does not have are submitted where their unit file lies here, but not started.
+    Exits with 0 once all are active again, and with 1 if one is inactive. Units that the cluster does not have are
+    submitted from local unit files, but not started.
     """
     client = open_client(settings)
     if not units:

@@ -1,4 +1,4 @@
-"""ssh: log in to the machine of a unit, or run a command there."""
+"""ssh: log in to a machine or the machine of a unit, or run a command there."""
 
 import os
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ STDIN = 0
 
 
 class Target(msgspec.Struct, frozen=True):
-    """Where to go: one machine, or all those of a global unit (whose name is `unit`)."""
+    """One machine, or all machines of a unit (whose name is `unit`)."""
 
     places: tuple[Location, ...]
     unit: str = ""
@@ -30,9 +30,9 @@ class Target(msgspec.Struct, frozen=True):
     "ssh", usage="[--machine=ID|--unit=UNIT] [--forward-agent] [MACHINE|UNIT] [COMMAND...]", takes_command=True
 )
 @machine_option()
-@click.option("--unit", default="", help="the unit whose machine to go to")
-@flag("--forward-agent", "--A", "-A", text="let the machine use your SSH agent")
-@flag("--tty", "-t", text="give the command a terminal, as a shell has one")
+@click.option("--unit", default="", help="the unit whose machine to log in to")
+@flag("--forward-agent", "--A", "-A", text="forward your SSH agent")
+@flag("--tty", "-t", text="allocate a terminal for the command")
 @port_option()
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 @pass_settings
@@ -45,12 +45,11 @@ def command(
     tty: bool,
     ssh_port: int,
 ) -> int:
-    """Opens a shell on a machine: one that is named by any beginning of its id, or the one that a unit is on. With
-    further words, runs them there as a command instead, which the shell there reads: quote what it shall not see.
-    Options go first. A command for a global unit, or for the units that match a pattern, runs on all of their machines,
-    and each line is headed by its machine.
+    """Opens a shell on a machine, given by a prefix of its id or by a unit on it. Further words are run as a command
+    instead; the remote shell parses them, so quote accordingly. Options go first. For a global unit or a pattern, the
+    command runs on all machines that have the units, and each line is headed by its machine.
 
-    Ends with the status of the shell or the command, and with 255 where the connection is lost.
+    Exits with the status of the shell or the command, and with 255 if the connection is lost.
     """
     client = open_client(settings)
     if machine and unit:
@@ -91,7 +90,7 @@ def _run_on_all(remote: Remote, target: Target, words: str) -> int:
     if not words:
         listed = ", ".join(map(str, target.places))
         raise CommandFailed(
-            f"Unable to proceed: {target.unit} is on several machines, and a shell needs one: "
+            f"Unable to proceed: {target.unit} is on several machines, and a shell opens on one: "
             f"choose it with --machine, of {listed}"
         )
     return show_as_they_come(remote.run_on_all(target.places, words), target.places)
@@ -116,14 +115,14 @@ def _find_unit(client: Client, text: str) -> Target:
 
 
 def _find_either(client: Client, text: str) -> Target:
-    """The argument as a machine or a unit, whichever there is."""
+    """The argument as a machine or a unit, whichever exists."""
     if not text:
         raise CommandFailed("Unable to proceed: one machine or unit must be provided")
     machines = match_machines(_all_places(client), text)
     unit = _unit_target(client, text)
     if unit and machines:
         raise CommandFailed(
-            f"Unable to proceed: ambiguous argument: {text} is a unit, and the beginning of a machine's id: "
+            f"Unable to proceed: ambiguous argument: {text} is a unit and a prefix of a machine's id: "
             "use --unit or --machine"
         )
     if len(machines) > 1:
@@ -138,7 +137,7 @@ def _find_either(client: Client, text: str) -> Target:
 
 
 def _unit_target(client: Client, text: str) -> Target | None:
-    """The machines of a unit, or of all that match a pattern; None where there is none."""
+    """The machines of a unit, or of all units that match a pattern; None if there is none."""
     found = select_units(client, [text]).found
     named = text if is_pattern(text) else parse_argument(text).name.full
     return Target(tuple(places_of_all(found)), named) if found else None

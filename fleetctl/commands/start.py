@@ -1,4 +1,4 @@
-"""start: start units, and submit those that the cluster does not have."""
+"""start: start units; submits those that the cluster does not have."""
 
 from fleetctl.parsing import blocking_options, creation_options, pass_settings, unit_arguments
 from fleetctl.parsing import command as new_command
@@ -12,12 +12,12 @@ from fleetctl.start_units import START, run_start
 @unit_arguments
 @pass_settings
 def command(settings: Settings, units: tuple[str, ...], replace: bool, no_block: bool, block_attempts: int) -> int:
-    """Starts units on machines that fit; submits those that the cluster does not have. A unit that was started
-    before, but has failed or ended, is started again.
+    """Starts units on machines that meet their constraints; submits those that the cluster does not have. A launched
+    unit that has failed or ended is started again.
 
-    Ends with 0 when all of them are active (or were oneshots, and have completed), and with 1, saying why, when
-    one has failed or could not be loaded. One that no machine takes at the moment is waited for, and why is said at
-    once. A service counts as active when it still is a tenth of a second later; what of it lasts longer, such as the
-    start of a program that says itself when it is ready, is for its Type= to say. Global units are not waited for.
+    Exits with 0 once all are active (or oneshots that have completed), and with 1 and the reason if one has failed or
+    cannot be loaded. A unit that no machine accepts yet is waited for, and the reason is printed at once. A service
+    counts as active after a tenth of a second; use Type=notify for one that takes longer to be ready. Global units are
+    not waited for.
     """
     return run_start(settings, units, START, replace, no_block, block_attempts)

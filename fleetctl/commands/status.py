@@ -1,4 +1,4 @@
-"""status: show what systemd says of units, on the machines that they are on."""
+"""status: show systemctl status of units, from their machines."""
 
 import shlex
 import sys
@@ -23,7 +23,7 @@ TEXT = "text"
 
 
 class Row(msgspec.Struct, frozen=True):
-    """A unit, and its copy on one machine (None where it is on none)."""
+    """A unit and its allocation on one machine (None if it has none)."""
 
     report: schema.UnitReport
     allocation: schema.AllocationReport | None
@@ -46,16 +46,16 @@ VALUES: Values[Row] = {
 
 
 @new_command("status", usage="[--output=json] [--machine=ID] [--ssh-port=N] UNIT...")
-@click.option("--output", "form", type=click.Choice([TEXT, JSON]), default=TEXT, help="text is systemctl's own")
+@click.option("--output", "form", type=click.Choice([TEXT, JSON]), default=TEXT, help="text (of systemctl) or json")
 @remote_options
 @unit_arguments
 @pass_settings
 def command(settings: Settings, units: tuple[str, ...], form: str, machine: str, ssh_port: int) -> int:
-    """Runs systemctl status where the units are: here, if they are on this machine, else over SSH. Of a global unit,
-    every machine is asked, and a line with the machine stands before what it says.
+    """Runs systemctl status on the units' machines: locally if it is this one, else over SSH. A global unit is shown
+    from every machine, each headed by its machine.
 
-    Ends with the first status of systemctl that is not 0: 3 for a unit that does not run. With --output=json, says
-    what the cluster knows of the units, an object for each unit and machine, without going there, and ends with 0.
+    Exits with the first status of systemctl that is not 0: 3 for a unit that does not run. With --output=json, prints
+    what the cluster knows, one object for each unit and machine, without connecting to machines, and exits with 0.
     """
     client = open_client(settings)
     if form == JSON:
@@ -96,7 +96,7 @@ def _show(remote: Remote, report: schema.UnitReport, machine: str) -> int:
 
 
 def _show_blocks(remote: Remote, places: Sequence[Location], shell_command: str) -> int:
-    """What each machine says, headed by it; the first status that is not 0."""
+    """Print the output of each machine, headed by it; returns the first status that is not 0."""
     colours = colours_of(places)
     ends: list[End] = []
     for end, lines in in_order(remote.run_on_all(places, shell_command), places):

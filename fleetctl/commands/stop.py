@@ -1,4 +1,4 @@
-"""stop: stop units, and leave them on their machines."""
+"""stop: stop units; they stay on their machines."""
 
 from fleetctl.parsing import blocking_options, missing_option, pass_settings, unit_arguments
 from fleetctl.parsing import command as new_command
@@ -14,9 +14,9 @@ from fleetctl.stop_units import STOP, run_stop
 def command(
     settings: Settings, units: tuple[str, ...], ignore_missing: bool, no_block: bool, block_attempts: int
 ) -> int:
-    """Stops units, and leaves them on their machines, where systemd still knows them.
+    """Stops units; they stay on their machines, loaded by systemd.
 
-    Ends with 0 when they have stopped, and with 1 where the cluster does not have one of them. Global units are not
+    Exits with 0 once they have stopped, and with 1 if the cluster does not have one of them. Global units are not
     waited for.
     """
     return run_stop(settings, units, STOP, ignore_missing, no_block, block_attempts)

@@ -1,4 +1,4 @@
-"""submit: hand unit files to the cluster without starting them."""
+"""submit: submit unit files without starting them."""
 
 from fleetctl import output
 from fleetctl.client import open_client
@@ -14,11 +14,11 @@ from fleetd.model.unit import TargetState
 @unit_arguments
 @pass_settings
 def command(settings: Settings, units: tuple[str, ...], replace: bool) -> int:
-    """Hands unit files to the cluster, which keeps them and starts nothing.
+    """Stores unit files in the cluster; starts nothing.
 
-    A unit that the cluster has already is left as it is, with a warning where the local file differs;
-    --replace replaces it, if it is not on a machine. An instance (web@1.service) takes its content from its own
-    file, else from the template (web@.service) in the cluster, else from the template's file.
+    A unit that the cluster has already is not changed, with a warning if the local file differs; --replace replaces it
+    if its target state is inactive. An instance (web@1.service) is created from its own file, else from the template
+    (web@.service) in the cluster, else from the template's file.
     """
     client = open_client(settings)
     if not units:

@@ -14,9 +14,10 @@ from fleetctl.stop_units import UNLOAD, run_stop
 def command(
     settings: Settings, units: tuple[str, ...], ignore_missing: bool, no_block: bool, block_attempts: int
 ) -> int:
-    """Stops units and takes them off their machines. The cluster keeps them: start brings them back.
+    """Stops units and takes them off their machines. The cluster keeps their unit files, so that they can be started
+    again.
 
-    Ends with 0 when no machine has them any more, and with 1 where the cluster does not have one of them. Global units
-    are not waited for.
+    Exits with 0 once no machine has them, and with 1 if the cluster does not have one of them. Global units are not
+    waited for.
     """
     return run_stop(settings, units, UNLOAD, ignore_missing, no_block, block_attempts)

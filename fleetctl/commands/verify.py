@@ -1,4 +1,4 @@
-"""verify: check unit files as submit would, and have systemd check them, too, where there is one."""
+"""verify: check unit files as submit does, and with systemd-analyze if there is one."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from fleetctl.parsing import pass_settings, unit_arguments
 from fleetctl.settings import Settings
 from fleetctl.submit_units import refuse, warn
 
-# Errors of other units are theirs: what a unit needs may be in the cluster, and not here.
+# Dependencies are not checked: they may exist only in the cluster.
 _SYSTEMD_ANALYZE = ("systemd-analyze", "verify", "--man=no", "--recursive-errors=no", "--")
 
 
@@ -21,12 +21,11 @@ _SYSTEMD_ANALYZE = ("systemd-analyze", "verify", "--man=no", "--recursive-errors
 @unit_arguments
 @pass_settings
 def command(settings: Settings, units: tuple[str, ...]) -> int:
-    """Checks unit files by the same rules as submit and the API, without asking the cluster: whether each can be
-    read, its name, and its sections [X-Fleet] and [Install]. Warns of what has no effect, and of what CoreOS fleet
-    read otherwise. Where there is systemd-analyze(1), it checks the rest as this machine would take it: that a
-    program is missing here counts, too.
+    """Checks unit files by the same rules as submit and the API, without the cluster: syntax, name, and the sections
+    [X-Fleet] and [Install]. Warns of options without effect, and of lines that CoreOS fleet reads differently. Runs
+    systemd-analyze(1) if it is installed, which checks the rest for this machine: a program missing here is an error.
 
-    Ends with 1 if something is wrong with one of them. Warnings of fleet's do not count.
+    Exits with 1 if one of them has an error. Warnings of fleet do not count.
     """
     if not units:
         raise click.UsageError("no unit files given")
@@ -47,10 +46,10 @@ def _verify(unit: str) -> int:
 
 
 def _read(argument: UnitArgument) -> LocalFile:
-    """The unit's file, else, for an instance, its template's."""
+    """The unit's file, for an instance else its template's."""
     file = read_local_file(argument.path) or read_local_file(argument.template_path)
     if file is None:
-        raise CommandFailed(f"{argument.path}: there is no such file{explain_missing(argument)}")
+        raise CommandFailed(f"{argument.path}: no such file{explain_missing(argument)}")
     return file
 
 
@@ -60,7 +59,7 @@ def _ask_systemd(path: str) -> int:
             [*_SYSTEMD_ANALYZE, os.path.abspath(path)], stdin=subprocess.DEVNULL, capture_output=True, check=False
         )
     except OSError:
-        return 0  # there is no systemd here
+        return 0  # systemd is not installed
     for line in found.stderr.decode(errors="replace").splitlines():
         output.warning(output.printable(line))
     return 1 if found.returncode else 0

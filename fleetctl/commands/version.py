@@ -10,6 +10,6 @@ from fleetd import __version__
 @new_command("version")
 @pass_settings
 def command(settings: Settings) -> int:
-    """Prints the version of fleetctl. The cluster is not asked."""
+    """Prints the version of fleetctl, without asking the cluster."""
     output.result(f"fleetctl version {__version__}")
     return 0

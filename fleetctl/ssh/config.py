@@ -11,7 +11,7 @@ import msgspec
 from fleetctl.errors import SshFailed
 from fleetctl.settings import Settings
 from fleetctl.ssh.known_hosts import SSH_PORT
-from fleetctl.ssh.openssh import Answer, ask_openssh
+from fleetctl.ssh.openssh import HostConfig, ask_openssh
 
 MAX_JUMPS = 8
 AGENT_VARIABLE = "SSH_AUTH_SOCK"
@@ -85,7 +85,7 @@ def plan_login(settings: Settings, host: str, port: int = 0, user: str = "", *, 
     return _with_proxy(settings, login, answer, 0) if is_direct else login
 
 
-def _look_up(settings: Settings, host: str, port: int, user: str) -> tuple[Login, Answer]:
+def _look_up(settings: Settings, host: str, port: int, user: str) -> tuple[Login, HostConfig]:
     """The login without jumps, and the whole configuration of the host."""
     answer = ask_openssh(host, port, user, settings.ssh_timeout_s)
     configured = _first(answer, "port", str(SSH_PORT))
@@ -107,7 +107,7 @@ def _look_up(settings: Settings, host: str, port: int, user: str) -> tuple[Login
     ), answer
 
 
-def _choose_agent(login: Login, answer: Answer) -> str | None:
+def _choose_agent(login: Login, answer: HostConfig) -> str | None:
     """IdentityAgent: a path, `$VARIABLE`, `none`, or the usual one."""
     agent = _first(answer, "identityagent", AGENT_VARIABLE)
     if agent == AGENT_VARIABLE:
@@ -119,7 +119,7 @@ def _choose_agent(login: Login, answer: Answer) -> str | None:
     return os.path.expanduser(_expand(agent, login, answer))
 
 
-def _with_proxy(settings: Settings, login: Login, answer: Answer, depth: int) -> Login:
+def _with_proxy(settings: Settings, login: Login, answer: HostConfig, depth: int) -> Login:
     """The login with its ProxyJump or ProxyCommand, if any."""
     jumps = _first(answer, "proxyjump", "none")
     if jumps.lower() == "none":
@@ -141,14 +141,14 @@ def _with_proxy(settings: Settings, login: Login, answer: Answer, depth: int) ->
     return msgspec.structs.replace(login, jump=way)
 
 
-def _look_up_jump(settings: Settings, text: str) -> tuple[Login, Answer]:
+def _look_up_jump(settings: Settings, text: str) -> tuple[Login, HostConfig]:
     """One host of a ProxyJump."""
     user, place = split_user(text)
     host, port = split_host_port(place)
     return _look_up(settings, host, port, user)
 
 
-def _expand(text: str, login: Login, answer: Answer) -> str:
+def _expand(text: str, login: Login, answer: HostConfig) -> str:
     """The value with tokens and variables expanded (TOKENS in ssh_config(5)). Raises SshFailed."""
     here = socket.gethostname()
     jump = _first(answer, "proxyjump")
@@ -181,7 +181,7 @@ def _expand(text: str, login: Login, answer: Answer) -> str:
     return _TOKEN.sub(replace, text)
 
 
-def _first(answer: Answer, keyword: str, default: str = "") -> str:
+def _first(answer: HostConfig, keyword: str, default: str = "") -> str:
     return answer.get(keyword, [default])[0]
 
 

@@ -1,7 +1,4 @@
-"""The keys to authenticate with: those of the agent, and those in files.
-
-Keys are only gathered here, in the order in which they are to be tried.
-"""
+"""The keys to authenticate with, from the agent and from files, in the order to try them."""
 
 import base64
 import os

@@ -1,6 +1,6 @@
 """Every keyword of ssh_config(5) and its support in fleetctl: honoured, irrelevant, or missing.
 
-The list is data: the man page is made from it, and a test holds it against the manual of the OpenSSH that is installed.
+The manual is generated from this list, and a test compares it with ssh_config(5) of the installed OpenSSH.
 """
 
 from enum import StrEnum

@@ -1,7 +1,4 @@
-"""The known hosts file, in OpenSSH's format.
-
-Only the file is known here: nothing connects, nobody is asked, and a key is its name and its bytes.
-"""
+"""The known hosts file, in OpenSSH's format; connects to nothing."""
 
 import base64
 import binascii
@@ -109,7 +106,7 @@ class KnownHosts:
     def check(self, names: Sequence[str], key: HostKey) -> Finding:
         """The status of the key of a host with these names; the first name that is in the file counts.
 
-        A key that was revoked for any of them is refused, whatever else the file says.
+        A key that is revoked for any of them is REVOKED, whatever else the file holds.
         """
         names = [name.lower() for name in names]
         for line in self._lines:

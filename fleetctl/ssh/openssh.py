@@ -1,6 +1,6 @@
 """OpenSSH's configuration of a host, from `ssh -G`, which follows every rule of ssh_config(5).
 
-Where no `ssh` is installed, no configuration is read. Nothing connects here.
+Without `ssh` installed, no configuration is read.
 """
 
 import os
@@ -17,18 +17,18 @@ from fleetctl.ssh.keywords import Use, keywords_of
 CONFIG_FILE = "~/.ssh/config"
 SYSTEM_FILE = "/etc/ssh/ssh_config"
 
-Answer = Mapping[str, list[str]]
+HostConfig = Mapping[str, list[str]]
 """Keyword in lower case → its values, in order of precedence."""
 
 _naming = threading.Lock()
 _named: set[str] = set()
 
 
-def ask_openssh(host: str, port: int, user: str, timeout_s: float) -> Answer:
-    """What the configuration says of a host, only that: values that OpenSSH would take unasked are left out, but for
-    `hostname`, `port` and `user`. Empty where there is no OpenSSH. `port` 0 and `user` '' were not given.
+def ask_openssh(host: str, port: int, user: str, timeout_s: float) -> HostConfig:
+    """The configuration of a host without OpenSSH's defaults, except `hostname`, `port` and `user`; empty without ssh.
 
-    Keywords that are set and missing here are named, once. Raises SshFailed for a configuration that OpenSSH refuses.
+    `port` 0 and `user` '' mean not given. Warns once of configured keywords that fleetctl does not support. Raises
+    SshFailed for a configuration that OpenSSH rejects.
     """
     given = [*(["-p", str(port)] if port else []), *(["-l", user] if user else [])]
     try:
@@ -36,7 +36,7 @@ def ask_openssh(host: str, port: int, user: str, timeout_s: float) -> Answer:
         defaults = _defaults(timeout_s)
     except FileNotFoundError:
         if os.path.exists(os.path.expanduser(CONFIG_FILE)):
-            _name_once(f"{CONFIG_FILE} is not read: that takes OpenSSH's client, ssh, which is not installed")
+            _warn_once(f"{CONFIG_FILE} is not read: that takes OpenSSH's client, ssh, which is not installed")
         return {}
     found = {
         keyword: values
@@ -49,7 +49,7 @@ def ask_openssh(host: str, port: int, user: str, timeout_s: float) -> Answer:
         usual = _run(["-F", SYSTEM_FILE, "--", host], timeout_s) if os.path.exists(SYSTEM_FILE) else {}
         for keyword in missing:
             if found[keyword.lower()] != usual.get(keyword.lower()):
-                _name_once(f"the configuration of ssh sets {keyword}, which fleetctl does not follow")
+                _warn_once(f"the configuration of ssh sets {keyword}, which fleetctl does not follow")
     return found
 
 
@@ -66,11 +66,11 @@ def _files() -> list[str]:
 
 
 @cache
-def _defaults(timeout_s: float) -> Answer:
+def _defaults(timeout_s: float) -> HostConfig:
     return _run(["-F", "none", "--", "localhost"], timeout_s)
 
 
-def _run(arguments: list[str], timeout_s: float) -> Answer:
+def _run(arguments: list[str], timeout_s: float) -> HostConfig:
     """Raises SshFailed, and FileNotFoundError if ssh is not installed."""
     try:
         done = subprocess.run(
@@ -95,7 +95,7 @@ def _run(arguments: list[str], timeout_s: float) -> Answer:
     return answer
 
 
-def _name_once(text: str) -> None:
+def _warn_once(text: str) -> None:
     with _naming:
         is_new = text not in _named
         _named.add(text)

@@ -1,7 +1,4 @@
-"""One command or shell over an SSH connection: streams, terminal, exit status, agent forwarding.
-
-The connection is connection.py's matter, which command it is that of those who call.
-"""
+"""One command or shell over an SSH connection: streams, terminal, exit status, agent forwarding."""
 
 import os
 import select
@@ -59,8 +56,8 @@ def run_command(
 ) -> int:
     """Run a command ('' for the user's shell), pass on its output as it comes, and return its exit status.
 
-    `stdin` is a file descriptor to feed it from; without, it reads nothing. With `terminal`, it gets a terminal that
-    is as large as ours, which is raw meanwhile. Raises SshFailed where the connection is lost.
+    `stdin` is the file descriptor of its input, None for none. With `terminal`, it gets a terminal of our size, and
+    ours is raw meanwhile. Raises SshFailed if the connection is lost.
     """
     channel = connection.open_session()
     try:
@@ -140,7 +137,7 @@ def _raw(terminal: int) -> Iterator[None]:
 def _resizing(wanted: bool) -> Iterator[int]:
     """A pipe that becomes readable when our terminal's size changes.
 
-    The handler only writes into it: it may run while a lock is held that sending needs.
+    The signal handler only writes to it: it may interrupt code that holds a lock.
     """
     reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     before = signal.signal(signal.SIGWINCH, lambda number, frame: _wake(writer)) if wanted else None

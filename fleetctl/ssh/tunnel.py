@@ -1,7 +1,6 @@
 """The API through an SSH bastion: over TCP from there, or its unix socket.
 
-SSH cannot forward to a unix socket with this library, so `fleetctl fd-forward PATH` runs there, and HTTP is spoken over
-its standard input and output. One connection carries all of a command's requests.
+paramiko cannot forward to a unix socket, so HTTP goes over stdin and stdout of `fleetctl fd-forward PATH` there.
 """
 
 import shlex

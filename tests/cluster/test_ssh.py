@@ -190,7 +190,7 @@ def test_a_command_for_a_global_unit_runs_on_all_of_its_machines(person: RemoteP
     assert sorted(done.stdout.splitlines()) == sorted(f"{place(m)}: {m.name}" for m in person.cluster.machines)
     shell = person.fleetctl("ssh", "all")
     assert (shell.returncode, shell.stdout) == (1, "")
-    assert "all.service is on several machines, and a shell needs one: choose it with --machine" in shell.stderr
+    assert "all.service is on several machines, and a shell opens on one: choose it with --machine" in shell.stderr
 
 
 def test_a_shell_has_a_terminal_of_our_size_and_follows_it_and_gives_its_status(person: RemotePerson) -> None:

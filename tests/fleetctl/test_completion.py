@@ -74,7 +74,7 @@ def test_every_command_and_every_global_option_is_offered(complete: Complete, fl
 
 def test_each_candidate_says_what_it_is(fleetctl: Fleetctl, complete: Complete) -> None:
     assert fleetctl("__complete", "--", "cat", "web@1").stdout == "web@1.service\tlaunched\n"
-    assert fleetctl("__complete", "--", "sto").stdout == "stop\tStop units, and leave them on their machines\n"
+    assert fleetctl("__complete", "--", "sto").stdout == "stop\tStop units; they stay on their machines\n"
 
 
 def test_files_are_offered_where_files_may_stand(complete: Complete, tmp_path: Path) -> None:

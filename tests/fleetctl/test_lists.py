@@ -114,7 +114,7 @@ def test_a_parked_machine_is_named_on_stderr_and_the_list_stays_what_scripts_kno
     api.machines = [M1, msgspec.structs.replace(M2, mode="parked")]
     result = fleetctl("list-machines")
     assert result.stdout == plain.stdout
-    assert result.stderr.startswith("machine 22222222... is parked: its fleetd was stopped, ")
+    assert result.stderr.startswith("machine 22222222... is parked: its fleetd was stopped; ")
     assert "`fleetctl forget-machine 22222222`" in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
@@ -126,7 +126,7 @@ def test_a_parked_machine_is_given_up_by_the_beginning_of_its_id(fleetctl: Fleet
     assert result.stdout == "Forgot machine 22222222...\n"
     refused, unknown = result.stderr.splitlines()
     assert refused.startswith("Error forgetting machine 11111111.../10.0.0.1: Error 409: machine is not parked")
-    assert unknown == "3333 is no machine of the cluster"
+    assert unknown == "3333 is not a machine of the cluster"
     assert api.machines == [M1]
     assert fleetctl("forget-machine").stderr == "No machines given\n"
 

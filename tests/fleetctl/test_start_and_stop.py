@@ -204,7 +204,7 @@ def test_a_unit_that_somebody_stops_meanwhile_is_waited_for_no_longer(fleetctl: 
 
     api.before_request = stop_after_start
     assert fleetctl("start", "web").stderr == (
-        "Error waiting for units: Unit web.service was set to loaded by somebody else while it was waited for\n"
+        "Error waiting for units: Unit web.service was set to loaded by another client while it was waited for\n"
     )
 
 
@@ -427,7 +427,7 @@ def test_a_destroyed_unit_that_does_not_stop_is_a_timeout(fleetctl: Fleetctl, ap
     result = fleetctl("destroy", "--block-attempts=1", "web")
     assert (result.status, result.stdout) == (1, "")
     assert result.stderr == (
-        "Error waiting for units: timed out waiting for destroyed unit web.service to stop; it will go when it has\n"
+        "Error waiting for units: timed out waiting for destroyed unit web.service to stop; it goes once it has\n"
     )
 
 

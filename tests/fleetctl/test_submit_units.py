@@ -52,7 +52,7 @@ def test_a_unit_that_two_differing_files_claim_is_refused(fleetctl: Fleetctl, ap
     assert (result.status, result.stdout, puts(api)) == (1, "", [])
     assert result.stderr == (
         "Error creating units: a/web.service and b/web.service differ, and both are unit web.service: "
-        "name one of them\n"
+        "give only one of them\n"
     )
     assert fleetctl("submit", "a/web", "c/web", "a/web").stdout == "Unit web.service inactive\n"
 

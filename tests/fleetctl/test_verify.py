@@ -68,7 +68,7 @@ def test_warnings_do_not_count(bare_fleetctl: Fleetctl, tmp_path: Path) -> None:
 
 def test_what_is_no_file_is_an_error(bare_fleetctl: Fleetctl, tmp_path: Path) -> None:
     os.mkdir(tmp_path / "folder")
-    assert bare_fleetctl("verify", "web").stderr == "web.service: there is no such file\n"
+    assert bare_fleetctl("verify", "web").stderr == "web.service: no such file\n"
     assert "is a directory: name the unit files in it" in bare_fleetctl("verify", "folder").stderr
     assert bare_fleetctl("verify").status == 2
 
