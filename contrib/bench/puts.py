@@ -34,7 +34,7 @@ from fleetd.model.machine import Machine
 from fleetd.process.node import HostEnvironment, Node
 from fleetd.registry.registry import Registry
 from fleetd.store.etcd import EtcdStore
-from fleetd.store.instrumented import MeasuredStore
+from fleetd.store.instrumented import InstrumentedStore
 from fleetd.store.protocol import CreatedAt, Put
 
 PATIENCE_S = 120.0
@@ -75,10 +75,10 @@ async def serve(kind: str, etcd_url: str, directory: Path, profile: bool) -> Non
     if kind == "node":
         config = parse_config("", "bench", {}, {})[0]
         surroundings = HostEnvironment(runtime=directory / "run")
-        node = Node(config, MeasuredStore(store), ScaleSystemd(), Machine(MACHINE, session="s"), surroundings)
+        node = Node(config, InstrumentedStore(store), ScaleSystemd(), Machine(MACHINE, session="s"), surroundings)
         node.start()
         await node.membership.registered.wait()
-    server = Server(node.api if node else Api(Registry(MeasuredStore(store))))
+    server = Server(node.api if node else Api(Registry(InstrumentedStore(store))))
     await server.start([Address(path=str(directory / "fleet.sock"))], insecure=False)
     loop, profiler = asyncio.get_running_loop(), cProfile.Profile(time.process_time)
     await asyncio.sleep(1 if node else 0)  # for somebody to lead

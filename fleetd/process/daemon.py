@@ -31,7 +31,7 @@ from fleetd.process.node import HostEnvironment, Node
 from fleetd.registry.records import KeySpace
 from fleetd.store.etcd import EtcdStore
 from fleetd.store.etcd_tls import EtcdTls
-from fleetd.store.instrumented import MeasuredStore
+from fleetd.store.instrumented import InstrumentedStore
 from fleetd.store.protocol import Store, StoreError
 from fleetd.systemd.dbus import SystemdOverDBus
 from fleetd.systemd.protocol import ManagerUnavailable
@@ -196,7 +196,7 @@ async def open_node(config: Config, former_lease: int = 0) -> Node:
     )
     systemd = SystemdOverDBus(Path(config.units_directory), user=config.systemd_user)
     await systemd.connect()
-    return Node(config, MeasuredStore(_open_store(config)), systemd, machine, environment, former_lease)
+    return Node(config, InstrumentedStore(_open_store(config)), systemd, machine, environment, former_lease)
 
 
 def show_state(agent: Agent) -> None:

@@ -138,7 +138,7 @@ class EtcdStore:
                 return RangeResult(tuple(items), revision)
 
     async def digest(self, prefix: str) -> PrefixDigest:
-        answer = await self._call("/v3/kv/range", wire.render_glance(prefix), wire.parse_range)
+        answer = await self._call("/v3/kv/range", wire.render_digest(prefix), wire.parse_range)
         newest = answer.kvs[0].mod_revision if answer.kvs else 0
         return PrefixDigest(answer.count, newest, answer.header.revision)
 

@@ -271,7 +271,7 @@ def render_range(prefix: str, after: str = "") -> RangeRequest:
     return RangeRequest(key=start_of_range(prefix, after) or b"\0", range_end=end_of_prefix(prefix))
 
 
-def render_glance(prefix: str) -> RangeRequest:
+def render_digest(prefix: str) -> RangeRequest:
     """The request for the newest key that begins with the prefix, without its value; its answer counts them all."""
     whole = render_range(prefix)
     return RangeRequest(whole.key, whole.range_end, limit=1, keys_only=True, sort_order="DESCEND", sort_target="MOD")

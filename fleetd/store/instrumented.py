@@ -1,7 +1,7 @@
-"""Any store, with what its requests take and how they fail counted. It changes nothing of what passes through it."""
+"""A store whose requests are timed, and whose failures are counted by kind."""
 
 import re
-from collections.abc import AsyncGenerator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from fleetd import metrics
@@ -19,64 +19,84 @@ from fleetd.store.protocol import (
 
 T = TypeVar("T")
 
+Observer = Callable[[str, object, object], None]  # operation; its key, keys, operations or lease; answer or error
+
 _BEFORE_CAPITAL = re.compile("(?<=.)(?=[A-Z])")
 
 
-class MeasuredStore:
-    """Keeps the protocol (fleetd/store/protocol.py) as the store within does. Watches are no requests: they are not
-    timed."""
+class InstrumentedStore:
+    """Any store, with metrics (see fleetd/store/protocol.py for its methods).
 
-    def __init__(self, store: Store) -> None:
+    `observe` is called after each request, and with ("watch", prefix, None) when a watch is opened and
+    ("watch", prefix, Changes) for what it delivers.
+    """
+
+    def __init__(self, store: Store, observe: Observer | None = None) -> None:
         self._store = store
+        self._observe = observe
 
     async def cluster_id(self) -> str:
-        return await _measure("cluster_id", self._store.cluster_id())
+        return await self._measure("cluster_id", "", self._store.cluster_id())
 
     async def get(self, key: str) -> KeyValue | None:
-        return await _measure("get", self._store.get(key))
+        return await self._measure("get", key, self._store.get(key))
 
     async def get_many(self, keys: Sequence[str]) -> RangeResult:
-        return await _measure("get_many", self._store.get_many(keys))
+        return await self._measure("get_many", keys, self._store.get_many(keys))
 
     async def range(self, prefix: str, *, after: str = "", limit: int = 0) -> RangeResult:
-        return await _measure("range", self._store.range(prefix, after=after, limit=limit))
+        return await self._measure("range", prefix, self._store.range(prefix, after=after, limit=limit))
 
     async def digest(self, prefix: str) -> PrefixDigest:
-        return await _measure("glance", self._store.digest(prefix))
+        return await self._measure("digest", prefix, self._store.digest(prefix))
 
     async def transact(self, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> int:
-        return await _measure("transact", self._store.transact(comparisons, operations))
+        return await self._measure("transact", operations, self._store.transact(comparisons, operations))
 
     def watch(self, prefix: str, after_revision: int) -> AsyncGenerator[Changes, None]:
-        return self._store.watch(prefix, after_revision)
+        changes = self._store.watch(prefix, after_revision)
+        return _observed(changes, prefix, self._observe) if self._observe else changes
 
     async def grant(self, ttl_s: float) -> int:
-        return await _measure("grant", self._store.grant(ttl_s))
+        return await self._measure("grant", ttl_s, self._store.grant(ttl_s))
 
     async def keep_alive(self, lease: int) -> KeepAlive:
-        return await _measure("keep_alive", self._store.keep_alive(lease))
+        return await self._measure("keep_alive", lease, self._store.keep_alive(lease))
 
     async def time_to_live(self, lease: int) -> float | None:
-        return await _measure("time_to_live", self._store.time_to_live(lease))
+        return await self._measure("time_to_live", lease, self._store.time_to_live(lease))
 
     async def revoke(self, lease: int) -> None:
-        return await _measure("revoke", self._store.revoke(lease))
+        return await self._measure("revoke", lease, self._store.revoke(lease))
 
     async def compact(self, revision: int) -> None:
-        return await _measure("compact", self._store.compact(revision))
+        return await self._measure("compact", revision, self._store.compact(revision))
 
     async def revision(self) -> int:
-        return await _measure("revision", self._store.revision())
+        return await self._measure("revision", "", self._store.revision())
 
     async def close(self) -> None:
         await self._store.close()
 
+    async def _measure(self, operation: str, asked: object, request: Awaitable[T]) -> T:
+        try:
+            with metrics.STORE_S.labels(operation).time():
+                answer = await request
+        except StoreError as error:
+            kind = _BEFORE_CAPITAL.sub("_", type(error).__name__).lower()
+            metrics.STORE_FAILED.labels(operation, kind).inc()
+            if self._observe:
+                self._observe(operation, asked, error)
+            raise
+        if self._observe:
+            self._observe(operation, asked, answer)
+        return answer
 
-async def _measure(operation: str, request: Awaitable[T]) -> T:
-    try:
-        with metrics.STORE_S.labels(operation).time():
-            return await request
-    except StoreError as error:
-        kind = _BEFORE_CAPITAL.sub("_", type(error).__name__).lower()
-        metrics.STORE_FAILED.labels(operation, kind).inc()
-        raise
+
+async def _observed(
+    watch: AsyncGenerator[Changes, None], prefix: str, observe: Observer
+) -> AsyncGenerator[Changes, None]:
+    observe("watch", prefix, None)
+    async for changes in watch:
+        observe("watch", prefix, changes)
+        yield changes

@@ -123,7 +123,7 @@ async def test_a_range_may_begin_after_a_key_and_end_after_so_many(store: Store,
     assert await names_read(after="/", limit=1) == ["a"]
 
 
-async def test_a_glance_tells_how_many_keys_there_are_and_when_one_was_last_written(store: Store, below: str) -> None:
+async def test_a_digest_tells_how_many_keys_there_are_and_when_one_was_last_written(store: Store, below: str) -> None:
     begun = await put(store, below[:-1] + "0")  # outside, as is all that follows the prefix
     assert await store.digest(below) == PrefixDigest(0, 0, begun)
     await put(store, below + "b", b"x" * 100_000)

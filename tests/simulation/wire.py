@@ -102,7 +102,7 @@ class Wire:
         return await self._ask("range", lambda store: store.range(prefix, after=after, limit=limit))
 
     async def digest(self, prefix: str) -> PrefixDigest:
-        return await self._ask("glance", lambda store: store.digest(prefix))
+        return await self._ask("digest", lambda store: store.digest(prefix))
 
     async def transact(self, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> int:
         what = f"the transaction of {', '.join(operation.key for operation in operations)}"

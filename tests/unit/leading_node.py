@@ -12,7 +12,7 @@ from fleetd.registry.records import DEFAULT_PREFIX
 from fleetd.registry.registry import Registry
 from fleetd.scheduler.failover import FailoverPolicy
 from fleetd.store.embedded import EmbeddedStore
-from fleetd.store.instrumented import MeasuredStore
+from fleetd.store.instrumented import InstrumentedStore
 from fleetd.store.protocol import Comparison, Delete, Operation, Put, RangeResult, Unavailable
 from tests.virtual_time import offload_inline
 
@@ -59,7 +59,7 @@ class Node:
 
     def __init__(self) -> None:
         self.store = DeafStore(":memory:", offload=offload_inline, cluster_id="test")
-        self.registry = Registry(MeasuredStore(self.store))
+        self.registry = Registry(InstrumentedStore(self.store))
         now = asyncio.get_running_loop().time
         self.membership = Membership(
             Machine(MACHINE, session="s1"),

@@ -12,7 +12,7 @@ from fleetd import __version__, metrics
 from fleetd.leader.term import SMALL_PLAN
 from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.store.embedded import EmbeddedStore
-from fleetd.store.instrumented import MeasuredStore
+from fleetd.store.instrumented import InstrumentedStore
 from fleetd.store.protocol import (
     Conflict,
     LeaseNotFound,
@@ -180,18 +180,20 @@ class Recorder:
         return watch if method == "watch" else answer
 
 
-@pytest.mark.parametrize("method", [name for name in vars(Store) if name in MeasuredStore.__dict__ and name[0] != "_"])
+@pytest.mark.parametrize(
+    "method", [name for name in vars(Store) if name in InstrumentedStore.__dict__ and name[0] != "_"]
+)
 async def test_a_store_that_is_measured_is_asked_what_was_asked_and_its_answer_is_handed_on(method: str) -> None:
     _, *parameters = inspect.signature(getattr(Store, method)).parameters.values()
     arguments = [object() for each in parameters if each.kind is not each.KEYWORD_ONLY]
     options = {each.name: object() for each in parameters if each.kind is each.KEYWORD_ONLY}
-    given = getattr(MeasuredStore(cast(Store, Recorder())), method)(*arguments, **options)
+    given = getattr(InstrumentedStore(cast(Store, Recorder())), method)(*arguments, **options)
     answer = await given if inspect.isawaitable(given) else given
     assert answer == (None if method == "close" else (method, tuple(arguments), options))
 
 
-async def test_what_the_store_is_asked_is_timed_and_its_failures_are_counted_by_kind() -> None:
-    store = MeasuredStore(EmbeddedStore(":memory:", offload=offload_inline))
+async def test_store_requests_are_timed_and_failures_counted_by_kind() -> None:
+    store = InstrumentedStore(EmbeddedStore(":memory:", offload=offload_inline))
     counted = Counted()
     lease = await store.grant(60)
     await store.transact([], [Put("/a", b"", lease)])

@@ -1,28 +1,28 @@
-"""Any store, with its requests counted by what they are and by what kind of key they are about.
+"""Requests to stores, counted by operation and by kind of key.
 
 Bytes are those of keys and values, as the registry gives and gets them; what JSON and base64 make of them on the way
 shows in etcd's own counters (gauges.py).
 """
 
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from typing import cast
 
 import msgspec
 
 from fleetd.registry.records import DEFAULT_PREFIX
-from fleetd.store.protocol import (
-    Changes,
-    Comparison,
-    Event,
-    KeepAlive,
-    KeyValue,
-    Operation,
-    PrefixDigest,
-    Put,
-    RangeResult,
-    Store,
-)
+from fleetd.store.protocol import Changes, Event, KeyValue, Operation, Put, RangeResult
 
 USAGE = f"{DEFAULT_PREFIX}usage"
+
+_LABELS = {
+    "cluster_id": ("read", "cluster"),
+    "revision": ("read", "cluster"),
+    "grant": ("lease", "granted"),
+    "keep_alive": ("lease", "beat"),
+    "time_to_live": ("lease", "looked at"),
+    "revoke": ("lease", "revoked"),
+    "compact": ("compaction", ""),
+}
 
 
 class Count(msgspec.Struct, frozen=True):
@@ -48,7 +48,29 @@ class RequestCounts:
     def __init__(self) -> None:
         self.counts: Counts = {}
 
-    def add(self, operation: str, key: str, keys: int = 1, size: int = 0) -> None:
+    def observe(self, operation: str, asked: object, answer: object) -> None:
+        """Count one request: the observer of an InstrumentedStore."""
+        match asked, answer:
+            case str() as key, KeyValue() | RangeResult() | None if operation in ("get", "range"):
+                items = answer.items if isinstance(answer, RangeResult) else (answer,)
+                self._add("read", key, len(items), sum(map(_size_of, items)))
+            case _, RangeResult(items=items):
+                keys = cast(Sequence[str], asked)
+                self._add("read", keys[0] if keys else "", len(keys), sum(map(_size_of, items)))
+            case _ if operation == "transact":
+                operations = cast(Sequence[Operation], asked)
+                size = sum(len(each.key) + (len(each.value) if isinstance(each, Put) else 0) for each in operations)
+                self._add("transaction", _subject_of(operations), len(operations), size)
+            case str() as prefix, None if operation == "watch":
+                self._add("watch opened", prefix)
+            case str() as prefix, Changes(events=events):
+                self._add("watch told", prefix, len(events), sum(map(_size_of_event, events)))
+            case str() as prefix, _ if operation == "digest":
+                self._add("digest", prefix)
+            case _ if operation in _LABELS:
+                self._add(*_LABELS[operation])
+
+    def _add(self, operation: str, key: str, keys: int = 1, size: int = 0) -> None:
         kind = key.removeprefix(DEFAULT_PREFIX).partition("/")[0]
         label = f"{operation} {kind}".rstrip()
         self.counts[label] = self.counts.get(label, Count()) + Count(1, keys, size)
@@ -67,76 +89,6 @@ def total(parts: Iterable[Counts]) -> Counts:
         for label, count in part.items():
             together[label] = together.get(label, Count()) + count
     return dict(sorted(together.items()))
-
-
-class CountedStore:
-    """Keeps the protocol (fleetd/store/protocol.py) as the store within does. A watch counts once when it is opened,
-    and each of its changes as one delivery."""
-
-    def __init__(self, store: Store, counts: RequestCounts) -> None:
-        self._store = store
-        self._counts = counts
-
-    async def cluster_id(self) -> str:
-        self._counts.add("read", "cluster")
-        return await self._store.cluster_id()
-
-    async def get(self, key: str) -> KeyValue | None:
-        item = await self._store.get(key)
-        self._counts.add("read", key, 1, _size_of(item))
-        return item
-
-    async def get_many(self, keys: Sequence[str]) -> RangeResult:
-        snapshot = await self._store.get_many(keys)
-        self._counts.add("read", keys[0] if keys else "", len(keys), sum(map(_size_of, snapshot.items)))
-        return snapshot
-
-    async def range(self, prefix: str, *, after: str = "", limit: int = 0) -> RangeResult:
-        snapshot = await self._store.range(prefix, after=after, limit=limit)
-        self._counts.add("read", prefix, len(snapshot.items), sum(map(_size_of, snapshot.items)))
-        return snapshot
-
-    async def digest(self, prefix: str) -> PrefixDigest:
-        self._counts.add("glance", prefix)
-        return await self._store.digest(prefix)
-
-    async def transact(self, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> int:
-        size = sum(len(each.key) + (len(each.value) if isinstance(each, Put) else 0) for each in operations)
-        self._counts.add("transaction", _subject_of(operations), len(operations), size)
-        return await self._store.transact(comparisons, operations)
-
-    async def watch(self, prefix: str, after_revision: int) -> AsyncGenerator[Changes, None]:
-        self._counts.add("watch opened", prefix)
-        async for changes in self._store.watch(prefix, after_revision):
-            self._counts.add("watch told", prefix, len(changes.events), sum(map(_size_of_event, changes.events)))
-            yield changes
-
-    async def grant(self, ttl_s: float) -> int:
-        self._counts.add("lease", "granted")
-        return await self._store.grant(ttl_s)
-
-    async def keep_alive(self, lease: int) -> KeepAlive:
-        self._counts.add("lease", "beat")
-        return await self._store.keep_alive(lease)
-
-    async def time_to_live(self, lease: int) -> float | None:
-        self._counts.add("lease", "looked at")
-        return await self._store.time_to_live(lease)
-
-    async def revoke(self, lease: int) -> None:
-        self._counts.add("lease", "revoked")
-        await self._store.revoke(lease)
-
-    async def compact(self, revision: int) -> None:
-        self._counts.add("compaction", "")
-        await self._store.compact(revision)
-
-    async def revision(self) -> int:
-        self._counts.add("read", "cluster")
-        return await self._store.revision()
-
-    async def close(self) -> None:
-        await self._store.close()
 
 
 def _subject_of(operations: Sequence[Operation]) -> str:

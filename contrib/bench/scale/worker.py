@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from contrib.bench.scale.request_counts import CountedStore, Counts, RequestCounts
+from contrib.bench.scale.request_counts import Counts, RequestCounts
 from fleetd.api.server import Server
 from fleetd.config.config import parse_config
 from fleetd.config.options import Address
@@ -21,7 +21,7 @@ from fleetd.model.machine import Machine
 from fleetd.process.node import HostEnvironment, Node
 from fleetd.registry.records import KeySpace
 from fleetd.store.etcd import EtcdStore
-from fleetd.store.instrumented import MeasuredStore
+from fleetd.store.instrumented import InstrumentedStore
 from fleetd.systemd.protocol import UnitStatus
 from fleetd.testing.simulated_systemd import SimulatedSystemd
 
@@ -114,7 +114,7 @@ class SimulatedMachines:
         id_ = machine_id(number)
         surroundings = HostEnvironment(runtime=Path(task.directory, f"m{number}"))
         machine = Machine(id=id_, session=surroundings.new_id(), address=f"10.{number >> 8}.{number & 255}.1")
-        node = Node(config, CountedStore(MeasuredStore(store), self._counts), ScaleSystemd(), machine, surroundings)
+        node = Node(config, InstrumentedStore(store, self._counts.observe), ScaleSystemd(), machine, surroundings)
         node.start()
         return node
 
