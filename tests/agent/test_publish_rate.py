@@ -1,4 +1,4 @@
-"""A unit that restarts for ever costs the store one write a second; what a wish has come to is never held back."""
+"""A unit that restarts for ever costs the store one write a second; the end of an operation is never held back."""
 
 import asyncio
 

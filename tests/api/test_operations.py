@@ -1,4 +1,4 @@
-"""Wishes of many units in one request: each comes to what it would have come to alone, in few requests to the store."""
+"""Operations on many units in one request: each has the result that it would have alone, in few store requests."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Restarts: what a request makes of the units, and what later wishes leave of that."""
+"""Restarts: what a request does to the units, and what later operations change about it."""
 
 import json
 from typing import Any

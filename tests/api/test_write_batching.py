@@ -124,7 +124,7 @@ async def test_one_that_is_given_up_leaves_the_others() -> None:
 
 
 NAMES = ("a.service", "b.service", "c.service", "d.service")
-WISHES = st.lists(
+OPERATIONS = st.lists(
     st.tuples(
         st.sampled_from(NAMES), st.sampled_from((OPTIONS, OTHER, [])), st.booleans(), st.sampled_from(list(TargetState))
     ),
@@ -134,7 +134,7 @@ WISHES = st.lists(
 
 
 @settings(max_examples=examples(60))
-@given(WISHES, st.sets(st.sampled_from(NAMES)))
+@given(OPERATIONS, st.sets(st.sampled_from(NAMES)))
 async def test_together_they_come_to_what_they_come_to_one_by_one(operations: Any, there: set[str]) -> None:
     results = []
     for is_together in (True, False):

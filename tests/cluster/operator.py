@@ -28,7 +28,7 @@ def with_fleet(*options: str, service: str = SLEEPER) -> str:
 
 
 def diary(machine: Machine, what: str, unit: str) -> list[float]:
-    """The Unix times at which this DIARIST `began` or `ended` on this machine, which may be off."""
+    """The Unix times at which this RECORDER `began` or `ended` on this machine, which may be off."""
     path = machine.root / f"var/lib/{what}-{unit}"
     return [float(line) for line in path.read_text().splitlines()] if path.exists() else []
 

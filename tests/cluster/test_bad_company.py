@@ -26,7 +26,7 @@ BAD = {
     ),
 }
 GOOD = [f"good-{number}.service" for number in range(6)]
-CROWD = 1000
+MANY = 1000
 RESTARTS = 60  # each of them changes the unit's state twice or more
 WRITES_PER_S = 3  # of one unit a write a second, and what else there is
 KINDS = ("units", "placements", "decisions", "states")
@@ -114,7 +114,7 @@ def test_a_thousand_destroyed_at_once_leave_nothing_anywhere(
         "[Service]\nExecStart=/bin/false\n",
         SLEEPER + "ExecStop=/bin/sleep 1\n",
     )
-    units = {f"crowd-{number}.service": texts[number % len(texts)] for number in range(CROWD)}
+    units = {f"many-{number}.service": texts[number % len(texts)] for number in range(MANY)}
     units["everywhere.service"] = with_fleet("Global=true")
     person.start(units, "--no-block")
     sleepers = [name for name in units if "sleep infinity" in units[name] and name != "everywhere.service"]

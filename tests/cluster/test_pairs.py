@@ -59,8 +59,8 @@ def test_pairs_of_every_kind_work_on_the_machine_they_share_before_and_after_a_r
 
 
 def assert_what_its_socket_started_is_stopped(person: Operator) -> None:
-    """It runs though it is only loaded: to stop it is no wish in vain. Its socket starts it again, for the caller that
-    nobody has answered still waits; so that is stopped first."""
+    """It runs although it is only loaded: `stop` stops it. Its socket, whose caller waits, would start it again; so
+    the socket is stopped first."""
     machine = person.machine_of("talk.socket")
     before = machine.main_pid("talk.service")
     assert before > 1

@@ -1,4 +1,4 @@
-"""Whatever becomes of etcd, no unit is stopped, started or moved for it; what was wished meanwhile is done or refused.
+"""Whatever happens to etcd, no unit is stopped, started or moved for it; operations meanwhile are done or refused.
 
 That etcd is away or frozen for three times to live while nobody asks for anything is held in test_daemon.py.
 """

@@ -19,8 +19,8 @@ PAUSE_S = 0.5
 class Traffic:
     """Starts a unit, stops an older one, destroys a still older one, again and again, as long as it is entered.
 
-    `wishes` is what was last acknowledged, by unit; `doubtful` are units whose last wish was refused, with what was
-    said: it may have been done all the same.
+    `operations` is what was last acknowledged, by unit; `doubtful` are units whose last operation was refused, with the
+    message: it may have been done all the same.
     """
 
     def __init__(self, person: Operator, on: Machine | None = None) -> None:
@@ -44,7 +44,7 @@ class Traffic:
 
     def wait_until_begun(self) -> None:
         """Until something was acknowledged: on a busy machine the first command takes its time."""
-        self._person.cluster.wait_until("the first wish is acknowledged", lambda: bool(self.operations))
+        self._person.cluster.wait_until("the first operation is acknowledged", lambda: bool(self.operations))
 
     def wait_until_done(self, timeout_s: float = 60.0) -> None:
         """Until everything that was acknowledged is so, and everything that was refused was done or not, but wholly."""

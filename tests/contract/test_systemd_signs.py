@@ -200,7 +200,7 @@ async def test_no_job_is_pending_for_what_is_unknown(manager: ServiceManager) ->
 
 
 async def test_all_of_many_units_start_at_once_and_each_end_is_told(manager: ServiceManager) -> None:
-    files = {f"crowd{number:02}.service": SLEEPER for number in range(50)}
+    files = {f"many{number:02}.service": SLEEPER for number in range(50)}
     await manager.write(files)
     await start_all(manager, *files)
     await until_all(manager, files, lambda unit: unit.active == "active" and not unit.job)

@@ -1,7 +1,7 @@
-"""What can be done to a simulated cluster: the verbs of scenarios, by people and by fate, each with what it does.
+"""The actions of scenarios on a simulated cluster, operations and faults, each with what it does.
 
-A fault that is given a time ends by itself, any other when all faults end. Which are drawn at random, and how often,
-is faults.py's matter; what can be expected of the cluster, expectations.py's.
+A fault with a duration ends by itself, any other when all faults end. faults.py draws actions at random,
+expectations.py says what can be expected of the cluster.
 """
 
 import math
@@ -43,7 +43,7 @@ def verb(handler: Handler) -> Handler:
 
 
 async def perform(world: World, action: Action) -> None:
-    """Do what the action says. Wishes, and what takes a machine long, go on beside."""
+    """Do what the action says. Operations, and what takes a machine long, continue in the background."""
     world.say(f"DO {action}")
     doing = VERBS[action.verb](world, action)
     if doing is not None:

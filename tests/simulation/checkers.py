@@ -1,8 +1,8 @@
-"""What must hold at every moment, each checker named after its rule in the design ("What must always hold").
+"""What must hold at every moment, each checker named after its rule in docs/architecture.md ("What must always hold").
 
 Checkers see each write to the store as it is made, each request that arrives there, whatever is asked of a systemd,
 and the whole cluster whenever time is about to pass. What *runs* is judged by the processes of the systemds alone.
-What must hold when the faults are over is healing.py's matter.
+convergence.py judges what must hold when the faults are over.
 """
 
 import asyncio
@@ -79,7 +79,7 @@ class OneMachinePerUnit(Checker):
 
 
 class ConflictsApart(Checker):
-    """No two units that conflict are ordered to be on one machine (a copy that only retires hinders nobody)."""
+    """No two units that conflict are ordered to be on one machine (a superseded allocation hinders no other)."""
 
     def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Copy, Placement]) -> None:
         for machine in dict.fromkeys(path.names[0] for path, _ in events if path.kind is PLACEMENTS):
@@ -334,8 +334,8 @@ class Rule3TheLastCopyStays(Checker):
 
 
 class Rule5NothingCompletedRunsAgain(Checker):
-    """A oneshot that ran to its end is not started again for the same wish; and only of one that is to run again when
-    its machine is lost is it forgotten that it did."""
+    """A completed oneshot is not started again for the same generation, and its completion is forgotten only if
+    it is to run again when its machine is lost."""
 
     def __init__(self, world: "World") -> None:
         super().__init__(world)
@@ -377,7 +377,7 @@ class Rule5NothingCompletedRunsAgain(Checker):
 
 
 class Rule5NothingAcknowledgedIsLost(Checker):
-    """What the API has acknowledged stands in the store, until something else is wished."""
+    """What the API has acknowledged stands in the store, until another operation follows."""
 
     def __init__(self, world: "World") -> None:
         super().__init__(world)

@@ -90,7 +90,7 @@ def _disk(random: Random) -> tuple[tuple[str, ...], float | None]:
     return (_machine(random), "disk", random.choice(("ssd", "hdd"))), None
 
 
-WISHES: tuple[tuple[int, str, Draw], ...] = (
+OPERATIONS: tuple[tuple[int, str, Draw], ...] = (
     (12, "start", _edition),
     (2, "load", _edition),
     (1, "submit", _edition),
@@ -148,11 +148,11 @@ def draw_actions(seed: int) -> tuple[Action, ...]:
     random = Random(f"faults {seed}")
     pause_s = random.choice((4.0, 10.0, 25.0))
     kinds = [kind for kind in FAULTS if random.random() < random.choice((0.3, 0.9))] or list(FAULTS)
-    wished = random.choice((0.3, 0.6))
+    share = random.choice((0.3, 0.6))
     actions = [Action(1.0, "start", (name,)) for name in UNITS if random.random() < 0.7]
     at_s = WARM_UP_S
     while at_s < LENGTH_S:
-        table = WISHES if random.random() < wished else kinds
+        table = OPERATIONS if random.random() < share else kinds
         _, verb, draw = random.choices(table, weights=[weight for weight, _, _ in table])[0]
         args, for_s = draw(random)
         actions.append(Action(round(at_s, 2), verb, args, for_s))

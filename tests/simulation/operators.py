@@ -1,6 +1,6 @@
-"""The people of a simulated cluster: they wish things of units through the API, and remember what they were promised.
+"""The operators of a simulated cluster: they request operations on units through the API, and record the answers.
 
-What was acknowledged must stand in the store; of what was not, nobody knows. Whether it does is checkers.py's matter.
+What was acknowledged must be in the store; what was not may be. checkers.py compares the two.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ _JSON = (("Content-Type", schema.JSON_TYPE),)
 
 
 class Operators:
-    """Wishes go to the first machine that answers, beginning with another one each time."""
+    """Operations go to the first machine that answers, beginning with another one each time."""
 
     def __init__(self, machines: Sequence[SimulatedMachine], say: Callable[[str], None]) -> None:
         self._machines = machines
@@ -34,15 +34,15 @@ class Operators:
             str, dict[UnitOperation, float]
         ] = {}  # name → what may stand in the store → until when it may
         self._unknown: dict[str, None] = {}
-        self.answers = 0  # how many wishes came to an end
+        self.answers = 0  # how many operations ended
 
     @property
     def names(self) -> list[str]:
-        """Every unit that anybody ever wished something of."""
+        """Every unit that an operation was ever requested for."""
         return sorted(self._possible)
 
     def accounts_for(self, name: str, operation: UnitOperation) -> bool:
-        """Whether this may stand in the store for the name. It may then for as long as nothing else is wished."""
+        """True if the store may hold this for the name; it then may until another operation."""
         if name in self._unknown:
             return True
         possible = self._possible.get(name, {None: math.inf})
@@ -57,7 +57,7 @@ class Operators:
         return " or ".join("no unit" if operation is None else f"{operation[1]}" for operation in operations)
 
     def learn(self, units: dict[str, Unit]) -> None:
-        """The store was set back to an older snapshot: this is what it holds. Of wishes under way nothing is known."""
+        """The store was set back to an older snapshot, which holds these units; operations under way may be in it."""
         busy = [name for name, lock in self._busy.items() if lock.locked()]
         self.answers += 1
         self._possible = {name: {(unit.text, unit.target): math.inf} for name, unit in units.items()}
@@ -78,7 +78,7 @@ class Operators:
         await self._wish(f"set {target}", name, request, lambda before: before and (before[0], target))
 
     async def restart(self, name: str) -> None:
-        """Have a unit started anew. It answers 200 whatever comes of it, and leaves what is wished."""
+        """Have a unit started anew. It answers 200 whatever comes of it, and changes no target state."""
         body = msgspec.json.encode(schema.Restarts((name,)))
         response = await self._ask(Request("POST", f"{schema.V2}/restart", headers=_JSON, body=body))
         self._say(f"restart {name}: {response.status if response else 'no answer'}")

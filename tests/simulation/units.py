@@ -1,7 +1,7 @@
-"""The unit files that people in the simulator have: one of each kind that treats the cluster differently.
+"""The unit files of the simulated operators: one of each kind that the cluster treats differently.
 
-Each comes in editions that differ in nothing but their content, so that replacing one is a wish of its own: what an
-edition of even number asks of a unit that runs is a restart, of the third a daemon-reload.
+Each comes in editions that differ only in their content, so that replacing one is an operation of its own: an edition
+with an even number needs a restart of a running unit, the third one a daemon-reload.
 """
 
 from fleetd.model.unitfile import parse_unit_file, render_unit_file

@@ -1,7 +1,7 @@
-"""A whole simulated cluster: machines, their wires, the store, the people; and the checkers that look on.
+"""A whole simulated cluster: machines, their connections, the store, operators, and the checkers.
 
-Everything that happens is written into one log, whose digest two equal runs share. What happens, and when, is told by
-actions.py; whether all is well in the end is healing.py's matter.
+Everything that happens is written into one log; two equal runs have the same digest of it. actions.py makes things
+happen, convergence.py judges the end.
 """
 
 import asyncio

@@ -8,7 +8,7 @@ from fleetd.registry.records import STATES
 from fleetd.scheduler.planner import Plan
 from tests.unit.cluster_builder import INACTIVE, LOADED, A, cluster
 
-# A person's wishes.
+# Operations.
 
 
 def test_a_new_wish_goes_to_the_machine_where_the_unit_is():

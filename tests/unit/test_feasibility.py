@@ -48,7 +48,7 @@ def world_with(unit_text, residents=(), mode=MachineMode.READY, **metadata):
 
 
 FITS = [
-    ("a unit without wishes", "", []),
+    ("a unit without constraints", "", []),
     ("metadata that the machine has", "MachineMetadata=role=web", []),
     ("alternatives of one key, spread over lines", "MachineMetadata=role=db\nMachineMetadata=role=web", []),
     ("all of several keys", "MachineMetadata=role=web\nMachineMetadata=zone=a", []),

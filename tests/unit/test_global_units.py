@@ -88,7 +88,7 @@ def test_a_global_unit_is_not_placed_anew_before_its_last_report_is_taken_back()
     world.work("m1")
     world.settings("m1", role="web")
     world.lead()
-    assert world.orders(G) == {"m1": "go"}  # the same wish: it is stopped to its end
+    assert world.orders(G) == {"m1": "go"}  # the same generation: it is stopped to its end
     world.work("m1")
     world.lead()
     assert world.orders(G) == {}

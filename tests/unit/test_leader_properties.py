@@ -54,7 +54,7 @@ class Leader(RuleBasedStateMachine):
         self.world = World()
         self.survivors = set()  # (machine, unit): copies that ran on while their machine was taken for dead
         self.pending = None
-        self.hindering = set()  # (unit, machine) of the orders when the plan was made, but for the retiring copies
+        self.hindering = set()  # (unit, machine) that were placed when the plan was made, and not superseded
 
     # What happens to the cluster.
 

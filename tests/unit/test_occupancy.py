@@ -26,8 +26,8 @@ PATTERNS = st.sampled_from(
         "",
     ]
 )
-WISHES = st.builds(Requirements, conflicts=st.lists(PATTERNS, max_size=3, unique=True).map(Globs))
-STEPS = st.lists(st.tuples(NAMES, st.none() | WISHES), max_size=12)  # None: it goes
+REQUIREMENTS = st.builds(Requirements, conflicts=st.lists(PATTERNS, max_size=3, unique=True).map(Globs))
+STEPS = st.lists(st.tuples(NAMES, st.none() | REQUIREMENTS), max_size=12)  # None: it goes
 
 
 def conflict(name: str, mine: Requirements, other: str, theirs: Requirements) -> bool:
@@ -36,7 +36,7 @@ def conflict(name: str, mine: Requirements, other: str, theirs: Requirements) ->
     return name != other and (by_mine or any(matches_glob(pattern, name) for pattern in theirs.conflicts))
 
 
-@given(STEPS, NAMES, WISHES)
+@given(STEPS, NAMES, REQUIREMENTS)
 def test_whoever_conflicts_is_found_whatever_came_and_went(
     steps: list[tuple[str, Requirements | None]], name: str, mine: Requirements
 ) -> None:

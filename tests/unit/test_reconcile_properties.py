@@ -113,7 +113,7 @@ def reach(placement: Placement | None, seen: Observed) -> tuple[Observed, list[A
 
 
 def latest_wish(kept: LedgerEntry | None) -> int:
-    """The generation of the last wish that was carried out, or of which the restart has begun."""
+    """The generation that was carried out last, or of which the restart has begun."""
     if kept is None:
         return 0
     return max(kept.generation, kept.restarting.generation if kept.restarting else 0)

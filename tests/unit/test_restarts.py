@@ -30,7 +30,7 @@ def restarting(invocation: str | None = None, generation: int = 6, **more: objec
     return msgspec.structs.replace(entry(**more), restarting=Restarting(generation, LAUNCHED, invocation))
 
 
-# What a wish asks of a unit that runs.
+# What an operation does to a unit that runs.
 
 
 def test_a_content_change_needing_a_restart_is_recorded_then_restarted() -> None:

@@ -56,9 +56,9 @@ def test_copies_are_counted_by_what_systemd_says_and_machines_by_their_mode(worl
     world.unit("b.service")
     world.settle()
     world.state("b.service", world.homes()["b.service"], "failed")
-    census = count_cluster(world.snapshot)
-    assert census.allocations == {("active",): 1, ("failed",): 1}
-    assert census.machines == {("ready",): 2, ("parked",): 1}
+    stats = count_cluster(world.snapshot)
+    assert stats.allocations == {("active",): 1, ("failed",): 1}
+    assert stats.machines == {("ready",): 2, ("parked",): 1}
 
 
 def test_what_is_placed_is_counted_once_and_a_new_wish_is_no_new_place(world: World) -> None:
