@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fleetd.leader.term import _in_slices
+from fleetd.leader.slices import in_slices
 from fleetd.model.unit import TargetState, Unit
 from fleetd.registry.records import UNITS
 from fleetd.registry.registry import Registry
@@ -60,7 +60,7 @@ def test_a_leader_takes_them_in_one_by_one_and_small_records_by_the_hundred() ->
         items = [KeyValue(f"/fleet/units/u{number}.service", b"x" * size, 1, 1) for number in range(MANY)]
         events = [Event(item.key, item, 1) for item in items]
         async with counted() as turns:
-            assert [event async for event in _in_slices([*items, *events])] == [*items, *events]
+            assert [event async for event in in_slices([*items, *events])] == [*items, *events]
         return turns.count
 
     assert run_virtually(body(200_000)) >= 2 * MANY - 1
