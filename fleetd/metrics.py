@@ -1,10 +1,10 @@
-"""What fleetd counts, and how that reads in Prometheus' text format.
+"""The metrics of fleetd, in Prometheus' text format.
 
-One process has one set of series, so they stand here by name, and whoever does the thing counts it. Gauges are set when
-somebody asks (`show_…`). Nothing in fleetd ever reads a metric: what is decided, is decided without them.
+A process has one set of series, which the module that does the work updates. Gauges are set when metrics are scraped
+(`show_…`). Nothing in fleetd reads a metric.
 
-A name ends in `_total` as a counter and in `_seconds` as a duration, but for the names that were the original's
-(reference 7). Labels have few values: what is counted by unit or by machine has no place here.
+Names of counters end in `_total` and of durations in `_seconds`, except the names that CoreOS fleet used. Labels have
+few values: nothing is counted by unit or by machine.
 """
 
 import platform
@@ -48,71 +48,73 @@ def _histogram(name: str, help_: str, *labels: str) -> Histogram:
     return Histogram(name, help_, labels, buckets=BUCKETS_S, registry=REGISTRY)
 
 
-# The engine. All but LEADS are of use on the leader alone.
+# The leader. All but LEADS have values on the leader alone.
 
 LEADS = _gauge("fleet_engine_leader", "1 on the machine that leads the cluster, 0 on the others")
-LEADER_START = _gauge("fleet_engine_leader_start_time", "Unix time at which this machine took the lead; 0: it does not")
+LEADER_START = _gauge("fleet_engine_leader_start_time", "Unix time at which this machine became leader; 0 if it is not")
 BLIND = _gauge("fleet_engine_blind", "1 while this machine leads and cannot read the cluster")
-QUEUE_LENGTH = _gauge("fleet_engine_queue_length", "Changes that no plan was made for yet")
-PASSES = _counter("fleet_engine_reconcile_count_total", "Passes: look, plan, write")
-PASS_S = _histogram("fleet_engine_reconcile_duration_second", "Seconds a pass took, writing included")
-PLAN_S = _histogram("fleet_engine_plan_duration_seconds", "Seconds a plan took to make")
-TASKS = _counter("fleet_engine_task_count_total", "Units placed on a machine or taken back from one", "type")
+QUEUE_LENGTH = _gauge("fleet_engine_queue_length", "Changes that are not planned for yet")
+PASSES = _counter("fleet_engine_reconcile_count_total", "Passes of the leader: update the snapshot, plan, write")
+PASS_S = _histogram("fleet_engine_reconcile_duration_second", "Duration of a pass, writing included")
+PLAN_S = _histogram("fleet_engine_plan_duration_seconds", "Duration of planning")
+TASKS = _counter("fleet_engine_task_count_total", "Units placed on a machine or withdrawn from one", "type")
 TASKS_FAILED = _counter(
-    "fleet_engine_task_failure_count_total", "The same, where the store took the plan not at all or not whole", "type"
+    "fleet_engine_task_failure_count_total", "The same for plans that were not written completely", "type"
 )
 REFUSED = _counter(
     "fleet_engine_reconcile_failure_count_total",
-    "Units that lost their machine (machine_away), may not run on it any more (run), or fit on none (schedule); "
-    "counted when that is decided, not again while it lasts",
+    "Units that lost their machine (machine_away), may no longer run on it (run), or fit on no machine (schedule); "
+    "counted once, when it is decided",
     "type",
 )
 UNITS = _gauge(
     "fleet_units",
-    "Units of the cluster by what is wanted of them and what they have come to (leader)",
+    "Units of the cluster, by target state and current state (leader)",
     "target",
     "current",
 )
-COPIES = _gauge("fleet_unit_copies", "Units on machines, by systemd's active state (leader)", "active")
-MACHINES = _gauge("fleet_machines", "Machines of the cluster by mode (leader)", "mode")
+ALLOCATIONS = _gauge("fleet_unit_copies", "Units on machines, by systemd's active state (leader)", "active")
+MACHINES = _gauge("fleet_machines", "Machines of the cluster, by mode (leader)", "mode")
 
-# The store, and the records in it.
+# The store and its records.
 
-STORE_S = _histogram("fleet_store_request_duration_seconds", "Seconds the store took to answer", "operation")
+STORE_S = _histogram("fleet_store_request_duration_seconds", "Duration of requests to the store", "operation")
 STORE_FAILED = _counter(
     "fleet_store_request_failures_total",
-    "Requests to the store that failed; a conflict is part of the work, not a fault",
+    "Failed requests to the store. Conflicts are normal: the request is repeated with new data",
     "operation",
     "kind",
 )
 ETCD_CERTIFICATE_EXPIRES = _gauge(
     "fleet_etcd_certificate_not_after_timestamp_seconds",
-    "Unix time at which the client certificate for etcd expires; 0: there is none",
+    "Unix time at which the client certificate for etcd expires; 0 if there is none",
 )
 RECORDS = _counter("fleet_registry_operation_count_total", "Reads and writes of units", "type")
-RECORDS_FAILED = _counter("fleet_registry_operation_failed_count_total", "The same, those that failed", "type")
-RECORDS_S = _histogram("fleet_registry_operation_duration_second", "Seconds a read or write of units took", "ops")
+RECORDS_FAILED = _counter("fleet_registry_operation_failed_count_total", "Failed reads and writes of units", "type")
+RECORDS_S = _histogram("fleet_registry_operation_duration_second", "Duration of reads and writes of units", "ops")
 
 # The API of this machine.
 
-ANSWERS = _counter("fleet_api_answers_total", "Requests that the API has answered, by HTTP status", "code")
-ANSWER_S = _histogram("fleet_api_answer_duration_seconds", "Seconds from a request to its answer", "method")
+ANSWERS = _counter("fleet_api_answers_total", "Answered API requests, by HTTP status", "code")
+ANSWER_S = _histogram("fleet_api_answer_duration_seconds", "Duration of API requests", "method")
 
 # This machine.
 
 REGISTERED = _gauge("fleet_registered", "1 while this machine is registered with the cluster")
-REGISTRATIONS = _counter("fleet_registrations_total", "Times this machine registered; more than one: it was lost")
-BEATS = _counter("fleet_heartbeats_total", "Heartbeats of this machine's lease, by how they ended", "result")
-AGENT_PASSES = _counter("fleet_agent_passes_total", "Passes over this machine's units, by how they ended", "result")
-AGENT_PASS_S = _histogram("fleet_agent_pass_duration_seconds", "Seconds a pass took")
-DBUS_DROPPED = _counter(
-    "fleet_dbus_signals_dropped_total", "D-Bus signals that came from somebody else than systemd, or in another shape"
+REGISTRATIONS = _counter(
+    "fleet_registrations_total", "Registrations of this machine; each after the first means a lost lease"
 )
-STEPS = _counter("fleet_agent_steps_total", "Steps begun on units of this machine", "type")
-STEPS_FAILED = _counter("fleet_agent_step_failures_total", "Steps that failed; each is tried again", "type")
+BEATS = _counter("fleet_heartbeats_total", "Heartbeats of this machine's lease, by result", "result")
+AGENT_PASSES = _counter("fleet_agent_passes_total", "Passes over this machine's units, by result", "result")
+AGENT_PASS_S = _histogram("fleet_agent_pass_duration_seconds", "Duration of reconciliation passes")
+DBUS_DROPPED = _counter(
+    "fleet_dbus_signals_dropped_total", "D-Bus signals that were dropped: not from systemd, or malformed"
+)
+STEPS = _counter("fleet_agent_steps_total", "Actions begun on units of this machine", "type")
+STEPS_FAILED = _counter("fleet_agent_step_failures_total", "Failed actions; each is retried", "type")
 STATES_HELD_BACK = _counter(
     "fleet_agent_states_held_back_total",
-    "Changes of units that change more than once a second for ever: published late, or not at all where another came",
+    "State changes of units that keep changing more than once a second: published late, or replaced by a later one",
 )
 
 
@@ -125,7 +127,7 @@ def registry_operation(type_: str) -> Iterator[None]:
 
 
 def count_plan(outcome: PlanStats, *, written: bool) -> None:
-    """Count what a plan does, and whether the store took it."""
+    """Count what a plan does, and whether it was written."""
     tasks = TASKS if written else TASKS_FAILED
     for type_, number in (("attemptscheduleunit", outcome.placed), ("unscheduleunit", outcome.taken_back)):
         if number:
@@ -142,20 +144,20 @@ def show_leading(since_s: float, queue_length: int, stats: ClusterStats | None, 
     LEADER_START.set(since_s)
     BLIND.set(is_blind)
     QUEUE_LENGTH.set(queue_length)
-    for gauge in (UNITS, COPIES, MACHINES):
+    for gauge in (UNITS, ALLOCATIONS, MACHINES):
         gauge.clear()
     if stats is None:
         return
-    for gauge, counts in ((UNITS, stats.units), (COPIES, stats.allocations), (MACHINES, stats.machines)):
+    for gauge, counts in ((UNITS, stats.units), (ALLOCATIONS, stats.allocations), (MACHINES, stats.machines)):
         for labels, number in counts.items():
             gauge.labels(*labels).set(number)
 
 
 def show_following() -> None:
-    """This machine does not lead: what the leader alone knows is not known here."""
+    """Clear the leader's gauges: this machine does not lead."""
     for gauge in (LEADS, LEADER_START, BLIND, QUEUE_LENGTH):
         gauge.set(0)
-    for gauge in (UNITS, COPIES, MACHINES):
+    for gauge in (UNITS, ALLOCATIONS, MACHINES):
         gauge.clear()
 
 

@@ -1,7 +1,6 @@
-"""Who leads: the engines of all machines campaign for one key.
+"""The leader election: all machines campaign for one key.
 
-One engine of the cluster leads, by a key on a lease of its own; the others wait for that key to vanish. What the leader
-does stands in term.py.
+The leader holds the key on a lease of its own; the others wait until the key is gone. term.py is what the leader does.
 """
 
 import asyncio
@@ -36,7 +35,7 @@ MIN_LEADER_TTL_S = 2.0  # etcd grants no shorter lease
 RETRY_S = 1.0
 NEWER_RECORD_S = 60.0  # before it campaigns again, after a record that it cannot read because it is older
 LONGEST_NEWER_RECORD_S = 3600.0
-CANDIDACY_S = 0.3  # over which candidates spread when the leader is gone
+CANDIDACY_S = 0.3  # candidates spread over this time when the leader is gone
 
 
 class Election:
@@ -77,11 +76,11 @@ class Election:
         )
         self.term: Term | None = None
         self._history = StoreEpoch(registry, machine, "")
-        self._left_over: bytes | None = None  # the leader's key, if it is nobody's any more; None: not looked at yet
-        self._turn_s = CANDIDACY_S * zlib.crc32(machine.encode()) / 2**32
+        self._stale_key: bytes | None = None  # the leader's key, left by a former fleetd here; None: not read yet
+        self._delay_s = CANDIDACY_S * zlib.crc32(machine.encode()) / 2**32
 
     async def run(self) -> None:
-        """Campaign and lead until cancelled. A store that does not answer is waited for."""
+        """Campaign and lead until cancelled. Retries while the store does not answer."""
         newer = Backoff(NEWER_RECORD_S, LONGEST_NEWER_RECORD_S)
         while True:
             try:
@@ -91,58 +90,58 @@ class Election:
                 await asyncio.sleep(RETRY_S)
                 continue
             self.term = term = Term(self._settings, lease, guards)
-            log.info("leads the cluster")
+            log.info("this machine leads the cluster")
             try:
                 await term.lead()
             finally:
                 self.term = None
-                await self._give_up(lease)
-            log.info("leads no longer")
+                await self._revoke(lease)
+            log.info("this machine no longer leads the cluster")
             if term.met_newer_record:  # let a fleetd that can read it lead
                 await asyncio.sleep(newer.next_s())
             if term.fall is not None:
                 await self._history.tell_of_fall(term.fall.known, term.fall.revision)
 
     async def _campaign(self) -> tuple[int, tuple[Comparison, ...]]:
-        """Wait until nobody leads, and take office: the lease, and what guards every write from now on."""
+        """Wait until no machine leads, and become the leader. Returns the lease, and the guards of every write."""
         key = self.registry.key(LEADER)
         while True:
             seen = await self.store.get_many([key])
             item = next(iter(seen.items), None)
-            if self._left_over is None:
-                self._left_over = self._find_left_over(item)
+            if self._stale_key is None:
+                self._stale_key = self._find_stale_key(item)
             if item is None:
                 await self._history.read(0, seen.revision)
-                value = self._left_over = encode(Leader(self.machine, self.new_id()))
+                value = self._stale_key = encode(Leader(self.machine, self.new_id()))
                 lease = await self.store.grant(self.leader_ttl_s)
                 try:
                     revision = await self.store.transact([Unchanged(key, 0)], [Put(key, value, lease)])
                 except StoreError as error:
-                    await self._give_up(lease)
+                    await self._revoke(lease)
                     if not isinstance(error, Conflict):
                         raise
                     continue
                 return lease, (CreatedAt(key, revision), HasValue(key, value))
-            if item.value == self._left_over:
-                await self._depose(key, item.value)
+            if item.value == self._stale_key:
+                await self._delete_key(key, item.value)
             else:
                 await self._wait_for_vacancy(item, seen.revision)
-                await asyncio.sleep(self._turn_s)  # all know of it at once, and few are to try
+                await asyncio.sleep(self._delay_s)  # all machines notice at the same time: only a few should try
 
-    def _find_left_over(self, item: KeyValue | None) -> bytes:
-        """The leader's key, if it is of a fleetd that ran here before. Only one that stood before this fleetd looked:
-        whoever takes office in this machine's name later is another machine with its id, and lives."""
+    def _find_stale_key(self, item: KeyValue | None) -> bytes:
+        """The value of the leader's key if an earlier fleetd on this machine left it, else b"". Only a key from before
+        this fleetd's first look counts: a later one with this machine's id is from a live machine with the same id."""
         return item.value if item is not None and b'"' + self.machine.encode() + b'"' in item.value else b""
 
-    async def _depose(self, key: str, value: bytes) -> None:
+    async def _delete_key(self, key: str, value: bytes) -> None:
         with suppress(Conflict):
             await self.store.transact([HasValue(key, value)], [Delete(key)])
 
     async def _wait_for_vacancy(self, leader: KeyValue, revision: int) -> None:
-        """Wait until the leader's key, as it was at this revision, is another or gone. The watch may be deaf: so look
-        at the key at times, where anything has changed at all."""
+        """Wait until the leader's key, as it was at this revision, has changed or is gone. The watch may miss that
+        without an error, so the key is also read now and then, if the store has changed at all."""
         heard = self.membership.heard_revision
-        watching = asyncio.create_task(self._see_vacancy(leader.key, revision))
+        watching = asyncio.create_task(self._watch_for_vacancy(leader.key, revision))
         try:
             while not watching.done():
                 await asyncio.wait([watching], timeout=2 * self.leader_ttl_s)
@@ -153,14 +152,14 @@ class Election:
         finally:
             watching.cancel()
 
-    async def _see_vacancy(self, key: str, revision: int) -> None:
+    async def _watch_for_vacancy(self, key: str, revision: int) -> None:
         with suppress(Compacted):
             async for changes in self.store.watch(key, revision):
                 if any(event.key == key and event.item is None for event in changes.events):
                     return
 
-    async def _give_up(self, lease: int) -> None:
+    async def _revoke(self, lease: int) -> None:
         try:
             await self.store.revoke(lease)
         except StoreError as error:
-            log.debug("the leader's lease is left to expire: %s", error)
+            log.debug("cannot revoke the leader's lease, which will expire: %s", error)

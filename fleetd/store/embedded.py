@@ -1,4 +1,4 @@
-"""The store in this process, kept in SQLite: one machine without etcd, and what tests and the simulator run on.
+"""The store in this process, kept in SQLite: for one machine without etcd, for tests and for the simulator.
 
 The tables are sqlite.py's. Here are the order of requests, time (leases), and history in memory (watches). All time is
 the injected clock's and the event loop's timers', and nothing is random but the id of a store set up anew.
@@ -32,17 +32,17 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 HISTORY_REVISIONS = 4096  # kept in memory for watches
-RETRY_S = 1.0  # after a lease could not be ended, because the disk was full
+RETRY_S = 1.0  # before a lease is revoked again, if that failed because the disk was full
 
 
 class Offload(Protocol):
-    """Runs a blocking function where it does not hold up the event loop (asyncio.to_thread), or inline in tests."""
+    """Runs a blocking function outside of the event loop (asyncio.to_thread), or inline in tests."""
 
     def __call__(self, work: Callable[[], T], /) -> Awaitable[T]: ...
 
 
 async def inline(work: Callable[[], T], /) -> T:
-    """The Offload of tests and of the simulator: run it here and now."""
+    """The Offload of tests and of the simulator: run the function inline."""
     return work()
 
 
@@ -75,7 +75,7 @@ class EventLog:
 
 
 class EmbeddedStore:
-    """Keeps the protocol (fleetd/store/protocol.py) in one SQLite file. To be made inside the event loop.
+    """A store in one SQLite file (see fleetd/store/protocol.py). Needs a running event loop.
 
     `path` may be ':memory:'. `now` is a clock in seconds that never goes back (default: the loop's); `cluster_id` names
     a store that is set up anew (default: a random one). Raises StoreError where the file cannot be opened, or another
@@ -149,7 +149,7 @@ class EmbeddedStore:
         return await self._do(lambda: self._database.grant(whole_ttl_s), granted)
 
     async def keep_alive(self, lease: int) -> KeepAlive:
-        """Nothing is written: a restart gives each lease its whole time anyway."""
+        """Nothing is written: after a restart each lease has its full time to live again."""
         self._check_open()
         if lease not in self._deadlines:
             raise LeaseNotFound(f"lease {lease} has expired or was revoked")
@@ -193,8 +193,8 @@ class EmbeddedStore:
             self._database.close()
 
     async def _do(self, work: Callable[[], T], done: Callable[[T], None] | None = None) -> T:
-        """Run `work` when it is its turn, and tell `done` on the loop. A caller that is cancelled meanwhile stops
-        neither: what is on the disk is in history too."""
+        """Run `work` in turn, then `done` on the event loop. Cancelling the caller stops neither, so that what is
+        on disk is also in the history."""
         return await asyncio.shield(self._loop.create_task(self._take_turn(work, done)))
 
     async def _take_turn(self, work: Callable[[], T], done: Callable[[T], None] | None) -> T:
@@ -216,7 +216,7 @@ class EmbeddedStore:
             raise Unavailable("the store is closed")
 
     def _arm(self, at_least_s: float = 0.0) -> None:
-        """Set the timer to the first lease's deadline. A beat leaves it: it then fires early, and is set again."""
+        """Set the timer to the first deadline of a lease. A heartbeat does not move it: it then fires early."""
         if self._timer:
             self._timer.cancel()
             self._timer = None
@@ -229,7 +229,7 @@ class EmbeddedStore:
         self._expiring = self._loop.create_task(self._expire())
 
     async def _expire(self) -> None:
-        """End the leases whose time is over, in the order of their deadlines, each at a revision of its own."""
+        """Revoke the expired leases, in order of their deadlines, each at its own revision."""
         now = self._now()
         due = sorted((deadline, lease) for lease, deadline in self._deadlines.items() if deadline <= now)
         try:

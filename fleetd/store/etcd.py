@@ -1,4 +1,4 @@
-"""The store in etcd v3 (3.4 and newer): the protocol's meaning in etcd's requests.
+"""The store on etcd v3 (3.4 and newer).
 
 Connections, failover and authentication are etcd_gateway.py's; the shapes of requests and answers, etcd_wire.py's.
 """
@@ -40,17 +40,17 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE_S = 0.1  # before a watch that was cut is opened again; doubled each time
 LONGEST_PAUSE_S = 3.0
 
-MANY_BYTES = 192 * 1024 * 1024  # as many values as get_many may ask for, each as large as a transaction takes
-READINGS = 3  # of what is compacted while it is read
+MANY_BYTES = 192 * 1024 * 1024  # the largest answer to get_many: MAX_OPERATIONS values of 1.5 MiB
+READINGS = 3  # attempts to read a range whose revision is compacted meanwhile
 
-_NO_LEASE = "etcd does not have the lease (any more): it has expired or was revoked"
+_NO_LEASE = "the lease does not exist in etcd: it has expired or was revoked"
 _LEASE_NOT_FOUND = "requested lease not found"
 _COMPACTED = "required revision has been compacted"
 _FUTURE_REVISION = "required revision is a future revision"
 
 
 class EtcdStore:
-    """Keeps the protocol (fleetd/store/protocol.py) on an etcd cluster. To be made inside the event loop.
+    """An etcd cluster (see fleetd/store/protocol.py). Needs a running event loop.
 
     `request_timeout_s` is how long one endpoint may be silent before the next is asked; a transaction, which no other
     can be asked for, is waited for twice as long. `identity_key` is where the cluster's own id is kept, and what is
@@ -76,8 +76,8 @@ class EtcdStore:
         self._new_identity = new_identity
 
     async def cluster_id(self) -> str:
-        """etcd's own cluster id with one kept in a key: etcd's is a hash of its configuration, so a cluster set up anew
-        with empty data has the same one again."""
+        """etcd's cluster id, joined with one kept in a key: etcd's is a hash of its configuration, so a cluster that is
+        created again, without data, has the same."""
         answer = await self._read(self._identity_key)
         if not answer.kvs:
             identity = self._new_identity().encode()
@@ -103,8 +103,8 @@ class EtcdStore:
         return RangeResult(tuple(map(wire.parse_key_value, found)), answer.header.revision)
 
     async def range(self, prefix: str, *, after: str = "", limit: int = 0) -> RangeResult:
-        """Read in pages, all at the revision of the first: so a large answer holds up neither etcd nor the loop here.
-        Where that revision is compacted meanwhile, everything is read again."""
+        """Read in pages, all at the revision of the first, so that a large answer does not block the event loop.
+        Reads everything again if that revision is compacted meanwhile."""
         for _ in range(READINGS):
             snapshot = await self._read_pages(prefix, after, limit)
             if snapshot is not None:
@@ -113,7 +113,7 @@ class EtcdStore:
         raise Unavailable(f"etcd compacts its history sooner than all of {prefix} is read; have it keep a minute of it")
 
     async def _read_pages(self, prefix: str, after: str, limit: int) -> RangeResult | None:
-        """All of a range; None where etcd knows the revision no more (or not yet: it was set back)."""
+        """The whole range; None if its revision was compacted, or does not exist yet because etcd was restored."""
         items: list[KeyValue] = []
         revision = 0
         pages = wire.Pages(prefix, after)
@@ -174,7 +174,7 @@ class EtcdStore:
             log.info("opening the watch on %s again, which ended: %s", prefix, cause)
 
     async def _next_changes(self, stream: Stream, position: wire.WatchPosition) -> Changes | None:
-        """Take in one line of a watch. Raises Compacted; EndpointFailed and Refused where the stream is over."""
+        """Handle one line of a watch. Raises Compacted; EndpointFailed and Refused if the stream has ended."""
         answer = parse_line(wire.WATCH, await stream.line())
         changes = position.take(answer)
         if answer.canceled:
@@ -186,7 +186,7 @@ class EtcdStore:
         return changes
 
     async def _check_not_set_back(self, position: wire.WatchPosition) -> None:
-        """A member that lags behind the watch catches up; a store that was set back to a backup never will."""
+        """A member that lags behind the watch catches up; a store that was restored from a backup does not."""
         revision = await self.revision()
         if revision < position.revision:
             raise Compacted(revision, was_set_back=True)
@@ -213,8 +213,7 @@ class EtcdStore:
             return
 
     async def compact(self, revision: int) -> None:
-        """etcd is told one less, for it keeps of the revision it is told only the keys as they are, not what was
-        deleted at it."""
+        """Compacts one revision less: of the compacted revision etcd keeps the keys, but not its deletions."""
         if revision <= 1:
             return
         try:

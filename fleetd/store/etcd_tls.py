@@ -1,4 +1,4 @@
-"""TLS to etcd: what it stands on, and a client certificate that is renewed on disk while fleetd runs.
+"""TLS to etcd, with a client certificate that may be renewed on disk while fleetd runs.
 
 Nothing here opens a connection. New connections use what the context holds then; those that stand go on as they are.
 """
@@ -16,13 +16,13 @@ from fleetd.store.protocol import StoreError
 
 log = logging.getLogger(__name__)
 
-WARN_BEFORE_S = 14 * 86400.0  # before a certificate expires; of one that lives shortly, in the last fifth of its life
+WARN_BEFORE_S = 14 * 86400.0  # before a certificate expires; if it is short-lived, in the last fifth of its validity
 _UTC_TIME, _GENERALIZED_TIME, _VERSION = 0x17, 0x18, 0xA0  # tags of ASN.1, as X.509 uses them
 
 
 class EtcdTls:
-    """The context of all connections to etcd, and the files it was made of (none given: the system's authorities, and
-    no certificate of our own). Raises StoreError where a file cannot be used."""
+    """The SSL context of all connections to etcd, and the files it is loaded from (none: the system's authorities, and
+    no client certificate). Raises StoreError if a file cannot be used."""
 
     def __init__(
         self, ca_file: str = "", cert_file: str = "", key_file: str = "", *, unix_now: Callable[[], float] = time.time
@@ -41,8 +41,8 @@ class EtcdTls:
         self._warn_in_time()
 
     def refresh(self) -> None:
-        """Look whether the files are others than before, and use those; cheap enough for each heartbeat. Files that
-        cannot be used, as while only one of a pair is written, change nothing."""
+        """Load the files again if they have changed; cheap enough for each heartbeat. Files that cannot be used change
+        nothing: perhaps only one of the pair has been written yet."""
         seen = self._look()
         if seen != self._seen:
             self._seen = seen
@@ -59,7 +59,7 @@ class EtcdTls:
         self._warn_in_time()
 
     def _look(self) -> tuple[object, ...]:
-        """What tells the files as they are from others."""
+        """Identifies the current version of the files."""
         found = []
         for file in filter(None, (self._ca_file, self._cert_file, self._key_file)):
             try:
@@ -87,8 +87,8 @@ class EtcdTls:
 
 
 def read_validity(pem: str) -> tuple[float, float]:
-    """From when to when the first certificate of a PEM file is valid, in Unix time. Raises ValueError. (The standard
-    library tells it of the other side's certificates alone.)"""
+    """The validity of the first certificate in a PEM file: from, to, in Unix time. Raises ValueError. (The standard
+    library has it for the peer's certificate only.)"""
     begin = pem.find("-----BEGIN CERTIFICATE-----")
     end = pem.find("-----END CERTIFICATE-----")
     if begin < 0 or end < begin:
@@ -102,7 +102,7 @@ def read_validity(pem: str) -> tuple[float, float]:
 
 
 def _parts(der: bytes) -> Iterator[tuple[int, bytes]]:
-    """The elements that DER holds one after the other: tag and content. Raises ValueError."""
+    """The consecutive elements of DER data: tag and content. Raises ValueError."""
     at = 0
     while at < len(der):
         if len(der) < at + 2:

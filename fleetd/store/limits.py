@@ -1,7 +1,4 @@
-"""What every store holds its callers to before it does anything: the bounds of one transaction, the ends of a prefix.
-
-Pure; what a particular store adds to it is not here.
-"""
+"""Checks that all stores share: the limits of a transaction, and the key range of a prefix."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -23,7 +20,7 @@ def size_of(part: Comparison | Operation) -> int:
 
 
 def check_transaction(comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> None:
-    """Raise ValueError where the transaction is over the protocol's bounds, or two operations share a key."""
+    """Raises ValueError if the transaction exceeds the protocol's limits, or if two operations have the same key."""
     if max(len(comparisons), len(operations)) > MAX_OPERATIONS:
         raise ValueError(
             f"a transaction of {len(comparisons)} comparisons and {len(operations)} operations: "
@@ -38,19 +35,19 @@ def check_transaction(comparisons: Sequence[Comparison], operations: Sequence[Op
 
 
 def check_keys(keys: Sequence[str]) -> None:
-    """Raise ValueError where more keys are asked for at once than the protocol allows."""
+    """Raises ValueError for more keys than one request may ask for."""
     if len(keys) > MAX_OPERATIONS:
         raise ValueError(f"{len(keys)} keys asked for at once: at most {MAX_OPERATIONS} are allowed")
 
 
 def start_of_range(prefix: str, after: str) -> bytes:
-    """The first key, in UTF-8, that may begin with the prefix and comes after that other key ('': any)."""
+    """The first possible key, in UTF-8, with this prefix and after that key ('': any)."""
     start = prefix.encode()
     return max(start, after.encode() + b"\0") if after else start
 
 
 def end_of_prefix(prefix: str) -> bytes:
-    """The first key, in UTF-8, that lies behind all that begin with the prefix."""
+    """The first key, in UTF-8, after all keys with this prefix."""
     if not prefix:
         return b"\xff"  # no byte of UTF-8 text is as high
     raw = prefix.encode()

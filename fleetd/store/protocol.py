@@ -1,7 +1,7 @@
-"""The protocol every store keeps: ordered keys with revisions, guarded transactions, watches, leases.
+"""The protocol of every store: ordered keys with revisions, guarded transactions, watches, leases.
 
-It is the part of etcd v3 that fleet stands on, in words of our own. The contract suite (tests/contract/test_store*.py)
-says what an implementation owes; nothing here knows a network or a disk.
+It is the part of etcd v3 that fleet uses. The contract suite (tests/contract/test_store*.py) specifies what an
+implementation must do.
 """
 
 from collections.abc import AsyncGenerator, Sequence
@@ -14,20 +14,20 @@ MAX_TRANSACTION_BYTES = 1024 * 1024  # below etcd's default of 1.5 MiB a request
 
 
 class StoreError(Exception):
-    """What went wrong at the store. The message names the store, the cause and the remedy where there is one."""
+    """The store failed. The message names the store, the cause and, if there is one, the remedy."""
 
 
 class Conflict(StoreError):
-    """A comparison of a transaction did not hold: read again, plan again. Nothing was written."""
+    """A comparison of a transaction did not hold. Nothing was written: read again and retry."""
 
 
 class Unavailable(StoreError):
-    """No answer, or no answer that can be used. A write may or may not have happened: all are safe to repeat."""
+    """No answer, or no usable one. A write may or may not have happened; every write is safe to repeat."""
 
 
 class Compacted(StoreError):
-    """The revision a watch asked for is not in the store's history: gone, or (`was_set_back`) not there yet because the
-    store was set back or set up anew. Read everything again."""
+    """The revision that a watch asked for was compacted. Or (`was_set_back`) it does not exist yet, because the store
+    was restored or created again. Read everything again."""
 
     def __init__(self, revision: int, *, was_set_back: bool = False) -> None:
         where = "was set back to" if was_set_back else "begins at"
@@ -37,7 +37,7 @@ class Compacted(StoreError):
 
 
 class LeaseNotFound(StoreError):
-    """The lease has expired or was revoked, and its keys are gone with it."""
+    """The lease has expired or was revoked, and its keys with it."""
 
 
 class KeyValue(msgspec.Struct, frozen=True):
@@ -58,8 +58,8 @@ class RangeResult(msgspec.Struct, frozen=True):
 
 
 class PrefixDigest(msgspec.Struct, frozen=True):
-    """What there is below a prefix, at one revision, without its keys: how many, and the revision at which one of them
-    was last written (0: there are none)."""
+    """The number of keys below a prefix, and the revision at which one of them was last written (0: there are none), at
+    one revision."""
 
     count: int
     written_at: int
@@ -99,7 +99,7 @@ class CreatedAt(msgspec.Struct, frozen=True):
 
 
 class HasValue(msgspec.Struct, frozen=True):
-    """The key exists with this very value."""
+    """The key exists with this value."""
 
     key: str
     value: bytes
@@ -112,7 +112,7 @@ Comparison = Unchanged | CreatedAt | HasValue
 
 
 class Put(msgspec.Struct, frozen=True):
-    """Write the key, on this lease (0: on none, which also takes it off the one it was on)."""
+    """Write the key, attached to this lease (0: to none; it is detached from a former one)."""
 
     key: str
     value: bytes
@@ -120,7 +120,7 @@ class Put(msgspec.Struct, frozen=True):
 
 
 class Delete(msgspec.Struct, frozen=True):
-    """Remove the key; to remove one that is not there is no error."""
+    """Delete the key. No error if it does not exist."""
 
     key: str
 
@@ -129,17 +129,17 @@ Operation = Put | Delete
 
 
 class KeepAlive(msgspec.Struct, frozen=True):
-    """The answer to a lease's heartbeat: its whole time to live, and the store's revision just now."""
+    """The answer to a heartbeat: the lease's full time to live, and the store's current revision."""
 
     ttl_s: float
     revision: int
 
 
 class Store(Protocol):
-    """A store. Every method raises Unavailable; what else it raises is said with it. Safe to call concurrently."""
+    """A store. Every method may raise Unavailable; other errors are named with it. Safe to call concurrently."""
 
     async def cluster_id(self) -> str:
-        """What tells this store from another, also from one of the same name set up anew. Never empty."""
+        """A name that identifies this store, and changes if it is created again. Never empty."""
 
     async def get(self, key: str) -> KeyValue | None:
         """The key as it is now (linearizable)."""
@@ -152,8 +152,8 @@ class Store(Protocol):
         that come after the key `after`, or only the first `limit` of them (0: all)."""
 
     async def digest(self, prefix: str) -> PrefixDigest:
-        """How much there is below the prefix, and whether any of it is new (linearizable); its answer is always small.
-        Whoever mirrors the prefix and agrees in both has missed nothing."""
+        """The number of keys below the prefix, and the last write to them (linearizable). A mirror of the prefix that
+        agrees in both is complete."""
 
     async def transact(self, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> int:
         """Do all operations if all comparisons hold; the revision after it. Raises Conflict, LeaseNotFound (a Put on
@@ -165,7 +165,8 @@ class Store(Protocol):
         when it is closed (aclose)."""
 
     async def grant(self, ttl_s: float) -> int:
-        """A new lease that lives so long without a beat; its id, never 0. Stores round up to whole seconds."""
+        """A new lease that expires after so long without a heartbeat. Returns its id, never 0. Stores round up to whole
+        seconds."""
 
     async def keep_alive(self, lease: int) -> KeepAlive:
         """One heartbeat. Raises LeaseNotFound."""
@@ -174,14 +175,13 @@ class Store(Protocol):
         """Seconds that the lease has left, or None if there is no such lease."""
 
     async def revoke(self, lease: int) -> None:
-        """End the lease and delete its keys; to end one that is gone is no error."""
+        """End the lease and delete its keys. No error if the lease is gone."""
 
     async def compact(self, revision: int) -> None:
-        """Forget history before this revision; to compact what is compacted is no error, but a revision still to come
-        is (ValueError)."""
+        """Drop the history before this revision. Repeating it is no error. Raises ValueError for a future revision."""
 
     async def revision(self) -> int:
-        """The store's revision just now (linearizable)."""
+        """The store's current revision (linearizable)."""
 
     async def close(self) -> None:
-        """Let go of connections and files. Watches end."""
+        """Close connections and files. Watches end."""

@@ -1,4 +1,4 @@
-"""The embedded store's tables in one SQLite file: keys with revisions, leases, and what names the store.
+"""The embedded store's tables in one SQLite file: keys with revisions, leases, and the id of the store.
 
 Every method blocks, and none may run beside another: embedded.py sees to both. Time, history and watches are not here.
 """
@@ -49,7 +49,7 @@ _NO_LIMIT = -1  # as SQLite has it
 
 
 class Written(msgspec.Struct, frozen=True):
-    """What one write did: its events (none: nothing changed), and the store's revision after it."""
+    """The result of one write: its events (none: nothing changed), and the store's revision after it."""
 
     events: tuple[Event, ...]
     revision: int
@@ -101,11 +101,11 @@ class Database:
         return int(self._one("SELECT revision FROM store"))
 
     def leases(self) -> dict[int, float]:
-        """Lease → its whole time to live in seconds, in the order of granting."""
+        """Lease → its full time to live in seconds, in the order in which they were granted."""
         return dict(self._read("SELECT id, ttl_s FROM leases ORDER BY id"))
 
     def get_many(self, keys: Sequence[str]) -> RangeResult:
-        """Those of the keys that exist, in the order asked."""
+        """The existing ones of these keys, in this order."""
         found = (self._find(key) for key in keys)
         return RangeResult(tuple(item for item in found if item), self.revision())
 
@@ -125,7 +125,7 @@ class Database:
         return PrefixDigest(count, written_at, self.revision())
 
     def transact(self, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> Written:
-        """All operations, if all comparisons hold. Raises Conflict, LeaseNotFound."""
+        """Execute all operations if all comparisons hold. Raises Conflict, LeaseNotFound."""
         with self._writing():
             for comparison in comparisons:
                 self._compare(comparison)
@@ -136,7 +136,7 @@ class Database:
             return self._written(revision, [event for event in events if event])
 
     def grant(self, ttl_s: float) -> int:
-        """A new lease; ids are never used twice."""
+        """A new lease. Ids are never reused."""
         with self._writing():
             self._write("UPDATE store SET last_lease = last_lease + 1")
             lease = int(self._one("SELECT last_lease FROM store"))
@@ -144,7 +144,7 @@ class Database:
             return lease
 
     def revoke(self, lease: int) -> Written:
-        """End the lease and delete its keys, all at one revision; a lease that is gone changes nothing."""
+        """End the lease and delete its keys, all at one revision. Does nothing if the lease is gone."""
         with self._writing():
             revision = self.revision() + 1
             keys = self._read("SELECT key FROM keys WHERE lease = ? AND lease != 0 ORDER BY key", (lease,))
@@ -178,7 +178,7 @@ class Database:
             raise LeaseNotFound(f"lease {lease} of {operation.key} has expired or was revoked")
 
     def _apply(self, operation: Operation, revision: int) -> Event | None:
-        """Carry out one operation; what it changed."""
+        """Execute one operation. Returns what it changed."""
         before = self._find(operation.key)
         if isinstance(operation, Put):
             created = before.create_revision if before else revision
@@ -192,7 +192,7 @@ class Database:
         return Event(operation.key, None, revision)
 
     def _written(self, revision: int, events: Sequence[Event]) -> Written:
-        """A write without an event takes no revision."""
+        """A write without events does not take a revision."""
         if not events:
             return Written((), revision - 1)
         self._write("UPDATE store SET revision = ?", (revision,))
@@ -200,7 +200,7 @@ class Database:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """All that is written within is kept, on the disk, or nothing is."""
+        """All writes within it are committed to disk, or none is."""
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             yield
@@ -208,7 +208,7 @@ class Database:
         except sqlite3.Error as error:
             raise self._unavailable(error) from error
         finally:
-            if self._connection.in_transaction:  # it did not come to the commit, or the commit failed
+            if self._connection.in_transaction:  # an error before the commit, or the commit failed
                 self._connection.execute("ROLLBACK")
 
     def _write(self, statement: str, values: Sequence[object] = ()) -> None:
