@@ -247,6 +247,7 @@ def test_the_originals_series_are_there_under_their_names_types_and_labels() -> 
         await node.add("web.service")
         node.store.is_deaf = False
         await node.add("far.service", "[X-Fleet]\nMachineID=elsewhere\n")
+        await asyncio.sleep(5)  # the leader retries
         await node.registry.units()
         await node.registry.unit_and_decision("web.service")
         with pytest.raises(Conflict):
