@@ -45,11 +45,11 @@ class AnswerTooLarge(EndpointFailed):
 
 
 class _TimedOut(EndpointFailed):
-    """The endpoint was silent for too long."""
+    """The endpoint did not answer in time."""
 
 
 class _Sending:
-    """Whether a request began to leave this machine: from then on nobody knows whether it was carried out."""
+    """`begun` is true once a request may have been sent: if it fails then, it may or may not have been executed."""
 
     begun = False
 
@@ -171,9 +171,9 @@ class Gateway:
         repeat: bool,
         most_bytes: int = ANSWER_BYTES,
     ) -> T:
-        """One request. `repeat`: it does no harm to carry it out twice; one that does goes to another endpoint only
-        where it never left for the first. Raises Refused, Unavailable, and AnswerTooLarge where more than usual is
-        taken, and even that is too little."""
+        """Send one request. With `repeat` it is safe to execute it twice; else another endpoint is tried only if the
+        request was never sent to the first. Raises Refused, Unavailable, and AnswerTooLarge for an answer of more than
+        `most_bytes`, if that is more than usual."""
         body = msgspec.json.encode(request)
         timeout_s = self._timeout_s if repeat else PATIENCE_WITH_WRITES * self._timeout_s
         failures = []

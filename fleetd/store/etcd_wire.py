@@ -238,7 +238,7 @@ def asks_for_token(message: str) -> bool:
 
 
 def parse(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
-    """An answer. Raises EndpointFailed where it is none of etcd's."""
+    """Decode an answer. Raises EndpointFailed if it is not from etcd."""
     try:
         return decoder.decode(body)
     except UNREADABLE as error:
@@ -246,7 +246,7 @@ def parse(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
 
 
 def parse_line(decoder: msgspec.json.Decoder[Streamed[T]], line: bytes) -> T:
-    """One line of a stream. Raises EndpointFailed where it is the stream's last words."""
+    """Decode one line of a stream. Raises EndpointFailed if it is the error that ends the stream."""
     streamed = parse(decoder, line)
     if streamed.result is None:
         raise EndpointFailed(streamed.error.message if streamed.error else "a line of the stream says nothing")

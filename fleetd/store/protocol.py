@@ -67,7 +67,7 @@ class PrefixDigest(msgspec.Struct, frozen=True):
 
 
 class Event(msgspec.Struct, frozen=True):
-    """One change: the key as it is since `revision`, or None where it was deleted (or its lease ended)."""
+    """One change: the key as of `revision`, or None if it was deleted or its lease ended."""
 
     key: str
     item: KeyValue | None
