@@ -24,9 +24,9 @@ from fleetctl.log import LOG
 from fleetctl.suggestion import suggest_unit
 from fleetd.api import schema
 from fleetd.model.admission import refuse_unit
-from fleetd.model.advice import advise
 from fleetd.model.constraints import parse_requirements
 from fleetd.model.unit import TargetState
+from fleetd.model.unit_warnings import advise
 from fleetd.model.unitfile import Option, UnitFile
 
 Fetch = Callable[[str], UnitFile | None]  # name → content of a template in the cluster

@@ -1,4 +1,4 @@
-"""The agent brings one machine to its desired state: it observes, plans (reconciler/plan.py), executes and reports."""
+"""The agent brings one machine to its desired state: observe, plan (in reconciler/), execute, report."""
 
 from fleetd.agent.agent import Agent
 

@@ -12,21 +12,21 @@ from enum import Enum, auto
 from typing import Any
 
 from fleetd import metrics
-from fleetd.agent.backoff import UnitBackoff
 from fleetd.agent.desired_state import DesiredSnapshot, DesiredState
 from fleetd.agent.diagnostics import NO_REASON, Diagnostics
 from fleetd.agent.executor import Executor
 from fleetd.agent.ledger import Ledger, StoreSeen
 from fleetd.agent.observer import Observer
 from fleetd.agent.publisher import Registration, StatePublisher
+from fleetd.agent.unit_retries import UnitBackoff
 from fleetd.aio import Backoff, Pace
 from fleetd.membership.store_epoch import StoreChange, StoreEpoch
 from fleetd.model.placement import Placement
 from fleetd.model.unit import UnitState
 from fleetd.reconciler.actions import Write
 from fleetd.reconciler.adoption import is_orphan_still, plan_adoption
+from fleetd.reconciler.machine_plan import plan_machine
 from fleetd.reconciler.observed import NEVER_RAN, SKIPPED, Desired, Observed, is_settled
-from fleetd.reconciler.plan import plan_machine
 from fleetd.reconciler.status import find_result, report
 from fleetd.registry.registry import Registry
 from fleetd.store.protocol import Operation

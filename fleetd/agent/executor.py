@@ -13,9 +13,9 @@ from typing import TypeVar
 import msgspec
 
 from fleetd import metrics
-from fleetd.agent.backoff import UnitBackoff
 from fleetd.agent.ledger import Ledger
 from fleetd.agent.links import Links
+from fleetd.agent.unit_retries import UnitBackoff
 from fleetd.model.unitfile import hash_unit_file
 from fleetd.reconciler.actions import Action, Record, Reload, Remove, Restart, Start, Stop, Write
 from fleetd.reconciler.observed import StopProgress

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from fleetd.agent.backoff import UnitBackoff
 from fleetd.agent.desired_state import DesiredState
 from fleetd.agent.executor import Executor
 from fleetd.agent.ledger import Ledger
+from fleetd.agent.unit_retries import UnitBackoff
 from fleetd.model.admission import own_unit, refuse_names
 from fleetd.model.unit import TargetState
 from fleetd.model.unitfile import UnitFileError, parse_unit_file

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from fleetd.aio import Backoff
-from fleetd.leader.failover import HeartbeatSource
 from fleetd.leader.term import Offload, Term, TermSettings
+from fleetd.leader.timers import HeartbeatSource
 from fleetd.membership.store_epoch import StoreEpoch
 from fleetd.registry.records import LEADER, Leader, encode
 from fleetd.registry.registry import Registry

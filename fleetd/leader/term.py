@@ -13,8 +13,8 @@ import msgspec
 
 from fleetd import metrics
 from fleetd.aio import Pace, first_of
-from fleetd.leader.failover import FailoverController, HeartbeatSource
 from fleetd.leader.mirror import Mirror, StoreSetBack
+from fleetd.leader.timers import FailoverController, HeartbeatSource
 from fleetd.leader.writer import PlanWriter
 from fleetd.model.ordered import Names
 from fleetd.model.quota import Usage

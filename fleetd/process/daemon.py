@@ -33,7 +33,7 @@ from fleetd.store.etcd import EtcdStore
 from fleetd.store.etcd_tls import EtcdTls
 from fleetd.store.instrumented import InstrumentedStore
 from fleetd.store.protocol import Store, StoreError
-from fleetd.systemd.dbus import SystemdOverDBus
+from fleetd.systemd.dbus_manager import SystemdOverDBus
 from fleetd.systemd.protocol import ManagerUnavailable
 
 log = logging.getLogger(__name__)

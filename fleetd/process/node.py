@@ -31,8 +31,8 @@ from fleetd.model.reason import render_rejection
 from fleetd.reconciler.shutdown import ShutdownMode, plan_shutdown
 from fleetd.registry.records import SETTINGS, MalformedRecord
 from fleetd.registry.registry import Registry
+from fleetd.scheduler.eviction_forecast import predict_evictions
 from fleetd.scheduler.failover import FailoverPolicy
-from fleetd.scheduler.forecast import predict_evictions
 from fleetd.store.protocol import Store, StoreError
 from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleetd.api.operations import MAX_OPERATIONS
+from fleetd.api.unit_operations import MAX_OPERATIONS
 from fleetd.model.unit import TargetState
 from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from fleetd.api.operations import MAX_OPERATIONS
+from fleetd.api.unit_operations import MAX_OPERATIONS
 from fleetd.model.placement import Decision
 from fleetd.model.unit import TargetState, UnitState
 from tests.api.conftest import Fleet

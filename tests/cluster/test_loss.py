@@ -51,7 +51,9 @@ def test_a_power_cut_shorter_than_the_time_to_live_moves_nothing_and_the_machine
     machine.reboot()
     patient.cluster.wait_ready()
     patient.wait_until_placed(*units)
-    assert "checking whether another machine with its id is alive" in machine.journal("fleet.service")  # what it was before is not taken for a clone
+    assert "checking whether another machine with its id is alive" in machine.journal(
+        "fleet.service"
+    )  # what it was before is not taken for a clone
     assert patient.placed() == before
     began = {(each.name, unit): len(diary(each, "began", unit)) for each in patient.cluster.machines for unit in units}
     assert sorted(times for times in began.values() if times) == [1, 1, 2]

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from typing import Protocol
 
-from fleetd.systemd.dbus import SystemdOverDBus
+from fleetd.systemd.dbus_manager import SystemdOverDBus
 from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager, UnitStatus
 from fleetd.testing.simulated_systemd import SimulatedSystemd
 

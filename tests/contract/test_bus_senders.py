@@ -1,4 +1,4 @@
-"""Whose signals count (fleetd/systemd/bus.py), on a bus of our own where everybody may send everything to everybody.
+"""Whose signals count (dbus_connection.py), on a bus of our own where everybody may send everything to everybody.
 
 A real dbus-daemon, a connection that has systemd's name, and others that send by dbus-send, as another user where this
 runs as root. On both D-Bus libraries.
@@ -18,7 +18,7 @@ import pytest
 from dbus_next import Message, MessageType, RequestNameReply
 from dbus_next.aio import MessageBus
 
-from fleetd.systemd.bus import (
+from fleetd.systemd.dbus_connection import (
     BUS,
     BUS_PATH,
     LIBRARIES,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from contrib.testbed import Cluster, Machine
-from fleetd.systemd.bus import LIBRARIES
+from fleetd.systemd.dbus_connection import LIBRARIES
 from tests.contract.systemd_harness import LIBRARY_VARIABLE
 
 CHECKOUT = Path(__file__).resolve().parents[2]

@@ -1,7 +1,7 @@
 """When the faults are over: within a bounded time every unit that can run runs once, every one that cannot says why,
 nothing is left of what was destroyed, and the store sees no further write.
 
-checkers.py judges what must hold while the faults last.
+invariants.py judges what must hold while the faults last.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """The operators of a simulated cluster: they request operations on units through the API, and record the answers.
 
-What was acknowledged must be in the store; what was not may be. checkers.py compares the two.
+What was acknowledged must be in the store; what was not may be. invariants.py compares the two.
 """
 
 import asyncio

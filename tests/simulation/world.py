@@ -21,7 +21,7 @@ from fleetd.model.placement import Placement
 from fleetd.registry.records import PLACEMENTS
 from fleetd.registry.registry import Registry
 from fleetd.store.protocol import Comparison, Event, Operation
-from tests.simulation.checkers import CHECKERS
+from tests.simulation.invariants import CHECKERS
 from tests.simulation.machine import SimulatedMachine, Surrounds
 from tests.simulation.operators import Operators
 from tests.simulation.server import StoreServer

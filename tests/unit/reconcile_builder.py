@@ -8,8 +8,8 @@ from fleetd.model.placement import Placement
 from fleetd.model.unit import TargetState
 from fleetd.model.unitfile import hash_unit_file
 from fleetd.reconciler.actions import Action, LedgerEntry
+from fleetd.reconciler.machine_plan import plan_machine
 from fleetd.reconciler.observed import Desired, Observed
-from fleetd.reconciler.plan import plan_machine
 
 INACTIVE, LOADED, LAUNCHED = TargetState.INACTIVE, TargetState.LOADED, TargetState.LAUNCHED
 NAME = "web.service"

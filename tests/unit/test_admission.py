@@ -3,7 +3,7 @@
 import pytest
 
 from fleetd.model.admission import refuse_content, refuse_name, refuse_names, refuse_unit
-from fleetd.model.advice import advise
+from fleetd.model.unit_warnings import advise
 from fleetd.model.unitfile import Option, parse_unit_file
 
 SYSTEM = {"ssh.service": "/lib/systemd/system/ssh.service", "tmp.mount": "the mount of /tmp"}

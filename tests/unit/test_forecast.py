@@ -4,7 +4,7 @@ from fleetd.model.machine import Machine
 from fleetd.model.placement import Placement
 from fleetd.model.reason import render_rejection
 from fleetd.model.unit import TargetState
-from fleetd.scheduler.forecast import predict_evictions
+from fleetd.scheduler.eviction_forecast import predict_evictions
 
 MACHINE = Machine("m" * 32)
 

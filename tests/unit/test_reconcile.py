@@ -7,8 +7,8 @@ from fleetd.model.placement import Placement
 from fleetd.model.unit import UnitState
 from fleetd.reconciler.actions import LedgerEntry, Record, Start, Stop, Write
 from fleetd.reconciler.adoption import is_orphan_still, plan_adoption
+from fleetd.reconciler.machine_plan import REPLACED, plan_machine
 from fleetd.reconciler.observed import Desired, LastRun, Observed, is_settled, needs_last_run
-from fleetd.reconciler.plan import REPLACED, plan_machine
 from fleetd.reconciler.status import report
 from tests.unit.reconcile_builder import (
     INACTIVE,

@@ -7,8 +7,8 @@ from fleetd.model.placement import Placement
 from fleetd.model.unit import TargetState
 from fleetd.model.unitfile import hash_unit_file
 from fleetd.reconciler.actions import LedgerEntry, Record, Reload, Restart, Restarting, Start, Stop, Write
+from fleetd.reconciler.machine_plan import REPLACED, RESTART_NOT_ISSUED, UNREAD
 from fleetd.reconciler.observed import LastRun, Observed, needs_last_run, needs_text
-from fleetd.reconciler.plan import REPLACED, RESTART_NOT_ISSUED, UNREAD
 from fleetd.reconciler.status import find_result, report
 from tests.unit.reconcile_builder import LAUNCHED, LOADED, NAME, NEW, NEW_HASH, OLD, OLD_HASH, entry, here, kinds, plan
 

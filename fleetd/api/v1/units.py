@@ -5,9 +5,9 @@ from functools import lru_cache
 
 from fleetd.api import schema
 from fleetd.api.http import ApiError, Request, Response, render_json
-from fleetd.api.operations import NOT_FOUND, UnitBody, UnitOperation, make_operation, parse_put, plan_change
 from fleetd.api.pagination import parse_page, read_page
 from fleetd.api.quota import Quota
+from fleetd.api.unit_operations import NOT_FOUND, UnitBody, UnitOperation, make_operation, parse_put, plan_change
 from fleetd.api.write_batching import WriteBatcher
 from fleetd.model.names import InvalidName, validate_name
 from fleetd.model.placement import Decision

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, contextmanager
 
 from fleetd.api import schema
 from fleetd.api.http import ApiError, Request, Response, render_json, to_api_error
-from fleetd.api.operations import (
+from fleetd.api.unit_operations import (
     Change,
     UnitBody,
     UnitOperation,

@@ -13,7 +13,7 @@ from msgspec import structs
 
 from fleetd.model.admission import name_taken
 from fleetd.model.names import is_loadable, is_template
-from fleetd.systemd.bus import MANAGER_PATH, MAX_CALLS_IN_FLIGHT, SYSTEMD, Refused, SystemBus, object_path
+from fleetd.systemd.dbus_connection import MANAGER_PATH, MAX_CALLS_IN_FLIGHT, SYSTEMD, Refused, SystemBus, object_path
 from fleetd.systemd.failure import Ending, render_failure
 from fleetd.systemd.files import INVALID_NAME, UnitFiles, units_of_link
 from fleetd.systemd.journal import last_lines
