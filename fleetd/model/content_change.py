@@ -1,8 +1,8 @@
 """impact: what a changed unit file asks of a unit that runs: nothing, that systemd reads it, or a restart.
 
 Pure. Tried on a real systemd, option by option (tests/cluster/test_content_change.py): after a daemon-reload, with its
-process kept, `systemctl show` says of a unit with another value of an option of class RELOAD what it says after a fresh start.
-What is not known to be so is a restart.
+process kept, `systemctl show` says of a unit with another value of an option of class RELOAD what it says after a
+fresh start. What is not known to be so is a restart.
 """
 
 from collections import Counter

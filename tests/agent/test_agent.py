@@ -13,6 +13,7 @@ from tests.agent.machine import DAEMON, MACHINE, ONESHOT, OTHER, MachineUnderTes
 SLOW_STOP = "[Service]\nExecStart=/bin/daemon\nExecStop=/bin/sleep 0.1\n"
 
 
+@pytest.mark.covers("2.1.3", "6.1.1", "6.1.2", "6.1.6", "6.2.2", "6.3.1", "6.3.3")
 async def test_a_launched_unit_is_written_started_and_reported(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place("web.service", 7)
@@ -22,6 +23,7 @@ async def test_a_launched_unit_is_written_started_and_reported(machine: MachineU
     assert await machine.agent.running_units() == ("web.service",)
 
 
+@pytest.mark.covers("4.5.4", "6.3.2", "9.5", "P.9")
 async def test_states_stand_on_the_machines_lease(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place("web.service", 7)
@@ -31,6 +33,7 @@ async def test_states_stand_on_the_machines_lease(machine: MachineUnderTest) -> 
     assert item.lease == machine.membership.lease != 0
 
 
+@pytest.mark.covers("2.1.2", "6.1.5")
 async def test_a_loaded_unit_is_written_and_not_started(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place("web.service", 7, "loaded")
@@ -39,6 +42,7 @@ async def test_a_loaded_unit_is_written_and_not_started(machine: MachineUnderTes
     assert machine.asked_to_act() == [("write", ("web.service",))]
 
 
+@pytest.mark.covers("6.1.9", "6.2.3")
 async def test_stopping_leaves_the_file_and_what_starts_the_unit_later_is_left_alone(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place("web.service", 7)
@@ -53,6 +57,7 @@ async def test_stopping_leaves_the_file_and_what_starts_the_unit_later_is_left_a
     assert "web.service" in machine.systemd.read_files()
 
 
+@pytest.mark.covers("10.2.5")
 async def test_a_repeated_start_starts_a_unit_at_rest_and_not_a_running_one(
     machine: MachineUnderTest,
 ) -> None:
@@ -69,6 +74,7 @@ async def test_a_repeated_start_starts_a_unit_at_rest_and_not_a_running_one(
     assert machine.systemd.pid("runs.service") == pid
 
 
+@pytest.mark.covers("2.10.5", "6.1.7", "6.3.4")
 async def test_replacing_writes_then_restarts(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place("web.service", 7)
@@ -80,6 +86,7 @@ async def test_replacing_writes_then_restarts(machine: MachineUnderTest) -> None
     assert state.hash == hash_unit_file(OTHER)
 
 
+@pytest.mark.covers("2.10.7", "4.5.4", "6.1.4", "6.2.4", "6.3.5", "10.7.11", "P.8")
 async def test_a_destroyed_units_file_goes_after_its_stop_and_is_then_reported(
     machine: MachineUnderTest,
 ) -> None:
@@ -142,6 +149,7 @@ TRIGGERS = {  # of a unit that is there
 }
 
 
+@pytest.mark.covers("10.4.11")
 @pytest.mark.parametrize("suffix", ["target", "slice", "swap", "mount", "path", "socket", "timer"])
 async def test_a_unit_of_any_type_is_taken_up_again_and_leaves_nothing_when_it_goes(
     machine: MachineUnderTest, suffix: str
@@ -165,6 +173,7 @@ async def test_a_finished_oneshot_is_reported_as_completed(machine: MachineUnder
     assert (states["job.service"].active, states["job.service"].generation) == ("inactive", 7)
 
 
+@pytest.mark.covers("6.1.12")
 async def test_a_failed_unit_reports_why_and_is_not_started_again(machine: MachineUnderTest) -> None:
     machine.systemd.behave("web.service", Behaviour(fails="exit-code"))
     await machine.start()
@@ -192,6 +201,7 @@ async def test_each_failure_is_explained_by_itself(machine: MachineUnderTest) ->
     assert states["web.service"].generation == 8
 
 
+@pytest.mark.covers("P.7")
 async def test_units_that_require_each_other_are_written_before_either_starts(
     machine: MachineUnderTest,
 ) -> None:
@@ -203,6 +213,7 @@ async def test_units_that_require_each_other_are_written_before_either_starts(
     assert machine.asked_to_act()[0] == ("write", ("a.service", "b.service"))
 
 
+@pytest.mark.covers("6.2.5", "P.3")
 async def test_many_units_at_once_take_one_write_at_most_one_reload_and_few_looks(machine: MachineUnderTest) -> None:
     names = [f"unit-{number:03}.service" for number in range(128)]
     await machine.start()
@@ -216,6 +227,7 @@ async def test_many_units_at_once_take_one_write_at_most_one_reload_and_few_look
     assert len(machine.asked("observe")) <= 4
 
 
+@pytest.mark.covers("6.1.1", "6.1.11", "6.3.2", "9.1", "9.3", "P.3", "R.8")
 async def test_at_rest_nothing_is_asked_of_systemd_or_the_store(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place("web.service", 7)
@@ -230,6 +242,7 @@ async def test_at_rest_nothing_is_asked_of_systemd_or_the_store(machine: Machine
     assert await machine.store.revision() == revision
 
 
+@pytest.mark.covers("6.3.5", "R.7")
 @pytest.mark.parametrize("name", ["ssh.service", "fleet.service", "systemd-own.service", "dbus.service", "no-suffix"])
 async def test_what_is_not_ours_is_refused_with_a_reason_and_never_touched(
     machine: MachineUnderTest, name: str
@@ -250,6 +263,7 @@ async def test_what_is_not_ours_is_refused_with_a_reason_and_never_touched(
     assert machine.systemd.pid("ssh.service") == pid != 0
 
 
+@pytest.mark.covers("5.6.3")
 async def test_the_agents_state_is_described_under_coreos_fleets_names(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place("loaded.service", 7, "loaded")

@@ -19,6 +19,7 @@ NEEDS_B = "[Unit]\nRequires=b.service\nAfter=b.service\n" + DAEMON
 # fleetd ends, and comes back.
 
 
+@pytest.mark.covers("2.10.8", "5.4.3", "5.6.4", "6.1.3", "6.1.10", "P.2")
 async def test_a_restart_of_fleetd_keeps_pids_and_publishes_nothing(
     machine: MachineUnderTest,
 ) -> None:
@@ -49,12 +50,14 @@ async def test_a_lease_that_is_kept_across_a_restart_is_not_written_again(machin
     assert await machine.store.revision() == revision
 
 
+@pytest.mark.covers("P.9")
 async def test_states_of_units_not_here_any_more_are_deleted_at_registration(machine: MachineUnderTest) -> None:
     await machine.put(UnitState("loaded", "active", "running"), MACHINE, "ghost.service")
     await machine.start()
     assert await machine.states() == {}
 
 
+@pytest.mark.covers("5.6.4")
 async def test_placements_that_changed_while_fleetd_was_away_are_carried_out(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place_all({"web.service": DAEMON, "api.service": DAEMON}, 7)
@@ -68,6 +71,7 @@ async def test_placements_that_changed_while_fleetd_was_away_are_carried_out(mac
     await machine.until(lambda states: "api.service" not in states)
 
 
+@pytest.mark.covers("6.1.10", "P.17")
 @pytest.mark.parametrize("was_asked", [False, True])
 async def test_a_recorded_start_is_made_once_even_if_fleetd_crashed_around_it(
     machine: MachineUnderTest, was_asked: bool
@@ -102,6 +106,7 @@ async def test_a_reboot_starts_what_is_placed(machine: MachineUnderTest) -> None
 # One unit's trouble is its own.
 
 
+@pytest.mark.covers("10.7.10", "R.5")
 async def test_a_refused_start_is_reported_and_made_again_later(machine: MachineUnderTest) -> None:
     machine.systemd.behave("web.service", Behaviour(refusal="Refusing to start: it is masked."))
     await machine.start()
@@ -142,6 +147,7 @@ async def test_a_bad_unit_without_an_explanation_reports_systemds_refusal(machin
     assert states["bad.service"].error == "start bad.service: Unit bad.service has a bad unit file setting."
 
 
+@pytest.mark.covers("6.2.1")
 async def test_retries_back_off(machine: MachineUnderTest) -> None:
     machine.systemd.behave("web.service", Behaviour(refusal="Refused."))
     await machine.start()
@@ -163,6 +169,7 @@ async def test_a_new_placement_does_not_wait_for_an_older_ones_retry(machine: Ma
     assert second - first < 0.5
 
 
+@pytest.mark.covers("P.7")
 async def test_a_unit_whose_need_failed_is_started_again_once_that_can_run(machine: MachineUnderTest) -> None:
     machine.systemd.behave("b.service", Behaviour(fails="exit-code"))
     await machine.start()
@@ -183,6 +190,7 @@ async def test_that_a_unit_never_ran_is_remembered_across_a_restart_of_fleetd(ma
     await machine.until_active("a.service", 7)
 
 
+@pytest.mark.covers("6.1.13", "10.7.8", "R.4")
 async def test_bad_units_hold_up_no_good_ones_and_report_what_is_wrong(machine: MachineUnderTest) -> None:
     bad = {
         "empty.service": "[Service]\nType=simple\n",
@@ -216,6 +224,7 @@ async def test_a_ledger_that_cannot_be_written_keeps_a_unit_from_being_started(m
 # The store is gone, or does not say what it should.
 
 
+@pytest.mark.covers("6.3.2")
 async def test_states_changed_while_the_store_is_down_are_published_later(
     machine: MachineUnderTest,
 ) -> None:
@@ -231,6 +240,7 @@ async def test_states_changed_while_the_store_is_down_are_published_later(
     await machine.until_active("web.service", 7)
 
 
+@pytest.mark.covers("2.10.9")
 async def test_starting_while_the_store_is_down_changes_nothing(
     machine: MachineUnderTest,
 ) -> None:
@@ -296,6 +306,7 @@ async def test_states_that_a_clone_deleted_are_written_again(machine: MachineUnd
     assert (await machine.states())["web.service"].active == "active"
 
 
+@pytest.mark.covers("5.5.2")
 async def test_a_lost_lease_is_reported_and_all_states_move_to_the_next(
     machine: MachineUnderTest,
 ) -> None:
@@ -313,6 +324,7 @@ async def test_a_lost_lease_is_reported_and_all_states_move_to_the_next(
     assert (states["web.service"].active, states["api.service"].active) == ("failed", "active")
 
 
+@pytest.mark.covers("6.1.1", "R.8")
 async def test_a_deaf_watch_is_noticed_by_the_beats(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.settle()

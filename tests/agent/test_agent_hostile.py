@@ -30,6 +30,7 @@ ORDERS = {
 }
 
 
+@pytest.mark.covers("R.4", "H.2")
 async def test_malformed_placements_hold_up_and_stop_no_unit(
     machine: MachineUnderTest, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -76,6 +77,7 @@ GARBAGE = st.binary(max_size=60) | st.sampled_from(
 )
 
 
+@pytest.mark.covers("H.3")
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(entry=GARBAGE, store=GARBAGE, orphans=GARBAGE, cut=st.integers(0, 200))
 def test_a_ledger_of_garbage_is_opened_and_what_is_whole_in_it_is_kept(
@@ -97,6 +99,7 @@ def test_a_ledger_of_garbage_is_opened_and_what_is_whole_in_it_is_kept(
     assert (again.store, again.orphans, again.get("torn.service")) == (StoreSeen("one", 5), ("a.service",), WEB)
 
 
+@pytest.mark.covers("H.3")
 async def test_a_machine_with_torn_files_keeps_its_units_and_takes_placements(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place_all({"web.service": DAEMON, "api.service": DAEMON}, 3)

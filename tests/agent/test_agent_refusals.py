@@ -7,6 +7,7 @@ from tests.agent.machine import MachineUnderTest
 PATH = "/etc/systemd/system/web.service"
 
 
+@pytest.mark.covers("R.5")
 @pytest.mark.parametrize(("path", "has"), [(PATH, PATH), ("", "web.service")])
 async def test_a_refusal_is_published_for_as_long_as_its_cause_is_there(
     machine: MachineUnderTest, path: str, has: str

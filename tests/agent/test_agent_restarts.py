@@ -29,6 +29,7 @@ async def start_pair(machine: MachineUnderTest) -> dict[str, int]:
     return dict(machine.systemd.processes())
 
 
+@pytest.mark.covers("P.7")
 async def test_a_unit_that_requires_a_restarted_one_runs_on_with_a_new_process(machine: MachineUnderTest) -> None:
     before = await start_pair(machine)
     await ask_for_restart(machine, "base.service", 9, of=7)

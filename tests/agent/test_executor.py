@@ -1,5 +1,7 @@
 """Steps that fail on one machine: each failure is its unit's own, is reported, is tried again, and holds up nobody."""
 
+import pytest
+
 from fleetd.model.unit import TargetState
 from fleetd.model.unitfile import hash_unit_file
 from fleetd.testing.simulated_systemd import Behaviour
@@ -8,6 +10,7 @@ from tests.agent.machine import DAEMON, ONESHOT, OTHER, MachineUnderTest
 ENABLED = DAEMON + "\n[Install]\nWantedBy=multi-user.target\n"
 
 
+@pytest.mark.covers("6.1.13", "R.4")
 async def test_a_file_that_fails_the_whole_batch_is_the_only_one_not_written(machine: MachineUnderTest) -> None:
     machine.systemd.bad_on_disk = ["bad.service"]
     await machine.start()
@@ -20,6 +23,7 @@ async def test_a_file_that_fails_the_whole_batch_is_the_only_one_not_written(mac
     assert (await machine.until_active("bad.service", 7)).error == ""
 
 
+@pytest.mark.covers("10.7.8")
 async def test_a_file_that_cannot_be_removed_is_reported_and_removed_later(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place_all(dict.fromkeys(("bad.service", "good.service"), DAEMON), 7)
@@ -73,6 +77,7 @@ async def test_a_requested_stop_is_made_once_even_if_a_socket_starts_the_unit(
     assert len(machine.asked("stop")) == 1
 
 
+@pytest.mark.covers("6.1.13")
 async def test_nothing_is_started_before_the_reload_it_needs(machine: MachineUnderTest) -> None:
     machine.systemd.refuses_reload = True
     await machine.start()
@@ -85,6 +90,7 @@ async def test_nothing_is_started_before_the_reload_it_needs(machine: MachineUnd
     assert [verb for verb, _ in machine.asked("reload", "start")] == ["reload", "start"]
 
 
+@pytest.mark.covers("6.2.5")
 async def test_systemd_is_asked_about_a_reload_once_for_each_change_of_files(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place("a.service", 7)

@@ -18,12 +18,14 @@ from fleetd.api.server import Server
 from fleetd.config.options import Address
 
 
+@pytest.mark.covers("5.1.2")
 @pytest.mark.parametrize("argument", ["-version", "--version", "version"])
 def test_the_version_is_printed(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([argument], {}) == 0
     assert capsys.readouterr().out == f"fleetd version {__version__}\n"
 
 
+@pytest.mark.covers("5.1.3")
 @pytest.mark.parametrize("argument", ["-h", "--help"])
 def test_help_goes_to_standard_error(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -34,6 +36,7 @@ def test_help_goes_to_standard_error(argument: str, capsys: pytest.CaptureFixtur
     assert output.err.startswith("usage: fleetd ")
 
 
+@pytest.mark.covers("5.1.4", "5.1.7")
 def test_an_unknown_option_is_usage_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--agent-ttl", "3s"], {})
@@ -41,6 +44,7 @@ def test_an_unknown_option_is_usage_and_status_2(capsys: pytest.CaptureFixture[s
     assert "usage: fleetd " in capsys.readouterr().err
 
 
+@pytest.mark.covers("5.1.5")
 @pytest.mark.parametrize("arguments", [["start"], ["version", "now"], ["leave", "it"]])
 def test_an_unknown_argument_is_usage_and_status_1(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments, {}) == 1
@@ -49,6 +53,7 @@ def test_an_unknown_argument_is_usage_and_status_1(arguments: list[str], capsys:
     assert "usage: fleetd " in error
 
 
+@pytest.mark.covers("5.1.1", "5.2.2", "5.4.1")
 @pytest.mark.parametrize("flag", ["-config", "--config"])
 def test_a_configuration_that_cannot_be_used_is_one_line_and_status_1(
     flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -64,6 +69,7 @@ def test_a_configuration_that_cannot_be_used_is_one_line_and_status_1(
     assert capsys.readouterr().err.startswith("fleetd: FLEET_TOKEN_LIMIT: token_limit: 'x' is not a whole number")
 
 
+@pytest.mark.covers("5.1.7")
 def test_flags_are_options_of_the_configuration() -> None:
     parse = build_parser().parse_args
     assert parse_overrides(parse([])) == {}
@@ -130,6 +136,7 @@ async def leave_at(fleet: Any, path: Path, departure: ShutdownMode) -> int:
         await server.stop()
 
 
+@pytest.mark.covers("5.1.5")
 async def test_leaving_says_what_it_waits_for_each_time_that_changes(
     fleet: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

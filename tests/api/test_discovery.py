@@ -26,6 +26,7 @@ async def document(fleet: Any) -> Any:
     return json.loads(response.body)
 
 
+@pytest.mark.covers("4.1.13", "4.7.1")
 async def test_the_document_names_the_api_and_leaves_the_endpoint_to_the_reader(document: Any) -> None:
     named = {key: value for key, value in document.items() if isinstance(value, str) and key != "description"}
     assert named == {
@@ -44,6 +45,7 @@ async def test_the_document_names_the_api_and_leaves_the_endpoint_to_the_reader(
     }
 
 
+@pytest.mark.covers("4.2.1", "4.2.2", "4.2.3", "4.2.4", "4.2.5", "4.2.6", "4.2.7", "4.2.8", "4.7.2")
 async def test_the_document_describes_every_entity(document: Any) -> None:
     schemas = document["schemas"]
     assert {name: sorted(schema.get("properties", {})) for name, schema in schemas.items()} == {
@@ -75,6 +77,7 @@ async def test_the_document_describes_every_entity(document: Any) -> None:
     assert metadata == {"type": "object", "additionalProperties": {"type": "string"}}
 
 
+@pytest.mark.covers("4.7.3", "4.7.4")
 async def test_the_document_describes_every_method(document: Any) -> None:
     def summary(method: Any) -> tuple[Any, ...]:
         places = {name: parameter["location"] for name, parameter in method["parameters"].items()}
@@ -143,6 +146,7 @@ async def test_a_generated_client_creates_shows_changes_and_destroys_units(clien
     assert refusal.value.resp.status == 404
 
 
+@pytest.mark.covers("4.3.1")
 async def test_a_generated_client_goes_through_all_pages(client: Any, fleet: Any) -> None:
     for number in range(5):
         await fleet.add_unit(f"u{number}.service")
@@ -166,6 +170,7 @@ async def test_a_generated_client_reads_states_by_unit_and_machine(client: Any, 
     assert [(state["name"], state["machineID"]) for state in found["states"]] == [("a.service", "m2")]
 
 
+@pytest.mark.covers("4.7.3", "4.7.4")
 async def test_a_generated_client_lists_machines_and_edits_their_metadata(client: Any, fleet: Any) -> None:
     await fleet.put(Machine("m1", metadata={"a": "1", "b": "2"}), "m1")
     edits = [

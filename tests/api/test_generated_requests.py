@@ -83,6 +83,7 @@ RIGHT, WRONG = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
 MODES = [(label, mode) for label in sorted(OPERATIONS) for mode in (RIGHT, WRONG)[: 1 if takes_only_text(label) else 2]]
 
 
+@pytest.mark.covers("H.5")
 @pytest.mark.parametrize(("label", "mode"), MODES)
 def test_generated_requests_are_answered_as_described(api: ServedProcess, label: str, mode: GenerationMode) -> None:
     @settings(max_examples=examples(15), phases=[Phase.generate], suppress_health_check=list(HealthCheck))

@@ -114,6 +114,7 @@ def many(process: ServedProcess, count: int, sent: bytes = b"") -> Iterator[list
 # Slow ones.
 
 
+@pytest.mark.covers("H.4")
 @pytest.mark.parametrize(
     "sent", [b"GET /he", b"GET /health HTTP/1.1\r\nHost: fl", PUT + b"Content-Length: 99\r\n\r\n{"]
 )
@@ -134,6 +135,7 @@ def test_who_says_nothing_at_all_is_cut_off_without_a_word(process: ServedProces
     assert read_to_end(client) == b""
 
 
+@pytest.mark.covers("H.4")
 def test_who_takes_no_answer_is_cut_off_and_holds_up_nobody(process: ServedProcess) -> None:
     with many(process, 60, LISTING):
         health(process.path)
@@ -149,6 +151,7 @@ def test_who_takes_no_answer_is_cut_off_and_holds_up_nobody(process: ServedProce
 # Those who vanish.
 
 
+@pytest.mark.covers("H.4")
 @pytest.mark.parametrize("sent", [b"GET", HEALTH, LISTING, PUT + b"Content-Length: 1000\r\n\r\n{"])
 def test_who_vanishes_in_the_middle_leaves_nothing_behind(process: ServedProcess, sent: bytes) -> None:
     for number in range(100):
@@ -164,6 +167,7 @@ def test_who_vanishes_in_the_middle_leaves_nothing_behind(process: ServedProcess
 # Crowds.
 
 
+@pytest.mark.covers("H.4")
 @pytest.mark.parametrize("sent", [b"", b"GET /health HT", HEALTH])
 def test_a_thousand_connections_at_once_hold_up_nobody(process: ServedProcess, sent: bytes) -> None:
     before_mib = process.memory_mib
@@ -173,6 +177,7 @@ def test_a_thousand_connections_at_once_hold_up_nobody(process: ServedProcess, s
         assert process.memory_mib < before_mib + MEMORY_MIB
 
 
+@pytest.mark.covers("H.4")
 def test_bodies_of_many_are_not_all_held_at_once(process: ServedProcess) -> None:
     before_mib = process.memory_mib
     size = 1_900_000
@@ -191,6 +196,7 @@ def test_bodies_of_many_are_not_all_held_at_once(process: ServedProcess) -> None
     health(process.path)
 
 
+@pytest.mark.covers("H.4")
 def test_of_more_clients_than_fit_those_make_way_who_keep_it_waiting_longest(tmp_path: Path) -> None:
     with served_process(tmp_path, max_connections=20) as process:
         descriptors = process.descriptors
@@ -201,6 +207,7 @@ def test_of_more_clients_than_fit_those_make_way_who_keep_it_waiting_longest(tmp
         assert process.log.count("20 clients are connected to the API, which is its limit") == 1
 
 
+@pytest.mark.covers("H.4")
 def test_clients_never_take_all_descriptors_that_there_are(tmp_path: Path) -> None:
     with served_process(tmp_path, max_connections=0, max_descriptors=200) as process:
         descriptors = process.descriptors

@@ -40,6 +40,7 @@ async def listed(fleet: Any, request: str) -> Any:
 # States
 
 
+@pytest.mark.covers("4.1.10", "4.1.11", "4.2.4", "4.2.5", "4.5.2")
 async def test_a_state_is_shown_to_the_byte(fleet: Any) -> None:
     await fleet.put(RUNNING, "m1", "web.service")
     shown = (
@@ -50,6 +51,7 @@ async def test_a_state_is_shown_to_the_byte(fleet: Any) -> None:
     assert (await fleet.ask(f"GET {STATE}")).body == b'{"states":[' + shown + b"]}"
 
 
+@pytest.mark.covers("3.9.19", "4.5.1")
 async def test_states_are_listed_by_unit_then_machine_and_filtered(fleet: Any) -> None:
     for machine, unit in (("m2", "a.service"), ("m1", "b.service"), ("m1", "a.service")):
         await fleet.put(RUNNING, machine, unit)
@@ -67,6 +69,7 @@ async def test_states_are_listed_by_unit_then_machine_and_filtered(fleet: Any) -
     assert await pairs("?unitName=a") == []
 
 
+@pytest.mark.covers("4.4.16", "4.5.4", "P.9")
 async def test_a_unit_that_is_gone_from_its_machine_has_no_state_and_one_that_still_runs_has(fleet: Any) -> None:
     await fleet.put(UnitState("not-found", "inactive", "dead", generation=3), "m1", "gone.service")
     await fleet.put(UnitState("loaded", "deactivating", "stop-sigterm"), "m1", "going.service")
@@ -75,6 +78,7 @@ async def test_a_unit_that_is_gone_from_its_machine_has_no_state_and_one_that_st
     assert await fleet.refused(f"GET {STATE}/gone.service") == (404, "unit state does not exist")
 
 
+@pytest.mark.covers("4.5.2")
 async def test_the_state_of_a_unit_on_several_machines_is_that_of_its_own_machine(fleet: Any) -> None:
     await fleet.put(RUNNING, "m1", "web.service")
     await fleet.put(RUNNING, "m2", "web.service")
@@ -83,6 +87,7 @@ async def test_the_state_of_a_unit_on_several_machines_is_that_of_its_own_machin
     assert (await listed(fleet, f"GET {STATE}/web.service"))["machineID"] == "m2"
 
 
+@pytest.mark.covers("4.5.3", "10.6.1")
 async def test_an_unknown_units_state_is_not_found(fleet: Any) -> None:
     assert await fleet.refused(f"GET {STATE}/absent.service") == (404, "unit state does not exist")
 
@@ -90,6 +95,7 @@ async def test_an_unknown_units_state_is_not_found(fleet: Any) -> None:
 # Machines
 
 
+@pytest.mark.covers("2.4.3", "4.1.3", "4.1.12", "4.2.6", "4.2.7", "4.6.1", "4.6.9", "5.4.9")
 async def test_machines_are_listed_by_id_with_the_metadata_that_counts(fleet: Any) -> None:
     await fleet.put(Machine("m2"), "m2")
     await fleet.put(Machine("m1", address="10.0.0.1", metadata={"b": "1", "a": "1", "c": "1"}), "m1")
@@ -102,6 +108,7 @@ async def test_machines_are_listed_by_id_with_the_metadata_that_counts(fleet: An
     )
 
 
+@pytest.mark.covers("4.1.12", "4.6.2", "4.6.5", "4.6.6", "4.6.8", "4.6.9", "4.6.10", "10.6.8", "10.6.13")
 async def test_metadata_is_changed_in_order_and_survives_without_the_machine(fleet: Any) -> None:
     edits = [
         {"op": "add", "path": "/m1/metadata/a", "value": {"value": "1"}},
@@ -136,6 +143,7 @@ async def test_settings_that_set_nothing_vanish(fleet: Any) -> None:
         assert await fleet.registry.settings() == kept
 
 
+@pytest.mark.covers("4.6.8")
 async def test_a_machine_that_never_was_gets_no_settings_nor_do_the_others(fleet: Any) -> None:
     await fleet.put(Machine("m1"), "m1")
     edits = [{"op": "add", "path": f"/{machine}/metadata/a", "value": "1"} for machine in ("m1", "m2")]
@@ -144,6 +152,7 @@ async def test_a_machine_that_never_was_gets_no_settings_nor_do_the_others(fleet
     assert await fleet.registry.settings() == {}
 
 
+@pytest.mark.covers("4.6.2")
 async def test_more_than_a_thousand_edits_are_refused(fleet: Any) -> None:
     await fleet.put(Machine("m1"), "m1")
     edits = [{"op": "add", "path": f"/m1/metadata/a{number}", "value": "1"} for number in range(1001)]
@@ -152,11 +161,13 @@ async def test_more_than_a_thousand_edits_are_refused(fleet: Any) -> None:
     assert (await fleet.ask(f"PATCH {MACHINES}", edits[1:])).status == 204
 
 
+@pytest.mark.covers("4.6.7")
 @pytest.mark.parametrize("body", [b"[]", b"null"])
 async def test_no_edits_are_done_at_once(fleet: Any, body: bytes) -> None:
     assert (await fleet.ask(f"PATCH {MACHINES}", body)).status == 204
 
 
+@pytest.mark.covers("4.6.2", "4.6.3", "4.6.4", "4.6.5")
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
@@ -188,6 +199,7 @@ async def test_one_bad_edit_and_none_is_done(fleet: Any, edit: Any, message: str
     assert await fleet.registry.settings() == {}
 
 
+@pytest.mark.covers("4.6.7")
 @pytest.mark.parametrize("body", [b"", b"{}", b"[", b'"x"', b"[" * 100_000])
 async def test_edits_are_a_list(fleet: Any, body: bytes) -> None:
     status, said = await fleet.refused(f"PATCH {MACHINES}", body)
@@ -268,6 +280,7 @@ async def test_a_parked_machine_can_be_given_up_and_no_other(fleet: Any) -> None
 # Reports
 
 
+@pytest.mark.covers("P.18")
 async def test_a_report_says_what_was_asked_what_was_decided_and_how_each_copy_stands(fleet: Any) -> None:
     unit = await fleet.add_unit("web.service", target="launched")
     await fleet.put(Machine("m1", address="10.0.0.1"), "m1")
@@ -310,6 +323,7 @@ async def test_a_report_says_what_was_asked_what_was_decided_and_how_each_copy_s
     }
 
 
+@pytest.mark.covers("P.5")
 async def test_a_unit_that_is_nowhere_says_why_and_a_global_one_where(fleet: Any) -> None:
     await fleet.add_unit("web.service", target="launched")
     rejections = (RejectionCount(Rejection(RejectionKind.METADATA, "disk=ssd"), 3),)

@@ -117,6 +117,7 @@ async def test_what_is_only_to_be_created_leaves_what_is_there(fleet: Any) -> No
     assert await fleet.unit("old.service") == before
 
 
+@pytest.mark.covers("P.3")
 async def test_many_units_stand_in_few_transactions(fleet: Any) -> None:
     fleet.registry.store = Unsteady(fleet.registry.store)
     names = [f"u{number}.service" for number in range(500)]

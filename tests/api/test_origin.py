@@ -89,6 +89,7 @@ async def test_a_body_that_is_not_said_to_be_json_is_refused(fleet: Any, resourc
         assert (await fleet.refused(resource, b"[]", headers))[0] == 415
 
 
+@pytest.mark.covers("4.6.2")
 async def test_a_script_of_the_originals_days_may_edit_machines_on_this_one(fleet: Any, path: Address) -> None:
     form = {"Content-Type": "application/x-www-form-urlencoded"}  # what `curl -d` says
     async with serving(fleet.api, path):

@@ -82,6 +82,7 @@ def count_reads(fleet: Any) -> Counting:
     return cast(Counting, fleet.registry.store)
 
 
+@pytest.mark.covers("4.3.1", "4.3.4", "4.4.1", "5.3.13", "10.6.9")
 @pytest.mark.parametrize(("count", "sizes"), [(0, [0]), (1, [1]), (2, [2]), (3, [2, 1]), (4, [2, 2])])
 async def test_a_listing_is_cut_into_pages_without_an_empty_last_one(fleet: Any, count: int, sizes: list[int]) -> None:
     fleet.reconfigure(token_limit=2)
@@ -105,6 +106,7 @@ async def test_pages_are_larger_where_the_client_asks_for_that_up_to_a_bound(fle
     assert MAX_LIMIT == 10_000
 
 
+@pytest.mark.covers("10.6.10")
 async def test_a_client_that_asks_for_more_than_the_bound_gets_that_much_and_goes_on(fleet: Any) -> None:
     puts = [Put(f"/fleet/machines/{number:05}", b'{"id":"%05d"}' % number) for number in range(MAX_LIMIT + 1)]
     for start in range(0, len(puts), MAX_OPERATIONS):
@@ -142,6 +144,7 @@ async def test_every_page_shows_what_belongs_to_its_entries_however_many_they_ar
         assert [machine["metadata"] for machine in machines] == [{"n": str(number)} for number in range(limit)]
 
 
+@pytest.mark.covers("H.2")
 async def test_a_record_that_cannot_be_read_does_not_end_a_listing(fleet: Any) -> None:
     for name in ("a", "c", "e"):
         await fleet.add_unit(f"{name}.service")
@@ -151,6 +154,7 @@ async def test_a_record_that_cannot_be_read_does_not_end_a_listing(fleet: Any) -
     assert found == ["a.service", "c.service", "e.service"]
 
 
+@pytest.mark.covers("4.3.5", "4.5.1")
 async def test_the_filters_of_states_hold_on_every_page(fleet: Any) -> None:
     for machine in ("m1", "m2", "m3"):
         for unit in ("a.service", "b.service", "b.servicf"):
@@ -166,6 +170,7 @@ async def test_the_filters_of_states_hold_on_every_page(fleet: Any) -> None:
 # The original's tokens
 
 
+@pytest.mark.covers("4.3.2", "4.3.3")
 async def test_the_originals_tokens_are_understood(fleet: Any) -> None:
     fleet.reconfigure(token_limit=2)
     await fill(fleet, 5)
@@ -177,6 +182,7 @@ async def test_the_originals_tokens_are_understood(fleet: Any) -> None:
         assert await page(fleet, path, "AgABAA==") == await page(fleet, path)
 
 
+@pytest.mark.covers("4.3.3")
 async def test_a_page_beyond_the_end_is_empty(fleet: Any) -> None:
     await fill(fleet, 1)
     for path in KINDS:
@@ -184,6 +190,7 @@ async def test_a_page_beyond_the_end_is_empty(fleet: Any) -> None:
             assert (await fleet.ask(f"GET {path}?nextPageToken={token}")).body == b"{}"
 
 
+@pytest.mark.covers("4.3.6")
 @pytest.mark.parametrize(
     ("query", "message"),
     [
@@ -220,6 +227,7 @@ LIFE = st.sampled_from(["stays", "goes", "comes", "returns"])
 NAME = st.text("ab@.-1", max_size=4).map("{}.s".format)
 
 
+@pytest.mark.covers("4.3.2")
 @settings(max_examples=examples(60))
 @given(
     lives=st.dictionaries(NAME, LIFE, max_size=14),
@@ -265,6 +273,7 @@ async def test_no_unit_is_twice_or_lost_while_others_come_and_go(lives: dict[str
 # What a page costs
 
 
+@pytest.mark.covers("10.6.10", "P.3")
 async def test_a_page_of_ten_thousand_units_costs_what_the_page_costs(fleet: Any) -> None:
     unit = Unit("u.service", "[Service]\nExecStart=/bin/true\n", TargetState.LAUNCHED)
     puts = [fleet.registry.put(unit, f"u{number:05}.service") for number in range(10_000)]

@@ -55,6 +55,7 @@ STATE = (
 MACHINES = b'{"machines":[{"id":"m1","metadata":{"a":"1","b":"2"},"primaryIP":"10.0.0.1"},{"id":"m2"}]}'
 
 
+@pytest.mark.covers("3.4.7", "4.1.1", "4.1.2", "4.1.5", "4.2.1", "4.2.3")
 @pytest.mark.parametrize("root", ["/fleet/v1", "/v1-alpha"])
 @pytest.mark.parametrize(
     ("path", "body"),
@@ -79,6 +80,7 @@ async def test_what_is_read_comes_as_the_reference_has_it(
     assert await wire.ask("HEAD", root + path) == (200, expected, b"")
 
 
+@pytest.mark.covers("4.1.6", "4.1.7", "4.5.3")
 @pytest.mark.parametrize(
     ("request_", "status", "headers", "body"),
     [
@@ -125,6 +127,7 @@ async def test_what_is_refused_or_sent_elsewhere_comes_as_the_reference_has_it(
     assert await wire.ask(*request_.split()) == (status, expected, body)
 
 
+@pytest.mark.covers("4.1.2", "4.4.10", "4.6.7", "10.6.13")
 async def test_what_is_done_answers_with_its_status_alone(wire: Connection) -> None:
     bare = {"Server": f"fleetd/{__version__}", "Content-Length": "0"}
     done = {"Server": f"fleetd/{__version__}"}
@@ -140,6 +143,7 @@ async def test_what_is_done_answers_with_its_status_alone(wire: Connection) -> N
 # PUT: of several mistakes, the first in the reference's table is the one that is told of.
 
 
+@pytest.mark.covers("1.1.9", "1.3.2", "4.4.4", "4.4.5", "4.4.6", "4.4.7", "4.4.8", "4.4.9", "4.4.12", "4.4.13")
 @pytest.mark.parametrize(
     ("name", "types", "body", "status", "message"),
     [
@@ -177,6 +181,7 @@ async def test_a_put_with_several_mistakes_is_told_of_the_first(
     assert refusal[1].startswith(message)
 
 
+@pytest.mark.covers("4.4.11", "4.4.14")
 @pytest.mark.parametrize(
     ("body", "status", "target", "options"),
     [

@@ -25,6 +25,7 @@ OF_UNIT = "only GET, PUT and DELETE supported against this resource"
 OF_MACHINES = "only GET and PATCH supported against this resource"
 
 
+@pytest.mark.covers("4.1.8", "4.1.9", "4.1.10", "4.1.11", "4.1.12", "4.1.13", "4.1.15", "4.1.17", "4.1.18", "10.6.7")
 @pytest.mark.parametrize("root", ROOTS)
 @pytest.mark.parametrize(
     ("path", "allowed", "message"),
@@ -52,6 +53,7 @@ async def test_a_method_that_a_resource_does_not_know_is_refused_with_those_it_d
             assert await fleet.refused(f"{method} {root}{path}") == (405, message)
 
 
+@pytest.mark.covers("4.1.6", "4.1.16", "4.1.18")
 @pytest.mark.parametrize(
     "path",
     [
@@ -76,11 +78,13 @@ async def test_a_path_that_names_nothing_is_not_found_whatever_the_method(fleet:
         assert (response.status, response.body) == (404, b'{"error":{"code":404,"message":""}}')
 
 
+@pytest.mark.covers("4.1.15", "4.1.18")
 async def test_the_bare_root_is_no_resource(fleet: Any) -> None:
     response = await fleet.ask("GET /")
     assert (response.status, response.body) == (405, b'{"error":{"code":405,"message":""}}')
 
 
+@pytest.mark.covers("4.1.7")
 @pytest.mark.parametrize(
     ("path", "location"),
     [
@@ -97,6 +101,7 @@ async def test_a_path_that_is_not_clean_is_redirected_to_the_clean_one(fleet: An
     assert (response.status, response.headers) == (301, (("Location", location),))
 
 
+@pytest.mark.covers("3.4.7", "4.1.1", "4.1.19")
 async def test_both_roots_serve_the_same_tree(fleet: Any) -> None:
     await fleet.add_unit("foo\\x2dbar@1.service")
     for root in ROOTS:
@@ -105,6 +110,7 @@ async def test_both_roots_serve_the_same_tree(fleet: Any) -> None:
         )
 
 
+@pytest.mark.covers("4.1.17")
 async def test_head_is_get_without_the_body(fleet: Any) -> None:
     await fleet.add_unit("web.service")
     await fleet.put(UnitState("loaded", "active", "running", target=TargetState.LAUNCHED), "m1", "web.service")
@@ -121,6 +127,7 @@ async def test_head_is_get_without_the_body(fleet: Any) -> None:
 # When it cannot answer
 
 
+@pytest.mark.covers("4.9.2", "5.4.5")
 async def test_until_the_daemon_is_ready_every_path_but_its_metrics_says_why_not(fleet: Any) -> None:
     fleet.reconfigure(not_ready=lambda: "this machine is not registered yet", metrics=lambda: b"fleet_registered 0\n")
     assert (await fleet.ask("GET /metrics")).body == b"fleet_registered 0\n"
@@ -139,6 +146,7 @@ class Unreachable:
         return fail
 
 
+@pytest.mark.covers("2.10.9", "4.4.17", "4.6.7", "4.9.3")
 async def test_a_store_that_does_not_answer_is_named(fleet: Any) -> None:
     fleet.registry.store = Unreachable()
     message = "fleet server unable to communicate with etcd: etcd at http://127.0.0.1:2379 does not answer"
@@ -208,6 +216,7 @@ async def test_a_machine_leaves_only_when_told_so_on_itself(fleet: Any) -> None:
     assert (response.status, response.body, asked) == (200, b'{"waitingFor":["web.service"]}', 1)
 
 
+@pytest.mark.covers("4.1.14", "4.8.1")
 async def test_metrics_are_served_as_they_are_rendered(fleet: Any) -> None:
     fleet.reconfigure(metrics=lambda: b"fleet_engine_reconcile_count_total 1\n")
     response = await fleet.ask("GET /metrics")
@@ -250,6 +259,7 @@ REQUEST = st.builds(
 )
 
 
+@pytest.mark.covers("H.5")
 @settings(max_examples=examples(400))
 @given(st.lists(REQUEST, min_size=1, max_size=3))
 async def test_no_request_ends_in_a_mistake_of_ours(requests: list[Request]) -> None:

@@ -18,6 +18,7 @@ from tests.api.served import LOOPBACK, Client, Echo, ask, serving
 from tests.metrics import Counted
 
 
+@pytest.mark.covers("4.1.19", "4.9.1")
 async def test_a_unit_travels_over_a_unix_socket_and_over_tcp(fleet: Any, path: Address) -> None:
     tcp = Address(host=LOOPBACK, port=free_port())
     body = json.dumps({"options": [{"section": "A", "name": "B", "value": "c"}]})
@@ -37,6 +38,7 @@ async def test_a_unit_travels_over_a_unix_socket_and_over_tcp(fleet: Any, path: 
         assert (gone.status, nothing) == (204, b"")
 
 
+@pytest.mark.covers("4.1.2")
 async def test_every_response_says_who_serves(fleet: Any, path: Address) -> None:
     async with serving(fleet.api, path):
         for method, resource in (("GET", "/fleet/v1/units"), ("GET", "/none"), ("HEAD", "/health"), ("POST", "/")):
@@ -245,6 +247,7 @@ async def test_answers_are_counted_by_status_and_timed_by_method(path: Address) 
     }
 
 
+@pytest.mark.covers("5.6.2")
 async def test_the_api_can_be_replaced_while_it_is_served(fleet: Any, path: Address) -> None:
     async with serving(fleet.api, path) as server:
         fleet.reconfigure(not_ready=lambda: "reloading")

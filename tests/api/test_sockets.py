@@ -25,6 +25,7 @@ from tests.api.served import LOOPBACK, Client, Echo, ask, serving
 # Where it listens, and who may come
 
 
+@pytest.mark.covers("R.9")
 async def test_a_unix_socket_is_for_root_and_the_group_alone(tmp_path: Path) -> None:
     address = Address(path=str(tmp_path / "s"))
     before = os.umask(0)
@@ -80,6 +81,7 @@ async def test_an_address_of_another_machine_is_named() -> None:
         open_socket(Address(host="192.0.2.1", port=1234), insecure=True)
 
 
+@pytest.mark.covers("R.9")
 @pytest.mark.parametrize("host", ["", "0.0.0.0", "192.0.2.1", "::"])
 async def test_an_address_that_others_could_reach_is_refused_unless_asked_for(host: str) -> None:
     with pytest.raises(ListenError, match=r"other machines could connect.*insecure=true \(--insecure\)"):
@@ -104,6 +106,7 @@ async def test_every_address_is_served_when_asked_for(fleet: Any) -> None:
 # Sockets that systemd hands over
 
 
+@pytest.mark.covers("R.9")
 async def test_an_inherited_socket_that_others_could_reach_is_refused(fleet: Any) -> None:
     with socket.create_server(("0.0.0.0", 0)) as inherited:
         server = Server(fleet.api)
@@ -111,6 +114,7 @@ async def test_an_inherited_socket_that_others_could_reach_is_refused(fleet: Any
             await server.start([], insecure=False, inherited=[inherited])
 
 
+@pytest.mark.covers("4.9.1")
 async def test_inherited_sockets_are_served_and_their_files_are_left_to_systemd(fleet: Any, path: Address) -> None:
     unix = socket.socket(socket.AF_UNIX)
     unix.bind(path.path)
@@ -265,6 +269,7 @@ def handed_over(tmp_path: Path) -> Any:
         sock.close()
 
 
+@pytest.mark.covers("4.9.1")
 def test_every_listening_stream_socket_is_taken_and_children_get_none(handed_over: list[socket.socket]) -> None:
     taken, left = take(0, "4", *handed_over)
     assert taken == "[('AF_UNIX', 3, False), ('AF_INET', 5, False)]"
@@ -276,6 +281,7 @@ def test_sockets_meant_for_another_process_are_not_taken(handed_over: list[socke
     assert take(0, "many", *handed_over) == ["[]", "[]"]
 
 
+@pytest.mark.covers("4.9.1")
 def test_without_socket_activation_there_are_no_sockets() -> None:
     assert inherited_sockets({}, os.getpid()) == []
 

@@ -19,11 +19,13 @@ def x_fleet(*pairs: tuple[str, str]) -> list[dict[str, str]]:
     return [{"section": "X-Fleet", "name": name, "value": value} for name, value in pairs]
 
 
+@pytest.mark.covers("4.1.3", "4.1.8")
 async def test_an_empty_cluster_lists_nothing(fleet: Any) -> None:
     response = await fleet.ask(f"GET {UNITS}")
     assert (response.status, response.headers, response.body) == (200, (("Content-Type", "application/json"),), b"{}")
 
 
+@pytest.mark.covers("1.4.10", "4.1.3", "4.2.2", "4.2.8", "4.4.3")
 async def test_a_unit_is_shown_compact_sorted_and_escaped(fleet: Any) -> None:
     await fleet.add_unit("web.service", "[Service]\nExecStart=\nExecStart=/bin/sh -c 'a <b >c &d'\n")
     shown = (
@@ -41,6 +43,7 @@ async def test_comments_that_the_originals_client_sends_within_a_value_are_left_
     assert json.loads((await fleet.ask(f"GET {WEB}")).body)["options"][0]["value"] == "/bin/x \\\n  --flag"
 
 
+@pytest.mark.covers("2.1.1", "2.1.2", "2.1.3", "2.1.4", "2.1.5", "2.1.6", "2.1.7", "2.1.8", "4.2.1", "4.2.8", "6.3.3")
 @pytest.mark.parametrize(
     ("decision", "state", "current", "machine"),
     [
@@ -88,6 +91,7 @@ async def test_the_current_state_is_what_the_assigned_machine_has_carried_out(
     assert single == listed
 
 
+@pytest.mark.covers("2.1.9", "4.4.2", "10.6.11")
 async def test_a_global_unit_has_neither_machine_nor_current_state(fleet: Any) -> None:
     await fleet.add_unit("log.service", "[X-Fleet]\nGlobal=true\n", "launched")
     await fleet.put(Decision("log.service", 1, machine="m1", machines=1), "log.service")
@@ -97,6 +101,7 @@ async def test_a_global_unit_has_neither_machine_nor_current_state(fleet: Any) -
     assert json.loads((await fleet.ask(f"GET {UNITS}")).body)["units"] == [shown]
 
 
+@pytest.mark.covers("3.9.6", "4.4.1")
 async def test_units_are_listed_by_name_in_byte_order_templates_too(fleet: Any) -> None:
     for name in ("web@.service", "web@1.service", "a.timer", "Z.service"):
         await fleet.add_unit(name)
@@ -111,6 +116,7 @@ async def test_a_text_that_is_no_unit_file_hides_no_other_unit(fleet: Any) -> No
     assert [(unit["name"], len(unit.get("options", []))) for unit in listed] == [("bad.service", 0), ("web.service", 1)]
 
 
+@pytest.mark.covers("4.4.3", "4.4.16")
 @pytest.mark.parametrize("name", ["absent.service", "absent", "%40x.service", "a%00b.service", "%FF.service"])
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
 async def test_an_unknown_unit_is_not_found(fleet: Any, method: str, name: str) -> None:
@@ -120,6 +126,7 @@ async def test_an_unknown_unit_is_not_found(fleet: Any, method: str, name: str) 
 # PUT
 
 
+@pytest.mark.covers("4.1.9", "4.4.10", "8.12")
 async def test_a_unit_is_created_inactive_unless_told_otherwise(fleet: Any) -> None:
     response = await fleet.ask(f"PUT {WEB}", {"options": OPTIONS})
     assert (response.status, response.headers, response.body) == (201, (), b"")
@@ -129,6 +136,7 @@ async def test_a_unit_is_created_inactive_unless_told_otherwise(fleet: Any) -> N
     assert (await fleet.unit("b.service")).target is TargetState.LAUNCHED
 
 
+@pytest.mark.covers("4.1.4", "4.1.5", "4.2.1", "4.2.2", "4.4.15")
 async def test_keys_are_taken_in_any_case_and_what_is_unknown_or_read_only_is_ignored(fleet: Any) -> None:
     body = {
         "NAME": "web.service",
@@ -146,6 +154,7 @@ async def test_keys_are_taken_in_any_case_and_what_is_unknown_or_read_only_is_ig
     assert (unit.text, unit.target) == ("[Service]\nType=simple\nEnvironment=\n", TargetState.LOADED)
 
 
+@pytest.mark.covers("4.4.11")
 async def test_other_options_replace_the_unit_and_unload_it_unless_told_otherwise(fleet: Any) -> None:
     await fleet.add_unit("web.service", target="launched")
     assert (await fleet.ask(f"PUT {WEB}", {"options": OTHER, "desiredState": "launched"})).status == 201
@@ -155,6 +164,7 @@ async def test_other_options_replace_the_unit_and_unload_it_unless_told_otherwis
     assert (unit.text, unit.target) == ("[Service]\nExecStart=/bin/true\n", TargetState.INACTIVE)
 
 
+@pytest.mark.covers("1.6.3", "4.4.14")
 @pytest.mark.parametrize("options", [None, [], OPTIONS])
 async def test_a_target_state_alone_or_with_the_same_options_is_an_update(fleet: Any, options: Any) -> None:
     before = await fleet.add_unit("web.service")
@@ -172,6 +182,25 @@ async def test_to_launch_or_to_load_again_is_a_wish_of_its_own(fleet: Any, targe
     assert ((await fleet.unit("web.service")).generation > before.generation) is raised
 
 
+@pytest.mark.covers(
+    "1.1.3",
+    "1.1.9",
+    "1.10.1",
+    "1.10.2",
+    "1.10.6",
+    "1.10.13",
+    "4.4.5",
+    "4.4.6",
+    "4.4.7",
+    "4.4.8",
+    "4.4.9",
+    "4.4.10",
+    "10.4.8",
+    "10.6.3",
+    "10.6.5",
+    "10.6.6",
+    "P.12",
+)
 @pytest.mark.parametrize(
     ("name", "body", "status", "message"),
     [
@@ -283,6 +312,7 @@ async def test_what_cannot_be_is_refused_and_nothing_is_written(
     assert await fleet.registry.units() == {}
 
 
+@pytest.mark.covers("1.10.9", "4.4.12", "10.6.2", "10.6.4")
 @pytest.mark.parametrize(
     ("body", "status", "message"),
     [
@@ -305,6 +335,7 @@ async def test_a_unit_stays_as_it_was_when_its_change_is_refused(
     assert await fleet.unit("web.service") == before
 
 
+@pytest.mark.covers("1.3.1", "1.3.2", "4.4.13")
 async def test_a_template_cannot_be_activated(fleet: Any) -> None:
     await fleet.add_unit("web@.service")
     for state in ("loaded", "launched"):
@@ -315,6 +346,7 @@ async def test_a_template_cannot_be_activated(fleet: Any) -> None:
     assert (await fleet.ask(f"PUT {UNITS}/web%40.service", {"desiredState": "inactive"})).status == 204
 
 
+@pytest.mark.covers("1.3.3")
 async def test_what_becomes_of_a_template_leaves_its_instances_alone(fleet: Any) -> None:
     await fleet.add_unit("web@.service")
     before = await fleet.add_unit("web@1.service", target="launched")
@@ -325,6 +357,7 @@ async def test_what_becomes_of_a_template_leaves_its_instances_alone(fleet: Any)
     assert await fleet.unit("web@1.service") == before
 
 
+@pytest.mark.covers("1.7.9", "4.4.15")
 async def test_requirements_that_there_are_not_are_no_error(fleet: Any) -> None:
     options = x_fleet(("MachineIDs", "m1"), ("X-Global", "true"), ("MachineMetadata", "region"))
     assert (await fleet.ask(f"PUT {WEB}", {"options": options})).status == 201
@@ -332,6 +365,7 @@ async def test_requirements_that_there_are_not_are_no_error(fleet: Any) -> None:
     assert [option["name"] for option in shown["options"]] == ["MachineIDs", "X-Global", "MachineMetadata"]
 
 
+@pytest.mark.covers("1.9.6")
 async def test_stored_options_keep_their_specifiers(fleet: Any) -> None:
     options = x_fleet(("Conflicts", "%p@*.service"), ("MachineOf", "%i.timer"))
     assert (await fleet.ask(f"PUT {UNITS}/web%401.service", {"options": options})).status == 201
@@ -344,6 +378,7 @@ async def test_a_unit_that_the_system_has_by_now_can_still_be_stopped_and_destro
     assert (await fleet.ask(f"DELETE {UNITS}/ssh.service")).status == 204
 
 
+@pytest.mark.covers("4.4.4")
 @pytest.mark.parametrize(
     ("types", "message"),
     [
@@ -359,12 +394,14 @@ async def test_a_put_must_say_once_that_it_is_json(fleet: Any, types: list[str],
     assert await fleet.refused(f"PUT {WEB}", b'{"options":[]}', headers) == (415, message)
 
 
+@pytest.mark.covers("4.4.4", "10.6.12")
 @pytest.mark.parametrize("type_", ["application/json; charset=utf-8", "Application/JSON", " application/json ;x"])
 async def test_the_media_type_may_be_in_any_case_and_have_parameters(fleet: Any, type_: str) -> None:
     body = json.dumps({"options": OPTIONS}).encode()
     assert (await fleet.ask(f"PUT {WEB}", body, (("content-type", type_),))).status == 201
 
 
+@pytest.mark.covers("4.1.9", "4.4.16", "8.12", "10.7.12")
 async def test_a_unit_is_destroyed_without_a_content_type(fleet: Any) -> None:
     await fleet.add_unit("web.service")
     response = await fleet.ask(f"DELETE {WEB}")

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+import pytest
+
 from contrib.testbed import Cluster
 from contrib.testbed.machine import Machine
 from tests.cluster.operator import ONESHOT, SLEEPER, Operator, with_fleet
@@ -64,6 +66,7 @@ def assert_restarts_are_systemds_affair(cluster: Cluster, machine: Machine) -> N
     assert revision(cluster) - revision_before < WRITES_PER_S * (time.monotonic() - began_s + 1)
 
 
+@pytest.mark.covers("P.12", "R.4", "R.6", "S.12", "S.13")
 def test_among_ten_units_four_bad_ones_hurt_no_other_at_start_stop_or_destroy(person: Operator) -> None:
     machine, *others = person.cluster.machines
     cluster = person.cluster
@@ -102,6 +105,7 @@ def test_among_ten_units_four_bad_ones_hurt_no_other_at_start_stop_or_destroy(pe
     assert keys(cluster) == []
 
 
+@pytest.mark.covers("P.9", "S.14")
 def test_a_thousand_destroyed_at_once_leave_nothing_anywhere(
     new_cluster: Callable[..., Cluster], tmp_path: Path
 ) -> None:

@@ -4,6 +4,8 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from contrib.testbed import Cluster
 from tests.cluster.operator import Operator
 
@@ -33,6 +35,7 @@ def draw(rng: random.Random) -> tuple[dict[str, str], list[tuple[str, str]]]:
     return {name: unit(after[name], before[name]) for name in names}, pairs
 
 
+@pytest.mark.covers("P.7")
 def test_two_hundred_units_start_in_the_order_of_their_dependencies_after_a_power_cut(
     new_cluster: Callable[..., Cluster], tmp_path: Path
 ) -> None:

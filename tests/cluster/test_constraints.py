@@ -22,6 +22,7 @@ def zones(_zones: Cluster, tmp_path: Path) -> Iterator[Operator]:
     _zones.destroy_all_units()
 
 
+@pytest.mark.covers("2.3.1")
 def test_machine_id_takes_the_full_and_the_short_id(zones: Operator) -> None:
     third = zones.cluster.machines[2]
     zones.start({"full.service": with_fleet(f"MachineID={third.id}")})
@@ -30,12 +31,14 @@ def test_machine_id_takes_the_full_and_the_short_id(zones: Operator) -> None:
     assert zones.machine_of("short.service") is third
 
 
+@pytest.mark.covers("2.3.2", "2.4.1", "5.3.9")
 def test_metadata_is_required_and_its_values_are_alternatives(zones: Operator) -> None:
     zones.start({"fast.service": with_fleet("MachineMetadata=disk=ssd", "MachineMetadata=zone=a")})
     zones.start({f"any-{n}.service": with_fleet('MachineMetadata="zone=a" "zone=b"') for n in range(2)})
     assert zones.machine_of("fast.service") is zones.cluster.machines[0]
 
 
+@pytest.mark.covers("2.3.6", "P.5", "R.5")
 def test_a_unit_that_fits_nowhere_says_how_many_machines_for_each_reason(zones: Operator) -> None:
     zones.start({"first.service": with_fleet("MachineMetadata=zone=a")})
     rival = {"rival.service": with_fleet("MachineMetadata=zone=a", "Conflicts=first.service")}
@@ -56,6 +59,7 @@ def test_a_unit_that_fitted_nowhere_starts_as_soon_as_it_does(zones: Operator) -
     zones.wait_until_placed("rival.service")
 
 
+@pytest.mark.covers("2.3.4", "2.6.1")
 @pytest.mark.parametrize("bearer", ["new", "old"])
 def test_conflicts_count_whichever_of_the_two_bears_them(zones: Operator, bearer: str) -> None:
     texts = {
@@ -77,6 +81,7 @@ def test_conflicting_instances_run_one_a_machine_and_the_fourth_says_why(zones: 
     assert "conflicts with solo@" in fourth.stderr
 
 
+@pytest.mark.covers("2.5.3")
 def test_a_follower_goes_where_its_peer_goes(zones: Operator) -> None:
     zones.start({"peer.service": with_fleet("MachineMetadata=zone=a")})
     zones.start({"follower.service": with_fleet("MachineOf=peer.service")})
@@ -89,6 +94,7 @@ def test_a_follower_goes_where_its_peer_goes(zones: Operator) -> None:
     )
 
 
+@pytest.mark.covers("2.5.2")
 def test_a_follower_waits_for_its_peer(zones: Operator) -> None:
     follower = {"follower.service": with_fleet("MachineOf=later.service")}
     result = zones.start(follower, "--block-attempts=1", check=False)
@@ -99,6 +105,7 @@ def test_a_follower_waits_for_its_peer(zones: Operator) -> None:
     assert zones.machine_of("follower.service") is zones.machine_of("later.service")
 
 
+@pytest.mark.covers("2.7.1", "3.8.39")
 def test_a_global_unit_runs_on_every_machine_with_its_metadata(zones: Operator) -> None:
     everywhere = {machine.id for machine in zones.cluster.machines}
     result = zones.start(
@@ -117,6 +124,7 @@ def test_a_global_unit_runs_on_every_machine_with_its_metadata(zones: Operator) 
     )
 
 
+@pytest.mark.covers("2.7.2", "P.14")
 def test_a_global_unit_leaves_alone_the_machine_of_what_it_conflicts_with(zones: Operator) -> None:
     zones.start({"there.service": SLEEPER})
     holder = zones.machine_of("there.service")
@@ -125,6 +133,7 @@ def test_a_global_unit_leaves_alone_the_machine_of_what_it_conflicts_with(zones:
     zones.cluster.wait_until("the global runs elsewhere", lambda: zones.placed().get("shy.service") == others)
 
 
+@pytest.mark.covers("2.8.1")
 def test_a_replacing_unit_pushes_the_other_to_another_machine(zones: Operator) -> None:
     zones.start({"old.service": with_fleet('MachineMetadata="zone=a" "zone=b"')})
     former = zones.machine_of("old.service")
@@ -137,6 +146,7 @@ def test_a_replacing_unit_pushes_the_other_to_another_machine(zones: Operator) -
     assert zones.machine_of("old.service") is not zones.machine_of("new.service")
 
 
+@pytest.mark.covers("2.4.3", "2.10.4")
 def test_metadata_set_by_a_person_moves_what_fits_no_longer(zones: Operator) -> None:
     first = zones.cluster.machines[0]
     zones.start({"fast.service": with_fleet("MachineMetadata=disk=ssd")})
@@ -147,6 +157,7 @@ def test_metadata_set_by_a_person_moves_what_fits_no_longer(zones: Operator) -> 
     zones.wait_until_placed("fast.service")
 
 
+@pytest.mark.covers("2.7.6", "2.9.2")
 def test_a_machine_that_joins_gets_the_globals_and_no_running_unit(
     new_cluster: Callable[..., Cluster], tmp_path: Path
 ) -> None:

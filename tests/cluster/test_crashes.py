@@ -69,6 +69,7 @@ def test_a_fleetd_killed_at_any_moment_on_its_own_store_loses_nothing_acknowledg
     assert alone.lives(UNITS) == before
 
 
+@pytest.mark.covers("R.2", "S.1")
 def test_fleetds_killed_at_any_moment_on_all_machines_lose_nothing_acknowledged(
     new_cluster: Callable[..., Cluster], tmp_path: Path
 ) -> None:
@@ -86,6 +87,7 @@ def test_fleetds_killed_at_any_moment_on_all_machines_lose_nothing_acknowledged(
     assert person.lives(UNITS) == before
 
 
+@pytest.mark.covers("R.5", "S.18")
 @pytest.mark.parametrize(
     ("config", "kinds"),
     [
@@ -137,6 +139,7 @@ def insist(person: Operator, *operation: str) -> None:
     )
 
 
+@pytest.mark.covers("R.6", "S.13")
 def test_a_destroy_goes_to_its_end_though_fleetd_is_killed_again_and_again_meanwhile(
     new_cluster: Callable[..., Cluster], tmp_path: Path
 ) -> None:
@@ -160,6 +163,7 @@ def test_a_destroy_goes_to_its_end_though_fleetd_is_killed_again_and_again_meanw
     person.cluster.wait_until("no key is left", lambda: "slow" not in person.cluster.etcd.etcdctl(*keys))
 
 
+@pytest.mark.covers("S.17")
 def test_a_full_disk_under_the_store_refuses_wishes_in_words_and_loses_nothing(alone: Operator) -> None:
     (machine,) = alone.cluster.machines
     before = alone.lives(UNITS)
@@ -180,6 +184,7 @@ def test_a_full_disk_under_the_store_refuses_wishes_in_words_and_loses_nothing(a
     assert alone.lives(UNITS) == before
 
 
+@pytest.mark.covers("S.17")
 def test_a_full_disk_under_run_is_named_and_what_was_asked_is_done_when_there_is_room(alone: Operator) -> None:
     (machine,) = alone.cluster.machines
     before = alone.lives(UNITS)

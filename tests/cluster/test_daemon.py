@@ -37,6 +37,7 @@ def all_pids(person: Operator) -> dict[tuple[str, str], int]:
     }
 
 
+@pytest.mark.covers("2.10.8", "5.4.7", "5.6.4", "10.7.6", "P.2", "R.2", "S.1")
 @pytest.mark.parametrize("how", [["restart", "fleet.service"], ["kill", "-s", "KILL", "fleet.service"]])
 def test_a_fleetd_that_is_restarted_or_killed_everywhere_is_noticed_by_nobody(
     new_cluster: Callable[..., Cluster], tmp_path: Path, how: list[str]
@@ -57,6 +58,7 @@ def test_a_fleetd_that_is_restarted_or_killed_everywhere_is_noticed_by_nobody(
     assert person.registrations() == listed
 
 
+@pytest.mark.covers("4.9.4", "5.6.1", "R.2", "S.21")
 def test_a_stopped_fleetd_parks_its_machine_and_keeps_its_units(person: Operator) -> None:
     before = all_pids(person)
     stopped, asked, _ = person.cluster.machines
@@ -72,6 +74,7 @@ def test_a_stopped_fleetd_parks_its_machine_and_keeps_its_units(person: Operator
     assert all_pids(person) == before
 
 
+@pytest.mark.covers("S.21")
 @pytest.mark.parametrize(("hide", "bring_back"), [("stop", "start"), ("freeze", "thaw")])
 def test_a_fleetd_that_is_stopped_while_etcd_is_away_ends_soon_and_its_machine_is_parked_when_etcd_is_back(
     person: Operator, hide: str, bring_back: str
@@ -98,6 +101,7 @@ def test_a_fleetd_that_is_stopped_while_etcd_is_away_ends_soon_and_its_machine_i
     assert all_pids(person) == before
 
 
+@pytest.mark.covers("5.6.5")
 def test_leave_hands_every_unit_over_and_the_machine_is_listed_no_more(person: Operator) -> None:
     leaver, asked, _ = person.cluster.machines
     result = leaver.run(["fleetd", "leave"], timeout_s=60)
@@ -114,6 +118,7 @@ def test_leave_hands_every_unit_over_and_the_machine_is_listed_no_more(person: O
     person.cluster.wait_ready()
 
 
+@pytest.mark.covers("2.10.9", "4.9.3", "5.5.2", "P.1", "S.2")
 def test_the_store_away_for_three_times_to_live_changes_no_process(person: Operator) -> None:
     before, listed = all_pids(person), person.placed()
     person.cluster.etcd.stop()
@@ -130,6 +135,7 @@ def test_the_store_away_for_three_times_to_live_changes_no_process(person: Opera
     person.start({"after.service": SLEEPER})
 
 
+@pytest.mark.covers("5.5.2", "P.1", "S.3")
 def test_a_store_that_freezes_beyond_the_time_to_live_and_wakes_changes_no_process(person: Operator) -> None:
     before, listed = all_pids(person), person.placed()
     person.cluster.etcd.freeze()
@@ -141,6 +147,7 @@ def test_a_store_that_freezes_beyond_the_time_to_live_and_wakes_changes_no_proce
     person.cluster.wait_until("all are listed again", lambda: person.placed() == listed)
 
 
+@pytest.mark.covers("5.4.8", "5.6.2", "10.7.1")
 def test_a_reload_reads_the_configuration_again_and_touches_no_unit(person: Operator) -> None:
     before = all_pids(person)
     machine = person.cluster.machines[0]
@@ -189,6 +196,7 @@ def test_a_reload_says_which_units_the_new_metadata_will_stop_before_they_move(p
     assert all_pids(person) == before
 
 
+@pytest.mark.covers("5.4.6", "P.13", "S.16")
 def test_a_machine_with_the_id_of_another_is_refused_and_the_first_untouched(person: Operator) -> None:
     before, placed, listed = all_pids(person), person.placed(), person.registrations()
     first = person.cluster.machines[0]
@@ -205,6 +213,7 @@ def test_a_machine_with_the_id_of_another_is_refused_and_the_first_untouched(per
     assert person.registrations() == listed
 
 
+@pytest.mark.covers("4.9.2", "5.4.5", "9.8", "10.7.3")
 def test_a_fleetd_without_etcd_waits_and_says_so_once(new_cluster: Callable[..., Cluster], tmp_path: Path) -> None:
     cluster = new_cluster(machines=1)
     machine = cluster.machines[0]
@@ -238,6 +247,7 @@ def test_a_standalone_machine_loses_nothing_at_a_kill(new_cluster: Callable[...,
     person.wait_until_placed(*UNITS)
 
 
+@pytest.mark.covers("5.3.12")
 def test_units_can_be_those_of_a_users_systemd(new_cluster: Callable[..., Cluster], tmp_path: Path) -> None:
     cluster = new_cluster([{"standalone": "true"}])
     (machine,) = cluster.machines
@@ -262,6 +272,7 @@ def test_units_can_be_those_of_a_users_systemd(new_cluster: Callable[..., Cluste
     assert machine.path(f"{folder}/mine.service").read_text() == SLEEPER
 
 
+@pytest.mark.covers("5.6.3")
 def test_a_fleetd_that_is_sent_usr1_writes_a_line_of_json_and_runs_on(person: Operator) -> None:
     before = all_pids(person)
     machine = person.cluster.machines[0]
@@ -276,6 +287,7 @@ def test_a_fleetd_that_is_sent_usr1_writes_a_line_of_json_and_runs_on(person: Op
     assert all_pids(person) == before
 
 
+@pytest.mark.covers("5.4.2")
 def test_a_lost_bus_is_found_again(person: Operator) -> None:
     before = all_pids(person)
     for machine in person.cluster.machines:

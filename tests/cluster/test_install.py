@@ -91,6 +91,7 @@ def enable_by_hand(machine: Machine, units: Mapping[str, str]) -> list[list[str]
         shell(machine, f"systemctl disable --runtime {names}; cd {ADMINISTRATORS}; rm {names}; systemctl daemon-reload")
 
 
+@pytest.mark.covers("6.2.1")
 @pytest.mark.parametrize("units", CASES.values(), ids=CASES)
 def test_a_unit_is_installed_as_systemctl_enable_does_it_and_leaves_nothing(
     cluster: Cluster, machine: Machine, tmp_path: Path, units: Mapping[str, str]
@@ -146,6 +147,7 @@ def test_a_wish_of_an_instance_that_stays_in_memory_takes_effect(
         assert shell(machine, f"systemctl is-active logger{number}.service").strip() == "active"
 
 
+@pytest.mark.covers("R.7")
 def test_no_unit_of_the_systems_is_taken_over_stopped_or_disabled(
     cluster: Cluster, machine: Machine, tmp_path: Path
 ) -> None:

@@ -28,6 +28,7 @@ def patient(new_cluster: Callable[..., Cluster], tmp_path: Path) -> Operator:
     return Operator(new_cluster(machines=3, config={"agent_ttl": f"{LONG_TTL_S}s"}), tmp_path)
 
 
+@pytest.mark.covers("2.10.1", "2.10.2", "9.14", "S.9")
 def test_a_power_cut_moves_its_units_and_no_others_and_the_machine_that_returns_gets_new_work(person: Operator) -> None:
     units = [f"u{number}.service" for number in range(6)]
     person.start(dict.fromkeys(units, SLEEPER))
@@ -44,6 +45,7 @@ def test_a_power_cut_moves_its_units_and_no_others_and_the_machine_that_returns_
     assert person.pids(*spared) == before
 
 
+@pytest.mark.covers("S.9", "S.16")
 def test_a_power_cut_shorter_than_the_time_to_live_moves_nothing_and_the_machine_is_accepted(patient: Operator) -> None:
     units = [f"u{number}.service" for number in range(3)]
     patient.start(dict.fromkeys(units, RECORDER))
@@ -60,6 +62,7 @@ def test_a_power_cut_shorter_than_the_time_to_live_moves_nothing_and_the_machine
     assert began[machine.name, "u0.service"] == 2
 
 
+@pytest.mark.covers("2.10.3", "5.6.1", "9.9", "S.10")
 def test_a_clean_shutdown_hands_over_before_the_machine_is_gone(patient: Operator) -> None:
     units = [f"u{number}.service" for number in range(6)]
     patient.start(dict.fromkeys(units, RECORDER))
@@ -75,6 +78,7 @@ def test_a_clean_shutdown_hands_over_before_the_machine_is_gone(patient: Operato
     patient.wait_until_placed(*units)
 
 
+@pytest.mark.covers("S.10")
 def test_a_unit_that_stops_slowly_is_not_started_elsewhere_before_it_has_stopped(person: Operator) -> None:
     slow = "[Service]\nExecStart=/bin/sleep infinity\nExecStop=/bin/sh -c 'sleep 3; date +%%s.%%N > /var/lib/ended'\n"
     person.start({"slow.service": slow})
@@ -88,6 +92,7 @@ def test_a_unit_that_stops_slowly_is_not_started_elsewhere_before_it_has_stopped
     assert started_s >= ended_s
 
 
+@pytest.mark.covers("2.10.2", "4.9.4", "5.5.3", "S.6")
 def test_a_machine_cut_off_keeps_its_copies_until_the_replacements_run_then_there_is_one_each(person: Operator) -> None:
     units = [f"u{number}.service" for number in range(3)]
     person.start(dict.fromkeys(units, SLEEPER))
@@ -104,6 +109,7 @@ def test_a_machine_cut_off_keeps_its_copies_until_the_replacements_run_then_ther
     assert person.machine_of(mine) is not cut
 
 
+@pytest.mark.covers("R.3")
 def test_a_copy_whose_replacement_fails_gets_its_place_back(person: Operator) -> None:
     first, *others = person.cluster.machines
     first.path("/var/lib/good").touch()
@@ -124,6 +130,7 @@ def test_a_copy_whose_replacement_fails_gets_its_place_back(person: Operator) ->
     assert first.main_pid("picky.service") == pid
 
 
+@pytest.mark.covers("10.7.7")
 def test_followers_and_globals_survive_the_loss_of_a_machine(person: Operator) -> None:
     person.start(
         {
@@ -143,6 +150,7 @@ def test_followers_and_globals_survive_the_loss_of_a_machine(person: Operator) -
     assert len(person.placed()["all.service"]) == 2
 
 
+@pytest.mark.covers("2.2.1", "9.2", "10.7.15", "P.16")
 def test_a_lost_leader_is_replaced_and_its_units_come_back(person: Operator) -> None:
     units = [f"u{number}.service" for number in range(6)]
     person.start(dict.fromkeys(units, SLEEPER))

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from contrib.testbed.machine import Machine
@@ -24,6 +25,7 @@ def labelled(samples: Any, name: str) -> dict[tuple[str, ...], float]:
     return {tuple(value for _, value in labels): number for (found, labels), number in samples.items() if found == name}
 
 
+@pytest.mark.covers("4.8.1")
 def test_the_leader_shows_the_cluster_in_numbers_and_each_machine_what_it_did(person: Operator) -> None:
     machines = person.cluster.machines
     before = {machine.name: scrape(machine) for machine in machines}

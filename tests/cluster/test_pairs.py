@@ -4,6 +4,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from contrib.testbed import Cluster, Machine
 from tests.cluster.operator import SLEEPER, Operator, with_fleet
 
@@ -37,6 +39,7 @@ LEADS = {
 }
 
 
+@pytest.mark.covers("P.7", "S.15")
 def test_pairs_of_every_kind_work_on_the_machine_they_share_before_and_after_a_reboot(
     new_cluster: Callable[..., Cluster], tmp_path: Path
 ) -> None:

@@ -72,6 +72,7 @@ def on(person: Operator, machine: Machine) -> list[str]:
     return [unit for unit, machines in homes(person).items() if machines == [machine.name]]
 
 
+@pytest.mark.covers("R.3", "S.6")
 def test_a_machine_that_is_cut_off_and_healed_has_its_units_run_at_every_moment(person: Operator) -> None:
     cut = person.machine_of("u0.service")
     mine = on(person, cut)
@@ -85,6 +86,7 @@ def test_a_machine_that_is_cut_off_and_healed_has_its_units_run_at_every_moment(
     assert person.lives(unit for unit in UNITS if unit not in mine) == before
 
 
+@pytest.mark.covers("P.17", "S.7")
 def test_answers_of_the_store_that_are_lost_for_a_while_touch_no_unit_and_for_long_move_them(person: Operator) -> None:
     deaf = person.machine_of("u0.service")
     mine = on(person, deaf)
@@ -107,6 +109,7 @@ def test_answers_of_the_store_that_are_lost_for_a_while_touch_no_unit_and_for_lo
     assert list(person.processes(["new.service"])) == [(deaf.name, "new.service")]
 
 
+@pytest.mark.covers("P.16", "S.11")
 def test_a_leader_that_is_killed_and_one_that_is_stopped_touch_no_unit(person: Operator) -> None:
     before = person.lives(UNITS)
     killed = person.leader()
@@ -129,6 +132,7 @@ def another(person: Operator, machine: Machine) -> Machine:
     return next(each for each in person.cluster.machines if each is not machine)
 
 
+@pytest.mark.covers("P.16", "S.11")
 def test_a_leader_frozen_in_the_midst_of_its_work_and_woken_late_undoes_nothing(person: Operator) -> None:
     leader = person.leader()
     mine = on(person, leader)
@@ -150,6 +154,7 @@ def test_a_leader_frozen_in_the_midst_of_its_work_and_woken_late_undoes_nothing(
     assert leader.main_pid("fleet.service") == int(fleetd)
 
 
+@pytest.mark.covers("S.11")
 def test_a_leader_cut_off_from_the_store_but_not_from_the_others_loses_office_and_keeps_its_copies(
     person: Operator,
 ) -> None:
@@ -165,6 +170,7 @@ def test_a_leader_cut_off_from_the_store_but_not_from_the_others_loses_office_an
     assert_never_none(person, leader, mine)
 
 
+@pytest.mark.covers("S.19")
 def test_a_leader_that_is_cut_off_while_another_machine_is_lost_leaves_one_copy_of_each(
     new_cluster: Callable[..., Cluster], tmp_path: Path
 ) -> None:
@@ -188,6 +194,7 @@ def test_a_leader_that_is_cut_off_while_another_machine_is_lost_leaves_one_copy_
     assert on(person, lost) == []
 
 
+@pytest.mark.covers("S.8")
 def test_a_leader_and_a_follower_whose_clocks_jump_a_day_touch_no_unit_and_see_who_is_lost_in_time(
     new_cluster: Callable[..., Cluster], tmp_path: Path
 ) -> None:

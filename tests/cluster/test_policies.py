@@ -100,6 +100,7 @@ def test_a_machine_whose_fleetd_is_stopped_is_parked_for_its_time_and_then_count
     assert parked.main_pid("patient.service") == pids["patient.service"]
 
 
+@pytest.mark.covers("P.10")
 def test_a_finished_oneshot_runs_again_elsewhere_only_where_that_is_asked_for(person: Operator) -> None:
     units = {"once.service": ONCE, "again.service": with_fleet("RerunAfterFailover=true", service=ONCE)}
     person.start(units)

@@ -21,6 +21,7 @@ def person(new_cluster: Callable[..., Cluster], tmp_path: Path) -> Operator:
     return Operator(new_cluster(machines=3, config={"agent_ttl": f"{TTL_S}s"}), tmp_path)
 
 
+@pytest.mark.covers("R.5")
 def test_a_unit_goes_round_a_machine_that_has_its_own_of_that_name(person: Operator) -> None:
     person.start({"mv.service": SLEEPER})
     lost = person.machine_of("mv.service")

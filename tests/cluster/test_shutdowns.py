@@ -35,6 +35,7 @@ def homes(person: Operator, units: list[str]) -> dict[str, list[str]]:
     return found
 
 
+@pytest.mark.covers("S.10")
 def test_a_unit_that_hangs_at_its_stop_holds_up_neither_the_others_nor_the_shutdown_for_ever(person: Operator) -> None:
     person.start({**dict.fromkeys(UNITS, RECORDER), "stubborn.service": STUBBORN})
     leaving = person.machine_of("stubborn.service")
@@ -57,6 +58,7 @@ def test_a_unit_that_hangs_at_its_stop_holds_up_neither_the_others_nor_the_shutd
     assert all(len(machines) == 1 for machines in homes(person, [*UNITS, "stubborn.service"]).values())
 
 
+@pytest.mark.covers("S.10")
 def test_a_machine_that_shuts_down_while_etcd_is_away_is_off_in_bounded_time(person: Operator) -> None:
     person.start(dict.fromkeys(UNITS, RECORDER))
     leaving = person.machine_of("u0.service")
@@ -72,6 +74,7 @@ def test_a_machine_that_shuts_down_while_etcd_is_away_is_off_in_bounded_time(per
     assert all(len(machines) == 1 for machines in homes(person, UNITS).values())
 
 
+@pytest.mark.covers("S.9")
 def test_after_a_power_cut_of_everything_each_unit_runs_once_where_it_was(
     new_cluster: Callable[..., Cluster], tmp_path: Path
 ) -> None:

@@ -60,6 +60,7 @@ def in_order(machines: list[Machine]) -> list[Machine]:
 # Units, where they are
 
 
+@pytest.mark.covers("3.10.32")
 def test_status_and_journal_of_a_plain_unit_and_of_an_instance_are_those_of_its_machine(person: RemotePerson) -> None:
     person.starts(web=GREETER, db_1=GREETER)
     for unit in ("web.service", "db@1.service"):
@@ -80,6 +81,7 @@ def without_times(text: str) -> list[str]:
     return [re.sub(r" ago$", "", re.sub(r"\d+(s|ms|min)\b ?", "", line)) for line in text.split("\n\n")[0].splitlines()]
 
 
+@pytest.mark.covers("P.11")
 def test_a_global_unit_is_told_of_by_every_machine_or_by_the_one_that_is_picked(person: RemotePerson) -> None:
     person.starts(all=GLOBAL)
     machines = in_order(person.cluster.machines)
@@ -98,6 +100,7 @@ def test_a_global_unit_is_told_of_by_every_machine_or_by_the_one_that_is_picked(
     assert f"Main PID: {machines[1].main_pid('all.service')} " in one.stdout
 
 
+@pytest.mark.covers("P.11")
 def test_a_global_unit_is_restarted_on_one_machine_or_on_all(person: RemotePerson) -> None:
     person.starts(all=GLOBAL)
     machines = in_order(person.cluster.machines)
@@ -123,6 +126,7 @@ def test_plain_units_and_instances_are_restarted_on_their_machine(person: Remote
     assert all(was != now for was, now in zip(before, after, strict=True))
 
 
+@pytest.mark.covers("P.11")
 def test_following_a_global_unit_interleaves_its_machines_until_ctrl_c(person: RemotePerson) -> None:
     person.starts(followed=GLOBAL)
     terminal = Terminal(person, "journal", "-f", "--output=cat", "followed")
@@ -143,6 +147,7 @@ def head_colour(seen: str, machine: Machine) -> str:
     return head[1]
 
 
+@pytest.mark.covers("3.10.24")
 def test_on_the_machine_itself_no_ssh_is_needed(person: RemotePerson) -> None:
     person.starts(web=GREETER)
     (machine,) = person.places("web.service")
@@ -164,6 +169,7 @@ def test_on_the_machine_itself_no_ssh_is_needed(person: RemotePerson) -> None:
 # Commands and shells
 
 
+@pytest.mark.covers("3.10.22", "10.3.2")
 def test_a_command_has_stdin_stdout_stderr_and_its_own_status(person: RemotePerson) -> None:
     person.starts(web=GREETER)
     (machine,) = person.places("web.service")
@@ -183,6 +189,7 @@ def test_much_goes_both_ways_at_once(person: RemotePerson) -> None:
     assert (done.returncode, done.stdout == text, done.stderr) == (0, True, "")
 
 
+@pytest.mark.covers("3.8.43", "P.11")
 def test_a_command_for_a_global_unit_runs_on_all_of_its_machines(person: RemotePerson) -> None:
     person.starts(all=GLOBAL)
     done = person.fleetctl("ssh", "all", "hostname; [ $(hostname) != m2 ] || exit 4")
@@ -193,6 +200,7 @@ def test_a_command_for_a_global_unit_runs_on_all_of_its_machines(person: RemoteP
     assert "all.service is on several machines, and a shell opens on one: choose it with --machine" in shell.stderr
 
 
+@pytest.mark.covers("3.10.6", "3.10.23", "10.3.3")
 def test_a_shell_has_a_terminal_of_our_size_and_follows_it_and_gives_its_status(person: RemotePerson) -> None:
     machine = person.cluster.machines[0]
     terminal = Terminal(person, "ssh", machine.id[:6], rows=31, columns=97)
@@ -210,6 +218,7 @@ def test_a_shell_has_a_terminal_of_our_size_and_follows_it_and_gives_its_status(
     assert terminal.status() == 9
 
 
+@pytest.mark.covers("3.10.6")
 def test_a_command_gets_a_terminal_if_it_is_asked_for(person: RemotePerson) -> None:
     machine = person.cluster.machines[0]
     terminal = Terminal(person, "ssh", "--tty", machine.id[:6], "tty; exit 3")
@@ -230,6 +239,7 @@ def test_ctrl_c_at_a_command_ends_with_130(person: RemotePerson) -> None:
     process.communicate()
 
 
+@pytest.mark.covers("3.10.7", "3.10.17", "10.1.2")
 def test_the_agent_is_forwarded_only_where_that_is_asked_for(person: RemotePerson) -> None:
     machine = person.cluster.machines[0]
     fingerprint = subprocess.run(
@@ -244,6 +254,7 @@ def test_the_agent_is_forwarded_only_where_that_is_asked_for(person: RemotePerso
 # Keys
 
 
+@pytest.mark.covers("3.10.1")
 @pytest.mark.parametrize("kind", ["ed25519", "ecdsa", "rsa"])
 def test_keys_of_every_kind_log_in_from_a_file_and_from_the_agent(person: RemotePerson, kind: str) -> None:
     machine = person.cluster.machines[0]
@@ -262,6 +273,7 @@ def test_keys_of_every_kind_log_in_from_a_file_and_from_the_agent(person: Remote
         allowed.write_text(before)
 
 
+@pytest.mark.covers("3.10.21", "P.18")
 def test_a_wrong_key_and_none_at_all_are_told_with_host_port_user_and_what_to_do(person: RemotePerson) -> None:
     machine = person.cluster.machines[0]
     key = person.home / ".ssh/id_ed25519"
@@ -293,6 +305,7 @@ def test_an_encrypted_key_is_named_and_works_from_the_agent(person: RemotePerson
     assert f"{key} is encrypted: load it into an agent (ssh-add {key})" in refused.stderr
 
 
+@pytest.mark.covers("3.3.8", "10.3.7")
 def test_the_configuration_names_host_port_user_and_key(person: RemotePerson) -> None:
     machine = person.cluster.machines[0]
     key = person.home / ".ssh/id_ed25519"
@@ -347,6 +360,7 @@ def test_a_proxy_command_an_agent_and_the_name_of_a_key_are_those_of_the_configu
         person.environment["SSH_AUTH_SOCK"] = agent
 
 
+@pytest.mark.covers("3.10.3", "3.10.17", "3.10.21", "3.10.25", "3.10.28")
 def test_a_port_may_be_given_for_every_command_that_connects(person: RemotePerson) -> None:
     person.starts(web=GREETER)
     (machine,) = person.places("web.service")
@@ -363,6 +377,7 @@ def test_a_port_may_be_given_for_every_command_that_connects(person: RemotePerso
 # Known hosts
 
 
+@pytest.mark.covers("3.3.11", "3.10.13", "3.10.16")
 def test_an_unknown_host_is_refused_without_a_terminal(person: RemotePerson) -> None:
     machine = person.cluster.machines[0]
     path = person.knows(text="# nobody\n")
@@ -396,6 +411,7 @@ def test_new_keys_are_recorded_unasked_and_changed_ones_refused_where_that_is_as
     assert (refused.returncode, "host key mismatch" in refused.stderr) == (1, True)
 
 
+@pytest.mark.covers("3.3.10", "3.10.13", "3.10.14")
 @pytest.mark.parametrize("answer", ["yes", "Y"])
 def test_an_unknown_host_is_asked_about_at_a_terminal_and_then_known(person: RemotePerson, answer: str) -> None:
     machine = person.cluster.machines[0]
@@ -415,6 +431,7 @@ def test_an_unknown_host_is_asked_about_at_a_terminal_and_then_known(person: Rem
     assert person.fleetctl("ssh", machine.id[:6], "true").returncode == 0
 
 
+@pytest.mark.covers("3.10.14")
 def test_a_host_that_cannot_be_recorded_is_logged_in_to_all_the_same(person: RemotePerson) -> None:
     machine = person.cluster.machines[0]
     terminal = Terminal(person, "ssh", "--known-hosts-file=/proc/none", machine.id[:6], "echo done")
@@ -425,6 +442,7 @@ def test_a_host_that_cannot_be_recorded_is_logged_in_to_all_the_same(person: Rem
     assert terminal.status() == 0
 
 
+@pytest.mark.covers("3.10.13")
 @pytest.mark.parametrize("answer", ["no\n", "\n", "\x04"])
 def test_a_host_that_a_person_refuses_is_not_logged_in_to(person: RemotePerson, answer: str) -> None:
     machine = person.cluster.machines[0]
@@ -438,6 +456,7 @@ def test_a_host_that_a_person_refuses_is_not_logged_in_to(person: RemotePerson, 
     assert (path.read_text(), "done" in terminal.seen) == ("# nobody\n", False)
 
 
+@pytest.mark.covers("3.3.10", "3.10.15", "3.10.16")
 def test_a_changed_key_is_refused_with_the_file_and_line(person: RemotePerson) -> None:
     machine, other = person.cluster.machines[:2]
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", person.home / "wrong"], check=True)
@@ -467,6 +486,7 @@ def test_a_revoked_key_is_refused_and_hashed_lines_and_authorities_do_no_harm(pe
     assert (refused.returncode, "host key revoked" in refused.stderr) == (1, True)
 
 
+@pytest.mark.covers("3.10.12", "10.3.6")
 @pytest.mark.parametrize("kind", ["ssh-rsa", "ecdsa-sha2-nistp256", "ssh-ed25519"])
 def test_a_host_is_asked_for_the_kind_of_key_that_is_recorded(person: RemotePerson, kind: str) -> None:
     machine = person.cluster.machines[0]

@@ -49,6 +49,7 @@ def assert_untouched(person: Operator, before: dict[tuple[str, str], tuple[int, 
     assert all(len(placed[unit]) == 1 for unit in UNITS if unit != EVERYWHERE)
 
 
+@pytest.mark.covers("P.1", "R.1", "S.2")
 def test_three_times_to_live_without_etcd_touch_no_unit_and_what_was_asked_meanwhile_is_refused_or_done(
     person: Operator,
 ) -> None:
@@ -66,6 +67,7 @@ def test_three_times_to_live_without_etcd_touch_no_unit_and_what_was_asked_meanw
     assert_untouched(person, before)
 
 
+@pytest.mark.covers("S.3")
 def test_an_etcd_that_crashes_thrice_touches_no_unit_and_loses_nothing_acknowledged(person: Operator) -> None:
     before = person.lives(UNITS)
     with Traffic(person) as traffic:
@@ -79,6 +81,7 @@ def test_an_etcd_that_crashes_thrice_touches_no_unit_and_loses_nothing_acknowled
     assert_untouched(person, before)
 
 
+@pytest.mark.covers("R.1", "S.3")
 def test_an_etcd_that_is_frozen_two_seconds_of_three_touches_no_unit(person: Operator) -> None:
     before = person.lives(UNITS)
     etcd = person.cluster.etcd
@@ -136,6 +139,7 @@ def another(person: Operator, machine: Machine) -> Machine:
     return next(each for each in person.cluster.machines if each is not machine)
 
 
+@pytest.mark.covers("R.1", "S.4")
 def test_a_restored_etcd_stops_nothing_starts_nothing_and_lists_what_it_does_not_know(
     person: Operator, tmp_path: Path
 ) -> None:
@@ -163,6 +167,7 @@ def test_a_restored_etcd_stops_nothing_starts_nothing_and_lists_what_it_does_not
     assert changed == {"u0.service", "u1.service", ended}
 
 
+@pytest.mark.covers("S.4")
 def test_a_machine_that_was_cut_off_while_etcd_was_restored_and_written_to_stops_nothing_that_is_unknown(
     person: Operator, tmp_path: Path
 ) -> None:
@@ -186,6 +191,7 @@ def test_a_machine_that_was_cut_off_while_etcd_was_restored_and_written_to_stops
     assert_held(person, young, before)
 
 
+@pytest.mark.covers("S.4")
 def test_a_unit_that_was_moved_after_the_snapshot_runs_on_where_it_is_when_etcd_is_restored(
     person: Operator, tmp_path: Path
 ) -> None:
@@ -228,6 +234,7 @@ def assert_held(person: Operator, units: list[str], before: dict[tuple[str, str]
     assert person.lives(units) == before
 
 
+@pytest.mark.covers("S.5")
 def test_an_etcd_that_loses_its_leader_for_good_or_for_a_while_touches_no_unit(quorum: Operator) -> None:
     before = quorum.lives(UNITS)
     with Traffic(quorum) as traffic:
@@ -246,6 +253,7 @@ def test_an_etcd_that_loses_its_leader_for_good_or_for_a_while_touches_no_unit(q
     assert_untouched(quorum, before)
 
 
+@pytest.mark.covers("R.1", "S.5")
 def test_an_etcd_without_its_quorum_refuses_what_is_wished_and_touches_no_unit(quorum: Operator) -> None:
     before = quorum.lives(UNITS)
     with Traffic(quorum) as traffic:

@@ -168,6 +168,7 @@ def run_apart(person: Operator) -> bool:
     return len(places) == len(RIVALS) == len({machine for machine, _ in places})
 
 
+@pytest.mark.covers("S.20")
 @pytest.mark.parametrize("seed", range(STORMS))
 def test_after_a_storm_of_faults_each_unit_runs_once_and_no_wish_is_lost(
     new_cluster: Callable[..., Cluster], tmp_path: Path, seed: int

@@ -136,6 +136,7 @@ def test_a_power_cut_stops_nothing_in_order_and_a_shutdown_does(plain: Cluster) 
     machine.boot()
 
 
+@pytest.mark.covers("4.9.1", "R.9")
 def test_fleet_is_installed_with_a_socket_that_its_group_alone_may_use(new_cluster: Callable[..., Cluster]) -> None:
     machine = new_cluster(machines=1, fleetd=False).machines[0]
     install_fleet(machine.root, {"public_ip": machine.address})

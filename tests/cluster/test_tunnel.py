@@ -42,6 +42,7 @@ def person(tunnelled_cluster: Cluster, tmp_path: Path) -> Iterator[RemotePerson]
     tunnelled_cluster.destroy_all_units()
 
 
+@pytest.mark.covers("3.3.7", "3.4.1", "3.4.2", "3.10.4")
 @pytest.mark.parametrize("endpoint", ["", HTTP])
 def test_every_command_works_through_the_tunnel(person: RemotePerson, endpoint: str) -> None:
     if endpoint:
@@ -49,12 +50,14 @@ def test_every_command_works_through_the_tunnel(person: RemotePerson, endpoint: 
     try_every_command(person)
 
 
+@pytest.mark.covers("3.4.1")
 def test_every_command_works_at_a_socket_of_this_machine(person: RemotePerson) -> None:
     del person.environment["FLEETCTL_TUNNEL"]
     person.reach_by_socket()
     try_every_command(person)
 
 
+@pytest.mark.covers("3.4.2")
 def test_every_command_works_at_an_api_on_the_network(person: RemotePerson) -> None:
     del person.environment["FLEETCTL_TUNNEL"]
     person.environment["FLEETCTL_ENDPOINT"] = f"http://{person.bastion.address}:{API_PORT}"
@@ -96,6 +99,7 @@ def try_every_command(person: RemotePerson) -> None:
     assert said("list-units", "--no-legend") == ""
 
 
+@pytest.mark.covers("3.4.5")
 def test_the_agent_is_enough(person: RemotePerson) -> None:
     (person.home / ".ssh/id_ed25519").unlink()
     refused = person.fleetctl("list-machines")
@@ -161,6 +165,7 @@ def test_tls_goes_through_the_tunnel_end_to_end_over_one_connection(
     assert "self-signed certificate; --ca-file names the authority that signed its certificate" in untrusted.stderr
 
 
+@pytest.mark.covers("3.3.7")
 @pytest.mark.parametrize(
     ("tunnel", "complaint"),
     [
@@ -178,6 +183,7 @@ def test_a_bastion_that_is_not_there_is_one_line(person: RemotePerson, tunnel: s
     assert refused.stderr.startswith(f"Unable to initialize client: failed initializing SSH client: {wanted}")
 
 
+@pytest.mark.covers("3.3.9", "3.10.5")
 def test_an_sshd_that_does_not_answer_is_given_up_in_time(person: RemotePerson) -> None:
     daemon = person.bastion.main_pid("ssh.service")
     person.bastion.run(["kill", "-STOP", str(daemon)])
@@ -192,6 +198,7 @@ def test_an_sshd_that_does_not_answer_is_given_up_in_time(person: RemotePerson) 
     assert took_s < 6
 
 
+@pytest.mark.covers("3.4.1", "3.4.2", "10.3.10")
 @pytest.mark.parametrize(
     ("endpoint", "complaint"),
     [
@@ -213,6 +220,7 @@ def test_an_api_that_is_not_there_is_told_from_a_bastion_that_is_not(
     assert complaint in refused.stderr
 
 
+@pytest.mark.covers("3.4.1")
 def test_a_bastion_without_fleetctl_is_told_so(person: RemotePerson) -> None:
     program = person.bastion.path("/usr/bin/fleetctl")
     target = program.readlink()
@@ -225,6 +233,7 @@ def test_a_bastion_without_fleetctl_is_told_so(person: RemotePerson) -> None:
     assert "fleetctl: command not found; fleetctl must be installed there" in refused.stderr
 
 
+@pytest.mark.covers("10.3.10")
 def test_a_tunnel_that_dies_in_the_middle_is_one_error(person: RemotePerson) -> None:
     (person.home / "slow.service").write_text(SLOW)
     process = person.spawn("start", str(person.home / "slow.service"))
@@ -240,6 +249,7 @@ def test_a_tunnel_that_dies_in_the_middle_is_one_error(person: RemotePerson) -> 
     )
 
 
+@pytest.mark.covers("3.10.22")
 def test_a_session_that_dies_in_the_middle_is_one_error(person: RemotePerson) -> None:
     person.starts(web=GREETER)
     (machine,) = person.places("web.service")
@@ -288,6 +298,7 @@ def test_ctrl_c_through_the_tunnel_ends_with_130(person: RemotePerson) -> None:
     assert (process.returncode, stderr) == (130, "\n")
 
 
+@pytest.mark.covers("3.10.4", "10.3.6")
 def test_a_machine_behind_the_bastion_is_checked_by_its_own_key(person: RemotePerson) -> None:
     machine = person.cluster.machines[0]
     person.knows(person.bastion)

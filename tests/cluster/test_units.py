@@ -7,6 +7,7 @@ import pytest
 from tests.cluster.operator import ONESHOT, SLEEPER, Operator
 
 
+@pytest.mark.covers("2.2.2", "3.8.13", "9.1", "9.12", "P.6")
 def test_a_started_unit_runs_as_a_real_process_when_the_command_returns(person: Operator) -> None:
     result = person.start({"one.service": SLEEPER})
     machine = person.machine_of("one.service")
@@ -14,6 +15,7 @@ def test_a_started_unit_runs_as_a_real_process_when_the_command_returns(person: 
     assert machine.main_pid("one.service") > 1
 
 
+@pytest.mark.covers("2.9.1")
 def test_thirty_units_spread_evenly(person: Operator) -> None:
     person.start({f"many-{number}.service": SLEEPER for number in range(30)})
     placed = person.placed()
@@ -21,6 +23,7 @@ def test_thirty_units_spread_evenly(person: Operator) -> None:
     assert share == [10, 10, 10]
 
 
+@pytest.mark.covers("9.13")
 def test_a_stopped_unit_stays_loaded_and_starts_again_in_place(person: Operator) -> None:
     person.start({"one.service": SLEEPER})
     machine = person.machine_of("one.service")
@@ -33,6 +36,7 @@ def test_a_stopped_unit_stays_loaded_and_starts_again_in_place(person: Operator)
     assert machine.main_pid("one.service") > 1
 
 
+@pytest.mark.covers("2.10.6")
 def test_an_unloaded_unit_leaves_nothing_on_the_machine_but_stays_submitted(person: Operator) -> None:
     person.start({"one.service": SLEEPER})
     machine = person.machine_of("one.service")
@@ -42,6 +46,7 @@ def test_an_unloaded_unit_leaves_nothing_on_the_machine_but_stays_submitted(pers
     assert "one.service" in person.cluster.fleetctl("list-unit-files").stdout
 
 
+@pytest.mark.covers("2.10.7", "3.8.30", "10.7.11", "P.8")
 def test_destroy_lets_execstop_finish_before_the_file_goes(person: Operator) -> None:
     stopping = (
         "[Service]\nExecStart=/bin/sleep infinity\n"
@@ -58,6 +63,7 @@ def test_destroy_lets_execstop_finish_before_the_file_goes(person: Operator) -> 
     assert person.cluster.fleetctl("list-units", "--no-legend").stdout == ""
 
 
+@pytest.mark.covers("S.13")
 def test_a_unit_destroyed_and_created_with_other_content_at_once_runs_the_new_content(person: Operator) -> None:
     slow = "ExecStop=/bin/sh -c 'sleep 2; test -e /run/fleet/units/again.service && touch /var/lib/stopped-first'\n"
     person.start({"again.service": "[Service]\nExecStart=/bin/sleep 1001\n" + slow})
@@ -71,6 +77,7 @@ def test_a_unit_destroyed_and_created_with_other_content_at_once_runs_the_new_co
     assert command == b"/bin/sleep\x001002\x00"
 
 
+@pytest.mark.covers("2.10.5", "P.4")
 def test_a_changed_file_is_told_of_and_replace_changes_the_unit_where_it_runs(person: Operator) -> None:
     person.start({"one.service": "[Service]\nExecStart=/bin/sleep 1001\n"})
     machine = person.machine_of("one.service")
@@ -85,6 +92,7 @@ def test_a_changed_file_is_told_of_and_replace_changes_the_unit_where_it_runs(pe
     assert command == b"/bin/sleep\x001002\x00"
 
 
+@pytest.mark.covers("1.3.4", "1.3.9", "P.15")
 def test_instances_of_a_template_spread_over_the_machines_and_know_their_names(person: Operator) -> None:
     (template,) = person.write({"web@.service": "[Service]\nExecStart=/bin/sh -c 'echo I am %i; sleep infinity'\n"})
     person.cluster.fleetctl("submit", template)
@@ -94,6 +102,7 @@ def test_instances_of_a_template_spread_over_the_machines_and_know_their_names(p
     assert "I am 2" in person.machine_of("web@2.service").journal("web@2.service")
 
 
+@pytest.mark.covers("10.2.4", "P.10", "R.5")
 def test_a_finished_oneshot_is_a_success_and_runs_once(person: Operator) -> None:
     counting = "[Service]\nType=oneshot\nExecStart=/bin/sh -c 'echo ran >> /var/lib/count'\n"
     person.start({"once.service": counting})
@@ -107,6 +116,7 @@ def test_a_finished_oneshot_is_a_success_and_runs_once(person: Operator) -> None
     count.unlink()
 
 
+@pytest.mark.covers("3.8.20", "P.6", "P.18")
 def test_start_says_why_a_unit_failed_in_its_own_words(person: Operator) -> None:
     failing = "[Service]\nExecStart=/bin/sh -c 'echo the disk is on fire; exit 7'\nRestart=no\n"
     result = person.start({"bad.service": failing}, check=False)
@@ -134,6 +144,7 @@ def test_what_systemd_refuses_comes_back_in_its_words_and_hurts_no_other_unit(
     person.wait_until_placed("fine.service")
 
 
+@pytest.mark.covers("P.7")
 def test_units_that_need_each_other_start_together(person: Operator) -> None:
     pair = {
         "left.service": "[Unit]\nRequires=right.service\nAfter=right.service\n"
@@ -158,6 +169,7 @@ def test_a_timer_starts_its_service_on_the_machine_they_share(person: Operator) 
     person.cluster.wait_until("the timer has elapsed", machine.path("/var/lib/ticked").exists)
 
 
+@pytest.mark.covers("6.2.1")
 def test_an_install_section_is_honoured_and_undone(person: Operator) -> None:
     person.start({"wanted.service": SLEEPER + "\n[Install]\nWantedBy=multi-user.target\n"})
     machine = person.machine_of("wanted.service")
@@ -167,6 +179,7 @@ def test_an_install_section_is_honoured_and_undone(person: Operator) -> None:
     assert not link.is_symlink()
 
 
+@pytest.mark.covers("R.7")
 def test_a_unit_that_would_shadow_one_of_the_system_is_refused_and_nothing_changes(person: Operator) -> None:
     result = person.start({"ssh.service": SLEEPER}, check=False)
     assert result.returncode == 1

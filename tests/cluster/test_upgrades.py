@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from contrib.testbed import Cluster
 from contrib.testbed.machine import Machine
 from contrib.testbed.root import CHECKOUT
@@ -35,6 +37,7 @@ def remove_next(machine: Machine) -> None:
     machine.run(["systemctl", "restart", "fleet.service"])
 
 
+@pytest.mark.covers("P.2", "S.1")
 def test_an_upgrade_machine_by_machine_and_the_way_back_touch_no_unit_and_no_machine_leaves_the_list(
     new_cluster: Callable[..., Cluster], tmp_path: Path
 ) -> None:

@@ -8,6 +8,8 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from fleetd.systemd.protocol import ServiceManager
 from tests.contract.systemd_harness import (
     SLEEPER,
@@ -24,6 +26,7 @@ UNITS = Path("/run/fleet/units")
 LINKS = Path("/run/systemd/system")
 
 
+@pytest.mark.covers("5.3.11", "6.2.1")
 async def test_a_unit_is_a_plain_file_and_a_link_at_runtime_scope(manager: ServiceManager) -> None:
     await manager.write({"plain.service": SLEEPER})
     assert (UNITS / "plain.service").stat().st_mode & 0o7777 == 0o600
@@ -35,6 +38,7 @@ async def test_a_unit_is_a_plain_file_and_a_link_at_runtime_scope(manager: Servi
     assert not (LINKS / "plain.service").is_symlink()
 
 
+@pytest.mark.covers("6.2.1", "6.2.4")
 async def test_links_are_as_systemctl_enable_makes_them_and_go_without_a_trace(manager: ServiceManager) -> None:
     links = {"multi-user.target.wants/enabled.service": "enabled.service", "other.service": "enabled.service"}
     before = sorted(LINKS.rglob("*"))

@@ -181,6 +181,7 @@ def full_disk(bytes_a_file: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+@pytest.mark.covers("S.17")
 async def test_a_full_disk_is_unavailable_and_leaves_nothing_half_written(tmp_path: Path) -> None:
     path = str(tmp_path / "store.db")
     store = EmbeddedStore(path)

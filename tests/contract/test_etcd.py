@@ -80,6 +80,7 @@ class HalfDeafProxy:
 # Failover
 
 
+@pytest.mark.covers("5.3.2")
 async def test_an_endpoint_that_refuses_is_passed_over(shared_etcd: EtcdServer) -> None:
     nobody = f"http://127.0.0.1:{free_port()}"
     async with store_on(nobody, shared_etcd.client_url) as store:
@@ -97,6 +98,7 @@ async def test_without_any_endpoint_that_answers_the_error_names_all(shared_etcd
     assert second in str(failure.value)
 
 
+@pytest.mark.covers("P.17")
 async def test_a_transaction_whose_answer_was_lost_is_not_done_again_elsewhere(shared_etcd: EtcdServer) -> None:
     """Done again it would be a conflict with itself, and nobody could tell."""
     async with HalfDeafProxy(shared_etcd) as proxy, store_on(proxy.url, shared_etcd.client_url) as store:
@@ -178,6 +180,7 @@ async def test_a_watch_survives_a_killed_etcd_and_misses_nothing(new_etcd: NewEt
     assert seen == [second, third]
 
 
+@pytest.mark.covers("5.3.6")
 async def test_a_frozen_etcd_is_unavailable_in_time_and_goes_on_once_thawed(new_etcd: NewEtcd) -> None:
     server = new_etcd().start()
     async with store_on(server.client_url) as store:
@@ -266,6 +269,7 @@ def forget_tokens(server: EtcdServer) -> None:
     server.etcdctl("auth", "enable")
 
 
+@pytest.mark.covers("5.3.3", "5.3.5")
 async def test_a_user_needs_no_more_than_fleets_prefix_and_gets_a_new_token_by_itself(new_etcd: NewEtcd) -> None:
     server = new_etcd().start()
     enable_authentication(server)
@@ -354,6 +358,7 @@ async def test_authentication_may_be_turned_on_while_the_store_is_in_use(new_etc
         assert await put(store, "/fleet/a") > before
 
 
+@pytest.mark.covers("5.3.3")
 async def test_a_wrong_password_and_a_missing_user_are_said_so(new_etcd: NewEtcd) -> None:
     server = new_etcd().start()
     enable_authentication(server)

@@ -134,6 +134,7 @@ def _put_raw(server: EtcdServer, key: bytes) -> None:
 # Who answers is no etcd
 
 
+@pytest.mark.covers("H.7")
 async def test_an_answer_without_end_is_given_up_and_the_next_endpoint_asked(shared_etcd: EtcdServer) -> None:
     async with Misbehaving(OK, b" " * 65536, endless=True) as server:
         async with store_on(server.url) as store:
@@ -147,6 +148,7 @@ async def test_an_answer_without_end_is_given_up_and_the_next_endpoint_asked(sha
             assert await store.revision() > 0
 
 
+@pytest.mark.covers("H.7")
 async def test_a_line_without_end_ends_the_stream() -> None:
     async with (
         Misbehaving(OK, b" " * 65536, endless=True) as server,
@@ -163,6 +165,7 @@ async def test_a_line_without_end_ends_the_stream() -> None:
         await waiting
 
 
+@pytest.mark.covers("H.7")
 async def test_a_redirect_is_not_followed_and_no_password_goes_there(caplog: pytest.LogCaptureFixture) -> None:
     async with Misbehaving(OK) as elsewhere:
         moved = (
@@ -184,6 +187,7 @@ async def test_a_redirect_is_not_followed_and_no_password_goes_there(caplog: pyt
     assert "redirects to" in caplog.text
 
 
+@pytest.mark.covers("H.7")
 async def test_nothing_compressed_is_unpacked() -> None:
     bomb = gzip.compress(b" " * 50_000_000)
     head = OK + f"\r\nContent-Encoding: gzip\r\nContent-Length: {len(bomb)}".encode()
@@ -193,6 +197,7 @@ async def test_nothing_compressed_is_unpacked() -> None:
     assert b"accept-encoding: identity" in server.heads[0].lower()
 
 
+@pytest.mark.covers("H.7")
 async def test_user_and_password_of_a_url_are_shown_nowhere(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
         async with store_on("http://me:hunter2@127.0.0.1:1", request_timeout_s=1) as store:

@@ -62,6 +62,7 @@ def files(certificates: Path) -> tuple[str, str, str]:
     return f"{certificates}/ca.pem", f"{certificates}/client.pem", f"{certificates}/client.key"
 
 
+@pytest.mark.covers("5.3.4", "10.1.9")
 async def test_tls_goes_by_the_given_ca_and_shows_the_clients_certificate(
     new_etcd: NewEtcd, certificates: Path
 ) -> None:
@@ -80,6 +81,7 @@ async def test_tls_goes_by_the_given_ca_and_shows_the_clients_certificate(
             await store.revision()
 
 
+@pytest.mark.covers("5.3.4")
 def test_tls_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=f"{tmp_path}/none.pem"):
         EtcdTls(f"{tmp_path}/none.pem")

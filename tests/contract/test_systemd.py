@@ -22,6 +22,7 @@ from tests.contract.systemd_harness import (
 # Files.
 
 
+@pytest.mark.covers("6.2.5")
 async def test_a_new_unit_can_be_started_at_once_and_needs_no_reload(manager: ServiceManager) -> None:
     assert await manager.write({"new.service": SLEEPER}) == {}
     assert not await manager.reload_needed(["new.service"])
@@ -52,6 +53,7 @@ async def test_a_written_unit_is_loaded_and_inactive(manager: ServiceManager) ->
     assert seen["idle.service"] == UnitStatus("idle.service", "loaded", "inactive", "dead", job=False)
 
 
+@pytest.mark.covers("P.12")
 async def test_one_file_that_is_refused_does_not_hurt_nine_others(manager: ServiceManager) -> None:
     good = {f"good{number}.service": SLEEPER for number in range(9)}
     bad = {"bad.busname": SLEEPER}
@@ -70,6 +72,7 @@ async def test_a_name_that_systemd_does_not_take_is_refused_with_a_reason(manage
     assert list(manager.read_files()) == ["good.service"]
 
 
+@pytest.mark.covers("R.7")
 async def test_a_unit_that_systemd_has_without_a_file_is_never_shadowed(manager: ServiceManager) -> None:
     refused = await manager.write({"-.mount": "[Mount]\nWhat=/dev/null\nWhere=/\n"})
     assert "choose another name" in str(refused["-.mount"])
@@ -190,6 +193,7 @@ async def test_an_alias_that_went_can_be_anothers_or_a_units_name(bench: Bench) 
     assert len({bench.pid(name) for name in ("a.service", "b.service", "db.service")}) == 3
 
 
+@pytest.mark.covers("R.7")
 async def test_an_alias_never_hides_a_unit_of_the_systems(manager: ServiceManager) -> None:
     await manager.write({"mine.service": SLEEPER})
     failures = await manager.link({"ssh.service": "mine.service", "-.mount": "mine.service"}, {})
@@ -232,6 +236,7 @@ async def test_a_replaced_file_of_a_unit_at_rest_is_started_as_it_now_says(manag
     await until_active(manager, "change.service")
 
 
+@pytest.mark.covers("6.2.4")
 async def test_a_removed_unit_that_failed_is_forgotten(manager: ServiceManager) -> None:
     await manager.write({"broken.service": ENDS_WITH_3})
     await manager.start("broken.service")
@@ -264,6 +269,7 @@ async def test_a_name_that_others_require_can_be_written_later(manager: ServiceM
     await until_active(manager, "late.service")
 
 
+@pytest.mark.covers("10.7.9")
 async def test_removing_what_is_unknown_is_no_error(manager: ServiceManager) -> None:
     await manager.write({"known.service": SLEEPER})
     await manager.remove(["unknown.service", "known.service", "template@.service", "no-suffix"])
@@ -279,6 +285,7 @@ async def test_no_job_has_ended_before_one_was_asked_for(manager: ServiceManager
     assert manager.job_result("unknown.service") == ""
 
 
+@pytest.mark.covers("6.2.2")
 async def test_a_start_returns_when_its_job_is_queued_and_tells_its_end(manager: ServiceManager) -> None:
     await manager.write({"slow.service": oneshot("/bin/sleep 0.7")})
     await manager.start("slow.service")
@@ -330,6 +337,7 @@ async def test_a_unit_started_again_has_another_process(bench: Bench) -> None:
     assert bench.pid("up.service") not in (0, pid)
 
 
+@pytest.mark.covers("6.2.3", "R.6")
 async def test_a_stop_runs_exec_stop_to_its_end(manager: ServiceManager) -> None:
     await manager.write({"careful.service": f"{SLEEPER}ExecStop=/bin/sleep 0.5\n"})
     await manager.start("careful.service")
@@ -351,6 +359,7 @@ async def test_a_start_that_is_stopped_meanwhile_is_canceled(manager: ServiceMan
     assert manager.job_result("slow.service") == "done"  # the stop, which was asked for last
 
 
+@pytest.mark.covers("10.7.9")
 async def test_stopping_what_is_not_loaded_is_no_error(manager: ServiceManager) -> None:
     await manager.stop("unknown.service")
     assert manager.job_result("unknown.service") == ""
@@ -458,6 +467,7 @@ async def test_instances_run_from_files_of_their_own(bench: Bench) -> None:
     assert seen["many@.service"] == UnitStatus("many@.service")
 
 
+@pytest.mark.covers("1.1.13", "10.4.11")
 @pytest.mark.parametrize(
     ("name", "text", "sub"),
     [

@@ -25,6 +25,7 @@ async def invocation(manager: ServiceManager, name: str) -> str:
 # Restarts.
 
 
+@pytest.mark.covers("P.7")
 async def test_a_restart_takes_along_what_runs_and_needs_the_unit_and_nothing_else(bench: Bench) -> None:
     manager = bench.manager
     assert await manager.write({"base.service": SLEEPER, **TIED, **LOOSE}) == {}

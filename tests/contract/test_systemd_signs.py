@@ -26,6 +26,7 @@ from tests.contract.systemd_harness import (
 # What is told.
 
 
+@pytest.mark.covers("6.3.1", "9.4")
 async def test_a_start_a_stop_and_a_crash_are_each_told(bench: Bench) -> None:
     manager = bench.manager
     await manager.write({"told.service": SLEEPER})
@@ -47,6 +48,7 @@ async def test_a_start_a_stop_and_a_crash_are_each_told(bench: Bench) -> None:
     assert await next_changes(manager) == ["told.service"]
 
 
+@pytest.mark.covers("9.4", "R.8")
 async def test_at_rest_nothing_is_told(manager: ServiceManager) -> None:
     await manager.write({"calm.service": SLEEPER})
     await manager.start("calm.service")

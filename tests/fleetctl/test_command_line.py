@@ -17,6 +17,7 @@ from tests.fleetctl.fake_api import FakeApi, Fate, Served
 HEADER = "UNIT\tMACHINE\tACTIVE\tSUB\n"
 
 
+@pytest.mark.covers("3.1.5", "3.1.6", "3.3.14")
 def test_without_arguments_the_overview_goes_to_stdout(bare_fleetctl: Fleetctl) -> None:
     result = bare_fleetctl()
     assert (result.status, result.stderr) == (0, "")
@@ -25,11 +26,13 @@ def test_without_arguments_the_overview_goes_to_stdout(bare_fleetctl: Fleetctl) 
     assert bare_fleetctl("help") == bare_fleetctl("--help") == bare_fleetctl("-h") == result
 
 
+@pytest.mark.covers("3.1.10")
 def test_the_overview_lists_every_command_but_that_of_shells(bare_fleetctl: Fleetctl) -> None:
     listed = bare_fleetctl("help").stdout.partition("COMMANDS:\n")[2].partition("\n\n")[0].splitlines()[:-1]
     assert [line.split()[0] for line in listed] == [name for name in SUMMARIES if name != "__complete"]
 
 
+@pytest.mark.covers("3.1.3", "3.1.5", "3.1.6", "3.1.10", "3.3.14")
 @pytest.mark.parametrize("name", sorted(SUMMARIES))
 def test_each_command_has_a_page_of_five_sections(bare_fleetctl: Fleetctl, name: str) -> None:
     page = bare_fleetctl("help", name)
@@ -41,12 +44,14 @@ def test_each_command_has_a_page_of_five_sections(bare_fleetctl: Fleetctl, name:
     )
 
 
+@pytest.mark.covers("10.1.12")
 def test_no_page_speaks_of_globs_which_are_the_shells_matter(bare_fleetctl: Fleetctl) -> None:
     for page in (bare_fleetctl("help"), *(bare_fleetctl("help", name) for name in SUMMARIES)):
         assert "glob " not in page.stdout
         assert "*" not in page.stdout
 
 
+@pytest.mark.covers("3.1.2")
 @pytest.mark.parametrize("words", [["list-un"], ["sta"], ["li"], ["ver"]])
 def test_an_abbreviation_that_fits_several_commands_is_refused(bare_fleetctl: Fleetctl, words: list[str]) -> None:
     result = bare_fleetctl(*words)
@@ -54,16 +59,19 @@ def test_an_abbreviation_that_fits_several_commands_is_refused(bare_fleetctl: Fl
     assert result.stderr.startswith(f'Error: unknown command "{words[0]}" for "fleetctl"\n')
 
 
+@pytest.mark.covers("3.1.2")
 def test_a_full_name_is_never_ambiguous(bare_fleetctl: Fleetctl) -> None:
     assert bare_fleetctl("help", "list-units").status == 0
     assert bare_fleetctl("help", "list-unit").status == 2
 
 
+@pytest.mark.covers("3.1.2")
 @pytest.mark.parametrize("word", ["list-m", "list-machines"])
 def test_any_unambiguous_beginning_of_a_name_will_do(fleetctl: Fleetctl, word: str) -> None:
     assert fleetctl(word, "--no-legend", "--fields=ip").stdout == "10.0.0.1\n-\n"
 
 
+@pytest.mark.covers("3.1.7", "3.1.9", "10.1.1")
 def test_an_unknown_command_is_answered_with_what_it_may_have_meant(bare_fleetctl: Fleetctl) -> None:
     result = bare_fleetctl("strat", "web")
     assert (result.status, result.stdout) == (2, "")
@@ -73,6 +81,7 @@ def test_an_unknown_command_is_answered_with_what_it_may_have_meant(bare_fleetct
     )
 
 
+@pytest.mark.covers("3.1.8", "3.1.9", "10.1.1")
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -107,6 +116,7 @@ def test_a_mistyped_option_is_answered_with_what_it_may_have_meant(fleetctl: Fle
     assert "\nDid you mean this?\n\t--no-block\n" in fleetctl("start", "--no-blok", "web").stderr
 
 
+@pytest.mark.covers("3.1.1", "3.1.3", "3.1.4", "3.9.1", "10.1.2")
 @pytest.mark.parametrize("spelling", ["--full", "--full=true", "-full", "--l", "-l", "-l=true"])
 def test_flags_are_taken_in_every_spelling_of_the_original(fleetctl: Fleetctl, spelling: str) -> None:
     assert (
@@ -114,6 +124,7 @@ def test_flags_are_taken_in_every_spelling_of_the_original(fleetctl: Fleetctl, s
     )
 
 
+@pytest.mark.covers("10.2.14")
 @pytest.mark.parametrize(("command", "state"), [("star", "launched"), ("lo", "loaded"), ("sub", "inactive")])
 def test_replace_means_what_it_does_however_the_command_and_the_unit_are_called(
     fleetctl: Fleetctl, api: FakeApi, tmp_path: Path, command: str, state: str
@@ -128,10 +139,12 @@ def test_replace_means_what_it_does_however_the_command_and_the_unit_are_called(
     ] * 3
 
 
+@pytest.mark.covers("3.1.1")
 def test_a_flag_can_be_switched_off(fleetctl: Fleetctl) -> None:
     assert fleetctl("list-units", "--no-legend=false").stdout == HEADER
 
 
+@pytest.mark.covers("3.1.1", "3.4.2")
 def test_global_options_stand_before_or_after_the_command_and_the_later_wins(
     bare_fleetctl: Fleetctl, served: Served
 ) -> None:
@@ -142,6 +155,7 @@ def test_global_options_stand_before_or_after_the_command_and_the_later_wins(
     assert (both.status, both.stdout, both.stderr) == (0, HEADER, "")
 
 
+@pytest.mark.covers("3.3.1")
 def test_the_command_line_wins_over_the_environment(fleetctl: Fleetctl, monkeypatch: pytest.MonkeyPatch) -> None:
     endpoint = os.environ["FLEETCTL_ENDPOINT"]
     monkeypatch.setenv("FLEETCTL_ENDPOINT", "http://127.0.0.1:1")
@@ -149,6 +163,7 @@ def test_the_command_line_wins_over_the_environment(fleetctl: Fleetctl, monkeypa
     assert fleetctl("--endpoint", endpoint, "list-units").status == 0
 
 
+@pytest.mark.covers("3.3.1")
 def test_every_global_option_has_a_variable() -> None:
     given = {"str": "given", "float": "1.5", "bool": "true", "HostKeyChecking": "accept-new"}
     for option in GLOBAL_OPTIONS:
@@ -157,6 +172,7 @@ def test_every_global_option_has_a_variable() -> None:
         assert getattr(settings, option.field) == {"1.5": 1.5, "true": True}.get(text, text)
 
 
+@pytest.mark.covers("3.3.1")
 def test_an_empty_or_unreadable_variable_leaves_the_default() -> None:
     unset = resolve_settings({}, {})
     assert resolve_settings({}, {"FLEETCTL_REQUEST_TIMEOUT": "soon", "FLEETCTL_DEBUG": "perhaps"}) == unset
@@ -164,6 +180,7 @@ def test_an_empty_or_unreadable_variable_leaves_the_default() -> None:
     assert (unset.endpoint, unset.request_timeout_s) == ("unix:///var/run/fleet.sock", 3.0)
 
 
+@pytest.mark.covers("3.3.13", "3.8.9", "3.8.38", "10.1.4")
 @pytest.mark.parametrize(
     "arguments", [["version"], ["--version"], ["-v"], ["list-units", "--version"], ["--debug", "vers"]]
 )
@@ -172,10 +189,12 @@ def test_the_version_is_printed_wherever_it_is_asked_for(bare_fleetctl: Fleetctl
     assert (result.status, result.stdout, result.stderr) == (0, f"fleetctl version {__version__}\n", "")
 
 
+@pytest.mark.covers("3.2.3", "10.1.11")
 def test_version_needs_no_usable_client_options(bare_fleetctl: Fleetctl) -> None:
     assert bare_fleetctl("--driver=etcd", "--endpoint=nowhere", "version").status == 0
 
 
+@pytest.mark.covers("3.8.2", "3.8.3", "3.8.10", "10.1.5")
 def test_sign_is_refused_rather_than_ignored(fleetctl: Fleetctl, api: FakeApi, hello: Path) -> None:
     result = fleetctl("submit", "--sign", "hello")
     assert (result.status, result.stdout, api.requests) == (2, "", [])
@@ -183,6 +202,7 @@ def test_sign_is_refused_rather_than_ignored(fleetctl: Fleetctl, api: FakeApi, h
     assert fleetctl("submit", "--sign=false", "hello").status == 0
 
 
+@pytest.mark.covers("3.2.3", "3.3.3", "3.3.16", "3.4.3", "3.4.5")
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -216,29 +236,34 @@ def test_client_options_that_cannot_be_used_are_one_line_and_status_1(
         assert result.stderr.startswith(f"Unable to initialize client: {complaint}")
 
 
+@pytest.mark.covers("3.2.2", "3.3.2")
 def test_only_the_first_of_several_endpoints_is_used_with_a_warning(bare_fleetctl: Fleetctl, served: Served) -> None:
     result = bare_fleetctl("--endpoint", f"{served.unix},http://127.0.0.1:1", "list-units")
     assert (result.status, result.stdout) == (0, HEADER)
     assert result.stderr.startswith("warning: ")
 
 
+@pytest.mark.covers("3.4.2", "3.4.4")
 def test_an_endpoint_may_have_a_path_of_its_own(bare_fleetctl: Fleetctl, served: Served, api: FakeApi) -> None:
     assert bare_fleetctl(f"--endpoint={served.tcp}/behind/proxy/", "list-units", "--fields=unit").status == 1
     assert api.requests == [("GET", "/behind/proxy/fleet/v1/state")]
 
 
+@pytest.mark.covers("3.3.4", "3.3.15", "10.1.8")
 def test_options_of_the_etcd_driver_are_accepted_and_said_to_have_no_effect(fleetctl: Fleetctl) -> None:
     result = fleetctl("--etcd-key-prefix=/mine/", "--experimental-api=false", "list-units")
     assert (result.status, result.stdout, result.stderr.count("\n")) == (0, HEADER, 1)
     assert "ignored: --etcd-key-prefix, --experimental-api=false (fleetctl uses only" in result.stderr
 
 
+@pytest.mark.covers("3.3.3", "3.4.3", "10.1.7")
 def test_the_etcd_driver_alone_is_accepted_and_the_local_daemon_asked(bare_fleetctl: Fleetctl) -> None:
     result = bare_fleetctl("--driver=etcd", "list-units")
     assert "ignored: --driver=etcd (fleetctl uses only" in result.stderr
     assert "unix:///var/run/fleet.sock" in result.stderr
 
 
+@pytest.mark.covers("3.2.2", "3.3.12", "10.1.3")
 def test_debug_says_what_is_asked_on_stderr(fleetctl: Fleetctl, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = fleetctl("list-units", "--debug").stderr
     assert shown.startswith("debug: ")
@@ -279,6 +304,7 @@ def test_a_full_disk_is_said_and_no_success(served: Served) -> None:
     assert (done.returncode, done.stderr) == (1, "cannot write to standard output: No space left on device\n")
 
 
+@pytest.mark.covers("3.8.36")
 def test_a_unit_file_is_printed_in_utf_8_whatever_the_locale(api: FakeApi, served: Served) -> None:
     api.add("web.service", "[Unit]\nDescription=h\u00e9llo \u4e16\n")
     command = [sys.executable, "-m", "fleetctl.cli", "--endpoint", served.unix, "cat", "web.service"]

@@ -50,6 +50,7 @@ DEEP = st.sampled_from([b"[" * 100_000, b'{"units":' * 100_000, b'{"error":' * 1
 BODIES = st.binary(max_size=30) | DEEP | (JSON | PAGE | ITEM).map(lambda value: json.dumps(value).encode())
 
 
+@pytest.mark.covers("H.6")
 @settings(max_examples=examples(120), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     command=st.sampled_from(COMMANDS),

@@ -46,6 +46,7 @@ def line(hosts: str, key: HostKey) -> str:
     return f"{hosts} {key.kind} {base64.b64encode(key.blob).decode()} a comment"
 
 
+@pytest.mark.covers("3.10.9", "3.10.15")
 def test_a_key_that_was_recorded_is_known_and_another_one_has_changed(write: Write, keys: list[HostKey]) -> None:
     known_hosts = write("# a comment", "", line("10.0.0.1", keys[0]))
     assert known_hosts.check(["10.0.0.1"], keys[0]) == Finding(KNOWN, f"{known_hosts.path}:3")
@@ -54,12 +55,14 @@ def test_a_key_that_was_recorded_is_known_and_another_one_has_changed(write: Wri
     assert known_hosts.check(["10.0.0.2"], keys[0]) == Finding(UNKNOWN)
 
 
+@pytest.mark.covers("3.10.11")
 def test_any_of_a_hosts_keys_will_do(write: Write, keys: list[HostKey]) -> None:
     known_hosts = write(*(line("web,10.0.0.1", key) for key in keys[1:]))
     assert [known_hosts.check(["10.0.0.1"], key).status for key in keys] == [CHANGED, KNOWN, KNOWN, KNOWN]
     assert known_hosts.kinds(["web"]) == ["ssh-ed25519", "ecdsa-sha2-nistp256", "ssh-rsa"]
 
 
+@pytest.mark.covers("3.10.9")
 @pytest.mark.parametrize(
     ("hosts", "matching", "others"),
     [
@@ -83,6 +86,7 @@ def test_hosts_are_matched_by_patterns(
     assert known_hosts.check([others], keys[0]).status == UNKNOWN
 
 
+@pytest.mark.covers("3.10.10")
 def test_hashed_names_are_found_as_openssh_hashes_them(tmp_path: Path, keys: list[HostKey]) -> None:
     path = tmp_path / "known"
     path.write_text(line("web", keys[0]) + "\n" + line("[10.0.0.1]:2222", keys[2]) + "\n")
@@ -100,6 +104,7 @@ def test_a_hash_that_is_none_matches_nothing(write: Write, keys: list[HostKey], 
     assert write(line(hashed, keys[0])).check(["web"], keys[0]).status == UNKNOWN
 
 
+@pytest.mark.covers("3.10.10")
 def test_lines_of_authorities_do_no_harm_and_revoked_keys_are_refused(write: Write, keys: list[HostKey]) -> None:
     known_hosts = write(
         "@cert-authority " + line("*", keys[3]),
@@ -121,6 +126,7 @@ def test_the_first_name_that_the_file_has_counts(write: Write, keys: list[HostKe
     assert known_hosts.kinds(["new", "other"]) == []
 
 
+@pytest.mark.covers("3.10.10")
 def test_lines_that_cannot_be_used_are_named_and_passed_over(
     write: Write, keys: list[HostKey], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -140,6 +146,7 @@ def test_bytes_that_are_no_text_do_not_hide_the_rest(tmp_path: Path, keys: list[
     assert KnownHosts.read(str(path)).check(["web"], keys[0]).status == KNOWN
 
 
+@pytest.mark.covers("3.10.11", "3.10.14")
 def test_a_file_that_is_not_there_is_made_with_its_folder_for_its_owner(tmp_path: Path, keys: list[HostKey]) -> None:
     path = tmp_path / "new" / "known"
     known_hosts = KnownHosts.read(str(path))
@@ -160,6 +167,7 @@ def test_a_line_is_added_on_a_line_of_its_own(tmp_path: Path, keys: list[HostKey
     assert known_hosts.check(["db"], keys[1]).at == f"{path}:2"
 
 
+@pytest.mark.covers("3.3.10", "3.10.9")
 def test_the_home_directory_may_stand_in_the_name(
     tmp_path: Path, keys: list[HostKey], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +176,7 @@ def test_the_home_directory_may_stand_in_the_name(
     assert KnownHosts.read(str(tmp_path / ".fleetctl/known_hosts")).check(["web"], keys[0]).status == KNOWN
 
 
+@pytest.mark.covers("3.10.14")
 def test_openssh_reads_what_was_added(tmp_path: Path, keys: list[HostKey]) -> None:
     path = tmp_path / "known"
     for name, key in (("web", keys[0]), ("[10.0.0.1]:2222", keys[2])):
@@ -176,6 +185,7 @@ def test_openssh_reads_what_was_added(tmp_path: Path, keys: list[HostKey]) -> No
         assert base64.b64encode(key.blob).decode() in found.stdout
 
 
+@pytest.mark.covers("3.10.8", "10.3.5", "10.3.7")
 @pytest.mark.parametrize(
     ("hosts", "port", "names"),
     [

@@ -23,6 +23,7 @@ def cluster(api: FakeApi) -> FakeApi:
     return api
 
 
+@pytest.mark.covers("3.9.4", "3.9.10", "3.9.11", "3.9.19", "3.9.20")
 def test_list_units_shows_what_machines_report(fleetctl: Fleetctl, cluster: FakeApi) -> None:
     assert fleetctl("list-units").stdout == (
         "UNIT\t\tMACHINE\t\t\tACTIVE\t\tSUB\n"
@@ -32,6 +33,7 @@ def test_list_units_shows_what_machines_report(fleetctl: Fleetctl, cluster: Fake
     )
 
 
+@pytest.mark.covers("1.6.1", "3.9.1", "3.9.12")
 def test_list_units_in_full_shows_whole_ids_and_hashes(fleetctl: Fleetctl, cluster: FakeApi) -> None:
     result = fleetctl("list-units", "--full", "--no-legend", "--fields=unit,hash,machine,load")
     assert result.stdout.splitlines()[1].split() == ["hello.service", HASH, "1" * 32 + "/10.0.0.1", "loaded"]
@@ -40,6 +42,7 @@ def test_list_units_in_full_shows_whole_ids_and_hashes(fleetctl: Fleetctl, clust
     assert short[1] == HASH[:7]
 
 
+@pytest.mark.covers("1.6.2", "3.8.40", "3.9.5", "3.9.6", "3.9.13", "3.9.14", "3.9.15", "3.9.16", "3.9.19")
 def test_list_unit_files_shows_every_unit_in_the_order_of_bytes(fleetctl: Fleetctl, cluster: FakeApi) -> None:
     short, other = HASH[:7], UnitFile.parse(GLOBAL).hash[:7]
     assert fleetctl("list-unit-files").stdout == (
@@ -51,6 +54,7 @@ def test_list_unit_files_shows_every_unit_in_the_order_of_bytes(fleetctl: Fleetc
     )
 
 
+@pytest.mark.covers("3.9.1", "3.9.2", "3.9.13", "3.9.17", "3.9.18")
 def test_list_unit_files_has_more_fields_than_it_shows(fleetctl: Fleetctl, cluster: FakeApi) -> None:
     result = fleetctl("list-unit-files", "--no-legend", "--fields=unit,global,desc,unit", "--full")
     assert result.stdout.splitlines()[:2] == [
@@ -60,6 +64,9 @@ def test_list_unit_files_has_more_fields_than_it_shows(fleetctl: Fleetctl, clust
     assert fleetctl("list-unit-files", "--full", "--no-legend", "--fields=hash").stdout.splitlines()[1] == HASH
 
 
+@pytest.mark.covers(
+    "3.9.3", "3.9.4", "3.9.5", "3.9.7", "3.9.10", "3.9.11", "3.9.14", "3.9.15", "3.9.16", "3.9.17", "3.9.18", "3.9.20"
+)
 def test_every_field_of_every_list_in_full_to_the_byte(fleetctl: Fleetctl, cluster: FakeApi) -> None:
     machine, machines = f"{'1' * 32}/10.0.0.1", [f"{'1' * 32}", f"{'2' * 32}"]
     other = UnitFile.parse(GLOBAL).hash
@@ -81,6 +88,7 @@ def test_every_field_of_every_list_in_full_to_the_byte(fleetctl: Fleetctl, clust
     )
 
 
+@pytest.mark.covers("3.9.10", "3.9.12")
 def test_a_state_of_an_unknown_machine_and_without_a_hash_is_listed_all_the_same(
     fleetctl: Fleetctl, api: FakeApi
 ) -> None:
@@ -93,12 +101,14 @@ def test_a_state_of_an_unknown_machine_and_without_a_hash_is_listed_all_the_same
     assert listed.stdout == "web.service\t-\t11111111...\n"
 
 
+@pytest.mark.covers("3.9.16")
 def test_the_field_tmachine_is_deprecated(fleetctl: Fleetctl, cluster: FakeApi) -> None:
     result = fleetctl("list-unit-files", "--fields=tmachine", "--no-legend")
     assert (result.status, result.stdout.splitlines()[0]) == (0, "global")
     assert result.stderr == "WARNING: The tmachine field is deprecated: use target\n"
 
 
+@pytest.mark.covers("3.9.3", "3.9.7", "3.9.8", "3.9.9")
 def test_list_machines_shows_address_and_metadata_in_order(fleetctl: Fleetctl) -> None:
     assert fleetctl("list-machines").stdout == (
         "MACHINE\t\tIP\t\tMETADATA\n11111111...\t10.0.0.1\tdisk=ssd,region=eu\n22222222...\t-\t\t-\n"
@@ -131,6 +141,7 @@ def test_a_parked_machine_is_given_up_by_the_beginning_of_its_id(fleetctl: Fleet
     assert fleetctl("forget-machine").stderr == "No machines given\n"
 
 
+@pytest.mark.covers("3.9.2")
 @pytest.mark.parametrize("command", ["list-units", "list-unit-files", "list-machines"])
 @pytest.mark.parametrize("unknown", ["Hash", "", "\x1b"])
 def test_fields_are_checked_before_anything_is_asked(
@@ -145,6 +156,7 @@ def test_fields_are_checked_before_anything_is_asked(
     assert api.requests == []
 
 
+@pytest.mark.covers("3.9.2")
 @pytest.mark.parametrize(
     ("command", "header"),
     [
@@ -159,6 +171,7 @@ def test_an_empty_cluster_is_a_header_alone(fleetctl: Fleetctl, api: FakeApi, co
     assert fleetctl(command, "--no-legend").stdout == ""
 
 
+@pytest.mark.covers("3.4.7")
 def test_every_page_of_a_list_is_fetched(fleetctl: Fleetctl, api: FakeApi) -> None:
     names = [f"web@{number}.service" for number in range(7)]
     for name in names:
@@ -167,23 +180,27 @@ def test_every_page_of_a_list_is_fetched(fleetctl: Fleetctl, api: FakeApi) -> No
     assert api.requests.count(("GET", "/fleet/v1/units")) == 4
 
 
+@pytest.mark.covers("3.9.20")
 @pytest.mark.parametrize(("length", "tabs"), [(0, 2), (1, 2), (7, 2), (8, 1), (14, 1), (15, 1)])
 def test_cells_reach_the_next_stop_of_eight_behind_the_longest(length: int, tabs: int) -> None:
     longest = "x" * 15
     assert render_table([["a" * length, "-"], [longest, "-"]]) == f"{'a' * length}{chr(9) * tabs}-\n{longest}\t-"
 
 
+@pytest.mark.covers("H.6")
 def test_text_from_the_cluster_cannot_command_the_terminal(fleetctl: Fleetctl, api: FakeApi) -> None:
     api.add("web.service", "[Unit]\nDescription=a\x1b[2Jb\n")
     assert fleetctl("list-unit-files", "--no-legend", "--fields=desc").stdout == "a\\x1b[2Jb\n"
 
 
+@pytest.mark.covers("1.5.5", "3.5.1", "3.8.9", "3.8.36")
 def test_cat_prints_the_unit_file_as_the_cluster_keeps_it(fleetctl: Fleetctl, api: FakeApi) -> None:
     api.add("web.service", "# comment\n" + HELLO)
     result = fleetctl("cat", "some/where/web")
     assert (result.status, result.stdout, result.stderr) == (0, HELLO, "")
 
 
+@pytest.mark.covers("3.4.9", "3.5.3", "3.8.36")
 def test_cat_takes_exactly_one_unit_that_exists(fleetctl: Fleetctl) -> None:
     for arguments in ([], ["a", "b"]):
         result = fleetctl("cat", *arguments)

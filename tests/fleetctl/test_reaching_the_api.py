@@ -31,6 +31,21 @@ DEFAULTS = {
 }
 
 
+@pytest.mark.covers(
+    "3.3.2",
+    "3.3.3",
+    "3.3.4",
+    "3.3.5",
+    "3.3.6",
+    "3.3.7",
+    "3.3.9",
+    "3.3.10",
+    "3.3.11",
+    "3.3.12",
+    "3.3.15",
+    "3.3.16",
+    "9.11",
+)
 @pytest.mark.parametrize(("field", "default"), DEFAULTS.items())
 def test_every_global_option_of_the_original_has_the_originals_default(field: str, default: object) -> None:
     assert getattr(resolve_settings({}, {}), field) == default
@@ -59,23 +74,27 @@ def test_a_checking_of_host_keys_that_there_is_not_is_refused(fleetctl: Fleetctl
     assert fleetctl("--strict-host-key-checking", "version").status == 0
 
 
+@pytest.mark.covers("3.1.1")
 def test_options_of_a_command_stand_behind_it(fleetctl: Fleetctl, api: FakeApi) -> None:
     result = fleetctl("--no-legend", "list-units")
     assert (result.status, api.requests) == (2, [])
     assert "unknown flag: --no-legend" in result.stderr
 
 
+@pytest.mark.covers("3.3.1")
 def test_options_of_a_command_have_no_variables(fleetctl: Fleetctl, monkeypatch: pytest.MonkeyPatch) -> None:
     for option in ("NO_LEGEND", "FULL", "FIELDS"):
         monkeypatch.setenv(f"FLEETCTL_{option}", "true")
     assert fleetctl("list-machines", "--fields=machine").stdout.splitlines()[:2] == ["MACHINE", "11111111..."]
 
 
+@pytest.mark.covers("3.1.1")
 def test_two_dashes_end_the_options(fleetctl: Fleetctl, api: FakeApi) -> None:
     api.add("--full.service", HELLO)
     assert fleetctl("cat", "--", "--full").stdout == HELLO
 
 
+@pytest.mark.covers("3.4.1")
 @pytest.mark.parametrize("scheme", ["unix", "file"])
 def test_a_socket_is_named_by_either_scheme(bare_fleetctl: Fleetctl, served: Served, scheme: str) -> None:
     endpoint = served.unix.replace("unix", scheme)
@@ -125,6 +144,7 @@ def serve_over_tls(api: FakeApi, certificates: Path, tmp_path: Path) -> Iterator
         server.close()
 
 
+@pytest.mark.covers("3.3.6", "3.3.16", "3.4.2", "3.4.6", "10.1.9")
 def test_a_server_is_checked_against_the_given_authority(
     bare_fleetctl: Fleetctl, serve_over_tls: Callable[[bool], str], certificates: Path
 ) -> None:
@@ -134,6 +154,7 @@ def test_a_server_is_checked_against_the_given_authority(
         assert (result.status, result.stdout, result.stderr) == (0, "UNIT\n", "")
 
 
+@pytest.mark.covers("3.4.6", "10.1.9")
 def test_a_server_that_no_known_authority_vouches_for_is_refused(
     bare_fleetctl: Fleetctl, serve_over_tls: Callable[[bool], str]
 ) -> None:
@@ -144,6 +165,7 @@ def test_a_server_that_no_known_authority_vouches_for_is_refused(
     assert "; --ca-file names the authority that signed its certificate" in result.stderr
 
 
+@pytest.mark.covers("3.3.6", "3.3.16", "3.4.6")
 @pytest.mark.parametrize("options", [("--cert-file", "--key-file"), ("--etcd-certfile", "--etcd-keyfile")])
 def test_a_server_that_asks_for_it_is_shown_the_clients_certificate(
     bare_fleetctl: Fleetctl, serve_over_tls: Callable[[bool], str], certificates: Path, options: tuple[str, str]

@@ -26,6 +26,7 @@ def asked(api: FakeApi) -> list[tuple[str, str]]:
     return [request for request in api.requests if request[0] != "GET"]
 
 
+@pytest.mark.covers("3.8.34", "10.2.1")
 @pytest.mark.parametrize("text", ["[Service]\nExecStart=/bin/a\n", "[Service]\nExecStart=/a\n[X-Fleet]\nGlobal=true\n"])
 def test_a_launched_unit_is_restarted_by_one_request(fleetctl: Fleetctl, api: FakeApi, text: str) -> None:
     api.add("web.service", text, target="launched")
@@ -35,6 +36,7 @@ def test_a_launched_unit_is_restarted_by_one_request(fleetctl: Fleetctl, api: Fa
     assert api.units["web.service"].restarts == 1
 
 
+@pytest.mark.covers("3.8.34", "3.8.35", "10.2.1")
 def test_units_are_restarted_one_after_the_other(fleetctl: Fleetctl, api: FakeApi) -> None:
     for name in ("web@1.service", "web@2.service"):
         api.add(name, target="launched")
@@ -56,6 +58,7 @@ def test_a_unit_that_its_socket_runs_is_restarted_and_stays_loaded(fleetctl: Fle
     assert "launched" not in result.stdout
 
 
+@pytest.mark.covers("3.8.33")
 def test_a_unit_that_is_loaded_and_does_not_run_is_started(fleetctl: Fleetctl, api: FakeApi) -> None:
     api.add("web.service", target="loaded")
     result = fleetctl("restart", "web")
@@ -63,6 +66,7 @@ def test_a_unit_that_is_loaded_and_does_not_run_is_started(fleetctl: Fleetctl, a
     assert RESTART not in asked(api)
 
 
+@pytest.mark.covers("3.8.35")
 def test_a_refused_restart_is_one_line(fleetctl: Fleetctl, api: FakeApi) -> None:
     api.add("web.service", target="launched")
     refusal = (503, "application/json", b'{"error": {"code": 503, "message": "no leader"}}')
@@ -72,6 +76,7 @@ def test_a_refused_restart_is_one_line(fleetctl: Fleetctl, api: FakeApi) -> None
     assert result.stderr == "Error restarting unit web.service: Error 503: no leader\n"
 
 
+@pytest.mark.covers("3.8.8", "3.8.35")
 def test_a_restart_that_takes_too_long_is_a_timeout(fleetctl: Fleetctl, api: FakeApi) -> None:
     api.add("web.service", target="launched")
     api.fates["web.service"] = Fate(active="activating", sub="start-pre")
@@ -95,6 +100,7 @@ def test_a_unit_that_is_set_inactive_meanwhile_is_told(fleetctl: Fleetctl, api: 
     assert "is inactive, so there is nothing to restart: start it instead" in result.stderr
 
 
+@pytest.mark.covers("3.8.32")
 def test_an_inactive_unit_is_not_restarted_and_the_others_are(fleetctl: Fleetctl, api: FakeApi) -> None:
     api.add("idle.service")
     api.add("web.service", target="launched")
@@ -104,6 +110,7 @@ def test_an_inactive_unit_is_not_restarted_and_the_others_are(fleetctl: Fleetctl
     assert asked(api) == [RESTART]
 
 
+@pytest.mark.covers("3.8.31")
 def test_an_unknown_unit_with_a_file_is_submitted_but_not_started(
     fleetctl: Fleetctl, api: FakeApi, hello: Path
 ) -> None:
@@ -112,6 +119,7 @@ def test_an_unknown_unit_with_a_file_is_submitted_but_not_started(
     assert operations(api) == [("hello.service", "inactive")]
 
 
+@pytest.mark.covers("3.5.3", "3.8.31")
 def test_an_unknown_unit_without_a_file_stops_all_before_anything_is_done(fleetctl: Fleetctl, api: FakeApi) -> None:
     api.add("web.service", target="launched")
     result = fleetctl("restart", "web", "none")
@@ -119,6 +127,7 @@ def test_an_unknown_unit_without_a_file_stops_all_before_anything_is_done(fleetc
     assert result.stderr == "Error creating units: unable to find Unit(none.service) in Registry or on filesystem\n"
 
 
+@pytest.mark.covers("3.8.1")
 def test_without_units_it_says_so(fleetctl: Fleetctl) -> None:
     result = fleetctl("restart")
     assert (result.status, result.stdout, result.stderr) == (0, "", "No units given\n")
@@ -141,6 +150,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallCluster]:
     cluster.close()
 
 
+@pytest.mark.covers("3.8.34", "3.8.41", "10.2.1", "10.2.2")
 def test_a_real_leader_and_real_agents_restart_units_of_every_kind(
     bare_fleetctl: Fleetctl, cluster: SmallCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,6 +186,7 @@ def report(*allocations: schema.AllocationReport, decided: int = 5, machines: in
     )
 
 
+@pytest.mark.covers("3.8.41", "10.2.2")
 @pytest.mark.parametrize(
     ("seen", "stopped", "launched"),
     [

@@ -45,6 +45,7 @@ def test_a_backslash_of_a_name_is_one_in_a_pattern_too() -> None:
     assert not match_names(r"dev-disk\x2d*")("dev-disk-1.service")
 
 
+@pytest.mark.covers("3.5.2")
 @pytest.mark.parametrize(
     ("command", "left"),
     [
@@ -105,6 +106,7 @@ def test_a_pattern_is_no_wish_for_what_is_inactive(fleetctl: Fleetctl, api: Fake
     assert (result.status, result.stderr) == (1, "No unit to restart matches api@2*\n")
 
 
+@pytest.mark.covers("3.5.3", "3.8.22")
 @pytest.mark.parametrize(
     ("command", "done"),
     [
@@ -131,6 +133,7 @@ def test_where_none_is_found_the_command_ends_with_1(fleetctl: Fleetctl, api: Fa
     assert result.stderr == "Units not found in registry\nUnit gone.service does not exist.\n"
 
 
+@pytest.mark.covers("3.5.3", "3.8.22", "3.8.29", "10.2.17")
 @pytest.mark.parametrize("command", ["stop", "unload", "destroy", "restart"])
 @pytest.mark.parametrize("by_variable", [False, True])
 def test_a_script_of_the_original_goes_on_where_missing_units_are_ignored(
@@ -146,6 +149,7 @@ def test_a_script_of_the_original_goes_on_where_missing_units_are_ignored(
     assert [body["name"] for body in cluster.bodies] == ["db.service"] * len(cluster.bodies)
 
 
+@pytest.mark.covers("3.9.1")
 def test_lists_show_what_was_named_alone(fleetctl: Fleetctl, cluster: FakeApi) -> None:
     cluster.fates["db.service"] = Fate(machine=M2)
     listed = ("--no-legend", "--fields=unit")

@@ -28,6 +28,7 @@ def one_line(result: Result) -> str:
     return result.stderr.rstrip("\n")
 
 
+@pytest.mark.covers("3.9.21")
 @pytest.mark.parametrize(("command", "before"), COMMANDS)
 def test_a_missing_socket_asks_whether_fleetd_runs_here(bare_fleetctl: Fleetctl, command: str, before: str) -> None:
     line = one_line(bare_fleetctl("--endpoint=unix:///nowhere/fleet.sock", *command.split()))
@@ -94,12 +95,14 @@ def silent() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
+@pytest.mark.covers("3.3.5", "10.1.6")
 def test_a_server_that_hangs_is_given_up_after_the_request_timeout(bare_fleetctl: Fleetctl, silent: str) -> None:
     line = one_line(bare_fleetctl("--endpoint", silent, "--request-timeout=0.1", "list-units"))
     assert f"{silent} gave no answer within 0.1 s: " in line
     assert "--request-timeout=SECONDS" in line
 
 
+@pytest.mark.covers("3.4.8", "3.6.1", "3.8.36", "3.9.21")
 @pytest.mark.parametrize(("command", "before"), COMMANDS)
 def test_every_command_passes_on_what_the_api_says(fleetctl: Fleetctl, api: FakeApi, command: str, before: str) -> None:
     body = b'{"error":{"code":503,"message":"fleet server unable to communicate with etcd"}}'
@@ -108,6 +111,7 @@ def test_every_command_passes_on_what_the_api_says(fleetctl: Fleetctl, api: Fake
     assert line.startswith(f"{before}Error 503: fleet server unable to communicate with etcd")
 
 
+@pytest.mark.covers("3.4.9")
 @pytest.mark.parametrize(("command", "before"), [COMMANDS[0], COMMANDS[5]])
 @pytest.mark.parametrize(
     ("status", "body", "expected"),
@@ -135,6 +139,7 @@ def test_an_answer_that_is_no_answer_is_one_line(
         assert "check --endpoint" in line
 
 
+@pytest.mark.covers("3.4.8")
 def test_an_error_without_a_message_points_to_the_daemons_log(fleetctl: Fleetctl, api: FakeApi) -> None:
     api.before_request = lambda method, path: (500, "application/json", b'{"error":{"code":500,"message":""}}')
     assert one_line(fleetctl("list-units")).endswith(" gives no reason; see its log: journalctl -u fleet")
@@ -166,6 +171,7 @@ def test_a_daemon_that_stays_away_while_it_is_waited_for_ends_the_wait(fleetctl:
     assert line.startswith("Error waiting for units: Error 503: ")
 
 
+@pytest.mark.covers("3.8.17")
 def test_a_wish_that_is_not_answered_is_an_error_of_the_wish(fleetctl: Fleetctl, api: FakeApi) -> None:
     api.add("web.service")
     api.fates["web.service"] = Fate(stuck=True)

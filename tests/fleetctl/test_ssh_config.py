@@ -63,6 +63,7 @@ def fingerprints(login: Login) -> list[str]:
     return [identity.public.sha256 for identity in gather_identities(login).usable]
 
 
+@pytest.mark.covers("3.10.3", "10.3.5")
 @pytest.mark.parametrize(
     ("text", "host", "port"),
     [
@@ -86,11 +87,13 @@ def test_what_is_no_host_is_refused_with_the_forms_there_are(text: str) -> None:
         split_host_port(text)
 
 
+@pytest.mark.covers("3.10.2")
 def test_without_a_configuration_the_usual_is_taken(home: Path) -> None:
     assert plan_login(Settings(), "web") == Login(asked="web", host="web", port=22, user=getpass.getuser())
     assert str(plan_login(Settings(ssh_username="me"), "web", 2222)) == "me@web port 2222"
 
 
+@pytest.mark.covers("3.10.2")
 def test_the_configuration_gives_name_port_user_and_keys(home: Path) -> None:
     configure(home, "Host web\n HostName 10.0.0.1\n Port 2222\n User root\n IdentityFile ~/a\n IdentityFile /b\n")
     login = plan_login(Settings(), "web")
@@ -99,6 +102,7 @@ def test_the_configuration_gives_name_port_user_and_keys(home: Path) -> None:
     assert plan_login(Settings(), "other").user == getpass.getuser()
 
 
+@pytest.mark.covers("3.3.8", "3.10.2")
 def test_the_command_line_goes_before_the_configuration(home: Path) -> None:
     configure(home, "Host *\n Port 2222\n User root\n")
     login = plan_login(Settings(ssh_username="core"), "web", 22)
@@ -301,6 +305,7 @@ def test_a_proxy_command_that_is_none_is_none(home: Path) -> None:
     assert jumps(plan_login(Settings(), "web")) == [f"{getpass.getuser()}@web port 22"]
 
 
+@pytest.mark.covers("3.10.1")
 @pytest.mark.parametrize(
     ("kind", "arguments"),
     [
@@ -339,6 +344,7 @@ def test_what_is_no_key_and_what_is_not_there_is_named(home: Path) -> None:
     )
 
 
+@pytest.mark.covers("3.10.1")
 def test_the_agents_keys_go_before_the_usual_files(home: Path, agent: Path) -> None:
     held = make_key(home / "held")
     add_to_agent(home / "held")
@@ -394,6 +400,7 @@ def test_the_agent_that_the_configuration_names_is_asked(
     )
 
 
+@pytest.mark.covers("3.10.1")
 def test_an_agent_without_keys_and_one_that_is_gone_are_told_apart(
     home: Path, agent: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

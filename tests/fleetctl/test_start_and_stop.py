@@ -19,6 +19,7 @@ def operations(api: FakeApi) -> list[tuple[str, str]]:
 # start
 
 
+@pytest.mark.covers("3.8.13", "3.8.15")
 def test_a_new_unit_is_created_and_then_started(fleetctl: Fleetctl, api: FakeApi, hello: Path) -> None:
     result = fleetctl("start", "hello.service")
     assert (result.status, result.stderr) == (0, "")
@@ -26,18 +27,21 @@ def test_a_new_unit_is_created_and_then_started(fleetctl: Fleetctl, api: FakeApi
     assert operations(api) == [("hello.service", "launched")]
 
 
+@pytest.mark.covers("3.7.3")
 def test_a_unit_on_a_machine_without_an_address_is_shown_by_the_machines_id(fleetctl: Fleetctl, api: FakeApi) -> None:
     api.add("web.service")
     api.fates["web.service"] = Fate(machine=M2)
     assert fleetctl("start", "web").stdout == "Unit web.service launched on 22222222...\n"
 
 
+@pytest.mark.covers("3.8.13", "3.8.14")
 def test_starting_a_unit_that_is_active_says_and_sends_nothing(fleetctl: Fleetctl, api: FakeApi) -> None:
     api.add("web.service", target="launched")
     result = fleetctl("start", "web")
     assert (result.status, result.stdout, result.stderr, operations(api)) == (0, "", "", [])
 
 
+@pytest.mark.covers("10.2.5")
 @pytest.mark.parametrize("active", ["failed", "inactive"])
 def test_a_launched_unit_that_runs_no_more_is_started_again(fleetctl: Fleetctl, api: FakeApi, active: str) -> None:
     api.fates["web.service"] = Fate(active=active, sub="dead")
@@ -48,6 +52,7 @@ def test_a_launched_unit_that_runs_no_more_is_started_again(fleetctl: Fleetctl, 
     assert operations(api) == [("web.service", "launched")]
 
 
+@pytest.mark.covers("10.2.4", "P.6")
 def test_a_oneshot_that_completes_is_a_success_and_is_run_again_when_asked(fleetctl: Fleetctl, api: FakeApi) -> None:
     api.add("job.service")
     api.fates["job.service"] = Fate(active="inactive", sub="dead", completed=True)
@@ -67,6 +72,7 @@ def test_a_unit_that_was_just_launched_by_another_is_waited_for_without_a_new_wi
     assert operations(api) == []
 
 
+@pytest.mark.covers("3.8.20", "P.6")
 @pytest.mark.parametrize(
     ("fate", "complaint"),
     [
@@ -154,6 +160,7 @@ def test_a_unit_that_a_machine_takes_later_is_launched_then(fleetctl: Fleetctl, 
     )
 
 
+@pytest.mark.covers("3.7.3")
 def test_one_unit_that_fails_does_not_hide_the_others(fleetctl: Fleetctl, api: FakeApi) -> None:
     for name in ("a.service", "b.service", "c.service"):
         api.add(name)
@@ -164,6 +171,7 @@ def test_one_unit_that_fails_does_not_hide_the_others(fleetctl: Fleetctl, api: F
     assert result.stderr.startswith("Error waiting for units: Unit b.service failed")
 
 
+@pytest.mark.covers("3.7.3", "10.2.9")
 def test_units_are_waited_for_with_one_request_for_all(fleetctl: Fleetctl, api: FakeApi) -> None:
     names = [f"web@{number:03}.service" for number in range(60)]
     for name in names:
@@ -173,6 +181,7 @@ def test_units_are_waited_for_with_one_request_for_all(fleetctl: Fleetctl, api: 
     assert sum(request == ("GET", "/fleet/v2/units") for request in api.requests) < 10
 
 
+@pytest.mark.covers("3.7.1", "3.7.4", "3.8.4", "3.8.19", "9.10", "10.2.4", "10.2.18")
 def test_a_unit_that_never_becomes_active_is_a_timeout_after_the_attempts(fleetctl: Fleetctl, api: FakeApi) -> None:
     api.add("web.service")
     api.fates["web.service"] = Fate(active="activating", sub="start-pre")
@@ -182,6 +191,7 @@ def test_a_unit_that_never_becomes_active_is_a_timeout_after_the_attempts(fleetc
     assert result.stderr == (f"Error waiting for units: {what}\nError waiting for unit states, exit status: {what}\n")
 
 
+@pytest.mark.covers("10.2.19")
 def test_a_unit_that_is_destroyed_meanwhile_is_waited_for_no_longer(fleetctl: Fleetctl, api: FakeApi) -> None:
     api.add("web.service")
 
@@ -208,6 +218,7 @@ def test_a_unit_that_somebody_stops_meanwhile_is_waited_for_no_longer(fleetctl: 
     )
 
 
+@pytest.mark.covers("3.7.5", "3.8.3", "3.8.4", "3.8.21", "10.2.6", "10.2.7")
 def test_no_block_says_triggered_once_and_waits_for_nothing(fleetctl: Fleetctl, api: FakeApi) -> None:
     api.add("web.service")
     api.fates["web.service"] = Fate(stuck=True)
@@ -216,6 +227,7 @@ def test_no_block_says_triggered_once_and_waits_for_nothing(fleetctl: Fleetctl, 
         assert (result.status, result.stdout, result.stderr) == (0, f"Triggered unit web.service {command}\n", "")
 
 
+@pytest.mark.covers("3.7.6", "3.8.23", "3.8.27", "3.8.28", "3.8.39")
 @pytest.mark.parametrize("command", ["load", "start", "stop", "unload"])
 def test_global_units_are_triggered_and_never_waited_for(fleetctl: Fleetctl, api: FakeApi, command: str) -> None:
     api.add("all.service", GLOBAL, target="inactive" if command in ("load", "start") else "launched")
@@ -226,6 +238,7 @@ def test_global_units_are_triggered_and_never_waited_for(fleetctl: Fleetctl, api
     assert result.stderr == (f"Successfully {done} units [].\n" if done else "")
 
 
+@pytest.mark.covers("3.4.8", "3.8.18")
 def test_a_template_cannot_be_started(fleetctl: Fleetctl, api: FakeApi, tmp_path: Path) -> None:
     (tmp_path / "web@.service").write_text("[Service]\nExecStart=/bin/true\n")
     result = fleetctl("start", "web@")
@@ -238,12 +251,14 @@ def test_a_template_cannot_be_started(fleetctl: Fleetctl, api: FakeApi, tmp_path
 # load
 
 
+@pytest.mark.covers("3.8.12", "3.8.15")
 def test_loading_puts_a_unit_on_a_machine(fleetctl: Fleetctl, api: FakeApi, hello: Path) -> None:
     result = fleetctl("load", "hello")
     assert (result.status, result.stderr) == (0, "")
     assert result.stdout == f"Unit hello.service inactive\nUnit hello.service loaded {ON_M1}\n"
 
 
+@pytest.mark.covers("3.8.12")
 def test_loading_a_launched_unit_waits_until_it_has_stopped(fleetctl: Fleetctl, api: FakeApi) -> None:
     api.add("web.service", target="launched")
     api.fates["web.service"] = Fate(lingers=3)
@@ -253,12 +268,14 @@ def test_loading_a_launched_unit_waits_until_it_has_stopped(fleetctl: Fleetctl, 
     assert copy.active == "inactive"
 
 
+@pytest.mark.covers("3.8.12", "3.8.14")
 def test_loading_a_loaded_unit_says_and_sends_nothing(fleetctl: Fleetctl, api: FakeApi) -> None:
     api.add("web.service", target="loaded")
     assert fleetctl("load", "web").stdout == ""
     assert operations(api) == []
 
 
+@pytest.mark.covers("P.5")
 def test_a_unit_that_fits_nowhere_cannot_be_loaded(fleetctl: Fleetctl, api: FakeApi) -> None:
     api.add("web.service")
     api.fates["web.service"] = Fate(machine=None, reason="no machine fits", rejections={"not machine 7": 2})
@@ -270,6 +287,7 @@ def test_a_unit_that_fits_nowhere_cannot_be_loaded(fleetctl: Fleetctl, api: Fake
     )
 
 
+@pytest.mark.covers("3.8.17")
 @pytest.mark.parametrize(("command", "doing"), [("load", "loading"), ("start", "starting")])
 def test_a_target_that_cannot_be_set_ends_the_command(
     fleetctl: Fleetctl, api: FakeApi, command: str, doing: str
@@ -285,6 +303,7 @@ def test_a_target_that_cannot_be_set_ends_the_command(
 # stop, unload
 
 
+@pytest.mark.covers("3.2.1", "3.8.26", "3.8.27", "9.13", "10.2.13")
 def test_stop_ends_when_the_unit_runs_no_more(fleetctl: Fleetctl, api: FakeApi) -> None:
     api.add("web.service", target="launched")
     api.fates["web.service"] = Fate(lingers=3)
@@ -322,6 +341,7 @@ def test_loading_what_is_loaded_and_runs_leaves_it_alone(fleetctl: Fleetctl, api
     assert (result.status, result.stdout, result.stderr, operations(api)) == (0, "", "", [])
 
 
+@pytest.mark.covers("3.2.1", "3.5.4", "3.8.28")
 def test_unload_ends_when_no_machine_has_the_unit(fleetctl: Fleetctl, api: FakeApi) -> None:
     for name in ("a.service", "b.service"):
         api.add(name, target="launched")
@@ -332,6 +352,7 @@ def test_unload_ends_when_no_machine_has_the_unit(fleetctl: Fleetctl, api: FakeA
     assert [held.copy for held in api.units.values()] == [None, None]
 
 
+@pytest.mark.covers("3.8.25", "3.8.28", "10.2.13")
 @pytest.mark.parametrize(("command", "state"), [("stop", "loaded"), ("unload", "inactive")])
 def test_units_that_are_down_already_are_passed_over_quietly(
     fleetctl: Fleetctl, api: FakeApi, command: str, state: str
@@ -343,6 +364,7 @@ def test_units_that_are_down_already_are_passed_over_quietly(
     assert operations(api) == []
 
 
+@pytest.mark.covers("3.8.24", "10.2.10")
 def test_an_inactive_unit_cannot_be_stopped_and_the_others_are(fleetctl: Fleetctl, api: FakeApi) -> None:
     api.add("a.service", target="launched")
     api.add("b.service", target="inactive")
@@ -355,6 +377,7 @@ def test_an_inactive_unit_cannot_be_stopped_and_the_others_are(fleetctl: Fleetct
     )
 
 
+@pytest.mark.covers("3.7.3", "10.2.12")
 @pytest.mark.parametrize(("command", "state"), [("stop", "loaded"), ("unload", "inactive")])
 def test_a_launched_unit_that_fits_nowhere_can_be_withdrawn(
     fleetctl: Fleetctl, api: FakeApi, command: str, state: str
@@ -366,6 +389,7 @@ def test_a_launched_unit_that_fits_nowhere_can_be_withdrawn(
     assert api.units["web.service"].target == state
 
 
+@pytest.mark.covers("3.7.5", "3.8.5", "3.8.6")
 @pytest.mark.parametrize("command", ["stop", "unload"])
 def test_no_block_triggers_and_claims_nothing(fleetctl: Fleetctl, api: FakeApi, command: str) -> None:
     api.add("web.service", target="launched")
@@ -374,6 +398,7 @@ def test_no_block_triggers_and_claims_nothing(fleetctl: Fleetctl, api: FakeApi, 
     assert (result.status, result.stdout, result.stderr) == (0, f"Triggered unit web.service {command}\n", "")
 
 
+@pytest.mark.covers("3.7.1", "3.7.4", "3.8.5", "3.8.27", "3.8.28", "10.2.18")
 @pytest.mark.parametrize(("command", "state"), [("stop", "loaded"), ("unload", "inactive")])
 def test_a_stop_that_takes_too_long_names_what_it_waits_for(
     fleetctl: Fleetctl, api: FakeApi, command: str, state: str
@@ -386,6 +411,7 @@ def test_a_stop_that_takes_too_long_names_what_it_waits_for(
     assert result.stderr == (f"Error waiting for units: {what}\nFailed to {command} units [web.service]. err: {what}\n")
 
 
+@pytest.mark.covers("10.2.11")
 def test_a_wish_that_is_refused_is_reported_and_the_others_are_sent(fleetctl: Fleetctl, api: FakeApi) -> None:
     api.add("a.service", target="launched")
     api.add("b.service", target="launched")
@@ -404,6 +430,7 @@ def test_a_wish_that_is_refused_is_reported_and_the_others_are_sent(fleetctl: Fl
 # destroy
 
 
+@pytest.mark.covers("3.8.29", "3.8.30", "10.2.3")
 def test_destroy_ends_when_no_machine_has_the_units(fleetctl: Fleetctl, api: FakeApi) -> None:
     for name in ("a.service", "b.service", "c.service"):
         api.add(name, target="launched")
@@ -414,6 +441,7 @@ def test_destroy_ends_when_no_machine_has_the_units(fleetctl: Fleetctl, api: Fak
     assert [held.copy for held in api.gone.values()] == [None, None]
 
 
+@pytest.mark.covers("3.8.7", "3.8.30", "10.2.3")
 def test_destroying_without_blocking_does_not_look_at_what_becomes_of_it(fleetctl: Fleetctl, api: FakeApi) -> None:
     api.add("web.service", target="launched")
     result = fleetctl("destroy", "--no-block", "web")
@@ -421,6 +449,7 @@ def test_destroying_without_blocking_does_not_look_at_what_becomes_of_it(fleetct
     assert api.requests[-1] == ("DELETE", "/fleet/v1/units/web.service")
 
 
+@pytest.mark.covers("3.8.7")
 def test_a_destroyed_unit_that_does_not_stop_is_a_timeout(fleetctl: Fleetctl, api: FakeApi) -> None:
     api.add("web.service", target="launched")
     api.fates["web.service"] = Fate(stuck=True)
@@ -431,12 +460,14 @@ def test_a_destroyed_unit_that_does_not_stop_is_a_timeout(fleetctl: Fleetctl, ap
     )
 
 
+@pytest.mark.covers("3.8.29")
 def test_a_unit_that_another_destroyed_first_is_no_error(fleetctl: Fleetctl, api: FakeApi) -> None:
     api.add("web.service")
     api.before_request = lambda method, path: api.units.clear() if method == "DELETE" else None
     assert fleetctl("destroy", "web").status == 0
 
 
+@pytest.mark.covers("3.8.29")
 def test_a_unit_that_cannot_be_destroyed_does_not_hinder_the_others(fleetctl: Fleetctl, api: FakeApi) -> None:
     api.add("a.service")
     api.add("b.service")

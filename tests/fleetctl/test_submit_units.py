@@ -17,6 +17,7 @@ def puts(api: FakeApi) -> list[str]:
     return [body["name"] for body in api.bodies]
 
 
+@pytest.mark.covers("3.6.8", "3.6.10", "3.8.11", "10.2.7")
 def test_submit_hands_over_the_options_and_prints_the_unit_inactive(
     fleetctl: Fleetctl, api: FakeApi, hello: Path
 ) -> None:
@@ -26,16 +27,19 @@ def test_submit_hands_over_the_options_and_prints_the_unit_inactive(
     assert api.units["hello.service"].target == "inactive"
 
 
+@pytest.mark.covers("1.1.12", "3.5.1")
 def test_the_suffix_service_is_added_where_no_type_is_given(fleetctl: Fleetctl, api: FakeApi, hello: Path) -> None:
     assert fleetctl("submit", "hello").stdout == "Unit hello.service inactive\n"
 
 
+@pytest.mark.covers("1.3.6", "3.5.1")
 def test_a_directory_counts_for_the_file_and_not_for_the_name(fleetctl: Fleetctl, api: FakeApi, tmp_path: Path) -> None:
     (tmp_path / "units").mkdir()
     (tmp_path / "units" / "web.timer").write_text("[Timer]\nOnBootSec=1\n")
     assert fleetctl("submit", "units/web.timer").stdout == "Unit web.timer inactive\n"
 
 
+@pytest.mark.covers("3.5.4")
 def test_several_units_are_submitted_in_order_and_each_once(fleetctl: Fleetctl, api: FakeApi, tmp_path: Path) -> None:
     for name in ("b.service", "a.service"):
         (tmp_path / name).write_text(OTHER)
@@ -57,11 +61,13 @@ def test_a_unit_that_two_differing_files_claim_is_refused(fleetctl: Fleetctl, ap
     assert fleetctl("submit", "a/web", "c/web", "a/web").stdout == "Unit web.service inactive\n"
 
 
+@pytest.mark.covers("3.6.10", "3.8.39", "10.2.8")
 def test_a_global_unit_is_printed_inactive_as_well(fleetctl: Fleetctl, tmp_path: Path) -> None:
     (tmp_path / "web.service").write_text(OTHER + "[X-Fleet]\nGlobal=true\n")
     assert fleetctl("submit", "web").stdout == "Unit web.service inactive\n"
 
 
+@pytest.mark.covers("3.8.1", "10.2.17")
 @pytest.mark.parametrize("command", ["submit", "load", "start", "stop", "unload", "destroy"])
 def test_without_units_a_command_says_so_and_ends_with_0(fleetctl: Fleetctl, api: FakeApi, command: str) -> None:
     result = fleetctl(command)
@@ -69,6 +75,7 @@ def test_without_units_a_command_says_so_and_ends_with_0(fleetctl: Fleetctl, api
     assert api.requests == []
 
 
+@pytest.mark.covers("3.6.8")
 def test_a_unit_that_is_nowhere_is_not_found(fleetctl: Fleetctl, api: FakeApi) -> None:
     result = fleetctl("submit", "hello")
     assert (result.status, result.stdout) == (1, "")
@@ -85,12 +92,14 @@ def test_a_directory_instead_of_a_unit_file_is_said_to_be_one(
     assert result.stderr.endswith(f" ({argument} is a directory: name the unit files in it)\n")
 
 
+@pytest.mark.covers("1.1.1")
 def test_an_empty_argument_names_no_unit(fleetctl: Fleetctl, api: FakeApi) -> None:
     result = fleetctl("submit", "")
     assert (result.status, api.requests) == (1, [])
     assert result.stderr.endswith("unit name cannot be empty\n")
 
 
+@pytest.mark.covers("1.3.8", "3.6.8")
 def test_an_instance_without_any_template_is_not_found(fleetctl: Fleetctl) -> None:
     result = fleetctl("submit", "units/web@1.service")
     assert result.status == 1
@@ -100,6 +109,7 @@ def test_an_instance_without_any_template_is_not_found(fleetctl: Fleetctl) -> No
     )
 
 
+@pytest.mark.covers("1.3.4", "1.3.6", "1.3.7", "1.3.8", "1.3.9")
 @pytest.mark.parametrize(
     ("own", "template", "template_file", "expected"),
     [
@@ -128,6 +138,7 @@ def test_an_instance_takes_its_own_file_then_the_clusters_template_then_the_temp
     assert api.units["web@1.service"].content == UnitFile.parse(expected)
 
 
+@pytest.mark.covers("1.3.10", "10.2.16")
 def test_a_template_file_that_differs_from_the_clusters_template_is_warned_of_by_the_templates_name(
     fleetctl: Fleetctl, api: FakeApi, tmp_path: Path
 ) -> None:
@@ -148,6 +159,7 @@ def test_with_replace_a_new_instance_takes_the_changed_template_file(
     assert api.units["web@1.service"].content == UnitFile.parse(FROM_FILE)
 
 
+@pytest.mark.covers("3.2.1", "3.6.2", "3.8.11", "P.4")
 @pytest.mark.parametrize("command", ["submit", "load", "start"])
 def test_a_changed_file_is_warned_of_and_the_unit_is_left(
     fleetctl: Fleetctl, api: FakeApi, hello: Path, command: str
@@ -162,6 +174,7 @@ def test_a_changed_file_is_warned_of_and_the_unit_is_left(
     assert api.units["hello.service"].content == UnitFile.parse(OTHER)
 
 
+@pytest.mark.covers("1.3.5", "3.6.2")
 def test_an_existing_instance_is_compared_with_the_template_file(
     fleetctl: Fleetctl, api: FakeApi, tmp_path: Path
 ) -> None:
@@ -173,12 +186,14 @@ def test_an_existing_instance_is_compared_with_the_template_file(
     )
 
 
+@pytest.mark.covers("1.3.5", "3.6.2", "3.8.11")
 def test_submitting_what_the_cluster_has_already_is_quiet(fleetctl: Fleetctl, api: FakeApi, hello: Path) -> None:
     api.add("hello.service", HELLO)
     result = fleetctl("submit", "hello.service")
     assert (result.status, result.stdout, result.stderr, puts(api)) == (0, "", "", [])
 
 
+@pytest.mark.covers("1.6.3", "3.6.3")
 def test_replacing_by_the_same_content_is_nothing_to_do(fleetctl: Fleetctl, api: FakeApi, hello: Path) -> None:
     api.add("hello.service", "# a comment\n" + HELLO)
     result = fleetctl("submit", "--replace", "hello")
@@ -196,6 +211,7 @@ ALLOWED = [
 ]
 
 
+@pytest.mark.covers("3.6.4", "3.6.5", "3.6.6", "3.6.7", "3.6.9", "3.8.2", "3.8.3", "3.8.4")
 @pytest.mark.parametrize("command", ["submit", "load", "start"])
 @pytest.mark.parametrize("state", ["inactive", "loaded", "launched"])
 def test_replace_is_one_request_with_content_and_target_where_the_units_state_allows_it(
@@ -218,6 +234,7 @@ def test_replace_is_one_request_with_content_and_target_where_the_units_state_al
         assert api.units["hello.service"].content == UnitFile.parse(OTHER)
 
 
+@pytest.mark.covers("3.6.3", "10.2.15")
 def test_replacing_an_instance_takes_the_changed_template_file(
     fleetctl: Fleetctl, api: FakeApi, tmp_path: Path
 ) -> None:
@@ -229,6 +246,7 @@ def test_replacing_an_instance_takes_the_changed_template_file(
     assert api.units["web@1.service"].content == UnitFile.parse(FROM_FILE)
 
 
+@pytest.mark.covers("3.6.3")
 def test_replacing_without_a_local_file_is_an_error(fleetctl: Fleetctl, api: FakeApi) -> None:
     api.add("hello.service", OTHER)
     result = fleetctl("submit", "--replace", "hello")
@@ -259,6 +277,7 @@ def write_bad_file(path: Path, kind: str) -> None:
         path.write_bytes(contents[kind])
 
 
+@pytest.mark.covers("1.4.20", "1.10.13", "3.6.11", "3.8.16", "P.12")
 @pytest.mark.parametrize(
     ("kind", "complaint"),
     [
@@ -289,6 +308,7 @@ def test_a_bad_file_is_one_line_and_nothing_of_the_command_is_sent(
     assert puts(api) == []
 
 
+@pytest.mark.covers("1.4.20")
 def test_what_the_parser_refuses_is_said_to_the_byte(fleetctl: Fleetctl, tmp_path: Path) -> None:
     (tmp_path / "units").mkdir()
     (tmp_path / "units" / "web.service").write_text("[Unit]\nDescription=a\nno option\n")
@@ -298,6 +318,7 @@ def test_what_the_parser_refuses_is_said_to_the_byte(fleetctl: Fleetctl, tmp_pat
     )
 
 
+@pytest.mark.covers("1.1.7", "1.1.9")
 @pytest.mark.parametrize(
     ("argument", "complaint"),
     [
@@ -318,6 +339,7 @@ def test_a_name_that_no_unit_may_have_is_refused_before_anything_is_asked(
     assert api.requests == []
 
 
+@pytest.mark.covers("1.7.9", "3.2.2", "10.4.6")
 def test_unknown_requirements_and_malformed_metadata_are_warned_of_and_submitted(
     fleetctl: Fleetctl, api: FakeApi, tmp_path: Path
 ) -> None:
@@ -349,6 +371,7 @@ def test_what_is_read_otherwise_than_it_seems_is_warned_of_and_submitted(
     assert "User=nobody" in fleetctl("cat", "web").stdout
 
 
+@pytest.mark.covers("1.1.13")
 @pytest.mark.parametrize("kind", ["target", "slice", "swap", "mount", "automount", "path", "timer", "socket", "device"])
 def test_a_unit_of_any_type_can_be_named(fleetctl: Fleetctl, api: FakeApi, tmp_path: Path, kind: str) -> None:
     (tmp_path / f"x.{kind}").write_text("[Unit]\nDescription=x\n")
@@ -377,6 +400,7 @@ def test_a_failover_delay_that_means_nothing_is_refused_with_a_remedy(
     )
 
 
+@pytest.mark.covers("10.4.1")
 def test_lines_before_the_first_section_are_warned_of_and_the_rest_submitted(
     fleetctl: Fleetctl, api: FakeApi, tmp_path: Path
 ) -> None:
@@ -392,6 +416,7 @@ def test_lines_before_the_first_section_are_warned_of_and_the_rest_submitted(
     assert fleetctl("submit", "web").stderr == ""
 
 
+@pytest.mark.covers("3.6.8", "3.6.11", "3.8.16")
 def test_what_the_api_refuses_is_said_with_the_units_name(fleetctl: Fleetctl, api: FakeApi, hello: Path) -> None:
     body = b'{"error":{"code":400,"message":"unit \\"hello.service\\" would hide\\n/lib/hello.service"}}'
     api.before_request = lambda method, path: (400, "application/json", body) if method == "PUT" else None

@@ -24,6 +24,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     return folder
 
 
+@pytest.mark.covers("3.8.37")
 def test_a_good_file_is_nothing_to_speak_of(bare_fleetctl: Fleetctl, tmp_path: Path) -> None:
     for name in ("web.service", "web@.service"):
         (tmp_path / name).write_text(GOOD)
@@ -32,6 +33,7 @@ def test_a_good_file_is_nothing_to_speak_of(bare_fleetctl: Fleetctl, tmp_path: P
         assert (result.status, result.stdout, result.stderr) == (0, "", "")
 
 
+@pytest.mark.covers("3.8.37")
 @pytest.mark.parametrize(
     ("name", "text", "complaint"),
     [

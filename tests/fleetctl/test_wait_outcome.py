@@ -204,6 +204,7 @@ SITUATIONS: list[tuple[Check, UnitReport, WaitOutcome]] = [
 ]
 
 
+@pytest.mark.covers("10.2.19")
 @pytest.mark.parametrize(("check", "seen", "outcome"), SITUATIONS)
 def test_a_report_is_judged_by_what_it_says_of_this_wish(check: Check, seen: UnitReport, outcome: WaitOutcome) -> None:
     assert check(seen, 5) == outcome
@@ -228,6 +229,7 @@ def test_the_last_lines_of_a_unit_stand_below_one_another_each_once() -> None:
     assert outcome.why == f"failed on {AT} (x): exit-code: status 7; last lines:\n    disk\\x1b[31m full\n    ends"
 
 
+@pytest.mark.covers("3.7.2", "9.10", "P.6")
 @pytest.mark.parametrize(("attempts", "expected_s"), [(0, 300.0), (-1, 300.0), (1, 2.0), (30, 60.0)])
 def test_a_wait_is_bounded_whatever_is_asked(attempts: int, expected_s: float) -> None:
     assert bound_s(attempts) == expected_s

@@ -18,6 +18,7 @@ GLOBAL = "[Service]\nExecStart=/bin/true\n[X-Fleet]\nGlobal=true\n"
 M11 = schema.Machine(id="11" + "2" * 30, primary_ip="10.0.0.3", metadata={})
 
 
+@pytest.mark.covers("3.10.19", "3.10.20")
 @pytest.mark.parametrize("arguments", [(), ("uptime",)])
 def test_ssh_needs_a_machine_or_a_unit(fleetctl: Fleetctl, arguments: tuple[str, ...]) -> None:
     result = fleetctl("ssh", "--", *arguments) if arguments else fleetctl("ssh")
@@ -29,6 +30,7 @@ def test_ssh_needs_a_machine_or_a_unit(fleetctl: Fleetctl, arguments: tuple[str,
     )
 
 
+@pytest.mark.covers("3.10.17", "3.10.18", "3.10.19", "3.10.20", "10.3.1", "10.3.4")
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -64,12 +66,14 @@ def test_ssh_says_which_machine_it_cannot_go_to(
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.covers("3.10.17")
 def test_options_of_ssh_end_at_its_first_argument(fleetctl: Fleetctl) -> None:
     assert "could not find" in fleetctl("ssh", "none", "ls", "--full", "-l", "--help").stderr
     refused = fleetctl("ssh", "--full", "none")
     assert (refused.status, "unknown flag: --full" in refused.stderr) == (2, True)
 
 
+@pytest.mark.covers("3.10.26", "3.10.29")
 @pytest.mark.parametrize("command", ["status", "journal"])
 def test_a_unit_that_there_is_not_or_that_is_nowhere_is_refused(fleetctl: Fleetctl, api: FakeApi, command: str) -> None:
     api.add("idle.service")
@@ -85,12 +89,14 @@ def test_status_of_a_unit_that_waits_for_its_machine_says_so(fleetctl: Fleetctl,
     assert fleetctl("status", "away") == Result(1, "", f"Unit away.service does not appear to be loaded. It {wait}.\n")
 
 
+@pytest.mark.covers("3.10.26", "3.10.28")
 def test_journal_takes_one_unit_and_status_any_number(fleetctl: Fleetctl) -> None:
     assert fleetctl("journal") == Result(1, "", "One unit file must be provided.\n")
     assert fleetctl("journal", "a", "b") == Result(1, "", "One unit file must be provided.\n")
     assert fleetctl("status") == Result(0, "", "")
 
 
+@pytest.mark.covers("3.10.33", "10.3.9")
 @pytest.mark.parametrize("command", ["status", "journal", "restart"])
 def test_a_machine_that_the_unit_is_not_on_is_refused(fleetctl: Fleetctl, api: FakeApi, command: str) -> None:
     api.add("web.service", target="launched")
@@ -98,6 +104,7 @@ def test_a_machine_that_the_unit_is_not_on_is_refused(fleetctl: Fleetctl, api: F
     assert result == Result(1, "", "Unit web.service is not on a machine 2, but on 11111111.../10.0.0.1\n")
 
 
+@pytest.mark.covers("3.10.33", "10.3.9")
 @pytest.mark.parametrize("command", ["status", "journal"])
 def test_a_machine_without_an_address_is_an_error(fleetctl: Fleetctl, api: FakeApi, command: str) -> None:
     api.fates["web.service"] = Fate(machine=M2)
@@ -107,6 +114,7 @@ def test_a_machine_without_an_address_is_an_error(fleetctl: Fleetctl, api: FakeA
     assert result.stderr.startswith(f"Unable to SSH to remote host: machine {M2.id} has no address: ")
 
 
+@pytest.mark.covers("P.18")
 def test_status_in_json_tells_what_the_cluster_knows_without_going_there(fleetctl: Fleetctl, api: FakeApi) -> None:
     api.add("idle.service")
     api.add("web.service", target="launched")
@@ -170,6 +178,7 @@ def here(api: FakeApi, served: Served, tmp_path: Path) -> Callable[..., subproce
     return call
 
 
+@pytest.mark.covers("3.10.25", "3.10.27", "3.10.31", "10.1.2")
 @pytest.mark.parametrize(
     ("arguments", "ran"),
     [
@@ -190,6 +199,7 @@ def test_a_unit_of_this_machine_needs_no_ssh(
     assert "paramiko" not in done.stderr
 
 
+@pytest.mark.covers("3.8.41", "3.8.42", "10.2.2")
 def test_a_global_unit_of_this_machine_alone_is_headed_all_the_same(
     here: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:
@@ -202,6 +212,7 @@ def test_a_global_unit_of_this_machine_alone_is_headed_all_the_same(
     assert f"{head} trouble\n" in journal.stderr
 
 
+@pytest.mark.covers("3.10.30")
 def test_several_units_are_parted_by_an_empty_line_until_one_fails(
     here: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
@@ -213,6 +224,7 @@ def test_several_units_are_parted_by_an_empty_line_until_one_fails(
     )
 
 
+@pytest.mark.covers("3.10.31")
 def test_a_tool_that_this_machine_lacks_is_an_error(
     here: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,6 +238,7 @@ def test_a_tool_that_this_machine_lacks_is_an_error(
 # fd-forward
 
 
+@pytest.mark.covers("3.10.34", "10.3.8")
 def test_fd_forward_gives_the_answer_though_the_input_has_ended(served: Served) -> None:
     request = b"GET /fleet/v1/machines HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     done = subprocess.run(
@@ -240,6 +253,7 @@ def test_fd_forward_gives_the_answer_though_the_input_has_ended(served: Served) 
     assert M1.id.encode() in done.stdout
 
 
+@pytest.mark.covers("3.10.34", "10.3.8")
 def test_fd_forward_ends_when_nobody_reads_any_more(served: Served) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "fleetctl.cli", "fd-forward", served.unix.removeprefix("unix://")],
@@ -256,6 +270,7 @@ def test_fd_forward_ends_when_nobody_reads_any_more(served: Served) -> None:
     process.stdin.close()
 
 
+@pytest.mark.covers("3.10.34", "10.3.8")
 def test_fd_forward_says_where_it_cannot_connect(bare_fleetctl: Fleetctl) -> None:
     assert bare_fleetctl("fd-forward") == Result(1, "", "Provide a single argument\n")
     assert bare_fleetctl("fd-forward", "/nonesuch") == Result(

@@ -53,6 +53,7 @@ def active(fleetctl: Fleetctl) -> list[list[str]]:
     return [line.split() for line in fleetctl("list-units", "--no-legend", "--fields=unit,active").stdout.splitlines()]
 
 
+@pytest.mark.covers("3.8.12", "3.8.13", "10.2.9")
 def test_a_unit_is_started_stopped_unloaded_loaded_and_each_has_happened_at_the_end(fleetctl: Fleetctl) -> None:
     place = "11111111.../10.0.0.1"
     started = fleetctl("start", "slow")
@@ -77,6 +78,7 @@ def test_a_oneshot_completes_each_time_it_is_started(fleetctl: Fleetctl) -> None
         assert "Unit job.service launched on 11111111.../10.0.0.1\n" in result.stdout
 
 
+@pytest.mark.covers("3.8.20")
 @pytest.mark.parametrize(
     ("unit", "why"),
     [
@@ -107,6 +109,7 @@ def test_units_that_hang_on_one_another_are_started_in_any_order(fleetctl: Fleet
     assert active(fleetctl) == [["follower.service", "active"], ["leader.service", "active"]]
 
 
+@pytest.mark.covers("3.6.9", "P.4")
 def test_replacing_a_unit_keeps_its_machine_and_runs_the_new_content(fleetctl: Fleetctl, tmp_path: Path) -> None:
     fleetctl("start", "leader", "web")
     (tmp_path / "web.service").write_text(SERVICE + "Nice=5\n")
@@ -119,6 +122,7 @@ def test_replacing_a_unit_keeps_its_machine_and_runs_the_new_content(fleetctl: F
     assert fleetctl("cat", "web").stdout == SERVICE + "Nice=5\n"
 
 
+@pytest.mark.covers("3.8.40")
 def test_a_global_unit_is_destroyed_when_it_runs_nowhere_any_more(fleetctl: Fleetctl) -> None:
     assert fleetctl("start", "everywhere").stdout.endswith("Triggered global unit everywhere.service start\n")
     assert fleetctl("list-unit-files", "--no-legend", "--fields=target,dstate").stdout.split() == ["global", "launched"]

@@ -62,6 +62,7 @@ def runs(outcome: Outcome) -> Counter[str]:
     return Counter(each[1] for each in found if each)
 
 
+@pytest.mark.covers("R.5", "S.18")
 @pytest.mark.long
 @pytest.mark.parametrize("preface", [AS_LEADER, AS_FOLLOWER], ids=["a-leaders", "a-followers"])
 @pytest.mark.parametrize("each", [SAMPLE, pytest.param(1, marks=pytest.mark.soak)], ids=["some", "all"])

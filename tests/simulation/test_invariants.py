@@ -178,6 +178,7 @@ CRIMES: tuple[tuple[str, Crime], ...] = (
 )
 
 
+@pytest.mark.covers("R.3")
 @pytest.mark.parametrize(("rule", "crime"), CRIMES, ids=lambda value: getattr(value, "__name__", ""))
 def test_it_notices(rule: str, crime: Crime, tmp_path: Path) -> None:
     failure = failure_after(crime, tmp_path)

@@ -56,6 +56,7 @@ def tell(back_s: float, start_s: float, befalls: str) -> Scenario:
     return parse_scenario("\n".join(["machines m1, m2", *lines]))
 
 
+@pytest.mark.covers("R.3")
 @pytest.mark.parametrize(
     "start_s", [pytest.param(0.0, id="starts-at-once"), pytest.param(1.5, id="starts-slowly", marks=pytest.mark.long)]
 )

@@ -21,6 +21,7 @@ def test_a_new_wish_goes_to_the_machine_where_the_unit_is():
     assert world.reason(A) == "fits"
 
 
+@pytest.mark.covers("2.10.5", "3.6.9")
 def test_a_replaced_text_stays_on_its_machine_where_it_still_fits():
     world = cluster(a="")
     world.unit(A, "Conflicts=other*")
@@ -33,6 +34,7 @@ def _wish(world, name):
     return unit.text, unit.target, unit.generation
 
 
+@pytest.mark.covers("2.2.3", "2.10.6")
 @pytest.mark.parametrize("destroyed", [False, True])
 def test_a_unit_that_is_not_wanted_is_withdrawn_and_forgotten_when_its_machine_has_let_go(destroyed):
     world = cluster(a="")
@@ -167,6 +169,7 @@ def test_the_last_report_of_a_machine_that_is_gone_is_not_waited_for():
 # Moving: stop first.
 
 
+@pytest.mark.covers("2.2.3", "2.10.4")
 def test_a_unit_that_does_not_fit_any_more_is_stopped_first_and_then_placed_elsewhere():
     world = cluster(a="")
     world.unit(A, "MachineID=m2")
@@ -188,6 +191,7 @@ def test_a_unit_that_is_moved_off_a_machine_that_dies_meanwhile_is_placed_at_onc
     assert world.homes() == {A: "m2"}
 
 
+@pytest.mark.covers("2.10.3")
 def test_a_unit_leaves_a_machine_that_leaves():
     world = cluster(a="")
     world.machine("m1", mode=MachineMode.LEAVING)
@@ -224,6 +228,7 @@ def test_a_machine_that_is_away_keeps_its_units():
     assert world.homes() == {A: "m1"}
 
 
+@pytest.mark.covers("2.2.3", "2.2.4", "2.10.1")
 def test_the_units_of_a_dead_machine_are_placed_elsewhere_at_once():
     world = cluster(a="", b="")
     assert world.homes() == {A: "m1", "b.service": "m2"}
@@ -235,6 +240,7 @@ def test_the_units_of_a_dead_machine_are_placed_elsewhere_at_once():
 # What has done its work.
 
 
+@pytest.mark.covers("P.10")
 def test_a_completed_oneshot_is_not_run_again_elsewhere_when_its_machine_dies():
     world = cluster()
     world.unit(A)

@@ -26,6 +26,9 @@ def test_every_field_has_its_option() -> None:
     assert sorted(option.field for option in OPTIONS) == sorted(Config.__struct_fields__)
 
 
+@pytest.mark.covers(
+    "5.3.1", "5.3.2", "5.3.3", "5.3.4", "5.3.5", "5.3.6", "5.3.8", "5.3.10", "5.3.11", "5.3.12", "9.9", "9.11"
+)
 def test_without_anything_the_defaults_hold_and_nothing_is_noted() -> None:
     assert notices() == []
     assert config() == Config(
@@ -73,6 +76,7 @@ def test_the_sample_file_uncommented_changes_nothing() -> None:
     assert notices(uncommented) == []
 
 
+@pytest.mark.covers("5.2.1", "5.2.3", "5.3.8")
 @pytest.mark.parametrize(
     ("line", "value"),
     [
@@ -101,6 +105,7 @@ def test_a_line_is_read_as_the_original_reads_it(line: str, value: str) -> None:
     assert config(line).etcd_username == value
 
 
+@pytest.mark.covers("5.2.1")
 def test_quotes_with_text_behind_them_belong_to_the_value_and_are_noted() -> None:
     assert config('etcd_username="1" # x').etcd_username == '"1"'
     assert notices('etcd_username="1" # x') == [
@@ -108,12 +113,14 @@ def test_quotes_with_text_behind_them_belong_to_the_value_and_are_noted() -> Non
     ]
 
 
+@pytest.mark.covers("5.2.1")
 def test_options_in_a_section_are_ignored_and_noted() -> None:
     text = "etcd_username=1\n[Service]\netcd_username=2\n"
     assert config(text).etcd_username == "1"
     assert notices(text) == ["fleet.conf:3: etcd_username is in section [Service] and is ignored"]
 
 
+@pytest.mark.covers("5.2.3")
 def test_an_unknown_option_is_noted_with_its_line() -> None:
     assert notices("\nagent_tll=3s") == ["fleet.conf:2: unknown option 'agent_tll' is ignored"]
 
@@ -124,6 +131,7 @@ def test_an_unknown_variable_is_noted_by_name() -> None:
     ]
 
 
+@pytest.mark.covers("5.3.7", "5.3.14", "5.3.16", "5.3.17", "5.3.18", "10.7.15")
 @pytest.mark.parametrize("name", RETIRED)
 def test_an_option_that_lost_its_meaning_is_accepted_and_noted(name: str) -> None:
     assert config(f"{name}=whatever") == config()
@@ -131,6 +139,7 @@ def test_an_option_that_lost_its_meaning_is_accepted_and_noted(name: str) -> Non
     assert notice.startswith(f"fleet.conf:1: {name} has no effect any more: ")
 
 
+@pytest.mark.covers("5.2.5", "5.3.1", "5.3.2", "5.3.6", "5.3.9", "5.3.10", "5.3.12", "5.3.13", "5.3.15")
 @pytest.mark.parametrize(
     ("name", "text", "value"),
     [
@@ -175,6 +184,7 @@ def test_a_value_is_read(name: str, text: str, value: object) -> None:
     assert getattr(config(environ={f"FLEET_{name.upper()}": text}), field) == value
 
 
+@pytest.mark.covers("5.2.5", "5.2.6", "5.3.10", "5.3.11", "5.4.1", "10.7.4")
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
@@ -240,12 +250,14 @@ def test_an_invalid_value_is_reported_with_its_place_and_a_valid_one(name: str, 
     assert str(from_variable.value) == f"FLEET_{name.upper()}: {name}: {message}"
 
 
+@pytest.mark.covers("5.2.2")
 @pytest.mark.parametrize("line", ["token_limit", "=5", "a b=c", "[open"])
 def test_a_line_that_is_nothing_is_an_error_with_its_number(line: str) -> None:
     with pytest.raises(ConfigError, match=r"^fleet\.conf:2: .* is neither NAME=VALUE nor a comment$"):
         config(f"\n{line}\n")
 
 
+@pytest.mark.covers("5.3.9")
 def test_metadata_without_an_equals_sign_is_left_out_and_noted() -> None:
     assert config("metadata=a=b,junk").metadata == {"a": "b"}
     assert notices("metadata=a=b,junk") == [
@@ -253,6 +265,7 @@ def test_metadata_without_an_equals_sign_is_left_out_and_noted() -> None:
     ]
 
 
+@pytest.mark.covers("5.3.4")
 def test_a_key_without_a_certificate_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"^fleet\.conf:1: etcd_keyfile has no effect without etcd_certfile"):
         config("etcd_keyfile=/k")
@@ -347,12 +360,14 @@ def test_the_password_may_come_as_a_credential_of_systemds(tmp_path: Path) -> No
         load_config(str(path), credentials, {})
 
 
+@pytest.mark.covers("5.2.4")
 def test_variables_override_the_file_and_flags_override_variables() -> None:
     environ = {"FLEET_PUBLIC_IP": "variable", "FLEET_TOKEN_LIMIT": "2"}
     read = config("public_ip=file\ntoken_limit=1\nverbosity=1", environ, {"public_ip": "flag"})
     assert (read.public_ip, read.token_limit, read.verbosity) == ("flag", 2, 1)
 
 
+@pytest.mark.covers("5.2.4")
 def test_a_variable_that_is_set_but_empty_counts() -> None:
     assert config("public_ip=file", {"FLEET_PUBLIC_IP": ""}).public_ip == ""
 
@@ -362,6 +377,7 @@ def test_a_flag_that_cannot_be_used_is_named() -> None:
         config(overrides={"listen": "here"})
 
 
+@pytest.mark.covers("5.1.1")
 def test_a_file_that_was_asked_for_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^Unable to use config file .*absent: No such file or directory$"):
         load_config(str(tmp_path / "absent"), {}, {})
@@ -372,6 +388,7 @@ def test_a_file_that_was_asked_for_must_be_there(tmp_path: Path) -> None:
         load_config(str(tmp_path / "binary"), {}, {})
 
 
+@pytest.mark.covers("5.1.6")
 def test_the_default_file_may_be_absent_and_is_read_where_it_is_not(tmp_path: Path) -> None:
     default = tmp_path / "fleet.conf"
     assert load_config(None, {}, {}, str(default)) == (config(), [])
@@ -379,6 +396,7 @@ def test_the_default_file_may_be_absent_and_is_read_where_it_is_not(tmp_path: Pa
     assert load_config(None, {}, {}, str(default))[0].verbosity == 1
 
 
+@pytest.mark.covers("10.7.2")
 def test_an_option_removed_from_the_file_goes_back_to_its_default(tmp_path: Path) -> None:
     path = tmp_path / "fleet.conf"
     path.write_text("verbosity=1\n")
@@ -388,6 +406,7 @@ def test_an_option_removed_from_the_file_goes_back_to_its_default(tmp_path: Path
     assert (before.verbosity, after.verbosity) == (1, 0)
 
 
+@pytest.mark.covers("H.1")
 @given(st.text())
 def test_no_text_ends_in_anything_but_a_configuration_or_a_configuration_error(text: str) -> None:
     message = ""

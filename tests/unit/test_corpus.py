@@ -271,6 +271,7 @@ def test_every_file_of_the_corpus_has_its_entry():
     assert len(EXPECTED) >= 423
 
 
+@pytest.mark.covers("10.4.2")
 @pytest.mark.parametrize("entry", EXPECTED, ids=lambda entry: entry["file"])
 def test_a_file_is_read_as_the_original_reads_it_but_for_the_listed_differences(entry):
     path = CORPUS / entry["file"]

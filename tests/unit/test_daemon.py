@@ -34,6 +34,7 @@ def test_a_lock_that_an_earlier_fleetd_left_open_to_others_is_closed(tmp_path: P
         assert (tmp_path / "lock").stat().st_mode & 0o7777 == 0o600
 
 
+@pytest.mark.covers("5.4.2")
 def test_without_systemd_on_the_bus_it_exits_with_one_line(tmp_path: Path) -> None:
     config = tmp_path / "fleet.conf"
     config.write_text(f"standalone=true\nstandalone_path={tmp_path}/fleet.db\nsystemd_user=true\nlisten={tmp_path}/s\n")
@@ -67,6 +68,7 @@ def test_fleetd_knows_its_own_unit_by_its_cgroup(cgroups: str, unit: str) -> Non
     assert own_unit(cgroups) == unit
 
 
+@pytest.mark.covers("5.3.15")
 @pytest.mark.parametrize(("value", "leads"), [("false", True), ("true", False)])
 def test_a_machine_without_an_engine_joins_and_never_leads(tmp_path: Path, value: str, leads: bool) -> None:
     async def scenario() -> None:
@@ -83,6 +85,7 @@ def test_a_machine_without_an_engine_joins_and_never_leads(tmp_path: Path, value
     run_virtually(scenario())
 
 
+@pytest.mark.covers("5.3.8", "5.4.8", "9.7")
 def test_a_changed_address_is_published_within_a_minute(tmp_path: Path) -> None:
     async def scenario() -> None:
         config, _ = parse_config("disable_engine=true", "fleet.conf", {}, {})

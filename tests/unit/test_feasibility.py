@@ -65,6 +65,7 @@ FITS = [
 ]
 
 
+@pytest.mark.covers("2.3.3", "2.3.5", "2.4.1", "2.5.1", "2.6.1")
 @pytest.mark.parametrize(("text", "residents"), [row[1:] for row in FITS], ids=[row[0] for row in FITS])
 def test_a_unit_fits_with(text, residents):
     assert why_not(ask(world_with(text, residents), "new.service")) == ""
@@ -99,11 +100,15 @@ REFUSED = [
 ]
 
 
+@pytest.mark.covers(
+    "1.7.2", "1.8.4", "2.3.2", "2.3.3", "2.3.4", "2.3.6", "2.4.1", "2.4.2", "2.5.2", "2.6.1", "2.6.2", "2.7.4"
+)
 @pytest.mark.parametrize(("text", "residents", "reason"), [r[1:] for r in REFUSED], ids=[r[0] for r in REFUSED])
 def test_a_unit_is_refused_for(text, residents, reason):
     assert why_not(ask(world_with(text, residents), "new.service")) == reason
 
 
+@pytest.mark.covers("1.7.1", "2.3.1", "10.4.9")
 @pytest.mark.parametrize("length", [7, 9, 31])
 def test_a_machine_is_known_by_its_full_and_its_short_id_but_by_no_other_prefix(length):
     world = World()
@@ -120,6 +125,7 @@ def test_a_machine_that_leaves_or_is_parked_takes_nothing_new(mode, why):
     assert why_not(ask(world_with("", mode=mode), "new.service")) == f"machine is {why}"
 
 
+@pytest.mark.covers("2.4.3", "4.6.9")
 def test_what_people_set_is_laid_over_the_configured_metadata_and_an_empty_value_hides_it():
     world = world_with("MachineMetadata=role=db")
     world.settings("m1", role="db")
@@ -133,6 +139,7 @@ def test_peers_that_come_along_count_as_there():
     assert why_not(ask(world, "new.service", group=("db.service", "new.service"))) == ""
 
 
+@pytest.mark.covers("2.5.1")
 def test_a_unit_on_its_way_out_is_no_peer_any_more_but_still_conflicts():
     world = world_with("MachineOf=db.service", [("db.service", "")])
     world.unit("rival.service", "Conflicts=db*")
@@ -178,6 +185,7 @@ def test_a_unit_leaves_because(text, residents, reason):
     assert why_leave(ask(world, "new.service")) == reason
 
 
+@pytest.mark.covers("10.5.6")
 def test_of_two_units_that_conflict_the_one_changed_earlier_stays():
     world = world_with("Conflicts=db*", [("db.service", "")])
     world.runs("new.service", "m1")
@@ -212,12 +220,14 @@ def three_machines():
     return world
 
 
+@pytest.mark.covers("2.9.1")
 def test_of_equal_machines_the_first_by_id_is_taken():
     world = three_machines()
     world.unit("new.service")
     assert best(world, "new.service") == "m1"
 
 
+@pytest.mark.covers("2.7.5", "2.9.1")
 def test_the_machine_with_the_fewest_units_is_taken_and_those_on_their_way_out_do_not_count():
     world = three_machines()
     for name, machine in (("a.service", "m1"), ("b.service", "m2"), ("c.service", "m3"), ("d.service", "m3")):
@@ -233,6 +243,7 @@ def test_the_machine_with_the_fewest_units_is_taken_and_those_on_their_way_out_d
     assert best(world, "new.service") == "m3"
 
 
+@pytest.mark.covers("2.7.4")
 def test_global_units_count_as_load():
     world = three_machines()
     world.unit("g.service", "Global=true")
@@ -241,6 +252,7 @@ def test_global_units_count_as_load():
     assert best(world, "new.service") == "m2"
 
 
+@pytest.mark.covers("2.9.1", "P.15")
 def test_instances_of_one_template_spread_before_load_is_looked_at():
     world = three_machines()
     for name, machine in (("web@1.service", "m3"), ("a.service", "m1"), ("b.service", "m1"), ("c.service", "m2")):

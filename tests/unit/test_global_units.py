@@ -8,6 +8,7 @@ from tests.unit.cluster_builder import INACTIVE, LAUNCHED, LOADED, A, World, aft
 G = "g.service"
 
 
+@pytest.mark.covers("2.7.1", "2.7.2", "6.1.2")
 def test_a_global_unit_is_on_every_machine_that_it_fits_on_and_says_why_not_on_the_others():
     world = cluster("m1", "m2", "m3", g="Global=true\nMachineMetadata=role=web")
     assert world.reason(G) == "no machine fits"
@@ -21,6 +22,7 @@ def test_a_global_unit_is_on_every_machine_that_it_fits_on_and_says_why_not_on_t
     assert world.reason(G) == "on every machine that it fits on"
 
 
+@pytest.mark.covers("2.7.3")
 @pytest.mark.parametrize("target", [LOADED, INACTIVE])
 def test_what_is_wanted_of_a_global_unit_is_wanted_on_every_machine(target):
     world = cluster("m1", "m2", g="Global=true")
@@ -39,6 +41,7 @@ def test_a_global_unit_with_no_machine_at_all_says_so():
     assert world.reason(G) == "there is no machine"
 
 
+@pytest.mark.covers("2.7.6", "2.10.4")
 def test_a_global_unit_comes_to_a_new_machine_and_leaves_one_that_stops_to_qualify():
     world = cluster("m1", g="Global=true\nMachineMetadata=role=web")
     world.settings("m1", role="web")
@@ -51,6 +54,7 @@ def test_a_global_unit_comes_to_a_new_machine_and_leaves_one_that_stops_to_quali
     assert not world.copies["m1"]
 
 
+@pytest.mark.covers("10.7.7")
 def test_a_global_unit_leaves_a_machine_that_leaves_and_stays_on_one_that_is_parked():
     world = cluster("m1", "m2", "m3", g="Global=true")
     world.machine("m1", mode=MachineMode.LEAVING)
@@ -61,6 +65,7 @@ def test_a_global_unit_leaves_a_machine_that_leaves_and_stays_on_one_that_is_par
     assert world.rejections(G) == {"machine is leaving": 1, "machine is parked (its fleetd was stopped)": 1}
 
 
+@pytest.mark.covers("2.7.2", "10.4.10", "10.5.6", "P.14")
 def test_a_global_unit_that_conflicts_with_what_is_placed_skips_that_machine():
     world = cluster("m1", "m2", a="")
     world.unit(G, "Global=true\nConflicts=a*")

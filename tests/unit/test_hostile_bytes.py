@@ -26,6 +26,7 @@ SEEDS = {name: [path.read_bytes() for path in sorted((CORPUS / name).iterdir())]
 BOUND_S = 10.0  # of processor time; what grows with the square of the length takes minutes
 
 
+@pytest.mark.covers("H.1")
 @pytest.mark.parametrize("name", TARGETS)
 def test_what_the_fuzzer_began_with_and_what_it_found_breaks_no_promise(name: str) -> None:
     assert SEEDS[name]
@@ -39,6 +40,7 @@ def mutations(name: str) -> st.SearchStrategy[bytes]:
     return st.lists(st.sampled_from(pieces) | st.binary(max_size=4), max_size=24).map(b"".join)
 
 
+@pytest.mark.covers("H.1")
 @pytest.mark.parametrize("name", TARGETS)
 def test_any_bytes_are_read_or_refused_as_documented(name: str) -> None:
     @settings(max_examples=examples(100))
@@ -81,6 +83,7 @@ def repeated(prefix: str, piece: str, size: int = MAX_UNIT_FILE_BYTES // 4) -> b
     return (prefix + piece * (size // len(piece.encode()))).encode()[:size].decode(errors="ignore").encode()
 
 
+@pytest.mark.covers("H.1")
 @pytest.mark.parametrize("name", TARGETS)
 def test_time_grows_with_the_length_of_what_comes(name: str) -> None:
     prefixes = {"unitfile": ("", "[S]\n", "[X-Fleet]\nConflicts="), "etcd": ("\x00", "\x10"), "record": ("units/a ",)}
@@ -101,6 +104,7 @@ UNIT_FILES = {
 }
 
 
+@pytest.mark.covers("H.1")
 @pytest.mark.parametrize("text", UNIT_FILES.values(), ids=UNIT_FILES)
 def test_a_unit_file_as_large_as_may_be_is_judged_in_time(text: str) -> None:
     assert 100_000 < len(text) <= MAX_UNIT_FILE_BYTES

@@ -10,6 +10,7 @@ from fleetd.process.identity import IdentityError, find_address, read_boot_id, r
 ID = "0123456789abcdef0123456789abcdef"
 
 
+@pytest.mark.covers("5.4.4")
 @pytest.mark.parametrize("text", [ID, ID + "\n", f" {ID} \n\n"])
 def test_the_machine_id_is_read_without_the_blanks_around_it(tmp_path: Path, text: str) -> None:
     path = tmp_path / "machine-id"
@@ -17,6 +18,7 @@ def test_the_machine_id_is_read_without_the_blanks_around_it(tmp_path: Path, tex
     assert read_machine_id(path) == ID
 
 
+@pytest.mark.covers("5.4.4")
 @pytest.mark.parametrize(
     ("content", "why"),
     [
@@ -49,6 +51,7 @@ def test_a_boot_is_known_by_what_the_kernel_says_of_it(tmp_path: Path) -> None:
     assert read_boot_id() == read_boot_id() != ""
 
 
+@pytest.mark.covers("5.3.8")
 def test_the_address_is_one_that_other_machines_can_use_or_none() -> None:
     address = find_address()
     assert address == "" or not (

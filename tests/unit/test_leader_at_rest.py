@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.registry.records import UNITS
 from fleetd.store.protocol import Put
@@ -38,6 +40,7 @@ async def requests_at_rest(units: int) -> float:
     return asked
 
 
+@pytest.mark.covers("P.3", "R.8")
 def test_at_rest_the_store_is_asked_for_beats_alone_however_many_units_there_are() -> None:
     few = run_virtually(requests_at_rest(3))
     many = run_virtually(requests_at_rest(300))

@@ -8,6 +8,7 @@ from fleetd.scheduler.planner import Plan
 from tests.unit.cluster_builder import INACTIVE, LOADED, A, World, after_a_cut, cluster
 
 
+@pytest.mark.covers("2.10.2", "5.5.3")
 def test_a_copy_that_outlived_a_cut_retires_until_its_replacement_runs():
     world = after_a_cut()
     assert world.orders(A) == {"m1": "retire", "m2": "stay"}

@@ -155,6 +155,7 @@ VERDICTS = [
 ]
 
 
+@pytest.mark.covers("2.10.1")
 @pytest.mark.parametrize(
     ("missing", "beats", "now_s", "word", "next_s"), [row[1:] for row in VERDICTS], ids=[row[0] for row in VERDICTS]
 )
@@ -169,11 +170,13 @@ def test_with_nobody_absent_there_is_no_need_to_look_again():
     assert verdict([], 100.0).next_s is None
 
 
+@pytest.mark.covers("9.14")
 def test_the_next_look_is_due_when_the_first_of_the_absent_may_be_dead():
     found = verdict([absence("m1", 100.0), absence("m2", 99.5), absence("m3", 90.0)], 100.0)
     assert (found.dead, found.away, found.next_s) == (("m3",), ("m1", "m2"), 100.5)
 
 
+@pytest.mark.covers("P.1")
 @given(
     beats=st.lists(st.sampled_from(["answered", "failed", "silent"]), min_size=1, max_size=12),
     gone_at=st.integers(0, 11),

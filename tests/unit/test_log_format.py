@@ -43,6 +43,7 @@ def written(stream: TextIO) -> list[str]:
     return stream.read().splitlines()
 
 
+@pytest.mark.covers("5.1.8")
 @pytest.mark.usefixtures("root_logger")
 def test_the_journal_gets_priorities_and_a_terminal_gets_levels(stream: TextIO) -> None:
     for environ in (journal_of(stream), {}, {"JOURNAL_STREAM": "1:1"}):
@@ -56,6 +57,7 @@ def test_the_journal_gets_priorities_and_a_terminal_gets_levels(stream: TextIO) 
     assert written(stream) == ["<7>a", "<6>b", "<4>c", "<3>d", "<2>e", *for_a_person, *for_a_person]
 
 
+@pytest.mark.covers("5.1.8")
 @pytest.mark.usefixtures("root_logger")
 def test_fields_follow_the_message_and_are_quoted_where_that_is_needed(stream: TextIO) -> None:
     log_format.setup(0, {}, stream)
@@ -97,6 +99,7 @@ def test_nothing_that_is_logged_can_end_a_line_or_command_a_terminal(stream: Tex
     assert all(line.startswith(("<6>", "<3>")) for line in text.split("\n")[:-1])
 
 
+@pytest.mark.covers("5.3.1")
 @pytest.mark.usefixtures("root_logger")
 def test_details_are_logged_only_when_asked_for_and_setting_up_again_changes_it(stream: TextIO) -> None:
     log_format.setup(0, {}, stream)

@@ -103,6 +103,7 @@ async def test_a_key_of_too_few_or_too_many_names_is_not_fleets(key: str) -> Non
     await store.close()
 
 
+@pytest.mark.covers("R.4", "H.2")
 def test_the_leader_names_what_it_cannot_read_and_goes_on_placing(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
         node = Node()
@@ -136,6 +137,7 @@ def test_the_leader_names_what_it_cannot_read_and_goes_on_placing(caplog: pytest
     run_virtually(scenario())
 
 
+@pytest.mark.covers("H.2")
 def test_an_order_that_cannot_be_read_is_given_anew_to_the_machine_where_the_unit_runs() -> None:
     async def scenario() -> None:
         node = Node()
@@ -202,6 +204,7 @@ def changes(draw: st.DrawFn) -> tuple[str, bytes | None]:
     return "/".join((kind, *names)), value
 
 
+@pytest.mark.covers("H.2")
 @settings(max_examples=examples(150))
 @given(st.lists(changes(), max_size=14))
 async def test_whatever_well_formed_records_say_the_leader_plans_and_the_api_lists(

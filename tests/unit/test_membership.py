@@ -5,6 +5,8 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+import pytest
+
 from fleetd.membership.registration import Membership, Registration
 from fleetd.model.machine import Machine, MachineMode
 from fleetd.registry.registry import Registry
@@ -91,6 +93,7 @@ def scenario(body: Callable[[MachineSet], Awaitable[None]]) -> None:
     run_virtually(run())
 
 
+@pytest.mark.covers("5.4.9")
 def test_states_are_published_before_the_machine_is_registered() -> None:
     async def body(world: MachineSet) -> None:
         seen: list[Machine | None] = []
@@ -106,6 +109,7 @@ def test_states_are_published_before_the_machine_is_registered() -> None:
     scenario(body)
 
 
+@pytest.mark.covers("5.5.1", "9.6")
 def test_a_machine_stays_registered_for_hours_by_its_heartbeats() -> None:
     async def body(world: MachineSet) -> None:
         membership = world.start("s1")
@@ -131,6 +135,7 @@ def test_a_machine_that_falls_silent_is_gone_after_its_time_to_live() -> None:
     scenario(body)
 
 
+@pytest.mark.covers("5.4.7", "10.7.6")
 def test_a_restarted_fleetd_adopts_the_lease_so_that_the_machine_never_vanishes() -> None:
     async def body(world: MachineSet) -> None:
         first = world.start("s1")
@@ -149,6 +154,7 @@ def test_a_restarted_fleetd_adopts_the_lease_so_that_the_machine_never_vanishes(
     scenario(body)
 
 
+@pytest.mark.covers("5.4.6", "P.13")
 def test_a_clone_is_refused_with_both_addresses_and_the_first_is_untouched() -> None:
     async def body(world: MachineSet) -> None:
         first = world.start("s1")
@@ -167,6 +173,7 @@ def test_a_clone_is_refused_with_both_addresses_and_the_first_is_untouched() -> 
     scenario(body)
 
 
+@pytest.mark.covers("P.13")
 def test_a_quick_reboot_is_not_mistaken_for_a_clone() -> None:
     async def body(world: MachineSet) -> None:
         await world.start("s1").registered.wait()
@@ -181,6 +188,7 @@ def test_a_quick_reboot_is_not_mistaken_for_a_clone() -> None:
     scenario(body)
 
 
+@pytest.mark.covers("5.4.6")
 def test_a_clone_takes_over_once_the_first_is_dead() -> None:
     async def body(world: MachineSet) -> None:
         await world.start("s1").registered.wait()
@@ -210,6 +218,7 @@ def test_a_registration_is_certain_for_one_ttl_after_the_last_heartbeat() -> Non
     scenario(body)
 
 
+@pytest.mark.covers("5.5.2")
 def test_a_machine_whose_lease_was_dropped_registers_again_at_once() -> None:
     async def body(world: MachineSet) -> None:
         membership = world.start("s1")
@@ -274,6 +283,7 @@ def test_a_parked_machine_comes_back_to_a_short_lease() -> None:
     scenario(body)
 
 
+@pytest.mark.covers("5.4.8")
 def test_a_reload_that_changes_the_address_keeps_the_lease() -> None:
     async def body(world: MachineSet) -> None:
         first = world.start("s1")
@@ -286,6 +296,7 @@ def test_a_reload_that_changes_the_address_keeps_the_lease() -> None:
     scenario(body)
 
 
+@pytest.mark.covers("5.6.5")
 def test_a_machine_that_departs_is_gone_at_once() -> None:
     async def body(world: MachineSet) -> None:
         membership = world.start("s1")

@@ -40,6 +40,7 @@ def scenario(body: Callable[[Node, Counted], Awaitable[None]]) -> None:
     run_virtually(run())
 
 
+@pytest.mark.covers("7.2", "7.4", "7.5", "7.6", "10.5.5", "10.7.13")
 def test_the_leader_counts_what_it_places_takes_back_and_cannot_place() -> None:
     async def body(node: Node, counted: Counted) -> None:
         await node.add("web.service")
@@ -62,6 +63,7 @@ def test_the_leader_counts_what_it_places_takes_back_and_cannot_place() -> None:
     scenario(body)
 
 
+@pytest.mark.covers("7.3")
 def test_a_plan_that_the_store_does_not_take_counts_as_failed_and_then_as_done() -> None:
     async def body(node: Node, counted: Counted) -> None:
         node.store.is_deaf = True
@@ -77,6 +79,7 @@ def test_a_plan_that_the_store_does_not_take_counts_as_failed_and_then_as_done()
     scenario(body)
 
 
+@pytest.mark.covers("7.1", "10.7.13")
 def test_the_leader_shows_its_queue_and_the_cluster_in_numbers_and_a_follower_nothing() -> None:
     async def body(node: Node, _: Counted) -> None:
         await node.add("web.service")
@@ -130,6 +133,7 @@ def test_changes_that_come_while_a_plan_is_made_are_the_leaders_queue() -> None:
     scenario(body)
 
 
+@pytest.mark.covers("5.5.1", "9.6")
 def test_heartbeats_and_registrations_are_counted_by_how_they_end() -> None:
     async def body(node: Node, counted: Counted) -> None:
         assert counted("fleet_registrations_total") == 1
@@ -146,6 +150,7 @@ def test_heartbeats_and_registrations_are_counted_by_how_they_end() -> None:
     scenario(body)
 
 
+@pytest.mark.covers("7.7", "7.8", "7.9")
 def test_reads_and_writes_of_units_are_counted_and_timed_by_kind() -> None:
     async def body(node: Node, counted: Counted) -> None:
         def of(kind: str) -> tuple[float, float, float]:
@@ -241,6 +246,7 @@ REFERENCE = {
 _TYPE = re.compile(r"^# TYPE (\S+) (\S+)$", re.MULTILINE)
 
 
+@pytest.mark.covers("7.1", "7.2", "7.3", "7.4", "7.5", "7.6", "7.7", "7.8", "7.9", "10.7.14")
 def test_the_originals_series_are_there_under_their_names_types_and_labels() -> None:
     async def use_everything(node: Node, _: Counted) -> None:
         node.store.is_deaf = True
@@ -264,6 +270,7 @@ def test_the_originals_series_are_there_under_their_names_types_and_labels() -> 
         assert all(labels_found == wanted for labels_found in found), name
 
 
+@pytest.mark.covers("7.10")
 def test_the_process_and_the_build_are_shown() -> None:
     shown = exported()
     assert shown["process_resident_memory_bytes", ()] > 1e6

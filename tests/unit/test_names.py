@@ -56,11 +56,13 @@ INVALID = [
 ]
 
 
+@pytest.mark.covers("1.1.2", "1.1.11")
 @pytest.mark.parametrize("name", VALID)
 def test_a_valid_name_is_accepted(name):
     assert validate_name(name) is None
 
 
+@pytest.mark.covers("1.1.1", "1.1.2", "1.1.3", "1.1.4", "1.1.5", "1.1.6", "1.1.7", "1.1.8")
 @pytest.mark.parametrize(("name", "message"), INVALID)
 def test_the_first_fault_of_a_name_is_told(name, message):
     with pytest.raises(InvalidName) as refusal:
@@ -68,12 +70,14 @@ def test_the_first_fault_of_a_name_is_told(name, message):
     assert str(refusal.value) == message
 
 
+@pytest.mark.covers("1.1.10")
 def test_the_types_are_those_of_the_original():
     every = "automount busname device mount path scope service slice snapshot socket swap target timer"
     assert sorted(UNIT_TYPES) == every.split()
     assert sorted(TEMPLATE_TYPES) == ["path", "service", "socket", "target", "timer"]
 
 
+@pytest.mark.covers("1.1.6", "1.1.10")
 @pytest.mark.parametrize("unit_type", sorted(UNIT_TYPES))
 def test_every_type_may_name_a_unit_and_some_a_template(unit_type):
     validate_name(f"a.{unit_type}")
@@ -95,11 +99,13 @@ PARTS = [
 ]
 
 
+@pytest.mark.covers("1.2.1", "1.2.2", "1.2.3", "1.2.4", "1.2.5", "1.2.6")
 @pytest.mark.parametrize("parts", PARTS, ids=lambda parts: parts.full)
 def test_a_name_is_parted_at_its_last_dot_and_its_first_at(parts):
     assert parse_name(parts.full) == parts
 
 
+@pytest.mark.covers("1.2.1", "1.2.3", "1.2.4")
 @pytest.mark.parametrize(
     ("name", "is_template", "is_instance"),
     [("foo.service", False, False), ("foo@.service", True, False), ("foo@1.service", False, True)],
@@ -120,6 +126,7 @@ def test_the_template_alone_is_told_as_with_all_parts(name):
     assert template_of(name) == parse_name(name).template
 
 
+@pytest.mark.covers("1.1.12", "3.5.1")
 @pytest.mark.parametrize(
     ("argument", "name"),
     [
@@ -143,6 +150,7 @@ def test_a_suffix_is_added_where_the_argument_has_none_of_a_unit(argument, name)
     assert with_default_suffix(argument) == name
 
 
+@pytest.mark.covers("R.7")
 @pytest.mark.parametrize(
     "name",
     [
@@ -187,6 +195,7 @@ def test_what_only_looks_like_it_is_not(name):
     assert not is_reserved(name)
 
 
+@pytest.mark.covers("1.9.2", "1.9.3", "1.9.4", "1.9.5", "1.9.6")
 @pytest.mark.parametrize(
     ("value", "expanded"),
     [
@@ -202,6 +211,7 @@ def test_specifiers_stand_for_the_parts_of_the_name(value, expanded):
     assert expand_specifiers(value, parse_name("web@eu.1.service")) == expanded
 
 
+@pytest.mark.covers("1.9.5")
 def test_a_plain_name_has_an_empty_instance():
     assert expand_specifiers("%p@%i", parse_name("web.service")) == "web@"
 
@@ -256,17 +266,20 @@ NOT_MATCHING = [
 MALFORMED = ["[", "[a", "[]", "[]a]", "[^]", "[^]a]", "[-a]", "[a-]", "[a-b-c]", "\\", "a*\\", "[\\]", "*[", "[a\\"]
 
 
+@pytest.mark.covers("2.6.3")
 @pytest.mark.parametrize(("pattern", "name"), MATCHING)
 def test_a_glob_matches(pattern, name):
     assert matches_glob(pattern, name)
 
 
+@pytest.mark.covers("2.6.3")
 @pytest.mark.parametrize(("pattern", "name"), NOT_MATCHING)
 def test_a_glob_does_not_match(pattern, name):
     assert compile_glob(pattern) is not None
     assert not matches_glob(pattern, name)
 
 
+@pytest.mark.covers("2.6.3")
 @pytest.mark.parametrize("pattern", MALFORMED)
 def test_a_malformed_glob_matches_nothing_not_even_itself(pattern):
     assert compile_glob(pattern) is None
@@ -347,6 +360,7 @@ def matches_by_definition(elements, name):
     return tail >= at and "/" not in name[at:tail] and fits(pieces[-1], tail)
 
 
+@pytest.mark.covers("2.6.3")
 @given(st.lists(ELEMENTS, max_size=6), st.text("abc/^-]*", max_size=8))
 def test_a_glob_matches_what_its_elements_stand_for(elements, name):
     assert matches_glob("".join(map(written, elements)), name) == matches_by_definition(elements, name)

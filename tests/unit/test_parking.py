@@ -5,6 +5,7 @@ import math
 from collections.abc import Awaitable, Callable
 
 import msgspec
+import pytest
 
 from fleetd.membership.parking import Parking, park_when_possible
 from fleetd.model.machine import Machine, MachineMode
@@ -63,6 +64,7 @@ async def is_parked_with_all(registry: Registry) -> bool:
     return found is not None and found.mode is MachineMode.PARKED and len(await registry.states(ID)) == MANY
 
 
+@pytest.mark.covers("S.21")
 def test_key_and_states_outlive_the_lease_however_many_states_there_are() -> None:
     async def body(store: FaultyStore, registry: Registry) -> None:
         assert await park_when_possible(registry, PARKING)

@@ -36,6 +36,7 @@ def homes(world):
 # What a plan is.
 
 
+@pytest.mark.covers("8.13")
 def test_a_unit_is_placed_with_all_that_its_machine_needs_to_know_guarded_by_its_decision():
     world = cluster("m1", "m2")
     world.unit("a.service")
@@ -97,6 +98,7 @@ def test_planning_again_changes_nothing():
             world.work(machine)
 
 
+@pytest.mark.covers("2.2.2")
 def test_only_the_units_that_are_asked_for_are_planned_for():
     world = World()
     world.machine("m1")
@@ -106,6 +108,7 @@ def test_only_the_units_that_are_asked_for_are_planned_for():
     assert [plan.unit for plan in plan_cluster(world.snapshot, None).units] == ["a.service", "b.service"]
 
 
+@pytest.mark.covers("1.3.1", "2.1.1")
 def test_templates_and_inactive_units_are_not_placed():
     world = World()
     world.machine("m1")
@@ -146,6 +149,7 @@ def test_peers_are_written_before_those_who_follow_them():
     assert [plan.unit for plan in world.plan().units] == ["c.service", "b.service", "a.service"]
 
 
+@pytest.mark.covers("2.2.5", "10.5.1", "10.5.4", "P.14")
 def test_the_same_plan_is_made_of_the_same_records_in_any_order():
     world = cluster("m3", "m1", "m2", z="Conflicts=y*", y="", x="MachineOf=z.service", g="Global=true")
     submit(world, new="Conflicts=y* z*", other="", z="Conflicts=x*")
@@ -160,11 +164,13 @@ def test_the_same_plan_is_made_of_the_same_records_in_any_order():
 # Where units go.
 
 
+@pytest.mark.covers("2.2.4", "2.2.5", "2.9.1")
 def test_units_spread_over_machines_by_load_then_by_id():
     world = cluster(a="", b="", c="", d="")
     assert homes(world) == {"a": "m1", "b": "m2", "c": "m3", "d": "m1"}
 
 
+@pytest.mark.covers("2.9.2")
 def test_a_new_machine_attracts_only_what_is_not_placed_yet():
     world = cluster("m1", a="", b="")
     world.machine("m2")
@@ -173,6 +179,7 @@ def test_a_new_machine_attracts_only_what_is_not_placed_yet():
     assert homes(world) == {"a": "m1", "b": "m1", "c": "m2"}
 
 
+@pytest.mark.covers("2.9.2", "2.10.2")
 def test_units_do_not_move_back_when_a_machine_returns():
     world = cluster("m1", "m2", a="")
     world.vanish("m1", reboot=True)
@@ -183,6 +190,7 @@ def test_units_do_not_move_back_when_a_machine_returns():
     assert homes(world) == {"a": "m2"}
 
 
+@pytest.mark.covers("P.15")
 def test_a_machine_that_comes_up_empty_does_not_get_all_instances_of_a_new_service():
     world = cluster("m1", "m2", a="", b="", c="", d="")
     world.machine("m3")
@@ -202,6 +210,7 @@ def test_units_that_conflict_are_apart_and_one_too_many_is_explained():
     assert world.rejections("web@3.service") == {f"conflicts with web@{i}.service": 1 for i in range(3)}
 
 
+@pytest.mark.covers("2.2.4")
 def test_a_unit_that_fits_nowhere_is_placed_as_soon_as_room_is_made():
     world = cluster("m1", a="", b="Conflicts=a*")
     assert homes(world) == {"a": "m1"}
@@ -217,6 +226,7 @@ def test_a_unit_that_fits_nowhere_is_placed_as_soon_as_the_conflict_is_taken_bac
     assert homes(world) == {"a": "m1", "b": "m1"}
 
 
+@pytest.mark.covers("P.5")
 def test_refusals_are_counted_over_all_machines_and_kept_up_to_date():
     world = cluster("m1", "m2 disk=ssd", a="", b="MachineMetadata=disk=ssd\nConflicts=c*", c="MachineMetadata=disk=ssd")
     assert world.rejections("c.service") == {"conflicts with b.service": 1, "metadata disk=ssd missing": 1}
@@ -228,6 +238,7 @@ def test_refusals_are_counted_over_all_machines_and_kept_up_to_date():
     assert world.rejections("c.service")["conflicts with aa.service"] == 1
 
 
+@pytest.mark.covers("10.5.4")
 def test_of_two_units_in_conflict_where_one_changed_the_changed_one_moves():
     world = cluster("m1", "m2", a="MachineID=m1", b="MachineID=m1")
     world.unit("a.service", "Conflicts=b*")
@@ -235,6 +246,7 @@ def test_of_two_units_in_conflict_where_one_changed_the_changed_one_moves():
     assert homes(world) == {"a": "m2", "b": "m1"}
 
 
+@pytest.mark.covers("2.6.2")
 def test_a_global_unit_does_not_push_out_a_unit_whose_text_changed_before_it_was_planned():
     world = cluster("m1", "m2", w="")
     world.unit("g.service", "Global=true")
@@ -252,6 +264,7 @@ def test_why_a_unit_is_where_it_is_says_whether_there_was_a_choice():
 # Replaces.
 
 
+@pytest.mark.covers("2.8.1", "10.5.1", "10.5.2")
 def test_a_unit_that_is_replaced_moves_away_after_it_has_stopped_and_the_replacing_one_stays():
     world = cluster("m1", "m2", "m3", old="MachineMetadata=x=y\n", new="")
     world.settings("m1", x="y")
@@ -290,6 +303,7 @@ def test_why_a_unit_makes_way_is_said_while_it_is_being_stopped():
     assert homes(world) == {"new": "m1", "old": "m2"}
 
 
+@pytest.mark.covers("2.8.3")
 def test_a_unit_that_is_replaced_stays_while_there_is_no_other_machine_and_goes_when_there_is_one():
     world = cluster("m1", old="", new="Replaces=old*")
     assert homes(world) == {"new": "m1", "old": "m1"}
@@ -298,6 +312,7 @@ def test_a_unit_that_is_replaced_stays_while_there_is_no_other_machine_and_goes_
     assert homes(world) == {"new": "m1", "old": "m2"}
 
 
+@pytest.mark.covers("2.8.2")
 def test_two_units_that_replace_each_other_leave_each_other_alone():
     world = cluster("m1", a="Replaces=b*", b="Replaces=a*")
     world.machine("m2")
@@ -332,11 +347,13 @@ def test_a_unit_that_is_placed_stays_where_a_new_follower_cannot_come():
     assert homes(world) == {"a": "m1"}
 
 
+@pytest.mark.covers("2.5.5")
 def test_units_that_name_each_other_are_placed_together():
     world = cluster("m1", "m2", a="MachineOf=b.service", b="MachineOf=a.service")
     assert homes(world) == {"a": "m1", "b": "m1"}
 
 
+@pytest.mark.covers("2.5.5")
 def test_a_ring_of_units_is_placed_as_soon_as_the_last_of_them_fits():
     world = cluster("m1", a="MachineOf=c.service", b="MachineOf=a.service", c="MachineOf=b.service\nMachineID=m9")
     assert homes(world) == {}
@@ -345,6 +362,7 @@ def test_a_ring_of_units_is_placed_as_soon_as_the_last_of_them_fits():
     assert homes(world) == {"a": "m1", "b": "m1", "c": "m1"}
 
 
+@pytest.mark.covers("2.5.2")
 def test_a_follower_waits_for_a_peer_that_is_unknown():
     world = cluster("m1", b="MachineOf=a.service")
     assert world.rejections("b.service") == {"a.service is not there": 1}
@@ -353,6 +371,7 @@ def test_a_follower_waits_for_a_peer_that_is_unknown():
     assert homes(world) == {"a": "m1", "b": "m1"}
 
 
+@pytest.mark.covers("2.5.1")
 def test_a_follower_goes_where_a_global_peer_is():
     world = cluster("m1", "m2 role=web", g="Global=true\nMachineMetadata=role=web", b="MachineOf=g.service")
     assert homes(world) == {"b": "m2", "g": "m2"}
@@ -397,6 +416,7 @@ def test_a_group_whose_members_conflict_is_placed_one_by_one():
     assert world.rejections("c.service") == {"a.service is not there": 1, "conflicts with b.service": 1}
 
 
+@pytest.mark.covers("2.5.3")
 def test_a_follower_moves_with_its_peer_each_stopped_first():
     world = cluster("m1", "m2", a="", b="MachineOf=a.service")
     world.unit("a.service", "MachineID=m2")
@@ -449,6 +469,7 @@ def test_nobody_waits_for_a_follower_that_has_completed():
     assert homes(world) == {"a": "m2"}
 
 
+@pytest.mark.covers("2.5.4")
 def test_a_follower_whose_peer_is_destroyed_is_stopped_and_waits():
     world = cluster("m1", a="", b="MachineOf=a.service")
     world.destroy("a.service")

@@ -175,6 +175,9 @@ TABLE = [
 ]
 
 
+@pytest.mark.covers(
+    "1.6.3", "2.1.8", "6.1.3", "6.1.4", "6.1.5", "6.1.6", "6.1.7", "6.1.8", "6.1.9", "6.1.10", "6.1.12", "10.7.9"
+)
 @pytest.mark.parametrize(("placement", "seen", "expected"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
 def test_what_follows_for_one_unit(placement: Placement | None, seen: Observed, expected: str) -> None:
     assert kinds(plan(placement, seen)) == expected.split()
@@ -207,6 +210,7 @@ def test_jobs_come_in_the_order_in_which_systemd_would_do_them_together() -> Non
     assert [step.unit for step in steps if isinstance(step, Stop)] == starts[::-1]
 
 
+@pytest.mark.covers("6.1.13")
 def test_actions_are_ordered_by_kind_and_by_name() -> None:
     observed = {
         "new.service": Observed(),
@@ -244,6 +248,7 @@ def test_a_stop_is_repeated_if_fleetd_ended_before_systemd_received_it() -> None
     assert plan(placed(LOADED, 6), here("active", entry=entry(stopped=True))) == [stop]
 
 
+@pytest.mark.covers("1.5.5")
 def test_what_is_written_and_recorded_is_what_was_placed() -> None:
     assert plan(placed(LOADED, 7), here(hash_=OLD_HASH)) == [
         Write(NAME, REPLACED, NEW),
@@ -415,6 +420,7 @@ def test_an_orphan_is_one_until_it_stops_or_somebody_asks_for_its_name() -> None
 # Reports.
 
 
+@pytest.mark.covers("6.3.4")
 def test_what_was_carried_out_is_reported_with_systemds_words() -> None:
     seen = here("active", sub="running", entry=entry(completed=True))
     expected = UnitState("loaded", "active", "running", NEW_HASH, LAUNCHED, 5, completed=True)
@@ -429,6 +435,7 @@ def test_a_unit_is_reported_gone_only_when_nothing_is_left_of_it() -> None:
     assert (still_here.target, still_here.generation, still_here.hash) == (LOADED, 0, NEW_HASH)
 
 
+@pytest.mark.covers("6.3.5")
 def test_nothing_is_reported_where_nothing_is_and_nothing_was_asked() -> None:
     assert report(None, Observed()) is None
     assert report(None, here("active", hash_="")) is None
@@ -439,6 +446,7 @@ def test_a_refused_unit_is_reported_without_the_state_of_the_machines_own() -> N
     assert state == UnitState("not-found", "inactive", "dead", error="it would shadow /lib/x")
 
 
+@pytest.mark.covers("10.7.10")
 def test_a_start_that_was_not_accepted_is_not_reported_as_carried_out() -> None:
     state = report(placed(), here(entry=entry(issued=False)), error="refused")
     assert state is not None

@@ -1,6 +1,7 @@
 """Properties of what fleet plans for a unit, on a model of a machine in which every step works and every job ends."""
 
 import msgspec
+import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
@@ -132,6 +133,7 @@ def test_plans_applied_until_nothing_is_left_reach_what_is_asked(placement: Plac
         assert reached.busy or placement.target is LOADED
 
 
+@pytest.mark.covers("6.1.11")
 @given(operations | st.none(), machines)
 def test_the_plan_of_a_state_that_was_reached_is_empty(placement: Placement | None, seen: Observed) -> None:
     reached, _ = reach(placement, seen)
@@ -150,6 +152,7 @@ def test_an_unchanged_placement_never_stops_its_unit(placement: Placement, befor
     assert not any(isinstance(step, Stop | Remove | Restart) for step in taken)
 
 
+@pytest.mark.covers("10.7.11", "P.8", "R.6")
 @given(st.none() | operations, machines)
 def test_no_file_goes_while_its_unit_runs(placement: Placement | None, seen: Observed) -> None:
     model = Model(seen)
@@ -160,6 +163,7 @@ def test_no_file_goes_while_its_unit_runs(placement: Placement | None, seen: Obs
         model.settle(placement)
 
 
+@pytest.mark.covers("R.1")
 @given(operations, machines)
 def test_a_restore_stops_starts_and_writes_nothing(placement: Placement, seen: Observed) -> None:
     assume(seen.ours or seen.refusal or seen.load == "not-found")  # else systemd refuses to have it written

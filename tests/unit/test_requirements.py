@@ -127,21 +127,41 @@ REQUIRED = [
 ]
 
 
+@pytest.mark.covers(
+    "1.7.1",
+    "1.7.2",
+    "1.7.3",
+    "1.7.4",
+    "1.7.6",
+    "1.7.7",
+    "1.8.1",
+    "1.8.2",
+    "1.8.3",
+    "1.8.4",
+    "1.8.5",
+    "1.8.6",
+    "1.9.1",
+    "10.4.5",
+    "10.5.3",
+)
 @pytest.mark.parametrize(("text", "required"), [case[1:] for case in REQUIRED], ids=[case[0] for case in REQUIRED])
 def test_what_is_required(text, required):
     assert parse_requirements(fleet_options(text), WEB) == required
 
 
+@pytest.mark.covers("1.7.5", "1.7.8")
 @pytest.mark.parametrize("value", ["true", "Yes", "1", "ON", "t", "T", '"true"', "false\nGlobal=true"])
 def test_a_unit_is_global_if_the_last_value_says_so(value):
     assert parse_requirements(fleet_options(f"Global={value}"), WEB).is_global
 
 
+@pytest.mark.covers("1.7.8")
 @pytest.mark.parametrize("value", ["", "y", "enabled", "false", "0", "true#", "true\nGlobal=no", "true\nGlobal="])
 def test_anything_else_is_not_global(value):
     assert not parse_requirements(fleet_options(f"Global={value}"), WEB).is_global
 
 
+@pytest.mark.covers("1.7.5")
 def test_a_deprecated_spelling_of_global_never_was():
     options = fleet_options("X-Global=true")
     assert not parse_requirements(options, WEB).is_global
@@ -181,6 +201,9 @@ EXCLUDED = [
 ]
 
 
+@pytest.mark.covers(
+    "1.10.2", "1.10.3", "1.10.4", "1.10.5", "1.10.6", "1.10.7", "1.10.8", "1.10.9", "1.10.10", "1.10.11", "2.7.2"
+)
 @pytest.mark.parametrize(("text", "message"), EXCLUDED)
 def test_what_excludes_one_another_is_refused_first_fault_first(text, message):
     with pytest.raises(InvalidRequirements) as refusal:
@@ -196,6 +219,7 @@ def test_a_list_may_have_so_many_values_and_no_more(name):
         validate_requirements(fleet_options("\n".join(values)))
 
 
+@pytest.mark.covers("1.10.12", "10.4.10")
 @pytest.mark.parametrize(
     "text",
     [
@@ -217,11 +241,13 @@ def test_what_goes_together_is_accepted(text):
     assert validate_requirements(fleet_options(text)) is None
 
 
+@pytest.mark.covers("1.7.9")
 def test_unknown_options_are_listed_once_by_first_appearance():
     options = fleet_options("Foo=1\nMachineOf=a\nBar=2\nFoo=3\n[Unit]\nOther=1")
     assert unknown_requirements(options) == ("Foo", "Bar")
 
 
+@pytest.mark.covers("1.8.6", "10.4.6")
 def test_metadata_that_restricts_nothing_is_listed_and_empty_items_are_not():
     options = fleet_options(
         "MachineMetadata=a=b=c\nMachineMetadata=a=b c=d\nX-ConditionMachineMetadata=ssd\n"
@@ -233,6 +259,7 @@ def test_metadata_that_restricts_nothing_is_listed_and_empty_items_are_not():
 ITEMS = st.text(st.characters(exclude_characters='"\n\\%', exclude_categories=["Cs"]), max_size=6)
 
 
+@pytest.mark.covers("1.8.1")
 @given(st.lists(ITEMS, min_size=1))
 def test_a_quoted_list_is_the_same_as_an_option_an_item(items):
     listed = [Option("X-Fleet", "MachineOf", " ".join(f'"{item}"' for item in items))]
@@ -241,6 +268,7 @@ def test_a_quoted_list_is_the_same_as_an_option_an_item(items):
     assert parse_requirements(listed, WEB).machine_of == tuple(items)
 
 
+@pytest.mark.covers("2.4.1")
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("123")), max_size=8))
 def test_every_metadata_item_is_one_alternative_of_its_key(pairs):
     options = [Option("X-Fleet", "MachineMetadata", f"{key}={value}") for key, value in pairs]

@@ -5,6 +5,7 @@ import pytest
 from fleetd.reconciler.shutdown import ShutdownMode, plan_shutdown
 
 
+@pytest.mark.covers("2.10.3", "5.6.1")
 @pytest.mark.parametrize(
     ("job", "machine_is_stopping", "supervised", "departure"),
     [

@@ -137,6 +137,7 @@ def test_a_record_that_is_gone_leaves_nothing_behind():
 # What a record concerns.
 
 
+@pytest.mark.covers("2.2.2")
 def test_a_unit_concerns_itself_and_those_that_machine_of_binds_to_it_before_and_after():
     world = cluster(a=("MachineOf=b.service", ""), b=("", ""), c=("", ""), d=("MachineOf=a.service", ""))
     assert concerned(world, lambda: world.unit("a.service", "MachineOf=c.service")) == [

@@ -61,6 +61,7 @@ def test_copies_are_counted_by_what_systemd_says_and_machines_by_their_mode(worl
     assert stats.machines == {("ready",): 2, ("parked",): 1}
 
 
+@pytest.mark.covers("10.5.5")
 def test_what_is_placed_is_counted_once_and_a_new_wish_is_no_new_place(world: World) -> None:
     world.unit("a.service")
     world.unit("log.service", GLOBAL)
@@ -81,6 +82,7 @@ def test_what_people_take_back_is_no_failure(world: World) -> None:
     assert outcome(world) == PlanStats(), "the order is only deleted"
 
 
+@pytest.mark.covers("7.6")
 def test_a_machine_that_dies_gives_its_units_to_others(world: World) -> None:
     world.unit("a.service")
     world.settle()

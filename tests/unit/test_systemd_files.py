@@ -27,12 +27,14 @@ def files(units: Path, links: Path) -> UnitFiles:
     return UnitFiles(units, links)
 
 
+@pytest.mark.covers("5.4.3")
 def test_before_the_first_write_there_are_no_files(files: UnitFiles) -> None:
     assert files.read() == {}
     files.announce()
     files.drop("never.service")
 
 
+@pytest.mark.covers("5.4.3", "6.2.1")
 def test_a_file_is_readable_by_nobody_else_whatever_the_umask(files: UnitFiles, units: Path) -> None:
     before = os.umask(0)
     try:
@@ -96,6 +98,7 @@ def test_what_others_put_into_the_runtime_directory_is_left_alone(files: UnitFil
     assert files.read() == {}
 
 
+@pytest.mark.covers("6.1.3", "10.7.5")
 def test_what_is_no_text_and_what_is_no_unit_read_as_such(files: UnitFiles, units: Path) -> None:
     files.put("b.service", TEXT)
     (units / "a.service").write_bytes(b"\xff\xfe")
@@ -109,6 +112,7 @@ def test_a_dropped_file_takes_its_link_along(files: UnitFiles, units: Path, link
     assert (os.listdir(units), os.listdir(links)) == ([], [])
 
 
+@pytest.mark.covers("R.7")
 def test_a_name_cannot_lead_out_of_the_directory(files: UnitFiles, tmp_path: Path) -> None:
     (tmp_path / "precious.service").write_text("precious")
     with pytest.raises(ServiceManagerError, match="systemd takes no unit of this name"):
@@ -233,6 +237,7 @@ def test_a_mount_without_a_unit_file_is_the_machines_own(files: UnitFiles) -> No
     assert files.foreign_path("proc.mount", []) == "", "it is ours"
 
 
+@pytest.mark.covers("10.4.11")
 @pytest.mark.parametrize(
     ("name", "is_name", "loadable"),
     [

@@ -49,6 +49,9 @@ HASHES = [
 ]
 
 
+@pytest.mark.covers(
+    "1.4.3", "1.4.4", "1.4.5", "1.4.7", "1.4.10", "1.4.11", "1.4.12", "1.4.13", "1.4.16", "1.4.18", "1.6.4"
+)
 @pytest.mark.parametrize(("text", "digest"), HASHES)
 def test_a_content_has_the_hash_that_the_original_gives_it(text, digest):
     assert UnitFile.parse(text).hash == digest
@@ -91,6 +94,22 @@ READ = [
 ]
 
 
+@pytest.mark.covers(
+    "1.4.1",
+    "1.4.2",
+    "1.4.5",
+    "1.4.6",
+    "1.4.8",
+    "1.4.13",
+    "1.4.14",
+    "1.4.15",
+    "1.4.16",
+    "1.4.18",
+    "1.4.19",
+    "10.4.1",
+    "10.4.4",
+    "10.4.7",
+)
 @pytest.mark.parametrize(("text", "options"), [case[1:] for case in READ], ids=[case[0] for case in READ])
 def test_what_is_read(text, options):
     assert parse_unit_file(text) == tuple(Option(*option) for option in options)
@@ -102,6 +121,7 @@ SWALLOWED = "is a comment that ends in a backslash: CoreOS fleet passed over the
 ESCAPED = "ends in an escaped backslash: CoreOS fleet took the next line for a part of it"
 
 
+@pytest.mark.covers("1.4.6", "1.4.14", "10.4.1")
 @pytest.mark.parametrize(
     ("text", "lines"),
     [
@@ -140,6 +160,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.covers("1.4.2", "1.4.9", "10.4.3")
 @pytest.mark.parametrize(("text", "message", "line"), REFUSED)
 def test_what_is_refused_and_at_which_line(text, message, line):
     with pytest.raises(UnitFileError) as refusal:
@@ -147,6 +168,7 @@ def test_what_is_refused_and_at_which_line(text, message, line):
     assert (str(refusal.value), refusal.value.line) == (message, line)
 
 
+@pytest.mark.covers("1.4.17", "10.4.2")
 @pytest.mark.parametrize("value", ["x" * 100_000, "é" * 50_000, "x\\\n" * 1000 + "x"])
 def test_a_line_may_be_as_long_as_the_file(value):
     assert parse_unit_file(f"[S]\nA={value}\n") == (Option("S", "A", value),)
@@ -175,6 +197,7 @@ def test_a_continued_value_is_joined_by_blanks(value, joined):
     assert join_continued(value) == joined
 
 
+@pytest.mark.covers("1.4.2")
 def test_a_header_that_is_never_closed_is_refused_in_time_that_grows_with_the_text():
     """Each line of a quarter of a megabyte is looked at once; looking at all of them for each would take minutes."""
     with pytest.raises(UnitFileError, match="unable to find end of section"):
@@ -203,15 +226,18 @@ def test_bytes_up_to_the_limit_are_decoded():
     assert decode_unit_file("é".encode() * (MAX_UNIT_FILE_BYTES // 2)) == "é" * (MAX_UNIT_FILE_BYTES // 2)
 
 
+@pytest.mark.covers("1.5.1", "1.5.2", "1.5.4")
 def test_sections_are_written_in_one_piece_by_first_appearance():
     options = [Option("B", "x", "1"), Option("A", "y", ""), Option("B", "x", "2 \\\n3")]
     assert render_unit_file(options) == "[B]\nx=1\nx=2 \\\n3\n\n[A]\ny=\n"
 
 
+@pytest.mark.covers("1.5.3")
 def test_no_options_are_the_empty_text():
     assert UnitFile.from_options(()) == UnitFile((), "", hash_unit_file(""))
 
 
+@pytest.mark.covers("1.4.4", "1.4.11", "1.5.1", "1.5.2", "1.6.1", "1.6.2")
 def test_a_unit_file_keeps_the_order_of_its_text_and_hashes_what_it_renders():
     unit_file = UnitFile.parse("[A]\nx=1\n[B]\ny=2\n[A]\nz=é")
     assert [option.name for option in unit_file.options] == ["x", "y", "z"]
@@ -251,6 +277,7 @@ UNWRITABLE = [
 ]
 
 
+@pytest.mark.covers("1.10.1", "10.4.8")
 @pytest.mark.parametrize(("option", "fault"), UNWRITABLE)
 def test_an_option_that_a_file_would_change_is_refused_with_the_reason(option, fault):
     with pytest.raises(UnitFileError) as refusal:
@@ -258,6 +285,7 @@ def test_an_option_that_a_file_would_change_is_refused_with_the_reason(option, f
     assert str(refusal.value) == f"option {option.name!r} of section {option.section!r} cannot be written: {fault}"
 
 
+@pytest.mark.covers("1.10.1")
 @pytest.mark.parametrize(
     ("value", "message"),
     [
@@ -322,6 +350,7 @@ def survives(option):
         return False
 
 
+@pytest.mark.covers("10.4.8")
 @given(OPTIONS)
 def test_an_option_passes_the_check_exactly_if_it_is_read_back_as_it_was(option):
     assert passes(option) == survives(option)
@@ -344,6 +373,7 @@ def test_of_what_a_file_holds_only_values_that_end_in_a_backslash_do_not_pass(te
     assert [passes(option) for option in options] == [not _ends_in_backslash(option.value) for option in options]
 
 
+@pytest.mark.covers("10.4.7")
 @given(FILES)
 def test_a_content_keeps_its_hash_however_often_it_is_stored(text):
     once = UnitFile.from_options(filter(passes, parse_unit_file(text)))

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import pytest
+
 from fleetd.config.config import parse_config
 from fleetd.model.machine import Machine
 from fleetd.model.unit import TargetState, Unit
@@ -83,6 +85,7 @@ def scenario(directory: Path, body: Callable[[Cluster], Awaitable[None]]) -> Non
     run_virtually(run())
 
 
+@pytest.mark.covers("S.8")
 def test_a_clock_that_jumps_a_day_forth_and_back_on_any_machine_changes_nothing(tmp_path: Path) -> None:
     async def body(cluster: Cluster) -> None:
         before, leader = cluster.processes(), cluster.leader()

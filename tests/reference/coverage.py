@@ -1,0 +1,40 @@
+"""Which tests hold which statements of the reference and which promises: read from their marks, never run.
+
+A test says it by `@pytest.mark.covers("2.1.1", …)`, a scenario of the simulator by a line `# covers 2.1.1 …`.
+"""
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+TESTS = Path(__file__).parents[1]
+SCENARIOS = TESTS / "simulation" / "scenarios"
+_MARK = "pytest.mark.covers"
+_COMMENT = "# covers "
+
+
+@cache
+def find_covers() -> dict[str, tuple[str, ...]]:
+    """Row → the tests (`unit/test_names.py::test_a_name`) and scenarios that cover it, in order."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(TESTS.rglob("*.py")):
+        for test, rows in _marked_in(path):
+            for row in rows:
+                found.setdefault(row, []).append(f"{path.relative_to(TESTS)}::{test}")
+    for path in sorted(SCENARIOS.glob("*.txt")):
+        for line in path.read_text().splitlines():
+            for row in line.removeprefix(_COMMENT).split() if line.startswith(_COMMENT) else ():
+                found.setdefault(row, []).append(str(path.relative_to(TESTS)))
+    return {row: tuple(tests) for row, tests in found.items()}
+
+
+def _marked_in(path: Path) -> Iterator[tuple[str, list[str]]]:
+    text = path.read_text()
+    if _MARK not in text:
+        return
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+            for mark in node.decorator_list:
+                if isinstance(mark, ast.Call) and ast.unparse(mark.func) == _MARK:
+                    yield node.name, [ast.literal_eval(argument) for argument in mark.args]
