@@ -56,7 +56,7 @@ class Pace:
 
     A batch costs a transaction, a look at systemd or a plan, however much it holds, so fewer batches finish a burst
     sooner. A single change is handled at once; in a burst, batches run every `period_s` once the loop is AHEAD_S ahead
-    of that rate. After a slow batch the loop rests longer, which leaves the CPU to whoever produces the changes.
+    of that rate. After a slow batch the loop rests longer, which leaves the CPU to the producers of the changes.
     Needs a running event loop.
     """
 

@@ -24,7 +24,7 @@ UNITS = 30
 LOOPS_A_CORE = 4
 STALL_S = (1.0, 8.0)
 PAUSE_S = (2.0, 15.0)
-SETTLE_S = 30.0  # after all of it: whoever was suspected falls within this time, or not at all
+SETTLE_S = 30.0  # after all of it: a machine that was suspected is judged dead within this time, or not at all
 BUSY = "while :; do :; done"
 DEAD, LOST = "machine is dead", "this machine's registration is gone"
 

@@ -11,7 +11,7 @@ from fleetd.model.unit import TargetState, Unit
 GLOBALS = 20
 CHAIN = 3  # units that follow one another by MachineOf
 _METADATA = {"region": ("north", "south", "east", "west"), "disk": ("hdd", "hdd", "hdd", "ssd")}
-_WISHES = tuple(
+_JOB_OPTIONS = tuple(
     f"MachineMetadata={key}={value}" for key, values in _METADATA.items() for value in dict.fromkeys(values)
 )
 _SERVICE = """\
@@ -51,7 +51,7 @@ def draw_units(chance: random.Random, count: int) -> list[Unit]:
     third = (count - GLOBALS) // 3
     units = [_unit(f"agent-{index}.service", "Global=true") for index in range(GLOBALS)]
     for index in range(third):
-        units.append(_unit(f"job-{index}.service", chance.choice(_WISHES)))
+        units.append(_unit(f"job-{index}.service", chance.choice(_JOB_OPTIONS)))
     while len(units) < GLOBALS + 2 * third:
         prefix = f"web-{len(units)}"
         instances = min(chance.randint(2, 60), GLOBALS + 2 * third - len(units))

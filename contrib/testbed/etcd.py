@@ -2,7 +2,7 @@
 
 It works for an ordinary user on loopback as well as on a testbed's bridge, and knows nothing of machines. Its timeouts
 are a quarter of etcd's defaults, so that elections and the shortest lease take a second; OWN_TIMEOUTS are those
-defaults, for whoever measures what etcd costs people: the hasty one uses twice as much at rest.
+defaults, for measurements of what etcd costs users: the impatient one uses twice as much at rest.
 """
 
 import contextlib

@@ -173,8 +173,8 @@ def _check_etcd(fields: Mapping[str, Any], given: Mapping[str, _Given]) -> None:
         if is_plain or not (has_user or fields["etcd_certfile"] or url.has_user(server)):
             lacks = "is not encrypted" if is_plain else "is used with neither a user nor a client certificate"
             raise ConfigError(
-                f"{given['etcd_servers'].origin}: etcd_servers: {url.without_user(server)} {lacks}, and whoever writes "
-                "to etcd is root on every machine: use https:// with etcd_username and etcd_password, or with "
+                f"{given['etcd_servers'].origin}: etcd_servers: {url.without_user(server)} {lacks}, and anyone who "
+                "writes to etcd is root on every machine: use https:// with etcd_username and etcd_password, or with "
                 "etcd_certfile and etcd_keyfile (etcd_cafile is the CA that signed etcd's certificate); or set "
                 "insecure_etcd=true if nobody else can reach that network"
             )

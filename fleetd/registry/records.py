@@ -42,7 +42,7 @@ class MalformedRecord(ValueError):
 
 
 class NewerRecord(MalformedRecord):
-    """A record of a format that a later version of fleetd wrote. Whoever meets it leaves it as it is."""
+    """A record of a format that a later version of fleetd wrote. It is left as it is."""
 
 
 class _Formatted(msgspec.Struct):

@@ -281,7 +281,7 @@ async def test_a_parked_machine_can_be_given_up_and_no_other(fleet: Any) -> None
 
 
 @pytest.mark.covers("P.18")
-async def test_a_report_says_what_was_asked_what_was_decided_and_how_each_copy_stands(fleet: Any) -> None:
+async def test_a_report_says_what_was_asked_what_was_decided_and_how_each_allocation_stands(fleet: Any) -> None:
     unit = await fleet.add_unit("web.service", target="launched")
     await fleet.put(Machine("m1", address="10.0.0.1"), "m1")
     await fleet.put(Decision("web.service", unit.generation, machine="m1", since=12.5, reason=BEST), "web.service")
@@ -349,7 +349,7 @@ async def test_reports_are_of_the_names_asked_for_and_unknown_ones_are_left_out(
     assert await listed(fleet, f"GET {REPORTS}?name=absent.service") == {}
 
 
-async def test_copies_of_a_unit_that_nobody_knows_are_orphans_and_those_that_are_gone_are_none(fleet: Any) -> None:
+async def test_allocations_of_a_unit_that_nobody_knows_are_orphans_and_those_that_are_gone_are_none(fleet: Any) -> None:
     await fleet.put(RUNNING, "m1", "lost.service")
     await fleet.put(UnitState("not-found", "inactive", "dead", generation=3, error="refused"), "m1", "gone.service")
     (report,) = (await listed(fleet, f"GET {REPORTS}"))["units"]
@@ -358,7 +358,7 @@ async def test_copies_of_a_unit_that_nobody_knows_are_orphans_and_those_that_are
     assert (copy["machine"], copy["orphaned"], copy["generation"]) == ("m1", True, 7)
 
 
-async def test_a_unit_that_was_destroyed_says_what_its_copies_wait_for(fleet: Any) -> None:
+async def test_a_unit_that_was_destroyed_says_what_its_allocations_wait_for(fleet: Any) -> None:
     await fleet.put(RUNNING, "m1", "lost.service")
     parked = WaitingForMachine("m1", Absence.PARKED)
     await fleet.put(Decision("lost.service", 9, reason=parked), "lost.service")
@@ -372,14 +372,14 @@ async def test_a_unit_that_was_destroyed_says_what_its_copies_wait_for(fleet: An
     }
 
 
-async def test_a_copy_that_could_not_be_made_is_reported_with_its_error(fleet: Any) -> None:
+async def test_a_allocation_that_could_not_be_made_is_reported_with_its_error(fleet: Any) -> None:
     await fleet.add_unit("web.service", target="launched")
     await fleet.put(UnitState("not-found", "inactive", "dead", error="would hide ours"), "m1", "web.service")
     (report,) = (await listed(fleet, f"GET {REPORTS}"))["units"]
     assert [(copy["machine"], copy["error"]) for copy in report["allocations"]] == [("m1", "would hide ours")]
 
 
-async def test_a_copy_that_retires_is_known_as_such_also_while_its_unit_is_nowhere_else(fleet: Any) -> None:
+async def test_a_allocation_that_retires_is_known_as_such_also_while_its_unit_is_nowhere_else(fleet: Any) -> None:
     unit = await fleet.add_unit("web.service", target="launched")
     await fleet.put(Decision("web.service", unit.generation, reason=INFEASIBLE), "web.service")
     await fleet.put(RUNNING, "m2", "web.service")

@@ -66,7 +66,7 @@ async def operation(fleet: Fleet, operations: Sequence[dict[str, Any]]) -> list[
     return [(each["name"], each["code"], each.get("message", "")) for each in json.loads(response.body)["results"]]
 
 
-async def test_each_wish_has_its_own_outcome_and_the_trouble_of_one_holds_up_no_other(fleet: Any) -> None:
+async def test_each_operation_has_its_own_result_and_the_trouble_of_one_holds_up_no_other(fleet: Any) -> None:
     for name in ("old.service", "same.service", "gone.service"):
         await fleet.add_unit(name)
     assert await operation(
@@ -186,7 +186,7 @@ async def test_a_request_must_say_that_it_is_json(fleet: Any) -> None:
     assert await fleet.refused(BATCH, b'{"operations":[]}', ()) == (415, "expected 1 Content-Type, got 0")
 
 
-async def test_no_wishes_have_no_outcomes(fleet: Any) -> None:
+async def test_no_operations_have_no_results(fleet: Any) -> None:
     assert await operation(fleet, []) == []
 
 
@@ -214,7 +214,7 @@ NAMES = ["a.service", "b.service", "c@.service", "ssh.service", "no unit"]
     before=st.dictionaries(st.sampled_from(NAMES), BODY),
     operations=st.dictionaries(st.sampled_from(NAMES), BODY | st.none()),
 )
-async def test_a_batch_comes_to_what_its_wishes_come_to_one_by_one(
+async def test_a_batch_comes_to_what_its_operations_come_to_one_by_one(
     before: dict[str, Any], operations: dict[str, Any]
 ) -> None:
     ends = []

@@ -176,7 +176,7 @@ async def test_a_target_state_alone_or_with_the_same_options_is_an_update(fleet:
 
 
 @pytest.mark.parametrize(("target", "raised"), [("inactive", False), ("loaded", True), ("launched", True)])
-async def test_to_launch_or_to_load_again_is_a_wish_of_its_own(fleet: Any, target: str, raised: bool) -> None:
+async def test_to_launch_or_to_load_again_is_an_operation_of_its_own(fleet: Any, target: str, raised: bool) -> None:
     before = await fleet.add_unit("web.service", target=target)
     assert (await fleet.ask(f"PUT {WEB}", {"desiredState": target})).status == 204
     assert ((await fleet.unit("web.service")).generation > before.generation) is raised

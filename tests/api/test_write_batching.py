@@ -78,7 +78,7 @@ async def test_one_that_somebody_else_was_quicker_with_hurts_no_other() -> None:
     assert store.transactions == [1, 5, 3, 1, 1]  # the five, the three of them that are new; old and its twin
 
 
-async def test_of_one_unit_the_last_wish_holds() -> None:
+async def test_of_one_unit_the_last_operation_holds() -> None:
     fleet, _ = slow_fleet()
     operations = [(OPTIONS, "launched"), (OTHER, "inactive"), (OPTIONS, "loaded")]
     await asyncio.gather(

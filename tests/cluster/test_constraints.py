@@ -147,7 +147,7 @@ def test_a_replacing_unit_pushes_the_other_to_another_machine(zones: Operator) -
 
 
 @pytest.mark.covers("2.4.3", "2.10.4")
-def test_metadata_set_by_a_person_moves_what_fits_no_longer(zones: Operator) -> None:
+def test_metadata_set_by_a_user_moves_what_fits_no_longer(zones: Operator) -> None:
     first = zones.cluster.machines[0]
     zones.start({"fast.service": with_fleet("MachineMetadata=disk=ssd")})
     _set_metadata(zones, first.id, "disk", "rust")

@@ -164,7 +164,7 @@ def test_a_destroy_goes_to_its_end_though_fleetd_is_killed_again_and_again_meanw
 
 
 @pytest.mark.covers("S.17")
-def test_a_full_disk_under_the_store_refuses_wishes_in_words_and_loses_nothing(alone: Operator) -> None:
+def test_a_full_disk_under_the_store_refuses_operations_in_words_and_loses_nothing(alone: Operator) -> None:
     (machine,) = alone.cluster.machines
     before = alone.lives(UNITS)
     ballast = fill(machine, STORE)

@@ -135,7 +135,7 @@ def test_another_install_section_takes_the_old_links_back(cluster: Cluster, mach
     assert [link for link in links(machine) if "logger" in link or "old" in link] == ["./logger.service"]
 
 
-def test_a_wish_of_an_instance_that_stays_in_memory_takes_effect(
+def test_a_operation_of_an_instance_that_stays_in_memory_takes_effect(
     cluster: Cluster, machine: Machine, tmp_path: Path
 ) -> None:
     person = Operator(cluster, tmp_path)

@@ -93,7 +93,9 @@ def test_a_unit_that_stops_slowly_is_not_started_elsewhere_before_it_has_stopped
 
 
 @pytest.mark.covers("2.10.2", "4.9.4", "5.5.3", "S.6")
-def test_a_machine_cut_off_keeps_its_copies_until_the_replacements_run_then_there_is_one_each(person: Operator) -> None:
+def test_a_machine_cut_off_keeps_its_allocations_until_the_replacements_run_then_there_is_one_each(
+    person: Operator,
+) -> None:
     units = [f"u{number}.service" for number in range(3)]
     person.start(dict.fromkeys(units, SLEEPER))
     cut = person.machine_of("u0.service")
@@ -110,7 +112,7 @@ def test_a_machine_cut_off_keeps_its_copies_until_the_replacements_run_then_ther
 
 
 @pytest.mark.covers("R.3")
-def test_a_copy_whose_replacement_fails_gets_its_place_back(person: Operator) -> None:
+def test_a_allocation_whose_replacement_fails_gets_its_place_back(person: Operator) -> None:
     first, *others = person.cluster.machines
     first.path("/var/lib/good").touch()
     picky = "[Service]\nExecStart=/bin/sh -c 'test -e /var/lib/good && exec sleep infinity; exit 1'\n"

@@ -155,7 +155,7 @@ def test_a_leader_frozen_in_the_midst_of_its_work_and_woken_late_undoes_nothing(
 
 
 @pytest.mark.covers("S.11")
-def test_a_leader_cut_off_from_the_store_but_not_from_the_others_loses_office_and_keeps_its_copies(
+def test_a_leader_cut_off_from_the_store_but_not_from_the_others_loses_office_and_keeps_its_allocations(
     person: Operator,
 ) -> None:
     leader = person.leader()
@@ -171,7 +171,7 @@ def test_a_leader_cut_off_from_the_store_but_not_from_the_others_loses_office_an
 
 
 @pytest.mark.covers("S.19")
-def test_a_leader_that_is_cut_off_while_another_machine_is_lost_leaves_one_copy_of_each(
+def test_a_leader_that_is_cut_off_while_another_machine_is_lost_leaves_one_allocation_of_each(
     new_cluster: Callable[..., Cluster], tmp_path: Path
 ) -> None:
     person = begin(new_cluster(machines=4, config={"agent_ttl": f"{TTL_S}s"}), tmp_path)

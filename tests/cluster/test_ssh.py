@@ -444,7 +444,7 @@ def test_a_host_that_cannot_be_recorded_is_logged_in_to_all_the_same(person: Rem
 
 @pytest.mark.covers("3.10.13")
 @pytest.mark.parametrize("answer", ["no\n", "\n", "\x04"])
-def test_a_host_that_a_person_refuses_is_not_logged_in_to(person: RemotePerson, answer: str) -> None:
+def test_a_host_that_a_user_refuses_is_not_logged_in_to(person: RemotePerson, answer: str) -> None:
     machine = person.cluster.machines[0]
     path = person.knows(text="# nobody\n")
     terminal = Terminal(person, "ssh", machine.id[:6], "echo done")

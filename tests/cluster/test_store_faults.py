@@ -106,7 +106,7 @@ def test_an_etcd_that_drops_all_leases_at_once_touches_no_unit(person: Operator)
     assert_untouched(person, before)
 
 
-def test_an_etcd_that_is_full_refuses_wishes_in_words_and_touches_no_unit(
+def test_an_etcd_that_is_full_refuses_operations_in_words_and_touches_no_unit(
     new_cluster: Callable[..., Cluster], tmp_path: Path
 ) -> None:
     quota = ("--quota-backend-bytes=2000000",)
@@ -254,7 +254,7 @@ def test_an_etcd_that_loses_its_leader_for_good_or_for_a_while_touches_no_unit(q
 
 
 @pytest.mark.covers("R.1", "S.5")
-def test_an_etcd_without_its_quorum_refuses_what_is_wished_and_touches_no_unit(quorum: Operator) -> None:
+def test_an_etcd_without_its_quorum_refuses_what_is_requested_and_touches_no_unit(quorum: Operator) -> None:
     before = quorum.lives(UNITS)
     with Traffic(quorum) as traffic:
         traffic.wait_until_begun()

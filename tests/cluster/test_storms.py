@@ -170,7 +170,7 @@ def run_apart(person: Operator) -> bool:
 
 @pytest.mark.covers("S.20")
 @pytest.mark.parametrize("seed", range(STORMS))
-def test_after_a_storm_of_faults_each_unit_runs_once_and_no_wish_is_lost(
+def test_after_a_storm_of_faults_each_unit_runs_once_and_no_operation_is_lost(
     new_cluster: Callable[..., Cluster], tmp_path: Path, seed: int
 ) -> None:
     person = Operator(new_cluster(machines=3, config={"agent_ttl": f"{TTL_S}s"}), tmp_path)

@@ -169,7 +169,7 @@ def test_tls_goes_through_the_tunnel_end_to_end_over_one_connection(
 @pytest.mark.parametrize(
     ("tunnel", "complaint"),
     [
-        ("{bastion}:23", "cannot connect to root@{bastion} port 23: connection refused; does an SSH server listen"),
+        ("{bastion}:23", "cannot connect to root@{bastion} port 23: connection refused; check that an SSH server"),
         (f"{{bastion}}:{API_PORT}", f"root@{{bastion}} port {API_PORT} does not complete the SSH handshake: "),
         ("nonesuch.invalid", "cannot connect to root@nonesuch.invalid port 22: "),
         ("[::1", '"[::1" is not a host: write HOST, HOST:PORT or [ADDRESS]:PORT'),
@@ -204,7 +204,7 @@ def test_an_sshd_that_does_not_answer_is_given_up_in_time(person: RemotePerson) 
     [
         (
             "unix:///nonesuch",
-            "says: Failed dialing remote address: dial unix /nonesuch: no such file or directory; does",
+            "says: Failed dialing remote address: dial unix /nonesuch: no such file or directory; check",
         ),
         ("http://127.0.0.1:9", "cannot connect on to 127.0.0.1 port 9: connect failed"),
         ("http://127.0.0.1:22", "cannot reach fleetd at http://127.0.0.1:22: "),

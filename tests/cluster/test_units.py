@@ -188,7 +188,7 @@ def test_a_unit_that_would_shadow_one_of_the_system_is_refused_and_nothing_chang
     assert person.cluster.fleetctl("list-unit-files", "--no-legend").stdout == ""
 
 
-def test_a_finished_oneshot_started_again_by_a_person_runs_again(person: Operator) -> None:
+def test_a_finished_oneshot_started_again_by_a_user_runs_again(person: Operator) -> None:
     person.start({"once.service": ONESHOT + "ExecStart=/bin/sh -c 'echo ran >> /var/lib/count-again'\n"})
     person.cluster.fleetctl("start", "once.service")
     texts = [machine.path("/var/lib/count-again") for machine in person.cluster.machines]

@@ -52,7 +52,7 @@ def test_an_upgrade_machine_by_machine_and_the_way_back_touch_no_unit_and_no_mac
             change(machine)
             shown = person.cluster.fleetctl("list-machines", "--full", "--no-legend", on=asked).stdout
             assert len(shown.splitlines()) == 3
-            said = f"fleetd {version} runs"
+            said = f"fleetd {version} started"
             person.cluster.wait_until(
                 said, lambda m=machine, s=said: s in m.journal("fleet.service").split("Stopped")[-1]
             )

@@ -97,7 +97,7 @@ def test_a_report_says_what_a_unit_is_before_anything_is_decided(client: Client)
     ]
 
 
-def test_every_wish_raises_the_generation_and_so_does_asking_again_for_a_start(client: Client) -> None:
+def test_every_operation_raises_the_generation_and_so_does_asking_again_for_a_start(client: Client) -> None:
     generations = []
     client.put_unit(put_operation("a.service", A.options, "inactive"))
     for target in ("loaded", "launched", "launched", "inactive"):
@@ -109,7 +109,7 @@ def test_every_wish_raises_the_generation_and_so_does_asking_again_for_a_start(c
     assert sorted({*generations, report.generation}) == [*generations, report.generation]
 
 
-def test_a_restart_is_a_wish_of_its_own_and_leaves_what_is_wanted(client: Client) -> None:
+def test_a_restart_is_an_operation_of_its_own_and_leaves_what_is_wanted(client: Client) -> None:
     client.put_unit(put_operation("a.service", A.options, "launched"))
     client.put_unit(put_operation("b.service", A.options, "inactive"))
     client.put_unit(put_operation("c.service", A.options, "loaded"))
@@ -167,7 +167,7 @@ def test_more_names_than_a_url_holds_are_asked_for_in_parts(client: Client) -> N
     assert sorted(client.reports(names)) == sorted(names[::10])
 
 
-def test_many_wishes_are_carried_out_and_the_trouble_of_one_is_its_own(client: Client) -> None:
+def test_many_operations_are_carried_out_and_the_trouble_of_one_is_its_own(client: Client) -> None:
     client.put_unit(put_operation("old.service", A.options, "inactive"))
     client.put_unit(put_operation("gone.service", A.options, "inactive"))
     operations = [
@@ -197,7 +197,7 @@ def test_what_is_only_to_be_created_is_created_once_also_alone(client: Client) -
     assert client.reports(["a.service"])["a.service"].hash == A.hash
 
 
-def test_more_wishes_than_a_request_holds_are_carried_out_in_parts(client: Client) -> None:
+def test_more_operations_than_a_request_holds_are_carried_out_in_parts(client: Client) -> None:
     names = [f"web@{number}.service" for number in range(600)]
     assert client.carry_out([put_operation(name, A.options, "inactive") for name in names]) == {}
     large = UnitFile.parse("[Service]\n" + f"Environment={'x' * 2000}\n" * 100)

@@ -97,7 +97,7 @@ def test_a_pattern_that_matches_nothing_is_named_with_1(fleetctl: Fleetctl, clus
     assert cluster.bodies == []
 
 
-def test_a_pattern_is_no_wish_for_what_is_inactive(fleetctl: Fleetctl, api: FakeApi) -> None:
+def test_a_pattern_is_no_operation_for_what_is_inactive(fleetctl: Fleetctl, api: FakeApi) -> None:
     api.add("api@1.service", target="launched")
     api.add("api@2.service")
     result = fleetctl("stop", "api@*")

@@ -172,7 +172,7 @@ def test_a_daemon_that_stays_away_while_it_is_waited_for_ends_the_wait(fleetctl:
 
 
 @pytest.mark.covers("3.8.17")
-def test_a_wish_that_is_not_answered_is_an_error_of_the_wish(fleetctl: Fleetctl, api: FakeApi) -> None:
+def test_a_operation_that_is_not_answered_is_an_error_of_the_operation(fleetctl: Fleetctl, api: FakeApi) -> None:
     api.add("web.service")
     api.fates["web.service"] = Fate(stuck=True)
     released = threading.Event()

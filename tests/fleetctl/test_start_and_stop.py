@@ -62,7 +62,7 @@ def test_a_oneshot_that_completes_is_a_success_and_is_run_again_when_asked(fleet
     assert operations(api) == [("job.service", "launched")] * 2
 
 
-def test_a_unit_that_was_just_launched_by_another_is_waited_for_without_a_new_wish(
+def test_a_unit_that_was_just_launched_by_another_is_waited_for_without_a_new_operation(
     fleetctl: Fleetctl, api: FakeApi
 ) -> None:
     api.fates["web.service"] = Fate(stuck=True)
@@ -412,7 +412,7 @@ def test_a_stop_that_takes_too_long_names_what_it_waits_for(
 
 
 @pytest.mark.covers("10.2.11")
-def test_a_wish_that_is_refused_is_reported_and_the_others_are_sent(fleetctl: Fleetctl, api: FakeApi) -> None:
+def test_a_operation_that_is_refused_is_reported_and_the_others_are_sent(fleetctl: Fleetctl, api: FakeApi) -> None:
     api.add("a.service", target="launched")
     api.add("b.service", target="launched")
     refusal = b'{"error":{"code":409,"message":"being changed by others"}}'

@@ -440,7 +440,7 @@ def three(tmp_path: Path) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("command", ["submit", "load", "start"])
-def test_many_units_are_created_and_wished_in_one_request(
+def test_many_units_are_created_and_requested_in_one_request(
     fleetctl: Fleetctl, api: FakeApi, three: tuple[str, ...], command: str
 ) -> None:
     result = fleetctl(command, *three)

@@ -206,7 +206,9 @@ SITUATIONS: list[tuple[Check, UnitReport, WaitOutcome]] = [
 
 @pytest.mark.covers("10.2.19")
 @pytest.mark.parametrize(("check", "seen", "outcome"), SITUATIONS)
-def test_a_report_is_judged_by_what_it_says_of_this_wish(check: Check, seen: UnitReport, outcome: WaitOutcome) -> None:
+def test_a_report_is_judged_by_what_it_says_of_this_operation(
+    check: Check, seen: UnitReport, outcome: WaitOutcome
+) -> None:
     assert check(seen, 5) == outcome
 
 

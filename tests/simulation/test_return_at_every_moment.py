@@ -61,7 +61,7 @@ def tell(back_s: float, start_s: float, befalls: str) -> Scenario:
     "start_s", [pytest.param(0.0, id="starts-at-once"), pytest.param(1.5, id="starts-slowly", marks=pytest.mark.long)]
 )
 @pytest.mark.parametrize("befalls", BEFALLS)
-def test_one_copy_runs_whenever_a_machine_that_was_cut_off_is_back(befalls: str, start_s: float) -> None:
+def test_one_allocation_runs_whenever_a_machine_that_was_cut_off_is_back(befalls: str, start_s: float) -> None:
     for step in range(round((LAST_S - FIRST_S) / STEP_S) + 1):
         back_s = FIRST_S + step * STEP_S
         scenario = tell(back_s, start_s, befalls)

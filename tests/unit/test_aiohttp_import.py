@@ -30,7 +30,7 @@ def test_the_daemon_holds_no_certificates_that_it_does_not_use() -> None:
     assert found["where"] == {"SSL_CERT_FILE": None, "SSL_CERT_DIR": None}
 
 
-def test_where_a_person_keeps_certificates_stays_known() -> None:
+def test_where_a_user_keeps_certificates_stays_known() -> None:
     assert _look(SSL_CERT_FILE="/etc/of/mine.pem")["where"] == {
         "SSL_CERT_FILE": "/etc/of/mine.pem",
         "SSL_CERT_DIR": None,

@@ -11,7 +11,7 @@ from tests.unit.cluster_builder import INACTIVE, LOADED, A, cluster
 # Operations.
 
 
-def test_a_new_wish_goes_to_the_machine_where_the_unit_is():
+def test_a_new_operation_goes_to_the_machine_where_the_unit_is():
     world = cluster(a="")
     world.unit(A, target=LOADED)
     world.lead()
@@ -255,7 +255,7 @@ def test_a_completed_oneshot_is_not_run_again_elsewhere_when_its_machine_dies():
     assert world.reason(A) == "completed"
 
 
-def test_a_completed_oneshot_is_run_again_when_a_person_asks_for_it():
+def test_a_completed_oneshot_is_run_again_when_a_user_asks_for_it():
     world = cluster()
     world.unit(A)
     world.runs(A, "m1", "inactive", completed=True)
@@ -267,7 +267,7 @@ def test_a_completed_oneshot_is_run_again_when_a_person_asks_for_it():
     assert world.homes() == {A: "m2"}
 
 
-def test_what_completed_for_an_earlier_wish_has_not_completed_for_this_one():
+def test_what_completed_for_an_earlier_operation_has_not_completed_for_this_one():
     world = cluster()
     world.unit(A)
     earlier = world.snapshot.units[A].generation

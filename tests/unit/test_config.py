@@ -312,7 +312,7 @@ def test_an_etcd_that_anybody_may_write_to_is_refused_with_the_remedy(text: str,
     with pytest.raises(ConfigError) as refused:
         config(text)
     assert str(refused.value).startswith(f"fleet.conf:1: etcd_servers: {lacks}")
-    assert "and whoever writes to etcd is root on every machine: use https://" in str(refused.value)
+    assert "and anyone who writes to etcd is root on every machine: use https://" in str(refused.value)
     assert "insecure_etcd=true" in str(refused.value)
     assert "hunter2" not in str(refused.value)
 

@@ -73,7 +73,7 @@ def test_a_machine_that_comes_back_in_time_finds_its_order_untouched():
     assert world.lead() == Plan()
 
 
-def test_one_that_comes_back_too_late_is_a_copy_that_outlived_a_cut():
+def test_one_that_comes_back_too_late_is_an_allocation_that_outlived_a_cut():
     world = after_a_loss(a=SHORT)
     world.wait(300)
     world.lead()
@@ -142,7 +142,7 @@ def test_the_configuration_speaks_for_units_that_say_nothing_themselves():
 # What people do meanwhile.
 
 
-def test_a_unit_that_is_destroyed_meanwhile_is_forgotten_at_once_and_its_copy_is_stopped_when_the_machine_is_back():
+def test_a_unit_destroyed_meanwhile_is_forgotten_at_once_and_stopped_when_the_machine_is_back():
     world = after_a_loss(a=SHORT)
     world.destroy(A)
     world.lead()
@@ -189,7 +189,7 @@ def test_a_unit_that_waits_hinders_nobody_that_lives():
     assert world.homes() == {A: "m1", B: "m2"}
 
 
-def test_a_copy_that_runs_elsewhere_is_the_unit_and_nothing_is_waited_for():
+def test_a_allocation_that_runs_elsewhere_is_the_unit_and_nothing_is_waited_for():
     world = cluster(a=SHORT)
     world.die("m1")
     world.lead()

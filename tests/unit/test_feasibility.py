@@ -150,7 +150,7 @@ def test_a_unit_on_its_way_out_is_no_peer_any_more_but_still_conflicts():
     assert why_not(ask(world, "rival.service")) == "conflicts with db.service"
 
 
-def test_a_retiring_copy_hinders_nobody():
+def test_a_retiring_allocation_hinders_nobody():
     world = world_with("Conflicts=db*", [("db.service", "")])
     proposal = Proposal(world.snapshot)
     proposal.vacate("db.service", "m1")

@@ -103,7 +103,7 @@ def test_a_global_unit_is_not_placed_anew_before_its_last_report_is_taken_back()
     assert world.homes() == {G: "m1"}
 
 
-def test_a_unit_that_was_global_keeps_one_copy():
+def test_a_unit_that_was_global_keeps_one_allocation():
     world = cluster("m1", "m2", "m3", g="Global=true")
     world.unit(G)
     world.lead()
@@ -120,7 +120,7 @@ def test_a_unit_that_becomes_global_spreads_from_where_it_is():
     assert world.homes() == {A: "m1 m2"}
 
 
-def test_a_copy_that_retired_before_its_unit_became_global_is_stopped_and_comes_anew():
+def test_a_allocation_that_retired_before_its_unit_became_global_is_stopped_and_comes_anew():
     world = after_a_cut()
     world.unit(A, "Global=true")
     world.lead()

@@ -9,7 +9,7 @@ from tests.unit.cluster_builder import INACTIVE, LOADED, A, World, after_a_cut, 
 
 
 @pytest.mark.covers("2.10.2", "5.5.3")
-def test_a_copy_that_outlived_a_cut_retires_until_its_replacement_runs():
+def test_a_allocation_that_outlived_a_cut_retires_until_its_replacement_runs():
     world = after_a_cut()
     assert world.orders(A) == {"m1": "retire", "m2": "stay"}
     assert world.lead() == Plan()
@@ -19,35 +19,35 @@ def test_a_copy_that_outlived_a_cut_retires_until_its_replacement_runs():
     assert world.snapshot.decisions[A].machine == "m2"
 
 
-def test_a_copy_that_outlived_a_cut_goes_when_its_replacement_has_completed():
+def test_a_allocation_that_outlived_a_cut_goes_when_its_replacement_has_completed():
     world = after_a_cut()
     world.state(A, "m2", "inactive", completed=True)
     world.lead()
     assert world.orders(A) == {"m1": "go", "m2": "stay"}
 
 
-def test_a_copy_that_outlived_a_cut_goes_when_the_unit_is_to_be_loaded_only():
+def test_a_allocation_that_outlived_a_cut_goes_when_the_unit_is_to_be_loaded_only():
     world = after_a_cut()
     world.unit(A, target=LOADED)
     world.lead()
     assert world.orders(A) == {"m1": "go", "m2": "stay"}
 
 
-def test_a_copy_that_outlived_a_cut_goes_when_it_has_ended_by_itself():
+def test_a_allocation_that_outlived_a_cut_goes_when_it_has_ended_by_itself():
     world = after_a_cut()
     world.state(A, "m1", "failed")
     world.lead()
     assert world.orders(A) == {"m1": "go", "m2": "stay"}
 
 
-def test_a_copy_that_outlived_a_cut_goes_when_its_time_is_up():
+def test_a_allocation_that_outlived_a_cut_goes_when_its_time_is_up():
     world = after_a_cut()
     world.changed = {A: None}
     world.lead(overdue=frozenset({("m1", A)}))
     assert world.orders(A) == {"m1": "go", "m2": "stay"}
 
 
-def test_a_copy_that_outlived_a_cut_goes_when_something_conflicting_is_placed_there():
+def test_a_allocation_that_outlived_a_cut_goes_when_something_conflicting_is_placed_there():
     world = after_a_cut()
     world.unit("rival.service", "MachineMetadata=only=m1\nConflicts=a*")
     world.settings("m1", only="m1")
@@ -59,7 +59,7 @@ def test_a_copy_that_outlived_a_cut_goes_when_something_conflicting_is_placed_th
 
 @pytest.mark.parametrize("overdue", [False, True])
 @pytest.mark.parametrize("fields", [{"active": "failed"}, {"active": "inactive", "error": "no such file"}])
-def test_a_copy_that_outlived_a_cut_is_the_unit_again_when_its_replacement_has_failed(fields, overdue):
+def test_a_allocation_that_outlived_a_cut_is_the_unit_again_when_its_replacement_has_failed(fields, overdue):
     world = after_a_cut()
     world.state(A, "m2", **fields)
     world.lead(overdue=frozenset({("m1", A)} if overdue else ()))
@@ -68,7 +68,7 @@ def test_a_copy_that_outlived_a_cut_is_the_unit_again_when_its_replacement_has_f
 
 
 @pytest.mark.parametrize("replacement", ["failed", "inactive", "deactivating", "outdated", "none"])
-def test_the_only_copy_that_runs_runs_on_where_it_may_not_be_until_its_replacement_begins(replacement):
+def test_the_only_allocation_that_runs_runs_on_where_it_may_not_be_until_its_replacement_begins(replacement):
     world = after_a_cut()
     world.unit(A, "MachineID=m2")
     if replacement == "outdated":
@@ -88,7 +88,7 @@ def test_the_only_copy_that_runs_runs_on_where_it_may_not_be_until_its_replaceme
 
 
 @pytest.mark.parametrize(("mode", "order"), [(MachineMode.LEAVING, "go"), (MachineMode.PARKED, "retire")])
-def test_the_only_copy_that_runs_is_given_up_in_time_where_its_machine_leaves(mode, order):
+def test_the_only_allocation_that_runs_is_given_up_in_time_where_its_machine_leaves(mode, order):
     world = after_a_cut()
     world.unit(A, "MachineID=m2")
     world.state(A, "m2", "failed")
@@ -100,14 +100,14 @@ def test_the_only_copy_that_runs_is_given_up_in_time_where_its_machine_leaves(mo
     assert world.orders(A) == {"m1": order, "m2": "stay"}
 
 
-def test_a_copy_that_outlived_a_cut_is_the_unit_again_when_the_replacement_dies_too():
+def test_a_allocation_that_outlived_a_cut_is_the_unit_again_when_the_replacement_dies_too():
     world = after_a_cut()
     world.die("m2")
     world.lead()
     assert world.orders(A) == {"m1": "stay"}
 
 
-def test_of_two_copies_that_outlived_cuts_one_is_the_unit_again():
+def test_of_two_allocations_that_outlived_cuts_one_is_the_unit_again():
     world = cluster("m1", "m2", "m3", a="")
     for machine in ("m1", "m2"):
         world.die(machine)
@@ -121,7 +121,7 @@ def test_of_two_copies_that_outlived_cuts_one_is_the_unit_again():
     assert world.orders(A) == {"m1": "stay", "m2": "go", "m3": "go"}
 
 
-def test_a_retiring_copy_on_a_machine_that_is_away_is_left_alone():
+def test_a_retiring_allocation_on_a_machine_that_is_away_is_left_alone():
     world = after_a_cut()
     world.vanish("m1")
     world.state(A, "m2", "active")
@@ -132,7 +132,7 @@ def test_a_retiring_copy_on_a_machine_that_is_away_is_left_alone():
     assert world.orders(A) == {"m2": "stay"}
 
 
-def test_a_retiring_copy_is_stopped_when_the_unit_is_not_wanted_any_more():
+def test_a_retiring_allocation_is_stopped_when_the_unit_is_not_wanted_any_more():
     world = after_a_cut()
     world.unit(A, target=INACTIVE)
     world.lead()
@@ -152,7 +152,7 @@ def test_a_machine_that_returns_with_a_unit_that_is_nowhere_gets_it_back():
     assert world.homes() == {A: "m1", "b.service": "m1"}
 
 
-def test_a_copy_that_returns_where_it_may_not_be_retires_until_its_replacement_runs():
+def test_a_allocation_that_returns_where_it_may_not_be_retires_until_its_replacement_runs():
     world = cluster("m1", a="")
     world.unit(A, "MachineID=m2")
     world.die("m1")
@@ -166,7 +166,7 @@ def test_a_copy_that_returns_where_it_may_not_be_retires_until_its_replacement_r
     assert not world.copies["m1"]
 
 
-def test_while_two_copies_are_being_stopped_neither_is_started_again():
+def test_while_two_allocations_are_being_stopped_neither_is_started_again():
     world = after_a_cut()
     world.unit(A, target=INACTIVE)
     world.lead()
@@ -211,7 +211,7 @@ def test_who_follows_what_a_machine_keeps_running_says_so():
     assert set(world.homes().values()) == {"m1"}
 
 
-def test_of_a_copy_that_is_kept_running_of_a_unit_that_nobody_wants_it_is_said():
+def test_of_an_allocation_that_is_kept_running_of_a_unit_that_nobody_wants_it_is_said():
     world = kept_running("m1", "m2")
     world.destroy(A)
     world.settle()
@@ -228,7 +228,7 @@ def test_a_unit_that_does_not_run_at_home_stays_where_it_is_kept_running():
     assert world.orders(A) == {"m1": "stay", "m2": "go"}
 
 
-def test_what_a_machine_said_before_a_restore_is_no_reason_to_stop_a_copy():
+def test_what_a_machine_said_before_a_restore_is_no_reason_to_stop_an_allocation():
     world = after_a_cut()
     world.state(A, "m2", "active", outdated=True)
     world.lead()
@@ -238,7 +238,7 @@ def test_what_a_machine_said_before_a_restore_is_no_reason_to_stop_a_copy():
     assert world.orders(A) == {"m1": "go", "m2": "stay"}
 
 
-def test_a_copy_that_ran_before_a_restore_is_the_unit_again_when_its_machine_has_said_so_since():
+def test_a_allocation_that_ran_before_a_restore_is_the_unit_again_when_its_machine_has_said_so_since():
     world = after_a_cut()
     world.state(A, "m1", "active", outdated=True)
     world.state(A, "m2", "failed")
@@ -250,7 +250,7 @@ def test_a_copy_that_ran_before_a_restore_is_the_unit_again_when_its_machine_has
 
 
 @pytest.mark.parametrize("was_told", [False, True])
-def test_a_copy_kept_since_a_restore_is_told_that_it_retires_before_it_is_told_to_go(was_told):
+def test_a_allocation_kept_since_a_restore_is_told_that_it_retires_before_it_is_told_to_go(was_told):
     world = cluster(a="")
     world.die("m1")
     world.settle()
@@ -271,7 +271,7 @@ def test_a_copy_kept_since_a_restore_is_told_that_it_retires_before_it_is_told_t
     assert not world.copies["m1"]
 
 
-def test_a_copy_kept_since_a_restore_runs_on_where_the_unit_is_to_be_loaded_only():
+def test_a_allocation_kept_since_a_restore_runs_on_where_the_unit_is_to_be_loaded_only():
     world = cluster(a="")
     world.die("m1")
     world.unit(A, target=LOADED)

@@ -161,7 +161,7 @@ def test_an_order_concerns_all_on_the_machine_where_somebody_cares_who_is_there(
     assert concerned(world, lambda: order(world, "e.service", "m2")) == ["c.service", "e.service"]
 
 
-def test_an_order_concerns_the_copies_that_retire_on_its_machine():
+def test_an_order_concerns_the_allocations_that_retire_on_its_machine():
     world = cluster(a=("Conflicts=b*", ""), b=("", ""))
     order(world, "a.service", "m1", superseded=True)
     assert concerned(world, lambda: order(world, "b.service", "m1")) == ["a.service", "b.service"]

@@ -59,7 +59,7 @@ def test_every_relation_holds_where_there_is_no_circle(
     assert all(order.index(first) <= order.index(then) for first, then in expected)
 
 
-def test_a_crowd_of_circles_takes_no_longer_than_its_relations() -> None:
+def test_a_many_of_circles_takes_no_longer_than_its_relations() -> None:
     names = [f"u{number}.service" for number in range(400)]
     random.Random(7).shuffle(names)
     text = unit(*(f"After={' '.join(names[start : start + 40])}" for start in range(0, 400, 40)))

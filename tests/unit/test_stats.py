@@ -39,7 +39,7 @@ def test_units_are_counted_by_what_is_wanted_and_what_they_have_come_to(world: W
     }
 
 
-def test_a_unit_on_several_machines_has_come_as_far_as_its_last_copy(world: World) -> None:
+def test_a_unit_on_several_machines_has_come_as_far_as_its_last_allocation(world: World) -> None:
     world.unit("log.service", GLOBAL)
     world.lead()
     world.state("log.service", "m1", "active", target=LAUNCHED)
@@ -50,7 +50,7 @@ def test_a_unit_on_several_machines_has_come_as_far_as_its_last_copy(world: Worl
     assert count_cluster(world.snapshot).units == {("launched", "launched"): 1}
 
 
-def test_copies_are_counted_by_what_systemd_says_and_machines_by_their_mode(world: World) -> None:
+def test_allocations_are_counted_by_what_systemd_says_and_machines_by_their_mode(world: World) -> None:
     world.machine("m3", MachineMode.PARKED)
     world.unit("a.service")
     world.unit("b.service")
@@ -62,7 +62,7 @@ def test_copies_are_counted_by_what_systemd_says_and_machines_by_their_mode(worl
 
 
 @pytest.mark.covers("10.5.5")
-def test_what_is_placed_is_counted_once_and_a_new_wish_is_no_new_place(world: World) -> None:
+def test_what_is_placed_is_counted_once_and_a_new_operation_is_no_new_place(world: World) -> None:
     world.unit("a.service")
     world.unit("log.service", GLOBAL)
     assert outcome(world) == PlanStats(placed=3)
@@ -105,7 +105,7 @@ def test_a_unit_that_fits_nowhere_is_counted_when_that_is_decided(world: World) 
     assert outcome(world) == PlanStats()
 
 
-def test_without_machines_every_wanted_unit_is_homeless() -> None:
+def test_without_machines_every_wanted_unit_is_unplaced() -> None:
     world = World()
     world.unit("a.service")
     world.unit("b.service", target=INACTIVE)

@@ -141,7 +141,7 @@ ESCAPED = "ends in an escaped backslash: CoreOS fleet took the next line for a p
         ("[S]\nA=b\\\\\n\n", ()),
     ],
 )
-def test_lines_that_are_read_otherwise_than_a_person_may_expect_are_told(text, lines):
+def test_lines_that_are_read_otherwise_than_a_user_may_expect_are_told(text, lines):
     assert surprising_lines(text) == lines
 
 

@@ -101,7 +101,7 @@ def test_a_unit_that_is_being_stopped_and_one_that_follows_it_say_so():
 
 
 @pytest.mark.parametrize("target", [LOADED, INACTIVE, None])
-def test_a_wish_for_a_unit_on_a_parked_machine_waits_for_that(target):
+def test_a_operation_for_a_unit_on_a_parked_machine_waits_for_that(target):
     world = cluster("m1", "m2", a="")
     world.machine("m1", MachineMode.PARKED)
     world.settle()

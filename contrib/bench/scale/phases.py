@@ -33,7 +33,7 @@ POLL_ONE_S = 0.005
 PATIENCE_S = 600.0
 
 
-Say = Callable[[str], None]  # tells whoever waits how far it is
+Say = Callable[[str], None]  # reports progress
 
 
 class Size(msgspec.Struct, frozen=True):
