@@ -5,7 +5,7 @@ from collections.abc import Coroutine
 
 AHEAD_S = 0.5  # Pace lets a burst through until it is this far ahead of its rate
 REST = 2  # Pace rests this many times as long as the last batch took
-LONGEST_REST_S = 0.5
+LONGEST_REST_S = 0.25  # unless the loop asks for another bound
 
 
 async def first_of(*coroutines: Coroutine[object, object, object]) -> None:
@@ -60,8 +60,9 @@ class Pace:
     Needs a running event loop.
     """
 
-    def __init__(self, period_s: float) -> None:
+    def __init__(self, period_s: float, longest_rest_s: float = LONGEST_REST_S) -> None:
         self._period_s = period_s
+        self._longest_rest_s = longest_rest_s
         self._paid_until_s = 0.0  # loop time up to which the batches so far have used up the rate
         self._began_s = 0.0
 
@@ -78,4 +79,4 @@ class Pace:
     def done(self) -> None:
         """Call when the batch is finished: a slow one delays the next."""
         took_s = asyncio.get_running_loop().time() - self._began_s
-        self._paid_until_s += max(0.0, took_s + min(REST * took_s, LONGEST_REST_S) - self._period_s)
+        self._paid_until_s += max(0.0, took_s + min(REST * took_s, self._longest_rest_s) - self._period_s)

@@ -19,6 +19,7 @@ from fleetd.store.protocol import Delete, LeaseNotFound, Operation, Put, Unavail
 FIRST_RETRY_S = 0.5
 LONGEST_RETRY_S = 5.0
 WRITE_PERIOD_S = 0.03  # between the batches of a burst
+LONGEST_REST_S = 0.05  # what is reported last is waited for: the agent's rests have gathered it already
 LATE_WRITE_S = 10.0  # a request that timed out has reached the store by then, or never will
 
 
@@ -69,7 +70,7 @@ class StatePublisher:
         self._has_work = asyncio.Event()
         self._writing = asyncio.Lock()
         self._rate = PublishRate(self._mark_changed)
-        self._pace = Pace(WRITE_PERIOD_S)
+        self._pace = Pace(WRITE_PERIOD_S, LONGEST_REST_S)
 
     @property
     def names(self) -> tuple[str, ...]:
