@@ -75,7 +75,7 @@ class Election:
             offload=offload,
         )
         self.term: Term | None = None
-        self._history = StoreEpoch(registry, machine, "")
+        self._store_epoch = StoreEpoch(registry, machine, "")
         self._stale_key: bytes | None = None  # the leader's key, left by a former fleetd here; None: not read yet
         self._delay_s = CANDIDACY_S * zlib.crc32(machine.encode()) / 2**32
 
@@ -100,7 +100,7 @@ class Election:
             if term.met_newer_record:  # let a fleetd that can read it lead
                 await asyncio.sleep(newer.next_s())
             if term.fall is not None:
-                await self._history.tell_of_fall(term.fall.known, term.fall.revision)
+                await self._store_epoch.tell_of_fall(term.fall.known, term.fall.revision)
 
     async def _campaign(self) -> tuple[int, tuple[Comparison, ...]]:
         """Wait until no machine leads, and become the leader. Returns the lease, and the guards of every write."""
@@ -111,7 +111,7 @@ class Election:
             if self._stale_key is None:
                 self._stale_key = self._find_stale_key(item)
             if item is None:
-                await self._history.read(0, seen.revision)
+                await self._store_epoch.read(0, seen.revision)
                 value = self._stale_key = encode(Leader(self.machine, self.new_id()))
                 lease = await self.store.grant(self.leader_ttl_s)
                 try:

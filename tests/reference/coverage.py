@@ -1,6 +1,6 @@
-"""Which tests hold which statements of the reference and which promises: read from their marks, never run.
+"""Find the tests that cover each statement about CoreOS fleet and each promise, by reading their marks. Nothing is run.
 
-A test says it by `@pytest.mark.covers("2.1.1", …)`, a scenario of the simulator by a line `# covers 2.1.1 …`.
+A test is marked with `@pytest.mark.covers("2.1.1", …)`, a scenario of the simulator with a line `# covers 2.1.1 …`.
 """
 
 import ast
