@@ -210,6 +210,31 @@ def _current_allocation(report: schema.UnitReport, generation: int) -> schema.Al
     return Pending(f"{place} has not carried it out yet")
 
 
+def on_every_machine(check: Check) -> Check:
+    """The check of a global unit: reached once `check` says so of the allocation on every machine."""
+
+    def check_all(report: schema.UnitReport, generation: int) -> WaitOutcome:
+        allocations = [
+            allocation for allocation in report.allocations if not allocation.superseded and not allocation.orphaned
+        ]
+        if report.decided < generation:
+            return Pending("the leader has not placed it yet")
+        if len(allocations) < report.machines:
+            return Pending(f"{report.machines - len(allocations)} of {report.machines} machines have not reported it")
+        alone = (
+            msgspec.structs.replace(report, machine=allocation.machine, allocations=(allocation,))
+            for allocation in allocations
+        )
+        outcomes = [check(seen, generation) for seen in alone]
+        for kind in (Failed, Pending):
+            obstacle = next((outcome for outcome in outcomes if isinstance(outcome, kind)), None)
+            if obstacle:
+                return obstacle
+        return Reached(f"{len(allocations)} machine{'s'[: len(allocations) != 1]}")
+
+    return check_all
+
+
 def describe_wait(report: schema.UnitReport) -> str:
     """What the unit waits for, a sentence that begins with "waits"; '' where it does not wait."""
     return _words(report.cause.waits) if report.cause else ""

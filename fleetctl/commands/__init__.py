@@ -1,4 +1,8 @@
-"""The commands, one module each, imported when the command runs; each has a `command`."""
+"""The commands, one module each, imported when the command runs; each has a `command`.
+
+What a command does stands in its module. One that does part of another's work imports that from there: `load` from
+`start`, `unload` from `stop`, everything that creates units from `submit`.
+"""
 
 SUMMARIES = {
     "__complete": "Complete a command line, for shells",

@@ -2,11 +2,11 @@
 
 from fleetctl import output
 from fleetctl.client import open_client
+from fleetctl.commands.stop import find_units
 from fleetctl.errors import failing_as
 from fleetctl.parsing import blocking_options, bound_s, missing_option, pass_settings, unit_arguments
 from fleetctl.parsing import command as new_command
 from fleetctl.settings import Settings
-from fleetctl.stop_units import find_units
 from fleetctl.wait import wait_until_gone
 from fleetd.api import schema
 

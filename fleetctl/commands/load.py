@@ -1,9 +1,9 @@
 """load: put units on machines without starting them."""
 
+from fleetctl.commands.start import LOAD, run_start
 from fleetctl.parsing import blocking_options, creation_options, pass_settings, unit_arguments
 from fleetctl.parsing import command as new_command
 from fleetctl.settings import Settings
-from fleetctl.start_units import LOAD, run_start
 
 
 @new_command("load", usage="[--no-block|--block-attempts=N] [--replace] UNIT...")

@@ -1,18 +1,23 @@
-"""restart: restart units, as systemctl does."""
+"""restart: restart units, as systemctl does.
+
+systemd restarts a unit in place, so that units which require it are restarted with it.
+"""
 
 import click
 
 from fleetctl import output
 from fleetctl.client import Client, open_client
-from fleetctl.errors import CommandFailed
+from fleetctl.commands.submit import apply_creations, plan_creations, resolve_units
+from fleetctl.errors import CommandFailed, failing_as
+from fleetctl.log import LOG
 from fleetctl.parsing import BLOCK_ATTEMPTS_HELP, bound_s, missing_option, pass_settings, unit_arguments
 from fleetctl.parsing import command as new_command
 from fleetctl.remote import Remote
-from fleetctl.restart_units import restart_unit
 from fleetctl.selection import expand_patterns, is_active
 from fleetctl.settings import Settings
-from fleetctl.submit_units import apply_creations, plan_creations, resolve_units
 from fleetctl.unit_locations import Location, pick_place, places_of, remote_options
+from fleetctl.wait import Wait
+from fleetctl.wait_outcome import Check, check_launched, on_every_machine, runs
 from fleetd.api import schema
 from fleetd.model.unit import TargetState
 
@@ -80,3 +85,30 @@ def _restart_on_one(settings: Settings, client: Client, port: int, name: str, pl
     if status == 0:
         output.result(output.unit_line(name, "restarted", str(place)))
     return status
+
+
+def restart_unit(client: Client, report: schema.UnitReport, bound_s: float) -> bool:
+    """Restart one unit, or start it if it is loaded and does not run; True once it runs, within `bound_s`.
+
+    Raises CommandFailed.
+    """
+    check = on_every_machine(check_launched) if report.is_global else check_launched
+    if report.target == TargetState.LAUNCHED or any(map(runs, report.allocations)):
+        with failing_as(f"Error restarting unit {report.name}: "):
+            for refusal in client.restart([report.name]).values():
+                raise refusal
+        return _wait(client, report.name, report.target, check, bound_s)
+    LOG.debug("Unit %s does not run: starting it", report.name)
+    with failing_as(f"Error setting target state for unit {report.name}: "):
+        client.set_target(report.name, TargetState.LAUNCHED)
+    return _wait(client, report.name, TargetState.LAUNCHED, check, bound_s)
+
+
+def _wait(client: Client, name: str, target: str, check: Check, bound_s: float) -> bool:
+    wait = Wait(client, target, check)
+    with failing_as("Error waiting for units: "):
+        wait.until([name], bound_s)
+    late = wait.report_late()
+    if late:
+        output.error(f"Error waiting for unit states, exit status: {late}")
+    return not late and not wait.failed

@@ -1,9 +1,9 @@
 """unload: stop units and take them off their machines."""
 
+from fleetctl.commands.stop import UNLOAD, run_stop
 from fleetctl.parsing import blocking_options, missing_option, pass_settings, unit_arguments
 from fleetctl.parsing import command as new_command
 from fleetctl.settings import Settings
-from fleetctl.stop_units import UNLOAD, run_stop
 
 
 @new_command("unload", usage="[--no-block|--block-attempts=N] [--ignore-missing] UNIT...")

@@ -6,12 +6,12 @@ import subprocess
 import click
 
 from fleetctl import output
+from fleetctl.commands.submit import refuse, warn
 from fleetctl.errors import CommandFailed
 from fleetctl.local_files import LocalFile, UnitArgument, check_name, explain_missing, parse_argument, read_local_file
 from fleetctl.parsing import command as new_command
 from fleetctl.parsing import pass_settings, unit_arguments
 from fleetctl.settings import Settings
-from fleetctl.submit_units import refuse, warn
 
 # Dependencies are not checked: they may exist only in the cluster.
 _SYSTEMD_ANALYZE = ("systemd-analyze", "verify", "--man=no", "--recursive-errors=no", "--")

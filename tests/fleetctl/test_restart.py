@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fleetctl.restart_units import on_every_machine
-from fleetctl.wait_outcome import Failed, Pending, Reached, check_launched, check_stopped
+from fleetctl.wait_outcome import Failed, Pending, Reached, check_launched, check_stopped, on_every_machine
 from fleetd.api import schema
 from fleetd.testing.simulated_units import Behaviour
 from tests.fleetctl.conftest import HELLO, Fleetctl
