@@ -1,11 +1,11 @@
-"""Ctrl-C, for programs that boot machines: the first one ends them, and what they do then is not interrupted again."""
+"""Ctrl-C for programs that boot machines: the first one ends them, and a second one does not interrupt the clean-up."""
 
 import signal
 from types import FrameType
 
 
 def end_on_first() -> None:
-    """Let SIGINT and SIGTERM raise KeyboardInterrupt once. A person who presses Ctrl-C twice leaves nothing behind."""
+    """Let the first SIGINT or SIGTERM raise KeyboardInterrupt, and ignore later ones."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end)
 

@@ -1,4 +1,4 @@
-"""What all suites share: a clean environment, and tests of real machines that run where they can or say why not."""
+"""Shared by all suites: a clean environment, and a skip with a reason where no machine can be booted."""
 
 import os
 import random
@@ -10,7 +10,7 @@ from contrib.testbed import missing_requirements
 from tests.examples import register_profiles
 from tests.requirements import require
 
-# What a test may know of who runs it; all else that is set there would make it another test.
+# The variables that tests may see. Any other one could change what they test.
 KEPT = {"CI", "FLEET_STORMS", "HOME", "LOGNAME", "PATH", "SHELL", "TERM", "TMPDIR", "USER"}
 KEPT_KINDS = ("COVERAGE_", "COV_CORE_", "FLEET_TEST_", "HYPOTHESIS_", "LD_", "PIP_", "PYTEST_", "PYTHON", "SSL_CERT_")
 
@@ -24,7 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure() -> None:
     """Clean the environment of this process, and so of its children, before anything reads it.
 
-    Let tests press Ctrl-C also where this run was put in the background, whose children would be deaf to it.
+    Enable Ctrl-C for tests that send it: children of a run in the background would ignore it.
     """
     for name in [name for name in os.environ if name not in KEPT and not name.startswith(KEPT_KINDS)]:
         del os.environ[name]
@@ -34,7 +34,7 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where several workers share the tests, those that wait for machines come first, and short ones fill the end."""
+    """With several workers, run tests that wait for machines first, so that short ones fill the end."""
     if (seed := config.getoption("scramble")) is not None:
         random.Random(seed).shuffle(items)
     if hasattr(config, "workerinput"):
@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip a test marked `machines` where no machine can be booted, and say why; on CI that is a failure."""
+    """Skip a test marked `machines` where no machine can be booted, with the reason; on CI this is a failure."""
     if item.get_closest_marker("machines") is None:
         return
     require(missing_requirements(), "boots real machines")

@@ -1,6 +1,6 @@
-"""How many examples Hypothesis draws: as many as a test wants where all is tested, a quarter of it by `make quick`.
+"""The number of examples that Hypothesis draws: all with `make test`, a quarter of them with `make quick`.
 
-There the same ones are drawn each time, as they are on CI: what fails after a change fails by the change.
+`make quick` and CI draw the same examples each time, so a new failure comes from the change.
 """
 
 from hypothesis import HealthCheck, settings
@@ -9,8 +9,8 @@ SHARE = 0.25
 
 
 def register_profiles() -> None:
-    """`full`, which is the default, and `quick`."""
-    # How long an example takes says nothing on a machine that does other things beside.
+    """Register the profiles `full` (the default) and `quick`."""
+    # The time of one example says nothing on a busy machine.
     full = settings(settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     quick = settings(full, max_examples=int(full.max_examples * SHARE), derandomize=True, database=None)
     settings.register_profile("full", full)
@@ -19,5 +19,5 @@ def register_profiles() -> None:
 
 
 def examples(count: int) -> int:
-    """Of `count` examples, as many as the profile in force has drawn."""
+    """The share of `count` examples that the loaded profile draws."""
     return max(1, count * settings.default.max_examples // settings.get_profile("full").max_examples)

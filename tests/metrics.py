@@ -1,4 +1,4 @@
-"""What was counted since a moment: metrics are one set a process, and tests run one after another in it."""
+"""Metrics counted since a moment. A process has one set of metrics, and tests run in it one after another."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from fleetd import metrics
 
 
 def exported() -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    """Every sample, as Prometheus reads it: (name, labels in order) → value."""
+    """Every sample, as Prometheus reads it: (name, sorted labels) → value."""
     families = text_string_to_metric_families(metrics.render().decode())
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
@@ -18,7 +18,7 @@ def exported() -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
 
 
 class Counted:
-    """Samples less what they were when this was made."""
+    """Samples minus their values when this object was created."""
 
     def __init__(self) -> None:
         self._before = exported()

@@ -1,4 +1,4 @@
-"""What a test needs of the machine it runs on: where that is missing it is skipped, and on CI that is a failure."""
+"""What a test needs of the machine that runs it. Where it is missing the test is skipped; on CI it fails."""
 
 import os
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from contrib.testbed.etcd import etcd_is_installed
 
 
 def require(missing: Sequence[str], what: str) -> None:
-    """Skip this test (on CI, fail it) if anything is missing for it to do `what`."""
+    """Skip this test (on CI: fail it) if something is missing for it to do `what`."""
     if not missing:
         return
     reason = f"{what}, but {', '.join(missing)}"

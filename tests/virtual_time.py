@@ -1,7 +1,7 @@
 """Hours in milliseconds: an event loop whose clock jumps to the next timer whenever nothing else is left to do.
 
-Code that takes its time from the loop (asyncio.sleep, asyncio.timeout, loop.time) runs unchanged. Real sockets and
-threads do not belong in it: their answers take real time, and the clock would run away from them.
+Code that takes time from the loop (asyncio.sleep, asyncio.timeout, loop.time) runs unchanged. Do not use real sockets
+or threads in it: the virtual clock would run on while they take real time.
 """
 
 import asyncio
@@ -15,11 +15,11 @@ START_S = 1000.0  # a clock that starts at zero hides mistakes
 
 
 class Stuck(Exception):
-    """Everything waits for something that nothing will ever do."""
+    """Every task waits, and no timer is left to wake one."""
 
 
 class _Selector(selectors.SelectSelector):
-    """Instead of waiting for a time, lets it pass."""
+    """Advances the clock instead of waiting."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class _Selector(selectors.SelectSelector):
         self.before_time_passes: Callable[[], None] = lambda: None
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        ready = super().select(0) if timeout is None else []  # no thread and no socket has anything to say
+        ready = super().select(0) if timeout is None else []  # no thread and no socket can wake the loop
         if not ready:
             if timeout is None:
                 raise Stuck("no timer is set and nothing is ready")
@@ -50,11 +50,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 def run_virtually(main: Coroutine[Any, Any, Result]) -> Result:
-    """Run to the end, on a clock of its own."""
+    """Run a coroutine to its end on a new virtual clock."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(main)
 
 
 async def offload_inline(function: Any, /, *args: Any, **kwargs: Any) -> Any:
-    """Where time is virtual there are no threads: long work is done at once."""
+    """Run long work at once: there are no threads on a virtual clock."""
     return function(*args, **kwargs)

@@ -1,1 +1,1 @@
-"""A tour on real machines: units started, listed, and outliving the machine that ran them. Each step is checked."""
+"""A tour on real machines: start units, list them, and see them survive the loss of a machine. Each step is checked."""

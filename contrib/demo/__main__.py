@@ -1,7 +1,7 @@
-"""`make demo`, or `python -m contrib.demo`: boot three machines, walk through the tour, leave the cluster to play with.
+"""`make demo`, or `python -m contrib.demo`: boot three machines, run the tour, leave the cluster running to play with.
 
-At a terminal it stays until Ctrl-C; in a pipe it ends after the last step. It ends with 1 if a step did not happen, and
-always takes everything down.
+At a terminal it stays until Ctrl-C; in a pipe it ends after the last step. The exit status is 1 if a step failed.
+Everything is removed at the end.
 """
 
 import subprocess
@@ -15,7 +15,7 @@ from contrib.testbed import Cluster, missing_requirements
 
 MACHINES = 3
 
-# A step's own, and those by which the testbed says that a machine or a command did not do what it should.
+# A failed step, and the testbed's errors when a machine or a command fails.
 FAILURES = (StepFailed, AssertionError, TimeoutError, subprocess.SubprocessError)
 
 
@@ -24,7 +24,7 @@ def main() -> int:
         print(f"contrib.demo boots machines: {'; '.join(missing)}", file=sys.stderr)
         return 2
     interrupt.end_on_first()
-    stage.explain(f"{MACHINES} machines and an etcd are booted, on a network of their own, where etcd is left open.")
+    stage.explain(f"{MACHINES} machines boot with an etcd on a network of their own. This etcd needs no password.")
     try:
         with Cluster(machines=MACHINES) as cluster:
             Tour(cluster).walk()
@@ -34,13 +34,13 @@ def main() -> int:
         print(f"\nThe demo failed: {failure}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        stage.explain("Everything is taken down.")
+        stage.explain("The cluster is removed.")
         return 130
     return 0
 
 
 def _stay(cluster: Cluster) -> None:
-    """Tell how to reach the cluster, and wait for Ctrl-C."""
+    """Show how to reach the cluster, and wait for Ctrl-C."""
     stage.explain("The cluster is yours until Ctrl-C. In another terminal, in this folder:")
     endpoint = f"unix://{cluster.machines[0].path('/run/fleet.sock')}"
     stage.show(f"  .venv/bin/fleetctl --endpoint={endpoint} list-units")

@@ -1,4 +1,4 @@
-"""What the audience sees: an explanation, a command at a prompt, what it said. Nothing is decided or checked here."""
+"""The demo's output: explanations, commands at a prompt, and their output."""
 
 import os
 import sys
@@ -7,12 +7,12 @@ BOLD, GREEN, DIM = "1", "32", "2"
 
 
 def is_terminal() -> bool:
-    """Whether a person watches."""
+    """True if the output goes to a terminal."""
     return sys.stdout.isatty()
 
 
 def paint(text: str, colour: str) -> str:
-    """In a colour, where a person looks at it who has not asked for none (NO_COLOR, TERM=dumb)."""
+    """The text in a colour, unless there is no terminal, NO_COLOR is set or TERM is dumb."""
     if not is_terminal() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return text
     return f"\x1b[{colour}m{text}\x1b[0m"
@@ -31,5 +31,5 @@ def show(output: str) -> None:
 
 
 def confirm(text: str) -> None:
-    """What was checked, and found to be so."""
+    """Show a claim that was checked and holds."""
     print(f"  {paint('✓', GREEN)} {paint(text, DIM)}", flush=True)

@@ -1,7 +1,7 @@
 """Real machines on one machine: systemd in containers, a network between them, and a real etcd.
 
-Tests, the demo and the benchmarks build on it. Nothing here is needed to run fleet, and nothing of fleet's own code is
-imported here: the machines run `fleetd` and `fleetctl` as users do.
+Tests, the demo and the benchmarks use it. fleet does not need it, and it imports nothing of fleet: the machines run
+`fleetd` and `fleetctl` as users do.
 """
 
 from contrib.testbed.cluster import Cluster, missing_requirements

@@ -20,19 +20,19 @@ from contrib.testbed.etcd import EtcdServer, free_port
 from contrib.testbed.machine import Machine
 from contrib.testbed.network import Network, clean_leftovers
 
-READY_TIMEOUT_S = 120.0  # on a busy machine everything takes its time
+READY_TIMEOUT_S = 120.0  # on a busy machine everything takes longer
 FLEETCTL_TIMEOUT_S = 60.0
 POLL_S = 0.2
-BOOTING = 5  # machines at a time: of twenty at once, some would wait for their turn until they are given up
+BOOTING = 5  # machines at a time: of twenty that boot at once, some would time out
 INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
-WATCHERS_A_MACHINE, WATCHERS_ELSEWHERE = 10, 512  # elsewhere: other testbeds beside this one
+WATCHERS_A_MACHINE, WATCHERS_ELSEWHERE = 10, 512  # below 100 are other testbeds beside this one
 PROGRAMS = ("systemd-nspawn", "etcd", "etcdctl", "ip", "nsenter", "mount")
 
 Config = Mapping[str, str]
 
 
 def missing_requirements() -> list[str]:
-    """What keeps machines from being booted here, in words; empty where all is there."""
+    """Why no machine can be booted here; empty if one can."""
     missing = [f"{program} is not installed" for program in PROGRAMS if shutil.which(program) is None]
     if os.geteuid() != 0:
         missing.insert(0, "it needs root")
@@ -42,8 +42,8 @@ def missing_requirements() -> list[str]:
 class Cluster:
     """Machines m1, m2, … on a network of their own, all running fleetd on one etcd.
 
-    `machines` is how many, or one mapping a machine of what its fleet.conf has more than `config`. Without `fleetd`
-    they are plain machines. With `ssh`, root can log in with the key at `ssh_key`. `etcd` is the first of the
+    `machines`: their number, or one mapping for each with options of its fleet.conf in addition to `config`. Without
+    `fleetd` they are plain machines. With `ssh`, root can log in with the key at `ssh_key`. `etcd` is the first of
     `etcd_members`.
     """
 
@@ -81,7 +81,7 @@ class Cluster:
         self.close()
 
     def close(self) -> None:
-        """End all of it at once, and take everything away that it made on this machine."""
+        """Kill everything at once, and remove all of it from this machine."""
         self.network.release()
         self.machines = []
 
@@ -91,7 +91,8 @@ class Cluster:
         return self.network.directory / "ssh_key"
 
     def add_machine(self, config: Config | None = None, *, machine_id: str | None = None) -> Machine:
-        """One machine more, booted and ready; one with a `machine_id` of another's, which is refused, only booted."""
+        """Add a machine, boot it and wait until it is ready. One with the `machine_id` of another is only booted: it is
+        refused."""
         machine = self._build(config or {}, machine_id)
         machine.boot()
         if machine_id is None:
@@ -113,8 +114,8 @@ class Cluster:
         timeout_s: float = FLEETCTL_TIMEOUT_S,
         check: bool = True,
     ) -> subprocess.CompletedProcess[str]:
-        """Run fleetctl, here but on the socket of a machine (the first that is up). Raises AssertionError with what it
-        said if it fails and `check` is set, LookupError where no machine is up."""
+        """Run fleetctl on this host against the socket of a machine (default: the first that is up). Raises
+        AssertionError with its output if it fails and `check` is set, LookupError if no machine is up."""
         machine = on or next((machine for machine in self.machines if machine.is_up), None)
         if machine is None:
             raise LookupError("no machine is up that could be asked")
@@ -126,19 +127,19 @@ class Cluster:
         return result
 
     def destroy_all_units(self) -> None:
-        """Back to an empty cluster, for the next test: every unit file destroyed, every unit stopped."""
+        """Empty the cluster for the next test: destroy every unit, and wait until none is left."""
         listed = self.fleetctl("list-unit-files", "--fields=unit", "--no-legend", "--full").stdout.split()
         if listed:
             self.fleetctl("destroy", *listed)
         self.wait_until("all units are gone", self._has_no_units)
 
     def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
-        """Return when the fleetd of every machine that is up answers, and lists all of them. Raises TimeoutError."""
+        """Wait until the fleetd of every machine that is up answers and lists all of these. Raises TimeoutError."""
         if self._fleetd:
             self.wait_until("every machine lists every machine", self._list_all_machines, timeout_s)
 
     def wait_until(self, what: str, holds: Callable[[], bool], timeout_s: float = READY_TIMEOUT_S) -> None:
-        """Ask again and again until it holds. Raises TimeoutError with `what` and the end of fleetd's journals."""
+        """Poll until the condition holds. Raises TimeoutError with `what` and the end of fleetd's journals."""
         deadline = time.monotonic() + timeout_s
         while not holds():
             if time.monotonic() > deadline:
@@ -146,7 +147,7 @@ class Cluster:
             time.sleep(POLL_S)
 
     def journals(self, lines: int = 15) -> str:
-        """The end of what fleetd says on each machine that is up."""
+        """The last lines of fleetd's journal on each machine that is up."""
         parts = []
         for machine in self.machines:
             if machine.is_up:
@@ -160,7 +161,7 @@ class Cluster:
         if self._ssh:
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.ssh_key], check=True)
         if self._fleetd:
-            # Machines see this checkout read-only: compiled here once, not by each of them at every start.
+            # Machines see this checkout read-only: compile it here once, instead of in each machine at every start.
             for package in ("fleetd", "fleetctl"):
                 compileall.compile_dir(root.CHECKOUT / package, quiet=1)
         with ThreadPoolExecutor(max_workers=min(len(self._wanted), BOOTING) + 1) as pool:
@@ -174,7 +175,7 @@ class Cluster:
         self.wait_ready()
 
     def _allow_watching(self) -> None:
-        """Each systemd watches files through some eight of what Linux gives root 128 of by default."""
+        """Each systemd needs about eight inotify instances; Linux gives root 128 of them by default."""
         least = WATCHERS_ELSEWHERE + WATCHERS_A_MACHINE * len(self._wanted)
         if int(INOTIFY.read_text()) < least:
             INOTIFY.write_text(str(least))
@@ -205,7 +206,7 @@ class Cluster:
         machine = Machine(self.network, len(self.machines), machine_id=machine_id)
         if self._fleetd:
             servers = ",".join(etcd.client_url for etcd in self.etcds)
-            # The network is the testbed's own, and nobody else's.
+            # The testbed's network is closed to all others.
             own = {"etcd_servers": servers, "insecure_etcd": "true", "public_ip": machine.address}
             root.install_fleet(machine.root, {**own, **self._config, **config})
         if self._ssh:
@@ -214,13 +215,13 @@ class Cluster:
         return machine
 
     def _list_all_machines(self) -> bool:
-        """Each is asked: a machine is listed for a while although its fleetd has ended."""
+        """Ask every machine: a machine stays listed for a while after its fleetd has ended."""
         up = [machine for machine in self.machines if machine.is_up]
         ids = {machine.id for machine in up}
         return all(ids <= self._listed_by(machine) for machine in up)
 
     def _listed_by(self, machine: Machine) -> set[str]:
-        """The ids of the machines that a machine lists; none while it does not answer."""
+        """The ids of the machines that this machine lists; empty while its fleetd does not answer."""
         flags = ("--fields=machine", "--no-legend", "--full")
         result = self.fleetctl("list-machines", *flags, on=machine, check=False)
         return set(result.stdout.split()) if result.returncode == 0 else set()

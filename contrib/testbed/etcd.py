@@ -1,11 +1,12 @@
-"""One real etcd server, and what can happen to it: stopped, killed, frozen, wiped, restored from a snapshot.
+"""One real etcd server that can be stopped, killed, frozen, wiped and restored from a snapshot.
 
-It works for an ordinary user on loopback as well as on a testbed's bridge, and knows nothing of machines. Its timeouts
-are a quarter of etcd's defaults, so that elections and the shortest lease take a second; OWN_TIMEOUTS are those
-defaults, for measurements of what etcd costs users: the impatient one uses twice as much at rest.
+It runs for an ordinary user on loopback, or on a testbed's bridge. Its timeouts are a quarter of etcd's defaults, so
+that elections and the shortest lease take a second. OWN_TIMEOUTS are the defaults, for measurements of etcd's cost:
+with the short ones it uses twice as much processor time at rest.
 """
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
@@ -13,12 +14,12 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 _READY = "ready to serve client requests"
 START_TIMEOUT_S = 20.0
-PORTS = range(20_000, 32_768)  # below those that connections leave from (net.ipv4.ip_local_port_range)
+PORTS = range(20_000, 32_768)  # below the ports of outgoing connections (net.ipv4.ip_local_port_range)
 OWN_TIMEOUTS = ("--heartbeat-interval", "100", "--election-timeout", "1000")
 
 
@@ -26,31 +27,37 @@ def etcd_is_installed() -> bool:
     return shutil.which("etcd") is not None
 
 
-def free_port(address: str = "127.0.0.1") -> int:
-    """A TCP port that nobody listens on just now, that the kernel gives to no client before somebody does, and that no
-    other call returns, in whatever process and for whatever address, until this process has ended."""
+def _random_port() -> int:
+    return secrets.choice(PORTS)
+
+
+def free_port(address: str = "127.0.0.1", choose: Callable[[], int] = _random_port) -> int:
+    """A TCP port that no process listens on, outside the range of outgoing connections. No other call returns it, in
+    any process and for any address, until this process has ended."""
     while True:
-        port = secrets.choice(PORTS)
+        port = choose()
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.bind((address, port))
-            _keep(port)
+            _reserve(port)
             return port
 
 
-def _keep(port: int) -> None:
-    """Take a port for this process. Raises OSError if it is taken: an abstract name (unix(7)) has one holder in a
-    network namespace, as a port does, and the kernel gives it back when the process ends, however it does."""
+def _reserve(port: int) -> None:
+    """Reserve a port for this process. Raises OSError if it is reserved.
+
+    An abstract unix socket name (unix(7)) has one owner in a network namespace, as a port does, and the kernel releases
+    it when the process ends.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as name:
         name.bind(f"\0fleet-testbed-port-{port}")
-        name.detach()  # nobody closes it
+        name.detach()  # it stays open until the process ends
 
 
 class EtcdServer:
-    """One member. It keeps its ports and its data over stop and start; its log stands beside the data. As a context
-    manager it runs in between.
+    """One member of etcd. It keeps its ports and data over stop and start; its log is beside the data. As a context
+    manager it runs within the block.
 
-    `members` maps each member's name to its peer URL, for a cluster of several; alone it needs none. `extra_args` go
-    to etcd as they are.
+    `members`: name → peer URL, for a cluster of several members. `extra_args` are passed to etcd.
     """
 
     def __init__(
@@ -105,7 +112,7 @@ class EtcdServer:
         return self
 
     def launch(self) -> None:
-        """Start it; members of a cluster become ready only together."""
+        """Start it without waiting: members of a cluster become ready only together."""
         self._log_read_from = self.log_file.stat().st_size if self.log_file.exists() else 0
         self.data_dir.parent.mkdir(parents=True, exist_ok=True)
         with self.log_file.open("ab") as log:
@@ -114,7 +121,7 @@ class EtcdServer:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is for who asked for it; it ends this in its own time
+                start_new_session=True,  # Ctrl-C is not for etcd, which is ended by its owner
             )
 
     def wait_until_ready(self) -> None:
@@ -123,15 +130,15 @@ class EtcdServer:
         while _READY not in (log := self._log_of_this_run()):
             if process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
-                raise RuntimeError(f"etcd does not get ready:\n{log[-2000:]}")
+                raise RuntimeError(f"etcd does not become ready:\n{log[-2000:]}")
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """SIGTERM, and wait; what is stopped already stays so."""
+        """Send SIGTERM and wait. Does nothing if it is stopped."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Send SIGKILL and wait."""
         self._end(signal.SIGKILL)
 
     def restart(self) -> None:
@@ -139,25 +146,25 @@ class EtcdServer:
         self.start()
 
     def freeze(self) -> None:
-        """Connections stay open and nothing answers, until thaw()."""
+        """Freeze it until thaw(): connections stay open, and it does not answer."""
         process = self._running()
         process.send_signal(signal.SIGSTOP)
-        # One of its threads takes the signal, when it gets a processor; the others go on answering until then.
+        # One of its threads takes the signal when it gets a processor; until then the others still answer.
         os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def thaw(self) -> None:
         self._running().send_signal(signal.SIGCONT)
 
     def wipe(self) -> None:
-        """Throw away its data, and so its membership."""
+        """Delete its data, membership included."""
         shutil.rmtree(self.data_dir)
 
     def save(self, snapshot: Path) -> None:
-        """Write what it holds to a file, as a backup does."""
+        """Write a snapshot to a file, as a backup does."""
         self.etcdctl("snapshot", "save", str(snapshot))
 
     def restore(self, snapshot: Path) -> None:
-        """Go back to a snapshot: stop, put its data in place, start. Revisions are given out a second time then."""
+        """Restore a snapshot: stop, replace the data, start. Afterwards revisions repeat."""
         self.stop()
         self.wipe()
         member = (f"--name={self.name}", f"--initial-cluster={self.name}={self.peer_url}")
@@ -166,12 +173,16 @@ class EtcdServer:
         self.start()
 
     def etcdctl(self, *arguments: str) -> str:
-        """Run etcdctl against it; what it prints."""
+        """Run etcdctl against it. Return its standard output. Raises RuntimeError with its errors."""
         environment = {**os.environ, "ETCDCTL_API": "3", "ETCDCTL_ENDPOINTS": self.client_url}
         done = subprocess.run(["etcdctl", *arguments], env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"etcdctl {' '.join(arguments)}: {done.stderr}")
         return done.stdout
+
+    def revision(self) -> int:
+        """The store's revision: it rises by one with each write."""
+        return int(json.loads(self.etcdctl("get", "revision", "--write-out=json"))["header"]["revision"])
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
@@ -186,6 +197,6 @@ class EtcdServer:
             return
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(how)
-            self._process.send_signal(signal.SIGCONT)  # a frozen one takes no SIGTERM
+            self._process.send_signal(signal.SIGCONT)  # a frozen process takes no SIGTERM
         self._process.wait(START_TIMEOUT_S)
         self._process = None

@@ -1,6 +1,6 @@
-"""Taking a testbed away by its name alone, in reverse: processes, links, mounts, control groups, the folder.
+"""Remove a testbed by its name: processes, links, mounts, cgroups, the folder.
 
-It needs nothing in memory, so a run's own end and the clearing of one that was killed go the same way.
+It needs no state of the run, so it works at a run's end and after a run that was killed.
 """
 
 import os
@@ -15,7 +15,7 @@ PROGRAMS = (b"systemd-nspawn", b"etcd")
 
 
 def sweep(name: str, directory: Path) -> None:
-    """Take everything away that carries the testbed's name; what is gone already is no error."""
+    """Remove everything with the testbed's name. What is gone already is no error."""
     kill_processes(_processes_of(directory))
     for link in [*_links_of(name), name]:
         subprocess.run(["ip", "link", "delete", link], check=False, capture_output=True)
@@ -28,7 +28,7 @@ def sweep(name: str, directory: Path) -> None:
 
 
 def kill_processes(pids: list[int]) -> None:
-    """SIGKILL to all of them, and wait until they are gone. A container's first process takes all others along."""
+    """Send SIGKILL to the processes and wait until they are gone. A container ends with its first process."""
     descriptors = []
     for pid in pids:
         try:
@@ -38,18 +38,18 @@ def kill_processes(pids: list[int]) -> None:
         descriptors.append(descriptor)
         signal.pidfd_send_signal(descriptor, signal.SIGKILL)
     for descriptor in descriptors:
-        # Readable means ended; it need not be reaped, which is its parent's work.
+        # Readable means ended; only its parent can reap it.
         select.select([descriptor], [], [], END_TIMEOUT_S)
         os.close(descriptor)
 
 
 def control_groups(name: str) -> list[Path]:
-    """The groups that machines were given by hand, in every hierarchy that systemd in a container uses."""
+    """The cgroups that the testbed made for machines, in every hierarchy that systemd in a container uses."""
     return [group for root in control_group_roots() for group in sorted(root.glob(f"{name}-*"))]
 
 
 def control_group_roots() -> list[Path]:
-    """Where cgroup v2 and systemd's own v1 hierarchy are mounted, whichever of them there are."""
+    """The mount points of cgroup v2 and of systemd's v1 hierarchy, those that exist."""
     roots = []
     for line in Path("/proc/self/mounts").read_text().splitlines():
         _, target, kind, options, *_ = line.split()
@@ -64,7 +64,7 @@ def remove_control_group(group: Path) -> None:
 
 
 def _processes_of(directory: Path) -> list[int]:
-    """The testbed's own programs that were started on a path below the folder, each followed by its children."""
+    """The testbed's own programs, started with a path below the folder, each followed by its children."""
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or _read_or_nothing(entry / "comm").strip() not in PROGRAMS:

@@ -1,6 +1,6 @@
-"""A machine: a systemd of its own in a container, with a power switch and a network cable.
+"""A machine: a systemd in a container, with power and network to switch.
 
-What it runs is another matter (root.py, cluster.py). Paths and processes are reached through its first process.
+Its files and processes are reached through its first process.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from contrib.testbed import leftovers, root
-from contrib.testbed.network import NOBODY, Network
+from contrib.testbed.network import NO_LINK, Network
 
 BOOT_TIMEOUT_S = 120.0
 SHUTDOWN_TIMEOUT_S = 120.0
@@ -23,7 +23,7 @@ RUN_TIMEOUT_S = 60.0
 
 
 class Machine:
-    """One machine of a testbed. Its files but /run and /tmp outlive a reboot; its id is the same in every run."""
+    """One machine of a testbed. A reboot keeps its files, except /run and /tmp. Its id is the same in every run."""
 
     def __init__(self, network: Network, index: int, *, machine_id: str | None = None) -> None:
         self.network = network
@@ -44,22 +44,22 @@ class Machine:
 
     @property
     def pid1(self) -> int:
-        """Its first process, as seen from outside."""
+        """The process id of its first process, as the host sees it."""
         assert self.is_up, f"{self.name} is not up"
         return self._pid1
 
     @property
     def console_path(self) -> Path:
-        """What it has said while booting."""
+        """The log of its boot."""
         return self._directory / "console.log"
 
     @property
     def bus_address(self) -> str:
-        """Its system bus, for a D-Bus client outside."""
+        """The socket of its system bus, for a D-Bus client on the host."""
         return f"unix:path={self.path('/run/dbus/system_bus_socket')}"
 
     def boot(self) -> None:
-        """Switch it on, and return when its systemd has finished starting. Raises TimeoutError."""
+        """Switch it on and wait until its systemd has started. Raises TimeoutError."""
         assert not self.is_up, f"{self.name} is up"
         notify_path = self._directory / "notify"
         notify_path.unlink(missing_ok=True)
@@ -76,7 +76,7 @@ class Machine:
             self._wait_until_ready(notify)
 
     def power_cut(self) -> None:
-        """Everything ends at once, and no one is told."""
+        """Kill everything in it at once, as a power cut does."""
         nspawn, self._nspawn = self._nspawn, None
         if nspawn is None:
             return
@@ -85,12 +85,12 @@ class Machine:
         subprocess.run(["ip", "link", "delete", f"vb-{self._container}"], check=False, capture_output=True)
 
     def shutdown(self, timeout_s: float = SHUTDOWN_TIMEOUT_S) -> None:
-        """Switch it off in order, as `systemctl poweroff` does, and return when it is off. Raises TimeoutError."""
+        """Shut it down as `systemctl poweroff` does, and wait until it is off. Raises TimeoutError."""
         self.begin_shutdown()
         self.wait_until_off(timeout_s)
 
     def begin_shutdown(self) -> None:
-        """Ask it to switch off, and return at once."""
+        """Begin a shutdown, without waiting."""
         assert self._nspawn is not None, f"{self.name} is not up"
         self._nspawn.terminate()
 
@@ -103,29 +103,29 @@ class Machine:
         self._nspawn = None
 
     def reboot(self) -> None:
-        """A power cut, then the same machine again: /run is empty, /etc and /var are as they were."""
+        """Cut the power and boot again: /run is empty, /etc and /var are kept."""
         self.power_cut()
         self.boot()
 
     def cut_network(self) -> None:
-        """Drop every packet from and to it, until heal_network(). It sees no more of it than that nobody answers."""
+        """Drop every packet from and to it, until heal_network(). Its link stays up."""
         self.network.cut(self.name)
 
     def heal_network(self) -> None:
         self.network.heal(self.name)
 
     def lose_answers(self) -> None:
-        """Cut it off from etcd one way, until hear_answers(): what it asks arrives, what it is answered does not."""
+        """Drop what etcd answers to it, until hear_answers(): its requests still arrive."""
         self.network.mute(self.address)
 
     def hear_answers(self) -> None:
         self.network.unmute(self.address)
 
     def cut_from_etcd(self) -> None:
-        """Drop every packet between it and etcd, until reach_etcd(). The other machines are reached as before."""
+        """Drop every packet between it and etcd, until reach_etcd(). The other machines stay reachable."""
         self.lose_answers()
         gateway = self.network.address
-        self.run(["ip", "neigh", "replace", gateway, "lladdr", NOBODY, "dev", "host0", "nud", "permanent"])
+        self.run(["ip", "neigh", "replace", gateway, "lladdr", NO_LINK, "dev", "host0", "nud", "permanent"])
 
     def reach_etcd(self) -> None:
         self.run(["ip", "neigh", "del", self.network.address, "dev", "host0"])
@@ -139,7 +139,7 @@ class Machine:
         timeout_s: float = RUN_TIMEOUT_S,
         check: bool = True,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command in it as root, its output captured. Raises CalledProcessError if it fails and `check` is set,
+        """Run a command in it as root and capture the output. Raises CalledProcessError if it fails and `check` is set,
         TimeoutExpired after timeout_s."""
         command = ["nsenter", f"--target={self.pid1}", "--all", "--", *argv]
         pipe = subprocess.PIPE
@@ -156,26 +156,26 @@ class Machine:
         return subprocess.CompletedProcess(argv, process.returncode, output, errors)
 
     def path(self, path: str | Path) -> Path:
-        """Where a file of the machine is, seen from outside. While it is up, so are its /run and /tmp; a symbolic link
-        to an absolute path leads out of the machine."""
+        """The host's path of a file in the machine; while it is up, also below /run and /tmp. A symbolic link to an
+        absolute path leads out of the machine."""
         seen_from = Path(f"/proc/{self._pid1}/root") if self.is_up else self.root
         return seen_from / Path(path).relative_to("/")
 
     def main_pid(self, unit: str) -> int:
-        """The main process of a service, in the machine's own counting; 0 if it has none."""
+        """The main process of a service, as the machine numbers it; 0 without one."""
         return int(self.show(unit, "MainPID"))
 
     def main_pids(self, units: Sequence[str]) -> dict[str, int]:
-        """The main process of each of these services, 0 where it has none."""
+        """Service → main process, 0 without one."""
         lines = self.run(["systemctl", "show", "--value", "--property=MainPID", "--", *units]).stdout.split()
         return {unit: int(pid) for unit, pid in zip(units, lines, strict=True)}
 
     def show(self, unit: str, property_name: str) -> str:
-        """A property of a unit, as its systemd has it."""
+        """A property of a unit, from its systemd."""
         return self.run(["systemctl", "show", "--value", f"--property={property_name}", "--", unit]).stdout.strip()
 
     def journal(self, unit: str) -> str:
-        """What a unit has logged since the machine was booted."""
+        """A unit's log since the machine was booted."""
         return self.run(["journalctl", "--no-pager", "--output=short-precise", f"--unit={unit}"]).stdout
 
     def _nspawn_command(self) -> list[str]:
@@ -197,8 +197,8 @@ class Machine:
             *root.binds(),
         ]
         if Path("/run/systemd/system").exists():
-            return command  # systemd runs here too, and gives the machine a scope of its own
-        # Machines that share a control group would take each other's processes for their own.
+            return command  # systemd runs on this host too, and gives the machine a scope
+        # Machines that share a cgroup would take each other's processes for their own.
         groups = [path / self._container for path in leftovers.control_group_roots()]
         for group in groups:
             group.mkdir(exist_ok=True)
@@ -206,7 +206,7 @@ class Machine:
         return ["sh", "-c", f'{enter}exec "$@"', "sh", *command, "--keep-unit"]
 
     def _wait_until_ready(self, notify: socket.socket) -> None:
-        """Follow what nspawn tells: first the container's first process, then that its systemd is ready."""
+        """Read nspawn's notifications: first the container's first process, then that its systemd is ready."""
         assert self._nspawn is not None
         deadline = time.monotonic() + BOOT_TIMEOUT_S
         died = os.pidfd_open(self._nspawn.pid)
@@ -232,7 +232,7 @@ class Machine:
 
 
 class CommandFailed(subprocess.CalledProcessError):
-    """A command failed in a machine. The message holds what it wrote to standard error."""
+    """A command failed in a machine. The message has its standard error."""
 
     def __init__(self, machine: str, argv: Sequence[str], returncode: int, output: str, errors: str) -> None:
         super().__init__(returncode, list(argv), output, errors)

@@ -1,6 +1,6 @@
-"""The root file system of a machine: an overlay over this machine's own, and what stands in it before the first boot.
+"""A machine's root file system: an overlay over the host's, with the files that it has before the first boot.
 
-A machine sees this machine's programs, but not what was configured or enabled here: those folders are made opaque.
+A machine sees the host's programs, but not the host's configuration and enabled units: those folders are opaque.
 """
 
 import os
@@ -8,10 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-SIZE = "1G"  # of the tmpfs that takes what one machine writes: a full disk stays that machine's own
+SIZE = "1G"  # size of the tmpfs for a machine's writes: a full disk of one machine fills no other
 CHECKOUT = Path(__file__).resolve().parents[2]
 
-# What this machine has set up is not what the new one has: nothing below these is seen from there.
+# The host's configuration is hidden from machines: nothing below these folders is visible there.
 OPAQUE = (
     "etc/systemd/system",
     "etc/systemd/network",
@@ -23,7 +23,7 @@ OPAQUE = (
     "var/lib/fleet",
 )
 
-# Services and timers of the distribution that a container with one purpose has no use for. They cost boot time.
+# Services and timers of the distribution that a test machine does not need. They cost boot time.
 MASKED = (
     "console-getty.service",
     "e2scrub_reap.service",
@@ -52,7 +52,7 @@ ENABLED = {
     "multi-user.target.wants/systemd-networkd.service": "systemd-networkd.service",
     "sockets.target.wants/systemd-networkd.socket": "systemd-networkd.socket",
     "network-online.target.wants/systemd-networkd-wait-online.service": "systemd-networkd-wait-online.service",
-    "multi-user.target.wants/network-online.target": "network-online.target",  # so that booted means reachable
+    "multi-user.target.wants/network-online.target": "network-online.target",  # so that a booted machine is reachable
 }
 
 HOST0_NETWORK = """\
@@ -68,7 +68,7 @@ IPv6AcceptRA=no
 
 
 def build(directory: Path, *, machine_id: str, hostname: str, address: str, gateway: str) -> Path:
-    """Mount a new root below the directory and set it up for a first boot; where it is."""
+    """Mount a new root below the directory and prepare it for a first boot. Return its path."""
     root = _mount(directory)
     _write(root / "etc/machine-id", f"{machine_id}\n")
     _write(root / "etc/hostname", f"{hostname}\n")
@@ -87,7 +87,7 @@ def build(directory: Path, *, machine_id: str, hostname: str, address: str, gate
 
 
 def install_fleet(root: Path, config: dict[str, str]) -> None:
-    """Install fleet as a package would: its units, enabled, its group, its configuration; programs by a link."""
+    """Install fleet as a package does: enabled units, group, configuration, and links to the programs."""
     for program in ("fleetd", "fleetctl"):
         target = Path(sys.prefix) / "bin" / program
         assert target.exists(), f"{target} is missing: install this checkout into the environment (contrib/setup)"
@@ -101,9 +101,8 @@ def install_fleet(root: Path, config: dict[str, str]) -> None:
     for name, target_wants in (("fleet.service", "multi-user.target.wants"), ("fleet.socket", "sockets.target.wants")):
         _write(system / name, (CHECKOUT / "units" / name).read_text())
         _link(system / target_wants / name, f"/etc/systemd/system/{name}")
-    # The programs lie wherever this checkout does, in a home folder or below /tmp perhaps. A /proc of its own, or a
-    # protected /proc/sys, would take the machine's own boot id from fleetd, which nspawn mounts there: reboots would
-    # pass for restarts of fleetd.
+    # The programs are in this checkout, perhaps below a home directory or /tmp. A private or protected /proc would hide
+    # the machine's own boot id, which nspawn mounts there: a reboot would look like a restart of fleetd.
     settings = (
         "ProtectHome=no",
         "PrivateTmp=no",
@@ -119,15 +118,15 @@ def write_config(root: Path, config: dict[str, str]) -> None:
 
 
 def install_ssh(root: Path, public_key: str) -> None:
-    """Let the holder of the key log in as root."""
+    """Let root log in with this key."""
     _write(root / "root/.ssh/authorized_keys", public_key, mode=0o600)
     (root / "root/.ssh").chmod(0o700)
-    subprocess.run(["ssh-keygen", "-q", "-A", "-f", root], check=True)  # only those that are missing
+    subprocess.run(["ssh-keygen", "-q", "-A", "-f", root], check=True)  # only missing keys
     _link(root / "etc/systemd/system/multi-user.target.wants/ssh.service", "/lib/systemd/system/ssh.service")
 
 
 def binds() -> list[str]:
-    """What a machine needs of this one beside its root file system, for nspawn: an overlay shows one mount alone."""
+    """The host's folders that a machine needs for nspawn beside its root: an overlay shows one mount alone."""
     paths = {CHECKOUT, Path(sys.prefix), Path(sys.base_prefix)}
     outermost = [path for path in sorted(paths) if not any(other in paths for other in path.parents)]
     return [f"--bind-ro={path}" for path in outermost if not path.is_relative_to("/usr")]

@@ -1,4 +1,4 @@
-"""Clusters for tests: one that all share and leave empty, and fresh ones for those that break machines."""
+"""Clusters for tests: a shared one that each test leaves empty, and new ones for tests that break machines."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A worker runs all tests of a cluster that several share; those with clusters of their own go to any (xdist)."""
+    """Tests of one shared cluster run on one worker; tests with clusters of their own run on any worker (xdist)."""
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.machines)
@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
-    """A test that fails shows what fleetd said on each machine."""
+    """When a test fails, show the log of fleetd on each machine."""
     report = yield
     cluster = getattr(item, "funcargs", {}).get("cluster")
     if report.failed and isinstance(cluster, Cluster):
@@ -41,19 +41,19 @@ def _shared_cluster() -> Iterator[Cluster]:
 
 @pytest.fixture
 def cluster(_shared_cluster: Cluster) -> Iterator[Cluster]:
-    """Three machines that run fleetd, without any unit. For tests that leave every machine as they found it."""
+    """Three machines that run fleetd, without units. For tests that leave every machine as they found it."""
     yield _shared_cluster
     _shared_cluster.destroy_all_units()
 
 
 @pytest.fixture
 def new_cluster() -> Iterator[Callable[..., Cluster]]:
-    """Start clusters of one's own, as Cluster(...) does; they end with the test. For tests that break machines."""
+    """Start clusters for one test, with the arguments of Cluster(...). They end with the test."""
     with ExitStack() as clusters:
         yield lambda *args, **kwargs: clusters.enter_context(Cluster(*args, **kwargs))
 
 
 @pytest.fixture
-def person(cluster: Cluster, tmp_path: Path) -> Operator:
-    """Somebody at the shared cluster."""
+def operator(cluster: Cluster, tmp_path: Path) -> Operator:
+    """An operator of the shared cluster."""
     return Operator(cluster, tmp_path)

@@ -1,9 +1,9 @@
-"""Runs inside a fleetd (see tampering.py): its first life ends at its first write, its second at its second, and so on,
-until one lives for a whole story; then it begins again.
+"""Runs inside fleetd (see tampering.py) and kills it at a write: the first life at its first write, the second at its
+second, and so on, until one life lasts for the whole story. Then it begins again.
 
-What counts as a write: a file below /run made, renamed or removed; a commit of its own store; a request that changes
-etcd, once before it leaves and once when it is answered, the answer unread. The file that the environment names DEATHS
-has a line for each life that ended.
+A write is: a file below /run created, renamed or removed; a commit to its own store; a request that changes etcd,
+counted once before it is sent and once when it is answered and the answer is not read yet. The file that DEATHS in the
+environment names has one line for each life that ended.
 """
 
 import os
@@ -21,18 +21,18 @@ DEATHS = Path(os.environ["DEATHS"])
 FILES = "/run/fleet/"
 LINKS = ("os.rename", "os.remove", "os.symlink")
 LEASES = ("/grant", "/revoke")
-LONGEST = 25  # writes: a life in which a unit is started, stopped and destroyed has about as many
+LONGEST = 25  # writes: about as many as a life in which one unit is started, stopped and destroyed
 CHANGES = (b'"request_put"', b'"request_delete_range"')
 
 
 class Life:
-    """What is left of it."""
+    """Count one write; kill fleetd at the last one."""
 
     def __init__(self) -> None:
         self._writes_left = len(DEATHS.read_text().splitlines()) % LONGEST if DEATHS.exists() else 0
 
     def write(self, what: str) -> None:
-        """fleetd writes: if it was to be the last, it is not even that."""
+        """Count the write, then send the request unless that write was the last."""
         if self._writes_left:
             self._writes_left -= 1
             return
@@ -44,8 +44,8 @@ class Life:
 life = Life()
 
 
-def hear(event: str, arguments: Any) -> None:
-    """What the interpreter is about to do."""
+def on_audit_event(event: str, arguments: Any) -> None:
+    """Count what the interpreter reports as about to happen."""
     if event == "open" and not isinstance(arguments[0], int):
         path, _, flags = arguments
         if flags & (os.O_WRONLY | os.O_RDWR) and os.fsdecode(path).startswith(FILES):
@@ -57,7 +57,7 @@ def hear(event: str, arguments: Any) -> None:
 connect = sqlite3.connect
 
 
-def connect_as_if_each_commit_were_the_last(path: str, **options: Any) -> sqlite3.Connection:
+def connect_and_count_commits(path: str, **options: Any) -> sqlite3.Connection:
     connection = connect(path, **options)
     connection.set_trace_callback(lambda statement: life.write("commit") if statement == "COMMIT" else None)
     return connection
@@ -66,23 +66,25 @@ def connect_as_if_each_commit_were_the_last(path: str, **options: Any) -> sqlite
 post = aiohttp.ClientSession.post
 
 
-def post_as_if_it_were_the_last(
+def post_and_count(
     session: aiohttp.ClientSession, url: str, *, data: bytes, **options: Any
 ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
     if url.endswith(LEASES) or any(change in data for change in CHANGES):
-        return exchange(session, url, data=data, **options)
+        return count_and_exchange(session, url, data=data, **options)
     return post(session, url, data=data, **options)
 
 
 @asynccontextmanager
-async def exchange(session: aiohttp.ClientSession, url: str, **options: Any) -> AsyncIterator[aiohttp.ClientResponse]:
+async def count_and_exchange(
+    session: aiohttp.ClientSession, url: str, **options: Any
+) -> AsyncIterator[aiohttp.ClientResponse]:
     action = url.rpartition("/")[2]
     life.write(f"ask etcd: {action}")
     async with post(session, url, **options) as response:
-        life.write(f"hear etcd: {action}")
+        life.write(f"on_audit_event etcd: {action}")
         yield response
 
 
-sqlite3.connect = connect_as_if_each_commit_were_the_last  # type: ignore[assignment]
-aiohttp.ClientSession.post = post_as_if_it_were_the_last  # type: ignore[method-assign,assignment]
-sys.addaudithook(hear)
+sqlite3.connect = connect_and_count_commits  # type: ignore[assignment]
+aiohttp.ClientSession.post = post_and_count  # type: ignore[method-assign,assignment]
+sys.addaudithook(on_audit_event)

@@ -1,6 +1,6 @@
-"""What a person does with a cluster and sees of it, for tests: write unit files, hand them in, look where they run.
+"""An operator of a cluster, for tests: writes unit files, submits them, and looks where they run.
 
-Process ids are read from the systemd of the machine itself, never from what fleet reports.
+Process ids are read from each machine's systemd, never from what fleet reports.
 """
 
 import base64
@@ -15,7 +15,7 @@ from contrib.testbed.machine import Machine
 
 SLEEPER = "[Service]\nExecStart=/bin/sleep infinity\n"
 ONESHOT = "[Service]\nType=oneshot\nExecStart=/bin/true\n"
-# Leaves on its machine's disk when it was started and when it ended, by the clock that all machines share.
+# Records on its machine's disk when it started and when it ended, by the clock that all machines share.
 RECORDER = (
     "[Service]\nExecStartPre=/bin/sh -c 'date +%%s.%%N >> /var/lib/began-%n'\nExecStart=/bin/sleep infinity\n"
     "ExecStopPost=/bin/sh -c 'date +%%s.%%N >> /var/lib/ended-%n'\n"
@@ -27,21 +27,21 @@ def with_fleet(*options: str, service: str = SLEEPER) -> str:
     return service + "\n[X-Fleet]\n" + "\n".join(options) + "\n"
 
 
-def diary(machine: Machine, what: str, unit: str) -> list[float]:
-    """The Unix times at which this RECORDER `began` or `ended` on this machine, which may be off."""
+def recorded_times(machine: Machine, what: str, unit: str) -> list[float]:
+    """Unix times at which this RECORDER `began` or `ended` on this machine; the machine may be powered off."""
     path = machine.root / f"var/lib/{what}-{unit}"
     return [float(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 class Operator:
-    """Somebody with a folder of unit files and fleetctl."""
+    """An operator with a folder of unit files and fleetctl."""
 
     def __init__(self, cluster: Cluster, folder: Path) -> None:
         self.cluster = cluster
         self.folder = folder
 
     def write(self, units: Mapping[str, str]) -> list[str]:
-        """Write unit files; their paths."""
+        """Write unit files. Return their paths."""
         for name, text in units.items():
             (self.folder / name).write_text(text)
         return [str(self.folder / name) for name in units]
@@ -49,11 +49,11 @@ class Operator:
     def start(
         self, units: Mapping[str, str], *flags: str, on: Machine | None = None, check: bool = True
     ) -> CompletedProcess[str]:
-        """Write unit files and start them, asking a certain machine."""
+        """Write unit files and start them through one machine's API."""
         return self.cluster.fleetctl("start", *flags, *self.write(units), on=on, check=check)
 
     def placed(self, on: Machine | None = None) -> dict[str, list[str]]:
-        """Unit → the ids of the machines that report it active, in order; as a certain machine answers it."""
+        """Unit → sorted ids of the machines that report it active, as one machine's API answers."""
         fields = "--fields=unit,machine,active"
         rows = self.cluster.fleetctl("list-units", fields, "--full", "--no-legend", on=on).stdout
         found: dict[str, list[str]] = {}
@@ -64,9 +64,13 @@ class Operator:
         return {unit: sorted(machines) for unit, machines in found.items()}
 
     def machine_of(self, unit: str) -> Machine:
-        """The one machine that the unit is active on."""
+        """The one machine on which the unit is active."""
         (machine,) = self.placed()[unit]
         return self.cluster.machine(machine)
+
+    def other_machine(self, machine: Machine) -> Machine:
+        """The first machine that is not this one."""
+        return next(other for other in self.cluster.machines if other is not machine)
 
     def leader(self) -> Machine:
         """The machine whose fleetd leads."""
@@ -74,19 +78,19 @@ class Operator:
         return self.cluster.machine(json.loads(value)["machine"])
 
     def registrations(self) -> dict[str, int]:
-        """Machine id → the revision of etcd at which its key was made. As long as a machine does not leave the list,
-        not even for a moment, this stays the same."""
+        """Machine id → etcd revision at which its key was created. It stays the same while the machine never leaves the
+        list, not even for a moment."""
         prefix = "/fleet/machines/"
         answer = json.loads(self.cluster.etcd.etcdctl("get", "--prefix", prefix, "--write-out=json"))
         found = {base64.b64decode(item["key"]).decode(): item["create_revision"] for item in answer.get("kvs", [])}
         return {key.removeprefix(prefix): revision for key, revision in found.items()}
 
     def pids(self, *units: str) -> dict[str, int]:
-        """The main process of each unit, on the machine that it runs on, as that machine's systemd says."""
+        """Unit → main process on the machine where it runs, from that machine's systemd."""
         return {unit: self.machine_of(unit).main_pid(unit) for unit in units}
 
     def processes(self, units: Iterable[str]) -> dict[tuple[str, str], int]:
-        """(machine, unit) → main process, of each of the units that runs, wherever it does."""
+        """(machine, unit) → main process, for each running unit on each machine."""
         names = list(units)
         found = {}
         for machine in self.cluster.machines:
@@ -95,22 +99,29 @@ class Operator:
                 found |= {(machine.name, unit): pid for unit, pid in pids.items() if pid}
         return found
 
+    def machines_of(self, units: Iterable[str]) -> dict[str, list[str]]:
+        """Unit → the machines that are up and run it, from their systemd."""
+        found: dict[str, list[str]] = {unit: [] for unit in units}
+        for machine, unit in self.processes(found):
+            found[unit].append(machine)
+        return found
+
     def lives(self, units: Iterable[str]) -> dict[tuple[str, str], tuple[int, int]]:
-        """(machine, unit) → its main process and how often it was ever started, of DIARISTs. As long as none of them
-        is stopped, started or moved, not even for a moment, this stays the same."""
+        """(machine, unit) → main process and number of starts ever, of RECORDER units. It stays the same while none of
+        them is stopped, started or moved, not even for a moment."""
         names = list(units)
         running = self.processes(names)
-        began = {(m.name, unit): len(diary(m, "began", unit)) for m in self.cluster.machines for unit in names}
+        began = {(m.name, unit): len(recorded_times(m, "began", unit)) for m in self.cluster.machines for unit in names}
         return {place: (running.get(place, 0), times) for place, times in began.items() if times}
 
     def reports(self, on: Machine | None = None) -> dict[str, dict[str, Any]]:
-        """What the API reports of each unit, as a certain machine answers it."""
+        """What the API of one machine reports of each unit."""
         machine = on or self.cluster.machines[0]
         answer = machine.run(["curl", "-s", "-f", "--unix-socket", "/run/fleet.sock", "http://fleet/fleet/v2/units"])
         return {unit["name"]: unit for unit in json.loads(answer.stdout).get("units", [])}
 
     def wait_until_placed(self, *units: str, timeout_s: float = 60.0) -> None:
-        """Until each of the units is active on one machine, and on one only."""
+        """Wait until each unit is active on exactly one machine."""
 
         def all_are() -> bool:
             placed = self.placed()

@@ -1,4 +1,4 @@
-"""Somebody who uses fleetctl over SSH: a home directory with keys and known hosts, an agent, a terminal."""
+"""An operator who uses fleetctl over SSH, with keys, known hosts, an SSH agent and a terminal."""
 
 import fcntl
 import os
@@ -24,8 +24,8 @@ TIMEOUT_S = 60
 Done = subprocess.CompletedProcess[str]
 
 
-class RemotePerson:
-    """Somebody with a home directory: their known hosts, configuration and keys, and how they reach the cluster."""
+class RemoteOperator:
+    """An operator with a directory of known hosts, SSH configuration and keys, and a way to reach the cluster."""
 
     def __init__(self, cluster: Cluster, home: Path) -> None:
         self.cluster = cluster
@@ -40,18 +40,18 @@ class RemotePerson:
         return self.cluster.machines[2]
 
     def reach_by_socket(self) -> None:
-        """The API of a machine, over its unix socket."""
+        """A machine's API, through its unix socket."""
         self.environment["FLEETCTL_ENDPOINT"] = f"unix://{self.cluster.machines[0].path('/run/fleet.sock')}"
 
     def reach_by_tunnel(self, endpoint: str = "") -> None:
-        """The bastion's API, its unix socket unless another endpoint is given."""
+        """The bastion's API: its unix socket, unless another endpoint is given."""
         self.environment.pop("FLEETCTL_ENDPOINT")
         self.environment["FLEETCTL_TUNNEL"] = self.bastion.address
         if endpoint:
             self.environment["FLEETCTL_ENDPOINT"] = endpoint
 
-    def knows(self, *machines: Machine, text: str = "") -> Path:
-        """Write the known hosts: what ssh-keyscan says of the machines (all, if none are named), or a text."""
+    def write_known_hosts(self, *machines: Machine, text: str = "") -> Path:
+        """Write known_hosts: the output of ssh-keyscan for these machines (default: all), or a text."""
         path = self.home / ".fleetctl" / "known_hosts"
         path.parent.mkdir(mode=0o700, exist_ok=True)
         addresses = [machine.address for machine in machines or self.cluster.machines]
@@ -60,14 +60,14 @@ class RemotePerson:
         )
         return path
 
-    def has_the_key(self) -> None:
-        """The key that logs in, where keys usually are."""
+    def install_key(self) -> None:
+        """The path of the key that logs in, where keys usually are."""
         (self.home / ".ssh/id_ed25519").write_bytes(self.cluster.ssh_key.read_bytes())
         (self.home / ".ssh/id_ed25519").chmod(0o600)
 
     @contextmanager
-    def has_an_agent(self, key: Path | None = None) -> Iterator[None]:
-        """An agent that holds a key, unless one is named that which logs in."""
+    def ssh_agent(self, key: Path | None = None) -> Iterator[None]:
+        """Start an SSH agent that holds a key (default: the one that logs in)."""
         path = self.home / "agent.sock"
         said = subprocess.run(["ssh-agent", "-s", "-a", path], check=True, capture_output=True, text=True).stdout
         self.environment["SSH_AUTH_SOCK"] = str(path)
@@ -80,11 +80,11 @@ class RemotePerson:
             del self.environment["SSH_AUTH_SOCK"]
             os.kill(int(said.partition("SSH_AGENT_PID=")[2].partition(";")[0]), signal.SIGTERM)
 
-    def configures(self, text: str) -> None:
+    def write_ssh_config(self, text: str) -> None:
         (self.home / ".ssh/config").write_text(text)
 
     def fleetctl(self, *arguments: str, stdin: str = "", timeout_s: float = TIMEOUT_S) -> Done:
-        """Run it without any terminal."""
+        """Run the command without a terminal."""
         return subprocess.run(
             [FLEETCTL, *arguments],
             env=self.environment,
@@ -97,7 +97,7 @@ class RemotePerson:
         )
 
     def spawn(self, *arguments: str) -> "subprocess.Popen[str]":
-        """Begin it without any terminal."""
+        """Start the command without a terminal."""
         return subprocess.Popen(
             [FLEETCTL, *arguments],
             env=self.environment,
@@ -108,8 +108,8 @@ class RemotePerson:
             start_new_session=True,
         )
 
-    def starts(self, **units: str) -> None:
-        """Start units, by name without `.service`; `web_1` stands for web@1, of the template web@."""
+    def start(self, **units: str) -> None:
+        """Start units, named without `.service`; `web_1` stands for web@1.service of the template web@."""
         for name, text in units.items():
             unit = name.replace("_", "@")
             (self.home / f"{unit.rstrip('0123456789')}.service").write_text(text)
@@ -121,19 +121,19 @@ class RemotePerson:
         states = self.fleetctl("list-units", "--no-legend", "--fields=active").stdout.split()
         return bool(states) and set(states) == {"active"}
 
-    def places(self, unit: str) -> list[Machine]:
+    def machines_of(self, unit: str) -> list[Machine]:
         rows = self.fleetctl("list-units", "--no-legend", "--full", "--fields=unit,machine").stdout.splitlines()
         found = [row.split()[1].partition("/")[0] for row in rows if row.split()[0] == unit]
         return [self.cluster.machine(machine) for machine in sorted(found)]
 
 
 class Terminal:
-    """A terminal in which fleetctl runs."""
+    """A terminal that fleetctl runs in."""
 
-    def __init__(self, person: RemotePerson, *arguments: str, rows: int = 24, columns: int = 80) -> None:
+    def __init__(self, operator: RemoteOperator, *arguments: str, rows: int = 24, columns: int = 80) -> None:
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
-            os.execve(FLEETCTL, ["fleetctl", *arguments], person.environment)
+            os.execve(FLEETCTL, ["fleetctl", *arguments], operator.environment)
         self.resize(rows, columns)
         self.seen = ""
 
@@ -144,7 +144,7 @@ class Terminal:
         os.write(self.fd, text.encode())
 
     def expect(self, pattern: str, timeout_s: float = 20.0) -> str:
-        """Read until the pattern shows; what was read up to its end."""
+        """Read until the pattern appears. Return what was read up to its end."""
         deadline = time.monotonic() + timeout_s
         while not (found := re.search(pattern, self.seen)):
             left_s = deadline - time.monotonic()
@@ -155,10 +155,10 @@ class Terminal:
         return before
 
     def status(self) -> int:
-        """The exit status, once it has ended."""
+        """The exit status, after the program has ended."""
         while True:
             try:
                 self.seen += os.read(self.fd, 65536).decode(errors="replace")
-            except OSError:  # so a terminal says that nobody has it open any more
+            except OSError:  # how a terminal reports that no process has it open
                 os.close(self.fd)
                 return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])

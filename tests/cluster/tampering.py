@@ -1,7 +1,6 @@
-"""fleetds with a test's own code inside: a clock that is wrong, writes that are the last, another version.
+"""Run a test's own code inside fleetd: a wrong clock, a kill at a write, another version.
 
-Python runs a module `sitecustomize` that it finds on PYTHONPATH before any program, so the product has no entry point
-for any of it.
+Python imports the module `sitecustomize` from PYTHONPATH before any program, so fleetd needs no hook for this.
 """
 
 import shutil
@@ -15,21 +14,21 @@ DROP_IN = "/etc/systemd/system/fleet.service.d/tampered.conf"
 
 
 def tamper(machine: Machine, module: str, **environment: str) -> None:
-    """From the next start of fleetd on, run this module of this folder in it before all else."""
+    """At each start of fleetd from now on, run this module of this folder in it first."""
     folder = machine.path(FOLDER)
     folder.mkdir(exist_ok=True)
     shutil.copy(HERE / f"{module}.py", folder / "sitecustomize.py")
-    look_first_in(machine, FOLDER, **environment)
+    prepend_to_python_path(machine, FOLDER, **environment)
 
 
-def look_first_in(machine: Machine, folder: str, **environment: str) -> None:
-    """From the next start of fleetd on, let Python look for modules in this folder of the machine first."""
+def prepend_to_python_path(machine: Machine, folder: str, **environment: str) -> None:
+    """At each start of fleetd from now on, search this folder of the machine first for Python modules."""
     settings = " ".join(f"{name}={value}" for name, value in {"PYTHONPATH": folder, **environment}.items())
     machine.path(DROP_IN).write_text(f"[Service]\nEnvironment={settings}\nRestartSec=100ms\n")
     machine.run(["systemctl", "daemon-reload"])
 
 
 def undo(machine: Machine) -> None:
-    """From the next start of fleetd on, let it be as it is."""
+    """Start fleetd unchanged from now on."""
     machine.path(DROP_IN).unlink()
     machine.run(["systemctl", "daemon-reload"])

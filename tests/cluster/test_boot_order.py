@@ -1,4 +1,4 @@
-"""After a power cut a machine's units start in the order that systemd would have, had it been asked for all at once."""
+"""After a power cut, a machine's units start in the order in which systemd starts them in one transaction."""
 
 import random
 from collections.abc import Callable
@@ -19,7 +19,7 @@ def unit(after: list[str], before: list[str]) -> str:
 
 
 def draw(rng: random.Random) -> tuple[dict[str, str], list[tuple[str, str]]]:
-    """Units in a random order of dependencies, and the pairs of which the first comes first."""
+    """Units with random dependencies, and the pairs (first, second) of which the first starts earlier."""
     names = [f"u{number:03}.service" for number in range(COUNT)]
     rng.shuffle(names)
     after: dict[str, list[str]] = {name: [] for name in names}
@@ -36,7 +36,7 @@ def draw(rng: random.Random) -> tuple[dict[str, str], list[tuple[str, str]]]:
 
 
 @pytest.mark.covers("P.7")
-def test_two_hundred_units_start_in_the_order_of_their_dependencies_after_a_power_cut(
+def test_two_hundred_units_start_in_dependency_order_after_a_power_cut(
     new_cluster: Callable[..., Cluster], tmp_path: Path
 ) -> None:
     units, pairs = draw(random.Random(997))
@@ -46,13 +46,13 @@ def test_two_hundred_units_start_in_the_order_of_their_dependencies_after_a_powe
         "a-app.service": "[Unit]\nAfter=z-db.service\n[Service]\nExecStart=/bin/sleep infinity\n",
         "z-db.service": "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sleep 1\n",
     }
-    person = Operator(new_cluster(machines=1), tmp_path)
-    (machine,) = person.cluster.machines
-    person.start(units | others)
+    operator = Operator(new_cluster(machines=1), tmp_path)
+    (machine,) = operator.cluster.machines
+    operator.start(units | others)
     for _ in range(2):
         machine.reboot()
-        person.cluster.wait_ready()
-        person.wait_until_placed(*units, *others)
+        operator.cluster.wait_ready()
+        operator.wait_until_placed(*units, *others)
         shown = machine.run(["systemctl", "show", f"--property={','.join(TIMES)}", "--", *units, *others]).stdout
         times = {
             name: {line.split("=")[0]: int(line.split("=")[1]) for line in block.splitlines()}

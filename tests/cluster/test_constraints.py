@@ -1,4 +1,4 @@
-"""Where units go on real machines: every constraint, and what is said where none fits."""
+"""Placement on real machines: every constraint, and the reason where no machine fits."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,13 +17,13 @@ def _zones() -> Iterator[Cluster]:
 
 @pytest.fixture
 def zones(_zones: Cluster, tmp_path: Path) -> Iterator[Operator]:
-    """Somebody at a cluster whose first machine is in zone a, the others in zone b."""
+    """An operator of a cluster whose first machine is in zone a and the others in zone b."""
     yield Operator(_zones, tmp_path)
     _zones.destroy_all_units()
 
 
 @pytest.mark.covers("2.3.1")
-def test_machine_id_takes_the_full_and_the_short_id(zones: Operator) -> None:
+def test_machine_id_accepts_the_full_and_the_short_id(zones: Operator) -> None:
     third = zones.cluster.machines[2]
     zones.start({"full.service": with_fleet(f"MachineID={third.id}")})
     zones.start({"short.service": with_fleet(f"MachineID={third.id[:8]}")})
@@ -32,14 +32,14 @@ def test_machine_id_takes_the_full_and_the_short_id(zones: Operator) -> None:
 
 
 @pytest.mark.covers("2.3.2", "2.4.1", "5.3.9")
-def test_metadata_is_required_and_its_values_are_alternatives(zones: Operator) -> None:
+def test_metadata_is_required_and_repeated_values_are_alternatives(zones: Operator) -> None:
     zones.start({"fast.service": with_fleet("MachineMetadata=disk=ssd", "MachineMetadata=zone=a")})
     zones.start({f"any-{n}.service": with_fleet('MachineMetadata="zone=a" "zone=b"') for n in range(2)})
     assert zones.machine_of("fast.service") is zones.cluster.machines[0]
 
 
 @pytest.mark.covers("2.3.6", "P.5", "R.5")
-def test_a_unit_that_fits_nowhere_says_how_many_machines_for_each_reason(zones: Operator) -> None:
+def test_a_unit_without_a_machine_counts_machines_for_each_reason(zones: Operator) -> None:
     zones.start({"first.service": with_fleet("MachineMetadata=zone=a")})
     rival = {"rival.service": with_fleet("MachineMetadata=zone=a", "Conflicts=first.service")}
     result = zones.start(rival, "--block-attempts=1", check=False)
@@ -51,7 +51,7 @@ def test_a_unit_that_fits_nowhere_says_how_many_machines_for_each_reason(zones: 
     assert "conflicts with first.service" in result.stderr
 
 
-def test_a_unit_that_fitted_nowhere_starts_as_soon_as_it_does(zones: Operator) -> None:
+def test_a_unit_without_a_machine_starts_when_one_fits(zones: Operator) -> None:
     zones.start({"first.service": with_fleet("MachineMetadata=zone=a")})
     rival = {"rival.service": with_fleet("MachineMetadata=zone=a", "Conflicts=first.service")}
     zones.start(rival, "--block-attempts=1", check=False)
@@ -61,7 +61,7 @@ def test_a_unit_that_fitted_nowhere_starts_as_soon_as_it_does(zones: Operator) -
 
 @pytest.mark.covers("2.3.4", "2.6.1")
 @pytest.mark.parametrize("bearer", ["new", "old"])
-def test_conflicts_count_whichever_of_the_two_bears_them(zones: Operator, bearer: str) -> None:
+def test_a_conflict_counts_in_whichever_of_the_two_units_it_stands(zones: Operator, bearer: str) -> None:
     texts = {
         "new": {"a.service": SLEEPER, "b.service": with_fleet("Conflicts=a.service")},
         "old": {"a.service": with_fleet("Conflicts=b.*"), "b.service": SLEEPER},
@@ -72,7 +72,7 @@ def test_conflicts_count_whichever_of_the_two_bears_them(zones: Operator, bearer
     assert zones.machine_of("a.service") is not zones.machine_of("b.service")
 
 
-def test_conflicting_instances_run_one_a_machine_and_the_fourth_says_why(zones: Operator) -> None:
+def test_conflicting_instances_run_one_on_each_machine_and_the_fourth_waits(zones: Operator) -> None:
     zones.write({"solo@.service": with_fleet("Conflicts=solo@*.service")})
     path = str(zones.folder / "solo@")
     zones.cluster.fleetctl("start", *(f"{path}{n}.service" for n in (1, 2, 3)))
@@ -82,7 +82,7 @@ def test_conflicting_instances_run_one_a_machine_and_the_fourth_says_why(zones: 
 
 
 @pytest.mark.covers("2.5.3")
-def test_a_follower_goes_where_its_peer_goes(zones: Operator) -> None:
+def test_machine_of_places_a_unit_beside_its_peer(zones: Operator) -> None:
     zones.start({"peer.service": with_fleet("MachineMetadata=zone=a")})
     zones.start({"follower.service": with_fleet("MachineOf=peer.service")})
     assert zones.machine_of("follower.service") is zones.cluster.machines[0]
@@ -95,7 +95,7 @@ def test_a_follower_goes_where_its_peer_goes(zones: Operator) -> None:
 
 
 @pytest.mark.covers("2.5.2")
-def test_a_follower_waits_for_its_peer(zones: Operator) -> None:
+def test_machine_of_waits_for_its_peer(zones: Operator) -> None:
     follower = {"follower.service": with_fleet("MachineOf=later.service")}
     result = zones.start(follower, "--block-attempts=1", check=False)
     assert result.returncode == 1
@@ -116,7 +116,7 @@ def test_a_global_unit_runs_on_every_machine_with_its_metadata(zones: Operator) 
     )
     assert "Triggered global unit all.service start" in result.stdout
     zones.cluster.wait_until(
-        "the globals are everywhere they should be",
+        "the global units run on all their machines",
         lambda: (
             set(zones.placed().get("all.service", [])) == everywhere
             and set(zones.placed().get("some.service", [])) == {m.id for m in zones.cluster.machines[1:]}
@@ -125,7 +125,7 @@ def test_a_global_unit_runs_on_every_machine_with_its_metadata(zones: Operator) 
 
 
 @pytest.mark.covers("2.7.2", "P.14")
-def test_a_global_unit_leaves_alone_the_machine_of_what_it_conflicts_with(zones: Operator) -> None:
+def test_a_global_unit_skips_the_machine_of_a_conflicting_unit(zones: Operator) -> None:
     zones.start({"there.service": SLEEPER})
     holder = zones.machine_of("there.service")
     zones.start({"shy.service": with_fleet("Global=true", "Conflicts=there.service")})
@@ -134,7 +134,7 @@ def test_a_global_unit_leaves_alone_the_machine_of_what_it_conflicts_with(zones:
 
 
 @pytest.mark.covers("2.8.1")
-def test_a_replacing_unit_pushes_the_other_to_another_machine(zones: Operator) -> None:
+def test_replaces_moves_the_other_unit_to_another_machine(zones: Operator) -> None:
     zones.start({"old.service": with_fleet('MachineMetadata="zone=a" "zone=b"')})
     former = zones.machine_of("old.service")
     zones.start({"new.service": with_fleet("Replaces=old.service", f"MachineMetadata=zone={_zone(zones, former.id)}")})
@@ -147,7 +147,7 @@ def test_a_replacing_unit_pushes_the_other_to_another_machine(zones: Operator) -
 
 
 @pytest.mark.covers("2.4.3", "2.10.4")
-def test_metadata_set_by_a_user_moves_what_fits_no_longer(zones: Operator) -> None:
+def test_metadata_set_by_an_operator_moves_units_that_no_longer_fit(zones: Operator) -> None:
     first = zones.cluster.machines[0]
     zones.start({"fast.service": with_fleet("MachineMetadata=disk=ssd")})
     _set_metadata(zones, first.id, "disk", "rust")
@@ -158,26 +158,26 @@ def test_metadata_set_by_a_user_moves_what_fits_no_longer(zones: Operator) -> No
 
 
 @pytest.mark.covers("2.7.6", "2.9.2")
-def test_a_machine_that_joins_gets_the_globals_and_no_running_unit(
+def test_a_new_machine_gets_global_units_and_no_running_unit(
     new_cluster: Callable[..., Cluster], tmp_path: Path
 ) -> None:
-    person = Operator(new_cluster(machines=1), tmp_path)
-    person.start({"stay-1.service": SLEEPER, "stay-2.service": SLEEPER, "all.service": with_fleet("Global=true")})
-    before = person.pids("stay-1.service", "stay-2.service")
-    joined = person.cluster.add_machine()
-    person.cluster.wait_until("the global is on both", lambda: joined.id in person.placed().get("all.service", []))
-    assert person.pids("stay-1.service", "stay-2.service") == before
-    person.start({"new.service": SLEEPER})
-    assert person.machine_of("new.service") is joined
+    operator = Operator(new_cluster(machines=1), tmp_path)
+    operator.start({"stay-1.service": SLEEPER, "stay-2.service": SLEEPER, "all.service": with_fleet("Global=true")})
+    before = operator.pids("stay-1.service", "stay-2.service")
+    joined = operator.cluster.add_machine()
+    operator.cluster.wait_until("the global is on both", lambda: joined.id in operator.placed().get("all.service", []))
+    assert operator.pids("stay-1.service", "stay-2.service") == before
+    operator.start({"new.service": SLEEPER})
+    assert operator.machine_of("new.service") is joined
 
 
-def _zone(person: Operator, machine_id: str) -> str:
-    return "a" if machine_id == person.cluster.machines[0].id else "b"
+def _zone(operator: Operator, machine_id: str) -> str:
+    return "a" if machine_id == operator.cluster.machines[0].id else "b"
 
 
-def _set_metadata(person: Operator, machine_id: str, key: str, value: str) -> None:
-    """There is no command for it: people use curl."""
-    machine = person.cluster.machines[1]
+def _set_metadata(operator: Operator, machine_id: str, key: str, value: str) -> None:
+    """No command does this: operators use curl."""
+    machine = operator.cluster.machines[1]
     body = f'[{{"op":"replace","path":"/{machine_id}/metadata/{key}","value":"{value}"}}]'
     machine.run(
         ["curl", "-fsS", "--unix-socket", "/run/fleet.sock", "-X", "PATCH", "-d", body, "http://x/fleet/v1/machines"]

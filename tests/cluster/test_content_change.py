@@ -1,5 +1,6 @@
-"""content_change.py against a real systemd: what it takes for a reload at most is in force after one, with the process
-kept. Option by option, `systemctl show` says of a unit that was changed what it says of one that was started so."""
+"""content_change.py against a real systemd: a change for which it asks for a reload at most is in force after one, and
+the process stays. For each option, `systemctl show` says the same of a changed unit as of one that was started with the
+new value."""
 
 from collections.abc import Iterator, Mapping
 
@@ -9,7 +10,7 @@ from contrib.testbed import Cluster, Machine
 from fleetd.model.content_change import RELOADED, Impact, impact
 from tests.cluster.operator import SLEEPER
 
-# Option → two values, for each class of options. What is taken for a reload in a section has to stand here.
+# Option → two values, for each class of options. Each option that content_change.py takes as a reload is here.
 VALUES = {
     "OnFailure": ("a.service", "b.service c.service"),
     "OnFailureJobMode": ("replace", "fail"),
@@ -55,8 +56,8 @@ VALUES = {
     "Description": ("a", "b"),
     "Documentation": ("man:a", "man:b"),
 }
-NEEDED = {"CPUQuotaPeriodSec": "CPUQuota=10%\n"}  # without which an option is not shown
-# What is a unit's own, or its present run's, whatever its file says.
+NEEDED = {"CPUQuotaPeriodSec": "CPUQuota=10%\n"}  # options without which the tested one is not shown
+# Properties of this unit or of its present run, whatever its file says.
 OWN = frozenset(
     (
         *("Id", "Names", "Description", "FragmentPath", "ControlGroup", "ControlGroupId", "Slice", "NRestarts"),
@@ -75,7 +76,7 @@ CASES += [("Unit", option) for option in (*sorted(RELOADED["Unit"]), "Descriptio
 
 
 def text(section: str, option: str, name: str, value: str) -> str:
-    """A unit file with this value of this option, or ('') without it."""
+    """A unit file with this value of the option; '' leaves the option out."""
     kind = "Service" if section == "Unit" else section
     line = f"[{section}]\n{option}={value}\n" if value else ""
     needed = f"[{section}]\n{NEEDED[option]}" if option in NEEDED else ""
@@ -83,8 +84,8 @@ def text(section: str, option: str, name: str, value: str) -> str:
 
 
 class Proposal:
-    """One option: a unit that is changed from one value to another, one that loses the option, and what each is to
-    become, started afresh."""
+    """One option with three units: changed from one value to another, without the option afterwards, and started anew
+    as each of the results."""
 
     def __init__(self, section: str, option: str) -> None:
         old, new = VALUES[option]
@@ -115,7 +116,7 @@ def write(machine: Machine, files: Mapping[str, str]) -> None:
 
 
 def show(machine: Machine, names: list[str]) -> dict[str, dict[str, str]]:
-    """Unit → what systemctl shows of it."""
+    """Unit → properties from systemctl show."""
     blocks = machine.run(["systemctl", "show", "--", *names]).stdout.rstrip("\n").split("\n\n")
     return {
         name: dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
@@ -124,7 +125,7 @@ def show(machine: Machine, names: list[str]) -> dict[str, dict[str, str]]:
 
 
 def lasting(name: str, shown: Mapping[str, str]) -> dict[str, str]:
-    """What its file has made of a unit: no times, no processes, not its name."""
+    """The properties that come from the unit's file: no times, no processes, not its name."""
     stem = name.split(".")[0]
     kept = {key: value for key, value in shown.items() if key not in OWN and "Timestamp" not in key}
     weights = ("IOAccounting", "IOWeight", "StartupIOWeight")
@@ -134,7 +135,7 @@ def lasting(name: str, shown: Mapping[str, str]) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def result(machine: Machine) -> tuple[dict[str, dict[str, str]], dict[str, dict[str, str]]]:
-    """What was shown of all units before the change, and after it and a daemon-reload."""
+    """The properties of all units before the change, and after the change and a daemon-reload."""
     trials = [Proposal(*case) for case in CASES]
     write(machine, {"any.service": SLEEPER})
     for trial in trials:
@@ -151,7 +152,7 @@ def result(machine: Machine) -> tuple[dict[str, dict[str, str]], dict[str, dict[
 
 
 @pytest.mark.parametrize(("section", "option"), CASES)
-def test_an_option_that_needs_a_reload_at_most_is_in_force_after_one_with_the_process_kept(
+def test_an_option_of_class_reload_is_in_force_after_a_daemon_reload(
     result: tuple[dict[str, dict[str, str]], dict[str, dict[str, str]]], section: str, option: str
 ) -> None:
     before, after = result
@@ -166,7 +167,7 @@ def test_an_option_that_needs_a_reload_at_most_is_in_force_after_one_with_the_pr
         assert lasting(name, after[name]) == lasting(model, after[model])
 
 
-def test_the_trial_can_tell_a_value_that_is_not_in_force(
+def test_the_comparison_detects_a_value_that_is_not_in_force(
     result: tuple[dict[str, dict[str, str]], dict[str, dict[str, str]]],
 ) -> None:
     before, after = result

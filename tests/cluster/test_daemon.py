@@ -1,4 +1,4 @@
-"""fleetd and the store are not the units' life line: whatever becomes of them, the units' processes stay."""
+"""Units do not depend on fleetd or the store: whatever happens to these, the units' processes stay."""
 
 import json
 import time
@@ -11,210 +11,212 @@ from contrib.testbed import Cluster
 from tests.cluster.operator import SLEEPER, Operator, with_fleet
 
 TTL_S = 4
-STOP_S = 6.0  # three seconds by its own clock; the rest is for a machine that is busy with other things
+STOP_S = 6.0  # three seconds by fleetd's own clock; the rest is for a busy machine
 UNITS = [f"u{number}.service" for number in range(6)]
 
 
 @pytest.fixture
-def person(new_cluster: Callable[..., Cluster], tmp_path: Path) -> Operator:
-    """Somebody at a cluster of their own, with six units and a global one that run."""
-    return begin(new_cluster(machines=3, config={"agent_ttl": f"{TTL_S}s"}), tmp_path)
+def operator(new_cluster: Callable[..., Cluster], tmp_path: Path) -> Operator:
+    """An operator of a new cluster with six units and a global one that run."""
+    return start_units(new_cluster(machines=3, config={"agent_ttl": f"{TTL_S}s"}), tmp_path)
 
 
-def begin(cluster: Cluster, folder: Path) -> Operator:
-    person = Operator(cluster, folder)
-    person.start({**dict.fromkeys(UNITS, SLEEPER), "all.service": with_fleet("Global=true")})
-    cluster.wait_until("the global runs", lambda: len(person.placed().get("all.service", [])) == 3)
-    return person
+def start_units(cluster: Cluster, folder: Path) -> Operator:
+    operator = Operator(cluster, folder)
+    operator.start({**dict.fromkeys(UNITS, SLEEPER), "all.service": with_fleet("Global=true")})
+    cluster.wait_until("the global runs", lambda: len(operator.placed().get("all.service", [])) == 3)
+    return operator
 
 
-def all_pids(person: Operator) -> dict[tuple[str, str], int]:
-    """Every unit's main process on every machine, by each machine's own systemd."""
+def all_pids(operator: Operator) -> dict[tuple[str, str], int]:
+    """(machine, unit) → main process, from each machine's systemd."""
     return {
         (machine.name, unit): machine.main_pid(unit)
-        for machine in person.cluster.machines
+        for machine in operator.cluster.machines
         for unit in [*UNITS, "all.service"]
     }
 
 
 @pytest.mark.covers("2.10.8", "5.4.7", "5.6.4", "10.7.6", "P.2", "R.2", "S.1")
 @pytest.mark.parametrize("how", [["restart", "fleet.service"], ["kill", "-s", "KILL", "fleet.service"]])
-def test_a_fleetd_that_is_restarted_or_killed_everywhere_is_noticed_by_nobody(
+def test_restarting_or_killing_every_fleetd_keeps_processes_and_machines(
     new_cluster: Callable[..., Cluster], tmp_path: Path, how: list[str]
 ) -> None:
-    person = begin(new_cluster(machines=3), tmp_path)  # with a time to live that outlasts a start on a busy machine
-    before, placed, listed = all_pids(person), person.placed(), person.registrations()
-    daemons = {machine.name: machine.main_pid("fleet.service") for machine in person.cluster.machines}
-    for machine in person.cluster.machines:
+    operator = start_units(
+        new_cluster(machines=3), tmp_path
+    )  # with a time to live longer than a start on a busy machine
+    before, placed, listed = all_pids(operator), operator.placed(), operator.registrations()
+    daemons = {machine.name: machine.main_pid("fleet.service") for machine in operator.cluster.machines}
+    for machine in operator.cluster.machines:
         machine.run(["systemctl", *how])
-    person.cluster.wait_ready()
+    operator.cluster.wait_ready()
     assert all(
-        machine.main_pid("fleet.service") not in (0, daemons[machine.name]) for machine in person.cluster.machines
+        machine.main_pid("fleet.service") not in (0, daemons[machine.name]) for machine in operator.cluster.machines
     )
-    assert len(person.start({"after.service": SLEEPER}).stdout.splitlines()) == 2
+    assert len(operator.start({"after.service": SLEEPER}).stdout.splitlines()) == 2
     time.sleep(TTL_S)
-    assert all_pids(person) == before
-    assert {unit: machines for unit, machines in person.placed().items() if unit != "after.service"} == placed
-    assert person.registrations() == listed
+    assert all_pids(operator) == before
+    assert {unit: machines for unit, machines in operator.placed().items() if unit != "after.service"} == placed
+    assert operator.registrations() == listed
 
 
 @pytest.mark.covers("4.9.4", "5.6.1", "R.2", "S.21")
-def test_a_stopped_fleetd_parks_its_machine_and_keeps_its_units(person: Operator) -> None:
-    before = all_pids(person)
-    stopped, asked, _ = person.cluster.machines
+def test_a_stopped_fleetd_parks_its_machine_and_keeps_its_units(operator: Operator) -> None:
+    before = all_pids(operator)
+    stopped, asked, _ = operator.cluster.machines
     stopped.run(["systemctl", "stop", "fleet.socket", "fleet.service"])
     time.sleep(TTL_S + 2)
-    listed = person.cluster.fleetctl("list-machines", "--no-legend", "--full", on=asked).stdout
+    listed = operator.cluster.fleetctl("list-machines", "--no-legend", "--full", on=asked).stdout
     assert stopped.id in listed
-    assert len(person.placed(on=asked)["all.service"]) == 3
-    person.cluster.fleetctl("start", *person.write({"new.service": SLEEPER}), on=asked)
-    assert person.placed(on=asked)["new.service"] != [stopped.id]
+    assert len(operator.placed(on=asked)["all.service"]) == 3
+    operator.cluster.fleetctl("start", *operator.write({"new.service": SLEEPER}), on=asked)
+    assert operator.placed(on=asked)["new.service"] != [stopped.id]
     stopped.run(["systemctl", "start", "fleet.socket", "fleet.service"])
-    person.cluster.wait_ready()
-    assert all_pids(person) == before
+    operator.cluster.wait_ready()
+    assert all_pids(operator) == before
 
 
 @pytest.mark.covers("S.21")
 @pytest.mark.parametrize(("hide", "bring_back"), [("stop", "start"), ("freeze", "thaw")])
-def test_a_fleetd_that_is_stopped_while_etcd_is_away_ends_soon_and_its_machine_is_parked_when_etcd_is_back(
-    person: Operator, hide: str, bring_back: str
+def test_a_fleetd_stopped_without_etcd_ends_soon_and_is_parked_later(
+    operator: Operator, hide: str, bring_back: str
 ) -> None:
-    before = all_pids(person)
-    stopped, asked, _ = person.cluster.machines
-    getattr(person.cluster.etcd, hide)()
+    before = all_pids(operator)
+    stopped, asked, _ = operator.cluster.machines
+    getattr(operator.cluster.etcd, hide)()
     begun_s = time.monotonic()
     stopped.run(["systemctl", "stop", "fleet.socket", "fleet.service"])
     assert time.monotonic() - begun_s < STOP_S
-    assert all(pid == all_pids(person)[place] for place, pid in before.items())
+    assert all(pid == all_pids(operator)[place] for place, pid in before.items())
     time.sleep(2 * TTL_S)
-    getattr(person.cluster.etcd, bring_back)()
-    person.cluster.wait_until(
-        "it is parked", lambda: "parked" in person.cluster.fleetctl("list-machines", on=asked, check=False).stderr
+    getattr(operator.cluster.etcd, bring_back)()
+    operator.cluster.wait_until(
+        "it is parked", lambda: "parked" in operator.cluster.fleetctl("list-machines", on=asked, check=False).stderr
     )
     time.sleep(2 * TTL_S)
-    assert all_pids(person) == before
+    assert all_pids(operator) == before
     assert stopped.run(["systemctl", "is-active", "fleet-park.service"], check=False).stdout == "inactive\n"
     assert not stopped.path("/run/fleet/parking").exists()
     stopped.run(["systemctl", "start", "fleet.socket", "fleet.service"])
-    person.cluster.wait_ready()
+    operator.cluster.wait_ready()
     time.sleep(TTL_S)
-    assert all_pids(person) == before
+    assert all_pids(operator) == before
 
 
 @pytest.mark.covers("5.6.5")
-def test_leave_hands_every_unit_over_and_the_machine_is_listed_no_more(person: Operator) -> None:
-    leaver, asked, _ = person.cluster.machines
+def test_leave_moves_every_unit_and_removes_the_machine_from_the_list(operator: Operator) -> None:
+    leaver, asked, _ = operator.cluster.machines
     result = leaver.run(["fleetd", "leave"], timeout_s=60)
     assert "has left the cluster" in result.stdout
     assert all(leaver.main_pid(unit) == 0 for unit in [*UNITS, "all.service"])
-    person.cluster.wait_until(
-        "all run elsewhere", lambda: all(len(person.placed(on=asked).get(unit, [])) == 1 for unit in UNITS)
+    operator.cluster.wait_until(
+        "all run elsewhere", lambda: all(len(operator.placed(on=asked).get(unit, [])) == 1 for unit in UNITS)
     )
-    assert leaver.id not in person.cluster.fleetctl("list-machines", "--full", on=asked).stdout
-    told = person.cluster.fleetctl("list-machines", on=leaver, check=False)
+    assert leaver.id not in operator.cluster.fleetctl("list-machines", "--full", on=asked).stdout
+    told = operator.cluster.fleetctl("list-machines", on=leaver, check=False)
     assert told.returncode == 1
     assert "systemctl restart fleet.service" in told.stderr
     leaver.run(["systemctl", "restart", "fleet.service"])
-    person.cluster.wait_ready()
+    operator.cluster.wait_ready()
 
 
 @pytest.mark.covers("2.10.9", "4.9.3", "5.5.2", "P.1", "S.2")
-def test_the_store_away_for_three_times_to_live_changes_no_process(person: Operator) -> None:
-    before, listed = all_pids(person), person.placed()
-    person.cluster.etcd.stop()
+def test_three_times_to_live_without_the_store_keep_every_process(operator: Operator) -> None:
+    before, listed = all_pids(operator), operator.placed()
+    operator.cluster.etcd.stop()
     time.sleep(3 * TTL_S)
-    refused = person.cluster.fleetctl("list-units", check=False)
+    refused = operator.cluster.fleetctl("list-units", check=False)
     assert refused.returncode == 1
     assert "etcd" in refused.stderr
-    assert all_pids(person) == before
-    person.cluster.etcd.start()
-    person.cluster.wait_ready()
+    assert all_pids(operator) == before
+    operator.cluster.etcd.start()
+    operator.cluster.wait_ready()
     time.sleep(2 * TTL_S)
-    assert all_pids(person) == before
-    assert person.placed() == listed
-    person.start({"after.service": SLEEPER})
+    assert all_pids(operator) == before
+    assert operator.placed() == listed
+    operator.start({"after.service": SLEEPER})
 
 
 @pytest.mark.covers("5.5.2", "P.1", "S.3")
-def test_a_store_that_freezes_beyond_the_time_to_live_and_wakes_changes_no_process(person: Operator) -> None:
-    before, listed = all_pids(person), person.placed()
-    person.cluster.etcd.freeze()
+def test_a_store_frozen_beyond_the_time_to_live_keeps_every_process(operator: Operator) -> None:
+    before, listed = all_pids(operator), operator.placed()
+    operator.cluster.etcd.freeze()
     time.sleep(3 * TTL_S)
-    person.cluster.etcd.thaw()
-    person.cluster.wait_ready()
+    operator.cluster.etcd.thaw()
+    operator.cluster.wait_ready()
     time.sleep(2 * TTL_S)
-    assert all_pids(person) == before
-    person.cluster.wait_until("all are listed again", lambda: person.placed() == listed)
+    assert all_pids(operator) == before
+    operator.cluster.wait_until("all are listed again", lambda: operator.placed() == listed)
 
 
 @pytest.mark.covers("5.4.8", "5.6.2", "10.7.1")
-def test_a_reload_reads_the_configuration_again_and_touches_no_unit(person: Operator) -> None:
-    before = all_pids(person)
-    machine = person.cluster.machines[0]
+def test_a_reload_reads_the_configuration_and_affects_no_unit(operator: Operator) -> None:
+    before = all_pids(operator)
+    machine = operator.cluster.machines[0]
     conf = machine.path("/etc/fleet/fleet.conf")
     text = conf.read_text()
     conf.write_text(text + "metadata=color=green\n")
     machine.run(["systemctl", "reload", "fleet.service"])
-    person.cluster.wait_until(
-        "the new metadata is listed", lambda: "color=green" in person.cluster.fleetctl("list-machines").stdout
+    operator.cluster.wait_until(
+        "the new metadata is listed", lambda: "color=green" in operator.cluster.fleetctl("list-machines").stdout
     )
     conf.write_text(text + "agent_ttl=soon\n")
     machine.run(["systemctl", "reload", "fleet.service"])
-    person.cluster.wait_until(
+    operator.cluster.wait_until(
         "the mistake is named", lambda: "fleet.conf:" in machine.journal("fleet.service").split("color=green")[-1]
     )
-    assert "color=green" in person.cluster.fleetctl("list-machines").stdout
-    assert all_pids(person) == before
+    assert "color=green" in operator.cluster.fleetctl("list-machines").stdout
+    assert all_pids(operator) == before
 
 
-def test_a_reload_says_which_units_the_new_metadata_will_stop_before_they_move(person: Operator) -> None:
-    for each in person.cluster.machines[:2]:
+def test_a_reload_logs_which_units_new_metadata_will_move(operator: Operator) -> None:
+    for each in operator.cluster.machines[:2]:
         path = each.path("/etc/fleet/fleet.conf")
         path.write_text(path.read_text() + "metadata=disk=ssd\n")
         each.run(["systemctl", "reload", "fleet.service"])
-    person.cluster.wait_until(
-        "both list it", lambda: person.cluster.fleetctl("list-machines").stdout.count("disk=ssd") == 2
+    operator.cluster.wait_until(
+        "both list it", lambda: operator.cluster.fleetctl("list-machines").stdout.count("disk=ssd") == 2
     )
-    person.start({"fast.service": with_fleet("MachineMetadata=disk=ssd")})
-    home = person.machine_of("fast.service")
-    before = all_pids(person)
-    conf = home.path("/etc/fleet/fleet.conf")
+    operator.start({"fast.service": with_fleet("MachineMetadata=disk=ssd")})
+    machine = operator.machine_of("fast.service")
+    before = all_pids(operator)
+    conf = machine.path("/etc/fleet/fleet.conf")
     text = conf.read_text()
     conf.write_text(text.replace("disk=ssd", "disk=hdd"))
-    home.run(["systemctl", "reload", "fleet.service"])
-    person.cluster.wait_until("it has moved", lambda: home.main_pid("fast.service") == 0)
-    words = home.journal("fleet.service")
+    machine.run(["systemctl", "reload", "fleet.service"])
+    operator.cluster.wait_until("it has moved", lambda: machine.main_pid("fast.service") == 0)
+    words = machine.journal("fleet.service")
     told = "fast.service will move to another machine because of the new metadata: metadata disk=ssd missing"
     assert told in words
     assert words.index(told) < words.rindex("reloaded")
     assert not [unit for unit in UNITS if f"{unit} will move" in words]
-    assert all_pids(person) == before
+    assert all_pids(operator) == before
     conf.write_text(text + "etcd_servers=http://10.9.9.9:2379\ninsecure_etcd=false\n")
-    home.run(["systemctl", "reload", "fleet.service"])
-    person.cluster.wait_until("it is refused", lambda: "is not encrypted" in home.journal("fleet.service"))
-    assert "keeping the former configuration" in home.journal("fleet.service")
-    assert all_pids(person) == before
+    machine.run(["systemctl", "reload", "fleet.service"])
+    operator.cluster.wait_until("it is refused", lambda: "is not encrypted" in machine.journal("fleet.service"))
+    assert "keeping the former configuration" in machine.journal("fleet.service")
+    assert all_pids(operator) == before
 
 
 @pytest.mark.covers("5.4.6", "P.13", "S.16")
-def test_a_machine_with_the_id_of_another_is_refused_and_the_first_untouched(person: Operator) -> None:
-    before, placed, listed = all_pids(person), person.placed(), person.registrations()
-    first = person.cluster.machines[0]
-    clone = person.cluster.add_machine(machine_id=first.id)
-    person.cluster.wait_until("the clone says why", lambda: "is alive at" in clone.journal("fleet.service"))
+def test_a_second_machine_with_the_same_id_is_refused(operator: Operator) -> None:
+    before, placed, listed = all_pids(operator), operator.placed(), operator.registrations()
+    first = operator.cluster.machines[0]
+    clone = operator.cluster.add_machine(machine_id=first.id)
+    operator.cluster.wait_until("the clone says why", lambda: "is alive at" in clone.journal("fleet.service"))
     assert [clone.main_pid(unit) for unit in [*UNITS, "all.service"]] == [0] * 7
     words = clone.journal("fleet.service")
     assert first.address in words
     assert clone.address in words
     time.sleep(TTL_S + 2)
-    assert "is alive at" in person.cluster.fleetctl("list-units", on=clone, check=False).stderr
-    assert {place: pid for place, pid in all_pids(person).items() if place[0] != clone.name} == before
-    assert person.placed(on=first) == placed
-    assert person.registrations() == listed
+    assert "is alive at" in operator.cluster.fleetctl("list-units", on=clone, check=False).stderr
+    assert {place: pid for place, pid in all_pids(operator).items() if place[0] != clone.name} == before
+    assert operator.placed(on=first) == placed
+    assert operator.registrations() == listed
 
 
 @pytest.mark.covers("4.9.2", "5.4.5", "9.8", "10.7.3")
-def test_a_fleetd_without_etcd_waits_and_says_so_once(new_cluster: Callable[..., Cluster], tmp_path: Path) -> None:
+def test_a_fleetd_without_etcd_waits_and_logs_it_once(new_cluster: Callable[..., Cluster], tmp_path: Path) -> None:
     cluster = new_cluster(machines=1)
     machine = cluster.machines[0]
     cluster.etcd.stop()
@@ -224,7 +226,7 @@ def test_a_fleetd_without_etcd_waits_and_says_so_once(new_cluster: Callable[...,
         return machine.journal("fleet.service").split("Started fleet.service")[-1]
 
     cluster.wait_until("it says so", lambda: "cannot register" in words())
-    time.sleep(4)  # in which it tries again, and again
+    time.sleep(4)  # time for several further attempts
     assert words().count("cannot register") == 1
     refused = cluster.fleetctl("list-machines", check=False)
     assert refused.returncode == 1
@@ -233,22 +235,22 @@ def test_a_fleetd_without_etcd_waits_and_says_so_once(new_cluster: Callable[...,
     cluster.wait_ready()
 
 
-def test_a_standalone_machine_loses_nothing_at_a_kill(new_cluster: Callable[..., Cluster], tmp_path: Path) -> None:
-    person = Operator(new_cluster([{"standalone": "true"}]), tmp_path)
-    person.start(dict.fromkeys(UNITS, SLEEPER))
-    (machine,) = person.cluster.machines
+def test_a_killed_standalone_machine_loses_nothing(new_cluster: Callable[..., Cluster], tmp_path: Path) -> None:
+    operator = Operator(new_cluster([{"standalone": "true"}]), tmp_path)
+    operator.start(dict.fromkeys(UNITS, SLEEPER))
+    (machine,) = operator.cluster.machines
     before = {unit: machine.main_pid(unit) for unit in UNITS}
     machine.run(["systemctl", "kill", "-s", "KILL", "fleet.service"])
-    person.cluster.wait_ready()
-    person.wait_until_placed(*UNITS)
+    operator.cluster.wait_ready()
+    operator.wait_until_placed(*UNITS)
     assert {unit: machine.main_pid(unit) for unit in UNITS} == before
     machine.reboot()
-    person.cluster.wait_ready()
-    person.wait_until_placed(*UNITS)
+    operator.cluster.wait_ready()
+    operator.wait_until_placed(*UNITS)
 
 
 @pytest.mark.covers("5.3.12")
-def test_units_can_be_those_of_a_users_systemd(new_cluster: Callable[..., Cluster], tmp_path: Path) -> None:
+def test_units_can_belong_to_a_users_systemd(new_cluster: Callable[..., Cluster], tmp_path: Path) -> None:
     cluster = new_cluster([{"standalone": "true"}])
     (machine,) = cluster.machines
     machine.run(["systemctl", "start", "user@0.service"])
@@ -273,25 +275,25 @@ def test_units_can_be_those_of_a_users_systemd(new_cluster: Callable[..., Cluste
 
 
 @pytest.mark.covers("5.6.3")
-def test_a_fleetd_that_is_sent_usr1_writes_a_line_of_json_and_runs_on(person: Operator) -> None:
-    before = all_pids(person)
-    machine = person.cluster.machines[0]
+def test_sigusr1_writes_one_line_of_json(operator: Operator) -> None:
+    before = all_pids(operator)
+    machine = operator.cluster.machines[0]
     assert machine.run(["pidof", "fleetd"]).stdout.split() == [str(machine.main_pid("fleet.service"))]
     machine.run(["systemctl", "kill", "-s", "USR1", "fleet.service"])
-    person.cluster.wait_until("the line is there", lambda: '{"Agent":' in machine.journal("fleet.service"))
+    operator.cluster.wait_until("the line is there", lambda: '{"Agent":' in machine.journal("fleet.service"))
     (line,) = [line for line in machine.journal("fleet.service").splitlines() if '{"Agent":' in line]
     shown = json.loads(line[line.index("{") :])
     here = [unit for unit in [*UNITS, "all.service"] if machine.main_pid(unit)]
     assert shown["Agent"]["Cache"]["TargetStates"] == dict.fromkeys(here, "launched")
     assert sorted(shown) == ["Agent", "UnitStateGenerator", "UnitStatePublisher"]
-    assert all_pids(person) == before
+    assert all_pids(operator) == before
 
 
 @pytest.mark.covers("5.4.2")
-def test_a_lost_bus_is_found_again(person: Operator) -> None:
-    before = all_pids(person)
-    for machine in person.cluster.machines:
+def test_a_lost_d_bus_connection_is_made_again(operator: Operator) -> None:
+    before = all_pids(operator)
+    for machine in operator.cluster.machines:
         machine.run(["systemctl", "restart", "dbus.service"], check=False)
-    person.cluster.wait_ready()
-    person.start({"after.service": SLEEPER})
-    assert all_pids(person) == before
+    operator.cluster.wait_ready()
+    operator.start({"after.service": SLEEPER})
+    assert all_pids(operator) == before

@@ -15,45 +15,45 @@ CONFINED = "[Service]\nDynamicUser=yes\nUMask=0077\nProtectSystem=strict\nExecSt
 
 
 @pytest.fixture
-def person(new_cluster: Callable[..., Cluster], tmp_path: Path) -> Operator:
-    """Somebody at one machine without etcd, with a unit that runs."""
-    person = Operator(new_cluster([{"standalone": "true", "metrics_listen": METRICS}]), tmp_path)
-    person.start({"mine.service": SLEEPER})
-    return person
+def operator(new_cluster: Callable[..., Cluster], tmp_path: Path) -> Operator:
+    """An operator of one machine without etcd, with a running unit."""
+    operator = Operator(new_cluster([{"standalone": "true", "metrics_listen": METRICS}]), tmp_path)
+    operator.start({"mine.service": SLEEPER})
+    return operator
 
 
-def as_nobody(machine: Machine, *command: str) -> subprocess.CompletedProcess[str]:
-    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-    return machine.run([*nobody, *command], check=False)
+def as_unprivileged_user(machine: Machine, *command: str) -> subprocess.CompletedProcess[str]:
+    unprivileged = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    return machine.run([*unprivileged, *command], check=False)
 
 
 def ask(machine: Machine, path: str, socket: str) -> str:
-    """The HTTP status that nobody gets for a GET of this path; 000 where there is no answer."""
+    """The HTTP status that an unprivileged user gets for a GET of this path; 000 without an answer."""
     request = ["curl", "--silent", "--output", "/dev/null", "--write-out", "%{http_code}"]
-    return as_nobody(machine, *request, "--unix-socket", socket, f"http://fleet{path}").stdout
+    return as_unprivileged_user(machine, *request, "--unix-socket", socket, f"http://fleet{path}").stdout
 
 
 def bus_name(machine: Machine, unit: str) -> str:
-    """The name on the system's bus that this unit's main process has."""
+    """The unique name of this unit's main process on the system bus."""
     pid = str(machine.main_pid(unit))
     rows = machine.run(["busctl", "list", "--no-legend", "--unique"]).stdout.splitlines()
     return next(row.split()[0] for row in rows if row.split()[1] == pid)
 
 
-def test_what_is_fleetds_own_is_read_and_locked_by_nobody_and_a_confined_unit_starts(person: Operator) -> None:
-    (machine,) = person.cluster.machines
+def test_fleetds_files_are_closed_to_other_users_and_to_confined_units(operator: Operator) -> None:
+    (machine,) = operator.cluster.machines
     for path in (UNIT_FILE, "/run/fleet/lock", "/var/lib/fleet/fleet.db"):
         assert machine.path(path).stat().st_mode & 0o077 == 0, path
-    assert as_nobody(machine, "cat", UNIT_FILE).returncode != 0
-    assert as_nobody(machine, "systemctl", "cat", "mine.service").returncode != 0
-    assert as_nobody(machine, "systemctl", "is-active", "mine.service").stdout == "active\n"
-    assert as_nobody(machine, "flock", "--nonblock", "/run/fleet/lock", "true").returncode != 0
-    person.start({"confined.service": CONFINED})
+    assert as_unprivileged_user(machine, "cat", UNIT_FILE).returncode != 0
+    assert as_unprivileged_user(machine, "systemctl", "cat", "mine.service").returncode != 0
+    assert as_unprivileged_user(machine, "systemctl", "is-active", "mine.service").stdout == "active\n"
+    assert as_unprivileged_user(machine, "flock", "--nonblock", "/run/fleet/lock", "true").returncode != 0
+    operator.start({"confined.service": CONFINED})
     assert machine.main_pid("confined.service") != 0
 
 
-def test_sockets_answer_who_may_ask_whatever_their_modes_are(person: Operator) -> None:
-    (machine,) = person.cluster.machines
+def test_sockets_answer_permitted_users_whatever_the_sockets_modes(operator: Operator) -> None:
+    (machine,) = operator.cluster.machines
     assert [ask(machine, path, METRICS) for path in ("/health", "/metrics", "/fleet/v1/units")] == ["200", "200", "404"]
     assert ask(machine, "/fleet/v1/units", "/run/fleet.sock") == "000"
     drop_in = machine.path("/etc/systemd/system/fleet.socket.d/open.conf")
@@ -62,24 +62,24 @@ def test_sockets_answer_who_may_ask_whatever_their_modes_are(person: Operator) -
     machine.run(["systemctl", "daemon-reload"])
     machine.run(["systemctl", "stop", "fleet.service", "fleet.socket"])
     machine.run(["systemctl", "start", "fleet.socket", "fleet.service"])
-    person.cluster.wait_ready()
+    operator.cluster.wait_ready()
     assert ask(machine, "/fleet/v1/units", "/run/fleet.sock") == "403"
     assert "/run/fleet.sock is open to every user" in machine.journal("fleet.service")
-    assert "mine.service" in person.placed()
+    assert "mine.service" in operator.placed()
 
 
-def test_signals_that_a_user_forges_move_nothing(person: Operator) -> None:
-    (machine,) = person.cluster.machines
+def test_forged_d_bus_signals_move_no_unit(operator: Operator) -> None:
+    (machine,) = operator.cluster.machines
     pid, name = machine.main_pid("mine.service"), bus_name(machine, "fleet.service")
     changed = ("org.freedesktop.DBus.NameOwnerChanged", "string:org.freedesktop.systemd1", "string::1.0", "string:")
     removed = ("org.freedesktop.systemd1.Manager.JobRemoved", "uint32:1")
     for signal, *body in (changed, removed):
-        sent = as_nobody(
+        sent = as_unprivileged_user(
             machine, "dbus-send", "--system", "--type=signal", f"--dest={name}", "/org/freedesktop/DBus", signal, *body
         )
         assert sent.returncode == 0
-    person.start({"after.service": SLEEPER})
-    assert bus_name(machine, "fleet.service") == name  # its connection is the same
+    operator.start({"after.service": SLEEPER})
+    assert bus_name(machine, "fleet.service") == name  # the connection is still the same
     assert machine.main_pid("mine.service") == pid
     figures = machine.run(["curl", "--silent", "--unix-socket", METRICS, "http://fleet/metrics"]).stdout
     assert "fleet_dbus_signals_dropped_total 2.0" in figures

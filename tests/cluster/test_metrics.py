@@ -1,4 +1,4 @@
-"""What a Prometheus that scrapes real machines sees."""
+"""What Prometheus reads from real machines."""
 
 from typing import Any
 
@@ -21,18 +21,18 @@ def scrape(machine: Machine) -> dict[tuple[str, tuple[tuple[str, str], ...]], fl
 
 
 def labelled(samples: Any, name: str) -> dict[tuple[str, ...], float]:
-    """The samples of one name, by the values of their labels, which are in order of name."""
+    """The samples of one metric, by the values of its labels, sorted by label name."""
     return {tuple(value for _, value in labels): number for (found, labels), number in samples.items() if found == name}
 
 
 @pytest.mark.covers("4.8.1")
-def test_the_leader_shows_the_cluster_in_numbers_and_each_machine_what_it_did(person: Operator) -> None:
-    machines = person.cluster.machines
+def test_the_leader_counts_the_cluster_and_each_machine_its_own_actions(operator: Operator) -> None:
+    machines = operator.cluster.machines
     before = {machine.name: scrape(machine) for machine in machines}
     units = [f"u{number}.service" for number in range(6)]
-    person.start({**dict.fromkeys(units, SLEEPER), "far.service": with_fleet("MachineID=elsewhere")}, "--no-block")
-    person.wait_until_placed(*units)
-    leader = person.leader()
+    operator.start({**dict.fromkeys(units, SLEEPER), "far.service": with_fleet("MachineID=elsewhere")}, "--no-block")
+    operator.wait_until_placed(*units)
+    leader = operator.leader()
     after = {machine.name: scrape(machine) for machine in machines}
     for machine in machines:
         leads = after[machine.name]["fleet_engine_leader", ()]

@@ -1,7 +1,8 @@
-"""Machines and leaders cut off, stopped, killed or frozen: one copy of each unit in the end, at no moment none.
+"""Machines and leaders cut off, stopped, killed or frozen: one allocation of each unit at the end, and at least one
+always.
 
-Process ids and times are systemd's and the units' own. Of the clocks that jump here, only fleetd's own do: containers
-share the kernel's. What whole clusters make of such days is held in tests/unit/test_wall_clock.py too.
+Process ids and times come from systemd and the units. Only fleetd's own clocks jump here, because containers share the
+kernel's. tests/unit/test_wall_clock.py covers whole clusters with wrong clocks.
 """
 
 import json
@@ -13,220 +14,211 @@ import pytest
 
 from contrib.testbed import Cluster
 from contrib.testbed.machine import Machine
-from tests.cluster.operator import RECORDER, SLEEPER, Operator, diary
+from tests.cluster.operator import RECORDER, SLEEPER, Operator, recorded_times
 from tests.cluster.tampering import tamper
 
 TTL_S = 4
-STEADY_TTL_S = 10  # with which a leader on a busy machine stays in office
+STEADY_TTL_S = 10  # long enough for a leader on a busy machine to keep its lease
 UNITS = [f"u{number}.service" for number in range(6)]
 DAY_S = 86_400
 CLOCK = "/run/clock-is-off"
-MOVED_S = 2 * TTL_S + 30  # the time in which the units of a machine that is lost run elsewhere
+MOVED_S = 2 * TTL_S + 30  # time for the units of a lost machine to run elsewhere
 
 
 @pytest.fixture
-def person(new_cluster: Callable[..., Cluster], tmp_path: Path) -> Operator:
-    """Somebody at a cluster of their own with six units that run."""
-    return begin(new_cluster(machines=3, config={"agent_ttl": f"{TTL_S}s"}), tmp_path)
+def operator(new_cluster: Callable[..., Cluster], tmp_path: Path) -> Operator:
+    """An operator of a new cluster with six running units."""
+    return start_units(new_cluster(machines=3, config={"agent_ttl": f"{TTL_S}s"}), tmp_path)
 
 
-def begin(cluster: Cluster, folder: Path) -> Operator:
-    person = Operator(cluster, folder)
-    person.start(dict.fromkeys(UNITS, RECORDER))
-    return person
+def start_units(cluster: Cluster, folder: Path) -> Operator:
+    operator = Operator(cluster, folder)
+    operator.start(dict.fromkeys(UNITS, RECORDER))
+    return operator
 
 
-def homes(person: Operator) -> dict[str, list[str]]:
-    """Unit → the machines that it runs on, as systemd there says."""
-    found: dict[str, list[str]] = {unit: [] for unit in UNITS}
-    for machine, unit in person.processes(UNITS):
-        found[unit].append(machine)
-    return found
-
-
-def wait_until_others_have(person: Operator, lost: Machine, units: list[str]) -> None:
-    others = [machine.name for machine in person.cluster.machines if machine is not lost]
-    person.cluster.wait_until(
+def wait_until_others_have(operator: Operator, lost: Machine, units: list[str]) -> None:
+    others = [machine.name for machine in operator.cluster.machines if machine is not lost]
+    operator.cluster.wait_until(
         f"what ran on {lost.name} runs elsewhere",
-        lambda: all(any(machine in others for machine in homes(person)[unit]) for unit in units),
+        lambda: all(any(machine in others for machine in operator.machines_of(UNITS)[unit]) for unit in units),
         MOVED_S,
     )
 
 
-def wait_until_one_each(person: Operator) -> None:
-    person.cluster.wait_until(
-        "one copy of each unit", lambda: all(len(machines) == 1 for machines in homes(person).values())
+def wait_until_one_each(operator: Operator) -> None:
+    operator.cluster.wait_until(
+        "one allocation of each unit",
+        lambda: all(len(machines) == 1 for machines in operator.machines_of(UNITS).values()),
     )
 
 
-def assert_never_none(person: Operator, lost: Machine, units: list[str]) -> None:
-    """The copies on the machine that was lost ended only when the others had begun, and those never ended."""
-    others = [machine for machine in person.cluster.machines if machine is not lost]
+def assert_never_none(operator: Operator, lost: Machine, units: list[str]) -> None:
+    """The allocations on the lost machine ended only after their replacements had begun, and the replacements never
+    ended."""
+    others = [machine for machine in operator.cluster.machines if machine is not lost]
     for unit in units:
-        (ended,) = diary(lost, "ended", unit)
-        assert min(at_s for machine in others for at_s in diary(machine, "began", unit)) <= ended
-        assert [at_s for machine in others for at_s in diary(machine, "ended", unit)] == []
+        (ended,) = recorded_times(lost, "ended", unit)
+        assert min(at_s for machine in others for at_s in recorded_times(machine, "began", unit)) <= ended
+        assert [at_s for machine in others for at_s in recorded_times(machine, "ended", unit)] == []
 
 
-def on(person: Operator, machine: Machine) -> list[str]:
-    return [unit for unit, machines in homes(person).items() if machines == [machine.name]]
+def on(operator: Operator, machine: Machine) -> list[str]:
+    return [unit for unit, machines in operator.machines_of(UNITS).items() if machines == [machine.name]]
 
 
 @pytest.mark.covers("R.3", "S.6")
-def test_a_machine_that_is_cut_off_and_healed_has_its_units_run_at_every_moment(person: Operator) -> None:
-    cut = person.machine_of("u0.service")
-    mine = on(person, cut)
-    before = person.lives(unit for unit in UNITS if unit not in mine)
+def test_units_of_a_machine_cut_off_and_back_run_at_every_moment(operator: Operator) -> None:
+    cut = operator.machine_of("u0.service")
+    mine = on(operator, cut)
+    before = operator.lives(unit for unit in UNITS if unit not in mine)
     cut.cut_network()
-    wait_until_others_have(person, cut, mine)
-    assert all(cut.name in machines for unit, machines in homes(person).items() if unit in mine)
+    wait_until_others_have(operator, cut, mine)
+    assert all(cut.name in machines for unit, machines in operator.machines_of(UNITS).items() if unit in mine)
     cut.heal_network()
-    wait_until_one_each(person)
-    assert_never_none(person, cut, mine)
-    assert person.lives(unit for unit in UNITS if unit not in mine) == before
+    wait_until_one_each(operator)
+    assert_never_none(operator, cut, mine)
+    assert operator.lives(unit for unit in UNITS if unit not in mine) == before
 
 
 @pytest.mark.covers("P.17", "S.7")
-def test_answers_of_the_store_that_are_lost_for_a_while_touch_no_unit_and_for_long_move_them(person: Operator) -> None:
-    deaf = person.machine_of("u0.service")
-    mine = on(person, deaf)
-    before = person.lives(UNITS)
+def test_lost_answers_of_the_store_move_units_only_if_they_last(operator: Operator) -> None:
+    deaf = operator.machine_of("u0.service")
+    mine = on(operator, deaf)
+    before = operator.lives(UNITS)
     deaf.lose_answers()
     time.sleep(TTL_S / 3)
     deaf.hear_answers()
     time.sleep(TTL_S + 2)
-    assert person.lives(UNITS) == before
+    assert operator.lives(UNITS) == before
     deaf.lose_answers()
-    refused = person.cluster.fleetctl("start", *person.write({"new.service": SLEEPER}), on=deaf, check=False)
+    refused = operator.cluster.fleetctl("start", *operator.write({"new.service": SLEEPER}), on=deaf, check=False)
     assert refused.returncode == 1
     assert "etcd" in refused.stderr
-    wait_until_others_have(person, deaf, mine)
+    wait_until_others_have(operator, deaf, mine)
     deaf.hear_answers()
-    wait_until_one_each(person)
-    assert_never_none(person, deaf, mine)
-    person.cluster.wait_ready()
-    person.start({"new.service": SLEEPER})
-    assert list(person.processes(["new.service"])) == [(deaf.name, "new.service")]
+    wait_until_one_each(operator)
+    assert_never_none(operator, deaf, mine)
+    operator.cluster.wait_ready()
+    operator.start({"new.service": SLEEPER})
+    assert list(operator.processes(["new.service"])) == [(deaf.name, "new.service")]
 
 
 @pytest.mark.covers("P.16", "S.11")
-def test_a_leader_that_is_killed_and_one_that_is_stopped_touch_no_unit(person: Operator) -> None:
-    before = person.lives(UNITS)
-    killed = person.leader()
+def test_a_killed_and_a_stopped_leader_leave_units_running(operator: Operator) -> None:
+    before = operator.lives(UNITS)
+    killed = operator.leader()
     killed.run(["systemctl", "kill", "--signal=KILL", "--kill-whom=main", "fleet.service"])
-    person.start({"first.service": SLEEPER}, on=another(person, killed))
-    person.cluster.wait_ready()
-    stopped = person.leader()
-    asked = another(person, stopped)
+    operator.start({"first.service": SLEEPER}, on=operator.other_machine(killed))
+    operator.cluster.wait_ready()
+    stopped = operator.leader()
+    asked = operator.other_machine(stopped)
     stopped.run(["systemctl", "stop", "fleet.socket", "fleet.service"])
-    person.start({"second.service": SLEEPER}, on=asked)
-    assert person.leader() is not stopped
+    operator.start({"second.service": SLEEPER}, on=asked)
+    assert operator.leader() is not stopped
     time.sleep(TTL_S + 2)
-    assert person.lives(UNITS) == before
+    assert operator.lives(UNITS) == before
     stopped.run(["systemctl", "start", "fleet.socket", "fleet.service"])
-    person.cluster.wait_ready()
-    assert person.lives(UNITS) == before
-
-
-def another(person: Operator, machine: Machine) -> Machine:
-    return next(each for each in person.cluster.machines if each is not machine)
+    operator.cluster.wait_ready()
+    assert operator.lives(UNITS) == before
 
 
 @pytest.mark.covers("P.16", "S.11")
-def test_a_leader_frozen_in_the_midst_of_its_work_and_woken_late_undoes_nothing(person: Operator) -> None:
-    leader = person.leader()
-    mine = on(person, leader)
-    before = person.lives(unit for unit in UNITS if unit not in mine)
+def test_a_leader_frozen_while_it_works_and_woken_late_undoes_nothing(operator: Operator) -> None:
+    leader = operator.leader()
+    mine = on(operator, leader)
+    before = operator.lives(unit for unit in UNITS if unit not in mine)
     batch = {f"batch-{number}.service": SLEEPER for number in range(30)}
-    person.start(batch, "--no-block", on=another(person, leader))
+    operator.start(batch, "--no-block", on=operator.other_machine(leader))
     fleetd = str(leader.main_pid("fleet.service"))
     leader.run(["kill", "-STOP", fleetd])
-    wait_until_others_have(person, leader, mine)
+    wait_until_others_have(operator, leader, mine)
     time.sleep(TTL_S)
     leader.run(["kill", "-CONT", fleetd])
-    wait_until_one_each(person)
-    person.cluster.wait_until(
+    wait_until_one_each(operator)
+    operator.cluster.wait_until(
         "each of the batch runs once",
-        lambda: sorted(unit for _, unit in person.processes(batch)) == sorted(batch),
+        lambda: sorted(unit for _, unit in operator.processes(batch)) == sorted(batch),
     )
-    assert_never_none(person, leader, mine)
-    assert person.lives(unit for unit in UNITS if unit not in mine) == before
+    assert_never_none(operator, leader, mine)
+    assert operator.lives(unit for unit in UNITS if unit not in mine) == before
     assert leader.main_pid("fleet.service") == int(fleetd)
 
 
 @pytest.mark.covers("S.11")
-def test_a_leader_cut_off_from_the_store_but_not_from_the_others_loses_office_and_keeps_its_allocations(
-    person: Operator,
+def test_a_leader_cut_off_from_the_store_loses_the_election_and_no_unit(
+    operator: Operator,
 ) -> None:
-    leader = person.leader()
-    mine = on(person, leader)
-    before = person.lives(UNITS)
+    leader = operator.leader()
+    mine = on(operator, leader)
+    before = operator.lives(UNITS)
     leader.cut_from_etcd()
-    wait_until_others_have(person, leader, mine)
-    assert person.leader() is not leader
-    assert {place: life for place, life in person.lives(UNITS).items() if place in before} == before
+    wait_until_others_have(operator, leader, mine)
+    assert operator.leader() is not leader
+    assert {place: life for place, life in operator.lives(UNITS).items() if place in before} == before
     leader.reach_etcd()
-    wait_until_one_each(person)
-    assert_never_none(person, leader, mine)
+    wait_until_one_each(operator)
+    assert_never_none(operator, leader, mine)
 
 
 @pytest.mark.covers("S.19")
-def test_a_leader_that_is_cut_off_while_another_machine_is_lost_leaves_one_allocation_of_each(
+def test_a_leader_and_a_machine_cut_off_leave_one_allocation_of_each_unit(
     new_cluster: Callable[..., Cluster], tmp_path: Path
 ) -> None:
-    person = begin(new_cluster(machines=4, config={"agent_ttl": f"{TTL_S}s"}), tmp_path)
-    leader = person.leader()
-    lost = person.machine_of(next(unit for unit in UNITS if person.machine_of(unit) is not leader))
-    spared = [unit for unit in UNITS if person.machine_of(unit) not in (leader, lost)]
-    mine, before = on(person, leader), person.lives(spared)
-    gone = on(person, lost)
+    operator = start_units(new_cluster(machines=4, config={"agent_ttl": f"{TTL_S}s"}), tmp_path)
+    leader = operator.leader()
+    lost = operator.machine_of(next(unit for unit in UNITS if operator.machine_of(unit) is not leader))
+    spared = [unit for unit in UNITS if operator.machine_of(unit) not in (leader, lost)]
+    mine, before = on(operator, leader), operator.lives(spared)
+    gone = on(operator, lost)
     leader.cut_network()
     lost.power_cut()
-    wait_until_others_have(person, leader, mine + gone)
+    wait_until_others_have(operator, leader, mine + gone)
     leader.heal_network()
-    wait_until_one_each(person)
-    assert_never_none(person, leader, mine)
-    assert person.lives(spared) == before
+    wait_until_one_each(operator)
+    assert_never_none(operator, leader, mine)
+    assert operator.lives(spared) == before
     lost.boot()
-    person.cluster.wait_ready()
+    operator.cluster.wait_ready()
     time.sleep(TTL_S)
-    wait_until_one_each(person)
-    assert on(person, lost) == []
+    wait_until_one_each(operator)
+    assert on(operator, lost) == []
 
 
 @pytest.mark.covers("S.8")
-def test_a_leader_and_a_follower_whose_clocks_jump_a_day_touch_no_unit_and_see_who_is_lost_in_time(
+def test_clocks_that_jump_a_day_move_no_unit_and_hide_no_lost_machine(
     new_cluster: Callable[..., Cluster], tmp_path: Path
 ) -> None:
-    person = begin(new_cluster(machines=3, config={"agent_ttl": f"{STEADY_TTL_S}s"}), tmp_path)
-    for machine in person.cluster.machines:
+    operator = start_units(new_cluster(machines=3, config={"agent_ttl": f"{STEADY_TTL_S}s"}), tmp_path)
+    for machine in operator.cluster.machines:
         tamper(machine, "wrong_clock", CLOCK=CLOCK)
         machine.run(["systemctl", "restart", "fleet.service"])
-    person.cluster.wait_ready()
-    leader = person.leader()
-    follower, lost = (machine for machine in person.cluster.machines if machine is not leader)
-    before, listed = person.lives(UNITS), person.registrations()
+    operator.cluster.wait_ready()
+    leader = operator.leader()
+    follower, lost = (machine for machine in operator.cluster.machines if machine is not leader)
+    before, listed = operator.lives(UNITS), operator.registrations()
     leader.path(CLOCK).write_text(str(DAY_S))
     follower.path(CLOCK).write_text(str(-DAY_S))
     time.sleep(STEADY_TTL_S + 2)
-    person.start({"forth.service": SLEEPER}, on=follower)
-    assert abs(placed_at_s(person, "forth.service") - time.time() - DAY_S) < DAY_S / 2  # or no clock was ever wrong
-    assert person.lives(UNITS) == before
-    assert person.registrations() == listed
+    operator.start({"forth.service": SLEEPER}, on=follower)
+    # otherwise no clock was ever wrong
+    assert abs(placed_at_s(operator, "forth.service") - time.time() - DAY_S) < DAY_S / 2
+    assert operator.lives(UNITS) == before
+    assert operator.registrations() == listed
 
-    mine = on(person, lost)
-    before = person.lives(unit for unit in UNITS if unit not in mine)
+    mine = on(operator, lost)
+    before = operator.lives(unit for unit in UNITS if unit not in mine)
     lost.power_cut()
     for machine in (leader, follower):
         machine.path(CLOCK).write_text("0")
-    wait_until_others_have(person, lost, mine)
-    assert abs(placed_at_s(person, mine[0]) - time.time()) < DAY_S / 2
-    assert person.leader() is leader
-    assert person.lives(unit for unit in UNITS if unit not in mine) == before
-    assert person.registrations().items() <= listed.items()
+    wait_until_others_have(operator, lost, mine)
+    assert abs(placed_at_s(operator, mine[0]) - time.time()) < DAY_S / 2
+    assert operator.leader() is leader
+    assert operator.lives(unit for unit in UNITS if unit not in mine) == before
+    assert operator.registrations().items() <= listed.items()
 
 
-def placed_at_s(person: Operator, unit: str) -> float:
-    """When the leader placed it, by the leader's clock."""
-    decision = person.cluster.etcd.etcdctl("get", "--print-value-only", f"/fleet/decisions/{unit}")
+def placed_at_s(operator: Operator, unit: str) -> float:
+    """When the leader placed the unit, by the leader's clock."""
+    decision = operator.cluster.etcd.etcdctl("get", "--print-value-only", f"/fleet/decisions/{unit}")
     return float(json.loads(decision)["since"])

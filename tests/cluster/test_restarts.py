@@ -1,4 +1,4 @@
-"""restart and start --replace on real machines: what hangs on a unit survives, as with systemctl."""
+"""restart and start --replace on real machines keep what depends on a unit, as systemctl does."""
 
 import json
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contrib.testbed import Machine
 from tests.cluster.operator import SLEEPER, Operator, with_fleet
 
-# Keeps a file descriptor with systemd, and says how many it was given at its start.
+# Stores a file descriptor with systemd, and records how many it got at its start.
 KEEPER = """
 import array, os, socket, time
 given = os.environ.get("LISTEN_FDS", "0")
@@ -35,62 +35,62 @@ def starts(machine: Machine) -> list[str]:
     return machine.path("/run/keeper/starts").read_text().split()
 
 
-def wait_for_others(person: Operator, machine: Machine, before: Mapping[str, int]) -> dict[str, int]:
-    """The main processes of these units, once each has another one."""
+def wait_for_others(operator: Operator, machine: Machine, before: Mapping[str, int]) -> dict[str, int]:
+    """The main processes of these units, after each has a new one."""
 
     def all_have() -> bool:
         return all(pid not in (0, before[name]) for name, pid in machine.main_pids(list(before)).items())
 
-    person.cluster.wait_until("each has another process", all_have)
+    operator.cluster.wait_until("each has a new process", all_have)
     return machine.main_pids(list(before))
 
 
-def test_what_needs_a_unit_survives_its_restart_and_its_replacement(person: Operator) -> None:
-    here = f"MachineID={person.cluster.machines[0].id}"
-    machine = person.cluster.machines[0]
+def test_dependent_units_survive_a_restart_and_a_replacement(operator: Operator) -> None:
+    here = f"MachineID={operator.cluster.machines[0].id}"
+    machine = operator.cluster.machines[0]
     machine.path("/var/lib/keeper.py").write_text(KEEPER)
     tied = {name: with_fleet(here, service=text) for name, text in TIED.items()}
     names = ["base.service", *tied]
-    person.start({"base.service": with_fleet(here, service=BASE), **tied})
+    operator.start({"base.service": with_fleet(here, service=BASE), **tied})
     pids = [machine.main_pids(names)]
     assert all(pids[0].values())
 
-    restarted = person.cluster.fleetctl("restart", "base")
+    restarted = operator.cluster.fleetctl("restart", "base")
     assert restarted.stdout.startswith("Unit base.service launched on ")
-    pids.append(wait_for_others(person, machine, pids[0]))
+    pids.append(wait_for_others(operator, machine, pids[0]))
     assert starts(machine) == ["0", "1"], "the directory is kept, and so is the file descriptor"
 
-    person.start({"base.service": with_fleet(here, service=BASE + "Environment=A=1\n")}, "--replace")
-    pids.append(wait_for_others(person, machine, pids[1]))
+    operator.start({"base.service": with_fleet(here, service=BASE + "Environment=A=1\n")}, "--replace")
+    pids.append(wait_for_others(operator, machine, pids[1]))
     assert starts(machine) == ["0", "1", "1"]
 
     changed = BASE + "Environment=A=1\nMemoryMax=300M\nExecStop=/bin/touch /run/stopped-as-new\n"
-    person.start({"base.service": with_fleet(here, service=changed)}, "--replace")
+    operator.start({"base.service": with_fleet(here, service=changed)}, "--replace")
     assert machine.main_pids(names) == pids[2], "a daemon-reload was enough"
     assert machine.show("base.service", "MemoryMax") == str(300 * 1024 * 1024)
     assert machine.show("base.service", "NeedDaemonReload") == "no"
-    person.cluster.fleetctl("stop", "base")
+    operator.cluster.fleetctl("stop", "base")
     assert machine.path("/run/stopped-as-new").exists()
 
 
-def test_a_fleetd_that_is_killed_in_a_restart_finishes_it_and_makes_it_once(person: Operator) -> None:
-    machine = person.cluster.machines[0]
+def test_a_fleetd_killed_in_a_restart_completes_it_exactly_once(operator: Operator) -> None:
+    machine = operator.cluster.machines[0]
     here = f"MachineID={machine.id}"
     text = SLEEPER + "ExecStartPre=/bin/sh -c 'echo x >> /run/starts-%n'\nExecStop=/bin/sleep 2\n"
-    person.start({"slow.service": with_fleet(here, service=text)})
+    operator.start({"slow.service": with_fleet(here, service=text)})
     before = machine.main_pid("slow.service")
     asking = {"names": ["slow.service"]}
     curl = ["curl", "-s", "--unix-socket", "/run/fleet.sock", "-H", "Content-Type: application/json"]
-    other = person.cluster.machines[1]
+    other = operator.cluster.machines[1]
     answer = other.run([*curl, "-d", json.dumps(asking), "http://fleet/fleet/v2/restart"]).stdout
     assert json.loads(answer)["results"] == [{"name": "slow.service", "code": 204}]
-    person.cluster.wait_until("it stops", lambda: machine.show("slow.service", "ActiveState") == "deactivating")
+    operator.cluster.wait_until("it stops", lambda: machine.show("slow.service", "ActiveState") == "deactivating")
     machine.run(["systemctl", "kill", "--kill-whom=main", "--signal=KILL", "fleet.service"])
-    person.cluster.wait_until("it runs anew", lambda: machine.main_pid("slow.service") not in (0, before))
+    operator.cluster.wait_until("it runs again", lambda: machine.main_pid("slow.service") not in (0, before))
 
     def is_reported() -> bool:
-        report = person.reports(on=other)["slow.service"]
+        report = operator.reports(on=other)["slow.service"]
         return bool(report["allocations"][0]["generation"] == report["generation"])
 
-    person.cluster.wait_until("the restart is reported", is_reported)
+    operator.cluster.wait_until("the restart is reported", is_reported)
     assert machine.path("/run/starts-slow.service").read_text().split() == ["x", "x"]

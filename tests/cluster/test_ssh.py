@@ -1,6 +1,6 @@
-"""SSH to real machines with a real sshd: units' machines, shells and terminals, keys and known hosts, failures.
+"""SSH to real machines with a real sshd: shells, terminals, keys, known hosts, failures.
 
-fleetctl runs here as a program, with a home directory and an agent of its own.
+fleetctl runs as a program, with a home directory and an SSH agent of its own.
 """
 
 import re
@@ -15,7 +15,7 @@ import pytest
 
 from contrib.testbed import Cluster
 from contrib.testbed.machine import Machine
-from tests.cluster.remote_operator import RemotePerson, Terminal
+from tests.cluster.remote_operator import RemoteOperator, Terminal
 
 GREETER = "[Service]\nExecStart=/bin/sh -c 'echo hello from %n; exec sleep infinity'\n"
 PROXY = """
@@ -40,12 +40,12 @@ def ssh_cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def person(ssh_cluster: Cluster, tmp_path: Path) -> Iterator[RemotePerson]:
-    """Somebody who has the key and knows every machine. Their units are gone afterwards."""
-    person = RemotePerson(ssh_cluster, tmp_path)
-    person.has_the_key()
-    person.knows()
-    yield person
+def operator(ssh_cluster: Cluster, tmp_path: Path) -> Iterator[RemoteOperator]:
+    """An operator who has the key and knows every machine. The units are destroyed afterwards."""
+    operator = RemoteOperator(ssh_cluster, tmp_path)
+    operator.install_key()
+    operator.write_known_hosts()
+    yield operator
     ssh_cluster.destroy_all_units()
 
 
@@ -57,83 +57,83 @@ def in_order(machines: list[Machine]) -> list[Machine]:
     return sorted(machines, key=lambda machine: machine.id)
 
 
-# Units, where they are
+# Finding the machine of a unit
 
 
 @pytest.mark.covers("3.10.32")
-def test_status_and_journal_of_a_plain_unit_and_of_an_instance_are_those_of_its_machine(person: RemotePerson) -> None:
-    person.starts(web=GREETER, db_1=GREETER)
+def test_status_and_journal_come_from_the_machine_of_the_unit(operator: RemoteOperator) -> None:
+    operator.start(web=GREETER, db_1=GREETER)
     for unit in ("web.service", "db@1.service"):
-        (machine,) = person.places(unit)
+        (machine,) = operator.machines_of(unit)
         wanted = machine.run(["systemctl", "status", "-l", unit]).stdout
-        status = person.fleetctl("status", unit)
+        status = operator.fleetctl("status", unit)
         assert (status.returncode, status.stderr) == (0, "")
         assert without_times(status.stdout) == without_times(wanted)
-        journal = person.fleetctl("journal", "--output=cat", "--lines=100", unit)
+        journal = operator.fleetctl("journal", "--output=cat", "--lines=100", unit)
         assert (journal.returncode, f"hello from {unit}\n" in journal.stdout) == (0, True)
-    stopped = person.fleetctl("stop", "web")
+    stopped = operator.fleetctl("stop", "web")
     assert stopped.returncode == 0
-    assert person.fleetctl("status", "web").returncode == 3
+    assert operator.fleetctl("status", "web").returncode == 3
 
 
 def without_times(text: str) -> list[str]:
-    """What systemctl says but for how long ago it was, and the log, which may go on meanwhile."""
+    """What systemctl says without times and without log lines, which may differ between two calls."""
     return [re.sub(r" ago$", "", re.sub(r"\d+(s|ms|min)\b ?", "", line)) for line in text.split("\n\n")[0].splitlines()]
 
 
 @pytest.mark.covers("P.11")
-def test_a_global_unit_is_told_of_by_every_machine_or_by_the_one_that_is_picked(person: RemotePerson) -> None:
-    person.starts(all=GLOBAL)
-    machines = in_order(person.cluster.machines)
-    status = person.fleetctl("status", "all")
+def test_status_of_a_global_unit_shows_every_machine_or_the_chosen_one(operator: RemoteOperator) -> None:
+    operator.start(all=GLOBAL)
+    machines = in_order(operator.cluster.machines)
+    status = operator.fleetctl("status", "all")
     assert (status.returncode, status.stderr) == (0, "")
     blocks = re.split(r"^(\S+\.\.\./\S+):\n", status.stdout, flags=re.MULTILINE)[1:]
     assert blocks[::2] == [place(machine) for machine in machines]
     for machine, block in zip(machines, blocks[1::2], strict=True):
         assert f"Main PID: {machine.main_pid('all.service')} " in block
-    journal = person.fleetctl("journal", "--output=cat", "all")
+    journal = operator.fleetctl("journal", "--output=cat", "all")
     heads = [line.partition(": ")[0] for line in journal.stdout.splitlines() if "hello" in line]
     assert heads == [place(machine) for machine in machines]
-    picked = person.fleetctl("journal", "--output=cat", "--machine", machines[1].id[:6], "all")
+    picked = operator.fleetctl("journal", "--output=cat", "--machine", machines[1].id[:6], "all")
     assert "hello from all.service" in picked.stdout.splitlines()
-    one = person.fleetctl("status", "--machine", machines[1].id[:6], "all")
+    one = operator.fleetctl("status", "--machine", machines[1].id[:6], "all")
     assert f"Main PID: {machines[1].main_pid('all.service')} " in one.stdout
 
 
 @pytest.mark.covers("P.11")
-def test_a_global_unit_is_restarted_on_one_machine_or_on_all(person: RemotePerson) -> None:
-    person.starts(all=GLOBAL)
-    machines = in_order(person.cluster.machines)
+def test_a_global_unit_is_restarted_on_one_machine_or_on_all(operator: RemoteOperator) -> None:
+    operator.start(all=GLOBAL)
+    machines = in_order(operator.cluster.machines)
     before = [machine.main_pid("all.service") for machine in machines]
-    one = person.fleetctl("restart", "--machine", machines[1].id[:6], "all")
+    one = operator.fleetctl("restart", "--machine", machines[1].id[:6], "all")
     assert (one.returncode, one.stdout) == (0, f"Unit all.service restarted on {place(machines[1])}\n")
     between = [machine.main_pid("all.service") for machine in machines]
     assert [was == now for was, now in zip(before, between, strict=True)] == [True, False, True]
-    every = person.fleetctl("restart", "all")
+    every = operator.fleetctl("restart", "all")
     assert every.stdout == "Unit all.service launched on 3 machines\n"
     after = [machine.main_pid("all.service") for machine in machines]
     assert all(was != now for was, now in zip(between, after, strict=True))
 
 
-def test_plain_units_and_instances_are_restarted_on_their_machine(person: RemotePerson) -> None:
-    person.starts(web=GREETER, db_1=GREETER)
-    places = [person.places(unit) for unit in ("web.service", "db@1.service")]
+def test_units_and_instances_are_restarted_on_their_machine(operator: RemoteOperator) -> None:
+    operator.start(web=GREETER, db_1=GREETER)
+    places = [operator.machines_of(unit) for unit in ("web.service", "db@1.service")]
     before = [machine.main_pid(unit) for (machine,), unit in zip(places, ("web.service", "db@1.service"), strict=True)]
-    assert person.fleetctl("restart", "web", "db@1").returncode == 0
-    assert [person.places(unit) for unit in ("web.service", "db@1.service")] == places
+    assert operator.fleetctl("restart", "web", "db@1").returncode == 0
+    assert [operator.machines_of(unit) for unit in ("web.service", "db@1.service")] == places
     after = [machine.main_pid(unit) for (machine,), unit in zip(places, ("web.service", "db@1.service"), strict=True)]
     assert 0 not in after
     assert all(was != now for was, now in zip(before, after, strict=True))
 
 
 @pytest.mark.covers("P.11")
-def test_following_a_global_unit_interleaves_its_machines_until_ctrl_c(person: RemotePerson) -> None:
-    person.starts(followed=GLOBAL)
-    terminal = Terminal(person, "journal", "-f", "--output=cat", "followed")
-    seen = "".join(terminal.expect("hello from followed.service\r\n") for _ in person.cluster.machines)
-    colours = {place(machine): head_colour(seen, machine) for machine in person.cluster.machines}
+def test_following_a_global_unit_interleaves_its_machines_until_ctrl_c(operator: RemoteOperator) -> None:
+    operator.start(followed=GLOBAL)
+    terminal = Terminal(operator, "journal", "-f", "--output=cat", "followed")
+    seen = "".join(terminal.expect("hello from followed.service\r\n") for _ in operator.cluster.machines)
+    colours = {place(machine): head_colour(seen, machine) for machine in operator.cluster.machines}
     assert len(set(colours.values())) == 3
-    for machine in reversed(person.cluster.machines):
+    for machine in reversed(operator.cluster.machines):
         machine.run(["systemctl", "restart", "followed.service"])
         assert head_colour(terminal.expect("hello from followed.service\r\n"), machine) == colours[place(machine)]
     terminal.type("\x03")
@@ -141,22 +141,22 @@ def test_following_a_global_unit_interleaves_its_machines_until_ctrl_c(person: R
 
 
 def head_colour(seen: str, machine: Machine) -> str:
-    """The colour of what heads the machine's greeting."""
+    """The colour of the machine's prefix in the line with its greeting."""
     head = re.search(rf"\x1b\[(\d+)m{re.escape(place(machine))}:\x1b\[0m hello from followed.service\r\n", seen)
     assert head is not None, seen
     return head[1]
 
 
 @pytest.mark.covers("3.10.24")
-def test_on_the_machine_itself_no_ssh_is_needed(person: RemotePerson) -> None:
-    person.starts(web=GREETER)
-    (machine,) = person.places("web.service")
+def test_a_command_on_the_machine_itself_needs_no_ssh(operator: RemoteOperator) -> None:
+    operator.start(web=GREETER)
+    (machine,) = operator.machines_of("web.service")
     machine.run(["systemctl", "stop", "ssh.service"])
     try:
         here = machine.run(["fleetctl", "status", "web"])
         assert "Active: active (running)" in here.stdout
         assert "hello from web.service\n" in machine.run(["fleetctl", "journal", "--output=cat", "web"]).stdout
-        away = person.fleetctl("status", "web")
+        away = operator.fleetctl("status", "web")
     finally:
         machine.run(["systemctl", "start", "ssh.service"])
     assert (away.returncode, away.stdout) == (255, "")
@@ -170,40 +170,40 @@ def test_on_the_machine_itself_no_ssh_is_needed(person: RemotePerson) -> None:
 
 
 @pytest.mark.covers("3.10.22", "10.3.2")
-def test_a_command_has_stdin_stdout_stderr_and_its_own_status(person: RemotePerson) -> None:
-    person.starts(web=GREETER)
-    (machine,) = person.places("web.service")
-    done = person.fleetctl("ssh", "web", "hostname; cat; echo trouble >&2; exit 7", stdin="what it reads\n")
+def test_a_command_has_stdin_stdout_stderr_and_its_own_status(operator: RemoteOperator) -> None:
+    operator.start(web=GREETER)
+    (machine,) = operator.machines_of("web.service")
+    done = operator.fleetctl("ssh", "web", "hostname; cat; echo trouble >&2; exit 7", stdin="what it reads\n")
     assert (done.returncode, done.stdout, done.stderr) == (7, f"{machine.name}\nwhat it reads\n", "trouble\n")
     for arguments in (["--unit=web"], ["--machine", machine.id[:6]], [machine.id[:6]], [place(machine)]):
-        done = person.fleetctl("ssh", *arguments, "--", "hostname")
+        done = operator.fleetctl("ssh", *arguments, "--", "hostname")
         assert (done.returncode, done.stdout) == (0, f"{machine.name}\n")
-    assert person.fleetctl("ssh", "web", "sh", "-c", "'exit 5'").returncode == 5
-    assert person.fleetctl("ssh", "web", "kill -9 $$").returncode == 255
+    assert operator.fleetctl("ssh", "web", "sh", "-c", "'exit 5'").returncode == 5
+    assert operator.fleetctl("ssh", "web", "kill -9 $$").returncode == 255
 
 
-def test_much_goes_both_ways_at_once(person: RemotePerson) -> None:
-    machine = person.cluster.machines[0]
+def test_large_input_and_output_pass_at_the_same_time(operator: RemoteOperator) -> None:
+    machine = operator.cluster.machines[0]
     text = "0123456789abcde\n" * 400_000
-    done = person.fleetctl("ssh", machine.id[:6], "cat", stdin=text)
+    done = operator.fleetctl("ssh", machine.id[:6], "cat", stdin=text)
     assert (done.returncode, done.stdout == text, done.stderr) == (0, True, "")
 
 
 @pytest.mark.covers("3.8.43", "P.11")
-def test_a_command_for_a_global_unit_runs_on_all_of_its_machines(person: RemotePerson) -> None:
-    person.starts(all=GLOBAL)
-    done = person.fleetctl("ssh", "all", "hostname; [ $(hostname) != m2 ] || exit 4")
+def test_a_command_for_a_global_unit_runs_on_all_of_its_machines(operator: RemoteOperator) -> None:
+    operator.start(all=GLOBAL)
+    done = operator.fleetctl("ssh", "all", "hostname; [ $(hostname) != m2 ] || exit 4")
     assert done.returncode == 4
-    assert sorted(done.stdout.splitlines()) == sorted(f"{place(m)}: {m.name}" for m in person.cluster.machines)
-    shell = person.fleetctl("ssh", "all")
+    assert sorted(done.stdout.splitlines()) == sorted(f"{place(m)}: {m.name}" for m in operator.cluster.machines)
+    shell = operator.fleetctl("ssh", "all")
     assert (shell.returncode, shell.stdout) == (1, "")
     assert "all.service is on several machines, and a shell opens on one: choose it with --machine" in shell.stderr
 
 
 @pytest.mark.covers("3.10.6", "3.10.23", "10.3.3")
-def test_a_shell_has_a_terminal_of_our_size_and_follows_it_and_gives_its_status(person: RemotePerson) -> None:
-    machine = person.cluster.machines[0]
-    terminal = Terminal(person, "ssh", machine.id[:6], rows=31, columns=97)
+def test_a_shell_has_a_terminal_that_follows_our_size(operator: RemoteOperator) -> None:
+    machine = operator.cluster.machines[0]
+    terminal = Terminal(operator, "ssh", machine.id[:6], rows=31, columns=97)
     terminal.expect(r"[#$] ")
     terminal.type("stty size; tty; echo $TERM-$SSH_TTY\n")
     assert "31 97\r\n/dev/pts/" in terminal.expect(r"xterm-/dev/pts/\d+\r\n")
@@ -219,19 +219,19 @@ def test_a_shell_has_a_terminal_of_our_size_and_follows_it_and_gives_its_status(
 
 
 @pytest.mark.covers("3.10.6")
-def test_a_command_gets_a_terminal_if_it_is_asked_for(person: RemotePerson) -> None:
-    machine = person.cluster.machines[0]
-    terminal = Terminal(person, "ssh", "--tty", machine.id[:6], "tty; exit 3")
+def test_a_command_gets_a_terminal_on_request(operator: RemoteOperator) -> None:
+    machine = operator.cluster.machines[0]
+    terminal = Terminal(operator, "ssh", "--tty", machine.id[:6], "tty; exit 3")
     terminal.expect(r"/dev/pts/\d+\r\n")
     assert terminal.status() == 3
-    terminal = Terminal(person, "ssh", machine.id[:6], "tty; exit 3")
+    terminal = Terminal(operator, "ssh", machine.id[:6], "tty; exit 3")
     terminal.expect("not a tty\r\n")
     assert terminal.status() == 3
 
 
-def test_ctrl_c_at_a_command_ends_with_130(person: RemotePerson) -> None:
-    machine = person.cluster.machines[0]
-    process = person.spawn("ssh", machine.id[:6], "echo begun; sleep 1000")
+def test_ctrl_c_in_a_command_exits_with_130(operator: RemoteOperator) -> None:
+    machine = operator.cluster.machines[0]
+    process = operator.spawn("ssh", machine.id[:6], "echo begun; sleep 1000")
     assert process.stdout is not None
     assert process.stdout.readline() == "begun\n"
     process.send_signal(signal.SIGINT)
@@ -240,15 +240,15 @@ def test_ctrl_c_at_a_command_ends_with_130(person: RemotePerson) -> None:
 
 
 @pytest.mark.covers("3.10.7", "3.10.17", "10.1.2")
-def test_the_agent_is_forwarded_only_where_that_is_asked_for(person: RemotePerson) -> None:
-    machine = person.cluster.machines[0]
+def test_the_agent_is_forwarded_only_on_request(operator: RemoteOperator) -> None:
+    machine = operator.cluster.machines[0]
     fingerprint = subprocess.run(
-        ["ssh-keygen", "-l", "-f", person.cluster.ssh_key], check=True, capture_output=True, text=True
+        ["ssh-keygen", "-l", "-f", operator.cluster.ssh_key], check=True, capture_output=True, text=True
     ).stdout.split()[1]
-    with person.has_an_agent():
-        done = person.fleetctl("ssh", "-A", machine.id[:6], "ssh-add -l && ssh-add -l")
+    with operator.ssh_agent():
+        done = operator.fleetctl("ssh", "-A", machine.id[:6], "ssh-add -l && ssh-add -l")
         assert (done.returncode, done.stdout.count(fingerprint), done.stderr) == (0, 2, "")
-        assert person.fleetctl("ssh", machine.id[:6], "ssh-add -l").returncode == 2
+        assert operator.fleetctl("ssh", machine.id[:6], "ssh-add -l").returncode == 2
 
 
 # Keys
@@ -256,29 +256,29 @@ def test_the_agent_is_forwarded_only_where_that_is_asked_for(person: RemotePerso
 
 @pytest.mark.covers("3.10.1")
 @pytest.mark.parametrize("kind", ["ed25519", "ecdsa", "rsa"])
-def test_keys_of_every_kind_log_in_from_a_file_and_from_the_agent(person: RemotePerson, kind: str) -> None:
-    machine = person.cluster.machines[0]
-    (person.home / ".ssh/id_ed25519").unlink()
-    key = person.home / f".ssh/id_{kind}"
+def test_keys_of_every_type_log_in_from_a_file_and_from_the_agent(operator: RemoteOperator, kind: str) -> None:
+    machine = operator.cluster.machines[0]
+    (operator.home / ".ssh/id_ed25519").unlink()
+    key = operator.home / f".ssh/id_{kind}"
     subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-f", key], check=True)
     allowed = machine.path("/root/.ssh/authorized_keys")
     before = allowed.read_text()
     allowed.write_text(before + key.with_suffix(".pub").read_text())
     try:
-        assert person.fleetctl("ssh", machine.id[:6], "true").returncode == 0
-        key.rename(person.home / "elsewhere")
-        with person.has_an_agent(person.home / "elsewhere"):
-            assert person.fleetctl("ssh", machine.id[:6], "true").returncode == 0
+        assert operator.fleetctl("ssh", machine.id[:6], "true").returncode == 0
+        key.rename(operator.home / "elsewhere")
+        with operator.ssh_agent(operator.home / "elsewhere"):
+            assert operator.fleetctl("ssh", machine.id[:6], "true").returncode == 0
     finally:
         allowed.write_text(before)
 
 
 @pytest.mark.covers("3.10.21", "P.18")
-def test_a_wrong_key_and_none_at_all_are_told_with_host_port_user_and_what_to_do(person: RemotePerson) -> None:
-    machine = person.cluster.machines[0]
-    key = person.home / ".ssh/id_ed25519"
+def test_a_refused_or_missing_key_names_host_port_user_and_remedy(operator: RemoteOperator) -> None:
+    machine = operator.cluster.machines[0]
+    key = operator.home / ".ssh/id_ed25519"
     key.unlink()
-    none = person.fleetctl("ssh", machine.id[:6], "true")
+    none = operator.fleetctl("ssh", machine.id[:6], "true")
     assert (none.returncode, none.stdout) == (1, "")
     assert none.stderr == (
         f"Failed building SSH client: unable to authenticate: root@{machine.address} port 22 was offered no key, "
@@ -287,7 +287,7 @@ def test_a_wrong_key_and_none_at_all_are_told_with_host_port_user_and_what_to_do
     )
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
     shown = subprocess.run(["ssh-keygen", "-l", "-f", key], check=True, capture_output=True, text=True).stdout.split()
-    wrong = person.fleetctl("ssh", machine.id[:6], "true")
+    wrong = operator.fleetctl("ssh", machine.id[:6], "true")
     assert (wrong.returncode, wrong.stderr.count("\n")) == (1, 1)
     assert (
         f"root@{machine.address} port 22 refuses every key that was tried: ssh-ed25519 {shown[1]} ({key})"
@@ -295,81 +295,85 @@ def test_a_wrong_key_and_none_at_all_are_told_with_host_port_user_and_what_to_do
     )
 
 
-def test_an_encrypted_key_is_named_and_works_from_the_agent(person: RemotePerson) -> None:
-    machine = person.cluster.machines[0]
-    key = person.home / ".ssh/id_ed25519"
-    with person.has_an_agent():
+def test_an_encrypted_key_is_reported_and_works_from_the_agent(operator: RemoteOperator) -> None:
+    machine = operator.cluster.machines[0]
+    key = operator.home / ".ssh/id_ed25519"
+    with operator.ssh_agent():
         subprocess.run(["ssh-keygen", "-q", "-p", "-N", "secret", "-f", key], check=True, capture_output=True)
-        assert person.fleetctl("ssh", machine.id[:6], "true").returncode == 0
-    refused = person.fleetctl("ssh", machine.id[:6], "true")
+        assert operator.fleetctl("ssh", machine.id[:6], "true").returncode == 0
+    refused = operator.fleetctl("ssh", machine.id[:6], "true")
     assert f"{key} is encrypted: load it into an agent (ssh-add {key})" in refused.stderr
 
 
 @pytest.mark.covers("3.3.8", "10.3.7")
-def test_the_configuration_names_host_port_user_and_key(person: RemotePerson) -> None:
-    machine = person.cluster.machines[0]
-    key = person.home / ".ssh/id_ed25519"
-    key.rename(person.home / "mine")
-    del person.environment["FLEETCTL_SSH_USERNAME"]
-    person.reach_by_tunnel()
-    person.environment["FLEETCTL_TUNNEL"] = "gate"
-    person.configures(f"Host gate\n HostName {machine.address}\nHost *\n User root\n IdentityFile ~/mine\n")
-    assert person.fleetctl("list-machines", "--no-legend").stdout.count("\n") == 3
-    person.configures(f"Host gate\n HostName {machine.address}\n Port 23\n User me\n")
-    refused = person.fleetctl("list-machines")
+def test_ssh_config_sets_host_port_user_and_key(operator: RemoteOperator) -> None:
+    machine = operator.cluster.machines[0]
+    key = operator.home / ".ssh/id_ed25519"
+    key.rename(operator.home / "mine")
+    del operator.environment["FLEETCTL_SSH_USERNAME"]
+    operator.reach_by_tunnel()
+    operator.environment["FLEETCTL_TUNNEL"] = "gate"
+    operator.write_ssh_config(f"Host gate\n HostName {machine.address}\nHost *\n User root\n IdentityFile ~/mine\n")
+    assert operator.fleetctl("list-machines", "--no-legend").stdout.count("\n") == 3
+    operator.write_ssh_config(f"Host gate\n HostName {machine.address}\n Port 23\n User me\n")
+    refused = operator.fleetctl("list-machines")
     assert (refused.returncode, refused.stdout) == (1, "")
     assert f"cannot connect to me@gate ({machine.address}) port 23: connection refused; " in refused.stderr
 
 
-def test_the_way_leads_through_the_host_that_the_configuration_names_in_a_file_that_it_includes(
-    person: RemotePerson,
+def test_ssh_config_sets_a_proxy_jump_in_an_included_file(
+    operator: RemoteOperator,
 ) -> None:
-    gate, inner = person.cluster.machines[:2]
-    (person.home / ".ssh/inner").write_text(f"Host {inner.address} inner\n HostName {inner.address}\n ProxyJump gate\n")
-    person.configures(f"Include {person.home}/.ssh/inner\nHost gate\n HostName {gate.address}\nHost *\n User root\n")
-    came = person.fleetctl("ssh", "--machine", inner.id, "echo from $SSH_CLIENT")
+    gate, inner = operator.cluster.machines[:2]
+    (operator.home / ".ssh/inner").write_text(
+        f"Host {inner.address} inner\n HostName {inner.address}\n ProxyJump gate\n"
+    )
+    operator.write_ssh_config(
+        f"Include {operator.home}/.ssh/inner\nHost gate\n HostName {gate.address}\nHost *\n User root\n"
+    )
+    came = operator.fleetctl("ssh", "--machine", inner.id, "echo from $SSH_CLIENT")
     assert (came.returncode, came.stderr) == (0, "")
     assert came.stdout.startswith(f"from {gate.address} ")
-    person.reach_by_tunnel()
-    person.environment["FLEETCTL_TUNNEL"] = "inner"
-    assert person.fleetctl("list-machines", "--no-legend").stdout.count("\n") == 3
-    (person.home / ".ssh/inner").write_text(f"Host inner\n HostName {inner.address}\n ProxyJump gate:23\n")
-    refused = person.fleetctl("list-machines")
+    operator.reach_by_tunnel()
+    operator.environment["FLEETCTL_TUNNEL"] = "inner"
+    assert operator.fleetctl("list-machines", "--no-legend").stdout.count("\n") == 3
+    (operator.home / ".ssh/inner").write_text(f"Host inner\n HostName {inner.address}\n ProxyJump gate:23\n")
+    refused = operator.fleetctl("list-machines")
     assert (refused.returncode, refused.stdout) == (1, "")
     assert f"cannot connect to root@gate ({gate.address}) port 23: connection refused; " in refused.stderr
     assert "Traceback" not in refused.stderr
 
 
-def test_a_proxy_command_an_agent_and_the_name_of_a_key_are_those_of_the_configuration(person: RemotePerson) -> None:
-    inner = person.cluster.machines[1]
-    key = person.home / ".ssh/id_ed25519"
-    known = person.knows(inner).read_text().replace(f"{inner.address} ", "the-inner ")
-    person.knows(text=known)
-    with person.has_an_agent(key):
-        agent = person.environment.pop("SSH_AUTH_SOCK")
-        (person.home / "named.pub").write_text(person.cluster.ssh_key.with_suffix(".pub").read_text())
+def test_ssh_config_sets_a_proxy_command_an_agent_and_a_key_alias(operator: RemoteOperator) -> None:
+    inner = operator.cluster.machines[1]
+    key = operator.home / ".ssh/id_ed25519"
+    known = operator.write_known_hosts(inner).read_text().replace(f"{inner.address} ", "the-inner ")
+    operator.write_known_hosts(text=known)
+    with operator.ssh_agent(key):
+        agent = operator.environment.pop("SSH_AUTH_SOCK")
+        (operator.home / "named.pub").write_text(operator.cluster.ssh_key.with_suffix(".pub").read_text())
         key.unlink()
-        (person.home / "proxy.py").write_text(PROXY)
-        person.configures(
+        (operator.home / "proxy.py").write_text(PROXY)
+        operator.write_ssh_config(
             f"Match final host {inner.address}\n HostKeyAlias the-inner\n IdentityAgent {agent}\n IdentitiesOnly yes\n"
-            f" IdentityFile {person.home}/named.pub\n"
-            f" ProxyCommand {sys.executable} {person.home}/proxy.py %h %p\n"
+            f" IdentityFile {operator.home}/named.pub\n"
+            f" ProxyCommand {sys.executable} {operator.home}/proxy.py %h %p\n"
         )
-        came = person.fleetctl("ssh", "-A", "--machine", inner.id, "ssh-add -l | wc -l")
+        came = operator.fleetctl("ssh", "-A", "--machine", inner.id, "ssh-add -l | wc -l")
         assert (came.returncode, came.stdout, came.stderr) == (0, "1\n", "")
-        person.environment["SSH_AUTH_SOCK"] = agent
+        operator.environment["SSH_AUTH_SOCK"] = agent
 
 
 @pytest.mark.covers("3.10.3", "3.10.17", "3.10.21", "3.10.25", "3.10.28")
-def test_a_port_may_be_given_for_every_command_that_connects(person: RemotePerson) -> None:
-    person.starts(web=GREETER)
-    (machine,) = person.places("web.service")
+def test_every_command_that_connects_accepts_a_port(operator: RemoteOperator) -> None:
+    operator.start(web=GREETER)
+    (machine,) = operator.machines_of("web.service")
     where = f"cannot connect to root@{machine.address} port 23: connection refused; "
-    refused = person.fleetctl("ssh", "--ssh-port=23", "web", "true")
+    refused = operator.fleetctl("ssh", "--ssh-port=23", "web", "true")
     assert (refused.returncode, refused.stdout) == (1, "")
     assert refused.stderr.startswith(f"Failed building SSH client: {where}")
     for command in ("status", "journal"):
-        refused = person.fleetctl(command, "--ssh-port", "23", "web")
+        refused = operator.fleetctl(command, "--ssh-port", "23", "web")
         assert (refused.returncode, refused.stdout) == (255, "")
         assert refused.stderr.startswith(f"Unable to SSH to remote host: {where}")
 
@@ -378,46 +382,46 @@ def test_a_port_may_be_given_for_every_command_that_connects(person: RemotePerso
 
 
 @pytest.mark.covers("3.3.11", "3.10.13", "3.10.16")
-def test_an_unknown_host_is_refused_without_a_terminal(person: RemotePerson) -> None:
-    machine = person.cluster.machines[0]
-    path = person.knows(text="# nobody\n")
-    refused = person.fleetctl("ssh", machine.id[:6], "true", stdin="yes\n")
+def test_an_unknown_host_is_refused_without_a_terminal(operator: RemoteOperator) -> None:
+    machine = operator.cluster.machines[0]
+    path = operator.write_known_hosts(text="# no hosts\n")
+    refused = operator.fleetctl("ssh", machine.id[:6], "true", stdin="yes\n")
     assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (1, "", 1)
     assert refused.stderr.startswith(
         "Failed building SSH client: handshake failed: unauthorized host: the ssh-ed25519 key"
     )
     assert f"is not in {path}, and there is no terminal to ask at" in refused.stderr
-    assert path.read_text() == "# nobody\n"
+    assert path.read_text() == "# no hosts\n"
     assert "--strict-host-key-checking=accept-new" in refused.stderr
-    unchecked = person.fleetctl("ssh", "--strict-host-key-checking=false", machine.id[:6], "true")
-    assert (unchecked.returncode, unchecked.stderr, path.read_text()) == (0, "", "# nobody\n")
+    unchecked = operator.fleetctl("ssh", "--strict-host-key-checking=false", machine.id[:6], "true")
+    assert (unchecked.returncode, unchecked.stderr, path.read_text()) == (0, "", "# no hosts\n")
 
 
-def test_new_keys_are_recorded_unasked_and_changed_ones_refused_where_that_is_asked_for(person: RemotePerson) -> None:
-    machine, other = person.cluster.machines[:2]
-    path = person.knows(text="# nobody\n")
-    person.environment["FLEETCTL_STRICT_HOST_KEY_CHECKING"] = "accept-new"
-    taken = person.fleetctl("ssh", machine.id[:6], "echo done")
+def test_accept_new_records_new_keys_and_refuses_changed_ones(operator: RemoteOperator) -> None:
+    machine, other = operator.cluster.machines[:2]
+    path = operator.write_known_hosts(text="# no hosts\n")
+    operator.environment["FLEETCTL_STRICT_HOST_KEY_CHECKING"] = "accept-new"
+    taken = operator.fleetctl("ssh", machine.id[:6], "echo done")
     assert (taken.returncode, taken.stdout) == (0, "done\n")
     assert taken.stderr == (
         f"Warning: Permanently added '{machine.address}' (ssh-ed25519) to the list of known hosts.\n"
     )
-    again = person.fleetctl("ssh", machine.id[:6], "echo done")
+    again = operator.fleetctl("ssh", machine.id[:6], "echo done")
     assert (again.returncode, again.stderr, path.read_text().count("\n")) == (0, "", 2)
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", person.home / "wrong"], check=True)
-    kind, encoded, *_ = (person.home / "wrong.pub").read_text().split()
-    person.knows(text=f"{other.address} {kind} {encoded}\n")
-    refused = person.fleetctl("ssh", other.id[:6], "true")
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", operator.home / "wrong"], check=True)
+    kind, encoded, *_ = (operator.home / "wrong.pub").read_text().split()
+    operator.write_known_hosts(text=f"{other.address} {kind} {encoded}\n")
+    refused = operator.fleetctl("ssh", other.id[:6], "true")
     assert (refused.returncode, "host key mismatch" in refused.stderr) == (1, True)
 
 
 @pytest.mark.covers("3.3.10", "3.10.13", "3.10.14")
 @pytest.mark.parametrize("answer", ["yes", "Y"])
-def test_an_unknown_host_is_asked_about_at_a_terminal_and_then_known(person: RemotePerson, answer: str) -> None:
-    machine = person.cluster.machines[0]
-    path = person.knows(text="# nobody\n")
+def test_an_unknown_host_accepted_at_a_terminal_is_recorded(operator: RemoteOperator, answer: str) -> None:
+    machine = operator.cluster.machines[0]
+    path = operator.write_known_hosts(text="# no hosts\n")
     path.unlink()
-    terminal = Terminal(person, "ssh", machine.id[:6], "echo done")
+    terminal = Terminal(operator, "ssh", machine.id[:6], "echo done")
     asked = terminal.expect(r"\(yes/no\)\? ")
     assert f"The authenticity of host '{machine.address}' can't be established.\r\nssh-ed25519 key" in asked
     assert re.search(r" ([0-9a-f]{2}:){15}[0-9a-f]{2} \(SHA256:", asked)
@@ -428,13 +432,13 @@ def test_an_unknown_host_is_asked_about_at_a_terminal_and_then_known(person: Rem
     terminal.expect("done\r\n")
     assert terminal.status() == 0
     assert path.read_text().startswith(f"{machine.address} ssh-ed25519 ")
-    assert person.fleetctl("ssh", machine.id[:6], "true").returncode == 0
+    assert operator.fleetctl("ssh", machine.id[:6], "true").returncode == 0
 
 
 @pytest.mark.covers("3.10.14")
-def test_a_host_that_cannot_be_recorded_is_logged_in_to_all_the_same(person: RemotePerson) -> None:
-    machine = person.cluster.machines[0]
-    terminal = Terminal(person, "ssh", "--known-hosts-file=/proc/none", machine.id[:6], "echo done")
+def test_login_succeeds_although_the_host_key_cannot_be_recorded(operator: RemoteOperator) -> None:
+    machine = operator.cluster.machines[0]
+    terminal = Terminal(operator, "ssh", "--known-hosts-file=/proc/none", machine.id[:6], "echo done")
     terminal.expect(r"\(yes/no\)\? ")
     terminal.type("yes\n")
     terminal.expect(r"Failed to add the host to the list of known hosts \(/proc/none\)\.")
@@ -444,52 +448,56 @@ def test_a_host_that_cannot_be_recorded_is_logged_in_to_all_the_same(person: Rem
 
 @pytest.mark.covers("3.10.13")
 @pytest.mark.parametrize("answer", ["no\n", "\n", "\x04"])
-def test_a_host_that_a_user_refuses_is_not_logged_in_to(person: RemotePerson, answer: str) -> None:
-    machine = person.cluster.machines[0]
-    path = person.knows(text="# nobody\n")
-    terminal = Terminal(person, "ssh", machine.id[:6], "echo done")
+def test_an_unknown_host_declined_at_a_terminal_is_not_logged_in_to(operator: RemoteOperator, answer: str) -> None:
+    machine = operator.cluster.machines[0]
+    path = operator.write_known_hosts(text="# no hosts\n")
+    terminal = Terminal(operator, "ssh", machine.id[:6], "echo done")
     terminal.expect(r"\(yes/no\)\? ")
     terminal.type(answer)
     terminal.expect("Host key verification failed.")
     terminal.expect("unauthorized host")
     assert terminal.status() == 1
-    assert (path.read_text(), "done" in terminal.seen) == ("# nobody\n", False)
+    assert (path.read_text(), "done" in terminal.seen) == ("# no hosts\n", False)
 
 
 @pytest.mark.covers("3.3.10", "3.10.15", "3.10.16")
-def test_a_changed_key_is_refused_with_the_file_and_line(person: RemotePerson) -> None:
-    machine, other = person.cluster.machines[:2]
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", person.home / "wrong"], check=True)
-    kind, encoded, *_ = (person.home / "wrong.pub").read_text().split()
-    path = person.knows(text=f"# one\n{other.address} {kind} {encoded}\n{machine.address} {kind} {encoded}\n")
-    terminal = Terminal(person, "ssh", machine.id[:6], "echo done")
+def test_a_changed_key_is_refused_with_the_file_and_line(operator: RemoteOperator) -> None:
+    machine, other = operator.cluster.machines[:2]
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", operator.home / "wrong"], check=True)
+    kind, encoded, *_ = (operator.home / "wrong.pub").read_text().split()
+    path = operator.write_known_hosts(
+        text=f"# one\n{other.address} {kind} {encoded}\n{machine.address} {kind} {encoded}\n"
+    )
+    terminal = Terminal(operator, "ssh", machine.id[:6], "echo done")
     terminal.expect("WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!")
     terminal.expect(rf"The key that it had before is in {path}:3\.")
     terminal.expect("host key mismatch")
     assert terminal.status() == 1
     assert "done" not in terminal.seen
-    refused = person.fleetctl("ssh", machine.id[:6], "true")
+    refused = operator.fleetctl("ssh", machine.id[:6], "true")
     assert (refused.returncode, f"{path}:3" in refused.stderr.splitlines()[-1]) == (1, True)
 
 
-def test_a_revoked_key_is_refused_and_hashed_lines_and_authorities_do_no_harm(person: RemotePerson) -> None:
-    machine = person.cluster.machines[0]
-    path = person.knows()
+def test_a_revoked_key_is_refused_and_unusable_lines_are_ignored(operator: RemoteOperator) -> None:
+    machine = operator.cluster.machines[0]
+    path = operator.write_known_hosts()
     subprocess.run(["ssh-keygen", "-q", "-H", "-f", path], check=True, capture_output=True)
     good = path.read_text()
     kind, encoded = good.splitlines()[0].split()[1:3]
-    person.knows(text=f"@cert-authority * {kind} {encoded}\n" + good)
-    assert person.fleetctl("ssh", machine.id[:6], "true").returncode == 0
+    operator.write_known_hosts(text=f"@cert-authority * {kind} {encoded}\n" + good)
+    assert operator.fleetctl("ssh", machine.id[:6], "true").returncode == 0
     keys = [line.split()[1:3] for line in good.splitlines()]
-    person.knows(text="".join(f"@revoked * {kind} {encoded}\n" for kind, encoded in keys) + good)
-    refused = person.fleetctl("ssh", machine.id[:6], "true")
+    operator.write_known_hosts(text="".join(f"@revoked * {kind} {encoded}\n" for kind, encoded in keys) + good)
+    refused = operator.fleetctl("ssh", machine.id[:6], "true")
     assert (refused.returncode, "host key revoked" in refused.stderr) == (1, True)
 
 
 @pytest.mark.covers("3.10.12", "10.3.6")
 @pytest.mark.parametrize("kind", ["ssh-rsa", "ecdsa-sha2-nistp256", "ssh-ed25519"])
-def test_a_host_is_asked_for_the_kind_of_key_that_is_recorded(person: RemotePerson, kind: str) -> None:
-    machine = person.cluster.machines[0]
-    path = person.knows(machine)
-    person.knows(text="".join(line + "\n" for line in path.read_text().splitlines() if f" {kind} " in line))
-    assert person.fleetctl("ssh", machine.id[:6], "true").returncode == 0
+def test_a_host_is_asked_for_the_key_type_that_is_recorded(operator: RemoteOperator, kind: str) -> None:
+    machine = operator.cluster.machines[0]
+    path = operator.write_known_hosts(machine)
+    operator.write_known_hosts(
+        text="".join(line + "\n" for line in path.read_text().splitlines() if f" {kind} " in line)
+    )
+    assert operator.fleetctl("ssh", machine.id[:6], "true").returncode == 0

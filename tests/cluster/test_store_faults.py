@@ -1,6 +1,6 @@
-"""Whatever happens to etcd, no unit is stopped, started or moved for it; operations meanwhile are done or refused.
+"""Whatever happens to etcd, no unit is stopped, started or moved; operations meanwhile are done or refused.
 
-That etcd is away or frozen for three times to live while nobody asks for anything is held in test_daemon.py.
+test_daemon.py covers an etcd that is away or frozen for three times to live without operations.
 """
 
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from contrib.testbed import Cluster, EtcdServer, Machine
+from contrib.testbed import Cluster, EtcdServer
 from tests.cluster.operator import RECORDER, Operator, with_fleet
 from tests.cluster.traffic import Traffic
 
@@ -20,72 +20,72 @@ UNITS = [*(f"u{number}.service" for number in range(6)), EVERYWHERE]
 
 
 @pytest.fixture
-def person(new_cluster: Callable[..., Cluster], tmp_path: Path) -> Operator:
-    """Somebody at a cluster of their own on one etcd, with six units and a global one that run."""
-    return begin(new_cluster(machines=3, config={"agent_ttl": f"{TTL_S}s"}), tmp_path)
+def operator(new_cluster: Callable[..., Cluster], tmp_path: Path) -> Operator:
+    """An operator of a new cluster on one etcd, with six units and a global one that run."""
+    return start_units(new_cluster(machines=3, config={"agent_ttl": f"{TTL_S}s"}), tmp_path)
 
 
 @pytest.fixture
 def quorum(new_cluster: Callable[..., Cluster], tmp_path: Path) -> Operator:
     """The same on an etcd of three members."""
-    return begin(new_cluster(machines=3, config={"agent_ttl": f"{TTL_S}s"}, etcd_members=3), tmp_path)
+    return start_units(new_cluster(machines=3, config={"agent_ttl": f"{TTL_S}s"}, etcd_members=3), tmp_path)
 
 
-def begin(cluster: Cluster, folder: Path) -> Operator:
-    person = Operator(cluster, folder)
-    person.start({**dict.fromkeys(UNITS, RECORDER), EVERYWHERE: with_fleet("Global=true", service=RECORDER)})
-    cluster.wait_until("the global runs", lambda: len(person.placed().get(EVERYWHERE, [])) == 3)
-    return person
+def start_units(cluster: Cluster, folder: Path) -> Operator:
+    operator = Operator(cluster, folder)
+    operator.start({**dict.fromkeys(UNITS, RECORDER), EVERYWHERE: with_fleet("Global=true", service=RECORDER)})
+    cluster.wait_until("the global runs", lambda: len(operator.placed().get(EVERYWHERE, [])) == 3)
+    return operator
 
 
-def assert_untouched(person: Operator, before: dict[tuple[str, str], tuple[int, int]]) -> None:
-    """Each unit has lived on without a break, and a whole time to live after all is well it still does."""
-    person.cluster.wait_ready()
-    assert person.lives(UNITS) == before
+def assert_untouched(operator: Operator, before: dict[tuple[str, str], tuple[int, int]]) -> None:
+    """Each unit runs on without a break, also one whole time to live after the fault ended."""
+    operator.cluster.wait_ready()
+    assert operator.lives(UNITS) == before
     time.sleep(TTL_S + 2)
-    assert person.lives(UNITS) == before
-    placed = person.placed()
+    assert operator.lives(UNITS) == before
+    placed = operator.placed()
     assert len(placed[EVERYWHERE]) == 3
     assert all(len(placed[unit]) == 1 for unit in UNITS if unit != EVERYWHERE)
 
 
 @pytest.mark.covers("P.1", "R.1", "S.2")
-def test_three_times_to_live_without_etcd_touch_no_unit_and_what_was_asked_meanwhile_is_refused_or_done(
-    person: Operator,
+def test_three_times_to_live_without_etcd_touch_no_unit_and_answer_requests(
+    operator: Operator,
 ) -> None:
-    before = person.lives(UNITS)
-    with Traffic(person) as traffic:
+    before = operator.lives(UNITS)
+    with Traffic(operator) as traffic:
         traffic.wait_until_begun()
-        person.cluster.etcd.stop()
+        operator.cluster.etcd.stop()
         time.sleep(3 * TTL_S)
-        assert person.lives(UNITS) == before
-        person.cluster.etcd.start()
+        assert operator.lives(UNITS) == before
+        operator.cluster.etcd.start()
         time.sleep(4)
     assert traffic.doubtful
     assert all("etcd" in words for words in traffic.doubtful.values())
     traffic.wait_until_done()
-    assert_untouched(person, before)
+    assert_untouched(operator, before)
 
 
 @pytest.mark.covers("S.3")
-def test_an_etcd_that_crashes_thrice_touches_no_unit_and_loses_nothing_acknowledged(person: Operator) -> None:
-    before = person.lives(UNITS)
-    with Traffic(person) as traffic:
+def test_an_etcd_that_crashes_three_times_keeps_units_and_operations(operator: Operator) -> None:
+    before = operator.lives(UNITS)
+    with Traffic(operator) as traffic:
         traffic.wait_until_begun()
         for _ in range(3):
             time.sleep(2)
-            person.cluster.etcd.kill()
+            operator.cluster.etcd.kill()
             time.sleep(1)
-            person.cluster.etcd.start()
+            operator.cluster.etcd.start()
     traffic.wait_until_done()
-    assert_untouched(person, before)
+    assert_untouched(operator, before)
 
 
 @pytest.mark.covers("R.1", "S.3")
-def test_an_etcd_that_is_frozen_two_seconds_of_three_touches_no_unit(person: Operator) -> None:
-    before = person.lives(UNITS)
-    etcd = person.cluster.etcd
-    with Traffic(person) as traffic:
+def test_an_etcd_frozen_two_seconds_of_three_affects_no_unit(operator: Operator) -> None:
+    before = operator.lives(UNITS)
+    etcd = operator.cluster.etcd
+    with Traffic(operator) as traffic:
         traffic.wait_until_begun()
         for _ in range(TTL_S):
             etcd.freeze()
@@ -93,149 +93,134 @@ def test_an_etcd_that_is_frozen_two_seconds_of_three_touches_no_unit(person: Ope
             etcd.thaw()
             time.sleep(1)
     traffic.wait_until_done()
-    assert_untouched(person, before)
+    assert_untouched(operator, before)
 
 
-def test_an_etcd_that_drops_all_leases_at_once_touches_no_unit(person: Operator) -> None:
-    before, listed, etcd = person.lives(UNITS), person.registrations(), person.cluster.etcd
+def test_an_etcd_that_drops_all_leases_at_once_affects_no_unit(operator: Operator) -> None:
+    before, listed, etcd = operator.lives(UNITS), operator.registrations(), operator.cluster.etcd
     for lease in etcd.etcdctl("lease", "list").splitlines()[1:]:
         etcd.etcdctl("lease", "revoke", lease)
-    person.cluster.wait_until("all are listed again", lambda: person.registrations().keys() == listed.keys())
-    assert not set(person.registrations().values()) & set(listed.values())
-    person.start({"late.service": RECORDER})
-    assert_untouched(person, before)
+    operator.cluster.wait_until("all are listed again", lambda: operator.registrations().keys() == listed.keys())
+    assert not set(operator.registrations().values()) & set(listed.values())
+    operator.start({"late.service": RECORDER})
+    assert_untouched(operator, before)
 
 
-def test_an_etcd_that_is_full_refuses_operations_in_words_and_touches_no_unit(
+def test_a_full_etcd_refuses_operations_with_its_reason_and_affects_no_unit(
     new_cluster: Callable[..., Cluster], tmp_path: Path
 ) -> None:
     quota = ("--quota-backend-bytes=2000000",)
-    person = begin(new_cluster(machines=3, config={"agent_ttl": f"{TTL_S}s"}, etcd_arguments=quota), tmp_path)
-    before, etcd = person.lives(UNITS), person.cluster.etcd
+    operator = start_units(new_cluster(machines=3, config={"agent_ttl": f"{TTL_S}s"}, etcd_arguments=quota), tmp_path)
+    before, etcd = operator.lives(UNITS), operator.cluster.etcd
     with pytest.raises(RuntimeError, match="database space exceeded"):
         fill(etcd)
-    leader = person.leader()
+    leader = operator.leader()
     leader.run(["systemctl", "restart", "fleet.service"])
-    refused = person.start({"late.service": RECORDER}, on=another(person, leader), check=False)
+    refused = operator.start({"late.service": RECORDER}, on=operator.other_machine(leader), check=False)
     assert refused.returncode == 1
     assert "space exceeded" in refused.stderr
     time.sleep(2 * TTL_S)
-    assert person.lives(UNITS) == before
-    etcd.etcdctl("compact", str(revision(etcd)))
+    assert operator.lives(UNITS) == before
+    etcd.etcdctl("compact", str(etcd.revision()))
     etcd.etcdctl("defrag")
     etcd.etcdctl("alarm", "disarm")
-    person.cluster.wait_ready()
-    person.start({"late.service": RECORDER})
-    assert_untouched(person, before)
+    operator.cluster.wait_ready()
+    operator.start({"late.service": RECORDER})
+    assert_untouched(operator, before)
 
 
 def fill(etcd: EtcdServer) -> None:
-    """Write until it takes no more; never returns, but raises what it says then."""
+    """Write until etcd refuses it. Never returns: raises that refusal."""
     while True:
         etcd.etcdctl("put", "/elsewhere", "x" * 100_000)
 
 
-def another(person: Operator, machine: Machine) -> Machine:
-    return next(each for each in person.cluster.machines if each is not machine)
-
-
 @pytest.mark.covers("R.1", "S.4")
-def test_a_restored_etcd_stops_nothing_starts_nothing_and_lists_what_it_does_not_know(
-    person: Operator, tmp_path: Path
-) -> None:
-    etcd, snapshot = person.cluster.etcd, tmp_path / "snapshot"
+def test_a_restored_etcd_starts_and_stops_nothing_and_lists_orphans(operator: Operator, tmp_path: Path) -> None:
+    etcd, snapshot = operator.cluster.etcd, tmp_path / "snapshot"
     etcd.save(snapshot)
-    person.cluster.fleetctl("stop", "u0.service")
-    person.cluster.fleetctl("destroy", "u1.service")
+    operator.cluster.fleetctl("stop", "u0.service")
+    operator.cluster.fleetctl("destroy", "u1.service")
     young = [f"young-{number}.service" for number in range(3)]
-    person.start(dict.fromkeys(young, RECORDER))
+    operator.start(dict.fromkeys(young, RECORDER))
     time.sleep(TTL_S)
     everything = [*UNITS, *young]
-    before, homes = person.lives(everything), person.placed()
+    before, placed = operator.lives(everything), operator.placed()
     etcd.restore(snapshot)
-    person.cluster.wait_until("the young are orphans", lambda: orphans(person) == young)
-    assert_held(person, everything, before)
+    operator.cluster.wait_until("the units started after the snapshot are orphans", lambda: orphans(operator) == young)
+    assert_held(operator, everything, before)
 
     taken, ended, left = young
-    person.start({taken: RECORDER, "u0.service": RECORDER, "u1.service": RECORDER})
-    person.wait_until_placed(taken, "u0.service", "u1.service")
-    assert person.placed()[taken] == homes[taken]
-    person.cluster.machine(homes[ended][0]).run(["systemctl", "stop", ended])
-    person.cluster.wait_until("one orphan is left", lambda: orphans(person) == [left])
-    after = person.lives(everything)
+    operator.start({taken: RECORDER, "u0.service": RECORDER, "u1.service": RECORDER})
+    operator.wait_until_placed(taken, "u0.service", "u1.service")
+    assert operator.placed()[taken] == placed[taken]
+    operator.cluster.machine(placed[ended][0]).run(["systemctl", "stop", ended])
+    operator.cluster.wait_until("one orphan is left", lambda: orphans(operator) == [left])
+    after = operator.lives(everything)
     changed = {unit for (machine, unit), life in before.items() if after[machine, unit] != life}
     assert changed == {"u0.service", "u1.service", ended}
 
 
 @pytest.mark.covers("S.4")
-def test_a_machine_that_was_cut_off_while_etcd_was_restored_and_written_to_stops_nothing_that_is_unknown(
-    person: Operator, tmp_path: Path
-) -> None:
-    etcd, snapshot = person.cluster.etcd, tmp_path / "snapshot"
+def test_a_machine_cut_off_during_a_restore_keeps_units_etcd_does_not_know(operator: Operator, tmp_path: Path) -> None:
+    etcd, snapshot = operator.cluster.etcd, tmp_path / "snapshot"
     etcd.save(snapshot)
     young = [f"young-{number}.service" for number in range(3)]
-    person.start(dict.fromkeys(young, RECORDER))
-    time.sleep(TTL_S)  # so that every machine has heard of the revision by its beats
-    before, highest = person.lives(young), revision(etcd)
-    away = person.machine_of(young[0])
+    operator.start(dict.fromkeys(young, RECORDER))
+    time.sleep(TTL_S)  # so that every machine has seen the revision in a heartbeat
+    before, highest = operator.lives(young), etcd.revision()
+    away = operator.machine_of(young[0])
     away.cut_network()
     etcd.restore(snapshot)
-    for number in range(highest + 10 - revision(etcd)):
+    for number in range(highest + 10 - etcd.revision()):
         etcd.etcdctl("put", "/elsewhere", str(number))
-    asked = next(machine for machine in person.cluster.machines if machine is not away)
-    person.cluster.wait_until("its units run elsewhere", lambda: away.id not in str(person.placed(on=asked)))
+    asked = next(machine for machine in operator.cluster.machines if machine is not away)
+    operator.cluster.wait_until("its units run elsewhere", lambda: away.id not in str(operator.placed(on=asked)))
     away.heal_network()
-    person.cluster.wait_until("the young are orphans", lambda: orphans(person) == young)
+    operator.cluster.wait_until("the units started after the snapshot are orphans", lambda: orphans(operator) == young)
     known = [unit for unit in UNITS if unit != EVERYWHERE]
-    person.cluster.wait_until("one copy of each", lambda: len(person.processes(known)) == len(known))
-    assert_held(person, young, before)
+    operator.cluster.wait_until("one allocation of each", lambda: len(operator.processes(known)) == len(known))
+    assert_held(operator, young, before)
 
 
 @pytest.mark.covers("S.4")
-def test_a_unit_that_was_moved_after_the_snapshot_runs_on_where_it_is_when_etcd_is_restored(
-    person: Operator, tmp_path: Path
-) -> None:
-    etcd, snapshot = person.cluster.etcd, tmp_path / "snapshot"
+def test_a_unit_moved_after_the_snapshot_stays_when_etcd_is_restored(operator: Operator, tmp_path: Path) -> None:
+    etcd, snapshot = operator.cluster.etcd, tmp_path / "snapshot"
     etcd.save(snapshot)
     known = [unit for unit in UNITS if unit != EVERYWHERE]
-    emptied = person.machine_of("u0.service")
+    emptied = operator.machine_of("u0.service")
     emptied.power_cut()
-    person.cluster.wait_until("its units run elsewhere", lambda: len(person.processes(known)) == len(known))
+    operator.cluster.wait_until("its units run elsewhere", lambda: len(operator.processes(known)) == len(known))
     emptied.boot()
-    person.cluster.wait_ready()
+    operator.cluster.wait_ready()
     time.sleep(TTL_S)
-    before = person.processes(known)
+    before = operator.processes(known)
     etcd.restore(snapshot)
-    person.cluster.wait_ready()
+    operator.cluster.wait_ready()
     time.sleep(2 * TTL_S)
-    assert person.processes(known) == before
-    person.wait_until_placed(*known)
+    assert operator.processes(known) == before
+    operator.wait_until_placed(*known)
 
 
-def revision(etcd: EtcdServer) -> int:
-    """How often anything was ever written to it."""
-    return int(json.loads(etcd.etcdctl("get", "/fleet/leader", "--write-out=json"))["header"]["revision"])
-
-
-def orphans(person: Operator) -> list[str]:
-    """The units that are reported to run without being known, with a word on what to do."""
+def orphans(operator: Operator) -> list[str]:
+    """The running units that the store does not know, reported with a remedy."""
     return [
         name
-        for name, report in person.reports().items()
-        for copy in report.get("allocations", [])
-        if copy.get("orphaned") and "stop it on its machine" in copy.get("error", "")
+        for name, report in operator.reports().items()
+        for allocation in report.get("allocations", [])
+        if allocation.get("orphaned") and "stop it on its machine" in allocation.get("error", "")
     ]
 
 
-def assert_held(person: Operator, units: list[str], before: dict[tuple[str, str], tuple[int, int]]) -> None:
-    """Nothing happens, however long one waits."""
-    person.cluster.wait_ready()
+def assert_held(operator: Operator, units: list[str], before: dict[tuple[str, str], tuple[int, int]]) -> None:
+    """Nothing changes for a whole time to live."""
+    operator.cluster.wait_ready()
     time.sleep(2 * TTL_S)
-    assert person.lives(units) == before
+    assert operator.lives(units) == before
 
 
 @pytest.mark.covers("S.5")
-def test_an_etcd_that_loses_its_leader_for_good_or_for_a_while_touches_no_unit(quorum: Operator) -> None:
+def test_an_etcd_that_loses_its_leader_affects_no_unit(quorum: Operator) -> None:
     before = quorum.lives(UNITS)
     with Traffic(quorum) as traffic:
         traffic.wait_until_begun()
@@ -254,7 +239,7 @@ def test_an_etcd_that_loses_its_leader_for_good_or_for_a_while_touches_no_unit(q
 
 
 @pytest.mark.covers("R.1", "S.5")
-def test_an_etcd_without_its_quorum_refuses_what_is_requested_and_touches_no_unit(quorum: Operator) -> None:
+def test_an_etcd_without_quorum_refuses_operations_and_affects_no_unit(quorum: Operator) -> None:
     before = quorum.lives(UNITS)
     with Traffic(quorum) as traffic:
         traffic.wait_until_begun()
@@ -275,7 +260,7 @@ def test_an_etcd_without_its_quorum_refuses_what_is_requested_and_touches_no_uni
 
 
 def leading_member(cluster: Cluster) -> EtcdServer:
-    """The member of etcd that leads it, as it says itself."""
+    """The member that etcd itself names as its leader."""
     found: list[EtcdServer] = []
 
     def one_leads() -> bool:

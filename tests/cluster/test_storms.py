@@ -1,7 +1,7 @@
-"""Three faults at a time, drawn from a seed, on machines and store alike: then all heals, and nothing is lost.
+"""Three faults at a time, drawn from a seed, on machines and store: then the cluster recovers, and nothing is lost.
 
-FLEET_STORMS=100 makes it a hundred storms, as `make soak` does. The seed of one that fails is in the test's name; that
-one again: FLEET_STORMS=100 pytest tests/cluster/test_storms.py -k '[17]'
+FLEET_STORMS=100 runs a hundred storms, as `make soak` does. The name of the test has the seed; to repeat one:
+FLEET_STORMS=100 pytest tests/cluster/test_storms.py -k '[17]'
 """
 
 import os
@@ -15,7 +15,7 @@ import pytest
 
 from contrib.testbed import Cluster
 from contrib.testbed.machine import CommandFailed, Machine
-from tests.cluster.operator import RECORDER, Operator, diary, with_fleet
+from tests.cluster.operator import RECORDER, Operator, recorded_times, with_fleet
 from tests.cluster.traffic import Traffic
 
 TTL_S = 4
@@ -24,7 +24,7 @@ ROUNDS = 2
 LONGEST_GAP_S = TTL_S / 2
 LONGEST_HOLD_S = 2 * TTL_S
 UNITS = [f"u{number}.service" for number in range(8)]
-RIVALS = {
+CONFLICTING = {
     "left.service": with_fleet("Conflicts=right.service"),
     "right.service": with_fleet("Conflicts=left.service"),
 }
@@ -72,7 +72,7 @@ def fleetd_frozen(machine: Machine) -> Iterator[None]:
     pid = str(machine.main_pid("fleet.service"))
     machine.run(["kill", "-STOP", pid])
     yield
-    with suppress(CommandFailed):  # its watchdog ends one that is frozen for half a minute
+    with suppress(CommandFailed):  # its watchdog kills a fleetd that is frozen for half a minute
         machine.run(["kill", "-CONT", pid])
 
 
@@ -102,34 +102,34 @@ Fault = Callable[[], AbstractContextManager[None]]
 
 
 class Storm:
-    """What befalls the cluster in one round: `harmed` are the machines whose units may move, `off` those of them that
-    lose their units at once."""
+    """The faults of one round. `harmed`: machines whose units may move; `off`: those of them that lose their units at
+    once."""
 
     def __init__(self, cluster: Cluster, chance: random.Random) -> None:
         self._chance = chance
         self.harmed: list[Machine] = []
         self.off: list[Machine] = []
         self._faults: list[tuple[str, Fault]] = []
-        struck = chance.sample(cluster.machines, chance.choice([2, 3]))
-        for machine in struck:
-            self._strike(machine, chance.choice(MACHINE_FAULTS))
-        if len(struck) == 2:
-            trouble = chance.choice(STORE_FAULTS)
-            self._faults.append((trouble.__name__, lambda: trouble(cluster)))
+        chosen = chance.sample(cluster.machines, chance.choice([2, 3]))
+        for machine in chosen:
+            self._add(machine, chance.choice(MACHINE_FAULTS))
+        if len(chosen) == 2:
+            store_fault = chance.choice(STORE_FAULTS)
+            self._faults.append((store_fault.__name__, lambda: store_fault(cluster)))
         chance.shuffle(self._faults)
 
     def __str__(self) -> str:
         return ", ".join(name for name, _ in self._faults)
 
-    def _strike(self, machine: Machine, fault: Callable[[Machine], AbstractContextManager[None]]) -> None:
+    def _add(self, machine: Machine, fault: Callable[[Machine], AbstractContextManager[None]]) -> None:
         self._faults.append((f"{machine.name}: {fault.__name__}", lambda: fault(machine)))
         if fault is not fleetd_killed:
             self.harmed.append(machine)
         if fault in (power_cut, switched_off):
             self.off.append(machine)
 
-    def rage(self) -> None:
-        """Let the faults begin one after the other, last a while, and end in the opposite order."""
+    def run(self) -> None:
+        """Begin the faults one after the other, wait, and end them in the opposite order."""
         with ExitStack() as faults:
             for _, fault in self._faults:
                 faults.enter_context(fault())
@@ -138,21 +138,13 @@ class Storm:
             time.sleep(self._chance.uniform(0, LONGEST_HOLD_S))
 
 
-def homes(person: Operator) -> dict[str, list[str]]:
-    """Unit → the machines that it runs on."""
-    found: dict[str, list[str]] = {unit: [] for unit in UNITS}
-    for machine, unit in person.processes(UNITS):
-        found[unit].append(machine)
-    return found
-
-
-def fewest(person: Operator, unit: str, since_s: float) -> int:
-    """How many copies of the unit there were at least, of one that ran once at that time, by what they wrote."""
+def fewest_running(operator: Operator, unit: str, since_s: float) -> int:
+    """The smallest number of running allocations after the unit first ran, from the times that the units recorded."""
     turns = [
         (at_s, change)
-        for machine in person.cluster.machines
+        for machine in operator.cluster.machines
         for what, change in (("began", 1), ("ended", -1))
-        for at_s in diary(machine, what, unit)
+        for at_s in recorded_times(machine, what, unit)
         if at_s > since_s
     ]
     running = least = 1
@@ -162,36 +154,38 @@ def fewest(person: Operator, unit: str, since_s: float) -> int:
     return least
 
 
-def run_apart(person: Operator) -> bool:
-    """Whether each of those that conflict runs, once, on a machine of its own."""
-    places = list(person.processes(RIVALS))
-    return len(places) == len(RIVALS) == len({machine for machine, _ in places})
+def conflicts_hold(operator: Operator) -> bool:
+    """Whether each of the conflicting units runs once, on a machine of its own."""
+    places = list(operator.processes(CONFLICTING))
+    return len(places) == len(CONFLICTING) == len({machine for machine, _ in places})
 
 
 @pytest.mark.covers("S.20")
 @pytest.mark.parametrize("seed", range(STORMS))
-def test_after_a_storm_of_faults_each_unit_runs_once_and_no_operation_is_lost(
+def test_after_a_storm_each_unit_runs_once_and_no_operation_is_lost(
     new_cluster: Callable[..., Cluster], tmp_path: Path, seed: int
 ) -> None:
-    person = Operator(new_cluster(machines=3, config={"agent_ttl": f"{TTL_S}s"}), tmp_path)
+    operator = Operator(new_cluster(machines=3, config={"agent_ttl": f"{TTL_S}s"}), tmp_path)
     chance = random.Random(seed)
-    person.start({**dict.fromkeys(UNITS, RECORDER), **RIVALS, "once.service": ONCE})
+    operator.start({**dict.fromkeys(UNITS, RECORDER), **CONFLICTING, "once.service": ONCE})
     for _ in range(ROUNDS):
-        storm = Storm(person.cluster, chance)
-        print(storm)  # shown with a failure
-        homes_before, lives, since_s = homes(person), person.lives(UNITS), time.time()
-        with Traffic(person) as traffic:
-            storm.rage()
-        person.cluster.wait_ready()
-        person.cluster.wait_until("one copy of each", lambda: all(len(found) == 1 for found in homes(person).values()))
+        storm = Storm(operator.cluster, chance)
+        print(storm)  # shown when the test fails
+        machines_before, lives, since_s = operator.machines_of(UNITS), operator.lives(UNITS), time.time()
+        with Traffic(operator) as traffic:
+            storm.run()
+        operator.cluster.wait_ready()
+        operator.cluster.wait_until(
+            "one allocation of each", lambda: all(len(found) == 1 for found in operator.machines_of(UNITS).values())
+        )
         traffic.wait_until_done()
         time.sleep(TTL_S)
-        assert all(len(found) == 1 for found in homes(person).values())
+        assert all(len(found) == 1 for found in operator.machines_of(UNITS).values())
         harmed, off = ([machine.name for machine in machines] for machines in (storm.harmed, storm.off))
         spared = {place: life for place, life in lives.items() if life[0] and place[0] not in harmed}
-        after = person.lives(UNITS)
+        after = operator.lives(UNITS)
         assert {place: after.get(place) for place in spared} == spared
-        person.cluster.wait_until("the rivals run apart", lambda: run_apart(person))
-        assert sum(len(diary(machine, "began", "once.service")) for machine in person.cluster.machines) == 1
-        for unit, (home,) in homes_before.items():
-            assert home in off or fewest(person, unit, since_s) >= 1, unit
+        operator.cluster.wait_until("the conflicting units run on different machines", lambda: conflicts_hold(operator))
+        assert sum(len(recorded_times(machine, "began", "once.service")) for machine in operator.cluster.machines) == 1
+        for unit, (machine,) in machines_before.items():
+            assert machine in off or fewest_running(operator, unit, since_s) >= 1, unit

@@ -1,4 +1,4 @@
-"""The testbed itself: what the other tests believe of their machines, their network and their etcd."""
+"""The testbed itself: what the other tests assume about their machines, network and etcd."""
 
 import signal
 import subprocess
@@ -27,7 +27,7 @@ def plain() -> Iterator[Cluster]:
         yield cluster
 
 
-def test_machines_boot_into_a_running_system_of_their_own(plain: Cluster) -> None:
+def test_machines_boot_into_a_system_of_their_own(plain: Cluster) -> None:
     assert len({machine.id for machine in plain.machines}) == 3
     for machine in plain.machines:
         assert machine.run(["systemctl", "is-system-running"]).stdout.strip() == "running"
@@ -35,19 +35,19 @@ def test_machines_boot_into_a_running_system_of_their_own(plain: Cluster) -> Non
         assert machine.run(["hostname"]).stdout.strip() == machine.name
 
 
-def test_what_is_enabled_on_this_machine_does_not_start_on_a_new_one(plain: Cluster) -> None:
+def test_units_enabled_on_the_host_do_not_start_on_a_new_machine(plain: Cluster) -> None:
     listing = plain.machines[0].run(["systemctl", "list-units", "--plain", "--no-legend", "--type=service"]).stdout
     services = {line.split()[0] for line in listing.splitlines()}
     assert {name for name in services if not name.startswith("systemd-")} == {"dbus.service"}
 
 
-def test_a_machine_reaches_etcd_and_its_neighbours(plain: Cluster) -> None:
+def test_a_machine_reaches_etcd_and_the_other_machines(plain: Cluster) -> None:
     first, second, _ = plain.machines
     assert reaches(first, plain.etcd.address)
     assert reaches(first, second.address)
 
 
-def test_machines_that_run_units_of_one_name_do_not_touch_each_others_processes(plain: Cluster) -> None:
+def test_machines_with_units_of_one_name_do_not_share_processes(plain: Cluster) -> None:
     first, second, _ = plain.machines
     for machine in (first, second):
         start_lingering(machine)
@@ -57,7 +57,7 @@ def test_machines_that_run_units_of_one_name_do_not_touch_each_others_processes(
     assert second.show("lingering.service", "ActiveState") == "active"
 
 
-def test_a_cut_machine_reaches_nobody_until_the_network_is_healed(plain: Cluster) -> None:
+def test_a_machine_cut_off_reaches_nothing_until_its_network_is_healed(plain: Cluster) -> None:
     first, second, _ = plain.machines
     first.cut_network()
     try:
@@ -72,7 +72,7 @@ def test_a_cut_machine_reaches_nobody_until_the_network_is_healed(plain: Cluster
 @pytest.mark.parametrize(
     ("cut", "heal"), [(Machine.lose_answers, Machine.hear_answers), (Machine.cut_from_etcd, Machine.reach_etcd)]
 )
-def test_a_machine_cut_off_from_etcd_alone_still_reaches_its_neighbours(
+def test_a_machine_cut_off_from_etcd_alone_still_reaches_the_others(
     plain: Cluster, cut: Callable[[Machine], None], heal: Callable[[Machine], None]
 ) -> None:
     first, second, _ = plain.machines
@@ -123,7 +123,7 @@ def test_a_reboot_keeps_the_machine_id_and_empties_run(plain: Cluster) -> None:
     assert not machine.path("/run/kept").exists()
 
 
-def test_a_power_cut_stops_nothing_in_order_and_a_shutdown_does(plain: Cluster) -> None:
+def test_a_power_cut_runs_no_stop_commands_and_a_shutdown_does(plain: Cluster) -> None:
     machine = plain.machines[2]
     start_lingering(machine)
     machine.power_cut()
@@ -137,7 +137,7 @@ def test_a_power_cut_stops_nothing_in_order_and_a_shutdown_does(plain: Cluster) 
 
 
 @pytest.mark.covers("4.9.1", "R.9")
-def test_fleet_is_installed_with_a_socket_that_its_group_alone_may_use(new_cluster: Callable[..., Cluster]) -> None:
+def test_fleet_is_installed_with_a_socket_for_its_group_alone(new_cluster: Callable[..., Cluster]) -> None:
     machine = new_cluster(machines=1, fleetd=False).machines[0]
     install_fleet(machine.root, {"public_ip": machine.address})
     machine.reboot()
@@ -159,7 +159,7 @@ def test_a_cluster_is_emptied_between_tests_and_its_machines_stay(cluster: Clust
     assert [machine.show("fleet.service", "MainPID") for machine in cluster.machines] == daemons
 
 
-def test_a_machine_added_to_a_cluster_is_listed_with_its_own_configuration(
+def test_an_added_machine_is_listed_with_its_own_configuration(
     new_cluster: Callable[..., Cluster],
 ) -> None:
     cluster = new_cluster(machines=[{"metadata": "role=first"}])
@@ -168,7 +168,7 @@ def test_a_machine_added_to_a_cluster_is_listed_with_its_own_configuration(
     assert sorted(listed) == sorted([cluster.machines[0].address, "role=first", added.address, "role=second"])
 
 
-def test_the_units_of_fleet_are_well_formed(plain: Cluster) -> None:
+def test_the_example_units_are_well_formed(plain: Cluster) -> None:
     machine = plain.machines[1]
     units = [str(CHECKOUT / "units" / name) for name in ("fleet.service", "fleet.socket")]
     verified = machine.run(["systemd-analyze", "verify", "--man=no", *units], check=False)
@@ -176,7 +176,7 @@ def test_the_units_of_fleet_are_well_formed(plain: Cluster) -> None:
     assert complaints == []
 
 
-def test_two_clusters_stand_side_by_side_and_nothing_is_left_of_one_that_ends(plain: Cluster) -> None:
+def test_two_clusters_run_side_by_side_and_leave_nothing(plain: Cluster) -> None:
     with Cluster(machines=2, fleetd=False) as other:
         name = other.network.name
         assert name != plain.network.name
@@ -186,7 +186,7 @@ def test_two_clusters_stand_side_by_side_and_nothing_is_left_of_one_that_ends(pl
     assert reaches(plain.machines[0], plain.etcd.address)
 
 
-def test_what_a_killed_run_left_behind_is_cleared_and_what_is_in_use_stays(plain: Cluster) -> None:
+def test_leftovers_of_a_killed_run_are_removed_and_running_clusters_kept(plain: Cluster) -> None:
     script = (
         "import signal; from contrib.testbed import Cluster\n"
         "with Cluster(machines=1, fleetd=False) as cluster:\n"
@@ -209,7 +209,7 @@ def test_a_cluster_that_cannot_start_leaves_nothing() -> None:
     assert traces_of(cluster.network.name) == []
 
 
-def test_a_frozen_etcd_answers_nobody_and_loses_nothing(tmp_path: Path) -> None:
+def test_a_frozen_etcd_does_not_answer_and_loses_nothing(tmp_path: Path) -> None:
     with EtcdServer(tmp_path / "etcd") as etcd:
         etcd.etcdctl("put", "key", "value")
         etcd.freeze()
@@ -219,7 +219,7 @@ def test_a_frozen_etcd_answers_nobody_and_loses_nothing(tmp_path: Path) -> None:
         assert etcd.etcdctl("get", "key", "--print-value-only").strip() == "value"
 
 
-def test_etcd_keeps_its_data_over_a_kill_and_goes_back_to_a_snapshot(tmp_path: Path) -> None:
+def test_etcd_keeps_its_data_after_a_kill_and_restores_a_snapshot(tmp_path: Path) -> None:
     with EtcdServer(tmp_path / "etcd") as etcd:
         etcd.etcdctl("put", "key", "before")
         etcd.save(tmp_path / "snapshot")
@@ -232,7 +232,7 @@ def test_etcd_keeps_its_data_over_a_kill_and_goes_back_to_a_snapshot(tmp_path: P
 
 
 def start_lingering(machine: Machine) -> None:
-    """A service that leaves a mark when it is stopped in order."""
+    """A service that leaves a file when it is stopped cleanly."""
     machine.path("/var/lib/stopped-in-order").unlink(missing_ok=True)
     machine.path("/run/systemd/system").mkdir(exist_ok=True)
     machine.path("/run/systemd/system/lingering.service").write_text(LINGERING)
@@ -240,8 +240,8 @@ def start_lingering(machine: Machine) -> None:
 
 
 def reaches(machine: Machine, address: str) -> bool:
-    """Whether packets come back from there, be it with a refusal: no server has to listen at this port. TCP asks
-    a second time after one second."""
+    """Whether packets come back, be it a refusal: no server needs to listen at this port. TCP tries again after one
+    second."""
     script = (
         "import socket\n"
         f"try: socket.create_connection(({address!r}, 9), timeout=3)\n"
@@ -251,7 +251,7 @@ def reaches(machine: Machine, address: str) -> bool:
 
 
 def traces_of(name: str) -> list[str]:
-    """All that this machine shows of a testbed: links, mounts, control groups, processes, folders."""
+    """What the host shows of a testbed: links, mounts, cgroups, processes, folders."""
     links = [link.name for link in Path("/sys/class/net").iterdir() if name in link.name.split("-")]
     mounts = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if f"/{name}/" in line]
     groups = [str(group) for group in control_groups(name)]

@@ -1,4 +1,4 @@
-"""Units on real machines: started, stopped, replaced, destroyed; and those that cannot be."""
+"""Units on real machines: started, stopped, replaced, destroyed; and those that fail."""
 
 import time
 
@@ -8,118 +8,118 @@ from tests.cluster.operator import ONESHOT, SLEEPER, Operator
 
 
 @pytest.mark.covers("2.2.2", "3.8.13", "9.1", "9.12", "P.6")
-def test_a_started_unit_runs_as_a_real_process_when_the_command_returns(person: Operator) -> None:
-    result = person.start({"one.service": SLEEPER})
-    machine = person.machine_of("one.service")
+def test_a_started_unit_is_a_running_process_when_the_command_returns(operator: Operator) -> None:
+    result = operator.start({"one.service": SLEEPER})
+    machine = operator.machine_of("one.service")
     assert f"Unit one.service launched on {machine.id[:8]}.../{machine.address}" in result.stdout
     assert machine.main_pid("one.service") > 1
 
 
 @pytest.mark.covers("2.9.1")
-def test_thirty_units_spread_evenly(person: Operator) -> None:
-    person.start({f"many-{number}.service": SLEEPER for number in range(30)})
-    placed = person.placed()
-    share = [sum(machines == [machine.id] for machines in placed.values()) for machine in person.cluster.machines]
+def test_thirty_units_spread_evenly(operator: Operator) -> None:
+    operator.start({f"many-{number}.service": SLEEPER for number in range(30)})
+    placed = operator.placed()
+    share = [sum(machines == [machine.id] for machines in placed.values()) for machine in operator.cluster.machines]
     assert share == [10, 10, 10]
 
 
 @pytest.mark.covers("9.13")
-def test_a_stopped_unit_stays_loaded_and_starts_again_in_place(person: Operator) -> None:
-    person.start({"one.service": SLEEPER})
-    machine = person.machine_of("one.service")
-    result = person.cluster.fleetctl("stop", "one.service")
+def test_a_stopped_unit_stays_loaded_and_starts_again_on_its_machine(operator: Operator) -> None:
+    operator.start({"one.service": SLEEPER})
+    machine = operator.machine_of("one.service")
+    result = operator.cluster.fleetctl("stop", "one.service")
     assert "Successfully stopped units [one.service]." in result.stderr
     assert machine.main_pid("one.service") == 0
     assert machine.path("/run/fleet/units/one.service").exists()
-    person.cluster.fleetctl("start", "one.service")
-    assert person.machine_of("one.service") is machine
+    operator.cluster.fleetctl("start", "one.service")
+    assert operator.machine_of("one.service") is machine
     assert machine.main_pid("one.service") > 1
 
 
 @pytest.mark.covers("2.10.6")
-def test_an_unloaded_unit_leaves_nothing_on_the_machine_but_stays_submitted(person: Operator) -> None:
-    person.start({"one.service": SLEEPER})
-    machine = person.machine_of("one.service")
-    person.cluster.fleetctl("unload", "one.service")
+def test_an_unloaded_unit_stays_submitted_and_leaves_its_machine(operator: Operator) -> None:
+    operator.start({"one.service": SLEEPER})
+    machine = operator.machine_of("one.service")
+    operator.cluster.fleetctl("unload", "one.service")
     assert machine.main_pid("one.service") == 0
     assert not machine.path("/run/fleet/units/one.service").exists()
-    assert "one.service" in person.cluster.fleetctl("list-unit-files").stdout
+    assert "one.service" in operator.cluster.fleetctl("list-unit-files").stdout
 
 
 @pytest.mark.covers("2.10.7", "3.8.30", "10.7.11", "P.8")
-def test_destroy_lets_execstop_finish_before_the_file_goes(person: Operator) -> None:
+def test_destroy_waits_for_execstop_before_it_removes_the_file(operator: Operator) -> None:
     stopping = (
         "[Service]\nExecStart=/bin/sleep infinity\n"
         "ExecStop=/bin/sh -c 'sleep 2; test -e /run/fleet/units/last.service && touch /var/lib/last-words'\n"
         "ExecStopPost=/bin/sh -c 'test -e /run/fleet/units/last.service && touch /var/lib/post-words'\n"
     )
-    person.start({"last.service": stopping})
-    machine = person.machine_of("last.service")
-    person.cluster.fleetctl("destroy", "last.service")
+    operator.start({"last.service": stopping})
+    machine = operator.machine_of("last.service")
+    operator.cluster.fleetctl("destroy", "last.service")
     assert machine.path("/var/lib/last-words").exists()
     assert machine.path("/var/lib/post-words").exists()
     assert not machine.path("/run/fleet/units/last.service").exists()
     assert not machine.path("/run/systemd/system/last.service").is_symlink()
-    assert person.cluster.fleetctl("list-units", "--no-legend").stdout == ""
+    assert operator.cluster.fleetctl("list-units", "--no-legend").stdout == ""
 
 
 @pytest.mark.covers("S.13")
-def test_a_unit_destroyed_and_created_with_other_content_at_once_runs_the_new_content(person: Operator) -> None:
+def test_a_unit_recreated_at_once_runs_the_new_content(operator: Operator) -> None:
     slow = "ExecStop=/bin/sh -c 'sleep 2; test -e /run/fleet/units/again.service && touch /var/lib/stopped-first'\n"
-    person.start({"again.service": "[Service]\nExecStart=/bin/sleep 1001\n" + slow})
-    former = person.machine_of("again.service")
-    person.cluster.fleetctl("destroy", "--no-block", "again.service")
-    person.start({"again.service": "[Service]\nExecStart=/bin/sleep 1002\n"})
-    person.wait_until_placed("again.service")
+    operator.start({"again.service": "[Service]\nExecStart=/bin/sleep 1001\n" + slow})
+    former = operator.machine_of("again.service")
+    operator.cluster.fleetctl("destroy", "--no-block", "again.service")
+    operator.start({"again.service": "[Service]\nExecStart=/bin/sleep 1002\n"})
+    operator.wait_until_placed("again.service")
     assert former.path("/var/lib/stopped-first").exists()
-    machine = person.machine_of("again.service")
+    machine = operator.machine_of("again.service")
     command = machine.path(f"/proc/{machine.main_pid('again.service')}/cmdline").read_bytes()
     assert command == b"/bin/sleep\x001002\x00"
 
 
 @pytest.mark.covers("2.10.5", "P.4")
-def test_a_changed_file_is_told_of_and_replace_changes_the_unit_where_it_runs(person: Operator) -> None:
-    person.start({"one.service": "[Service]\nExecStart=/bin/sleep 1001\n"})
-    machine = person.machine_of("one.service")
+def test_a_changed_file_is_reported_and_replace_applies_it_in_place(operator: Operator) -> None:
+    operator.start({"one.service": "[Service]\nExecStart=/bin/sleep 1001\n"})
+    machine = operator.machine_of("one.service")
     before = machine.main_pid("one.service")
     changed = {"one.service": "[Service]\nExecStart=/bin/sleep 1002\n"}
-    warned = person.start(changed)
+    warned = operator.start(changed)
     assert "differs from local unit file" in warned.stderr
     assert machine.main_pid("one.service") == before
-    person.start(changed, "--replace")
-    assert person.machine_of("one.service") is machine
+    operator.start(changed, "--replace")
+    assert operator.machine_of("one.service") is machine
     command = machine.path(f"/proc/{machine.main_pid('one.service')}/cmdline").read_bytes()
     assert command == b"/bin/sleep\x001002\x00"
 
 
 @pytest.mark.covers("1.3.4", "1.3.9", "P.15")
-def test_instances_of_a_template_spread_over_the_machines_and_know_their_names(person: Operator) -> None:
-    (template,) = person.write({"web@.service": "[Service]\nExecStart=/bin/sh -c 'echo I am %i; sleep infinity'\n"})
-    person.cluster.fleetctl("submit", template)
-    person.cluster.fleetctl("start", "web@1.service", "web@2.service", "web@3.service")
-    machines = {person.machine_of(f"web@{number}.service").id for number in (1, 2, 3)}
+def test_instances_spread_over_the_machines_and_know_their_names(operator: Operator) -> None:
+    (template,) = operator.write({"web@.service": "[Service]\nExecStart=/bin/sh -c 'echo I am %i; sleep infinity'\n"})
+    operator.cluster.fleetctl("submit", template)
+    operator.cluster.fleetctl("start", "web@1.service", "web@2.service", "web@3.service")
+    machines = {operator.machine_of(f"web@{number}.service").id for number in (1, 2, 3)}
     assert len(machines) == 3
-    assert "I am 2" in person.machine_of("web@2.service").journal("web@2.service")
+    assert "I am 2" in operator.machine_of("web@2.service").journal("web@2.service")
 
 
 @pytest.mark.covers("10.2.4", "P.10", "R.5")
-def test_a_finished_oneshot_is_a_success_and_runs_once(person: Operator) -> None:
+def test_a_completed_oneshot_is_a_success_and_runs_once(operator: Operator) -> None:
     counting = "[Service]\nType=oneshot\nExecStart=/bin/sh -c 'echo ran >> /var/lib/count'\n"
-    person.start({"once.service": counting})
-    counts = [machine.path("/var/lib/count") for machine in person.cluster.machines]
+    operator.start({"once.service": counting})
+    counts = [machine.path("/var/lib/count") for machine in operator.cluster.machines]
     (count,) = [path for path in counts if path.exists()]
-    for machine in person.cluster.machines:
+    for machine in operator.cluster.machines:
         machine.run(["systemctl", "restart", "fleet.service"])
-    person.cluster.wait_ready()
+    operator.cluster.wait_ready()
     time.sleep(1)
     assert count.read_text() == "ran\n"
     count.unlink()
 
 
 @pytest.mark.covers("3.8.20", "P.6", "P.18")
-def test_start_says_why_a_unit_failed_in_its_own_words(person: Operator) -> None:
+def test_start_says_why_a_unit_failed_with_its_last_log_lines(operator: Operator) -> None:
     failing = "[Service]\nExecStart=/bin/sh -c 'echo the disk is on fire; exit 7'\nRestart=no\n"
-    result = person.start({"bad.service": failing}, check=False)
+    result = operator.start({"bad.service": failing}, check=False)
     assert result.returncode == 1
     assert "bad.service" in result.stderr
     assert "7" in result.stderr
@@ -134,64 +134,62 @@ def test_start_says_why_a_unit_failed_in_its_own_words(person: Operator) -> None
         ("[Unit]\nRequires=not-there.service\nAfter=not-there.service\n[Service]\nExecStart=/bin/true\n", "not-there"),
     ],
 )
-def test_what_systemd_refuses_comes_back_in_its_words_and_hurts_no_other_unit(
-    person: Operator, text: str, words: str
-) -> None:
-    result = person.start({"fine.service": SLEEPER, "poor.service": text}, check=False)
+def test_a_refusal_of_systemd_is_reported_and_affects_no_other_unit(operator: Operator, text: str, words: str) -> None:
+    result = operator.start({"fine.service": SLEEPER, "poor.service": text}, check=False)
     assert result.returncode == 1
     assert "poor.service" in result.stderr
     assert words in result.stderr
-    person.wait_until_placed("fine.service")
+    operator.wait_until_placed("fine.service")
 
 
 @pytest.mark.covers("P.7")
-def test_units_that_need_each_other_start_together(person: Operator) -> None:
+def test_units_that_need_each_other_start_together(operator: Operator) -> None:
     pair = {
         "left.service": "[Unit]\nRequires=right.service\nAfter=right.service\n"
         "[Service]\nExecStart=/bin/sleep infinity\n[X-Fleet]\nMachineOf=right.service\n",
         "right.service": SLEEPER,
     }
-    person.start(pair)
-    assert person.machine_of("left.service") is person.machine_of("right.service")
+    operator.start(pair)
+    assert operator.machine_of("left.service") is operator.machine_of("right.service")
 
 
-def test_a_timer_starts_its_service_on_the_machine_they_share(person: Operator) -> None:
-    files = person.write(
+def test_a_timer_starts_its_service_on_their_machine(operator: Operator) -> None:
+    files = operator.write(
         {
             "tick.timer": "[Timer]\nOnActiveSec=1s\nAccuracySec=100ms\n",
             "tick.service": "[Service]\nType=oneshot\nExecStart=/bin/touch /var/lib/ticked\n"
             "[X-Fleet]\nMachineOf=tick.timer\n",
         }
     )
-    person.cluster.fleetctl("load", *files)
-    person.cluster.fleetctl("start", "tick.timer")
-    machine = person.machine_of("tick.timer")
-    person.cluster.wait_until("the timer has elapsed", machine.path("/var/lib/ticked").exists)
+    operator.cluster.fleetctl("load", *files)
+    operator.cluster.fleetctl("start", "tick.timer")
+    machine = operator.machine_of("tick.timer")
+    operator.cluster.wait_until("the timer has elapsed", machine.path("/var/lib/ticked").exists)
 
 
 @pytest.mark.covers("6.2.1")
-def test_an_install_section_is_honoured_and_undone(person: Operator) -> None:
-    person.start({"wanted.service": SLEEPER + "\n[Install]\nWantedBy=multi-user.target\n"})
-    machine = person.machine_of("wanted.service")
+def test_an_install_section_is_applied_and_undone(operator: Operator) -> None:
+    operator.start({"wanted.service": SLEEPER + "\n[Install]\nWantedBy=multi-user.target\n"})
+    machine = operator.machine_of("wanted.service")
     link = machine.path("/run/systemd/system/multi-user.target.wants/wanted.service")
     assert link.is_symlink()
-    person.cluster.fleetctl("destroy", "wanted.service")
+    operator.cluster.fleetctl("destroy", "wanted.service")
     assert not link.is_symlink()
 
 
 @pytest.mark.covers("R.7")
-def test_a_unit_that_would_shadow_one_of_the_system_is_refused_and_nothing_changes(person: Operator) -> None:
-    result = person.start({"ssh.service": SLEEPER}, check=False)
+def test_a_unit_that_would_shadow_one_of_the_system_is_refused(operator: Operator) -> None:
+    result = operator.start({"ssh.service": SLEEPER}, check=False)
     assert result.returncode == 1
     assert "ssh.service" in result.stderr
     assert "/lib/systemd/system/ssh.service" in result.stderr
-    assert person.cluster.fleetctl("list-unit-files", "--no-legend").stdout == ""
+    assert operator.cluster.fleetctl("list-unit-files", "--no-legend").stdout == ""
 
 
-def test_a_finished_oneshot_started_again_by_a_user_runs_again(person: Operator) -> None:
-    person.start({"once.service": ONESHOT + "ExecStart=/bin/sh -c 'echo ran >> /var/lib/count-again'\n"})
-    person.cluster.fleetctl("start", "once.service")
-    texts = [machine.path("/var/lib/count-again") for machine in person.cluster.machines]
+def test_a_completed_oneshot_runs_again_on_a_new_start(operator: Operator) -> None:
+    operator.start({"once.service": ONESHOT + "ExecStart=/bin/sh -c 'echo ran >> /var/lib/count-again'\n"})
+    operator.cluster.fleetctl("start", "once.service")
+    texts = [machine.path("/var/lib/count-again") for machine in operator.cluster.machines]
     (count,) = [path for path in texts if path.exists()]
     assert count.read_text() == "ran\nran\n"
     count.unlink()

@@ -1,6 +1,6 @@
-"""People who never stop: units started, stopped and destroyed while machines and stores break beneath them.
+"""Traffic without end: units are started, stopped and destroyed while machines and stores fail.
 
-What was acknowledged is noted, so that a test can hold the cluster to it when it is well again.
+It records what was acknowledged, so that a test can compare the cluster with it afterwards.
 """
 
 import json
@@ -12,21 +12,21 @@ from contrib.testbed.machine import Machine
 from tests.cluster.operator import SLEEPER, Operator
 
 LAUNCHED, LOADED, GONE = "launched", "loaded", ""
-PATIENCE_S = 60.0  # no command may take longer, whatever has become of the store
+PATIENCE_S = 60.0  # no command may take longer, whatever the state of the store
 PAUSE_S = 0.5
 
 
 class Traffic:
-    """Starts a unit, stops an older one, destroys a still older one, again and again, as long as it is entered.
+    """While entered, repeatedly starts a unit, stops an older one and destroys a still older one.
 
-    `operations` is what was last acknowledged, by unit; `doubtful` are units whose last operation was refused, with the
-    message: it may have been done all the same.
+    `operations`: the last acknowledged target of each unit. `doubtful`: units whose last operation was refused, with
+    the message; it may have been done nevertheless.
     """
 
-    def __init__(self, person: Operator, on: Machine | None = None) -> None:
+    def __init__(self, operator: Operator, on: Machine | None = None) -> None:
         self.operations: dict[str, str] = {}
         self.doubtful: dict[str, str] = {}
-        self._person = person
+        self._operator = operator
         self._on = on
         self._ended = threading.Event()
         self._failure: Exception | None = None
@@ -43,23 +43,25 @@ class Traffic:
             raise self._failure
 
     def wait_until_begun(self) -> None:
-        """Until something was acknowledged: on a busy machine the first command takes its time."""
-        self._person.cluster.wait_until("the first operation is acknowledged", lambda: bool(self.operations))
+        """Wait until an operation was acknowledged: on a busy machine the first command takes time."""
+        self._operator.cluster.wait_until("the first operation is acknowledged", lambda: bool(self.operations))
 
     def wait_until_done(self, timeout_s: float = 60.0) -> None:
-        """Until everything that was acknowledged is so, and everything that was refused was done or not, but wholly."""
+        """Wait until acknowledged operations are in effect, and refused ones are in effect wholly or not at all."""
         try:
-            self._person.cluster.wait_until("all is as it was acknowledged", lambda: not self._undone(), timeout_s)
+            self._operator.cluster.wait_until(
+                "each acknowledged operation is in effect", lambda: not self._differences(), timeout_s
+            )
         except TimeoutError as error:
-            raise AssertionError(f"{'; '.join(self._undone())}; {error}") from None
+            raise AssertionError(f"{'; '.join(self._differences())}; {error}") from None
 
-    def _undone(self) -> list[str]:
-        """What is not as it should be, in words."""
+    def _differences(self) -> list[str]:
+        """Differences from what was acknowledged, as text."""
         names = [*self.operations, *self.doubtful]
-        wanted = self._wanted()
-        running = list(self._person.processes(names))
+        wanted = self._target_states()
+        running = list(self._operator.processes(names))
         lost = [
-            f"{unit} was acknowledged to be {operation or 'gone'}, but is to be {wanted.get(unit, GONE) or 'gone'}"
+            f"{unit} was acknowledged as {operation or 'gone'}, but its target is {wanted.get(unit, GONE) or 'gone'}"
             for unit, operation in self.operations.items()
             if wanted.get(unit, GONE) != operation
         ]
@@ -68,49 +70,49 @@ class Traffic:
             allocations = [machine for machine, found in running if found == unit]
             if len(allocations) != (wanted.get(unit, GONE) == LAUNCHED):
                 halves.append(
-                    f"{unit} is to be {wanted.get(unit, GONE) or 'gone'}, but runs on {allocations or 'no machine'}"
+                    f"the target of {unit} is {wanted.get(unit, GONE) or 'gone'}, but it runs on {allocations}"
                 )
         return lost + halves
 
-    def _wanted(self) -> dict[str, str]:
-        """Unit → the target state that the cluster has for it."""
-        listed = self._person.cluster.fleetctl("list-unit-files", "--output=json", "--fields=unit,dstate")
+    def _target_states(self) -> dict[str, str]:
+        """Unit → its target state in the cluster."""
+        listed = self._operator.cluster.fleetctl("list-unit-files", "--output=json", "--fields=unit,dstate")
         return {row["unit"]: row["dstate"] for row in json.loads(listed.stdout)}
 
     def _run(self) -> None:
         try:
             for number in count():
-                self._ask(f"traffic-{number}.service", LAUNCHED)
-                self._ask(f"traffic-{number - 2}.service", LOADED)
-                self._ask(f"traffic-{number - 4}.service", GONE)
+                self._request(f"traffic-{number}.service", LAUNCHED)
+                self._request(f"traffic-{number - 2}.service", LOADED)
+                self._request(f"traffic-{number - 4}.service", GONE)
                 if self._ended.wait(PAUSE_S):
                     return
-        except Exception as error:  # it is raised where the traffic ends
+        except Exception as error:  # raised where the traffic ends
             self._failure = error
 
-    def _ask(self, unit: str, operation: str) -> None:
+    def _request(self, unit: str, operation: str) -> None:
         if operation is not LAUNCHED and unit not in self.operations:
             return
         try:
             result = self._command(unit, operation)
         except LookupError:
-            return  # all machines are off: nothing was asked
+            return  # all machines are off: the request reached none of them
         if result.returncode == 0:
             self.operations[unit] = operation
             self.doubtful.pop(unit, None)
         else:
-            assert result.stderr.strip(), f"{result.args} failed without a word"
+            assert result.stderr.strip(), f"{result.args} failed without a message"
             assert "Traceback" not in result.stderr, result.stderr
             self.operations.pop(unit, None)
             self.doubtful[unit] = result.stderr
 
     def _command(self, unit: str, operation: str) -> CompletedProcess[str]:
-        fleetctl = self._person.cluster.fleetctl
+        fleetctl = self._operator.cluster.fleetctl
         try:
             if operation is LAUNCHED:
-                (path,) = self._person.write({unit: SLEEPER})
+                (path,) = self._operator.write({unit: SLEEPER})
                 return fleetctl("start", "--no-block", path, on=self._on, timeout_s=PATIENCE_S, check=False)
             verb = "stop" if operation is LOADED else "destroy"
             return fleetctl(verb, "--no-block", unit, on=self._on, timeout_s=PATIENCE_S, check=False)
         except TimeoutExpired as error:
-            raise AssertionError(f"no end of it: {error}") from error
+            raise AssertionError(f"the command does not end: {error}") from error

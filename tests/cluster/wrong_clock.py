@@ -1,6 +1,7 @@
-"""Runs inside a fleetd (see tampering.py) whose clock is off by what a file says, CLOCK in the environment, in seconds.
+"""Runs inside fleetd (see tampering.py) and moves its clock by the seconds in the file that CLOCK in the environment
+names.
 
-Python's clocks of the day are moved alone: containers share the kernel's, which cannot be set apart for one of them.
+Only Python's wall clocks move: containers share the kernel's clock.
 """
 
 import os

@@ -1,9 +1,8 @@
-"""That a port is given to one caller alone, although nobody listens on it yet."""
+"""A port is given to one caller, although no process listens on it yet."""
 
-import secrets
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -12,26 +11,23 @@ from contrib.testbed.etcd import PORTS, free_port
 TAKER = "from contrib.testbed.etcd import free_port; print(free_port(), flush=True); input()"
 
 
-def choose_first(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have this port tried before all others."""
-    choices: Iterator[int] = iter([port, *(other for other in PORTS if other != port)])
-    monkeypatch.setattr(secrets, "choice", lambda _: next(choices))
+def first(port: int) -> Callable[[], int]:
+    """Choose this port first, then all others."""
+    choices = iter([port, *(other for other in PORTS if other != port)])
+    return lambda: next(choices)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.2", "0.0.0.0"])
-def test_a_port_is_given_once_whatever_the_address(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
-    first = free_port()
-    choose_first(first, monkeypatch)
-    assert free_port(address) != first
+def test_a_port_is_given_once_for_all_addresses(address: str) -> None:
+    taken = free_port()
+    assert free_port(address, first(taken)) != taken
 
 
-def test_a_port_that_another_process_was_given_is_free_again_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_port_of_another_process_is_free_after_its_end() -> None:
     command = [sys.executable, "-c", TAKER]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as taker:
         assert taker.stdout is not None
         taken = int(taker.stdout.readline())
-        choose_first(taken, monkeypatch)
-        assert free_port() != taken
+        assert free_port(choose=first(taken)) != taken
         taker.communicate("\n")
-    choose_first(taken, monkeypatch)
-    assert free_port() == taken
+    assert free_port(choose=first(taken)) == taken
