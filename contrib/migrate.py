@@ -25,7 +25,8 @@ from fleetctl.wait import observe
 from fleetd.api import schema
 from fleetd.model.admission import refuse_unit
 from fleetd.model.unit import TargetState
-from fleetd.model.unitfile import Option, UnitFile, without_comments
+from fleetd.model.unit_option import UnitOption
+from fleetd.model.unitfile import UnitFile, without_comments
 
 STOP_BOUND_S = 300.0
 _VERBS = {TargetState.LOADED: "load", TargetState.LAUNCHED: "start"}
@@ -81,7 +82,7 @@ def _target(unit: schema.Unit) -> str:
 
 def _content(unit: schema.Unit) -> UnitFile:
     return UnitFile.from_options(
-        Option(option.section, option.name, without_comments(option.value)) for option in unit.options
+        UnitOption(option.section, option.name, without_comments(option.value)) for option in unit.options
     )
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # HTTP, TLS and SSH are slow to import, and --help does not n
 
     from fleetctl.ssh.connection import Connection
     from fleetctl.transport import Answer, Transport
-    from fleetd.model.unitfile import Option
+    from fleetd.model.unit_option import UnitOption
 
 T = TypeVar("T")
 Page = TypeVar("Page", schema.UnitPage, schema.UnitStatePage, schema.MachinePage)
@@ -292,11 +292,10 @@ def _unit_path(name: str) -> str:
 
 
 def put_operation(
-    name: str, options: "Sequence[Option]", target: str, *, only_new: bool = False
+    name: str, options: "Sequence[UnitOption]", target: str, *, only_new: bool = False
 ) -> schema.UnitOperation:
     """The operation that gives a unit this content and target state; `only_new` refuses to replace an existing unit."""
-    entities = tuple(schema.UnitOption(option.section, option.name, option.value) for option in options)
-    return schema.UnitOperation(name, entities, target, only_new)
+    return schema.UnitOperation(name, tuple(options), target, only_new)
 
 
 def cut_into_batches(operations: Iterable[schema.UnitOperation]) -> Iterator[list[schema.UnitOperation]]:

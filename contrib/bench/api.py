@@ -12,6 +12,7 @@ import msgspec
 
 from fleetctl.client import cut_into_batches
 from fleetd.api import schema
+from fleetd.model.unit_option import UnitOption
 
 CONNECTIONS = 32
 DEADLINE_S = 120.0
@@ -38,18 +39,18 @@ class Api:
     ) -> None:
         await self._session.close()
 
-    async def start(self, name: str, options: Sequence[schema.UnitOption]) -> None:
+    async def start(self, name: str, options: Sequence[UnitOption]) -> None:
         """Submit a unit and ask for it to run, in one request. Raises ClientResponseError."""
         operation = schema.Unit(name, tuple(options), desired_state="launched")
         body, headers = msgspec.json.encode(operation), {"Content-Type": schema.JSON_TYPE}
         async with self._session.put(f"{schema.V1}/units/{name}", data=body, headers=headers, raise_for_status=True):
             pass
 
-    async def start_all(self, names: Sequence[str], options: Sequence[schema.UnitOption]) -> None:
+    async def start_all(self, names: Sequence[str], options: Sequence[UnitOption]) -> None:
         """The same for many, in as few requests as may be. Raises RuntimeError where one of the units is refused."""
         await self._carry_out([schema.UnitOperation(name, tuple(options), "launched") for name in names])
 
-    async def put_all(self, names: Collection[str], options: Sequence[schema.UnitOption]) -> None:
+    async def put_all(self, names: Collection[str], options: Sequence[UnitOption]) -> None:
         """The same with a request for each, as version 1 has it."""
         await asyncio.gather(*(self.start(name, options) for name in names))
 

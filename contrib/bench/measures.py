@@ -15,12 +15,12 @@ from contrib.bench.figure import Figure
 from contrib.bench.observer import Observer
 from contrib.bench.targets import NONE, TARGETS, Targets
 from contrib.testbed import OWN_TIMEOUTS, Cluster, EtcdServer, Machine
-from fleetd.api import schema
+from fleetd.model.unit_option import UnitOption
 
 TEXT = "[Unit]\nDescription=Sleeper\n[Service]\nExecStart=/bin/sleep infinity\n"
 OPTIONS = (
-    schema.UnitOption("Unit", "Description", "Sleeper"),
-    schema.UnitOption("Service", "ExecStart", "/bin/sleep infinity"),
+    UnitOption("Unit", "Description", "Sleeper"),
+    UnitOption("Service", "ExecStart", "/bin/sleep infinity"),
 )
 AGENT_TTL_S = 10.0  # fleetd's default, which the testbed keeps
 POLL_ONE_S = 0.003
@@ -31,7 +31,7 @@ SETTLE_S = 5.0  # until a machine has done what it does after it was asked for s
 GROWTH_UNITS = 1000
 
 
-Starting = Callable[[Sequence[str], Sequence[schema.UnitOption]], Awaitable[None]]
+Starting = Callable[[Sequence[str], Sequence[UnitOption]], Awaitable[None]]
 
 
 class Bench(msgspec.Struct, frozen=True):
@@ -164,7 +164,7 @@ async def measure_growth(bench: Bench) -> list[Figure]:
         machine.run(["systemctl", "restart", "fleet.service"])
         await asyncio.sleep(SETTLE_S)
         before = process.resident_mib(machine)
-        await api.start_all(names, (*OPTIONS, schema.UnitOption("X-Fleet", "MachineID", machine.id)))
+        await api.start_all(names, (*OPTIONS, UnitOption("X-Fleet", "MachineID", machine.id)))
         await api.wait(partial(are_active, names=names), POLL_MANY_S)
         await asyncio.sleep(SETTLE_S)
         each_kib = (process.resident_mib(machine) - before) * 1024 / GROWTH_UNITS

@@ -31,6 +31,7 @@ from fleetd.api.server import Server
 from fleetd.config.config import parse_config
 from fleetd.config.options import Address
 from fleetd.model.machine import Machine
+from fleetd.model.unit_option import UnitOption
 from fleetd.process.node import HostEnvironment, Node
 from fleetd.registry.registry import Registry
 from fleetd.store.etcd import EtcdStore
@@ -39,8 +40,8 @@ from fleetd.store.protocol import CreatedAt, Put
 
 PATIENCE_S = 120.0
 OPTIONS = (
-    schema.UnitOption("Unit", "Description", "One of many"),
-    schema.UnitOption("Service", "ExecStart", "/bin/sleep infinity"),
+    UnitOption("Unit", "Description", "One of many"),
+    UnitOption("Service", "ExecStart", "/bin/sleep infinity"),
 )
 TEXT = "[Unit]\nDescription=One of many\n[Service]\nExecStart=/bin/sleep infinity\n"
 VALUE = b"x" * 150  # about what a unit's record takes

@@ -20,8 +20,7 @@ from fleetctl.settings import GLOBAL_OPTIONS, HELP
 from fleetctl.ssh.keywords import Use, keywords_of
 from fleetd.__main__ import build_parser
 from fleetd.api.v2.openapi import render_openapi
-from fleetd.config.options import OPTIONS, RETIRED
-from fleetd.config.options import Option as ConfOption
+from fleetd.config.options import OPTIONS, RETIRED, ConfigOption
 from fleetd.model import constraints
 
 LISTINGS: Mapping[str, Listing[Any]] = {
@@ -147,12 +146,12 @@ def _conf_options() -> str:
     return entries((bold(option.name + "="), _conf_meaning(option)) for option in OPTIONS)
 
 
-def _conf_meaning(option: ConfOption) -> str:
+def _conf_meaning(option: ConfigOption) -> str:
     return f"{option.meaning} Default: {f'`{option.default}`' if option.default else 'empty'}."
 
 
 def _conf_retired() -> str:
-    return entries((bold(option.name + "="), _sentence(option.retired)) for option in RETIRED)
+    return entries((bold(name + "="), _sentence(why)) for name, why in RETIRED.items())
 
 
 def _unit_options() -> str:
@@ -161,7 +160,7 @@ def _unit_options() -> str:
     )
 
 
-def _unit_meaning(option: constraints.FleetOption) -> str:
+def _unit_meaning(option: constraints.XFleetOption) -> str:
     parts = [option.meaning]
     if option.units != "all":
         parts.append(f"For {option.units}.")

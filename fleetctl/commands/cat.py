@@ -9,7 +9,7 @@ from fleetctl.parsing import pass_settings, unit_arguments
 from fleetctl.selection import expand_patterns
 from fleetctl.settings import Settings
 from fleetctl.suggestion import suggest_unit
-from fleetd.model.unitfile import Option, render_unit_file
+from fleetd.model.unitfile import render_unit_file
 
 
 @new_command("cat", usage="UNIT")
@@ -35,4 +35,4 @@ def _print(client: Client, name: str) -> None:
         unit = client.unit(name)
     if unit is None:
         raise CommandFailed(f"Unit {name} not found{suggest_unit(client, name)}")
-    output.write_text(render_unit_file(Option(option.section, option.name, option.value) for option in unit.options))
+    output.write_text(render_unit_file(unit.options))

@@ -14,14 +14,13 @@ from fleetctl.wait_outcome import why_unplaced
 from fleetd.api import schema
 from fleetd.model.constraints import parse_requirements
 from fleetd.model.names import parse_name
-from fleetd.model.unitfile import Option, first_value, hash_unit_file, render_unit_file
+from fleetd.model.unitfile import first_value, hash_unit_file, render_unit_file
 
 
 class Row(msgspec.Struct, frozen=True):
-    """A unit, its options, the address of its machine ('' if unknown), and why it is not placed, '' if it is."""
+    """A unit, the address of its machine ('' if unknown), and why it is not placed, '' if it is."""
 
     unit: schema.Unit
-    options: tuple[Option, ...]
     is_global: bool
     address: str
     reason: str = ""
@@ -40,19 +39,18 @@ class Row(msgspec.Struct, frozen=True):
     @property
     def hash(self) -> str:
         """The hash of the unit file."""
-        return hash_unit_file(render_unit_file(self.options))
+        return hash_unit_file(render_unit_file(self.unit.options))
 
     @property
     def description(self) -> str:
         """Description= of the unit file."""
-        return first_value(self.options, "Unit", "Description") or ""
+        return first_value(self.unit.options, "Unit", "Description") or ""
 
 
 def make_row(unit: schema.Unit, addresses: Mapping[str, str]) -> Row:
     """The row of a unit; `addresses` are by machine id."""
-    options = tuple(Option(option.section, option.name, option.value) for option in unit.options)
-    is_global = parse_requirements(options, parse_name(unit.name)).is_global
-    return Row(unit, options, is_global, addresses.get(unit.machine_id, ""))
+    is_global = parse_requirements(unit.options, parse_name(unit.name)).is_global
+    return Row(unit, is_global, addresses.get(unit.machine_id, ""))
 
 
 def add_reasons(client: Client, rows: Sequence[Row]) -> list[Row]:

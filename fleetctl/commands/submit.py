@@ -30,7 +30,7 @@ from fleetd.model.admission import refuse_unit
 from fleetd.model.constraints import parse_requirements
 from fleetd.model.unit import TargetState
 from fleetd.model.unit_warnings import advise
-from fleetd.model.unitfile import Option, UnitFile
+from fleetd.model.unitfile import UnitFile
 
 Fetch = Callable[[str], UnitFile | None]  # name → content of a template in the cluster
 
@@ -196,9 +196,7 @@ def _find_content(fetch: Fetch, unit: RequestedUnit, prefer_template_file: bool)
 def _fetch_template(client: Client, name: str) -> UnitFile | None:
     with failing_as(f"Error creating units: error retrieving Unit({name}) from Registry: "):
         template = client.unit(name)
-    if template is None:
-        return None
-    return UnitFile.from_options(Option(option.section, option.name, option.value) for option in template.options)
+    return UnitFile.from_options(template.options) if template else None
 
 
 def _plan_replacement(fetch: Fetch, unit: RequestedUnit, target: TargetState, replace: bool) -> Creation | None:

@@ -6,18 +6,12 @@ where it is, its state on each machine, and operations on many units.
 
 import msgspec
 
+from fleetd.model.unit_option import UnitOption
+
 JSON_TYPE = "application/json"
 V1 = "/fleet/v1"
 V1_ALPHA = "/v1-alpha"
 V2 = "/fleet/v2"
-
-
-class UnitOption(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One option of a unit file."""
-
-    section: str = ""
-    name: str = ""
-    value: str = ""
 
 
 class Unit(msgspec.Struct, frozen=True, omit_defaults=True):

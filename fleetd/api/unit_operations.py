@@ -9,7 +9,8 @@ from fleetd.api.http import ApiError, Request, check_is_json, parse_json
 from fleetd.model.admission import refuse_content, refuse_names
 from fleetd.model.names import InvalidName, parse_name, validate_name
 from fleetd.model.unit import TargetState, Unit
-from fleetd.model.unitfile import Option, render_unit_file, without_comments
+from fleetd.model.unit_option import UnitOption
+from fleetd.model.unitfile import render_unit_file, without_comments
 
 MAX_OPERATIONS = 1000  # in one request
 NOT_FOUND = "unit does not exist"
@@ -51,7 +52,7 @@ class UnitOperation(msgspec.Struct, frozen=True):
     """
 
     name: str
-    options: tuple[Option, ...] = ()
+    options: tuple[UnitOption, ...] = ()
     target: TargetState | None = None
     only_new: bool = False
     destroy: bool = False
@@ -114,7 +115,7 @@ def make_operation(
     if body.desired_state and body.desired_state not in list(TargetState):
         raise ApiError(400, f'invalid desiredState "{body.desired_state}": expect inactive, loaded or launched')
     target = TargetState(body.desired_state) if body.desired_state else None
-    options = tuple(Option(option.section, option.name, without_comments(option.value)) for option in body.options)
+    options = tuple(UnitOption(option.section, option.name, without_comments(option.value)) for option in body.options)
     return UnitOperation(name, options, target, only_new, destroy, restart)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from fleetd import url
-from fleetd.config.options import OPTIONS, RETIRED, VARIABLE_PREFIX, Address, Option
+from fleetd.config.options import OPTIONS, RETIRED, VARIABLE_PREFIX, Address, ConfigOption
 
 DEFAULT_PATH = "/etc/fleet/fleet.conf"
 
@@ -65,7 +65,7 @@ class Config(msgspec.Struct, frozen=True):
     metrics_listen: tuple[Address, ...]
 
 
-_BY_NAME = {option.name: option for option in OPTIONS + RETIRED}
+_NAMES = frozenset(option.name for option in OPTIONS)
 
 
 class _Given(msgspec.Struct, frozen=True):
@@ -123,13 +123,12 @@ def parse_config(
         _read_overrides(overrides),
     )
     for item in chain(*sources):
-        option = _BY_NAME.get(item.name)
-        if option is None:
-            notices.append(Notice(item.origin, f"unknown option {item.name!r} is ignored"))
-        elif option.retired:
-            notices.append(Notice(item.origin, f"{item.name} has no effect any more: {option.retired}"))
-        else:
+        if item.name in _NAMES:
             given[item.name] = item
+        elif why := RETIRED.get(item.name):
+            notices.append(Notice(item.origin, f"{item.name} has no effect any more: {why}"))
+        else:
+            notices.append(Notice(item.origin, f"unknown option {item.name!r} is ignored"))
     fields: dict[str, Any] = {}
     for option in OPTIONS:
         item = given.get(option.name) or _Given(option.name, option.default, "default")
@@ -141,7 +140,7 @@ def parse_config(
     return Config(**fields), notices
 
 
-def _parse_value(option: Option, item: _Given) -> Any:
+def _parse_value(option: ConfigOption, item: _Given) -> Any:
     try:
         return option.parse(item.value)
     except ValueError as error:

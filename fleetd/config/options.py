@@ -166,11 +166,10 @@ def parse_address(text: str) -> Address:
     return Address(host=found[1] or found[2], port=int(found[3]))
 
 
-class Option(msgspec.Struct, frozen=True):
+class ConfigOption(msgspec.Struct, frozen=True):
     """One option: its `name` in the file, the parser of its value, its default as written in the file, its meaning.
 
-    `retired` says why an option of CoreOS fleet has no effect any more; it is accepted with a warning. `warn` returns
-    what is odd about a valid value, or ''. `unit` is the suffix of its field in Config.
+    `warn` returns what is odd about a valid value, or ''. `unit` is the suffix of its field in Config.
     """
 
     name: str
@@ -179,7 +178,6 @@ class Option(msgspec.Struct, frozen=True):
     meaning: str
     unit: Literal["", "_s"] = ""
     warn: Callable[[str], str] = lambda text: ""
-    retired: str = ""
 
     @property
     def field(self) -> str:
@@ -192,84 +190,85 @@ class Option(msgspec.Struct, frozen=True):
         return VARIABLE_PREFIX + self.name.upper()
 
 
-RETIRED = (
-    Option("engine_reconcile_interval", parse_text, "2.0", "", retired="the leader acts on changes, not at intervals"),
-    Option("enable_grpc", parse_text, "false", "", retired="agents and the leader communicate through etcd only"),
-    Option("disable_watches", parse_text, "false", "", retired="fleetd acts on changes and cannot do without watches"),
-    Option("verify_units", parse_text, "false", "", retired="signed units are no longer supported"),
-    Option("authorized_keys_file", parse_text, "", "", retired="signed units are no longer supported"),
-)
+# Options of CoreOS fleet that are accepted with a warning: name → why they have no effect any more.
+RETIRED = {
+    "engine_reconcile_interval": "the leader acts on changes, not at intervals",
+    "enable_grpc": "agents and the leader communicate through etcd only",
+    "disable_watches": "fleetd acts on changes and cannot do without watches",
+    "verify_units": "signed units are no longer supported",
+    "authorized_keys_file": "signed units are no longer supported",
+}
 
-OPTIONS: tuple[Option, ...] = (
-    Option("verbosity", parse_whole_number(0, 9), "0", "Above 0, fleetd logs debug messages, too."),
-    Option(
+OPTIONS: tuple[ConfigOption, ...] = (
+    ConfigOption("verbosity", parse_whole_number(0, 9), "0", "Above 0, fleetd logs debug messages, too."),
+    ConfigOption(
         "etcd_servers",
         parse_servers,
         "http://127.0.0.1:2379,http://127.0.0.1:4001",
         "The etcd servers that hold the cluster's state, as a comma-separated list of URLs.",
     ),
-    Option(
+    ConfigOption(
         "insecure_etcd",
         parse_bool,
         "false",
         "Allow etcd on another machine over http:, or with neither a user nor a client certificate, although anybody "
         "who can reach it, or read its traffic, is root on the whole cluster.",
     ),
-    Option("etcd_username", parse_text, "", "User name for etcd, if it requires one."),
-    Option(
+    ConfigOption("etcd_username", parse_text, "", "User name for etcd, if it requires one."),
+    ConfigOption(
         "etcd_password",
         parse_text,
         "",
         "Password for etcd. Only root should be able to read a file that holds it. systemd can pass it, too: "
         "LoadCredential=etcd_password:PATH in fleet.service.",
     ),
-    Option("etcd_keyfile", parse_text, "", "Private key of the client certificate for etcd (PEM)."),
-    Option(
+    ConfigOption("etcd_keyfile", parse_text, "", "Private key of the client certificate for etcd (PEM)."),
+    ConfigOption(
         "etcd_certfile",
         parse_text,
         "",
         "Client certificate for etcd (PEM). A renewed one in the same file is used from the next heartbeat on.",
     ),
-    Option(
+    ConfigOption(
         "etcd_cafile", parse_text, "", "CA certificates that must have signed etcd's (PEM). Empty: the system's CAs."
     ),
-    Option(
+    ConfigOption(
         "etcd_key_prefix", parse_text, "/fleet/", "Prefix of the cluster's keys in etcd. Each prefix is one cluster."
     ),
-    Option(
+    ConfigOption(
         "etcd_request_timeout",
         parse_seconds,
         "1.0",
         "Seconds to wait for etcd's answer to a read; writes get twice as long.",
         "_s",
     ),
-    Option(
+    ConfigOption(
         "etcd_compact",
         parse_bool,
         "true",
         "Have the leader compact etcd's history older than ten minutes. Set to false if something else does.",
     ),
-    Option(
+    ConfigOption(
         "public_ip",
         parse_public_ip,
         "",
         "The address at which other machines and operators reach this one. Empty: detected.",
     ),
-    Option(
+    ConfigOption(
         "metadata",
         parse_metadata,
         "",
         "What units can require with MachineMetadata=, as key=value,key=value.",
         warn=find_odd_metadata,
     ),
-    Option(
+    ConfigOption(
         "agent_ttl",
         parse_duration(1.0),
         "10s",
         "How long a machine may be silent before it is taken for dead and its units are started elsewhere.",
         "_s",
     ),
-    Option(
+    ConfigOption(
         "parked_ttl",
         parse_duration(1.0, math.inf),
         "infinity",
@@ -277,7 +276,7 @@ OPTIONS: tuple[Option, ...] = (
         "still run them; infinity: until its fleetd is back, or fleetctl forget-machine gives it up.",
         "_s",
     ),
-    Option(
+    ConfigOption(
         "failover_delay",
         parse_duration(0.0, math.inf),
         "0s",
@@ -285,14 +284,14 @@ OPTIONS: tuple[Option, ...] = (
         "wait until it is back. The leader's setting applies to the cluster.",
         "_s",
     ),
-    Option(
+    ConfigOption(
         "rerun_after_failover",
         parse_bool,
         "false",
         "Run a completed oneshot without RerunAfterFailover= again elsewhere when its machine is lost. The leader's "
         "setting applies to the cluster.",
     ),
-    Option(
+    ConfigOption(
         "handover_timeout",
         parse_duration(0.0),
         "30s",
@@ -300,54 +299,54 @@ OPTIONS: tuple[Option, ...] = (
         "If the replacement does not even begin to run, the old one stays.",
         "_s",
     ),
-    Option(
+    ConfigOption(
         "shutdown_timeout",
         parse_duration(0.0),
         "60s",
         "How long fleetd waits for its units to stop when the machine shuts down.",
         "_s",
     ),
-    Option("units_directory", parse_path, "/run/fleet/units/", "The directory for unit files on this machine."),
-    Option("systemd_user", parse_bool, "false", "Run units under the user's systemd instead of the system's."),
-    Option("token_limit", parse_whole_number(1, 65535), "100", "The number of entries on one page of the API."),
-    Option(
+    ConfigOption("units_directory", parse_path, "/run/fleet/units/", "The directory for unit files on this machine."),
+    ConfigOption("systemd_user", parse_bool, "false", "Run units under the user's systemd instead of the system's."),
+    ConfigOption("token_limit", parse_whole_number(1, 65535), "100", "The number of entries on one page of the API."),
+    ConfigOption(
         "max_units",
         parse_whole_number(1, 999_999_999),
         "50000",
         "The number of units that the cluster may have. This fleetd's API refuses more (507).",
     ),
-    Option(
+    ConfigOption(
         "max_units_bytes",
         parse_size,
         "64M",
         "The total size of the cluster's unit files. This fleetd's API refuses more (507).",
     ),
-    Option("disable_engine", parse_bool, "false", "Never lead the cluster from this machine."),
-    Option("standalone", parse_bool, "false", "Keep the state on this machine, without etcd: a cluster of one."),
-    Option(
+    ConfigOption("disable_engine", parse_bool, "false", "Never lead the cluster from this machine."),
+    ConfigOption("standalone", parse_bool, "false", "Keep the state on this machine, without etcd: a cluster of one."),
+    ConfigOption(
         "standalone_path", parse_path, "/var/lib/fleet/fleet.db", "The file that holds the state with standalone=true."
     ),
-    Option(
+    ConfigOption(
         "listen",
         parse_listen,
         "",
         "Where to serve the API in addition to systemd's sockets: paths and HOST:PORT, separated by commas.",
     ),
-    Option(
+    ConfigOption(
         "insecure",
         parse_bool,
         "false",
         "Allow the API to be served over TCP, although anybody who can reach it, even from this machine only, is root "
         "on the whole cluster.",
     ),
-    Option(
+    ConfigOption(
         "allowed_hosts",
         parse_hosts,
         "",
         "Host names by which clients may address the API over TCP, separated by commas, in addition to IP addresses, "
         "localhost and public_ip. Requests for other names are refused, which protects against DNS rebinding.",
     ),
-    Option(
+    ConfigOption(
         "metrics_listen",
         parse_listen,
         "",

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from fleetd.model.constraints import InvalidRequirements, validate_requirements
 from fleetd.model.install import InvalidInstall, parse_install
 from fleetd.model.names import InvalidName, is_reserved, parse_name, validate_name
-from fleetd.model.unitfile import Option, UnitFileError, check_options
+from fleetd.model.unit_option import UnitOption
+from fleetd.model.unitfile import UnitFileError, check_options
 
 Shadows = Callable[[str], str]
 
@@ -41,7 +42,7 @@ def refuse_name(name: str, shadows: Shadows = shadows_nothing) -> str:
     return ""
 
 
-def refuse_content(options: Sequence[Option]) -> str:
+def refuse_content(options: Sequence[UnitOption]) -> str:
     """Why no unit may have these options, or '': they cannot be written as a unit file, or ask for what cannot be."""
     try:
         check_options(options)
@@ -53,7 +54,7 @@ def refuse_content(options: Sequence[Option]) -> str:
 
 def refuse_names(
     name: str,
-    options: Sequence[Option],
+    options: Sequence[UnitOption],
     shadows: Shadows = shadows_nothing,
     host: Mapping[str, str] | None = None,
 ) -> str:
@@ -71,6 +72,6 @@ def refuse_names(
     return ""
 
 
-def refuse_unit(name: str, options: Sequence[Option], shadows: Shadows = shadows_nothing) -> str:
+def refuse_unit(name: str, options: Sequence[UnitOption], shadows: Shadows = shadows_nothing) -> str:
     """Why the cluster accepts no unit of this name and content, or ''."""
     return refuse_names(name, options, shadows) or refuse_content(options)

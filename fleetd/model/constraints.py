@@ -12,14 +12,15 @@ import msgspec
 from fleetd.model.globs import Globs, share_globs
 from fleetd.model.names import UnitName, expand_specifiers, literal_prefix, matches_glob
 from fleetd.model.timespan import parse_time_span
-from fleetd.model.unitfile import WHITESPACE, Option, join_continued
+from fleetd.model.unit_option import UnitOption
+from fleetd.model.unitfile import WHITESPACE, join_continued
 
 FLEET_SECTION = "X-Fleet"
-COREOS, OWN = "CoreOS fleet", "2.0.0"  # values of FleetOption.since
+COREOS, OWN = "CoreOS fleet", "2.0.0"  # values of XFleetOption.since
 T = TypeVar("T")
 
 
-class FleetOption(msgspec.Struct, frozen=True, kw_only=True):
+class XFleetOption(msgspec.Struct, frozen=True, kw_only=True):
     """One option of [X-Fleet].
 
     `syntax` stands for the value in the manual, `units` says which units the option is for. `deprecated` are older
@@ -44,7 +45,7 @@ class FleetOption(msgspec.Struct, frozen=True, kw_only=True):
 
 # In the order in which validation looks at what they exclude.
 OPTIONS = (
-    FleetOption(
+    XFleetOption(
         name="MachineID",
         syntax="ID",
         meaning="Run only on the machine with this id, given in full or by its first eight digits. If repeated, the "
@@ -52,14 +53,14 @@ OPTIONS = (
         deprecated=("X-ConditionMachineID", "X-ConditionMachineBootID"),
         excludes=("MachineOf", "Conflicts", "Global", "Replaces"),
     ),
-    FleetOption(
+    XFleetOption(
         name="MachineOf",
         syntax="UNIT",
         meaning="Run only on the machine of this unit. If repeated, all must hold; at most 128 values.",
         is_list=True,
         deprecated=("X-ConditionMachineOf",),
     ),
-    FleetOption(
+    XFleetOption(
         name="MachineMetadata",
         syntax="KEY=VALUE",
         meaning="Run only on machines with this `metadata` (see fleet.conf(5)). If repeated, values of one key are "
@@ -68,14 +69,14 @@ OPTIONS = (
         is_list=True,
         deprecated=("X-ConditionMachineMetadata",),
     ),
-    FleetOption(
+    XFleetOption(
         name="Global",
         syntax="BOOLEAN",
         meaning="Run on every machine that meets the other constraints; true, yes, 1, on or t enable it. Commands do "
         "not wait for global units.",
         excludes=("MachineOf", "Replaces", "FailoverDelay", "RerunAfterFailover"),
     ),
-    FleetOption(
+    XFleetOption(
         name="Conflicts",
         syntax="GLOB",
         meaning="Never run on a machine with a unit whose name matches, whichever of the two was placed first. May be "
@@ -85,14 +86,14 @@ OPTIONS = (
         deprecated=("X-Conflicts",),
         excludes=("Replaces",),
     ),
-    FleetOption(
+    XFleetOption(
         name="Replaces",
         syntax="GLOB",
         meaning="Units whose name matches move to another machine when this unit is placed on theirs. May be repeated, "
         "and a value may hold several globs separated by whitespace; bounds as for `Conflicts`.",
         is_list=True,
     ),
-    FleetOption(
+    XFleetOption(
         name="FailoverDelay",
         syntax="TIME",
         meaning="How long a launched unit waits for its dead machine to return before it is started elsewhere: a time "
@@ -101,7 +102,7 @@ OPTIONS = (
         units="all but global units",
         since=OWN,
     ),
-    FleetOption(
+    XFleetOption(
         name="RerunAfterFailover",
         syntax="BOOLEAN",
         meaning="Whether a oneshot that has completed runs again elsewhere when its machine dies or leaves: true, yes, "
@@ -148,7 +149,7 @@ class InvalidRequirements(ValueError):
     """Constraints that contradict or exclude one another, or a value that cannot be parsed."""
 
 
-def parse_requirements(options: Iterable[Option], name: UnitName) -> Requirements:
+def parse_requirements(options: Iterable[UnitOption], name: UnitName) -> Requirements:
     """The requirements of the unit with this name. Unknown options are ignored."""
     options = tuple(options)
     values = requirement_values(options)
@@ -157,7 +158,7 @@ def parse_requirements(options: Iterable[Option], name: UnitName) -> Requirement
     return msgspec.structs.replace(asked, template=template) if template else asked
 
 
-def _accepted_by(options: Iterable[Option], name: UnitName) -> str:
+def _accepted_by(options: Iterable[UnitOption], name: UnitName) -> str:
     """The service template that this socket starts for each connection, '' without Accept=yes (systemd.socket(5))."""
     if name.suffix != "socket":
         return ""
@@ -165,7 +166,7 @@ def _accepted_by(options: Iterable[Option], name: UnitName) -> str:
     return f"{name.prefix}@.service" if accept and accept[-1].lower() in _TRUE | {"y"} else ""
 
 
-def requirement_values(options: Iterable[Option]) -> dict[str, list[str]]:
+def requirement_values(options: Iterable[UnitOption]) -> dict[str, list[str]]:
     """The values of each [X-Fleet] option, quoted lists split, specifiers not expanded."""
     values: dict[str, list[str]] = {}
     for option in options:
@@ -253,7 +254,7 @@ def _is_metadata(item: str) -> bool:
     return key != "" and value != "" and "=" not in value
 
 
-def validate_requirements(options: Iterable[Option]) -> None:
+def validate_requirements(options: Iterable[UnitOption]) -> None:
     """Raises InvalidRequirements for the first violated rule. Specifiers are not expanded."""
     values = requirement_values(options)
     asked = _requirements(values)
@@ -301,12 +302,12 @@ def _check_peers(asked: Requirements) -> None:
                     raise InvalidRequirements(f'unresolvable requirements: peer "{peer}" matches {kind} "{pattern}"')
 
 
-def unknown_requirements(options: Iterable[Option]) -> tuple[str, ...]:
+def unknown_requirements(options: Iterable[UnitOption]) -> tuple[str, ...]:
     """Names in [X-Fleet] that are not options, in order of first appearance; fleetctl warns of them."""
     return tuple(name for name in requirement_values(options) if name not in KNOWN_OPTIONS)
 
 
-def malformed_metadata(options: Iterable[Option]) -> tuple[str, ...]:
+def malformed_metadata(options: Iterable[UnitOption]) -> tuple[str, ...]:
     """Non-empty metadata items that are not `key=value` and restrict nothing; fleetctl warns of them."""
     values = requirement_values(options)
     items = (item for spelling in _SPELLINGS["MachineMetadata"] for item in values.get(spelling, ()))

@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Iterable
 from enum import StrEnum
 
-from fleetd.model.unitfile import Option, UnitFileError, parse_unit_file
+from fleetd.model.unit_option import UnitOption
+from fleetd.model.unitfile import UnitFileError, parse_unit_file
 
 
 class Impact(StrEnum):
@@ -68,15 +69,15 @@ def impact(before: str, after: str) -> tuple[Impact, str]:
     return Impact.NONE, "nothing that systemd acts on changed"
 
 
-def _by_class(options: Iterable[Option]) -> dict[Impact, dict[str, list[Option]]]:
+def _by_class(options: Iterable[UnitOption]) -> dict[Impact, dict[str, list[UnitOption]]]:
     """The options by impact and section: their order counts only within a section."""
-    found: dict[Impact, dict[str, list[Option]]] = {kind: {} for kind in Impact}
+    found: dict[Impact, dict[str, list[UnitOption]]] = {kind: {} for kind in Impact}
     for option in options:
         found[_classify(option)].setdefault(option.section, []).append(option)
     return found
 
 
-def _classify(option: Option) -> Impact:
+def _classify(option: UnitOption) -> Impact:
     section, name = option.section, option.name
     if section.startswith(_IGNORED) or section == "Install" or name.startswith(_IGNORED):
         return Impact.NONE
@@ -85,7 +86,7 @@ def _classify(option: Option) -> Impact:
     return Impact.RELOAD if name in RELOADED.get(section, ()) else Impact.RESTART
 
 
-def _differences(old: dict[str, list[Option]], new: dict[str, list[Option]]) -> list[str]:
+def _differences(old: dict[str, list[UnitOption]], new: dict[str, list[UnitOption]]) -> list[str]:
     """The names of the options that differ, each once, as `Name=`; all of the section if only their order differs. At
     most a few."""
     names: dict[str, None] = {}

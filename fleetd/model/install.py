@@ -11,7 +11,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 import msgspec
 
 from fleetd.model.names import InvalidName, UnitName, is_reserved, parse_name, validate_name
-from fleetd.model.unitfile import Option, join_continued
+from fleetd.model.unit_option import UnitOption
+from fleetd.model.unitfile import join_continued
 
 INSTALL_SECTION = "Install"
 FOLDERS = {"WantedBy": "wants", "RequiredBy": "requires", "UpheldBy": "upholds"}
@@ -42,7 +43,7 @@ class LinkPlan(msgspec.Struct, frozen=True):
     complaints: Mapping[str, tuple[str, ...]]
 
 
-def install_values(options: Iterable[Option], name: str) -> list[str]:
+def install_values(options: Iterable[UnitOption], name: str) -> list[str]:
     """The words of one option of the section, in order; an empty value resets the list, as in systemd."""
     words: list[str] = []
     for option in options:
@@ -52,7 +53,7 @@ def install_values(options: Iterable[Option], name: str) -> list[str]:
     return list(dict.fromkeys(words))
 
 
-def parse_install(options: Iterable[Option], name: UnitName, host: Mapping[str, str] | None = None) -> Install:
+def parse_install(options: Iterable[UnitOption], name: UnitName, host: Mapping[str, str] | None = None) -> Install:
     """The [Install] section of this unit. `host` are the machine's specifiers by letter; without them, words that
     contain one are left out.
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from fleetd.model.constraints import FLEET_SECTION, malformed_metadata, unknown_requirements
 from fleetd.model.install import INSTALL_SECTION, InvalidInstall, install_values, parse_install
 from fleetd.model.names import is_reserved, parse_name, visible
-from fleetd.model.unitfile import Option
+from fleetd.model.unit_option import UnitOption
 
 _LIKENESS = 0.8
 _SYSTEMD_SECTIONS = frozenset(
@@ -13,7 +13,7 @@ _SYSTEMD_SECTIONS = frozenset(
 )
 
 
-def advise(name: str, options: Sequence[Option]) -> tuple[str, ...]:
+def advise(name: str, options: Sequence[UnitOption]) -> tuple[str, ...]:
     """Warnings, as sentences about the unit: what has no effect in fleet, or another effect than in systemd."""
     advice = [
         f'unrecognized requirement in [X-Fleet] section: "{visible(option)}"'
@@ -45,7 +45,7 @@ def _letters(text: str) -> str:
     return "".join(filter(str.isalnum, text)).casefold()
 
 
-def _advise_on_install(name: str, options: Sequence[Option]) -> list[str]:
+def _advise_on_install(name: str, options: Sequence[UnitOption]) -> list[str]:
     advice = [
         f"[Install] Also={visible(word)} has no effect in fleet: each unit's own [Install] counts, where that unit is"
         for word in install_values(options, "Also")

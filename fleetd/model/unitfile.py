@@ -13,6 +13,8 @@ from typing import Self
 
 import msgspec
 
+from fleetd.model.unit_option import UnitOption
+
 MAX_UNIT_FILE_BYTES = 256 * 1024
 
 # Unicode's White_Space property. str.strip() would also strip U+001C to U+001F, which belong to values.
@@ -37,18 +39,10 @@ class UnitFileError(ValueError):
         self.line = line
 
 
-class Option(msgspec.Struct, frozen=True):
-    """One `name=value` of one section. A continued value keeps its backslashes and newlines."""
-
-    section: str
-    name: str
-    value: str
-
-
 class UnitFile(msgspec.Struct, frozen=True):
     """The content of a unit: the options in the order given, the text they render to, and the hash of that text."""
 
-    options: tuple[Option, ...]
+    options: tuple[UnitOption, ...]
     text: str
     hash: str
 
@@ -58,7 +52,7 @@ class UnitFile(msgspec.Struct, frozen=True):
         return cls.from_options(parse_unit_file(text))
 
     @classmethod
-    def from_options(cls, options: Iterable[Option]) -> Self:
+    def from_options(cls, options: Iterable[UnitOption]) -> Self:
         """The content of these options. Call check_options first if they do not come from a unit file."""
         options = tuple(options)
         text = render_unit_file(options)
@@ -110,11 +104,11 @@ class _Lines:
         return line
 
 
-def parse_unit_file(text: str) -> tuple[Option, ...]:
+def parse_unit_file(text: str) -> tuple[UnitOption, ...]:
     """The options in the order of the text. Raises UnitFileError, with CoreOS fleet's message where that refused
     too."""
     lines = _Lines(text)
-    options: list[Option] = []
+    options: list[UnitOption] = []
     section: str | None = None
     while (line := lines.take()) is not None:
         # Before the first section, anything but a header is ignored, also a byte order mark.
@@ -178,13 +172,13 @@ def _parse_header(line: str, lines: _Lines) -> str:
     return section
 
 
-def _parse_option(section: str, line: str, lines: _Lines) -> Option:
+def _parse_option(section: str, line: str, lines: _Lines) -> UnitOption:
     name, equals, rest = line.partition("=")
     if "\r" in name or not (equals or lines.exhausted):
         raise UnitFileError("unexpected newline encountered while parsing option name", lines.number)
     if not equals:
         raise UnitFileError("EOF", lines.number)
-    return Option(section, name.rstrip(WHITESPACE), _parse_value(rest, lines))
+    return UnitOption(section, name.rstrip(WHITESPACE), _parse_value(rest, lines))
 
 
 def _parse_value(first: str, lines: _Lines) -> str:
@@ -215,7 +209,7 @@ def join_continued(value: str) -> str:
     return _END_OF_LINE_THAT_GOES_ON.sub(" ", value).strip(WHITESPACE) if "\\\n" in value else value
 
 
-def render_unit_file(options: Iterable[Option]) -> str:
+def render_unit_file(options: Iterable[UnitOption]) -> str:
     """The text that is stored, hashed and written: sections in order of first appearance, each in one piece, no
     comments."""
     sections: dict[str, list[str]] = {}
@@ -229,12 +223,12 @@ def hash_unit_file(text: str) -> str:
     return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
-def first_value(options: Iterable[Option], section: str, name: str) -> str | None:
+def first_value(options: Iterable[UnitOption], section: str, name: str) -> str | None:
     """The value of the first such option; None if there is none."""
     return next((option.value for option in options if option.section == section and option.name == name), None)
 
 
-def check_options(options: Sequence[Option]) -> None:
+def check_options(options: Sequence[UnitOption]) -> None:
     """Raises UnitFileError for options that could not be read back, or would be read differently, once rendered.
 
     Options from the API need not come from a file: a newline in a value could open a section. What cannot be read at
@@ -252,7 +246,7 @@ def check_options(options: Sequence[Option]) -> None:
         )
 
 
-def _fault(option: Option) -> str | None:
+def _fault(option: UnitOption) -> str | None:
     """Why an option does not survive being rendered, and the remedy; None if it does."""
     section, name, value = option.section, option.name, option.value
     if any("\0" in text or not _is_unicode(text) for text in (section, name, value)):

@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterator, Mapping
 
 from fleetd.model.names import InvalidName, UnitName, expand_specifiers, parse_name
-from fleetd.model.unitfile import Option, UnitFileError, parse_unit_file
+from fleetd.model.unit_option import UnitOption
+from fleetd.model.unitfile import UnitFileError, parse_unit_file
 
 # Options that order units. Few files have one; the others need not be parsed.
 _MAY_ORDER = re.compile(r"^\s*(?:After|Before|Sockets|Alias)\s*=", re.MULTILINE)
@@ -80,7 +81,7 @@ def _relations(name: str, text: str) -> Iterator[tuple[str, str]]:
         yield from (("before", other) for other in named or [f"{name.rpartition('.')[0]}.{other_kind}"])
 
 
-def _words(options: tuple[Option, ...], section: str, name: str, unit: UnitName) -> list[str]:
+def _words(options: tuple[UnitOption, ...], section: str, name: str, unit: UnitName) -> list[str]:
     """Return the names in these options, specifiers replaced; an empty value resets the list."""
     words: list[str] = []
     for option in options:

@@ -8,7 +8,8 @@ import re
 
 import msgspec
 
-from fleetd.model.unitfile import Option, UnitFileError, parse_unit_file
+from fleetd.model.unit_option import UnitOption
+from fleetd.model.unitfile import UnitFileError, parse_unit_file
 
 STOP_TIMEOUT_S = 90.0  # systemd's default
 _RUNNING = {  # the sub state of an active unit
@@ -93,13 +94,13 @@ def parse_program(name: str, text: str) -> Program:
     )
 
 
-def _find_triggered(name: str, options: tuple[Option, ...]) -> str:
+def _find_triggered(name: str, options: tuple[UnitOption, ...]) -> str:
     stem, _, kind = name.rpartition(".")
     section, option = _TRIGGERS.get(kind, ("", ""))
     return (_last(options, section, option) or f"{stem}.service") if section else ""
 
 
-def _values(options: tuple[Option, ...], section: str, *names: str) -> list[str]:
+def _values(options: tuple[UnitOption, ...], section: str, *names: str) -> list[str]:
     """Return the values of these options in the file's order; an empty value resets the list."""
     values: list[str] = []
     for option in options:
@@ -108,11 +109,11 @@ def _values(options: tuple[Option, ...], section: str, *names: str) -> list[str]
     return values
 
 
-def _words(options: tuple[Option, ...], section: str, *names: str) -> tuple[str, ...]:
+def _words(options: tuple[UnitOption, ...], section: str, *names: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(" ".join(_values(options, section, *names)).split()))
 
 
-def _last(options: tuple[Option, ...], section: str, name: str) -> str:
+def _last(options: tuple[UnitOption, ...], section: str, name: str) -> str:
     return next(reversed(_values(options, section, name)), "")
 
 

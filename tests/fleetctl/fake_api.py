@@ -20,7 +20,7 @@ import msgspec
 from fleetd.api import schema
 from fleetd.model.constraints import parse_requirements
 from fleetd.model.names import InvalidName, parse_name, validate_name
-from fleetd.model.unitfile import Option, UnitFile
+from fleetd.model.unitfile import UnitFile
 
 PAGE_SIZE = 2
 M1 = schema.Machine(id="1" * 32, primary_ip="10.0.0.1", metadata={"region": "eu", "disk": "ssd"})
@@ -202,7 +202,7 @@ class FakeApi:
         held = self.units.get(name)
         if held is not None and headers.get("If-None-Match") == "*":
             raise Refused(412, f'unit "{name}" exists already')
-        content = UnitFile.from_options(Option(o.section, o.name, o.value) for o in operation.options)
+        content = UnitFile.from_options(operation.options)
         if held is None and not content.options:
             raise Refused(409, "unit does not exist and options field empty")
         if parse_name(name).is_template and operation.desired_state not in ("", "inactive"):
@@ -230,7 +230,7 @@ class FakeApi:
         held = self.units[name]
         return schema.Unit(
             name=name,
-            options=tuple(schema.UnitOption(o.section, o.name, o.value) for o in held.content.options),
+            options=held.content.options,
             desired_state=held.target,
             current_state=held.copy.target if held.copy else "inactive",
             machine_id=held.machine.id if held.machine and not self._is_global(name) else "",

@@ -89,8 +89,8 @@ def test_the_configurations_page_has_every_option_with_its_meaning_and_default(t
         part = text.partition(f"       {option.name}=\n")[2].partition("\n\n")[0]
         assert option.meaning in part
         assert f"Default: {option.default or 'empty'}." in part
-    for option in RETIRED:
-        assert f"{option.name}=" in text
+    for name in RETIRED:
+        assert f"{name}=" in text
 
 
 def test_the_daemons_page_has_every_option_of_its_command_line(texts: dict[str, str]) -> None:

@@ -96,7 +96,7 @@ def test_cited_make_targets_and_modules_exist(text: str) -> None:
 
 
 def test_cited_options_of_the_configuration_exist(text: str) -> None:
-    known = {option.name for option in (*OPTIONS, *RETIRED)}
+    known = {option.name for option in OPTIONS}.union(RETIRED)
     named = {found[1] for span in spans(text) if (found := OPTION.fullmatch(span))}
     assert named - known == set()
 

@@ -66,8 +66,7 @@ class Operators:
     async def submit(self, name: str, target: TargetState, edition: int) -> None:
         """Hand in the unit file of this edition with this target state."""
         text = unit_text(name, edition)
-        options = [schema.UnitOption(each.section, each.name, each.value) for each in parse_unit_file(text)]
-        body = {"name": name, "desiredState": target, "options": options}
+        body = {"name": name, "desiredState": target, "options": parse_unit_file(text)}
         request = Request("PUT", f"{schema.V1}/units/{name}", headers=_JSON, body=msgspec.json.encode(body))
         await self._wish(f"submit {target} {edition}", name, request, lambda before: (text, target))
 

@@ -3,8 +3,9 @@
 import pytest
 
 from fleetd.model.admission import refuse_content, refuse_name, refuse_names, refuse_unit
+from fleetd.model.unit_option import UnitOption
 from fleetd.model.unit_warnings import advise
-from fleetd.model.unitfile import Option, parse_unit_file
+from fleetd.model.unitfile import parse_unit_file
 
 SYSTEM = {"ssh.service": "/lib/systemd/system/ssh.service", "tmp.mount": "the mount of /tmp"}
 GOOD = "[Service]\nExecStart=/bin/true\n"
@@ -68,11 +69,11 @@ def test_an_alias_with_the_machines_specifiers_is_judged_where_they_are_known():
 
 def test_content_is_refused_for_what_it_says_whatever_the_name():
     assert refuse_content(parse_unit_file(GOOD)) == ""
-    assert "cannot be written" in refuse_content([Option("S", "A", "x ")])
+    assert "cannot be written" in refuse_content([UnitOption("S", "A", "x ")])
     assert refuse_content(parse_unit_file("[X-Fleet]\nGlobal=true\nMachineOf=a.service\n")) == (
         "Global cannot be used with Peers"
     )
-    assert refuse_unit("a.service", [Option("S", "A", "x ")]) == refuse_content([Option("S", "A", "x ")])
+    assert refuse_unit("a.service", [UnitOption("S", "A", "x ")]) == refuse_content([UnitOption("S", "A", "x ")])
 
 
 def advice(text, name="a.service"):

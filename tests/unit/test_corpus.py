@@ -20,8 +20,8 @@ from fleetd.model.constraints import (
     validate_requirements,
 )
 from fleetd.model.names import InvalidName, UnitName, expand_specifiers, parse_name, validate_name, with_default_suffix
+from fleetd.model.unit_option import UnitOption
 from fleetd.model.unitfile import (
-    Option,
     UnitFileError,
     check_options,
     decode_unit_file,
@@ -173,7 +173,7 @@ DIFFERENCES = {
 }
 
 
-def observe_unit(name: UnitName, options: tuple[Option, ...]) -> dict[str, Any]:
+def observe_unit(name: UnitName, options: tuple[UnitOption, ...]) -> dict[str, Any]:
     """What we make of a content under a name, in the words of expected.json."""
     requirements = parse_requirements(options, name)
     return {
@@ -207,7 +207,7 @@ def message_of(check: Any, subject: Any) -> str:
     return ""
 
 
-def observe_content(options: tuple[Option, ...]) -> dict[str, Any]:
+def observe_content(options: tuple[UnitOption, ...]) -> dict[str, Any]:
     """What we make of a content whatever its name is."""
     text = render_unit_file(options)
     unknown = unknown_requirements(options)

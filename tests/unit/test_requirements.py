@@ -18,7 +18,8 @@ from fleetd.model.constraints import (
 )
 from fleetd.model.names import parse_name
 from fleetd.model.unit import UnitState
-from fleetd.model.unitfile import Option, parse_unit_file
+from fleetd.model.unit_option import UnitOption
+from fleetd.model.unitfile import parse_unit_file
 
 WEB = parse_name("web@1.service")
 
@@ -262,8 +263,8 @@ ITEMS = st.text(st.characters(exclude_characters='"\n\\%', exclude_categories=["
 @pytest.mark.covers("1.8.1")
 @given(st.lists(ITEMS, min_size=1))
 def test_a_quoted_list_is_the_same_as_an_option_an_item(items):
-    listed = [Option("X-Fleet", "MachineOf", " ".join(f'"{item}"' for item in items))]
-    one_by_one = [Option("X-Fleet", "MachineOf", item) for item in items]
+    listed = [UnitOption("X-Fleet", "MachineOf", " ".join(f'"{item}"' for item in items))]
+    one_by_one = [UnitOption("X-Fleet", "MachineOf", item) for item in items]
     assert parse_requirements(listed, WEB) == parse_requirements(one_by_one, WEB)
     assert parse_requirements(listed, WEB).machine_of == tuple(items)
 
@@ -271,7 +272,7 @@ def test_a_quoted_list_is_the_same_as_an_option_an_item(items):
 @pytest.mark.covers("2.4.1")
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("123")), max_size=8))
 def test_every_metadata_item_is_one_alternative_of_its_key(pairs):
-    options = [Option("X-Fleet", "MachineMetadata", f"{key}={value}") for key, value in pairs]
+    options = [UnitOption("X-Fleet", "MachineMetadata", f"{key}={value}") for key, value in pairs]
     metadata = parse_requirements(options, WEB).metadata
     assert sorted((key, value) for key, alternatives in metadata for value in alternatives) == sorted(set(pairs))
     assert [key for key, _ in metadata] == list(dict.fromkeys(key for key, _ in pairs))

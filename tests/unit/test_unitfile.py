@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fleetd.model.unit_option import UnitOption
 from fleetd.model.unitfile import (
     MAX_UNIT_FILE_BYTES,
     WHITESPACE,
-    Option,
     UnitFile,
     UnitFileError,
     check_options,
@@ -112,7 +112,7 @@ READ = [
 )
 @pytest.mark.parametrize(("text", "options"), [case[1:] for case in READ], ids=[case[0] for case in READ])
 def test_what_is_read(text, options):
-    assert parse_unit_file(text) == tuple(Option(*option) for option in options)
+    assert parse_unit_file(text) == tuple(UnitOption(*option) for option in options)
 
 
 IGNORED = "stands before the first section, and is ignored"
@@ -171,8 +171,8 @@ def test_what_is_refused_and_at_which_line(text, message, line):
 @pytest.mark.covers("1.4.17", "10.4.2")
 @pytest.mark.parametrize("value", ["x" * 100_000, "é" * 50_000, "x\\\n" * 1000 + "x"])
 def test_a_line_may_be_as_long_as_the_file(value):
-    assert parse_unit_file(f"[S]\nA={value}\n") == (Option("S", "A", value),)
-    check_options([Option("S", "A", value)])
+    assert parse_unit_file(f"[S]\nA={value}\n") == (UnitOption("S", "A", value),)
+    check_options([UnitOption("S", "A", value)])
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_a_line_may_be_as_long_as_the_file(value):
 )
 def test_a_value_is_freed_of_comments_as_a_file_that_holds_it_would_be(value, read):
     assert without_comments(value) == read
-    assert parse_unit_file(f"[S]\nA={value}\n\n") == (Option("S", "A", read),)
+    assert parse_unit_file(f"[S]\nA={value}\n\n") == (UnitOption("S", "A", read),)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_bytes_up_to_the_limit_are_decoded():
 
 @pytest.mark.covers("1.5.1", "1.5.2", "1.5.4")
 def test_sections_are_written_in_one_piece_by_first_appearance():
-    options = [Option("B", "x", "1"), Option("A", "y", ""), Option("B", "x", "2 \\\n3")]
+    options = [UnitOption("B", "x", "1"), UnitOption("A", "y", ""), UnitOption("B", "x", "2 \\\n3")]
     assert render_unit_file(options) == "[B]\nx=1\nx=2 \\\n3\n\n[A]\ny=\n"
 
 
@@ -257,23 +257,23 @@ READ_BACK = (
     "before it; "
 )
 UNWRITABLE = [
-    (Option("a]", "A", "1"), "the section's name holds a closing bracket; remove it"),
-    (Option("S", " A", "1"), BLANKS),
-    (Option("S", "A\x85", "1"), BLANKS),
-    (Option("S", "A=B", "1"), BLANKS),
-    (Option("S", "A=1\nB", "1"), BLANKS),
-    (Option("S", "A\rB", "1"), BLANKS),
-    (Option("S", "[A", "1"), BLANKS),
-    (Option("S", "#A", "1"), BLANKS),
-    (Option("S", ";A", "1"), BLANKS),
-    (Option("S", "A", "1 "), READ_BACK + "it would be read back as '1'"),
-    (Option("S", "A", "\n"), READ_BACK + "it would be read back as ''"),
-    (Option("S", "A", "1\\"), READ_BACK + r"it would be read back as '1\\\n'"),
-    (Option("S", "A", "1\\\n#2\\\n3"), READ_BACK + r"it would be read back as '1\\\n3'"),
-    (Option("S", "A", "1\n[T]\nB=2"), READ_BACK + "it would be read back as '1'"),
-    (Option("S", "A", "1\\\n\nB=2"), READ_BACK + r"it would be read back as '1\\\n'"),
-    (Option("S", "A", "1\0"), "it holds a NUL byte or half a surrogate pair; remove it"),
-    (Option("S", "A", "\ud800"), "it holds a NUL byte or half a surrogate pair; remove it"),
+    (UnitOption("a]", "A", "1"), "the section's name holds a closing bracket; remove it"),
+    (UnitOption("S", " A", "1"), BLANKS),
+    (UnitOption("S", "A\x85", "1"), BLANKS),
+    (UnitOption("S", "A=B", "1"), BLANKS),
+    (UnitOption("S", "A=1\nB", "1"), BLANKS),
+    (UnitOption("S", "A\rB", "1"), BLANKS),
+    (UnitOption("S", "[A", "1"), BLANKS),
+    (UnitOption("S", "#A", "1"), BLANKS),
+    (UnitOption("S", ";A", "1"), BLANKS),
+    (UnitOption("S", "A", "1 "), READ_BACK + "it would be read back as '1'"),
+    (UnitOption("S", "A", "\n"), READ_BACK + "it would be read back as ''"),
+    (UnitOption("S", "A", "1\\"), READ_BACK + r"it would be read back as '1\\\n'"),
+    (UnitOption("S", "A", "1\\\n#2\\\n3"), READ_BACK + r"it would be read back as '1\\\n3'"),
+    (UnitOption("S", "A", "1\n[T]\nB=2"), READ_BACK + "it would be read back as '1'"),
+    (UnitOption("S", "A", "1\\\n\nB=2"), READ_BACK + r"it would be read back as '1\\\n'"),
+    (UnitOption("S", "A", "1\0"), "it holds a NUL byte or half a surrogate pair; remove it"),
+    (UnitOption("S", "A", "\ud800"), "it holds a NUL byte or half a surrogate pair; remove it"),
 ]
 
 
@@ -281,7 +281,7 @@ UNWRITABLE = [
 @pytest.mark.parametrize(("option", "fault"), UNWRITABLE)
 def test_an_option_that_a_file_would_change_is_refused_with_the_reason(option, fault):
     with pytest.raises(UnitFileError) as refusal:
-        check_options([Option("S", "Fine", "1"), option])
+        check_options([UnitOption("S", "Fine", "1"), option])
     assert str(refusal.value) == f"option {option.name!r} of section {option.section!r} cannot be written: {fault}"
 
 
@@ -295,12 +295,12 @@ def test_an_option_that_a_file_would_change_is_refused_with_the_reason(option, f
 )
 def test_an_option_that_could_not_be_read_back_is_refused_in_the_parsers_words(value, message):
     with pytest.raises(UnitFileError) as refusal:
-        check_options([Option("S", "A", value)])
+        check_options([UnitOption("S", "A", value)])
     assert str(refusal.value) == message
 
 
 def test_options_that_make_too_large_a_file_are_refused():
-    options = [Option("S", "A", "x" * 2000)] * 131
+    options = [UnitOption("S", "A", "x" * 2000)] * 131
     check_options(options[1:])
     with pytest.raises(UnitFileError, match="the options make a unit file of 262397 bytes"):
         check_options(options)
@@ -308,7 +308,7 @@ def test_options_that_make_too_large_a_file_are_refused():
 
 PIECES = st.sampled_from([*'\\\n\r []=#;ab"é', "\\\n", "\n[S]\n", "\nA=", "\x1c", "\xa0", "x" * 1024])
 TEXTS = st.lists(PIECES, max_size=30).map("".join)
-OPTIONS = st.builds(Option, st.sampled_from(["S", "T", "a b", "]", "[\n"]), TEXTS, TEXTS)
+OPTIONS = st.builds(UnitOption, st.sampled_from(["S", "T", "a b", "]", "[\n"]), TEXTS, TEXTS)
 
 LINES = [
     "[S]",

@@ -14,12 +14,12 @@ from contrib.bench.observer import Observer
 from contrib.bench.scale.request_counts import Counts, difference, total
 from contrib.bench.scale.worker import Task, Used, machine_id
 from contrib.bench.scale.workers import Workers
-from fleetd.api import schema
+from fleetd.model.unit_option import UnitOption
 
 LEADER, FRONT = "leader", "API"  # processes of one machine each: the one leads, the other serves the API
 OPTIONS = (
-    schema.UnitOption("Unit", "Description", "One of many"),
-    schema.UnitOption("Service", "ExecStart", "/usr/bin/sleep infinity"),
+    UnitOption("Unit", "Description", "One of many"),
+    UnitOption("Service", "ExecStart", "/usr/bin/sleep infinity"),
 )
 JOIN = "all machines join"
 REST = "at rest"

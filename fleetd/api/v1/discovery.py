@@ -11,12 +11,13 @@ import msgspec
 from fleetd.api import schema
 from fleetd.api.v1.machines import EDITED_PATH, OPERATIONS
 from fleetd.model.unit import TargetState
+from fleetd.model.unit_option import UnitOption
 
 _ENTITIES: tuple[type[msgspec.Struct], ...] = (
     schema.Machine,
     schema.MachinePage,
     schema.Unit,
-    schema.UnitOption,
+    UnitOption,
     schema.UnitPage,
     schema.UnitState,
     schema.UnitStatePage,

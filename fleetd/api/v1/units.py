@@ -12,6 +12,7 @@ from fleetd.api.write_batching import WriteBatcher
 from fleetd.model.names import InvalidName, validate_name
 from fleetd.model.placement import Decision
 from fleetd.model.unit import TargetState, Unit, UnitState
+from fleetd.model.unit_option import UnitOption
 from fleetd.model.unitfile import UnitFileError, parse_unit_file
 from fleetd.registry.records import DECISIONS, STATES, UNITS
 from fleetd.registry.registry import Registry
@@ -23,13 +24,12 @@ _CACHED_TEXTS = 4096
 
 
 @lru_cache(maxsize=_CACHED_TEXTS)
-def _entity_options(text: str) -> tuple[schema.UnitOption, ...]:
+def _options(text: str) -> tuple[UnitOption, ...]:
     """The options of a stored unit file, cached, because the same texts are listed again and again."""
     try:
-        options = parse_unit_file(text)
+        return parse_unit_file(text)
     except UnitFileError:  # written past the API: list it anyway, so that it can be replaced
         return ()
-    return tuple(schema.UnitOption(option.section, option.name, option.value) for option in options)
 
 
 def published_state(state: UnitState | None) -> TargetState:
@@ -42,7 +42,7 @@ def describe_unit(unit: Unit, decision: Decision | None, states: Mapping[tuple[s
     machine = decision.machine if decision and not requirements_of(unit.text, unit.name).is_global else ""
     return schema.Unit(
         name=unit.name,
-        options=_entity_options(unit.text),
+        options=_options(unit.text),
         desired_state=unit.target,
         current_state=published_state(states.get((machine, unit.name))),
         machine_id=machine,
