@@ -4,8 +4,7 @@ import asyncio
 from collections.abc import Coroutine
 
 AHEAD_S = 0.5  # Pace lets a burst through until it is this far ahead of its rate
-REST = 2  # Pace rests this many times as long as the last batch took
-LONGEST_REST_S = 0.25  # unless the loop asks for another bound
+REST = 2  # Pace rests this many times as long as the last batch took, for at most its `longest_rest_s`
 
 
 async def first_of(*coroutines: Coroutine[object, object, object]) -> None:
@@ -60,7 +59,7 @@ class Pace:
     Needs a running event loop.
     """
 
-    def __init__(self, period_s: float, longest_rest_s: float = LONGEST_REST_S) -> None:
+    def __init__(self, period_s: float, longest_rest_s: float) -> None:
         self._period_s = period_s
         self._longest_rest_s = longest_rest_s
         self._paid_until_s = 0.0  # loop time up to which the batches so far have used up the rate

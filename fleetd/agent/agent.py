@@ -70,7 +70,7 @@ class Agent:
         self._log = logger
         self._dirty: dict[str, None] = {}  # units to look at in the next pass
         self._wake = asyncio.Event()
-        self._pace = Pace(PASS_PERIOD_S)
+        self._pace = Pace(PASS_PERIOD_S, longest_rest_s=0.25)
         self._has_connected = asyncio.Event()
         self._has_observed = asyncio.Event()
         self._is_unassigned = asyncio.Event()

@@ -19,7 +19,6 @@ from fleetd.store.protocol import Delete, LeaseNotFound, Operation, Put, Unavail
 FIRST_RETRY_S = 0.5
 LONGEST_RETRY_S = 5.0
 WRITE_PERIOD_S = 0.03  # between the batches of a burst
-LONGEST_REST_S = 0.05  # what is reported last is waited for: the agent's rests have gathered it already
 LATE_WRITE_S = 10.0  # a request that timed out has reached the store by then, or never will
 
 
@@ -70,7 +69,8 @@ class StatePublisher:
         self._has_work = asyncio.Event()
         self._writing = asyncio.Lock()
         self._rate = PublishRate(self._mark_changed)
-        self._pace = Pace(WRITE_PERIOD_S, LONGEST_REST_S)
+        # A short rest: the agent's own have gathered the changes already, and somebody waits for the last report.
+        self._pace = Pace(WRITE_PERIOD_S, longest_rest_s=0.05)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -30,7 +30,6 @@ log = logging.getLogger(__name__)
 RETRY_S = 1.0
 HISTORY_S = 600.0  # how much of etcd's history is kept
 SMALL_PLAN = 100  # units; a larger plan is made in a thread, so that heartbeats go on
-LONGEST_REST_S = 0.5  # after a pass that took long: units that come in meanwhile are placed in one batch
 PASS_PERIOD_S = 0.02  # of many passes in a row; each plans for all that has changed meanwhile
 
 Planned = tuple[Plan, PlanStats]
@@ -102,7 +101,7 @@ class Term:
             ttl_s=settings.ttl_s,
             handover_timeout_s=settings.handover_timeout_s,
         )
-        self._pace = Pace(PASS_PERIOD_S, LONGEST_REST_S)
+        self._pace = Pace(PASS_PERIOD_S, longest_rest_s=0.5)  # the units that come in meanwhile make one batch
         self._stats: ClusterStats | None = None  # as of the last time they were counted
         self._revisions: deque[tuple[float, int]] = deque()  # when the snapshot showed which revision, to compact
 

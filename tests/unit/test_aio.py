@@ -4,10 +4,11 @@ import asyncio
 
 import pytest
 
-from fleetd.aio import AHEAD_S, LONGEST_REST_S, Backoff, Pace, first_of
+from fleetd.aio import AHEAD_S, Backoff, Pace, first_of
 from tests.virtual_time import VirtualLoop
 
 PERIOD_S = 0.1
+LONGEST_REST_S = 0.25
 FREE = round(AHEAD_S / PERIOD_S)  # times that are let through before the first one has to wait
 
 
@@ -16,7 +17,7 @@ def measure(*pauses_s: float, takes_s: float = 0.0) -> list[int]:
     loop = VirtualLoop()
 
     async def times() -> list[int]:
-        pace, began_s, found = Pace(PERIOD_S), loop.time(), []
+        pace, began_s, found = Pace(PERIOD_S, LONGEST_REST_S), loop.time(), []
         for pause_s in pauses_s:
             await asyncio.sleep(pause_s)
             await pace.wait()
