@@ -23,6 +23,7 @@ from contrib.bench import history
 from contrib.bench.figure import Figure
 from contrib.bench.workload import draw_machines, draw_units
 from fleetd.leader.election import Election
+from fleetd.membership.store_epoch import StoreEpoch
 from fleetd.model.machine import Machine
 from fleetd.model.unit import Unit, UnitState
 from fleetd.registry.registry import Registry
@@ -222,6 +223,7 @@ async def measure_gap(machines: Sequence[Machine], units: Sequence[Unit]) -> flo
         machines[0].id,
         registry,
         HeartbeatSource(HeartbeatHistory.begin(now())),
+        StoreEpoch(registry, machines[0].id),
         ttl_s=TTL_S,
         handover_timeout_s=30.0,
         failover=FailoverPolicy(),

@@ -61,6 +61,7 @@ class Agent:
         registry: Registry,
         systemd: ServiceManager,
         ledger: Ledger,
+        epoch: StoreEpoch,
         registration: Registration,
         logger: logging.Logger,
     ) -> None:
@@ -82,9 +83,9 @@ class Agent:
         self._rechecked_s = -RECHECK_S
         self._running: asyncio.Task[None] | None = None
         self._is_closed = False
-        self._epoch = StoreEpoch(registry, machine_id, ledger.store.cluster_id, ledger.store.revision)
-        self._desired = DesiredState(registry, machine_id, self._wake.set, self._epoch, logger)
-        self._publisher = StatePublisher(registry, machine_id, registration, self._epoch.observe, logger)
+        self._epoch = epoch
+        self._desired = DesiredState(registry, machine_id, self._wake.set, epoch, logger)
+        self._publisher = StatePublisher(registry, machine_id, registration, epoch.observe, logger)
         self._backoff = UnitBackoff(self._mark_one)
         self._executor = Executor(systemd, ledger, self._backoff, logger)
         self._diagnostics = Diagnostics(systemd, self._mark_one, logger)

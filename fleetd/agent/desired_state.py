@@ -104,7 +104,7 @@ class DesiredState:
             except Compacted as error:
                 self._log.info("reading this machine's placements again: %s", error)
                 if error.was_set_back:
-                    self._epoch.note_set_back()
+                    self._epoch.note_set_back(self._epoch.name)
             except Unavailable as error:
                 if backoff.is_first:
                     self._log.warning(
@@ -171,6 +171,7 @@ class DesiredState:
             self._watch_synced(snapshot.synced_revision),
             self._find_missed(snapshot.marks),
             self._reread.wait(),
+            self._epoch.set_back.wait(),
         )
 
     async def _watch_placements(self, revision: int) -> None:

@@ -46,6 +46,7 @@ class Election:
         machine: str,
         registry: Registry,
         membership: HeartbeatSource,
+        epoch: StoreEpoch,
         *,
         ttl_s: float,
         handover_timeout_s: float,
@@ -75,7 +76,7 @@ class Election:
             offload=offload,
         )
         self.term: Term | None = None
-        self._store_epoch = StoreEpoch(registry, machine, "")
+        self._epoch = epoch
         self._stale_key: bytes | None = None  # the leader's key, left by a former fleetd here; None: not read yet
         self._delay_s = CANDIDACY_S * zlib.crc32(machine.encode()) / 2**32
 
@@ -89,6 +90,7 @@ class Election:
                 log.debug("cannot campaign: %s", error)
                 await asyncio.sleep(RETRY_S)
                 continue
+            epoch_name = self._epoch.name
             self.term = term = Term(self._settings, lease, guards)
             log.info("this machine leads the cluster")
             try:
@@ -100,7 +102,7 @@ class Election:
             if term.met_newer_record:  # let a fleetd that can read it lead
                 await asyncio.sleep(newer.next_s())
             if term.fall is not None:
-                await self._store_epoch.tell_of_fall(term.fall.known, term.fall.revision)
+                self._epoch.note_set_back(epoch_name)
 
     async def _campaign(self) -> tuple[int, tuple[Comparison, ...]]:
         """Wait until no machine leads, and become the leader. Returns the lease, and the guards of every write."""
@@ -111,7 +113,6 @@ class Election:
             if self._stale_key is None:
                 self._stale_key = self._find_stale_key(item)
             if item is None:
-                await self._store_epoch.read(0, seen.revision)
                 value = self._stale_key = encode(Leader(self.machine, self.new_id()))
                 lease = await self.store.grant(self.leader_ttl_s)
                 try:

@@ -13,9 +13,8 @@ from enum import Enum, auto
 import msgspec
 
 from fleetd.registry.registry import Registry
-from fleetd.store.protocol import Conflict, Put, Unavailable, Unchanged
+from fleetd.store.protocol import Conflict, Put, Unchanged
 
-RETRY_S = 1.0
 MOST_ENTRIES = 20
 
 
@@ -61,65 +60,51 @@ def _is_older(name: str, known: str) -> bool:
 
 
 class StoreEpoch:
-    """Tells whether the store was set back, and records it for all members.
+    """What this process knows of the store's epoch, and whether the store was set back. The only place that decides
+    this: the agent's readings go through `check` and `accept`, and everybody who sees a fall calls `note_set_back`.
 
-    `known` is the epoch's name as last read, perhaps by an earlier fleetd; '' if never. `highest_revision` is the
-    highest revision the store is known to have had.
+    `name` is the epoch's as last accepted, perhaps by an earlier fleetd; '' if none was. `highest_revision` is the
+    highest revision the store is known to have had. `set_back` is set while a fall was noted and no reading shows it.
     """
 
-    def __init__(self, registry: Registry, machine_id: str, known: str, highest_revision: int = 0) -> None:
+    def __init__(self, registry: Registry, machine_id: str, name: str = "", highest_revision: int = 0) -> None:
         self._store = registry.store
         self.key = registry.history_key
         self._machine_id = machine_id
-        self._known = known
+        self.name = name
         self.highest_revision = highest_revision
-        self._was_set_back = False  # reported by a watch, and not yet accepted as a reading
+        self.set_back = asyncio.Event()
 
     def observe(self, revision: int) -> None:
         """Note that the store has had this revision."""
         self.highest_revision = max(self.highest_revision, revision)
 
-    def note_set_back(self) -> None:
-        """A watch found that the store was set back: the next check says so, whatever its revision is by then."""
-        self._was_set_back = True
+    def note_set_back(self, name: str) -> None:
+        """The store was set back: the next `check` says so, whatever the revision is by then. `name` is the epoch that
+        the caller worked with ('': not known yet). If another one was accepted since, that tells of this fall."""
+        if name in ("", self.name):
+            self.set_back.set()
 
     async def check(self, highest: int, revision: int) -> EpochReading:
-        """Judge a reading at `revision` that began when the highest known revision was `highest`. Call `accept` once
-        the whole reading has succeeded. Raises Unavailable."""
-        if self._was_set_back:
-            highest = max(highest, revision + 1)
-        return EpochReading(await self.read(highest, revision), revision, fell=revision < highest)
-
-    def accept(self, reading: EpochReading) -> None:
-        """Take this reading as the store's state; after a fall, the highest revision starts again from it."""
-        self._was_set_back = False
-        self.highest_revision = reading.revision if reading.fell else max(self.highest_revision, reading.revision)
-
-    async def read(self, highest: int, revision: int) -> str:
-        """Return the epoch's name. If the store was set back, begin a new epoch first. Raises Unavailable."""
+        """Judge a reading at `revision` that began when the highest known revision was `highest`, and begin a new epoch
+        if the store was set back. Call `accept` once the whole reading has succeeded. Raises Unavailable."""
+        fell = revision < highest or self.set_back.is_set()
         name, written_at = await self._read()
         # If the revision fell and the name differs from the known one, another member has recorded this restore.
-        if (revision < highest and name == self._known) or _is_older(name, self._known):
-            own = f"{self._machine_id}-{highest}-{revision}-{len(_entries(self._known))}"
+        if (fell and name == self.name) or _is_older(name, self.name):
+            own = f"{self._machine_id}-{highest}-{revision}-{len(_entries(self.name))}"
             value = ";".join([*_entries(name), own][-MOST_ENTRIES:])
             with suppress(Conflict):
                 await self._store.transact([Unchanged(self.key, written_at)], [Put(self.key, value.encode())])
             name, _ = await self._read()
-        self._known = name
-        return name
+        return EpochReading(name, revision, fell)
 
-    async def tell_of_fall(self, highest: int, revision: int) -> None:
-        """Record that the store was set back from `highest` to `revision`; retries until the store answers.
-
-        A machine whose next heartbeat comes late sees no fall any more. Without the record it would not write again
-        what the restore undid.
-        """
-        while True:
-            try:
-                await self.read(highest, revision)
-                return
-            except Unavailable:
-                await asyncio.sleep(RETRY_S)
+    def accept(self, reading: EpochReading) -> None:
+        """Take this reading as the store's state; after a fall, the highest revision starts again from it."""
+        if reading.fell or reading.name != self.name:
+            self.set_back.clear()
+        self.name = reading.name
+        self.highest_revision = reading.revision if reading.fell else max(self.highest_revision, reading.revision)
 
     async def _read(self) -> tuple[str, int]:
         """Return the name, and the revision at which `history` was last written; 0: never."""

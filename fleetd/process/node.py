@@ -25,6 +25,7 @@ from fleetd.leader.election import Election
 from fleetd.leader.term import Offload
 from fleetd.membership.parking import Parking
 from fleetd.membership.registration import Membership, Registration
+from fleetd.membership.store_epoch import StoreEpoch
 from fleetd.model.machine import Machine, MachineMode, effective_metadata
 from fleetd.model.quota import Usage
 from fleetd.model.reason import render_rejection
@@ -94,7 +95,10 @@ class Node:
         registry = Registry(store, config.etcd_key_prefix)
         registration = Registration(machine.session, loop_time)
         ledger = Ledger(environment.runtime, logging.getLogger("fleetd.agent.ledger"))
-        self.agent = Agent(machine.id, registry, systemd, ledger, registration, logging.getLogger("fleetd.agent"))
+        epoch = StoreEpoch(registry, machine.id, ledger.store.cluster_id, ledger.store.revision)
+        self.agent = Agent(
+            machine.id, registry, systemd, ledger, epoch, registration, logging.getLogger("fleetd.agent")
+        )
         self.membership = Membership(
             machine,
             registry,
@@ -110,6 +114,7 @@ class Node:
             machine.id,
             registry,
             self.membership,
+            epoch,
             ttl_s=config.agent_ttl_s,
             handover_timeout_s=config.handover_timeout_s,
             failover=FailoverPolicy(config.failover_delay_s, config.rerun_after_failover),

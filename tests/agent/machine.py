@@ -8,6 +8,7 @@ from typing import Any
 
 from fleetd.agent import Agent
 from fleetd.agent.ledger import Ledger
+from fleetd.membership.store_epoch import StoreEpoch
 from fleetd.model.placement import Placement
 from fleetd.model.unit import TargetState, UnitState
 from fleetd.registry.records import PLACEMENTS, STATES, Synced
@@ -175,7 +176,9 @@ class MachineUnderTest:
         self.sessions += 1
         self.membership = StandingMembership(f"session-{self.sessions}")
         self.ledger = Ledger(self.directory, self.log)
-        self.agent = Agent(MACHINE, self.registry, self.systemd, self.ledger, self.membership, self.log)
+        seen = self.ledger.store
+        self.epoch = StoreEpoch(self.registry, MACHINE, seen.cluster_id, seen.revision)
+        self.agent = Agent(MACHINE, self.registry, self.systemd, self.ledger, self.epoch, self.membership, self.log)
         self.running = asyncio.create_task(self.agent.run())
         await self.register()
         if synced:

@@ -11,16 +11,16 @@ from tests.agent.machine import DAEMON, MachineUnderTest
 async def restored(registry: Registry, by: str, known: str) -> str:
     """What a machine reads that knew the store at a higher revision."""
     revision = await registry.store.revision()
-    return await StoreEpoch(registry, by, known).read(revision + 50, revision)
+    return (await StoreEpoch(registry, by, known).check(revision + 50, revision)).name
 
 
 async def test_the_first_to_see_the_revision_fall_names_the_epoch() -> None:
     registry = Registry(EmbeddedStore(":memory:", offload=inline, cluster_id="one"))
-    before = await StoreEpoch(registry, "m1", "").read(0, 1)
+    before = (await StoreEpoch(registry, "m1", "").check(0, 1)).name
     named = await restored(registry, "m1", before)
     assert named != before
     assert await restored(registry, "m2", before) == named
-    assert await StoreEpoch(registry, "m3", before).read(5, 5) == named
+    assert (await StoreEpoch(registry, "m3", before).check(5, 5)).name == named
     again = await restored(registry, "m3", named)
     assert again not in (before, named)
     assert is_same_cluster(before, again)
@@ -37,7 +37,7 @@ async def test_a_store_set_back_before_another_restore_gets_one_new_name() -> No
         again = await restored(registry, "m1", known)
         assert again not in (named, known)
         assert await restored(registry, "m2", known) == again
-        assert await StoreEpoch(registry, "m3", known).read(revision, revision) == again
+        assert (await StoreEpoch(registry, "m3", known).check(revision, revision)).name == again
 
 
 async def test_a_name_does_not_grow_without_end() -> None:
@@ -54,13 +54,43 @@ async def test_of_two_that_see_it_at_once_one_names_it() -> None:
     registry = Registry(store)
     before = await store.cluster_id()
     first, second = (StoreEpoch(registry, machine, before) for machine in ("m1", "m2"))
-    assert await first.read(60, 10) == await second.read(50, 10) == await first.read(10, 11)
+    named = await first.check(60, 10)
+    assert named.name != before
+    assert (await second.check(50, 10)).name == named.name
+    first.accept(named)
+    assert (await first.check(10, 11)).name == named.name
+
+
+async def test_a_fall_that_the_leader_notes_is_recorded_once() -> None:
+    registry = Registry(EmbeddedStore(":memory:", offload=inline, cluster_id="one"))
+    epoch = StoreEpoch(registry, "m1")
+    epoch.accept(await epoch.check(0, 1))
+    before = epoch.name
+    epoch.note_set_back(before)
+    noted = await epoch.check(5, 9)
+    assert noted.fell
+    assert noted.name != before
+    assert (await epoch.check(5, 9)).name == noted.name  # the reading is repeated before it was accepted
+    epoch.accept(noted)
+    assert not epoch.set_back.is_set()
+    epoch.note_set_back(before)
+    assert not (await epoch.check(9, 9)).fell
+
+
+async def test_a_fall_noted_during_a_reading_that_misses_it_is_kept() -> None:
+    registry = Registry(EmbeddedStore(":memory:", offload=inline, cluster_id="one"))
+    epoch = StoreEpoch(registry, "m1")
+    epoch.accept(await epoch.check(0, 1))
+    reading = await epoch.check(1, 9)
+    epoch.note_set_back(epoch.name)
+    epoch.accept(reading)
+    assert (await epoch.check(9, 9)).fell
 
 
 async def test_where_the_revision_does_not_fall_nothing_is_written() -> None:
     store = EmbeddedStore(":memory:", offload=inline, cluster_id="one")
     revision = await store.revision()
-    assert await StoreEpoch(Registry(store), "m1", "").read(revision, revision) == "one"
+    assert (await StoreEpoch(Registry(store), "m1", "").check(revision, revision)).name == "one"
     assert await store.revision() == revision
 
 

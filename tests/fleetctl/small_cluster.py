@@ -16,6 +16,7 @@ from fleetd.api.server import Server
 from fleetd.config.options import Address
 from fleetd.leader.election import Election
 from fleetd.membership.registration import Membership, Registration
+from fleetd.membership.store_epoch import StoreEpoch
 from fleetd.model.machine import Machine
 from fleetd.registry.registry import Registry
 from fleetd.scheduler.failover import FailoverPolicy
@@ -71,7 +72,8 @@ class SmallCluster:
         runtime = self._directory / number
         runtime.mkdir()
         registration = Registration(number, now)
-        agent = Agent(number * 32, registry, systemd, Ledger(runtime, LOG), registration, LOG)
+        epoch = StoreEpoch(registry, number * 32)
+        agent = Agent(number * 32, registry, systemd, Ledger(runtime, LOG), epoch, registration, LOG)
         membership = Membership(
             Machine(id=number * 32, session=number, address=f"10.0.0.{number}", metadata={"number": number}),
             registry,
@@ -88,6 +90,7 @@ class SmallCluster:
             number * 32,
             registry,
             membership,
+            epoch,
             ttl_s=TTL_S,
             handover_timeout_s=30.0,
             failover=FailoverPolicy(),

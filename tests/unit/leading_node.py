@@ -6,6 +6,7 @@ from typing import Any
 
 from fleetd.leader.election import Election
 from fleetd.membership.registration import Membership, Registration
+from fleetd.membership.store_epoch import StoreEpoch
 from fleetd.model.machine import Machine
 from fleetd.model.unit import TargetState, Unit
 from fleetd.registry.records import DEFAULT_PREFIX
@@ -75,6 +76,7 @@ class Node:
             MACHINE,
             self.registry,
             self.membership,
+            StoreEpoch(self.registry, MACHINE),
             ttl_s=TTL_S,
             handover_timeout_s=30.0,
             failover=FailoverPolicy(),
