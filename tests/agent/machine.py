@@ -1,4 +1,4 @@
-"""One machine under test: a real agent over an embedded store and a simulated systemd, and a membership to match."""
+"""One machine for tests: a real agent on an embedded store and a simulated systemd, with a simple membership."""
 
 import asyncio
 import logging
@@ -26,11 +26,11 @@ ONESHOT = "[Service]\nType=oneshot\nExecStart=/bin/true\n"
 
 
 class FaultyStore(EmbeddedStore):
-    """An embedded store that can be out of reach, and whose watches can go deaf."""
+    """An embedded store that can be unreachable, and whose watches can miss changes."""
 
     is_down = False
-    deaf_to = "nothing"  # watches of keys with this in them say nothing
-    interruption: Callable[[], Awaitable[None]] | None = None  # comes after the first read of what a machine is to do
+    deaf_to = "nothing"  # a watch reports no change of keys that contain this
+    interruption: Callable[[], Awaitable[None]] | None = None  # runs after the first read of this machine's placements
 
     async def transact(self, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> int:
         self._refuse_while_down()
@@ -65,19 +65,19 @@ class FaultyStore(EmbeddedStore):
 
 
 class FaultySystemd(SimulatedSystemd):
-    """A simulated systemd whose disk and whose words can be bad for single units."""
+    """A simulated systemd whose files, answers and explanations can fail for single units."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.bad_on_disk: list[str] = []  # a batch of files with one of these fails as a whole
+        self.bad_on_disk: list[str] = []  # a batch of files that contains one of these fails as a whole
         self.refused_stops: list[str] = []
         self.refused_links: list[str] = []
-        self.loses_bus_at_link = False  # once
+        self.loses_bus_at_link = False  # fails once
         self.restless: list[str] = []  # started again, as by a socket, as soon as they are stopped
         self.refuses_reload = False
-        self.is_mute = False  # has nothing to say of any single unit
-        self.has_slow_journal = False  # explains no failure while anybody waits
-        self.interruption: Callable[[], Awaitable[None]] | None = None  # comes after the next look at units
+        self.is_mute = False  # describes no unit when asked for it alone
+        self.has_slow_journal = False  # explains a failure only after its caller gave up
+        self.interruption: Callable[[], Awaitable[None]] | None = None  # runs after the next observation of units
         self.was_asked_to_write = asyncio.Event()
         self.was_asked_to_start = asyncio.Event()
 
@@ -142,7 +142,7 @@ class FaultySystemd(SimulatedSystemd):
 
 
 class StandingMembership:
-    """A membership that registers when it is told to, on a lease of the store's."""
+    """A membership that registers on request, on a lease of the store."""
 
     def __init__(self, session: str) -> None:
         self.session = session
@@ -156,7 +156,7 @@ class StandingMembership:
 
 
 class MachineUnderTest:
-    """What the leader, the membership and systemd do to one agent, and how it answers."""
+    """The leader's, the membership's and systemd's effects on one agent, and what the agent publishes."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -167,12 +167,12 @@ class MachineUnderTest:
         self.use_store("the-cluster")
 
     def use_store(self, cluster_id: str) -> None:
-        """From now on the store is this empty one."""
+        """Replace the store by this empty one."""
         self.store = FaultyStore(":memory:", offload=inline, cluster_id=cluster_id)
         self.registry = Registry(self.store)
 
     async def start(self, *, synced: bool = True) -> None:
-        """Start fleetd and register; `synced`: the leader takes the machine in."""
+        """Start fleetd and register; with `synced`, the leader acknowledges the machine."""
         self.sessions += 1
         self.membership = StandingMembership(f"session-{self.sessions}")
         self.ledger = Ledger(self.directory, self.log)
@@ -185,18 +185,18 @@ class MachineUnderTest:
             await self.take_in()
 
     async def register(self) -> None:
-        """What the membership does when the machine has no lease."""
+        """The loss of the lease, as the membership handles it."""
         lease = await self.store.grant(3600)
         await self.agent.publish_all(lease)
         self.membership.lease = lease
         self.agent.check(await self.store.revision())
 
     async def take_in(self, session: str = "") -> None:
-        """The leader has planned for this session."""
+        """The leader acknowledges this session: it has planned for it."""
         await self.put(Synced(session or self.membership.session), MACHINE)
 
     async def stop(self) -> None:
-        """End fleetd, as in a restart of it."""
+        """End fleetd, as in a restart."""
         await self.agent.close()
         await self.systemd.close()
         if self.running is not None:
@@ -212,11 +212,11 @@ class MachineUnderTest:
     async def place(
         self, name: str, generation: int, target: str = "launched", text: str = DAEMON, *, superseded: bool = False
     ) -> None:
-        """The leader's order about one unit."""
+        """The leader writes the placement of one unit."""
         await self.put(Placement(MACHINE, name, text, TargetState(target), generation, superseded), MACHINE, name)
 
     async def place_all(self, texts: Mapping[str, str], generation: int) -> None:
-        """The leader's orders about many units, in one transaction."""
+        """The leader writes many placements in one transaction."""
         orders = [Placement(MACHINE, name, text, TargetState.LAUNCHED, generation) for name, text in texts.items()]
         await self.store.transact([], [self.registry.put(order, MACHINE, order.unit) for order in orders])
 
@@ -224,17 +224,17 @@ class MachineUnderTest:
         await self.place(name, generation, "inactive")
 
     async def unplace(self, name: str) -> None:
-        """The leader deletes its order."""
+        """The leader deletes the placement."""
         await self.store.transact([], [Delete(self.registry.key(PLACEMENTS, MACHINE, name))])
 
     async def states(self) -> dict[str, UnitState]:
-        """What the machine has published."""
+        """The states that the machine has published."""
         prefix = self.registry.key(STATES, MACHINE) + "/"
         items = (await EmbeddedStore.range(self.store, prefix)).items
         return {item.key.removeprefix(prefix): STATES.decode(item) for item in items}
 
     async def until(self, holds: Callable[[dict[str, UnitState]], bool]) -> dict[str, UnitState]:
-        """Wait until this holds of the published states; those states."""
+        """Wait until the condition holds for the published states. Return them."""
         states: dict[str, UnitState] = {}
         try:
             async with asyncio.timeout(PATIENCE_S):
@@ -255,13 +255,13 @@ class MachineUnderTest:
         )[name]
 
     async def settle(self, for_s: float = 0.05) -> None:
-        """Let everything that is going to happen happen."""
+        """Wait until nothing is left to do."""
         await asyncio.sleep(for_s)
 
     def asked(self, *verbs: str) -> list[tuple[str, tuple[str, ...]]]:
-        """What was asked of systemd, of these kinds, in order."""
+        """The calls to systemd of these kinds, in order."""
         return [(call.verb, call.names) for call in self.systemd.calls if call.verb in verbs]
 
     def asked_to_act(self) -> list[tuple[str, tuple[str, ...]]]:
-        """Whatever was asked that changes something."""
+        """All calls to systemd that change something."""
         return self.asked("start", "restart", "stop", "write", "remove", "reload")

@@ -1,4 +1,4 @@
-"""The agent over an embedded store and a simulated systemd: what one machine does when things go as they should."""
+"""The agent on an embedded store and a simulated systemd: one machine without faults."""
 
 import asyncio
 
@@ -24,7 +24,7 @@ async def test_a_launched_unit_is_written_started_and_reported(machine: MachineU
 
 
 @pytest.mark.covers("4.5.4", "6.3.2", "9.5", "P.9")
-async def test_states_stand_on_the_machines_lease(machine: MachineUnderTest) -> None:
+async def test_published_states_are_on_the_machines_lease(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place("web.service", 7)
     await machine.until_active("web.service", 7)
@@ -43,14 +43,14 @@ async def test_a_loaded_unit_is_written_and_not_started(machine: MachineUnderTes
 
 
 @pytest.mark.covers("6.1.9", "6.2.3")
-async def test_stopping_leaves_the_file_and_what_starts_the_unit_later_is_left_alone(machine: MachineUnderTest) -> None:
+async def test_a_stop_keeps_the_file_and_a_later_start_by_hand_is_left_alone(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place("web.service", 7)
     await machine.until_active("web.service", 7)
     await machine.place("web.service", 8, "loaded")
     states = await machine.until(lambda states: states["web.service"].generation == 8)
     assert (states["web.service"].active, states["web.service"].target) == ("inactive", TargetState.LOADED)
-    await machine.systemd.start("web.service")  # a person, or a timer
+    await machine.systemd.start("web.service")  # by hand, or by a timer
     await machine.until_active("web.service", 8)
     await machine.settle()
     assert machine.asked("stop") == [("stop", ("web.service",))]
@@ -58,7 +58,7 @@ async def test_stopping_leaves_the_file_and_what_starts_the_unit_later_is_left_a
 
 
 @pytest.mark.covers("10.2.5")
-async def test_a_repeated_start_starts_a_unit_at_rest_and_not_a_running_one(
+async def test_a_repeated_start_starts_an_inactive_unit_and_no_running_one(
     machine: MachineUnderTest,
 ) -> None:
     await machine.start()
@@ -75,7 +75,7 @@ async def test_a_repeated_start_starts_a_unit_at_rest_and_not_a_running_one(
 
 
 @pytest.mark.covers("2.10.5", "6.1.7", "6.3.4")
-async def test_replacing_writes_then_restarts(machine: MachineUnderTest) -> None:
+async def test_a_replaced_unit_is_written_then_restarted(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place("web.service", 7)
     await machine.until_active("web.service", 7)
@@ -87,7 +87,7 @@ async def test_replacing_writes_then_restarts(machine: MachineUnderTest) -> None
 
 
 @pytest.mark.covers("2.10.7", "4.5.4", "6.1.4", "6.2.4", "6.3.5", "10.7.11", "P.8")
-async def test_a_destroyed_units_file_goes_after_its_stop_and_is_then_reported(
+async def test_a_destroyed_unit_is_stopped_then_removed_then_reported(
     machine: MachineUnderTest,
 ) -> None:
     await machine.start()
@@ -142,7 +142,7 @@ async def test_a_superseded_unit_keeps_running_until_it_is_withdrawn(machine: Ma
     await machine.until(lambda states: states["web.service"].target is TargetState.INACTIVE)
 
 
-TRIGGERS = {  # of a unit that is there
+TRIGGERS = {  # `starts` is a call for a unit that exists
     "path": "[Path]\nUnit=ssh.service\n",
     "socket": "[Socket]\nService=ssh.service\n",
     "timer": "[Timer]\nUnit=ssh.service\n",
@@ -151,9 +151,7 @@ TRIGGERS = {  # of a unit that is there
 
 @pytest.mark.covers("10.4.11")
 @pytest.mark.parametrize("suffix", ["target", "slice", "swap", "mount", "path", "socket", "timer"])
-async def test_a_unit_of_any_type_is_taken_up_again_and_leaves_nothing_when_it_goes(
-    machine: MachineUnderTest, suffix: str
-) -> None:
+async def test_a_unit_of_any_type_is_adopted_and_removed_completely(machine: MachineUnderTest, suffix: str) -> None:
     name = f"a.{suffix}"
     await machine.start()
     await machine.place(name, 7, text=TRIGGERS.get(suffix, "[Unit]\nDescription=any\n"))
@@ -166,7 +164,7 @@ async def test_a_unit_of_any_type_is_taken_up_again_and_leaves_nothing_when_it_g
     assert dict(machine.systemd.read_files()) == {}
 
 
-async def test_a_finished_oneshot_is_reported_as_completed(machine: MachineUnderTest) -> None:
+async def test_a_completed_oneshot_is_reported_as_completed(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place("job.service", 7, text=ONESHOT)
     states = await machine.until(lambda states: "job.service" in states and states["job.service"].completed)
@@ -189,8 +187,8 @@ async def test_a_failed_unit_reports_why_and_is_not_started_again(machine: Machi
     assert (await machine.until_active("web.service", 8)).error == ""
 
 
-async def test_each_failure_is_explained_by_itself(machine: MachineUnderTest) -> None:
-    machine.systemd.call_s = 0.01  # so that a unit may fail again before it is looked at
+async def test_each_failure_has_its_own_explanation(machine: MachineUnderTest) -> None:
+    machine.systemd.call_s = 0.01  # the unit may fail again before the agent looks at it
     machine.systemd.behave("web.service", Behaviour(fails="exit-code"))
     await machine.start()
     await machine.place("web.service", 7)
@@ -214,7 +212,7 @@ async def test_units_that_require_each_other_are_written_before_either_starts(
 
 
 @pytest.mark.covers("6.2.5", "P.3")
-async def test_many_units_at_once_take_one_write_at_most_one_reload_and_few_looks(machine: MachineUnderTest) -> None:
+async def test_many_units_need_one_write_one_reload_and_few_observations(machine: MachineUnderTest) -> None:
     names = [f"unit-{number:03}.service" for number in range(128)]
     await machine.start()
     await machine.settle()
@@ -228,7 +226,7 @@ async def test_many_units_at_once_take_one_write_at_most_one_reload_and_few_look
 
 
 @pytest.mark.covers("6.1.1", "6.1.11", "6.3.2", "9.1", "9.3", "P.3", "R.8")
-async def test_at_rest_nothing_is_asked_of_systemd_or_the_store(machine: MachineUnderTest) -> None:
+async def test_an_idle_agent_asks_neither_systemd_nor_the_store(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place("web.service", 7)
     await machine.until_active("web.service", 7)
@@ -244,9 +242,7 @@ async def test_at_rest_nothing_is_asked_of_systemd_or_the_store(machine: Machine
 
 @pytest.mark.covers("6.3.5", "R.7")
 @pytest.mark.parametrize("name", ["ssh.service", "fleet.service", "systemd-own.service", "dbus.service", "no-suffix"])
-async def test_what_is_not_ours_is_refused_with_a_reason_and_never_touched(
-    machine: MachineUnderTest, name: str
-) -> None:
+async def test_a_unit_that_is_not_ours_is_refused_and_never_changed(machine: MachineUnderTest, name: str) -> None:
     await machine.start()
     await machine.systemd.start("ssh.service")
     pid = machine.systemd.pid("ssh.service")
@@ -264,7 +260,7 @@ async def test_what_is_not_ours_is_refused_with_a_reason_and_never_touched(
 
 
 @pytest.mark.covers("5.6.3")
-async def test_the_agents_state_is_described_under_coreos_fleets_names(machine: MachineUnderTest) -> None:
+async def test_agent_state_is_served_under_coreos_fleets_names(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place("loaded.service", 7, "loaded")
     await machine.place("web.service", 8)
@@ -287,7 +283,7 @@ async def test_a_placement_made_while_the_machine_registers_is_carried_out(machi
     async def register_again() -> None:
         machine.membership.lease_lost()
         await machine.register()
-        await machine.settle()  # its orders have been read anew before systemd has answered
+        await machine.settle()  # the agent reads its placements again before systemd has answered
 
     machine.systemd.interruption = register_again
     await machine.place("web.service", 7)

@@ -1,4 +1,4 @@
-"""The agent and what is absent from the store: no order before the leader has planned, nor after a restore."""
+"""The agent and placements missing from the store: no unit stops before the leader has planned, or after a restore."""
 
 from collections.abc import Awaitable, Callable
 
@@ -9,7 +9,7 @@ from fleetd.registry.records import PLACEMENTS
 from fleetd.store.protocol import Put
 from tests.agent.machine import DAEMON, MACHINE, OTHER, MachineUnderTest
 
-# Absence is not an order.
+# A missing placement is no order to stop.
 
 
 async def test_a_missing_placement_stops_nothing_before_the_leaders_acknowledgement(
@@ -31,7 +31,7 @@ async def test_a_missing_placement_stops_nothing_before_the_leaders_acknowledgem
     assert machine.systemd.pid("web.service") == 0
 
 
-async def test_placements_before_the_acknowledgement_count_if_the_watch_is_late(
+async def test_placements_before_the_acknowledgement_count_with_a_late_watch(
     machine: MachineUnderTest,
 ) -> None:
     await machine.start()
@@ -47,7 +47,7 @@ async def test_placements_before_the_acknowledgement_count_if_the_watch_is_late(
     assert machine.asked("stop") == []
 
 
-async def test_placements_written_between_two_reads_are_not_missed(
+async def test_placements_written_between_two_reads_are_seen(
     machine: MachineUnderTest,
 ) -> None:
     await machine.start()
@@ -68,7 +68,7 @@ async def test_placements_written_between_two_reads_are_not_missed(
     assert machine.asked("stop") == [("stop", ("gone.service",))]
 
 
-async def test_placements_are_carried_out_before_the_leader_has_taken_the_machine_in(machine: MachineUnderTest) -> None:
+async def test_placements_are_carried_out_before_the_acknowledgement(machine: MachineUnderTest) -> None:
     await machine.start(synced=False)
     await machine.place("web.service", 7)
     await machine.until_active("web.service", 7)
@@ -92,13 +92,13 @@ async def test_a_placement_that_cannot_be_read_leaves_its_unit_as_it_is(
 
 
 async def work_elsewhere(machine: MachineUnderTest, revisions: int) -> None:
-    """The store goes on, without a change that concerns this machine."""
+    """Raise the store's revision without a change for this machine."""
     for number in range(revisions):
         await machine.put(UnitState(), "m2", f"unit-{number}.service")
 
 
 async def restore(machine: MachineUnderTest) -> None:
-    """Put an older store in place of one that has seen more, while fleetd runs not."""
+    """While fleetd is stopped, replace the store by one of a lower revision."""
     await work_elsewhere(machine, 30)
     machine.agent.check(await machine.store.revision())
     await machine.settle()
@@ -108,7 +108,7 @@ async def restore(machine: MachineUnderTest) -> None:
 
 
 async def set_up_anew(machine: MachineUnderTest) -> None:
-    """Put another cluster's store, which has seen more, in place of the one there is."""
+    """Replace the store by another cluster's, of a higher revision."""
     await machine.stop()
     await machine.store.close()
     machine.use_store("another-cluster")
@@ -161,10 +161,10 @@ async def test_a_restored_store_stops_starts_and_moves_nothing(
     await machine.until(lambda states: states["stopped.service"].active == "inactive")
 
 
-async def test_a_unit_of_systemds_without_a_file_is_neither_adopted_nor_stopped(
+async def test_a_unit_of_systemd_without_a_file_is_neither_adopted_nor_stopped(
     machine: MachineUnderTest,
 ) -> None:
-    """A mount or slice of the machine's own: destroying a unit of its name, after a restore, unmounted /tmp."""
+    """After a restore, fleet once destroyed a unit with the name of a mount of the machine, and unmounted /tmp."""
     own = "system-getty.slice"
     await machine.start()
     await machine.systemd.start(own)
@@ -186,7 +186,7 @@ async def test_a_unit_of_systemds_without_a_file_is_neither_adopted_nor_stopped(
     assert machine.asked("stop") == []
 
 
-async def test_a_machine_that_had_nothing_when_the_store_was_restored_takes_new_work(machine: MachineUnderTest) -> None:
+async def test_an_empty_machine_takes_new_units_after_a_restore(machine: MachineUnderTest) -> None:
     await machine.start()
     await restore(machine)
     await machine.start()
@@ -195,11 +195,11 @@ async def test_a_machine_that_had_nothing_when_the_store_was_restored_takes_new_
     await machine.until_active("web.service", 3)
 
 
-async def test_a_restore_under_a_running_fleetd_is_noticed_with_the_next_beat(machine: MachineUnderTest) -> None:
+async def test_a_restore_while_fleetd_runs_is_noticed_with_the_next_heartbeat(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place("web.service", 70)
     await machine.until_active("web.service", 70)
-    machine.agent.check(await machine.store.revision() + 50)  # so much of it will be lost
+    machine.agent.check(await machine.store.revision() + 50)  # revisions that the restore will lose
     await machine.settle()
     machine.store.deaf_to = "placements"
     await machine.unplace("web.service")
@@ -210,7 +210,7 @@ async def test_a_restore_under_a_running_fleetd_is_noticed_with_the_next_beat(ma
     assert machine.asked("stop") == []
 
 
-async def test_an_orphan_that_stops_by_itself_is_let_go(machine: MachineUnderTest) -> None:
+async def test_an_orphan_that_stops_is_forgotten(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place("web.service", 70)
     await machine.until_active("web.service", 70)

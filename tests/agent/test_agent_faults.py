@@ -1,4 +1,4 @@
-"""The agent when things go wrong: units that are bad, fleetd that ends, a store or a bus that is gone."""
+"""The agent under faults: bad units, restarts of fleetd, a store or a bus that is unreachable."""
 
 import asyncio
 import logging
@@ -16,11 +16,11 @@ from tests.agent.machine import DAEMON, MACHINE, ONESHOT, OTHER, MachineUnderTes
 NEEDS_B = "[Unit]\nRequires=b.service\nAfter=b.service\n" + DAEMON
 
 
-# fleetd ends, and comes back.
+# Restarts of fleetd.
 
 
 @pytest.mark.covers("2.10.8", "5.4.3", "5.6.4", "6.1.3", "6.1.10", "P.2")
-async def test_a_restart_of_fleetd_keeps_pids_and_publishes_nothing(
+async def test_a_restart_of_fleetd_keeps_processes_and_publishes_nothing(
     machine: MachineUnderTest,
 ) -> None:
     await machine.start()
@@ -41,7 +41,7 @@ async def test_a_restart_of_fleetd_keeps_pids_and_publishes_nothing(
     assert await machine.store.revision() == revision + 1, "states move to the new lease in one transaction"
 
 
-async def test_a_lease_that_is_kept_across_a_restart_is_not_written_again(machine: MachineUnderTest) -> None:
+async def test_states_are_not_written_again_if_the_lease_survives_a_restart(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place("web.service", 7)
     await machine.until_active("web.service", 7)
@@ -51,14 +51,14 @@ async def test_a_lease_that_is_kept_across_a_restart_is_not_written_again(machin
 
 
 @pytest.mark.covers("P.9")
-async def test_states_of_units_not_here_any_more_are_deleted_at_registration(machine: MachineUnderTest) -> None:
+async def test_states_of_removed_units_are_deleted_at_registration(machine: MachineUnderTest) -> None:
     await machine.put(UnitState("loaded", "active", "running"), MACHINE, "ghost.service")
     await machine.start()
     assert await machine.states() == {}
 
 
 @pytest.mark.covers("5.6.4")
-async def test_placements_that_changed_while_fleetd_was_away_are_carried_out(machine: MachineUnderTest) -> None:
+async def test_placements_changed_while_fleetd_was_stopped_are_carried_out(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place_all({"web.service": DAEMON, "api.service": DAEMON}, 7)
     await machine.until_active("web.service", 7)
@@ -73,7 +73,7 @@ async def test_placements_that_changed_while_fleetd_was_away_are_carried_out(mac
 
 @pytest.mark.covers("6.1.10", "P.17")
 @pytest.mark.parametrize("was_asked", [False, True])
-async def test_a_recorded_start_is_made_once_even_if_fleetd_crashed_around_it(
+async def test_a_recorded_start_is_made_once_despite_a_crash_around_it(
     machine: MachineUnderTest, was_asked: bool
 ) -> None:
     await machine.systemd.connect()
@@ -91,7 +91,7 @@ async def test_a_recorded_start_is_made_once_even_if_fleetd_crashed_around_it(
     assert len(machine.asked("start")) == (0 if was_asked else 1)
 
 
-async def test_a_reboot_starts_what_is_placed(machine: MachineUnderTest) -> None:
+async def test_a_reboot_starts_all_placed_units(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place("web.service", 7)
     await machine.until_active("web.service", 7)
@@ -103,11 +103,11 @@ async def test_a_reboot_starts_what_is_placed(machine: MachineUnderTest) -> None
     assert machine.systemd.pid("web.service") != 0
 
 
-# One unit's trouble is its own.
+# A bad unit affects no other.
 
 
 @pytest.mark.covers("10.7.10", "R.5")
-async def test_a_refused_start_is_reported_and_made_again_later(machine: MachineUnderTest) -> None:
+async def test_a_refused_start_is_reported_and_retried(machine: MachineUnderTest) -> None:
     machine.systemd.behave("web.service", Behaviour(refusal="Refusing to start: it is masked."))
     await machine.start()
     await machine.place("web.service", 7)
@@ -120,7 +120,7 @@ async def test_a_refused_start_is_reported_and_made_again_later(machine: Machine
     assert 0.9 < second - first < 2.0
 
 
-async def test_the_first_report_of_a_unit_that_cannot_be_loaded_names_the_setting(machine: MachineUnderTest) -> None:
+async def test_the_first_report_of_an_unloadable_unit_names_the_setting(machine: MachineUnderTest) -> None:
     machine.systemd.call_s = 0.01
     await machine.start()
     await machine.place("bad.service", 7, text="[Service]\nType=simple\n")
@@ -131,7 +131,7 @@ async def test_the_first_report_of_a_unit_that_cannot_be_loaded_names_the_settin
     assert (await machine.states())["bad.service"] == states["bad.service"], "nor does a later one say less"
 
 
-async def test_a_journal_that_does_not_answer_holds_up_no_report_for_long(machine: MachineUnderTest) -> None:
+async def test_a_journal_that_does_not_answer_delays_reports_only_briefly(machine: MachineUnderTest) -> None:
     machine.systemd.has_slow_journal = True
     await machine.start()
     await machine.place("bad.service", 7, text="[Service]\nType=simple\n")
@@ -170,7 +170,7 @@ async def test_a_new_placement_does_not_wait_for_an_older_ones_retry(machine: Ma
 
 
 @pytest.mark.covers("P.7")
-async def test_a_unit_whose_need_failed_is_started_again_once_that_can_run(machine: MachineUnderTest) -> None:
+async def test_a_unit_is_started_again_once_its_failed_dependency_can_run(machine: MachineUnderTest) -> None:
     machine.systemd.behave("b.service", Behaviour(fails="exit-code"))
     await machine.start()
     await machine.place_all({"a.service": NEEDS_B, "b.service": DAEMON}, 7)
@@ -180,7 +180,7 @@ async def test_a_unit_whose_need_failed_is_started_again_once_that_can_run(machi
     assert (await machine.until_active("a.service", 7)).error == ""
 
 
-async def test_that_a_unit_never_ran_is_remembered_across_a_restart_of_fleetd(machine: MachineUnderTest) -> None:
+async def test_a_restart_of_fleetd_remembers_that_a_unit_never_ran(machine: MachineUnderTest) -> None:
     machine.systemd.behave("b.service", Behaviour(fails="exit-code"))
     await machine.start()
     await machine.place_all({"a.service": NEEDS_B, "b.service": DAEMON}, 7)
@@ -191,7 +191,7 @@ async def test_that_a_unit_never_ran_is_remembered_across_a_restart_of_fleetd(ma
 
 
 @pytest.mark.covers("6.1.13", "10.7.8", "R.4")
-async def test_bad_units_hold_up_no_good_ones_and_report_what_is_wrong(machine: MachineUnderTest) -> None:
+async def test_bad_units_delay_no_good_ones_and_report_their_errors(machine: MachineUnderTest) -> None:
     bad = {
         "empty.service": "[Service]\nType=simple\n",
         "install.service": DAEMON + "\n[Install]\nWantedBy=no unit\n",
@@ -211,7 +211,7 @@ async def test_bad_units_hold_up_no_good_ones_and_report_what_is_wrong(machine: 
     assert {name: states[name].generation for name in bad} == dict.fromkeys(bad, 0)
 
 
-async def test_a_ledger_that_cannot_be_written_keeps_a_unit_from_being_started(machine: MachineUnderTest) -> None:
+async def test_a_unit_is_not_started_if_the_ledger_cannot_be_written(machine: MachineUnderTest) -> None:
     await machine.start()
     (machine.directory / "started" / ".new").mkdir()
     await machine.place("web.service", 7)
@@ -221,7 +221,7 @@ async def test_a_ledger_that_cannot_be_written_keeps_a_unit_from_being_started(m
     await machine.until_active("web.service", 7)
 
 
-# The store is gone, or does not say what it should.
+# The store is unreachable or its watch is silent.
 
 
 @pytest.mark.covers("6.3.2")
@@ -241,7 +241,7 @@ async def test_states_changed_while_the_store_is_down_are_published_later(
 
 
 @pytest.mark.covers("2.10.9")
-async def test_starting_while_the_store_is_down_changes_nothing(
+async def test_starting_without_the_store_changes_nothing(
     machine: MachineUnderTest,
 ) -> None:
     await machine.start()
@@ -261,8 +261,8 @@ async def test_starting_while_the_store_is_down_changes_nothing(
     assert machine.systemd.pid("web.service") == pid
 
 
-async def test_nothing_is_done_or_published_while_the_machine_is_not_registered(machine: MachineUnderTest) -> None:
-    """The orders may be for another machine with this id: a clone that starts them would be a second copy."""
+async def test_an_unregistered_machine_does_and_publishes_nothing(machine: MachineUnderTest) -> None:
+    """The placements may be for another machine with this id: starting them would run units twice."""
     await machine.start()
     machine.membership.lease = 0
     await machine.place("web.service", 7)
@@ -273,10 +273,10 @@ async def test_nothing_is_done_or_published_while_the_machine_is_not_registered(
     await machine.until_active("web.service", 7)
 
 
-async def test_a_placement_waits_while_a_clone_may_be_registered(
+async def test_placements_wait_while_another_machine_may_have_this_id(
     machine: MachineUnderTest,
 ) -> None:
-    """After a store was frozen beyond the lease, the order may be heard before the loss of the registration."""
+    """After the store was frozen longer than the lease, a placement may arrive before the loss of the registration."""
     await machine.start()
     await machine.place("web.service", 7)
     await machine.until_active("web.service", 7)
@@ -287,11 +287,11 @@ async def test_a_placement_waits_while_a_clone_may_be_registered(
     assert machine.systemd.pid("api.service") == 0
     assert (await machine.states())["web.service"].active == "failed"
     machine.membership.is_certain = True
-    machine.agent.check(await machine.store.revision())  # a beat was answered
+    machine.agent.check(await machine.store.revision())  # a heartbeat was answered
     await machine.until_active("api.service", 8)
 
 
-async def test_states_that_a_clone_deleted_are_written_again(machine: MachineUnderTest) -> None:
+async def test_states_deleted_by_a_machine_with_this_id_are_written_again(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place("web.service", 7)
     await machine.until_active("web.service", 7)
@@ -307,7 +307,7 @@ async def test_states_that_a_clone_deleted_are_written_again(machine: MachineUnd
 
 
 @pytest.mark.covers("5.5.2")
-async def test_a_lost_lease_is_reported_and_all_states_move_to_the_next(
+async def test_a_lost_lease_is_reported_and_states_move_to_the_next_lease(
     machine: MachineUnderTest,
 ) -> None:
     await machine.start()
@@ -325,7 +325,7 @@ async def test_a_lost_lease_is_reported_and_all_states_move_to_the_next(
 
 
 @pytest.mark.covers("6.1.1", "R.8")
-async def test_a_deaf_watch_is_noticed_by_the_beats(machine: MachineUnderTest) -> None:
+async def test_a_silent_watch_is_noticed_with_heartbeats(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.settle()
     machine.store.deaf_to = "placements"
@@ -338,12 +338,12 @@ async def test_a_deaf_watch_is_noticed_by_the_beats(machine: MachineUnderTest) -
     assert machine.systemd.pid("web.service") != 0
 
 
-async def test_a_change_that_waits_to_be_taken_does_not_undo_a_newer_reading(machine: MachineUnderTest) -> None:
+async def test_a_queued_change_does_not_undo_a_newer_read(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.settle()
     machine.systemd.call_s = 0.1
     await machine.place("first.service", 7)
-    await machine.settle(0.05)  # a pass is under way, and takes nothing before its end
+    await machine.settle(0.05)  # the pass in progress takes no change before its end
     await machine.place("web.service", 8, "loaded")
     await machine.settle(0.01)
     machine.store.deaf_to = "placements"
@@ -354,10 +354,10 @@ async def test_a_change_that_waits_to_be_taken_does_not_undo_a_newer_reading(mac
     assert (await machine.states())["web.service"].generation == 9
 
 
-# The bus is gone.
+# The bus is unreachable.
 
 
-async def test_a_lost_bus_stops_nothing_and_operations_follow_when_it_is_back(
+async def test_a_lost_bus_stops_nothing_and_operations_follow_afterwards(
     machine: MachineUnderTest,
 ) -> None:
     await machine.start()
@@ -375,7 +375,7 @@ async def test_a_lost_bus_stops_nothing_and_operations_follow_when_it_is_back(
     assert machine.systemd.pid("web.service") == pid
 
 
-async def test_starting_without_a_bus_registers_after_the_first_look_at_systemd(
+async def test_without_a_bus_the_machine_registers_after_observing_systemd(
     machine: MachineUnderTest, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -386,7 +386,7 @@ async def test_starting_without_a_bus_registers_after_the_first_look_at_systemd(
     assert "cannot follow systemd" in caplog.text
 
 
-async def test_while_the_bus_is_gone_what_happens_meanwhile_adds_no_tries(machine: MachineUnderTest) -> None:
+async def test_events_while_the_bus_is_lost_cause_no_more_retries(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place("web.service", 7)
     await machine.until_active("web.service", 7)
@@ -397,4 +397,4 @@ async def test_while_the_bus_is_gone_what_happens_meanwhile_adds_no_tries(machin
     machine.systemd.calls.clear()
     await machine.settle(80.0)
     tries = [call for call in machine.systemd.calls if call.verb == "observe"]
-    assert 0 < len(tries) <= 11  # one each 8 s, the longest pause
+    assert 0 < len(tries) <= 11  # one each 8 s, the longest delay

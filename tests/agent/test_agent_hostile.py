@@ -1,4 +1,4 @@
-"""The agent over orders that fleet did not write, and over what a torn disk has left of its own files."""
+"""The agent with placements that fleet did not write, and with its own files after a crash of the disk."""
 
 import logging
 from pathlib import Path
@@ -31,7 +31,7 @@ ORDERS = {
 
 
 @pytest.mark.covers("R.4", "H.2")
-async def test_malformed_placements_hold_up_and_stop_no_unit(
+async def test_malformed_placements_stop_no_unit_and_delay_no_other(
     machine: MachineUnderTest, caplog: pytest.LogCaptureFixture
 ) -> None:
     await machine.start()
@@ -80,7 +80,7 @@ GARBAGE = st.binary(max_size=60) | st.sampled_from(
 @pytest.mark.covers("H.3")
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(entry=GARBAGE, store=GARBAGE, orphans=GARBAGE, cut=st.integers(0, 200))
-def test_a_ledger_of_garbage_is_opened_and_what_is_whole_in_it_is_kept(
+def test_a_damaged_ledger_is_opened_and_keeps_its_valid_entries(
     tmp_path: Path, entry: bytes, store: bytes, orphans: bytes, cut: int
 ) -> None:
     ledger = Ledger(tmp_path, logging.getLogger("test"))
@@ -100,7 +100,7 @@ def test_a_ledger_of_garbage_is_opened_and_what_is_whole_in_it_is_kept(
 
 
 @pytest.mark.covers("H.3")
-async def test_a_machine_with_torn_files_keeps_its_units_and_takes_placements(machine: MachineUnderTest) -> None:
+async def test_a_machine_with_damaged_files_keeps_units_and_takes_placements(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place_all({"web.service": DAEMON, "api.service": DAEMON}, 3)
     for name in ("web.service", "api.service"):

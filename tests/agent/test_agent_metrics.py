@@ -1,4 +1,4 @@
-"""What the agent counts of its passes and steps."""
+"""The agent's counters of passes and actions."""
 
 import pytest
 
@@ -9,7 +9,7 @@ STEPS = "fleet_agent_steps_total"
 FAILURES = "fleet_agent_step_failures_total"
 
 
-async def test_steps_are_counted_by_kind_and_so_are_those_that_fail(machine: MachineUnderTest) -> None:
+async def test_actions_and_failures_are_counted_by_kind(machine: MachineUnderTest) -> None:
     counted = Counted()
     machine.systemd.bad_on_disk = ["bad.service"]
     await machine.start()
@@ -26,7 +26,7 @@ async def test_steps_are_counted_by_kind_and_so_are_those_that_fail(machine: Mac
     assert (counted(FAILURES, type="stop"), counted(FAILURES, type="remove")) == (0, 0)
 
 
-async def test_a_reload_that_is_refused_counts_as_often_as_it_is_complained_of(
+async def test_a_refused_reload_counts_each_time_it_is_logged(
     machine: MachineUnderTest, caplog: pytest.LogCaptureFixture
 ) -> None:
     counted = Counted()
@@ -38,7 +38,7 @@ async def test_a_reload_that_is_refused_counts_as_often_as_it_is_complained_of(
     assert counted(FAILURES, type="start") == 0
 
 
-async def test_passes_are_counted_by_how_they_end(machine: MachineUnderTest) -> None:
+async def test_passes_are_counted_by_result(machine: MachineUnderTest) -> None:
     counted = Counted()
     await machine.start()
     await machine.place("web.service", 7)

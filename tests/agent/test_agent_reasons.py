@@ -1,4 +1,4 @@
-"""Jobs that come to nothing: what systemd says of them is published at once, and what was refused is tried again."""
+"""Failed jobs: systemd's reason is published at once, and refused jobs are retried."""
 
 import asyncio
 
@@ -19,9 +19,7 @@ async def until_result(machine: MachineUnderTest, name: str, result: str) -> Uni
 
 
 @pytest.mark.parametrize("text", [DAEMON, ONESHOT])
-async def test_a_unit_with_an_unmet_condition_reports_it_and_has_not_failed(
-    machine: MachineUnderTest, text: str
-) -> None:
+async def test_an_unmet_condition_is_reported_and_is_no_failure(machine: MachineUnderTest, text: str) -> None:
     await machine.start()
     await machine.place("web.service", 7, text=CONDITION + text)
     state = await until_result(machine, "web.service", "condition")
@@ -39,7 +37,7 @@ async def test_a_unit_with_an_unmet_condition_reports_it_and_has_not_failed(
     assert done["web.service"].result == ""
 
 
-async def test_a_condition_that_is_met_when_the_units_timer_starts_it_later_is_news(machine: MachineUnderTest) -> None:
+async def test_a_condition_met_at_a_later_start_by_a_timer_is_reported(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place("web.service", 7, text=CONDITION + DAEMON)
     await until_result(machine, "web.service", "condition")
@@ -49,7 +47,7 @@ async def test_a_condition_that_is_met_when_the_units_timer_starts_it_later_is_n
     assert (state.result, state.note) == ("", "")
 
 
-async def test_an_assertion_that_is_not_met_is_a_failure_and_is_not_tried_again(machine: MachineUnderTest) -> None:
+async def test_an_unmet_assertion_is_a_failure_and_is_not_retried(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place("web.service", 7, text=ASSERTION + DAEMON)
     state = await until_result(machine, "web.service", "assert")
@@ -59,7 +57,7 @@ async def test_an_assertion_that_is_not_met_is_a_failure_and_is_not_tried_again(
     assert len(machine.asked("start")) == 1
 
 
-async def test_a_timer_without_its_service_reports_that_and_starts_with_it(
+async def test_a_timer_without_its_service_says_so_and_starts_with_it(
     machine: MachineUnderTest,
 ) -> None:
     await machine.start()
@@ -67,14 +65,14 @@ async def test_a_timer_without_its_service_reports_that_and_starts_with_it(
     state = await until_result(machine, "tick.timer", "refused")
     assert "Refusing to start, unit tick.service to trigger not loaded." in state.error
     assert state.generation == 0
-    await machine.settle(40)  # until its next try is long in coming
+    await machine.settle(40)  # until its next retry is far away
     began_s = asyncio.get_running_loop().time()
     await machine.place("tick.service", 8, "loaded")
     await machine.until_active("tick.timer", 7)
     assert asyncio.get_running_loop().time() - began_s < 0.5
 
 
-async def test_a_socket_whose_service_runs_is_tried_again_until_that_has_stopped(machine: MachineUnderTest) -> None:
+async def test_a_socket_is_retried_until_its_running_service_has_stopped(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place("talk.service", 7)
     await machine.until_active("talk.service", 7)
@@ -87,7 +85,7 @@ async def test_a_socket_whose_service_runs_is_tried_again_until_that_has_stopped
     assert (await machine.states())["talk.socket"].active == "active"
 
 
-async def test_both_ordered_at_once_come_up_whatever_their_names(machine: MachineUnderTest) -> None:
+async def test_a_socket_and_its_service_start_together_in_any_name_order(machine: MachineUnderTest) -> None:
     await machine.start()
     pair = {"web.socket": "[Socket]\nService=b-web.service\nListenStream=/run/web.sock\n", "b-web.service": DAEMON}
     await machine.place_all(pair, 7)
@@ -106,15 +104,15 @@ async def test_a_stop_that_systemd_refuses_is_reported_at_once(machine: MachineU
     assert (state.active, state.generation) == ("active", 7)
 
 
-async def test_a_service_that_ends_at_once_with_success_says_that_its_job_is_done(machine: MachineUnderTest) -> None:
+async def test_a_service_that_ends_at_once_with_success_reports_a_done_job(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place("web.service", 7, text="[Service]\nExecStart=/bin/true\n")
     state = await until_result(machine, "web.service", "done")
     assert (state.active, state.generation, state.error) == ("inactive", 7, "")
 
 
-async def test_apps_start_after_their_databases_whatever_their_names(machine: MachineUnderTest) -> None:
-    """As after a power cut: all orders are there at once, in the order of their names."""
+async def test_apps_start_after_their_databases_in_any_name_order(machine: MachineUnderTest) -> None:
+    """As after a power cut: all placements are there at once, sorted by name."""
     app = "[Unit]\nAfter=z-db.service\n" + DAEMON
     await machine.place_all(
         {"a-app.service": app, **{f"m{n}.service": DAEMON for n in range(60)}, "z-db.service": DAEMON}, 7

@@ -1,4 +1,4 @@
-"""The agent and units of names that its machine has of its own: refused, and looked at again with the beats."""
+"""Units with a name that the machine has of its own: refused, and checked again with each heartbeat."""
 
 import pytest
 
@@ -9,7 +9,7 @@ PATH = "/etc/systemd/system/web.service"
 
 @pytest.mark.covers("R.5")
 @pytest.mark.parametrize(("path", "has"), [(PATH, PATH), ("", "web.service")])
-async def test_a_refusal_is_published_for_as_long_as_its_cause_is_there(
+async def test_a_refusal_is_published_as_long_as_its_cause_exists(
     machine: MachineUnderTest, path: str, has: str
 ) -> None:
     machine.systemd.own("web.service", path)
@@ -29,7 +29,7 @@ async def test_a_refusal_is_published_for_as_long_as_its_cause_is_there(
     await machine.until_active("web.service", 9)
 
 
-async def test_a_machine_that_refuses_nothing_looks_at_nothing_with_its_beats(machine: MachineUnderTest) -> None:
+async def test_a_machine_without_refusals_checks_nothing_with_heartbeats(machine: MachineUnderTest) -> None:
     machine.systemd.own("web.service", PATH)
     await machine.start()
     await machine.place("web.service", 7)

@@ -1,4 +1,4 @@
-"""Restarts in place: what hangs on a unit survives, a crash at any moment loses none and makes none too many."""
+"""Restarts in place: dependent units survive; after a crash at any moment each restart is made exactly once."""
 
 import asyncio
 from pathlib import Path
@@ -21,7 +21,7 @@ async def ask_for_restart(machine: MachineUnderTest, name: str, generation: int,
 
 
 async def start_pair(machine: MachineUnderTest) -> dict[str, int]:
-    """A base and an app that requires it; their processes."""
+    """The processes of a base unit and an app that requires it."""
     await machine.start()
     await machine.place_all({"base.service": DAEMON, "app.service": APP}, 7)
     for name in ("base.service", "app.service"):
@@ -30,7 +30,7 @@ async def start_pair(machine: MachineUnderTest) -> dict[str, int]:
 
 
 @pytest.mark.covers("P.7")
-async def test_a_unit_that_requires_a_restarted_one_runs_on_with_a_new_process(machine: MachineUnderTest) -> None:
+async def test_a_unit_that_requires_a_restarted_one_gets_a_new_process(machine: MachineUnderTest) -> None:
     before = await start_pair(machine)
     await ask_for_restart(machine, "base.service", 9, of=7)
     await machine.until_active("base.service", 9)
@@ -41,7 +41,7 @@ async def test_a_unit_that_requires_a_restarted_one_runs_on_with_a_new_process(m
     assert machine.asked("restart", "stop") == [("restart", ("base.service",))]
 
 
-async def test_so_does_one_that_requires_a_replaced_one(machine: MachineUnderTest) -> None:
+async def test_a_unit_that_requires_a_replaced_one_gets_a_new_process(machine: MachineUnderTest) -> None:
     before = await start_pair(machine)
     await machine.place("base.service", 9, text=OTHER)
     await machine.until_active("base.service", 9)
@@ -50,7 +50,7 @@ async def test_so_does_one_that_requires_a_replaced_one(machine: MachineUnderTes
     assert machine.asked("stop") == []
 
 
-async def test_what_a_reload_makes_true_keeps_the_process(machine: MachineUnderTest) -> None:
+async def test_a_change_that_a_reload_applies_keeps_the_process(machine: MachineUnderTest) -> None:
     before = await start_pair(machine)
     del machine.systemd.calls[:]
     await machine.place("base.service", 9, text=LIMITED)
@@ -62,7 +62,7 @@ async def test_what_a_reload_makes_true_keeps_the_process(machine: MachineUnderT
     assert not await machine.systemd.reload_needed(["base.service"])
 
 
-async def test_a_restart_is_reported_only_when_the_new_process_is_there(machine: MachineUnderTest) -> None:
+async def test_a_restart_is_reported_when_the_new_process_runs(machine: MachineUnderTest) -> None:
     machine.systemd.behave("web.service", Behaviour(stop_s=2, start_s=1))
     await machine.start()
     await machine.place("web.service", 7)
@@ -81,7 +81,7 @@ async def test_a_restart_is_reported_only_when_the_new_process_is_there(machine:
     assert len(machine.asked("restart")) == 1
 
 
-async def test_a_oneshot_that_has_run_is_run_again_by_a_restart_and_completes_again(machine: MachineUnderTest) -> None:
+async def test_a_completed_oneshot_runs_and_completes_again_after_a_restart(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place("job.service", 7, text=ONESHOT)
     await machine.until(lambda states: "job.service" in states and states["job.service"].completed)
@@ -90,7 +90,7 @@ async def test_a_oneshot_that_has_run_is_run_again_by_a_restart_and_completes_ag
     assert len(machine.asked("start")) == 2
 
 
-async def test_a_restart_that_fails_is_reported_as_that(machine: MachineUnderTest) -> None:
+async def test_a_failed_restart_is_reported_as_failed(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place("web.service", 7)
     await machine.until_active("web.service", 7)
@@ -102,7 +102,7 @@ async def test_a_restart_that_fails_is_reported_as_that(machine: MachineUnderTes
     assert len(machine.asked("restart", "start")) == 2
 
 
-async def test_a_restart_that_another_job_cancels_is_made_again(machine: MachineUnderTest) -> None:
+async def test_a_restart_canceled_by_another_job_is_made_again(machine: MachineUnderTest) -> None:
     machine.systemd.behave("web.service", Behaviour(stop_s=0.5))
     await machine.start()
     await machine.place("web.service", 7)
@@ -115,7 +115,7 @@ async def test_a_restart_that_another_job_cancels_is_made_again(machine: Machine
     assert machine.systemd.pid("web.service") not in (0, before)
 
 
-async def test_a_restart_that_systemd_refuses_is_reported_and_changes_nothing(machine: MachineUnderTest) -> None:
+async def test_a_restart_refused_by_systemd_is_reported_and_changes_nothing(machine: MachineUnderTest) -> None:
     is_active = "[Unit]\nRefuseManualStop=yes\n" + DAEMON
     await machine.start()
     await machine.place("web.service", 7, text=is_active)
@@ -128,15 +128,13 @@ async def test_a_restart_that_systemd_refuses_is_reported_and_changes_nothing(ma
     assert machine.systemd.pid("web.service") == before
 
 
-# Crashes: fleetd dies without a word at each thing that it asks of systemd.
+# Crashes: fleetd is killed at each call to systemd.
 
 
 @pytest.mark.parametrize("text", [DAEMON, OTHER, LIMITED])
 @pytest.mark.parametrize("death", range(24))
-async def test_a_crash_at_any_moment_loses_no_restart_and_makes_none_too_many(
-    tmp_path: Path, text: str, death: int
-) -> None:
-    """Each call to systemd takes 10 ms; `death` is when fleetd is killed after the order, in half calls."""
+async def test_a_crash_at_any_moment_makes_each_restart_exactly_once(tmp_path: Path, text: str, death: int) -> None:
+    """Each call to systemd takes 10 ms; `death` counts half calls from the operation until fleetd is killed."""
     machine = MachineUnderTest(tmp_path)
     await machine.start()
     await machine.place("web.service", 7)

@@ -1,4 +1,4 @@
-"""Steps that fail on one machine: each failure is its unit's own, is reported, is tried again, and holds up nobody."""
+"""Actions that fail on one machine: each failure affects only its unit, is reported and is retried."""
 
 import pytest
 
@@ -11,7 +11,7 @@ ENABLED = DAEMON + "\n[Install]\nWantedBy=multi-user.target\n"
 
 
 @pytest.mark.covers("6.1.13", "R.4")
-async def test_a_file_that_fails_the_whole_batch_is_the_only_one_not_written(machine: MachineUnderTest) -> None:
+async def test_only_the_file_that_fails_a_batch_stays_unwritten(machine: MachineUnderTest) -> None:
     machine.systemd.bad_on_disk = ["bad.service"]
     await machine.start()
     await machine.place_all(dict.fromkeys(("a.service", "bad.service", "c.service"), DAEMON), 7)
@@ -40,18 +40,18 @@ async def test_a_file_that_cannot_be_removed_is_reported_and_removed_later(machi
     await machine.until(lambda states: states["bad.service"].target is TargetState.INACTIVE)
 
 
-async def test_a_refused_stop_is_reported_and_asked_for_again(machine: MachineUnderTest) -> None:
+async def test_a_refused_stop_is_reported_and_retried(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place("web.service", 7)
     await machine.until_active("web.service", 7)
-    machine.systemd.behave("web.service", Behaviour(stop_s=30.0))  # so that the refusal is not the end of it
+    machine.systemd.behave("web.service", Behaviour(stop_s=30.0))  # so that there is a retry after the refusal
     machine.systemd.refused_stops = ["web.service"]
     await machine.place("web.service", 8, "loaded")
     states = await machine.until(lambda states: "refused" in states["web.service"].error)
     assert states["web.service"].generation == 7, "a stop that was refused is not carried out"
 
 
-async def test_a_unit_that_comes_back_after_each_stop_is_stopped_with_patience(machine: MachineUnderTest) -> None:
+async def test_a_unit_that_returns_after_each_stop_is_stopped_with_back_off(machine: MachineUnderTest) -> None:
     machine.systemd.restless = ["web.service"]
     await machine.start()
     await machine.place("web.service", 7)
@@ -64,7 +64,7 @@ async def test_a_unit_that_comes_back_after_each_stop_is_stopped_with_patience(m
     await machine.until(lambda states: states["web.service"].target is TargetState.INACTIVE)
 
 
-async def test_a_requested_stop_is_made_once_even_if_a_socket_starts_the_unit(
+async def test_a_requested_stop_is_made_once_even_if_a_socket_restarts_the_unit(
     machine: MachineUnderTest,
 ) -> None:
     machine.systemd.restless = ["web.service"]
@@ -78,7 +78,7 @@ async def test_a_requested_stop_is_made_once_even_if_a_socket_starts_the_unit(
 
 
 @pytest.mark.covers("6.1.13")
-async def test_nothing_is_started_before_the_reload_it_needs(machine: MachineUnderTest) -> None:
+async def test_nothing_is_started_before_a_needed_reload(machine: MachineUnderTest) -> None:
     machine.systemd.refuses_reload = True
     await machine.start()
     await machine.place("web.service", 7, text=ENABLED)
@@ -91,7 +91,7 @@ async def test_nothing_is_started_before_the_reload_it_needs(machine: MachineUnd
 
 
 @pytest.mark.covers("6.2.5")
-async def test_systemd_is_asked_about_a_reload_once_for_each_change_of_files(machine: MachineUnderTest) -> None:
+async def test_systemd_is_asked_once_per_change_of_files_if_it_needs_a_reload(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place("a.service", 7)
     await machine.until_active("a.service", 7)
@@ -103,7 +103,7 @@ async def test_systemd_is_asked_about_a_reload_once_for_each_change_of_files(mac
     assert len(machine.asked("reload")) == 2, "enabling and disabling a unit touches multi-user.target"
 
 
-async def test_a_refused_second_start_leaves_the_ledger_at_the_first(machine: MachineUnderTest) -> None:
+async def test_a_refused_second_start_keeps_the_first_in_the_ledger(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place("web.service", 7)
     await machine.until_active("web.service", 7)
@@ -116,12 +116,12 @@ async def test_a_refused_second_start_leaves_the_ledger_at_the_first(machine: Ma
     await machine.until_active("web.service", 8)
 
 
-async def test_a_bus_that_is_lost_in_the_middle_of_a_pass_starts_nothing_twice(machine: MachineUnderTest) -> None:
+async def test_a_bus_lost_during_a_pass_starts_nothing_twice(machine: MachineUnderTest) -> None:
     machine.systemd.call_s = 0.03
     await machine.start()
     await machine.place("job.service", 7, text=ONESHOT)
     await machine.systemd.was_asked_to_start.wait()
-    machine.systemd.lose_bus(for_s=0.1)  # before the answer: it was not queued
+    machine.systemd.lose_bus(for_s=0.1)  # before the answer: the job was not queued
     states = await machine.until(lambda states: "job.service" in states and states["job.service"].completed)
     assert states["job.service"].generation == 7
     machine.systemd.call_s = 0.0
@@ -130,7 +130,7 @@ async def test_a_bus_that_is_lost_in_the_middle_of_a_pass_starts_nothing_twice(m
     assert machine.asked("write")[0] == ("write", ("job.service",))
 
 
-async def test_a_bus_that_is_lost_while_files_are_written_leaves_none_half_done(machine: MachineUnderTest) -> None:
+async def test_a_bus_lost_while_files_are_written_leaves_no_partial_file(machine: MachineUnderTest) -> None:
     machine.systemd.call_s = 0.03
     await machine.start()
     await machine.place("web.service", 7)
@@ -140,7 +140,7 @@ async def test_a_bus_that_is_lost_while_files_are_written_leaves_none_half_done(
     assert state.hash == hash_unit_file(DAEMON)
 
 
-async def test_systemd_without_a_word_on_a_unit_holds_up_no_other(machine: MachineUnderTest) -> None:
+async def test_a_unit_that_systemd_does_not_describe_delays_no_other(machine: MachineUnderTest) -> None:
     machine.systemd.is_mute = True
     machine.systemd.behave("failing.service", Behaviour(fails="exit-code"))
     await machine.start()

@@ -1,4 +1,4 @@
-"""[Install] on one machine: which links come and go with its units, and what is left when things go wrong."""
+"""[Install] on one machine: which links its units create and remove, also under faults."""
 
 import pytest
 
@@ -12,7 +12,7 @@ def installed(section: str, unit: str = "") -> str:
 
 
 def links(machine: MachineUnderTest) -> dict[str, str]:
-    """The links that there are; those of the ledger are the same."""
+    """All links; the ledger has the same ones."""
     assert machine.ledger.links == machine.systemd.find_links()
     return dict(machine.systemd.find_links())
 
@@ -35,7 +35,7 @@ async def test_an_alias_is_not_a_second_unit(machine: MachineUnderTest) -> None:
     assert links(machine) == {}
 
 
-async def test_links_go_with_their_unit(machine: MachineUnderTest) -> None:
+async def test_links_are_removed_with_their_unit(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place("a.service", 7, text=installed("Alias=b.service\nWantedBy=multi-user.target"))
     await machine.until_active("a.service", 7)
@@ -61,7 +61,7 @@ async def test_a_replaced_unit_loses_the_links_that_it_dropped(machine: MachineU
     assert list(machine.systemd.processes()) == ["web.service"], "starting web starts the old logger no more"
 
 
-async def test_of_two_units_with_one_alias_the_second_gets_it_when_the_first_goes(
+async def test_the_second_of_two_units_gets_a_shared_alias_when_the_first_goes(
     machine: MachineUnderTest, caplog: pytest.LogCaptureFixture
 ) -> None:
     await machine.start()
@@ -81,7 +81,7 @@ async def test_of_two_units_with_one_alias_the_second_gets_it_when_the_first_goe
     await machine.until(lambda states: states["a.service"].note == "")
 
 
-async def test_a_service_and_a_socket_that_name_each_other_keep_each_its_own(machine: MachineUnderTest) -> None:
+async def test_a_service_and_a_socket_that_name_each_other_keep_their_links(machine: MachineUnderTest) -> None:
     await machine.start()
     service = installed("Also=web.socket\nWantedBy=multi-user.target")
     socket = "[Socket]\nListenStream=/run/web\n\n[Install]\nAlso=web.service\nWantedBy=sockets.target\n"
@@ -92,7 +92,7 @@ async def test_a_service_and_a_socket_that_name_each_other_keep_each_its_own(mac
     assert links(machine) == {"sockets.target.wants/web.socket": "web.socket"}
 
 
-async def test_a_unit_of_the_systems_never_comes_to_require_ours_nor_loses_its_name(
+async def test_a_system_unit_keeps_its_name_and_never_requires_a_fleet_unit(
     machine: MachineUnderTest, caplog: pytest.LogCaptureFixture
 ) -> None:
     await machine.start()
@@ -109,7 +109,7 @@ async def test_a_unit_of_the_systems_never_comes_to_require_ours_nor_loses_its_n
     assert "a.service: [Install] Alias=ssh.service has no effect" in caplog.text
 
 
-async def test_what_wants_a_running_instance_counts_at_its_next_start(machine: MachineUnderTest) -> None:
+async def test_a_link_for_a_running_instance_counts_at_its_next_start(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place("web@1.service", 7)
     await machine.until_active("web@1.service", 7)
@@ -121,7 +121,7 @@ async def test_what_wants_a_running_instance_counts_at_its_next_start(machine: M
     await machine.until(lambda states: states["logger.service"].active == "active")
 
 
-async def test_what_a_crash_left_undone_is_done_at_the_next_start(machine: MachineUnderTest) -> None:
+async def test_links_unfinished_at_a_crash_are_completed_at_the_next_start(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place("a.service", 7, text=installed("Alias=b.service"))
     await machine.until_active("a.service", 7)
@@ -138,7 +138,7 @@ async def test_what_a_crash_left_undone_is_done_at_the_next_start(machine: Machi
     assert links(machine) == {"b.service": "a.service"}
 
 
-async def test_links_of_a_fleetd_that_kept_no_ledger_of_them_are_taken_over(machine: MachineUnderTest) -> None:
+async def test_links_missing_in_the_ledger_are_adopted(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place("a.service", 7)
     await machine.until_active("a.service", 7)
@@ -153,7 +153,7 @@ async def test_links_of_a_fleetd_that_kept_no_ledger_of_them_are_taken_over(mach
     assert links(machine) == {}
 
 
-async def test_links_that_the_loss_of_the_bus_left_unmade_are_made_when_it_is_back(machine: MachineUnderTest) -> None:
+async def test_links_unmade_at_the_loss_of_the_bus_are_made_afterwards(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place("a.service", 7)
     await machine.until_active("a.service", 7)
@@ -163,7 +163,7 @@ async def test_links_that_the_loss_of_the_bus_left_unmade_are_made_when_it_is_ba
     assert links(machine) == {"c.service": "b.service"}
 
 
-async def test_a_link_that_cannot_be_made_hinders_no_unit_and_is_tried_again(
+async def test_a_link_that_cannot_be_made_blocks_no_unit_and_is_retried(
     machine: MachineUnderTest, caplog: pytest.LogCaptureFixture
 ) -> None:
     machine.systemd.refused_links = ["x.target.wants/a.service"]
@@ -181,7 +181,7 @@ async def test_a_link_that_cannot_be_made_hinders_no_unit_and_is_tried_again(
 async def test_an_install_section_that_systemd_refuses_is_reported(
     machine: MachineUnderTest, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Of a new unit it is a refusal. One that runs already keeps running with what the store asks for."""
+    """A new unit is refused for it. A unit that runs already keeps running, in its target state."""
     await machine.start()
     await machine.place("a.service", 7)
     await machine.until_active("a.service", 7)

@@ -1,4 +1,4 @@
-"""A unit that restarts for ever costs the store one write a second; the end of an operation is never held back."""
+"""A unit that restarts for ever causes one write a second; the result of an operation is never delayed."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ HELD_BACK = "fleet_agent_states_held_back_total"
 
 
 async def flap(machine: MachineUnderTest, name: str, for_s: float) -> None:
-    """Have the unit killed and started again, ten times a second, as Restart= does; in the end it has failed."""
+    """Kill and start the unit ten times a second, as Restart= does; at the end it has failed."""
     for _ in range(int(for_s * 10)):
         machine.systemd.crash(name)
         await asyncio.sleep(0.05)
@@ -37,7 +37,7 @@ async def test_a_unit_that_restarts_for_ever_is_published_once_a_second(
     assert (await machine.states())["bad.service"].active == "failed"
 
 
-async def test_an_operation_on_a_unit_that_restarts_for_ever_is_reported_at_once(machine: MachineUnderTest) -> None:
+async def test_an_operation_on_a_restarting_unit_is_reported_at_once(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place("bad.service", 7)
     await machine.until_active("bad.service", 7)
@@ -52,7 +52,7 @@ async def test_an_operation_on_a_unit_that_restarts_for_ever_is_reported_at_once
     assert loop.time() - began_s < 0.5
 
 
-async def test_what_a_few_units_do_now_and_then_is_not_held_back(machine: MachineUnderTest) -> None:
+async def test_occasional_changes_of_a_few_units_are_published_at_once(machine: MachineUnderTest) -> None:
     counted = Counted()
     await machine.start()
     names = [f"u{number}.service" for number in range(300)]

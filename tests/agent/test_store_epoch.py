@@ -1,4 +1,4 @@
-"""A store that was restored while a machine was away: told by the history's name, where the revision does not tell."""
+"""A store that was restored while a machine was away: the name of its epoch tells, where the revision does not."""
 
 from fleetd.membership.store_epoch import StoreEpoch, is_same_cluster
 from fleetd.model.unit import UnitState
@@ -9,12 +9,12 @@ from tests.agent.machine import DAEMON, MachineUnderTest
 
 
 async def restored(registry: Registry, by: str, known: str) -> str:
-    """What a machine reads that knew the store at a higher revision."""
+    """The epoch as read by a machine that knew a higher revision."""
     revision = await registry.store.revision()
     return (await StoreEpoch(registry, by, known).check(revision + 50, revision)).name
 
 
-async def test_the_first_to_see_the_revision_fall_names_the_epoch() -> None:
+async def test_the_first_machine_to_see_the_revision_fall_names_the_epoch() -> None:
     registry = Registry(EmbeddedStore(":memory:", offload=inline, cluster_id="one"))
     before = (await StoreEpoch(registry, "m1", "").check(0, 1)).name
     named = await restored(registry, "m1", before)
@@ -26,7 +26,7 @@ async def test_the_first_to_see_the_revision_fall_names_the_epoch() -> None:
     assert is_same_cluster(before, again)
 
 
-async def test_a_store_set_back_before_another_restore_gets_one_new_name() -> None:
+async def test_a_store_restored_twice_gets_one_new_name() -> None:
     store = EmbeddedStore(":memory:", offload=inline, cluster_id="one")
     registry = Registry(store)
     named = await restored(registry, "m1", await store.cluster_id())
@@ -40,7 +40,7 @@ async def test_a_store_set_back_before_another_restore_gets_one_new_name() -> No
         assert (await StoreEpoch(registry, "m3", known).check(revision, revision)).name == again
 
 
-async def test_a_name_does_not_grow_without_end() -> None:
+async def test_the_name_has_a_bounded_length() -> None:
     registry = Registry(EmbeddedStore(":memory:", offload=inline, cluster_id="one"))
     name = "one"
     for _ in range(50):
@@ -49,7 +49,7 @@ async def test_a_name_does_not_grow_without_end() -> None:
     assert len(name) < 1000
 
 
-async def test_of_two_that_see_it_at_once_one_names_it() -> None:
+async def test_two_machines_that_notice_at_once_write_one_name() -> None:
     store = EmbeddedStore(":memory:", offload=inline, cluster_id="one")
     registry = Registry(store)
     before = await store.cluster_id()
@@ -87,7 +87,7 @@ async def test_a_fall_noted_during_a_reading_that_misses_it_is_kept() -> None:
     assert (await epoch.check(9, 9)).fell
 
 
-async def test_where_the_revision_does_not_fall_nothing_is_written() -> None:
+async def test_nothing_is_written_if_the_revision_did_not_fall() -> None:
     store = EmbeddedStore(":memory:", offload=inline, cluster_id="one")
     revision = await store.revision()
     assert (await StoreEpoch(Registry(store), "m1", "").check(revision, revision)).name == "one"
@@ -95,7 +95,8 @@ async def test_where_the_revision_does_not_fall_nothing_is_written() -> None:
 
 
 async def restore_meanwhile(machine: MachineUnderTest) -> None:
-    """While this machine is away its store is restored, another machine sees that, and more is written than ever."""
+    """While this machine is away its store is restored, another machine notices, and the revision rises above the old
+    one."""
     known, highest = await machine.store.cluster_id(), await machine.store.revision()
     await machine.stop()
     await machine.store.close()
@@ -105,7 +106,7 @@ async def restore_meanwhile(machine: MachineUnderTest) -> None:
         await machine.put(UnitState(), "m2", "busy.service")
 
 
-async def test_away_at_a_restore_unknown_units_are_kept_and_moved_ones_stopped(
+async def test_a_machine_away_at_a_restore_keeps_unknown_units_and_stops_moved_ones(
     machine: MachineUnderTest,
 ) -> None:
     await machine.start()

@@ -1,4 +1,4 @@
-"""What the API's suites share: an API over a store in memory, and a short way to ask it."""
+"""Shared by the API's tests: an API on a store in memory, and short requests to it."""
 
 import json as json_
 from collections.abc import AsyncIterator
@@ -24,7 +24,7 @@ SYSTEM_UNITS = {"ssh.service": "/lib/systemd/system/ssh.service"}
 
 
 class Fleet:
-    """A registry to fill by hand, and the API over it."""
+    """A registry for tests to fill, and the API on it."""
 
     def __init__(self, registry: Registry, **options: Any) -> None:
         self.registry = registry
@@ -35,7 +35,8 @@ class Fleet:
         self.api = Api(self.registry, **{**self.options, **options})
 
     async def ask(self, request: str, body: Any = None, headers: Headers | None = None) -> Response:
-        """Send `METHOD /path?query`; a body that is no bytes is made JSON, and no headers means that it says it is."""
+        """Send `METHOD /path?query`. A body that is not bytes is encoded as JSON. Without headers the request is
+        declared as JSON."""
         method, url = request.split(" ", 1)
         path, _, query = url.partition("?")
         sent = (JSON if body is not None else ()) if headers is None else headers
@@ -44,7 +45,7 @@ class Fleet:
         return await self.api.handle(Request(method, unquote(path), pairs, sent, content))
 
     async def refused(self, request: str, body: Any = None, headers: Headers | None = None) -> tuple[int, str]:
-        """Send what must be refused; the status and the message, the entity's shape having been checked."""
+        """Send a request that must be refused, and check the error's shape. Return status and message."""
         response = await self.ask(request, body, headers)
         entity = json_.loads(response.body)
         assert ("Content-Type", "application/json") in response.headers
@@ -54,7 +55,7 @@ class Fleet:
         return response.status, entity["error"]["message"]
 
     async def put(self, record: Record, *names: str) -> None:
-        """Write a record as the leader or a machine would. A machine that reports a state is there."""
+        """Write a record as the leader or a machine does. A machine that reports a state is registered too."""
         puts = [self.registry.put(record, *names)]
         if isinstance(record, UnitState) and names[0] not in await self.registry.machines():
             puts.append(self.registry.put(Machine(names[0]), names[0]))
@@ -63,7 +64,7 @@ class Fleet:
     async def add_unit(
         self, name: str, text: str = "[Service]\nExecStart=/bin/true\n", target: str = "inactive"
     ) -> Unit:
-        """Write a unit as an earlier request would have; the unit with its generation."""
+        """Write a unit as an API request does. Return it with its generation."""
         unit = Unit(name, UnitFile.parse(text).text, TargetState(target))
         await self.registry.write_unit(unit, None)
         return await self.unit(name)
@@ -84,5 +85,5 @@ async def fleet() -> AsyncIterator[Fleet]:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Address:
-    """A unix socket to serve on."""
+    """The path of a unix socket to serve on."""
     return Address(path=str(tmp_path / "fleet.sock"))

@@ -1,4 +1,4 @@
-"""The API served on real sockets, and a plain client of them."""
+"""The API on real sockets, and a plain client for them."""
 
 import asyncio
 import contextlib
@@ -51,7 +51,7 @@ async def serving(api: Api, *addresses: Address, **options: Any) -> AsyncIterato
 
 
 class Client(HTTPConnection):
-    """A plain client of whatever address."""
+    """A plain client of an address."""
 
     def __init__(self, address: Address) -> None:
         super().__init__(address.host or "fleet", timeout=10)
@@ -67,7 +67,7 @@ class Client(HTTPConnection):
 
 
 async def ask(client: Client, method: str, path: str, **options: Any) -> tuple[HTTPResponse, bytes]:
-    """One request, off the loop that serves it."""
+    """Make one request outside the loop that serves it."""
 
     def blocking() -> tuple[HTTPResponse, bytes]:
         client.request(method, path, **options)

@@ -1,8 +1,8 @@
-"""The API served by a process of its own, whose memory and descriptors can be looked at from outside, and whose clock
-can be put forward.
+"""The API in a process of its own, whose memory and descriptors can be read from outside and whose clock can be moved
+forward.
 
-`python -m tests.api.served_process ADDRESS MAX_CONNECTIONS UNITS` serves so many units until it is killed. With each
-SIGUSR1, STEP_S pass.
+`python -m tests.api.served_process ADDRESS MAX_CONNECTIONS UNITS` serves UNITS units until it is killed. Each SIGUSR1
+moves its clock forward by STEP_S.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ _PASSED = "time has passed"
 
 
 class _Loop(asyncio.SelectorEventLoop):
-    """An event loop whose clock can be put forward."""
+    """An event loop whose clock can be moved forward."""
 
     ahead_s = 0.0
 
@@ -59,7 +59,7 @@ async def _serve(path: str, max_connections: int, units: int) -> None:
 
 
 class ServedProcess:
-    """A running one."""
+    """A running process that serves the API."""
 
     def __init__(self, process: subprocess.Popen[bytes], path: str, log: Path) -> None:
         self.path = path
@@ -68,22 +68,22 @@ class ServedProcess:
 
     @property
     def memory_mib(self) -> float:
-        """What it has resident."""
+        """Its resident memory in bytes."""
         lines = Path(f"/proc/{self._pid}/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024
 
     @property
     def descriptors(self) -> int:
-        """How many it has open."""
+        """The number of its open descriptors."""
         return len(os.listdir(f"/proc/{self._pid}/fd"))
 
     @property
     def log(self) -> str:
-        """What it has said."""
+        """Its output so far."""
         return self._log.read_text()
 
     def pass_time(self) -> None:
-        """Let STEP_S pass in it."""
+        """Move its clock forward by STEP_S."""
         before = self.log.count(_PASSED)
         os.kill(self._pid, signal.SIGUSR1)
         began = time.monotonic()
@@ -100,7 +100,7 @@ def served_process(
     over_tcp: bool = False,
     max_descriptors: int = 4096,
 ) -> Iterator[ServedProcess]:
-    """One in this folder, ended at the end. With no bound on connections (0) it is for it to find one."""
+    """Start one for a test, and end it afterwards. `max_connections` 0 leaves the bound to it."""
     path = f"{LOOPBACK}:{free_port()}" if over_tcp else str(folder / "fleet.sock")
     log, units = folder / "log", 300
     arguments = [path, str(max_connections), str(units)]

@@ -1,4 +1,4 @@
-"""The command fleetd as a person types it: its output, its exit status, and how a machine is made to leave."""
+"""The command fleetd at a terminal: output, exit status, and `fleetd leave`."""
 
 import asyncio
 import os
@@ -46,7 +46,7 @@ def test_an_unknown_option_is_usage_and_status_2(capsys: pytest.CaptureFixture[s
 
 @pytest.mark.covers("5.1.5")
 @pytest.mark.parametrize("arguments", [["start"], ["version", "now"], ["leave", "it"]])
-def test_an_unknown_argument_is_usage_and_status_1(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unexpected_argument_is_usage_and_status_1(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments, {}) == 1
     error = capsys.readouterr().err
     assert error.startswith(f"fleetd: unknown command '{' '.join(arguments)}': use version, leave, or no")
@@ -55,7 +55,7 @@ def test_an_unknown_argument_is_usage_and_status_1(arguments: list[str], capsys:
 
 @pytest.mark.covers("5.1.1", "5.2.2", "5.4.1")
 @pytest.mark.parametrize("flag", ["-config", "--config"])
-def test_a_configuration_that_cannot_be_used_is_one_line_and_status_1(
+def test_an_unusable_configuration_is_one_line_and_status_1(
     flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "fleet.conf"
@@ -85,7 +85,7 @@ def test_the_command_runs_as_a_module() -> None:
     assert done.stdout == f"fleetd version {__version__}\n"
 
 
-def test_the_version_is_one_for_packages_and_for_clients_that_compare_versions() -> None:
+def test_the_version_suits_packages_and_clients_that_compare_versions() -> None:
     assert re.fullmatch(r"(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}", __version__)
 
 
@@ -111,7 +111,7 @@ def test_a_process_is_found_by_its_name() -> None:
 
 
 class ShutdownMode:
-    """A daemon's part in leaving: each time it is asked, one step further."""
+    """The daemon's answers to `leave`: one step further each time it is asked."""
 
     def __init__(self, *steps: Leaving | ApiError) -> None:
         self.steps = list(steps)
@@ -124,7 +124,7 @@ class ShutdownMode:
 
 
 async def leave_at(fleet: Any, path: Path, departure: ShutdownMode) -> int:
-    """Run `fleetd leave` against a daemon at this socket; its exit status."""
+    """Run `fleetd leave` against a daemon at this socket. Return its exit status."""
     fleet.reconfigure(leave=departure)
     server = Server(fleet.api)
     await server.start([Address(path=str(path))], insecure=False)
@@ -137,7 +137,7 @@ async def leave_at(fleet: Any, path: Path, departure: ShutdownMode) -> int:
 
 
 @pytest.mark.covers("5.1.5")
-async def test_leaving_says_what_it_waits_for_each_time_that_changes(
+async def test_leave_says_what_it_waits_for_whenever_that_changes(
     fleet: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     departure = ShutdownMode(
@@ -160,7 +160,7 @@ async def test_a_daemon_that_refuses_is_quoted(fleet: Any, tmp_path: Path, capsy
     assert capsys.readouterr().err == f"fleetd: the daemon at {path} refused: not yet\n"
 
 
-def test_a_daemon_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_daemon_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "s"
     assert main(["--listen", str(path), "leave"], {}) == 1
     assert capsys.readouterr().err == (
@@ -168,7 +168,7 @@ def test_a_daemon_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.Capt
     )
 
 
-async def test_what_answers_but_is_not_fleetd_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_server_that_is_not_fleetd_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.0 200 OK\r\n\r\nhello")

@@ -1,4 +1,4 @@
-"""The discovery document: what it says, and that a client made from it alone can do everything."""
+"""The discovery document, and a client generated from it alone that can do everything."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ async def document(fleet: Any) -> Any:
 
 
 @pytest.mark.covers("4.1.13", "4.7.1")
-async def test_the_document_names_the_api_and_leaves_the_endpoint_to_the_reader(document: Any) -> None:
+async def test_the_document_names_the_api_and_no_endpoint(document: Any) -> None:
     named = {key: value for key, value in document.items() if isinstance(value, str) and key != "description"}
     assert named == {
         "kind": "discovery#restDescription",
@@ -110,7 +110,7 @@ async def test_the_document_describes_every_method(document: Any) -> None:
     }
 
 
-# A client made from the document
+# A client generated from the document
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ async def client(fleet: Any, document: Any) -> AsyncIterator[Any]:
 
 
 async def do(request: Callable[[], Any]) -> Any:
-    """Make a request and send it, off the loop that serves it."""
+    """Build a request and send it, outside the loop that serves it."""
     return await asyncio.to_thread(lambda: request().execute())
 
 
@@ -147,7 +147,7 @@ async def test_a_generated_client_creates_shows_changes_and_destroys_units(clien
 
 
 @pytest.mark.covers("4.3.1")
-async def test_a_generated_client_goes_through_all_pages(client: Any, fleet: Any) -> None:
+async def test_a_generated_client_reads_all_pages(client: Any, fleet: Any) -> None:
     for number in range(5):
         await fleet.add_unit(f"u{number}.service")
     units = client.Units()

@@ -1,6 +1,5 @@
-"""The OpenAPI description against the daemon: requests generated from it, well-formed and malformed, are sent to an API
-that runs in a process of its own. Every answer has a described status and shape, and none is a server error.
-"""
+"""The OpenAPI description against the daemon: requests generated from it, valid and invalid, go to an API in a process
+of its own. Each answer has a described status and shape, and none is a server error."""
 
 import json
 import subprocess
@@ -50,7 +49,7 @@ def test_a_daemon_imports_the_description_only_when_asked() -> None:
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"
 
 
-def test_every_route_is_described_and_tried() -> None:
+def test_every_route_is_described_and_tested() -> None:
     assert sorted(OPERATIONS) == [
         "DELETE /fleet/v1/units/{unitName}",
         "DELETE /fleet/v2/machines/{machine}",
@@ -73,7 +72,7 @@ def test_every_route_is_described_and_tried() -> None:
 
 
 def takes_only_text(label: str) -> bool:
-    """True where a request has no body and no parameter but text."""
+    """True for a route without a body and with text parameters alone."""
     return label.startswith(("GET", "DELETE", "POST /fleet/v2/leave")) and not label.endswith(
         ("v1/machines", "v1/state", "v1/units")
     )

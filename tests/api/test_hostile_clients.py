@@ -1,6 +1,5 @@
-"""Clients that are slow, that vanish, lie, never end and come by the thousand: to the API in a process of its own.
-Whatever they do, others are served meanwhile, memory stays within a bound, and descriptors come back.
-"""
+"""Clients that are slow, vanish, lie, never end or come by the thousand, against an API in a process of its own. Other
+clients are served meanwhile, memory is bounded, and descriptors are released."""
 
 import asyncio
 import json
@@ -22,9 +21,9 @@ from fleetd.config.options import Address
 from tests.api.served import Client, Echo, ask
 from tests.api.served_process import ServedProcess, served_process
 
-BOUND_S = 20.0  # of any wait that no clock is put forward for
-SERVED_S = 4.0  # within which anybody else is served, on a busy machine
-MEMORY_MIB = 96.0  # of which 64 are what is held of requests and answers at most
+BOUND_S = 20.0  # of any wait in which the clock is not moved forward
+SERVED_S = 4.0  # within which another client is served on a busy machine
+MEMORY_MIB = 96.0  # of which requests and answers take 64 at most
 HEALTH = b"GET /health HTTP/1.1\r\nHost: fleet\r\n\r\n"
 LISTING = b"GET /fleet/v1/units?limit=1000 HTTP/1.1\r\nHost: fleet\r\n\r\n"
 PUT = b"PUT /fleet/v1/units/a.service HTTP/1.1\r\nHost: fleet\r\nContent-Type: application/json\r\n"
@@ -32,7 +31,7 @@ PUT = b"PUT /fleet/v1/units/a.service HTTP/1.1\r\nHost: fleet\r\nContent-Type: a
 
 @pytest.fixture(scope="module", autouse=True)
 def descriptors() -> Iterator[None]:
-    """A thousand connections want a thousand descriptors, here and in the process."""
+    """A thousand connections need a thousand descriptors, in this process and in the other."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(4096, hard)), hard))
     yield
@@ -48,7 +47,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedProcess]:
 
 @pytest.fixture
 def process(shared: ServedProcess) -> Iterator[ServedProcess]:
-    """The process, of which it is seen afterwards that all is as it was."""
+    """The process. After the test its memory and descriptors are as before."""
     descriptors, memory_mib = shared.descriptors, shared.memory_mib
     yield shared
     until(lambda: shared.descriptors <= descriptors, "its descriptors are not what they were")
@@ -65,14 +64,14 @@ def until(holds: Callable[[], bool], otherwise: str) -> None:
 
 def connect(path: str, sent: bytes = b"") -> socket.socket:
     client = socket.socket(socket.AF_UNIX)
-    client.connect(path)  # which waits for its turn
+    client.connect(path)  # which waits to be served
     client.settimeout(BOUND_S)
     client.sendall(sent)
     return client
 
 
 def read_to_end(client: socket.socket) -> bytes:
-    """All that is answered until the connection ends, however it does."""
+    """Everything that is answered until the connection ends in any way."""
     received = b""
     with suppress(ConnectionError):
         while chunk := client.recv(65536):
@@ -82,7 +81,7 @@ def read_to_end(client: socket.socket) -> bytes:
 
 
 def statuses(received: bytes) -> list[int]:
-    """Of all answers in what was received; those that are errors say so in their bodies too."""
+    """The statuses in what was received; the body of each error has its status too."""
     found = [int(part[:3]) for part in re.split(rb"HTTP/1\.[01] ", received)[1:]]
     if found and found[-1] >= 400:
         assert json.loads(received.rpartition(b"\r\n\r\n")[2])["error"]["code"] == found[-1]
@@ -90,14 +89,14 @@ def statuses(received: bytes) -> list[int]:
 
 
 def lose_patience(process: ServedProcess) -> None:
-    """As long as it waits for a client, which it has heard all of by now."""
+    """Move the clock until the server has read everything and waits for the client."""
     health(process.path)
     process.pass_time()
     process.pass_time()
 
 
 def health(path: str) -> None:
-    """Somebody else is served in time."""
+    """Another client is served in time."""
     began = time.monotonic()
     client = connect(path, HEALTH)
     assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
@@ -111,14 +110,14 @@ def many(process: ServedProcess, count: int, sent: bytes = b"") -> Iterator[list
         yield [stack.enter_context(connect(process.path, sent)) for _ in range(count)]
 
 
-# Slow ones.
+# Slow clients.
 
 
 @pytest.mark.covers("H.4")
 @pytest.mark.parametrize(
     "sent", [b"GET /he", b"GET /health HTTP/1.1\r\nHost: fl", PUT + b"Content-Length: 99\r\n\r\n{"]
 )
-def test_who_sends_a_request_drop_by_drop_is_told_and_cut_off(process: ServedProcess, sent: bytes) -> None:
+def test_a_client_that_sends_slowly_is_answered_408_and_closed(process: ServedProcess, sent: bytes) -> None:
     with many(process, 50, sent) as clients:
         for _ in range(2):
             for client in clients:
@@ -129,14 +128,14 @@ def test_who_sends_a_request_drop_by_drop_is_told_and_cut_off(process: ServedPro
     assert [statuses(answer) for answer in answers] == [[408]] * 50
 
 
-def test_who_says_nothing_at_all_is_cut_off_without_a_word(process: ServedProcess) -> None:
+def test_a_client_that_sends_nothing_is_closed_without_an_answer(process: ServedProcess) -> None:
     client = connect(process.path)
     lose_patience(process)
     assert read_to_end(client) == b""
 
 
 @pytest.mark.covers("H.4")
-def test_who_takes_no_answer_is_cut_off_and_holds_up_nobody(process: ServedProcess) -> None:
+def test_a_client_that_reads_no_answer_is_closed_and_delays_no_other(process: ServedProcess) -> None:
     with many(process, 60, LISTING):
         health(process.path)
         assert process.memory_mib < 400
@@ -148,28 +147,28 @@ def test_who_takes_no_answer_is_cut_off_and_holds_up_nobody(process: ServedProce
         until(are_cut_off, "slow takers of answers are held")
 
 
-# Those who vanish.
+# Clients that vanish.
 
 
 @pytest.mark.covers("H.4")
 @pytest.mark.parametrize("sent", [b"GET", HEALTH, LISTING, PUT + b"Content-Length: 1000\r\n\r\n{"])
-def test_who_vanishes_in_the_middle_leaves_nothing_behind(process: ServedProcess, sent: bytes) -> None:
+def test_clients_that_vanish_leave_nothing_behind(process: ServedProcess, sent: bytes) -> None:
     for number in range(100):
         client = connect(process.path, sent)
         if sent == LISTING and number % 2:
             client.recv(1)
-        if number % 3 == 0:  # not only closed, but torn
+        if number % 3 == 0:  # not only closed, but reset
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.close()
     health(process.path)
 
 
-# Crowds.
+# Many clients.
 
 
 @pytest.mark.covers("H.4")
 @pytest.mark.parametrize("sent", [b"", b"GET /health HT", HEALTH])
-def test_a_thousand_connections_at_once_hold_up_nobody(process: ServedProcess, sent: bytes) -> None:
+def test_a_thousand_connections_at_once_delay_no_other_client(process: ServedProcess, sent: bytes) -> None:
     before_mib = process.memory_mib
     with many(process, 1000, sent):
         for _ in range(5):
@@ -178,7 +177,7 @@ def test_a_thousand_connections_at_once_hold_up_nobody(process: ServedProcess, s
 
 
 @pytest.mark.covers("H.4")
-def test_bodies_of_many_are_not_all_held_at_once(process: ServedProcess) -> None:
+def test_the_bodies_of_many_clients_are_not_all_in_memory(process: ServedProcess) -> None:
     before_mib = process.memory_mib
     size = 1_900_000
     with many(process, 100) as clients:
@@ -197,7 +196,7 @@ def test_bodies_of_many_are_not_all_held_at_once(process: ServedProcess) -> None
 
 
 @pytest.mark.covers("H.4")
-def test_of_more_clients_than_fit_those_make_way_who_keep_it_waiting_longest(tmp_path: Path) -> None:
+def test_beyond_the_limit_the_slowest_clients_are_closed(tmp_path: Path) -> None:
     with served_process(tmp_path, max_connections=20) as process:
         descriptors = process.descriptors
         with many(process, 100, b"GET /") as clients:
@@ -208,7 +207,7 @@ def test_of_more_clients_than_fit_those_make_way_who_keep_it_waiting_longest(tmp
 
 
 @pytest.mark.covers("H.4")
-def test_clients_never_take_all_descriptors_that_there_are(tmp_path: Path) -> None:
+def test_clients_never_take_all_descriptors(tmp_path: Path) -> None:
     with served_process(tmp_path, max_connections=0, max_descriptors=200) as process:
         descriptors = process.descriptors
         with many(process, 300):
@@ -218,7 +217,7 @@ def test_clients_never_take_all_descriptors_that_there_are(tmp_path: Path) -> No
         assert "Too many open files" not in process.log
 
 
-async def test_who_waits_for_an_answer_does_not_make_way(path: Address) -> None:
+async def test_a_client_that_waits_for_its_answer_is_not_closed(path: Address) -> None:
     api = Echo()
     server = Server(api, limiter=ConnectionLimiter(max_connections=2))
     await server.start([path], insecure=False)
@@ -233,7 +232,7 @@ async def test_who_waits_for_an_answer_does_not_make_way(path: Address) -> None:
         await asked
 
 
-async def test_what_is_too_much_beside_others_is_refused_for_the_moment(
+async def test_requests_beyond_the_shared_memory_are_refused_with_503(
     path: Address, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
@@ -257,10 +256,10 @@ async def test_what_is_too_much_beside_others_is_refused_for_the_moment(
     await server.stop()
 
 
-# Those who lie, and who never end.
+# Clients that lie, or send without end.
 
 
-def test_a_body_in_chunks_without_end_is_refused_when_it_is_too_large(process: ServedProcess) -> None:
+def test_an_endless_body_in_chunks_is_refused_when_it_is_too_large(process: ServedProcess) -> None:
     client = connect(process.path, PUT + b"Transfer-Encoding: chunked\r\n\r\n")
     began = time.monotonic()
     with suppress(ConnectionError):
@@ -292,7 +291,9 @@ def test_a_body_in_chunks_without_end_is_refused_when_it_is_too_large(process: S
         "a chunk without end",
     ],
 )
-def test_who_lies_about_the_length_of_a_body_is_told(process: ServedProcess, sent: bytes, expected: list[int]) -> None:
+def test_a_wrong_length_of_a_body_is_answered_with_an_error(
+    process: ServedProcess, sent: bytes, expected: list[int]
+) -> None:
     client = connect(process.path, sent)
     if expected == [408]:
         lose_patience(process)
@@ -309,7 +310,7 @@ def test_who_lies_about_the_length_of_a_body_is_told(process: ServedProcess, sen
     ],
     ids=["path", "one header", "headers without end", "one header's name"],
 )
-def test_headers_without_end_are_refused_and_not_kept(process: ServedProcess, sent: bytes) -> None:
+def test_endless_headers_are_refused_and_not_kept(process: ServedProcess, sent: bytes) -> None:
     before_mib = process.memory_mib
     with many(process, 20) as clients:
         for client in clients:
@@ -320,7 +321,7 @@ def test_headers_without_end_are_refused_and_not_kept(process: ServedProcess, se
 
 
 @pytest.mark.parametrize("garbage", [b"\0" * 1000, b"\xff" * 1000, b"GET\r\n\r\n", b"\x16\x03\x01\x02\r\n\r\n"])
-def test_garbage_behind_a_request_ends_the_connection_with_a_word(process: ServedProcess, garbage: bytes) -> None:
+def test_garbage_after_a_request_is_answered_and_ends_the_connection(process: ServedProcess, garbage: bytes) -> None:
     assert statuses(read_to_end(connect(process.path, HEALTH + garbage)))[-1] == 400
     client = connect(process.path, HEALTH)
     assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
@@ -328,7 +329,7 @@ def test_garbage_behind_a_request_ends_the_connection_with_a_word(process: Serve
     assert statuses(read_to_end(client)) == [400]
 
 
-def test_requests_by_the_thousand_that_nobody_takes_the_answers_of_are_not_all_held(process: ServedProcess) -> None:
+def test_answers_to_many_unread_requests_are_not_all_in_memory(process: ServedProcess) -> None:
     before_mib = process.memory_mib
     with many(process, 20) as clients:
         for client in clients:

@@ -1,4 +1,4 @@
-"""States, machines and reports: what is listed, in which order."""
+"""States, machines and reports: what is listed, and in which order."""
 
 import asyncio
 import json
@@ -70,7 +70,7 @@ async def test_states_are_listed_by_unit_then_machine_and_filtered(fleet: Any) -
 
 
 @pytest.mark.covers("4.4.16", "4.5.4", "P.9")
-async def test_a_unit_that_is_gone_from_its_machine_has_no_state_and_one_that_still_runs_has(fleet: Any) -> None:
+async def test_a_removed_unit_has_no_state_and_a_running_one_has(fleet: Any) -> None:
     await fleet.put(UnitState("not-found", "inactive", "dead", generation=3), "m1", "gone.service")
     await fleet.put(UnitState("loaded", "deactivating", "stop-sigterm"), "m1", "going.service")
     states = (await listed(fleet, f"GET {STATE}"))["states"]
@@ -79,7 +79,7 @@ async def test_a_unit_that_is_gone_from_its_machine_has_no_state_and_one_that_st
 
 
 @pytest.mark.covers("4.5.2")
-async def test_the_state_of_a_unit_on_several_machines_is_that_of_its_own_machine(fleet: Any) -> None:
+async def test_a_unit_on_several_machines_has_the_state_of_its_assigned_machine(fleet: Any) -> None:
     await fleet.put(RUNNING, "m1", "web.service")
     await fleet.put(RUNNING, "m2", "web.service")
     assert (await listed(fleet, f"GET {STATE}/web.service"))["machineID"] == "m1"
@@ -96,7 +96,7 @@ async def test_an_unknown_units_state_is_not_found(fleet: Any) -> None:
 
 
 @pytest.mark.covers("2.4.3", "4.1.3", "4.1.12", "4.2.6", "4.2.7", "4.6.1", "4.6.9", "5.4.9")
-async def test_machines_are_listed_by_id_with_the_metadata_that_counts(fleet: Any) -> None:
+async def test_machines_are_listed_by_id_with_effective_metadata(fleet: Any) -> None:
     await fleet.put(Machine("m2"), "m2")
     await fleet.put(Machine("m1", address="10.0.0.1", metadata={"b": "1", "a": "1", "c": "1"}), "m1")
     await fleet.put(Machine("m3", mode=MachineMode.PARKED), "m3")
@@ -109,7 +109,7 @@ async def test_machines_are_listed_by_id_with_the_metadata_that_counts(fleet: An
 
 
 @pytest.mark.covers("4.1.12", "4.6.2", "4.6.5", "4.6.6", "4.6.8", "4.6.9", "4.6.10", "10.6.8", "10.6.13")
-async def test_metadata_is_changed_in_order_and_survives_without_the_machine(fleet: Any) -> None:
+async def test_metadata_edits_apply_in_order_and_outlive_the_machine(fleet: Any) -> None:
     edits = [
         {"op": "add", "path": "/m1/metadata/a", "value": {"value": "1"}},
         {"op": "replace", "path": "/m1/metadata/b", "value": "2"},
@@ -117,7 +117,7 @@ async def test_metadata_is_changed_in_order_and_survives_without_the_machine(fle
         {"OP": "remove", "Path": "/m1/metadata/a", "value": "ignored"},
         {"op": "remove", "path": "/m1/metadata/c"},
     ]
-    await fleet.put(Synced("s"), "m1")  # both are away, and what they are configured with is not known
+    await fleet.put(Synced("s"), "m1")  # both are away, and their own metadata is unknown
     await fleet.put(Synced("s"), "m2")
     response = await fleet.ask(f"PATCH {MACHINES}", edits)
     assert (response.status, response.headers, response.body) == (204, JSON, b"")
@@ -128,14 +128,14 @@ async def test_metadata_is_changed_in_order_and_survives_without_the_machine(fle
     }
 
 
-async def test_what_hides_nothing_is_not_kept_of_a_machine_that_is_there(fleet: Any) -> None:
+async def test_a_setting_that_hides_nothing_of_a_present_machine_is_dropped(fleet: Any) -> None:
     await fleet.put(Machine("m1", metadata={"role": "db"}), "m1")
     hide = [{"op": "remove", "path": f"/m1/metadata/{key}"} for key in ("role", "disk")]
     assert (await fleet.ask(f"PATCH {MACHINES}", hide)).status == 204
     assert await fleet.registry.settings() == {"m1": MachineSettings({"role": ""})}
 
 
-async def test_settings_that_set_nothing_vanish(fleet: Any) -> None:
+async def test_settings_without_effect_are_deleted(fleet: Any) -> None:
     await fleet.put(Machine("m1"), "m1")
     for op, kept in (("add", {"m1": MachineSettings({"disk": "ssd"})}), ("remove", {}), ("remove", {})):
         edit = [{"op": op, "path": "/m1/metadata/disk", "value": "ssd"}]
@@ -144,7 +144,7 @@ async def test_settings_that_set_nothing_vanish(fleet: Any) -> None:
 
 
 @pytest.mark.covers("4.6.8")
-async def test_a_machine_that_never_was_gets_no_settings_nor_do_the_others(fleet: Any) -> None:
+async def test_edits_of_an_unknown_machine_are_refused_as_a_whole(fleet: Any) -> None:
     await fleet.put(Machine("m1"), "m1")
     edits = [{"op": "add", "path": f"/{machine}/metadata/a", "value": "1"} for machine in ("m1", "m2")]
     status, said = await fleet.refused(f"PATCH {MACHINES}", edits)
@@ -163,7 +163,7 @@ async def test_more_than_a_thousand_edits_are_refused(fleet: Any) -> None:
 
 @pytest.mark.covers("4.6.7")
 @pytest.mark.parametrize("body", [b"[]", b"null"])
-async def test_no_edits_are_done_at_once(fleet: Any, body: bytes) -> None:
+async def test_an_empty_list_of_edits_is_accepted(fleet: Any, body: bytes) -> None:
     assert (await fleet.ask(f"PATCH {MACHINES}", body)).status == 204
 
 
@@ -191,7 +191,7 @@ async def test_no_edits_are_done_at_once(fleet: Any, body: bytes) -> None:
         ("add", "unable to decode body: "),
     ],
 )
-async def test_one_bad_edit_and_none_is_done(fleet: Any, edit: Any, message: str) -> None:
+async def test_one_invalid_edit_refuses_all(fleet: Any, edit: Any, message: str) -> None:
     good = {"op": "add", "path": "/m1/metadata/a", "value": "1"}
     status, said = await fleet.refused(f"PATCH {MACHINES}", [good, edit])
     assert status == 400
@@ -201,13 +201,13 @@ async def test_one_bad_edit_and_none_is_done(fleet: Any, edit: Any, message: str
 
 @pytest.mark.covers("4.6.7")
 @pytest.mark.parametrize("body", [b"", b"{}", b"[", b'"x"', b"[" * 100_000])
-async def test_edits_are_a_list(fleet: Any, body: bytes) -> None:
+async def test_edits_must_be_a_list(fleet: Any, body: bytes) -> None:
     status, said = await fleet.refused(f"PATCH {MACHINES}", body)
     assert status == 400
     assert said.startswith("unable to decode body: ")
 
 
-async def test_more_metadata_than_the_store_can_keep_is_refused(fleet: Any) -> None:
+async def test_metadata_beyond_the_stores_limit_is_refused(fleet: Any) -> None:
     await fleet.put(Machine("m1"), "m1")
     edit = {"op": "add", "path": "/m1/metadata/a", "value": "x" * 1_100_000}
     status, said = await fleet.refused(f"PATCH {MACHINES}", [edit])
@@ -215,9 +215,9 @@ async def test_more_metadata_than_the_store_can_keep_is_refused(fleet: Any) -> N
     assert said.startswith('metadata of machine "m1" cannot be stored: ')
 
 
-async def test_metadata_that_people_set_outlives_leaving_and_joining_again(fleet: Any) -> None:
+async def test_metadata_set_by_an_operator_survives_leave_and_rejoin(fleet: Any) -> None:
     async def publish(lease: int, first: object) -> None:
-        """Nothing runs on this machine."""
+        """A systemd on which nothing runs."""
 
     async def join(session: str) -> tuple[Membership, asyncio.Task[None]]:
         membership = Membership(
@@ -259,7 +259,7 @@ async def test_metadata_that_people_set_outlives_leaving_and_joining_again(fleet
     await leave(*second)
 
 
-async def test_a_parked_machine_can_be_given_up_and_no_other(fleet: Any) -> None:
+async def test_only_a_parked_machine_can_be_forgotten(fleet: Any) -> None:
     lease = await fleet.registry.store.grant(600)
     for id_, mode in (("m1", MachineMode.READY), ("m2", MachineMode.PARKED), ("m3", MachineMode.LEAVING)):
         await fleet.registry.store.transact([], [fleet.registry.put(Machine(id_, mode=mode), id_, lease=lease)])
@@ -281,7 +281,7 @@ async def test_a_parked_machine_can_be_given_up_and_no_other(fleet: Any) -> None
 
 
 @pytest.mark.covers("P.18")
-async def test_a_report_says_what_was_asked_what_was_decided_and_how_each_allocation_stands(fleet: Any) -> None:
+async def test_a_report_has_target_decision_and_every_allocation(fleet: Any) -> None:
     unit = await fleet.add_unit("web.service", target="launched")
     await fleet.put(Machine("m1", address="10.0.0.1"), "m1")
     await fleet.put(Decision("web.service", unit.generation, machine="m1", since=12.5, reason=BEST), "web.service")
@@ -324,7 +324,7 @@ async def test_a_report_says_what_was_asked_what_was_decided_and_how_each_alloca
 
 
 @pytest.mark.covers("P.5")
-async def test_a_unit_that_is_nowhere_says_why_and_a_global_one_where(fleet: Any) -> None:
+async def test_an_unplaced_unit_has_a_reason_and_a_global_one_its_machines(fleet: Any) -> None:
     await fleet.add_unit("web.service", target="launched")
     rejections = (RejectionCount(Rejection(RejectionKind.METADATA, "disk=ssd"), 3),)
     await fleet.put(Decision("web.service", 1, reason=INFEASIBLE, rejections=rejections), "web.service")
@@ -341,7 +341,7 @@ async def test_a_unit_that_is_nowhere_says_why_and_a_global_one_where(fleet: Any
     assert "allocations" not in new
 
 
-async def test_reports_are_of_the_names_asked_for_and_unknown_ones_are_left_out(fleet: Any) -> None:
+async def test_reports_are_of_the_requested_names_without_unknown_ones(fleet: Any) -> None:
     for name in ("a.service", "b.service", "c.service"):
         await fleet.add_unit(name)
     found = await listed(fleet, f"GET {REPORTS}?name=c.service&name=a.service&name=absent.service")
@@ -349,16 +349,16 @@ async def test_reports_are_of_the_names_asked_for_and_unknown_ones_are_left_out(
     assert await listed(fleet, f"GET {REPORTS}?name=absent.service") == {}
 
 
-async def test_allocations_of_a_unit_that_nobody_knows_are_orphans_and_those_that_are_gone_are_none(fleet: Any) -> None:
+async def test_running_allocations_of_unknown_units_are_orphans(fleet: Any) -> None:
     await fleet.put(RUNNING, "m1", "lost.service")
     await fleet.put(UnitState("not-found", "inactive", "dead", generation=3, error="refused"), "m1", "gone.service")
     (report,) = (await listed(fleet, f"GET {REPORTS}"))["units"]
-    (copy,) = report.pop("allocations")
+    (allocation,) = report.pop("allocations")
     assert report == {"name": "lost.service", "target": "", "generation": 0}
-    assert (copy["machine"], copy["orphaned"], copy["generation"]) == ("m1", True, 7)
+    assert (allocation["machine"], allocation["orphaned"], allocation["generation"]) == ("m1", True, 7)
 
 
-async def test_a_unit_that_was_destroyed_says_what_its_allocations_wait_for(fleet: Any) -> None:
+async def test_a_destroyed_unit_reports_what_its_allocations_wait_for(fleet: Any) -> None:
     await fleet.put(RUNNING, "m1", "lost.service")
     parked = WaitingForMachine("m1", Absence.PARKED)
     await fleet.put(Decision("lost.service", 9, reason=parked), "lost.service")
@@ -372,18 +372,20 @@ async def test_a_unit_that_was_destroyed_says_what_its_allocations_wait_for(flee
     }
 
 
-async def test_a_allocation_that_could_not_be_made_is_reported_with_its_error(fleet: Any) -> None:
+async def test_an_allocation_that_failed_is_reported_with_its_error(fleet: Any) -> None:
     await fleet.add_unit("web.service", target="launched")
     await fleet.put(UnitState("not-found", "inactive", "dead", error="would hide ours"), "m1", "web.service")
     (report,) = (await listed(fleet, f"GET {REPORTS}"))["units"]
-    assert [(copy["machine"], copy["error"]) for copy in report["allocations"]] == [("m1", "would hide ours")]
+    assert [(allocation["machine"], allocation["error"]) for allocation in report["allocations"]] == [
+        ("m1", "would hide ours")
+    ]
 
 
-async def test_a_allocation_that_retires_is_known_as_such_also_while_its_unit_is_nowhere_else(fleet: Any) -> None:
+async def test_a_superseded_allocation_is_marked_even_if_it_is_the_only_one(fleet: Any) -> None:
     unit = await fleet.add_unit("web.service", target="launched")
     await fleet.put(Decision("web.service", unit.generation, reason=INFEASIBLE), "web.service")
     await fleet.put(RUNNING, "m2", "web.service")
     superseded = Placement("m2", "web.service", unit.text, TargetState.LAUNCHED, 1, superseded=True)
     await fleet.put(superseded, "m2", "web.service")
     (report,) = (await listed(fleet, f"GET {REPORTS}?name=web.service"))["units"]
-    assert [(copy["machine"], copy["superseded"]) for copy in report["allocations"]] == [("m2", True)]
+    assert [(allocation["machine"], allocation["superseded"]) for allocation in report["allocations"]] == [("m2", True)]

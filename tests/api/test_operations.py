@@ -1,4 +1,4 @@
-"""Operations on many units in one request: each has the result that it would have alone, in few store requests."""
+"""Operations on many units in one request: each has its own result, in few store requests."""
 
 import json
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ LARGE = [{"section": "Service", "name": f"Environment{number}", "value": "x" * 2
 
 
 class Unsteady:
-    """A store that counts its transactions; `before_transaction` is called before each, and may fail it."""
+    """A store that counts its transactions. `before_transaction` runs before each, and may fail it."""
 
     def __init__(self, store: Any) -> None:
         self._store = store
@@ -33,7 +33,7 @@ class Unsteady:
         return getattr(self._store, name)
 
     async def before_transaction(self, number: int) -> None:
-        """Nothing happens."""
+        """Do nothing."""
 
     async def transact(self, comparisons: Any, operations: Any) -> int:
         self.transactions += 1
@@ -43,7 +43,7 @@ class Unsteady:
 
 
 class Overtaken(Unsteady):
-    """Just before the first transaction, somebody else writes this key."""
+    """Another client writes this key just before the first transaction."""
 
     key = "/fleet/units/u1.service"
 
@@ -53,7 +53,7 @@ class Overtaken(Unsteady):
 
 
 class Lost(Unsteady):
-    """It answers one transaction, and no other."""
+    """Answer one transaction and fail the others."""
 
     async def before_transaction(self, number: int) -> None:
         if number > 1:
@@ -66,7 +66,7 @@ async def operation(fleet: Fleet, operations: Sequence[dict[str, Any]]) -> list[
     return [(each["name"], each["code"], each.get("message", "")) for each in json.loads(response.body)["results"]]
 
 
-async def test_each_operation_has_its_own_result_and_the_trouble_of_one_holds_up_no_other(fleet: Any) -> None:
+async def test_each_operation_has_its_own_result(fleet: Any) -> None:
     for name in ("old.service", "same.service", "gone.service"):
         await fleet.add_unit(name)
     assert await operation(
@@ -104,7 +104,7 @@ async def test_each_operation_has_its_own_result_and_the_trouble_of_one_holds_up
     }
 
 
-async def test_what_is_only_to_be_created_leaves_what_is_there(fleet: Any) -> None:
+async def test_create_only_operations_change_no_existing_unit(fleet: Any) -> None:
     before = await fleet.add_unit("old.service")
     results = await operation(
         fleet,
@@ -118,7 +118,7 @@ async def test_what_is_only_to_be_created_leaves_what_is_there(fleet: Any) -> No
 
 
 @pytest.mark.covers("P.3")
-async def test_many_units_stand_in_few_transactions(fleet: Any) -> None:
+async def test_many_units_need_few_transactions(fleet: Any) -> None:
     fleet.registry.store = Unsteady(fleet.registry.store)
     names = [f"u{number}.service" for number in range(500)]
     results = await operation(fleet, [{"name": name, "options": OPTIONS} for name in names])
@@ -127,14 +127,14 @@ async def test_many_units_stand_in_few_transactions(fleet: Any) -> None:
     assert sorted(await fleet.registry.units()) == sorted(names)
 
 
-async def test_large_units_are_spread_over_transactions_that_hold_them(fleet: Any) -> None:
+async def test_large_units_are_split_over_transactions(fleet: Any) -> None:
     names = [f"u{number}.service" for number in range(8)]
     assert [code for _, code, _ in await operation(fleet, [{"name": name, "options": LARGE} for name in names])] == [
         201
     ] * 8
 
 
-async def test_a_unit_that_somebody_else_changes_meanwhile_is_done_on_what_is_there_then(fleet: Any) -> None:
+async def test_a_unit_changed_meanwhile_is_planned_on_its_new_state(fleet: Any) -> None:
     fleet.registry.store = Overtaken(fleet.registry.store)
     operations = [{"name": f"u{number}.service", "options": OPTIONS, "onlyNew": True} for number in range(3)]
     assert await operation(fleet, operations) == [
@@ -145,7 +145,7 @@ async def test_a_unit_that_somebody_else_changes_meanwhile_is_done_on_what_is_th
     assert (await fleet.unit("u1.service")).text == "[A]\nB=c\n"
 
 
-async def test_once_the_store_is_gone_the_rest_is_refused_and_what_was_done_stays_told(fleet: Any) -> None:
+async def test_operations_after_the_loss_of_the_store_fail_and_results_are_kept(fleet: Any) -> None:
     fleet.registry.store = Lost(fleet.registry.store)
     results = await operation(fleet, [{"name": f"u{number}.service", "options": OPTIONS} for number in range(400)])
     assert [code for _, code, _ in results] == [201] * 128 + [503] * 272
@@ -154,14 +154,14 @@ async def test_once_the_store_is_gone_the_rest_is_refused_and_what_was_done_stay
     assert len(await fleet.registry.units()) == 128
 
 
-async def test_a_record_that_cannot_be_read_is_its_own_units_trouble(fleet: Any) -> None:
+async def test_an_unreadable_record_fails_only_its_own_operation(fleet: Any) -> None:
     await fleet.registry.store.transact([], [Put("/fleet/units/bad.service", b"junk")])
     results = await operation(fleet, [{"name": f"{name}.service", "options": OPTIONS} for name in ("bad", "good")])
     assert [code for _, code, _ in results] == [500, 201]
     assert "repair or delete this key in the store" in results[0][2]
 
 
-async def test_a_request_of_too_many_units_is_refused_whole(fleet: Any) -> None:
+async def test_a_request_of_too_many_units_is_refused_as_a_whole(fleet: Any) -> None:
     operations = [{"name": f"u{number}.service", "options": OPTIONS} for number in range(MAX_OPERATIONS + 1)]
     message = f"{MAX_OPERATIONS + 1} units in one request, and at most {MAX_OPERATIONS} are allowed"
     assert await fleet.refused(BATCH, {"operations": operations}) == (413, message)
@@ -177,12 +177,12 @@ async def test_a_request_of_too_many_units_is_refused_whole(fleet: Any) -> None:
         ([], 400, "unable to decode body"),
     ],
 )
-async def test_a_request_that_makes_no_sense_is_refused_whole(fleet: Any, body: Any, status: int, message: str) -> None:
+async def test_a_malformed_request_is_refused_as_a_whole(fleet: Any, body: Any, status: int, message: str) -> None:
     refused, said = await fleet.refused(BATCH, body)
     assert (refused, said[: len(message)]) == (status, message)
 
 
-async def test_a_request_must_say_that_it_is_json(fleet: Any) -> None:
+async def test_a_request_must_be_declared_as_json(fleet: Any) -> None:
     assert await fleet.refused(BATCH, b'{"operations":[]}', ()) == (415, "expected 1 Content-Type, got 0")
 
 
@@ -190,7 +190,7 @@ async def test_no_operations_have_no_results(fleet: Any) -> None:
     assert await operation(fleet, []) == []
 
 
-async def test_reports_on_more_units_than_a_url_names_are_asked_for_in_a_body(fleet: Any) -> None:
+async def test_reports_on_more_units_than_fit_a_url_are_requested_in_a_body(fleet: Any) -> None:
     for name in ("a.service", "b.service", "c.service"):
         await fleet.add_unit(name)
     response = await fleet.ask("POST /fleet/v2/reports", {"names": ["c.service", "a.service", "a.service", "x/y", ""]})
@@ -214,7 +214,7 @@ NAMES = ["a.service", "b.service", "c@.service", "ssh.service", "no unit"]
     before=st.dictionaries(st.sampled_from(NAMES), BODY),
     operations=st.dictionaries(st.sampled_from(NAMES), BODY | st.none()),
 )
-async def test_a_batch_comes_to_what_its_operations_come_to_one_by_one(
+async def test_a_batch_has_the_results_of_its_operations_one_by_one(
     before: dict[str, Any], operations: dict[str, Any]
 ) -> None:
     ends = []

@@ -1,4 +1,5 @@
-"""Which requests are answered: over TCP not those of pages from elsewhere, and bodies only that no form can send."""
+"""Which requests are answered: over TCP none from web pages of other origins, and only bodies that no HTML form can
+send."""
 
 from typing import Any
 
@@ -22,16 +23,16 @@ def request(**headers: str) -> Request:
     "host",
     ["10.0.0.1", "10.0.0.1:49153", "[::1]:80", "[fe80::1%eth0]", "localhost", "LOCALHOST:80", "m1.example.org:80"],
 )
-def test_a_client_that_knows_this_machine_is_answered(host: str) -> None:
+def test_a_client_that_names_this_machine_is_answered(host: str) -> None:
     check_caller(request(Host=host), NAMES)
 
 
-def test_a_client_of_http_1_0_need_not_say_whom_it_means() -> None:
+def test_an_http_1_0_client_needs_no_host_header() -> None:
     check_caller(request(), NAMES)
 
 
 @pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example:80", "", "[evil]", "10.0.0.1.evil.example"])
-def test_a_name_that_somebody_has_pointed_here_is_refused(host: str) -> None:
+def test_a_foreign_host_name_is_refused(host: str) -> None:
     with pytest.raises(ApiError, match=r"host name .* is not allowed: .* allowed_hosts=") as refused:
         check_caller(request(Host=host), NAMES)
     assert refused.value.status == 403
@@ -45,7 +46,7 @@ def test_a_name_that_somebody_has_pointed_here_is_refused(host: str) -> None:
         {"Sec_Fetch_Site": "none"},
     ],
 )
-def test_a_page_of_our_own_is_answered(headers: dict[str, str]) -> None:
+def test_a_page_of_this_origin_is_answered(headers: dict[str, str]) -> None:
     check_caller(request(Host="10.0.0.1:80", **headers), NAMES)
 
 
@@ -61,15 +62,13 @@ def test_a_page_of_our_own_is_answered(headers: dict[str, str]) -> None:
         {"Origin": "http://10.0.0.1:80", "Sec_Fetch_Site": "cross-site"},
     ],
 )
-def test_a_page_from_elsewhere_is_refused(headers: dict[str, str]) -> None:
+def test_a_page_of_another_origin_is_refused(headers: dict[str, str]) -> None:
     with pytest.raises(ApiError, match="cross-origin requests") as refused:
         check_caller(request(Host="10.0.0.1:80", **headers), NAMES)
     assert refused.value.status == 403
 
 
-async def test_what_a_page_sends_over_tcp_is_refused_and_on_a_unix_socket_there_are_no_pages(
-    fleet: Any, path: Address
-) -> None:
+async def test_origins_are_checked_over_tcp_and_not_on_a_unix_socket(fleet: Any, path: Address) -> None:
     fleet.reconfigure(allowed_hosts=NAMES)
     tcp = Address(host=LOOPBACK, port=free_port())
     async with serving(fleet.api, path, tcp):
@@ -84,14 +83,14 @@ async def test_what_a_page_sends_over_tcp_is_refused_and_on_a_unix_socket_there_
 
 
 @pytest.mark.parametrize("resource", ["PATCH /fleet/v1/machines", "POST /fleet/v2/units", "POST /fleet/v2/reports"])
-async def test_a_body_that_is_not_said_to_be_json_is_refused(fleet: Any, resource: str) -> None:
+async def test_a_body_that_is_not_declared_as_json_is_refused(fleet: Any, resource: str) -> None:
     for headers in ((), (("Content-Type", "text/plain"),), (("Content-Type", "application/x-www-form-urlencoded"),)):
         assert (await fleet.refused(resource, b"[]", headers))[0] == 415
 
 
 @pytest.mark.covers("4.6.2")
-async def test_a_script_of_the_originals_days_may_edit_machines_on_this_one(fleet: Any, path: Address) -> None:
-    form = {"Content-Type": "application/x-www-form-urlencoded"}  # what `curl -d` says
+async def test_a_local_script_may_edit_machines_with_a_forms_content_type(fleet: Any, path: Address) -> None:
+    form = {"Content-Type": "application/x-www-form-urlencoded"}  # as `curl -d` declares it
     async with serving(fleet.api, path):
         response, _ = await ask(Client(path), "PATCH", "/fleet/v1/machines", body=b"[]", headers=form)
     assert (response.status, response.getheader("Content-Type")) == (204, "application/json")

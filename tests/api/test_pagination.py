@@ -1,4 +1,4 @@
-"""Pages: where a listing is cut, and what tokens are worth while units come and go."""
+"""Pages: where a listing is cut, and which tokens are valid while units come and go."""
 
 import asyncio
 import json
@@ -35,7 +35,7 @@ RUNNING = UnitState("loaded", "active", "running", "ab" * 20, TargetState.LAUNCH
 
 
 async def page(fleet: Any, path: str, token: str = "", query: str = "") -> tuple[list[str], str]:
-    """The names on a page (of states: with their machines), and the token of the next one."""
+    """The names on a page (for states with their machines), and the token of the next one."""
     asked = "&".join([f"nextPageToken={quote(token)}"] * bool(token) + [query] * bool(query))
     response = await fleet.ask(f"GET {path}?{asked}")
     assert response.status == 200, response.body
@@ -61,7 +61,7 @@ async def fill(fleet: Any, count: int) -> None:
 
 
 class Counting:
-    """A store, with the records counted that are read from it."""
+    """A store that counts the records that are read."""
 
     def __init__(self, store: Any) -> None:
         self._store = store
@@ -77,7 +77,7 @@ class Counting:
 
 
 def count_reads(fleet: Any) -> Counting:
-    """Count from now on."""
+    """Reset the count."""
     fleet.registry.store = Counting(fleet.registry.store)
     return cast(Counting, fleet.registry.store)
 
@@ -95,7 +95,7 @@ async def test_a_listing_is_cut_into_pages_without_an_empty_last_one(fleet: Any,
         assert len(set(every)) == count
 
 
-async def test_pages_are_larger_where_the_client_asks_for_that_up_to_a_bound(fleet: Any) -> None:
+async def test_a_client_may_ask_for_larger_pages_up_to_a_limit(fleet: Any) -> None:
     fleet.reconfigure(token_limit=2)
     await fill(fleet, 5)
     for path in KINDS:
@@ -107,7 +107,7 @@ async def test_pages_are_larger_where_the_client_asks_for_that_up_to_a_bound(fle
 
 
 @pytest.mark.covers("10.6.10")
-async def test_a_client_that_asks_for_more_than_the_bound_gets_that_much_and_goes_on(fleet: Any) -> None:
+async def test_a_limit_beyond_the_maximum_is_lowered_to_it(fleet: Any) -> None:
     puts = [Put(f"/fleet/machines/{number:05}", b'{"id":"%05d"}' % number) for number in range(MAX_LIMIT + 1)]
     for start in range(0, len(puts), MAX_OPERATIONS):
         await fleet.registry.store.transact([], puts[start : start + MAX_OPERATIONS])
@@ -117,7 +117,7 @@ async def test_a_client_that_asks_for_more_than_the_bound_gets_that_much_and_goe
 
 
 @pytest.mark.parametrize("limit", ["limit=0", "limit=", "limit=-1", "limit=1e3", "limit=x", "limit=2&limit=2"])
-async def test_a_limit_that_is_no_number_is_refused(fleet: Any, limit: str) -> None:
+async def test_an_invalid_limit_is_refused(fleet: Any, limit: str) -> None:
     for path in KINDS:
         status, said = await fleet.refused(f"GET {path}?{limit}")
         assert (status, said) == (
@@ -126,7 +126,7 @@ async def test_a_limit_that_is_no_number_is_refused(fleet: Any, limit: str) -> N
         )
 
 
-async def test_every_page_shows_what_belongs_to_its_entries_however_many_they_are(fleet: Any) -> None:
+async def test_every_page_has_all_records_of_its_entries(fleet: Any) -> None:
     count = MAX_OPERATIONS + 2
     fleet.reconfigure(token_limit=count)
     for number in range(count):
@@ -145,7 +145,7 @@ async def test_every_page_shows_what_belongs_to_its_entries_however_many_they_ar
 
 
 @pytest.mark.covers("H.2")
-async def test_a_record_that_cannot_be_read_does_not_end_a_listing(fleet: Any) -> None:
+async def test_an_unreadable_record_does_not_end_a_listing(fleet: Any) -> None:
     for name in ("a", "c", "e"):
         await fleet.add_unit(f"{name}.service")
     for name in ("b", "d", "f"):
@@ -155,7 +155,7 @@ async def test_a_record_that_cannot_be_read_does_not_end_a_listing(fleet: Any) -
 
 
 @pytest.mark.covers("4.3.5", "4.5.1")
-async def test_the_filters_of_states_hold_on_every_page(fleet: Any) -> None:
+async def test_filters_of_states_apply_to_every_page(fleet: Any) -> None:
     for machine in ("m1", "m2", "m3"):
         for unit in ("a.service", "b.service", "b.servicf"):
             await fleet.put(RUNNING, machine, unit)
@@ -167,11 +167,11 @@ async def test_the_filters_of_states_hold_on_every_page(fleet: Any) -> None:
     assert await pages(fleet, STATE, "machineID=m") == [[]]
 
 
-# The original's tokens
+# CoreOS fleet's tokens
 
 
 @pytest.mark.covers("4.3.2", "4.3.3")
-async def test_the_originals_tokens_are_understood(fleet: Any) -> None:
+async def test_coreos_fleets_tokens_are_accepted(fleet: Any) -> None:
     fleet.reconfigure(token_limit=2)
     await fill(fleet, 5)
     for path in KINDS:
@@ -207,21 +207,21 @@ async def test_a_page_beyond_the_end_is_empty(fleet: Any) -> None:
         (f"nextPageToken={render_token(0, 'a')}", "is not a page token of this server"),  # no revision
         (f"nextPageToken={render_token(1, '')}", "is not a page token of this server"),  # no key
         ("nextPageToken=AgEAAAAAAAAAYQ==", "is not a page token of this server"),  # another format
-        ("nextPageToken=AQEAAAAAAAAA_w==", "is not a page token of this server"),  # a key that is no text
+        ("nextPageToken=AQEAAAAAAAAA_w==", "is not a page token of this server"),  # a key that is not text
         (
             f"nextPageToken={render_token(1000, 'a')}",
             "the store has been restored since this page token was issued: omit nextPageToken to begin with",
         ),
     ],
 )
-async def test_a_page_token_that_is_not_ours_is_refused(fleet: Any, query: str, message: str) -> None:
+async def test_an_invalid_page_token_is_refused(fleet: Any, query: str, message: str) -> None:
     for path in KINDS:
         status, said = await fleet.refused(f"GET {path}?{query}")
         assert status == 400
         assert message in said
 
 
-# Under change
+# Changes between pages
 
 LIFE = st.sampled_from(["stays", "goes", "comes", "returns"])
 NAME = st.text("ab@.-1", max_size=4).map("{}.s".format)
@@ -234,7 +234,9 @@ NAME = st.text("ab@.-1", max_size=4).map("{}.s".format)
     limit=st.integers(1, 5),
     when=st.integers(0, 3),
 )
-async def test_no_unit_is_twice_or_lost_while_others_come_and_go(lives: dict[str, str], limit: int, when: int) -> None:
+async def test_no_unit_is_repeated_or_lost_while_others_come_and_go(
+    lives: dict[str, str], limit: int, when: int
+) -> None:
     store = EmbeddedStore(":memory:", offload=inline)
     registry = Registry(store)
     fleet = Fleet(registry, token_limit=limit)
@@ -270,11 +272,11 @@ async def test_no_unit_is_twice_or_lost_while_others_come_and_go(lives: dict[str
         await store.close()
 
 
-# What a page costs
+# The cost of a page
 
 
 @pytest.mark.covers("10.6.10", "P.3")
-async def test_a_page_of_ten_thousand_units_costs_what_the_page_costs(fleet: Any) -> None:
+async def test_a_page_of_ten_thousand_units_costs_one_page(fleet: Any) -> None:
     unit = Unit("u.service", "[Service]\nExecStart=/bin/true\n", TargetState.LAUNCHED)
     puts = [fleet.registry.put(unit, f"u{number:05}.service") for number in range(10_000)]
     for start in range(0, len(puts), MAX_OPERATIONS):
@@ -294,14 +296,14 @@ async def test_only_the_first_page_of_states_reads_them_all(fleet: Any) -> None:
     assert store.read == 9
 
 
-async def test_a_first_page_of_states_shows_what_there_is_now_whatever_is_held(fleet: Any) -> None:
+async def test_a_first_page_of_states_is_read_anew(fleet: Any) -> None:
     await fill(fleet, 3)
     await page(fleet, STATE, query="limit=1")
     await fleet.put(RUNNING, "m0", "a.service")
     assert (await page(fleet, STATE, query="limit=1"))[0] == ["a.service/m0"]
 
 
-async def test_a_listing_of_states_that_another_fleetd_began_goes_on_with_what_there_is_now(fleet: Any) -> None:
+async def test_a_listing_begun_by_another_fleetd_continues_with_present_states(fleet: Any) -> None:
     await fill(fleet, 3)
     other = Fleet(fleet.registry)
     await page(fleet, STATE, query="limit=1")
@@ -310,7 +312,7 @@ async def test_a_listing_of_states_that_another_fleetd_began_goes_on_with_what_t
     assert await page(fleet, STATE, token, "limit=2") == (["u2.service/m0", "u3.service/m0"], "")
 
 
-async def test_a_listing_of_states_is_not_held_for_long(fleet: Any) -> None:
+async def test_a_listing_of_states_is_kept_briefly(fleet: Any) -> None:
     await fill(fleet, 3)
     states = States(fleet.registry, token_limit=1, held_s=0.01)
     first = json.loads((await states.get_all(Request("GET", STATE), "")).body)
@@ -324,7 +326,7 @@ async def test_a_listing_of_states_is_not_held_for_long(fleet: Any) -> None:
     ("path", "cost"),
     [(f"{STATE}/u1.service", 3), (f"{STATE}?unitName=u1.service", 2), ("/fleet/v2/units?name=u1.service", 3)],
 )
-async def test_what_is_asked_of_one_unit_reads_that_one_and_the_machines(fleet: Any, path: str, cost: int) -> None:
+async def test_one_units_report_reads_that_unit_and_the_machines(fleet: Any, path: str, cost: int) -> None:
     for number in range(9):
         await fleet.add_unit(f"u{number}.service")
         await fleet.put(RUNNING, "m", f"u{number}.service")

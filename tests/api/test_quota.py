@@ -1,4 +1,4 @@
-"""What the API takes in where the cluster is full, and what clients take together of what is read for them."""
+"""Limits of the cluster's units, and of the memory that requests share."""
 
 import asyncio
 import json
@@ -35,7 +35,7 @@ async def create(fleet: Any, *names: str) -> list[int]:
     return [(await fleet.ask(f"PUT /fleet/v1/units/{name}", {"options": OPTIONS})).status for name in names]
 
 
-async def test_one_unit_too_many_is_refused_and_what_is_there_can_be_changed(fleet: Any, clock: Clock) -> None:
+async def test_a_unit_beyond_the_limit_is_refused_and_existing_ones_can_change(fleet: Any, clock: Clock) -> None:
     assert await create(fleet, "a.service", "b.service", "c.service", "d.service") == [201, 201, 201, 507]
     status, said = await fleet.refused("PUT /fleet/v1/units/d.service", {"options": OPTIONS})
     assert (status, said.partition(":")[0]) == (507, "the cluster has 3 units, and max_units=3 of them are allowed")
@@ -44,13 +44,13 @@ async def test_one_unit_too_many_is_refused_and_what_is_there_can_be_changed(fle
     assert (await fleet.ask("PUT /fleet/v1/units/a.service", {"options": [*OPTIONS, *OPTIONS]})).status == 201
 
 
-async def test_a_unit_that_is_destroyed_makes_room_at_once(fleet: Any, clock: Clock) -> None:
+async def test_a_destroyed_unit_frees_its_share_at_once(fleet: Any, clock: Clock) -> None:
     await create(fleet, "a.service", "b.service", "c.service")
     assert (await fleet.ask("DELETE /fleet/v1/units/a.service")).status == 204
     assert await create(fleet, "d.service", "e.service") == [201, 507]
 
 
-async def test_of_several_units_those_that_there_is_admit_are_taken(fleet: Any, clock: Clock) -> None:
+async def test_of_several_units_those_within_the_limit_are_accepted(fleet: Any, clock: Clock) -> None:
     operations = [{"name": f"{letter}.service", "options": OPTIONS} for letter in "abcde"]
     response = await fleet.ask("POST /fleet/v2/units", {"operations": operations})
     results = json.loads(response.body)["results"]
@@ -58,29 +58,27 @@ async def test_of_several_units_those_that_there_is_admit_are_taken(fleet: Any, 
     assert sorted(await fleet.registry.units()) == ["a.service", "b.service", "c.service"]
 
 
-async def test_the_bytes_of_all_unit_files_together_are_bounded_by_what_the_leader_counted(
-    fleet: Any, clock: Clock
-) -> None:
+async def test_the_size_of_all_unit_files_is_limited_by_the_leaders_count(fleet: Any, clock: Clock) -> None:
     await fleet.put(Usage(0, 8 * TEXT_BYTES))
     assert await create(fleet, "a.service", "b.service") == [201, 201]
     larger = ("PUT /fleet/v1/units/b.service", {"options": OPTIONS * 4})
-    for passed_s in (0.0, 2.0):  # what this API has taken in counts, also where no leader counts
+    for passed_s in (0.0, 2.0):  # this API counts what it accepted, also without a leader's count
         clock.now_s += passed_s
         status, said = await fleet.refused(*larger)
         assert status == 507
         assert f"have {10 * TEXT_BYTES} bytes together, and max_units_bytes={10 * TEXT_BYTES} are allowed" in said
-    await fleet.put(Usage(2, 2 * TEXT_BYTES))  # somebody destroyed some: seen before anything is refused
+    await fleet.put(Usage(2, 2 * TEXT_BYTES))  # another client destroyed units: read again before a refusal
     assert (await fleet.ask(*larger)).status == 201
 
 
-async def test_a_unit_that_comes_and_goes_between_two_counts_takes_no_room_for_good(fleet: Any, clock: Clock) -> None:
+async def test_a_unit_created_and_destroyed_between_two_counts_is_not_counted(fleet: Any, clock: Clock) -> None:
     await fleet.put(Usage(0, 8 * TEXT_BYTES))
     for _ in range(10):
         assert await create(fleet, "a.service") == [201]
         assert (await fleet.ask("DELETE /fleet/v1/units/a.service")).status == 204
 
 
-async def test_what_is_read_for_a_request_counts_until_it_is_answered(fleet: Any) -> None:
+async def test_memory_read_for_a_request_is_reserved_until_it_is_answered(fleet: Any) -> None:
     for number in range(10):
         await fleet.add_unit(f"u{number}.service", f"[A]\nB={'x' * 1000}\n")
     limiter = ConnectionLimiter(max_bytes=15_000)
@@ -99,15 +97,15 @@ async def test_what_is_read_for_a_request_counts_until_it_is_answered(fleet: Any
         assert ("Retry-After", "1") in response.headers
         with limiter.open_budget(), pytest.raises(ApiError):
             reserve_read(10_000)
-    reserve_read(1 << 40)  # for nobody's request
+    reserve_read(1 << 40)  # a reservation of no request
 
 
-async def test_few_listings_of_everything_are_made_at_once_and_pages_wait_for_none(fleet: Any) -> None:
+async def test_few_full_listings_run_at_once_and_pages_wait_for_none(fleet: Any) -> None:
     going_on = asyncio.Event()
     under_way = most = 0
 
     class Watched:
-        """The store, where one reads everything until it may go on."""
+        """A store where a full read waits until it is released."""
 
         def __getattr__(self, name: str) -> Any:
             return getattr(fleet.registry.store, name)
@@ -132,7 +130,7 @@ async def test_few_listings_of_everything_are_made_at_once_and_pages_wait_for_no
     listings = [asyncio.create_task(ask("/fleet/v2/units")) for _ in range(10)]
     await asyncio.sleep(0.05)
     assert await ask("/fleet/v1/units") == 200
-    listings[0].cancel()  # a client that went away keeps no turn
+    listings[0].cancel()  # a client that went away holds no slot
     going_on.set()
     assert await asyncio.gather(*listings[1:]) == [200] * 9
     assert most == MAX_LISTINGS

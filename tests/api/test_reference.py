@@ -1,4 +1,4 @@
-"""The reference's section 4 as a client on the wire sees it: status, headers and body, to the byte."""
+"""CoreOS fleet's API as a client on the wire sees it: status, headers and body, to the byte."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ def error(code: int, message: str) -> bytes:
 
 
 async def fill(fleet: Any) -> None:
-    """One of everything."""
+    """One of each entity."""
     await fleet.add_unit("web.service", "[Service]\nExecStart=/bin/true\n", "launched")
     await fleet.put(Decision("web.service", 1, machine="m1"), "web.service")
     await fleet.put(UnitState("loaded", "active", "running", HASH, TargetState.LAUNCHED), "m1", "web.service")
@@ -71,7 +71,7 @@ MACHINES = b'{"machines":[{"id":"m1","metadata":{"a":"1","b":"2"},"primaryIP":"1
         ("/machines", MACHINES),
     ],
 )
-async def test_what_is_read_comes_as_the_reference_has_it(
+async def test_reads_answer_as_coreos_fleet_does(
     fleet: Any, wire: Connection, root: str, path: str, body: bytes
 ) -> None:
     await fill(fleet)
@@ -120,7 +120,7 @@ async def test_what_is_read_comes_as_the_reference_has_it(
         ("GET //fleet/v1/units", 301, {"Location": "/fleet/v1/units"}, b""),
     ],
 )
-async def test_what_is_refused_or_sent_elsewhere_comes_as_the_reference_has_it(
+async def test_refusals_and_redirects_answer_as_coreos_fleet_does(
     wire: Connection, request_: str, status: int, headers: dict[str, str], body: bytes
 ) -> None:
     expected = {**headers, "Server": f"fleetd/{__version__}", "Content-Length": str(len(body))}
@@ -128,19 +128,19 @@ async def test_what_is_refused_or_sent_elsewhere_comes_as_the_reference_has_it(
 
 
 @pytest.mark.covers("4.1.2", "4.4.10", "4.6.7", "10.6.13")
-async def test_what_is_done_answers_with_its_status_alone(wire: Connection) -> None:
+async def test_writes_answer_with_a_status_and_no_body(wire: Connection) -> None:
     bare = {"Server": f"fleetd/{__version__}", "Content-Length": "0"}
     done = {"Server": f"fleetd/{__version__}"}
     unit = "/fleet/v1/units/web.service"
     assert await wire.ask("PUT", unit, {"options": OPTIONS}) == (201, bare, b"")
     assert await wire.ask("PUT", unit, {"desiredState": "loaded"}) == (204, done, b"")
     assert await wire.ask("PUT", unit, {"options": OTHER}) == (201, bare, b"")
-    json_done = {**done, "Content-Type": "application/json"}  # without a body: clients look at it nevertheless
+    json_done = {**done, "Content-Type": "application/json"}  # without a body: clients read it nevertheless
     assert await wire.ask("PATCH", "/fleet/v1/machines", []) == (204, json_done, b"")
     assert await wire.ask("DELETE", unit) == (204, done, b"")
 
 
-# PUT: of several mistakes, the first in the reference's table is the one that is told of.
+# PUT: of several errors, the first in CoreOS fleet's order is reported.
 
 
 @pytest.mark.covers("1.1.9", "1.3.2", "4.4.4", "4.4.5", "4.4.6", "4.4.7", "4.4.8", "4.4.9", "4.4.12", "4.4.13")
@@ -171,7 +171,7 @@ async def test_what_is_done_answers_with_its_status_alone(wire: Connection) -> N
         ("old@.service", 1, {"desiredState": "loaded"}, 400, 'cannot activate template "old@.service"'),
     ],
 )
-async def test_a_put_with_several_mistakes_is_told_of_the_first(
+async def test_a_put_with_several_errors_reports_the_first(
     fleet: Any, name: str, types: int, body: Any, status: int, message: str
 ) -> None:
     await fleet.add_unit("old@.service", "[Service]\nExecStart=/bin/true\n")
@@ -192,7 +192,7 @@ async def test_a_put_with_several_mistakes_is_told_of_the_first(
         ({"desiredState": "launched", "machineID": "m9", "currentState": "x"}, 204, "launched", OPTIONS),
     ],
 )
-async def test_a_put_of_a_unit_that_is_there_replaces_it_or_changes_its_target(
+async def test_a_put_of_an_existing_unit_replaces_it_or_changes_its_target(
     fleet: Any, body: Any, status: int, target: str, options: Any
 ) -> None:
     await fleet.add_unit("web.service", "[Service]\nExecStart=/bin/true\n", "launched")

@@ -1,4 +1,4 @@
-"""Restarts: what a request does to the units, and what later operations change about it."""
+"""Restarts: what a request does to the units, and what later operations change."""
 
 import json
 from typing import Any
@@ -19,7 +19,7 @@ async def restart(fleet: Fleet, *names: str) -> list[tuple[str, int]]:
     return [(each["name"], each["code"]) for each in json.loads(response.body)["results"]]
 
 
-async def test_a_restart_is_of_what_was_started_until_now_and_leaves_what_is_wanted(fleet: Any) -> None:
+async def test_a_restart_applies_to_past_starts_and_keeps_the_target(fleet: Any) -> None:
     targets = {"web.service": "launched", "talk.service": "loaded", "idle.service": "inactive"}
     before = {name: await fleet.add_unit(name, target=target) for name, target in targets.items()}
     assert await restart(fleet, *targets, "none.service", "no unit") == [
@@ -45,7 +45,7 @@ async def test_a_restart_is_of_what_was_started_until_now_and_leaves_what_is_wan
         ({"desiredState": "inactive"}, False),
     ],
 )
-async def test_a_restart_that_no_machine_has_heard_of_yet_is_made_unless_the_unit_is_to_stop(
+async def test_a_restart_that_no_machine_has_seen_is_made_unless_the_unit_stops(
     fleet: Any, operation: dict[str, Any], is_active: bool
 ) -> None:
     before = await fleet.add_unit("web.service", target="launched")
@@ -54,7 +54,7 @@ async def test_a_restart_that_no_machine_has_heard_of_yet_is_made_unless_the_uni
     assert (await fleet.unit("web.service")).restart_of == (before.generation if is_active else 0)
 
 
-async def test_what_no_request_can_be_is_refused_as_a_whole(fleet: Any) -> None:
+async def test_an_invalid_request_is_refused_as_a_whole(fleet: Any) -> None:
     await fleet.add_unit("web.service", target="launched")
     before = await fleet.unit("web.service")
     assert (await fleet.refused(RESTART, {"names": ["web.service", "web.service"]}))[0] == 400
@@ -65,7 +65,7 @@ async def test_what_no_request_can_be_is_refused_as_a_whole(fleet: Any) -> None:
     assert await fleet.unit("web.service") == before
 
 
-async def test_how_a_job_came_out_is_in_the_report(fleet: Any) -> None:
+async def test_the_result_of_a_job_is_in_the_report(fleet: Any) -> None:
     await fleet.add_unit("web.service", target="launched")
     await fleet.put(Decision("web.service", 2, machine="m1"), "web.service")
     skipped = UnitState(
@@ -74,5 +74,5 @@ async def test_how_a_job_came_out_is_in_the_report(fleet: Any) -> None:
     await fleet.put(skipped, "m1", "web.service")
     response = await fleet.ask("GET /fleet/v2/units?name=web.service")
     [report] = json.loads(response.body)["units"]
-    [copy] = report["allocations"]
-    assert (copy["result"], copy["note"]) == ("condition", "it is not met")
+    [allocation] = report["allocations"]
+    assert (allocation["result"], allocation["note"]) == ("condition", "it is not met")

@@ -1,4 +1,4 @@
-"""Routing, errors and what every resource shares; and that no request whatever ends in a mistake of ours."""
+"""Routing, errors, what all resources share; no request ends in a server error."""
 
 import json
 import time
@@ -39,7 +39,7 @@ OF_MACHINES = "only GET and PATCH supported against this resource"
         ("", "", ""),
     ],
 )
-async def test_a_method_that_a_resource_does_not_know_is_refused_with_those_it_does(
+async def test_an_unknown_method_is_refused_with_the_known_ones(
     fleet: Any, root: str, path: str, allowed: str, message: str
 ) -> None:
     methods = ["GET", "HEAD", "PUT", "DELETE", "PATCH", "POST", "OPTIONS", "get"]
@@ -72,14 +72,14 @@ async def test_a_method_that_a_resource_does_not_know_is_refused_with_those_it_d
         "/v1-alpha/",
     ],
 )
-async def test_a_path_that_names_nothing_is_not_found_whatever_the_method(fleet: Any, path: str) -> None:
+async def test_an_unknown_path_is_not_found_whatever_the_method(fleet: Any, path: str) -> None:
     for method in ("GET", "PUT", "DELETE", "PATCH", "POST"):
         response = await fleet.ask(f"{method} {path}")
         assert (response.status, response.body) == (404, b'{"error":{"code":404,"message":""}}')
 
 
 @pytest.mark.covers("4.1.15", "4.1.18")
-async def test_the_bare_root_is_no_resource(fleet: Any) -> None:
+async def test_the_bare_root_is_not_found(fleet: Any) -> None:
     response = await fleet.ask("GET /")
     assert (response.status, response.body) == (405, b'{"error":{"code":405,"message":""}}')
 
@@ -96,13 +96,13 @@ async def test_the_bare_root_is_no_resource(fleet: Any) -> None:
         ("//evil.example/%0d%0aX:y", "/evil.example/%0D%0AX%3Ay"),
     ],
 )
-async def test_a_path_that_is_not_clean_is_redirected_to_the_clean_one(fleet: Any, path: str, location: str) -> None:
+async def test_an_unclean_path_is_redirected_to_the_clean_one(fleet: Any, path: str, location: str) -> None:
     response = await fleet.ask(f"GET {path}")
     assert (response.status, response.headers) == (301, (("Location", location),))
 
 
 @pytest.mark.covers("3.4.7", "4.1.1", "4.1.19")
-async def test_both_roots_serve_the_same_tree(fleet: Any) -> None:
+async def test_both_roots_serve_the_same_routes(fleet: Any) -> None:
     await fleet.add_unit("foo\\x2dbar@1.service")
     for root in ROOTS:
         assert json.loads((await fleet.ask(f"GET {root}/units/foo%5Cx2dbar%401.service")).body)["name"] == (
@@ -124,11 +124,11 @@ async def test_head_is_get_without_the_body(fleet: Any) -> None:
         assert head.headers == (*got.headers, ("Content-Length", str(len(got.body))))
 
 
-# When it cannot answer
+# Before it can answer
 
 
 @pytest.mark.covers("4.9.2", "5.4.5")
-async def test_until_the_daemon_is_ready_every_path_but_its_metrics_says_why_not(fleet: Any) -> None:
+async def test_until_the_daemon_is_ready_only_metrics_are_served(fleet: Any) -> None:
     fleet.reconfigure(not_ready=lambda: "this machine is not registered yet", metrics=lambda: b"fleet_registered 0\n")
     assert (await fleet.ask("GET /metrics")).body == b"fleet_registered 0\n"
     message = "fleet server unable to communicate with etcd: this machine is not registered yet"
@@ -147,7 +147,7 @@ class Unreachable:
 
 
 @pytest.mark.covers("2.10.9", "4.4.17", "4.6.7", "4.9.3")
-async def test_a_store_that_does_not_answer_is_named(fleet: Any) -> None:
+async def test_a_store_that_does_not_answer_is_reported(fleet: Any) -> None:
     fleet.registry.store = Unreachable()
     message = "fleet server unable to communicate with etcd: etcd at http://127.0.0.1:2379 does not answer"
     options = [{"section": "A", "name": "B", "value": "c"}]
@@ -166,12 +166,12 @@ async def test_a_store_that_does_not_answer_is_named(fleet: Any) -> None:
         assert await fleet.refused(request, body) == (503, message)
 
 
-async def test_health_is_well_while_the_store_answers(fleet: Any) -> None:
+async def test_health_is_ok_while_the_store_answers(fleet: Any) -> None:
     response = await fleet.ask("GET /health")
     assert (response.status, response.body) == (200, b"{}")
 
 
-async def test_health_is_not_well_on_a_leader_that_cannot_read_the_cluster(fleet: Any) -> None:
+async def test_health_fails_on_a_leader_that_cannot_read_the_cluster(fleet: Any) -> None:
     fleet.reconfigure(trouble=lambda: "this machine leads, but cannot read the cluster: it does not answer")
     status, message = await fleet.refused("GET /health")
     assert status == 503
@@ -179,7 +179,7 @@ async def test_health_is_not_well_on_a_leader_that_cannot_read_the_cluster(fleet
     assert (await fleet.ask("GET /fleet/v1/units")).status == 200
 
 
-async def test_a_record_that_is_none_is_named_with_what_to_do(fleet: Any) -> None:
+async def test_an_invalid_record_is_reported_with_a_remedy(fleet: Any) -> None:
     await fleet.registry.store.transact(
         [], [Put("/fleet/units/a.service", b"junk"), Put("/fleet/settings/m1", b"junk")]
     )
@@ -192,15 +192,15 @@ async def test_a_record_that_is_none_is_named_with_what_to_do(fleet: Any) -> Non
     assert (await fleet.refused("PATCH /fleet/v1/machines", edit))[0] == 500
 
 
-async def test_a_body_over_the_bound_is_refused(fleet: Any) -> None:
+async def test_a_body_over_the_limit_is_refused(fleet: Any) -> None:
     for size, status in ((MAX_BODY_BYTES + 1, 413), (MAX_BODY_BYTES, 400)):
         assert (await fleet.refused("PUT /fleet/v1/units/a.service", b"x" * size))[0] == status
 
 
-# What the daemon lends
+# What the daemon provides
 
 
-async def test_a_machine_leaves_only_when_told_so_on_itself(fleet: Any) -> None:
+async def test_leave_is_accepted_on_a_unix_socket_only(fleet: Any) -> None:
     asked = 0
 
     async def leave() -> schema.Leaving:
@@ -224,10 +224,10 @@ async def test_metrics_are_served_as_they_are_rendered(fleet: Any) -> None:
     assert response.body == b"fleet_engine_reconcile_count_total 1\n"
 
 
-# Whatever is sent
+# Arbitrary requests
 
 TEXT = st.text(max_size=12) | st.sampled_from(["web.service", "web@.service", "units", "..", "%", "\0", "inactive"])
-SENT = TEXT | st.sampled_from(["\udcff", "a\ud800.service"])  # bytes that are no UTF-8 arrive as half a surrogate pair
+SENT = TEXT | st.sampled_from(["\udcff", "a\ud800.service"])  # invalid UTF-8 arrives as half a surrogate pair
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT,
     lambda inner: (
@@ -262,7 +262,7 @@ REQUEST = st.builds(
 @pytest.mark.covers("H.5")
 @settings(max_examples=examples(400))
 @given(st.lists(REQUEST, min_size=1, max_size=3))
-async def test_no_request_ends_in_a_mistake_of_ours(requests: list[Request]) -> None:
+async def test_no_request_ends_in_a_server_error(requests: list[Request]) -> None:
     store = EmbeddedStore(":memory:", offload=inline)
     api = Api(Registry(store))
     try:
@@ -276,7 +276,7 @@ async def test_no_request_ends_in_a_mistake_of_ours(requests: list[Request]) -> 
         await store.close()
 
 
-async def test_five_hundred_units_are_listed_in_well_under_a_tenth_of_a_second_of_processor_time(fleet: Any) -> None:
+async def test_listing_five_hundred_units_takes_under_100_ms_of_processor_time(fleet: Any) -> None:
     fleet.reconfigure(token_limit=500)
     for number in range(500):
         name = f"web{number}.service"

@@ -1,4 +1,4 @@
-"""The API on real sockets: how it answers what comes over them, and how it all ends."""
+"""The API on real sockets: its answers, and its shutdown."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ from tests.metrics import Counted
 
 
 @pytest.mark.covers("4.1.19", "4.9.1")
-async def test_a_unit_travels_over_a_unix_socket_and_over_tcp(fleet: Any, path: Address) -> None:
+async def test_a_unit_is_sent_over_a_unix_socket_and_over_tcp(fleet: Any, path: Address) -> None:
     tcp = Address(host=LOOPBACK, port=free_port())
     body = json.dumps({"options": [{"section": "A", "name": "B", "value": "c"}]})
     async with serving(fleet.api, path, tcp):
@@ -39,7 +39,7 @@ async def test_a_unit_travels_over_a_unix_socket_and_over_tcp(fleet: Any, path: 
 
 
 @pytest.mark.covers("4.1.2")
-async def test_every_response_says_who_serves(fleet: Any, path: Address) -> None:
+async def test_every_response_names_the_server(fleet: Any, path: Address) -> None:
     async with serving(fleet.api, path):
         for method, resource in (("GET", "/fleet/v1/units"), ("GET", "/none"), ("HEAD", "/health"), ("POST", "/")):
             response, _ = await ask(Client(path), method, resource)
@@ -58,7 +58,7 @@ async def test_a_connection_is_kept_for_further_requests_also_after_errors(fleet
         assert (response.status, response.getheader("Allow"), client.sock) == (405, "GET, HEAD", kept)
 
 
-async def test_head_tells_the_length_and_sends_no_body(fleet: Any, path: Address) -> None:
+async def test_head_answers_the_length_without_a_body(fleet: Any, path: Address) -> None:
     async with serving(fleet.api, path):
         client = Client(path)
         got, body = await ask(client, "GET", "/fleet/v1/discovery")
@@ -69,7 +69,7 @@ async def test_head_tells_the_length_and_sends_no_body(fleet: Any, path: Address
         assert after.status == 200
 
 
-async def test_a_request_arrives_decoded_and_says_whether_it_is_local(path: Address) -> None:
+async def test_a_request_arrives_decoded_and_marked_as_local_or_not(path: Address) -> None:
     tcp = Address(host=LOOPBACK, port=free_port())
     async with serving(Echo(), path, tcp):
         _, local = await ask(Client(path), "GET", "/a%5Cb%40c%2Fd/../e?x=1+2&x=%26&y", headers={"Content-Type": "t"})
@@ -88,13 +88,13 @@ async def test_a_request_arrives_decoded_and_says_whether_it_is_local(path: Addr
 @pytest.mark.parametrize(
     "target", ["/%FF?nextPageToken=%FF", "/fleet/v1/units/%FF", "/fleet/v1/units?nextPageToken=%FF"]
 )
-async def test_bytes_that_are_no_text_are_the_clients_mistake(fleet: Any, path: Address, target: str) -> None:
+async def test_an_undecodable_query_is_a_client_error(fleet: Any, path: Address, target: str) -> None:
     async with serving(fleet.api, path):
         response, _ = await ask(Client(path), "GET", target)
         assert response.status in (400, 404)
 
 
-async def test_raw_bytes_that_are_no_text_are_the_clients_mistake(
+async def test_undecodable_raw_bytes_are_a_client_error(
     fleet: Any, path: Address, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving(fleet.api, path):
@@ -110,7 +110,7 @@ async def test_raw_bytes_that_are_no_text_are_the_clients_mistake(
 
 
 async def send(path: Address, *pieces: bytes) -> tuple[int, dict[str, str], bytes]:
-    """Send these bytes, one piece after another, and read until the connection ends: status, headers, body."""
+    """Send these bytes in pieces and read until the connection ends. Return status, headers and body."""
     reader, writer = await asyncio.open_unix_connection(path.path)
     for piece in pieces:
         writer.write(piece)
@@ -150,7 +150,7 @@ UNIT = b'{"options":[{"section":"A","name":"B","value":"c"}]}'
         "bad chunk",
     ],
 )
-async def test_bytes_that_are_no_http_are_answered_with_an_error_entity(
+async def test_bytes_that_are_not_http_are_answered_with_an_error_entity(
     fleet: Any, path: Address, sent: bytes, status: int, message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving(fleet.api, path):
@@ -166,7 +166,7 @@ async def test_bytes_that_are_no_http_are_answered_with_an_error_entity(
         assert (await ask(Client(path), "GET", "/health"))[0].status == 200
 
 
-async def test_a_body_may_come_whole_or_in_chunks(fleet: Any, path: Address) -> None:
+async def test_a_body_may_be_whole_or_in_chunks(fleet: Any, path: Address) -> None:
     length = b"Content-Length: %d\r\n\r\n" % len(UNIT)
     chunked = b"Transfer-Encoding: chunked\r\n\r\n"
     pieces = [b"%x\r\n%s\r\n" % (len(part), part) for part in (UNIT[:7], UNIT[7:])] + [b"0\r\n\r\n"]
@@ -178,9 +178,7 @@ async def test_a_body_may_come_whole_or_in_chunks(fleet: Any, path: Address) -> 
             await ask(Client(path), "DELETE", "/fleet/v1/units/a.service")
 
 
-async def test_a_client_that_waits_to_be_told_to_send_its_body_is_told_or_refused_at_once(
-    fleet: Any, path: Address
-) -> None:
+async def test_expect_100_continue_is_answered_at_once(fleet: Any, path: Address) -> None:
     async with serving(fleet.api, path):
         reader, writer = await asyncio.open_unix_connection(path.path)
         writer.write(PUT + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(UNIT))
@@ -193,7 +191,7 @@ async def test_a_client_that_waits_to_be_told_to_send_its_body_is_told_or_refuse
         assert (status, json.loads(body)["error"]["code"]) == (413, 413)
 
 
-async def test_every_response_says_how_long_it_is(fleet: Any, path: Address) -> None:
+async def test_every_response_has_its_length(fleet: Any, path: Address) -> None:
     async with serving(fleet.api, path):
         for method, resource, status in (
             ("GET", "/fleet/v1/units", 200),
@@ -209,7 +207,7 @@ async def test_every_response_says_how_long_it_is(fleet: Any, path: Address) -> 
         assert (response.status, response.getheader("Content-Length"), body) == (204, None, b"")
 
 
-async def test_a_body_may_be_as_large_as_the_bound_and_not_larger(path: Address) -> None:
+async def test_a_body_may_have_the_maximum_size_and_not_more(path: Address) -> None:
     async with serving(Echo(), path):
         response, body = await ask(Client(path), "PUT", "/", body=b"x" * MAX_BODY_BYTES)
         assert (response.status, json.loads(body)["body"]) == (200, MAX_BODY_BYTES)
@@ -218,7 +216,7 @@ async def test_a_body_may_be_as_large_as_the_bound_and_not_larger(path: Address)
         assert response.getheader("Connection") == "close"
 
 
-async def test_a_mistake_of_ours_is_logged_and_ends_one_request_only(
+async def test_an_internal_error_is_logged_and_ends_one_request(
     path: Address, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving(Echo(), path):
@@ -255,10 +253,10 @@ async def test_the_api_can_be_replaced_while_it_is_served(fleet: Any, path: Addr
         assert (await ask(Client(path), "GET", "/health"))[0].status == 503
 
 
-# How it ends
+# Shutdown
 
 
-async def test_it_stops_within_two_seconds_though_a_request_is_open(path: Address) -> None:
+async def test_a_shutdown_takes_two_seconds_at_most_with_an_open_request(path: Address) -> None:
     api = Echo()
     server = Server(api)
     await server.start([path], insecure=False)
@@ -274,7 +272,7 @@ async def test_it_stops_within_two_seconds_though_a_request_is_open(path: Addres
         await asyncio.wait_for(stalled, 5)
 
 
-async def test_a_body_that_does_not_arrive_is_not_waited_for_for_ever(path: Address) -> None:
+async def test_an_incomplete_body_is_waited_for_with_a_limit(path: Address) -> None:
     server = Server(Echo(), client_timeout_s=0.1)
     await server.start([path], insecure=False)
     reader, writer = await asyncio.open_unix_connection(path.path)
@@ -286,7 +284,7 @@ async def test_a_body_that_does_not_arrive_is_not_waited_for_for_ever(path: Addr
     await server.stop()
 
 
-async def test_an_answer_that_nobody_takes_is_not_held_for_ever(path: Address) -> None:
+async def test_an_unread_answer_is_kept_for_a_limited_time(path: Address) -> None:
     class Large(Echo):
         async def handle(self, request: Request) -> Response:
             return Response(200, (), b"x" * 50_000_000)

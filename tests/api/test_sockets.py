@@ -1,4 +1,4 @@
-"""The sockets that the API listens on: unix, TCP and inherited ones, and who may reach them."""
+"""The sockets that the API listens on: unix, TCP and inherited ones, and which users may reach them."""
 
 import asyncio
 import grp
@@ -22,7 +22,7 @@ from fleetd.api.sockets import ListenError, check_exposure, inherited_sockets, o
 from fleetd.config.options import Address
 from tests.api.served import LOOPBACK, Client, Echo, ask, serving
 
-# Where it listens, and who may come
+# Addresses and permissions
 
 
 @pytest.mark.covers("R.9")
@@ -39,14 +39,14 @@ async def test_a_unix_socket_is_for_root_and_the_group_alone(tmp_path: Path) -> 
     assert status.st_gid == groups.get("fleet", os.getegid())
 
 
-async def test_a_socket_that_was_left_behind_is_replaced(fleet: Any, path: Address) -> None:
+async def test_a_leftover_socket_is_replaced(fleet: Any, path: Address) -> None:
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(path.path)
     async with serving(fleet.api, path):
         assert (await ask(Client(path), "GET", "/health"))[0].status == 200
 
 
-async def test_a_socket_that_somebody_serves_is_left_alone(path: Address) -> None:
+async def test_a_socket_in_use_is_left_alone(path: Address) -> None:
     async with serving(Echo(), path):
         with pytest.raises(
             ListenError, match=rf"^cannot listen on {path.path}: another process listens on it; stop that"
@@ -55,19 +55,19 @@ async def test_a_socket_that_somebody_serves_is_left_alone(path: Address) -> Non
         assert (await ask(Client(path), "GET", "/"))[0].status == 200
 
 
-async def test_a_file_in_the_way_is_not_removed(path: Address) -> None:
+async def test_a_file_at_the_sockets_path_is_not_removed(path: Address) -> None:
     Path(path.path).write_text("precious")
     with pytest.raises(ListenError, match="it exists and is not a socket"):
         open_socket(path, insecure=False)
     assert Path(path.path).read_text() == "precious"
 
 
-async def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
+async def test_a_missing_directory_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ListenError, match=rf"^cannot listen on {tmp_path}/no/s: No such file or directory$"):
         open_socket(Address(path=f"{tmp_path}/no/s"), insecure=False)
 
 
-async def test_a_port_that_is_taken_is_named_and_nothing_is_left_open(path: Address) -> None:
+async def test_a_port_in_use_is_reported_and_nothing_stays_open(path: Address) -> None:
     with socket.create_server((LOOPBACK, 0)) as taken:
         port = taken.getsockname()[1]
         server = Server(Echo())
@@ -76,26 +76,26 @@ async def test_a_port_that_is_taken_is_named_and_nothing_is_left_open(path: Addr
     assert not os.path.exists(path.path)
 
 
-async def test_an_address_of_another_machine_is_named() -> None:
+async def test_an_address_of_another_machine_is_reported() -> None:
     with pytest.raises(ListenError, match=r"^cannot listen on 192\.0\.2\.1:1234: this machine has no such address"):
         open_socket(Address(host="192.0.2.1", port=1234), insecure=True)
 
 
 @pytest.mark.covers("R.9")
 @pytest.mark.parametrize("host", ["", "0.0.0.0", "192.0.2.1", "::"])
-async def test_an_address_that_others_could_reach_is_refused_unless_asked_for(host: str) -> None:
+async def test_an_address_that_others_can_reach_is_refused_without_insecure(host: str) -> None:
     with pytest.raises(ListenError, match=r"other machines could connect.*insecure=true \(--insecure\)"):
         open_socket(Address(host=host, port=free_port()), insecure=False)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1", "::1%lo"])
-def test_loopback_is_for_every_user_here_and_so_asked_for_as_well(host: str) -> None:
+def test_loopback_needs_insecure_too_as_every_local_user_reaches_it(host: str) -> None:
     with pytest.raises(ListenError, match=r"every user of this machine could connect.*insecure=true \(--insecure\)"):
         check_exposure("here", host, insecure=False)
     check_exposure("here", host, insecure=True)
 
 
-async def test_every_address_is_served_when_asked_for(fleet: Any) -> None:
+async def test_every_address_is_served_with_insecure(fleet: Any) -> None:
     port = free_port()
     server = Server(fleet.api)
     await server.start([Address(port=port)], insecure=True)
@@ -103,11 +103,11 @@ async def test_every_address_is_served_when_asked_for(fleet: Any) -> None:
     await server.stop()
 
 
-# Sockets that systemd hands over
+# Inherited sockets
 
 
 @pytest.mark.covers("R.9")
-async def test_an_inherited_socket_that_others_could_reach_is_refused(fleet: Any) -> None:
+async def test_an_inherited_socket_that_others_can_reach_is_refused(fleet: Any) -> None:
     with socket.create_server(("0.0.0.0", 0)) as inherited:
         server = Server(fleet.api)
         with pytest.raises(ListenError, match="other machines could connect"):
@@ -115,7 +115,7 @@ async def test_an_inherited_socket_that_others_could_reach_is_refused(fleet: Any
 
 
 @pytest.mark.covers("4.9.1")
-async def test_inherited_sockets_are_served_and_their_files_are_left_to_systemd(fleet: Any, path: Address) -> None:
+async def test_inherited_sockets_are_served_and_their_files_left_to_systemd(fleet: Any, path: Address) -> None:
     unix = socket.socket(socket.AF_UNIX)
     unix.bind(path.path)
     unix.listen()
@@ -127,14 +127,14 @@ async def test_inherited_sockets_are_served_and_their_files_are_left_to_systemd(
     assert os.path.exists(path.path)
 
 
-# Who is at the other end of a unix socket
+# Users of a unix socket
 
-NOBODY, STRANGERS = 65534, 65533
-FLEET_GROUP = 60987  # of no group on this machine
+UNPRIVILEGED, OTHER_GROUP = 65534, 65533
+FLEET_GROUP = 60987  # a group that this machine does not have
 
 
-def is_answered(path: str, user: int = NOBODY, group: int = NOBODY, groups: Sequence[int] = ()) -> bool:
-    """Whether a process of this user and these groups gets 200 for its request, not 403."""
+def is_answered(path: str, user: int = UNPRIVILEGED, group: int = UNPRIVILEGED, groups: Sequence[int] = ()) -> bool:
+    """Whether a process of this user and these groups gets 200, not 403."""
     child = os.fork()
     if child == 0:  # a program of its own would need a Python that every user may start
         os.setgroups(groups)
@@ -151,14 +151,14 @@ def is_answered(path: str, user: int = NOBODY, group: int = NOBODY, groups: Sequ
 
 @pytest.fixture
 def open_directory() -> Iterator[Path]:
-    """One that every user may look into."""
+    """A folder that every user may enter."""
     with tempfile.TemporaryDirectory(prefix="fleet-sockets-") as name:
         Path(name).chmod(0o755)
         yield Path(name)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
-async def test_a_socket_open_to_everybody_answers_root_and_its_groups_alone(
+async def test_a_socket_of_any_mode_answers_root_and_its_groups_alone(
     fleet: Any, open_directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = str(open_directory / "s")
@@ -169,18 +169,16 @@ async def test_a_socket_open_to_everybody_answers_root_and_its_groups_alone(
     inherited.listen()
     async with serving(fleet.api, inherited=[inherited]):
         assert not await asyncio.to_thread(is_answered, path)
-        assert not await asyncio.to_thread(is_answered, path, NOBODY, STRANGERS, [NOBODY])
-        assert await asyncio.to_thread(is_answered, path, NOBODY, FLEET_GROUP)
-        assert await asyncio.to_thread(is_answered, path, NOBODY, STRANGERS, [NOBODY, FLEET_GROUP])
-        assert await asyncio.to_thread(is_answered, path, 0, STRANGERS)
+        assert not await asyncio.to_thread(is_answered, path, UNPRIVILEGED, OTHER_GROUP, [UNPRIVILEGED])
+        assert await asyncio.to_thread(is_answered, path, UNPRIVILEGED, FLEET_GROUP)
+        assert await asyncio.to_thread(is_answered, path, UNPRIVILEGED, OTHER_GROUP, [UNPRIVILEGED, FLEET_GROUP])
+        assert await asyncio.to_thread(is_answered, path, 0, OTHER_GROUP)
     (said,) = [record.getMessage() for record in caplog.records]
     assert said.startswith(f"{path} is open to every user: only root and the group fleet are served")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
-async def test_an_abstract_socket_answers_root_alone_and_says_to_others_what_they_lack(
-    fleet: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_an_abstract_socket_answers_root_alone(fleet: Any, caplog: pytest.LogCaptureFixture) -> None:
     name = f"\0fleet-test-{os.getpid()}"
     inherited = socket.socket(socket.AF_UNIX)
     inherited.bind(name)
@@ -191,17 +189,17 @@ async def test_an_abstract_socket_answers_root_alone_and_says_to_others_what_the
     assert "an abstract socket was inherited" in caplog.text
 
 
-# Figures on sockets of their own
+# Sockets for metrics
 
 
-async def test_figures_are_shown_on_sockets_of_their_own_and_nothing_else(fleet: Any, tmp_path: Path) -> None:
+async def test_metrics_sockets_serve_metrics_and_health_alone(fleet: Any, tmp_path: Path) -> None:
     fleet.reconfigure(metrics=lambda: b"figures")
     places = [Address(path=str(tmp_path / "m")), Address(host=LOOPBACK, port=free_port())]
     async with serving(fleet.api, metrics_addresses=places):
         assert stat.S_IMODE(os.stat(places[0].path).st_mode) == 0o666
         for place in places:
             client = Client(place)
-            headers = {"Host": "m1.example.org"}  # as Prometheus knows it
+            headers = {"Host": "m1.example.org"}  # as Prometheus names it
             response, body = await ask(client, "GET", "/metrics", headers=headers)
             assert (response.status, body) == (200, b"figures")
             assert (await ask(client, "GET", "/health", headers=headers))[0].status == 200
@@ -212,7 +210,7 @@ async def test_figures_are_shown_on_sockets_of_their_own_and_nothing_else(fleet:
     assert not os.path.exists(places[0].path)
 
 
-async def test_who_looks_at_figures_takes_no_room_from_clients_of_the_api(fleet: Any, tmp_path: Path) -> None:
+async def test_connections_for_metrics_take_none_of_the_apis(fleet: Any, tmp_path: Path) -> None:
     for_all, own = Address(path=str(tmp_path / "m")), Address(path=str(tmp_path / "s"))
     async with serving(fleet.api, own, metrics_addresses=[for_all]) as server:
         client = Client(own)
@@ -236,7 +234,7 @@ print(sorted(name for name in os.environ if name.startswith("LISTEN_")))
 
 
 def take(offset: int, count: str, *sockets: socket.socket) -> list[str]:
-    """What a process takes that is started as systemd would start it, with these sockets from descriptor 3 on."""
+    """The sockets that a process takes which is started as by systemd, with these from descriptor 3 on."""
     descriptors = [sock.fileno() for sock in sockets]
     moves = "".join(f" {3 + index}<&{descriptor}" for index, descriptor in enumerate(descriptors))
     script = f'exec "$0" -c "$1" {offset}{moves}'
@@ -253,7 +251,7 @@ def take(offset: int, count: str, *sockets: socket.socket) -> list[str]:
 
 @pytest.fixture
 def handed_over(tmp_path: Path) -> Any:
-    """A unix and a TCP socket that listen, a datagram socket, and one that does not listen; far from descriptor 3."""
+    """A listening unix and TCP socket, a datagram socket, and one that does not listen; far from descriptor 3."""
     unix = socket.socket(socket.AF_UNIX)
     unix.bind(str(tmp_path / "s"))
     unix.listen()
@@ -270,13 +268,13 @@ def handed_over(tmp_path: Path) -> Any:
 
 
 @pytest.mark.covers("4.9.1")
-def test_every_listening_stream_socket_is_taken_and_children_get_none(handed_over: list[socket.socket]) -> None:
+def test_every_listening_stream_socket_is_taken_and_closed_for_children(handed_over: list[socket.socket]) -> None:
     taken, left = take(0, "4", *handed_over)
     assert taken == "[('AF_UNIX', 3, False), ('AF_INET', 5, False)]"
     assert left == "[]"
 
 
-def test_sockets_meant_for_another_process_are_not_taken(handed_over: list[socket.socket]) -> None:
+def test_sockets_for_another_process_are_not_taken(handed_over: list[socket.socket]) -> None:
     assert take(1, "4", *handed_over) == ["[]", "[]"]
     assert take(0, "many", *handed_over) == ["[]", "[]"]
 

@@ -1,4 +1,4 @@
-"""Units in version 1, request by request: what is answered, to the byte, and what is written."""
+"""Units in version 1, request by request: the answers, to the byte, and the records."""
 
 import json
 from typing import Any
@@ -37,7 +37,7 @@ async def test_a_unit_is_shown_compact_sorted_and_escaped(fleet: Any) -> None:
     assert (await fleet.ask(f"GET {UNITS}")).body == b'{"units":[' + shown + b"]}"
 
 
-async def test_comments_that_the_originals_client_sends_within_a_value_are_left_out(fleet: Any) -> None:
+async def test_comments_in_values_from_coreos_fleets_client_are_dropped(fleet: Any) -> None:
     option = {"section": "Service", "name": "ExecStart", "value": "/bin/x \\\n# why \\\n  --flag"}
     assert (await fleet.ask(f"PUT {WEB}", {"options": [option]})).status == 201
     assert json.loads((await fleet.ask(f"GET {WEB}")).body)["options"][0]["value"] == "/bin/x \\\n  --flag"
@@ -77,7 +77,7 @@ async def test_comments_that_the_originals_client_sends_within_a_value_are_left_
         ),
     ],
 )
-async def test_the_current_state_is_what_the_assigned_machine_has_carried_out(
+async def test_the_current_state_is_what_the_assigned_machine_carried_out(
     fleet: Any, decision: Decision | None, state: UnitState | None, current: str, machine: str
 ) -> None:
     await fleet.add_unit("web.service", target="launched")
@@ -109,7 +109,7 @@ async def test_units_are_listed_by_name_in_byte_order_templates_too(fleet: Any) 
     assert [unit["name"] for unit in listed] == ["Z.service", "a.timer", "web@.service", "web@1.service"]
 
 
-async def test_a_text_that_is_no_unit_file_hides_no_other_unit(fleet: Any) -> None:
+async def test_an_invalid_unit_file_hides_no_other_unit(fleet: Any) -> None:
     await fleet.registry.store.transact([], [Put("/fleet/units/bad.service", b'{"name":"bad.service","text":"[x"}')])
     await fleet.add_unit("web.service")
     listed = json.loads((await fleet.ask(f"GET {UNITS}")).body)["units"]
@@ -137,7 +137,7 @@ async def test_a_unit_is_created_inactive_unless_told_otherwise(fleet: Any) -> N
 
 
 @pytest.mark.covers("4.1.4", "4.1.5", "4.2.1", "4.2.2", "4.4.15")
-async def test_keys_are_taken_in_any_case_and_what_is_unknown_or_read_only_is_ignored(fleet: Any) -> None:
+async def test_keys_match_in_any_case_and_unknown_or_read_only_ones_are_ignored(fleet: Any) -> None:
     body = {
         "NAME": "web.service",
         "Options": [
@@ -155,7 +155,7 @@ async def test_keys_are_taken_in_any_case_and_what_is_unknown_or_read_only_is_ig
 
 
 @pytest.mark.covers("4.4.11")
-async def test_other_options_replace_the_unit_and_unload_it_unless_told_otherwise(fleet: Any) -> None:
+async def test_other_options_replace_and_unload_the_unit_by_default(fleet: Any) -> None:
     await fleet.add_unit("web.service", target="launched")
     assert (await fleet.ask(f"PUT {WEB}", {"options": OTHER, "desiredState": "launched"})).status == 201
     assert (await fleet.unit("web.service")).target is TargetState.LAUNCHED
@@ -166,7 +166,7 @@ async def test_other_options_replace_the_unit_and_unload_it_unless_told_otherwis
 
 @pytest.mark.covers("1.6.3", "4.4.14")
 @pytest.mark.parametrize("options", [None, [], OPTIONS])
-async def test_a_target_state_alone_or_with_the_same_options_is_an_update(fleet: Any, options: Any) -> None:
+async def test_a_target_state_with_equal_or_no_options_is_an_update(fleet: Any, options: Any) -> None:
     before = await fleet.add_unit("web.service")
     response = await fleet.ask(f"PUT {WEB}", {"options": options, "desiredState": "loaded"})
     assert (response.status, response.headers, response.body) == (204, (), b"")
@@ -176,7 +176,7 @@ async def test_a_target_state_alone_or_with_the_same_options_is_an_update(fleet:
 
 
 @pytest.mark.parametrize(("target", "raised"), [("inactive", False), ("loaded", True), ("launched", True)])
-async def test_to_launch_or_to_load_again_is_an_operation_of_its_own(fleet: Any, target: str, raised: bool) -> None:
+async def test_a_repeated_launch_or_load_is_a_new_operation(fleet: Any, target: str, raised: bool) -> None:
     before = await fleet.add_unit("web.service", target=target)
     assert (await fleet.ask(f"PUT {WEB}", {"desiredState": target})).status == 204
     assert ((await fleet.unit("web.service")).generation > before.generation) is raised
@@ -302,7 +302,7 @@ async def test_to_launch_or_to_load_again_is_an_operation_of_its_own(fleet: Any,
         ),
     ],
 )
-async def test_what_cannot_be_is_refused_and_nothing_is_written(
+async def test_an_invalid_unit_is_refused_and_nothing_is_written(
     fleet: Any, name: str, body: Any, status: int, message: str
 ) -> None:
     refused, said = await fleet.refused(f"PUT {UNITS}/{name}", body)
@@ -347,7 +347,7 @@ async def test_a_template_cannot_be_activated(fleet: Any) -> None:
 
 
 @pytest.mark.covers("1.3.3")
-async def test_what_becomes_of_a_template_leaves_its_instances_alone(fleet: Any) -> None:
+async def test_a_template_can_change_without_its_instances(fleet: Any) -> None:
     await fleet.add_unit("web@.service")
     before = await fleet.add_unit("web@1.service", target="launched")
     template = f"{UNITS}/web%40.service"
@@ -358,7 +358,7 @@ async def test_what_becomes_of_a_template_leaves_its_instances_alone(fleet: Any)
 
 
 @pytest.mark.covers("1.7.9", "4.4.15")
-async def test_requirements_that_there_are_not_are_no_error(fleet: Any) -> None:
+async def test_unknown_requirements_are_no_error(fleet: Any) -> None:
     options = x_fleet(("MachineIDs", "m1"), ("X-Global", "true"), ("MachineMetadata", "region"))
     assert (await fleet.ask(f"PUT {WEB}", {"options": options})).status == 201
     shown = json.loads((await fleet.ask(f"GET {WEB}")).body)
@@ -372,7 +372,7 @@ async def test_stored_options_keep_their_specifiers(fleet: Any) -> None:
     assert (await fleet.unit("web@1.service")).text == "[X-Fleet]\nConflicts=%p@*.service\nMachineOf=%i.timer\n"
 
 
-async def test_a_unit_that_the_system_has_by_now_can_still_be_stopped_and_destroyed(fleet: Any) -> None:
+async def test_a_unit_that_the_system_has_now_can_be_stopped_and_destroyed(fleet: Any) -> None:
     await fleet.add_unit("ssh.service", target="launched")
     assert (await fleet.ask(f"PUT {UNITS}/ssh.service", {"desiredState": "inactive"})).status == 204
     assert (await fleet.ask(f"DELETE {UNITS}/ssh.service")).status == 204
@@ -389,7 +389,7 @@ async def test_a_unit_that_the_system_has_by_now_can_still_be_stopped_and_destro
         ([""], "only acceptable Content-Type is application/json"),
     ],
 )
-async def test_a_put_must_say_once_that_it_is_json(fleet: Any, types: list[str], message: str) -> None:
+async def test_a_put_must_be_declared_as_json_once(fleet: Any, types: list[str], message: str) -> None:
     headers = tuple(("Content-Type", type_) for type_ in types)
     assert await fleet.refused(f"PUT {WEB}", b'{"options":[]}', headers) == (415, message)
 
@@ -409,11 +409,11 @@ async def test_a_unit_is_destroyed_without_a_content_type(fleet: Any) -> None:
     assert await fleet.registry.units() == {}
 
 
-# Others write at the same time.
+# Concurrent writes
 
 
 class Overtaken:
-    """A store on which somebody else is quicker, so many times."""
+    """A store on which another client writes first, this many times."""
 
     def __init__(self, store: Any, times: int) -> None:
         self._store = store
@@ -429,14 +429,14 @@ class Overtaken:
             item: KeyValue | None = await self._store.get(key)
             value = item.value if item else b'{"name":"web.service","text":"[A]\\nB=c\\n"}'
             await self._store.transact([], [Put(key, value)])
-            raise Conflict("somebody was quicker")
+            raise Conflict("another client wrote first")
         return await self._store.transact(comparisons, operations)
 
     async def get_many(self, keys: Any) -> RangeResult:
         return await self._store.get_many(keys)
 
 
-async def test_a_write_that_was_overtaken_is_planned_again_on_what_is_there_now(fleet: Any) -> None:
+async def test_a_write_that_conflicts_is_planned_again(fleet: Any) -> None:
     fleet.registry.store = Overtaken(fleet.registry.store, 1)
     assert (await fleet.ask(f"PUT {WEB}", {"options": OPTIONS, "desiredState": "loaded"})).status == 201
     assert (await fleet.unit("web.service")).text == "[Service]\nExecStart=/bin/true\n"
@@ -446,7 +446,7 @@ async def test_a_write_that_was_overtaken_is_planned_again_on_what_is_there_now(
     assert (await fleet.ask(f"DELETE {WEB}")).status == 204
 
 
-async def test_a_write_that_is_overtaken_for_ever_is_given_up_with_advice(fleet: Any) -> None:
+async def test_a_write_that_conflicts_for_ever_fails_with_advice(fleet: Any) -> None:
     await fleet.add_unit("web.service")
     fleet.registry.store = Overtaken(fleet.registry.store, 1000)
     message = 'unit "web.service" is being changed by other clients at the same time: try again'
@@ -454,12 +454,12 @@ async def test_a_write_that_is_overtaken_for_ever_is_given_up_with_advice(fleet:
     assert await fleet.refused(f"DELETE {WEB}") == (409, message)
 
 
-# Only where there is none.
+# Create only
 
 ONLY_NEW = (("Content-Type", "application/json"), ("If-None-Match", "*"))
 
 
-async def test_a_unit_that_is_only_to_be_created_is_created_once(fleet: Any) -> None:
+async def test_a_create_only_unit_is_created_once(fleet: Any) -> None:
     assert (await fleet.ask(f"PUT {WEB}", {"options": OPTIONS}, ONLY_NEW)).status == 201
     before = await fleet.unit("web.service")
     for body in ({"options": OTHER}, {"options": OPTIONS, "desiredState": "launched"}, {"desiredState": "launched"}):
@@ -467,13 +467,13 @@ async def test_a_unit_that_is_only_to_be_created_is_created_once(fleet: Any) -> 
     assert await fleet.unit("web.service") == before
 
 
-async def test_of_two_who_create_a_unit_at_once_the_second_is_told(fleet: Any) -> None:
+async def test_the_second_of_two_concurrent_creates_is_refused(fleet: Any) -> None:
     fleet.registry.store = Overtaken(fleet.registry.store, 1)
     assert (await fleet.refused(f"PUT {WEB}", {"options": OPTIONS}, ONLY_NEW))[0] == 412
     assert (await fleet.unit("web.service")).text == "[A]\nB=c\n"
 
 
-async def test_an_entity_tag_keeps_nobody_from_writing(fleet: Any) -> None:
+async def test_an_entity_tag_prevents_no_write(fleet: Any) -> None:
     await fleet.add_unit("web.service")
     tagged = (("Content-Type", "application/json"), ("If-None-Match", '"abc"'))
     assert (await fleet.ask(f"PUT {WEB}", {"options": OTHER}, tagged)).status == 201

@@ -1,4 +1,4 @@
-"""Requests that come in at the same time share transactions: each comes to what it would have come to alone."""
+"""Concurrent requests share transactions, with the results that each would have alone."""
 
 import asyncio
 from typing import Any
@@ -20,8 +20,8 @@ OTHER = [{"section": "Service", "name": "ExecStart", "value": "/bin/false"}]
 
 
 class Slow:
-    """A store whose answers take a while, so that others ask meanwhile; it keeps how large each transaction was, and
-    may fail the first."""
+    """A store that answers slowly, so that requests meet. It records the size of each transaction, and may fail the
+    first."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self._store = EmbeddedStore(":memory:", offload=inline)
@@ -52,14 +52,14 @@ async def put(fleet: Fleet, name: str, options: Any = OPTIONS, only_new: bool = 
     ).status
 
 
-async def test_what_comes_while_a_transaction_is_under_way_goes_into_the_next_together() -> None:
+async def test_requests_during_a_transaction_share_the_next_one() -> None:
     fleet, store = slow_fleet()
     assert await asyncio.gather(*(put(fleet, f"u{number}.service") for number in range(9))) == [201] * 9
     assert store.transactions == [1, 8]
     assert sorted(await fleet.registry.units()) == [f"u{number}.service" for number in range(9)]
 
 
-async def test_one_that_somebody_else_was_quicker_with_hurts_no_other() -> None:
+async def test_a_conflict_of_one_unit_affects_no_other() -> None:
     fleet, store = slow_fleet()
     for name in ("old.service", "same.service"):
         await fleet.add_unit(name)
@@ -75,10 +75,11 @@ async def test_one_that_somebody_else_was_quicker_with_hurts_no_other() -> None:
     ]
     assert await asyncio.gather(*asked) == [201, 201, 201, 204, 201, 412, 201]
     assert (await fleet.unit("old.service")).text == "[Service]\nExecStart=/bin/false\n"
-    assert store.transactions == [1, 5, 3, 1, 1]  # the five, the three of them that are new; old and its twin
+    # the five, the three new ones among them, and old.service with its retry
+    assert store.transactions == [1, 5, 3, 1, 1]
 
 
-async def test_of_one_unit_the_last_operation_holds() -> None:
+async def test_the_last_operation_on_a_unit_wins() -> None:
     fleet, _ = slow_fleet()
     operations = [(OPTIONS, "launched"), (OTHER, "inactive"), (OPTIONS, "loaded")]
     await asyncio.gather(
@@ -89,14 +90,14 @@ async def test_of_one_unit_the_last_operation_holds() -> None:
     assert (unit.text, unit.target) == ("[Service]\nExecStart=/bin/true\n", "loaded")
 
 
-async def test_a_store_that_does_not_answer_is_told_to_all_that_waited_for_it() -> None:
+async def test_all_waiting_requests_fail_if_the_store_does_not_answer() -> None:
     fleet, store = slow_fleet(Unavailable("no answer"))
     statuses = await asyncio.gather(*(put(fleet, f"u{number}.service") for number in range(4)))
     assert statuses == [503, 201, 201, 201]
     assert store.transactions == [1, 3]
 
 
-async def test_transactions_keep_the_stores_bounds() -> None:
+async def test_transactions_stay_within_the_stores_limits() -> None:
     fleet, store = slow_fleet()
     large = [{"section": "Service", "name": f"Environment{number}", "value": "x" * 2000} for number in range(100)]
     assert await asyncio.gather(*(put(fleet, f"u{number}.service", large) for number in range(9))) == [201] * 9
@@ -106,7 +107,7 @@ async def test_transactions_keep_the_stores_bounds() -> None:
     assert store.transactions == [1, 128, 11]
 
 
-async def test_one_that_is_given_up_leaves_the_others() -> None:
+async def test_a_cancelled_request_leaves_the_others() -> None:
     fleet, store = slow_fleet()
     writes, made = WriteBatcher(fleet.registry), fleet.registry.unit_write_set
     names = [f"u{number}.service" for number in range(4)]
@@ -135,7 +136,7 @@ OPERATIONS = st.lists(
 
 @settings(max_examples=examples(60))
 @given(OPERATIONS, st.sets(st.sampled_from(NAMES)))
-async def test_together_they_come_to_what_they_come_to_one_by_one(operations: Any, there: set[str]) -> None:
+async def test_shared_transactions_have_the_results_of_single_ones(operations: Any, there: set[str]) -> None:
     results = []
     for is_together in (True, False):
         fleet, _ = slow_fleet()

@@ -1,4 +1,4 @@
-"""One connection to the API, read to the byte: no HTTP library stands between a test and what was sent."""
+"""One connection to the API, read to the byte, without an HTTP library."""
 
 import asyncio
 import json
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Connection:
-    """A connection that is kept from one request to the next."""
+    """A connection that is kept between requests."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -17,7 +17,7 @@ class Connection:
         return cls(*await asyncio.open_unix_connection(path))
 
     async def ask(self, method: str, target: str, body: Any = None) -> tuple[int, dict[str, str], bytes]:
-        """Send a request; status, headers but for the date, and body of the answer."""
+        """Send a request. Return status, headers without the date, and body."""
         sent = b"" if body is None else json.dumps(body).encode()
         head = f"{method} {target} HTTP/1.1\r\nHost: fleet\r\n"
         if body is not None:

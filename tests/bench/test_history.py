@@ -1,4 +1,4 @@
-"""How the figures of all runs are kept and shown: the table of the last ones, and the picture of all."""
+"""How the figures of all runs are kept and shown: the table of the last runs, and the chart of all."""
 
 from xml.etree import ElementTree
 
@@ -38,7 +38,7 @@ def test_the_table_shows_the_last_run_of_each_size_side_by_side() -> None:
     ]
 
 
-def test_the_table_goes_where_its_marks_are_and_nowhere_else() -> None:
+def test_the_table_goes_between_its_marks() -> None:
     text = f"before\n{BEGIN}old\n{END}after\n"
     assert put_table(text, "new\n") == f"before\n{BEGIN}new\n{END}after\n"
     with pytest.raises(ValueError, match="no place"):
@@ -50,7 +50,7 @@ def test_the_page_shows_the_last_runs() -> None:
     assert put_table(text, render_markdown(read_machine_runs())) == text
 
 
-def test_the_picture_has_a_point_for_each_run_and_each_size_a_colour() -> None:
+def test_the_chart_has_a_point_for_each_run_and_a_colour_for_each_size() -> None:
     root = ElementTree.fromstring(draw(panels_of([record(3, 0.2, 49.0), record(3, 0.05, 45.0), record(20, 0.1, 47.0)])))
     one = root.findall(f"{SVG}g")[0]
     assert one.findtext(f"{SVG}text") == "one unit active"
@@ -60,19 +60,19 @@ def test_the_picture_has_a_point_for_each_run_and_each_size_a_colour() -> None:
     few, many = heights.values()
     assert (len(few), len(many)) == (2, 1)
     newest, before = few
-    assert before < many[0] < newest  # less time is nearer to the ground
+    assert before < many[0] < newest  # less time is lower
 
 
-def test_what_the_history_holds_can_be_shown() -> None:
+def test_the_stored_history_can_be_shown() -> None:
     records = read_history()
     assert records
     assert "<svg" in draw(panels_of(records))
     assert msgspec.json.decode(msgspec.json.encode(records[0]), type=Record) == records[0]
 
 
-def test_a_figure_is_held_against_what_is_promised() -> None:
+def test_a_figure_is_compared_with_its_target() -> None:
     figure = Figure("many", "many units", "s", (2.0, 3.0, 4.0), (2.0,)).at_most(1.4)
     assert (figure.value, figure.ratio, figure.holds) == (3.0, 1.5, False)
     assert figure.at_most(1.6).holds
     assert "MISSED" in render_table([figure])
-    assert Figure("x", "x", "s", (1.0,)).at_most(1.0).holds  # without a floor nothing is promised
+    assert Figure("x", "x", "s", (1.0,)).at_most(1.0).holds  # without a floor there is no target

@@ -26,12 +26,13 @@ def test_a_run_goes_through_every_phase_and_is_reported(tmp_path: Path, size: Si
     assert [line.partition(":")[0] for line in said] == [*names, "the floor of it"]
     start = findings.phases[START]
     assert start.counts["transaction units"].keys == size.units
-    assert start.counts["transaction units"].requests == 1  # they are asked for all at once
-    # Where each is, and what its machine is told; with each transaction at most, how much there is by now.
+    assert start.counts["transaction units"].requests == 1  # all at once
+    # The machine of each, what its machine reads; with each transaction at most, the usage so far.
     decided = start.counts["transaction decisions"]
     assert 2 * size.units < decided.keys <= 2 * size.units + decided.requests
     assert all(phase.took_s > 0 and phase.etcd_cpu_s >= 0 for phase in findings.phases.values())
-    assert all(findings.phases[name].took_s > size.ttl_s / 2 for name in names[5:])  # nobody is dead before its lease
+    # no machine is dead before its lease ends
+    assert all(findings.phases[name].took_s > size.ttl_s / 2 for name in names[5:])
     assert findings.floor.took_s > 0
     assert {figure.key: figure.value for figure in figures_of(findings)}["start"] == start.took_s
     report = render_report(findings)

@@ -1,4 +1,4 @@
-"""What counts as a failover that should not have been, and that the starving ends with the test."""
+"""What counts as an unnecessary failover, and that the starvation ends with the test."""
 
 import os
 import subprocess
@@ -6,11 +6,11 @@ import subprocess
 from contrib.bench.starved import BUSY, busy_loops, find_changes
 
 
-def test_units_that_run_as_they_did_are_no_change() -> None:
+def test_units_that_run_as_before_are_no_change() -> None:
     assert list(find_changes({"m1": {"a.service": 7, "b.service": 0}}, {"m1": {"a.service": 7, "b.service": 0}})) == []
 
 
-def test_a_unit_that_moved_or_was_started_anew_is_found_wherever_that_was() -> None:
+def test_a_moved_or_restarted_unit_is_found() -> None:
     before = {"m1": {"a.service": 7, "b.service": 8}, "m2": {"a.service": 0, "b.service": 0}}
     after = {"m1": {"a.service": 0, "b.service": 9}, "m2": {"a.service": 4, "b.service": 0}}
     assert list(find_changes(before, after)) == [
@@ -27,6 +27,6 @@ def test_no_busy_loop_is_left_behind() -> None:
 
 
 def _loops() -> int:
-    """Those of this test."""
+    """The busy loops of this test."""
     command = ["ps", "--ppid", str(os.getpid()), "-o", "args="]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.count(BUSY)
