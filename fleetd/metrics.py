@@ -73,7 +73,7 @@ UNITS = _gauge(
     "target",
     "current",
 )
-ALLOCATIONS = _gauge("fleet_unit_copies", "Units on machines, by systemd's active state (leader)", "active")
+ALLOCATIONS = _gauge("fleet_unit_allocations", "Units on machines, by systemd's active state (leader)", "active")
 MACHINES = _gauge("fleet_machines", "Machines of the cluster, by mode (leader)", "mode")
 
 # The store and its records.

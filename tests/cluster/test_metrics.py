@@ -40,7 +40,7 @@ def test_the_leader_counts_the_cluster_and_each_machine_its_own_actions(operator
         assert labelled(after[machine.name], "fleet_machines") == ({("ready",): 3} if leads else {})
     shown = after[leader.name]
     assert labelled(shown, "fleet_units") == {("launched", "launched"): 6, ("inactive", "launched"): 1}
-    assert labelled(shown, "fleet_unit_copies") == {("active",): 6}
+    assert labelled(shown, "fleet_unit_allocations") == {("active",): 6}
     assert shown["fleet_engine_queue_length", ()] == 0
     assert shown["process_resident_memory_bytes", ()] < 80e6
 

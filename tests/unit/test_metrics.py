@@ -97,19 +97,19 @@ def test_the_leader_shows_its_queue_and_the_cluster_in_numbers_and_a_follower_no
         cluster = {
             key: value
             for key, value in shown.items()
-            if key[0] in ("fleet_units", "fleet_unit_copies", "fleet_machines")
+            if key[0] in ("fleet_units", "fleet_unit_allocations", "fleet_machines")
         }
         assert cluster == {
             ("fleet_units", (("current", "launched"), ("target", "launched"))): 1,
             ("fleet_units", (("current", "inactive"), ("target", "inactive"))): 1,
             ("fleet_units", (("current", "inactive"), ("target", "loaded"))): 1,
-            ("fleet_unit_copies", (("active", "active"),)): 1,
+            ("fleet_unit_allocations", (("active", "active"),)): 1,
             ("fleet_machines", (("mode", "ready"),)): 1,
         }
         metrics.show_following()
         shown = exported()
         assert shown["fleet_engine_leader", ()] == shown["fleet_engine_leader_start_time", ()] == 0
-        assert not any(name in ("fleet_units", "fleet_unit_copies", "fleet_machines") for name, _ in shown)
+        assert not any(name in ("fleet_units", "fleet_unit_allocations", "fleet_machines") for name, _ in shown)
 
     scenario(body)
 
