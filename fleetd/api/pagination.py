@@ -19,7 +19,7 @@ import msgspec
 
 from fleetd.api.http import ApiError, Request
 from fleetd.registry.records import Kind, Record
-from fleetd.registry.registry import Registry
+from fleetd.registry.registry import Reader
 
 TOKEN = "nextPageToken"  # noqa: S105 (the parameter's name)
 LIMIT = "limit"
@@ -112,7 +112,7 @@ def _check_revision(page: Page, revision: int) -> None:
         )
 
 
-async def read_page(registry: Registry, kind: Kind[R], page: Page) -> tuple[dict[str, R], str]:
+async def read_page(registry: Reader, kind: Kind[R], page: Page) -> tuple[dict[str, R], str]:
     """The records of one page by name, in order, and the token of the next page ('' for none). Raises ApiError."""
     part = await registry.read_page(kind, after=page.after, limit=page.skip + page.limit)
     _check_revision(page, part.revision)

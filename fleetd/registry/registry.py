@@ -30,7 +30,7 @@ from fleetd.registry.records import (
     Record,
 )
 from fleetd.registry.transactions import WriteSet
-from fleetd.store.protocol import MAX_OPERATIONS, Conflict, Delete, KeyValue, Store, Unchanged
+from fleetd.store.protocol import MAX_OPERATIONS, Conflict, Delete, KeyValue, RangeResult, Store, Unchanged
 
 SLICE_BYTES = 2 * 1024 * 1024  # decoded without a break: about ten milliseconds
 RECORD_BYTES = 1000  # to decode a small record takes as long as this many bytes of a large one
@@ -51,8 +51,11 @@ class RecordPage(msgspec.Struct, Generic[R], frozen=True):
     revision: int
 
 
-class Registry(KeySpace):
-    """Typed reads and writes below one key prefix of a store. Every method raises what the store's raise."""
+class Reader(KeySpace):
+    """Typed reads below one key prefix of a store. Every method raises what the store's raise.
+
+    Malformed records are left out, so that one of them does not fail a whole listing.
+    """
 
     def __init__(
         self,
@@ -61,14 +64,16 @@ class Registry(KeySpace):
         *,
         wait_for_turn: Callable[[], Awaitable[None]] | None = None,
         note_read: Callable[[int], None] = lambda size: None,
+        stay_at_revision: bool = False,
     ) -> None:
-        """`wait_for_turn` is awaited before a large kind is read whole, `note_read` is called with the bytes read."""
+        """`wait_for_turn` is awaited before a large kind is read whole, `note_read` is called with the bytes read.
+        `stay_at_revision`: all reads, which follow one another, are at the revision of the first."""
         super().__init__(prefix)
         self.store = store
         self._wait_for_turn = wait_for_turn
         self._note_read = note_read
-
-    # Reads. Malformed records are left out, so that one of them does not fail a whole listing.
+        self._stay_at_revision = stay_at_revision
+        self._revision = 0  # of the next read; 0: the latest
 
     async def read(self, kind: Kind[R], *names: str) -> dict[Names, R]:
         """All records of a kind, or those below `names`: names → record, in key order."""
@@ -81,8 +86,8 @@ class Registry(KeySpace):
         if kind in _LARGE and not limit and self._wait_for_turn:
             await self._wait_for_turn()
         with metrics.registry_operation("get_all") if kind is UNITS else nullcontext():
-            found = await self.store.range(prefix, after=start, limit=limit + 1 if limit else 0)
-        self._note_read(sum(len(item.value) for item in found.items))
+            asked = limit + 1 if limit else 0
+            found = self._note(await self.store.range(prefix, after=start, limit=asked, revision=self._revision))
         items = deque(found.items[:limit] if limit else found.items)
         last = items[-1].key.removeprefix(prefix) if items else ""
         has_more, revision = len(items) < len(found.items), found.revision
@@ -97,10 +102,16 @@ class Registry(KeySpace):
         keys = [self.key(kind, *names) for names in wanted]
         found: dict[Names, R] = {}
         for start in range(0, len(keys), MAX_OPERATIONS):
-            page = await self.store.get_many(keys[start : start + MAX_OPERATIONS])
-            self._note_read(sum(len(item.value) for item in page.items))
+            some = keys[start : start + MAX_OPERATIONS]
+            page = self._note(await self.store.get_many(some, revision=self._revision))
             found |= await self._decode_all(kind, page.items)
         return cast(dict[N, R], found)
+
+    def _note(self, found: RangeResult) -> RangeResult:
+        self._note_read(sum(len(item.value) for item in found.items))
+        if self._stay_at_revision:
+            self._revision = found.revision
+        return found
 
     async def states_of(self, units: Collection[str], machines: Collection[str]) -> dict[tuple[str, str], UnitState]:
         """The states of these units on these machines: (machine, unit) → state, in that order. `machines` must be all
@@ -155,13 +166,28 @@ class Registry(KeySpace):
         return cast(dict[tuple[str, str], Placement], found)
 
     async def unit_and_decision(self, name: str) -> tuple[Unit | None, Decision | None]:
-        """One unit and the decision about it, at one revision. Raises MalformedRecord."""
+        """One unit and the decision about it. Raises MalformedRecord."""
         unit_key, decision_key = self.key(UNITS, name), self.key(DECISIONS, name)
         with metrics.registry_operation("get"):
-            found = {item.key: item for item in (await self.store.get_many([unit_key, decision_key])).items}
+            page = self._note(await self.store.get_many([unit_key, decision_key], revision=self._revision))
+        found = {item.key: item for item in page.items}
         unit = UNITS.decode(found[unit_key]) if unit_key in found else None
         decision = DECISIONS.decode(found[decision_key]) if decision_key in found else None
         return unit, decision
+
+
+class Registry(Reader):
+    """Typed reads and writes below one key prefix of a store. Every method raises what the store's raise."""
+
+    def at_one_revision(self) -> Reader:
+        """A reader for one answer that takes several reads: all are at the revision of the first."""
+        return Reader(
+            self.store,
+            self.prefix,
+            wait_for_turn=self._wait_for_turn,
+            note_read=self._note_read,
+            stay_at_revision=True,
+        )
 
     async def usage(self) -> tuple[int, Usage, int]:
         """The number of units now, the usage that the leader wrote last, and its revision (0: none was written)."""
@@ -179,7 +205,7 @@ class Registry(KeySpace):
             known |= {keys[item.key] for item in found.items}
         return known
 
-    # Writes of the API. Each is guarded by what was read, and raises Conflict if that has changed since.
+    # Writes. Each is guarded by what was read, and raises Conflict if that has changed since.
 
     async def write_unit(self, unit: Unit, before: Unit | None) -> int:
         """Write a unit that was read as `before` (None: it did not exist). Returns its new generation."""

@@ -1,14 +1,14 @@
 """The store in this process, kept in SQLite: for one machine without etcd, for tests and for the simulator.
 
-The tables are sqlite.py's. Here are the order of requests, time (leases), and history in memory (watches). All time is
-the injected clock's and the event loop's timers', and nothing is random but the id of a store set up anew.
+sqlite.py has the tables. This module puts requests in order, ends leases, and keeps the latest changes in memory, for
+watches and for reads of earlier revisions. Time is the injected clock's; only the id of a new store is random.
 """
 
 import asyncio
 import logging
 import math
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from fleetd.store.limits import check_keys, check_transaction
@@ -31,8 +31,8 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-HISTORY_REVISIONS = 4096  # kept in memory for watches
-RETRY_S = 1.0  # before a lease is revoked again, if that failed because the disk was full
+HISTORY_REVISIONS = 4096  # kept in memory
+RETRY_S = 1.0  # between attempts to end a lease, which fail if the disk is full
 
 
 class Offload(Protocol):
@@ -47,17 +47,17 @@ async def inline(work: Callable[[], T], /) -> T:
 
 
 class EventLog:
-    """The last revisions' events, in memory. Revisions follow each other without a gap."""
+    """The writes of the last revisions, in memory. Revisions follow each other without a gap."""
 
     def __init__(self, revision: int, length: int) -> None:
         self.revision = revision
         self._begins = revision + 1
         self._length = length
-        self._entries: list[tuple[Event, ...]] = []  # of the revisions from _begins on
+        self._entries: list[Written] = []  # of the revisions from _begins on
 
-    def append(self, events: tuple[Event, ...]) -> None:
-        self.revision += 1
-        self._entries.append(events)
+    def append(self, written: Written) -> None:
+        self.revision = written.revision
+        self._entries.append(written)
         if len(self._entries) > 2 * self._length:  # cut rarely: a cut moves the whole list
             self.forget_before(self.revision + 1 - self._length)
 
@@ -71,15 +71,29 @@ class EventLog:
         if not self._begins - 1 <= revision <= self.revision:
             raise Compacted(self._begins, was_set_back=revision > self.revision)
         later = self._entries[revision + 1 - self._begins :]
-        return tuple(event for events in later for event in events if event.key.startswith(prefix))
+        return tuple(event for written in later for event in written.events if event.key.startswith(prefix))
+
+    def rewind(self, found: RangeResult, revision: int, is_wanted: Callable[[str], bool]) -> Mapping[str, KeyValue]:
+        """What a read found, by key, without the changes of wanted keys after this revision. Raises Unavailable."""
+        if not self._begins - 1 <= revision <= found.revision:
+            raise Unavailable(f"the store's history begins after revision {revision}: read everything again")
+        items = {item.key: item for item in found.items}
+        undone = self._entries[revision + 1 - self._begins : found.revision + 1 - self._begins]
+        for written in reversed(undone):
+            for event, before in zip(written.events, written.replaced, strict=True):
+                if before and is_wanted(event.key):
+                    items[event.key] = before
+                elif before is None:
+                    items.pop(event.key, None)
+        return items
 
 
 class EmbeddedStore:
     """A store in one SQLite file (see fleetd/store/protocol.py). Needs a running event loop.
 
-    `path` may be ':memory:'. `now` is a clock in seconds that never goes back (default: the loop's); `cluster_id` names
-    a store that is set up anew (default: a random one). Raises StoreError where the file cannot be opened, or another
-    process has it open. Leases outlive a restart, each with its whole time to live ahead again.
+    `path` may be ':memory:'. `now` is a monotonic clock in seconds (default: the loop's); `cluster_id` is the id of a
+    new store (default: a random one). Raises StoreError if the file cannot be opened, or is open in another process.
+    Leases survive a restart, with their full time to live.
     """
 
     def __init__(
@@ -112,12 +126,20 @@ class EmbeddedStore:
         items = (await self.get_many([key])).items
         return items[0] if items else None
 
-    async def get_many(self, keys: Sequence[str]) -> RangeResult:
+    async def get_many(self, keys: Sequence[str], *, revision: int = 0) -> RangeResult:
         check_keys(keys)
-        return await self._do(lambda: self._database.get_many(keys))
+        found = await self._do(lambda: self._database.get_many(keys))
+        if not revision:
+            return found
+        items = self._history.rewind(found, revision, frozenset(keys).__contains__)
+        return RangeResult(tuple(items[key] for key in keys if key in items), revision)
 
-    async def range(self, prefix: str, *, after: str = "", limit: int = 0) -> RangeResult:
-        return await self._do(lambda: self._database.range(prefix, after, limit))
+    async def range(self, prefix: str, *, after: str = "", limit: int = 0, revision: int = 0) -> RangeResult:
+        if not revision:
+            return await self._do(lambda: self._database.range(prefix, after, limit))
+        found = await self._do(lambda: self._database.range(prefix, after, 0))
+        items = self._history.rewind(found, revision, lambda key: key.startswith(prefix) and key > after)
+        return RangeResult(tuple(items[key] for key in sorted(items)[: limit or None]), revision)
 
     async def digest(self, prefix: str) -> PrefixDigest:
         return await self._do(lambda: self._database.digest(prefix))
@@ -149,7 +171,7 @@ class EmbeddedStore:
         return await self._do(lambda: self._database.grant(whole_ttl_s), granted)
 
     async def keep_alive(self, lease: int) -> KeepAlive:
-        """Nothing is written: after a restart each lease has its full time to live again."""
+        """Writes nothing: after a restart each lease has its full time to live again."""
         self._check_open()
         if lease not in self._deadlines:
             raise LeaseNotFound(f"lease {lease} has expired or was revoked")
@@ -173,7 +195,7 @@ class EmbeddedStore:
     async def compact(self, revision: int) -> None:
         self._check_open()
         if revision > self._history.revision + 1:
-            raise ValueError(f"cannot forget history before revision {revision}: it is still to come")
+            raise ValueError(f"cannot compact to revision {revision}: it is still to come")
         self._history.forget_before(revision)
 
     async def revision(self) -> int:
@@ -193,8 +215,8 @@ class EmbeddedStore:
             self._database.close()
 
     async def _do(self, work: Callable[[], T], done: Callable[[T], None] | None = None) -> T:
-        """Run `work` in turn, then `done` on the event loop. Cancelling the caller stops neither, so that what is
-        on disk is also in the history."""
+        """Run `work` in turn, then `done` on the event loop. Cancelling the caller stops neither, so that the history
+        has everything that is on disk."""
         return await asyncio.shield(self._loop.create_task(self._take_turn(work, done)))
 
     async def _take_turn(self, work: Callable[[], T], done: Callable[[T], None] | None) -> T:
@@ -207,7 +229,7 @@ class EmbeddedStore:
 
     def _publish(self, written: Written) -> None:
         if written.events:
-            self._history.append(written.events)
+            self._history.append(written)
             self._news.set()
             self._news = asyncio.Event()
 
@@ -234,7 +256,7 @@ class EmbeddedStore:
         due = sorted((deadline, lease) for lease, deadline in self._deadlines.items() if deadline <= now)
         try:
             for _, lease in due:
-                if self._deadlines.get(lease, now) <= now:  # not renewed while others were ended
+                if self._deadlines.get(lease, now) <= now:  # not renewed meanwhile
                     await self.revoke(lease)
         except Unavailable as error:
             if not self._closed:

@@ -1,6 +1,6 @@
-"""The store on etcd v3 (3.4 and newer).
+"""The store on etcd v3 (3.4 and newer): the protocol's methods as requests to etcd.
 
-Connections, failover and authentication are etcd_gateway.py's; the shapes of requests and answers, etcd_wire.py's.
+etcd_gateway.py sends the requests, etcd_wire.py has their format.
 """
 
 import logging
@@ -37,11 +37,11 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-FIRST_PAUSE_S = 0.1  # before a watch that was cut is opened again; doubled each time
+FIRST_PAUSE_S = 0.1  # before a broken watch is opened again; doubled each time
 LONGEST_PAUSE_S = 3.0
 
 MANY_BYTES = 192 * 1024 * 1024  # the largest answer to get_many: MAX_OPERATIONS values of 1.5 MiB
-READINGS = 3  # attempts to read a range whose revision is compacted meanwhile
+ATTEMPTS = 3  # at a range whose revision is compacted while it is read
 
 _NO_LEASE = "the lease does not exist in etcd: it has expired or was revoked"
 _LEASE_NOT_FOUND = "requested lease not found"
@@ -52,10 +52,10 @@ _FUTURE_REVISION = "required revision is a future revision"
 class EtcdStore:
     """An etcd cluster (see fleetd/store/protocol.py). Needs a running event loop.
 
-    `request_timeout_s` is how long one endpoint may be silent before the next is asked; a transaction, which no other
-    can be asked for, is waited for twice as long. `identity_key` is where the cluster's own id is kept, and what is
-    read to learn the revision: with etcd's authorization on, the user must be allowed to read and write it. `tls` is
-    what https: stands on; its files are looked at with each heartbeat.
+    `request_timeout_s` is how long one endpoint may be silent before the next one is tried. Transactions are not
+    retried and get twice as long. `identity_key` holds the cluster's id and is read to learn the revision: if etcd's
+    authorization is on, the user needs the permission to read and write it. `tls` is for https: endpoints; each
+    heartbeat checks whether its files have changed.
     """
 
     def __init__(
@@ -72,50 +72,52 @@ class EtcdStore:
         self._gateway = Gateway(
             endpoints, request_timeout_s=request_timeout_s, username=username, password=password, tls=tls
         )
+        self._tls = tls
         self._identity_key = identity_key
         self._new_identity = new_identity
 
     async def cluster_id(self) -> str:
-        """etcd's cluster id, joined with one kept in a key: etcd's is a hash of its configuration, so a cluster that is
-        created again, without data, has the same."""
+        """etcd's cluster id, joined with an id from a key: etcd's own is a hash of its configuration, so a cluster that
+        is created again, without data, has the same one."""
         answer = await self._read(self._identity_key)
         if not answer.kvs:
             identity = self._new_identity().encode()
             try:
                 await self.transact([CreatedAt(self._identity_key, 0)], [Put(self._identity_key, identity)])
             except Conflict:
-                log.debug("another machine named this etcd cluster first")
+                log.debug("another machine wrote the id of this etcd cluster first")
             answer = await self._read(self._identity_key)
             if not answer.kvs:
-                raise Unavailable(f"etcd lost the key {self._identity_key} as soon as it was written")
+                raise Unavailable(f"{self._identity_key} was just written to etcd and does not exist: who deletes it?")
         return f"{answer.header.cluster_id:x}-{answer.kvs[0].value.decode('utf-8', 'replace')}"
 
     async def get(self, key: str) -> KeyValue | None:
         answer = await self._read(key)
         return wire.parse_key_value(answer.kvs[0]) if answer.kvs else None
 
-    async def get_many(self, keys: Sequence[str]) -> RangeResult:
+    async def get_many(self, keys: Sequence[str], *, revision: int = 0) -> RangeResult:
         check_keys(keys)
         if not keys:
-            return RangeResult((), await self.revision())
-        answer = await self._call("/v3/kv/txn", wire.render_reads(keys), wire.parse_txn, most_bytes=MANY_BYTES)
+            return RangeResult((), revision or await self.revision())
+        request = wire.render_reads(keys, revision)
+        answer = await self._call("/v3/kv/txn", request, wire.parse_txn, most_bytes=MANY_BYTES)
         found = (kv for response in answer.responses for kv in response.response_range.kvs)
-        return RangeResult(tuple(map(wire.parse_key_value, found)), answer.header.revision)
+        return RangeResult(tuple(map(wire.parse_key_value, found)), revision or answer.header.revision)
 
-    async def range(self, prefix: str, *, after: str = "", limit: int = 0) -> RangeResult:
-        """Read in pages, all at the revision of the first, so that a large answer does not block the event loop.
-        Reads everything again if that revision is compacted meanwhile."""
-        for _ in range(READINGS):
-            snapshot = await self._read_pages(prefix, after, limit)
-            if snapshot is not None:
-                return snapshot
-            log.debug("reads %s again: its history was compacted meanwhile", prefix)
-        raise Unavailable(f"etcd compacts its history sooner than all of {prefix} is read; have it keep a minute of it")
+    async def range(self, prefix: str, *, after: str = "", limit: int = 0, revision: int = 0) -> RangeResult:
+        """Read in pages, all at one revision, so that a large answer does not block the event loop. If the revision is
+        compacted meanwhile, it starts again, unless the caller asked for that revision."""
+        for _ in range(1 if revision else ATTEMPTS):
+            found = await self._read_pages(prefix, after, limit, revision)
+            if found is not None:
+                return found
+            log.debug("etcd was compacted while %s was read", prefix)
+        raise Unavailable(f"etcd was compacted while {prefix} was read; let it keep at least a minute of history")
 
-    async def _read_pages(self, prefix: str, after: str, limit: int) -> RangeResult | None:
-        """The whole range; None if its revision was compacted, or does not exist yet because etcd was restored."""
+    async def _read_pages(self, prefix: str, after: str, limit: int, revision: int) -> RangeResult | None:
+        """The range; None if its revision was compacted, or is in the future because etcd was restored."""
         items: list[KeyValue] = []
-        revision = 0
+        has_answered = False
         pages = wire.Pages(prefix, after)
         while True:
             request = pages.request(revision, limit - len(items) if limit else 0)
@@ -124,17 +126,18 @@ class EtcdStore:
                     "/v3/kv/range", request, wire.parse_range, repeat=True, most_bytes=wire.PAGE_BYTES
                 )
             except (AnswerTooLarge, Unavailable) as error:
-                is_away = isinstance(error, Unavailable) and not revision
-                if is_away or not pages.shrink():
+                is_down = isinstance(error, Unavailable) and not has_answered
+                if is_down or not pages.shrink():
                     raise Unavailable(f"{prefix} cannot be read: {error}") from error
                 continue
             except Refused as refusal:
                 if revision and any(words in str(refusal) for words in (_COMPACTED, _FUTURE_REVISION)):
                     return None
                 raise _refused(refusal) from refusal
+            has_answered = True
             revision = revision or answer.header.revision
             items += map(wire.parse_key_value, answer.kvs)
-            if not pages.turn(answer) or len(items) == limit:
+            if not pages.advance(answer) or len(items) == limit:
                 return RangeResult(tuple(items), revision)
 
     async def digest(self, prefix: str) -> PrefixDigest:
@@ -171,22 +174,22 @@ class EtcdStore:
                     self._gateway.close_stream(stream)
             if await self._gateway.closed_within(backoff.next_s()):
                 return
-            log.info("opening the watch on %s again, which ended: %s", prefix, cause)
+            log.info("the watch on %s ended, opening it again: %s", prefix, cause)
 
     async def _next_changes(self, stream: Stream, position: wire.WatchPosition) -> Changes | None:
-        """Handle one line of a watch. Raises Compacted; EndpointFailed and Refused if the stream has ended."""
+        """Handle one line of a watch. Raises Compacted, and EndpointFailed or Refused if the stream has ended."""
         answer = parse_line(wire.WATCH, await stream.line())
         changes = position.take(answer)
         if answer.canceled:
             if asks_for_token(answer.cancel_reason):
                 self._gateway.forget_token(stream.token)
-            raise Refused(f"etcd ends the watch: {answer.cancel_reason or 'without a reason'}")
+            raise Refused(f"etcd cancelled the watch: {answer.cancel_reason or 'no reason given'}")
         if answer.created and answer.header.revision < position.revision:
             await self._check_not_set_back(position)
         return changes
 
     async def _check_not_set_back(self, position: wire.WatchPosition) -> None:
-        """A member that lags behind the watch catches up; a store that was restored from a backup does not."""
+        """A member that lags behind will catch up; a store that was restored from a backup will not."""
         revision = await self.revision()
         if revision < position.revision:
             raise Compacted(revision, was_set_back=True)
@@ -196,7 +199,8 @@ class EtcdStore:
         return answer.ID
 
     async def keep_alive(self, lease: int) -> KeepAlive:
-        self._gateway.refresh()
+        if self._tls:
+            self._tls.refresh()
         answer = await self._call("/v3/lease/keepalive", wire.LeaseRequest(lease), wire.parse_keep_alive)
         if not answer.TTL:
             raise LeaseNotFound(_NO_LEASE)
@@ -213,7 +217,7 @@ class EtcdStore:
             return
 
     async def compact(self, revision: int) -> None:
-        """Compacts one revision less: of the compacted revision etcd keeps the keys, but not its deletions."""
+        """Compact at the revision before: etcd keeps the keys of the compacted revision, but not its deletions."""
         if revision <= 1:
             return
         try:
@@ -222,7 +226,7 @@ class EtcdStore:
             )
         except Refused as refusal:
             if _FUTURE_REVISION in str(refusal):
-                raise ValueError(f"cannot forget history before revision {revision}: it is still to come") from refusal
+                raise ValueError(f"cannot compact to revision {revision}: it is still to come") from refusal
             if _COMPACTED not in str(refusal):
                 raise _refused(refusal) from refusal
 
@@ -247,7 +251,7 @@ class EtcdStore:
         try:
             return await self._gateway.call(path, request, parse, repeat=repeat, most_bytes=most_bytes)
         except AnswerTooLarge as error:
-            raise Unavailable(f"etcd's answer is no use: {error}") from error
+            raise Unavailable(f"etcd's answer cannot be used: {error}") from error
         except Refused as refusal:
             if _LEASE_NOT_FOUND in str(refusal):
                 raise LeaseNotFound(_NO_LEASE) from refusal
@@ -255,4 +259,4 @@ class EtcdStore:
 
 
 def _refused(refusal: Refused) -> Unavailable:
-    return Unavailable(f"etcd refuses the request: {refusal}")
+    return Unavailable(f"etcd refused the request: {refusal}")

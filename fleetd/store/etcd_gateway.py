@@ -1,6 +1,6 @@
-"""HTTP to etcd's v3 JSON gateway: endpoints and failover, timeouts, TLS, authentication, streams.
+"""HTTP client of etcd's v3 JSON gateway: failover between endpoints, timeouts, TLS, authentication, streams.
 
-What the requests mean is etcd.py's, their shapes are etcd_wire.py's. This module alone in the store knows aiohttp.
+The only module of the store that uses aiohttp.
 """
 
 import asyncio
@@ -24,24 +24,22 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-# a stream may be silent for ever, so the kernel finds out whether the other side is still there: after 30 to 60 s
+# Watches may be silent for ever, so the kernel checks whether the peer is still there: it takes 30 to 60 s.
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
 
+# The timeout of a request that must not be executed twice, in timeouts of other requests. No other endpoint is tried,
+# so giving up early gains nothing, and the caller has to read everything again after it.
+WRITE_TIMEOUTS = 2
 
-# How many times as long a request is waited for that must not be carried out twice: no other endpoint is asked, so that
-# nothing is gained by giving it up early, and who gives it up has to read everything again.
-PATIENCE_WITH_WRITES = 2
-
-# Bounds on what is taken from an etcd, or from who answers in its place: without them, an answer without end is taken
-# until memory is. The largest that etcd has reason for is of one transaction that reads 128 unit files.
+# Limits on an answer: an endless one, from whatever listens on etcd's port, must not fill the memory.
 ANSWER_BYTES = 2 * 1024 * 1024
-LINE_BYTES = 32 * 1024 * 1024  # etcd cuts what it has to tell of several keys into parts of about two MiB
-LONGEST_ANSWER_S = 60.0  # from the first byte to the last, however it trickles
-_STEPS = 4  # in which a time-out is counted
+LINE_BYTES = 32 * 1024 * 1024  # with fragments on, etcd splits the events of several keys into parts of about two MiB
+LONGEST_ANSWER_S = 60.0  # from the first byte to the last, however slowly they come
+_STEPS = 4  # of a timeout, see _IdleTimeout
 
 
 class AnswerTooLarge(EndpointFailed):
-    """There is more to the answer than is taken."""
+    """The answer is larger than the caller accepts."""
 
 
 class _TimedOut(EndpointFailed):
@@ -49,20 +47,20 @@ class _TimedOut(EndpointFailed):
 
 
 class _Sending:
-    """`begun` is true once a request may have been sent: if it fails then, it may or may not have been executed."""
+    """`begun` is true once the request may have been sent. If it fails after that, etcd may have executed it."""
 
     begun = False
 
 
 class Stream:
-    """One streamed answer, line by line. Closed from outside (its endpoint failed elsewhere), it ends as if cut."""
+    """One streamed answer, line by line. Closing it, because its endpoint failed another request, ends it."""
 
     def __init__(self, endpoint: str, token: str, response: aiohttp.ClientResponse) -> None:
         self.endpoint = endpoint
         self.token = token
         self._response = response
         self._lines: deque[bytes] = deque()
-        self._partial: list[bytes] = []  # of a line whose end has not come yet
+        self._partial: list[bytes] = []  # the beginning of the next line
         self._partial_bytes = 0
 
     async def line(self) -> bytes:
@@ -71,7 +69,7 @@ class Stream:
         return self._lines.popleft()
 
     async def wait(self) -> None:
-        """Return when a line is there. aiohttp's own iteration over lines fails on those above 512 KiB."""
+        """Return when a line is available. aiohttp's own iteration fails on lines above 512 KiB."""
         while not self._lines:
             with _failures_named():
                 chunk = await self._response.content.readany()
@@ -84,17 +82,17 @@ class Stream:
                 self._partial, self._partial_bytes = [], len(rest)
             self._partial.append(rest)
             if self._partial_bytes > LINE_BYTES:
-                raise EndpointFailed(f"a line of the stream is longer than {LINE_BYTES} bytes: this is no etcd")
+                raise EndpointFailed(f"a line of the stream is longer than {LINE_BYTES} bytes: this is not etcd")
 
     def close(self) -> None:
         self._response.close()
 
 
-class _Patience:
-    """A time-out that begins anew with each byte (`renew`), up to a bound for all of them together.
+class _IdleTimeout:
+    """A timeout for each stretch without a byte (`restart`), with a limit for the whole answer.
 
-    It is counted in steps, and a loop that was held up by other work, so that it did not get to look what has arrived
-    meanwhile, counts as one: etcd is not to be blamed for that.
+    It is counted in steps. However long the event loop is blocked, that counts as one step: the answer may have arrived
+    meanwhile without having been read.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -104,7 +102,7 @@ class _Patience:
         self._ends_s = self._loop.time() + LONGEST_ANSWER_S
         self._timeout = asyncio.timeout(None)
 
-    async def __aenter__(self) -> "_Patience":
+    async def __aenter__(self) -> "_IdleTimeout":
         await self._timeout.__aenter__()
         self._timer = self._loop.call_later(self._step_s, self._count)
         return self
@@ -113,8 +111,8 @@ class _Patience:
         self._timer.cancel()
         await self._timeout.__aexit__(*exception)
 
-    def renew(self) -> None:
-        """Something has come."""
+    def restart(self) -> None:
+        """Some bytes have arrived."""
         self._left = _STEPS
 
     def _count(self) -> None:
@@ -126,10 +124,10 @@ class _Patience:
 
 
 class Gateway:
-    """The connections to one etcd cluster. To be made inside the event loop.
+    """The connections to one etcd cluster. Needs a running event loop.
 
-    One endpoint serves all requests and streams until it fails; then the next one does, in the order given, round and
-    round: so each is tried again in time. Streams have a pool of their own, since they hold their connections.
+    One endpoint serves all requests and streams until it fails, then the next one in the order given, in turn. Streams
+    have their own pool, because they occupy their connections.
     """
 
     def __init__(
@@ -142,9 +140,8 @@ class Gateway:
         tls: EtcdTls | None = None,
     ) -> None:
         if not endpoints:
-            raise ValueError("no etcd endpoint is given")
+            raise ValueError("etcd needs at least one endpoint")
         self._endpoints = tuple(endpoint.rstrip("/") for endpoint in endpoints)
-        self._tls = tls
         self._current = 0
         self._timeout_s = request_timeout_s
         self._username = username
@@ -157,11 +154,6 @@ class Gateway:
         self._failing: set[str] = set()  # so that an outage is logged once
         self._closed = asyncio.Event()
 
-    def refresh(self) -> None:
-        """Use the TLS files as they are now, where they are others than before."""
-        if self._tls:
-            self._tls.refresh()
-
     async def call(
         self,
         path: str,
@@ -171,11 +163,11 @@ class Gateway:
         repeat: bool,
         most_bytes: int = ANSWER_BYTES,
     ) -> T:
-        """Send one request. With `repeat` it is safe to execute it twice; else another endpoint is tried only if the
-        request was never sent to the first. Raises Refused, Unavailable, and AnswerTooLarge for an answer of more than
-        `most_bytes`, if that is more than usual."""
+        """Send one request. `repeat`: it is safe to execute twice; else another endpoint is tried only if the request
+        was never sent to the first. Raises Refused, Unavailable, and AnswerTooLarge if the answer is larger than a
+        `most_bytes` above ANSWER_BYTES."""
         body = msgspec.json.encode(request)
-        timeout_s = self._timeout_s if repeat else PATIENCE_WITH_WRITES * self._timeout_s
+        timeout_s = self._timeout_s if repeat else WRITE_TIMEOUTS * self._timeout_s
         failures = []
         for endpoint in self._endpoints_in_turn():
             sending = _Sending()
@@ -183,7 +175,7 @@ class Gateway:
                 answer = parse(await self._post(endpoint, path, body, sending, timeout_s, most_bytes))
             except EndpointFailed as failure:
                 if isinstance(failure, AnswerTooLarge) and most_bytes > ANSWER_BYTES:
-                    raise  # that may be what there is to tell
+                    raise  # the caller asks for less
                 failures.append(f"{without_user(endpoint)}: {failure}")
                 self._fail_over(endpoint, failure)
                 if sending.begun and not repeat:
@@ -196,12 +188,16 @@ class Gateway:
         raise Unavailable(f"etcd does not answer ({'; '.join(failures)})")
 
     async def open_stream(self, path: str, request: msgspec.Struct) -> Stream:
-        """A stream from the endpoint of the day, once its first line is there. Raises EndpointFailed, Refused,
-        Unavailable. The caller closes it with `close_stream`."""
-        endpoint = self._endpoints[self._current]
+        """Open a stream at the current endpoint and wait for its first line. The caller closes it with `close_stream`.
+        Raises EndpointFailed, Refused, Unavailable."""
+        endpoint, token = self._endpoints[self._current], ""
         try:
-            return await self._connect_stream(endpoint, path, msgspec.json.encode(request))
+            token = await self._token_for(endpoint)
+            self._check_open()
+            return await self._connect_stream(endpoint, path, msgspec.json.encode(request), token)
         except EndpointFailed as failure:
+            if isinstance(failure, _TimedOut):
+                self.forget_token(token)
             self._fail_over(endpoint, failure)
             raise
 
@@ -211,13 +207,13 @@ class Gateway:
             self._streams.remove(stream)
 
     def forget_token(self, token: str) -> None:
-        """etcd no longer takes this token: the next request gets another. Also after a request that timed out: an etcd
-        that was restored from a snapshot does not answer to a token of later, but waits until it is as far."""
+        """Authenticate again before the next request, because etcd refused this token or a request with it timed out:
+        etcd restored from a snapshot does not answer to a newer token until it has reached that token's revision."""
         if self._token == token:
             self._token = None
 
     async def closed_within(self, seconds: float) -> bool:
-        """Wait so long, or until the gateway is closed; whether it is."""
+        """Wait for so long, or until the gateway is closed. True if it is."""
         try:
             await asyncio.wait_for(self._closed.wait(), seconds)
         except TimeoutError:
@@ -239,8 +235,8 @@ class Gateway:
         return self._endpoints[self._current :] + self._endpoints[: self._current]
 
     def _fail_over(self, endpoint: str, failure: EndpointFailed) -> None:
-        """Go to the next endpoint, unless another request has done so; streams go too, for one that hangs on a frozen
-        member would not notice by itself."""
+        """Use the next endpoint, unless another request has switched already. Close the endpoint's streams too: a
+        stream to a frozen member would not fail by itself."""
         if endpoint not in self._failing and not self._closed.is_set():
             log.warning("etcd at %s fails: %s", without_user(endpoint), failure)
         self._failing.add(endpoint)
@@ -251,16 +247,7 @@ class Gateway:
             if stream.endpoint == endpoint:
                 stream.close()
 
-    async def _connect_stream(self, endpoint: str, path: str, body: bytes) -> Stream:
-        token = await self._token_for(endpoint)
-        self._check_open()
-        try:
-            return await self._open_stream_with(endpoint, path, body, token)
-        except _TimedOut:
-            self.forget_token(token)
-            raise
-
-    async def _open_stream_with(self, endpoint: str, path: str, body: bytes, token: str) -> Stream:
+    async def _connect_stream(self, endpoint: str, path: str, body: bytes, token: str) -> Stream:
         with _failures_named(self._timeout_s), ExitStack() as undo:
             async with asyncio.timeout(self._timeout_s):
                 response = await self._streaming.post(
@@ -288,7 +275,7 @@ class Gateway:
         except Refused as refusal:
             if not self._username or not asks_for_token(str(refusal)):
                 raise
-        sending.begun = False  # refused: it was certainly not carried out
+        sending.begun = False  # etcd refused it, so it was not executed
         self.forget_token(token)
         token = await self._token_for(endpoint)
         return await self._exchange(endpoint + path, body, token, sending, timeout_s, most_bytes)
@@ -296,20 +283,20 @@ class Gateway:
     async def _exchange(
         self, url: str, body: bytes, token: str, sending: _Sending, timeout_s: float, most_bytes: int = ANSWER_BYTES
     ) -> bytes:
-        """Post, and read the whole answer. The timeout is for each stretch without a byte. Raises AnswerTooLarge."""
+        """Post, and return the whole answer. The timeout is for each stretch without a byte. Raises AnswerTooLarge."""
         self._check_open()
         chunks = []
         size = 0
         with _failures_named(timeout_s):
             async with (
-                _Patience(timeout_s) as patience,
+                _IdleTimeout(timeout_s) as timeout,
                 self._requests.post(
                     url, data=body, headers=_headers(token), trace_request_ctx=sending, allow_redirects=False
                 ) as response,
             ):
                 async for chunk in response.content.iter_any():
                     chunks.append(chunk)
-                    patience.renew()
+                    timeout.restart()
                     size += len(chunk)
                     if size > most_bytes:
                         response.close()
@@ -319,7 +306,7 @@ class Gateway:
         return b"".join(chunks)
 
     async def _token_for(self, endpoint: str) -> str:
-        """The token to send, fetched where there is none; '' without a user, or where etcd asks for none."""
+        """The token to send, fetched if there is none; '' if there is no user, or if etcd's authentication is off."""
         if not self._username:
             return ""
         with _failures_named(self._timeout_s):
@@ -345,8 +332,8 @@ class Gateway:
 
 
 def _new_session(tls: EtcdTls | None) -> aiohttp.ClientSession:
-    """A pool without bound (a bound would make requests wait on each other's timeouts) or memory of its own. Without
-    `tls`, no server is trusted."""
+    """A client with unlimited connections (with a limit, requests would wait for each other's timeouts) and no cookies.
+    Without `tls`, it trusts no certificate."""
     trace = aiohttp.TraceConfig()
     trace.on_request_headers_sent.append(_note_sending)
     return aiohttp.ClientSession(
@@ -355,7 +342,7 @@ def _new_session(tls: EtcdTls | None) -> aiohttp.ClientSession:
         cookie_jar=aiohttp.DummyCookieJar(),
         trace_configs=[trace],
         trust_env=False,
-        auto_decompress=False,  # nothing compressed is asked for, and a little of it may be much
+        auto_decompress=False,  # a small compressed answer may be huge
         headers={"Accept-Encoding": "identity"},
     )
 
@@ -383,7 +370,7 @@ def _headers(token: str) -> dict[str, str]:
 def _keep_alive(response: aiohttp.ClientResponse) -> None:
     transport = response.connection.transport if response.connection else None
     if transport is None:
-        return  # cut already: reading will say so
+        return  # disconnected already: the next read fails
     connection = transport.get_extra_info("socket")
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in _KEEPALIVE:
@@ -392,7 +379,7 @@ def _keep_alive(response: aiohttp.ClientResponse) -> None:
 
 @contextmanager
 def _failures_named(timeout_s: float = 0) -> Iterator[None]:
-    """Turn the failures of a connection into EndpointFailed."""
+    """Raise EndpointFailed for failures of the connection."""
     try:
         yield
     except TimeoutError as error:

@@ -1,6 +1,6 @@
-"""TLS to etcd, with a client certificate that may be renewed on disk while fleetd runs.
+"""TLS for etcd, with certificates that may be renewed on disk while fleetd runs.
 
-Nothing here opens a connection. New connections use what the context holds then; those that stand go on as they are.
+New connections use the renewed files. Open connections keep theirs.
 """
 
 import calendar
@@ -21,8 +21,8 @@ _UTC_TIME, _GENERALIZED_TIME, _VERSION = 0x17, 0x18, 0xA0  # tags of ASN.1, as X
 
 
 class EtcdTls:
-    """The SSL context of all connections to etcd, and the files it is loaded from (none: the system's authorities, and
-    no client certificate). Raises StoreError if a file cannot be used."""
+    """The SSL context of all connections to etcd, loaded from these files. Without them it trusts the system's CAs and
+    has no client certificate. Raises StoreError if a file cannot be used."""
 
     def __init__(
         self, ca_file: str = "", cert_file: str = "", key_file: str = "", *, unix_now: Callable[[], float] = time.time
@@ -41,21 +41,21 @@ class EtcdTls:
         self._warn_in_time()
 
     def refresh(self) -> None:
-        """Load the files again if they have changed; cheap enough for each heartbeat. Files that cannot be used change
-        nothing: perhaps only one of the pair has been written yet."""
+        """Load the files again if they have changed; cheap enough for each heartbeat. If they cannot be used, the old
+        ones stay in use: perhaps only one of certificate and key has been replaced yet."""
         seen = self._look()
         if seen != self._seen:
             self._seen = seen
             self._has_warned = False
             try:
-                self._load_into(ssl.create_default_context(cafile=self._ca_file or None))  # all at once, or nothing
+                self._load_into(ssl.create_default_context(cafile=self._ca_file or None))  # try them all first
                 self._load_into(self.context)
                 if self._ca_file:
                     self.context.load_verify_locations(self._ca_file)
             except (OSError, ValueError) as error:
-                log.warning("the TLS files for etcd have changed and cannot be used, the former are: %s", error)
+                log.warning("cannot use the changed TLS files for etcd, keeping the old ones: %s", error)
             else:
-                log.info("uses the TLS files for etcd as they are now")
+                log.info("loaded the changed TLS files for etcd")
         self._warn_in_time()
 
     def _look(self) -> tuple[object, ...]:
@@ -83,7 +83,7 @@ class EtcdTls:
             return
         self._has_warned = True
         state = f"expires in {left_s / 86400:.1f} days" if left_s > 0 else "has expired"
-        log.warning("the client certificate for etcd %s %s: put another in its place", self._cert_file, state)
+        log.warning("the client certificate for etcd %s %s: replace it", self._cert_file, state)
 
 
 def read_validity(pem: str) -> tuple[float, float]:
@@ -92,7 +92,7 @@ def read_validity(pem: str) -> tuple[float, float]:
     begin = pem.find("-----BEGIN CERTIFICATE-----")
     end = pem.find("-----END CERTIFICATE-----")
     if begin < 0 or end < begin:
-        raise ValueError("there is no certificate in it")
+        raise ValueError("the file holds no certificate")
     der = ssl.PEM_cert_to_DER_cert(pem[begin : end + len("-----END CERTIFICATE-----")])
     (certificate,) = _parts(der)
     to_be_signed = next(_parts(certificate[1]))
@@ -123,5 +123,5 @@ def _parse_time(tag: int, content: bytes) -> float:
     if tag == _UTC_TIME:
         text = ("20" if text[:2] < "50" else "19") + text
     elif tag != _GENERALIZED_TIME:
-        raise ValueError("the certificate has no validity where that should be")
+        raise ValueError("the certificate's validity has an unknown format")
     return float(calendar.timegm(time.strptime(text, "%Y%m%d%H%M%SZ")))

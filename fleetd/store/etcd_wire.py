@@ -1,8 +1,7 @@
-"""The shapes of etcd's v3 JSON gateway, and their translation to the protocol's values.
+"""The messages of etcd's v3 JSON gateway, and their translation to the protocol's values. Pure.
 
-The gateway speaks protobuf's JSON: bytes are base64 (msgspec does that for `bytes`), 64-bit integers are strings (hence
-decoders that are not strict), and whatever is zero, false or empty is left out (hence a default on every field). Pure:
-no connection is known here.
+The gateway uses protobuf's JSON encoding: bytes are base64 (msgspec encodes `bytes` so), 64-bit integers are strings
+(hence decoders that are not strict), and zero, false and empty values are omitted (hence a default for every field).
 """
 
 from collections.abc import Sequence
@@ -27,24 +26,23 @@ from fleetd.store.protocol import (
 
 T = TypeVar("T")
 
-# etcd's words for: authenticate (again), and repeat; the request was not carried out
+# etcd's errors after which a client authenticates (again) and repeats the request, which was not executed
 _ASKS_FOR_TOKEN = ("invalid auth token", "revision of auth store is old", "user name is empty")
 
-# statuses by which a member says that it cannot answer now, though another might: 408 and 429 besides all of 5xx
-_MEMBER_TROUBLE = (408, 429)
+_MEMBER_TROUBLE = (408, 429)  # HTTP statuses that concern one member only, besides 5xx
 
 _FULL = "database space exceeded"
 
 
 class EndpointFailed(Exception):
-    """This endpoint gives no answer that can be used; another one might. The message is the cause."""
+    """This endpoint gives no usable answer; another one might. The message is the cause."""
 
 
 class Refused(Exception):
-    """etcd answers that it will not; every endpoint would say so. The message is etcd's own."""
+    """etcd rejects the request; every endpoint would. The message is etcd's."""
 
 
-# Requests. Fields that must be seen, even when zero, stand in structs that omit nothing.
+# Requests. Structs whose zero values must be sent do not omit defaults.
 
 
 class RangeRequest(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -68,7 +66,7 @@ class DeleteRangeRequest(msgspec.Struct, frozen=True):
 
 
 class RequestOperation(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One of the three."""
+    """Exactly one of the fields is set."""
 
     request_range: RangeRequest | None = None
     request_put: PutRequest | None = None
@@ -76,7 +74,7 @@ class RequestOperation(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class CompareRequest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Holds where the key's `target` equals the one field that is given."""
+    """True if the key's `target` equals the one field that is set."""
 
     key: bytes
     target: str
@@ -107,7 +105,7 @@ class LeaseGrantRequest(msgspec.Struct, frozen=True):
 
 
 class LeaseRequest(msgspec.Struct, frozen=True):
-    """Of keepalive, timetolive and revoke."""
+    """For keepalive, timetolive and revoke."""
 
     ID: int
 
@@ -125,7 +123,7 @@ class AuthenticateRequest(msgspec.Struct, frozen=True):
 
 
 class Header(msgspec.Struct, frozen=True):
-    """`revision` is that of the answering member's store, after the request."""
+    """`revision` is the answering member's, after the request."""
 
     cluster_id: int = 0
     revision: Count = 0
@@ -147,7 +145,7 @@ class RangeResponse(msgspec.Struct, frozen=True):
 
 
 class OperationResponse(msgspec.Struct, frozen=True):
-    """What a range within a transaction found; nothing is wanted of the answers to puts and deletes."""
+    """The answer to a range in a transaction; the answers to puts and deletes are ignored."""
 
     response_range: RangeResponse = RangeResponse()
 
@@ -163,20 +161,20 @@ class LeaseGrantResponse(msgspec.Struct, frozen=True):
 
 
 class LeaseKeepAliveResponse(msgspec.Struct, frozen=True):
-    """A lease that is gone has no TTL."""
+    """`TTL` is 0 if the lease does not exist."""
 
     header: Header = Header()
     TTL: int = 0
 
 
 class LeaseTimeToLiveResponse(msgspec.Struct, frozen=True):
-    """A lease that is gone has a TTL of -1."""
+    """`TTL` is -1 if the lease does not exist."""
 
     TTL: int = 0
 
 
 class EmptyResponse(msgspec.Struct, frozen=True):
-    """An answer of which nothing is wanted."""
+    """An answer whose content is ignored."""
 
 
 class AuthenticateResponse(msgspec.Struct, frozen=True):
@@ -189,7 +187,7 @@ class WireEvent(msgspec.Struct, frozen=True):
 
 
 class WatchResponse(msgspec.Struct, frozen=True):
-    """`fragment`: more of the same revisions follows. The header's revision may lie behind events still to come."""
+    """`fragment`: more events of the same revisions follow. Events of the header's revision may still be to come."""
 
     header: Header = Header()
     created: bool = False
@@ -201,13 +199,13 @@ class WatchResponse(msgspec.Struct, frozen=True):
 
 
 class ErrorResponse(msgspec.Struct, frozen=True):
-    """The body of an error; also what a stream says as it dies."""
+    """The body of an error response, and the last message of a stream that fails."""
 
     message: str = ""
 
 
 class Streamed(msgspec.Struct, Generic[T], frozen=True):
-    """One line of a stream: a result, or an error where the status has long been 200."""
+    """One line of a stream: a result, or an error after the status 200 was sent."""
 
     result: T | None = None
     error: ErrorResponse | None = None
@@ -219,10 +217,10 @@ ERROR = msgspec.json.Decoder(ErrorResponse)
 
 
 def parse_refusal(status: int, body: bytes) -> EndpointFailed | Refused:
-    """What an answer that is no success means."""
+    """The error that a response with another status than 200 means."""
     try:
         message = ERROR.decode(body).message
-    except UNREADABLE:  # a proxy in between has its own words
+    except UNREADABLE:  # from a proxy
         message = body[:200].decode("utf-8", "replace").strip()
     message = message or f"HTTP status {status}"
     if _FULL in message:
@@ -233,7 +231,7 @@ def parse_refusal(status: int, body: bytes) -> EndpointFailed | Refused:
 
 
 def asks_for_token(message: str) -> bool:
-    """Whether a refusal in these words of etcd's ends with a new token."""
+    """True if the request succeeds with a new token, by etcd's error message."""
     return any(words in message for words in _ASKS_FOR_TOKEN)
 
 
@@ -242,14 +240,14 @@ def parse(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     try:
         return decoder.decode(body)
     except UNREADABLE as error:
-        raise EndpointFailed(f"this is no answer of etcd's: {error}") from error
+        raise EndpointFailed(f"this is not an answer of etcd: {error}") from error
 
 
 def parse_line(decoder: msgspec.json.Decoder[Streamed[T]], line: bytes) -> T:
     """Decode one line of a stream. Raises EndpointFailed if it is the error that ends the stream."""
     streamed = parse(decoder, line)
     if streamed.result is None:
-        raise EndpointFailed(streamed.error.message if streamed.error else "a line of the stream says nothing")
+        raise EndpointFailed(streamed.error.message if streamed.error else "the stream sent an empty message")
     return streamed.result
 
 
@@ -267,23 +265,24 @@ parse_authenticate = partial(parse, msgspec.json.Decoder(AuthenticateResponse))
 
 
 def render_range(prefix: str, after: str = "") -> RangeRequest:
-    """The request for the keys that begin with the prefix: all, or those after a key."""
+    """The request for the keys with this prefix, only those after the key `after` if it is not ''."""
     return RangeRequest(key=start_of_range(prefix, after) or b"\0", range_end=end_of_prefix(prefix))
 
 
 def render_digest(prefix: str) -> RangeRequest:
-    """The request for the newest key that begins with the prefix, without its value; its answer counts them all."""
+    """The request for the last written key with this prefix, without its value; the answer also counts all of them."""
     whole = render_range(prefix)
     return RangeRequest(whole.key, whole.range_end, limit=1, keys_only=True, sort_order="DESCEND", sort_target="MOD")
 
 
-def render_reads(keys: Sequence[str]) -> TxnRequest:
-    """A transaction that reads these keys, all at one revision."""
-    return TxnRequest((), tuple(RequestOperation(request_range=RangeRequest(key.encode())) for key in keys))
+def render_reads(keys: Sequence[str], revision: int = 0) -> TxnRequest:
+    """A transaction that reads these keys, all at this revision (0: the latest)."""
+    reads = (RangeRequest(key.encode(), revision=revision) for key in keys)
+    return TxnRequest((), tuple(RequestOperation(request_range=read) for read in reads))
 
 
 def render_transaction(comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> TxnRequest:
-    """The transaction in etcd's words."""
+    """The transaction as etcd's request."""
     return TxnRequest(tuple(map(_render_comparison, comparisons)), tuple(map(_render_operation, operations)))
 
 
@@ -304,7 +303,7 @@ def _render_operation(operation: Operation) -> RequestOperation:
 
 
 def parse_key_value(kv: WireKeyValue) -> KeyValue:
-    """The protocol's value. A key that someone wrote in no UTF-8 reads with U+FFFD: it is none of ours."""
+    """The protocol's value. A key that is not UTF-8, which fleetd never writes, is returned with U+FFFD in it."""
     return KeyValue(_parse_key(kv), kv.value, kv.create_revision, kv.mod_revision, kv.lease)
 
 
@@ -317,57 +316,58 @@ def _parse_key(kv: WireKeyValue) -> str:
     return kv.key.decode("utf-8", "replace")
 
 
-FIRST_PAGE = 32  # keys: as unit files of the largest size they are 11 MiB, which etcd tells well within a second
+FIRST_PAGE = 32  # keys: with unit files of the largest size 11 MiB, which etcd sends well within a second
 MOST_KEYS = 2048
-PAGE_TARGET_BYTES = 2 * 1024 * 1024  # of values, so that a page is decoded in some ten milliseconds
-PAGE_BYTES = 32 * 1024 * 1024  # of an answer; where a page is larger, fewer keys are asked for
+PAGE_TARGET_BYTES = 2 * 1024 * 1024  # of values: a page is decoded in about ten milliseconds
+PAGE_BYTES = 32 * 1024 * 1024  # of an answer; for a larger one, fewer keys are requested
 
 
 class Pages:
-    """How one range is read: page by page, each with as many keys as those before it let one expect to be of a good
-    size. Keys in one folder (the first below the prefix) are alike in that; in each it begins with few."""
+    """Reads one range page by page. The number of keys in a page is estimated from the size of the values before it.
+    Keys of one folder (the first path segment after the prefix) have values of similar size; each folder begins with
+    few."""
 
     def __init__(self, prefix: str, after: str) -> None:
         self._prefix = prefix.encode()
         self._start = start_of_range(prefix, after) or b"\0"
         self._end = end_of_prefix(prefix)
-        self._folder_end = self._end  # the first page may go through several folders
+        self._folder_end = self._end  # the first page may span folders
         self._keys = FIRST_PAGE
 
     def request(self, revision: int, limit: int) -> RangeRequest:
-        """The request for the next page, at this revision (0: the latest), of at most so many keys (0: any number)."""
+        """The request for the next page, at this revision (0: the latest), of at most `limit` keys (0: no limit)."""
         keys = min(self._keys, limit) if limit else self._keys
         return RangeRequest(key=self._start, range_end=self._folder_end, limit=keys, revision=revision)
 
     def shrink(self) -> bool:
-        """The page was too large: ask for less of it. False: that is not possible."""
+        """Request fewer keys, because the page was too large. False if it was one key already."""
         if self._keys == 1:
             return False
         self._keys = max(1, self._keys // 8)
         return True
 
-    def turn(self, answer: RangeResponse) -> bool:
-        """Go on to what follows this page; whether there may be anything."""
+    def advance(self, answer: RangeResponse) -> bool:
+        """Go on after this page. False if it was the last."""
         if answer.more:
             last = answer.kvs[-1].key
             self._start = last + b"\0"
             size = sum(len(kv.value) for kv in answer.kvs) // len(answer.kvs)
             self._folder_end = self._end_of_folder(last)
-            is_of_one = self._folder_end == self._end_of_folder(answer.kvs[0].key)
-            grown = 4 * self._keys if is_of_one else FIRST_PAGE
+            is_one_folder = self._folder_end == self._end_of_folder(answer.kvs[0].key)
+            grown = 4 * self._keys if is_one_folder else FIRST_PAGE
             self._keys = max(1, min(PAGE_TARGET_BYTES // (size + 1), grown, MOST_KEYS))
             return True
         self._start, self._folder_end, self._keys = self._folder_end, self._end, FIRST_PAGE
         return self._start != self._end
 
     def _end_of_folder(self, key: bytes) -> bytes:
-        """Where the folder of this key ends."""
+        """The end of this key's folder."""
         folder, slash, _ = key.removeprefix(self._prefix).partition(b"/")
-        return self._prefix + folder + b"0" if slash else self._end  # 0 is what follows the slash
+        return self._prefix + folder + b"0" if slash else self._end  # in ASCII, 0 follows the slash
 
 
 class WatchPosition:
-    """How far one watch has come, over all the streams that serve it in turn."""
+    """The progress of one watch, which several streams serve one after another."""
 
     def __init__(self, prefix: str, after_revision: int) -> None:
         self.revision = after_revision
@@ -376,15 +376,15 @@ class WatchPosition:
         self._fragments: list[WireEvent] = []
 
     def request(self) -> WatchRequest:
-        """What to ask of a new stream. It begins with the revision already seen, whose events `take` drops: etcd before
-        3.4.36 and 3.5.18 loses deletions that stand at the very revision it was compacted to."""
+        """The request for a new stream. It begins with the last revision that was seen, whose events `take` drops: etcd
+        before 3.4.36 and 3.5.18 loses deletions at the very revision it was compacted to."""
         self._fragments = []
-        start = max(1, self.revision)  # 0 would mean: from now on
+        start = max(1, self.revision)  # 0 means from now on
         return WatchRequest(WatchCreateRequest(self._range.key, self._range.range_end, start))
 
     def take(self, answer: WatchResponse) -> Changes | None:
-        """Take in one answer; what it has to tell, if anything. Raises Compacted, also where another cluster answers:
-        its revisions are not ours."""
+        """Process one answer; returns the changes that it completes. Raises Compacted, also if another cluster answers,
+        whose revisions mean nothing here."""
         if answer.compact_revision:
             raise Compacted(answer.compact_revision + 1)
         self._cluster_id = self._cluster_id or answer.header.cluster_id
@@ -393,7 +393,7 @@ class WatchPosition:
         self._fragments += answer.events
         if answer.fragment or answer.canceled or answer.created:
             return None
-        if not self._fragments:  # a progress notification: nothing happened below the prefix until now
+        if not self._fragments:  # a progress notification: no events up to this revision
             self.revision = max(self.revision, answer.header.revision)
             return None
         events = tuple(_parse_event(event) for event in self._fragments if event.kv.mod_revision > self.revision)

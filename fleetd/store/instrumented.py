@@ -41,11 +41,12 @@ class InstrumentedStore:
     async def get(self, key: str) -> KeyValue | None:
         return await self._measure("get", key, self._store.get(key))
 
-    async def get_many(self, keys: Sequence[str]) -> RangeResult:
-        return await self._measure("get_many", keys, self._store.get_many(keys))
+    async def get_many(self, keys: Sequence[str], *, revision: int = 0) -> RangeResult:
+        return await self._measure("get_many", keys, self._store.get_many(keys, revision=revision))
 
-    async def range(self, prefix: str, *, after: str = "", limit: int = 0) -> RangeResult:
-        return await self._measure("range", prefix, self._store.range(prefix, after=after, limit=limit))
+    async def range(self, prefix: str, *, after: str = "", limit: int = 0, revision: int = 0) -> RangeResult:
+        request = self._store.range(prefix, after=after, limit=limit, revision=revision)
+        return await self._measure("range", prefix, request)
 
     async def digest(self, prefix: str) -> PrefixDigest:
         return await self._measure("digest", prefix, self._store.digest(prefix))

@@ -142,18 +142,19 @@ class Store(Protocol):
         """A name that identifies this store, and changes if it is created again. Never empty."""
 
     async def get(self, key: str) -> KeyValue | None:
-        """The key as it is now (linearizable)."""
+        """The latest version of the key (linearizable)."""
 
-    async def get_many(self, keys: Sequence[str]) -> RangeResult:
-        """Those of the keys that exist, in the order asked, all at one revision. At most MAX_OPERATIONS keys."""
+    async def get_many(self, keys: Sequence[str], *, revision: int = 0) -> RangeResult:
+        """Those of the keys that exist, in the order asked, at most MAX_OPERATIONS keys. `revision` as for `range`."""
 
-    async def range(self, prefix: str, *, after: str = "", limit: int = 0) -> RangeResult:
-        """All keys that begin with the prefix, at one revision, however many they are (linearizable); or only those
-        that come after the key `after`, or only the first `limit` of them (0: all)."""
+    async def range(self, prefix: str, *, after: str = "", limit: int = 0, revision: int = 0) -> RangeResult:
+        """All keys that begin with the prefix, however many they are; or only those after the key `after`, or only the
+        first `limit` of them (0: all). They are as of one revision: the latest (0, linearizable), or that of an earlier
+        read, which is Unavailable once the store's history begins later."""
 
     async def digest(self, prefix: str) -> PrefixDigest:
         """The number of keys below the prefix, and the last write to them (linearizable). A mirror of the prefix that
-        agrees in both is complete."""
+        has the same two is complete."""
 
     async def transact(self, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> int:
         """Do all operations if all comparisons hold; the revision after it. Raises Conflict, LeaseNotFound (a Put on

@@ -1,6 +1,6 @@
 """The embedded store's tables in one SQLite file: keys with revisions, leases, and the id of the store.
 
-Every method blocks, and none may run beside another: embedded.py sees to both. Time, history and watches are not here.
+Every method blocks, and only one may run at a time.
 """
 
 import sqlite3
@@ -49,17 +49,22 @@ _NO_LIMIT = -1  # as SQLite has it
 
 
 class Written(msgspec.Struct, frozen=True):
-    """The result of one write: its events (none: nothing changed), and the store's revision after it."""
+    """The result of one write: its events (none: nothing changed), the store's revision after it, and for each event
+    what its key held before (None: nothing)."""
 
     events: tuple[Event, ...]
     revision: int
+    replaced: tuple[KeyValue | None, ...] = ()
+
+
+_Change = tuple[Event, KeyValue | None]  # and what the key held before
 
 
 class Database:
-    """The tables. Opening raises StoreError; every method raises Unavailable where SQLite fails, with nothing written.
+    """The tables. Opening raises StoreError; every method raises Unavailable, with nothing written, if SQLite fails.
 
-    What is answered is on the disk: SQLite syncs its log at every commit (WAL, synchronous=FULL). The file is locked
-    for as long as it is open.
+    A write is on the disk when its method returns: SQLite syncs its log at every commit (WAL, synchronous=FULL). The
+    file is locked while it is open.
     """
 
     def __init__(self, path: str, new_cluster_id: str) -> None:
@@ -81,7 +86,9 @@ class Database:
         connection.execute("BEGIN IMMEDIATE")
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version > SCHEMA_VERSION:
-            raise StoreError(f"the store {self._path} is of a newer fleetd (format {version}): upgrade this one")
+            raise StoreError(
+                f"{self._path} was written by a later version of fleetd (format {version}): update fleetd here"
+            )
         if version == 0:
             for statement in _SCHEMA.split(";"):
                 connection.execute(statement)
@@ -105,7 +112,7 @@ class Database:
         return dict(self._read("SELECT id, ttl_s FROM leases ORDER BY id"))
 
     def get_many(self, keys: Sequence[str]) -> RangeResult:
-        """The existing ones of these keys, in this order."""
+        """Those of these keys that exist, in this order."""
         found = (self._find(key) for key in keys)
         return RangeResult(tuple(item for item in found if item), self.revision())
 
@@ -132,26 +139,27 @@ class Database:
             for operation in operations:
                 self._check_lease(operation)
             revision = self.revision() + 1
-            events = [self._apply(operation, revision) for operation in operations]
-            return self._written(revision, [event for event in events if event])
+            changes = [self._apply(operation, revision) for operation in operations]
+            return self._written(revision, [change for change in changes if change])
 
     def grant(self, ttl_s: float) -> int:
         """A new lease. Ids are never reused."""
         with self._writing():
-            self._write("UPDATE store SET last_lease = last_lease + 1")
+            self._connection.execute("UPDATE store SET last_lease = last_lease + 1")
             lease = int(self._one("SELECT last_lease FROM store"))
-            self._write("INSERT INTO leases VALUES (?, ?)", (lease, ttl_s))
+            self._connection.execute("INSERT INTO leases VALUES (?, ?)", (lease, ttl_s))
             return lease
 
     def revoke(self, lease: int) -> Written:
         """End the lease and delete its keys, all at one revision. Does nothing if the lease is gone."""
         with self._writing():
             revision = self.revision() + 1
-            keys = self._read("SELECT key FROM keys WHERE lease = ? AND lease != 0 ORDER BY key", (lease,))
-            events = [Event(key.decode(), None, revision) for (key,) in keys]
-            self._write("DELETE FROM keys WHERE lease = ? AND lease != 0", (lease,))
-            self._write("DELETE FROM leases WHERE id = ?", (lease,))
-            return self._written(revision, events)
+            held = f"SELECT {_COLUMNS} FROM keys WHERE lease = ? AND lease != 0 ORDER BY key"  # noqa: S608 (a constant)
+            items = map(_parse_row, self._read(held, (lease,)))
+            changes = [(Event(item.key, None, revision), item) for item in items]
+            self._connection.execute("DELETE FROM keys WHERE lease = ? AND lease != 0", (lease,))
+            self._connection.execute("DELETE FROM leases WHERE id = ?", (lease,))
+            return self._written(revision, changes)
 
     def close(self) -> None:
         self._connection.close()
@@ -177,30 +185,31 @@ class Database:
         if lease and not self._read("SELECT id FROM leases WHERE id = ?", (lease,)):
             raise LeaseNotFound(f"lease {lease} of {operation.key} has expired or was revoked")
 
-    def _apply(self, operation: Operation, revision: int) -> Event | None:
-        """Execute one operation. Returns what it changed."""
+    def _apply(self, operation: Operation, revision: int) -> _Change | None:
+        """Execute one operation. None if it changes nothing."""
         before = self._find(operation.key)
         if isinstance(operation, Put):
             created = before.create_revision if before else revision
             item = KeyValue(operation.key, operation.value, created, revision, operation.lease)
             row = (operation.key.encode(), operation.value, created, revision, operation.lease)
-            self._write("INSERT OR REPLACE INTO keys VALUES (?, ?, ?, ?, ?)", row)
-            return Event(operation.key, item, revision)
+            self._connection.execute("INSERT OR REPLACE INTO keys VALUES (?, ?, ?, ?, ?)", row)
+            return Event(operation.key, item, revision), before
         if before is None:
             return None
-        self._write("DELETE FROM keys WHERE key = ?", (operation.key.encode(),))
-        return Event(operation.key, None, revision)
+        self._connection.execute("DELETE FROM keys WHERE key = ?", (operation.key.encode(),))
+        return Event(operation.key, None, revision), before
 
-    def _written(self, revision: int, events: Sequence[Event]) -> Written:
-        """A write without events does not take a revision."""
-        if not events:
+    def _written(self, revision: int, changes: Sequence[_Change]) -> Written:
+        """A write that changes nothing does not take a revision."""
+        if not changes:
             return Written((), revision - 1)
-        self._write("UPDATE store SET revision = ?", (revision,))
-        return Written(tuple(events), revision)
+        self._connection.execute("UPDATE store SET revision = ?", (revision,))
+        events, replaced = zip(*changes, strict=True)
+        return Written(events, revision, replaced)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """All writes within it are committed to disk, or none is."""
+        """Commits all writes of the `with` block, or none."""
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             yield
@@ -210,9 +219,6 @@ class Database:
         finally:
             if self._connection.in_transaction:  # an error before the commit, or the commit failed
                 self._connection.execute("ROLLBACK")
-
-    def _write(self, statement: str, values: Sequence[object] = ()) -> None:
-        self._connection.execute(statement, values)
 
     def _read(self, statement: str, values: Sequence[object] = ()) -> list[Any]:
         try:

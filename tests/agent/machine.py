@@ -36,15 +36,15 @@ class FaultyStore(EmbeddedStore):
         self._refuse_while_down()
         return await super().transact(comparisons, operations)
 
-    async def range(self, prefix: str) -> RangeResult:
+    async def range(self, prefix: str, **options: Any) -> RangeResult:
         self._refuse_while_down()
-        snapshot = await super().range(prefix)
+        snapshot = await super().range(prefix, **options)
         if "/placements/" in prefix:
             await self._interrupt()
         return snapshot
 
-    async def get_many(self, keys: Sequence[str]) -> RangeResult:
-        snapshot = await super().get_many(keys)
+    async def get_many(self, keys: Sequence[str], *, revision: int = 0) -> RangeResult:
+        snapshot = await super().get_many(keys, revision=revision)
         if any("/synced/" in key for key in keys):
             await self._interrupt()
         return snapshot

@@ -110,14 +110,14 @@ async def test_few_full_listings_run_at_once_and_pages_wait_for_none(fleet: Any)
         def __getattr__(self, name: str) -> Any:
             return getattr(fleet.registry.store, name)
 
-        async def range(self, prefix: str, *, after: str = "", limit: int = 0) -> Any:
+        async def range(self, prefix: str, *, limit: int = 0, **options: Any) -> Any:
             nonlocal under_way, most
             if prefix.endswith("/units/") and not limit:
                 under_way += 1
                 most = max(most, under_way)
                 await going_on.wait()
                 under_way -= 1
-            return await fleet.registry.store.range(prefix, after=after, limit=limit)
+            return await fleet.registry.store.range(prefix, limit=limit, **options)
 
     store: Any = Watched()
     limiter = ConnectionLimiter()

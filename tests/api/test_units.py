@@ -432,8 +432,8 @@ class Overtaken:
             raise Conflict("another client wrote first")
         return await self._store.transact(comparisons, operations)
 
-    async def get_many(self, keys: Any) -> RangeResult:
-        return await self._store.get_many(keys)
+    async def get_many(self, keys: Any, *, revision: int = 0) -> RangeResult:
+        return await self._store.get_many(keys, revision=revision)
 
 
 async def test_a_write_that_conflicts_is_planned_again(fleet: Any) -> None:

@@ -114,7 +114,7 @@ async def test_a_store_of_a_newer_format_is_left_alone(tmp_path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
-    with pytest.raises(StoreError, match="newer fleetd"):
+    with pytest.raises(StoreError, match="later version of fleetd"):
         EmbeddedStore(str(path))
 
 

@@ -74,7 +74,7 @@ async def test_what_is_compacted_while_it_is_read_is_read_again(shared_etcd: Etc
             assert len(items) == 3 * FIRST_PAGE + 1
             assert items[-1].key == "/compacted/z"
             times = 10
-            with pytest.raises(Unavailable, match="have it keep a minute"):
+            with pytest.raises(Unavailable, match="keep at least a minute"):
                 await store.range("/compacted/")
 
 
@@ -192,7 +192,7 @@ async def test_nothing_compressed_is_unpacked() -> None:
     bomb = gzip.compress(b" " * 50_000_000)
     head = OK + f"\r\nContent-Encoding: gzip\r\nContent-Length: {len(bomb)}".encode()
     async with Misbehaving(head, bomb) as server, store_on(server.url) as store:
-        with pytest.raises(Unavailable, match="no answer of etcd's"):
+        with pytest.raises(Unavailable, match="not an answer of etcd"):
             await store.revision()
     assert b"accept-encoding: identity" in server.heads[0].lower()
 

@@ -123,6 +123,36 @@ async def test_a_range_may_begin_after_a_key_and_end_after_so_many(store: Store,
     assert await names_read(after="/", limit=1) == ["a"]
 
 
+async def test_reads_at_an_earlier_revision_see_no_later_write(store: Store, below: str) -> None:
+    lease = await store.grant(60)
+    await store.transact([], [Put(below + name, b"old", lease if name == "c" else 0) for name in "abc"])
+    at = (await store.range(below)).revision
+    before = await store.get_many([below + name for name in "abcd"])
+    for value in (b"new", b"newer"):
+        await store.transact([], [Put(below + "a", value), Put(below + "d", value)])
+    await store.transact([], [Delete(below + "b")])
+    await store.revoke(lease)
+    assert [item.key for item in (await store.range(below)).items] == [below + "a", below + "d"]
+    assert await store.get_many([below + name for name in "abcd"], revision=at) == before
+    assert await store.get_many([], revision=at) == RangeResult((), at)
+    assert await store.range(below, revision=at) == before
+    assert await store.range(below, revision=at, limit=2) == RangeResult(before.items[:2], at)
+    assert await store.range(below, revision=at, after=below + "a") == RangeResult(before.items[1:], at)
+    assert (await store.range(below + "d", revision=at)).items == ()
+
+
+async def test_revisions_that_are_compacted_or_to_come_cannot_be_read(store: Store, below: str) -> None:
+    first = await put(store, below + "a")
+    second = await put(store, below + "a", b"y")
+    await store.compact(second)
+    assert [item.value for item in (await store.range(below, revision=first)).items] == [b"x"]
+    for revision in (first - 1, second + 50):
+        with pytest.raises(Unavailable):
+            await store.range(below, revision=revision)
+        with pytest.raises(Unavailable):
+            await store.get_many([below + "a"], revision=revision)
+
+
 async def test_a_digest_tells_how_many_keys_there_are_and_when_one_was_last_written(store: Store, below: str) -> None:
     begun = await put(store, below[:-1] + "0")  # outside, as is all that follows the prefix
     assert await store.digest(below) == PrefixDigest(0, 0, begun)

@@ -95,11 +95,11 @@ class Wire:
     async def get(self, key: str) -> KeyValue | None:
         return await self._ask("get", lambda store: store.get(key))
 
-    async def get_many(self, keys: Sequence[str]) -> RangeResult:
-        return await self._ask("get_many", lambda store: store.get_many(keys))
+    async def get_many(self, keys: Sequence[str], *, revision: int = 0) -> RangeResult:
+        return await self._ask("get_many", lambda store: store.get_many(keys, revision=revision))
 
-    async def range(self, prefix: str, *, after: str = "", limit: int = 0) -> RangeResult:
-        return await self._ask("range", lambda store: store.range(prefix, after=after, limit=limit))
+    async def range(self, prefix: str, *, after: str = "", limit: int = 0, revision: int = 0) -> RangeResult:
+        return await self._ask("range", lambda store: store.range(prefix, after=after, limit=limit, revision=revision))
 
     async def digest(self, prefix: str) -> PrefixDigest:
         return await self._ask("digest", lambda store: store.digest(prefix))

@@ -32,11 +32,11 @@ class DeafStore(EmbeddedStore):
     is_about_to_be_restored = False
     whole_reads = 0
 
-    async def range(self, prefix: str, *, after: str = "", limit: int = 0) -> RangeResult:
+    async def range(self, prefix: str, **options: Any) -> RangeResult:
         self.whole_reads += prefix == DEFAULT_PREFIX
         if self.is_too_large and prefix == DEFAULT_PREFIX:
             raise Unavailable("the store does not answer")
-        return await super().range(prefix, after=after, limit=limit)
+        return await super().range(prefix, **options)
 
     async def transact(self, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> int:
         if self.is_deaf and any("/placements/" in operation.key for operation in operations):

@@ -66,8 +66,9 @@ class Machines:
     async def get_all(self, request: Request, _: str) -> Response:
         """One page of machines, by id."""
         page = parse_page(request, self._token_limit)
-        machines, token = await read_page(self._registry, MACHINES, page)
-        settings = await self._registry.get_many(SETTINGS, [(id_,) for id_ in machines])
+        reader = self._registry.at_one_revision()
+        machines, token = await read_page(reader, MACHINES, page)
+        settings = await reader.get_many(SETTINGS, [(id_,) for id_ in machines])
         entities = tuple(describe_machine(machine, settings.get((id_,))) for id_, machine in machines.items())
         return render_json(schema.MachinePage(entities, token))
 

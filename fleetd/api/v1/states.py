@@ -14,7 +14,7 @@ from fleetd.api.http import ApiError, Request, Response, render_json
 from fleetd.api.pagination import Page, cut_page, parse_page
 from fleetd.model.unit import TargetState, UnitState
 from fleetd.registry.records import MACHINES, STATES
-from fleetd.registry.registry import Registry
+from fleetd.registry.registry import Reader, Registry
 
 HELD_S = 10.0  # how long a listing is kept for its next page
 
@@ -63,10 +63,8 @@ class States:
         """One page of states by unit and machine, filtered by machineID and unitName."""
         page = parse_page(request, self._token_limit)
         machine, unit = (next(iter(request.query_values(name)), "") for name in ("machineID", "unitName"))
-        if machine:
-            listing = await self._list_machine(machine, unit)
-        else:
-            listing = await self._list_unit(unit) if unit else await self._list_all(page)
+        held = None if machine or unit else self._find_held(page)
+        listing = held or await _list(self._registry.at_one_revision(), machine, unit)
         reports, token = cut_page(listing.reports, _key, page, listing.revision)
         if not machine and not unit:
             self._hold(listing if token else None)
@@ -75,29 +73,20 @@ class States:
 
     async def get(self, _: Request, name: str) -> Response:
         """The state of one unit on its assigned machine, else on the first machine that has it."""
-        found = (await self._list_unit(name)).reports
+        reader = self._registry.at_one_revision()
+        found = (await _list(reader, "", name)).reports
         if not found:
             raise ApiError(404, "unit state does not exist")
-        _unit, decision = await self._registry.unit_and_decision(name)
+        _unit, decision = await reader.unit_and_decision(name)
         assigned = decision.machine if decision else ""
         unit, machine, state = next((item for item in found if item[1] == assigned), found[0])
         return render_json(describe_state(machine, unit, state))
 
-    async def _list_machine(self, machine: str, unit: str) -> Listing:
-        part = await self._registry.read_page(STATES, machine)
-        return Listing(select_states(part.records.items(), unit), part.revision)
-
-    async def _list_unit(self, unit: str) -> Listing:
-        machines = await self._registry.read_page(MACHINES)
-        allocations = await self._registry.states_of([unit], [names[0] for names in machines.records])
-        return Listing(select_states(allocations.items()), machines.revision)
-
-    async def _list_all(self, page: Page) -> Listing:
-        """All states: the kept listing for a later page, unless the token is newer; else read now."""
+    def _find_held(self, page: Page) -> Listing | None:
+        """The kept listing of all states, for a later page whose token is not newer."""
         if self._held and not page.is_first and page.revision <= self._held.revision:
             return self._held
-        part = await self._registry.read_page(STATES)
-        return Listing(select_states(part.records.items()), part.revision)
+        return None
 
     def _hold(self, listing: Listing | None) -> None:
         """Keep the listing for the next page, until the timer drops it."""
@@ -105,3 +94,13 @@ class States:
             self._timer.cancel()
         self._held = listing
         self._timer = asyncio.get_running_loop().call_later(self._held_s, self._hold, None) if listing else None
+
+
+async def _list(reader: Reader, machine: str, unit: str) -> Listing:
+    """The states on one machine ('': on all), of one unit ('': of all)."""
+    if unit and not machine:  # one key for each machine
+        machines = await reader.read_page(MACHINES)
+        states = await reader.states_of([unit], [names[0] for names in machines.records])
+        return Listing(select_states(states.items()), machines.revision)
+    page = await reader.read_page(STATES, *([machine] if machine else []))
+    return Listing(select_states(page.records.items(), unit), page.revision)

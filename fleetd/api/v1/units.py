@@ -62,18 +62,26 @@ class Units:
     async def get_all(self, request: Request, _: str) -> Response:
         """One page of units, by name."""
         page = parse_page(request, self._token_limit)
-        units, token = await read_page(self._registry, UNITS, page)
-        decisions = await self._registry.get_many(DECISIONS, [(name,) for name in units])
-        homes = [(decision.machine, *names) for names, decision in decisions.items() if decision.machine]
-        states = await self._registry.get_many(STATES, homes)
+        reader = self._registry.at_one_revision()
+        units, token = await read_page(reader, UNITS, page)
+        decisions = await reader.get_many(DECISIONS, [(name,) for name in units])
+        placed = [(decision.machine, *names) for names, decision in decisions.items() if decision.machine]
+        states = await reader.get_many(STATES, placed)
         entities = tuple(describe_unit(unit, decisions.get((name,)), states) for name, unit in units.items())
         return render_json(schema.UnitPage(entities, token))
 
     async def get(self, request: Request, name: str) -> Response:
         """One unit."""
-        unit, decision = await self._read(name)
+        try:
+            validate_name(name)
+        except InvalidName as error:
+            raise ApiError(404, NOT_FOUND) from error
+        reader = self._registry.at_one_revision()
+        unit, decision = await reader.unit_and_decision(name)
+        if unit is None:
+            raise ApiError(404, NOT_FOUND)
         machine = decision.machine if decision else ""
-        states = await self._registry.get_many(STATES, [(machine, name)] if machine else [])
+        states = await reader.get_many(STATES, [(machine, name)] if machine else [])
         return render_json(describe_unit(unit, decision, states))
 
     async def put(self, request: Request, name: str) -> Response:
@@ -114,13 +122,3 @@ class Units:
         except (ApiError, Conflict):
             return False
         return True
-
-    async def _read(self, name: str) -> tuple[Unit, Decision | None]:
-        try:
-            validate_name(name)
-        except InvalidName as error:
-            raise ApiError(404, NOT_FOUND) from error
-        unit, decision = await self._registry.unit_and_decision(name)
-        if unit is None:
-            raise ApiError(404, NOT_FOUND)
-        return unit, decision

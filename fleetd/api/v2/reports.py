@@ -14,7 +14,7 @@ from fleetd.model.reason import Reason, RejectionCount, render, render_rejection
 from fleetd.model.unit import Unit, UnitState
 from fleetd.model.unitfile import hash_unit_file
 from fleetd.registry.records import DECISIONS, PLACEMENTS, UNITS
-from fleetd.registry.registry import Registry
+from fleetd.registry.registry import Reader, Registry
 from fleetd.scheduler.snapshot import requirements_of
 
 _hash = lru_cache(maxsize=4096)(hash_unit_file)
@@ -137,29 +137,29 @@ class Reports:
         return await self._report(parse_json(request.body, schema.ReportRequest).names)
 
     async def _report(self, asked: Sequence[str]) -> Response:
-        read = self._registry
+        reader = self._registry.at_one_revision()
         names = [name for name in dict.fromkeys(asked) if name and "/" not in name]
         wanted = [(name,) for name in names]
-        units = {key[0]: unit for key, unit in (await read.get_many(UNITS, wanted)).items()}
-        decisions = {key[0]: decision for key, decision in (await read.get_many(DECISIONS, wanted)).items()}
-        machines = await read.machines()
-        return await self._render(units, decisions, machines, await read.states_of(names, machines))
+        units = {key[0]: unit for key, unit in (await reader.get_many(UNITS, wanted)).items()}
+        decisions = {key[0]: decision for key, decision in (await reader.get_many(DECISIONS, wanted)).items()}
+        machines = await reader.machines()
+        states = await reader.states_of(names, machines)
+        return await _render(reader, units, decisions, machines, states)
 
     async def _report_all(self) -> Response:
-        read = self._registry
-        units, decisions = await read.units(), await read.decisions()
-        return await self._render(units, decisions, await read.machines(), await read.states())
+        reader = self._registry.at_one_revision()
+        units, decisions = await reader.units(), await reader.decisions()
+        machines, states = await reader.machines(), await reader.states()
+        return await _render(reader, units, decisions, machines, states)
 
-    async def _render(
-        self,
-        units: dict[str, Unit],
-        decisions: dict[str, Decision],
-        machines: dict[str, Machine],
-        states: dict[tuple[str, str], UnitState],
-    ) -> Response:
-        # Only placements of strays are read: only they can be superseded.
-        strays = find_strays(decisions, states)
-        placements = {
-            (key[0], key[1]): order for key, order in (await self._registry.get_many(PLACEMENTS, strays)).items()
-        }
-        return render_json(schema.UnitReports(make_reports(ReportData(units, decisions, machines, states, placements))))
+
+async def _render(
+    reader: Reader,
+    units: dict[str, Unit],
+    decisions: dict[str, Decision],
+    machines: dict[str, Machine],
+    states: dict[tuple[str, str], UnitState],
+) -> Response:
+    # Only placements of strays are read: only they can be superseded.
+    placements = await reader.get_many(PLACEMENTS, find_strays(decisions, states))
+    return render_json(schema.UnitReports(make_reports(ReportData(units, decisions, machines, states, placements))))
