@@ -85,9 +85,9 @@ class Client:
         self._socket = endpoint.socket
         self._transport: Transport
         if bastion is None:
-            from fleetctl.transport import DirectTransport
+            from fleetctl.transport import HttpTransport
 
-            self._transport = DirectTransport(endpoint, timeout_s, tls)
+            self._transport = HttpTransport(endpoint, timeout_s, tls)
         else:
             from fleetctl.ssh.tunnel import TunnelTransport
 

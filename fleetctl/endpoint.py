@@ -1,7 +1,7 @@
 """Parses and validates --endpoint and the TLS files; connects to nothing."""
 
 from typing import TYPE_CHECKING, NoReturn
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import msgspec
 
@@ -15,49 +15,55 @@ if TYPE_CHECKING:  # slow to import, and --help does not need it
 _FORMS = "use unix:///PATH, http://HOST:PORT or https://HOST:PORT"
 
 
-class Endpoint(msgspec.Struct, frozen=True):
-    """An address of the API. `socket` is a unix socket's path ('' for TCP), `base` the URL before /fleet/v1."""
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """An address of the API, `text` as it was given: a unix socket's path, or a TCP host and port.
+
+    `login` is USER:PASSWORD or '', `path` what precedes /fleet/v1.
+    """
 
     text: str
-    base: str
     socket: str = ""
-
-    @property
-    def tls(self) -> bool:
-        return self.base.startswith("https:")
-
-
-class InvalidEndpoint(ValueError):
-    """The text is not a valid endpoint."""
+    host: str = "domain-sock"
+    port: int = 80
+    tls: bool = False
+    login: str = ""
+    path: str = ""
 
 
 def parse_endpoint(text: str) -> Endpoint:
-    """Raises InvalidEndpoint, in the words of CoreOS fleet where it does so, too."""
+    """The endpoint. Raises CommandFailed, in the words of CoreOS fleet where that refused it, too."""
     try:
         url = urlsplit(text)
         port = url.port
     except ValueError as error:
-        raise InvalidEndpoint(f'endpoint "{text}": {error}; {_FORMS}') from error
+        _refuse(f'endpoint "{text}": {error}; {_FORMS}')
     if not url.scheme or (url.scheme not in ("unix", "file", "http", "https") and "://" not in text):
-        raise InvalidEndpoint(f'URL scheme undefined in endpoint "{text}": {_FORMS}')
+        _refuse(f'URL scheme undefined in endpoint "{text}": {_FORMS}')
     if url.scheme in ("unix", "file"):
         return _unix_endpoint(text, url)
     if url.scheme not in ("http", "https"):
-        raise InvalidEndpoint(f'unsupported URL scheme "{url.scheme}" in endpoint "{text}": {_FORMS}')
+        _refuse(f'unsupported URL scheme "{url.scheme}" in endpoint "{text}": {_FORMS}')
     if not url.hostname or port == 0:
-        raise InvalidEndpoint(f'endpoint "{text}" names no host: {_FORMS}')
-    return Endpoint(text, f"{url.scheme}://{url.netloc}{url.path.rstrip('/')}")
+        _refuse(f'endpoint "{text}" names no host: {_FORMS}')
+    return Endpoint(
+        text=text,
+        host=url.hostname,
+        port=port or (443 if url.scheme == "https" else 80),
+        tls=url.scheme == "https",
+        login="" if url.username is None else f"{unquote(url.username)}:{unquote(url.password or '')}",
+        path=url.path.rstrip("/"),
+    )
 
 
 def _unix_endpoint(text: str, url: SplitResult) -> Endpoint:
     if url.netloc:
-        raise InvalidEndpoint(
+        _refuse(
             f'unable to connect to host "{url.netloc}" with scheme "{url.scheme}": '
             f"a socket needs three slashes, {url.scheme}:///{url.netloc}{url.path}"
         )
     if url.path in ("", "/"):
-        raise InvalidEndpoint(f'endpoint "{text}" names no socket: {_FORMS}')
-    return Endpoint(text, "http://domain-sock", url.path)
+        _refuse(f'endpoint "{text}" names no socket: {_FORMS}')
+    return Endpoint(text=text, socket=url.path)
 
 
 def choose_endpoint(settings: Settings) -> Endpoint:
@@ -74,10 +80,7 @@ def choose_endpoint(settings: Settings) -> Endpoint:
     first, *others = settings.endpoint.split(",")
     if others:
         LOG.warning("multiple endpoints given, but only the first (%s) is used", first)
-    try:
-        return parse_endpoint(first.strip())
-    except InvalidEndpoint as error:
-        _refuse(str(error))
+    return parse_endpoint(first.strip())
 
 
 def _warn_of_ignored_options(settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""HTTP over a unix socket, TCP or TLS, on one connection that is kept open.
+"""HTTP on one connection that is kept open, over a unix socket, TCP or TLS.
 
 It uses the standard library: importing another one would take longer than the rest of a list command.
 """
@@ -6,10 +6,10 @@ It uses the standard library: importing another one would take longer than the r
 import select
 import socket
 from base64 import b64encode
-from collections.abc import Mapping
-from http.client import HTTPConnection, HTTPSConnection
+from collections.abc import Callable, Mapping
+from functools import partial
+from http.client import HTTPConnection
 from typing import TYPE_CHECKING, Protocol
-from urllib.parse import unquote, urlsplit
 
 import msgspec
 
@@ -34,35 +34,41 @@ class Transport(Protocol):
         """Raises TimeoutError, OSError if the connection fails, HTTPException if the peer does not speak HTTP."""
 
 
-class _UnixConnection(HTTPConnection):
-    def __init__(self, host: str, timeout_s: float, path: str) -> None:
-        super().__init__(host, timeout=timeout_s)
-        self._path = path
+class _Connection(HTTPConnection):
+    """A connection over the socket that `dial` opens, with TLS if there is a context."""
+
+    def __init__(
+        self, endpoint: Endpoint, timeout_s: float, tls: "ssl.SSLContext | None", dial: Callable[[], socket.socket]
+    ) -> None:
+        super().__init__(endpoint.host, endpoint.port, timeout_s)
+        self.default_port = 443 if tls else 80  # which the Host header leaves out
+        self._tls = tls
+        self._dial = dial
 
     def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock = self._dial()
         self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
+        if self._tls:
+            self.sock = self._tls.wrap_socket(self.sock, server_hostname=self.host)
 
 
-class DirectTransport:
-    """A direct connection. Each step of a request (connect, send, receive) may take `timeout_s`."""
+class HttpTransport:
+    """A Transport over the socket that `dial` opens, by default directly to the endpoint.
 
-    def __init__(self, endpoint: Endpoint, timeout_s: float, tls: "ssl.SSLContext | None") -> None:
-        url = urlsplit(endpoint.base)
-        host = url.hostname or ""
-        self._path = url.path
-        self._headers: dict[str, str] = {}
-        if url.username is not None:
-            user = f"{unquote(url.username)}:{unquote(url.password or '')}"
-            self._headers["Authorization"] = f"Basic {b64encode(user.encode()).decode()}"
-        self._connection: HTTPConnection
-        if endpoint.socket:
-            self._connection = _UnixConnection(host, timeout_s, endpoint.socket)
-        elif tls:
-            self._connection = HTTPSConnection(host, url.port, timeout=timeout_s, context=tls)
-        else:
-            self._connection = HTTPConnection(host, url.port, timeout=timeout_s)
+    Each step of a request (connect, send, receive) may take `timeout_s`.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        timeout_s: float,
+        tls: "ssl.SSLContext | None",
+        dial: Callable[[], socket.socket] | None = None,
+    ) -> None:
+        login = b64encode(endpoint.login.encode()).decode()
+        self._headers = {"Authorization": f"Basic {login}"} if login else {}
+        self._path = endpoint.path
+        self._connection = _Connection(endpoint, timeout_s, tls, dial or partial(_dial, endpoint, timeout_s))
 
     def request(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> Answer:
         """See Transport."""
@@ -75,6 +81,22 @@ class DirectTransport:
         except BaseException:  # also Ctrl-C: the connection is in the middle of a response
             self._connection.close()
             raise
+
+
+def _dial(endpoint: Endpoint, timeout_s: float) -> socket.socket:
+    """A socket connected to the endpoint. Raises OSError."""
+    if not endpoint.socket:
+        stream = socket.create_connection((endpoint.host, endpoint.port), timeout_s)
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return stream
+    stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        stream.settimeout(timeout_s)
+        stream.connect(endpoint.socket)
+    except OSError:
+        stream.close()
+        raise
+    return stream
 
 
 def _has_something_to_read(stream: socket.socket) -> bool:

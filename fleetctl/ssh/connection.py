@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
 from typing import Any
 
 import paramiko
@@ -21,6 +20,7 @@ from fleetctl import output
 from fleetctl.errors import SshFailed
 from fleetctl.log import LOG
 from fleetctl.settings import HostKeyChecking, Settings
+from fleetctl.ssh.channels import CHANNEL_ERRORS
 from fleetctl.ssh.config import Login, plan_login, split_host_port, split_user
 from fleetctl.ssh.identities import gather_identities
 from fleetctl.ssh.known_hosts import HostKey, KeyStatus, KnownHosts, host_names
@@ -72,14 +72,14 @@ class Connection:
         """A channel for one command. Raises SshFailed."""
         try:
             return self._transport.open_session(timeout=self._timeout_s)
-        except (paramiko.SSHException, EOFError, OSError) as error:
+        except CHANNEL_ERRORS as error:
             raise self._refusal(f"refuses to open a session: {_describe(error)}") from error
 
     def open_tcp(self, host: str, port: int) -> paramiko.Channel:
         """A TCP connection from the other end, which also resolves the name. Raises SshFailed."""
         try:
             return self._transport.open_channel("direct-tcpip", (host, port), ("127.0.0.1", 0), timeout=self._timeout_s)
-        except (paramiko.SSHException, EOFError, OSError) as error:
+        except CHANNEL_ERRORS as error:
             raise self._refusal(f"cannot connect on to {host} port {port}: {_describe(error)}") from error
 
     def lost(self) -> SshFailed:
@@ -95,12 +95,6 @@ class Connection:
         self._transport.close()
         if self._jump:
             self._jump.close()
-
-
-def close_channel(channel: paramiko.Channel) -> None:
-    """Close a channel, ignoring errors if its connection has just ended."""
-    with suppress(paramiko.SSHException, EOFError, OSError):
-        channel.close()
 
 
 def connect_to_bastion(settings: Settings) -> Connection:
@@ -365,7 +359,7 @@ def _log_in(transport: paramiko.Transport, login: Login, where: str) -> None:
                 continue
             ended = "it closed the connection after these"
             break
-        except (paramiko.SSHException, EOFError, OSError) as error:
+        except CHANNEL_ERRORS as error:
             ended = f"it closed the connection after these ({_describe(error)})"
             break
         if not further:

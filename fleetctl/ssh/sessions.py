@@ -9,7 +9,7 @@ import termios
 import threading
 import tty
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import BinaryIO
 
@@ -17,9 +17,9 @@ import paramiko
 
 from fleetctl.errors import CommandFailed, SshFailed
 from fleetctl.screen import measure
-from fleetctl.ssh.connection import Connection, close_channel
+from fleetctl.ssh.channels import CHANNEL_ERRORS, CHUNK, close_channel, feed, splice
+from fleetctl.ssh.connection import Connection
 
-CHUNK = 32768
 USUAL_TERMINAL = "xterm-256color"
 SIGNALLED_STATUS = 255  # a command that ended without an exit status, by a signal
 
@@ -70,14 +70,14 @@ def run_command(
             channel.exec_command(command)
         else:
             channel.invoke_shell()
-        with _raw(stdin) if terminal and stdin is not None else _untouched(), _resizing(terminal) as resized:
+        with _raw(stdin) if terminal and stdin is not None else nullcontext(), _resizing(terminal) as resized:
             if stdin is None:
                 channel.shutdown_write()
             else:
-                threading.Thread(target=_feed, args=(channel, stdin), daemon=True).start()
+                threading.Thread(target=feed, args=(channel, stdin), daemon=True).start()
             _drain(channel, resized, stdout, stderr)
         status = channel.recv_exit_status()
-    except (paramiko.SSHException, EOFError, OSError) as error:
+    except CHANNEL_ERRORS as error:
         if connection.has_broken():
             raise connection.lost() from error
         raise SshFailed(f"{connection.where} did not let it run: {error}") from error
@@ -105,21 +105,6 @@ def _drain(channel: paramiko.Channel, resized: int, stdout: Sink, stderr: Sink) 
             stderr(channel.recv_stderr(CHUNK))
         elif has_ended:
             return
-
-
-def _feed(channel: paramiko.Channel, stdin: int) -> None:
-    """Pass on our input until it or the command ends."""
-    try:
-        while data := os.read(stdin, CHUNK):
-            channel.sendall(data)
-        channel.shutdown_write()
-    except (OSError, EOFError, paramiko.SSHException):
-        return  # the command has ended; the caller reports how
-
-
-@contextmanager
-def _untouched() -> Iterator[None]:
-    yield
 
 
 @contextmanager
@@ -163,24 +148,11 @@ def _join_to_agent(agent_socket: str, channel: paramiko.Channel) -> None:
 
 
 def _serve_agent(agent_socket: str, channel: paramiko.Channel) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as agent:
-        try:
-            agent.connect(agent_socket)
-            answers = threading.Thread(target=_pass_answers, args=(agent, channel), daemon=True)
-            answers.start()
-            while data := channel.recv(CHUNK):
-                agent.sendall(data)
-            agent.shutdown(socket.SHUT_WR)
-            answers.join()
-        except (OSError, EOFError, paramiko.SSHException):
-            return  # the other end sees a closed channel
-        finally:
-            close_channel(channel)
-
-
-def _pass_answers(agent: socket.socket, channel: paramiko.Channel) -> None:
+    agent = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        while data := agent.recv(CHUNK):
-            channel.sendall(data)
-    except (OSError, EOFError, paramiko.SSHException):
-        return
+        agent.connect(agent_socket)
+        splice(channel, agent)
+    except OSError:
+        agent.close()  # the other end sees a closed channel
+    finally:
+        close_channel(channel)
