@@ -10,7 +10,7 @@ import msgspec
 
 from fleetctl import output, screen
 from fleetctl.errors import CommandFailed
-from fleetctl.parsing import Callback, flag, pass_settings
+from fleetctl.parsing import Callback, flag
 from fleetctl.settings import Settings
 
 T = TypeVar("T")
@@ -107,7 +107,6 @@ def list_command(listing: Listing[T]) -> Callable[[Callable[[Settings, View[T]],
         @flag("--no-legend", text="omit the header")
         @click.option("--fields", type=FieldNames(there_are), default=listing.default, help=fields_text)
         @click.argument("names", nargs=-1)
-        @pass_settings
         @wraps(function)
         def command(
             settings: Settings, full: bool, no_legend: bool, fields: str, form: str, names: tuple[str, ...]

@@ -159,15 +159,11 @@ def _plain(value: str | float | bool) -> str:
 Callback = Callable[..., int]
 
 
-def command(name: str, usage: str = "", **attributes: Any) -> Callable[[Callback], Command]:
-    """Make a function a command. It returns the exit status; its docstring is the description."""
-
-    def decorate(function: Callback) -> Command:
-        made = click.command(name, cls=Command, usage=usage, **attributes)(function)
-        assert isinstance(made, Command)
-        return made
-
-    return decorate
+def new_command(name: str, usage: str = "", **attributes: Any) -> Callable[[Callback], Command]:
+    """Make a function a command. It gets the Settings and the values of its options and arguments, and returns the exit
+    status; its docstring is the description.
+    """
+    return lambda function: click.command(name, cls=Command, usage=usage, **attributes)(click.pass_obj(function))
 
 
 def flag(*declarations: str, text: str, hidden: bool = False) -> Callable[[Callback], Callback]:
@@ -211,8 +207,3 @@ def _refuse_signing(_: click.Context, __: click.Parameter, value: bool | None) -
 def unit_arguments(function: Callback) -> Callback:
     """Adds any number of unit arguments."""
     return click.argument("units", nargs=-1)(function)
-
-
-def pass_settings(function: Callable[..., int]) -> Callback:
-    """Pass the Settings as the first argument."""
-    return click.pass_obj(function)

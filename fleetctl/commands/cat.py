@@ -4,8 +4,7 @@ from fleetctl import output
 from fleetctl.client import Client, open_client
 from fleetctl.errors import CommandFailed, failing_as
 from fleetctl.local_files import parse_argument
-from fleetctl.parsing import command as new_command
-from fleetctl.parsing import pass_settings, unit_arguments
+from fleetctl.parsing import new_command, unit_arguments
 from fleetctl.selection import expand_patterns
 from fleetctl.settings import Settings
 from fleetctl.suggestion import suggest_unit
@@ -14,7 +13,6 @@ from fleetd.model.unitfile import render_unit_file
 
 @new_command("cat", usage="UNIT")
 @unit_arguments
-@pass_settings
 def command(settings: Settings, units: tuple[str, ...]) -> int:
     """Prints the unit file as the cluster keeps it: without comments, blank lines and indentation. If a pattern matches
     several units, a comment with its name precedes each.

@@ -4,14 +4,12 @@ import click
 
 from fleetctl import log, output
 from fleetctl.completion import complete
-from fleetctl.parsing import command as new_command
-from fleetctl.parsing import pass_settings
+from fleetctl.parsing import new_command
 from fleetctl.settings import Settings
 
 
 @new_command("__complete", usage="-- WORD...")
 @click.argument("words", nargs=-1)
-@pass_settings
 def command(settings: Settings, words: tuple[str, ...]) -> int:
     """Takes the words after fleetctl up to the cursor, and completes the last of them, which may be empty. Prints each
     completion, a tab, and its meaning. Options before -- are ignored.

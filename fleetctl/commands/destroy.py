@@ -4,8 +4,7 @@ from fleetctl import output
 from fleetctl.client import open_client
 from fleetctl.commands.stop import find_units
 from fleetctl.errors import failing_as
-from fleetctl.parsing import blocking_options, bound_s, missing_option, pass_settings, unit_arguments
-from fleetctl.parsing import command as new_command
+from fleetctl.parsing import blocking_options, bound_s, missing_option, new_command, unit_arguments
 from fleetctl.settings import Settings
 from fleetctl.wait import wait_until_gone
 from fleetd.api import schema
@@ -17,7 +16,6 @@ GONE_ALREADY = 404
 @blocking_options
 @missing_option
 @unit_arguments
-@pass_settings
 def command(
     settings: Settings, units: tuple[str, ...], ignore_missing: bool, no_block: bool, block_attempts: int
 ) -> int:

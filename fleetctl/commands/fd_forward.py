@@ -7,8 +7,7 @@ import socket
 import click
 
 from fleetctl.errors import CommandFailed
-from fleetctl.parsing import command as new_command
-from fleetctl.parsing import pass_settings
+from fleetctl.parsing import new_command
 from fleetctl.settings import Settings
 
 CHUNK = 65536
@@ -17,7 +16,6 @@ STDIN, STDOUT = 0, 1
 
 @new_command("fd-forward", usage="PATH")
 @click.argument("paths", nargs=-1)
-@pass_settings
 def command(settings: Settings, paths: tuple[str, ...]) -> int:
     """Copies its input to the unix socket at PATH, and what arrives there to its output. --tunnel runs it on the
     bastion; there is no need to run it by hand.

@@ -5,15 +5,13 @@ import click
 from fleetctl import output
 from fleetctl.client import ApiError, Client, open_client
 from fleetctl.errors import CommandFailed, failing_as
-from fleetctl.parsing import command as new_command
-from fleetctl.parsing import pass_settings
+from fleetctl.parsing import new_command
 from fleetctl.settings import Settings
 from fleetctl.unit_locations import Location, match_machines
 
 
 @new_command("forget-machine", usage="MACHINE...")
 @click.argument("machines", nargs=-1)
-@pass_settings
 def command(settings: Settings, machines: tuple[str, ...]) -> int:
     """Removes parked machines (see list-machines) from the cluster, each given by a prefix of its id. They count as
     dead at once, and their units are started elsewhere.

@@ -3,14 +3,12 @@
 import click
 
 from fleetctl import output
-from fleetctl.parsing import command as new_command
-from fleetctl.parsing import pass_settings
+from fleetctl.parsing import new_command
 from fleetctl.settings import Settings
 
 
 @new_command("help", usage="[COMMAND]")
 @click.argument("topic", metavar="[COMMAND]", default="")
-@pass_settings
 def command(settings: Settings, topic: str) -> int:
     """Shows all commands, or the help of one."""
     context = click.get_current_context().find_root()

@@ -7,8 +7,7 @@ import click
 
 from fleetctl.client import open_client
 from fleetctl.errors import CommandFailed
-from fleetctl.parsing import command as new_command
-from fleetctl.parsing import flag, pass_settings, unit_arguments
+from fleetctl.parsing import flag, new_command, unit_arguments
 from fleetctl.remote import End, Remote, colours_of, in_order, report_failure, show_as_they_come, show_line, status_of
 from fleetctl.selection import find_all
 from fleetctl.settings import Settings
@@ -22,7 +21,6 @@ from fleetctl.unit_locations import Location, explain_absence, has_machine, pick
 @flag("--sudo", text="run journalctl with sudo")
 @remote_options
 @unit_arguments
-@pass_settings
 def command(
     settings: Settings,
     units: tuple[str, ...],

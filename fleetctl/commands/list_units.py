@@ -4,7 +4,7 @@ from fleetctl import output
 from fleetctl.client import open_client
 from fleetctl.errors import failing_as
 from fleetctl.listing import Columns, Listing, Located, Values, View, list_command, shorten_hash
-from fleetctl.parsing import command as new_command
+from fleetctl.parsing import new_command
 from fleetctl.settings import Settings
 from fleetd.api import schema
 

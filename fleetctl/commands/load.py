@@ -1,8 +1,7 @@
 """load: put units on machines without starting them."""
 
 from fleetctl.commands.start import LOAD, run_start
-from fleetctl.parsing import blocking_options, creation_options, pass_settings, unit_arguments
-from fleetctl.parsing import command as new_command
+from fleetctl.parsing import blocking_options, creation_options, new_command, unit_arguments
 from fleetctl.settings import Settings
 
 
@@ -10,7 +9,6 @@ from fleetctl.settings import Settings
 @blocking_options
 @creation_options
 @unit_arguments
-@pass_settings
 def command(settings: Settings, units: tuple[str, ...], replace: bool, no_block: bool, block_attempts: int) -> int:
     """Places units on machines, where systemd loads but does not start them; submits those that the cluster does not
     have. A running unit is stopped, and stays on its machine.

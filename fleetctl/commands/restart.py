@@ -10,8 +10,7 @@ from fleetctl.client import Client, open_client
 from fleetctl.commands.submit import apply_creations, plan_creations, resolve_units
 from fleetctl.errors import CommandFailed, failing_as
 from fleetctl.log import LOG
-from fleetctl.parsing import BLOCK_ATTEMPTS_HELP, bound_s, missing_option, pass_settings, unit_arguments
-from fleetctl.parsing import command as new_command
+from fleetctl.parsing import BLOCK_ATTEMPTS_HELP, bound_s, missing_option, new_command, unit_arguments
 from fleetctl.remote import Remote
 from fleetctl.selection import expand_patterns, is_active
 from fleetctl.settings import Settings
@@ -30,7 +29,6 @@ _AS_ROOT = '[ "$(id -u)" = 0 ] || exec sudo -n "$0" "$@"; exec "$0" "$@"'
 @remote_options
 @missing_option
 @unit_arguments
-@pass_settings
 def command(
     settings: Settings,
     units: tuple[str, ...],

@@ -9,8 +9,7 @@ import msgspec
 from fleetctl.client import Client, open_client
 from fleetctl.errors import CommandFailed, SshFailed, failing_as
 from fleetctl.local_files import parse_argument
-from fleetctl.parsing import command as new_command
-from fleetctl.parsing import flag, pass_settings
+from fleetctl.parsing import flag, new_command
 from fleetctl.remote import FAILED_STATUS, Remote, show_as_they_come
 from fleetctl.selection import is_pattern, select_units
 from fleetctl.settings import Settings
@@ -35,7 +34,6 @@ class Target(msgspec.Struct, frozen=True):
 @flag("--tty", "-t", text="allocate a terminal for the command")
 @port_option()
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
-@pass_settings
 def command(
     settings: Settings,
     words: tuple[str, ...],

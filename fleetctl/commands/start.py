@@ -12,8 +12,7 @@ from fleetctl import output
 from fleetctl.client import Client, open_client
 from fleetctl.commands.submit import Creation, RequestedUnit, apply_creations, plan_creations, resolve_units
 from fleetctl.errors import failing_as
-from fleetctl.parsing import blocking_options, bound_s, creation_options, pass_settings, unit_arguments
-from fleetctl.parsing import command as new_command
+from fleetctl.parsing import blocking_options, bound_s, creation_options, new_command, unit_arguments
 from fleetctl.selection import expand_patterns, is_no_template
 from fleetctl.settings import Settings
 from fleetctl.wait import Wait
@@ -48,7 +47,6 @@ START = StartVerb("start", "starting", TargetState.LAUNCHED, check_launched)
 @blocking_options
 @creation_options
 @unit_arguments
-@pass_settings
 def command(settings: Settings, units: tuple[str, ...], replace: bool, no_block: bool, block_attempts: int) -> int:
     """Starts units on machines that meet their constraints; submits those that the cluster does not have. A launched
     unit that has failed or ended is started again.

@@ -11,8 +11,7 @@ from fleetctl import output, screen
 from fleetctl.client import open_client
 from fleetctl.errors import CommandFailed
 from fleetctl.listing import JSON, Values, render_json
-from fleetctl.parsing import command as new_command
-from fleetctl.parsing import pass_settings, unit_arguments
+from fleetctl.parsing import new_command, unit_arguments
 from fleetctl.remote import End, Remote, colours_of, in_order, report_failure, show_line, status_of
 from fleetctl.selection import expand_patterns, find_all, is_no_template
 from fleetctl.settings import Settings
@@ -49,7 +48,6 @@ VALUES: Values[Row] = {
 @click.option("--output", "form", type=click.Choice([TEXT, JSON]), default=TEXT, help="text (of systemctl) or json")
 @remote_options
 @unit_arguments
-@pass_settings
 def command(settings: Settings, units: tuple[str, ...], form: str, machine: str, ssh_port: int) -> int:
     """Runs systemctl status on the units' machines: locally if it is this one, else over SSH. A global unit is shown
     from every machine, each headed by its machine.

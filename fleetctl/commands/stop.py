@@ -10,8 +10,7 @@ import msgspec
 from fleetctl import output
 from fleetctl.client import Client, open_client
 from fleetctl.errors import failing_as
-from fleetctl.parsing import blocking_options, bound_s, missing_option, pass_settings, unit_arguments
-from fleetctl.parsing import command as new_command
+from fleetctl.parsing import blocking_options, bound_s, missing_option, new_command, unit_arguments
 from fleetctl.selection import ReportFilter, Selection, describe_missing, is_active, is_no_template, select_units
 from fleetctl.settings import Settings
 from fleetctl.wait import Wait
@@ -38,7 +37,6 @@ UNLOAD = StopVerb("unload", "unloading", "unloaded", TargetState.INACTIVE, check
 @blocking_options
 @missing_option
 @unit_arguments
-@pass_settings
 def command(
     settings: Settings, units: tuple[str, ...], ignore_missing: bool, no_block: bool, block_attempts: int
 ) -> int:

@@ -21,8 +21,7 @@ from fleetctl.local_files import (
     read_local_file,
 )
 from fleetctl.log import LOG
-from fleetctl.parsing import command as new_command
-from fleetctl.parsing import creation_options, pass_settings, unit_arguments
+from fleetctl.parsing import creation_options, new_command, unit_arguments
 from fleetctl.settings import Settings
 from fleetctl.suggestion import suggest_unit
 from fleetd.api import schema
@@ -94,7 +93,6 @@ class Sent(msgspec.Struct, frozen=True):
 @new_command("submit", usage="[--replace] UNIT...")
 @creation_options
 @unit_arguments
-@pass_settings
 def command(settings: Settings, units: tuple[str, ...], replace: bool) -> int:
     """Stores unit files in the cluster; starts nothing.
 

@@ -1,8 +1,7 @@
 """unload: stop units and take them off their machines."""
 
 from fleetctl.commands.stop import UNLOAD, run_stop
-from fleetctl.parsing import blocking_options, missing_option, pass_settings, unit_arguments
-from fleetctl.parsing import command as new_command
+from fleetctl.parsing import blocking_options, missing_option, new_command, unit_arguments
 from fleetctl.settings import Settings
 
 
@@ -10,7 +9,6 @@ from fleetctl.settings import Settings
 @blocking_options
 @missing_option
 @unit_arguments
-@pass_settings
 def command(
     settings: Settings, units: tuple[str, ...], ignore_missing: bool, no_block: bool, block_attempts: int
 ) -> int:

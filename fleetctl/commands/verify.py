@@ -9,8 +9,7 @@ from fleetctl import output
 from fleetctl.commands.submit import refuse, warn
 from fleetctl.errors import CommandFailed
 from fleetctl.local_files import LocalFile, UnitArgument, check_name, explain_missing, parse_argument, read_local_file
-from fleetctl.parsing import command as new_command
-from fleetctl.parsing import pass_settings, unit_arguments
+from fleetctl.parsing import new_command, unit_arguments
 from fleetctl.settings import Settings
 
 # Dependencies are not checked: they may exist only in the cluster.
@@ -19,7 +18,6 @@ _SYSTEMD_ANALYZE = ("systemd-analyze", "verify", "--man=no", "--recursive-errors
 
 @new_command("verify", usage="FILE...")
 @unit_arguments
-@pass_settings
 def command(settings: Settings, units: tuple[str, ...]) -> int:
     """Checks unit files by the same rules as submit and the API, without the cluster: syntax, name, and the sections
     [X-Fleet] and [Install]. Warns of options without effect, and of lines that CoreOS fleet reads differently. Runs

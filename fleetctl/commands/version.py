@@ -1,14 +1,12 @@
 """version: print the version of fleetctl."""
 
 from fleetctl import output
-from fleetctl.parsing import command as new_command
-from fleetctl.parsing import pass_settings
+from fleetctl.parsing import new_command
 from fleetctl.settings import Settings
 from fleetd import __version__
 
 
 @new_command("version")
-@pass_settings
 def command(settings: Settings) -> int:
     """Prints the version of fleetctl, without asking the cluster."""
     output.result(f"fleetctl version {__version__}")
