@@ -10,7 +10,8 @@ import pytest
 
 from fleetctl.cli import run
 from fleetctl.wait import CLOCK, Clock
-from tests.fleetctl.fake_api import FakeApi, Served
+from tests.fleetctl.background import BackgroundLoop
+from tests.fleetctl.scripted_cluster import ScriptedCluster
 
 HELLO = "[Unit]\nDescription=Says hello\n\n[Service]\nExecStart=/bin/sleep inf\n"
 
@@ -26,16 +27,18 @@ class Result(msgspec.Struct):
 Fleetctl = Callable[..., Result]
 
 
-@pytest.fixture
-def api() -> FakeApi:
-    return FakeApi()
+@pytest.fixture(scope="session")
+def background() -> Iterator[BackgroundLoop]:
+    loop = BackgroundLoop()
+    yield loop
+    loop.close()
 
 
 @pytest.fixture
-def served(api: FakeApi, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    server = Served(api, str(tmp_path_factory.mktemp("s") / "fleet.sock"))
-    yield server
-    server.close()
+def cluster(background: BackgroundLoop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScriptedCluster]:
+    cluster = ScriptedCluster(background, f"{tmp_path_factory.mktemp('s')}/fleet.sock")
+    yield cluster
+    cluster.close()
 
 
 @pytest.fixture
@@ -68,9 +71,11 @@ def jumping_clock() -> Iterator[None]:
 
 
 @pytest.fixture
-def fleetctl(bare_fleetctl: Fleetctl, served: Served, monkeypatch: pytest.MonkeyPatch, jumping_clock: None) -> Fleetctl:
-    """Runs a command line against the fake API, which moves on whenever it is read."""
-    monkeypatch.setenv("FLEETCTL_ENDPOINT", served.unix)
+def fleetctl(
+    bare_fleetctl: Fleetctl, cluster: ScriptedCluster, monkeypatch: pytest.MonkeyPatch, jumping_clock: None
+) -> Fleetctl:
+    """Runs a command line against the scripted cluster, which acts whenever its states are read."""
+    monkeypatch.setenv("FLEETCTL_ENDPOINT", cluster.unix)
     return bare_fleetctl
 
 

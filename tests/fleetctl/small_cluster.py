@@ -1,11 +1,11 @@
-"""A cluster of two machines in one thread: the real API, leader and agents, over simulated systemds and one store."""
+"""A cluster of two machines in one event loop: API, leader and agents over simulated systemds and one store."""
 
 import asyncio
 import logging
-import threading
 import time
 import uuid
 from collections.abc import Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from fleetd.scheduler.failover import FailoverPolicy
 from fleetd.store.embedded import EmbeddedStore, inline
 from fleetd.testing.simulated_systemd import SimulatedSystemd
 from fleetd.testing.simulated_units import Behaviour
+from tests.fleetctl.background import BackgroundLoop
 
 TTL_S = 10.0
 LOG = logging.getLogger("small cluster")
@@ -31,36 +32,33 @@ LOG = logging.getLogger("small cluster")
 class SmallCluster:
     """Serves on the unix socket `fleet.sock` in `directory` until it is closed; units behave as `behaviours` say."""
 
-    def __init__(self, directory: Path, behaviours: dict[str, Behaviour]) -> None:
-        self.endpoint = f"unix://{directory}/fleet.sock"
+    def __init__(self, loop: BackgroundLoop, directory: Path, behaviours: dict[str, Behaviour]) -> None:
+        self.unix = f"unix://{directory}/fleet.sock"
         self._directory = directory
         self._behaviours = behaviours
         self._memberships: list[Membership] = []
-        self._ready = threading.Event()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._run(),))
-        self._thread.start()
-        assert self._ready.wait(30)
+        self._loop = loop
+        loop.do(self._open())
 
-    async def _run(self) -> None:
-        self._closed = asyncio.Event()
-        store = EmbeddedStore(":memory:", offload=inline)
-        server = Server(Api(Registry(store)))
-        parts = [part for number in "12" for part in await self._open_machine(number, Registry(store))]
-        tasks = [asyncio.create_task(part) for part in parts]
-        await server.start([Address(path=f"{self._directory}/fleet.sock")], insecure=False)
+    async def _open(self) -> None:
+        self._store = EmbeddedStore(":memory:", offload=inline)
+        self._server = Server(Api(Registry(self._store)))
+        parts = [part for number in "12" for part in await self._open_machine(number, Registry(self._store))]
+        self._running = asyncio.gather(*parts)
+        await self._server.start([Address(path=f"{self._directory}/fleet.sock")], insecure=False)
         for membership in self._memberships:
             await membership.registered.wait()
-        self._ready.set()
-        closed = asyncio.create_task(self._closed.wait())
-        ended, _ = await asyncio.wait([closed, *tasks], return_when=asyncio.FIRST_COMPLETED)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await server.stop()
-        await store.close()
-        for task in ended:
-            task.result()  # a part that has failed is loud, and fleetctl then reaches no API
+
+    def close(self) -> None:
+        self._loop.do(self._close())
+
+    async def _close(self) -> None:
+        """Raises what a part has failed with."""
+        self._running.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._running
+        await self._server.stop()
+        await self._store.close()
 
     async def _open_machine(self, number: str, registry: Registry) -> list[Coroutine[Any, Any, None]]:
         """What runs on one machine, not yet begun."""
@@ -106,8 +104,3 @@ class SmallCluster:
             await election.run()
 
         return [membership.run(), agent.run(), lead()]
-
-    def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._closed.set)
-        self._thread.join()
-        self._loop.close()

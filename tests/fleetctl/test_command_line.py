@@ -12,7 +12,7 @@ from fleetctl.commands import SUMMARIES
 from fleetctl.settings import GLOBAL_OPTIONS, resolve_settings
 from fleetd import __version__
 from tests.fleetctl.conftest import Fleetctl
-from tests.fleetctl.fake_api import FakeApi, Fate, Served
+from tests.fleetctl.scripted_cluster import STUCK, ScriptedCluster
 
 HEADER = "UNIT\tMACHINE\tACTIVE\tSUB\n"
 
@@ -127,14 +127,14 @@ def test_flags_are_taken_in_every_spelling_of_the_original(fleetctl: Fleetctl, s
 @pytest.mark.covers("10.2.14")
 @pytest.mark.parametrize(("command", "state"), [("star", "launched"), ("lo", "loaded"), ("sub", "inactive")])
 def test_replace_means_what_it_does_however_the_command_and_the_unit_are_called(
-    fleetctl: Fleetctl, api: FakeApi, tmp_path: Path, command: str, state: str
+    fleetctl: Fleetctl, cluster: ScriptedCluster, tmp_path: Path, command: str, state: str
 ) -> None:
     for name in ("load", "start", "submit"):
         (tmp_path / f"{name}.service").write_text("[Service]\nExecStart=/bin/new\n")
-        api.add(f"{name}.service")
+        cluster.add(f"{name}.service")
     result = fleetctl(command, "--replace", "load", "start", "submit")
     assert (result.status, result.stderr) == (0, "")
-    assert [(held.content.text, held.target) for held in api.units.values()] == [
+    assert [(unit.text, unit.target) for unit in cluster.units.values()] == [
         ("[Service]\nExecStart=/bin/new\n", state)
     ] * 3
 
@@ -146,11 +146,11 @@ def test_a_flag_can_be_switched_off(fleetctl: Fleetctl) -> None:
 
 @pytest.mark.covers("3.1.1", "3.4.2")
 def test_global_options_stand_before_or_after_the_command_and_the_later_wins(
-    bare_fleetctl: Fleetctl, served: Served
+    bare_fleetctl: Fleetctl, cluster: ScriptedCluster
 ) -> None:
-    before = bare_fleetctl("--endpoint", served.unix, "list-units")
-    after = bare_fleetctl("list-units", f"--endpoint={served.tcp}")
-    both = bare_fleetctl("--endpoint=http://127.0.0.1:1", "list-units", "--endpoint", served.unix)
+    before = bare_fleetctl("--endpoint", cluster.unix, "list-units")
+    after = bare_fleetctl("list-units", f"--endpoint={cluster.tcp}")
+    both = bare_fleetctl("--endpoint=http://127.0.0.1:1", "list-units", "--endpoint", cluster.unix)
     assert before == after == both
     assert (both.status, both.stdout, both.stderr) == (0, HEADER, "")
 
@@ -195,9 +195,9 @@ def test_version_needs_no_usable_client_options(bare_fleetctl: Fleetctl) -> None
 
 
 @pytest.mark.covers("3.8.2", "3.8.3", "3.8.10", "10.1.5")
-def test_sign_is_refused_rather_than_ignored(fleetctl: Fleetctl, api: FakeApi, hello: Path) -> None:
+def test_sign_is_refused_rather_than_ignored(fleetctl: Fleetctl, cluster: ScriptedCluster, hello: Path) -> None:
     result = fleetctl("submit", "--sign", "hello")
-    assert (result.status, result.stdout, api.requests) == (2, "", [])
+    assert (result.status, result.stdout, cluster.requests) == (2, "", [])
     assert result.stderr == "WARNING: --sign is deprecated: units are not signed any more, leave it out\n"
     assert fleetctl("submit", "--sign=false", "hello").status == 0
 
@@ -237,16 +237,18 @@ def test_client_options_that_cannot_be_used_are_one_line_and_status_1(
 
 
 @pytest.mark.covers("3.2.2", "3.3.2")
-def test_only_the_first_of_several_endpoints_is_used_with_a_warning(bare_fleetctl: Fleetctl, served: Served) -> None:
-    result = bare_fleetctl("--endpoint", f"{served.unix},http://127.0.0.1:1", "list-units")
+def test_only_the_first_of_several_endpoints_is_used_with_a_warning(
+    bare_fleetctl: Fleetctl, cluster: ScriptedCluster
+) -> None:
+    result = bare_fleetctl("--endpoint", f"{cluster.unix},http://127.0.0.1:1", "list-units")
     assert (result.status, result.stdout) == (0, HEADER)
     assert result.stderr.startswith("warning: ")
 
 
 @pytest.mark.covers("3.4.2", "3.4.4")
-def test_an_endpoint_may_have_a_path_of_its_own(bare_fleetctl: Fleetctl, served: Served, api: FakeApi) -> None:
-    assert bare_fleetctl(f"--endpoint={served.tcp}/behind/proxy/", "list-units", "--fields=unit").status == 1
-    assert api.requests == [("GET", "/behind/proxy/fleet/v1/state")]
+def test_an_endpoint_may_have_a_path_of_its_own(bare_fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+    assert bare_fleetctl(f"--endpoint={cluster.tcp}/behind/proxy/", "list-units", "--fields=unit").status == 1
+    assert cluster.requests == [("GET", "/behind/proxy/fleet/v1/state")]
 
 
 @pytest.mark.covers("3.3.4", "3.3.15", "10.1.8")
@@ -273,12 +275,12 @@ def test_debug_says_what_is_asked_on_stderr(fleetctl: Fleetctl, monkeypatch: pyt
     assert fleetctl("list-units", "--debug=false").stderr == ""
 
 
-def test_an_interrupt_ends_with_130_and_without_a_traceback(api: FakeApi, served: Served) -> None:
-    api.add("web.service")
-    api.fates["web.service"] = Fate(stuck=True)
-    command = [sys.executable, "-m", "fleetctl.cli", "--endpoint", served.unix, "start", "web.service"]
+def test_an_interrupt_ends_with_130_and_without_a_traceback(cluster: ScriptedCluster) -> None:
+    cluster.add("web.service")
+    cluster.outcomes["web.service"] = STUCK
+    command = [sys.executable, "-m", "fleetctl.cli", "--endpoint", cluster.unix, "start", "web.service"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while ("PUT", "/fleet/v1/units/web.service") not in list(api.requests):
+    while ("PUT", "/fleet/v1/units/web.service") not in list(cluster.requests):
         assert process.poll() is None
         signal.sigtimedwait([], 0.02)
     process.send_signal(signal.SIGINT)
@@ -286,34 +288,34 @@ def test_an_interrupt_ends_with_130_and_without_a_traceback(api: FakeApi, served
     assert (process.returncode, stdout, stderr.strip()) == (130, "", "")
 
 
-def test_a_reader_that_goes_away_is_no_traceback(api: FakeApi, served: Served) -> None:
+def test_a_reader_that_goes_away_is_no_traceback(cluster: ScriptedCluster) -> None:
     for number in range(3):
-        api.add(f"web@{number}.service", target="loaded")
+        cluster.add(f"web@{number}.service", target="loaded")
     reading, writing = os.pipe()
     os.close(reading)
-    command = [sys.executable, "-m", "fleetctl.cli", "--endpoint", served.unix, "list-units"]
+    command = [sys.executable, "-m", "fleetctl.cli", "--endpoint", cluster.unix, "list-units"]
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, "")
 
 
-def test_a_full_disk_is_said_and_no_success(served: Served) -> None:
-    command = [sys.executable, "-m", "fleetctl.cli", "--endpoint", served.unix, "list-units"]
+def test_a_full_disk_is_said_and_no_success(cluster: ScriptedCluster) -> None:
+    command = [sys.executable, "-m", "fleetctl.cli", "--endpoint", cluster.unix, "list-units"]
     with open("/dev/full", "w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "cannot write to standard output: No space left on device\n")
 
 
 @pytest.mark.covers("3.8.36")
-def test_a_unit_file_is_printed_in_utf_8_whatever_the_locale(api: FakeApi, served: Served) -> None:
-    api.add("web.service", "[Unit]\nDescription=h\u00e9llo \u4e16\n")
-    command = [sys.executable, "-m", "fleetctl.cli", "--endpoint", served.unix, "cat", "web.service"]
+def test_a_unit_file_is_printed_in_utf_8_whatever_the_locale(cluster: ScriptedCluster) -> None:
+    cluster.add("web.service", "[Unit]\nDescription=h\u00e9llo \u4e16\n")
+    command = [sys.executable, "-m", "fleetctl.cli", "--endpoint", cluster.unix, "cat", "web.service"]
     environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
     done = subprocess.run(command, capture_output=True, env=environment, check=True)
     assert done.stdout.decode("utf-8") == "[Unit]\nDescription=h\u00e9llo \u4e16\n"
 
 
-def test_colours_are_for_terminals_and_for_those_who_want_them(served: Served) -> None:
+def test_colours_are_for_terminals_and_for_those_who_want_them(cluster: ScriptedCluster) -> None:
     def stderr_on_terminal(**environment: str) -> bytes:
         ours, theirs = os.openpty()
         command = [sys.executable, "-m", "fleetctl.cli", "bogus"]

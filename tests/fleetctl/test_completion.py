@@ -10,7 +10,7 @@ import pytest
 
 from fleetctl.settings import GLOBAL_OPTIONS
 from tests.fleetctl.conftest import HELLO, Fleetctl
-from tests.fleetctl.fake_api import M2, FakeApi, Served
+from tests.fleetctl.scripted_cluster import M2, ScriptedCluster, always
 from tests.fleetctl.terminal import Terminal
 
 SCRIPTS = Path(__file__).parents[2] / "contrib/completions"
@@ -18,11 +18,11 @@ Complete = Callable[..., list[str]]
 
 
 @pytest.fixture
-def complete(fleetctl: Fleetctl, api: FakeApi) -> Complete:
+def complete(fleetctl: Fleetctl, cluster: ScriptedCluster) -> Complete:
     """The words that may stand in place of the last one."""
-    api.add("web@1.service", HELLO, target="launched")
-    api.add("web@2.service", HELLO)
-    api.add("db.service", HELLO)
+    cluster.add("web@1.service", HELLO, target="launched")
+    cluster.add("web@2.service", HELLO)
+    cluster.add("db.service", HELLO)
 
     def ask(*words: str) -> list[str]:
         result = fleetctl("__complete", "--", *words)
@@ -90,24 +90,26 @@ def test_files_are_offered_where_files_may_stand(complete: Complete, tmp_path: P
 
 
 def test_the_cluster_that_the_line_names_is_asked_and_in_haste(
-    complete: Complete, api: FakeApi, served: Served, monkeypatch: pytest.MonkeyPatch
+    complete: Complete, cluster: ScriptedCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FLEETCTL_ENDPOINT", "http://127.0.0.1:1")
     assert complete("stop", "db") == []
-    assert complete("--endpoint", served.unix, "stop", "db") == ["db.service"]
-    assert complete("stop", f"--endpoint={served.tcp}", "db") == ["db.service"]
+    assert complete("--endpoint", cluster.unix, "stop", "db") == ["db.service"]
+    assert complete("stop", f"--endpoint={cluster.tcp}", "db") == ["db.service"]
     assert complete("--endpoint", "nonsense", "stop", "db") == []
 
 
-def test_over_ssh_nothing_is_asked(complete: Complete, api: FakeApi) -> None:
-    api.requests.clear()
+def test_over_ssh_nothing_is_asked(complete: Complete, cluster: ScriptedCluster) -> None:
+    cluster.requests.clear()
     assert complete("--tunnel", "bastion", "stop", "") == []
-    assert api.requests == []
+    assert cluster.requests == []
 
 
-def test_a_cluster_that_is_sick_completes_nothing_and_says_nothing(complete: Complete, api: FakeApi) -> None:
-    for answer in ((500, "text/plain", b"oops"), (200, "text/html", b"<html>"), (200, "application/json", b"[]")):
-        api.before_request = lambda method, path, answer=answer: answer  # type: ignore[misc]
+def test_a_cluster_that_is_sick_completes_nothing_and_says_nothing(
+    complete: Complete, cluster: ScriptedCluster
+) -> None:
+    for answer in ((500, b"oops", "text/plain"), (200, b"<html>", "text/html"), (200, b"[]")):
+        cluster.intercept = always(*answer)
         assert complete("stop", "") == []
 
 
@@ -115,10 +117,10 @@ def test_a_cluster_that_is_sick_completes_nothing_and_says_nothing(complete: Com
 
 
 @pytest.fixture
-def shell_environment(served: Served, api: FakeApi, tmp_path: Path) -> dict[str, str]:
-    """A shell's variables: `fleetctl` is this one, and reaches the fake API."""
-    api.add("web@1.service", HELLO, target="launched")
-    api.add("web@2.service", HELLO)
+def shell_environment(cluster: ScriptedCluster, tmp_path: Path) -> dict[str, str]:
+    """A shell's variables: `fleetctl` is this one, and reaches the cluster."""
+    cluster.add("web@1.service", HELLO, target="launched")
+    cluster.add("web@2.service", HELLO)
     programs = tmp_path / "bin"
     programs.mkdir()
     script = programs / "fleetctl"
@@ -127,7 +129,7 @@ def shell_environment(served: Served, api: FakeApi, tmp_path: Path) -> dict[str,
     return {
         "PATH": f"{programs}:/usr/bin:/bin",
         "PYTHONPATH": os.pathsep.join(sys.path),
-        "FLEETCTL_ENDPOINT": served.unix,
+        "FLEETCTL_ENDPOINT": cluster.unix,
         "HOME": str(tmp_path),
         "LANG": "C.UTF-8",
     }
@@ -187,7 +189,7 @@ def shell(request: pytest.FixtureRequest, shell_environment: dict[str, str], tmp
     terminal.finish()
 
 
-def test_a_tab_completes_a_unit_of_the_cluster_in_the_line(shell: Terminal, api: FakeApi) -> None:
+def test_a_tab_completes_a_unit_of_the_cluster_in_the_line(shell: Terminal, cluster: ScriptedCluster) -> None:
     shell.type("fleetctl destr\twe\t1\t\r")
     shell.read_until(lambda written: "Destroyed web@1.service" in written)
-    assert sorted(api.units) == ["web@2.service"]
+    assert sorted(cluster.units) == ["web@2.service"]

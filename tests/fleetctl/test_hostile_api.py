@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.examples import examples
 from tests.fleetctl.conftest import Fleetctl
-from tests.fleetctl.fake_api import FakeApi
+from tests.fleetctl.scripted_cluster import ScriptedCluster, always
 
 COMMANDS = [
     "list-units",
@@ -59,9 +59,9 @@ BODIES = st.binary(max_size=30) | DEEP | (JSON | PAGE | ITEM).map(lambda value: 
     body=BODIES,
 )
 def test_no_answer_ends_in_a_mistake_of_ours_or_reaches_the_terminal_unseen(
-    fleetctl: Fleetctl, api: FakeApi, command: str, status: int, kind: str, body: bytes
+    fleetctl: Fleetctl, cluster: ScriptedCluster, command: str, status: int, kind: str, body: bytes
 ) -> None:
-    api.before_request = lambda method, path: (status, kind, body)
+    cluster.intercept = always(status, body, kind)
     result = fleetctl("--request-timeout=5", *command.split())
     assert result.status in (0, 1)
     assert "Traceback" not in result.stderr
@@ -70,15 +70,17 @@ def test_no_answer_ends_in_a_mistake_of_ours_or_reaches_the_terminal_unseen(
 
 
 @pytest.mark.parametrize("body", [b"[" * 100_000, b'{"units":' * 100_000])
-def test_brackets_without_end_are_no_answer_of_fleets(fleetctl: Fleetctl, api: FakeApi, body: bytes) -> None:
-    api.before_request = lambda method, path: (200, "application/json", body)
+def test_brackets_without_end_are_no_answer_of_fleets(
+    fleetctl: Fleetctl, cluster: ScriptedCluster, body: bytes
+) -> None:
+    cluster.intercept = always(200, body)
     result = fleetctl("list-units")
     assert (result.status, result.stdout) == (1, "")
     assert "does not answer" in result.stderr
 
 
-def test_a_unit_without_a_name_is_the_answer_of_something_else(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.before_request = lambda method, path: (200, "application/json", b'{"units":[{"desiredState":"launched"}]}')
+def test_a_unit_without_a_name_is_the_answer_of_something_else(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+    cluster.intercept = always(200, b'{"units":[{"desiredState":"launched"}]}')
     result = fleetctl("list-unit-files")
     assert (result.status, result.stdout) == (1, "")
     assert "lists a unit without a name: check --endpoint" in result.stderr

@@ -1,4 +1,4 @@
-"""What a command imports is what it makes a person wait for: the modules are counted, since times differ by machine."""
+"""What a command imports is what the user waits for. The modules are counted: times differ by machine."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from fleetctl.commands import SUMMARIES
-from tests.fleetctl.fake_api import Served
+from tests.fleetctl.scripted_cluster import ScriptedCluster
 
 # Beyond what click itself takes, help may import so many modules: fleetctl's own, and msgspec with its parts.
 MOST_BEYOND_CLICK = 40
@@ -55,8 +55,8 @@ def test_the_help_of_a_command_imports_nothing_that_speaks_to_anybody(name: str)
 
 
 @pytest.mark.parametrize("name", ["list-units", "list-unit-files", "list-machines"])
-def test_a_list_imports_no_ssh_no_event_loop_and_no_daemon(name: str, served: Served) -> None:
-    modules = imported(RUN, "--endpoint", served.unix, name)
+def test_a_list_imports_no_ssh_no_event_loop_and_no_daemon(name: str, cluster: ScriptedCluster) -> None:
+    modules = imported(RUN, "--endpoint", cluster.unix, name)
     assert "http.client" in modules
     assert not {"aiohttp", "asyncio", "difflib", "httpcore", "paramiko", "sqlite3"} & modules
     assert len(modules - imported("import click")) <= MOST_OF_A_LIST

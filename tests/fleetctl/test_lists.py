@@ -4,27 +4,28 @@ import msgspec
 import pytest
 
 from fleetctl.output import render_table
+from fleetd.model.machine import Machine, MachineMode
 from fleetd.model.unitfile import UnitFile
 from tests.fleetctl.conftest import HELLO, Fleetctl
-from tests.fleetctl.fake_api import M1, M2, FakeApi, Fate
+from tests.fleetctl.scripted_cluster import M1, M2, ScriptedCluster, ScriptedOutcome
 
 GLOBAL = "[Service]\nExecStart=/bin/true\n[X-Fleet]\nGlobal=yes\n"
 HASH = UnitFile.parse(HELLO).hash
 
 
 @pytest.fixture
-def cluster(api: FakeApi) -> FakeApi:
+def filled_cluster(cluster: ScriptedCluster) -> ScriptedCluster:
     """Units in several states, more than fit on a page, and two whose order is that of bytes."""
-    api.fates["tpl2@1.service"] = Fate(machine=M2, active="failed", sub="failed")
-    api.add("hello.service", HELLO, target="launched")
-    api.add("tpl@.service", HELLO)
-    api.add("tpl2@1.service", HELLO, target="launched")
-    api.add("all.service", GLOBAL, target="loaded")
-    return api
+    cluster.outcomes["tpl2@1.service"] = ScriptedOutcome(machine=M2, active="failed", sub="failed")
+    cluster.add("hello.service", HELLO, target="launched")
+    cluster.add("tpl@.service", HELLO)
+    cluster.add("tpl2@1.service", HELLO, target="launched")
+    cluster.add("all.service", GLOBAL, target="loaded")
+    return cluster
 
 
 @pytest.mark.covers("3.9.4", "3.9.10", "3.9.11", "3.9.19", "3.9.20")
-def test_list_units_shows_what_machines_report(fleetctl: Fleetctl, cluster: FakeApi) -> None:
+def test_list_units_shows_what_machines_report(fleetctl: Fleetctl, filled_cluster: ScriptedCluster) -> None:
     assert fleetctl("list-units").stdout == (
         "UNIT\t\tMACHINE\t\t\tACTIVE\t\tSUB\n"
         "all.service\t11111111.../10.0.0.1\tinactive\tdead\n"
@@ -34,7 +35,7 @@ def test_list_units_shows_what_machines_report(fleetctl: Fleetctl, cluster: Fake
 
 
 @pytest.mark.covers("1.6.1", "3.9.1", "3.9.12")
-def test_list_units_in_full_shows_whole_ids_and_hashes(fleetctl: Fleetctl, cluster: FakeApi) -> None:
+def test_list_units_in_full_shows_whole_ids_and_hashes(fleetctl: Fleetctl, filled_cluster: ScriptedCluster) -> None:
     result = fleetctl("list-units", "--full", "--no-legend", "--fields=unit,hash,machine,load")
     assert result.stdout.splitlines()[1].split() == ["hello.service", HASH, "1" * 32 + "/10.0.0.1", "loaded"]
     assert result.stdout.splitlines()[2].split() == ["tpl2@1.service", HASH, "2" * 32, "loaded"]
@@ -43,7 +44,9 @@ def test_list_units_in_full_shows_whole_ids_and_hashes(fleetctl: Fleetctl, clust
 
 
 @pytest.mark.covers("1.6.2", "3.8.40", "3.9.5", "3.9.6", "3.9.13", "3.9.14", "3.9.15", "3.9.16", "3.9.19")
-def test_list_unit_files_shows_every_unit_in_the_order_of_bytes(fleetctl: Fleetctl, cluster: FakeApi) -> None:
+def test_list_unit_files_shows_every_unit_in_the_order_of_bytes(
+    fleetctl: Fleetctl, filled_cluster: ScriptedCluster
+) -> None:
     short, other = HASH[:7], UnitFile.parse(GLOBAL).hash[:7]
     assert fleetctl("list-unit-files").stdout == (
         "UNIT\t\tHASH\tDSTATE\t\tSTATE\t\tTARGET\n"
@@ -55,7 +58,7 @@ def test_list_unit_files_shows_every_unit_in_the_order_of_bytes(fleetctl: Fleetc
 
 
 @pytest.mark.covers("3.9.1", "3.9.2", "3.9.13", "3.9.17", "3.9.18")
-def test_list_unit_files_has_more_fields_than_it_shows(fleetctl: Fleetctl, cluster: FakeApi) -> None:
+def test_list_unit_files_has_more_fields_than_it_shows(fleetctl: Fleetctl, filled_cluster: ScriptedCluster) -> None:
     result = fleetctl("list-unit-files", "--no-legend", "--fields=unit,global,desc,unit", "--full")
     assert result.stdout.splitlines()[:2] == [
         "all.service\ttrue\t-\t\tall.service",
@@ -67,7 +70,7 @@ def test_list_unit_files_has_more_fields_than_it_shows(fleetctl: Fleetctl, clust
 @pytest.mark.covers(
     "3.9.3", "3.9.4", "3.9.5", "3.9.7", "3.9.10", "3.9.11", "3.9.14", "3.9.15", "3.9.16", "3.9.17", "3.9.18", "3.9.20"
 )
-def test_every_field_of_every_list_in_full_to_the_byte(fleetctl: Fleetctl, cluster: FakeApi) -> None:
+def test_every_field_of_every_list_in_full_to_the_byte(fleetctl: Fleetctl, filled_cluster: ScriptedCluster) -> None:
     machine, machines = f"{'1' * 32}/10.0.0.1", [f"{'1' * 32}", f"{'2' * 32}"]
     other = UnitFile.parse(GLOBAL).hash
     assert fleetctl("list-units", "--full", "--fields=active,hash,load,machine,sub,unit").stdout == (
@@ -90,19 +93,17 @@ def test_every_field_of_every_list_in_full_to_the_byte(fleetctl: Fleetctl, clust
 
 @pytest.mark.covers("3.9.10", "3.9.12")
 def test_a_state_of_an_unknown_machine_and_without_a_hash_is_listed_all_the_same(
-    fleetctl: Fleetctl, api: FakeApi
+    fleetctl: Fleetctl, cluster: ScriptedCluster
 ) -> None:
-    api.add("web.service", target="launched")
-    held = api.units["web.service"]
-    assert held.copy is not None
-    held.copy = msgspec.structs.replace(held.copy, hash="")
-    api.machines = []
+    cluster.add("web.service", target="launched")
+    cluster.report("web.service", hash="")
+    cluster.register()
     listed = fleetctl("list-units", "--no-legend", "--fields=unit,hash,machine")
     assert listed.stdout == "web.service\t-\t11111111...\n"
 
 
 @pytest.mark.covers("3.9.16")
-def test_the_field_tmachine_is_deprecated(fleetctl: Fleetctl, cluster: FakeApi) -> None:
+def test_the_field_tmachine_is_deprecated(fleetctl: Fleetctl, filled_cluster: ScriptedCluster) -> None:
     result = fleetctl("list-unit-files", "--fields=tmachine", "--no-legend")
     assert (result.status, result.stdout.splitlines()[0]) == (0, "global")
     assert result.stderr == "WARNING: The tmachine field is deprecated: use target\n"
@@ -117,11 +118,11 @@ def test_list_machines_shows_address_and_metadata_in_order(fleetctl: Fleetctl) -
 
 
 def test_a_parked_machine_is_named_on_stderr_and_the_list_stays_what_scripts_know(
-    fleetctl: Fleetctl, api: FakeApi
+    fleetctl: Fleetctl, cluster: ScriptedCluster
 ) -> None:
     plain = fleetctl("list-machines")
     assert plain.stderr == ""
-    api.machines = [M1, msgspec.structs.replace(M2, mode="parked")]
+    cluster.register(M1, msgspec.structs.replace(M2, mode=MachineMode.PARKED))
     result = fleetctl("list-machines")
     assert result.stdout == plain.stdout
     assert result.stderr.startswith("machine 22222222... is parked: its fleetd was stopped; ")
@@ -129,15 +130,15 @@ def test_a_parked_machine_is_named_on_stderr_and_the_list_stays_what_scripts_kno
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_a_parked_machine_is_given_up_by_the_beginning_of_its_id(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.machines = [M1, msgspec.structs.replace(M2, mode="parked")]
+def test_a_parked_machine_is_given_up_by_the_beginning_of_its_id(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+    cluster.register(M1, msgspec.structs.replace(M2, mode=MachineMode.PARKED))
     result = fleetctl("forget-machine", "1111", "2222", "3333")
     assert result.status == 1
     assert result.stdout == "Forgot machine 22222222...\n"
     refused, unknown = result.stderr.splitlines()
     assert refused.startswith("Error forgetting machine 11111111.../10.0.0.1: Error 409: machine is not parked")
     assert unknown == "3333 is not a machine of the cluster"
-    assert api.machines == [M1]
+    assert cluster.machines == [M1]
     assert fleetctl("forget-machine").stderr == "No machines given\n"
 
 
@@ -145,7 +146,7 @@ def test_a_parked_machine_is_given_up_by_the_beginning_of_its_id(fleetctl: Fleet
 @pytest.mark.parametrize("command", ["list-units", "list-unit-files", "list-machines"])
 @pytest.mark.parametrize("unknown", ["Hash", "", "\x1b"])
 def test_fields_are_checked_before_anything_is_asked(
-    fleetctl: Fleetctl, api: FakeApi, command: str, unknown: str
+    fleetctl: Fleetctl, cluster: ScriptedCluster, command: str, unknown: str
 ) -> None:
     result = fleetctl(command, "--fields=")
     assert (result.status, result.stdout, result.stderr) == (1, "", "Must define output format\n")
@@ -153,7 +154,7 @@ def test_fields_are_checked_before_anything_is_asked(
     result = fleetctl(command, f"--fields={known},{unknown}")
     assert (result.status, result.stdout) == (1, "")
     assert result.stderr.startswith(f'Invalid key in output format: "{unknown.replace(chr(27), chr(92) + "x1b")}"')
-    assert api.requests == []
+    assert cluster.requests == []
 
 
 @pytest.mark.covers("3.9.2")
@@ -165,19 +166,21 @@ def test_fields_are_checked_before_anything_is_asked(
         ("list-machines", "MACHINE\tIP\tMETADATA\n"),
     ],
 )
-def test_an_empty_cluster_is_a_header_alone(fleetctl: Fleetctl, api: FakeApi, command: str, header: str) -> None:
-    api.machines = []
+def test_an_empty_cluster_is_a_header_alone(
+    fleetctl: Fleetctl, cluster: ScriptedCluster, command: str, header: str
+) -> None:
+    cluster.register()
     assert fleetctl(command).stdout == header
     assert fleetctl(command, "--no-legend").stdout == ""
 
 
 @pytest.mark.covers("3.4.7")
-def test_every_page_of_a_list_is_fetched(fleetctl: Fleetctl, api: FakeApi) -> None:
+def test_every_page_of_a_list_is_fetched(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     names = [f"web@{number}.service" for number in range(7)]
     for name in names:
-        api.add(name)
+        cluster.add(name)
     assert fleetctl("list-unit-files", "--no-legend", "--fields=unit").stdout.splitlines() == names
-    assert api.requests.count(("GET", "/fleet/v1/units")) == 4
+    assert cluster.requests.count(("GET", "/fleet/v1/units")) == 4
 
 
 @pytest.mark.covers("3.9.20")
@@ -188,14 +191,14 @@ def test_cells_reach_the_next_stop_of_eight_behind_the_longest(length: int, tabs
 
 
 @pytest.mark.covers("H.6")
-def test_text_from_the_cluster_cannot_command_the_terminal(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.add("web.service", "[Unit]\nDescription=a\x1b[2Jb\n")
+def test_text_from_the_cluster_cannot_command_the_terminal(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+    cluster.add("web.service", "[Unit]\nDescription=a\x1b[2Jb\n")
     assert fleetctl("list-unit-files", "--no-legend", "--fields=desc").stdout == "a\\x1b[2Jb\n"
 
 
 @pytest.mark.covers("1.5.5", "3.5.1", "3.8.9", "3.8.36")
-def test_cat_prints_the_unit_file_as_the_cluster_keeps_it(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.add("web.service", "# comment\n" + HELLO)
+def test_cat_prints_the_unit_file_as_the_cluster_keeps_it(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+    cluster.add("web.service", "# comment\n" + HELLO)
     result = fleetctl("cat", "some/where/web")
     assert (result.status, result.stdout, result.stderr) == (0, HELLO, "")
 
@@ -213,11 +216,12 @@ def test_cat_takes_exactly_one_unit_that_exists(fleetctl: Fleetctl) -> None:
     ("command", "path"), [("list-units", "state"), ("list-unit-files", "units"), ("list-machines", "machines")]
 )
 def test_lists_ask_for_large_pages_and_take_what_they_get(
-    fleetctl: Fleetctl, cluster: FakeApi, command: str, path: str
+    fleetctl: Fleetctl, filled_cluster: ScriptedCluster, command: str, path: str
 ) -> None:
+    filled_cluster.register(M1, M2, Machine("3" * 32))
     result = fleetctl("--debug", command, "--no-legend")
     asked = [line.partition(f"/{path}?")[2] for line in result.stderr.splitlines() if f"/fleet/v1/{path}?" in line]
     assert asked[0] == "limit=10000"
     assert len(asked) > 1
-    assert all(question == f"limit=10000&nextPageToken={2 * page}" for page, question in enumerate(asked[1:], 1))
-    assert len(result.stdout.splitlines()) == {"state": 3, "units": 4, "machines": 2}[path]
+    assert all(question.startswith("limit=10000&nextPageToken=") for question in asked[1:])
+    assert len(result.stdout.splitlines()) == {"state": 3, "units": 4, "machines": 3}[path]

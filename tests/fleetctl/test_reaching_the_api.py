@@ -1,5 +1,6 @@
 """Global options as the original has them: their defaults, where they stand, and every way to reach the API."""
 
+import asyncio
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator
@@ -8,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from fleetctl.settings import HostKeyChecking, resolve_settings
+from tests.fleetctl.background import BackgroundLoop
 from tests.fleetctl.conftest import HELLO, Fleetctl
-from tests.fleetctl.fake_api import FakeApi, Served
+from tests.fleetctl.scripted_cluster import ScriptedCluster
 
 DEFAULTS = {
     "endpoint": "unix:///var/run/fleet.sock",
@@ -75,9 +77,9 @@ def test_a_checking_of_host_keys_that_there_is_not_is_refused(fleetctl: Fleetctl
 
 
 @pytest.mark.covers("3.1.1")
-def test_options_of_a_command_stand_behind_it(fleetctl: Fleetctl, api: FakeApi) -> None:
+def test_options_of_a_command_stand_behind_it(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     result = fleetctl("--no-legend", "list-units")
-    assert (result.status, api.requests) == (2, [])
+    assert (result.status, cluster.requests) == (2, [])
     assert "unknown flag: --no-legend" in result.stderr
 
 
@@ -89,15 +91,15 @@ def test_options_of_a_command_have_no_variables(fleetctl: Fleetctl, monkeypatch:
 
 
 @pytest.mark.covers("3.1.1")
-def test_two_dashes_end_the_options(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.add("--full.service", HELLO)
+def test_two_dashes_end_the_options(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+    cluster.add("--full.service", HELLO)
     assert fleetctl("cat", "--", "--full").stdout == HELLO
 
 
 @pytest.mark.covers("3.4.1")
 @pytest.mark.parametrize("scheme", ["unix", "file"])
-def test_a_socket_is_named_by_either_scheme(bare_fleetctl: Fleetctl, served: Served, scheme: str) -> None:
-    endpoint = served.unix.replace("unix", scheme)
+def test_a_socket_is_named_by_either_scheme(bare_fleetctl: Fleetctl, cluster: ScriptedCluster, scheme: str) -> None:
+    endpoint = cluster.unix.replace("unix", scheme)
     assert bare_fleetctl("--endpoint", endpoint, "list-units", "--fields=unit").stdout == "UNIT\n"
 
 
@@ -126,9 +128,21 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def serve_over_tls(api: FakeApi, certificates: Path, tmp_path: Path) -> Iterator[Callable[[bool], str]]:
-    """Serves the API over TLS, asking for client certificates or not; its endpoint."""
-    running: list[Served] = []
+def serve_over_tls(
+    cluster: ScriptedCluster, background: BackgroundLoop, certificates: Path
+) -> Iterator[Callable[[bool], str]]:
+    """Puts a proxy in front of the API that ends TLS, and asks for client certificates or not; its endpoint."""
+    servers: list[asyncio.Server] = []
+
+    async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        while data := await source.read(65536):
+            sink.write(data)
+            await sink.drain()
+        sink.close()
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answers, requests = await asyncio.open_unix_connection(cluster.unix.removeprefix("unix://"))
+        await asyncio.gather(copy(reader, requests), copy(answers, writer))
 
     def serve(asks_for_certificates: bool) -> str:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -136,11 +150,11 @@ def serve_over_tls(api: FakeApi, certificates: Path, tmp_path: Path) -> Iterator
         if asks_for_certificates:
             context.load_verify_locations(certificates / "ca.pem")
             context.verify_mode = ssl.CERT_REQUIRED
-        running.append(Served(api, str(tmp_path / "tls.sock"), tls=context))
-        return running[0].tcp.replace("http:", "https:")
+        servers.append(background.do(asyncio.start_server(forward, "127.0.0.1", 0, ssl=context)))
+        return f"https://127.0.0.1:{servers[0].sockets[0].getsockname()[1]}"
 
     yield serve
-    for server in running:
+    for server in servers:
         server.close()
 
 

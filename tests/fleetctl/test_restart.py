@@ -7,9 +7,11 @@ import pytest
 
 from fleetctl.wait_outcome import Failed, Pending, Reached, check_launched, check_stopped, on_every_machine
 from fleetd.api import schema
+from fleetd.api.http import render_error
 from fleetd.testing.simulated_units import Behaviour
+from tests.fleetctl.background import BackgroundLoop
 from tests.fleetctl.conftest import HELLO, Fleetctl
-from tests.fleetctl.fake_api import FakeApi, Fate
+from tests.fleetctl.scripted_cluster import ScriptedCluster, ScriptedOutcome
 from tests.fleetctl.small_cluster import SmallCluster
 
 ON_M1 = "on 11111111.../10.0.0.1"
@@ -17,68 +19,63 @@ GLOBAL = "[Service]\nExecStart=/bin/sleep inf\n[X-Fleet]\nGlobal=true\n"
 RESTART = ("POST", "/fleet/v2/restart")
 
 
-def operations(api: FakeApi) -> list[tuple[str, str]]:
-    return [(body["name"], body["desiredState"]) for body in api.bodies]
-
-
-def asked(api: FakeApi) -> list[tuple[str, str]]:
-    return [request for request in api.requests if request[0] != "GET"]
-
-
 @pytest.mark.covers("3.8.34", "10.2.1")
 @pytest.mark.parametrize("text", ["[Service]\nExecStart=/bin/a\n", "[Service]\nExecStart=/a\n[X-Fleet]\nGlobal=true\n"])
-def test_a_launched_unit_is_restarted_by_one_request(fleetctl: Fleetctl, api: FakeApi, text: str) -> None:
-    api.add("web.service", text, target="launched")
+def test_a_launched_unit_is_restarted_by_one_request(fleetctl: Fleetctl, cluster: ScriptedCluster, text: str) -> None:
+    cluster.add("web.service", text, target="launched")
     result = fleetctl("restart", "web")
-    assert (result.status, result.stderr, asked(api)) == (0, "", [RESTART])
+    assert (result.status, result.stderr, cluster.changes) == (0, "", [RESTART])
     assert result.stdout.startswith("Unit web.service launched on ")
-    assert api.units["web.service"].restarts == 1
+    assert cluster.units["web.service"].restart_of > 0
 
 
 @pytest.mark.covers("3.8.34", "3.8.35", "10.2.1")
-def test_units_are_restarted_one_after_the_other(fleetctl: Fleetctl, api: FakeApi) -> None:
+def test_units_are_restarted_one_after_the_other(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     for name in ("web@1.service", "web@2.service"):
-        api.add(name, target="launched")
-    api.fates["web@1.service"] = Fate(active="failed", sub="failed", error="Result: exit-code")
+        cluster.add(name, target="launched")
+    cluster.outcomes["web@1.service"] = ScriptedOutcome(active="failed", sub="failed", error="Result: exit-code")
     result = fleetctl("restart", "web@1", "web@2")
-    assert (result.status, asked(api)) == (1, [RESTART])
+    assert (result.status, cluster.changes) == (1, [RESTART])
     assert result.stderr == f"Error waiting for units: Unit web@1.service failed {ON_M1} (failed): Result: exit-code\n"
-    del api.fates["web@1.service"]
+    del cluster.outcomes["web@1.service"]
     assert fleetctl("restart", "web@1", "web@2").status == 0
-    assert asked(api) == [RESTART] * 3
+    assert cluster.changes == [RESTART] * 3
 
 
-def test_a_unit_that_its_socket_runs_is_restarted_and_stays_loaded(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.add("web.service", target="launched")
-    api.units["web.service"].target = "loaded"
+def test_a_unit_that_its_socket_runs_is_restarted_and_stays_loaded(
+    fleetctl: Fleetctl, cluster: ScriptedCluster
+) -> None:
+    cluster.add("web.service", target="loaded")
+    cluster.report("web.service", active="active", sub="running")
     result = fleetctl("restart", "--block-attempts=1", "web")
-    assert asked(api) == [RESTART]
-    assert (api.units["web.service"].restarts, api.units["web.service"].target) == (1, "loaded")
+    assert cluster.changes == [RESTART]
+    assert cluster.units["web.service"].restart_of > 0
+    assert cluster.targets == {"web.service": "loaded"}
     assert "launched" not in result.stdout
 
 
 @pytest.mark.covers("3.8.33")
-def test_a_unit_that_is_loaded_and_does_not_run_is_started(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.add("web.service", target="loaded")
+def test_a_unit_that_is_loaded_and_does_not_run_is_started(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+    cluster.add("web.service", target="loaded")
     result = fleetctl("restart", "web")
     assert (result.status, result.stdout) == (0, f"Unit web.service launched {ON_M1}\n")
-    assert RESTART not in asked(api)
+    assert RESTART not in cluster.changes
 
 
 @pytest.mark.covers("3.8.35")
-def test_a_refused_restart_is_one_line(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.add("web.service", target="launched")
-    refusal = (503, "application/json", b'{"error": {"code": 503, "message": "no leader"}}')
-    api.before_request = lambda method, path: refusal if method == "POST" else None
+def test_a_refused_restart_is_one_line(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+    cluster.add("web.service", target="launched")
+    refusal = render_error(503, "no leader")
+    cluster.intercept = lambda method, path: refusal if method == "POST" else None
     result = fleetctl("restart", "web")
     assert (result.status, result.stdout) == (1, "")
     assert result.stderr == "Error restarting unit web.service: Error 503: no leader\n"
 
 
 @pytest.mark.covers("3.8.8", "3.8.35")
-def test_a_restart_that_takes_too_long_is_a_timeout(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.add("web.service", target="launched")
-    api.fates["web.service"] = Fate(active="activating", sub="start-pre")
+def test_a_restart_that_takes_too_long_is_a_timeout(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+    cluster.add("web.service", target="launched")
+    cluster.outcomes["web.service"] = ScriptedOutcome(active="activating", sub="start-pre")
     result = fleetctl("restart", "--block-attempts=1", "web")
     assert (result.status, result.stdout) == (1, "")
     first, second = result.stderr.splitlines()
@@ -86,43 +83,45 @@ def test_a_restart_that_takes_too_long_is_a_timeout(fleetctl: Fleetctl, api: Fak
     assert second.startswith("Error waiting for unit states, exit status: timed out waiting for unit web.service")
 
 
-def test_a_unit_that_is_set_inactive_meanwhile_is_told(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.add("web.service", target="launched")
+def test_a_unit_that_is_set_inactive_meanwhile_is_told(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+    cluster.add("web.service", target="launched")
 
     def stop(method: str, path: str) -> None:
         if method == "POST":
-            api.units["web.service"].target = "inactive"
+            cluster.set_target("web.service", "inactive")
 
-    api.before_request = stop
+    cluster.intercept = stop
     result = fleetctl("restart", "web")
     assert result.status == 1
     assert "is inactive, so there is nothing to restart: start it instead" in result.stderr
 
 
 @pytest.mark.covers("3.8.32")
-def test_an_inactive_unit_is_not_restarted_and_the_others_are(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.add("idle.service")
-    api.add("web.service", target="launched")
+def test_an_inactive_unit_is_not_restarted_and_the_others_are(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+    cluster.add("idle.service")
+    cluster.add("web.service", target="launched")
     result = fleetctl("restart", "idle", "web")
     assert result.status == 1
     assert result.stderr.splitlines()[0] == "Unable to restart unit idle.service in state inactive"
-    assert asked(api) == [RESTART]
+    assert cluster.changes == [RESTART]
 
 
 @pytest.mark.covers("3.8.31")
 def test_an_unknown_unit_with_a_file_is_submitted_but_not_started(
-    fleetctl: Fleetctl, api: FakeApi, hello: Path
+    fleetctl: Fleetctl, cluster: ScriptedCluster, hello: Path
 ) -> None:
     result = fleetctl("restart", "hello")
     assert (result.status, result.stdout) == (0, "Unit hello.service inactive\n")
-    assert operations(api) == [("hello.service", "inactive")]
+    assert cluster.targets_asked == [("hello.service", "inactive")]
 
 
 @pytest.mark.covers("3.5.3", "3.8.31")
-def test_an_unknown_unit_without_a_file_stops_all_before_anything_is_done(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.add("web.service", target="launched")
+def test_an_unknown_unit_without_a_file_stops_all_before_anything_is_done(
+    fleetctl: Fleetctl, cluster: ScriptedCluster
+) -> None:
+    cluster.add("web.service", target="launched")
     result = fleetctl("restart", "web", "none")
-    assert (result.status, result.stdout, operations(api)) == (1, "", [])
+    assert (result.status, result.stdout, cluster.targets_asked) == (1, "", [])
     assert result.stderr == "Error creating units: unable to find Unit(none.service) in Registry or on filesystem\n"
 
 
@@ -132,8 +131,10 @@ def test_without_units_it_says_so(fleetctl: Fleetctl) -> None:
     assert (result.status, result.stdout, result.stderr) == (0, "", "No units given\n")
 
 
-def test_a_machine_that_a_unit_is_not_on_is_refused_with_those_it_is_on(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.add("web.service", target="launched")
+def test_a_machine_that_a_unit_is_not_on_is_refused_with_those_it_is_on(
+    fleetctl: Fleetctl, cluster: ScriptedCluster
+) -> None:
+    cluster.add("web.service", target="launched")
     assert fleetctl("restart", "--machine=111", "web").status == 0
     result = fleetctl("restart", "--machine=222", "web")
     assert (result.status, result.stderr) == (
@@ -143,17 +144,19 @@ def test_a_machine_that_a_unit_is_not_on_is_refused_with_those_it_is_on(fleetctl
 
 
 @pytest.fixture
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallCluster]:
-    cluster = SmallCluster(tmp_path_factory.mktemp("c"), {"slow.service": Behaviour(start_s=0.3, stop_s=0.3)})
+def small_cluster(background: BackgroundLoop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallCluster]:
+    cluster = SmallCluster(
+        background, tmp_path_factory.mktemp("c"), {"slow.service": Behaviour(start_s=0.3, stop_s=0.3)}
+    )
     yield cluster
     cluster.close()
 
 
 @pytest.mark.covers("3.8.34", "3.8.41", "10.2.1", "10.2.2")
 def test_a_real_leader_and_real_agents_restart_units_of_every_kind(
-    bare_fleetctl: Fleetctl, cluster: SmallCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bare_fleetctl: Fleetctl, small_cluster: SmallCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FLEETCTL_ENDPOINT", cluster.endpoint)
+    monkeypatch.setenv("FLEETCTL_ENDPOINT", small_cluster.unix)
     for name, text in {"slow.service": HELLO, "all.service": GLOBAL, "web@.service": HELLO}.items():
         (tmp_path / name).write_text(text)
     assert bare_fleetctl("start", "slow", "web@1", "all").status == 0

@@ -6,20 +6,16 @@ import pytest
 
 from fleetctl.selection import match_names
 from tests.fleetctl.conftest import Fleetctl
-from tests.fleetctl.fake_api import M1, M2, FakeApi, Fate
+from tests.fleetctl.scripted_cluster import M1, M2, NO_SSD, ScriptedCluster, ScriptedOutcome
 
 NAMES = ["api@1.service", "api@2.service", "api@.service", "db.service"]
 
 
 @pytest.fixture
-def cluster(api: FakeApi) -> FakeApi:
+def filled_cluster(cluster: ScriptedCluster) -> ScriptedCluster:
     for name in NAMES:
-        api.add(name, target="inactive" if "@." in name else "launched")
-    return api
-
-
-def targets(api: FakeApi) -> dict[str, str]:
-    return {name: held.target for name, held in api.units.items()}
+        cluster.add(name, target="inactive" if "@." in name else "launched")
+    return cluster
 
 
 @pytest.mark.parametrize(
@@ -56,32 +52,32 @@ def test_a_backslash_of_a_name_is_one_in_a_pattern_too() -> None:
     ],
 )
 def test_patterns_are_matched_against_the_units_of_the_cluster_in_every_verb(
-    fleetctl: Fleetctl, cluster: FakeApi, command: str, left: list[str]
+    fleetctl: Fleetctl, filled_cluster: ScriptedCluster, command: str, left: list[str]
 ) -> None:
     result = fleetctl(command, "api@*")
     assert result.status == 0
     assert [line.split()[1] for line in result.stdout.splitlines()][:2] == NAMES[:2] or command == "restart"
-    assert list(targets(cluster).values()) == left
-    restarted = {name for name, held in cluster.units.items() if held.restarts}
-    assert {body["name"] for body in cluster.bodies} | restarted == set(NAMES[:2])
+    assert filled_cluster.targets == dict(zip(NAMES, left, strict=True))
+    restarted = {name for name, unit in filled_cluster.units.items() if unit.restart_of}
+    assert {name for name, _ in filled_cluster.targets_asked} | restarted == set(NAMES[:2])
 
 
-def test_start_starts_what_matches_and_no_template(fleetctl: Fleetctl, api: FakeApi) -> None:
+def test_start_starts_what_matches_and_no_template(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     for name in NAMES:
-        api.add(name)
+        cluster.add(name)
     result = fleetctl("start", "api@*", "db")
     assert (result.status, result.stderr) == (0, "")
-    assert targets(api) == dict(zip(NAMES, ["launched", "launched", "inactive", "launched"], strict=True))
+    assert cluster.targets == dict(zip(NAMES, ["launched", "launched", "inactive", "launched"], strict=True))
 
 
-def test_destroy_takes_in_templates(fleetctl: Fleetctl, cluster: FakeApi) -> None:
+def test_destroy_takes_in_templates(fleetctl: Fleetctl, filled_cluster: ScriptedCluster) -> None:
     result = fleetctl("destroy", "api@*")
     assert (result.status, result.stderr) == (0, "")
     assert sorted(result.stdout.splitlines()) == sorted(f"Destroyed {name}" for name in NAMES[:3])
-    assert list(cluster.units) == ["db.service"]
+    assert list(filled_cluster.units) == ["db.service"]
 
 
-def test_cat_prints_what_matches_each_below_its_name(fleetctl: Fleetctl, cluster: FakeApi) -> None:
+def test_cat_prints_what_matches_each_below_its_name(fleetctl: Fleetctl, filled_cluster: ScriptedCluster) -> None:
     text = "[Service]\nExecStart=/bin/true\n"
     assert fleetctl("cat", "api@?.service").stdout == f"# {NAMES[0]}\n{text}\n# {NAMES[1]}\n{text}"
     assert fleetctl("cat", "d*").stdout == text
@@ -90,16 +86,18 @@ def test_cat_prints_what_matches_each_below_its_name(fleetctl: Fleetctl, cluster
 @pytest.mark.parametrize(
     "command", ["start", "load", "stop", "unload", "destroy", "restart", "status", "journal", "cat"]
 )
-def test_a_pattern_that_matches_nothing_is_named_with_1(fleetctl: Fleetctl, cluster: FakeApi, command: str) -> None:
+def test_a_pattern_that_matches_nothing_is_named_with_1(
+    fleetctl: Fleetctl, filled_cluster: ScriptedCluster, command: str
+) -> None:
     result = fleetctl(command, "web@*")
     assert (result.status, result.stdout) == (1, "")
     assert "matches web@*" in result.stderr.splitlines()[-1]
-    assert cluster.bodies == []
+    assert filled_cluster.operations == []
 
 
-def test_a_pattern_is_no_operation_for_what_is_inactive(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.add("api@1.service", target="launched")
-    api.add("api@2.service")
+def test_a_pattern_is_no_operation_for_what_is_inactive(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+    cluster.add("api@1.service", target="launched")
+    cluster.add("api@2.service")
     result = fleetctl("stop", "api@*")
     assert (result.status, result.stderr) == (0, "Successfully stopped units [api@1.service].\n")
     result = fleetctl("restart", "api@2*")
@@ -116,7 +114,7 @@ def test_a_pattern_is_no_operation_for_what_is_inactive(fleetctl: Fleetctl, api:
     ],
 )
 def test_a_unit_that_there_is_not_is_named_and_the_others_are_done(
-    fleetctl: Fleetctl, cluster: FakeApi, command: str, done: str
+    fleetctl: Fleetctl, filled_cluster: ScriptedCluster, command: str, done: str
 ) -> None:
     result = fleetctl(command, "gone", "db", "also\udcff")
     # What is destroyed already is as destroy should leave it: scripts of the original count on that.
@@ -127,7 +125,9 @@ def test_a_unit_that_there_is_not_is_named_and_the_others_are_done(
 
 
 @pytest.mark.parametrize("command", ["stop", "unload", "destroy"])
-def test_where_none_is_found_the_command_ends_with_1(fleetctl: Fleetctl, api: FakeApi, command: str) -> None:
+def test_where_none_is_found_the_command_ends_with_1(
+    fleetctl: Fleetctl, cluster: ScriptedCluster, command: str
+) -> None:
     result = fleetctl(command, "gone")
     assert (result.status, result.stdout) == (1, "")
     assert result.stderr == "Units not found in registry\nUnit gone.service does not exist.\n"
@@ -137,7 +137,11 @@ def test_where_none_is_found_the_command_ends_with_1(fleetctl: Fleetctl, api: Fa
 @pytest.mark.parametrize("command", ["stop", "unload", "destroy", "restart"])
 @pytest.mark.parametrize("by_variable", [False, True])
 def test_a_script_of_the_original_goes_on_where_missing_units_are_ignored(
-    fleetctl: Fleetctl, cluster: FakeApi, monkeypatch: pytest.MonkeyPatch, command: str, by_variable: bool
+    fleetctl: Fleetctl,
+    filled_cluster: ScriptedCluster,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    by_variable: bool,
 ) -> None:
     if by_variable:
         monkeypatch.setenv("FLEETCTL_IGNORE_MISSING", "true")
@@ -146,12 +150,12 @@ def test_a_script_of_the_original_goes_on_where_missing_units_are_ignored(
     assert (alone.status, alone.stdout) == (0, "")
     assert alone.stderr == ("" if command == "restart" else "Units not found in registry\n")
     assert fleetctl(command, *flags, "gone", "db").status == 0
-    assert [body["name"] for body in cluster.bodies] == ["db.service"] * len(cluster.bodies)
+    assert {name for name, _ in filled_cluster.targets_asked} <= {"db.service"}
 
 
 @pytest.mark.covers("3.9.1")
-def test_lists_show_what_was_named_alone(fleetctl: Fleetctl, cluster: FakeApi) -> None:
-    cluster.fates["db.service"] = Fate(machine=M2)
+def test_lists_show_what_was_named_alone(fleetctl: Fleetctl, filled_cluster: ScriptedCluster) -> None:
+    filled_cluster.outcomes["db.service"] = ScriptedOutcome(machine=M2)
     listed = ("--no-legend", "--fields=unit")
     assert fleetctl("list-units", *listed, "api@*").stdout.split() == NAMES[:2]
     assert fleetctl("list-units", *listed, "db", "api@1").stdout.split() == ["api@1.service", "db.service"]
@@ -162,9 +166,11 @@ def test_lists_show_what_was_named_alone(fleetctl: Fleetctl, cluster: FakeApi) -
     assert fleetctl("list-machines", *ids, "11111111.../10.0.0.1").stdout.split() == [M1.id]
 
 
-def test_lists_and_status_say_why_a_unit_is_nowhere(fleetctl: Fleetctl, api: FakeApi, tmp_path: Path) -> None:
-    api.fates["web.service"] = Fate(machine=None, reason="no machine fits", rejections={"metadata disk=ssd missing": 2})
-    api.add("web.service", target="launched")
+def test_lists_and_status_say_why_a_unit_is_nowhere(
+    fleetctl: Fleetctl, cluster: ScriptedCluster, tmp_path: Path
+) -> None:
+    cluster.outcomes["web.service"] = NO_SSD
+    cluster.add("web.service", target="launched")
     why = "cannot be placed: no machine fits: metadata disk=ssd missing (2 machines). It starts as soon as one fits"
     listed = fleetctl("list-unit-files", "--no-legend", "--fields=unit,target")
     assert (listed.stdout, listed.stderr) == ("web.service\t-\n", f"Unit web.service {why}.\n")

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from fleetd.api.http import Response, render_error
 from tests.fleetctl.conftest import Fleetctl, Result
-from tests.fleetctl.fake_api import FakeApi, Fate, Served
+from tests.fleetctl.scripted_cluster import STUCK, ScriptedCluster, always
 
 COMMANDS = [
     ("list-units", "Error retrieving list of units from repository: "),
@@ -45,19 +46,20 @@ def test_a_socket_that_nobody_listens_on_asks_whether_fleetd_runs_here(bare_flee
     assert f"cannot reach fleetd at unix://{path}: connection refused; is fleetd running here?" in line
 
 
-def test_a_socket_that_may_not_be_opened_names_the_group(bare_fleetctl: Fleetctl, served: Served) -> None:
-    path = served.unix.removeprefix("unix://")
+def test_a_socket_that_may_not_be_opened_names_the_group(bare_fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+    path = cluster.unix.removeprefix("unix://")
     os.chmod(path, 0)
     nobody = 65534
     if os.geteuid() == 0:
         os.seteuid(nobody)
     try:
-        line = one_line(bare_fleetctl("--endpoint", served.unix, "list-units"))
+        line = one_line(bare_fleetctl("--endpoint", cluster.unix, "list-units"))
     finally:
         if os.getuid() == 0:
             os.seteuid(0)
     assert (
-        f"cannot reach fleetd at {served.unix}: permission denied; run as root, or as a user in the group fleet" in line
+        f"cannot reach fleetd at {cluster.unix}: permission denied; run as root, or as a user in the group fleet"
+        in line
     )
 
 
@@ -74,18 +76,18 @@ def test_a_host_that_does_not_exist_is_named(bare_fleetctl: Fleetctl) -> None:
     assert "cannot reach fleetd at http://no-such-host.invalid:1: " in line
 
 
-def test_a_server_without_tls_is_no_https_endpoint(bare_fleetctl: Fleetctl, served: Served) -> None:
-    endpoint = served.tcp.replace("http", "https")
+def test_a_server_without_tls_is_no_https_endpoint(bare_fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+    endpoint = cluster.tcp.replace("http", "https")
     line = one_line(bare_fleetctl("--endpoint", endpoint, "list-units"))
     assert f"cannot reach fleetd at {endpoint}: " in line
 
 
 def test_no_proxy_of_the_environment_comes_between(
-    fleetctl: Fleetctl, served: Served, monkeypatch: pytest.MonkeyPatch
+    fleetctl: Fleetctl, cluster: ScriptedCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
-    assert fleetctl("--endpoint", served.tcp, "list-units").status == 0
+    assert fleetctl("--endpoint", cluster.tcp, "list-units").status == 0
 
 
 @pytest.fixture
@@ -104,9 +106,11 @@ def test_a_server_that_hangs_is_given_up_after_the_request_timeout(bare_fleetctl
 
 @pytest.mark.covers("3.4.8", "3.6.1", "3.8.36", "3.9.21")
 @pytest.mark.parametrize(("command", "before"), COMMANDS)
-def test_every_command_passes_on_what_the_api_says(fleetctl: Fleetctl, api: FakeApi, command: str, before: str) -> None:
-    body = b'{"error":{"code":503,"message":"fleet server unable to communicate with etcd"}}'
-    api.before_request = lambda method, path: (503, "application/json", body)
+def test_every_command_passes_on_what_the_api_says(
+    fleetctl: Fleetctl, cluster: ScriptedCluster, command: str, before: str
+) -> None:
+    refusal = render_error(503, "fleet server unable to communicate with etcd")
+    cluster.intercept = lambda method, path: refusal
     line = one_line(fleetctl(*command.split()))
     assert line.startswith(f"{before}Error 503: fleet server unable to communicate with etcd")
 
@@ -129,9 +133,9 @@ def test_every_command_passes_on_what_the_api_says(fleetctl: Fleetctl, api: Fake
     ],
 )
 def test_an_answer_that_is_no_answer_is_one_line(
-    fleetctl: Fleetctl, api: FakeApi, command: str, before: str, status: int, body: bytes, expected: str
+    fleetctl: Fleetctl, cluster: ScriptedCluster, command: str, before: str, status: int, body: bytes, expected: str
 ) -> None:
-    api.before_request = lambda method, path: (status, "text/html", body)
+    cluster.intercept = always(status, body, "text/html")
     line = one_line(fleetctl(*command.split()))
     assert line.startswith(before + expected)
     if status < 500 and b"error" not in body:
@@ -140,48 +144,49 @@ def test_an_answer_that_is_no_answer_is_one_line(
 
 
 @pytest.mark.covers("3.4.8")
-def test_an_error_without_a_message_points_to_the_daemons_log(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.before_request = lambda method, path: (500, "application/json", b'{"error":{"code":500,"message":""}}')
+def test_an_error_without_a_message_points_to_the_daemons_log(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+    cluster.intercept = lambda method, path: render_error(500, "")
     assert one_line(fleetctl("list-units")).endswith(" gives no reason; see its log: journalctl -u fleet")
 
 
-def test_pages_that_never_end_are_given_up(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.before_request = lambda method, path: (200, "application/json", b'{"nextPageToken":"again"}')
+def test_pages_that_never_end_are_given_up(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+    cluster.intercept = always(200, b'{"nextPageToken":"again"}')
     assert "returns the same page" in one_line(fleetctl("list-units"))
 
 
-def test_a_daemon_that_is_restarted_while_it_is_waited_for_does_no_harm(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.add("web.service")
-    answers = iter([503, 503, 503])
-
-    def restarting(method: str, path: str) -> tuple[int, str, bytes] | None:
-        status = next(answers, None) if api.bodies else None
-        return (status, "text/plain", b"") if status else None
-
-    api.before_request = restarting
+def test_a_daemon_that_is_restarted_while_it_is_waited_for_does_no_harm(
+    fleetctl: Fleetctl, cluster: ScriptedCluster
+) -> None:
+    cluster.add("web.service")
+    answers = iter([Response(503)] * 3)
+    cluster.intercept = lambda method, path: next(answers, None) if cluster.operations else None
     result = fleetctl("start", "web")
     assert (result.status, result.stderr) == (0, "")
     assert next(answers, None) is None
 
 
-def test_a_daemon_that_stays_away_while_it_is_waited_for_ends_the_wait(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.add("web.service")
-    api.before_request = lambda method, path: (503, "text/plain", b"") if api.bodies else None
+def test_a_daemon_that_stays_away_while_it_is_waited_for_ends_the_wait(
+    fleetctl: Fleetctl, cluster: ScriptedCluster
+) -> None:
+    cluster.add("web.service")
+    cluster.intercept = lambda method, path: Response(503) if cluster.operations else None
     line = one_line(fleetctl("start", "--block-attempts=1", "web"))
     assert line.startswith("Error waiting for units: Error 503: ")
 
 
 @pytest.mark.covers("3.8.17")
-def test_a_operation_that_is_not_answered_is_an_error_of_the_operation(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.add("web.service")
-    api.fates["web.service"] = Fate(stuck=True)
+def test_a_operation_that_is_not_answered_is_an_error_of_the_operation(
+    fleetctl: Fleetctl, cluster: ScriptedCluster
+) -> None:
+    cluster.add("web.service")
+    cluster.outcomes["web.service"] = STUCK
     released = threading.Event()
 
     def hang(method: str, path: str) -> None:
         if method == "PUT":
             released.wait(10)
 
-    api.before_request = hang
+    cluster.intercept = hang
     line = one_line(fleetctl("--request-timeout=0.1", "start", "web"))
     released.set()
     assert line.startswith("Error starting units: unix://")

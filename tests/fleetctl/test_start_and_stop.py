@@ -2,133 +2,135 @@
 
 from pathlib import Path
 
-import msgspec
 import pytest
 
+from fleetd.api.http import render_error
+from fleetd.model.reason import NO_MACHINES, RejectionKind, WaitingForRoom
 from tests.fleetctl.conftest import Fleetctl
-from tests.fleetctl.fake_api import M2, FakeApi, Fate
+from tests.fleetctl.scripted_cluster import M2, NO_SSD, STUCK, ScriptedCluster, ScriptedOutcome, infeasible
 
 ON_M1 = "on 11111111.../10.0.0.1"
 GLOBAL = "[Service]\nExecStart=/bin/true\n[X-Fleet]\nGlobal=true\n"
-
-
-def operations(api: FakeApi) -> list[tuple[str, str]]:
-    return [(body["name"], body["desiredState"]) for body in api.bodies]
 
 
 # start
 
 
 @pytest.mark.covers("3.8.13", "3.8.15")
-def test_a_new_unit_is_created_and_then_started(fleetctl: Fleetctl, api: FakeApi, hello: Path) -> None:
+def test_a_new_unit_is_created_and_then_started(fleetctl: Fleetctl, cluster: ScriptedCluster, hello: Path) -> None:
     result = fleetctl("start", "hello.service")
     assert (result.status, result.stderr) == (0, "")
     assert result.stdout == f"Unit hello.service inactive\nUnit hello.service launched {ON_M1}\n"
-    assert operations(api) == [("hello.service", "launched")]
+    assert cluster.targets_asked == [("hello.service", "launched")]
 
 
 @pytest.mark.covers("3.7.3")
-def test_a_unit_on_a_machine_without_an_address_is_shown_by_the_machines_id(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.add("web.service")
-    api.fates["web.service"] = Fate(machine=M2)
+def test_a_unit_on_a_machine_without_an_address_is_shown_by_the_machines_id(
+    fleetctl: Fleetctl, cluster: ScriptedCluster
+) -> None:
+    cluster.add("web.service")
+    cluster.outcomes["web.service"] = ScriptedOutcome(machine=M2)
     assert fleetctl("start", "web").stdout == "Unit web.service launched on 22222222...\n"
 
 
 @pytest.mark.covers("3.8.13", "3.8.14")
-def test_starting_a_unit_that_is_active_says_and_sends_nothing(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.add("web.service", target="launched")
+def test_starting_a_unit_that_is_active_says_and_sends_nothing(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+    cluster.add("web.service", target="launched")
     result = fleetctl("start", "web")
-    assert (result.status, result.stdout, result.stderr, operations(api)) == (0, "", "", [])
+    assert (result.status, result.stdout, result.stderr, cluster.targets_asked) == (0, "", "", [])
 
 
 @pytest.mark.covers("10.2.5")
 @pytest.mark.parametrize("active", ["failed", "inactive"])
-def test_a_launched_unit_that_runs_no_more_is_started_again(fleetctl: Fleetctl, api: FakeApi, active: str) -> None:
-    api.fates["web.service"] = Fate(active=active, sub="dead")
-    api.add("web.service", target="launched")
-    del api.fates["web.service"]
+def test_a_launched_unit_that_runs_no_more_is_started_again(
+    fleetctl: Fleetctl, cluster: ScriptedCluster, active: str
+) -> None:
+    cluster.outcomes["web.service"] = ScriptedOutcome(active=active, sub="dead")
+    cluster.add("web.service", target="launched")
+    del cluster.outcomes["web.service"]
     result = fleetctl("start", "web")
     assert (result.status, result.stdout) == (0, f"Unit web.service launched {ON_M1}\n")
-    assert operations(api) == [("web.service", "launched")]
+    assert cluster.targets_asked == [("web.service", "launched")]
 
 
 @pytest.mark.covers("10.2.4", "P.6")
-def test_a_oneshot_that_completes_is_a_success_and_is_run_again_when_asked(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.add("job.service")
-    api.fates["job.service"] = Fate(active="inactive", sub="dead", completed=True)
+def test_a_oneshot_that_completes_is_a_success_and_is_run_again_when_asked(
+    fleetctl: Fleetctl, cluster: ScriptedCluster
+) -> None:
+    cluster.add("job.service")
+    cluster.outcomes["job.service"] = ScriptedOutcome(active="inactive", sub="dead", completed=True)
     for _ in range(2):
         result = fleetctl("start", "job")
         assert (result.status, result.stdout, result.stderr) == (0, f"Unit job.service launched {ON_M1}\n", "")
-    assert operations(api) == [("job.service", "launched")] * 2
+    assert cluster.targets_asked == [("job.service", "launched")] * 2
 
 
 def test_a_unit_that_was_just_launched_by_another_is_waited_for_without_a_new_operation(
-    fleetctl: Fleetctl, api: FakeApi
+    fleetctl: Fleetctl, cluster: ScriptedCluster
 ) -> None:
-    api.fates["web.service"] = Fate(stuck=True)
-    api.add("web.service", target="launched")
-    del api.fates["web.service"]
+    cluster.outcomes["web.service"] = STUCK
+    cluster.add("web.service", target="launched")
+    del cluster.outcomes["web.service"]
     assert fleetctl("start", "web").stdout == f"Unit web.service launched {ON_M1}\n"
-    assert operations(api) == []
+    assert cluster.targets_asked == []
 
 
 @pytest.mark.covers("3.8.20", "P.6")
 @pytest.mark.parametrize(
-    ("fate", "complaint"),
+    ("outcome", "complaint"),
     [
         (
-            Fate(active="failed", sub="failed"),
+            ScriptedOutcome(active="failed", sub="failed"),
             f"Unit web.service failed {ON_M1} (failed): systemctl status web.service there says why",
         ),
         (
-            Fate(active="failed", sub="failed", error="Result: exit-code, status=203/EXEC"),
+            ScriptedOutcome(active="failed", sub="failed", error="Result: exit-code, status=203/EXEC"),
             f"Unit web.service failed {ON_M1} (failed): Result: exit-code, status=203/EXEC",
         ),
         (
-            Fate(load="bad-setting", active="inactive", sub="dead"),
+            ScriptedOutcome(load="bad-setting", active="inactive", sub="dead"),
             f"Unit web.service could not be loaded {ON_M1}: systemd says bad-setting",
         ),
         (
-            Fate(load="not-found", active="inactive", error="Unit a.mount not found.\x1b[31m\n"),
+            ScriptedOutcome(load="not-found", active="inactive", error="Unit a.mount not found.\x1b[31m\n"),
             f"Unit web.service failed {ON_M1}: Unit a.mount not found.\\x1b[31m",
         ),
         (
-            Fate(active="inactive", carried_out=False, error="the name is the system's own"),
+            ScriptedOutcome(active="inactive", carried_out=False, error="the name is the system's own"),
             f"Unit web.service failed {ON_M1}: the name is the system's own",
         ),
     ],
 )
 def test_a_unit_that_will_not_run_ends_the_command_with_1_and_the_reason(
-    fleetctl: Fleetctl, api: FakeApi, fate: Fate, complaint: str
+    fleetctl: Fleetctl, cluster: ScriptedCluster, outcome: ScriptedOutcome, complaint: str
 ) -> None:
-    api.add("web.service")
-    api.fates["web.service"] = fate
+    cluster.add("web.service")
+    cluster.outcomes["web.service"] = outcome
     result = fleetctl("start", "web")
     assert (result.status, result.stdout) == (1, "")
     assert result.stderr == f"Error waiting for units: {complaint}\n"
 
 
 @pytest.mark.parametrize(
-    ("fate", "reason"),
+    ("outcome", "reason"),
     [
         (
-            Fate(
-                machine=None,
-                reason="no machine fits",
-                rejections={"metadata region=eu missing": 2, "conflicts with api.service": 1},
-            ),
+            infeasible((RejectionKind.METADATA, "region=eu", 2), (RejectionKind.CONFLICT, "api.service", 1)),
             "cannot be placed: no machine fits: metadata region=eu missing (2 machines), conflicts with api.service "
             "(1 machine). It starts as soon as one fits",
         ),
-        (Fate(machine=None, reason="there is no machine"), "cannot be placed: there is no machine. It starts as soon"),
-        (Fate(machine=None, waits="waits for c@1.service to stop on m1"), "waits for c@1.service to stop on m1"),
+        (ScriptedOutcome(machine=None, reason=NO_MACHINES), "cannot be placed: there is no machine. It starts as soon"),
+        (
+            ScriptedOutcome(machine=None, reason=WaitingForRoom("c@1.service", "m1")),
+            "waits for c@1.service to stop on m1",
+        ),
     ],
 )
 def test_a_unit_that_fits_nowhere_says_why_at_once_and_is_waited_for(
-    fleetctl: Fleetctl, api: FakeApi, fate: Fate, reason: str
+    fleetctl: Fleetctl, cluster: ScriptedCluster, outcome: ScriptedOutcome, reason: str
 ) -> None:
-    api.add("web.service")
-    api.fates["web.service"] = fate
+    cluster.add("web.service")
+    cluster.outcomes["web.service"] = outcome
     result = fleetctl("start", "--block-attempts=1", "web")
     told, late, last = result.stderr.splitlines()
     assert (result.status, result.stdout) == (1, "")
@@ -140,18 +142,16 @@ def test_a_unit_that_fits_nowhere_says_why_at_once_and_is_waited_for(
     assert last == f"Error waiting for unit states, exit status: {what.removesuffix('.')}"
 
 
-def test_a_unit_that_a_machine_takes_later_is_launched_then(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.add("web.service")
-    api.fates["web.service"] = Fate(machine=None, reason="no machine fits", rejections={"metadata disk=ssd missing": 2})
-    asked = []
+def test_a_unit_that_a_machine_takes_later_is_launched_then(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+    cluster.add("web.service")
+    cluster.outcomes["web.service"] = NO_SSD
 
-    def come(method: str, path: str) -> None:
-        asked.append(path)
-        if len(asked) == 12:
-            del api.fates["web.service"]
-            api.units["web.service"].decided = 0
+    def add_disk(method: str, path: str) -> None:
+        if len(cluster.requests) == 12:
+            del cluster.outcomes["web.service"]
+            cluster.reconsider("web.service")
 
-    api.before_request = come
+    cluster.intercept = add_disk
     result = fleetctl("start", "web")
     assert (result.status, result.stdout) == (0, f"Unit web.service launched {ON_M1}\n")
     assert result.stderr == (
@@ -161,10 +161,10 @@ def test_a_unit_that_a_machine_takes_later_is_launched_then(fleetctl: Fleetctl, 
 
 
 @pytest.mark.covers("3.7.3")
-def test_one_unit_that_fails_does_not_hide_the_others(fleetctl: Fleetctl, api: FakeApi) -> None:
+def test_one_unit_that_fails_does_not_hide_the_others(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     for name in ("a.service", "b.service", "c.service"):
-        api.add(name)
-    api.fates["b.service"] = Fate(active="failed", sub="failed")
+        cluster.add(name)
+    cluster.outcomes["b.service"] = ScriptedOutcome(active="failed", sub="failed")
     result = fleetctl("start", "a", "b", "c")
     assert result.status == 1
     assert result.stdout == f"Unit a.service launched {ON_M1}\nUnit c.service launched {ON_M1}\n"
@@ -172,19 +172,21 @@ def test_one_unit_that_fails_does_not_hide_the_others(fleetctl: Fleetctl, api: F
 
 
 @pytest.mark.covers("3.7.3", "10.2.9")
-def test_units_are_waited_for_with_one_request_for_all(fleetctl: Fleetctl, api: FakeApi) -> None:
+def test_units_are_waited_for_with_one_request_for_all(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     names = [f"web@{number:03}.service" for number in range(60)]
     for name in names:
-        api.add(name)
+        cluster.add(name)
     result = fleetctl("start", *names)
     assert (result.status, len(result.stdout.splitlines())) == (0, 60)
-    assert sum(request == ("GET", "/fleet/v2/units") for request in api.requests) < 10
+    assert sum(request == ("GET", "/fleet/v2/units") for request in cluster.requests) < 10
 
 
 @pytest.mark.covers("3.7.1", "3.7.4", "3.8.4", "3.8.19", "9.10", "10.2.4", "10.2.18")
-def test_a_unit_that_never_becomes_active_is_a_timeout_after_the_attempts(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.add("web.service")
-    api.fates["web.service"] = Fate(active="activating", sub="start-pre")
+def test_a_unit_that_never_becomes_active_is_a_timeout_after_the_attempts(
+    fleetctl: Fleetctl, cluster: ScriptedCluster
+) -> None:
+    cluster.add("web.service")
+    cluster.outcomes["web.service"] = ScriptedOutcome(active="activating", sub="start-pre")
     result = fleetctl("start", "--block-attempts=1", "web")
     what = f"timed out waiting for unit web.service to report state launched: it is activating (start-pre) {ON_M1}"
     assert (result.status, result.stdout) == (1, "")
@@ -192,36 +194,40 @@ def test_a_unit_that_never_becomes_active_is_a_timeout_after_the_attempts(fleetc
 
 
 @pytest.mark.covers("10.2.19")
-def test_a_unit_that_is_destroyed_meanwhile_is_waited_for_no_longer(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.add("web.service")
+def test_a_unit_that_is_destroyed_meanwhile_is_waited_for_no_longer(
+    fleetctl: Fleetctl, cluster: ScriptedCluster
+) -> None:
+    cluster.add("web.service")
 
     def destroy_after_start(method: str, path: str) -> None:
-        if method == "GET" and api.bodies:
-            api.units.pop("web.service", None)
+        if method == "GET" and cluster.operations:
+            cluster.destroy("web.service")
 
-    api.before_request = destroy_after_start
+    cluster.intercept = destroy_after_start
     result = fleetctl("start", "web")
     assert (result.status, result.stdout) == (1, "")
     assert result.stderr == ("Error waiting for units: Unit web.service was destroyed while it was waited for\n")
 
 
-def test_a_unit_that_somebody_stops_meanwhile_is_waited_for_no_longer(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.add("web.service")
+def test_a_unit_that_somebody_stops_meanwhile_is_waited_for_no_longer(
+    fleetctl: Fleetctl, cluster: ScriptedCluster
+) -> None:
+    cluster.add("web.service")
 
     def stop_after_start(method: str, path: str) -> None:
-        if method == "GET" and api.bodies:
-            api.units["web.service"].target = "loaded"
+        if method == "GET" and cluster.operations:
+            cluster.set_target("web.service", "loaded")
 
-    api.before_request = stop_after_start
+    cluster.intercept = stop_after_start
     assert fleetctl("start", "web").stderr == (
         "Error waiting for units: Unit web.service was set to loaded by another client while it was waited for\n"
     )
 
 
 @pytest.mark.covers("3.7.5", "3.8.3", "3.8.4", "3.8.21", "10.2.6", "10.2.7")
-def test_no_block_says_triggered_once_and_waits_for_nothing(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.add("web.service")
-    api.fates["web.service"] = Fate(stuck=True)
+def test_no_block_says_triggered_once_and_waits_for_nothing(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+    cluster.add("web.service")
+    cluster.outcomes["web.service"] = STUCK
     for command in ("load", "start"):
         result = fleetctl(command, "--no-block", "web")
         assert (result.status, result.stdout, result.stderr) == (0, f"Triggered unit web.service {command}\n", "")
@@ -229,9 +235,11 @@ def test_no_block_says_triggered_once_and_waits_for_nothing(fleetctl: Fleetctl, 
 
 @pytest.mark.covers("3.7.6", "3.8.23", "3.8.27", "3.8.28", "3.8.39")
 @pytest.mark.parametrize("command", ["load", "start", "stop", "unload"])
-def test_global_units_are_triggered_and_never_waited_for(fleetctl: Fleetctl, api: FakeApi, command: str) -> None:
-    api.add("all.service", GLOBAL, target="inactive" if command in ("load", "start") else "launched")
-    api.fates["all.service"] = Fate(stuck=True)
+def test_global_units_are_triggered_and_never_waited_for(
+    fleetctl: Fleetctl, cluster: ScriptedCluster, command: str
+) -> None:
+    cluster.add("all.service", GLOBAL, target="inactive" if command in ("load", "start") else "launched")
+    cluster.outcomes["all.service"] = STUCK
     result = fleetctl(command, "all")
     assert (result.status, result.stdout) == (0, f"Triggered global unit all.service {command}\n")
     done = {"stop": "stopped", "unload": "unloaded"}.get(command)
@@ -239,7 +247,7 @@ def test_global_units_are_triggered_and_never_waited_for(fleetctl: Fleetctl, api
 
 
 @pytest.mark.covers("3.4.8", "3.8.18")
-def test_a_template_cannot_be_started(fleetctl: Fleetctl, api: FakeApi, tmp_path: Path) -> None:
+def test_a_template_cannot_be_started(fleetctl: Fleetctl, cluster: ScriptedCluster, tmp_path: Path) -> None:
     (tmp_path / "web@.service").write_text("[Service]\nExecStart=/bin/true\n")
     result = fleetctl("start", "web@")
     assert (result.status, result.stdout) == (1, "Unit web@.service inactive\n")
@@ -252,33 +260,31 @@ def test_a_template_cannot_be_started(fleetctl: Fleetctl, api: FakeApi, tmp_path
 
 
 @pytest.mark.covers("3.8.12", "3.8.15")
-def test_loading_puts_a_unit_on_a_machine(fleetctl: Fleetctl, api: FakeApi, hello: Path) -> None:
+def test_loading_puts_a_unit_on_a_machine(fleetctl: Fleetctl, cluster: ScriptedCluster, hello: Path) -> None:
     result = fleetctl("load", "hello")
     assert (result.status, result.stderr) == (0, "")
     assert result.stdout == f"Unit hello.service inactive\nUnit hello.service loaded {ON_M1}\n"
 
 
 @pytest.mark.covers("3.8.12")
-def test_loading_a_launched_unit_waits_until_it_has_stopped(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.add("web.service", target="launched")
-    api.fates["web.service"] = Fate(lingers=3)
+def test_loading_a_launched_unit_waits_until_it_has_stopped(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+    cluster.add("web.service", target="launched")
+    cluster.outcomes["web.service"] = ScriptedOutcome(lingers=3)
     assert fleetctl("load", "web").stdout == f"Unit web.service loaded {ON_M1}\n"
-    copy = api.units["web.service"].copy
-    assert copy is not None
-    assert copy.active == "inactive"
+    assert cluster.states["web.service"].active == "inactive"
 
 
 @pytest.mark.covers("3.8.12", "3.8.14")
-def test_loading_a_loaded_unit_says_and_sends_nothing(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.add("web.service", target="loaded")
+def test_loading_a_loaded_unit_says_and_sends_nothing(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+    cluster.add("web.service", target="loaded")
     assert fleetctl("load", "web").stdout == ""
-    assert operations(api) == []
+    assert cluster.targets_asked == []
 
 
 @pytest.mark.covers("P.5")
-def test_a_unit_that_fits_nowhere_cannot_be_loaded(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.add("web.service")
-    api.fates["web.service"] = Fate(machine=None, reason="no machine fits", rejections={"not machine 7": 2})
+def test_a_unit_that_fits_nowhere_cannot_be_loaded(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+    cluster.add("web.service")
+    cluster.outcomes["web.service"] = infeasible((RejectionKind.MACHINE_ID, "7", 2))
     result = fleetctl("load", "--block-attempts=1", "web")
     assert result.status == 1
     assert result.stderr.splitlines()[0] == (
@@ -290,11 +296,11 @@ def test_a_unit_that_fits_nowhere_cannot_be_loaded(fleetctl: Fleetctl, api: Fake
 @pytest.mark.covers("3.8.17")
 @pytest.mark.parametrize(("command", "doing"), [("load", "loading"), ("start", "starting")])
 def test_a_target_that_cannot_be_set_ends_the_command(
-    fleetctl: Fleetctl, api: FakeApi, command: str, doing: str
+    fleetctl: Fleetctl, cluster: ScriptedCluster, command: str, doing: str
 ) -> None:
-    api.add("web.service")
-    refusal = b'{"error":{"code":409,"message":"being changed by others"}}'
-    api.before_request = lambda method, path: (409, "application/json", refusal) if method == "PUT" else None
+    cluster.add("web.service")
+    refusal = render_error(409, "being changed by others")
+    cluster.intercept = lambda method, path: refusal if method == "PUT" else None
     result = fleetctl(command, "web")
     assert (result.status, result.stdout) == (1, "")
     assert result.stderr == f"Error {doing} units: unit web.service: Error 409: being changed by others\n"
@@ -304,71 +310,60 @@ def test_a_target_that_cannot_be_set_ends_the_command(
 
 
 @pytest.mark.covers("3.2.1", "3.8.26", "3.8.27", "9.13", "10.2.13")
-def test_stop_ends_when_the_unit_runs_no_more(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.add("web.service", target="launched")
-    api.fates["web.service"] = Fate(lingers=3)
+def test_stop_ends_when_the_unit_runs_no_more(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+    cluster.add("web.service", target="launched")
+    cluster.outcomes["web.service"] = ScriptedOutcome(lingers=3)
     result = fleetctl("stop", "web")
     assert (result.status, result.stdout) == (0, f"Unit web.service loaded {ON_M1}\n")
     assert result.stderr == "Successfully stopped units [web.service].\n"
-    copy = api.units["web.service"].copy
-    assert copy is not None
-    assert copy.active == "inactive"
+    assert cluster.states["web.service"].active == "inactive"
 
 
-def start_by_itself(api: FakeApi, name: str) -> None:
-    """Its socket or timer starts a unit of the cluster that is only loaded."""
-    held = api.units[name]
-    assert held.copy is not None
-    held.copy = msgspec.structs.replace(held.copy, active="active", sub="running")
-
-
-def test_stop_stops_what_runs_though_it_is_only_loaded(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.add("web.service", target="loaded")
-    start_by_itself(api, "web.service")
+def test_stop_stops_what_runs_though_it_is_only_loaded(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+    cluster.add("web.service", target="loaded")
+    cluster.report("web.service", active="active", sub="running")  # started by its socket
     result = fleetctl("stop", "web")
     assert (result.status, result.stdout) == (0, f"Unit web.service loaded {ON_M1}\n")
     assert result.stderr == "Successfully stopped units [web.service].\n"
-    assert operations(api) == [("web.service", "loaded")]
-    copy = api.units["web.service"].copy
-    assert copy is not None
-    assert copy.active == "inactive"
+    assert cluster.targets_asked == [("web.service", "loaded")]
+    assert cluster.states["web.service"].active == "inactive"
 
 
-def test_loading_what_is_loaded_and_runs_leaves_it_alone(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.add("web.service", target="loaded")
-    start_by_itself(api, "web.service")
+def test_loading_what_is_loaded_and_runs_leaves_it_alone(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+    cluster.add("web.service", target="loaded")
+    cluster.report("web.service", active="active", sub="running")  # started by its socket
     result = fleetctl("load", "web")
-    assert (result.status, result.stdout, result.stderr, operations(api)) == (0, "", "", [])
+    assert (result.status, result.stdout, result.stderr, cluster.targets_asked) == (0, "", "", [])
 
 
 @pytest.mark.covers("3.2.1", "3.5.4", "3.8.28")
-def test_unload_ends_when_no_machine_has_the_unit(fleetctl: Fleetctl, api: FakeApi) -> None:
+def test_unload_ends_when_no_machine_has_the_unit(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     for name in ("a.service", "b.service"):
-        api.add(name, target="launched")
-    api.fates["b.service"] = Fate(lingers=3)
+        cluster.add(name, target="launched")
+    cluster.outcomes["b.service"] = ScriptedOutcome(lingers=3)
     result = fleetctl("unload", "b", "a", "b")
     assert (result.status, result.stdout) == (0, "Unit a.service inactive\nUnit b.service inactive\n")
     assert result.stderr == "Successfully unloaded units [b.service a.service].\n"
-    assert [held.copy for held in api.units.values()] == [None, None]
+    assert cluster.states == {}
 
 
 @pytest.mark.covers("3.8.25", "3.8.28", "10.2.13")
 @pytest.mark.parametrize(("command", "state"), [("stop", "loaded"), ("unload", "inactive")])
 def test_units_that_are_down_already_are_passed_over_quietly(
-    fleetctl: Fleetctl, api: FakeApi, command: str, state: str
+    fleetctl: Fleetctl, cluster: ScriptedCluster, command: str, state: str
 ) -> None:
-    api.add("web.service", target=state)
+    cluster.add("web.service", target=state)
     result = fleetctl(command, "web")
     done = {"stop": "stopped", "unload": "unloaded"}[command]
     assert (result.status, result.stdout, result.stderr) == (0, "", f"Successfully {done} units [].\n")
-    assert operations(api) == []
+    assert cluster.targets_asked == []
 
 
 @pytest.mark.covers("3.8.24", "10.2.10")
-def test_an_inactive_unit_cannot_be_stopped_and_the_others_are(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.add("a.service", target="launched")
-    api.add("b.service", target="inactive")
-    api.add("c.service", target="launched")
+def test_an_inactive_unit_cannot_be_stopped_and_the_others_are(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+    cluster.add("a.service", target="launched")
+    cluster.add("b.service", target="inactive")
+    cluster.add("c.service", target="launched")
     result = fleetctl("stop", "a", "b", "c")
     assert result.status == 1
     assert result.stdout == f"Unit a.service loaded {ON_M1}\nUnit c.service loaded {ON_M1}\n"
@@ -380,20 +375,20 @@ def test_an_inactive_unit_cannot_be_stopped_and_the_others_are(fleetctl: Fleetct
 @pytest.mark.covers("3.7.3", "10.2.12")
 @pytest.mark.parametrize(("command", "state"), [("stop", "loaded"), ("unload", "inactive")])
 def test_a_launched_unit_that_fits_nowhere_can_be_withdrawn(
-    fleetctl: Fleetctl, api: FakeApi, command: str, state: str
+    fleetctl: Fleetctl, cluster: ScriptedCluster, command: str, state: str
 ) -> None:
-    api.fates["web.service"] = Fate(machine=None, reason="no machine fits", rejections={"not machine 7": 2})
-    api.add("web.service", target="launched")
+    cluster.outcomes["web.service"] = infeasible((RejectionKind.MACHINE_ID, "7", 2))
+    cluster.add("web.service", target="launched")
     result = fleetctl(command, "web")
     assert (result.status, result.stdout) == (0, f"Unit web.service {state}\n")
-    assert api.units["web.service"].target == state
+    assert cluster.targets == {"web.service": state}
 
 
 @pytest.mark.covers("3.7.5", "3.8.5", "3.8.6")
 @pytest.mark.parametrize("command", ["stop", "unload"])
-def test_no_block_triggers_and_claims_nothing(fleetctl: Fleetctl, api: FakeApi, command: str) -> None:
-    api.add("web.service", target="launched")
-    api.fates["web.service"] = Fate(stuck=True)
+def test_no_block_triggers_and_claims_nothing(fleetctl: Fleetctl, cluster: ScriptedCluster, command: str) -> None:
+    cluster.add("web.service", target="launched")
+    cluster.outcomes["web.service"] = STUCK
     result = fleetctl(command, "--no-block", "web")
     assert (result.status, result.stdout, result.stderr) == (0, f"Triggered unit web.service {command}\n", "")
 
@@ -401,10 +396,10 @@ def test_no_block_triggers_and_claims_nothing(fleetctl: Fleetctl, api: FakeApi, 
 @pytest.mark.covers("3.7.1", "3.7.4", "3.8.5", "3.8.27", "3.8.28", "10.2.18")
 @pytest.mark.parametrize(("command", "state"), [("stop", "loaded"), ("unload", "inactive")])
 def test_a_stop_that_takes_too_long_names_what_it_waits_for(
-    fleetctl: Fleetctl, api: FakeApi, command: str, state: str
+    fleetctl: Fleetctl, cluster: ScriptedCluster, command: str, state: str
 ) -> None:
-    api.add("web.service", target="launched")
-    api.fates["web.service"] = Fate(lingers=10000)
+    cluster.add("web.service", target="launched")
+    cluster.outcomes["web.service"] = ScriptedOutcome(lingers=10000)
     result = fleetctl(command, "--block-attempts", "1", "web")
     what = f"timed out waiting for unit web.service to report state {state}: it is still active (running) {ON_M1}"
     assert (result.status, result.stdout) == (1, "")
@@ -412,17 +407,17 @@ def test_a_stop_that_takes_too_long_names_what_it_waits_for(
 
 
 @pytest.mark.covers("10.2.11")
-def test_a_operation_that_is_refused_is_reported_and_the_others_are_sent(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.add("a.service", target="launched")
-    api.add("b.service", target="launched")
-    refusal = b'{"error":{"code":409,"message":"being changed by others"}}'
-    api.before_request = lambda method, path: (
-        (409, "application/json", refusal) if (method, path[-9:]) == ("PUT", "a.service") else None
-    )
+def test_a_operation_that_is_refused_is_reported_and_the_others_are_sent(
+    fleetctl: Fleetctl, cluster: ScriptedCluster
+) -> None:
+    cluster.add("a.service", target="launched")
+    cluster.add("b.service", target="launched")
+    cluster.contest("a.service")
     result = fleetctl("unload", "a", "b")
     assert (result.status, result.stdout) == (1, "Unit b.service inactive\n")
     assert result.stderr == (
-        "Error unloading units: unit a.service: Error 409: being changed by others\n"
+        'Error unloading units: unit a.service: Error 409: unit "a.service" is being changed by other clients at the '
+        "same time: try again\n"
         "Successfully unloaded units [b.service].\n"
     )
 
@@ -431,28 +426,30 @@ def test_a_operation_that_is_refused_is_reported_and_the_others_are_sent(fleetct
 
 
 @pytest.mark.covers("3.8.29", "3.8.30", "10.2.3")
-def test_destroy_ends_when_no_machine_has_the_units(fleetctl: Fleetctl, api: FakeApi) -> None:
+def test_destroy_ends_when_no_machine_has_the_units(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     for name in ("a.service", "b.service", "c.service"):
-        api.add(name, target="launched")
-    api.fates["a.service"] = Fate(lingers=3)
+        cluster.add(name, target="launched")
+    cluster.outcomes["a.service"] = ScriptedOutcome(lingers=3)
     result = fleetctl("destroy", "a", "b")
     assert (result.status, result.stdout, result.stderr) == (0, "Destroyed b.service\nDestroyed a.service\n", "")
-    assert list(api.units) == ["c.service"]
-    assert [held.copy for held in api.gone.values()] == [None, None]
+    assert list(cluster.units) == ["c.service"]
+    assert list(cluster.states) == ["c.service"]
 
 
 @pytest.mark.covers("3.8.7", "3.8.30", "10.2.3")
-def test_destroying_without_blocking_does_not_look_at_what_becomes_of_it(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.add("web.service", target="launched")
+def test_destroying_without_blocking_does_not_look_at_what_becomes_of_it(
+    fleetctl: Fleetctl, cluster: ScriptedCluster
+) -> None:
+    cluster.add("web.service", target="launched")
     result = fleetctl("destroy", "--no-block", "web")
     assert (result.status, result.stdout, result.stderr) == (0, "Destroyed web.service\n", "")
-    assert api.requests[-1] == ("DELETE", "/fleet/v1/units/web.service")
+    assert cluster.requests[-1] == ("DELETE", "/fleet/v1/units/web.service")
 
 
 @pytest.mark.covers("3.8.7")
-def test_a_destroyed_unit_that_does_not_stop_is_a_timeout(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.add("web.service", target="launched")
-    api.fates["web.service"] = Fate(stuck=True)
+def test_a_destroyed_unit_that_does_not_stop_is_a_timeout(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+    cluster.add("web.service", target="launched")
+    cluster.outcomes["web.service"] = STUCK
     result = fleetctl("destroy", "--block-attempts=1", "web")
     assert (result.status, result.stdout) == (1, "")
     assert result.stderr == (
@@ -461,20 +458,19 @@ def test_a_destroyed_unit_that_does_not_stop_is_a_timeout(fleetctl: Fleetctl, ap
 
 
 @pytest.mark.covers("3.8.29")
-def test_a_unit_that_another_destroyed_first_is_no_error(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.add("web.service")
-    api.before_request = lambda method, path: api.units.clear() if method == "DELETE" else None
+def test_a_unit_that_another_destroyed_first_is_no_error(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+    cluster.add("web.service")
+    cluster.intercept = lambda method, path: cluster.destroy("web.service") if method == "DELETE" else None
     assert fleetctl("destroy", "web").status == 0
 
 
 @pytest.mark.covers("3.8.29")
-def test_a_unit_that_cannot_be_destroyed_does_not_hinder_the_others(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.add("a.service")
-    api.add("b.service")
-    failure = b'{"error":{"code":500,"message":""}}'
-    api.before_request = lambda method, path: (
-        (500, "application/json", failure) if (method, path[-9:]) == ("DELETE", "a.service") else None
-    )
+def test_a_unit_that_cannot_be_destroyed_does_not_hinder_the_others(
+    fleetctl: Fleetctl, cluster: ScriptedCluster
+) -> None:
+    cluster.add("a.service")
+    cluster.add("b.service")
+    cluster.contest("a.service")
     result = fleetctl("destroy", "a", "b")
     assert (result.status, result.stdout) == (1, "Destroyed b.service\n")
-    assert result.stderr.startswith("Error destroying units: unit a.service: Error 500: ")
+    assert result.stderr.startswith("Error destroying units: unit a.service: Error 409: ")

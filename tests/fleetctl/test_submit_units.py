@@ -5,55 +5,60 @@ from pathlib import Path
 
 import pytest
 
+from fleetd.api.http import render_error
 from fleetd.model.unitfile import MAX_UNIT_FILE_BYTES, UnitFile
 from tests.fleetctl.conftest import HELLO, Fleetctl
-from tests.fleetctl.fake_api import FakeApi
+from tests.fleetctl.scripted_cluster import ScriptedCluster
 
 OTHER = "[Service]\nExecStart=/bin/other\n"
 FROM_FILE = "[Service]\nExecStart=/bin/file\n"
 
 
-def puts(api: FakeApi) -> list[str]:
-    return [body["name"] for body in api.bodies]
-
-
 @pytest.mark.covers("3.6.8", "3.6.10", "3.8.11", "10.2.7")
 def test_submit_hands_over_the_options_and_prints_the_unit_inactive(
-    fleetctl: Fleetctl, api: FakeApi, hello: Path
+    fleetctl: Fleetctl, cluster: ScriptedCluster, hello: Path
 ) -> None:
     result = fleetctl("submit", "hello.service")
     assert (result.status, result.stdout, result.stderr) == (0, "Unit hello.service inactive\n", "")
-    assert api.units["hello.service"].content == UnitFile.parse(HELLO)
-    assert api.units["hello.service"].target == "inactive"
+    assert cluster.units["hello.service"].text == UnitFile.parse(HELLO).text
+    assert cluster.units["hello.service"].target == "inactive"
 
 
 @pytest.mark.covers("1.1.12", "3.5.1")
-def test_the_suffix_service_is_added_where_no_type_is_given(fleetctl: Fleetctl, api: FakeApi, hello: Path) -> None:
+def test_the_suffix_service_is_added_where_no_type_is_given(
+    fleetctl: Fleetctl, cluster: ScriptedCluster, hello: Path
+) -> None:
     assert fleetctl("submit", "hello").stdout == "Unit hello.service inactive\n"
 
 
 @pytest.mark.covers("1.3.6", "3.5.1")
-def test_a_directory_counts_for_the_file_and_not_for_the_name(fleetctl: Fleetctl, api: FakeApi, tmp_path: Path) -> None:
+def test_a_directory_counts_for_the_file_and_not_for_the_name(
+    fleetctl: Fleetctl, cluster: ScriptedCluster, tmp_path: Path
+) -> None:
     (tmp_path / "units").mkdir()
     (tmp_path / "units" / "web.timer").write_text("[Timer]\nOnBootSec=1\n")
     assert fleetctl("submit", "units/web.timer").stdout == "Unit web.timer inactive\n"
 
 
 @pytest.mark.covers("3.5.4")
-def test_several_units_are_submitted_in_order_and_each_once(fleetctl: Fleetctl, api: FakeApi, tmp_path: Path) -> None:
+def test_several_units_are_submitted_in_order_and_each_once(
+    fleetctl: Fleetctl, cluster: ScriptedCluster, tmp_path: Path
+) -> None:
     for name in ("b.service", "a.service"):
         (tmp_path / name).write_text(OTHER)
     result = fleetctl("submit", "b", "a.service", "b.service")
     assert result.stdout == "Unit b.service inactive\nUnit a.service inactive\n"
-    assert puts(api) == ["b.service", "a.service"]
+    assert cluster.targets_asked == [("b.service", "inactive"), ("a.service", "inactive")]
 
 
-def test_a_unit_that_two_differing_files_claim_is_refused(fleetctl: Fleetctl, api: FakeApi, tmp_path: Path) -> None:
+def test_a_unit_that_two_differing_files_claim_is_refused(
+    fleetctl: Fleetctl, cluster: ScriptedCluster, tmp_path: Path
+) -> None:
     for directory, text in (("a", OTHER), ("b", HELLO), ("c", OTHER)):
         (tmp_path / directory).mkdir()
         (tmp_path / directory / "web.service").write_text(text)
     result = fleetctl("submit", "a/web", "b/web")
-    assert (result.status, result.stdout, puts(api)) == (1, "", [])
+    assert (result.status, result.stdout, cluster.operations) == (1, "", [])
     assert result.stderr == (
         "Error creating units: a/web.service and b/web.service differ, and both are unit web.service: "
         "give only one of them\n"
@@ -69,14 +74,16 @@ def test_a_global_unit_is_printed_inactive_as_well(fleetctl: Fleetctl, tmp_path:
 
 @pytest.mark.covers("3.8.1", "10.2.17")
 @pytest.mark.parametrize("command", ["submit", "load", "start", "stop", "unload", "destroy"])
-def test_without_units_a_command_says_so_and_ends_with_0(fleetctl: Fleetctl, api: FakeApi, command: str) -> None:
+def test_without_units_a_command_says_so_and_ends_with_0(
+    fleetctl: Fleetctl, cluster: ScriptedCluster, command: str
+) -> None:
     result = fleetctl(command)
     assert (result.status, result.stdout, result.stderr) == (0, "", "No units given\n")
-    assert api.requests == []
+    assert cluster.requests == []
 
 
 @pytest.mark.covers("3.6.8")
-def test_a_unit_that_is_nowhere_is_not_found(fleetctl: Fleetctl, api: FakeApi) -> None:
+def test_a_unit_that_is_nowhere_is_not_found(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     result = fleetctl("submit", "hello")
     assert (result.status, result.stdout) == (1, "")
     assert result.stderr == "Error creating units: unable to find Unit(hello.service) in Registry or on filesystem\n"
@@ -93,9 +100,9 @@ def test_a_directory_instead_of_a_unit_file_is_said_to_be_one(
 
 
 @pytest.mark.covers("1.1.1")
-def test_an_empty_argument_names_no_unit(fleetctl: Fleetctl, api: FakeApi) -> None:
+def test_an_empty_argument_names_no_unit(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     result = fleetctl("submit", "")
-    assert (result.status, api.requests) == (1, [])
+    assert (result.status, cluster.requests) == (1, [])
     assert result.stderr.endswith("unit name cannot be empty\n")
 
 
@@ -121,7 +128,7 @@ def test_an_instance_without_any_template_is_not_found(fleetctl: Fleetctl) -> No
 )
 def test_an_instance_takes_its_own_file_then_the_clusters_template_then_the_templates_file(
     fleetctl: Fleetctl,
-    api: FakeApi,
+    cluster: ScriptedCluster,
     tmp_path: Path,
     own: str | None,
     template: str | None,
@@ -131,73 +138,50 @@ def test_an_instance_takes_its_own_file_then_the_clusters_template_then_the_temp
     if own:
         (tmp_path / "web@1.service").write_text(own)
     if template:
-        api.add("web@.service", template)
+        cluster.add("web@.service", template)
     if template_file:
         (tmp_path / "web@.service").write_text(template_file)
     assert fleetctl("submit", "web@1").stdout == "Unit web@1.service inactive\n"
-    assert api.units["web@1.service"].content == UnitFile.parse(expected)
+    assert cluster.units["web@1.service"].text == UnitFile.parse(expected).text
 
 
-@pytest.mark.covers("1.3.10", "10.2.16")
-def test_a_template_file_that_differs_from_the_clusters_template_is_warned_of_by_the_templates_name(
-    fleetctl: Fleetctl, api: FakeApi, tmp_path: Path
-) -> None:
-    api.add("web@.service", OTHER)
-    (tmp_path / "web@.service").write_text(FROM_FILE)
-    assert fleetctl("submit", "web@1").stderr == (
-        "WARNING: Unit web@.service in registry differs from local template unit file web@.service. "
-        "Add --replace to override.\n"
-    )
-
-
-def test_with_replace_a_new_instance_takes_the_changed_template_file(
-    fleetctl: Fleetctl, api: FakeApi, tmp_path: Path
-) -> None:
-    api.add("web@.service", OTHER)
-    (tmp_path / "web@.service").write_text(FROM_FILE)
-    assert fleetctl("submit", "--replace", "web@1").stderr == ""
-    assert api.units["web@1.service"].content == UnitFile.parse(FROM_FILE)
-
-
-@pytest.mark.covers("3.2.1", "3.6.2", "3.8.11", "P.4")
+@pytest.mark.covers("1.3.5", "1.3.10", "3.2.1", "3.6.2", "3.8.11", "10.2.16", "P.4")
 @pytest.mark.parametrize("command", ["submit", "load", "start"])
-def test_a_changed_file_is_warned_of_and_the_unit_is_left(
-    fleetctl: Fleetctl, api: FakeApi, hello: Path, command: str
+@pytest.mark.parametrize(
+    ("stored", "local"),
+    [
+        ("web@1.service", "unit file web@1.service"),
+        ("web@1.service", "template unit file web@.service"),
+        ("web@.service", "template unit file web@.service"),
+    ],
+)
+def test_a_changed_file_is_warned_of_and_not_used(
+    fleetctl: Fleetctl, cluster: ScriptedCluster, tmp_path: Path, command: str, stored: str, local: str
 ) -> None:
-    api.add("hello.service", OTHER)
-    result = fleetctl(command, "hello.service")
-    assert result.status == 0
-    assert result.stderr == (
-        "WARNING: Unit hello.service in registry differs from local unit file hello.service. "
-        "Add --replace to override.\n"
-    )
-    assert api.units["hello.service"].content == UnitFile.parse(OTHER)
-
-
-@pytest.mark.covers("1.3.5", "3.6.2")
-def test_an_existing_instance_is_compared_with_the_template_file(
-    fleetctl: Fleetctl, api: FakeApi, tmp_path: Path
-) -> None:
-    api.add("web@1.service", OTHER)
-    (tmp_path / "web@.service").write_text(FROM_FILE)
-    assert fleetctl("submit", "web@1").stderr == (
-        "WARNING: Unit web@1.service in registry differs from local template unit file web@.service. "
-        "Add --replace to override.\n"
-    )
+    cluster.add(stored, OTHER)
+    (tmp_path / local.split()[-1]).write_text(FROM_FILE)
+    result = fleetctl(command, "web@1")
+    warning = f"WARNING: Unit {stored} in registry differs from local {local}. Add --replace to override.\n"
+    assert (result.status, result.stderr) == (0, warning)
+    assert cluster.units["web@1.service"].text == UnitFile.parse(OTHER).text
 
 
 @pytest.mark.covers("1.3.5", "3.6.2", "3.8.11")
-def test_submitting_what_the_cluster_has_already_is_quiet(fleetctl: Fleetctl, api: FakeApi, hello: Path) -> None:
-    api.add("hello.service", HELLO)
+def test_submitting_what_the_cluster_has_already_is_quiet(
+    fleetctl: Fleetctl, cluster: ScriptedCluster, hello: Path
+) -> None:
+    cluster.add("hello.service", HELLO)
     result = fleetctl("submit", "hello.service")
-    assert (result.status, result.stdout, result.stderr, puts(api)) == (0, "", "", [])
+    assert (result.status, result.stdout, result.stderr, cluster.operations) == (0, "", "", [])
 
 
 @pytest.mark.covers("1.6.3", "3.6.3")
-def test_replacing_by_the_same_content_is_nothing_to_do(fleetctl: Fleetctl, api: FakeApi, hello: Path) -> None:
-    api.add("hello.service", "# a comment\n" + HELLO)
+def test_replacing_by_the_same_content_is_nothing_to_do(
+    fleetctl: Fleetctl, cluster: ScriptedCluster, hello: Path
+) -> None:
+    cluster.add("hello.service", "# a comment\n" + HELLO)
     result = fleetctl("submit", "--replace", "hello")
-    assert (result.status, result.stderr, puts(api)) == (0, "", [])
+    assert (result.status, result.stderr, cluster.operations) == (0, "", [])
     assert result.stdout == "Found same Unit(hello.service) in Registry, nothing to do\n"
 
 
@@ -215,42 +199,44 @@ ALLOWED = [
 @pytest.mark.parametrize("command", ["submit", "load", "start"])
 @pytest.mark.parametrize("state", ["inactive", "loaded", "launched"])
 def test_replace_is_one_request_with_content_and_target_where_the_units_state_allows_it(
-    fleetctl: Fleetctl, api: FakeApi, hello: Path, command: str, state: str
+    fleetctl: Fleetctl, cluster: ScriptedCluster, hello: Path, command: str, state: str
 ) -> None:
-    api.add("hello.service", OTHER, target=state)
+    cluster.add("hello.service", OTHER, target=state)
     result = fleetctl(command, "--replace", "hello")
     assert result.status == 0
     target = {"submit": "inactive", "load": "loaded", "start": "launched"}[command]
     if (command, state) in ALLOWED:
         assert result.stderr == ""
-        assert [(body["desiredState"], bool(body["options"])) for body in api.bodies] == [(target, True)]
-        assert api.units["hello.service"].content == UnitFile.parse(HELLO)
+        [operation] = cluster.operations
+        assert (operation.desired_state, bool(operation.options)) == (target, True)
+        assert cluster.units["hello.service"].text == UnitFile.parse(HELLO).text
         place = "" if target == "inactive" else " on 11111111.../10.0.0.1"
         assert result.stdout == f"Unit hello.service {target}{place}\n"
     else:
         assert result.stderr == (
             f"Warning: can not replace Unit(hello.service) in state '{state}', use the appropriate command\n"
         )
-        assert api.units["hello.service"].content == UnitFile.parse(OTHER)
+        assert cluster.units["hello.service"].text == UnitFile.parse(OTHER).text
 
 
 @pytest.mark.covers("3.6.3", "10.2.15")
-def test_replacing_an_instance_takes_the_changed_template_file(
-    fleetctl: Fleetctl, api: FakeApi, tmp_path: Path
+@pytest.mark.parametrize("stored", [("web@.service",), ("web@.service", "web@1.service")])
+def test_replace_takes_the_changed_template_file(
+    fleetctl: Fleetctl, cluster: ScriptedCluster, tmp_path: Path, stored: tuple[str, ...]
 ) -> None:
-    api.add("web@.service", OTHER)
-    api.add("web@1.service", OTHER, target="launched")
+    for name in stored:
+        cluster.add(name, OTHER)
     (tmp_path / "web@.service").write_text(FROM_FILE)
     result = fleetctl("start", "--replace", "web@1")
     assert (result.status, result.stderr) == (0, "")
-    assert api.units["web@1.service"].content == UnitFile.parse(FROM_FILE)
+    assert cluster.units["web@1.service"].text == UnitFile.parse(FROM_FILE).text
 
 
 @pytest.mark.covers("3.6.3")
-def test_replacing_without_a_local_file_is_an_error(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.add("hello.service", OTHER)
+def test_replacing_without_a_local_file_is_an_error(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+    cluster.add("hello.service", OTHER)
     result = fleetctl("submit", "--replace", "hello")
-    assert (result.status, puts(api)) == (1, [])
+    assert (result.status, cluster.operations) == (1, [])
     assert result.stderr == "Error creating units: error Unit hello.service does not seem to be a template unit\n"
 
 
@@ -297,7 +283,7 @@ def write_bad_file(path: Path, kind: str) -> None:
 )
 @pytest.mark.parametrize("command", ["submit", "start"])
 def test_a_bad_file_is_one_line_and_nothing_of_the_command_is_sent(
-    fleetctl: Fleetctl, api: FakeApi, hello: Path, tmp_path: Path, command: str, kind: str, complaint: str
+    fleetctl: Fleetctl, cluster: ScriptedCluster, hello: Path, tmp_path: Path, command: str, kind: str, complaint: str
 ) -> None:
     write_bad_file(tmp_path / "bad.service", kind)
     result = fleetctl(command, "hello.service", "bad.service")
@@ -305,7 +291,7 @@ def test_a_bad_file_is_one_line_and_nothing_of_the_command_is_sent(
     assert result.stderr.startswith("Error creating units: ")
     assert "bad.service" in result.stderr
     assert complaint in result.stderr
-    assert puts(api) == []
+    assert cluster.targets_asked == []
 
 
 @pytest.mark.covers("1.4.20")
@@ -330,22 +316,22 @@ def test_what_the_parser_refuses_is_said_to_the_byte(fleetctl: Fleetctl, tmp_pat
     ],
 )
 def test_a_name_that_no_unit_may_have_is_refused_before_anything_is_asked(
-    fleetctl: Fleetctl, api: FakeApi, argument: str, complaint: str
+    fleetctl: Fleetctl, cluster: ScriptedCluster, argument: str, complaint: str
 ) -> None:
     result = fleetctl("submit", argument)
     assert (result.status, result.stdout, result.stderr.count("\n")) == (1, "", 1)
     assert result.stderr.endswith(f": {complaint}\n")
     assert "\x1b" not in result.stderr
-    assert api.requests == []
+    assert cluster.requests == []
 
 
 @pytest.mark.covers("1.7.9", "3.2.2", "10.4.6")
 def test_unknown_requirements_and_malformed_metadata_are_warned_of_and_submitted(
-    fleetctl: Fleetctl, api: FakeApi, tmp_path: Path
+    fleetctl: Fleetctl, cluster: ScriptedCluster, tmp_path: Path
 ) -> None:
     (tmp_path / "web.service").write_text(OTHER + "[X-Fleet]\nMachineIDs=1\nMachineMetadata=region\n")
     result = fleetctl("submit", "web")
-    assert (result.status, puts(api)) == (0, ["web.service"])
+    assert (result.status, list(cluster.units)) == (0, ["web.service"])
     first, second = result.stderr.splitlines()
     assert first.startswith("warning: ")
     assert first.endswith(': Unit web.service: unrecognized requirement in [X-Fleet] section: "MachineIDs"')
@@ -353,14 +339,14 @@ def test_unknown_requirements_and_malformed_metadata_are_warned_of_and_submitted
 
 
 def test_what_is_read_otherwise_than_it_seems_is_warned_of_and_submitted(
-    fleetctl: Fleetctl, api: FakeApi, tmp_path: Path
+    fleetctl: Fleetctl, cluster: ScriptedCluster, tmp_path: Path
 ) -> None:
     text = (
         "\ufeff[Service]\n# ExecStart=/old \\\nUser=nobody\n[X-fleet\u2060]\nGlobal=true\n[Install]\nAlso=web.socket\n"
     )
     (tmp_path / "web.service").write_text(text)
     result = fleetctl("submit", "web")
-    assert (result.status, puts(api)) == (0, ["web.service"])
+    assert (result.status, list(cluster.units)) == (0, ["web.service"])
     section, also, line = result.stderr.splitlines()
     assert section.endswith(r"Unit web.service: [X-fleet\u2060] is not [X-Fleet], and is not read by fleet")
     assert "Unit web.service: [Install] Also=web.socket has no effect in fleet" in also
@@ -373,27 +359,31 @@ def test_what_is_read_otherwise_than_it_seems_is_warned_of_and_submitted(
 
 @pytest.mark.covers("1.1.13")
 @pytest.mark.parametrize("kind", ["target", "slice", "swap", "mount", "automount", "path", "timer", "socket", "device"])
-def test_a_unit_of_any_type_can_be_named(fleetctl: Fleetctl, api: FakeApi, tmp_path: Path, kind: str) -> None:
+def test_a_unit_of_any_type_can_be_named(
+    fleetctl: Fleetctl, cluster: ScriptedCluster, tmp_path: Path, kind: str
+) -> None:
     (tmp_path / f"x.{kind}").write_text("[Unit]\nDescription=x\n")
     assert fleetctl("submit", f"x.{kind}").status == 0
-    assert puts(api) == [f"x.{kind}"]
+    assert list(cluster.units) == [f"x.{kind}"]
     assert fleetctl("cat", f"x.{kind}").stdout == "[Unit]\nDescription=x\n"
     assert fleetctl("destroy", f"x.{kind}").stdout == f"Destroyed x.{kind}\n"
 
 
-def test_a_name_that_begins_with_a_dash_is_refused(fleetctl: Fleetctl, api: FakeApi, tmp_path: Path) -> None:
+def test_a_name_that_begins_with_a_dash_is_refused(
+    fleetctl: Fleetctl, cluster: ScriptedCluster, tmp_path: Path
+) -> None:
     (tmp_path / "-x.service").write_text(OTHER)
     result = fleetctl("submit", "--", "-x.service")
-    assert (result.status, puts(api)) == (1, [])
+    assert (result.status, cluster.operations) == (1, [])
     assert 'unit name "-x.service" begins with "-"' in result.stderr
 
 
 def test_a_failover_delay_that_means_nothing_is_refused_with_a_remedy(
-    fleetctl: Fleetctl, api: FakeApi, tmp_path: Path
+    fleetctl: Fleetctl, cluster: ScriptedCluster, tmp_path: Path
 ) -> None:
     (tmp_path / "web.service").write_text(OTHER + "[X-Fleet]\nFailoverDelay=5 fortnights\n")
     result = fleetctl("submit", "web")
-    assert (result.status, puts(api)) == (1, [])
+    assert (result.status, cluster.operations) == (1, [])
     assert result.stderr == (
         "Error creating units: failed creating unit web.service: FailoverDelay: '5 fortnights' is no time span: "
         "there is no unit 'fortnights'; write us, ms, s, min, h, d or w, or infinity\n"
@@ -402,12 +392,12 @@ def test_a_failover_delay_that_means_nothing_is_refused_with_a_remedy(
 
 @pytest.mark.covers("10.4.1")
 def test_lines_before_the_first_section_are_warned_of_and_the_rest_submitted(
-    fleetctl: Fleetctl, api: FakeApi, tmp_path: Path
+    fleetctl: Fleetctl, cluster: ScriptedCluster, tmp_path: Path
 ) -> None:
     (tmp_path / "web.service").write_text("# a comment\nDescription=lost\n" + OTHER)
     (tmp_path / "api@.service").write_text("Unit]\n" + OTHER)
     result = fleetctl("submit", "web", "api@1")
-    assert (result.status, puts(api)) == (0, ["web.service", "api@1.service"])
+    assert (result.status, list(cluster.units)) == (0, ["api@1.service", "web.service"])
     first, second = result.stderr.splitlines()
     assert first.endswith(": Unit web.service: line 2 of web.service stands before the first section, and is ignored")
     assert second.endswith(
@@ -417,9 +407,11 @@ def test_lines_before_the_first_section_are_warned_of_and_the_rest_submitted(
 
 
 @pytest.mark.covers("3.6.8", "3.6.11", "3.8.16")
-def test_what_the_api_refuses_is_said_with_the_units_name(fleetctl: Fleetctl, api: FakeApi, hello: Path) -> None:
-    body = b'{"error":{"code":400,"message":"unit \\"hello.service\\" would hide\\n/lib/hello.service"}}'
-    api.before_request = lambda method, path: (400, "application/json", body) if method == "PUT" else None
+def test_what_the_api_refuses_is_said_with_the_units_name(
+    fleetctl: Fleetctl, cluster: ScriptedCluster, hello: Path
+) -> None:
+    refusal = render_error(400, 'unit "hello.service" would hide\n/lib/hello.service')
+    cluster.intercept = lambda method, path: refusal if method == "PUT" else None
     result = fleetctl("submit", "hello")
     assert (result.status, result.stdout) == (1, "")
     assert result.stderr == (
@@ -441,26 +433,24 @@ def three(tmp_path: Path) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("command", ["submit", "load", "start"])
 def test_many_units_are_created_and_requested_in_one_request(
-    fleetctl: Fleetctl, api: FakeApi, three: tuple[str, ...], command: str
+    fleetctl: Fleetctl, cluster: ScriptedCluster, three: tuple[str, ...], command: str
 ) -> None:
     result = fleetctl(command, *three)
     assert (result.status, result.stderr) == (0, "")
     assert result.stdout.startswith("Unit a.service inactive\nUnit b.service inactive\nUnit c.service inactive\n")
-    assert [request for request in api.requests if request[0] != "GET"] == [("POST", "/fleet/v2/units")]
-    assert puts(api) == [*three]
+    assert cluster.changes == [("POST", "/fleet/v2/units")]
+    assert [operation.name for operation in cluster.operations] == [*three]
 
 
 def test_a_unit_that_is_refused_does_not_hinder_the_others(
-    fleetctl: Fleetctl, api: FakeApi, three: tuple[str, ...]
+    fleetctl: Fleetctl, cluster: ScriptedCluster, three: tuple[str, ...]
 ) -> None:
-    refusal = b'{"error":{"code":400,"message":"would hide /lib/systemd/system/b.service"}}'
-    api.before_request = lambda method, path: (
-        (400, "application/json", refusal) if (method, path[-9:]) == ("PUT", "b.service") else None
-    )
+    cluster.system_units["b.service"] = "/lib/systemd/system/b.service"
     result = fleetctl("start", *three)
     assert result.status == 1
     assert result.stderr == (
-        "Error creating units: failed creating unit b.service: Error 400: would hide /lib/systemd/system/b.service\n"
+        'Error creating units: failed creating unit b.service: Error 400: unit "b.service" would hide '
+        "/lib/systemd/system/b.service, a unit of the system: choose another name\n"
     )
     assert [line.split()[1:3] for line in result.stdout.splitlines()] == [
         ["a.service", "inactive"],
@@ -468,40 +458,34 @@ def test_a_unit_that_is_refused_does_not_hinder_the_others(
         ["a.service", "launched"],
         ["c.service", "launched"],
     ]
-    assert sorted(api.units) == ["a.service", "c.service"]
-
-
-def somebody_creates(api: FakeApi, name: str, text: str) -> None:
-    """Just before we do."""
-
-    def create(method: str, path: str) -> None:
-        if (method, path) == ("PUT", f"/fleet/v1/units/{name}") and name not in api.units:
-            api.add(name, text)
-
-    api.before_request = create
+    assert sorted(cluster.units) == ["a.service", "c.service"]
 
 
 @pytest.mark.parametrize("names", [("a.service",), ("a.service", "b.service")])
 @pytest.mark.parametrize("text", [HELLO, OTHER])
 def test_a_unit_that_somebody_else_has_just_created_is_left_as_it_is_and_told_where_it_differs(
-    fleetctl: Fleetctl, api: FakeApi, three: tuple[str, ...], names: tuple[str, ...], text: str
+    fleetctl: Fleetctl, cluster: ScriptedCluster, three: tuple[str, ...], names: tuple[str, ...], text: str
 ) -> None:
-    somebody_creates(api, "a.service", text)
+    def create(method: str, path: str) -> None:
+        if method != "GET" and not cluster.units:
+            cluster.add("a.service", text)
+
+    cluster.intercept = create
     result = fleetctl("start", *names)
     warning = "WARNING: Another client has just created Unit a.service, and it differs from yours. "
     warning += "Add --replace to override.\n"
     assert (result.status, result.stderr) == (0, warning if text == OTHER else "")
     assert "Unit a.service inactive" not in result.stdout
     assert "Unit a.service launched" in result.stdout
-    assert api.units["a.service"].content == UnitFile.parse(text)
-    assert api.units["a.service"].target == "launched"
+    assert cluster.units["a.service"].text == UnitFile.parse(text).text
+    assert cluster.units["a.service"].target == "launched"
 
 
 def test_a_unit_that_somebody_else_has_created_and_destroyed_is_an_error(
-    fleetctl: Fleetctl, api: FakeApi, hello: Path
+    fleetctl: Fleetctl, cluster: ScriptedCluster, hello: Path
 ) -> None:
-    refusal = b'{"error":{"code":412,"message":"unit \\"hello.service\\" exists already"}}'
-    api.before_request = lambda method, path: (412, "application/json", refusal) if method == "PUT" else None
+    refusal = render_error(412, 'unit "hello.service" exists already')
+    cluster.intercept = lambda method, path: refusal if method == "PUT" else None
     result = fleetctl("submit", "hello")
     assert (result.status, result.stdout) == (1, "")
     assert result.stderr == (

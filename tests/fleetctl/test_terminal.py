@@ -1,4 +1,4 @@
-"""What a person sees at a terminal: columns that fit, colours, lines that live while a command waits, and hints."""
+"""What a user sees at a terminal: columns that fit, colours, lines that live while a command waits, and hints."""
 
 import json
 import os
@@ -11,22 +11,25 @@ import pytest
 
 from fleetctl.remote import local_machine_id
 from fleetctl.screen import crop, fit_columns, shorten, width
-from fleetd.api import schema
+from fleetd.model.machine import Machine
+from fleetd.model.reason import WaitingForRoom
+from fleetd.model.unitfile import UnitFile
 from tests.fleetctl.conftest import HELLO, Fleetctl
-from tests.fleetctl.fake_api import M1, M2, FakeApi, Fate, Served
+from tests.fleetctl.scripted_cluster import M1, M2, STUCK, ScriptedCluster, ScriptedOutcome
 from tests.fleetctl.terminal import Terminal, render_screen
 
 AT = "11111111.../10.0.0.1"
+GLOBAL = "[Service]\nExecStart=/bin/true\n[X-Fleet]\nGlobal=true\n"
 SPINNING = ("| ", "/ ", "- ", "\\ ")
 
 
 @pytest.fixture
-def at_terminal(served: Served, tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
-    """Starts fleetctl on a terminal, against the fake API."""
+def at_terminal(cluster: ScriptedCluster, tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
+    """Starts fleetctl on a terminal, against the cluster."""
     opened: list[Terminal] = []
 
     def start(*arguments: str, variables: dict[str, str] | None = None, **attributes: int) -> Terminal:
-        command = [sys.executable, "-m", "fleetctl.cli", "--endpoint", served.unix, *arguments]
+        command = [sys.executable, "-m", "fleetctl.cli", "--endpoint", cluster.unix, *arguments]
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path), **(variables or {})}
         opened.append(Terminal(command, environment, **attributes))
         return opened[-1]
@@ -39,18 +42,18 @@ def at_terminal(served: Served, tmp_path: Path) -> Iterator[Callable[..., Termin
 
 
 @pytest.fixture
-def cluster(api: FakeApi) -> FakeApi:
-    api.fates["broken.service"] = Fate(machine=M2, active="failed", sub="failed")
-    api.add("a-service-whose-name-is-rather-long@instance-number-1.service", HELLO, target="launched")
-    api.add("broken.service", HELLO, target="launched")
-    return api
+def filled_cluster(cluster: ScriptedCluster) -> ScriptedCluster:
+    cluster.outcomes["broken.service"] = ScriptedOutcome(machine=M2, active="failed", sub="failed")
+    cluster.add("a-service-whose-name-is-rather-long@instance-number-1.service", HELLO, target="launched")
+    cluster.add("broken.service", HELLO, target="launched")
+    return cluster
 
 
 def test_a_unit_file_cannot_command_the_terminal_and_is_as_it_is_in_a_pipe(
-    at_terminal: Callable[..., Terminal], fleetctl: Fleetctl, api: FakeApi
+    at_terminal: Callable[..., Terminal], fleetctl: Fleetctl, cluster: ScriptedCluster
 ) -> None:
     text = "[Unit]\nDescription=a\x1b[2J\x07b\tc\u2060\n"
-    api.add("web.service", text)
+    cluster.add("web.service", text)
     terminal = at_terminal("cat", "web")
     assert terminal.finish() == 0
     assert terminal.written == "[Unit]\nDescription=a\\x1b[2J\\x07b\tc\\u2060\n"
@@ -65,11 +68,16 @@ exit 3
 
 @pytest.mark.parametrize(("variables", "colours"), [({}, "1"), ({"NO_COLOR": "1"}, "0")])
 def test_what_a_machine_says_of_a_unit_cannot_command_the_terminal_and_keeps_its_colours(
-    at_terminal: Callable[..., Terminal], api: FakeApi, tmp_path: Path, variables: dict[str, str], colours: str
+    at_terminal: Callable[..., Terminal],
+    cluster: ScriptedCluster,
+    tmp_path: Path,
+    variables: dict[str, str],
+    colours: str,
 ) -> None:
-    me = schema.Machine(id=local_machine_id(), primary_ip="192.0.2.1", metadata={})
-    api.fates["web.service"] = Fate(machine=me)
-    api.add("web.service", HELLO, target="launched")
+    me = Machine(local_machine_id(), address="192.0.2.1")
+    cluster.register(me)
+    cluster.outcomes["web.service"] = ScriptedOutcome(machine=me)
+    cluster.add("web.service", HELLO, target="launched")
     (tmp_path / "systemctl").write_text(TOOL)
     (tmp_path / "systemctl").chmod(0o755)
     terminal = at_terminal("status", "web", variables={"PATH": f"{tmp_path}:{os.environ['PATH']}", **variables})
@@ -78,7 +86,7 @@ def test_what_a_machine_says_of_a_unit_cannot_command_the_terminal_and_keeps_its
 
 
 def test_a_list_fits_the_terminal_and_keeps_both_ends_of_long_names(
-    at_terminal: Callable[..., Terminal], cluster: FakeApi
+    at_terminal: Callable[..., Terminal], filled_cluster: ScriptedCluster
 ) -> None:
     terminal = at_terminal("list-units", columns=60)
     assert terminal.finish() == 0
@@ -92,7 +100,7 @@ def test_a_list_fits_the_terminal_and_keeps_both_ends_of_long_names(
 
 
 def test_in_full_nothing_is_cut_however_narrow_the_terminal(
-    at_terminal: Callable[..., Terminal], cluster: FakeApi
+    at_terminal: Callable[..., Terminal], filled_cluster: ScriptedCluster
 ) -> None:
     terminal = at_terminal("list-units", "--full", columns=20)
     terminal.finish()
@@ -100,7 +108,9 @@ def test_in_full_nothing_is_cut_however_narrow_the_terminal(
     assert "…" not in terminal.written
 
 
-def test_failed_units_are_red_and_running_ones_green(at_terminal: Callable[..., Terminal], cluster: FakeApi) -> None:
+def test_failed_units_are_red_and_running_ones_green(
+    at_terminal: Callable[..., Terminal], filled_cluster: ScriptedCluster
+) -> None:
     terminal = at_terminal("list-units", "--no-legend", "--fields=active,unit")
     terminal.finish()
     assert terminal.written.startswith("\x1b[32mactive\x1b[0m  a-service")
@@ -109,7 +119,7 @@ def test_failed_units_are_red_and_running_ones_green(at_terminal: Callable[..., 
 
 @pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
 def test_colours_can_be_declined(
-    at_terminal: Callable[..., Terminal], cluster: FakeApi, variables: dict[str, str]
+    at_terminal: Callable[..., Terminal], filled_cluster: ScriptedCluster, variables: dict[str, str]
 ) -> None:
     for arguments in (["list-units"], ["nonsense"]):
         terminal = at_terminal(*arguments, variables=variables)
@@ -124,28 +134,30 @@ def test_errors_are_red_at_a_terminal(at_terminal: Callable[..., Terminal]) -> N
 
 
 def test_a_unit_that_is_waited_for_has_a_line_that_is_gone_when_it_has_arrived(
-    at_terminal: Callable[..., Terminal], api: FakeApi
+    at_terminal: Callable[..., Terminal], cluster: ScriptedCluster
 ) -> None:
-    api.add("web.service")
-    api.add("slow.service")
-    api.fates["slow.service"] = Fate(active="activating", sub="start-pre")
+    cluster.add("web.service")
+    cluster.add("slow.service")
+    cluster.outcomes["slow.service"] = ScriptedOutcome(active="activating", sub="start-pre")
     terminal = at_terminal("start", "web", "slow")
     terminal.read_until(lambda written: "(start-pre) on" in written.partition(f"web.service launched on {AT}")[2])
     shown = terminal.screen().splitlines()
     assert shown[0] == f"Unit web.service launched on {AT}"
     assert shown[1][:2] in SPINNING
     assert shown[1][2:].startswith(f"slow.service is activating (start-pre) on {AT} (")
-    del api.fates["slow.service"]
-    api.units["slow.service"].generation += 1
+    del cluster.outcomes["slow.service"]
+    cluster.reconsider("slow.service")
     assert terminal.finish() == 0
     assert terminal.screen() == f"Unit web.service launched on {AT}\nUnit slow.service launched on {AT}\n"
 
 
 def test_a_failure_of_several_lines_leaves_no_line_of_the_wait_behind(
-    at_terminal: Callable[..., Terminal], api: FakeApi
+    at_terminal: Callable[..., Terminal], cluster: ScriptedCluster
 ) -> None:
-    api.add("bad.service")
-    api.fates["bad.service"] = Fate(active="failed", sub="failed", error="exit-code; last lines:\nno disk\ngiving up")
+    cluster.add("bad.service")
+    cluster.outcomes["bad.service"] = ScriptedOutcome(
+        active="failed", sub="failed", error="exit-code; last lines:\nno disk\ngiving up"
+    )
     terminal = at_terminal("start", "bad", columns=150)
     assert terminal.finish() == 1
     assert terminal.screen() == (
@@ -155,23 +167,25 @@ def test_a_failure_of_several_lines_leaves_no_line_of_the_wait_behind(
 
 
 def test_stdout_holds_what_a_pipe_gets_while_the_terminal_shows_the_wait(
-    at_terminal: Callable[..., Terminal], api: FakeApi, tmp_path: Path
+    at_terminal: Callable[..., Terminal], cluster: ScriptedCluster, tmp_path: Path
 ) -> None:
-    api.add("slow.service")
-    api.fates["slow.service"] = Fate(machine=None, waits="waits for db.service")
+    cluster.add("slow.service")
+    cluster.outcomes["slow.service"] = ScriptedOutcome(machine=None, reason=WaitingForRoom("db.service", M1.id))
     with open(tmp_path / "out", "wb") as out:
         terminal = at_terminal("start", "slow", "--block-attempts=1", stdout=out.fileno())
-        terminal.read_until(lambda written: "slow.service waits for db.service (" in written)
-        api.fates["slow.service"] = Fate()
-        api.units["slow.service"].generation += 1
+        terminal.read_until(lambda written: "slow.service waits for db.service to stop on 11111111 (" in written)
+        cluster.outcomes["slow.service"] = ScriptedOutcome()
+        cluster.reconsider("slow.service")
         assert terminal.finish() == 0
     assert (tmp_path / "out").read_text() == f"Unit slow.service launched on {AT}\n"
     assert terminal.screen() == ""
 
 
-def test_nothing_of_it_goes_into_a_pipe(at_terminal: Callable[..., Terminal], api: FakeApi, tmp_path: Path) -> None:
-    api.add("slow.service")
-    api.fates["slow.service"] = Fate(stuck=True)
+def test_nothing_of_it_goes_into_a_pipe(
+    at_terminal: Callable[..., Terminal], cluster: ScriptedCluster, tmp_path: Path
+) -> None:
+    cluster.add("slow.service")
+    cluster.outcomes["slow.service"] = STUCK
     with open(tmp_path / "err", "wb") as err:
         terminal = at_terminal("start", "slow", "--block-attempts=1", stderr=err.fileno())
         assert terminal.finish() == 1
@@ -181,28 +195,32 @@ def test_nothing_of_it_goes_into_a_pipe(at_terminal: Callable[..., Terminal], ap
     assert all(line.startswith("Error waiting for unit") and "\x1b" not in line for line in complaints)
 
 
-def test_with_debug_log_lines_are_shown_instead(at_terminal: Callable[..., Terminal], api: FakeApi) -> None:
-    api.add("slow.service")
-    api.fates["slow.service"] = Fate(stuck=True)
+def test_with_debug_log_lines_are_shown_instead(at_terminal: Callable[..., Terminal], cluster: ScriptedCluster) -> None:
+    cluster.add("slow.service")
+    cluster.outcomes["slow.service"] = STUCK
     terminal = at_terminal("start", "slow", "--block-attempts=1", "--debug")
     terminal.finish()
     assert "debug: " in terminal.written
     assert "\x1b[K" not in terminal.written
 
 
-def test_destroyed_units_are_shown_while_they_stop(at_terminal: Callable[..., Terminal], api: FakeApi) -> None:
-    api.add("web.service", target="launched")
-    api.fates["web.service"] = Fate(stuck=True)
+def test_destroyed_units_are_shown_while_they_stop(
+    at_terminal: Callable[..., Terminal], cluster: ScriptedCluster
+) -> None:
+    cluster.add("web.service", target="launched")
+    cluster.outcomes["web.service"] = STUCK
     terminal = at_terminal("destroy", "web")
     terminal.read_until(lambda written: "web.service is still active (running) on 11111111.../10.0.0.1 (" in written)
-    api.gone.clear()
+    del cluster.outcomes["web.service"]
     assert terminal.finish() == 0
     assert terminal.screen() == "Destroyed web.service\n"
 
 
-def test_after_an_interrupt_nothing_is_left_on_the_screen(at_terminal: Callable[..., Terminal], api: FakeApi) -> None:
-    api.add("slow.service", target="launched")
-    api.fates["slow.service"] = Fate(stuck=True)
+def test_after_an_interrupt_nothing_is_left_on_the_screen(
+    at_terminal: Callable[..., Terminal], cluster: ScriptedCluster
+) -> None:
+    cluster.add("slow.service", target="launched")
+    cluster.outcomes["slow.service"] = STUCK
     terminal = at_terminal("stop", "slow")
     terminal.read_until(lambda written: written.count("\x1b[K") > 1)
     terminal.process.send_signal(signal.SIGINT)
@@ -211,12 +229,12 @@ def test_after_an_interrupt_nothing_is_left_on_the_screen(at_terminal: Callable[
 
 
 def test_many_units_take_no_more_lines_than_the_terminal_has(
-    at_terminal: Callable[..., Terminal], api: FakeApi
+    at_terminal: Callable[..., Terminal], cluster: ScriptedCluster
 ) -> None:
     names = [f"web@{number}.service" for number in range(9)]
     for name in names:
-        api.add(name)
-        api.fates[name] = Fate(stuck=True)
+        cluster.add(name)
+        cluster.outcomes[name] = STUCK
     terminal = at_terminal("start", *names, "--block-attempts=1", lines=6)
     terminal.read_until(lambda written: "more (" in written)
     shown = terminal.screen().splitlines()
@@ -226,10 +244,10 @@ def test_many_units_take_no_more_lines_than_the_terminal_has(
 
 
 def test_a_line_that_a_narrower_terminal_has_wrapped_is_taken_away_whole(
-    at_terminal: Callable[..., Terminal], api: FakeApi
+    at_terminal: Callable[..., Terminal], cluster: ScriptedCluster
 ) -> None:
-    api.add("slow.service")
-    api.fates["slow.service"] = Fate(stuck=True)
+    cluster.add("slow.service")
+    cluster.outcomes["slow.service"] = STUCK
     terminal = at_terminal("start", "slow", "--block-attempts=2")
     terminal.read_until(lambda written: "placed it yet (" in written)
     terminal.resize(30)
@@ -281,14 +299,14 @@ def test_text_that_is_cut_takes_the_room_there_is_and_no_more(text: str, columns
 )
 def test_who_names_a_unit_that_there_is_not_is_asked_whether_another_was_meant(
     at_terminal: Callable[..., Terminal],
-    api: FakeApi,
+    cluster: ScriptedCluster,
     tmp_path: Path,
     arguments: list[str],
     status: int,
     complaint: str,
 ) -> None:
-    api.add("web@12.service", target="launched")
-    api.add("db.service")
+    cluster.add("web@12.service", target="launched")
+    cluster.add("db.service")
     terminal = at_terminal(*arguments, columns=120)
     assert terminal.finish() == status
     assert terminal.screen() == f"{complaint}\n\nDid you mean this?\n\tweb@12.service\n"
@@ -297,8 +315,10 @@ def test_who_names_a_unit_that_there_is_not_is_asked_whether_another_was_meant(
     assert (tmp_path / "err").read_text() == complaint.partition("\nThere is no")[0] + "\n"
 
 
-def test_a_name_that_resembles_nothing_is_only_refused(at_terminal: Callable[..., Terminal], api: FakeApi) -> None:
-    api.add("db.service")
+def test_a_name_that_resembles_nothing_is_only_refused(
+    at_terminal: Callable[..., Terminal], cluster: ScriptedCluster
+) -> None:
+    cluster.add("db.service")
     terminal = at_terminal("cat", "unlike")
     terminal.finish()
     assert terminal.screen() == "Unit unlike.service not found\n"
@@ -307,8 +327,8 @@ def test_a_name_that_resembles_nothing_is_only_refused(at_terminal: Callable[...
 # JSON
 
 
-def test_list_units_as_json_gives_everything_in_full(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.add("hello.service", HELLO, target="launched")
+def test_list_units_as_json_gives_everything_in_full(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+    cluster.add("hello.service", HELLO, target="launched")
     rows = json.loads(fleetctl("list-units", "--output=json").stdout)
     assert rows == [
         {
@@ -318,18 +338,18 @@ def test_list_units_as_json_gives_everything_in_full(fleetctl: Fleetctl, api: Fa
             "load": "loaded",
             "active": "active",
             "sub": "running",
-            "hash": api.units["hello.service"].content.hash,
+            "hash": UnitFile.parse(HELLO).hash,
         }
     ]
 
 
-def test_list_unit_files_as_json_says_null_for_what_there_is_not(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.add("all.service", "[Service]\nExecStart=/bin/true\n[X-Fleet]\nGlobal=true\n", target="launched")
+def test_list_unit_files_as_json_says_null_for_what_there_is_not(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+    cluster.add("all.service", GLOBAL, target="launched")
     rows = json.loads(fleetctl("list-unit-files", "--output", "json").stdout)
     assert rows == [
         {
             "unit": "all.service",
-            "hash": api.units["all.service"].content.hash,
+            "hash": UnitFile.parse(GLOBAL).hash,
             "dstate": "launched",
             "state": None,
             "target": None,
@@ -349,7 +369,7 @@ def test_list_machines_as_json_keeps_metadata_apart(fleetctl: Fleetctl) -> None:
     ]
 
 
-def test_fields_of_json_can_be_chosen_and_an_empty_list_is_one(fleetctl: Fleetctl, api: FakeApi) -> None:
+def test_fields_of_json_can_be_chosen_and_an_empty_list_is_one(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     assert json.loads(fleetctl("list-machines", "--output=json", "--fields=ip").stdout) == [
         {"ip": "10.0.0.1"},
         {"ip": None},
@@ -360,8 +380,8 @@ def test_fields_of_json_can_be_chosen_and_an_empty_list_is_one(fleetctl: Fleetct
     assert result.stderr.startswith('Invalid key in output format: "tmachine" (there are desc, dstate,')
 
 
-def test_another_form_of_output_is_refused(fleetctl: Fleetctl, api: FakeApi) -> None:
+def test_another_form_of_output_is_refused(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     result = fleetctl("list-units", "--output=yaml")
     assert result.status == 2
     assert 'invalid argument for "--output" flag' in result.stderr
-    assert api.requests == []
+    assert cluster.requests == []

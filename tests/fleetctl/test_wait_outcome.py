@@ -24,8 +24,7 @@ from fleetctl.wait_outcome import (
     check_unloaded,
     why_unplaced,
 )
-from fleetd.api.schema import AllocationReport, Cause, UnitReport
-from tests.fleetctl.fake_api import reject
+from fleetd.api.schema import AllocationReport, Cause, RejectionCount, UnitReport
 
 M1, M2 = "1" * 32, "2" * 32
 AT = "11111111.../10.0.0.1"
@@ -213,7 +212,8 @@ def test_a_report_is_judged_by_what_it_says_of_this_operation(
 
 
 def test_rejections_are_told_in_the_order_of_the_report() -> None:
-    seen = report(machine="", reason="no machine fits", rejections=tuple(reject({"c": 2, "a": 1, "b": 1})))
+    rejections = tuple(RejectionCount("metadata", *each) for each in (("c", 2), ("a", 1), ("b", 1)))
+    seen = report(machine="", reason="no machine fits", rejections=rejections)
     outcome = check_launched(seen, 5)
     assert isinstance(outcome, Pending)
     assert ": c (2 machines), a (1 machine), b (1 machine). " in outcome.what

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from fleetctl.remote import local_machine_id
-from fleetd.api import schema
+from fleetd.model.machine import Machine
+from fleetd.model.reason import Absence, WaitingForMachine
 from tests.fleetctl.conftest import Fleetctl, Result
-from tests.fleetctl.fake_api import M1, M2, FakeApi, Fate, Served
+from tests.fleetctl.scripted_cluster import M1, M2, ScriptedCluster, ScriptedOutcome
 
 GLOBAL = "[Service]\nExecStart=/bin/true\n[X-Fleet]\nGlobal=true\n"
-M11 = schema.Machine(id="11" + "2" * 30, primary_ip="10.0.0.3", metadata={})
+M11 = Machine("11" + "2" * 30, address="10.0.0.3")
 
 
 @pytest.mark.covers("3.10.19", "3.10.20")
@@ -52,14 +53,14 @@ def test_ssh_needs_a_machine_or_a_unit(fleetctl: Fleetctl, arguments: tuple[str,
     ],
 )
 def test_ssh_says_which_machine_it_cannot_go_to(
-    fleetctl: Fleetctl, api: FakeApi, arguments: list[str], complaint: str
+    fleetctl: Fleetctl, cluster: ScriptedCluster, arguments: list[str], complaint: str
 ) -> None:
-    api.machines = [M1, M11, M2]
-    api.add("idle.service")
-    api.add("111.service", target="launched")
-    api.fates["on@2.service"] = Fate(machine=M2)
+    cluster.register(M1, M11, M2)
+    cluster.add("idle.service")
+    cluster.add("111.service", target="launched")
+    cluster.outcomes["on@2.service"] = ScriptedOutcome(machine=M2)
     for name in ("on@1.service", "on@2.service"):
-        api.add(name, target="launched")
+        cluster.add(name, target="launched")
     result = fleetctl("ssh", *arguments)
     assert (result.status, result.stdout) == (1, "")
     assert result.stderr.startswith(complaint)
@@ -75,17 +76,20 @@ def test_options_of_ssh_end_at_its_first_argument(fleetctl: Fleetctl) -> None:
 
 @pytest.mark.covers("3.10.26", "3.10.29")
 @pytest.mark.parametrize("command", ["status", "journal"])
-def test_a_unit_that_there_is_not_or_that_is_nowhere_is_refused(fleetctl: Fleetctl, api: FakeApi, command: str) -> None:
-    api.add("idle.service")
+def test_a_unit_that_there_is_not_or_that_is_nowhere_is_refused(
+    fleetctl: Fleetctl, cluster: ScriptedCluster, command: str
+) -> None:
+    cluster.add("idle.service")
     assert fleetctl(command, "none") == Result(1, "", "Unit none.service does not exist.\n")
     done = {"status": "loaded", "journal": "running"}[command]
     assert fleetctl(command, "idle") == Result(1, "", f"Unit idle.service does not appear to be {done}.\n")
 
 
-def test_status_of_a_unit_that_waits_for_its_machine_says_so(fleetctl: Fleetctl, api: FakeApi) -> None:
+def test_status_of_a_unit_that_waits_for_its_machine_says_so(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+    lost = WaitingForMachine(M1.id, Absence.LOST, until=1800014700.0)
     wait = "waits for machine 11111111 to come back, until 2027-01-15 12:05:00 UTC"
-    api.fates["away.service"] = Fate(machine=None, waits=wait)
-    api.add("away.service", target="launched")
+    cluster.outcomes["away.service"] = ScriptedOutcome(machine=None, reason=lost)
+    cluster.add("away.service", target="launched")
     assert fleetctl("status", "away") == Result(1, "", f"Unit away.service does not appear to be loaded. It {wait}.\n")
 
 
@@ -98,28 +102,32 @@ def test_journal_takes_one_unit_and_status_any_number(fleetctl: Fleetctl) -> Non
 
 @pytest.mark.covers("3.10.33", "10.3.9")
 @pytest.mark.parametrize("command", ["status", "journal", "restart"])
-def test_a_machine_that_the_unit_is_not_on_is_refused(fleetctl: Fleetctl, api: FakeApi, command: str) -> None:
-    api.add("web.service", target="launched")
+def test_a_machine_that_the_unit_is_not_on_is_refused(
+    fleetctl: Fleetctl, cluster: ScriptedCluster, command: str
+) -> None:
+    cluster.add("web.service", target="launched")
     result = fleetctl(command, "--machine=2", "web")
     assert result == Result(1, "", "Unit web.service is not on a machine 2, but on 11111111.../10.0.0.1\n")
 
 
 @pytest.mark.covers("3.10.33", "10.3.9")
 @pytest.mark.parametrize("command", ["status", "journal"])
-def test_a_machine_without_an_address_is_an_error(fleetctl: Fleetctl, api: FakeApi, command: str) -> None:
-    api.fates["web.service"] = Fate(machine=M2)
-    api.add("web.service", target="launched")
+def test_a_machine_without_an_address_is_an_error(fleetctl: Fleetctl, cluster: ScriptedCluster, command: str) -> None:
+    cluster.outcomes["web.service"] = ScriptedOutcome(machine=M2)
+    cluster.add("web.service", target="launched")
     result = fleetctl(command, "web")
     assert (result.status, result.stdout) == (255, "")
     assert result.stderr.startswith(f"Unable to SSH to remote host: machine {M2.id} has no address: ")
 
 
 @pytest.mark.covers("P.18")
-def test_status_in_json_tells_what_the_cluster_knows_without_going_there(fleetctl: Fleetctl, api: FakeApi) -> None:
-    api.add("idle.service")
-    api.add("web.service", target="launched")
-    api.fates["bad.service"] = Fate(active="failed", sub="failed", error="Result: exit-code")
-    api.add("bad.service", target="launched")
+def test_status_in_json_tells_what_the_cluster_knows_without_going_there(
+    fleetctl: Fleetctl, cluster: ScriptedCluster
+) -> None:
+    cluster.add("idle.service")
+    cluster.add("web.service", target="launched")
+    cluster.outcomes["bad.service"] = ScriptedOutcome(active="failed", sub="failed", error="Result: exit-code")
+    cluster.add("bad.service", target="launched")
     result = fleetctl("status", "--output=json", "web", "idle", "bad")
     assert (result.status, result.stderr) == (0, "")
     web, idle, bad = json.loads(result.stdout)
@@ -155,19 +163,20 @@ exit 3
 
 
 @pytest.fixture
-def here(api: FakeApi, served: Served, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def here(cluster: ScriptedCluster, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs fleetctl with a unit on this very machine, whose systemctl, journalctl and sudo only say that they ran."""
-    me = schema.Machine(id=local_machine_id(), primary_ip="192.0.2.1", metadata={})
+    me = Machine(local_machine_id(), address="192.0.2.1")
+    cluster.register(me)
     for name, text in (("web.service", "[Service]\nExecStart=/bin/true\n"), ("all.service", GLOBAL)):
-        api.fates[name] = Fate(machine=me)
-        api.add(name, text, target="launched")
+        cluster.outcomes[name] = ScriptedOutcome(machine=me)
+        cluster.add(name, text, target="launched")
     for tool in ("systemctl", "journalctl", "sudo"):
         (tmp_path / tool).write_text(TOOLS)
         (tmp_path / tool).chmod(0o755)
 
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-X", "importtime", "-m", "fleetctl.cli", f"--endpoint={served.unix}", *arguments],
+            [sys.executable, "-X", "importtime", "-m", "fleetctl.cli", f"--endpoint={cluster.unix}", *arguments],
             env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
             input="not to be read",
             capture_output=True,
@@ -239,10 +248,10 @@ def test_a_tool_that_this_machine_lacks_is_an_error(
 
 
 @pytest.mark.covers("3.10.34", "10.3.8")
-def test_fd_forward_gives_the_answer_though_the_input_has_ended(served: Served) -> None:
+def test_fd_forward_gives_the_answer_though_the_input_has_ended(cluster: ScriptedCluster) -> None:
     request = b"GET /fleet/v1/machines HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     done = subprocess.run(
-        [sys.executable, "-m", "fleetctl.cli", "fd-forward", served.unix.removeprefix("unix://")],
+        [sys.executable, "-m", "fleetctl.cli", "fd-forward", cluster.unix.removeprefix("unix://")],
         input=request,
         capture_output=True,
         timeout=20,
@@ -254,9 +263,9 @@ def test_fd_forward_gives_the_answer_though_the_input_has_ended(served: Served) 
 
 
 @pytest.mark.covers("3.10.34", "10.3.8")
-def test_fd_forward_ends_when_nobody_reads_any_more(served: Served) -> None:
+def test_fd_forward_ends_when_nobody_reads_any_more(cluster: ScriptedCluster) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "fleetctl.cli", "fd-forward", served.unix.removeprefix("unix://")],
+        [sys.executable, "-m", "fleetctl.cli", "fd-forward", cluster.unix.removeprefix("unix://")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )

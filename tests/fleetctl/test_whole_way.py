@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from fleetd.testing.simulated_units import Behaviour
+from tests.fleetctl.background import BackgroundLoop
 from tests.fleetctl.conftest import Fleetctl
 from tests.fleetctl.small_cluster import SmallCluster
 
@@ -30,18 +31,18 @@ UNITS = {
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallCluster]:
-    cluster = SmallCluster(tmp_path_factory.mktemp("c"), BEHAVIOURS)
+def small_cluster(background: BackgroundLoop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallCluster]:
+    cluster = SmallCluster(background, tmp_path_factory.mktemp("c"), BEHAVIOURS)
     yield cluster
     cluster.close()
 
 
 @pytest.fixture
 def fleetctl(
-    bare_fleetctl: Fleetctl, cluster: SmallCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bare_fleetctl: Fleetctl, small_cluster: SmallCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Fleetctl]:
     """Runs a command line against the cluster, in a directory with the unit files; leaves no unit behind."""
-    monkeypatch.setenv("FLEETCTL_ENDPOINT", cluster.endpoint)
+    monkeypatch.setenv("FLEETCTL_ENDPOINT", small_cluster.unix)
     for name, text in UNITS.items():
         (tmp_path / name).write_text(text)
     yield bare_fleetctl

@@ -1,0 +1,271 @@
+"""A cluster for fleetctl: fleetd's API over a store in memory. The leader and the agents follow a script.
+
+They act after each answer that reports states, never by the clock: a command sees every step, however fast it asks.
+"""
+
+import asyncio
+import socket
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+import msgspec
+from msgspec.structs import replace
+
+from fleetd.api import schema
+from fleetd.api.http import Request, Response
+from fleetd.api.pagination import LIMIT
+from fleetd.api.routes import Api
+from fleetd.api.server import Server
+from fleetd.config.options import Address
+from fleetd.model.machine import Machine
+from fleetd.model.placement import Decision
+from fleetd.model.reason import BEST, INFEASIBLE, Reason, Rejection, RejectionCount, RejectionKind
+from fleetd.model.unit import TargetState, Unit, UnitState
+from fleetd.model.unitfile import UnitFile, hash_unit_file
+from fleetd.registry.records import DECISIONS, MACHINES, STATES
+from fleetd.registry.registry import Registry
+from fleetd.scheduler.snapshot import requirements_of
+from fleetd.store.embedded import EmbeddedStore, inline
+from fleetd.store.protocol import Comparison, Conflict, Delete, Operation
+from tests.fleetctl.background import BackgroundLoop
+
+PAGE_SIZE = 2
+LEASE_S = 3600.0
+M1 = Machine("1" * 32, address="10.0.0.1", metadata={"region": "eu", "disk": "ssd"})
+M2 = Machine("2" * 32)
+SERVICE = "[Service]\nExecStart=/bin/true\n"
+_OPERATIONS = ("POST", f"{schema.V2}/units")
+_TELL_STATES = (("GET", f"{schema.V1}/state"), ("GET", f"{schema.V2}/units"), ("POST", f"{schema.V2}/reports"))
+
+
+class ScriptedOutcome(msgspec.Struct, frozen=True):
+    """What the leader and the agent make of a unit that is launched or loaded.
+
+    Without a `machine` it is not placed, for this `reason`. `carried_out` false: the agent could not do it, because of
+    `error`. `stuck`: they do nothing. `lingers`: how many reports still show it running after it was to stop.
+    """
+
+    machine: Machine | None = M1
+    reason: Reason = BEST
+    rejections: tuple[RejectionCount, ...] = ()
+    load: str = "loaded"
+    active: str = "active"
+    sub: str = "running"
+    completed: bool = False
+    error: str = ""
+    carried_out: bool = True
+    stuck: bool = False
+    lingers: int = 0
+
+
+def infeasible(*rejections: tuple[RejectionKind, str, int]) -> ScriptedOutcome:
+    """No machine takes the unit. Each rejection with what it is about, and by how many machines."""
+    counts = tuple(RejectionCount(Rejection(kind, subject), machines) for kind, subject, machines in rejections)
+    return ScriptedOutcome(machine=None, reason=INFEASIBLE, rejections=counts)
+
+
+def always(status: int, content: bytes, kind: str = schema.JSON_TYPE) -> Callable[[str, str], Response]:
+    """An `intercept` that answers every request so."""
+    return lambda method, path: Response(status, (("Content-Type", kind),), content)
+
+
+STUCK = ScriptedOutcome(stuck=True)
+NO_SSD = infeasible((RejectionKind.METADATA, "disk=ssd", 2))
+
+
+class _Store(EmbeddedStore):
+    """A store in which another client changes the `contested` units before each write."""
+
+    contested: frozenset[str] = frozenset()
+
+    async def transact(self, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> int:
+        if any(operation.key.rpartition("/")[2] in self.contested for operation in operations):
+            raise Conflict
+        return await super().transact(comparisons, operations)
+
+
+class ScriptedCluster(Api):
+    """Serves on the unix socket `path` and on a TCP port until it is closed.
+
+    `outcomes` are the script, by unit. `requests` are those that came (method, path), `operations` those on units with
+    what they asked for, destroy and restart left out. `intercept` may answer a request in place of the API, and may use
+    the cluster. Lists come in pages of PAGE_SIZE whatever the client asks for, as from an older server.
+    """
+
+    def __init__(self, loop: BackgroundLoop, path: str) -> None:
+        self.unix = f"unix://{path}"
+        self.outcomes: dict[str, ScriptedOutcome] = {}
+        self.requests: list[tuple[str, str]] = []
+        self.operations: list[schema.UnitOperation] = []
+        self.intercept: Callable[[str, str], Response | None] | None = None
+        self.system_units: dict[str, str] = {}
+        self._lingered: Counter[str] = Counter()
+        self._loop = loop
+        loop.do(self._open(path))
+
+    async def _open(self, path: str) -> None:
+        self._store = _Store(":memory:", offload=inline)
+        self.registry = Registry(self._store)
+        super().__init__(self.registry, token_limit=PAGE_SIZE, shadows=lambda name: self.system_units.get(name, ""))
+        await self._register((M1, M2))
+        self._server = Server(self)
+        tcp = socket.create_server(("127.0.0.1", 0))
+        self.tcp = f"http://127.0.0.1:{tcp.getsockname()[1]}"
+        await self._server.start([Address(path=path)], insecure=True, inherited=[tcp])
+
+    def close(self) -> None:
+        self._loop.do(self._close())
+
+    async def _close(self) -> None:
+        await self._server.stop()
+        await self._store.close()
+
+    async def handle(self, request: Request) -> Response:
+        asked = (request.method, request.path)
+        self.requests.append(asked)
+        if self.intercept and (answer := await asyncio.to_thread(self.intercept, *asked)):
+            return answer
+        self.operations += _operations_of(request)
+        query = tuple(pair for pair in request.query if pair[0] != LIMIT)
+        response = await super().handle(replace(request, query=query))
+        if asked in _TELL_STATES:
+            await self._act()
+        return response
+
+    # What the cluster holds, and what others than the client under test do to it.
+
+    @property
+    def machines(self) -> list[Machine]:
+        """The registered machines, by id."""
+        return list(self._loop.do(self.registry.machines()).values())
+
+    @property
+    def units(self) -> dict[str, Unit]:
+        """The units, by name."""
+        return self._loop.do(self.registry.units())
+
+    @property
+    def targets(self) -> dict[str, TargetState]:
+        """The target state of each unit."""
+        return {name: unit.target for name, unit in self.units.items()}
+
+    @property
+    def states(self) -> dict[str, UnitState]:
+        """What machines report of units, by unit."""
+        return {name: state for (_, name), state in self._loop.do(self.registry.states()).items()}
+
+    @property
+    def targets_asked(self) -> list[tuple[str, str]]:
+        """The unit and target state of each operation."""
+        return [(operation.name, operation.desired_state) for operation in self.operations]
+
+    @property
+    def changes(self) -> list[tuple[str, str]]:
+        """The requests that were no GET."""
+        return [request for request in self.requests if request[0] != "GET"]
+
+    def register(self, *machines: Machine) -> None:
+        """Have these machines, and no others."""
+        self._loop.do(self._register(machines))
+
+    async def _register(self, machines: Sequence[Machine]) -> None:
+        for item in (await self._store.range(self.registry.key(MACHINES) + "/")).items:
+            await self._store.revoke(item.lease)
+        for machine in machines:
+            lease = await self._store.grant(LEASE_S)
+            await self._store.transact([], [self.registry.put(machine, machine.id, lease=lease)])
+
+    def add(self, name: str, text: str = SERVICE, target: str = "inactive") -> None:
+        """Have a unit, with whatever the script makes of it."""
+        self._loop.do(self._add(Unit(name, UnitFile.parse(text).text, TargetState(target))))
+
+    async def _add(self, unit: Unit) -> None:
+        await self.registry.write_unit(unit, None)
+        await self._act()
+
+    def set_target(self, name: str, target: str) -> None:
+        """Another client sets a target state."""
+        unit = self.units[name]
+        self._loop.do(self.registry.write_unit(replace(unit, target=TargetState(target)), unit))
+
+    def destroy(self, name: str) -> None:
+        """Another client destroys a unit."""
+        with suppress(KeyError):
+            self._loop.do(self.registry.write(self.registry.unit_write_set(name, self.units[name], None)))
+
+    def contest(self, name: str) -> None:
+        """Other clients change this unit all the time, so that no operation on it succeeds."""
+        self._store.contested |= {name}
+
+    def reconsider(self, name: str) -> None:
+        """Let the leader decide anew, after a change of the script."""
+        self._write([Delete(self.registry.key(DECISIONS, name))])
+
+    def report(self, name: str, **changes: object) -> None:
+        """Let the machine of the unit report another state of it."""
+        [(machine, state)] = [
+            (machine, state) for (machine, unit), state in self._loop.do(self.registry.states()).items() if unit == name
+        ]
+        self._write([self.registry.put(replace(state, **changes), machine, name)])
+
+    def _write(self, operations: list[Operation]) -> None:
+        self._loop.do(self._store.transact([], operations))
+
+    # The leader and the agents.
+
+    async def _act(self) -> None:
+        """Carry out what was asked of each unit since the last time."""
+        units, decisions = await self.registry.units(), await self.registry.decisions()
+        reported = {name: (machine, state) for (machine, name), state in (await self.registry.states()).items()}
+        for name in {**units, **reported}:
+            unit, decision, held = units.get(name), decisions.get(name), reported.get(name)
+            target = unit.target if unit else TargetState.INACTIVE
+            outcome = self.outcomes.get(name, ScriptedOutcome())
+            is_done = unit is not None and decision is not None and decision.generation >= unit.generation
+            if outcome.stuck or is_done:
+                continue
+            if held and held[1].runs and target is not TargetState.LAUNCHED and self._lingered[name] < outcome.lingers:
+                self._lingered[name] += 1
+                continue
+            del self._lingered[name]
+            if unit and target is not TargetState.INACTIVE:
+                operations = self._place(unit, outcome)
+            else:
+                operations = [Delete(self.registry.key(DECISIONS, name))] if decision else []
+                operations += [Delete(self.registry.key(STATES, held[0], name))] if held else []
+            if operations:
+                await self._store.transact([], operations)
+
+    def _place(self, unit: Unit, outcome: ScriptedOutcome) -> list[Operation]:
+        machine = outcome.machine.id if outcome.machine else ""
+        decision = Decision(unit.name, unit.generation, machine, reason=outcome.reason, rejections=outcome.rejections)
+        if machine and requirements_of(unit.text, unit.name).is_global:
+            decision = replace(decision, machine="", machines=1)
+        put = self.registry.put
+        state = [put(_make_state(unit, outcome), machine, unit.name)] if machine else []
+        return [put(decision, unit.name), *state]
+
+
+def _make_state(unit: Unit, outcome: ScriptedOutcome) -> UnitState:
+    is_launched = unit.target is TargetState.LAUNCHED
+    return UnitState(
+        load=outcome.load,
+        active=outcome.active if is_launched else "inactive",
+        sub=outcome.sub if is_launched else "dead",
+        hash=hash_unit_file(unit.text),
+        target=unit.target,
+        generation=unit.generation if outcome.carried_out else 0,
+        completed=outcome.completed and is_launched,
+        error=outcome.error,
+    )
+
+
+def _operations_of(request: Request) -> Sequence[schema.UnitOperation]:
+    """The operations that a request asks for, destroy and restart left out."""
+    if (request.method, request.path) == _OPERATIONS:
+        body = msgspec.json.decode(request.body, type=schema.UnitOperations)
+        return [operation for operation in body.operations if not operation.destroy]
+    if request.method == "PUT":
+        return [msgspec.json.decode(request.body, type=schema.UnitOperation)]
+    return []
