@@ -204,7 +204,7 @@ def test_leftovers_of_a_killed_run_are_removed_and_running_clusters_kept(plain: 
 
 def test_a_cluster_that_cannot_start_leaves_nothing() -> None:
     cluster = Cluster(machines=1, fleetd=False, etcd_arguments=("--no-such-flag",))
-    with pytest.raises(RuntimeError, match="etcd does not get ready"), cluster:
+    with pytest.raises(RuntimeError, match="etcd does not become ready"), cluster:
         pass
     assert traces_of(cluster.network.name) == []
 

@@ -1,4 +1,4 @@
-"""What the contract suites run on: one etcd for all of them, and each implementation under its protocol's name."""
+"""Fixtures of the contract suites: one etcd for all of them, and each implementation of a protocol under its name."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -11,7 +11,7 @@ from fleetd.store.embedded import EmbeddedStore, inline
 from fleetd.store.etcd import EtcdStore
 from fleetd.store.protocol import Store
 from fleetd.systemd.protocol import ServiceManager
-from tests.contract.systemd_harness import Bench, open_bench
+from tests.contract.systemd_harness import Harness, open_harness
 from tests.requirements import require_etcd
 from tests.virtual_time import VirtualLoop
 
@@ -27,7 +27,7 @@ def shared_etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer
 
 @pytest.fixture
 def new_etcd(tmp_path: Path) -> Iterator[Callable[..., EtcdServer]]:
-    """Makes etcd servers for one test to maltreat; their data lie under names of their own."""
+    """Make etcd servers that one test may stop or break, each with data of its own."""
     require_etcd()
     servers: list[EtcdServer] = []
 
@@ -42,7 +42,8 @@ def new_etcd(tmp_path: Path) -> Iterator[Callable[..., EtcdServer]]:
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Tests of any store run on each, on a loop that suits it: no lease of the embedded one is waited for."""
+    """Run tests of any store on each implementation. The embedded one gets a virtual clock, so no lease takes real
+    time."""
     if "store" in getattr(item, "fixturenames", ()):
         return {"embedded": VirtualLoop, "etcd": asyncio.new_event_loop}
     return {"real": asyncio.new_event_loop}
@@ -50,7 +51,7 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], a
 
 @pytest.fixture
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    """The implementation of the store's protocol that this loop is for."""
+    """The implementation of the store's protocol for this loop."""
     made: Store
     if isinstance(asyncio.get_running_loop(), VirtualLoop):
         made = EmbeddedStore(str(tmp_path / "store.db"), offload=inline)
@@ -62,16 +63,16 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 @pytest.fixture
 def below(request: pytest.FixtureRequest) -> str:
-    """A prefix that is this test's alone."""
+    """A key prefix of this test alone."""
     return f"/{request.node.name}/"
 
 
 @pytest.fixture
-async def bench() -> AsyncIterator[Bench]:
-    async with open_bench() as opened:
+async def harness() -> AsyncIterator[Harness]:
+    async with open_harness() as opened:
         yield opened
 
 
 @pytest.fixture
-def manager(bench: Bench) -> ServiceManager:
-    return bench.manager
+def manager(harness: Harness) -> ServiceManager:
+    return harness.manager

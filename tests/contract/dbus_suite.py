@@ -1,4 +1,4 @@
-"""What only a real systemd can show: what lies on its disk, and what happens to it behind our back.
+"""The parts of the contract that only a real systemd can show: its files, and changes that other programs make.
 
 test_systemd_real.py runs this inside a machine; it is not collected elsewhere.
 """
@@ -13,7 +13,7 @@ import pytest
 from fleetd.systemd.protocol import ServiceManager
 from tests.contract.systemd_harness import (
     SLEEPER,
-    Bench,
+    Harness,
     next_changes,
     quiet,
     systemctl,
@@ -39,7 +39,7 @@ async def test_a_unit_is_a_plain_file_and_a_link_at_runtime_scope(manager: Servi
 
 
 @pytest.mark.covers("6.2.1", "6.2.4")
-async def test_links_are_as_systemctl_enable_makes_them_and_go_without_a_trace(manager: ServiceManager) -> None:
+async def test_links_equal_those_of_systemctl_enable_and_go_completely(manager: ServiceManager) -> None:
     links = {"multi-user.target.wants/enabled.service": "enabled.service", "other.service": "enabled.service"}
     before = sorted(LINKS.rglob("*"))
     text = f"{SLEEPER}[Install]\nWantedBy=multi-user.target\nAlias=other.service\n"
@@ -59,7 +59,7 @@ async def test_links_are_as_systemctl_enable_makes_them_and_go_without_a_trace(m
     assert sorted(LINKS.rglob("*")) == before
 
 
-async def test_what_others_have_linked_is_neither_replaced_nor_taken_away(manager: ServiceManager) -> None:
+async def test_links_of_others_are_neither_replaced_nor_removed(manager: ServiceManager) -> None:
     theirs = LINKS / "multi-user.target.wants" / "mine.service"
     await manager.write({"mine.service": SLEEPER})
     theirs.parent.mkdir(exist_ok=True)
@@ -73,7 +73,7 @@ async def test_what_others_have_linked_is_neither_replaced_nor_taken_away(manage
         theirs.unlink()
 
 
-async def test_a_transient_unit_of_someone_else_is_never_shadowed(manager: ServiceManager) -> None:
+async def test_a_transient_unit_of_another_program_is_never_shadowed(manager: ServiceManager) -> None:
     run = await asyncio.create_subprocess_exec("systemd-run", "-q", "--unit=theirs.service", "/bin/sleep", "infinity")
     assert await run.wait() == 0
     try:
@@ -85,31 +85,31 @@ async def test_a_transient_unit_of_someone_else_is_never_shadowed(manager: Servi
         systemctl("stop", "theirs.service")
 
 
-async def test_a_link_made_in_the_moment_of_systemds_last_look_is_found(manager: ServiceManager) -> None:
+async def test_a_link_made_just_before_systemd_looks_is_found(manager: ServiceManager) -> None:
     await manager.write({"first.service": SLEEPER})
     seen = LINKS.stat().st_mtime_ns
-    await manager.start("first.service")  # systemd looks into the directory
+    await manager.start("first.service")  # systemd reads the directory
     await manager.write({"second.service": SLEEPER})
     assert LINKS.stat().st_mtime_ns != seen
     await manager.start("second.service")
     await until_active(manager, "second.service")
 
 
-async def test_a_systemd_that_executes_itself_anew_is_followed(bench: Bench) -> None:
-    manager = bench.manager
+async def test_a_reexecuted_systemd_is_followed(harness: Harness) -> None:
+    manager = harness.manager
     await manager.write({"kept.service": SLEEPER})
     await manager.start("kept.service")
     await until_active(manager, "kept.service")
-    await quiet(manager)  # or what is left to tell of the start would be taken for the word that the bus is back
-    pid = bench.pid("kept.service")
+    await quiet(manager)  # or pending changes of the start would be taken for the news that the bus is back
+    pid = harness.pid("kept.service")
     systemctl("daemon-reexec")
     assert await next_changes(manager) == ["kept.service"]
-    assert bench.pid("kept.service") == pid
-    bench.crash("kept.service")
+    assert harness.pid("kept.service") == pid
+    harness.crash("kept.service")
     await until_ended(manager, "kept.service")
 
 
-async def test_a_reload_by_someone_else_is_told(manager: ServiceManager) -> None:
+async def test_a_reload_by_another_program_is_reported(manager: ServiceManager) -> None:
     await manager.write({"edited.service": SLEEPER})
     await manager.start("edited.service")
     await until_active(manager, "edited.service")
@@ -120,8 +120,8 @@ async def test_a_reload_by_someone_else_is_told(manager: ServiceManager) -> None
             await manager.wait_for_changes()
 
 
-async def test_a_stop_timeout_ends_in_a_failure_with_systemds_word(bench: Bench) -> None:
-    manager = bench.manager
+async def test_a_stop_timeout_is_a_failure_with_systemds_result(harness: Harness) -> None:
+    manager = harness.manager
     text = "[Service]\nTimeoutStopSec=1\nExecStart=/bin/sh -c 'trap \"\" TERM; while :; do sleep 0.1; done'\n"
     await manager.write({"stubborn.service": text})
     await manager.start("stubborn.service")

@@ -1,4 +1,4 @@
-"""Servers before etcd or in its place: one that passes requests on and tells of each, and one that misbehaves."""
+"""Servers in front of or in place of etcd: one that forwards requests and reports each, and one that misbehaves."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,8 +8,8 @@ from contrib.testbed.etcd import EtcdServer
 
 
 class Server:
-    """A server on loopback, for as long as it is entered; `url` is where. `paths`, `heads` and `bodies` are of what was
-    asked for, in order."""
+    """A server on loopback that runs while it is entered, at `url`. `paths`, `heads` and `bodies` are those of the
+    requests, in order."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -48,12 +48,12 @@ class Server:
             writer.close()
 
     async def answer(self, head: bytes, body: bytes, writer: asyncio.StreamWriter) -> None:
-        """Answer one request; the connection is closed after it."""
+        """Answer one request; the connection is closed afterwards."""
         raise NotImplementedError
 
 
 class Proxy(Server):
-    """Passes requests on to etcd, and their answers back. `before` is called with the path of each, beforehand."""
+    """Forwards requests to etcd, and its answers back. `before` is called with the path of each request first."""
 
     def __init__(self, target: EtcdServer, before: Callable[[str], Awaitable[None]] | None = None) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class Proxy(Server):
 
 
 class Misbehaving(Server):
-    """Answers every request with this head, and then with this chunk again and again, for ever where `endless`."""
+    """Answers every request with this head and then this chunk, which is repeated for ever if `endless`."""
 
     def __init__(self, head: bytes, chunk: bytes = b"", *, endless: bool = False) -> None:
         super().__init__()

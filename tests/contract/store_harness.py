@@ -1,4 +1,4 @@
-"""What the suites of the store share: short ways to fill it, and to wait for what a watch tells."""
+"""Helpers for the store's suites: fill a store, and wait for what a watch reports."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -13,7 +13,7 @@ async def put(store: Store, key: str, value: bytes = b"x", lease: int = 0) -> in
 
 
 async def fill(store: Store, below: str, count: int, value: bytes = b"x") -> int:
-    """Put `count` keys in as few transactions as the bounds allow; the revision of the last."""
+    """Put `count` keys in as few transactions as the limits allow. Return the last revision."""
     puts = [Put(f"{below}{number:05}", value) for number in range(count)]
     for start in range(0, count, MAX_OPERATIONS):
         revision = await store.transact([], puts[start : start + MAX_OPERATIONS])
@@ -25,7 +25,7 @@ async def next_of(watch: AsyncIterator[Changes]) -> Changes:
 
 
 async def events_until(watch: AsyncIterator[Changes], revision: int) -> list[Event]:
-    """All events up to the revision, which the watch must come to."""
+    """All events up to this revision, which the watch must reach."""
     events: list[Event] = []
     seen = 0
     while seen < revision:

@@ -1,4 +1,4 @@
-"""What the suite of fleetd/systemd is run on: a simulated systemd, or the real one of the machine this runs in."""
+"""What the suite of fleetd/systemd runs on: a simulated systemd, or the real one of this machine."""
 
 import asyncio
 import contextlib
@@ -12,35 +12,35 @@ from fleetd.systemd.dbus_manager import SystemdOverDBus
 from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager, UnitStatus
 from fleetd.testing.simulated_systemd import SimulatedSystemd
 
-LIBRARY_VARIABLE = "FLEET_TEST_DBUS_LIBRARY"  # set: run on the real systemd here, over this library
+LIBRARY_VARIABLE = "FLEET_TEST_DBUS_LIBRARY"  # if set: run on the real systemd, with this library
 PATIENCE_S = 15.0
 
 SLEEPER = "[Service]\nExecStart=/bin/sleep infinity\n"
 ENDS_WITH_3 = "[Service]\nExecStart=/bin/sh -c 'echo the disk is on fire; exit 3'\n"
 
 
-class Bench(Protocol):
-    """A service manager, and what a person at the machine could do to it. `others` are units that are not ours."""
+class Harness(Protocol):
+    """A service manager, and what an administrator can do to it. `others` are units that are not fleet's."""
 
     manager: ServiceManager
 
     async def reconnect(self) -> None:
-        """End the connection and begin another, as a restart of fleetd does."""
+        """Close the connection and open another, as a restart of fleetd does."""
 
     def lose_bus(self) -> None:
-        """Break the bus. It comes back within a second or two."""
+        """Break the bus. It returns within a second or two."""
 
     def crash(self, name: str) -> None:
         """Kill the main process of a running unit."""
 
     def pid(self, name: str) -> int:
-        """The main process of a unit, 0 if it has none."""
+        """The main process of a unit, 0 without one."""
 
     async def start_turn(self, name: str) -> int:
-        """A number that is higher for a unit that was started later."""
+        """A number that is higher for a unit that started later."""
 
 
-class SimulatedBench:
+class SimulatedHarness:
     def __init__(self) -> None:
         self.manager = SimulatedSystemd()
 
@@ -61,7 +61,7 @@ class SimulatedBench:
         return int((await self.manager.details(name)).invocation, 16)
 
 
-class RealBench:
+class RealHarness:
     def __init__(self, library: str) -> None:
         self._library = library
         self.manager = SystemdOverDBus(library=library)
@@ -85,21 +85,21 @@ class RealBench:
 
 
 def systemctl(*arguments: str) -> str:
-    """Run systemctl on this machine, and give what it prints. Raises CalledProcessError."""
+    """Run systemctl on this machine. Return its output. Raises CalledProcessError."""
     return subprocess.run(["systemctl", *arguments], check=True, capture_output=True, text=True).stdout.strip()
 
 
 @asynccontextmanager
-async def open_bench() -> AsyncIterator[Bench]:
-    """A connected bench without units of ours, and nothing to tell; afterwards it is left like that."""
+async def open_harness() -> AsyncIterator[Harness]:
+    """A connected service manager without units of fleet and without pending changes, before and after the test."""
     library = os.environ.get(LIBRARY_VARIABLE)
-    bench: Bench = RealBench(library) if library else SimulatedBench()
-    await bench.manager.connect()
+    harness: Harness = RealHarness(library) if library else SimulatedHarness()
+    await harness.manager.connect()
     try:
-        yield bench
-        await _clear(bench.manager)
+        yield harness
+        await _clear(harness.manager)
     finally:
-        await bench.manager.close()
+        await harness.manager.close()
 
 
 async def _clear(manager: ServiceManager) -> None:
@@ -116,9 +116,9 @@ async def _clear(manager: ServiceManager) -> None:
 async def until_all(
     manager: ServiceManager, names: Collection[str], holds: Callable[[UnitStatus], bool]
 ) -> Mapping[str, UnitStatus]:
-    """Follow the changes until this holds of all units, and give their states. Raises TimeoutError with them.
+    """Follow the changes until the condition holds for all units. Return their states. Raises TimeoutError with them.
 
-    It looks again after changes alone, so a change that is not told fails the test; that a bus is found again is one.
+    It looks only after a change, so a change that is not reported fails the test. A bus that returns is a change.
     """
     seen: Mapping[str, UnitStatus] = {name: UnitStatus(name, load="") for name in names}
     try:
@@ -157,7 +157,7 @@ async def next_changes(manager: ServiceManager) -> list[str]:
 
 
 async def quiet(manager: ServiceManager) -> None:
-    """Take what changes there are, until there are none for a while."""
+    """Take pending changes until there are none for a while."""
     try:
         while True:
             async with asyncio.timeout(0.3):

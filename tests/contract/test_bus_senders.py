@@ -1,7 +1,7 @@
-"""Whose signals count (dbus_connection.py), on a bus of our own where everybody may send everything to everybody.
+"""Whose signals count (dbus_connection.py), on a private bus where every client may send everything to every other.
 
-A real dbus-daemon, a connection that has systemd's name, and others that send by dbus-send, as another user where this
-runs as root. On both D-Bus libraries.
+A real dbus-daemon, a connection that owns systemd's name, and others that send with dbus-send, as another user if this
+runs as root. With both D-Bus libraries.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ Signal = tuple[str, str, Sequence[Any]]
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """Where a bus is that every user may use."""
+    """A folder for a bus that every user may use."""
     with tempfile.TemporaryDirectory(prefix="fleet-bus-") as name:
         directory = Path(name)
         directory.chmod(0o755)
@@ -56,7 +56,7 @@ def address() -> Iterator[str]:
 
 
 class FakeSystemd:
-    """A connection that may have systemd's name. It answers every call, and sends what it is told."""
+    """A connection that may own systemd's name. It answers every call, and sends what it is told."""
 
     def __init__(self, bus: MessageBus) -> None:
         self._bus = bus
@@ -106,7 +106,7 @@ async def connected(address: str) -> AsyncIterator[FakeSystemd]:
 
 
 class Listener:
-    """A SystemBus on the bus, and what it was told."""
+    """A SystemBus on the bus, and what was reported to it."""
 
     def __init__(self, library: str, address: str) -> None:
         self.signals: list[Signal] = []
@@ -118,7 +118,7 @@ class Listener:
         [me] = await self.bus.call("know ourselves", "GetId", destination=BUS, path=BUS_PATH, interface=BUS)
         assert me
         self.name = self.bus._bus.unique_name
-        self.times_reached += 1  # last: who waits for it sends to that name
+        self.times_reached += 1  # last: a client that waits for this name sends to it
 
     def _note(self, path: str, member: str, body: Sequence[Any]) -> None:
         self.signals.append((path, member, body))
@@ -149,7 +149,7 @@ async def until(holds: Callable[[], bool]) -> None:
 
 
 async def forge(address: str, to: str, signal: str, path: str, *body: str) -> None:
-    """Send a signal to one connection, as another user if that may be chosen."""
+    """Send a signal to one connection, as another user if possible."""
     command = ["dbus-send", f"--bus={address}", "--type=signal", f"--dest={to}", path, signal, *body]
     options: dict[str, Any] = {"user": 65534, "group": 65534, "extra_groups": []} if os.geteuid() == 0 else {}
     process = await asyncio.create_subprocess_exec(*command, **options)
@@ -183,12 +183,12 @@ FORGED = {
         "dict:string:string:ActiveState,failed",
         "array:string:",
     ),
-    "what nobody knows": ("org.example.Some.Thing", "/org/example", "string:x"),
+    "unknown interface": ("org.example.Some.Thing", "/org/example", "string:x"),
 }
 
 
 @pytest.mark.parametrize("forged", FORGED.values(), ids=FORGED)
-async def test_what_another_sends_counts_for_nothing_and_is_counted(
+async def test_signals_of_other_senders_are_ignored_and_counted(
     forged: tuple[str, ...], address: str, listener: Listener, systemd: FakeSystemd, caplog: pytest.LogCaptureFixture
 ) -> None:
     counted = Counted()
@@ -203,7 +203,7 @@ async def test_what_another_sends_counts_for_nothing_and_is_counted(
     assert [record.getMessage() for record in caplog.records if record.name != "asyncio"] == []
 
 
-async def test_a_thousand_forged_signals_keep_nobody_from_asking_systemd(
+async def test_a_thousand_forged_signals_do_not_block_calls_to_systemd(
     address: str, listener: Listener, systemd: FakeSystemd
 ) -> None:
     counted = Counted()
@@ -217,7 +217,7 @@ async def test_a_thousand_forged_signals_keep_nobody_from_asking_systemd(
     assert listener.times_reached == 1
 
 
-async def test_what_systemd_sends_counts_if_it_has_the_right_shape(listener: Listener, systemd: FakeSystemd) -> None:
+async def test_signals_of_systemd_count_if_their_shape_is_right(listener: Listener, systemd: FakeSystemd) -> None:
     await systemd.signal(MANAGER, "Reloading", "b", False)
     await systemd.signal(MANAGER, "Reloading", "s", "no")
     await systemd.signal(MANAGER, "JobRemoved", "u", 1)
@@ -231,7 +231,7 @@ async def test_what_systemd_sends_counts_if_it_has_the_right_shape(listener: Lis
     ]
 
 
-async def test_who_takes_over_systemds_name_is_listened_to_and_the_former_owner_no_more(
+async def test_signals_of_a_new_owner_of_systemds_name_count_and_the_olds_do_not(
     address: str, listener: Listener, systemd: FakeSystemd
 ) -> None:
     async with connected(address) as heir:

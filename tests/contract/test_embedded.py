@@ -1,4 +1,4 @@
-"""What the embedded store owes alone: that nothing acknowledged is lost, one process a file, time that is injected."""
+"""The embedded store beyond the shared contract: durability, one process for each file, an injected clock."""
 
 import asyncio
 import resource
@@ -17,8 +17,8 @@ from fleetd.store.embedded import EmbeddedStore, inline
 from fleetd.store.protocol import Compacted, Delete, Event, LeaseNotFound, Put, StoreError, Unavailable
 from tests.virtual_time import START_S, run_virtually
 
-# Writes keys as fast as it can, eight writers at once, and prints each key when it is acknowledged; every third
-# transaction deletes the key before it as well.
+# Writes keys with eight concurrent writers and prints each key when it is acknowledged. Every third transaction also
+# deletes the key before it.
 WRITER = textwrap.dedent(
     """
     import asyncio, sys
@@ -47,18 +47,18 @@ def spawn(program: str, *arguments: str) -> "subprocess.Popen[str]":
 
 
 def acknowledged_before_a_kill(path: Path, after: int) -> list[tuple[int, int, int]]:
-    """SIGKILL a writing process after so many acknowledgements; all that it gave: (writer, number, revision)."""
+    """SIGKILL a writing process after this many acknowledgements. Return all of them: (writer, number, revision)."""
     process = spawn(WRITER, str(path))
     assert process.stdout is not None
     lines = [process.stdout.readline() for _ in range(after)]
     process.send_signal(signal.SIGKILL)
     rest = process.stdout.read().split("\n")
     process.wait()
-    whole = [line for line in (*lines, *rest[:-1]) if line.strip()]  # the last one may be cut
+    whole = [line for line in (*lines, *rest[:-1]) if line.strip()]  # the last line may be cut
     return [(int(writer), int(number), int(revision)) for writer, number, revision in map(str.split, whole)]
 
 
-async def test_nothing_acknowledged_is_lost_when_the_process_is_killed(tmp_path: Path) -> None:
+async def test_a_kill_loses_nothing_acknowledged(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     acknowledged = acknowledged_before_a_kill(path, after=300)
     assert len(acknowledged) >= 300
@@ -72,14 +72,14 @@ async def test_nothing_acknowledged_is_lost_when_the_process_is_killed(tmp_path:
             assert key not in found
         elif key in found:
             assert (found[key].value, found[key].mod_revision) == (b"v%d" % number * 50, revision)
-        else:  # deleted by a transaction that was not acknowledged any more, but done as a whole
+        else:  # deleted by a transaction that was done as a whole, but not acknowledged
             assert number % 3 == 1
             assert f"/{writer}/{number + 1:06}" in found
     assert snapshot.revision >= max(revision for _, _, revision in acknowledged)
     await store.close()
 
 
-async def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path: Path) -> None:
+async def test_a_second_process_is_refused_until_the_first_has_ended(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     process = spawn(WRITER, str(path))
     assert process.stdout is not None
@@ -100,7 +100,7 @@ async def test_a_second_store_in_the_same_process_is_refused_too(tmp_path: Path)
     await store.close()
 
 
-async def test_a_file_that_is_no_store_is_named(tmp_path: Path) -> None:
+async def test_a_file_that_is_no_store_is_reported(tmp_path: Path) -> None:
     (tmp_path / "store.db").write_text("hello, this is a letter and not a database at all")
     with pytest.raises(StoreError, match=r"store\.db: file is not a database"):
         EmbeddedStore(str(tmp_path / "store.db"))
@@ -118,7 +118,7 @@ async def test_a_store_of_a_newer_format_is_left_alone(tmp_path: Path) -> None:
         EmbeddedStore(str(path))
 
 
-async def test_reopened_it_has_its_id_its_keys_and_their_revisions(tmp_path: Path) -> None:
+async def test_a_reopened_store_has_its_id_keys_and_revisions(tmp_path: Path) -> None:
     path = str(tmp_path / "store.db")
     store = EmbeddedStore(path)
     name = await store.cluster_id()
@@ -133,7 +133,7 @@ async def test_reopened_it_has_its_id_its_keys_and_their_revisions(tmp_path: Pat
     await again.close()
 
 
-async def test_two_stores_set_up_anew_have_different_ids(tmp_path: Path) -> None:
+async def test_two_new_stores_have_different_ids(tmp_path: Path) -> None:
     names = []
     for number in range(2):
         store = EmbeddedStore(str(tmp_path / f"{number}.db"))
@@ -142,7 +142,7 @@ async def test_two_stores_set_up_anew_have_different_ids(tmp_path: Path) -> None
     assert names[0] != names[1]
 
 
-async def test_reopened_it_can_be_watched_from_its_last_revision_and_no_earlier(tmp_path: Path) -> None:
+async def test_a_reopened_store_can_be_watched_from_its_last_revision(tmp_path: Path) -> None:
     path = str(tmp_path / "store.db")
     store = EmbeddedStore(path)
     revision = await store.transact([], [Put("/a", b"")])
@@ -157,7 +157,7 @@ async def test_reopened_it_can_be_watched_from_its_last_revision_and_no_earlier(
     await again.close()
 
 
-async def test_history_is_bounded_and_a_watch_that_falls_behind_is_told() -> None:
+async def test_history_is_bounded_and_a_watch_that_falls_behind_ends() -> None:
     store = EmbeddedStore(":memory:", offload=inline, history=10)
     start = await store.revision()
     for number in range(100):
@@ -172,7 +172,7 @@ async def test_history_is_bounded_and_a_watch_that_falls_behind_is_told() -> Non
 
 @contextmanager
 def full_disk(bytes_a_file: int) -> Iterator[None]:
-    """No file of this process can grow beyond so many bytes: what a full disk is to SQLite."""
+    """Limit the size of this process's files, which is a full disk to SQLite."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_a_file, hard))
     try:
@@ -182,7 +182,7 @@ def full_disk(bytes_a_file: int) -> Iterator[None]:
 
 
 @pytest.mark.covers("S.17")
-async def test_a_full_disk_is_unavailable_and_leaves_nothing_half_written(tmp_path: Path) -> None:
+async def test_a_full_disk_is_unavailable_and_writes_nothing_partially(tmp_path: Path) -> None:
     path = str(tmp_path / "store.db")
     store = EmbeddedStore(path)
     start = await store.transact([], [Put("/kept", b"x")])
@@ -202,11 +202,11 @@ async def test_a_full_disk_is_unavailable_and_leaves_nothing_half_written(tmp_pa
     await again.close()
 
 
-# Time, on a virtual clock: ten minutes take none.
+# Leases, on a virtual clock: ten minutes take no time.
 
 
 async def lease_ends(store: EmbeddedStore, below: str) -> list[tuple[float, str, int]]:
-    """How each of the keys goes, until none is left: (seconds since the clock's start, key, revision)."""
+    """The deletion of each of the keys, until none is left: (seconds since the clock's start, key, revision)."""
     ends = []
     snapshot = await store.range(below)
     async with aclosing(store.watch(below, snapshot.revision)) as watch:
@@ -218,7 +218,7 @@ async def lease_ends(store: EmbeddedStore, below: str) -> list[tuple[float, str,
     return ends
 
 
-def test_leases_end_on_time_each_at_a_revision_of_its_own() -> None:
+def test_leases_end_on_time_each_at_its_own_revision() -> None:
     async def scenario() -> list[tuple[float, str, int]]:
         store = EmbeddedStore(":memory:", offload=inline, cluster_id="c")
         for name, ttl_s in (("/long", 600), ("/short", 10), ("/also-short", 10)):
@@ -232,7 +232,7 @@ def test_leases_end_on_time_each_at_a_revision_of_its_own() -> None:
     assert ends == run_virtually(scenario())
 
 
-def test_a_beat_puts_off_the_end_by_the_whole_time_to_live() -> None:
+def test_a_keep_alive_extends_a_lease_by_its_whole_time_to_live() -> None:
     async def scenario() -> None:
         store = EmbeddedStore(":memory:", offload=inline)
         lease = await store.grant(10)
@@ -249,7 +249,7 @@ def test_a_beat_puts_off_the_end_by_the_whole_time_to_live() -> None:
     run_virtually(scenario())
 
 
-def test_a_lease_outlives_a_restart_with_its_whole_time_ahead(tmp_path: Path) -> None:
+def test_a_lease_survives_a_restart_with_its_whole_time_to_live(tmp_path: Path) -> None:
     async def scenario() -> None:
         path = str(tmp_path / "store.db")
         store = EmbeddedStore(path, offload=inline)
@@ -267,7 +267,7 @@ def test_a_lease_outlives_a_restart_with_its_whole_time_ahead(tmp_path: Path) ->
     run_virtually(scenario())
 
 
-def test_a_lease_that_ends_while_the_disk_is_full_ends_once_there_is_room(tmp_path: Path) -> None:
+def test_a_lease_that_ends_while_the_disk_is_full_ends_once_there_is_space(tmp_path: Path) -> None:
     async def scenario() -> None:
         store = EmbeddedStore(str(tmp_path / "store.db"), offload=inline)
         await store.transact([], [Put("/a", b"", await store.grant(10))])
@@ -280,8 +280,8 @@ def test_a_lease_that_ends_while_the_disk_is_full_ends_once_there_is_room(tmp_pa
     run_virtually(scenario())
 
 
-def test_the_clock_may_be_another_than_the_loops() -> None:
-    """A clock that stands still keeps every lease alive, whatever the timers say."""
+def test_the_clock_may_differ_from_the_loops() -> None:
+    """A clock that stands still keeps every lease alive, whatever the timers do."""
 
     async def scenario() -> None:
         clock = [0.0]

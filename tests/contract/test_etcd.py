@@ -1,4 +1,4 @@
-"""What the store owes on etcd alone: failover, outages, authentication, TLS, and clusters set up anew."""
+"""The etcd store beyond the shared contract: failover, outages, authentication, TLS, and clusters created anew."""
 
 import asyncio
 import os
@@ -31,7 +31,7 @@ async def next_of(watch: AsyncIterator[Changes]) -> Changes:
 
 
 async def until_it_answers(store: EtcdStore) -> int:
-    """The revision, as soon as the store tells it."""
+    """The revision, as soon as the store answers."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
             try:
@@ -41,7 +41,7 @@ async def until_it_answers(store: EtcdStore) -> int:
 
 
 async def restart(server: EtcdServer) -> None:
-    """SIGKILL and start again, while the event loop runs on."""
+    """SIGKILL and start it again, while the event loop runs."""
     await asyncio.to_thread(server.kill)
     await asyncio.to_thread(server.start)
 
@@ -51,7 +51,7 @@ async def put(store: EtcdStore, key: str) -> int:
 
 
 class HalfDeafProxy:
-    """Passes requests on to etcd and drops the answers to transactions, as a connection does that breaks."""
+    """Forwards requests to etcd and drops the answers to transactions, as a broken connection does."""
 
     def __init__(self, target: EtcdServer) -> None:
         _, _, port = target.client_url.rpartition(":")
@@ -81,15 +81,15 @@ class HalfDeafProxy:
 
 
 @pytest.mark.covers("5.3.2")
-async def test_an_endpoint_that_refuses_is_passed_over(shared_etcd: EtcdServer) -> None:
-    nobody = f"http://127.0.0.1:{free_port()}"
-    async with store_on(nobody, shared_etcd.client_url) as store:
+async def test_an_endpoint_that_refuses_is_skipped(shared_etcd: EtcdServer) -> None:
+    closed = f"http://127.0.0.1:{free_port()}"
+    async with store_on(closed, shared_etcd.client_url) as store:
         revision = await store.transact([Unchanged("/passed-over", 0)], [Put("/passed-over", b"")])
         async with aclosing(store.watch("/passed-over", revision - 1)) as watch:
             assert (await next_of(watch)).revision == revision
 
 
-async def test_without_any_endpoint_that_answers_the_error_names_all(shared_etcd: EtcdServer) -> None:
+async def test_the_error_names_all_endpoints_if_none_answers(shared_etcd: EtcdServer) -> None:
     first, second = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
     async with store_on(first, second) as store:
         with pytest.raises(Unavailable) as failure:
@@ -99,8 +99,8 @@ async def test_without_any_endpoint_that_answers_the_error_names_all(shared_etcd
 
 
 @pytest.mark.covers("P.17")
-async def test_a_transaction_whose_answer_was_lost_is_not_done_again_elsewhere(shared_etcd: EtcdServer) -> None:
-    """Done again it would be a conflict with itself, and nobody could tell."""
+async def test_a_transaction_without_an_answer_is_not_repeated_elsewhere(shared_etcd: EtcdServer) -> None:
+    """Repeated, it would conflict with itself, and its result would be unknown."""
     async with HalfDeafProxy(shared_etcd) as proxy, store_on(proxy.url, shared_etcd.client_url) as store:
         with pytest.raises(Unavailable):
             await store.transact([Unchanged("/lost-answer", 0)], [Put("/lost-answer", b"once")])
@@ -109,7 +109,7 @@ async def test_a_transaction_whose_answer_was_lost_is_not_done_again_elsewhere(s
     assert (item.value, item.create_revision) == (b"once", item.mod_revision)
 
 
-async def test_a_watch_and_requests_leave_a_frozen_member_of_three_for_another(new_etcd: NewEtcd) -> None:
+async def test_a_frozen_member_of_three_is_left_for_another(new_etcd: NewEtcd) -> None:
     ports = [free_port() for _ in range(3)]
     members = {f"m{number}": f"http://127.0.0.1:{port}" for number, port in enumerate(ports)}
     servers = [new_etcd(name=name, peer_port=port, members=members) for name, port in zip(members, ports, strict=True)]
@@ -135,7 +135,7 @@ async def test_a_watch_and_requests_leave_a_frozen_member_of_three_for_another(n
             assert (await next_of(watch)).revision == third
 
 
-async def test_a_silent_watch_has_the_kernel_ask_whether_the_other_side_is_there(shared_etcd: EtcdServer) -> None:
+async def test_an_idle_watch_uses_tcp_keep_alive(shared_etcd: EtcdServer) -> None:
     async with store_on(shared_etcd.client_url) as store:
         position = await store.revision()
         before = connections_with_a_keepalive_timer(shared_etcd)
@@ -148,8 +148,8 @@ async def test_a_silent_watch_has_the_kernel_ask_whether_the_other_side_is_there
 
 
 def connections_with_a_keepalive_timer(server: EtcdServer) -> int:
-    """Of this process's own that lead to the server: proc(5) says of each socket where it leads, which timer runs, and
-    its inode, by which descriptors name it. Other tests may have connections to the same port of other addresses."""
+    """This process's sockets to the server. proc(5) tells for each its address, its timer and its inode, which the
+    descriptors name. Other tests may have connections to the same port of other addresses."""
     port = f":{int(server.client_url.rpartition(':')[2]):04X}"
     sockets = [line.split() for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]]
     ours = {os.readlink(descriptor) for descriptor in Path("/proc/self/fd").iterdir() if descriptor.is_symlink()}
@@ -181,7 +181,7 @@ async def test_a_watch_survives_a_killed_etcd_and_misses_nothing(new_etcd: NewEt
 
 
 @pytest.mark.covers("5.3.6")
-async def test_a_frozen_etcd_is_unavailable_in_time_and_goes_on_once_thawed(new_etcd: NewEtcd) -> None:
+async def test_a_frozen_etcd_is_unavailable_in_time_and_usable_afterwards(new_etcd: NewEtcd) -> None:
     server = new_etcd().start()
     async with store_on(server.client_url) as store:
         start = await store.revision()
@@ -192,7 +192,8 @@ async def test_a_frozen_etcd_is_unavailable_in_time_and_goes_on_once_thawed(new_
             async with asyncio.timeout(3):
                 with pytest.raises(Unavailable, match=r"no answer for 0\.5 s"):
                     await store.revision()
-                with pytest.raises(Unavailable, match=r"no answer for 1 s"):  # a write is not asked of another endpoint
+                # a write is not repeated at another endpoint
+                with pytest.raises(Unavailable, match=r"no answer for 1 s"):
                     await put(store, "/f/lost")
             assert not waiting.done()
             server.thaw()
@@ -205,7 +206,7 @@ async def test_a_frozen_etcd_is_unavailable_in_time_and_goes_on_once_thawed(new_
     assert revision > start
 
 
-async def test_a_watch_that_finds_its_revision_compacted_after_an_outage_says_so(new_etcd: NewEtcd) -> None:
+async def test_a_watch_of_a_compacted_revision_ends_after_an_outage(new_etcd: NewEtcd) -> None:
     server = new_etcd().start()
     async with store_on(server.client_url) as store, aclosing(store.watch("/c/", await store.revision())) as watch:
         waiting = asyncio.ensure_future(next_of(watch))
@@ -221,10 +222,10 @@ async def test_a_watch_that_finds_its_revision_compacted_after_an_outage_says_so
     assert not compacted.value.was_set_back
 
 
-# A cluster of the same name, set up anew
+# A cluster of the same name, created anew
 
 
-async def test_new_data_mean_another_cluster_and_end_a_watch(new_etcd: NewEtcd) -> None:
+async def test_new_data_change_the_cluster_id_and_end_a_watch(new_etcd: NewEtcd) -> None:
     server = new_etcd().start()
     async with store_on(server.client_url) as store:
         name = await store.cluster_id()
@@ -242,7 +243,7 @@ async def test_new_data_mean_another_cluster_and_end_a_watch(new_etcd: NewEtcd) 
         assert await store.cluster_id() != name
 
 
-async def test_machines_that_name_a_cluster_at_once_agree(new_etcd: NewEtcd) -> None:
+async def test_machines_that_name_a_cluster_concurrently_agree(new_etcd: NewEtcd) -> None:
     server = new_etcd().start()
     async with store_on(server.client_url) as one, store_on(server.client_url) as other:
         names = await asyncio.gather(one.cluster_id(), other.cluster_id(), one.cluster_id())
@@ -253,7 +254,7 @@ async def test_machines_that_name_a_cluster_at_once_agree(new_etcd: NewEtcd) -> 
 
 
 def enable_authentication(server: EtcdServer) -> None:
-    """With the user root, and a user fleet that may read and write below /fleet/ only."""
+    """An etcd with the user root, and a user fleet that may read and write below /fleet/ only."""
     server.etcdctl("user", "add", "root:secret")
     server.etcdctl("user", "grant-role", "root", "root")
     server.etcdctl("role", "add", "fleet")
@@ -264,13 +265,13 @@ def enable_authentication(server: EtcdServer) -> None:
 
 
 def forget_tokens(server: EtcdServer) -> None:
-    """Make every token invalid at once, as they become by themselves after five minutes without use."""
+    """Invalidate every token at once, as etcd does after five minutes without use."""
     server.etcdctl("--user", "root:secret", "auth", "disable")
     server.etcdctl("auth", "enable")
 
 
 @pytest.mark.covers("5.3.3", "5.3.5")
-async def test_a_user_needs_no_more_than_fleets_prefix_and_gets_a_new_token_by_itself(new_etcd: NewEtcd) -> None:
+async def test_a_user_needs_only_fleets_prefix_and_renews_its_token(new_etcd: NewEtcd) -> None:
     server = new_etcd().start()
     enable_authentication(server)
     async with store_on(server.client_url, username="fleet", password="pass") as store:
@@ -291,8 +292,8 @@ async def test_a_user_needs_no_more_than_fleets_prefix_and_gets_a_new_token_by_i
             await store.get("/elsewhere")
 
 
-async def test_a_watch_renews_a_token_that_is_no_longer_taken(new_etcd: NewEtcd) -> None:
-    """Here the watch alone meets the refusal, which stands inside a stream that begins well."""
+async def test_a_watch_renews_an_invalid_token(new_etcd: NewEtcd) -> None:
+    """Only the watch meets the refusal, inside a stream that began well."""
     server = new_etcd().start()
     enable_authentication(server)
     async with (
@@ -310,15 +311,13 @@ async def test_a_watch_renews_a_token_that_is_no_longer_taken(new_etcd: NewEtcd)
             assert (await waiting).revision == revision
 
 
-async def test_an_etcd_restored_from_a_snapshot_that_waits_for_the_tokens_of_later_is_asked_for_another(
-    new_etcd: NewEtcd, tmp_path: Path
-) -> None:
+async def test_a_restored_etcd_that_waits_for_a_newer_token_gets_another(new_etcd: NewEtcd, tmp_path: Path) -> None:
     server = new_etcd().start()
     enable_authentication(server)
     server.etcdctl("--user", "root:secret", "snapshot", "save", str(tmp_path / "snapshot"))
     async with store_on(server.client_url, username="fleet", password="pass", request_timeout_s=2.0) as store:
         for _ in range(50):
-            await put(store, "/fleet/a")  # the token is of a later index than the restored etcd will come to
+            await put(store, "/fleet/a")  # the token has a later index than the restored etcd
         forget_tokens(server)
         position = await put(store, "/fleet/a")
         async with aclosing(store.watch("/fleet/", position)) as watch:
@@ -331,7 +330,7 @@ async def test_an_etcd_restored_from_a_snapshot_that_waits_for_the_tokens_of_lat
             await store.get("/elsewhere")
 
 
-async def test_a_watch_alone_finds_that_its_token_is_not_answered_to(new_etcd: NewEtcd, tmp_path: Path) -> None:
+async def test_a_watch_alone_renews_a_token_that_gets_no_answer(new_etcd: NewEtcd, tmp_path: Path) -> None:
     server = new_etcd().start()
     enable_authentication(server)
     server.etcdctl("--user", "root:secret", "snapshot", "save", str(tmp_path / "snapshot"))
@@ -350,7 +349,7 @@ async def test_a_watch_alone_finds_that_its_token_is_not_answered_to(new_etcd: N
                 await asyncio.wait_for(waiting, 2 * PATIENCE_S)
 
 
-async def test_authentication_may_be_turned_on_while_the_store_is_in_use(new_etcd: NewEtcd) -> None:
+async def test_authentication_can_be_enabled_while_the_store_is_in_use(new_etcd: NewEtcd) -> None:
     server = new_etcd().start()
     async with store_on(server.client_url, username="fleet", password="pass") as store:
         before = await put(store, "/fleet/a")
@@ -359,7 +358,7 @@ async def test_authentication_may_be_turned_on_while_the_store_is_in_use(new_etc
 
 
 @pytest.mark.covers("5.3.3")
-async def test_a_wrong_password_and_a_missing_user_are_said_so(new_etcd: NewEtcd) -> None:
+async def test_a_wrong_password_and_a_missing_user_are_reported(new_etcd: NewEtcd) -> None:
     server = new_etcd().start()
     enable_authentication(server)
     async with store_on(server.client_url, username="fleet", password="wrong") as store:

@@ -1,4 +1,4 @@
-"""How etcd's answers are taken in: large ones in pages, and none without a bound, whoever gives it."""
+"""Answers of etcd: large ones come in pages, and all are bounded, whatever server sends them."""
 
 import asyncio
 import gzip
@@ -30,7 +30,7 @@ async def test_a_range_that_fits_on_a_page_is_one_request(shared_etcd: EtcdServe
     assert proxy.paths.count(RANGE) == 2
 
 
-async def test_pages_show_one_revision_whatever_is_written_between_them(shared_etcd: EtcdServer) -> None:
+async def test_all_pages_are_of_one_revision(shared_etcd: EtcdServer) -> None:
     async with store_on(shared_etcd.client_url) as writer:
         written: list[int] = []
 
@@ -49,14 +49,14 @@ async def test_pages_show_one_revision_whatever_is_written_between_them(shared_e
             seen = [item.key for item in snapshot.items]
             assert proxy.paths.count(RANGE) > 3
             assert snapshot.revision == written[0]
-            gone = f"/pages/{FIRST_PAGE:05}"  # by the write before the first page; what came later is not seen
+            gone = f"/pages/{FIRST_PAGE:05}"  # by the write before the first page; later ones are not seen
             assert seen == [f"/pages/{number:05}" for number in range(2000) if f"/pages/{number:05}" != gone] + [
                 "/pages/z"
             ]
             assert len((await store.range("/pages/", after="/pages/00100", limit=1500)).items) == 1500
 
 
-async def test_what_is_compacted_while_it_is_read_is_read_again(shared_etcd: EtcdServer) -> None:
+async def test_a_range_compacted_while_it_is_read_is_read_again(shared_etcd: EtcdServer) -> None:
     async with store_on(shared_etcd.client_url) as writer:
         await fill(writer, "/compacted/", 3 * FIRST_PAGE)
         times = 1
@@ -65,7 +65,7 @@ async def test_what_is_compacted_while_it_is_read_is_read_again(shared_etcd: Etc
             nonlocal times
             if path == RANGE and times and proxy.paths.count(RANGE) % 2 == 0:
                 times -= 1
-                for _ in range(2):  # of the revision that it is told, etcd keeps all that is there
+                for _ in range(2):  # etcd keeps everything at the revision that it compacts to
                     revision = await writer.transact([], [Put("/compacted/z", b"")])
                 await writer.compact(revision)
 
@@ -81,14 +81,14 @@ async def test_what_is_compacted_while_it_is_read_is_read_again(shared_etcd: Etc
 @pytest.mark.long
 async def test_values_of_the_largest_size_come_in_smaller_pages(shared_etcd: EtcdServer) -> None:
     async with store_on(shared_etcd.client_url, request_timeout_s=10) as store:
-        large = [bytes([65 + number % 26]) * (512 * 1024) for number in range(80)]  # 55 MiB as etcd tells it
+        large = [bytes([65 + number % 26]) * (512 * 1024) for number in range(80)]  # 55 MiB in etcd's encoding
         for number, value in enumerate(large):
             await store.transact([], [Put(f"/large/{number:03}", value)])
         assert [item.value for item in (await store.range("/large/")).items] == large
         assert len((await store.get_many([f"/large/{number:03}" for number in range(80)])).items) == 80
 
 
-async def test_pages_grow_while_keys_are_small_and_begin_anew_in_the_next_folder(shared_etcd: EtcdServer) -> None:
+async def test_pages_grow_with_small_keys_and_start_small_in_the_next_folder(shared_etcd: EtcdServer) -> None:
     async with Proxy(shared_etcd) as proxy, store_on(proxy.url, request_timeout_s=5) as store:
         await fill(store, "/grow/a/", 2 * FIRST_PAGE)
         await fill(store, "/grow/b/", 20 * FIRST_PAGE)
@@ -100,7 +100,7 @@ async def test_pages_grow_while_keys_are_small_and_begin_anew_in_the_next_folder
         assert limits == [FIRST_PAGE * times for times in (1, 4, 1, 4, 16, 1)]
 
 
-async def test_a_store_that_goes_in_the_middle_is_unavailable_and_not_asked_for_ever(shared_etcd: EtcdServer) -> None:
+async def test_a_store_lost_between_pages_is_unavailable(shared_etcd: EtcdServer) -> None:
     async with store_on(shared_etcd.client_url) as writer:
         await fill(writer, "/goes/", 3 * FIRST_PAGE)
 
@@ -114,7 +114,7 @@ async def test_a_store_that_goes_in_the_middle_is_unavailable_and_not_asked_for_
             assert proxy.paths.count(RANGE) < 8
 
 
-async def test_keys_that_are_no_text_are_read_once_each(shared_etcd: EtcdServer) -> None:
+async def test_keys_that_are_not_text_are_read_once_each(shared_etcd: EtcdServer) -> None:
     count = FIRST_PAGE + 10
     for number in range(count):
         await asyncio.to_thread(_put_raw, shared_etcd, b"/raw/" + bytes([0xFE, 0x80 + number % 64, number]))
@@ -131,11 +131,11 @@ def _put_raw(server: EtcdServer, key: bytes) -> None:
     urllib.request.urlopen(urllib.request.Request(f"{server.client_url}/v3/kv/put", body)).close()
 
 
-# Who answers is no etcd
+# Servers that are not etcd
 
 
 @pytest.mark.covers("H.7")
-async def test_an_answer_without_end_is_given_up_and_the_next_endpoint_asked(shared_etcd: EtcdServer) -> None:
+async def test_an_endless_answer_is_given_up_and_the_next_endpoint_tried(shared_etcd: EtcdServer) -> None:
     async with Misbehaving(OK, b" " * 65536, endless=True) as server:
         async with store_on(server.url) as store:
             with pytest.raises(Unavailable, match=f"larger than {ANSWER_BYTES} bytes"):
@@ -149,7 +149,7 @@ async def test_an_answer_without_end_is_given_up_and_the_next_endpoint_asked(sha
 
 
 @pytest.mark.covers("H.7")
-async def test_a_line_without_end_ends_the_stream() -> None:
+async def test_an_endless_line_ends_the_stream() -> None:
     async with (
         Misbehaving(OK, b" " * 65536, endless=True) as server,
         store_on(server.url, request_timeout_s=30) as store,
@@ -157,7 +157,7 @@ async def test_a_line_without_end_ends_the_stream() -> None:
     ):
         waiting = asyncio.ensure_future(anext(watch, None))
         async with asyncio.timeout(20):
-            while len(server.paths) < 2:  # it begins again, with another stream
+            while len(server.paths) < 2:  # it starts again with another stream
                 assert not waiting.done()
                 await asyncio.sleep(0.05)
         assert server.sent > LINE_BYTES
@@ -166,7 +166,7 @@ async def test_a_line_without_end_ends_the_stream() -> None:
 
 
 @pytest.mark.covers("H.7")
-async def test_a_redirect_is_not_followed_and_no_password_goes_there(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_redirect_is_not_followed_and_gets_no_password(caplog: pytest.LogCaptureFixture) -> None:
     async with Misbehaving(OK) as elsewhere:
         moved = (
             f"HTTP/1.1 307 Temporary Redirect\r\nLocation: {elsewhere.url}/v3/kv/range\r\nContent-Length: 0".encode()
@@ -188,7 +188,7 @@ async def test_a_redirect_is_not_followed_and_no_password_goes_there(caplog: pyt
 
 
 @pytest.mark.covers("H.7")
-async def test_nothing_compressed_is_unpacked() -> None:
+async def test_compressed_answers_are_not_unpacked() -> None:
     bomb = gzip.compress(b" " * 50_000_000)
     head = OK + f"\r\nContent-Encoding: gzip\r\nContent-Length: {len(bomb)}".encode()
     async with Misbehaving(head, bomb) as server, store_on(server.url) as store:
@@ -198,7 +198,7 @@ async def test_nothing_compressed_is_unpacked() -> None:
 
 
 @pytest.mark.covers("H.7")
-async def test_user_and_password_of_a_url_are_shown_nowhere(caplog: pytest.LogCaptureFixture) -> None:
+async def test_user_and_password_of_a_url_are_never_shown(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
         async with store_on("http://me:hunter2@127.0.0.1:1", request_timeout_s=1) as store:
             with pytest.raises(Unavailable, match=r"http://127\.0\.0\.1:1") as failure:
@@ -206,8 +206,8 @@ async def test_user_and_password_of_a_url_are_shown_nowhere(caplog: pytest.LogCa
     assert "hunter2" not in str(failure.value) + caplog.text
 
 
-async def test_a_loop_that_was_held_up_is_not_blamed_on_etcd(shared_etcd: EtcdServer) -> None:
-    """The answer has long arrived when the loop gets to look at it."""
+async def test_a_blocked_loop_is_no_timeout_of_etcd(shared_etcd: EtcdServer) -> None:
+    """The answer arrived long before the loop looks at it."""
     import time
 
     async with Proxy(shared_etcd) as proxy, store_on(proxy.url, request_timeout_s=0.5) as store:

@@ -1,4 +1,4 @@
-"""TLS to etcd, and a client certificate that is renewed on disk; by real certificates and a real etcd."""
+"""TLS to etcd, and a client certificate that is renewed on disk, with real certificates and a real etcd."""
 
 import asyncio
 import logging
@@ -27,7 +27,7 @@ def openssl(command: str, directory: Path) -> str:
 
 
 def sign(directory: Path, name: str, days: int = 2) -> None:
-    """Have the CA there sign a certificate of this name, on a new key."""
+    """Have the CA sign a certificate of this name, with a new key."""
     openssl(
         f"req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout {name}.key -out {name}.pem -days {days} "
         f"-subj /CN={name} -CA ca.pem -CAkey ca.key -addext subjectAltName=IP:127.0.0.1 "
@@ -37,14 +37,14 @@ def sign(directory: Path, name: str, days: int = 2) -> None:
 
 
 def ends(directory: Path, name: str) -> float:
-    """When OpenSSL says that the certificate expires, in Unix time."""
+    """The end of the certificate's validity in Unix time, as OpenSSL says."""
     text = openssl(f"x509 -noout -enddate -dateopt iso_8601 -in {name}.pem", directory)
     return datetime.fromisoformat(text.partition("=")[2].strip()).timestamp()
 
 
 @pytest.fixture
 def certificates(tmp_path: Path) -> Path:
-    """A directory with ca.pem, and server and client certificates that it signed (.pem and .key)."""
+    """A directory with ca.pem, and server and client certificates signed by it (.pem and .key)."""
     key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
     openssl(f"req -x509 {key} -keyout ca.key -out ca.pem -days 2 -subj /CN=ca", tmp_path)
     for name in ("server", "client"):
@@ -63,9 +63,7 @@ def files(certificates: Path) -> tuple[str, str, str]:
 
 
 @pytest.mark.covers("5.3.4", "10.1.9")
-async def test_tls_goes_by_the_given_ca_and_shows_the_clients_certificate(
-    new_etcd: NewEtcd, certificates: Path
-) -> None:
+async def test_tls_uses_the_given_ca_and_the_client_certificate(new_etcd: NewEtcd, certificates: Path) -> None:
     server = start_with_tls(new_etcd, certificates)
     ca, *own = files(certificates)
     async with store_on(server.client_url, tls=EtcdTls(ca, *own)) as store:
@@ -82,7 +80,7 @@ async def test_tls_goes_by_the_given_ca_and_shows_the_clients_certificate(
 
 
 @pytest.mark.covers("5.3.4")
-def test_tls_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+def test_unusable_tls_files_are_reported(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=f"{tmp_path}/none.pem"):
         EtcdTls(f"{tmp_path}/none.pem")
     (tmp_path / "not.pem").write_text("hello")
@@ -90,10 +88,10 @@ def test_tls_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
         EtcdTls(str(tmp_path / "not.pem"))
 
 
-async def test_a_certificate_that_is_renewed_on_disk_is_shown_after_the_next_beat(
+async def test_a_certificate_renewed_on_disk_is_used_after_the_next_keep_alive(
     new_etcd: NewEtcd, certificates: Path
 ) -> None:
-    """The former one is of a CA that etcd trusts no more: so it is the new one that lets the store in."""
+    """etcd no longer trusts the CA of the old one, so the new one must be in use."""
     server = start_with_tls(new_etcd, certificates)
     async with store_on(server.client_url, tls=EtcdTls(*files(certificates)), request_timeout_s=2.0) as store:
         lease = await store.grant(60)
@@ -106,7 +104,7 @@ async def test_a_certificate_that_is_renewed_on_disk_is_shown_after_the_next_bea
         assert await until_it_answers(store)
 
 
-def test_half_a_pair_changes_nothing_and_the_whole_one_is_taken(
+def test_an_incomplete_pair_of_files_changes_nothing_until_it_is_complete(
     certificates: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     tls = EtcdTls(*files(certificates))
@@ -128,7 +126,7 @@ def test_half_a_pair_changes_nothing_and_the_whole_one_is_taken(
 
 
 def handshake_works(tls: EtcdTls, certificates: Path) -> bool:
-    """Whether a server that asks for a certificate of the CA's lets the client in."""
+    """Whether a server that requires a certificate of this CA accepts the client."""
     server_context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=certificates / "ca.pem")
     server_context.load_cert_chain(certificates / "server.pem", certificates / "server.key")
     server_context.verify_mode = ssl.CERT_REQUIRED
@@ -154,11 +152,11 @@ def handshake_works(tls: EtcdTls, certificates: Path) -> bool:
         (90, 60 * DAY_S, ""),
         (90, 13 * DAY_S, "expires in 13.0 days"),
         (90, -DAY_S, "has expired"),
-        (2, DAY_S, ""),  # half of its life: one that lives shortly is renewed late
+        (2, DAY_S, ""),  # half of its lifetime: a short-lived one is renewed late
         (2, 0.3 * DAY_S, "expires in 0.3 days"),
     ],
 )
-def test_a_warning_comes_once_before_a_certificate_expires(
+def test_an_expiring_certificate_is_warned_about_once(
     certificates: Path, caplog: pytest.LogCaptureFixture, days: int, left_s: float, warning: str
 ) -> None:
     sign(certificates, "client", days)
@@ -182,6 +180,6 @@ def test_validity_is_read_as_openssl_reads_it_also_beyond_2050(certificates: Pat
 
 
 @pytest.mark.parametrize("change", [lambda text: "", lambda text: text.replace("BEGIN", "NO"), lambda text: text[:200]])
-def test_what_is_no_certificate_has_no_validity(certificates: Path, change: Callable[[str], str]) -> None:
+def test_data_that_are_no_certificate_have_no_validity(certificates: Path, change: Callable[[str], str]) -> None:
     with pytest.raises(ValueError, match="certificate"):
         read_validity(change((certificates / "client.pem").read_text()))

@@ -1,4 +1,4 @@
-"""What every store owes to the protocol, on each implementation: keys, comparisons and leases."""
+"""The store's protocol on each implementation: keys, comparisons and leases."""
 
 import asyncio
 from contextlib import aclosing
@@ -28,7 +28,7 @@ from tests.contract.store_harness import events_until, fill, next_of, put
 # Reading and writing
 
 
-async def test_a_key_tells_when_it_was_created_and_last_changed(store: Store, below: str) -> None:
+async def test_a_key_has_the_revisions_of_its_creation_and_last_change(store: Store, below: str) -> None:
     assert await store.get(below + "a") is None
     first = await put(store, below + "a", b"one")
     second = await put(store, below + "a", b"two")
@@ -57,7 +57,7 @@ async def test_keys_need_not_be_ascii(store: Store, below: str) -> None:
     assert [item.key for item in (await store.range(below)).items] == keys
 
 
-async def test_a_transaction_happens_at_one_revision(store: Store, below: str) -> None:
+async def test_a_transaction_has_one_revision(store: Store, below: str) -> None:
     revision = await store.transact([], [Put(below + "b", b""), Put(below + "a", b"")])
     snapshot = await store.range(below)
     assert [(item.key, item.mod_revision) for item in snapshot.items] == [
@@ -67,20 +67,20 @@ async def test_a_transaction_happens_at_one_revision(store: Store, below: str) -
     assert snapshot.revision == revision == await store.revision()
 
 
-async def test_to_delete_what_is_not_there_changes_nothing(store: Store, below: str) -> None:
+async def test_deleting_a_missing_key_changes_nothing(store: Store, below: str) -> None:
     before = await store.revision()
     assert await store.transact([], [Delete(below + "a")]) == before
     assert await store.revision() == before
 
 
-async def test_get_many_answers_in_the_order_asked_and_leaves_out_what_is_missing(store: Store, below: str) -> None:
+async def test_get_many_answers_in_order_and_leaves_out_missing_keys(store: Store, below: str) -> None:
     revision = await store.transact([], [Put(below + name, name.encode()) for name in "abc"])
     snapshot = await store.get_many([below + "c", below + "missing", below + "a"])
     assert [item.value for item in snapshot.items] == [b"c", b"a"]
     assert snapshot.revision == revision
 
 
-async def test_get_many_takes_as_many_keys_as_a_transaction_and_no_more(store: Store, below: str) -> None:
+async def test_get_many_accepts_as_many_keys_as_a_transaction(store: Store, below: str) -> None:
     await fill(store, below, MAX_OPERATIONS)
     keys = [f"{below}{number:05}" for number in range(MAX_OPERATIONS + 1)]
     assert len((await store.get_many(keys[:-1])).items) == MAX_OPERATIONS
@@ -88,14 +88,14 @@ async def test_get_many_takes_as_many_keys_as_a_transaction_and_no_more(store: S
         await store.get_many(keys)
 
 
-async def test_a_range_has_what_begins_with_the_prefix_and_nothing_else(store: Store, below: str) -> None:
+async def test_a_range_has_only_keys_with_its_prefix(store: Store, below: str) -> None:
     inside = [below + "b", below + "b/c", below + "bé"]
     outside = [below + "a", below + "c", below[:-1] + "0"]
     await store.transact([], [Put(key, b"") for key in inside + outside])
     assert [item.key for item in (await store.range(below + "b")).items] == inside
 
 
-async def test_reading_nothing_still_tells_the_revision(store: Store, below: str) -> None:
+async def test_an_empty_answer_has_the_revision(store: Store, below: str) -> None:
     revision = await put(store, below + "a")
     assert await store.range(below + "none") == RangeResult((), revision)
     assert await store.get_many([]) == RangeResult((), revision)
@@ -106,7 +106,7 @@ async def test_an_empty_prefix_means_every_key(store: Store, below: str) -> None
     assert below + "a" in [item.key for item in (await store.range("")).items]
 
 
-async def test_a_range_may_begin_after_a_key_and_end_after_so_many(store: Store, below: str) -> None:
+async def test_a_range_may_begin_after_a_key_and_have_a_limit(store: Store, below: str) -> None:
     names = ["a", "b", "b/c", "bé", "c"]
     revision = await store.transact([], [Put(below + name, b"") for name in names])
 
@@ -118,7 +118,7 @@ async def test_a_range_may_begin_after_a_key_and_end_after_so_many(store: Store,
     assert await names_read(limit=2) == names[:2]
     assert await names_read(limit=99) == await names_read(limit=0) == names
     assert await names_read(after=below + "b", limit=2) == names[2:4]
-    assert await names_read(after=below + "bb") == ["bé", "c"]  # a key that there is not
+    assert await names_read(after=below + "bb") == ["bé", "c"]  # a key that does not exist
     assert await names_read(after=below + "c") == await names_read(after=below[:-1] + "z") == []
     assert await names_read(after="/", limit=1) == ["a"]
 
@@ -153,8 +153,8 @@ async def test_revisions_that_are_compacted_or_to_come_cannot_be_read(store: Sto
             await store.get_many([below + "a"], revision=revision)
 
 
-async def test_a_digest_tells_how_many_keys_there_are_and_when_one_was_last_written(store: Store, below: str) -> None:
-    begun = await put(store, below[:-1] + "0")  # outside, as is all that follows the prefix
+async def test_a_digest_has_the_number_of_keys_and_the_last_write(store: Store, below: str) -> None:
+    begun = await put(store, below[:-1] + "0")  # outside, as is everything after the prefix
     assert await store.digest(below) == PrefixDigest(0, 0, begun)
     await put(store, below + "b", b"x" * 100_000)
     later = await put(store, below + "a")
@@ -196,7 +196,7 @@ async def test_unchanged_holds_until_the_key_changes(store: Store, below: str) -
     assert await store.get(key) is None
 
 
-async def test_created_at_holds_over_changes_but_not_over_deletion(store: Store, below: str) -> None:
+async def test_created_at_holds_after_changes_but_not_after_deletion(store: Store, below: str) -> None:
     key = below + "a"
     created = await store.transact([CreatedAt(key, 0)], [Put(key, b"1")])
     await store.transact([CreatedAt(key, created)], [Put(key, b"2")])
@@ -208,7 +208,7 @@ async def test_created_at_holds_over_changes_but_not_over_deletion(store: Store,
         await store.transact([CreatedAt(key, 0)], [Put(key, b"no")])
 
 
-async def test_has_value_needs_the_key_and_that_very_value(store: Store, below: str) -> None:
+async def test_has_value_needs_the_key_and_exactly_that_value(store: Store, below: str) -> None:
     key = below + "a"
     with pytest.raises(Conflict):
         await store.transact([HasValue(key, b"")], [Put(key, b"no")])
@@ -219,7 +219,7 @@ async def test_has_value_needs_the_key_and_that_very_value(store: Store, below: 
     await store.transact([HasValue(key, b"yes")], [Delete(key)])
 
 
-async def test_one_comparison_that_fails_keeps_all_operations_from_happening(store: Store, below: str) -> None:
+async def test_one_failed_comparison_prevents_all_operations(store: Store, below: str) -> None:
     await put(store, below + "a", b"1")
     before = await store.range(below)
     with pytest.raises(Conflict):
@@ -229,7 +229,7 @@ async def test_one_comparison_that_fails_keeps_all_operations_from_happening(sto
     assert await store.range(below) == before
 
 
-async def test_of_writers_at_once_that_compare_one_wins(store: Store, below: str) -> None:
+async def test_one_of_several_concurrent_comparing_writers_wins(store: Store, below: str) -> None:
     writers = (store.transact([Unchanged(below + "a", 0)], [Put(below + "a", b"%d" % number)]) for number in range(20))
     outcomes = await asyncio.gather(*writers, return_exceptions=True)
     assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Conflict"] * 19 + ["int"]
@@ -255,7 +255,7 @@ async def test_a_transaction_may_have_128_comparisons_and_operations(store: Stor
     ],
     ids=["operations", "comparisons", "bytes", "bytes-of-both", "one-key-twice"],
 )
-async def test_a_transaction_over_the_bounds_is_the_callers_mistake(
+async def test_a_transaction_over_the_limits_is_a_value_error(
     store: Store, comparisons: list[Unchanged | HasValue], operations: list[Put | Delete]
 ) -> None:
     with pytest.raises(ValueError, match="allowed"):
@@ -263,7 +263,7 @@ async def test_a_transaction_over_the_bounds_is_the_callers_mistake(
     assert (await store.range("/over/")).items == ()
 
 
-async def test_a_transaction_just_within_the_bounds_is_written(store: Store, below: str) -> None:
+async def test_a_transaction_just_within_the_limits_is_written(store: Store, below: str) -> None:
     value = b"x" * (MAX_TRANSACTION_BYTES - len(below + "a"))
     await put(store, below + "a", value)
     assert (await store.get(below + "a")).value == value
@@ -272,7 +272,7 @@ async def test_a_transaction_just_within_the_bounds_is_written(store: Store, bel
 # Leases
 
 
-async def test_a_lease_takes_its_keys_along_when_it_is_revoked(store: Store, below: str) -> None:
+async def test_revoking_a_lease_deletes_its_keys(store: Store, below: str) -> None:
     lease = await store.grant(60)
     assert lease != 0
     written = await store.transact(
@@ -290,7 +290,7 @@ async def test_a_lease_takes_its_keys_along_when_it_is_revoked(store: Store, bel
     ]
 
 
-async def test_a_lease_without_a_beat_ends_and_says_so_to_watchers(store: Store, below: str) -> None:
+async def test_a_lease_without_keep_alives_ends_and_watches_see_it(store: Store, below: str) -> None:
     lease = await store.grant(1)
     start = await put(store, below + "a", lease=lease)
     async with aclosing(store.watch(below, start)) as watch:
@@ -302,7 +302,7 @@ async def test_a_lease_without_a_beat_ends_and_says_so_to_watchers(store: Store,
     assert await store.time_to_live(lease) is None
 
 
-async def test_a_lease_lives_as_long_as_it_beats(store: Store, below: str) -> None:
+async def test_a_lease_with_keep_alives_lives_on(store: Store, below: str) -> None:
     lease = await store.grant(1)
     revision = await put(store, below + "a", lease=lease)
     for _ in range(6):
@@ -314,7 +314,7 @@ async def test_a_lease_lives_as_long_as_it_beats(store: Store, below: str) -> No
     await store.revoke(lease)
 
 
-async def test_a_beat_tells_the_revision_just_now(store: Store, below: str) -> None:
+async def test_a_keep_alive_answers_the_present_revision(store: Store, below: str) -> None:
     lease = await store.grant(60)
     before = (await store.keep_alive(lease)).revision
     revision = await put(store, below + "a")
@@ -322,7 +322,7 @@ async def test_a_beat_tells_the_revision_just_now(store: Store, below: str) -> N
     await store.revoke(lease)
 
 
-async def test_time_to_live_counts_down_and_a_beat_winds_it_up(store: Store, below: str) -> None:
+async def test_time_to_live_falls_and_a_keep_alive_resets_it(store: Store, below: str) -> None:
     lease = await store.grant(30)
     fresh = await store.time_to_live(lease)
     await asyncio.sleep(1.1)
@@ -334,7 +334,7 @@ async def test_time_to_live_counts_down_and_a_beat_winds_it_up(store: Store, bel
     await store.revoke(lease)
 
 
-async def test_a_lease_that_is_gone_takes_no_beat_and_no_key(store: Store, below: str) -> None:
+async def test_an_ended_lease_accepts_no_keep_alive_and_no_key(store: Store, below: str) -> None:
     lease = await store.grant(60)
     await store.revoke(lease)
     await store.revoke(lease)
@@ -345,7 +345,7 @@ async def test_a_lease_that_is_gone_takes_no_beat_and_no_key(store: Store, below
     assert (await store.range(below)).items == ()
 
 
-async def test_a_comparison_that_fails_is_a_conflict_even_where_the_lease_is_gone(store: Store, below: str) -> None:
+async def test_a_failed_comparison_is_a_conflict_even_with_an_ended_lease(store: Store, below: str) -> None:
     lease = await store.grant(60)
     await store.revoke(lease)
     with pytest.raises(Conflict):
@@ -374,18 +374,18 @@ async def test_leases_are_rounded_up_to_whole_seconds(store: Store) -> None:
 # The store itself
 
 
-async def test_a_store_has_one_id_for_good(store: Store) -> None:
+async def test_a_stores_id_never_changes(store: Store) -> None:
     assert await store.cluster_id() == await store.cluster_id() != ""
 
 
-async def test_a_store_that_is_closed_is_unavailable(store: Store, below: str) -> None:
+async def test_a_closed_store_is_unavailable(store: Store, below: str) -> None:
     await store.close()
     for call in (store.get(below), store.transact([], [Put(below, b"")]), store.revision(), store.keep_alive(1)):
         with pytest.raises(Unavailable, match="closed"):
             await call
 
 
-async def test_a_caller_that_gives_up_leaves_the_store_usable(store: Store, below: str) -> None:
+async def test_a_cancelled_call_leaves_the_store_usable(store: Store, below: str) -> None:
     start = await store.revision()
     for number in range(20):
         task = asyncio.ensure_future(put(store, f"{below}{number:02}"))

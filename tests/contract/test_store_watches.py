@@ -1,4 +1,4 @@
-"""What every store owes to those who watch it, on each implementation."""
+"""Watches of the store's protocol, on each implementation."""
 
 import asyncio
 from contextlib import aclosing
@@ -9,7 +9,7 @@ from fleetd.store.protocol import Compacted, Delete, Event, KeyValue, Put, Store
 from tests.contract.store_harness import PATIENCE_S, events_until, next_of, put
 
 
-async def test_a_watch_tells_every_change_below_its_prefix_in_order(store: Store, below: str) -> None:
+async def test_a_watch_reports_every_change_below_its_prefix_in_order(store: Store, below: str) -> None:
     start = await store.revision()
     async with aclosing(store.watch(below + "w/", start)) as watch:
         first = await store.transact([], [Put(below + "w/a", b"1"), Put(below + "other", b"")])
@@ -28,7 +28,7 @@ async def test_a_watch_tells_every_change_below_its_prefix_in_order(store: Store
     assert [event.revision for event in events] == sorted(event.revision for event in events)
 
 
-async def test_a_watch_waits_for_what_is_still_to_come(store: Store, below: str) -> None:
+async def test_a_watch_waits_for_changes_to_come(store: Store, below: str) -> None:
     async with aclosing(store.watch(below, await store.revision())) as watch:
         waiting = asyncio.ensure_future(next_of(watch))
         await asyncio.sleep(0.1)
@@ -37,8 +37,8 @@ async def test_a_watch_waits_for_what_is_still_to_come(store: Store, below: str)
         assert (await waiting).revision == revision
 
 
-async def test_a_watch_from_a_snapshot_misses_nothing_and_repeats_nothing(store: Store, below: str) -> None:
-    """Writers go on while watches begin, end, and begin again from where they were."""
+async def test_a_watch_from_a_snapshot_misses_and_repeats_nothing(store: Store, below: str) -> None:
+    """Writers continue while watches begin, end, and begin again from their last revision."""
 
     async def write() -> int:
         for number in range(120):
@@ -60,8 +60,8 @@ async def test_a_watch_from_a_snapshot_misses_nothing_and_repeats_nothing(store:
     assert position == await writing
 
 
-async def test_changes_never_split_a_revision(store: Store, below: str) -> None:
-    """The transactions are large enough for etcd to send them in fragments."""
+async def test_a_revision_is_never_split(store: Store, below: str) -> None:
+    """The transactions are so large that etcd sends them in fragments."""
     start = await store.revision()
     revisions = [
         await store.transact([], [Put(f"{below}{number}", bytes([65 + turn]) * 90_000) for number in range(10)])
@@ -79,7 +79,7 @@ async def test_changes_never_split_a_revision(store: Store, below: str) -> None:
     assert counts == dict.fromkeys(revisions, 10)
 
 
-async def test_a_watch_takes_thousands_of_revisions_that_are_waiting(store: Store, below: str) -> None:
+async def test_a_watch_accepts_thousands_of_waiting_revisions(store: Store, below: str) -> None:
     start = await store.revision()
     for first in range(0, 1500, 50):
         await asyncio.gather(*(put(store, f"{below}{number:04}") for number in range(first, first + 50)))
@@ -96,7 +96,7 @@ async def test_several_watches_see_the_same(store: Store, below: str) -> None:
         assert len(set(await both)) == 1
 
 
-async def test_what_was_compacted_cannot_be_watched_but_what_was_not_can(store: Store, below: str) -> None:
+async def test_only_revisions_that_are_not_compacted_can_be_watched(store: Store, below: str) -> None:
     first = await put(store, below + "a")
     second = await store.transact([], [Delete(below + "a")])
     third = await put(store, below + "b")
@@ -112,7 +112,7 @@ async def test_what_was_compacted_cannot_be_watched_but_what_was_not_can(store: 
     assert compacted.value.revision == second
 
 
-async def test_the_present_can_be_compacted_to_and_the_future_cannot(store: Store, below: str) -> None:
+async def test_compaction_reaches_the_present_and_not_the_future(store: Store, below: str) -> None:
     revision = await put(store, below + "a")
     await store.compact(revision + 1)
     with pytest.raises(ValueError, match="still to come"):
@@ -123,8 +123,8 @@ async def test_the_present_can_be_compacted_to_and_the_future_cannot(store: Stor
     assert (await store.get(below + "a")).mod_revision == later
 
 
-async def test_a_watch_after_a_revision_that_never_was_ends_like_one_that_is_gone(store: Store, below: str) -> None:
-    """A store that was set back to a backup: who watches from before must read everything again."""
+async def test_a_watch_after_a_future_revision_ends_as_if_compacted(store: Store, below: str) -> None:
+    """After a restore, a watch from before must read everything again."""
     async with aclosing(store.watch(below, await store.revision() + 1000)) as watch:
         with pytest.raises(Compacted):
             await next_of(watch)

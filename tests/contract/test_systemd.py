@@ -1,5 +1,5 @@
-"""What every service manager owes (fleetd/systemd/protocol.py): files, starts and stops. By itself this runs on the
-simulated systemd; test_systemd_real.py runs the same on real ones."""
+"""The service manager's protocol (fleetd/systemd/protocol.py): files, starts and stops. This runs on the simulated
+systemd; test_systemd_real.py runs the same on real ones."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager, ServiceM
 from tests.contract.systemd_harness import (
     ENDS_WITH_3,
     SLEEPER,
-    Bench,
+    Harness,
     next_changes,
     oneshot,
     quiet,
@@ -23,7 +23,7 @@ from tests.contract.systemd_harness import (
 
 
 @pytest.mark.covers("6.2.5")
-async def test_a_new_unit_can_be_started_at_once_and_needs_no_reload(manager: ServiceManager) -> None:
+async def test_a_new_unit_can_be_started_at_once_without_a_reload(manager: ServiceManager) -> None:
     assert await manager.write({"new.service": SLEEPER}) == {}
     assert not await manager.reload_needed(["new.service"])
     await manager.start("new.service")
@@ -31,7 +31,7 @@ async def test_a_new_unit_can_be_started_at_once_and_needs_no_reload(manager: Se
     assert seen["new.service"] == UnitStatus("new.service", "loaded", "active", "running", job=False)
 
 
-async def test_units_written_and_started_one_after_the_other_are_each_found(manager: ServiceManager) -> None:
+async def test_units_written_and_started_one_after_the_other_are_found(manager: ServiceManager) -> None:
     names = [f"burst{number}.service" for number in range(30)]
     for name in names:
         await manager.write({name: SLEEPER})
@@ -39,7 +39,7 @@ async def test_units_written_and_started_one_after_the_other_are_each_found(mana
     await until_active(manager, *names)
 
 
-async def test_the_files_read_are_those_written_last(manager: ServiceManager) -> None:
+async def test_files_read_are_those_written_last(manager: ServiceManager) -> None:
     await manager.write({"b.service": SLEEPER, "a.service": SLEEPER})
     await manager.write({"b.service": ENDS_WITH_3})
     assert list(manager.read_files().items()) == [("a.service", SLEEPER), ("b.service", ENDS_WITH_3)]
@@ -54,7 +54,7 @@ async def test_a_written_unit_is_loaded_and_inactive(manager: ServiceManager) ->
 
 
 @pytest.mark.covers("P.12")
-async def test_one_file_that_is_refused_does_not_hurt_nine_others(manager: ServiceManager) -> None:
+async def test_a_refused_file_affects_no_other(manager: ServiceManager) -> None:
     good = {f"good{number}.service": SLEEPER for number in range(9)}
     bad = {"bad.busname": SLEEPER}
     refused = await manager.write({**dict(list(good.items())[:4]), **bad, **dict(list(good.items())[4:])})
@@ -64,7 +64,7 @@ async def test_one_file_that_is_refused_does_not_hurt_nine_others(manager: Servi
     await until_active(manager, *good)
 
 
-async def test_a_name_that_systemd_does_not_take_is_refused_with_a_reason(manager: ServiceManager) -> None:
+async def test_a_name_that_systemd_refuses_is_refused_with_a_reason(manager: ServiceManager) -> None:
     names = ["no-suffix", "a/b.service", f"{'long' * 64}.service", "x.busname", "good.service"]
     refused = await manager.write(dict.fromkeys(names, SLEEPER))
     assert list(refused) == names[:-1]
@@ -85,11 +85,11 @@ async def test_a_unit_that_systemd_has_without_a_file_is_never_shadowed(manager:
         ("ssh.service", "/lib/systemd/system/ssh.service"),
         ("getty@x.service", "/lib/systemd/system/getty@.service"),
         ("getty@.service", "/lib/systemd/system/getty@.service"),
-        ("nobody-has-it.service", ""),
-        ("nobody-has-it@x.service", ""),
+        ("missing.service", ""),
+        ("missing@x.service", ""),
     ],
 )
-async def test_a_unit_of_the_system_or_its_template_is_told(manager: ServiceManager, name: str, path: str) -> None:
+async def test_a_unit_of_the_system_or_its_template_is_reported(manager: ServiceManager, name: str, path: str) -> None:
     assert manager.shadows(name) == path
 
 
@@ -98,11 +98,11 @@ async def test_our_own_units_shadow_nothing(manager: ServiceManager) -> None:
     assert [manager.shadows(name) for name in ("ours.service", "ours@1.service")] == ["", ""]
 
 
-# Links, for [Install].
+# Links for [Install].
 
 
 @pytest.mark.parametrize("folder", ["wants", "requires"])
-async def test_a_unit_that_is_linked_to_another_is_pulled_in_until_the_link_goes(
+async def test_a_linked_unit_is_started_with_its_target_until_the_link_goes(
     manager: ServiceManager, folder: str
 ) -> None:
     files = {"mine.target": "[Unit]\n", "part.service": SLEEPER}
@@ -123,7 +123,7 @@ async def test_a_unit_that_is_linked_to_another_is_pulled_in_until_the_link_goes
 
 
 @pytest.mark.parametrize("owner", ["multi-user.target", "web@1.service", "web@.service"])
-async def test_a_link_to_a_unit_in_memory_asks_for_a_reload(manager: ServiceManager, owner: str) -> None:
+async def test_a_link_to_a_loaded_unit_needs_a_reload(manager: ServiceManager, owner: str) -> None:
     await manager.write({"linked.service": SLEEPER, "web@1.service": SLEEPER})
     await manager.start("web@1.service")
     await until_active(manager, "web@1.service")
@@ -137,7 +137,7 @@ async def test_a_link_to_a_unit_in_memory_asks_for_a_reload(manager: ServiceMana
     assert not await manager.reload_needed(["linked.service"]), "nothing was taken away"
 
 
-async def test_what_is_wanted_by_an_instance_that_runs_starts_with_its_next_start(manager: ServiceManager) -> None:
+async def test_a_unit_wanted_by_a_running_instance_starts_at_its_next_start(manager: ServiceManager) -> None:
     files = {"logger.service": SLEEPER, "web@1.service": SLEEPER}
     await manager.write(files)
     await manager.start("web@1.service")
@@ -151,8 +151,8 @@ async def test_what_is_wanted_by_an_instance_that_runs_starts_with_its_next_star
     await until_active(manager, *files)
 
 
-async def test_an_alias_is_no_second_unit(bench: Bench) -> None:
-    manager = bench.manager
+async def test_an_alias_is_not_a_second_unit(harness: Harness) -> None:
+    manager = harness.manager
     files = {
         "client.service": f"[Unit]\nRequires=db.service\nAfter=db.service\n{SLEEPER}",
         "pg.service": SLEEPER,
@@ -162,20 +162,20 @@ async def test_an_alias_is_no_second_unit(bench: Bench) -> None:
     assert manager.shadows("db.service") == ""
     await start_all(manager, *files)
     await until_active(manager, *files)
-    assert bench.pid("db.service") == bench.pid("pg.service") != 0
-    pid = bench.pid("pg.service")
+    assert harness.pid("db.service") == harness.pid("pg.service") != 0
+    pid = harness.pid("pg.service")
     await manager.start("db.service")
     await until_active(manager, *files)
-    assert bench.pid("pg.service") == pid
+    assert harness.pid("pg.service") == pid
     await manager.stop("db.service")
     await until_ended(manager, *files)
 
 
-async def test_an_alias_that_went_can_be_anothers_or_a_units_name(bench: Bench) -> None:
-    manager = bench.manager
+async def test_a_removed_alias_can_be_used_again(harness: Harness) -> None:
+    manager = harness.manager
     await manager.write({"a.service": SLEEPER, "b.service": SLEEPER})
     await manager.link({"db.service": "a.service"}, {})
-    if await manager.reload_needed(["a.service", "b.service"]):  # something may have asked for this name in vain
+    if await manager.reload_needed(["a.service", "b.service"]):  # this name may have been asked for before it existed
         await manager.reload()
     await manager.start("db.service")
     await until_active(manager, "a.service")
@@ -190,23 +190,23 @@ async def test_an_alias_that_went_can_be_anothers_or_a_units_name(bench: Bench) 
         await manager.reload()
     await manager.start("db.service")
     await until_active(manager, "db.service")
-    assert len({bench.pid(name) for name in ("a.service", "b.service", "db.service")}) == 3
+    assert len({harness.pid(name) for name in ("a.service", "b.service", "db.service")}) == 3
 
 
 @pytest.mark.covers("R.7")
-async def test_an_alias_never_hides_a_unit_of_the_systems(manager: ServiceManager) -> None:
+async def test_an_alias_never_hides_a_unit_of_the_system(manager: ServiceManager) -> None:
     await manager.write({"mine.service": SLEEPER})
     failures = await manager.link({"ssh.service": "mine.service", "-.mount": "mine.service"}, {})
     assert sorted(failures) == ["-.mount", "ssh.service"]
     assert manager.shadows("ssh.service") == "/lib/systemd/system/ssh.service"
 
 
-async def test_a_file_replaced_under_a_running_unit_asks_for_a_reload_and_keeps_its_process(bench: Bench) -> None:
-    manager = bench.manager
+async def test_a_replaced_file_of_a_running_unit_needs_a_reload(harness: Harness) -> None:
+    manager = harness.manager
     await manager.write({"web.service": SLEEPER, "other.service": SLEEPER})
     await start_all(manager, "web.service", "other.service")
     await until_active(manager, "web.service", "other.service")
-    pid = bench.pid("web.service")
+    pid = harness.pid("web.service")
     assert pid
 
     assert await manager.write({"web.service": oneshot("/bin/true")}) == {}
@@ -214,11 +214,11 @@ async def test_a_file_replaced_under_a_running_unit_asks_for_a_reload_and_keeps_
     assert not await manager.reload_needed(["other.service"])
     await manager.reload()
     assert not await manager.reload_needed(["other.service", "web.service"])
-    assert bench.pid("web.service") == pid
+    assert harness.pid("web.service") == pid
     assert (await manager.details("web.service")).oneshot
 
 
-async def test_writing_what_is_there_already_asks_for_no_reload(manager: ServiceManager) -> None:
+async def test_writing_the_same_file_needs_no_reload(manager: ServiceManager) -> None:
     await manager.write({"same.service": SLEEPER})
     await manager.start("same.service")
     await until_active(manager, "same.service")
@@ -226,7 +226,7 @@ async def test_writing_what_is_there_already_asks_for_no_reload(manager: Service
     assert not await manager.reload_needed(["same.service"])
 
 
-async def test_a_replaced_file_of_a_unit_at_rest_is_started_as_it_now_says(manager: ServiceManager) -> None:
+async def test_a_replaced_file_of_an_inactive_unit_is_used_at_its_start(manager: ServiceManager) -> None:
     await manager.write({"change.service": ENDS_WITH_3})
     await manager.observe(["change.service"])
     await manager.write({"change.service": SLEEPER})
@@ -237,7 +237,7 @@ async def test_a_replaced_file_of_a_unit_at_rest_is_started_as_it_now_says(manag
 
 
 @pytest.mark.covers("6.2.4")
-async def test_a_removed_unit_that_failed_is_forgotten(manager: ServiceManager) -> None:
+async def test_a_removed_failed_unit_is_forgotten(manager: ServiceManager) -> None:
     await manager.write({"broken.service": ENDS_WITH_3})
     await manager.start("broken.service")
     seen = await until_ended(manager, "broken.service")
@@ -246,8 +246,8 @@ async def test_a_removed_unit_that_failed_is_forgotten(manager: ServiceManager) 
     assert (await manager.observe(["broken.service"]))["broken.service"] == UnitStatus("broken.service")
 
 
-async def test_a_name_that_is_used_again_runs_the_new_file(bench: Bench) -> None:
-    manager = bench.manager
+async def test_a_reused_name_runs_the_new_file(harness: Harness) -> None:
+    manager = harness.manager
     await manager.write({"again.service": ENDS_WITH_3})
     await manager.start("again.service")
     await until_ended(manager, "again.service")
@@ -256,10 +256,10 @@ async def test_a_name_that_is_used_again_runs_the_new_file(bench: Bench) -> None
     assert not await manager.reload_needed(["again.service"])
     await manager.start("again.service")
     await until_active(manager, "again.service")
-    assert bench.pid("again.service")
+    assert harness.pid("again.service")
 
 
-async def test_a_name_that_others_require_can_be_written_later(manager: ServiceManager) -> None:
+async def test_a_required_name_can_be_written_later(manager: ServiceManager) -> None:
     await manager.write({"needs.service": f"[Unit]\nWants=late.service\n{SLEEPER}"})
     await manager.start("needs.service")
     await until_active(manager, "needs.service")
@@ -270,7 +270,7 @@ async def test_a_name_that_others_require_can_be_written_later(manager: ServiceM
 
 
 @pytest.mark.covers("10.7.9")
-async def test_removing_what_is_unknown_is_no_error(manager: ServiceManager) -> None:
+async def test_removing_an_unknown_unit_is_no_error(manager: ServiceManager) -> None:
     await manager.write({"known.service": SLEEPER})
     await manager.remove(["unknown.service", "known.service", "template@.service", "no-suffix"])
     assert manager.read_files() == {}
@@ -279,14 +279,14 @@ async def test_removing_what_is_unknown_is_no_error(manager: ServiceManager) -> 
 # Starts and stops.
 
 
-async def test_no_job_has_ended_before_one_was_asked_for(manager: ServiceManager) -> None:
+async def test_before_the_first_job_no_job_has_ended(manager: ServiceManager) -> None:
     await manager.write({"fresh.service": SLEEPER})
     assert manager.job_result("fresh.service") == ""
     assert manager.job_result("unknown.service") == ""
 
 
 @pytest.mark.covers("6.2.2")
-async def test_a_start_returns_when_its_job_is_queued_and_tells_its_end(manager: ServiceManager) -> None:
+async def test_a_start_returns_when_queued_and_its_end_is_reported(manager: ServiceManager) -> None:
     await manager.write({"slow.service": oneshot("/bin/sleep 0.7")})
     await manager.start("slow.service")
     seen = (await until_all(manager, ["slow.service"], lambda unit: unit.active == "activating"))["slow.service"]
@@ -298,7 +298,7 @@ async def test_a_start_returns_when_its_job_is_queued_and_tells_its_end(manager:
     assert await manager.pending_job("slow.service") == ""
 
 
-async def test_each_job_asked_for_has_a_result_of_its_own(manager: ServiceManager) -> None:
+async def test_each_job_has_its_own_result(manager: ServiceManager) -> None:
     await manager.write({"twice.service": oneshot("/bin/sleep 0.3")})
     await manager.start("twice.service")
     await until_ended(manager, "twice.service")
@@ -309,32 +309,32 @@ async def test_each_job_asked_for_has_a_result_of_its_own(manager: ServiceManage
     assert manager.job_result("twice.service") == "done"
 
 
-async def test_a_start_of_what_runs_keeps_its_process(bench: Bench) -> None:
-    manager = bench.manager
+async def test_starting_a_running_unit_keeps_its_process(harness: Harness) -> None:
+    manager = harness.manager
     await manager.write({"up.service": SLEEPER})
     await manager.start("up.service")
     await until_active(manager, "up.service")
-    pid = bench.pid("up.service")
+    pid = harness.pid("up.service")
     await quiet(manager)
     await manager.start("up.service")
     while not manager.job_result("up.service"):
         await next_changes(manager)
     assert manager.job_result("up.service") == "done"
-    assert bench.pid("up.service") == pid
+    assert harness.pid("up.service") == pid
 
 
-async def test_a_unit_started_again_has_another_process(bench: Bench) -> None:
-    manager = bench.manager
+async def test_a_unit_started_again_has_a_new_process(harness: Harness) -> None:
+    manager = harness.manager
     await manager.write({"up.service": SLEEPER})
     await manager.start("up.service")
     await until_active(manager, "up.service")
-    pid = bench.pid("up.service")
+    pid = harness.pid("up.service")
     await manager.stop("up.service")
     await until_ended(manager, "up.service")
-    assert bench.pid("up.service") == 0
+    assert harness.pid("up.service") == 0
     await manager.start("up.service")
     await until_active(manager, "up.service")
-    assert bench.pid("up.service") not in (0, pid)
+    assert harness.pid("up.service") not in (0, pid)
 
 
 @pytest.mark.covers("6.2.3", "R.6")
@@ -351,28 +351,28 @@ async def test_a_stop_runs_exec_stop_to_its_end(manager: ServiceManager) -> None
     assert (seen.active, manager.job_result("careful.service")) == ("inactive", "done")
 
 
-async def test_a_start_that_is_stopped_meanwhile_is_canceled(manager: ServiceManager) -> None:
+async def test_a_start_that_is_stopped_is_canceled(manager: ServiceManager) -> None:
     await manager.write({"slow.service": oneshot("/bin/sleep 60")})
     await manager.start("slow.service")
     await manager.stop("slow.service")
     await until_ended(manager, "slow.service")
-    assert manager.job_result("slow.service") == "done"  # the stop, which was asked for last
+    assert manager.job_result("slow.service") == "done"  # the result of the stop, which came last
 
 
 @pytest.mark.covers("10.7.9")
-async def test_stopping_what_is_not_loaded_is_no_error(manager: ServiceManager) -> None:
+async def test_stopping_an_unloaded_unit_is_no_error(manager: ServiceManager) -> None:
     await manager.stop("unknown.service")
     assert manager.job_result("unknown.service") == ""
 
 
-async def test_starting_what_is_unknown_is_refused_in_systemds_words(manager: ServiceManager) -> None:
+async def test_starting_an_unknown_unit_is_refused_in_systemds_words(manager: ServiceManager) -> None:
     with pytest.raises(ServiceManagerError) as refused:
         await manager.start("unknown.service")
     assert str(refused.value) == "start unknown.service: Unit unknown.service not found."
     assert not isinstance(refused.value, ManagerUnavailable)
 
 
-async def test_a_unit_that_cannot_be_loaded_is_refused_and_holds_up_no_other(manager: ServiceManager) -> None:
+async def test_an_unloadable_unit_is_refused_and_affects_no_other(manager: ServiceManager) -> None:
     assert await manager.write({"bad.service": "[Service]\nType=simple\n", "good.service": SLEEPER}) == {}
     with pytest.raises(ServiceManagerError, match=r"^start bad.service: Unit bad.service has a bad unit file setting"):
         await manager.start("bad.service")
@@ -384,7 +384,7 @@ async def test_a_unit_that_cannot_be_loaded_is_refused_and_holds_up_no_other(man
     assert "bad.service: Service has no ExecStart=" in explanation, "what is bad is said at once"
 
 
-async def test_a_simple_service_that_ends_badly_fails_after_its_job_was_done(manager: ServiceManager) -> None:
+async def test_a_simple_service_that_fails_has_a_job_that_is_done(manager: ServiceManager) -> None:
     await manager.write({"broken.service": "[Service]\nExecStart=/bin/false\n"})
     await manager.start("broken.service")
     seen = await until_ended(manager, "broken.service")
@@ -393,7 +393,7 @@ async def test_a_simple_service_that_ends_badly_fails_after_its_job_was_done(man
     assert (await manager.details("broken.service")).result == "exit-code"
 
 
-async def test_the_job_of_a_oneshot_that_ends_badly_has_failed(manager: ServiceManager) -> None:
+async def test_a_oneshot_that_fails_has_a_failed_job(manager: ServiceManager) -> None:
     await manager.write({"broken.service": oneshot("/bin/false")})
     await manager.start("broken.service")
     seen = await until_ended(manager, "broken.service")
@@ -401,7 +401,7 @@ async def test_the_job_of_a_oneshot_that_ends_badly_has_failed(manager: ServiceM
     assert manager.job_result("broken.service") == "failed"
 
 
-async def test_a_oneshot_that_ran_to_its_end_is_inactive_and_a_success(manager: ServiceManager) -> None:
+async def test_a_completed_oneshot_is_inactive_and_a_success(manager: ServiceManager) -> None:
     await manager.write({"once.service": oneshot("/bin/true")})
     await manager.start("once.service")
     seen = await until_ended(manager, "once.service")
@@ -411,7 +411,7 @@ async def test_a_oneshot_that_ran_to_its_end_is_inactive_and_a_success(manager: 
     assert (details.oneshot, details.result) == (True, "success")
 
 
-async def test_a_oneshot_that_remains_stays_active(manager: ServiceManager) -> None:
+async def test_a_oneshot_with_remain_after_exit_stays_active(manager: ServiceManager) -> None:
     await manager.write({"stays.service": oneshot("/bin/true", "RemainAfterExit=yes\n")})
     await manager.start("stays.service")
     seen = await until_active(manager, "stays.service")
@@ -420,8 +420,8 @@ async def test_a_oneshot_that_remains_stays_active(manager: ServiceManager) -> N
     assert (details.oneshot, len(details.invocation)) == (False, 32)
 
 
-async def test_a_unit_starts_what_it_requires_in_whatever_order_they_are_written(bench: Bench) -> None:
-    manager = bench.manager
+async def test_a_unit_starts_its_requirements_in_any_order_of_writing(harness: Harness) -> None:
+    manager = harness.manager
     pair = {
         "app.service": f"[Unit]\nRequires=base.service\nAfter=base.service\n{SLEEPER}",
         "base.service": SLEEPER,
@@ -433,11 +433,11 @@ async def test_a_unit_starts_what_it_requires_in_whatever_order_they_are_written
         await until_active(manager, *files)
         await manager.stop("base.service")
         await until_ended(manager, *files)
-        assert bench.pid("app.service") == 0
+        assert harness.pid("app.service") == 0
         await manager.remove(list(files))
 
 
-async def test_a_unit_whose_requirement_fails_is_not_started(manager: ServiceManager) -> None:
+async def test_a_unit_with_a_failed_requirement_is_not_started(manager: ServiceManager) -> None:
     files = {
         "app.service": f"[Unit]\nRequires=base.service\nAfter=base.service\n{SLEEPER}",
         "base.service": oneshot("/bin/false"),
@@ -450,19 +450,19 @@ async def test_a_unit_whose_requirement_fails_is_not_started(manager: ServiceMan
     assert "dependency" in await manager.explain("app.service")
 
 
-async def test_a_unit_whose_requirement_is_unknown_is_refused(manager: ServiceManager) -> None:
+async def test_a_unit_with_an_unknown_requirement_is_refused(manager: ServiceManager) -> None:
     await manager.write({"app.service": f"[Unit]\nRequires=unknown.service\n{SLEEPER}"})
     with pytest.raises(ServiceManagerError, match=r"^start app.service: Unit unknown.service not found.$"):
         await manager.start("app.service")
 
 
-async def test_instances_run_from_files_of_their_own(bench: Bench) -> None:
-    manager = bench.manager
+async def test_instances_run_from_files_of_their_own(harness: Harness) -> None:
+    manager = harness.manager
     files = {"many@1.service": SLEEPER, "many@2.service": SLEEPER, "many@.service": SLEEPER}
     assert await manager.write(files) == {}
     await start_all(manager, "many@1.service", "many@2.service")
     await until_active(manager, "many@1.service", "many@2.service")
-    assert bench.pid("many@1.service") != bench.pid("many@2.service")
+    assert harness.pid("many@1.service") != harness.pid("many@2.service")
     seen = await manager.observe(["many@.service"])
     assert seen["many@.service"] == UnitStatus("many@.service")
 
@@ -479,7 +479,7 @@ async def test_instances_run_from_files_of_their_own(bench: Bench) -> None:
         ("srv-mine.mount", "[Mount]\nWhat=tmpfs\nWhere=/srv/mine\nType=tmpfs\n", "mounted"),
     ],
 )
-async def test_units_of_other_kinds_start_and_stop(manager: ServiceManager, name: str, text: str, sub: str) -> None:
+async def test_units_of_other_types_start_and_stop(manager: ServiceManager, name: str, text: str, sub: str) -> None:
     service = f"{name.partition('.')[0]}.service"
     assert await manager.write({name: text, service: SLEEPER}) == {}
     await manager.start(name)

@@ -1,10 +1,10 @@
-"""What every service manager owes (fleetd/systemd/protocol.py): restarts, what hangs on a unit, and jobs that come to
-nothing. Like test_systemd.py, this runs on the simulated systemd, and in test_systemd_real.py on real ones."""
+"""The service manager's protocol (fleetd/systemd/protocol.py): restarts, dependent units, and failed jobs. Like
+test_systemd.py, this runs on the simulated systemd, and in test_systemd_real.py on real ones."""
 
 import pytest
 
 from fleetd.systemd.protocol import REFUSED, SKIPPED, JobRefused, ServiceManager
-from tests.contract.systemd_harness import ENDS_WITH_3, SLEEPER, Bench, oneshot, start_all, until_active, until_ended
+from tests.contract.systemd_harness import ENDS_WITH_3, SLEEPER, Harness, oneshot, start_all, until_active, until_ended
 
 TIED = {
     "requires.service": "[Unit]\nRequires=base.service\nAfter=base.service\n" + SLEEPER,
@@ -26,25 +26,25 @@ async def invocation(manager: ServiceManager, name: str) -> str:
 
 
 @pytest.mark.covers("P.7")
-async def test_a_restart_takes_along_what_runs_and_needs_the_unit_and_nothing_else(bench: Bench) -> None:
-    manager = bench.manager
+async def test_a_restart_restarts_running_units_that_require_the_unit(harness: Harness) -> None:
+    manager = harness.manager
     assert await manager.write({"base.service": SLEEPER, **TIED, **LOOSE}) == {}
     running = ("base.service", *TIED, "wants.service")
     await start_all(manager, *running)
     await until_active(manager, *running)
-    before = {name: bench.pid(name) for name in running}
+    before = {name: harness.pid(name) for name in running}
     assert all(before.values())
     await manager.restart("base.service")
     await until_active(manager, *running)
-    after = {name: bench.pid(name) for name in running}
+    after = {name: harness.pid(name) for name in running}
     assert all(after.values())
     assert [name for name in running if after[name] == before[name]] == ["wants.service"]
-    assert bench.pid("idle.service") == 0
+    assert harness.pid("idle.service") == 0
     assert manager.job_result("base.service") == "done"
 
 
-async def test_a_stop_takes_along_what_needs_the_unit_for_good(bench: Bench) -> None:
-    manager = bench.manager
+async def test_a_stop_stops_units_that_require_the_unit(harness: Harness) -> None:
+    manager = harness.manager
     await manager.write({"base.service": SLEEPER, **TIED})
     await start_all(manager, "base.service", *TIED)
     await until_active(manager, "base.service", *TIED)
@@ -52,25 +52,25 @@ async def test_a_stop_takes_along_what_needs_the_unit_for_good(bench: Bench) -> 
     await until_ended(manager, "base.service", *TIED)
 
 
-async def test_what_is_bound_to_a_unit_that_dies_is_stopped_and_what_only_requires_it_is_not(bench: Bench) -> None:
-    manager = bench.manager
+async def test_a_dead_unit_stops_units_bound_to_it_and_not_those_requiring_it(harness: Harness) -> None:
+    manager = harness.manager
     await manager.write({"base.service": SLEEPER, **TIED})
     await start_all(manager, "base.service", *TIED)
     await until_active(manager, "base.service", *TIED)
-    bench.crash("base.service")
+    harness.crash("base.service")
     await until_ended(manager, "base.service", "binds.service")
-    assert bench.pid("requires.service")
+    assert harness.pid("requires.service")
 
 
-async def test_a_restart_of_what_does_not_run_starts_it(bench: Bench) -> None:
-    await bench.manager.write({"rests.service": SLEEPER})
-    await bench.manager.restart("rests.service")
-    await until_active(bench.manager, "rests.service")
-    assert bench.pid("rests.service")
+async def test_a_restart_starts_an_inactive_unit(harness: Harness) -> None:
+    await harness.manager.write({"rests.service": SLEEPER})
+    await harness.manager.restart("rests.service")
+    await until_active(harness.manager, "rests.service")
+    assert harness.pid("rests.service")
 
 
-async def test_a_restart_begins_another_invocation_and_a_daemon_reload_does_not(bench: Bench) -> None:
-    manager = bench.manager
+async def test_a_restart_changes_the_invocation_and_a_reload_does_not(harness: Harness) -> None:
+    manager = harness.manager
     await manager.write({"web.service": SLEEPER})
     assert await invocation(manager, "web.service") == ""
     await manager.start("web.service")
@@ -83,12 +83,12 @@ async def test_a_restart_begins_another_invocation_and_a_daemon_reload_does_not(
     await until_active(manager, "web.service")
     second = await invocation(manager, "web.service")
     assert second not in ("", first)
-    bench.crash("web.service")
+    harness.crash("web.service")
     await until_ended(manager, "web.service")
     assert await invocation(manager, "web.service") == second, "the end of a run is not another one"
 
 
-async def test_a_restart_runs_the_new_file_and_that_it_fails_is_told(manager: ServiceManager) -> None:
+async def test_a_restart_runs_the_new_file_and_reports_its_failure(manager: ServiceManager) -> None:
     await manager.write({"web.service": SLEEPER})
     await manager.start("web.service")
     await until_active(manager, "web.service")
@@ -101,7 +101,7 @@ async def test_a_restart_runs_the_new_file_and_that_it_fails_is_told(manager: Se
     assert manager.job_result("web.service") == "failed"
 
 
-async def test_a_restart_whose_requirement_fails_ends_with_that(manager: ServiceManager) -> None:
+async def test_a_restart_with_a_failed_requirement_reports_it(manager: ServiceManager) -> None:
     files = {
         "base.service": SLEEPER,
         "app.service": "[Unit]\nRequires=base.service\nAfter=base.service\n" + SLEEPER,
@@ -118,7 +118,7 @@ async def test_a_restart_whose_requirement_fails_ends_with_that(manager: Service
     assert manager.job_result("app.service") == "dependency"
 
 
-# Jobs that come to nothing.
+# Failed jobs.
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ async def test_a_restart_whose_requirement_fails_ends_with_that(manager: Service
         ("[Unit]\nConditionPathExists=/no/such/path\n" + oneshot("/bin/true"), SKIPPED, "/no/such/path"),
     ],
 )
-async def test_a_start_that_systemd_skips_is_told_with_what_is_not_met(
+async def test_a_skipped_start_reports_the_unmet_condition(
     manager: ServiceManager, file: str, result: str, words: str
 ) -> None:
     await manager.write({"picky.service": file})
@@ -143,7 +143,7 @@ async def test_a_start_that_systemd_skips_is_told_with_what_is_not_met(
         assert words in await manager.explain("picky.service")
 
 
-async def test_conditions_that_are_met_are_no_hindrance(manager: ServiceManager) -> None:
+async def test_met_conditions_prevent_nothing(manager: ServiceManager) -> None:
     conditions = "[Unit]\nConditionPathExists=/\nAssertPathExists=/\nConditionPathExists=!/no/such/path\n"
     await manager.write({"easy.service": conditions + SLEEPER + "ExecCondition=/bin/true\n"})
     await manager.start("easy.service")
@@ -153,7 +153,7 @@ async def test_conditions_that_are_met_are_no_hindrance(manager: ServiceManager)
     assert manager.job_result("easy.service") == "done"
 
 
-async def test_what_follows_a_unit_that_was_skipped_is_started(manager: ServiceManager) -> None:
+async def test_units_ordered_after_a_skipped_unit_start(manager: ServiceManager) -> None:
     files = {
         "skipped.service": "[Unit]\nConditionPathExists=/no/such/path\n" + SLEEPER,
         "next.service": "[Unit]\nRequires=skipped.service\nAfter=skipped.service\n" + SLEEPER,
@@ -167,7 +167,7 @@ async def test_what_follows_a_unit_that_was_skipped_is_started(manager: ServiceM
     ("name", "file"),
     [("tick.timer", "[Timer]\nOnActiveSec=1h\n"), ("watch.path", "[Path]\nPathExists=/no/such/path\n")],
 )
-async def test_what_triggers_a_unit_that_is_not_there_is_refused_until_that_comes(
+async def test_a_trigger_of_a_missing_unit_is_refused_until_it_exists(
     manager: ServiceManager, name: str, file: str
 ) -> None:
     triggered = name.rpartition(".")[0] + ".service"
@@ -183,7 +183,7 @@ async def test_what_triggers_a_unit_that_is_not_there_is_refused_until_that_come
     await until_active(manager, name)
 
 
-async def test_a_socket_whose_service_runs_already_is_refused_until_that_has_stopped(manager: ServiceManager) -> None:
+async def test_a_socket_is_refused_while_its_service_runs(manager: ServiceManager) -> None:
     await manager.write({"talk.socket": "[Socket]\nListenStream=/run/talk.sock\n", "talk.service": SLEEPER})
     await manager.start("talk.service")
     await until_active(manager, "talk.service")
@@ -197,7 +197,7 @@ async def test_a_socket_whose_service_runs_already_is_refused_until_that_has_sto
     await until_active(manager, "talk.socket")
 
 
-async def test_a_unit_that_fails_is_not_taken_for_a_refused_one(manager: ServiceManager) -> None:
+async def test_a_failed_unit_is_not_reported_as_refused(manager: ServiceManager) -> None:
     collected = "[Unit]\nCollectMode=inactive-or-failed\n"
     await manager.write(
         {"fails.service": oneshot("/bin/false"), "forgotten.service": collected + oneshot("/bin/false")}
@@ -207,8 +207,8 @@ async def test_a_unit_that_fails_is_not_taken_for_a_refused_one(manager: Service
     assert [manager.job_result(name) for name in ("fails.service", "forgotten.service")] == ["failed", "failed"]
 
 
-async def test_a_unit_that_refuses_to_be_stopped_or_started_by_hand_is_told_so(bench: Bench) -> None:
-    manager = bench.manager
+async def test_a_unit_that_refuses_manual_start_or_stop_is_reported(harness: Harness) -> None:
+    manager = harness.manager
     words = "may be requested by dependency only"
     files = {
         "stays.service": "[Unit]\nRefuseManualStop=yes\n" + SLEEPER,
@@ -226,14 +226,14 @@ async def test_a_unit_that_refuses_to_be_stopped_or_started_by_hand_is_told_so(b
         with pytest.raises(JobRefused, match=words):
             await verb(name)
         assert manager.job_result(name) == ""
-    assert bench.pid("stays.service")
+    assert harness.pid("stays.service")
     await manager.start("pulls.service")
     await until_active(manager, "shy.service", "pulls.service")
     await manager.write({"stays.service": SLEEPER})
     await manager.reload()
 
 
-async def test_the_same_line_is_told_once_where_it_came_last(manager: ServiceManager) -> None:
+async def test_a_repeated_log_line_is_reported_once_at_its_last_place(manager: ServiceManager) -> None:
     await manager.write({"broken.service": ENDS_WITH_3})
     for _ in range(3):
         await manager.start("broken.service")
@@ -246,9 +246,9 @@ async def test_the_same_line_is_told_once_where_it_came_last(manager: ServiceMan
 # The order of jobs.
 
 
-async def test_jobs_asked_for_in_order_are_run_in_order_however_many(bench: Bench) -> None:
-    """The names run against the order."""
-    manager = bench.manager
+async def test_jobs_run_in_the_order_of_their_requests(harness: Harness) -> None:
+    """The names sort in the opposite order."""
+    manager = harness.manager
     count = 100
     names = [f"chain-{count - number:03}.service" for number in range(count)]
     pairs = zip(names, ["", *names], strict=False)
@@ -256,5 +256,5 @@ async def test_jobs_asked_for_in_order_are_run_in_order_however_many(bench: Benc
     await manager.write(files)
     await start_all(manager, *names)
     await until_active(manager, *names)
-    turns = [await bench.start_turn(name) for name in names]
+    turns = [await harness.start_turn(name) for name in names]
     assert turns == sorted(turns)

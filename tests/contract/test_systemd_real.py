@@ -1,4 +1,4 @@
-"""The suite of fleetd/systemd on real systemds: inside machines of the testbed, one a D-Bus library, side by side."""
+"""The suite of fleetd/systemd on real systemds: in machines of the testbed, one for each D-Bus library, in parallel."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ Outcome = subprocess.CompletedProcess[str]
 
 @pytest.fixture(scope="module")
 def outcomes() -> Iterator[Mapping[str, Outcome]]:
-    """Library → how the suite ended over it."""
+    """Library → how the suite ended with it."""
     with Cluster(machines=len(LIBRARIES), fleetd=False) as cluster, ThreadPoolExecutor() as pool:
         yield dict(zip(LIBRARIES, pool.map(run_suite, cluster.machines, LIBRARIES), strict=True))
 

@@ -1,4 +1,4 @@
-"""What every service manager owes (fleetd/systemd/protocol.py): what it tells of its units, and what it answers.
+"""The service manager's protocol (fleetd/systemd/protocol.py): changes that it reports, and what it answers.
 
 Like test_systemd.py, this runs on the simulated systemd, and in test_systemd_real.py on real ones.
 """
@@ -13,7 +13,7 @@ from tests.contract.systemd_harness import (
     ENDS_WITH_3,
     PATIENCE_S,
     SLEEPER,
-    Bench,
+    Harness,
     next_changes,
     oneshot,
     quiet,
@@ -23,19 +23,19 @@ from tests.contract.systemd_harness import (
     until_ended,
 )
 
-# What is told.
+# Reported changes.
 
 
 @pytest.mark.covers("6.3.1", "9.4")
-async def test_a_start_a_stop_and_a_crash_are_each_told(bench: Bench) -> None:
-    manager = bench.manager
+async def test_a_start_a_stop_and_a_crash_are_each_reported(harness: Harness) -> None:
+    manager = harness.manager
     await manager.write({"told.service": SLEEPER})
     await manager.start("told.service")
     assert await next_changes(manager) == ["told.service"]
     await until_active(manager, "told.service")
     await quiet(manager)
 
-    bench.crash("told.service")
+    harness.crash("told.service")
     seen = await until_ended(manager, "told.service")
     assert seen["told.service"].active == "failed"
     assert (await manager.details("told.service")).result == "signal"
@@ -49,7 +49,7 @@ async def test_a_start_a_stop_and_a_crash_are_each_told(bench: Bench) -> None:
 
 
 @pytest.mark.covers("9.4", "R.8")
-async def test_at_rest_nothing_is_told(manager: ServiceManager) -> None:
+async def test_nothing_is_reported_at_rest(manager: ServiceManager) -> None:
     await manager.write({"calm.service": SLEEPER})
     await manager.start("calm.service")
     await until_active(manager, "calm.service")
@@ -59,7 +59,7 @@ async def test_at_rest_nothing_is_told(manager: ServiceManager) -> None:
             await manager.wait_for_changes()
 
 
-async def test_a_unit_that_is_removed_is_told_of_no_more(manager: ServiceManager) -> None:
+async def test_a_removed_unit_is_not_reported_again(manager: ServiceManager) -> None:
     await manager.write({"gone.service": oneshot("/bin/sleep 0.3"), "stays.service": SLEEPER})
     await manager.start("gone.service")
     await manager.remove(["gone.service"])
@@ -71,49 +71,49 @@ async def test_a_unit_that_is_removed_is_told_of_no_more(manager: ServiceManager
     assert set(told) == {"stays.service"}
 
 
-async def test_a_new_session_is_told_of_every_unit_and_finds_them_as_they_were(bench: Bench) -> None:
+async def test_a_new_session_reports_every_unit_in_its_present_state(harness: Harness) -> None:
     files = {"a.service": SLEEPER, "b.service": SLEEPER}
-    await bench.manager.write(files)
-    await bench.manager.link({"multi-user.target.wants/b.service": "b.service"}, {})
-    await bench.manager.reload()
-    await start_all(bench.manager, *files)
-    await until_active(bench.manager, *files)
-    pids = [bench.pid(name) for name in files]
+    await harness.manager.write(files)
+    await harness.manager.link({"multi-user.target.wants/b.service": "b.service"}, {})
+    await harness.manager.reload()
+    await start_all(harness.manager, *files)
+    await until_active(harness.manager, *files)
+    pids = [harness.pid(name) for name in files]
 
-    await bench.reconnect()
-    assert await next_changes(bench.manager) == list(files)
-    assert bench.manager.read_files() == files
-    assert not await bench.manager.reload_needed(list(files))
-    assert [bench.pid(name) for name in files] == pids
-    assert bench.manager.job_result("a.service") == ""
+    await harness.reconnect()
+    assert await next_changes(harness.manager) == list(files)
+    assert harness.manager.read_files() == files
+    assert not await harness.manager.reload_needed(list(files))
+    assert [harness.pid(name) for name in files] == pids
+    assert harness.manager.job_result("a.service") == ""
 
 
-async def test_a_lost_bus_is_found_again_and_every_unit_is_told(bench: Bench) -> None:
-    manager = bench.manager
+async def test_a_lost_bus_is_found_again_and_every_unit_reported(harness: Harness) -> None:
+    manager = harness.manager
     files = {"a.service": SLEEPER, "b.service": SLEEPER}
     await manager.write(files)
     await start_all(manager, *files)
     await until_active(manager, *files)
-    pids = [bench.pid(name) for name in files]
+    pids = [harness.pid(name) for name in files]
     await quiet(manager)
 
-    bench.lose_bus()
+    harness.lose_bus()
     assert await next_changes(manager) == list(files)
     assert [unit.active for unit in (await manager.observe(files)).values()] == ["active", "active"]
-    assert [bench.pid(name) for name in files] == pids
+    assert [harness.pid(name) for name in files] == pids
     await quiet(manager)
-    bench.crash("a.service")  # what happens from now on is told as before
+    harness.crash("a.service")  # later changes are reported as before
     await until_ended(manager, "a.service")
 
 
-async def test_a_call_without_a_connection_says_so(bench: Bench) -> None:
-    await bench.manager.close()
+async def test_a_call_without_a_connection_raises_an_error(harness: Harness) -> None:
+    await harness.manager.close()
     with pytest.raises(ManagerUnavailable, match=r"^start any.service: "):
-        await bench.manager.start("any.service")
+        await harness.manager.start("any.service")
     with pytest.raises(ManagerUnavailable):
-        await bench.manager.observe(["any.service"])
-    await bench.manager.connect()
-    assert await bench.manager.observe(["any.service"]) == {"any.service": UnitStatus("any.service")}
+        await harness.manager.observe(["any.service"])
+    await harness.manager.connect()
+    assert await harness.manager.observe(["any.service"]) == {"any.service": UnitStatus("any.service")}
 
 
 async def test_connecting_twice_changes_nothing(manager: ServiceManager) -> None:
@@ -125,7 +125,7 @@ async def test_connecting_twice_changes_nothing(manager: ServiceManager) -> None
             await manager.wait_for_changes()
 
 
-# What is asked.
+# Answers.
 
 
 async def test_six_hundred_units_are_observed_together(manager: ServiceManager) -> None:
@@ -141,19 +141,19 @@ async def test_six_hundred_units_are_observed_together(manager: ServiceManager) 
     assert [unit.load for unit in list(seen.values())[600:]] == ["not-found"] * 3
 
 
-async def test_three_thousand_calls_at_once_do_not_lose_the_bus(manager: ServiceManager) -> None:
+async def test_three_thousand_concurrent_calls_do_not_lose_the_bus(manager: ServiceManager) -> None:
     await manager.write({"busy.service": SLEEPER})
     await manager.start("busy.service")
     await until_active(manager, "busy.service")
     await quiet(manager)
     answers = await asyncio.gather(*(manager.pending_job("busy.service") for _ in range(3000)))
     assert answers == [""] * 3000
-    with pytest.raises(TimeoutError):  # a bus that was found again would be told
+    with pytest.raises(TimeoutError):  # a bus that was lost and found would be reported
         async with asyncio.timeout(0.3):
             await manager.wait_for_changes()
 
 
-async def test_the_details_tell_the_file_and_whether_it_was_started(manager: ServiceManager) -> None:
+async def test_details_have_the_file_and_whether_it_was_started(manager: ServiceManager) -> None:
     await manager.write({"told.service": SLEEPER, "group.target": "[Unit]\n"})
     told = UnitDetails("/run/fleet/units/told.service", "", "success", False)
     assert await manager.details("told.service") == told
@@ -181,27 +181,27 @@ async def test_a_failure_is_explained_with_systemds_words_and_the_last_lines(man
     assert "the disk is on fire" in lines
 
 
-async def test_what_is_unknown_is_explained_as_such(manager: ServiceManager) -> None:
+async def test_an_unknown_unit_is_explained_as_unknown(manager: ServiceManager) -> None:
     assert await manager.explain("unknown.service") == "Unit unknown.service not found."
     assert "no unit of this name" in await manager.explain("template@.service")
 
 
-async def test_a_unit_that_runs_has_no_failure_to_explain(manager: ServiceManager) -> None:
+async def test_a_running_unit_has_no_failure_to_explain(manager: ServiceManager) -> None:
     await manager.write({"fine.service": SLEEPER})
     await manager.start("fine.service")
     await until_active(manager, "fine.service")
     assert "exited" not in await manager.explain("fine.service")
 
 
-async def test_a_machine_that_runs_is_not_stopping(manager: ServiceManager) -> None:
+async def test_a_running_machine_is_not_stopping(manager: ServiceManager) -> None:
     assert not await manager.machine_is_stopping()
 
 
-async def test_no_job_is_pending_for_what_is_unknown(manager: ServiceManager) -> None:
+async def test_an_unknown_unit_has_no_pending_job(manager: ServiceManager) -> None:
     assert [await manager.pending_job(name) for name in ("unknown.service", "template@.service", "x")] == ["", "", ""]
 
 
-async def test_all_of_many_units_start_at_once_and_each_end_is_told(manager: ServiceManager) -> None:
+async def test_all_of_many_units_start_at_once_and_each_end_is_reported(manager: ServiceManager) -> None:
     files = {f"many{number:02}.service": SLEEPER for number in range(50)}
     await manager.write(files)
     await start_all(manager, *files)
@@ -209,7 +209,7 @@ async def test_all_of_many_units_start_at_once_and_each_end_is_told(manager: Ser
     assert {manager.job_result(name) for name in files} == {"done"}
 
 
-async def test_more_slow_units_than_the_bus_lets_systemd_track_are_all_started_and_stopped(
+async def test_many_slow_units_are_all_started_and_stopped(
     manager: ServiceManager,
 ) -> None:
     files = {f"slow{number:03}.service": oneshot("/bin/sleep infinity") for number in range(530)}
@@ -220,7 +220,7 @@ async def test_more_slow_units_than_the_bus_lets_systemd_track_are_all_started_a
 
 
 async def _until_asked(manager: ServiceManager, name: str) -> None:
-    """Start a unit, and again if the connection was made anew meanwhile."""
+    """Start a unit; start it again if the connection was made anew meanwhile."""
     while True:
         try:
             await manager.start(name)

@@ -1,6 +1,6 @@
-"""Find the tests that cover each statement about CoreOS fleet and each promise, by reading their marks. Nothing is run.
+"""Find the tests that cover each statement about CoreOS fleet and each promise, from their marks, without running them.
 
-A test is marked with `@pytest.mark.covers("2.1.1", …)`, a scenario of the simulator with a line `# covers 2.1.1 …`.
+A test has the mark `@pytest.mark.covers("2.1.1", …)`, a scenario of the simulation a line `# covers 2.1.1 …`.
 """
 
 import ast

@@ -1,7 +1,6 @@
-"""The tables in contract/ and in promises.md are whole: each statement about CoreOS fleet and each promise has its row,
-and each row tests that cover it (see coverage.py), or a reason. `python -m tests.reference` prints the rows with their
-tests.
-"""
+"""The tables in contract/ and in promises.md are complete: each statement about CoreOS fleet and each promise has a
+row, and each row has tests that cover it (coverage.py), or a reason. `python -m tests.reference` prints the rows with
+their tests."""
 
 import re
 from collections import Counter
@@ -17,7 +16,7 @@ CONTRACT = Path(__file__).parent / "contract"
 PROMISES = Path(__file__).parent / "promises.md"
 STATUSES = ("held", "differs", "quirk mended", "meaningless here")
 
-# Section of the reference → how many statements it makes.
+# Section of the reference → number of its statements.
 STATEMENTS = {
     "1.1": 13,
     "1.2": 6,
@@ -79,13 +78,13 @@ STATEMENTS = {
     "10.7": 15,
 }
 
-# Section of the promises → how many there are: of what users suffered from, of rules, of what befalls machines, and of
-# what comes from outside.
+# Section of the promises → number of its promises: about troubles of users, rules, failures of machines, and input from
+# outside.
 PROMISED = {"P": 18, "R": 9, "S": 21, "H": 7}
 
 
 class Row(msgspec.Struct, frozen=True):
-    """One statement about CoreOS fleet, in our own words, or one promise; and whether it is held."""
+    """One statement about CoreOS fleet or one promise, and its status."""
 
     section: str
     number: str
@@ -161,6 +160,6 @@ def test_every_mark_names_a_row_that_exists() -> None:
         ("| P.1 | something | differs |", {"P.1": ("unit/test_a.py::test_a",)}, "it gives no reason"),
     ],
 )
-def test_a_row_that_is_not_whole_is_noticed(line: str, covers: dict[str, tuple[str, ...]], fault: str) -> None:
+def test_an_incomplete_row_is_found(line: str, covers: dict[str, tuple[str, ...]], fault: str) -> None:
     (found,) = faults(parse_row("P", line), covers)
     assert found.startswith(fault)

@@ -1,6 +1,4 @@
-"""What docs/ and the other pages cite exists: files, links, commands and their options, configuration options, metrics,
-messages.
-"""
+"""The files, links, commands, options, metrics and messages that docs/ and other pages cite exist."""
 
 import ast
 import re
@@ -38,7 +36,7 @@ FLAGS = {"-h", "--help", "-v", "--version"}
 
 
 def spans(text: str) -> Iterator[str]:
-    """What is set as code within the lines of a page, and each line of its shell examples."""
+    """The code spans of a page, and each line of its shell examples."""
     for language, block in FENCE.findall(text):
         if language in ("sh", "console"):
             yield from (line.partition(" # ")[0].removeprefix("$ ").strip() for line in block.splitlines())
@@ -95,7 +93,7 @@ def test_cited_make_targets_and_modules_exist(text: str) -> None:
             assert find_spec(found[1]), span
 
 
-def test_cited_options_of_the_configuration_exist(text: str) -> None:
+def test_cited_configuration_options_exist(text: str) -> None:
     known = {option.name for option in OPTIONS}.union(RETIRED)
     named = {found[1] for span in spans(text) if (found := OPTION.fullmatch(span))}
     assert named - known == set()
@@ -109,7 +107,7 @@ def test_cited_metrics_exist(text: str) -> None:
 
 @cache
 def patterns() -> tuple[re.Pattern[str], ...]:
-    """All texts of the programs, with `.+` where a value is filled in."""
+    """All string literals of the programs, with `.+` where a value is filled in."""
     found = []
     for module in sorted([*ROOT.glob("fleetd/**/*.py"), *ROOT.glob("fleetctl/**/*.py")]):
         for node in ast.walk(ast.parse(module.read_text())):
