@@ -29,7 +29,6 @@ from fleetd.reconciler.machine_plan import plan_machine
 from fleetd.reconciler.observed import NEVER_RAN, SKIPPED, Desired, Observed, is_settled
 from fleetd.reconciler.status import find_result, report
 from fleetd.registry.registry import Registry
-from fleetd.store.protocol import Operation
 from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager
 
 FIRST_RETRY_S = 1.0
@@ -119,11 +118,15 @@ class Agent:
         self._publisher.close()
         await self._diagnostics.close()
 
-    async def publish_all(self, lease: int, first: tuple[Operation, ...] = ()) -> None:
+    async def publish_all(self, lease: int) -> None:
         """Publish every state on this lease, before the machine's key is written: units that run here then count from
         the start. Waits for the first look at systemd. Raises Unavailable and LeaseNotFound."""
         await self._has_observed.wait()
-        await self._publisher.publish_all(lease, first)
+        await self._publisher.publish_all(lease)
+
+    async def stop_publishing(self) -> None:
+        """Finish the write under way, and publish nothing more."""
+        await self._publisher.stop()
 
     @property
     def placements(self) -> Mapping[str, Placement]:

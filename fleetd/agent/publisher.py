@@ -14,7 +14,7 @@ from fleetd.model.unit import UnitState
 from fleetd.registry.records import STATES
 from fleetd.registry.registry import Registry
 from fleetd.registry.transactions import WriteSet, cut_into_transactions
-from fleetd.store.protocol import Delete, LeaseNotFound, Operation, Put, Unavailable
+from fleetd.store.protocol import Delete, LeaseNotFound, Put, Unavailable
 
 FIRST_RETRY_S = 0.5
 LONGEST_RETRY_S = 5.0
@@ -121,13 +121,17 @@ class StatePublisher:
         self._changed |= self._forced
         self._has_work.set()
 
-    async def publish_all(self, lease: int, first: tuple[Operation, ...] = ()) -> None:
-        """Write every state on this lease, after the operations in `first`, and delete the states of units that are
-        not here any more. Raises Unavailable and LeaseNotFound."""
+    async def stop(self) -> None:
+        """Finish the write under way, and write nothing more."""
+        await self._writing.acquire()
+
+    async def publish_all(self, lease: int) -> None:
+        """Write every state on this lease, and delete the states of units that are not here any more. Raises
+        Unavailable and LeaseNotFound."""
         async with self._writing:
             self._may_write_late = True  # a machine with the same id may write here until it is refused
             await self._compare(lease)
-            await self._write(lease, first)
+            await self._write(lease)
 
     async def run(self) -> None:
         """Write changed states while the machine is registered. Retries while the store is unavailable."""
@@ -174,14 +178,11 @@ class StatePublisher:
             if name not in self._forced and Put(item.key, item.value, item.lease) == self._operation(name, lease):
                 del self._changed[name]
 
-    async def _write(self, lease: int, first: tuple[Operation, ...] = ()) -> None:
+    async def _write(self, lease: int) -> None:
         """Write the changed states. Those not known to be written stay changed."""
-        changed, self._changed = self._changed, {}
-        names = list(changed)
-        write_sets = [
-            WriteSet((), (operation,)) for operation in (*first, *(self._operation(name, lease) for name in names))
-        ]
-        written = -len(first)
+        names, self._changed = list(self._changed), {}
+        write_sets = (WriteSet((), (self._operation(name, lease),)) for name in names)
+        written = 0
         try:
             for transaction in cut_into_transactions(write_sets):
                 self._on_written(await self._registry.store.transact(transaction.comparisons, transaction.operations))
@@ -189,7 +190,7 @@ class StatePublisher:
                     self._forced.pop(name, None)
                 written += len(transaction.operations)
         finally:
-            self._changed = dict.fromkeys(names[max(0, written) :]) | self._changed
+            self._changed = dict.fromkeys(names[written:]) | self._changed
 
     def _operation(self, name: str, lease: int) -> Put | Delete:
         state = self._wanted.get(name)

@@ -1,8 +1,8 @@
-"""Parks a machine after its fleetd has ended, for when the store did not answer in time.
+"""Parks a machine whose fleetd is stopped: moves its key and its states to a long lease without heartbeats.
 
 A fleetd that is stopped while the store is unavailable ends all the same, and leaves the parking to another process
 (process/deferred_parking.py), which waits for the store. Without it, the leader would take this machine's units for
-lost and start them elsewhere as well. Membership.park is the usual way.
+lost and start them elsewhere as well.
 """
 
 import asyncio
@@ -23,9 +23,9 @@ log = logging.getLogger(__name__)
 RETRY_S = 1.0
 
 
-class Parking(msgspec.Struct, frozen=True):
+class Parking(msgspec.Struct):
     """The machine to park, the states of its units by name, for how long (math.inf: without limit), and the lease
-    already granted for it, 0 if none."""
+    granted for it, 0 if none was yet."""
 
     machine: Machine
     states: dict[str, UnitState]
@@ -35,29 +35,33 @@ class Parking(msgspec.Struct, frozen=True):
 
 async def park_when_possible(registry: Registry, parking: Parking) -> bool:
     """Park the machine as soon as the store answers; return True if it is parked. It is not if it was taken for dead
-    meanwhile, was rebooted, or if another machine uses its id."""
+    meanwhile, was rebooted, or if another machine uses its id. After a cancellation, the same Parking goes on."""
     store = registry.store
     machine = msgspec.structs.replace(parking.machine, mode=MachineMode.PARKED)
     key = registry.key(MACHINES, machine.id)
-    lease = parking.lease
     while True:
         try:
             guards = await _find_guards(registry, machine)
             if not guards:
-                if lease:
-                    await store.revoke(lease)
+                if parking.lease:
+                    await store.revoke(parking.lease)
+                log.warning(
+                    "not parked: this machine was taken for dead or rebooted meanwhile, or another machine has its id"
+                )
                 return False
-            lease = lease or await store.grant(min(parking.ttl_s, LONGEST_S))
+            lease = parking.lease = parking.lease or await store.grant(min(parking.ttl_s, LONGEST_S))
             puts = [registry.put(machine, machine.id, lease=lease)]
             puts += [registry.put(state, machine.id, name, lease=lease) for name, state in parking.states.items()]
-            # The first transaction has the key, and as many states as fit.
+            # The first transaction has the key: the leader would wait for ever for states that outlive it.
             for number, transaction in enumerate(cut_into_transactions(WriteSet((), (put,)) for put in puts)):
                 revision = await store.transact(guards, transaction.operations)
                 guards = guards if number else (Unchanged(key, revision),)
+            log.info("this machine is parked; its units stay here until fleetd is started again")
             return True
         except (Conflict, LeaseNotFound) as error:
             log.debug("parking again: %s", error)
-            lease = lease if isinstance(error, Conflict) else 0
+            if isinstance(error, LeaseNotFound):
+                parking.lease = 0
         except Unavailable as error:
             log.debug("cannot park this machine yet, retrying: %s", error)
             await asyncio.sleep(RETRY_S)

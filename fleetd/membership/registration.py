@@ -1,7 +1,7 @@
 """This machine's registration in the cluster: its key, the lease it is on, and the heartbeats that keep the lease.
 
 Membership registers the machine, adopts the registration of an earlier fleetd, registers again when the key vanishes,
-refuses to share an id with another machine, parks, and leaves.
+refuses to share an id with another machine, and leaves. parking.py parks it.
 """
 
 import asyncio
@@ -14,7 +14,6 @@ import msgspec
 from fleetd import metrics
 from fleetd.aio import first_of
 from fleetd.model.machine import Machine, MachineMode
-from fleetd.model.timespan import LONGEST_S
 from fleetd.registry.records import MACHINES, MalformedRecord
 from fleetd.registry.registry import Registry
 from fleetd.scheduler.liveness import HeartbeatHistory
@@ -23,7 +22,6 @@ from fleetd.store.protocol import (
     Conflict,
     KeyValue,
     LeaseNotFound,
-    Operation,
     RangeResult,
     StoreError,
     Unavailable,
@@ -70,10 +68,9 @@ class Registration:
 class Membership:
     """Registers this machine and keeps it registered.
 
-    `publish(lease, first)` writes the states of all units here on a lease, after the operations in `first`, as many as
-    possible in the same transaction. It is called before the machine's key is written, so that units that already run
-    count from the start. `heard(revision)` is called with the store's revision at each heartbeat. `former_lease` is one
-    that this process held before a reload of its configuration.
+    `publish(lease)` writes the states of all units here on a lease. It is called before the machine's key is written,
+    so that units that already run count from the start. `heard(revision)` is called with the store's revision at each
+    heartbeat. `former_lease` is one that this process held before a reload of its configuration.
     """
 
     def __init__(
@@ -83,9 +80,8 @@ class Membership:
         registration: Registration,
         *,
         ttl_s: float,
-        parked_ttl_s: float,
         now: Callable[[], float],
-        publish: Callable[[int, tuple[Operation, ...]], Awaitable[None]],
+        publish: Callable[[int], Awaitable[None]],
         heard: Callable[[int], None],
         former_lease: int = 0,
     ) -> None:
@@ -93,9 +89,7 @@ class Membership:
         self.registry = registry
         self.store = registry.store
         self.ttl_s = ttl_s
-        self.parked_ttl_s = parked_ttl_s
         self.registration = registration
-        self.parked_lease = 0  # the lease the machine is being parked on; 0: it is not
         self.registered = asyncio.Event()
         self.refusal = ""  # why it is not, for operators
         self.beats = HeartbeatHistory.begin(now())
@@ -137,23 +131,6 @@ class Membership:
         self.machine = msgspec.structs.replace(self.machine, **facts)
         if self.lease:
             await self.store.transact([], [self.registry.put(self.machine, self.machine.id, lease=self.lease)])
-
-    async def park(self) -> None:
-        """Move the machine's key and states to a long lease without heartbeats; the units stay where they are. Retries
-        until done or cancelled. The key is written first: the leader would wait for ever for states that outlive it."""
-        self.machine = msgspec.structs.replace(self.machine, mode=MachineMode.PARKED)
-        while True:
-            try:
-                lease = self.parked_lease or await self.store.grant(min(self.parked_ttl_s, LONGEST_S))
-                self.parked_lease = lease
-                await self._publish(lease, (self.registry.put(self.machine, self.machine.id, lease=lease),))
-                break
-            except LeaseNotFound:
-                self.parked_lease = 0  # it has expired: the store was unavailable for longer than parked_ttl
-            except Unavailable as error:
-                log.info("cannot park this machine yet, retrying: %s", error)
-                await asyncio.sleep(RETRY_S)
-        self.registration.lease = 0
 
     async def depart(self) -> None:
         """Take this machine out of the cluster: revoke its lease, and with it its key and states."""
@@ -200,7 +177,7 @@ class Membership:
         surplus = item.lease if item and lease != item.lease else 0
         fresh = 0 if lease else await self.store.grant(self.ttl_s)
         try:
-            await self._publish(lease or fresh, ())
+            await self._publish(lease or fresh)
             put = self.registry.put(self.machine, self.machine.id, lease=lease or fresh)
             revision = await self.store.transact([Unchanged(self.key, item.mod_revision if item else 0)], [put])
         except (Conflict, LeaseNotFound):

@@ -84,12 +84,7 @@ async def run(path: Path, open_store: Callable[[Config], Store]) -> None:
     task = msgspec.msgpack.decode(path.read_bytes(), type=Task)
     store = open_store(task.config)
     try:
-        if await park_when_possible(Registry(store, task.config.etcd_key_prefix), task.parking):
-            log.info("this machine is parked; its units stay here until fleetd is started again")
-        else:
-            log.warning(
-                "not parked: this machine was taken for dead or rebooted meanwhile, or another machine has its id"
-            )
+        await park_when_possible(Registry(store, task.config.etcd_key_prefix), task.parking)
     finally:
         await store.close()
     path.unlink(missing_ok=True)

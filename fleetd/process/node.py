@@ -23,7 +23,7 @@ from fleetd.api.routes import Api
 from fleetd.config.config import Config
 from fleetd.leader.election import Election
 from fleetd.leader.term import Offload
-from fleetd.membership.parking import Parking
+from fleetd.membership.parking import Parking, park_when_possible
 from fleetd.membership.registration import Membership, Registration
 from fleetd.membership.store_epoch import StoreEpoch
 from fleetd.model.machine import Machine, MachineMode, effective_metadata
@@ -89,7 +89,7 @@ class Node:
         self.systemd = systemd
         self.finished = asyncio.Event()  # a part has ended unexpectedly: a bug
         self._tasks: list[asyncio.Task[None]] = []
-        self._leading: asyncio.Task[None] | None = None
+        self._optional: list[asyncio.Task[None]] = []  # those of them that being a member of the cluster does not need
         self._leaving: asyncio.Task[None] | None = None
         loop_time = asyncio.get_running_loop().time
         registry = Registry(store, config.etcd_key_prefix)
@@ -104,7 +104,6 @@ class Node:
             registry,
             registration,
             ttl_s=config.agent_ttl_s,
-            parked_ttl_s=config.parked_ttl_s,
             now=loop_time,
             publish=self.agent.publish_all,
             heard=self.agent.check,
@@ -140,11 +139,10 @@ class Node:
 
     def start(self) -> None:
         """Start the parts."""
-        parts = [self.membership.run(), self.agent.run(), self._follow_address()]
-        self._tasks = [asyncio.create_task(part) for part in parts]
-        if not self.config.disable_engine:
-            self._leading = asyncio.create_task(self._run_election())
-            self._tasks.append(self._leading)
+        optional = [self._follow_address(), *([] if self.config.disable_engine else [self._run_election()])]
+        self._optional = [asyncio.create_task(part) for part in optional]
+        self._tasks = [asyncio.create_task(part) for part in (self.membership.run(), self.agent.run())]
+        self._tasks += self._optional
         for task in self._tasks:
             task.add_done_callback(self._note_end)
 
@@ -193,18 +191,19 @@ class Node:
 
     async def _park(self) -> None:
         """Park the machine within PARK_TIMEOUT_S; if that fails, have it parked when the store is back."""
-        if self._leading:
-            self._leading.cancel()  # let another machine lead at once
+        for task in self._optional:  # let another machine lead at once, and write no address into the key any more
+            task.cancel()
+        parking = Parking(self.membership.machine, {}, self.config.parked_ttl_s)
         with suppress(TimeoutError):
             if self.membership.lease:
                 async with asyncio.timeout(PARK_TIMEOUT_S):
-                    await self.membership.park()
+                    await self.agent.stop_publishing()
+                    parking.states = self.agent.states
+                    await park_when_possible(self.membership.registry, parking)
                 return
         log.warning("the store does not answer; this machine will be parked when the store is back")
-        member = self.membership
-        await self._park_later(
-            Parking(member.machine, self.agent.states, self.config.parked_ttl_s, member.parked_lease)
-        )
+        parking.states = self.agent.states
+        await self._park_later(parking)
 
     async def predict_evictions(self, metadata: Mapping[str, str]) -> dict[str, str]:
         """Return the units that would have to leave this machine with this metadata, each with the reason."""

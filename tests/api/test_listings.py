@@ -216,7 +216,7 @@ async def test_metadata_beyond_the_stores_limit_is_refused(fleet: Any) -> None:
 
 
 async def test_metadata_set_by_an_operator_survives_leave_and_rejoin(fleet: Any) -> None:
-    async def publish(lease: int, first: object) -> None:
+    async def publish(lease: int) -> None:
         """A systemd on which nothing runs."""
 
     async def join(session: str) -> tuple[Membership, asyncio.Task[None]]:
@@ -225,7 +225,6 @@ async def test_metadata_set_by_an_operator_survives_leave_and_rejoin(fleet: Any)
             fleet.registry,
             Registration(session, asyncio.get_running_loop().time),
             ttl_s=10.0,
-            parked_ttl_s=60.0,
             now=asyncio.get_running_loop().time,
             publish=publish,
             heard=lambda revision: None,

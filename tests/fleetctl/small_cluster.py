@@ -77,7 +77,6 @@ class SmallCluster:
             registry,
             registration,
             ttl_s=TTL_S,
-            parked_ttl_s=60.0,
             now=now,
             publish=agent.publish_all,
             heard=agent.check,

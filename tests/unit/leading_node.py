@@ -67,7 +67,6 @@ class Node:
             self.registry,
             Registration("s1", now),
             ttl_s=TTL_S,
-            parked_ttl_s=60.0,
             now=now,
             publish=self._publish,
             heard=lambda revision: None,
@@ -95,7 +94,7 @@ class Node:
         await self.may_plan.wait()
         return work()
 
-    async def _publish(self, lease: int, first: object) -> None:
+    async def _publish(self, lease: int) -> None:
         """Nothing runs here."""
 
     async def start(self) -> None:

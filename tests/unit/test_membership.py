@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from fleetd.membership.parking import Parking, park_when_possible
 from fleetd.membership.registration import Membership, Registration
 from fleetd.model.machine import Machine, MachineMode
 from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore
-from fleetd.store.protocol import Operation
 from tests.virtual_time import offload_inline, run_virtually
 
 TTL_S = 9.0
@@ -35,7 +35,6 @@ class MachineSet:
         address: str = "10.0.0.1",
         boot_id: str = "boot-1",
         former_lease: int = 0,
-        parked_ttl_s: float = 600.0,
     ) -> Membership:
         """A fleetd begins to register."""
         membership = Membership(
@@ -43,7 +42,6 @@ class MachineSet:
             self.registry,
             Registration(session, asyncio.get_running_loop().time),
             ttl_s=TTL_S,
-            parked_ttl_s=parked_ttl_s,
             now=asyncio.get_running_loop().time,
             publish=self._publish,
             heard=self.heard.append,
@@ -66,9 +64,13 @@ class MachineSet:
         """What the store knows of the machine."""
         return (await self.registry.machines()).get(MACHINE_ID)
 
-    async def _publish(self, lease: int, first: tuple[Operation, ...]) -> None:
+    async def park(self, membership: Membership, *, for_s: float = 600.0) -> None:
+        """Stop a fleetd, which parks the machine."""
+        self.kill(membership.machine.session)
+        assert await park_when_possible(self.registry, Parking(membership.machine, {}, for_s))
+
+    async def _publish(self, lease: int) -> None:
         assert await self.store.time_to_live(lease) is not None
-        await self.store.transact([], first)
         self.published.append(lease)
 
 
@@ -98,7 +100,7 @@ def test_states_are_published_before_the_machine_is_registered() -> None:
     async def body(world: MachineSet) -> None:
         seen: list[Machine | None] = []
 
-        async def publish(lease: int, first: tuple[Operation, ...]) -> None:
+        async def publish(lease: int) -> None:
             seen.append(await world.registered())
 
         world._publish = publish  # type: ignore[method-assign]
@@ -237,8 +239,7 @@ def test_a_parked_machine_is_listed_until_its_long_lease_ends() -> None:
     async def body(world: MachineSet) -> None:
         membership = world.start("s1")
         await membership.registered.wait()
-        world.kill("s1")
-        await membership.park()
+        await world.park(membership)
         await asyncio.sleep(500)
         found = await world.registered()
         assert found is not None
@@ -251,10 +252,9 @@ def test_a_parked_machine_is_listed_until_its_long_lease_ends() -> None:
 
 def test_a_machine_that_is_parked_without_limit_is_listed_until_it_is_back() -> None:
     async def body(world: MachineSet) -> None:
-        membership = world.start("s1", parked_ttl_s=math.inf)
+        membership = world.start("s1")
         await membership.registered.wait()
-        world.kill("s1")
-        await membership.park()
+        await world.park(membership, for_s=math.inf)
         await asyncio.sleep(100 * 24 * 3600)
         found = await world.registered()
         assert found is not None
@@ -268,8 +268,7 @@ def test_a_parked_machine_comes_back_to_a_short_lease() -> None:
     async def body(world: MachineSet) -> None:
         membership = world.start("s1")
         await membership.registered.wait()
-        world.kill("s1")
-        await membership.park()
+        await world.park(membership)
         await asyncio.sleep(100)
         back = world.start("s2")
         await asyncio.wait_for(back.registered.wait(), 1.0)
