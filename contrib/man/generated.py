@@ -8,7 +8,7 @@ import argparse
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -19,10 +19,14 @@ from fleetctl.parsing import Command
 from fleetctl.settings import GLOBAL_OPTIONS, HELP
 from fleetctl.ssh.keywords import Use, keywords_of
 from fleetd.__main__ import build_parser
+from fleetd.api.routes import Api
 from fleetd.api.v2.openapi import render_openapi
 from fleetd.config.options import OPTIONS, RETIRED, ConfigOption
 from fleetd.model import constraints
+from fleetd.registry.registry import Registry
+from fleetd.store.protocol import Store
 
+_API = render_openapi(Api(Registry(cast(Store, None))).routes)  # no route is called
 LISTINGS: Mapping[str, Listing[Any]] = {
     "list-units": list_units.LISTING,
     "list-unit-files": list_unit_files.LISTING,
@@ -176,14 +180,14 @@ def _unit_meaning(option: constraints.XFleetOption) -> str:
 def _api_routes() -> str:
     rows = [
         f"| `{method.upper()} {path}` | {escape(operation['summary'])} |"
-        for path, operations in render_openapi()["paths"].items()
+        for path, operations in _API["paths"].items()
         for method, operation in operations.items()
     ]
     return "\n".join(["| request | what it does |", "|---|---|", *rows])
 
 
 def _api_types() -> str:
-    schemas = render_openapi()["components"]["schemas"]
+    schemas = _API["components"]["schemas"]
     return "\n\n".join(_api_type(name, schemas[name]) for name in sorted(schemas))
 
 

@@ -1,5 +1,6 @@
-"""Requests and responses as the handlers see them, and their JSON, without sockets and HTTP library."""
+"""Routes, requests and responses as the handlers see them, and their JSON, without sockets and HTTP library."""
 
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import msgspec
@@ -48,6 +49,24 @@ class Response(msgspec.Struct, frozen=True):
     status: int
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes = b""
+
+
+Handler = Callable[[Request, str], Awaitable[Response]]
+
+
+class Route(msgspec.Struct, frozen=True):
+    """One method of one path. The handler gets the value of the parameter that the path may end with (`/{machine}`).
+
+    The OpenAPI description is made of the handler's docstring, the types of the body and of the answer (None: there is
+    none, dict: any object, bytes: text), and `query`, a parameter that may be repeated.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    body: type[msgspec.Struct] | None = None
+    answer: type[msgspec.Struct | dict[str, Any] | bytes] | None = None
+    query: str = ""
 
 
 class ApiError(Exception):

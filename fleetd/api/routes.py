@@ -2,11 +2,10 @@
 
 import posixpath
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection
 from urllib.parse import quote, urlencode
 
-import msgspec
-
+from fleetd import metrics
 from fleetd.api import schema
 from fleetd.api.http import (
     MAX_BODY_BYTES,
@@ -14,6 +13,7 @@ from fleetd.api.http import (
     ApiError,
     Request,
     Response,
+    Route,
     check_is_json,
     render_error,
     render_json,
@@ -27,7 +27,6 @@ from fleetd.api.v1.states import States
 from fleetd.api.v1.units import Units
 from fleetd.api.v2.operations import Operations
 from fleetd.api.v2.reports import Reports
-from fleetd.metrics import CONTENT_TYPE
 from fleetd.model.quota import Usage
 from fleetd.registry.records import MalformedRecord
 from fleetd.registry.registry import Registry
@@ -37,25 +36,10 @@ LEAVE = f"{schema.V2}/leave"
 METRICS = "/metrics"
 HEALTH = "/health"
 OPENAPI = f"{schema.V2}/openapi.json"
+_ROOTS = ("/", schema.V1, schema.V1_ALPHA)
 _ALWAYS = (LEAVE, METRICS)  # answered even while the store is away or the machine is leaving
 
-Handler = Callable[[Request, str], Awaitable[Response]]
 Leave = Callable[[], Awaitable[schema.Leaving]]
-
-
-class Resource(msgspec.Struct, frozen=True):
-    """The handlers of one path by method, and the message for any other method."""
-
-    methods: Mapping[str, Handler]
-    refusal: str = ""
-
-    @property
-    def allowed(self) -> str:
-        """The value of the Allow header."""
-        return ", ".join(["GET", "HEAD"] * ("GET" in self.methods) + [name for name in self.methods if name != "GET"])
-
-
-_BARE_ROOT = Resource({})
 
 
 class Api:
@@ -77,7 +61,7 @@ class Api:
         not_ready: Callable[[], str] = lambda: "",
         trouble: Callable[[], str] = lambda: "",
         leave: Leave | None = None,
-        metrics: Callable[[], bytes] | None = None,
+        metrics: Callable[[], bytes] = metrics.render,
         allowed_hosts: Collection[str] = (),
         allowed_usage: Usage = UNLIMITED,
         now: Callable[[], float] = time.monotonic,
@@ -89,42 +73,39 @@ class Api:
         self._metrics = metrics
         self._allowed_hosts = allowed_hosts
         self._discovery = render_json(describe_api())
-        units = Units(registry, token_limit, shadows, Quota(registry, allowed_usage, now))
-        states = States(registry, token_limit)
-        machines = Machines(registry, token_limit)
-        get_only = "only GET supported against this resource"
-        self._v1 = {
-            "units": Resource({"GET": units.get_all}, get_only),
-            "state": Resource({"GET": states.get_all}, get_only),
-            "machines": Resource(
-                {"GET": machines.get_all, "PATCH": machines.patch}, "only GET and PATCH supported against this resource"
-            ),
-            "discovery": Resource({"GET": self._get_discovery}, "only HTTP GET supported against this resource"),
-        }
-        self._v1_items = {
-            "units": Resource(
-                {"GET": units.get, "PUT": units.put, "DELETE": units.delete},
-                "only GET, PUT and DELETE supported against this resource",
-            ),
-            "state": Resource({"GET": states.get}, get_only),
-        }
-        reports = Reports(registry)
-        operations = Operations(registry, units, shadows)
-        only_post = "only POST supported against this resource"
-        self._others = {
-            f"{schema.V2}/units": Resource(
-                {"GET": reports.get_all, "POST": operations.post}, "only GET and POST supported against this resource"
-            ),
-            f"{schema.V2}/restart": Resource({"POST": operations.restart}, only_post),
-            f"{schema.V2}/reports": Resource({"POST": reports.post}, only_post),
-        }
-        self._machines = Resource({"DELETE": machines.delete}, "only DELETE supported against this resource")
-        self._others[HEALTH] = Resource({"GET": self._get_health}, get_only)
-        self._others[OPENAPI] = Resource({"GET": self._get_openapi}, get_only)
-        if leave:
-            self._others[LEAVE] = Resource({"POST": self._post_leave}, only_post)
-        if metrics:
-            self._others[METRICS] = Resource({"GET": self._get_metrics}, get_only)
+        self.routes = self._make_routes(token_limit, shadows, Quota(registry, allowed_usage, now))
+        self._resources: dict[tuple[str, bool], dict[str, Route]] = {}  # path, has a parameter → method → route
+        for route in self.routes:
+            path, brace, _ = route.path.partition("/{")
+            self._resources.setdefault((path, bool(brace)), {})[route.method] = route
+
+    def _make_routes(self, token_limit: int, shadows: Callable[[str], str], quota: Quota) -> tuple[Route, ...]:
+        units = Units(self._registry, token_limit, shadows, quota)
+        states = States(self._registry, token_limit)
+        machines = Machines(self._registry, token_limit)
+        operations, reports = Operations(self._registry, units, shadows), Reports(self._registry)
+        v1, v2, results, found = schema.V1, schema.V2, schema.Results, schema.UnitReports
+        return (
+            # v1/discovery.py describes those of version 1.
+            Route("GET", f"{v1}/units", units.get_all),
+            Route("GET", f"{v1}/units/{{unitName}}", units.get),
+            Route("PUT", f"{v1}/units/{{unitName}}", units.put),
+            Route("DELETE", f"{v1}/units/{{unitName}}", units.delete),
+            Route("GET", f"{v1}/state", states.get_all),
+            Route("GET", f"{v1}/state/{{unitName}}", states.get),
+            Route("GET", f"{v1}/machines", machines.get_all),
+            Route("PATCH", f"{v1}/machines", machines.patch),
+            Route("GET", f"{v1}/discovery", self._get_discovery, answer=dict),
+            Route("GET", f"{v2}/units", reports.get_all, answer=found, query="name"),
+            Route("POST", f"{v2}/units", operations.post, schema.UnitOperations, results),
+            Route("POST", f"{v2}/reports", reports.post, schema.ReportRequest, found),
+            Route("POST", f"{v2}/restart", operations.restart, schema.Restarts, results),
+            Route("DELETE", f"{v2}/machines/{{machine}}", machines.delete),
+            Route("POST", LEAVE, self._post_leave, answer=schema.Leaving),
+            Route("GET", OPENAPI, self._get_openapi, answer=dict),
+            Route("GET", HEALTH, self._get_health, answer=dict),
+            Route("GET", METRICS, self._get_metrics, answer=bytes),
+        )
 
     async def handle(self, request: Request) -> Response:
         """The response to a request; errors of clients and of the store become responses."""
@@ -153,51 +134,52 @@ class Api:
         if (clean := _clean_path(request.path)) != request.path:
             query = f"?{urlencode(request.query)}" if request.query else ""
             return Response(301, (("Location", quote(clean) + query),))
-        resource, name = self._find(request.path)
-        handler = resource.methods.get("GET" if request.method == "HEAD" else request.method)
-        if handler is None:
-            raise ApiError(405, resource.refusal, (("Allow", resource.allowed),))
-        if _has_to_be_json(request):
+        routes, name = self._find(request.path)
+        route = routes.get("GET" if request.method == "HEAD" else request.method)
+        if route is None:
+            raise _refuse_method(request.path, list(routes))
+        if _has_to_be_json(request, route):
             check_is_json(request)
-        return await handler(request, name)
+        return await route.handler(request, name)
 
-    def _find(self, path: str) -> tuple[Resource, str]:
-        """The resource of a path, and the name of the item in it ('' for the collection). Raises ApiError."""
-        if path in ("/", schema.V1, schema.V1_ALPHA):
-            return _BARE_ROOT, ""
-        if path in self._others:
-            return self._others[path], ""
-        machine = path.removeprefix(f"{schema.V2}/machines/")
-        if machine not in ("", path) and "/" not in machine:
-            return self._machines, machine
-        for root in (schema.V1, schema.V1_ALPHA):
-            kind, slash, name = path.removeprefix(root + "/").partition("/")
-            items = self._v1_items if slash else self._v1
-            if path.startswith(root + "/") and kind in items and "/" not in name and bool(name) == bool(slash):
-                return items[kind], name
+    def _find(self, path: str) -> tuple[dict[str, Route], str]:
+        """The routes of a path by method, and the value of its parameter ('': it has none). Raises ApiError."""
+        if path in _ROOTS:
+            return {}, ""
+        if path.startswith(schema.V1_ALPHA + "/"):
+            path = schema.V1 + path.removeprefix(schema.V1_ALPHA)
+        parent, _, name = path.rpartition("/")
+        if found := self._resources.get((path, False)):
+            return found, ""
+        if name and (found := self._resources.get((parent, True))):
+            return found, name
         raise ApiError(404, "")
 
     async def _get_discovery(self, _: Request, __: str) -> Response:
+        """Describe version 1 in Google's discovery format."""
         return self._discovery
 
     async def _get_openapi(self, _: Request, __: str) -> Response:
+        """Describe versions 1 and 2."""
         from fleetd.api.v2.openapi import render_openapi  # most daemons are never asked for it
 
-        return render_json(render_openapi())
+        return render_json(render_openapi(self.routes))
 
     async def _get_health(self, _: Request, __: str) -> Response:
-        """200 while this daemon is ready, the store answers, and nothing else is wrong."""
+        """Tell whether this fleetd and its store answer."""
         await self._registry.store.revision()
         if trouble := self._trouble():
             raise ApiError(503, f"{NO_STORE}: {trouble}")
         return render_json({})
 
     async def _get_metrics(self, _: Request, __: str) -> Response:
-        assert self._metrics
-        return Response(200, (("Content-Type", CONTENT_TYPE),), self._metrics())
+        """Show the metrics in Prometheus' text format."""
+        return Response(200, (("Content-Type", metrics.CONTENT_TYPE),), self._metrics())
 
     async def _post_leave(self, request: Request, _: str) -> Response:
-        assert self._leave
+        """Make this machine leave the cluster; on its own unix socket only."""
+        if self._leave is None:
+            raise ApiError(404, "")
         if not request.local:
             raise ApiError(403, "only the machine itself may ask for this: run `fleetd leave` there")
         return render_json(await self._leave())
@@ -208,14 +190,24 @@ def body_too_large() -> ApiError:
     return ApiError(413, f"the request body has more than {MAX_BODY_BYTES} bytes")
 
 
-def _has_to_be_json(request: Request) -> bool:
+def _refuse_method(path: str, methods: list[str]) -> ApiError:
+    """The error for a method that a resource does not have; its words are CoreOS fleet's."""
+    if not methods:
+        return ApiError(405, "", (("Allow", ""),))
+    names = ", ".join(methods[:-1]) + " and " * (len(methods) > 1) + methods[-1]
+    allowed = [*["GET", "HEAD"] * ("GET" in methods), *(method for method in methods if method != "GET")]
+    message = f"only {'HTTP ' * path.endswith('/discovery')}{names} supported against this resource"
+    return ApiError(405, message, (("Allow", ", ".join(allowed)),))
+
+
+def _has_to_be_json(request: Request, route: Route) -> bool:
     """True if Content-Type must say JSON, which no HTML form can. PUT checks it itself, later, as CoreOS fleet does.
 
     Scripts written for CoreOS fleet send PATCH without it; over the unix socket that is safe.
     """
-    if request.method == "PATCH":
+    if route.method == "PATCH":
         return not request.local
-    return request.method == "POST" and request.path != LEAVE
+    return route.method == "POST" and route.body is not None
 
 
 def _is_text(request: Request) -> bool:

@@ -73,13 +73,13 @@ class Machines:
         return render_json(schema.MachinePage(entities, token))
 
     async def delete(self, _: Request, id_: str) -> Response:
-        """Remove a parked machine: revoking its lease deletes its key and states, so it counts as dead."""
+        """Give up a parked machine."""
         item = await self._registry.store.get(self._registry.key(MACHINES, id_))
         if item is None:
             raise ApiError(404, "machine does not exist")
         if MACHINES.decode(item).mode is not MachineMode.PARKED:
             raise ApiError(409, "machine is not parked: its fleetd is running; run `fleetd leave` there")
-        await self._registry.store.revoke(item.lease)
+        await self._registry.store.revoke(item.lease)  # deletes its key and states, so the machine counts as dead
         return Response(204)
 
     async def patch(self, request: Request, _: str) -> Response:

@@ -1,42 +1,40 @@
 """The OpenAPI 3.0 description of versions 1 and 2, served at /fleet/v2/openapi.json.
 
-Version 1 is taken from its discovery document, version 2 from the types of schema.py, so neither can fall behind the
-code. Only a request for it imports this module.
+Version 1 is taken from its discovery document, the rest from the routes and the types of schema.py, so neither can fall
+behind the code. Only a request for it imports this module.
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from fleetd.api import schema
+from fleetd.api.http import Route
 from fleetd.api.v1.discovery import describe_api
 
 _REF = "#/components/schemas/"
 _JSON = schema.JSON_TYPE
-_TYPES = (
-    schema.ErrorEntity,
-    schema.UnitReports,
-    schema.ReportRequest,
-    schema.UnitOperations,
-    schema.Results,
-    schema.Restarts,
-    schema.Leaving,
-)
 
 
-def render_openapi() -> dict[str, Any]:
-    """The description, as JSON values."""
+def render_openapi(routes: Sequence[Route]) -> dict[str, Any]:
+    """The description of these routes, as JSON values."""
     discovery = describe_api()
-    _, components = msgspec.json.schema_components(_TYPES, ref_template=_REF + "{name}")
+    paths = _describe_v1(discovery)
+    types: dict[Any, None] = {schema.ErrorEntity: None}
+    for route in routes:
+        if route.method.lower() not in paths.setdefault(route.path, {}):
+            paths[route.path][route.method.lower()] = _describe(route)
+            types |= {type_: None for type_ in (route.body, route.answer) if type_ not in (None, dict, bytes)}
+    _, components = msgspec.json.schema_components(types, ref_template=_REF + "{name}")
     for component in components.values():
         component["description"] = inspect.cleandoc(component["description"])
     described = {name: _translate(entity) for name, entity in discovery["schemas"].items()}
     return {
         "openapi": "3.0.3",
         "info": {"title": discovery["title"], "version": "v2", "description": discovery["description"]},
-        "paths": _describe_v1(discovery) | _describe_v2(),
+        "paths": paths,
         "components": {"schemas": described | components},
     }
 
@@ -47,54 +45,33 @@ def _describe_v1(discovery: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         for method in resource["methods"].values():
             path = discovery["basePath"] + method["path"]
             paths.setdefault(path, {})[method["httpMethod"].lower()] = _translate_method(method)
-    paths[discovery["basePath"] + "discovery"] = {
-        "get": _operation("Describe version 1 in Google's discovery format.", _any_object("200"))
-    }
     return paths
 
 
-def _describe_v2() -> dict[str, dict[str, Any]]:
-    names = {"name": "name", "in": "query", "schema": {"type": "array", "items": {"type": "string"}}}
-    machine = {"name": "machine", "in": "path", "required": True, "schema": {"type": "string"}}
-    reports, results = _json("200", schema.UnitReports), _json("200", schema.Results)
-    given_up = {"204": {"description": "No content."}}
-    return {
-        f"{schema.V2}/units": {
-            "get": _operation("Report units, their placement and its reason.", reports, parameters=[names]),
-            "post": _operation("Create, change or destroy many units.", results, body=schema.UnitOperations),
-        },
-        f"{schema.V2}/reports": {
-            "post": _operation("Report the named units, more than a URL holds.", reports, body=schema.ReportRequest)
-        },
-        f"{schema.V2}/restart": {
-            "post": _operation("Restart units where they run.", results, body=schema.Restarts),
-        },
-        f"{schema.V2}/machines/{{machine}}": {
-            "delete": _operation("Give up a parked machine.", given_up, parameters=[machine])
-        },
-        f"{schema.V2}/leave": {
-            "post": _operation(
-                "Make this machine leave the cluster; on its own unix socket only.", _json("200", schema.Leaving)
-            )
-        },
-        f"{schema.V2}/openapi.json": {"get": _operation("Describe versions 1 and 2.", _any_object("200"))},
-        "/health": {"get": _operation("Tell whether this fleetd and its store answer.", _any_object("200"))},
+def _describe(route: Route) -> dict[str, Any]:
+    """A route as an OpenAPI operation."""
+    operation: dict[str, Any] = {
+        "summary": inspect.getdoc(route.handler),
+        "responses": _responses(_describe_answer(route)),
     }
-
-
-def _operation(
-    summary: str,
-    success: Mapping[str, Any],
-    *,
-    parameters: list[dict[str, Any]] | None = None,
-    body: type[msgspec.Struct] | None = None,
-) -> dict[str, Any]:
-    operation: dict[str, Any] = {"summary": summary, "responses": _responses(success)}
-    if parameters:
-        operation["parameters"] = parameters
-    if body:
-        operation["requestBody"] = _body({"$ref": _REF + body.__name__})
+    _, brace, parameter = route.path.partition("{")
+    if brace:
+        named = {"name": parameter.rstrip("}"), "in": "path", "required": True, "schema": {"type": "string"}}
+        operation["parameters"] = [named]
+    if route.query:
+        repeated = {"type": "array", "items": {"type": "string"}}
+        operation["parameters"] = [{"name": route.query, "in": "query", "schema": repeated}]
+    if route.body:
+        operation["requestBody"] = _body({"$ref": _REF + route.body.__name__})
     return operation
+
+
+def _describe_answer(route: Route) -> dict[str, Any]:
+    if route.answer is None:
+        return {"204": {"description": "No content."}}
+    if route.answer is bytes:
+        return {"200": {"description": "Success.", "content": {"text/plain": {"schema": {"type": "string"}}}}}
+    return _content("200", {"type": "object"} if route.answer is dict else {"$ref": _REF + route.answer.__name__})
 
 
 def _translate_method(method: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,14 +109,6 @@ def _translate(described: Mapping[str, Any]) -> dict[str, Any]:
 
 def _body(content: Mapping[str, Any]) -> dict[str, Any]:
     return {"required": True, "content": {_JSON: {"schema": content}}}
-
-
-def _json(status: str, type_: type[msgspec.Struct]) -> dict[str, Any]:
-    return _content(status, {"$ref": _REF + type_.__name__})
-
-
-def _any_object(status: str) -> dict[str, Any]:
-    return _content(status, {"type": "object"})
 
 
 def _content(status: str, content: Mapping[str, Any]) -> dict[str, Any]:

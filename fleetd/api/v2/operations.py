@@ -34,7 +34,7 @@ class Operations:
         self._shadows = shadows
 
     async def post(self, request: Request, _: str) -> Response:
-        """Carry out the operations; one result for each unit."""
+        """Create, change or destroy many units."""
         results: dict[str, schema.Result] = {}
         operations: dict[str, UnitOperation | None] = {}
         for body in parse_operations(request):
@@ -44,7 +44,7 @@ class Operations:
         return await self._carry_out(operations, results)
 
     async def restart(self, request: Request, _: str) -> Response:
-        """Restart each unit wherever it runs; one result for each unit."""
+        """Restart units where they run."""
         results: dict[str, schema.Result] = {}
         operations: dict[str, UnitOperation | None] = {}
         for name in parse_restarts(request):

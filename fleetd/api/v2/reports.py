@@ -128,12 +128,12 @@ class Reports:
         self._registry = registry
 
     async def get_all(self, request: Request, _: str) -> Response:
-        """Reports on the units that the query names, or on all."""
+        """Report units, their placement and its reason: those that the query names, or all."""
         names = request.query_values("name")
         return await self._report(names) if names else await self._report_all()
 
     async def post(self, request: Request, _: str) -> Response:
-        """Reports on the units that the body names, which may be more than fit in a URL."""
+        """Report the named units, more than a URL holds."""
         return await self._report(parse_json(request.body, schema.ReportRequest).names)
 
     async def _report(self, asked: Sequence[str]) -> Response:
