@@ -45,9 +45,6 @@ class Root(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, normalise_arguments(args, self.get_params(ctx), whole=False))
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(SUMMARIES)
-
     def get_command(self, ctx: click.Context, cmd_name: str) -> Command:
         """The command of this name or unique prefix. Raises UnknownCommand."""
         names = [cmd_name] if cmd_name in SUMMARIES else [name for name in SUMMARIES if name.startswith(cmd_name)]

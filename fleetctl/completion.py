@@ -10,23 +10,24 @@ from typing import Any
 import click
 import msgspec
 
+from fleetctl.commands import HIDDEN, SUMMARIES
 from fleetctl.errors import ClientError, CommandFailed
 from fleetctl.listing import FieldNames
-from fleetctl.parsing import Command, Flag
+from fleetctl.parsing import Command, takes_value
 from fleetctl.settings import GLOBAL_OPTIONS, HostKeyChecking, resolve_settings
 from fleetd.model.names import UNIT_TYPES
 
 MAX_WAIT_S = 0.3
 _JOURNAL_FORMATS = (
-    "short",
-    "short-iso",
-    "short-precise",
-    "short-full",
-    "verbose",
+    "cat",
     "export",
     "json",
     "json-pretty",
-    "cat",
+    "short",
+    "short-full",
+    "short-iso",
+    "short-precise",
+    "verbose",
 )
 
 
@@ -57,7 +58,7 @@ Source = Callable[[Cursor], Iterable[Candidate]]
 def complete(root: click.Group, words: Sequence[str]) -> list[Candidate]:
     """Completions of the last word, in the order to show them. The words follow the program's name."""
     cursor = parse_cursor(root, words)
-    found = {candidate.word: candidate for candidate in _candidates(root, cursor)}
+    found = {candidate.word: candidate for candidate in _candidates(cursor)}
     return [candidate for word, candidate in found.items() if word.startswith(cursor.begun)]
 
 
@@ -77,7 +78,7 @@ def parse_cursor(root: click.Group, words: Sequence[str]) -> Cursor:
             option = options.get(name)
             if option and equals:
                 values[option.name or ""] = value
-            elif option and _takes_value(option):
+            elif option and takes_value(option):
                 awaiting = option
         elif command is None and not is_lost:
             command = _find_command(root, word)
@@ -99,11 +100,7 @@ def _spellings(parameters: Iterable[click.Parameter]) -> dict[str, click.Option]
     return {spelling: option for option in options for spelling in option.opts}
 
 
-def _takes_value(option: click.Option) -> bool:
-    return not isinstance(option, Flag) and not option.is_flag
-
-
-def _candidates(root: click.Group, cursor: Cursor) -> Iterable[Candidate]:
+def _candidates(cursor: Cursor) -> Iterable[Candidate]:
     name, equals, begun = cursor.begun.partition("=")
     if cursor.awaiting is not None:
         return _values(cursor.awaiting, cursor)
@@ -118,20 +115,18 @@ def _candidates(root: click.Group, cursor: Cursor) -> Iterable[Candidate]:
     if cursor.is_lost:
         return ()
     if cursor.command is None:
-        return _commands(root)
+        return _commands(cursor)
     return [candidate for source in _ARGUMENTS.get(cursor.command.name or "", ()) for candidate in source(cursor)]
 
 
 def _options(cursor: Cursor) -> Iterator[Candidate]:
     for spelling, option in cursor.options.items():
         if spelling.startswith("--") and len(spelling) > len("--l"):
-            yield Candidate(spelling + ("=" if _takes_value(option) else ""), option.help or "")
+            yield Candidate(spelling + ("=" if takes_value(option) else ""), option.help or "")
     yield Candidate("--help", "show help")
 
 
-def _commands(root: click.Group) -> list[Candidate]:
-    from fleetctl.commands import HIDDEN, SUMMARIES
-
+def _commands(_: Cursor) -> list[Candidate]:
     return [Candidate(name, summary) for name, summary in SUMMARIES.items() if name not in HIDDEN]
 
 
@@ -208,18 +203,12 @@ def _unit_files(cursor: Cursor) -> Iterator[Candidate]:
     return _files(cursor, lambda name: name.rpartition(".")[2] in UNIT_TYPES)
 
 
-def _topics(cursor: Cursor) -> list[Candidate]:
-    from fleetctl.commands import SUMMARIES
-
-    return [Candidate(name, summary) for name, summary in SUMMARIES.items() if not name.startswith("_")]
-
-
 _ARGUMENTS: dict[str, tuple[Source, ...]] = {
     "cat": (_units,),
     "destroy": (_units,),
     "fd-forward": (_files,),
     "forget-machine": (_machines,),
-    "help": (_topics,),
+    "help": (_commands,),
     "journal": (_units,),
     "list-machines": (_machines,),
     "list-unit-files": (_units,),

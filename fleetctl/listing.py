@@ -46,13 +46,6 @@ class FieldNames(click.types.StringParamType):
         self.names = tuple(names)
 
 
-class Located(msgspec.Struct, Generic[T], frozen=True):
-    """An item, and the address of its machine ('' if unknown)."""
-
-    item: T
-    address: str
-
-
 class Listing(msgspec.Struct, Generic[T], frozen=True):
     """The fields of a list as table and as JSON, and the default fields of the table."""
 

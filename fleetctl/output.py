@@ -4,6 +4,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from typing import IO, AnyStr
 
 from fleetctl import screen
 from fleetctl.errors import CommandFailed
@@ -20,14 +21,21 @@ def result(text: str) -> None:
 
 def write(text: str) -> None:
     """Print a result with its own newlines. Raises CommandFailed if it cannot be written."""
+    write_to(sys.stdout, text)
+
+
+def write_to(stream: IO[AnyStr], data: AnyStr) -> None:
+    """Write to a standard stream. Raises CommandFailed if that is impossible, without a text if the reader is gone."""
     try:
-        print(text, end="", flush=True)
+        stream.write(data)
+        stream.flush()
     except OSError as cause:
         # Python would flush the buffer again at exit, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        is_closed = isinstance(cause, BrokenPipeError)  # `fleetctl list-units | head -1` is not an error
-        text = "" if is_closed else f"cannot write to standard output: {cause.strerror}"
-        raise CommandFailed(text) from cause
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        if isinstance(cause, BrokenPipeError):  # `fleetctl list-units | head -1` is not an error
+            raise CommandFailed("") from cause
+        name = "output" if stream.fileno() == sys.stdout.fileno() else "error"
+        raise CommandFailed(f"cannot write to standard {name}: {cause.strerror}") from cause
 
 
 def note(text: str) -> None:

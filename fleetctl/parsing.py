@@ -46,9 +46,14 @@ def normalise_arguments(arguments: Sequence[str], parameters: Iterable[click.Par
             if isinstance(option, Flag) and not equals:
                 argument += "=true"
         normalised.append(argument)
-        if option is not None and not isinstance(option, Flag) and not option.is_flag and not equals and rest:
+        if option is not None and takes_value(option) and not equals and rest:
             normalised.append(rest.pop(0))
     return normalised + rest
+
+
+def takes_value(option: click.Option) -> bool:
+    """True if the option has a value, which may be the next argument."""
+    return not isinstance(option, Flag) and not option.is_flag
 
 
 def show_version(ctx: click.Context, _: click.Parameter, value: bool | None) -> None:

@@ -86,7 +86,7 @@ class Remote:
         as_at_a_terminal = f"SYSTEMD_COLORS={colours} SYSTEMD_URLIFY=0 SYSTEMD_PAGER="
         for event in self.run_on_all([place], f"{as_at_a_terminal} {shlex.join(argv)}"):
             if isinstance(event, Line):
-                show_line(event)
+                _show_line(event)
             elif event.failure:
                 raise CommandFailed(f"Unable to SSH to remote host: {event.failure}", event.status)
             else:
@@ -187,7 +187,7 @@ def local_machine_id() -> str:
         return ""
 
 
-def in_order(events: Iterator[Line | End], places: Sequence[Location]) -> Iterator[tuple[End, list[Line]]]:
+def _in_order(events: Iterator[Line | End], places: Sequence[Location]) -> Iterator[tuple[End, list[Line]]]:
     """The output of each machine in the order of the machines, as soon as it and all before it have ended."""
     written: dict[Location, list[Line]] = {place: [] for place in places}
     ends: dict[Location, End] = {}
@@ -204,26 +204,42 @@ def in_order(events: Iterator[Line | End], places: Sequence[Location]) -> Iterat
 
 def show_as_they_come(events: Iterator[Line | End], places: Sequence[Location]) -> int:
     """Print the output of several machines as it comes, each line headed by its machine; returns the exit status."""
-    colours = colours_of(places)
+    colours = _colours_of(places)
     ends = []
     for event in events:
         if isinstance(event, Line):
-            show_line(event, colours[event.place], headed=True)
+            _show_line(event, colours[event.place])
         else:
-            report_failure(event)
             ends.append(event)
-    return status_of(ends)
+            _report_failure(event)
+    return _status_of(ends)
 
 
-def colours_of(places: Sequence[Location]) -> dict[Location, str]:
+def show_in_order(events: Iterator[Line | End], places: Sequence[Location], *, as_blocks: bool = False) -> int:
+    """Print the output of one machine after the other, each line headed by its machine, or each block of lines; returns
+    the exit status.
+    """
+    colours = _colours_of(places)
+    ends: list[End] = []
+    for end, lines in _in_order(events, places):
+        if as_blocks:
+            output.result("\n" * bool(ends) + screen.paint(f"{end.place}:", colours[end.place], sys.stdout))
+        for line in lines:
+            _show_line(line, None if as_blocks else colours[end.place])
+        ends.append(end)
+        _report_failure(end)
+    return _status_of(ends)
+
+
+def _colours_of(places: Sequence[Location]) -> dict[Location, str]:
     """A colour for each machine."""
     return {place: COLOURS[number % len(COLOURS)] for number, place in enumerate(places)}
 
 
-def show_line(line: Line, colour: str = "", *, headed: bool = False) -> None:
-    """Print a line, headed by its machine if asked for."""
+def _show_line(line: Line, colour: str | None = None) -> None:
+    """Print a line, headed by its machine in this colour, if given."""
     stream = sys.stderr if line.is_error else sys.stdout
-    head = screen.paint(f"{line.place}:", colour, stream) + " " if headed else ""
+    head = screen.paint(f"{line.place}:", colour, stream) + " " if colour else ""
     text = line.text.decode(errors="replace")
     text = head + (output.for_terminal(text) if stream.isatty() else text)
     if line.is_error:
@@ -232,12 +248,12 @@ def show_line(line: Line, colour: str = "", *, headed: bool = False) -> None:
         output.result(text)
 
 
-def report_failure(end: End) -> None:
+def _report_failure(end: End) -> None:
     """Print an error if the command could not be run on a machine."""
     if end.failure:
         output.error(f"Unable to SSH to remote host: {end.failure} (machine {end.place})")
 
 
-def status_of(ends: Sequence[End]) -> int:
+def _status_of(ends: Sequence[End]) -> int:
     """The first exit status, by machine id, that is not 0."""
     return next((end.status for end in sorted(ends, key=lambda end: end.place.machine) if end.status), 0)

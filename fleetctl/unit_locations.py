@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -11,6 +12,9 @@ from fleetctl.errors import CommandFailed
 from fleetctl.parsing import Callback
 from fleetctl.wait_outcome import runs, why_unplaced
 from fleetd.api import schema
+
+if TYPE_CHECKING:
+    from fleetctl.client import Client
 
 machine_option = partial(
     click.option, "--machine", default="", metavar="ID", help="only this machine, by a prefix of its id"
@@ -73,6 +77,11 @@ def pick_place(places: Sequence[Location], beginning: str, unit: str) -> Locatio
     if picked:
         raise CommandFailed(f"{beginning} is a prefix of several machines' ids: {listed}")
     raise CommandFailed(f"Unit {unit} is not on a machine {beginning}, but on {listed}")
+
+
+def all_locations(client: "Client") -> list[Location]:
+    """All machines of the cluster, by id. Raises ClientError."""
+    return [Location(machine.id, machine.primary_ip) for machine in client.machines()]
 
 
 def match_machines(places: Sequence[Location], text: str) -> list[Location]:

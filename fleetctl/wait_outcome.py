@@ -135,6 +135,11 @@ def _own_allocations(report: schema.UnitReport) -> list[schema.AllocationReport]
     return [allocation for allocation in report.allocations if not allocation.orphaned]
 
 
+def active_allocations(report: schema.UnitReport) -> list[schema.AllocationReport]:
+    """The allocations that are neither superseded nor orphaned."""
+    return [allocation for allocation in _own_allocations(report) if not allocation.superseded]
+
+
 def _words(text: str) -> str:
     """Text of a machine or the leader without its full stop, to end our own sentence."""
     return output.printable(text).rstrip(".")
@@ -214,9 +219,7 @@ def on_every_machine(check: Check) -> Check:
     """The check of a global unit: reached once `check` says so of the allocation on every machine."""
 
     def check_all(report: schema.UnitReport, generation: int) -> WaitOutcome:
-        allocations = [
-            allocation for allocation in report.allocations if not allocation.superseded and not allocation.orphaned
-        ]
+        allocations = active_allocations(report)
         if report.decided < generation:
             return Pending("the leader has not placed it yet")
         if len(allocations) < report.machines:

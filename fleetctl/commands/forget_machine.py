@@ -7,7 +7,7 @@ from fleetctl.client import ApiError, Client, open_client
 from fleetctl.errors import CommandFailed, failing_as
 from fleetctl.parsing import new_command
 from fleetctl.settings import Settings
-from fleetctl.unit_locations import Location, match_machines
+from fleetctl.unit_locations import Location, all_locations, match_machines
 
 
 @new_command("forget-machine", usage="MACHINE...")
@@ -23,7 +23,7 @@ def command(settings: Settings, machines: tuple[str, ...]) -> int:
         raise CommandFailed("No machines given")
     client = open_client(settings)
     with failing_as("Error retrieving list of active machines from fleet API (", ")"):
-        places = [Location(machine.id, machine.primary_ip) for machine in client.machines()]
+        places = all_locations(client)
     return max(_forget(client, places, text) for text in machines)
 
 

@@ -1,17 +1,16 @@
 """journal: show the log of a unit, from its machines."""
 
 import shlex
-from collections.abc import Sequence
 
 import click
 
 from fleetctl.client import open_client
 from fleetctl.errors import CommandFailed
 from fleetctl.parsing import flag, new_command, unit_arguments
-from fleetctl.remote import End, Remote, colours_of, in_order, report_failure, show_as_they_come, show_line, status_of
+from fleetctl.remote import Remote, show_as_they_come, show_in_order
 from fleetctl.selection import find_all
 from fleetctl.settings import Settings
-from fleetctl.unit_locations import Location, explain_absence, has_machine, pick_place, places_of_all, remote_options
+from fleetctl.unit_locations import explain_absence, has_machine, pick_place, places_of_all, remote_options
 
 
 @new_command("journal", usage="[--lines=N] [--follow] [--output=FORMAT] [--sudo] [--machine=ID] [--ssh-port=N] UNIT")
@@ -51,17 +50,5 @@ def command(
         return remote.run(pick_place(places, machine, reports[0].name), argv)
     if len(places) == 1 and not any(report.is_global for report in reports):
         return remote.run(places[0], argv)
-    if follow:
-        return show_as_they_come(remote.run_on_all(places, shlex.join(argv)), places)
-    return _show_in_order(remote, places, shlex.join(argv))
-
-
-def _show_in_order(remote: Remote, places: Sequence[Location], shell_command: str) -> int:
-    colours = colours_of(places)
-    ends: list[End] = []
-    for end, lines in in_order(remote.run_on_all(places, shell_command), places):
-        for line in lines:
-            show_line(line, colours[end.place], headed=True)
-        report_failure(end)
-        ends.append(end)
-    return status_of(ends)
+    show = show_as_they_come if follow else show_in_order
+    return show(remote.run_on_all(places, shlex.join(argv)), places)

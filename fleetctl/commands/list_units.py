@@ -1,36 +1,46 @@
 """list-units: list the units on machines, with their states in systemd."""
 
+import msgspec
+
 from fleetctl import output
 from fleetctl.client import open_client
 from fleetctl.errors import failing_as
-from fleetctl.listing import Columns, Listing, Located, Values, View, list_command, shorten_hash
+from fleetctl.listing import Columns, Listing, Values, View, list_command, shorten_hash
 from fleetctl.parsing import new_command
 from fleetctl.settings import Settings
 from fleetd.api import schema
 
-COLUMNS: Columns[Located[schema.UnitState]] = {
-    "active": lambda row, full: row.item.active or "-",
-    "hash": lambda row, full: shorten_hash(row.item.hash, full),
-    "load": lambda row, full: row.item.load or "-",
-    "machine": lambda row, full: output.place(row.item.machine_id, row.address, full) if row.item.machine_id else "-",
-    "sub": lambda row, full: row.item.sub or "-",
-    "unit": lambda row, full: row.item.name,
+
+class Row(msgspec.Struct, frozen=True):
+    """A unit on a machine, and the address of that ('' if unknown)."""
+
+    state: schema.UnitState
+    address: str
+
+
+COLUMNS: Columns[Row] = {
+    "active": lambda row, full: row.state.active or "-",
+    "hash": lambda row, full: shorten_hash(row.state.hash, full),
+    "load": lambda row, full: row.state.load or "-",
+    "machine": lambda row, full: output.place(row.state.machine_id, row.address, full) if row.state.machine_id else "-",
+    "sub": lambda row, full: row.state.sub or "-",
+    "unit": lambda row, full: row.state.name,
 }
-VALUES: Values[Located[schema.UnitState]] = {
-    "unit": lambda row: row.item.name,
-    "machine": lambda row: row.item.machine_id or None,
+VALUES: Values[Row] = {
+    "unit": lambda row: row.state.name,
+    "machine": lambda row: row.state.machine_id or None,
     "ip": lambda row: row.address or None,
-    "load": lambda row: row.item.load or None,
-    "active": lambda row: row.item.active or None,
-    "sub": lambda row: row.item.sub or None,
-    "hash": lambda row: row.item.hash or None,
+    "load": lambda row: row.state.load or None,
+    "active": lambda row: row.state.active or None,
+    "sub": lambda row: row.state.sub or None,
+    "hash": lambda row: row.state.hash or None,
 }
 LISTING = Listing(COLUMNS, VALUES, default="unit,machine,active,sub")
 
 
 @new_command("list-units", usage="[--full] [--no-legend] [--fields=FIELD,...] [--output=json] [UNIT...]")
 @list_command(LISTING)
-def command(settings: Settings, view: View[Located[schema.UnitState]]) -> int:
+def command(settings: Settings, view: View[Row]) -> int:
     """Lists the units on machines, one line for each unit and machine, with their states in systemd; with names or
     patterns, only those.
     """
@@ -41,5 +51,5 @@ def command(settings: Settings, view: View[Located[schema.UnitState]]) -> int:
         addresses = {machine.id: machine.primary_ip for machine in client.machines()} if placed else {}
     chosen = [state for state in states if view.wants(state.name)]
     chosen.sort(key=lambda state: (state.name, state.machine_id))
-    view.show([Located(state, addresses.get(state.machine_id, "")) for state in chosen])
+    view.show([Row(state, addresses.get(state.machine_id, "")) for state in chosen])
     return 0

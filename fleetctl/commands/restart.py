@@ -7,6 +7,7 @@ import click
 
 from fleetctl import output
 from fleetctl.client import Client, open_client
+from fleetctl.commands.start import wait_for
 from fleetctl.commands.submit import apply_creations, plan_creations, resolve_units
 from fleetctl.errors import CommandFailed, failing_as
 from fleetctl.log import LOG
@@ -15,8 +16,7 @@ from fleetctl.remote import Remote
 from fleetctl.selection import expand_patterns, is_active
 from fleetctl.settings import Settings
 from fleetctl.unit_locations import Location, pick_place, places_of, remote_options
-from fleetctl.wait import Wait
-from fleetctl.wait_outcome import Check, check_launched, on_every_machine, runs
+from fleetctl.wait_outcome import check_launched, on_every_machine, runs
 from fleetd.api import schema
 from fleetd.model.unit import TargetState
 
@@ -63,10 +63,10 @@ def command(
         place = _pick(unit.report, machine) if machine else None
         if place and unit.report.is_global:
             failure = _restart_on_one(settings, client, ssh_port, unit.name, place)
-            if failure:
-                return failure
-        elif not restart_unit(client, unit.report, bound_s(block_attempts)):
-            return 1
+        else:
+            failure = _restart(client, unit.report, bound_s(block_attempts))
+        if failure:
+            return failure
     return status
 
 
@@ -85,28 +85,20 @@ def _restart_on_one(settings: Settings, client: Client, port: int, name: str, pl
     return status
 
 
-def restart_unit(client: Client, report: schema.UnitReport, bound_s: float) -> bool:
-    """Restart one unit, or start it if it is loaded and does not run; True once it runs, within `bound_s`.
+def _restart(client: Client, report: schema.UnitReport, bound_s: float) -> int:
+    """Restart one unit, or start it if it is loaded and does not run; returns 0 if it runs within `bound_s`, else 1.
 
     Raises CommandFailed.
     """
-    check = on_every_machine(check_launched) if report.is_global else check_launched
-    if report.target == TargetState.LAUNCHED or any(map(runs, report.allocations)):
+    target = report.target
+    if target == TargetState.LAUNCHED or any(map(runs, report.allocations)):
         with failing_as(f"Error restarting unit {report.name}: "):
             for refusal in client.restart([report.name]).values():
                 raise refusal
-        return _wait(client, report.name, report.target, check, bound_s)
-    LOG.debug("Unit %s does not run: starting it", report.name)
-    with failing_as(f"Error setting target state for unit {report.name}: "):
-        client.set_target(report.name, TargetState.LAUNCHED)
-    return _wait(client, report.name, TargetState.LAUNCHED, check, bound_s)
-
-
-def _wait(client: Client, name: str, target: str, check: Check, bound_s: float) -> bool:
-    wait = Wait(client, target, check)
-    with failing_as("Error waiting for units: "):
-        wait.until([name], bound_s)
-    late = wait.report_late()
-    if late:
-        output.error(f"Error waiting for unit states, exit status: {late}")
-    return not late and not wait.failed
+    else:
+        LOG.debug("Unit %s does not run: starting it", report.name)
+        target = TargetState.LAUNCHED
+        with failing_as(f"Error setting target state for unit {report.name}: "):
+            client.set_target(report.name, target)
+    check = on_every_machine(check_launched) if report.is_global else check_launched
+    return wait_for(client, [report.name], target, check, bound_s)

@@ -13,7 +13,7 @@ from fleetctl.parsing import flag, new_command
 from fleetctl.remote import FAILED_STATUS, Remote, show_as_they_come
 from fleetctl.selection import is_pattern, select_units
 from fleetctl.settings import Settings
-from fleetctl.unit_locations import Location, machine_option, match_machines, places_of_all, port_option
+from fleetctl.unit_locations import Location, all_locations, machine_option, match_machines, places_of_all, port_option
 
 STDIN = 0
 
@@ -53,13 +53,9 @@ def command(
     if machine and unit:
         raise CommandFailed("Both machine and unit flags provided, please specify only one.")
     with failing_as("Unable to proceed: "):
-        if machine:
-            target = _find_machine(client, machine)
-        elif unit:
-            target = _find_unit(client, unit)
-        else:
-            target = _find_either(client, words[0] if words else "")
-            words = words[1:]
+        named = machine or unit
+        target = _find_target(client, machine, unit, "" if named or not words else words[0])
+        words = words if named else words[1:]
     if words[:1] == ("--",):
         words = words[1:]
     remote = Remote(settings, client, ssh_port, always_ssh=True)
@@ -94,44 +90,30 @@ def _run_on_all(remote: Remote, target: Target, words: str) -> int:
     return show_as_they_come(remote.run_on_all(target.places, words), target.places)
 
 
-def _find_machine(client: Client, text: str) -> Target:
-    found = match_machines(_all_places(client), text)
-    if not found:
-        raise CommandFailed(f"Unable to proceed: machine does not exist{_listing(_all_places(client))}")
-    if len(found) > 1:
-        raise CommandFailed(f"Unable to proceed: found more than one machine{_listing(found)}")
-    return Target(tuple(found))
-
-
-def _find_unit(client: Client, text: str) -> Target:
-    target = _unit_target(client, text)
-    if target is None:
-        raise CommandFailed("Unable to proceed: unit does not exist")
-    if not target.places:
-        raise CommandFailed(f"Unable to proceed: unit {target.unit} is on no machine")
-    return target
-
-
-def _find_either(client: Client, text: str) -> Target:
-    """The argument as a machine or a unit, whichever exists."""
-    if not text:
+def _find_target(client: Client, machine: str, unit: str, word: str) -> Target:
+    """The machine or unit that an option names, else the first word. Raises CommandFailed and ClientError."""
+    if not (machine or unit or word):
         raise CommandFailed("Unable to proceed: one machine or unit must be provided")
-    machines = match_machines(_all_places(client), text)
-    unit = _unit_target(client, text)
-    if unit and machines:
+    there = [] if unit else all_locations(client)
+    machines = match_machines(there, machine or word)
+    found = None if machine else _unit_target(client, unit or word)
+    if machines and found:
         raise CommandFailed(
-            f"Unable to proceed: ambiguous argument: {text} is a unit and a prefix of a machine's id: "
+            f"Unable to proceed: ambiguous argument: {word} is a unit and a prefix of a machine's id: "
             "use --unit or --machine"
         )
     if len(machines) > 1:
         raise CommandFailed(f"Unable to proceed: found more than one machine{_listing(machines)}")
     if machines:
         return Target(tuple(machines))
-    if unit is None:
-        raise CommandFailed("Unable to proceed: could not find matching unit or machine")
-    if not unit.places:
-        raise CommandFailed(f"Unable to proceed: unit {unit.unit} is on no machine")
-    return unit
+    if machine:
+        raise CommandFailed(f"Unable to proceed: machine does not exist{_listing(there)}")
+    if found is None:
+        what = "unit does not exist" if unit else "could not find matching unit or machine"
+        raise CommandFailed(f"Unable to proceed: {what}")
+    if not found.places:
+        raise CommandFailed(f"Unable to proceed: unit {found.unit} is on no machine")
+    return found
 
 
 def _unit_target(client: Client, text: str) -> Target | None:
@@ -139,10 +121,6 @@ def _unit_target(client: Client, text: str) -> Target | None:
     found = select_units(client, [text]).found
     named = text if is_pattern(text) else parse_argument(text).name.full
     return Target(tuple(places_of_all(found)), named) if found else None
-
-
-def _all_places(client: Client) -> list[Location]:
-    return [Location(machine.id, machine.primary_ip) for machine in client.machines()]
 
 
 def _listing(places: Sequence[Location]) -> str:

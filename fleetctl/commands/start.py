@@ -16,7 +16,14 @@ from fleetctl.parsing import blocking_options, bound_s, creation_options, new_co
 from fleetctl.selection import expand_patterns, is_no_template
 from fleetctl.settings import Settings
 from fleetctl.wait import Wait
-from fleetctl.wait_outcome import Check, Reached, check_launched, check_loaded, has_completed_elsewhere
+from fleetctl.wait_outcome import (
+    Check,
+    Reached,
+    active_allocations,
+    check_launched,
+    check_loaded,
+    has_completed_elsewhere,
+)
 from fleetd.api import schema
 from fleetd.model.unit import TargetState
 
@@ -78,7 +85,9 @@ def run_start(
     ]
     refused, waited = _set_targets(client, found, created, verb, no_block)
     status = 1 if sent.failed or refused else 0
-    return status if no_block else max(status, _wait(client, waited, verb, bound_s(block_attempts)))
+    if no_block:
+        return status
+    return max(status, wait_for(client, waited, verb.target, verb.check, bound_s(block_attempts)))
 
 
 def _set_targets(
@@ -121,17 +130,15 @@ def needs_target(report: schema.UnitReport, verb: StartVerb) -> bool:
     """True if the target state must be set: it differs, or the unit is launched and has ended."""
     if report.target != verb.target or has_completed_elsewhere(report):
         return True
-    allocations = [
-        allocation for allocation in report.allocations if not allocation.superseded and not allocation.orphaned
-    ]
     ended = ("inactive", "failed", "deactivating")
     return verb.target is TargetState.LAUNCHED and any(
-        allocation.active in ended or allocation.completed for allocation in allocations
+        allocation.active in ended or allocation.completed for allocation in active_allocations(report)
     )
 
 
-def _wait(client: Client, names: Sequence[str], verb: StartVerb, bound_s: float) -> int:
-    wait = Wait(client, verb.target, verb.check)
+def wait_for(client: Client, names: Sequence[str], target: str, check: Check, bound_s: float) -> int:
+    """Wait for the units to reach the target state, and print errors; returns the exit status."""
+    wait = Wait(client, target, check)
     with failing_as("Error waiting for units: "):
         wait.until(names, bound_s)
     late = wait.report_late()

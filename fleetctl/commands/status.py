@@ -1,21 +1,19 @@
 """status: show systemctl status of units, from their machines."""
 
 import shlex
-import sys
-from collections.abc import Sequence
 
 import click
 import msgspec
 
-from fleetctl import output, screen
+from fleetctl import output
 from fleetctl.client import open_client
 from fleetctl.errors import CommandFailed
 from fleetctl.listing import JSON, Values, render_json
 from fleetctl.parsing import new_command, unit_arguments
-from fleetctl.remote import End, Remote, colours_of, in_order, report_failure, show_line, status_of
+from fleetctl.remote import Remote, show_in_order
 from fleetctl.selection import expand_patterns, find_all, is_no_template
 from fleetctl.settings import Settings
-from fleetctl.unit_locations import Location, explain_absence, has_machine, pick_place, places_of, remote_options
+from fleetctl.unit_locations import explain_absence, has_machine, pick_place, places_of, remote_options
 from fleetd.api import schema
 
 TEXT = "text"
@@ -90,19 +88,4 @@ def _show(remote: Remote, report: schema.UnitReport, machine: str) -> int:
         return remote.run(pick_place(places, machine, report.name), argv)
     if len(places) == 1 and not report.is_global:
         return remote.run(places[0], argv)
-    return _show_blocks(remote, places, shlex.join(argv))
-
-
-def _show_blocks(remote: Remote, places: Sequence[Location], shell_command: str) -> int:
-    """Print the output of each machine, headed by it; returns the first status that is not 0."""
-    colours = colours_of(places)
-    ends: list[End] = []
-    for end, lines in in_order(remote.run_on_all(places, shell_command), places):
-        if ends:
-            output.result("")
-        output.result(screen.paint(f"{end.place}:", colours[end.place], sys.stdout))
-        for line in lines:
-            show_line(line)
-        report_failure(end)
-        ends.append(end)
-    return status_of(ends)
+    return show_in_order(remote.run_on_all(places, shlex.join(argv)), places, as_blocks=True)

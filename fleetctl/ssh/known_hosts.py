@@ -9,6 +9,8 @@ import re
 import struct
 from collections.abc import Sequence
 from enum import StrEnum
+from fnmatch import translate
+from functools import cache
 
 import msgspec
 
@@ -56,8 +58,8 @@ class Finding(msgspec.Struct, frozen=True):
     at: str = ""
 
 
-class Line(msgspec.Struct, frozen=True):
-    """One key, for the hosts that its patterns match."""
+class Entry(msgspec.Struct, frozen=True):
+    """A line of the file: one key, for the hosts that its patterns match."""
 
     number: int
     marker: str
@@ -80,7 +82,7 @@ class Line(msgspec.Struct, frozen=True):
 class KnownHosts:
     """The file as it was read; a missing file knows no hosts."""
 
-    def __init__(self, path: str, lines: Sequence[Line]) -> None:
+    def __init__(self, path: str, lines: Sequence[Entry]) -> None:
         self.path = path
         self._lines = lines
 
@@ -132,7 +134,7 @@ class KnownHosts:
             ends_mid_line = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
             file.write(b"\n" * ends_mid_line + f"{name} {key.kind} {encoded}\n".encode())
 
-    def _about(self, names: Sequence[str]) -> list[Line]:
+    def _about(self, names: Sequence[str]) -> list[Entry]:
         for name in names:
             found = [line for line in self._lines if not line.marker and line.matches(name)]
             if found:
@@ -151,7 +153,7 @@ def host_names(hosts: Sequence[str], port: int) -> list[str]:
     return list(dict.fromkeys(name for name in names if name))
 
 
-def _parse_line(number: int, text: str) -> Line | None:
+def _parse_line(number: int, text: str) -> Entry | None:
     """One parsed line, None if it has no host key. Raises ValueError."""
     fields = text.split()
     if not fields or fields[0].startswith("#"):
@@ -169,7 +171,7 @@ def _parse_line(number: int, text: str) -> Line | None:
     name = kind.encode(errors="surrogateescape")
     if not blob.startswith(struct.pack(">I", len(name)) + name):
         raise ValueError(f"the key is not of the kind {kind}")
-    return Line(number, marker, hosts, HostKey(kind, blob))
+    return Entry(number, marker, hosts, HostKey(kind, blob))
 
 
 def _matches_hash(hashed: str, name: str) -> bool:
@@ -183,13 +185,7 @@ def _matches_hash(hashed: str, name: str) -> bool:
     return version == "1" and hmac.compare_digest(wanted, found)
 
 
+@cache
 def _glob(pattern: str) -> re.Pattern[str]:
-    """The regular expression of a host pattern, in which only `*` and `?` are special.
-
-    Every `*` but the last is an atomic group, so that many of them cannot make matching slow.
-    """
-    first, *others = ("".join("." if char == "?" else re.escape(char) for char in part) for part in pattern.split("*"))
-    if not others:
-        return re.compile(first, re.DOTALL)
-    *middle, last = others
-    return re.compile(first + "".join(f"(?>.*?{part})" for part in middle) + ".*" + last, re.DOTALL)
+    """The regular expression of a host pattern, in which only `*` and `?` are special."""
+    return re.compile(translate(pattern.replace("[", "[[]")))

@@ -11,11 +11,11 @@ import tty
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import BinaryIO
 
 import paramiko
 
-from fleetctl.errors import CommandFailed, SshFailed
+from fleetctl import output
+from fleetctl.errors import SshFailed
 from fleetctl.screen import measure
 from fleetctl.ssh.channels import CHANNEL_ERRORS, CHUNK, close_channel, feed, splice
 from fleetctl.ssh.connection import Connection
@@ -27,21 +27,11 @@ Sink = Callable[[bytes], None]
 
 
 def to_stdout(data: bytes) -> None:
-    _write(sys.stdout.buffer, data)
+    output.write_to(sys.stdout.buffer, data)
 
 
 def to_stderr(data: bytes) -> None:
-    _write(sys.stderr.buffer, data)
-
-
-def _write(stream: BinaryIO, data: bytes) -> None:
-    """Raises CommandFailed if the output is closed."""
-    try:
-        stream.write(data)
-        stream.flush()
-    except OSError as cause:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # Python would flush the buffer again at exit
-        raise CommandFailed("" if isinstance(cause, BrokenPipeError) else f"cannot write: {cause.strerror}") from cause
+    output.write_to(sys.stderr.buffer, data)
 
 
 def run_command(
@@ -96,9 +86,8 @@ def _drain(channel: paramiko.Channel, resized: int, stdout: Sink, stderr: Sink) 
             os.read(resized, CHUNK)
             size = measure(sys.stdout)
             channel.resize_pty(size.columns, size.lines)
-        has_ended = (
-            channel.eof_received or channel.closed
-        )  # read before draining: all output before the end is buffered now
+        # Asked before the buffers are read: all output before the end is in them now.
+        has_ended = channel.eof_received or channel.closed
         if channel.recv_ready():
             stdout(channel.recv(CHUNK))
         elif channel.recv_stderr_ready():
