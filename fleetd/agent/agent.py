@@ -17,9 +17,10 @@ from fleetd.agent.diagnostics import NO_REASON, Diagnostics
 from fleetd.agent.executor import Executor
 from fleetd.agent.ledger import Ledger, StoreSeen
 from fleetd.agent.observer import Observer
-from fleetd.agent.publisher import Registration, StatePublisher
+from fleetd.agent.publisher import StatePublisher
 from fleetd.agent.unit_retries import UnitBackoff
 from fleetd.aio import Backoff, Pace
+from fleetd.membership.registration import Registration
 from fleetd.membership.store_epoch import StoreChange, StoreEpoch
 from fleetd.model.placement import Placement
 from fleetd.model.unit import UnitState
@@ -51,7 +52,8 @@ class StoreTrust(Enum):
 class Agent:
     """One machine's agent. `run` works until it is cancelled or the agent is closed, and can be called once.
 
-    `systemd` is connected by the agent, and closed by the caller. See Registration for who calls what when.
+    `systemd` is connected by the agent, and closed by the caller. To register the machine: `await publish_all(lease)`,
+    write the machine's key, set `registration.lease`, call `check`; call that again with every heartbeat's answer.
     """
 
     def __init__(
@@ -86,7 +88,7 @@ class Agent:
         self._desired = DesiredState(registry, machine_id, self._wake.set, epoch, logger)
         self._publisher = StatePublisher(registry, machine_id, registration, epoch.observe, logger)
         self._backoff = UnitBackoff(self._mark_one)
-        self._executor = Executor(systemd, ledger, self._backoff, logger)
+        self._executor = Executor(machine_id, systemd, ledger, self._backoff, logger)
         self._diagnostics = Diagnostics(systemd, self._mark_one, logger)
         self._observer = Observer(systemd, ledger, self._desired, self._executor, self._backoff, logger)
 

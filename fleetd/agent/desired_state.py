@@ -13,7 +13,7 @@ import msgspec
 from fleetd.aio import Backoff, first_of
 from fleetd.membership.store_epoch import EpochReading, StoreEpoch
 from fleetd.model.placement import Placement
-from fleetd.registry.records import PLACEMENTS, SYNCED, MalformedRecord, Synced
+from fleetd.registry.records import PLACEMENTS, SYNCED, Kind, MalformedRecord, R_co
 from fleetd.registry.registry import Registry
 from fleetd.store.protocol import Changes, Compacted, Event, KeyValue, Unavailable
 
@@ -155,13 +155,14 @@ class DesiredState:
         placements: dict[str, Placement] = {}
         unreadable: dict[str, None] = {}
         for item in filter(self._is_placement, found.items):
-            placement = self._decode(item)
+            placement = self._decode(PLACEMENTS, item)
             if placement is None:
                 unreadable[self._unit_of(item.key)] = None
             else:
                 placements[self._unit_of(item.key)] = placement
         self._epoch.accept(epoch)
-        session = self._decode_synced(synced.items[0] if synced.items and synced.items[0] in marks else None)
+        acknowledged = self._decode(SYNCED, synced.items[0]) if synced.items and synced.items[0] in marks else None
+        session = acknowledged.session if acknowledged else ""
         return DesiredSnapshot(request, epoch, session, synced.revision, marks, placements, unreadable)
 
     async def _watch(self, snapshot: DesiredSnapshot) -> None:
@@ -218,7 +219,7 @@ class DesiredState:
             self.unreadable.pop(name, None)
             if event.item is None:
                 self._delete(name)
-            elif (placement := self._decode(event.item)) is not None:
+            elif (placement := self._decode(PLACEMENTS, event.item)) is not None:
                 self.placements[name] = placement
             else:
                 self.unreadable[name] = None
@@ -245,19 +246,10 @@ class DesiredState:
         """True if the key has exactly one name below the prefix; fleet writes no other."""
         return self._registry.parse_key(found.key) is not None
 
-    def _decode(self, item: KeyValue) -> Placement | None:
-        """Return the placement, or None if it cannot be decoded: its unit is then left alone, not removed."""
+    def _decode(self, kind: Kind[R_co], item: KeyValue) -> R_co | None:
+        """Return the record, or None if it cannot be decoded. No unit is stopped or removed because of that."""
         try:
-            placement = PLACEMENTS.decode(item)
+            return kind.decode(item)
         except MalformedRecord as error:
-            self._log.warning("a placement cannot be read; its unit is left as it is: %s", error)
+            self._log.warning("a record of the leader's cannot be read; units are left as they are: %s", error)
             return None
-        return placement if isinstance(placement, Placement) else None
-
-    def _decode_synced(self, item: KeyValue | None) -> str:
-        try:
-            record = SYNCED.decode(item) if item else None
-        except MalformedRecord as error:
-            self._log.warning("the leader's acknowledgement cannot be read; no unit is stopped until it is: %s", error)
-            return ""
-        return record.session if isinstance(record, Synced) else ""

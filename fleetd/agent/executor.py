@@ -37,21 +37,24 @@ _AnyAction = TypeVar("_AnyAction", Stop, Start | Restart)
 class Executor:
     """Executes plans. `hashes` are the hashes of fleet's unit files, by unit, as of the last `refresh_files`."""
 
-    def __init__(self, systemd: ServiceManager, ledger: Ledger, backoff: UnitBackoff, logger: logging.Logger) -> None:
+    def __init__(
+        self,
+        machine_id: str,
+        systemd: ServiceManager,
+        ledger: Ledger,
+        backoff: UnitBackoff,
+        logger: logging.Logger,
+    ) -> None:
         self._systemd = systemd
         self._ledger = ledger
         self._backoff = backoff
         self._log = logger
-        self._links = Links(systemd, ledger, logger)
+        self._links = Links(machine_id, systemd, ledger, logger)
         self._files_are_known = False
         self._stops: dict[str, None] = {}  # units that fleetd stopped, and has not started since
         self._changed_files: dict[str, None] = {}  # units whose files changed since the last reload check
         self.hashes: dict[str, str] = {}
         self._taken: dict[str, NameTaken] = {}  # units whose file cannot be written for this
-
-    def forget_files(self) -> None:
-        """Have the files read again: they may not be as fleetd left them."""
-        self._files_are_known = False
 
     def refresh_files(self) -> None:
         """Read the files, unless they are known already. Raises OSError."""
@@ -182,7 +185,7 @@ class Executor:
             self._stops.pop(action.unit, None)
 
     async def _remove(self, names: Sequence[str]) -> None:
-        failures = await self._all_or_singly(names, self._remove_files)
+        failures = await self._change_files(self._systemd.remove(names)) if names else {}
         for name in names:
             if name in failures:
                 self._fail("remove", name, failures[name])
@@ -192,10 +195,6 @@ class Executor:
                 self._links.forget(name)
                 self._stops.pop(name, None)
                 self._changed_files[name] = None
-
-    async def _remove_files(self, names: Sequence[str]) -> Mapping[str, ServiceManagerError]:
-        await self._systemd.remove(names)
-        return {}
 
     async def _write(self, actions: Sequence[Write]) -> None:
         files = {}
@@ -207,11 +206,7 @@ class Executor:
                 self._fail("write", action.unit, error)
             else:
                 files[action.unit] = action.text
-
-        async def write(names: Sequence[str]) -> Mapping[str, ServiceManagerError]:
-            return await self._systemd.write({name: files[name] for name in names})
-
-        failures = await self._all_or_singly(list(files), write)
+        failures = await self._change_files(self._systemd.write(files)) if files else {}
         for name, text in files.items():
             failure = failures.get(name)
             if isinstance(failure, NameTaken):
@@ -223,26 +218,12 @@ class Executor:
                 self._links.put(name, text)
                 self._changed_files[name] = None
 
-    async def _all_or_singly(
-        self, names: Sequence[str], call: Callable[[Sequence[str]], Awaitable[Mapping[str, ServiceManagerError]]]
-    ) -> dict[str, Exception]:
-        """Call for all units at once; if that fails as a whole, for each by itself. Returns the failures by unit."""
-        if not names:
-            return {}
-        try:
-            failures: dict[str, Exception] = dict(await call(names))
-        except ManagerUnavailable:
-            self.forget_files()
-            raise
-        except (ServiceManagerError, OSError) as error:
-            if len(names) == 1:
-                failures = {names[0]: error}
-            else:
-                failures = {}
-                for name in names:
-                    failures |= await self._all_or_singly([name], call)
-        if failures:
-            self.forget_files()  # a file whose write failed may be gone, or be the old one
+    async def _change_files(self, change: Awaitable[Mapping[str, Exception]]) -> Mapping[str, Exception]:
+        """Wait for this change of unit files. Unless all of it succeeds, have the files read again: one that was not
+        written may be gone, or be the old one."""
+        were_known, self._files_are_known = self._files_are_known, False
+        failures = await change
+        self._files_are_known = were_known and not failures
         return failures
 
     async def _reload(self, starting: Sequence[str]) -> None:

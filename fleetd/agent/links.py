@@ -4,8 +4,7 @@ them), and keeps them in the ledger.
 
 import logging
 import platform
-from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
+from collections.abc import Collection, Mapping
 
 from fleetd.agent.ledger import Ledger
 from fleetd.model.admission import refuse_name
@@ -15,38 +14,15 @@ from fleetd.model.unitfile import UnitFileError, parse_unit_file
 from fleetd.systemd.protocol import ServiceManager
 
 
-def host_specifiers() -> dict[str, str]:
-    """Return the values of systemd's specifiers for this machine (systemd.unit(5), SPECIFIERS), by letter."""
-    host = platform.node()
-    return {
-        "H": host,
-        "l": host.partition(".")[0],
-        "v": platform.release(),
-        "m": _read_machine_id(),
-    }
-
-
-def _read_machine_id() -> str:
-    try:
-        return Path("/etc/machine-id").read_text().strip()
-    except OSError:
-        return ""
-
-
 class Links:
     """One machine's links. Call `read` with all units' texts, then `put` and `forget` for changes, then `follow`."""
 
-    def __init__(
-        self,
-        systemd: ServiceManager,
-        ledger: Ledger,
-        logger: logging.Logger,
-        host: Callable[[], Mapping[str, str]] = host_specifiers,
-    ) -> None:
+    def __init__(self, machine_id: str, systemd: ServiceManager, ledger: Ledger, logger: logging.Logger) -> None:
         self._systemd = systemd
         self._ledger = ledger
         self._log = logger
-        self._host = host()
+        host = platform.node()
+        self._specifiers = {"H": host, "l": host.partition(".")[0], "v": platform.release(), "m": machine_id}
         self._units: dict[str, Install | str | None] = {}  # unit → its [Install], why that is invalid, or None
         self._complaints: dict[str, tuple[str, ...]] = {}
         self._is_due = True
@@ -115,7 +91,7 @@ class Links:
     def _parse(self, name: str, text: str) -> Install | str:
         """Return the unit's [Install], or why it is invalid (for a unit accepted by a fleetd that did not check it)."""
         try:
-            return parse_install(parse_unit_file(text), parse_name(name), self._host)
+            return parse_install(parse_unit_file(text), parse_name(name), self._specifiers)
         except (InvalidInstall, UnitFileError) as error:
             return f"[Install] has no effect: {error}"
 

@@ -6,10 +6,11 @@ Changes gather while a batch is being written; of each unit the newest state win
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from fleetd.agent.publish_rate import PublishRate
 from fleetd.aio import Backoff, Pace
+from fleetd.membership.registration import Registration
 from fleetd.model.unit import UnitState
 from fleetd.registry.records import STATES
 from fleetd.registry.registry import Registry
@@ -20,28 +21,6 @@ FIRST_RETRY_S = 0.5
 LONGEST_RETRY_S = 5.0
 WRITE_PERIOD_S = 0.03  # between the batches of a burst
 LATE_WRITE_S = 10.0  # a request that timed out has reached the store by then, or never will
-
-
-class Registration(Protocol):
-    """This machine's registration, as the agent sees it (membership.registration.Registration).
-
-    `session` identifies this run of fleetd. `lease` is the registration's, 0 while there is none. `is_certain` is true
-    while the lease was renewed in time, so that no other machine can have registered with this machine's id.
-    To register: `await agent.publish_all(lease)`, write the machine's key, set `lease`, call `agent.check`; call
-    that again with every heartbeat's answer.
-    """
-
-    @property
-    def session(self) -> str: ...
-
-    @property
-    def lease(self) -> int: ...
-
-    @property
-    def is_certain(self) -> bool: ...
-
-    def lease_lost(self) -> None:
-        """Report that the store no longer has the lease."""
 
 
 class StatePublisher:

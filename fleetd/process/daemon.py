@@ -119,12 +119,13 @@ class Daemon:
         finally:
             watchdog.cancel()
             sdnotify.notify(sdnotify.STOPPING)
-            if not node.failed:
+            if not node.failure:
                 await node.depart()
             await node.close()
             await server.stop()
             lock.close()
-        node.raise_failure()
+        if node.failure:
+            raise node.failure
 
     async def _wait(self, node: Node) -> bool:
         """Wait until a reload is requested (True), or the daemon is to end (False)."""

@@ -88,6 +88,7 @@ class Node:
         self.store = store
         self.systemd = systemd
         self.finished = asyncio.Event()  # a part has ended unexpectedly: a bug
+        self.failure: BaseException | None = None  # the error with which it ended
         self._tasks: list[asyncio.Task[None]] = []
         self._optional: list[asyncio.Task[None]] = []  # those of them that being a member of the cluster does not need
         self._leaving: asyncio.Task[None] | None = None
@@ -157,17 +158,6 @@ class Node:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.agent.close()
         await self.systemd.close()
-
-    @property
-    def failed(self) -> bool:
-        """True if a part has ended with an error."""
-        return any(task.done() and not task.cancelled() and task.exception() for task in self._tasks)
-
-    def raise_failure(self) -> None:
-        """Raise the error with which a part ended, if one did."""
-        for task in self._tasks:
-            if task.done() and not task.cancelled():
-                task.result()
 
     async def depart(self) -> None:
         """Stay, park or leave, as plan_shutdown decides; in bounded time, whatever the store does."""
@@ -301,6 +291,7 @@ class Node:
 
     def _note_end(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
-            if task.exception():
-                log.critical("a part of fleetd failed; fleetd ends, and systemd restarts it", exc_info=task.exception())
+            self.failure = self.failure or task.exception()
+            if self.failure:
+                log.critical("a part of fleetd failed; fleetd ends, and systemd restarts it", exc_info=self.failure)
             self.finished.set()

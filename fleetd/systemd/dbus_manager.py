@@ -102,7 +102,7 @@ class SystemdOverDBus:
             raise ManagerUnavailable(f"look for {name}: not connected to systemd yet")
         return self._files.foreign_path(name, self._search_path)
 
-    async def write(self, files: Mapping[str, str]) -> Mapping[str, ServiceManagerError]:
+    async def write(self, files: Mapping[str, str]) -> Mapping[str, Exception]:
         refused = await self._find_foreign([name for name in files if object_path(name) not in self._by_path])
         for name, text in files.items():
             if name in refused:
@@ -110,30 +110,39 @@ class SystemdOverDBus:
             try:
                 if former := self._files.put(name, text):
                     self._relinked |= dict.fromkeys((name, former))
-            except ServiceManagerError as error:
+            except (ServiceManagerError, OSError) as error:
                 refused[name] = error
             else:
                 self._by_path[object_path(name)] = name
         self._files.announce()
         return refused
 
-    async def remove(self, names: Collection[str]) -> None:
+    async def remove(self, names: Collection[str]) -> Mapping[str, Exception]:
         [rows] = await self._bus.call("list failed units", "ListUnitsByPatterns", "asas", ["failed"], [])
         failed = {row[0] for row in rows}
         await asyncio.gather(*(self._reset_failed(name) for name in names if name in failed))
         # Files go last: after a crash, a file that is still there makes the next pass finish the removal.
+        failures: dict[str, Exception] = {}
         for name in names:
-            self._forget(name)
+            try:
+                self._forget(name)
+            except OSError as error:
+                failures[name] = error
+        return failures
 
-    async def _find_foreign(self, names: Sequence[str]) -> dict[str, ServiceManagerError]:
+    async def _find_foreign(self, names: Sequence[str]) -> dict[str, Exception]:
         """Return those of these names, none of which has a file here, that systemd has loaded from elsewhere. `shadows`
         cannot see mounts, slices and transient units, which have no file."""
-        foreign: dict[str, ServiceManagerError] = {}
+        foreign: dict[str, Exception] = {}
         seen = await self.observe(names)
         for name in names:
             if seen[name].load == "not-found":
                 continue
-            [path] = await self._bus.get(name, "Unit.FragmentPath")
+            try:
+                [path] = await self._bus.get(name, "Unit.FragmentPath")
+            except Refused as error:
+                foreign[name] = error
+                continue
             # A removed unit of fleet's stays in memory while others refer to it.
             if not path or not self._files.has_linked(path):
                 foreign[name] = NameTaken(name, path)
@@ -141,7 +150,7 @@ class SystemdOverDBus:
 
     async def link(self, make: Mapping[str, str], drop: Mapping[str, str]) -> Mapping[str, Exception]:
         aliases = [link for link in make if "/" not in link]
-        failures: dict[str, Exception] = dict(await self._find_foreign(aliases))
+        failures = await self._find_foreign(aliases)
         for alias in aliases:
             if path := self.shadows(alias):
                 failures[alias] = ServiceManagerError(f"link {alias}: {name_taken(alias, path)}")

@@ -89,12 +89,13 @@ class ServiceManager(Protocol):
     def shadows(self, name: str) -> str:
         """Return the path of the machine's own unit (or template) that a unit of this name would hide, or ''."""
 
-    async def write(self, files: Mapping[str, str]) -> Mapping[str, ServiceManagerError]:
+    async def write(self, files: Mapping[str, str]) -> Mapping[str, Exception]:
         """Write the files, each atomically, and link them into systemd at runtime scope. Returns the failures, which
         leave nothing behind; the other files are written. Does not reload: see `reload_needed`."""
 
-    async def remove(self, names: Collection[str]) -> None:
-        """Unlink, delete and reset-failed these units; unknown names are no error. Does not reload."""
+    async def remove(self, names: Collection[str]) -> Mapping[str, Exception]:
+        """Unlink, delete and reset-failed these units; unknown names are no error. Returns the failures; the other
+        units are removed. Does not reload."""
 
     async def link(self, make: Mapping[str, str], drop: Mapping[str, str]) -> Mapping[str, Exception]:
         """Remove, then make links below systemd's runtime directory, given as link → unit of fleet's. `ALIAS` is

@@ -165,9 +165,9 @@ class SimulatedSystemd:
             return f"the mount of {name}"
         return self._system_units.get(name) or self._system_units.get(parse_name(name).template, "")
 
-    async def write(self, files: Mapping[str, str]) -> Mapping[str, ServiceManagerError]:
+    async def write(self, files: Mapping[str, str]) -> Mapping[str, Exception]:
         await self._take_time("write", files)
-        refused: dict[str, ServiceManagerError] = {}
+        refused: dict[str, Exception] = {}
         for name, text in files.items():
             if refusal := self._find_refusal(name):
                 refused[name] = refusal
@@ -184,16 +184,14 @@ class SimulatedSystemd:
             return NameTaken(name, self._system_units[name])
         return None
 
-    async def remove(self, names: Collection[str]) -> None:
+    async def remove(self, names: Collection[str]) -> Mapping[str, Exception]:
         await self._take_time("remove", names)
         for name in names:
             self._units.reset_failed(name)
-            self._forget(name)
-
-    def _forget(self, name: str) -> None:
-        self._texts.pop(name, None)
-        for known in (self._asked, self._ended, self._changed):
-            known.pop(name, None)
+            self._texts.pop(name, None)
+            for known in (self._asked, self._ended, self._changed):
+                known.pop(name, None)
+        return {}
 
     async def link(self, make: Mapping[str, str], drop: Mapping[str, str]) -> Mapping[str, Exception]:
         await self._take_time("link", (*drop, *make))

@@ -8,6 +8,7 @@ from typing import Any
 
 from fleetd.agent import Agent
 from fleetd.agent.ledger import Ledger
+from fleetd.membership.registration import Registration
 from fleetd.membership.store_epoch import StoreEpoch
 from fleetd.model.placement import Placement
 from fleetd.model.unit import TargetState, UnitState
@@ -20,6 +21,7 @@ from fleetd.testing.simulated_systemd import SimulatedSystemd
 
 MACHINE = "m1"
 PATIENCE_S = 5.0
+TTL_S = 10.0
 DAEMON = "[Service]\nExecStart=/bin/daemon\n"
 OTHER = "[Service]\nExecStart=/bin/other\n"
 ONESHOT = "[Service]\nType=oneshot\nExecStart=/bin/true\n"
@@ -69,7 +71,7 @@ class FaultySystemd(SimulatedSystemd):
 
     def __init__(self) -> None:
         super().__init__()
-        self.bad_on_disk: list[str] = []  # a batch of files that contains one of these fails as a whole
+        self.bad_on_disk: list[str] = []  # units whose files can be neither written nor removed
         self.refused_stops: list[str] = []
         self.refused_links: list[str] = []
         self.loses_bus_at_link = False  # fails once
@@ -88,14 +90,14 @@ class FaultySystemd(SimulatedSystemd):
             await interruption()
         return statuses
 
-    async def write(self, files: Mapping[str, str]) -> Mapping[str, ServiceManagerError]:
-        self._touch_disk(files)
+    async def write(self, files: Mapping[str, str]) -> Mapping[str, Exception]:
+        bad = self._disk_errors(files)
         self.was_asked_to_write.set()
-        return await super().write(files)
+        return {**await super().write({name: text for name, text in files.items() if name not in bad}), **bad}
 
-    async def remove(self, names: Collection[str]) -> None:
-        self._touch_disk(names)
-        await super().remove(names)
+    async def remove(self, names: Collection[str]) -> Mapping[str, Exception]:
+        bad = self._disk_errors(names)
+        return {**await super().remove([name for name in names if name not in bad]), **bad}
 
     async def link(self, make: Mapping[str, str], drop: Mapping[str, str]) -> Mapping[str, Exception]:
         if self.loses_bus_at_link:
@@ -132,27 +134,12 @@ class FaultySystemd(SimulatedSystemd):
             await asyncio.sleep(PATIENCE_S)
         return await super().explain(name)
 
-    def _touch_disk(self, names: Collection[str]) -> None:
-        if any(name in self.bad_on_disk for name in names):
-            raise OSError("Input/output error")
+    def _disk_errors(self, names: Collection[str]) -> dict[str, Exception]:
+        return {name: OSError("Input/output error") for name in names if name in self.bad_on_disk}
 
     def _find_words(self, name: str) -> None:
         if self.is_mute:
             raise ServiceManagerError(f"look at {name}: Message recipient disconnected")
-
-
-class StandingMembership:
-    """A membership that registers on request, on a lease of the store."""
-
-    def __init__(self, session: str) -> None:
-        self.session = session
-        self.lease = 0
-        self.losses = 0
-        self.is_certain = True
-
-    def lease_lost(self) -> None:
-        self.lease = 0
-        self.losses += 1
 
 
 class MachineUnderTest:
@@ -174,11 +161,12 @@ class MachineUnderTest:
     async def start(self, *, synced: bool = True) -> None:
         """Start fleetd and register; with `synced`, the leader acknowledges the machine."""
         self.sessions += 1
-        self.membership = StandingMembership(f"session-{self.sessions}")
+        self.registration = Registration(f"session-{self.sessions}", lambda: 0.0)
+        self.registration.renew(0.0, TTL_S)
         self.ledger = Ledger(self.directory, self.log)
         seen = self.ledger.store
         self.epoch = StoreEpoch(self.registry, MACHINE, seen.cluster_id, seen.revision)
-        self.agent = Agent(MACHINE, self.registry, self.systemd, self.ledger, self.epoch, self.membership, self.log)
+        self.agent = Agent(MACHINE, self.registry, self.systemd, self.ledger, self.epoch, self.registration, self.log)
         self.running = asyncio.create_task(self.agent.run())
         await self.register()
         if synced:
@@ -188,12 +176,13 @@ class MachineUnderTest:
         """The loss of the lease, as the membership handles it."""
         lease = await self.store.grant(3600)
         await self.agent.publish_all(lease)
-        self.membership.lease = lease
+        self.registration.lease = lease
+        self.registration.lost.clear()
         self.agent.check(await self.store.revision())
 
     async def take_in(self, session: str = "") -> None:
         """The leader acknowledges this session: it has planned for it."""
-        await self.put(Synced(session or self.membership.session), MACHINE)
+        await self.put(Synced(session or self.registration.session), MACHINE)
 
     async def stop(self) -> None:
         """End fleetd, as in a restart."""

@@ -30,7 +30,7 @@ async def test_published_states_are_on_the_machines_lease(machine: MachineUnderT
     await machine.until_active("web.service", 7)
     item = await machine.store.get(machine.registry.key(STATES, MACHINE, "web.service"))
     assert item is not None
-    assert item.lease == machine.membership.lease != 0
+    assert item.lease == machine.registration.lease != 0
 
 
 @pytest.mark.covers("2.1.2", "6.1.5")
@@ -281,7 +281,7 @@ async def test_a_placement_made_while_the_machine_registers_is_carried_out(machi
     await machine.settle()
 
     async def register_again() -> None:
-        machine.membership.lease_lost()
+        machine.registration.lease = 0
         await machine.register()
         await machine.settle()  # the agent reads its placements again before systemd has answered
 

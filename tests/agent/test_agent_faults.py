@@ -11,7 +11,7 @@ from fleetd.model.unit import TargetState, UnitState
 from fleetd.model.unitfile import hash_unit_file
 from fleetd.reconciler.actions import LedgerEntry
 from fleetd.testing.simulated_systemd import Behaviour
-from tests.agent.machine import DAEMON, MACHINE, ONESHOT, OTHER, MachineUnderTest
+from tests.agent.machine import DAEMON, MACHINE, ONESHOT, OTHER, TTL_S, MachineUnderTest
 
 NEEDS_B = "[Unit]\nRequires=b.service\nAfter=b.service\n" + DAEMON
 
@@ -28,7 +28,7 @@ async def test_a_restart_of_fleetd_keeps_processes_and_publishes_nothing(
     await machine.until_active("web.service", 7)
     before = await machine.until(lambda states: "job.service" in states and states["job.service"].completed)
     pid = machine.systemd.pid("web.service")
-    lease = machine.membership.lease
+    lease = machine.registration.lease
     del machine.systemd.calls[:]
     await machine.stop()
     revision = await machine.store.revision()
@@ -37,7 +37,7 @@ async def test_a_restart_of_fleetd_keeps_processes_and_publishes_nothing(
     assert machine.asked_to_act() == []
     assert machine.systemd.pid("web.service") == pid
     assert await machine.states() == before
-    assert machine.membership.lease != lease
+    assert machine.registration.lease != lease
     assert await machine.store.revision() == revision + 1, "states move to the new lease in one transaction"
 
 
@@ -45,7 +45,7 @@ async def test_states_are_not_written_again_if_the_lease_survives_a_restart(mach
     await machine.start()
     await machine.place("web.service", 7)
     await machine.until_active("web.service", 7)
-    lease, revision = machine.membership.lease, await machine.store.revision()
+    lease, revision = machine.registration.lease, await machine.store.revision()
     await machine.agent.publish_all(lease)
     assert await machine.store.revision() == revision
 
@@ -264,7 +264,7 @@ async def test_starting_without_the_store_changes_nothing(
 async def test_an_unregistered_machine_does_and_publishes_nothing(machine: MachineUnderTest) -> None:
     """The placements may be for another machine with this id: starting them would run units twice."""
     await machine.start()
-    machine.membership.lease = 0
+    machine.registration.lease = 0
     await machine.place("web.service", 7)
     await machine.settle()
     assert machine.systemd.pid("web.service") == 0
@@ -280,13 +280,13 @@ async def test_placements_wait_while_another_machine_may_have_this_id(
     await machine.start()
     await machine.place("web.service", 7)
     await machine.until_active("web.service", 7)
-    machine.membership.is_certain = False
+    machine.registration.renew(0.0, 0.0)
     await machine.place("api.service", 8)
     machine.systemd.crash("web.service")
     await machine.settle()
     assert machine.systemd.pid("api.service") == 0
     assert (await machine.states())["web.service"].active == "failed"
-    machine.membership.is_certain = True
+    machine.registration.renew(0.0, TTL_S)
     machine.agent.check(await machine.store.revision())  # a heartbeat was answered
     await machine.until_active("api.service", 8)
 
@@ -295,7 +295,7 @@ async def test_states_deleted_by_a_machine_with_this_id_are_written_again(machin
     await machine.start()
     await machine.place("web.service", 7)
     await machine.until_active("web.service", 7)
-    machine.membership.lease_lost()
+    machine.registration.lease = 0
     await machine.register()
     clone_lease = await machine.store.grant(60)
     overwritten = machine.registry.put(UnitState(), MACHINE, "web.service", lease=clone_lease)
@@ -314,11 +314,11 @@ async def test_a_lost_lease_is_reported_and_states_move_to_the_next_lease(
     await machine.place_all({"web.service": DAEMON, "api.service": DAEMON}, 7)
     await machine.until_active("web.service", 7)
     await machine.until_active("api.service", 7)
-    await machine.store.revoke(machine.membership.lease)
+    await machine.store.revoke(machine.registration.lease)
     assert await machine.states() == {}
     machine.systemd.crash("web.service")
     await machine.settle()
-    assert machine.membership.losses == 1
+    assert machine.registration.lost.is_set()
     await machine.register()
     states = await machine.states()
     assert (states["web.service"].active, states["api.service"].active) == ("failed", "active")

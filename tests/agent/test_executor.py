@@ -11,7 +11,7 @@ ENABLED = DAEMON + "\n[Install]\nWantedBy=multi-user.target\n"
 
 
 @pytest.mark.covers("6.1.13", "R.4")
-async def test_only_the_file_that_fails_a_batch_stays_unwritten(machine: MachineUnderTest) -> None:
+async def test_one_file_that_cannot_be_written_holds_up_no_other(machine: MachineUnderTest) -> None:
     machine.systemd.bad_on_disk = ["bad.service"]
     await machine.start()
     await machine.place_all(dict.fromkeys(("a.service", "bad.service", "c.service"), DAEMON), 7)

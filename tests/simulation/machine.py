@@ -24,7 +24,7 @@ from fleetd.model.machine import Machine
 from fleetd.process.node import HostEnvironment, Node
 from fleetd.registry.registry import Registry
 from fleetd.store.embedded import inline
-from fleetd.systemd.protocol import ManagerUnavailable, ServiceManagerError
+from fleetd.systemd.protocol import ManagerUnavailable
 from fleetd.testing.simulated_systemd import SYSTEM_UNITS, SimulatedSystemd
 from tests.simulation.disk import watch_writes
 from tests.simulation.server import StoreServer
@@ -80,14 +80,15 @@ class MachineSystemd(SimulatedSystemd):
         self._on_call(verb, list(names))
         self.calls.clear()
 
-    async def write(self, files: Mapping[str, str]) -> Mapping[str, ServiceManagerError]:
+    async def write(self, files: Mapping[str, str]) -> Mapping[str, Exception]:
         refused = await super().write(files)
         self._is_fatal(f"after it has written {' '.join(files)}")
         return refused
 
-    async def remove(self, names: Collection[str]) -> None:
-        await super().remove(names)
+    async def remove(self, names: Collection[str]) -> Mapping[str, Exception]:
+        failures = await super().remove(names)
         self._is_fatal(f"after it has removed {' '.join(names)}")
+        return failures
 
     async def start(self, name: str) -> None:
         await super().start(name)
@@ -289,10 +290,8 @@ class SimulatedMachine:
 
     async def _watch_over(self, node: Node) -> None:
         await node.finished.wait()
-        try:
-            node.raise_failure()
-        except BaseException as error:
-            self._surrounds.on_failure(self.name, error)
+        if node.failure:
+            self._surrounds.on_failure(self.name, node.failure)
 
     # What takes its time. One such errand is done at a time; a power cut ends it.
 
