@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from fleetd.api import schema
 from fleetd.api.schema import JSON_TYPE, ErrorDetail, ErrorEntity
 from fleetd.model.decoding import UNREADABLE
 from fleetd.registry.records import MalformedRecord, NewerRecord
@@ -15,6 +16,9 @@ NO_STORE = "fleet server unable to communicate with etcd"
 
 _ENCODER = msgspec.json.Encoder(order="sorted")
 _ESCAPES = ((b"<", b"\\u003c"), (b">", b"\\u003e"), (b"&", b"\\u0026"))
+
+_STRUCTS = (type_ for type_ in vars(schema).values() if isinstance(type_, type) and issubclass(type_, msgspec.Struct))
+_FIELDS = {name.lower(): name for struct in _STRUCTS for name in struct.__struct_encode_fields__}
 
 Shape = TypeVar("Shape")
 
@@ -114,9 +118,9 @@ def check_is_json(request: Request) -> None:
 
 
 def parse_json(body: bytes, shape: type[Shape]) -> Shape:
-    """The body as this type, whose field names are in lower case. Raises ApiError.
+    """The body as this type. Raises ApiError.
 
-    As CoreOS fleet does it: case of keys and unknown keys are ignored, null counts as absent.
+    As CoreOS fleet does it: the case of keys is ignored, and so are unknown keys; null counts as absent.
     """
     try:
         return msgspec.convert(_fold(msgspec.json.decode(body)), shape)
@@ -128,7 +132,8 @@ def parse_json(body: bytes, shape: type[Shape]) -> Shape:
 
 def _fold(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key.lower(): _fold(item) for key, item in value.items() if item is not None}
+        named = ((key.lower(), item) for key, item in value.items() if item is not None)
+        return {_FIELDS.get(key, key): _fold(item) for key, item in named}
     if isinstance(value, list):
         return [_fold(item) for item in value]
     return value

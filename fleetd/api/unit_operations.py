@@ -16,35 +16,6 @@ MAX_OPERATIONS = 1000  # in one request
 NOT_FOUND = "unit does not exist"
 
 
-class OptionBody(msgspec.Struct, frozen=True):
-    """One unit file option in a request."""
-
-    section: str = ""
-    name: str = ""
-    value: str = ""
-
-
-class UnitBody(msgspec.Struct, frozen=True):
-    """A unit in a request; fields that clients cannot set are ignored."""
-
-    name: str = ""
-    options: tuple[OptionBody, ...] = ()
-    desired_state: str = msgspec.field(name="desiredstate", default="")
-
-
-class OperationBody(UnitBody, frozen=True):
-    """One of several operations in a request (schema.UnitOperation)."""
-
-    only_new: bool = msgspec.field(name="onlynew", default=False)
-    destroy: bool = False
-
-
-class OperationsBody(msgspec.Struct, frozen=True):
-    """A request with several operations."""
-
-    operations: tuple[OperationBody, ...] = ()
-
-
 class UnitOperation(msgspec.Struct, frozen=True):
     """One operation on one unit: set content (`options`, empty: keep) and `target` (None: keep), destroy, or restart.
 
@@ -74,27 +45,15 @@ class Change(msgspec.Struct, frozen=True):
 def parse_put(request: Request, name: str) -> UnitOperation:
     """The operation that a PUT of this unit asks for. Raises ApiError."""
     check_is_json(request)
-    body = parse_json(request.body, UnitBody)
+    body = parse_json(request.body, schema.Unit)
     if body.name and body.name != name:
         raise ApiError(400, f'name in URL "{name}" differs from unit name in request body "{body.name}"')
-    return make_operation(name, body, only_new="*" in map(str.strip, request.header_values("If-None-Match")))
+    only_new = "*" in map(str.strip, request.header_values("If-None-Match"))
+    return make_operation(schema.UnitOperation(name, body.options, body.desired_state, only_new))
 
 
-def parse_operations(request: Request) -> tuple[OperationBody, ...]:
-    """The operations of a request, each unit named once. Raises ApiError."""
-    bodies = parse_json(request.body, OperationsBody).operations
-    _check_names([body.name for body in bodies])
-    return bodies
-
-
-def parse_restarts(request: Request) -> tuple[str, ...]:
-    """The units that a request restarts, each named once. Raises ApiError."""
-    names = parse_json(request.body, schema.Restarts).names
-    _check_names(names)
-    return names
-
-
-def _check_names(names: Sequence[str]) -> None:
+def check_names(names: Sequence[str]) -> None:
+    """Raises ApiError for too many units in one request, and for one that is named twice."""
     if len(names) > MAX_OPERATIONS:
         raise ApiError(413, f"{len(names)} units in one request, and at most {MAX_OPERATIONS} are allowed")
     seen: set[str] = set()
@@ -104,19 +63,23 @@ def _check_names(names: Sequence[str]) -> None:
         seen.add(name)
 
 
-def make_operation(
-    name: str, body: UnitBody, *, only_new: bool = False, destroy: bool = False, restart: bool = False
-) -> UnitOperation:
+def make_operation(asked: schema.UnitOperation, *, restart: bool = False) -> UnitOperation:
     """The operation, its name and target state validated. Raises ApiError."""
     try:
-        validate_name(name)
+        validate_name(asked.name)
     except InvalidName as error:
-        raise (ApiError(404, NOT_FOUND) if destroy or restart else ApiError(400, str(error))) from error
-    if body.desired_state and body.desired_state not in list(TargetState):
-        raise ApiError(400, f'invalid desiredState "{body.desired_state}": expect inactive, loaded or launched')
-    target = TargetState(body.desired_state) if body.desired_state else None
-    options = tuple(UnitOption(option.section, option.name, without_comments(option.value)) for option in body.options)
-    return UnitOperation(name, options, target, only_new, destroy, restart)
+        raise (ApiError(404, NOT_FOUND) if asked.destroy or restart else ApiError(400, str(error))) from error
+    options = tuple(UnitOption(option.section, option.name, without_comments(option.value)) for option in asked.options)
+    target = _parse_target(asked.desired_state)
+    return UnitOperation(asked.name, options, target, asked.only_new, asked.destroy, restart)
+
+
+def _parse_target(text: str) -> TargetState | None:
+    """The target state that a client names (None: none). Raises ApiError."""
+    try:
+        return TargetState(text) if text else None
+    except ValueError as error:
+        raise ApiError(400, f'invalid desiredState "{text}": expect inactive, loaded or launched') from error
 
 
 def plan_change(operation: UnitOperation, before: Unit | None, shadows: Callable[[str], str]) -> Change:

@@ -7,7 +7,7 @@ from fleetd.api import schema
 from fleetd.api.http import ApiError, Request, Response, render_json
 from fleetd.api.pagination import parse_page, read_page
 from fleetd.api.quota import Quota
-from fleetd.api.unit_operations import NOT_FOUND, UnitBody, UnitOperation, make_operation, parse_put, plan_change
+from fleetd.api.unit_operations import NOT_FOUND, UnitOperation, make_operation, parse_put, plan_change
 from fleetd.api.write_batching import WriteBatcher
 from fleetd.model.names import InvalidName, validate_name
 from fleetd.model.placement import Decision
@@ -93,7 +93,7 @@ class Units:
 
     async def delete(self, _: Request, name: str) -> Response:
         """Destroy a unit."""
-        return Response(await self.carry_out(make_operation(name, UnitBody(), destroy=True)))
+        return Response(await self.carry_out(make_operation(schema.UnitOperation(name, destroy=True))))
 
     async def carry_out(self, operation: UnitOperation) -> int:
         """Carry out one operation; returns the HTTP status. Raises ApiError."""

@@ -4,20 +4,12 @@ Each unit is compared with what was read of it. If a transaction conflicts, its 
 as version 1 does, so that one unit cannot fail the others.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 
 from fleetd.api import schema
-from fleetd.api.http import ApiError, Request, Response, render_json, to_api_error
-from fleetd.api.unit_operations import (
-    Change,
-    UnitBody,
-    UnitOperation,
-    make_operation,
-    parse_operations,
-    parse_restarts,
-    plan_change,
-)
+from fleetd.api.http import ApiError, Request, Response, parse_json, render_json, to_api_error
+from fleetd.api.unit_operations import Change, UnitOperation, check_names, make_operation, plan_change
 from fleetd.api.v1.units import Units
 from fleetd.registry.records import UNITS, MalformedRecord
 from fleetd.registry.registry import Registry
@@ -35,39 +27,31 @@ class Operations:
 
     async def post(self, request: Request, _: str) -> Response:
         """Create, change or destroy many units."""
-        results: dict[str, schema.Result] = {}
-        operations: dict[str, UnitOperation | None] = {}
-        for body in parse_operations(request):
-            with _recording(body.name, results):
-                operations[body.name] = None
-                operations[body.name] = make_operation(body.name, body, only_new=body.only_new, destroy=body.destroy)
-        return await self._carry_out(operations, results)
+        return await self._carry_out(parse_json(request.body, schema.UnitOperations).operations)
 
     async def restart(self, request: Request, _: str) -> Response:
         """Restart units where they run."""
-        results: dict[str, schema.Result] = {}
-        operations: dict[str, UnitOperation | None] = {}
-        for name in parse_restarts(request):
-            with _recording(name, results):
-                operations[name] = None
-                operations[name] = make_operation(name, UnitBody(), restart=True)
-        return await self._carry_out(operations, results)
+        names = parse_json(request.body, schema.Restarts).names
+        return await self._carry_out([schema.UnitOperation(name) for name in names], restart=True)
 
-    async def _carry_out(
-        self, operations: Mapping[str, UnitOperation | None], results: dict[str, schema.Result]
-    ) -> Response:
-        """Carry out the operations by unit (None: refused already); the response, in the same order."""
-        found = await self._registry.get_many(UNITS, [(name,) for name, operation in operations.items() if operation])
+    async def _carry_out(self, asked: Sequence[schema.UnitOperation], *, restart: bool = False) -> Response:
+        """Carry out the operations; the response has one result for each, in the same order. Raises ApiError."""
+        check_names([each.name for each in asked])
+        results: dict[str, schema.Result] = {}
+        operations = []
+        for each in asked:
+            with _recording(each.name, results):
+                operations.append(make_operation(each, restart=restart))
+        found = await self._registry.get_many(UNITS, [(operation.name,) for operation in operations])
         changes = []
         async with AsyncExitStack() as claims:
-            for name, operation in operations.items():
-                with _recording(name, results):
-                    if operation:
-                        change = plan_change(operation, found.get((name,)), self._shadows)
-                        await claims.enter_async_context(self._units.quota.admit(change.before, change.after))
-                        changes.append(change)
+            for operation in operations:
+                with _recording(operation.name, results):
+                    change = plan_change(operation, found.get((operation.name,)), self._shadows)
+                    await claims.enter_async_context(self._units.quota.admit(change.before, change.after))
+                    changes.append(change)
             await self._apply(changes, results)
-        return render_json(schema.Results(tuple(results[name] for name in operations)))
+        return render_json(schema.Results(tuple(results[each.name] for each in asked)))
 
     async def _apply(self, changes: Sequence[Change], results: dict[str, schema.Result]) -> None:
         """Write the changes. Once the store is unavailable the rest fails at once, without a timeout each."""
