@@ -10,16 +10,14 @@ from collections.abc import Sequence
 import msgspec
 
 from fleetd.registry.registry import Registry
-from fleetd.registry.transactions import WriteSet
-from fleetd.store.limits import size_of
-from fleetd.store.protocol import MAX_OPERATIONS, MAX_TRANSACTION_BYTES, Conflict, StoreError, Unchanged
+from fleetd.registry.transactions import Batch, WriteSet
+from fleetd.store.protocol import Conflict, StoreError, Unchanged
 
 
 class _Waiting(msgspec.Struct, eq=False):
     """A pending write and its result: a revision (0: not yet), or an error."""
 
     write_set: WriteSet
-    size: int
     revision: int = 0
     error: StoreError | None = None
 
@@ -38,7 +36,7 @@ class WriteBatcher:
 
     async def write(self, write_set: WriteSet) -> int:
         """Write one write set; returns its revision. Raises what Registry.write raises, for this write set alone."""
-        mine = _Waiting(write_set, sum(map(size_of, (*write_set.comparisons, *write_set.operations))))
+        mine = _Waiting(write_set)
         self._waiting.append(mine)
         try:
             async with self._writing:  # asyncio.Lock is fair: if this write still waits, it is the first
@@ -55,16 +53,13 @@ class WriteBatcher:
         """The longest prefix of the queue that fits in a transaction, at most one write per key."""
         chosen: list[_Waiting] = []
         keys: set[str] = set()
-        size = 0
+        batch = Batch()
         for each in self._waiting:
-            write_set = each.write_set
-            own = {part.key for part in (*write_set.comparisons, *write_set.operations)}
-            is_full = len(keys) + len(own) > MAX_OPERATIONS or size + each.size > MAX_TRANSACTION_BYTES
-            if chosen and is_full:
-                break
+            own = {part.key for part in (*each.write_set.comparisons, *each.write_set.operations)}
             if keys.isdisjoint(own):
+                if not batch.add(each.write_set) and chosen:
+                    break
                 chosen.append(each)
-                size += each.size
             keys |= own  # also keys of a write that is left out: later writes of the same key stay behind it
         return chosen
 
