@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import TextIO
 
-BOLD, RED, GREEN, YELLOW = "1", "31", "32", "33"
+RED, GREEN, YELLOW = "31", "32", "33"
 GAP = "  "
 ELLIPSIS = "…"
 LEAST_COLUMN = 8  # narrower columns are unreadable: lines wrap instead

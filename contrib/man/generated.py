@@ -17,7 +17,7 @@ from fleetctl.commands import HIDDEN, SUMMARIES, list_machines, list_unit_files,
 from fleetctl.listing import Listing
 from fleetctl.parsing import Command
 from fleetctl.settings import GLOBAL_OPTIONS, HELP
-from fleetctl.ssh.keywords import Use, keywords_of
+from fleetctl.ssh.openssh import HONOURED, MISSING
 from fleetd.__main__ import build_parser
 from fleetd.api.routes import Api
 from fleetd.api.v2.openapi import render_openapi
@@ -219,8 +219,8 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "fleetctl-commands": _fleetctl_commands,
     "fleetctl-options": _fleetctl_options,
     "fleetctl-objects": _fleetctl_objects,
-    "ssh-honoured": lambda: ", ".join(keywords_of(Use.HONOURED)),
-    "ssh-missing": lambda: ", ".join(keywords_of(Use.MISSING)),
+    "ssh-honoured": lambda: ", ".join(HONOURED.split()),
+    "ssh-missing": lambda: ", ".join(MISSING.split()),
     "fleetd-options": _fleetd_options,
     "conf-options": _conf_options,
     "conf-retired": _conf_retired,

@@ -12,7 +12,19 @@ from functools import cache
 
 from fleetctl import output
 from fleetctl.errors import SshFailed
-from fleetctl.ssh.keywords import Use, keywords_of
+
+# Keywords of ssh_config(5) that fleetctl honours, and those that it does not although they may decide whether ssh can
+# connect: it warns of these once, if they are set. The manual lists both. All others concern what fleetctl never does,
+# or are settled by `ssh -G`.
+HONOURED = """
+    AddressFamily BindAddress HostKeyAlias Hostname IdentitiesOnly IdentityAgent IdentityFile Port ProxyCommand
+    ProxyJump User
+"""
+MISSING = """
+    BatchMode BindInterface CASignatureAlgorithms CertificateFile Ciphers HostKeyAlgorithms HostbasedAuthentication
+    KexAlgorithms KnownHostsCommand MACs PKCS11Provider PubkeyAcceptedAlgorithms PubkeyAuthentication RefuseConnection
+    RequiredRSASize RevokedHostKeys SecurityKeyProvider VerifyHostKeyDNS
+"""
 
 CONFIG_FILE = "~/.ssh/config"
 SYSTEM_FILE = "/etc/ssh/ssh_config"
@@ -43,7 +55,7 @@ def ask_openssh(host: str, port: int, user: str, timeout_s: float) -> HostConfig
         for keyword, values in answer.items()
         if keyword in ("hostname", "port", "user") or values != defaults.get(keyword)
     }
-    missing = [keyword for keyword in keywords_of(Use.MISSING) if keyword.lower() in found]
+    missing = [keyword for keyword in MISSING.split() if keyword.lower() in found]
     if missing:
         # Defaults of the distribution are not the user's.
         usual = _run(["-F", SYSTEM_FILE, "--", host], timeout_s) if os.path.exists(SYSTEM_FILE) else {}
