@@ -27,10 +27,13 @@ from fleetd.membership.store_epoch import StoreEpoch
 from fleetd.model.machine import Machine
 from fleetd.model.unit import Unit, UnitState
 from fleetd.registry.registry import Registry
-from fleetd.scheduler.failover import FailoverPolicy
+from fleetd.scheduler import impact
+from fleetd.scheduler.failover_delays import FailoverPolicy
+from fleetd.scheduler.impact import Affected
 from fleetd.scheduler.liveness import HeartbeatHistory
 from fleetd.scheduler.planner import Plan, plan_cluster
-from fleetd.scheduler.snapshot import Concerns, Snapshot
+from fleetd.scheduler.proposal import SessionPlan
+from fleetd.scheduler.snapshot import Snapshot
 from fleetd.store.embedded import EmbeddedStore
 
 LARGE = (5_000, 150_000)  # machines, units
@@ -97,28 +100,29 @@ class Paper:
         for unit in self.units:
             self.snapshot.set_unit(unit.name, unit)
 
-    def carry_out(self, plan: Plan) -> Concerns:
+    def carry_out(self, plan: Plan) -> Affected:
         """The plan is written and done; what that concerns."""
-        snapshot, concerned = self.snapshot, Concerns()
+        snapshot, affected = self.snapshot, Affected()
         for unit in plan.units:
             self.revision += 1
             for machine in unit.deletes:
-                concerned |= snapshot.set_placement(machine, unit.unit, None)
+                affected |= impact.set_placement(snapshot, machine, unit.unit, None)
             for order in unit.placements:
-                concerned |= snapshot.set_placement(order.machine, order.unit, order)
+                affected |= impact.set_placement(snapshot, order.machine, order.unit, order)
                 state = UnitState("loaded", "active", "running", "", order.target, order.generation)
-                concerned |= snapshot.set_state(order.machine, order.unit, state if order.is_active else None)
+                affected |= impact.set_state(snapshot, order.machine, order.unit, state if order.is_active else None)
             decision = unit.decision and msgspec.structs.replace(unit.decision, revision=self.revision)
-            concerned |= snapshot.set_decision(unit.unit, decision)
-        for machine, session in plan.synced:
-            concerned |= snapshot.set_session(machine, session)
-        return concerned
+            affected |= impact.set_decision(snapshot, unit.unit, decision)
+        for write in plan.writes:
+            if isinstance(write, SessionPlan):
+                snapshot.set_session(write.machine, write.session)
+        return affected
 
     def settle(self) -> None:
         """Go on until nothing is left to plan."""
-        concerned: Concerns | None = None
-        while concerned is None or concerned:
-            concerned = self.carry_out(plan_cluster(self.snapshot, concerned))
+        affected: Affected | None = None
+        while affected is None or affected:
+            affected = self.carry_out(plan_cluster(self.snapshot, affected))
 
 
 def measure_large(paper: Paper, size: str, limit_s: float) -> list[Cost]:
@@ -151,11 +155,11 @@ def median_cost(key: str, name: str, costs: Sequence[Cost]) -> Cost:
     return Cost(key, name, cpu_s, wall_s, statistics.median(cost.floor_s for cost in costs), 0.05)
 
 
-def cost_of(paper: Paper, change: Callable[[], Concerns]) -> Cost:
+def cost_of(paper: Paper, change: Callable[[], Affected]) -> Cost:
     cpu_s, wall_s, plan = clock(lambda: plan_cluster(paper.snapshot, change()))
     assert plan.units, "nothing was planned"
-    concerned = paper.carry_out(plan)
-    again_cpu_s, again_wall_s, _ = clock(lambda: plan_cluster(paper.snapshot, concerned))
+    affected = paper.carry_out(plan)
+    again_cpu_s, again_wall_s, _ = clock(lambda: plan_cluster(paper.snapshot, affected))
     floor_s = floor_of(unit.unit for unit in plan.units)
     paper.settle()
     return Cost("", "", cpu_s + again_cpu_s, wall_s + again_wall_s, floor_s, math.inf)
@@ -166,7 +170,7 @@ def change_unit(paper: Paper, turn: int) -> Cost:
     name = paper.units[(turn + 1) * len(paper.units) // 100].name
     paper.revision += 1
     unit = msgspec.structs.replace(paper.snapshot.units[name], generation=paper.revision)
-    return cost_of(paper, lambda: paper.snapshot.set_unit(name, unit))
+    return cost_of(paper, lambda: impact.set_unit(paper.snapshot, name, unit))
 
 
 def lose_machine(paper: Paper, turn: int) -> Cost:
@@ -179,17 +183,17 @@ def lose_machine(paper: Paper, turn: int) -> Cost:
     return lost
 
 
-def _forget(snapshot: Snapshot, machine: str, names: Iterable[str]) -> Concerns:
-    concerned = snapshot.set_machine(machine, None)
+def _forget(snapshot: Snapshot, machine: str, names: Iterable[str]) -> Affected:
+    affected = impact.set_machine(snapshot, machine, None)
     for name in names:
-        concerned |= snapshot.set_state(machine, name, None)
-    return concerned
+        affected |= impact.set_state(snapshot, machine, name, None)
+    return affected
 
 
 def add_machine(paper: Paper) -> Cost:
     """A machine is new, and gone for good afterwards."""
     spare = paper.spare
-    added = cost_of(paper, lambda: paper.snapshot.set_machine(spare.id, spare))
+    added = cost_of(paper, lambda: impact.set_machine(paper.snapshot, spare.id, spare))
     _forget(paper.snapshot, spare.id, list(paper.snapshot.occupancies[spare.id].units))
     paper.settle()
     return added
@@ -225,8 +229,7 @@ async def measure_gap(machines: Sequence[Machine], units: Sequence[Unit]) -> flo
         HeartbeatSource(HeartbeatHistory.begin(now())),
         StoreEpoch(registry, machines[0].id),
         ttl_s=TTL_S,
-        handover_timeout_s=30.0,
-        failover=FailoverPolicy(),
+        failover=FailoverPolicy(handover_timeout_s=30.0),
         compact=False,
         now=now,
         unix_now=time.time,

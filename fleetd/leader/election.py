@@ -15,7 +15,7 @@ from fleetd.leader.timers import HeartbeatSource
 from fleetd.membership.store_epoch import StoreEpoch
 from fleetd.registry.records import LEADER, Leader, encode
 from fleetd.registry.registry import Registry
-from fleetd.scheduler.failover import FailoverPolicy
+from fleetd.scheduler.failover_delays import FailoverPolicy
 from fleetd.store.protocol import (
     Compacted,
     Comparison,
@@ -49,7 +49,6 @@ class Election:
         epoch: StoreEpoch,
         *,
         ttl_s: float,
-        handover_timeout_s: float,
         failover: FailoverPolicy,
         compact: bool,
         now: Callable[[], float],
@@ -68,7 +67,6 @@ class Election:
             membership,
             ttl_s=ttl_s,
             leader_ttl_s=self.leader_ttl_s,
-            handover_timeout_s=handover_timeout_s,
             failover=failover,
             compact=compact,
             now=now,

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from fleetd.leader.slices import in_slices
-from fleetd.model.ordered import Names
 from fleetd.model.placement import Decision
 from fleetd.model.unit import UnitState
 from fleetd.registry.records import (
@@ -29,6 +28,8 @@ from fleetd.registry.records import (
     Synced,
 )
 from fleetd.registry.registry import Registry, drain
+from fleetd.scheduler import impact
+from fleetd.scheduler.impact import Affected
 from fleetd.scheduler.snapshot import Snapshot
 from fleetd.store.protocol import Changes, Compacted, KeyValue, RangeResult, StoreError, Unavailable
 
@@ -51,15 +52,15 @@ class Mirror:
 
     A task reads everything, then watches it, and puts what arrives into an inbox. The snapshot changes only in
     `update`, so it may be read in a thread at any other time. `revision` is the store's revision that the snapshot
-    shows; 0 while everything is being read. `affected` are the units that changes since the last `take_affected` affect
-    (see Snapshot); None: all. `readings` counts how often everything was read. `trouble` says why it cannot be read.
+    shows; 0 while everything is being read. `affected` are the units that the changes since the last `take_affected`
+    affect; None: all. `readings` counts how often everything was read. `trouble` says why it cannot be read.
     """
 
     def __init__(self, registry: Registry, *, check_leader: Callable[[Change], None] = lambda change: None) -> None:
         """`check_leader` is called with each change of the leader's key; what it raises, `update` raises."""
         self.snapshot = Snapshot()
         self.revision = 0
-        self.affected: Names | None = None
+        self.affected: Affected | None = None
         self.readings = 0
         self.trouble = ""
         self._registry = registry
@@ -105,14 +106,14 @@ class Mirror:
         """The number of changes that have arrived and are not in the snapshot."""
         return sum(len(entry.events) if isinstance(entry, Changes) else 1 for entry in self._inbox)
 
-    def affect(self, names: Names) -> None:
+    def affect(self, affected: Affected) -> None:
         """Note that something else than a change affects these units."""
         if self.affected is not None:
-            self.affected |= names
+            self.affected |= affected
 
-    def take_affected(self) -> Names | None:
+    def take_affected(self) -> Affected | None:
         """The units affected since this was called last; None: all."""
-        affected, self.affected = self.affected, {}
+        affected, self.affected = self.affected, Affected()
         return affected
 
     def invalidate(self, reason: StoreError) -> None:
@@ -199,9 +200,7 @@ class Mirror:
             self._check_leader(change)
         if isinstance(record, UnitState) and change.revision < self._restored_at:
             record = msgspec.structs.replace(record, outdated=True)
-        affected = apply_record(snapshot, kind, change.key.names, record)
-        if self.affected is not None:
-            self.affected |= affected
+        self.affect(apply_record(snapshot, kind, change.key.names, record))
 
     # The reader's side.
 
@@ -241,23 +240,23 @@ class Mirror:
         self._wake.set()
 
 
-def _set_synced(snapshot: Snapshot, machine: str, synced: Synced | None) -> Names:
-    return snapshot.set_session(machine, synced.session if synced else None)
+def _set_synced(snapshot: Snapshot, machine: str, synced: Synced | None) -> Affected:
+    return impact.set_session(snapshot, machine, synced.session if synced else None)
 
 
-_SETTERS: Mapping[Kind[Record], Callable[..., Names]] = {
-    UNITS: Snapshot.set_unit,
-    SETTINGS: Snapshot.set_settings,
-    MACHINES: Snapshot.set_machine,
-    PLACEMENTS: Snapshot.set_placement,
-    DECISIONS: Snapshot.set_decision,
+_SETTERS: Mapping[Kind[Record], Callable[..., Affected]] = {
+    UNITS: impact.set_unit,
+    SETTINGS: impact.set_settings,
+    MACHINES: impact.set_machine,
+    PLACEMENTS: impact.set_placement,
+    DECISIONS: impact.set_decision,
     SYNCED: _set_synced,
-    STATES: Snapshot.set_state,
-    USAGE: Snapshot.set_usage,
+    STATES: impact.set_state,
+    USAGE: impact.set_usage,
 }
 
 
-def apply_record(snapshot: Snapshot, kind: Kind[Record], names: tuple[str, ...], record: Record | None) -> Names:
+def apply_record(snapshot: Snapshot, kind: Kind[Record], names: tuple[str, ...], record: Record | None) -> Affected:
     """Set one record in the snapshot (None: it is deleted). Returns the units that this affects."""
     setter = _SETTERS.get(kind)
-    return setter(snapshot, *names, record) if setter else {}
+    return setter(snapshot, *names, record) if setter else Affected()

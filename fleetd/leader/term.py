@@ -14,14 +14,13 @@ import msgspec
 from fleetd import metrics
 from fleetd.aio import Pace, first_of
 from fleetd.leader.mirror import Mirror, StoreSetBack
-from fleetd.leader.timers import FailoverController, HeartbeatSource
+from fleetd.leader.timers import HeartbeatSource, Timers
 from fleetd.leader.writer import PlanWriter
-from fleetd.model.ordered import Names
-from fleetd.model.quota import Usage
 from fleetd.registry.records import LEADER, Change, NewerRecord
 from fleetd.registry.registry import Registry
-from fleetd.scheduler.failover import FailoverPolicy
-from fleetd.scheduler.planner import Plan, plan_in_slices
+from fleetd.scheduler.failover_delays import FailoverPolicy, Now
+from fleetd.scheduler.impact import Affected
+from fleetd.scheduler.planner import Plan, plan_cluster
 from fleetd.scheduler.stats import ClusterStats, PlanStats, count_cluster, count_plan
 from fleetd.store.protocol import Compacted, Comparison, LeaseNotFound, StoreError, Unavailable
 
@@ -44,7 +43,6 @@ class TermSettings(msgspec.Struct, frozen=True):
     membership: HeartbeatSource
     ttl_s: float
     leader_ttl_s: float
-    handover_timeout_s: float
     failover: FailoverPolicy
     compact: bool
     now: Callable[[], float]
@@ -95,12 +93,7 @@ class Term:
         self._since_s = settings.unix_now()
         self._mirror = Mirror(settings.registry, check_leader=self._check_leader)
         self._writer = PlanWriter(settings.registry, guards, self._mirror.observe)
-        self._failover = FailoverController(
-            settings.membership,
-            settings.failover,
-            ttl_s=settings.ttl_s,
-            handover_timeout_s=settings.handover_timeout_s,
-        )
+        self._timers = Timers(settings.membership, ttl_s=settings.ttl_s)
         self._pace = Pace(PASS_PERIOD_S, longest_rest_s=0.5)  # the units that come in meanwhile make one batch
         self._stats: ClusterStats | None = None  # as of the last time they were counted
         self._revisions: deque[tuple[float, int]] = deque()  # when the snapshot showed which revision, to compact
@@ -225,50 +218,46 @@ class Term:
         """Plan for what has changed, and write it. Returns when to look again even if nothing changes."""
         self._enter(Phase.PLANNING)
         metrics.PASSES.inc()
-        wake_at_s = self._check_failover()
+        now = Now(self._settings.now(), self._settings.unix_now())
+        judge_at_s = self._check_timers(now)
         with metrics.PLAN_S.time():
-            plan, stats = await self._plan(self._mirror.take_affected())
+            plan, stats = await self._plan(self._mirror.take_affected(), now)
         self._enter(Phase.WRITING)
-        self._failover.delay(plan.waits)
-        deadlines = [at_s for at_s in (wake_at_s, self._failover.next_failover_s()) if at_s is not None]
-        usage = self._mirror.snapshot.measure_usage()
-        has_new_usage = usage != self._mirror.snapshot.usage
-        if plan.units or plan.synced or plan.forgotten or has_new_usage:
-            await self._write(plan, stats, usage if has_new_usage else None)
-        return min(deadlines, default=None)
+        self._timers.wake(plan.wakeups)
+        if plan.writes:
+            await self._write(plan, stats)
+        due = (judge_at_s, plan.wake_at_s, self._timers.next_wakeup_s())
+        return min((at_s for at_s in due if at_s is not None), default=None)
 
-    def _check_failover(self) -> float | None:
-        """Let the failover controller judge absent machines. Returns when to look again."""
-        mirror, settings = self._mirror, self._settings
-        affected, newly_dead, wake_at_s = self._failover.check(
-            mirror.snapshot, settings.now(), unix_now_s=settings.unix_now(), readings=mirror.readings
-        )
+    def _check_timers(self, now: Now) -> float | None:
+        """Judge absent machines, and see which units are due. Returns when to judge again."""
+        mirror = self._mirror
+        affected, newly_dead, judge_at_s = self._timers.check(mirror.snapshot, now, readings=mirror.readings)
         for machine in newly_dead:
             log.warning("machine is dead", extra={"machine": machine})
         mirror.affect(affected)
-        return wake_at_s
+        return judge_at_s
 
-    async def _plan(self, affected: Names | None) -> Planned:
+    async def _plan(self, affected: Affected | None, now: Now) -> Planned:
         """The plan for the affected units (None: for all), and what it changes in numbers."""
-        snapshot, now_s, unix_now_s = self._mirror.snapshot, self._settings.now(), self._settings.unix_now()
-        overdue, policy = self._failover.overdue(now_s), self._failover.policy(now_s)
+        snapshot, policy = self._mirror.snapshot, self._settings.failover
 
         def make() -> Planned:
-            slices = plan_in_slices(snapshot, affected, now_s=unix_now_s, overdue=overdue, failover=policy)
-            while self.phase is not Phase.OVER:  # a thread cannot be cancelled
-                try:
-                    next(slices)
-                except StopIteration as end:
-                    return end.value, count_plan(snapshot, end.value.units)
-            raise PlanAbandoned
+            plan = plan_cluster(snapshot, affected, now=now, policy=policy, checkpoint=self._check_not_over)
+            return plan, count_plan(snapshot, plan.units)
 
         is_small = affected is not None and len(affected) <= SMALL_PLAN
         return make() if is_small else await self._settings.offload(make)
 
-    async def _write(self, plan: Plan, stats: PlanStats, usage: Usage | None) -> None:
+    def _check_not_over(self) -> None:
+        """End a plan that is being made for a term that is over: a thread cannot be cancelled."""
+        if self.phase is Phase.OVER:
+            raise PlanAbandoned
+
+    async def _write(self, plan: Plan, stats: PlanStats) -> None:
         """Write the plan. If that fails, everything is read again: the plan may have been written in part."""
         try:
-            await self._writer.write(plan, usage)
+            await self._writer.write(plan)
             metrics.count_plan(stats, written=True)
         except StoreError as error:
             metrics.count_plan(stats, written=False)

@@ -1,14 +1,14 @@
-"""The leader's timers: which absent machines are dead, and which units then fail over or are handed over."""
+"""What the leader observes by its clock: which absent machines are dead and since when, how long allocations have been
+superseded, and which units are due to be planned again."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-import msgspec
-
 from fleetd.model.ordered import Names
-from fleetd.scheduler.failover import FailoverPolicy, MachineLoss
-from fleetd.scheduler.liveness import Absence, HeartbeatHistory, Verdict, judge_absences, record_absences
-from fleetd.scheduler.snapshot import Snapshot
+from fleetd.scheduler.failover_delays import Now
+from fleetd.scheduler.impact import Affected, set_away, touch_machine
+from fleetd.scheduler.liveness import Absence, HeartbeatHistory, Liveness, judge_absences, record_absences
+from fleetd.scheduler.snapshot import MachineLoss, Snapshot
 
 
 class HeartbeatSource(Protocol):
@@ -19,66 +19,47 @@ class HeartbeatSource(Protocol):
     heard_revision: int  # the store's, as of the last heartbeat
 
 
-class FailoverController:
-    """Judges absent machines, and times failover delays and handovers, on the leader's clock. It does no I/O.
+class Timers:
+    """The timers of one term, on the leader's clock: the next leader counts anew. It does no I/O."""
 
-    Its state belongs to one term: the next leader counts anew. `policy` is that of the configuration.
-    """
-
-    def __init__(
-        self, heartbeats: HeartbeatSource, policy: FailoverPolicy, *, ttl_s: float, handover_timeout_s: float
-    ) -> None:
+    def __init__(self, heartbeats: HeartbeatSource, *, ttl_s: float) -> None:
         self._heartbeats = heartbeats
-        self._policy = policy
         self._ttl_s = ttl_s
         self._interval_s = ttl_s / 3  # of the machines' heartbeats
-        self._handover_timeout_s = handover_timeout_s
         self._readings = 0  # of the snapshot, at the last check
         self._absences: tuple[Absence, ...] = ()
         self._lost: dict[str, MachineLoss] = {}  # dead machines that are not back
         self._superseded_since: dict[tuple[str, str], float] = {}  # (machine, unit) → since when
-        self._delays: dict[str, float] = {}  # units that wait for a dead machine → until when at most
+        self._wakeups: dict[str, float] = {}  # unit → when it is to be planned again
 
-    def check(
-        self, snapshot: Snapshot, now_s: float, *, unix_now_s: float, readings: int
-    ) -> tuple[Names, list[str], float | None]:
-        """Look at all timers, and note in the snapshot which machines are away. Returns the units affected, the
-        machines that are dead since now, and when to look again (None: no need).
+    def check(self, snapshot: Snapshot, now: Now, *, readings: int) -> tuple[Affected, list[str], float | None]:
+        """Look at all timers, and note in the snapshot what has been observed. Returns the units affected, the machines
+        that are dead since now, and when to judge absent machines again (None: no need).
 
         `readings` counts how often the snapshot was read as a whole. A machine that is absent since such a reading was
         not seen to vanish, so nothing is known about the cause.
         """
-        verdict = self._judge(snapshot, now_s, was_watched=readings == self._readings)
+        liveness = self._judge(snapshot, now.clock_s, was_watched=readings == self._readings)
         self._readings = readings
-        affected = snapshot.set_away(frozenset(verdict.away))
-        newly_dead = self._note_lost(verdict.dead, MachineLoss(now_s, unix_now_s))
+        affected = set_away(snapshot, frozenset(liveness.away))
+        newly_dead = self._note_lost(liveness.dead, MachineLoss(now.clock_s, now.unix_s))
         for machine in newly_dead:
-            affected |= snapshot.concerned_by(machine)
-        affected |= self._end_delays(now_s)
-        overdue, due = self._check_handovers(snapshot, now_s)
-        affected |= overdue
-        if verdict.next_s is not None:
-            due.append(verdict.next_s)
-        return affected, newly_dead, min(due, default=None)
+            affected |= touch_machine(snapshot, machine)
+        affected |= Affected(self._take_due(now.clock_s))
+        since_s = self._superseded_since
+        self._superseded_since = {each: since_s.get(each, now.clock_s) for each in snapshot.superseded}
+        snapshot.lost, snapshot.superseded_since = self._lost, self._superseded_since
+        return affected, newly_dead, liveness.next_s
 
-    def policy(self, now_s: float) -> FailoverPolicy:
-        """The policy, with what is known of lost machines."""
-        return msgspec.structs.replace(self._policy, lost=self._lost, clock_s=now_s)
+    def wake(self, wakeups: Mapping[str, float]) -> None:
+        """Note when units are to be planned again."""
+        self._wakeups |= wakeups
 
-    def overdue(self, now_s: float) -> frozenset[tuple[str, str]]:
-        """The superseded allocations, as (machine, unit), that have had their time to be replaced."""
-        limit_s = now_s - self._handover_timeout_s
-        return frozenset(allocation for allocation, since_s in self._superseded_since.items() if since_s <= limit_s)
+    def next_wakeup_s(self) -> float | None:
+        """The first of these times."""
+        return min(self._wakeups.values(), default=None)
 
-    def delay(self, delays: Iterable[tuple[str, float]]) -> None:
-        """Note units that wait for a dead machine, and the leader-clock deadline after which each fails over."""
-        self._delays |= dict(delays)
-
-    def next_failover_s(self) -> float | None:
-        """The first of these deadlines."""
-        return min(self._delays.values(), default=None)
-
-    def _judge(self, snapshot: Snapshot, now_s: float, *, was_watched: bool) -> Verdict:
+    def _judge(self, snapshot: Snapshot, now_s: float, *, was_watched: bool) -> Liveness:
         beats = self._heartbeats.beats
         self._absences = record_absences(
             self._absences,
@@ -97,21 +78,9 @@ class FailoverController:
         self._lost |= dict.fromkeys(new, loss)
         return new
 
-    def _end_delays(self, now_s: float) -> Names:
-        """The units whose deadline is over. Some wait no longer for another reason: the plan will show it."""
-        over = [name for name, until_s in self._delays.items() if until_s <= now_s]
-        for name in over:
-            del self._delays[name]
-        return dict.fromkeys(over)
-
-    def _check_handovers(self, snapshot: Snapshot, now_s: float) -> tuple[Names, list[float]]:
-        """The units with a superseded allocation whose handover is overdue, and when that of others will be."""
-        self._superseded_since = {each: self._superseded_since.get(each, now_s) for each in snapshot.superseded}
-        overdue: Names = {}
-        due: list[float] = []
-        for (_, name), since_s in self._superseded_since.items():
-            if since_s + self._handover_timeout_s <= now_s:
-                overdue[name] = None
-            else:
-                due.append(since_s + self._handover_timeout_s)
-        return overdue, due
+    def _take_due(self, now_s: float) -> Names:
+        """The units that are due. Some do not wait any longer: the plan will show it."""
+        due = [name for name, at_s in self._wakeups.items() if at_s <= now_s]
+        for name in due:
+            del self._wakeups[name]
+        return dict.fromkeys(due)

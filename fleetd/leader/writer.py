@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import chain
 
 from fleetd.leader.slices import in_slices
 from fleetd.model.quota import Usage
@@ -20,6 +19,7 @@ from fleetd.registry.records import (
 from fleetd.registry.registry import Registry
 from fleetd.registry.transactions import WriteSet, cut_into_transactions
 from fleetd.scheduler.planner import Plan
+from fleetd.scheduler.proposal import SessionPlan
 from fleetd.scheduler.unit_plan import UnitPlan
 from fleetd.store.protocol import MAX_OPERATIONS, Comparison, Conflict, Delete, KeyValue, Operation, Put, Unchanged
 
@@ -39,12 +39,12 @@ class PlanWriter:
         self._guards = guards
         self._observe = observe
 
-    async def write(self, plan: Plan, usage: Usage | None) -> None:
-        """Write the plan, and the cluster's usage if it has changed, in as few transactions as possible, in the order
-        of the plan. Raises what the store raises, and Conflict if a machine in `plan.forgotten` is back."""
-        write_sets = write_sets_of(self._registry, plan, await self._confirm_dead(plan.forgotten))
-        counted = [WriteSet((), (self._registry.put(usage),))] if usage else []
-        for transaction in cut_into_transactions(chain(write_sets, counted), self._guards):
+    async def write(self, plan: Plan) -> None:
+        """Write the plan, in its order, in as few transactions as possible. Raises what the store raises, and Conflict
+        if a machine whose session is to be deleted is back."""
+        dead = [write.machine for write in plan.writes if isinstance(write, SessionPlan) and write.session is None]
+        write_sets = write_sets_of(self._registry, plan, await self._confirm_dead(dead))
+        for transaction in cut_into_transactions(write_sets, self._guards):
             self.revision = await self._registry.store.transact(transaction.comparisons, transaction.operations)
             self._observe(self.revision)
         async for unit in in_slices(plan.units):
@@ -78,14 +78,16 @@ def _is_machine(item: KeyValue) -> bool:
 
 def write_sets_of(keys: KeySpace, plan: Plan, still_dead: Mapping[str, Comparison]) -> Iterator[WriteSet]:
     """The write sets of a plan, in its order. `still_dead` holds, by machine, the comparison that it is not back."""
-    # The session of a dead machine goes before its placements: if it is alive after all, its agent must not take
-    # missing placements for orders to stop its units.
-    for machine in plan.forgotten:
-        yield WriteSet((still_dead[machine],), (Delete(keys.key(SYNCED, machine)),))
-    for unit in plan.units:
-        yield from _unit_write_sets(keys, unit)
-    for machine, session in plan.synced:
-        yield WriteSet((), (keys.put(Synced(session), machine),))
+    for write in plan.writes:
+        match write:
+            case UnitPlan():
+                yield from _unit_write_sets(keys, write)
+            case SessionPlan(machine, None):
+                yield WriteSet((still_dead[machine],), (Delete(keys.key(SYNCED, machine)),))
+            case SessionPlan(machine, str(session)):
+                yield WriteSet((), (keys.put(Synced(session), machine),))
+            case Usage():
+                yield WriteSet((), (keys.put(write),))
 
 
 def _unit_write_sets(keys: KeySpace, plan: UnitPlan) -> Iterator[WriteSet]:

@@ -33,7 +33,7 @@ from fleetd.reconciler.shutdown import ShutdownMode, plan_shutdown
 from fleetd.registry.records import SETTINGS, MalformedRecord
 from fleetd.registry.registry import Registry
 from fleetd.scheduler.eviction_forecast import predict_evictions
-from fleetd.scheduler.failover import FailoverPolicy
+from fleetd.scheduler.failover_delays import FailoverPolicy
 from fleetd.store.protocol import Store, StoreError
 from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager
 
@@ -116,8 +116,7 @@ class Node:
             self.membership,
             epoch,
             ttl_s=config.agent_ttl_s,
-            handover_timeout_s=config.handover_timeout_s,
-            failover=FailoverPolicy(config.failover_delay_s, config.rerun_after_failover),
+            failover=FailoverPolicy(config.failover_delay_s, config.rerun_after_failover, config.handover_timeout_s),
             compact=config.etcd_compact,
             now=loop_time,
             unix_now=environment.unix_now,

@@ -1,297 +1,275 @@
-"""Review the allocations of one unit: which stay, which go, which are superseded, and whether it needs a machine.
+"""Decide what is done about each allocation of a unit, by its state.
 
 A placement ends in two steps: it is withdrawn, and deleted once the machine reports the unit gone. Until then the unit
 is placed nowhere else, so that it runs once. Only a dead machine is not waited for; what it ran is superseded when it
 returns, beside the replacement.
+
+The decisions only read: the plan of the unit and the proposal as they are so far. Each returns one action, or None.
 """
 
-from fleetd.model.machine import MachineMode
-from fleetd.model.placement import Placement
+from collections.abc import Mapping
+
 from fleetd.model.reason import (
     ADOPTED,
     COMPLETED,
     RESUMED,
     Absence,
-    Eviction,
+    Hold,
     Placed,
     Rejection,
     RejectionKind,
     Rule,
     WaitingForMachine,
     WaitingForRemoval,
+    WaitingForStop,
 )
 from fleetd.model.unit import TargetState, UnitState
-from fleetd.scheduler.failover import FailoverDelays
-from fleetd.scheduler.feasibility import LEAVING, accepts, conflict, eviction_reason, rejection, rejection_by_occupants
+from fleetd.scheduler.actions import (
+    Action,
+    Conclude,
+    Decline,
+    FindMachine,
+    Forget,
+    Keep,
+    Place,
+    Supersede,
+    Wait,
+    WaitForMachine,
+    Withdraw,
+)
+from fleetd.scheduler.allocation_state import AllocationState as State
+from fleetd.scheduler.feasibility import (
+    Candidate,
+    accepts,
+    conflict,
+    eviction_reason,
+    rejection,
+    rejection_by_occupants,
+)
+from fleetd.scheduler.proposal import Proposal
 from fleetd.scheduler.unit_plan import UnitPlanBuilder
 
-
-def release_allocations(builder: UnitPlanBuilder, waits: FailoverDelays) -> None:
-    """Delete placements that are carried out, and those on dead machines that are not waited for. The others get the
-    unit's present requirements in the proposal, so that other units are placed by them."""
-    for machine, placement in builder.scoped_placements():
-        state = builder.states.get(machine)
-        if placement.declined:
-            is_accepted = state is not None and not builder.snapshot.refusal(builder.name, machine)
-            if is_accepted or not builder.is_wanted or builder.snapshot.is_dead(machine):
-                builder.delete(machine)
-        elif placement.is_withdrawn and _is_gone(placement, state):
-            _finish_withdrawal(builder, machine)
-        elif builder.snapshot.is_dead(machine):
-            builder.lose_machine(machine, waits)
-        elif placement.is_active and builder.unit and placement.text != builder.unit.text:
-            builder.proposal.renew(builder.name, machine, builder.requirements)
+# Before any unit is reviewed: what is over.
 
 
-def review_allocations(builder: UnitPlanBuilder, waits: FailoverDelays) -> None:
-    """Decide which allocations stay, with the unit's present text and target, and which are withdrawn."""
-    if not builder.is_wanted:
-        for machine, placement in builder.scoped_placements():
-            if not placement.is_withdrawn:
-                builder.withdraw(machine)
-    elif builder.is_global:
-        _review_global(builder, waits)
-    else:
-        _review_assigned(builder, waits)
+def decide_loss(proposal: Proposal, plan: UnitPlanBuilder, machine: str) -> Action | None:
+    """Wait for a dead machine if the unit is assigned to it and is to wait; else forget the placement there."""
+    if plan.allocation_state(machine) is not State.LOST:
+        return None
+    delays = proposal.delays
+    if delays.is_waiting(plan.name, machine) and _is_only_allocation(plan, machine):
+        reason = WaitingForMachine(machine, Absence.LOST, delays.until(plan.name, machine))
+        return WaitForMachine(reason, delays.loss(machine).at, delays.end_s(plan.name, machine))
+    return Forget(machine, reruns=plan.placements[machine].is_active and delays.runs_again(plan.name))
 
 
-def find_machines(builder: UnitPlanBuilder, overdue: frozenset[tuple[str, str]]) -> None:
-    """Place the unit (again) where its machine is known, or mark it `unplaced`. To be called after every affected unit
-    has been reviewed. `overdue` are the (machine, unit) of superseded allocations whose handover time is up."""
-    if not builder.is_wanted:
-        return
-    if builder.is_global:
-        _place_global(builder)
-    else:
-        if builder.placements or builder.states:
-            _supersede_strays(builder)
-            _review_superseded(builder, overdue)
-        if not builder.assigned_machine:
-            _find_machine(builder)
+def decide_release(plan: UnitPlanBuilder, machine: str) -> Action | None:
+    """Forget a placement that is carried out. Others count with the unit's present requirements from here on."""
+    placement = plan.placements[machine]
+    match plan.allocation_state(machine):
+        case State.DECLINED:
+            is_accepted = machine in plan.states and not plan.snapshot.refusal(plan.name, machine)
+            is_over = is_accepted or not plan.is_wanted or plan.snapshot.is_dead(machine)
+            return Forget(machine) if is_over else None
+        case State.STOPPED:
+            is_refused = plan.is_wanted and plan.snapshot.refusal(plan.name, machine)
+            return Decline(machine) if is_refused else Forget(machine)
+        case State.ASSIGNED if plan.unit is not None and placement.text != plan.unit.text:
+            return Keep(machine)
+    return None
 
 
-def _finish_withdrawal(builder: UnitPlanBuilder, machine: str) -> None:
-    """The machine has carried out a withdrawal. If it refuses the unit, it keeps reporting that until it does not."""
-    if builder.is_wanted and builder.snapshot.refusal(builder.name, machine):
-        builder.decline(machine)
-    else:
-        builder.delete(machine)
+def _is_only_allocation(plan: UnitPlanBuilder, machine: str) -> bool:
+    """True if the unit neither runs nor may stay on any other machine, so that nothing is lost by waiting."""
+    is_active = [where for where, placement in plan.placements.items() if placement.is_active]
+    goes = [where for where, placement in plan.placements.items() if placement.is_leaving]
+    runs = [where for where, state in plan.states.items() if state.runs and where not in goes]
+    return is_active == [machine] and not any(where in plan.snapshot.machines for where in runs)
 
 
-def _is_gone(placement: Placement, state: UnitState | None) -> bool:
-    """True once the machine has reported that it carried out this withdrawal."""
-    return state is not None and _has_removed(state) and state.generation >= placement.generation
+# The review: which allocations stay.
 
 
-def _has_removed(state: UnitState) -> bool:
-    """True once the agent has reported the unit stopped and its file removed."""
-    return state.target is TargetState.INACTIVE and not state.runs
+def decide_stay(proposal: Proposal, plan: UnitPlanBuilder, machine: str) -> Action | None:
+    """Keep the allocation, with the unit's present text and target, or withdraw it."""
+    match plan.allocation_state(machine):
+        case State.SUPERSEDED if plan.is_on_many or not plan.is_wanted:
+            return Withdraw(machine)
+        case State.ASSIGNED | State.LOST if not plan.is_wanted:
+            return Withdraw(machine)
+        case State.ASSIGNED | State.LOST if plan.is_on_many:
+            return Withdraw(machine) if _why_unfit(proposal, plan, machine) else Place(machine)
+        case State.ASSIGNED | State.LOST if machine == plan.assigned:
+            found = _why_unfit(proposal, plan, machine) or _why_replaced(proposal, plan, machine)
+            return _evict(proposal, plan, machine, found) if found else _stay(plan, machine)
+        case State.ASSIGNED:  # the unit was global before
+            return Supersede(machine)
+    return None
 
 
-def _review_assigned(builder: UnitPlanBuilder, waits: FailoverDelays) -> None:
-    """Keep the unit on its machine, with its present text and target, unless it may not stay there."""
-    if not builder.placements:
-        return
-    assigned = builder.assigned_machine
-    for machine, placement in list(builder.placements.items()):
-        if placement.is_active and machine != assigned:  # it was global before
-            builder.supersede(machine)
-    if not assigned:
-        return
-    state = builder.states.get(assigned)
-    if state is not None and state.completed and state.generation >= builder.generation:
-        builder.completed = builder.generation
-    if _leaves_without(builder, assigned, waits) and waits.runs_again(builder.name):
-        builder.completed = 0
-    found = _why_unfit(builder, assigned, waits) or _why_replaced(builder, assigned)
-    if found:
-        builder.evict(Eviction(assigned, found))
-    else:
-        is_back = assigned in builder.snapshot.machines and builder.before is not None and builder.before.lost > 0
-        builder.place(assigned, Placed(Rule.RETURNED, machine=assigned) if is_back else None)
-        if builder.is_parked(assigned) and (state is None or state.generation < builder.generation):
-            builder.wait_for_parked(assigned)
+def _evict(proposal: Proposal, plan: UnitPlanBuilder, machine: str, because: Rejection) -> Withdraw:
+    reruns = _has_to_leave(proposal, plan, machine) and proposal.delays.runs_again(plan.name)
+    return Withdraw(machine, because, reruns=reruns)
 
 
-def _leaves_without(builder: UnitPlanBuilder, machine: str, waits: FailoverDelays) -> bool:
-    """True if the machine leaves and the unit does not wait for it. A unit with a failover delay waits for a machine
-    that only shuts down."""
-    record = builder.snapshot.machines.get(machine)
-    if record is None or record.mode is not MachineMode.LEAVING:
-        return False
-    return not (record.shuts_down and waits.delay_s(builder.name, machine) > 0)
+def _stay(plan: UnitPlanBuilder, machine: str) -> Place:
+    """Keep the unit where it is, and say what its machine's absence means for it."""
+    state, before = plan.states.get(machine), plan.before
+    if plan.is_parked(machine) and (state is None or state.generation < plan.generation):
+        return Place(machine, WaitingForMachine(machine, Absence.PARKED))
+    if machine in plan.snapshot.machines and before is not None and before.lost > 0:
+        return Place(machine, Placed(Rule.RETURNED, machine=machine))
+    return Place(machine)
 
 
-def _why_unfit(builder: UnitPlanBuilder, machine: str, waits: FailoverDelays) -> Rejection | None:
+def _why_unfit(proposal: Proposal, plan: UnitPlanBuilder, machine: str) -> Rejection | None:
     """Why the unit may not stay on the machine, or None. A machine that is parked, away or waited for keeps its
     units."""
-    record = builder.snapshot.machines.get(machine)
-    if record is None or record.mode is MachineMode.PARKED:
+    effective = plan.snapshot.effective.get(machine)
+    if effective is None or effective.hold:
         return None
-    if record.mode is MachineMode.LEAVING:
-        return LEAVING if _leaves_without(builder, machine, waits) else None
-    candidate = builder.candidate(machine)
+    if effective.evicts:
+        return effective.evicts if _has_to_leave(proposal, plan, machine) else None
+    candidate = _candidate(proposal, plan, machine)
     return accepts(candidate) or eviction_reason(candidate)
 
 
-def _why_replaced(builder: UnitPlanBuilder, machine: str) -> Rejection | None:
+def _has_to_leave(proposal: Proposal, plan: UnitPlanBuilder, machine: str) -> bool:
+    """True if the machine evicts the unit. One with a failover delay waits for a machine that is only switched off."""
+    effective = plan.snapshot.effective.get(machine)
+    if effective is None or effective.evicts is None:
+        return False
+    return not (effective.may_return and proposal.delays.delay_s(plan.name, machine) > 0)
+
+
+def _why_replaced(proposal: Proposal, plan: UnitPlanBuilder, machine: str) -> Rejection | None:
     """The rejection if another unit replaces this one here and it fits on a machine where none does, or None."""
-    replacer = _replacer(builder, machine)
-    if not replacer or not builder.snapshot.accepts_work(machine):
+    replacer = _replacer(proposal, plan, machine)
+    if not replacer or not plan.snapshot.accepts_work(machine):
         return None
-    others = (builder.candidate(other) for other in builder.snapshot.machines if other != machine)
-    free = any(not rejection(candidate) and not _replacer(builder, candidate.machine) for candidate in others)
+    others = (_candidate(proposal, plan, other) for other in plan.snapshot.machines if other != machine)
+    free = any(not rejection(each) and not _replacer(proposal, plan, each.machine) for each in others)
     return Rejection(RejectionKind.REPLACED, replacer) if free else None
 
 
-def _replacer(builder: UnitPlanBuilder, machine: str) -> str:
+def _replacer(proposal: Proposal, plan: UnitPlanBuilder, machine: str) -> str:
     """The unit on this machine that replaces this one, or ''."""
-    occupancy = builder.proposal.occupancy(machine)
-    return min(occupancy.replacing(builder.name, builder.requirements), default="") if occupancy.replaces else ""
+    occupancy = proposal.occupancy(machine)
+    return min(occupancy.replacing(plan.name, plan.requirements), default="") if occupancy.replaces else ""
 
 
-def _supersede_strays(builder: UnitPlanBuilder) -> None:
-    """Supersede allocations that run without a placement: their machine was taken for dead. A unit that an agent keeps
-    running since the store was restored and that is not to run is left to the operator."""
-    for machine, state in builder.states.items():
-        is_left = state.orphan and not _is_to_run(builder)
-        if state.runs and not is_left and machine in builder.snapshot.machines and machine not in builder.placements:
-            builder.supersede(machine)
+# After the review of all units: what is left behind, and where the unit goes.
 
 
-def _review_superseded(builder: UnitPlanBuilder, overdue: frozenset[tuple[str, str]]) -> None:
-    """Decide on superseded allocations, and on those that agents keep running since the store was restored.
+def decide_handover(proposal: Proposal, plan: UnitPlanBuilder, machine: str, state: State) -> Action | None:
+    """Decide on an allocation that runs beside the one to replace it.
 
-    One is withdrawn once its replacement runs. If the replacement failed, or did not start within the handover time,
-    the unit is assigned here again, or runs on if it does not fit here. An agent that keeps an orphan running ignores a
-    withdrawal: its allocation is superseded first, after which the agent treats it like any other.
+    A superseded one is withdrawn once its replacement runs. If the replacement failed, or did not start within the
+    handover time, the unit is assigned here again, or runs on if it does not fit here. An agent that keeps an orphan
+    running ignores a withdrawal: its allocation is superseded first, after which the agent treats it like any other.
     """
-    superseded = [machine for machine, placement in builder.placements.items() if placement.superseded]
-    kept = [machine for machine in builder.placements if _is_kept_running(builder, machine)]
-    for machine in (*superseded, *kept):
-        if machine not in builder.snapshot.machines:
-            continue
-        state = builder.states.get(machine)
-        assigned = builder.assigned_machine
-        is_overdue = (machine, builder.name) in overdue
-        is_late = (
-            is_overdue and not _is_replaced(builder) and not builder.snapshot.is_running_on(builder.name, assigned)
-        )
-        is_needed = not assigned or is_late or _has_failed(builder.states.get(assigned))
-        if state is None or not state.runs:
-            builder.withdraw(machine)
-        elif is_needed and state.outdated:
-            continue  # it may run no more, or be the only one that runs
-        elif is_needed and not rejection(builder.candidate(machine)):
-            builder.place(machine, ADOPTED)
-            if assigned:
-                builder.withdraw(assigned)
-        elif machine in kept and _is_replaced(builder):
-            builder.supersede(machine)
-        elif machine in superseded and not state.orphan and _is_dispensable(builder, machine, is_overdue):
-            builder.withdraw(machine)
+    report = plan.states.get(machine)
+    is_overdue = _is_overdue(proposal, plan, machine)
+    if report is None or not report.runs:
+        return Withdraw(machine)
+    if _is_needed(plan, is_overdue=is_overdue):
+        if report.outdated:
+            return None  # it may run no more, or be the only one that runs
+        if not rejection(_candidate(proposal, plan, machine)):
+            return Place(machine, ADOPTED)
+    if state is State.ORPHANED:
+        return Supersede(machine) if _is_replaced(plan) else None
+    if not report.orphan and _is_dispensable(proposal, plan, machine, is_overdue=is_overdue):
+        return Withdraw(machine)
+    return None
 
 
-def _is_dispensable(builder: UnitPlanBuilder, machine: str, is_overdue: bool) -> bool:
+def _is_overdue(proposal: Proposal, plan: UnitPlanBuilder, machine: str) -> bool:
+    """True if the superseded allocation has had its time to be replaced."""
+    since_s = plan.snapshot.superseded_since.get((machine, plan.name))
+    return since_s is not None and since_s + proposal.policy.handover_timeout_s <= proposal.now.clock_s
+
+
+def _is_needed(plan: UnitPlanBuilder, *, is_overdue: bool) -> bool:
+    """True if nothing replaces a superseded allocation: the replacement failed, or it does not start in time."""
+    if not plan.assigned:
+        return True
+    is_late = is_overdue and not _is_replaced(plan) and not plan.snapshot.is_running_on(plan.name, plan.assigned)
+    return is_late or _has_failed(plan.states.get(plan.assigned))
+
+
+def _is_dispensable(proposal: Proposal, plan: UnitPlanBuilder, machine: str, *, is_overdue: bool) -> bool:
     """True if a superseded allocation can be stopped: its replacement runs, or it conflicts with another unit here.
     After the handover time also if the replacement is starting, the machine leaves, or the oneshot has completed."""
-    if _is_replaced(builder) or conflict(builder.candidate(machine)):
+    if _is_replaced(plan) or conflict(_candidate(proposal, plan, machine)):
         return True
-    state = builder.states.get(builder.assigned_machine)
+    state = plan.states.get(plan.assigned)
     begins = state is not None and state.runs and state.active != "deactivating" and not state.outdated
-    is_left = builder.snapshot.machines[machine].mode is MachineMode.LEAVING
-    return is_overdue and (begins or is_left or builder.completed == builder.generation)
+    is_left = plan.snapshot.effective[machine].evicts is not None
+    return is_overdue and (begins or is_left or plan.completed == plan.generation)
 
 
-def _is_replaced(builder: UnitPlanBuilder) -> bool:
+def _is_replaced(plan: UnitPlanBuilder) -> bool:
     """True if the unit is in its target state on its assigned machine."""
-    if not builder.assigned_machine:
+    if not plan.assigned:
         return False
-    state = builder.states.get(builder.assigned_machine)
+    state = plan.states.get(plan.assigned)
     is_active = state is not None and not state.outdated and (state.active == "active" or state.completed)
-    return is_active or builder.snapshot.units[builder.name].target is not TargetState.LAUNCHED
+    return is_active or plan.unit is None or plan.unit.target is not TargetState.LAUNCHED
 
 
 def _has_failed(state: UnitState | None) -> bool:
     return state is not None and (state.active == "failed" or (bool(state.error) and not state.runs))
 
 
-def _find_machine(builder: UnitPlanBuilder) -> None:
-    """Place the unit where it is still being stopped, or wait, or mark it `unplaced`; unless it has completed."""
-    leaving = [machine for machine, placement in builder.placements.items() if placement.is_leaving]
-    reporting = [machine for machine in builder.states if _has_stale_report(builder, machine)]
-    returning = [machine for machine in builder.states if _is_returning(builder, machine)]
-    if builder.completed == builder.generation:
-        builder.conclude(COMPLETED)
-    elif len(leaving) == 1 and _may_return(builder, leaving[0]):
-        builder.place(leaving[0], RESUMED)
-    elif leaving:
-        builder.wait_for_stop(leaving[0])
-    elif reporting:
-        builder.wait(WaitingForRemoval(reporting[0]))
-    elif returning:
-        builder.wait(WaitingForMachine(returning[0], Absence.RETURNING))
-    else:
-        builder.unplaced = True
+def decide_unassigned(proposal: Proposal, plan: UnitPlanBuilder, states: Mapping[str, State]) -> Action:
+    """Place a unit that has no machine where it is still being stopped, or have it wait, or find it a machine; unless
+    it has completed."""
+    by_state: dict[State, list[str]] = {}
+    for machine, state in states.items():
+        by_state.setdefault(state, []).append(machine)
+    leaving = [machine for machine, state in states.items() if state in (State.STOPPING, State.ORPHANED)]
+    if plan.completed == plan.generation:
+        return Conclude(COMPLETED)
+    if len(leaving) == 1 and _may_resume(proposal, plan, leaving[0], states[leaving[0]]):
+        return Place(leaving[0], RESUMED)
+    if leaving:
+        return Wait(_wait_for_stop(plan, leaving[0]))
+    if State.UNCONFIRMED in by_state:
+        return Wait(WaitingForRemoval(by_state[State.UNCONFIRMED][0]))
+    if State.RETURNING in by_state:
+        return Wait(WaitingForMachine(by_state[State.RETURNING][0], Absence.RETURNING))
+    return FindMachine()
 
 
-def _may_return(builder: UnitPlanBuilder, machine: str) -> bool:
+def decide_on_many(proposal: Proposal, plan: UnitPlanBuilder, machine: str, *, matches: bool) -> Action | None:
+    """Place a unit that is to be on every machine that it fits on, or not. `matches`: this one accepts work and meets
+    the unit's constraints."""
+    state = plan.allocation_state(machine)
+    if machine in plan.placements:
+        return Place(machine) if _may_resume(proposal, plan, machine, state) else None
+    if state is State.UNCONFIRMED or not matches:
+        return None
+    return None if rejection_by_occupants(_candidate(proposal, plan, machine)) else Place(machine)
+
+
+def _may_resume(proposal: Proposal, plan: UnitPlanBuilder, machine: str, state: State) -> bool:
     """True if a withdrawn unit may stay on the machine after all: it was started again since, or the agent keeps it
     running."""
-    is_active = builder.placements[machine].generation < builder.generation or _is_kept_running(builder, machine)
-    return is_active and machine in builder.snapshot.machines and not rejection(builder.candidate(machine))
-
-
-def _is_kept_running(builder: UnitPlanBuilder, machine: str) -> bool:
-    """True if the placement is withdrawn, but the unit is to run and the agent keeps it running since the store was
-    restored."""
-    return _is_to_run(builder) and builder.placements[machine].is_withdrawn and builder.is_orphan(machine)
-
-
-def _is_to_run(builder: UnitPlanBuilder) -> bool:
-    """True if the unit is to run and has not completed."""
-    return (
-        builder.snapshot.units[builder.name].target is TargetState.LAUNCHED and builder.completed != builder.generation
-    )
-
-
-def _has_stale_report(builder: UnitPlanBuilder, machine: str) -> bool:
-    """True if the machine has still to delete its last report of the unit: a new placement could be taken for carried
-    out."""
-    if machine not in builder.snapshot.machines or machine in builder.placements:
+    is_started_again = state is State.STOPPING and plan.placements[machine].generation < plan.generation
+    if machine not in plan.snapshot.machines or not (is_started_again or state is State.ORPHANED):
         return False
-    state = builder.states.get(machine)
-    return state is not None and _has_removed(state)
+    return not rejection(_candidate(proposal, plan, machine))
 
 
-def _is_returning(builder: UnitPlanBuilder, machine: str) -> bool:
-    """True if the unit runs on a machine that was taken for dead and is not registered yet: agents publish states
-    before they register."""
-    lost = machine not in builder.snapshot.machines and machine not in builder.placements
-    return lost and builder.snapshot.is_running_on(builder.name, machine)
+def _wait_for_stop(plan: UnitPlanBuilder, machine: str) -> WaitingForStop:
+    """The unit waits until it is stopped on this machine. Why it may not stay there is kept from pass to pass."""
+    before = plan.before.reason if plan.before else None
+    because = plan.eviction or (before.because if isinstance(before, WaitingForStop) else None)
+    hold = Hold.ORPHANED if plan.is_orphan(machine) else Hold.PARKED if plan.is_parked(machine) else None
+    return WaitingForStop(machine, because, hold)
 
 
-def _review_global(builder: UnitPlanBuilder, waits: FailoverDelays) -> None:
-    """Keep a global unit wherever it fits. What was superseded before it became global is withdrawn."""
-    for machine, placement in builder.scoped_placements():
-        found = _why_unfit(builder, machine, waits) if placement.is_active else None
-        if found or placement.superseded:
-            builder.withdraw(machine)
-        elif placement.is_active:
-            builder.place(machine)
-
-
-def _place_global(builder: UnitPlanBuilder) -> None:
-    """Place a global unit on every machine that it fits on."""
-    machine_index = builder.snapshot.machine_index
-    matching = machine_index.matching_ready(builder.requirements)
-    for machine in builder.machines():
-        if machine in builder.placements:
-            comes = builder.placements[machine].is_withdrawn and _may_return(builder, machine)
-        else:
-            fits = bool(matching & machine_index.bits[machine]) and not rejection_by_occupants(
-                builder.candidate(machine)
-            )
-            comes = fits and not _has_stale_report(builder, machine)
-        if comes:
-            builder.place(machine)
+def _candidate(proposal: Proposal, plan: UnitPlanBuilder, machine: str) -> Candidate:
+    """The unit as a candidate for this machine."""
+    return Candidate(proposal, plan.name, plan.requirements, machine)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from fleetd.model.machine import Machine
 from fleetd.model.placement import Placement
 from fleetd.model.reason import Rejection, RejectionKind
+from fleetd.scheduler.effective_machine import EffectiveMachine
 from fleetd.scheduler.machine_index import MachineIndex
 from fleetd.scheduler.snapshot import requirements_of
 
@@ -14,7 +15,7 @@ def predict_evictions(
 ) -> dict[str, Rejection]:
     """The units that may not stay on this machine with this metadata, and why, by name in order. `placements` are those
     on the machine, by unit. Units that follow an evicted one (MachineOf=) are evicted too."""
-    machine_index = MachineIndex({machine.id: machine}, {machine.id: metadata})
+    machine_index = MachineIndex({machine.id: EffectiveMachine(dict(metadata))})
     wanted = {
         name: requirements_of(placement.text, name)
         for name, placement in sorted(placements.items())

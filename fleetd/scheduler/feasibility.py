@@ -6,10 +6,10 @@ from collections.abc import Iterable
 import msgspec
 
 from fleetd.model.constraints import Requirements
-from fleetd.model.machine import MachineMode
 from fleetd.model.names import is_template
 from fleetd.model.reason import Rejection, RejectionCount, RejectionKind, render_rejection
-from fleetd.scheduler.snapshot import Proposal, Snapshot
+from fleetd.scheduler.proposal import Proposal
+from fleetd.scheduler.snapshot import Snapshot
 
 
 class Candidate(msgspec.Struct, frozen=True, gc=False):
@@ -27,10 +27,7 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
         return self.proposal.snapshot
 
 
-LEAVING = Rejection(RejectionKind.LEAVING)
-PARKED = Rejection(RejectionKind.PARKED)
 NO_SOCKET = Rejection(RejectionKind.NO_SOCKET)
-_BY_MODE = {MachineMode.LEAVING: LEAVING, MachineMode.PARKED: PARKED}
 
 
 # Each rule returns why it does not hold, or None where it does.
@@ -38,7 +35,7 @@ _BY_MODE = {MachineMode.LEAVING: LEAVING, MachineMode.PARKED: PARKED}
 
 def accepts_work(candidate: Candidate) -> Rejection | None:
     """A machine that is leaving or parked takes no new unit."""
-    return _BY_MODE.get(candidate.snapshot.machines[candidate.machine].mode)
+    return candidate.snapshot.effective[candidate.machine].rejects
 
 
 def meets_constraints(candidate: Candidate) -> Rejection | None:
@@ -119,7 +116,7 @@ def find_stopping(proposal: Proposal, name: str) -> tuple[str, str] | None:
     """For a unit that fits nowhere: (other unit, machine) where only units that are being stopped conflict with it."""
     requirements = proposal.snapshot.requirements(name)
     machine_index = proposal.snapshot.machine_index
-    for machine in machine_index.ids(machine_index.matching_ready(requirements)):
+    for machine in machine_index.ids(machine_index.accepting_matches(requirements)):
         occupancy = proposal.occupancy(machine)
         candidate = Candidate(proposal, name, requirements, machine)
         if accepts(candidate) or has_peers(candidate) or not occupancy.may_conflict(name, requirements):
@@ -137,9 +134,9 @@ def count_rejections(proposal: Proposal, name: str, here: Iterable[str] = ()) ->
     machine_index = proposal.snapshot.machine_index
     counts: Counter[Rejection] = Counter()
     rest = ~machine_index.mask(here)
-    for mode, found in _BY_MODE.items():
-        counts[found] = (machine_index.modes[mode] & rest).bit_count()
-    rest &= machine_index.modes[MachineMode.READY]
+    for found, machines in machine_index.rejecting.items():
+        counts[found] = (machines & rest).bit_count()
+    rest &= machine_index.accepting
     for found, machines in machine_index.rejections(requirements):
         counts[found] = (machines & rest).bit_count()
     for machine in machine_index.ids(rest & machine_index.matching(requirements)):

@@ -49,7 +49,7 @@ class Absence(msgspec.Struct, frozen=True):
     store_healthy: bool
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class Liveness(msgspec.Struct, frozen=True):
     """Which absent machines are dead, which may be alive, and when to judge again (None: no need)."""
 
     dead: tuple[str, ...]
@@ -79,7 +79,7 @@ def record_absences(
 
 def judge_absences(
     absences: Iterable[Absence], beats: HeartbeatHistory, *, now_s: float, ttl_s: float, interval_s: float
-) -> Verdict:
+) -> Liveness:
     """Judge which absent machines are dead.
 
     An isolated absence while the store was healthy, and since: dead after GRACE_S. Any other: dead once the store has
@@ -96,4 +96,4 @@ def judge_absences(
         else:
             away.append(absence.machine)
             due.append(at_s if now_s < at_s else now_s + interval_s)
-    return Verdict(tuple(dead), tuple(away), min(due) if due else None)
+    return Liveness(tuple(dead), tuple(away), min(due) if due else None)

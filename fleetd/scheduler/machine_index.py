@@ -1,4 +1,4 @@
-"""The machines by mode, id and metadata, as sets that are cheap to combine.
+"""The machines by what they accept, by id and by metadata, as sets that are cheap to combine.
 
 A set of machines is an integer with one bit for each machine, in order of their ids: the lowest bit is the first id.
 Five thousand machines take 600 bytes, and two sets are joined or intersected in one operation.
@@ -7,8 +7,9 @@ Five thousand machines take 600 bytes, and two sets are joined or intersected in
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from fleetd.model.constraints import Requirements
-from fleetd.model.machine import Machine, MachineMode
+from fleetd.model.machine import SHORT_ID_LENGTH
 from fleetd.model.reason import Rejection, RejectionKind
+from fleetd.scheduler.effective_machine import EffectiveMachine
 
 MachineSet = int  # a set of machines
 Rejections = tuple[tuple[Rejection, MachineSet], ...]  # a machine is in one of the sets at most
@@ -17,23 +18,29 @@ MAX_KEPT = 10_000  # answers; when there are more, all are dropped and computed 
 
 
 class MachineIndex:
-    """The registered machines of one snapshot, with their effective metadata."""
+    """The registered machines of one snapshot.
 
-    def __init__(self, machines: Mapping[str, Machine], metadata: Mapping[str, Mapping[str, str]]) -> None:
-        """`machines` by id, in order; `metadata` has an entry for each of them."""
+    `accepting` are those that take new units; `rejecting` are the others, by why they do not.
+    """
+
+    def __init__(self, machines: Mapping[str, EffectiveMachine]) -> None:
+        """`machines` by id, in order."""
         self.machines = list(machines)
         self.bits = {machine: 1 << at for at, machine in enumerate(self.machines)}
-        self.modes: dict[MachineMode, MachineSet] = dict.fromkeys(MachineMode, 0)
+        self.everywhere: MachineSet = (1 << len(self.machines)) - 1
+        self.accepting = self.everywhere
+        self.rejecting: dict[Rejection, MachineSet] = {}
         self._ids: dict[str, MachineSet] = {}  # by full and by short id
         self._metadata: dict[tuple[str, str], MachineSet] = {}  # by key and value
-        self.everywhere: MachineSet = (1 << len(self.machines)) - 1
         self._answers: dict[tuple[object, object], tuple[MachineSet, Rejections]] = {}
         for machine, bit in self.bits.items():
-            record = machines[machine]
-            self.modes[record.mode] |= bit
-            for name in {record.id: None, record.short_id: None}:
+            effective = machines[machine]
+            if effective.rejects:
+                self.accepting ^= bit
+                self.rejecting[effective.rejects] = self.rejecting.get(effective.rejects, 0) | bit
+            for name in {machine: None, machine[:SHORT_ID_LENGTH]: None}:
                 self._ids[name] = self._ids.get(name, 0) | bit
-            for item in metadata[machine].items():
+            for item in effective.metadata.items():
                 self._metadata[item] = self._metadata.get(item, 0) | bit
 
     def mask(self, machines: Iterable[str]) -> MachineSet:
@@ -51,12 +58,12 @@ class MachineIndex:
             machines ^= bit
 
     def matching(self, requirements: Requirements) -> MachineSet:
-        """The machines that meet the unit's MachineID= and MachineMetadata=, whatever their mode."""
+        """The machines that meet the unit's MachineID= and MachineMetadata=, whether or not they accept work."""
         return self._answer(requirements)[0]
 
-    def matching_ready(self, requirements: Requirements) -> MachineSet:
+    def accepting_matches(self, requirements: Requirements) -> MachineSet:
         """Those of them that accept work."""
-        return self.matching(requirements) & self.modes[MachineMode.READY]
+        return self.matching(requirements) & self.accepting
 
     def rejections(self, requirements: Requirements) -> Rejections:
         """The machines that do not meet MachineID= or MachineMetadata=, by the first requirement that they miss."""

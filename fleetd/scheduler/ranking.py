@@ -13,7 +13,7 @@ from fleetd.model.constraints import Requirements
 from fleetd.model.names import template_of
 from fleetd.scheduler.feasibility import Candidate, rejection_by_occupants
 from fleetd.scheduler.machine_index import MachineSet
-from fleetd.scheduler.snapshot import Proposal
+from fleetd.scheduler.proposal import Proposal
 
 CountBuckets = list[MachineSet]  # at n: the machines that have at most n; each set includes the one before
 
@@ -71,7 +71,7 @@ class Ranking:
         wanted = [(name, self._snapshot.requirements(name)) for name in names]
         may = self._machine_index.everywhere
         for name, requirements in wanted:
-            may &= self._machine_index.matching_ready(requirements)
+            may &= self._machine_index.accepting_matches(requirements)
             for peer in requirements.machine_of:
                 if peer not in group and peer != name:
                     may &= self._machine_index.mask(self._proposal.machines_with(peer))

@@ -19,7 +19,7 @@ from fleetd.membership.registration import Membership, Registration
 from fleetd.membership.store_epoch import StoreEpoch
 from fleetd.model.machine import Machine
 from fleetd.registry.registry import Registry
-from fleetd.scheduler.failover import FailoverPolicy
+from fleetd.scheduler.failover_delays import FailoverPolicy
 from fleetd.store.embedded import EmbeddedStore, inline
 from fleetd.testing.simulated_systemd import SimulatedSystemd
 from fleetd.testing.simulated_units import Behaviour
@@ -89,8 +89,7 @@ class SmallCluster:
             membership,
             epoch,
             ttl_s=TTL_S,
-            handover_timeout_s=30.0,
-            failover=FailoverPolicy(),
+            failover=FailoverPolicy(handover_timeout_s=30.0),
             compact=False,
             now=now,
             unix_now=time.time,

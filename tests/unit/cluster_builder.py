@@ -14,23 +14,32 @@ from fleetd.leader.mirror import apply_record
 from fleetd.model.machine import Machine, MachineMode, MachineSettings
 from fleetd.model.names import matches_glob
 from fleetd.model.placement import Decision, Placement
+from fleetd.model.quota import Usage
 from fleetd.model.reason import BEST, render, render_rejection
 from fleetd.model.unit import TargetState, Unit, UnitState
-from fleetd.registry.records import DECISIONS, MACHINES, PLACEMENTS, SETTINGS, STATES, SYNCED, UNITS, Kind, Record
-from fleetd.scheduler.failover import FailoverPolicy, MachineLoss
+from fleetd.registry.records import (
+    DECISIONS,
+    MACHINES,
+    PLACEMENTS,
+    SETTINGS,
+    STATES,
+    SYNCED,
+    UNITS,
+    USAGE,
+    Kind,
+    Record,
+    Synced,
+)
+from fleetd.scheduler.failover_delays import FailoverPolicy, Now
+from fleetd.scheduler.impact import Affected, set_away
 from fleetd.scheduler.planner import Plan, plan_cluster
-from fleetd.scheduler.snapshot import Snapshot, requirements_of
+from fleetd.scheduler.proposal import SessionPlan
+from fleetd.scheduler.snapshot import MachineLoss, Snapshot, requirements_of
 from fleetd.scheduler.unit_plan import UnitPlan
 
 LAUNCHED, LOADED, INACTIVE = TargetState.LAUNCHED, TargetState.LOADED, TargetState.INACTIVE
 A = "a.service"
 NOON = 1_800_014_400.0  # 2027-01-15 12:00 UTC
-
-
-class Synced(msgspec.Struct, frozen=True):
-    """The session that the leader has acknowledged."""
-
-    session: str
 
 
 class Copy(msgspec.Struct):
@@ -56,11 +65,12 @@ class World:
         self.store: dict[tuple[Kind[Record], tuple[str, ...]], Record] = {}
         self.revision = 1
         self.snapshot = Snapshot()
-        self.changed: dict[str, None] | None = None  # None: everything, as after taking office
+        self.changed: Affected | None = None  # None: everything, as after taking office
         self.copies: dict[str, dict[str, Copy]] = {}  # machine → unit → what is there
         self.away: set[str] = set()
-        self.waits: dict[str, float] = {}  # unit → when it need not wait any longer for its machine
-        self.failover = FailoverPolicy()  # what the leader is told, and what it knows of lost machines
+        self.wakeups: dict[str, float] = {}  # unit → when it is to be planned again
+        self.policy = FailoverPolicy(handover_timeout_s=30.0)
+        self.clock_s = 0.0  # the leader's
         self.sessions = 0
         self.refuses: dict[str, dict[str, str]] = {}  # machine → unit → why it takes none of that name
         self.lacks = ""  # the unit that they lack which refuse any
@@ -81,11 +91,12 @@ class World:
             del self.store[key]
         else:
             self.store[key] = record
-        self._concern(apply_record(self.snapshot, kind, names, record))
+        self.affect(apply_record(self.snapshot, kind, names, record))
 
-    def _concern(self, concerned: dict[str, None]) -> None:
+    def affect(self, affected: Affected) -> None:
+        """These units count as changed."""
         if self.changed is not None:
-            self.changed |= concerned
+            self.changed |= affected
 
     def unit(self, name: str, text: str = "", target: TargetState = LAUNCHED) -> None:
         """A person submits, replaces, starts, loads or stops a unit; `text` is its [X-Fleet] section."""
@@ -124,37 +135,38 @@ class World:
     # What the leader does.
 
     def plan(self, overdue: frozenset[tuple[str, str]] = frozenset()) -> Plan:
-        """Plan for what changed since the last plan."""
-        changed, self.changed = self.changed, {}
-        failover = self.note_lost()
-        plan = plan_cluster(self.snapshot, changed, now_s=float(self.revision), overdue=overdue, failover=failover)
-        self.waits |= dict(plan.waits)
+        """Plan for what changed since the last plan. `overdue` are the (machine, unit) of superseded allocations whose
+        handover time is up."""
+        changed, self.changed = self.changed, Affected()
+        self._observe(self.snapshot, overdue)
+        plan = plan_cluster(self.snapshot, changed, now=self._now(), policy=self.policy)
+        self.wakeups |= plan.wakeups
         return plan
 
     def plan_cold(self, snapshot: Snapshot | None = None, overdue: frozenset[tuple[str, str]] = frozenset()) -> Plan:
-        """What would be planned for everything, in this view or in the leader's; changes nothing."""
-        now_s = float(self.revision)
-        return plan_cluster(snapshot or self.snapshot, None, now_s=now_s, overdue=overdue, failover=self.note_lost())
+        """What would be planned for everything, in this snapshot or in the leader's; changes nothing."""
+        snapshot = snapshot or self.snapshot
+        self._observe(snapshot, overdue)
+        return plan_cluster(snapshot, now=self._now(), policy=self.policy)
 
-    def note_lost(self) -> FailoverPolicy:
-        """What the leader knows now of the machines that are lost: since when by its clock, and at what time of day."""
-        clock_s = self.failover.clock_s
-        lost = {
-            machine: self.failover.lost.get(machine) or MachineLoss(clock_s, NOON + clock_s)
-            for machine in self.snapshot.absent()
-            if machine not in self.away
+    def _now(self) -> Now:
+        return Now(self.clock_s, float(self.revision))
+
+    def _observe(self, snapshot: Snapshot, overdue: frozenset[tuple[str, str]]) -> None:
+        """The leader notes since when machines are lost and allocations superseded."""
+        loss = MachineLoss(self.clock_s, NOON + self.clock_s)
+        dead = [machine for machine in snapshot.absent() if machine not in self.away]
+        snapshot.lost = {machine: self.snapshot.lost.get(machine, loss) for machine in dead}
+        long_ago_s = self.clock_s - self.policy.handover_timeout_s
+        snapshot.superseded_since = {
+            each: long_ago_s if each in overdue else self.clock_s for each in snapshot.superseded
         }
-        self.failover = msgspec.structs.replace(self.failover, lost=lost)
-        return self.failover
 
     def wait(self, for_s: float) -> None:
-        """The leader's clock goes on; the units that need not wait any longer for a machine count as changed."""
-        clock_s = self.failover.clock_s + for_s
-        self.failover = msgspec.structs.replace(self.failover, clock_s=clock_s)
-        for name, until_s in self.waits.items():
-            if until_s <= clock_s:
-                self._concern({name: None})
-        self.waits = {name: until_s for name, until_s in self.waits.items() if until_s > clock_s}
+        """The leader's clock goes on; the units that are due count as changed."""
+        self.clock_s += for_s
+        self.affect(Affected({name: None for name, at_s in self.wakeups.items() if at_s <= self.clock_s}))
+        self.wakeups = {name: at_s for name, at_s in self.wakeups.items() if at_s > self.clock_s}
 
     def apply(self, plan: Plan) -> None:
         """Write the whole plan."""
@@ -173,23 +185,23 @@ class World:
         self.write(DECISIONS, (plan.unit,), plan.decision)
 
     def acknowledge(self, plan: Plan) -> None:
-        """Write which sessions are taken in."""
-        for machine, session in plan.synced:
-            self.write(SYNCED, (machine,), Synced(session))
-        for machine in plan.forgotten:
-            self.write(SYNCED, (machine,), None)
+        """Write which sessions are taken in, and the usage."""
+        for write in plan.writes:
+            if isinstance(write, SessionPlan):
+                self.write(SYNCED, (write.machine,), Synced(write.session) if write.session else None)
+            elif isinstance(write, Usage):
+                self.write(USAGE, (), write)
 
     def judge(self, away: set[str]) -> None:
         """The leader takes these of the absent machines for alive, and all others for dead."""
         self.away = set(away)
-        self._concern(self.snapshot.set_away(frozenset(away)))
+        self.affect(set_away(self.snapshot, frozenset(away)))
 
     def elect(self, shuffle: random.Random | None = None) -> None:
         """Another leader takes office: it reads everything, in whatever order, and plans for all of it."""
         self.snapshot = self.fresh_view(shuffle)
         self.changed = None
-        self.failover = msgspec.structs.replace(self.failover, lost={})
-        self.waits = {}
+        self.wakeups = {}
 
     def fresh_view(self, shuffle: random.Random | None = None) -> Snapshot:
         """The view of one who has read all records in the order of their keys, or in another."""
@@ -199,7 +211,7 @@ class World:
             shuffle.shuffle(items)
         for (kind, names), record in items:
             apply_record(snapshot, kind, names, record)
-        snapshot.set_away(frozenset(self.away))
+        set_away(snapshot, frozenset(self.away))
         return snapshot
 
     # What machines do.
@@ -309,7 +321,7 @@ class World:
             plan = self.plan()
             self.apply(plan)
             busy = [self.work(machine) for machine in list(self.snapshot.machines)]
-            if plan == Plan() and not any(busy):
+            if not plan.writes and not any(busy):
                 return
         raise AssertionError(f"never at rest; the last plan was {plan}")
 
@@ -389,4 +401,16 @@ def after_a_cut(**changes: Any) -> World:
     world.come_back("m1")
     world.state(A, "m2", **({"active": "activating"} | changes))
     world.lead()
+    return world
+
+
+def placed_cluster(**units: tuple[str, str]) -> World:
+    """Machines m1 and m2; units by name without suffix: (X-Fleet text, machine or '')."""
+    world = World()
+    world.machine("m1")
+    world.machine("m2")
+    for name, (text, machine) in units.items():
+        world.unit(f"{name}.service", text)
+        if machine:
+            world.runs(f"{name}.service", machine)
     return world

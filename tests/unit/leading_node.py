@@ -11,7 +11,7 @@ from fleetd.model.machine import Machine
 from fleetd.model.unit import TargetState, Unit
 from fleetd.registry.records import DEFAULT_PREFIX
 from fleetd.registry.registry import Registry
-from fleetd.scheduler.failover import FailoverPolicy
+from fleetd.scheduler.failover_delays import FailoverPolicy
 from fleetd.store.embedded import EmbeddedStore
 from fleetd.store.instrumented import InstrumentedStore
 from fleetd.store.protocol import Comparison, Delete, Operation, Put, RangeResult, Unavailable
@@ -77,8 +77,7 @@ class Node:
             self.membership,
             StoreEpoch(self.registry, MACHINE),
             ttl_s=TTL_S,
-            handover_timeout_s=30.0,
-            failover=FailoverPolicy(),
+            failover=FailoverPolicy(handover_timeout_s=30.0),
             compact=False,
             now=now,
             unix_now=lambda: 1_700_000_000.0,

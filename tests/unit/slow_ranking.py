@@ -7,7 +7,7 @@ from collections import Counter
 
 from fleetd.model.machine import MachineMode
 from fleetd.model.names import matches_glob, parse_name
-from fleetd.scheduler.snapshot import Proposal
+from fleetd.scheduler.proposal import Proposal
 
 
 def choose(proposal: Proposal, group: list[str]) -> tuple[str, int] | None:
@@ -36,7 +36,7 @@ def rejection(proposal: Proposal, name: str, machine: str, group: list[str]) -> 
     if wanted.machine_id not in (None, record.id, record.short_id):
         return f"not machine {wanted.machine_id or '(empty MachineID)'}"
     for key, values in wanted.metadata:
-        if snapshot.metadata[machine].get(key) not in values:
+        if snapshot.effective[machine].metadata.get(key) not in values:
             return f"metadata {key}={'|'.join(values)} missing"
     for peer in wanted.machine_of:
         if peer not in occupancy.staying and peer not in group and peer != name:

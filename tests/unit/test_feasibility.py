@@ -7,8 +7,8 @@ from fleetd.model.reason import render_rejection
 from fleetd.model.unit import Unit
 from fleetd.registry.records import UNITS
 from fleetd.scheduler.feasibility import Candidate, count_rejections, eviction_reason, rejection
+from fleetd.scheduler.proposal import Proposal
 from fleetd.scheduler.ranking import Ranking
-from fleetd.scheduler.snapshot import Proposal
 from tests.unit.cluster_builder import INACTIVE, World
 
 LONG_ID = "0123456789abcdef0123456789abcdef"

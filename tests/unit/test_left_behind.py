@@ -4,7 +4,7 @@ import pytest
 
 from fleetd.model.machine import MachineMode
 from fleetd.registry.records import STATES
-from fleetd.scheduler.planner import Plan
+from fleetd.scheduler.impact import Affected
 from tests.unit.cluster_builder import INACTIVE, LOADED, A, World, after_a_cut, cluster
 
 
@@ -12,7 +12,7 @@ from tests.unit.cluster_builder import INACTIVE, LOADED, A, World, after_a_cut, 
 def test_a_allocation_that_outlived_a_cut_retires_until_its_replacement_runs():
     world = after_a_cut()
     assert world.orders(A) == {"m1": "retire", "m2": "stay"}
-    assert world.lead() == Plan()
+    assert not world.lead().writes
     world.state(A, "m2", "active")
     world.lead()
     assert world.orders(A) == {"m1": "go", "m2": "stay"}
@@ -42,7 +42,7 @@ def test_a_allocation_that_outlived_a_cut_goes_when_it_has_ended_by_itself():
 
 def test_a_allocation_that_outlived_a_cut_goes_when_its_time_is_up():
     world = after_a_cut()
-    world.changed = {A: None}
+    world.changed = Affected({A: None})
     world.lead(overdue=frozenset({("m1", A)}))
     assert world.orders(A) == {"m1": "go", "m2": "stay"}
 
@@ -82,7 +82,7 @@ def test_the_only_allocation_that_runs_runs_on_where_it_may_not_be_until_its_rep
     world.state(A, "m2", "activating")
     world.lead()
     assert world.orders(A) == {"m1": "retire", "m2": "stay"}
-    world.changed = {A: None}
+    world.changed = Affected({A: None})
     world.lead(overdue=frozenset({("m1", A)}))
     assert world.orders(A) == {"m1": "go", "m2": "stay"}
 
@@ -95,7 +95,7 @@ def test_the_only_allocation_that_runs_is_given_up_in_time_where_its_machine_lea
     world.machine("m1", mode)
     world.lead()
     assert world.orders(A) == {"m1": "retire", "m2": "stay"}
-    world.changed = {A: None}
+    world.changed = Affected({A: None})
     world.lead(overdue=frozenset({("m1", A)}))
     assert world.orders(A) == {"m1": order, "m2": "stay"}
 
@@ -262,8 +262,8 @@ def test_a_allocation_kept_since_a_restore_is_told_that_it_retires_before_it_is_
     world.keep_running("m1", A)
     world.lead()
     assert world.orders(A) == {"m1": "retire", "m2": "stay"}
-    world.changed = {A: None}
-    assert world.lead(overdue=frozenset({("m1", A)})) == Plan()
+    world.changed = Affected({A: None})
+    assert not world.lead(overdue=frozenset({("m1", A)})).writes
     world.work("m1")
     world.lead()
     assert world.orders(A) == {"m1": "go", "m2": "stay"}

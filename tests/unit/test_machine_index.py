@@ -1,24 +1,24 @@
 """Machines as sets: who they are, what they offer, and which are what a unit asks for."""
 
 from fleetd.model.constraints import Requirements
-from fleetd.model.machine import Machine, MachineMode
 from fleetd.model.reason import render_rejection
+from fleetd.scheduler.effective_machine import PARKED, EffectiveMachine
 from fleetd.scheduler.machine_index import MAX_KEPT, MachineIndex
 
 IDS = ("0123456789a", "0123456789b", "1", "2")
 
 
 def four_sites():
-    machines = {name: Machine(name) for name in IDS}
-    machines["2"] = Machine("2", mode=MachineMode.PARKED)
-    return MachineIndex(machines, {name: {"role": "web" if len(name) > 1 else "db"} for name in IDS})
+    machines = {name: EffectiveMachine({"role": "web" if len(name) > 1 else "db"}) for name in IDS}
+    return MachineIndex(machines | {"2": EffectiveMachine({"role": "db"}, PARKED)})
 
 
 def test_a_set_of_machines_is_listed_in_order_and_leaves_out_who_is_not_there():
     machine_index = four_sites()
     assert list(machine_index.ids(machine_index.mask(["2", "gone", "0123456789b"]))) == ["0123456789b", "2"]
-    assert list(machine_index.ids(machine_index.modes[MachineMode.PARKED])) == ["2"]
-    assert machine_index.modes[MachineMode.LEAVING] == machine_index.mask([]) == 0
+    assert machine_index.rejecting == {PARKED: machine_index.mask(["2"])}
+    assert machine_index.accepting == machine_index.mask(IDS[:-1])
+    assert machine_index.mask([]) == 0
 
 
 def test_a_short_id_that_two_machines_share_names_both():

@@ -9,7 +9,9 @@ from fleetd.model.machine import Machine, MachineMode
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.reason import BEST
 from fleetd.registry.records import MACHINES, UNITS
-from fleetd.scheduler.planner import Plan, plan_cluster, plan_in_slices
+from fleetd.scheduler.impact import Affected
+from fleetd.scheduler.planner import CONTROLLERS, plan_cluster
+from fleetd.scheduler.proposal import SessionPlan
 from tests.unit.cluster_builder import INACTIVE, LAUNCHED, World
 
 
@@ -93,7 +95,7 @@ def test_planning_again_changes_nothing():
     world.unit("b.service", "MachineID=m2")
     for _ in range(3):
         world.lead()
-        assert world.plan_cold() == Plan()
+        assert not world.plan_cold().writes
         for machine in world.snapshot.machines:
             world.work(machine)
 
@@ -103,9 +105,11 @@ def test_only_the_units_that_are_asked_for_are_planned_for():
     world = World()
     world.machine("m1")
     submit(world, a="", b="")
-    assert [plan.unit for plan in plan_cluster(world.snapshot, ["b.service", "unknown.service"]).units] == ["b.service"]
-    assert [plan.unit for plan in plan_cluster(world.snapshot, []).units] == []
-    assert [plan.unit for plan in plan_cluster(world.snapshot, None).units] == ["a.service", "b.service"]
+    assert [
+        plan.unit for plan in plan_cluster(world.snapshot, Affected({"b.service": None, "unknown.service": None})).units
+    ] == ["b.service"]
+    assert [plan.unit for plan in plan_cluster(world.snapshot, Affected()).units] == []
+    assert [plan.unit for plan in plan_cluster(world.snapshot).units] == ["a.service", "b.service"]
 
 
 @pytest.mark.covers("1.3.1", "2.1.1")
@@ -117,20 +121,24 @@ def test_templates_and_inactive_units_are_not_placed():
     assert world.plan().units == ()
 
 
-def test_sessions_are_acknowledged_with_the_plan_that_reckons_with_them_and_forgotten_with_their_machine():
+def sessions(plan):
+    return [(write.machine, write.session) for write in plan.writes if isinstance(write, SessionPlan)]
+
+
+def test_sessions_are_acknowledged_with_the_plan_made_for_them_and_forgotten_with_their_machine():
     world = World()
     world.machine("m2", session="s2")
     world.machine("m1", session="s1")
     world.write(MACHINES, ("m3",), Machine("m3"))  # of a fleetd that has no session yet
     plan = world.lead()
-    assert plan.synced == (("m1", "s1"), ("m2", "s2"))
-    assert world.plan().synced == ()
+    assert sessions(plan) == [("m1", "s1"), ("m2", "s2")]
+    assert sessions(world.plan()) == []
     world.machine("m1", session="s3")
-    assert world.lead().synced == (("m1", "s3"),)
+    assert sessions(world.lead()) == [("m1", "s3")]
     world.vanish("m2")
-    assert world.plan().forgotten == ()
+    assert sessions(world.plan()) == []
     world.judge(set())
-    assert world.lead().forgotten == ("m2",)
+    assert sessions(world.lead()) == [("m2", None)]
     assert list(world.snapshot.synced) == ["m1"]
 
 
@@ -156,9 +164,9 @@ def test_the_same_plan_is_made_of_the_same_records_in_any_order():
     world.vanish("m2")
     world.judge(set())
     plan = world.plan_cold()
-    assert plan != Plan()
+    assert plan.writes
     for seed in range(10):
-        assert plan_cluster(world.fresh_view(random.Random(seed)), now_s=float(world.revision)) == plan
+        assert world.plan_cold(world.fresh_view(random.Random(seed))) == plan
 
 
 # Where units go.
@@ -498,14 +506,35 @@ def test_a_unit_that_follows_two_comes_after_both_and_those_that_follow_each_oth
     assert world.reason("a.service") == f"the only machine that fits, with {group}"
 
 
-def test_a_plan_pauses_for_each_unit_and_is_the_same_in_the_end():
+def test_a_plan_can_be_abandoned_at_each_unit():
     world = cluster("m1", "m2", a="")
     for number in range(10):
         world.unit(f"u{number}.service", "Conflicts=u*")
-    plans = []
+    checks = 0
 
-    def make():
-        plans.append((yield from plan_in_slices(world.snapshot, None, now_s=5.0)))
+    def check():
+        nonlocal checks
+        checks += 1
+        if checks > 3 * 10:
+            raise InterruptedError
 
-    assert sum(1 for _ in make()) >= 3 * 10
-    assert plans == [plan_cluster(world.snapshot, None, now_s=5.0)]
+    with pytest.raises(InterruptedError):
+        plan_cluster(world.snapshot, checkpoint=check)
+
+
+def test_a_controller_that_does_nothing_changes_nothing():
+    world = cluster("m1", "m2", a="")
+    world.unit("b.service")
+    seen = []
+
+    def do_nothing(proposal):
+        seen.append(list(proposal.units))
+
+    assert plan_cluster(world.snapshot, controllers=(*CONTROLLERS, do_nothing)) == plan_cluster(world.snapshot)
+    assert seen == [["a.service", "b.service"]]
+
+
+def test_the_next_pass_is_due_when_the_first_controller_asks_for_one():
+    world = cluster("m1", a="")
+    controllers = (lambda proposal: 7.0, lambda proposal: None, lambda proposal: 5.0)
+    assert plan_cluster(world.snapshot, controllers=controllers).wake_at_s == 5.0

@@ -4,6 +4,7 @@ import pytest
 
 from fleetd.model.quota import Usage, measure_growth, refuse_growth
 from fleetd.model.unit import TargetState, Unit
+from fleetd.scheduler.impact import set_unit, set_usage
 from fleetd.scheduler.snapshot import Snapshot
 
 
@@ -42,14 +43,14 @@ def test_beyond_them_the_bound_and_the_remedy_are_named() -> None:
     )
 
 
-def test_a_view_keeps_count() -> None:
-    view = Snapshot()
-    assert view.usage is None
+def test_a_snapshot_counts_units_and_bytes() -> None:
+    snapshot = Snapshot()
+    assert snapshot.usage is None
     for name, text in (("a.service", "abc"), ("b.service", "ää"), ("a.service", "x")):
-        view.set_unit(name, Unit(name, text, TargetState.INACTIVE))
-    assert view.measure_usage() == Usage(2, 5)
-    view.set_unit("b.service", None)
-    view.set_unit("c.service", None)
-    assert view.measure_usage() == Usage(1, 1)
-    view.set_usage(Usage(1, 1))
-    assert view.usage == view.measure_usage()
+        set_unit(snapshot, name, Unit(name, text, TargetState.INACTIVE))
+    assert snapshot.measure_usage() == Usage(2, 5)
+    set_unit(snapshot, "b.service", None)
+    set_unit(snapshot, "c.service", None)
+    assert snapshot.measure_usage() == Usage(1, 1)
+    set_usage(snapshot, Usage(1, 1))
+    assert snapshot.usage == snapshot.measure_usage()

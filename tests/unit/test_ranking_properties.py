@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from fleetd.model.machine import MachineMode
 from fleetd.model.reason import render_rejection
 from fleetd.scheduler.feasibility import count_rejections
+from fleetd.scheduler.proposal import Proposal
 from fleetd.scheduler.ranking import Ranking
-from fleetd.scheduler.snapshot import Proposal
 from tests.examples import examples
 from tests.unit import slow_ranking
 from tests.unit.cluster_builder import World, order
@@ -77,7 +77,7 @@ def test_the_machine_found_quickly_is_the_one_that_a_slow_search_finds(world, mo
         for name in group:
             assert ranking.is_placeable(name, group) == slow_ranking.is_placeable(proposal, name, group)
         for name in group if found else ():
-            proposal.place(name, found.machine, world.snapshot.requirements(name))
+            proposal.occupy(name, found.machine, world.snapshot.requirements(name))
             ranking.record_placement(name, found.machine)
 
 
@@ -97,10 +97,10 @@ def move(proposal, name, machine, word):
     requirements = proposal.snapshot.requirements(name)
     match word:
         case "place":
-            proposal.place(name, machine, requirements)
+            proposal.occupy(name, machine, requirements)
         case "withdraw":
             proposal.withdraw(name, machine, requirements)
         case "vacate":
             proposal.vacate(name, machine)
         case "renew" if name in proposal.occupancy(machine).staying:
-            proposal.renew(name, machine, requirements)
+            proposal.occupy(name, machine, requirements)

@@ -1,45 +1,48 @@
-"""What follows for units when a machine is lost: how long they wait for it, and which completed oneshots run again
-(FailoverDelay=, RerunAfterFailover=, or the leader's configuration)."""
+"""How long units wait for a lost machine, and which completed oneshots run again (FailoverDelay=, RerunAfterFailover=,
+or the leader's configuration)."""
 
 import math
-from collections.abc import Mapping
 
 import msgspec
 
 from fleetd.model.ordered import Names
 from fleetd.model.unit import TargetState
-from fleetd.scheduler.snapshot import Snapshot
+from fleetd.scheduler.snapshot import MachineLoss, Snapshot
 
 
-class MachineLoss(msgspec.Struct, frozen=True):
-    """A machine was judged dead at `since_s` on the leader's clock, and at `at` in Unix time."""
+class Now(msgspec.Struct, frozen=True):
+    """The time of one pass: on the leader's monotonic clock, and in Unix time."""
 
-    since_s: float
-    at: float
+    clock_s: float = 0.0
+    unix_s: float = 0.0
 
 
 class FailoverPolicy(msgspec.Struct, frozen=True):
-    """The configured defaults, and the `lost` machines. A dead machine that is not among them is lost as of `clock_s`,
-    the leader's clock."""
+    """The configured defaults: how long units wait for a lost machine, whether completed oneshots run again, and how
+    long a superseded allocation runs on while its replacement does not."""
 
     delay_s: float = 0.0
     rerun: bool = False
-    lost: Mapping[str, MachineLoss] = {}
-    clock_s: float = 0.0
+    handover_timeout_s: float = math.inf
+
+
+START = Now()
+NO_DELAYS = FailoverPolicy()
 
 
 class FailoverDelays:
-    """How long units wait for lost machines, for one plan over one snapshot. `now_s` is Unix time."""
+    """How long units wait for lost machines, for one plan over one snapshot. A dead machine that is not in
+    `snapshot.lost` is lost as of now."""
 
-    def __init__(self, snapshot: Snapshot, failover: FailoverPolicy, now_s: float) -> None:
+    def __init__(self, snapshot: Snapshot, policy: FailoverPolicy, now: Now) -> None:
         self._snapshot = snapshot
-        self._failover = failover
-        self._now_s = now_s
+        self._policy = policy
+        self._now = now
         self._delays: dict[tuple[str, str], float] = {}  # (machine, unit) → delay of its MachineOf= group there
 
     def loss(self, machine: str) -> MachineLoss:
         """When this dead machine was lost."""
-        return self._failover.lost.get(machine) or MachineLoss(self._failover.clock_s, self._now_s)
+        return self._snapshot.lost.get(machine) or MachineLoss(self._now.clock_s, self._now.unix_s)
 
     def end_s(self, name: str, machine: str) -> float:
         """Leader-clock deadline after which the unit fails over from this dead machine."""
@@ -47,7 +50,7 @@ class FailoverDelays:
 
     def is_waiting(self, name: str, machine: str) -> bool:
         """True until that deadline."""
-        return self._failover.clock_s < self.end_s(name, machine)
+        return self._now.clock_s < self.end_s(name, machine)
 
     def until(self, name: str, machine: str) -> float:
         """Unix time at which the unit fails over from this dead machine; 0 for never."""
@@ -58,7 +61,7 @@ class FailoverDelays:
         """True if a oneshot that completed on a machine runs again when that machine is lost."""
         unit = self._snapshot.units.get(name)
         asked = self._snapshot.requirements(name).rerun_after_failover if unit else False
-        return self._failover.rerun if asked is None else asked
+        return self._policy.rerun if asked is None else asked
 
     def delay_s(self, name: str, machine: str) -> float:
         """How long the unit stays assigned to this machine once it is dead.
@@ -75,7 +78,7 @@ class FailoverDelays:
 
     def _own_delay_s(self, name: str) -> float:
         asked = self._snapshot.requirements(name).failover_delay_s
-        return self._failover.delay_s if asked is None else asked
+        return self._policy.delay_s if asked is None else asked
 
     def _is_launched(self, name: str) -> bool:
         """True if the unit is to run, on one machine."""

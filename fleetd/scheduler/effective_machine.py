@@ -1,0 +1,39 @@
+"""What the scheduler goes by of a machine: what it says of itself, overlaid with what operators set on it."""
+
+import msgspec
+
+from fleetd.model.machine import Machine, MachineMode, MachineSettings, effective_metadata
+from fleetd.model.reason import Hold, Rejection, RejectionKind
+
+LEAVING = Rejection(RejectionKind.LEAVING)
+PARKED = Rejection(RejectionKind.PARKED)
+
+
+class EffectiveMachine(msgspec.Struct, frozen=True, gc=False):
+    """A registered machine.
+
+    `rejects` is why it takes no new unit, `evicts` why those that it has must leave it. `may_return`: it leaves because
+    it is switched off, and may be back, so that units with a failover delay stay assigned to it. `hold` is why it
+    carries out nothing at present.
+    """
+
+    metadata: dict[str, str]
+    rejects: Rejection | None = None
+    evicts: Rejection | None = None
+    may_return: bool = False
+    hold: Hold | None = None
+
+    @property
+    def accepts_work(self) -> bool:
+        """True if it takes new units."""
+        return self.rejects is None
+
+
+def effective_machine(machine: Machine, settings: MachineSettings | None) -> EffectiveMachine:
+    """The machine as the scheduler sees it. `settings` are those that operators set, if any."""
+    metadata = effective_metadata(machine, settings)
+    if machine.mode is MachineMode.LEAVING:
+        return EffectiveMachine(metadata, LEAVING, LEAVING, may_return=machine.shuts_down)
+    if machine.mode is MachineMode.PARKED:
+        return EffectiveMachine(metadata, PARKED, hold=Hold.PARKED)
+    return EffectiveMachine(metadata)

@@ -1,0 +1,88 @@
+"""What the leader's controllers propose in one pass, laid over a snapshot that stays as it is."""
+
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from fleetd.model.constraints import Requirements
+from fleetd.model.names import template_of
+from fleetd.model.ordered import Names
+from fleetd.model.quota import Usage
+from fleetd.scheduler.failover_delays import NO_DELAYS, START, FailoverDelays, FailoverPolicy, Now
+from fleetd.scheduler.occupancy import Occupancy
+from fleetd.scheduler.snapshot import Snapshot
+from fleetd.scheduler.unit_plan import UnitPlan, UnitPlanBuilder
+
+
+class SessionPlan(msgspec.Struct, frozen=True):
+    """Write the session in which a machine was planned for, or delete it (None): the machine is dead."""
+
+    machine: str
+    session: str | None
+
+
+Write = UnitPlan | SessionPlan | Usage
+
+
+class Proposal:
+    """What earlier controllers of this pass have proposed, for the later ones to build on.
+
+    `units` are the plans of the affected units, in order of names. `first` is written before them, `last` after them.
+    `wakeups` are the leader-clock times at which a unit is to be planned again. Call `checkpoint` about once a unit: it
+    raises where the pass is to be abandoned.
+    """
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        scopes: Mapping[str, Names | None] | None = None,
+        *,
+        now: Now = START,
+        policy: FailoverPolicy = NO_DELAYS,
+        checkpoint: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`scopes` are the affected units, in order, each with the machines to decide about (None: all)."""
+        self.snapshot = snapshot
+        self.now = now
+        self.policy = policy
+        self.delays = FailoverDelays(snapshot, policy, now)
+        self.checkpoint = checkpoint
+        self.units = {name: UnitPlanBuilder.begin(snapshot, name, scope) for name, scope in (scopes or {}).items()}
+        self.first: list[Write] = []
+        self.last: list[Write] = []
+        self.turns: dict[str, int] = {}  # units that were given a new machine → in which order
+        self.wakeups: dict[str, float] = {}
+        self._occupancies: dict[str, Occupancy] = {}
+        self._arrivals: dict[str, Names] = {}  # unit or template → the machines that it is newly placed on
+
+    def wake(self, name: str, at_s: float) -> None:
+        """Have the unit planned again at this time on the leader's clock, or earlier."""
+        self.wakeups[name] = min(at_s, self.wakeups.get(name, at_s))
+
+    def occupancy(self, machine: str) -> Occupancy:
+        """The units placed on the machine, with the proposal."""
+        return self._occupancies.get(machine) or self.snapshot.occupancy(machine)
+
+    def machines_with(self, name: str) -> Names:
+        """The machines with the unit, or with instances of the template, of this name, with the proposal; perhaps
+        others."""
+        return self.snapshot.machines_with(name) | self._arrivals.get(name, {})
+
+    def occupy(self, name: str, machine: str, requirements: Requirements) -> None:
+        """The unit is placed on this machine, with these requirements."""
+        self.vacate(name, machine)
+        self._occupancies[machine].add(name, requirements, staying=True)
+        for arrival in filter(None, (name, template_of(name))):
+            self._arrivals.setdefault(arrival, {})[machine] = None
+
+    def withdraw(self, name: str, machine: str, requirements: Requirements) -> None:
+        """The unit is withdrawn from this machine. It still conflicts with others until it has stopped."""
+        self.vacate(name, machine)
+        self._occupancies[machine].add(name, requirements, staying=False)
+
+    def vacate(self, name: str, machine: str) -> None:
+        """The unit is gone from this machine, or superseded there. An occupancy is copied when it is first changed."""
+        occupancy = self._occupancies.get(machine)
+        if occupancy is None:
+            occupancy = self._occupancies[machine] = self.snapshot.occupancy(machine).copy()
+        occupancy.discard(name)
