@@ -18,16 +18,17 @@ from fleetd.agent.executor import Executor
 from fleetd.agent.ledger import Ledger, StoreSeen
 from fleetd.agent.observer import Observer
 from fleetd.agent.publisher import StatePublisher
-from fleetd.agent.unit_retries import UnitBackoff
+from fleetd.agent.unit_retries import UnitRetries
 from fleetd.aio import Backoff, Pace
 from fleetd.membership.registration import Registration
 from fleetd.membership.store_epoch import StoreChange, StoreEpoch
+from fleetd.model.job_result import FORGOTTEN, NEVER_RAN, SKIPPED
 from fleetd.model.placement import Placement
 from fleetd.model.unit import UnitState
 from fleetd.reconciler.actions import Write
 from fleetd.reconciler.adoption import is_orphan_still, plan_adoption
 from fleetd.reconciler.machine_plan import plan_machine
-from fleetd.reconciler.observed import NEVER_RAN, SKIPPED, Desired, Observed, is_settled
+from fleetd.reconciler.observed import Desired, Observed, is_settled
 from fleetd.reconciler.status import find_result, report
 from fleetd.registry.registry import Registry
 from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager
@@ -37,7 +38,7 @@ LONGEST_RETRY_S = 8.0
 PASS_PERIOD_S = 0.02  # between the passes of a burst
 RECHECK_S = 15.0  # between looks at refused units, at the next heartbeat
 _BROKEN = ("error", "bad-setting")  # load states of a unit file that systemd cannot load
-_IN_JOURNAL = (*NEVER_RAN, SKIPPED, "assert")  # job results whose cause only the journal tells
+_IN_JOURNAL = (*NEVER_RAN, *FORGOTTEN)  # job results whose cause only the journal tells
 
 
 class StoreTrust(Enum):
@@ -53,7 +54,7 @@ class Agent:
     """One machine's agent. `run` works until it is cancelled or the agent is closed, and can be called once.
 
     `systemd` is connected by the agent, and closed by the caller. To register the machine: `await publish_all(lease)`,
-    write the machine's key, set `registration.lease`, call `check`; call that again with every heartbeat's answer.
+    write the machine's key, set `registration.lease`, call `heartbeat_answered`, and again for each heartbeat.
     """
 
     def __init__(
@@ -86,11 +87,11 @@ class Agent:
         self._is_closed = False
         self._epoch = epoch
         self._desired = DesiredState(registry, machine_id, self._wake.set, epoch, logger)
-        self._publisher = StatePublisher(registry, machine_id, registration, epoch.observe, logger)
-        self._backoff = UnitBackoff(self._mark_one)
-        self._executor = Executor(machine_id, systemd, ledger, self._backoff, logger)
+        self._publisher = StatePublisher(registry, machine_id, registration, epoch.note_revision, logger)
+        self._retries = UnitRetries(self._mark_one)
+        self._executor = Executor(machine_id, systemd, ledger, self._retries, logger)
         self._diagnostics = Diagnostics(systemd, self._mark_one, logger)
-        self._observer = Observer(systemd, ledger, self._desired, self._executor, self._backoff, logger)
+        self._observer = Observer(systemd, ledger, self._desired, self._executor, self._retries, logger)
 
     # For the rest of the daemon.
 
@@ -116,7 +117,7 @@ class Agent:
         if self._running is not None and not self._running.done():
             self._running.cancel()
             await asyncio.wait([self._running])
-        self._backoff.close()
+        self._retries.close()
         self._publisher.close()
         await self._diagnostics.close()
 
@@ -140,10 +141,10 @@ class Agent:
         """The states of the units here, by name."""
         return self._publisher.states
 
-    def check(self, beat_revision: int) -> None:
+    def heartbeat_answered(self, beat_revision: int) -> None:
         """The machine is registered, and its last heartbeat was answered when the store was at this revision."""
         self._publisher.wake()
-        self._desired.check(beat_revision)
+        self._desired.heartbeat_answered(beat_revision)
         if self._registration.lease != self._lease:  # the machine may have been taken for dead, and its units moved
             self._desired.request_reread()
         self._lease = self._registration.lease
@@ -256,7 +257,7 @@ class Agent:
         if snapshot is not None:
             self._judge_store(snapshot)
         for name in changed:
-            self._backoff.forget(name)  # a new placement does not wait for an older one's failure
+            self._retries.forget(name)  # a new placement does not wait for an older one's failure
         self._mark(changed)
         trust = self._assess_trust()
         if trust is not self._trust:
@@ -314,7 +315,7 @@ class Agent:
         with_new_notes = await self._executor.apply(plan)
         self._mark((*acted_on, *with_new_notes))
         if any(isinstance(action, Write) for action in plan):
-            self._backoff.retry_failed_jobs(except_for=acted_on)
+            self._retries.retry_failed_jobs(except_for=acted_on)
 
     def _adopt(self, observed: Mapping[str, Observed]) -> None:
         """Record that every unit here is as the restored store wants it, and report them all again."""
@@ -342,9 +343,9 @@ class Agent:
         for name, seen in observed.items():
             placement = self._desired.placements.get(name)
             if is_settled(placement, seen):
-                self._backoff.forget(name)
+                self._retries.forget(name)
             is_broken = seen.ours and seen.load in _BROKEN
-            result = find_result(seen, self._backoff.job_result(name))
+            result = find_result(seen, self._retries.job_result(name))
             in_journal = result in _IN_JOURNAL and result in (seen.job_result, seen.entry and seen.entry.result)
             is_explained = is_broken or (in_journal and not seen.busy)
             self._diagnostics.update(name, has_failed=is_explained or (seen.ours and seen.active == "failed"))
@@ -369,7 +370,7 @@ class Agent:
     def _find_error(self, name: str, is_explained: bool) -> str:
         """Return why the unit, or an action for it, failed. systemd's explanation of the unit, where there is one, says
         more than the error with which it refused the action."""
-        refused, explained = self._backoff.error(name), self._diagnostics.text(name)
+        refused, explained = self._retries.error(name), self._diagnostics.text(name)
         if is_explained and explained not in ("", NO_REASON):
             return explained
         return refused or explained

@@ -69,7 +69,7 @@ class DesiredState:
         self.synced = ""
         self.revision = 0
 
-    def check(self, beat_revision: int) -> None:
+    def heartbeat_answered(self, beat_revision: int) -> None:
         """Note the revision that came with a heartbeat. Reread if it fell: the store was restored. If the mirror still
         lags behind the previous heartbeat, look whether it missed anything: either the watch is deaf, or nothing in
         between concerned this machine."""
@@ -78,7 +78,7 @@ class DesiredState:
         elif self._last_beat > self.revision:
             self._recheck.set()
         self._last_beat = beat_revision
-        self._epoch.observe(beat_revision)
+        self._epoch.note_revision(beat_revision)
 
     @property
     def is_current(self) -> bool:
@@ -178,7 +178,7 @@ class DesiredState:
     async def _watch_placements(self, revision: int) -> None:
         async for changes in self._store.watch(self._placements_prefix, revision):
             self._changes.append(changes)
-            self._epoch.observe(changes.revision)
+            self._epoch.note_revision(changes.revision)
             self._wake()
 
     async def _watch_synced(self, revision: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from fleetd.systemd.protocol import ServiceManager, ServiceManagerError
 
 MAX_CONCURRENT = 4  # each may be a process that reads the journal
-PATIENCE_S = 1.0  # how long a unit's report may wait for its explanation
+MAX_DELAY_S = 1.0  # how long a unit's report waits for its explanation
 NO_REASON = "systemd gives no reason"
 
 
@@ -20,7 +20,7 @@ class Diagnostics:
         self._log = logger
         self._texts: dict[str, str] = {}
         self._asking: dict[str, asyncio.Task[None]] = {}
-        self._patience: dict[str, asyncio.TimerHandle] = {}
+        self._waiting: dict[str, asyncio.TimerHandle] = {}
         self._slots = asyncio.Semaphore(MAX_CONCURRENT)
 
     def text(self, name: str) -> str:
@@ -28,8 +28,8 @@ class Diagnostics:
         return self._texts.get(name, "")
 
     def is_pending(self, name: str) -> bool:
-        """True while the unit's report should wait for its explanation: at most PATIENCE_S after the failure."""
-        return name in self._patience
+        """True while the unit's report should wait for its explanation: at most MAX_DELAY_S after the failure."""
+        return name in self._waiting
 
     def update(self, name: str, *, has_failed: bool) -> None:
         """Ask why the unit failed, once for each failure; forget the answer when it has not failed any more."""
@@ -37,13 +37,13 @@ class Diagnostics:
             self.forget(name)
         elif name not in self._texts and name not in self._asking:
             self._asking[name] = asyncio.create_task(self._ask(name))
-            late = asyncio.get_running_loop().call_later(PATIENCE_S, self._lose_patience, name)
-            self._patience[name] = late
+            late = asyncio.get_running_loop().call_later(MAX_DELAY_S, self._stop_waiting, name)
+            self._waiting[name] = late
 
     def forget(self, name: str) -> None:
         """The unit is started again, or gone: its next failure needs a new explanation."""
         self._texts.pop(name, None)
-        if timer := self._patience.pop(name, None):
+        if timer := self._waiting.pop(name, None):
             timer.cancel()
         if task := self._asking.pop(name, None):
             task.cancel()
@@ -63,11 +63,11 @@ class Diagnostics:
                 self._log.warning("%s failed; cannot find out why from systemd: %s", name, error)
                 text = ""
         del self._asking[name]
-        if timer := self._patience.pop(name, None):
+        if timer := self._waiting.pop(name, None):
             timer.cancel()
         self._texts[name] = text or NO_REASON
         self._on_ready(name)
 
-    def _lose_patience(self, name: str) -> None:
-        del self._patience[name]
+    def _stop_waiting(self, name: str) -> None:
+        del self._waiting[name]
         self._on_ready(name)

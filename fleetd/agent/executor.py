@@ -15,12 +15,12 @@ import msgspec
 from fleetd import metrics
 from fleetd.agent.ledger import Ledger
 from fleetd.agent.links import Links
-from fleetd.agent.unit_retries import UnitBackoff
+from fleetd.agent.unit_retries import UnitRetries
+from fleetd.model.job_result import REFUSED
 from fleetd.model.unitfile import hash_unit_file
 from fleetd.reconciler.actions import Action, Record, Reload, Remove, Restart, Start, Stop, Write
 from fleetd.reconciler.observed import StopProgress
 from fleetd.systemd.protocol import (
-    REFUSED,
     JobRefused,
     ManagerUnavailable,
     NameTaken,
@@ -42,12 +42,12 @@ class Executor:
         machine_id: str,
         systemd: ServiceManager,
         ledger: Ledger,
-        backoff: UnitBackoff,
+        retries: UnitRetries,
         logger: logging.Logger,
     ) -> None:
         self._systemd = systemd
         self._ledger = ledger
-        self._backoff = backoff
+        self._retries = retries
         self._log = logger
         self._links = Links(machine_id, systemd, ledger, logger)
         self._files_are_known = False
@@ -64,7 +64,7 @@ class Executor:
             self._links.read(texts)
             self._files_are_known = True
 
-    def name_taken(self, status: UnitStatus) -> NameTaken | None:
+    def taken_error(self, status: UnitStatus) -> NameTaken | None:
         """Return the error if the unit's file could not be written because the machine has a unit of this name. It is
         forgotten once systemd has no such unit any more."""
         if status.load == "not-found":
@@ -111,7 +111,7 @@ class Executor:
 
     def _viable(self, plan: Sequence[Action]) -> list[Action]:
         """Return the actions of units for which none has failed."""
-        return [action for action in plan if not self._backoff.is_waiting(action.unit)]
+        return [action for action in plan if not self._retries.is_waiting(action.unit)]
 
     async def _each(self, actions: Sequence[_AnyAction], do: Callable[[_AnyAction], Awaitable[None]]) -> None:
         """Call `do` for all of the actions, started in order, at most MAX_CONCURRENT at once."""
@@ -135,7 +135,7 @@ class Executor:
     def _fail(self, kind: str, name: str, error: Exception) -> None:
         metrics.STEPS_FAILED.labels(kind).inc()
         self._log.warning("%s", error if name in str(error) else f"{name}: {error}")
-        self._backoff.record(name, str(error), REFUSED if isinstance(error, JobRefused) else "")
+        self._retries.record(name, str(error), REFUSED if isinstance(error, JobRefused) else "")
 
     async def _stop(self, action: Stop) -> None:
         if action.entry is not None:

@@ -9,13 +9,14 @@ import msgspec
 from fleetd.agent.desired_state import DesiredState
 from fleetd.agent.executor import Executor
 from fleetd.agent.ledger import Ledger
-from fleetd.agent.unit_retries import UnitBackoff
+from fleetd.agent.unit_retries import UnitRetries
 from fleetd.model.admission import own_unit, refuse_names
+from fleetd.model.job_result import CANCELED, NEVER_RAN, REFUSED
 from fleetd.model.unit import TargetState
 from fleetd.model.unitfile import UnitFileError, parse_unit_file
-from fleetd.reconciler.observed import CANCELED, NEVER_RAN, LastRun, Observed, needs_last_run, needs_text
+from fleetd.reconciler.observed import LastRun, Observed, needs_last_run, needs_text
 from fleetd.scheduler.snapshot import requirements_of
-from fleetd.systemd.protocol import REFUSED, ManagerUnavailable, ServiceManager, ServiceManagerError, UnitStatus
+from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager, ServiceManagerError, UnitStatus
 
 NO_SUCH_UNIT = "takes no such unit"
 
@@ -29,14 +30,14 @@ class Observer:
         ledger: Ledger,
         desired: DesiredState,
         executor: Executor,
-        backoff: UnitBackoff,
+        retries: UnitRetries,
         logger: logging.Logger,
     ) -> None:
         self._systemd = systemd
         self._ledger = ledger
         self._desired = desired
         self._executor = executor
-        self._backoff = backoff
+        self._retries = retries
         self._log = logger
 
     async def observe(self, names: Sequence[str]) -> dict[str, Observed]:
@@ -77,7 +78,7 @@ class Observer:
             job=status.job,
             entry=self._ledger.get(name),
             stop=self._executor.stop_progress(status),
-            waiting=self._backoff.is_waiting(name),
+            waiting=self._retries.is_waiting(name),
             job_result=self._systemd.job_result(name),
             refusal=refusal,
             obstacle=obstacle,
@@ -86,7 +87,7 @@ class Observer:
 
     def _find_refusal(self, name: str, status: UnitStatus) -> tuple[str, str]:
         """Return why this machine takes no unit of this name and content, in full and in short (Observed.obstacle)."""
-        if taken := self._executor.name_taken(status):
+        if taken := self._executor.taken_error(status):
             return str(taken), taken.obstacle
         text = self._desired.placements[name].text
         try:
@@ -116,14 +117,14 @@ class Observer:
             if result == CANCELED:
                 due = msgspec.structs.replace(entry.restarting, invocation=None)
                 self._ledger.put(name, msgspec.structs.replace(entry, restarting=due))
-                self._backoff.record(name, f"the restart of {name} was canceled by another job")
+                self._retries.record(name, f"the restart of {name} was canceled by another job")
             return
         if not entry.issued or entry.adopted or entry.generation == 0 or status.runs:
             return
         if entry.target is TargetState.LAUNCHED and result in NEVER_RAN:
             self._ledger.put(name, msgspec.structs.replace(entry, generation=0, issued=False))
             cause = "systemd refused to start it" if result == REFUSED else "a unit that it needs failed"
-            self._backoff.record(name, f"{name} was not started: {cause} ({result})", result)
+            self._retries.record(name, f"{name} was not started: {cause} ({result})", result)
 
     async def _ask_last_run(self, name: str) -> LastRun | None:
         try:

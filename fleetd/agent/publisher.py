@@ -135,7 +135,7 @@ class StatePublisher:
                     asyncio.get_running_loop().call_later(LATE_WRITE_S, self._compare_again)
             except LeaseNotFound:
                 self._log.warning("this machine's lease is gone from the store; registering again")
-                self._registration.lease_lost()
+                self._registration.lost.set()
             except Unavailable as error:
                 if backoff.is_first:
                     self._log.warning("cannot publish unit states, retrying: %s", error)

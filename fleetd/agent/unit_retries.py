@@ -18,7 +18,7 @@ class _Failure(msgspec.Struct):
     timer: asyncio.TimerHandle | None
 
 
-class UnitBackoff:
+class UnitRetries:
     """The last failure of each unit. `on_due` is called with a unit's name when its action may be tried again: after
     1 s, then after twice as long each time, up to 60 s. Needs a running event loop."""
 

@@ -10,10 +10,11 @@ import logging
 
 import msgspec
 
+from fleetd.membership.registration import decode_machine
 from fleetd.model.machine import Machine, MachineMode
 from fleetd.model.timespan import LONGEST_S
 from fleetd.model.unit import UnitState
-from fleetd.registry.records import MACHINES, SYNCED, MalformedRecord, Synced, encode
+from fleetd.registry.records import MACHINES, SYNCED, Synced, encode
 from fleetd.registry.registry import Registry
 from fleetd.registry.transactions import WriteSet, cut_into_transactions
 from fleetd.store.protocol import Comparison, Conflict, HasValue, LeaseNotFound, Unavailable, Unchanged
@@ -76,8 +77,5 @@ async def _find_guards(registry: Registry, machine: Machine) -> tuple[Comparison
         session = encode(Synced(machine.session))
         is_known = synced in found and found[synced].value == session
         return (Unchanged(key, 0), HasValue(synced, session)) if is_known else ()
-    try:
-        is_own = MACHINES.decode(found[key]).boot_id == machine.boot_id
-    except MalformedRecord:
-        is_own = False
+    is_own = decode_machine(found[key]).boot_id == machine.boot_id
     return (Unchanged(key, found[key].mod_revision),) if is_own else ()

@@ -40,7 +40,8 @@ class Duplicate(Exception):
 class Registration:
     """The registration as it stands, shared by Membership, which changes it, and the agent, which publishes on it.
 
-    `session` identifies this run of fleetd. `lease` is 0 while the machine is not registered.
+    `session` identifies this run of fleetd. `lease` is 0 while the machine is not registered. `lost` is set when the
+    store was found to have the lease no longer.
     """
 
     def __init__(self, session: str, now: Callable[[], float]) -> None:
@@ -59,10 +60,6 @@ class Registration:
     def renew(self, begun_s: float, ttl_s: float) -> None:
         """The store granted or renewed the lease, in answer to a request sent at `begun_s`."""
         self._certain_until_s = begun_s + ttl_s
-
-    def lease_lost(self) -> None:
-        """Report that the store no longer has the lease."""
-        self.lost.set()
 
 
 class Membership:
@@ -132,7 +129,7 @@ class Membership:
         if self.lease:
             await self.store.transact([], [self.registry.put(self.machine, self.machine.id, lease=self.lease)])
 
-    async def depart(self) -> None:
+    async def deregister(self) -> None:
         """Take this machine out of the cluster: revoke its lease, and with it its key and states."""
         lease, self.registration.lease = self.registration.lease, 0
         if lease:
@@ -196,10 +193,7 @@ class Membership:
         """
         if not item.lease:
             return 0
-        try:
-            other = MACHINES.decode(item)
-        except MalformedRecord:
-            other = Machine(id=self.machine.id)
+        other = decode_machine(item)
         same = (other.boot_id, other.address) == (self.machine.boot_id, self.machine.address)
         if not (same or item.lease == self._former_lease):
             await self._wait_for_former_self(item, other)
@@ -281,9 +275,12 @@ class Membership:
                 await asyncio.sleep(RETRY_S)
 
     def _is_ours(self, item: KeyValue | None) -> bool:
-        if item is None:
-            return False
-        try:
-            return bool(MACHINES.decode(item).session == self.machine.session)
-        except MalformedRecord:
-            return False
+        return item is not None and decode_machine(item).session == self.machine.session
+
+
+def decode_machine(item: KeyValue) -> Machine:
+    """Return the record of a machine's key; one that cannot be decoded is of an unknown machine."""
+    try:
+        return MACHINES.decode(item)
+    except MalformedRecord:
+        return Machine(id="")

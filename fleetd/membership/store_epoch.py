@@ -75,7 +75,7 @@ class StoreEpoch:
         self.highest_revision = highest_revision
         self.set_back = asyncio.Event()
 
-    def observe(self, revision: int) -> None:
+    def note_revision(self, revision: int) -> None:
         """Note that the store has had this revision."""
         self.highest_revision = max(self.highest_revision, revision)
 

@@ -12,7 +12,7 @@ import msgspec
 
 from fleetd.model.names import InvalidName, UnitName, is_reserved, parse_name, validate_name
 from fleetd.model.unit_option import UnitOption
-from fleetd.model.unitfile import join_continued
+from fleetd.model.unitfile import list_values
 
 INSTALL_SECTION = "Install"
 FOLDERS = {"WantedBy": "wants", "RequiredBy": "requires", "UpheldBy": "upholds"}
@@ -45,12 +45,8 @@ class LinkPlan(msgspec.Struct, frozen=True):
 
 def install_values(options: Iterable[UnitOption], name: str) -> list[str]:
     """The words of one option of the section, in order; an empty value resets the list, as in systemd."""
-    words: list[str] = []
-    for option in options:
-        if option.section == INSTALL_SECTION and option.name == name:
-            found = ["".join(match) for match in _WORD.findall(join_continued(option.value))]
-            words = [*words, *found] if found else []
-    return list(dict.fromkeys(words))
+    values = list_values(options, INSTALL_SECTION, name)
+    return list(dict.fromkeys("".join(match) for value in values for match in _WORD.findall(value)))
 
 
 def parse_install(options: Iterable[UnitOption], name: UnitName, host: Mapping[str, str] | None = None) -> Install:

@@ -228,6 +228,17 @@ def first_value(options: Iterable[UnitOption], section: str, name: str) -> str |
     return next((option.value for option in options if option.section == section and option.name == name), None)
 
 
+def list_values(options: Iterable[UnitOption], section: str, *names: str) -> list[str]:
+    """The values of these list options, in the file's order, each in one line. An empty one resets the list, as in
+    systemd."""
+    values: list[str] = []
+    for option in options:
+        if option.section == section and option.name in names:
+            value = join_continued(option.value)
+            values = [*values, value] if value.strip() else []
+    return values
+
+
 def check_options(options: Sequence[UnitOption]) -> None:
     """Raises UnitFileError for options that could not be read back, or would be read differently, once rendered.
 

@@ -112,7 +112,7 @@ class Daemon:
         loop.add_signal_handler(signal.SIGUSR1, lambda: show_state(node.agent))
         sdnotify.notify(sdnotify.READY)
         log.info("fleetd %s started", __version__, extra={"machine": node.membership.machine.id})
-        watchdog = asyncio.create_task(_pat_watchdog())
+        watchdog = asyncio.create_task(_ping_watchdog())
         try:
             while await self._wait(node):
                 node = await self._replace(node, server)
@@ -120,7 +120,7 @@ class Daemon:
             watchdog.cancel()
             sdnotify.notify(sdnotify.STOPPING)
             if not node.failure:
-                await node.depart()
+                await node.shut_down()
             await node.close()
             await server.stop()
             lock.close()
@@ -138,7 +138,7 @@ class Daemon:
         sdnotify.notify(sdnotify.reloading())
         try:
             config, notices = load_config(self._config_path, os.environ, self._overrides)
-            check(config)
+            check_config(config)
         except (ConfigError, identity.IdentityError, StoreError) as error:
             log.error("reload failed, keeping the former configuration: %s", error)
         else:
@@ -168,7 +168,7 @@ def _listening(config: Config) -> tuple[object, ...]:
     return config.listen, config.insecure, config.metrics_listen
 
 
-def check(config: Config) -> None:
+def check_config(config: Config) -> None:
     """Raise IdentityError or StoreError if a Node could not be opened with this configuration."""
     identity.read_machine_id()
     _tls(config)
@@ -176,7 +176,7 @@ def check(config: Config) -> None:
 
 async def open_node(config: Config, former_lease: int = 0) -> Node:
     """Connect to systemd and make a Node. The store is not used yet."""
-    unit = own_unit() if "INVOCATION_ID" in os.environ else ""
+    unit = unit_of_process() if "INVOCATION_ID" in os.environ else ""
     runtime = runtime_directory(config)
     environment = HostEnvironment(
         runtime=runtime,
@@ -230,7 +230,7 @@ def claim_machine(directory: Path) -> IO[str]:
     return lock
 
 
-def own_unit(cgroups: str | None = None) -> str:
+def unit_of_process(cgroups: str | None = None) -> str:
     """Return the systemd unit that this process belongs to, by its cgroup."""
     text = Path("/proc/self/cgroup").read_text() if cgroups is None else cgroups
     names = re.findall(r"/([^/\n]+\.service)(?:/[^/\n]*)*$", text, re.MULTILINE)
@@ -269,7 +269,7 @@ def _log_notices(notices: Sequence[Notice]) -> None:
         log.warning("%s", notice)
 
 
-async def _pat_watchdog() -> None:
+async def _ping_watchdog() -> None:
     """Send systemd's watchdog its keep-alives, as long as the event loop runs."""
     interval_s = sdnotify.watchdog_interval_s()
     while interval_s:

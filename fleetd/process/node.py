@@ -107,7 +107,7 @@ class Node:
             ttl_s=config.agent_ttl_s,
             now=loop_time,
             publish=self.agent.publish_all,
-            heard=self.agent.check,
+            heard=self.agent.heartbeat_answered,
             former_lease=former_lease,
         )
         self.election = Election(
@@ -158,14 +158,14 @@ class Node:
         await self.agent.close()
         await self.systemd.close()
 
-    async def depart(self) -> None:
+    async def shut_down(self) -> None:
         """Stay, park or leave, as plan_shutdown decides; in bounded time, whatever the store does."""
-        departure = await self._plan_departure()
-        log.info("shutting down", extra={"mode": departure})
+        mode = await self._plan_shutdown()
+        log.info("shutting down", extra={"mode": mode})
         try:
-            if departure is ShutdownMode.PARK and self._leaving is None:
+            if mode is ShutdownMode.PARK and self._leaving is None:
                 await self._park()
-            elif departure is ShutdownMode.LEAVE and self.membership.lease:
+            elif mode is ShutdownMode.LEAVE and self.membership.lease:
                 async with asyncio.timeout(self.config.shutdown_timeout_s):
                     await self.leave(shuts_down=True)
         except TimeoutError:
@@ -174,7 +174,7 @@ class Node:
                 ", ".join(await self._remaining()),
             )
             with suppress(StoreError):
-                await self.membership.depart()
+                await self.membership.deregister()
         except StoreError as error:
             log.warning("cannot tell the cluster that fleetd ends here: %s", error)
 
@@ -220,7 +220,7 @@ class Node:
             async with asyncio.timeout(HANDOVER_S):  # without a leader nobody takes the units over
                 await self.agent.wait_until_unassigned()
         self._end_parts()
-        await self.membership.depart()
+        await self.membership.deregister()
         log.info("left the cluster")
 
     def _end_parts(self) -> None:
@@ -233,7 +233,7 @@ class Node:
             return tuple(await self.agent.running_units())
         return ()
 
-    async def _plan_departure(self) -> ShutdownMode:
+    async def _plan_shutdown(self) -> ShutdownMode:
         try:
             job = await self.systemd.pending_job(self._own_unit) if self._own_unit else ""
             stopping = await self.systemd.machine_is_stopping()

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import msgspec
 
 from fleetd.model.content_change import Impact, impact
+from fleetd.model.job_result import CANCELED, FORGOTTEN
 from fleetd.model.placement import Placement
 from fleetd.model.unit import TargetState
 from fleetd.model.unitfile import hash_unit_file
@@ -24,10 +25,8 @@ from fleetd.reconciler.actions import (
     Stop,
     Write,
 )
-from fleetd.reconciler.observed import CANCELED, SKIPPED, Desired, LastRun, Observed, StopProgress, is_carried_out
+from fleetd.reconciler.observed import Desired, LastRun, Observed, StopProgress, is_carried_out
 from fleetd.reconciler.start_order import order_starts
-
-_LOST_BY_SYSTEMD = (SKIPPED, "assert")  # job results that systemd forgets with a unit that nothing refers to
 
 # Reasons, as the log shows them.
 REPLACED = "its unit file was replaced"
@@ -128,7 +127,7 @@ def _find_news(seen: Observed, entry: LedgerEntry) -> str:
     """Return what is to be recorded of how the start ended, in words for the log, or ''."""
     if seen.runs:
         return "it runs after all" if entry.result else ""
-    ended = not seen.job and seen.job_result in _LOST_BY_SYSTEMD and seen.job_result != entry.result
+    ended = not seen.job and seen.job_result in FORGOTTEN and seen.job_result != entry.result
     return f"systemd did not start it ({seen.job_result})" if ended else ""
 
 

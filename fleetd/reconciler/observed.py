@@ -10,11 +10,6 @@ from fleetd.model.unit import AT_REST, TargetState
 from fleetd.model.unitfile import hash_unit_file
 from fleetd.reconciler.actions import LedgerEntry
 
-# Results of jobs (ServiceManager.job_result).
-NEVER_RAN = ("dependency", "refused")  # the start job failed before the unit began to start: retried
-SKIPPED = "condition"  # a condition was not met, which is no failure
-CANCELED = "canceled"
-
 
 class StopProgress(StrEnum):
     """How far a stop is that this fleetd requested, if it has not started the unit since."""

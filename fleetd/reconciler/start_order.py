@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from fleetd.model.names import InvalidName, UnitName, expand_specifiers, parse_name
 from fleetd.model.unit_option import UnitOption
-from fleetd.model.unitfile import UnitFileError, parse_unit_file
+from fleetd.model.unitfile import UnitFileError, list_values, parse_unit_file
 
 # Options that order units. Few files have one; the others need not be parsed.
 _MAY_ORDER = re.compile(r"^\s*(?:After|Before|Sockets|Alias)\s*=", re.MULTILINE)
@@ -82,10 +82,5 @@ def _relations(name: str, text: str) -> Iterator[tuple[str, str]]:
 
 
 def _words(options: tuple[UnitOption, ...], section: str, name: str, unit: UnitName) -> list[str]:
-    """Return the names in these options, specifiers replaced; an empty value resets the list."""
-    words: list[str] = []
-    for option in options:
-        if (option.section, option.name) == (section, name):
-            found = expand_specifiers(option.value.replace("\\\n", " "), unit).split()
-            words = [*words, *found] if found else []
-    return words
+    """Return the names in these options, specifiers replaced."""
+    return " ".join(expand_specifiers(value, unit) for value in list_values(options, section, name)).split()

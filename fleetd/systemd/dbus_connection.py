@@ -52,7 +52,7 @@ _SUBSCRIPTIONS = (
 )
 
 
-class Refused(ServiceManagerError):
+class RefusedBySystemd(ServiceManagerError):
     """systemd answered with an error; `code` is its D-Bus name."""
 
     def __init__(self, asked: str, code: str, words: str) -> None:
@@ -65,7 +65,7 @@ def _error(asked: str, code: str, words: str) -> ServiceManagerError:
         return ManagerUnavailable(f"{asked}: systemd is not on the bus ({words}); to have it reconnect: kill -USR1 1")
     if code in _NO_ANSWER:
         return ManagerUnavailable(f"{asked}: {words}")
-    return Refused(asked, code, words)
+    return RefusedBySystemd(asked, code, words)
 
 
 def installed_library() -> str:

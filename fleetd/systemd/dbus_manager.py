@@ -12,14 +12,20 @@ from typing import Any
 from msgspec import structs
 
 from fleetd.model.admission import name_taken
+from fleetd.model.job_result import REFUSED, SKIPPED
 from fleetd.model.names import is_loadable, is_template
-from fleetd.systemd.dbus_connection import MANAGER_PATH, MAX_CALLS_IN_FLIGHT, SYSTEMD, Refused, SystemBus, object_path
+from fleetd.systemd.dbus_connection import (
+    MANAGER_PATH,
+    MAX_CALLS_IN_FLIGHT,
+    SYSTEMD,
+    RefusedBySystemd,
+    SystemBus,
+    object_path,
+)
 from fleetd.systemd.failure import Ending, render_failure
 from fleetd.systemd.files import INVALID_NAME, UnitFiles, units_of_link
 from fleetd.systemd.journal import last_lines
 from fleetd.systemd.protocol import (
-    REFUSED,
-    SKIPPED,
     JobRefused,
     ManagerUnavailable,
     NameTaken,
@@ -114,7 +120,7 @@ class SystemdOverDBus:
                 refused[name] = error
             else:
                 self._by_path[object_path(name)] = name
-        self._files.announce()
+        self._files.touch()
         return refused
 
     async def remove(self, names: Collection[str]) -> Mapping[str, Exception]:
@@ -140,7 +146,7 @@ class SystemdOverDBus:
                 continue
             try:
                 [path] = await self._bus.get(name, "Unit.FragmentPath")
-            except Refused as error:
+            except RefusedBySystemd as error:
                 foreign[name] = error
                 continue
             # A removed unit of fleet's stays in memory while others refer to it.
@@ -165,7 +171,7 @@ class SystemdOverDBus:
                     continue
                 if has_changed:
                     self._relinked |= dict.fromkeys(units_of_link(link, name))
-        self._files.announce()
+        self._files.touch()
         return failures
 
     def find_links(self) -> Mapping[str, str]:
@@ -178,7 +184,7 @@ class SystemdOverDBus:
             known.pop(name, None)
 
     async def _reset_failed(self, name: str) -> None:
-        with contextlib.suppress(Refused):  # it was unloaded meanwhile
+        with contextlib.suppress(RefusedBySystemd):  # it was unloaded meanwhile
             await self._bus.call(f"reset {name}", "ResetFailedUnit", "s", name)
 
     # systemd itself.
@@ -223,7 +229,7 @@ class SystemdOverDBus:
             return bool(rows)
         try:
             await self._bus.call(f"look for {name}", "GetUnit", "s", name)
-        except Refused:
+        except RefusedBySystemd:
             return False
         return True
 
@@ -254,12 +260,12 @@ class SystemdOverDBus:
         except BaseException as error:
             self._asked.pop(name, None)
             self._job_slots.release()
-            if isinstance(error, Refused):
+            if isinstance(error, RefusedBySystemd):
                 if member == "StopUnit" and error.code == _NO_SUCH_UNIT:
                     return
                 raise JobRefused(str(error)) from error
             raise
-        number = _job_number(path)
+        number = int(path.rpartition("/")[2])
         self._asked[name] = number
         ended, _ = self._ended.get(name, (-1, ""))
         if number in self._queued or number <= ended:
@@ -391,7 +397,7 @@ class SystemdOverDBus:
             return ""
         try:
             return str(await self._bus.get_one(job, "Job.JobType", f"look at the job of {name}"))
-        except Refused:
+        except RefusedBySystemd:
             return ""  # the job has ended meanwhile
 
 
@@ -401,7 +407,3 @@ def _status(name: str, row: Sequence[Any] | None) -> UnitStatus:
         return UnitStatus(name)
     load, active, sub = map(sys.intern, row[2:5])  # a few distinct words, kept for each of a thousand units
     return UnitStatus(name, load=load, active=active, sub=sub, job=row[7] != 0)
-
-
-def _job_number(path: str) -> int:
-    return int(path.rpartition("/")[2])

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 import msgspec
 
-from fleetd.systemd.protocol import REFUSED, SKIPPED
+from fleetd.model.job_result import ASSERT, DEPENDENCY, REFUSED, SKIPPED
 
 _JOB_RESULTS = {
     REFUSED: "systemd refused to start it",
     SKIPPED: "systemd skipped it: a condition is not met",
-    "assert": "systemd did not start it: an assertion is not met (assert)",
-    "dependency": "systemd did not start it: a unit that it needs failed (dependency)",
+    ASSERT: "systemd did not start it: an assertion is not met (assert)",
+    DEPENDENCY: "systemd did not start it: a unit that it needs failed (dependency)",
 }
 
 

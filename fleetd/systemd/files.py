@@ -155,7 +155,7 @@ class UnitFiles:
         an alias, because systemd takes a link to a file elsewhere for another unit."""
         return self._file(name) if "/" in link else self._link(name)
 
-    def announce(self) -> None:
+    def touch(self) -> None:
         """Have systemd notice new links without a reload.
 
         systemd looks again when the directory's mtime has changed. On older kernels that moves in steps of some

@@ -24,11 +24,6 @@ class JobRefused(ServiceManagerError):
     """systemd refused to queue the job, and will do so again until the unit's file changes."""
 
 
-# Job results that systemd has no name for (job_result).
-REFUSED = "refused"  # the job failed before the unit began to start
-SKIPPED = "condition"  # the job is done because a condition was not met
-
-
 class NameTaken(ServiceManagerError):
     """The machine has its own unit of this name, from the file `owner` ('': without one). `obstacle` says so in short,
     after the machine's name."""
@@ -137,9 +132,8 @@ class ServiceManager(Protocol):
 
     def job_result(self, name: str) -> str:
         """Return how the last job requested with `start`, `stop` or `restart` ended, '' while it has not: systemd's
-        result (done, failed, dependency, timeout, canceled, assert, …), but SKIPPED if it is done because a condition
-        was not met, and REFUSED if it failed before the unit began to start (a timer without its service, a socket
-        whose service already runs)."""
+        result, SKIPPED or REFUSED (model/job_result.py). Refused are a timer without its service, and a socket whose
+        service already runs."""
 
     async def details(self, name: str) -> UnitDetails:
         """Return more about one unit; the defaults if systemd does not know it."""

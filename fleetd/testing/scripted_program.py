@@ -9,7 +9,7 @@ import re
 import msgspec
 
 from fleetd.model.unit_option import UnitOption
-from fleetd.model.unitfile import UnitFileError, parse_unit_file
+from fleetd.model.unitfile import UnitFileError, list_values, parse_unit_file
 
 STOP_TIMEOUT_S = 90.0  # systemd's default
 _RUNNING = {  # the sub state of an active unit
@@ -68,7 +68,7 @@ def parse_program(name: str, text: str) -> Program:
         options = parse_unit_file(text)
     except UnitFileError:
         return Program(kind, load="bad-setting")
-    command = " ; ".join(_values(options, "Service", "ExecStart"))
+    command = " ; ".join(list_values(options, "Service", "ExecStart"))
     lasts_s, exit_status = _parse_command(command)
     return Program(
         kind,
@@ -77,7 +77,7 @@ def parse_program(name: str, text: str) -> Program:
         remains=_last(options, "Service", "RemainAfterExit") in _YES,
         lasts_s=lasts_s if kind == "service" else math.inf,
         exit_status=exit_status,
-        stop_s=_sleeping_s(" ; ".join(_values(options, "Service", "ExecStop"))),
+        stop_s=_sleeping_s(" ; ".join(list_values(options, "Service", "ExecStop"))),
         stop_timeout_s=float(_last(options, "Service", "TimeoutStopSec") or STOP_TIMEOUT_S),
         says=tuple(line.strip() for line in _ECHO.findall(command)),
         requires=_words(options, "Unit", "Requires", "BindsTo"),
@@ -86,9 +86,9 @@ def parse_program(name: str, text: str) -> Program:
         part_of=_words(options, "Unit", "PartOf"),
         binds_to=_words(options, "Unit", "BindsTo"),
         triggers=_find_triggered(name, options),
-        conditions=tuple(_values(options, "Unit", "ConditionPathExists")),
-        asserts=tuple(_values(options, "Unit", "AssertPathExists")),
-        exec_condition=not any("false" in each for each in _values(options, "Service", "ExecCondition")),
+        conditions=tuple(list_values(options, "Unit", "ConditionPathExists")),
+        asserts=tuple(list_values(options, "Unit", "AssertPathExists")),
+        exec_condition=not any("false" in each for each in list_values(options, "Service", "ExecCondition")),
         manual_start=_last(options, "Unit", "RefuseManualStart") not in _YES,
         manual_stop=_last(options, "Unit", "RefuseManualStop") not in _YES,
     )
@@ -100,21 +100,12 @@ def _find_triggered(name: str, options: tuple[UnitOption, ...]) -> str:
     return (_last(options, section, option) or f"{stem}.service") if section else ""
 
 
-def _values(options: tuple[UnitOption, ...], section: str, *names: str) -> list[str]:
-    """Return the values of these options in the file's order; an empty value resets the list."""
-    values: list[str] = []
-    for option in options:
-        if option.section == section and option.name in names:
-            values = [*values, option.value] if option.value else []
-    return values
-
-
 def _words(options: tuple[UnitOption, ...], section: str, *names: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(" ".join(_values(options, section, *names)).split()))
+    return tuple(dict.fromkeys(" ".join(list_values(options, section, *names)).split()))
 
 
 def _last(options: tuple[UnitOption, ...], section: str, name: str) -> str:
-    return next(reversed(_values(options, section, name)), "")
+    return next(reversed(list_values(options, section, name)), "")
 
 
 def _sleeping_s(command: str) -> float:

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import msgspec
 
+from fleetd.model.job_result import ASSERT, CANCELED, DEPENDENCY, REFUSED, SKIPPED
 from fleetd.model.names import is_loadable
 from fleetd.model.unit import AT_REST
-from fleetd.systemd.protocol import REFUSED, SKIPPED, JobRefused
+from fleetd.systemd.protocol import JobRefused
 from fleetd.testing.scripted_program import Program, parse_program
 
 _SIGKILL = 9
@@ -125,7 +126,7 @@ class SimulatedUnits:
     def cancel_job(self, name: str) -> None:
         """Have another client's job replace the one queued for this unit; it ends at once."""
         unit = self._units[name]
-        self._end_job(unit, "canceled")
+        self._end_job(unit, CANCELED)
 
     def load(self, name: str) -> SimulatedUnit | None:
         """Return the unit in memory, loading it from its file if it is not there (or could be unloaded)."""
@@ -249,7 +250,7 @@ class SimulatedUnits:
         if unit.job and unit.job.kind == kind:
             return unit.job
         if unit.job:
-            self._end_job(unit, "canceled")
+            self._end_job(unit, CANCELED)
         self._last_job += 1
         unit.job = Job(self._last_job, kind)
         self._on_change(unit.name)
@@ -270,7 +271,7 @@ class SimulatedUnits:
             if not unit.job or unit.job.kind == "stop":
                 continue
             if result != "done" and ended.name in unit.program.requires:
-                self._end_job(unit, "dependency")
+                self._end_job(unit, DEPENDENCY)
             elif ended.name in unit.program.after and unit.job.kind == "start":
                 self._run_start(unit)
 
@@ -312,7 +313,7 @@ class SimulatedUnits:
             return SKIPPED
         if self._find_unmet(program.asserts):
             self._say(unit, f"{name}: Starting requested but asserts failed.", f"Assertion failed for {name}.")
-            return "assert"
+            return ASSERT
         triggered = self.load(program.triggers) if program.triggers else unit
         if triggered is None or triggered.program.load != "loaded":
             self._say(unit, f"{name}: Refusing to start, unit {program.triggers} to trigger not loaded.")

@@ -178,7 +178,7 @@ class MachineUnderTest:
         await self.agent.publish_all(lease)
         self.registration.lease = lease
         self.registration.lost.clear()
-        self.agent.check(await self.store.revision())
+        self.agent.heartbeat_answered(await self.store.revision())
 
     async def take_in(self, session: str = "") -> None:
         """The leader acknowledges this session: it has planned for it."""

@@ -234,7 +234,7 @@ async def test_an_idle_agent_asks_neither_systemd_nor_the_store(machine: Machine
     revision = await machine.store.revision()
     del machine.systemd.calls[:]
     for _ in range(3):
-        machine.agent.check(revision)
+        machine.agent.heartbeat_answered(revision)
         await machine.settle()
     assert machine.systemd.calls == []
     assert await machine.store.revision() == revision

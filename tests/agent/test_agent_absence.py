@@ -100,7 +100,7 @@ async def work_elsewhere(machine: MachineUnderTest, revisions: int) -> None:
 async def restore(machine: MachineUnderTest) -> None:
     """While fleetd is stopped, replace the store by one of a lower revision."""
     await work_elsewhere(machine, 30)
-    machine.agent.check(await machine.store.revision())
+    machine.agent.heartbeat_answered(await machine.store.revision())
     await machine.settle()
     await machine.stop()
     await machine.store.close()
@@ -199,11 +199,11 @@ async def test_a_restore_while_fleetd_runs_is_noticed_with_the_next_heartbeat(ma
     await machine.start()
     await machine.place("web.service", 70)
     await machine.until_active("web.service", 70)
-    machine.agent.check(await machine.store.revision() + 50)  # revisions that the restore will lose
+    machine.agent.heartbeat_answered(await machine.store.revision() + 50)  # revisions that the restore will lose
     await machine.settle()
     machine.store.deaf_to = "placements"
     await machine.unplace("web.service")
-    machine.agent.check(await machine.store.revision())
+    machine.agent.heartbeat_answered(await machine.store.revision())
     states = await machine.until(lambda states: states["web.service"].error != "")
     assert "does not know this unit" in states["web.service"].error
     assert machine.ledger.orphans == ("web.service",)

@@ -287,7 +287,7 @@ async def test_placements_wait_while_another_machine_may_have_this_id(
     assert machine.systemd.pid("api.service") == 0
     assert (await machine.states())["web.service"].active == "failed"
     machine.registration.renew(0.0, TTL_S)
-    machine.agent.check(await machine.store.revision())  # a heartbeat was answered
+    machine.agent.heartbeat_answered(await machine.store.revision())  # a heartbeat was answered
     await machine.until_active("api.service", 8)
 
 
@@ -333,7 +333,7 @@ async def test_a_silent_watch_is_noticed_with_heartbeats(machine: MachineUnderTe
     for _ in range(2):
         await machine.settle()
         assert machine.systemd.pid("web.service") == 0
-        machine.agent.check(await machine.store.revision())
+        machine.agent.heartbeat_answered(await machine.store.revision())
     await machine.settle()
     assert machine.systemd.pid("web.service") != 0
 
@@ -349,7 +349,7 @@ async def test_a_queued_change_does_not_undo_a_newer_read(machine: MachineUnderT
     machine.store.deaf_to = "placements"
     await machine.place("web.service", 9)
     for _ in range(2):
-        machine.agent.check(await machine.store.revision())
+        machine.agent.heartbeat_answered(await machine.store.revision())
     await machine.settle(2.0)
     assert (await machine.states())["web.service"].generation == 9
 

@@ -22,7 +22,7 @@ async def test_a_refusal_is_published_as_long_as_its_cause_exists(
     state = (await machine.until(lambda states: states["web.service"].generation == 8))["web.service"]
     assert state.refusal == f"has its own {has}"
     machine.systemd.disown("web.service")
-    machine.agent.check(await machine.store.revision())
+    machine.agent.heartbeat_answered(await machine.store.revision())
     state = (await machine.until(lambda states: not states["web.service"].refusal))["web.service"]
     assert state.error == ""
     await machine.place("web.service", 9)
@@ -38,6 +38,6 @@ async def test_a_machine_without_refusals_checks_nothing_with_heartbeats(machine
     await machine.until(lambda states: "web.service" not in states)
     await machine.settle()
     machine.systemd.calls.clear()
-    machine.agent.check(await machine.store.revision())
+    machine.agent.heartbeat_answered(await machine.store.revision())
     await machine.settle()
     assert machine.systemd.calls == []

@@ -235,7 +235,7 @@ async def test_metadata_set_by_an_operator_survives_leave_and_rejoin(fleet: Any)
 
     async def leave(membership: Membership, running: asyncio.Task[None]) -> None:
         running.cancel()
-        await membership.depart()
+        await membership.deregister()
 
     async def shown() -> Any:
         return (await listed(fleet, f"GET {MACHINES}")).get("machines", [])

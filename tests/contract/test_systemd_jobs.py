@@ -3,7 +3,8 @@ test_systemd.py, this runs on the simulated systemd, and in test_systemd_real.py
 
 import pytest
 
-from fleetd.systemd.protocol import REFUSED, SKIPPED, JobRefused, ServiceManager
+from fleetd.model.job_result import REFUSED, SKIPPED
+from fleetd.systemd.protocol import JobRefused, ServiceManager
 from tests.contract.systemd_harness import ENDS_WITH_3, SLEEPER, Harness, oneshot, start_all, until_active, until_ended
 
 TIED = {

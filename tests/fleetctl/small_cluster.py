@@ -79,7 +79,7 @@ class SmallCluster:
             ttl_s=TTL_S,
             now=now,
             publish=agent.publish_all,
-            heard=agent.check,
+            heard=agent.heartbeat_answered,
             former_lease=0,
         )
         self._memberships.append(membership)

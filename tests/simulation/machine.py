@@ -370,7 +370,7 @@ class SimulatedMachine:
         self.begin_trouble("fleetd")
         self.systemd.set_pending_job(OWN_UNIT, job)
         try:
-            await node.depart()
+            await node.shut_down()
         finally:
             self.systemd.set_pending_job(OWN_UNIT, "")
             if self.node is node:

@@ -10,7 +10,7 @@ import pytest
 
 from fleetd.config.config import parse_config
 from fleetd.model.machine import Machine
-from fleetd.process.daemon import AlreadyRunning, claim_machine, own_unit
+from fleetd.process.daemon import AlreadyRunning, claim_machine, unit_of_process
 from fleetd.process.node import HostEnvironment, Node
 from fleetd.store.embedded import EmbeddedStore
 from fleetd.testing.simulated_systemd import SimulatedSystemd
@@ -65,7 +65,7 @@ def test_without_systemd_on_the_bus_it_exits_with_one_line(tmp_path: Path) -> No
     ],
 )
 def test_fleetd_knows_its_own_unit_by_its_cgroup(cgroups: str, unit: str) -> None:
-    assert own_unit(cgroups) == unit
+    assert unit_of_process(cgroups) == unit
 
 
 @pytest.mark.covers("5.3.15")

@@ -301,7 +301,7 @@ def test_a_machine_that_departs_is_gone_at_once() -> None:
         membership = world.start("s1")
         await membership.registered.wait()
         world.kill("s1")
-        await membership.depart()
+        await membership.deregister()
         assert await world.registered() is None
 
     scenario(body)

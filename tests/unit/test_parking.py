@@ -4,7 +4,6 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable
 
-import msgspec
 import pytest
 
 from fleetd.membership.parking import Parking, park_when_possible
@@ -20,7 +19,7 @@ ID = "a" * 32
 MANY = 300
 MACHINE = Machine(ID, session="s1", boot_id="boot-1")
 STATE = UnitState(active="active", target=TargetState.LAUNCHED)
-PARKING = Parking(MACHINE, {f"u{number}.service": STATE for number in range(MANY)}, math.inf)
+STATES = {f"u{number}.service": STATE for number in range(MANY)}
 
 
 class FaultyStore(EmbeddedStore):
@@ -67,7 +66,7 @@ async def is_parked_with_all(registry: Registry) -> bool:
 @pytest.mark.covers("S.21")
 def test_key_and_states_outlive_the_lease_however_many_states_there_are() -> None:
     async def body(store: FaultyStore, registry: Registry) -> None:
-        assert await park_when_possible(registry, PARKING)
+        assert await park_when_possible(registry, Parking(MACHINE, STATES, math.inf))
         assert await is_parked_with_all(registry)
 
     scenario(body)
@@ -76,7 +75,7 @@ def test_key_and_states_outlive_the_lease_however_many_states_there_are() -> Non
 def test_an_unavailable_store_is_retried_and_lost_answers_do_no_harm() -> None:
     async def body(store: FaultyStore, registry: Registry) -> None:
         store.away, store.lost = 3, 2
-        assert await park_when_possible(registry, PARKING)
+        assert await park_when_possible(registry, Parking(MACHINE, STATES, math.inf))
         assert await is_parked_with_all(registry)
 
     scenario(body)
@@ -86,7 +85,7 @@ def test_a_lease_dropped_by_a_frozen_store_is_parked_before_it_counts_as_dead() 
     async def body(store: FaultyStore, registry: Registry) -> None:
         await asyncio.sleep(20)
         assert await registry.machines() == {}
-        assert await park_when_possible(registry, PARKING)
+        assert await park_when_possible(registry, Parking(MACHINE, STATES, math.inf))
         assert await is_parked_with_all(registry)
 
     scenario(body)
@@ -95,14 +94,14 @@ def test_a_lease_dropped_by_a_frozen_store_is_parked_before_it_counts_as_dead() 
 def test_a_lease_that_was_granted_already_is_used_and_one_that_is_gone_replaced() -> None:
     async def body(store: FaultyStore, registry: Registry) -> None:
         granted = await store.grant(math.ceil(100 * 86400))
-        await park_when_possible(registry, msgspec.structs.replace(PARKING, lease=granted))
+        await park_when_possible(registry, Parking(MACHINE, STATES, math.inf, granted))
         item = await store.get(registry.key(MACHINES, ID))
         assert item is not None
         assert item.lease == granted
         await store.revoke(granted)
         lease = await store.grant(10)
         await store.transact([], [registry.put(MACHINE, ID, lease=lease)])
-        assert await park_when_possible(registry, msgspec.structs.replace(PARKING, lease=granted))
+        assert await park_when_possible(registry, Parking(MACHINE, STATES, math.inf, granted))
         assert await is_parked_with_all(registry)
 
     scenario(body)
@@ -111,7 +110,7 @@ def test_a_lease_that_was_granted_already_is_used_and_one_that_is_gone_replaced(
 def test_a_machine_that_was_taken_for_dead_is_not_brought_back() -> None:
     async def body(store: FaultyStore, registry: Registry) -> None:
         await store.transact([], [Delete(registry.key(MACHINES, ID)), Delete(registry.key(SYNCED, ID))])
-        assert not await park_when_possible(registry, PARKING)
+        assert not await park_when_possible(registry, Parking(MACHINE, STATES, math.inf))
         assert await registry.machines() == {}
 
     scenario(body)
@@ -121,7 +120,7 @@ def test_a_machine_that_has_been_rebooted_since_is_left_alone() -> None:
     async def body(store: FaultyStore, registry: Registry) -> None:
         lease = await store.grant(10)
         await store.transact([], [registry.put(Machine(ID, session="s2", boot_id="boot-2"), ID, lease=lease)])
-        assert not await park_when_possible(registry, PARKING)
+        assert not await park_when_possible(registry, Parking(MACHINE, STATES, math.inf))
         assert (await registry.machines())[ID].mode is MachineMode.READY
 
     scenario(body)
@@ -130,7 +129,7 @@ def test_a_machine_that_has_been_rebooted_since_is_left_alone() -> None:
 def test_a_machine_that_goes_while_it_is_being_parked_leaves_no_lease_behind() -> None:
     async def body(store: FaultyStore, registry: Registry) -> None:
         store.away = 1
-        parking = asyncio.create_task(park_when_possible(registry, PARKING))
+        parking = asyncio.create_task(park_when_possible(registry, Parking(MACHINE, STATES, math.inf)))
         await asyncio.sleep(0.5)
         await store.transact([], [Delete(registry.key(MACHINES, ID)), Delete(registry.key(SYNCED, ID))])
         before = await store.grant(1)

@@ -30,7 +30,7 @@ def files(units: Path, links: Path) -> UnitFiles:
 @pytest.mark.covers("5.4.3")
 def test_before_the_first_write_there_are_no_files(files: UnitFiles) -> None:
     assert files.read() == {}
-    files.announce()
+    files.touch()
     files.drop("never.service")
 
 
@@ -124,7 +124,7 @@ def test_a_name_cannot_lead_out_of_the_directory(files: UnitFiles, tmp_path: Pat
 def test_an_announcement_moves_the_time_that_systemd_looks_at(files: UnitFiles, links: Path) -> None:
     files.put("a.service", TEXT)
     os.utime(links, ns=(1, 1))
-    files.announce()
+    files.touch()
     assert links.stat().st_mtime_ns > 1
 
 
