@@ -1,4 +1,4 @@
-"""An event loop in a thread, for servers that tests without a loop ask."""
+"""An event loop in a thread, for the servers of synchronous tests."""
 
 import asyncio
 import threading
@@ -19,11 +19,11 @@ class BackgroundLoop:
         self._thread.start()
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of this coroutine, run in the loop. Not to be called in the loop's own thread."""
+        """Run a coroutine in the loop; returns its result. Must not be called from the loop's own thread."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(BOUND_S)
 
     def close(self) -> None:
-        """End the loop and the threads that it started."""
+        """Stop the loop and its worker threads."""
         self.do(self._loop.shutdown_default_executor())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()

@@ -1,4 +1,4 @@
-"""fleetctl as a user runs it, against an API server with state."""
+"""fleetctl as a user runs it, against a scripted cluster."""
 
 import os
 import time
@@ -17,7 +17,7 @@ HELLO = "[Unit]\nDescription=Says hello\n\n[Service]\nExecStart=/bin/sleep inf\n
 
 
 class Result(msgspec.Struct):
-    """What a command left: its exit status and what it wrote."""
+    """Exit status and output of a command."""
 
     status: int
     stdout: str
@@ -43,7 +43,7 @@ def cluster(background: BackgroundLoop, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture
 def bare_fleetctl(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fleetctl:
-    """Runs a command line in an empty directory, without variables that were set for other runs."""
+    """Runs a command line in an empty directory, without the variables FLEETCTL_*."""
     for variable in [name for name in os.environ if name.startswith("FLEETCTL_")]:
         monkeypatch.delenv(variable)
     monkeypatch.chdir(tmp_path)
@@ -58,7 +58,7 @@ def bare_fleetctl(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monkey
 
 @pytest.fixture
 def jumping_clock() -> Iterator[None]:
-    """Whoever waits by it has waited at once. What it is asked for meanwhile takes the time that it takes."""
+    """Waits of fleetctl return at once, and count as waited. Requests still take real time."""
     slept_s = 0.0
 
     def sleep(pause_s: float) -> None:
@@ -74,7 +74,7 @@ def jumping_clock() -> Iterator[None]:
 def fleetctl(
     bare_fleetctl: Fleetctl, cluster: ScriptedCluster, monkeypatch: pytest.MonkeyPatch, jumping_clock: None
 ) -> Fleetctl:
-    """Runs a command line against the scripted cluster, which acts whenever its states are read."""
+    """Runs a command line against the scripted cluster, whose leader and agents act after each read of states."""
     monkeypatch.setenv("FLEETCTL_ENDPOINT", cluster.unix)
     return bare_fleetctl
 

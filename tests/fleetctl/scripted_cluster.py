@@ -1,13 +1,13 @@
-"""A cluster for fleetctl: fleetd's API over a store in memory. The leader and the agents follow a script.
+"""A cluster for fleetctl's tests: fleetd's API over a store in memory, with leader and agents that follow a script.
 
-They act after each answer that reports states, never by the clock: a command sees every step, however fast it asks.
+They act after each response that reports states, never by the clock. So a command that polls sees the state before an
+action at least once.
 """
 
 import asyncio
 import socket
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 import msgspec
 from msgspec.structs import replace
@@ -23,7 +23,7 @@ from fleetd.model.placement import Decision
 from fleetd.model.reason import BEST, INFEASIBLE, Reason, Rejection, RejectionCount, RejectionKind
 from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.model.unitfile import UnitFile, hash_unit_file
-from fleetd.registry.records import DECISIONS, MACHINES, STATES
+from fleetd.registry.records import DECISIONS, MACHINES, STATES, UNITS
 from fleetd.registry.registry import Registry
 from fleetd.scheduler.snapshot import requirements_of
 from fleetd.store.embedded import EmbeddedStore, inline
@@ -40,10 +40,11 @@ _TELL_STATES = (("GET", f"{schema.V1}/state"), ("GET", f"{schema.V2}/units"), ("
 
 
 class ScriptedOutcome(msgspec.Struct, frozen=True):
-    """What the leader and the agent make of a unit that is launched or loaded.
+    """What becomes of a unit that is launched or loaded.
 
-    Without a `machine` it is not placed, for this `reason`. `carried_out` false: the agent could not do it, because of
-    `error`. `stuck`: they do nothing. `lingers`: how many reports still show it running after it was to stop.
+    `machine` None: the leader does not place it, because of `reason` and `rejections`. `carried_out` False: the agent
+    failed with `error` and reports generation 0. `stuck`: leader and agent do nothing. `lingers`: number of reads of
+    states during which the unit keeps running after it was told to stop.
     """
 
     machine: Machine | None = M1
@@ -60,13 +61,13 @@ class ScriptedOutcome(msgspec.Struct, frozen=True):
 
 
 def infeasible(*rejections: tuple[RejectionKind, str, int]) -> ScriptedOutcome:
-    """No machine takes the unit. Each rejection with what it is about, and by how many machines."""
+    """No machine takes the unit: rejections with their subject and the number of machines."""
     counts = tuple(RejectionCount(Rejection(kind, subject), machines) for kind, subject, machines in rejections)
     return ScriptedOutcome(machine=None, reason=INFEASIBLE, rejections=counts)
 
 
 def always(status: int, content: bytes, kind: str = schema.JSON_TYPE) -> Callable[[str, str], Response]:
-    """An `intercept` that answers every request so."""
+    """An `intercept` that answers every request with this response."""
     return lambda method, path: Response(status, (("Content-Type", kind),), content)
 
 
@@ -75,12 +76,12 @@ NO_SSD = infeasible((RejectionKind.METADATA, "disk=ssd", 2))
 
 
 class _Store(EmbeddedStore):
-    """A store in which another client changes the `contested` units before each write."""
+    """A store in which each write of a `contested` key conflicts with another client's."""
 
     contested: frozenset[str] = frozenset()
 
     async def transact(self, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> int:
-        if any(operation.key.rpartition("/")[2] in self.contested for operation in operations):
+        if any(operation.key in self.contested for operation in operations):
             raise Conflict
         return await super().transact(comparisons, operations)
 
@@ -88,9 +89,10 @@ class _Store(EmbeddedStore):
 class ScriptedCluster(Api):
     """Serves on the unix socket `path` and on a TCP port until it is closed.
 
-    `outcomes` are the script, by unit. `requests` are those that came (method, path), `operations` those on units with
-    what they asked for, destroy and restart left out. `intercept` may answer a request in place of the API, and may use
-    the cluster. Lists come in pages of PAGE_SIZE whatever the client asks for, as from an older server.
+    `outcomes` is the script, by unit. `requests` records method and path of each request, `operations` those that
+    create or change units. `intercept(method, path)` may answer a request in place of the API; it runs in a thread, and
+    may change the cluster. `system_units` are those that a unit's name would hide, with their paths. The `limit` of a
+    list request is ignored, as by an older server: pages have PAGE_SIZE entries.
     """
 
     def __init__(self, loop: BackgroundLoop, path: str) -> None:
@@ -133,7 +135,7 @@ class ScriptedCluster(Api):
             await self._act()
         return response
 
-    # What the cluster holds, and what others than the client under test do to it.
+    # State, and changes by other clients and machines.
 
     @property
     def machines(self) -> list[Machine]:
@@ -152,21 +154,21 @@ class ScriptedCluster(Api):
 
     @property
     def states(self) -> dict[str, UnitState]:
-        """What machines report of units, by unit."""
+        """The state that a machine reports of each unit, by unit."""
         return {name: state for (_, name), state in self._loop.do(self.registry.states()).items()}
 
     @property
     def targets_asked(self) -> list[tuple[str, str]]:
-        """The unit and target state of each operation."""
+        """Unit and target state of each operation."""
         return [(operation.name, operation.desired_state) for operation in self.operations]
 
     @property
     def changes(self) -> list[tuple[str, str]]:
-        """The requests that were no GET."""
+        """The requests other than GET."""
         return [request for request in self.requests if request[0] != "GET"]
 
     def register(self, *machines: Machine) -> None:
-        """Have these machines, and no others."""
+        """Register these machines, and remove all others."""
         self._loop.do(self._register(machines))
 
     async def _register(self, machines: Sequence[Machine]) -> None:
@@ -177,7 +179,7 @@ class ScriptedCluster(Api):
             await self._store.transact([], [self.registry.put(machine, machine.id, lease=lease)])
 
     def add(self, name: str, text: str = SERVICE, target: str = "inactive") -> None:
-        """Have a unit, with whatever the script makes of it."""
+        """Create a unit, and let leader and agents act on it."""
         self._loop.do(self._add(Unit(name, UnitFile.parse(text).text, TargetState(target))))
 
     async def _add(self, unit: Unit) -> None:
@@ -190,20 +192,20 @@ class ScriptedCluster(Api):
         self._loop.do(self.registry.write_unit(replace(unit, target=TargetState(target)), unit))
 
     def destroy(self, name: str) -> None:
-        """Another client destroys a unit."""
-        with suppress(KeyError):
-            self._loop.do(self.registry.write(self.registry.unit_write_set(name, self.units[name], None)))
+        """Another client destroys a unit, if it exists."""
+        if unit := self.units.get(name):
+            self._loop.do(self.registry.write(self.registry.unit_write_set(name, unit, None)))
 
     def contest(self, name: str) -> None:
-        """Other clients change this unit all the time, so that no operation on it succeeds."""
-        self._store.contested |= {name}
+        """Let each operation on this unit conflict with other clients'."""
+        self._store.contested |= {self.registry.key(UNITS, name)}
 
     def reconsider(self, name: str) -> None:
-        """Let the leader decide anew, after a change of the script."""
+        """Let the leader decide about a unit again, after a change of its outcome."""
         self._write([Delete(self.registry.key(DECISIONS, name))])
 
     def report(self, name: str, **changes: object) -> None:
-        """Let the machine of the unit report another state of it."""
+        """Let the machine that has the unit report these changes of its state."""
         [(machine, state)] = [
             (machine, state) for (machine, unit), state in self._loop.do(self.registry.states()).items() if unit == name
         ]
@@ -212,30 +214,34 @@ class ScriptedCluster(Api):
     def _write(self, operations: list[Operation]) -> None:
         self._loop.do(self._store.transact([], operations))
 
-    # The leader and the agents.
+    # Leader and agents.
 
     async def _act(self) -> None:
-        """Carry out what was asked of each unit since the last time."""
+        """Carry out what was asked of each unit since the last call."""
         units, decisions = await self.registry.units(), await self.registry.decisions()
-        reported = {name: (machine, state) for (machine, name), state in (await self.registry.states()).items()}
-        for name in {**units, **reported}:
-            unit, decision, held = units.get(name), decisions.get(name), reported.get(name)
-            target = unit.target if unit else TargetState.INACTIVE
-            outcome = self.outcomes.get(name, ScriptedOutcome())
-            is_done = unit is not None and decision is not None and decision.generation >= unit.generation
-            if outcome.stuck or is_done:
-                continue
-            if held and held[1].runs and target is not TargetState.LAUNCHED and self._lingered[name] < outcome.lingers:
-                self._lingered[name] += 1
-                continue
-            del self._lingered[name]
-            if unit and target is not TargetState.INACTIVE:
-                operations = self._place(unit, outcome)
-            else:
-                operations = [Delete(self.registry.key(DECISIONS, name))] if decision else []
-                operations += [Delete(self.registry.key(STATES, held[0], name))] if held else []
-            if operations:
+        states = {name: (machine, state) for (machine, name), state in (await self.registry.states()).items()}
+        for name in {**units, **states}:
+            if operations := self._act_on(name, units.get(name), decisions.get(name), states.get(name)):
                 await self._store.transact([], operations)
+
+    def _act_on(
+        self, name: str, unit: Unit | None, decision: Decision | None, allocation: tuple[str, UnitState] | None
+    ) -> list[Operation]:
+        """The writes of the leader and of the agent for one unit."""
+        outcome = self.outcomes.get(name, ScriptedOutcome())
+        if outcome.stuck or (unit and decision and decision.generation >= unit.generation):
+            return []
+        target = unit.target if unit else TargetState.INACTIVE
+        is_stopping = allocation and allocation[1].runs and target is not TargetState.LAUNCHED
+        if is_stopping and self._lingered[name] < outcome.lingers:
+            self._lingered[name] += 1
+            return []
+        del self._lingered[name]
+        if unit and target is not TargetState.INACTIVE:
+            return self._place(unit, outcome)
+        deleted = [self.registry.key(DECISIONS, name)] if decision else []
+        deleted += [self.registry.key(STATES, allocation[0], name)] if allocation else []
+        return [Delete(key) for key in deleted]
 
     def _place(self, unit: Unit, outcome: ScriptedOutcome) -> list[Operation]:
         machine = outcome.machine.id if outcome.machine else ""
@@ -262,7 +268,7 @@ def _make_state(unit: Unit, outcome: ScriptedOutcome) -> UnitState:
 
 
 def _operations_of(request: Request) -> Sequence[schema.UnitOperation]:
-    """The operations that a request asks for, destroy and restart left out."""
+    """The operations in a request that create or change units."""
     if (request.method, request.path) == _OPERATIONS:
         body = msgspec.json.decode(request.body, type=schema.UnitOperations)
         return [operation for operation in body.operations if not operation.destroy]

@@ -1,4 +1,4 @@
-"""A cluster of two machines in one event loop: API, leader and agents over simulated systemds and one store."""
+"""A cluster of two machines in one event loop: API, leaders and agents over simulated systemds and one store."""
 
 import asyncio
 import logging
@@ -53,7 +53,7 @@ class SmallCluster:
         self._loop.do(self._close())
 
     async def _close(self) -> None:
-        """Raises what a part has failed with."""
+        """Raises the error of a part that has failed."""
         self._running.cancel()
         with suppress(asyncio.CancelledError):
             await self._running
@@ -61,7 +61,7 @@ class SmallCluster:
         await self._store.close()
 
     async def _open_machine(self, number: str, registry: Registry) -> list[Coroutine[Any, Any, None]]:
-        """What runs on one machine, not yet begun."""
+        """The coroutines of one machine, not yet started."""
         now = asyncio.get_running_loop().time
         systemd = SimulatedSystemd()
         for name, behaviour in self._behaviours.items():

@@ -1,4 +1,4 @@
-"""A terminal for tests: a pty that a program runs on, and the screen that a person would then see."""
+"""A terminal for tests: a pty that a program runs on, and the screen that its user sees."""
 
 import fcntl
 import os
@@ -15,7 +15,7 @@ _SEQUENCE = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])")
 
 
 class Terminal:
-    """Runs a program whose stdin, stdout and stderr are a terminal, but for those that are given."""
+    """Runs a program whose stdin, stdout and stderr are a terminal, except for those that are given."""
 
     def __init__(
         self,
@@ -41,15 +41,15 @@ class Terminal:
         os.close(slave)
 
     def type(self, keys: str) -> None:
-        """Press these keys."""
+        """Send these keys to the program."""
         os.write(self._master, keys.encode())
 
     def resize(self, columns: int, lines: int = 24) -> None:
-        """Give the terminal another size; the program is not told."""
+        """Change the size of the terminal, without SIGWINCH for the program."""
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
     def read_until(self, is_enough: Callable[[str], bool], bound_s: float = 20.0) -> str:
-        """Everything that was written, once that is enough."""
+        """Read until `is_enough` of the whole output; returns it."""
         deadline = time.monotonic() + bound_s
         while not is_enough(self.written):
             assert time.monotonic() < deadline, f"waited {bound_s} s in vain; written: {self.written!r}"
@@ -59,7 +59,7 @@ class Terminal:
         return self.written
 
     def finish(self) -> int:
-        """Read until the program has ended; its exit status."""
+        """Read until the program has ended; returns its exit status."""
         while self._read():
             pass
         os.close(self._master)
@@ -68,18 +68,18 @@ class Terminal:
     def _read(self) -> bool:
         try:
             data = os.read(self._master, 65536)
-        except OSError:  # so does a pty end
+        except OSError:  # end of file of a pty
             return False
         self.written += data.decode()
         return bool(data)
 
     def screen(self) -> str:
-        """What stands on the screen, without colours."""
+        """The text on the screen, without colours."""
         return render_screen(self.written, self.columns)
 
 
 def render_screen(written: str, columns: int) -> str:
-    """The lines that a terminal of this width shows of what was written. Knows what fleetctl uses, and no more."""
+    """The lines that a terminal of this width shows of the output. Knows only the sequences that fleetctl uses."""
     lines, row, column = [""], 0, 0
     rest = written
     while rest:
@@ -96,7 +96,7 @@ def render_screen(written: str, columns: int) -> str:
         char, rest = rest[0], rest[1:]
         if char == "\r":
             column = 0
-        elif char == "\n":  # the terminal is raw only for the test: a real one returns the carriage
+        elif char == "\n":  # a terminal that is not raw adds the carriage return
             row, column = row + 1, 0
         else:
             if column == columns:

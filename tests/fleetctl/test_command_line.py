@@ -1,4 +1,4 @@
-"""The command line itself: help, abbreviations, flags, global options and their variables, and what is refused."""
+"""The command line: help, abbreviations, flags, global options with their variables, and refusals."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ HEADER = "UNIT\tMACHINE\tACTIVE\tSUB\n"
 
 
 @pytest.mark.covers("3.1.5", "3.1.6", "3.3.14")
-def test_without_arguments_the_overview_goes_to_stdout(bare_fleetctl: Fleetctl) -> None:
+def test_without_arguments_the_overview_is_printed(bare_fleetctl: Fleetctl) -> None:
     result = bare_fleetctl()
     assert (result.status, result.stderr) == (0, "")
     headings = [line for line in result.stdout.splitlines() if line.endswith(":") and not line.startswith("\t")]
@@ -27,14 +27,14 @@ def test_without_arguments_the_overview_goes_to_stdout(bare_fleetctl: Fleetctl) 
 
 
 @pytest.mark.covers("3.1.10")
-def test_the_overview_lists_every_command_but_that_of_shells(bare_fleetctl: Fleetctl) -> None:
+def test_the_overview_lists_every_command_but_the_hidden_one(bare_fleetctl: Fleetctl) -> None:
     listed = bare_fleetctl("help").stdout.partition("COMMANDS:\n")[2].partition("\n\n")[0].splitlines()[:-1]
     assert [line.split()[0] for line in listed] == [name for name in SUMMARIES if name != "__complete"]
 
 
 @pytest.mark.covers("3.1.3", "3.1.5", "3.1.6", "3.1.10", "3.3.14")
 @pytest.mark.parametrize("name", sorted(SUMMARIES))
-def test_each_command_has_a_page_of_five_sections(bare_fleetctl: Fleetctl, name: str) -> None:
+def test_the_help_of_each_command_has_five_sections(bare_fleetctl: Fleetctl, name: str) -> None:
     page = bare_fleetctl("help", name)
     assert (page.status, page.stderr) == (0, "")
     headings = [line for line in page.stdout.splitlines() if line.endswith(":") and not line.startswith("\t")]
@@ -45,7 +45,7 @@ def test_each_command_has_a_page_of_five_sections(bare_fleetctl: Fleetctl, name:
 
 
 @pytest.mark.covers("10.1.12")
-def test_no_page_speaks_of_globs_which_are_the_shells_matter(bare_fleetctl: Fleetctl) -> None:
+def test_no_help_mentions_globs(bare_fleetctl: Fleetctl) -> None:
     for page in (bare_fleetctl("help"), *(bare_fleetctl("help", name) for name in SUMMARIES)):
         assert "glob " not in page.stdout
         assert "*" not in page.stdout
@@ -53,7 +53,7 @@ def test_no_page_speaks_of_globs_which_are_the_shells_matter(bare_fleetctl: Flee
 
 @pytest.mark.covers("3.1.2")
 @pytest.mark.parametrize("words", [["list-un"], ["sta"], ["li"], ["ver"]])
-def test_an_abbreviation_that_fits_several_commands_is_refused(bare_fleetctl: Fleetctl, words: list[str]) -> None:
+def test_an_ambiguous_abbreviation_is_refused(bare_fleetctl: Fleetctl, words: list[str]) -> None:
     result = bare_fleetctl(*words)
     assert (result.status, result.stdout) == (2, "")
     assert result.stderr.startswith(f'Error: unknown command "{words[0]}" for "fleetctl"\n')
@@ -67,12 +67,12 @@ def test_a_full_name_is_never_ambiguous(bare_fleetctl: Fleetctl) -> None:
 
 @pytest.mark.covers("3.1.2")
 @pytest.mark.parametrize("word", ["list-m", "list-machines"])
-def test_any_unambiguous_beginning_of_a_name_will_do(fleetctl: Fleetctl, word: str) -> None:
+def test_an_unambiguous_abbreviation_of_a_command_is_accepted(fleetctl: Fleetctl, word: str) -> None:
     assert fleetctl(word, "--no-legend", "--fields=ip").stdout == "10.0.0.1\n-\n"
 
 
 @pytest.mark.covers("3.1.7", "3.1.9", "10.1.1")
-def test_an_unknown_command_is_answered_with_what_it_may_have_meant(bare_fleetctl: Fleetctl) -> None:
+def test_an_unknown_command_is_refused_with_suggestions(bare_fleetctl: Fleetctl) -> None:
     result = bare_fleetctl("strat", "web")
     assert (result.status, result.stdout) == (2, "")
     assert result.stderr == (
@@ -101,7 +101,7 @@ def test_an_unknown_command_is_answered_with_what_it_may_have_meant(bare_fleetct
         (["list-units", "--request-timeout=nan"], "invalid argument for \"--request-timeout\" flag: 'nan' is not"),
     ],
 )
-def test_a_bad_option_shows_the_page_on_stdout_and_the_error_on_stderr(
+def test_a_bad_option_prints_help_on_stdout_and_an_error_on_stderr(
     fleetctl: Fleetctl, arguments: list[str], complaint: str
 ) -> None:
     result = fleetctl(*arguments)
@@ -112,13 +112,13 @@ def test_a_bad_option_shows_the_page_on_stdout_and_the_error_on_stderr(
     assert result.stderr.startswith(f"Error: {complaint}")
 
 
-def test_a_mistyped_option_is_answered_with_what_it_may_have_meant(fleetctl: Fleetctl) -> None:
+def test_a_mistyped_option_is_refused_with_a_suggestion(fleetctl: Fleetctl) -> None:
     assert "\nDid you mean this?\n\t--no-block\n" in fleetctl("start", "--no-blok", "web").stderr
 
 
 @pytest.mark.covers("3.1.1", "3.1.3", "3.1.4", "3.9.1", "10.1.2")
 @pytest.mark.parametrize("spelling", ["--full", "--full=true", "-full", "--l", "-l", "-l=true"])
-def test_flags_are_taken_in_every_spelling_of_the_original(fleetctl: Fleetctl, spelling: str) -> None:
+def test_flags_are_accepted_in_every_spelling_of_coreos_fleet(fleetctl: Fleetctl, spelling: str) -> None:
     assert (
         fleetctl("list-machines", spelling, "--fields", "machine", "-no-legend").stdout == f"{'1' * 32}\n{'2' * 32}\n"
     )
@@ -126,7 +126,7 @@ def test_flags_are_taken_in_every_spelling_of_the_original(fleetctl: Fleetctl, s
 
 @pytest.mark.covers("10.2.14")
 @pytest.mark.parametrize(("command", "state"), [("star", "launched"), ("lo", "loaded"), ("sub", "inactive")])
-def test_replace_means_what_it_does_however_the_command_and_the_unit_are_called(
+def test_replace_depends_on_the_command_not_on_the_unit_name(
     fleetctl: Fleetctl, cluster: ScriptedCluster, tmp_path: Path, command: str, state: str
 ) -> None:
     for name in ("load", "start", "submit"):
@@ -145,7 +145,7 @@ def test_a_flag_can_be_switched_off(fleetctl: Fleetctl) -> None:
 
 
 @pytest.mark.covers("3.1.1", "3.4.2")
-def test_global_options_stand_before_or_after_the_command_and_the_later_wins(
+def test_global_options_may_precede_or_follow_the_command_the_last_wins(
     bare_fleetctl: Fleetctl, cluster: ScriptedCluster
 ) -> None:
     before = bare_fleetctl("--endpoint", cluster.unix, "list-units")
@@ -156,7 +156,7 @@ def test_global_options_stand_before_or_after_the_command_and_the_later_wins(
 
 
 @pytest.mark.covers("3.3.1")
-def test_the_command_line_wins_over_the_environment(fleetctl: Fleetctl, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_line_overrides_the_environment(fleetctl: Fleetctl, monkeypatch: pytest.MonkeyPatch) -> None:
     endpoint = os.environ["FLEETCTL_ENDPOINT"]
     monkeypatch.setenv("FLEETCTL_ENDPOINT", "http://127.0.0.1:1")
     assert fleetctl("list-units").status == 1
@@ -173,7 +173,7 @@ def test_every_global_option_has_a_variable() -> None:
 
 
 @pytest.mark.covers("3.3.1")
-def test_an_empty_or_unreadable_variable_leaves_the_default() -> None:
+def test_an_empty_or_invalid_variable_leaves_the_default() -> None:
     unset = resolve_settings({}, {})
     assert resolve_settings({}, {"FLEETCTL_REQUEST_TIMEOUT": "soon", "FLEETCTL_DEBUG": "perhaps"}) == unset
     assert resolve_settings({}, {"FLEETCTL_ENDPOINT": "", "FLEETCTL_REQUEST_TIMEOUT": "-1"}) == unset
@@ -184,18 +184,18 @@ def test_an_empty_or_unreadable_variable_leaves_the_default() -> None:
 @pytest.mark.parametrize(
     "arguments", [["version"], ["--version"], ["-v"], ["list-units", "--version"], ["--debug", "vers"]]
 )
-def test_the_version_is_printed_wherever_it_is_asked_for(bare_fleetctl: Fleetctl, arguments: list[str]) -> None:
+def test_the_version_is_printed_for_every_spelling(bare_fleetctl: Fleetctl, arguments: list[str]) -> None:
     result = bare_fleetctl(*arguments)
     assert (result.status, result.stdout, result.stderr) == (0, f"fleetctl version {__version__}\n", "")
 
 
 @pytest.mark.covers("3.2.3", "10.1.11")
-def test_version_needs_no_usable_client_options(bare_fleetctl: Fleetctl) -> None:
+def test_version_ignores_unusable_client_options(bare_fleetctl: Fleetctl) -> None:
     assert bare_fleetctl("--driver=etcd", "--endpoint=nowhere", "version").status == 0
 
 
 @pytest.mark.covers("3.8.2", "3.8.3", "3.8.10", "10.1.5")
-def test_sign_is_refused_rather_than_ignored(fleetctl: Fleetctl, cluster: ScriptedCluster, hello: Path) -> None:
+def test_sign_is_refused(fleetctl: Fleetctl, cluster: ScriptedCluster, hello: Path) -> None:
     result = fleetctl("submit", "--sign", "hello")
     assert (result.status, result.stdout, cluster.requests) == (2, "", [])
     assert result.stderr == "WARNING: --sign is deprecated: units are not signed any more, leave it out\n"
@@ -226,7 +226,7 @@ def test_sign_is_refused_rather_than_ignored(fleetctl: Fleetctl, cluster: Script
         (["--endpoint=https://host", "--ca-file=junk.pem"], "junk.pem cannot be used for TLS: "),
     ],
 )
-def test_client_options_that_cannot_be_used_are_one_line_and_status_1(
+def test_unusable_client_options_are_one_line_and_status_1(
     bare_fleetctl: Fleetctl, tmp_path: Path, arguments: list[str], complaint: str
 ) -> None:
     (tmp_path / "junk.pem").write_text("no certificate")
@@ -237,7 +237,7 @@ def test_client_options_that_cannot_be_used_are_one_line_and_status_1(
 
 
 @pytest.mark.covers("3.2.2", "3.3.2")
-def test_only_the_first_of_several_endpoints_is_used_with_a_warning(
+def test_of_several_endpoints_the_first_is_used_with_a_warning(
     bare_fleetctl: Fleetctl, cluster: ScriptedCluster
 ) -> None:
     result = bare_fleetctl("--endpoint", f"{cluster.unix},http://127.0.0.1:1", "list-units")
@@ -246,27 +246,27 @@ def test_only_the_first_of_several_endpoints_is_used_with_a_warning(
 
 
 @pytest.mark.covers("3.4.2", "3.4.4")
-def test_an_endpoint_may_have_a_path_of_its_own(bare_fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+def test_the_path_of_an_endpoint_precedes_that_of_the_api(bare_fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     assert bare_fleetctl(f"--endpoint={cluster.tcp}/behind/proxy/", "list-units", "--fields=unit").status == 1
     assert cluster.requests == [("GET", "/behind/proxy/fleet/v1/state")]
 
 
 @pytest.mark.covers("3.3.4", "3.3.15", "10.1.8")
-def test_options_of_the_etcd_driver_are_accepted_and_said_to_have_no_effect(fleetctl: Fleetctl) -> None:
+def test_options_of_the_etcd_driver_are_accepted_with_a_warning(fleetctl: Fleetctl) -> None:
     result = fleetctl("--etcd-key-prefix=/mine/", "--experimental-api=false", "list-units")
     assert (result.status, result.stdout, result.stderr.count("\n")) == (0, HEADER, 1)
     assert "ignored: --etcd-key-prefix, --experimental-api=false (fleetctl uses only" in result.stderr
 
 
 @pytest.mark.covers("3.3.3", "3.4.3", "10.1.7")
-def test_the_etcd_driver_alone_is_accepted_and_the_local_daemon_asked(bare_fleetctl: Fleetctl) -> None:
+def test_driver_etcd_without_an_endpoint_uses_the_local_daemon(bare_fleetctl: Fleetctl) -> None:
     result = bare_fleetctl("--driver=etcd", "list-units")
     assert "ignored: --driver=etcd (fleetctl uses only" in result.stderr
     assert "unix:///var/run/fleet.sock" in result.stderr
 
 
 @pytest.mark.covers("3.2.2", "3.3.12", "10.1.3")
-def test_debug_says_what_is_asked_on_stderr(fleetctl: Fleetctl, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_debug_prints_the_requests_on_stderr(fleetctl: Fleetctl, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = fleetctl("list-units", "--debug").stderr
     assert shown.startswith("debug: ")
     assert "/fleet/v1/state" in shown
@@ -275,7 +275,7 @@ def test_debug_says_what_is_asked_on_stderr(fleetctl: Fleetctl, monkeypatch: pyt
     assert fleetctl("list-units", "--debug=false").stderr == ""
 
 
-def test_an_interrupt_ends_with_130_and_without_a_traceback(cluster: ScriptedCluster) -> None:
+def test_an_interrupt_exits_with_130_and_no_traceback(cluster: ScriptedCluster) -> None:
     cluster.add("web.service")
     cluster.outcomes["web.service"] = STUCK
     command = [sys.executable, "-m", "fleetctl.cli", "--endpoint", cluster.unix, "start", "web.service"]
@@ -288,7 +288,7 @@ def test_an_interrupt_ends_with_130_and_without_a_traceback(cluster: ScriptedClu
     assert (process.returncode, stdout, stderr.strip()) == (130, "", "")
 
 
-def test_a_reader_that_goes_away_is_no_traceback(cluster: ScriptedCluster) -> None:
+def test_a_closed_pipe_exits_with_1_and_no_traceback(cluster: ScriptedCluster) -> None:
     for number in range(3):
         cluster.add(f"web@{number}.service", target="loaded")
     reading, writing = os.pipe()
@@ -299,7 +299,7 @@ def test_a_reader_that_goes_away_is_no_traceback(cluster: ScriptedCluster) -> No
     assert (done.returncode, done.stderr) == (1, "")
 
 
-def test_a_full_disk_is_said_and_no_success(cluster: ScriptedCluster) -> None:
+def test_a_full_disk_is_an_error(cluster: ScriptedCluster) -> None:
     command = [sys.executable, "-m", "fleetctl.cli", "--endpoint", cluster.unix, "list-units"]
     with open("/dev/full", "w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
@@ -307,7 +307,7 @@ def test_a_full_disk_is_said_and_no_success(cluster: ScriptedCluster) -> None:
 
 
 @pytest.mark.covers("3.8.36")
-def test_a_unit_file_is_printed_in_utf_8_whatever_the_locale(cluster: ScriptedCluster) -> None:
+def test_a_unit_file_is_printed_in_utf_8_in_any_locale(cluster: ScriptedCluster) -> None:
     cluster.add("web.service", "[Unit]\nDescription=h\u00e9llo \u4e16\n")
     command = [sys.executable, "-m", "fleetctl.cli", "--endpoint", cluster.unix, "cat", "web.service"]
     environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
@@ -315,7 +315,7 @@ def test_a_unit_file_is_printed_in_utf_8_whatever_the_locale(cluster: ScriptedCl
     assert done.stdout.decode("utf-8") == "[Unit]\nDescription=h\u00e9llo \u4e16\n"
 
 
-def test_colours_are_for_terminals_and_for_those_who_want_them(cluster: ScriptedCluster) -> None:
+def test_colours_depend_on_term_and_no_color(cluster: ScriptedCluster) -> None:
     def stderr_on_terminal(**environment: str) -> bytes:
         ours, theirs = os.openpty()
         command = [sys.executable, "-m", "fleetctl.cli", "bogus"]

@@ -1,4 +1,4 @@
-"""What is completed on a command line, and that bash, zsh and fish complete it with the scripts that are shipped."""
+"""Completion: the candidates, and the scripts for bash, zsh and fish."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ Complete = Callable[..., list[str]]
 
 @pytest.fixture
 def complete(fleetctl: Fleetctl, cluster: ScriptedCluster) -> Complete:
-    """The words that may stand in place of the last one."""
+    """Returns the candidates for the last of the words."""
     cluster.add("web@1.service", HELLO, target="launched")
     cluster.add("web@2.service", HELLO)
     cluster.add("db.service", HELLO)
@@ -61,7 +61,7 @@ def complete(fleetctl: Fleetctl, cluster: ScriptedCluster) -> Complete:
         (["__c"], []),
     ],
 )
-def test_what_may_stand_there(complete: Complete, words: list[str], candidates: list[str]) -> None:
+def test_the_candidates_for_a_word(complete: Complete, words: list[str], candidates: list[str]) -> None:
     assert complete(*words) == candidates
 
 
@@ -72,12 +72,12 @@ def test_every_command_and_every_global_option_is_offered(complete: Complete, fl
     assert offered == {"--help", "--version"} | {"--" + option.name.replace("_", "-") for option in GLOBAL_OPTIONS}
 
 
-def test_each_candidate_says_what_it_is(fleetctl: Fleetctl, complete: Complete) -> None:
+def test_each_candidate_has_a_description(fleetctl: Fleetctl, complete: Complete) -> None:
     assert fleetctl("__complete", "--", "cat", "web@1").stdout == "web@1.service\tlaunched\n"
     assert fleetctl("__complete", "--", "sto").stdout == "stop\tStop units; they stay on their machines\n"
 
 
-def test_files_are_offered_where_files_may_stand(complete: Complete, tmp_path: Path) -> None:
+def test_files_are_offered_for_file_arguments(complete: Complete, tmp_path: Path) -> None:
     (tmp_path / "units").mkdir()
     (tmp_path / "units" / "a.service").touch()
     (tmp_path / "units" / "notes.txt").touch()
@@ -89,7 +89,7 @@ def test_files_are_offered_where_files_may_stand(complete: Complete, tmp_path: P
     assert complete("submit", "nowhere/") == []
 
 
-def test_the_cluster_that_the_line_names_is_asked_and_in_haste(
+def test_completion_asks_the_endpoint_named_on_the_line(
     complete: Complete, cluster: ScriptedCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FLEETCTL_ENDPOINT", "http://127.0.0.1:1")
@@ -99,15 +99,13 @@ def test_the_cluster_that_the_line_names_is_asked_and_in_haste(
     assert complete("--endpoint", "nonsense", "stop", "db") == []
 
 
-def test_over_ssh_nothing_is_asked(complete: Complete, cluster: ScriptedCluster) -> None:
+def test_completion_opens_no_tunnel(complete: Complete, cluster: ScriptedCluster) -> None:
     cluster.requests.clear()
     assert complete("--tunnel", "bastion", "stop", "") == []
     assert cluster.requests == []
 
 
-def test_a_cluster_that_is_sick_completes_nothing_and_says_nothing(
-    complete: Complete, cluster: ScriptedCluster
-) -> None:
+def test_a_failing_api_completes_nothing_and_prints_no_error(complete: Complete, cluster: ScriptedCluster) -> None:
     for answer in ((500, b"oops", "text/plain"), (200, b"<html>", "text/html"), (200, b"[]")):
         cluster.intercept = always(*answer)
         assert complete("stop", "") == []
@@ -118,7 +116,7 @@ def test_a_cluster_that_is_sick_completes_nothing_and_says_nothing(
 
 @pytest.fixture
 def shell_environment(cluster: ScriptedCluster, tmp_path: Path) -> dict[str, str]:
-    """A shell's variables: `fleetctl` is this one, and reaches the cluster."""
+    """The variables of a shell in which `fleetctl` is this one, and reaches the cluster."""
     cluster.add("web@1.service", HELLO, target="launched")
     cluster.add("web@2.service", HELLO)
     programs = tmp_path / "bin"
@@ -163,14 +161,16 @@ def test_bash_completes(shell_environment: dict[str, str], line: str, candidates
         ["bash", "-c", program, "bash", line], env=shell_environment, capture_output=True, text=True, check=True
     )
     begun = line.rpartition(" ")[2]
-    has = begun[: max(begun.rfind("@"), begun.rfind("=") + 1, 0)]  # what bash has already, where it parts words
+    has = begun[
+        : max(begun.rfind("@"), begun.rfind("=") + 1, 0)
+    ]  # bash breaks words at @ and =, and completes what follows
     assert [has + word for word in done.stdout.splitlines()] == candidates
     assert done.stderr == ""
 
 
 @pytest.fixture(params=["bash", "zsh", "fish"])
 def shell(request: pytest.FixtureRequest, shell_environment: dict[str, str], tmp_path: Path) -> Iterator[Terminal]:
-    """A shell at a terminal, with fleetctl's completion, that has printed its prompt."""
+    """A shell at a terminal that has loaded fleetctl's completion."""
     commands = {
         "bash": ["bash", "--noprofile", "--norc", "-i"],
         "zsh": ["zsh", "-f", "-i"],
@@ -189,7 +189,7 @@ def shell(request: pytest.FixtureRequest, shell_environment: dict[str, str], tmp
     terminal.finish()
 
 
-def test_a_tab_completes_a_unit_of_the_cluster_in_the_line(shell: Terminal, cluster: ScriptedCluster) -> None:
+def test_tab_completes_the_name_of_a_unit(shell: Terminal, cluster: ScriptedCluster) -> None:
     shell.type("fleetctl destr\twe\t1\t\r")
     shell.read_until(lambda written: "Destroyed web@1.service" in written)
     assert sorted(cluster.units) == ["web@2.service"]

@@ -1,4 +1,4 @@
-"""Whatever answers in the API's place: fleetctl ends with a status and a sentence, and passes on no escape sequence."""
+"""Arbitrary responses in place of the API's: fleetctl exits with 0 or 1, a message, and no control characters."""
 
 import json
 import re
@@ -58,28 +58,26 @@ BODIES = st.binary(max_size=30) | DEEP | (JSON | PAGE | ITEM).map(lambda value: 
     kind=st.sampled_from(["application/json", "text/html", ""]),
     body=BODIES,
 )
-def test_no_answer_ends_in_a_mistake_of_ours_or_reaches_the_terminal_unseen(
+def test_no_response_causes_a_traceback_or_writes_control_characters(
     fleetctl: Fleetctl, cluster: ScriptedCluster, command: str, status: int, kind: str, body: bytes
 ) -> None:
     cluster.intercept = always(status, body, kind)
     result = fleetctl("--request-timeout=5", *command.split())
     assert result.status in (0, 1)
     assert "Traceback" not in result.stderr
-    if command != "cat web":  # which shows a file to the byte
+    if command != "cat web":  # prints a file to the byte
         assert not {"\x1b", "\x07"} & set(result.stdout + result.stderr)
 
 
 @pytest.mark.parametrize("body", [b"[" * 100_000, b'{"units":' * 100_000])
-def test_brackets_without_end_are_no_answer_of_fleets(
-    fleetctl: Fleetctl, cluster: ScriptedCluster, body: bytes
-) -> None:
+def test_deeply_nested_json_is_refused(fleetctl: Fleetctl, cluster: ScriptedCluster, body: bytes) -> None:
     cluster.intercept = always(200, body)
     result = fleetctl("list-units")
     assert (result.status, result.stdout) == (1, "")
     assert "does not answer" in result.stderr
 
 
-def test_a_unit_without_a_name_is_the_answer_of_something_else(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+def test_a_list_with_a_unit_without_a_name_is_refused(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     cluster.intercept = always(200, b'{"units":[{"desiredState":"launched"}]}')
     result = fleetctl("list-unit-files")
     assert (result.status, result.stdout) == (1, "")

@@ -1,4 +1,4 @@
-"""What a command imports is what the user waits for. The modules are counted: times differ by machine."""
+"""Imports are most of the start-up time of a command. Modules are counted, since times differ by machine."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import pytest
 from fleetctl.commands import SUMMARIES
 from tests.fleetctl.scripted_cluster import ScriptedCluster
 
-# Beyond what click itself takes, help may import so many modules: fleetctl's own, and msgspec with its parts.
+# Modules that help may import beyond those of click: fleetctl's own, and those of msgspec.
 MOST_BEYOND_CLICK = 40
 MOST_OF_A_LIST = 95  # the standard library's HTTP client is half of them
 COSTLY = (
@@ -26,7 +26,7 @@ COSTLY = (
 
 
 def imported(program: str, *arguments: str) -> set[str]:
-    """The modules that are there when the program has ended."""
+    """The modules that the program has imported when it ends."""
     report = "import sys; print(*sys.modules, sep='\\n', file=sys.stderr)"
     done = subprocess.run(
         [sys.executable, "-S", "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{program}\n{report}", *arguments],
@@ -49,7 +49,7 @@ def test_the_overview_imports_little_beyond_the_parser(arguments: list[str]) -> 
 
 
 @pytest.mark.parametrize("name", sorted(SUMMARIES))
-def test_the_help_of_a_command_imports_nothing_that_speaks_to_anybody(name: str) -> None:
+def test_the_help_of_a_command_imports_no_network_modules(name: str) -> None:
     modules = imported(RUN, name, "--help")
     assert not {*COSTLY} - {"logging"} & modules
 

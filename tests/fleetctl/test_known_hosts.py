@@ -1,4 +1,4 @@
-"""The file of known hosts: what its lines say of keys, which lines count, how it is written. Keys are ssh-keygen's."""
+"""The known_hosts file: how its lines are matched, and how keys are added. The keys are made by ssh-keygen."""
 
 import base64
 import stat
@@ -23,7 +23,7 @@ def make_key(folder: Path, kind: str) -> HostKey:
 
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> list[HostKey]:
-    """Two keys of one kind, and two of others."""
+    """Two ed25519 keys, one of ECDSA, one of RSA."""
     folder = tmp_path_factory.mktemp("keys")
     return [make_key(folder, kind) for kind in ("ed25519", "ed25519", "ecdsa", "rsa")]
 
@@ -33,7 +33,7 @@ Write = Callable[..., KnownHosts]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Writes the file and reads it as it then is."""
+    """Writes the file, and returns what is read from it."""
 
     def call(*lines: str) -> KnownHosts:
         (tmp_path / "known").write_text("".join(f"{line}\n" for line in lines))
@@ -47,7 +47,7 @@ def line(hosts: str, key: HostKey) -> str:
 
 
 @pytest.mark.covers("3.10.9", "3.10.15")
-def test_a_key_that_was_recorded_is_known_and_another_one_has_changed(write: Write, keys: list[HostKey]) -> None:
+def test_a_recorded_key_is_known_and_another_counts_as_changed(write: Write, keys: list[HostKey]) -> None:
     known_hosts = write("# a comment", "", line("10.0.0.1", keys[0]))
     assert known_hosts.check(["10.0.0.1"], keys[0]) == Finding(KNOWN, f"{known_hosts.path}:3")
     assert known_hosts.check(["10.0.0.1"], keys[1]) == Finding(CHANGED, f"{known_hosts.path}:3")
@@ -56,7 +56,7 @@ def test_a_key_that_was_recorded_is_known_and_another_one_has_changed(write: Wri
 
 
 @pytest.mark.covers("3.10.11")
-def test_any_of_a_hosts_keys_will_do(write: Write, keys: list[HostKey]) -> None:
+def test_any_recorded_key_of_a_host_is_accepted(write: Write, keys: list[HostKey]) -> None:
     known_hosts = write(*(line("web,10.0.0.1", key) for key in keys[1:]))
     assert [known_hosts.check(["10.0.0.1"], key).status for key in keys] == [CHANGED, KNOWN, KNOWN, KNOWN]
     assert known_hosts.kinds(["web"]) == ["ssh-ed25519", "ecdsa-sha2-nistp256", "ssh-rsa"]
@@ -87,7 +87,7 @@ def test_hosts_are_matched_by_patterns(
 
 
 @pytest.mark.covers("3.10.10")
-def test_hashed_names_are_found_as_openssh_hashes_them(tmp_path: Path, keys: list[HostKey]) -> None:
+def test_hashed_names_are_matched_as_openssh_does(tmp_path: Path, keys: list[HostKey]) -> None:
     path = tmp_path / "known"
     path.write_text(line("web", keys[0]) + "\n" + line("[10.0.0.1]:2222", keys[2]) + "\n")
     subprocess.run(["ssh-keygen", "-q", "-H", "-f", path], check=True, capture_output=True)
@@ -100,12 +100,12 @@ def test_hashed_names_are_found_as_openssh_hashes_them(tmp_path: Path, keys: lis
 
 
 @pytest.mark.parametrize("hashed", ["|1|abc", "|2|c2FsdA==|aGFzaA==", "|1|!|!", "|"])
-def test_a_hash_that_is_none_matches_nothing(write: Write, keys: list[HostKey], hashed: str) -> None:
+def test_an_invalid_hash_matches_no_host(write: Write, keys: list[HostKey], hashed: str) -> None:
     assert write(line(hashed, keys[0])).check(["web"], keys[0]).status == UNKNOWN
 
 
 @pytest.mark.covers("3.10.10")
-def test_lines_of_authorities_do_no_harm_and_revoked_keys_are_refused(write: Write, keys: list[HostKey]) -> None:
+def test_authority_lines_are_ignored_and_revoked_keys_refused(write: Write, keys: list[HostKey]) -> None:
     known_hosts = write(
         "@cert-authority " + line("*", keys[3]),
         "@of-a-later-day " + line("*", keys[0]),
@@ -119,7 +119,7 @@ def test_lines_of_authorities_do_no_harm_and_revoked_keys_are_refused(write: Wri
     assert known_hosts.check(["db"], keys[1]).status == REVOKED
 
 
-def test_the_first_name_that_the_file_has_counts(write: Write, keys: list[HostKey]) -> None:
+def test_the_first_of_several_names_in_the_file_counts(write: Write, keys: list[HostKey]) -> None:
     known_hosts = write(line("web", keys[0]), line("10.0.0.1", keys[1]))
     assert known_hosts.check(["web", "10.0.0.1"], keys[1]).status == CHANGED
     assert known_hosts.check(["new", "10.0.0.1"], keys[1]).status == KNOWN
@@ -127,7 +127,7 @@ def test_the_first_name_that_the_file_has_counts(write: Write, keys: list[HostKe
 
 
 @pytest.mark.covers("3.10.10")
-def test_lines_that_cannot_be_used_are_named_and_passed_over(
+def test_unusable_lines_are_warned_of_and_skipped(
     write: Write, keys: list[HostKey], capsys: pytest.CaptureFixture[str]
 ) -> None:
     log.set_up(debug=False)
@@ -140,14 +140,14 @@ def test_lines_that_cannot_be_used_are_named_and_passed_over(
     assert [warning.split()[1] for warning in warnings] == [f"{known_hosts.path}:{number}" for number in range(1, 6)]
 
 
-def test_bytes_that_are_no_text_do_not_hide_the_rest(tmp_path: Path, keys: list[HostKey]) -> None:
+def test_lines_that_are_not_text_do_not_hide_the_others(tmp_path: Path, keys: list[HostKey]) -> None:
     path = tmp_path / "known"
     path.write_bytes(b"\xff\xfe \xff \xff\n" + line("web", keys[0]).encode())
     assert KnownHosts.read(str(path)).check(["web"], keys[0]).status == KNOWN
 
 
 @pytest.mark.covers("3.10.11", "3.10.14")
-def test_a_file_that_is_not_there_is_made_with_its_folder_for_its_owner(tmp_path: Path, keys: list[HostKey]) -> None:
+def test_a_missing_file_is_created_private_with_its_directory(tmp_path: Path, keys: list[HostKey]) -> None:
     path = tmp_path / "new" / "known"
     known_hosts = KnownHosts.read(str(path))
     assert known_hosts.check(["web"], keys[0]).status == UNKNOWN
@@ -158,9 +158,9 @@ def test_a_file_that_is_not_there_is_made_with_its_folder_for_its_owner(tmp_path
     assert KnownHosts.read(str(path)).check(["web"], keys[0]).status == KNOWN
 
 
-def test_a_line_is_added_on_a_line_of_its_own(tmp_path: Path, keys: list[HostKey]) -> None:
+def test_a_key_is_added_on_a_line_of_its_own(tmp_path: Path, keys: list[HostKey]) -> None:
     path = tmp_path / "known"
-    path.write_text(line("web", keys[0]))  # without an end
+    path.write_text(line("web", keys[0]))  # without a final newline
     KnownHosts.read(str(path)).append("db", keys[1])
     known_hosts = KnownHosts.read(str(path))
     assert known_hosts.check(["web"], keys[0]).at == f"{path}:1"
@@ -168,7 +168,7 @@ def test_a_line_is_added_on_a_line_of_its_own(tmp_path: Path, keys: list[HostKey
 
 
 @pytest.mark.covers("3.3.10", "3.10.9")
-def test_the_home_directory_may_stand_in_the_name(
+def test_a_tilde_in_the_file_name_is_the_home_directory(
     tmp_path: Path, keys: list[HostKey], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -196,13 +196,11 @@ def test_openssh_reads_what_was_added(tmp_path: Path, keys: list[HostKey]) -> No
         (["fd00::1"], 2222, ["[fd00::1]:2222"]),
     ],
 )
-def test_a_host_goes_by_its_names_and_addresses_with_the_port_if_it_is_unusual(
-    hosts: list[str], port: int, names: list[str]
-) -> None:
+def test_the_names_of_a_host_include_an_unusual_port(hosts: list[str], port: int, names: list[str]) -> None:
     assert host_names(hosts, port) == names
 
 
-def test_fingerprints_are_those_of_ssh_keygen(tmp_path: Path, keys: list[HostKey]) -> None:
+def test_fingerprints_equal_those_of_ssh_keygen(tmp_path: Path, keys: list[HostKey]) -> None:
     for key in keys:
         (tmp_path / "pub").write_text(line("", key).strip() + "\n")
         for digest, mine in (("md5", f"MD5:{key.md5}"), ("sha256", key.sha256)):

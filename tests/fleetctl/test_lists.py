@@ -1,4 +1,4 @@
-"""The lists and cat: fields, order, alignment by tabs, and what is refused."""
+"""list-units, list-unit-files, list-machines, forget-machine and cat: fields, order, alignment, errors."""
 
 import msgspec
 import pytest
@@ -15,7 +15,7 @@ HASH = UnitFile.parse(HELLO).hash
 
 @pytest.fixture
 def filled_cluster(cluster: ScriptedCluster) -> ScriptedCluster:
-    """Units in several states, more than fit on a page, and two whose order is that of bytes."""
+    """Units in several states, more than fit on a page; two names differ in byte order and alphabetical order."""
     cluster.outcomes["tpl2@1.service"] = ScriptedOutcome(machine=M2, active="failed", sub="failed")
     cluster.add("hello.service", HELLO, target="launched")
     cluster.add("tpl@.service", HELLO)
@@ -35,7 +35,7 @@ def test_list_units_shows_what_machines_report(fleetctl: Fleetctl, filled_cluste
 
 
 @pytest.mark.covers("1.6.1", "3.9.1", "3.9.12")
-def test_list_units_in_full_shows_whole_ids_and_hashes(fleetctl: Fleetctl, filled_cluster: ScriptedCluster) -> None:
+def test_list_units_full_shows_whole_ids_and_hashes(fleetctl: Fleetctl, filled_cluster: ScriptedCluster) -> None:
     result = fleetctl("list-units", "--full", "--no-legend", "--fields=unit,hash,machine,load")
     assert result.stdout.splitlines()[1].split() == ["hello.service", HASH, "1" * 32 + "/10.0.0.1", "loaded"]
     assert result.stdout.splitlines()[2].split() == ["tpl2@1.service", HASH, "2" * 32, "loaded"]
@@ -44,9 +44,7 @@ def test_list_units_in_full_shows_whole_ids_and_hashes(fleetctl: Fleetctl, fille
 
 
 @pytest.mark.covers("1.6.2", "3.8.40", "3.9.5", "3.9.6", "3.9.13", "3.9.14", "3.9.15", "3.9.16", "3.9.19")
-def test_list_unit_files_shows_every_unit_in_the_order_of_bytes(
-    fleetctl: Fleetctl, filled_cluster: ScriptedCluster
-) -> None:
+def test_list_unit_files_shows_every_unit_in_byte_order(fleetctl: Fleetctl, filled_cluster: ScriptedCluster) -> None:
     short, other = HASH[:7], UnitFile.parse(GLOBAL).hash[:7]
     assert fleetctl("list-unit-files").stdout == (
         "UNIT\t\tHASH\tDSTATE\t\tSTATE\t\tTARGET\n"
@@ -58,7 +56,7 @@ def test_list_unit_files_shows_every_unit_in_the_order_of_bytes(
 
 
 @pytest.mark.covers("3.9.1", "3.9.2", "3.9.13", "3.9.17", "3.9.18")
-def test_list_unit_files_has_more_fields_than_it_shows(fleetctl: Fleetctl, filled_cluster: ScriptedCluster) -> None:
+def test_list_unit_files_shows_further_fields_on_request(fleetctl: Fleetctl, filled_cluster: ScriptedCluster) -> None:
     result = fleetctl("list-unit-files", "--no-legend", "--fields=unit,global,desc,unit", "--full")
     assert result.stdout.splitlines()[:2] == [
         "all.service\ttrue\t-\t\tall.service",
@@ -70,7 +68,7 @@ def test_list_unit_files_has_more_fields_than_it_shows(fleetctl: Fleetctl, fille
 @pytest.mark.covers(
     "3.9.3", "3.9.4", "3.9.5", "3.9.7", "3.9.10", "3.9.11", "3.9.14", "3.9.15", "3.9.16", "3.9.17", "3.9.18", "3.9.20"
 )
-def test_every_field_of_every_list_in_full_to_the_byte(fleetctl: Fleetctl, filled_cluster: ScriptedCluster) -> None:
+def test_every_field_of_every_list_to_the_byte(fleetctl: Fleetctl, filled_cluster: ScriptedCluster) -> None:
     machine, machines = f"{'1' * 32}/10.0.0.1", [f"{'1' * 32}", f"{'2' * 32}"]
     other = UnitFile.parse(GLOBAL).hash
     assert fleetctl("list-units", "--full", "--fields=active,hash,load,machine,sub,unit").stdout == (
@@ -92,9 +90,7 @@ def test_every_field_of_every_list_in_full_to_the_byte(fleetctl: Fleetctl, fille
 
 
 @pytest.mark.covers("3.9.10", "3.9.12")
-def test_a_state_of_an_unknown_machine_and_without_a_hash_is_listed_all_the_same(
-    fleetctl: Fleetctl, cluster: ScriptedCluster
-) -> None:
+def test_a_state_without_a_hash_of_an_unknown_machine_is_listed(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     cluster.add("web.service", target="launched")
     cluster.report("web.service", hash="")
     cluster.register()
@@ -110,16 +106,14 @@ def test_the_field_tmachine_is_deprecated(fleetctl: Fleetctl, filled_cluster: Sc
 
 
 @pytest.mark.covers("3.9.3", "3.9.7", "3.9.8", "3.9.9")
-def test_list_machines_shows_address_and_metadata_in_order(fleetctl: Fleetctl) -> None:
+def test_list_machines_shows_addresses_and_sorted_metadata(fleetctl: Fleetctl) -> None:
     assert fleetctl("list-machines").stdout == (
         "MACHINE\t\tIP\t\tMETADATA\n11111111...\t10.0.0.1\tdisk=ssd,region=eu\n22222222...\t-\t\t-\n"
     )
     assert fleetctl("list-machines", "--full", "--fields=machine").stdout == f"MACHINE\n{'1' * 32}\n{'2' * 32}\n"
 
 
-def test_a_parked_machine_is_named_on_stderr_and_the_list_stays_what_scripts_know(
-    fleetctl: Fleetctl, cluster: ScriptedCluster
-) -> None:
+def test_list_machines_warns_of_a_parked_machine_on_stderr(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     plain = fleetctl("list-machines")
     assert plain.stderr == ""
     cluster.register(M1, msgspec.structs.replace(M2, mode=MachineMode.PARKED))
@@ -130,7 +124,7 @@ def test_a_parked_machine_is_named_on_stderr_and_the_list_stays_what_scripts_kno
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_a_parked_machine_is_given_up_by_the_beginning_of_its_id(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+def test_forget_machine_accepts_a_prefix_of_the_id(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     cluster.register(M1, msgspec.structs.replace(M2, mode=MachineMode.PARKED))
     result = fleetctl("forget-machine", "1111", "2222", "3333")
     assert result.status == 1
@@ -145,7 +139,7 @@ def test_a_parked_machine_is_given_up_by_the_beginning_of_its_id(fleetctl: Fleet
 @pytest.mark.covers("3.9.2")
 @pytest.mark.parametrize("command", ["list-units", "list-unit-files", "list-machines"])
 @pytest.mark.parametrize("unknown", ["Hash", "", "\x1b"])
-def test_fields_are_checked_before_anything_is_asked(
+def test_fields_are_checked_before_the_api_is_asked(
     fleetctl: Fleetctl, cluster: ScriptedCluster, command: str, unknown: str
 ) -> None:
     result = fleetctl(command, "--fields=")
@@ -166,7 +160,7 @@ def test_fields_are_checked_before_anything_is_asked(
         ("list-machines", "MACHINE\tIP\tMETADATA\n"),
     ],
 )
-def test_an_empty_cluster_is_a_header_alone(
+def test_the_list_of_an_empty_cluster_is_its_header(
     fleetctl: Fleetctl, cluster: ScriptedCluster, command: str, header: str
 ) -> None:
     cluster.register()
@@ -185,19 +179,19 @@ def test_every_page_of_a_list_is_fetched(fleetctl: Fleetctl, cluster: ScriptedCl
 
 @pytest.mark.covers("3.9.20")
 @pytest.mark.parametrize(("length", "tabs"), [(0, 2), (1, 2), (7, 2), (8, 1), (14, 1), (15, 1)])
-def test_cells_reach_the_next_stop_of_eight_behind_the_longest(length: int, tabs: int) -> None:
+def test_columns_are_aligned_at_the_next_tab_stop(length: int, tabs: int) -> None:
     longest = "x" * 15
     assert render_table([["a" * length, "-"], [longest, "-"]]) == f"{'a' * length}{chr(9) * tabs}-\n{longest}\t-"
 
 
 @pytest.mark.covers("H.6")
-def test_text_from_the_cluster_cannot_command_the_terminal(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+def test_control_characters_in_lists_are_escaped(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     cluster.add("web.service", "[Unit]\nDescription=a\x1b[2Jb\n")
     assert fleetctl("list-unit-files", "--no-legend", "--fields=desc").stdout == "a\\x1b[2Jb\n"
 
 
 @pytest.mark.covers("1.5.5", "3.5.1", "3.8.9", "3.8.36")
-def test_cat_prints_the_unit_file_as_the_cluster_keeps_it(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+def test_cat_prints_the_stored_unit_file(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     cluster.add("web.service", "# comment\n" + HELLO)
     result = fleetctl("cat", "some/where/web")
     assert (result.status, result.stdout, result.stderr) == (0, HELLO, "")
@@ -215,7 +209,7 @@ def test_cat_takes_exactly_one_unit_that_exists(fleetctl: Fleetctl) -> None:
 @pytest.mark.parametrize(
     ("command", "path"), [("list-units", "state"), ("list-unit-files", "units"), ("list-machines", "machines")]
 )
-def test_lists_ask_for_large_pages_and_take_what_they_get(
+def test_lists_request_large_pages_and_accept_small_ones(
     fleetctl: Fleetctl, filled_cluster: ScriptedCluster, command: str, path: str
 ) -> None:
     filled_cluster.register(M1, M2, Machine("3" * 32))

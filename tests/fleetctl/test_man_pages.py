@@ -1,6 +1,4 @@
-"""The man pages: they are what Sphinx renders from docs/man, groff has no complaint, nothing is left out, and the
-package contains them.
-"""
+"""The man pages: rendered by Sphinx from docs/man, accepted by groff without a warning, complete, and packaged."""
 
 import re
 import subprocess
@@ -26,7 +24,7 @@ PAGES = ROOT / "contrib/man"
 
 
 def read_page(path: Path) -> str:
-    """What a reader sees of a page, in lines that are never broken. Fails on any complaint of groff."""
+    """The text of a page, its lines unwrapped. Fails on any warning of groff."""
     command = ["groff", "-Tutf8", "-Kutf8", "-P-cbou", "-man", "-ww", "-rLL=2000n", "-rHY=0", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stderr == ""
@@ -35,16 +33,16 @@ def read_page(path: Path) -> str:
 
 @pytest.fixture(scope="module")
 def texts() -> dict[str, str]:
-    """The text of each page of the package, by its name."""
+    """The text of each page in the repository, by file name."""
     return {path.name: read_page(path) for path in sorted(PAGES.glob("man*/*"))}
 
 
-def test_pages_are_what_docs_and_programs_say_now(texts: dict[str, str], tmp_path: Path) -> None:
+def test_the_pages_are_up_to_date(texts: dict[str, str], tmp_path: Path) -> None:
     rendered = {path.name: read_page(path) for path in render_pages(tmp_path)}
     assert rendered == texts, "run `make man`, and commit the pages"
 
 
-def test_there_are_four_pages_each_with_its_name_and_purpose(texts: dict[str, str]) -> None:
+def test_each_of_four_pages_has_its_name_and_purpose(texts: dict[str, str]) -> None:
     assert sorted(texts) == ["fleet.conf.5", "fleet.unit.5", "fleetctl.1", "fleetd.8"]
     for file, text in texts.items():
         assert re.search(rf"^NAME\n +{re.escape(file[:-2])} - [a-z]", text, re.MULTILINE)
@@ -52,7 +50,7 @@ def test_there_are_four_pages_each_with_its_name_and_purpose(texts: dict[str, st
         assert "\\" not in text
 
 
-def test_fleetctls_page_has_every_command_with_its_help_and_its_options(texts: dict[str, str]) -> None:
+def test_fleetctl_1_has_every_command_with_its_options(texts: dict[str, str]) -> None:
     text = texts["fleetctl.1"]
     for name in set(SUMMARIES) - HIDDEN:
         command = root.get_command(click.Context(root), name)
@@ -65,25 +63,25 @@ def test_fleetctls_page_has_every_command_with_its_help_and_its_options(texts: d
                 assert ", ".join(option.opts) in part
 
 
-def test_fleetctls_page_has_every_global_option(texts: dict[str, str]) -> None:
+def test_fleetctl_1_has_every_global_option(texts: dict[str, str]) -> None:
     part = texts["fleetctl.1"].partition("GLOBAL OPTIONS")[2].partition("\nOUTPUT")[0]
     spelled = re.findall(r"^       (--[a-z-]+)", part, re.MULTILINE)
     assert spelled == [f"--{option.name.replace('_', '-')}" for option in GLOBAL_OPTIONS] + ["--help", "--version"]
 
 
-def test_every_field_of_every_list_is_explained() -> None:
+def test_fleetctl_1_explains_every_field_of_every_list() -> None:
     known = {field for listing in LISTINGS.values() for field in [*listing.columns, *listing.values]}
     assert known == set(FIELDS)
 
 
-def test_the_shapes_of_json_are_those_that_the_lists_have(texts: dict[str, str]) -> None:
+def test_fleetctl_1_shows_the_json_that_the_lists_print(texts: dict[str, str]) -> None:
     for name, listing in LISTINGS.items():
         part = texts["fleetctl.1"].partition(f"Objects of {name}\n")[2]
         listed = re.findall(r"^       ([a-z]+)\b", re.split(r"\n   ?\S|\n[A-Z]", part)[0], re.MULTILINE)
         assert listed == list(listing.values)
 
 
-def test_the_configurations_page_has_every_option_with_its_meaning_and_default(texts: dict[str, str]) -> None:
+def test_fleet_conf_5_has_every_option_with_its_default(texts: dict[str, str]) -> None:
     text = texts["fleet.conf.5"]
     for option in OPTIONS:
         part = text.partition(f"       {option.name}=\n")[2].partition("\n\n")[0]
@@ -93,28 +91,28 @@ def test_the_configurations_page_has_every_option_with_its_meaning_and_default(t
         assert f"{name}=" in text
 
 
-def test_the_daemons_page_has_every_option_of_its_command_line(texts: dict[str, str]) -> None:
+def test_fleetd_8_has_every_option_of_the_command_line(texts: dict[str, str]) -> None:
     for action in options_of(build_parser()):
         assert ", ".join(action.option_strings) in texts["fleetd.8"]
 
 
-def test_the_units_page_has_all_that_the_table_of_options_says(texts: dict[str, str]) -> None:
+def test_fleet_unit_5_has_all_of_the_table_of_options(texts: dict[str, str]) -> None:
     for option in FLEET_OPTIONS:
         part = texts["fleet.unit.5"].partition(f"       {option.name}={option.syntax}\n")[2].partition("\n\n")[0]
         for word in (*option.deprecated, *option.excludes):
             assert word in part
 
 
-def test_texts_of_programs_are_escaped_for_markdown() -> None:
+def test_help_texts_are_escaped_for_markdown() -> None:
     assert mark("*x* [y](z) <b> `a_*b`\n{UNIT} a_b") == r"\*x\* \[y\](z) \<b\> `a_*b` *UNIT* a\_b"
 
 
-def test_a_page_that_asks_for_an_unknown_part_is_refused() -> None:
+def test_a_page_with_an_unknown_placeholder_is_refused() -> None:
     with pytest.raises(KeyError, match="no-such-part"):
         fill_in("{{ no-such-part }}")
 
 
-def test_the_package_holds_pages_and_completions(tmp_path: Path) -> None:
+def test_the_package_contains_pages_and_completions(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     [wheel] = tmp_path.glob("*.whl")

@@ -1,4 +1,4 @@
-"""Carrying units across from an original cluster: two clusters, of which the old one speaks version 1 alone."""
+"""contrib/migrate.py between two clusters, of which the old one knows only version 1 of the API."""
 
 import os
 import signal
@@ -22,15 +22,15 @@ OTHER = "[Service]\nExecStart=/bin/false\n"
 Migrate = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def answer_version_1_alone(method: str, path: str) -> Response | None:
-    """CoreOS fleet knows no other."""
+def answer_only_version_1(method: str, path: str) -> Response | None:
+    """An `intercept`: as CoreOS fleet does."""
     return Response(404) if path.startswith("/fleet/v2") else None
 
 
 @pytest.fixture
 def old(background: BackgroundLoop, tmp_path: Path) -> Iterator[ScriptedCluster]:
     with closing(ScriptedCluster(background, f"{tmp_path}/old.sock")) as cluster:
-        cluster.intercept = answer_version_1_alone
+        cluster.intercept = answer_only_version_1
         cluster.add("web@.service", HELLO)
         cluster.add("web@1.service", HELLO, target="launched")
         cluster.add("job.service", HELLO, target="loaded")
@@ -68,7 +68,7 @@ def results(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
 ALL = {"idle.service": "inactive", "job.service": "loaded", "web@.service": "inactive", "web@1.service": "launched"}
 
 
-def test_every_unit_is_carried_across_with_its_content_and_target_state(
+def test_every_unit_is_copied_with_its_content_and_target_state(
     migrate: Migrate, old: ScriptedCluster, new: ScriptedCluster
 ) -> None:
     done = migrate()
@@ -82,7 +82,9 @@ def test_every_unit_is_carried_across_with_its_content_and_target_state(
     assert old.targets == ALL
 
 
-def test_a_dry_run_says_the_same_and_does_nothing(migrate: Migrate, old: ScriptedCluster, new: ScriptedCluster) -> None:
+def test_a_dry_run_prints_the_same_and_changes_nothing(
+    migrate: Migrate, old: ScriptedCluster, new: ScriptedCluster
+) -> None:
     old.requests.clear()
     done = migrate("--dry-run", "--move")
     assert results(done) == dict.fromkeys(ALL, "carried")
@@ -90,7 +92,7 @@ def test_a_dry_run_says_the_same_and_does_nothing(migrate: Migrate, old: Scripte
     assert migrate().stdout == done.stdout
 
 
-def test_a_second_run_finds_everything_as_it_is(migrate: Migrate, new: ScriptedCluster) -> None:
+def test_a_second_run_changes_nothing(migrate: Migrate, new: ScriptedCluster) -> None:
     migrate()
     new.requests.clear()
     done = migrate()
@@ -99,7 +101,7 @@ def test_a_second_run_finds_everything_as_it_is(migrate: Migrate, new: ScriptedC
     assert {method for method, _ in new.requests} == {"GET"}
 
 
-def test_what_cannot_be_carried_is_left_with_the_reason_and_keeps_nothing_back(
+def test_a_unit_that_cannot_be_copied_is_listed_with_the_reason(
     migrate: Migrate, old: ScriptedCluster, new: ScriptedCluster
 ) -> None:
     new.add("idle.service", OTHER)
@@ -128,7 +130,7 @@ def test_a_unit_that_the_new_cluster_refuses_is_named(migrate: Migrate, new: Scr
     assert set(new.targets) == set(ALL) - {"job.service"}
 
 
-def test_a_unit_that_moves_starts_when_the_old_cluster_runs_it_no_more(
+def test_a_moved_unit_starts_after_the_old_cluster_has_stopped_it(
     migrate: Migrate, old: ScriptedCluster, new: ScriptedCluster
 ) -> None:
     began_too_early: list[str] = []
@@ -151,15 +153,13 @@ def test_a_unit_that_moves_starts_when_the_old_cluster_runs_it_no_more(
     assert (sum(starts), began_too_early) == (1, [])
 
 
-def test_a_move_that_was_broken_off_before_a_unit_left_goes_on(
-    migrate: Migrate, old: ScriptedCluster, new: ScriptedCluster
-) -> None:
+def test_an_interrupted_move_is_continued(migrate: Migrate, old: ScriptedCluster, new: ScriptedCluster) -> None:
     new.add("web@1.service", HELLO)
     assert results(migrate("--move"))["web@1.service"] == "carried"
     assert new.targets == ALL
 
 
-def test_a_move_that_is_interrupted_says_what_is_still_to_be_started(
+def test_an_interrupted_move_names_the_units_still_to_be_started(
     old: ScriptedCluster, new: ScriptedCluster, tmp_path: Path
 ) -> None:
     old.outcomes["web@1.service"] = ScriptedOutcome(lingers=10**6)
@@ -182,7 +182,7 @@ def test_a_move_that_is_interrupted_says_what_is_still_to_be_started(
     ]
 
 
-def test_a_cluster_that_is_not_there_is_named(migrate: Migrate, tmp_path: Path) -> None:
+def test_an_unreachable_cluster_is_named(migrate: Migrate, tmp_path: Path) -> None:
     done = migrate("--from", "http://127.0.0.1:1")
     assert done.returncode == 1
     assert done.stderr.startswith("cannot reach fleetd at http://127.0.0.1:1: ")

@@ -1,4 +1,4 @@
-"""Global options as the original has them: their defaults, where they stand, and every way to reach the API."""
+"""Global options: their defaults and position, and the ways to reach the API."""
 
 import asyncio
 import ssl
@@ -49,7 +49,7 @@ DEFAULTS = {
     "9.11",
 )
 @pytest.mark.parametrize(("field", "default"), DEFAULTS.items())
-def test_every_global_option_of_the_original_has_the_originals_default(field: str, default: object) -> None:
+def test_global_options_have_the_defaults_of_coreos_fleet(field: str, default: object) -> None:
     assert getattr(resolve_settings({}, {}), field) == default
 
 
@@ -65,19 +65,19 @@ def test_every_global_option_of_the_original_has_the_originals_default(field: st
         ("accept-new", HostKeyChecking.ACCEPT_NEW),
     ],
 )
-def test_host_keys_are_checked_as_a_truth_value_or_openssh_says(text: str, checking: HostKeyChecking) -> None:
+def test_strict_host_key_checking_accepts_booleans_and_accept_new(text: str, checking: HostKeyChecking) -> None:
     settings = resolve_settings({}, {"FLEETCTL_STRICT_HOST_KEY_CHECKING": text})
     assert settings.strict_host_key_checking is checking
 
 
-def test_a_checking_of_host_keys_that_there_is_not_is_refused(fleetctl: Fleetctl) -> None:
+def test_an_invalid_strict_host_key_checking_is_refused(fleetctl: Fleetctl) -> None:
     result = fleetctl("--strict-host-key-checking=accept", "version")
     assert (result.status, "is neither true nor false nor accept-new" in result.stderr) == (2, True)
     assert fleetctl("--strict-host-key-checking", "version").status == 0
 
 
 @pytest.mark.covers("3.1.1")
-def test_options_of_a_command_stand_behind_it(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+def test_an_option_of_a_command_before_it_is_refused(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     result = fleetctl("--no-legend", "list-units")
     assert (result.status, cluster.requests) == (2, [])
     assert "unknown flag: --no-legend" in result.stderr
@@ -98,7 +98,7 @@ def test_two_dashes_end_the_options(fleetctl: Fleetctl, cluster: ScriptedCluster
 
 @pytest.mark.covers("3.4.1")
 @pytest.mark.parametrize("scheme", ["unix", "file"])
-def test_a_socket_is_named_by_either_scheme(bare_fleetctl: Fleetctl, cluster: ScriptedCluster, scheme: str) -> None:
+def test_a_socket_may_be_named_by_unix_or_file(bare_fleetctl: Fleetctl, cluster: ScriptedCluster, scheme: str) -> None:
     endpoint = cluster.unix.replace("unix", scheme)
     assert bare_fleetctl("--endpoint", endpoint, "list-units", "--fields=unit").stdout == "UNIT\n"
 
@@ -108,7 +108,7 @@ def test_a_socket_is_named_by_either_scheme(bare_fleetctl: Fleetctl, cluster: Sc
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with ca, server (on the loopback) and client, each as .pem and .key."""
+    """A directory with ca, server (for 127.0.0.1) and client, each as .pem and .key."""
     directory = tmp_path_factory.mktemp("tls")
 
     def openssl(command: str) -> None:
@@ -131,7 +131,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def serve_over_tls(
     cluster: ScriptedCluster, background: BackgroundLoop, certificates: Path
 ) -> Iterator[Callable[[bool], str]]:
-    """Puts a proxy in front of the API that ends TLS, and asks for client certificates or not; its endpoint."""
+    """Starts a TLS proxy in front of the API, which requires client certificates or not; returns its endpoint."""
     servers: list[asyncio.Server] = []
 
     async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
@@ -159,7 +159,7 @@ def serve_over_tls(
 
 
 @pytest.mark.covers("3.3.6", "3.3.16", "3.4.2", "3.4.6", "10.1.9")
-def test_a_server_is_checked_against_the_given_authority(
+def test_a_certificate_is_verified_with_the_given_ca_file(
     bare_fleetctl: Fleetctl, serve_over_tls: Callable[[bool], str], certificates: Path
 ) -> None:
     endpoint = serve_over_tls(False)
@@ -169,7 +169,7 @@ def test_a_server_is_checked_against_the_given_authority(
 
 
 @pytest.mark.covers("3.4.6", "10.1.9")
-def test_a_server_that_no_known_authority_vouches_for_is_refused(
+def test_a_certificate_of_an_unknown_authority_is_refused(
     bare_fleetctl: Fleetctl, serve_over_tls: Callable[[bool], str]
 ) -> None:
     endpoint = serve_over_tls(False)
@@ -181,7 +181,7 @@ def test_a_server_that_no_known_authority_vouches_for_is_refused(
 
 @pytest.mark.covers("3.3.6", "3.3.16", "3.4.6")
 @pytest.mark.parametrize("options", [("--cert-file", "--key-file"), ("--etcd-certfile", "--etcd-keyfile")])
-def test_a_server_that_asks_for_it_is_shown_the_clients_certificate(
+def test_the_client_certificate_is_presented_on_request(
     bare_fleetctl: Fleetctl, serve_over_tls: Callable[[bool], str], certificates: Path, options: tuple[str, str]
 ) -> None:
     base = ["--endpoint", serve_over_tls(True), "--ca-file", f"{certificates}/ca.pem"]

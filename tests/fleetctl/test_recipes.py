@@ -1,4 +1,4 @@
-"""The recipes of contrib: what they name exists, what they hold can be read by what it is for."""
+"""The recipes of contrib: what they refer to exists, and what they contain is valid."""
 
 import re
 import subprocess
@@ -14,7 +14,7 @@ from fleetd.config.config import parse_config
 CONTRIB = Path(__file__).parents[2] / "contrib"
 
 
-def test_alerts_name_only_metrics_that_fleetd_has() -> None:
+def test_alerts_use_only_metrics_that_fleetd_has() -> None:
     rules = (CONTRIB / "prometheus/fleet-rules.yml").read_text()
     expressions = re.findall(r"expr: (.*)", rules)
     named = {name for expression in expressions for name in re.findall(r"\bfleet_\w+", expression)}
@@ -25,14 +25,14 @@ def test_alerts_name_only_metrics_that_fleetd_has() -> None:
 
 
 def written_file(path: str) -> str:
-    """What the cloud-init recipe writes to a path."""
+    """The content that the cloud-init recipe writes to a path."""
     text = (CONTRIB / "cloud-init/user-data").read_text()
     block = re.search(rf"path: {re.escape(path)}\n.*\n    content: \|\n((?:      .*\n|\n)+)", text)
     assert block is not None
     return textwrap.dedent(block[1])
 
 
-def test_the_configuration_that_cloud_init_writes_is_taken_without_a_notice() -> None:
+def test_the_configuration_of_cloud_init_is_valid() -> None:
     config, notices = parse_config(written_file("/etc/fleet/fleet.conf"), "fleet.conf", {}, {})
     assert notices == []
     assert (len(config.etcd_servers), config.metadata) == (3, {"disk": "ssd", "region": "eu"})
@@ -40,7 +40,7 @@ def test_the_configuration_that_cloud_init_writes_is_taken_without_a_notice() ->
 
 @pytest.fixture
 def stubs(tmp_path: Path) -> Path:
-    """Programs that only say what they were called with; tar makes no file."""
+    """Programs that only record their arguments."""
     directory = tmp_path / "bin"
     directory.mkdir()
     called = ("cp", "curl", "getent", "install", "ln", "pip", "python3", "systemctl", "tar")
@@ -50,7 +50,7 @@ def stubs(tmp_path: Path) -> Path:
     return directory
 
 
-def test_the_script_that_cloud_init_runs_installs_files_that_the_source_has(stubs: Path, tmp_path: Path) -> None:
+def test_the_script_of_cloud_init_installs_files_that_exist(stubs: Path, tmp_path: Path) -> None:
     script = written_file("/usr/local/sbin/install-fleet").replace("/opt/fleet/bin/pip", f"{stubs}/pip")
     command = ["sh", "-c", script, "install-fleet", "https://example.com/fleet.tar.gz"]
     subprocess.run(command, env={"PATH": f"{stubs}:/usr/bin:/bin"}, check=True, capture_output=True)
@@ -62,7 +62,7 @@ def test_the_script_that_cloud_init_runs_installs_files_that_the_source_has(stub
     assert all((CONTRIB.parent / "units" / path.name).is_file() for path in sources)
 
 
-def test_the_recipes_readme_names_files_that_there_are() -> None:
+def test_the_readme_of_contrib_names_files_that_exist() -> None:
     table = (CONTRIB / "README.md").read_text().partition("\n\n##")[0]
     named = [name for row in table.splitlines() if row.startswith("| `") for name in row.split("|")[1].split("`")[1::2]]
     assert len(named) > 8
@@ -70,12 +70,12 @@ def test_the_recipes_readme_names_files_that_there_are() -> None:
 
 
 def locked() -> dict[str, str]:
-    """Package → version that the recipes install."""
+    """Package → version in the lock file."""
     text = (CONTRIB.parent / "requirements.lock").read_text()
     return dict(re.findall(r"^([a-z0-9-]+)==([0-9][^ ;]*)", text, re.MULTILINE))
 
 
-def test_the_lock_has_all_that_fleet_needs_and_is_built_with_each_with_its_hash() -> None:
+def test_the_lock_has_every_dependency_with_its_hash() -> None:
     project = tomllib.loads((CONTRIB.parent / "pyproject.toml").read_text())
     extras = project["project"]["optional-dependencies"]
     needed = [*project["project"]["dependencies"], *extras["speed"], *project["build-system"]["requires"]]
@@ -89,7 +89,7 @@ def test_the_lock_has_all_that_fleet_needs_and_is_built_with_each_with_its_hash(
     assert [block.split()[0] for block in blocks if "--hash=sha256:" not in block] == []
 
 
-def test_the_lock_names_no_place_to_fetch_from() -> None:
+def test_the_lock_contains_no_url() -> None:
     assert "://" not in (CONTRIB.parent / "requirements.lock").read_text()
 
 

@@ -1,4 +1,4 @@
-"""restart: one request a unit, and the wait for the new process."""
+"""restart: one request for each unit, and the wait for its new process."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,9 +42,7 @@ def test_units_are_restarted_one_after_the_other(fleetctl: Fleetctl, cluster: Sc
     assert cluster.changes == [RESTART] * 3
 
 
-def test_a_unit_that_its_socket_runs_is_restarted_and_stays_loaded(
-    fleetctl: Fleetctl, cluster: ScriptedCluster
-) -> None:
+def test_a_loaded_unit_that_runs_is_restarted_and_stays_loaded(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     cluster.add("web.service", target="loaded")
     cluster.report("web.service", active="active", sub="running")
     result = fleetctl("restart", "--block-attempts=1", "web")
@@ -55,7 +53,7 @@ def test_a_unit_that_its_socket_runs_is_restarted_and_stays_loaded(
 
 
 @pytest.mark.covers("3.8.33")
-def test_a_unit_that_is_loaded_and_does_not_run_is_started(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+def test_restart_starts_a_loaded_unit_that_does_not_run(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     cluster.add("web.service", target="loaded")
     result = fleetctl("restart", "web")
     assert (result.status, result.stdout) == (0, f"Unit web.service launched {ON_M1}\n")
@@ -83,7 +81,7 @@ def test_a_restart_that_takes_too_long_is_a_timeout(fleetctl: Fleetctl, cluster:
     assert second.startswith("Error waiting for unit states, exit status: timed out waiting for unit web.service")
 
 
-def test_a_unit_that_is_set_inactive_meanwhile_is_told(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+def test_a_unit_that_is_unloaded_meanwhile_is_an_error(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     cluster.add("web.service", target="launched")
 
     def stop(method: str, path: str) -> None:
@@ -116,9 +114,7 @@ def test_an_unknown_unit_with_a_file_is_submitted_but_not_started(
 
 
 @pytest.mark.covers("3.5.3", "3.8.31")
-def test_an_unknown_unit_without_a_file_stops_all_before_anything_is_done(
-    fleetctl: Fleetctl, cluster: ScriptedCluster
-) -> None:
+def test_an_unknown_unit_without_a_file_fails_before_any_restart(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     cluster.add("web.service", target="launched")
     result = fleetctl("restart", "web", "none")
     assert (result.status, result.stdout, cluster.targets_asked) == (1, "", [])
@@ -126,14 +122,12 @@ def test_an_unknown_unit_without_a_file_stops_all_before_anything_is_done(
 
 
 @pytest.mark.covers("3.8.1")
-def test_without_units_it_says_so(fleetctl: Fleetctl) -> None:
+def test_restart_without_units_exits_with_0(fleetctl: Fleetctl) -> None:
     result = fleetctl("restart")
     assert (result.status, result.stdout, result.stderr) == (0, "", "No units given\n")
 
 
-def test_a_machine_that_a_unit_is_not_on_is_refused_with_those_it_is_on(
-    fleetctl: Fleetctl, cluster: ScriptedCluster
-) -> None:
+def test_restart_refuses_a_machine_that_the_unit_is_not_on(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     cluster.add("web.service", target="launched")
     assert fleetctl("restart", "--machine=111", "web").status == 0
     result = fleetctl("restart", "--machine=222", "web")
@@ -153,7 +147,7 @@ def small_cluster(background: BackgroundLoop, tmp_path_factory: pytest.TempPathF
 
 
 @pytest.mark.covers("3.8.34", "3.8.41", "10.2.1", "10.2.2")
-def test_a_real_leader_and_real_agents_restart_units_of_every_kind(
+def test_leader_and_agents_restart_units_of_every_kind(
     bare_fleetctl: Fleetctl, small_cluster: SmallCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FLEETCTL_ENDPOINT", small_cluster.unix)
@@ -172,7 +166,7 @@ def test_a_real_leader_and_real_agents_restart_units_of_every_kind(
 # Global units
 
 
-def copy(**changes: object) -> schema.AllocationReport:
+def allocation(**changes: object) -> schema.AllocationReport:
     return schema.AllocationReport(**{"machine": "1" * 32, "active": "active", "generation": 5, **changes})  # type: ignore[arg-type]
 
 
@@ -192,23 +186,23 @@ def report(*allocations: schema.AllocationReport, decided: int = 5, machines: in
 @pytest.mark.parametrize(
     ("seen", "stopped", "launched"),
     [
-        (report(copy(), copy()), Pending, Reached),
-        (report(copy(active="inactive")), Reached, Failed),
-        (report(copy(active="inactive", completed=True)), Reached, Reached),
-        (report(copy(active="failed")), Reached, Failed),
-        (report(copy(active="inactive", error="masked")), Reached, Failed),
-        (report(copy(active="activating"), copy(active="failed")), Pending, Failed),
-        (report(copy(active="activating"), copy()), Pending, Pending),
-        (report(copy(), copy(active="inactive", generation=4)), Pending, Pending),
-        (report(copy(generation=4)), Pending, Pending),
-        (report(copy(active="inactive", generation=4)), Pending, Pending),
-        (report(copy(), decided=4), Pending, Pending),
-        (report(copy(), machines=2), Pending, Pending),
+        (report(allocation(), allocation()), Pending, Reached),
+        (report(allocation(active="inactive")), Reached, Failed),
+        (report(allocation(active="inactive", completed=True)), Reached, Reached),
+        (report(allocation(active="failed")), Reached, Failed),
+        (report(allocation(active="inactive", error="masked")), Reached, Failed),
+        (report(allocation(active="activating"), allocation(active="failed")), Pending, Failed),
+        (report(allocation(active="activating"), allocation()), Pending, Pending),
+        (report(allocation(), allocation(active="inactive", generation=4)), Pending, Pending),
+        (report(allocation(generation=4)), Pending, Pending),
+        (report(allocation(active="inactive", generation=4)), Pending, Pending),
+        (report(allocation(), decided=4), Pending, Pending),
+        (report(allocation(), machines=2), Pending, Pending),
         (report(), Reached, Reached),
-        (report(copy(superseded=True, generation=1), machines=0), Pending, Pending),
+        (report(allocation(superseded=True, generation=1), machines=0), Pending, Pending),
     ],
 )
-def test_a_global_unit_has_arrived_when_it_has_on_every_machine(
+def test_a_global_unit_counts_once_it_has_restarted_everywhere(
     seen: schema.UnitReport, stopped: type, launched: type
 ) -> None:
     assert isinstance(on_every_machine(check_stopped)(seen, 5), stopped)

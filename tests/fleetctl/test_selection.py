@@ -1,4 +1,4 @@
-"""Names and patterns as arguments: what they name in each verb, and what is said of those that name nothing."""
+"""Names and patterns as arguments: what they select in each command, and the errors for those without a match."""
 
 from pathlib import Path
 
@@ -32,11 +32,11 @@ def filled_cluster(cluster: ScriptedCluster) -> ScriptedCluster:
         ("some/where/d*", []),
     ],
 )
-def test_a_pattern_is_matched_as_systemctl_does_and_a_path_is_none(pattern: str, matching: list[str]) -> None:
+def test_patterns_match_as_in_systemctl(pattern: str, matching: list[str]) -> None:
     assert list(filter(match_names(pattern), NAMES)) == matching
 
 
-def test_a_backslash_of_a_name_is_one_in_a_pattern_too() -> None:
+def test_a_backslash_in_a_pattern_is_literal() -> None:
     assert match_names(r"dev-disk\x2d*")(r"dev-disk\x2d1.service")
     assert not match_names(r"dev-disk\x2d*")("dev-disk-1.service")
 
@@ -51,7 +51,7 @@ def test_a_backslash_of_a_name_is_one_in_a_pattern_too() -> None:
         ("restart", ["launched", "launched", "inactive", "launched"]),
     ],
 )
-def test_patterns_are_matched_against_the_units_of_the_cluster_in_every_verb(
+def test_every_command_matches_patterns_with_the_clusters_units(
     fleetctl: Fleetctl, filled_cluster: ScriptedCluster, command: str, left: list[str]
 ) -> None:
     result = fleetctl(command, "api@*")
@@ -62,7 +62,7 @@ def test_patterns_are_matched_against_the_units_of_the_cluster_in_every_verb(
     assert {name for name, _ in filled_cluster.targets_asked} | restarted == set(NAMES[:2])
 
 
-def test_start_starts_what_matches_and_no_template(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+def test_start_with_a_pattern_skips_templates(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     for name in NAMES:
         cluster.add(name)
     result = fleetctl("start", "api@*", "db")
@@ -70,14 +70,14 @@ def test_start_starts_what_matches_and_no_template(fleetctl: Fleetctl, cluster: 
     assert cluster.targets == dict(zip(NAMES, ["launched", "launched", "inactive", "launched"], strict=True))
 
 
-def test_destroy_takes_in_templates(fleetctl: Fleetctl, filled_cluster: ScriptedCluster) -> None:
+def test_destroy_with_a_pattern_includes_templates(fleetctl: Fleetctl, filled_cluster: ScriptedCluster) -> None:
     result = fleetctl("destroy", "api@*")
     assert (result.status, result.stderr) == (0, "")
     assert sorted(result.stdout.splitlines()) == sorted(f"Destroyed {name}" for name in NAMES[:3])
     assert list(filled_cluster.units) == ["db.service"]
 
 
-def test_cat_prints_what_matches_each_below_its_name(fleetctl: Fleetctl, filled_cluster: ScriptedCluster) -> None:
+def test_cat_prints_each_matching_unit_below_its_name(fleetctl: Fleetctl, filled_cluster: ScriptedCluster) -> None:
     text = "[Service]\nExecStart=/bin/true\n"
     assert fleetctl("cat", "api@?.service").stdout == f"# {NAMES[0]}\n{text}\n# {NAMES[1]}\n{text}"
     assert fleetctl("cat", "d*").stdout == text
@@ -86,7 +86,7 @@ def test_cat_prints_what_matches_each_below_its_name(fleetctl: Fleetctl, filled_
 @pytest.mark.parametrize(
     "command", ["start", "load", "stop", "unload", "destroy", "restart", "status", "journal", "cat"]
 )
-def test_a_pattern_that_matches_nothing_is_named_with_1(
+def test_a_pattern_without_a_match_is_an_error(
     fleetctl: Fleetctl, filled_cluster: ScriptedCluster, command: str
 ) -> None:
     result = fleetctl(command, "web@*")
@@ -95,7 +95,7 @@ def test_a_pattern_that_matches_nothing_is_named_with_1(
     assert filled_cluster.operations == []
 
 
-def test_a_pattern_is_no_operation_for_what_is_inactive(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+def test_stop_and_restart_with_a_pattern_skip_inactive_units(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     cluster.add("api@1.service", target="launched")
     cluster.add("api@2.service")
     result = fleetctl("stop", "api@*")
@@ -113,11 +113,11 @@ def test_a_pattern_is_no_operation_for_what_is_inactive(fleetctl: Fleetctl, clus
         ("destroy", "Destroyed db.service"),
     ],
 )
-def test_a_unit_that_there_is_not_is_named_and_the_others_are_done(
+def test_a_missing_unit_is_an_error_and_the_others_are_processed(
     fleetctl: Fleetctl, filled_cluster: ScriptedCluster, command: str, done: str
 ) -> None:
     result = fleetctl(command, "gone", "db", "also\udcff")
-    # What is destroyed already is as destroy should leave it: scripts of the original count on that.
+    # As in CoreOS fleet, a destroyed unit is no error of destroy: scripts rely on that.
     assert result.status == (0 if command == "destroy" else 1)
     assert result.stdout.startswith(done)
     lines = result.stderr.splitlines()
@@ -125,9 +125,7 @@ def test_a_unit_that_there_is_not_is_named_and_the_others_are_done(
 
 
 @pytest.mark.parametrize("command", ["stop", "unload", "destroy"])
-def test_where_none_is_found_the_command_ends_with_1(
-    fleetctl: Fleetctl, cluster: ScriptedCluster, command: str
-) -> None:
+def test_a_command_that_finds_no_unit_exits_with_1(fleetctl: Fleetctl, cluster: ScriptedCluster, command: str) -> None:
     result = fleetctl(command, "gone")
     assert (result.status, result.stdout) == (1, "")
     assert result.stderr == "Units not found in registry\nUnit gone.service does not exist.\n"
@@ -136,7 +134,7 @@ def test_where_none_is_found_the_command_ends_with_1(
 @pytest.mark.covers("3.5.3", "3.8.22", "3.8.29", "10.2.17")
 @pytest.mark.parametrize("command", ["stop", "unload", "destroy", "restart"])
 @pytest.mark.parametrize("by_variable", [False, True])
-def test_a_script_of_the_original_goes_on_where_missing_units_are_ignored(
+def test_ignore_missing_exits_with_0(
     fleetctl: Fleetctl,
     filled_cluster: ScriptedCluster,
     monkeypatch: pytest.MonkeyPatch,
@@ -154,7 +152,7 @@ def test_a_script_of_the_original_goes_on_where_missing_units_are_ignored(
 
 
 @pytest.mark.covers("3.9.1")
-def test_lists_show_what_was_named_alone(fleetctl: Fleetctl, filled_cluster: ScriptedCluster) -> None:
+def test_lists_show_only_the_named_units_and_machines(fleetctl: Fleetctl, filled_cluster: ScriptedCluster) -> None:
     filled_cluster.outcomes["db.service"] = ScriptedOutcome(machine=M2)
     listed = ("--no-legend", "--fields=unit")
     assert fleetctl("list-units", *listed, "api@*").stdout.split() == NAMES[:2]
@@ -166,7 +164,7 @@ def test_lists_show_what_was_named_alone(fleetctl: Fleetctl, filled_cluster: Scr
     assert fleetctl("list-machines", *ids, "11111111.../10.0.0.1").stdout.split() == [M1.id]
 
 
-def test_lists_and_status_say_why_a_unit_is_nowhere(
+def test_lists_and_status_say_why_a_unit_is_not_placed(
     fleetctl: Fleetctl, cluster: ScriptedCluster, tmp_path: Path
 ) -> None:
     cluster.outcomes["web.service"] = NO_SSD

@@ -1,4 +1,4 @@
-"""What fleetctl says when the API is not there, says no, hangs, or is something else: one line and status 1."""
+"""An API that is missing, refuses, hangs, or is another program: one line on stderr, and status 1."""
 
 import os
 import socket
@@ -31,14 +31,14 @@ def one_line(result: Result) -> str:
 
 @pytest.mark.covers("3.9.21")
 @pytest.mark.parametrize(("command", "before"), COMMANDS)
-def test_a_missing_socket_asks_whether_fleetd_runs_here(bare_fleetctl: Fleetctl, command: str, before: str) -> None:
+def test_a_missing_socket_is_named_with_a_remedy(bare_fleetctl: Fleetctl, command: str, before: str) -> None:
     line = one_line(bare_fleetctl("--endpoint=unix:///nowhere/fleet.sock", *command.split()))
     assert line.startswith(f"{before}cannot reach fleetd at unix:///nowhere/fleet.sock: no such socket; ")
     assert "systemctl status fleet" in line
     assert "--endpoint" in line
 
 
-def test_a_socket_that_nobody_listens_on_asks_whether_fleetd_runs_here(bare_fleetctl: Fleetctl, tmp_path: Path) -> None:
+def test_a_socket_without_a_listener_is_named_with_a_remedy(bare_fleetctl: Fleetctl, tmp_path: Path) -> None:
     path = tmp_path / "fleet.sock"
     with socket.socket(socket.AF_UNIX) as deaf:
         deaf.bind(str(path))
@@ -46,7 +46,7 @@ def test_a_socket_that_nobody_listens_on_asks_whether_fleetd_runs_here(bare_flee
     assert f"cannot reach fleetd at unix://{path}: connection refused; is fleetd running here?" in line
 
 
-def test_a_socket_that_may_not_be_opened_names_the_group(bare_fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+def test_a_socket_without_permission_names_the_group(bare_fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     path = cluster.unix.removeprefix("unix://")
     os.chmod(path, 0)
     nobody = 65534
@@ -63,7 +63,7 @@ def test_a_socket_that_may_not_be_opened_names_the_group(bare_fleetctl: Fleetctl
     )
 
 
-def test_a_port_that_is_closed_asks_whether_fleetd_runs_there(bare_fleetctl: Fleetctl) -> None:
+def test_a_closed_port_is_named_with_a_remedy(bare_fleetctl: Fleetctl) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
@@ -71,18 +71,18 @@ def test_a_port_that_is_closed_asks_whether_fleetd_runs_there(bare_fleetctl: Fle
     assert f"cannot reach fleetd at {endpoint}: connection refused; is fleetd running there" in line
 
 
-def test_a_host_that_does_not_exist_is_named(bare_fleetctl: Fleetctl) -> None:
+def test_a_host_that_does_not_resolve_is_named(bare_fleetctl: Fleetctl) -> None:
     line = one_line(bare_fleetctl("--endpoint=http://no-such-host.invalid:1", "list-units"))
     assert "cannot reach fleetd at http://no-such-host.invalid:1: " in line
 
 
-def test_a_server_without_tls_is_no_https_endpoint(bare_fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+def test_https_to_a_server_without_tls_is_an_error(bare_fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     endpoint = cluster.tcp.replace("http", "https")
     line = one_line(bare_fleetctl("--endpoint", endpoint, "list-units"))
     assert f"cannot reach fleetd at {endpoint}: " in line
 
 
-def test_no_proxy_of_the_environment_comes_between(
+def test_proxy_variables_are_ignored(
     fleetctl: Fleetctl, cluster: ScriptedCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
@@ -98,7 +98,7 @@ def silent() -> Iterator[str]:
 
 
 @pytest.mark.covers("3.3.5", "10.1.6")
-def test_a_server_that_hangs_is_given_up_after_the_request_timeout(bare_fleetctl: Fleetctl, silent: str) -> None:
+def test_a_server_that_hangs_times_out(bare_fleetctl: Fleetctl, silent: str) -> None:
     line = one_line(bare_fleetctl("--endpoint", silent, "--request-timeout=0.1", "list-units"))
     assert f"{silent} gave no answer within 0.1 s: " in line
     assert "--request-timeout=SECONDS" in line
@@ -106,7 +106,7 @@ def test_a_server_that_hangs_is_given_up_after_the_request_timeout(bare_fleetctl
 
 @pytest.mark.covers("3.4.8", "3.6.1", "3.8.36", "3.9.21")
 @pytest.mark.parametrize(("command", "before"), COMMANDS)
-def test_every_command_passes_on_what_the_api_says(
+def test_every_command_prints_the_error_of_the_api(
     fleetctl: Fleetctl, cluster: ScriptedCluster, command: str, before: str
 ) -> None:
     refusal = render_error(503, "fleet server unable to communicate with etcd")
@@ -132,7 +132,7 @@ def test_every_command_passes_on_what_the_api_says(
         (200, b'{"units":7,"states":7,"machines":7,"options":7}', "unix://"),
     ],
 )
-def test_an_answer_that_is_no_answer_is_one_line(
+def test_an_invalid_response_is_a_one_line_error(
     fleetctl: Fleetctl, cluster: ScriptedCluster, command: str, before: str, status: int, body: bytes, expected: str
 ) -> None:
     cluster.intercept = always(status, body, "text/html")
@@ -144,19 +144,17 @@ def test_an_answer_that_is_no_answer_is_one_line(
 
 
 @pytest.mark.covers("3.4.8")
-def test_an_error_without_a_message_points_to_the_daemons_log(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+def test_an_error_without_a_message_points_to_the_log(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     cluster.intercept = lambda method, path: render_error(500, "")
     assert one_line(fleetctl("list-units")).endswith(" gives no reason; see its log: journalctl -u fleet")
 
 
-def test_pages_that_never_end_are_given_up(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+def test_a_list_whose_pages_never_end_is_an_error(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     cluster.intercept = always(200, b'{"nextPageToken":"again"}')
     assert "returns the same page" in one_line(fleetctl("list-units"))
 
 
-def test_a_daemon_that_is_restarted_while_it_is_waited_for_does_no_harm(
-    fleetctl: Fleetctl, cluster: ScriptedCluster
-) -> None:
+def test_a_wait_survives_a_restart_of_fleetd(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     cluster.add("web.service")
     answers = iter([Response(503)] * 3)
     cluster.intercept = lambda method, path: next(answers, None) if cluster.operations else None
@@ -165,9 +163,7 @@ def test_a_daemon_that_is_restarted_while_it_is_waited_for_does_no_harm(
     assert next(answers, None) is None
 
 
-def test_a_daemon_that_stays_away_while_it_is_waited_for_ends_the_wait(
-    fleetctl: Fleetctl, cluster: ScriptedCluster
-) -> None:
+def test_a_wait_ends_if_fleetd_stays_away(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     cluster.add("web.service")
     cluster.intercept = lambda method, path: Response(503) if cluster.operations else None
     line = one_line(fleetctl("start", "--block-attempts=1", "web"))
@@ -175,9 +171,7 @@ def test_a_daemon_that_stays_away_while_it_is_waited_for_ends_the_wait(
 
 
 @pytest.mark.covers("3.8.17")
-def test_a_operation_that_is_not_answered_is_an_error_of_the_operation(
-    fleetctl: Fleetctl, cluster: ScriptedCluster
-) -> None:
+def test_an_operation_without_a_response_is_an_error(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     cluster.add("web.service")
     cluster.outcomes["web.service"] = STUCK
     released = threading.Event()

@@ -1,4 +1,4 @@
-"""Who logs in where and with which keys: the command line, ~/.ssh/config, the agent, key files. Nothing connects."""
+"""User, host and keys of an SSH login: command line, ~/.ssh/config, agent, key files. No login takes place."""
 
 import getpass
 import gzip
@@ -27,7 +27,7 @@ from tests.examples import examples
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty home directory with an .ssh in it, and no agent."""
+    """A home directory with an empty .ssh, and no agent."""
     (tmp_path / ".ssh").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
@@ -36,7 +36,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def agent(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An ssh-agent without keys; its socket."""
+    """The socket of an ssh-agent without keys."""
     path = home / "agent.sock"
     said = subprocess.run(["ssh-agent", "-s", "-a", path], check=True, capture_output=True, text=True).stdout
     monkeypatch.setenv("SSH_AUTH_SOCK", str(path))
@@ -45,7 +45,7 @@ def agent(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def make_key(path: Path, kind: str = "ed25519", passphrase: str = "", *arguments: str) -> str:
-    """A key file; its fingerprint."""
+    """Create a key file; returns its fingerprint."""
     subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", passphrase, *arguments, "-f", path], check=True)
     shown = subprocess.run(["ssh-keygen", "-l", "-f", path], check=True, capture_output=True, text=True)
     return shown.stdout.split()[1]
@@ -82,19 +82,19 @@ def test_a_host_may_have_a_port(text: str, host: str, port: int) -> None:
 @pytest.mark.parametrize(
     "text", ["", ":22", "web:ssh", "web:0", "web:65536", "[::1", "[::1]22", "[]:22", "web:000022", "web:" + "9" * 5000]
 )
-def test_what_is_no_host_is_refused_with_the_forms_there_are(text: str) -> None:
+def test_an_invalid_host_is_refused_with_the_valid_forms(text: str) -> None:
     with pytest.raises(SshFailed, match="HOST:PORT"):
         split_host_port(text)
 
 
 @pytest.mark.covers("3.10.2")
-def test_without_a_configuration_the_usual_is_taken(home: Path) -> None:
+def test_without_a_configuration_the_defaults_apply(home: Path) -> None:
     assert plan_login(Settings(), "web") == Login(asked="web", host="web", port=22, user=getpass.getuser())
     assert str(plan_login(Settings(ssh_username="me"), "web", 2222)) == "me@web port 2222"
 
 
 @pytest.mark.covers("3.10.2")
-def test_the_configuration_gives_name_port_user_and_keys(home: Path) -> None:
+def test_the_configuration_sets_name_port_user_and_keys(home: Path) -> None:
     configure(home, "Host web\n HostName 10.0.0.1\n Port 2222\n User root\n IdentityFile ~/a\n IdentityFile /b\n")
     login = plan_login(Settings(), "web")
     assert login == Login("web", "10.0.0.1", 2222, "root", (f"{home}/a", "/b"))
@@ -103,7 +103,7 @@ def test_the_configuration_gives_name_port_user_and_keys(home: Path) -> None:
 
 
 @pytest.mark.covers("3.3.8", "3.10.2")
-def test_the_command_line_goes_before_the_configuration(home: Path) -> None:
+def test_the_command_line_overrides_the_configuration(home: Path) -> None:
     configure(home, "Host *\n Port 2222\n User root\n")
     login = plan_login(Settings(ssh_username="core"), "web", 22)
     assert (login.user, login.port) == ("core", 22)
@@ -117,7 +117,7 @@ def test_the_command_line_goes_before_the_configuration(home: Path) -> None:
         ('Match user "\n', "cannot be used"),
     ],
 )
-def test_a_configuration_that_cannot_be_used_is_named(home: Path, text: str, complaint: str) -> None:
+def test_an_unusable_configuration_is_named(home: Path, text: str, complaint: str) -> None:
     configure(home, text)
     with pytest.raises(SshFailed, match=complaint):
         plan_login(Settings(), "web")
@@ -126,14 +126,14 @@ def test_a_configuration_that_cannot_be_used_is_named(home: Path, text: str, com
 # What OpenSSH resolves
 
 
-def test_what_is_included_and_what_matches_at_last_is_as_openssh_has_it(home: Path) -> None:
+def test_include_and_match_final_are_resolved_as_in_openssh(home: Path) -> None:
     (home / "part").write_text("Host web\n HostName %h.example\nMatch final host web.example\n User last\n")
     configure(home, f"Include {home}/part\nMatch exec true user other\n Port 4\nMatch exec true\n Port 3\n")
     assert plan_login(Settings(), "web") == Login("web", "web.example", 3, "last")
     assert plan_login(Settings(ssh_username="other"), "web") == Login("web", "web.example", 4, "other")
 
 
-def test_the_address_and_the_name_of_the_key_are_configured(home: Path) -> None:
+def test_bind_address_and_host_key_alias_are_configured(home: Path) -> None:
     configure(home, "Host *\n AddressFamily inet6\n BindAddress ::1\n HostKeyAlias the-web\n")
     login = plan_login(Settings(), "web")
     assert (login.family, login.source, login.alias) == (socket.AF_INET6, "::1", "the-web")
@@ -149,27 +149,29 @@ def test_the_address_and_the_name_of_the_key_are_configured(home: Path) -> None:
         ("SSH_AUTH_SOCK", "usual"),
     ],
 )
-def test_an_agent_may_be_named(home: Path, monkeypatch: pytest.MonkeyPatch, value: str, agent: str) -> None:
+def test_identity_agent_is_resolved_as_in_openssh(
+    home: Path, monkeypatch: pytest.MonkeyPatch, value: str, agent: str
+) -> None:
     monkeypatch.setenv("SSH_AUTH_SOCK", "usual")
     configure(home, f"Host web\n HostName 10.0.0.1\n User me\n IdentityAgent {value}\n")
     assert plan_login(Settings(), "web").agent_socket == agent.format(home=home)
     assert plan_login(Settings(), "db").agent_socket == "usual"
 
 
-def test_tokens_stand_for_what_openssh_says(home: Path) -> None:
+def test_tokens_are_expanded_as_in_openssh(home: Path) -> None:
     user, here = getpass.getuser(), socket.gethostname()
     configure(home, "Host web\n HostName %h.x\n HostKeyAlias k\n IdentityFile %d/%h/%i/%k/%L/%l/%n/%p/%r/%u\n")
     wanted = f"{home}/web.x/{os.getuid()}/k/{here.partition('.')[0]}/{here}/web/22/{user}/{user}"
     assert plan_login(Settings(), "web").identity_files == (wanted,)
 
 
-def test_a_value_that_stands_for_nothing_is_named(home: Path) -> None:
+def test_an_unset_variable_is_named(home: Path) -> None:
     configure(home, "Host web\n IdentityFile ${NO_SUCH}/x\n")
     with pytest.raises(SshFailed, match="NO_SUCH"):
         plan_login(Settings(), "web")
 
 
-def test_what_is_set_and_missing_is_named_once(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_keyword_without_support_is_named_once(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     configure(home, "Host web db\n CertificateFile ~/c\n ForwardAgent yes\n SendEnv A\n")
     for host in ("another", "web", "web", "db"):
         plan_login(Settings(), host)
@@ -177,7 +179,7 @@ def test_what_is_set_and_missing_is_named_once(home: Path, capsys: pytest.Captur
     assert capsys.readouterr().err == said
 
 
-def test_without_openssh_there_is_no_configuration_and_one_that_is_there_is_named(
+def test_without_openssh_an_existing_configuration_is_named(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", str(home))
@@ -188,7 +190,7 @@ def test_without_openssh_there_is_no_configuration_and_one_that_is_there_is_name
     assert "~/.ssh/config is not read" in capsys.readouterr().err
 
 
-def test_a_configuration_that_takes_too_long_is_named(home: Path) -> None:
+def test_a_configuration_that_takes_too_long_is_an_error(home: Path) -> None:
     configure(home, 'Match exec "sleep 5"\n User me\n')
     with pytest.raises(SshFailed, match="check for a `Match exec` that hangs"):
         plan_login(Settings(ssh_timeout_s=0.2), "web")
@@ -215,7 +217,7 @@ IRRELEVANT = """
 """
 
 
-def test_every_keyword_of_openssh_has_its_use() -> None:
+def test_every_keyword_of_openssh_is_classified() -> None:
     manual = subprocess.run(["man", "-w", "5", "ssh_config"], check=True, capture_output=True, text=True).stdout.strip()
     text = gzip.decompress(Path(manual).read_bytes()).decode()
     documented = re.findall(r"^\.It Cm ([A-Z]\w+)", text, re.MULTILINE)
@@ -227,14 +229,14 @@ def test_every_keyword_of_openssh_has_its_use() -> None:
     assert used <= {keyword.lower() for keyword in known}
 
 
-# Where it is connected to
+# Connecting
 
 
 @pytest.mark.parametrize(
     "address",
     ["x;touch${IFS}/tmp/x;#", "$(id)", "a b", "-oProxyCommand=id", "fe80::1%$(id)", "web\n", "`id`", "a/b", "[::1;id]"],
 )
-def test_what_a_machine_gives_as_its_address_reaches_no_shell(home: Path, address: str) -> None:
+def test_the_address_of_a_machine_never_reaches_a_shell(home: Path, address: str) -> None:
     configure(home, f'Match exec "echo %h >>{home}/ran"\n User me\n')
     with pytest.raises(SshFailed, match="is no"):
         connect_to_machine(Settings(), address, 0, None)
@@ -256,7 +258,7 @@ def test_a_tunnel_may_name_its_user(home: Path, tunnel: str, where: str) -> None
         connect_to_bastion(Settings(tunnel=tunnel, ssh_username="usual"))
 
 
-def test_a_name_that_does_not_resolve_is_given_up_in_time(home: Path) -> None:
+def test_resolving_a_name_times_out(home: Path) -> None:
     before = time.monotonic()
     with pytest.raises(SshFailed, match=r"the name no-such-host\.invalid does not resolve: "):
         connect_to_machine(Settings(ssh_timeout_s=0.5), "no-such-host.invalid", 0, None)
@@ -267,7 +269,7 @@ def test_a_name_that_does_not_resolve_is_given_up_in_time(home: Path) -> None:
 
 
 def jumps(login: Login) -> list[str]:
-    """The way to a host, the first to connect to first."""
+    """The logins on the way to a host, in the order of connecting."""
     return [*(jumps(login.jump) if login.jump else []), str(login)]
 
 
@@ -283,17 +285,17 @@ def jumps(login: Login) -> list[str]:
         ("Host web\n ProxyJump none\nHost *\n ProxyJump b\n", [f"{getpass.getuser()}@web port 22"]),
     ],
 )
-def test_the_way_leads_through_the_hosts_that_the_configuration_names(home: Path, text: str, way: list[str]) -> None:
+def test_proxy_jump_leads_through_the_configured_hosts(home: Path, text: str, way: list[str]) -> None:
     configure(home, text)
     assert jumps(plan_login(Settings(), "web")) == [host.format(me=getpass.getuser()) for host in way]
 
 
-def test_the_user_of_the_command_line_is_one_of_the_machine_not_of_the_hosts_before_it(home: Path) -> None:
+def test_the_user_of_the_command_line_is_not_that_of_jump_hosts(home: Path) -> None:
     configure(home, "Host web\n ProxyJump b\nHost b\n User u\n")
     assert jumps(plan_login(Settings(ssh_username="me"), "web")) == ["u@b port 22", "me@web port 22"]
 
 
-def test_behind_a_bastion_the_configuration_is_not_asked_for_the_way(home: Path) -> None:
+def test_behind_a_bastion_proxy_jump_is_ignored(home: Path) -> None:
     configure(home, "Host web\n ProxyJump b\n ProxyCommand nc %h %p\n")
     assert jumps(plan_login(Settings(), "web", is_direct=False)) == [f"{getpass.getuser()}@web port 22"]
 
@@ -306,14 +308,14 @@ def test_behind_a_bastion_the_configuration_is_not_asked_for_the_way(home: Path)
         ("Host web\n ProxyJump b:x\n", "Invalid ProxyJump"),
     ],
 )
-def test_a_way_that_fleetctl_cannot_go_is_named_and_not_gone_around(home: Path, text: str, complaint: str) -> None:
+def test_an_invalid_proxy_jump_is_an_error(home: Path, text: str, complaint: str) -> None:
     configure(home, text)
     with pytest.raises(SshFailed) as failed:
         plan_login(Settings(), "web")
     assert complaint in str(failed.value)
 
 
-def test_a_proxy_command_is_the_way(home: Path) -> None:
+def test_a_proxy_command_is_used(home: Path) -> None:
     configure(home, "Host web\n HostName 10.0.0.1\n ProxyCommand nc %h %p\nHost db\n ProxyJump web\n")
     assert plan_login(Settings(), "web").proxy_command == "nc 10.0.0.1 22"
     way = plan_login(Settings(), "db").jump
@@ -322,7 +324,7 @@ def test_a_proxy_command_is_the_way(home: Path) -> None:
     assert plan_login(Settings(), "web", is_direct=False).proxy_command == ""
 
 
-def test_a_proxy_command_that_is_none_is_none(home: Path) -> None:
+def test_proxy_command_none_is_no_proxy(home: Path) -> None:
     configure(home, "Host web\n ProxyCommand none\n")
     assert jumps(plan_login(Settings(), "web")) == [f"{getpass.getuser()}@web port 22"]
 
@@ -339,7 +341,7 @@ def test_a_proxy_command_that_is_none_is_none(home: Path) -> None:
         pytest.param("rsa", ("-b", "4096"), marks=pytest.mark.long),
     ],
 )
-def test_key_files_of_all_current_kinds_are_read(home: Path, kind: str, arguments: tuple[str, ...]) -> None:
+def test_key_files_of_every_current_kind_are_read(home: Path, kind: str, arguments: tuple[str, ...]) -> None:
     made = make_key(home / ".ssh" / f"id_{kind}", kind, "", *arguments)
     assert fingerprints(plan_login(Settings(), "web")) == [made]
 
@@ -356,7 +358,7 @@ def test_an_encrypted_key_without_an_agent_is_named_with_the_remedy(home: Path, 
     )
 
 
-def test_what_is_no_key_and_what_is_not_there_is_named(home: Path) -> None:
+def test_an_invalid_and_a_missing_key_file_are_named(home: Path) -> None:
     (home / "junk").write_text("junk")
     configure(home, "Host *\n IdentityFile ~/junk\n IdentityFile ~/missing\n")
     problems = gather_identities(plan_login(Settings(), "web")).problems
@@ -367,16 +369,14 @@ def test_what_is_no_key_and_what_is_not_there_is_named(home: Path) -> None:
 
 
 @pytest.mark.covers("3.10.1")
-def test_the_agents_keys_go_before_the_usual_files(home: Path, agent: Path) -> None:
+def test_keys_of_the_agent_precede_the_default_files(home: Path, agent: Path) -> None:
     held = make_key(home / "held")
     add_to_agent(home / "held")
     usual = make_key(home / ".ssh" / "id_ed25519")
     assert fingerprints(plan_login(Settings(), "web")) == [held, usual]
 
 
-def test_a_key_that_the_configuration_names_goes_first_from_the_agent_if_it_is_encrypted(
-    home: Path, agent: Path
-) -> None:
+def test_a_configured_key_comes_first_also_from_the_agent(home: Path, agent: Path) -> None:
     held = make_key(home / "held")
     add_to_agent(home / "held")
     named = make_key(home / "named")
@@ -389,13 +389,13 @@ def test_a_key_that_the_configuration_names_goes_first_from_the_agent_if_it_is_e
     assert gather_identities(plan_login(Settings(), "web")).problems == ()
 
 
-def test_a_key_is_tried_once_though_agent_and_file_have_it(home: Path, agent: Path) -> None:
+def test_a_key_in_agent_and_file_is_tried_once(home: Path, agent: Path) -> None:
     usual = make_key(home / ".ssh" / "id_ed25519")
     add_to_agent(home / ".ssh" / "id_ed25519")
     assert fingerprints(plan_login(Settings(), "web")) == [usual]
 
 
-def test_a_public_key_file_names_the_agents_key(home: Path, agent: Path) -> None:
+def test_a_public_key_file_selects_the_key_of_the_agent(home: Path, agent: Path) -> None:
     held = make_key(home / "held")
     for name in ("other", "held"):
         make_key(home / "other") if name == "other" else None
@@ -409,9 +409,7 @@ def test_a_public_key_file_names_the_agents_key(home: Path, agent: Path) -> None
     )
 
 
-def test_the_agent_that_the_configuration_names_is_asked(
-    home: Path, agent: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_configured_agent_is_asked(home: Path, agent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     held = make_key(home / "held")
     add_to_agent(home / "held")
     monkeypatch.delenv("SSH_AUTH_SOCK")
@@ -423,7 +421,7 @@ def test_the_agent_that_the_configuration_names_is_asked(
 
 
 @pytest.mark.covers("3.10.1")
-def test_an_agent_without_keys_and_one_that_is_gone_are_told_apart(
+def test_an_empty_agent_and_a_missing_one_differ_in_the_error(
     home: Path, agent: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     login = plan_login(Settings(), "web")
@@ -469,7 +467,7 @@ CONFIG_LINES = st.lists(st.tuples(KEYWORDS, st.sampled_from([" ", "=", ""]), VAL
 
 @settings(max_examples=examples(200), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(CONFIG_LINES.map("\n".join))
-def test_no_configuration_ends_in_anything_but_a_login_or_a_word_on_what_is_wrong(home: Path, text: str) -> None:
+def test_any_configuration_gives_a_login_or_an_error(home: Path, text: str) -> None:
     configure(home, text)
     with suppress(SshFailed):
         assert 0 < plan_login(Settings(), "web").port < 65536

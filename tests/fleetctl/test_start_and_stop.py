@@ -1,4 +1,4 @@
-"""load, start, stop, unload, destroy: what they say and when they end, with units that fare in every way."""
+"""load, start, stop, unload, destroy: output, exit status, and when they return, for each outcome of a unit."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ GLOBAL = "[Service]\nExecStart=/bin/true\n[X-Fleet]\nGlobal=true\n"
 
 
 @pytest.mark.covers("3.8.13", "3.8.15")
-def test_a_new_unit_is_created_and_then_started(fleetctl: Fleetctl, cluster: ScriptedCluster, hello: Path) -> None:
+def test_start_creates_and_starts_a_new_unit(fleetctl: Fleetctl, cluster: ScriptedCluster, hello: Path) -> None:
     result = fleetctl("start", "hello.service")
     assert (result.status, result.stderr) == (0, "")
     assert result.stdout == f"Unit hello.service inactive\nUnit hello.service launched {ON_M1}\n"
@@ -25,16 +25,14 @@ def test_a_new_unit_is_created_and_then_started(fleetctl: Fleetctl, cluster: Scr
 
 
 @pytest.mark.covers("3.7.3")
-def test_a_unit_on_a_machine_without_an_address_is_shown_by_the_machines_id(
-    fleetctl: Fleetctl, cluster: ScriptedCluster
-) -> None:
+def test_a_machine_without_an_address_is_shown_by_its_id(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     cluster.add("web.service")
     cluster.outcomes["web.service"] = ScriptedOutcome(machine=M2)
     assert fleetctl("start", "web").stdout == "Unit web.service launched on 22222222...\n"
 
 
 @pytest.mark.covers("3.8.13", "3.8.14")
-def test_starting_a_unit_that_is_active_says_and_sends_nothing(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+def test_starting_an_active_unit_does_nothing(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     cluster.add("web.service", target="launched")
     result = fleetctl("start", "web")
     assert (result.status, result.stdout, result.stderr, cluster.targets_asked) == (0, "", "", [])
@@ -42,7 +40,7 @@ def test_starting_a_unit_that_is_active_says_and_sends_nothing(fleetctl: Fleetct
 
 @pytest.mark.covers("10.2.5")
 @pytest.mark.parametrize("active", ["failed", "inactive"])
-def test_a_launched_unit_that_runs_no_more_is_started_again(
+def test_a_launched_unit_that_has_ended_is_started_again(
     fleetctl: Fleetctl, cluster: ScriptedCluster, active: str
 ) -> None:
     cluster.outcomes["web.service"] = ScriptedOutcome(active=active, sub="dead")
@@ -54,9 +52,7 @@ def test_a_launched_unit_that_runs_no_more_is_started_again(
 
 
 @pytest.mark.covers("10.2.4", "P.6")
-def test_a_oneshot_that_completes_is_a_success_and_is_run_again_when_asked(
-    fleetctl: Fleetctl, cluster: ScriptedCluster
-) -> None:
+def test_a_oneshot_completes_each_time_it_is_started(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     cluster.add("job.service")
     cluster.outcomes["job.service"] = ScriptedOutcome(active="inactive", sub="dead", completed=True)
     for _ in range(2):
@@ -65,9 +61,7 @@ def test_a_oneshot_that_completes_is_a_success_and_is_run_again_when_asked(
     assert cluster.targets_asked == [("job.service", "launched")] * 2
 
 
-def test_a_unit_that_was_just_launched_by_another_is_waited_for_without_a_new_operation(
-    fleetctl: Fleetctl, cluster: ScriptedCluster
-) -> None:
+def test_a_unit_that_is_being_launched_is_only_waited_for(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     cluster.outcomes["web.service"] = STUCK
     cluster.add("web.service", target="launched")
     del cluster.outcomes["web.service"]
@@ -101,7 +95,7 @@ def test_a_unit_that_was_just_launched_by_another_is_waited_for_without_a_new_op
         ),
     ],
 )
-def test_a_unit_that_will_not_run_ends_the_command_with_1_and_the_reason(
+def test_a_unit_that_fails_exits_with_1_and_the_reason(
     fleetctl: Fleetctl, cluster: ScriptedCluster, outcome: ScriptedOutcome, complaint: str
 ) -> None:
     cluster.add("web.service")
@@ -126,23 +120,21 @@ def test_a_unit_that_will_not_run_ends_the_command_with_1_and_the_reason(
         ),
     ],
 )
-def test_a_unit_that_fits_nowhere_says_why_at_once_and_is_waited_for(
+def test_an_unplaced_unit_is_explained_at_once_and_waited_for(
     fleetctl: Fleetctl, cluster: ScriptedCluster, outcome: ScriptedOutcome, reason: str
 ) -> None:
     cluster.add("web.service")
     cluster.outcomes["web.service"] = outcome
     result = fleetctl("start", "--block-attempts=1", "web")
-    told, late, last = result.stderr.splitlines()
+    notice, late, last = result.stderr.splitlines()
     assert (result.status, result.stdout) == (1, "")
-    assert told.startswith(f"Unit web.service {reason}")
-    what = (
-        f"timed out waiting for unit web.service to report state launched: it {told.removeprefix('Unit web.service ')}"
-    )
-    assert late == f"Error waiting for units: {what.removesuffix('.')}"
-    assert last == f"Error waiting for unit states, exit status: {what.removesuffix('.')}"
+    assert notice.startswith(f"Unit web.service {reason}")
+    waits = notice.removeprefix("Unit web.service ").removesuffix(".")
+    what = f"timed out waiting for unit web.service to report state launched: it {waits}"
+    assert (late, last) == (f"Error waiting for units: {what}", f"Error waiting for unit states, exit status: {what}")
 
 
-def test_a_unit_that_a_machine_takes_later_is_launched_then(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+def test_a_unit_starts_once_a_machine_takes_it(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     cluster.add("web.service")
     cluster.outcomes["web.service"] = NO_SSD
 
@@ -161,7 +153,7 @@ def test_a_unit_that_a_machine_takes_later_is_launched_then(fleetctl: Fleetctl, 
 
 
 @pytest.mark.covers("3.7.3")
-def test_one_unit_that_fails_does_not_hide_the_others(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+def test_a_unit_that_fails_does_not_hide_the_others(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     for name in ("a.service", "b.service", "c.service"):
         cluster.add(name)
     cluster.outcomes["b.service"] = ScriptedOutcome(active="failed", sub="failed")
@@ -172,7 +164,7 @@ def test_one_unit_that_fails_does_not_hide_the_others(fleetctl: Fleetctl, cluste
 
 
 @pytest.mark.covers("3.7.3", "10.2.9")
-def test_units_are_waited_for_with_one_request_for_all(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+def test_one_request_polls_all_units(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     names = [f"web@{number:03}.service" for number in range(60)]
     for name in names:
         cluster.add(name)
@@ -182,9 +174,7 @@ def test_units_are_waited_for_with_one_request_for_all(fleetctl: Fleetctl, clust
 
 
 @pytest.mark.covers("3.7.1", "3.7.4", "3.8.4", "3.8.19", "9.10", "10.2.4", "10.2.18")
-def test_a_unit_that_never_becomes_active_is_a_timeout_after_the_attempts(
-    fleetctl: Fleetctl, cluster: ScriptedCluster
-) -> None:
+def test_a_unit_that_never_becomes_active_times_out(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     cluster.add("web.service")
     cluster.outcomes["web.service"] = ScriptedOutcome(active="activating", sub="start-pre")
     result = fleetctl("start", "--block-attempts=1", "web")
@@ -194,9 +184,7 @@ def test_a_unit_that_never_becomes_active_is_a_timeout_after_the_attempts(
 
 
 @pytest.mark.covers("10.2.19")
-def test_a_unit_that_is_destroyed_meanwhile_is_waited_for_no_longer(
-    fleetctl: Fleetctl, cluster: ScriptedCluster
-) -> None:
+def test_the_wait_ends_when_the_unit_is_destroyed(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     cluster.add("web.service")
 
     def destroy_after_start(method: str, path: str) -> None:
@@ -209,9 +197,7 @@ def test_a_unit_that_is_destroyed_meanwhile_is_waited_for_no_longer(
     assert result.stderr == ("Error waiting for units: Unit web.service was destroyed while it was waited for\n")
 
 
-def test_a_unit_that_somebody_stops_meanwhile_is_waited_for_no_longer(
-    fleetctl: Fleetctl, cluster: ScriptedCluster
-) -> None:
+def test_the_wait_ends_when_another_client_stops_the_unit(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     cluster.add("web.service")
 
     def stop_after_start(method: str, path: str) -> None:
@@ -225,7 +211,7 @@ def test_a_unit_that_somebody_stops_meanwhile_is_waited_for_no_longer(
 
 
 @pytest.mark.covers("3.7.5", "3.8.3", "3.8.4", "3.8.21", "10.2.6", "10.2.7")
-def test_no_block_says_triggered_once_and_waits_for_nothing(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+def test_start_and_load_with_no_block_return_at_once(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     cluster.add("web.service")
     cluster.outcomes["web.service"] = STUCK
     for command in ("load", "start"):
@@ -235,7 +221,7 @@ def test_no_block_says_triggered_once_and_waits_for_nothing(fleetctl: Fleetctl, 
 
 @pytest.mark.covers("3.7.6", "3.8.23", "3.8.27", "3.8.28", "3.8.39")
 @pytest.mark.parametrize("command", ["load", "start", "stop", "unload"])
-def test_global_units_are_triggered_and_never_waited_for(
+def test_global_units_are_triggered_and_not_waited_for(
     fleetctl: Fleetctl, cluster: ScriptedCluster, command: str
 ) -> None:
     cluster.add("all.service", GLOBAL, target="inactive" if command in ("load", "start") else "launched")
@@ -260,14 +246,14 @@ def test_a_template_cannot_be_started(fleetctl: Fleetctl, cluster: ScriptedClust
 
 
 @pytest.mark.covers("3.8.12", "3.8.15")
-def test_loading_puts_a_unit_on_a_machine(fleetctl: Fleetctl, cluster: ScriptedCluster, hello: Path) -> None:
+def test_load_places_a_unit_on_a_machine(fleetctl: Fleetctl, cluster: ScriptedCluster, hello: Path) -> None:
     result = fleetctl("load", "hello")
     assert (result.status, result.stderr) == (0, "")
     assert result.stdout == f"Unit hello.service inactive\nUnit hello.service loaded {ON_M1}\n"
 
 
 @pytest.mark.covers("3.8.12")
-def test_loading_a_launched_unit_waits_until_it_has_stopped(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+def test_load_waits_until_a_launched_unit_has_stopped(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     cluster.add("web.service", target="launched")
     cluster.outcomes["web.service"] = ScriptedOutcome(lingers=3)
     assert fleetctl("load", "web").stdout == f"Unit web.service loaded {ON_M1}\n"
@@ -275,14 +261,14 @@ def test_loading_a_launched_unit_waits_until_it_has_stopped(fleetctl: Fleetctl, 
 
 
 @pytest.mark.covers("3.8.12", "3.8.14")
-def test_loading_a_loaded_unit_says_and_sends_nothing(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+def test_loading_a_loaded_unit_does_nothing(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     cluster.add("web.service", target="loaded")
     assert fleetctl("load", "web").stdout == ""
     assert cluster.targets_asked == []
 
 
 @pytest.mark.covers("P.5")
-def test_a_unit_that_fits_nowhere_cannot_be_loaded(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+def test_loading_an_unplaced_unit_times_out(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     cluster.add("web.service")
     cluster.outcomes["web.service"] = infeasible((RejectionKind.MACHINE_ID, "7", 2))
     result = fleetctl("load", "--block-attempts=1", "web")
@@ -295,7 +281,7 @@ def test_a_unit_that_fits_nowhere_cannot_be_loaded(fleetctl: Fleetctl, cluster: 
 
 @pytest.mark.covers("3.8.17")
 @pytest.mark.parametrize(("command", "doing"), [("load", "loading"), ("start", "starting")])
-def test_a_target_that_cannot_be_set_ends_the_command(
+def test_a_refused_target_state_exits_with_1(
     fleetctl: Fleetctl, cluster: ScriptedCluster, command: str, doing: str
 ) -> None:
     cluster.add("web.service")
@@ -310,7 +296,7 @@ def test_a_target_that_cannot_be_set_ends_the_command(
 
 
 @pytest.mark.covers("3.2.1", "3.8.26", "3.8.27", "9.13", "10.2.13")
-def test_stop_ends_when_the_unit_runs_no_more(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+def test_stop_returns_when_the_unit_has_stopped(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     cluster.add("web.service", target="launched")
     cluster.outcomes["web.service"] = ScriptedOutcome(lingers=3)
     result = fleetctl("stop", "web")
@@ -319,7 +305,7 @@ def test_stop_ends_when_the_unit_runs_no_more(fleetctl: Fleetctl, cluster: Scrip
     assert cluster.states["web.service"].active == "inactive"
 
 
-def test_stop_stops_what_runs_though_it_is_only_loaded(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+def test_stop_stops_a_loaded_unit_that_runs(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     cluster.add("web.service", target="loaded")
     cluster.report("web.service", active="active", sub="running")  # started by its socket
     result = fleetctl("stop", "web")
@@ -329,7 +315,7 @@ def test_stop_stops_what_runs_though_it_is_only_loaded(fleetctl: Fleetctl, clust
     assert cluster.states["web.service"].active == "inactive"
 
 
-def test_loading_what_is_loaded_and_runs_leaves_it_alone(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+def test_load_leaves_a_loaded_unit_that_runs(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     cluster.add("web.service", target="loaded")
     cluster.report("web.service", active="active", sub="running")  # started by its socket
     result = fleetctl("load", "web")
@@ -337,7 +323,7 @@ def test_loading_what_is_loaded_and_runs_leaves_it_alone(fleetctl: Fleetctl, clu
 
 
 @pytest.mark.covers("3.2.1", "3.5.4", "3.8.28")
-def test_unload_ends_when_no_machine_has_the_unit(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+def test_unload_returns_when_no_machine_has_the_unit(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     for name in ("a.service", "b.service"):
         cluster.add(name, target="launched")
     cluster.outcomes["b.service"] = ScriptedOutcome(lingers=3)
@@ -349,7 +335,7 @@ def test_unload_ends_when_no_machine_has_the_unit(fleetctl: Fleetctl, cluster: S
 
 @pytest.mark.covers("3.8.25", "3.8.28", "10.2.13")
 @pytest.mark.parametrize(("command", "state"), [("stop", "loaded"), ("unload", "inactive")])
-def test_units_that_are_down_already_are_passed_over_quietly(
+def test_stop_and_unload_skip_units_in_that_state_already(
     fleetctl: Fleetctl, cluster: ScriptedCluster, command: str, state: str
 ) -> None:
     cluster.add("web.service", target=state)
@@ -360,7 +346,7 @@ def test_units_that_are_down_already_are_passed_over_quietly(
 
 
 @pytest.mark.covers("3.8.24", "10.2.10")
-def test_an_inactive_unit_cannot_be_stopped_and_the_others_are(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+def test_stop_refuses_an_inactive_unit_and_stops_the_others(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     cluster.add("a.service", target="launched")
     cluster.add("b.service", target="inactive")
     cluster.add("c.service", target="launched")
@@ -374,7 +360,7 @@ def test_an_inactive_unit_cannot_be_stopped_and_the_others_are(fleetctl: Fleetct
 
 @pytest.mark.covers("3.7.3", "10.2.12")
 @pytest.mark.parametrize(("command", "state"), [("stop", "loaded"), ("unload", "inactive")])
-def test_a_launched_unit_that_fits_nowhere_can_be_withdrawn(
+def test_an_unplaced_unit_can_be_stopped_and_unloaded(
     fleetctl: Fleetctl, cluster: ScriptedCluster, command: str, state: str
 ) -> None:
     cluster.outcomes["web.service"] = infeasible((RejectionKind.MACHINE_ID, "7", 2))
@@ -386,7 +372,9 @@ def test_a_launched_unit_that_fits_nowhere_can_be_withdrawn(
 
 @pytest.mark.covers("3.7.5", "3.8.5", "3.8.6")
 @pytest.mark.parametrize("command", ["stop", "unload"])
-def test_no_block_triggers_and_claims_nothing(fleetctl: Fleetctl, cluster: ScriptedCluster, command: str) -> None:
+def test_stop_and_unload_with_no_block_return_at_once(
+    fleetctl: Fleetctl, cluster: ScriptedCluster, command: str
+) -> None:
     cluster.add("web.service", target="launched")
     cluster.outcomes["web.service"] = STUCK
     result = fleetctl(command, "--no-block", "web")
@@ -395,7 +383,7 @@ def test_no_block_triggers_and_claims_nothing(fleetctl: Fleetctl, cluster: Scrip
 
 @pytest.mark.covers("3.7.1", "3.7.4", "3.8.5", "3.8.27", "3.8.28", "10.2.18")
 @pytest.mark.parametrize(("command", "state"), [("stop", "loaded"), ("unload", "inactive")])
-def test_a_stop_that_takes_too_long_names_what_it_waits_for(
+def test_a_stop_that_times_out_says_what_still_runs(
     fleetctl: Fleetctl, cluster: ScriptedCluster, command: str, state: str
 ) -> None:
     cluster.add("web.service", target="launched")
@@ -407,9 +395,7 @@ def test_a_stop_that_takes_too_long_names_what_it_waits_for(
 
 
 @pytest.mark.covers("10.2.11")
-def test_a_operation_that_is_refused_is_reported_and_the_others_are_sent(
-    fleetctl: Fleetctl, cluster: ScriptedCluster
-) -> None:
+def test_a_refused_unload_does_not_stop_the_others(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     cluster.add("a.service", target="launched")
     cluster.add("b.service", target="launched")
     cluster.contest("a.service")
@@ -426,7 +412,7 @@ def test_a_operation_that_is_refused_is_reported_and_the_others_are_sent(
 
 
 @pytest.mark.covers("3.8.29", "3.8.30", "10.2.3")
-def test_destroy_ends_when_no_machine_has_the_units(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+def test_destroy_returns_when_no_machine_has_the_units(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     for name in ("a.service", "b.service", "c.service"):
         cluster.add(name, target="launched")
     cluster.outcomes["a.service"] = ScriptedOutcome(lingers=3)
@@ -437,9 +423,7 @@ def test_destroy_ends_when_no_machine_has_the_units(fleetctl: Fleetctl, cluster:
 
 
 @pytest.mark.covers("3.8.7", "3.8.30", "10.2.3")
-def test_destroying_without_blocking_does_not_look_at_what_becomes_of_it(
-    fleetctl: Fleetctl, cluster: ScriptedCluster
-) -> None:
+def test_destroy_with_no_block_sends_only_the_operation(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     cluster.add("web.service", target="launched")
     result = fleetctl("destroy", "--no-block", "web")
     assert (result.status, result.stdout, result.stderr) == (0, "Destroyed web.service\n", "")
@@ -447,7 +431,7 @@ def test_destroying_without_blocking_does_not_look_at_what_becomes_of_it(
 
 
 @pytest.mark.covers("3.8.7")
-def test_a_destroyed_unit_that_does_not_stop_is_a_timeout(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+def test_a_destroyed_unit_that_does_not_stop_times_out(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     cluster.add("web.service", target="launched")
     cluster.outcomes["web.service"] = STUCK
     result = fleetctl("destroy", "--block-attempts=1", "web")
@@ -458,16 +442,14 @@ def test_a_destroyed_unit_that_does_not_stop_is_a_timeout(fleetctl: Fleetctl, cl
 
 
 @pytest.mark.covers("3.8.29")
-def test_a_unit_that_another_destroyed_first_is_no_error(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+def test_a_unit_that_another_client_destroyed_first_is_no_error(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     cluster.add("web.service")
     cluster.intercept = lambda method, path: cluster.destroy("web.service") if method == "DELETE" else None
     assert fleetctl("destroy", "web").status == 0
 
 
 @pytest.mark.covers("3.8.29")
-def test_a_unit_that_cannot_be_destroyed_does_not_hinder_the_others(
-    fleetctl: Fleetctl, cluster: ScriptedCluster
-) -> None:
+def test_a_refused_destroy_does_not_stop_the_others(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     cluster.add("a.service")
     cluster.add("b.service")
     cluster.contest("a.service")

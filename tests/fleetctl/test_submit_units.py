@@ -1,4 +1,4 @@
-"""submit, and the lazy creation that load and start begin with: which content is sent, what is warned of or refused."""
+"""submit, and how load and start create units: the content that is sent, warnings and refusals."""
 
 import os
 from pathlib import Path
@@ -15,9 +15,7 @@ FROM_FILE = "[Service]\nExecStart=/bin/file\n"
 
 
 @pytest.mark.covers("3.6.8", "3.6.10", "3.8.11", "10.2.7")
-def test_submit_hands_over_the_options_and_prints_the_unit_inactive(
-    fleetctl: Fleetctl, cluster: ScriptedCluster, hello: Path
-) -> None:
+def test_submit_stores_the_unit_inactive(fleetctl: Fleetctl, cluster: ScriptedCluster, hello: Path) -> None:
     result = fleetctl("submit", "hello.service")
     assert (result.status, result.stdout, result.stderr) == (0, "Unit hello.service inactive\n", "")
     assert cluster.units["hello.service"].text == UnitFile.parse(HELLO).text
@@ -25,14 +23,12 @@ def test_submit_hands_over_the_options_and_prints_the_unit_inactive(
 
 
 @pytest.mark.covers("1.1.12", "3.5.1")
-def test_the_suffix_service_is_added_where_no_type_is_given(
-    fleetctl: Fleetctl, cluster: ScriptedCluster, hello: Path
-) -> None:
+def test_a_name_without_a_type_is_a_service(fleetctl: Fleetctl, cluster: ScriptedCluster, hello: Path) -> None:
     assert fleetctl("submit", "hello").stdout == "Unit hello.service inactive\n"
 
 
 @pytest.mark.covers("1.3.6", "3.5.1")
-def test_a_directory_counts_for_the_file_and_not_for_the_name(
+def test_the_name_of_a_unit_excludes_the_directory(
     fleetctl: Fleetctl, cluster: ScriptedCluster, tmp_path: Path
 ) -> None:
     (tmp_path / "units").mkdir()
@@ -41,9 +37,7 @@ def test_a_directory_counts_for_the_file_and_not_for_the_name(
 
 
 @pytest.mark.covers("3.5.4")
-def test_several_units_are_submitted_in_order_and_each_once(
-    fleetctl: Fleetctl, cluster: ScriptedCluster, tmp_path: Path
-) -> None:
+def test_units_are_submitted_in_order_and_once(fleetctl: Fleetctl, cluster: ScriptedCluster, tmp_path: Path) -> None:
     for name in ("b.service", "a.service"):
         (tmp_path / name).write_text(OTHER)
     result = fleetctl("submit", "b", "a.service", "b.service")
@@ -51,7 +45,7 @@ def test_several_units_are_submitted_in_order_and_each_once(
     assert cluster.targets_asked == [("b.service", "inactive"), ("a.service", "inactive")]
 
 
-def test_a_unit_that_two_differing_files_claim_is_refused(
+def test_two_different_files_for_one_unit_are_refused(
     fleetctl: Fleetctl, cluster: ScriptedCluster, tmp_path: Path
 ) -> None:
     for directory, text in (("a", OTHER), ("b", HELLO), ("c", OTHER)):
@@ -67,32 +61,28 @@ def test_a_unit_that_two_differing_files_claim_is_refused(
 
 
 @pytest.mark.covers("3.6.10", "3.8.39", "10.2.8")
-def test_a_global_unit_is_printed_inactive_as_well(fleetctl: Fleetctl, tmp_path: Path) -> None:
+def test_a_global_unit_is_submitted_inactive(fleetctl: Fleetctl, tmp_path: Path) -> None:
     (tmp_path / "web.service").write_text(OTHER + "[X-Fleet]\nGlobal=true\n")
     assert fleetctl("submit", "web").stdout == "Unit web.service inactive\n"
 
 
 @pytest.mark.covers("3.8.1", "10.2.17")
 @pytest.mark.parametrize("command", ["submit", "load", "start", "stop", "unload", "destroy"])
-def test_without_units_a_command_says_so_and_ends_with_0(
-    fleetctl: Fleetctl, cluster: ScriptedCluster, command: str
-) -> None:
+def test_a_command_without_units_exits_with_0(fleetctl: Fleetctl, cluster: ScriptedCluster, command: str) -> None:
     result = fleetctl(command)
     assert (result.status, result.stdout, result.stderr) == (0, "", "No units given\n")
     assert cluster.requests == []
 
 
 @pytest.mark.covers("3.6.8")
-def test_a_unit_that_is_nowhere_is_not_found(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+def test_a_unit_without_a_file_is_not_found(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     result = fleetctl("submit", "hello")
     assert (result.status, result.stdout) == (1, "")
     assert result.stderr == "Error creating units: unable to find Unit(hello.service) in Registry or on filesystem\n"
 
 
 @pytest.mark.parametrize("argument", ["units", "units/", ".", "/"])
-def test_a_directory_instead_of_a_unit_file_is_said_to_be_one(
-    fleetctl: Fleetctl, tmp_path: Path, argument: str
-) -> None:
+def test_a_directory_instead_of_a_unit_file_is_refused(fleetctl: Fleetctl, tmp_path: Path, argument: str) -> None:
     (tmp_path / "units").mkdir()
     result = fleetctl("submit", argument)
     assert (result.status, result.stdout, result.stderr.count("\n")) == (1, "", 1)
@@ -100,14 +90,14 @@ def test_a_directory_instead_of_a_unit_file_is_said_to_be_one(
 
 
 @pytest.mark.covers("1.1.1")
-def test_an_empty_argument_names_no_unit(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+def test_an_empty_argument_is_refused(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     result = fleetctl("submit", "")
     assert (result.status, cluster.requests) == (1, [])
     assert result.stderr.endswith("unit name cannot be empty\n")
 
 
 @pytest.mark.covers("1.3.8", "3.6.8")
-def test_an_instance_without_any_template_is_not_found(fleetctl: Fleetctl) -> None:
+def test_an_instance_without_a_template_is_not_found(fleetctl: Fleetctl) -> None:
     result = fleetctl("submit", "units/web@1.service")
     assert result.status == 1
     assert result.stderr == (
@@ -126,7 +116,7 @@ def test_an_instance_without_any_template_is_not_found(fleetctl: Fleetctl) -> No
         (None, OTHER, None, OTHER),
     ],
 )
-def test_an_instance_takes_its_own_file_then_the_clusters_template_then_the_templates_file(
+def test_an_instance_prefers_its_file_then_the_stored_template(
     fleetctl: Fleetctl,
     cluster: ScriptedCluster,
     tmp_path: Path,
@@ -167,18 +157,14 @@ def test_a_changed_file_is_warned_of_and_not_used(
 
 
 @pytest.mark.covers("1.3.5", "3.6.2", "3.8.11")
-def test_submitting_what_the_cluster_has_already_is_quiet(
-    fleetctl: Fleetctl, cluster: ScriptedCluster, hello: Path
-) -> None:
+def test_submitting_an_unchanged_unit_does_nothing(fleetctl: Fleetctl, cluster: ScriptedCluster, hello: Path) -> None:
     cluster.add("hello.service", HELLO)
     result = fleetctl("submit", "hello.service")
     assert (result.status, result.stdout, result.stderr, cluster.operations) == (0, "", "", [])
 
 
 @pytest.mark.covers("1.6.3", "3.6.3")
-def test_replacing_by_the_same_content_is_nothing_to_do(
-    fleetctl: Fleetctl, cluster: ScriptedCluster, hello: Path
-) -> None:
+def test_replacing_by_the_same_content_does_nothing(fleetctl: Fleetctl, cluster: ScriptedCluster, hello: Path) -> None:
     cluster.add("hello.service", "# a comment\n" + HELLO)
     result = fleetctl("submit", "--replace", "hello")
     assert (result.status, result.stderr, cluster.operations) == (0, "", [])
@@ -198,7 +184,7 @@ ALLOWED = [
 @pytest.mark.covers("3.6.4", "3.6.5", "3.6.6", "3.6.7", "3.6.9", "3.8.2", "3.8.3", "3.8.4")
 @pytest.mark.parametrize("command", ["submit", "load", "start"])
 @pytest.mark.parametrize("state", ["inactive", "loaded", "launched"])
-def test_replace_is_one_request_with_content_and_target_where_the_units_state_allows_it(
+def test_replace_is_one_request_if_the_unit_state_allows_it(
     fleetctl: Fleetctl, cluster: ScriptedCluster, hello: Path, command: str, state: str
 ) -> None:
     cluster.add("hello.service", OTHER, target=state)
@@ -241,7 +227,7 @@ def test_replacing_without_a_local_file_is_an_error(fleetctl: Fleetctl, cluster:
 
 
 def write_bad_file(path: Path, kind: str) -> None:
-    """A thing at this path that is no unit file."""
+    """Create something at this path that is not a valid unit file."""
     contents = {
         "binary": b"\xff\xfe\x00",
         "latin1": "[Unit]\nDescription=h\u00e9\n".encode("latin1"),
@@ -282,7 +268,7 @@ def write_bad_file(path: Path, kind: str) -> None:
     ],
 )
 @pytest.mark.parametrize("command", ["submit", "start"])
-def test_a_bad_file_is_one_line_and_nothing_of_the_command_is_sent(
+def test_a_bad_file_is_one_line_and_no_unit_is_sent(
     fleetctl: Fleetctl, cluster: ScriptedCluster, hello: Path, tmp_path: Path, command: str, kind: str, complaint: str
 ) -> None:
     write_bad_file(tmp_path / "bad.service", kind)
@@ -295,7 +281,7 @@ def test_a_bad_file_is_one_line_and_nothing_of_the_command_is_sent(
 
 
 @pytest.mark.covers("1.4.20")
-def test_what_the_parser_refuses_is_said_to_the_byte(fleetctl: Fleetctl, tmp_path: Path) -> None:
+def test_the_error_of_the_parser_to_the_byte(fleetctl: Fleetctl, tmp_path: Path) -> None:
     (tmp_path / "units").mkdir()
     (tmp_path / "units" / "web.service").write_text("[Unit]\nDescription=a\nno option\n")
     assert fleetctl("submit", "units/web").stderr == (
@@ -315,7 +301,7 @@ def test_what_the_parser_refuses_is_said_to_the_byte(fleetctl: Fleetctl, tmp_pat
         ("web@1.mount", 'invalid unit type for template: "mount"'),
     ],
 )
-def test_a_name_that_no_unit_may_have_is_refused_before_anything_is_asked(
+def test_an_invalid_name_is_refused_before_the_api_is_asked(
     fleetctl: Fleetctl, cluster: ScriptedCluster, argument: str, complaint: str
 ) -> None:
     result = fleetctl("submit", argument)
@@ -326,7 +312,7 @@ def test_a_name_that_no_unit_may_have_is_refused_before_anything_is_asked(
 
 
 @pytest.mark.covers("1.7.9", "3.2.2", "10.4.6")
-def test_unknown_requirements_and_malformed_metadata_are_warned_of_and_submitted(
+def test_unknown_requirements_and_bad_metadata_are_warned_of(
     fleetctl: Fleetctl, cluster: ScriptedCluster, tmp_path: Path
 ) -> None:
     (tmp_path / "web.service").write_text(OTHER + "[X-Fleet]\nMachineIDs=1\nMachineMetadata=region\n")
@@ -338,9 +324,7 @@ def test_unknown_requirements_and_malformed_metadata_are_warned_of_and_submitted
     assert second.endswith(': MachineMetadata "region" is not of the form key=value, and restricts nothing')
 
 
-def test_what_is_read_otherwise_than_it_seems_is_warned_of_and_submitted(
-    fleetctl: Fleetctl, cluster: ScriptedCluster, tmp_path: Path
-) -> None:
+def test_misleading_lines_are_warned_of(fleetctl: Fleetctl, cluster: ScriptedCluster, tmp_path: Path) -> None:
     text = (
         "\ufeff[Service]\n# ExecStart=/old \\\nUser=nobody\n[X-fleet\u2060]\nGlobal=true\n[Install]\nAlso=web.socket\n"
     )
@@ -359,9 +343,7 @@ def test_what_is_read_otherwise_than_it_seems_is_warned_of_and_submitted(
 
 @pytest.mark.covers("1.1.13")
 @pytest.mark.parametrize("kind", ["target", "slice", "swap", "mount", "automount", "path", "timer", "socket", "device"])
-def test_a_unit_of_any_type_can_be_named(
-    fleetctl: Fleetctl, cluster: ScriptedCluster, tmp_path: Path, kind: str
-) -> None:
+def test_a_unit_may_have_any_type(fleetctl: Fleetctl, cluster: ScriptedCluster, tmp_path: Path, kind: str) -> None:
     (tmp_path / f"x.{kind}").write_text("[Unit]\nDescription=x\n")
     assert fleetctl("submit", f"x.{kind}").status == 0
     assert list(cluster.units) == [f"x.{kind}"]
@@ -378,7 +360,7 @@ def test_a_name_that_begins_with_a_dash_is_refused(
     assert 'unit name "-x.service" begins with "-"' in result.stderr
 
 
-def test_a_failover_delay_that_means_nothing_is_refused_with_a_remedy(
+def test_an_invalid_failover_delay_is_refused_with_a_remedy(
     fleetctl: Fleetctl, cluster: ScriptedCluster, tmp_path: Path
 ) -> None:
     (tmp_path / "web.service").write_text(OTHER + "[X-Fleet]\nFailoverDelay=5 fortnights\n")
@@ -391,7 +373,7 @@ def test_a_failover_delay_that_means_nothing_is_refused_with_a_remedy(
 
 
 @pytest.mark.covers("10.4.1")
-def test_lines_before_the_first_section_are_warned_of_and_the_rest_submitted(
+def test_lines_before_the_first_section_are_warned_of(
     fleetctl: Fleetctl, cluster: ScriptedCluster, tmp_path: Path
 ) -> None:
     (tmp_path / "web.service").write_text("# a comment\nDescription=lost\n" + OTHER)
@@ -407,9 +389,7 @@ def test_lines_before_the_first_section_are_warned_of_and_the_rest_submitted(
 
 
 @pytest.mark.covers("3.6.8", "3.6.11", "3.8.16")
-def test_what_the_api_refuses_is_said_with_the_units_name(
-    fleetctl: Fleetctl, cluster: ScriptedCluster, hello: Path
-) -> None:
+def test_a_refusal_of_the_api_names_the_unit(fleetctl: Fleetctl, cluster: ScriptedCluster, hello: Path) -> None:
     refusal = render_error(400, 'unit "hello.service" would hide\n/lib/hello.service')
     cluster.intercept = lambda method, path: refusal if method == "PUT" else None
     result = fleetctl("submit", "hello")
@@ -420,7 +400,7 @@ def test_what_the_api_refuses_is_said_with_the_units_name(
     )
 
 
-# Many at once, and somebody else at the same time.
+# Several units, and other clients at the same time
 
 
 @pytest.fixture
@@ -432,7 +412,7 @@ def three(tmp_path: Path) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("command", ["submit", "load", "start"])
-def test_many_units_are_created_and_requested_in_one_request(
+def test_many_units_are_created_and_started_in_one_request(
     fleetctl: Fleetctl, cluster: ScriptedCluster, three: tuple[str, ...], command: str
 ) -> None:
     result = fleetctl(command, *three)
@@ -442,7 +422,7 @@ def test_many_units_are_created_and_requested_in_one_request(
     assert [operation.name for operation in cluster.operations] == [*three]
 
 
-def test_a_unit_that_is_refused_does_not_hinder_the_others(
+def test_a_refused_unit_does_not_stop_the_others(
     fleetctl: Fleetctl, cluster: ScriptedCluster, three: tuple[str, ...]
 ) -> None:
     cluster.system_units["b.service"] = "/lib/systemd/system/b.service"
@@ -463,7 +443,7 @@ def test_a_unit_that_is_refused_does_not_hinder_the_others(
 
 @pytest.mark.parametrize("names", [("a.service",), ("a.service", "b.service")])
 @pytest.mark.parametrize("text", [HELLO, OTHER])
-def test_a_unit_that_somebody_else_has_just_created_is_left_as_it_is_and_told_where_it_differs(
+def test_a_unit_that_another_client_just_created_is_not_changed(
     fleetctl: Fleetctl, cluster: ScriptedCluster, three: tuple[str, ...], names: tuple[str, ...], text: str
 ) -> None:
     def create(method: str, path: str) -> None:
@@ -481,7 +461,7 @@ def test_a_unit_that_somebody_else_has_just_created_is_left_as_it_is_and_told_wh
     assert cluster.units["a.service"].target == "launched"
 
 
-def test_a_unit_that_somebody_else_has_created_and_destroyed_is_an_error(
+def test_a_unit_created_and_destroyed_meanwhile_is_an_error(
     fleetctl: Fleetctl, cluster: ScriptedCluster, hello: Path
 ) -> None:
     refusal = render_error(412, 'unit "hello.service" exists already')

@@ -1,4 +1,4 @@
-"""What a user sees at a terminal: columns that fit, colours, lines that live while a command waits, and hints."""
+"""Output at a terminal: columns that fit, colours, progress lines, suggestions. And JSON."""
 
 import json
 import os
@@ -25,7 +25,7 @@ SPINNING = ("| ", "/ ", "- ", "\\ ")
 
 @pytest.fixture
 def at_terminal(cluster: ScriptedCluster, tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
-    """Starts fleetctl on a terminal, against the cluster."""
+    """Starts fleetctl at a terminal, against the cluster."""
     opened: list[Terminal] = []
 
     def start(*arguments: str, variables: dict[str, str] | None = None, **attributes: int) -> Terminal:
@@ -49,7 +49,7 @@ def filled_cluster(cluster: ScriptedCluster) -> ScriptedCluster:
     return cluster
 
 
-def test_a_unit_file_cannot_command_the_terminal_and_is_as_it_is_in_a_pipe(
+def test_cat_escapes_control_characters_only_at_a_terminal(
     at_terminal: Callable[..., Terminal], fleetctl: Fleetctl, cluster: ScriptedCluster
 ) -> None:
     text = "[Unit]\nDescription=a\x1b[2J\x07b\tc\u2060\n"
@@ -67,7 +67,7 @@ exit 3
 
 
 @pytest.mark.parametrize(("variables", "colours"), [({}, "1"), ({"NO_COLOR": "1"}, "0")])
-def test_what_a_machine_says_of_a_unit_cannot_command_the_terminal_and_keeps_its_colours(
+def test_status_keeps_colours_and_escapes_other_sequences(
     at_terminal: Callable[..., Terminal],
     cluster: ScriptedCluster,
     tmp_path: Path,
@@ -85,7 +85,7 @@ def test_what_a_machine_says_of_a_unit_cannot_command_the_terminal_and_keeps_its
     assert terminal.written == f"\x1b[32m{colours}\x1b[0m \\x1b[2J\\x07 status -l -- web.service\tb\n"
 
 
-def test_a_list_fits_the_terminal_and_keeps_both_ends_of_long_names(
+def test_a_list_fits_the_terminal_by_shortening_names(
     at_terminal: Callable[..., Terminal], filled_cluster: ScriptedCluster
 ) -> None:
     terminal = at_terminal("list-units", columns=60)
@@ -99,9 +99,7 @@ def test_a_list_fits_the_terminal_and_keeps_both_ends_of_long_names(
     assert "\t" not in terminal.written
 
 
-def test_in_full_nothing_is_cut_however_narrow_the_terminal(
-    at_terminal: Callable[..., Terminal], filled_cluster: ScriptedCluster
-) -> None:
+def test_a_full_list_is_not_shortened(at_terminal: Callable[..., Terminal], filled_cluster: ScriptedCluster) -> None:
     terminal = at_terminal("list-units", "--full", columns=20)
     terminal.finish()
     assert f"{'1' * 32}/10.0.0.1" in terminal.written
@@ -118,7 +116,7 @@ def test_failed_units_are_red_and_running_ones_green(
 
 
 @pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
-def test_colours_can_be_declined(
+def test_no_color_and_a_dumb_terminal_disable_colours(
     at_terminal: Callable[..., Terminal], filled_cluster: ScriptedCluster, variables: dict[str, str]
 ) -> None:
     for arguments in (["list-units"], ["nonsense"]):
@@ -133,7 +131,7 @@ def test_errors_are_red_at_a_terminal(at_terminal: Callable[..., Terminal]) -> N
     assert terminal.written == "\x1b[31mOne unit file must be provided\x1b[0m\n"
 
 
-def test_a_unit_that_is_waited_for_has_a_line_that_is_gone_when_it_has_arrived(
+def test_a_progress_line_is_shown_until_the_unit_runs(
     at_terminal: Callable[..., Terminal], cluster: ScriptedCluster
 ) -> None:
     cluster.add("web.service")
@@ -151,7 +149,7 @@ def test_a_unit_that_is_waited_for_has_a_line_that_is_gone_when_it_has_arrived(
     assert terminal.screen() == f"Unit web.service launched on {AT}\nUnit slow.service launched on {AT}\n"
 
 
-def test_a_failure_of_several_lines_leaves_no_line_of_the_wait_behind(
+def test_a_multi_line_failure_replaces_the_progress_line(
     at_terminal: Callable[..., Terminal], cluster: ScriptedCluster
 ) -> None:
     cluster.add("bad.service")
@@ -166,7 +164,7 @@ def test_a_failure_of_several_lines_leaves_no_line_of_the_wait_behind(
     )
 
 
-def test_stdout_holds_what_a_pipe_gets_while_the_terminal_shows_the_wait(
+def test_progress_goes_to_the_terminal_and_results_to_a_pipe(
     at_terminal: Callable[..., Terminal], cluster: ScriptedCluster, tmp_path: Path
 ) -> None:
     cluster.add("slow.service")
@@ -181,7 +179,7 @@ def test_stdout_holds_what_a_pipe_gets_while_the_terminal_shows_the_wait(
     assert terminal.screen() == ""
 
 
-def test_nothing_of_it_goes_into_a_pipe(
+def test_no_progress_is_written_into_a_pipe(
     at_terminal: Callable[..., Terminal], cluster: ScriptedCluster, tmp_path: Path
 ) -> None:
     cluster.add("slow.service")
@@ -195,7 +193,9 @@ def test_nothing_of_it_goes_into_a_pipe(
     assert all(line.startswith("Error waiting for unit") and "\x1b" not in line for line in complaints)
 
 
-def test_with_debug_log_lines_are_shown_instead(at_terminal: Callable[..., Terminal], cluster: ScriptedCluster) -> None:
+def test_debug_shows_log_lines_instead_of_progress(
+    at_terminal: Callable[..., Terminal], cluster: ScriptedCluster
+) -> None:
     cluster.add("slow.service")
     cluster.outcomes["slow.service"] = STUCK
     terminal = at_terminal("start", "slow", "--block-attempts=1", "--debug")
@@ -204,7 +204,7 @@ def test_with_debug_log_lines_are_shown_instead(at_terminal: Callable[..., Termi
     assert "\x1b[K" not in terminal.written
 
 
-def test_destroyed_units_are_shown_while_they_stop(
+def test_destroy_shows_progress_while_units_stop(
     at_terminal: Callable[..., Terminal], cluster: ScriptedCluster
 ) -> None:
     cluster.add("web.service", target="launched")
@@ -216,9 +216,7 @@ def test_destroyed_units_are_shown_while_they_stop(
     assert terminal.screen() == "Destroyed web.service\n"
 
 
-def test_after_an_interrupt_nothing_is_left_on_the_screen(
-    at_terminal: Callable[..., Terminal], cluster: ScriptedCluster
-) -> None:
+def test_an_interrupt_clears_the_progress_lines(at_terminal: Callable[..., Terminal], cluster: ScriptedCluster) -> None:
     cluster.add("slow.service", target="launched")
     cluster.outcomes["slow.service"] = STUCK
     terminal = at_terminal("stop", "slow")
@@ -228,7 +226,7 @@ def test_after_an_interrupt_nothing_is_left_on_the_screen(
     assert terminal.screen().strip() == ""
 
 
-def test_many_units_take_no_more_lines_than_the_terminal_has(
+def test_progress_of_many_units_fits_the_terminal(
     at_terminal: Callable[..., Terminal], cluster: ScriptedCluster
 ) -> None:
     names = [f"web@{number}.service" for number in range(9)]
@@ -243,7 +241,7 @@ def test_many_units_take_no_more_lines_than_the_terminal_has(
     assert terminal.finish() == 1
 
 
-def test_a_line_that_a_narrower_terminal_has_wrapped_is_taken_away_whole(
+def test_a_progress_line_that_was_wrapped_is_cleared_entirely(
     at_terminal: Callable[..., Terminal], cluster: ScriptedCluster
 ) -> None:
     cluster.add("slow.service")
@@ -259,7 +257,7 @@ def test_a_line_that_a_narrower_terminal_has_wrapped_is_taken_away_whole(
     terminal.finish()
 
 
-def test_the_screen_of_these_tests_wraps_erases_and_overwrites() -> None:
+def test_render_screen_wraps_erases_and_overwrites() -> None:
     assert render_screen("abc\rX\n12345", 4) == "Xbc\n1234\n5"
     assert render_screen("keep\none\ntwo\r\x1b[K\x1b[A\x1b[K!", 80) == "keep\n!\n"
 
@@ -274,13 +272,13 @@ def test_the_screen_of_these_tests_wraps_erases_and_overwrites() -> None:
         ([3, 100], 20, [3, 15]),
     ],
 )
-def test_the_widest_columns_give_way_first(wanted: list[int], room: int, given: list[int]) -> None:
+def test_the_widest_columns_are_shortened_first(wanted: list[int], room: int, given: list[int]) -> None:
     assert fit_columns(wanted, room) == given
 
 
 @pytest.mark.parametrize("columns", range(1, 12))
 @pytest.mark.parametrize("text", ["web@12.service", "日本語の説明です", "e\u0301e\u0301e\u0301e\u0301", ""])
-def test_text_that_is_cut_takes_the_room_there_is_and_no_more(text: str, columns: int) -> None:
+def test_shortened_text_fits_the_width(text: str, columns: int) -> None:
     for cut in (crop(text, columns), shorten(text, columns)):
         assert width(cut) <= columns
         assert cut == text if width(text) <= columns else "…" in cut
@@ -297,7 +295,7 @@ def test_text_that_is_cut_takes_the_room_there_is_and_no_more(text: str, columns
         (["start", "web"], 1, "Error creating units: unable to find Unit(web.service) in Registry or on filesystem"),
     ],
 )
-def test_who_names_a_unit_that_there_is_not_is_asked_whether_another_was_meant(
+def test_an_unknown_unit_is_refused_with_a_suggestion(
     at_terminal: Callable[..., Terminal],
     cluster: ScriptedCluster,
     tmp_path: Path,
@@ -315,7 +313,7 @@ def test_who_names_a_unit_that_there_is_not_is_asked_whether_another_was_meant(
     assert (tmp_path / "err").read_text() == complaint.partition("\nThere is no")[0] + "\n"
 
 
-def test_a_name_that_resembles_nothing_is_only_refused(
+def test_an_unknown_unit_without_a_similar_name_is_only_refused(
     at_terminal: Callable[..., Terminal], cluster: ScriptedCluster
 ) -> None:
     cluster.add("db.service")
@@ -327,7 +325,7 @@ def test_a_name_that_resembles_nothing_is_only_refused(
 # JSON
 
 
-def test_list_units_as_json_gives_everything_in_full(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+def test_list_units_as_json_is_never_shortened(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     cluster.add("hello.service", HELLO, target="launched")
     rows = json.loads(fleetctl("list-units", "--output=json").stdout)
     assert rows == [
@@ -343,7 +341,7 @@ def test_list_units_as_json_gives_everything_in_full(fleetctl: Fleetctl, cluster
     ]
 
 
-def test_list_unit_files_as_json_says_null_for_what_there_is_not(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+def test_list_unit_files_as_json_has_null_for_missing_values(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     cluster.add("all.service", GLOBAL, target="launched")
     rows = json.loads(fleetctl("list-unit-files", "--output", "json").stdout)
     assert rows == [
@@ -361,7 +359,7 @@ def test_list_unit_files_as_json_says_null_for_what_there_is_not(fleetctl: Fleet
     ]
 
 
-def test_list_machines_as_json_keeps_metadata_apart(fleetctl: Fleetctl) -> None:
+def test_list_machines_as_json_has_metadata_as_an_object(fleetctl: Fleetctl) -> None:
     rows = json.loads(fleetctl("list-machines", "--output=json").stdout)
     assert rows == [
         {"machine": M1.id, "ip": "10.0.0.1", "metadata": {"region": "eu", "disk": "ssd"}, "mode": None},
@@ -369,7 +367,7 @@ def test_list_machines_as_json_keeps_metadata_apart(fleetctl: Fleetctl) -> None:
     ]
 
 
-def test_fields_of_json_can_be_chosen_and_an_empty_list_is_one(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+def test_json_fields_can_be_chosen_and_lists_may_be_empty(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     assert json.loads(fleetctl("list-machines", "--output=json", "--fields=ip").stdout) == [
         {"ip": "10.0.0.1"},
         {"ip": None},
@@ -380,7 +378,7 @@ def test_fields_of_json_can_be_chosen_and_an_empty_list_is_one(fleetctl: Fleetct
     assert result.stderr.startswith('Invalid key in output format: "tmachine" (there are desc, dstate,')
 
 
-def test_another_form_of_output_is_refused(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+def test_an_unknown_output_format_is_refused(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     result = fleetctl("list-units", "--output=yaml")
     assert result.status == 2
     assert 'invalid argument for "--output" flag' in result.stderr

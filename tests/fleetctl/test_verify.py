@@ -1,4 +1,4 @@
-"""fleetctl verify: no cluster is asked; what submit would refuse is an error, what systemd-analyze(1) says counts."""
+"""fleetctl verify: errors are what submit would refuse and what systemd-analyze(1) reports. It asks no API."""
 
 import os
 from pathlib import Path
@@ -16,7 +16,7 @@ while read line; do case $line in *BAD*) printf '%s:1: bad \\033[31m\\n' "$5" >&
 
 @pytest.fixture(autouse=True)
 def programs(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that is all of PATH but for the shell's, with a systemd-analyze that knows one complaint."""
+    """The only directory in PATH, with a systemd-analyze that refuses files with a line BAD."""
     folder = tmp_path_factory.mktemp("bin")
     (folder / "systemd-analyze").write_text(FAKE)
     (folder / "systemd-analyze").chmod(0o755)
@@ -25,7 +25,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
 
 
 @pytest.mark.covers("3.8.37")
-def test_a_good_file_is_nothing_to_speak_of(bare_fleetctl: Fleetctl, tmp_path: Path) -> None:
+def test_a_valid_file_prints_nothing(bare_fleetctl: Fleetctl, tmp_path: Path) -> None:
     for name in ("web.service", "web@.service"):
         (tmp_path / name).write_text(GOOD)
     for argument in ("web.service", "web", str(tmp_path / "web.service"), "web@.service", "web@1"):
@@ -47,7 +47,7 @@ def test_a_good_file_is_nothing_to_speak_of(bare_fleetctl: Fleetctl, tmp_path: P
         ("bad.service", GOOD + "#BAD\n", r"bad.service:1: bad \x1b[31m"),
     ],
 )
-def test_what_submit_would_refuse_is_said_and_the_others_are_checked(
+def test_an_invalid_file_is_an_error_and_the_others_are_checked(
     bare_fleetctl: Fleetctl, tmp_path: Path, name: str, text: str, complaint: str
 ) -> None:
     (tmp_path / name).write_text(text)
@@ -59,7 +59,7 @@ def test_what_submit_would_refuse_is_said_and_the_others_are_checked(
     assert "unable to find end of section" in second
 
 
-def test_warnings_do_not_count(bare_fleetctl: Fleetctl, tmp_path: Path) -> None:
+def test_warnings_exit_with_0(bare_fleetctl: Fleetctl, tmp_path: Path) -> None:
     (tmp_path / "web.service").write_text("# a \\\n" + GOOD + "[X-fleet]\nGlobal=true\n")
     result = bare_fleetctl("verify", "web")
     assert result.status == 0
@@ -68,14 +68,16 @@ def test_warnings_do_not_count(bare_fleetctl: Fleetctl, tmp_path: Path) -> None:
     assert "line 1 of web.service is a comment that ends in a backslash" in line
 
 
-def test_what_is_no_file_is_an_error(bare_fleetctl: Fleetctl, tmp_path: Path) -> None:
+def test_a_missing_file_and_a_directory_are_errors(bare_fleetctl: Fleetctl, tmp_path: Path) -> None:
     os.mkdir(tmp_path / "folder")
     assert bare_fleetctl("verify", "web").stderr == "web.service: no such file\n"
     assert "is a directory: name the unit files in it" in bare_fleetctl("verify", "folder").stderr
     assert bare_fleetctl("verify").status == 2
 
 
-def test_without_systemd_the_rest_is_not_checked(bare_fleetctl: Fleetctl, tmp_path: Path, programs: Path) -> None:
+def test_without_systemd_analyze_only_fleets_rules_are_checked(
+    bare_fleetctl: Fleetctl, tmp_path: Path, programs: Path
+) -> None:
     (programs / "systemd-analyze").unlink()
     (tmp_path / "web.service").write_text(GOOD + "#BAD\n")
     assert bare_fleetctl("verify", "web").status == 0

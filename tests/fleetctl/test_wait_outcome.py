@@ -1,4 +1,4 @@
-"""What a unit's report means for a command that waits: the rows are situations, the outcomes what is said of them."""
+"""What a unit's report means for a command that waits: a table of reports and their outcomes."""
 
 import time
 
@@ -45,7 +45,9 @@ def report(
     )
 
 
-def copy(active: str, sub: str = "x", generation: int = 5, machine: str = M1, **fields: object) -> AllocationReport:
+def allocation(
+    active: str, sub: str = "x", generation: int = 5, machine: str = M1, **fields: object
+) -> AllocationReport:
     given = {"load": "loaded", "hash": "abc", **fields}
     return AllocationReport(
         machine=machine,
@@ -68,31 +70,31 @@ STOPPING = Cause("waiting-for-stop", waits="waits until 22222222 has stopped it"
 PARKED_WAIT = Pending(f"it {PARKED}", is_urgent=True)
 
 SITUATIONS: list[tuple[Check, UnitReport, WaitOutcome]] = [
-    (check_launched, report(copy("active")), Reached(AT, ACTIVE_S)),
-    (check_launched, report(copy("active", error="held as it was")), Reached(AT, ACTIVE_S)),
-    (check_launched, report(copy("inactive", completed=True)), Reached(AT)),
+    (check_launched, report(allocation("active")), Reached(AT, ACTIVE_S)),
+    (check_launched, report(allocation("active", error="held as it was")), Reached(AT, ACTIVE_S)),
+    (check_launched, report(allocation("inactive", completed=True)), Reached(AT)),
     (check_launched, report(machine="", reason="completed", cause=Cause("completed")), Reached()),
     (check_launched, report(cause=LOST), Pending(f"it {WAITS}", is_urgent=True)),
-    # An older wish says nothing about this one.
-    (check_launched, report(copy("active"), decided=4), UNDECIDED),
+    # Decision or state of an earlier generation.
+    (check_launched, report(allocation("active"), decided=4), UNDECIDED),
     (check_launched, report(machine="", reason="no machine fits", decided=4), UNDECIDED),
-    (check_launched, report(copy("failed", generation=4)), Pending(f"{AT} has not carried it out yet")),
-    (check_launched, report(copy("active", generation=4)), Pending(f"{AT} has not carried it out yet")),
+    (check_launched, report(allocation("failed", generation=4)), Pending(f"{AT} has not carried it out yet")),
+    (check_launched, report(allocation("active", generation=4)), Pending(f"{AT} has not carried it out yet")),
     (check_launched, report(), NOT_YET),
-    # Nor does a copy elsewhere, or one that the cluster does not know.
-    (check_launched, report(copy("active", machine=M2, superseded=True)), NOT_YET),
-    (check_launched, report(copy("active", orphaned=True)), NOT_YET),
-    # On the way.
-    (check_launched, report(copy("activating", "start-pre")), Pending(f"it is activating (start-pre) on {AT}")),
+    # Superseded and orphaned allocations.
+    (check_launched, report(allocation("active", machine=M2, superseded=True)), NOT_YET),
+    (check_launched, report(allocation("active", orphaned=True)), NOT_YET),
+    # In progress.
+    (check_launched, report(allocation("activating", "start-pre")), Pending(f"it is activating (start-pre) on {AT}")),
     (
         check_launched,
         report(machine="", reason=f"no peer is there; {STOPPING.waits}", cause=STOPPING),
         Pending("it waits until 22222222 has stopped it", is_urgent=True),
     ),
-    # Failures, each with how long it has to show before it counts.
+    # Failures, each with how long it must last before it counts.
     (
         check_launched,
-        report(copy("activating", "auto-restart")),
+        report(allocation("activating", "auto-restart")),
         Failed(
             f"has ended on {AT}, and systemd restarts it as its Restart= says: fleetctl journal web.service says why",
             RESTARTING_S,
@@ -100,23 +102,23 @@ SITUATIONS: list[tuple[Check, UnitReport, WaitOutcome]] = [
     ),
     (
         check_launched,
-        report(copy("active", note="[Install] Alias=db.service has no effect: pg.service has it")),
+        report(allocation("active", note="[Install] Alias=db.service has no effect: pg.service has it")),
         Reached(AT, ACTIVE_S, f"is on {AT}: [Install] Alias=db.service has no effect: pg.service has it"),
     ),
     (
         check_launched,
-        report(copy("inactive", "dead")),
+        report(allocation("inactive", "dead")),
         Failed(f"was started on {AT}, but does not run (inactive, dead)", ENDED_S),
     ),
     (
         check_launched,
-        report(copy("inactive", load="masked")),
+        report(allocation("inactive", load="masked")),
         Failed(f"could not be loaded on {AT}: systemd says masked", FAILED_S),
     ),
-    (check_launched, report(copy("failed", error="boom")), Failed(f"failed on {AT} (x): boom", FAILED_S)),
+    (check_launched, report(allocation("failed", error="boom")), Failed(f"failed on {AT} (x): boom", FAILED_S)),
     (
         check_launched,
-        report(copy("inactive", generation=0, error="no such user")),
+        report(allocation("inactive", generation=0, error="no such user")),
         Failed(f"failed on {AT}: no such user", FAILED_BEFORE_S),
     ),
     (
@@ -124,94 +126,92 @@ SITUATIONS: list[tuple[Check, UnitReport, WaitOutcome]] = [
         report(machine=""),
         Pending("it cannot be placed: no machine fits. It starts as soon as one fits", is_urgent=True),
     ),
-    (check_loaded, report(copy("inactive")), Reached(AT)),
-    (check_loaded, report(copy("failed")), Reached(AT)),
-    (check_loaded, report(copy("deactivating", "stop", 4)), Pending(f"it is still deactivating (stop) on {AT}")),
-    (check_loaded, report(copy("inactive", generation=4)), Pending(f"{AT} has not carried it out yet")),
+    (check_loaded, report(allocation("inactive")), Reached(AT)),
+    (check_loaded, report(allocation("failed")), Reached(AT)),
+    (check_loaded, report(allocation("deactivating", "stop", 4)), Pending(f"it is still deactivating (stop) on {AT}")),
+    (check_loaded, report(allocation("inactive", generation=4)), Pending(f"{AT} has not carried it out yet")),
     (
         check_loaded,
-        report(copy("inactive", load="not-found")),
+        report(allocation("inactive", load="not-found")),
         Failed(f"could not be loaded on {AT}: systemd says not-found", FAILED_S),
     ),
-    (check_stopped, report(copy("inactive")), Reached(AT)),
-    (check_stopped, report(copy("inactive", load="not-found")), Reached(AT)),
+    (check_stopped, report(allocation("inactive")), Reached(AT)),
+    (check_stopped, report(allocation("inactive", load="not-found")), Reached(AT)),
     (check_stopped, report(machine=""), Reached()),
     (check_stopped, report(machine="", decided=4), UNDECIDED),
     (
         check_stopped,
-        report(copy("inactive"), copy("active", machine=M2, superseded=True)),
+        report(allocation("inactive"), allocation("active", machine=M2, superseded=True)),
         Pending("it is still active (x) on 22222222.../10.0.0.1"),
     ),
     (
         check_stopped,
-        report(copy("active", generation=4, error="Job timed out")),
+        report(allocation("active", generation=4, error="Job timed out")),
         Pending(f"it is still active (x) on {AT}; last error: Job timed out"),
     ),
-    (check_stopped, report(copy("active", target="loaded")), Reached(AT, note=AGAIN)),
-    (check_loaded, report(copy("active", target="loaded")), Reached(AT, note=AGAIN)),
-    (check_stopped, report(copy("active", target="launched")), Pending(f"it is still active (x) on {AT}")),
-    # What systemd says of the job that was asked for last.
+    (check_stopped, report(allocation("active", target="loaded")), Reached(AT, note=AGAIN)),
+    (check_loaded, report(allocation("active", target="loaded")), Reached(AT, note=AGAIN)),
+    (check_stopped, report(allocation("active", target="launched")), Pending(f"it is still active (x) on {AT}")),
+    # Results of the last systemd job.
     (
         check_launched,
-        report(copy("inactive", "dead", result="condition", note="ConditionPathExists=/x is not met.")),
+        report(allocation("inactive", "dead", result="condition", note="ConditionPathExists=/x is not met.")),
         Reached(AT, note=f"was not started on {AT}: ConditionPathExists=/x is not met"),
     ),
     (
         check_launched,
-        report(copy("inactive", "dead", result="assert", error="AssertPathExists=/x is not met")),
+        report(allocation("inactive", "dead", result="assert", error="AssertPathExists=/x is not met")),
         Failed(f"failed on {AT}: AssertPathExists=/x is not met", FAILED_S),
     ),
     (
         check_launched,
-        report(copy("inactive", "dead", result="done")),
+        report(allocation("inactive", "dead", result="done")),
         Reached(AT, note=f"has ended on {AT} already, with success"),
     ),
-    (check_launched, report(copy("active", result="condition")), Reached(AT, ACTIVE_S)),
+    (check_launched, report(allocation("active", result="condition")), Reached(AT, ACTIVE_S)),
     (
         check_launched,
-        report(copy("inactive", generation=4, result="refused", error="its service is not loaded")),
+        report(allocation("inactive", generation=4, result="refused", error="its service is not loaded")),
         Failed(f"failed on {AT}: its service is not loaded", FAILED_S),
     ),
     (
         check_stopped,
-        report(copy("active", generation=4, result="refused", error="it may not be stopped by hand")),
+        report(allocation("active", generation=4, result="refused", error="it may not be stopped by hand")),
         Failed(f"is not stopped on {AT}: it may not be stopped by hand", FAILED_S),
     ),
-    # A machine that does not take it, or that nobody is at.
+    # A machine that refuses the unit, or is parked.
     (
         check_launched,
-        report(copy("inactive", generation=0, refusal="has its own /etc/x", error="choose another name")),
+        report(allocation("inactive", generation=0, refusal="has its own /etc/x", error="choose another name")),
         Pending(f"it is refused by {AT}, which has its own /etc/x", is_urgent=True),
     ),
-    (check_launched, report(copy("active", generation=4), reason=PARKED, cause=ON_M1), PARKED_WAIT),
-    (check_stopped, report(copy("active", generation=4), reason=PARKED, cause=ON_M1), PARKED_WAIT),
-    (check_unloaded, report(copy("active"), machine="", reason=PARKED, cause=ON_M1), PARKED_WAIT),
+    (check_launched, report(allocation("active", generation=4), reason=PARKED, cause=ON_M1), PARKED_WAIT),
+    (check_stopped, report(allocation("active", generation=4), reason=PARKED, cause=ON_M1), PARKED_WAIT),
+    (check_unloaded, report(allocation("active"), machine="", reason=PARKED, cause=ON_M1), PARKED_WAIT),
     (
         check_unloaded,
-        report(copy("active"), machine="", cause=STOPPING),
+        report(allocation("active"), machine="", cause=STOPPING),
         Pending(f"it is still active (x) on {AT}"),
     ),
     (check_launched, report(machine="", reason=f"no peer is there; {PARKED}", cause=ON_M1), PARKED_WAIT),
     (check_unloaded, report(machine="", decided=0), Reached()),
     (check_unloaded, report(machine=""), Reached()),
-    (check_unloaded, report(copy("inactive", hash="", error="said before"), machine=""), Reached()),
-    (check_unloaded, report(copy("active", orphaned=True), machine=""), Reached()),
+    (check_unloaded, report(allocation("inactive", hash="", error="said before"), machine=""), Reached()),
+    (check_unloaded, report(allocation("active", orphaned=True), machine=""), Reached()),
     (check_unloaded, report(machine="", decided=4), Pending("the leader has not taken it off its machine yet")),
     (check_unloaded, report(decided=0), Pending("the leader has not taken it off its machine yet")),
-    (check_unloaded, report(copy("inactive"), machine=""), Pending(f"it is still inactive (x) on {AT}")),
-    (check_unloaded, report(copy("active", hash="")), Pending(f"it is still active (x) on {AT}")),
+    (check_unloaded, report(allocation("inactive"), machine=""), Pending(f"it is still inactive (x) on {AT}")),
+    (check_unloaded, report(allocation("active", hash="")), Pending(f"it is still active (x) on {AT}")),
 ]
 
 
 @pytest.mark.covers("10.2.19")
 @pytest.mark.parametrize(("check", "seen", "outcome"), SITUATIONS)
-def test_a_report_is_judged_by_what_it_says_of_this_operation(
-    check: Check, seen: UnitReport, outcome: WaitOutcome
-) -> None:
+def test_the_outcome_of_a_report(check: Check, seen: UnitReport, outcome: WaitOutcome) -> None:
     assert check(seen, 5) == outcome
 
 
-def test_rejections_are_told_in_the_order_of_the_report() -> None:
+def test_rejections_are_printed_in_the_order_of_the_report() -> None:
     rejections = tuple(RejectionCount("metadata", *each) for each in (("c", 2), ("a", 1), ("b", 1)))
     seen = report(machine="", reason="no machine fits", rejections=rejections)
     outcome = check_launched(seen, 5)
@@ -219,32 +219,32 @@ def test_rejections_are_told_in_the_order_of_the_report() -> None:
     assert ": c (2 machines), a (1 machine), b (1 machine). " in outcome.what
 
 
-def test_what_is_no_service_is_active_when_it_is() -> None:
-    seen = msgspec.structs.replace(report(copy("active")), name="front.socket")
+def test_a_socket_is_active_without_a_settling_time() -> None:
+    seen = msgspec.structs.replace(report(allocation("active")), name="front.socket")
     assert check_launched(seen, 5) == Reached(AT)
 
 
-def test_the_last_lines_of_a_unit_stand_below_one_another_each_once() -> None:
+def test_the_last_log_lines_are_indented_and_printed_once() -> None:
     error = "exit-code: status 7; last lines:\ndisk\x1b[31m full\n\ndisk\x1b[31m full\nends\n"
-    outcome = check_launched(report(copy("failed", error=error)), 5)
+    outcome = check_launched(report(allocation("failed", error=error)), 5)
     assert isinstance(outcome, Failed)
     assert outcome.why == f"failed on {AT} (x): exit-code: status 7; last lines:\n    disk\\x1b[31m full\n    ends"
 
 
 @pytest.mark.covers("3.7.2", "9.10", "P.6")
 @pytest.mark.parametrize(("attempts", "expected_s"), [(0, 300.0), (-1, 300.0), (1, 2.0), (30, 60.0)])
-def test_a_wait_is_bounded_whatever_is_asked(attempts: int, expected_s: float) -> None:
+def test_a_wait_is_bounded_for_any_block_attempts(attempts: int, expected_s: float) -> None:
     assert bound_s(attempts) == expected_s
 
 
-def test_what_takes_its_time_to_be_answered_is_asked_half_of_the_time_at_most() -> None:
+def test_a_slow_api_is_asked_at_most_half_of_the_time() -> None:
     answers = list(observe(lambda: time.sleep(0.2), 1.0))
     assert 1 <= len(answers) <= 3
 
 
-def test_a_unit_whose_home_is_lost_is_nowhere_while_it_is_waited_for() -> None:
+def test_a_unit_on_a_lost_machine_is_unplaced_while_it_waits() -> None:
     reason = "waits for machine 11111111 to come back, until 2027-01-15 12:05:00 UTC"
     report = UnitReport("away.service", "launched", generation=1, decided=1, machine="1" * 32, reason=reason)
     cause = Cause("waiting-for-machine", waits=reason)
     assert why_unplaced(msgspec.structs.replace(report, cause=cause)) == reason
-    assert why_unplaced(msgspec.structs.replace(report, reason="")) == ""  # on its way there
+    assert why_unplaced(msgspec.structs.replace(report, reason="")) == ""  # being placed there

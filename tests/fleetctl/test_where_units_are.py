@@ -1,4 +1,4 @@
-"""ssh, status, journal up to where they connect: which machine is meant, what is refused, this machine without SSH."""
+"""ssh, status, journal, fd-forward without an SSH login: choice of the machine, refusals, units on this machine."""
 
 import json
 import os
@@ -52,7 +52,7 @@ def test_ssh_needs_a_machine_or_a_unit(fleetctl: Fleetctl, arguments: tuple[str,
         (["--machine", "2222", "uptime", "-p"], "Could not determine address of machine."),
     ],
 )
-def test_ssh_says_which_machine_it_cannot_go_to(
+def test_ssh_refuses_an_unknown_or_ambiguous_machine(
     fleetctl: Fleetctl, cluster: ScriptedCluster, arguments: list[str], complaint: str
 ) -> None:
     cluster.register(M1, M11, M2)
@@ -68,7 +68,7 @@ def test_ssh_says_which_machine_it_cannot_go_to(
 
 
 @pytest.mark.covers("3.10.17")
-def test_options_of_ssh_end_at_its_first_argument(fleetctl: Fleetctl) -> None:
+def test_the_first_argument_of_ssh_ends_its_options(fleetctl: Fleetctl) -> None:
     assert "could not find" in fleetctl("ssh", "none", "ls", "--full", "-l", "--help").stderr
     refused = fleetctl("ssh", "--full", "none")
     assert (refused.status, "unknown flag: --full" in refused.stderr) == (2, True)
@@ -76,7 +76,7 @@ def test_options_of_ssh_end_at_its_first_argument(fleetctl: Fleetctl) -> None:
 
 @pytest.mark.covers("3.10.26", "3.10.29")
 @pytest.mark.parametrize("command", ["status", "journal"])
-def test_a_unit_that_there_is_not_or_that_is_nowhere_is_refused(
+def test_status_and_journal_refuse_an_unknown_or_unplaced_unit(
     fleetctl: Fleetctl, cluster: ScriptedCluster, command: str
 ) -> None:
     cluster.add("idle.service")
@@ -85,7 +85,7 @@ def test_a_unit_that_there_is_not_or_that_is_nowhere_is_refused(
     assert fleetctl(command, "idle") == Result(1, "", f"Unit idle.service does not appear to be {done}.\n")
 
 
-def test_status_of_a_unit_that_waits_for_its_machine_says_so(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+def test_status_says_that_a_unit_waits_for_its_machine(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     lost = WaitingForMachine(M1.id, Absence.LOST, until=1800014700.0)
     wait = "waits for machine 11111111 to come back, until 2027-01-15 12:05:00 UTC"
     cluster.outcomes["away.service"] = ScriptedOutcome(machine=None, reason=lost)
@@ -94,7 +94,7 @@ def test_status_of_a_unit_that_waits_for_its_machine_says_so(fleetctl: Fleetctl,
 
 
 @pytest.mark.covers("3.10.26", "3.10.28")
-def test_journal_takes_one_unit_and_status_any_number(fleetctl: Fleetctl) -> None:
+def test_journal_requires_one_unit_and_status_any_number(fleetctl: Fleetctl) -> None:
     assert fleetctl("journal") == Result(1, "", "One unit file must be provided.\n")
     assert fleetctl("journal", "a", "b") == Result(1, "", "One unit file must be provided.\n")
     assert fleetctl("status") == Result(0, "", "")
@@ -121,9 +121,7 @@ def test_a_machine_without_an_address_is_an_error(fleetctl: Fleetctl, cluster: S
 
 
 @pytest.mark.covers("P.18")
-def test_status_in_json_tells_what_the_cluster_knows_without_going_there(
-    fleetctl: Fleetctl, cluster: ScriptedCluster
-) -> None:
+def test_status_as_json_connects_to_no_machine(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     cluster.add("idle.service")
     cluster.add("web.service", target="launched")
     cluster.outcomes["bad.service"] = ScriptedOutcome(active="failed", sub="failed", error="Result: exit-code")
@@ -152,7 +150,7 @@ def test_status_in_json_tells_what_the_cluster_knows_without_going_there(
     assert json.loads(fleetctl("status", "--output=json").stdout) == []
 
 
-# On this machine itself
+# On this machine
 
 TOOLS = """#!/bin/sh
 echo "$(basename "$0") $*"
@@ -164,7 +162,7 @@ exit 3
 
 @pytest.fixture
 def here(cluster: ScriptedCluster, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs fleetctl with a unit on this very machine, whose systemctl, journalctl and sudo only say that they ran."""
+    """Runs fleetctl with units on this machine, where systemctl, journalctl and sudo only print their arguments."""
     me = Machine(local_machine_id(), address="192.0.2.1")
     cluster.register(me)
     for name, text in (("web.service", "[Service]\nExecStart=/bin/true\n"), ("all.service", GLOBAL)):
@@ -209,7 +207,7 @@ def test_a_unit_of_this_machine_needs_no_ssh(
 
 
 @pytest.mark.covers("3.8.41", "3.8.42", "10.2.2")
-def test_a_global_unit_of_this_machine_alone_is_headed_all_the_same(
+def test_a_global_unit_on_this_machine_alone_has_a_heading(
     here: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:
     head = f"{local_machine_id()[:8]}.../192.0.2.1:"
@@ -222,7 +220,7 @@ def test_a_global_unit_of_this_machine_alone_is_headed_all_the_same(
 
 
 @pytest.mark.covers("3.10.30")
-def test_several_units_are_parted_by_an_empty_line_until_one_fails(
+def test_status_of_several_units_ends_at_the_first_failure(
     here: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     assert here("status", "web", "all").stdout == "systemctl status -l -- web.service\n"
@@ -234,7 +232,7 @@ def test_several_units_are_parted_by_an_empty_line_until_one_fails(
 
 
 @pytest.mark.covers("3.10.31")
-def test_a_tool_that_this_machine_lacks_is_an_error(
+def test_a_missing_systemctl_is_an_error(
     here: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "systemctl").chmod(0o644)
@@ -248,7 +246,7 @@ def test_a_tool_that_this_machine_lacks_is_an_error(
 
 
 @pytest.mark.covers("3.10.34", "10.3.8")
-def test_fd_forward_gives_the_answer_though_the_input_has_ended(cluster: ScriptedCluster) -> None:
+def test_fd_forward_prints_the_response_after_the_input_has_ended(cluster: ScriptedCluster) -> None:
     request = b"GET /fleet/v1/machines HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     done = subprocess.run(
         [sys.executable, "-m", "fleetctl.cli", "fd-forward", cluster.unix.removeprefix("unix://")],
@@ -263,7 +261,7 @@ def test_fd_forward_gives_the_answer_though_the_input_has_ended(cluster: Scripte
 
 
 @pytest.mark.covers("3.10.34", "10.3.8")
-def test_fd_forward_ends_when_nobody_reads_any_more(cluster: ScriptedCluster) -> None:
+def test_fd_forward_ends_when_its_output_is_closed(cluster: ScriptedCluster) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "fleetctl.cli", "fd-forward", cluster.unix.removeprefix("unix://")],
         stdin=subprocess.PIPE,
@@ -280,7 +278,7 @@ def test_fd_forward_ends_when_nobody_reads_any_more(cluster: ScriptedCluster) ->
 
 
 @pytest.mark.covers("3.10.34", "10.3.8")
-def test_fd_forward_says_where_it_cannot_connect(bare_fleetctl: Fleetctl) -> None:
+def test_fd_forward_names_the_address_that_it_cannot_reach(bare_fleetctl: Fleetctl) -> None:
     assert bare_fleetctl("fd-forward") == Result(1, "", "Provide a single argument\n")
     assert bare_fleetctl("fd-forward", "/nonesuch") == Result(
         1, "", "Failed dialing remote address: dial unix /nonesuch: no such file or directory\n"

@@ -1,4 +1,4 @@
-"""From the command line to (simulated) systemd and back: what fleetctl waits for is what leader and agents report."""
+"""fleetctl with real leaders and agents over simulated systemds: each command returns when they report the state."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,7 +41,7 @@ def small_cluster(background: BackgroundLoop, tmp_path_factory: pytest.TempPathF
 def fleetctl(
     bare_fleetctl: Fleetctl, small_cluster: SmallCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Fleetctl]:
-    """Runs a command line against the cluster, in a directory with the unit files; leaves no unit behind."""
+    """Runs a command line against the cluster, in a directory with unit files; destroys all units in the end."""
     monkeypatch.setenv("FLEETCTL_ENDPOINT", small_cluster.unix)
     for name, text in UNITS.items():
         (tmp_path / name).write_text(text)
@@ -55,7 +55,7 @@ def active(fleetctl: Fleetctl) -> list[list[str]]:
 
 
 @pytest.mark.covers("3.8.12", "3.8.13", "10.2.9")
-def test_a_unit_is_started_stopped_unloaded_loaded_and_each_has_happened_at_the_end(fleetctl: Fleetctl) -> None:
+def test_each_command_returns_when_the_unit_has_reached_the_state(fleetctl: Fleetctl) -> None:
     place = "11111111.../10.0.0.1"
     started = fleetctl("start", "slow")
     assert (started.status, started.stderr) == (0, "")
@@ -87,9 +87,7 @@ def test_a_oneshot_completes_each_time_it_is_started(fleetctl: Fleetctl) -> None
         ("refused", "Unit refused.service failed on 11111111.../10.0.0.1: "),
     ],
 )
-def test_a_unit_that_does_not_run_is_explained_in_the_words_of_who_refused(
-    fleetctl: Fleetctl, unit: str, why: str
-) -> None:
+def test_a_failed_start_is_explained_by_systemds_message(fleetctl: Fleetctl, unit: str, why: str) -> None:
     result = fleetctl("start", unit)
     assert result.status == 1
     assert result.stderr.startswith(f"Error waiting for units: {why}")
@@ -97,14 +95,14 @@ def test_a_unit_that_does_not_run_is_explained_in_the_words_of_who_refused(
     assert fleetctl("unload", unit).stdout == f"Unit {unit}.service inactive\n"
 
 
-def test_a_unit_that_fits_nowhere_says_why_and_is_waited_for(fleetctl: Fleetctl) -> None:
+def test_an_unplaced_unit_is_explained_and_waited_for(fleetctl: Fleetctl) -> None:
     result = fleetctl("start", "--block-attempts=1", "nowhere")
     why = "Unit nowhere.service cannot be placed: no machine fits: metadata number=7 missing (2 machines). "
     assert (result.status, result.stderr.startswith(why)) == (1, True)
     assert fleetctl("unload", "nowhere").stdout == "Unit nowhere.service inactive\n"
 
 
-def test_units_that_hang_on_one_another_are_started_in_any_order(fleetctl: Fleetctl) -> None:
+def test_units_that_depend_on_each_other_start_in_any_order(fleetctl: Fleetctl) -> None:
     result = fleetctl("start", "follower", "leader")
     assert (result.status, result.stderr) == (0, "")
     assert active(fleetctl) == [["follower.service", "active"], ["leader.service", "active"]]
@@ -124,7 +122,7 @@ def test_replacing_a_unit_keeps_its_machine_and_runs_the_new_content(fleetctl: F
 
 
 @pytest.mark.covers("3.8.40")
-def test_a_global_unit_is_destroyed_when_it_runs_nowhere_any_more(fleetctl: Fleetctl) -> None:
+def test_destroy_returns_when_a_global_unit_runs_on_no_machine(fleetctl: Fleetctl) -> None:
     assert fleetctl("start", "everywhere").stdout.endswith("Triggered global unit everywhere.service start\n")
     assert fleetctl("list-unit-files", "--no-legend", "--fields=target,dstate").stdout.split() == ["global", "launched"]
     assert fleetctl("destroy", "everywhere").stdout == "Destroyed everywhere.service\n"
