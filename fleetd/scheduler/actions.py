@@ -1,13 +1,8 @@
-"""What can be done about one allocation. Decisions (allocations.py) return actions; `apply` alone carries them out."""
+"""What can be done about one allocation. Decisions (allocations.py) return actions; Proposal.apply carries them out."""
 
 import msgspec
 
-from fleetd.model.placement import Placement
-from fleetd.model.reason import Eviction, PeerWait, Reason, Rejection, WaitingForPeer, WaitingForStop, without_eviction
-from fleetd.model.unit import TargetState
-from fleetd.scheduler.proposal import Proposal
-from fleetd.scheduler.snapshot import requirements_of
-from fleetd.scheduler.unit_plan import UnitPlanBuilder
+from fleetd.model.reason import PeerWait, Reason, Rejection, WaitingForPeer
 
 
 class Keep(msgspec.Struct, frozen=True, gc=False):
@@ -95,77 +90,3 @@ Action = (
     | Conclude
     | FindMachine
 )
-
-
-def apply(proposal: Proposal, plan: UnitPlanBuilder, action: Action | None) -> None:
-    """Carry out an action in the plan of one unit and in the proposal. None does nothing."""
-    match action:
-        case None:
-            pass
-        case Place(machine, reason):
-            _place(proposal, plan, machine, reason)
-        case Keep(machine):
-            proposal.occupy(plan.name, machine, plan.requirements)
-        case Withdraw(machine, because, reruns):
-            plan.eviction = Eviction(machine, because) if because else plan.eviction
-            _leave(plan, machine, reruns=reruns)
-            _withdraw(proposal, plan, machine)
-        case Supersede(machine):
-            assert plan.unit is not None
-            unit = plan.unit
-            plan.write(Placement(machine, plan.name, unit.text, unit.target, unit.generation, superseded=True))
-            _leave(plan, machine)
-            proposal.vacate(plan.name, machine)
-        case Forget(machine, reruns):
-            plan.delete(machine)
-            _leave(plan, machine, reruns=reruns)
-            proposal.vacate(plan.name, machine)
-        case Decline(machine):
-            plan.write(msgspec.structs.replace(plan.placements[machine], declined=True))
-            proposal.vacate(plan.name, machine)
-        case WaitForMachine(reason, lost_at, until_s):
-            plan.reason, plan.lost_at = reason, lost_at
-            proposal.wake(plan.name, until_s)
-        case Wait(reason):
-            plan.waits = without_eviction(reason) if isinstance(reason, WaitingForStop) else reason
-            plan.reason = reason
-        case WaitForPeer(reason) | Conclude(reason):
-            plan.reason = reason
-            plan.unplaced = False
-        case _:  # FindMachine
-            plan.unplaced = True
-
-
-def _place(proposal: Proposal, plan: UnitPlanBuilder, machine: str, reason: Reason | None) -> None:
-    assert plan.unit is not None
-    unit = plan.unit
-    placement = Placement(
-        machine,
-        plan.name,
-        unit.text,
-        plan.target,
-        unit.generation,
-        completed=plan.completed == plan.generation,
-        restart_of=unit.restart_of,
-    )
-    plan.reason = reason or plan.reason
-    plan.unplaced = False
-    plan.assigned = machine
-    if plan.placements.get(machine) != placement:
-        plan.write(placement)
-        proposal.occupy(plan.name, machine, plan.requirements)
-
-
-def _withdraw(proposal: Proposal, plan: UnitPlanBuilder, machine: str) -> None:
-    former = plan.placements[machine]
-    generation = max(plan.generation, former.generation)
-    plan.write(Placement(machine, plan.name, former.text, TargetState.INACTIVE, generation))
-    proposal.withdraw(plan.name, machine, requirements_of(former.text, plan.name))
-
-
-def _leave(plan: UnitPlanBuilder, machine: str, *, reruns: bool = False) -> None:
-    """The unit is assigned to this machine no longer."""
-    if plan.assigned == machine:
-        plan.assigned = ""
-    if reruns:
-        plan.completed = 0

@@ -7,10 +7,26 @@ import msgspec
 from fleetd.model.constraints import Requirements
 from fleetd.model.names import template_of
 from fleetd.model.ordered import Names
+from fleetd.model.placement import Placement
 from fleetd.model.quota import Usage
+from fleetd.model.reason import Eviction, Reason, WaitingForStop, without_eviction
+from fleetd.model.unit import TargetState
+from fleetd.scheduler.actions import (
+    Action,
+    Conclude,
+    Decline,
+    Forget,
+    Keep,
+    Place,
+    Supersede,
+    Wait,
+    WaitForMachine,
+    WaitForPeer,
+    Withdraw,
+)
 from fleetd.scheduler.failover_delays import NO_DELAYS, START, FailoverDelays, FailoverPolicy, Now
 from fleetd.scheduler.occupancy import Occupancy
-from fleetd.scheduler.snapshot import Snapshot
+from fleetd.scheduler.snapshot import Snapshot, requirements_of
 from fleetd.scheduler.unit_plan import UnitPlan, UnitPlanBuilder
 
 
@@ -25,7 +41,7 @@ Write = UnitPlan | SessionPlan | Usage
 
 
 class Proposal:
-    """What earlier controllers of this pass have proposed, for the later ones to build on.
+    """What earlier controllers of this pass have proposed, for the later ones to build on. `apply` changes it.
 
     `units` are the plans of the affected units, in order of names. `first` is written before them, `last` after them.
     `wakeups` are the leader-clock times at which a unit is to be planned again. Call `checkpoint` about once a unit: it
@@ -86,3 +102,71 @@ class Proposal:
         if occupancy is None:
             occupancy = self._occupancies[machine] = self.snapshot.occupancy(machine).copy()
         occupancy.discard(name)
+
+    def apply(self, plan: UnitPlanBuilder, action: Action | None) -> None:
+        """Carry out an action in the plan of one unit and in the occupancies. None does nothing."""
+        match action:
+            case None:
+                pass
+            case Place(machine, reason):
+                self._place(plan, machine, reason)
+            case Keep(machine):
+                self.occupy(plan.name, machine, plan.requirements)
+            case Withdraw(machine, because, reruns):
+                plan.eviction = Eviction(machine, because) if because else plan.eviction
+                _leave(plan, machine, reruns=reruns)
+                former = plan.placements[machine]
+                generation = max(plan.generation, former.generation)
+                plan.write(Placement(machine, plan.name, former.text, TargetState.INACTIVE, generation))
+                self.withdraw(plan.name, machine, requirements_of(former.text, plan.name))
+            case Supersede(machine):
+                assert plan.unit is not None
+                unit = plan.unit
+                plan.write(Placement(machine, plan.name, unit.text, unit.target, unit.generation, superseded=True))
+                _leave(plan, machine)
+                self.vacate(plan.name, machine)
+            case Forget(machine, reruns):
+                plan.delete(machine)
+                _leave(plan, machine, reruns=reruns)
+                self.vacate(plan.name, machine)
+            case Decline(machine):
+                plan.write(msgspec.structs.replace(plan.placements[machine], declined=True))
+                self.vacate(plan.name, machine)
+            case WaitForMachine(reason, lost_at, until_s):
+                plan.reason, plan.lost_at = reason, lost_at
+                self.wake(plan.name, until_s)
+            case Wait(reason):
+                plan.waits = without_eviction(reason) if isinstance(reason, WaitingForStop) else reason
+                plan.reason = reason
+            case WaitForPeer(reason) | Conclude(reason):
+                plan.reason = reason
+                plan.unplaced = False
+            case _:  # FindMachine
+                plan.unplaced = True
+
+    def _place(self, plan: UnitPlanBuilder, machine: str, reason: Reason | None) -> None:
+        assert plan.unit is not None
+        unit = plan.unit
+        placement = Placement(
+            machine,
+            plan.name,
+            unit.text,
+            plan.target,
+            unit.generation,
+            completed=plan.completed == plan.generation,
+            restart_of=unit.restart_of,
+        )
+        plan.reason = reason or plan.reason
+        plan.unplaced = False
+        plan.assigned = machine
+        if plan.placements.get(machine) != placement:
+            plan.write(placement)
+            self.occupy(plan.name, machine, plan.requirements)
+
+
+def _leave(plan: UnitPlanBuilder, machine: str, *, reruns: bool = False) -> None:
+    """The unit is assigned to this machine no longer."""
+    if plan.assigned == machine:
+        plan.assigned = ""
+    if reruns:
+        plan.completed = 0

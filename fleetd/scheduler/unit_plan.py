@@ -28,8 +28,8 @@ class UnitPlan(msgspec.Struct, frozen=True, gc=False):
 
 
 class UnitPlanBuilder(msgspec.Struct, eq=False, gc=False):
-    """The plan for one unit while it is made: its placements as they will be, and what is to be said of them. Actions
-    change it (actions.py).
+    """The plan for one unit while it is made: its placements as they will be, and what is to be said of them.
+    Proposal.apply changes it.
 
     `scope` are the machines on which there may be something to decide; None: all. `is_template`: it does not run, but
     sockets need its file. `is_on_many`: it is placed wherever it fits, because it is global, or a template, which is

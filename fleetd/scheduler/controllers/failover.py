@@ -1,6 +1,5 @@
 """Failover: placements on dead machines are waited for or forgotten, and so are the machines' sessions."""
 
-from fleetd.scheduler.actions import apply
 from fleetd.scheduler.allocations import decide_loss
 from fleetd.scheduler.proposal import Proposal, SessionPlan
 
@@ -13,7 +12,7 @@ def fail_over(proposal: Proposal) -> None:
         for name in snapshot.placed_on[machine]:
             plan = proposal.units.get(name)
             if plan is not None and plan.is_in_scope(machine):
-                apply(proposal, plan, decide_loss(proposal, plan, machine))
+                proposal.apply(plan, decide_loss(proposal, plan, machine))
                 proposal.checkpoint()
     # The session of a dead machine goes before its placements: if it is alive after all, its agent must not take
     # missing placements for orders to stop its units.

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from fleetd.model.ordered import Names
 from fleetd.model.reason import BEST, ONLY, Placed, WaitingForPeer
-from fleetd.scheduler.actions import Place, Supersede, WaitForPeer, Withdraw, apply
+from fleetd.scheduler.actions import Place, Supersede, WaitForPeer, Withdraw
 from fleetd.scheduler.allocation_state import AllocationState
 from fleetd.scheduler.allocations import (
     decide_handover,
@@ -31,7 +31,7 @@ def place(proposal: Proposal) -> None:
     templates = [plan for plan in plans.values() if plan.is_template]  # placed where their sockets are: last
     for plan in allocated:
         for machine in plan.scoped_placements():
-            apply(proposal, plan, decide_release(plan, machine))
+            proposal.apply(plan, decide_release(plan, machine))
         proposal.checkpoint()
     for plan in allocated:
         if not plan.is_template:
@@ -51,7 +51,7 @@ def _review(proposal: Proposal, plan: UnitPlanBuilder) -> None:
     if plan.is_wanted and not plan.is_on_many:
         plan.note_completion()
     for machine in plan.scoped_placements():
-        apply(proposal, plan, decide_stay(proposal, plan, machine))
+        proposal.apply(plan, decide_stay(proposal, plan, machine))
     proposal.checkpoint()
 
 
@@ -62,7 +62,7 @@ def _settle(proposal: Proposal, plan: UnitPlanBuilder) -> None:
     elif plan.is_wanted and not plan.is_alone():
         states = _hand_over(proposal, plan) if plan.placements or plan.states else {}
         if not plan.assigned:
-            apply(proposal, plan, decide_unassigned(proposal, plan, states))
+            proposal.apply(plan, decide_unassigned(proposal, plan, states))
     proposal.checkpoint()
 
 
@@ -72,14 +72,14 @@ def _settle_on_many(proposal: Proposal, plan: UnitPlanBuilder) -> None:
     matching = index.accepting_matches(plan.requirements)
     for machine in plan.scoped_machines():
         matches = bool(matching & index.bits[machine])
-        apply(proposal, plan, decide_on_many(proposal, plan, machine, matches=matches))
+        proposal.apply(plan, decide_on_many(proposal, plan, machine, matches=matches))
 
 
 def _hand_over(proposal: Proposal, plan: UnitPlanBuilder) -> Mapping[str, AllocationState]:
     """Decide about what runs beside the assigned allocation. Returns the states of the allocations after that."""
     for machine, state in plan.allocation_states().items():
         if state is AllocationState.STRAY:
-            apply(proposal, plan, Supersede(machine))
+            proposal.apply(plan, Supersede(machine))
     states = plan.allocation_states()
     for wanted in (AllocationState.SUPERSEDED, AllocationState.ORPHANED):
         for machine, state in states.items():
@@ -91,9 +91,9 @@ def _hand_over(proposal: Proposal, plan: UnitPlanBuilder) -> Mapping[str, Alloca
 def _hand_over_one(proposal: Proposal, plan: UnitPlanBuilder, machine: str, state: AllocationState) -> None:
     replacement = plan.assigned
     action = decide_handover(proposal, plan, machine, state)
-    apply(proposal, plan, action)
+    proposal.apply(plan, action)
     if isinstance(action, Place) and replacement:
-        apply(proposal, plan, Withdraw(replacement))
+        proposal.apply(plan, Withdraw(replacement))
     since_s = proposal.snapshot.superseded_since.get((machine, plan.name), proposal.now.clock_s)
     due_s = since_s + proposal.policy.handover_timeout_s
     if due_s > proposal.now.clock_s:
@@ -114,7 +114,7 @@ def _place_unplaced(proposal: Proposal) -> None:
         else:
             reason = _peer_still_stopping(proposal, group)
             for name in group:
-                apply(proposal, plans[name], WaitForPeer(reason))
+                proposal.apply(plans[name], WaitForPeer(reason))
         proposal.checkpoint()
 
 
@@ -185,7 +185,7 @@ def _place_group(proposal: Proposal, ranking: Ranking, group: list[str]) -> None
         if len(group) > 1:
             reason = Placed(reason.rule, units=tuple(group))
         for name in group:
-            apply(proposal, proposal.units[name], Place(choice.machine, reason))
+            proposal.apply(proposal.units[name], Place(choice.machine, reason))
             proposal.turns[name] = len(proposal.turns)
             ranking.record_placement(name, choice.machine)
     elif len(group) > 1:
