@@ -5,7 +5,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 import msgspec
 
-from fleetctl.errors import CommandFailed
+from fleetctl.errors import CommandFailed, cause_of
 from fleetctl.log import LOG
 from fleetctl.settings import DEFAULT_ENDPOINT, Settings
 
@@ -108,7 +108,7 @@ def tls_context(settings: Settings) -> "ssl.SSLContext":
             with open(path, "rb"):
                 continue
         except OSError as error:
-            _refuse(f"open {path}: {(error.strerror or str(error)).lower()}")
+            _refuse(f"open {path}: {cause_of(error)}")
     try:
         context = ssl.create_default_context(cafile=authorities or None)
         if certificate:

@@ -22,6 +22,11 @@ class SshFailed(Exception):
     """An SSH connection failed or was lost; the text names user, host, cause and remedy."""
 
 
+def cause_of(error: OSError) -> str:
+    """What the system says of an error, as part of a sentence."""
+    return (error.strerror or str(error) or type(error).__name__).lower()
+
+
 @contextmanager
 def failing_as(before: str, after: str = "") -> Iterator[None]:
     """Turn a ClientError into CommandFailed, with what the command was doing around its text."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from fleetctl.errors import CommandFailed
+from fleetctl.errors import CommandFailed, cause_of
 from fleetd.model.names import InvalidName, UnitName, parse_name, validate_name, with_default_suffix
 from fleetd.model.unitfile import MAX_UNIT_FILE_BYTES, UnitFile, UnitFileError, decode_unit_file, surprising_lines
 
@@ -44,25 +44,21 @@ def parse_argument(argument: str) -> UnitArgument:
 
 
 def parse_arguments(arguments: Iterable[str]) -> list[UnitArgument]:
-    """The units that the arguments name, in order, each once: the first directory counts."""
+    """The units that the arguments name, in order, each once. Raises CommandFailed for an invalid name, and for a unit
+    that is given twice by files that differ.
+    """
     found: dict[str, UnitArgument] = {}
     for argument in map(parse_argument, arguments):
-        found.setdefault(argument.name.full, argument)
-    return list(found.values())
-
-
-def check_duplicates(arguments: Iterable[str]) -> None:
-    """Raises CommandFailed for a unit that is given twice by files that differ."""
-    paths: dict[str, str] = {}
-    for argument in map(parse_argument, arguments):
-        first = paths.setdefault(argument.name.full, argument.path)
-        if first != argument.path:
-            one, other = read_local_file(first), read_local_file(argument.path)
+        check_name(argument)
+        first = found.setdefault(argument.name.full, argument)
+        if first.path != argument.path:
+            one, other = read_local_file(first.path), read_local_file(argument.path)
             if one and other and one.content != other.content:
                 raise CommandFailed(
-                    f"Error creating units: {first} and {argument.path} differ, and both are unit "
+                    f"Error creating units: {first.path} and {argument.path} differ, and both are unit "
                     f"{argument.name.full}: give only one of them"
                 )
+    return list(found.values())
 
 
 def check_name(argument: UnitArgument) -> None:
@@ -90,7 +86,7 @@ def read_local_file(path: str) -> LocalFile | None:
         where = f" (line {error.line})" if error.line is not None and f"line {error.line}" not in str(error) else ""
         why = f"{error}{where}"
     except OSError as error:
-        why = (error.strerror or str(error)).lower()
+        why = cause_of(error)
     raise CommandFailed(f"Error creating units: failed getting Unit({path}) from file: {why}")
 
 

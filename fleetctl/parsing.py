@@ -136,14 +136,9 @@ def render_sections(sections: Sequence[tuple[str, Sequence[str]]]) -> str:
 def option_lines(options: Iterable[click.Option]) -> list[str]:
     """A command's own options: spellings, defaults and meanings."""
     shown = [option for option in options if not option.hidden]
-    spellings = [", ".join(option.opts) + _default(option) for option in shown]
+    spellings = [f"{', '.join(option.opts)}={_plain(option.default)}" for option in shown]
     width = max(map(len, spellings), default=0)
     return [f"{spelling:{width}}  {option.help}" for spelling, option in zip(spellings, shown, strict=True)]
-
-
-def _default(option: click.Option) -> str:
-    default = option.default
-    return f"={str(default).lower() if isinstance(default, bool) else default}"
 
 
 def global_option_lines() -> list[str]:
@@ -157,8 +152,8 @@ def global_option_lines() -> list[str]:
     return [*(f"{spelling:{width}}  {text}" for spelling, text in rows), note]
 
 
-def _plain(value: str | float | bool) -> str:
-    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else value
+def _plain(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 Callback = Callable[..., int]

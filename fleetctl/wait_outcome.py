@@ -67,7 +67,7 @@ def check_launched(report: schema.UnitReport, generation: int) -> WaitOutcome:
     allocation = _current_allocation(report, generation)
     if not isinstance(allocation, schema.AllocationReport):
         return allocation
-    place = output.place(allocation.machine, allocation.address)
+    place = _place(allocation)
     if allocation.completed:
         return Reached(place)
     if allocation.active == "active":
@@ -116,7 +116,7 @@ def check_stopped(report: schema.UnitReport, generation: int) -> WaitOutcome:
 
 
 def _reached_loaded(allocation: schema.AllocationReport) -> Reached:
-    place = output.place(allocation.machine, allocation.address)
+    place = _place(allocation)
     note = f"has been started on {place} by something else than fleet: its socket or timer, another unit, an operator"
     return Reached(place, note=note if runs(allocation) else "")
 
@@ -138,6 +138,10 @@ def _own_allocations(report: schema.UnitReport) -> list[schema.AllocationReport]
 def active_allocations(report: schema.UnitReport) -> list[schema.AllocationReport]:
     """The allocations that are neither superseded nor orphaned."""
     return [allocation for allocation in _own_allocations(report) if not allocation.superseded]
+
+
+def _place(allocation: schema.AllocationReport) -> str:
+    return output.place(allocation.machine, allocation.address)
 
 
 def _words(text: str) -> str:
@@ -165,7 +169,7 @@ def _still_runs(report: schema.UnitReport, generation: int) -> Failed | Pending 
     if report.decided >= generation and is_held_up(report):
         return Pending(f"it {describe_wait(report)}", is_urgent=True)
     if running[0].result == _REFUSED:
-        place = output.place(running[0].machine, running[0].address)
+        place = _place(running[0])
         return Failed(f"is not stopped on {place}: {output.indented(running[0].error)}", FAILED_S)
     return still_there(running[0])
 
@@ -177,15 +181,12 @@ def _runs_again(report: schema.UnitReport, allocation: schema.AllocationReport, 
 
 def still_there(allocation: schema.AllocationReport) -> Pending:
     last = f"; last error: {output.printable(allocation.error)}" if allocation.error else ""
-    return Pending(
-        f"it is still {allocation.active} ({allocation.sub})"
-        f" on {output.place(allocation.machine, allocation.address)}{last}"
-    )
+    return Pending(f"it is still {allocation.active} ({allocation.sub}) on {_place(allocation)}{last}")
 
 
 def _why_not_loaded(allocation: schema.AllocationReport) -> Failed | None:
     """The failure of an allocation that systemd could not load, else None."""
-    place = output.place(allocation.machine, allocation.address)
+    place = _place(allocation)
     if allocation.error:
         return Failed(f"failed on {place}: {output.indented(allocation.error)}", FAILED_S)
     if allocation.load in _BAD_LOADS:

@@ -3,7 +3,7 @@
 from fleetctl import output
 from fleetctl.client import open_client
 from fleetctl.commands.stop import find_units
-from fleetctl.errors import failing_as
+from fleetctl.errors import CommandFailed, failing_as
 from fleetctl.parsing import blocking_options, bound_s, missing_option, new_command, unit_arguments
 from fleetctl.settings import Settings
 from fleetctl.wait import wait_until_gone
@@ -26,8 +26,7 @@ def command(
     """
     client = open_client(settings)
     if not units:
-        output.error("No units given")
-        return 0
+        raise CommandFailed("No units given", status=0)
     selection = find_units(client, units, "destroy", lambda report: True, ignore_missing=ignore_missing)
     if not selection.found:
         return 0 if ignore_missing else 1

@@ -6,7 +6,7 @@ import socket
 
 import click
 
-from fleetctl.errors import CommandFailed
+from fleetctl.errors import CommandFailed, cause_of
 from fleetctl.parsing import new_command
 from fleetctl.settings import Settings
 
@@ -28,12 +28,12 @@ def command(settings: Settings, paths: tuple[str, ...]) -> int:
         try:
             stream.connect(paths[0])
         except OSError as error:
-            why = f"dial unix {paths[0]}: {(error.strerror or str(error)).lower()}"
+            why = f"dial unix {paths[0]}: {cause_of(error)}"
             raise CommandFailed(f"Failed dialing remote address: {why}") from error
         try:
             forward(stream)
         except OSError as error:
-            raise CommandFailed(f"Encountered error during copy: {(error.strerror or str(error)).lower()}") from error
+            raise CommandFailed(f"Encountered error during copy: {cause_of(error)}") from error
     return 0
 
 

@@ -15,7 +15,7 @@ from fleetctl.parsing import BLOCK_ATTEMPTS_HELP, bound_s, missing_option, new_c
 from fleetctl.remote import Remote
 from fleetctl.selection import expand_patterns, is_active
 from fleetctl.settings import Settings
-from fleetctl.unit_locations import Location, pick_place, places_of, remote_options
+from fleetctl.unit_locations import Location, explain_absence, pick_place, places_of, remote_options
 from fleetctl.wait_outcome import check_launched, on_every_machine, runs
 from fleetd.api import schema
 from fleetd.model.unit import TargetState
@@ -46,8 +46,7 @@ def command(
     """
     client = open_client(settings)
     if not units:
-        output.error("No units given")
-        return 0
+        raise CommandFailed("No units given", status=0)
     wanted = resolve_units(client, expand_patterns(client, units, "restart", is_active, ignore_missing=ignore_missing))
     if ignore_missing:
         wanted = [unit for unit in wanted if unit.is_known]
@@ -73,7 +72,7 @@ def command(
 def _pick(report: schema.UnitReport, machine: str) -> Location:
     places = places_of(report)
     if not places:
-        raise CommandFailed(f"Unit {report.name} is on no machine")
+        raise CommandFailed(explain_absence(report, "running"))
     return pick_place(places, machine, report.name)
 
 

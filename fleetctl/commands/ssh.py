@@ -68,7 +68,9 @@ def _run_on_one(remote: Remote, place: Location, words: str, forward_agent: bool
     from fleetctl.ssh.sessions import run_command
 
     if not place.address:
-        raise CommandFailed("Could not determine address of machine.")
+        raise CommandFailed(
+            f"Could not determine address of machine. {place} has published none: set public_ip in its fleet.conf"
+        )
     terminal = os.isatty(STDIN) and (tty or not words)
     doing = "Failed building SSH client"
     status = 1

@@ -11,7 +11,7 @@ import msgspec
 from fleetctl import output
 from fleetctl.client import Client, open_client
 from fleetctl.commands.submit import Creation, RequestedUnit, apply_creations, plan_creations, resolve_units
-from fleetctl.errors import failing_as
+from fleetctl.errors import CommandFailed, failing_as
 from fleetctl.parsing import blocking_options, bound_s, creation_options, new_command, unit_arguments
 from fleetctl.selection import expand_patterns, is_no_template
 from fleetctl.settings import Settings
@@ -72,8 +72,7 @@ def run_start(
     """Bring the units to the target state; returns the exit status."""
     client = open_client(settings)
     if not units:
-        output.error("No units given")
-        return 0
+        raise CommandFailed("No units given", status=0)
     wanted = resolve_units(client, expand_patterns(client, units, verb.name, is_no_template))
     creations = plan_creations(client, wanted, verb.target, replace)
     sent = apply_creations(client, creations)

@@ -9,7 +9,7 @@ import msgspec
 
 from fleetctl import output
 from fleetctl.client import Client, open_client
-from fleetctl.errors import failing_as
+from fleetctl.errors import CommandFailed, failing_as
 from fleetctl.parsing import blocking_options, bound_s, missing_option, new_command, unit_arguments
 from fleetctl.selection import ReportFilter, Selection, describe_missing, is_active, is_no_template, select_units
 from fleetctl.settings import Settings
@@ -67,8 +67,7 @@ def run_stop(
     """Bring the units down to the target state; returns the exit status."""
     client = open_client(settings)
     if not units:
-        output.error("No units given")
-        return 0
+        raise CommandFailed("No units given", status=0)
     wanted = is_active if verb is STOP else is_no_template
     selection = find_units(client, units, verb.name, wanted, ignore_missing=ignore_missing)
     status = 1 if selection.missing and not ignore_missing else 0

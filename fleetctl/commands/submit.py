@@ -9,13 +9,11 @@ from functools import cache, partial
 import msgspec
 
 from fleetctl import output
-from fleetctl.client import ApiError, Client, open_client, put_operation
+from fleetctl.client import Client, open_client, put_operation
 from fleetctl.errors import ClientError, CommandFailed, failing_as
 from fleetctl.local_files import (
     LocalFile,
     UnitArgument,
-    check_duplicates,
-    check_name,
     explain_missing,
     parse_arguments,
     read_local_file,
@@ -102,8 +100,7 @@ def command(settings: Settings, units: tuple[str, ...], replace: bool) -> int:
     """
     client = open_client(settings)
     if not units:
-        output.error("No units given")
-        return 0
+        raise CommandFailed("No units given", status=0)
     wanted = resolve_units(client, units)
     sent = apply_creations(client, plan_creations(client, wanted, TargetState.INACTIVE, replace))
     return 1 if sent.failed else 0
@@ -112,9 +109,6 @@ def command(settings: Settings, units: tuple[str, ...], replace: bool) -> int:
 def resolve_units(client: Client, units: Sequence[str]) -> list[RequestedUnit]:
     """Read all local files, and ask the cluster once. Raises CommandFailed."""
     arguments = parse_arguments(units)
-    for argument in arguments:
-        check_name(argument)
-    check_duplicates(units)
     files = [(read_local_file(argument.path), read_local_file(argument.template_path)) for argument in arguments]
     names = [name for argument in arguments for name in (argument.name.full, argument.name.template) if name]
     try:
@@ -255,10 +249,10 @@ def apply_creations(client: Client, creations: Sequence[Creation]) -> Sent:
     operations = [
         put_operation(each.name, each.content.options, each.target, only_new=not each.replaces) for each in creations
     ]
-    with failing_as(_failing(creations)):
+    named = f"failed creating unit {creations[0].name}: " if len(creations) == 1 else ""
+    with failing_as(f"Error creating units: {named}"):
         refused = client.carry_out(operations)
-        overtaken = [creation for creation in creations if _is_overtaken(refused.get(creation.name))]
-        reports = client.reports([creation.name for creation in overtaken])
+        reports = client.reports(name for name, error in refused.items() if error.code == EXISTS_ALREADY)
     failed = dict.fromkeys(name for name in refused if name not in reports)
     for creation in creations:
         name = creation.name
@@ -269,15 +263,6 @@ def apply_creations(client: Client, creations: Sequence[Creation]) -> Sent:
         elif not creation.replaces or creation.target is TargetState.INACTIVE:
             output.result(output.unit_line(name, TargetState.INACTIVE))
     return Sent(tuple(failed), reports)
-
-
-def _failing(creations: Sequence[Creation]) -> str:
-    named = f"failed creating unit {creations[0].name}: " if len(creations) == 1 else ""
-    return f"Error creating units: {named}"
-
-
-def _is_overtaken(error: ApiError | None) -> bool:
-    return error is not None and error.code == EXISTS_ALREADY
 
 
 def _warn_if_overtaken(report: schema.UnitReport, creation: Creation) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import paramiko
 
 from fleetctl import output
-from fleetctl.errors import SshFailed
+from fleetctl.errors import SshFailed, cause_of
 from fleetctl.log import LOG
 from fleetctl.settings import HostKeyChecking, Settings
 from fleetctl.ssh.channels import CHANNEL_ERRORS
@@ -264,7 +264,7 @@ def _read_known_hosts(settings: Settings) -> KnownHosts | None:
     try:
         return KnownHosts.read(settings.known_hosts_file)
     except OSError as error:
-        raise SshFailed(f"open {settings.known_hosts_file}: {(error.strerror or str(error)).lower()}") from error
+        raise SshFailed(f"open {settings.known_hosts_file}: {cause_of(error)}") from error
 
 
 def _check_host_key(
@@ -335,8 +335,11 @@ def _ask_about(path: str, name: str, key: HostKey, where: str) -> None:
 def _record(known_hosts: KnownHosts, name: str, key: HostKey) -> None:
     try:
         known_hosts.append(name, key)
-    except OSError:
-        output.error(f"Failed to add the host to the list of known hosts ({known_hosts.path}).")
+    except OSError as error:
+        why = cause_of(error)
+        output.error(
+            f"Failed to add the host to the list of known hosts ({known_hosts.path}). It cannot be written: {why}"
+        )
     else:
         output.warning(f"Warning: Permanently added '{name}' ({key.label}) to the list of known hosts.")
 
@@ -386,5 +389,5 @@ def _describe(error: BaseException | None) -> str:
     if error is None or isinstance(error, EOFError):
         return "the other end closed the connection"
     if isinstance(error, OSError):
-        return (error.strerror or str(error) or type(error).__name__).lower()
+        return cause_of(error)
     return output.printable(str(error)).rstrip(".") or type(error).__name__

@@ -9,6 +9,7 @@ import msgspec
 import paramiko
 from cryptography.exceptions import UnsupportedAlgorithm  # paramiko reads key files with it
 
+from fleetctl.errors import cause_of
 from fleetctl.ssh.config import AGENT_VARIABLE, Login
 from fleetctl.ssh.known_hosts import HostKey
 
@@ -93,7 +94,7 @@ def _read_file(path: str, held: Sequence[Identity]) -> tuple[Identity | None, st
     except FileNotFoundError:
         return None, f"{path} is not there"
     except OSError as error:
-        return None, f"{path} cannot be read: {(error.strerror or str(error)).lower()}"
+        return None, f"{path} cannot be read: {cause_of(error)}"
     except (TypeError, paramiko.PasswordRequiredException):  # paramiko's way to say that there is a passphrase
         return None, f"{path} is encrypted: load it into an agent (ssh-add {path})"
     except (ValueError, UnsupportedAlgorithm, paramiko.SSHException, paramiko.pkey.UnknownKeyType):
