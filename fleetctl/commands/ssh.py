@@ -18,7 +18,7 @@ from fleetctl.unit_locations import Location, all_locations, machine_option, mat
 STDIN = 0
 
 
-class Target(msgspec.Struct, frozen=True):
+class Destination(msgspec.Struct, frozen=True):
     """One machine, or all machines of a unit (whose name is `unit`)."""
 
     places: tuple[Location, ...]
@@ -54,14 +54,14 @@ def command(
         raise CommandFailed("Both machine and unit flags provided, please specify only one.")
     with failing_as("Unable to proceed: "):
         named = machine or unit
-        target = _find_target(client, machine, unit, "" if named or not words else words[0])
+        destination = _find_destination(client, machine, unit, "" if named or not words else words[0])
         words = words if named else words[1:]
     if words[:1] == ("--",):
         words = words[1:]
     remote = Remote(settings, client, ssh_port, always_ssh=True)
-    if len(target.places) > 1:
-        return _run_on_all(remote, target, " ".join(words))
-    return _run_on_one(remote, target.places[0], " ".join(words), forward_agent, tty)
+    if len(destination.places) > 1:
+        return _run_on_all(remote, destination, " ".join(words))
+    return _run_on_one(remote, destination.places[0], " ".join(words), forward_agent, tty)
 
 
 def _run_on_one(remote: Remote, place: Location, words: str, forward_agent: bool, tty: bool) -> int:
@@ -82,23 +82,23 @@ def _run_on_one(remote: Remote, place: Location, words: str, forward_agent: bool
         raise CommandFailed(f"{doing}: {error}", status) from error
 
 
-def _run_on_all(remote: Remote, target: Target, words: str) -> int:
+def _run_on_all(remote: Remote, destination: Destination, words: str) -> int:
     if not words:
-        listed = ", ".join(map(str, target.places))
+        listed = ", ".join(map(str, destination.places))
         raise CommandFailed(
-            f"Unable to proceed: {target.unit} is on several machines, and a shell opens on one: "
+            f"Unable to proceed: {destination.unit} is on several machines, and a shell opens on one: "
             f"choose it with --machine, of {listed}"
         )
-    return show_as_they_come(remote.run_on_all(target.places, words), target.places)
+    return show_as_they_come(remote.run_on_all(destination.places, words), destination.places)
 
 
-def _find_target(client: Client, machine: str, unit: str, word: str) -> Target:
+def _find_destination(client: Client, machine: str, unit: str, word: str) -> Destination:
     """The machine or unit that an option names, else the first word. Raises CommandFailed and ClientError."""
     if not (machine or unit or word):
         raise CommandFailed("Unable to proceed: one machine or unit must be provided")
     there = [] if unit else all_locations(client)
     machines = match_machines(there, machine or word)
-    found = None if machine else _unit_target(client, unit or word)
+    found = None if machine else _unit_destination(client, unit or word)
     if machines and found:
         raise CommandFailed(
             f"Unable to proceed: ambiguous argument: {word} is a unit and a prefix of a machine's id: "
@@ -107,7 +107,7 @@ def _find_target(client: Client, machine: str, unit: str, word: str) -> Target:
     if len(machines) > 1:
         raise CommandFailed(f"Unable to proceed: found more than one machine{_listing(machines)}")
     if machines:
-        return Target(tuple(machines))
+        return Destination(tuple(machines))
     if machine:
         raise CommandFailed(f"Unable to proceed: machine does not exist{_listing(there)}")
     if found is None:
@@ -118,11 +118,11 @@ def _find_target(client: Client, machine: str, unit: str, word: str) -> Target:
     return found
 
 
-def _unit_target(client: Client, text: str) -> Target | None:
+def _unit_destination(client: Client, text: str) -> Destination | None:
     """The machines of a unit, or of all units that match a pattern; None if there is none."""
     found = select_units(client, [text]).found
     named = text if is_pattern(text) else parse_argument(text).name.full
-    return Target(tuple(places_of_all(found)), named) if found else None
+    return Destination(tuple(places_of_all(found)), named) if found else None
 
 
 def _listing(places: Sequence[Location]) -> str:
