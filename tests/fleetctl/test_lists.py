@@ -1,5 +1,7 @@
 """list-units, list-unit-files, list-machines, forget-machine and cat: fields, order, alignment, errors."""
 
+import json
+
 import msgspec
 import pytest
 
@@ -219,3 +221,66 @@ def test_lists_request_large_pages_and_accept_small_ones(
     assert len(asked) > 1
     assert all(question.startswith("limit=10000&nextPageToken=") for question in asked[1:])
     assert len(result.stdout.splitlines()) == {"state": 3, "units": 4, "machines": 3}[path]
+
+
+# JSON
+
+
+def test_list_units_as_json_is_never_shortened(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+    cluster.add("hello.service", HELLO, target="launched")
+    rows = json.loads(fleetctl("list-units", "--output=json").stdout)
+    assert rows == [
+        {
+            "unit": "hello.service",
+            "machine": M1.id,
+            "ip": "10.0.0.1",
+            "load": "loaded",
+            "active": "active",
+            "sub": "running",
+            "hash": HASH,
+        }
+    ]
+
+
+def test_list_unit_files_as_json_has_null_for_missing_values(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+    cluster.add("all.service", GLOBAL, target="launched")
+    rows = json.loads(fleetctl("list-unit-files", "--output", "json").stdout)
+    assert rows == [
+        {
+            "unit": "all.service",
+            "hash": UnitFile.parse(GLOBAL).hash,
+            "dstate": "launched",
+            "state": None,
+            "target": None,
+            "ip": None,
+            "global": True,
+            "desc": None,
+            "reason": None,
+        }
+    ]
+
+
+def test_list_machines_as_json_has_metadata_as_an_object(fleetctl: Fleetctl) -> None:
+    rows = json.loads(fleetctl("list-machines", "--output=json").stdout)
+    assert rows == [
+        {"machine": M1.id, "ip": "10.0.0.1", "metadata": {"region": "eu", "disk": "ssd"}, "mode": None},
+        {"machine": M2.id, "ip": None, "metadata": {}, "mode": None},
+    ]
+
+
+def test_json_fields_can_be_chosen_and_lists_may_be_empty(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+    assert json.loads(fleetctl("list-machines", "--output=json", "--fields=ip").stdout) == [
+        {"ip": "10.0.0.1"},
+        {"ip": None},
+    ]
+    assert json.loads(fleetctl("list-units", "--output=json").stdout) == []
+    result = fleetctl("list-unit-files", "--output=json", "--fields=tmachine")
+    assert (result.status, result.stdout) == (1, "")
+    assert result.stderr.startswith('Invalid key in output format: "tmachine" (there are desc, dstate,')
+
+
+def test_an_unknown_output_format_is_refused(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+    result = fleetctl("list-units", "--output=yaml")
+    assert result.status == 2
+    assert 'invalid argument for "--output" flag' in result.stderr
+    assert cluster.requests == []

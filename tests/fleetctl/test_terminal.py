@@ -1,6 +1,5 @@
-"""Output at a terminal: columns that fit, colours, progress lines, suggestions. And JSON."""
+"""Output at a terminal: columns that fit, colours, progress lines, suggestions."""
 
-import json
 import os
 import signal
 import sys
@@ -13,13 +12,11 @@ from fleetctl.remote import local_machine_id
 from fleetctl.screen import crop, fit_columns, shorten, width
 from fleetd.model.machine import Machine
 from fleetd.model.reason import WaitingForRoom
-from fleetd.model.unitfile import UnitFile
 from tests.fleetctl.conftest import HELLO, Fleetctl
 from tests.fleetctl.scripted_cluster import M1, M2, STUCK, ScriptedCluster, ScriptedOutcome
 from tests.fleetctl.terminal import Terminal, render_screen
 
 AT = "11111111.../10.0.0.1"
-GLOBAL = "[Service]\nExecStart=/bin/true\n[X-Fleet]\nGlobal=true\n"
 SPINNING = ("| ", "/ ", "- ", "\\ ")
 
 
@@ -320,66 +317,3 @@ def test_an_unknown_unit_without_a_similar_name_is_only_refused(
     terminal = at_terminal("cat", "unlike")
     terminal.finish()
     assert terminal.screen() == "Unit unlike.service not found\n"
-
-
-# JSON
-
-
-def test_list_units_as_json_is_never_shortened(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
-    cluster.add("hello.service", HELLO, target="launched")
-    rows = json.loads(fleetctl("list-units", "--output=json").stdout)
-    assert rows == [
-        {
-            "unit": "hello.service",
-            "machine": M1.id,
-            "ip": "10.0.0.1",
-            "load": "loaded",
-            "active": "active",
-            "sub": "running",
-            "hash": UnitFile.parse(HELLO).hash,
-        }
-    ]
-
-
-def test_list_unit_files_as_json_has_null_for_missing_values(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
-    cluster.add("all.service", GLOBAL, target="launched")
-    rows = json.loads(fleetctl("list-unit-files", "--output", "json").stdout)
-    assert rows == [
-        {
-            "unit": "all.service",
-            "hash": UnitFile.parse(GLOBAL).hash,
-            "dstate": "launched",
-            "state": None,
-            "target": None,
-            "ip": None,
-            "global": True,
-            "desc": None,
-            "reason": None,
-        }
-    ]
-
-
-def test_list_machines_as_json_has_metadata_as_an_object(fleetctl: Fleetctl) -> None:
-    rows = json.loads(fleetctl("list-machines", "--output=json").stdout)
-    assert rows == [
-        {"machine": M1.id, "ip": "10.0.0.1", "metadata": {"region": "eu", "disk": "ssd"}, "mode": None},
-        {"machine": M2.id, "ip": None, "metadata": {}, "mode": None},
-    ]
-
-
-def test_json_fields_can_be_chosen_and_lists_may_be_empty(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
-    assert json.loads(fleetctl("list-machines", "--output=json", "--fields=ip").stdout) == [
-        {"ip": "10.0.0.1"},
-        {"ip": None},
-    ]
-    assert json.loads(fleetctl("list-units", "--output=json").stdout) == []
-    result = fleetctl("list-unit-files", "--output=json", "--fields=tmachine")
-    assert (result.status, result.stdout) == (1, "")
-    assert result.stderr.startswith('Invalid key in output format: "tmachine" (there are desc, dstate,')
-
-
-def test_an_unknown_output_format_is_refused(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
-    result = fleetctl("list-units", "--output=yaml")
-    assert result.status == 2
-    assert 'invalid argument for "--output" flag' in result.stderr
-    assert cluster.requests == []
