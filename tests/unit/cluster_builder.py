@@ -1,8 +1,8 @@
-"""A cluster on paper: what stands in the store, the leader's view of it, and machines that do as they are told.
+"""A cluster in memory for tests of the leader's decisions: a store, the leader's snapshot of it, and simulated agents.
 
-A test puts together a scenario in a few lines (`machine`, `unit`, `runs`), lets the leader plan, and looks at what
-follows. `World` holds the store and feeds the view record by record, as the leader's watch does; `Copy` is what really
-is on a machine, whatever the store says of it. Nothing here decides anything: that is what is tested.
+A test sets up a scenario in a few lines (`machine`, `unit`, `place`), runs the leader and the agents, and checks the
+result. `Cluster` holds the records and updates the snapshot record by record, as the leader's watch does. `LocalUnit`
+is what is actually on a machine, which the store may not know. All decisions are made by the code under test.
 """
 
 import random
@@ -42,9 +42,11 @@ A = "a.service"
 NOON = 1_800_014_400.0  # 2027-01-15 12:00 UTC
 
 
-class Copy(msgspec.Struct):
-    """What is on a machine of one unit: the wish carried out, and how systemd sees it ('' where only a file is).
-    `orphan`: the machine only keeps it running, as after a restore of the store."""
+class LocalUnit(msgspec.Struct):
+    """A unit as it actually is on one machine: the generation and target carried out, and systemd's active state.
+
+    `orphan`: the agent keeps it running since the store was restored.
+    """
 
     generation: int
     target: TargetState
@@ -54,31 +56,31 @@ class Copy(msgspec.Struct):
 
     @property
     def runs(self) -> bool:
-        """Whether there are processes."""
+        """True if the unit has processes."""
         return self.active in ("active", "activating", "deactivating")
 
 
-class World:
-    """The store, the leader's view, and what is on the machines."""
+class Cluster:
+    """The records of the store, the leader's snapshot, and the units that are actually on the machines."""
 
     def __init__(self) -> None:
         self.store: dict[tuple[Kind[Record], tuple[str, ...]], Record] = {}
         self.revision = 1
         self.snapshot = Snapshot()
-        self.changed: Affected | None = None  # None: everything, as after taking office
-        self.copies: dict[str, dict[str, Copy]] = {}  # machine → unit → what is there
+        self.changed: Affected | None = None  # None: all units, as at the start of a term
+        self.local_units: dict[str, dict[str, LocalUnit]] = {}  # machine → unit → as it is there
         self.away: set[str] = set()
-        self.wakeups: dict[str, float] = {}  # unit → when it is to be planned again
+        self.wakeups: dict[str, float] = {}  # unit → leader's clock at which it is to be planned again
         self.policy = FailoverPolicy(handover_timeout_s=30.0)
-        self.clock_s = 0.0  # the leader's
+        self.clock_s = 0.0  # leader's clock
         self.sessions = 0
-        self.refuses: dict[str, dict[str, str]] = {}  # machine → unit → why it takes none of that name
-        self.lacks = ""  # the unit that they lack which refuse any
+        self.refusals: dict[str, dict[str, str]] = {}  # machine → unit → why it takes none of this name
+        self.lacks = ""  # the missing unit that is the cause of these refusals
 
-    # What people and machines write.
+    # What operators and machines write.
 
     def write(self, kind: Kind[Record], names: tuple[str, ...], record: Record | None) -> None:
-        """Write one record (None: delete it); the leader's view takes it in at once."""
+        """Write one record (None: delete it) to the store and to the leader's snapshot."""
         key = (kind, names)
         if record is None and key not in self.store:
             return
@@ -91,19 +93,24 @@ class World:
             del self.store[key]
         else:
             self.store[key] = record
-        self.affect(apply_record(self.snapshot, kind, names, record))
+        self.mark_changed(apply_record(self.snapshot, kind, names, record))
 
-    def affect(self, affected: Affected) -> None:
-        """These units count as changed."""
+    def mark_changed(self, affected: Affected) -> None:
+        """Have the next plan cover these units."""
         if self.changed is not None:
             self.changed |= affected
 
     def unit(self, name: str, text: str = "", target: TargetState = LAUNCHED) -> None:
-        """A person submits, replaces, starts, loads or stops a unit; `text` is its [X-Fleet] section."""
+        """An operator submits or replaces a unit, or sets its target; `text` is its [X-Fleet] section."""
         self.write(UNITS, (name,), Unit(name, f"[X-Fleet]\n{text}\n", target))
 
+    def submit(self, **units: str) -> None:
+        """Submit units: name without `.service` → [X-Fleet] section."""
+        for name, text in units.items():
+            self.unit(f"{name}.service", text)
+
     def destroy(self, name: str) -> None:
-        """A person destroys a unit."""
+        """An operator destroys a unit."""
         self.write(UNITS, (name,), None)
 
     def machine(
@@ -115,17 +122,17 @@ class World:
         shuts_down: bool = False,
         **metadata: str,
     ) -> None:
-        """A machine registers, or says something new of itself."""
+        """A machine registers, or writes its record again. What is not given stays as it was."""
         former = self.snapshot.machines.get(name)
         session = session or (former.session if former else self._new_session())
         metadata = metadata or (former.metadata if former else {})
-        self.copies.setdefault(name, {})
+        self.local_units.setdefault(name, {})
         self.write(MACHINES, (name,), Machine(name, session, metadata=metadata, mode=mode, shuts_down=shuts_down))
         if name in self.away:
-            self.judge(self.away - {name})
+            self.set_away(self.away - {name})
 
     def settings(self, machine: str, **metadata: str) -> None:
-        """A person sets metadata."""
+        """An operator sets metadata of a machine."""
         self.write(SETTINGS, (machine,), MachineSettings(metadata=metadata))
 
     def _new_session(self) -> str:
@@ -135,8 +142,10 @@ class World:
     # What the leader does.
 
     def plan(self, overdue: frozenset[tuple[str, str]] = frozenset()) -> Plan:
-        """Plan for what changed since the last plan. `overdue` are the (machine, unit) of superseded allocations whose
-        handover time is up."""
+        """Plan for what has changed since the last plan.
+
+        `overdue`: the (machine, unit) of superseded allocations whose handover time is over.
+        """
         changed, self.changed = self.changed, Affected()
         self._observe(self.snapshot, overdue)
         plan = plan_cluster(self.snapshot, changed, now=self._now(), policy=self.policy)
@@ -144,7 +153,7 @@ class World:
         return plan
 
     def plan_cold(self, snapshot: Snapshot | None = None, overdue: frozenset[tuple[str, str]] = frozenset()) -> Plan:
-        """What would be planned for everything, in this snapshot or in the leader's; changes nothing."""
+        """Plan for all units, in this snapshot or in the leader's. Changes nothing."""
         snapshot = snapshot or self.snapshot
         self._observe(snapshot, overdue)
         return plan_cluster(snapshot, now=self._now(), policy=self.policy)
@@ -153,7 +162,7 @@ class World:
         return Now(self.clock_s, float(self.revision))
 
     def _observe(self, snapshot: Snapshot, overdue: frozenset[tuple[str, str]]) -> None:
-        """The leader notes since when machines are lost and allocations superseded."""
+        """Set since when machines are lost and allocations superseded, as the leader observes it."""
         loss = MachineLoss(self.clock_s, NOON + self.clock_s)
         dead = [machine for machine in snapshot.absent() if machine not in self.away]
         snapshot.lost = {machine: self.snapshot.lost.get(machine, loss) for machine in dead}
@@ -163,9 +172,9 @@ class World:
         }
 
     def wait(self, for_s: float) -> None:
-        """The leader's clock goes on; the units that are due count as changed."""
+        """Advance the leader's clock. The next plan covers the units that are due."""
         self.clock_s += for_s
-        self.affect(Affected({name: None for name, at_s in self.wakeups.items() if at_s <= self.clock_s}))
+        self.mark_changed(Affected({name: None for name, at_s in self.wakeups.items() if at_s <= self.clock_s}))
         self.wakeups = {name: at_s for name, at_s in self.wakeups.items() if at_s > self.clock_s}
 
     def apply(self, plan: Plan) -> None:
@@ -180,31 +189,31 @@ class World:
         assert plan.revision == (decision.revision if decision else 0), "the guard would refuse this"
         for machine in plan.deletes:
             self.write(PLACEMENTS, (machine, plan.unit), None)
-        for order in plan.placements:
-            self.write(PLACEMENTS, (order.machine, order.unit), order)
+        for placement in plan.placements:
+            self.write(PLACEMENTS, (placement.machine, placement.unit), placement)
         self.write(DECISIONS, (plan.unit,), plan.decision)
 
     def acknowledge(self, plan: Plan) -> None:
-        """Write which sessions are taken in, and the usage."""
+        """Write the sessions that were planned for, and the usage."""
         for write in plan.writes:
             if isinstance(write, SessionPlan):
                 self.write(SYNCED, (write.machine,), Synced(write.session) if write.session else None)
             elif isinstance(write, Usage):
                 self.write(USAGE, (), write)
 
-    def judge(self, away: set[str]) -> None:
-        """The leader takes these of the absent machines for alive, and all others for dead."""
+    def set_away(self, away: set[str]) -> None:
+        """The leader judges these absent machines possibly alive, and all other absent ones dead."""
         self.away = set(away)
-        self.affect(set_away(self.snapshot, frozenset(away)))
+        self.mark_changed(set_away(self.snapshot, frozenset(away)))
 
     def elect(self, shuffle: random.Random | None = None) -> None:
-        """Another leader takes office: it reads everything, in whatever order, and plans for all of it."""
-        self.snapshot = self.fresh_view(shuffle)
+        """Another leader is elected: it reads all records, shuffled if asked, and plans for all units."""
+        self.snapshot = self.read_snapshot(shuffle)
         self.changed = None
         self.wakeups = {}
 
-    def fresh_view(self, shuffle: random.Random | None = None) -> Snapshot:
-        """The view of one who has read all records in the order of their keys, or in another."""
+    def read_snapshot(self, shuffle: random.Random | None = None) -> Snapshot:
+        """A snapshot of all records, read in the order of their keys, or shuffled."""
         snapshot = Snapshot()
         items = sorted(self.store.items(), key=lambda item: (item[0][0].name, item[0][1]))
         if shuffle:
@@ -214,203 +223,210 @@ class World:
         set_away(snapshot, frozenset(self.away))
         return snapshot
 
-    # What machines do.
+    # What agents do.
 
     def state(self, name: str, machine: str, active: str, **fields: object) -> None:
-        """A machine reports a state, true or not."""
+        """A machine reports this state, whether it is true or not."""
         unit = self.snapshot.units.get(name)
         fields = {"target": LAUNCHED, "generation": unit.generation if unit else 0} | fields
         self.write(STATES, (machine, name), UnitState("loaded", active, active, **fields))
 
-    def runs(self, name: str, machine: str, active: str = "active", **fields: object) -> None:
-        """The unit is placed on the machine and reported from there."""
+    def place(self, name: str, machine: str, active: str = "active", **fields: object) -> None:
+        """Place the unit on the machine without planning, and have the machine report it."""
         unit = self.snapshot.units[name]
-        order = Placement(machine, name, unit.text, unit.target, unit.generation)
-        self.write(PLACEMENTS, (machine, name), order)
+        self.write(PLACEMENTS, (machine, name), Placement(machine, name, unit.text, unit.target, unit.generation))
         if name not in self.snapshot.decisions:
             self.write(DECISIONS, (name,), Decision(name, unit.generation, machine, reason=BEST))
         self.state(name, machine, active, **fields)
 
     def publish(self, machine: str, name: str) -> None:
-        """The machine reports what is there of a unit, in the way of reconcile.report."""
-        copy = self.copies[machine].get(name)
-        order = self.snapshot.placements.get(name, {}).get(machine)
+        """The agent reports the unit as it is on the machine, as reconciler/status.py does."""
+        local = self.local_units[machine].get(name)
+        placement = self.snapshot.placements.get(name, {}).get(machine)
         state = None
-        if copy is not None and copy.active == "deactivating":
+        if local is not None and local.active == "deactivating":
             state = UnitState("loaded", "deactivating", "stop", target=LOADED)
-        elif copy is not None:
-            done = (copy.target, copy.generation, copy.completed)
-            state = UnitState("loaded", copy.active, "", "", *done, orphan=copy.orphan)
-        elif order is not None:
-            refusal = self.refuses.get(machine, {}).get(name, "")
-            generation = order.generation if order.is_withdrawn else 0
+        elif local is not None:
+            done = (local.target, local.generation, local.completed)
+            state = UnitState("loaded", local.active, "", "", *done, orphan=local.orphan)
+        elif placement is not None:
+            refusal = self.refusals.get(machine, {}).get(name, "")
+            generation = placement.generation if placement.is_withdrawn else 0
             refused = {"error": refusal, "refusal": refusal, "lacks": self.lacks if refusal else ""}
             state = UnitState("not-found", "inactive", "dead", generation=generation, **refused)
         if state != self.snapshot.states.get(name, {}).get(machine):
             self.write(STATES, (machine, name), state)
 
-    def carry_out(self, machine: str, name: str, outcome: str = "active") -> bool:
-        """The machine takes one unit one step nearer to what it is told; whether there was anything to do."""
-        copies = self.copies[machine]
-        copy = copies.get(name)
-        order = self.snapshot.placements.get(name, {}).get(machine)
-        before = msgspec.structs.replace(copy) if copy else None
+    def reconcile(self, machine: str, name: str, outcome: str = "active") -> bool:
+        """The agent takes the next step for one unit; returns whether there was anything to do.
+
+        A unit that is starting ends in the state `outcome`: "active", "failed" or "completed".
+        """
+        local_units = self.local_units[machine]
+        local = local_units.get(name)
+        placement = self.snapshot.placements.get(name, {}).get(machine)
+        before = msgspec.structs.replace(local) if local else None
         synced = self.snapshot.synced.get(machine) == self.snapshot.machines[machine].session
-        if (order is None and synced) or (order is not None and order.is_withdrawn):
-            self._let_go(machine, name)
-        elif order is not None and order.is_active and name not in self.refuses.get(machine, {}):
-            self._fulfil(machine, order, outcome)
-        elif copy is not None and order is not None and order.superseded:
-            copy.orphan = False
+        if (placement is None and synced) or (placement is not None and placement.is_withdrawn):
+            self._stop_or_remove(machine, name)
+        elif placement is not None and placement.is_active and name not in self.refusals.get(machine, {}):
+            self._load_or_start(machine, placement, outcome)
+        elif local is not None and placement is not None and placement.superseded:
+            local.orphan = False
         revision = self.revision
         self.publish(machine, name)
-        return before != copies.get(name) or revision != self.revision
+        return before != local_units.get(name) or revision != self.revision
 
-    def _let_go(self, machine: str, name: str) -> None:
-        copy = self.copies[machine].get(name)
-        if copy is not None and copy.orphan:
+    def _stop_or_remove(self, machine: str, name: str) -> None:
+        local = self.local_units[machine].get(name)
+        if local is not None and local.orphan:
             return
-        if copy is not None and copy.runs and copy.active != "deactivating":
-            copy.active = "deactivating"
-        elif copy is not None:
-            del self.copies[machine][name]
+        if local is not None and local.runs and local.active != "deactivating":
+            local.active = "deactivating"
+        elif local is not None:
+            del self.local_units[machine][name]
 
-    def _fulfil(self, machine: str, order: Placement, outcome: str) -> None:
-        copy = self.copies[machine].get(order.unit)
-        if copy is not None:
-            copy.orphan = False
-        if copy is not None and copy.active == "activating":
-            copy.active, copy.completed = ("inactive", True) if outcome == "completed" else (outcome, False)
-        elif copy is not None and copy.active == "deactivating":
-            copy.active = "inactive"
-        elif copy is None or copy.generation < order.generation:
-            running = copy is not None and copy.active == "active"
-            active = ("active" if running else "activating") if order.target is LAUNCHED else "inactive"
-            self.copies[machine][order.unit] = Copy(order.generation, order.target, active)
+    def _load_or_start(self, machine: str, placement: Placement, outcome: str) -> None:
+        local = self.local_units[machine].get(placement.unit)
+        if local is not None:
+            local.orphan = False
+        if local is not None and local.active == "activating":
+            local.active, local.completed = ("inactive", True) if outcome == "completed" else (outcome, False)
+        elif local is not None and local.active == "deactivating":
+            local.active = "inactive"
+        elif local is None or local.generation < placement.generation:
+            running = local is not None and local.active == "active"
+            active = ("active" if running else "activating") if placement.target is LAUNCHED else "inactive"
+            self.local_units[machine][placement.unit] = LocalUnit(placement.generation, placement.target, active)
 
     def keep_running(self, machine: str, name: str) -> None:
-        """The store was restored, and wants a unit gone that runs on the machine: it is kept running."""
-        copy = self.copies[machine][name]
-        copy.orphan, copy.generation = True, 0
+        """The store was restored to a state without this unit on the machine; the agent keeps the unit running."""
+        local = self.local_units[machine][name]
+        local.orphan, local.generation = True, 0
         self.publish(machine, name)
 
-    def vanish(self, machine: str, *, reboot: bool = False) -> None:
-        """The machine's lease is gone, and all that stood on it. It is away until judged dead."""
+    def expire_lease(self, machine: str, *, reboot: bool = False) -> None:
+        """The machine's lease expires with the records on it. The machine is away until judged dead."""
         if reboot:
-            self.copies[machine] = {}
+            self.local_units[machine] = {}
         for kind, names in list(self.store):
             if kind is STATES and names[0] == machine:
                 self.write(kind, names, None)
         self.write(MACHINES, (machine,), None)
-        self.judge(self.away | {machine})
+        self.set_away(self.away | {machine})
 
     def die(self, machine: str) -> None:
-        """The machine is absent, and judged dead."""
-        self.vanish(machine)
-        self.judge(self.away - {machine})
+        """The machine's lease expires, and the leader judges the machine dead."""
+        self.expire_lease(machine)
+        self.set_away(self.away - {machine})
 
     def come_back(self, machine: str, **metadata: str) -> None:
-        """The machine registers anew: what is there is published first."""
-        for name in self.copies[machine]:
+        """The machine publishes the units that are on it and registers in a new session."""
+        for name in self.local_units[machine]:
             self.publish(machine, name)
         self.machine(machine, session=self._new_session(), **metadata)
 
     def settle(self, rounds: int = 60) -> None:
-        """Leader and machines go on until nothing is left to do."""
+        """Run leader and agents by turns until nothing is left to do."""
         for _ in range(rounds):
             plan = self.plan()
             self.apply(plan)
-            busy = [self.work(machine) for machine in list(self.snapshot.machines)]
+            busy = [self.run_agent(machine) for machine in list(self.snapshot.machines)]
             if not plan.writes and not any(busy):
                 return
         raise AssertionError(f"never at rest; the last plan was {plan}")
 
-    def work(self, machine: str, outcome: str = "active") -> bool:
-        """The machine takes every unit one step on; whether there was anything to do. One that is parked does not."""
+    def run_agent(self, machine: str, outcome: str = "active") -> bool:
+        """The agent, unless parked, takes the next step for each unit; returns whether there was anything to do."""
         if self.snapshot.machines[machine].mode is MachineMode.PARKED:
             return False
-        names = sorted(
-            {*self.copies[machine], *(name for name, at in self.snapshot.placements.items() if machine in at)}
-        )
+        placed = [name for name, at in self.snapshot.placements.items() if machine in at]
+        names = sorted({*self.local_units[machine], *placed})
         names += sorted(name for name, at in self.snapshot.states.items() if machine in at and name not in names)
-        done = [self.carry_out(machine, name, outcome) for name in names]
+        done = [self.reconcile(machine, name, outcome) for name in names]
         return any(done)
 
-    # What tests ask.
+    # What tests check.
 
-    def homes(self) -> dict[str, str]:
-        """Where each placed unit is ordered to be; a global one on several machines, joined by blanks."""
+    def assigned(self) -> dict[str, str]:
+        """The assigned machine of each placed unit. Several, of a global unit, are joined by spaces."""
         return {
-            name: " ".join(machine for machine, order in at.items() if order.is_active)
+            name: " ".join(machine for machine, placement in at.items() if placement.is_active)
             for name, at in sorted(self.snapshot.placements.items())
-            if any(order.is_active for order in at.values())
+            if any(placement.is_active for placement in at.values())
         }
 
-    def orders(self, name: str) -> dict[str, str]:
-        """What each machine is told of a unit, in a word: stay, go, or retire."""
+    def assigned_services(self) -> dict[str, str]:
+        """As assigned(), by name without `.service`."""
+        return {name.removesuffix(".service"): machine for name, machine in self.assigned().items()}
+
+    def placement_states(self, name: str) -> dict[str, str]:
+        """The state of each placement of a unit, by machine: assigned, withdrawn or superseded."""
         return {
-            machine: "stay" if order.is_active else "retire" if order.superseded else "go"
-            for machine, order in self.snapshot.placements.get(name, {}).items()
+            machine: "assigned" if placement.is_active else "superseded" if placement.superseded else "withdrawn"
+            for machine, placement in self.snapshot.placements.get(name, {}).items()
         }
 
     def reason(self, name: str) -> str:
-        """The reason of a unit's decision, rendered."""
+        """The reason of the decision about a unit, rendered."""
         return render(self.snapshot.decisions[name].reason)
 
     def rejections(self, name: str) -> dict[str, int]:
-        """How many machines reject a unit, by rendered rejection."""
+        """The number of machines that reject a unit, by rendered rejection."""
         return {render_rejection(each.rejection): each.machines for each in self.snapshot.decisions[name].rejections}
 
-    def lead(self, overdue: frozenset[tuple[str, str]] = frozenset()) -> Plan:
-        """Plan once and write it."""
+    def run_leader(self, overdue: frozenset[tuple[str, str]] = frozenset()) -> Plan:
+        """Plan once and write the plan."""
         plan = self.plan(overdue)
         self.apply(plan)
         return plan
 
 
 def conflict(one: Placement, other: Placement) -> bool:
-    """Whether the two units may not share a machine, by what is ordered of them."""
+    """True if the units of these placements may not share a machine."""
     patterns = requirements_of(one.text, one.unit).conflicts
     others = requirements_of(other.text, other.unit).conflicts
     return any(matches_glob(p, other.unit) for p in patterns) or any(matches_glob(p, one.unit) for p in others)
 
 
-def order(world: World, name: str, machine: str, text: str, word: str) -> None:
-    """The store holds an order about a unit with this X-Fleet text: it stays, goes, or retires."""
+def write_placement(cluster: Cluster, name: str, machine: str, text: str, state: str) -> None:
+    """Write a placement of a unit with this X-Fleet text that is assigned, withdrawn or superseded."""
     placement = Placement(machine, name, f"[X-Fleet]\n{text}\n", LAUNCHED, 1)
-    changes = {"stays": {}, "goes": {"target": INACTIVE}, "retires": {"superseded": True}}[word]
-    world.write(PLACEMENTS, (machine, name), msgspec.structs.replace(placement, **changes))
+    changes = {"assigned": {}, "withdrawn": {"target": INACTIVE}, "superseded": {"superseded": True}}[state]
+    cluster.write(PLACEMENTS, (machine, name), msgspec.structs.replace(placement, **changes))
 
 
-def cluster(*machines: str, **units: str) -> World:
-    """Machines, and units (name without suffix → X-Fleet text), at rest."""
-    world = World()
+def settled_cluster(*machines: str, **units: str) -> Cluster:
+    """A cluster at rest of these machines (`m1`, or `m1 role=web`; m1 and m2 if none is given), and units (name without
+    `.service` → X-Fleet text)."""
+    cluster = Cluster()
     for machine in machines or ("m1", "m2"):
-        world.machine(machine)
-    for name, text in units.items():
-        world.unit(f"{name}.service", text)
-    world.settle()
-    return world
+        name, *metadata = machine.split()
+        cluster.machine(name, **dict(item.split("=") for item in metadata))
+    cluster.submit(**units)
+    cluster.settle()
+    return cluster
 
 
-def after_a_cut(**changes: Any) -> World:
-    """a.service ran on m1, which was cut off and taken for dead; it is placed on m2, and m1 is back with its copy."""
-    world = cluster(a="")
-    world.die("m1")
-    world.lead()
-    world.come_back("m1")
-    world.state(A, "m2", **({"active": "activating"} | changes))
-    world.lead()
-    return world
+def after_partition(**changes: Any) -> Cluster:
+    """a.service ran on m1, which was cut off and judged dead. The unit is placed on m2, and m1 is back, still running
+    it. `changes`: fields of the state reported by m2."""
+    cluster = settled_cluster(a="")
+    cluster.die("m1")
+    cluster.run_leader()
+    cluster.come_back("m1")
+    cluster.state(A, "m2", **({"active": "activating"} | changes))
+    cluster.run_leader()
+    return cluster
 
 
-def placed_cluster(**units: tuple[str, str]) -> World:
-    """Machines m1 and m2; units by name without suffix: (X-Fleet text, machine or '')."""
-    world = World()
-    world.machine("m1")
-    world.machine("m2")
+def placed_cluster(**units: tuple[str, str]) -> Cluster:
+    """Machines m1 and m2, and units placed without planning: name without suffix → (X-Fleet text, machine or '')."""
+    cluster = Cluster()
+    cluster.machine("m1")
+    cluster.machine("m2")
     for name, (text, machine) in units.items():
-        world.unit(f"{name}.service", text)
+        cluster.unit(f"{name}.service", text)
         if machine:
-            world.runs(f"{name}.service", machine)
-    return world
+            cluster.place(f"{name}.service", machine)
+    return cluster

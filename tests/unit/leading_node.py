@@ -1,4 +1,4 @@
-"""A machine with a leader on a virtual clock, and a store behind which nobody works."""
+"""A machine that leads, on a virtual clock. Nothing carries out what it writes to its store."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -21,25 +21,23 @@ MACHINE = "a" * 32
 TTL_S = 9.0
 
 
-class DeafStore(EmbeddedStore):
-    """Takes no orders to machines while it is deaf; loses the next ones where it is about to be restored, after it has
-    acknowledged them. `overtaking` is written just before the next plan for a machine that is gone. Counts how often
-    everything was read."""
+class FaultyStore(EmbeddedStore):
+    """A store that fails on demand."""
 
-    overtaking: Put | None = None
-    is_deaf = False
+    overtaking: Put | None = None  # is written just before the next plan for a machine that is gone
+    is_failing = False  # no placement is written and no lease renewed
     is_too_large = False  # to be read as a whole
-    is_about_to_be_restored = False
-    whole_reads = 0
+    is_about_to_be_restored = False  # the next write of placements is acknowledged, and lost
+    full_reads = 0  # how often all records were read
 
     async def range(self, prefix: str, **options: Any) -> RangeResult:
-        self.whole_reads += prefix == DEFAULT_PREFIX
+        self.full_reads += prefix == DEFAULT_PREFIX
         if self.is_too_large and prefix == DEFAULT_PREFIX:
             raise Unavailable("the store does not answer")
         return await super().range(prefix, **options)
 
     async def transact(self, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> int:
-        if self.is_deaf and any("/placements/" in operation.key for operation in operations):
+        if self.is_failing and any("/placements/" in operation.key for operation in operations):
             raise Unavailable("the store does not answer")
         if self.overtaking and any("/synced/" in each.key and isinstance(each, Delete) for each in operations):
             overtaking, self.overtaking = self.overtaking, None
@@ -50,16 +48,16 @@ class DeafStore(EmbeddedStore):
         return await super().transact(comparisons, operations)
 
     async def keep_alive(self, lease: int) -> object:  # type: ignore[override]
-        if self.is_deaf:
+        if self.is_failing:
             raise Unavailable("the store does not answer")
         return await super().keep_alive(lease)
 
 
 class Node:
-    """A machine with a leader, and a store behind which nobody works."""
+    """A machine that leads, with a store of its own."""
 
     def __init__(self) -> None:
-        self.store = DeafStore(":memory:", offload=offload_inline, cluster_id="test")
+        self.store = FaultyStore(":memory:", offload=offload_inline, cluster_id="test")
         self.registry = Registry(InstrumentedStore(self.store))
         now = asyncio.get_running_loop().time
         self.membership = Membership(
@@ -86,7 +84,7 @@ class Node:
         )
         self.may_plan = asyncio.Event()
         self.may_plan.set()
-        self.plans: list[Callable[[], Any]] = []  # the long ones that it was asked to make
+        self.plans: list[Callable[[], Any]] = []  # the long plans, which are made off the event loop
 
     async def _plan(self, work: Callable[[], Any], /) -> Any:
         self.plans.append(work)

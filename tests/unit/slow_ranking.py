@@ -1,6 +1,6 @@
-"""The rules of placement told in the plainest way: every machine is asked about every unit, and the best is the least.
+"""An independent and slow implementation of feasibility and ranking, which checks each machine for each unit.
 
-What the leader does with sets and indexes (scheduler/machine_index.py, scheduler/ranking.py) has to come to the same.
+scheduler/machine_index.py and scheduler/ranking.py, which use sets and indexes, must give the same results.
 """
 
 from collections import Counter
@@ -11,24 +11,24 @@ from fleetd.scheduler.proposal import Proposal
 
 
 def choose(proposal: Proposal, group: list[str]) -> tuple[str, int] | None:
-    """The best machine for a group, and how many machines take all of it; None where there is none."""
+    """The best machine for a group, and how many machines accept all of it; None if no machine does."""
     fits = [m for m in proposal.snapshot.machines if not any(rejection(proposal, name, m, group) for name in group)]
     return (min(fits, key=lambda machine: rank(proposal, group[0], machine)), len(fits)) if fits else None
 
 
 def is_placeable(proposal: Proposal, name: str, group: list[str]) -> bool:
-    """Whether the unit fits anywhere in this company."""
+    """True if some machine accepts the unit together with this group."""
     return any(not rejection(proposal, name, machine, group) for machine in proposal.snapshot.machines)
 
 
 def count_rejections(proposal: Proposal, name: str, here: list[str]) -> list[tuple[str, int]]:
-    """How many machines refuse the unit for each reason, in order."""
+    """The number of machines that reject the unit for each reason, the most frequent reason first."""
     reasons = [rejection(proposal, name, machine, []) for machine in proposal.snapshot.machines if machine not in here]
     return sorted(Counter(filter(None, reasons)).items(), key=lambda item: (-item[1], item[0]))
 
 
 def rejection(proposal: Proposal, name: str, machine: str, group: list[str]) -> str:
-    """The first reason why a machine does not take a unit, or ''."""
+    """The first reason why the machine rejects the unit, or ''."""
     snapshot, occupancy, wanted = proposal.snapshot, proposal.occupancy(machine), proposal.snapshot.requirements(name)
     record = snapshot.machines[machine]
     if record.mode is not MachineMode.READY:
@@ -50,19 +50,19 @@ def rejection(proposal: Proposal, name: str, machine: str, group: list[str]) -> 
 
 
 def rank(proposal: Proposal, name: str, machine: str) -> tuple[bool, bool, int, int, str]:
-    """How good a machine is for a unit; the least is the best."""
+    """The rank of a machine for a unit; the lowest is the best."""
     occupancy, template = proposal.occupancy(machine), parse_name(name).template
     return (
         not proposal.snapshot.is_running_on(name, machine),
-        is_pushed(proposal, name, machine),
+        is_replaced(proposal, name, machine),
         sum(parse_name(other).template == template for other in occupancy.staying) if template else 0,
         len(occupancy.staying),
         machine,
     )
 
 
-def is_pushed(proposal: Proposal, name: str, machine: str) -> bool:
-    """Whether a unit that stays on the machine replaces this one, and not the other way round too."""
+def is_replaced(proposal: Proposal, name: str, machine: str) -> bool:
+    """True if a unit that stays on the machine replaces this one, and this one does not replace it."""
     occupancy, wanted = proposal.occupancy(machine), proposal.snapshot.requirements(name)
     return any(
         other != name

@@ -74,7 +74,7 @@ def test_a_plan_that_takes_longer_than_two_beats_is_no_reason_to_read_everything
     async def scenario() -> None:
         node = Node()
         await node.start()
-        reads = node.store.whole_reads
+        reads = node.store.full_reads
         node.may_plan.clear()
         units = [Unit(f"u{number}.service", "", TargetState.LAUNCHED) for number in range(SMALL_PLAN + 2)]
         await node.store.transact([], [node.registry.put(unit, unit.name) for unit in units])
@@ -85,7 +85,7 @@ def test_a_plan_that_takes_longer_than_two_beats_is_no_reason_to_read_everything
         node.may_plan.set()
         await asyncio.sleep(0.5)
         assert await _homes(node) == {MACHINE: SMALL_PLAN + 12}
-        assert node.store.whole_reads == reads
+        assert node.store.full_reads == reads
         await node.stop()
 
     run_virtually(scenario())

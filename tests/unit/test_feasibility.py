@@ -9,14 +9,14 @@ from fleetd.registry.records import UNITS
 from fleetd.scheduler.feasibility import Candidate, count_rejections, eviction_reason, rejection
 from fleetd.scheduler.proposal import Proposal
 from fleetd.scheduler.ranking import Ranking
-from tests.unit.cluster_builder import INACTIVE, World
+from tests.unit.cluster_builder import INACTIVE, Cluster
 
 LONG_ID = "0123456789abcdef0123456789abcdef"
 
 
-def ask(world, name, machine="m1", group=()):
-    proposal = Proposal(world.snapshot)
-    return Candidate(proposal, name, world.snapshot.requirements(name), machine, group)
+def ask(cluster, name, machine="m1", group=()):
+    proposal = Proposal(cluster.snapshot)
+    return Candidate(proposal, name, cluster.snapshot.requirements(name), machine, group)
 
 
 def why_not(candidate):
@@ -31,20 +31,20 @@ def why_leave(candidate):
     return render_rejection(found) if found else ""
 
 
-def rejections_of(world, here=()):
-    counts = count_rejections(Proposal(world.snapshot), "new.service", here)
+def rejections_of(cluster, here=()):
+    counts = count_rejections(Proposal(cluster.snapshot), "new.service", here)
     return [(render_rejection(each.rejection), each.machines) for each in counts]
 
 
-def world_with(unit_text, residents=(), mode=MachineMode.READY, **metadata):
+def cluster_with(unit_text, residents=(), mode=MachineMode.READY, **metadata):
     """m1 with these residents (name → X-Fleet text), and the unit new.service, which is nowhere."""
-    world = World()
-    world.machine("m1", mode=mode, **(metadata or {"role": "web", "zone": "a"}))
+    cluster = Cluster()
+    cluster.machine("m1", mode=mode, **(metadata or {"role": "web", "zone": "a"}))
     for name, text in residents:
-        world.unit(name, text)
-        world.runs(name, "m1")
-    world.unit("new.service", unit_text)
-    return world
+        cluster.unit(name, text)
+        cluster.place(name, "m1")
+    cluster.unit("new.service", unit_text)
+    return cluster
 
 
 FITS = [
@@ -68,7 +68,7 @@ FITS = [
 @pytest.mark.covers("2.3.3", "2.3.5", "2.4.1", "2.5.1", "2.6.1")
 @pytest.mark.parametrize(("text", "residents"), [row[1:] for row in FITS], ids=[row[0] for row in FITS])
 def test_a_unit_fits_with(text, residents):
-    assert why_not(ask(world_with(text, residents), "new.service")) == ""
+    assert why_not(ask(cluster_with(text, residents), "new.service")) == ""
 
 
 REFUSED = [
@@ -105,62 +105,62 @@ REFUSED = [
 )
 @pytest.mark.parametrize(("text", "residents", "reason"), [r[1:] for r in REFUSED], ids=[r[0] for r in REFUSED])
 def test_a_unit_is_refused_for(text, residents, reason):
-    assert why_not(ask(world_with(text, residents), "new.service")) == reason
+    assert why_not(ask(cluster_with(text, residents), "new.service")) == reason
 
 
 @pytest.mark.covers("1.7.1", "2.3.1", "10.4.9")
 @pytest.mark.parametrize("length", [7, 9, 31])
 def test_a_machine_is_known_by_its_full_and_its_short_id_but_by_no_other_prefix(length):
-    world = World()
-    world.machine(LONG_ID)
+    cluster = Cluster()
+    cluster.machine(LONG_ID)
     for text, reason in ((LONG_ID, ""), (LONG_ID[:8], ""), (LONG_ID[:length], f"not machine {LONG_ID[:length]}")):
-        world.unit("new.service", f"MachineID={text}")
-        assert why_not(ask(world, "new.service", LONG_ID)) == reason
+        cluster.unit("new.service", f"MachineID={text}")
+        assert why_not(ask(cluster, "new.service", LONG_ID)) == reason
 
 
 @pytest.mark.parametrize(
     ("mode", "why"), [(MachineMode.LEAVING, "leaving"), (MachineMode.PARKED, "parked (its fleetd was stopped)")]
 )
 def test_a_machine_that_leaves_or_is_parked_takes_nothing_new(mode, why):
-    assert why_not(ask(world_with("", mode=mode), "new.service")) == f"machine is {why}"
+    assert why_not(ask(cluster_with("", mode=mode), "new.service")) == f"machine is {why}"
 
 
 @pytest.mark.covers("2.4.3", "4.6.9")
 def test_what_people_set_is_laid_over_the_configured_metadata_and_an_empty_value_hides_it():
-    world = world_with("MachineMetadata=role=db")
-    world.settings("m1", role="db")
-    assert why_not(ask(world, "new.service")) == ""
-    world.settings("m1", role="")
-    assert why_not(ask(world, "new.service")) == "metadata role=db missing"
+    cluster = cluster_with("MachineMetadata=role=db")
+    cluster.settings("m1", role="db")
+    assert why_not(ask(cluster, "new.service")) == ""
+    cluster.settings("m1", role="")
+    assert why_not(ask(cluster, "new.service")) == "metadata role=db missing"
 
 
 def test_peers_that_come_along_count_as_there():
-    world = world_with("MachineOf=db.service")
-    assert why_not(ask(world, "new.service", group=("db.service", "new.service"))) == ""
+    cluster = cluster_with("MachineOf=db.service")
+    assert why_not(ask(cluster, "new.service", group=("db.service", "new.service"))) == ""
 
 
 @pytest.mark.covers("2.5.1")
 def test_a_unit_on_its_way_out_is_no_peer_any_more_but_still_conflicts():
-    world = world_with("MachineOf=db.service", [("db.service", "")])
-    world.unit("rival.service", "Conflicts=db*")
-    world.unit("db.service", target=INACTIVE)
-    world.lead()
-    assert world.orders("db.service") == {"m1": "go"}
-    assert why_not(ask(world, "new.service")) == "db.service is not there"
-    assert why_not(ask(world, "rival.service")) == "conflicts with db.service"
+    cluster = cluster_with("MachineOf=db.service", [("db.service", "")])
+    cluster.unit("rival.service", "Conflicts=db*")
+    cluster.unit("db.service", target=INACTIVE)
+    cluster.run_leader()
+    assert cluster.placement_states("db.service") == {"m1": "withdrawn"}
+    assert why_not(ask(cluster, "new.service")) == "db.service is not there"
+    assert why_not(ask(cluster, "rival.service")) == "conflicts with db.service"
 
 
 def test_a_retiring_allocation_hinders_nobody():
-    world = world_with("Conflicts=db*", [("db.service", "")])
-    proposal = Proposal(world.snapshot)
+    cluster = cluster_with("Conflicts=db*", [("db.service", "")])
+    proposal = Proposal(cluster.snapshot)
     proposal.vacate("db.service", "m1")
-    assert why_not(Candidate(proposal, "new.service", world.snapshot.requirements("new.service"), "m1")) == ""
+    assert why_not(Candidate(proposal, "new.service", cluster.snapshot.requirements("new.service"), "m1")) == ""
 
 
 def test_text_that_is_no_unit_file_requires_nothing():
-    world = world_with("")
-    world.write(UNITS, ("bad.service",), Unit("bad.service", "[X-Fleet\n"))
-    assert why_not(ask(world, "bad.service")) == ""
+    cluster = cluster_with("")
+    cluster.write(UNITS, ("bad.service",), Unit("bad.service", "[X-Fleet\n"))
+    assert why_not(ask(cluster, "bad.service")) == ""
 
 
 # Why a unit may not stay.
@@ -180,99 +180,99 @@ LEAVES = [
 
 @pytest.mark.parametrize(("text", "residents", "reason"), [r[1:] for r in LEAVES], ids=[r[0] for r in LEAVES])
 def test_a_unit_leaves_because(text, residents, reason):
-    world = world_with(text, residents)
-    world.runs("new.service", "m1")
-    assert why_leave(ask(world, "new.service")) == reason
+    cluster = cluster_with(text, residents)
+    cluster.place("new.service", "m1")
+    assert why_leave(ask(cluster, "new.service")) == reason
 
 
 @pytest.mark.covers("10.5.6")
 def test_of_two_units_that_conflict_the_one_changed_earlier_stays():
-    world = world_with("Conflicts=db*", [("db.service", "")])
-    world.runs("new.service", "m1")
-    assert why_leave(ask(world, "db.service")) == ""
+    cluster = cluster_with("Conflicts=db*", [("db.service", "")])
+    cluster.place("new.service", "m1")
+    assert why_leave(ask(cluster, "db.service")) == ""
 
 
 def test_nobody_leaves_for_a_unit_that_was_destroyed_or_is_on_its_way_out():
-    world = world_with("Conflicts=db*", [("db.service", "")])
-    world.runs("new.service", "m1")
-    world.destroy("db.service")
-    assert why_leave(ask(world, "new.service")) == ""
+    cluster = cluster_with("Conflicts=db*", [("db.service", "")])
+    cluster.place("new.service", "m1")
+    cluster.destroy("db.service")
+    assert why_leave(ask(cluster, "new.service")) == ""
 
 
 @pytest.mark.parametrize("mode", [MachineMode.LEAVING, MachineMode.PARKED])
 def test_whether_the_machine_takes_work_does_not_matter_for_staying(mode):
-    world = world_with("", mode=mode)
-    world.runs("new.service", "m1")
-    assert why_leave(ask(world, "new.service")) == ""
+    cluster = cluster_with("", mode=mode)
+    cluster.place("new.service", "m1")
+    assert why_leave(ask(cluster, "new.service")) == ""
 
 
 # Which machine is the best.
 
 
-def best(world, name):
-    return Ranking(Proposal(world.snapshot)).choose([name]).machine
+def best(cluster, name):
+    return Ranking(Proposal(cluster.snapshot)).choose([name]).machine
 
 
 def three_machines():
-    world = World()
+    cluster = Cluster()
     for machine in ("m1", "m2", "m3"):
-        world.machine(machine)
-    return world
+        cluster.machine(machine)
+    return cluster
 
 
 @pytest.mark.covers("2.9.1")
 def test_of_equal_machines_the_first_by_id_is_taken():
-    world = three_machines()
-    world.unit("new.service")
-    assert best(world, "new.service") == "m1"
+    cluster = three_machines()
+    cluster.unit("new.service")
+    assert best(cluster, "new.service") == "m1"
 
 
 @pytest.mark.covers("2.7.5", "2.9.1")
 def test_the_machine_with_the_fewest_units_is_taken_and_those_on_their_way_out_do_not_count():
-    world = three_machines()
+    cluster = three_machines()
     for name, machine in (("a.service", "m1"), ("b.service", "m2"), ("c.service", "m3"), ("d.service", "m3")):
-        world.unit(name)
-        world.runs(name, machine)
-    world.unit("new.service")
-    assert best(world, "new.service") == "m1"
-    world.unit("c.service", target=INACTIVE)
-    world.unit("d.service", target=INACTIVE)
-    world.destroy("new.service")
-    world.lead()
-    world.unit("new.service")
-    assert best(world, "new.service") == "m3"
+        cluster.unit(name)
+        cluster.place(name, machine)
+    cluster.unit("new.service")
+    assert best(cluster, "new.service") == "m1"
+    cluster.unit("c.service", target=INACTIVE)
+    cluster.unit("d.service", target=INACTIVE)
+    cluster.destroy("new.service")
+    cluster.run_leader()
+    cluster.unit("new.service")
+    assert best(cluster, "new.service") == "m3"
 
 
 @pytest.mark.covers("2.7.4")
 def test_global_units_count_as_load():
-    world = three_machines()
-    world.unit("g.service", "Global=true")
-    world.runs("g.service", "m1")
-    world.unit("new.service")
-    assert best(world, "new.service") == "m2"
+    cluster = three_machines()
+    cluster.unit("g.service", "Global=true")
+    cluster.place("g.service", "m1")
+    cluster.unit("new.service")
+    assert best(cluster, "new.service") == "m2"
 
 
 @pytest.mark.covers("2.9.1", "P.15")
 def test_instances_of_one_template_spread_before_load_is_looked_at():
-    world = three_machines()
+    cluster = three_machines()
     for name, machine in (("web@1.service", "m3"), ("a.service", "m1"), ("b.service", "m1"), ("c.service", "m2")):
-        world.unit(name)
-        world.runs(name, machine)
-    world.unit("web@2.service")
-    assert best(world, "web@2.service") == "m2"
+        cluster.unit(name)
+        cluster.place(name, machine)
+    cluster.unit("web@2.service")
+    assert best(cluster, "web@2.service") == "m2"
 
 
 def test_where_the_unit_runs_already_is_better_than_anything_else():
-    world = three_machines()
-    world.unit("a.service")
-    world.runs("a.service", "m3")
-    world.unit("new.service")
-    world.state("new.service", "m3", "active")
-    assert best(world, "new.service") == "m3"
+    cluster = three_machines()
+    cluster.unit("a.service")
+    cluster.place("a.service", "m3")
+    cluster.unit("new.service")
+    cluster.state("new.service", "m3", "active")
+    assert best(cluster, "new.service") == "m3"
 
 
 def test_a_machine_where_nothing_would_push_the_unit_away_is_better_than_an_emptier_one():
-    world = three_machines()
+    cluster = three_machines()
     for name, text, machine in (
         ("pusher.service", "Replaces=new.service", "m1"),
         ("a.service", "", "m2"),
@@ -280,28 +280,28 @@ def test_a_machine_where_nothing_would_push_the_unit_away_is_better_than_an_empt
         ("c.service", "", "m3"),
         ("d.service", "", "m3"),
     ):
-        world.unit(name, text)
-        world.runs(name, machine)
-    world.unit("new.service")
-    assert best(world, "new.service") == "m2"
+        cluster.unit(name, text)
+        cluster.place(name, machine)
+    cluster.unit("new.service")
+    assert best(cluster, "new.service") == "m2"
 
 
 def test_refusals_are_counted_the_commonest_first_then_by_name_and_those_where_the_unit_is_do_not_count():
-    world = World()
+    cluster = Cluster()
     for machine, mode in (("m1", MachineMode.PARKED), ("m2", MachineMode.LEAVING), ("m3", MachineMode.READY)):
-        world.machine(machine, mode=mode, role="web")
+        cluster.machine(machine, mode=mode, role="web")
     for machine in ("m4", "m5", "m6"):
-        world.machine(machine, role="db")
-    world.unit("resident.service")
-    world.runs("resident.service", "m3")
-    world.unit("new.service", "MachineMetadata=role=web\nConflicts=resident*")
+        cluster.machine(machine, role="db")
+    cluster.unit("resident.service")
+    cluster.place("resident.service", "m3")
+    cluster.unit("new.service", "MachineMetadata=role=web\nConflicts=resident*")
     expected = {
         "metadata role=web missing": 3,
         "conflicts with resident.service": 1,
         "machine is leaving": 1,
         "machine is parked (its fleetd was stopped)": 1,
     }
-    assert rejections_of(world) == list(expected.items())
+    assert rejections_of(cluster) == list(expected.items())
     del expected["machine is parked (its fleetd was stopped)"]
     expected["metadata role=web missing"] = 2
-    assert dict(rejections_of(world, ["m1", "m5", "gone"])) == expected
+    assert dict(rejections_of(cluster, ["m1", "m5", "gone"])) == expected

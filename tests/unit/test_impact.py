@@ -12,52 +12,52 @@ from tests.unit.cluster_builder import INACTIVE, placed_cluster
 REJECTED = (RejectionCount(Rejection(RejectionKind.METADATA, "disk=ssd"), 2),)
 
 
-def affected_by(world, act):
+def affected_by(cluster, act):
     """The units that the records written by `act` affect, in order, as UNIT or MACHINE/UNIT."""
-    world.changed = Affected()
+    cluster.changed = Affected()
     act()
-    return sorted([*world.changed.units, *(f"{machine}/{name}" for name, machine in world.changed.on_machines)])
+    return sorted([*cluster.changed.units, *(f"{machine}/{name}" for name, machine in cluster.changed.on_machines)])
 
 
-def order(world, name, machine, **fields):
-    unit = world.snapshot.units[name]
+def order(cluster, name, machine, **fields):
+    unit = cluster.snapshot.units[name]
     values = {"text": unit.text, "target": unit.target, "generation": unit.generation} | fields
-    world.write(PLACEMENTS, (machine, name), Placement(machine, name, **values))
+    cluster.write(PLACEMENTS, (machine, name), Placement(machine, name, **values))
 
 
 @pytest.mark.covers("2.2.2")
 def test_a_unit_affects_itself_and_its_peers_before_and_after():
-    world = placed_cluster(a=("MachineOf=b.service", ""), b=("", ""), c=("", ""), d=("MachineOf=a.service", ""))
-    assert affected_by(world, lambda: world.unit("a.service", "MachineOf=c.service")) == [
+    cluster = placed_cluster(a=("MachineOf=b.service", ""), b=("", ""), c=("", ""), d=("MachineOf=a.service", ""))
+    assert affected_by(cluster, lambda: cluster.unit("a.service", "MachineOf=c.service")) == [
         "a.service",
         "b.service",
         "c.service",
         "d.service",
     ]
-    assert affected_by(world, lambda: world.destroy("a.service")) == ["a.service", "c.service", "d.service"]
-    assert affected_by(world, lambda: world.unit("b.service")) == ["b.service"]
+    assert affected_by(cluster, lambda: cluster.destroy("a.service")) == ["a.service", "c.service", "d.service"]
+    assert affected_by(cluster, lambda: cluster.unit("b.service")) == ["b.service"]
 
 
 def test_a_placement_affects_its_unit_and_its_peers():
-    world = placed_cluster(a=("MachineOf=b.service", "m1"), b=("", ""), c=("", "m1"))
-    assert affected_by(world, lambda: order(world, "b.service", "m1")) == ["a.service", "b.service"]
+    cluster = placed_cluster(a=("MachineOf=b.service", "m1"), b=("", ""), c=("", "m1"))
+    assert affected_by(cluster, lambda: order(cluster, "b.service", "m1")) == ["a.service", "b.service"]
 
 
 def test_a_placement_affects_all_on_a_machine_with_patterns():
-    world = placed_cluster(a=("Conflicts=x*", "m1"), b=("", "m1"), c=("", "m2"), d=("", ""), e=("Conflicts=y*", ""))
-    assert affected_by(world, lambda: order(world, "d.service", "m1")) == ["a.service", "b.service", "d.service"]
-    assert affected_by(world, lambda: order(world, "e.service", "m2")) == ["c.service", "e.service"]
+    cluster = placed_cluster(a=("Conflicts=x*", "m1"), b=("", "m1"), c=("", "m2"), d=("", ""), e=("Conflicts=y*", ""))
+    assert affected_by(cluster, lambda: order(cluster, "d.service", "m1")) == ["a.service", "b.service", "d.service"]
+    assert affected_by(cluster, lambda: order(cluster, "e.service", "m2")) == ["c.service", "e.service"]
 
 
 def test_a_placement_affects_superseded_allocations_on_its_machine():
-    world = placed_cluster(a=("Conflicts=b*", ""), b=("", ""))
-    order(world, "a.service", "m1", superseded=True)
-    assert affected_by(world, lambda: order(world, "b.service", "m1")) == ["a.service", "b.service"]
-    assert affected_by(world, lambda: order(world, "b.service", "m2")) == ["b.service"]
+    cluster = placed_cluster(a=("Conflicts=b*", ""), b=("", ""))
+    order(cluster, "a.service", "m1", superseded=True)
+    assert affected_by(cluster, lambda: order(cluster, "b.service", "m1")) == ["a.service", "b.service"]
+    assert affected_by(cluster, lambda: order(cluster, "b.service", "m2")) == ["b.service"]
 
 
 def test_room_affects_unplaced_and_global_units_and_those_that_could_be_replaced():
-    world = placed_cluster(
+    cluster = placed_cluster(
         a=("", "m1"),
         unplaced=("", ""),
         everywhere=("Global=true", ""),
@@ -66,26 +66,30 @@ def test_room_affects_unplaced_and_global_units_and_those_that_could_be_replaced
         other=("", "m1"),
     )
     expected = ["a.service", "m1/everywhere.service", "pushed.service", "pusher.service", "unplaced.service"]
-    assert affected_by(world, lambda: order(world, "a.service", "m1", target=INACTIVE)) == expected
-    assert affected_by(world, lambda: world.write(PLACEMENTS, ("m1", "a.service"), None)) == expected
+    assert affected_by(cluster, lambda: order(cluster, "a.service", "m1", target=INACTIVE)) == expected
+    assert affected_by(cluster, lambda: cluster.write(PLACEMENTS, ("m1", "a.service"), None)) == expected
 
 
 def test_a_new_placement_affects_the_rejected_units_that_it_conflicts_with():
-    world = placed_cluster(
+    cluster = placed_cluster(
         a=("Conflicts=x*", ""), b=("Conflicts=new*", ""), c=("", ""), new=("Conflicts=c*", ""), d=("Conflicts=new*", "")
     )
     for name in ("a.service", "b.service", "c.service", "gone.service"):
-        world.write(DECISIONS, (name,), Decision(name, 1, rejections=REJECTED))
-    assert affected_by(world, lambda: order(world, "new.service", "m1")) == ["b.service", "c.service", "new.service"]
+        cluster.write(DECISIONS, (name,), Decision(name, 1, rejections=REJECTED))
+    assert affected_by(cluster, lambda: order(cluster, "new.service", "m1")) == [
+        "b.service",
+        "c.service",
+        "new.service",
+    ]
 
 
 def test_a_global_unit_is_affected_on_one_machine_by_what_happens_there():
-    world = placed_cluster(everywhere=("Global=true", "m1"), follower=("MachineOf=everywhere.service", "m1"))
+    cluster = placed_cluster(everywhere=("Global=true", "m1"), follower=("MachineOf=everywhere.service", "m1"))
     everywhere = "everywhere.service"
-    assert affected_by(world, lambda: world.state(everywhere, "m1", "failed")) == [f"m1/{everywhere}"]
-    assert affected_by(world, lambda: order(world, everywhere, "m2")) == ["follower.service", f"m2/{everywhere}"]
-    assert affected_by(world, lambda: world.unit(everywhere, "Global=true")) == [everywhere, "follower.service"]
-    assert affected_by(world, lambda: world.write(DECISIONS, (everywhere,), None)) == [everywhere]
+    assert affected_by(cluster, lambda: cluster.state(everywhere, "m1", "failed")) == [f"m1/{everywhere}"]
+    assert affected_by(cluster, lambda: order(cluster, everywhere, "m2")) == ["follower.service", f"m2/{everywhere}"]
+    assert affected_by(cluster, lambda: cluster.unit(everywhere, "Global=true")) == [everywhere, "follower.service"]
+    assert affected_by(cluster, lambda: cluster.write(DECISIONS, (everywhere,), None)) == [everywhere]
 
 
 def test_a_unit_affected_everywhere_is_not_restricted_to_some_machines():
@@ -96,59 +100,59 @@ def test_a_unit_affected_everywhere_is_not_restricted_to_some_machines():
 
 
 def test_a_state_affects_its_unit_if_it_differs_in_what_the_leader_decides_by():
-    world = placed_cluster(a=("", "m1"))
-    assert affected_by(world, lambda: world.state("a.service", "m1", "active", hash="x")) == []
-    assert affected_by(world, lambda: world.state("a.service", "m1", "failed")) == ["a.service"]
-    assert affected_by(world, lambda: world.write(STATES, ("m1", "a.service"), None)) == ["a.service"]
+    cluster = placed_cluster(a=("", "m1"))
+    assert affected_by(cluster, lambda: cluster.state("a.service", "m1", "active", hash="x")) == []
+    assert affected_by(cluster, lambda: cluster.state("a.service", "m1", "failed")) == ["a.service"]
+    assert affected_by(cluster, lambda: cluster.write(STATES, ("m1", "a.service"), None)) == ["a.service"]
 
 
 def test_every_state_affects_a_unit_with_a_superseded_allocation():
-    world = placed_cluster(a=("", "m1"))
-    order(world, "a.service", "m2", superseded=True)
-    assert affected_by(world, lambda: world.state("a.service", "m1", "active", hash="x")) == ["a.service"]
+    cluster = placed_cluster(a=("", "m1"))
+    order(cluster, "a.service", "m2", superseded=True)
+    assert affected_by(cluster, lambda: cluster.state("a.service", "m1", "active", hash="x")) == ["a.service"]
 
 
 def test_a_decision_affects_its_unit_only_when_it_is_deleted():
-    world = placed_cluster(a=("", ""))
-    assert affected_by(world, lambda: world.write(DECISIONS, ("a.service",), Decision("a.service", 1))) == []
-    assert affected_by(world, lambda: world.write(DECISIONS, ("a.service",), None)) == ["a.service"]
+    cluster = placed_cluster(a=("", ""))
+    assert affected_by(cluster, lambda: cluster.write(DECISIONS, ("a.service",), Decision("a.service", 1))) == []
+    assert affected_by(cluster, lambda: cluster.write(DECISIONS, ("a.service",), None)) == ["a.service"]
 
 
 MACHINE_CHANGES = [
-    ("its mode", lambda world: world.machine("m1", mode=MachineMode.LEAVING), True),
-    ("its metadata", lambda world: world.machine("m1", role="db"), True),
-    ("its settings", lambda world: world.settings("m1", role="db"), True),
-    ("its session", lambda world: world.machine("m1", session="another"), True),
-    ("its absence", lambda world: world.write(MACHINES, ("m1",), None), True),
-    ("its address alone", lambda world: _move(world), False),
+    ("its mode", lambda cluster: cluster.machine("m1", mode=MachineMode.LEAVING), True),
+    ("its metadata", lambda cluster: cluster.machine("m1", role="db"), True),
+    ("its settings", lambda cluster: cluster.settings("m1", role="db"), True),
+    ("its session", lambda cluster: cluster.machine("m1", session="another"), True),
+    ("its absence", lambda cluster: cluster.write(MACHINES, ("m1",), None), True),
+    ("its address alone", lambda cluster: _move(cluster), False),
 ]
 
 
-def _move(world):
-    former = world.snapshot.machines["m1"]
-    world.write(MACHINES, ("m1",), Machine("m1", former.session, "192.0.2.1"))
+def _move(cluster):
+    former = cluster.snapshot.machines["m1"]
+    cluster.write(MACHINES, ("m1",), Machine("m1", former.session, "192.0.2.1"))
 
 
 @pytest.mark.parametrize(
     ("act", "matters"), [row[1:] for row in MACHINE_CHANGES], ids=[row[0] for row in MACHINE_CHANGES]
 )
 def test_a_machine_affects_what_is_there_and_what_might_come(act, matters):
-    world = placed_cluster(
+    cluster = placed_cluster(
         a=("", "m1"), b=("", "m2"), nowhere=("", ""), everywhere=("Global=true", ""), left=("", "m2")
     )
-    world.state("left.service", "m1", "active")
+    cluster.state("left.service", "m1", "active")
     expected = ["a.service", "left.service", "m1/everywhere.service", "nowhere.service"]
-    assert affected_by(world, lambda: act(world)) == (expected if matters else [])
+    assert affected_by(cluster, lambda: act(cluster)) == (expected if matters else [])
 
 
 def test_being_away_affects_what_is_on_the_machine():
-    world = placed_cluster(a=("", "m1"), b=("", "m2"))
-    assert affected_by(world, lambda: world.judge({"m1"})) == ["a.service"]
-    assert affected_by(world, lambda: world.judge({"m1"})) == []
-    assert affected_by(world, lambda: world.judge({"m2"})) == ["a.service", "b.service"]
+    cluster = placed_cluster(a=("", "m1"), b=("", "m2"))
+    assert affected_by(cluster, lambda: cluster.set_away({"m1"})) == ["a.service"]
+    assert affected_by(cluster, lambda: cluster.set_away({"m1"})) == []
+    assert affected_by(cluster, lambda: cluster.set_away({"m2"})) == ["a.service", "b.service"]
 
 
 def test_an_acknowledged_session_affects_no_unit():
-    world = placed_cluster(a=("", "m1"))
-    assert affected_by(world, lambda: world.acknowledge(world.plan_cold())) == []
-    assert list(world.snapshot.synced) == ["m1", "m2"]
+    cluster = placed_cluster(a=("", "m1"))
+    assert affected_by(cluster, lambda: cluster.acknowledge(cluster.plan_cold())) == []
+    assert list(cluster.snapshot.synced) == ["m1", "m2"]

@@ -14,7 +14,7 @@ from fleetd.scheduler.impact import Affected
 from fleetd.scheduler.proposal import Proposal
 from fleetd.scheduler.snapshot import requirements_of
 from tests.examples import examples
-from tests.unit.cluster_builder import INACTIVE, LAUNCHED, LOADED, World, conflict
+from tests.unit.cluster_builder import INACTIVE, LAUNCHED, LOADED, Cluster, conflict
 
 MACHINES = ("m1", "m2", "m3")
 GLOBALS = ("g1.service", "g2.service")
@@ -51,7 +51,7 @@ class Leader(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.world = World()
+        self.cluster = Cluster()
         self.survivors = set()  # (machine, unit): copies that ran on while their machine was taken for dead
         self.pending = None
         self.hindering = set()  # (unit, machine) that were placed when the plan was made, and not superseded
@@ -60,63 +60,63 @@ class Leader(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(UNITS), text=st.sampled_from(TEXTS), operation=targets)
     def ask_for_a_unit(self, name, text, operation):
-        self.world.unit(name, text, operation)
+        self.cluster.unit(name, text, operation)
 
     @rule(name=st.sampled_from(GLOBALS), text=st.sampled_from(GLOBAL_TEXTS), operation=targets)
     def ask_for_a_global_unit(self, name, text, operation):
-        self.world.unit(name, text, operation)
+        self.cluster.unit(name, text, operation)
 
     @rule(name=anything)
     def destroy(self, name):
-        self.world.destroy(name)
+        self.cluster.destroy(name)
 
     @rule(machine=machines, role=roles)
     def come(self, machine, role):
-        if machine not in self.world.copies:
-            self.world.machine(machine, role=role)
-        elif machine not in self.world.snapshot.machines:
-            self.world.come_back(machine, role=role)
+        if machine not in self.cluster.local_units:
+            self.cluster.machine(machine, role=role)
+        elif machine not in self.cluster.snapshot.machines:
+            self.cluster.come_back(machine, role=role)
 
     def present(self, machine):
-        return machine in self.world.snapshot.machines
+        return machine in self.cluster.snapshot.machines
 
     @rule(machine=machines, reboot=st.booleans())
-    def vanish(self, machine, reboot):
+    def expire_lease(self, machine, reboot):
         if self.present(machine):
-            self.world.vanish(machine, reboot=reboot)
+            self.cluster.expire_lease(machine, reboot=reboot)
 
     @rule(machine=machines)
     def judge_dead(self, machine):
-        if machine in self.world.away:
-            self.world.judge(self.world.away - {machine})
-            self.survivors |= {(machine, name) for name, copy in self.world.copies[machine].items() if copy.runs}
+        if machine in self.cluster.away:
+            self.cluster.set_away(self.cluster.away - {machine})
+            self.survivors |= {(machine, name) for name, copy in self.cluster.local_units[machine].items() if copy.runs}
 
     @rule(machine=machines, outcome=outcomes)
     def outlive_a_cut(self, machine, outcome):
         if self.present(machine):
-            self.vanish(machine, False)
+            self.expire_lease(machine, False)
             self.judge_dead(machine)
             self.lead_and_work(outcome)
-            self.world.come_back(machine)
+            self.cluster.come_back(machine)
 
     @rule(machine=machines, mode=st.sampled_from(list(MachineMode)))
     def change_mode(self, machine, mode):
         if self.present(machine):
-            self.world.machine(machine, mode=mode)
+            self.cluster.machine(machine, mode=mode)
 
     @rule(machine=machines, role=st.sampled_from(("x", "y", "")))
     def set_metadata(self, machine, role):
-        self.world.settings(machine, role=role)
+        self.cluster.settings(machine, role=role)
 
     @rule(machine=machines, name=anything, outcome=outcomes)
-    def carry_out(self, machine, name, outcome):
-        if self.present(machine) and self.world.snapshot.machines[machine].mode is not MachineMode.PARKED:
-            self.world.carry_out(machine, name, outcome)
+    def reconcile(self, machine, name, outcome):
+        if self.present(machine) and self.cluster.snapshot.machines[machine].mode is not MachineMode.PARKED:
+            self.cluster.reconcile(machine, name, outcome)
 
     @rule(machine=machines, outcome=outcomes)
-    def work(self, machine, outcome):
+    def run_agent(self, machine, outcome):
         if self.present(machine):
-            self.world.work(machine, outcome)
+            self.cluster.run_agent(machine, outcome)
 
     @rule(machine=machines, mode=st.sampled_from(list(MachineMode)))
     def keep_running_what_is_to_go(self, machine, mode):
@@ -124,31 +124,31 @@ class Leader(RuleBasedStateMachine):
             self.change_mode(machine, MachineMode.LEAVING)
             self.plan(False)
             self.write(False, 1.0)
-            for name, copy in self.world.copies[machine].items():
-                if self.orders(name, machine) == "go" and copy.active == "active":
-                    self.world.keep_running(machine, name)
+            for name, copy in self.cluster.local_units[machine].items():
+                if self.placement_states(name, machine) == "withdrawn" and copy.active == "active":
+                    self.cluster.keep_running(machine, name)
             self.change_mode(machine, mode)
 
     @rule(for_s=st.sampled_from((50.0, 100.0)))
     def wait(self, for_s):
-        self.world.wait(for_s)
+        self.cluster.wait(for_s)
 
     # What the leader does.
 
     @precondition(lambda self: self.pending is None)
     @rule(overdue=st.booleans())
     def plan(self, overdue):
-        copies = frozenset(self.world.snapshot.superseded) if overdue else frozenset()
-        self.world.affect(Affected(dict.fromkeys(name for _, name in copies)))
+        copies = frozenset(self.cluster.snapshot.superseded) if overdue else frozenset()
+        self.cluster.mark_changed(Affected(dict.fromkeys(name for _, name in copies)))
         self.hindering = {
             (name, machine)
-            for name, at in self.world.snapshot.placements.items()
+            for name, at in self.cluster.snapshot.placements.items()
             for machine, order in at.items()
             if not order.superseded
         }
-        self.pending = self.world.plan(copies)
-        check_moves(self.world, self.pending)
-        check_delays(self.world, self.pending)
+        self.pending = self.cluster.plan(copies)
+        check_moves(self.cluster, self.pending)
+        check_delays(self.cluster, self.pending)
 
     @precondition(lambda self: self.pending is not None)
     @rule(interrupted=st.booleans(), share=st.floats(0, 1))
@@ -156,87 +156,91 @@ class Leader(RuleBasedStateMachine):
         plan, self.pending = self.pending, None
         units = plan.units[: int(len(plan.units) * share)] if interrupted else plan.units
         for unit_plan in units:
-            check_arrivals(self.world, unit_plan, self.hindering)
-            self.world.apply_unit(unit_plan)
-            check_orders(self.world)
+            check_arrivals(self.cluster, unit_plan, self.hindering)
+            self.cluster.apply_unit(unit_plan)
+            check_orders(self.cluster)
         if interrupted:
-            self.world.elect()
+            self.cluster.elect()
         else:
-            self.world.acknowledge(plan)
+            self.cluster.acknowledge(plan)
 
     @rule(seed=st.integers(0, 1000))
     def elect(self, seed):
         self.pending = None
-        self.world.elect(random.Random(seed))
+        self.cluster.elect(random.Random(seed))
 
     @rule(outcome=outcomes)
     def lead_and_work(self, outcome):
         if self.pending is None:
             self.plan(False)
         self.write(False, 1.0)
-        for machine in list(self.world.snapshot.machines):
-            self.world.work(machine, outcome)
+        for machine in list(self.cluster.snapshot.machines):
+            self.cluster.run_agent(machine, outcome)
 
     @rule()
     def settle(self):
         if self.pending is not None:
             self.write(False, 1.0)
-        self.world.settle()
-        check_rest(self.world)
+        self.cluster.settle()
+        check_rest(self.cluster)
 
     # What must always hold.
 
     @invariant()
     def one_copy_runs(self):
-        copies = self.world.copies
+        copies = self.cluster.local_units
         for name in UNITS:
             running = [machine for machine, at in copies.items() if name in at and at[name].runs]
             if len(running) <= 1:
-                settled = [machine for machine in self.world.snapshot.machines if self.orders(name, machine) == "stay"]
+                settled = [
+                    machine
+                    for machine in self.cluster.snapshot.machines
+                    if self.placement_states(name, machine) == "assigned"
+                ]
                 self.survivors -= {(machine, name) for machine in settled}
             self.survivors -= {(machine, name) for machine in copies if machine not in running}
             proper = [machine for machine in running if (machine, name) not in self.survivors]
             assert len(proper) <= 1, f"{name} runs on {running}, survivors {self.survivors}"
 
-    def orders(self, name, machine):
-        return self.world.orders(name).get(machine, "")
+    def placement_states(self, name, machine):
+        return self.cluster.placement_states(name).get(machine, "")
 
     @invariant()
     def the_plan_does_not_depend_on_the_order_of_events(self):
-        plan = self.world.plan_cold()
-        assert self.world.plan_cold(self.world.fresh_view()) == plan
-        assert self.world.plan_cold(self.world.fresh_view(random.Random(1))) == plan
+        plan = self.cluster.plan_cold()
+        assert self.cluster.plan_cold(self.cluster.read_snapshot()) == plan
+        assert self.cluster.plan_cold(self.cluster.read_snapshot(random.Random(1))) == plan
 
     def teardown(self):
         self.settle()
 
 
-def check_orders(world):
+def check_orders(cluster):
     """No unit is ordered to be on two machines."""
     for name in UNITS:
-        homes = [machine for machine, word in world.orders(name).items() if word == "stay"]
+        homes = [machine for machine, word in cluster.placement_states(name).items() if word == "assigned"]
         assert len(homes) <= 1, f"{name} is ordered to be on {homes}"
 
 
-def check_arrivals(world, plan, hindering):
+def check_arrivals(cluster, plan, hindering):
     """What comes to a machine conflicts with nothing that may run there; copies that retired hinder nobody."""
     for order in plan.placements:
-        former = world.snapshot.placements.get(plan.unit, {}).get(order.machine)
+        former = cluster.snapshot.placements.get(plan.unit, {}).get(order.machine)
         if order.is_active and not (former and former.is_active):
-            for name, at in world.snapshot.placements.items():
+            for name, at in cluster.snapshot.placements.items():
                 resident = at.get(order.machine)
                 if resident and name != plan.unit and (resident.is_active or (name, order.machine) in hindering):
-                    assert not conflict(order, resident) or let_go(world, resident), f"{order} meets {resident}"
+                    assert not conflict(order, resident) or let_go(cluster, resident), f"{order} meets {resident}"
 
 
-def let_go(world, resident):
-    state = world.snapshot.states.get(resident.unit, {}).get(resident.machine)
+def let_go(cluster, resident):
+    state = cluster.snapshot.states.get(resident.unit, {}).get(resident.machine)
     return resident.is_withdrawn and state and not state.runs and state.generation >= resident.generation
 
 
-def check_moves(world, plan):
+def check_moves(cluster, plan):
     """No unit is taken from a machine that it still fits on."""
-    snapshot = world.snapshot
+    snapshot = cluster.snapshot
     gone = {(plan.unit, order.machine) for plan in plan.units for order in plan.placements if order.is_withdrawn}
     for unit_plan in plan.units:
         returns = any(order.is_active for order in unit_plan.placements)
@@ -246,21 +250,21 @@ def check_moves(world, plan):
                 assert has_to_go(snapshot, order.unit, order.machine, gone), f"{order} for no reason"
 
 
-def check_delays(world, plan):
+def check_delays(cluster, plan):
     """No unit that is to run, and runs nowhere else, is taken from a dead machine before its delay is over."""
-    snapshot, lost = world.snapshot, world.snapshot.lost
+    snapshot, lost = cluster.snapshot, cluster.snapshot.lost
     for unit_plan in plan.units:
         name = unit_plan.unit
         unit, running = (
             snapshot.units.get(name),
             [m for m, state in snapshot.states.get(name, {}).items() if state.runs],
         )
-        if unit is None or unit.target is not LAUNCHED or running or len(world.homes().get(name, "").split()) != 1:
+        if unit is None or unit.target is not LAUNCHED or running or len(cluster.assigned().get(name, "").split()) != 1:
             continue
         delay_s = requirements_of(unit.text, name).failover_delay_s or 0.0
         for machine in unit_plan.deletes:
             if snapshot.placements[name][machine].is_active and machine in lost and name not in GLOBALS:
-                assert lost[machine].since_s + delay_s <= world.clock_s, f"{name} is taken from {machine}"
+                assert lost[machine].since_s + delay_s <= cluster.clock_s, f"{name} is taken from {machine}"
 
 
 def has_to_go(snapshot, name, machine, gone):
@@ -294,11 +298,11 @@ def conflicting(snapshot, name, other, machine):
     return any(matches_glob(p, other) for p in mine) or any(matches_glob(p, name) for p in theirs)
 
 
-def check_rest(world):
+def check_rest(cluster):
     """At rest: nothing is left to plan, whoever looks; what was asked is done or explained."""
-    snapshot = world.snapshot
-    for other in (snapshot, world.fresh_view(random.Random(7))):
-        plan = world.plan_cold(other)
+    snapshot = cluster.snapshot
+    for other in (snapshot, cluster.read_snapshot(random.Random(7))):
+        plan = cluster.plan_cold(other)
         assert not plan.writes, "planning for what changed misses something"
     for name in UNITS + GLOBALS:
         check_unit_at_rest(snapshot, name)

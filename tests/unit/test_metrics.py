@@ -66,13 +66,13 @@ def test_the_leader_counts_what_it_places_takes_back_and_cannot_place() -> None:
 @pytest.mark.covers("7.3")
 def test_a_plan_that_the_store_does_not_take_counts_as_failed_and_then_as_done() -> None:
     async def body(node: Node, counted: Counted) -> None:
-        node.store.is_deaf = True
+        node.store.is_failing = True
         await node.add("web.service")
         tried = counted("fleet_engine_task_failure_count_total", type="attemptscheduleunit")
         assert tried >= 1
         assert counted("fleet_engine_task_count_total", type="attemptscheduleunit") == 0
         assert counted("fleet_store_request_failures_total", operation="transact", kind="unavailable") == tried
-        node.store.is_deaf = False
+        node.store.is_failing = False
         await asyncio.sleep(TTL_S)
         assert counted("fleet_engine_task_count_total", type="attemptscheduleunit") == 1
 
@@ -139,9 +139,9 @@ def test_heartbeats_and_registrations_are_counted_by_how_they_end() -> None:
         assert counted("fleet_registrations_total") == 1
         await asyncio.sleep(TTL_S)
         assert counted("fleet_heartbeats_total", result="answered") == 3
-        node.store.is_deaf = True
+        node.store.is_failing = True
         await asyncio.sleep(TTL_S / 3)
-        node.store.is_deaf = False
+        node.store.is_failing = False
         assert counted("fleet_heartbeats_total", result="failed") >= 1
         await node.store.revoke(node.membership.lease)
         await asyncio.sleep(TTL_S)
@@ -249,9 +249,9 @@ _TYPE = re.compile(r"^# TYPE (\S+) (\S+)$", re.MULTILINE)
 @pytest.mark.covers("7.1", "7.2", "7.3", "7.4", "7.5", "7.6", "7.7", "7.8", "7.9", "10.7.14")
 def test_the_originals_series_are_there_under_their_names_types_and_labels() -> None:
     async def use_everything(node: Node, _: Counted) -> None:
-        node.store.is_deaf = True
+        node.store.is_failing = True
         await node.add("web.service")
-        node.store.is_deaf = False
+        node.store.is_failing = False
         await node.add("far.service", "[X-Fleet]\nMachineID=elsewhere\n")
         await asyncio.sleep(5)  # the leader retries
         await node.registry.units()

@@ -12,13 +12,13 @@ def test_a_unit_is_woken_at_the_earliest_time_asked_for():
 
 
 def test_a_proposal_leaves_the_snapshot_as_it_is():
-    world = placed_cluster(a=("Conflicts=x*", "m1"), b=("Replaces=y*", "m1"), c=("", ""))
-    world.unit("w@1.service")
-    world.runs("w@1.service", "m1")
-    proposal = Proposal(world.snapshot)
-    requirements = world.snapshot.requirements("a.service")
+    cluster = placed_cluster(a=("Conflicts=x*", "m1"), b=("Replaces=y*", "m1"), c=("", ""))
+    cluster.unit("w@1.service")
+    cluster.place("w@1.service", "m1")
+    proposal = Proposal(cluster.snapshot)
+    requirements = cluster.snapshot.requirements("a.service")
     proposal.vacate("b.service", "m1")
-    proposal.withdraw("w@1.service", "m1", world.snapshot.requirements("w@1.service"))
+    proposal.withdraw("w@1.service", "m1", cluster.snapshot.requirements("w@1.service"))
     proposal.occupy("a.service", "m2", requirements)
     proposal.vacate("a.service", "m1")
     assert list(proposal.machines_with("a.service")) == ["m1", "m2"]
@@ -26,30 +26,30 @@ def test_a_proposal_leaves_the_snapshot_as_it_is():
     assert list(proposal.occupancy("m1").units) == ["w@1.service"]
     assert list(proposal.occupancy("m1").staying) == []
     assert proposal.occupancy("m3").units == {}
-    assert world.snapshot.assigned_machine("a.service") == "m1"
-    assert list(world.snapshot.occupancy("m1").staying) == ["a.service", "b.service", "w@1.service"]
-    assert world.snapshot.occupancy("m1").has_patterns()
-    assert world.snapshot.occupancy("m1").templates == {"w@.service": 1}
+    assert cluster.snapshot.assigned_machine("a.service") == "m1"
+    assert list(cluster.snapshot.occupancy("m1").staying) == ["a.service", "b.service", "w@1.service"]
+    assert cluster.snapshot.occupancy("m1").has_patterns()
+    assert cluster.snapshot.occupancy("m1").templates == {"w@.service": 1}
 
 
 def test_a_unit_that_leaves_keeps_the_equal_conflicts_of_another():
-    world = placed_cluster(a=("Conflicts=x*", "m1"), b=("Conflicts=x*", "m1"))
-    world.unit("x.service")
-    proposal = Proposal(world.snapshot)
+    cluster = placed_cluster(a=("Conflicts=x*", "m1"), b=("Conflicts=x*", "m1"))
+    cluster.unit("x.service")
+    proposal = Proposal(cluster.snapshot)
     proposal.vacate("a.service", "m1")
-    assert list(proposal.occupancy("m1").conflicting("x.service", world.snapshot.requirements("x.service"))) == [
+    assert list(proposal.occupancy("m1").conflicting("x.service", cluster.snapshot.requirements("x.service"))) == [
         "b.service"
     ]
     proposal.vacate("b.service", "m1")
-    assert list(proposal.occupancy("m1").conflicting("x.service", world.snapshot.requirements("x.service"))) == []
+    assert list(proposal.occupancy("m1").conflicting("x.service", cluster.snapshot.requirements("x.service"))) == []
 
 
 def test_one_of_two_instances_stays_counted_when_the_other_leaves():
-    world = placed_cluster()
+    cluster = placed_cluster()
     for name in ("w@1.service", "w@2.service"):
-        world.unit(name)
-        world.runs(name, "m1")
-    proposal = Proposal(world.snapshot)
+        cluster.unit(name)
+        cluster.place(name, "m1")
+    proposal = Proposal(cluster.snapshot)
     proposal.vacate("w@1.service", "m1")
     assert proposal.occupancy("m1").templates == {"w@.service": 1}
     proposal.vacate("w@2.service", "m1")

@@ -10,7 +10,7 @@ from fleetd.scheduler.proposal import Proposal
 from fleetd.scheduler.ranking import Ranking
 from tests.examples import examples
 from tests.unit import slow_ranking
-from tests.unit.cluster_builder import World, order
+from tests.unit.cluster_builder import Cluster, write_placement
 
 MACHINES = [f"{index:02}abcdef-{index:02}" for index in range(12)] + ["00abcdef-99"]  # one short id stands for two
 UNITS = ["a.service", "b.service", "c.service", *(f"w@{n}.service" for n in range(6)), "x@1.service", "g.service"]
@@ -40,22 +40,24 @@ machines = st.sampled_from(MACHINES)
 modes = st.sampled_from((MachineMode.READY,) * 6 + (MachineMode.PARKED, MachineMode.LEAVING))
 described = st.fixed_dictionaries({"role": st.sampled_from("xyz"), "zone": st.sampled_from("12")})
 operations = st.sampled_from(TEXTS)
-residents = st.tuples(names, machines, operations, st.sampled_from(("stays", "stays", "stays", "goes", "retires")))
+residents = st.tuples(
+    names, machines, operations, st.sampled_from(("assigned", "assigned", "assigned", "withdrawn", "superseded"))
+)
 
 
 @st.composite
-def worlds(draw):
+def clusters(draw):
     """Machines that hold this and that, as the leader sees them; not always as it would have placed it."""
-    world = World()
+    cluster = Cluster()
     for machine, (mode, metadata) in draw(st.dictionaries(machines, st.tuples(modes, described), max_size=13)).items():
-        world.machine(machine, mode, **metadata)
+        cluster.machine(machine, mode, **metadata)
     for name in UNITS:
-        world.unit(name, draw(operations))
+        cluster.unit(name, draw(operations))
     for name, machine, text, word in draw(st.lists(residents, max_size=25)):
-        order(world, name, machine, text, word)
+        write_placement(cluster, name, machine, text, word)
     for name, machine in draw(st.lists(st.tuples(names, machines), max_size=4)):
-        world.state(name, machine, draw(st.sampled_from(("active", "failed"))))
-    return world
+        cluster.state(name, machine, draw(st.sampled_from(("active", "failed"))))
+    return cluster
 
 
 moves = st.lists(st.tuples(names, machines, st.sampled_from(("place", "withdraw", "vacate", "renew"))), max_size=8)
@@ -63,9 +65,9 @@ groups = st.lists(st.lists(names, min_size=1, max_size=3, unique=True), min_size
 
 
 @settings(max_examples=examples(400))
-@given(worlds(), moves, groups)
-def test_the_machine_found_quickly_is_the_one_that_a_slow_search_finds(world, moves, groups):
-    proposal = Proposal(world.snapshot)
+@given(clusters(), moves, groups)
+def test_the_machine_found_quickly_is_the_one_that_a_slow_search_finds(cluster, moves, groups):
+    proposal = Proposal(cluster.snapshot)
     for name, machine, word in moves:
         move(proposal, name, machine, word)
     ranking = Ranking(proposal)
@@ -77,14 +79,14 @@ def test_the_machine_found_quickly_is_the_one_that_a_slow_search_finds(world, mo
         for name in group:
             assert ranking.is_placeable(name, group) == slow_ranking.is_placeable(proposal, name, group)
         for name in group if found else ():
-            proposal.occupy(name, found.machine, world.snapshot.requirements(name))
+            proposal.occupy(name, found.machine, cluster.snapshot.requirements(name))
             ranking.record_placement(name, found.machine)
 
 
 @settings(max_examples=examples(200))
-@given(worlds(), moves, names, st.lists(machines, unique=True, max_size=4))
-def test_refusals_counted_by_sets_are_those_of_machines_asked_one_by_one(world, moves, name, here):
-    proposal = Proposal(world.snapshot)
+@given(clusters(), moves, names, st.lists(machines, unique=True, max_size=4))
+def test_refusals_counted_by_sets_are_those_of_machines_asked_one_by_one(cluster, moves, name, here):
+    proposal = Proposal(cluster.snapshot)
     for move_name, machine, word in moves:
         move(proposal, move_name, machine, word)
     counted = count_rejections(proposal, name, here)

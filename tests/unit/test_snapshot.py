@@ -11,17 +11,17 @@ from fleetd.registry.records import DECISIONS, LEADER, MACHINES, PLACEMENTS, SET
 from fleetd.scheduler.effective_machine import LEAVING, PARKED, EffectiveMachine, effective_machine
 from fleetd.scheduler.impact import Affected, touch_machine
 from fleetd.scheduler.snapshot import Snapshot
-from tests.unit.cluster_builder import INACTIVE, LAUNCHED, World, placed_cluster
+from tests.unit.cluster_builder import INACTIVE, LAUNCHED, Cluster, placed_cluster
 
 REJECTED = (RejectionCount(Rejection(RejectionKind.METADATA, "disk=ssd"), 2),)
 
 
 def test_a_unit_is_known_by_its_record_its_decision_or_its_placements():
-    world = placed_cluster(a=("", "m1"), b=("", ""))
-    world.write(DECISIONS, ("c.service",), Decision("c.service", 1))
-    world.write(PLACEMENTS, ("m1", "d.service"), Placement("m1", "d.service", "", INACTIVE, 1))
-    world.write(STATES, ("m1", "e.service"), UnitState("loaded", "active", "running"))
-    assert world.snapshot.known_units() == ["a.service", "b.service", "c.service", "d.service"]
+    cluster = placed_cluster(a=("", "m1"), b=("", ""))
+    cluster.write(DECISIONS, ("c.service",), Decision("c.service", 1))
+    cluster.write(PLACEMENTS, ("m1", "d.service"), Placement("m1", "d.service", "", INACTIVE, 1))
+    cluster.write(STATES, ("m1", "e.service"), UnitState("loaded", "active", "running"))
+    assert cluster.snapshot.known_units() == ["a.service", "b.service", "c.service", "d.service"]
 
 
 @pytest.mark.parametrize(
@@ -34,27 +34,27 @@ def test_a_unit_is_known_by_its_record_its_decision_or_its_placements():
     ],
 )
 def test_a_unit_is_wanted_unless_it_is_inactive_or_a_template(name, target, wanted):
-    world = World()
-    world.unit(name, target=target)
-    assert world.snapshot.is_wanted(name) is wanted
-    assert not world.snapshot.is_wanted("unknown.service")
+    cluster = Cluster()
+    cluster.unit(name, target=target)
+    assert cluster.snapshot.is_wanted(name) is wanted
+    assert not cluster.snapshot.is_wanted("unknown.service")
 
 
 def test_a_machine_is_dead_that_is_neither_registered_nor_away():
-    world = placed_cluster(a=("", "m1"))
-    world.vanish("m1")
-    assert not world.snapshot.is_dead("m1")
-    assert world.snapshot.absent() == ["m1"]
-    world.judge(set())
-    assert world.snapshot.is_dead("m1")
-    assert not world.snapshot.is_dead("m2")
+    cluster = placed_cluster(a=("", "m1"))
+    cluster.expire_lease("m1")
+    assert not cluster.snapshot.is_dead("m1")
+    assert cluster.snapshot.absent() == ["m1"]
+    cluster.set_away(set())
+    assert cluster.snapshot.is_dead("m1")
+    assert not cluster.snapshot.is_dead("m2")
 
 
 def test_a_machine_is_absent_only_as_long_as_it_has_placements():
-    world = placed_cluster(a=("", "m1"))
-    world.die("m1")
-    world.lead()
-    assert world.snapshot.absent() == []
+    cluster = placed_cluster(a=("", "m1"))
+    cluster.die("m1")
+    cluster.run_leader()
+    assert cluster.snapshot.absent() == []
 
 
 def test_invalid_unit_names_and_unknown_kinds_are_passed_over():
@@ -108,12 +108,12 @@ def test_a_deleted_record_leaves_nothing_behind():
 
 
 def test_unplaced_units_are_planned_with_the_unplaced_units_that_machine_of_joins_to_them():
-    world = placed_cluster(
+    cluster = placed_cluster(
         a=("", ""), b=("MachineOf=a.service", ""), c=("MachineOf=b.service", ""), d=("MachineOf=c.service", "m1")
     )
-    world.unit("e.service", "MachineOf=d.service")
-    assert world.snapshot.with_colocated(["c.service"]) == ["a.service", "b.service", "c.service"]
-    assert world.snapshot.with_colocated(["unknown.service"]) == ["unknown.service"]
+    cluster.unit("e.service", "MachineOf=d.service")
+    assert cluster.snapshot.with_colocated(["c.service"]) == ["a.service", "b.service", "c.service"]
+    assert cluster.snapshot.with_colocated(["unknown.service"]) == ["unknown.service"]
 
 
 EFFECTIVE = [

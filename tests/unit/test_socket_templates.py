@@ -7,7 +7,7 @@ from fleetd.model.names import parse_name
 from fleetd.model.unit import Unit
 from fleetd.model.unitfile import parse_unit_file
 from fleetd.registry.records import UNITS
-from tests.unit.cluster_builder import INACTIVE, LAUNCHED, LOADED, World, cluster
+from tests.unit.cluster_builder import INACTIVE, LAUNCHED, LOADED, Cluster, settled_cluster
 
 SOCKET, TEMPLATE = "talk.socket", "talk@.service"
 LACKS = f"lacks {TEMPLATE}"
@@ -29,84 +29,84 @@ def test_the_template_of_a_socket_is_the_one_that_systemd_makes_instances_of(nam
     assert parse_requirements(parse_unit_file(text), parse_name(name)).template == template
 
 
-def submit(world: World, name: str, text: str, target=LAUNCHED) -> None:
-    world.write(UNITS, (name,), Unit(name, text, target))
+def submit(cluster: Cluster, name: str, text: str, target=LAUNCHED) -> None:
+    cluster.write(UNITS, (name,), Unit(name, text, target))
 
 
-def listening(*machines: str, fleet: str = "") -> World:
+def listening(*machines: str, fleet: str = "") -> Cluster:
     """A socket and its template, of which the latter alone has this [X-Fleet] section, at rest."""
-    world = cluster(*machines)
-    submit(world, TEMPLATE, f"[Service]\nExecStart=/bin/talk\n[X-Fleet]\n{fleet}\n", INACTIVE)
-    submit(world, SOCKET, "[Socket]\nAccept=yes\n")
-    world.settle()
-    return world
+    cluster = settled_cluster(*machines)
+    submit(cluster, TEMPLATE, f"[Service]\nExecStart=/bin/talk\n[X-Fleet]\n{fleet}\n", INACTIVE)
+    submit(cluster, SOCKET, "[Socket]\nAccept=yes\n")
+    cluster.settle()
+    return cluster
 
 
 @pytest.mark.parametrize("fleet", ["", "Global=true", "Conflicts=talk*", "MachineMetadata=disk=none"])
 def test_the_template_is_put_where_the_socket_is_whatever_it_asks_of_a_machine(fleet):
-    world = listening("m1", "m2", fleet=fleet)
-    assert world.homes() == {SOCKET: "m1", TEMPLATE: "m1"}
-    assert world.snapshot.placements[TEMPLATE]["m1"].target is LOADED
-    assert world.reason(TEMPLATE) == "where its sockets are"
-    assert world.plan_cold().units == ()
+    cluster = listening("m1", "m2", fleet=fleet)
+    assert cluster.assigned() == {SOCKET: "m1", TEMPLATE: "m1"}
+    assert cluster.snapshot.placements[TEMPLATE]["m1"].target is LOADED
+    assert cluster.reason(TEMPLATE) == "where its sockets are"
+    assert cluster.plan_cold().units == ()
 
 
 def test_the_machine_gets_the_template_before_the_socket():
-    world = cluster()
-    submit(world, TEMPLATE, "[Service]\n", INACTIVE)
-    submit(world, SOCKET, "[Socket]\nAccept=yes\n")
-    assert [plan.unit for plan in world.plan().units] == [TEMPLATE, SOCKET]
+    cluster = settled_cluster()
+    submit(cluster, TEMPLATE, "[Service]\n", INACTIVE)
+    submit(cluster, SOCKET, "[Socket]\nAccept=yes\n")
+    assert [plan.unit for plan in cluster.plan().units] == [TEMPLATE, SOCKET]
 
 
 def test_the_template_goes_along_when_the_socket_moves_or_goes():
-    world = listening("m1", "m2")
-    world.die("m1")
-    world.settle()
-    assert world.homes() == {SOCKET: "m2", TEMPLATE: "m2"}
-    world.destroy(SOCKET)
-    world.settle()
-    assert world.homes() == {}
-    assert TEMPLATE not in world.snapshot.decisions
+    cluster = listening("m1", "m2")
+    cluster.die("m1")
+    cluster.settle()
+    assert cluster.assigned() == {SOCKET: "m2", TEMPLATE: "m2"}
+    cluster.destroy(SOCKET)
+    cluster.settle()
+    assert cluster.assigned() == {}
+    assert TEMPLATE not in cluster.snapshot.decisions
 
 
 def test_a_template_of_two_sockets_is_where_either_is():
-    world = listening("m1", "m2")
-    submit(world, "talk@eu.socket", "[Socket]\nAccept=yes\n[X-Fleet]\nConflicts=talk.socket\n")
-    world.settle()
-    assert world.homes() == {SOCKET: "m1", "talk@eu.socket": "m2", TEMPLATE: "m1 m2"}
-    submit(world, SOCKET, "[Socket]\nAccept=no\n")  # it needs it no more
-    world.settle()
-    assert world.homes()[TEMPLATE] == "m2"
+    cluster = listening("m1", "m2")
+    submit(cluster, "talk@eu.socket", "[Socket]\nAccept=yes\n[X-Fleet]\nConflicts=talk.socket\n")
+    cluster.settle()
+    assert cluster.assigned() == {SOCKET: "m1", "talk@eu.socket": "m2", TEMPLATE: "m1 m2"}
+    submit(cluster, SOCKET, "[Socket]\nAccept=no\n")  # it needs it no more
+    cluster.settle()
+    assert cluster.assigned()[TEMPLATE] == "m2"
 
 
 def test_a_template_that_is_replaced_or_destroyed_is_so_where_it_is():
-    world = listening("m1", "m2")
-    submit(world, TEMPLATE, "[Service]\nExecStart=/bin/other\n", INACTIVE)
-    world.settle()
-    assert "other" in world.snapshot.placements[TEMPLATE]["m1"].text
-    world.destroy(TEMPLATE)
-    world.settle()
-    assert world.homes() == {SOCKET: "m1"}
+    cluster = listening("m1", "m2")
+    submit(cluster, TEMPLATE, "[Service]\nExecStart=/bin/other\n", INACTIVE)
+    cluster.settle()
+    assert "other" in cluster.snapshot.placements[TEMPLATE]["m1"].text
+    cluster.destroy(TEMPLATE)
+    cluster.settle()
+    assert cluster.assigned() == {SOCKET: "m1"}
 
 
 def test_a_template_without_a_socket_is_nowhere_and_waits_for_nothing():
-    world = cluster()
-    submit(world, TEMPLATE, "[Service]\n", LAUNCHED)
-    world.settle()
-    assert world.homes() == {}
-    assert TEMPLATE not in world.snapshot.decisions
+    cluster = settled_cluster()
+    submit(cluster, TEMPLATE, "[Service]\n", LAUNCHED)
+    cluster.settle()
+    assert cluster.assigned() == {}
+    assert TEMPLATE not in cluster.snapshot.decisions
 
 
 def test_a_socket_that_lacks_its_template_says_so_until_that_is_submitted():
-    world = cluster("m1", "m2")
+    cluster = settled_cluster("m1", "m2")
     for machine in ("m1", "m2"):
-        world.refuses[machine] = {SOCKET: LACKS}
-    world.lacks = TEMPLATE
-    submit(world, SOCKET, "[Socket]\nAccept=yes\n")
-    world.settle()
-    assert world.homes() == {}
-    assert world.rejections(SOCKET) == {f"machine {LACKS}": 2}
-    submit(world, TEMPLATE, "[Service]\n", INACTIVE)
-    world.refuses.clear()
-    world.settle()
-    assert world.homes() == {SOCKET: "m1", TEMPLATE: "m1"}
+        cluster.refusals[machine] = {SOCKET: LACKS}
+    cluster.lacks = TEMPLATE
+    submit(cluster, SOCKET, "[Socket]\nAccept=yes\n")
+    cluster.settle()
+    assert cluster.assigned() == {}
+    assert cluster.rejections(SOCKET) == {f"machine {LACKS}": 2}
+    submit(cluster, TEMPLATE, "[Service]\n", INACTIVE)
+    cluster.refusals.clear()
+    cluster.settle()
+    assert cluster.assigned() == {SOCKET: "m1", TEMPLATE: "m1"}
