@@ -12,7 +12,7 @@ from enum import Enum, auto
 from typing import Any
 
 from fleetd import metrics
-from fleetd.agent.desired_state import DesiredSnapshot, DesiredState
+from fleetd.agent.desired_state import DesiredState
 from fleetd.agent.diagnostics import NO_REASON, Diagnostics
 from fleetd.agent.executor import Executor
 from fleetd.agent.ledger import Ledger, StoreSeen
@@ -51,7 +51,7 @@ class StoreTrust(Enum):
 
 
 class Agent:
-    """One machine's agent. `run` works until it is cancelled or the agent is closed, and can be called once.
+    """One machine's agent. `run` works until it is cancelled, and can be called once.
 
     `systemd` is connected by the agent, and closed by the caller. To register the machine: `await publish_all(lease)`,
     write the machine's key, set `registration.lease`, call `heartbeat_answered`, and again for each heartbeat.
@@ -83,8 +83,6 @@ class Agent:
         self._epoch_name = ""
         self._refused: dict[str, None] = {}  # units that this machine refuses
         self._rechecked_s = -RECHECK_S
-        self._running: asyncio.Task[None] | None = None
-        self._is_closed = False
         self._epoch = epoch
         self._desired = DesiredState(registry, machine_id, self._wake.set, epoch, logger)
         self._publisher = StatePublisher(registry, machine_id, registration, epoch.note_revision, logger)
@@ -96,30 +94,18 @@ class Agent:
     # For the rest of the daemon.
 
     async def run(self) -> None:
-        """Follow the store and systemd, and bring the machine to its desired state, until cancelled."""
-        self._running = asyncio.create_task(self._run())
+        """Follow the store and systemd, and bring the machine to its desired state, until cancelled. The units then
+        stay as they are."""
         try:
-            await self._running
-        except asyncio.CancelledError:
-            if not self._is_closed:
-                raise
-
-    async def _run(self) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._desired.follow())
-            tasks.create_task(self._follow_systemd())
-            tasks.create_task(self._publisher.run())
-            tasks.create_task(self._work())
-
-    async def close(self) -> None:
-        """End `run`, and leave the units as they are."""
-        self._is_closed = True
-        if self._running is not None and not self._running.done():
-            self._running.cancel()
-            await asyncio.wait([self._running])
-        self._retries.close()
-        self._publisher.close()
-        await self._diagnostics.close()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._desired.follow())
+                tasks.create_task(self._follow_systemd())
+                tasks.create_task(self._publisher.run())
+                tasks.create_task(self._work())
+        finally:
+            self._retries.close()
+            self._publisher.close()
+            await self._diagnostics.close()
 
     async def publish_all(self, lease: int) -> None:
         """Publish every state on this lease, before the machine's key is written: units that run here then count from
@@ -253,9 +239,9 @@ class Agent:
     def _take_desired_state(self) -> None:
         if self._registration.lease and not self._registration.is_certain:
             return  # another machine with this id may have registered: the placements may be its; wait for a heartbeat
-        snapshot, changed = self._desired.take()
-        if snapshot is not None:
-            self._judge_store(snapshot)
+        was_reread, changed = self._desired.take()
+        if was_reread:
+            self._judge_store()
         for name in changed:
             self._retries.forget(name)  # a new placement does not wait for an older one's failure
         self._mark(changed)
@@ -269,10 +255,10 @@ class Agent:
             self._is_unassigned.set()
         self._wake.clear()
 
-    def _judge_store(self, snapshot: DesiredSnapshot) -> None:
+    def _judge_store(self) -> None:
         """Find out whether this is still the store, in the same epoch, that this machine has worked with."""
-        change = snapshot.epoch.compare(self._ledger.store.cluster_id)
-        self._epoch_name = snapshot.epoch.name
+        change = self._epoch.take_change(self._ledger.store.cluster_id)
+        self._epoch_name = self._epoch.name
         if change is not StoreChange.NONE:
             self._log.warning(
                 "the store was restored from a snapshot or belongs to another cluster; "

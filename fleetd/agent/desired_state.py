@@ -11,7 +11,7 @@ from collections.abc import Callable
 import msgspec
 
 from fleetd.aio import Backoff, first_of
-from fleetd.membership.store_epoch import EpochReading, StoreEpoch
+from fleetd.membership.store_epoch import StoreEpoch
 from fleetd.model.placement import Placement
 from fleetd.registry.records import PLACEMENTS, SYNCED, Kind, MalformedRecord, R_co
 from fleetd.registry.registry import Registry
@@ -22,14 +22,14 @@ LONGEST_RETRY_S = 8.0
 
 
 class DesiredSnapshot(msgspec.Struct, frozen=True):
-    """The desired state, read at `epoch.revision`. `unreadable` are the units whose placement cannot be decoded.
+    """The desired state, read at `revision`. `unreadable` are the units whose placement cannot be decoded.
 
     `request` is the number of the last reread requested before the reading began. `synced` is the acknowledged
     session, read earlier, at `synced_revision`; `marks` are the keys of _read_marks, read later.
     """
 
     request: int
-    epoch: EpochReading
+    revision: int
     synced: str
     synced_revision: int
     marks: tuple[KeyValue, ...]
@@ -99,7 +99,9 @@ class DesiredState:
             try:
                 snapshot = await self._read()
                 backoff.reset()
-                self._keep(snapshot)
+                self._snapshot = snapshot
+                self._changes.clear()
+                self._wake()
                 await self._watch(snapshot)
             except Compacted as error:
                 self._log.info("reading this machine's placements again: %s", error)
@@ -117,9 +119,9 @@ class DesiredState:
         """True if there is anything to take."""
         return self._snapshot is not None or bool(self._changes)
 
-    def take(self) -> tuple[DesiredSnapshot | None, dict[str, None]]:
-        """Bring the mirror up to date. Returns the snapshot if everything was read again, and the units whose
-        placement changed."""
+    def take(self) -> tuple[bool, dict[str, None]]:
+        """Bring the mirror up to date. Returns whether everything was read again, and the units whose placement
+        changed."""
         snapshot, self._snapshot = self._snapshot, None
         changes, self._changes = self._changes, []
         changed: dict[str, None] = {}
@@ -128,20 +130,12 @@ class DesiredState:
             self._answered = snapshot.request
             self.placements, self.unreadable = dict(snapshot.placements), dict(snapshot.unreadable)
             self.placements |= {name: before[name] for name in snapshot.unreadable if name in before}
-            self.synced, self.revision = snapshot.synced, snapshot.epoch.revision
+            self.synced, self.revision = snapshot.synced, snapshot.revision
             names = dict.fromkeys((*before, *self.placements, *self.unreadable))
             changed = {name: None for name in names if before.get(name) != self.placements.get(name)}
         for change in changes:
             changed |= self._apply(change)
-        return snapshot, changed
-
-    def _keep(self, snapshot: DesiredSnapshot) -> None:
-        """Replace what was read before and not yet taken; that the revision fell must not get lost."""
-        if self._snapshot is not None and self._snapshot.epoch.fell:
-            snapshot = msgspec.structs.replace(snapshot, epoch=msgspec.structs.replace(snapshot.epoch, fell=True))
-        self._snapshot = snapshot
-        self._changes.clear()
-        self._wake()
+        return snapshot is not None, changed
 
     async def _read(self) -> DesiredSnapshot:
         request = self._requested
@@ -163,12 +157,12 @@ class DesiredState:
         self._epoch.accept(epoch)
         acknowledged = self._decode(SYNCED, synced.items[0]) if synced.items and synced.items[0] in marks else None
         session = acknowledged.session if acknowledged else ""
-        return DesiredSnapshot(request, epoch, session, synced.revision, marks, placements, unreadable)
+        return DesiredSnapshot(request, epoch.revision, session, synced.revision, marks, placements, unreadable)
 
     async def _watch(self, snapshot: DesiredSnapshot) -> None:
         """Queue the changes after this snapshot until everything has to be read again."""
         await first_of(
-            self._watch_placements(snapshot.epoch.revision),
+            self._watch_placements(snapshot.revision),
             self._watch_synced(snapshot.synced_revision),
             self._find_missed(snapshot.marks),
             self._reread.wait(),

@@ -4,7 +4,7 @@ them), and keeps them in the ledger.
 
 import logging
 import platform
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from fleetd.agent.ledger import Ledger
 from fleetd.model.admission import refuse_name
@@ -65,7 +65,9 @@ class Links:
         try:
             self._ledger.put_links({**plan.links, **drop})  # first: a crash must not leave an unknown link
             failures = await self._systemd.link(make, drop) if make or drop else {}
-            self._ledger.put_links({**_without(plan.links, failures), **_only(drop, failures)})
+            not_dropped = {link: unit for link, unit in drop.items() if link in failures}
+            made = {link: unit for link, unit in plan.links.items() if link not in failures}
+            self._ledger.put_links({**made, **not_dropped})
         except OSError as error:
             self._log.warning(
                 "cannot record the links for [Install] in the ledger, retrying with the next pass: %s", error
@@ -94,11 +96,3 @@ class Links:
             return parse_install(parse_unit_file(text), parse_name(name), self._specifiers)
         except (InvalidInstall, UnitFileError) as error:
             return f"[Install] has no effect: {error}"
-
-
-def _without(links: Mapping[str, str], others: Collection[str]) -> dict[str, str]:
-    return {link: unit for link, unit in links.items() if link not in others}
-
-
-def _only(links: Mapping[str, str], others: Collection[str]) -> dict[str, str]:
-    return {link: unit for link, unit in links.items() if link in others}

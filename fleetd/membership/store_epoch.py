@@ -34,14 +34,6 @@ class EpochReading(msgspec.Struct, frozen=True):
     revision: int
     fell: bool
 
-    def compare(self, known: str) -> StoreChange:
-        """Return how the store has changed since its epoch was called `known` ('': it was never seen)."""
-        if self.fell:
-            return StoreChange.SET_BACK
-        if known in ("", self.name):
-            return StoreChange.NONE
-        return StoreChange.SET_BACK_WHILE_AWAY if is_same_cluster(known, self.name) else StoreChange.OTHER_CLUSTER
-
 
 def is_same_cluster(one: str, other: str) -> bool:
     """True if both names are of epochs of one cluster."""
@@ -74,6 +66,7 @@ class StoreEpoch:
         self.name = name
         self.highest_revision = highest_revision
         self.set_back = asyncio.Event()
+        self._fell = False  # accepted, and not taken yet
 
     def note_revision(self, revision: int) -> None:
         """Note that the store has had this revision."""
@@ -104,7 +97,18 @@ class StoreEpoch:
         if reading.fell or reading.name != self.name:
             self.set_back.clear()
         self.name = reading.name
+        self._fell |= reading.fell
         self.highest_revision = reading.revision if reading.fell else max(self.highest_revision, reading.revision)
+
+    def take_change(self, known: str) -> StoreChange:
+        """Return how the store, as last accepted, has changed since its epoch was called `known` ('': it was never
+        seen). A fall is returned once."""
+        fell, self._fell = self._fell, False
+        if fell:
+            return StoreChange.SET_BACK
+        if known in ("", self.name):
+            return StoreChange.NONE
+        return StoreChange.SET_BACK_WHILE_AWAY if is_same_cluster(known, self.name) else StoreChange.OTHER_CLUSTER
 
     async def _read(self) -> tuple[str, int]:
         """Return the name, and the revision at which `history` was last written; 0: never."""

@@ -148,11 +148,7 @@ class Daemon:
             log_format.setup(config.verbosity)
             if config.metadata != self.config.metadata:
                 for unit, reason in (await node.predict_evictions(config.metadata)).items():
-                    log.warning(
-                        "%s will move to another machine because of the new metadata: %s",
-                        unit,
-                        reason,
-                    )
+                    log.warning("%s will move to another machine because of the new metadata: %s", unit, reason)
             self.config = config
             former_lease = node.membership.lease
             await node.close()
@@ -243,9 +239,8 @@ def _open_store(config: Config) -> Store:
 
         Path(config.standalone_path).parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):
-            os.chmod(
-                config.standalone_path, 0o600
-            )  # an earlier fleetd created it readable to all; SQLite's other files copy its mode
+            # An earlier fleetd created it readable to all; SQLite's other files copy its mode.
+            os.chmod(config.standalone_path, 0o600)
         return EmbeddedStore(config.standalone_path)
     return EtcdStore(
         config.etcd_servers,

@@ -155,7 +155,6 @@ class Node:
             await asyncio.wait(self._tasks, timeout=CLOSE_S)
         await self.store.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.agent.close()
         await self.systemd.close()
 
     async def shut_down(self) -> None:

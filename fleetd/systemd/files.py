@@ -170,9 +170,7 @@ class UnitFiles:
         a mount, which has a unit without a file, its mount point."""
         for candidate in (name, parse_name(name).template):
             for directory in search_path if candidate else ():
-                path = (
-                    f"{directory}/{candidate}"  # a dozen for each new unit: os.path.join would cost as much as the look
-                )
+                path = f"{directory}/{candidate}"  # os.path.join would cost as much as the system call
                 if os.path.lexists(path) and not self._is_ours(path):
                     return path
         if name.endswith(".mount") and not os.path.exists(self._file(name)):

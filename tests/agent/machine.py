@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -186,10 +187,11 @@ class MachineUnderTest:
 
     async def stop(self) -> None:
         """End fleetd, as in a restart."""
-        await self.agent.close()
-        await self.systemd.close()
         if self.running is not None:
-            await self.running
+            self.running.cancel()
+            with suppress(asyncio.CancelledError):
+                await self.running
+        await self.systemd.close()
 
     async def restart(self, *, synced: bool = True) -> None:
         await self.stop()
