@@ -166,6 +166,8 @@ def _unit_options() -> str:
 
 def _unit_meaning(option: constraints.XFleetOption) -> str:
     parts = [option.meaning]
+    if option.of_group:
+        parts.append("Of the group: see below.")
     if option.units != "all":
         parts.append(f"For {option.units}.")
     if option.excludes:
@@ -174,6 +176,8 @@ def _unit_meaning(option: constraints.XFleetOption) -> str:
         parts.append(f"Deprecated spellings: {', '.join(option.deprecated)}.")
     if option.since != constraints.COREOS:
         parts.append(f"Since version {option.since} of fleet; CoreOS fleet does not have it.")
+    if not option.has_effect:
+        parts.append("It is checked, and has no effect yet.")
     return " ".join(parts)
 
 

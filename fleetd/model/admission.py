@@ -4,6 +4,7 @@ name would shadow on the machine, or ''."""
 from collections.abc import Callable, Mapping, Sequence
 
 from fleetd.model.constraints import InvalidRequirements, validate_requirements
+from fleetd.model.group import validate_group_options
 from fleetd.model.install import InvalidInstall, parse_install
 from fleetd.model.names import InvalidName, is_reserved, parse_name, validate_name
 from fleetd.model.unit_option import UnitOption
@@ -47,6 +48,7 @@ def refuse_content(options: Sequence[UnitOption]) -> str:
     try:
         check_options(options)
         validate_requirements(options)
+        validate_group_options(options)
     except (UnitFileError, InvalidRequirements) as error:
         return str(error)
     return ""

@@ -1,6 +1,7 @@
 """The section [X-Fleet]: its options, and what a unit requires of the machine it runs on.
 
 `OPTIONS` is the one table of the options: parsing, validation, fleetctl's warnings and the manual fleet.unit(5) use it.
+Those that say how a group of units is changed are parsed in group.py.
 """
 
 import re
@@ -24,8 +25,9 @@ class XFleetOption(msgspec.Struct, frozen=True, kw_only=True):
     """One option of [X-Fleet].
 
     `syntax` stands for the value in the manual, `units` says which units the option is for. `deprecated` are older
-    spellings, `excludes` the options that cannot be used beside this one (each pair is listed once). `since` is the
-    first version that reads the option.
+    spellings, `excludes` the options that cannot be used beside this one (each pair is listed once). `of_group`: it
+    says how the units of a group are changed (group.py). `since` is the first version that reads the option.
+    `has_effect`: something acts on it; if nothing does yet, it is checked, and the manual and fleetctl say so.
     """
 
     name: str
@@ -35,7 +37,9 @@ class XFleetOption(msgspec.Struct, frozen=True, kw_only=True):
     is_list: bool = False
     deprecated: tuple[str, ...] = ()
     excludes: tuple[str, ...] = ()
+    of_group: bool = False
     since: str = COREOS
+    has_effect: bool = True
 
     @property
     def spellings(self) -> tuple[str, ...]:
@@ -110,6 +114,113 @@ OPTIONS = (
         units="services of Type=oneshot that are not global",
         since=OWN,
     ),
+    XFleetOption(
+        name="Instances",
+        syntax="NUMBER|NAME...",
+        meaning="Which instances of the template there are: a number, for `1` up to it, or the names themselves.",
+        units="templates",
+        of_group=True,
+        since=OWN,
+        has_effect=False,
+    ),
+    XFleetOption(
+        name="MaxUnavailable",
+        syntax="NUMBER|PERCENTAGE",
+        meaning="How many members of the group may be unavailable: while so many are, for whatever cause, no other one "
+        "is stopped for a change. A percentage is rounded down, to no less than 1. Default: 1.",
+        of_group=True,
+        since=OWN,
+        has_effect=False,
+    ),
+    XFleetOption(
+        name="UpdateSettleSec",
+        syntax="TIME",
+        meaning="How long a changed unit has to be active without a restart to count as healthy. Default: 10s.",
+        of_group=True,
+        since=OWN,
+        has_effect=False,
+    ),
+    XFleetOption(
+        name="UpdateDeadlineSec",
+        syntax="TIME",
+        meaning="A unit that is not healthy so long after it was changed has failed. Longer than `UpdateSettleSec`. "
+        "Default: 5min.",
+        of_group=True,
+        since=OWN,
+        has_effect=False,
+    ),
+    XFleetOption(
+        name="UpdateFailure",
+        syntax="revert|pause|continue",
+        meaning="What follows when a changed unit fails: the content that the group had before, a pause until an "
+        "operator decides, or the next unit. Default: revert.",
+        of_group=True,
+        since=OWN,
+        has_effect=False,
+    ),
+    XFleetOption(
+        name="UpdateTolerate",
+        syntax="NUMBER|PERCENTAGE",
+        meaning="How many changed units may fail before that counts as failure of the change; percentages are rounded "
+        "down. Default: 0.",
+        of_group=True,
+        since=OWN,
+        has_effect=False,
+    ),
+    XFleetOption(
+        name="UpdateCanary",
+        syntax="NUMBER",
+        meaning="How many units are changed first; the others follow when an operator continues, or after "
+        "`UpdateCanarySec`. More than the group has are all of it. Default: 0.",
+        of_group=True,
+        since=OWN,
+        has_effect=False,
+    ),
+    XFleetOption(
+        name="UpdateCanarySec",
+        syntax="TIME",
+        meaning="How long the first units run before the others are changed, or `infinity` to wait for an operator. "
+        "Default: infinity.",
+        of_group=True,
+        since=OWN,
+        has_effect=False,
+    ),
+    XFleetOption(
+        name="UpdateAction",
+        syntax="auto|restart|reload|none",
+        meaning="What a change of content does to a unit that runs: `auto` no more than the changed options need, "
+        "`restart` a restart, `reload` systemd's daemon-reload alone, `none` nothing until it starts again. "
+        "Default: auto.",
+        of_group=True,
+        since=OWN,
+        has_effect=False,
+    ),
+    XFleetOption(
+        name="DesiredState",
+        syntax="launched|loaded|inactive",
+        meaning="The target state that a unit is given when it is created by applying a folder. Default: launched.",
+        of_group=True,
+        since=OWN,
+        has_effect=False,
+    ),
+    XFleetOption(
+        name="Handover",
+        syntax="stop-first|start-first",
+        meaning="When a unit moves to another machine: whether it is stopped before it starts there, or only when it "
+        "is healthy there, so that it runs twice for a moment. start-first cannot be used with `Global`, `MachineOf` "
+        "and Type=oneshot. Default: stop-first.",
+        of_group=True,
+        since=OWN,
+        has_effect=False,
+    ),
+    XFleetOption(
+        name="Movable",
+        syntax="BOOLEAN",
+        meaning="Whether the unit may be moved to even out the load of the machines. Default: true.",
+        of_group=True,
+        since=OWN,
+        has_effect=False,
+    ),
 )
 _SPELLINGS = {option.name: option.spellings for option in OPTIONS}
 KNOWN_OPTIONS = frozenset(spelling for option in OPTIONS for spelling in option.spellings)
@@ -171,11 +282,11 @@ def requirement_values(options: Iterable[UnitOption]) -> dict[str, list[str]]:
     values: dict[str, list[str]] = {}
     for option in options:
         if option.section == FLEET_SECTION:
-            values.setdefault(option.name, []).extend(_split_list(option.value))
+            values.setdefault(option.name, []).extend(split_list(option.value))
     return values
 
 
-def _split_list(value: str) -> list[str]:
+def split_list(value: str) -> list[str]:
     """The items of a value. One in double quotes is a list, split at spaces outside quotes; any other is one item.
 
     Continued lines are joined with a space first, as systemd does it.
@@ -214,7 +325,7 @@ def _requirements(values: dict[str, list[str]]) -> Requirements:
         replaces=share_globs(words("Replaces")),
         is_global=bool(switches) and switches[-1].lower() in _TRUE,
         failover_delay_s=_last(merged("FailoverDelay"), _parse_delay),
-        rerun_after_failover=_last(merged("RerunAfterFailover"), _parse_switch),
+        rerun_after_failover=_last(merged("RerunAfterFailover"), _parse_rerun),
     )
 
 
@@ -233,9 +344,17 @@ def _parse_delay(text: str) -> float:
         raise InvalidRequirements(f"FailoverDelay: {error}, or infinity") from error
 
 
-def _parse_switch(text: str) -> bool:
+def _parse_rerun(text: str) -> bool:
+    try:
+        return parse_boolean(text)
+    except ValueError as error:
+        raise InvalidRequirements(f"RerunAfterFailover: {error}") from error
+
+
+def parse_boolean(text: str) -> bool:
+    """True or False for the words that mean it. Raises ValueError for any other."""
     if text.lower() not in _TRUE | _FALSE:
-        raise InvalidRequirements(f"RerunAfterFailover: {text!r} is neither true nor false; write one of them")
+        raise ValueError(f"{text!r} is neither true nor false; write one of them")
     return text.lower() in _TRUE
 
 
@@ -277,7 +396,7 @@ def validate_requirements(options: Iterable[UnitOption]) -> None:
     for text in values.get("FailoverDelay", ()):
         _parse_delay(text)
     for text in values.get("RerunAfterFailover", ()):
-        _parse_switch(text)
+        _parse_rerun(text)
 
 
 def _check_bounds(asked: Requirements) -> None:
@@ -305,6 +424,12 @@ def _check_peers(asked: Requirements) -> None:
 def unknown_requirements(options: Iterable[UnitOption]) -> tuple[str, ...]:
     """Names in [X-Fleet] that are not options, in order of first appearance; fleetctl warns of them."""
     return tuple(name for name in requirement_values(options) if name not in KNOWN_OPTIONS)
+
+
+def options_without_effect(options: Iterable[UnitOption]) -> tuple[str, ...]:
+    """Names of known options in [X-Fleet] that nothing acts on yet, in order of first appearance."""
+    pending = {option.name for option in OPTIONS if not option.has_effect}
+    return tuple(name for name in requirement_values(options) if name in pending)
 
 
 def malformed_metadata(options: Iterable[UnitOption]) -> tuple[str, ...]:

@@ -2,9 +2,15 @@
 
 from collections.abc import Sequence
 
-from fleetd.model.constraints import FLEET_SECTION, malformed_metadata, unknown_requirements
+from fleetd.model.constraints import (
+    FLEET_SECTION,
+    malformed_metadata,
+    options_without_effect,
+    requirement_values,
+    unknown_requirements,
+)
 from fleetd.model.install import INSTALL_SECTION, InvalidInstall, install_values, parse_install
-from fleetd.model.names import is_reserved, parse_name, visible
+from fleetd.model.names import is_reserved, parse_name, template_of, visible
 from fleetd.model.unit_option import UnitOption
 
 _LIKENESS = 0.8
@@ -23,6 +29,9 @@ def advise(name: str, options: Sequence[UnitOption]) -> tuple[str, ...]:
         f'MachineMetadata "{visible(item)}" is not of the form key=value, and restricts nothing'
         for item in malformed_metadata(options)
     ]
+    advice += [f"{option}= in [X-Fleet] has no effect in this version" for option in options_without_effect(options)]
+    if "Instances" in requirement_values(options) and not template_of(name):
+        advice.append(f"Instances= has no effect: {name} is not a template, and has no instances")
     sections = dict.fromkeys(option.section for option in options)
     advice += [
         f"[{visible(section)}] is not [{FLEET_SECTION}], and is not read by fleet"

@@ -39,6 +39,11 @@ def test_a_valid_file_prints_nothing(bare_fleetctl: Fleetctl, tmp_path: Path) ->
     [
         ("bad.service", "[Service]\nno option\n", "failed getting Unit(bad.service) from file: unexpected newline"),
         ("bad.service", GOOD + "[X-Fleet]\nGlobal=true\nMachineOf=a.service\n", "Global cannot be used with Peers"),
+        (
+            "bad.service",
+            GOOD + "[X-Fleet]\nMaxUnavailable=0\n",
+            "MaxUnavailable: with 0 no unit of the group could ever",
+        ),
         ("bad.service", GOOD + "[Install]\nAlias=bad.socket\n", "systemd cannot alias bad.service as bad.socket"),
         ("bad.service", "", "its unit file has no options"),
         ("fleet.service", GOOD, "is reserved for what runs the machine itself"),
