@@ -1,4 +1,4 @@
-"""What becomes of a unit's copies: moving, stopping, finishing. What is left behind: test_left_behind.py."""
+"""Allocations of a unit that stops, moves or completes. Superseded and orphaned ones: test_left_behind.py."""
 
 import pytest
 
@@ -7,35 +7,35 @@ from fleetd.model.placement import Placement
 from fleetd.registry.records import STATES
 from tests.unit.cluster_builder import INACTIVE, LOADED, A, settled_cluster
 
-# Operations.
+# New files and targets.
 
 
-def test_a_new_operation_goes_to_the_machine_where_the_unit_is():
+def test_a_new_target_is_written_to_the_assigned_machine():
     cluster = settled_cluster(a="")
     cluster.unit(A, target=LOADED)
     cluster.run_leader()
-    order = cluster.snapshot.placements[A]["m1"]
-    assert (order.target, order.generation) == (LOADED, cluster.snapshot.units[A].generation)
+    placement = cluster.snapshot.placements[A]["m1"]
+    assert (placement.target, placement.generation) == (LOADED, cluster.snapshot.units[A].generation)
     assert cluster.placement_states(A) == {"m1": "assigned"}
     assert cluster.reason(A) == "fits"
 
 
 @pytest.mark.covers("2.10.5", "3.6.9")
-def test_a_replaced_text_stays_on_its_machine_where_it_still_fits():
+def test_a_unit_with_a_new_file_stays_where_it_still_fits():
     cluster = settled_cluster(a="")
     cluster.unit(A, "Conflicts=other*")
     cluster.run_leader()
-    assert cluster.snapshot.placements[A] == {"m1": Placement("m1", A, *_wish(cluster, A))}
+    assert cluster.snapshot.placements[A] == {"m1": Placement("m1", A, *_requested(cluster, A))}
 
 
-def _wish(cluster, name):
+def _requested(cluster, name):
     unit = cluster.snapshot.units[name]
     return unit.text, unit.target, unit.generation
 
 
 @pytest.mark.covers("2.2.3", "2.10.6")
 @pytest.mark.parametrize("destroyed", [False, True])
-def test_a_unit_that_is_not_wanted_is_withdrawn_and_forgotten_when_its_machine_has_let_go(destroyed):
+def test_an_unwanted_unit_is_withdrawn_and_forgotten_once_removed(destroyed):
     cluster = settled_cluster(a="")
     generation = cluster.snapshot.units[A].generation
     if destroyed:
@@ -44,9 +44,9 @@ def test_a_unit_that_is_not_wanted_is_withdrawn_and_forgotten_when_its_machine_h
         cluster.unit(A, target=INACTIVE)
         generation = cluster.snapshot.units[A].generation
     cluster.run_leader()
-    order = cluster.snapshot.placements[A]["m1"]
-    assert order.is_withdrawn
-    assert order.generation == generation
+    placement = cluster.snapshot.placements[A]["m1"]
+    assert placement.is_withdrawn
+    assert placement.generation == generation
     assert cluster.reason(A) == "being stopped on m1"
     cluster.run_agent("m1")
     assert not cluster.run_leader().writes  # it is deactivating
@@ -56,7 +56,7 @@ def test_a_unit_that_is_not_wanted_is_withdrawn_and_forgotten_when_its_machine_h
     assert not cluster.local_units["m1"]
 
 
-def test_an_order_that_the_dead_had_is_deleted():
+def test_a_withdrawn_placement_on_a_dead_machine_is_deleted():
     cluster = settled_cluster(a="")
     cluster.unit(A, target=INACTIVE)
     cluster.die("m1")
@@ -65,7 +65,7 @@ def test_an_order_that_the_dead_had_is_deleted():
     assert A not in cluster.snapshot.decisions
 
 
-def test_an_old_report_is_not_taken_for_an_answer_to_a_later_withdrawal():
+def test_a_report_of_an_older_generation_does_not_confirm_a_withdrawal():
     cluster = settled_cluster(a="")
     cluster.unit(A, target=INACTIVE)
     cluster.state(A, "m1", "inactive", target=INACTIVE, generation=cluster.snapshot.units[A].generation - 1)
@@ -74,7 +74,7 @@ def test_an_old_report_is_not_taken_for_an_answer_to_a_later_withdrawal():
     assert cluster.placement_states(A) == {"m1": "withdrawn"}
 
 
-def test_a_unit_wanted_again_while_it_is_being_stopped_stays_where_it_was():
+def test_a_unit_started_again_while_stopping_stays_on_its_machine():
     cluster = settled_cluster(a="")
     cluster.unit(A, target=INACTIVE)
     cluster.run_leader()
@@ -85,7 +85,7 @@ def test_a_unit_wanted_again_while_it_is_being_stopped_stays_where_it_was():
     assert cluster.reason(A) == "wanted again while it was being stopped there"
 
 
-def test_a_unit_wanted_again_waits_where_it_does_not_fit_any_more():
+def test_a_unit_started_again_waits_for_its_stop_where_it_no_longer_fits():
     cluster = settled_cluster(a="")
     cluster.unit(A, target=INACTIVE)
     cluster.run_leader()
@@ -97,7 +97,7 @@ def test_a_unit_wanted_again_waits_where_it_does_not_fit_any_more():
     assert cluster.assigned() == {A: "m2"}
 
 
-def test_a_unit_wanted_again_waits_for_a_machine_that_is_away():
+def test_a_unit_started_again_waits_for_its_stop_on_an_away_machine():
     cluster = settled_cluster(a="")
     cluster.unit(A, target=INACTIVE)
     cluster.run_leader()
@@ -110,7 +110,7 @@ def test_a_unit_wanted_again_waits_for_a_machine_that_is_away():
     assert cluster.assigned() == {A: "m2"}
 
 
-def test_a_unit_is_placed_anew_only_when_its_last_report_is_taken_back():
+def test_a_unit_is_placed_again_once_its_last_report_is_deleted():
     cluster = settled_cluster("m1", a="")
     cluster.unit(A, target=INACTIVE)
     cluster.run_leader()
@@ -126,7 +126,7 @@ def test_a_unit_is_placed_anew_only_when_its_last_report_is_taken_back():
     assert cluster.assigned() == {A: "m1"}
 
 
-def test_a_unit_that_runs_on_a_machine_about_to_register_again_is_placed_nowhere_else():
+def test_a_unit_waits_for_a_returning_machine_that_reports_it_running():
     cluster = settled_cluster("m1", a="")
     cluster.die("m1")
     cluster.run_leader()
@@ -141,7 +141,7 @@ def test_a_unit_that_runs_on_a_machine_about_to_register_again_is_placed_nowhere
     assert cluster.assigned() == {A: "m1"}
 
 
-def test_a_unit_is_placed_when_the_machine_that_was_about_to_register_has_not():
+def test_a_unit_is_placed_elsewhere_if_the_returning_machine_never_registers():
     cluster = settled_cluster("m1", a="")
     cluster.die("m1")
     cluster.state(A, "m1", "active")
@@ -152,7 +152,7 @@ def test_a_unit_is_placed_when_the_machine_that_was_about_to_register_has_not():
     assert cluster.assigned() == {A: "m2"}
 
 
-def test_the_last_report_of_a_machine_that_is_gone_is_not_waited_for():
+def test_a_unit_does_not_wait_for_a_dead_machine_to_delete_its_report():
     cluster = settled_cluster(a="")
     cluster.unit(A, target=INACTIVE)
     cluster.run_leader()
@@ -169,7 +169,7 @@ def test_the_last_report_of_a_machine_that_is_gone_is_not_waited_for():
 
 
 @pytest.mark.covers("2.2.3", "2.10.4")
-def test_a_unit_that_does_not_fit_any_more_is_stopped_first_and_then_placed_elsewhere():
+def test_a_unit_that_no_longer_fits_is_stopped_before_it_is_placed_elsewhere():
     cluster = settled_cluster(a="")
     cluster.unit(A, "MachineID=m2")
     cluster.run_leader()
@@ -181,7 +181,7 @@ def test_a_unit_that_does_not_fit_any_more_is_stopped_first_and_then_placed_else
     assert cluster.assigned() == {A: "m2"}
 
 
-def test_a_unit_that_is_moved_off_a_machine_that_dies_meanwhile_is_placed_at_once():
+def test_a_moving_unit_is_placed_at_once_when_its_old_machine_dies():
     cluster = settled_cluster(a="")
     cluster.unit(A, "MachineID=m2")
     cluster.run_leader()
@@ -191,7 +191,7 @@ def test_a_unit_that_is_moved_off_a_machine_that_dies_meanwhile_is_placed_at_onc
 
 
 @pytest.mark.covers("2.10.3")
-def test_a_unit_leaves_a_machine_that_leaves():
+def test_a_unit_moves_off_a_leaving_machine():
     cluster = settled_cluster(a="")
     cluster.machine("m1", mode=MachineMode.LEAVING)
     cluster.run_leader()
@@ -200,7 +200,7 @@ def test_a_unit_leaves_a_machine_that_leaves():
     assert cluster.assigned() == {A: "m2"}
 
 
-def test_a_unit_leaves_a_machine_that_leaves_even_if_no_other_takes_it():
+def test_a_unit_stops_on_a_leaving_machine_even_if_it_fits_nowhere_else():
     cluster = settled_cluster("m1", a="")
     cluster.machine("m1", mode=MachineMode.LEAVING)
     cluster.settle()
@@ -208,7 +208,7 @@ def test_a_unit_leaves_a_machine_that_leaves_even_if_no_other_takes_it():
     assert cluster.rejections(A) == {"machine is leaving": 1}
 
 
-def test_a_parked_machine_keeps_its_units_and_learns_what_is_wanted_of_them_now():
+def test_a_parked_machine_keeps_its_units_and_gets_their_new_targets():
     cluster = settled_cluster(a="")
     cluster.machine("m1", mode=MachineMode.PARKED)
     cluster.unit(A, "MachineID=m2", LOADED)
@@ -220,7 +220,7 @@ def test_a_parked_machine_keeps_its_units_and_learns_what_is_wanted_of_them_now(
     assert cluster.assigned() == {A: "m2"}
 
 
-def test_a_machine_that_is_away_keeps_its_units():
+def test_an_away_machine_keeps_its_units():
     cluster = settled_cluster(a="")
     cluster.expire_lease("m1")
     assert not cluster.run_leader().writes
@@ -236,7 +236,7 @@ def test_the_units_of_a_dead_machine_are_placed_elsewhere_at_once():
     assert cluster.assigned() == {A: "m2", "b.service": "m2"}
 
 
-# What has done its work.
+# Completed oneshots.
 
 
 @pytest.mark.covers("P.10")
@@ -254,7 +254,7 @@ def test_a_completed_oneshot_is_not_run_again_elsewhere_when_its_machine_dies():
     assert cluster.reason(A) == "completed"
 
 
-def test_a_completed_oneshot_is_run_again_when_a_user_asks_for_it():
+def test_a_completed_oneshot_is_run_again_when_it_is_started_again():
     cluster = settled_cluster()
     cluster.unit(A)
     cluster.place(A, "m1", "inactive", completed=True)
@@ -266,7 +266,7 @@ def test_a_completed_oneshot_is_run_again_when_a_user_asks_for_it():
     assert cluster.assigned() == {A: "m2"}
 
 
-def test_what_completed_for_an_earlier_operation_has_not_completed_for_this_one():
+def test_a_oneshot_completed_for_an_older_generation_is_run_again():
     cluster = settled_cluster()
     cluster.unit(A)
     earlier = cluster.snapshot.units[A].generation

@@ -1,4 +1,4 @@
-"""What the loss of a machine means for its units: how long they wait for it, and what has finished there."""
+"""Failover: how long units wait for a lost machine, and which completed oneshots run again."""
 
 import msgspec
 import pytest
@@ -13,7 +13,7 @@ SHORT = "FailoverDelay=5min"
 
 
 def after_machine_loss(**units: str) -> Cluster:
-    """These units run on m1, which is dead; m2 and m3 are there."""
+    """These units run on m1, which is dead; m2 and m3 are ready."""
     cluster = settled_cluster("m1", **units)
     cluster.machine("m2")
     cluster.machine("m3")
@@ -26,14 +26,14 @@ def after_machine_loss(**units: str) -> Cluster:
 # Waiting.
 
 
-def test_a_unit_with_a_delay_stays_where_it_is_and_says_for_whom_it_waits_and_until_when():
+def test_a_unit_with_a_delay_waits_and_says_for_which_machine_and_until_when():
     cluster = after_machine_loss(a=SHORT)
     assert cluster.assigned() == {A: "m1"}
     assert cluster.reason(A) == "waits for machine m1 to come back, until 2027-01-15 12:05:00 UTC"
     assert cluster.snapshot.decisions[A].lost > 0
 
 
-def test_one_that_waits_without_an_end_says_so():
+def test_a_unit_with_an_infinite_delay_waits_for_ever_and_says_so():
     cluster = after_machine_loss(a="FailoverDelay=infinity")
     assert cluster.reason(A) == "waits for machine m1 to come back, however long that takes"
     assert cluster.wakeups == {}
@@ -42,7 +42,7 @@ def test_one_that_waits_without_an_end_says_so():
     assert cluster.assigned() == {A: "m1"}
 
 
-def test_nothing_is_planned_while_it_waits_whoever_looks():
+def test_nothing_is_planned_while_a_unit_waits():
     cluster = after_machine_loss(a=SHORT)
     assert not cluster.run_leader().writes
     assert cluster.plan_cold().units == ()
@@ -51,7 +51,7 @@ def test_nothing_is_planned_while_it_waits_whoever_looks():
     assert cluster.plan_cold().units == ()
 
 
-def test_when_the_delay_is_over_it_goes_elsewhere():
+def test_a_unit_fails_over_when_its_delay_is_over():
     cluster = after_machine_loss(a=SHORT)
     cluster.wait(300)
     cluster.settle()
@@ -60,20 +60,20 @@ def test_when_the_delay_is_over_it_goes_elsewhere():
     assert cluster.snapshot.decisions[A].lost == 0
 
 
-def test_a_machine_that_comes_back_in_time_finds_its_order_untouched():
+def test_a_machine_that_comes_back_in_time_keeps_its_placement_unchanged():
     cluster = after_machine_loss(a=SHORT)
-    order, copy = cluster.snapshot.placements[A]["m1"], msgspec.structs.replace(cluster.local_units["m1"][A])
+    placement, local = cluster.snapshot.placements[A]["m1"], msgspec.structs.replace(cluster.local_units["m1"][A])
     cluster.wait(299)
     cluster.come_back("m1")
     cluster.settle()
-    assert cluster.snapshot.placements[A] == {"m1": order}
-    assert cluster.local_units["m1"][A] == copy
+    assert cluster.snapshot.placements[A] == {"m1": placement}
+    assert cluster.local_units["m1"][A] == local
     assert cluster.reason(A) == "machine m1 came back in time"
     cluster.wait(10)
     assert not cluster.run_leader().writes
 
 
-def test_one_that_comes_back_too_late_is_an_allocation_that_outlived_a_cut():
+def test_an_allocation_that_comes_back_too_late_is_superseded():
     cluster = after_machine_loss(a=SHORT)
     cluster.wait(300)
     cluster.run_leader()
@@ -85,7 +85,7 @@ def test_one_that_comes_back_too_late_is_an_allocation_that_outlived_a_cut():
     assert A not in cluster.local_units["m1"]
 
 
-def test_each_loss_of_a_machine_is_waited_for_anew():
+def test_each_loss_of_a_machine_starts_a_new_delay():
     cluster = after_machine_loss(a=SHORT)
     cluster.wait(299)
     cluster.come_back("m1")
@@ -101,7 +101,7 @@ def test_each_loss_of_a_machine_is_waited_for_anew():
     assert cluster.assigned() == {A: "m2"}
 
 
-def test_a_machine_that_may_be_alive_after_all_is_waited_for_as_before():
+def test_the_delay_goes_on_for_a_machine_that_may_be_alive_after_all():
     cluster = after_machine_loss(a=SHORT)
     cluster.set_away({"m1"})
     cluster.wait(300)
@@ -112,7 +112,7 @@ def test_a_machine_that_may_be_alive_after_all_is_waited_for_as_before():
     assert cluster.assigned() == {A: "m2"}
 
 
-def test_another_leader_counts_anew_and_says_so():
+def test_a_new_leader_restarts_the_delay_and_says_so():
     cluster = after_machine_loss(a=SHORT)
     cluster.wait(200)
     cluster.elect()
@@ -126,7 +126,7 @@ def test_another_leader_counts_anew_and_says_so():
     assert cluster.assigned() == {A: "m2"}
 
 
-def test_the_configuration_speaks_for_units_that_say_nothing_themselves():
+def test_the_configured_delay_applies_to_units_without_their_own():
     cluster = settled_cluster(a="", b="FailoverDelay=0")
     cluster.policy = FailoverPolicy(delay_s=60)
     cluster.die("m1")
@@ -139,10 +139,10 @@ def test_the_configuration_speaks_for_units_that_say_nothing_themselves():
     assert cluster.assigned() == {A: "m3", B: "m3"}
 
 
-# What people do meanwhile.
+# What operators do meanwhile.
 
 
-def test_a_unit_destroyed_meanwhile_is_forgotten_at_once_and_stopped_when_the_machine_is_back():
+def test_a_unit_destroyed_while_waiting_is_forgotten_and_stopped_on_return():
     cluster = after_machine_loss(a=SHORT)
     cluster.destroy(A)
     cluster.run_leader()
@@ -154,7 +154,7 @@ def test_a_unit_destroyed_meanwhile_is_forgotten_at_once_and_stopped_when_the_ma
 
 
 @pytest.mark.parametrize("target", [LOADED, INACTIVE])
-def test_a_unit_that_is_stopped_meanwhile_waits_for_nobody(target):
+def test_a_unit_stopped_while_waiting_does_not_wait_any_longer(target):
     cluster = after_machine_loss(a=SHORT)
     cluster.unit(A, SHORT, target)
     cluster.run_leader()
@@ -164,7 +164,7 @@ def test_a_unit_that_is_stopped_meanwhile_waits_for_nobody(target):
     assert not cluster.local_units["m1"]
 
 
-def test_one_that_is_started_again_goes_on_waiting_and_the_machine_learns_of_it():
+def test_a_unit_started_again_while_waiting_waits_on_with_its_new_generation():
     cluster = after_machine_loss(a=SHORT)
     cluster.unit(A, SHORT)
     cluster.run_leader()
@@ -172,14 +172,14 @@ def test_one_that_is_started_again_goes_on_waiting_and_the_machine_learns_of_it(
     assert cluster.reason(A) == "waits for machine m1 to come back, until 2027-01-15 12:05:00 UTC"
 
 
-def test_one_whose_new_file_has_no_delay_goes_at_once():
+def test_a_unit_whose_new_file_has_no_delay_fails_over_at_once():
     cluster = after_machine_loss(a=SHORT)
     cluster.unit(A, "")
     cluster.run_leader()
     assert cluster.assigned() == {A: "m2"}
 
 
-def test_a_unit_that_waits_hinders_nobody_that_lives():
+def test_a_waiting_unit_does_not_keep_conflicting_units_off_live_machines():
     cluster = after_machine_loss(a=f"{SHORT}\nConflicts=b.service")
     cluster.unit(B, "")
     cluster.settle()
@@ -189,7 +189,7 @@ def test_a_unit_that_waits_hinders_nobody_that_lives():
     assert cluster.assigned() == {A: "m1", B: "m2"}
 
 
-def test_a_allocation_that_runs_elsewhere_is_the_unit_and_nothing_is_waited_for():
+def test_a_unit_that_still_runs_elsewhere_does_not_wait():
     cluster = settled_cluster(a=SHORT)
     cluster.die("m1")
     cluster.run_leader()
@@ -204,10 +204,10 @@ def test_a_allocation_that_runs_elsewhere_is_the_unit_and_nothing_is_waited_for(
     assert cluster.reason(A) == "was still running there"
 
 
-# Units bound together.
+# MachineOf= groups.
 
 
-def test_units_that_are_bound_together_wait_together_as_long_as_any_of_them():
+def test_a_group_waits_together_as_long_as_any_of_its_units():
     cluster = after_machine_loss(a="", b="MachineOf=a.service", c=f"MachineOf=b.service\n{SHORT}")
     assert cluster.assigned() == {A: "m1", B: "m1", C: "m1"}
     assert cluster.reason(A) == "waits for machine m1 to come back, until 2027-01-15 12:05:00 UTC"
@@ -217,7 +217,7 @@ def test_units_that_are_bound_together_wait_together_as_long_as_any_of_them():
 
 
 @pytest.mark.parametrize("target", [LOADED, None])
-def test_the_others_go_when_the_one_that_they_waited_with_is_not_to_run_any_more(target):
+def test_a_group_fails_over_when_the_unit_that_delays_it_is_not_to_run(target):
     cluster = after_machine_loss(a="", b="MachineOf=a.service", c="MachineOf=b.service\nFailoverDelay=infinity")
     if target is None:
         cluster.destroy(C)
@@ -227,7 +227,7 @@ def test_the_others_go_when_the_one_that_they_waited_with_is_not_to_run_any_more
     assert dict.fromkeys((A, B), "m2").items() <= cluster.assigned().items()
 
 
-# Machines that go in order.
+# Machines that shut down or leave.
 
 
 def test_a_unit_with_a_delay_waits_for_a_machine_that_shuts_down():
@@ -244,7 +244,7 @@ def test_a_unit_with_a_delay_waits_for_a_machine_that_shuts_down():
 
 
 @pytest.mark.parametrize(("text", "shuts_down"), [(SHORT, False), ("", True)])
-def test_it_goes_at_once_where_the_machine_leaves_for_good_and_without_a_delay(text, shuts_down):
+def test_a_unit_moves_at_once_if_the_machine_leaves_for_good_or_it_has_no_delay(text, shuts_down):
     cluster = settled_cluster(a=text)
     cluster.machine("m1", mode=MachineMode.LEAVING, shuts_down=shuts_down)
     cluster.settle()
@@ -254,7 +254,7 @@ def test_it_goes_at_once_where_the_machine_leaves_for_good_and_without_a_delay(t
 # Global units, and parked machines.
 
 
-def test_a_global_unit_waits_for_no_machine():
+def test_a_global_unit_does_not_wait():
     cluster = settled_cluster(a="Global=true")
     cluster.policy = FailoverPolicy(delay_s=60)
     cluster.die("m1")
@@ -262,7 +262,7 @@ def test_a_global_unit_waits_for_no_machine():
     assert cluster.assigned() == {A: "m2"}
 
 
-def test_the_delay_counts_from_the_end_of_a_parked_machines_lease():
+def test_the_delay_starts_when_the_lease_of_a_parked_machine_expires():
     cluster = settled_cluster(a=SHORT)
     cluster.machine("m1", mode=MachineMode.PARKED)
     cluster.wait(3600)
@@ -276,11 +276,11 @@ def test_the_delay_counts_from_the_end_of_a_parked_machines_lease():
     assert cluster.assigned() == {A: "m2"}
 
 
-# Oneshots that have finished.
+# Completed oneshots.
 
 
 def completed(text: str, *, by_default: bool = False) -> Cluster:
-    """A oneshot that has run to its end on m1."""
+    """a.service is a oneshot that has completed on m1; m2 is ready."""
     cluster = settled_cluster("m1")
     cluster.machine("m1", role="x")
     cluster.policy = FailoverPolicy(rerun=by_default)
@@ -296,7 +296,7 @@ def completed(text: str, *, by_default: bool = False) -> Cluster:
 
 
 def lose(cluster: Cluster, *, leaving: bool) -> None:
-    """m1 is lost, or leaves in order."""
+    """m1 dies, or leaves."""
     if leaving:
         cluster.machine("m1", mode=MachineMode.LEAVING)
     else:
@@ -305,7 +305,7 @@ def lose(cluster: Cluster, *, leaving: bool) -> None:
 
 @pytest.mark.parametrize("leaving", [False, True])
 @pytest.mark.parametrize("text", ["", "RerunAfterFailover=false"])
-def test_what_has_finished_is_not_run_again(text, leaving):
+def test_a_completed_oneshot_is_not_run_again(text, leaving):
     cluster = completed(text)
     lose(cluster, leaving=leaving)
     cluster.settle()
@@ -315,7 +315,7 @@ def test_what_has_finished_is_not_run_again(text, leaving):
 
 @pytest.mark.parametrize("leaving", [False, True])
 @pytest.mark.parametrize(("text", "by_default"), [("RerunAfterFailover=true", False), ("", True)])
-def test_what_has_finished_is_run_again_elsewhere_where_it_is_to_be(text, by_default, leaving):
+def test_a_completed_oneshot_with_rerun_is_run_again_elsewhere(text, by_default, leaving):
     cluster = completed(text, by_default=by_default)
     lose(cluster, leaving=leaving)
     cluster.settle()
@@ -324,7 +324,7 @@ def test_what_has_finished_is_run_again_elsewhere_where_it_is_to_be(text, by_def
     assert cluster.local_units["m2"][A].active == "active"
 
 
-def test_it_is_run_again_as_soon_as_there_is_a_machine():
+def test_a_completed_oneshot_with_rerun_runs_as_soon_as_it_fits():
     cluster = completed("RerunAfterFailover=true\nMachineMetadata=role=x")
     cluster.die("m1")
     cluster.settle()
@@ -334,7 +334,7 @@ def test_it_is_run_again_as_soon_as_there_is_a_machine():
     assert cluster.local_units["m3"][A].active == "active"
 
 
-def test_what_has_finished_is_not_run_again_for_another_move():
+def test_a_completed_oneshot_with_rerun_is_not_run_again_for_other_moves():
     cluster = completed("RerunAfterFailover=true")
     cluster.unit(B, "Conflicts=a.service\nMachineID=m1")
     cluster.settle()
@@ -344,7 +344,7 @@ def test_what_has_finished_is_not_run_again_for_another_move():
     assert "m2" not in cluster.assigned().get(A, "")
 
 
-def test_with_a_delay_it_is_run_again_only_when_that_is_over():
+def test_a_completed_oneshot_with_rerun_waits_for_its_delay():
     cluster = completed(f"RerunAfterFailover=true\n{SHORT}")
     cluster.die("m1")
     cluster.run_leader()

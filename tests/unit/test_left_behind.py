@@ -1,4 +1,4 @@
-"""Copies that were left behind: those that outlived a cut, and those that a restored store knows nothing of."""
+"""Allocations left behind: superseded ones after a partition, and orphans after a restore of the store."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from tests.unit.cluster_builder import INACTIVE, LOADED, A, Cluster, after_parti
 
 
 @pytest.mark.covers("2.10.2", "5.5.3")
-def test_a_allocation_that_outlived_a_cut_retires_until_its_replacement_runs():
+def test_an_allocation_back_after_a_partition_is_superseded_until_replaced():
     cluster = after_partition()
     assert cluster.placement_states(A) == {"m1": "superseded", "m2": "assigned"}
     assert not cluster.run_leader().writes
@@ -19,35 +19,35 @@ def test_a_allocation_that_outlived_a_cut_retires_until_its_replacement_runs():
     assert cluster.snapshot.decisions[A].machine == "m2"
 
 
-def test_a_allocation_that_outlived_a_cut_goes_when_its_replacement_has_completed():
+def test_a_superseded_allocation_is_withdrawn_when_the_replacement_completed():
     cluster = after_partition()
     cluster.state(A, "m2", "inactive", completed=True)
     cluster.run_leader()
     assert cluster.placement_states(A) == {"m1": "withdrawn", "m2": "assigned"}
 
 
-def test_a_allocation_that_outlived_a_cut_goes_when_the_unit_is_to_be_loaded_only():
+def test_a_superseded_allocation_is_withdrawn_when_the_target_is_loaded():
     cluster = after_partition()
     cluster.unit(A, target=LOADED)
     cluster.run_leader()
     assert cluster.placement_states(A) == {"m1": "withdrawn", "m2": "assigned"}
 
 
-def test_a_allocation_that_outlived_a_cut_goes_when_it_has_ended_by_itself():
+def test_a_superseded_allocation_is_withdrawn_when_it_has_failed():
     cluster = after_partition()
     cluster.state(A, "m1", "failed")
     cluster.run_leader()
     assert cluster.placement_states(A) == {"m1": "withdrawn", "m2": "assigned"}
 
 
-def test_a_allocation_that_outlived_a_cut_goes_when_its_time_is_up():
+def test_a_superseded_allocation_is_withdrawn_after_the_handover_timeout():
     cluster = after_partition()
     cluster.changed = Affected({A: None})
     cluster.run_leader(overdue=frozenset({("m1", A)}))
     assert cluster.placement_states(A) == {"m1": "withdrawn", "m2": "assigned"}
 
 
-def test_a_allocation_that_outlived_a_cut_goes_when_something_conflicting_is_placed_there():
+def test_a_superseded_allocation_is_withdrawn_for_a_conflicting_unit():
     cluster = after_partition()
     cluster.unit("rival.service", "MachineMetadata=only=m1\nConflicts=a*")
     cluster.settings("m1", only="m1")
@@ -59,7 +59,7 @@ def test_a_allocation_that_outlived_a_cut_goes_when_something_conflicting_is_pla
 
 @pytest.mark.parametrize("overdue", [False, True])
 @pytest.mark.parametrize("fields", [{"active": "failed"}, {"active": "inactive", "error": "no such file"}])
-def test_a_allocation_that_outlived_a_cut_is_the_unit_again_when_its_replacement_has_failed(fields, overdue):
+def test_a_superseded_allocation_is_adopted_when_its_replacement_failed(fields, overdue):
     cluster = after_partition()
     cluster.state(A, "m2", **fields)
     cluster.run_leader(overdue=frozenset({("m1", A)} if overdue else ()))
@@ -68,7 +68,7 @@ def test_a_allocation_that_outlived_a_cut_is_the_unit_again_when_its_replacement
 
 
 @pytest.mark.parametrize("replacement", ["failed", "inactive", "deactivating", "outdated", "none"])
-def test_the_only_allocation_that_runs_runs_on_where_it_may_not_be_until_its_replacement_begins(replacement):
+def test_the_only_running_allocation_runs_on_until_its_replacement_starts(replacement):
     cluster = after_partition()
     cluster.unit(A, "MachineID=m2")
     if replacement == "outdated":
@@ -87,8 +87,8 @@ def test_the_only_allocation_that_runs_runs_on_where_it_may_not_be_until_its_rep
     assert cluster.placement_states(A) == {"m1": "withdrawn", "m2": "assigned"}
 
 
-@pytest.mark.parametrize(("mode", "order"), [(MachineMode.LEAVING, "withdrawn"), (MachineMode.PARKED, "superseded")])
-def test_the_only_allocation_that_runs_is_given_up_in_time_where_its_machine_leaves(mode, order):
+@pytest.mark.parametrize(("mode", "state"), [(MachineMode.LEAVING, "withdrawn"), (MachineMode.PARKED, "superseded")])
+def test_the_only_running_allocation_is_withdrawn_in_time_if_its_machine_leaves(mode, state):
     cluster = after_partition()
     cluster.unit(A, "MachineID=m2")
     cluster.state(A, "m2", "failed")
@@ -97,17 +97,17 @@ def test_the_only_allocation_that_runs_is_given_up_in_time_where_its_machine_lea
     assert cluster.placement_states(A) == {"m1": "superseded", "m2": "assigned"}
     cluster.changed = Affected({A: None})
     cluster.run_leader(overdue=frozenset({("m1", A)}))
-    assert cluster.placement_states(A) == {"m1": order, "m2": "assigned"}
+    assert cluster.placement_states(A) == {"m1": state, "m2": "assigned"}
 
 
-def test_a_allocation_that_outlived_a_cut_is_the_unit_again_when_the_replacement_dies_too():
+def test_a_superseded_allocation_is_adopted_when_the_other_machine_dies():
     cluster = after_partition()
     cluster.die("m2")
     cluster.run_leader()
     assert cluster.placement_states(A) == {"m1": "assigned"}
 
 
-def test_of_two_allocations_that_outlived_cuts_one_is_the_unit_again():
+def test_of_two_superseded_allocations_one_is_adopted():
     cluster = settled_cluster("m1", "m2", "m3", a="")
     for machine in ("m1", "m2"):
         cluster.die(machine)
@@ -121,7 +121,7 @@ def test_of_two_allocations_that_outlived_cuts_one_is_the_unit_again():
     assert cluster.placement_states(A) == {"m1": "assigned", "m2": "withdrawn", "m3": "withdrawn"}
 
 
-def test_a_retiring_allocation_on_a_machine_that_is_away_is_left_alone():
+def test_a_superseded_allocation_on_an_away_machine_is_left_alone():
     cluster = after_partition()
     cluster.expire_lease("m1")
     cluster.state(A, "m2", "active")
@@ -132,7 +132,7 @@ def test_a_retiring_allocation_on_a_machine_that_is_away_is_left_alone():
     assert cluster.placement_states(A) == {"m2": "assigned"}
 
 
-def test_a_retiring_allocation_is_stopped_when_the_unit_is_not_wanted_any_more():
+def test_a_superseded_allocation_is_withdrawn_when_the_unit_is_unwanted():
     cluster = after_partition()
     cluster.unit(A, target=INACTIVE)
     cluster.run_leader()
@@ -140,7 +140,7 @@ def test_a_retiring_allocation_is_stopped_when_the_unit_is_not_wanted_any_more()
     assert cluster.reason(A) == "being stopped on m1, m2"
 
 
-def test_a_machine_that_returns_with_a_unit_that_is_nowhere_gets_it_back():
+def test_a_machine_that_returns_running_an_unplaced_unit_gets_it_back():
     cluster = settled_cluster("m1", a="", b="MachineOf=a.service")
     cluster.die("m1")
     cluster.run_leader()
@@ -152,7 +152,7 @@ def test_a_machine_that_returns_with_a_unit_that_is_nowhere_gets_it_back():
     assert cluster.assigned() == {A: "m1", "b.service": "m1"}
 
 
-def test_a_allocation_that_returns_where_it_may_not_be_retires_until_its_replacement_runs():
+def test_an_allocation_that_returns_where_it_does_not_fit_is_superseded():
     cluster = settled_cluster("m1", a="")
     cluster.unit(A, "MachineID=m2")
     cluster.die("m1")
@@ -166,7 +166,7 @@ def test_a_allocation_that_returns_where_it_may_not_be_retires_until_its_replace
     assert not cluster.local_units["m1"]
 
 
-def test_while_two_allocations_are_being_stopped_neither_is_started_again():
+def test_a_unit_that_is_stopping_on_two_machines_resumes_on_neither():
     cluster = after_partition()
     cluster.unit(A, target=INACTIVE)
     cluster.run_leader()
@@ -179,7 +179,7 @@ def test_while_two_allocations_are_being_stopped_neither_is_started_again():
 
 
 def cluster_with_orphan(*machines: str) -> Cluster:
-    """a.service was to go from m1 when the store was restored, and m1 only keeps it running."""
+    """a.service is withdrawn from m1, which keeps it running since the store was restored."""
     cluster = settled_cluster(*machines, a="")
     cluster.machine("m1", mode=MachineMode.LEAVING)
     cluster.run_leader()
@@ -188,7 +188,7 @@ def cluster_with_orphan(*machines: str) -> Cluster:
     return cluster
 
 
-def test_what_a_machine_keeps_running_stays_there_as_soon_as_it_may():
+def test_an_orphan_is_adopted_as_soon_as_it_fits_on_its_machine():
     cluster = cluster_with_orphan("m1", "m2")
     cluster.settle()
     assert cluster.placement_states(A) == {"m1": "withdrawn"}
@@ -200,7 +200,7 @@ def test_what_a_machine_keeps_running_stays_there_as_soon_as_it_may():
     assert cluster.reason(A) == "was still running there"
 
 
-def test_who_follows_what_a_machine_keeps_running_says_so():
+def test_a_follower_of_an_orphan_says_what_it_waits_for():
     cluster = cluster_with_orphan("m1", "m2")
     cluster.unit("b.service", "MachineOf=a.service")
     cluster.settle()
@@ -211,14 +211,14 @@ def test_who_follows_what_a_machine_keeps_running_says_so():
     assert set(cluster.assigned().values()) == {"m1"}
 
 
-def test_of_an_allocation_that_is_kept_running_of_a_unit_that_nobody_wants_it_is_said():
+def test_the_decision_on_a_destroyed_unit_names_its_orphan():
     cluster = cluster_with_orphan("m1", "m2")
     cluster.destroy(A)
     cluster.settle()
     assert cluster.reason(A) == "to be stopped on m1, where it is only kept running since the store was restored"
 
 
-def test_a_unit_that_does_not_run_at_home_stays_where_it_is_kept_running():
+def test_a_unit_that_does_not_run_on_its_machine_is_assigned_to_its_orphan():
     cluster = cluster_with_orphan("m1", "m2")
     cluster.place(A, "m2", "inactive", target=LOADED, error="held as it was when the store was restored")
     cluster.run_leader()
@@ -228,7 +228,7 @@ def test_a_unit_that_does_not_run_at_home_stays_where_it_is_kept_running():
     assert cluster.placement_states(A) == {"m1": "assigned", "m2": "withdrawn"}
 
 
-def test_what_a_machine_said_before_a_restore_is_no_reason_to_stop_an_allocation():
+def test_an_outdated_report_of_the_replacement_does_not_withdraw_an_allocation():
     cluster = after_partition()
     cluster.state(A, "m2", "active", outdated=True)
     cluster.run_leader()
@@ -238,7 +238,7 @@ def test_what_a_machine_said_before_a_restore_is_no_reason_to_stop_an_allocation
     assert cluster.placement_states(A) == {"m1": "withdrawn", "m2": "assigned"}
 
 
-def test_a_allocation_that_ran_before_a_restore_is_the_unit_again_when_its_machine_has_said_so_since():
+def test_a_superseded_allocation_is_adopted_once_its_report_is_not_outdated():
     cluster = after_partition()
     cluster.state(A, "m1", "active", outdated=True)
     cluster.state(A, "m2", "failed")
@@ -249,14 +249,14 @@ def test_a_allocation_that_ran_before_a_restore_is_the_unit_again_when_its_machi
     assert cluster.placement_states(A) == {"m1": "assigned", "m2": "withdrawn"}
 
 
-@pytest.mark.parametrize("was_told", [False, True])
-def test_a_allocation_kept_since_a_restore_is_told_that_it_retires_before_it_is_told_to_go(was_told):
+@pytest.mark.parametrize("was_withdrawn", [False, True])
+def test_a_replaced_orphan_is_superseded_before_it_is_withdrawn(was_withdrawn):
     cluster = settled_cluster(a="")
     cluster.die("m1")
     cluster.settle()
     assert cluster.assigned() == {A: "m2"}
     cluster.come_back("m1")
-    if was_told:  # its machine saw only then that the store was restored
+    if was_withdrawn:  # the agent noticed only after this that the store was restored
         cluster.run_leader()
         assert cluster.placement_states(A) == {"m1": "withdrawn", "m2": "assigned"}
     cluster.keep_running("m1", A)
@@ -271,7 +271,7 @@ def test_a_allocation_kept_since_a_restore_is_told_that_it_retires_before_it_is_
     assert not cluster.local_units["m1"]
 
 
-def test_a_allocation_kept_since_a_restore_runs_on_where_the_unit_is_to_be_loaded_only():
+def test_an_orphan_runs_on_while_the_target_is_loaded():
     cluster = settled_cluster(a="")
     cluster.die("m1")
     cluster.unit(A, target=LOADED)
