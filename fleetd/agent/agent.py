@@ -22,14 +22,13 @@ from fleetd.agent.unit_retries import UnitRetries
 from fleetd.aio import Backoff, Pace
 from fleetd.membership.registration import Registration
 from fleetd.membership.store_epoch import StoreChange, StoreEpoch
-from fleetd.model.job_result import FORGOTTEN, NEVER_RAN, SKIPPED
 from fleetd.model.placement import Placement
 from fleetd.model.unit import UnitState
 from fleetd.reconciler.actions import Write
 from fleetd.reconciler.adoption import is_orphan_still, plan_adoption
 from fleetd.reconciler.machine_plan import plan_machine
 from fleetd.reconciler.observed import Desired, Observed, is_settled
-from fleetd.reconciler.status import find_result, report
+from fleetd.reconciler.status import find_result, needs_explanation, report
 from fleetd.registry.registry import Registry
 from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager
 
@@ -37,8 +36,6 @@ FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 8.0
 PASS_PERIOD_S = 0.02  # between the passes of a burst
 RECHECK_S = 15.0  # between looks at refused units, at the next heartbeat
-_BROKEN = ("error", "bad-setting")  # load states of a unit file that systemd cannot load
-_IN_JOURNAL = (*NEVER_RAN, *FORGOTTEN)  # job results whose cause only the journal tells
 
 
 class StoreTrust(Enum):
@@ -151,7 +148,7 @@ class Agent:
         return await self._observer.running(self._names())
 
     async def wait_until_unassigned(self) -> None:
-        """Wait until the leader has deleted every placement on this machine: nothing waits for its units any more."""
+        """Wait until the leader has deleted every placement on this machine."""
         await self._is_unassigned.wait()
 
     def describe(self) -> dict[str, Any]:
@@ -330,21 +327,17 @@ class Agent:
             placement = self._desired.placements.get(name)
             if is_settled(placement, seen):
                 self._retries.forget(name)
-            is_broken = seen.ours and seen.load in _BROKEN
             result = find_result(seen, self._retries.job_result(name))
-            in_journal = result in _IN_JOURNAL and result in (seen.job_result, seen.entry and seen.entry.result)
-            is_explained = is_broken or (in_journal and not seen.busy)
+            is_explained = needs_explanation(seen, result)
             self._diagnostics.update(name, has_failed=is_explained or (seen.ours and seen.active == "failed"))
             if is_explained and self._diagnostics.is_pending(name):
                 continue  # the refusal only says that a setting is bad; the explanation says which
-            error = self._find_error(name, is_explained)
-            is_skipped = result == SKIPPED and not is_broken
             state = report(
                 placement,
                 seen,
-                error="" if is_skipped else error,
+                error=self._find_error(name, is_explained),
                 result=result,
-                note=(error if is_skipped else "") or self._executor.note(name),
+                note=self._executor.note(name),
                 orphan=name in self._ledger.orphans,
             )
             if state is not None and state.refusal:

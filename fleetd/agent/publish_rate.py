@@ -12,8 +12,8 @@ _MANY = 128  # units remembered before quiet ones are dropped
 
 
 class PublishRate:
-    """A token bucket for each unit. `on_due` is called with the name of a unit whose held-back state, whatever it is by
-    then, is now to be published. Needs a running event loop.
+    """A token bucket for each unit. `on_due` is called with a unit's name when a state that was held back is due; the
+    newest one is then to be published. Needs a running event loop.
 
     Only what systemd does by itself is limited (Restart=). A change that reports an operation as done, or a unit as
     gone, passes at once: the leader waits for it.

@@ -1,8 +1,8 @@
 """Parks a machine whose fleetd is stopped: moves its key and its states to a long lease without heartbeats.
 
-A fleetd that is stopped while the store is unavailable ends all the same, and leaves the parking to another process
-(process/deferred_parking.py), which waits for the store. Without it, the leader would take this machine's units for
-lost and start them elsewhere as well.
+If the store is unavailable when fleetd is stopped, fleetd ends without waiting, and another process parks the machine
+later (process/deferred_parking.py). Otherwise the leader would take the machine for dead and start its units elsewhere
+as well.
 """
 
 import asyncio
@@ -36,7 +36,8 @@ class Parking(msgspec.Struct):
 
 async def park_when_possible(registry: Registry, parking: Parking) -> bool:
     """Park the machine as soon as the store answers; return True if it is parked. It is not if it was taken for dead
-    meanwhile, was rebooted, or if another machine uses its id. After a cancellation, the same Parking goes on."""
+    meanwhile, was rebooted, or if another machine uses its id. After a cancellation, call it again with the same
+    Parking."""
     store = registry.store
     machine = msgspec.structs.replace(parking.machine, mode=MachineMode.PARKED)
     key = registry.key(MACHINES, machine.id)

@@ -1,9 +1,9 @@
 """The store's epoch: a name that changes whenever the store is restored from a snapshot.
 
-The revision alone cannot tell. A machine that was cut off or powered off during a restore comes back to a store that
-may have been written to more often than the one it knew. So the first member that sees the revision fall, agent or
-leader, appends an entry to the key `history`; the epoch's name is `<cluster id>/<entries>`. A store whose last entry is
-older than the last one known was set back to before that restore.
+The revision alone does not show a restore: a machine that was cut off or powered off during it comes back to a store
+that may have been written to more often than the one it knew. So the first machine that sees the revision fall appends
+an entry to the key `history`; the epoch's name is `<cluster id>/<entries>`. A store whose last entry is older than the
+last one known was set back to before that restore.
 """
 
 import asyncio
@@ -52,11 +52,11 @@ def _is_older(name: str, known: str) -> bool:
 
 
 class StoreEpoch:
-    """What this process knows of the store's epoch, and whether the store was set back. The only place that decides
-    this: the agent's readings go through `check` and `accept`, and everybody who sees a fall calls `note_set_back`.
+    """What this process knows of the store's epoch. Only this object decides whether the store was set back: the agent
+    checks and accepts its readings here, and who sees the revision fall reports it with `note_set_back`.
 
     `name` is the epoch's as last accepted, perhaps by an earlier fleetd; '' if none was. `highest_revision` is the
-    highest revision the store is known to have had. `set_back` is set while a fall was noted and no reading shows it.
+    highest revision the store is known to have had. `set_back` is set from a reported fall until a reading shows it.
     """
 
     def __init__(self, registry: Registry, machine_id: str, name: str = "", highest_revision: int = 0) -> None:
@@ -73,8 +73,11 @@ class StoreEpoch:
         self.highest_revision = max(self.highest_revision, revision)
 
     def note_set_back(self, name: str) -> None:
-        """The store was set back: the next `check` says so, whatever the revision is by then. `name` is the epoch that
-        the caller worked with ('': not known yet). If another one was accepted since, that tells of this fall."""
+        """Report that the store was set back. The next `check` finds a fall even if the revision has risen again.
+
+        `name` is the epoch that the caller worked with ('': not known yet). Nothing is done if another epoch was
+        accepted since then: it began with this fall.
+        """
         if name in ("", self.name):
             self.set_back.set()
 

@@ -1,6 +1,6 @@
 """The log: one line for each event, `message key=value …`, with the journal's priority or, on a terminal, the level.
 
-Callers write `log.info("placed", extra={"unit": name})`: the message says what happened, the fields to what.
+Callers write `log.info("placed", extra={"unit": name})`: the message says what happened, the fields name the objects.
 """
 
 import json

@@ -203,8 +203,8 @@ class Node:
             settings = SETTINGS.decode(item) if item else None
         except (StoreError, MalformedRecord, TimeoutError) as error:
             log.info("cannot read the settings of this machine; predicting without them: %s", error)
-        told = msgspec.structs.replace(machine, metadata=dict(metadata))
-        evicted = predict_evictions(told, effective_metadata(told, settings), self.agent.placements)
+        changed = msgspec.structs.replace(machine, metadata=dict(metadata))
+        evicted = predict_evictions(changed, effective_metadata(changed, settings), self.agent.placements)
         return {unit: render_rejection(rejection) for unit, rejection in evicted.items()}
 
     async def leave(self, *, shuts_down: bool = False) -> None:
@@ -254,18 +254,18 @@ class Node:
 
     async def _follow_address(self) -> None:
         """Publish this machine's address when it changes, as by DHCP. Only the kernel is asked."""
-        told = self.membership.machine.address
+        published = self.membership.machine.address
         while True:
             await asyncio.sleep(ADDRESS_CHECK_S)
             address = self._find_address()
-            if address in ("", told):
+            if address in ("", published):
                 continue
             try:
                 await self.membership.announce(address=address)
             except StoreError as error:
                 log.warning("cannot publish the new address %s, retrying: %s", address, error)
             else:
-                told = address
+                published = address
                 log.info("address changed", extra={"address": address})
 
     async def _run_election(self) -> None:

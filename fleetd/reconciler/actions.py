@@ -39,7 +39,7 @@ class LedgerEntry(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Stop(msgspec.Struct, frozen=True):
-    """Ask systemd to stop the unit. `entry` is recorded first: what was carried out does not hold any more."""
+    """Ask systemd to stop the unit. `entry` is recorded first: the unit no longer is as the ledger says."""
 
     unit: str
     reason: str

@@ -101,7 +101,7 @@ def _as_stopped(entry: LedgerEntry | None) -> LedgerEntry | None:
 
 def _must_stop(seen: Observed) -> bool:
     """True if a unit that is to be loaded runs, and its stop was requested: it was launched, or something else (its
-    socket or timer, another unit, an operator) started it. Not once a stop has ended: what started it since may."""
+    socket or timer, another unit, an operator) started it. One that was started after its stop had ended may run."""
     was_here = seen.entry is not None and seen.entry.target is not TargetState.INACTIVE
     return was_here and seen.busy and seen.stop is not StopProgress.ENDED
 

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class ShutdownMode(StrEnum):
-    """How this machine goes."""
+    """What becomes of the machine's units and registration."""
 
     STAY = "stay"  # keep units and lease: the next fleetd takes over, and the others notice nothing
     PARK = "park"  # keep the units, on a long lease without heartbeats

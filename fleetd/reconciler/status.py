@@ -1,11 +1,13 @@
 """What one machine reports of its units."""
 
+from fleetd.model.job_result import FORGOTTEN, NEVER_RAN, SKIPPED
 from fleetd.model.placement import Placement
 from fleetd.model.unit import TargetState, UnitState
 from fleetd.model.unitfile import hash_unit_file
 from fleetd.reconciler.actions import LedgerEntry
 from fleetd.reconciler.observed import Observed
 
+_CANNOT_LOAD = ("error", "bad-setting")  # load states of a unit file that systemd cannot load
 _HELD = (
     "held as it was when the store was restored from a snapshot, which has another target state or content for it; "
     "start, stop or replace the unit to have it as you want it"
@@ -33,6 +35,8 @@ def report(
     """
     if not seen.ours:
         return _report_absent(placement, seen, error)
+    if result == SKIPPED and not _is_broken(seen):  # no failure
+        note, error = error or note, ""
     entry = seen.entry
     done = entry if entry is not None and entry.issued and entry.target is not TargetState.INACTIVE else None
     if orphan:
@@ -61,6 +65,17 @@ def find_result(seen: Observed, refused: str = "") -> str:
     if refused or seen.busy or entry is None or entry.target is not TargetState.LAUNCHED or entry.completed:
         return refused
     return entry.result or seen.job_result
+
+
+def needs_explanation(seen: Observed, result: str) -> bool:
+    """True if only systemd, asked about the unit, can say why it does not run: it cannot load the unit's file, or the
+    cause of the job's result is in the journal alone."""
+    is_of_last_job = result in (seen.job_result, seen.entry and seen.entry.result)
+    return _is_broken(seen) or (result in (*NEVER_RAN, *FORGOTTEN) and is_of_last_job and not seen.busy)
+
+
+def _is_broken(seen: Observed) -> bool:
+    return seen.ours and seen.load in _CANNOT_LOAD
 
 
 def _differs(entry: LedgerEntry, placement: Placement) -> bool:

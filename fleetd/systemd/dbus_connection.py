@@ -55,17 +55,19 @@ _SUBSCRIPTIONS = (
 class RefusedBySystemd(ServiceManagerError):
     """systemd answered with an error; `code` is its D-Bus name."""
 
-    def __init__(self, asked: str, code: str, words: str) -> None:
-        super().__init__(f"{asked}: {words}")
+    def __init__(self, request: str, code: str, message: str) -> None:
+        super().__init__(f"{request}: {message}")
         self.code = code
 
 
-def _error(asked: str, code: str, words: str) -> ServiceManagerError:
+def _error(request: str, code: str, message: str) -> ServiceManagerError:
     if code in _NOBODY_THERE:
-        return ManagerUnavailable(f"{asked}: systemd is not on the bus ({words}); to have it reconnect: kill -USR1 1")
+        return ManagerUnavailable(
+            f"{request}: systemd is not on the bus ({message}); to have it reconnect: kill -USR1 1"
+        )
     if code in _NO_ANSWER:
-        return ManagerUnavailable(f"{asked}: {words}")
-    return RefusedBySystemd(asked, code, words)
+        return ManagerUnavailable(f"{request}: {message}")
+    return RefusedBySystemd(request, code, message)
 
 
 def installed_library() -> str:
@@ -139,7 +141,7 @@ class SystemBus:
 
     async def call(
         self,
-        asked: str,
+        request: str,
         member: str,
         signature: str = "",
         *body: object,
@@ -148,8 +150,8 @@ class SystemBus:
         destination: str = SYSTEMD,
         timeout_s: float = CALL_TIMEOUT_S,
     ) -> list[Any]:
-        """Call a method and return the body of its answer. `asked` begins the message of an error."""
-        message = self._library.Message(
+        """Call a method and return the body of its answer. An error's message begins with `request`."""
+        call = self._library.Message(
             destination=destination,
             path=path,
             interface=interface,
@@ -161,28 +163,28 @@ class SystemBus:
         async with self._in_flight:
             bus = self._bus
             if bus is None or not bus.connected:
-                raise ManagerUnavailable(f"{asked}: not connected to the bus")
+                raise ManagerUnavailable(f"{request}: not connected to the bus")
             try:
                 async with asyncio.timeout(timeout_s):
-                    reply = await bus.call(message)
+                    reply = await bus.call(call)
             except TimeoutError:
-                raise ManagerUnavailable(f"{asked}: systemd did not answer within {timeout_s:g} s") from None
+                raise ManagerUnavailable(f"{request}: systemd did not answer within {timeout_s:g} s") from None
             except (EOFError, OSError, *self._errors) as error:
-                raise ManagerUnavailable(f"{asked}: the connection to the bus was lost: {error!r}") from error
+                raise ManagerUnavailable(f"{request}: the connection to the bus was lost: {error!r}") from error
         if reply is None:
-            raise ManagerUnavailable(f"{asked}: the connection to the bus was lost")
+            raise ManagerUnavailable(f"{request}: the connection to the bus was lost")
         if reply.message_type is self._library.MessageType.ERROR:
-            raise _error(asked, reply.error_name, str(reply.body[0]) if reply.body else reply.error_name)
+            raise _error(request, reply.error_name, str(reply.body[0]) if reply.body else reply.error_name)
         return list(reply.body)
 
     async def get(self, name: str, *properties: str) -> list[Any]:
         """Return properties of one unit, each given as `<Interface>.<Property>`. systemd loads the unit for this."""
         return await asyncio.gather(*(self.get_one(object_path(name), each, f"look at {name}") for each in properties))
 
-    async def get_one(self, path: str, qualified: str, asked: str) -> Any:
+    async def get_one(self, path: str, qualified: str, request: str) -> Any:
         """Return one property, given as `<Interface>.<Property>`, of the object at this path."""
         interface, _, member = qualified.partition(".")
-        body = await self.call(asked, "Get", "ss", f"{SYSTEMD}.{interface}", member, path=path, interface=PROPERTIES)
+        body = await self.call(request, "Get", "ss", f"{SYSTEMD}.{interface}", member, path=path, interface=PROPERTIES)
         return body[0].value
 
     async def _connect(self) -> None:

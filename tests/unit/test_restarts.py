@@ -9,7 +9,7 @@ from fleetd.model.unitfile import hash_unit_file
 from fleetd.reconciler.actions import LedgerEntry, Record, Reload, Restart, Restarting, Start, Stop, Write
 from fleetd.reconciler.machine_plan import REPLACED, RESTART_NOT_ISSUED, UNREAD
 from fleetd.reconciler.observed import LastRun, Observed, needs_last_run, needs_text
-from fleetd.reconciler.status import find_result, report
+from fleetd.reconciler.status import find_result, needs_explanation, report
 from tests.unit.reconcile_builder import LAUNCHED, LOADED, NAME, NEW, NEW_HASH, OLD, OLD_HASH, entry, here, kinds, plan
 
 LIMITED = NEW + "MemoryMax=10M\n"
@@ -203,3 +203,25 @@ def test_a_launched_unit_at_rest_reports_the_result_of_its_job(seen: Observed, r
 def test_a_start_that_is_asked_for_again_forgets_how_the_last_one_came_out() -> None:
     [start] = plan(placed(), here(entry=entry(result="assert")))
     assert start == Start(NAME, "start requested again", entry(generation=6, issued=False))
+
+
+@pytest.mark.parametrize(
+    ("seen", "result", "needs"),
+    [
+        (msgspec.structs.replace(here(), load="bad-setting"), "", True),
+        (here(hash_="", refusal="it would hide /lib/x"), "", False),
+        (here(job_result="assert"), "assert", True),
+        (here(entry=entry(result="condition")), "condition", True),
+        (here("active", job_result="assert"), "assert", False),
+        (here(job_result="done"), "done", False),
+        (here(), "refused", False),  # refused before there was a job: the error says why
+    ],
+)
+def test_systemd_is_asked_only_for_causes_that_it_alone_knows(seen: Observed, result: str, needs: bool) -> None:
+    assert needs_explanation(seen, result) is needs
+
+
+def test_the_unmet_condition_of_a_skipped_start_is_a_note() -> None:
+    skipped = report(placed(5), here(entry=entry(result="condition")), error="no /etc/x", result="condition")
+    assert skipped is not None
+    assert (skipped.error, skipped.note) == ("", "no /etc/x")
