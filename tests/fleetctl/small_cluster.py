@@ -5,7 +5,6 @@ import logging
 import time
 import uuid
 from collections.abc import Coroutine
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,7 @@ class SmallCluster:
         self._store = EmbeddedStore(":memory:", offload=inline)
         self._server = Server(Api(Registry(self._store)))
         parts = [part for number in "12" for part in await self._open_machine(number, Registry(self._store))]
-        self._running = asyncio.gather(*parts)
+        self._tasks = [asyncio.create_task(part) for part in parts]
         await self._server.start([Address(path=f"{self._directory}/fleet.sock")], insecure=False)
         for membership in self._memberships:
             await membership.registered.wait()
@@ -54,11 +53,14 @@ class SmallCluster:
 
     async def _close(self) -> None:
         """Raises the error of a part that has failed."""
-        self._running.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._running
+        for task in self._tasks:
+            task.cancel()
+        ended = await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._server.stop()
         await self._store.close()
+        for error in ended:
+            if error is not None and not isinstance(error, asyncio.CancelledError):
+                raise error
 
     async def _open_machine(self, number: str, registry: Registry) -> list[Coroutine[Any, Any, None]]:
         """The coroutines of one machine, not yet started."""

@@ -7,7 +7,7 @@ from typing import cast
 import pytest
 
 from fleetctl.client import Client
-from fleetctl.wait import Clock, Wait, wait_until_gone
+from fleetctl.wait import Clock, Wait, observe, wait_until_gone
 from fleetctl.wait_outcome import ACTIVE_S, check_launched
 from fleetd.api.schema import AllocationReport, Cause, UnitReport
 
@@ -63,6 +63,12 @@ def test_one_poll_confirms_all_units_of_a_command(capsys: pytest.CaptureFixture[
     assert len(timeline.asked) <= 4
     assert timeline.now_s == pytest.approx(ACTIVE_S, abs=0.02)
     assert len(capsys.readouterr().out.splitlines()) == 500
+
+
+def test_a_slow_api_is_asked_at_most_half_of_the_time() -> None:
+    timeline = Timeline({})
+    answers = list(observe(lambda: timeline.sleep(0.2), 1.0, timeline.clock))
+    assert len(answers) == 3
 
 
 def test_a_socket_counts_as_active_at_once() -> None:
