@@ -14,6 +14,7 @@ from fleetctl.remote import Remote, show_in_order
 from fleetctl.selection import expand_patterns, find_all, is_no_template
 from fleetctl.settings import Settings
 from fleetctl.unit_locations import explain_absence, has_machine, pick_place, places_of, remote_options
+from fleetctl.wait_outcome import why_unplaced
 from fleetd.api import schema
 
 TEXT = "text"
@@ -28,9 +29,9 @@ class Row(msgspec.Struct, frozen=True):
 
 VALUES: Values[Row] = {
     "unit": lambda row: row.report.name,
-    "target": lambda row: row.report.target,
+    "dstate": lambda row: row.report.target,
     "global": lambda row: row.report.is_global,
-    "reason": lambda row: row.report.reason or None,
+    "reason": lambda row: why_unplaced(row.report) or None,
     "machine": lambda row: row.allocation.machine if row.allocation else None,
     "ip": lambda row: row.allocation.address or None if row.allocation else None,
     "load": lambda row: row.allocation.load or None if row.allocation else None,

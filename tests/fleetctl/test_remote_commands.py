@@ -131,9 +131,9 @@ def test_status_as_json_connects_to_no_machine(fleetctl: Fleetctl, cluster: Scri
     web, idle, bad = json.loads(result.stdout)
     assert web == {
         "unit": "web.service",
-        "target": "launched",
+        "dstate": "launched",
         "global": False,
-        "reason": "fits",
+        "reason": None,
         "machine": M1.id,
         "ip": "10.0.0.1",
         "load": "loaded",
