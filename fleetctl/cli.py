@@ -10,9 +10,7 @@ from importlib import import_module
 import click
 
 from fleetctl import output
-from fleetctl.commands import HIDDEN, SUMMARIES
-from fleetctl.errors import CommandFailed
-from fleetctl.parsing import (
+from fleetctl.command_line import (
     HELP_OPTIONS,
     Command,
     global_option_lines,
@@ -20,6 +18,8 @@ from fleetctl.parsing import (
     normalise_arguments,
     render_sections,
 )
+from fleetctl.commands import HIDDEN, SUMMARIES
+from fleetctl.errors import CommandFailed
 from fleetctl.suggestion import nearest, render_hint
 
 USAGE_STATUS = 2

@@ -10,10 +10,10 @@ from typing import Any
 import click
 import msgspec
 
+from fleetctl.command_line import Command, takes_value
 from fleetctl.commands import HIDDEN, SUMMARIES
 from fleetctl.errors import ClientError, CommandFailed
 from fleetctl.listing import FieldNames
-from fleetctl.parsing import Command, takes_value
 from fleetctl.settings import GLOBAL_OPTIONS, HostKeyChecking, resolve_settings
 from fleetd.model.names import UNIT_TYPES
 

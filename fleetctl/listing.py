@@ -8,9 +8,9 @@ from typing import Any, Generic, TypeVar
 import click
 import msgspec
 
-from fleetctl import output, screen
+from fleetctl import output, terminal
+from fleetctl.command_line import Callback, flag
 from fleetctl.errors import CommandFailed
-from fleetctl.parsing import Callback, flag
 from fleetctl.settings import Settings
 
 T = TypeVar("T")
@@ -24,17 +24,17 @@ Values = dict[str, Callable[[T], Any]]
 
 # Colours of states at a terminal.
 _COLOURS = {
-    "active": screen.GREEN,
-    "activating": screen.YELLOW,
-    "deactivating": screen.YELLOW,
-    "reloading": screen.YELLOW,
-    "failed": screen.RED,
-    "bad-setting": screen.RED,
-    "error": screen.RED,
-    "masked": screen.RED,
-    "not-found": screen.RED,
-    "parked": screen.YELLOW,
-    "leaving": screen.YELLOW,
+    "active": terminal.GREEN,
+    "activating": terminal.YELLOW,
+    "deactivating": terminal.YELLOW,
+    "reloading": terminal.YELLOW,
+    "failed": terminal.RED,
+    "bad-setting": terminal.RED,
+    "error": terminal.RED,
+    "masked": terminal.RED,
+    "not-found": terminal.RED,
+    "parked": terminal.YELLOW,
+    "leaving": terminal.YELLOW,
 }
 _COLOURED_FIELDS = frozenset({"active", "load", "mode"})
 
@@ -82,7 +82,7 @@ class View(msgspec.Struct, Generic[T], frozen=True):
         rows = header + [[output.printable(cell(item, self.full)) for cell in cells] for item in items]
         if not rows:
             return
-        if screen.is_watched(sys.stdout):
+        if terminal.is_watched(sys.stdout):
             output.result(render_watched(rows, self.fields, self.full))
         else:
             output.result(output.render_table(rows))
@@ -140,12 +140,12 @@ def render_json(items: Iterable[T], values: Mapping[str, Callable[[T], Any]]) ->
 
 def render_watched(rows: Sequence[Sequence[str]], fields: Sequence[str], full: bool) -> str:
     """The table at a terminal: as wide as that is (any width if `full`), with colours."""
-    room = None if full else screen.measure(sys.stdout).columns
+    room = None if full else terminal.measure(sys.stdout).columns
     lines = []
-    for row, cells in zip(rows, screen.render_columns(rows, room), strict=True):
+    for row, cells in zip(rows, terminal.render_columns(rows, room), strict=True):
         colours = [
             _COLOURS.get(cell, "") if field in _COLOURED_FIELDS else "" for field, cell in zip(fields, row, strict=True)
         ]
-        painted = [screen.paint(cell, colour, sys.stdout) for cell, colour in zip(cells, colours, strict=True)]
-        lines.append(screen.GAP.join(painted).rstrip())
+        painted = [terminal.paint(cell, colour, sys.stdout) for cell, colour in zip(cells, colours, strict=True)]
+        lines.append(terminal.GAP.join(painted).rstrip())
     return "\n".join(lines)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import IO, AnyStr
 
-from fleetctl import screen
+from fleetctl import terminal
 from fleetctl.errors import CommandFailed
 from fleetd.model.names import visible
 
@@ -45,12 +45,12 @@ def note(text: str) -> None:
 
 def error(text: str) -> None:
     """Print an error, on stderr."""
-    note(screen.paint(text, screen.RED, sys.stderr))
+    note(terminal.paint(text, terminal.RED, sys.stderr))
 
 
 def warning(text: str) -> None:
     """Print a warning, on stderr."""
-    note(screen.paint(text, screen.YELLOW, sys.stderr))
+    note(terminal.paint(text, terminal.YELLOW, sys.stderr))
 
 
 def printable(text: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
-from fleetctl import screen
+from fleetctl import terminal
 from fleetctl.log import LOG
 
 DELAY_S = 0.15  # shorter waits show no progress
@@ -25,7 +25,7 @@ class ProgressLines:
     def __init__(self) -> None:
         self._stream = sys.stderr
         # Debug log lines would garble them.
-        self._is_on = screen.is_watched(self._stream) and not LOG.isEnabledFor(logging.DEBUG)
+        self._is_on = terminal.is_watched(self._stream) and not LOG.isEnabledFor(logging.DEBUG)
         self._begun = time.monotonic()
         self._drawn: list[int] = []  # widths of the lines on the screen
         self._turns = 0
@@ -41,15 +41,15 @@ class ProgressLines:
         passed_s = time.monotonic() - self._begun
         if not self._is_on or passed_s < DELAY_S:
             return
-        size = screen.measure(self._stream)
-        lines = [screen.crop(line, size.columns - MARGIN) for line in self._lines(waiting, passed_s, size.lines)]
+        size = terminal.measure(self._stream)
+        lines = [terminal.crop(line, size.columns - MARGIN) for line in self._lines(waiting, passed_s, size.lines)]
         self._write(self._erasure(size.columns) + "\n".join(lines))
-        self._drawn = [screen.width(line) for line in lines]
+        self._drawn = [terminal.width(line) for line in lines]
 
     def clear(self) -> None:
         """Erase the lines; the cursor returns to where they began."""
         if self._drawn:
-            self._write(self._erasure(screen.measure(self._stream).columns))
+            self._write(self._erasure(terminal.measure(self._stream).columns))
             self._drawn = []
 
     def _lines(self, waiting: Mapping[str, str], passed_s: float, height: int) -> list[str]:

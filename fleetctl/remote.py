@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from fleetctl import output, screen
+from fleetctl import output, terminal
 from fleetctl.client import Client
 from fleetctl.errors import CommandFailed, SshFailed
 from fleetctl.settings import Settings
@@ -223,7 +223,7 @@ def show_in_order(events: Iterator[Line | End], places: Sequence[Location], *, a
     ends: list[End] = []
     for end, lines in _in_order(events, places):
         if as_blocks:
-            output.result("\n" * bool(ends) + screen.paint(f"{end.place}:", colours[end.place], sys.stdout))
+            output.result("\n" * bool(ends) + terminal.paint(f"{end.place}:", colours[end.place], sys.stdout))
         for line in lines:
             _show_line(line, None if as_blocks else colours[end.place])
         ends.append(end)
@@ -239,7 +239,7 @@ def _colours_of(places: Sequence[Location]) -> dict[Location, str]:
 def _show_line(line: Line, colour: str | None = None) -> None:
     """Print a line, headed by its machine in this colour, if given."""
     stream = sys.stderr if line.is_error else sys.stdout
-    head = screen.paint(f"{line.place}:", colour, stream) + " " if colour else ""
+    head = terminal.paint(f"{line.place}:", colour, stream) + " " if colour else ""
     text = line.text.decode(errors="replace")
     text = head + (output.for_terminal(text) if stream.isatty() else text)
     if line.is_error:

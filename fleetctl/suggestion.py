@@ -4,7 +4,7 @@ import sys
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from fleetctl import screen
+from fleetctl import terminal
 from fleetctl.errors import ClientError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def render_hint(candidates: Collection[str]) -> str:
 
 def suggest_unit(client: "Client", name: str) -> str:
     """A hint for the error that a unit does not exist; '' unless stderr is a terminal."""
-    if not screen.is_watched(sys.stderr):
+    if not terminal.is_watched(sys.stderr):
         return ""
     try:
         hint = render_hint(nearest(name, [unit.name for unit in client.units()]))

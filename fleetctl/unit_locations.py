@@ -8,8 +8,8 @@ import click
 import msgspec
 
 from fleetctl import output
+from fleetctl.command_line import Callback
 from fleetctl.errors import CommandFailed
-from fleetctl.parsing import Callback
 from fleetctl.wait_outcome import runs, why_unplaced
 from fleetd.api import schema
 

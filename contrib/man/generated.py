@@ -13,9 +13,9 @@ from typing import Any, cast
 import click
 
 from fleetctl.cli import root
+from fleetctl.command_line import Command
 from fleetctl.commands import HIDDEN, SUMMARIES, list_machines, list_unit_files, list_units
 from fleetctl.listing import Listing
-from fleetctl.parsing import Command
 from fleetctl.settings import GLOBAL_OPTIONS, HELP
 from fleetctl.ssh.openssh import HONOURED, MISSING
 from fleetd.__main__ import build_parser

@@ -2,9 +2,9 @@
 
 from fleetctl import output
 from fleetctl.client import Client, open_client
+from fleetctl.command_line import new_command, unit_arguments
 from fleetctl.errors import CommandFailed, failing_as
 from fleetctl.local_files import parse_argument
-from fleetctl.parsing import new_command, unit_arguments
 from fleetctl.selection import expand_patterns
 from fleetctl.settings import Settings
 from fleetctl.suggestion import suggest_unit

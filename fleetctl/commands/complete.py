@@ -3,8 +3,8 @@
 import click
 
 from fleetctl import log, output
+from fleetctl.command_line import new_command
 from fleetctl.completion import complete
-from fleetctl.parsing import new_command
 from fleetctl.settings import Settings
 
 

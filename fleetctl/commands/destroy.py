@@ -2,9 +2,9 @@
 
 from fleetctl import output
 from fleetctl.client import open_client
+from fleetctl.command_line import blocking_options, bound_s, missing_option, new_command, unit_arguments
 from fleetctl.commands.stop import find_units
 from fleetctl.errors import CommandFailed, failing_as
-from fleetctl.parsing import blocking_options, bound_s, missing_option, new_command, unit_arguments
 from fleetctl.settings import Settings
 from fleetctl.wait import wait_until_gone
 from fleetd.api import schema

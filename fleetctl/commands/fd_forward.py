@@ -6,8 +6,8 @@ import socket
 
 import click
 
+from fleetctl.command_line import new_command
 from fleetctl.errors import CommandFailed, cause_of
-from fleetctl.parsing import new_command
 from fleetctl.settings import Settings
 
 CHUNK = 65536

@@ -4,8 +4,8 @@ import click
 
 from fleetctl import output
 from fleetctl.client import ApiError, Client, open_client
+from fleetctl.command_line import new_command
 from fleetctl.errors import CommandFailed, failing_as
-from fleetctl.parsing import new_command
 from fleetctl.settings import Settings
 from fleetctl.unit_locations import Location, all_locations, match_machines
 

@@ -3,7 +3,7 @@
 import click
 
 from fleetctl import output
-from fleetctl.parsing import new_command
+from fleetctl.command_line import new_command
 from fleetctl.settings import Settings
 
 

@@ -5,8 +5,8 @@ import shlex
 import click
 
 from fleetctl.client import open_client
+from fleetctl.command_line import flag, new_command, unit_arguments
 from fleetctl.errors import CommandFailed
-from fleetctl.parsing import flag, new_command, unit_arguments
 from fleetctl.remote import Remote, show_as_they_come, show_in_order
 from fleetctl.selection import find_all
 from fleetctl.settings import Settings

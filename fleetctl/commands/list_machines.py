@@ -2,9 +2,9 @@
 
 from fleetctl import output
 from fleetctl.client import open_client
+from fleetctl.command_line import new_command
 from fleetctl.errors import failing_as
 from fleetctl.listing import Columns, Listing, Values, View, list_command
-from fleetctl.parsing import new_command
 from fleetctl.settings import Settings
 from fleetd.api import schema
 

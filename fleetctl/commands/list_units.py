@@ -4,9 +4,9 @@ import msgspec
 
 from fleetctl import output
 from fleetctl.client import open_client
+from fleetctl.command_line import new_command
 from fleetctl.errors import failing_as
 from fleetctl.listing import Columns, Listing, Values, View, list_command, shorten_hash
-from fleetctl.parsing import new_command
 from fleetctl.settings import Settings
 from fleetd.api import schema
 

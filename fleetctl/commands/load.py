@@ -1,7 +1,7 @@
 """load: put units on machines without starting them."""
 
+from fleetctl.command_line import blocking_options, creation_options, new_command, unit_arguments
 from fleetctl.commands.start import LOAD, run_start
-from fleetctl.parsing import blocking_options, creation_options, new_command, unit_arguments
 from fleetctl.settings import Settings
 
 

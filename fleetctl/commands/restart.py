@@ -7,11 +7,11 @@ import click
 
 from fleetctl import output
 from fleetctl.client import Client, open_client
+from fleetctl.command_line import BLOCK_ATTEMPTS_HELP, bound_s, missing_option, new_command, unit_arguments
 from fleetctl.commands.start import wait_for
 from fleetctl.commands.submit import apply_creations, plan_creations, resolve_units
 from fleetctl.errors import CommandFailed, failing_as
 from fleetctl.log import LOG
-from fleetctl.parsing import BLOCK_ATTEMPTS_HELP, bound_s, missing_option, new_command, unit_arguments
 from fleetctl.remote import Remote
 from fleetctl.selection import expand_patterns, is_active
 from fleetctl.settings import Settings

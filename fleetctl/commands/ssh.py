@@ -7,9 +7,9 @@ import click
 import msgspec
 
 from fleetctl.client import Client, open_client
+from fleetctl.command_line import flag, new_command
 from fleetctl.errors import CommandFailed, SshFailed, failing_as
 from fleetctl.local_files import parse_argument
-from fleetctl.parsing import flag, new_command
 from fleetctl.remote import FAILED_STATUS, Remote, show_as_they_come
 from fleetctl.selection import is_pattern, select_units
 from fleetctl.settings import Settings

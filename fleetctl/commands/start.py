@@ -10,9 +10,9 @@ import msgspec
 
 from fleetctl import output
 from fleetctl.client import Client, open_client
+from fleetctl.command_line import blocking_options, bound_s, creation_options, new_command, unit_arguments
 from fleetctl.commands.submit import Creation, RequestedUnit, apply_creations, plan_creations, resolve_units
 from fleetctl.errors import CommandFailed, failing_as
-from fleetctl.parsing import blocking_options, bound_s, creation_options, new_command, unit_arguments
 from fleetctl.selection import expand_patterns, is_no_template
 from fleetctl.settings import Settings
 from fleetctl.wait import Wait

@@ -7,9 +7,9 @@ import msgspec
 
 from fleetctl import output
 from fleetctl.client import open_client
+from fleetctl.command_line import new_command, unit_arguments
 from fleetctl.errors import CommandFailed
 from fleetctl.listing import JSON, Values, render_json
-from fleetctl.parsing import new_command, unit_arguments
 from fleetctl.remote import Remote, show_in_order
 from fleetctl.selection import expand_patterns, find_all, is_no_template
 from fleetctl.settings import Settings

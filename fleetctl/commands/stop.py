@@ -9,8 +9,8 @@ import msgspec
 
 from fleetctl import output
 from fleetctl.client import Client, open_client
+from fleetctl.command_line import blocking_options, bound_s, missing_option, new_command, unit_arguments
 from fleetctl.errors import CommandFailed, failing_as
-from fleetctl.parsing import blocking_options, bound_s, missing_option, new_command, unit_arguments
 from fleetctl.selection import ReportFilter, Selection, describe_missing, is_active, is_no_template, select_units
 from fleetctl.settings import Settings
 from fleetctl.wait import Wait

@@ -10,6 +10,7 @@ import msgspec
 
 from fleetctl import output
 from fleetctl.client import Client, open_client, put_operation
+from fleetctl.command_line import creation_options, new_command, unit_arguments
 from fleetctl.errors import ClientError, CommandFailed, failing_as
 from fleetctl.local_files import (
     LocalFile,
@@ -19,7 +20,6 @@ from fleetctl.local_files import (
     read_local_file,
 )
 from fleetctl.log import LOG
-from fleetctl.parsing import creation_options, new_command, unit_arguments
 from fleetctl.settings import Settings
 from fleetctl.suggestion import suggest_unit
 from fleetd.api import schema

@@ -1,7 +1,7 @@
 """unload: stop units and take them off their machines."""
 
+from fleetctl.command_line import blocking_options, missing_option, new_command, unit_arguments
 from fleetctl.commands.stop import UNLOAD, run_stop
-from fleetctl.parsing import blocking_options, missing_option, new_command, unit_arguments
 from fleetctl.settings import Settings
 
 

@@ -6,10 +6,10 @@ import subprocess
 import click
 
 from fleetctl import output
+from fleetctl.command_line import new_command, unit_arguments
 from fleetctl.commands.submit import refuse, warn
 from fleetctl.errors import CommandFailed
 from fleetctl.local_files import LocalFile, UnitArgument, check_name, explain_missing, parse_argument, read_local_file
-from fleetctl.parsing import new_command, unit_arguments
 from fleetctl.settings import Settings
 
 # Dependencies are not checked: they may exist only in the cluster.

@@ -1,7 +1,7 @@
 """version: print the version of fleetctl."""
 
 from fleetctl import output
-from fleetctl.parsing import new_command
+from fleetctl.command_line import new_command
 from fleetctl.settings import Settings
 from fleetd import __version__
 

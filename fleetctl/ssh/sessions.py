@@ -16,9 +16,9 @@ import paramiko
 
 from fleetctl import output
 from fleetctl.errors import SshFailed
-from fleetctl.screen import measure
 from fleetctl.ssh.channels import CHANNEL_ERRORS, CHUNK, close_channel, feed, splice
 from fleetctl.ssh.connection import Connection
+from fleetctl.terminal import measure
 
 USUAL_TERMINAL = "xterm-256color"
 SIGNALLED_STATUS = 255  # a command that ended without an exit status, by a signal

@@ -12,8 +12,8 @@ import pytest
 from contrib.man.generated import FIELDS, LISTINGS, fill_in, mark, options_of
 from contrib.man.render import render_pages
 from fleetctl.cli import root
+from fleetctl.command_line import Command
 from fleetctl.commands import HIDDEN, SUMMARIES
-from fleetctl.parsing import Command
 from fleetctl.settings import GLOBAL_OPTIONS
 from fleetd.__main__ import build_parser
 from fleetd.config.options import OPTIONS, RETIRED

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from fleetctl.parsing import bound_s
+from fleetctl.command_line import bound_s
 from fleetctl.wait_outcome import (
     ACTIVE_S,
     ENDED_S,

@@ -13,8 +13,8 @@ import click
 import pytest
 
 from fleetctl.cli import root
+from fleetctl.command_line import Command
 from fleetctl.commands import SUMMARIES
-from fleetctl.parsing import Command
 from fleetctl.settings import GLOBAL_OPTIONS
 from fleetd import metrics
 from fleetd.__main__ import build_parser
