@@ -13,7 +13,8 @@ from fleetd.systemd.protocol import NameTaken, ServiceManagerError
 
 INVALID_NAME = "systemd takes no unit of this name; choose another"
 _MOUNTS = Path("/proc/self/mountinfo")
-_OCTAL = re.compile(r"\\([0-7]{3})")
+_OCTAL = re.compile(rb"\\([0-7]{3})")
+_HEXADECIMAL = re.compile(rb"\\x([0-9a-f]{2})")
 _BEING_WRITTEN = ".new"  # systemd and read() ignore names that begin with a dot
 
 
@@ -24,26 +25,18 @@ def units_of_link(link: str, name: str) -> tuple[str, ...]:
 
 
 def _mount_points() -> list[str]:
-    """Return where file systems are mounted, escaped as in /proc/self/mountinfo."""
+    """Return where file systems are mounted; proc_pid_mountinfo(5) writes a space as `\\040`."""
     try:
-        return [line.split(" ")[4] for line in _MOUNTS.read_text("utf-8", "surrogateescape").splitlines()]
+        lines = _MOUNTS.read_bytes().splitlines()
     except OSError:
         return []
+    return [os.fsdecode(_OCTAL.sub(lambda found: bytes([int(found[1], 8)]), line.split(b" ")[4])) for line in lines]
 
 
-def mount_name(mount_point: str) -> str:
-    """Return the name of the mount unit of this directory, given as in /proc/self/mountinfo (`\\040` is a space)."""
-    path = _OCTAL.sub(lambda match: chr(int(match[1], 8)), mount_point).strip("/")
-    plain = "".join(_escape(char, is_first=index == 0) for index, char in enumerate(path))
-    return f"{plain or '-'}.mount"
-
-
-def _escape(char: str, *, is_first: bool) -> str:
-    if char == "/":
-        return "-"
-    if (char.isascii() and char.isalnum()) or char in ":_" or (char == "." and not is_first):
-        return char
-    return "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", "surrogateescape"))
+def mount_point(name: str) -> str:
+    """Return the directory that a mount unit of this name is for (systemd-escape(1))."""
+    path = os.fsencode(name.removesuffix(".mount").replace("-", "/"))
+    return os.fsdecode(b"/" + _HEXADECIMAL.sub(lambda found: bytes([int(found[1], 16)]), path).strip(b"/"))
 
 
 class UnitFiles:
@@ -174,8 +167,8 @@ class UnitFiles:
                 if os.path.lexists(path) and not self._is_ours(path):
                     return path
         if name.endswith(".mount") and not os.path.exists(self._file(name)):
-            mounted = (point for point in _mount_points() if mount_name(point) == name)
-            return next((f"the mount of {point}" for point in mounted), "")
+            point = mount_point(name)
+            return f"the mount of {point}" if point in _mount_points() else ""
         return ""
 
     def resolve(self, path: str) -> str:

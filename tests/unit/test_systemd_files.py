@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fleetd.model.names import is_loadable, is_systemd_name
-from fleetd.systemd.files import UnitFiles, mount_name, units_of_link
+from fleetd.systemd.files import UnitFiles, mount_point, units_of_link
 from fleetd.systemd.protocol import ServiceManagerError
 
 TEXT = "[Service]\nExecStart=/bin/true\n"
@@ -216,18 +216,18 @@ def test_links_that_systemd_made_for_an_older_fleetd_are_found_and_replaced(
 
 
 @pytest.mark.parametrize(
-    ("mount_point", "name"),
+    ("path", "name"),
     [
         ("/", "-.mount"),
         ("/tmp", "tmp.mount"),
         ("/srv/my-data", r"srv-my\x2ddata.mount"),
-        (r"/mnt/a\040b", r"mnt-a\x20b.mount"),
+        ("/mnt/a b", r"mnt-a\x20b.mount"),
         ("/.hidden/.x", r"\x2ehidden-.x.mount"),
         ("/é", r"\xc3\xa9.mount"),
     ],
 )
-def test_a_mount_point_has_the_unit_that_systemd_escape_names(mount_point: str, name: str) -> None:
-    assert mount_name(mount_point) == name
+def test_a_mount_units_name_tells_its_mount_point_as_for_systemd_escape(path: str, name: str) -> None:
+    assert mount_point(name) == path
 
 
 def test_a_mount_without_a_unit_file_is_the_machines_own(files: UnitFiles) -> None:
