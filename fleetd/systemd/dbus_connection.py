@@ -94,8 +94,8 @@ class SystemBus:
         on_signal: Callable[[str, str, Sequence[Any]], None],
         *,
         library: str | None,
-        address: str | None,
         user: bool,
+        address: str | None = None,
     ) -> None:
         self._on_connected = on_connected
         self._on_signal = on_signal

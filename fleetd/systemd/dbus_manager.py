@@ -51,23 +51,19 @@ _WITH_RESULT = frozenset(("service", "socket", "timer", "path", "mount", "automo
 class SystemdOverDBus:
     """The machine's systemd (see protocol.ServiceManager), or with `user` the current user's.
 
-    `units_directory` (absolute) holds fleet's unit files; they are linked in systemd's `runtime_directory`. `library`
-    is one of bus.LIBRARIES, by default the best one installed; `address` is a bus other than the default.
+    `units_directory` (absolute) holds fleet's unit files; they are linked in systemd's runtime directory. `library` is
+    one of LIBRARIES (dbus_connection.py), by default the best one installed.
     """
 
     def __init__(
-        self,
-        units_directory: Path = Path("/run/fleet/units"),
-        runtime_directory: Path | None = None,
-        *,
-        user: bool = False,
-        address: str | None = None,
-        library: str | None = None,
+        self, units_directory: Path = Path("/run/fleet/units"), *, user: bool = False, library: str | None = None
     ) -> None:
-        usual = Path(os.environ.get("XDG_RUNTIME_DIR", "/run"), "systemd/user") if user else Path("/run/systemd/system")
-        self._files = UnitFiles(units_directory, runtime_directory or usual)
+        runtime = (
+            Path(os.environ.get("XDG_RUNTIME_DIR", "/run"), "systemd/user") if user else Path("/run/systemd/system")
+        )
+        self._files = UnitFiles(units_directory, runtime)
         self._user = user
-        self._bus = SystemBus(self._start_anew, self._note_signal, library=library, address=address, user=user)
+        self._bus = SystemBus(self._start_anew, self._note_signal, library=library, user=user)
         self._search_path: tuple[str, ...] | None = None
         self._by_path: dict[str, str] = {}  # D-Bus object → name, for units with files here
         self._changed: dict[str, None] = {}

@@ -7,11 +7,11 @@ LINES = 10
 TIMEOUT_S = 5.0
 
 
-async def last_lines(unit: str, *, user: bool = False, count: int = LINES) -> list[str]:
+async def last_lines(unit: str, *, user: bool) -> list[str]:
     """Return the last lines logged by this unit, or by systemd about it, oldest first; none if there is no journal, or
     it does not answer in time."""
     scope = "--user-unit" if user else "--unit"
-    argv = ("journalctl", f"{scope}={unit}", f"--lines={count}", "--output=cat", "--no-pager", "--quiet")
+    argv = ("journalctl", f"{scope}={unit}", f"--lines={LINES}", "--output=cat", "--no-pager", "--quiet")
     quiet = asyncio.subprocess.DEVNULL
     try:
         process = await asyncio.create_subprocess_exec(*argv, stdin=quiet, stdout=asyncio.subprocess.PIPE, stderr=quiet)

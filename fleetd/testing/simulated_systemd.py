@@ -41,9 +41,9 @@ class SimulatedSystemd:
     """A ServiceManager (systemd/protocol.py) with faults on demand. `calls` records all requests; each takes
     `call_s`."""
 
-    def __init__(self, *, system_units: Mapping[str, str] = SYSTEM_UNITS, call_s: float = 0.0) -> None:
+    def __init__(self, *, system_units: Mapping[str, str] = SYSTEM_UNITS) -> None:
         self.calls: list[Call] = []
-        self.call_s = call_s
+        self.call_s = 0.0
         self.stopping = False
         self._system_units = dict(system_units)
         self._units = SimulatedUnits(
