@@ -1,4 +1,4 @@
-"""Global units: on which machines they are, and what becomes of their copies."""
+"""Global units: on which machines they are placed, and what happens to their allocations."""
 
 import pytest
 
@@ -9,7 +9,7 @@ G = "g.service"
 
 
 @pytest.mark.covers("2.7.1", "2.7.2", "6.1.2")
-def test_a_global_unit_is_on_every_machine_that_it_fits_on_and_says_why_not_on_the_others():
+def test_a_global_unit_is_on_all_machines_it_fits_on_and_says_why_not_on_others():
     cluster = settled_cluster("m1", "m2", "m3", g="Global=true\nMachineMetadata=role=web")
     assert cluster.reason(G) == "no machine fits"
     cluster.settings("m1", role="web")
@@ -24,17 +24,17 @@ def test_a_global_unit_is_on_every_machine_that_it_fits_on_and_says_why_not_on_t
 
 @pytest.mark.covers("2.7.3")
 @pytest.mark.parametrize("target", [LOADED, INACTIVE])
-def test_what_is_wanted_of_a_global_unit_is_wanted_on_every_machine(target):
+def test_the_target_of_a_global_unit_holds_on_every_machine(target):
     cluster = settled_cluster("m1", "m2", g="Global=true")
     cluster.unit(G, "Global=true", target)
     cluster.run_leader()
-    assert {machine: order.target for machine, order in cluster.snapshot.placements[G].items()} == {
+    assert {machine: placement.target for machine, placement in cluster.snapshot.placements[G].items()} == {
         "m1": target,
         "m2": target,
     }
 
 
-def test_a_global_unit_with_no_machine_at_all_says_so():
+def test_a_global_unit_in_a_cluster_without_machines_says_so():
     cluster = Cluster()
     cluster.unit(G, "Global=true")
     cluster.run_leader()
@@ -42,7 +42,7 @@ def test_a_global_unit_with_no_machine_at_all_says_so():
 
 
 @pytest.mark.covers("2.7.6", "2.10.4")
-def test_a_global_unit_comes_to_a_new_machine_and_leaves_one_that_stops_to_qualify():
+def test_a_global_unit_starts_on_a_new_machine_and_stops_where_it_no_longer_fits():
     cluster = settled_cluster("m1", g="Global=true\nMachineMetadata=role=web")
     cluster.settings("m1", role="web")
     cluster.machine("m2", role="web")
@@ -55,7 +55,7 @@ def test_a_global_unit_comes_to_a_new_machine_and_leaves_one_that_stops_to_quali
 
 
 @pytest.mark.covers("10.7.7")
-def test_a_global_unit_leaves_a_machine_that_leaves_and_stays_on_one_that_is_parked():
+def test_a_global_unit_stops_on_a_leaving_machine_and_stays_on_a_parked_one():
     cluster = settled_cluster("m1", "m2", "m3", g="Global=true")
     cluster.machine("m1", mode=MachineMode.LEAVING)
     cluster.machine("m2", mode=MachineMode.PARKED)
@@ -66,7 +66,7 @@ def test_a_global_unit_leaves_a_machine_that_leaves_and_stays_on_one_that_is_par
 
 
 @pytest.mark.covers("2.7.2", "10.4.10", "10.5.6", "P.14")
-def test_a_global_unit_that_conflicts_with_what_is_placed_skips_that_machine():
+def test_a_global_unit_skips_a_machine_with_a_conflicting_unit():
     cluster = settled_cluster("m1", "m2", a="")
     cluster.unit(G, "Global=true\nConflicts=a*")
     cluster.settle()
@@ -76,7 +76,7 @@ def test_a_global_unit_that_conflicts_with_what_is_placed_skips_that_machine():
     assert cluster.assigned() == {G: "m1 m2"}
 
 
-def test_a_global_unit_wanted_again_while_it_is_being_stopped_stays():
+def test_a_global_unit_started_again_while_stopping_stays():
     cluster = settled_cluster("m1", g="Global=true")
     cluster.unit(G, "Global=true", INACTIVE)
     cluster.run_leader()
@@ -85,7 +85,7 @@ def test_a_global_unit_wanted_again_while_it_is_being_stopped_stays():
     assert cluster.placement_states(G) == {"m1": "assigned"}
 
 
-def test_a_global_unit_is_not_placed_anew_before_its_last_report_is_taken_back():
+def test_a_global_unit_is_placed_again_only_once_its_last_report_is_deleted():
     cluster = settled_cluster("m1", g="Global=true")
     cluster.settings("m1", hidden="x")
     cluster.unit(G, "Global=true\nMachineMetadata=role=web")
@@ -103,24 +103,24 @@ def test_a_global_unit_is_not_placed_anew_before_its_last_report_is_taken_back()
     assert cluster.assigned() == {G: "m1"}
 
 
-def test_a_unit_that_was_global_keeps_one_allocation():
+def test_a_unit_that_is_no_longer_global_keeps_one_allocation():
     cluster = settled_cluster("m1", "m2", "m3", g="Global=true")
     cluster.unit(G)
     cluster.run_leader()
     assert cluster.placement_states(G) == {"m1": "assigned", "m2": "withdrawn", "m3": "withdrawn"}
     cluster.settle()
     assert cluster.assigned() == {G: "m1"}
-    assert [machine for machine, copies in cluster.local_units.items() if copies] == ["m1"]
+    assert [machine for machine, local_units in cluster.local_units.items() if local_units] == ["m1"]
 
 
-def test_a_unit_that_becomes_global_spreads_from_where_it_is():
+def test_a_unit_that_becomes_global_stays_and_starts_on_other_machines():
     cluster = settled_cluster("m1", "m2", a="")
     cluster.unit(A, "Global=true")
     cluster.settle()
     assert cluster.assigned() == {A: "m1 m2"}
 
 
-def test_a_allocation_that_retired_before_its_unit_became_global_is_stopped_and_comes_anew():
+def test_a_superseded_allocation_of_a_unit_that_becomes_global_starts_anew():
     cluster = after_partition()
     cluster.unit(A, "Global=true")
     cluster.run_leader()

@@ -1,4 +1,4 @@
-"""Machines that take no unit of a name: another is taken, the reason is counted, and it is tried again when it ends."""
+"""Machines that refuse units of a name: another one is chosen, and the refusal counts as a rejection until it ends."""
 
 import pytest
 
@@ -9,7 +9,7 @@ OWN = f"has its own /etc/systemd/system/{A}"
 
 
 def refused(*machines: str, text: str = "", among: tuple[str, ...] = ("m1", "m2")) -> Cluster:
-    """A unit of this [X-Fleet] text that these machines refuse, at rest."""
+    """A cluster at rest with a.service (of this [X-Fleet] text), which these machines refuse."""
     cluster = settled_cluster(*among)
     for machine in machines:
         cluster.refusals[machine] = {A: OWN}
@@ -18,7 +18,7 @@ def refused(*machines: str, text: str = "", among: tuple[str, ...] = ("m1", "m2"
     return cluster
 
 
-def test_another_machine_is_taken_and_the_refusal_is_kept_in_mind():
+def test_a_refused_unit_is_placed_elsewhere_and_the_placement_is_kept_declined():
     cluster = refused("m1")
     assert cluster.assigned() == {A: "m2"}
     assert cluster.placement_states(A) == {"m1": "withdrawn", "m2": "assigned"}
@@ -27,7 +27,7 @@ def test_another_machine_is_taken_and_the_refusal_is_kept_in_mind():
     assert cluster.plan_cold().units == ()
 
 
-def test_why_it_had_to_go_is_said_until_another_machine_has_it():
+def test_a_refused_unit_says_why_until_it_is_placed_elsewhere():
     cluster = settled_cluster()
     cluster.refusals["m1"] = {A: OWN}
     cluster.unit(A)
@@ -38,7 +38,7 @@ def test_why_it_had_to_go_is_said_until_another_machine_has_it():
     assert cluster.reason(A) == f"machine m1 {OWN}; waits until m1 has stopped it"
 
 
-def test_a_unit_that_all_refuse_says_so_and_runs_where_the_refusal_ends():
+def test_a_unit_refused_by_all_says_so_and_runs_where_the_refusal_ends():
     cluster = refused("m1", "m2")
     assert cluster.assigned() == {}
     assert cluster.rejections(A) == {f"machine {OWN}": 2}
@@ -62,7 +62,7 @@ def test_a_global_unit_skips_the_machine_until_the_refusal_ends():
     assert cluster.rejections(A) == {}
 
 
-def test_a_unit_that_is_refused_hinders_nobody_there():
+def test_a_refused_unit_does_not_conflict_on_that_machine():
     cluster = refused("m1", "m2")
     cluster.unit("rival.service", "Conflicts=a*")
     cluster.settle()
@@ -70,7 +70,7 @@ def test_a_unit_that_is_refused_hinders_nobody_there():
 
 
 @pytest.mark.parametrize("destroyed", [False, True])
-def test_nothing_is_left_of_a_refusal_when_the_unit_is_not_wanted_any_more(destroyed):
+def test_no_record_of_a_refusal_is_left_when_the_unit_is_unwanted(destroyed):
     cluster = refused("m1", "m2")
     if destroyed:
         cluster.destroy(A)
@@ -82,14 +82,14 @@ def test_nothing_is_left_of_a_refusal_when_the_unit_is_not_wanted_any_more(destr
     assert A not in cluster.snapshot.decisions
 
 
-def test_a_refusal_goes_with_its_machine():
+def test_a_refusal_is_forgotten_when_its_machine_dies():
     cluster = refused("m1")
     cluster.die("m1")
     cluster.settle()
     assert cluster.placement_states(A) == {"m2": "assigned"}
 
 
-def test_a_machine_that_is_away_or_has_not_spoken_yet_refuses_still():
+def test_a_refusal_lasts_while_the_machine_is_away_or_has_not_reported_yet():
     cluster = refused("m1")
     cluster.expire_lease("m1")
     cluster.settle()

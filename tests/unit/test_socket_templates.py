@@ -1,4 +1,4 @@
-"""Sockets with Accept=yes: their template is where they are, and is nowhere without them."""
+"""Sockets with Accept=yes: their template is placed where they are, and nowhere else."""
 
 import pytest
 
@@ -25,25 +25,25 @@ LACKS = f"lacks {TEMPLATE}"
         ("talk.service", "[Socket]\nAccept=yes", ""),
     ],
 )
-def test_the_template_of_a_socket_is_the_one_that_systemd_makes_instances_of(name, text, template):
+def test_the_template_of_a_socket_is_the_one_that_systemd_instantiates(name, text, template):
     assert parse_requirements(parse_unit_file(text), parse_name(name)).template == template
 
 
-def submit(cluster: Cluster, name: str, text: str, target=LAUNCHED) -> None:
+def write_unit(cluster: Cluster, name: str, text: str, target=LAUNCHED) -> None:
     cluster.write(UNITS, (name,), Unit(name, text, target))
 
 
 def listening(*machines: str, fleet: str = "") -> Cluster:
-    """A socket and its template, of which the latter alone has this [X-Fleet] section, at rest."""
+    """A cluster at rest with a socket and its template, which has this [X-Fleet] section."""
     cluster = settled_cluster(*machines)
-    submit(cluster, TEMPLATE, f"[Service]\nExecStart=/bin/talk\n[X-Fleet]\n{fleet}\n", INACTIVE)
-    submit(cluster, SOCKET, "[Socket]\nAccept=yes\n")
+    write_unit(cluster, TEMPLATE, f"[Service]\nExecStart=/bin/talk\n[X-Fleet]\n{fleet}\n", INACTIVE)
+    write_unit(cluster, SOCKET, "[Socket]\nAccept=yes\n")
     cluster.settle()
     return cluster
 
 
 @pytest.mark.parametrize("fleet", ["", "Global=true", "Conflicts=talk*", "MachineMetadata=disk=none"])
-def test_the_template_is_put_where_the_socket_is_whatever_it_asks_of_a_machine(fleet):
+def test_the_template_is_placed_where_the_socket_is_whatever_its_constraints(fleet):
     cluster = listening("m1", "m2", fleet=fleet)
     assert cluster.assigned() == {SOCKET: "m1", TEMPLATE: "m1"}
     assert cluster.snapshot.placements[TEMPLATE]["m1"].target is LOADED
@@ -51,14 +51,14 @@ def test_the_template_is_put_where_the_socket_is_whatever_it_asks_of_a_machine(f
     assert cluster.plan_cold().units == ()
 
 
-def test_the_machine_gets_the_template_before_the_socket():
+def test_the_template_is_placed_before_the_socket():
     cluster = settled_cluster()
-    submit(cluster, TEMPLATE, "[Service]\n", INACTIVE)
-    submit(cluster, SOCKET, "[Socket]\nAccept=yes\n")
+    write_unit(cluster, TEMPLATE, "[Service]\n", INACTIVE)
+    write_unit(cluster, SOCKET, "[Socket]\nAccept=yes\n")
     assert [plan.unit for plan in cluster.plan().units] == [TEMPLATE, SOCKET]
 
 
-def test_the_template_goes_along_when_the_socket_moves_or_goes():
+def test_the_template_moves_and_stops_with_the_socket():
     cluster = listening("m1", "m2")
     cluster.die("m1")
     cluster.settle()
@@ -69,19 +69,19 @@ def test_the_template_goes_along_when_the_socket_moves_or_goes():
     assert TEMPLATE not in cluster.snapshot.decisions
 
 
-def test_a_template_of_two_sockets_is_where_either_is():
+def test_a_template_of_two_sockets_is_placed_with_both():
     cluster = listening("m1", "m2")
-    submit(cluster, "talk@eu.socket", "[Socket]\nAccept=yes\n[X-Fleet]\nConflicts=talk.socket\n")
+    write_unit(cluster, "talk@eu.socket", "[Socket]\nAccept=yes\n[X-Fleet]\nConflicts=talk.socket\n")
     cluster.settle()
     assert cluster.assigned() == {SOCKET: "m1", "talk@eu.socket": "m2", TEMPLATE: "m1 m2"}
-    submit(cluster, SOCKET, "[Socket]\nAccept=no\n")  # it needs it no more
+    write_unit(cluster, SOCKET, "[Socket]\nAccept=no\n")  # needs no template
     cluster.settle()
     assert cluster.assigned()[TEMPLATE] == "m2"
 
 
-def test_a_template_that_is_replaced_or_destroyed_is_so_where_it_is():
+def test_a_new_or_destroyed_template_takes_effect_where_it_is_placed():
     cluster = listening("m1", "m2")
-    submit(cluster, TEMPLATE, "[Service]\nExecStart=/bin/other\n", INACTIVE)
+    write_unit(cluster, TEMPLATE, "[Service]\nExecStart=/bin/other\n", INACTIVE)
     cluster.settle()
     assert "other" in cluster.snapshot.placements[TEMPLATE]["m1"].text
     cluster.destroy(TEMPLATE)
@@ -89,24 +89,24 @@ def test_a_template_that_is_replaced_or_destroyed_is_so_where_it_is():
     assert cluster.assigned() == {SOCKET: "m1"}
 
 
-def test_a_template_without_a_socket_is_nowhere_and_waits_for_nothing():
+def test_a_template_without_a_socket_is_not_placed_and_has_no_decision():
     cluster = settled_cluster()
-    submit(cluster, TEMPLATE, "[Service]\n", LAUNCHED)
+    write_unit(cluster, TEMPLATE, "[Service]\n", LAUNCHED)
     cluster.settle()
     assert cluster.assigned() == {}
     assert TEMPLATE not in cluster.snapshot.decisions
 
 
-def test_a_socket_that_lacks_its_template_says_so_until_that_is_submitted():
+def test_a_socket_without_its_template_says_so_until_that_is_submitted():
     cluster = settled_cluster("m1", "m2")
     for machine in ("m1", "m2"):
         cluster.refusals[machine] = {SOCKET: LACKS}
     cluster.lacks = TEMPLATE
-    submit(cluster, SOCKET, "[Socket]\nAccept=yes\n")
+    write_unit(cluster, SOCKET, "[Socket]\nAccept=yes\n")
     cluster.settle()
     assert cluster.assigned() == {}
     assert cluster.rejections(SOCKET) == {f"machine {LACKS}": 2}
-    submit(cluster, TEMPLATE, "[Service]\n", INACTIVE)
+    write_unit(cluster, TEMPLATE, "[Service]\n", INACTIVE)
     cluster.refusals.clear()
     cluster.settle()
     assert cluster.assigned() == {SOCKET: "m1", TEMPLATE: "m1"}

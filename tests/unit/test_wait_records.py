@@ -1,4 +1,4 @@
-"""What a unit waits for, in data and in words: something that stops, a machine that is to be back, another unit."""
+"""What a unit waits for, as data and rendered: a stop, a machine, or another unit."""
 
 import pytest
 
@@ -19,7 +19,7 @@ from fleetd.model.reason import (
 from tests.unit.cluster_builder import INACTIVE, LOADED, A, Cluster, settled_cluster
 
 RIVAL = "c@1.service"
-NEXT = "c@4.service"
+WAITER = "c@4.service"
 APART = "Conflicts=c@*.service"
 
 
@@ -32,36 +32,36 @@ def wait(cluster: Cluster, name: str) -> Reason | None:
     return reason if is_waiting(reason) else None
 
 
-def test_a_unit_waits_for_what_it_conflicts_with_and_is_on_its_way_out():
+def test_a_unit_waits_for_a_conflicting_unit_that_is_stopping():
     cluster = settled_cluster("m1", "m2")
     for number in (1, 2):
         cluster.unit(f"c@{number}.service", APART)
     cluster.settle()
-    cluster.unit(NEXT, APART)
+    cluster.unit(WAITER, APART)
     cluster.run_leader()
-    assert wait(cluster, NEXT) is None
-    assert cluster.reason(NEXT) == "no machine fits"
+    assert wait(cluster, WAITER) is None
+    assert cluster.reason(WAITER) == "no machine fits"
     cluster.destroy(RIVAL)
     cluster.run_leader()
     cluster.run_leader()
-    assert wait(cluster, NEXT) == WaitingForRoom(RIVAL, "m1")
-    assert cluster.reason(NEXT) == f"waits for {RIVAL} to stop on m1"
-    assert cluster.rejections(NEXT) == {f"conflicts with {RIVAL}": 1, "conflicts with c@2.service": 1}
+    assert wait(cluster, WAITER) == WaitingForRoom(RIVAL, "m1")
+    assert cluster.reason(WAITER) == f"waits for {RIVAL} to stop on m1"
+    assert cluster.rejections(WAITER) == {f"conflicts with {RIVAL}": 1, "conflicts with c@2.service": 1}
     cluster.settle()
-    assert cluster.assigned()[NEXT] == "m1"
-    assert wait(cluster, NEXT) is None
+    assert cluster.assigned()[WAITER] == "m1"
+    assert wait(cluster, WAITER) is None
 
 
 @pytest.mark.parametrize(
     ("text", "other"),
     [
-        ("MachineMetadata=disk=ssd\nConflicts=c@*", ""),  # it suits no machine
+        ("MachineMetadata=disk=ssd\nConflicts=c@*", ""),  # no machine has the metadata
         ("MachineOf=absent.service\nConflicts=c@*", ""),  # its peer is missing
-        ("Conflicts=c@* stays.service", "stays.service"),  # another one stays
-        ("Conflicts=nothing*", ""),  # it does not conflict at all: it fits
+        ("Conflicts=c@* stays.service", "stays.service"),  # another unit conflicts and stays
+        ("Conflicts=nothing*", ""),  # it fits
     ],
 )
-def test_a_unit_does_not_wait_for_what_would_not_help_it(text, other):
+def test_a_unit_does_not_wait_for_a_stop_after_which_it_does_not_fit_either(text, other):
     cluster = settled_cluster("m1")
     cluster.unit(RIVAL)
     if other:
@@ -69,25 +69,25 @@ def test_a_unit_does_not_wait_for_what_would_not_help_it(text, other):
     cluster.settle()
     cluster.destroy(RIVAL)
     cluster.run_leader()
-    cluster.unit(NEXT, text)
+    cluster.unit(WAITER, text)
     cluster.run_leader()
-    assert wait(cluster, NEXT) is None
+    assert wait(cluster, WAITER) is None
 
 
-def test_a_machine_that_refuses_the_unit_is_not_waited_for():
+def test_a_unit_does_not_wait_for_room_on_a_machine_that_refuses_it():
     cluster = settled_cluster("m1")
     cluster.unit(RIVAL)
     cluster.settle()
-    cluster.refusals["m1"] = {NEXT: "has its own"}
-    cluster.unit(NEXT, "Conflicts=nothing*")
+    cluster.refusals["m1"] = {WAITER: "has its own"}
+    cluster.unit(WAITER, "Conflicts=nothing*")
     cluster.settle()
     cluster.destroy(RIVAL)
-    cluster.unit(NEXT, APART)
+    cluster.unit(WAITER, APART)
     cluster.run_leader()
-    assert wait(cluster, NEXT) is None
+    assert wait(cluster, WAITER) is None
 
 
-def test_a_unit_that_is_being_stopped_and_one_that_follows_it_say_so():
+def test_a_moving_unit_and_its_follower_wait_for_their_stop():
     cluster = settled_cluster("m1", "m2", a="", b="MachineOf=a.service")
     cluster.unit(A, "MachineID=m2")
     cluster.run_leader()
@@ -101,7 +101,7 @@ def test_a_unit_that_is_being_stopped_and_one_that_follows_it_say_so():
 
 
 @pytest.mark.parametrize("target", [LOADED, INACTIVE, None])
-def test_a_operation_for_a_unit_on_a_parked_machine_waits_for_that(target):
+def test_a_new_target_on_a_parked_machine_waits_for_that_machine(target):
     cluster = settled_cluster("m1", "m2", a="")
     cluster.machine("m1", MachineMode.PARKED)
     cluster.settle()
@@ -121,7 +121,7 @@ def test_a_operation_for_a_unit_on_a_parked_machine_waits_for_that(target):
         assert A not in cluster.snapshot.decisions
 
 
-def test_a_unit_that_has_to_leave_a_machine_that_is_parked_meanwhile_says_so():
+def test_a_unit_moving_off_a_machine_that_is_then_parked_says_so():
     cluster = settled_cluster("m1", "m2", a="")
     cluster.unit(A, "MachineID=m2")
     cluster.run_leader()
@@ -132,7 +132,7 @@ def test_a_unit_that_has_to_leave_a_machine_that_is_parked_meanwhile_says_so():
     assert cluster.reason(A) == f"not machine m2 on m1; {stopped}"
 
 
-def test_a_unit_whose_machine_was_to_be_left_and_is_parked_before_that_is_done_says_both():
+def test_a_unit_on_a_leaving_machine_that_is_then_parked_says_both():
     cluster = settled_cluster("m1", a="")
     cluster.unit(A, target=LOADED)
     cluster.settle()
@@ -151,7 +151,7 @@ def test_a_unit_whose_machine_was_to_be_left_and_is_parked_before_that_is_done_s
     assert wait(cluster, A) is None
 
 
-def test_a_lost_machine_is_waited_for_in_data_until_it_is_back():
+def test_a_unit_with_a_delay_waits_for_a_lost_machine_until_it_is_back():
     cluster = settled_cluster("m1", "m2", a="FailoverDelay=5min")
     cluster.die("m1")
     cluster.settle()
