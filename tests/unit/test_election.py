@@ -1,4 +1,4 @@
-"""What a leader does when what it knows is late."""
+"""A term of the leader: machines that return late, long plans, a restored store, an unreadable store."""
 
 import asyncio
 from collections import Counter
@@ -18,39 +18,39 @@ from tests.virtual_time import run_virtually
 OTHER = "b" * 32
 
 
-async def _homes(node: Node) -> Counter[str]:
-    """How many units are decided to be on each machine."""
+async def _units_by_machine(node: Node) -> Counter[str]:
+    """The number of units assigned to each machine."""
     decisions = await node.registry.read(DECISIONS)
     return Counter(decision.machine for decision in decisions.values())
 
 
-def test_a_machine_that_is_back_before_its_units_are_moved_keeps_them() -> None:
+def test_a_machine_back_before_the_plan_is_made_keeps_its_units() -> None:
     async def scenario() -> None:
         node = Node()
         await node.start()
         there = node.registry.put(Machine(OTHER, session="s2"), OTHER)
         await node.store.transact([], [there])
-        for number in range(2 * SMALL_PLAN + 4):  # so many that the loop goes on while a plan is made
+        for number in range(2 * SMALL_PLAN + 4):  # enough for the plan to be made off the event loop
             await node.add(f"u{number}.service")
         await asyncio.sleep(2 * node.membership.ttl_s)
-        assert await _homes(node) == {MACHINE: SMALL_PLAN + 2, OTHER: SMALL_PLAN + 2}
+        assert await _units_by_machine(node) == {MACHINE: SMALL_PLAN + 2, OTHER: SMALL_PLAN + 2}
         await node.store.transact([], [Delete(there.key)])
-        await asyncio.sleep(0.5)  # its absence is known
+        await asyncio.sleep(0.5)  # its absence is recorded
         node.may_plan.clear()
-        await asyncio.sleep(3.0)  # it is taken for dead
+        await asyncio.sleep(3.0)  # it is judged dead
         await node.store.transact([], [there])
         node.may_plan.set()
         await asyncio.sleep(1.0)
-        assert await _homes(node) == {MACHINE: SMALL_PLAN + 2, OTHER: SMALL_PLAN + 2}
+        assert await _units_by_machine(node) == {MACHINE: SMALL_PLAN + 2, OTHER: SMALL_PLAN + 2}
         await node.store.transact([], [Delete(there.key)])
         await asyncio.sleep(3 * node.membership.ttl_s)
-        assert await _homes(node) == {MACHINE: 2 * SMALL_PLAN + 4}  # and when it is gone for good, it does not
+        assert await _units_by_machine(node) == {MACHINE: 2 * SMALL_PLAN + 4}  # it stayed away
         await node.stop()
 
     run_virtually(scenario())
 
 
-def test_a_machine_that_is_back_while_the_plan_for_its_units_is_on_its_way_keeps_them() -> None:
+def test_a_machine_back_before_the_plan_is_written_keeps_its_units() -> None:
     async def scenario() -> None:
         node = Node()
         await node.start()
@@ -59,18 +59,18 @@ def test_a_machine_that_is_back_while_the_plan_for_its_units_is_on_its_way_keeps
         for number in range(4):
             await node.add(f"u{number}.service")
         await asyncio.sleep(2 * node.membership.ttl_s)
-        assert await _homes(node) == {MACHINE: 2, OTHER: 2}
+        assert await _units_by_machine(node) == {MACHINE: 2, OTHER: 2}
         node.store.overtaking = there
         await node.store.transact([], [Delete(there.key)])
         await asyncio.sleep(3 * node.membership.ttl_s)
         assert node.store.overtaking is None
-        assert await _homes(node) == {MACHINE: 2, OTHER: 2}
+        assert await _units_by_machine(node) == {MACHINE: 2, OTHER: 2}
         await node.stop()
 
     run_virtually(scenario())
 
 
-def test_a_plan_that_takes_longer_than_two_beats_is_no_reason_to_read_everything_again() -> None:
+def test_a_plan_longer_than_two_heartbeats_does_not_cause_a_full_read() -> None:
     async def scenario() -> None:
         node = Node()
         await node.start()
@@ -78,35 +78,35 @@ def test_a_plan_that_takes_longer_than_two_beats_is_no_reason_to_read_everything
         node.may_plan.clear()
         units = [Unit(f"u{number}.service", "", TargetState.LAUNCHED) for number in range(SMALL_PLAN + 2)]
         await node.store.transact([], [node.registry.put(unit, unit.name) for unit in units])
-        for number in range(10):  # what is written meanwhile is heard of, but not looked at
+        for number in range(10):  # written while the plan is made
             await node.add(f"late{number}.service")
             await asyncio.sleep(node.election.leader_ttl_s / 3)
-        assert not await _homes(node)
+        assert not await _units_by_machine(node)
         node.may_plan.set()
         await asyncio.sleep(0.5)
-        assert await _homes(node) == {MACHINE: SMALL_PLAN + 12}
+        assert await _units_by_machine(node) == {MACHINE: SMALL_PLAN + 12}
         assert node.store.full_reads == reads
         await node.stop()
 
     run_virtually(scenario())
 
 
-def test_a_leader_whose_last_write_was_lost_in_a_restore_hears_of_it_by_its_next_beat() -> None:
+def test_a_leader_learns_by_heartbeat_that_a_restore_lost_its_last_write() -> None:
     async def scenario() -> None:
         node = Node()
         await node.start()
         node.store.is_about_to_be_restored = True
         await node.add("web.service")
         assert not node.store.is_about_to_be_restored
-        assert not await _homes(node)
+        assert not await _units_by_machine(node)
         await asyncio.sleep(2 * node.election.leader_ttl_s)
-        assert await _homes(node) == {MACHINE: 1}
+        assert await _units_by_machine(node) == {MACHINE: 1}
         await node.stop()
 
     run_virtually(scenario())
 
 
-def test_the_leader_writes_down_how_much_the_cluster_holds_when_that_changes_and_not_else() -> None:
+def test_the_leader_writes_the_usage_only_when_it_changes() -> None:
     async def scenario() -> None:
         node = Node()
         await node.start()
@@ -127,7 +127,7 @@ def test_the_leader_writes_down_how_much_the_cluster_holds_when_that_changes_and
     run_virtually(scenario())
 
 
-def test_a_leader_that_cannot_read_the_cluster_says_so_once_and_that_it_can_again(
+def test_a_leader_that_cannot_read_the_cluster_logs_it_once_and_its_recovery(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def scenario() -> None:
@@ -146,7 +146,7 @@ def test_a_leader_that_cannot_read_the_cluster_says_so_once_and_that_it_can_agai
         node.election.term.show_metrics()
         assert exported()[("fleet_engine_blind", ())] == 0
         await node.add("web.service")
-        assert (await _homes(node))[MACHINE] == 1
+        assert (await _units_by_machine(node))[MACHINE] == 1
         await node.stop()
 
     run_virtually(scenario())
@@ -157,7 +157,7 @@ def test_a_leader_that_cannot_read_the_cluster_says_so_once_and_that_it_can_agai
     ]
 
 
-def test_a_plan_that_is_being_made_ends_with_the_term() -> None:
+def test_a_plan_that_is_being_made_is_abandoned_when_the_term_ends() -> None:
     async def scenario() -> None:
         node = Node()
         node.may_plan.clear()

@@ -1,4 +1,4 @@
-"""A leader keeps every record there is: what they say alike, it holds once, whatever comes first."""
+"""The snapshot holds equal texts and names of records once in memory, in whatever order they are read."""
 
 from collections.abc import AsyncIterator
 from itertools import permutations
@@ -20,7 +20,7 @@ UP = TargetState.LAUNCHED
 
 
 def records(unit: str) -> dict[str, Record]:
-    """All that the store holds of one unit that runs, by key."""
+    """All records of one running unit, by key."""
     return {
         f"/fleet/decisions/{unit}": Decision(unit, 3, MACHINE),
         f"/fleet/placements/{MACHINE}/{unit}": Placement(MACHINE, unit, TEXT, UP, 3),
@@ -37,22 +37,22 @@ async def registry() -> AsyncIterator[Registry]:
 
 
 def read(snapshot: Snapshot, registry: Registry, key: str, record: Record) -> None:
-    """Into the view, as it comes from the store: nothing is shared with what came before."""
+    """Apply a record as decoded from the store, which shares no object with earlier ones."""
     change = registry.change("".join(key), KeyValue(key, bytes(encode(record)), 3, 3), 3)
     assert change is not None
     apply_record(snapshot, change.key.kind, change.key.names, change.record)
 
 
 @pytest.mark.parametrize("order", list(permutations(range(4))))
-async def test_what_records_say_alike_is_held_once(registry: Registry, order: tuple[int, ...]) -> None:
+async def test_equal_texts_and_ids_of_records_are_held_once(registry: Registry, order: tuple[int, ...]) -> None:
     snapshot = Snapshot()
     for unit in ("a.service", "b.service"):
         known = list(records(unit).items())
         for each in order:
             read(snapshot, registry, *known[each])
-    orders = {unit: snapshot.placements[unit][MACHINE] for unit in ("a.service", "b.service")}
+    placements = {unit: snapshot.placements[unit][MACHINE] for unit in ("a.service", "b.service")}
     states = [state for machines in snapshot.states.values() for state in machines.values()]
-    named = [placement.machine for placement in orders.values()] + [
+    named = [placement.machine for placement in placements.values()] + [
         decision.machine for decision in snapshot.decisions.values()
     ]
     named += [
@@ -61,11 +61,11 @@ async def test_what_records_say_alike_is_held_once(registry: Registry, order: tu
     assert named == [MACHINE] * 8
     assert len(set(map(id, named))) == 1
     assert len({id(state.active) for state in states}) == 1
-    for unit, placement in orders.items():
+    for unit, placement in placements.items():
         assert snapshot.units[unit].text is placement.text
 
 
-async def test_texts_that_differ_stay_as_they_are(registry: Registry) -> None:
+async def test_texts_that_differ_are_both_kept(registry: Registry) -> None:
     snapshot = Snapshot()
     for key, record in records("a.service").items():
         read(snapshot, registry, key, record)

@@ -1,4 +1,4 @@
-"""Which units a change affects. That these are enough is shown by test_leader_properties.py."""
+"""Which units a change affects. test_leader_properties.py checks that planning these is enough."""
 
 import pytest
 
@@ -13,13 +13,13 @@ REJECTED = (RejectionCount(Rejection(RejectionKind.METADATA, "disk=ssd"), 2),)
 
 
 def affected_by(cluster, act):
-    """The units that the records written by `act` affect, in order, as UNIT or MACHINE/UNIT."""
+    """The units affected by the records that `act` writes, sorted, as UNIT or MACHINE/UNIT."""
     cluster.changed = Affected()
     act()
     return sorted([*cluster.changed.units, *(f"{machine}/{name}" for name, machine in cluster.changed.on_machines)])
 
 
-def order(cluster, name, machine, **fields):
+def put(cluster, name, machine, **fields):
     unit = cluster.snapshot.units[name]
     values = {"text": unit.text, "target": unit.target, "generation": unit.generation} | fields
     cluster.write(PLACEMENTS, (machine, name), Placement(machine, name, **values))
@@ -40,33 +40,37 @@ def test_a_unit_affects_itself_and_its_peers_before_and_after():
 
 def test_a_placement_affects_its_unit_and_its_peers():
     cluster = placed_cluster(a=("MachineOf=b.service", "m1"), b=("", ""), c=("", "m1"))
-    assert affected_by(cluster, lambda: order(cluster, "b.service", "m1")) == ["a.service", "b.service"]
+    assert affected_by(cluster, lambda: put(cluster, "b.service", "m1")) == ["a.service", "b.service"]
 
 
 def test_a_placement_affects_all_on_a_machine_with_patterns():
     cluster = placed_cluster(a=("Conflicts=x*", "m1"), b=("", "m1"), c=("", "m2"), d=("", ""), e=("Conflicts=y*", ""))
-    assert affected_by(cluster, lambda: order(cluster, "d.service", "m1")) == ["a.service", "b.service", "d.service"]
-    assert affected_by(cluster, lambda: order(cluster, "e.service", "m2")) == ["c.service", "e.service"]
+    assert affected_by(cluster, lambda: put(cluster, "d.service", "m1")) == [
+        "a.service",
+        "b.service",
+        "d.service",
+    ]
+    assert affected_by(cluster, lambda: put(cluster, "e.service", "m2")) == ["c.service", "e.service"]
 
 
 def test_a_placement_affects_superseded_allocations_on_its_machine():
     cluster = placed_cluster(a=("Conflicts=b*", ""), b=("", ""))
-    order(cluster, "a.service", "m1", superseded=True)
-    assert affected_by(cluster, lambda: order(cluster, "b.service", "m1")) == ["a.service", "b.service"]
-    assert affected_by(cluster, lambda: order(cluster, "b.service", "m2")) == ["b.service"]
+    put(cluster, "a.service", "m1", superseded=True)
+    assert affected_by(cluster, lambda: put(cluster, "b.service", "m1")) == ["a.service", "b.service"]
+    assert affected_by(cluster, lambda: put(cluster, "b.service", "m2")) == ["b.service"]
 
 
-def test_room_affects_unplaced_and_global_units_and_those_that_could_be_replaced():
+def test_a_freed_place_affects_unplaced_global_and_replaceable_units():
     cluster = placed_cluster(
         a=("", "m1"),
         unplaced=("", ""),
         everywhere=("Global=true", ""),
-        pusher=("Replaces=pushed*", "m2"),
-        pushed=("", "m2"),
+        replacer=("Replaces=replaced*", "m2"),
+        replaced=("", "m2"),
         other=("", "m1"),
     )
-    expected = ["a.service", "m1/everywhere.service", "pushed.service", "pusher.service", "unplaced.service"]
-    assert affected_by(cluster, lambda: order(cluster, "a.service", "m1", target=INACTIVE)) == expected
+    expected = ["a.service", "m1/everywhere.service", "replaced.service", "replacer.service", "unplaced.service"]
+    assert affected_by(cluster, lambda: put(cluster, "a.service", "m1", target=INACTIVE)) == expected
     assert affected_by(cluster, lambda: cluster.write(PLACEMENTS, ("m1", "a.service"), None)) == expected
 
 
@@ -76,7 +80,7 @@ def test_a_new_placement_affects_the_rejected_units_that_it_conflicts_with():
     )
     for name in ("a.service", "b.service", "c.service", "gone.service"):
         cluster.write(DECISIONS, (name,), Decision(name, 1, rejections=REJECTED))
-    assert affected_by(cluster, lambda: order(cluster, "new.service", "m1")) == [
+    assert affected_by(cluster, lambda: put(cluster, "new.service", "m1")) == [
         "b.service",
         "c.service",
         "new.service",
@@ -87,7 +91,10 @@ def test_a_global_unit_is_affected_on_one_machine_by_what_happens_there():
     cluster = placed_cluster(everywhere=("Global=true", "m1"), follower=("MachineOf=everywhere.service", "m1"))
     everywhere = "everywhere.service"
     assert affected_by(cluster, lambda: cluster.state(everywhere, "m1", "failed")) == [f"m1/{everywhere}"]
-    assert affected_by(cluster, lambda: order(cluster, everywhere, "m2")) == ["follower.service", f"m2/{everywhere}"]
+    assert affected_by(cluster, lambda: put(cluster, everywhere, "m2")) == [
+        "follower.service",
+        f"m2/{everywhere}",
+    ]
     assert affected_by(cluster, lambda: cluster.unit(everywhere, "Global=true")) == [everywhere, "follower.service"]
     assert affected_by(cluster, lambda: cluster.write(DECISIONS, (everywhere,), None)) == [everywhere]
 
@@ -99,7 +106,7 @@ def test_a_unit_affected_everywhere_is_not_restricted_to_some_machines():
     assert len(affected) == 4
 
 
-def test_a_state_affects_its_unit_if_it_differs_in_what_the_leader_decides_by():
+def test_a_state_affects_its_unit_only_if_a_relevant_field_differs():
     cluster = placed_cluster(a=("", "m1"))
     assert affected_by(cluster, lambda: cluster.state("a.service", "m1", "active", hash="x")) == []
     assert affected_by(cluster, lambda: cluster.state("a.service", "m1", "failed")) == ["a.service"]
@@ -108,7 +115,7 @@ def test_a_state_affects_its_unit_if_it_differs_in_what_the_leader_decides_by():
 
 def test_every_state_affects_a_unit_with_a_superseded_allocation():
     cluster = placed_cluster(a=("", "m1"))
-    order(cluster, "a.service", "m2", superseded=True)
+    put(cluster, "a.service", "m2", superseded=True)
     assert affected_by(cluster, lambda: cluster.state("a.service", "m1", "active", hash="x")) == ["a.service"]
 
 
@@ -136,7 +143,7 @@ def _move(cluster):
 @pytest.mark.parametrize(
     ("act", "matters"), [row[1:] for row in MACHINE_CHANGES], ids=[row[0] for row in MACHINE_CHANGES]
 )
-def test_a_machine_affects_what_is_there_and_what_might_come(act, matters):
+def test_a_machine_affects_its_units_and_those_that_may_move_to_it(act, matters):
     cluster = placed_cluster(
         a=("", "m1"), b=("", "m2"), nowhere=("", ""), everywhere=("Global=true", ""), left=("", "m2")
     )
@@ -145,7 +152,7 @@ def test_a_machine_affects_what_is_there_and_what_might_come(act, matters):
     assert affected_by(cluster, lambda: act(cluster)) == (expected if matters else [])
 
 
-def test_being_away_affects_what_is_on_the_machine():
+def test_being_away_affects_the_units_on_the_machine():
     cluster = placed_cluster(a=("", "m1"), b=("", "m2"))
     assert affected_by(cluster, lambda: cluster.set_away({"m1"})) == ["a.service"]
     assert affected_by(cluster, lambda: cluster.set_away({"m1"})) == []

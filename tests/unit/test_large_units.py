@@ -1,4 +1,4 @@
-"""Unit files of the largest size, by the hundred: who takes them in lets everything else on the loop have its turn."""
+"""A hundred unit files of the largest size: reading them does not block the event loop."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -17,7 +17,7 @@ TEXT = "[Service]\n" + f"Environment=X={'x' * 1000}\n" * 200
 
 
 class Turns:
-    """How often the loop has come round."""
+    """Counts the iterations of the event loop."""
 
     count = 0
 
@@ -37,7 +37,7 @@ async def counted() -> AsyncIterator[Turns]:
         task.cancel()
 
 
-def test_a_listing_is_decoded_in_slices() -> None:
+def test_a_listing_yields_to_the_event_loop_while_it_is_decoded() -> None:
     async def body() -> None:
         store = EmbeddedStore(":memory:", offload=offload_inline, cluster_id="test")
         registry = Registry(store)
@@ -55,7 +55,7 @@ def test_a_listing_is_decoded_in_slices() -> None:
     run_virtually(body())
 
 
-def test_a_leader_takes_them_in_one_by_one_and_small_records_by_the_hundred() -> None:
+def test_in_slices_yields_after_each_large_record_and_after_many_small_ones() -> None:
     async def body(size: int) -> int:
         items = [KeyValue(f"/fleet/units/u{number}.service", b"x" * size, 1, 1) for number in range(MANY)]
         events = [Event(item.key, item, 1) for item in items]

@@ -1,4 +1,4 @@
-"""A leader with nothing to do: what it asks of the store has nothing to do with how many units there are."""
+"""A leader at rest: its requests to the store do not depend on the number of units."""
 
 import asyncio
 
@@ -12,16 +12,16 @@ from tests.unit.leading_node import MACHINE, TTL_S, Node
 from tests.virtual_time import run_virtually
 
 REST_S = 600.0
-BEATS = REST_S / (TTL_S / 3) + REST_S / (TTL_S / 6)  # the machine's, and the leader's, whose lease is half as long
+BEATS = REST_S / (TTL_S / 3) + REST_S / (TTL_S / 6)  # the machine's, and the leader's, whose TTL is half as long
 
 
 def requests() -> float:
-    """How often the store has been asked anything, so far."""
+    """The number of requests to the store so far."""
     return sum(value for (name, _), value in exported().items() if name == "fleet_store_request_duration_seconds_count")
 
 
 async def requests_at_rest(units: int) -> float:
-    """What ten minutes take in which nothing changes, with so many units that run."""
+    """The number of requests in ten minutes without a change, with this many running units."""
     node = Node()
     await node.start()
     for name in [f"u{number}.service" for number in range(units)]:
@@ -34,14 +34,14 @@ async def requests_at_rest(units: int) -> float:
     assert len(await node.registry.placements()) == units
     revision, before = await node.store.revision(), requests()
     await asyncio.sleep(REST_S)
-    asked = requests() - before
+    made = requests() - before
     assert await node.store.revision() == revision
     await node.stop()
-    return asked
+    return made
 
 
 @pytest.mark.covers("P.3", "R.8")
-def test_at_rest_the_store_is_asked_for_beats_alone_however_many_units_there_are() -> None:
+def test_at_rest_only_heartbeats_reach_the_store_whatever_the_number_of_units() -> None:
     few = run_virtually(requests_at_rest(3))
     many = run_virtually(requests_at_rest(300))
     assert abs(few - many) <= 2

@@ -1,4 +1,4 @@
-"""A machine's room finds those who mind one another by short ways: it must find the same as by asking each pair."""
+"""The indexes of an occupancy find the same conflicts as comparing each pair of units."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,27 +27,27 @@ PATTERNS = st.sampled_from(
     ]
 )
 REQUIREMENTS = st.builds(Requirements, conflicts=st.lists(PATTERNS, max_size=3, unique=True).map(Globs))
-STEPS = st.lists(st.tuples(NAMES, st.none() | REQUIREMENTS), max_size=12)  # None: it goes
+STEPS = st.lists(st.tuples(NAMES, st.none() | REQUIREMENTS), max_size=12)  # None: removed
 
 
 def conflict(name: str, mine: Requirements, other: str, theirs: Requirements) -> bool:
-    """By the rule alone (reference 2.6)."""
+    """True if Conflicts= of either unit matches the other."""
     by_mine = any(matches_glob(pattern, other) for pattern in mine.conflicts)
     return name != other and (by_mine or any(matches_glob(pattern, name) for pattern in theirs.conflicts))
 
 
 @given(STEPS, NAMES, REQUIREMENTS)
-def test_whoever_conflicts_is_found_whatever_came_and_went(
+def test_conflicting_units_are_found_after_any_additions_and_removals(
     steps: list[tuple[str, Requirements | None]], name: str, mine: Requirements
 ) -> None:
     occupancy, here = Occupancy(), dict[str, Requirements]()
-    for unit, operations in steps:
+    for unit, requirements in steps:
         occupancy.discard(unit)
         here.pop(unit, None)
-        if operations is not None:
-            occupancy.add(unit, operations, staying=True)
-            here[unit] = operations
-        occupancy.may_conflict(name, mine)  # what it remembers of this must not outlive the next step
+        if requirements is not None:
+            occupancy.add(unit, requirements, staying=True)
+            here[unit] = requirements
+        occupancy.may_conflict(name, mine)  # fills the cache, which the next step must invalidate
     expected = {other for other, theirs in here.items() if conflict(name, mine, other, theirs)}
     for each in (occupancy, occupancy.copy()):
         assert set(each.conflicting(name, mine)) == expected
@@ -55,5 +55,5 @@ def test_whoever_conflicts_is_found_whatever_came_and_went(
 
 
 @given(PATTERNS, NAMES)
-def test_what_a_pattern_matches_begins_with_its_literal_prefix(pattern: str, name: str) -> None:
+def test_every_name_that_a_pattern_matches_starts_with_its_literal_prefix(pattern: str, name: str) -> None:
     assert name.startswith(literal_prefix(pattern)) or not matches_glob(pattern, name)

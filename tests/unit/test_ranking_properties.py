@@ -1,4 +1,4 @@
-"""Whatever machines hold and units ask for: the machine that is found quickly is the one that a slow search finds."""
+"""Properties of ranking and rejections: the same results as the slow implementation, on random clusters."""
 
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
@@ -12,7 +12,7 @@ from tests.examples import examples
 from tests.unit import slow_ranking
 from tests.unit.cluster_builder import Cluster, write_placement
 
-MACHINES = [f"{index:02}abcdef-{index:02}" for index in range(12)] + ["00abcdef-99"]  # one short id stands for two
+MACHINES = [f"{index:02}abcdef-{index:02}" for index in range(12)] + ["00abcdef-99"]  # two share a short id
 UNITS = ["a.service", "b.service", "c.service", *(f"w@{n}.service" for n in range(6)), "x@1.service", "g.service"]
 TEXTS = (
     "",
@@ -38,23 +38,23 @@ TEXTS = (
 names = st.sampled_from(UNITS)
 machines = st.sampled_from(MACHINES)
 modes = st.sampled_from((MachineMode.READY,) * 6 + (MachineMode.PARKED, MachineMode.LEAVING))
-described = st.fixed_dictionaries({"role": st.sampled_from("xyz"), "zone": st.sampled_from("12")})
-operations = st.sampled_from(TEXTS)
+metadata = st.fixed_dictionaries({"role": st.sampled_from("xyz"), "zone": st.sampled_from("12")})
+texts = st.sampled_from(TEXTS)
 residents = st.tuples(
-    names, machines, operations, st.sampled_from(("assigned", "assigned", "assigned", "withdrawn", "superseded"))
+    names, machines, texts, st.sampled_from(("assigned", "assigned", "assigned", "withdrawn", "superseded"))
 )
 
 
 @st.composite
 def clusters(draw):
-    """Machines that hold this and that, as the leader sees them; not always as it would have placed it."""
+    """Machines with placements, which need not be those that the leader would make."""
     cluster = Cluster()
-    for machine, (mode, metadata) in draw(st.dictionaries(machines, st.tuples(modes, described), max_size=13)).items():
-        cluster.machine(machine, mode, **metadata)
+    for machine, (mode, fields) in draw(st.dictionaries(machines, st.tuples(modes, metadata), max_size=13)).items():
+        cluster.machine(machine, mode, **fields)
     for name in UNITS:
-        cluster.unit(name, draw(operations))
-    for name, machine, text, word in draw(st.lists(residents, max_size=25)):
-        write_placement(cluster, name, machine, text, word)
+        cluster.unit(name, draw(texts))
+    for name, machine, text, state in draw(st.lists(residents, max_size=25)):
+        write_placement(cluster, name, machine, text, state)
     for name, machine in draw(st.lists(st.tuples(names, machines), max_size=4)):
         cluster.state(name, machine, draw(st.sampled_from(("active", "failed"))))
     return cluster
@@ -66,10 +66,10 @@ groups = st.lists(st.lists(names, min_size=1, max_size=3, unique=True), min_size
 
 @settings(max_examples=examples(400))
 @given(clusters(), moves, groups)
-def test_the_machine_found_quickly_is_the_one_that_a_slow_search_finds(cluster, moves, groups):
+def test_ranking_chooses_the_same_machine_as_the_slow_implementation(cluster, moves, groups):
     proposal = Proposal(cluster.snapshot)
-    for name, machine, word in moves:
-        move(proposal, name, machine, word)
+    for name, machine, action in moves:
+        move(proposal, name, machine, action)
     ranking = Ranking(proposal)
     for group in groups:
         found = ranking.choose(group)
@@ -85,19 +85,19 @@ def test_the_machine_found_quickly_is_the_one_that_a_slow_search_finds(cluster, 
 
 @settings(max_examples=examples(200))
 @given(clusters(), moves, names, st.lists(machines, unique=True, max_size=4))
-def test_refusals_counted_by_sets_are_those_of_machines_asked_one_by_one(cluster, moves, name, here):
+def test_rejections_are_counted_as_by_the_slow_implementation(cluster, moves, name, here):
     proposal = Proposal(cluster.snapshot)
-    for move_name, machine, word in moves:
-        move(proposal, move_name, machine, word)
+    for moved, machine, action in moves:
+        move(proposal, moved, machine, action)
     counted = count_rejections(proposal, name, here)
     assert [(render_rejection(each.rejection), each.machines) for each in counted] == slow_ranking.count_rejections(
         proposal, name, here
     )
 
 
-def move(proposal, name, machine, word):
+def move(proposal, name, machine, action):
     requirements = proposal.snapshot.requirements(name)
-    match word:
+    match action:
         case "place":
             proposal.occupy(name, machine, requirements)
         case "withdraw":

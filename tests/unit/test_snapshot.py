@@ -40,7 +40,7 @@ def test_a_unit_is_wanted_unless_it_is_inactive_or_a_template(name, target, want
     assert not cluster.snapshot.is_wanted("unknown.service")
 
 
-def test_a_machine_is_dead_that_is_neither_registered_nor_away():
+def test_a_machine_that_is_neither_registered_nor_away_is_dead():
     cluster = placed_cluster(a=("", "m1"))
     cluster.expire_lease("m1")
     assert not cluster.snapshot.is_dead("m1")
@@ -57,7 +57,7 @@ def test_a_machine_is_absent_only_as_long_as_it_has_placements():
     assert cluster.snapshot.absent() == []
 
 
-def test_invalid_unit_names_and_unknown_kinds_are_passed_over():
+def test_invalid_unit_names_and_other_kinds_are_ignored():
     snapshot = Snapshot()
     for kind, names in (
         (UNITS, ("nonsense",)),
@@ -70,7 +70,7 @@ def test_invalid_unit_names_and_unknown_kinds_are_passed_over():
     assert snapshot.known_units() == []
 
 
-def test_what_is_listed_by_machine_is_in_order_of_machines():
+def test_records_by_machine_are_in_order_of_machine_ids():
     snapshot = Snapshot()
     for machine in ("m3", "m1", "m2"):
         snapshot.set_machine(machine, Machine(machine))
@@ -81,7 +81,7 @@ def test_what_is_listed_by_machine_is_in_order_of_machines():
     assert snapshot.assigned_machine("a.service") == "m1"
 
 
-def test_a_deleted_record_leaves_nothing_behind():
+def test_deleting_all_records_leaves_the_snapshot_empty():
     snapshot = Snapshot()
     records = {
         (MACHINES, ("m1",)): Machine("m1", "s"),
@@ -107,7 +107,7 @@ def test_a_deleted_record_leaves_nothing_behind():
     assert not snapshot.occupancy("m1").has_patterns()
 
 
-def test_unplaced_units_are_planned_with_the_unplaced_units_that_machine_of_joins_to_them():
+def test_with_colocated_adds_unplaced_peers_and_followers():
     cluster = placed_cluster(
         a=("", ""), b=("MachineOf=a.service", ""), c=("MachineOf=b.service", ""), d=("MachineOf=c.service", "m1")
     )
@@ -120,7 +120,7 @@ EFFECTIVE = [
     ("ready", Machine("m", metadata={"a": "1", "b": "2"}), EffectiveMachine({"a": "1", "b": "2"})),
     ("leaving", Machine("m", mode=MachineMode.LEAVING), EffectiveMachine({}, LEAVING, LEAVING)),
     (
-        "switched off",
+        "shutting down",
         Machine("m", mode=MachineMode.LEAVING, shuts_down=True),
         EffectiveMachine({}, LEAVING, LEAVING, may_return=True),
     ),
@@ -129,11 +129,11 @@ EFFECTIVE = [
 
 
 @pytest.mark.parametrize(("machine", "expected"), [row[1:] for row in EFFECTIVE], ids=[row[0] for row in EFFECTIVE])
-def test_a_machine_is_seen_by_its_mode_and_its_metadata(machine, expected):
+def test_the_effective_machine_follows_mode_and_metadata(machine, expected):
     assert effective_machine(machine, None) == expected
     assert expected.accepts_work is (machine.mode is MachineMode.READY)
 
 
-def test_settings_are_laid_over_the_metadata_of_a_machine():
+def test_settings_override_the_metadata_of_a_machine():
     machine = Machine("m", metadata={"a": "1", "b": "2"})
     assert effective_machine(machine, MachineSettings({"a": "3", "b": ""})).metadata == {"a": "3"}

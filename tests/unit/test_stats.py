@@ -1,4 +1,4 @@
-"""A cluster, and what a plan does to it, in numbers."""
+"""The statistics of a cluster and of a plan."""
 
 import pytest
 
@@ -9,8 +9,8 @@ from tests.unit.cluster_builder import INACTIVE, LAUNCHED, LOADED, Cluster
 GLOBAL = "Global=true"
 
 
-def outcome(cluster: Cluster) -> PlanStats:
-    """What the leader does next, in numbers; then it is done."""
+def plan_and_count(cluster: Cluster) -> PlanStats:
+    """The statistics of the next plan, which is then written."""
     snapshot = cluster.snapshot
     plan = cluster.plan()
     counted = count_plan(snapshot, plan.units)
@@ -26,7 +26,7 @@ def cluster() -> Cluster:
     return made
 
 
-def test_units_are_counted_by_what_is_wanted_and_what_they_have_come_to(cluster: Cluster) -> None:
+def test_units_are_counted_by_target_and_current_state(cluster: Cluster) -> None:
     for name in ("a.service", "b.service"):
         cluster.unit(name)
     cluster.settle()
@@ -39,7 +39,7 @@ def test_units_are_counted_by_what_is_wanted_and_what_they_have_come_to(cluster:
     }
 
 
-def test_a_unit_on_several_machines_has_come_as_far_as_its_last_allocation(cluster: Cluster) -> None:
+def test_a_global_unit_counts_by_its_least_advanced_allocation(cluster: Cluster) -> None:
     cluster.unit("log.service", GLOBAL)
     cluster.run_leader()
     cluster.state("log.service", "m1", "active", target=LAUNCHED)
@@ -50,7 +50,7 @@ def test_a_unit_on_several_machines_has_come_as_far_as_its_last_allocation(clust
     assert count_cluster(cluster.snapshot).units == {("launched", "launched"): 1}
 
 
-def test_allocations_are_counted_by_what_systemd_says_and_machines_by_their_mode(cluster: Cluster) -> None:
+def test_allocations_are_counted_by_active_state_and_machines_by_mode(cluster: Cluster) -> None:
     cluster.machine("m3", MachineMode.PARKED)
     cluster.unit("a.service")
     cluster.unit("b.service")
@@ -62,51 +62,51 @@ def test_allocations_are_counted_by_what_systemd_says_and_machines_by_their_mode
 
 
 @pytest.mark.covers("10.5.5")
-def test_what_is_placed_is_counted_once_and_a_new_operation_is_no_new_place(cluster: Cluster) -> None:
+def test_a_placement_is_counted_once_and_not_again_for_a_new_target(cluster: Cluster) -> None:
     cluster.unit("a.service")
     cluster.unit("log.service", GLOBAL)
-    assert outcome(cluster) == PlanStats(placed=3)
+    assert plan_and_count(cluster) == PlanStats(placed=3)
     cluster.settle()
     cluster.unit("a.service", target=LOADED)
-    assert outcome(cluster) == PlanStats()
+    assert plan_and_count(cluster) == PlanStats()
 
 
-def test_what_people_take_back_is_no_failure(cluster: Cluster) -> None:
+def test_units_stopped_by_operators_are_not_counted_as_unfit(cluster: Cluster) -> None:
     cluster.unit("a.service")
     cluster.unit("b.service")
     cluster.settle()
     cluster.destroy("a.service")
     cluster.unit("b.service", target=INACTIVE)
-    assert outcome(cluster) == PlanStats(taken_back=2)
+    assert plan_and_count(cluster) == PlanStats(taken_back=2)
     cluster.settle()
-    assert outcome(cluster) == PlanStats(), "the order is only deleted"
+    assert plan_and_count(cluster) == PlanStats(), "deleting the withdrawn placements is not counted"
 
 
 @pytest.mark.covers("7.6")
-def test_a_machine_that_dies_gives_its_units_to_others(cluster: Cluster) -> None:
+def test_a_failover_counts_as_taken_back_and_placed(cluster: Cluster) -> None:
     cluster.unit("a.service")
     cluster.settle()
     cluster.die(cluster.assigned()["a.service"])
-    assert outcome(cluster) == PlanStats(placed=1, taken_back=1, machine_away=1)
+    assert plan_and_count(cluster) == PlanStats(placed=1, taken_back=1, machine_away=1)
 
 
-def test_a_unit_that_may_not_stay_is_counted_as_unfit(cluster: Cluster) -> None:
+def test_an_evicted_unit_counts_as_unfit(cluster: Cluster) -> None:
     cluster.unit("a.service")
     cluster.settle()
     other = {"m1": "m2", "m2": "m1"}[cluster.assigned()["a.service"]]
     cluster.unit("a.service", f"MachineID={other}")
-    assert outcome(cluster) == PlanStats(taken_back=1, unfit=1)
+    assert plan_and_count(cluster) == PlanStats(taken_back=1, unfit=1)
 
 
-def test_a_unit_that_fits_nowhere_is_counted_when_that_is_decided(cluster: Cluster) -> None:
+def test_an_unplaced_unit_is_counted_when_it_is_decided(cluster: Cluster) -> None:
     cluster.unit("a.service", "MachineID=elsewhere")
     cluster.unit("log.service", GLOBAL + "\nMachineMetadata=no=where")
-    assert outcome(cluster) == PlanStats(unplaced=2)
-    assert outcome(cluster) == PlanStats()
+    assert plan_and_count(cluster) == PlanStats(unplaced=2)
+    assert plan_and_count(cluster) == PlanStats()
 
 
-def test_without_machines_every_wanted_unit_is_unplaced() -> None:
+def test_without_machines_every_wanted_unit_counts_as_unplaced() -> None:
     cluster = Cluster()
     cluster.unit("a.service")
     cluster.unit("b.service", target=INACTIVE)
-    assert outcome(cluster) == PlanStats(unplaced=1)
+    assert plan_and_count(cluster) == PlanStats(unplaced=1)
