@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from fleetctl.screen import crop, fit_columns, shorten, width
 
 from fleetctl.remote import local_machine_id
+from fleetctl.terminal import crop, fit_columns, shorten, width
 from fleetd.model.machine import Machine
 from fleetd.model.reason import WaitingForRoom
 from tests.fleetctl.conftest import HELLO, Fleetctl
