@@ -9,13 +9,11 @@ import secrets
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import TypeVar
 
-import msgspec
-
 from fleetd.aio import Backoff
 from fleetd.store import etcd_wire as wire
-from fleetd.store.etcd_gateway import ANSWER_BYTES, AnswerTooLarge, Gateway, Stream
+from fleetd.store.etcd_gateway import AnswerTooLarge, Gateway, Stream
 from fleetd.store.etcd_tls import EtcdTls
-from fleetd.store.etcd_wire import EndpointFailed, Refused, asks_for_token, parse_line
+from fleetd.store.etcd_wire import Refused, parse_line
 from fleetd.store.limits import check_keys, check_transaction
 from fleetd.store.protocol import (
     Changes,
@@ -44,9 +42,6 @@ MANY_BYTES = 192 * 1024 * 1024  # the largest answer to get_many: MAX_OPERATIONS
 ATTEMPTS = 3  # at a range whose revision is compacted while it is read
 
 _NO_LEASE = "the lease does not exist in etcd: it has expired or was revoked"
-_LEASE_NOT_FOUND = "requested lease not found"
-_COMPACTED = "required revision has been compacted"
-_FUTURE_REVISION = "required revision is a future revision"
 
 
 class EtcdStore:
@@ -72,6 +67,7 @@ class EtcdStore:
         self._gateway = Gateway(
             endpoints, request_timeout_s=request_timeout_s, username=username, password=password, tls=tls
         )
+        self._call = self._gateway.call
         self._tls = tls
         self._identity_key = identity_key
         self._new_identity = new_identity
@@ -122,18 +118,16 @@ class EtcdStore:
         while True:
             request = pages.request(revision, limit - len(items) if limit else 0)
             try:
-                answer = await self._gateway.call(
-                    "/v3/kv/range", request, wire.parse_range, repeat=True, most_bytes=wire.PAGE_BYTES
-                )
-            except (AnswerTooLarge, Unavailable) as error:
-                is_down = isinstance(error, Unavailable) and not has_answered
+                answer = await self._call("/v3/kv/range", request, wire.parse_range, most_bytes=wire.PAGE_BYTES)
+            except Refused as refusal:
+                if revision and refusal.says(wire.COMPACTED, wire.FUTURE_REVISION):
+                    return None
+                raise
+            except Unavailable as error:
+                is_down = not has_answered and not isinstance(error, AnswerTooLarge)
                 if is_down or not pages.shrink():
                     raise Unavailable(f"{prefix} cannot be read: {error}") from error
                 continue
-            except Refused as refusal:
-                if revision and any(words in str(refusal) for words in (_COMPACTED, _FUTURE_REVISION)):
-                    return None
-                raise _refused(refusal) from refusal
             has_answered = True
             revision = revision or answer.header.revision
             items += map(wire.parse_key_value, answer.kvs)
@@ -148,7 +142,12 @@ class EtcdStore:
     async def transact(self, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> int:
         check_transaction(comparisons, operations)
         request = wire.render_transaction(comparisons, operations)
-        answer = await self._call("/v3/kv/txn", request, wire.parse_txn, repeat=False)
+        try:
+            answer = await self._call("/v3/kv/txn", request, wire.parse_txn, repeat=False)
+        except Refused as refusal:
+            if refusal.says(wire.LEASE_NOT_FOUND):
+                raise LeaseNotFound(_NO_LEASE) from refusal
+            raise
         if not answer.succeeded:
             keys = ", ".join(comparison.key for comparison in comparisons)
             raise Conflict(f"changed in etcd meanwhile: one of {keys}")
@@ -167,7 +166,7 @@ class EtcdStore:
                     backoff.reset()
                     if changes:
                         yield changes
-            except (EndpointFailed, Refused, Unavailable) as failure:
+            except Unavailable as failure:
                 cause = failure
             finally:
                 if stream:
@@ -177,13 +176,14 @@ class EtcdStore:
             log.info("the watch on %s ended, opening it again: %s", prefix, cause)
 
     async def _next_changes(self, stream: Stream, position: wire.WatchPosition) -> Changes | None:
-        """Handle one line of a watch. Raises Compacted, and EndpointFailed or Refused if the stream has ended."""
+        """Handle one line of a watch. Raises Compacted, and Unavailable if the stream has ended."""
         answer = parse_line(wire.WATCH, await stream.line())
         changes = position.take(answer)
         if answer.canceled:
-            if asks_for_token(answer.cancel_reason):
+            refusal = Refused(answer.cancel_reason or "the watch was cancelled")
+            if refusal.says(*wire.NEED_TOKEN):
                 self._gateway.forget_token(stream.token)
-            raise Refused(f"etcd cancelled the watch: {answer.cancel_reason or 'no reason given'}")
+            raise refusal
         if answer.created and answer.header.revision < position.revision:
             await self._check_not_set_back(position)
         return changes
@@ -213,22 +213,21 @@ class EtcdStore:
     async def revoke(self, lease: int) -> None:
         try:
             await self._call("/v3/lease/revoke", wire.LeaseRequest(lease), wire.parse_empty)
-        except LeaseNotFound:
-            return
+        except Refused as refusal:
+            if not refusal.says(wire.LEASE_NOT_FOUND):
+                raise
 
     async def compact(self, revision: int) -> None:
         """Compact at the revision before: etcd keeps the keys of the compacted revision, but not its deletions."""
         if revision <= 1:
             return
         try:
-            await self._gateway.call(
-                "/v3/kv/compaction", wire.CompactionRequest(revision - 1), wire.parse_empty, repeat=True
-            )
+            await self._call("/v3/kv/compaction", wire.CompactionRequest(revision - 1), wire.parse_empty)
         except Refused as refusal:
-            if _FUTURE_REVISION in str(refusal):
+            if refusal.says(wire.FUTURE_REVISION):
                 raise ValueError(f"cannot compact to revision {revision}: it is still to come") from refusal
-            if _COMPACTED not in str(refusal):
-                raise _refused(refusal) from refusal
+            if not refusal.says(wire.COMPACTED):
+                raise
 
     async def revision(self) -> int:
         return (await self._read(self._identity_key)).header.revision
@@ -238,25 +237,3 @@ class EtcdStore:
 
     async def _read(self, key: str) -> wire.RangeResponse:
         return await self._call("/v3/kv/range", wire.RangeRequest(key.encode()), wire.parse_range)
-
-    async def _call(
-        self,
-        path: str,
-        request: msgspec.Struct,
-        parse: Callable[[bytes], T],
-        *,
-        repeat: bool = True,
-        most_bytes: int = ANSWER_BYTES,
-    ) -> T:
-        try:
-            return await self._gateway.call(path, request, parse, repeat=repeat, most_bytes=most_bytes)
-        except AnswerTooLarge as error:
-            raise Unavailable(f"etcd's answer cannot be used: {error}") from error
-        except Refused as refusal:
-            if _LEASE_NOT_FOUND in str(refusal):
-                raise LeaseNotFound(_NO_LEASE) from refusal
-            raise _refused(refusal) from refusal
-
-
-def _refused(refusal: Refused) -> Unavailable:
-    return Unavailable(f"etcd refused the request: {refusal}")

@@ -9,14 +9,15 @@ import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import TypeVar
 
 import msgspec
 
 from fleetd.aiohttp_import import aiohttp
 from fleetd.store import etcd_wire as wire
 from fleetd.store.etcd_tls import EtcdTls
-from fleetd.store.etcd_wire import EndpointFailed, Refused, asks_for_token, parse_refusal
+from fleetd.store.etcd_wire import EndpointFailed, Refused, parse_refusal
 from fleetd.store.protocol import Unavailable
 from fleetd.url import without_user
 
@@ -107,9 +108,11 @@ class _IdleTimeout:
         self._timer = self._loop.call_later(self._step_s, self._count)
         return self
 
-    async def __aexit__(self, *exception: Any) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exception: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self._timer.cancel()
-        await self._timeout.__aexit__(*exception)
+        await self._timeout.__aexit__(kind, exception, traceback)
 
     def restart(self) -> None:
         """Some bytes have arrived."""
@@ -160,12 +163,12 @@ class Gateway:
         request: msgspec.Struct,
         parse: Callable[[bytes], T],
         *,
-        repeat: bool,
+        repeat: bool = True,
         most_bytes: int = ANSWER_BYTES,
     ) -> T:
         """Send one request. `repeat`: it is safe to execute twice; else another endpoint is tried only if the request
-        was never sent to the first. Raises Refused, Unavailable, and AnswerTooLarge if the answer is larger than a
-        `most_bytes` above ANSWER_BYTES."""
+        was never sent to the first. Raises Unavailable: Refused, or AnswerTooLarge if the answer is larger than a
+        `most_bytes` above ANSWER_BYTES, or if no endpoint answers."""
         body = msgspec.json.encode(request)
         timeout_s = self._timeout_s if repeat else WRITE_TIMEOUTS * self._timeout_s
         failures = []
@@ -189,7 +192,7 @@ class Gateway:
 
     async def open_stream(self, path: str, request: msgspec.Struct) -> Stream:
         """Open a stream at the current endpoint and wait for its first line. The caller closes it with `close_stream`.
-        Raises EndpointFailed, Refused, Unavailable."""
+        Raises Unavailable."""
         endpoint, token = self._endpoints[self._current], ""
         try:
             token = await self._token_for(endpoint)
@@ -273,7 +276,7 @@ class Gateway:
             self.forget_token(token)
             raise
         except Refused as refusal:
-            if not self._username or not asks_for_token(str(refusal)):
+            if not self._username or not refusal.says(*wire.NEED_TOKEN):
                 raise
         sending.begun = False  # etcd refused it, so it was not executed
         self.forget_token(token)
@@ -300,7 +303,7 @@ class Gateway:
                     size += len(chunk)
                     if size > most_bytes:
                         response.close()
-                        raise AnswerTooLarge(f"its answer is larger than {most_bytes} bytes")
+                        raise AnswerTooLarge(f"etcd's answer is larger than {most_bytes} bytes")
         if response.status != 200:
             raise _parse_refusal(response, b"".join(chunks))
         return b"".join(chunks)
@@ -322,10 +325,10 @@ class Gateway:
                 endpoint + "/v3/auth/authenticate", msgspec.json.encode(request), "", _Sending(), self._timeout_s
             )
         except Refused as refusal:
-            if "authentication is not enabled" in str(refusal):
+            if refusal.says(wire.AUTHENTICATION_IS_OFF):
                 return ""
             raise Unavailable(
-                f"etcd at {without_user(endpoint)} does not let user {self._username} in: {refusal}; "
+                f"etcd at {without_user(endpoint)} does not let user {self._username} in: {refusal.error}; "
                 "check etcd_username and etcd_password"
             ) from refusal
         return wire.parse_authenticate(answer).token

@@ -21,25 +21,37 @@ from fleetd.store.protocol import (
     KeyValue,
     Operation,
     Put,
+    Unavailable,
     Unchanged,
 )
 
 T = TypeVar("T")
 
-# etcd's errors after which a client authenticates (again) and repeats the request, which was not executed
-_ASKS_FOR_TOKEN = ("invalid auth token", "revision of auth store is old", "user name is empty")
+# Errors of etcd. Messages tell them apart, in etcd's own client too (api/v3rpc/rpctypes/error.go).
+LEASE_NOT_FOUND = "requested lease not found"
+COMPACTED = "required revision has been compacted"
+FUTURE_REVISION = "required revision is a future revision"
+AUTHENTICATION_IS_OFF = "authentication is not enabled"
+NEED_TOKEN = ("invalid auth token", "revision of auth store is old", "user name is empty")
+_FULL = "database space exceeded"
 
 _MEMBER_TROUBLE = (408, 429)  # HTTP statuses that concern one member only, besides 5xx
 
-_FULL = "database space exceeded"
 
-
-class EndpointFailed(Exception):
+class EndpointFailed(Unavailable):
     """This endpoint gives no usable answer; another one might. The message is the cause."""
 
 
-class Refused(Exception):
-    """etcd rejects the request; every endpoint would. The message is etcd's."""
+class Refused(Unavailable):
+    """etcd rejects the request, with this error; every endpoint would."""
+
+    def __init__(self, error: str) -> None:
+        super().__init__(f"etcd refused the request: {error}")
+        self.error = error
+
+    def says(self, *errors: str) -> bool:
+        """True if it is one of these errors of etcd."""
+        return any(error in self.error for error in errors)
 
 
 # Requests. Structs whose zero values must be sent do not omit defaults.
@@ -228,11 +240,6 @@ def parse_refusal(status: int, body: bytes) -> EndpointFailed | Refused:
     if status >= 500 or status in _MEMBER_TROUBLE:
         return EndpointFailed(message)
     return Refused(message)
-
-
-def asks_for_token(message: str) -> bool:
-    """True if the request succeeds with a new token, by etcd's error message."""
-    return any(words in message for words in _ASKS_FOR_TOKEN)
 
 
 def parse(decoder: msgspec.json.Decoder[T], body: bytes) -> T:

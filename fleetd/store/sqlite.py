@@ -97,7 +97,7 @@ class Database:
         connection.execute("COMMIT")
 
     def _explain_opening(self, error: sqlite3.Error) -> str:
-        if "locked" in str(error):
+        if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
             return f"the store {self._path} is in use by another process; only one fleetd may run on it"
         return f"cannot open the store {self._path}: {error}"
 
