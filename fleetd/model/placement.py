@@ -16,7 +16,9 @@ class Placement(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_f
     agent leaves it as it is until the leader decides. `completed`: the oneshot of this generation has run to its end,
     and is not run again, not even after a reboot. `restart_of`: what was started for this or an earlier generation is
     restarted (0: nothing). `declined`, with `target` inactive: the machine takes no unit of this name, and nothing of
-    it is there; the placement is kept so that the machine reports when it does.
+    it is there; the placement is kept so that the machine reports when it does. `prove_after_s` asks the machine for a
+    proof that the unit is healthy (UnitState.proof): active for so long without a restart, and not later than
+    `prove_within_s` after it was started or given its content (None: whenever).
     """
 
     machine: str
@@ -28,6 +30,8 @@ class Placement(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_f
     completed: bool = False
     restart_of: Count = 0
     declined: bool = False
+    prove_after_s: float | None = None
+    prove_within_s: float | None = None
 
     @property
     def is_withdrawn(self) -> bool:

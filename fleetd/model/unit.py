@@ -34,6 +34,20 @@ class Unit(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_field=
 AT_REST = ("", "inactive", "failed")  # systemd's active states in which no process of a unit exists
 
 
+class Proof(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """A machine's answer to a placement that asks whether its unit is healthy: proven, or why not.
+
+    It holds for this generation, and for the content of this hash. `invocation` is systemd's InvocationID of the run
+    that was proven ('': a oneshot that has completed and that systemd has forgotten, or a unit that is not to run).
+    `failed` is why the unit is taken to be unhealthy, '' if it is proven.
+    """
+
+    generation: Count
+    hash: str
+    invocation: str = ""
+    failed: str = ""
+
+
 class UnitState(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_field="format", tag=FORMAT):
     """What one machine reports of one unit. Stored under `states/<machine>/<unit>`, on the machine's lease.
 
@@ -47,7 +61,8 @@ class UnitState(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_f
     explains a result that is no failure. `orphan`: the agent keeps the unit running because a restored store does not
     know it or does not want it; it carries out only a placement that runs it. `refusal` is why the machine takes no
     unit of this name, as a predicate ("has its own /etc/…"), else ''; `lacks` is the unit that is missing there, if
-    that is why. `outdated`: reported before the store was restored and not since; not part of the stored value.
+    that is why. `proof` answers a placement that asks for one; None: it cannot be told yet, or was not asked for.
+    `outdated`: reported before the store was restored and not since; not part of the stored value.
     """
 
     load: str = ""
@@ -63,6 +78,7 @@ class UnitState(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_f
     orphan: bool = False
     refusal: str = ""
     lacks: str = ""
+    proof: Proof | None = None
     outdated: bool = False
 
     @property
