@@ -1,4 +1,4 @@
-"""Whatever people and machines do, and in whatever order: what must always hold of the leader's decisions."""
+"""Properties of the leader's decisions that hold whatever operators and machines do, in any order."""
 
 import random
 
@@ -47,61 +47,63 @@ roles = st.sampled_from(("x", "y"))
 
 
 class Leader(RuleBasedStateMachine):
-    """People submit and stop, machines come and go, the leader plans and is interrupted."""
+    """Operators submit and stop units, machines come and go, the leader plans and is interrupted while it writes."""
 
     def __init__(self):
         super().__init__()
         self.cluster = Cluster()
-        self.survivors = set()  # (machine, unit): copies that ran on while their machine was taken for dead
+        self.survivors = set()  # (machine, unit): ran on while the machine was judged dead
         self.pending = None
-        self.hindering = set()  # (unit, machine) that were placed when the plan was made, and not superseded
+        self.occupants = set()  # (unit, machine): placed and not superseded when the pending plan was made
 
     # What happens to the cluster.
 
-    @rule(name=st.sampled_from(UNITS), text=st.sampled_from(TEXTS), operation=targets)
-    def ask_for_a_unit(self, name, text, operation):
-        self.cluster.unit(name, text, operation)
+    @rule(name=st.sampled_from(UNITS), text=st.sampled_from(TEXTS), requested=targets)
+    def submit(self, name, text, requested):
+        self.cluster.unit(name, text, requested)
 
-    @rule(name=st.sampled_from(GLOBALS), text=st.sampled_from(GLOBAL_TEXTS), operation=targets)
-    def ask_for_a_global_unit(self, name, text, operation):
-        self.cluster.unit(name, text, operation)
+    @rule(name=st.sampled_from(GLOBALS), text=st.sampled_from(GLOBAL_TEXTS), requested=targets)
+    def submit_global(self, name, text, requested):
+        self.cluster.unit(name, text, requested)
 
     @rule(name=anything)
     def destroy(self, name):
         self.cluster.destroy(name)
 
     @rule(machine=machines, role=roles)
-    def come(self, machine, role):
+    def register(self, machine, role):
         if machine not in self.cluster.local_units:
             self.cluster.machine(machine, role=role)
         elif machine not in self.cluster.snapshot.machines:
             self.cluster.come_back(machine, role=role)
 
-    def present(self, machine):
+    def is_registered(self, machine):
         return machine in self.cluster.snapshot.machines
 
     @rule(machine=machines, reboot=st.booleans())
     def expire_lease(self, machine, reboot):
-        if self.present(machine):
+        if self.is_registered(machine):
             self.cluster.expire_lease(machine, reboot=reboot)
 
     @rule(machine=machines)
     def judge_dead(self, machine):
         if machine in self.cluster.away:
             self.cluster.set_away(self.cluster.away - {machine})
-            self.survivors |= {(machine, name) for name, copy in self.cluster.local_units[machine].items() if copy.runs}
+            self.survivors |= {
+                (machine, name) for name, local in self.cluster.local_units[machine].items() if local.runs
+            }
 
     @rule(machine=machines, outcome=outcomes)
-    def outlive_a_cut(self, machine, outcome):
-        if self.present(machine):
+    def return_from_partition(self, machine, outcome):
+        if self.is_registered(machine):
             self.expire_lease(machine, False)
             self.judge_dead(machine)
-            self.lead_and_work(outcome)
+            self.run_leader_and_agents(outcome)
             self.cluster.come_back(machine)
 
     @rule(machine=machines, mode=st.sampled_from(list(MachineMode)))
     def change_mode(self, machine, mode):
-        if self.present(machine):
+        if self.is_registered(machine):
             self.cluster.machine(machine, mode=mode)
 
     @rule(machine=machines, role=st.sampled_from(("x", "y", "")))
@@ -110,22 +112,22 @@ class Leader(RuleBasedStateMachine):
 
     @rule(machine=machines, name=anything, outcome=outcomes)
     def reconcile(self, machine, name, outcome):
-        if self.present(machine) and self.cluster.snapshot.machines[machine].mode is not MachineMode.PARKED:
+        if self.is_registered(machine) and self.cluster.snapshot.machines[machine].mode is not MachineMode.PARKED:
             self.cluster.reconcile(machine, name, outcome)
 
     @rule(machine=machines, outcome=outcomes)
     def run_agent(self, machine, outcome):
-        if self.present(machine):
+        if self.is_registered(machine):
             self.cluster.run_agent(machine, outcome)
 
     @rule(machine=machines, mode=st.sampled_from(list(MachineMode)))
-    def keep_running_what_is_to_go(self, machine, mode):
-        if self.present(machine) and self.pending is None:
+    def orphan_withdrawn_units(self, machine, mode):
+        if self.is_registered(machine) and self.pending is None:
             self.change_mode(machine, MachineMode.LEAVING)
             self.plan(False)
             self.write(False, 1.0)
-            for name, copy in self.cluster.local_units[machine].items():
-                if self.placement_states(name, machine) == "withdrawn" and copy.active == "active":
+            for name, local in self.cluster.local_units[machine].items():
+                if self.placement_state(name, machine) == "withdrawn" and local.active == "active":
                     self.cluster.keep_running(machine, name)
             self.change_mode(machine, mode)
 
@@ -138,16 +140,16 @@ class Leader(RuleBasedStateMachine):
     @precondition(lambda self: self.pending is None)
     @rule(overdue=st.booleans())
     def plan(self, overdue):
-        copies = frozenset(self.cluster.snapshot.superseded) if overdue else frozenset()
-        self.cluster.mark_changed(Affected(dict.fromkeys(name for _, name in copies)))
-        self.hindering = {
+        handovers = frozenset(self.cluster.snapshot.superseded) if overdue else frozenset()
+        self.cluster.mark_changed(Affected(dict.fromkeys(name for _, name in handovers)))
+        self.occupants = {
             (name, machine)
             for name, at in self.cluster.snapshot.placements.items()
-            for machine, order in at.items()
-            if not order.superseded
+            for machine, placement in at.items()
+            if not placement.superseded
         }
-        self.pending = self.cluster.plan(copies)
-        check_moves(self.cluster, self.pending)
+        self.pending = self.cluster.plan(handovers)
+        check_evictions(self.cluster, self.pending)
         check_delays(self.cluster, self.pending)
 
     @precondition(lambda self: self.pending is not None)
@@ -156,9 +158,9 @@ class Leader(RuleBasedStateMachine):
         plan, self.pending = self.pending, None
         units = plan.units[: int(len(plan.units) * share)] if interrupted else plan.units
         for unit_plan in units:
-            check_arrivals(self.cluster, unit_plan, self.hindering)
+            check_no_conflict(self.cluster, unit_plan, self.occupants)
             self.cluster.apply_unit(unit_plan)
-            check_orders(self.cluster)
+            check_one_assigned_machine(self.cluster)
         if interrupted:
             self.cluster.elect()
         else:
@@ -170,7 +172,7 @@ class Leader(RuleBasedStateMachine):
         self.cluster.elect(random.Random(seed))
 
     @rule(outcome=outcomes)
-    def lead_and_work(self, outcome):
+    def run_leader_and_agents(self, outcome):
         if self.pending is None:
             self.plan(False)
         self.write(False, 1.0)
@@ -182,31 +184,27 @@ class Leader(RuleBasedStateMachine):
         if self.pending is not None:
             self.write(False, 1.0)
         self.cluster.settle()
-        check_rest(self.cluster)
+        check_at_rest(self.cluster)
 
     # What must always hold.
 
     @invariant()
-    def one_copy_runs(self):
-        copies = self.cluster.local_units
+    def each_unit_runs_once_but_for_survivors(self):
+        local_units = self.cluster.local_units
         for name in UNITS:
-            running = [machine for machine, at in copies.items() if name in at and at[name].runs]
+            running = [machine for machine, at in local_units.items() if name in at and at[name].runs]
             if len(running) <= 1:
-                settled = [
-                    machine
-                    for machine in self.cluster.snapshot.machines
-                    if self.placement_states(name, machine) == "assigned"
-                ]
+                settled = [m for m in self.cluster.snapshot.machines if self.placement_state(name, m) == "assigned"]
                 self.survivors -= {(machine, name) for machine in settled}
-            self.survivors -= {(machine, name) for machine in copies if machine not in running}
+            self.survivors -= {(machine, name) for machine in local_units if machine not in running}
             proper = [machine for machine in running if (machine, name) not in self.survivors]
             assert len(proper) <= 1, f"{name} runs on {running}, survivors {self.survivors}"
 
-    def placement_states(self, name, machine):
+    def placement_state(self, name, machine):
         return self.cluster.placement_states(name).get(machine, "")
 
     @invariant()
-    def the_plan_does_not_depend_on_the_order_of_events(self):
+    def the_plan_does_not_depend_on_the_order_of_records(self):
         plan = self.cluster.plan_cold()
         assert self.cluster.plan_cold(self.cluster.read_snapshot()) == plan
         assert self.cluster.plan_cold(self.cluster.read_snapshot(random.Random(1))) == plan
@@ -215,63 +213,67 @@ class Leader(RuleBasedStateMachine):
         self.settle()
 
 
-def check_orders(cluster):
-    """No unit is ordered to be on two machines."""
+def check_one_assigned_machine(cluster):
+    """No unit is assigned to two machines."""
     for name in UNITS:
-        homes = [machine for machine, word in cluster.placement_states(name).items() if word == "assigned"]
-        assert len(homes) <= 1, f"{name} is ordered to be on {homes}"
+        assigned = [machine for machine, state in cluster.placement_states(name).items() if state == "assigned"]
+        assert len(assigned) <= 1, f"{name} is assigned to {assigned}"
 
 
-def check_arrivals(cluster, plan, hindering):
-    """What comes to a machine conflicts with nothing that may run there; copies that retired hinder nobody."""
-    for order in plan.placements:
-        former = cluster.snapshot.placements.get(plan.unit, {}).get(order.machine)
-        if order.is_active and not (former and former.is_active):
+def check_no_conflict(cluster, plan, occupants):
+    """A new placement conflicts with no unit that may run on the machine; superseded allocations do not count."""
+    for placement in plan.placements:
+        former = cluster.snapshot.placements.get(plan.unit, {}).get(placement.machine)
+        if placement.is_active and not (former and former.is_active):
             for name, at in cluster.snapshot.placements.items():
-                resident = at.get(order.machine)
-                if resident and name != plan.unit and (resident.is_active or (name, order.machine) in hindering):
-                    assert not conflict(order, resident) or let_go(cluster, resident), f"{order} meets {resident}"
+                resident = at.get(placement.machine)
+                if resident and name != plan.unit and (resident.is_active or (name, placement.machine) in occupants):
+                    may_meet = not conflict(placement, resident) or is_removed(cluster, resident)
+                    assert may_meet, f"{placement} conflicts with {resident}"
 
 
-def let_go(cluster, resident):
+def is_removed(cluster, resident):
+    """True if the machine has reported the withdrawn unit stopped and removed."""
     state = cluster.snapshot.states.get(resident.unit, {}).get(resident.machine)
     return resident.is_withdrawn and state and not state.runs and state.generation >= resident.generation
 
 
-def check_moves(cluster, plan):
-    """No unit is taken from a machine that it still fits on."""
+def check_evictions(cluster, plan):
+    """No unit is withdrawn from a machine where it still fits."""
     snapshot = cluster.snapshot
-    gone = {(plan.unit, order.machine) for plan in plan.units for order in plan.placements if order.is_withdrawn}
+    placements = [placement for unit_plan in plan.units for placement in unit_plan.placements]
+    withdrawn = {(each.unit, each.machine) for each in placements if each.is_withdrawn}
     for unit_plan in plan.units:
-        returns = any(order.is_active for order in unit_plan.placements)
-        for order in unit_plan.placements:
-            former = snapshot.placements.get(order.unit, {}).get(order.machine)
-            if order.is_withdrawn and former and former.is_active and snapshot.is_wanted(order.unit) and not returns:
-                assert has_to_go(snapshot, order.unit, order.machine, gone), f"{order} for no reason"
+        if any(each.is_active for each in unit_plan.placements) or not snapshot.is_wanted(unit_plan.unit):
+            continue
+        for placement in unit_plan.placements:
+            former = snapshot.placements.get(placement.unit, {}).get(placement.machine)
+            if placement.is_withdrawn and former and former.is_active:
+                may_leave = must_leave(snapshot, placement.unit, placement.machine, withdrawn)
+                assert may_leave, f"{placement} is withdrawn for no reason"
 
 
 def check_delays(cluster, plan):
-    """No unit that is to run, and runs nowhere else, is taken from a dead machine before its delay is over."""
+    """No unit that is to run and runs nowhere else fails over from a dead machine before its delay is over."""
     snapshot, lost = cluster.snapshot, cluster.snapshot.lost
     for unit_plan in plan.units:
         name = unit_plan.unit
-        unit, running = (
-            snapshot.units.get(name),
-            [m for m, state in snapshot.states.get(name, {}).items() if state.runs],
-        )
+        unit = snapshot.units.get(name)
+        running = [machine for machine, state in snapshot.states.get(name, {}).items() if state.runs]
         if unit is None or unit.target is not LAUNCHED or running or len(cluster.assigned().get(name, "").split()) != 1:
             continue
         delay_s = requirements_of(unit.text, name).failover_delay_s or 0.0
         for machine in unit_plan.deletes:
             if snapshot.placements[name][machine].is_active and machine in lost and name not in GLOBALS:
-                assert lost[machine].since_s + delay_s <= cluster.clock_s, f"{name} is taken from {machine}"
+                assert lost[machine].since_s + delay_s <= cluster.clock_s, f"{name} fails over from {machine} too early"
 
 
-def has_to_go(snapshot, name, machine, gone):
+def must_leave(snapshot, name, machine, withdrawn):
+    """True if the unit may not stay on the machine. `withdrawn`: the (unit, machine) that the plan withdraws."""
     wanted = requirements_of(snapshot.units[name].text, name)
     record = snapshot.machines[machine]
     here = set(snapshot.occupancies[machine].staying)
-    staying_on = here - {other for other, where in gone if where == machine and other != name}
+    staying_on = here - {other for other, where in withdrawn if where == machine and other != name}
     metadata = snapshot.effective[machine].metadata
     return (
         record.mode is MachineMode.LEAVING
@@ -279,17 +281,16 @@ def has_to_go(snapshot, name, machine, gone):
         or any(metadata.get(key) not in values for key, values in wanted.metadata)
         or any(peer not in staying_on for peer in wanted.machine_of)
         or any(other != name and conflicting(snapshot, name, other, machine) for other in here)
-        or any(
-            matches_glob(pattern, name)
-            for other in here
-            for pattern in requirements_of(
-                snapshot.units[other].text if other in snapshot.units else "", other
-            ).replaces
-        )
+        or any(matches_glob(pattern, name) for other in here for pattern in replaces(snapshot, other))
     )
 
 
+def replaces(snapshot, name):
+    return requirements_of(snapshot.units[name].text if name in snapshot.units else "", name).replaces
+
+
 def conflicting(snapshot, name, other, machine):
+    """True if the unit conflicts with the other and was changed later: the other one stays."""
     if other not in snapshot.units or snapshot.units[other].generation > snapshot.units[name].generation:
         return False
     mine = requirements_of(snapshot.units[name].text, name).conflicts
@@ -298,17 +299,17 @@ def conflicting(snapshot, name, other, machine):
     return any(matches_glob(p, other) for p in mine) or any(matches_glob(p, name) for p in theirs)
 
 
-def check_rest(cluster):
-    """At rest: nothing is left to plan, whoever looks; what was asked is done or explained."""
+def check_at_rest(cluster):
+    """At rest, every leader's plan is empty, and each unit has reached its target or has a reason why not."""
     snapshot = cluster.snapshot
     for other in (snapshot, cluster.read_snapshot(random.Random(7))):
         plan = cluster.plan_cold(other)
-        assert not plan.writes, "planning for what changed misses something"
+        assert not plan.writes, "the plans for what had changed missed something"
     for name in UNITS + GLOBALS:
         check_unit_at_rest(snapshot, name)
     for machine, record in snapshot.machines.items():
         if record.mode is MachineMode.READY:
-            check_company(snapshot, machine)
+            check_machine_at_rest(snapshot, machine)
 
 
 def check_unit_at_rest(snapshot, name):
@@ -319,14 +320,11 @@ def check_unit_at_rest(snapshot, name):
     assert decision is not None
     assert decision.reason
     if name in GLOBALS:
-        here = [
-            m for m, order in snapshot.placements.get(name, {}).items() if order.is_active and m in snapshot.machines
-        ]
-        stuck = [
-            m for m, order in snapshot.placements.get(name, {}).items() if order.is_withdrawn and m in snapshot.machines
-        ]
-        refused = sum(each.machines for each in decision.rejections)
-        assert len(snapshot.machines) - len(stuck) <= len(here) + refused <= len(snapshot.machines)
+        registered = [each for each in snapshot.placements.get(name, {}).values() if each.machine in snapshot.machines]
+        active = sum(each.is_active for each in registered)
+        withdrawn = sum(each.is_withdrawn for each in registered)
+        rejected = sum(each.machines for each in decision.rejections)
+        assert len(snapshot.machines) - withdrawn <= active + rejected <= len(snapshot.machines)
     elif not snapshot.assigned_machine(name):
         explained = sum(each.machines for each in decision.rejections) == len(snapshot.machines)
         assert explained or decision.reason == COMPLETED or is_true_wait(snapshot, name), decision
@@ -335,7 +333,7 @@ def check_unit_at_rest(snapshot, name):
 
 
 def is_held(snapshot, name, machine):
-    """Whether a copy that is to go does not, at rest: nobody is there to stop it, or it is only kept running."""
+    """True if a withdrawn allocation may remain at rest: no agent is there to stop it, or it is an orphan."""
     return (
         machine in snapshot.away or mode(snapshot, machine) is MachineMode.PARKED or is_orphan(snapshot, name, machine)
     )
@@ -347,14 +345,14 @@ def is_orphan(snapshot, name, machine):
 
 
 def is_true_wait(snapshot, name):
-    """Whether what a unit waits for, at rest, is there, be it of a unit that MachineOf binds to it; and is said."""
+    """True if the unit, or the peer that it waits for, rightly waits at rest, and its reason says for what."""
     reason = snapshot.decisions[name].reason
     if isinstance(reason, WaitingForPeer):
-        late = snapshot.decisions[reason.unit]
+        peer = snapshot.decisions[reason.unit]
         assert snapshot.is_wanted(reason.unit)
         assert not snapshot.assigned_machine(reason.unit)
-        assert late.completed != late.generation
-        waits = without_eviction(late.reason) if isinstance(late.reason, WaitingForStop) else late.reason
+        assert peer.completed != peer.generation
+        waits = without_eviction(peer.reason) if isinstance(peer.reason, WaitingForStop) else peer.reason
         return waits == reason.peer_waits and is_true_wait(snapshot, reason.unit)
     assert not isinstance(reason, WaitingForRoom)
     if not isinstance(reason, WaitingForStop):
@@ -372,15 +370,15 @@ def mode(snapshot, machine):
     return snapshot.machines[machine].mode if machine in snapshot.machines else None
 
 
-def check_company(snapshot, machine):
+def check_machine_at_rest(snapshot, machine):
     occupancy = snapshot.occupancies.get(machine)
     staying = list(occupancy.staying) if occupancy else []
-    orders = [snapshot.placements[name][machine] for name in staying]
-    for order in orders:
-        assert snapshot.is_wanted(order.unit)
-        assert all(peer in staying for peer in requirements_of(order.text, order.unit).machine_of)
-        assert order.generation == snapshot.units[order.unit].generation
-        assert not any(other is not order and conflict(order, other) for other in orders)
+    placements = [snapshot.placements[name][machine] for name in staying]
+    for placement in placements:
+        assert snapshot.is_wanted(placement.unit)
+        assert all(peer in staying for peer in requirements_of(placement.text, placement.unit).machine_of)
+        assert placement.generation == snapshot.units[placement.unit].generation
+        assert not any(other is not placement and conflict(placement, other) for other in placements)
 
 
 Leader.TestCase.settings = settings(
