@@ -18,6 +18,7 @@ from fleetctl.output import printable
 from fleetctl.suggestion import suggest_unit
 from fleetd.api import schema
 from fleetd.model.names import parse_name
+from fleetd.model.unit import TargetState
 
 if TYPE_CHECKING:
     from fleetctl.client import Client
@@ -53,7 +54,7 @@ def is_no_template(report: schema.UnitReport) -> bool:
 
 def is_active(report: schema.UnitReport) -> bool:
     """True if the target state is loaded or launched."""
-    return report.target != "inactive"
+    return report.target != TargetState.INACTIVE
 
 
 def select_units(client: "Client", arguments: Sequence[str], wanted: ReportFilter = lambda report: True) -> Selection:

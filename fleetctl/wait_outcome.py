@@ -6,6 +6,7 @@ import msgspec
 
 from fleetctl import output
 from fleetd.api import schema
+from fleetd.model.unit import TargetState
 
 # How long a service must be active to count as such: systemd reports Type=simple active as soon as it has forked, even
 # if it exits at once.
@@ -176,7 +177,8 @@ def _still_runs(report: schema.UnitReport, generation: int) -> Failed | Pending 
 
 def _runs_again(report: schema.UnitReport, allocation: schema.AllocationReport, generation: int) -> bool:
     here = allocation.machine == report.machine or report.is_global
-    return here and not allocation.superseded and allocation.generation >= generation and allocation.target == "loaded"
+    is_loaded = allocation.target == TargetState.LOADED and allocation.generation >= generation
+    return here and is_loaded and not allocation.superseded
 
 
 def still_there(allocation: schema.AllocationReport) -> Pending:
@@ -254,7 +256,7 @@ def why_unplaced(report: schema.UnitReport) -> str:
 
     A lost or parked machine that the unit waits for does not count as one.
     """
-    if report.is_global or report.target == "inactive" or has_completed_elsewhere(report):
+    if report.is_global or report.target == TargetState.INACTIVE or has_completed_elsewhere(report):
         return ""
     if report.machine:
         return describe_wait(report) if is_held_up(report) else ""
@@ -269,5 +271,5 @@ def why_unplaced(report: schema.UnitReport) -> str:
             for each in report.rejections
         )
         reason += ": " + ", ".join(counted)
-    then = "It starts" if report.target == "launched" else "It is loaded"
+    then = "It starts" if report.target == TargetState.LAUNCHED else "It is loaded"
     return f"cannot be placed: {reason}. {then} as soon as one fits"

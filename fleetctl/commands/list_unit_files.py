@@ -14,6 +14,7 @@ from fleetctl.wait_outcome import why_unplaced
 from fleetd.api import schema
 from fleetd.model.constraints import parse_requirements
 from fleetd.model.names import parse_name
+from fleetd.model.unit import TargetState
 from fleetd.model.unitfile import first_value, hash_unit_file, render_unit_file
 
 
@@ -34,7 +35,8 @@ class Row(msgspec.Struct, frozen=True):
     @property
     def is_unplaced(self) -> bool:
         """True if the unit should be on a machine and is not."""
-        return not self.is_global and not self.unit.machine_id and self.unit.desired_state in ("loaded", "launched")
+        is_wanted = self.unit.desired_state in (TargetState.LOADED, TargetState.LAUNCHED)
+        return is_wanted and not self.is_global and not self.unit.machine_id
 
     @property
     def hash(self) -> str:

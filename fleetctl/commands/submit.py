@@ -35,9 +35,9 @@ EXISTS_ALREADY = 412
 
 # By the target state of the command, the target states of units that it may replace.
 _REPLACEABLE = {
-    TargetState.INACTIVE: ("inactive",),
-    TargetState.LOADED: ("inactive", "loaded"),
-    TargetState.LAUNCHED: ("inactive", "loaded", "launched"),
+    TargetState.INACTIVE: (TargetState.INACTIVE,),
+    TargetState.LOADED: (TargetState.INACTIVE, TargetState.LOADED),
+    TargetState.LAUNCHED: tuple(TargetState),
 }
 
 
