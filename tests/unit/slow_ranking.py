@@ -29,21 +29,21 @@ def count_rejections(proposal: Proposal, name: str, here: list[str]) -> list[tup
 
 def rejection(proposal: Proposal, name: str, machine: str, group: list[str]) -> str:
     """The first reason why the machine rejects the unit, or ''."""
-    snapshot, occupancy, wanted = proposal.snapshot, proposal.occupancy(machine), proposal.snapshot.requirements(name)
+    snapshot, occupancy, required = proposal.snapshot, proposal.occupancy(machine), proposal.snapshot.requirements(name)
     record = snapshot.machines[machine]
     if record.mode is not MachineMode.READY:
         return "machine is parked (its fleetd was stopped)" if record.mode == "parked" else f"machine is {record.mode}"
-    if wanted.machine_id not in (None, record.id, record.short_id):
-        return f"not machine {wanted.machine_id or '(empty MachineID)'}"
-    for key, values in wanted.metadata:
+    if required.machine_id not in (None, record.id, record.short_id):
+        return f"not machine {required.machine_id or '(empty MachineID)'}"
+    for key, values in required.metadata:
         if snapshot.effective[machine].metadata.get(key) not in values:
             return f"metadata {key}={'|'.join(values)} missing"
-    for peer in wanted.machine_of:
+    for peer in required.machine_of:
         if peer not in occupancy.staying and peer not in group and peer != name:
             return f"{peer or '(empty MachineOf)'} is not there"
     for other in sorted(occupancy.units):
         patterns = occupancy.units[other].conflicts
-        mine = any(matches_glob(pattern, other) for pattern in wanted.conflicts)
+        mine = any(matches_glob(pattern, other) for pattern in required.conflicts)
         if other != name and (mine or any(matches_glob(pattern, name) for pattern in patterns)):
             return f"conflicts with {other}"
     return ""
@@ -63,10 +63,10 @@ def rank(proposal: Proposal, name: str, machine: str) -> tuple[bool, bool, int, 
 
 def is_replaced(proposal: Proposal, name: str, machine: str) -> bool:
     """True if a unit that stays on the machine replaces this one, and this one does not replace it."""
-    occupancy, wanted = proposal.occupancy(machine), proposal.snapshot.requirements(name)
+    occupancy, required = proposal.occupancy(machine), proposal.snapshot.requirements(name)
     return any(
         other != name
         and any(matches_glob(pattern, name) for pattern in occupancy.units[other].replaces)
-        and not any(matches_glob(pattern, other) for pattern in wanted.replaces)
+        and not any(matches_glob(pattern, other) for pattern in required.replaces)
         for other in occupancy.staying
     )

@@ -150,8 +150,8 @@ def test_a_leader_that_cannot_read_the_cluster_logs_it_once_and_its_recovery(
         await node.stop()
 
     run_virtually(scenario())
-    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert said == [
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == [
         "cannot read the cluster; nothing is placed or moved until it can: the store does not answer",
         "the cluster can be read again",
     ]

@@ -145,10 +145,10 @@ def _move(cluster):
 )
 def test_a_machine_affects_its_units_and_those_that_may_move_to_it(act, matters):
     cluster = placed_cluster(
-        a=("", "m1"), b=("", "m2"), nowhere=("", ""), everywhere=("Global=true", ""), left=("", "m2")
+        a=("", "m1"), b=("", "m2"), unplaced=("", ""), everywhere=("Global=true", ""), left=("", "m2")
     )
     cluster.state("left.service", "m1", "active")
-    expected = ["a.service", "left.service", "m1/everywhere.service", "nowhere.service"]
+    expected = ["a.service", "left.service", "m1/everywhere.service", "unplaced.service"]
     assert affected_by(cluster, lambda: act(cluster)) == (expected if matters else [])
 
 

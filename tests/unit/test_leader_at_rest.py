@@ -12,7 +12,7 @@ from tests.unit.leading_node import MACHINE, TTL_S, Node
 from tests.virtual_time import run_virtually
 
 REST_S = 600.0
-BEATS = REST_S / (TTL_S / 3) + REST_S / (TTL_S / 6)  # the machine's, and the leader's, whose TTL is half as long
+HEARTBEATS = REST_S / (TTL_S / 3) + REST_S / (TTL_S / 6)  # the machine's, and the leader's, whose TTL is half as long
 
 
 def requests() -> float:
@@ -45,4 +45,4 @@ def test_at_rest_only_heartbeats_reach_the_store_whatever_the_number_of_units() 
     few = run_virtually(requests_at_rest(3))
     many = run_virtually(requests_at_rest(300))
     assert abs(few - many) <= 2
-    assert many <= BEATS + 2
+    assert many <= HEARTBEATS + 2

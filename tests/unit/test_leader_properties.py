@@ -254,7 +254,7 @@ def check_evictions(cluster, plan):
 
 
 def check_delays(cluster, plan):
-    """No unit that is to run and runs nowhere else fails over from a dead machine before its delay is over."""
+    """No unit that is to run, and runs on no other machine, fails over from a dead one before its delay is over."""
     snapshot, lost = cluster.snapshot, cluster.snapshot.lost
     for unit_plan in plan.units:
         name = unit_plan.unit
@@ -270,16 +270,16 @@ def check_delays(cluster, plan):
 
 def must_leave(snapshot, name, machine, withdrawn):
     """True if the unit may not stay on the machine. `withdrawn`: the (unit, machine) that the plan withdraws."""
-    wanted = requirements_of(snapshot.units[name].text, name)
+    required = requirements_of(snapshot.units[name].text, name)
     record = snapshot.machines[machine]
     here = set(snapshot.occupancies[machine].staying)
     staying_on = here - {other for other, where in withdrawn if where == machine and other != name}
     metadata = snapshot.effective[machine].metadata
     return (
         record.mode is MachineMode.LEAVING
-        or wanted.machine_id not in (None, machine)
-        or any(metadata.get(key) not in values for key, values in wanted.metadata)
-        or any(peer not in staying_on for peer in wanted.machine_of)
+        or required.machine_id not in (None, machine)
+        or any(metadata.get(key) not in values for key, values in required.metadata)
+        or any(peer not in staying_on for peer in required.machine_of)
         or any(other != name and conflicting(snapshot, name, other, machine) for other in here)
         or any(matches_glob(pattern, name) for other in here for pattern in replaces(snapshot, other))
     )
@@ -345,7 +345,7 @@ def is_orphan(snapshot, name, machine):
 
 
 def is_true_wait(snapshot, name):
-    """True if the unit, or the peer that it waits for, rightly waits at rest, and its reason says for what."""
+    """True if the unit, or the peer that it waits for, has to wait at rest, and its reason says for what."""
     reason = snapshot.decisions[name].reason
     if isinstance(reason, WaitingForPeer):
         peer = snapshot.decisions[reason.unit]
@@ -384,4 +384,4 @@ def check_machine_at_rest(snapshot, machine):
 Leader.TestCase.settings = settings(
     max_examples=examples(150), stateful_step_count=40, suppress_health_check=list(HealthCheck)
 )
-TestWhateverHappens = Leader.TestCase
+TestLeaderProperties = Leader.TestCase

@@ -113,7 +113,7 @@ def test_a_machine_absent_again_after_a_return_has_a_new_absence():
     assert record(record(first, [], now_s=101.0), ["m1"], now_s=105.0) == (absence("m1", 105.0),)
 
 
-# The verdict.
+# Verdicts.
 
 VERDICTS = [
     ("isolated, store healthy: away for a second", absence(), ALL_ANSWERED, 100.9, "away", 101.0),
@@ -157,11 +157,11 @@ VERDICTS = [
 
 @pytest.mark.covers("2.10.1")
 @pytest.mark.parametrize(
-    ("missing", "beats", "now_s", "word", "next_s"), [row[1:] for row in VERDICTS], ids=[row[0] for row in VERDICTS]
+    ("missing", "beats", "now_s", "judged", "next_s"), [row[1:] for row in VERDICTS], ids=[row[0] for row in VERDICTS]
 )
-def test_an_absent_machine_is_judged_away_or_dead(missing, beats, now_s, word, next_s):
+def test_an_absent_machine_is_judged_away_or_dead(missing, beats, now_s, judged, next_s):
     found = verdict([missing], now_s, beats)
-    assert (found.dead, found.away) == ((("m1",), ()) if word == "dead" else ((), ("m1",)))
+    assert (found.dead, found.away) == ((("m1",), ()) if judged == "dead" else ((), ("m1",)))
     assert found.next_s == next_s
 
 

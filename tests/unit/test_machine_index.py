@@ -31,16 +31,16 @@ def test_a_short_id_shared_by_two_machines_matches_both():
 
 def test_a_machine_rejects_for_the_first_reason_only():
     machine_index = four_machines()
-    wanted = Requirements(metadata=(("role", ("web", "cache")), ("disk", ("ssd",))))
+    required = Requirements(metadata=(("role", ("web", "cache")), ("disk", ("ssd",))))
     rejections = {
         render_rejection(rejection): list(machine_index.ids(machines))
-        for rejection, machines in machine_index.rejections(wanted)
+        for rejection, machines in machine_index.rejections(required)
     }
     assert rejections == {
         "metadata role=web|cache missing": ["1", "2"],
         "metadata disk=ssd missing": ["0123456789a", "0123456789b"],
     }
-    assert machine_index.matching(wanted) == 0
+    assert machine_index.matching(required) == 0
 
 
 def test_results_are_right_when_the_cache_is_full():

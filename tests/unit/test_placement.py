@@ -1,4 +1,4 @@
-"""Where units are placed: load, conflicts, room that is made, and Replaces=."""
+"""Where units are placed: by load, conflicts and Replaces=, and when a conflict ends."""
 
 import pytest
 
@@ -81,7 +81,7 @@ def test_rejections_are_counted_over_all_machines_and_kept_up_to_date():
     cluster.machine("m3", mode=MachineMode.LEAVING)
     cluster.settle()
     assert sum(cluster.rejections("c.service").values()) == 3
-    cluster.submit(aa="MachineID=m2\nConflicts=c*")  # not valid together, but what is stored is stored
+    cluster.submit(aa="MachineID=m2\nConflicts=c*")  # the API refuses both together, but a store may hold them
     cluster.settle()
     assert cluster.rejections("c.service")["conflicts with aa.service"] == 1
 
@@ -121,20 +121,20 @@ def test_a_replaced_unit_stops_and_moves_and_its_replacer_stays():
     assert cluster.assigned_services()["old"] == "m2"
     cluster.unit("new.service", "MachineMetadata=x=y\nReplaces=old*")
     cluster.settle()
-    cluster.unit("pusher.service", "MachineID=m2\nReplaces=old*")
+    cluster.unit("replacer.service", "MachineID=m2\nReplaces=old*")
     cluster.run_leader()
     assert cluster.placement_states("old.service") == {"m2": "assigned"}  # m1 holds a unit that replaces it as well
     cluster.destroy("new.service")
     cluster.settle()
-    assert cluster.assigned_services() == {"old": "m1", "pusher": "m2"}
+    assert cluster.assigned_services() == {"old": "m1", "replacer": "m2"}
 
 
 def test_a_unit_is_not_replaced_once_the_other_drops_replaces():
-    cluster = settled_cluster("m1", a="", pusher="Replaces=a*")
+    cluster = settled_cluster("m1", a="", replacer="Replaces=a*")
     cluster.machine("m2")
-    cluster.unit("pusher.service", "")
+    cluster.unit("replacer.service", "")
     cluster.settle()
-    assert cluster.assigned_services() == {"a": "m1", "pusher": "m1"}
+    assert cluster.assigned_services() == {"a": "m1", "replacer": "m1"}
 
 
 def test_a_replaced_unit_says_why_while_it_is_being_stopped():

@@ -74,7 +74,7 @@ def test_ranking_chooses_the_same_machine_as_the_slow_implementation(cluster, mo
     for group in groups:
         found = ranking.choose(group)
         expected = slow_ranking.choose(proposal, group)
-        event("fits nowhere" if expected is None else f"fits on {min(expected[1], 3)} or so")
+        event("no machine fits" if expected is None else f"{min(expected[1], 3)} machines or more fit")
         assert (found and (found.machine, found.is_only)) == (expected and (expected[0], expected[1] == 1))
         for name in group:
             assert ranking.is_placeable(name, group) == slow_ranking.is_placeable(proposal, name, group)

@@ -1,4 +1,4 @@
-"""Sockets with Accept=yes: their template is placed where they are, and nowhere else."""
+"""Sockets with Accept=yes: their template is placed on their machines alone."""
 
 import pytest
 
