@@ -3,7 +3,7 @@
 import inspect
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -17,6 +17,7 @@ DEFAULT_BOUND_S = 300.0
 BLOCK_ATTEMPTS_HELP = (
     f"how many times {ATTEMPT_S:g} seconds to wait for the result; 0 waits for {DEFAULT_BOUND_S / 60:g} minutes"
 )
+Completable = Literal["commands", "files", "machines", "unit-files", "units"]  # what completion knows as arguments
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
 
@@ -88,13 +89,23 @@ def _global_option(option: GlobalOption) -> click.Option:
 class Command(click.Command):
     """A command that accepts global options after its name, and gets the merged Settings as `ctx.obj`.
 
-    If it `takes_command`, its options end at its first argument: the rest belongs to another command.
+    `completes` says what its arguments may be. If it `takes_command`, its options end at its first argument: the rest
+    belongs to another command.
     """
 
-    def __init__(self, name: str, *, usage: str = "", takes_command: bool = False, **attributes: Any) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        usage: str = "",
+        completes: Sequence[Completable] = (),
+        takes_command: bool = False,
+        **attributes: Any,
+    ) -> None:
         context_settings = {**HELP_OPTIONS, "allow_interspersed_args": not takes_command}
         super().__init__(name, context_settings=context_settings, **attributes)
         self.usage = usage
+        self.completes = completes
         self.takes_command = takes_command
         self.own_params = tuple(self.params)
         self.params.extend(global_options())

@@ -10,7 +10,7 @@ from typing import Any
 import click
 import msgspec
 
-from fleetctl.command_line import Command, takes_value
+from fleetctl.command_line import Command, Completable, takes_value
 from fleetctl.commands import HIDDEN, SUMMARIES
 from fleetctl.errors import ClientError, CommandFailed
 from fleetctl.listing import FieldNames
@@ -116,7 +116,7 @@ def _candidates(cursor: Cursor) -> Iterable[Candidate]:
         return ()
     if cursor.command is None:
         return _commands(cursor)
-    return [candidate for source in _ARGUMENTS.get(cursor.command.name or "", ()) for candidate in source(cursor)]
+    return [candidate for kind in cursor.command.completes for candidate in _ARGUMENTS[kind](cursor)]
 
 
 def _options(cursor: Cursor) -> Iterator[Candidate]:
@@ -203,25 +203,12 @@ def _unit_files(cursor: Cursor) -> Iterator[Candidate]:
     return _files(cursor, lambda name: name.rpartition(".")[2] in UNIT_TYPES)
 
 
-_ARGUMENTS: dict[str, tuple[Source, ...]] = {
-    "cat": (_units,),
-    "destroy": (_units,),
-    "fd-forward": (_files,),
-    "forget-machine": (_machines,),
-    "help": (_commands,),
-    "journal": (_units,),
-    "list-machines": (_machines,),
-    "list-unit-files": (_units,),
-    "list-units": (_units,),
-    "load": (_units, _unit_files),
-    "restart": (_units,),
-    "ssh": (_units, _machines),
-    "start": (_units, _unit_files),
-    "status": (_units,),
-    "stop": (_units,),
-    "submit": (_unit_files,),
-    "unload": (_units,),
-    "verify": (_unit_files,),
+_ARGUMENTS: dict[Completable, Source] = {
+    "commands": _commands,
+    "files": _files,
+    "machines": _machines,
+    "unit-files": _unit_files,
+    "units": _units,
 }
 _VALUES: dict[str, Source] = {
     "ca_file": _files,

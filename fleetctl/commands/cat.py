@@ -11,7 +11,7 @@ from fleetctl.suggestion import suggest_unit
 from fleetd.model.unitfile import render_unit_file
 
 
-@new_command("cat", usage="UNIT")
+@new_command("cat", usage="UNIT", completes=("units",))
 @unit_arguments
 def command(settings: Settings, units: tuple[str, ...]) -> int:
     """Prints the unit file as the cluster keeps it: without comments, blank lines and indentation. If a pattern matches

@@ -12,7 +12,7 @@ from fleetd.api import schema
 GONE_ALREADY = 404
 
 
-@new_command("destroy", usage="[--no-block|--block-attempts=N] [--ignore-missing] UNIT...")
+@new_command("destroy", usage="[--no-block|--block-attempts=N] [--ignore-missing] UNIT...", completes=("units",))
 @blocking_options
 @missing_option
 @unit_arguments

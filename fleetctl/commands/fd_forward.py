@@ -14,7 +14,7 @@ CHUNK = 65536
 STDIN, STDOUT = 0, 1
 
 
-@new_command("fd-forward", usage="PATH")
+@new_command("fd-forward", usage="PATH", completes=("files",))
 @click.argument("paths", nargs=-1)
 def command(settings: Settings, paths: tuple[str, ...]) -> int:
     """Copies its input to the unix socket at PATH, and what arrives there to its output. --tunnel runs it on the

@@ -10,7 +10,7 @@ from fleetctl.settings import Settings
 from fleetctl.unit_locations import Location, all_locations, match_machines
 
 
-@new_command("forget-machine", usage="MACHINE...")
+@new_command("forget-machine", usage="MACHINE...", completes=("machines",))
 @click.argument("machines", nargs=-1)
 def command(settings: Settings, machines: tuple[str, ...]) -> int:
     """Removes parked machines (see list-machines) from the cluster, each given by a prefix of its id. They count as

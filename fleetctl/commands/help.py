@@ -7,7 +7,7 @@ from fleetctl.command_line import new_command
 from fleetctl.settings import Settings
 
 
-@new_command("help", usage="[COMMAND]")
+@new_command("help", usage="[COMMAND]", completes=("commands",))
 @click.argument("topic", metavar="[COMMAND]", default="")
 def command(settings: Settings, topic: str) -> int:
     """Shows all commands, or the help of one."""

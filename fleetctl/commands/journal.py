@@ -13,7 +13,11 @@ from fleetctl.settings import Settings
 from fleetctl.unit_locations import explain_absence, has_machine, pick_place, places_of_all, remote_options
 
 
-@new_command("journal", usage="[--lines=N] [--follow] [--output=FORMAT] [--sudo] [--machine=ID] [--ssh-port=N] UNIT")
+@new_command(
+    "journal",
+    usage="[--lines=N] [--follow] [--output=FORMAT] [--sudo] [--machine=ID] [--ssh-port=N] UNIT",
+    completes=("units",),
+)
 @click.option("--lines", "-n", type=click.IntRange(min=0), default=10, help="how many lines to show")
 @flag("--follow", "--f", "-f", text="follow the log until Ctrl-C")
 @click.option("--output", "form", default="short", help="a format of journalctl: short, short-iso, cat, json, …")

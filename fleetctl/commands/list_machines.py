@@ -30,7 +30,11 @@ MODES = {
 LISTING = Listing(COLUMNS, VALUES, default="machine,ip,metadata")
 
 
-@new_command("list-machines", usage="[--full] [--no-legend] [--fields=FIELD,...] [--output=json] [MACHINE...]")
+@new_command(
+    "list-machines",
+    usage="[--full] [--no-legend] [--fields=FIELD,...] [--output=json] [MACHINE...]",
+    completes=("machines",),
+)
 @list_command(LISTING)
 def command(settings: Settings, view: View[schema.Machine]) -> int:
     """Lists the machines by id; with prefixes of ids, only those. Parked and leaving machines are named on standard

@@ -92,7 +92,11 @@ _PLACES = {"target", "tmachine", "ip"}
 MOST_REASONS = 10
 
 
-@new_command("list-unit-files", usage="[--full] [--no-legend] [--fields=FIELD,...] [--output=json] [UNIT...]")
+@new_command(
+    "list-unit-files",
+    usage="[--full] [--no-legend] [--fields=FIELD,...] [--output=json] [UNIT...]",
+    completes=("units",),
+)
 @list_command(LISTING)
 def command(settings: Settings, view: View[Row]) -> int:
     """Lists all units of the cluster, templates included, with target state (dstate) and current state (state); with

@@ -38,7 +38,9 @@ VALUES: Values[Row] = {
 LISTING = Listing(COLUMNS, VALUES, default="unit,machine,active,sub")
 
 
-@new_command("list-units", usage="[--full] [--no-legend] [--fields=FIELD,...] [--output=json] [UNIT...]")
+@new_command(
+    "list-units", usage="[--full] [--no-legend] [--fields=FIELD,...] [--output=json] [UNIT...]", completes=("units",)
+)
 @list_command(LISTING)
 def command(settings: Settings, view: View[Row]) -> int:
     """Lists the units on machines, one line for each unit and machine, with their states in systemd; with names or

@@ -5,7 +5,7 @@ from fleetctl.commands.start import LOAD, run_start
 from fleetctl.settings import Settings
 
 
-@new_command("load", usage="[--no-block|--block-attempts=N] [--replace] UNIT...")
+@new_command("load", usage="[--no-block|--block-attempts=N] [--replace] UNIT...", completes=("units", "unit-files"))
 @blocking_options
 @creation_options
 @unit_arguments

@@ -24,7 +24,11 @@ from fleetd.model.unit import TargetState
 _AS_ROOT = '[ "$(id -u)" = 0 ] || exec sudo -n "$0" "$@"; exec "$0" "$@"'
 
 
-@new_command("restart", usage="[--block-attempts=N] [--machine=ID] [--ssh-port=N] [--ignore-missing] UNIT...")
+@new_command(
+    "restart",
+    usage="[--block-attempts=N] [--machine=ID] [--ssh-port=N] [--ignore-missing] UNIT...",
+    completes=("units",),
+)
 @click.option("--block-attempts", type=int, default=0, help=BLOCK_ATTEMPTS_HELP)
 @remote_options
 @missing_option

@@ -26,7 +26,10 @@ class Destination(msgspec.Struct, frozen=True):
 
 
 @new_command(
-    "ssh", usage="[--machine=ID|--unit=UNIT] [--forward-agent] [MACHINE|UNIT] [COMMAND...]", takes_command=True
+    "ssh",
+    usage="[--machine=ID|--unit=UNIT] [--forward-agent] [MACHINE|UNIT] [COMMAND...]",
+    completes=("units", "machines"),
+    takes_command=True,
 )
 @machine_option()
 @click.option("--unit", default="", help="the unit whose machine to log in to")

@@ -50,7 +50,7 @@ LOAD = StartVerb("load", "loading", TargetState.LOADED, check_loaded)
 START = StartVerb("start", "starting", TargetState.LAUNCHED, check_launched)
 
 
-@new_command("start", usage="[--no-block|--block-attempts=N] [--replace] UNIT...")
+@new_command("start", usage="[--no-block|--block-attempts=N] [--replace] UNIT...", completes=("units", "unit-files"))
 @blocking_options
 @creation_options
 @unit_arguments

@@ -43,7 +43,7 @@ VALUES: Values[Row] = {
 }
 
 
-@new_command("status", usage="[--output=json] [--machine=ID] [--ssh-port=N] UNIT...")
+@new_command("status", usage="[--output=json] [--machine=ID] [--ssh-port=N] UNIT...", completes=("units",))
 @click.option("--output", "form", type=click.Choice([TEXT, JSON]), default=TEXT, help="text (of systemctl) or json")
 @remote_options
 @unit_arguments

@@ -33,7 +33,7 @@ STOP = StopVerb("stop", "stopping", "stopped", TargetState.LOADED, check_stopped
 UNLOAD = StopVerb("unload", "unloading", "unloaded", TargetState.INACTIVE, check_unloaded)
 
 
-@new_command("stop", usage="[--no-block|--block-attempts=N] [--ignore-missing] UNIT...")
+@new_command("stop", usage="[--no-block|--block-attempts=N] [--ignore-missing] UNIT...", completes=("units",))
 @blocking_options
 @missing_option
 @unit_arguments

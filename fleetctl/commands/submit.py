@@ -88,7 +88,7 @@ class Sent(msgspec.Struct, frozen=True):
     overtaken: dict[str, schema.UnitReport]
 
 
-@new_command("submit", usage="[--replace] UNIT...")
+@new_command("submit", usage="[--replace] UNIT...", completes=("unit-files",))
 @creation_options
 @unit_arguments
 def command(settings: Settings, units: tuple[str, ...], replace: bool) -> int:

@@ -5,7 +5,7 @@ from fleetctl.commands.stop import UNLOAD, run_stop
 from fleetctl.settings import Settings
 
 
-@new_command("unload", usage="[--no-block|--block-attempts=N] [--ignore-missing] UNIT...")
+@new_command("unload", usage="[--no-block|--block-attempts=N] [--ignore-missing] UNIT...", completes=("units",))
 @blocking_options
 @missing_option
 @unit_arguments

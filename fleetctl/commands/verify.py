@@ -16,7 +16,7 @@ from fleetctl.settings import Settings
 _SYSTEMD_ANALYZE = ("systemd-analyze", "verify", "--man=no", "--recursive-errors=no", "--")
 
 
-@new_command("verify", usage="FILE...")
+@new_command("verify", usage="FILE...", completes=("unit-files",))
 @unit_arguments
 def command(settings: Settings, units: tuple[str, ...]) -> int:
     """Checks unit files by the same rules as submit and the API, without the cluster: syntax, name, and the sections
