@@ -32,6 +32,8 @@ from fleetd.reconciler.status import find_result, needs_explanation, report
 from fleetd.registry.registry import Registry
 from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager
 
+log = logging.getLogger(__name__)
+
 FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 8.0
 PASS_PERIOD_S = 0.02  # between the passes of a burst
@@ -62,12 +64,10 @@ class Agent:
         ledger: Ledger,
         epoch: StoreEpoch,
         registration: Registration,
-        logger: logging.Logger,
     ) -> None:
         self._systemd = systemd
         self._ledger = ledger
         self._registration = registration
-        self._log = logger
         self._dirty: dict[str, None] = {}  # units to look at in the next pass
         self._wake = asyncio.Event()
         self._pace = Pace(PASS_PERIOD_S, longest_rest_s=0.25)
@@ -81,12 +81,12 @@ class Agent:
         self._refused: dict[str, None] = {}  # units that this machine refuses
         self._rechecked_s = -RECHECK_S
         self._epoch = epoch
-        self._desired = DesiredState(registry, machine_id, self._wake.set, epoch, logger)
-        self._publisher = StatePublisher(registry, machine_id, registration, epoch.note_revision, logger)
+        self._desired = DesiredState(registry, machine_id, self._wake.set, epoch)
+        self._publisher = StatePublisher(registry, machine_id, registration, epoch.note_revision)
         self._retries = UnitRetries(self._mark_one)
-        self._executor = Executor(machine_id, systemd, ledger, self._retries, logger)
-        self._diagnostics = Diagnostics(systemd, self._mark_one, logger)
-        self._observer = Observer(systemd, ledger, self._desired, self._executor, self._retries, logger)
+        self._executor = Executor(machine_id, systemd, ledger, self._retries)
+        self._diagnostics = Diagnostics(systemd, self._mark_one)
+        self._observer = Observer(systemd, ledger, self._desired, self._executor, self._retries)
 
     # For the rest of the daemon.
 
@@ -189,7 +189,7 @@ class Agent:
                     self._mark(await self._systemd.wait_for_changes())
             except (ManagerUnavailable, OSError) as error:
                 if backoff.is_first:
-                    self._log.warning("cannot follow systemd, retrying: %s", error)
+                    log.warning("cannot follow systemd, retrying: %s", error)
                 await asyncio.sleep(backoff.next_s())
 
     async def _work(self) -> None:
@@ -211,9 +211,9 @@ class Agent:
                 continue
             except ManagerUnavailable as error:
                 if backoff.is_first:
-                    self._log.warning("cannot reach systemd; units are left as they are, retrying: %s", error)
+                    log.warning("cannot reach systemd; units are left as they are, retrying: %s", error)
             except Exception:
-                self._log.exception("a pass over this machine's units failed, retrying; please report this as a bug")
+                log.exception("a pass over this machine's units failed, retrying; please report this as a bug")
             metrics.AGENT_PASSES.labels("failed").inc()
             retry = asyncio.get_running_loop().call_later(backoff.next_s(), self._wake.set)
 
@@ -257,7 +257,7 @@ class Agent:
         change = self._epoch.take_change(self._ledger.store.cluster_id)
         self._epoch_name = self._epoch.name
         if change is not StoreChange.NONE:
-            self._log.warning(
+            log.warning(
                 "the store was restored from a snapshot or belongs to another cluster; "
                 "every unit here is kept as it is, and units the store does not know become orphans",
                 extra={"change": change.name.lower()},

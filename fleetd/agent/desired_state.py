@@ -17,6 +17,8 @@ from fleetd.registry.records import PLACEMENTS, SYNCED, Kind, MalformedRecord, R
 from fleetd.registry.registry import Registry
 from fleetd.store.protocol import Changes, Compacted, Event, KeyValue, Unavailable
 
+log = logging.getLogger(__name__)
+
 FIRST_RETRY_S = 0.5
 LONGEST_RETRY_S = 8.0
 
@@ -49,14 +51,12 @@ class DesiredState:
         machine_id: str,
         wake: Callable[[], None],
         epoch: StoreEpoch,
-        logger: logging.Logger,
     ) -> None:
         self._registry = registry
         self._store = registry.store
         self._machine_id = machine_id
         self._wake = wake
         self._epoch = epoch
-        self._log = logger
         self._last_beat = 0
         self._requested = 0  # how many rereads were requested
         self._answered = 0  # the last of them that the mirror answers
@@ -104,12 +104,12 @@ class DesiredState:
                 self._wake()
                 await self._watch(snapshot)
             except Compacted as error:
-                self._log.info("reading this machine's placements again: %s", error)
+                log.info("reading this machine's placements again: %s", error)
                 if error.was_set_back:
                     self._epoch.note_set_back(self._epoch.name)
             except Unavailable as error:
                 if backoff.is_first:
-                    self._log.warning(
+                    log.warning(
                         "cannot read this machine's placements; its units keep running as they are, retrying: %s", error
                     )
                 await asyncio.sleep(backoff.next_s())
@@ -191,7 +191,7 @@ class DesiredState:
                 seen = await self._store.digest(self._placements_prefix)
                 marks = await self._read_marks()
             except Unavailable as error:
-                self._log.debug("cannot check for missed placements; checking at the next heartbeat: %s", error)
+                log.debug("cannot check for missed placements; checking at the next heartbeat: %s", error)
                 continue
             if marks != known or self.has_news:
                 return
@@ -245,5 +245,5 @@ class DesiredState:
         try:
             return kind.decode(item)
         except MalformedRecord as error:
-            self._log.warning("a record of the leader's cannot be read; units are left as they are: %s", error)
+            log.warning("a record of the leader's cannot be read; units are left as they are: %s", error)
             return None

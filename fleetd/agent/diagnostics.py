@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from fleetd.systemd.protocol import ServiceManager, ServiceManagerError
 
+log = logging.getLogger(__name__)
+
 MAX_CONCURRENT = 4  # each may be a process that reads the journal
 MAX_DELAY_S = 1.0  # how long a unit's report waits for its explanation
 NO_REASON = "systemd gives no reason"
@@ -14,10 +16,9 @@ NO_REASON = "systemd gives no reason"
 class Diagnostics:
     """Explanations by unit. `on_ready` is called with a unit's name when its explanation is there, or late."""
 
-    def __init__(self, systemd: ServiceManager, on_ready: Callable[[str], None], logger: logging.Logger) -> None:
+    def __init__(self, systemd: ServiceManager, on_ready: Callable[[str], None]) -> None:
         self._systemd = systemd
         self._on_ready = on_ready
-        self._log = logger
         self._texts: dict[str, str] = {}
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._waiting: dict[str, asyncio.TimerHandle] = {}
@@ -60,7 +61,7 @@ class Diagnostics:
             try:
                 text = await self._systemd.explain(name)
             except (ServiceManagerError, OSError) as error:
-                self._log.warning("%s failed; cannot find out why from systemd: %s", name, error)
+                log.warning("%s failed; cannot find out why from systemd: %s", name, error)
                 text = ""
         del self._asking[name]
         if timer := self._waiting.pop(name, None):

@@ -29,6 +29,8 @@ from fleetd.systemd.protocol import (
     UnitStatus,
 )
 
+log = logging.getLogger(__name__)
+
 MAX_CONCURRENT = 32  # systemd handles one request after the other; more in flight only take memory, for good
 
 _AnyAction = TypeVar("_AnyAction", Stop, Start | Restart)
@@ -37,19 +39,11 @@ _AnyAction = TypeVar("_AnyAction", Stop, Start | Restart)
 class Executor:
     """Executes plans. `hashes` are the hashes of fleet's unit files, by unit, as of the last `refresh_files`."""
 
-    def __init__(
-        self,
-        machine_id: str,
-        systemd: ServiceManager,
-        ledger: Ledger,
-        retries: UnitRetries,
-        logger: logging.Logger,
-    ) -> None:
+    def __init__(self, machine_id: str, systemd: ServiceManager, ledger: Ledger, retries: UnitRetries) -> None:
         self._systemd = systemd
         self._ledger = ledger
         self._retries = retries
-        self._log = logger
-        self._links = Links(machine_id, systemd, ledger, logger)
+        self._links = Links(machine_id, systemd, ledger)
         self._files_are_known = False
         self._stops: dict[str, None] = {}  # units that fleetd stopped, and has not started since
         self._changed_files: dict[str, None] = {}  # units whose files changed since the last reload check
@@ -92,7 +86,7 @@ class Executor:
             kind = type(action).__name__.lower()
             metrics.STEPS.labels(kind).inc()
             level = logging.INFO if action is last[action.unit] else logging.DEBUG
-            self._log.log(level, "%s %s: %s", kind, action.unit, action.reason)
+            log.log(level, "%s %s: %s", kind, action.unit, action.reason)
         await self._each([action for action in plan if isinstance(action, Stop)], self._stop)
         await self._remove([action.unit for action in plan if isinstance(action, Remove)])
         await self._write([action for action in plan if isinstance(action, Write)])
@@ -134,7 +128,7 @@ class Executor:
 
     def _fail(self, kind: str, name: str, error: Exception) -> None:
         metrics.STEPS_FAILED.labels(kind).inc()
-        self._log.warning("%s", error if name in str(error) else f"{name}: {error}")
+        log.warning("%s", error if name in str(error) else f"{name}: {error}")
         self._retries.record(name, str(error), REFUSED if isinstance(error, JobRefused) else "")
 
     async def _stop(self, action: Stop) -> None:

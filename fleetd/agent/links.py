@@ -13,14 +13,15 @@ from fleetd.model.names import parse_name
 from fleetd.model.unitfile import UnitFileError, parse_unit_file
 from fleetd.systemd.protocol import ServiceManager
 
+log = logging.getLogger(__name__)
+
 
 class Links:
     """One machine's links. Call `read` with all units' texts, then `put` and `forget` for changes, then `follow`."""
 
-    def __init__(self, machine_id: str, systemd: ServiceManager, ledger: Ledger, logger: logging.Logger) -> None:
+    def __init__(self, machine_id: str, systemd: ServiceManager, ledger: Ledger) -> None:
         self._systemd = systemd
         self._ledger = ledger
-        self._log = logger
         host = platform.node()
         self._specifiers = {"H": host, "l": host.partition(".")[0], "v": platform.release(), "m": machine_id}
         self._units: dict[str, Install | str | None] = {}  # unit → its [Install], why that is invalid, or None
@@ -69,9 +70,7 @@ class Links:
             made = {link: unit for link, unit in plan.links.items() if link not in failures}
             self._ledger.put_links({**made, **not_dropped})
         except OSError as error:
-            self._log.warning(
-                "cannot record the links for [Install] in the ledger, retrying with the next pass: %s", error
-            )
+            log.warning("cannot record the links for [Install] in the ledger, retrying with the next pass: %s", error)
             return ()
         self._is_due, self._must_verify = bool(failures), False
         complaints: dict[str, tuple[str, ...]] = dict(plan.complaints)
@@ -87,7 +86,7 @@ class Links:
         for name, sentences in complaints.items():
             for sentence in sentences:
                 if sentence not in before.get(name, ()):
-                    self._log.warning("%s: %s", name, sentence)
+                    log.warning("%s: %s", name, sentence)
         return tuple(name for name in {**before, **complaints} if before.get(name) != complaints.get(name))
 
     def _parse(self, name: str, text: str) -> Install | str:

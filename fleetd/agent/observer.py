@@ -18,6 +18,8 @@ from fleetd.reconciler.observed import LastRun, Observed, needs_last_run, needs_
 from fleetd.scheduler.snapshot import requirements_of
 from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager, ServiceManagerError, UnitStatus
 
+log = logging.getLogger(__name__)
+
 NO_SUCH_UNIT = "takes no such unit"
 
 
@@ -31,14 +33,12 @@ class Observer:
         desired: DesiredState,
         executor: Executor,
         retries: UnitRetries,
-        logger: logging.Logger,
     ) -> None:
         self._systemd = systemd
         self._ledger = ledger
         self._desired = desired
         self._executor = executor
         self._retries = retries
-        self._log = logger
 
     async def observe(self, names: Sequence[str]) -> dict[str, Observed]:
         """Observe these units, with all that plan_machine needs. Raises ManagerUnavailable."""
@@ -132,6 +132,6 @@ class Observer:
         except ManagerUnavailable:
             raise
         except ServiceManagerError as error:
-            self._log.warning("cannot find out how the last run of %s ended: %s", name, error)
+            log.warning("cannot find out how the last run of %s ended: %s", name, error)
             return None
         return LastRun(details.invocation, details.result, details.oneshot)

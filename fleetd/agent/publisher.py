@@ -17,6 +17,8 @@ from fleetd.registry.registry import Registry
 from fleetd.registry.transactions import WriteSet, cut_into_transactions
 from fleetd.store.protocol import Delete, LeaseNotFound, Put, Unavailable
 
+log = logging.getLogger(__name__)
+
 FIRST_RETRY_S = 0.5
 LONGEST_RETRY_S = 5.0
 WRITE_PERIOD_S = 0.03  # between the batches of a burst
@@ -33,13 +35,11 @@ class StatePublisher:
         machine_id: str,
         registration: Registration,
         on_written: Callable[[int], None],
-        logger: logging.Logger,
     ) -> None:
         self._registry = registry
         self._machine_id = machine_id
         self._registration = registration
         self._on_written = on_written
-        self._log = logger
         self._wanted: dict[str, UnitState] = {}
         self._changed: dict[str, None] = {}  # units whose state in the store is outdated or unknown
         self._forced: dict[str, None] = {}  # those of them to write even if the store has the same value
@@ -134,11 +134,11 @@ class StatePublisher:
                     self._may_write_late = False
                     asyncio.get_running_loop().call_later(LATE_WRITE_S, self._compare_again)
             except LeaseNotFound:
-                self._log.warning("this machine's lease is gone from the store; registering again")
+                log.warning("this machine's lease is gone from the store; registering again")
                 self._registration.lost.set()
             except Unavailable as error:
                 if backoff.is_first:
-                    self._log.warning("cannot publish unit states, retrying: %s", error)
+                    log.warning("cannot publish unit states, retrying: %s", error)
                 self._may_write_late = True
                 await asyncio.sleep(backoff.next_s())
                 self._has_work.set()

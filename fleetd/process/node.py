@@ -97,9 +97,7 @@ class Node:
         registration = Registration(machine.session, loop_time)
         ledger = Ledger(environment.runtime, logging.getLogger("fleetd.agent.ledger"))
         epoch = StoreEpoch(registry, machine.id, ledger.store.cluster_id, ledger.store.revision)
-        self.agent = Agent(
-            machine.id, registry, systemd, ledger, epoch, registration, logging.getLogger("fleetd.agent")
-        )
+        self.agent = Agent(machine.id, registry, systemd, ledger, epoch, registration)
         self.membership = Membership(
             machine,
             registry,

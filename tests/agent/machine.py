@@ -167,7 +167,7 @@ class MachineUnderTest:
         self.ledger = Ledger(self.directory, self.log)
         seen = self.ledger.store
         self.epoch = StoreEpoch(self.registry, MACHINE, seen.cluster_id, seen.revision)
-        self.agent = Agent(MACHINE, self.registry, self.systemd, self.ledger, self.epoch, self.registration, self.log)
+        self.agent = Agent(MACHINE, self.registry, self.systemd, self.ledger, self.epoch, self.registration)
         self.running = asyncio.create_task(self.agent.run())
         await self.register()
         if synced:

@@ -73,7 +73,7 @@ class SmallCluster:
         runtime.mkdir()
         registration = Registration(number, now)
         epoch = StoreEpoch(registry, number * 32)
-        agent = Agent(number * 32, registry, systemd, Ledger(runtime, LOG), epoch, registration, LOG)
+        agent = Agent(number * 32, registry, systemd, Ledger(runtime, LOG), epoch, registration)
         membership = Membership(
             Machine(id=number * 32, session=number, address=f"10.0.0.{number}", metadata={"number": number}),
             registry,
