@@ -102,7 +102,7 @@ class Observer:
 
     def _find_missing_template(self, name: str) -> str:
         """Return the template that a socket with Accept=yes needs, if neither the cluster nor the machine has it."""
-        template = requirements_of(self._desired.placements[name].text, name).template
+        template = requirements_of(self._desired.placements[name].content, name).template
         placement = self._desired.placements.get(template)
         is_placed = placement is not None and not placement.is_withdrawn
         return "" if not template or is_placed or self._systemd.shadows(template) else template

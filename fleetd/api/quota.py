@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from fleetd.api.http import ApiError
-from fleetd.model.quota import Usage, measure_growth, refuse_growth, size_of_text
+from fleetd.model.quota import Usage, measure_growth, refuse_growth, size_of
 from fleetd.model.unit import Unit
 from fleetd.registry.registry import Registry
 
@@ -32,7 +32,7 @@ class Quota:
     @asynccontextmanager
     async def admit(self, before: Unit | None, after: Unit | None) -> AsyncIterator[None]:
         """Holds room for this change of a unit (None: it does not exist) while it is written. Raises ApiError."""
-        growth = measure_growth(before.text if before else None, after.text if after else None)
+        growth = measure_growth(before.content if before else None, after.content if after else None)
         if self._allowed is not UNLIMITED and growth != Usage():
             await self._find_room(growth)
         self._pending += growth
@@ -41,8 +41,8 @@ class Quota:
         finally:
             self._pending -= growth
         self._used = self._used + growth if self._used else None
-        self._uncounted_bytes += size_of_text(after.text if after else None)
-        self._uncounted_bytes -= size_of_text(before.text if before else None)
+        self._uncounted_bytes += size_of(after.content if after else None)
+        self._uncounted_bytes -= size_of(before.content if before else None)
 
     async def _find_room(self, growth: Usage) -> None:
         used, is_fresh = self._used, self._now() - self._read_at_s <= FRESH_S

@@ -96,7 +96,7 @@ def plan_change(operation: UnitOperation, before: Unit | None, shadows: Callable
     if operation.only_new and before is not None:
         raise ApiError(412, f'unit "{operation.name}" exists already')
     after = _plan_unit(operation, before)
-    is_new = before is None or before.text != after.text
+    is_new = before is None or before.content != after.content
     if is_new and (refusal := refuse_names(operation.name, operation.options, shadows)):
         raise ApiError(400, refusal)
     return Change(operation, before, after, 201 if is_new else 204)
@@ -133,4 +133,4 @@ def _plan_unit(operation: UnitOperation, before: Unit | None) -> Unit:
     restart_of = (
         before.restart_of if before and target is TargetState.LAUNCHED else 0
     )  # keep a restart that is still pending
-    return Unit(operation.name, text, target, restart_of=restart_of)
+    return Unit(operation.name, text, target, restart_of=restart_of, dropins=before.dropins if before else ())

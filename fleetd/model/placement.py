@@ -2,6 +2,7 @@
 
 import msgspec
 
+from fleetd.model.content import Content, DropIn
 from fleetd.model.decoding import FORMAT, Count
 from fleetd.model.reason import Reason, RejectionCount
 from fleetd.model.unit import TargetState
@@ -32,6 +33,12 @@ class Placement(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_f
     declined: bool = False
     prove_after_s: float | None = None
     prove_within_s: float | None = None
+    dropins: tuple[DropIn, ...] = ()
+
+    @property
+    def content(self) -> Content:
+        """The unit file with its drop-ins, as they are to be on this machine."""
+        return Content(self.text, self.dropins)
 
     @property
     def is_withdrawn(self) -> bool:

@@ -1,8 +1,9 @@
-"""Limits on how many units a cluster holds and how large their unit files are together: every leader keeps all units in
-memory and every listing carries their texts, so a cluster that grows too large could not be led."""
+"""Limits on how many units a cluster holds and how large their contents are together: every leader keeps all units in
+memory and every listing carries their contents, so a cluster that grows too large could not be led."""
 
 import msgspec
 
+from fleetd.model.content import Content
 from fleetd.model.decoding import FORMAT
 
 
@@ -19,18 +20,16 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format",
         return Usage(self.units - other.units, self.text_bytes - other.text_bytes)
 
 
-def measure_growth(before: str | None, after: str | None) -> Usage:
-    """How much a cluster grows when a unit's text changes from `before` to `after` (None: no unit). Never negative: a
-    unit that shrinks is always accepted."""
+def measure_growth(before: Content | None, after: Content | None) -> Usage:
+    """How much a cluster grows when a unit's content changes from `before` to `after` (None: no unit). Never negative:
+    a unit that shrinks is always accepted."""
     units = (after is not None) - (before is not None)
-    return Usage(max(0, units), max(0, size_of_text(after) - size_of_text(before)))
+    return Usage(max(0, units), max(0, size_of(after) - size_of(before)))
 
 
-def size_of_text(text: str | None) -> int:
-    """Bytes of the text in UTF-8; 0 for None."""
-    if text is None:
-        return 0
-    return len(text) if text.isascii() else len(text.encode())
+def size_of(content: Content | None) -> int:
+    """Bytes of the content in UTF-8; 0 for None."""
+    return content.size if content is not None else 0
 
 
 def refuse_growth(used: Usage, growth: Usage, allowed: Usage) -> str:

@@ -1,9 +1,10 @@
-"""What a unit is to the cluster: its unit file, its target state, and the state that machines report of it."""
+"""What a unit is to the cluster: its content, its target state, and the state that machines report of it."""
 
 from enum import StrEnum
 
 import msgspec
 
+from fleetd.model.content import Content, DropIn
 from fleetd.model.decoding import FORMAT, Count
 
 
@@ -21,7 +22,8 @@ class Unit(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_field=
     `text` is the rendered unit file. `generation` is the store's revision of the last write, which every submit, start,
     stop, restart and replace raises; it is never used twice, not even by a unit that is destroyed and created again,
     and is not part of the stored value. `restart_of`: a restart was requested at this generation, so whatever was
-    started for this or an earlier generation is restarted (0: none was requested).
+    started for this or an earlier generation is restarted (0: none was requested). `dropins` are in order of name; an
+    instance carries those of its template, too.
     """
 
     name: str
@@ -29,6 +31,12 @@ class Unit(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_field=
     target: TargetState = TargetState.INACTIVE
     generation: Count = 0
     restart_of: Count = 0
+    dropins: tuple[DropIn, ...] = ()
+
+    @property
+    def content(self) -> Content:
+        """The unit file with its drop-ins."""
+        return Content(self.text, self.dropins)
 
 
 AT_REST = ("", "inactive", "failed")  # systemd's active states in which no process of a unit exists

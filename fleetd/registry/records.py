@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 import msgspec
 from msgspec.structs import replace
 
+from fleetd.model.content import DropIn, InvalidDropIn, check_dropin_name
 from fleetd.model.decoding import FORMAT, UNREADABLE
 from fleetd.model.machine import Machine, MachineSettings, is_address
 from fleetd.model.placement import Decision, Placement
@@ -116,7 +117,22 @@ def _intern(value: T) -> T:
 def _complete_unit(unit: Unit, names: Names, revision: int) -> Unit:
     if "." not in names[0]:
         raise ValueError("whose name has no suffix")
+    _check_dropins(unit.dropins)
     return replace(unit, name=names[0], generation=revision)
+
+
+def _complete_placement(placement: Placement, names: Names, _revision: int) -> Placement:
+    _check_dropins(placement.dropins)
+    return replace(placement, machine=names[0], unit=names[1])
+
+
+def _check_dropins(dropins: tuple[DropIn, ...]) -> None:
+    """A name becomes the path of a file: raises ValueError for one that could lead out of the unit's folder."""
+    try:
+        for dropin in dropins:
+            check_dropin_name(dropin.name)
+    except InvalidDropIn as error:
+        raise ValueError(f"in which {error}") from error
 
 
 def _complete_machine(machine: Machine, names: Names, _revision: int) -> Machine:
@@ -141,7 +157,7 @@ PLACEMENTS = Kind(
     Placement,
     name_count=2,
     identify=lambda placement: (placement.machine, placement.unit),
-    complete=lambda placement, names, _: replace(placement, machine=names[0], unit=names[1]),
+    complete=_complete_placement,
 )
 DECISIONS = Kind("decisions", Decision, identify=lambda decision: (decision.unit,), complete=_complete_decision)
 SYNCED = Kind("synced", Synced)

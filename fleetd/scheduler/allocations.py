@@ -74,7 +74,7 @@ def decide_release(plan: UnitPlanBuilder, machine: str) -> Action | None:
         case State.STOPPED:
             is_refused = plan.is_wanted and plan.snapshot.refusal(plan.name, machine)
             return Decline(machine) if is_refused else Forget(machine)
-        case State.ASSIGNED if plan.unit is not None and placement.text != plan.unit.text:
+        case State.ASSIGNED if plan.unit is not None and placement.content != plan.unit.content:
             return Keep(machine)
     return None
 

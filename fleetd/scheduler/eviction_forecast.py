@@ -17,7 +17,7 @@ def predict_evictions(
     on the machine, by unit. Units that follow an evicted one (MachineOf=) are evicted too."""
     machine_index = MachineIndex({machine.id: EffectiveMachine(dict(metadata))})
     wanted = {
-        name: requirements_of(placement.text, name)
+        name: requirements_of(placement.content, name)
         for name, placement in sorted(placements.items())
         if placement.is_active
     }

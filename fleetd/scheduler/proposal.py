@@ -117,12 +117,14 @@ class Proposal:
                 _leave(plan, machine, reruns=reruns)
                 former = plan.placements[machine]
                 generation = max(plan.generation, former.generation)
-                plan.write(Placement(machine, plan.name, former.text, TargetState.INACTIVE, generation))
-                self.withdraw(plan.name, machine, requirements_of(former.text, plan.name))
+                target = TargetState.INACTIVE
+                plan.write(Placement(machine, plan.name, former.text, target, generation, dropins=former.dropins))
+                self.withdraw(plan.name, machine, requirements_of(former.content, plan.name))
             case Supersede(machine):
                 assert plan.unit is not None
                 unit = plan.unit
-                plan.write(Placement(machine, plan.name, unit.text, unit.target, unit.generation, superseded=True))
+                order = Placement(machine, plan.name, unit.text, unit.target, unit.generation, dropins=unit.dropins)
+                plan.write(msgspec.structs.replace(order, superseded=True))
                 _leave(plan, machine)
                 self.vacate(plan.name, machine)
             case Forget(machine, reruns):
@@ -155,6 +157,7 @@ class Proposal:
             unit.generation,
             completed=plan.completed == plan.generation,
             restart_of=unit.restart_of,
+            dropins=unit.dropins,
         )
         plan.reason = reason or plan.reason
         plan.unplaced = False

@@ -11,13 +11,14 @@ from typing import Any, TypeVar
 import msgspec
 
 from fleetd.model.constraints import Requirements, parse_requirements
+from fleetd.model.content import Content
 from fleetd.model.machine import Machine, MachineSettings
 from fleetd.model.names import is_template, parse_name, template_of
 from fleetd.model.ordered import Names, Ordered
 from fleetd.model.placement import Decision, Placement
-from fleetd.model.quota import Usage, size_of_text
+from fleetd.model.quota import Usage, size_of
 from fleetd.model.unit import TargetState, Unit, UnitState
-from fleetd.model.unitfile import UnitFileError, parse_unit_file
+from fleetd.model.unitfile import UnitFileError
 from fleetd.scheduler.allocation_state import Presence
 from fleetd.scheduler.effective_machine import EffectiveMachine, effective_machine
 from fleetd.scheduler.machine_index import MachineIndex
@@ -34,17 +35,17 @@ class MachineLoss(msgspec.Struct, frozen=True):
 
 
 @lru_cache(maxsize=32768)
-def requirements_of(text: str, name: str) -> Requirements:
-    """The requirements of a unit of this text and name. A text that does not parse has none: systemd will refuse it."""
+def requirements_of(content: Content, name: str) -> Requirements:
+    """The requirements of a unit of this content and name. What does not parse has none: systemd will refuse it."""
     try:
-        return parse_requirements(parse_unit_file(text), parse_name(name))
+        return parse_requirements(content.options(), parse_name(name))
     except UnitFileError:
         return Requirements()
 
 
-def _placed_requirements(text: str, name: str) -> Requirements:
+def _placed_requirements(content: Content, name: str) -> Requirements:
     """The requirements that count on the unit's machine. A template has none: it is placed where its sockets are."""
-    return Requirements() if is_template(name) else requirements_of(text, name)
+    return Requirements() if is_template(name) else requirements_of(content, name)
 
 
 class Snapshot:
@@ -208,20 +209,20 @@ class Snapshot:
 
     def set_unit(self, name: str, unit: Unit | None) -> None:
         """Set a unit."""
-        unit = _with_text_of(unit, next(iter(self.placements.get(name, {}).values()), None))
+        unit = _with_content_of(unit, next(iter(self.placements.get(name, {}).values()), None))
         former = self.units.get(name)
         if former is not None:
             self._index_requirements(name, belongs=False)
-        self.text_bytes += size_of_text(unit.text if unit else None) - size_of_text(former.text if former else None)
+        self.text_bytes += size_of(unit.content if unit else None) - size_of(former.content if former else None)
         _set(self.units, name, unit)
-        _set(self._requirements, name, _placed_requirements(unit.text, name) if unit else None)
+        _set(self._requirements, name, _placed_requirements(unit.content, name) if unit else None)
         if unit is not None:
             self._index_requirements(name, belongs=True)
         self._refresh_unplaced(name)
 
     def set_placement(self, machine: str, name: str, placement: Placement | None) -> None:
         """Set the placement of a unit on a machine."""
-        placement = _with_text_of(placement, self.units.get(name))
+        placement = _with_content_of(placement, self.units.get(name))
         _set_by_machine(self.placements, name, machine, placement)
         _mark(self.placed_on.setdefault(machine, {}), name, placement is not None)
         self._refresh_session(machine)
@@ -229,7 +230,7 @@ class Snapshot:
         occupancy = self.occupancies.setdefault(machine, Occupancy())
         occupancy.discard(name)
         if placement is not None and placement.occupies:
-            occupancy.add(name, _placed_requirements(placement.text, name), staying=placement.is_active)
+            occupancy.add(name, _placed_requirements(placement.content, name), staying=placement.is_active)
         _mark(self.with_replacers, machine, bool(occupancy.replaces))
         template = template_of(name)
         if template:
@@ -289,11 +290,11 @@ class Snapshot:
         _mark(self.unplaced, name, unplaced)
 
 
-def _with_text_of(record: R, other: Unit | Placement | None) -> R:
-    """The record with the other's text object if both texts are equal: most of the memory is held once so."""
-    if record is None or other is None or record.text is other.text or record.text != other.text:
+def _with_content_of(record: R, other: Unit | Placement | None) -> R:
+    """The record with the other's objects if both contents are equal: most of the memory is held once so."""
+    if record is None or other is None or record.text is other.text or record.content != other.content:
         return record
-    return msgspec.structs.replace(record, text=other.text)
+    return msgspec.structs.replace(record, text=other.text, dropins=other.dropins)
 
 
 def _set(mapping: MutableMapping[Any, Any], key: Any, value: Any) -> None:

@@ -246,7 +246,7 @@ class ScriptedCluster(Api):
     def _place(self, unit: Unit, outcome: ScriptedOutcome) -> list[Operation]:
         machine = outcome.machine.id if outcome.machine else ""
         decision = Decision(unit.name, unit.generation, machine, reason=outcome.reason, rejections=outcome.rejections)
-        if machine and requirements_of(unit.text, unit.name).is_global:
+        if machine and requirements_of(unit.content, unit.name).is_global:
             decision = replace(decision, machine="", machines=1)
         put = self.registry.put
         state = [put(_make_state(unit, outcome), machine, unit.name)] if machine else []

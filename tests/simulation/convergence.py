@@ -101,7 +101,7 @@ def _judge_unit(world: World, name: str, unit: Unit) -> str:
         return _judge_template(world, name, homes)
     if unit.target is TargetState.INACTIVE:
         return f"it is on {', '.join(running + homes)}" if running or homes else ""
-    if requirements_of(unit.text, name).is_global:
+    if requirements_of(unit.content, name).is_global:
         return _judge_global(world, name, unit, homes)
     decision = world.truth.decisions.get(name)
     if decision is None or decision.generation != unit.generation:
@@ -124,7 +124,7 @@ def _judge_unit(world: World, name: str, unit: Unit) -> str:
 def _judge_template(world: World, name: str, homes: list[str]) -> str:
     """Whether a template is where sockets need it, and nowhere else."""
     units = world.truth.units.values()
-    sockets = [unit.name for unit in units if requirements_of(unit.text, unit.name).template == name]
+    sockets = [unit.name for unit in units if requirements_of(unit.content, unit.name).template == name]
     needed = sorted({machine for socket in sockets for machine in world.truth.homes(socket)})
     taken = [machine for machine in needed if name not in world.machine(machine).systemd.own_names]
     return "" if sorted(homes) == taken else f"it is on {', '.join(homes)}, its sockets are on {', '.join(needed)}"
@@ -132,7 +132,7 @@ def _judge_template(world: World, name: str, homes: list[str]) -> str:
 
 def _judge_completed(world: World, name: str, unit: Unit) -> str:
     """Whether a oneshot that has run, on a machine that is lost or left, need not run again."""
-    asked = requirements_of(unit.text, name).rerun_after_failover
+    asked = requirements_of(unit.content, name).rerun_after_failover
     again = world.config.rerun_after_failover if asked is None else asked
     return "it ran on a machine that was lost, and is to run again" if again else ""
 
@@ -235,7 +235,7 @@ def _why_not(world: World, name: str, unit: Unit, machine: str) -> str:
     """Why a unit cannot be on a machine, by rules of the simulator's own."""
     truth = world.truth
     record = truth.machines[machine]
-    asked = requirements_of(unit.text, name)
+    asked = requirements_of(unit.content, name)
     here = {n: o for (m, n), o in truth.placements.items() if m == machine and n != name and not o.superseded}
     if record.mode is not MachineMode.READY:
         return "takes no work"
@@ -250,7 +250,7 @@ def _why_not(world: World, name: str, unit: Unit, machine: str) -> str:
         return "metadata"
     if [peer for peer in asked.machine_of if peer not in here or not here[peer].is_active]:
         return "a peer is missing"
-    others = {other: requirements_of(order.text, other).conflicts for other, order in here.items()}
+    others = {other: requirements_of(order.content, other).conflicts for other, order in here.items()}
     if any(matches_glob(pattern, other) for other in others for pattern in asked.conflicts):
         return "conflict"
     return "conflict" if any(matches_glob(p, name) for patterns in others.values() for p in patterns) else ""

@@ -72,7 +72,7 @@ class OneMachinePerUnit(Checker):
             homes = [
                 machine
                 for machine in self.truth.homes(name)
-                if not requirements_of(self.truth.placements[machine, name].text, name).is_global
+                if not requirements_of(self.truth.placements[machine, name].content, name).is_global
             ]
             if len(homes) > 1:
                 self.fail(f"{name} is placed on {', '.join(homes)}")
@@ -85,7 +85,7 @@ class ConflictsApart(Checker):
         for machine in dict.fromkeys(path.names[0] for path, _ in events if path.kind is PLACEMENTS):
             orders = {n: o for (m, n), o in self.truth.placements.items() if m == machine and o.is_active}
             for name, order in orders.items():
-                patterns = requirements_of(order.text, name).conflicts
+                patterns = requirements_of(order.content, name).conflicts
                 other = next((o for o in orders if o != name and any(matches_glob(p, o) for p in patterns)), None)
                 if other:
                     self.fail(f"{name} and {other}, which conflict, are both on {machine}")
@@ -144,7 +144,7 @@ class DelaysAreKept(Checker):
             unit = self.truth.units.get(path.names[1])
             if unit is None or unit.target is not TargetState.LAUNCHED or unit.generation != former.generation:
                 continue
-            asked = requirements_of(unit.text, unit.name)
+            asked = requirements_of(unit.content, unit.name)
             own_s = asked.failover_delay_s
             delay_s = 0.0 if asked.is_global else self.world.config.failover_delay_s if own_s is None else own_s
             absent_s = now() - self.truth.absent_since.get(path.names[0], now())
@@ -296,7 +296,7 @@ class Rule3OneCopyRuns(Checker):
         return self._is_registered(found) and record is not None and self.truth.synced.get(found.id) == record.session
 
     def _is_global(self, name: str) -> bool:
-        return requirements_of(self.truth.units[name].text, name).is_global
+        return requirements_of(self.truth.units[name].content, name).is_global
 
 
 class Rule3TheLastCopyStays(Checker):
@@ -324,11 +324,11 @@ class Rule3TheLastCopyStays(Checker):
 
     def _hinders(self, machine: str, name: str) -> bool:
         """Whether something that conflicts with the unit was placed beside it."""
-        asked = requirements_of(self.truth.units[name].text, name)
+        asked = requirements_of(self.truth.units[name].content, name)
         others = {
             n: o for (m, n), o in self.truth.placements.items() if m == machine and n != name and not o.superseded
         }
-        patterns = {other: requirements_of(order.text, other).conflicts for other, order in others.items()}
+        patterns = {other: requirements_of(order.content, other).conflicts for other, order in others.items()}
         conflicts = any(matches_glob(p, other) for other in others for p in asked.conflicts)
         return conflicts or any(matches_glob(p, name) for each in patterns.values() for p in each)
 
@@ -357,7 +357,7 @@ class Rule5NothingCompletedRunsAgain(Checker):
             self._completed[name] = completed
 
     def _may_run_again(self, unit: Unit) -> bool:
-        asked = requirements_of(unit.text, unit.name).rerun_after_failover
+        asked = requirements_of(unit.content, unit.name).rerun_after_failover
         return self.world.config.rerun_after_failover if asked is None else asked
 
     def see_call(self, machine: str, verb: str, names: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from fleetd.leader.mirror import apply_record
+from fleetd.model.content import DropIn
 from fleetd.model.machine import Machine, MachineMode, MachineSettings
 from fleetd.model.names import matches_glob
 from fleetd.model.placement import Decision, Placement
@@ -100,9 +101,11 @@ class Cluster:
         if self.changed is not None:
             self.changed |= affected
 
-    def unit(self, name: str, text: str = "", target: TargetState = LAUNCHED) -> None:
-        """An operator submits or replaces a unit, or sets its target; `text` is its [X-Fleet] section."""
-        self.write(UNITS, (name,), Unit(name, f"[X-Fleet]\n{text}\n", target))
+    def unit(self, name: str, text: str = "", target: TargetState = LAUNCHED, *, dropin: str = "") -> None:
+        """An operator submits or replaces a unit, or sets its target; `text` is its [X-Fleet] section, `dropin` the
+        same section of its drop-in ('': it has none)."""
+        dropins = (DropIn("a.conf", f"[X-Fleet]\n{dropin}\n"),) if dropin else ()
+        self.write(UNITS, (name,), Unit(name, f"[X-Fleet]\n{text}\n", target, dropins=dropins))
 
     def submit(self, **units: str) -> None:
         """Submit units: name without `.service` → [X-Fleet] section."""
@@ -384,8 +387,8 @@ class Cluster:
 
 def conflict(one: Placement, other: Placement) -> bool:
     """True if the units of these placements may not share a machine."""
-    patterns = requirements_of(one.text, one.unit).conflicts
-    others = requirements_of(other.text, other.unit).conflicts
+    patterns = requirements_of(one.content, one.unit).conflicts
+    others = requirements_of(other.content, other.unit).conflicts
     return any(matches_glob(p, other.unit) for p in patterns) or any(matches_glob(p, one.unit) for p in others)
 
 

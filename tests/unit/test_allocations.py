@@ -2,10 +2,13 @@
 
 import pytest
 
+from fleetd.model.content import DropIn
 from fleetd.model.machine import MachineMode
 from fleetd.model.placement import Placement
 from fleetd.registry.records import STATES
 from tests.unit.cluster_builder import INACTIVE, LOADED, A, settled_cluster
+
+DROPINS = (DropIn("a.conf", "[X-Fleet]\nConflicts=other*\n"),)
 
 # New files and targets.
 
@@ -31,6 +34,32 @@ def test_a_unit_with_a_new_file_stays_where_it_still_fits():
 def _requested(cluster, name):
     unit = cluster.snapshot.units[name]
     return unit.text, unit.target, unit.generation
+
+
+def test_a_changed_drop_in_stays_on_its_machine_where_the_unit_still_fits():
+    cluster = settled_cluster(a="")
+    cluster.unit(A, dropin="Conflicts=other*")
+    cluster.run_leader()
+    assert cluster.snapshot.placements[A] == {"m1": Placement("m1", A, *_requested(cluster, A), dropins=DROPINS)}
+    cluster.unit(A)
+    cluster.run_leader()
+    assert cluster.snapshot.placements[A] == {"m1": Placement("m1", A, *_requested(cluster, A))}
+
+
+def test_a_unit_whose_drop_in_fits_on_its_machine_no_longer_moves_and_conflicts_until_it_has_stopped():
+    cluster = settled_cluster("m1", a="")
+    cluster.machine("m2", disk="ssd")
+    cluster.unit(A, dropin="MachineMetadata=disk=ssd\nConflicts=other*")
+    cluster.settle()
+    assert cluster.assigned() == {A: "m2"}
+    cluster.unit(A, "MachineMetadata=disk=ssd", dropin="Conflicts=other*\nMachineMetadata=\nMachineID=m1")
+    cluster.run_leader()
+    leaving = cluster.snapshot.placements[A]["m2"]
+    assert leaving.is_withdrawn
+    assert leaving.dropins[0].text == "[X-Fleet]\nMachineMetadata=disk=ssd\nConflicts=other*\n"
+    assert "other*" in cluster.snapshot.occupancy("m2").units[A].conflicts
+    cluster.settle()
+    assert cluster.assigned() == {A: "m1"}
 
 
 @pytest.mark.covers("2.2.3", "2.10.6")

@@ -6,6 +6,7 @@ from itertools import permutations
 import pytest
 
 from fleetd.leader.mirror import apply_record
+from fleetd.model.content import DropIn
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.registry.records import Record, encode
@@ -16,6 +17,7 @@ from fleetd.store.protocol import KeyValue
 
 MACHINE = "0123456789abcdef0123456789abcdef"
 TEXT = "[Service]\nExecStart=/bin/sleep infinity\n"
+DROPINS = (DropIn("a.conf", "[Service]\nMemoryMax=1G\n"),)
 UP = TargetState.LAUNCHED
 
 
@@ -23,9 +25,9 @@ def records(unit: str) -> dict[str, Record]:
     """All records of one running unit, by key."""
     return {
         f"/fleet/decisions/{unit}": Decision(unit, 3, MACHINE),
-        f"/fleet/placements/{MACHINE}/{unit}": Placement(MACHINE, unit, TEXT, UP, 3),
+        f"/fleet/placements/{MACHINE}/{unit}": Placement(MACHINE, unit, TEXT, UP, 3, dropins=DROPINS),
         f"/fleet/states/{MACHINE}/{unit}": UnitState("loaded", "active", "running", "hash", UP, 3),
-        f"/fleet/units/{unit}": Unit(unit, TEXT, UP),
+        f"/fleet/units/{unit}": Unit(unit, TEXT, UP, dropins=DROPINS),
     }
 
 
@@ -63,6 +65,7 @@ async def test_equal_texts_and_ids_of_records_are_held_once(registry: Registry, 
     assert len({id(state.active) for state in states}) == 1
     for unit, placement in placements.items():
         assert snapshot.units[unit].text is placement.text
+        assert snapshot.units[unit].dropins is placement.dropins
 
 
 async def test_texts_that_differ_are_both_kept(registry: Registry) -> None:

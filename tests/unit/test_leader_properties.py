@@ -62,6 +62,10 @@ class Leader(RuleBasedStateMachine):
     def submit(self, name, text, requested):
         self.cluster.unit(name, text, requested)
 
+    @rule(name=st.sampled_from(UNITS), dropin=st.sampled_from(TEXTS), requested=targets)
+    def submit_with_a_drop_in(self, name, dropin, requested):
+        self.cluster.unit(name, "", requested, dropin=dropin)
+
     @rule(name=st.sampled_from(GLOBALS), text=st.sampled_from(GLOBAL_TEXTS), requested=targets)
     def submit_global(self, name, text, requested):
         self.cluster.unit(name, text, requested)
@@ -262,7 +266,7 @@ def check_delays(cluster, plan):
         running = [machine for machine, state in snapshot.states.get(name, {}).items() if state.runs]
         if unit is None or unit.target is not LAUNCHED or running or len(cluster.assigned().get(name, "").split()) != 1:
             continue
-        delay_s = requirements_of(unit.text, name).failover_delay_s or 0.0
+        delay_s = requirements_of(unit.content, name).failover_delay_s or 0.0
         for machine in unit_plan.deletes:
             if snapshot.placements[name][machine].is_active and machine in lost and name not in GLOBALS:
                 assert lost[machine].since_s + delay_s <= cluster.clock_s, f"{name} fails over from {machine} too early"
@@ -270,7 +274,7 @@ def check_delays(cluster, plan):
 
 def must_leave(snapshot, name, machine, withdrawn):
     """True if the unit may not stay on the machine. `withdrawn`: the (unit, machine) that the plan withdraws."""
-    required = requirements_of(snapshot.units[name].text, name)
+    required = requirements_of(snapshot.units[name].content, name)
     record = snapshot.machines[machine]
     here = set(snapshot.occupancies[machine].staying)
     staying_on = here - {other for other, where in withdrawn if where == machine and other != name}
@@ -286,16 +290,17 @@ def must_leave(snapshot, name, machine, withdrawn):
 
 
 def replaces(snapshot, name):
-    return requirements_of(snapshot.units[name].text if name in snapshot.units else "", name).replaces
+    unit = snapshot.units.get(name)
+    return requirements_of(unit.content, name).replaces if unit else ()
 
 
 def conflicting(snapshot, name, other, machine):
     """True if the unit conflicts with the other and was changed later: the other one stays."""
     if other not in snapshot.units or snapshot.units[other].generation > snapshot.units[name].generation:
         return False
-    mine = requirements_of(snapshot.units[name].text, name).conflicts
-    texts = {snapshot.units[other].text, snapshot.placements[other][machine].text}
-    theirs = [pattern for text in texts for pattern in requirements_of(text, other).conflicts]
+    mine = requirements_of(snapshot.units[name].content, name).conflicts
+    contents = {snapshot.units[other].content, snapshot.placements[other][machine].content}
+    theirs = [pattern for content in contents for pattern in requirements_of(content, other).conflicts]
     return any(matches_glob(p, other) for p in mine) or any(matches_glob(p, name) for p in theirs)
 
 
@@ -376,7 +381,7 @@ def check_machine_at_rest(snapshot, machine):
     placements = [snapshot.placements[name][machine] for name in staying]
     for placement in placements:
         assert snapshot.is_wanted(placement.unit)
-        assert all(peer in staying for peer in requirements_of(placement.text, placement.unit).machine_of)
+        assert all(peer in staying for peer in requirements_of(placement.content, placement.unit).machine_of)
         assert placement.generation == snapshot.units[placement.unit].generation
         assert not any(other is not placement and conflict(placement, other) for other in placements)
 

@@ -19,6 +19,20 @@ def test_an_allocation_back_after_a_partition_is_superseded_until_replaced():
     assert cluster.snapshot.decisions[A].machine == "m2"
 
 
+def test_a_superseded_allocation_keeps_its_drop_ins():
+    cluster = settled_cluster()
+    cluster.unit(A, dropin="Conflicts=other*")
+    cluster.settle()
+    dropins = cluster.snapshot.units[A].dropins
+    cluster.die("m1")
+    cluster.run_leader()
+    cluster.come_back("m1")
+    cluster.state(A, "m2", active="activating")
+    cluster.run_leader()
+    assert cluster.placement_states(A) == {"m1": "superseded", "m2": "assigned"}
+    assert [placement.dropins for placement in cluster.snapshot.placements[A].values()] == [dropins, dropins]
+
+
 def test_a_superseded_allocation_is_withdrawn_when_the_replacement_completed():
     cluster = after_partition()
     cluster.state(A, "m2", "inactive", completed=True)

@@ -69,6 +69,17 @@ def test_a_record_under_a_name_that_is_not_its_own_is_none(key: str, value: str)
         decode(item(f"/fleet/{key}", value.encode()))
 
 
+@pytest.mark.parametrize("kind", ["units", "placements"])
+def test_a_drop_in_that_would_be_written_elsewhere_makes_no_record(kind: str) -> None:
+    key = "units/a.service" if kind == "units" else "placements/m1/a.service"
+    named = (
+        '{"name":"a.service","machine":"m1","unit":"a.service","text":"","target":"loaded","generation":1,"dropins":'
+    )
+    assert decode(item(f"/fleet/{key}", f'{named}[{{"name":"a.conf","text":""}}]}}'.encode()))
+    with pytest.raises(MalformedRecord, match=f'/fleet/{key} holds a {kind} record in which "../a.conf" is no name'):
+        decode(item(f"/fleet/{key}", f'{named}[{{"name":"../a.conf","text":""}}]}}'.encode()))
+
+
 @pytest.mark.parametrize("number", ["-1", "9223372036854775808", "9" * 40, "1e400", "1.5", '"1"'])
 @pytest.mark.parametrize("kind", ["placements", "decisions", "states"])
 def test_a_number_that_cannot_be_written_again_is_none(kind: str, number: str) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from fleetd.model.content import Content, DropIn
 from fleetd.model.quota import Usage, measure_growth, refuse_growth
 from fleetd.model.unit import TargetState, Unit
 from fleetd.scheduler.impact import set_unit, set_usage
@@ -11,16 +12,17 @@ from fleetd.scheduler.snapshot import Snapshot
 @pytest.mark.parametrize(
     ("before", "after", "growth"),
     [
-        (None, "abc", Usage(1, 3)),
-        (None, "ä", Usage(1, 2)),
-        (None, "", Usage(1, 0)),
-        ("abc", "abcd", Usage(0, 1)),
-        ("abc", "abc", Usage()),
-        ("abc", "a", Usage()),
-        ("abc", None, Usage()),
+        (None, Content("abc"), Usage(1, 3)),
+        (None, Content("ä"), Usage(1, 2)),
+        (None, Content(""), Usage(1, 0)),
+        (Content("abc"), Content("abcd"), Usage(0, 1)),
+        (Content("abc"), Content("abc"), Usage()),
+        (Content("abc"), Content("a"), Usage()),
+        (Content("abc"), None, Usage()),
+        (Content("abc"), Content("abc", (DropIn("é", "ä"),)), Usage(0, 4)),
     ],
 )
-def test_what_becomes_larger_counts(before: str | None, after: str | None, growth: Usage) -> None:
+def test_what_becomes_larger_counts(before: Content | None, after: Content | None, growth: Usage) -> None:
     assert measure_growth(before, after) == growth
 
 

@@ -39,7 +39,7 @@ def published_state(state: UnitState | None) -> TargetState:
 
 def describe_unit(unit: Unit, decision: Decision | None, states: Mapping[tuple[str, str], UnitState]) -> schema.Unit:
     """The unit as version 1 shows it. A global unit has no machine and no current state."""
-    machine = decision.machine if decision and not requirements_of(unit.text, unit.name).is_global else ""
+    machine = decision.machine if decision and not requirements_of(unit.content, unit.name).is_global else ""
     return schema.Unit(
         name=unit.name,
         options=_options(unit.text),

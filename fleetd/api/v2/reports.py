@@ -8,16 +8,19 @@ import msgspec
 from fleetd.api import schema
 from fleetd.api.http import Request, Response, parse_json, render_json
 from fleetd.api.v1.states import is_gone
+from fleetd.model.content import Content
 from fleetd.model.machine import Machine
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.reason import Reason, RejectionCount, render, render_rejection, render_wait
 from fleetd.model.unit import Unit, UnitState
-from fleetd.model.unitfile import hash_unit_file
 from fleetd.registry.records import DECISIONS, PLACEMENTS, UNITS
 from fleetd.registry.registry import Reader, Registry
 from fleetd.scheduler.snapshot import requirements_of
 
-_hash = lru_cache(maxsize=4096)(hash_unit_file)
+
+@lru_cache(maxsize=4096)
+def _hash(content: Content) -> str:
+    return content.hash
 
 
 class ReportData(msgspec.Struct, frozen=True):
@@ -72,8 +75,8 @@ def describe_unit(
         name=name,
         target=unit.target,
         generation=unit.generation,
-        hash=_hash(unit.text),
-        is_global=requirements_of(unit.text, name).is_global,
+        hash=_hash(unit.content),
+        is_global=requirements_of(unit.content, name).is_global,
         decided=decision.generation,
         machine=decision.machine,
         machines=decision.machines,
