@@ -65,11 +65,7 @@ class Observer:
     def _combine(self, name: str, status: UnitStatus) -> Observed:
         file_hash = self._executor.hashes.get(name, "")
         is_new = not file_hash and name in self._desired.placements
-        refusal, obstacle = self._find_refusal(name, status) if is_new else ("", "")
-        lacks = self._find_missing_template(name) if is_new and not refusal else ""
-        if lacks:
-            refusal = f"{name} has Accept=yes and starts an instance of {lacks} for each connection; submit {lacks}"
-            obstacle = f"lacks {lacks}"
+        refusal, obstacle, lacks = self._find_refusal(name, status) if is_new else ("", "", "")
         return Observed(
             hash=file_hash,
             load=status.load,
@@ -85,10 +81,11 @@ class Observer:
             lacks=lacks,
         )
 
-    def _find_refusal(self, name: str, status: UnitStatus) -> tuple[str, str]:
-        """Return why this machine takes no unit of this name and content, in full and in short (Observed.obstacle)."""
+    def _find_refusal(self, name: str, status: UnitStatus) -> tuple[str, str, str]:
+        """Return why this machine takes no unit of this name and content: `refusal`, `obstacle` and `lacks` of
+        Observed."""
         if taken := self._executor.taken_error(status):
-            return str(taken), taken.obstacle
+            return str(taken), taken.obstacle, ""
         text = self._desired.placements[name].text
         try:
             options = parse_unit_file(text) if "[Install]" in text else ()
@@ -96,9 +93,12 @@ class Observer:
             options = ()
         own = self._systemd.shadows(name) if "." in name else ""
         refusal = refuse_names(name, options, lambda each: own if each == name else self._systemd.shadows(each))
-        if not refusal:
-            return "", ""
-        return refusal, own_unit(own) if own else NO_SUCH_UNIT
+        if refusal:
+            return refusal, own_unit(own) if own else NO_SUCH_UNIT, ""
+        if lacks := self._find_missing_template(name):
+            refusal = f"{name} has Accept=yes and starts an instance of {lacks} for each connection; submit {lacks}"
+            return refusal, f"lacks {lacks}", lacks
+        return "", "", ""
 
     def _find_missing_template(self, name: str) -> str:
         """Return the template that a socket with Accept=yes needs, if neither the cluster nor the machine has it."""
