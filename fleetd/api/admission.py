@@ -5,8 +5,9 @@ limit, the connection that has been idle longest is closed. Listings of everythi
 """
 
 import asyncio
-from collections.abc import Callable, Hashable
-from contextvars import ContextVar, Token
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from fleetd.api.http import ApiError
 
@@ -52,28 +53,25 @@ class ConnectionLimiter:
         if connection in self._busy:
             self._idle[connection] = self._busy.pop(connection)
 
-    def open_budget(self) -> "RequestBudget":
-        """The budget of one request, nothing reserved yet."""
-        return RequestBudget(self)
+    @contextmanager
+    def open_budget(self) -> Iterator["RequestBudget"]:
+        """The budget of the request that the `with` block answers; nothing is reserved yet."""
+        budget = RequestBudget(self)
+        token = _current.set(budget)
+        try:
+            yield budget
+        finally:
+            _current.reset(token)
+            budget.release()
 
 
 class RequestBudget:
-    """The bytes reserved for one request, released at the latest at the end of its `with` block."""
+    """The bytes reserved for one request, and its slot for a listing."""
 
     def __init__(self, limiter: ConnectionLimiter) -> None:
         self._limiter = limiter
         self._reserved = 0
-        self._token: Token[RequestBudget | None] | None = None
         self._has_slot = False
-
-    def __enter__(self) -> "RequestBudget":
-        self._token = _current.set(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._token is not None:
-            _current.reset(self._token)
-        self.release()
 
     def reserve(self, size: int) -> bool:
         """Reserve this many more bytes; False if they do not fit beside those of other requests."""

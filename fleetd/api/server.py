@@ -174,7 +174,7 @@ class Server:
         self.api = api
         self.client_timeout_s = client_timeout_s
         self.limiter = limiter if limiter is not None else ConnectionLimiter(_max_connections())
-        self._listeners = (
+        self._listeners = (  # of the API, and of metrics alone
             _Listener(self, self.limiter),
             _Listener(self, ConnectionLimiter(METRICS_CONNECTIONS, METRICS_BYTES), metrics_only=True),
         )
@@ -192,28 +192,25 @@ class Server:
 
         Raises ListenError, and serves on none of them, if one cannot be used.
         """
-        opened: list[socket.socket] = []
-        for_metrics: list[socket.socket] = []
+        to_open = [(address, False) for address in addresses] + [(address, True) for address in metrics_addresses]
+        opened: list[tuple[socket.socket, bool]] = []
         try:
             for sock in inherited:
                 _check_inherited(sock, insecure)
-            for address in addresses:
-                opened.append(open_socket(address, insecure))
-                self._paths += [address.path] if address.path else []
-            for address in metrics_addresses:
-                for_metrics.append(open_metrics_socket(address))
+            for address, for_metrics in to_open:
+                sock = open_metrics_socket(address) if for_metrics else open_socket(address, insecure)
+                opened.append((sock, for_metrics))
                 self._paths += [address.path] if address.path else []
         except ListenError:
-            for sock in (*opened, *for_metrics):
+            for sock, _ in opened:
                 sock.close()
             await self.stop()
             raise
-        served = ((*inherited, *opened), for_metrics)
         loop = asyncio.get_running_loop()
-        for listener, sockets in zip(self._listeners, served, strict=True):
-            for sock in sockets:
-                self._servers.append(await loop.create_server(listener, sock=sock, backlog=_BACKLOG))
-                sock.listen(listener.limiter.max_connections)  # queued connections take no file descriptor
+        for sock, for_metrics in (*((sock, False) for sock in inherited), *opened):
+            listener = self._listeners[for_metrics]
+            self._servers.append(await loop.create_server(listener, sock=sock, backlog=_BACKLOG))
+            sock.listen(listener.limiter.max_connections)  # queued connections take no file descriptor
 
     async def stop(self) -> None:
         """Stop serving within two seconds."""

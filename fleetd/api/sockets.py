@@ -110,17 +110,13 @@ def _trusted_groups(path: str | bytes) -> set[int]:
     return trusted
 
 
-def open_socket(address: Address, insecure: bool) -> socket.socket:
-    """Listen on this address for the API. Raises ListenError."""
-    return _open(address, insecure, group=GROUP, mode=0o660)
-
-
 def open_metrics_socket(address: Address) -> socket.socket:
     """Listen on this address for metrics, which everybody may read. Raises ListenError."""
-    return _open(address, insecure=True, group="", mode=0o666)
+    return open_socket(address, insecure=True, group="", mode=0o666)
 
 
-def _open(address: Address, insecure: bool, *, group: str, mode: int) -> socket.socket:
+def open_socket(address: Address, insecure: bool, *, group: str = GROUP, mode: int = 0o660) -> socket.socket:
+    """Listen on this address; `group` and `mode` are those of a unix socket. Raises ListenError."""
     try:
         return _open_unix(address.path, group, mode) if address.path else _open_tcp(address, insecure)
     except OSError as error:

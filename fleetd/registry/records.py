@@ -165,17 +165,7 @@ STATES = Kind("states", UnitState, name_count=2, complete=_complete_state)
 LEADER = Kind("leader", Leader, name_count=0)
 USAGE = Kind("usage", Usage, name_count=0)
 
-KINDS: tuple[Kind[Record], ...] = (
-    UNITS,
-    SETTINGS,
-    MACHINES,
-    PLACEMENTS,
-    DECISIONS,
-    SYNCED,
-    STATES,
-    LEADER,
-    USAGE,
-)
+KINDS: tuple[Kind[Record], ...] = (UNITS, SETTINGS, MACHINES, PLACEMENTS, DECISIONS, SYNCED, STATES, LEADER, USAGE)
 _BY_NAME: Mapping[str, Kind[Record]] = {kind.name: kind for kind in KINDS}
 _BY_RECORD: Mapping[type, Kind[Record]] = {kind.record: kind for kind in KINDS}
 _ENCODER = msgspec.json.Encoder()

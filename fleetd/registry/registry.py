@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from copy import copy
 from typing import Generic, TypeVar, cast
 
 import msgspec
@@ -64,15 +65,13 @@ class Reader(KeySpace):
         *,
         wait_for_turn: Callable[[], Awaitable[None]] | None = None,
         note_read: Callable[[int], None] = lambda size: None,
-        stay_at_revision: bool = False,
     ) -> None:
-        """`wait_for_turn` is awaited before a large kind is read whole, `note_read` is called with the bytes read.
-        `stay_at_revision`: all reads, which follow one another, are at the revision of the first."""
+        """`wait_for_turn` is awaited before a large kind is read whole, `note_read` is called with the bytes read."""
         super().__init__(prefix)
         self.store = store
         self._wait_for_turn = wait_for_turn
         self._note_read = note_read
-        self._stay_at_revision = stay_at_revision
+        self._stays_at_revision = False  # that of the first read
         self._revision = 0  # of the next read; 0: the latest
 
     async def read(self, kind: Kind[R], *names: str) -> dict[Names, R]:
@@ -109,7 +108,7 @@ class Reader(KeySpace):
 
     def _note(self, found: RangeResult) -> RangeResult:
         self._note_read(sum(len(item.value) for item in found.items))
-        if self._stay_at_revision:
+        if self._stays_at_revision:
             self._revision = found.revision
         return found
 
@@ -180,14 +179,10 @@ class Registry(Reader):
     """Typed reads and writes below one key prefix of a store. Every method raises what the store's raise."""
 
     def at_one_revision(self) -> Reader:
-        """A reader for one answer that takes several reads: all are at the revision of the first."""
-        return Reader(
-            self.store,
-            self.prefix,
-            wait_for_turn=self._wait_for_turn,
-            note_read=self._note_read,
-            stay_at_revision=True,
-        )
+        """A reader for one answer that takes several reads, one after another: all are at the revision of the first."""
+        reader = copy(self)
+        reader._stays_at_revision = True
+        return reader
 
     async def usage(self) -> tuple[int, Usage, int]:
         """The number of units now, the usage that the leader wrote last, and its revision (0: none was written)."""
