@@ -153,9 +153,12 @@ def serve_over_tls(
         servers.append(background.do(asyncio.start_server(forward, "127.0.0.1", 0, ssl=context)))
         return f"https://127.0.0.1:{servers[0].sockets[0].getsockname()[1]}"
 
+    async def close() -> None:
+        for server in servers:
+            server.close()
+
     yield serve
-    for server in servers:
-        server.close()
+    background.do(close())
 
 
 @pytest.mark.covers("3.3.6", "3.3.16", "3.4.2", "3.4.6", "10.1.9")
