@@ -23,7 +23,8 @@ if TYPE_CHECKING:  # HTTP, TLS and SSH are slow to import, and --help does not n
     import ssl
 
     from fleetctl.ssh.connection import Connection
-    from fleetctl.transport import Answer, Transport
+    from fleetctl.ssh.tunnel import TunnelTransport
+    from fleetctl.transport import Answer, HttpTransport
     from fleetd.model.unit_option import UnitOption
 
 T = TypeVar("T")
@@ -83,15 +84,7 @@ class Client:
         self._endpoint = endpoint.text
         self._timeout_s = timeout_s
         self._socket = endpoint.socket
-        self._transport: Transport
-        if bastion is None:
-            from fleetctl.transport import HttpTransport
-
-            self._transport = HttpTransport(endpoint, timeout_s, tls)
-        else:
-            from fleetctl.ssh.tunnel import TunnelTransport
-
-            self._transport = TunnelTransport(bastion, endpoint, timeout_s, tls)
+        self._transport = _open_transport(endpoint, timeout_s, tls, bastion)
         self._headers = {"User-Agent": f"fleetctl/{__version__}", "Accept": schema.JSON_TYPE}
 
     def unit(self, name: str) -> schema.Unit | None:
@@ -285,6 +278,18 @@ class Client:
             text = (error.strerror if isinstance(error, OSError) else "") or str(error) or type(error).__name__
             remedy = _DAEMON_HERE if self._socket else _DAEMON_THERE
         return Unreachable(f"cannot reach fleetd at {self._endpoint}: {printable(text).lower()}; {remedy}")
+
+
+def _open_transport(
+    endpoint: Endpoint, timeout_s: float, tls: "ssl.SSLContext | None", bastion: "Connection | None"
+) -> "HttpTransport | TunnelTransport":
+    if bastion is None:
+        from fleetctl.transport import HttpTransport
+
+        return HttpTransport(endpoint, timeout_s, tls)
+    from fleetctl.ssh.tunnel import TunnelTransport
+
+    return TunnelTransport(bastion, endpoint, timeout_s, tls)
 
 
 def _unit_path(name: str) -> str:

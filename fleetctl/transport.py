@@ -9,7 +9,7 @@ from base64 import b64encode
 from collections.abc import Callable, Mapping
 from functools import partial
 from http.client import HTTPConnection
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -25,13 +25,6 @@ class Answer(msgspec.Struct, frozen=True):
     status: int
     kind: str
     content: bytes
-
-
-class Transport(Protocol):
-    """Sends requests to the API; paths are relative to the endpoint's and begin with a slash."""
-
-    def request(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> Answer:
-        """Raises TimeoutError, OSError if the connection fails, HTTPException if the peer does not speak HTTP."""
 
 
 class _Connection(HTTPConnection):
@@ -53,7 +46,7 @@ class _Connection(HTTPConnection):
 
 
 class HttpTransport:
-    """A Transport over the socket that `dial` opens, by default directly to the endpoint.
+    """Requests to the API over the socket that `dial` opens, by default directly to the endpoint.
 
     Each step of a request (connect, send, receive) may take `timeout_s`.
     """
@@ -71,7 +64,10 @@ class HttpTransport:
         self._connection = _Connection(endpoint, timeout_s, tls, dial or partial(_dial, endpoint, timeout_s))
 
     def request(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> Answer:
-        """See Transport."""
+        """The answer to a request; the path is relative to the endpoint's, and begins with a slash.
+
+        Raises TimeoutError, OSError if the connection fails, HTTPException if the peer does not speak HTTP.
+        """
         if self._connection.sock and _has_something_to_read(self._connection.sock):
             self._connection.close()  # closed by the server, which sends nothing unasked
         try:

@@ -1,5 +1,5 @@
 """SSH: connections to machines and bastions, and what runs over them.
 
 Begin with connection.py (connect, check the host key, authenticate); sessions.py runs commands, tunnel.py reaches the
-API, ../remote.py runs commands on the machines of a unit.
+API, both over channels.py; ../remote.py runs commands on the machines of a unit.
 """

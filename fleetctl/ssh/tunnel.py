@@ -34,7 +34,7 @@ class TunnelFailed(ClientError):
 
 
 class TunnelTransport:
-    """A Transport over channels of the bastion's connection; also raises TunnelFailed."""
+    """Requests to the API over channels of the bastion's connection."""
 
     def __init__(self, bastion: Connection, endpoint: Endpoint, timeout_s: float, tls: "ssl.SSLContext | None") -> None:
         self._bastion = bastion
@@ -43,7 +43,7 @@ class TunnelTransport:
         self._channel: paramiko.Channel | None = None
 
     def request(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> Answer:
-        """See Transport."""
+        """As HttpTransport does; also raises TunnelFailed."""
         try:
             return self._http.request(method, path, body, headers)
         except TimeoutError:
