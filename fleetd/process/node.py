@@ -82,9 +82,7 @@ class Node:
         former_lease: int = 0,
     ) -> None:
         self.config = config
-        self._own_unit = environment.own_unit
-        self._find_address = environment.find_address
-        self._park_later = environment.park_later
+        self._environment = environment
         self.store = store
         self.systemd = systemd
         self.finished = asyncio.Event()  # a part has ended unexpectedly: a bug
@@ -189,7 +187,7 @@ class Node:
                 return
         log.warning("the store does not answer; this machine will be parked when the store is back")
         parking.states = self.agent.states
-        await self._park_later(parking)
+        await self._environment.park_later(parking)
 
     async def predict_evictions(self, metadata: Mapping[str, str]) -> dict[str, str]:
         """Return the units that would have to leave this machine with this metadata, each with the reason."""
@@ -231,13 +229,14 @@ class Node:
         return ()
 
     async def _plan_shutdown(self) -> ShutdownMode:
+        own_unit = self._environment.own_unit
         try:
-            job = await self.systemd.pending_job(self._own_unit) if self._own_unit else ""
+            job = await self.systemd.pending_job(own_unit) if own_unit else ""
             stopping = await self.systemd.machine_is_stopping()
         except ManagerUnavailable as error:
             log.warning("cannot ask systemd why fleetd is stopped; keeping units and registration: %s", error)
             return ShutdownMode.STAY
-        return plan_shutdown(job=job, machine_is_stopping=stopping, supervised=self._own_unit != "")
+        return plan_shutdown(job=job, machine_is_stopping=stopping, supervised=own_unit != "")
 
     async def _report_leaving(self) -> schema.Leaving:
         """Begin to leave, and return the progress; `fleetd leave` polls this.
@@ -255,7 +254,7 @@ class Node:
         published = self.membership.machine.address
         while True:
             await asyncio.sleep(ADDRESS_CHECK_S)
-            address = self._find_address()
+            address = self._environment.find_address()
             if address in ("", published):
                 continue
             try:
