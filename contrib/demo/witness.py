@@ -35,9 +35,9 @@ class Witness:
         listed = self._cluster.fleetctl("list-unit-files", fields, "--no-legend", "--full").stdout
         rows = [line.split() for line in listed.splitlines()]
         return {
-            name: Placed(name, target, self._cluster.machine(target.split("/")[0]))
-            for name, target, target in rows
-            if target not in ("-", "global")
+            name: Placed(name, target, self._cluster.machine(machine.split("/")[0]))
+            for name, target, machine in rows
+            if machine not in ("-", "global")
         }
 
     def machine_of(self, name: str) -> Machine:

@@ -1,4 +1,4 @@
-"""`python -m tests.simulation`: run seeds for as long as nobody stops it, one of them again, or a scenario.
+"""`python -m tests.simulation`: run seeds until it is stopped, one seed, or a scenario.
 
 soak [FIRST]     run seed after seed; print one that fails, shrunk, with the command that repeats it
 seed SEED        run one seed, and print its log
@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from tests.simulation.faults import MACHINES, draw_actions, draw_config
-from tests.simulation.run import Outcome, run_actions, run_seed
+from tests.simulation.run import RunResult, run_actions, run_seed
 from tests.simulation.scenario import parse_scenario, render_scenario
 from tests.simulation.shrink import shrink
 
@@ -24,10 +24,10 @@ def soak(first: int) -> int:
     began_s = reported_s = time.monotonic()
     virtual_s = 0.0
     for seed in itertools.count(first):
-        outcome = run_seed(seed)
-        virtual_s += outcome.length_s
-        if outcome.failure:
-            _report(seed, outcome)
+        result = run_seed(seed)
+        virtual_s += result.length_s
+        if result.failure:
+            _report(seed, result)
             return 1
         now_s = time.monotonic()
         if now_s - reported_s >= _REPORT_EVERY_S:
@@ -37,10 +37,10 @@ def soak(first: int) -> int:
     return 0
 
 
-def _report(seed: int, outcome: Outcome) -> None:
-    assert outcome.failure
-    print(f"seed {seed} fails: {outcome.failure}\nshrinking it ...")
-    rule, config = outcome.failure.rule, draw_config(seed)
+def _report(seed: int, result: RunResult) -> None:
+    assert result.failure
+    print(f"seed {seed} fails: {result.failure}\nshrinking it ...")
+    rule, config = result.failure.rule, draw_config(seed)
 
     def fails(actions: object) -> bool:
         failure = run_actions(actions, seed=seed, config=config).failure  # type: ignore[arg-type]
@@ -52,14 +52,14 @@ def _report(seed: int, outcome: Outcome) -> None:
     print(f"the whole run again: python -m tests.simulation seed {seed}")
 
 
-def _show(outcome: Outcome) -> int:
-    print("\n".join(outcome.lines))
-    print(f"{outcome.length_s:.0f} s of cluster time, digest {outcome.digest}: {outcome.failure or 'no failure'}")
-    return 1 if outcome.failure else 0
+def _show(result: RunResult) -> int:
+    print("\n".join(result.lines))
+    print(f"{result.length_s:.0f} s of cluster time, digest {result.digest}: {result.failure or 'no failure'}")
+    return 1 if result.failure else 0
 
 
 def main(arguments: list[str]) -> int:
-    """Do what the arguments say; the exit status."""
+    """Run the command that the arguments name. Return the exit status."""
     logging.getLogger("fleetd").setLevel(logging.CRITICAL + 1)
     match arguments:
         case ["soak"]:

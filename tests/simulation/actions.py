@@ -1,7 +1,7 @@
-"""The actions of scenarios on a simulated cluster, operations and faults, each with what it does.
+"""The actions of scenarios on a simulated cluster: operations and faults.
 
-A fault with a duration ends by itself, any other when all faults end. faults.py draws actions at random,
-expectations.py says what can be expected of the cluster.
+A fault with a duration ends by itself, any other when all faults end. faults.py draws actions at random;
+expectations.py has what a scenario may expect.
 """
 
 import math
@@ -18,7 +18,7 @@ from tests.simulation.world import World
 
 
 class Action(msgspec.Struct, frozen=True):
-    """One line of a scenario: at this time (seconds since the beginning) this is done with these, for so long."""
+    """One line of a scenario: the time (seconds since the beginning), the verb, its arguments, the duration."""
 
     at_s: float
     verb: str
@@ -37,13 +37,13 @@ VERBS: dict[str, Handler] = {}
 
 
 def verb(handler: Handler) -> Handler:
-    """The function's name, with dashes, is a verb of scenarios."""
+    """The verb of a scenario is the function's name, with dashes."""
     VERBS[handler.__name__.rstrip("_").replace("_", "-")] = handler
     return handler
 
 
 async def perform(world: World, action: Action) -> None:
-    """Do what the action says. Operations, and what takes a machine long, continue in the background."""
+    """Run the action. Operations, and what takes a machine long, continue in the background."""
     world.say(f"DO {action}")
     doing = VERBS[action.verb](world, action)
     if doing is not None:
@@ -54,7 +54,7 @@ def _machine(world: World, action: Action) -> SimulatedMachine:
     return world.machines[action.args[0]]
 
 
-# People.
+# Operators.
 
 
 @verb
@@ -77,50 +77,50 @@ def start(world: World, action: Action) -> None:
 
 def _hand_in(world: World, action: Action, target: TargetState) -> None:
     name, *edition = action.args
-    world.spawn(world.people.submit(name, target, int(edition[0]) if edition else 1))
+    world.spawn(world.operators.submit(name, target, int(edition[0]) if edition else 1))
 
 
 @verb
 def stop(world: World, action: Action) -> None:
     """`stop UNIT`: it stays loaded."""
-    world.spawn(world.people.set_target(action.args[0], TargetState.LOADED))
+    world.spawn(world.operators.set_target(action.args[0], TargetState.LOADED))
 
 
 @verb
 def unload(world: World, action: Action) -> None:
     """`unload UNIT`"""
-    world.spawn(world.people.set_target(action.args[0], TargetState.INACTIVE))
+    world.spawn(world.operators.set_target(action.args[0], TargetState.INACTIVE))
 
 
 @verb
 def launch(world: World, action: Action) -> None:
-    """`launch UNIT`: one that is there, whatever its edition."""
-    world.spawn(world.people.set_target(action.args[0], TargetState.LAUNCHED))
+    """`launch UNIT`: an existing one, whatever its edition."""
+    world.spawn(world.operators.set_target(action.args[0], TargetState.LAUNCHED))
 
 
 @verb
 def restart_unit(world: World, action: Action) -> None:
-    """`restart-unit UNIT`: whatever runs of it"""
-    world.spawn(world.people.restart(action.args[0]))
+    """`restart-unit UNIT`: all running allocations of it"""
+    world.spawn(world.operators.restart(action.args[0]))
 
 
 @verb
 def destroy(world: World, action: Action) -> None:
     """`destroy UNIT`"""
-    world.spawn(world.people.destroy(action.args[0]))
+    world.spawn(world.operators.destroy(action.args[0]))
 
 
 @verb
 def metadata(world: World, action: Action) -> None:
-    """`metadata MACHINE KEY [VALUE]`: without a value it is hidden."""
+    """`metadata MACHINE KEY [VALUE]`: without a value the key is hidden."""
     _, key, *value = action.args
-    world.spawn(world.people.set_metadata(_machine(world, action).id, key, value[0] if value else ""))
+    world.spawn(world.operators.set_metadata(_machine(world, action).id, key, value[0] if value else ""))
 
 
 @verb
 def forget(world: World, action: Action) -> None:
-    """`forget MACHINE`: give it up, if it is parked."""
-    world.spawn(world.people.forget_machine(_machine(world, action).id))
+    """`forget MACHINE`: if it is parked."""
+    world.spawn(world.operators.forget_machine(_machine(world, action).id))
 
 
 # Machines.
@@ -142,7 +142,7 @@ async def reboot(world: World, action: Action) -> None:
 
 @verb
 def shutdown(world: World, action: Action) -> None:
-    """`shutdown MACHINE [for SECONDS]`: in order, as `systemctl poweroff` does it."""
+    """`shutdown MACHINE [for SECONDS]`: cleanly, as with `systemctl poweroff`."""
     machine = _machine(world, action)
     machine.run_errand(machine.shut_down())
     world.begin(f"power of {machine.name}", action.for_s, machine.boot)
@@ -150,7 +150,7 @@ def shutdown(world: World, action: Action) -> None:
 
 @verb
 def pause(world: World, action: Action) -> None:
-    """`pause MACHINE [for SECONDS]`: its fleetd does not get to run, and does not know it."""
+    """`pause MACHINE [for SECONDS]`: its fleetd gets no processor time, and does not notice."""
     machine = _machine(world, action)
     machine.pause()
     world.begin(f"pause of {machine.name}", action.for_s, machine.wake)
@@ -158,13 +158,13 @@ def pause(world: World, action: Action) -> None:
 
 @verb
 def clock(world: World, action: Action) -> None:
-    """`clock MACHINE SECONDS`: its wall clock is so far off."""
+    """`clock MACHINE SECONDS`: its wall clock is off by this much."""
     _machine(world, action).clock_offset_s = float(action.args[1])
 
 
 @verb
 async def clone(world: World, action: Action) -> None:
-    """`clone MACHINE NAME [for SECONDS]`: another machine with its id is switched on."""
+    """`clone MACHINE NAME [for SECONDS]`: another machine with the same id is switched on."""
     machine = world.add_clone(action.args[1], action.args[0])
     await machine.boot()
     world.begin(f"clone {machine.name}", action.for_s, machine.power_cut)
@@ -219,7 +219,7 @@ def _degrade(world: World, action: Action) -> None:
 
 @verb
 def cut(world: World, action: Action) -> None:
-    """`cut MACHINE [for SECONDS]`: from the store, both ways."""
+    """`cut MACHINE [for SECONDS]`: from the store, in both directions."""
     link = _machine(world, action).link
     link.loses_requests = link.loses_answers = 1.0
     _degrade(world, action)
@@ -227,21 +227,21 @@ def cut(world: World, action: Action) -> None:
 
 @verb
 def unheard(world: World, action: Action) -> None:
-    """`unheard MACHINE [for SECONDS]`: its requests do not reach the store; watches go on."""
+    """`unheard MACHINE [for SECONDS]`: its requests do not reach the store; its watches work."""
     _machine(world, action).link.loses_requests = 1.0
     _degrade(world, action)
 
 
 @verb
 def unanswered(world: World, action: Action) -> None:
-    """`unanswered MACHINE [for SECONDS]`: its requests are carried out, and no answer comes."""
+    """`unanswered MACHINE [for SECONDS]`: its requests are carried out, but not answered."""
     _machine(world, action).link.loses_answers = 1.0
     _degrade(world, action)
 
 
 @verb
 def lossy(world: World, action: Action) -> None:
-    """`lossy MACHINE SHARE [for SECONDS]`: so many requests are lost, and so many answers."""
+    """`lossy MACHINE SHARE [for SECONDS]`: this share of requests and of answers is lost."""
     machine, share = _machine(world, action), float(action.args[1])
     machine.link.loses_requests = machine.link.loses_answers = share
     _degrade(world, action)
@@ -249,7 +249,7 @@ def lossy(world: World, action: Action) -> None:
 
 @verb
 def slow(world: World, action: Action) -> None:
-    """`slow MACHINE SECONDS [for SECONDS]`: a message takes up to so long, and may overtake others."""
+    """`slow MACHINE SECONDS [for SECONDS]`: a message takes up to this long, and may overtake others."""
     machine = _machine(world, action)
     machine.link.latency_s = float(action.args[1])
     _degrade(world, action)
@@ -257,7 +257,7 @@ def slow(world: World, action: Action) -> None:
 
 @verb
 def deaf(world: World, action: Action) -> None:
-    """`deaf MACHINE [for SECONDS]`: its watches say nothing, all else works. It learns late that its lease is gone."""
+    """`deaf MACHINE [for SECONDS]`: its watches report nothing. It learns late that its lease is gone."""
     _machine(world, action).link.hears.clear()
     _degrade(world, action)
 
@@ -274,7 +274,7 @@ async def store_crash(world: World, action: Action) -> None:
 
 @verb
 def store_freeze(world: World, action: Action) -> None:
-    """`store-freeze [for SECONDS]`: it answers nobody, and drops leases meanwhile."""
+    """`store-freeze [for SECONDS]`: it does not answer, and drops leases meanwhile."""
     world.server.freeze()
     world.begin("frost of the store", action.for_s, world.server.thaw)
 
@@ -288,23 +288,23 @@ async def store_compact(world: World, action: Action) -> None:
 
 @verb
 async def store_write(world: World, action: Action) -> None:
-    """`store-write COUNT`: somebody else, who shares the store, writes so often."""
+    """`store-write COUNT`: another user of the store writes this often."""
     for number in range(int(action.args[0]) if world.server.is_up else 0):
         await world.server.store.transact([], [Put("/elsewhere", str(number).encode())])
 
 
 @verb
 async def expire(world: World, action: Action) -> None:
-    """`expire COUNT`: so many leases end early, the newest first."""
+    """`expire COUNT`: this many leases end early, the newest first."""
     if world.server.is_up:
         await world.server.expire(tuple(reversed(world.server.store.leases))[: int(action.args[0])])
 
 
 @verb
 async def revoke(world: World, action: Action) -> None:
-    """`revoke MACHINE|leader …`: these leases end early."""
+    """`revoke MACHINE|leader …`: their leases end early."""
     keys = [(LEADER,) if name == "leader" else (MACHINES, world.machines[name].id) for name in action.args]
-    items = [world.truth.item(*key) for key in keys]
+    items = [world.records.item(*key) for key in keys]
     await world.server.expire(tuple(item.lease for item in items if item))
 
 
@@ -326,7 +326,7 @@ async def restore(world: World, action: Action) -> None:
 
 
 def _behave(world: World, action: Action, behaviour: Behaviour) -> None:
-    """A unit behaves so on every machine."""
+    """The unit behaves this way on every machine."""
     name = action.args[0]
 
     def say(behaviour: Behaviour) -> None:
@@ -351,13 +351,13 @@ def slow_stop(world: World, action: Action) -> None:
 
 @verb
 def hang(world: World, action: Action) -> None:
-    """`hang UNIT [for SECONDS]`: its starts and stops end by systemd's own timeout only."""
+    """`hang UNIT [for SECONDS]`: its starts and stops end only by systemd's timeout."""
     _behave(world, action, Behaviour(start_s=START_TIMEOUT_S, fails="timeout", stop_s=math.inf))
 
 
 @verb
 def refuse(world: World, action: Action) -> None:
-    """`refuse UNIT [for SECONDS]`: systemd does not start it."""
+    """`refuse UNIT [for SECONDS]`: systemd refuses to start it."""
     _behave(world, action, Behaviour(refusal="Access denied"))
 
 
@@ -369,10 +369,10 @@ def fail(world: World, action: Action) -> None:
 
 @verb
 def own(world: World, action: Action) -> None:
-    """`own MACHINE UNIT [for SECONDS]`: its administrator has put a unit of this name there."""
+    """`own MACHINE UNIT [for SECONDS]`: the administrator has installed a unit of this name there."""
     systemd, name = _machine(world, action).systemd, action.args[1]
     if name in systemd.processes() or name in systemd.read_files():
-        return  # what would become of that is systemd's matter
+        return  # systemd alone decides what happens to a running one
     systemd.own(name, f"/etc/systemd/system/{name}")
     if action.for_s is not None:
         world.begin(f"own {name} of {action.args[0]}", action.for_s, lambda: systemd.disown(name))
@@ -380,21 +380,21 @@ def own(world: World, action: Action) -> None:
 
 @verb
 def disown(world: World, action: Action) -> None:
-    """`disown MACHINE UNIT`: its administrator has removed it."""
+    """`disown MACHINE UNIT`: the administrator has removed it."""
     _machine(world, action).systemd.disown(action.args[1])
 
 
 @verb
 def crash(world: World, action: Action) -> None:
-    """`crash UNIT`: its process dies, wherever it runs."""
-    for machine, name in [copy for copy in world.processes if copy[1] == action.args[0]]:
+    """`crash UNIT`: its process dies on every machine."""
+    for machine, name in [allocation for allocation in world.processes if allocation[1] == action.args[0]]:
         if world.machines[machine].systemd.pid(name):
             world.machines[machine].systemd.crash(name)
 
 
 @verb
 def trigger(world: World, action: Action) -> None:
-    """`trigger UNIT`: its socket or timer starts it, wherever its file is."""
+    """`trigger UNIT`: its socket or timer starts it on every machine that has its file."""
     for machine in world.machines.values():
         machine.systemd.trigger(action.args[0])
 
@@ -404,7 +404,7 @@ def lose_bus(world: World, action: Action) -> None:
     """`lose-bus MACHINE for SECONDS`: its systemd cannot be reached."""
     assert action.for_s is not None
     machine = _machine(world, action)
-    machine.begin_trouble("systemd")  # a fleetd that starts now cannot say what runs, and so does not register
+    machine.begin_trouble("systemd")  # a fleetd that starts now cannot observe units, and does not register
     machine.systemd.lose_bus(for_s=action.for_s)
 
     def mend() -> None:

@@ -1,7 +1,7 @@
-"""The virtual clock of a simulated cluster: it repeats itself to the byte, and says when a moment is over.
+"""The virtual clock of a simulated cluster: runs are equal to the byte, and it tells when all work of a moment is done.
 
-Nothing here knows fleet. What asyncio leaves to chance (the order of the sets it keeps tasks in, when garbage is
-collected) is fixed here.
+It knows nothing of fleet. What asyncio leaves open (the order in its sets of tasks, the time of garbage collection) is
+fixed here.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ TICK_S = 1e-6
 
 
 class NumberedTask(asyncio.Task[Any]):
-    """A task whose place in a set depends on when it was made, not on where in memory."""
+    """A task whose place in a set depends on when it was made, not on its address in memory."""
 
     def __init__(self, *args: Any, number: int, **kwargs: Any) -> None:
         self._number = number  # first: the base class keeps its tasks in a set
@@ -32,7 +32,7 @@ class NumberedTask(asyncio.Task[Any]):
 
 
 class ClusterLoop(VirtualLoop):
-    """A virtual loop that calls `at_rest` whenever all that can happen at a moment has happened."""
+    """A virtual loop that calls `at_rest` whenever all work of a moment is done."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,8 +42,8 @@ class ClusterLoop(VirtualLoop):
         self._virtual.before_time_passes = lambda: self.at_rest()
 
     def call_at(self, when: float, callback: Any, *args: Any, **kwargs: Any) -> asyncio.TimerHandle:
-        """A timer. None comes early by a rounding error: who sleeps until a time would find that it is still to come,
-        and this clock would never get there."""
+        """A timer that never fires early by a rounding error: a sleeper would find its time still ahead, and this clock
+        would never reach it."""
         return super().call_at((math.floor(when / TICK_S) + 1) * TICK_S, callback, *args, **kwargs)
 
     def _make_task(self, loop: asyncio.AbstractEventLoop, coro: Any, **kwargs: Any) -> NumberedTask:
@@ -52,9 +52,9 @@ class ClusterLoop(VirtualLoop):
 
 
 def run_cluster(main: Coroutine[Any, Any, Result]) -> Result:
-    """Run to the end on a clock of its own. Garbage is left lying meanwhile: what it ends would end at any time."""
+    """Run to the end on a new clock, without garbage collection, which would end tasks at arbitrary moments."""
     gc.disable()
-    gc.freeze()  # what was there before need not be looked through for garbage of this run
+    gc.freeze()  # objects from before need not be searched for garbage of this run
     try:
         with asyncio.Runner(loop_factory=ClusterLoop) as runner:
             return runner.run(main)

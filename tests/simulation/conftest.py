@@ -1,4 +1,4 @@
-"""The simulation is left out of coverage, which would take half as long again: what it runs, unit tests run too."""
+"""The simulation runs without coverage, which would take half as long again: unit tests cover the same code."""
 
 from pathlib import Path
 

@@ -1,7 +1,7 @@
-"""When the faults are over: within a bounded time every unit that can run runs once, every one that cannot says why,
-nothing is left of what was destroyed, and the store sees no further write.
+"""After the faults, within a bounded time: every unit that can run runs once, every other one has a reason, nothing is
+left of destroyed units, and the store sees no more writes.
 
-invariants.py judges what must hold while the faults last.
+invariants.py checks what must hold during the faults.
 """
 
 import asyncio
@@ -25,15 +25,15 @@ from fleetd.model.unit import TargetState, Unit
 from fleetd.scheduler.snapshot import requirements_of
 from tests.simulation.world import World
 
-HEALING_S = 300.0  # a stop that hangs takes 90 s, a step that failed is tried again after 60 s, a boot takes 15 s
+CONVERGENCE_S = 300.0  # a hanging stop takes 90 s, a failed action is retried after 60 s, a boot takes 15 s
 QUIET_S = 60.0
 QUIET_REQUESTS = frozenset({"keep_alive", "compact"})
 
 
-async def heal(world: World, within_s: float = HEALING_S) -> None:
-    """End all faults, wait for so long, and judge. What is wrong is the world's failure."""
+async def converge(world: World, within_s: float = CONVERGENCE_S) -> None:
+    """End all faults, wait this long, and check. Failures go to world.fail."""
     world.say("HEAL")
-    world.heal_all()
+    world.end_faults()
     for machine in world.machines.values():
         machine.clock_offset_s = 0.0
     if await _sleep(world, within_s):
@@ -43,7 +43,7 @@ async def heal(world: World, within_s: float = HEALING_S) -> None:
 
 
 async def _sleep(world: World, for_s: float) -> bool:
-    """Let time pass; whether the run has failed meanwhile."""
+    """Let time pass. Return True if the run has failed meanwhile."""
     try:
         async with asyncio.timeout(for_s):
             await world.failed.wait()
@@ -53,7 +53,7 @@ async def _sleep(world: World, for_s: float) -> bool:
 
 
 async def _judge_silence(world: World) -> None:
-    """Nothing is written any more, and nothing is asked but that the machines are there."""
+    """There are no more writes, and no requests but keep-alives."""
     revision = world.server.store.latest_revision
     wires = [machine.wire for machine in world.machines.values() if machine.wire is not None]
     before = [dict(wire.requests) for wire in wires]
@@ -68,14 +68,14 @@ async def _judge_silence(world: World) -> None:
 
 
 def _judge(world: World) -> None:
-    truth = world.truth
+    records = world.records
     for machine in world.machines.values():
-        if machine.is_up and machine.node is not None and machine.id not in truth.machines:
-            world.fail("Healing", f"{machine.name} is not registered: {machine.node.membership.refusal}")
-    for name, unit in truth.units.items():
+        if machine.is_up and machine.node is not None and machine.id not in records.machines:
+            world.fail("Convergence", f"{machine.name} is not registered: {machine.node.membership.refusal}")
+    for name, unit in records.units.items():
         wrong = _judge_unit(world, name, unit)
         if wrong:
-            world.fail("Healing", f"{name}, to be {unit.target}: {wrong}")
+            world.fail("Convergence", f"{name}, to be {unit.target}: {wrong}")
     _judge_leftovers(world)
 
 
@@ -84,8 +84,8 @@ def _running(world: World, name: str) -> list[str]:
 
 
 def _is_orphan(world: World, machine: str, name: str) -> bool:
-    """Whether the machine says that it only keeps what a restored store does not know, or wants gone."""
-    state = world.truth.states.get((machine, name))
+    """True if the machine reports that it only keeps the unit because a restored store does not know or want it."""
+    state = world.records.states.get((machine, name))
     return state is not None and state.orphan
 
 
@@ -96,98 +96,100 @@ def _running_orphans(world: World, name: str) -> list[str]:
 def _judge_unit(world: World, name: str, unit: Unit) -> str:
     """What is wrong with a unit that the store knows, or ''."""
     running = [machine for machine in _running(world, name) if not _is_orphan(world, machine, name)]
-    homes = world.truth.homes(name)
+    machines = world.records.assigned_machines(name)
     if parse_name(name).is_template:
-        return _judge_template(world, name, homes)
+        return _judge_template(world, name, machines)
     if unit.target is TargetState.INACTIVE:
-        return f"it is on {', '.join(running + homes)}" if running or homes else ""
+        return f"it is on {', '.join(running + machines)}" if running or machines else ""
     if requirements_of(unit.content, name).is_global:
-        return _judge_global(world, name, unit, homes)
-    decision = world.truth.decisions.get(name)
+        return _judge_global(world, name, unit, machines)
+    decision = world.records.decisions.get(name)
     if decision is None or decision.generation != unit.generation:
         return "nothing is decided for it"
-    if not homes:
+    if not machines:
         completed = decision.completed == unit.generation
         return _judge_completed(world, name, unit) if completed else _judge_absence(world, name, unit)
-    if [machine for machine in running if machine != homes[0] and not _stands_in(world, name, machine, homes[0])]:
-        return f"its home is {homes[0]}, it runs on {', '.join(running)}"
-    kept = [machine for machine in _running_orphans(world, name) if (machine, name) in world.truth.placements]
-    if homes[0] in running and unit.target is TargetState.LAUNCHED and (twins := _running_orphans(world, name)):
-        return f"it runs on {homes[0]}, its home, and is kept running on {', '.join(twins)} as well"
-    if homes[0] not in running and any(_may_stay(world, name, machine) for machine in kept):
-        return f"its home is {homes[0]}, it is only kept running on {', '.join(kept)}, and might stay there"
-    if decision.machine != homes[0]:
-        return f"the decision says {decision.machine}, the order is for {homes[0]}"
-    return _judge_copy(world, name, unit, homes[0])
+    if [machine for machine in running if machine != machines[0] and not _stands_in(world, name, machine, machines[0])]:
+        return f"it is assigned to {machines[0]}, it runs on {', '.join(running)}"
+    kept = [machine for machine in _running_orphans(world, name) if (machine, name) in world.records.placements]
+    if machines[0] in running and unit.target is TargetState.LAUNCHED and (duplicates := _running_orphans(world, name)):
+        return f"it runs on {machines[0]}, where it is assigned, and also on {', '.join(duplicates)}"
+    if machines[0] not in running and any(_may_stay(world, name, machine) for machine in kept):
+        return f"it is assigned to {machines[0]}, runs only on {', '.join(kept)}, and might stay there"
+    if decision.machine != machines[0]:
+        return f"the decision says {decision.machine}, the placement is on {machines[0]}"
+    return _check_allocation(world, name, unit, machines[0])
 
 
-def _judge_template(world: World, name: str, homes: list[str]) -> str:
-    """Whether a template is where sockets need it, and nowhere else."""
-    units = world.truth.units.values()
+def _judge_template(world: World, name: str, machines: list[str]) -> str:
+    """True if a template is on the machines whose sockets need it, and on no other."""
+    units = world.records.units.values()
     sockets = [unit.name for unit in units if requirements_of(unit.content, unit.name).template == name]
-    needed = sorted({machine for socket in sockets for machine in world.truth.homes(socket)})
+    needed = sorted({machine for socket in sockets for machine in world.records.assigned_machines(socket)})
     taken = [machine for machine in needed if name not in world.machine(machine).systemd.own_names]
-    return "" if sorted(homes) == taken else f"it is on {', '.join(homes)}, its sockets are on {', '.join(needed)}"
+    return (
+        "" if sorted(machines) == taken else f"it is on {', '.join(machines)}, its sockets are on {', '.join(needed)}"
+    )
 
 
 def _judge_completed(world: World, name: str, unit: Unit) -> str:
-    """Whether a oneshot that has run, on a machine that is lost or left, need not run again."""
+    """True if a completed oneshot of a lost machine, or one that left, need not run again."""
     asked = requirements_of(unit.content, name).rerun_after_failover
     again = world.config.rerun_after_failover if asked is None else asked
     return "it ran on a machine that was lost, and is to run again" if again else ""
 
 
-def _judge_global(world: World, name: str, unit: Unit, homes: list[str]) -> str:
-    for machine in world.truth.machines:
-        if machine not in homes and not _why_not(world, name, unit, machine):
+def _judge_global(world: World, name: str, unit: Unit, machines: list[str]) -> str:
+    for machine in world.records.machines:
+        if machine not in machines and not _why_not(world, name, unit, machine):
             return f"it is not on {machine}"
-        if machine in homes and (wrong := _judge_copy(world, name, unit, machine)):
+        if machine in machines and (wrong := _check_allocation(world, name, unit, machine)):
             return wrong
     return ""
 
 
-def _judge_copy(world: World, name: str, unit: Unit, home: str) -> str:
-    """Whether a copy is as it should be, or says why it is not."""
-    state = world.truth.states.get((home, name))
+def _check_allocation(world: World, name: str, unit: Unit, assigned: str) -> str:
+    """True if an allocation is as it should be, or reports why not."""
+    state = world.records.states.get((assigned, name))
     if state is None:
-        return f"{home} says nothing of it"
+        return f"{assigned} says nothing of it"
     if state.error:
         return ""
     if state.generation != unit.generation:
-        return f"{home} has carried out {state.generation} of {unit.generation}"
+        return f"{assigned} has carried out {state.generation} of {unit.generation}"
     has_process = name.endswith(".service")
-    runs = home in _running(world, name) if has_process else state.runs
+    runs = assigned in _running(world, name) if has_process else state.runs
     if unit.target is TargetState.LAUNCHED and not (runs or state.completed):
-        return f"it does not run on {home}, and no reason is given"
+        return f"it does not run on {assigned}, and no reason is given"
     if runs != state.runs:
-        return f"{home} says {state.active} of it"
+        return f"{assigned} says {state.active} of it"
     if unit.target is TargetState.LOADED and runs:
-        return f"it runs on {home}"
-    held = world.machine(home).systemd.read_files().get(name)
-    return "" if held == unit.text else f"{home} has another file of it"
+        return f"it runs on {assigned}"
+    held = world.machine(assigned).systemd.read_files().get(name)
+    return "" if held == unit.text else f"{assigned} has another file of it"
 
 
 def _judge_absence(world: World, name: str, unit: Unit) -> str:
-    """What is wrong with the reasons of a unit that is nowhere, or ''."""
-    decision = world.truth.decisions[name]
+    """What is wrong with the reason of an unplaced unit, or ''."""
+    decision = world.records.decisions[name]
     if is_waiting(decision.reason):
         return _judge_wait(world, name, decision.reason)
-    fitting = [machine for machine in world.truth.machines if not _why_not(world, name, unit, machine)]
+    fitting = [machine for machine in world.records.machines if not _why_not(world, name, unit, machine)]
     if fitting:
         return f"it is nowhere, and fits on {', '.join(fitting)} ({render(decision.reason)}, {decision.rejections})"
-    if sum(each.machines for each in decision.rejections) != len(world.truth.machines):
-        return f"{len(world.truth.machines)} machines refuse it, and it says {decision.rejections}"
+    if sum(each.machines for each in decision.rejections) != len(world.records.machines):
+        return f"{len(world.records.machines)} machines refuse it, and it says {decision.rejections}"
     rejections = [each.rejection for each in decision.rejections]
     untrue = [render_rejection(rejection) for rejection in rejections if not _is_true(world, rejection)]
     return f"no machine refuses it because {', '.join(untrue)}" if untrue else ""
 
 
 def _judge_wait(world: World, name: str, reason: Reason | None) -> str:
-    """What is untrue of the reason to wait, or ''. When all faults are over, one thing is left to wait for: that an
-    operator stops a unit which a machine keeps running and which may not be there."""
-    truth = world.truth
+    """What is untrue of the reason to wait, or ''. After all faults, a unit may wait for one thing: that an operator
+    stops a unit which a machine keeps running where it may not be."""
+    records = world.records
     if isinstance(reason, WaitingForPeer):
-        decision = truth.decisions.get(reason.unit) if reason.unit in truth.units else None
+        decision = records.decisions.get(reason.unit) if reason.unit in records.units else None
         waits = decision.reason if decision else None
         if isinstance(waits, WaitingForStop):
             waits = without_eviction(waits)
@@ -196,53 +198,53 @@ def _judge_wait(world: World, name: str, reason: Reason | None) -> str:
         name, reason = reason.unit, reason.peer_waits
     if isinstance(reason, WaitingForRoom):
         stays_on = _is_orphan(world, reason.machine, reason.unit)
-        return "" if stays_on else f"{name} waits for {reason.unit}, which nobody keeps from stopping"
+        return "" if stays_on else f"{name} waits for {reason.unit}, and nothing keeps that from stopping"
     if isinstance(reason, WaitingForStop) and reason.hold is Hold.ORPHANED:
-        order = truth.placements.get((reason.machine, name))
+        placement = records.placements.get((reason.machine, name))
         is_kept = _is_orphan(world, reason.machine, name) and not _may_stay(world, name, reason.machine)
-        if order and order.is_withdrawn and is_kept:
+        if placement and placement.is_withdrawn and is_kept:
             return ""
     return f"{name} has nothing to wait for: {render(reason)}"
 
 
-def _stands_in(world: World, name: str, machine: str, home: str) -> bool:
-    """Whether a copy that outlived a cut is the only one that runs, for its replacement does not, and says why; where
-    it may not be the unit again."""
-    order, state = world.truth.placements.get((machine, name)), world.truth.states.get((home, name))
-    if order is None or not order.superseded or home in _running(world, name):
+def _stands_in(world: World, name: str, machine: str, assigned: str) -> bool:
+    """True if a superseded allocation is the only one that runs because its replacement reports why it does not; where
+    it may not be the assigned one."""
+    placement, state = world.records.placements.get((machine, name)), world.records.states.get((assigned, name))
+    if placement is None or not placement.superseded or assigned in _running(world, name):
         return False
     return state is not None and bool(state.error) and not _may_stay(world, name, machine)
 
 
 def _may_stay(world: World, name: str, machine: str) -> bool:
-    """Whether what a machine only keeps running might as well be there as a person wants it."""
-    unit = world.truth.units[name]
+    """True if a unit that a machine only keeps running could be assigned to it."""
+    unit = world.records.units[name]
     return unit.target is TargetState.LAUNCHED and not _why_not(world, name, unit, machine)
 
 
 def _is_true(world: World, rejection: Rejection) -> bool:
-    """Whether a rejection that names another unit is true of any machine."""
-    orders = [(machine, name, order) for (machine, name), order in world.truth.placements.items()]
+    """True if a rejection that names another unit is true of any machine."""
+    placements = [(machine, name, placement) for (machine, name), placement in world.records.placements.items()]
     if rejection.kind is RejectionKind.CONFLICT:
-        return any(name == rejection.subject and not order.superseded for _, name, order in orders)
+        return any(name == rejection.subject and not placement.superseded for _, name, placement in placements)
     if rejection.kind is not RejectionKind.NO_PEER:
         return True
-    having = {m for m, n, o in orders if n == rejection.subject and o.is_active}
-    return len(having) < len(world.truth.machines)
+    having = {m for m, n, o in placements if n == rejection.subject and o.is_active}
+    return len(having) < len(world.records.machines)
 
 
 def _why_not(world: World, name: str, unit: Unit, machine: str) -> str:
-    """Why a unit cannot be on a machine, by rules of the simulator's own."""
-    truth = world.truth
-    record = truth.machines[machine]
+    """Why a unit cannot be on a machine, by the simulator's own rules."""
+    records = world.records
+    record = records.machines[machine]
     asked = requirements_of(unit.content, name)
-    here = {n: o for (m, n), o in truth.placements.items() if m == machine and n != name and not o.superseded}
+    here = {n: o for (m, n), o in records.placements.items() if m == machine and n != name and not o.superseded}
     if record.mode is not MachineMode.READY:
         return "takes no work"
     own = world.machine(machine).systemd.own_names
     if name in own:
         return "its own"
-    if asked.template and asked.template not in truth.units and asked.template not in own:
+    if asked.template and asked.template not in records.units and asked.template not in own:
         return "its template is missing"
     if asked.machine_id not in (None, machine):
         return "another machine"
@@ -250,28 +252,28 @@ def _why_not(world: World, name: str, unit: Unit, machine: str) -> str:
         return "metadata"
     if [peer for peer in asked.machine_of if peer not in here or not here[peer].is_active]:
         return "a peer is missing"
-    others = {other: requirements_of(order.content, other).conflicts for other, order in here.items()}
+    others = {other: requirements_of(placement.content, other).conflicts for other, placement in here.items()}
     if any(matches_glob(pattern, other) for other in others for pattern in asked.conflicts):
         return "conflict"
     return "conflict" if any(matches_glob(p, name) for patterns in others.values() for p in patterns) else ""
 
 
 def _offers(world: World, machine: str, wanted: tuple[tuple[str, tuple[str, ...]], ...]) -> bool:
-    settings = world.truth.settings.get(machine, MachineSettings())
-    offer = {**world.truth.machines[machine].metadata, **settings.metadata}
+    settings = world.records.settings.get(machine, MachineSettings())
+    offer = {**world.records.machines[machine].metadata, **settings.metadata}
     return all(offer.get(key) in alternatives for key, alternatives in wanted)
 
 
 def _judge_leftovers(world: World) -> None:
-    """Nothing is left of units that are gone, but for what a restored store does not know."""
-    truth = world.truth
-    for machine, name in (*truth.placements, *truth.states):
-        if name not in truth.units and not _is_orphan(world, machine, name):
-            world.fail("Healing", f"{name}, which is destroyed, is still known to be on {machine}")
-    for name in truth.decisions:
-        if name not in truth.units and not any(_is_orphan(world, machine, name) for machine in truth.machines):
-            world.fail("Healing", f"{name}, which is destroyed, has still a decision")
+    """Nothing is left of destroyed units, but for units that a restored store does not know."""
+    records = world.records
+    for machine, name in (*records.placements, *records.states):
+        if name not in records.units and not _is_orphan(world, machine, name):
+            world.fail("Convergence", f"{name}, which is destroyed, is still known to be on {machine}")
+    for name in records.decisions:
+        if name not in records.units and not any(_is_orphan(world, machine, name) for machine in records.machines):
+            world.fail("Convergence", f"{name}, which is destroyed, has still a decision")
     for found in world.machines.values():
         for name in (*found.systemd.read_files(), *found.systemd.processes()):
-            if (found.id, name) not in truth.placements and not _is_orphan(world, found.id, name):
-                world.fail("Healing", f"{name} is still on {found.name}")
+            if (found.id, name) not in records.placements and not _is_orphan(world, found.id, name):
+                world.fail("Convergence", f"{name} is still on {found.name}")

@@ -1,28 +1,45 @@
-"""A directory in which every write is a moment at which the writer can die: that is how far its disk is simulated."""
+"""A ledger whose writes are moments at which its fleetd can die. The disk is simulated no further."""
 
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
-from tests.simulation.wire import IsFatal
+from fleetd.agent.ledger import Ledger, StoreSeen
+from fleetd.reconciler.actions import LedgerEntry
 
-_Plain: type[Path] = type(Path())  # what this system makes of a Path
 
+class WatchedLedger(Ledger):
+    """Asks `is_fatal` just before and just after each change. A dead fleetd changes nothing."""
 
-def watch_writes(directory: Path, is_fatal: IsFatal) -> Path:
-    """The same directory. Of what is moved into place or deleted below it `is_fatal` is told just before and just after
-    (fleetd/agent/ledger.py writes in no other way); the dead write nothing."""
+    def __init__(self, is_fatal: Callable[[str], bool], directory: Path, logger: logging.Logger) -> None:
+        super().__init__(directory, logger)
+        self._is_fatal = is_fatal
 
-    class WatchedPath(_Plain):  # type: ignore[valid-type,misc]
-        def replace(self, target: Path) -> Path:  # type: ignore[override]
-            if is_fatal(f"before it keeps {target.name}"):
-                raise OSError("who writes is dead")
-            kept: Path = super().replace(target)
-            is_fatal(f"after it has kept {target.name}")
-            return kept
+    def put(self, name: str, entry: LedgerEntry) -> None:
+        with self._watch(f"ledger entry {name}", self.get(name) != entry):
+            super().put(name, entry)
 
-        def unlink(self, missing_ok: bool = False) -> None:
-            if is_fatal(f"before it forgets {self.name}"):
-                raise OSError("who deletes is dead")
-            super().unlink(missing_ok)
-            is_fatal(f"after it has forgotten {self.name}")
+    def forget(self, name: str) -> None:
+        with self._watch(f"removal of ledger entry {name}", self.get(name) is not None):
+            super().forget(name)
 
-    return WatchedPath(directory)
+    def put_store(self, seen: StoreSeen) -> None:
+        with self._watch("store in the ledger", self.store != seen):
+            super().put_store(seen)
+
+    def put_orphans(self, names: tuple[str, ...]) -> None:
+        with self._watch("orphans in the ledger", self.orphans != names):
+            super().put_orphans(names)
+
+    def put_links(self, links: Mapping[str, str]) -> None:
+        with self._watch("links in the ledger", self.links != links):
+            super().put_links(links)
+
+    @contextmanager
+    def _watch(self, what: str, changes: bool) -> Iterator[None]:
+        if changes and self._is_fatal(f"before {what}"):
+            raise OSError("fleetd is dead")
+        yield
+        if changes:
+            self._is_fatal(f"after {what}")

@@ -1,6 +1,6 @@
-"""What a scenario can expect of its cluster at a moment, in words: `expect UNIT runs on m2`.
+"""What a scenario can expect of its cluster at a moment: `expect UNIT runs on m2`.
 
-Each expectation is a pattern and a question to the world; one that does not hold fails the run.
+Each expectation is a pattern and a check of the world; a false one fails the run.
 """
 
 import re
@@ -22,11 +22,11 @@ def _pids(world: World, unit: str) -> list[int]:
 
 
 def _error(world: World, unit: str) -> str:
-    return " ".join(state.error for (_, name), state in world.truth.states.items() if name == unit)
+    return " ".join(state.error for (_, name), state in world.records.states.items() if name == unit)
 
 
 def _is_orphan(world: World, unit: str) -> bool:
-    return any(state.orphan for (_, name), state in world.truth.states.items() if name == unit)
+    return any(state.orphan for (_, name), state in world.records.states.items() if name == unit)
 
 
 def _refusal(world: World, machine: str) -> str:
@@ -35,21 +35,21 @@ def _refusal(world: World, machine: str) -> str:
 
 
 def _mode(world: World, machine: str) -> str:
-    record = world.truth.machines.get(world.machines[machine].id)
+    record = world.records.machines.get(world.machines[machine].id)
     return record.mode if record else "gone"
 
 
 def _waits(world: World, unit: str, machine: str) -> bool:
-    """Whether the unit says that it waits for this machine, and is ordered to be there alone."""
-    decision = world.truth.decisions.get(unit)
+    """True if the unit's reason is that it waits for this machine, and its only placement is there."""
+    decision = world.records.decisions.get(unit)
     reason = decision.reason if decision else None
     says = isinstance(reason, WaitingForMachine) and (reason.machine, reason.absence) == (machine, Absence.LOST)
-    return says and world.truth.homes(unit) == [machine]
+    return says and world.records.assigned_machines(unit) == [machine]
 
 
 def _reasons(world: World, unit: str) -> str:
     """The reason of the unit's decision and its rejections, rendered."""
-    decision = world.truth.decisions.get(unit)
+    decision = world.records.decisions.get(unit)
     if decision is None:
         return ""
     rejections = [f"{render_rejection(each.rejection)} ({each.machines})" for each in decision.rejections]
@@ -69,16 +69,16 @@ EXPECTATIONS: tuple[tuple[str, Holds], ...] = (
     (r"(\S+) is (ready|leaving|parked|gone)", lambda w, a: _mode(w, a[0]) == a[1]),
     (r"(\S+) has no fleetd", lambda w, a: w.machines[a[0]].node is None),
     (r"(\S+) is refused for (\S+)", lambda w, a: w.machines[a[1]].address in _refusal(w, a[0])),
-    (r"(\S+) has led", lambda w, a: w.machines[a[0]].id in w.truth.leaders),
-    (r"(\S+) leads", lambda w, a: w.truth.leaders[-1:] == [w.machines[a[0]].id]),
+    (r"(\S+) has led", lambda w, a: w.machines[a[0]].id in w.records.leaders),
+    (r"(\S+) leads", lambda w, a: w.records.leaders[-1:] == [w.machines[a[0]].id]),
     (r"(\S+) is nowhere because (.+)", lambda w, a: a[1] in _reasons(w, a[0])),
-    (r"(\S+) is placed on (\S+)", lambda w, a: w.truth.homes(a[0]) == [w.machines[a[1]].id]),
+    (r"(\S+) is placed on (\S+)", lambda w, a: w.records.assigned_machines(a[0]) == [w.machines[a[1]].id]),
     (r"(\S+) has the file of (\S+)", lambda w, a: a[1] in w.machines[a[0]].systemd.read_files()),
     (r"(\S+) has no file of (\S+)", lambda w, a: a[1] not in w.machines[a[0]].systemd.read_files()),
-    (r"(\S+) is placed nowhere", lambda w, a: not w.truth.homes(a[0])),
+    (r"(\S+) is placed nowhere", lambda w, a: not w.records.assigned_machines(a[0])),
     (r"(\S+) waits for (\S+)", lambda w, a: _waits(w, a[0], w.machines[a[1]].id)),
     (r"nothing was written for (\d+) s", lambda w, a: w.now_s - w.last_write_s >= int(a[0])),
-    (r"(\S+) is unknown", lambda w, a: a[0] not in w.truth.units),
+    (r"(\S+) is unknown", lambda w, a: a[0] not in w.records.units),
 )
 
 
@@ -90,7 +90,7 @@ def _expect(world: World, action: Action) -> None:
             if not holds(world, found.groups()):
                 world.fail("Expectation", f"{sentence}: it does not hold ({sorted(world.processes)})")
             return
-    raise ValueError(f"nobody knows how to expect that {sentence!r}; add it to EXPECTATIONS")
+    raise ValueError(f"unknown expectation {sentence!r}; add it to EXPECTATIONS")
 
 
 VERBS["expect"] = _expect

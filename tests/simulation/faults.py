@@ -1,6 +1,6 @@
-"""What befalls a cluster by chance: from a seed, a list of actions. A table says what kinds there are and how often.
+"""Random faults: a list of actions from a seed, by a table of their kinds and frequencies.
 
-The same seed gives the same list. What the actions do is actions.py's.
+The same seed gives the same list. actions.py carries them out.
 """
 
 from collections.abc import Callable
@@ -13,11 +13,11 @@ MACHINES = {"m1": {"disk": "ssd"}, "m2": {"disk": "hdd"}, "m3": {"disk": "ssd"},
 LENGTH_S = 900.0
 WARM_UP_S = 20.0
 
-Draw = Callable[[Random], tuple[tuple[str, ...], float | None]]  # what it is done with, and for how long
+Draw = Callable[[Random], tuple[tuple[str, ...], float | None]]  # its arguments and its duration
 
 
 def _long(random: Random) -> float:
-    """Mostly short of a lease, at times long beyond it. Seconds."""
+    """A duration in seconds: mostly shorter than a lease, sometimes much longer."""
     return round(random.choice((0.5, 3.0, 9.0, 15.0, 40.0, 150.0)) * (0.5 + random.random()), 1)
 
 
@@ -138,13 +138,13 @@ FAULTS: tuple[tuple[int, str, Draw], ...] = (
 
 
 def draw_config(seed: int) -> tuple[str, ...]:
-    """What fleet.conf says in the run of this seed: mostly nothing."""
+    """The lines of fleet.conf in this seed's run: mostly none."""
     random = Random(f"config {seed}")
     return random.choice(((), (), ("failover_delay=45s",), ("rerun_after_failover=true",), ("parked_ttl=30s",)))
 
 
 def draw_actions(seed: int) -> tuple[Action, ...]:
-    """What happens in the run of this seed, in order. Seeds differ in how much goes wrong, and in what kinds of it."""
+    """The actions of this seed's run, in order. Seeds differ in how many faults there are, and of which kinds."""
     random = Random(f"faults {seed}")
     pause_s = random.choice((4.0, 10.0, 25.0))
     kinds = [kind for kind in FAULTS if random.random() < random.choice((0.3, 0.9))] or list(FAULTS)

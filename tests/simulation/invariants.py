@@ -1,8 +1,9 @@
-"""What must hold at every moment, each checker named after its rule in docs/architecture.md ("What must always hold").
+"""What must hold at every moment; each checker is named after its rule in docs/architecture.md ("What must always
+hold").
 
-Checkers see each write to the store as it is made, each request that arrives there, whatever is asked of a systemd,
-and the whole cluster whenever time is about to pass. What *runs* is judged by the processes of the systemds alone.
-convergence.py judges what must hold when the faults are over.
+Checkers see each write to the store, each request that arrives there, each call to systemd, and the whole cluster
+whenever time is about to pass. Whether a unit *runs* is decided by the processes of the systemds alone. convergence.py
+checks what must hold after the faults.
 """
 
 import asyncio
@@ -22,15 +23,16 @@ if TYPE_CHECKING:
     from tests.simulation.machine import SimulatedMachine
     from tests.simulation.world import World
 
-Copy = tuple[str, str]  # (machine, unit)
+Key = tuple[str, str]  # (machine, unit)
 
-MEMORY_S = 120.0  # an order may be carried out so much later: a step is tried again after up to a minute
-REREGISTRATION_S = 8.0  # within which a machine that can, is registered again
-HEARING_S = 12.0  # within which a machine that can has read its orders: it tries again after up to eight seconds
-NEWS_S = 4.0  # a message takes no longer
+MEMORY_S = 120.0  # the longest time until a placement is carried out: an action is retried after a minute at most
+REREGISTRATION_S = 8.0  # the longest time until a machine that can is registered again
+# the longest time until a machine that can has read its placements: it retries after eight seconds at most
+HEARING_S = 12.0
+NEWS_S = 4.0  # the longest time that a message takes
 STORM_S = 10.0
-STORM_REQUESTS = 1_000  # a busy leader asks for some tens in that time
-LINGER_S = 15.0  # a lease may end so much later than it should
+STORM_REQUESTS = 1_000  # a busy leader makes some tens of requests in that time
+LINGER_S = 15.0  # the longest delay of a lease's end
 
 
 def now() -> float:
@@ -42,67 +44,67 @@ class Checker:
 
     def __init__(self, world: "World") -> None:
         self.world = world
-        self.truth = world.truth
+        self.records = world.records
 
     def fail(self, what: str) -> None:
         """The rule is broken."""
         self.world.fail(type(self).__name__, what)
 
-    def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Copy, Placement]) -> None:
-        """A write has been made. `before`: the orders that it changed or deleted, as they were."""
+    def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Key, Placement]) -> None:
+        """After a write. `before`: the former values of the placements that it changed or deleted."""
 
     def see_request(self, writer: str, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> None:
-        """A transaction of that machine's has reached the store, which will look at it next."""
+        """Before the store looks at a transaction of that machine."""
 
     def see_call(self, machine: str, verb: str, names: Sequence[str]) -> None:
-        """The machine's systemd is asked this now."""
+        """When the machine's systemd is called."""
 
-    def see_restore(self, before: dict[Copy, Placement]) -> None:
-        """The store was set back, and these orders stood in it `before`."""
+    def see_restore(self, before: dict[Key, Placement]) -> None:
+        """After the store was set back; `before`: the placements that it held."""
 
     def see_rest(self) -> None:
-        """Nothing is left to be done at this moment."""
+        """When nothing is left to do at this moment."""
 
 
 class OneMachinePerUnit(Checker):
-    """Rule 3, as placed: a unit that is not global is ordered to stay on one machine at most."""
+    """Rule 3, as placed: a unit that is not global has at most one placement that is not superseded."""
 
-    def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Copy, Placement]) -> None:
+    def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Key, Placement]) -> None:
         for name in dict.fromkeys(path.names[1] for path, _ in events if path.kind is PLACEMENTS):
-            homes = [
+            assigned_machines = [
                 machine
-                for machine in self.truth.homes(name)
-                if not requirements_of(self.truth.placements[machine, name].content, name).is_global
+                for machine in self.records.assigned_machines(name)
+                if not requirements_of(self.records.placements[machine, name].content, name).is_global
             ]
-            if len(homes) > 1:
-                self.fail(f"{name} is placed on {', '.join(homes)}")
+            if len(assigned_machines) > 1:
+                self.fail(f"{name} is placed on {', '.join(assigned_machines)}")
 
 
 class ConflictsApart(Checker):
-    """No two units that conflict are ordered to be on one machine (a superseded allocation hinders no other)."""
+    """No two conflicting units have placements on one machine (a superseded allocation blocks no other)."""
 
-    def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Copy, Placement]) -> None:
+    def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Key, Placement]) -> None:
         for machine in dict.fromkeys(path.names[0] for path, _ in events if path.kind is PLACEMENTS):
-            orders = {n: o for (m, n), o in self.truth.placements.items() if m == machine and o.is_active}
-            for name, order in orders.items():
-                patterns = requirements_of(order.content, name).conflicts
-                other = next((o for o in orders if o != name and any(matches_glob(p, o) for p in patterns)), None)
+            placements = {n: o for (m, n), o in self.records.placements.items() if m == machine and o.is_active}
+            for name, placement in placements.items():
+                patterns = requirements_of(placement.content, name).conflicts
+                other = next((o for o in placements if o != name and any(matches_glob(p, o) for p in patterns)), None)
                 if other:
                     self.fail(f"{name} and {other}, which conflict, are both on {machine}")
 
 
 class OnlyTheLeaderDecides(Checker):
-    """Every write of a leader is guarded by its term, and by the former decision of each unit that it touches; nobody
-    writes what is another's to write."""
+    """Every write of a leader is guarded by its term, and by the former decision of each unit that it touches; each key
+    is written only by its owner."""
 
     def see_request(self, writer: str, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> None:
         leader = self.world.registry.key(LEADER)
         term = {type(each) for each in comparisons if each.key == leader}
         guarded = {each.key for each in comparisons if isinstance(each, Unchanged)}
         for operation in operations:
-            path = self.truth.path(operation.key)
+            path = self.records.path(operation.key)
             if path is None:
-                continue  # what the store is, not what is in it
+                continue  # the store's identity, not its content
             if path.kind in (PLACEMENTS, DECISIONS, SYNCED):
                 if not {CreatedAt, HasValue} <= term:
                     self.fail(f"{writer} writes {operation.key} unguarded by its term")
@@ -118,14 +120,19 @@ class OnlyTheLeaderDecides(Checker):
 
 
 class Rule1StoreIsNoLifeLine(Checker):
-    """No machine is taken for dead that could have registered: an order to it is taken back while it is absent only if
-    something was wrong with the machine itself, lately, whatever befell the store."""
+    """No machine that could have registered is taken for dead: the placement of an absent machine is deleted only if
+    something was wrong with the machine itself lately, whatever happened to the store."""
 
-    def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Copy, Placement]) -> None:
+    def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Key, Placement]) -> None:
         for path, event in events:
             former = before.get(path.names)
-            if event.item is not None or former is None or former.is_withdrawn or path.names[0] in self.truth.machines:
-                continue  # a withdrawn one goes when it is carried out, be the machine there just then or not
+            if (
+                event.item is not None
+                or former is None
+                or former.is_withdrawn
+                or path.names[0] in self.records.machines
+            ):
+                continue  # a withdrawn one is deleted once it is carried out, whether the machine is present or not
             patience_s = self.world.ttl_s + REREGISTRATION_S
             alike = [machine for machine in self.world.machines.values() if machine.id == path.names[0]]
             if all(machine.well_for_s > patience_s for machine in alike):
@@ -133,104 +140,107 @@ class Rule1StoreIsNoLifeLine(Checker):
 
 
 class DelaysAreKept(Checker):
-    """An order to a machine that is absent is not taken back from a unit that is to run and waits for that machine,
-    before the unit's own delay is over; but where a copy of it runs elsewhere, or may for all that is known."""
+    """The placement of an absent machine for a unit that waits for this machine is not deleted before the unit's own
+    delay is over, unless the unit runs elsewhere, or may run there."""
 
-    def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Copy, Placement]) -> None:
+    def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Key, Placement]) -> None:
         for path, event in events:
             former = before.get(path.names)
-            if event.item is not None or former is None or not former.is_active or path.names[0] in self.truth.machines:
+            if (
+                event.item is not None
+                or former is None
+                or not former.is_active
+                or path.names[0] in self.records.machines
+            ):
                 continue
-            unit = self.truth.units.get(path.names[1])
+            unit = self.records.units.get(path.names[1])
             if unit is None or unit.target is not TargetState.LAUNCHED or unit.generation != former.generation:
                 continue
             asked = requirements_of(unit.content, unit.name)
             own_s = asked.failover_delay_s
             delay_s = 0.0 if asked.is_global else self.world.config.failover_delay_s if own_s is None else own_s
-            absent_s = now() - self.truth.absent_since.get(path.names[0], now())
-            reported = [m for (m, n), state in self.truth.states.items() if n == path.names[1] and state.runs]
+            absent_s = now() - self.records.absent_since.get(path.names[0], now())
+            reported = [m for (m, n), state in self.records.states.items() if n == path.names[1] and state.runs]
             if absent_s < delay_s and not reported:
                 self.fail(f"{path.names[1]} waits for {path.names[0]} only {absent_s:g} of {delay_s:g} s")
 
 
 class Rule1MovesHaveReasons(Checker):
-    """A unit that a person wants is ordered away from a machine that is there only with a reason said."""
+    """A wanted unit is moved away from a present machine only with a reason."""
 
-    def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Copy, Placement]) -> None:
+    def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Key, Placement]) -> None:
         for path, _ in events:
             if path.kind is not PLACEMENTS or path.names not in before:
                 continue
             former = before[path.names]
-            order = self.truth.placements.get(path.names)
-            unit = self.truth.units.get(path.names[1])
-            if order is None or not (former.is_active and order.is_withdrawn) or unit is None:
+            placement = self.records.placements.get(path.names)
+            unit = self.records.units.get(path.names[1])
+            if placement is None or not (former.is_active and placement.is_withdrawn) or unit is None:
                 continue
-            decision = self.truth.decisions.get(path.names[1])
+            decision = self.records.decisions.get(path.names[1])
             if unit.target is not TargetState.INACTIVE and not (decision and decision.reason):
                 self.fail(f"{path.names[1]} is ordered away from {path.names[0]} without a reason")
 
 
 class Rule2OrdersAlone(Checker):
-    """What fleetd asks of systemd follows an order of the leader: a restart of fleetd, an outage or an absence are
-    none. A unit is stopped only where it was withdrawn, replaced or is to be loaded only; started only where it is to
-    be launched."""
+    """What fleetd asks of systemd follows a placement; a restart of fleetd, an outage or an absence is no placement. A
+    unit is stopped only if it was withdrawn, replaced or is to be loaded only; started only if it is to be launched."""
 
     def __init__(self, world: "World") -> None:
         super().__init__(world)
-        self._past: dict[Copy, list[tuple[float, Placement | None]]] = {}  # what was replaced, and when
+        self._past: dict[Key, list[tuple[float, Placement | None]]] = {}  # the replaced text, and when
 
-    def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Copy, Placement]) -> None:
+    def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Key, Placement]) -> None:
         for path, _ in events:
             if path.kind is PLACEMENTS:
-                copy = path.names
-                past = self._past.setdefault(copy, [])
-                if past or copy in before:  # that there was none before the first one excuses nothing
-                    past.append((now(), before.get(copy)))
+                allocation = path.names
+                past = self._past.setdefault(allocation, [])
+                if past or allocation in before:  # the absence of a placement before the first one excuses nothing
+                    past.append((now(), before.get(allocation)))
                 del past[:-8]
 
-    def see_restore(self, before: dict[Copy, Placement]) -> None:
-        for copy, order in before.items():
-            self._past.setdefault(copy, []).append((now(), order))
+    def see_restore(self, before: dict[Key, Placement]) -> None:
+        for allocation, placement in before.items():
+            self._past.setdefault(allocation, []).append((now(), placement))
 
     def see_call(self, machine: str, verb: str, names: Sequence[str]) -> None:
         if verb not in ("start", "stop"):
             return
         found = self.world.machines[machine]
         for name in names:
-            copy = (found.id, name)
+            allocation = (found.id, name)
             hears_for_s = min(found.well_for_s, self.world.server.answers_for_s)
             oldest_s = now() - MEMORY_S if hears_for_s > HEARING_S else 0.0
-            orders = [order for at_s, order in self._past.get(copy, []) if at_s >= oldest_s]
-            orders.append(self.truth.placements.get(copy))
-            if verb == "stop" and not any(self._stops(machine, order, name) for order in orders):
+            placements = [placement for at_s, placement in self._past.get(allocation, []) if at_s >= oldest_s]
+            placements.append(self.records.placements.get(allocation))
+            if verb == "stop" and not any(self._stops(machine, placement, name) for placement in placements):
                 self.fail(f"{machine} stops {name}, which it was not told to")
-            if verb == "start" and not any(o and o.is_active and o.target is TargetState.LAUNCHED for o in orders):
+            if verb == "start" and not any(o and o.is_active and o.target is TargetState.LAUNCHED for o in placements):
                 self.fail(f"{machine} starts {name}, which it was not told to")
 
-    def _stops(self, machine: str, order: Placement | None, name: str) -> bool:
-        """Whether an order lets a unit be stopped. The absence of one does if the leader has taken the machine in."""
+    def _stops(self, machine: str, placement: Placement | None, name: str) -> bool:
+        """True if the placement allows a stop. A missing one does if the leader has acknowledged the machine."""
         found = self.world.machines[machine]
-        if order is None:
-            return self.truth.synced.get(found.id) is not None
-        if order.superseded:
+        if placement is None:
+            return self.records.synced.get(found.id) is not None
+        if placement.superseded:
             return False
         held = found.systemd.read_files().get(name, "")
-        replaced = hash_unit_file(held) != hash_unit_file(order.text)
-        return order.is_withdrawn or replaced or order.target is not TargetState.LAUNCHED
+        replaced = hash_unit_file(held) != hash_unit_file(placement.text)
+        return placement.is_withdrawn or replaced or placement.target is not TargetState.LAUNCHED
 
 
 class Rule3OneCopyRuns(Checker):
-    """Of each unit that is not global one process runs, but for copies that a cut left behind: those on machines that
-    were absent when another was given the unit, those that are told to retire, and those that a restored store knows
-    nothing of."""
+    """Each unit that is not global has one process, except superseded ones: on machines that were absent when another
+    got the unit, on machines told that it is superseded, and units that a restored store does not know."""
 
     def __init__(self, world: "World") -> None:
         super().__init__(world)
-        self.left_behind: dict[Copy, None] = {}
-        self._seen: dict[Copy, int] | None = None  # the processes, as of the last look
-        self._globals: dict[str, None] = {}  # units that were global once
+        self.left_behind: dict[Key, None] = {}
+        self._seen: dict[Key, int] | None = None  # the processes at the last check
+        self._globals: dict[str, None] = {}  # units that were once global
 
-    def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Copy, Placement]) -> None:
+    def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Key, Placement]) -> None:
         self._seen = None
         for path, event in events:
             if path.kind is UNITS and event.item and self._is_global(path.names[0]):
@@ -239,15 +249,15 @@ class Rule3OneCopyRuns(Checker):
                 self._leave_behind_twins(path.names[0])
             if path.kind is PLACEMENTS and event.item is not None and path.names not in before:
                 for machine in self.world.machines.values():
-                    if machine.id != path.names[0] and machine.id not in self.truth.machines:
+                    if machine.id != path.names[0] and machine.id not in self.records.machines:
                         self.left_behind[machine.name, path.names[1]] = None
             if path.kind is PLACEMENTS and event.item is not None and self._retires(path):
                 self._leave_behind(*path.names)
 
     def _retires(self, path: RecordKey) -> bool:
-        """Whether the leader lets this copy run on for a while, as one that outlived a cut."""
-        order = self.truth.placements.get(path.names)
-        return order is not None and order.superseded
+        """True if the leader lets this superseded allocation run for a while."""
+        placement = self.records.placements.get(path.names)
+        return placement is not None and placement.superseded
 
     def _leave_behind(self, id_: str, unit: str) -> None:
         for machine in self.world.machines.values():
@@ -255,24 +265,24 @@ class Rule3OneCopyRuns(Checker):
                 self.left_behind[machine.name, unit] = None
 
     def _leave_behind_twins(self, id_: str) -> None:
-        """One machine of this id is registered: the others are not, whatever they were told before."""
-        names = dict.fromkeys(unit for machine, unit in self.truth.placements if machine == id_)
+        """Of the machines with one id, one is registered; the others are not, whatever they saw before."""
+        names = dict.fromkeys(unit for machine, unit in self.records.placements if machine == id_)
         for twin in self.world.machines.values():
             if twin.id == id_ and not self._is_registered(twin):
                 running = [unit for machine, unit in self.world.processes if machine == twin.name]
                 self.left_behind |= {(twin.name, unit): None for unit in (*names, *running)}
 
     def _is_registered(self, machine: "SimulatedMachine") -> bool:
-        """Whether the registration of its id is its own."""
-        record = self.truth.machines.get(machine.id)
+        """True if the registration of its id is its own."""
+        record = self.records.machines.get(machine.id)
         return record is not None and record.address == machine.address
 
-    def see_restore(self, before: dict[Copy, Placement]) -> None:
-        """All that runs, and that the store as it is now does not place where it runs, is left over."""
-        for copy in self.world.processes:
-            order = self.truth.placements.get((self.world.machines[copy[0]].id, copy[1]))
-            if order is None or not order.is_active:
-                self.left_behind[copy] = None
+    def see_restore(self, before: dict[Key, Placement]) -> None:
+        """All running units that the store's present content does not place where they run are left over."""
+        for allocation in self.world.processes:
+            placement = self.records.placements.get((self.world.machines[allocation[0]].id, allocation[1]))
+            if placement is None or not placement.is_active:
+                self.left_behind[allocation] = None
 
     def see_rest(self) -> None:
         if self._seen is self.world.processes:
@@ -281,73 +291,73 @@ class Rule3OneCopyRuns(Checker):
         running: dict[str, list[str]] = {}
         for machine, name in self.world.processes:
             running.setdefault(name, []).append(machine)
-        for copy in list(self.left_behind):
-            if copy not in self.world.processes and self._is_informed(copy[0]):
-                del self.left_behind[copy]
+        for allocation in list(self.left_behind):
+            if allocation not in self.world.processes and self._is_informed(allocation[0]):
+                del self.left_behind[allocation]
         for name, machines in running.items():
             proper = [machine for machine in machines if (machine, name) not in self.left_behind]
             if len(proper) > 1 and name not in self._globals:
                 self.fail(f"{name} runs on {', '.join(machines)}")
 
     def _is_informed(self, machine: str) -> bool:
-        """Whether the machine knows its orders as they are now, so that it starts nothing for an old one."""
+        """True if the machine knows its present placements, so that it starts nothing for an old one."""
         found = self.world.machines[machine]
-        record = self.truth.machines.get(found.id)
-        return self._is_registered(found) and record is not None and self.truth.synced.get(found.id) == record.session
+        record = self.records.machines.get(found.id)
+        return self._is_registered(found) and record is not None and self.records.synced.get(found.id) == record.session
 
     def _is_global(self, name: str) -> bool:
-        return requirements_of(self.truth.units[name].content, name).is_global
+        return requirements_of(self.records.units[name].content, name).is_global
 
 
 class Rule3TheLastCopyStays(Checker):
-    """A copy that retires is not stopped for that while it is the only one that runs, if a person wants the unit
-    launched, its machine takes work, and it hinders nothing that was placed beside it."""
+    """A superseded allocation is not stopped while it is the only one that runs, if the unit is to be launched, its
+    machine accepts work, and it conflicts with nothing placed beside it."""
 
-    def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Copy, Placement]) -> None:
+    def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Key, Placement]) -> None:
         for path, _ in events:
-            copy, order = path.names, self.truth.placements.get(path.names)
-            if path.kind is not PLACEMENTS or copy not in before or order is None:
+            allocation, placement = path.names, self.records.placements.get(path.names)
+            if path.kind is not PLACEMENTS or allocation not in before or placement is None:
                 continue
-            unit, decision = self.truth.units.get(path.names[1]), self.truth.decisions.get(path.names[1])
-            if not (before[copy].superseded and order.is_withdrawn) or unit is None:
+            unit, decision = self.records.units.get(path.names[1]), self.records.decisions.get(path.names[1])
+            if not (before[allocation].superseded and placement.is_withdrawn) or unit is None:
                 continue
             if unit.target is not TargetState.LAUNCHED or (decision and decision.completed == unit.generation):
                 continue
-            record = self.truth.machines.get(path.names[0])
+            record = self.records.machines.get(path.names[0])
             if record is None or record.mode is not MachineMode.READY or self._hinders(*path.names):
                 continue
             id_, name = path.names
             runs_here = any(n == name and self.world.machines[m].id == id_ for m, n in self.world.processes)
             elsewhere = [m for m, n in self.world.ran_lately() if n == name and self.world.machines[m].id != id_]
             if runs_here and not elsewhere:
-                self.fail(f"the only copy of {name} that runs, on {id_}, is told to stop as a second one")
+                self.fail(f"the only allocation of {name} that runs, on {id_}, is told to stop as superseded")
 
     def _hinders(self, machine: str, name: str) -> bool:
-        """Whether something that conflicts with the unit was placed beside it."""
-        asked = requirements_of(self.truth.units[name].content, name)
+        """True if a conflicting unit was placed beside it."""
+        asked = requirements_of(self.records.units[name].content, name)
         others = {
-            n: o for (m, n), o in self.truth.placements.items() if m == machine and n != name and not o.superseded
+            n: o for (m, n), o in self.records.placements.items() if m == machine and n != name and not o.superseded
         }
-        patterns = {other: requirements_of(order.content, other).conflicts for other, order in others.items()}
+        patterns = {other: requirements_of(placement.content, other).conflicts for other, placement in others.items()}
         conflicts = any(matches_glob(p, other) for other in others for p in asked.conflicts)
         return conflicts or any(matches_glob(p, name) for each in patterns.values() for p in each)
 
 
 class Rule5NothingCompletedRunsAgain(Checker):
-    """A completed oneshot is not started again for the same generation, and its completion is forgotten only if
-    it is to run again when its machine is lost."""
+    """A completed oneshot is not started again for the same generation, and its completion is forgotten only if it is
+    to run again when its machine is lost."""
 
     def __init__(self, world: "World") -> None:
         super().__init__(world)
-        self._completed: dict[str, int] = {}  # unit → the generation that is known to be completed
+        self._completed: dict[str, int] = {}  # unit → the generation known to be completed
         self._since_s: dict[str, float] = {}  # unit → when that was written
 
-    def see_restore(self, before: dict[Copy, Placement]) -> None:
+    def see_restore(self, before: dict[Key, Placement]) -> None:
         self._completed.clear()
 
-    def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Copy, Placement]) -> None:
+    def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Key, Placement]) -> None:
         for name in (path.names[0] for path, _ in events if path.kind is DECISIONS):
-            unit, decision = self.truth.units.get(name), self.truth.decisions.get(name)
+            unit, decision = self.records.units.get(name), self.records.decisions.get(name)
             completed = decision.completed if decision else 0
             forgotten = unit is not None and self._completed.get(name) == unit.generation != completed
             if unit and decision and forgotten and not self._may_run_again(unit):
@@ -362,45 +372,45 @@ class Rule5NothingCompletedRunsAgain(Checker):
 
     def see_call(self, machine: str, verb: str, names: Sequence[str]) -> None:
         for name in names if verb == "start" else ():
-            decision = self.truth.decisions.get(name)
-            order = self.truth.placements.get((self.world.machines[machine].id, name))
+            decision = self.records.decisions.get(name)
+            placement = self.records.placements.get((self.world.machines[machine].id, name))
             if self._is_news(machine, name):
                 continue
-            if decision and order and decision.completed == order.generation:
+            if decision and placement and decision.completed == placement.generation:
                 self.fail(f"{machine} starts {name} again, which is completed")
 
     def _is_news(self, machine: str, name: str) -> bool:
-        """Whether it was a clone of the machine that ran the unit, and the word of that is on its way."""
+        """True if a clone of the machine ran the unit, and its report is on its way."""
         id_ = self.world.machines[machine].id
-        twins = [twin for twin in self.world.machines.values() if twin.id == id_]
-        return len(twins) > 1 and now() - self._since_s.get(name, 0.0) < NEWS_S
+        duplicates = [twin for twin in self.world.machines.values() if twin.id == id_]
+        return len(duplicates) > 1 and now() - self._since_s.get(name, 0.0) < NEWS_S
 
 
 class Rule5NothingAcknowledgedIsLost(Checker):
-    """What the API has acknowledged stands in the store, until another operation follows."""
+    """What the API has acknowledged is in the store, until another operation follows."""
 
     def __init__(self, world: "World") -> None:
         super().__init__(world)
-        self._answers = 0  # as of the last look
+        self._answers = 0  # at the last check
 
-    def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Copy, Placement]) -> None:
+    def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Key, Placement]) -> None:
         if any(path.kind is UNITS for path, _ in events):
             self._answers = -1
 
     def see_rest(self) -> None:
-        if self._answers == self.world.people.answers:
+        if self._answers == self.world.operators.answers:
             return
-        self._answers = self.world.people.answers
-        for name in self.world.people.names:
-            unit = self.truth.units.get(name)
+        self._answers = self.world.operators.answers
+        for name in self.world.operators.names:
+            unit = self.records.units.get(name)
             operation = (unit.text, unit.target) if unit else None
-            if self.world.server.is_up and not self.world.people.accounts_for(name, operation):
+            if self.world.server.is_up and not self.world.operators.accounts_for(name, operation):
                 found = unit.target if unit else "no unit"
-                self.fail(f"{name}: the store has {found}, the API promised {self.world.people.describe(name)}")
+                self.fail(f"{name}: the store has {found}, the API promised {self.world.operators.describe(name)}")
 
 
 class Rule6StopsAreFinished(Checker):
-    """No file goes while anything of its unit runs."""
+    """No file is removed while its unit runs."""
 
     def see_call(self, machine: str, verb: str, names: Sequence[str]) -> None:
         running = self.world.machines[machine].systemd.processes()
@@ -421,24 +431,24 @@ class Rule7OnlyOurs(Checker):
 
 
 class StatesGoWithTheirMachine(Checker):
-    """No state is kept of a machine that is gone, longer than the lease that it may just be registering on."""
+    """No state of an absent machine is kept longer than a lease that it may just be registering on."""
 
     def __init__(self, world: "World") -> None:
         super().__init__(world)
         self._next_s = 0.0
         self._since_s: dict[
-            tuple[Copy, int], float
-        ] = {}  # since when a state is there, on this lease, and its machine not
+            tuple[Key, int], float
+        ] = {}  # since when a state exists, on this lease, without its machine
 
     def see_rest(self) -> None:
         if not self._since_s and now() < self._next_s:
             return
         self._next_s = now() + 1.0
         if not self.world.server.answers:
-            self._since_s.clear()  # a store that does not run ends no lease
+            self._since_s.clear()  # a store that is down ends no lease
             return
-        ghosts = [copy for copy in self.truth.states if copy[0] not in self.truth.machines]
-        leases = {copy: item.lease for copy in ghosts if (item := self.truth.item(STATES, *copy))}
+        absent = [allocation for allocation in self.records.states if allocation[0] not in self.records.machines]
+        leases = {allocation: item.lease for allocation in absent if (item := self.records.item(STATES, *allocation))}
         self._since_s = {found: self._since_s.get(found, now()) for found in leases.items()}
         for ((machine, name), lease), since_s in self._since_s.items():
             if now() - since_s > self.world.server.store.lease_ttl_s(lease) + LINGER_S:
@@ -446,7 +456,7 @@ class StatesGoWithTheirMachine(Checker):
 
 
 class Rule8NobodyStorms(Checker):
-    """However things stand, no fleetd asks the store for more than so much in any ten seconds."""
+    """No fleetd makes more than this many requests of the store in ten seconds, whatever happens."""
 
     def __init__(self, world: "World") -> None:
         super().__init__(world)

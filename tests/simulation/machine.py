@@ -1,8 +1,7 @@
-"""One simulated machine: its systemd, its network, its disk, and the fleetd that runs on it, with all that can befall
-them.
+"""One simulated machine: its systemd, its network, its disk, its fleetd, and their faults.
 
-fleetd is the real Node of node.py: agent, engine, membership, API. What is done to machines, and when, is not
-decided here.
+fleetd is the real Node of process/node.py: agent, election, membership, API. actions.py decides what
+happens when.
 """
 
 import asyncio
@@ -10,6 +9,7 @@ import contextvars
 import logging
 import shutil
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,26 +26,27 @@ from fleetd.registry.registry import Registry
 from fleetd.store.embedded import inline
 from fleetd.systemd.protocol import ManagerUnavailable
 from fleetd.testing.simulated_systemd import SYSTEM_UNITS, SimulatedSystemd
-from tests.simulation.disk import watch_writes
+from tests.simulation.disk import WatchedLedger
 from tests.simulation.server import StoreServer
 from tests.simulation.wire import IsFatal, Link, Observer, Wire
 
 OWN_UNIT = "fleet.service"
-RESTART_S = 1.0  # after which systemd starts a fleetd that was killed
+RESTART_S = 1.0  # the delay after which systemd starts a killed fleetd
 BOOT_S = 15.0
 LEAVE_POLL_S = 1.0
 HANG_S = 60.0
 _CHANGING = ("write", "remove", "link", "start", "stop", "reload")
 EPOCH_S = 1_700_000_000.0
 
-speaker: contextvars.ContextVar[str] = contextvars.ContextVar("speaker", default="")  # whose log lines these are
+# the machine whose log lines these are
+speaker: contextvars.ContextVar[str] = contextvars.ContextVar("speaker", default="")
 log = logging.getLogger("fleetd.simulated")
 
 
-class Surrounds(msgspec.Struct, frozen=True):
-    """What a machine needs of the world: its fleet.conf, the store, whom to tell of its writes, of what it asks of
-    systemd (machine, verb, units) and of a fleetd that failed by itself (machine, what), where ids come from, and who
-    decides whether its fleetd dies just before or just after it writes anything (machine, moment)."""
+class WorldHooks(msgspec.Struct, frozen=True):
+    """What a machine needs of the world: fleet.conf, the store, observers of its writes, of its calls to systemd
+    (machine, verb, units) and of failures of fleetd (machine, text), a source of ids, and a decision whether its fleetd
+    dies just before or just after a write (machine, moment)."""
 
     config: Config
     server: StoreServer
@@ -57,8 +58,8 @@ class Surrounds(msgspec.Struct, frozen=True):
 
 
 class MachineSystemd(SimulatedSystemd):
-    """A simulated systemd that tells what is asked of it, and keeps a fleetd waiting that is not to run. `is_fatal` is
-    asked about whatever changes anything."""
+    """A simulated systemd that reports its calls, and blocks a paused fleetd. `is_fatal` is asked about each call that
+    changes something."""
 
     def __init__(
         self,
@@ -103,7 +104,7 @@ class MachineSystemd(SimulatedSystemd):
         self._is_fatal("after it has asked systemd to reload")
 
     def hang_up(self) -> None:
-        """Who is connected hears and asks nothing any more."""
+        """The present client gets no more signals, and no more answers."""
         self._session = False
 
     async def wait_for_changes(self) -> Sequence[str]:
@@ -112,7 +113,7 @@ class MachineSystemd(SimulatedSystemd):
         return names
 
     def begin_shutdown(self) -> None:
-        """The whole machine goes down: systemd stops what runs, and fleetd at the end."""
+        """The whole machine goes down: systemd stops its units, and fleetd at the end."""
         self.stopping = True
         for name in self.processes():
             unit = self._units.get(name)
@@ -121,7 +122,7 @@ class MachineSystemd(SimulatedSystemd):
 
     @property
     def own_names(self) -> tuple[str, ...]:
-        """The units that this machine has without fleet."""
+        """The machine's units that fleet does not manage."""
         return tuple(self._system_units)
 
 
@@ -136,7 +137,7 @@ class SimulatedMachine:
         own_units: Sequence[str],
         link: Link,
         directory: Path,
-        surrounds: Surrounds,
+        hooks: WorldHooks,
     ) -> None:
         self.name = name
         self.id = str(number) * 32
@@ -145,45 +146,45 @@ class SimulatedMachine:
         self.link = link
         self.is_up = False
         self.clock_offset_s = 0.0
-        self._troubles: dict[str, None] = {}  # what could make it look dead
+        self._troubles: dict[str, None] = {}  # reasons why it could look dead
         self._last_trouble_s = 0.0
         system_units = SYSTEM_UNITS | {own: f"/lib/systemd/system/{own}" for own in own_units}
         self.systemd = MachineSystemd(
-            system_units, link, lambda verb, names: surrounds.on_call(name, verb, names), self._is_fatal
+            system_units, link, lambda verb, names: hooks.on_call(name, verb, names), self._is_fatal
         )
         self.node: Node | None = None
         self.wire: Wire | None = None
-        self._surrounds = surrounds
+        self._hooks = hooks
         self._directory = directory
         self._boots = 0
-        self._is_dying = False  # fleetd is dead to the world already, and its end only a matter of cleaning up
+        self._is_dying = False  # fleetd is dead, only its clean-up still runs
         self._watcher: asyncio.Task[None] | None = None
-        self._cuts = 0  # of its power
+        self._cuts = 0  # power cuts
         self._errand: asyncio.Task[None] | None = None
         self._parker: asyncio.Task[bool] | None = None
-        self._has_ended = asyncio.Event()  # the last fleetd, so that systemd may start the next one
+        self._has_ended = asyncio.Event()  # set when the last fleetd has ended, so that systemd may start the next one
         self._has_ended.set()
 
     # The machine.
 
     def begin_trouble(self, what: str) -> None:
-        """From now on nobody needs to wonder if it is taken for dead."""
+        """From now on it may be taken for dead for this reason."""
         self._troubles[what] = None
 
     def end_trouble(self, what: str) -> None:
-        """This is wrong with it no more."""
+        """End this reason."""
         if what in self._troubles:
             del self._troubles[what]
             self._last_trouble_s = asyncio.get_running_loop().time()
 
     @property
     def well_for_s(self) -> float:
-        """Since when nothing has been wrong with it that could make it look dead."""
+        """Since when it has had no reason to look dead."""
         return 0.0 if self._troubles else asyncio.get_running_loop().time() - self._last_trouble_s
 
     async def boot(self) -> None:
-        """Power is on: the machine comes up, and fleetd with it. One that still shuts down does so first; if its power
-        is cut meanwhile, it is for the end of that to switch it on."""
+        """Power is on: the machine boots, and fleetd starts. A machine that is still shutting down finishes that first;
+        if a power cut interrupts it, the end of the cut switches it on."""
         cuts = self._cuts
         await self._finish_errand()
         if self.is_up or self._cuts != cuts:
@@ -195,7 +196,7 @@ class SimulatedMachine:
         await self.start_fleetd()
 
     async def power_cut(self) -> None:
-        """Everything ends at once; what was under /run is gone."""
+        """Everything ends at once; /run is emptied."""
         self.begin_trouble("power")
         self.is_up = False
         self._cuts += 1
@@ -205,12 +206,12 @@ class SimulatedMachine:
         self.systemd.reboot()
 
     def pause(self) -> None:
-        """fleetd gets no time to run; units do."""
+        """fleetd gets no processor time; units do."""
         self.begin_trouble("pause")
         self.link.awake.clear()
 
     def wake(self) -> None:
-        """fleetd runs on as if nothing had been."""
+        """fleetd continues as if nothing had happened."""
         self.link.awake.set()
         self.end_trouble("pause")
 
@@ -218,7 +219,7 @@ class SimulatedMachine:
 
     @property
     def serves(self) -> bool:
-        """Whether somebody who asks this machine's API gets an answer soon."""
+        """True if this machine's API would answer soon."""
         return self.node is not None and self.link.awake.is_set()
 
     async def start_fleetd(self) -> None:
@@ -229,34 +230,35 @@ class SimulatedMachine:
             return
         await self._end_parker()
         token = speaker.set(self.name)
-        around = self._surrounds
+        hooks = self._hooks
         self._is_dying = False
-        self.wire = Wire(self.name, around.server, self.link, around.on_write, around.on_failure, self._is_fatal)
+        self.wire = Wire(self.name, hooks.server, self.link, hooks.on_write, hooks.on_failure, self._is_fatal)
         await self.systemd.close()
         machine = Machine(
             id=self.id,
-            session=self._surrounds.new_id(),
+            session=self._hooks.new_id(),
             address=self.address,
             metadata=self.metadata,
             boot_id=f"{self.name}-boot-{self._boots}",
         )
-        surroundings = HostEnvironment(
-            runtime=watch_writes(self._directory, self._is_fatal),
+        environment = HostEnvironment(
+            runtime=self._directory,
+            open_ledger=partial(WatchedLedger, self._is_fatal),
             own_unit=OWN_UNIT,
             unix_now=lambda: EPOCH_S + asyncio.get_running_loop().time() + self.clock_offset_s,
-            new_id=self._surrounds.new_id,
+            new_id=self._hooks.new_id,
             offload=inline,
             park_later=self._park_later,
         )
-        self.node = Node(self._config(), self.wire, self.systemd, machine, surroundings)
+        self.node = Node(self._config(), self.wire, self.systemd, machine, environment)
         self.node.start()
         self._watcher = asyncio.create_task(self._watch_over(self.node))
         self.end_trouble("fleetd")
         speaker.reset(token)
 
     def _is_fatal(self, moment: str) -> bool:
-        """Whether fleetd is dead at this moment. If it has just died, systemd will start it again."""
-        if not self._is_dying and self._surrounds.is_fatal(self.name, moment):
+        """True if fleetd is dead. If it has just died, systemd will start it again."""
+        if not self._is_dying and self._hooks.is_fatal(self.name, moment):
             self._is_dying = True
             assert self.wire
             self.wire.cut()
@@ -265,10 +267,10 @@ class SimulatedMachine:
         return self._is_dying
 
     def _config(self) -> Config:
-        return msgspec.structs.replace(self._surrounds.config, metadata=self.metadata)
+        return msgspec.structs.replace(self._hooks.config, metadata=self.metadata)
 
     async def kill_fleetd(self) -> None:
-        """kill -9: nothing more is said to anybody, and the units go on."""
+        """kill -9: fleetd sends nothing more, and the units run on."""
         node, self.node = self.node, None
         if node is None:
             return
@@ -284,19 +286,19 @@ class SimulatedMachine:
             async with asyncio.timeout(HANG_S):
                 await node.close()
         except TimeoutError as error:
-            self._surrounds.on_failure(f"{self.name}, whose fleetd does not end", error)
+            self._hooks.on_failure(f"{self.name}, whose fleetd does not end", error)
         finally:
             self._has_ended.set()
 
     async def _watch_over(self, node: Node) -> None:
         await node.finished.wait()
         if node.failure:
-            self._surrounds.on_failure(self.name, node.failure)
+            self._hooks.on_failure(self.name, node.failure)
 
-    # What takes its time. One such errand is done at a time; a power cut ends it.
+    # Errands take time. One is done at a time; a power cut ends it.
 
     def run_errand(self, errand: Coroutine[Any, Any, None]) -> None:
-        """Begin something that takes a while, unless something of the kind is under way."""
+        """Begin an errand, unless one is in progress."""
         if self._errand is not None and not self._errand.done():
             errand.close()
             return
@@ -337,9 +339,9 @@ class SimulatedMachine:
         self.systemd.reboot()
 
     async def _park_later(self, parking: Parking) -> None:
-        """What systemd is asked to keep running after the end of fleetd, until fleetd is started again."""
-        around = self._surrounds
-        wire = Wire(self.name, around.server, self.link, around.on_write, around.on_failure, lambda _: False)
+        """The transient unit that runs after the end of fleetd, until fleetd is started again."""
+        hooks = self._hooks
+        wire = Wire(self.name, hooks.server, self.link, hooks.on_write, hooks.on_failure, lambda _: False)
         self._parker = asyncio.create_task(park_when_possible(Registry(wire), parking))
 
     async def _end_parker(self) -> None:
@@ -349,7 +351,7 @@ class SimulatedMachine:
             await asyncio.gather(parker, return_exceptions=True)
 
     async def leave(self) -> None:
-        """`fleetd leave`: asked again and again until the machine has left."""
+        """`fleetd leave`: asked repeatedly until the machine has left."""
         self.begin_trouble("fleetd")
         while self.node is not None:
             response = await self.answer(Request("POST", LEAVE, local=True))
@@ -358,12 +360,12 @@ class SimulatedMachine:
             await asyncio.sleep(LEAVE_POLL_S)
 
     async def rejoin(self) -> None:
-        """The machine that was told to leave is to stay after all, or to come back: its fleetd is restarted."""
+        """Restart the fleetd of a machine that was told to leave: it stays, or joins again."""
         await self._end_errand()
         await self.restart_fleetd()
 
     async def _depart(self, job: str) -> None:
-        """fleetd is sent SIGTERM while systemd has this job for it."""
+        """Send SIGTERM to fleetd while systemd has this job for it."""
         node = self.node
         if node is None:
             return
@@ -377,6 +379,6 @@ class SimulatedMachine:
                 await self.kill_fleetd()
 
     async def answer(self, request: Request) -> Response:
-        """What the API of this machine answers."""
+        """The answer of this machine's API."""
         assert self.node
         return await self.node.api.handle(request)

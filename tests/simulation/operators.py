@@ -1,6 +1,6 @@
 """The operators of a simulated cluster: they request operations on units through the API, and record the answers.
 
-What was acknowledged must be in the store; what was not may be. invariants.py compares the two.
+Acknowledged operations must be in the store; refused ones may be. invariants.py compares the two.
 """
 
 import asyncio
@@ -16,14 +16,14 @@ from fleetd.model.unitfile import parse_unit_file
 from tests.simulation.machine import SimulatedMachine
 from tests.simulation.units import unit_text
 
-UnitOperation = tuple[str, TargetState] | None  # text and target state; None: that there is no such unit
-IN_DOUBT_S = 30.0  # so long a request may be on its way that nobody waits for
+UnitOperation = tuple[str, TargetState] | None  # text and target state; None: no such unit
+IN_DOUBT_S = 30.0  # how long an abandoned request may be on its way
 PATIENCE_S = 20.0
 _JSON = (("Content-Type", schema.JSON_TYPE),)
 
 
 class Operators:
-    """Operations go to the first machine that answers, beginning with another one each time."""
+    """Operations go to the first machine that answers, starting with another one each time."""
 
     def __init__(self, machines: Sequence[SimulatedMachine], say: Callable[[str], None]) -> None:
         self._machines = machines
@@ -32,9 +32,9 @@ class Operators:
         self._busy: dict[str, asyncio.Lock] = {}
         self._possible: dict[
             str, dict[UnitOperation, float]
-        ] = {}  # name → what may stand in the store → until when it may
+        ] = {}  # name → possible contents of the store → until when they are possible
         self._unknown: dict[str, None] = {}
-        self.answers = 0  # how many operations ended
+        self.answers = 0  # the number of ended operations
 
     @property
     def names(self) -> list[str]:
@@ -42,7 +42,7 @@ class Operators:
         return sorted(self._possible)
 
     def accounts_for(self, name: str, operation: UnitOperation) -> bool:
-        """True if the store may hold this for the name; it then may until another operation."""
+        """True if the store may hold this for the name. It then may until another operation."""
         if name in self._unknown:
             return True
         possible = self._possible.get(name, {None: math.inf})
@@ -52,32 +52,32 @@ class Operators:
         return True
 
     def describe(self, name: str) -> str:
-        """What may stand in the store for the name, for a person."""
+        """The possible contents of the store for the name, as text."""
         operations = self._possible.get(name, {None: math.inf})
         return " or ".join("no unit" if operation is None else f"{operation[1]}" for operation in operations)
 
     def learn(self, units: dict[str, Unit]) -> None:
-        """The store was set back to an older snapshot, which holds these units; operations under way may be in it."""
+        """The store was set back to an older snapshot with these units; operations in progress may be in it."""
         busy = [name for name, lock in self._busy.items() if lock.locked()]
         self.answers += 1
         self._possible = {name: {(unit.text, unit.target): math.inf} for name, unit in units.items()}
         self._unknown = dict.fromkeys(busy)
 
     async def submit(self, name: str, target: TargetState, edition: int) -> None:
-        """Hand in the unit file of this edition with this target state."""
+        """Submit this edition of the unit file with this target state."""
         text = unit_text(name, edition)
         body = {"name": name, "desiredState": target, "options": parse_unit_file(text)}
         request = Request("PUT", f"{schema.V1}/units/{name}", headers=_JSON, body=msgspec.json.encode(body))
         await self._wish(f"submit {target} {edition}", name, request, lambda before: (text, target))
 
     async def set_target(self, name: str, target: TargetState) -> None:
-        """Change the target state of a unit that is there."""
+        """Change the target state of an existing unit."""
         body = msgspec.json.encode({"name": name, "desiredState": target})
         request = Request("PUT", f"{schema.V1}/units/{name}", headers=_JSON, body=body)
         await self._wish(f"set {target}", name, request, lambda before: before and (before[0], target))
 
     async def restart(self, name: str) -> None:
-        """Have a unit started anew. It answers 200 whatever comes of it, and changes no target state."""
+        """Restart a unit. The answer is always 200, and the target state stays."""
         body = msgspec.json.encode(schema.Restarts((name,)))
         response = await self._ask(Request("POST", f"{schema.V2}/restart", headers=_JSON, body=body))
         self._say(f"restart {name}: {response.status if response else 'no answer'}")
@@ -95,7 +95,7 @@ class Operators:
         self._say(f"metadata {machine[:2]} {key}={value}: {response.status if response else 'no answer'}")
 
     async def forget_machine(self, machine: str) -> None:
-        """Give up a machine that is parked."""
+        """Forget a parked machine."""
         response = await self._ask(Request("DELETE", f"{schema.V2}/machines/{machine}"))
         self._say(f"forget {machine[:2]}: {response.status if response else 'no answer'}")
 
@@ -121,7 +121,7 @@ class Operators:
             self._say(f"{what} {name}: {response.status if response else 'no answer'}")
 
     async def _ask(self, request: Request) -> Response | None:
-        """The answer of the first machine that has one to give; None: whether it was done is not known."""
+        """The first answer of a machine. None: whether the request was done is unknown."""
         in_doubt = False
         self._turn += 1
         for offset in range(len(self._machines)):

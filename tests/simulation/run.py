@@ -1,4 +1,4 @@
-"""One run of a simulated cluster from its first boot to its healing, and what came of it."""
+"""One run of a simulated cluster, from its first boot to convergence, and its result."""
 
 import asyncio
 import tempfile
@@ -9,15 +9,15 @@ import msgspec
 
 from tests.simulation.actions import Action, perform
 from tests.simulation.clock import run_cluster
-from tests.simulation.convergence import HEALING_S, heal
+from tests.simulation.convergence import CONVERGENCE_S, converge
 from tests.simulation.faults import MACHINES, draw_actions, draw_config
 from tests.simulation.world import Failure, World
 
 _MEMORY = Path("/dev/shm")
 
 
-class Outcome(msgspec.Struct, frozen=True):
-    """How a run ended: what went wrong (None: nothing), its log and the digest of that, its length in virtual time."""
+class RunResult(msgspec.Struct, frozen=True):
+    """The result of a run: the failure (None: none), its log and the log's digest, its length in virtual time."""
 
     failure: Failure | None
     lines: tuple[str, ...]
@@ -32,25 +32,25 @@ def run_actions(
     machines: Mapping[str, Mapping[str, str]] = MACHINES,
     config: Sequence[str] = (),
     is_fatal: Callable[[str, str], bool] = lambda machine, moment: False,
-    healing_s: float = HEALING_S,
-) -> Outcome:
-    """Do these actions to a new cluster of these machines, heal it, and judge. `seed` is for what the wires lose,
-    `config` are the lines of fleet.conf; `is_fatal` decides whether the fleetd of a machine dies at such a moment, just
-    before or just after it writes."""
+    convergence_s: float = CONVERGENCE_S,
+) -> RunResult:
+    """Run these actions on a new cluster of these machines, let it converge, and check. `seed` decides which messages
+    are lost, `config` are the lines of fleet.conf; `is_fatal` decides whether a machine's fleetd dies just before or
+    just after a write."""
     with tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None, prefix="fleet-simulation-") as path:
 
-        async def run() -> Outcome:
-            return await _run(World(Path(path), seed, machines, config, is_fatal), actions, healing_s)
+        async def run() -> RunResult:
+            return await _run(World(Path(path), seed, machines, config, is_fatal), actions, convergence_s)
 
         return run_cluster(run())
 
 
-def run_seed(seed: int) -> Outcome:
-    """The run of this seed."""
+def run_seed(seed: int) -> RunResult:
+    """Run this seed."""
     return run_actions(draw_actions(seed), seed=seed, config=draw_config(seed))
 
 
-async def _run(world: World, actions: Sequence[Action], healing_s: float) -> Outcome:
+async def _run(world: World, actions: Sequence[Action], convergence_s: float) -> RunResult:
     try:
         for machine in world.machines.values():
             await machine.boot()
@@ -58,14 +58,14 @@ async def _run(world: World, actions: Sequence[Action], healing_s: float) -> Out
             if await _passes(world, action.at_s):
                 await perform(world, action)
         if world.failure is None:
-            await heal(world, healing_s)
-        return Outcome(world.failure, tuple(world.lines), world.digest, world.now_s)
+            await converge(world, convergence_s)
+        return RunResult(world.failure, tuple(world.lines), world.digest, world.now_s)
     finally:
         await world.close()
 
 
 async def _passes(world: World, until_s: float) -> bool:
-    """Let time pass until then; whether all is well still."""
+    """Let time pass until then. Return True if the run has not failed."""
     try:
         async with asyncio.timeout(until_s - world.now_s):
             await world.failed.wait()

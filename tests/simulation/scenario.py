@@ -1,4 +1,4 @@
-"""A scenario is a text that a person can read and write: a line a thing that happens, each with its time in seconds.
+"""A scenario is a text with one action on each line, at a time in seconds.
 
     # Why this must be so.
     machines m1 disk=ssd, m2, m3
@@ -7,9 +7,9 @@
     10  power-cut m1 for 60
     40  expect web@1.service runs once
 
-What follows `#` is for people. `config` says what stands in fleet.conf on every machine; it may be left out. After the
-last line all faults end, and the cluster must heal (healing.py). The verbs are actions.py's, the expectations
-expectations.py's. A failing seed, shrunk, is printed in this form.
+`#` begins a comment. `config` (optional) has lines of fleet.conf for every machine. After the last line all faults end,
+and the cluster must converge (convergence.py). actions.py has the verbs, expectations.py the expectations. A failing
+seed, shrunk, is printed in this form.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ Offers = dict[str, dict[str, str]]
 
 
 class Scenario(msgspec.Struct, frozen=True):
-    """Machines with what they offer, what happens to them, and the lines of their fleet.conf."""
+    """Machines with their metadata, the actions, and the lines of fleet.conf."""
 
     machines: Offers
     actions: tuple[Action, ...]
@@ -75,7 +75,7 @@ def _parse_action(words: Sequence[str]) -> Action:
 def render_scenario(
     machines: Mapping[str, Mapping[str, str]], actions: Sequence[Action], config: Sequence[str] = ()
 ) -> str:
-    """The text that parse_scenario makes the same machines, actions and configuration of."""
+    """The text from which parse_scenario makes the same machines, actions and configuration."""
     offers = (" ".join((name, *(f"{k}={v}" for k, v in offer.items()))) for name, offer in machines.items())
     told = [f"config {line}" for line in config]
     return "\n".join((f"machines {', '.join(offers)}", *told, *map(str, actions), ""))

@@ -1,6 +1,6 @@
-"""The cluster's one store and what befalls it: crashes, frost, compactions, lost leases, restores.
+"""The cluster's one store and its faults: crashes, freezes, compactions, lost leases, restores.
 
-It is the embedded store with a hand on it. How requests get to it and answers back is wire.py's.
+It is the embedded store under control of the scenario. wire.py carries the requests and answers.
 """
 
 import asyncio
@@ -15,11 +15,11 @@ from fleetd.store.sqlite import Written
 
 _FILE = "store.db"
 _HISTORY_REVISIONS = 100_000
-_LEASES_APART = 1_000  # a lease granted after a restore is never one granted before: so it is in etcd
+_LEASES_APART = 1_000  # a lease granted after a restore never has a former id, as in etcd
 
 
 class ObservedStore(EmbeddedStore):
-    """An embedded store that tells of each write at the moment it is made."""
+    """An embedded store that reports each write as it is made."""
 
     def __init__(self, path: Path, on_events: Callable[[tuple[Event, ...]], None]) -> None:
         super().__init__(str(path), offload=inline, cluster_id="simulated", history=_HISTORY_REVISIONS)
@@ -32,11 +32,11 @@ class ObservedStore(EmbeddedStore):
 
     @property
     def leases(self) -> tuple[int, ...]:
-        """The leases that live, the oldest first."""
+        """The live leases, the oldest first."""
         return tuple(self._deadlines)
 
     def lease_ttl_s(self, lease: int) -> float:
-        """The whole time to live of a lease; 0 if there is no such lease."""
+        """The whole time to live of a lease; 0 without such a lease."""
         return self._ttls_s.get(lease, 0.0)
 
     @property
@@ -46,7 +46,7 @@ class ObservedStore(EmbeddedStore):
 
 
 class StoreServer:
-    """The store as a service in `directory`. `incarnation` counts its starts: connections do not outlive one."""
+    """The store as a service in `directory`. `incarnation` counts its starts: a connection ends with it."""
 
     def __init__(self, directory: Path, on_events: Callable[[tuple[Event, ...]], None]) -> None:
         self._directory = directory
@@ -67,55 +67,55 @@ class StoreServer:
 
     @property
     def is_up(self) -> bool:
-        """Whether it runs, be it frozen."""
+        """True if it runs, frozen or not."""
         return self._up.is_set()
 
     @property
     def answers(self) -> bool:
-        """Whether it runs and is not frozen."""
+        """True if it runs and is not frozen."""
         return self.is_up and self._thawed.is_set()
 
     @property
     def answers_for_s(self) -> float:
-        """For how long it has done so; 0 while it does not."""
+        """How long it has been answering; 0 while it does not."""
         return asyncio.get_running_loop().time() - self._answers_since_s if self.answers else 0.0
 
     async def answering(self) -> ObservedStore:
-        """The store, once it is not frozen. Raises Unavailable if it is down."""
+        """Wait until the store is not frozen. Return it. Raises Unavailable if it is down."""
         await self._thawed.wait()
         if not self.is_up:
             raise Unavailable("the store refuses connections")
         return self.store
 
     async def found_up(self) -> ObservedStore:
-        """The store, once it runs and is not frozen."""
+        """Wait until the store runs and is not frozen. Return it."""
         while not self.answers:
             await self._up.wait()
             await self._thawed.wait()
         return self.store
 
     async def crash(self) -> None:
-        """The service is gone; what it has answered is on its disk."""
+        """The service dies; acknowledged writes are on its disk."""
         if self.is_up:
             self._up.clear()
             await self.store.close()
 
     def start(self) -> None:
-        """The service is there again, with its data."""
+        """The service starts again, with its data."""
         if not self.is_up:
             self.store = self._open()
 
     def freeze(self) -> None:
-        """It takes requests and does nothing with them; leases run out behind its back."""
+        """It accepts requests and does not handle them; leases run out meanwhile."""
         self._thawed.clear()
 
     def thaw(self) -> None:
-        """It goes on, with all that has waited."""
+        """It handles the requests that have waited."""
         self._thawed.set()
         self._answers_since_s = asyncio.get_running_loop().time()
 
     def take_snapshot(self) -> None:
-        """Copy the data as it is now."""
+        """Save its present data."""
         shutil.rmtree(self._snapshot, ignore_errors=True)
         self._snapshot.mkdir()
         for file in self._files():
@@ -123,7 +123,7 @@ class StoreServer:
 
     @property
     def has_snapshot(self) -> bool:
-        """Whether there is a snapshot to go back to."""
+        """True if there is a snapshot to restore."""
         return self._snapshot.exists()
 
     async def restore(self) -> None:
@@ -140,7 +140,7 @@ class StoreServer:
         self.start()
 
     async def expire(self, leases: tuple[int, ...]) -> None:
-        """End these leases before their time, as a member does that wrongly believes to lead."""
+        """End these leases early, as a member does that wrongly believes that it leads."""
         for lease in leases:
             await self.store.revoke(lease)
 

@@ -1,4 +1,4 @@
-"""Make a failing run short: drop whatever it fails without, by ever smaller pieces, until nothing more can go."""
+"""Shorten a failing run: drop all actions that it fails without, in ever smaller pieces."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,7 +6,7 @@ from tests.simulation.actions import Action
 
 
 def shrink(actions: Sequence[Action], fails: Callable[[Sequence[Action]], bool]) -> tuple[Action, ...]:
-    """The shortest list found that still fails, where `actions` does. Each attempt is a run."""
+    """The shortest list found that still fails as `actions` does. Each attempt is a run."""
     kept = list(actions)
     size = max(1, len(kept) // 2)
     while size:

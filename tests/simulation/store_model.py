@@ -1,6 +1,6 @@
-"""What the store holds, write by write, as nobody in the cluster can see it: the moment it happens, and in full.
+"""The store's content, write by write: at the moment of each write and complete, unlike any view inside the cluster.
 
-Checkers and scenarios read it. Nothing is judged here.
+Checkers and scenarios read it.
 """
 
 import asyncio
@@ -17,8 +17,8 @@ from fleetd.store.protocol import Event, KeyValue
 Names = tuple[str, str]
 
 
-class Truth:
-    """The records of the store, by what their keys name."""
+class StoreModel:
+    """The records of the store, by the names in their keys."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -30,11 +30,11 @@ class Truth:
         self.settings: dict[str, MachineSettings] = {}
         self.placements: dict[Names, Placement] = {}  # (machine, unit)
         self.states: dict[Names, UnitState] = {}
-        self.absent_since: dict[str, float] = {}  # machines that were there once, and are not
-        self.leaders: list[str] = []  # every machine that took office, in order
+        self.absent_since: dict[str, float] = {}  # machines that were registered and are not
+        self.leaders: list[str] = []  # every machine that led, in order
 
     def forget(self) -> None:
-        """The store was set back: what it holds comes anew."""
+        """Read the whole content again after the store was set back."""
         now_s = asyncio.get_running_loop().time()
         self.absent_since |= dict.fromkeys(self.machines, now_s)
         for found in (self.items, self.units, self.machines, self.decisions, self.synced, self.settings):
@@ -43,11 +43,11 @@ class Truth:
         self.states.clear()
 
     def path(self, key: str) -> RecordKey | None:
-        """What a key names."""
+        """The names in a key."""
         return self._registry.parse_key(key)
 
     def apply(self, event: Event) -> None:
-        """Take in one write."""
+        """Apply one write."""
         path = self.path(event.key)
         if path is None:
             return
@@ -86,9 +86,11 @@ class Truth:
         """A record as it is stored."""
         return self.items.get(self._registry.key(kind, *names))
 
-    def homes(self, unit: str) -> list[str]:
-        """The machines that the unit is ordered to be on."""
-        return [machine for (machine, name), order in self.placements.items() if name == unit and order.is_active]
+    def assigned_machines(self, unit: str) -> list[str]:
+        """The machines that have a placement of the unit that is not superseded."""
+        return [
+            machine for (machine, name), placement in self.placements.items() if name == unit and placement.is_active
+        ]
 
 
 def _set(kept: dict[Any, Any], key: Any, record: Any) -> None:

@@ -1,6 +1,5 @@
-"""The checkers themselves: each notices what it is there for. What breaks a rule is done to the store and the systemds
-directly, past fleet, for fleet does not do it.
-"""
+"""The checkers themselves: each finds a violation of its rule. The violations are made directly in the store and the
+systemds, because fleet does not make them."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -14,18 +13,18 @@ from fleetd.model.unit import TargetState, UnitState
 from fleetd.registry.records import MACHINES, PLACEMENTS, UNITS, Synced
 from fleetd.store.protocol import Delete, Operation, Put
 from tests.simulation.clock import run_cluster
-from tests.simulation.convergence import heal
+from tests.simulation.convergence import converge
 from tests.simulation.units import unit_text
 from tests.simulation.world import Failure, World
 
 WEB = "web@1.service"
 M1, M2 = "1" * 32, "2" * 32
 
-Crime = Callable[[World], Awaitable[None]]
+Violation = Callable[[World], Awaitable[None]]
 
 
-def failure_after(crime: Crime, directory: Path, *, healed: bool = False) -> Failure | None:
-    """What the checkers say of two machines that run WEB, after this was done to them."""
+def failure_after(violation: Violation, directory: Path, *, converged: bool = False) -> Failure | None:
+    """The failures that checkers report for two machines that run WEB, after this was done to them."""
 
     async def run() -> Failure | None:
         world = World(directory, 0, {"m1": {}, "m2": {}})
@@ -33,13 +32,13 @@ def failure_after(crime: Crime, directory: Path, *, healed: bool = False) -> Fai
             for machine in world.machines.values():
                 await machine.boot()
             await asyncio.sleep(1)
-            await world.people.submit(WEB, TargetState.LAUNCHED, 1)
+            await world.operators.submit(WEB, TargetState.LAUNCHED, 1)
             await asyncio.sleep(5)
             assert world.failure is None
-            await crime(world)
+            await violation(world)
             await asyncio.sleep(1)
-            if healed:
-                await heal(world)
+            if converged:
+                await converge(world)
             return world.failure
         finally:
             await world.close()
@@ -47,7 +46,7 @@ def failure_after(crime: Crime, directory: Path, *, healed: bool = False) -> Fai
     return run_cluster(run())
 
 
-def order(world: World, machine: str, name: str = WEB, target: TargetState = TargetState.LAUNCHED) -> Put:
+def placement(world: World, machine: str, name: str = WEB, target: TargetState = TargetState.LAUNCHED) -> Put:
     return world.registry.put(Placement(machine, name, unit_text(name), target, 99), machine, name)
 
 
@@ -56,17 +55,17 @@ async def write(world: World, *operations: Operation) -> None:
 
 
 async def place_twice(world: World) -> None:
-    await write(world, order(world, M1), order(world, M2))
+    await write(world, placement(world, M1), placement(world, M2))
 
 
 async def place_conflicting(world: World) -> None:
-    await write(world, order(world, M1, "left.service"), order(world, M1, "right.service"))
+    await write(world, placement(world, M1, "left.service"), placement(world, M1, "right.service"))
 
 
 async def write_without_office(world: World) -> None:
     wire = world.machines["m2"].wire
     assert wire
-    await wire.transact([], [order(world, M1)])
+    await wire.transact([], [placement(world, M1)])
 
 
 async def write_anothers_state(world: World) -> None:
@@ -77,23 +76,23 @@ async def write_anothers_state(world: World) -> None:
 
 async def bury_the_living(world: World) -> None:
     await asyncio.sleep(60)
-    item = world.truth.item(MACHINES, M1)
+    item = world.records.item(MACHINES, M1)
     assert item
     await write(world, Delete(item.key), Delete(world.registry.key(PLACEMENTS, M1, WEB)))
 
 
 async def lose_patience(world: World) -> None:
-    await world.people.submit("patient.service", TargetState.LAUNCHED, 1)
+    await world.operators.submit("patient.service", TargetState.LAUNCHED, 1)
     await asyncio.sleep(5)
-    (home,) = world.truth.homes("patient.service")
-    await world.machine(home).power_cut()
+    (assigned,) = world.records.assigned_machines("patient.service")
+    await world.machine(assigned).power_cut()
     await asyncio.sleep(60)
-    await write(world, Delete(world.registry.key(PLACEMENTS, home, "patient.service")))
+    await write(world, Delete(world.registry.key(PLACEMENTS, assigned, "patient.service")))
 
 
 async def move_without_a_word(world: World) -> None:
     silence = world.registry.put(Decision(WEB, 99, M1), WEB)
-    await write(world, order(world, M1, target=TargetState.INACTIVE), silence)
+    await write(world, placement(world, M1, target=TargetState.INACTIVE), silence)
 
 
 async def stop_unasked(world: World) -> None:
@@ -116,17 +115,17 @@ async def stop_the_last_copy(world: World) -> None:
     superseded = Placement(M1, WEB, unit_text(WEB), TargetState.LAUNCHED, 99, superseded=True)
     await world.machines["m2"].kill_fleetd()
     await write(world, world.registry.put(superseded, M1, WEB))
-    await write(world, order(world, M1, target=TargetState.INACTIVE))
+    await write(world, placement(world, M1, target=TargetState.INACTIVE))
 
 
 async def run_what_is_completed(world: World) -> None:
     done = world.registry.put(Decision(WEB, 99, M1, reason=BEST, completed=99), WEB)
-    await write(world, order(world, M1), done)
+    await write(world, placement(world, M1), done)
     await world.machines["m1"].systemd.start(WEB)
 
 
 async def forget_what_is_completed(world: World) -> None:
-    generation = world.truth.units[WEB].generation
+    generation = world.records.units[WEB].generation
     for completed in (generation, 0):
         await write(world, world.registry.put(Decision(WEB, generation, M1, reason=BEST, completed=completed), WEB))
 
@@ -156,7 +155,7 @@ async def ask_without_end(world: World) -> None:
         await wire.get("/fleet/leader")
 
 
-CRIMES: tuple[tuple[str, Crime], ...] = (
+VIOLATIONS: tuple[tuple[str, Violation], ...] = (
     ("OneMachinePerUnit", place_twice),
     ("ConflictsApart", place_conflicting),
     ("OnlyTheLeaderDecides", write_without_office),
@@ -179,9 +178,9 @@ CRIMES: tuple[tuple[str, Crime], ...] = (
 
 
 @pytest.mark.covers("R.3")
-@pytest.mark.parametrize(("rule", "crime"), CRIMES, ids=lambda value: getattr(value, "__name__", ""))
-def test_it_notices(rule: str, crime: Crime, tmp_path: Path) -> None:
-    failure = failure_after(crime, tmp_path)
+@pytest.mark.parametrize(("rule", "violation"), VIOLATIONS, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_violation_is_found(rule: str, violation: Violation, tmp_path: Path) -> None:
+    failure = failure_after(violation, tmp_path)
     assert failure is not None
     assert failure.rule == rule
 
@@ -208,19 +207,19 @@ async def write_on_and_on(world: World) -> None:
     world.spawn(go_on())
 
 
-def test_a_cluster_that_is_well_is_found_well(tmp_path: Path) -> None:
-    assert failure_after(do_nothing, tmp_path, healed=True) is None
+def test_a_correct_cluster_has_no_violation(tmp_path: Path) -> None:
+    assert failure_after(do_nothing, tmp_path, converged=True) is None
 
 
 @pytest.mark.parametrize(
-    ("complaint", "crime"),
+    ("complaint", "violation"),
     [
         ("says nothing of it", kill_everyone),
         ("is still on m2", forge_a_leftover),
         ("written to at rest", write_on_and_on),
     ],
 )
-def test_a_cluster_that_does_not_heal_is_told(complaint: str, crime: Crime, tmp_path: Path) -> None:
-    failure = failure_after(crime, tmp_path, healed=True)
+def test_a_cluster_that_does_not_converge_is_found(complaint: str, violation: Violation, tmp_path: Path) -> None:
+    failure = failure_after(violation, tmp_path, converged=True)
     assert failure is not None
     assert complaint in failure.what

@@ -1,8 +1,8 @@
-"""A machine that was cut off is back at each moment about the failover of its unit in turn: before and after its lease
-ends, the unit is placed elsewhere, the order is read, the replacement runs, and its state is published. Whatever befell
-the store meanwhile, one copy runs in the end, of the unit that the store knows; what it does not know is not touched.
+"""A machine that was cut off returns at each moment around the failover of its unit: before and after its lease ends,
+the unit is placed elsewhere, the placement is read, the replacement runs, and its state is published. Whatever happened
+to the store meanwhile, one allocation runs at the end of a unit that the store knows; others are not touched.
 
-All checkers look on meanwhile, and afterwards the cluster must have healed.
+All checkers run meanwhile, and afterwards the cluster must converge.
 """
 
 import pytest
@@ -11,7 +11,7 @@ from tests.simulation.run import run_actions
 from tests.simulation.scenario import Scenario, parse_scenario, render_scenario
 
 FIRST_S, LAST_S, STEP_S = 30.0, 37.0, 0.5  # the lease ends at about 31 s
-HEALING_S = 60.0
+CONVERGENCE_S = 60.0
 
 STORY = """
 1    start web@1.service
@@ -25,7 +25,7 @@ STORY = """
 60   expect web@1.service runs once
 """
 
-BEFALLS = {  # in each case: what happens to the store, and what can be expected of the units that the snapshot misses
+BEFALLS = {  # for each case: what happens to the store, and what is expected of the units that the snapshot lacks
     "nothing": """
 60   expect web@2.service has kept its process
 60   expect web@3.service runs once""",
@@ -49,8 +49,8 @@ BEFALLS = {  # in each case: what happens to the store, and what can be expected
 }
 
 
-def tell(back_s: float, start_s: float, befalls: str) -> Scenario:
-    """The story in which the machine is back then."""
+def run_story(back_s: float, start_s: float, befalls: str) -> Scenario:
+    """The story in which the machine returns at this time."""
     story = STORY.format(cut_s=back_s - 20, start_s=start_s, befalls=BEFALLS[befalls].strip())
     lines = sorted(story.strip().splitlines(), key=lambda line: float(line.split()[0]))
     return parse_scenario("\n".join(["machines m1, m2", *lines]))
@@ -61,10 +61,10 @@ def tell(back_s: float, start_s: float, befalls: str) -> Scenario:
     "start_s", [pytest.param(0.0, id="starts-at-once"), pytest.param(1.5, id="starts-slowly", marks=pytest.mark.long)]
 )
 @pytest.mark.parametrize("befalls", BEFALLS)
-def test_one_allocation_runs_whenever_a_machine_that_was_cut_off_is_back(befalls: str, start_s: float) -> None:
+def test_one_allocation_runs_whenever_the_machine_returns(befalls: str, start_s: float) -> None:
     for step in range(round((LAST_S - FIRST_S) / STEP_S) + 1):
         back_s = FIRST_S + step * STEP_S
-        scenario = tell(back_s, start_s, befalls)
-        outcome = run_actions(scenario.actions, machines=scenario.machines, healing_s=HEALING_S)
+        scenario = run_story(back_s, start_s, befalls)
+        result = run_actions(scenario.actions, machines=scenario.machines, convergence_s=CONVERGENCE_S)
         again = render_scenario(scenario.machines, scenario.actions)
-        assert outcome.failure is None, f"back at {back_s:g} s: {outcome.failure}\n{again}"
+        assert result.failure is None, f"back at {back_s:g} s: {result.failure}\n{again}"

@@ -1,4 +1,4 @@
-"""The scenarios beside this file: stories of clusters, from the design and from the field."""
+"""The scenarios in the folder beside this file: one for each fault that a cluster has to survive."""
 
 from pathlib import Path
 
@@ -12,17 +12,17 @@ SCENARIOS = sorted((Path(__file__).parent / "scenarios").glob("*.txt"))
 
 
 @pytest.mark.parametrize("path", SCENARIOS, ids=lambda path: path.stem)
-def test_it_goes_as_told(path: Path) -> None:
+def test_a_scenario_meets_its_expectations(path: Path) -> None:
     scenario = parse_scenario(path.read_text())
-    outcome = run_actions(scenario.actions, machines=scenario.machines, config=scenario.config)
-    assert outcome.failure is None, f"{outcome.failure}\nagain: python -m tests.simulation scenario {path}"
+    result = run_actions(scenario.actions, machines=scenario.machines, config=scenario.config)
+    assert result.failure is None, f"{result.failure}\nagain: python -m tests.simulation scenario {path}"
 
 
 def test_there_are_scenarios() -> None:
     assert SCENARIOS
 
 
-def test_what_is_rendered_reads_as_it_was() -> None:
+def test_a_rendered_scenario_reads_as_the_same() -> None:
     actions = draw_actions(0)
     config = ("failover_delay=1min", "rerun_after_failover=true")
     assert parse_scenario(render_scenario(MACHINES, actions, config)) == Scenario(MACHINES, actions, config)
@@ -32,12 +32,12 @@ def test_what_is_rendered_reads_as_it_was() -> None:
     ("text", "complaint"),
     [("0 start a.service", "which machines"), ("machines m1\n0 dance m1", "line 2.*dance is no verb")],
 )
-def test_a_text_that_is_no_scenario_is_refused_with_its_line(text: str, complaint: str) -> None:
+def test_a_malformed_scenario_is_refused_with_its_line(text: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         parse_scenario(text)
 
 
-def test_an_expectation_that_does_not_hold_fails_the_run() -> None:
+def test_a_false_expectation_fails_the_run() -> None:
     scenario = parse_scenario("machines m1\n1 start web@1.service\n5 expect web@1.service runs nowhere")
     failure = run_actions(scenario.actions, machines=scenario.machines, config=scenario.config).failure
     assert failure is not None

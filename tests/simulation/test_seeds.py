@@ -1,4 +1,4 @@
-"""A number of hostile runs, the same each time; and that a seed repeats its run to the byte."""
+"""A number of runs with random faults, the same each time; and a seed repeats its run to the byte."""
 
 import os
 import subprocess
@@ -18,9 +18,9 @@ REPEATED = 1_000_003
 @pytest.mark.parametrize(
     "seed", [*range(QUICK_SEEDS), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(QUICK_SEEDS, SEEDS))]
 )
-def test_a_cluster_survives_whatever_befalls_it(seed: int) -> None:
-    outcome = run_seed(seed)
-    assert outcome.failure is None, f"{outcome.failure}\nagain: python -m tests.simulation seed {seed}"
+def test_a_cluster_survives_random_faults(seed: int) -> None:
+    result = run_seed(seed)
+    assert result.failure is None, f"{result.failure}\nagain: python -m tests.simulation seed {seed}"
 
 
 def digest_of(seed: int, hash_seed: str) -> str:
@@ -31,7 +31,7 @@ def digest_of(seed: int, hash_seed: str) -> str:
 
 
 @pytest.mark.long
-def test_a_seed_repeats_its_run_to_the_byte_whatever_pythons_hashes_are() -> None:
+def test_a_seed_repeats_its_run_to_the_byte_with_any_hash_seed() -> None:
     digests = {digest_of(REPEATED, hash_seed) for hash_seed in ("1", "2")} | {run_seed(REPEATED).digest}
     assert len(digests) == 1
 
@@ -42,7 +42,7 @@ def test_another_seed_is_another_run() -> None:
     assert run_actions(quiet, seed=1).digest != run_actions(quiet, seed=2).digest
 
 
-def test_a_failing_run_is_shrunk_to_what_it_fails_by() -> None:
+def test_a_failing_run_is_shrunk_to_its_cause() -> None:
     actions = draw_actions(3)
     culprits = [actions[4], actions[-2]]
     assert list(shrink(actions, lambda fewer: all(culprit in fewer for culprit in culprits))) == culprits

@@ -1,7 +1,7 @@
 """The unit files of the simulated operators: one of each kind that the cluster treats differently.
 
-Each comes in editions that differ only in their content, so that replacing one is an operation of its own: an edition
-with an even number needs a restart of a running unit, the third one a daemon-reload.
+Each has editions with different content, so that replacing one is an operation: an edition with an even number needs a
+restart of a running unit, the third one a daemon-reload.
 """
 
 from fleetd.model.unitfile import parse_unit_file, render_unit_file
@@ -28,13 +28,13 @@ UNITS = {
     "rooted.service": f"{_SERVICE}[X-Fleet]\nFailoverDelay=infinity\n",
     "follower.service": f"{_SERVICE}[X-Fleet]\nMachineOf=patient.service\n",
     "again.service": "[Service]\nType=oneshot\nExecStart=/bin/sleep 15\n[X-Fleet]\nRerunAfterFailover=true\n",
-    "broken.service": "[Service]\nType=simple\n",  # nothing to execute: systemd calls it a bad setting
+    "broken.service": "[Service]\nType=simple\n",  # nothing to execute: systemd reports a bad setting
     "talk.socket": "[Socket]\nListenStream=7000\nAccept=yes\n",
     "talk@.service": "[Service]\nExecStart=/bin/talk\nStandardInput=socket\n[X-Fleet]\nMachineMetadata=disk=none\n",
-    "local.service": _SERVICE,  # machine 2 has one of this name of its own
+    "local.service": _SERVICE,  # machine 2 has a unit of this name of its own
 }
 
-# For scenarios alone: whether this runs is not for fleet to say, for systemd stops it with what it requires.
+# For scenarios alone: fleet does not decide whether it runs, because systemd stops it with its requirement.
 TIED = {
     "tied.service": (
         f"[Unit]\nRequires=web@3.service\nAfter=web@3.service\n{_SERVICE}[X-Fleet]\nMachineOf=web@3.service\n"

@@ -1,8 +1,8 @@
-"""What lies between one fleetd and the store: a Store of the same protocol, whose requests and answers can be late,
-lost, or cut off in either direction.
+"""The connection of one fleetd to the store: a Store of the same protocol whose requests and answers can be late, lost,
+or cut off in either direction.
 
-A request that has left arrives though nobody waits for it any more; a watch resumes where it was, and skips nothing.
-What befalls the store itself is server.py's.
+A request that was sent arrives although its caller gave up; a watch resumes at its last revision, and skips nothing.
+Faults of the store itself are in server.py.
 """
 
 import asyncio
@@ -31,44 +31,44 @@ RECONNECT_S = 0.5
 QUICK_S = 0.002
 
 Observer = Callable[[str, Sequence[Comparison], Sequence[Operation]], None]
-IsFatal = Callable[[str], bool]  # told of each write just before it is made and just after: is its fleetd dead now?
+IsFatal = Callable[[str], bool]  # told of each write just before and just after it: is its fleetd dead now?
 
 
 class Link:
-    """A machine's network to the store. It outlives the fleetds that use it; `random` draws what is late and lost."""
+    """A machine's network to the store. It outlives each fleetd that uses it; `random` draws what is late and lost."""
 
     def __init__(self, random: Random) -> None:
         self._random = random
         self.latency_s = QUICK_S
-        self.loses_requests = 0.0  # the share of them
+        self.loses_requests = 0.0  # shares of requests and answers
         self.loses_answers = 0.0
-        self.awake = asyncio.Event()  # whether the machine's fleetd gets to run
+        self.awake = asyncio.Event()  # whether the machine's fleetd gets processor time
         self.awake.set()
-        self.hears = asyncio.Event()  # whether watches say anything
+        self.hears = asyncio.Event()  # whether watches report anything
         self.hears.set()
 
     def mend(self) -> None:
-        """The network is as it should be."""
+        """End all faults of the network."""
         self.latency_s, self.loses_requests, self.loses_answers = QUICK_S, 0.0, 0.0
         self.hears.set()
 
     def delay_s(self) -> float:
-        """How long this message takes: mostly little, at times as long as can be."""
+        """The delay of this message: mostly short, sometimes the longest."""
         return self.latency_s * self._random.random() ** 2
 
     def carries_request(self) -> bool:
-        """Whether this request arrives."""
+        """True if this request arrives."""
         return self.loses_requests == 0 or self._random.random() >= self.loses_requests
 
     def carries_answer(self) -> bool:
-        """Whether this answer does."""
+        """True if this answer arrives."""
         return self.loses_answers == 0 or self._random.random() >= self.loses_answers
 
 
 class Wire:
-    """One fleetd's connection to the store (fleetd/store/protocol.py). `on_write` is told what transactions arrive, and
-    for whom, `on_failure` what no store would raise; `is_fatal` is asked about each transaction; `requests` counts what
-    was asked, by kind."""
+    """One fleetd's connection to the store (fleetd/store/protocol.py). `on_write` gets each arriving transaction and
+    its machine, `on_failure` what no store would raise; `is_fatal` is asked about each transaction; `requests` counts
+    them by kind."""
 
     def __init__(
         self,
@@ -144,7 +144,7 @@ class Wire:
                 async for changes in store.watch(prefix, position):
                     await self._let_through()
                     if store is not self._server.store:
-                        break  # they were still on their way when the store went
+                        break  # they were still on their way when the store died
                     position = changes.revision
                     yield changes
             except Compacted:
@@ -153,7 +153,7 @@ class Wire:
             await asyncio.sleep(RECONNECT_S)
 
     async def _let_through(self) -> None:
-        """Until an answer comes through, as a stream delivers what was lost once that can be."""
+        """Wait until an answer comes through: a stream delivers what was lost once it can."""
         await asyncio.sleep(self._link.delay_s())
         while not (self._link.carries_answer() and self._server.answers):  # noqa: ASYNC110 (each try is drawn anew)
             await asyncio.sleep(RECONNECT_S)
@@ -164,11 +164,11 @@ class Wire:
         self.cut()
 
     def cut(self) -> None:
-        """Send nothing any more. What is on its way arrives."""
+        """Send nothing more. What is on its way arrives."""
         self._is_closed = True
 
     async def _ask(self, kind: str, work: Callable[[ObservedStore], Awaitable[T]]) -> T:
-        """Send a request, and wait for its answer for as long as it is worth waiting. Raises what the store raises."""
+        """Send a request, and wait for its answer until its timeout. Raises what the store raises."""
         self.requests[kind] = self.requests.get(kind, 0) + 1
         await self._link.awake.wait()
         if self._is_closed:
@@ -192,7 +192,7 @@ class Wire:
             self._on_failure(f"a request of {self._owner}", error)
 
     async def _carry(self, work: Callable[[ObservedStore], Awaitable[T]], answer: asyncio.Future[T]) -> None:
-        """The way of one request to the store and back."""
+        """One request's way to the store and back."""
         incarnation = self._server.incarnation
         await asyncio.sleep(self._link.delay_s())
         if not self._link.carries_request():

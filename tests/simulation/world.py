@@ -1,7 +1,7 @@
 """A whole simulated cluster: machines, their connections, the store, operators, and the checkers.
 
-Everything that happens is written into one log; two equal runs have the same digest of it. actions.py makes things
-happen, convergence.py judges the end.
+Everything that happens is in one log; two equal runs have the same digest of it. actions.py makes things happen,
+convergence.py checks the end.
 """
 
 import asyncio
@@ -22,10 +22,10 @@ from fleetd.registry.records import PLACEMENTS
 from fleetd.registry.registry import Registry
 from fleetd.store.protocol import Comparison, Event, Operation
 from tests.simulation.invariants import CHECKERS
-from tests.simulation.machine import SimulatedMachine, Surrounds
+from tests.simulation.machine import SimulatedMachine, WorldHooks
 from tests.simulation.operators import Operators
 from tests.simulation.server import StoreServer
-from tests.simulation.store_model import Truth
+from tests.simulation.store_model import StoreModel
 from tests.simulation.wire import Link
 
 LATELY_S = 30.0
@@ -33,7 +33,7 @@ _READING = ("connect", "observe", "details", "explain", "reload-needed", "pendin
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """What went wrong first: which rule was broken, how, and when."""
+    """The first failure: the broken rule, how, and when."""
 
     rule: str
     what: str
@@ -44,9 +44,8 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class World:
-    """The cluster, in `directory` (empty at first). `metadata` names the machines, in order, and what they offer;
-    `config` are the lines of their fleet.conf; `is_fatal` decides whether the fleetd of a machine dies at such a moment
-    (Surrounds)."""
+    """The cluster, in `directory` (empty at first). `metadata`: machine name → metadata, in order; `config`: the lines
+    of fleet.conf; `is_fatal` decides whether a machine's fleetd dies at this moment (Surrounds)."""
 
     def __init__(
         self,
@@ -63,11 +62,11 @@ class World:
         self.failed = asyncio.Event()
         self.lines: list[str] = []
         self.processes: dict[tuple[str, str], int] = {}  # (machine, unit) → PID
-        self.first_pids: dict[str, int] = {}  # by unit, of its first process
-        self._ended: dict[tuple[str, str], float] = {}  # when the last process of it was seen
+        self.first_pids: dict[str, int] = {}  # by unit, the start of its first process
+        self._ended: dict[tuple[str, str], float] = {}  # when its last process was seen
         self._ids = itertools.count(1)
         self._digest = hashlib.sha256()
-        self._healers: dict[str, Callable[[], Awaitable[None] | None]] = {}
+        self._endings: dict[str, Callable[[], Awaitable[None] | None]] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._tasks: dict[asyncio.Task[Any], None] = {}
         self._directory = directory
@@ -77,11 +76,11 @@ class World:
         self.last_write_s = 0.0
         self.server = StoreServer(directory / "store", self._see_events)
         self.registry = Registry(self.server.store)
-        self.truth = Truth(self.registry)
+        self.records = StoreModel(self.registry)
         self.machines = {
             name: self._make(name, number, offer) for number, (name, offer) in enumerate(metadata.items(), start=1)
         }
-        self.people = Operators(list(self.machines.values()), self.say)
+        self.operators = Operators(list(self.machines.values()), self.say)
         self.checkers = [checker(self) for checker in CHECKERS]
         self.loop.at_rest = self._see_rest  # type: ignore[attr-defined]
 
@@ -93,7 +92,7 @@ class World:
             ["local.service"] if name == "m2" else [],
             Link(Random(f"{self.random.random()} {name}")),
             self._directory / name,
-            Surrounds(
+            WorldHooks(
                 self.config,
                 self.server,
                 self._see_request,
@@ -105,7 +104,7 @@ class World:
         )
 
     def add_clone(self, name: str, of: str) -> SimulatedMachine:
-        """Another machine with the id of this one, switched off; the one of that name, if there is one."""
+        """Another machine with this one's id, switched off; the existing one of that name, if there is one."""
         if name in self.machines:
             return self.machines[name]
         original = self.machines[of]
@@ -115,22 +114,22 @@ class World:
 
     @property
     def now_s(self) -> float:
-        """Since the beginning."""
+        """Seconds since the beginning."""
         return self.loop.time() - self.began_s
 
     @property
     def digest(self) -> str:
-        """Of all that has happened."""
+        """The digest of the log."""
         return self._digest.hexdigest()
 
     def say(self, line: str) -> None:
-        """Write into the log."""
+        """Write a line to the log."""
         text = f"{self.now_s:.6f} {line}"
         self.lines.append(text)
         self._digest.update(f"{text}\n".encode())
 
     def fail(self, rule: str, what: str) -> None:
-        """A rule is broken; the first one counts."""
+        """A rule is broken; the first failure counts."""
         if self.failure is None:
             self.failure = Failure(rule, what, self.now_s)
             self.say(f"FAILED {rule}: {what}")
@@ -142,30 +141,30 @@ class World:
 
     # Faults, and their end.
 
-    def begin(self, name: str, for_s: float | None, heal: Callable[[], Awaitable[None] | None]) -> None:
-        """A fault of this name has begun: `heal` ends it, after so long or when all faults end."""
+    def begin(self, name: str, for_s: float | None, end: Callable[[], Awaitable[None] | None]) -> None:
+        """Begin a fault of this name: `end` ends it, after `for_s` or when all faults end."""
         if timer := self._timers.pop(name, None):
             timer.cancel()
-        self._healers[name] = heal
+        self._endings[name] = end
         if for_s is not None:
-            self._timers[name] = self.loop.call_later(for_s, self._heal, name)
+            self._timers[name] = self.loop.call_later(for_s, self._end_fault, name)
 
-    def _heal(self, name: str) -> None:
+    def _end_fault(self, name: str) -> None:
         self._timers.pop(name, None)
-        heal = self._healers.pop(name, None)
-        if heal is not None:
-            self.say(f"heal {name}")
-            ending = heal()
+        end = self._endings.pop(name, None)
+        if end is not None:
+            self.say(f"end of {name}")
+            ending = end()
             if ending is not None:
                 self.spawn(ending)
 
-    def heal_all(self) -> None:
-        """All faults end."""
-        for name in list(self._healers):
-            self._heal(name)
+    def end_faults(self) -> None:
+        """End all faults."""
+        for name in list(self._endings):
+            self._end_fault(name)
 
     def spawn(self, work: Awaitable[None]) -> None:
-        """Have something done beside everything else."""
+        """Run something in the background."""
         task = asyncio.ensure_future(work)
         self._tasks[task] = None
         task.add_done_callback(self._note_end)
@@ -176,19 +175,19 @@ class World:
             self._see_failure("the simulator", task.exception())  # type: ignore[arg-type]
 
     async def restore_store(self) -> None:
-        """The store is set back to its snapshot."""
+        """Set the store back to its snapshot."""
         await self.server.restore()
-        before = dict(self.truth.placements)
-        self.truth.forget()
+        before = dict(self.records.placements)
+        self.records.forget()
         snapshot = await self.server.store.range("")
         for item in snapshot.items:
-            self.truth.apply(Event(item.key, item, item.mod_revision))
-        self.people.learn(self.truth.units)
+            self.records.apply(Event(item.key, item, item.mod_revision))
+        self.operators.learn(self.records.units)
         for checker in self.checkers:
             checker.see_restore(before)
 
     async def close(self) -> None:
-        """Everything ends."""
+        """End everything."""
         self.loop.at_rest = lambda: None  # type: ignore[attr-defined]
         for timer in self._timers.values():
             timer.cancel()
@@ -205,21 +204,23 @@ class World:
     # What is seen.
 
     def ran_lately(self) -> list[tuple[str, str]]:
-        """The (machine, unit) of all processes, and of those that ended within LATELY_S."""
-        recent = [copy for copy, at_s in self._ended.items() if at_s > self.now_s - LATELY_S]
-        return [*self.processes, *(copy for copy in recent if copy not in self.processes)]
+        """(machine, unit) of all processes, and of those that ended within LATELY_S."""
+        recent = [allocation for allocation, at_s in self._ended.items() if at_s > self.now_s - LATELY_S]
+        return [*self.processes, *(allocation for allocation in recent if allocation not in self.processes)]
 
     def _see_events(self, events: tuple[Event, ...]) -> None:
         self.last_write_s = self.now_s
-        seen = [(path, event) for event in events if (path := self.truth.path(event.key)) is not None]
-        orders = [path.names for path, _ in seen if path.kind is PLACEMENTS]
+        seen = [(path, event) for event in events if (path := self.records.path(event.key)) is not None]
+        placements = [path.names for path, _ in seen if path.kind is PLACEMENTS]
         before: dict[tuple[str, str], Placement] = {
-            copy: self.truth.placements[copy] for copy in orders if copy in self.truth.placements
+            allocation: self.records.placements[allocation]
+            for allocation in placements
+            if allocation in self.records.placements
         }
         for event in events:
             value = hashlib.sha256(event.item.value).hexdigest()[:16] if event.item else "gone"
             self.say(f"{event.revision} {event.key} {value} {event.item.lease if event.item else 0}")
-            self.truth.apply(event)
+            self.records.apply(event)
         for checker in self.checkers:
             checker.see_events(seen, before)
 
@@ -249,12 +250,12 @@ class World:
             checker.see_rest()
 
     def _note_processes(self, found: dict[tuple[str, str], int]) -> None:
-        for copy, pid in self.processes.items():
-            if found.get(copy) != pid:
-                self._ended[copy] = self.now_s
-                self.say(f"{copy[0]} {copy[1]} process {pid} ended")
-        for copy, pid in found.items():
-            if self.processes.get(copy) != pid:
-                self.first_pids.setdefault(copy[1], pid)
-                self.say(f"{copy[0]} {copy[1]} process {pid} began")
+        for allocation, pid in self.processes.items():
+            if found.get(allocation) != pid:
+                self._ended[allocation] = self.now_s
+                self.say(f"{allocation[0]} {allocation[1]} process {pid} ended")
+        for allocation, pid in found.items():
+            if self.processes.get(allocation) != pid:
+                self.first_pids.setdefault(allocation[1], pid)
+                self.say(f"{allocation[0]} {allocation[1]} process {pid} began")
         self.processes = found

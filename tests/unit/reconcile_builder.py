@@ -1,4 +1,4 @@
-"""One unit on one machine, in a few words: what is placed, what its ledger says, what is here, and what follows."""
+"""One unit on one machine: its placement, its ledger entry, what systemd reports, and the plan that follows."""
 
 from typing import Any
 

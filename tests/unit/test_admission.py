@@ -1,4 +1,4 @@
-"""Which units are taken, by one rule for API, machine and fleetctl, and what is said of those that are."""
+"""Which units are admitted, by one rule for the API, machines and fleetctl, and the warnings about admitted ones."""
 
 import pytest
 
@@ -29,7 +29,7 @@ def shadows(name):
         ("tmp.mount", "would hide the mount of /tmp, a unit of the system"),
     ],
 )
-def test_names_that_no_new_unit_may_have(name, words):
+def test_a_reserved_or_invalid_name_is_refused(name, words):
     refusal = refuse_name(name, shadows)
     assert words in refusal
     assert bool(words) == bool(refusal)
@@ -48,7 +48,7 @@ def test_names_that_no_new_unit_may_have(name, words):
         ("WantedBy=no unit", "names no unit"),
     ],
 )
-def test_names_that_a_unit_asks_for_are_held_to_the_same(install, words):
+def test_names_in_install_follow_the_same_rules(install, words):
     options = parse_unit_file(f"{GOOD}[Install]\n{install}\n")
     refusal = refuse_names("a.service", options, shadows)
     assert words in refusal
@@ -56,18 +56,18 @@ def test_names_that_a_unit_asks_for_are_held_to_the_same(install, words):
     assert refuse_unit("a.service", options, shadows) == refusal
 
 
-def test_a_units_own_name_is_looked_at_first():
+def test_the_units_own_name_is_checked_first():
     options = parse_unit_file(f"{GOOD}[Install]\nAlias=ssh.service\n")
     assert refuse_names("fleet.service", options, shadows) == refuse_name("fleet.service", shadows)
 
 
-def test_an_alias_with_the_machines_specifiers_is_judged_where_they_are_known():
+def test_an_alias_with_machine_specifiers_is_checked_on_the_machine():
     options = parse_unit_file(f"{GOOD}[Install]\nAlias=%H.service\n")
     assert refuse_names("a.service", options, shadows) == ""
     assert "would hide" in refuse_names("a.service", options, shadows, {"H": "ssh"})
 
 
-def test_content_is_refused_for_what_it_says_whatever_the_name():
+def test_invalid_content_is_refused_whatever_the_name():
     assert refuse_content(parse_unit_file(GOOD)) == ""
     assert "cannot be written" in refuse_content([UnitOption("S", "A", "x ")])
     assert refuse_content(parse_unit_file("[X-Fleet]\nGlobal=true\nMachineOf=a.service\n")) == (
@@ -83,13 +83,13 @@ def advice(text, name="a.service"):
 @pytest.mark.parametrize(
     "section", ["X-fleet", "x-fleet", "X-FLEET", "XFleet", "X_Fleet", "Fleet", "X-Flete", "X-Fleet\u2060"]
 )
-def test_a_section_that_is_nearly_ours_is_told_with_what_cannot_be_seen(section):
+def test_a_misspelled_x_fleet_section_is_warned_about_visibly(section):
     shown = section.replace("\u2060", r"\u2060")
     assert advice(f"[{section}]\nGlobal=true\n") == (f"[{shown}] is not [X-Fleet], and is not read by fleet",)
 
 
 @pytest.mark.parametrize("section", ["X-Fleet", "X-Backup", "X-Systemd", "Socket", "Foo"])
-def test_other_sections_are_nothing_to_speak_of(section):
+def test_other_sections_cause_no_warning(section):
     assert advice(f"[{section}]\n") == ()
 
 
@@ -105,17 +105,17 @@ def test_other_sections_are_nothing_to_speak_of(section):
         ("WantedBy=fleet.service", "[Install] WantedBy=fleet.service has no effect in fleet: "),
     ],
 )
-def test_what_of_install_has_no_effect_is_told(install, sentence):
+def test_an_install_option_without_effect_is_warned_about(install, sentence):
     [said] = advice(f"[Install]\n{install}\n")
     assert said.startswith(sentence)
 
 
-def test_what_is_usual_in_install_is_nothing_to_speak_of_and_what_is_refused_is_not_told_twice():
+def test_usual_install_options_cause_no_warning_and_refusals_no_second():
     assert advice("[Install]\nWantedBy=multi-user.target\nAlias=b.service\n") == ()
     assert advice("[Install]\nAlias=b.socket\n") == ()
 
 
-def test_options_of_ours_that_mean_nothing_are_told_with_what_cannot_be_seen():
+def test_an_unknown_x_fleet_option_is_warned_about_visibly():
     assert advice("[X-Fleet]\nGlobal\ufeff=true\nMachineMetadata=ssd\u200b\n") == (
         r'unrecognized requirement in [X-Fleet] section: "Global\ufeff"',
         r'MachineMetadata "ssd\u200b" is not of the form key=value, and restricts nothing',

@@ -1,4 +1,4 @@
-"""Backoff, first_of, and Pace: at once for a single change, at a steady rate in a burst, slower when work is slow."""
+"""Backoff, first_of, and Pace: no delay for a single change, a steady rate in a burst, slower when the work is slow."""
 
 import asyncio
 
@@ -9,11 +9,11 @@ from tests.virtual_time import VirtualLoop
 
 PERIOD_S = 0.1
 LONGEST_REST_S = 0.25
-FREE = round(AHEAD_S / PERIOD_S)  # times that are let through before the first one has to wait
+FREE = round(AHEAD_S / PERIOD_S)  # let through before the first delay
 
 
 def measure(*pauses_s: float, takes_s: float = 0.0) -> list[int]:
-    """When the pace lets through, in ms from the beginning, each time after such a pause, what takes so long."""
+    """When the pace lets work through that takes this long, in ms from the beginning, after each of the pauses."""
     loop = VirtualLoop()
 
     async def times() -> list[int]:
@@ -32,23 +32,23 @@ def measure(*pauses_s: float, takes_s: float = 0.0) -> list[int]:
         loop.close()
 
 
-def test_some_are_let_through_at_once_and_the_others_one_each_period() -> None:
+def test_a_burst_is_let_through_at_once_and_then_one_each_period() -> None:
     assert measure(*[0.0] * (FREE + 4)) == [0] * (FREE + 1) + [100, 200, 300]
 
 
-def test_what_comes_at_the_pace_or_slower_never_waits() -> None:
+def test_work_at_the_pace_or_slower_never_waits() -> None:
     assert measure(*[PERIOD_S] * (FREE + 4)) == [100 * (turn + 1) for turn in range(FREE + 4)]
 
 
-def test_after_a_pause_some_are_let_through_at_once_again() -> None:
+def test_after_a_pause_a_burst_is_let_through_again() -> None:
     assert measure(*[0.0] * (FREE + 2), 2.0, 0.0) == [0] * (FREE + 1) + [100, 2100, 2100]
 
 
-def test_what_takes_long_is_done_less_often_once_it_has_been_done_a_few_times() -> None:
+def test_slow_work_is_done_less_often_after_a_few_times() -> None:
     assert measure(*[0.0] * 5, takes_s=0.1) == [0, 100, 200, 400, 700]
 
 
-def test_the_longest_rest_is_bounded_however_long_it_took() -> None:
+def test_the_longest_rest_is_bounded() -> None:
     times = measure(*[0.0] * 6, takes_s=10.0)
     assert times[-1] - times[-2] == 1000 * (10 + LONGEST_REST_S)
 
@@ -77,7 +77,7 @@ async def test_first_of_cancels_the_others_and_waits_for_them() -> None:
     assert ended == ["cleaned up"]
 
 
-async def test_first_of_raises_what_the_first_in_order_raised() -> None:
+async def test_first_of_raises_the_first_error_in_argument_order() -> None:
     async def fail(error: Exception) -> None:
         raise error
 
@@ -85,7 +85,7 @@ async def test_first_of_raises_what_the_first_in_order_raised() -> None:
         await first_of(asyncio.Event().wait(), fail(KeyError()), fail(ValueError()))
 
 
-async def test_first_of_cancelled_from_outside_cancels_all_and_stays_cancelled() -> None:
+async def test_first_of_cancelled_from_outside_cancels_all() -> None:
     waiting = asyncio.Event()
 
     async def fail_when_cancelled() -> None:

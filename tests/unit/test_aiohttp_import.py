@@ -1,4 +1,4 @@
-"""aiohttp as fleetd imports it: no system's certificates in memory, and the environment as it was."""
+"""aiohttp as fleetd imports it: no system certificates in memory, and an unchanged environment."""
 
 import json
 import os
@@ -23,14 +23,14 @@ def _look(**environment: str) -> dict[str, object]:
     return found
 
 
-def test_the_daemon_holds_no_certificates_that_it_does_not_use() -> None:
+def test_the_daemon_loads_no_unused_certificates() -> None:
     found = _look()
     assert found["contexts"], "aiohttp makes no context when it is imported any more: fleetd/aiohttp_import.py can go"
     assert found["held"] == 0
     assert found["where"] == {"SSL_CERT_FILE": None, "SSL_CERT_DIR": None}
 
 
-def test_where_a_user_keeps_certificates_stays_known() -> None:
+def test_a_users_certificate_location_is_kept() -> None:
     assert _look(SSL_CERT_FILE="/etc/of/mine.pem")["where"] == {
         "SSL_CERT_FILE": "/etc/of/mine.pem",
         "SSL_CERT_DIR": None,

@@ -1,4 +1,4 @@
-"""fleet.conf, FLEET_* variables and flags: what each becomes, and what is said about what cannot be used."""
+"""fleet.conf, FLEET_* variables and flags: their values, and the messages about unusable ones."""
 
 import math
 from pathlib import Path
@@ -29,7 +29,7 @@ def test_every_field_has_its_option() -> None:
 @pytest.mark.covers(
     "5.3.1", "5.3.2", "5.3.3", "5.3.4", "5.3.5", "5.3.6", "5.3.8", "5.3.10", "5.3.11", "5.3.12", "9.9", "9.11"
 )
-def test_without_anything_the_defaults_hold_and_nothing_is_noted() -> None:
+def test_without_any_setting_the_defaults_hold_without_notes() -> None:
     assert notices() == []
     assert config() == Config(
         verbosity=0,
@@ -101,12 +101,12 @@ def test_the_sample_file_uncommented_changes_nothing() -> None:
         ("etcd_username=a=b", "a=b"),
     ],
 )
-def test_a_line_is_read_as_the_original_reads_it(line: str, value: str) -> None:
+def test_a_line_is_read_as_coreos_fleet_reads_it(line: str, value: str) -> None:
     assert config(line).etcd_username == value
 
 
 @pytest.mark.covers("5.2.1")
-def test_quotes_with_text_behind_them_belong_to_the_value_and_are_noted() -> None:
+def test_quotes_followed_by_text_belong_to_the_value_and_are_noted() -> None:
     assert config('etcd_username="1" # x').etcd_username == '"1"'
     assert notices('etcd_username="1" # x') == [
         "fleet.conf:1: the quotes are part of the value, because text follows them",
@@ -133,7 +133,7 @@ def test_an_unknown_variable_is_noted_by_name() -> None:
 
 @pytest.mark.covers("5.3.7", "5.3.14", "5.3.16", "5.3.17", "5.3.18", "10.7.15")
 @pytest.mark.parametrize("name", RETIRED)
-def test_an_option_that_lost_its_meaning_is_accepted_and_noted(name: str) -> None:
+def test_a_retired_option_is_accepted_and_noted(name: str) -> None:
     assert config(f"{name}=whatever") == config()
     (notice,) = notices(f"{name}=whatever")
     assert notice.startswith(f"fleet.conf:1: {name} has no effect any more: ")
@@ -179,7 +179,7 @@ def test_an_option_that_lost_its_meaning_is_accepted_and_noted(name: str) -> Non
         ),
     ],
 )
-def test_a_value_is_read(name: str, text: str, value: object) -> None:
+def test_a_valid_value_is_read(name: str, text: str, value: object) -> None:
     field = next(option.field for option in OPTIONS if option.name == name)
     assert getattr(config(environ={f"FLEET_{name.upper()}": text}), field) == value
 
@@ -252,13 +252,13 @@ def test_an_invalid_value_is_reported_with_its_place_and_a_valid_one(name: str, 
 
 @pytest.mark.covers("5.2.2")
 @pytest.mark.parametrize("line", ["token_limit", "=5", "a b=c", "[open"])
-def test_a_line_that_is_nothing_is_an_error_with_its_number(line: str) -> None:
+def test_an_invalid_line_is_an_error_with_its_number(line: str) -> None:
     with pytest.raises(ConfigError, match=r"^fleet\.conf:2: .* is neither NAME=VALUE nor a comment$"):
         config(f"\n{line}\n")
 
 
 @pytest.mark.covers("5.3.9")
-def test_metadata_without_an_equals_sign_is_left_out_and_noted() -> None:
+def test_metadata_without_an_equals_sign_is_ignored_and_noted() -> None:
     assert config("metadata=a=b,junk").metadata == {"a": "b"}
     assert notices("metadata=a=b,junk") == [
         "fleet.conf:1: metadata: 'junk' is ignored: write metadata as key=value,key=value"
@@ -289,7 +289,7 @@ SERVER = "etcd_servers=https://etcd.example.org:2379"
         "etcd_servers=http://10.0.0.1:2379\nstandalone=true",
     ],
 )
-def test_an_etcd_that_is_protected_or_on_this_machine_is_taken(text: str) -> None:
+def test_a_protected_or_local_etcd_is_accepted(text: str) -> None:
     assert notices(text) == []
 
 
@@ -308,7 +308,7 @@ def test_an_etcd_that_is_protected_or_on_this_machine_is_taken(text: str) -> Non
         ),
     ],
 )
-def test_an_etcd_that_anybody_may_write_to_is_refused_with_the_remedy(text: str, lacks: str) -> None:
+def test_an_etcd_open_to_everyone_is_refused_with_the_remedy(text: str, lacks: str) -> None:
     with pytest.raises(ConfigError) as refused:
         config(text)
     assert str(refused.value).startswith(f"fleet.conf:1: etcd_servers: {lacks}")
@@ -317,19 +317,19 @@ def test_an_etcd_that_anybody_may_write_to_is_refused_with_the_remedy(text: str,
     assert "hunter2" not in str(refused.value)
 
 
-def test_a_password_is_in_no_message_about_the_configuration() -> None:
+def test_no_message_about_the_configuration_has_a_password() -> None:
     for text in ("etcd_servers=ftp://me:hunter2@10.0.0.1", "etcd_password hunter2", "etcd_password: hunter2"):
         with pytest.raises(ConfigError) as refused:
             config(text)
         assert "hunter2" not in str(refused.value)
 
 
-def test_a_user_in_the_url_does_not_go_with_another_user() -> None:
+def test_a_user_in_the_url_conflicts_with_another_user() -> None:
     with pytest.raises(ConfigError, match=r"^fleet\.conf:1: etcd_servers: a user in the URL is for a proxy"):
         config("etcd_servers=https://me:pw@10.0.0.1:2379\netcd_username=fleet")
 
 
-def test_a_password_that_every_local_user_can_read_is_noted_with_the_remedy(tmp_path: Path) -> None:
+def test_a_password_readable_by_all_local_users_is_noted_with_the_remedy(tmp_path: Path) -> None:
     path = tmp_path / "fleet.conf"
     path.write_text("etcd_servers=https://me:pw@10.0.0.1:2379\netcd_password=secret\n")
     path.chmod(0o644)
@@ -346,7 +346,7 @@ def test_a_password_that_every_local_user_can_read_is_noted_with_the_remedy(tmp_
     assert load_config(str(path), {"FLEET_ETCD_PASSWORD": "secret"}, {})[1] == []
 
 
-def test_the_password_may_come_as_a_credential_of_systemds(tmp_path: Path) -> None:
+def test_the_password_may_come_from_a_systemd_credential(tmp_path: Path) -> None:
     path, credentials = tmp_path / "fleet.conf", {"CREDENTIALS_DIRECTORY": str(tmp_path)}
     path.write_text("etcd_password=of the file\n")
     path.chmod(0o600)
@@ -368,17 +368,17 @@ def test_variables_override_the_file_and_flags_override_variables() -> None:
 
 
 @pytest.mark.covers("5.2.4")
-def test_a_variable_that_is_set_but_empty_counts() -> None:
+def test_an_empty_variable_counts_as_set() -> None:
     assert config("public_ip=file", {"FLEET_PUBLIC_IP": ""}).public_ip == ""
 
 
-def test_a_flag_that_cannot_be_used_is_named() -> None:
+def test_an_unusable_flag_is_reported() -> None:
     with pytest.raises(ConfigError, match=r"^--listen: listen: 'here' is not an address"):
         config(overrides={"listen": "here"})
 
 
 @pytest.mark.covers("5.1.1")
-def test_a_file_that_was_asked_for_must_be_there(tmp_path: Path) -> None:
+def test_a_given_file_must_exist(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^Unable to use config file .*absent: No such file or directory$"):
         load_config(str(tmp_path / "absent"), {}, {})
     with pytest.raises(ConfigError, match=r"is a directory, not a file$"):
@@ -389,7 +389,7 @@ def test_a_file_that_was_asked_for_must_be_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.covers("5.1.6")
-def test_the_default_file_may_be_absent_and_is_read_where_it_is_not(tmp_path: Path) -> None:
+def test_the_default_file_may_be_absent(tmp_path: Path) -> None:
     default = tmp_path / "fleet.conf"
     assert load_config(None, {}, {}, str(default)) == (config(), [])
     default.write_text("verbosity=1\n")
@@ -397,7 +397,7 @@ def test_the_default_file_may_be_absent_and_is_read_where_it_is_not(tmp_path: Pa
 
 
 @pytest.mark.covers("10.7.2")
-def test_an_option_removed_from_the_file_goes_back_to_its_default(tmp_path: Path) -> None:
+def test_an_option_removed_from_the_file_returns_to_its_default(tmp_path: Path) -> None:
     path = tmp_path / "fleet.conf"
     path.write_text("verbosity=1\n")
     before, _ = load_config(str(path), {}, {})
@@ -408,7 +408,7 @@ def test_an_option_removed_from_the_file_goes_back_to_its_default(tmp_path: Path
 
 @pytest.mark.covers("H.1")
 @given(st.text())
-def test_no_text_ends_in_anything_but_a_configuration_or_a_configuration_error(text: str) -> None:
+def test_any_text_is_a_configuration_or_a_configuration_error(text: str) -> None:
     message = ""
     try:
         parse_config(text, "f", {"FLEET_LISTEN": text, "FLEET_METADATA": text}, {})
@@ -418,5 +418,5 @@ def test_no_text_ends_in_anything_but_a_configuration_or_a_configuration_error(t
 
 
 @given(st.integers(1, 10**6))
-def test_a_duration_in_milliseconds_is_so_many_thousandths_of_a_second(milliseconds: int) -> None:
+def test_a_duration_in_milliseconds_is_converted_to_seconds(milliseconds: int) -> None:
     assert parse_duration(0)(f"{milliseconds}ms") == pytest.approx(milliseconds / 1000)

@@ -1,4 +1,4 @@
-"""What a changed unit file asks of a unit that runs."""
+"""What a changed unit file needs of a running unit: nothing, a reload, or a restart."""
 
 import time
 
@@ -25,7 +25,7 @@ BEFORE = "[Unit]\nDescription=web\nAfter=a.service\n\n[Service]\nExecStart=/bin/
         (("/bin/web\nMemoryMax=10M", "/bin/new\nMemoryMax=20M"), "restart", "ExecStart= changed"),
         (("After=a", "After=b"), "restart", "After= changed"),
         (("[Service]", "[Service]\nMemoryDenyWriteExecute=yes"), "restart", "MemoryDenyWriteExecute= changed"),
-        (("[Service]", "MemoryMax=1M\n[Service]"), "restart", "MemoryMax= changed"),  # means nothing in [Unit]
+        (("[Service]", "MemoryMax=1M\n[Service]"), "restart", "MemoryMax= changed"),  # has no meaning in [Unit]
         (("[Unit]", "[Unit] x"), "restart", "its file cannot be compared: "),
         (
             ("/bin/web", "/bin/web\n" + "\n".join(f"Environment=A{number}=1\nZ{number}=1" for number in range(9))),
@@ -34,14 +34,14 @@ BEFORE = "[Unit]\nDescription=web\nAfter=a.service\n\n[Service]\nExecStart=/bin/
         ),
     ],
 )
-def test_each_change_asks_for_the_least_that_has_an_effect(change: tuple[str, str], kind: str, because: str) -> None:
+def test_a_change_needs_the_least_that_applies_it(change: tuple[str, str], kind: str, because: str) -> None:
     found, why = impact(BEFORE, BEFORE.replace(*change))
     assert found == Impact(kind)
     assert why.startswith(because)
     assert impact(BEFORE.replace(*change), BEFORE)[0] == Impact(kind)
 
 
-def test_the_order_of_options_counts_within_a_section_alone() -> None:
+def test_the_order_of_options_matters_only_within_a_section() -> None:
     one = "[Unit]\nAfter=a.service\n[Service]\nExecStart=/bin/a\nExecStart=/bin/b\n"
     other = "[Service]\nExecStart=/bin/a\nExecStart=/bin/b\n[Unit]\nAfter=a.service\n"
     swapped = "[Unit]\nAfter=a.service\n[Service]\nExecStart=/bin/b\nExecStart=/bin/a\n"
@@ -49,7 +49,7 @@ def test_the_order_of_options_counts_within_a_section_alone() -> None:
     assert impact(one, swapped) == (Impact.RESTART, "ExecStart= changed")
 
 
-def test_a_large_file_is_compared_in_no_time() -> None:
+def test_a_large_file_is_compared_quickly() -> None:
     one = "[Service]\n" + "".join(f"Environment=A{number}=1\n" for number in range(10_000))
     began_s = time.process_time()
     assert impact(one, one.replace("=1", "=2"))[0] is Impact.RESTART

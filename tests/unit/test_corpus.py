@@ -1,7 +1,7 @@
-"""Every unit file of the corpus is read as the original fleet reads it, but for the differences listed here.
+"""Every unit file of the corpus is read as CoreOS fleet reads it, but for the differences listed here.
 
-The corpus (files that people wrote for the original, synthetic hard cases, and what the original made of each) is no
-part of the repository: it is looked for in `shared/corpus` beside the checkout, and without it nothing here can run.
+The corpus (unit files of users, synthetic hard cases, and CoreOS fleet's results) is not in the repository: it is
+searched in `shared/corpus` beside the checkout. Without it these tests are skipped.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ if not CORPUS.is_dir():
     pytest.skip("no corpus: there is no shared/corpus beside the checkout", allow_module_level=True)
 
 
-# What expected.json says of a file besides what was made of it, and the alternatives that agrees() looks up itself.
+# Entries of expected.json that are no results, and the alternatives that agrees() looks up itself.
 ABOUT_THE_FILE = {"file", "file_sha256", "file_bytes", "source", "err_any_of", "options_err_any_of"}
 REQUIREMENT_FIELDS = (
     "requirements", "conflicts", "peers", "replaces", "metadata", "global", "has_machine_id", "machine_id"
@@ -45,7 +45,7 @@ REQUIREMENT_FIELDS = (
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """Fields in which we differ from the original on one file, with what we say instead, and why."""
+    """Fields in which we differ from CoreOS fleet for one file, with our values, and why."""
 
     ours: dict[str, Any]
     why: str
@@ -174,7 +174,7 @@ DIFFERENCES = {
 
 
 def observe_unit(name: UnitName, options: tuple[UnitOption, ...]) -> dict[str, Any]:
-    """What we make of a content under a name, in the words of expected.json."""
+    """Our reading of a content under a name, in the form of expected.json."""
     requirements = parse_requirements(options, name)
     return {
         "name": name.full,
@@ -199,7 +199,7 @@ def observe_unit(name: UnitName, options: tuple[UnitOption, ...]) -> dict[str, A
 
 
 def message_of(check: Any, subject: Any) -> str:
-    """What a check says against its subject; '' where it has no objection."""
+    """The error that a check raises for its subject; '' without one."""
     try:
         check(subject)
     except (InvalidName, InvalidRequirements, UnitFileError) as error:
@@ -208,7 +208,7 @@ def message_of(check: Any, subject: Any) -> str:
 
 
 def observe_content(options: tuple[UnitOption, ...]) -> dict[str, Any]:
-    """What we make of a content whatever its name is."""
+    """Our reading of a content whatever its name."""
     text = render_unit_file(options)
     unknown = unknown_requirements(options)
     listed = "".join(f"{part}\0" for option in options for part in msgspec.structs.astuple(option))
@@ -226,7 +226,7 @@ def observe_content(options: tuple[UnitOption, ...]) -> dict[str, Any]:
 
 
 def observe_file(path: Path) -> dict[str, Any]:
-    """All that expected.json says of a file, as we see it."""
+    """Our value for each field that expected.json has of a file."""
     try:
         options = parse_unit_file(decode_unit_file(path.read_bytes()))
     except UnitFileError as error:
@@ -245,7 +245,7 @@ def observe_file(path: Path) -> dict[str, Any]:
 
 
 def differences(seen: dict[str, Any], expected: dict[str, Any]) -> dict[str, Any]:
-    """The fields of ours that are not the original's. Of a file that only one of the two reads, the error alone."""
+    """The fields in which we differ from CoreOS fleet. If only one of the two reads the file, the error alone."""
     if "error" in seen or "error" in expected:
         return {} if seen.get("error") == expected.get("error") else {"error": seen.get("error")}
     fields = [field for field in expected if field not in ABOUT_THE_FILE]
@@ -257,7 +257,7 @@ def agrees(field: str, value: Any, expected: dict[str, Any]) -> bool:
         return value in expected[f"{field}_any_of"]
     if field == "as_instance":
         return not differences(value, expected[field])
-    if field == "options" and expected[field] is None:  # left out for size: options_sha256 stands for them
+    if field == "options" and expected[field] is None:  # left out because of its size: options_sha256 stands for them
         return expected["file_bytes"] > 100_000
     return bool(value == expected[field])
 
@@ -273,12 +273,12 @@ def test_every_file_of_the_corpus_has_its_entry():
 
 @pytest.mark.covers("10.4.2")
 @pytest.mark.parametrize("entry", EXPECTED, ids=lambda entry: entry["file"])
-def test_a_file_is_read_as_the_original_reads_it_but_for_the_listed_differences(entry):
+def test_a_file_is_read_as_coreos_fleet_reads_it_but_for_differences(entry):
     path = CORPUS / entry["file"]
     assert hashlib.sha256(path.read_bytes()).hexdigest() == entry["file_sha256"]
     listed = DIFFERENCES.get(entry["file"])
     assert differences(observe_file(path), entry) == (listed.ours if listed else {}), listed and listed.why
 
 
-def test_every_listed_difference_is_of_a_file_that_exists():
+def test_every_listed_difference_is_of_an_existing_file():
     assert set(DIFFERENCES) <= {entry["file"] for entry in EXPECTED}

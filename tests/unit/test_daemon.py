@@ -1,4 +1,4 @@
-"""What the daemon finds out about its own place on the machine."""
+"""How the daemon finds its lock, its systemd, its own unit and its address."""
 
 import asyncio
 import os
@@ -17,7 +17,7 @@ from fleetd.testing.simulated_systemd import SimulatedSystemd
 from tests.virtual_time import offload_inline, run_virtually
 
 
-def test_a_second_fleetd_is_refused_and_the_first_is_named(tmp_path: Path) -> None:
+def test_a_second_fleetd_is_refused_and_the_first_is_reported(tmp_path: Path) -> None:
     with claim_machine(tmp_path / "fleet"), pytest.raises(AlreadyRunning, match=f"process {os.getpid()}"):
         claim_machine(tmp_path / "fleet")
 
@@ -27,7 +27,7 @@ def test_the_lock_of_a_fleetd_that_has_ended_is_free(tmp_path: Path) -> None:
     claim_machine(tmp_path).close()
 
 
-def test_a_lock_that_an_earlier_fleetd_left_open_to_others_is_closed(tmp_path: Path) -> None:
+def test_a_lock_file_left_open_to_others_is_closed(tmp_path: Path) -> None:
     (tmp_path / "lock").touch()
     (tmp_path / "lock").chmod(0o644)
     with claim_machine(tmp_path):

@@ -1,4 +1,4 @@
-"""What whoever runs the tests has set for other programs is not theirs."""
+"""Variables that the environment sets for other programs do not reach the tests."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ def test_no_variable_of_other_programs_is_set() -> None:
 
 
 @pytest.mark.long
-def test_tests_begin_in_a_clean_environment_whatever_was_set() -> None:
+def test_tests_begin_in_a_clean_environment() -> None:
     this = f"{__file__}::{test_no_variable_of_other_programs_is_set.__name__}"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", this]
     done = subprocess.run(command, env=os.environ | SET, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""The patterns of one unit, held against a name all at once: as each by itself."""
+"""A unit's patterns, matched against a name all at once: with the same result as one by one."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +18,6 @@ def test_a_name_matches_if_any_of_the_patterns_does(patterns: list[str], name: s
     assert set(globs.prefixes) == set(map(literal_prefix, patterns))
 
 
-def test_they_read_as_the_patterns_and_are_one_for_all_that_have_the_same() -> None:
+def test_a_set_of_patterns_reads_as_its_patterns_and_is_shared() -> None:
     assert Globs(["web@*", "db"]) == ("web@*", "db")
     assert share_globs(("web@*",)) is share_globs(("web@*",))

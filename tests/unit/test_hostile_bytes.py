@@ -1,7 +1,7 @@
-"""Bytes from outside, whatever they are: read, or refused in the one documented way, in time that grows as they do.
+"""Arbitrary bytes from outside: read, or refused in the documented way, in time that grows linearly.
 
-What is to hold of each kind of bytes stands in contrib/fuzz/targets.py, where a fuzzer looks for what does not; here it
-is tried on hypothesis' own bytes, on what the fuzzer once found, and on what grows without a bound.
+contrib/fuzz/targets.py has the rule for each kind of bytes, for a fuzzer. Here the rules are tested with hypothesis'
+bytes, with what the fuzzer once found, and with inputs that grow.
 """
 
 import time
@@ -23,19 +23,19 @@ from tests.examples import examples
 
 CORPUS = Path(__file__).parents[2] / "contrib" / "fuzz" / "corpus"
 SEEDS = {name: [path.read_bytes() for path in sorted((CORPUS / name).iterdir())] for name in TARGETS}
-BOUND_S = 10.0  # of processor time; what grows with the square of the length takes minutes
+BOUND_S = 10.0  # of processor time; quadratic work takes minutes
 
 
 @pytest.mark.covers("H.1")
 @pytest.mark.parametrize("name", TARGETS)
-def test_what_the_fuzzer_began_with_and_what_it_found_breaks_no_promise(name: str) -> None:
+def test_the_fuzzers_corpus_breaks_no_rule(name: str) -> None:
     assert SEEDS[name]
     for data in SEEDS[name]:
         TARGETS[name](data)
 
 
 def mutations(name: str) -> st.SearchStrategy[bytes]:
-    """Bytes like those of the corpus, with something cut out, put in or put elsewhere."""
+    """Bytes like those of the corpus, with parts removed, inserted or moved."""
     pieces = [data[start : start + 24] for data in SEEDS[name] for start in range(0, min(len(data), 2000), 8)]
     return st.lists(st.sampled_from(pieces) | st.binary(max_size=4), max_size=24).map(b"".join)
 
@@ -51,7 +51,7 @@ def test_any_bytes_are_read_or_refused_as_documented(name: str) -> None:
     check()
 
 
-# What grows without a bound.
+# Inputs that grow without a bound.
 
 PIECES = (
     "\\",
@@ -79,13 +79,13 @@ PIECES = (
 
 
 def repeated(prefix: str, piece: str, size: int = MAX_UNIT_FILE_BYTES // 4) -> bytes:
-    """So many bytes of the piece: few enough to be quick, enough to show what grows with their square."""
+    """The repeated piece: short enough to be quick, long enough to show quadratic work."""
     return (prefix + piece * (size // len(piece.encode()))).encode()[:size].decode(errors="ignore").encode()
 
 
 @pytest.mark.covers("H.1")
 @pytest.mark.parametrize("name", TARGETS)
-def test_time_grows_with_the_length_of_what_comes(name: str) -> None:
+def test_time_grows_linearly_with_the_input(name: str) -> None:
     prefixes = {"unitfile": ("", "[S]\n", "[X-Fleet]\nConflicts="), "etcd": ("\x00", "\x10"), "record": ("units/a ",)}
     for prefix in prefixes.get(name, ("",)):
         for piece in PIECES:
@@ -106,7 +106,7 @@ UNIT_FILES = {
 
 @pytest.mark.covers("H.1")
 @pytest.mark.parametrize("text", UNIT_FILES.values(), ids=UNIT_FILES)
-def test_a_unit_file_as_large_as_may_be_is_judged_in_time(text: str) -> None:
+def test_a_unit_file_of_the_largest_size_is_judged_in_time(text: str) -> None:
     assert 100_000 < len(text) <= MAX_UNIT_FILE_BYTES
     started = time.process_time()
     TARGETS["unitfile"](text.encode())
@@ -115,14 +115,14 @@ def test_a_unit_file_as_large_as_may_be_is_judged_in_time(text: str) -> None:
 
 @pytest.mark.parametrize("option", ["agent_ttl", "etcd_request_timeout", "token_limit", "metadata", "listen"])
 @pytest.mark.parametrize("piece", ["1", "1s", ".", "a=b,", "=", "[", ":", "unix:", "\\\n", "9h1m"])
-def test_a_value_of_the_configuration_of_any_length_is_judged_in_time(option: str, piece: str) -> None:
+def test_a_configuration_value_of_any_length_is_judged_in_time(option: str, piece: str) -> None:
     started = time.process_time()
     with suppress(ConfigError):
         parse_config(f"{option}={piece * 30_000}", "f", {f"FLEET_{option.upper()}": piece * 30_000}, {})
     assert time.process_time() - started < BOUND_S
 
 
-# What stands on a person's own machine.
+# Files of the operator's own machine.
 
 HOST_LINES = st.lists(
     st.sampled_from(
@@ -134,9 +134,7 @@ HOST_LINES = st.lists(
 
 
 @given(st.lists(HOST_LINES, max_size=5).map("\n".join))
-def test_no_line_of_known_hosts_ends_in_anything_but_a_verdict(
-    tmp_path_factory: pytest.TempPathFactory, text: str
-) -> None:
+def test_any_line_of_known_hosts_has_a_verdict(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     path = tmp_path_factory.getbasetemp() / "known_hosts"
     path.write_text(text, errors="surrogatepass")
     known = KnownHosts.read(str(path))
@@ -146,7 +144,7 @@ def test_no_line_of_known_hosts_ends_in_anything_but_a_verdict(
 @given(
     st.text() | st.text("[]:0123456789a", max_size=12) | st.integers(4000, 5000).map(lambda digits: "a:" + "9" * digits)
 )
-def test_any_text_is_a_host_or_is_said_to_be_none(text: str) -> None:
+def test_any_text_is_a_host_or_an_error(text: str) -> None:
     with suppress(SshFailed):
         host, port = split_host_port(text)
         assert host
@@ -159,7 +157,7 @@ def timed(work: Callable[[], object]) -> float:
     return time.process_time() - started
 
 
-def test_a_pattern_of_many_stars_does_not_hold_up_who_connects(tmp_path: Path) -> None:
+def test_a_pattern_of_many_stars_does_not_delay_a_connection(tmp_path: Path) -> None:
     path = tmp_path / "known_hosts"
     path.write_text("*a" * 50 + "*b ssh-rsa AAAAB3NzaC1yc2E=\n" + "*a" * 50 + " ssh-rsa AAAAB3NzaC1yc2EAAAA=\n" * 2)
     known = KnownHosts.read(str(path))

@@ -1,4 +1,4 @@
-"""Who a machine is: what its id must look like, and what is said where it does not."""
+"""A machine's identity: its id, its boot, its address, and the errors about them."""
 
 import ipaddress
 from pathlib import Path
@@ -12,7 +12,7 @@ ID = "0123456789abcdef0123456789abcdef"
 
 @pytest.mark.covers("5.4.4")
 @pytest.mark.parametrize("text", [ID, ID + "\n", f" {ID} \n\n"])
-def test_the_machine_id_is_read_without_the_blanks_around_it(tmp_path: Path, text: str) -> None:
+def test_the_machine_id_is_read_without_surrounding_blanks(tmp_path: Path, text: str) -> None:
     path = tmp_path / "machine-id"
     path.write_text(text)
     assert read_machine_id(path) == ID
@@ -32,7 +32,7 @@ def test_the_machine_id_is_read_without_the_blanks_around_it(tmp_path: Path, tex
         (b"x" * 1000, f"holds '{'x' * 40}', not"),
     ],
 )
-def test_a_machine_id_that_is_missing_or_malformed_is_named_with_the_remedy(
+def test_a_missing_or_malformed_machine_id_is_reported_with_the_remedy(
     tmp_path: Path, content: bytes | None, why: str
 ) -> None:
     path = tmp_path / "machine-id"
@@ -45,14 +45,14 @@ def test_a_machine_id_that_is_missing_or_malformed_is_named_with_the_remedy(
     assert "systemd-machine-id-setup" in str(refusal.value)
 
 
-def test_a_boot_is_known_by_what_the_kernel_says_of_it(tmp_path: Path) -> None:
+def test_a_boot_is_identified_by_the_kernels_boot_id(tmp_path: Path) -> None:
     (tmp_path / "boot_id").write_text("b6f1\n")
     assert read_boot_id(tmp_path / "boot_id") == "b6f1"
     assert read_boot_id() == read_boot_id() != ""
 
 
 @pytest.mark.covers("5.3.8")
-def test_the_address_is_one_that_other_machines_can_use_or_none() -> None:
+def test_the_address_is_reachable_by_other_machines_or_empty() -> None:
     address = find_address()
     assert address == "" or not (
         ipaddress.IPv4Address(address).is_loopback or ipaddress.IPv4Address(address).is_unspecified

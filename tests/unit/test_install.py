@@ -1,4 +1,4 @@
-"""What [Install] means: how a section is read, and which links a machine's units come to have together."""
+"""[Install]: how a section is read, and which links a machine's units get together."""
 
 import pytest
 
@@ -46,11 +46,11 @@ READ = [
 
 
 @pytest.mark.parametrize(("name", "text", "install"), [case[1:] for case in READ], ids=[case[0] for case in READ])
-def test_what_is_read(name, text, install):
+def test_a_section_is_read(name, text, install):
     assert installed(name, text) == install
 
 
-def test_a_known_host_is_filled_in():
+def test_the_hosts_name_is_filled_in():
     assert installed("a.service", "Alias=%l.service", HOST).aliases == ("n1.service",)
     with pytest.raises(InvalidInstall, match=r"has %m in '%m.service', which is no specifier here; write %% for %"):
         installed("a.service", "Alias=%m.service", HOST)
@@ -82,13 +82,13 @@ def test_what_systemd_would_not_enable_is_refused(name, text, words):
     assert words in str(refusal.value)
 
 
-def test_words_of_other_sections_are_not_looked_at():
+def test_options_of_other_sections_are_ignored():
     options = parse_unit_file("[Unit]\nAlso=a.service\n[Install]\nAlso=b.service c.service")
     assert install_values(options, "Also") == ["b.service", "c.service"]
 
 
 def planned(units, held=None, refused=()):
-    """The links of units given as name → section, and the complaints."""
+    """The links of units given as name → section, and the warnings."""
     installs = {name: installed(name, text) for name, text in units.items() if text}
     plan = plan_links(installs, units, held or {}, lambda name: "it is refused" if name in refused else "")
     return dict(plan.links), dict(plan.complaints)
@@ -101,7 +101,7 @@ def test_aliases_and_dependencies_become_links():
     )
 
 
-def test_only_fleets_own_units_come_to_require_or_uphold_one():
+def test_only_fleets_own_units_may_require_or_uphold_one():
     text = "RequiredBy=web.service ssh.service\nUpheldBy=web.service ssh.service"
     links, complaints = planned({"a.service": text, "web.service": ""})
     assert links == {"web.service.requires/a.service": "a.service", "web.service.upholds/a.service": "a.service"}
@@ -124,7 +124,7 @@ def test_an_alias_and_a_template_of_ours_may_require():
     assert complaints == {}
 
 
-def test_what_runs_the_machine_is_never_made_to_depend_on_a_unit():
+def test_units_that_run_the_machine_never_depend_on_ours():
     links, complaints = planned({"a.service": "WantedBy=fleet.service systemd-networkd.service"})
     assert links == {}
     first, second = complaints["a.service"]
@@ -132,7 +132,7 @@ def test_what_runs_the_machine_is_never_made_to_depend_on_a_unit():
     assert "systemd-networkd.service" in second
 
 
-def test_a_name_is_its_units_before_it_is_an_alias():
+def test_a_units_own_name_comes_before_an_alias():
     units = {"a.service": "Alias=b.service", "b.service": "Alias=a.service"}
     assert planned(units) == (
         {},
@@ -144,7 +144,7 @@ def test_a_name_is_its_units_before_it_is_an_alias():
 
 
 @pytest.mark.parametrize(("held", "owner"), [({}, "a.service"), ({"db.service": "b.service"}, "b.service")])
-def test_an_alias_that_two_ask_for_is_whose_it_was_else_the_firsts(held, owner):
+def test_an_alias_of_two_units_stays_with_its_owner_or_the_first(held, owner):
     links, complaints = planned({"a.service": "Alias=db.service", "b.service": "Alias=db.service"}, held)
     loser = "b.service" if owner == "a.service" else "a.service"
     assert links == {"db.service": owner}
@@ -155,13 +155,13 @@ def test_an_alias_whose_owner_is_gone_goes_to_the_next():
     assert planned({"b.service": "Alias=db.service"}, {"db.service": "gone.service"})[0] == {"db.service": "b.service"}
 
 
-def test_a_name_that_is_refused_is_no_alias():
+def test_a_refused_name_is_no_alias():
     links, complaints = planned({"a.service": "Alias=ssh.service"}, refused=["ssh.service"])
     assert (links, complaints) == ({}, {"a.service": ("[Install] Alias=ssh.service has no effect: it is refused",)})
 
 
-def test_also_of_a_service_and_its_socket_leaves_each_its_own_links():
-    """The usual pair: each section counts by itself, so neither's end takes anything of the other's along."""
+def test_also_of_a_service_and_its_socket_keeps_their_links_apart():
+    """The usual pair: each section counts by itself, so the end of one removes nothing of the other."""
     units = {"web.service": "Also=web.socket\nWantedBy=multi-user.target", "web.socket": "WantedBy=sockets.target"}
     both = planned(units)[0]
     assert both == {

@@ -1,4 +1,4 @@
-"""The ledger on a real directory: what it keeps across restarts of fleetd, and what it makes of broken files."""
+"""The ledger on a real directory: what it keeps across restarts of fleetd, and how it handles broken files."""
 
 import logging
 from pathlib import Path
@@ -40,7 +40,7 @@ def test_everything_survives_a_restart_of_fleetd(tmp_path: Path) -> None:
     assert ledger.links == {"b.service": "a.service"}
 
 
-def test_what_is_forgotten_stays_forgotten_and_forgetting_twice_is_no_error(tmp_path: Path) -> None:
+def test_a_forgotten_entry_stays_forgotten_and_forgetting_twice_is_no_error(tmp_path: Path) -> None:
     ledger = reopened(tmp_path)
     ledger.put("web.service", WEB)
     ledger.forget("web.service")
@@ -70,7 +70,7 @@ def test_an_unreadable_entry_counts_as_absent_with_a_warning(
 
 
 @pytest.mark.parametrize("garbage", [b"", b"[1]", b"\xff\xfe"])
-def test_what_is_not_known_of_store_and_orphans_hides_no_entry(tmp_path: Path, garbage: bytes) -> None:
+def test_unreadable_store_and_orphans_hide_no_entry(tmp_path: Path, garbage: bytes) -> None:
     ledger = reopened(tmp_path)
     ledger.put("web.service", WEB)
     ledger.put_store(StoreSeen("cluster", 42))
@@ -81,14 +81,14 @@ def test_what_is_not_known_of_store_and_orphans_hides_no_entry(tmp_path: Path, g
     assert (ledger.store, ledger.orphans, ledger.names) == (StoreSeen(), (), ("web.service",))
 
 
-def test_a_write_that_was_cut_short_leaves_the_old_entry(tmp_path: Path) -> None:
+def test_an_interrupted_write_leaves_the_old_entry(tmp_path: Path) -> None:
     ledger = reopened(tmp_path)
     ledger.put("web.service", WEB)
     (tmp_path / "started" / ".new").write_bytes(b'{"generation": 8, "tar')
     assert reopened(tmp_path).get("web.service") == WEB
 
 
-def test_a_disk_that_refuses_leaves_everything_as_it_was(tmp_path: Path) -> None:
+def test_a_refusing_disk_leaves_everything_as_it_was(tmp_path: Path) -> None:
     ledger = reopened(tmp_path)
     ledger.put("web.service", WEB)
     (tmp_path / "started" / ".new").mkdir()  # so that no entry can be written, even by root

@@ -1,4 +1,4 @@
-"""The log's lines, and what systemd is told and tells."""
+"""The log's lines, and the notifications to and from systemd."""
 
 import io
 import logging
@@ -18,7 +18,7 @@ log = logging.getLogger("fleetd.test")
 
 @pytest.fixture
 def root_logger() -> Iterator[None]:
-    """The root logger as it was, afterwards."""
+    """Restore the root logger afterwards."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
@@ -33,7 +33,7 @@ def stream(tmp_path: Path) -> Iterator[TextIO]:
 
 
 def journal_of(stream: TextIO) -> dict[str, str]:
-    """What systemd sets where it has connected this stream to the journal."""
+    """systemd sets this when it connects the stream to the journal."""
     status = os.fstat(stream.fileno())
     return {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
 
@@ -53,13 +53,13 @@ def test_the_journal_gets_priorities_and_a_terminal_gets_levels(stream: TextIO) 
         log.warning("c")
         log.error("d")
         log.critical("e")
-    for_a_person = ["DEBUG a", "INFO b", "WARNING c", "ERROR d", "CRITICAL e"]
-    assert written(stream) == ["<7>a", "<6>b", "<4>c", "<3>d", "<2>e", *for_a_person, *for_a_person]
+    for_a_terminal = ["DEBUG a", "INFO b", "WARNING c", "ERROR d", "CRITICAL e"]
+    assert written(stream) == ["<7>a", "<6>b", "<4>c", "<3>d", "<2>e", *for_a_terminal, *for_a_terminal]
 
 
 @pytest.mark.covers("5.1.8")
 @pytest.mark.usefixtures("root_logger")
-def test_fields_follow_the_message_and_are_quoted_where_that_is_needed(stream: TextIO) -> None:
+def test_fields_follow_the_message_and_are_quoted_if_needed(stream: TextIO) -> None:
     log_format.setup(0, {}, stream)
     log.info(
         "placed %s", "it", extra={"unit": "a.service", "reason": "fewest units", "since": 1.5, "who": "", "x": 'a"b'}
@@ -84,8 +84,8 @@ def test_an_event_is_one_line_and_a_traceback_has_its_prefix_on_each(stream: Tex
 
 
 @pytest.mark.usefixtures("root_logger")
-def test_nothing_that_is_logged_can_end_a_line_or_command_a_terminal(stream: TextIO) -> None:
-    """To the journal a NUL ends a line, too: an etcd key could have forged a line of any priority."""
+def test_no_logged_text_can_end_a_line_or_control_a_terminal(stream: TextIO) -> None:
+    """A NUL ends a line of the journal too: an etcd key could have forged a line of any priority."""
     log_format.setup(0, journal_of(stream), stream)
     log.info("a\0<2>forged \x1b[2J\x9b\u2028 é", extra={"unit": "x\0<2>y"})
     stream.seek(0)
@@ -101,7 +101,7 @@ def test_nothing_that_is_logged_can_end_a_line_or_command_a_terminal(stream: Tex
 
 @pytest.mark.covers("5.3.1")
 @pytest.mark.usefixtures("root_logger")
-def test_details_are_logged_only_when_asked_for_and_setting_up_again_changes_it(stream: TextIO) -> None:
+def test_details_are_logged_on_request_alone(stream: TextIO) -> None:
     log_format.setup(0, {}, stream)
     log.debug("hidden")
     log_format.setup(1, {}, stream)
@@ -132,7 +132,7 @@ def test_notifications_are_sent_line_by_line(tmp_path: Path, abstract: bool) -> 
         assert (told, stamp.isdigit()) == (b"RELOADING=1", True)
 
 
-def test_a_manager_that_is_not_there_is_no_error(tmp_path: Path) -> None:
+def test_a_missing_manager_is_no_error(tmp_path: Path) -> None:
     assert not sdnotify.notify(sdnotify.STOPPING, environ={})
     assert not sdnotify.notify(sdnotify.WATCHDOG, environ={"NOTIFY_SOCKET": f"{tmp_path}/absent"})
 
@@ -147,5 +147,5 @@ def test_a_manager_that_is_not_there_is_no_error(tmp_path: Path) -> None:
         ({}, 0.0),
     ],
 )
-def test_the_watchdog_is_fed_twice_in_the_time_it_allows(environ: dict[str, str], interval_s: float) -> None:
+def test_the_watchdog_is_notified_twice_in_its_interval(environ: dict[str, str], interval_s: float) -> None:
     assert sdnotify.watchdog_interval_s(environ, pid=7) == interval_s

@@ -1,4 +1,4 @@
-"""What a machine says of itself: which addresses are addresses."""
+"""A machine's own record: which addresses are valid."""
 
 import pytest
 
@@ -31,5 +31,5 @@ def test_an_ip_literal_or_a_host_name_is_an_address(text: str) -> None:
         "a" * 254,
     ],
 )
-def test_nothing_else_is_one(text: str) -> None:
+def test_any_other_text_is_no_address(text: str) -> None:
     assert not is_address(text)

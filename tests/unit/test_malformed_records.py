@@ -1,4 +1,4 @@
-"""Values in the store that fleet did not write: each counts as absent, is named in the log, and stops nobody."""
+"""Store values that fleet did not write: each counts as absent, is named in the log, and blocks nothing else."""
 
 import asyncio
 
@@ -42,14 +42,14 @@ def item(key: str, value: bytes) -> KeyValue:
 
 
 def decode(item: KeyValue) -> Record:
-    """The record that the item's key promises."""
+    """Decode the item as the record that its key names."""
     key = KeySpace().parse_key(item.key)
     assert key is not None
     return key.kind.decode(item)
 
 
 @pytest.mark.parametrize("value", MALFORMED.values(), ids=MALFORMED)
-def test_a_value_that_is_no_record_is_said_to_be_none_by_its_key(value: bytes) -> None:
+def test_a_malformed_value_is_reported_by_its_key(value: bytes) -> None:
     with pytest.raises(MalformedRecord, match=r"/fleet/units/x\.service holds"):
         UNITS.decode(item("/fleet/units/x.service", value))
 
@@ -64,7 +64,7 @@ def test_a_value_that_is_no_record_is_said_to_be_none_by_its_key(value: bytes) -
         ("units/a", '{"name":"a","text":"","target":"loaded"}'),
     ],
 )
-def test_a_record_under_a_name_that_is_not_its_own_is_none(key: str, value: str) -> None:
+def test_a_record_under_another_name_than_its_own_is_malformed(key: str, value: str) -> None:
     with pytest.raises(MalformedRecord, match=f"/fleet/{key} holds"):
         decode(item(f"/fleet/{key}", value.encode()))
 
@@ -82,7 +82,7 @@ def test_a_drop_in_that_would_be_written_elsewhere_makes_no_record(kind: str) ->
 
 @pytest.mark.parametrize("number", ["-1", "9223372036854775808", "9" * 40, "1e400", "1.5", '"1"'])
 @pytest.mark.parametrize("kind", ["placements", "decisions", "states"])
-def test_a_number_that_cannot_be_written_again_is_none(kind: str, number: str) -> None:
+def test_a_number_that_cannot_be_written_again_is_malformed(kind: str, number: str) -> None:
     named = '"machine":"m1","unit":"a.service","text":"","target":"loaded","generation":'
     key = f"/fleet/{kind}/a.service" if kind == "decisions" else f"/fleet/{kind}/m1/a.service"
     assert decode(item(key, f"{{{named}9223372036854775807}}".encode()))
@@ -102,7 +102,7 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize("key", FOREIGN)
-async def test_a_key_of_too_few_or_too_many_names_is_not_fleets(key: str) -> None:
+async def test_a_key_with_too_few_or_too_many_names_is_not_fleets(key: str) -> None:
     store = EmbeddedStore(":memory:", offload=inline)
     registry = Registry(store)
     assert registry.parse_key(f"/fleet/{key}") is None
@@ -115,7 +115,7 @@ async def test_a_key_of_too_few_or_too_many_names_is_not_fleets(key: str) -> Non
 
 
 @pytest.mark.covers("R.4", "H.2")
-def test_the_leader_names_what_it_cannot_read_and_goes_on_placing(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_leader_logs_what_it_cannot_read_and_goes_on_placing(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
         node = Node()
         bad = [
@@ -149,7 +149,7 @@ def test_the_leader_names_what_it_cannot_read_and_goes_on_placing(caplog: pytest
 
 
 @pytest.mark.covers("H.2")
-def test_an_order_that_cannot_be_read_is_given_anew_to_the_machine_where_the_unit_runs() -> None:
+def test_an_unreadable_placement_is_written_again_for_the_same_machine() -> None:
     async def scenario() -> None:
         node = Node()
         await node.start()
@@ -159,7 +159,7 @@ def test_an_order_that_cannot_be_read_is_given_anew_to_the_machine_where_the_uni
         await node.store.transact([], [node.registry.put(running, MACHINE, "web.service")])
         await node.store.transact(
             [], [node.registry.put(Machine("0", session="s"), "0")]
-        )  # which would be first choice
+        )  # which would be the first choice
         await asyncio.sleep(1)
         before = await node.registry.placements()
         assert list(before) == [(MACHINE, "web.service")]
@@ -193,7 +193,7 @@ TARGETS = st.sampled_from(TargetState)
 
 @st.composite
 def changes(draw: st.DrawFn) -> tuple[str, bytes | None]:
-    """A key below the prefix, and a value of its shape that nobody of ours would write there (None: it is deleted)."""
+    """A key below the prefix, and a well-formed value that fleet would not write there (None: it is deleted)."""
     kind = draw(st.sampled_from([kind.name for kind in KINDS if kind is not LEADER]))
     names = [draw(NAMES) for _ in range(2 if kind in ("placements", "states") else 1)]
     fields = {
@@ -218,7 +218,7 @@ def changes(draw: st.DrawFn) -> tuple[str, bytes | None]:
 @pytest.mark.covers("H.2")
 @settings(max_examples=examples(150))
 @given(st.lists(changes(), max_size=14))
-async def test_whatever_well_formed_records_say_the_leader_plans_and_the_api_lists(
+async def test_the_leader_plans_and_the_api_lists_whatever_records_say(
     written: list[tuple[str, bytes | None]],
 ) -> None:
     store = EmbeddedStore(":memory:", offload=inline)
@@ -242,6 +242,6 @@ async def test_whatever_well_formed_records_say_the_leader_plans_and_the_api_lis
 @pytest.mark.parametrize(
     "address", ["x;touch${IFS}/tmp/y;#", "-oProxyCommand=x", "a b", "fe80::1%$(id)", "::1%", "10.0.0.1\n"]
 )
-def test_a_machine_with_an_address_that_is_none_is_there_and_has_none(address: str) -> None:
+def test_a_machine_with_an_invalid_address_is_listed_without_one(address: str) -> None:
     value = msgspec.json.encode(Machine("m1", address=address, metadata={"a": "b"}))
     assert MACHINES.decode(item("/fleet/machines/m1", value)) == Machine("m1", metadata={"a": "b"})

@@ -51,17 +51,17 @@ class MachineSet:
         return membership
 
     def kill(self, session: str) -> None:
-        """A fleetd is gone without a word."""
+        """A fleetd ends without a word to the store."""
         self._tasks[session].cancel()
 
     async def kill_all(self) -> None:
-        """Nothing runs any more."""
+        """No unit runs."""
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     async def registered(self) -> Machine | None:
-        """What the store knows of the machine."""
+        """The store's record of the machine."""
         return (await self.registry.machines()).get(MACHINE_ID)
 
     async def park(self, membership: Membership, *, for_s: float = 600.0) -> None:
@@ -112,7 +112,7 @@ def test_states_are_published_before_the_machine_is_registered() -> None:
 
 
 @pytest.mark.covers("5.5.1", "9.6")
-def test_a_machine_stays_registered_for_hours_by_its_heartbeats() -> None:
+def test_heartbeats_keep_a_machine_registered_for_hours() -> None:
     async def body(world: MachineSet) -> None:
         membership = world.start("s1")
         await asyncio.sleep(3 * 3600 + 1)
@@ -120,12 +120,12 @@ def test_a_machine_stays_registered_for_hours_by_its_heartbeats() -> None:
         assert found is not None
         assert found.session == "s1"
         assert membership.beats.covers(3600.0, asyncio.get_running_loop().time(), TTL_S / 3)
-        assert len(world.heard) == 3601  # at registration, and with each beat
+        assert len(world.heard) == 3601  # at registration, and with each heartbeat
 
     scenario(body)
 
 
-def test_a_machine_that_falls_silent_is_gone_after_its_time_to_live() -> None:
+def test_a_silent_machine_is_gone_after_its_time_to_live() -> None:
     async def body(world: MachineSet) -> None:
         await world.start("s1").registered.wait()
         world.kill("s1")
@@ -138,7 +138,7 @@ def test_a_machine_that_falls_silent_is_gone_after_its_time_to_live() -> None:
 
 
 @pytest.mark.covers("5.4.7", "10.7.6")
-def test_a_restarted_fleetd_adopts_the_lease_so_that_the_machine_never_vanishes() -> None:
+def test_a_restarted_fleetd_adopts_the_lease_and_stays_listed() -> None:
     async def body(world: MachineSet) -> None:
         first = world.start("s1")
         await first.registered.wait()
@@ -157,7 +157,7 @@ def test_a_restarted_fleetd_adopts_the_lease_so_that_the_machine_never_vanishes(
 
 
 @pytest.mark.covers("5.4.6", "P.13")
-def test_a_clone_is_refused_with_both_addresses_and_the_first_is_untouched() -> None:
+def test_a_clone_is_refused_with_both_addresses_and_the_first_stays() -> None:
     async def body(world: MachineSet) -> None:
         first = world.start("s1")
         await first.registered.wait()
@@ -176,7 +176,7 @@ def test_a_clone_is_refused_with_both_addresses_and_the_first_is_untouched() -> 
 
 
 @pytest.mark.covers("P.13")
-def test_a_quick_reboot_is_not_mistaken_for_a_clone() -> None:
+def test_a_quick_reboot_is_not_taken_for_a_clone() -> None:
     async def body(world: MachineSet) -> None:
         await world.start("s1").registered.wait()
         world.kill("s1")
@@ -210,7 +210,7 @@ def test_a_registration_is_certain_for_one_ttl_after_the_last_heartbeat() -> Non
         for _ in range(30):
             await asyncio.sleep(1)
             assert membership.registration.is_certain
-        world.kill("s1")  # its beats are answered no more
+        world.kill("s1")  # its heartbeats are no longer answered
         await asyncio.sleep(TTL_S - TTL_S / 3 - 0.5)
         assert membership.registration.is_certain
         await asyncio.sleep(TTL_S / 3 + 0.5)
@@ -250,7 +250,7 @@ def test_a_parked_machine_is_listed_until_its_long_lease_ends() -> None:
     scenario(body)
 
 
-def test_a_machine_that_is_parked_without_limit_is_listed_until_it_is_back() -> None:
+def test_a_machine_parked_without_limit_is_listed_until_it_is_back() -> None:
     async def body(world: MachineSet) -> None:
         membership = world.start("s1")
         await membership.registered.wait()
@@ -264,7 +264,7 @@ def test_a_machine_that_is_parked_without_limit_is_listed_until_it_is_back() -> 
     scenario(body)
 
 
-def test_a_parked_machine_comes_back_to_a_short_lease() -> None:
+def test_a_parked_machine_returns_to_a_short_lease() -> None:
     async def body(world: MachineSet) -> None:
         membership = world.start("s1")
         await membership.registered.wait()

@@ -64,14 +64,14 @@ def test_a_valid_name_is_accepted(name):
 
 @pytest.mark.covers("1.1.1", "1.1.2", "1.1.3", "1.1.4", "1.1.5", "1.1.6", "1.1.7", "1.1.8")
 @pytest.mark.parametrize(("name", "message"), INVALID)
-def test_the_first_fault_of_a_name_is_told(name, message):
+def test_the_first_error_of_a_name_is_reported(name, message):
     with pytest.raises(InvalidName) as refusal:
         validate_name(name)
     assert str(refusal.value) == message
 
 
 @pytest.mark.covers("1.1.10")
-def test_the_types_are_those_of_the_original():
+def test_the_types_are_those_of_coreos_fleet():
     every = "automount busname device mount path scope service slice snapshot socket swap target timer"
     assert sorted(UNIT_TYPES) == every.split()
     assert sorted(TEMPLATE_TYPES) == ["path", "service", "socket", "target", "timer"]
@@ -101,7 +101,7 @@ PARTS = [
 
 @pytest.mark.covers("1.2.1", "1.2.2", "1.2.3", "1.2.4", "1.2.5", "1.2.6")
 @pytest.mark.parametrize("parts", PARTS, ids=lambda parts: parts.full)
-def test_a_name_is_parted_at_its_last_dot_and_its_first_at(parts):
+def test_a_name_is_split_at_its_last_dot_and_its_first_at(parts):
     assert parse_name(parts.full) == parts
 
 
@@ -122,7 +122,7 @@ def test_a_name_without_a_dot_has_no_parts():
 @pytest.mark.parametrize(
     "name", ["a.service", "a@.service", "a@1.service", "a@1@2.service", "a@1.2.timer", "@.socket", "a.b@c", "a@b.c@d"]
 )
-def test_the_template_alone_is_told_as_with_all_parts(name):
+def test_the_template_alone_equals_that_of_all_parts(name):
     assert template_of(name) == parse_name(name).template
 
 
@@ -146,7 +146,7 @@ def test_the_template_alone_is_told_as_with_all_parts(name):
         ("foo.automount", "foo.automount"),
     ],
 )
-def test_a_suffix_is_added_where_the_argument_has_none_of_a_unit(argument, name):
+def test_a_suffix_is_added_to_an_argument_without_one(argument, name):
     assert with_default_suffix(argument) == name
 
 
@@ -172,7 +172,7 @@ def test_a_suffix_is_added_where_the_argument_has_none_of_a_unit(argument, name)
         "dev.mount",
     ],
 )
-def test_what_runs_the_machine_is_reserved(name):
+def test_names_of_units_that_run_the_machine_are_reserved(name):
     assert is_reserved(name)
 
 
@@ -191,7 +191,7 @@ def test_what_runs_the_machine_is_reserved(name):
         "web.slice",
     ],
 )
-def test_what_only_looks_like_it_is_not(name):
+def test_names_that_only_look_reserved_are_not(name):
     assert not is_reserved(name)
 
 
@@ -286,14 +286,14 @@ def test_a_malformed_glob_matches_nothing_not_even_itself(pattern):
     assert not matches_glob(pattern, pattern)
 
 
-def test_many_stars_cannot_hold_up_whoever_matches_them():
-    """With the backtracking of an ordinary regular expression this one match would outlast the universe."""
+def test_a_glob_of_many_stars_matches_in_time():
+    """A backtracking regular expression would not finish this one match."""
     started = time.process_time()
     assert not matches_glob("*a" * 100 + "*b", "a" * 250)
     assert time.process_time() - started < 1
 
 
-def test_a_glob_longer_than_any_name_matches_none_and_is_not_even_looked_at():
+def test_a_glob_longer_than_any_name_matches_none_at_once():
     assert matches_glob("?" * 248 + ".service", "a" * 248 + ".service")
     assert matches_glob("*" * 1000 + ".service", "a" * 248 + ".service")
     assert compile_glob("?" * 257) is None
@@ -324,7 +324,7 @@ def written(element):
 
 
 def stands_for(element, char):
-    """Whether the element, not a star, stands for the character."""
+    """True if the element, not a star, matches the character."""
     match element:
         case ("any",):
             return char != "/"
@@ -335,7 +335,7 @@ def stands_for(element, char):
 
 
 def matches_by_definition(elements, name):
-    """Go's algorithm told plainly: a piece between two stars is taken where it first fits, the last one at the end."""
+    """Go's algorithm: a piece between two stars is matched where it first fits, the last one at the end."""
     pieces = [[]]
     for element in elements:
         if element[0] == "star":
@@ -362,7 +362,7 @@ def matches_by_definition(elements, name):
 
 @pytest.mark.covers("2.6.3")
 @given(st.lists(ELEMENTS, max_size=6), st.text("abc/^-]*", max_size=8))
-def test_a_glob_matches_what_its_elements_stand_for(elements, name):
+def test_a_glob_matches_what_its_elements_match(elements, name):
     assert matches_glob("".join(map(written, elements)), name) == matches_by_definition(elements, name)
 
 
@@ -375,7 +375,7 @@ def test_the_literal_prefix_of_a_glob_ends_at_its_first_special_character(patter
 
 
 @given(st.lists(ELEMENTS, max_size=6), st.text("abc/^-]*", max_size=8))
-def test_whatever_a_glob_matches_begins_with_its_literal_prefix(elements, name):
+def test_every_match_of_a_glob_begins_with_its_literal_prefix(elements, name):
     pattern = "".join(map(written, elements))
     assert name.startswith(literal_prefix(pattern)) or not matches_glob(pattern, name)
 

@@ -1,4 +1,4 @@
-"""Ordered: in order after each write, so that readers in several threads never change it."""
+"""Ordered: sorted after each write, so that readers in several threads never change it."""
 
 from itertools import permutations
 

@@ -23,7 +23,7 @@ STATES = {f"u{number}.service": STATE for number in range(MANY)}
 
 
 class FaultyStore(EmbeddedStore):
-    """`away`: so many transactions find nobody. `lost`: of so many more, the answer is lost."""
+    """The first `away` transactions fail; of the next `lost` ones the answer is lost."""
 
     away = 0
     lost = 0
@@ -31,7 +31,7 @@ class FaultyStore(EmbeddedStore):
     async def transact(self, comparisons: list[Comparison], operations: list[Operation]) -> int:  # type: ignore[override]
         if self.away:
             self.away -= 1
-            raise Unavailable("nobody is there")
+            raise Unavailable("the store does not answer")
         revision = await super().transact(comparisons, operations)
         if self.lost:
             self.lost -= 1
@@ -40,7 +40,7 @@ class FaultyStore(EmbeddedStore):
 
 
 def scenario(body: Callable[[FaultyStore, Registry], Awaitable[None]]) -> None:
-    """With a machine that registered for ten seconds, and that the leader knows."""
+    """A store with a machine that registered for ten seconds, and that the leader has acknowledged."""
 
     async def run() -> None:
         store = FaultyStore(":memory:", offload=offload_inline, cluster_id="test")
@@ -57,14 +57,14 @@ def scenario(body: Callable[[FaultyStore, Registry], Awaitable[None]]) -> None:
 
 
 async def is_parked_with_all(registry: Registry) -> bool:
-    """Whether the machine is parked, and all its states outlive the lease that it had."""
+    """True if the machine is parked, and all its states outlive its former lease."""
     await asyncio.sleep(1000)
     found = (await registry.machines()).get(ID)
     return found is not None and found.mode is MachineMode.PARKED and len(await registry.states(ID)) == MANY
 
 
 @pytest.mark.covers("S.21")
-def test_key_and_states_outlive_the_lease_however_many_states_there_are() -> None:
+def test_key_and_states_outlive_the_lease_whatever_their_number() -> None:
     async def body(store: FaultyStore, registry: Registry) -> None:
         assert await park_when_possible(registry, Parking(MACHINE, STATES, math.inf))
         assert await is_parked_with_all(registry)
@@ -91,7 +91,7 @@ def test_a_lease_dropped_by_a_frozen_store_is_parked_before_it_counts_as_dead() 
     scenario(body)
 
 
-def test_a_lease_that_was_granted_already_is_used_and_one_that_is_gone_replaced() -> None:
+def test_an_existing_lease_is_used_and_a_lost_one_replaced() -> None:
     async def body(store: FaultyStore, registry: Registry) -> None:
         granted = await store.grant(math.ceil(100 * 86400))
         await park_when_possible(registry, Parking(MACHINE, STATES, math.inf, granted))
@@ -107,7 +107,7 @@ def test_a_lease_that_was_granted_already_is_used_and_one_that_is_gone_replaced(
     scenario(body)
 
 
-def test_a_machine_that_was_taken_for_dead_is_not_brought_back() -> None:
+def test_a_machine_taken_for_dead_is_not_brought_back() -> None:
     async def body(store: FaultyStore, registry: Registry) -> None:
         await store.transact([], [Delete(registry.key(MACHINES, ID)), Delete(registry.key(SYNCED, ID))])
         assert not await park_when_possible(registry, Parking(MACHINE, STATES, math.inf))
@@ -116,7 +116,7 @@ def test_a_machine_that_was_taken_for_dead_is_not_brought_back() -> None:
     scenario(body)
 
 
-def test_a_machine_that_has_been_rebooted_since_is_left_alone() -> None:
+def test_a_machine_rebooted_since_is_left_alone() -> None:
     async def body(store: FaultyStore, registry: Registry) -> None:
         lease = await store.grant(10)
         await store.transact([], [registry.put(Machine(ID, session="s2", boot_id="boot-2"), ID, lease=lease)])
@@ -126,7 +126,7 @@ def test_a_machine_that_has_been_rebooted_since_is_left_alone() -> None:
     scenario(body)
 
 
-def test_a_machine_that_goes_while_it_is_being_parked_leaves_no_lease_behind() -> None:
+def test_a_machine_that_ends_while_it_is_parked_leaves_no_lease() -> None:
     async def body(store: FaultyStore, registry: Registry) -> None:
         store.away = 1
         parking = asyncio.create_task(park_when_possible(registry, Parking(MACHINE, STATES, math.inf)))

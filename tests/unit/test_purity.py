@@ -1,4 +1,4 @@
-"""The pure packages may calculate with dates, and never ask the time: what they import does not tell."""
+"""The pure packages may calculate with dates, and never read a clock. Their imports do not show that."""
 
 import ast
 from pathlib import Path
@@ -18,7 +18,7 @@ def calls_of_clocks(source: str) -> list[str]:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_a_pure_module_asks_no_clock(path: Path) -> None:
+def test_a_pure_module_reads_no_clock(path: Path) -> None:
     assert calls_of_clocks(path.read_text()) == []
 
 

@@ -121,7 +121,7 @@ def test_a_wait_is_rendered_alone(reason: Reason, sentence: str) -> None:
 
 
 @pytest.mark.parametrize("reason", [None, *(row[0] for row in AT_REST)])
-def test_what_does_not_wait_has_no_wait_to_render(reason: Reason | None) -> None:
+def test_a_reason_without_a_wait_renders_no_wait(reason: Reason | None) -> None:
     assert not is_waiting(reason)
     assert render_wait(reason) == ""
 
@@ -130,7 +130,7 @@ def test_a_decision_without_a_reason_renders_as_nothing() -> None:
     assert render(None) == ""
 
 
-def test_an_eviction_is_told_before_the_wait_and_can_be_left_out() -> None:
+def test_an_eviction_is_rendered_before_the_wait_or_left_out() -> None:
     reason = WaitingForStop(M1, TO_M2, Hold.PARKED)
     assert render(reason) == f"not machine m2 on 11111111; waits until it is stopped on 11111111, {PARKED}"
     assert without_eviction(reason) == WaitingForStop(M1, hold=Hold.PARKED)
@@ -138,7 +138,7 @@ def test_an_eviction_is_told_before_the_wait_and_can_be_left_out() -> None:
 
 
 @pytest.mark.parametrize(("rejection", "sentence", "evicted"), REJECTIONS)
-def test_a_rejection_is_rendered_for_any_machine_and_for_the_one_it_evicts_from(
+def test_a_rejection_is_rendered_for_any_machine_and_for_an_evicting_one(
     rejection: Rejection, sentence: str, evicted: str
 ) -> None:
     assert render_rejection(rejection) == sentence

@@ -1,4 +1,4 @@
-"""plan_machine, plan_adoption and report: a table of what follows from what."""
+"""plan_machine, plan_adoption and report: tables of inputs and results."""
 
 import msgspec
 import pytest
@@ -31,7 +31,7 @@ WITHDRAWN = placed(INACTIVE)
 RAN = LastRun(invocation="1", result="success", oneshot=True)
 FORGOTTEN = LastRun(result="success", oneshot=True)
 TABLE = [
-    # A unit that is to go.
+    # A unit that is to be removed.
     ("a_withdrawn_unit_that_runs_is_stopped", WITHDRAWN, here("active"), "Stop"),
     ("a_withdrawn_unit_whose_start_is_queued_is_stopped", WITHDRAWN, here(job=True), "Stop"),
     ("a_stop_under_way_is_not_asked_for_again", WITHDRAWN, here("active", job=True, stop="under way"), ""),
@@ -65,7 +65,7 @@ TABLE = [
     ),
     ("a_loaded_unit_that_became_active_is_left_alone", placed(LOADED), here("active", entry=entry(LOADED)), ""),
     (
-        "what_its_socket_runs_though_it_is_only_loaded_is_stopped_when_somebody_asks_for_that",
+        "a_loaded_unit_run_by_its_socket_is_stopped_on_request",
         placed(LOADED, 6),
         here("active", entry=entry(LOADED)),
         "Stop",
@@ -112,7 +112,7 @@ TABLE = [
     ("a_wish_older_than_the_one_carried_out_is_none", placed(), here("active", entry=entry(LOADED, 6)), ""),
     ("a_file_that_vanished_is_written_and_nothing_else", placed(), here("active", hash_="", entry=entry()), "Write"),
     ("a_file_that_was_edited_is_written_without_a_stop", placed(), here("active", hash_="x", entry=entry()), "Write"),
-    # A start that was written down before fleetd ended.
+    # A start recorded before fleetd ended.
     ("an_intended_start_is_not_repeated_unasked", placed(), here(entry=entry(issued=False)), ""),
     (
         "an_intended_start_that_systemd_knows_nothing_of_is_made",
@@ -155,10 +155,10 @@ TABLE = [
     ),
     ("a_oneshot_whose_job_is_queued_has_not_completed", placed(), here(job=True, entry=entry(), last_run=RAN), ""),
     ("a_completed_oneshot_is_not_run_again", placed(), here(entry=entry(completed=True)), ""),
-    # A unit that may not be here, or that something is wrong with.
+    # A unit that may not be here, or that has an error.
     ("a_refused_unit_is_not_written", placed(), here("active", hash_="", refusal="it would shadow"), ""),
     ("a_unit_that_waits_for_its_retry_is_left_alone", placed(), here(waiting=True), ""),
-    # A unit that was left as it was when the store was restored.
+    # A unit held since the store was restored.
     ("an_adopted_unit_of_another_target_is_left_alone", placed(LOADED), here("active", entry=entry(adopted=True)), ""),
     (
         "an_adopted_unit_of_another_content_is_left_alone",
@@ -179,17 +179,17 @@ TABLE = [
     "1.6.3", "2.1.8", "6.1.3", "6.1.4", "6.1.5", "6.1.6", "6.1.7", "6.1.8", "6.1.9", "6.1.10", "6.1.12", "10.7.9"
 )
 @pytest.mark.parametrize(("placement", "seen", "expected"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
-def test_what_follows_for_one_unit(placement: Placement | None, seen: Observed, expected: str) -> None:
+def test_the_plan_for_one_unit(placement: Placement | None, seen: Observed, expected: str) -> None:
     assert kinds(plan(placement, seen)) == expected.split()
 
 
 @pytest.mark.parametrize("seen", [here("active", entry=entry()), here(), Observed()])
-def test_a_missing_placement_changes_nothing_unless_it_counts(seen: Observed) -> None:
+def test_a_missing_placement_changes_nothing_before_the_acknowledgement(seen: Observed) -> None:
     assert plan(None, seen, removes_unplaced=False) == []
 
 
 @pytest.mark.parametrize("placement", [None, WITHDRAWN, placed(generation=9, text=OLD)])
-def test_a_held_unit_is_left_alone_whatever_is_asked(placement: Placement | None) -> None:
+def test_a_held_unit_is_left_alone_whatever_its_placement(placement: Placement | None) -> None:
     assert plan(placement, here("active", entry=entry()), held=(NAME,)) == []
 
 
@@ -199,7 +199,7 @@ def test_every_action_has_a_reason() -> None:
     assert all(step.reason and step.unit == NAME for step in steps)
 
 
-def test_jobs_come_in_the_order_in_which_systemd_would_do_them_together() -> None:
+def test_jobs_are_ordered_as_in_one_transaction_of_systemd() -> None:
     texts = {"a.service": "[Unit]\nAfter=z.service\n" + NEW, "m.service": NEW, "z.service": NEW}
     placements = {name: Placement("m1", name, text, LAUNCHED, 5) for name, text in texts.items()}
     steps = plan_machine(Desired(placements), dict.fromkeys(texts, Observed()))
@@ -235,7 +235,7 @@ def test_actions_are_ordered_by_kind_and_by_name() -> None:
     ]
 
 
-def test_after_a_removal_began_the_same_placement_starts_the_unit_again() -> None:
+def test_a_placement_during_a_removal_starts_the_unit_again() -> None:
     [stop] = plan(WITHDRAWN, here("active", entry=entry()))
     assert stop == Stop(NAME, "withdrawn from this machine", STOPPED)
     [start] = plan(placed(), here(entry=STOPPED))
@@ -249,7 +249,7 @@ def test_a_stop_is_repeated_if_fleetd_ended_before_systemd_received_it() -> None
 
 
 @pytest.mark.covers("1.5.5")
-def test_what_is_written_and_recorded_is_what_was_placed() -> None:
+def test_the_placement_is_what_is_written_and_recorded() -> None:
     assert plan(placed(LOADED, 7), here(hash_=OLD_HASH)) == [
         Write(NAME, REPLACED, NEW),
         Record(NAME, "loaded", entry(LOADED, 7)),
@@ -261,7 +261,7 @@ def test_a_completed_oneshot_keeps_the_rest_of_its_entry() -> None:
     assert record == Record(NAME, "the oneshot has completed", entry(completed=True))
 
 
-# What is asked of systemd before a plan.
+# What systemd is asked before a plan.
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_a_completed_oneshot_keeps_the_rest_of_its_entry() -> None:
         (None, here(entry=entry()), False),
     ],
 )
-def test_the_last_run_is_asked_for_only_where_the_plan_turns_on_it(
+def test_the_last_run_is_read_only_if_the_plan_depends_on_it(
     placement: Placement | None, seen: Observed, needed: bool
 ) -> None:
     assert needs_last_run(placement, seen) is needed
@@ -313,7 +313,7 @@ def test_a_placed_unit_is_adopted_with_the_restored_stores_generation() -> None:
     assert plan(placed(LOADED, 3), msgspec.structs.replace(seen, entry=adopted)) == []
 
 
-def test_a_placed_unit_that_is_not_here_is_not_started_by_a_restore() -> None:
+def test_a_restore_starts_no_placed_unit_that_is_not_here() -> None:
     adoption = plan_adoption({NAME: placed(generation=3)}, {NAME: Observed()})
     assert plan(placed(generation=3), Observed(entry=adoption.entries[NAME])) == []
     assert kinds(plan(placed(generation=4), Observed(entry=adoption.entries[NAME]))) == ["Write", "Start"]
@@ -342,20 +342,20 @@ def test_a_unit_being_stopped_at_a_restore_is_adopted_as_stopped(seen: Observed)
 @pytest.mark.parametrize(
     "seen",
     [
-        here("deactivating", entry=entry(generation=90)),  # it ends by itself
+        here("deactivating", entry=entry(generation=90)),  # it stops by itself
         here("deactivating", job=True, entry=entry(generation=90, issued=False)),  # it is to start again
-        here("active", entry=entry(generation=90, stopped=True)),  # fleetd ended before systemd heard of the stop
+        here("active", entry=entry(generation=90, stopped=True)),  # fleetd ended before systemd received the stop
         here("inactive", entry=entry(generation=90)),
         here("failed", entry=entry(generation=90)),
     ],
 )
-def test_what_was_not_being_stopped_at_a_restore_is_taken_as_launched(seen: Observed) -> None:
+def test_a_unit_not_being_stopped_at_a_restore_is_adopted_as_launched(seen: Observed) -> None:
     adopted = plan_adoption({NAME: placed(generation=3)}, {NAME: seen}).entries[NAME]
     assert adopted == entry(LAUNCHED, 3, adopted=True)
 
 
 @pytest.mark.parametrize("placement", [None, WITHDRAWN])
-def test_what_runs_and_is_not_wanted_by_the_restored_store_is_an_orphan(placement: Placement | None) -> None:
+def test_a_running_unit_that_the_restored_store_does_not_want_is_an_orphan(placement: Placement | None) -> None:
     seen = here("active", entry=entry(generation=90))
     adoption = plan_adoption({NAME: placement} if placement else {}, {NAME: seen})
     assert adoption.orphans == (NAME,)
@@ -364,11 +364,11 @@ def test_what_runs_and_is_not_wanted_by_the_restored_store_is_an_orphan(placemen
 
 
 @pytest.mark.parametrize("seen", [here(), Observed(), here("active", hash_="")])
-def test_what_rests_or_is_not_ours_is_no_orphan(seen: Observed) -> None:
+def test_an_inactive_unit_or_one_not_ours_is_no_orphan(seen: Observed) -> None:
     assert plan_adoption({}, {NAME: seen}).orphans == ()
 
 
-def test_after_a_restore_generations_of_units_at_rest_do_not_count() -> None:
+def test_generations_of_inactive_units_do_not_count_after_a_restore() -> None:
     seen = here("inactive", entry=entry(generation=90))
     taken_over = msgspec.structs.replace(seen, entry=plan_adoption({}, {NAME: seen}).entries[NAME])
     assert kinds(plan(placed(generation=4), taken_over)) == ["Start"]
@@ -381,8 +381,8 @@ def test_a_unit_of_the_machines_own_is_not_adopted_at_a_restore() -> None:
 
 
 @pytest.mark.parametrize("active", ["active", "inactive"])
-def test_what_systemd_has_without_a_file_or_an_entry_of_ours_is_not_adopted_and_never_stopped(active: str) -> None:
-    """A mount of the machine's own that somebody has submitted a unit for: /tmp was unmounted so."""
+def test_a_unit_without_our_file_or_entry_is_neither_adopted_nor_stopped(active: str) -> None:
+    """An operator submitted a unit with the name of a mount of the machine, and fleet unmounted /tmp."""
     seen = here(active, hash_="")
     adoption = plan_adoption({NAME: placed(generation=3)}, {NAME: seen})
     assert (adoption.entries, adoption.orphans) == ({}, ())
@@ -410,7 +410,7 @@ def test_a_oneshot_completed_before_a_reboot_is_recorded_and_not_started() -> No
     ]
 
 
-def test_an_orphan_is_one_until_it_stops_or_somebody_asks_for_its_name() -> None:
+def test_an_orphan_is_forgotten_when_it_stops_or_its_name_is_placed() -> None:
     assert is_orphan_still(None, here("active"))
     assert is_orphan_still(WITHDRAWN, here("active"))
     assert not is_orphan_still(None, here("failed"))
@@ -421,13 +421,13 @@ def test_an_orphan_is_one_until_it_stops_or_somebody_asks_for_its_name() -> None
 
 
 @pytest.mark.covers("6.3.4")
-def test_what_was_carried_out_is_reported_with_systemds_words() -> None:
+def test_a_completed_action_is_reported_with_systemds_words() -> None:
     seen = here("active", sub="running", entry=entry(completed=True))
     expected = UnitState("loaded", "active", "running", NEW_HASH, LAUNCHED, 5, completed=True)
     assert report(placed(generation=6), seen) == expected
 
 
-def test_a_unit_is_reported_gone_only_when_nothing_is_left_of_it() -> None:
+def test_a_unit_is_reported_gone_when_nothing_is_left_of_it() -> None:
     gone = UnitState("not-found", "inactive", "dead", generation=5)
     assert report(WITHDRAWN, Observed()) == gone
     still_here = report(WITHDRAWN, here("deactivating", entry=STOPPED))
@@ -436,7 +436,7 @@ def test_a_unit_is_reported_gone_only_when_nothing_is_left_of_it() -> None:
 
 
 @pytest.mark.covers("6.3.5")
-def test_nothing_is_reported_where_nothing_is_and_nothing_was_asked() -> None:
+def test_nothing_is_reported_without_a_unit_and_a_placement() -> None:
     assert report(None, Observed()) is None
     assert report(None, here("active", hash_="")) is None
 
@@ -447,7 +447,7 @@ def test_a_refused_unit_is_reported_without_the_state_of_the_machines_own() -> N
 
 
 @pytest.mark.covers("10.7.10")
-def test_a_start_that_was_not_accepted_is_not_reported_as_carried_out() -> None:
+def test_a_refused_start_is_not_reported_as_carried_out() -> None:
     state = report(placed(), here(entry=entry(issued=False)), error="refused")
     assert state is not None
     assert (state.target, state.generation, state.error) == (LOADED, 0, "refused")

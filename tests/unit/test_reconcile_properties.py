@@ -1,4 +1,4 @@
-"""Properties of what fleet plans for a unit, on a model of a machine in which every step works and every job ends."""
+"""Properties of the plans for one unit, on a model of a machine where every action succeeds and every job ends."""
 
 import msgspec
 import pytest
@@ -53,7 +53,7 @@ class Model:
         self.seen = msgspec.structs.replace(self.seen, **change)
 
     def settle(self, placement: Placement | None) -> None:
-        """Jobs end, and systemd says what it is asked."""
+        """End all jobs, as systemd does."""
         if self.seen.active == "deactivating" or self.seen.stop is StopProgress.UNDER_WAY:
             stop = StopProgress.ENDED if self.seen.stop is StopProgress.UNDER_WAY else self.seen.stop
             self.seen = msgspec.structs.replace(self.seen, active="inactive", job=False, stop=stop)
@@ -100,7 +100,7 @@ operations = st.builds(placed, st.sampled_from(TargetState), generations, st.sam
 
 
 def reach(placement: Placement | None, seen: Observed) -> tuple[Observed, list[Action]]:
-    """The machine after all plans, and the steps it took."""
+    """The machine after all plans, and the actions."""
     model, taken = Model(seen), []
     for _ in range(8):
         model.settle(placement)
@@ -114,15 +114,15 @@ def reach(placement: Placement | None, seen: Observed) -> tuple[Observed, list[A
 
 
 def latest_wish(kept: LedgerEntry | None) -> int:
-    """The generation that was carried out last, or of which the restart has begun."""
+    """The generation that was carried out last, or whose restart has begun."""
     if kept is None:
         return 0
     return max(kept.generation, kept.restarting.generation if kept.restarting else 0)
 
 
 @given(operations | st.none(), machines)
-@example(placed(LAUNCHED, 2, NEW), RESTARTING)  # what is under way ends, and is not enough
-def test_plans_applied_until_nothing_is_left_reach_what_is_asked(placement: Placement | None, seen: Observed) -> None:
+@example(placed(LAUNCHED, 2, NEW), RESTARTING)  # the action in progress ends, and is not enough
+def test_repeated_plans_reach_the_placement(placement: Placement | None, seen: Observed) -> None:
     reached, _ = reach(placement, seen)
     if placement is None or placement.is_withdrawn:
         assert not reached.ours
@@ -135,7 +135,7 @@ def test_plans_applied_until_nothing_is_left_reach_what_is_asked(placement: Plac
 
 @pytest.mark.covers("6.1.11")
 @given(operations | st.none(), machines)
-def test_the_plan_of_a_state_that_was_reached_is_empty(placement: Placement | None, seen: Observed) -> None:
+def test_a_reached_placement_has_an_empty_plan(placement: Placement | None, seen: Observed) -> None:
     reached, _ = reach(placement, seen)
     model = Model(reached)
     model.settle(placement)
@@ -154,7 +154,7 @@ def test_an_unchanged_placement_never_stops_its_unit(placement: Placement, befor
 
 @pytest.mark.covers("10.7.11", "P.8", "R.6")
 @given(st.none() | operations, machines)
-def test_no_file_goes_while_its_unit_runs(placement: Placement | None, seen: Observed) -> None:
+def test_no_file_is_removed_while_its_unit_runs(placement: Placement | None, seen: Observed) -> None:
     model = Model(seen)
     for _ in range(8):
         for step in plan(placement, model.seen):
@@ -166,7 +166,7 @@ def test_no_file_goes_while_its_unit_runs(placement: Placement | None, seen: Obs
 @pytest.mark.covers("R.1")
 @given(operations, machines)
 def test_a_restore_stops_starts_and_writes_nothing(placement: Placement, seen: Observed) -> None:
-    assume(seen.ours or seen.refusal or seen.load == "not-found")  # else systemd refuses to have it written
+    assume(seen.ours or seen.refusal or seen.load == "not-found")  # otherwise systemd refuses to have it written
     adoption = plan_adoption({NAME: placement}, {NAME: seen})
     adopted = msgspec.structs.replace(seen, entry=adoption.entries.get(NAME, seen.entry))
     if seen.busy and not (placement.is_withdrawn and not seen.ours):

@@ -1,4 +1,4 @@
-"""Records of a later fleetd: said to be so, and left as they are by leader, agent and API."""
+"""Records of a later fleetd: reported, and left as they are by leader, agent and API."""
 
 import asyncio
 
@@ -50,7 +50,7 @@ def newer(record: Record) -> bytes:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-def test_a_record_carries_its_format_and_a_newer_one_is_told_apart(kind) -> None:  # type: ignore[no-untyped-def]
+def test_a_newer_record_is_told_by_its_format(kind) -> None:  # type: ignore[no-untyped-def]
     record, names = RECORDS[kind.name]
     key = f"/fleet/{kind.name}/{names}".rstrip("/")
     assert isinstance(kind.decode(KeyValue(key, encode(record), 1, 1)), kind.record)
@@ -65,13 +65,13 @@ def test_a_malformed_record_is_not_taken_for_a_newer_one(value: bytes) -> None:
     assert not isinstance(found.value, NewerRecord)
 
 
-def test_a_record_without_a_format_is_of_the_first() -> None:
+def test_a_record_without_a_format_has_the_first() -> None:
     item = KeyValue("/fleet/units/a.service", b'{"name":"a.service","text":""}', 4, 4)
     assert UNITS.decode(item) == Unit("a.service", "", generation=4)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.name not in ("leader", "usage")], ids=repr)
-def test_a_leader_that_meets_a_newer_record_resigns_and_changes_nothing(kind, caplog) -> None:  # type: ignore[no-untyped-def]
+def test_a_leader_that_reads_a_newer_record_resigns_and_changes_nothing(kind, caplog) -> None:  # type: ignore[no-untyped-def]
     async def scenario() -> None:
         node = Node()
         await node.start()

@@ -1,4 +1,4 @@
-"""What an [X-Fleet] section requires, what it may not combine, and what in it deserves a warning."""
+"""What an [X-Fleet] section requires, which options it may not combine, and which ones cause a warning."""
 
 import math
 
@@ -146,7 +146,7 @@ REQUIRED = [
     "10.5.3",
 )
 @pytest.mark.parametrize(("text", "required"), [case[1:] for case in REQUIRED], ids=[case[0] for case in REQUIRED])
-def test_what_is_required(text, required):
+def test_a_section_is_read_as_requirements(text, required):
     assert parse_requirements(fleet_options(text), WEB) == required
 
 
@@ -158,12 +158,12 @@ def test_a_unit_is_global_if_the_last_value_says_so(value):
 
 @pytest.mark.covers("1.7.8")
 @pytest.mark.parametrize("value", ["", "y", "enabled", "false", "0", "true#", "true\nGlobal=no", "true\nGlobal="])
-def test_anything_else_is_not_global(value):
+def test_any_other_value_is_not_global(value):
     assert not parse_requirements(fleet_options(f"Global={value}"), WEB).is_global
 
 
 @pytest.mark.covers("1.7.5")
-def test_a_deprecated_spelling_of_global_never_was():
+def test_a_deprecated_spelling_of_global_has_no_effect():
     options = fleet_options("X-Global=true")
     assert not parse_requirements(options, WEB).is_global
     assert unknown_requirements(options) == ("X-Global",)
@@ -206,14 +206,14 @@ EXCLUDED = [
     "1.10.2", "1.10.3", "1.10.4", "1.10.5", "1.10.6", "1.10.7", "1.10.8", "1.10.9", "1.10.10", "1.10.11", "2.7.2"
 )
 @pytest.mark.parametrize(("text", "message"), EXCLUDED)
-def test_what_excludes_one_another_is_refused_first_fault_first(text, message):
+def test_conflicting_options_are_refused_with_the_first_error(text, message):
     with pytest.raises(InvalidRequirements) as refusal:
         validate_requirements(fleet_options(text))
     assert str(refusal.value) == message
 
 
 @pytest.mark.parametrize("name", ["MachineOf", "Conflicts", "Replaces"])
-def test_a_list_may_have_so_many_values_and_no_more(name):
+def test_a_list_has_a_maximum_of_values(name):
     values = [f"{name}=u{number}.service" for number in range(MAX_VALUES + 1)]
     validate_requirements(fleet_options("\n".join(values[:-1])))
     with pytest.raises(InvalidRequirements, match=f"{name} has 129 values, and at most 128 are allowed"):
@@ -238,12 +238,12 @@ def test_a_list_may_have_so_many_values_and_no_more(name):
         "Global=no\nFailoverDelay=5min\nConflicts=a*",
     ],
 )
-def test_what_goes_together_is_accepted(text):
+def test_compatible_options_are_accepted(text):
     assert validate_requirements(fleet_options(text)) is None
 
 
 @pytest.mark.covers("1.7.9")
-def test_unknown_options_are_listed_once_by_first_appearance():
+def test_unknown_options_are_listed_once_in_order_of_appearance():
     options = fleet_options("Foo=1\nMachineOf=a\nBar=2\nFoo=3\n[Unit]\nOther=1")
     assert unknown_requirements(options) == ("Foo", "Bar")
 
@@ -262,7 +262,7 @@ ITEMS = st.text(st.characters(exclude_characters='"\n\\%', exclude_categories=["
 
 @pytest.mark.covers("1.8.1")
 @given(st.lists(ITEMS, min_size=1))
-def test_a_quoted_list_is_the_same_as_an_option_an_item(items):
+def test_a_quoted_list_equals_one_option_for_each_item(items):
     listed = [UnitOption("X-Fleet", "MachineOf", " ".join(f'"{item}"' for item in items))]
     one_by_one = [UnitOption("X-Fleet", "MachineOf", item) for item in items]
     assert parse_requirements(listed, WEB) == parse_requirements(one_by_one, WEB)
@@ -294,7 +294,7 @@ def test_a_unit_runs_unless_systemd_says_it_is_inactive_or_failed(active, runs):
 
 
 @pytest.mark.parametrize("kind", ["Conflicts", "Replaces"])
-def test_patterns_that_any_name_may_match_by_how_it_begins_are_few(kind):
+def test_patterns_that_match_any_beginning_are_limited(kind):
     few = "\n".join(f"{kind}=*{number}*" for number in range(MAX_OPEN_PATTERNS))
     validate_requirements(fleet_options(f"{few}\n{kind}=web@*.service db.service"))
     validate_requirements(fleet_options(f"{few}\n{few}"))

@@ -1,4 +1,4 @@
-"""plan_machine where a unit runs and is to run otherwise: nothing, a reload, or a restart; and after every crash."""
+"""plan_machine for a running unit that is to change: nothing, a reload, or a restart; also after every crash."""
 
 import msgspec
 import pytest
@@ -30,7 +30,7 @@ def restarting(invocation: str | None = None, generation: int = 6, **more: objec
     return msgspec.structs.replace(entry(**more), restarting=Restarting(generation, LAUNCHED, invocation))
 
 
-# What an operation does to a unit that runs.
+# What an operation does to a running unit.
 
 
 def test_a_content_change_needing_a_restart_is_recorded_then_restarted() -> None:
@@ -53,7 +53,7 @@ def test_a_content_change_needing_only_a_reload_keeps_the_process() -> None:
     ]
 
 
-def test_a_content_that_means_nothing_to_systemd_keeps_the_process() -> None:
+def test_a_change_without_meaning_to_systemd_keeps_the_process() -> None:
     text = "[X-Fleet]\nConflicts=a.service\n\n" + NEW
     write, reload = plan(placed(text=text), runs())
     assert isinstance(write, Write)
@@ -70,11 +70,11 @@ def test_a_requested_restart_restarts_only_what_was_started_before_it() -> None:
     assert kinds(plan(placed(restart_of=5), runs(entry=LedgerEntry(0, LAUNCHED, NEW_HASH)))) == ["Record"]
 
 
-def test_a_restart_is_not_lost_if_another_operation_comes_right_after_it() -> None:
+def test_a_restart_is_not_lost_if_another_operation_follows_at_once() -> None:
     assert kinds(plan(placed(9, restart_of=5), runs())) == ["Restart"]
 
 
-def test_a_loaded_unit_that_its_socket_runs_is_restarted_and_stays_loaded() -> None:
+def test_a_loaded_unit_run_by_its_socket_is_restarted_and_stays_loaded() -> None:
     seen = runs(entry=entry(LOADED))
     operation = Restarting(6, LOADED)
     assert plan(placed(restart_of=5, target=LOADED), seen) == [
@@ -88,7 +88,7 @@ def test_a_unit_without_its_file_is_restarted_unless_it_runs_as_placed() -> None
     assert kinds(plan(placed(), here("active", hash_="", entry=entry()))) == ["Write", "Reload"]
 
 
-def test_a_content_that_changes_under_one_generation_is_carried_out() -> None:
+def test_a_content_changed_under_one_generation_is_carried_out() -> None:
     assert kinds(plan(placed(5), runs(OLD))) == ["Write", "Restart"]
     assert kinds(plan(placed(5, LIMITED), runs())) == ["Write", "Reload"]
     assert kinds(plan(placed(5), here(hash_=OLD_HASH, entry=entry(hash_=OLD_HASH)))) == ["Write", "Start"]
@@ -113,7 +113,7 @@ def test_a_replaced_unit_that_is_to_be_loaded_only_is_stopped() -> None:
 # After a crash at each point.
 
 
-def test_a_restart_that_was_written_down_and_not_asked_for_is_asked_for() -> None:
+def test_a_recorded_restart_that_was_not_requested_is_requested() -> None:
     due = restarting(hash_=OLD_HASH)
     assert plan(placed(), runs(OLD, entry=due))[1:] == [Restart(NAME, "ExecStart= changed", due)]
     assert kinds(plan(placed(7, OLD), runs(OLD, entry=due))) == ["Record"], "it was never written"
@@ -127,17 +127,17 @@ DONE = Record(NAME, "restarted", entry(generation=6))
 @pytest.mark.parametrize(
     ("seen", "expected"),
     [
-        (runs(last_run=LastRun("old")), "Restart"),  # busy, but with the process of before
-        (runs(last_run=LastRun("old"), job=True), ""),  # a job is queued: its end tells
+        (runs(last_run=LastRun("old")), "Restart"),  # busy, but with the former process
+        (runs(last_run=LastRun("old"), job=True), ""),  # a job is queued: its end decides
         (runs(last_run=LastRun("new")), DONE),
-        (runs(last_run=LastRun("new"), job=True), DONE),  # it starts, and takes its time
+        (runs(last_run=LastRun("new"), job=True), DONE),  # it starts slowly
         (here("failed", last_run=LastRun("new")), DONE),  # it was started, and failed
         (here("failed", last_run=LastRun("old")), "Restart"),  # it failed before
-        (here(last_run=LastRun("")), "Restart"),  # it is gone, and systemd remembers nothing
-        (here(last_run=LastRun(""), job_result="done"), DONE),  # a oneshot that ran
+        (here(last_run=LastRun("")), "Restart"),  # it is gone, and systemd has forgotten it
+        (here(last_run=LastRun(""), job_result="done"), DONE),  # a completed oneshot
         (here(last_run=LastRun(""), job_result="condition"), DONE),
         (runs(last_run=LastRun("old"), job_result="canceled"), "Restart"),
-        (runs(), ""),  # systemd was not asked yet, or has no answer
+        (runs(), ""),  # systemd was not asked, or has not answered
     ],
 )
 def test_a_restart_is_done_when_the_invocation_changed_or_its_job_ended(seen: Observed, expected: str | Record) -> None:
@@ -147,7 +147,7 @@ def test_a_restart_is_done_when_the_invocation_changed_or_its_job_ended(seen: Ob
     assert steps == [expected] if isinstance(expected, Record) else kinds(steps) == expected.split()
 
 
-def test_a_restart_is_finished_before_the_next_placement_is_carried_out() -> None:
+def test_a_restart_is_completed_before_the_next_placement() -> None:
     begun = restarting("old", hash_=OLD_HASH)
     assert plan(placed(8, OLD), runs(entry=begun, last_run=LastRun("new"))) == [DONE]
     assert kinds(plan(placed(8, OLD), runs(entry=begun, last_run=LastRun("old")))) == ["Write", "Restart"]
@@ -162,18 +162,18 @@ def test_a_reload_that_may_not_have_been_made_is_made() -> None:
     assert kinds(plan(placed(5), runs(LIMITED, entry=due))) == ["Write", "Reload"]
 
 
-def test_a_unit_that_is_restarted_is_reported_with_what_was_carried_out_before() -> None:
+def test_during_a_restart_the_former_generation_is_reported() -> None:
     state = report(placed(), here("deactivating", entry=restarting("old")))
     assert state is not None
     assert (state.generation, state.target) == (5, LAUNCHED)
     assert not needs_last_run(placed(), here("active", entry=restarting()))
 
 
-# How a job that started nothing came out.
+# The result of a job that started nothing.
 
 
 @pytest.mark.parametrize("result", ["condition", "assert"])
-def test_a_start_that_systemd_skipped_is_remembered_and_is_no_end_of_a_oneshot(result: str) -> None:
+def test_a_skipped_start_is_recorded_and_is_no_completion_of_a_oneshot(result: str) -> None:
     seen = here(entry=entry(), job_result=result, last_run=LastRun(oneshot=True))
     [record] = plan(placed(5), seen)
     assert record == Record(NAME, f"systemd did not start it ({result})", entry(result=result))
@@ -196,11 +196,11 @@ def test_a_start_that_systemd_skipped_is_remembered_and_is_no_end_of_a_oneshot(r
         (here(job_result="done"), "", ""),
     ],
 )
-def test_a_launched_unit_at_rest_reports_the_result_of_its_job(seen: Observed, refused: str, result: str) -> None:
+def test_an_inactive_launched_unit_reports_the_result_of_its_job(seen: Observed, refused: str, result: str) -> None:
     assert find_result(seen, refused) == result
 
 
-def test_a_start_that_is_asked_for_again_forgets_how_the_last_one_came_out() -> None:
+def test_a_repeated_start_forgets_the_former_result() -> None:
     [start] = plan(placed(), here(entry=entry(result="assert")))
     assert start == Start(NAME, "start requested again", entry(generation=6, issued=False))
 

@@ -1,4 +1,4 @@
-"""How fleetd goes when it is told to."""
+"""How fleetd ends on SIGTERM."""
 
 import pytest
 
@@ -15,7 +15,7 @@ from fleetd.reconciler.shutdown import ShutdownMode, plan_shutdown
         ("restart", True, True, ShutdownMode.LEAVE),
         ("", True, True, ShutdownMode.LEAVE),
         ("", False, True, ShutdownMode.STAY),  # killed by hand: systemd starts it again
-        ("", False, False, ShutdownMode.PARK),  # Ctrl-C at a terminal: nobody starts it again
+        ("", False, False, ShutdownMode.PARK),  # Ctrl-C at a terminal: it is not started again
         ("", True, False, ShutdownMode.LEAVE),
     ],
 )

@@ -1,4 +1,4 @@
-"""How the simulated systemd misbehaves when it is told to. How it behaves is tests/contract/test_systemd*.py's."""
+"""The faults that the simulated systemd has on request. tests/contract/test_systemd*.py cover its normal behaviour."""
 
 import asyncio
 import math
@@ -33,7 +33,7 @@ async def test_a_slow_start_is_activating_until_it_is_done(systemd: SimulatedSys
     assert await state(systemd) == ("active", "running", False)
 
 
-async def test_a_start_that_hangs_can_be_stopped(systemd: SimulatedSystemd) -> None:
+async def test_a_hanging_start_can_be_stopped(systemd: SimulatedSystemd) -> None:
     systemd.behave("web.service", Behaviour(start_s=math.inf))
     await systemd.start("web.service")
     await systemd.stop("web.service")
@@ -60,7 +60,7 @@ async def test_a_start_is_refused_with_the_given_words(systemd: SimulatedSystemd
     assert await state(systemd) == ("active", "running", False)
 
 
-async def test_a_stop_that_hangs_ends_in_a_failure_when_systemd_loses_patience(systemd: SimulatedSystemd) -> None:
+async def test_a_hanging_stop_fails_at_systemds_timeout(systemd: SimulatedSystemd) -> None:
     await systemd.write({"web.service": f"[Service]\nTimeoutStopSec=0.05\n{SLEEPER}"})
     systemd.behave("web.service", Behaviour(stop_s=math.inf))
     await systemd.start("web.service")
@@ -83,7 +83,7 @@ async def test_a_start_during_a_stop_waits_for_its_end(systemd: SimulatedSystemd
     assert systemd.pid("web.service") not in (0, pid)
 
 
-async def test_while_the_bus_is_lost_units_run_on_without_signals(systemd: SimulatedSystemd) -> None:
+async def test_units_run_on_without_signals_while_the_bus_is_lost(systemd: SimulatedSystemd) -> None:
     await systemd.start("web.service")
     await systemd.wait_for_changes()
     pid = systemd.pid("web.service")
@@ -121,7 +121,7 @@ async def test_a_reboot_forgets_files_processes_and_the_session(systemd: Simulat
     assert systemd.pid("web.service") > pid
 
 
-async def test_what_was_to_end_before_a_reboot_does_not_end_after_it(systemd: SimulatedSystemd) -> None:
+async def test_jobs_from_before_a_reboot_do_not_end_after_it(systemd: SimulatedSystemd) -> None:
     await systemd.write({"short.service": "[Service]\nExecStart=/bin/sleep 0.05\n"})
     await systemd.start("short.service")
     systemd.reboot()
@@ -142,7 +142,7 @@ async def test_units_that_require_each_other_start_together(systemd: SimulatedSy
     assert list(systemd.processes()) == ["a.service", "b.service"]
 
 
-async def test_every_call_is_on_record(systemd: SimulatedSystemd) -> None:
+async def test_every_call_is_recorded(systemd: SimulatedSystemd) -> None:
     systemd.calls.clear()
     await systemd.start("web.service")
     await systemd.observe(["web.service", "other.service"])
@@ -152,7 +152,7 @@ async def test_every_call_is_on_record(systemd: SimulatedSystemd) -> None:
     ]
 
 
-async def test_a_machine_that_stops_and_a_job_of_fleetd_itself_are_as_told(systemd: SimulatedSystemd) -> None:
+async def test_a_stopping_machine_and_a_job_of_fleetd_itself_are_as_set(systemd: SimulatedSystemd) -> None:
     systemd.stopping = True
     systemd.set_pending_job("fleet.service", "restart")
     assert await systemd.machine_is_stopping()
@@ -171,12 +171,12 @@ async def test_a_machine_that_stops_and_a_job_of_fleetd_itself_are_as_told(syste
         ("/usr/bin/docker run redis", math.inf, 0),
     ],
 )
-def test_a_command_lasts_and_ends_as_it_says(command: str, lasts_s: float, status: int) -> None:
+def test_a_command_has_the_given_duration_and_result(command: str, lasts_s: float, status: int) -> None:
     program = parse_program("a.service", f"[Service]\nExecStart={command}\n")
     assert (program.lasts_s, program.exit_status) == (lasts_s, status)
 
 
-def test_what_is_no_unit_file_is_a_bad_setting() -> None:
+def test_an_invalid_unit_file_is_a_bad_setting() -> None:
     assert parse_program("a.service", "[Service\n") == Program("service", load="bad-setting")
     assert parse_program("a.service", "[Unit]\n").load == "bad-setting"
     assert parse_program("a.target", "[Unit]\n").load == "loaded"

@@ -1,4 +1,4 @@
-"""The order in which start jobs are queued: what systemd would put first in one transaction comes first."""
+"""The order of start jobs: a unit that systemd would start first in one transaction is queued first."""
 
 import random
 import time
@@ -40,14 +40,12 @@ def unit(*lines: str) -> str:
         ({"nodot": unit("After=z.service"), "z.service": ""}, "nodot z.service"),
     ],
 )
-def test_what_comes_first_is_queued_first(texts: dict[str, str], order: str) -> None:
+def test_the_earlier_unit_is_queued_first(texts: dict[str, str], order: str) -> None:
     assert order_starts(texts) == tuple(order.split())
 
 
 @given(st.permutations(NAMES), st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7), st.booleans()), max_size=20))
-def test_every_relation_holds_where_there_is_no_circle(
-    ranked: list[str], relations: list[tuple[int, int, bool]]
-) -> None:
+def test_every_relation_holds_without_cycles(ranked: list[str], relations: list[tuple[int, int, bool]]) -> None:
     texts = dict.fromkeys(ranked, "[Unit]\n")
     expected = []
     for one, other, is_after in relations:
@@ -59,7 +57,7 @@ def test_every_relation_holds_where_there_is_no_circle(
     assert all(order.index(first) <= order.index(then) for first, then in expected)
 
 
-def test_a_many_of_circles_takes_no_longer_than_its_relations() -> None:
+def test_time_with_many_cycles_grows_with_the_number_of_relations() -> None:
     names = [f"u{number}.service" for number in range(400)]
     random.Random(7).shuffle(names)
     text = unit(*(f"After={' '.join(names[start : start + 40])}" for start in range(0, 400, 40)))

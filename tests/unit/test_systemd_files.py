@@ -1,4 +1,4 @@
-"""The directory of unit files and its links: what lies on the disk after each operation."""
+"""The directory of unit files and its links: the files after each operation."""
 
 import os
 from pathlib import Path
@@ -35,7 +35,7 @@ def test_before_the_first_write_there_are_no_files(files: UnitFiles) -> None:
 
 
 @pytest.mark.covers("5.4.3", "6.2.1")
-def test_a_file_is_readable_by_nobody_else_whatever_the_umask(files: UnitFiles, units: Path) -> None:
+def test_a_file_is_readable_by_its_owner_alone_whatever_the_umask(files: UnitFiles, units: Path) -> None:
     before = os.umask(0)
     try:
         files.put("a.service", TEXT)
@@ -46,7 +46,7 @@ def test_a_file_is_readable_by_nobody_else_whatever_the_umask(files: UnitFiles, 
 
 
 def test_a_directory_that_an_earlier_fleetd_left_open_is_closed(files: UnitFiles, units: Path) -> None:
-    files.close_to_others()  # before there is one
+    files.close_to_others()  # before it exists
     units.mkdir(parents=True)
     units.chmod(0o755)
     files.close_to_others()
@@ -62,9 +62,9 @@ def test_a_file_is_replaced_as_a_whole_and_never_in_place(files: UnitFiles, unit
     assert sorted(os.listdir(units)) == ["a.service"]
 
 
-def test_a_write_that_fails_leaves_the_file_as_it_was(files: UnitFiles, units: Path) -> None:
+def test_a_failed_write_leaves_the_file_as_it_was(files: UnitFiles, units: Path) -> None:
     files.put("a.service", TEXT)
-    (units / ".new").mkdir()  # what is written first cannot be written
+    (units / ".new").mkdir()  # the temporary file cannot be written
     with pytest.raises(OSError, match="Is a directory"):
         files.put("a.service", TEXT * 2)
     assert files.read() == {"a.service": TEXT}
@@ -79,14 +79,14 @@ def test_an_unchanged_file_keeps_its_modification_time(files: UnitFiles, units: 
     assert (units / "a.service").stat().st_mtime_ns > 1
 
 
-def test_a_link_that_was_lost_is_made_again(files: UnitFiles, units: Path, links: Path) -> None:
+def test_a_lost_link_is_made_again(files: UnitFiles, units: Path, links: Path) -> None:
     files.put("a.service", TEXT)
     (links / "a.service").unlink()
     files.put("a.service", TEXT)
     assert os.readlink(links / "a.service") == str(units / "a.service")
 
 
-def test_what_others_put_into_the_runtime_directory_is_left_alone(files: UnitFiles, links: Path) -> None:
+def test_files_of_others_in_the_runtime_directory_are_left_alone(files: UnitFiles, links: Path) -> None:
     links.mkdir(parents=True)
     (links / "theirs.service").write_text("theirs")
     with pytest.raises(
@@ -99,14 +99,14 @@ def test_what_others_put_into_the_runtime_directory_is_left_alone(files: UnitFil
 
 
 @pytest.mark.covers("6.1.3", "10.7.5")
-def test_what_is_no_text_and_what_is_no_unit_read_as_such(files: UnitFiles, units: Path) -> None:
+def test_undecodable_and_invalid_files_read_as_such(files: UnitFiles, units: Path) -> None:
     files.put("b.service", TEXT)
     (units / "a.service").write_bytes(b"\xff\xfe")
     (units / "notes.txt").write_text("no unit")
     assert list(files.read().items()) == [("a.service", ""), ("b.service", TEXT)]
 
 
-def test_a_dropped_file_takes_its_link_along(files: UnitFiles, units: Path, links: Path) -> None:
+def test_a_removed_file_takes_its_link_with_it(files: UnitFiles, units: Path, links: Path) -> None:
     files.put("a.service", TEXT)
     files.drop("a.service")
     assert (os.listdir(units), os.listdir(links)) == ([], [])
@@ -121,14 +121,14 @@ def test_a_name_cannot_lead_out_of_the_directory(files: UnitFiles, tmp_path: Pat
     assert (tmp_path / "precious.service").read_text() == "precious"
 
 
-def test_an_announcement_moves_the_time_that_systemd_looks_at(files: UnitFiles, links: Path) -> None:
+def test_an_announcement_changes_the_time_that_systemd_reads(files: UnitFiles, links: Path) -> None:
     files.put("a.service", TEXT)
     os.utime(links, ns=(1, 1))
     files.touch()
     assert links.stat().st_mtime_ns > 1
 
 
-def test_units_of_others_and_their_templates_are_found_but_ours_are_not(files: UnitFiles, tmp_path: Path) -> None:
+def test_units_of_others_and_their_templates_are_found_and_ours_are_not(files: UnitFiles, tmp_path: Path) -> None:
     system = tmp_path / "lib"
     system.mkdir()
     for name in ("ssh.service", "getty@.service"):
@@ -157,11 +157,11 @@ def test_units_of_others_and_their_templates_are_found_but_ours_are_not(files: U
         ("alias.service", ("alias.service", "a.service")),
     ],
 )
-def test_a_link_tells_whose_names_or_dependencies_it_changes(link: str, units: tuple[str, ...]) -> None:
+def test_a_link_names_the_units_whose_names_or_dependencies_it_changes(link: str, units: tuple[str, ...]) -> None:
     assert units_of_link(link, "a.service") == units
 
 
-def test_an_alias_leads_to_the_units_link_and_a_dependency_to_its_file(
+def test_an_alias_points_to_the_units_link_and_a_dependency_to_its_file(
     files: UnitFiles, units: Path, links: Path
 ) -> None:
     files.put("a.service", TEXT)
@@ -187,7 +187,7 @@ def test_a_link_replaces_nothing_that_is_not_fleets(files: UnitFiles, links: Pat
         assert os.readlink(links / place) == "/lib/systemd/system/theirs.service"
 
 
-def test_a_name_is_its_units_before_it_is_an_alias(files: UnitFiles, units: Path, links: Path) -> None:
+def test_a_units_own_name_comes_before_an_alias(files: UnitFiles, units: Path, links: Path) -> None:
     files.put("a.service", TEXT)
     files.make_link("b.service", "a.service")
     assert files.put("b.service", TEXT) == "a.service"
@@ -198,9 +198,7 @@ def test_a_name_is_its_units_before_it_is_an_alias(files: UnitFiles, units: Path
     assert os.listdir(links) == ["a.service"]
 
 
-def test_links_that_systemd_made_for_an_older_fleetd_are_found_and_replaced(
-    files: UnitFiles, units: Path, links: Path
-) -> None:
+def test_links_made_by_systemd_for_an_older_fleetd_are_replaced(files: UnitFiles, units: Path, links: Path) -> None:
     files.put("a.service", TEXT)
     (links / "x.target.wants").mkdir()
     old = {"b.service": "a.service", "x.target.wants/gone.service": "gone.service"}
@@ -230,7 +228,7 @@ def test_a_mount_units_name_tells_its_mount_point_as_for_systemd_escape(path: st
     assert mount_point(name) == path
 
 
-def test_a_mount_without_a_unit_file_is_the_machines_own(files: UnitFiles) -> None:
+def test_a_mount_without_a_unit_file_belongs_to_the_machine(files: UnitFiles) -> None:
     assert files.foreign_path("proc.mount", []) == "the mount of /proc"
     assert files.foreign_path("nothing-is-here.mount", []) == ""
     files.put("proc.mount", "[Mount]\nWhat=proc\nWhere=/proc\n")
@@ -255,5 +253,5 @@ def test_a_mount_without_a_unit_file_is_the_machines_own(files: UnitFiles) -> No
         ("x" * 249 + ".target", False, False),
     ],
 )
-def test_names_are_taken_as_systemd_takes_them(name: str, is_name: bool, loadable: bool) -> None:
+def test_names_are_accepted_as_by_systemd(name: str, is_name: bool, loadable: bool) -> None:
     assert (is_systemd_name(name), is_loadable(name)) == (is_name, loadable)

@@ -1,4 +1,4 @@
-"""Spans of time in systemd's syntax, and moments as people read them."""
+"""Time spans in systemd's syntax, and times as text."""
 
 import math
 import time
@@ -36,12 +36,12 @@ def test_a_span_is_read_as_systemd_reads_it(text: str, seconds: float) -> None:
 @pytest.mark.parametrize(
     "text", ["", " ", "min", "-5s", "5min,", "5s%i", "1:30", "infinity 5s", "\N{ARABIC-INDIC DIGIT FIVE}s"]
 )
-def test_what_is_no_span_is_refused_with_an_example(text: str) -> None:
+def test_an_invalid_span_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match="is no time span; write one like 90s"):
         parse_time_span(text)
 
 
-def test_a_unit_that_there_is_not_is_named() -> None:
+def test_an_unknown_unit_of_time_is_reported() -> None:
     with pytest.raises(ValueError, match="there is no unit 'MIN'; write us, ms, s, min, h, d or w"):
         parse_time_span("5 MIN")
 
@@ -53,9 +53,9 @@ def test_a_span_beyond_ten_years_is_refused(text: str) -> None:
 
 
 @given(st.integers(0, 4_000_000_000))
-def test_a_moment_is_written_as_every_calendar_does(unix_s: int) -> None:
+def test_a_time_is_written_as_in_the_gregorian_calendar(unix_s: int) -> None:
     assert render_moment(unix_s) == time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(unix_s))
 
 
-def test_a_moment_beyond_the_calendar_is_its_last() -> None:
+def test_a_time_beyond_the_calendar_is_its_last() -> None:
     assert render_moment(1e300) == render_moment(math.inf) == "9999-12-31 23:59:59 UTC"

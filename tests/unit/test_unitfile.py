@@ -1,4 +1,4 @@
-"""Unit files: what is read out of a text, what is written, and what never survives the way there and back."""
+"""Unit files: how a text is read and written, and what cannot be written and read back."""
 
 import hashlib
 from contextlib import suppress
@@ -24,7 +24,7 @@ from fleetd.model.unitfile import (
     without_comments,
 )
 
-# What the original makes of each text: the contract that hashes of stored units stand on.
+# CoreOS fleet's reading of each text: hashes of stored units depend on it.
 HASHES = [
     ("", "da39a3ee5e6b4b0d3255bfef95601890afd80709"),
     ("[Unit]\n", "da39a3ee5e6b4b0d3255bfef95601890afd80709"),
@@ -53,7 +53,7 @@ HASHES = [
     "1.4.3", "1.4.4", "1.4.5", "1.4.7", "1.4.10", "1.4.11", "1.4.12", "1.4.13", "1.4.16", "1.4.18", "1.6.4"
 )
 @pytest.mark.parametrize(("text", "digest"), HASHES)
-def test_a_content_has_the_hash_that_the_original_gives_it(text, digest):
+def test_a_content_has_the_hash_that_coreos_fleet_gives_it(text, digest):
     assert UnitFile.parse(text).hash == digest
 
 
@@ -111,7 +111,7 @@ READ = [
     "10.4.7",
 )
 @pytest.mark.parametrize(("text", "options"), [case[1:] for case in READ], ids=[case[0] for case in READ])
-def test_what_is_read(text, options):
+def test_a_text_is_read_as_options(text, options):
     assert parse_unit_file(text) == tuple(UnitOption(*option) for option in options)
 
 
@@ -141,7 +141,7 @@ ESCAPED = "ends in an escaped backslash: CoreOS fleet took the next line for a p
         ("[S]\nA=b\\\\\n\n", ()),
     ],
 )
-def test_lines_that_are_read_otherwise_than_a_user_may_expect_are_told(text, lines):
+def test_a_line_that_is_read_unexpectedly_is_warned_about(text, lines):
     assert surprising_lines(text) == lines
 
 
@@ -162,7 +162,7 @@ REFUSED = [
 
 @pytest.mark.covers("1.4.2", "1.4.9", "10.4.3")
 @pytest.mark.parametrize(("text", "message", "line"), REFUSED)
-def test_what_is_refused_and_at_which_line(text, message, line):
+def test_an_invalid_text_is_refused_with_its_line(text, message, line):
     with pytest.raises(UnitFileError) as refusal:
         parse_unit_file(text)
     assert (str(refusal.value), refusal.value.line) == (message, line)
@@ -185,7 +185,7 @@ def test_a_line_may_be_as_long_as_the_file(value):
         ("a \\\n", "a \\\n"),
     ],
 )
-def test_a_value_is_freed_of_comments_as_a_file_that_holds_it_would_be(value, read):
+def test_comments_in_a_value_are_dropped_as_in_a_file(value, read):
     assert without_comments(value) == read
     assert parse_unit_file(f"[S]\nA={value}\n\n") == (UnitOption("S", "A", read),)
 
@@ -198,8 +198,8 @@ def test_a_continued_value_is_joined_by_blanks(value, joined):
 
 
 @pytest.mark.covers("1.4.2")
-def test_a_header_that_is_never_closed_is_refused_in_time_that_grows_with_the_text():
-    """Each line of a quarter of a megabyte is looked at once; looking at all of them for each would take minutes."""
+def test_an_unclosed_header_is_refused_in_linear_time():
+    """Each line of a quarter of a megabyte is read once; reading all of them for each would take minutes."""
     with pytest.raises(UnitFileError, match="unable to find end of section"):
         parse_unit_file("[" + "\n" * MAX_UNIT_FILE_BYTES)
 
@@ -238,14 +238,14 @@ def test_no_options_are_the_empty_text():
 
 
 @pytest.mark.covers("1.4.4", "1.4.11", "1.5.1", "1.5.2", "1.6.1", "1.6.2")
-def test_a_unit_file_keeps_the_order_of_its_text_and_hashes_what_it_renders():
+def test_a_unit_file_keeps_its_order_and_hashes_its_rendering():
     unit_file = UnitFile.parse("[A]\nx=1\n[B]\ny=2\n[A]\nz=é")
     assert [option.name for option in unit_file.options] == ["x", "y", "z"]
     assert unit_file.text == "[A]\nx=1\nz=é\n\n[B]\ny=2\n"
     assert unit_file.hash == hashlib.sha1(unit_file.text.encode()).hexdigest()
 
 
-def test_the_first_value_counts_and_an_empty_one_is_not_none():
+def test_the_first_value_counts_even_if_it_is_empty():
     options = parse_unit_file("[X]\nA=0\n[S]\nA=\nA=1\n")
     assert first_value(options, "S", "A") == ""
     assert first_value(options, "S", "a") is None
@@ -293,13 +293,13 @@ def test_an_option_that_a_file_would_change_is_refused_with_the_reason(option, f
         ("1\n[T] B=2", "found garbage after section name 'T': 'B=2'"),
     ],
 )
-def test_an_option_that_could_not_be_read_back_is_refused_in_the_parsers_words(value, message):
+def test_an_option_that_cannot_be_read_back_is_refused_with_the_parsers_error(value, message):
     with pytest.raises(UnitFileError) as refusal:
         check_options([UnitOption("S", "A", value)])
     assert str(refusal.value) == message
 
 
-def test_options_that_make_too_large_a_file_are_refused():
+def test_options_of_a_file_that_is_too_large_are_refused():
     options = [UnitOption("S", "A", "x" * 2000)] * 131
     check_options(options[1:])
     with pytest.raises(UnitFileError, match="the options make a unit file of 262397 bytes"):
@@ -352,12 +352,12 @@ def survives(option):
 
 @pytest.mark.covers("10.4.8")
 @given(OPTIONS)
-def test_an_option_passes_the_check_exactly_if_it_is_read_back_as_it_was(option):
+def test_an_option_is_accepted_exactly_if_it_is_read_back_unchanged(option):
     assert passes(option) == survives(option)
 
 
 @given(st.lists(OPTIONS, max_size=30))
-def test_options_that_pass_one_by_one_are_read_back_together(drawn):
+def test_options_accepted_singly_are_read_back_together(drawn):
     options = list(filter(passes, drawn))
     check_options(options)
     assert parse_unit_file(render_unit_file(options)) == grouped(options)
@@ -368,7 +368,7 @@ def _ends_in_backslash(value):
 
 
 @given(FILES)
-def test_of_what_a_file_holds_only_values_that_end_in_a_backslash_do_not_pass(text):
+def test_only_values_ending_in_a_backslash_are_refused_from_a_file(text):
     options = parse_unit_file(text)
     assert [passes(option) for option in options] == [not _ends_in_backslash(option.value) for option in options]
 

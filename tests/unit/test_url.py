@@ -1,4 +1,4 @@
-"""URLs: what is shown of them, and where they lead."""
+"""URLs: what is shown of them, and which hosts are local."""
 
 import pytest
 

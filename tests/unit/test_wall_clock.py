@@ -1,4 +1,4 @@
-"""A machine whose clock jumps a day forth and back: whole fleetds on a virtual clock, the day of each set at will."""
+"""Wall clocks that jump a day forward and back: whole fleetds on a virtual clock, each with its own wall clock."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -24,17 +24,17 @@ SLEEPER = "[Service]\nExecStart=/bin/sleep infinity\n"
 
 
 class SharedStore(EmbeddedStore):
-    """A store that does not end with a fleetd that does."""
+    """A store that outlives a fleetd that ends."""
 
     async def close(self) -> None:
-        """One of those who share it has ended."""
+        """One user of the store has ended."""
 
     async def end(self) -> None:
         await super().close()
 
 
 class Cluster:
-    """Two machines on one store. `days` is what each machine's own calendar is off by."""
+    """Two machines on one store. `days`: how far each machine's wall clock is off."""
 
     def __init__(self, directory: Path) -> None:
         self.store = SharedStore(":memory:", offload=inline, cluster_id="test")
@@ -86,7 +86,7 @@ def scenario(directory: Path, body: Callable[[Cluster], Awaitable[None]]) -> Non
 
 
 @pytest.mark.covers("S.8")
-def test_a_clock_that_jumps_a_day_forth_and_back_on_any_machine_changes_nothing(tmp_path: Path) -> None:
+def test_a_clock_that_jumps_a_day_on_any_machine_changes_nothing(tmp_path: Path) -> None:
     async def body(cluster: Cluster) -> None:
         before, leader = cluster.processes(), cluster.leader()
         revision = await cluster.store.revision()
@@ -101,7 +101,7 @@ def test_a_clock_that_jumps_a_day_forth_and_back_on_any_machine_changes_nothing(
     scenario(tmp_path, body)
 
 
-def test_a_machine_that_is_lost_while_the_clock_jumps_is_missed_no_sooner_and_no_later(tmp_path: Path) -> None:
+def test_the_loss_of_a_machine_is_noticed_on_time_while_a_clock_jumps(tmp_path: Path) -> None:
     async def body(cluster: Cluster) -> None:
         survivor = cluster.leader()
         (lost,) = [name for name in cluster.nodes if name != survivor]
