@@ -143,7 +143,37 @@ class WaitingForPeer(_Reason, tag="waiting-for-peer", frozen=True, gc=False):
     peer_waits: WaitingForStop | WaitingForRemoval | WaitingForMachine
 
 
-WAITING = WaitingForStop | WaitingForRemoval | WaitingForRoom | WaitingForMachine | WaitingForPeer
+class Unavailability(StrEnum):
+    """Why a member of a group does not count as available."""
+
+    UNPLACED = "unplaced"  # it is on no machine
+    LOST = "lost"  # its machine is absent
+    LEAVING = "leaving"  # its machine leaves
+    UNREPORTED = "unreported"  # its machine has not reported yet that it has carried out its present placement
+    INACTIVE = "inactive"  # it is neither active nor a oneshot that has completed
+    UNPROVEN = "unproven"  # it was asked whether it is healthy, and there is no answer yet
+    UNHEALTHY = "unhealthy"  # it was asked, and is not
+    DISTURBED = "disturbed"  # it is about to be changed or moved
+
+
+class UnavailableMember(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """A member of a group that is not available: a unit, on a machine ('': on none)."""
+
+    unit: str
+    machine: str
+    why: Unavailability
+
+
+class BudgetWait(_Reason, tag="budget", frozen=True, gc=False):
+    """The unit is not disturbed, because as many members of its group are unavailable as may be. `members` are the
+    first of these `unavailable` ones."""
+
+    limit: Count
+    unavailable: Count
+    members: tuple[UnavailableMember, ...]
+
+
+WAITING = WaitingForStop | WaitingForRemoval | WaitingForRoom | WaitingForMachine | WaitingForPeer | BudgetWait
 PeerWait = WaitingForStop | WaitingForRemoval | WaitingForMachine
 Reason = (
     Placed
@@ -156,6 +186,7 @@ Reason = (
     | WaitingForRoom
     | WaitingForMachine
     | WaitingForPeer
+    | BudgetWait
 )
 
 BEST = Placed(Rule.BEST)
@@ -192,6 +223,16 @@ _REJECTIONS = {
 }
 _EMPTY = {RejectionKind.MACHINE_ID: "(empty MachineID)", RejectionKind.NO_PEER: "(empty MachineOf)"}
 _PARKED = "which is parked: its fleetd was stopped"
+_UNAVAILABILITIES = {
+    Unavailability.UNPLACED: "is on no machine",
+    Unavailability.LOST: "is on {}, which is absent",
+    Unavailability.LEAVING: "is on {}, which is leaving",
+    Unavailability.UNREPORTED: "is not reported by {} as it is to be",
+    Unavailability.INACTIVE: "is not active on {}",
+    Unavailability.UNPROVEN: "is not proven yet on {}",
+    Unavailability.UNHEALTHY: "is not healthy on {}",
+    Unavailability.DISTURBED: "is about to be changed on {}",
+}
 _HOLDS = {Hold.PARKED: _PARKED, Hold.ORPHANED: "where it is only kept running since the store was restored"}
 
 
@@ -247,6 +288,10 @@ def render_wait(reason: Reason | None) -> str:
             return f"waits for machine {_short(machine)} to come back, {end}"
         case WaitingForPeer(unit, peer_waits):
             return f"waits for {unit}, which {render_wait(peer_waits)}"
+        case BudgetWait(limit, unavailable, members):
+            listed = [f"{each.unit} {_UNAVAILABILITIES[each.why].format(_short(each.machine))}" for each in members]
+            more = [f"and {unavailable - len(members)} more"] if unavailable > len(members) else []
+            return f"waits: {', '.join([*listed, *more])} (MaxUnavailable={limit})"
     return ""
 
 

@@ -24,6 +24,7 @@ from fleetd.scheduler.actions import (
     WaitForPeer,
     Withdraw,
 )
+from fleetd.scheduler.disruption import DisruptionBudget
 from fleetd.scheduler.failover_delays import NO_DELAYS, START, FailoverDelays, FailoverPolicy, Now
 from fleetd.scheduler.occupancy import Occupancy
 from fleetd.scheduler.snapshot import Snapshot, requirements_of
@@ -44,7 +45,8 @@ class Proposal:
     """What earlier controllers of this pass have proposed, for the later ones to build on. `apply` changes it.
 
     `units` are the plans of the affected units, in order of names. `first` is written before them, `last` after them.
-    `wakeups` are the leader-clock times at which a unit is to be planned again. Call `checkpoint` about once a unit: it
+    `budget` says which units may be disturbed. `wakeups` are the leader-clock times at which a unit is to be planned
+    again. Call `checkpoint` about once a unit: it
     raises where the pass is to be abandoned.
     """
 
@@ -64,6 +66,7 @@ class Proposal:
         self.delays = FailoverDelays(snapshot, policy, now)
         self.checkpoint = checkpoint
         self.units = {name: UnitPlanBuilder.begin(snapshot, name, scope) for name, scope in (scopes or {}).items()}
+        self.budget = DisruptionBudget(snapshot, self.units)
         self.first: list[Write] = []
         self.last: list[Write] = []
         self.turns: dict[str, int] = {}  # units that were given a new machine → in which order
@@ -145,6 +148,7 @@ class Proposal:
                 plan.unplaced = False
             case _:  # FindMachine
                 plan.unplaced = True
+        self.budget.note_change(plan.name)
 
     def _place(self, plan: UnitPlanBuilder, machine: str, reason: Reason | None) -> None:
         assert plan.unit is not None

@@ -12,6 +12,7 @@ import msgspec
 
 from fleetd.model.constraints import Requirements, parse_requirements
 from fleetd.model.content import Content
+from fleetd.model.group import GroupOptions, parse_group_options
 from fleetd.model.machine import Machine, MachineSettings
 from fleetd.model.names import is_template, parse_name, template_of
 from fleetd.model.ordered import Names, Ordered
@@ -41,6 +42,15 @@ def requirements_of(content: Content, name: str) -> Requirements:
         return parse_requirements(content.options(), parse_name(name))
     except UnitFileError:
         return Requirements()
+
+
+@lru_cache(maxsize=1024)
+def _group_options_of(content: Content) -> GroupOptions:
+    """The group options in this content."""
+    try:
+        return parse_group_options(content.options())
+    except UnitFileError:
+        return GroupOptions()
 
 
 def _placed_requirements(content: Content, name: str) -> Requirements:
@@ -82,6 +92,7 @@ class Snapshot:
         self.reported_by: dict[str, Names] = {}  # machine → the units it reports
         self._followers: dict[str, Names] = {}  # peer → the units that name it in MachineOf
         self._sockets: dict[str, Names] = {}  # template → the sockets that start instances of it for connections
+        self._instances: dict[str, Names] = {}  # template → its instances
         self._machines_with: dict[str, Names] = {}  # template → the machines that hold instances of it
         self._requirements: dict[str, Requirements] = {}
         self._machine_index: MachineIndex | None = None
@@ -114,6 +125,17 @@ class Snapshot:
     def sockets(self, template: str) -> Names:
         """The sockets that start instances of this template for connections."""
         return self._sockets.get(template, {})
+
+    def group_units(self, group: str) -> list[str]:
+        """The units of a group (model/group.py), in order: the instances of a template, or the unit of this name."""
+        if is_template(group):
+            return sorted(self._instances.get(group, ()))
+        return [group] if group in self.units else []
+
+    def group_options(self, group: str) -> GroupOptions:
+        """How the units of a group are changed, as its template says, or the first of them if there is none."""
+        unit = next(filter(None, map(self.units.get, (group, *self.group_units(group)[:1]))), None)
+        return _group_options_of(unit.content) if unit else GroupOptions()
 
     def assigned_machine(self, name: str) -> str:
         """The machine that the unit is assigned to, or ''."""
@@ -213,6 +235,9 @@ class Snapshot:
         former = self.units.get(name)
         if former is not None:
             self._index_requirements(name, belongs=False)
+        template = template_of(name)
+        if template and template != name:
+            _mark(self._instances.setdefault(template, {}), name, unit is not None)
         self.text_bytes += size_of(unit.content if unit else None) - size_of(former.content if former else None)
         _set(self.units, name, unit)
         _set(self._requirements, name, _placed_requirements(unit.content, name) if unit else None)

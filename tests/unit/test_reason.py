@@ -15,6 +15,7 @@ from fleetd.model.reason import (
     RESUMED,
     WITH_SOCKETS,
     Absence,
+    BudgetWait,
     Eviction,
     Hold,
     Placed,
@@ -23,6 +24,8 @@ from fleetd.model.reason import (
     RejectionKind,
     Rule,
     Stopping,
+    Unavailability,
+    UnavailableMember,
     WaitingForMachine,
     WaitingForPeer,
     WaitingForRemoval,
@@ -73,6 +76,14 @@ WAITS: list[tuple[Reason, str]] = [
     (
         WaitingForPeer("b.service", WaitingForStop(M1)),
         "waits for b.service, which waits until 11111111 has stopped it",
+    ),
+    (
+        BudgetWait(2, 3, (UnavailableMember("w@1.service", M1, Unavailability.UNPROVEN),)),
+        "waits: w@1.service is not proven yet on 11111111, and 2 more (MaxUnavailable=2)",
+    ),
+    (
+        BudgetWait(1, 1, (UnavailableMember("w@1.service", M1, Unavailability.UNHEALTHY),)),
+        "waits: w@1.service is not healthy on 11111111 (MaxUnavailable=1)",
     ),
 ]
 REJECTIONS = [

@@ -1,0 +1,149 @@
+"""The disruption budget: which units may be stopped or changed now, so that enough of their group stay available.
+
+While MaxUnavailable= members of a group are unavailable, for whatever cause, no available one is disturbed. One budget
+serves all controllers of a pass, so that no two of them disturb the last member that may be.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from fleetd.model.group import GroupOptions, group_of
+from fleetd.model.placement import Placement
+from fleetd.model.reason import BudgetWait, Unavailability, UnavailableMember
+from fleetd.model.unit import TargetState, UnitState
+from fleetd.scheduler.snapshot import Snapshot
+from fleetd.scheduler.unit_plan import UnitPlanBuilder
+
+LISTED = 3  # members that a BudgetWait names
+
+Member = tuple[str, str]  # (unit, machine); '' for a unit that is on no machine
+
+
+class _Group(msgspec.Struct, gc=False):
+    """The members of one group by unit, each with why it is unavailable (None: it is available)."""
+
+    options: GroupOptions
+    units: dict[str, dict[Member, Unavailability | None]]
+    unavailable: int = 0
+    size: int = 0
+
+    def put(self, unit: str, members: dict[Member, Unavailability | None]) -> None:
+        """Set the members that this unit has."""
+        former = self.units.get(unit, {})
+        self.size += len(members) - len(former)
+        self.unavailable += _count_unavailable(members) - _count_unavailable(former)
+        self.units[unit] = members
+
+
+class DisruptionBudget:
+    """The budget of one pass, over a snapshot and the plans of its units. A group is counted when it is first asked
+    for.
+
+    The members of a group are its units whose target is launched: each one where it is assigned, and a global one on
+    each registered machine that holds it.
+    """
+
+    def __init__(self, snapshot: Snapshot, plans: Mapping[str, UnitPlanBuilder]) -> None:
+        self._snapshot = snapshot
+        self._plans = plans
+        self._groups: dict[str, _Group] = {}
+        self._spent: dict[Member, None] = {}
+
+    def may_disturb(self, unit: str, machine: str) -> BudgetWait | None:
+        """None if this unit may be stopped or changed on this machine now, else what it waits for. What is no member,
+        or is unavailable already, costs nothing."""
+        group = self._count(unit)
+        if group.units.get(unit, {}).get((unit, machine), Unavailability.DISTURBED) is not None:
+            return None
+        limit = group.options.unavailable_limit(group.size)
+        if group.unavailable < limit:
+            return None
+        listed = [
+            UnavailableMember(*member, why)
+            for members in group.units.values()
+            if _count_unavailable(members)
+            for member, why in members.items()
+            if why is not None
+        ]
+        return BudgetWait(limit, group.unavailable, tuple(listed[:LISTED]))
+
+    def spend(self, unit: str, machine: str) -> None:
+        """This unit is stopped or changed on this machine: it counts as unavailable for the rest of the pass."""
+        self._spent[unit, machine] = None
+        self.note_change(unit)
+
+    def unavailability(self, unit: str, machine: str) -> Unavailability | None:
+        """Why this unit counts as unavailable on this machine; None if it is available, or no member of its group."""
+        return self._count(unit).units.get(unit, {}).get((unit, machine))
+
+    def note_change(self, unit: str) -> None:
+        """The plan of this unit has changed."""
+        if self._groups and (group := self._groups.get(group_of(unit))):
+            group.put(unit, self._find_members(unit))
+
+    def _count(self, unit: str) -> _Group:
+        """The group of this unit, counted if it is not yet."""
+        name = group_of(unit)
+        group = self._groups.get(name)
+        if group is None:
+            group = self._groups[name] = _Group(self._snapshot.group_options(name), {})
+            for member in self._snapshot.group_units(name):
+                group.put(member, self._find_members(member))
+        return group
+
+    def _find_members(self, name: str) -> dict[Member, Unavailability | None]:
+        """The members that this unit has, each with why it is unavailable."""
+        unit = self._snapshot.units.get(name)
+        if unit is None or unit.target is not TargetState.LAUNCHED:
+            return {}
+        plan = self._plans.get(name)
+        placements = plan.placements if plan else self._snapshot.placements.get(name, {})
+        active = {machine: placement for machine, placement in placements.items() if placement.is_active}
+        if name in self._snapshot.global_units:
+            held = {(name, machine): order for machine, order in active.items() if machine in self._snapshot.machines}
+            return {member: self._find_reason(member, order) for member, order in held.items()}
+        machine = next(iter(active), "")
+        if machine:
+            return {(name, machine): self._find_reason((name, machine), active[machine])}
+        decision = self._snapshot.decisions.get(name)
+        completed = plan.completed if plan else decision.completed if decision else 0
+        return {(name, ""): None if completed == unit.generation else Unavailability.UNPLACED}
+
+    def _find_reason(self, member: Member, placement: Placement) -> Unavailability | None:
+        name, machine = member
+        effective = self._snapshot.effective.get(machine)
+        if member in self._spent:
+            return Unavailability.DISTURBED
+        if effective is None:
+            return Unavailability.LOST
+        if effective.evicts is not None:
+            return Unavailability.LEAVING
+        return judge_member(placement, self._snapshot.states.get(name, {}).get(machine))
+
+
+def judge_member(placement: Placement, state: UnitState | None) -> Unavailability | None:
+    """Why an allocation on a machine that stays is unavailable, by what the machine reports of it; None if it is
+    available."""
+    if state is None or state.outdated or not _is_carried_out(placement, state):
+        return Unavailability.UNREPORTED
+    if state.active not in ("active", "reloading") and not state.completed:
+        return Unavailability.INACTIVE
+    if placement.prove_after_s is None:
+        return None
+    proof = state.proof
+    if proof is None or (proof.generation, proof.hash) != (placement.generation, placement.content.hash):
+        return Unavailability.UNPROVEN
+    return Unavailability.UNHEALTHY if proof.failed else None
+
+
+def _is_carried_out(placement: Placement, state: UnitState) -> bool:
+    """True if the machine reports this placement, or a later one of the unit, as carried out."""
+    if state.generation != placement.generation:
+        return state.generation > placement.generation
+    # Content changes under one generation, too. A file that is missing is written again by the agent.
+    return state.target is placement.target and state.hash in ("", placement.content.hash)
+
+
+def _count_unavailable(members: Mapping[Member, Unavailability | None]) -> int:
+    return sum(why is not None for why in members.values())
