@@ -365,8 +365,8 @@ class SystemdOverDBus:
     async def explain(self, name: str) -> str:
         if not is_loadable(name):
             return INVALID_NAME
-        [(code, words)] = await self._bus.get(name, "Unit.LoadError")
-        ending = Ending(load_error=words if code else "", job_result=self.job_result(name))
+        [(code, message)] = await self._bus.get(name, "Unit.LoadError")
+        ending = Ending(load_error=message if code else "", job_result=self.job_result(name))
         if not code:
             ending = structs.replace(ending, result=(await self.details(name)).result)
         if not code and name.endswith(".service"):

@@ -219,18 +219,18 @@ class SimulatedUnits:
         _check_manual(needed[name].program.manual_start, verb, name)
         return list(needed.values())
 
-    def _gather(self, name: str, asked: str, seen: dict[str, None], needed: dict[str, SimulatedUnit]) -> None:
+    def _gather(self, name: str, request: str, seen: dict[str, None], needed: dict[str, SimulatedUnit]) -> None:
         """Add a unit, after all that it pulls in."""
         seen[name] = None
         unit = self.load(name)
         error = self.load_error(name, unit) or self._behaviour(name).refusal
         if unit is None or error:
-            raise JobRefused(f"{asked}: {error}")
+            raise JobRefused(f"{request}: {error}")
         for other in (*unit.program.requires, *unit.wants):
             wanted_only = other not in unit.program.requires
             if other in seen or (wanted_only and self.load_error(other, self.load(other))):
                 continue
-            self._gather(other, asked, seen, needed)
+            self._gather(other, request, seen, needed)
         needed[name] = unit
 
     def queue_stop(self, unit: SimulatedUnit) -> int:
