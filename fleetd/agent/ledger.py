@@ -16,6 +16,8 @@ import msgspec
 from fleetd.model.decoding import UNREADABLE, Count
 from fleetd.reconciler.actions import LedgerEntry
 
+log = logging.getLogger(__name__)
+
 
 class StoreSeen(msgspec.Struct, frozen=True):
     """The store that this machine last worked with (the name of its epoch), and its highest revision seen."""
@@ -35,8 +37,7 @@ class Ledger:
     cannot be read counts as absent, with a warning.
     """
 
-    def __init__(self, directory: Path, logger: logging.Logger) -> None:
-        self._log = logger
+    def __init__(self, directory: Path) -> None:
         self._units = os.fspath(directory / "started")
         self._store_file, self._orphans_file, self._links_file = (
             os.fspath(directory / name) for name in ("store", "orphans", "links")
@@ -122,7 +123,7 @@ class Ledger:
         except FileNotFoundError:
             return None
         except (OSError, *UNREADABLE) as error:
-            self._log.warning("%s cannot be read and is ignored: %s", path, error)
+            log.warning("%s cannot be read and is ignored: %s", path, error)
             return None
 
 

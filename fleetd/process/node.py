@@ -61,7 +61,7 @@ class HostEnvironment(msgspec.Struct, frozen=True):
     """
 
     runtime: Path
-    open_ledger: Callable[[Path, logging.Logger], Ledger] = Ledger
+    open_ledger: Callable[[Path], Ledger] = Ledger
     own_unit: str = ""
     find_address: Callable[[], str] = lambda: ""
     unix_now: Callable[[], float] = time.time
@@ -94,7 +94,7 @@ class Node:
         loop_time = asyncio.get_running_loop().time
         registry = Registry(store, config.etcd_key_prefix)
         registration = Registration(machine.session, loop_time)
-        ledger = environment.open_ledger(environment.runtime, logging.getLogger("fleetd.agent.ledger"))
+        ledger = environment.open_ledger(environment.runtime)
         epoch = StoreEpoch(registry, machine.id, ledger.store.cluster_id, ledger.store.revision)
         self.agent = Agent(machine.id, registry, systemd, ledger, epoch, registration)
         self.membership = Membership(

@@ -1,7 +1,6 @@
 """One machine for tests: a real agent on an embedded store and a simulated systemd, with a simple membership."""
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -149,7 +148,6 @@ class MachineUnderTest:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.systemd = FaultySystemd()
-        self.log = logging.getLogger("agent-under-test")
         self.sessions = 0
         self.running: asyncio.Task[None] | None = None
         self.use_store("the-cluster")
@@ -164,7 +162,7 @@ class MachineUnderTest:
         self.sessions += 1
         self.registration = Registration(f"session-{self.sessions}", lambda: 0.0)
         self.registration.renew(0.0, TTL_S)
-        self.ledger = Ledger(self.directory, self.log)
+        self.ledger = Ledger(self.directory)
         seen = self.ledger.store
         self.epoch = StoreEpoch(self.registry, MACHINE, seen.cluster_id, seen.revision)
         self.agent = Agent(MACHINE, self.registry, self.systemd, self.ledger, self.epoch, self.registration)

@@ -1,6 +1,5 @@
 """The agent with placements that fleet did not write, and with its own files after a crash of the disk."""
 
-import logging
 from pathlib import Path
 
 import pytest
@@ -83,19 +82,19 @@ GARBAGE = st.binary(max_size=60) | st.sampled_from(
 def test_a_damaged_ledger_is_opened_and_keeps_its_valid_entries(
     tmp_path: Path, entry: bytes, store: bytes, orphans: bytes, cut: int
 ) -> None:
-    ledger = Ledger(tmp_path, logging.getLogger("test"))
+    ledger = Ledger(tmp_path)
     ledger.put("web.service", WEB)
     ledger.put("torn.service", LedgerEntry(9, TargetState.LAUNCHED, "def"))
     torn = tmp_path / "started" / "torn.service"
     torn.write_bytes(torn.read_bytes()[:cut] + entry)
     (tmp_path / "store").write_bytes(store)
     (tmp_path / "orphans").write_bytes(orphans)
-    ledger = Ledger(tmp_path, logging.getLogger("test"))
+    ledger = Ledger(tmp_path)
     assert ledger.get("web.service") == WEB
     ledger.put_store(StoreSeen("one", 5))
     ledger.put_orphans(("a.service",))
     ledger.put("torn.service", WEB)
-    again = Ledger(tmp_path, logging.getLogger("test"))
+    again = Ledger(tmp_path)
     assert (again.store, again.orphans, again.get("torn.service")) == (StoreSeen("one", 5), ("a.service",), WEB)
 
 

@@ -58,7 +58,7 @@ async def test_a_change_that_a_reload_applies_keeps_the_process(machine: Machine
     assert dict(machine.systemd.processes()) == before
     assert [verb for verb, _ in machine.asked_to_act()] == ["write", "reload"]
     await machine.settle()
-    assert machine.ledger.get("base.service") == Ledger(machine.directory, machine.log).get("base.service")
+    assert machine.ledger.get("base.service") == Ledger(machine.directory).get("base.service")
     assert not await machine.systemd.reload_needed(["base.service"])
 
 

@@ -128,7 +128,7 @@ async def test_links_unfinished_at_a_crash_are_completed_at_the_next_start(machi
     await machine.stop()
     await machine.systemd.connect()
     await machine.systemd.link({}, {"b.service": "a.service"})
-    ledger = Ledger(machine.directory, machine.log)
+    ledger = Ledger(machine.directory)
     ledger.put_links({"b.service": "a.service", "gone.service": "a.service"})
     await machine.systemd.link({"gone.service": "a.service"}, {})
     await machine.systemd.close()

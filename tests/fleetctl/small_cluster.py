@@ -1,7 +1,6 @@
 """A cluster of two machines in one event loop: API, leaders and agents over simulated systemds and one store."""
 
 import asyncio
-import logging
 import time
 import uuid
 from collections.abc import Coroutine
@@ -25,7 +24,6 @@ from fleetd.testing.simulated_units import Behaviour
 from tests.fleetctl.background import BackgroundLoop
 
 TTL_S = 10.0
-LOG = logging.getLogger("small cluster")
 
 
 class SmallCluster:
@@ -73,7 +71,7 @@ class SmallCluster:
         runtime.mkdir()
         registration = Registration(number, now)
         epoch = StoreEpoch(registry, number * 32)
-        agent = Agent(number * 32, registry, systemd, Ledger(runtime, LOG), epoch, registration)
+        agent = Agent(number * 32, registry, systemd, Ledger(runtime), epoch, registration)
         membership = Membership(
             Machine(id=number * 32, session=number, address=f"10.0.0.{number}", metadata={"number": number}),
             registry,

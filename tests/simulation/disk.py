@@ -1,6 +1,5 @@
 """A ledger whose writes are moments at which its fleetd can die. The disk is simulated no further."""
 
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +11,8 @@ from fleetd.reconciler.actions import LedgerEntry
 class WatchedLedger(Ledger):
     """Asks `is_fatal` just before and just after each change. A dead fleetd changes nothing."""
 
-    def __init__(self, is_fatal: Callable[[str], bool], directory: Path, logger: logging.Logger) -> None:
-        super().__init__(directory, logger)
+    def __init__(self, is_fatal: Callable[[str], bool], directory: Path) -> None:
+        super().__init__(directory)
         self._is_fatal = is_fatal
 
     def put(self, name: str, entry: LedgerEntry) -> None:

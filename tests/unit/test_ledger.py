@@ -1,6 +1,5 @@
 """The ledger on a real directory: what it keeps across restarts of fleetd, and how it handles broken files."""
 
-import logging
 from pathlib import Path
 
 import pytest
@@ -9,13 +8,12 @@ from fleetd.agent.ledger import Ledger, StoreSeen
 from fleetd.model.unit import TargetState
 from fleetd.reconciler.actions import LedgerEntry
 
-LOG = logging.getLogger("test")
 WEB = LedgerEntry(7, TargetState.LAUNCHED, "abc", issued=False)
 JOB = LedgerEntry(3, TargetState.LAUNCHED, "def", completed=True, adopted=True)
 
 
 def reopened(directory: Path) -> Ledger:
-    return Ledger(directory, LOG)
+    return Ledger(directory)
 
 
 def test_a_new_ledger_is_empty_and_makes_its_directory(tmp_path: Path) -> None:
