@@ -11,7 +11,6 @@ from fleetd.model.decoding import UNREADABLE
 from fleetd.registry.records import MalformedRecord, NewerRecord
 from fleetd.store.protocol import Unavailable
 
-MAX_BODY_BYTES = 2 * 1024 * 1024
 NO_STORE = "fleet server unable to communicate with etcd"
 
 _ENCODER = msgspec.json.Encoder(order="sorted")

@@ -8,7 +8,6 @@ from urllib.parse import quote, urlencode
 from fleetd import metrics
 from fleetd.api import schema
 from fleetd.api.http import (
-    MAX_BODY_BYTES,
     NO_STORE,
     ApiError,
     Request,
@@ -127,8 +126,6 @@ class Api:
             check_caller(request, self._allowed_hosts)
         if (reason := self._not_ready()) and request.path not in _ALWAYS:
             raise ApiError(503, f"{NO_STORE}: {reason}")
-        if len(request.body) > MAX_BODY_BYTES:
-            raise body_too_large()
         if not _is_text(request):
             raise ApiError(400, "path and query must be percent-encoded UTF-8")
         if (clean := _clean_path(request.path)) != request.path:
@@ -183,11 +180,6 @@ class Api:
         if not request.local:
             raise ApiError(403, "only the machine itself may ask for this: run `fleetd leave` there")
         return render_json(await self._leave())
-
-
-def body_too_large() -> ApiError:
-    """The error for a body over the limit; server.py needs it before there is a Request."""
-    return ApiError(413, f"the request body has more than {MAX_BODY_BYTES} bytes")
 
 
 def _refuse_method(path: str, methods: list[str]) -> ApiError:

@@ -13,8 +13,8 @@ from typing import Any
 
 from fleetd import __version__, aiohttp_import, metrics
 from fleetd.api.admission import MAX_CONNECTIONS, OVERLOADED, RETRY_SOON, ConnectionLimiter, RequestBudget
-from fleetd.api.http import MAX_BODY_BYTES, ApiError, Request, Response, render_error
-from fleetd.api.routes import Api, body_too_large
+from fleetd.api.http import ApiError, Request, Response, render_error
+from fleetd.api.routes import Api
 from fleetd.api.sockets import (
     ListenError,
     check_exposure,
@@ -26,6 +26,7 @@ from fleetd.api.sockets import (
 from fleetd.config.options import Address
 
 CLIENT_TIMEOUT_S = 30.0  # for a client to send its request, to send its body, or to read the response
+MAX_BODY_BYTES = 2 * 1024 * 1024
 _IDLE_TIMEOUT_S = 75.0
 _READ_AHEAD_BYTES = 64 * 1024  # per connection
 _BACKLOG = 16  # connections that the loop accepts at once, before the limiter can close the first of them
@@ -288,8 +289,9 @@ async def _read_request(
     incoming: aiohttp_import.BaseRequest, connection: _Connection, budget: RequestBudget
 ) -> Request:
     """The whole request. Raises ApiError if its body is over the limit, alone or together with others."""
+    too_large = ApiError(413, f"the request body has more than {MAX_BODY_BYTES} bytes")
     if (incoming.content_length or 0) > MAX_BODY_BYTES:
-        raise body_too_large()
+        raise too_large
     if (
         incoming.headers.get("Expect", "").lower() == "100-continue"
     ):  # the client waits for this before it sends the body
@@ -299,7 +301,7 @@ async def _read_request(
     async for chunk in incoming.content.iter_any():
         body += chunk
         if len(body) > MAX_BODY_BYTES:
-            raise body_too_large()
+            raise too_large
         if not budget.reserve(len(chunk)):
             raise ApiError(503, OVERLOADED, RETRY_SOON)
     return Request(

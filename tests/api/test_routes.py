@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleetd.api import schema
-from fleetd.api.http import MAX_BODY_BYTES, Request
+from fleetd.api.http import Request
 from fleetd.api.routes import Api
 from fleetd.model.placement import Decision
 from fleetd.model.unit import TargetState, UnitState
@@ -188,11 +188,6 @@ async def test_an_invalid_record_is_reported_with_a_remedy(fleet: Any) -> None:
     assert (await fleet.ask("GET /fleet/v1/units")).body == b"{}"
     edit = [{"op": "remove", "path": "/m1/metadata/k"}]
     assert (await fleet.refused("PATCH /fleet/v1/machines", edit))[0] == 500
-
-
-async def test_a_body_over_the_limit_is_refused(fleet: Any) -> None:
-    for size, status in ((MAX_BODY_BYTES + 1, 413), (MAX_BODY_BYTES, 400)):
-        assert (await fleet.refused("PUT /fleet/v1/units/a.service", b"x" * size))[0] == status
 
 
 # What the daemon provides

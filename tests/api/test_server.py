@@ -11,8 +11,8 @@ import pytest
 
 from contrib.testbed.etcd import free_port
 from fleetd import __version__
-from fleetd.api.http import MAX_BODY_BYTES, Request, Response
-from fleetd.api.server import Server
+from fleetd.api.http import Request, Response
+from fleetd.api.server import MAX_BODY_BYTES, Server
 from fleetd.config.options import Address
 from tests.api.served import LOOPBACK, Client, Echo, ask, serving
 from tests.metrics import Counted
