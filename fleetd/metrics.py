@@ -74,7 +74,11 @@ UNITS = _gauge(
     "current",
 )
 ALLOCATIONS = _gauge("fleet_unit_allocations", "Units on machines, by systemd's active state (leader)", "active")
-MACHINES = _gauge("fleet_machines", "Machines of the cluster, by mode (leader)", "mode")
+MACHINES = _gauge(
+    "fleet_machines",
+    "Machines, by mode; ready ones that are cordoned as cordoned (leader)",
+    "mode",
+)
 
 # The store and its records.
 

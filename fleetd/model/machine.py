@@ -60,13 +60,24 @@ class Machine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format
         return self.id[:SHORT_ID_LENGTH]
 
 
+class Cordon(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A machine takes no new units, but global ones, and keeps those that it has. `why` and `by` (a user's name) are
+    for people, '' where not given; `at` is a Unix time."""
+
+    why: str = ""
+    by: str = ""
+    at: float = 0.0
+
+
 class MachineSettings(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format", tag=FORMAT):
     """What operators set on a machine through the API. Stored under `settings/<machine>` until they delete it.
 
-    `metadata` maps a key to its value; an empty value hides a configured key, as in CoreOS fleet.
+    `metadata` maps a key to its value; an empty value hides a configured key, as in CoreOS fleet. `cordon` is None for
+    a machine that takes new units.
     """
 
     metadata: dict[str, str] = {}
+    cordon: Cordon | None = None
 
 
 def overlay_metadata(

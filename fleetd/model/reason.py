@@ -17,6 +17,7 @@ class RejectionKind(StrEnum):
 
     LEAVING = "leaving"  # the machine leaves the cluster
     PARKED = "parked"  # its fleetd was stopped
+    CORDONED = "cordoned"  # an operator cordoned the machine: it takes only global units (why, '' if not given)
     MACHINE_ID = "machine-id"  # MachineID= asks for another machine (the id asked for)
     METADATA = "metadata"  # the machine has none of the values (key=value|value)
     REFUSED = "refused"  # the machine takes no unit of this name (what it says of itself: "has its own /etc/…")
@@ -212,6 +213,7 @@ _RULES = {
 _REJECTIONS = {
     RejectionKind.LEAVING: "machine is leaving",
     RejectionKind.PARKED: "machine is parked (its fleetd was stopped)",
+    RejectionKind.CORDONED: "machine is cordoned: {}",
     RejectionKind.MACHINE_ID: "not machine {}",
     RejectionKind.METADATA: "metadata {} missing",
     RejectionKind.REFUSED: "machine {}",
@@ -302,6 +304,8 @@ def _render_placed(reason: Placed) -> str:
 
 def render_rejection(rejection: Rejection) -> str:
     """The rejection as a sentence about one machine."""
+    if rejection.kind is RejectionKind.CORDONED and not rejection.subject:
+        return "machine is cordoned"
     return _REJECTIONS[rejection.kind].format(rejection.subject or _EMPTY.get(rejection.kind, ""))
 
 

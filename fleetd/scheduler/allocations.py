@@ -175,7 +175,7 @@ def decide_handover(proposal: Proposal, plan: UnitPlanBuilder, machine: str, sta
     if _is_needed(plan, is_overdue=is_overdue):
         if report.outdated:
             return None  # it may run no more, or be the only one that runs
-        if not rejection(_candidate(proposal, plan, machine)):
+        if not rejection(_candidate(proposal, plan, machine, runs_there=True)):
             return Place(machine, ADOPTED)
     if state is State.ORPHANED:
         return Supersede(machine) if _is_replaced(plan) else None
@@ -257,9 +257,10 @@ def _may_resume(proposal: Proposal, plan: UnitPlanBuilder, machine: str, state: 
     """True if a withdrawn unit may stay on the machine after all: it was started again since, or the agent keeps it
     running."""
     is_started_again = state is State.STOPPING and plan.placements[machine].generation < plan.generation
-    if machine not in plan.snapshot.machines or not (is_started_again or state is State.ORPHANED):
+    is_kept = state is State.ORPHANED
+    if machine not in plan.snapshot.machines or not (is_started_again or is_kept):
         return False
-    return not rejection(_candidate(proposal, plan, machine))
+    return not rejection(_candidate(proposal, plan, machine, runs_there=is_kept))
 
 
 def _wait_for_stop(plan: UnitPlanBuilder, machine: str) -> WaitingForStop:
@@ -270,6 +271,6 @@ def _wait_for_stop(plan: UnitPlanBuilder, machine: str) -> WaitingForStop:
     return WaitingForStop(machine, because, hold)
 
 
-def _candidate(proposal: Proposal, plan: UnitPlanBuilder, machine: str) -> Candidate:
+def _candidate(proposal: Proposal, plan: UnitPlanBuilder, machine: str, *, runs_there: bool = False) -> Candidate:
     """The unit as a candidate for this machine."""
-    return Candidate(proposal, plan.name, plan.requirements, machine)
+    return Candidate(proposal, plan.name, plan.requirements, machine, runs_there=runs_there)

@@ -14,7 +14,7 @@ class EffectiveMachine(msgspec.Struct, frozen=True, gc=False):
 
     `rejects` is why it takes no new unit, `evicts` why those that it has must leave it. `may_return`: it leaves because
     it is switched off, and may be back, so that units with a failover delay stay assigned to it. `hold` is why it
-    carries out nothing at present.
+    carries out nothing at present. `cordon` is why it takes only global units.
     """
 
     metadata: dict[str, str]
@@ -22,10 +22,11 @@ class EffectiveMachine(msgspec.Struct, frozen=True, gc=False):
     evicts: Rejection | None = None
     may_return: bool = False
     hold: Hold | None = None
+    cordon: Rejection | None = None
 
     @property
     def accepts_work(self) -> bool:
-        """True if it takes new units."""
+        """True if it takes new units, be it only global ones."""
         return self.rejects is None
 
 
@@ -33,7 +34,8 @@ def effective_machine(machine: Machine, settings: MachineSettings | None) -> Eff
     """The machine as the scheduler sees it. `settings` are those that operators set, if any."""
     metadata = effective_metadata(machine, settings)
     if machine.mode is MachineMode.LEAVING:
-        return EffectiveMachine(metadata, LEAVING, LEAVING, may_return=machine.shuts_down)
+        return EffectiveMachine(metadata, rejects=LEAVING, evicts=LEAVING, may_return=machine.shuts_down)
     if machine.mode is MachineMode.PARKED:
-        return EffectiveMachine(metadata, PARKED, hold=Hold.PARKED)
-    return EffectiveMachine(metadata)
+        return EffectiveMachine(metadata, rejects=PARKED, hold=Hold.PARKED)
+    cordon = settings.cordon if settings else None
+    return EffectiveMachine(metadata, cordon=Rejection(RejectionKind.CORDONED, cordon.why) if cordon else None)

@@ -13,13 +13,15 @@ from fleetd.scheduler.snapshot import Snapshot
 
 
 class Candidate(msgspec.Struct, frozen=True, gc=False):
-    """A unit and a machine it may be placed on. `group` are the units that would be placed there with it."""
+    """A unit and a machine it may be placed on. `group` are the units that would be placed there with it. `runs_there`:
+    it runs there already, without being placed there."""
 
     proposal: Proposal
     name: str
     requirements: Requirements
     machine: str
     group: tuple[str, ...] = ()
+    runs_there: bool = False
 
     @property
     def snapshot(self) -> Snapshot:
@@ -30,12 +32,20 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
 NO_SOCKET = Rejection(RejectionKind.NO_SOCKET)
 
 
+def is_on_many(name: str, requirements: Requirements) -> bool:
+    """True for a unit that is placed wherever it fits: a global one, or a template, which is where its sockets are."""
+    return requirements.is_global or is_template(name)
+
+
 # Each rule returns why it does not hold, or None where it does.
 
 
 def accepts_work(candidate: Candidate) -> Rejection | None:
-    """A machine that is leaving or parked takes no new unit."""
-    return candidate.snapshot.effective[candidate.machine].rejects
+    """A machine that is leaving or parked takes no new unit. A cordoned one takes those that are to be on many
+    machines, and keeps what runs there."""
+    effective = candidate.snapshot.effective[candidate.machine]
+    is_exempt = candidate.runs_there or is_on_many(candidate.name, candidate.requirements)
+    return effective.rejects or (None if is_exempt else effective.cordon)
 
 
 def meets_constraints(candidate: Candidate) -> Rejection | None:
@@ -134,9 +144,10 @@ def count_rejections(proposal: Proposal, name: str, here: Iterable[str] = ()) ->
     machine_index = proposal.snapshot.machine_index
     counts: Counter[Rejection] = Counter()
     rest = ~machine_index.mask(here)
+    taking = machine_index.admitting if is_on_many(name, requirements) else machine_index.accepting
     for found, machines in machine_index.rejecting.items():
-        counts[found] = (machines & rest).bit_count()
-    rest &= machine_index.accepting
+        counts[found] = (machines & rest & ~taking).bit_count()
+    rest &= taking
     for found, machines in machine_index.rejections(requirements):
         counts[found] = (machines & rest).bit_count()
     for machine in machine_index.ids(rest & machine_index.matching(requirements)):

@@ -20,7 +20,8 @@ MAX_KEPT = 10_000  # answers; when there are more, all are dropped and computed 
 class MachineIndex:
     """The registered machines of one snapshot.
 
-    `accepting` are those that take new units; `rejecting` are the others, by why they do not.
+    `accepting` are those that take new units, `admitting` those that take at least global ones; `rejecting` are all
+    that are not accepting, by why.
     """
 
     def __init__(self, machines: Mapping[str, EffectiveMachine]) -> None:
@@ -29,15 +30,17 @@ class MachineIndex:
         self.bits = {machine: 1 << at for at, machine in enumerate(self.machines)}
         self.everywhere: MachineSet = (1 << len(self.machines)) - 1
         self.accepting = self.everywhere
+        self.admitting = self.everywhere
         self.rejecting: dict[Rejection, MachineSet] = {}
         self._ids: dict[str, MachineSet] = {}  # by full and by short id
         self._metadata: dict[tuple[str, str], MachineSet] = {}  # by key and value
         self._answers: dict[tuple[object, object], tuple[MachineSet, Rejections]] = {}
         for machine, bit in self.bits.items():
             effective = machines[machine]
-            if effective.rejects:
+            if why := effective.rejects or effective.cordon:
                 self.accepting ^= bit
-                self.rejecting[effective.rejects] = self.rejecting.get(effective.rejects, 0) | bit
+                self.rejecting[why] = self.rejecting.get(why, 0) | bit
+                self.admitting ^= 0 if effective.accepts_work else bit
             for name in {machine: None, machine[:SHORT_ID_LENGTH]: None}:
                 self._ids[name] = self._ids.get(name, 0) | bit
             for item in effective.metadata.items():
@@ -62,8 +65,8 @@ class MachineIndex:
         return self._answer(requirements)[0]
 
     def accepting_matches(self, requirements: Requirements) -> MachineSet:
-        """Those of them that accept work."""
-        return self.matching(requirements) & self.accepting
+        """Those of them that take this unit, if it is new."""
+        return self.matching(requirements) & (self.admitting if requirements.is_global else self.accepting)
 
     def rejections(self, requirements: Requirements) -> Rejections:
         """The machines that do not meet MachineID= or MachineMetadata=, by the first requirement that they miss."""

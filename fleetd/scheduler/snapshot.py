@@ -186,7 +186,7 @@ class Snapshot:
         return Presence.AWAY if machine in self.away else Presence.DEAD
 
     def accepts_work(self, machine: str) -> bool:
-        """True if the machine is registered and takes new units."""
+        """True if the machine is registered and takes new units, be it only global ones."""
         found = self.effective.get(machine)
         return found is not None and found.accepts_work
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from fleetd.model.machine import Machine, MachineMode
 from fleetd.model.unit import TargetState
 from fleetd.scheduler.snapshot import Snapshot
 from fleetd.scheduler.unit_plan import UnitPlan
@@ -13,8 +14,8 @@ _FAR = list(TargetState)  # from inactive to launched
 
 
 class ClusterStats(msgspec.Struct, frozen=True):
-    """Units by (target, current state), `allocations` by (systemd's active state,), machines by (mode,); without
-    zeros."""
+    """Units by (target, current state), `allocations` by (systemd's active state,), machines by (mode,), where ready
+    ones that are cordoned count as `cordoned`; without zeros."""
 
     units: Mapping[tuple[str, str], int]
     allocations: Mapping[tuple[str], int]
@@ -39,8 +40,13 @@ def count_cluster(snapshot: Snapshot) -> ClusterStats:
             (unit.target.value, current_state(snapshot, name).value) for name, unit in snapshot.units.items()
         ),
         allocations=Counter((state.active,) for states in snapshot.states.values() for state in states.values()),
-        machines=Counter((machine.mode.value,) for machine in snapshot.machines.values()),
+        machines=Counter((_mode(snapshot, machine),) for machine in snapshot.machines.values()),
     )
+
+
+def _mode(snapshot: Snapshot, machine: Machine) -> str:
+    is_cordoned = machine.mode is MachineMode.READY and snapshot.effective[machine.id].cordon is not None
+    return "cordoned" if is_cordoned else machine.mode.value
 
 
 def current_state(snapshot: Snapshot, name: str) -> TargetState:

@@ -12,7 +12,7 @@ import msgspec
 
 from fleetd.leader.mirror import apply_record
 from fleetd.model.content import DropIn
-from fleetd.model.machine import Machine, MachineMode, MachineSettings
+from fleetd.model.machine import Cordon, Machine, MachineMode, MachineSettings
 from fleetd.model.names import matches_glob
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.quota import Usage
@@ -136,7 +136,19 @@ class Cluster:
 
     def settings(self, machine: str, **metadata: str) -> None:
         """An operator sets metadata of a machine."""
-        self.write(SETTINGS, (machine,), MachineSettings(metadata=metadata))
+        self._change_settings(machine, metadata=metadata)
+
+    def cordon(self, machine: str, why: str = "") -> None:
+        """An operator cordons a machine."""
+        self._change_settings(machine, cordon=Cordon(why))
+
+    def uncordon(self, machine: str) -> None:
+        """An operator uncordons a machine."""
+        self._change_settings(machine, cordon=None)
+
+    def _change_settings(self, machine: str, **changes: object) -> None:
+        before = self.snapshot.settings.get(machine, MachineSettings())
+        self.write(SETTINGS, (machine,), msgspec.structs.replace(before, **changes))
 
     def _new_session(self) -> str:
         self.sessions += 1

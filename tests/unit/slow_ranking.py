@@ -33,6 +33,9 @@ def rejection(proposal: Proposal, name: str, machine: str, group: list[str]) -> 
     record = snapshot.machines[machine]
     if record.mode is not MachineMode.READY:
         return "machine is parked (its fleetd was stopped)" if record.mode == "parked" else f"machine is {record.mode}"
+    settings = snapshot.settings.get(machine)
+    if settings and settings.cordon and not required.is_global:
+        return f"machine is cordoned: {settings.cordon.why}"
     if required.machine_id not in (None, record.id, record.short_id):
         return f"not machine {required.machine_id or '(empty MachineID)'}"
     for key, values in required.metadata:

@@ -114,6 +114,14 @@ class Leader(RuleBasedStateMachine):
     def set_metadata(self, machine, role):
         self.cluster.settings(machine, role=role)
 
+    @rule(machine=machines, why=st.sampled_from(("disk", "kernel")))
+    def cordon(self, machine, why):
+        self.cluster.cordon(machine, why)
+
+    @rule(machine=machines)
+    def uncordon(self, machine):
+        self.cluster.uncordon(machine)
+
     @rule(machine=machines, name=anything, outcome=outcomes)
     def reconcile(self, machine, name, outcome):
         if self.is_registered(machine) and self.cluster.snapshot.machines[machine].mode is not MachineMode.PARKED:
@@ -155,6 +163,7 @@ class Leader(RuleBasedStateMachine):
         self.pending = self.cluster.plan(handovers)
         check_evictions(self.cluster, self.pending)
         check_delays(self.cluster, self.pending)
+        check_cordons(self.cluster, self.pending)
 
     @precondition(lambda self: self.pending is not None)
     @rule(interrupted=st.booleans(), share=st.floats(0, 1))
@@ -272,6 +281,19 @@ def check_delays(cluster, plan):
                 assert lost[machine].since_s + delay_s <= cluster.clock_s, f"{name} fails over from {machine} too early"
 
 
+def check_cordons(cluster, plan):
+    """A cordoned machine gets no unit but global ones and those that run there already."""
+    snapshot = cluster.snapshot
+    for unit_plan in plan.units:
+        for placement in unit_plan.placements:
+            name, machine = placement.unit, placement.machine
+            former = snapshot.placements.get(name, {}).get(machine)
+            is_new = placement.is_active and not (former and former.is_active)
+            if is_new and name not in GLOBALS and not snapshot.is_running_on(name, machine):
+                effective = snapshot.effective.get(machine)
+                assert not (effective and effective.cordon), f"{placement} on a cordoned machine"
+
+
 def must_leave(snapshot, name, machine, withdrawn):
     """True if the unit may not stay on the machine. `withdrawn`: the (unit, machine) that the plan withdraws."""
     required = requirements_of(snapshot.units[name].content, name)
@@ -365,7 +387,7 @@ def is_true_wait(snapshot, name):
     machine = reason.machine
     if not is_orphan(snapshot, name, machine):
         return machine in snapshot.away or mode(snapshot, machine) is MachineMode.PARKED
-    candidate = Candidate(Proposal(snapshot), name, snapshot.requirements(name), machine)
+    candidate = Candidate(Proposal(snapshot), name, snapshot.requirements(name), machine, runs_there=True)
     is_to_run = snapshot.units[name].target is LAUNCHED
     stays_away = machine not in snapshot.machines or rejection(candidate) or not is_to_run
     return snapshot.placements[name][machine].is_withdrawn and stays_away

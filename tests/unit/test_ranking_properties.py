@@ -38,6 +38,7 @@ TEXTS = (
 names = st.sampled_from(UNITS)
 machines = st.sampled_from(MACHINES)
 modes = st.sampled_from((MachineMode.READY,) * 6 + (MachineMode.PARKED, MachineMode.LEAVING))
+cordons = st.sampled_from(("",) * 5 + ("disk", "kernel"))
 metadata = st.fixed_dictionaries({"role": st.sampled_from("xyz"), "zone": st.sampled_from("12")})
 texts = st.sampled_from(TEXTS)
 residents = st.tuples(
@@ -51,6 +52,8 @@ def clusters(draw):
     cluster = Cluster()
     for machine, (mode, fields) in draw(st.dictionaries(machines, st.tuples(modes, metadata), max_size=13)).items():
         cluster.machine(machine, mode, **fields)
+        if why := draw(cordons):
+            cluster.cordon(machine, why)
     for name in UNITS:
         cluster.unit(name, draw(texts))
     for name, machine, text, state in draw(st.lists(residents, max_size=25)):

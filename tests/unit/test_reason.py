@@ -93,6 +93,8 @@ REJECTIONS = [
         "machine is parked (its fleetd was stopped)",
         "machine is parked (its fleetd was stopped) on 11111111",
     ),
+    (Rejection(RejectionKind.CORDONED), "machine is cordoned", "machine is cordoned on 11111111"),
+    (Rejection(RejectionKind.CORDONED, "{}"), "machine is cordoned: {}", "machine is cordoned: {} on 11111111"),
     (Rejection(RejectionKind.MACHINE_ID, "m2"), "not machine m2", "not machine m2 on 11111111"),
     (
         Rejection(RejectionKind.MACHINE_ID, ""),

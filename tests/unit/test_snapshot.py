@@ -3,7 +3,7 @@
 import pytest
 
 from fleetd.leader.mirror import apply_record
-from fleetd.model.machine import Machine, MachineMode, MachineSettings
+from fleetd.model.machine import Cordon, Machine, MachineMode, MachineSettings
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.reason import Hold, Rejection, RejectionCount, RejectionKind
 from fleetd.model.unit import Unit, UnitState
@@ -132,6 +132,18 @@ EFFECTIVE = [
 def test_the_effective_machine_follows_mode_and_metadata(machine, expected):
     assert effective_machine(machine, None) == expected
     assert expected.accepts_work is (machine.mode is MachineMode.READY)
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        (MachineMode.READY, EffectiveMachine({}, cordon=Rejection(RejectionKind.CORDONED, "disk"))),
+        (MachineMode.LEAVING, EffectiveMachine({}, LEAVING, LEAVING)),
+        (MachineMode.PARKED, EffectiveMachine({}, PARKED, hold=Hold.PARKED)),
+    ],
+)
+def test_a_cordon_counts_while_the_machine_is_ready(mode, expected):
+    assert effective_machine(Machine("m", mode=mode), MachineSettings(cordon=Cordon("disk", "ann", 7.0))) == expected
 
 
 def test_settings_override_the_metadata_of_a_machine():

@@ -52,13 +52,16 @@ def test_a_global_unit_counts_by_its_least_advanced_allocation(cluster: Cluster)
 
 def test_allocations_are_counted_by_active_state_and_machines_by_mode(cluster: Cluster) -> None:
     cluster.machine("m3", MachineMode.PARKED)
+    cluster.machine("m4")
+    cluster.cordon("m3")
+    cluster.cordon("m4")
     cluster.unit("a.service")
     cluster.unit("b.service")
     cluster.settle()
     cluster.state("b.service", cluster.assigned()["b.service"], "failed")
     stats = count_cluster(cluster.snapshot)
     assert stats.allocations == {("active",): 1, ("failed",): 1}
-    assert stats.machines == {("ready",): 2, ("parked",): 1}
+    assert stats.machines == {("ready",): 2, ("parked",): 1, ("cordoned",): 1}
 
 
 @pytest.mark.covers("10.5.5")

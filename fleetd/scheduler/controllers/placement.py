@@ -69,7 +69,7 @@ def _settle(proposal: Proposal, plan: UnitPlanBuilder) -> None:
 def _settle_on_many(proposal: Proposal, plan: UnitPlanBuilder) -> None:
     """Place the unit on every machine that it fits on."""
     index = proposal.snapshot.machine_index
-    matching = index.accepting_matches(plan.requirements)
+    matching = index.matching(plan.requirements) & index.admitting
     for machine in plan.scoped_machines():
         matches = bool(matching & index.bits[machine])
         proposal.apply(plan, decide_on_many(proposal, plan, machine, matches=matches))
