@@ -17,7 +17,7 @@ from functools import partial
 
 import msgspec
 
-from fleetctl import log, output
+from fleetctl import output
 from fleetctl.client import Client, open_client, put_operation
 from fleetctl.errors import ClientError, CommandFailed
 from fleetctl.settings import resolve_settings
@@ -155,7 +155,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="only print what would be done")
     parser.add_argument("--move", action="store_true", help="unload each unit in the old cluster before it starts here")
     asked = parser.parse_args(arguments)
-    log.set_up(debug=False)
     try:
         old, new = (open_client(resolve_settings({"endpoint": place}, os.environ)) for place in (asked.old, asked.new))
         migrations = plan_migration(old.units(), new.units(), asked.move)

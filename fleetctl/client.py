@@ -12,8 +12,7 @@ import msgspec
 
 from fleetctl.endpoint import Endpoint, choose_endpoint, tls_context
 from fleetctl.errors import ClientError, CommandFailed, SshFailed
-from fleetctl.log import LOG
-from fleetctl.output import printable
+from fleetctl.output import debug, printable
 from fleetctl.settings import Settings
 from fleetd import __version__
 from fleetd.api import schema
@@ -230,7 +229,7 @@ class Client:
         """One request. Raises ClientError for any status but 2xx."""
         from http.client import HTTPException
 
-        LOG.debug("%s %s%s", method, self._endpoint, path)
+        debug(f"{method} {self._endpoint}{path}")
         kind = {"Content-Type": schema.JSON_TYPE} if body is not None else {}
         try:
             answer = self._transport.request(method, path, body, {**self._headers, **headers, **kind})
@@ -241,7 +240,7 @@ class Client:
             ) from error
         except (OSError, HTTPException) as error:
             raise self._unreachable(error) from error
-        LOG.debug("%s", answer.status)
+        debug(str(answer.status))
         if not 200 <= answer.status < 300:
             raise self._api_error(answer, f"{method} {path.partition('?')[0]}")
         return answer

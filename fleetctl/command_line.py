@@ -115,15 +115,13 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the callback with its own options; global options after the command override those before it."""
-        from fleetctl import log  # imported late: --help does not need it
-
         given = dict(ctx.parent.params) if ctx.parent else {}
         for option in GLOBAL_OPTIONS:
             value = ctx.params.pop(option.name)
             if value is not None:
                 given[option.name] = value
         ctx.obj = resolve_settings(given, os.environ)
-        log.set_up(debug=ctx.obj.debug)
+        output.set_debugging(ctx.obj.debug)
         return super().invoke(ctx)
 
     def get_help(self, ctx: click.Context) -> str:

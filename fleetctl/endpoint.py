@@ -5,8 +5,8 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 import msgspec
 
+from fleetctl import output
 from fleetctl.errors import CommandFailed, cause_of
-from fleetctl.log import LOG
 from fleetctl.settings import DEFAULT_ENDPOINT, Settings
 
 if TYPE_CHECKING:  # slow to import, and --help does not need it
@@ -79,7 +79,7 @@ def choose_endpoint(settings: Settings) -> Endpoint:
     _warn_of_ignored_options(settings)
     first, *others = settings.endpoint.split(",")
     if others:
-        LOG.warning("multiple endpoints given, but only the first (%s) is used", first)
+        output.warning(f"warning: multiple endpoints given, but only the first ({first}) is used")
     return parse_endpoint(first.strip())
 
 
@@ -90,7 +90,7 @@ def _warn_of_ignored_options(settings: Settings) -> None:
         "--experimental-api=false": not settings.experimental_api,
     }
     if options := ", ".join(option for option, is_given in given.items() if is_given):
-        LOG.warning("ignored: %s (fleetctl uses only fleetd's API)", options)
+        output.warning(f"warning: ignored: {options} (fleetctl uses only fleetd's API)")
 
 
 def tls_context(settings: Settings) -> "ssl.SSLContext":

@@ -11,6 +11,7 @@ from fleetctl.errors import CommandFailed
 from fleetd.model.names import visible
 
 TAB = 8
+is_debugging = False
 _HARMLESS = re.compile(r"(\n|\t|\x1b\[[0-9;]*m)")
 
 
@@ -51,6 +52,18 @@ def error(text: str) -> None:
 def warning(text: str) -> None:
     """Print a warning, on stderr."""
     note(terminal.paint(text, terminal.YELLOW, sys.stderr))
+
+
+def debug(text: str) -> None:
+    """Print what --debug asks for, on stderr."""
+    if is_debugging:
+        note(f"debug: {text}")
+
+
+def set_debugging(wanted: bool) -> None:
+    """Print debug lines from now on, or do not."""
+    global is_debugging
+    is_debugging = wanted
 
 
 def printable(text: str) -> str:

@@ -3,15 +3,13 @@
 They are erased when the wait is over, so that the same output remains as in a pipe.
 """
 
-import logging
 import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
-from fleetctl import terminal
-from fleetctl.log import LOG
+from fleetctl import output, terminal
 
 DELAY_S = 0.15  # shorter waits show no progress
 MOST_LINES = 20
@@ -24,8 +22,8 @@ class ProgressLines:
 
     def __init__(self) -> None:
         self._stream = sys.stderr
-        # Debug log lines would garble them.
-        self._is_on = terminal.is_watched(self._stream) and not LOG.isEnabledFor(logging.DEBUG)
+        # Debug lines would garble them.
+        self._is_on = terminal.is_watched(self._stream) and not output.is_debugging
         self._begun = time.monotonic()
         self._drawn: list[int] = []  # widths of the lines on the screen
         self._turns = 0

@@ -1,7 +1,6 @@
 """Terminals: size, width of text, columns that fit, colours. Nothing here affects output into a pipe."""
 
 import os
-import unicodedata
 from collections.abc import Sequence
 from typing import TextIO
 
@@ -37,6 +36,8 @@ def width(text: str) -> int:
     """Columns that the text takes: wide East Asian characters two, combining ones none."""
     if text.isascii():
         return len(text)
+    import unicodedata  # imported late: rarely needed
+
     return sum(
         0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text
     )

@@ -11,7 +11,6 @@ from fleetctl.command_line import BLOCK_ATTEMPTS_HELP, bound_s, missing_option, 
 from fleetctl.commands.start import wait_for
 from fleetctl.commands.submit import apply_creations, plan_creations, resolve_units
 from fleetctl.errors import CommandFailed, failing_as
-from fleetctl.log import LOG
 from fleetctl.remote import Remote
 from fleetctl.selection import expand_patterns, is_active
 from fleetctl.settings import Settings
@@ -99,7 +98,7 @@ def _restart(client: Client, report: schema.UnitReport, bound_s: float) -> int:
             for refusal in client.restart([report.name]).values():
                 raise refusal
     else:
-        LOG.debug("Unit %s does not run: starting it", report.name)
+        output.debug(f"Unit {report.name} does not run: starting it")
         target = TargetState.LAUNCHED
         with failing_as(f"Error setting target state for unit {report.name}: "):
             client.set_target(report.name, target)

@@ -19,7 +19,6 @@ from fleetctl.local_files import (
     parse_arguments,
     read_local_file,
 )
-from fleetctl.log import LOG
 from fleetctl.settings import Settings
 from fleetctl.suggestion import suggest_unit
 from fleetd.api import schema
@@ -234,11 +233,11 @@ def refuse(name: str, content: UnitFile) -> None:
 def warn(name: str, content: UnitFile, *files: LocalFile | None) -> None:
     """Warn of options without effect, and of lines in these files that CoreOS fleet or systemd read differently."""
     for sentence in advise(name, content.options):
-        LOG.warning("Unit %s: %s", name, sentence)
+        output.warning(f"warning: Unit {name}: {sentence}")
     for file in files:
         if file and file.content is content:
             for line, sentence in file.surprises:
-                LOG.warning("Unit %s: line %d of %s %s", name, line, file.path, sentence)
+                output.warning(f"warning: Unit {name}: line {line} of {file.path} {sentence}")
 
 
 def apply_creations(client: Client, creations: Sequence[Creation]) -> Sent:

@@ -18,7 +18,6 @@ import paramiko
 
 from fleetctl import output
 from fleetctl.errors import SshFailed, cause_of
-from fleetctl.log import LOG
 from fleetctl.settings import HostKeyChecking, Settings
 from fleetctl.ssh.channels import CHANNEL_ERRORS
 from fleetctl.ssh.config import Login, plan_login, split_host_port, split_user
@@ -129,7 +128,7 @@ def connect(settings: Settings, login: Login, through: Connection | None = None)
 
 def _connect(settings: Settings, login: Login, through: Connection | None, jump: Connection | None) -> Connection:
     where = str(login) + (f" (through {through.where})" if through else "")
-    LOG.debug("connecting to %s", where)
+    output.debug(f"connecting to {where}")
     stream, peer = _open(login, settings.ssh_timeout_s, through)
     transport = paramiko.Transport(stream)
     try:
@@ -350,7 +349,7 @@ def _log_in(transport: paramiko.Transport, login: Login, where: str) -> None:
     tried: list[str] = []
     ended = ""
     for identity in identities.usable:
-        LOG.debug("trying %s", identity)
+        output.debug(f"trying {identity}")
         tried.append(str(identity))
         try:
             further = transport.auth_publickey(login.user, identity.key)

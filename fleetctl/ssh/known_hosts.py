@@ -14,7 +14,7 @@ from functools import cache
 
 import msgspec
 
-from fleetctl.log import LOG
+from fleetctl import output
 
 SSH_PORT = 22
 _LABELS = {"ssh-rsa": "RSA", "ssh-dss": "DSA"}
@@ -100,7 +100,7 @@ class KnownHosts:
             try:
                 parsed = _parse_line(number, line)
             except ValueError as error:
-                LOG.warning("%s:%d - %s", path, number, error)
+                output.warning(f"warning: {path}:{number} - {error}")
             else:
                 lines += [parsed] if parsed else []
         return cls(path, lines)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from fleetctl import log
 from fleetctl.ssh.known_hosts import Finding, HostKey, KeyStatus, KnownHosts, host_names
 
 KNOWN, UNKNOWN, CHANGED, REVOKED = KeyStatus.KNOWN, KeyStatus.UNKNOWN, KeyStatus.CHANGED, KeyStatus.REVOKED
@@ -130,7 +129,6 @@ def test_the_first_of_several_names_in_the_file_counts(write: Write, keys: list[
 def test_unusable_lines_are_warned_of_and_skipped(
     write: Write, keys: list[HostKey], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    log.set_up(debug=False)
     good = line("web", keys[0])
     kind, encoded = good.split()[1:3]
     known_hosts = write("web", f"web {kind}", f"web {kind} =", f"web ssh-rsa {encoded}", "@revoked web", good)
