@@ -12,7 +12,7 @@ from fleetd.model.unit import TargetState, Unit
 from fleetd.model.unit_option import UnitOption
 from fleetd.model.unitfile import render_unit_file, without_comments
 
-MAX_OPERATIONS = 1000  # in one request
+MAX_UNITS = 1000  # in one request
 NOT_FOUND = "unit does not exist"
 
 
@@ -54,8 +54,8 @@ def parse_put(request: Request, name: str) -> UnitOperation:
 
 def check_names(names: Sequence[str]) -> None:
     """Raises ApiError for too many units in one request, and for one that is named twice."""
-    if len(names) > MAX_OPERATIONS:
-        raise ApiError(413, f"{len(names)} units in one request, and at most {MAX_OPERATIONS} are allowed")
+    if len(names) > MAX_UNITS:
+        raise ApiError(413, f"{len(names)} units in one request, and at most {MAX_UNITS} are allowed")
     seen: set[str] = set()
     for name in names:
         if name in seen:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from copy import copy
 from typing import Generic, TypeVar, cast
@@ -100,11 +100,15 @@ class Reader(KeySpace):
             return {names: every[names] for names in wanted if names in every}
         keys = [self.key(kind, *names) for names in wanted]
         found: dict[Names, R] = {}
+        async for items in self._get_items(keys):
+            found |= await self._decode_all(kind, items)
+        return cast(dict[N, R], found)
+
+    async def _get_items(self, keys: Sequence[str]) -> AsyncIterator[Sequence[KeyValue]]:
+        """Those of these keys that exist, as many at a time as the store reads in one request."""
         for start in range(0, len(keys), MAX_OPERATIONS):
             some = keys[start : start + MAX_OPERATIONS]
-            page = self._note(await self.store.get_many(some, revision=self._revision))
-            found |= await self._decode_all(kind, page.items)
-        return cast(dict[N, R], found)
+            yield self._note(await self.store.get_many(some, revision=self._revision)).items
 
     def _note(self, found: RangeResult) -> RangeResult:
         self._note_read(sum(len(item.value) for item in found.items))
@@ -193,12 +197,7 @@ class Registry(Reader):
         """Those of these machines that are registered, or that have settings or a synced session."""
         kinds: tuple[Kind[Record], ...] = (MACHINES, SETTINGS, SYNCED)
         keys = {self.key(kind, id_): id_ for kind in kinds for id_ in ids}
-        asked = list(keys)
-        known: set[str] = set()
-        for start in range(0, len(asked), MAX_OPERATIONS):
-            found = await self.store.get_many(asked[start : start + MAX_OPERATIONS])
-            known |= {keys[item.key] for item in found.items}
-        return known
+        return {keys[item.key] async for items in self._get_items(list(keys)) for item in items}
 
     # Writes. Each is guarded by what was read, and raises Conflict if that has changed since.
 

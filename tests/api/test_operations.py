@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleetd.api.unit_operations import MAX_OPERATIONS
+from fleetd.api.unit_operations import MAX_UNITS
 from fleetd.model.unit import TargetState
 from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline
@@ -162,8 +162,8 @@ async def test_an_unreadable_record_fails_only_its_own_operation(fleet: Any) -> 
 
 
 async def test_a_request_of_too_many_units_is_refused_as_a_whole(fleet: Any) -> None:
-    operations = [{"name": f"u{number}.service", "options": OPTIONS} for number in range(MAX_OPERATIONS + 1)]
-    message = f"{MAX_OPERATIONS + 1} units in one request, and at most {MAX_OPERATIONS} are allowed"
+    operations = [{"name": f"u{number}.service", "options": OPTIONS} for number in range(MAX_UNITS + 1)]
+    message = f"{MAX_UNITS + 1} units in one request, and at most {MAX_UNITS} are allowed"
     assert await fleet.refused(BATCH, {"operations": operations}) == (413, message)
     assert await fleet.registry.units() == {}
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from fleetd.api.unit_operations import MAX_OPERATIONS
+from fleetd.api.unit_operations import MAX_UNITS
 from fleetd.model.placement import Decision
 from fleetd.model.unit import TargetState, UnitState
 from tests.api.conftest import Fleet
@@ -58,7 +58,7 @@ async def test_an_invalid_request_is_refused_as_a_whole(fleet: Any) -> None:
     await fleet.add_unit("web.service", target="launched")
     before = await fleet.unit("web.service")
     assert (await fleet.refused(RESTART, {"names": ["web.service", "web.service"]}))[0] == 400
-    assert (await fleet.refused(RESTART, {"names": ["a.service"] * (MAX_OPERATIONS + 1)}))[0] == 413
+    assert (await fleet.refused(RESTART, {"names": ["a.service"] * (MAX_UNITS + 1)}))[0] == 413
     assert (await fleet.refused(RESTART, {"names": "web.service"}))[0] == 400
     assert (await fleet.refused(RESTART, {"names": ["web.service"]}, headers=()))[0] == 415
     assert (await fleet.refused("GET /fleet/v2/restart"))[0] == 405
