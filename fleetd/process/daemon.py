@@ -19,7 +19,7 @@ from typing import IO
 import msgspec
 
 from fleetd import __version__
-from fleetd.agent import Agent
+from fleetd.agent.agent import Agent
 from fleetd.aio import first_of
 from fleetd.api.server import Server
 from fleetd.api.sockets import ListenError, inherited_sockets

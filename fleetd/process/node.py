@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from fleetd import metrics
-from fleetd.agent import Agent
+from fleetd.agent.agent import Agent
 from fleetd.agent.ledger import Ledger
 from fleetd.api import schema
 from fleetd.api.admission import reserve_read, wait_for_listing_slot

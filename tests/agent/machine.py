@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from fleetd.agent import Agent
+from fleetd.agent.agent import Agent
 from fleetd.agent.ledger import Ledger
 from fleetd.membership.registration import Registration
 from fleetd.membership.store_epoch import StoreEpoch

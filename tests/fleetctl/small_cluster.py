@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-from fleetd.agent import Agent
+from fleetd.agent.agent import Agent
 from fleetd.agent.ledger import Ledger
 from fleetd.api.routes import Api
 from fleetd.api.server import Server
