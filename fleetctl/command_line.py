@@ -175,9 +175,9 @@ def new_command(name: str, usage: str = "", **attributes: Any) -> Callable[[Call
     return lambda function: click.command(name, cls=Command, usage=usage, **attributes)(click.pass_obj(function))
 
 
-def flag(*declarations: str, text: str, hidden: bool = False) -> Callable[[Callback], Callback]:
+def flag(*declarations: str, text: str) -> Callable[[Callback], Callback]:
     """A boolean option that is off unless given."""
-    return click.option(*declarations, cls=Flag, default=False, help=text, hidden=hidden)
+    return click.option(*declarations, cls=Flag, default=False, help=text)
 
 
 def blocking_options(function: Callback) -> Callback:

@@ -89,7 +89,7 @@ def indented(text: str) -> str:
     return "\n    ".join([first, *dict.fromkeys(line for line in others if line and line != first)])
 
 
-def short_id(machine: str, full: bool = False) -> str:
+def short_id(machine: str, full: bool) -> str:
     """A machine's id as lists show it."""
     return machine if full else f"{machine[:8]}..."
 

@@ -44,15 +44,13 @@ class Clock(msgspec.Struct, frozen=True):
 CLOCK: ContextVar[Clock] = ContextVar("CLOCK", default=Clock())  # noqa: B039 (it is frozen)
 
 
-def observe(
-    ask: Callable[[], T], bound_s: float, clock: Clock | None = None, due_s: Callable[[], float] = lambda: math.inf
-) -> Iterator[T]:
+def observe(ask: Callable[[], T], bound_s: float, due_s: Callable[[], float] = lambda: math.inf) -> Iterator[T]:
     """Poll `ask` with growing pauses until `bound_s` has passed, and yield its answers, the first at once.
 
     A pause is at least as long as the last answer took, and ends at the time (by the clock) that `due_s` returns.
     Raises ClientError, if it is temporary only after SILENCE_S.
     """
-    clock = clock or CLOCK.get()
+    clock = CLOCK.get()
     deadline = clock.now() + bound_s
     silent_after = min(deadline, clock.now() + SILENCE_S)
     pause_s = FIRST_PAUSE_S
@@ -81,11 +79,11 @@ class Wait:
     Create it after the operations were sent: it waits for the generations that it reads first.
     """
 
-    def __init__(self, client: "Client", target: str, check: Check, clock: Clock | None = None) -> None:
+    def __init__(self, client: "Client", target: str, check: Check) -> None:
         self._client = client
         self._target = target
         self._check = check
-        self._clock = clock or CLOCK.get()
+        self._clock = CLOCK.get()
         self._generations: dict[str, int] = {}
         self._failing_since: dict[str, float] = {}
         self._reached: dict[str, tuple[Reached, float]] = {}  # and when that counts
@@ -101,7 +99,7 @@ class Wait:
         if not names:
             return
         with self._live:
-            for reports in observe(lambda: self._client.reports(self.late), bound_s, self._clock, self._due_s):
+            for reports in observe(lambda: self._client.reports(self.late), bound_s, self._due_s):
                 self._check_all(reports)
                 if not self.late:
                     return
@@ -185,14 +183,12 @@ class Wait:
         return texts[0] if texts else ""
 
 
-def wait_until_gone(
-    client: "Client", names: Collection[str], bound_s: float, clock: Clock | None = None
-) -> Iterator[str]:
+def wait_until_gone(client: "Client", names: Collection[str], bound_s: float) -> Iterator[str]:
     """Yield each destroyed unit as soon as no machine reports it; those that stay until `bound_s` are not yielded."""
     left = list(names)
     notified: set[str] = set()
     with ProgressLines() as live:
-        for held in observe(lambda: client.remains(left), bound_s, clock) if left else ():
+        for held in observe(lambda: client.remains(left), bound_s) if left else ():
             gone = [name for name in left if name not in held]
             if gone:
                 live.clear()

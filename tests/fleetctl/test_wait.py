@@ -1,18 +1,20 @@
 """Waiting for units: how often the API is asked, what is printed, when it ends. The clock advances only by sleeping."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextvars import copy_context
 from types import SimpleNamespace
-from typing import cast
+from typing import TypeVar, cast
 
 import pytest
 
 from fleetctl.client import Client
-from fleetctl.wait import Clock, Wait, observe, wait_until_gone
+from fleetctl.wait import CLOCK, Clock, Wait, observe, wait_until_gone
 from fleetctl.wait_outcome import ACTIVE_S, check_launched
 from fleetd.api.schema import AllocationReport, Cause, UnitReport
 
 M1 = "1" * 32
 AT = "11111111..."
+T = TypeVar("T")
 
 
 class Timeline:
@@ -32,9 +34,18 @@ class Timeline:
         self.asked.append(self.now_s)
         return {name: [seen for since, seen in self.timelines[name] if since <= self.now_s][-1] for name in names}
 
+    def run(self, work: Callable[[], T]) -> T:
+        """Run this by the timeline's clock."""
+
+        def run() -> T:
+            CLOCK.set(self.clock)
+            return work()
+
+        return copy_context().run(run)
+
     def wait(self, bound_s: float = 300.0) -> Wait:
-        wait = Wait(cast(Client, self), "launched", check_launched, self.clock)
-        wait.until(list(self.timelines), bound_s)
+        wait = self.run(lambda: Wait(cast(Client, self), "launched", check_launched))
+        self.run(lambda: wait.until(list(self.timelines), bound_s))
         return wait
 
 
@@ -67,7 +78,7 @@ def test_one_poll_confirms_all_units_of_a_command(capsys: pytest.CaptureFixture[
 
 def test_a_slow_api_is_asked_at_most_half_of_the_time() -> None:
     timeline = Timeline({})
-    answers = list(observe(lambda: timeline.sleep(0.2), 1.0, timeline.clock))
+    answers = timeline.run(lambda: list(observe(lambda: timeline.sleep(0.2), 1.0)))
     assert len(answers) == 3
 
 
@@ -118,7 +129,7 @@ def test_what_a_destroyed_unit_waits_for_is_printed_once(capsys: pytest.CaptureF
     )
     answers = iter([{"a.service": held}] * 5 + [{}])
     client = cast(Client, SimpleNamespace(remains=lambda names: next(answers)))
-    assert list(wait_until_gone(client, ["a.service"], 60.0, Timeline({}).clock)) == ["a.service"]
+    assert Timeline({}).run(lambda: list(wait_until_gone(client, ["a.service"], 60.0))) == ["a.service"]
     assert capsys.readouterr().err == f"Unit a.service {reason}.\n"
 
 
