@@ -96,21 +96,21 @@ def _set_targets(
     plans = [(unit, _plan_unit(unit, created.get(unit.name), verb)) for unit in units]
     operations = [
         schema.UnitOperation(unit.name, desired_state=verb.target)
-        for unit, step in plans
-        if step is Remaining.SET_TARGET
+        for unit, remaining in plans
+        if remaining is Remaining.SET_TARGET
     ]
     with failing_as(f"Error {verb.doing} units: "):
         refused = client.carry_out(operations)
     waited = []
-    for unit, step in plans:
+    for unit, remaining in plans:
         creation = created.get(unit.name)
         is_global = creation.is_global if creation else bool(unit.report and unit.report.is_global)
         if unit.name in refused:
             output.error(f"Error {verb.doing} units: unit {unit.name}: {refused[unit.name]}")
             continue
-        if step in (Remaining.SET_TARGET, Remaining.WAIT_SENT) and (is_global or no_block):
+        if remaining in (Remaining.SET_TARGET, Remaining.WAIT_SENT) and (is_global or no_block):
             output.result(f"Triggered {'global ' * is_global}unit {unit.name} {verb.name}")
-        if step is not Remaining.NOTHING and not is_global:
+        if remaining is not Remaining.NOTHING and not is_global:
             waited.append(unit.name)
     return bool(refused), waited
 
