@@ -11,10 +11,13 @@ from fleetd.leader.slices import in_slices
 from fleetd.model.placement import Decision
 from fleetd.model.unit import UnitState
 from fleetd.registry.records import (
+    APPLIES,
+    COMMANDS,
     DECISIONS,
     LEADER,
     MACHINES,
     PLACEMENTS,
+    ROLLOUTS,
     SETTINGS,
     STATES,
     SYNCED,
@@ -68,7 +71,6 @@ class Mirror:
         self._highest = 0  # the highest revision that the store is known to have had
         self._highest_before = 0  # the same, when the last reading of everything began
         self._arrived = 0  # the last revision in the inbox or in the snapshot; 0 while everything is being read
-        self._restored_at = 0  # the revision at which the last restore of the store was recorded; 0: it never was
         self._inbox: deque[RangeResult | Changes | StoreError] = deque()
         self._wake = asyncio.Event()
         self._reader: asyncio.Task[None] | None = None
@@ -175,7 +177,8 @@ class Mirror:
     async def _load(self, items: deque[KeyValue], revision: int) -> None:
         self.check_not_set_back(self._highest_before, revision)
         snapshot, self.affected = Snapshot(), None
-        self._restored_at = max((item.mod_revision for item in items if item.key == self._history_key), default=0)
+        restored = (item.mod_revision for item in items if item.key == self._history_key)
+        snapshot.restored_at = max(restored, default=0)
         async for item in in_slices(drain(items)):
             self._apply(snapshot, item.key, item, item.mod_revision)
         self.snapshot, self.revision = snapshot, revision
@@ -198,7 +201,7 @@ class Mirror:
         kind, record = change.key.kind, change.record
         if kind is LEADER:
             self._check_leader(change)
-        if isinstance(record, UnitState) and change.revision < self._restored_at:
+        if isinstance(record, UnitState) and change.revision < snapshot.restored_at:
             record = msgspec.structs.replace(record, outdated=True)
         self.affect(apply_record(snapshot, kind, change.key.names, record))
 
@@ -253,6 +256,9 @@ _SETTERS: Mapping[Kind[Record], Callable[..., Affected]] = {
     SYNCED: _set_synced,
     STATES: impact.set_state,
     USAGE: impact.set_usage,
+    ROLLOUTS: impact.set_rollout,
+    COMMANDS: impact.set_command,
+    APPLIES: impact.set_apply,
 }
 
 

@@ -10,6 +10,7 @@ from fleetd.registry.records import (
     DECISIONS,
     MACHINES,
     PLACEMENTS,
+    ROLLOUTS,
     SYNCED,
     KeySpace,
     MalformedRecord,
@@ -19,7 +20,7 @@ from fleetd.registry.records import (
 from fleetd.registry.registry import Registry
 from fleetd.registry.transactions import WriteSet, cut_into_transactions
 from fleetd.scheduler.planner import Plan
-from fleetd.scheduler.proposal import SessionPlan
+from fleetd.scheduler.proposal import RolloutPlan, SessionPlan
 from fleetd.scheduler.unit_plan import UnitPlan
 from fleetd.store.protocol import MAX_OPERATIONS, Comparison, Conflict, Delete, KeyValue, Operation, Put, Unchanged
 
@@ -86,6 +87,9 @@ def write_sets_of(keys: KeySpace, plan: Plan, still_dead: Mapping[str, Compariso
                 yield WriteSet((still_dead[machine],), (Delete(keys.key(SYNCED, machine)),))
             case SessionPlan(machine, str(session)):
                 yield WriteSet((), (keys.put(Synced(session), machine),))
+            case RolloutPlan(group, rollout):
+                key = keys.key(ROLLOUTS, group)
+                yield WriteSet((Unchanged(key, rollout.revision),), (keys.put(rollout, group),))
             case Usage():
                 yield WriteSet((), (keys.put(write),))
 

@@ -23,7 +23,9 @@ class Unit(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_field=
     stop, restart and replace raises; it is never used twice, not even by a unit that is destroyed and created again,
     and is not part of the stored value. `restart_of`: a restart was requested at this generation, so whatever was
     started for this or an earlier generation is restarted (0: none was requested). `dropins` are in order of name; an
-    instance carries those of its template, too.
+    instance carries those of its template, too. `set` is the folder that the unit belongs to, `rollout` the id of the
+    request whose changes reach the unit's group one member after the other ('': at once). `by` is who wrote the unit
+    last, with the remark `note`.
     """
 
     name: str
@@ -32,6 +34,10 @@ class Unit(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_field=
     generation: Count = 0
     restart_of: Count = 0
     dropins: tuple[DropIn, ...] = ()
+    set: str = ""
+    rollout: str = ""
+    by: str = ""
+    note: str = ""
 
     @property
     def content(self) -> Content:

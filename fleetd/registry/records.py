@@ -12,6 +12,7 @@ from fleetd.model.decoding import FORMAT, UNREADABLE
 from fleetd.model.machine import Machine, MachineSettings, is_address
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.quota import Usage
+from fleetd.model.rollout import Apply, Command, Rollout
 from fleetd.model.unit import Unit, UnitState
 from fleetd.store.protocol import KeyValue, Put
 
@@ -33,7 +34,20 @@ class Synced(msgspec.Struct, frozen=True, tag_field="format", tag=FORMAT):
     session: str
 
 
-Record = Unit | MachineSettings | Machine | Placement | Decision | Synced | UnitState | Leader | Usage
+Record = (
+    Unit
+    | MachineSettings
+    | Machine
+    | Placement
+    | Decision
+    | Synced
+    | UnitState
+    | Leader
+    | Usage
+    | Rollout
+    | Command
+    | Apply
+)
 T = TypeVar("T")
 R_co = TypeVar("R_co", bound=Record, covariant=True)
 
@@ -164,8 +178,24 @@ SYNCED = Kind("synced", Synced)
 STATES = Kind("states", UnitState, name_count=2, complete=_complete_state)
 LEADER = Kind("leader", Leader, name_count=0)
 USAGE = Kind("usage", Usage, name_count=0)
+ROLLOUTS = Kind("rollouts", Rollout, complete=lambda rollout, names, revision: replace(rollout, revision=revision))
+COMMANDS = Kind("commands", Command)
+APPLIES = Kind("applies", Apply)
 
-KINDS: tuple[Kind[Record], ...] = (UNITS, SETTINGS, MACHINES, PLACEMENTS, DECISIONS, SYNCED, STATES, LEADER, USAGE)
+KINDS: tuple[Kind[Record], ...] = (
+    UNITS,
+    SETTINGS,
+    MACHINES,
+    PLACEMENTS,
+    DECISIONS,
+    SYNCED,
+    STATES,
+    LEADER,
+    USAGE,
+    ROLLOUTS,
+    COMMANDS,
+    APPLIES,
+)
 _BY_NAME: Mapping[str, Kind[Record]] = {kind.name: kind for kind in KINDS}
 _BY_RECORD: Mapping[type, Kind[Record]] = {kind.record: kind for kind in KINDS}
 _ENCODER = msgspec.json.Encoder()
@@ -175,7 +205,7 @@ def encode(record: Record) -> bytes:
     """The stored value of a record. Revisions are the store's: they are not part of it."""
     if isinstance(record, Unit):
         record = replace(record, generation=0)
-    elif isinstance(record, Decision):
+    elif isinstance(record, Decision | Rollout):
         record = replace(record, revision=0)
     return _ENCODER.encode(record)
 

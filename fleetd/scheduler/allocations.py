@@ -74,8 +74,8 @@ def decide_release(plan: UnitPlanBuilder, machine: str) -> Action | None:
         case State.STOPPED:
             is_refused = plan.is_wanted and plan.snapshot.refusal(plan.name, machine)
             return Decline(machine) if is_refused else Forget(machine)
-        case State.ASSIGNED if plan.unit is not None and placement.content != plan.unit.content:
-            return Keep(machine)
+        case State.ASSIGNED if plan.unit is not None and not plan.held_content(machine):
+            return Keep(machine) if placement.content != plan.unit.content else None
     return None
 
 
@@ -155,7 +155,7 @@ def _why_replaced(proposal: Proposal, plan: UnitPlanBuilder, machine: str) -> Re
 def _replacer(proposal: Proposal, plan: UnitPlanBuilder, machine: str) -> str:
     """The unit on this machine that replaces this one, or ''."""
     occupancy = proposal.occupancy(machine)
-    return min(occupancy.replacing(plan.name, plan.requirements), default="") if occupancy.replaces else ""
+    return min(occupancy.replacing(plan.name, plan.requirements_on(machine)), default="") if occupancy.replaces else ""
 
 
 # After the review of all units: what is left behind, and where the unit goes.
@@ -273,4 +273,4 @@ def _wait_for_stop(plan: UnitPlanBuilder, machine: str) -> WaitingForStop:
 
 def _candidate(proposal: Proposal, plan: UnitPlanBuilder, machine: str, *, runs_there: bool = False) -> Candidate:
     """The unit as a candidate for this machine."""
-    return Candidate(proposal, plan.name, plan.requirements, machine, runs_there=runs_there)
+    return Candidate(proposal, plan.name, plan.requirements_on(machine), machine, runs_there=runs_there)

@@ -124,7 +124,7 @@ def eviction_reason(candidate: Candidate) -> Rejection | None:
 
 def find_stopping(proposal: Proposal, name: str) -> tuple[str, str] | None:
     """For a unit that fits nowhere: (other unit, machine) where only units that are being stopped conflict with it."""
-    requirements = proposal.snapshot.requirements(name)
+    requirements = proposal.requirements(name)
     machine_index = proposal.snapshot.machine_index
     for machine in machine_index.ids(machine_index.accepting_matches(requirements)):
         occupancy = proposal.occupancy(machine)
@@ -140,7 +140,7 @@ def find_stopping(proposal: Proposal, name: str) -> tuple[str, str] | None:
 def count_rejections(proposal: Proposal, name: str, here: Iterable[str] = ()) -> tuple[RejectionCount, ...]:
     """How many machines, except those in `here`, reject the unit for each reason: the most frequent first, then by
     sentence. Rules of MachineIndex are counted without asking each machine."""
-    requirements = proposal.snapshot.requirements(name)
+    requirements = proposal.requirements(name)
     machine_index = proposal.snapshot.machine_index
     counts: Counter[Rejection] = Counter()
     rest = ~machine_index.mask(here)

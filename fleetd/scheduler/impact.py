@@ -4,6 +4,8 @@ Each function makes one change in a snapshot and returns what that affects. The 
 few: planning the affected units has to give what planning all of them gives.
 """
 
+from typing import TypeVar
+
 import msgspec
 
 from fleetd.model.constraints import Requirements
@@ -11,8 +13,11 @@ from fleetd.model.machine import Machine, MachineSettings
 from fleetd.model.ordered import Names
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.quota import Usage
+from fleetd.model.rollout import Apply, Command, Rollout
 from fleetd.model.unit import Unit, UnitState
 from fleetd.scheduler.snapshot import Snapshot
+
+T = TypeVar("T")
 
 
 class Affected(msgspec.Struct):
@@ -116,6 +121,24 @@ def set_usage(snapshot: Snapshot, usage: Usage | None) -> Affected:
     return Affected()
 
 
+def set_rollout(snapshot: Snapshot, group: str, rollout: Rollout | None) -> Affected:
+    """Affects the units that the rollout changes."""
+    _set(snapshot.rollouts, group, rollout)
+    return Affected(dict(snapshot.rolling.get(group, {})))
+
+
+def set_command(snapshot: Snapshot, group: str, command: Command | None) -> Affected:
+    """As set_rollout."""
+    _set(snapshot.commands, group, command)
+    return Affected(dict(snapshot.rolling.get(group, {})))
+
+
+def set_apply(snapshot: Snapshot, rollout: str, apply: Apply | None) -> Affected:
+    """Affects the units that waited for the request to be complete."""
+    _set(snapshot.applies, rollout, apply)
+    return Affected(dict(snapshot.units_of_rollout.get(rollout, {})))
+
+
 # Changes of what the leader has observed.
 
 
@@ -197,6 +220,14 @@ def _is_superseded(snapshot: Snapshot, name: str) -> bool:
 def _session(snapshot: Snapshot, machine: str) -> str | None:
     record = snapshot.machines.get(machine)
     return record.session if record else None
+
+
+def _set(mapping: dict[str, T], key: str, value: T | None) -> None:
+    """Set the value under the key; None deletes it."""
+    if value is None:
+        mapping.pop(key, None)
+    else:
+        mapping[key] = value
 
 
 def _has_suffix(name: str) -> bool:

@@ -11,6 +11,7 @@ import msgspec
 
 from fleetd.scheduler.controllers.failover import fail_over
 from fleetd.scheduler.controllers.placement import place
+from fleetd.scheduler.controllers.rollout import roll_out
 from fleetd.scheduler.controllers.usage import count_usage
 from fleetd.scheduler.decisions import finish
 from fleetd.scheduler.failover_delays import NO_DELAYS, START, FailoverPolicy, Now
@@ -25,6 +26,7 @@ Controller = Callable[[Proposal], float | None]
 
 CONTROLLERS: tuple[Controller, ...] = (
     fail_over,
+    roll_out,
     place,
     count_usage,
 )
@@ -62,7 +64,7 @@ def plan_cluster(
     the plan.
     """
     scopes = affected.scopes() if affected is not None else {}
-    names = snapshot.known_units() if affected is None else snapshot.with_colocated(scopes)
+    names = snapshot.known_units() if affected is None else snapshot.with_rolling(snapshot.with_colocated(scopes))
     proposal = Proposal(
         snapshot, {name: scopes.get(name) for name in names}, now=now, policy=policy, checkpoint=checkpoint
     )

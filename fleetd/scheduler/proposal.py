@@ -10,6 +10,7 @@ from fleetd.model.ordered import Names
 from fleetd.model.placement import Placement
 from fleetd.model.quota import Usage
 from fleetd.model.reason import Eviction, Reason, WaitingForStop, without_eviction
+from fleetd.model.rollout import Rollout
 from fleetd.model.unit import TargetState
 from fleetd.scheduler.actions import (
     Action,
@@ -38,7 +39,14 @@ class SessionPlan(msgspec.Struct, frozen=True):
     session: str | None
 
 
-Write = UnitPlan | SessionPlan | Usage
+class RolloutPlan(msgspec.Struct, frozen=True):
+    """Write the rollout of a group, guarded by the revision of the record that it was planned from."""
+
+    group: str
+    rollout: Rollout
+
+
+Write = UnitPlan | SessionPlan | RolloutPlan | Usage
 
 
 class Proposal:
@@ -78,6 +86,13 @@ class Proposal:
         """Have the unit planned again at this time on the leader's clock, or earlier."""
         self.wakeups[name] = min(at_s, self.wakeups.get(name, at_s))
 
+    def requirements(self, name: str) -> Requirements:
+        """What a known unit requires with the content that it is to have. `requirements_on` of its plan says what a
+        unit on many machines requires on one of them."""
+        plan = self.units.get(name)
+        held = plan.held.get("") if plan is not None and plan.held else None
+        return self.snapshot.requirements(name) if held is None else requirements_of(held, name)
+
     def occupancy(self, machine: str) -> Occupancy:
         """The units placed on the machine, with the proposal."""
         return self._occupancies.get(machine) or self.snapshot.occupancy(machine)
@@ -114,7 +129,7 @@ class Proposal:
             case Place(machine, reason):
                 self._place(plan, machine, reason)
             case Keep(machine):
-                self.occupy(plan.name, machine, plan.requirements)
+                self.occupy(plan.name, machine, plan.requirements_on(machine))
             case Withdraw(machine, because, reruns):
                 plan.eviction = Eviction(machine, because) if because else plan.eviction
                 _leave(plan, machine, reruns=reruns)
@@ -151,24 +166,13 @@ class Proposal:
         self.budget.note_change(plan.name)
 
     def _place(self, plan: UnitPlanBuilder, machine: str, reason: Reason | None) -> None:
-        assert plan.unit is not None
-        unit = plan.unit
-        placement = Placement(
-            machine,
-            plan.name,
-            unit.text,
-            plan.target,
-            unit.generation,
-            completed=plan.completed == plan.generation,
-            restart_of=unit.restart_of,
-            dropins=unit.dropins,
-        )
+        placement = plan.placement_on(machine)
         plan.reason = reason or plan.reason
         plan.unplaced = False
         plan.assigned = machine
         if plan.placements.get(machine) != placement:
             plan.write(placement)
-            self.occupy(plan.name, machine, plan.requirements)
+            self.occupy(plan.name, machine, plan.requirements_on(machine))
 
 
 def _leave(plan: UnitPlanBuilder, machine: str, *, reruns: bool = False) -> None:

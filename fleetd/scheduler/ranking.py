@@ -68,7 +68,7 @@ class Ranking:
     def _fitting(self, names: Sequence[str], group: Sequence[str]) -> Iterator[str]:
         """The machines that take all these units together with the group, the best for the first unit first."""
         along = tuple(group)
-        wanted = [(name, self._snapshot.requirements(name)) for name in names]
+        wanted = [(name, self._proposal.requirements(name)) for name in names]
         may = self._machine_index.everywhere
         for name, requirements in wanted:
             may &= self._machine_index.accepting_matches(requirements)
@@ -102,7 +102,7 @@ class Ranking:
 
     def _would_be_replaced(self, name: str, machine: str) -> bool:
         """True if a unit on this machine would replace this one."""
-        return any(self._proposal.occupancy(machine).replacing(name, self._snapshot.requirements(name)))
+        return any(self._proposal.occupancy(machine).replacing(name, self._proposal.requirements(name)))
 
     def _by_load(self, name: str, machines: MachineSet) -> Iterator[MachineSet]:
         """Group machines by the number of instances of the unit's template, then by the number of units, fewest

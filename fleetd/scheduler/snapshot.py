@@ -12,12 +12,13 @@ import msgspec
 
 from fleetd.model.constraints import Requirements, parse_requirements
 from fleetd.model.content import Content
-from fleetd.model.group import GroupOptions, parse_group_options
+from fleetd.model.group import GroupOptions, group_of, parse_group_options
 from fleetd.model.machine import Machine, MachineSettings
 from fleetd.model.names import is_template, parse_name, template_of
 from fleetd.model.ordered import Names, Ordered
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.quota import Usage, size_of
+from fleetd.model.rollout import Apply, Command, Rollout
 from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.model.unitfile import UnitFileError
 from fleetd.scheduler.allocation_state import Presence
@@ -75,9 +76,13 @@ class Snapshot:
         self.placements: dict[str, dict[str, Placement]] = {}  # unit → machine → placement
         self.states: dict[str, dict[str, UnitState]] = {}  # unit → machine → state
         self.usage: Usage | None = None  # as stored last
+        self.rollouts: dict[str, Rollout] = {}  # by group
+        self.commands: dict[str, Command] = {}  # by group
+        self.applies: dict[str, Apply] = {}  # by id
         # What the leader has observed.
         self.away: frozenset[str] = frozenset()
         self.lost: Mapping[str, MachineLoss] = {}
+        self.restored_at = 0  # the store's revision at which its last restore was recorded; 0: it never was
         self.superseded_since: Mapping[tuple[str, str], float] = {}  # (machine, unit) → leader's clock
         # Indexes.
         self.effective: dict[str, EffectiveMachine] = Ordered()  # registered machines
@@ -90,6 +95,8 @@ class Snapshot:
         self.with_replacers: Names = {}  # machines that hold a unit with Replaces
         self.placed_on: dict[str, Names] = {}  # machine → the units with placements there
         self.reported_by: dict[str, Names] = {}  # machine → the units it reports
+        self.rolling: dict[str, Names] = {}  # group → its units that are changed by a rollout
+        self.units_of_rollout: dict[str, Names] = {}  # id of a rollout → the units that name it
         self._followers: dict[str, Names] = {}  # peer → the units that name it in MachineOf
         self._sockets: dict[str, Names] = {}  # template → the sockets that start instances of it for connections
         self._instances: dict[str, Names] = {}  # template → its instances
@@ -163,6 +170,24 @@ class Snapshot:
         templates = (self.requirements(name).template for name in list(found) if name in self.units)
         return sorted(found | dict.fromkeys(filter(None, templates)))
 
+    def with_rolling(self, names: Iterable[str]) -> list[str]:
+        """These units, and all others of their groups that a rollout changes: what happens to one of them decides when
+        the next may be changed. In order."""
+        groups = {group_of(name): None for name in names}
+        rolling = {group: self.rolling[group] for group in groups if self.rolling.get(group) and self.is_rolling(group)}
+        return sorted({*names, *(name for found in rolling.values() for name in found)}) if rolling else list(names)
+
+    def is_rolling(self, group: str) -> bool:
+        """True if the group has a rollout that is not over, or is to have one."""
+        rollout = self.rollouts.get(group)
+        if rollout is None or not rollout.is_over:
+            return True
+        return any(self.units[name].generation > rollout.generation for name in self.rolling[group])
+
+    def is_restored_since(self, rollout: Rollout) -> bool:
+        """True if the store was restored since the rollout was written: what it was doing may lie hours back."""
+        return rollout.revision < self.restored_at
+
     def _needs_machine(self, name: str) -> bool:
         assigned = self.assigned_machine(name)
         return name in self.unplaced or (assigned != "" and assigned not in self.machines)
@@ -235,6 +260,7 @@ class Snapshot:
         former = self.units.get(name)
         if former is not None:
             self._index_requirements(name, belongs=False)
+            self._index_rollout(former, belongs=False)
         template = template_of(name)
         if template and template != name:
             _mark(self._instances.setdefault(template, {}), name, unit is not None)
@@ -243,6 +269,7 @@ class Snapshot:
         _set(self._requirements, name, _placed_requirements(unit.content, name) if unit else None)
         if unit is not None:
             self._index_requirements(name, belongs=True)
+            self._index_rollout(unit, belongs=True)
         self._refresh_unplaced(name)
 
     def set_placement(self, machine: str, name: str, placement: Placement | None) -> None:
@@ -296,6 +323,11 @@ class Snapshot:
         if requirements.template:
             _mark(self._sockets.setdefault(requirements.template, {}), name, belongs)
         _mark(self.global_units, name, belongs and requirements.is_global)
+
+    def _index_rollout(self, unit: Unit, *, belongs: bool) -> None:
+        if unit.rollout:
+            _mark(self.rolling.setdefault(group_of(unit.name), {}), unit.name, belongs)
+            _mark(self.units_of_rollout.setdefault(unit.rollout, {}), unit.name, belongs)
 
     def _refresh_session(self, machine: str) -> None:
         record = self.machines.get(machine)

@@ -3,13 +3,14 @@
 import msgspec
 
 from fleetd.model.constraints import Requirements
+from fleetd.model.content import Content
 from fleetd.model.names import is_template
 from fleetd.model.ordered import Names
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.reason import Eviction, PeerWait, Reason
 from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.scheduler.allocation_state import AllocationState, classify
-from fleetd.scheduler.snapshot import Snapshot
+from fleetd.scheduler.snapshot import Snapshot, requirements_of
 
 _NOTHING = Requirements()
 
@@ -25,6 +26,13 @@ class UnitPlan(msgspec.Struct, frozen=True, gc=False):
     placements: tuple[Placement, ...]
     deletes: tuple[str, ...]
     decision: Decision | None
+
+
+class ProofRequest(msgspec.Struct, frozen=True, gc=False):
+    """The proof of health that a placement asks for (Placement.prove_after_s, Placement.prove_within_s)."""
+
+    after_s: float | None
+    within_s: float | None
 
 
 class UnitPlanBuilder(msgspec.Struct, eq=False, gc=False):
@@ -55,6 +63,8 @@ class UnitPlanBuilder(msgspec.Struct, eq=False, gc=False):
     lost_at: float = 0.0  # Unix time since when the machine that it waits for is lost
     reason: Reason | None = None
     eviction: Eviction | None = None  # why it may not stay where it was
+    held: dict[str, Content] = {}  # by machine, '' for all: content kept instead of the unit's, by a rollout
+    proofs: dict[str, ProofRequest] = {}  # by machine, '' for all: asked for by a rollout
     former: dict[str, Placement] = {}
     written: dict[str, Placement] = {}
     deletes: dict[str, None] = {}
@@ -87,6 +97,39 @@ class UnitPlanBuilder(msgspec.Struct, eq=False, gc=False):
     def generation(self) -> int:
         """The unit's generation; of a destroyed unit, the last one decided."""
         return self.unit.generation if self.unit else self.before.generation if self.before else 0
+
+    def held_content(self, machine: str) -> Content | None:
+        """The content that the unit is to keep on this machine, or None if it is to have the present one."""
+        return self.held.get(machine) or self.held.get("") if self.held else None
+
+    def requirements_on(self, machine: str) -> Requirements:
+        """What the content requires that the unit is to have on this machine."""
+        held = self.held_content(machine)
+        return self.requirements if held is None or self.is_template else requirements_of(held, self.name)
+
+    def placement_on(self, machine: str) -> Placement:
+        """The placement on this machine with the target and the content that the unit is to have there."""
+        assert self.unit is not None
+        unit, former, held = self.unit, self.placements.get(machine), self.held_content(machine)
+        content = held or unit.content
+        proof = self.proofs.get(machine) or self.proofs.get("") if self.proofs else None
+        if former is not None and former.is_active and former.content == content:
+            if held is not None and proof is None and former.target is self.target:
+                return former
+            if proof is None and former.generation == unit.generation:  # an answered question is not taken back
+                proof = ProofRequest(former.prove_after_s, former.prove_within_s)
+        return Placement(
+            machine,
+            self.name,
+            content.text,
+            self.target,
+            unit.generation,
+            completed=self.completed == self.generation,
+            restart_of=unit.restart_of if held is None else 0,
+            dropins=content.dropins,
+            prove_after_s=proof.after_s if proof else None,
+            prove_within_s=proof.within_s if proof else None,
+        )
 
     @property
     def target(self) -> TargetState:

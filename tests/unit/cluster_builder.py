@@ -17,11 +17,13 @@ from fleetd.model.names import matches_glob
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.quota import Usage
 from fleetd.model.reason import BEST, render, render_rejection
+from fleetd.model.rollout import Rollout
 from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.registry.records import (
     DECISIONS,
     MACHINES,
     PLACEMENTS,
+    ROLLOUTS,
     SETTINGS,
     STATES,
     SYNCED,
@@ -34,7 +36,7 @@ from fleetd.registry.records import (
 from fleetd.scheduler.failover_delays import FailoverPolicy, Now
 from fleetd.scheduler.impact import Affected, set_away
 from fleetd.scheduler.planner import Plan, plan_cluster
-from fleetd.scheduler.proposal import SessionPlan
+from fleetd.scheduler.proposal import RolloutPlan, SessionPlan
 from fleetd.scheduler.snapshot import MachineLoss, Snapshot, requirements_of
 from fleetd.scheduler.unit_plan import UnitPlan
 
@@ -88,7 +90,7 @@ class Cluster:
         self.revision += 1
         if isinstance(record, Unit):
             record = msgspec.structs.replace(record, generation=self.revision)
-        elif isinstance(record, Decision):
+        elif isinstance(record, Decision | Rollout):
             record = msgspec.structs.replace(record, revision=self.revision)
         if record is None:
             del self.store[key]
@@ -194,6 +196,9 @@ class Cluster:
 
     def apply(self, plan: Plan) -> None:
         """Write the whole plan."""
+        for write in plan.writes:
+            if isinstance(write, RolloutPlan):
+                self.apply_rollout(write)
         for unit_plan in plan.units:
             self.apply_unit(unit_plan)
         self.acknowledge(plan)
@@ -207,6 +212,12 @@ class Cluster:
         for placement in plan.placements:
             self.write(PLACEMENTS, (placement.machine, placement.unit), placement)
         self.write(DECISIONS, (plan.unit,), plan.decision)
+
+    def apply_rollout(self, plan: RolloutPlan) -> None:
+        """Write the rollout, if it is still the one that the plan was made from."""
+        before = self.snapshot.rollouts.get(plan.group)
+        assert plan.rollout.revision == (before.revision if before else 0), "the guard would refuse this"
+        self.write(ROLLOUTS, (plan.group,), plan.rollout)
 
     def acknowledge(self, plan: Plan) -> None:
         """Write the sessions that were planned for, and the usage."""

@@ -12,6 +12,7 @@ from fleetd.model.decoding import FORMAT
 from fleetd.model.machine import Machine, MachineSettings
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.quota import Usage
+from fleetd.model.rollout import Action, Apply, Command, Rollout
 from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.registry.records import (
     KINDS,
@@ -39,6 +40,9 @@ RECORDS: dict[str, tuple[Record, str]] = {
     "states": (UnitState(), "m1/a.service"),
     "leader": (Leader("m1", "t"), ""),
     "usage": (Usage(), ""),
+    "rollouts": (Rollout("r1", 1), "web@.service"),
+    "commands": (Command("c1", Action.PAUSE), "web@.service"),
+    "applies": (Apply(), "r1"),
 }
 
 

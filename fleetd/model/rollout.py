@@ -1,0 +1,131 @@
+"""Rollouts as they are stored: how far changed content has got in one group, and what operators say about it."""
+
+from enum import StrEnum
+
+import msgspec
+
+from fleetd.model.content import Content
+from fleetd.model.decoding import FORMAT, Count
+
+
+class Member(msgspec.Struct, frozen=True, omit_defaults=True, order=True, gc=False):
+    """One member of a group: a unit on its machine, or, with `machine`, one of a unit's many allocations."""
+
+    unit: str
+    machine: str = ""
+
+
+class FormerMember(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """A member as it was when the rollout began: an index into `Rollout.contents`, and whether it was available."""
+
+    member: Member
+    content: Count
+    was_available: bool = False
+
+
+class Step(msgspec.Struct, frozen=True, gc=False):
+    """A member that was given the new content, at this Unix time."""
+
+    member: Member
+    at: float
+
+
+class Phase(StrEnum):
+    """Where a rollout stands."""
+
+    RUNNING = "running"
+    REVERTING = "reverting"
+    DONE = "done"
+    REVERTED = "reverted"
+
+
+class Failure(msgspec.Struct, frozen=True, gc=False):
+    """Why a member was not proven. `machine` is where."""
+
+    unit: str
+    machine: str
+    why: str
+
+
+class PauseCause(StrEnum):
+    """Why a rollout is paused."""
+
+    OPERATOR = "operator"
+    FAILED = "failed"  # a member failed, and UpdateFailure=pause
+    REVERT_FAILED = "revert-failed"  # a member failed with the content that it is reverted to
+    NOTHING_TO_REVERT_TO = "nothing-to-revert-to"  # no member was available when the rollout began
+    BLOCKED = "blocked"  # by unavailable members, for the whole UpdateDeadlineSec
+    STORE_RESTORED = "store-restored"  # what it was doing may lie hours back
+
+
+class Pause(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A pause, which ends when an operator resumes the rollout. `by` is the operator who asked for it, `units` those
+    that block or have failed."""
+
+    cause: PauseCause
+    by: str = ""
+    units: tuple[str, ...] = ()
+
+
+class Rollout(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format", tag=FORMAT):
+    """The rollout of one group. Stored under `rollouts/<group>` by the leader alone.
+
+    `id` is that of the request that began it, `generation` the highest one of the units that it covers. `started` and
+    `changed` (of the last step, or of the phase) are Unix times. `contents` are what members ran when it began, most
+    frequent first, `former` which of them each member ran; a member that is not in it is new. `steps` are the members
+    that were given the new content and have it still, `reverted` those that were given the former one back. Any other
+    member keeps the former content until the rollout is done, and after it was reverted. `failure` is the first one
+    that was not tolerated; `accepted` are failed members in spite of which an operator resumed the rollout.
+    `is_continued`: the canaries were found good. `command` is the id of the last Command obeyed. `revision` is the
+    store's revision of this record, which guards the next write; it is not part of the stored value.
+    """
+
+    id: str
+    generation: Count = 0
+    phase: Phase = Phase.RUNNING
+    pause: Pause | None = None
+    failure: Failure | None = None
+    started: float = 0.0
+    changed: float = 0.0
+    by: str = ""
+    note: str = ""
+    contents: tuple[Content, ...] = ()
+    former: tuple[FormerMember, ...] = ()
+    steps: tuple[Step, ...] = ()
+    reverted: tuple[Member, ...] = ()
+    accepted: tuple[Member, ...] = ()
+    is_continued: bool = False
+    command: str = ""
+    revision: Count = 0
+
+    @property
+    def is_over(self) -> bool:
+        """True once nothing is left to do."""
+        return self.phase in (Phase.DONE, Phase.REVERTED)
+
+
+class Action(StrEnum):
+    """What an operator asks of a running rollout."""
+
+    PAUSE = "pause"
+    RESUME = "resume"
+    CONTINUE = "continue"  # past the canaries
+
+
+class Command(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format", tag=FORMAT):
+    """The last request of an operator about the rollout of one group. Stored under `commands/<group>` by the API; `id`
+    is unique, `at` Unix time."""
+
+    id: str
+    action: Action
+    by: str = ""
+    at: float = 0.0
+
+
+class Apply(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format", tag=FORMAT):
+    """A request whose changes are rolled out. Stored under `applies/<id>` by the API once all of its units are written:
+    before that, nothing of it is rolled out. `at` is Unix time."""
+
+    by: str = ""
+    at: float = 0.0
+    note: str = ""

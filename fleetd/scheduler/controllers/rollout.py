@@ -1,0 +1,154 @@
+"""Rollouts: changed content reaches the members of a group one after the other, as the disruption budget allows.
+
+What is asked for stands in the units at once. Here is decided which members may have it: any other keeps the content
+that it had.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+
+import msgspec
+
+from fleetd.model.content import Content
+from fleetd.model.group import GroupOptions, group_of
+from fleetd.model.rollout import FormerMember, Member, Pause, PauseCause, Phase, Rollout
+from fleetd.model.unit import Unit
+from fleetd.scheduler.proposal import Proposal, RolloutPlan
+from fleetd.scheduler.rollout import (
+    MayDisturb,
+    MemberView,
+    Progress,
+    advance,
+    assess,
+    held_content,
+    is_as_asked,
+    next_due,
+    obey,
+)
+from fleetd.scheduler.unit_plan import ProofRequest, UnitPlanBuilder
+
+
+def roll_out(proposal: Proposal) -> None:
+    """Take every affected rollout one step on, and hold back what may not be changed yet."""
+    rolling = (name for name, plan in proposal.units.items() if plan.unit is not None and plan.unit.rollout)
+    groups = {group_of(name): None for name in rolling}
+    for group in sorted(groups):
+        _roll_out_group(proposal, group)
+
+
+def _roll_out_group(proposal: Proposal, group: str) -> None:
+    """One group."""
+    snapshot, now = proposal.snapshot, proposal.now
+    # All of them, unless the rollout is over (Snapshot.with_rolling).
+    units = [snapshot.units[name] for name in sorted(snapshot.rolling[group]) if name in proposal.units]
+    before = snapshot.rollouts.get(group)
+    options = snapshot.group_options(group)
+    rollout = before
+    if before is None or max(unit.generation for unit in units) > before.generation:
+        rollout = _begin(proposal, before, units)
+    assert rollout is not None
+    if snapshot.is_restored_since(rollout) and rollout.pause is None and not rollout.is_over:
+        rollout = msgspec.structs.replace(rollout, pause=Pause(PauseCause.STORE_RESTORED), changed=now.unix_s)
+    rollout = obey(rollout, snapshot.commands.get(group), now.unix_s)
+    if all(unit.rollout in snapshot.applies for unit in units):
+        rollout = advance(rollout, _views(proposal, rollout, units), options, _may_disturb(proposal), now.unix_s)
+    _hold(proposal, rollout, units, options)
+    if rollout != before:
+        proposal.first.append(RolloutPlan(group, rollout))
+    due = next_due(rollout, options)
+    if due is not None and due > now.unix_s:
+        proposal.wake(units[0].name, now.clock_s + due - now.unix_s)
+
+
+def _begin(proposal: Proposal, before: Rollout | None, units: Sequence[Unit]) -> Rollout:
+    """A new rollout. What an earlier one of the group holds back stays as it is held."""
+    newest = max(units, key=lambda unit: unit.generation)
+    former: list[tuple[Member, Content, bool]] = []
+    for unit in units:
+        plan = proposal.units[unit.name]
+        for member, machine in _members(plan):
+            content = held_content(before, member) if before is not None else None
+            placement = plan.placements.get(machine)
+            if content is None and placement is not None and placement.is_active:
+                content = placement.content
+            if content is not None:
+                is_available = proposal.budget.unavailability(unit.name, machine) is None
+                former.append((member, content, is_available))
+    counted = Counter(content for _, content, _ in former)
+    contents = tuple(content for content, _ in counted.most_common())
+    return Rollout(
+        newest.rollout,
+        newest.generation,
+        started=proposal.now.unix_s,
+        changed=proposal.now.unix_s,
+        by=newest.by,
+        note=newest.note,
+        contents=contents,
+        former=tuple(FormerMember(member, contents.index(content), available) for member, content, available in former),
+        revision=before.revision if before else 0,
+    )
+
+
+def _members(plan: UnitPlanBuilder) -> Iterator[tuple[Member, str]]:
+    """The members that a unit has, each with its machine ('': none)."""
+    if plan.is_on_many:
+        for machine, placement in plan.placements.items():
+            if placement.is_active:
+                yield Member(plan.name, machine), machine
+    else:
+        yield Member(plan.name), plan.assigned
+
+
+def _views(proposal: Proposal, rollout: Rollout, units: Sequence[Unit]) -> list[MemberView]:
+    """What is seen of all members, in order."""
+    views = []
+    for unit in units:
+        plan = proposal.units[unit.name]
+        for member, machine in _members(plan):
+            is_available = proposal.budget.unavailability(unit.name, machine) is None
+            progress, why = _progress(proposal, rollout, plan, member, machine)
+            views.append(MemberView(member, progress, is_available, machine, why))
+    return sorted(views, key=lambda view: view.member)
+
+
+def _progress(
+    proposal: Proposal, rollout: Rollout, plan: UnitPlanBuilder, member: Member, machine: str
+) -> tuple[Progress, str]:
+    """How far a member has got with the content that it is to have in this phase, and why it failed."""
+    assert plan.unit is not None
+    if not plan.is_wanted or machine not in proposal.snapshot.machines:
+        return Progress.ABSENT, ""
+    wanted, generation = plan.unit.content, plan.unit.generation
+    held = held_content(rollout, member)
+    if rollout.phase is not Phase.RUNNING:
+        wanted, generation = held or wanted, 0
+    elif held == wanted and is_as_asked(plan.placements.get(machine), wanted, generation):
+        return Progress.PROVEN, ""  # without a step: there was nothing to change, or it was started anew elsewhere
+    return assess(plan.placements.get(machine), plan.states.get(machine), wanted, generation)
+
+
+def _may_disturb(proposal: Proposal) -> MayDisturb:
+    """The budget as a rollout asks it."""
+
+    def ask(view: MemberView) -> Collection[str]:
+        wait = proposal.budget.may_disturb(view.member.unit, view.where)
+        if wait is None:
+            proposal.budget.spend(view.member.unit, view.where)
+            return ()
+        return [member.unit for member in wait.members]
+
+    return ask
+
+
+def _hold(proposal: Proposal, rollout: Rollout, units: Sequence[Unit], options: GroupOptions) -> None:
+    """Have each member keep its former content, or ask for a proof of the one that it was given."""
+    proof = ProofRequest(options.settle_s, options.deadline_s)
+    given = {step.member for step in rollout.steps} | set(rollout.reverted)
+    for unit in units:
+        plan = proposal.units[unit.name]
+        for member, _ in _members(plan):
+            content = held_content(rollout, member)
+            if content is not None:
+                plan.held[member.machine] = content
+            if member in given and not rollout.is_over:
+                plan.proofs[member.machine] = proof

@@ -1,0 +1,244 @@
+"""One rollout: what is done next about the members of a group, decided from how far each of them has got.
+
+The functions take a rollout and what was seen of its members, and return the rollout as it is to be stored. What a
+member may run follows from that (`held_content`); controllers/rollout.py gathers and applies it.
+"""
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from enum import Enum, auto
+
+import msgspec
+from msgspec.structs import replace
+
+from fleetd.model.content import Content
+from fleetd.model.group import GroupOptions, UpdateFailure
+from fleetd.model.placement import Placement
+from fleetd.model.rollout import (
+    Action,
+    Command,
+    Failure,
+    Member,
+    Pause,
+    PauseCause,
+    Phase,
+    Rollout,
+    Step,
+)
+from fleetd.model.unit import TargetState, UnitState
+
+
+class Progress(Enum):
+    """How far a member has got with the content that it is to have."""
+
+    WAITING = auto()  # it has the former content
+    CHANGING = auto()  # it was given the content, and is neither proven nor failed
+    PROVEN = auto()
+    FAILED = auto()
+    ABSENT = auto()  # it is on no machine that could change it
+
+
+_SETTLED = (Progress.PROVEN, Progress.FAILED, Progress.ABSENT)
+
+
+class MemberView(msgspec.Struct, frozen=True, gc=False):
+    """What is seen of one member. `where` is its machine, `why` the cause of a failure."""
+
+    member: Member
+    progress: Progress
+    is_available: bool
+    where: str = ""
+    why: str = ""
+
+
+MayDisturb = Callable[[MemberView], Collection[str]]  # the units that forbid it, none if it may
+
+
+def assess(
+    placement: Placement | None, state: UnitState | None, wanted: Content, generation: int
+) -> tuple[Progress, str]:
+    """How far a member on a registered machine has got with the `wanted` content of this generation, and why it
+    failed."""
+    if placement is None:
+        return Progress.ABSENT, ""
+    if not is_as_asked(placement, wanted, generation):
+        return Progress.WAITING, ""
+    if state is None:
+        return Progress.CHANGING, ""
+    proof = state.proof
+    if proof is not None and proof.generation >= placement.generation and proof.hash == wanted.hash:
+        return (Progress.FAILED, proof.failed) if proof.failed else (Progress.PROVEN, "")
+    is_applied = state.generation >= placement.generation and state.hash in ("", wanted.hash)
+    if is_applied and placement.target is not TargetState.LAUNCHED:
+        return Progress.PROVEN, ""
+    return Progress.CHANGING, ""
+
+
+def is_as_asked(placement: Placement | None, wanted: Content, generation: int) -> bool:
+    """True if the machine is told to run this content of this generation."""
+    return placement is not None and placement.content == wanted and placement.generation >= generation
+
+
+def held_content(rollout: Rollout, member: Member) -> Content | None:
+    """The former content that the member is to keep, or None if it is to have what was asked for."""
+    if rollout.phase is Phase.DONE or any(step.member == member for step in rollout.steps):
+        return None
+    for former in rollout.former:
+        if former.member == member:
+            return rollout.contents[former.content]
+    return rollout.contents[0] if rollout.phase is not Phase.RUNNING and rollout.contents else None
+
+
+def obey(rollout: Rollout, command: Command | None, now_s: float) -> Rollout:
+    """Carry out an operator's command that has not been carried out. One that comes too late is passed over."""
+    if command is None or command.id == rollout.command:
+        return rollout
+    rollout = replace(rollout, command=command.id)
+    if rollout.is_over:
+        return rollout
+    match command.action:
+        case Action.PAUSE if rollout.pause is None:
+            return replace(rollout, pause=Pause(PauseCause.OPERATOR, command.by), changed=now_s)
+        case Action.RESUME if rollout.pause is not None:
+            return replace(rollout, pause=None, changed=now_s)
+        case Action.CONTINUE:
+            return replace(rollout, is_continued=True, changed=now_s)
+    return rollout
+
+
+def advance(
+    rollout: Rollout, views: Sequence[MemberView], options: GroupOptions, may_disturb: MayDisturb, now_s: float
+) -> Rollout:
+    """Do what is next. `views` are all members, in order; `now_s` is Unix time. `may_disturb` is called for one member
+    after the other; one that it does not forbid counts as disturbed from then on."""
+    if rollout.is_over or rollout.pause is not None:
+        return rollout
+    rollout = _accept(_note_new(rollout, views, now_s), views)
+    if rollout.phase is Phase.REVERTING:
+        return _revert(rollout, views, options, may_disturb, now_s)
+    failed = _failures(rollout, views)
+    if len(failed) > options.tolerate.of(len(views)) and options.on_failure is not UpdateFailure.CONTINUE:
+        return _stop(rollout, failed[0], options.on_failure, now_s)
+    if all(view.progress in _SETTLED for view in views):
+        return replace(rollout, phase=Phase.DONE, contents=(), former=(), steps=(), changed=now_s)
+    return _roll(rollout, views, options, may_disturb, now_s)
+
+
+def next_due(rollout: Rollout, options: GroupOptions) -> float | None:
+    """The Unix time at which the rollout goes on even if nothing changes, or None."""
+    if rollout.is_over or rollout.pause is not None:
+        return None
+    waits_s = [options.deadline_s]
+    if options.canary and not rollout.is_continued and math.isfinite(options.canary_s):
+        waits_s.append(options.canary_s)
+    return rollout.changed + min(waits_s)
+
+
+def _failures(rollout: Rollout, views: Sequence[MemberView]) -> list[MemberView]:
+    """The members whose failure counts: not those that were unavailable before, and not those that an operator
+    accepted."""
+    excused = {former.member for former in rollout.former if not former.was_available} | set(rollout.accepted)
+    return [view for view in views if view.progress is Progress.FAILED and view.member not in excused]
+
+
+def _note_new(rollout: Rollout, views: Sequence[MemberView], now_s: float) -> Rollout:
+    """Members that are new since the rollout began have the new content from the beginning."""
+    known = {former.member for former in rollout.former} | {step.member for step in rollout.steps}
+    new = [view.member for view in views if view.member not in known and view.member not in rollout.reverted]
+    if not new or rollout.phase is not Phase.RUNNING:
+        return rollout
+    return replace(rollout, steps=(*rollout.steps, *(Step(member, now_s) for member in new)))
+
+
+def _accept(rollout: Rollout, views: Sequence[MemberView]) -> Rollout:
+    """A rollout that was paused by a failure and resumed goes on in spite of what has failed."""
+    if rollout.failure is None or rollout.phase is not Phase.RUNNING:
+        return rollout
+    accepted = (*rollout.accepted, *(view.member for view in _failures(rollout, views)))
+    return replace(rollout, failure=None, accepted=accepted)
+
+
+def _stop(rollout: Rollout, failed: MemberView, on_failure: UpdateFailure, now_s: float) -> Rollout:
+    """The rollout has failed: pause it or begin to revert it."""
+    failure = Failure(failed.member.unit, failed.where, failed.why)
+    units = (failed.member.unit,)
+    if on_failure is UpdateFailure.PAUSE:
+        return replace(rollout, failure=failure, pause=Pause(PauseCause.FAILED, units=units), changed=now_s)
+    if not any(former.was_available for former in rollout.former):
+        pause = Pause(PauseCause.NOTHING_TO_REVERT_TO, units=units)
+        return replace(rollout, failure=failure, pause=pause, changed=now_s)
+    return replace(rollout, failure=failure, phase=Phase.REVERTING, changed=now_s)
+
+
+def _roll(
+    rollout: Rollout, views: Sequence[MemberView], options: GroupOptions, may_disturb: MayDisturb, now_s: float
+) -> Rollout:
+    """Give the new content to as many members as may be disturbed: those first that are unavailable anyway."""
+    canaries, _ = options.count_canaries(len(views))
+    if canaries and not rollout.is_continued and len(rollout.steps) >= canaries:
+        return _wait_at_canaries(rollout, views, options, now_s)
+    allowed = canaries - len(rollout.steps) if canaries and not rollout.is_continued else len(views)
+    waiting = [view for view in views if view.progress is Progress.WAITING]
+    granted, blockers = _ask(waiting, allowed, may_disturb)
+    if granted:
+        steps = (*rollout.steps, *(Step(view.member, now_s) for view in granted))
+        return replace(rollout, steps=steps, changed=now_s)
+    return _pause_if_blocked(rollout, views, blockers, options.deadline_s, now_s)
+
+
+def _ask(
+    candidates: Sequence[MemberView], allowed: int, may_disturb: MayDisturb
+) -> tuple[list[MemberView], tuple[str, ...]]:
+    """The members, at most `allowed`, that may be disturbed, and the units that forbid it for the others."""
+    granted: list[MemberView] = []
+    blockers: dict[str, None] = {}
+    for view in sorted(candidates, key=lambda view: (view.is_available, view.member)):
+        if len(granted) >= allowed:
+            break
+        forbidding = may_disturb(view)
+        if forbidding:
+            blockers |= dict.fromkeys(forbidding)
+        else:
+            granted.append(view)
+    return granted, tuple(blockers)
+
+
+def _pause_if_blocked(
+    rollout: Rollout, views: Sequence[MemberView], blockers: tuple[str, ...], deadline_s: float, now_s: float
+) -> Rollout:
+    """Pause a rollout that has been kept from going on, by other than its own changes, for the deadline."""
+    is_changing = any(view.progress is Progress.CHANGING for view in views)
+    if not blockers or is_changing or now_s - rollout.changed < deadline_s:
+        return rollout
+    return replace(rollout, pause=Pause(PauseCause.BLOCKED, units=blockers), changed=now_s)
+
+
+def _wait_at_canaries(rollout: Rollout, views: Sequence[MemberView], options: GroupOptions, now_s: float) -> Rollout:
+    """Go on past the canaries once they have been proven for UpdateCanarySec=, or an operator has said so."""
+    stepped = {step.member for step in rollout.steps}
+    are_proven = all(view.progress is Progress.PROVEN for view in views if view.member in stepped)
+    if are_proven and now_s - rollout.changed >= options.canary_s:
+        return replace(rollout, is_continued=True, changed=now_s)
+    return rollout
+
+
+def _revert(
+    rollout: Rollout, views: Sequence[MemberView], options: GroupOptions, may_disturb: MayDisturb, now_s: float
+) -> Rollout:
+    """Give their former content back to the members that were given the new one. A revert is never reverted."""
+    reverted = [view for view in views if view.member in rollout.reverted]
+    failed = [view for view in reverted if view.progress is Progress.FAILED and view.member not in rollout.accepted]
+    if failed:
+        pause = Pause(PauseCause.REVERT_FAILED, units=tuple(view.member.unit for view in failed))
+        accepted = (*rollout.accepted, *(view.member for view in failed))
+        return replace(rollout, pause=pause, accepted=accepted, changed=now_s)
+    stepped = {step.member for step in rollout.steps}
+    left = [view for view in views if view.member in stepped]
+    if not left and all(view.progress in _SETTLED for view in reverted):
+        return replace(rollout, phase=Phase.REVERTED, steps=(), changed=now_s)
+    granted, blockers = _ask(left, len(left), may_disturb)
+    if not granted:
+        return _pause_if_blocked(rollout, reverted, blockers, options.deadline_s, now_s)
+    back = {view.member for view in granted}
+    steps = tuple(step for step in rollout.steps if step.member not in back)
+    return replace(rollout, steps=steps, reverted=(*rollout.reverted, *sorted(back)), changed=now_s)

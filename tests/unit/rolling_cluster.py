@@ -1,0 +1,125 @@
+"""A cluster whose units have contents that can be good or bad, and whose agents prove or fail them in two steps."""
+
+from msgspec.structs import replace
+
+from fleetd.model.content import Content
+from fleetd.model.placement import Placement
+from fleetd.model.rollout import Action, Apply, Command, Rollout
+from fleetd.model.unit import Proof, Unit, UnitState
+from fleetd.registry.records import APPLIES, COMMANDS, STATES, UNITS
+from fleetd.scheduler.failover_delays import Now
+from tests.unit.cluster_builder import LAUNCHED, NOON, Cluster
+
+GROUP = "w@.service"
+BAD = "bad"  # in the text of a content that does not become healthy
+
+
+def text_of(word: str, fleet: str = "") -> str:
+    """A unit file whose content is told by this word."""
+    return f"[Service]\nExecStart=/bin/{word}\n[X-Fleet]\n{fleet}\n"
+
+
+class RollingCluster(Cluster):
+    """`running` is what runs, by (machine, unit)."""
+
+    def __init__(self, machines: int = 3) -> None:
+        super().__init__()
+        for number in range(1, machines + 1):
+            self.machine(f"m{number}")
+        self.running: dict[tuple[str, str], Placement] = {}
+        self.requests = 0
+
+    def request(self, word: str, *names: str, fleet: str = "", complete: bool = True) -> str:
+        """An operator applies this content to these units. Returns the id of the request."""
+        self.requests += 1
+        request = f"r{self.requests}"
+        for name in names:
+            self.write(UNITS, (name,), Unit(name, text_of(word, fleet), LAUNCHED, rollout=request))
+        if complete:
+            self.complete(request)
+        return request
+
+    def complete(self, request: str) -> None:
+        """The last record of the request is written."""
+        self.write(APPLIES, (request,), Apply())
+
+    def command(self, action: Action, group: str = GROUP) -> None:
+        """An operator says something about the rollout of the group."""
+        self.requests += 1
+        self.write(COMMANDS, (group,), Command(f"c{self.requests}", action, "ann"))
+
+    def _now(self) -> Now:
+        return Now(self.clock_s, NOON + self.clock_s)
+
+    def rollout(self, group: str = GROUP) -> Rollout:
+        """The rollout of the group as it is stored."""
+        return self.snapshot.rollouts[group]
+
+    def contents(self) -> dict[str, str]:
+        """The word of the content that runs, by unit, or MACHINE/UNIT for those on many machines."""
+        names = {}
+        for (machine, name), placement in sorted(self.running.items()):
+            key = f"{machine}/{name}" if name in self.snapshot.global_units else name
+            names[key.removesuffix(".service")] = word_of(placement.content)
+        return names
+
+    def step(self, machine: str, name: str) -> bool:
+        """The agent takes one step for one unit; returns whether there was anything to do."""
+        placement = self.snapshot.placements.get(name, {}).get(machine)
+        before = self.snapshot.states.get(name, {}).get(machine)
+        if placement is None:
+            self.running.pop((machine, name), None)
+            state = None
+        elif placement.is_withdrawn:
+            self.running.pop((machine, name), None)
+            state = UnitState("not-found", "inactive", "dead", generation=placement.generation)
+        elif placement.superseded:
+            return False
+        else:
+            state = self._run(machine, placement)
+        if state == before:
+            return False
+        self.write(STATES, (machine, name), state)
+        return True
+
+    def _run(self, machine: str, placement: Placement) -> UnitState:
+        """First it is started, then it is healthy or not."""
+        key, content = (machine, placement.unit), placement.content
+        is_new = key not in self.running or self.running[key].content != content
+        self.running[key] = placement
+        is_bad = BAD in content.text
+        active = "activating" if is_new else "failed" if is_bad else "active"
+        state = UnitState("loaded", active, "", content.hash, placement.target, placement.generation)
+        if placement.prove_after_s is None or is_new:
+            return state
+        return replace(state, proof=Proof(placement.generation, content.hash, failed="it crashed" if is_bad else ""))
+
+    def run_agents(self) -> bool:
+        """Every agent takes one step for each of its units; returns whether there was anything to do."""
+        names = {*self.snapshot.placements, *self.snapshot.states, *(name for _, name in self.running)}
+        done = [self.step(machine, name) for machine in list(self.snapshot.machines) for name in sorted(names)]
+        return any(done)
+
+    def come_to_rest(self, rounds: int = 100) -> None:
+        """Leader and agents by turns until nothing is left to do."""
+        for _ in range(rounds):
+            plan = self.run_leader()
+            if self.run_agents() or plan.writes:
+                continue
+            if not self.wakeups:
+                return
+            self.wait(min(self.wakeups.values()) - self.clock_s)
+        raise AssertionError(f"never at rest; the last plan was {plan}")
+
+
+def word_of(content: Content) -> str:
+    """The word that tells this content."""
+    return content.text.partition("/bin/")[2].partition("\n")[0]
+
+
+def rolling_group(word: str = "old", instances: int = 3, fleet: str = "") -> RollingCluster:
+    """So many instances on as many machines, which run this content."""
+    cluster = RollingCluster(instances)
+    cluster.request(word, *(f"w@{number}.service" for number in range(1, instances + 1)), fleet=fleet)
+    cluster.come_to_rest()
+    return cluster

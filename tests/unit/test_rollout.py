@@ -1,0 +1,244 @@
+"""What a rollout does next, from how far its members have got."""
+
+import pytest
+from msgspec.structs import replace
+
+from fleetd.model.content import Content
+from fleetd.model.group import GroupOptions, Share, UpdateFailure
+from fleetd.model.placement import Placement
+from fleetd.model.rollout import (
+    Action,
+    Command,
+    Failure,
+    FormerMember,
+    Member,
+    Pause,
+    PauseCause,
+    Phase,
+    Rollout,
+    Step,
+)
+from fleetd.model.unit import Proof, TargetState, UnitState
+from fleetd.scheduler.rollout import MemberView, Progress, advance, assess, held_content, next_due, obey
+from tests.unit.cluster_builder import LAUNCHED, LOADED
+
+NOW_S = 1000.0
+DEFAULTS = GroupOptions()
+OLD, NEW = Content("old"), Content("new")
+ONE, TWO, THREE = (Member(f"w@{number}.service") for number in (1, 2, 3))
+STATES = {
+    "waiting": (Progress.WAITING, True),
+    "waiting, down": (Progress.WAITING, False),
+    "changing": (Progress.CHANGING, False),
+    "proven": (Progress.PROVEN, True),
+    "failed": (Progress.FAILED, False),
+    "absent": (Progress.ABSENT, False),
+}
+
+
+def rollout(*, steps: str = "", **fields: object) -> Rollout:
+    """A rollout over w@1 to w@3, which all ran the old content. `steps` are the numbers of those changed already."""
+    former = tuple(FormerMember(member, 0, was_available=True) for member in (ONE, TWO, THREE))
+    stepped = tuple(Step(Member(f"w@{number}.service"), 900.0) for number in steps)
+    return replace(Rollout("r1", 5, changed=900.0, contents=(OLD,), former=former, steps=stepped), **fields)
+
+
+def views(*states: str) -> list[MemberView]:
+    """Views of w@1, w@2 … in these states."""
+    return [
+        MemberView(Member(f"w@{number}.service"), *STATES[state], where=f"m{number}", why="it crashed")
+        for number, state in enumerate(states, start=1)
+    ]
+
+
+def go_on(
+    now: Rollout, *states: str, budget: int = 1, options: GroupOptions = DEFAULTS, at_s: float = NOW_S
+) -> Rollout:
+    """What follows. At most `budget` members may be unavailable."""
+    seen = views(*states)
+    down = {view.member.unit for view in seen if not view.is_available}
+
+    def may_disturb(view: MemberView) -> list[str]:
+        if view.is_available and len(down) >= budget:
+            return sorted(down)
+        down.add(view.member.unit)
+        return []
+
+    return advance(now, seen, options, may_disturb, at_s)
+
+
+def stepped(found: Rollout) -> str:
+    """The numbers of the members that have the new content."""
+    return "".join(step.member.unit[2] for step in found.steps)
+
+
+@pytest.mark.parametrize(
+    ("steps", "states", "budget", "expected"),
+    [
+        ("", ["waiting"] * 3, 1, "1"),
+        ("", ["waiting"] * 3, 2, "12"),
+        ("1", ["changing", "waiting", "waiting"], 1, "1"),
+        ("1", ["proven", "waiting", "waiting"], 1, "12"),
+        ("", ["waiting", "waiting", "waiting, down"], 1, "3"),
+        ("", ["waiting, down", "waiting", "waiting, down"], 1, "13"),
+        ("1", ["proven", "absent", "waiting"], 1, "1"),
+        ("1", ["proven", "absent", "waiting"], 2, "13"),
+    ],
+)
+def test_members_are_changed_in_order_as_the_budget_allows(
+    steps: str, states: list[str], budget: int, expected: str
+) -> None:
+    found = go_on(rollout(steps=steps), *states, budget=budget)
+    assert stepped(found) == expected
+    assert found.changed == (NOW_S if expected != steps else 900.0)
+
+
+def test_a_rollout_is_done_when_every_member_is_proven_or_absent() -> None:
+    found = go_on(rollout(steps="12"), "proven", "proven", "absent")
+    assert (found.phase, found.steps, found.former, found.contents) == (Phase.DONE, (), (), ())
+    assert go_on(found, "waiting", "waiting", "waiting") is found
+
+
+def test_a_member_that_is_new_has_the_new_content_and_counts() -> None:
+    found = go_on(rollout(steps="123"), "proven", "proven", "proven", "changing")
+    assert (found.phase, stepped(found)) == (Phase.RUNNING, "1234")
+    assert go_on(found, "proven", "proven", "proven", "proven").phase is Phase.DONE
+
+
+def test_a_failed_member_has_the_rollout_reverted_one_by_one() -> None:
+    found = go_on(rollout(steps="12"), "proven", "failed", "waiting")
+    assert (found.phase, found.failure) == (Phase.REVERTING, Failure("w@2.service", "m2", "it crashed"))
+    found = go_on(found, "proven", "failed", "proven")
+    assert (stepped(found), found.reverted) == ("1", (TWO,)), "the one that is down costs nothing"
+    assert go_on(found, "proven", "changing", "proven") == found
+    found = go_on(found, "proven", "proven", "proven")
+    assert (stepped(found), found.reverted) == ("", (TWO, ONE))
+    found = go_on(found, "proven", "proven", "proven")
+    assert found.phase is Phase.REVERTED
+    assert [held_content(found, member) for member in (ONE, TWO, THREE, Member("w@9.service"))] == [OLD] * 4
+
+
+def test_a_revert_that_fails_is_paused_and_goes_on_when_resumed() -> None:
+    found = go_on(rollout(steps="1", phase=Phase.REVERTING, reverted=(TWO,)), "proven", "failed", "proven")
+    assert found.pause == Pause(PauseCause.REVERT_FAILED, units=(TWO.unit,))
+    found = obey(found, Command("c", Action.RESUME), NOW_S)
+    found = go_on(found, "proven", "failed", "proven", budget=2)
+    assert (found.pause, found.reverted) == (None, (TWO, ONE))
+    assert go_on(found, "proven", "failed", "proven").phase is Phase.REVERTED
+
+
+def test_a_rollout_of_what_was_down_before_is_paused_instead_of_reverted() -> None:
+    former = tuple(FormerMember(member, 0) for member in (ONE, TWO))
+    now = rollout(former=(*former, FormerMember(THREE, 0)), steps="123")
+    assert go_on(now, "failed", "failed", "failed").phase is Phase.DONE, "they were down before"
+    found = go_on(now, "failed", "failed", "failed", "failed")
+    found = go_on(found, "failed", "failed", "failed", "failed")
+    assert found.pause == Pause(PauseCause.NOTHING_TO_REVERT_TO, units=("w@4.service",))
+
+
+@pytest.mark.parametrize(("tolerate", "phase"), [(Share(0), Phase.REVERTING), (Share(1), Phase.DONE)])
+def test_so_many_failures_are_tolerated(tolerate: Share, phase: Phase) -> None:
+    options = GroupOptions(tolerate=tolerate)
+    assert go_on(rollout(steps="123"), "proven", "failed", "proven", options=options).phase is phase
+
+
+def test_a_rollout_that_continues_gets_to_its_end_whatever_fails() -> None:
+    options = GroupOptions(on_failure=UpdateFailure.CONTINUE)
+    found = go_on(rollout(steps="1"), "failed", "waiting", "waiting", options=options, budget=2)
+    assert stepped(found) == "12"
+    assert go_on(rollout(steps="123"), "failed", "failed", "proven", options=options).phase is Phase.DONE
+
+
+def test_a_failure_pauses_the_rollout_until_an_operator_accepts_it() -> None:
+    options = GroupOptions(on_failure=UpdateFailure.PAUSE)
+    paused = go_on(rollout(steps="1"), "failed", "waiting", "waiting", options=options)
+    assert paused.pause == Pause(PauseCause.FAILED, units=(ONE.unit,))
+    assert go_on(paused, "proven", "waiting", "waiting", options=options) is paused
+    resumed = obey(paused, Command("c1", Action.RESUME, "ann"), NOW_S)
+    found = go_on(resumed, "failed", "waiting", "waiting", options=options, budget=2)
+    assert (found.accepted, stepped(found), found.failure) == ((ONE,), "12", None)
+
+
+def test_a_canary_is_waited_for_until_an_operator_continues() -> None:
+    options = GroupOptions(canary=1)
+    first = go_on(rollout(), "waiting", "waiting", "waiting", options=options, budget=3)
+    assert stepped(first) == "1"
+    assert go_on(first, "proven", "waiting", "waiting", options=options, at_s=9e9) is first
+    found = obey(first, Command("c1", Action.CONTINUE), NOW_S)
+    assert stepped(go_on(found, "proven", "waiting", "waiting", options=options)) == "12"
+
+
+def test_a_canary_is_waited_for_as_long_as_the_option_says_once_it_is_proven() -> None:
+    options = GroupOptions(canary=1, canary_s=60.0)
+    now = rollout(steps="1")
+    assert go_on(now, "changing", "waiting", "waiting", options=options).is_continued is False
+    assert go_on(now, "proven", "waiting", "waiting", options=options, at_s=959.0).is_continued is False
+    assert go_on(now, "proven", "waiting", "waiting", options=options, at_s=960.0).is_continued
+    assert next_due(now, options) == 960.0
+    assert next_due(replace(now, is_continued=True), options) == 900.0 + options.deadline_s
+
+
+def test_a_rollout_that_others_block_for_the_deadline_is_paused() -> None:
+    states = ["waiting", "waiting", "absent"]
+    assert go_on(rollout(), *states, at_s=1199.0).pause is None
+    found = go_on(rollout(), *states, at_s=1200.0)
+    assert found.pause == Pause(PauseCause.BLOCKED, units=(THREE.unit,))
+    assert next_due(found, GroupOptions()) is None
+    changing = go_on(rollout(steps="1"), "changing", "waiting", "waiting", at_s=1200.0)
+    assert changing.pause is None, "its own change has a deadline of the machine's"
+
+
+def test_a_revert_that_others_block_for_the_deadline_is_paused() -> None:
+    now = rollout(steps="1", phase=Phase.REVERTING, reverted=(TWO,))
+    assert go_on(now, "proven", "proven", "absent", at_s=1200.0).pause == Pause(PauseCause.BLOCKED, units=(THREE.unit,))
+
+
+def test_each_command_is_obeyed_once() -> None:
+    paused = obey(rollout(), Command("c1", Action.PAUSE, "ann"), NOW_S)
+    assert paused.pause == Pause(PauseCause.OPERATOR, "ann")
+    resumed = obey(paused, Command("c2", Action.RESUME), NOW_S)
+    assert resumed.pause is None
+    assert obey(resumed, Command("c2", Action.RESUME), NOW_S) is resumed
+    assert obey(resumed, None, NOW_S) is resumed
+    assert obey(paused, Command("c3", Action.PAUSE, "bob"), NOW_S).pause == paused.pause
+    assert obey(resumed, Command("c4", Action.RESUME), NOW_S).pause is None
+    done = rollout(phase=Phase.DONE)
+    assert obey(done, Command("c1", Action.PAUSE), NOW_S) == replace(done, command="c1")
+    assert next_due(done, GroupOptions()) is None
+
+
+def placed(content: Content = NEW, generation: int = 5, target: TargetState = LAUNCHED) -> Placement:
+    return Placement("m1", ONE.unit, content.text, target, generation)
+
+
+def reported(proof: Proof | None = None, generation: int = 5, **fields: object) -> UnitState:
+    values = {"target": LAUNCHED, "hash": NEW.hash, "proof": proof} | fields
+    return UnitState("loaded", "active", "running", generation=generation, **values)
+
+
+@pytest.mark.parametrize(
+    ("placement", "state", "expected"),
+    [
+        (None, None, Progress.ABSENT),
+        (placed(OLD), reported(), Progress.WAITING),
+        (placed(generation=4), reported(), Progress.WAITING),
+        (placed(), None, Progress.CHANGING),
+        (placed(), reported(), Progress.CHANGING),
+        (placed(), reported(Proof(4, NEW.hash)), Progress.CHANGING),
+        (placed(), reported(Proof(5, OLD.hash)), Progress.CHANGING),
+        (placed(), reported(Proof(5, NEW.hash)), Progress.PROVEN),
+        (placed(), reported(Proof(5, NEW.hash, failed="it crashed")), Progress.FAILED),
+        (placed(target=LOADED), reported(target=LOADED), Progress.PROVEN),
+        (placed(target=LOADED), reported(generation=4, target=LOADED), Progress.CHANGING),
+    ],
+)
+def test_how_far_a_member_has_got(placement: Placement | None, state: UnitState | None, expected: Progress) -> None:
+    progress, why = assess(placement, state, NEW, 5)
+    assert (progress, why) == (expected, "it crashed" if expected is Progress.FAILED else "")
+
+
+def test_a_member_keeps_its_former_content_until_its_step() -> None:
+    now = rollout(steps="1")
+    assert [held_content(now, member) for member in (ONE, TWO, Member("w@9.service"))] == [None, OLD, None]
+    assert held_content(replace(now, phase=Phase.DONE), TWO) is None
+    assert held_content(replace(now, phase=Phase.REVERTED, contents=(), former=()), TWO) is None

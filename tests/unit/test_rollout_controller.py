@@ -1,0 +1,200 @@
+"""Rollouts in a cluster: who gets the new content when, and what happens on the way."""
+
+import pytest
+
+from fleetd.model.rollout import Action, Apply, Command, PauseCause, Phase
+from fleetd.model.unit import Unit
+from fleetd.registry.records import APPLIES, COMMANDS, ROLLOUTS, UNITS
+from fleetd.scheduler.impact import Affected
+from fleetd.scheduler.proposal import RolloutPlan
+from fleetd.scheduler.unit_plan import UnitPlan
+from tests.unit.cluster_builder import INACTIVE, LAUNCHED
+from tests.unit.rolling_cluster import GROUP, RollingCluster, rolling_group, text_of
+
+MEMBERS = ("w@1.service", "w@2.service", "w@3.service")
+
+
+def all_run(word: str) -> dict[str, str]:
+    return {"w@1": word, "w@2": word, "w@3": word}
+
+
+def test_a_new_group_is_started_at_once_and_its_rollout_is_done() -> None:
+    cluster = RollingCluster()
+    cluster.request("old", *MEMBERS)
+    cluster.run_leader()
+    assert len(cluster.assigned()) == 3
+    cluster.come_to_rest()
+    assert cluster.contents() == all_run("old")
+    assert cluster.rollout().phase is Phase.DONE
+
+
+def test_changed_content_reaches_one_member_after_the_other() -> None:
+    cluster = rolling_group()
+    cluster.request("new", *MEMBERS)
+    seen = []
+    for _ in range(20):
+        cluster.run_leader()
+        cluster.run_agents()
+        words = "".join(word[0] for word in cluster.contents().values())
+        seen += [words] if seen[-1:] != [words] else []
+    assert seen == ["ooo", "noo", "nno", "nnn"] or seen == ["noo", "nno", "nnn"]
+    assert cluster.rollout().phase is Phase.DONE
+    assert not cluster.run_leader().writes
+
+
+def test_nothing_changes_before_the_request_is_complete() -> None:
+    cluster = rolling_group()
+    request = cluster.request("new", *MEMBERS, complete=False)
+    cluster.come_to_rest()
+    assert cluster.contents() == all_run("old")
+    cluster.complete(request)
+    cluster.come_to_rest()
+    assert cluster.contents() == all_run("new")
+
+
+def test_content_that_fails_is_reverted_and_stays_in_the_units() -> None:
+    cluster = rolling_group()
+    cluster.request("bad", *MEMBERS)
+    cluster.come_to_rest()
+    assert cluster.contents() == all_run("old")
+    assert (cluster.rollout().phase, cluster.rollout().failure.why) == (Phase.REVERTED, "it crashed")
+    assert "bad" in cluster.snapshot.units["w@1.service"].text
+    cluster.request("new", *MEMBERS)
+    cluster.come_to_rest()
+    assert cluster.contents() == all_run("new")
+
+
+def test_a_member_that_is_lost_before_its_turn_fails_over_with_its_former_content() -> None:
+    cluster = rolling_group()
+    cluster.machine("m4")
+    cluster.request("new", *MEMBERS)
+    cluster.command(Action.PAUSE)
+    cluster.run_leader()
+    machine = cluster.assigned()["w@3.service"]
+    del cluster.running[machine, "w@3.service"]
+    cluster.die(machine)
+    cluster.come_to_rest()
+    assert cluster.rollout().pause.cause is PauseCause.OPERATOR
+    assert cluster.contents() == all_run("old")
+    cluster.command(Action.RESUME)
+    cluster.come_to_rest()
+    assert cluster.contents() == all_run("new")
+
+
+def test_a_member_added_after_a_revert_runs_what_the_others_were_reverted_to() -> None:
+    cluster = rolling_group()
+    cluster.request("bad", *MEMBERS)
+    cluster.come_to_rest()
+    unit = Unit("w@4.service", text_of("bad"), LAUNCHED, rollout="r2")
+    cluster.write(UNITS, (unit.name,), unit)
+    generation = cluster.rollout().generation
+    cluster.come_to_rest()
+    assert cluster.rollout().generation > generation, "it is a request of its own"
+    assert cluster.contents() == all_run("old") | {"w@4": "bad"}
+
+
+def test_a_global_unit_is_changed_machine_by_machine() -> None:
+    cluster = RollingCluster()
+    cluster.request("old", "g.service", fleet="Global=true")
+    cluster.come_to_rest()
+    cluster.request("new", "g.service", fleet="Global=true")
+    seen = []
+    for _ in range(20):
+        cluster.run_leader()
+        cluster.run_agents()
+        seen.append(sorted(cluster.contents().values()).count("new"))
+    assert sorted(set(seen)) == [1, 2, 3] or sorted(set(seen)) == [0, 1, 2, 3]
+    cluster.request("bad", "g.service", fleet="Global=true")
+    cluster.come_to_rest()
+    assert set(cluster.contents().values()) == {"new"}
+
+
+def test_an_operation_at_once_is_not_held_back() -> None:
+    cluster = rolling_group()
+    cluster.request("new", *MEMBERS)
+    cluster.command(Action.PAUSE)
+    cluster.come_to_rest()
+    cluster.write(UNITS, ("w@2.service",), Unit("w@2.service", text_of("other"), LAUNCHED))
+    cluster.come_to_rest()
+    assert cluster.contents() == {"w@1": "old", "w@2": "other", "w@3": "old"}
+
+
+def test_a_member_that_is_stopped_is_stopped_and_is_not_waited_for() -> None:
+    cluster = rolling_group()
+    cluster.request("new", *MEMBERS)
+    cluster.write(UNITS, ("w@3.service",), Unit("w@3.service", text_of("new"), INACTIVE, rollout="r2"))
+    cluster.come_to_rest()
+    assert cluster.contents() == {"w@1": "new", "w@2": "new"}
+    assert cluster.rollout().phase is Phase.DONE
+
+
+def test_constraints_of_new_content_hold_from_the_step_on() -> None:
+    cluster = rolling_group()
+    cluster.machine("m4", role="x")
+    cluster.request("new", *MEMBERS, fleet="MachineMetadata=role=x")
+    cluster.run_leader()
+    cluster.run_agents()
+    assert sorted(cluster.contents().values()).count("old") == 2
+    cluster.come_to_rest()
+    assert set(cluster.assigned().values()) == {"m4"}
+    assert cluster.contents() == all_run("new")
+
+
+def test_a_restored_store_pauses_the_rollout() -> None:
+    cluster = rolling_group()
+    cluster.request("new", *MEMBERS)
+    cluster.run_leader()
+    cluster.snapshot.restored_at = cluster.revision + 1
+    cluster.request("newer", "w@3.service")
+    cluster.run_leader()
+    assert cluster.rollout().pause.cause is PauseCause.STORE_RESTORED
+
+
+@pytest.mark.parametrize("word", ["new", "bad"])
+def test_a_leader_that_dies_after_any_write_comes_to_the_same_end(word: str) -> None:
+    for writes in range(1, 40):
+        cluster = rolling_group()
+        cluster.request(word, *MEMBERS)
+        left = writes
+        for _ in range(40):
+            plan = cluster.plan()
+            for write in plan.writes[:left]:
+                if isinstance(write, RolloutPlan):
+                    cluster.apply_rollout(write)
+                elif isinstance(write, UnitPlan):
+                    cluster.apply_unit(write)
+            left -= len(plan.writes)
+            if left <= 0:
+                break
+            cluster.acknowledge(plan)
+            cluster.run_agents()
+        cluster.elect()
+        cluster.come_to_rest()
+        assert cluster.contents() == all_run("new" if word == "new" else "old"), writes
+        assert cluster.rollout(GROUP).is_over
+        if left > 0:
+            return
+    raise AssertionError("more writes than were tried")
+
+
+def test_records_of_a_rollout_affect_its_units_and_leave_nothing_behind() -> None:
+    cluster = rolling_group()
+    for kind, name, record in (
+        (ROLLOUTS, GROUP, cluster.rollout()),
+        (COMMANDS, GROUP, Command("c1", Action.PAUSE)),
+        (APPLIES, "r1", Apply()),
+    ):
+        for given in (record, None):
+            cluster.changed = Affected()
+            cluster.write(kind, (name,), given)
+            assert list(cluster.changed.units) == list(MEMBERS)
+    assert [cluster.snapshot.rollouts, cluster.snapshot.commands, cluster.snapshot.applies] == [{}] * 3
+
+
+def test_a_unit_that_has_no_machine_when_the_rollout_begins_is_new() -> None:
+    cluster = rolling_group(instances=1)
+    cluster.write(UNITS, ("w@2.service",), Unit("w@2.service", text_of("old", "MachineID=m9"), LAUNCHED, rollout="r1"))
+    cluster.come_to_rest()
+    cluster.request("new", "w@1.service", "w@2.service")
+    cluster.come_to_rest()
+    assert cluster.contents() == {"w@1": "new", "w@2": "new"}

@@ -1,0 +1,118 @@
+"""What must always hold of rollouts, whatever operators, machines and leaders do."""
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+
+from fleetd.model.rollout import Action
+from fleetd.scheduler.disruption import DisruptionBudget
+from tests.examples import examples
+from tests.unit.rolling_cluster import GROUP, RollingCluster, word_of
+
+MACHINES = ("m1", "m2", "m3", "m4")
+INSTANCES = tuple(f"w@{number}.service" for number in (1, 2, 3))
+GLOBAL = "g.service"
+machines = st.sampled_from(MACHINES)
+units = st.sampled_from((*INSTANCES, GLOBAL))
+words = st.sampled_from(("old", "new", "other", "bad", "badly"))
+
+
+class Rollouts(RuleBasedStateMachine):
+    """One group of instances and one global unit."""
+
+    def __init__(self):
+        super().__init__()
+        self.cluster = RollingCluster(len(MACHINES))
+        self.asked = {name: {"old"} for name in (*INSTANCES, GLOBAL)}
+        self.limit = 1
+
+    @initialize(limit=st.sampled_from((1, 2)))
+    def begin(self, limit):
+        self.limit = limit
+        self._request("old", INSTANCES)
+        self._request("old", (GLOBAL,))
+        self.cluster.come_to_rest()
+
+    def _request(self, word, names):
+        fleet = f"MaxUnavailable={self.limit}\n" + ("Global=true" if GLOBAL in names else "")
+        self.cluster.request(word, *names, fleet=fleet)
+        for name in names:
+            self.asked[name].add(word)
+
+    @rule(word=words, names=st.sets(st.sampled_from(INSTANCES), min_size=1))
+    def change_instances(self, word, names):
+        self._request(word, sorted(names))
+
+    @rule(word=words)
+    def change_all(self, word):
+        self._request(word, INSTANCES)
+
+    @rule(word=words)
+    def change_global(self, word):
+        self._request(word, (GLOBAL,))
+
+    @rule(action=st.sampled_from(Action), group=st.sampled_from((GROUP, GLOBAL)))
+    def command(self, action, group):
+        self.cluster.command(action, group)
+
+    @rule(machine=machines)
+    def lose(self, machine):
+        if machine in self.cluster.snapshot.machines and len(self.cluster.snapshot.machines) > 1:
+            for key in [key for key in self.cluster.running if key[0] == machine]:
+                del self.cluster.running[key]
+            self.cluster.die(machine)
+
+    @rule(machine=machines)
+    def come_back(self, machine):
+        if machine not in self.cluster.snapshot.machines:
+            self.cluster.machine(machine)
+
+    @rule(machine=machines, name=units)
+    def run_agent(self, machine, name):
+        if machine in self.cluster.snapshot.machines:
+            self.cluster.step(machine, name)
+
+    @rule()
+    def elect(self):
+        self.cluster.elect()
+
+    @rule()
+    def lead(self):
+        """No available member is disturbed while MaxUnavailable members are unavailable."""
+        snapshot = self.cluster.snapshot
+        before = DisruptionBudget(snapshot, {})
+        plan = self.cluster.plan()
+        for names in (INSTANCES, (GLOBAL,)):
+            held = {(name, machine) for name in names for machine in snapshot.placements.get(name, {})}
+            down = {each for each in held if before.unavailability(*each) is not None}
+            down |= {(name, "") for name in names if before.unavailability(name, "") is not None}
+            disturbed = {
+                (placement.unit, placement.machine)
+                for unit_plan in plan.units
+                for placement in unit_plan.placements
+                if placement.unit in names
+                and (placement.unit, placement.machine) in held - down
+                and snapshot.placements[placement.unit][placement.machine].content != placement.content
+            }
+            assert len(disturbed) <= max(0, self.limit - len(down)), (disturbed, down)
+        self.cluster.apply(plan)
+
+    @rule()
+    def settle(self):
+        """Every rollout ends, or says why it does not; no unit runs what was not asked for."""
+        self.cluster.come_to_rest()
+        for group in (GROUP, GLOBAL):
+            rollout = self.cluster.rollout(group)
+            assert rollout.is_over or rollout.pause is not None, rollout
+        for (_, name), placement in self.cluster.running.items():
+            assert word_of(placement.content) in self.asked[name]
+
+    def teardown(self):
+        if GROUP in self.cluster.snapshot.rollouts:
+            self.settle()
+
+
+Rollouts.TestCase.settings = settings(
+    max_examples=examples(30), stateful_step_count=40, suppress_health_check=list(HealthCheck), deadline=None
+)
+TestRollouts = Rollouts.TestCase
