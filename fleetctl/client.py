@@ -4,6 +4,7 @@ Every failure becomes a ClientError that names the endpoint, the cause and the r
 """
 
 import errno
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote, urlencode
@@ -113,6 +114,15 @@ class Client:
     def forget_machine(self, id_: str) -> None:
         """Remove a parked machine from the cluster. Raises ApiError if it is not parked."""
         self._call("DELETE", f"{schema.V2}/machines/{quote(id_, safe='')}")
+
+    def cordon(self, id_: str, why: str) -> None:
+        """Keep new units off a machine. Raises ApiError if it is unknown or absent."""
+        body = msgspec.json.encode(schema.CordonRequest(why))
+        self._call("PUT", f"{schema.V2}/machines/{quote(id_, safe='')}/cordon", body)
+
+    def uncordon(self, id_: str) -> None:
+        """Let a machine take new units again. Raises ApiError if it is unknown."""
+        self._call("DELETE", f"{schema.V2}/machines/{quote(id_, safe='')}/cordon")
 
     def reports(self, names: Iterable[str]) -> dict[str, schema.UnitReport]:
         """Reports on the existing units among these names."""
@@ -230,8 +240,9 @@ class Client:
 
         debug(f"{method} {self._endpoint}{path}")
         kind = {"Content-Type": schema.JSON_TYPE} if body is not None else {}
+        user = {} if method == "GET" else {schema.USER_HEADER: _own_name()}
         try:
-            answer = self._transport.request(method, path, body, {**self._headers, **headers, **kind})
+            answer = self._transport.request(method, path, body, {**self._headers, **headers, **kind, **user})
         except TimeoutError as error:
             raise Unreachable(
                 f"{self._endpoint} gave no answer within {self._timeout_s:g} s: its fleetd hangs, or a firewall drops "
@@ -288,6 +299,17 @@ def _open_transport(
     from fleetctl.ssh.tunnel import TunnelTransport
 
     return TunnelTransport(bastion, endpoint, timeout_s, tls)
+
+
+def _own_name() -> str:
+    """The name of the user, with sudo of the one who called it, as the value of a header; '' if there is none."""
+    import pwd
+
+    try:
+        name = os.environ.get("SUDO_USER") or pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # an id without a name, as in containers
+        return ""
+    return "".join(filter(str.isprintable, name)).encode().decode("latin-1")  # HTTP's own encoding of UTF-8
 
 
 def _unit_path(name: str) -> str:

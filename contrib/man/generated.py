@@ -43,6 +43,7 @@ FIELDS = {
     "machine": "the machine's id, 32 digits; in tables its first digits, and in those of units its address too",
     "metadata": "what units can require with MachineMetadata=; in JSON an object",
     "mode": "ready, leaving, or parked",
+    "cordon": "why the machine takes no new units, who cordoned it, and when (Unix time)",
     "reason": "why the unit is on no machine although it should be on one",
     "state": "the unit's current state: inactive, loaded, launched; none for global units",
     "sub": "the SubState of systemd: running, exited, listening and others",

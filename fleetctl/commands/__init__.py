@@ -7,6 +7,7 @@ What a command does stands in its module. One that does part of another's work i
 SUMMARIES = {
     "__complete": "Complete a command line, for shells",
     "cat": "Print the unit file of a unit in the cluster",
+    "cordon": "Keep new units off machines",
     "destroy": "Stop units and remove them from the cluster",
     "fd-forward": "Connect standard input and output to a unix socket; used by --tunnel",
     "forget-machine": "Remove parked machines from the cluster; their units start elsewhere",
@@ -22,6 +23,7 @@ SUMMARIES = {
     "status": "Show systemctl status of units, from their machines",
     "stop": "Stop units; they stay on their machines",
     "submit": "Submit unit files without starting them",
+    "uncordon": "Let cordoned machines take new units again",
     "unload": "Stop units and take them off their machines",
     "verify": "Check unit files as submit does, without the cluster",
     "version": "Print the version of fleetctl",

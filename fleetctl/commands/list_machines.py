@@ -7,6 +7,13 @@ from fleetctl.errors import failing_as
 from fleetctl.listing import Columns, Listing, Values, View, list_command
 from fleetctl.settings import Settings
 from fleetd.api import schema
+from fleetd.model.timespan import render_moment
+
+
+def _describe_cordon(cordon: schema.Cordon) -> dict[str, str | float]:
+    """The cordon in JSON; `at` is a Unix time."""
+    return {"why": cordon.why, "by": cordon.by, "at": cordon.at}
+
 
 COLUMNS: Columns[schema.Machine] = {
     "ip": lambda machine, full: machine.primary_ip or "-",
@@ -15,12 +22,14 @@ COLUMNS: Columns[schema.Machine] = {
         ",".join(f"{key}={value}" for key, value in sorted(machine.metadata.items())) or "-"
     ),
     "mode": lambda machine, full: machine.mode or "-",
+    "cordon": lambda machine, full: (machine.cordon.why or "yes") if machine.cordon else "-",
 }
 VALUES: Values[schema.Machine] = {
     "machine": lambda machine: machine.id,
     "ip": lambda machine: machine.primary_ip or None,
     "metadata": lambda machine: machine.metadata,
     "mode": lambda machine: machine.mode or None,
+    "cordon": lambda machine: _describe_cordon(machine.cordon) if machine.cordon else None,
 }
 MODES = {
     "parked": "is parked: its fleetd was stopped; its units keep running there, and stay there until it is started "
@@ -37,8 +46,8 @@ LISTING = Listing(COLUMNS, VALUES, default="machine,ip,metadata")
 )
 @list_command(LISTING)
 def command(settings: Settings, view: View[schema.Machine]) -> int:
-    """Lists the machines by id; with prefixes of ids, only those. Parked and leaving machines are named on standard
-    error."""
+    """Lists the machines by id; with prefixes of ids, only those. Parked, leaving and cordoned machines are named
+    on standard error."""
     client = open_client(settings)
     with failing_as("Error retrieving list of active machines from fleet API (", ")"):
         machines = client.machines()
@@ -49,7 +58,16 @@ def command(settings: Settings, view: View[schema.Machine]) -> int:
     machines.sort(key=lambda machine: machine.id)
     view.show(machines)
     for machine in machines:
+        place = output.place(machine.id, machine.primary_ip, view.full)
         if machine.mode in MODES:
-            place = output.place(machine.id, machine.primary_ip, view.full)
             output.note(f"machine {place} {MODES[machine.mode].format(id=machine.id[:8])}")
+        if machine.cordon:
+            output.note(f"machine {place} {_explain_cordon(machine.cordon, machine.id[:8])}")
     return 0
+
+
+def _explain_cordon(cordon: schema.Cordon, id_: str) -> str:
+    by = f" by {output.printable(cordon.by)}" if cordon.by else ""
+    why = f" ({output.printable(cordon.why)})" if cordon.why else ""
+    since = f" since {render_moment(cordon.at)}"
+    return f"is cordoned{by}{since}{why}: it takes no new units but global ones, until `fleetctl uncordon {id_}`"

@@ -6,11 +6,12 @@ from typing import Any, TypeVar
 import msgspec
 
 from fleetd.api import schema
-from fleetd.api.schema import JSON_TYPE, ErrorDetail, ErrorEntity
+from fleetd.api.schema import JSON_TYPE, USER_HEADER, ErrorDetail, ErrorEntity
 from fleetd.model.decoding import UNREADABLE
 from fleetd.registry.records import MalformedRecord, NewerRecord
 from fleetd.store.protocol import Unavailable
 
+MAX_USER = 64  # characters
 NO_STORE = "fleet server unable to communicate with etcd"
 
 _ENCODER = msgspec.json.Encoder(order="sorted")
@@ -45,6 +46,12 @@ class Request(msgspec.Struct, frozen=True):
         """The values of a header, in order; the case of its name is ignored."""
         return [value for key, value in self.headers if key.lower() == name.lower()]
 
+    @property
+    def user(self) -> str:
+        """Who asks, as the client says; '' if it does not say. Nobody has checked it: it is for people to read."""
+        given = "".join(self.header_values(USER_HEADER)[:1])
+        return "".join(filter(str.isprintable, given))[:MAX_USER]
+
 
 class Response(msgspec.Struct, frozen=True):
     """One complete response."""
@@ -58,7 +65,8 @@ Handler = Callable[[Request, str], Awaitable[Response]]
 
 
 class Route(msgspec.Struct, frozen=True):
-    """One method of one path. The handler gets the value of the parameter that the path may end with (`/{machine}`).
+    """One method of one path. The handler gets the value of the parameter that the path may have (`/{machine}`), ''
+    if it has none.
 
     The OpenAPI description is made of the handler's docstring, the types of the body and of the answer (None: there is
     none, dict: any object, bytes: text), and `query`, a parameter that may be repeated.
@@ -70,6 +78,11 @@ class Route(msgspec.Struct, frozen=True):
     body: type[msgspec.Struct] | None = None
     answer: type[msgspec.Struct | dict[str, Any] | bytes] | None = None
     query: str = ""
+
+    @property
+    def parameter(self) -> str:
+        """The name of the parameter of the path, '' if it has none."""
+        return self.path.partition("{")[2].partition("}")[0]
 
 
 class ApiError(Exception):

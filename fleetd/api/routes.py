@@ -24,6 +24,7 @@ from fleetd.api.v1.discovery import describe_api
 from fleetd.api.v1.machines import Machines
 from fleetd.api.v1.states import States
 from fleetd.api.v1.units import Units
+from fleetd.api.v2.cordons import Cordons
 from fleetd.api.v2.operations import Operations
 from fleetd.api.v2.reports import Reports
 from fleetd.model.quota import Usage
@@ -48,7 +49,7 @@ class Api:
     can be answered yet, `trouble()` why only /health fails; '' for neither. `leave()` makes this machine leave the
     cluster, or continues, and reports its progress. `metrics()` renders the counters. `allowed_hosts` are the host
     names, in lower case, that clients over TCP may use. `allowed_usage` limits what the cluster may hold; `now` is a
-    clock in seconds.
+    clock in seconds, `unix_now` the wall clock.
     """
 
     def __init__(
@@ -64,24 +65,27 @@ class Api:
         allowed_hosts: Collection[str] = (),
         allowed_usage: Usage = UNLIMITED,
         now: Callable[[], float] = time.monotonic,
+        unix_now: Callable[[], float] = time.time,
     ) -> None:
         self._registry = registry
         self._not_ready = not_ready
         self._trouble = trouble
         self._leave = leave
         self._metrics = metrics
+        self._unix_now = unix_now
         self._allowed_hosts = allowed_hosts
         self._discovery = render_json(describe_api())
         self.routes = self._make_routes(token_limit, shadows, Quota(registry, allowed_usage, now))
-        self._resources: dict[tuple[str, bool], dict[str, Route]] = {}  # path, has a parameter → method → route
+        self._resources: dict[tuple[str, str | None], dict[str, Route]] = {}  # by what is around the parameter
         for route in self.routes:
-            path, brace, _ = route.path.partition("/{")
-            self._resources.setdefault((path, bool(brace)), {})[route.method] = route
+            before, brace, after = route.path.partition(f"/{{{route.parameter}}}")
+            self._resources.setdefault((before, after if brace else None), {})[route.method] = route
 
     def _make_routes(self, token_limit: int, shadows: Callable[[str], str], quota: Quota) -> tuple[Route, ...]:
         units = Units(self._registry, token_limit, shadows, quota)
         states = States(self._registry, token_limit)
         machines = Machines(self._registry, token_limit)
+        cordons = Cordons(self._registry, self._unix_now)
         operations, reports = Operations(self._registry, units, shadows), Reports(self._registry)
         v1, v2, results, found = schema.V1, schema.V2, schema.Results, schema.UnitReports
         return (
@@ -100,6 +104,8 @@ class Api:
             Route("POST", f"{v2}/reports", reports.post, schema.ReportRequest, found),
             Route("POST", f"{v2}/restart", operations.restart, schema.Restarts, results),
             Route("DELETE", f"{v2}/machines/{{machine}}", machines.delete),
+            Route("PUT", f"{v2}/machines/{{machine}}/cordon", cordons.put, schema.CordonRequest),
+            Route("DELETE", f"{v2}/machines/{{machine}}/cordon", cordons.delete),
             Route("POST", LEAVE, self._post_leave, answer=schema.Leaving),
             Route("GET", OPENAPI, self._get_openapi, answer=dict),
             Route("GET", HEALTH, self._get_health, answer=dict),
@@ -145,11 +151,12 @@ class Api:
             return {}, ""
         if path.startswith(schema.V1_ALPHA + "/"):
             path = schema.V1 + path.removeprefix(schema.V1_ALPHA)
-        parent, _, name = path.rpartition("/")
-        if found := self._resources.get((path, False)):
-            return found, ""
-        if name and (found := self._resources.get((parent, True))):
-            return found, name
+        parent, _, last = path.rpartition("/")
+        grandparent, _, middle = parent.rpartition("/")
+        for before, name, after in ((path, "", None), (parent, last, ""), (grandparent, middle, f"/{last}")):
+            found = self._resources.get((before, after))
+            if found and (name or after is None):
+                return found, name
         raise ApiError(404, "")
 
     async def _get_discovery(self, _: Request, __: str) -> Response:
@@ -193,13 +200,14 @@ def _refuse_method(path: str, methods: list[str]) -> ApiError:
 
 
 def _has_to_be_json(request: Request, route: Route) -> bool:
-    """True if Content-Type must say JSON, which no HTML form can. PUT checks it itself, later, as CoreOS fleet does.
+    """True if Content-Type must say JSON, which no HTML form can. The PUT of version 1 checks it itself, later, as
+    CoreOS fleet does.
 
     Scripts written for CoreOS fleet send PATCH without it; over the unix socket that is safe.
     """
     if route.method == "PATCH":
         return not request.local
-    return route.method == "POST" and route.body is not None
+    return route.body is not None
 
 
 def _is_text(request: Request) -> bool:

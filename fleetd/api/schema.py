@@ -9,6 +9,7 @@ import msgspec
 from fleetd.model.unit_option import UnitOption
 
 JSON_TYPE = "application/json"
+USER_HEADER = "Fleet-User"  # the name of the user who asks
 V1 = "/fleet/v1"
 V1_ALPHA = "/v1-alpha"
 V2 = "/fleet/v2"
@@ -49,13 +50,22 @@ class UnitStatePage(msgspec.Struct, frozen=True, omit_defaults=True):
     next_page_token: str = msgspec.field(name="nextPageToken", default="")
 
 
+class Cordon(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A machine takes no new units but global ones: why, who cordoned it ('' if not told), and when (Unix time, s)."""
+
+    why: str = ""
+    by: str = ""
+    at: float = 0.0
+
+
 class Machine(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A machine. `mode` (leaving, parked) is an addition to CoreOS fleet's API."""
+    """A machine. `mode` (leaving, parked) and `cordon` are additions to CoreOS fleet's API."""
 
     id: str = ""
     primary_ip: str = msgspec.field(name="primaryIP", default="")
     metadata: dict[str, str] = {}
     mode: str = ""
+    cordon: Cordon | None = None
 
 
 class MachinePage(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -109,8 +119,8 @@ class AllocationReport(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Rejection(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Why a machine does not take a unit: `leaving`, `parked`, `machine-id`, `metadata`, `refused`, `no-socket`,
-    `no-peer`, `conflict`, `replaced`; `subject` is the unit, id or metadata that this is about."""
+    """Why a machine does not take a unit: `leaving`, `parked`, `cordoned`, `machine-id`, `metadata`, `refused`,
+    `no-socket`, `no-peer`, `conflict`, `replaced`; `subject` is the unit, id, metadata or text that this is about."""
 
     kind: str
     subject: str = ""
@@ -233,6 +243,15 @@ class Restarts(msgspec.Struct, frozen=True):
     """The body; at most 1000 units, each named once."""
 
     names: tuple[str, ...] = ()
+
+
+# PUT /fleet/v2/machines/{machine}/cordon
+
+
+class CordonRequest(msgspec.Struct, frozen=True):
+    """The body: why, on one line, for people."""
+
+    why: str = ""
 
 
 # POST /fleet/v2/leave, over the machine's own unix socket: leave the cluster. Clients repeat it until `left`.

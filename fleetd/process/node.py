@@ -131,6 +131,7 @@ class Node:
             metrics=self._render_metrics,
             allowed_usage=Usage(config.max_units, config.max_units_bytes),
             now=loop_time,
+            unix_now=environment.unix_now,
             allowed_hosts={*config.allowed_hosts, config.public_ip.lower()},
         )
 

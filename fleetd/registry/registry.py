@@ -10,7 +10,7 @@ from typing import Generic, TypeVar, cast
 import msgspec
 
 from fleetd import metrics
-from fleetd.model.machine import Machine, MachineSettings, overlay_metadata
+from fleetd.model.machine import Machine, MachineSettings
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.quota import Usage
 from fleetd.model.unit import Unit, UnitState
@@ -216,17 +216,18 @@ class Registry(Reader):
         with metrics.registry_operation("set"):
             return await self.store.transact(write_set.comparisons, write_set.operations)
 
-    async def change_settings(self, machine: str, metadata: Sequence[tuple[str, str]]) -> None:
-        """Overlay a machine's metadata with these keys, in order ('' hides a key). Retries on conflicts. Settings that
-        set nothing are deleted, and a key that hides nothing is dropped if the machine is registered."""
+    async def change_settings(
+        self, machine: str, change: Callable[[MachineSettings, Machine | None], MachineSettings]
+    ) -> None:
+        """Write the settings of a machine that `change` makes of the present ones and of the machine's record (None: it
+        is not registered). Retries on conflicts. Settings that set nothing are deleted."""
         key, machine_key = self.key(SETTINGS, machine), self.key(MACHINES, machine)
         while True:
             found = {item.key: item for item in (await self.store.get_many([key, machine_key])).items}
             before = SETTINGS.decode(found[key]) if key in found else MachineSettings()
             registered = await self._decode_all(MACHINES, [found[machine_key]] if machine_key in found else [])
-            configured = registered[(machine,)].metadata if registered else None
-            after = overlay_metadata(before, metadata, configured)
-            if after == before and key in found:
+            after = change(before, registered.get((machine,)))
+            if after == before:
                 return
             operation = self.put(after, machine) if after != MachineSettings() else Delete(key)
             try:

@@ -49,7 +49,8 @@ async def test_the_document_names_the_api_and_no_endpoint(document: Any) -> None
 async def test_the_document_describes_every_entity(document: Any) -> None:
     schemas = document["schemas"]
     assert {name: sorted(schema.get("properties", {})) for name, schema in schemas.items()} == {
-        "Machine": ["id", "metadata", "mode", "primaryIP"],
+        "Cordon": ["at", "by", "why"],
+        "Machine": ["cordon", "id", "metadata", "mode", "primaryIP"],
         "MachinePage": ["machines", "nextPageToken"],
         "MetadataEdit": ["op", "path", "value"],
         "MetadataEdits": [],
@@ -73,6 +74,8 @@ async def test_the_document_describes_every_entity(document: Any) -> None:
         "currentState": {"type": "string", "enum": ["inactive", "loaded", "launched"], "readOnly": True},
         "machineID": {"type": "string", "readOnly": True},
     }
+    assert schemas["Machine"]["properties"]["cordon"] == {"$ref": "Cordon"}
+    assert schemas["Cordon"]["properties"]["at"] == {"type": "number"}
     metadata = schemas["Machine"]["properties"]["metadata"]
     assert metadata == {"type": "object", "additionalProperties": {"type": "string"}}
 

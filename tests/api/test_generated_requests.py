@@ -57,6 +57,7 @@ def test_every_route_is_described_and_tested() -> None:
     assert sorted(OPERATIONS) == [
         "DELETE /fleet/v1/units/{unitName}",
         "DELETE /fleet/v2/machines/{machine}",
+        "DELETE /fleet/v2/machines/{machine}/cordon",
         "GET /fleet/v1/discovery",
         "GET /fleet/v1/machines",
         "GET /fleet/v1/state",
@@ -73,6 +74,7 @@ def test_every_route_is_described_and_tested() -> None:
         "POST /fleet/v2/restart",
         "POST /fleet/v2/units",
         "PUT /fleet/v1/units/{unitName}",
+        "PUT /fleet/v2/machines/{machine}/cordon",
     ]
 
 

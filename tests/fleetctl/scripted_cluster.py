@@ -18,7 +18,7 @@ from fleetd.api.pagination import LIMIT
 from fleetd.api.routes import Api
 from fleetd.api.server import Server
 from fleetd.config.options import Address
-from fleetd.model.machine import Machine
+from fleetd.model.machine import Machine, MachineSettings
 from fleetd.model.placement import Decision
 from fleetd.model.reason import BEST, INFEASIBLE, Reason, Rejection, RejectionCount, RejectionKind
 from fleetd.model.unit import TargetState, Unit, UnitState
@@ -178,6 +178,15 @@ class ScriptedCluster(Api):
             lease = await self._store.grant(LEASE_S)
             await self._store.transact([], [self.registry.put(machine, machine.id, lease=lease)])
 
+    @property
+    def settings(self) -> dict[str, MachineSettings]:
+        """What operators set on machines, by machine."""
+        return self._loop.do(self.registry.settings())
+
+    def set_settings(self, machine: Machine | str, settings: MachineSettings) -> None:
+        """Set it, as somebody else does."""
+        self._write([self.registry.put(settings, machine if isinstance(machine, str) else machine.id)])
+
     def add(self, name: str, text: str = SERVICE, target: str = "inactive") -> None:
         """Create a unit, and let leader and agents act on it."""
         self._loop.do(self._add(Unit(name, UnitFile.parse(text).text, TargetState(target))))
@@ -272,6 +281,6 @@ def _operations_of(request: Request) -> Sequence[schema.UnitOperation]:
     if (request.method, request.path) == _OPERATIONS:
         body = msgspec.json.decode(request.body, type=schema.UnitOperations)
         return [operation for operation in body.operations if not operation.destroy]
-    if request.method == "PUT":
+    if request.method == "PUT" and request.path.startswith(f"{schema.V1}/units/"):
         return [msgspec.json.decode(request.body, type=schema.UnitOperation)]
     return []

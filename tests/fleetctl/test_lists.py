@@ -263,8 +263,14 @@ def test_list_unit_files_as_json_has_null_for_missing_values(fleetctl: Fleetctl,
 def test_list_machines_as_json_has_metadata_as_an_object(fleetctl: Fleetctl) -> None:
     rows = json.loads(fleetctl("list-machines", "--output=json").stdout)
     assert rows == [
-        {"machine": M1.id, "ip": "10.0.0.1", "metadata": {"region": "eu", "disk": "ssd"}, "mode": None},
-        {"machine": M2.id, "ip": None, "metadata": {}, "mode": None},
+        {
+            "machine": M1.id,
+            "ip": "10.0.0.1",
+            "metadata": {"region": "eu", "disk": "ssd"},
+            "mode": None,
+            "cordon": None,
+        },
+        {"machine": M2.id, "ip": None, "metadata": {}, "mode": None, "cordon": None},
     ]
 
 

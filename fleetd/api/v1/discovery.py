@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Mapping
+from types import UnionType
 from typing import Any, get_args, get_origin
 
 import msgspec
@@ -14,6 +15,7 @@ from fleetd.model.unit import TargetState
 from fleetd.model.unit_option import UnitOption
 
 _ENTITIES: tuple[type[msgspec.Struct], ...] = (
+    schema.Cordon,
     schema.Machine,
     schema.MachinePage,
     schema.Unit,
@@ -32,9 +34,11 @@ def _describe_type(type_: Any) -> dict[str, Any]:
         return {"type": "array", "items": _describe_type(get_args(type_)[0])}
     if get_origin(type_) is dict:
         return {"type": "object", "additionalProperties": _describe_type(get_args(type_)[1])}
+    if get_origin(type_) is UnionType:  # a struct or None
+        return _describe_type(get_args(type_)[0])
     if issubclass(type_, msgspec.Struct):
         return {"$ref": type_.__name__}
-    return {"type": "string"}
+    return {"type": "number" if type_ is float else "string"}
 
 
 def _describe_entity(entity: type[msgspec.Struct]) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Machines: list them, change their metadata, and remove one that is parked."""
 
 import re
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -8,7 +10,7 @@ import msgspec
 from fleetd.api import schema
 from fleetd.api.http import ApiError, Request, Response, parse_json, render_json
 from fleetd.api.pagination import parse_page, read_page
-from fleetd.model.machine import Machine, MachineMode, MachineSettings, effective_metadata
+from fleetd.model.machine import Machine, MachineMode, MachineSettings, effective_metadata, overlay_metadata
 from fleetd.registry.records import MACHINES, SETTINGS, MalformedRecord
 from fleetd.registry.registry import Registry
 
@@ -27,11 +29,13 @@ class MetadataEdit(msgspec.Struct, frozen=True):
 
 def describe_machine(machine: Machine, settings: MachineSettings | None) -> schema.Machine:
     """The machine as version 1 shows it; a ready one without a mode."""
+    cordon = settings.cordon if settings else None
     return schema.Machine(
         id=machine.id,
         primary_ip=machine.address,
         metadata=effective_metadata(machine, settings),
         mode="" if machine.mode is MachineMode.READY else machine.mode,
+        cordon=schema.Cordon(cordon.why, cordon.by, cordon.at) if cordon else None,
     )
 
 
@@ -54,6 +58,10 @@ def parse_edits(body: bytes) -> dict[str, list[tuple[str, str]]]:
             raise ApiError(400, "invalid value: add and replace require a value")
         edits.setdefault(found[1], []).append((found[2], value))
     return edits
+
+
+def _overlay(edits: Sequence[tuple[str, str]], settings: MachineSettings, machine: Machine | None) -> MachineSettings:
+    return overlay_metadata(settings, edits, machine.metadata if machine else None)
 
 
 class Machines:
@@ -93,7 +101,7 @@ class Machines:
                 )
         for machine, metadata in edits.items():
             try:
-                await self._registry.change_settings(machine, metadata)
+                await self._registry.change_settings(machine, partial(_overlay, metadata))
             except MalformedRecord:
                 raise
             except ValueError as error:

@@ -54,9 +54,8 @@ def _describe(route: Route) -> dict[str, Any]:
         "summary": inspect.getdoc(route.handler),
         "responses": _responses(_describe_answer(route)),
     }
-    _, brace, parameter = route.path.partition("{")
-    if brace:
-        named = {"name": parameter.rstrip("}"), "in": "path", "required": True, "schema": {"type": "string"}}
+    if route.parameter:
+        named = {"name": route.parameter, "in": "path", "required": True, "schema": {"type": "string"}}
         operation["parameters"] = [named]
     if route.query:
         repeated = {"type": "array", "items": {"type": "string"}}

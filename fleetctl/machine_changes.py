@@ -1,0 +1,49 @@
+"""What the commands that change machines have in common: machines given by prefixes of their ids, one after another."""
+
+import re
+from collections.abc import Callable, Sequence
+
+from fleetctl import output
+from fleetctl.client import ApiError, Client, open_client
+from fleetctl.errors import CommandFailed, failing_as
+from fleetctl.settings import Settings
+from fleetctl.unit_locations import Location, all_locations, match_machines
+
+_FULL_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
+
+
+def change_machines(
+    settings: Settings, texts: Sequence[str], change: Callable[[Client, str], None], *, doing: str, done: str
+) -> int:
+    """Call `change` with each machine's id; `doing` and `done` are its words for people ("Cordoning", "Cordoned").
+    Returns the exit status: one machine that fails does not stop the others."""
+    if not texts:
+        raise CommandFailed("No machines given")
+    client = open_client(settings)
+    with failing_as("Error retrieving list of active machines from fleet API (", ")"):
+        places = all_locations(client)
+    status = 0
+    for text in texts:
+        try:
+            place = _pick(places, text)
+            change(client, place.machine)
+        except CommandFailed as error:
+            output.error(str(error))
+            status = error.status
+        except ApiError as error:
+            output.error(f"Error {doing} machine {place}: {error}")
+            status = 1
+        else:
+            output.result(f"{done} machine {place}")
+    return status
+
+
+def _pick(places: Sequence[Location], text: str) -> Location:
+    """The machine with this prefix of its id, or, with this whole id, one that is absent. Raises CommandFailed."""
+    found = match_machines(places, text)
+    if len(found) == 1:
+        return found[0]
+    if not found and _FULL_ID.fullmatch(text):
+        return Location(text, "")
+    why = f"is a prefix of {', '.join(map(str, found))}" if found else "is not a machine of the cluster"
+    raise CommandFailed(f"{output.printable(text)} {why}")

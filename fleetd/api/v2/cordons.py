@@ -1,0 +1,47 @@
+"""The cordon of a machine: it takes no new units but global ones, and keeps those that it has."""
+
+from collections.abc import Callable
+
+from msgspec.structs import replace
+
+from fleetd.api import schema
+from fleetd.api.http import ApiError, Request, Response, parse_json
+from fleetd.model.machine import Cordon, Machine, MachineSettings
+from fleetd.registry.registry import Registry
+
+MAX_WHY = 200  # characters: it is part of the reasons of units
+
+
+class Cordons:
+    """The resource. `unix_now` is the wall clock."""
+
+    def __init__(self, registry: Registry, unix_now: Callable[[], float]) -> None:
+        self._registry = registry
+        self._unix_now = unix_now
+
+    async def put(self, request: Request, id_: str) -> Response:
+        """Cordon a machine: it takes no new units but global ones. The header Fleet-User says who does it."""
+        why = parse_json(request.body, schema.CordonRequest).why
+        if len(why) > MAX_WHY or not why.isprintable():
+            raise ApiError(400, f"why has to be one line of at most {MAX_WHY} printable characters")
+        cordon = Cordon(why, request.user, self._unix_now())
+
+        def change(settings: MachineSettings, machine: Machine | None) -> MachineSettings:
+            if machine is None:
+                raise ApiError(
+                    409, "the machine is absent: cordon it when it is back (fleetctl list-machines shows it)"
+                )
+            is_known = settings.cordon is not None and settings.cordon.why == why
+            return settings if is_known else replace(settings, cordon=cordon)
+
+        return await self._change(id_, change)
+
+    async def delete(self, _: Request, id_: str) -> Response:
+        """Let a machine, present or absent, take new units again."""
+        return await self._change(id_, lambda settings, _: replace(settings, cordon=None))
+
+    async def _change(self, id_: str, change: Callable[[MachineSettings, Machine | None], MachineSettings]) -> Response:
+        if not await self._registry.known_machines([id_]):
+            raise ApiError(404, "unknown machine: give the full id of one that is or was in the cluster")
+        await self._registry.change_settings(id_, change)
+        return Response(204)
