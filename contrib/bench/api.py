@@ -62,7 +62,7 @@ class Api:
         await self._carry_out([schema.UnitOperation(name, destroy=True) for name in names])
 
     async def _carry_out(self, operations: Sequence[schema.UnitOperation]) -> None:
-        """Ask for what is refused because the store was too busy to answer in time once more, as a person would."""
+        """Repeat what is refused because the store was too busy to answer in time, as a user would."""
         deadline = time.monotonic() + DEADLINE_S
         for left in cut_into_batches(operations):
             while left:

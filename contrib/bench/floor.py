@@ -1,4 +1,4 @@
-"""The floor: systemd alone, given the same units on the same machines, with nobody to decide or to report anything.
+"""The floor: systemd alone, given the same units on the same machines, without decisions and reports.
 
 Its files are put where fleetd puts its own, and linked without a reload, as fleetd does, so that what remains of the
 difference is the cluster.

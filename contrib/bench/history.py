@@ -53,7 +53,7 @@ ROWS = (
     ("memory", "memory of a fleetd with its share", ""),
     ("growth", "and for each further unit", ""),
     ("rest_fleetd", "at rest, processor time of a fleetd (of a core)", ""),
-    ("rest_etcd", "at rest, processor time of etcd (of a core)", "an etcd that nobody asks"),
+    ("rest_etcd", "at rest, processor time of etcd (of a core)", "an idle etcd"),
     ("requests", "at rest, store requests a minute, a machine", "without units"),
     ("list_units", "`fleetctl list-units` of all", "starting Python"),
 )

@@ -166,7 +166,7 @@ def cost_of(paper: Paper, change: Callable[[], Affected]) -> Cost:
 
 
 def change_unit(paper: Paper, turn: int) -> Cost:
-    """A person restarts a unit."""
+    """An operator restarts a unit."""
     name = paper.units[(turn + 1) * len(paper.units) // 100].name
     paper.revision += 1
     unit = msgspec.structs.replace(paper.snapshot.units[name], generation=paper.revision)

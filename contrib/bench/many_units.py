@@ -120,7 +120,7 @@ class Bench:
         self.rows.append((what, took, client, server, etcd, f"{requests or '-'}, {size / 1024:.0f} KiB"))
 
     async def fleetctl(self, *arguments: str) -> None:
-        """Run a command to its end, as a person would."""
+        """Run a command to its end."""
         program = [sys.executable, "-m", "fleetctl.cli", f"--endpoint=unix://{self.socket}", "--request-timeout=60"]
         process = await asyncio.create_subprocess_exec(
             *program, *arguments, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE

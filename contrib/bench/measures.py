@@ -174,7 +174,7 @@ async def measure_growth(bench: Bench) -> list[Figure]:
 
 
 async def measure_rest(bench: Bench) -> list[Figure]:
-    """What it costs while nothing changes: processor time of the busiest fleetd, of etcd beside one that nobody asks,
+    """Cost while nothing changes: processor time of the busiest fleetd, of etcd beside an idle one,
     and requests to the store, beside those of machines that have no units."""
     alone_dir = bench.cluster.network.directory / "etcd-alone"
     async with bench.api() as api:
@@ -193,7 +193,7 @@ async def measure_rest(bench: Bench) -> list[Figure]:
 
 
 class _Rest(msgspec.Struct, frozen=True):
-    """While nothing changed: % of a core that the busiest fleetd, etcd and an etcd that nobody asks used, and requests
+    """While nothing changed: % of a core that the busiest fleetd, etcd and an idle etcd used, and requests
     a minute for each machine."""
 
     fleetd: float
@@ -222,7 +222,7 @@ async def _rest(bench: Bench, alone: EtcdServer | None = None) -> _Rest:
 
 
 async def measure_fleetctl(bench: Bench) -> list[Figure]:
-    """What a person waits for: the whole command, beside the start of Python."""
+    """How long a user waits for a command, beside the start of Python alone."""
     async with bench.api() as api:
         await bench.fill(api)
     endpoint = f"--endpoint=unix://{bench.cluster.machines[0].path('/run/fleet.sock')}"

@@ -1,6 +1,6 @@
-"""Who looks at the cluster from outside, by one watch: which machines there are, who leads, what is active where.
+"""Observes the cluster from outside with one watch: its machines, its leader, its active units.
 
-It costs what one more leader's watch would, is no part of what is measured, and asks nobody's API.
+It costs as much as one more leader's watch, is not measured, and uses no API.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ class Observer:
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._active: dict[str, set[str]] = {}  # unit → the machines on which it is active
-        self._moved: dict[str, None] = {}  # units whose entry there has changed since somebody looked
+        self._moved: dict[str, None] = {}  # units whose entry there has changed since the last look
         self.machines: set[str] = set()
         self.leader = ""
 

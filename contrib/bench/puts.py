@@ -82,7 +82,7 @@ async def serve(kind: str, etcd_url: str, directory: Path, profile: bool) -> Non
     server = Server(node.api if node else Api(Registry(InstrumentedStore(store))))
     await server.start([Address(path=str(directory / "fleet.sock"))], insecure=False)
     loop, profiler = asyncio.get_running_loop(), cProfile.Profile(time.process_time)
-    await asyncio.sleep(1 if node else 0)  # for somebody to lead
+    await asyncio.sleep(1 if node else 0)  # until a machine leads
     print("serves", flush=True)
     await loop.run_in_executor(None, sys.stdin.readline)
     store.transactions, before = 0, _cpu_s()

@@ -32,7 +32,7 @@ Processes = dict[str, dict[str, int]]  # machine → unit → main process, 0 fo
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m contrib.bench.starved", description="Nobody is dead.")
+    parser = argparse.ArgumentParser(prog="python -m contrib.bench.starved", description="No machine counts as dead.")
     parser.add_argument("--seconds", type=float, default=3600.0, help="for how long (default an hour)")
     parser.add_argument("--nice", type=int, default=0, help="how far the busy loops stand back (default: not at all)")
     parser.add_argument("--seed", type=int, default=0, help="what the stalls are drawn from")

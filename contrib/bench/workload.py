@@ -1,4 +1,4 @@
-"""A cluster on paper as people run them: machines with metadata, and units with the usual mix of requirements.
+"""A typical cluster on paper: machines with metadata, and units with the usual mix of requirements.
 
 Made from a seed, so that two runs measure the same. Nothing is measured here.
 """

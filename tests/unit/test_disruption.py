@@ -45,7 +45,7 @@ JUDGED = [
     ("one with a proof of an earlier placement", ASKED, running(proof=Proof(6, HASH)), Unavailability.UNPROVEN),
     ("one with a proof of other content", ASKED, running(proof=Proof(7, "other")), Unavailability.UNPROVEN),
     ("one that was found unhealthy", ASKED, running(proof=Proof(7, HASH, "", "port 80")), Unavailability.UNHEALTHY),
-    ("one with a proof that nobody asks for", PLACED, running(proof=Proof(6, "other")), None),
+    ("one with a proof that was not requested", PLACED, running(proof=Proof(6, "other")), None),
 ]
 
 

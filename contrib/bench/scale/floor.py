@@ -33,7 +33,7 @@ class Floor(msgspec.Struct, frozen=True):
 
 
 async def measure_floor(etcd_url: str, counts: Counts, machines: int) -> Floor:
-    """Ask of etcd what these counts say, as fast as it goes. `etcd_url` is an etcd that nobody else uses."""
+    """Make these requests of etcd as fast as possible. `etcd_url` is an etcd of this measurement alone."""
     timeout = aiohttp.ClientTimeout(total=None)
     async with aiohttp.ClientSession(etcd_url, connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
         watches = [asyncio.create_task(_watch(session, prefix)) for prefix in _watched(machines)]

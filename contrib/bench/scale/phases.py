@@ -114,7 +114,7 @@ class Play:
     async def _join(self) -> None:
         before, began = await self._read(), time.monotonic()
         await self._workers.start({LEADER: self._task(0, 1)})
-        leads = await self._observer.until("somebody leads", lambda: self._observer.leader != "", PATIENCE_S)
+        leads = await self._observer.until("a machine leads", lambda: self._observer.leader != "", PATIENCE_S)
         assert self._observer.leader == machine_id(0)
         tasks = {FRONT: self._task(1, 1, str(self._directory / "api.sock"))}
         rest = range(2, self._size.machines)
