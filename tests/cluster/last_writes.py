@@ -81,7 +81,7 @@ async def count_and_exchange(
     action = url.rpartition("/")[2]
     life.write(f"ask etcd: {action}")
     async with post(session, url, **options) as response:
-        life.write(f"on_audit_event etcd: {action}")
+        life.write(f"hear etcd: {action}")
         yield response
 
 
