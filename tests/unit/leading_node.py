@@ -24,11 +24,11 @@ TTL_S = 9.0
 class FaultyStore(EmbeddedStore):
     """A store that fails on demand."""
 
-    overtaking: Put | None = None  # is written just before the next plan for a machine that is gone
+    overtaking: Put | None = None  # written just before the next plan for a machine that is gone
     is_failing = False  # no placement is written and no lease renewed
-    is_too_large = False  # to be read as a whole
+    is_too_large = False  # read as a whole
     is_about_to_be_restored = False  # the next write of placements is acknowledged, and lost
-    full_reads = 0  # how often all records were read
+    full_reads = 0  # the number of full reads
 
     async def range(self, prefix: str, **options: Any) -> RangeResult:
         self.full_reads += prefix == DEFAULT_PREFIX

@@ -1,4 +1,4 @@
-"""What is counted: each series moves when the thing happens, and reads as the reference and Prometheus want it."""
+"""Metrics: each series changes with its event, and has the names of CoreOS fleet and Prometheus."""
 
 import asyncio
 import inspect
@@ -41,7 +41,7 @@ def scenario(body: Callable[[Node, Counted], Awaitable[None]]) -> None:
 
 
 @pytest.mark.covers("7.2", "7.4", "7.5", "7.6", "10.5.5", "10.7.13")
-def test_the_leader_counts_what_it_places_takes_back_and_cannot_place() -> None:
+def test_the_leader_counts_placed_withdrawn_and_infeasible_units() -> None:
     async def body(node: Node, counted: Counted) -> None:
         await node.add("web.service")
         await node.add("far.service", "[X-Fleet]\nMachineID=elsewhere\n")
@@ -64,7 +64,7 @@ def test_the_leader_counts_what_it_places_takes_back_and_cannot_place() -> None:
 
 
 @pytest.mark.covers("7.3")
-def test_a_plan_that_the_store_does_not_take_counts_as_failed_and_then_as_done() -> None:
+def test_a_plan_refused_by_the_store_counts_as_failed_and_later_as_done() -> None:
     async def body(node: Node, counted: Counted) -> None:
         node.store.is_failing = True
         await node.add("web.service")
@@ -80,7 +80,7 @@ def test_a_plan_that_the_store_does_not_take_counts_as_failed_and_then_as_done()
 
 
 @pytest.mark.covers("7.1", "10.7.13")
-def test_the_leader_shows_its_queue_and_the_cluster_in_numbers_and_a_follower_nothing() -> None:
+def test_the_leader_shows_its_queue_and_cluster_and_a_follower_does_not() -> None:
     async def body(node: Node, _: Counted) -> None:
         await node.add("web.service")
         await node.add("web@.service", target=TargetState.INACTIVE)
@@ -114,7 +114,7 @@ def test_the_leader_shows_its_queue_and_the_cluster_in_numbers_and_a_follower_no
     scenario(body)
 
 
-def test_changes_that_come_while_a_plan_is_made_are_the_leaders_queue() -> None:
+def test_changes_during_a_plan_are_the_leaders_queue() -> None:
     async def body(node: Node, _: Counted) -> None:
         node.may_plan.clear()
         names = [f"u{number:03}.service" for number in range(SMALL_PLAN + 1)]
@@ -134,7 +134,7 @@ def test_changes_that_come_while_a_plan_is_made_are_the_leaders_queue() -> None:
 
 
 @pytest.mark.covers("5.5.1", "9.6")
-def test_heartbeats_and_registrations_are_counted_by_how_they_end() -> None:
+def test_heartbeats_and_registrations_are_counted_by_result() -> None:
     async def body(node: Node, counted: Counted) -> None:
         assert counted("fleet_registrations_total") == 1
         await asyncio.sleep(TTL_S)
@@ -173,7 +173,7 @@ def test_reads_and_writes_of_units_are_counted_and_timed_by_kind() -> None:
 
 
 class Recorder:
-    """In a store's place: answers each request with what was asked."""
+    """A double of a store: answers each call with its arguments."""
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
         async def answer(*arguments: Any, **options: Any) -> Any:
@@ -188,7 +188,7 @@ class Recorder:
 @pytest.mark.parametrize(
     "method", [name for name in vars(Store) if name in InstrumentedStore.__dict__ and name[0] != "_"]
 )
-async def test_a_store_that_is_measured_is_asked_what_was_asked_and_its_answer_is_handed_on(method: str) -> None:
+async def test_an_instrumented_store_forwards_calls_and_answers(method: str) -> None:
     _, *parameters = inspect.signature(getattr(Store, method)).parameters.values()
     arguments = [object() for each in parameters if each.kind is not each.KEYWORD_ONLY]
     options = {each.name: object() for each in parameters if each.kind is each.KEYWORD_ONLY}
@@ -230,7 +230,7 @@ async def test_store_requests_are_timed_and_failures_counted_by_kind() -> None:
     assert counted(failures, operation="transact", kind="unavailable") == 0
 
 
-# As Prometheus reads it
+# In Prometheus' format
 
 REFERENCE = {
     "fleet_engine_leader_start_time": ("gauge", ()),
@@ -247,7 +247,7 @@ _TYPE = re.compile(r"^# TYPE (\S+) (\S+)$", re.MULTILINE)
 
 
 @pytest.mark.covers("7.1", "7.2", "7.3", "7.4", "7.5", "7.6", "7.7", "7.8", "7.9", "10.7.14")
-def test_the_originals_series_are_there_under_their_names_types_and_labels() -> None:
+def test_coreos_fleets_series_have_their_names_types_and_labels() -> None:
     async def use_everything(node: Node, _: Counted) -> None:
         node.store.is_failing = True
         await node.add("web.service")
@@ -280,7 +280,7 @@ def test_the_process_and_the_build_are_shown() -> None:
     assert build["version"] == __version__
 
 
-def test_every_series_says_what_it_is() -> None:
+def test_every_series_has_a_help_text() -> None:
     text = metrics.render().decode()
     helps = dict(re.findall(r"^# HELP (\S+) (.*)$", text, re.MULTILINE))
     kinds = dict(_TYPE.findall(text))

@@ -1,4 +1,4 @@
-"""How much a cluster may hold: what a change makes it grow by, and what is said where that is too much."""
+"""A cluster's limits: by how much a change lets it grow, and the error beyond a limit."""
 
 import pytest
 
@@ -22,20 +22,20 @@ from fleetd.scheduler.snapshot import Snapshot
         (Content("abc"), Content("abc", (DropIn("é", "ä"),)), Usage(0, 4)),
     ],
 )
-def test_what_becomes_larger_counts(before: Content | None, after: Content | None, growth: Usage) -> None:
+def test_only_growth_counts(before: Content | None, after: Content | None, growth: Usage) -> None:
     assert measure_growth(before, after) == growth
 
 
-def test_up_to_the_bounds_all_is_well() -> None:
+def test_a_change_up_to_the_limits_is_accepted() -> None:
     assert refuse_growth(Usage(9, 90), Usage(1, 10), Usage(10, 100)) == ""
 
 
-def test_what_is_over_the_bounds_may_still_change_without_growing() -> None:
+def test_units_beyond_the_limits_may_change_without_growing() -> None:
     assert refuse_growth(Usage(20, 200), Usage(), Usage(10, 100)) == ""
     assert refuse_growth(Usage(20, 50), Usage(0, 1), Usage(10, 100)) == ""
 
 
-def test_beyond_them_the_bound_and_the_remedy_are_named() -> None:
+def test_an_error_names_the_limit_and_the_remedy() -> None:
     remedy = "destroy what is not needed, or raise it in fleet.conf on every machine"
     assert refuse_growth(Usage(10, 0), Usage(1, 5), Usage(10, 100)) == (
         f"the cluster has 10 units, and max_units=10 of them are allowed: {remedy}"
