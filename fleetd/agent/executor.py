@@ -16,8 +16,8 @@ from fleetd import metrics
 from fleetd.agent.ledger import Ledger
 from fleetd.agent.links import Links
 from fleetd.agent.unit_retries import UnitRetries
+from fleetd.model.content import Content
 from fleetd.model.job_result import REFUSED
-from fleetd.model.unitfile import hash_unit_file
 from fleetd.reconciler.actions import Action, Record, Reload, Remove, Restart, Start, Stop, Write
 from fleetd.reconciler.observed import StopProgress
 from fleetd.systemd.protocol import (
@@ -36,8 +36,14 @@ MAX_CONCURRENT = 32  # systemd handles one request after the other; more in flig
 _AnyAction = TypeVar("_AnyAction", Stop, Start | Restart)
 
 
+def read_contents(systemd: ServiceManager) -> dict[str, Content]:
+    """Return the contents that fleet has written on this machine, by unit. Raises OSError."""
+    dropins = systemd.read_dropins()
+    return {name: Content(text, dropins.get(name, ())) for name, text in systemd.read_files().items()}
+
+
 class Executor:
-    """Executes plans. `hashes` are the hashes of fleet's unit files, by unit, as of the last `refresh_files`."""
+    """Executes plans. `hashes` are those of the contents that are written, by unit, as of the last `refresh_files`."""
 
     def __init__(self, machine_id: str, systemd: ServiceManager, ledger: Ledger, retries: UnitRetries) -> None:
         self._systemd = systemd
@@ -53,9 +59,9 @@ class Executor:
     def refresh_files(self) -> None:
         """Read the files, unless they are known already. Raises OSError."""
         if not self._files_are_known:
-            texts = self._systemd.read_files()
-            self.hashes = {name: hash_unit_file(text) for name, text in texts.items()}
-            self._links.read(texts)
+            contents = read_contents(self._systemd)
+            self.hashes = {name: content.hash for name, content in contents.items()}
+            self._links.read(contents)
             self._files_are_known = True
 
     def taken_error(self, status: UnitStatus) -> NameTaken | None:
@@ -191,7 +197,7 @@ class Executor:
                 self._changed_files[name] = None
 
     async def _write(self, actions: Sequence[Write]) -> None:
-        files = {}
+        contents: dict[str, Content] = {}
         for action in actions:
             try:
                 if action.entry is not None:
@@ -199,17 +205,19 @@ class Executor:
             except OSError as error:
                 self._fail("write", action.unit, error)
             else:
-                files[action.unit] = action.text
-        failures = await self._change_files(self._systemd.write(files)) if files else {}
-        for name, text in files.items():
+                contents[action.unit] = action.content
+        files = {name: content.text for name, content in contents.items()}
+        dropins = {name: content.dropins for name, content in contents.items() if content.dropins}
+        failures = await self._change_files(self._systemd.write(files, dropins)) if files else {}
+        for name, content in contents.items():
             failure = failures.get(name)
             if isinstance(failure, NameTaken):
                 self._taken[name] = failure
             if failure:
                 self._fail("write", name, failure)
             else:
-                self.hashes[name] = hash_unit_file(text)
-                self._links.put(name, text)
+                self.hashes[name] = content.hash
+                self._links.put(name, content)
                 self._changed_files[name] = None
 
     async def _change_files(self, change: Awaitable[Mapping[str, Exception]]) -> Mapping[str, Exception]:

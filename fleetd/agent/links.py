@@ -8,16 +8,22 @@ from collections.abc import Mapping
 
 from fleetd.agent.ledger import Ledger
 from fleetd.model.admission import refuse_name
+from fleetd.model.content import Content
 from fleetd.model.install import Install, InvalidInstall, parse_install, plan_links
 from fleetd.model.names import parse_name
-from fleetd.model.unitfile import UnitFileError, parse_unit_file
+from fleetd.model.unitfile import UnitFileError
 from fleetd.systemd.protocol import ServiceManager
 
 log = logging.getLogger(__name__)
 
 
+def has_install(content: Content) -> bool:
+    """True if the content may have a section [Install]: the others need not be parsed."""
+    return any("[Install]" in text for text in (content.text, *(dropin.text for dropin in content.dropins)))
+
+
 class Links:
-    """One machine's links. Call `read` with all units' texts, then `put` and `forget` for changes, then `follow`."""
+    """One machine's links. Call `read` with all units' contents, then `put` and `forget` for changes, then `follow`."""
 
     def __init__(self, machine_id: str, systemd: ServiceManager, ledger: Ledger) -> None:
         self._systemd = systemd
@@ -29,16 +35,16 @@ class Links:
         self._is_due = True
         self._must_verify = True  # links that the ledger has may be missing
 
-    def read(self, texts: Mapping[str, str]) -> None:
-        """Take the texts of all of the machine's unit files."""
+    def read(self, contents: Mapping[str, Content]) -> None:
+        """Take the contents of all of the machine's units."""
         self._units = {}
         self._must_verify = True
-        for name, text in texts.items():
-            self.put(name, text)
+        for name, content in contents.items():
+            self.put(name, content)
 
-    def put(self, name: str, text: str) -> None:
-        """Take the text of one unit file."""
-        self._units[name] = self._parse(name, text) if "[Install]" in text else None
+    def put(self, name: str, content: Content) -> None:
+        """Take the content of one unit."""
+        self._units[name] = self._parse(name, content) if has_install(content) else None
         self._is_due = True
 
     def forget(self, name: str) -> None:
@@ -89,9 +95,9 @@ class Links:
                     log.warning("%s: %s", name, sentence)
         return tuple(name for name in {**before, **complaints} if before.get(name) != complaints.get(name))
 
-    def _parse(self, name: str, text: str) -> Install | str:
+    def _parse(self, name: str, content: Content) -> Install | str:
         """Return the unit's [Install], or why it is invalid (for a unit accepted by a fleetd that did not check it)."""
         try:
-            return parse_install(parse_unit_file(text), parse_name(name), self._specifiers)
+            return parse_install(content.options(), parse_name(name), self._specifiers)
         except (InvalidInstall, UnitFileError) as error:
             return f"[Install] has no effect: {error}"

@@ -7,14 +7,16 @@ from collections.abc import Sequence
 import msgspec
 
 from fleetd.agent.desired_state import DesiredState
-from fleetd.agent.executor import Executor
+from fleetd.agent.executor import Executor, read_contents
 from fleetd.agent.ledger import Ledger
+from fleetd.agent.links import has_install
 from fleetd.agent.unit_retries import UnitRetries
-from fleetd.model.admission import own_unit, refuse_names
+from fleetd.model.admission import dropin_taken, own_unit, refuse_names
+from fleetd.model.content import Content
 from fleetd.model.job_result import CANCELED, NEVER_RAN, REFUSED
 from fleetd.model.unit import TargetState
-from fleetd.model.unitfile import UnitFileError, parse_unit_file
-from fleetd.reconciler.observed import LastRun, Observed, needs_last_run, needs_text
+from fleetd.model.unitfile import UnitFileError
+from fleetd.reconciler.observed import LastRun, Observed, needs_content, needs_last_run
 from fleetd.scheduler.snapshot import requirements_of
 from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager, ServiceManagerError, UnitStatus
 
@@ -50,10 +52,10 @@ class Observer:
         asked = [name for name in names if needs_last_run(placements.get(name), observed[name])]
         for name, last_run in zip(asked, await asyncio.gather(*map(self._ask_last_run, asked)), strict=True):
             observed[name] = msgspec.structs.replace(observed[name], last_run=last_run)
-        replaced = [name for name in names if needs_text(placements.get(name), observed[name])]
-        texts = self._systemd.read_files() if replaced else {}
+        replaced = [name for name in names if needs_content(placements.get(name), observed[name])]
+        contents = read_contents(self._systemd) if replaced else {}
         for name in replaced:
-            observed[name] = msgspec.structs.replace(observed[name], text=texts.get(name, ""))
+            observed[name] = msgspec.structs.replace(observed[name], content=contents.get(name, Content("")))
         return observed
 
     async def running(self, names: Sequence[str]) -> tuple[str, ...]:
@@ -86,15 +88,18 @@ class Observer:
         Observed."""
         if taken := self._executor.taken_error(status):
             return str(taken), taken.obstacle, ""
-        text = self._desired.placements[name].text
+        content = self._desired.placements[name].content
         try:
-            options = parse_unit_file(text) if "[Install]" in text else ()
+            options = content.options() if has_install(content) else ()
         except UnitFileError:
             options = ()
         own = self._systemd.shadows(name) if "." in name else ""
         refusal = refuse_names(name, options, lambda each: own if each == name else self._systemd.shadows(each))
         if refusal:
             return refusal, own_unit(own) if own else NO_SUCH_UNIT, ""
+        for dropin in content.dropins:
+            if path := self._systemd.shadowed_dropin(name, dropin.name):
+                return dropin_taken(name, path), own_unit(path), ""
         if lacks := self._find_missing_template(name):
             refusal = f"{name} has Accept=yes and starts an instance of {lacks} for each connection; submit {lacks}"
             return refusal, f"lacks {lacks}", lacks

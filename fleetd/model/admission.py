@@ -23,6 +23,11 @@ def name_taken(name: str, owner: str) -> str:
     return f'unit "{name}" would hide {owner}, a unit of the system: choose another name'
 
 
+def dropin_taken(name: str, path: str) -> str:
+    """Return the refusal of a drop-in of this unit whose name `path`, a file that is not fleet's, has."""
+    return f'unit "{name}" has the drop-in {path}, which is not fleet\'s: remove it, or choose another name'
+
+
 def own_unit(path: str) -> str:
     """Return the same in short, after the machine's name."""
     return f"has its own {path}"

@@ -1,16 +1,17 @@
-"""impact: what a changed unit file asks of a unit that runs: nothing, that systemd reads it, or a restart.
+"""impact: what a changed content asks of a unit that runs: nothing, that systemd reads it, or a restart.
 
 Pure. Tried on a real systemd, option by option (tests/cluster/test_content_change.py): after a daemon-reload, with its
 process kept, `systemctl show` says of a unit with another value of an option of class RELOAD what it says after a
-fresh start. What is not known to be so is a restart.
+fresh start. What is not known to be so is a restart. The options of drop-ins follow those of the unit file, as systemd
+reads them, so that an option counts as changed as well if only a reset (`Name=`) before it is new.
 """
 
-from collections import Counter
 from collections.abc import Iterable
 from enum import StrEnum
 
+from fleetd.model.content import Content
 from fleetd.model.unit_option import UnitOption
-from fleetd.model.unitfile import UnitFileError, parse_unit_file
+from fleetd.model.unitfile import UnitFileError
 
 
 class Impact(StrEnum):
@@ -56,12 +57,12 @@ RELOADED = {  # by section
 }
 
 
-def impact(before: str, after: str) -> tuple[Impact, str]:
-    """What it takes to run a unit with the file `after` instead of `before`, and because of which options."""
+def impact(before: Content, after: Content) -> tuple[Impact, str]:
+    """What it takes to run a unit with the content `after` instead of `before`, and because of which options."""
     try:
-        old, new = _by_class(parse_unit_file(before)), _by_class(parse_unit_file(after))
+        old, new = _by_class(before.options()), _by_class(after.options())
     except UnitFileError as error:
-        return Impact.RESTART, f"its file cannot be compared: {error}"
+        return Impact.RESTART, f"its content cannot be compared: {error}"
     for kind in (Impact.RESTART, Impact.RELOAD):
         changed = _differences(old[kind], new[kind])
         if changed:
@@ -93,8 +94,17 @@ def _differences(old: dict[str, list[UnitOption]], new: dict[str, list[UnitOptio
     for section in {**old, **new}:
         was, is_now = old.get(section, []), new.get(section, [])
         if was != is_now:
-            before, after = Counter(was), Counter(is_now)
-            changed = (*(before - after), *(after - before)) or is_now
-            names |= dict.fromkeys(f"{option.name}=" for option in changed)
+            before, after = _values(was), _values(is_now)
+            every = {**before, **after}
+            changed = [name for name in every if before.get(name) != after.get(name)] or every
+            names |= dict.fromkeys(f"{name}=" for name in changed)
     few = list(names)[:_NAMED]
     return few if len(few) == len(names) else [*few, "…"]
+
+
+def _values(options: Iterable[UnitOption]) -> dict[str, list[str]]:
+    """The values of each option, in order."""
+    values: dict[str, list[str]] = {}
+    for option in options:
+        values.setdefault(option.name, []).append(option.value)
+    return values

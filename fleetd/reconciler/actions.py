@@ -2,6 +2,7 @@
 
 import msgspec
 
+from fleetd.model.content import Content
 from fleetd.model.decoding import Count
 from fleetd.model.unit import TargetState
 
@@ -54,11 +55,12 @@ class Remove(msgspec.Struct, frozen=True):
 
 
 class Write(msgspec.Struct, frozen=True):
-    """Write the unit's file. `entry`, if any, is recorded first, so that a crash does not lose what must follow."""
+    """Write the unit's file and drop-ins. `entry`, if any, is recorded first, so that a crash does not lose what must
+    follow."""
 
     unit: str
     reason: str
-    text: str
+    content: Content
     entry: LedgerEntry | None = None
 
 

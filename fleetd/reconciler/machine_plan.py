@@ -8,11 +8,11 @@ from collections.abc import Mapping
 
 import msgspec
 
+from fleetd.model.content import Content
 from fleetd.model.content_change import Impact, impact
 from fleetd.model.job_result import CANCELED, FORGOTTEN
 from fleetd.model.placement import Placement
 from fleetd.model.unit import TargetState
-from fleetd.model.unitfile import hash_unit_file
 from fleetd.reconciler.actions import (
     Action,
     LedgerEntry,
@@ -43,8 +43,8 @@ def plan_machine(desired: Desired, observed: Mapping[str, Observed]) -> tuple[Ac
     actions = [action for name in sorted(observed) for action in _plan_unit(name, desired, observed[name])]
     jobs = [action.unit for action in actions if isinstance(action, Stop | Start | Restart)]
     placements = desired.placements
-    texts = {name: placements[name].text if name in placements else "" for name in jobs if len(jobs) > 1}
-    positions = {name: position for position, name in enumerate(order_starts(texts))}
+    contents = {name: placements[name].content if name in placements else Content("") for name in jobs if len(jobs) > 1}
+    positions = {name: position for position, name in enumerate(order_starts(contents))}
 
     def sort_key(action: Action) -> tuple[int, int]:
         sign = {Stop: -1, Start: 1, Restart: 1}.get(type(action), 0)
@@ -73,7 +73,7 @@ def _plan_unit(name: str, desired: Desired, seen: Observed) -> tuple[Action, ...
             return _plan_begun_restart(name, placement, seen, seen.entry, seen.entry.restarting)
         if seen.ours and seen.busy and not seen.stopping:
             return _plan_running(name, placement, seen)
-    if seen.ours and seen.busy and seen.held_hash not in ("", hash_unit_file(placement.text)):
+    if seen.ours and seen.busy and seen.held_hash not in ("", placement.content.hash):
         return _stop(name, seen, REPLACED, _as_stopped(seen.entry))
     if placement.target is TargetState.LOADED and _must_stop(seen):
         return _stop(name, seen, "its target state is loaded", _as_stopped(seen.entry))
@@ -112,8 +112,8 @@ def _must_stop(seen: Observed) -> bool:
 def _plan_upkeep(name: str, placement: Placement, seen: Observed, entry: LedgerEntry) -> tuple[Action, ...]:
     """Restore its file, and record how its start ended. Never stop or start it: keeping it up is left to Restart=."""
     actions: list[Action] = []
-    if entry.hash == hash_unit_file(placement.text) != seen.hash:
-        actions.append(Write(name, "its unit file was changed on disk", placement.text))
+    if entry.hash == placement.content.hash != seen.hash:
+        actions.append(Write(name, "its unit file was changed on disk", placement.content))
     if entry.reload:
         actions.append(Reload(name, UNREAD, msgspec.structs.replace(entry, reload=False)))
     if actions or entry.target is not TargetState.LAUNCHED:
@@ -153,10 +153,10 @@ def _has_completed(seen: Observed, last_run: LastRun) -> bool:
 
 def _plan_at_rest(name: str, placement: Placement, seen: Observed) -> tuple[Action, ...]:
     """Write its file if need be; then start it, or record that nothing is to be started."""
-    wanted = hash_unit_file(placement.text)
+    wanted = placement.content.hash
     actions: list[Action] = []
     if seen.hash != wanted:
-        actions.append(Write(name, REPLACED if seen.hash else "placed on this machine", placement.text))
+        actions.append(Write(name, REPLACED if seen.hash else "placed on this machine", placement.content))
     entry = LedgerEntry(placement.generation, placement.target, wanted)
     if placement.target is TargetState.LOADED:
         actions.append(Record(name, "loaded", entry))
@@ -180,19 +180,19 @@ def _has_completed_before(placement: Placement, entry: LedgerEntry | None) -> bo
 
 def _plan_running(name: str, placement: Placement, seen: Observed) -> tuple[Action, ...]:
     """Do as little as the new content, or a requested restart, demands: record, daemon-reload or restart."""
-    wanted = hash_unit_file(placement.text)
+    wanted = placement.content.hash
     done = LedgerEntry(placement.generation, placement.target, wanted)
     write_reason = REPLACED if seen.hash else "its unit file is missing"
     kind, cause = _find_impact(placement, seen, wanted)
     base = seen.entry or LedgerEntry(0, placement.target, seen.hash)
     if kind is Impact.RESTART:
         entry = msgspec.structs.replace(base, restarting=Restarting(placement.generation, placement.target))
-        write = [Write(name, write_reason, placement.text, entry)] if seen.hash != wanted else []
+        write = [Write(name, write_reason, placement.content, entry)] if seen.hash != wanted else []
         return (*write, Restart(name, cause, entry))
     if seen.hash == wanted:
         return (Reload(name, UNREAD, done) if base.reload else Record(name, "it runs already", done),)
     due = msgspec.structs.replace(base, reload=True)
-    return (Write(name, write_reason, placement.text, due), Reload(name, f"it keeps running: {cause}", done))
+    return (Write(name, write_reason, placement.content, due), Reload(name, f"it keeps running: {cause}", done))
 
 
 def _find_impact(placement: Placement, seen: Observed, wanted: str) -> tuple[Impact, str]:
@@ -206,7 +206,7 @@ def _find_impact(placement: Placement, seen: Observed, wanted: str) -> tuple[Imp
         return Impact.NONE, "its unit file is unchanged"
     if not seen.hash:
         return Impact.RESTART, "the unit file that it runs with is unknown"
-    return impact(seen.text, placement.text)
+    return impact(seen.content, placement.content)
 
 
 def _restart_requested(placement: Placement, entry: LedgerEntry | None) -> bool:
@@ -227,6 +227,6 @@ def _plan_begun_restart(
         return (Record(name, "restarted", done),)
     if seen.job:
         return ()
-    is_written = seen.hash == hash_unit_file(placement.text)
-    write = [] if is_written else [Write(name, REPLACED, placement.text, entry)]
+    is_written = seen.hash == placement.content.hash
+    write = [] if is_written else [Write(name, REPLACED, placement.content, entry)]
     return (*write, Restart(name, "its restart began, but the old invocation still runs", entry))

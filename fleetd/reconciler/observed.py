@@ -5,9 +5,9 @@ from enum import StrEnum
 
 import msgspec
 
+from fleetd.model.content import Content
 from fleetd.model.placement import Placement
 from fleetd.model.unit import AT_REST, TargetState
-from fleetd.model.unitfile import hash_unit_file
 from fleetd.reconciler.actions import LedgerEntry
 
 
@@ -30,11 +30,11 @@ class LastRun(msgspec.Struct, frozen=True):
 class Observed(msgspec.Struct, frozen=True):
     """What one machine sees of one unit.
 
-    `hash` is of fleet's unit file for it ('': there is none). `load`, `active`, `sub` and `job` are as systemd lists
+    `hash` is of what fleet has written of it ('': no unit file). `load`, `active`, `sub` and `job` are as systemd lists
     them. `waiting`: an action failed, and it is too early to retry. `refusal` is why no unit of this name may be
     written here, or ''; `obstacle` says the same in short ("has its own /etc/…"), and `lacks` names the unit that is
     missing if that is why. `job_result` is the result of the last job requested, '' while there is none.
-    `last_run` is filled in only if needs_last_run says so, `text` (of fleet's unit file) only if needs_text does.
+    `last_run` is filled in only if needs_last_run says so, `content` (as written) only if needs_content does.
     """
 
     hash: str = ""
@@ -50,7 +50,7 @@ class Observed(msgspec.Struct, frozen=True):
     lacks: str = ""
     job_result: str = ""
     last_run: LastRun | None = None
-    text: str = ""
+    content: Content = Content("")
 
     @property
     def ours(self) -> bool:
@@ -59,7 +59,7 @@ class Observed(msgspec.Struct, frozen=True):
 
     @property
     def held_hash(self) -> str:
-        """The hash of the unit file that is here, or was here when the ledger's entry was written; '' if neither."""
+        """The hash of the content that is here, or was here when the ledger's entry was written; '' if neither."""
         return self.hash or (self.entry.hash if self.entry else "")
 
     @property
@@ -95,7 +95,7 @@ def is_carried_out(entry: LedgerEntry | None, placement: Placement) -> bool:
         return entry.generation > placement.generation
     if entry.adopted:
         return True
-    has_content = entry.hash == hash_unit_file(placement.text)
+    has_content = entry.hash == placement.content.hash
     return entry.target is placement.target and has_content and entry.restarting is None
 
 
@@ -115,8 +115,8 @@ def needs_last_run(placement: Placement | None, seen: Observed) -> bool:
     return is_carried_out(entry, placement) and (may_have_completed or not entry.issued)
 
 
-def needs_text(placement: Placement | None, seen: Observed) -> bool:
-    """True if the plan for the unit depends on the content of its file: it runs, and its content is to change."""
+def needs_content(placement: Placement | None, seen: Observed) -> bool:
+    """True if the plan for the unit depends on the content that it has: it runs, and that is to change."""
     if placement is None or not placement.is_active or not seen.busy or is_carried_out(seen.entry, placement):
         return False
-    return seen.hash not in ("", hash_unit_file(placement.text))
+    return seen.hash not in ("", placement.content.hash)

@@ -1,15 +1,16 @@
 """The order in which to queue the jobs of many units, so that systemd orders them as within one transaction.
 
 systemd delays a job only for jobs that are already queued (systemd.unit(5), Before=), so the unit that comes first is
-queued first. Only fleet's own unit files are considered: systemd queues what a unit pulls in together with it.
+queued first. Only fleet's own units are considered: systemd queues what a unit pulls in together with it.
 """
 
 import re
 from collections.abc import Iterator, Mapping
 
+from fleetd.model.content import Content
 from fleetd.model.names import InvalidName, UnitName, expand_specifiers, parse_name
 from fleetd.model.unit_option import UnitOption
-from fleetd.model.unitfile import UnitFileError, list_values, parse_unit_file
+from fleetd.model.unitfile import UnitFileError, list_values
 
 # Options that order units. Few files have one; the others need not be parsed.
 _MAY_ORDER = re.compile(r"^\s*(?:After|Before|Sockets|Alias)\s*=", re.MULTILINE)
@@ -23,15 +24,15 @@ _TRIGGERS = {
 }
 
 
-def order_starts(texts: Mapping[str, str]) -> tuple[str, ...]:
-    """Sort these units (name → text) by After= and Before=, also by way of units that are not among them; otherwise by
-    name. In an ordering cycle, one of the relations is ignored."""
-    edges: dict[str, dict[str, None]] = {name: {} for name in sorted(texts)}  # unit → those before it
+def order_starts(contents: Mapping[str, Content]) -> tuple[str, ...]:
+    """Sort these units (name → content) by After= and Before=, also by way of units that are not among them; otherwise
+    by name. In an ordering cycle, one of the relations is ignored."""
+    edges: dict[str, dict[str, None]] = {name: {} for name in sorted(contents)}  # unit → those before it
     aliases: dict[str, str] = {}
     for name in list(edges):
-        for kind, other in _relations(name, texts[name]):
+        for kind, other in _relations(name, contents[name]):
             if kind == "alias":
-                aliases |= {} if other in texts else {other: name}
+                aliases |= {} if other in contents else {other: name}
             else:
                 first, then = (other, name) if kind == "after" else (name, other)
                 edges.setdefault(then, {})[first] = None
@@ -40,7 +41,7 @@ def order_starts(texts: Mapping[str, str]) -> tuple[str, ...]:
         real = aliases.get(name, name)
         found = {aliases.get(other, other): None for other in others}
         before[real] = before.get(real, {}) | {other: None for other in found if other != real}
-    return tuple(name for name in _sort(before) if name in texts)
+    return tuple(name for name in _sort(before) if name in contents)
 
 
 def _sort(before: Mapping[str, Mapping[str, None]]) -> Iterator[str]:
@@ -60,13 +61,14 @@ def _sort(before: Mapping[str, Mapping[str, None]]) -> Iterator[str]:
                 begun_here.append((other, iter(sorted(before.get(other, ())))))
 
 
-def _relations(name: str, text: str) -> Iterator[tuple[str, str]]:
+def _relations(name: str, content: Content) -> Iterator[tuple[str, str]]:
     """Yield the unit's ordering relations as (`after`, `before` or `alias`, other unit)."""
     section, option, other_kind = _TRIGGERS.get(name.rpartition(".")[2], ("", "", ""))
-    if not other_kind and not _MAY_ORDER.search(text):
+    texts = (content.text, *(dropin.text for dropin in content.dropins))
+    if not other_kind and not any(map(_MAY_ORDER.search, texts)):
         return
     try:
-        options, unit = parse_unit_file(text), parse_name(name)
+        options, unit = content.options(), parse_name(name)
     except (UnitFileError, InvalidName):
         return
     for kind, where, key in (

@@ -3,7 +3,6 @@
 from fleetd.model.job_result import FORGOTTEN, NEVER_RAN, SKIPPED
 from fleetd.model.placement import Placement
 from fleetd.model.unit import TargetState, UnitState
-from fleetd.model.unitfile import hash_unit_file
 from fleetd.reconciler.actions import LedgerEntry
 from fleetd.reconciler.observed import Observed
 
@@ -82,7 +81,7 @@ def _differs(entry: LedgerEntry, placement: Placement) -> bool:
     """True if a unit adopted after a restore is not as its placement says."""
     if not entry.adopted or entry.generation != placement.generation:
         return False
-    return entry.target is not placement.target or entry.hash != hash_unit_file(placement.text)
+    return entry.target is not placement.target or entry.hash != placement.content.hash
 
 
 def _report_absent(placement: Placement | None, seen: Observed, error: str) -> UnitState | None:

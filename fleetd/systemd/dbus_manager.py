@@ -12,6 +12,7 @@ from typing import Any
 from msgspec import structs
 
 from fleetd.model.admission import name_taken
+from fleetd.model.content import DropIn
 from fleetd.model.job_result import REFUSED, SKIPPED
 from fleetd.model.names import is_loadable, is_template
 from fleetd.systemd.dbus_connection import (
@@ -26,6 +27,8 @@ from fleetd.systemd.failure import Ending, render_failure
 from fleetd.systemd.files import INVALID_NAME, UnitFiles, units_of_link
 from fleetd.systemd.journal import last_lines
 from fleetd.systemd.protocol import (
+    NO_DROPINS,
+    DropInTaken,
     JobRefused,
     ManagerUnavailable,
     NameTaken,
@@ -99,19 +102,36 @@ class SystemdOverDBus:
     def read_files(self) -> Mapping[str, str]:
         return self._files.read()
 
+    def read_dropins(self) -> Mapping[str, tuple[DropIn, ...]]:
+        return self._files.read_dropins()
+
     def shadows(self, name: str) -> str:
+        return self._files.foreign_path(name, self._known_search_path(name))
+
+    def shadowed_dropin(self, name: str, dropin: str) -> str:
+        return self._files.foreign_dropin(name, dropin, self._known_search_path(name))
+
+    def _known_search_path(self, name: str) -> tuple[str, ...]:
         if self._search_path is None:
             raise ManagerUnavailable(f"look for {name}: not connected to systemd yet")
-        return self._files.foreign_path(name, self._search_path)
+        return self._search_path
 
-    async def write(self, files: Mapping[str, str]) -> Mapping[str, Exception]:
+    async def write(
+        self, files: Mapping[str, str], dropins: Mapping[str, Sequence[DropIn]] = NO_DROPINS
+    ) -> Mapping[str, Exception]:
         refused = await self._find_foreign([name for name in files if object_path(name) not in self._by_path])
         for name, text in files.items():
             if name in refused:
                 continue
+            wanted = dropins.get(name, ())
             try:
+                for dropin in wanted:
+                    if path := self.shadowed_dropin(name, dropin.name):
+                        raise DropInTaken(name, path)
                 if former := self._files.put(name, text):
                     self._relinked |= dict.fromkeys((name, former))
+                if self._files.put_dropins(name, wanted):  # NeedDaemonReload overlooks a folder that is new
+                    self._relinked[name] = None
             except (ServiceManagerError, OSError) as error:
                 refused[name] = error
             else:

@@ -1,13 +1,19 @@
-"""The directory of fleet's unit files, and the links to them in systemd's runtime directory. File operations only."""
+"""fleet's directory of unit files and drop-ins, and the links to them in systemd's runtime directory. File operations
+only.
+
+The drop-ins of a unit are in a folder `NAME.d` beside its file. systemd reads none there: it reads the links to them in
+the folder of this name in its runtime directory, in which the machine's own drop-ins may be as well.
+"""
 
 import contextlib
 import glob
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from fleetd.model.content import DropIn
 from fleetd.model.names import is_systemd_name, parse_name
 from fleetd.systemd.protocol import NameTaken, ServiceManagerError
 
@@ -70,6 +76,69 @@ class UnitFiles:
                 continue  # removed since the directory was listed
         return texts
 
+    def read_dropins(self) -> dict[str, tuple[DropIn, ...]]:
+        """Return name → drop-ins, in order of name, of every unit that has some; those alone that systemd reads."""
+        found = {}
+        entries = os.listdir(self._directory) if os.path.isdir(self._directory) else []
+        for name in (entry.removesuffix(".d") for entry in sorted(entries) if entry.endswith(".d")):
+            dropins = [self._read_dropin(name, dropin) for dropin in self._dropins(name)]
+            if dropins := [dropin for dropin in dropins if dropin is not None]:
+                found[name] = tuple(dropins)
+        return found
+
+    def _read_dropin(self, name: str, dropin: str) -> DropIn | None:
+        path = self._file(f"{name}.d/{dropin}")
+        if _destination(self._link(f"{name}.d/{dropin}")) != path:
+            return None
+        try:
+            return DropIn(dropin, _read(path).decode(errors="replace"))
+        except OSError:
+            return None
+
+    def _dropins(self, name: str) -> list[str]:
+        """Return the file names of fleet's drop-ins of this unit, also of those of which only the file or the link is
+        there, in order."""
+        links = [link for link in _entries(self._link(f"{name}.d")) if self._is_our_dropin(name, link)]
+        return sorted({*links, *_entries(self._file(f"{name}.d"))})
+
+    def _is_our_dropin(self, name: str, dropin: str) -> bool:
+        return _destination(self._link(f"{name}.d/{dropin}")) == self._file(f"{name}.d/{dropin}")
+
+    def foreign_dropin(self, name: str, dropin: str, search_path: Iterable[str]) -> str:
+        """Return the path of a drop-in of this unit and file name in these directories that is not fleet's, or ''."""
+        own = self._file(f"{name}.d/{dropin}")
+        for directory in search_path:
+            path = f"{directory}/{name}.d/{dropin}"
+            if os.path.lexists(path) and _destination(path) != own:
+                return path
+        return ""
+
+    def put_dropins(self, name: str, dropins: Sequence[DropIn]) -> bool:
+        """Write and link these drop-ins of a unit, and remove fleet's others. Returns False if they were so already."""
+        wanted = {dropin.name: dropin.text.encode() for dropin in dropins}
+        has_changed = False
+        for dropin in self._dropins(name):
+            if dropin not in wanted:
+                self._drop_dropin(name, dropin)
+                has_changed = True
+        for dropin, text in wanted.items():
+            target, link = self._file(f"{name}.d/{dropin}"), self._link(f"{name}.d/{dropin}")
+            # Link first, as for unit files.
+            if _destination(link) != target:
+                os.makedirs(os.path.dirname(link), exist_ok=True)
+                os.symlink(target, link)
+                has_changed = True
+            has_changed |= self._replace(target, text)
+        return has_changed
+
+    def _drop_dropin(self, name: str, dropin: str) -> None:
+        if self._is_our_dropin(name, dropin):
+            os.unlink(self._link(f"{name}.d/{dropin}"))
+        _unlink(self._file(f"{name}.d/{dropin}"))
+        for folder in (self._link(f"{name}.d"), self._file(f"{name}.d")):
+            with contextlib.suppress(OSError):  # it does not exist, or is not empty
+                os.rmdir(folder)
+
     def put(self, name: str, text: str) -> str:
         """Write and link one unit file, unless it is there already. Returns the unit whose alias its name was until
         now, or ''. Raises ServiceManagerError for a name that systemd does not accept, and NameTaken if the link would
@@ -89,9 +158,10 @@ class UnitFiles:
         return os.path.basename(found) if found != target else ""
 
     def drop(self, name: str) -> None:
-        """Unlink and delete one unit file, if it is there."""
+        """Unlink and delete one unit file with its drop-ins, if it is there."""
         if not is_systemd_name(name):
             return
+        self.put_dropins(name, ())
         target, link = self._file(name), self._link(name)
         _unlink(target)
         if _destination(link) == target:
@@ -186,11 +256,12 @@ class UnitFiles:
             found = _destination(found)
         return os.path.dirname(found) == self._directory
 
-    def _replace(self, target: str, content: bytes) -> None:
+    def _replace(self, target: str, content: bytes) -> bool:
+        """Write this file. Returns False if it was there already."""
         # An unchanged file keeps its modification time, or systemd would ask for a reload.
         if os.path.isfile(target) and _read(target) == content:
-            return
-        os.makedirs(self._directory, exist_ok=True)
+            return False
+        os.makedirs(os.path.dirname(target), exist_ok=True)
         self.close_to_others()
         temporary = self._file(_BEING_WRITTEN)
         try:
@@ -200,6 +271,12 @@ class UnitFiles:
         except OSError:
             _unlink(temporary)
             raise
+        return True
+
+
+def _entries(folder: str) -> list[str]:
+    """Return the names in this folder, none if it does not exist."""
+    return os.listdir(folder) if os.path.isdir(folder) else []
 
 
 def _read(path: str) -> bytes:

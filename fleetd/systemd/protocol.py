@@ -4,12 +4,16 @@ tests/contract/test_systemd*.py is the contract that every implementation has to
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Protocol
 
 import msgspec
 
-from fleetd.model.admission import name_taken, own_unit
+from fleetd.model.admission import dropin_taken, name_taken, own_unit
+from fleetd.model.content import DropIn
 from fleetd.model.unit import AT_REST
+
+NO_DROPINS: Mapping[str, Sequence[DropIn]] = MappingProxyType({})
 
 
 class ServiceManagerError(Exception):
@@ -32,6 +36,13 @@ class NameTaken(ServiceManagerError):
         owner = owner or name
         super().__init__(f"write {name}: {name_taken(name, owner)}")
         self.obstacle = own_unit(owner)
+
+
+class DropInTaken(ServiceManagerError):
+    """A drop-in of the machine's own, the file `path`, has the name of one that was to be written for this unit."""
+
+    def __init__(self, name: str, path: str) -> None:
+        super().__init__(f"write {name}: {dropin_taken(name, path)}")
 
 
 class UnitStatus(msgspec.Struct, frozen=True):
@@ -84,13 +95,23 @@ class ServiceManager(Protocol):
     def shadows(self, name: str) -> str:
         """Return the path of the machine's own unit (or template) that a unit of this name would hide, or ''."""
 
-    async def write(self, files: Mapping[str, str]) -> Mapping[str, Exception]:
-        """Write the files, each atomically, and link them into systemd at runtime scope. Returns the failures, which
-        leave nothing behind; the other files are written. Does not reload: see `reload_needed`."""
+    def read_dropins(self) -> Mapping[str, tuple[DropIn, ...]]:
+        """Return name → drop-ins of fleet's, in order of name, of every unit that has some. One that systemd would not
+        read, because its link is gone, is left out."""
+
+    def shadowed_dropin(self, name: str, dropin: str) -> str:
+        """Return the path of the machine's own drop-in of this unit with the same file name, or ''."""
+
+    async def write(
+        self, files: Mapping[str, str], dropins: Mapping[str, Sequence[DropIn]] = NO_DROPINS
+    ) -> Mapping[str, Exception]:
+        """Write the files, each atomically, and link them into systemd at runtime scope; and write their drop-ins, of
+        which those that are not among `dropins` are removed. Returns the failures; the other units are written. A file
+        that cannot be written leaves nothing behind. Does not reload: see `reload_needed`."""
 
     async def remove(self, names: Collection[str]) -> Mapping[str, Exception]:
-        """Unlink, delete and reset-failed these units; unknown names are no error. Returns the failures; the other
-        units are removed. Does not reload."""
+        """Unlink, delete and reset-failed these units with their drop-ins; unknown names are no error. Returns the
+        failures; the other units are removed. Does not reload."""
 
     async def link(self, make: Mapping[str, str], drop: Mapping[str, str]) -> Mapping[str, Exception]:
         """Remove, then make links below systemd's runtime directory, given as link → unit of fleet's. `ALIAS` is

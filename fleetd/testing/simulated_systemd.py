@@ -12,10 +12,19 @@ from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
+from fleetd.model.content import DropIn, merge_dropins
 from fleetd.model.names import is_loadable, is_systemd_name, parse_name
 from fleetd.systemd.failure import Ending, render_failure
 from fleetd.systemd.files import INVALID_NAME, units_of_link
-from fleetd.systemd.protocol import ManagerUnavailable, NameTaken, ServiceManagerError, UnitDetails, UnitStatus
+from fleetd.systemd.protocol import (
+    NO_DROPINS,
+    DropInTaken,
+    ManagerUnavailable,
+    NameTaken,
+    ServiceManagerError,
+    UnitDetails,
+    UnitStatus,
+)
 from fleetd.testing.simulated_units import Behaviour, SimulatedUnits
 
 DIRECTORY = "/run/fleet/units"
@@ -46,6 +55,7 @@ class SimulatedSystemd:
         self.call_s = 0.0
         self.stopping = False
         self._system_units = dict(system_units)
+        self._own_dropins: dict[tuple[str, str], str] = {}  # (unit, file name) → path
         self._units = SimulatedUnits(
             read_text=self._read_text,
             linked_to=self._linked_to,
@@ -59,6 +69,7 @@ class SimulatedSystemd:
 
     def _boot(self) -> None:
         self._texts: dict[str, str] = {}
+        self._dropins: dict[str, tuple[DropIn, ...]] = {}
         self._links: dict[str, str] = {}  # link below systemd's runtime directory → unit
         self._relinked: dict[str, None] = {}
         self._foreign_jobs: dict[str, str] = {}
@@ -80,9 +91,14 @@ class SimulatedSystemd:
         """Give the machine a unit of its own, from this file ('': a transient one, as systemd-run makes it)."""
         self._system_units[name] = path
 
+    def own_dropin(self, name: str, path: str) -> None:
+        """Give the machine a drop-in of its own for this unit, in this file."""
+        self._own_dropins[name, path.rpartition("/")[2]] = path
+
     def disown(self, name: str) -> None:
-        """Remove the machine's own unit of this name."""
-        del self._system_units[name]
+        """Remove the machine's own unit of this name, and its own drop-ins of it."""
+        self._system_units.pop(name, None)
+        self._own_dropins = {key: path for key, path in self._own_dropins.items() if key[0] != name}
         self._units.reload()
 
     def crash(self, name: str) -> None:
@@ -165,30 +181,43 @@ class SimulatedSystemd:
             return f"the mount of {name}"
         return self._system_units.get(name) or self._system_units.get(parse_name(name).template, "")
 
-    async def write(self, files: Mapping[str, str]) -> Mapping[str, Exception]:
+    def read_dropins(self) -> Mapping[str, tuple[DropIn, ...]]:
+        return {name: self._dropins[name] for name in sorted(self._dropins)}
+
+    def shadowed_dropin(self, name: str, dropin: str) -> str:
+        return self._own_dropins.get((name, dropin), "")
+
+    async def write(
+        self, files: Mapping[str, str], dropins: Mapping[str, Sequence[DropIn]] = NO_DROPINS
+    ) -> Mapping[str, Exception]:
         await self._take_time("write", files)
         refused: dict[str, Exception] = {}
         for name, text in files.items():
-            if refusal := self._find_refusal(name):
+            wanted = tuple(dropins.get(name, ()))
+            if refusal := self._find_refusal(name, wanted):
                 refused[name] = refusal
                 continue
             self._texts[name] = text
+            self._dropins.pop(name, None)
+            self._dropins |= {name: wanted} if wanted else {}
             if former := self._links.pop(name, ""):  # a unit's own name takes precedence over an alias
                 self._relinked |= dict.fromkeys((name, former))
         return refused
 
-    def _find_refusal(self, name: str) -> ServiceManagerError | None:
+    def _find_refusal(self, name: str, dropins: Sequence[DropIn]) -> ServiceManagerError | None:
         if not is_systemd_name(name):
             return ServiceManagerError(f"write {name}: {INVALID_NAME}")
         if name in self._system_units and name not in self._texts:
             return NameTaken(name, self._system_units[name])
-        return None
+        taken = (self.shadowed_dropin(name, dropin.name) for dropin in dropins)
+        return next((DropInTaken(name, path) for path in taken if path), None)
 
     async def remove(self, names: Collection[str]) -> Mapping[str, Exception]:
         await self._take_time("remove", names)
         for name in names:
             self._units.reset_failed(name)
             self._texts.pop(name, None)
+            self._dropins.pop(name, None)
             for known in (self._asked, self._ended, self._changed):
                 known.pop(name, None)
         return {}
@@ -216,7 +245,7 @@ class SimulatedSystemd:
         if any(self._is_in_memory(name) for name in self._relinked):
             return True
         in_memory = ((name, self._units.get(name)) for name in names)
-        return any(unit is not None and unit.text != self._texts.get(name) for name, unit in in_memory)
+        return any(unit is not None and unit.text != self._effective_text(name) for name, unit in in_memory)
 
     async def reload(self) -> None:
         await self._take_time("reload", ())
@@ -227,9 +256,16 @@ class SimulatedSystemd:
     def _read_text(self, name: str) -> str | None:
         template = parse_name(name).template
         if name in self._texts or template in self._texts:
-            return self._texts.get(name, self._texts.get(template))
+            return self._effective_text(name if name in self._texts else template, name)
         known = name in self._system_units or template in self._system_units
         return "[Service]\nExecStart=/usr/sbin/daemon\n" if known else None
+
+    def _effective_text(self, file: str, name: str = "") -> str | None:
+        """Return the file with the drop-ins of the unit `name` and its template ('': the file's own) after it."""
+        name = name or file
+        dropins = merge_dropins(self._dropins.get(parse_name(name).template, ()), self._dropins.get(name, ()))
+        text = self._texts.get(file)
+        return text if text is None else "\n".join((text, *(dropin.text for dropin in dropins)))
 
     def _linked_to(self, name: str) -> tuple[str, ...]:
         """Return the units that links make dependencies of this one, or of one of its aliases."""

@@ -10,13 +10,14 @@ from fleetd.agent.agent import Agent
 from fleetd.agent.ledger import Ledger
 from fleetd.membership.registration import Registration
 from fleetd.membership.store_epoch import StoreEpoch
+from fleetd.model.content import DropIn
 from fleetd.model.placement import Placement
 from fleetd.model.unit import TargetState, UnitState
 from fleetd.registry.records import PLACEMENTS, STATES, Synced
 from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline
 from fleetd.store.protocol import Changes, Comparison, Delete, Operation, RangeResult, Unavailable
-from fleetd.systemd.protocol import ServiceManagerError, UnitDetails, UnitStatus
+from fleetd.systemd.protocol import NO_DROPINS, ServiceManagerError, UnitDetails, UnitStatus
 from fleetd.testing.simulated_systemd import SimulatedSystemd
 
 MACHINE = "m1"
@@ -90,10 +91,13 @@ class FaultySystemd(SimulatedSystemd):
             await interruption()
         return statuses
 
-    async def write(self, files: Mapping[str, str]) -> Mapping[str, Exception]:
+    async def write(
+        self, files: Mapping[str, str], dropins: Mapping[str, Sequence[DropIn]] = NO_DROPINS
+    ) -> Mapping[str, Exception]:
         bad = self._disk_errors(files)
         self.was_asked_to_write.set()
-        return {**await super().write({name: text for name, text in files.items() if name not in bad}), **bad}
+        good = {name: text for name, text in files.items() if name not in bad}
+        return {**await super().write(good, dropins), **bad}
 
     async def remove(self, names: Collection[str]) -> Mapping[str, Exception]:
         bad = self._disk_errors(names)
@@ -199,10 +203,18 @@ class MachineUnderTest:
         await self.store.transact([], [self.registry.put(record, *names)])
 
     async def place(
-        self, name: str, generation: int, target: str = "launched", text: str = DAEMON, *, superseded: bool = False
+        self,
+        name: str,
+        generation: int,
+        target: str = "launched",
+        text: str = DAEMON,
+        *,
+        superseded: bool = False,
+        dropins: tuple[DropIn, ...] = (),
     ) -> None:
         """The leader writes the placement of one unit."""
-        await self.put(Placement(MACHINE, name, text, TargetState(target), generation, superseded), MACHINE, name)
+        placement = Placement(MACHINE, name, text, TargetState(target), generation, superseded, dropins=dropins)
+        await self.put(placement, MACHINE, name)
 
     async def place_all(self, texts: Mapping[str, str], generation: int) -> None:
         """The leader writes many placements in one transaction."""

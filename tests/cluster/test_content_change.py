@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from contrib.testbed import Cluster, Machine
+from fleetd.model.content import Content
 from fleetd.model.content_change import RELOADED, Impact, impact
 from tests.cluster.operator import SLEEPER
 
@@ -160,7 +161,7 @@ def test_an_option_of_class_reload_is_in_force_after_a_daemon_reload(
     files, changed = trial.files(trial.before), trial.files(trial.after)
     for name, model in trial.models.items():
         expected = Impact.NONE if option in ("Description", "Documentation") else Impact.RELOAD
-        assert impact(files[name], changed[name])[0] is expected
+        assert impact(Content(files[name]), Content(changed[name]))[0] is expected
         assert before[name]["ActiveState"] == after[name]["ActiveState"] == "active"
         assert before[name].get("MainPID") == after[name].get("MainPID")
         assert before[name]["InvocationID"] == after[name]["InvocationID"]

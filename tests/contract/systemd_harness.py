@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import os
+import shutil
 import subprocess
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Protocol
 
 from fleetd.systemd.dbus_manager import SystemdOverDBus
@@ -36,6 +38,12 @@ class Harness(Protocol):
     def pid(self, name: str) -> int:
         """The main process of a unit, 0 without one."""
 
+    def own_dropin(self, name: str, dropin: str) -> str:
+        """Give the machine a drop-in of its own for this unit. Return its path."""
+
+    def disown_dropins(self, name: str) -> None:
+        """Remove these drop-ins of this unit."""
+
     async def start_turn(self, name: str) -> int:
         """A number that is higher for a unit that started later."""
 
@@ -56,6 +64,13 @@ class SimulatedHarness:
 
     def pid(self, name: str) -> int:
         return self.manager.pid(name)
+
+    def own_dropin(self, name: str, dropin: str) -> str:
+        self.manager.own_dropin(name, path := f"/etc/systemd/system/{name}.d/{dropin}")
+        return path
+
+    def disown_dropins(self, name: str) -> None:
+        self.manager.disown(name)
 
     async def start_turn(self, name: str) -> int:
         return int((await self.manager.details(name)).invocation, 16)
@@ -79,6 +94,15 @@ class RealHarness:
 
     def pid(self, name: str) -> int:
         return int(systemctl("show", "--value", "--property=MainPID", name))
+
+    def own_dropin(self, name: str, dropin: str) -> str:
+        path = Path(f"/etc/systemd/system/{name}.d/{dropin}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("[Unit]\nDescription=of the machine's own\n")
+        return str(path)
+
+    def disown_dropins(self, name: str) -> None:
+        shutil.rmtree(f"/etc/systemd/system/{name}.d")
 
     async def start_turn(self, name: str) -> int:
         return int(systemctl("show", "--value", "--property=InactiveExitTimestampMonotonic", name))

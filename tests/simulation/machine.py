@@ -20,11 +20,12 @@ from fleetd.api.http import Request, Response
 from fleetd.api.routes import LEAVE
 from fleetd.config.config import Config
 from fleetd.membership.parking import Parking, park_when_possible
+from fleetd.model.content import DropIn
 from fleetd.model.machine import Machine
 from fleetd.process.node import HostEnvironment, Node
 from fleetd.registry.registry import Registry
 from fleetd.store.embedded import inline
-from fleetd.systemd.protocol import ManagerUnavailable
+from fleetd.systemd.protocol import NO_DROPINS, ManagerUnavailable
 from fleetd.testing.simulated_systemd import SYSTEM_UNITS, SimulatedSystemd
 from tests.simulation.disk import WatchedLedger
 from tests.simulation.server import StoreServer
@@ -81,8 +82,10 @@ class MachineSystemd(SimulatedSystemd):
         self._on_call(verb, list(names))
         self.calls.clear()
 
-    async def write(self, files: Mapping[str, str]) -> Mapping[str, Exception]:
-        refused = await super().write(files)
+    async def write(
+        self, files: Mapping[str, str], dropins: Mapping[str, Sequence[DropIn]] = NO_DROPINS
+    ) -> Mapping[str, Exception]:
+        refused = await super().write(files, dropins)
         self._is_fatal(f"after it has written {' '.join(files)}")
         return refused
 

@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from fleetd.model.content import Content
 from fleetd.model.placement import Placement
 from fleetd.model.unit import UnitState
 from fleetd.reconciler.actions import LedgerEntry, Record, Start, Stop, Write
@@ -251,7 +252,7 @@ def test_a_stop_is_repeated_if_fleetd_ended_before_systemd_received_it() -> None
 @pytest.mark.covers("1.5.5")
 def test_the_placement_is_what_is_written_and_recorded() -> None:
     assert plan(placed(LOADED, 7), here(hash_=OLD_HASH)) == [
-        Write(NAME, REPLACED, NEW),
+        Write(NAME, REPLACED, Content(NEW)),
         Record(NAME, "loaded", entry(LOADED, 7)),
     ]
 
@@ -405,7 +406,7 @@ def test_a_oneshot_completed_before_a_reboot_is_recorded_and_not_started() -> No
     placement = msgspec.structs.replace(placed(), completed=True)
     done = entry(completed=True)
     assert plan(placement, Observed()) == [
-        Write(NAME, "placed on this machine", NEW),
+        Write(NAME, "placed on this machine", Content(NEW)),
         Record(NAME, "the oneshot has completed before", done),
     ]
 

@@ -36,7 +36,7 @@ class Model:
         change = {
             Stop: lambda: {"active": "inactive", "job": False, "stop": StopProgress.ENDED},
             Remove: lambda: {"hash": "", "entry": None, "stop": StopProgress.NONE},
-            Write: lambda: {"hash": hash_unit_file(step.text)},
+            Write: lambda: {"hash": step.content.hash},
             Record: lambda: {"entry": step.entry, "stop": StopProgress.NONE},
             Reload: lambda: {"entry": step.entry},
             Start: lambda: {"active": "active", "job": False, "stop": StopProgress.NONE},

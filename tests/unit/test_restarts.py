@@ -3,12 +3,13 @@
 import msgspec
 import pytest
 
+from fleetd.model.content import Content
 from fleetd.model.placement import Placement
 from fleetd.model.unit import TargetState
 from fleetd.model.unitfile import hash_unit_file
 from fleetd.reconciler.actions import LedgerEntry, Record, Reload, Restart, Restarting, Start, Stop, Write
 from fleetd.reconciler.machine_plan import REPLACED, RESTART_NOT_ISSUED, UNREAD
-from fleetd.reconciler.observed import LastRun, Observed, needs_last_run, needs_text
+from fleetd.reconciler.observed import LastRun, Observed, needs_content, needs_last_run
 from fleetd.reconciler.status import find_result, needs_explanation, report
 from tests.unit.reconcile_builder import LAUNCHED, LOADED, NAME, NEW, NEW_HASH, OLD, OLD_HASH, entry, here, kinds, plan
 
@@ -23,7 +24,7 @@ def placed(generation: int = 6, text: str = NEW, *, restart_of: int = 0, target:
 def runs(text: str = NEW, **more: object) -> Observed:
     """A unit that runs with this content, launched by generation 5."""
     hash_ = hash_unit_file(text)
-    return here("active", **{"hash_": hash_, "text": text, "entry": entry(hash_=hash_), **more})
+    return here("active", **{"hash_": hash_, "content": Content(text), "entry": entry(hash_=hash_), **more})
 
 
 def restarting(invocation: str | None = None, generation: int = 6, **more: object) -> LedgerEntry:
@@ -34,13 +35,13 @@ def restarting(invocation: str | None = None, generation: int = 6, **more: objec
 
 
 def test_a_content_change_needing_a_restart_is_recorded_then_restarted() -> None:
-    assert needs_text(placed(), runs(OLD))
-    assert not needs_text(placed(), runs())
-    assert not needs_text(placed(), here(hash_=OLD_HASH))
-    assert not needs_text(None, runs(OLD))
+    assert needs_content(placed(), runs(OLD))
+    assert not needs_content(placed(), runs())
+    assert not needs_content(placed(), here(hash_=OLD_HASH))
+    assert not needs_content(None, runs(OLD))
     due = restarting(hash_=OLD_HASH)
     assert plan(placed(), runs(OLD)) == [
-        Write(NAME, REPLACED, NEW, due),
+        Write(NAME, REPLACED, Content(NEW), due),
         Restart(NAME, "ExecStart= changed", due),
     ]
 
@@ -48,7 +49,7 @@ def test_a_content_change_needing_a_restart_is_recorded_then_restarted() -> None
 def test_a_content_change_needing_only_a_reload_keeps_the_process() -> None:
     done = entry(generation=6, hash_=LIMITED_HASH)
     assert plan(placed(text=LIMITED), runs()) == [
-        Write(NAME, REPLACED, LIMITED, entry(reload=True)),
+        Write(NAME, REPLACED, Content(LIMITED), entry(reload=True)),
         Reload(NAME, "it keeps running: MemoryMax= changed", done),
     ]
 

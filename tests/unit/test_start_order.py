@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fleetd.model.content import Content, DropIn
 from fleetd.reconciler.start_order import order_starts
 
 NAMES = [f"{letter}.service" for letter in "abcdefgh"]
@@ -41,7 +42,12 @@ def unit(*lines: str) -> str:
     ],
 )
 def test_the_earlier_unit_is_queued_first(texts: dict[str, str], order: str) -> None:
-    assert order_starts(texts) == tuple(order.split())
+    assert order_starts({name: Content(text) for name, text in texts.items()}) == tuple(order.split())
+
+
+def test_drop_ins_order_units_too() -> None:
+    dropin = DropIn("a.conf", unit("After=z.service"))
+    assert order_starts({"a.service": Content("", (dropin,)), "z.service": Content("")}) == ("z.service", "a.service")
 
 
 @given(st.permutations(NAMES), st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7), st.booleans()), max_size=20))
@@ -52,7 +58,7 @@ def test_every_relation_holds_without_cycles(ranked: list[str], relations: list[
         first, then = ranked[min(one, other)], ranked[max(one, other)]
         texts[then if is_after else first] += f"After={first}\n" if is_after else f"Before={then}\n"
         expected.append((first, then))
-    order = order_starts(texts)
+    order = order_starts({name: Content(text) for name, text in texts.items()})
     assert sorted(order) == NAMES
     assert all(order.index(first) <= order.index(then) for first, then in expected)
 
@@ -62,5 +68,5 @@ def test_time_with_many_cycles_grows_with_the_number_of_relations() -> None:
     random.Random(7).shuffle(names)
     text = unit(*(f"After={' '.join(names[start : start + 40])}" for start in range(0, 400, 40)))
     began_s = time.process_time()
-    assert sorted(order_starts(dict.fromkeys(names, text))) == sorted(names)
+    assert sorted(order_starts(dict.fromkeys(names, Content(text)))) == sorted(names)
     assert time.process_time() - began_s < 5

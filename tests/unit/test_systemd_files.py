@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from fleetd.model.content import DropIn
 from fleetd.model.names import is_loadable, is_systemd_name
 from fleetd.systemd.files import UnitFiles, mount_point, units_of_link
 from fleetd.systemd.protocol import ServiceManagerError
@@ -84,6 +85,72 @@ def test_a_lost_link_is_made_again(files: UnitFiles, units: Path, links: Path) -
     (links / "a.service").unlink()
     files.put("a.service", TEXT)
     assert os.readlink(links / "a.service") == str(units / "a.service")
+
+
+DROPIN = DropIn("a.conf", "[Service]\nMemoryMax=1M\n")
+
+
+def test_a_drop_in_is_a_plain_file_and_a_link_in_the_runtime_directory(
+    files: UnitFiles, units: Path, links: Path
+) -> None:
+    files.put("a.service", TEXT)
+    assert files.put_dropins("a.service", (DROPIN,))
+    file, link = units / "a.service.d/a.conf", links / "a.service.d/a.conf"
+    assert os.readlink(link) == str(file)
+    assert file.read_text() == DROPIN.text
+    assert file.stat().st_mode & 0o7777 == 0o600
+    assert not files.put_dropins("a.service", (DROPIN,)), "it is so already"
+    assert files.read() == {"a.service": TEXT}
+    assert files.names() == ["a.service"]
+    assert files.find_links() == {}
+    assert files.put_dropins("a.service", ())
+    assert (os.listdir(units), os.listdir(links)) == (["a.service"], ["a.service"])
+    files.put_dropins("a.service", (DROPIN,))
+    files.drop("a.service")
+    assert (os.listdir(units), os.listdir(links)) == ([], [])
+
+
+@pytest.mark.parametrize("lost", ["link", "file", "text"])
+def test_a_drop_in_that_was_changed_or_removed_on_disk_does_not_read_as_it_was(
+    files: UnitFiles, units: Path, links: Path, lost: str
+) -> None:
+    files.put("a.service", TEXT)
+    files.put_dropins("a.service", (DROPIN,))
+    file, link = units / "a.service.d/a.conf", links / "a.service.d/a.conf"
+    {"link": link.unlink, "file": file.unlink, "text": lambda: file.write_bytes(b"\xff")}[lost]()
+    assert files.read_dropins() == ({"a.service": (DropIn("a.conf", "\ufffd"),)} if lost == "text" else {})
+    assert files.put_dropins("a.service", (DROPIN,))
+    assert files.read_dropins() == {"a.service": (DROPIN,)}
+
+
+@pytest.mark.parametrize("left", ["link", "file"])
+def test_what_a_crash_leaves_of_a_drop_in_goes_with_the_next_write(
+    files: UnitFiles, units: Path, links: Path, left: str
+) -> None:
+    files.put("a.service", TEXT)
+    files.put_dropins("a.service", (DROPIN,))
+    (units / "a.service.d/a.conf" if left == "link" else links / "a.service.d/a.conf").unlink()
+    assert files.put_dropins("a.service", ())
+    assert (os.listdir(units), os.listdir(links)) == (["a.service"], ["a.service"])
+
+
+def test_drop_ins_of_others_are_found_and_left_alone(files: UnitFiles, tmp_path: Path, links: Path) -> None:
+    files.put("a.service", TEXT)
+    etc = tmp_path / "etc"
+    for folder in (etc, links):
+        (folder / "a.service.d").mkdir(parents=True)
+        (folder / "a.service.d/own.conf").touch()
+    (links / "a.service.d/linked.conf").symlink_to("/dev/null")
+    search_path = (str(etc), str(links))
+    files.put_dropins("a.service", (DROPIN,))
+    assert files.foreign_dropin("a.service", "own.conf", search_path) == str(etc / "a.service.d/own.conf")
+    assert files.foreign_dropin("a.service", "linked.conf", search_path) == str(links / "a.service.d/linked.conf")
+    assert files.foreign_dropin("a.service", "a.conf", search_path) == ""
+    assert files.read_dropins() == {"a.service": (DROPIN,)}
+    with pytest.raises(OSError, match="File exists"):
+        files.put_dropins("a.service", (DropIn("own.conf", ""),))
+    files.drop("a.service")
+    assert sorted(os.listdir(links / "a.service.d")) == ["linked.conf", "own.conf"]
 
 
 def test_files_of_others_in_the_runtime_directory_are_left_alone(files: UnitFiles, links: Path) -> None:
