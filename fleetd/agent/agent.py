@@ -17,17 +17,19 @@ from fleetd.agent.diagnostics import NO_REASON, Diagnostics
 from fleetd.agent.executor import Executor
 from fleetd.agent.ledger import Ledger, StoreSeen
 from fleetd.agent.observer import Observer
+from fleetd.agent.proof_timers import ProofTimers
 from fleetd.agent.publisher import StatePublisher
 from fleetd.agent.unit_retries import UnitRetries
 from fleetd.aio import Backoff, Pace
 from fleetd.membership.registration import Registration
 from fleetd.membership.store_epoch import StoreChange, StoreEpoch
 from fleetd.model.placement import Placement
-from fleetd.model.unit import UnitState
+from fleetd.model.unit import Proof, UnitState
 from fleetd.reconciler.actions import Write
 from fleetd.reconciler.adoption import is_orphan_still, plan_adoption
 from fleetd.reconciler.machine_plan import plan_machine
 from fleetd.reconciler.observed import Desired, Observed, is_settled
+from fleetd.reconciler.proof import judge_health
 from fleetd.reconciler.status import find_result, needs_explanation, report
 from fleetd.registry.registry import Registry
 from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager
@@ -84,6 +86,7 @@ class Agent:
         self._desired = DesiredState(registry, machine_id, self._wake.set, epoch)
         self._publisher = StatePublisher(registry, machine_id, registration, epoch.note_revision)
         self._retries = UnitRetries(self._mark_one)
+        self._proof_timers = ProofTimers(self._mark_one)
         self._executor = Executor(machine_id, systemd, ledger, self._retries)
         self._diagnostics = Diagnostics(systemd, self._mark_one)
         self._observer = Observer(systemd, ledger, self._desired, self._executor, self._retries)
@@ -101,6 +104,7 @@ class Agent:
                 tasks.create_task(self._work())
         finally:
             self._retries.close()
+            self._proof_timers.close()
             self._publisher.close()
             await self._diagnostics.close()
 
@@ -339,12 +343,19 @@ class Agent:
                 result=result,
                 note=self._executor.note(name),
                 orphan=name in self._ledger.orphans,
+                proof=self._judge(name, placement, seen, result),
             )
             if state is not None and state.refusal:
                 self._refused[name] = None
             else:
                 self._refused.pop(name, None)
             self._publisher.set(name, state)
+
+    def _judge(self, name: str, placement: Placement | None, seen: Observed, result: str) -> Proof | None:
+        """Return whether the unit is healthy, if that is asked, and look again when time alone may change it."""
+        judgement = judge_health(placement, seen, error=self._retries.error(name), result=result)
+        self._proof_timers.set(name, judgement.due_s)
+        return judgement.proof
 
     def _find_error(self, name: str, is_explained: bool) -> str:
         """Return why the unit, or an action for it, failed. systemd's explanation of the unit, where there is one, says

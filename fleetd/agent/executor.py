@@ -18,7 +18,7 @@ from fleetd.agent.links import Links
 from fleetd.agent.unit_retries import UnitRetries
 from fleetd.model.content import Content
 from fleetd.model.job_result import REFUSED
-from fleetd.reconciler.actions import Action, Record, Reload, Remove, Restart, Start, Stop, Write
+from fleetd.reconciler.actions import Action, Applied, Record, Reload, Remove, Restart, Start, Stop, Write
 from fleetd.reconciler.observed import StopProgress
 from fleetd.systemd.protocol import (
     JobRefused,
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 MAX_CONCURRENT = 32  # systemd handles one request after the other; more in flight only take memory, for good
 
-_AnyAction = TypeVar("_AnyAction", Stop, Start | Restart)
+_AnyAction = TypeVar("_AnyAction", Stop, Reload, Start | Restart)
 
 
 def read_contents(systemd: ServiceManager) -> dict[str, Content]:
@@ -102,9 +102,7 @@ class Executor:
                 self._record(action)
         needs_reload = (Reload, Start, Restart)
         await self._reload([action.unit for action in self._viable(plan) if isinstance(action, needs_reload)])
-        for action in self._viable(plan):
-            if isinstance(action, Reload):
-                self._record(action)
+        await self._each([action for action in self._viable(plan) if isinstance(action, Reload)], self._finish_reload)
         jobs = [action for action in self._viable(plan) if isinstance(action, Start | Restart)]
         await self._each(jobs, self._queue_job)
         return with_new_notes
@@ -156,13 +154,14 @@ class Executor:
         assert restarting is not None
         ends = (await self._systemd.details(action.unit)).invocation
         due = msgspec.structs.replace(restarting, invocation=ends)
-        self._ledger.put(action.unit, msgspec.structs.replace(action.entry, restarting=due))
+        self._ledger.put(action.unit, msgspec.structs.replace(action.entry, restarting=due, applied=_applied_now()))
         await self._systemd.restart(action.unit)
         self._stops.pop(action.unit, None)
 
     async def _start(self, action: Start) -> None:
         before = self._ledger.get(action.unit)
-        self._ledger.put(action.unit, action.entry)
+        entry = msgspec.structs.replace(action.entry, applied=_applied_now())
+        self._ledger.put(action.unit, entry)
         try:
             await self._systemd.start(action.unit)
         except ManagerUnavailable:
@@ -173,14 +172,19 @@ class Executor:
             else:
                 self._ledger.put(action.unit, before)
             raise
-        self._ledger.put(action.unit, msgspec.structs.replace(action.entry, issued=True))
+        self._ledger.put(action.unit, msgspec.structs.replace(entry, issued=True))
         self._stops.pop(action.unit, None)
 
-    def _record(self, action: Record | Reload) -> None:
+    async def _finish_reload(self, action: Reload) -> None:
+        restarts = (await self._systemd.details(action.unit)).restarts
+        self._ledger.put(action.unit, msgspec.structs.replace(action.entry, applied=_applied_now(restarts)))
+        self._stops.pop(action.unit, None)
+
+    def _record(self, action: Record) -> None:
         try:
             self._ledger.put(action.unit, action.entry)
         except OSError as error:
-            self._fail(type(action).__name__.lower(), action.unit, error)
+            self._fail("record", action.unit, error)
         else:
             self._stops.pop(action.unit, None)
 
@@ -243,3 +247,8 @@ class Executor:
                 self._fail("reload", name, error)
             return
         self._changed_files.clear()
+
+
+def _applied_now(restarts: int = 0) -> Applied:
+    """What is begun now: the loop's clock is the monotonic one of the machine."""
+    return Applied(asyncio.get_running_loop().time(), restarts)

@@ -44,11 +44,12 @@ class Observer:
 
     async def observe(self, names: Sequence[str]) -> dict[str, Observed]:
         """Observe these units, with all that plan_machine needs. Raises ManagerUnavailable."""
+        at_s = asyncio.get_running_loop().time()
         statuses = await self._systemd.observe(names)
         for name in names:
             self._record_failed_job(statuses[name])
         placements = self._desired.placements
-        observed = {name: self._combine(name, statuses[name]) for name in names}
+        observed = {name: self._combine(name, statuses[name], at_s) for name in names}
         asked = [name for name in names if needs_last_run(placements.get(name), observed[name])]
         for name, last_run in zip(asked, await asyncio.gather(*map(self._ask_last_run, asked)), strict=True):
             observed[name] = msgspec.structs.replace(observed[name], last_run=last_run)
@@ -64,7 +65,7 @@ class Observer:
         seen = {name: self._combine(name, statuses[name]) for name in names}
         return tuple(name for name in names if seen[name].ours and seen[name].runs)
 
-    def _combine(self, name: str, status: UnitStatus) -> Observed:
+    def _combine(self, name: str, status: UnitStatus, at_s: float = 0.0) -> Observed:
         file_hash = self._executor.hashes.get(name, "")
         is_new = not file_hash and name in self._desired.placements
         refusal, obstacle, lacks = self._find_refusal(name, status) if is_new else ("", "", "")
@@ -81,6 +82,7 @@ class Observer:
             refusal=refusal,
             obstacle=obstacle,
             lacks=lacks,
+            at_s=at_s,
         )
 
     def _find_refusal(self, name: str, status: UnitStatus) -> tuple[str, str, str]:
@@ -139,4 +141,4 @@ class Observer:
         except ServiceManagerError as error:
             log.warning("cannot find out how the last run of %s ended: %s", name, error)
             return None
-        return LastRun(details.invocation, details.result, details.oneshot)
+        return LastRun(details.invocation, details.result, details.oneshot, details.active_since_s, details.restarts)

@@ -16,6 +16,14 @@ class Restarting(msgspec.Struct, frozen=True, omit_defaults=True):
     invocation: str | None = None
 
 
+class Applied(msgspec.Struct, frozen=True, omit_defaults=True):
+    """When systemd was asked to start or restart a unit, or had read its changed file, on the machine's monotonic
+    clock; and how often systemd had restarted the unit by itself by then."""
+
+    at_s: float
+    restarts: Count = 0
+
+
 class LedgerEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     """What this machine last carried out for one unit; it survives restarts of fleetd, but not reboots.
 
@@ -24,7 +32,8 @@ class LedgerEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     `completed`: it was a oneshot, and succeeded. `stopped`: a stop was begun as the first step to the next placement.
     `restarting`: a restart is to be made, or under way. `reload`: systemd has to read the unit file again.
     `result`: the result of the start job, if systemd forgets it. `adopted`: the store was restored and the unit kept
-    as it was, so `target` and `hash` may differ from those of this generation.
+    as it was, so `target` and `hash` may differ from those of this generation. `applied`: when the unit that runs was
+    started, or its content came into effect.
     """
 
     generation: Count
@@ -37,6 +46,7 @@ class LedgerEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     restarting: Restarting | None = None
     reload: bool = False
     result: str = ""
+    applied: Applied | None = None
 
 
 class Stop(msgspec.Struct, frozen=True):

@@ -181,7 +181,8 @@ def _has_completed_before(placement: Placement, entry: LedgerEntry | None) -> bo
 def _plan_running(name: str, placement: Placement, seen: Observed) -> tuple[Action, ...]:
     """Do as little as the new content, or a requested restart, demands: record, daemon-reload or restart."""
     wanted = placement.content.hash
-    done = LedgerEntry(placement.generation, placement.target, wanted)
+    applied = seen.entry.applied if seen.entry else None
+    done = LedgerEntry(placement.generation, placement.target, wanted, applied=applied)
     write_reason = REPLACED if seen.hash else "its unit file is missing"
     kind, cause = _find_impact(placement, seen, wanted)
     base = seen.entry or LedgerEntry(0, placement.target, seen.hash)
@@ -223,7 +224,7 @@ def _plan_begun_restart(
         return ()
     has_ended = not seen.job and seen.job_result not in ("", CANCELED)
     if has_ended or seen.last_run.invocation not in ("", restarting.invocation):
-        done = LedgerEntry(restarting.generation, restarting.target, seen.hash)
+        done = LedgerEntry(restarting.generation, restarting.target, seen.hash, applied=entry.applied)
         return (Record(name, "restarted", done),)
     if seen.job:
         return ()

@@ -20,11 +20,15 @@ class StopProgress(StrEnum):
 
 
 class LastRun(msgspec.Struct, frozen=True):
-    """What systemd remembers of a unit's last run: its invocation ('': none), its result, whether it is a oneshot."""
+    """What systemd remembers of a unit's last run: its invocation ('': none), its result, whether it is a oneshot,
+    since when it is, or was, active (monotonic clock), and how often systemd restarted it by itself since it was last
+    asked to start it."""
 
     invocation: str = ""
     result: str = ""
     oneshot: bool = False
+    active_since_s: float = 0.0
+    restarts: int = 0
 
 
 class Observed(msgspec.Struct, frozen=True):
@@ -34,6 +38,7 @@ class Observed(msgspec.Struct, frozen=True):
     them. `waiting`: an action failed, and it is too early to retry. `refusal` is why no unit of this name may be
     written here, or ''; `obstacle` says the same in short ("has its own /etc/…"), and `lacks` names the unit that is
     missing if that is why. `job_result` is the result of the last job requested, '' while there is none.
+    `at_s` is when it was seen, on the machine's monotonic clock.
     `last_run` is filled in only if needs_last_run says so, `content` (as written) only if needs_content does.
     """
 
@@ -51,6 +56,7 @@ class Observed(msgspec.Struct, frozen=True):
     job_result: str = ""
     last_run: LastRun | None = None
     content: Content = Content("")
+    at_s: float = 0.0
 
     @property
     def ours(self) -> bool:
@@ -105,14 +111,15 @@ def is_settled(placement: Placement | None, seen: Observed) -> bool:
 
 
 def needs_last_run(placement: Placement | None, seen: Observed) -> bool:
-    """True if the plan for the unit depends on what systemd remembers of its last run."""
+    """True if the plan or the report for the unit depends on what systemd remembers of its last run."""
     entry = seen.entry
     if placement is not None and entry is not None and entry.restarting is not None:
         return entry.restarting.invocation is not None
     if placement is None or entry is None or entry.target is not TargetState.LAUNCHED or entry.completed:
         return False
     may_have_completed = seen.active == "inactive" and not seen.job
-    return is_carried_out(entry, placement) and (may_have_completed or not entry.issued)
+    is_asked = may_have_completed or not entry.issued or placement.prove_after_s is not None
+    return is_asked and is_carried_out(entry, placement)
 
 
 def needs_content(placement: Placement | None, seen: Observed) -> bool:

@@ -2,7 +2,7 @@
 
 from fleetd.model.job_result import FORGOTTEN, NEVER_RAN, SKIPPED
 from fleetd.model.placement import Placement
-from fleetd.model.unit import TargetState, UnitState
+from fleetd.model.unit import Proof, TargetState, UnitState
 from fleetd.reconciler.actions import LedgerEntry
 from fleetd.reconciler.observed import Observed
 
@@ -25,6 +25,7 @@ def report(
     result: str = "",
     note: str = "",
     orphan: bool = False,
+    proof: Proof | None = None,
 ) -> UnitState | None:
     """Return the state to publish for the unit; None: none, for it neither is here nor is placed here.
 
@@ -33,7 +34,7 @@ def report(
     withdrawn unit: the leader waits for this before it deletes the placement.
     """
     if not seen.ours:
-        return _report_absent(placement, seen, error)
+        return _report_absent(placement, seen, error, proof)
     if result == SKIPPED and not _is_broken(seen):  # no failure
         note, error = error or note, ""
     entry = seen.entry
@@ -54,6 +55,7 @@ def report(
         result=result,
         note=note,
         orphan=orphan,
+        proof=proof,
     )
 
 
@@ -84,7 +86,7 @@ def _differs(entry: LedgerEntry, placement: Placement) -> bool:
     return entry.target is not placement.target or entry.hash != placement.content.hash
 
 
-def _report_absent(placement: Placement | None, seen: Observed, error: str) -> UnitState | None:
+def _report_absent(placement: Placement | None, seen: Observed, error: str, proof: Proof | None) -> UnitState | None:
     """No unit of fleet's is here. systemd's states for this name are about another unit, and are not reported."""
     if placement is None:
         return None
@@ -96,4 +98,5 @@ def _report_absent(placement: Placement | None, seen: Observed, error: str) -> U
         error=seen.refusal or error,
         refusal=seen.obstacle,
         lacks=seen.lacks,
+        proof=proof,
     )

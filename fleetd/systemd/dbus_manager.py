@@ -371,16 +371,22 @@ class SystemdOverDBus:
         if not is_loadable(name):
             return UnitDetails()
         kind = name.rpartition(".")[2]
-        load, path, invocation = await self._bus.get(name, "Unit.LoadState", "Unit.FragmentPath", "Unit.InvocationID")
+        load, path, invocation, active_since_us = await self._bus.get(
+            name, "Unit.LoadState", "Unit.FragmentPath", "Unit.InvocationID", "Unit.ActiveEnterTimestampMonotonic"
+        )
         if load == "not-found" and not path:
             return UnitDetails()
-        result, oneshot = "", False
+        result, oneshot, restarts = "", False, 0
         if kind in _WITH_RESULT:
             [result] = await self._bus.get(name, f"{kind.capitalize()}.Result")
         if kind == "service":
-            service_type, remains = await self._bus.get(name, "Service.Type", "Service.RemainAfterExit")
+            service_type, remains, restarts = await self._bus.get(
+                name, "Service.Type", "Service.RemainAfterExit", "Service.NRestarts"
+            )
             oneshot = service_type == "oneshot" and not remains
-        return UnitDetails(self._files.resolve(path), bytes(invocation).hex(), result, oneshot)
+        fragment_path = self._files.resolve(path)
+        since_s = active_since_us / 1e6
+        return UnitDetails(fragment_path, bytes(invocation).hex(), result, oneshot, since_s, restarts)
 
     async def explain(self, name: str) -> str:
         if not is_loadable(name):

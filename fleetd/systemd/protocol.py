@@ -67,13 +67,16 @@ class UnitDetails(msgspec.Struct, frozen=True):
     `fragment_path` is the file it was read from ('': none). `invocation` is the hex InvocationID of its last start
     since boot ('': systemd remembers none). `result` is its Result ('success', 'exit-code', 'timeout', …; '': its type
     has none). `oneshot`: a service with Type=oneshot and without RemainAfterExit=, which has completed once it is
-    inactive.
+    inactive. `active_since_s` is when it last became active, on the machine's monotonic clock (0: never since systemd
+    loaded it); `restarts` is how often systemd restarted it by itself since it was last asked to start it.
     """
 
     fragment_path: str = ""
     invocation: str = ""
     result: str = ""
     oneshot: bool = False
+    active_since_s: float = 0.0
+    restarts: int = 0
 
 
 class ServiceManager(Protocol):

@@ -8,10 +8,12 @@ import re
 
 import msgspec
 
+from fleetd.model.timespan import parse_time_span
 from fleetd.model.unit_option import UnitOption
 from fleetd.model.unitfile import UnitFileError, list_values, parse_unit_file
 
-STOP_TIMEOUT_S = 90.0  # systemd's default
+STOP_TIMEOUT_S = 90.0  # systemd's defaults
+RESTART_S = 0.1
 _RUNNING = {  # the sub state of an active unit
     "service": "running",
     "socket": "listening",
@@ -31,7 +33,8 @@ _ENDS_AT_ONCE = re.compile(r"(?:^|/)(?:true|false|echo)\b")
 class Program(msgspec.Struct, frozen=True):
     """One unit file as the simulation runs it. A duration of infinity lasts until the unit is stopped.
 
-    `conditions` and `asserts` are paths that have to exist; `triggers` is the unit that this one starts.
+    `conditions` and `asserts` are paths that have to exist; `triggers` is the unit that this one starts. `restart` is
+    Restart=, and `start_limit` how often it may start within ten seconds (0: without limit).
     """
 
     kind: str
@@ -54,6 +57,9 @@ class Program(msgspec.Struct, frozen=True):
     exec_condition: bool = True
     manual_start: bool = True
     manual_stop: bool = True
+    restart: str = ""
+    restart_s: float = RESTART_S
+    start_limit: int = 5
 
     @property
     def running(self) -> str:
@@ -91,6 +97,9 @@ def parse_program(name: str, text: str) -> Program:
         exec_condition=not any("false" in each for each in list_values(options, "Service", "ExecCondition")),
         manual_start=_last(options, "Unit", "RefuseManualStart") not in _YES,
         manual_stop=_last(options, "Unit", "RefuseManualStop") not in _YES,
+        restart=_last(options, "Service", "Restart"),
+        restart_s=parse_time_span(_last(options, "Service", "RestartSec") or str(RESTART_S)),
+        start_limit=0 if _last(options, "Unit", "StartLimitIntervalSec") == "0" else 5,
     )
 
 

@@ -305,6 +305,8 @@ class SimulatedSystemd:
             unit.invocation,
             "" if program.kind in ("target", "slice", "device") else unit.result,
             program.oneshot and not program.remains,
+            unit.active_since_s,
+            unit.restarts,
         )
 
     async def explain(self, name: str) -> str:

@@ -12,6 +12,7 @@ from fleetd.model.unit import AT_REST
 from fleetd.systemd.protocol import JobRefused
 from fleetd.testing.scripted_program import Program, parse_program
 
+START_LIMIT_INTERVAL_S = 10.0  # systemd's default
 _SIGKILL = 9
 _NO_COMMAND = "Service has no ExecStart=, ExecStop=, or SuccessAction=. Refusing."
 
@@ -50,6 +51,10 @@ class SimulatedUnit(msgspec.Struct):
     invocation: str = ""
     job: Job | None = None
     timer: asyncio.TimerHandle | None = None
+    active_since_s: float = 0.0
+    restarts: int = 0
+    is_restarting: bool = False  # the next start is one of systemd's own
+    started_s: list[float] = []
 
 
 class SimulatedUnits:
@@ -288,6 +293,9 @@ class SimulatedUnits:
             self._end_job(unit, hindrance)
             return
         behaviour = self._behaviour(unit.name)
+        unit.restarts = unit.restarts + 1 if unit.is_restarting else 0
+        unit.is_restarting = False
+        unit.started_s = [at_s for at_s in unit.started_s if at_s > _now_s() - START_LIMIT_INTERVAL_S] + [_now_s()]
         self._last_invocation += 1
         unit.invocation = f"{self._last_invocation:032x}"
         unit.result, unit.exit_code, unit.exit_status = "success", 0, 0
@@ -375,7 +383,8 @@ class SimulatedUnits:
 
     def _rest(self, unit: SimulatedUnit, active: str = "inactive", sub: str = "dead", job_result: str = "done") -> None:
         """The unit has no process left. Its job ends, or begins if it waited for this."""
-        waited = unit.active == "deactivating" and unit.job is not None and unit.job.kind != "stop"
+        was_stopped = unit.active == "deactivating"
+        waited = was_stopped and unit.job is not None and unit.job.kind != "stop"
         unit.pid = 0
         if unit.timer:
             unit.timer.cancel()
@@ -389,8 +398,30 @@ class SimulatedUnits:
             is_bound = unit.name in other.program.binds_to and other.active not in AT_REST
             if is_bound and not other.job:
                 self._queue_stop(other)
+        if not was_stopped and job_result != SKIPPED and self._shall_restart(unit):
+            self._set_state(unit, "activating", "auto-restart")
+            self._after(unit, unit.program.restart_s, lambda: self._restart_by_itself(unit))
+
+    def _shall_restart(self, unit: SimulatedUnit) -> bool:
+        """True if systemd starts the unit again by itself, now that it has ended by itself."""
+        has_failed = unit.result != "success"
+        when = {"always": True, "on-failure": has_failed, "on-success": not has_failed}
+        return when.get(unit.program.restart, False)
+
+    def _restart_by_itself(self, unit: SimulatedUnit) -> None:
+        limit = unit.program.start_limit
+        if limit and len([at_s for at_s in unit.started_s if at_s > _now_s() - START_LIMIT_INTERVAL_S]) >= limit:
+            self._say(unit, f"{unit.name}: Start request repeated too quickly.")
+            unit.result = "start-limit-hit"
+            self._set_state(unit, "failed", "failed")
+            return
+        unit.active, unit.is_restarting = "inactive", True
+        self._replace_job(unit, "start")
+        self._run_start(unit)
 
     def _set_state(self, unit: SimulatedUnit, active: str, sub: str) -> None:
+        if active == "active" != unit.active:
+            unit.active_since_s = _now_s()
         unit.active, unit.sub = active, sub
         self._on_change(unit.name)
 
@@ -405,6 +436,10 @@ class SimulatedUnits:
 
     def _behaviour(self, name: str) -> Behaviour:
         return self.behaviours.get(name, Behaviour())
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _check_manual(is_allowed: bool, verb: str, name: str) -> None:

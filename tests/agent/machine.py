@@ -234,11 +234,13 @@ class MachineUnderTest:
         items = (await EmbeddedStore.range(self.store, prefix)).items
         return {item.key.removeprefix(prefix): STATES.decode(item) for item in items}
 
-    async def until(self, holds: Callable[[dict[str, UnitState]], bool]) -> dict[str, UnitState]:
+    async def until(
+        self, holds: Callable[[dict[str, UnitState]], bool], patience_s: float = PATIENCE_S
+    ) -> dict[str, UnitState]:
         """Wait until the condition holds for the published states. Return them."""
         states: dict[str, UnitState] = {}
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(patience_s):
                 changes = EmbeddedStore.watch(self.store, self.registry.key(STATES), await self.store.revision())
                 while not holds(states := await self.states()):
                     await anext(changes)

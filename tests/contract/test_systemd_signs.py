@@ -161,7 +161,7 @@ async def test_details_have_the_file_and_whether_it_was_started(manager: Service
     await manager.start("told.service")
     await until_active(manager, "told.service")
     details = await manager.details("told.service")
-    assert details == structs.replace(told, invocation=details.invocation)
+    assert details == structs.replace(told, invocation=details.invocation, active_since_s=details.active_since_s)
     assert len(bytes.fromhex(details.invocation)) == 16
     assert (await manager.details("ssh.service")).fragment_path == "/lib/systemd/system/ssh.service"
     for name in ("unknown.service", "template@.service", "no-suffix"):

@@ -1,0 +1,97 @@
+"""Judges whether a unit is healthy, for a placement that asks: without memory, by what systemd and the ledger keep.
+
+The answer is the same after a restart of fleetd. A unit that crashes and is restarted again and again looks active
+whenever systemd is asked, but never for long: the time counts, not the state.
+"""
+
+import math
+
+import msgspec
+
+from fleetd.model.job_result import SKIPPED
+from fleetd.model.placement import Placement
+from fleetd.model.unit import Proof, TargetState
+from fleetd.reconciler.actions import Applied, LedgerEntry
+from fleetd.reconciler.observed import LastRun, Observed, is_carried_out
+
+_ACTIVE = ("active", "reloading")
+
+
+class Judgement(msgspec.Struct, frozen=True):
+    """An answer, or None while there is none. `due_s`: when time alone may change it (None: it cannot)."""
+
+    proof: Proof | None = None
+    due_s: float | None = None
+
+
+UNDECIDED = Judgement()
+
+
+def judge_health(placement: Placement | None, seen: Observed, *, error: str = "", result: str = "") -> Judgement:
+    """Return whether the unit is proven to be healthy.
+
+    `error` is why the last action for it failed, `result` how its last job ended (find_result). Settling counts from
+    when the unit became active, or had its present content, whichever is later; the deadline from when it was started,
+    restarted, or had that content.
+    """
+    if placement is None or placement.prove_after_s is None or not placement.is_active:
+        return UNDECIDED
+    if seen.refusal or (seen.waiting and error):
+        return _fail(placement, seen.refusal or error)
+    entry = seen.entry
+    if entry is None or not is_carried_out(entry, placement) or entry.hash != placement.content.hash:
+        return _judge_late(placement, seen, _find_applied(entry, seen))
+    if placement.target is TargetState.LOADED or entry.completed or result == SKIPPED:
+        return Judgement(_prove(placement, seen.last_run))
+    if seen.last_run is None:
+        return UNDECIDED  # systemd could not be asked
+    return _judge_run(placement, seen, entry, seen.last_run, result)
+
+
+def _judge_run(placement: Placement, seen: Observed, entry: LedgerEntry, run: LastRun, result: str) -> Judgement:
+    """Judge a unit that was started as the placement says."""
+    assert placement.prove_after_s is not None
+    applied = _find_applied(entry, seen)
+    if seen.active == "failed":
+        return _fail(placement, f"it failed ({run.result})")
+    if not seen.busy and result not in ("", "done"):
+        return _fail(placement, f"it was not started ({result})")
+    settled_s = math.inf
+    if seen.active in _ACTIVE and not seen.job:
+        settled_s = max(run.active_since_s, applied.at_s if applied else 0.0) + placement.prove_after_s
+    if settled_s <= seen.at_s:
+        return Judgement(_prove(placement, run))
+    if applied and run.restarts > applied.restarts:
+        words = f"systemd restarted it before it had been active for {placement.prove_after_s:g} s"
+        return _fail(placement, words, due_s=settled_s)
+    # A job that runs to its end may take as long as it needs.
+    return _judge_late(placement, seen, None if run.oneshot else applied, due_s=settled_s)
+
+
+def _judge_late(placement: Placement, seen: Observed, applied: Applied | None, *, due_s: float = math.inf) -> Judgement:
+    """Judge a unit that is not proven yet: it has failed at its deadline. `due_s`: when it may be proven."""
+    if applied is None or placement.prove_within_s is None:
+        return Judgement(due_s=_finite(due_s))
+    deadline_s = applied.at_s + placement.prove_within_s
+    if deadline_s <= seen.at_s:
+        words = f"it was not active for {placement.prove_after_s:g} s within {placement.prove_within_s:g} s"
+        return _fail(placement, words, due_s=due_s)
+    return Judgement(due_s=_finite(min(due_s, deadline_s)))
+
+
+def _find_applied(entry: LedgerEntry | None, seen: Observed) -> Applied | None:
+    """When the unit was started or had its content; None if that is not known, or was before the machine booted."""
+    applied = entry.applied if entry else None
+    return applied if applied is not None and applied.at_s <= seen.at_s else None
+
+
+def _prove(placement: Placement, run: LastRun | None) -> Proof:
+    return Proof(placement.generation, placement.content.hash, run.invocation if run else "")
+
+
+def _fail(placement: Placement, words: str, *, due_s: float = math.inf) -> Judgement:
+    return Judgement(Proof(placement.generation, placement.content.hash, failed=words), _finite(due_s))
+
+
+def _finite(due_s: float) -> float | None:
+    return due_s if math.isfinite(due_s) else None
