@@ -1,0 +1,290 @@
+"""plan_apply, plan_scale: what it does to the cluster to apply a set of units, or to scale a template. Pure.
+
+A unit whose content is the same is not written, so that nothing of it starts again. A target state is what a person
+wants: only a new unit is given one.
+"""
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from enum import StrEnum
+
+import msgspec
+
+from fleetd.model.content import Content
+from fleetd.model.content_change import Impact, impact
+from fleetd.model.group import group_of
+from fleetd.model.names import is_template, parse_name, template_of
+from fleetd.model.unit import TargetState, Unit
+from fleetd.model.unit_set import MAX_MEMBERS, MAX_RECORD_BYTES, UnitSet, group_options_of, instance_name, raw_instances
+
+_NUMBER = re.compile("[1-9][0-9]*")
+_JSON_BYTES = 3  # of a name in a record: quotes and comma
+
+
+class ChangeKind(StrEnum):
+    """What becomes of a unit. GONE: it is in the set and no longer among what is applied, and stays all the same."""
+
+    NEW = "new"
+    CHANGED = "changed"
+    UNCHANGED = "unchanged"
+    GONE = "gone"
+    DESTROYED = "destroyed"
+
+
+class Stamp(msgspec.Struct, frozen=True):
+    """What the written units say of who changed them. `rollout` is the id of the apply, or '' if what is written is
+    carried out at once, unit by unit."""
+
+    rollout: str = ""
+    by: str = ""
+    note: str = ""
+
+
+class ApplyRequest(msgspec.Struct, frozen=True):
+    """What is to be applied: the contents of units, by name (unit_set.expand), as the set of this name ('': as none).
+
+    `prune`: destroy the members of the set that are not among them; with `confirmed`, more than half of the set, too.
+    `take_over`: take units out of other sets.
+    """
+
+    set: str
+    contents: Mapping[str, Content]
+    prune: bool = False
+    confirmed: bool = False
+    take_over: bool = False
+
+
+class Known(msgspec.Struct, frozen=True):
+    """What the cluster has: the units in question (those that are applied, the members of the set, and all instances
+    of the templates), all sets, and the ids of those applies that were written to their end."""
+
+    units: Mapping[str, Unit] = {}
+    sets: Mapping[str, UnitSet] = {}
+    complete: Collection[str] = ()
+
+
+class PlannedUnit(msgspec.Struct, frozen=True):
+    """What becomes of one unit. `impact` is what a change does where the unit runs; `because` is why that, or why the
+    unit is new or destroyed, '' if that is plain. `owner` is another set that it is taken out of."""
+
+    name: str
+    change: ChangeKind
+    before: Unit | None
+    after: Unit | None
+    impact: Impact = Impact.NONE
+    because: str = ""
+    owner: str = ""
+
+    @property
+    def is_written(self) -> bool:
+        """Whether the record of the unit is written or deleted."""
+        return self.after is not self.before
+
+
+class ApplyPlan(msgspec.Struct, frozen=True):
+    """What to do: the units by name, unchanged ones among them, and the sets to write. Nothing may be written if there
+    are `refusals`; `notes` are remarks for the user."""
+
+    units: tuple[PlannedUnit, ...] = ()
+    sets: Mapping[str, UnitSet] = {}
+    refusals: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def written(self) -> tuple[PlannedUnit, ...]:
+        """The units that are written or destroyed."""
+        return tuple(unit for unit in self.units if unit.is_written)
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether there is nothing to write."""
+        return not self.sets and not self.written
+
+
+def plan_apply(asked: ApplyRequest, known: Known, stamp: Stamp) -> ApplyPlan:
+    """The plan of an apply. Instances of a template without Instances=, of which none is named, follow the template."""
+    owners = _owners(known.sets, but=asked.set)
+    members = _members(known, asked.set)
+    contents = {**asked.contents, **_followers(asked, known, owners)}
+    writer = _Writer(asked.set, contents, known, stamp)
+    planned = [writer.plan(name, owners.get(name, "") if asked.set else "") for name in contents]
+    planned += [_plan_gone(asked, known, name) for name in members if name not in contents]
+    planned.sort(key=lambda unit: unit.name)
+    return ApplyPlan(tuple(planned), _write_sets(asked, known, planned), tuple(_refuse(asked, members, planned)))
+
+
+def _owners(sets: Mapping[str, UnitSet], *, but: str) -> dict[str, str]:
+    """The set of each unit that is in another one than `but`."""
+    return {member: name for name, found in sets.items() if name != but for member in found.members}
+
+
+def _members(known: Known, set_: str) -> list[str]:
+    """The members of the set that exist."""
+    found = known.sets.get(set_)
+    return [member for member in found.members if member in known.units] if found else []
+
+
+def _followers(asked: ApplyRequest, known: Known, owners: Mapping[str, str]) -> dict[str, Content]:
+    """The existing instances of templates that leave open which instances there are, with their new content: all but
+    those of other sets."""
+    closed = {template_of(name) for name in asked.contents if not is_template(name)}
+    templates = {name for name in asked.contents if is_template(name) and name not in closed}
+    templates = {name for name in templates if group_options_of(asked.contents[name]).instances is None}
+    instances = [name for name in known.units if template_of(name) in templates and not is_template(name)]
+    return {
+        name: asked.contents[template_of(name)] for name in instances if not asked.set or owners.get(name, "") == ""
+    }
+
+
+class _Writer:
+    """Plans the units of a set one by one."""
+
+    def __init__(self, set_: str, contents: Mapping[str, Content], known: Known, stamp: Stamp) -> None:
+        self._set = set_
+        self._contents = contents
+        self._known = known
+        self._stamp = stamp
+        self._impacts: dict[tuple[Content, Content], tuple[Impact, str]] = {}
+        self._targets: dict[str, TargetState] = {}
+
+    def plan(self, name: str, owner: str) -> PlannedUnit:
+        """The plan of one unit, which is to be taken out of the set `owner` ('': it is in no other)."""
+        before, content = self._known.units.get(name), self._contents[name]
+        if before is None:
+            because = _describe_count(template_of(name), self._known.units, self._contents)
+            return PlannedUnit(name, ChangeKind.NEW, None, self._create(name, content), because=because)
+        if before.content != content:
+            kind, because = self._impact(before.content, content)
+            return PlannedUnit(name, ChangeKind.CHANGED, before, self._change(before, content), kind, because, owner)
+        if not self._is_complete(before):
+            because = "an earlier apply was interrupted before its end"
+            return PlannedUnit(
+                name, ChangeKind.CHANGED, before, self._change(before, content), Impact.NONE, because, owner
+            )
+        return PlannedUnit(name, ChangeKind.UNCHANGED, before, before, owner=owner)
+
+    def _is_complete(self, unit: Unit) -> bool:
+        return not unit.rollout or unit.rollout == self._stamp.rollout or unit.rollout in self._known.complete
+
+    def _create(self, name: str, content: Content) -> Unit:
+        stamp = self._stamp
+        return Unit(
+            name,
+            content.text,
+            self._target(name),
+            dropins=content.dropins,
+            set=self._set,
+            rollout=stamp.rollout,
+            by=stamp.by,
+            note=stamp.note,
+        )
+
+    def _change(self, before: Unit, content: Content) -> Unit:
+        stamp = self._stamp
+        return msgspec.structs.replace(
+            before,
+            text=content.text,
+            dropins=content.dropins,
+            set=self._set or before.set,
+            rollout=stamp.rollout,
+            by=stamp.by,
+            note=stamp.note,
+        )
+
+    def _target(self, name: str) -> TargetState:
+        if is_template(name):
+            return TargetState.INACTIVE
+        group = group_of(name) if group_of(name) in self._contents else name
+        if group not in self._targets:
+            self._targets[group] = group_options_of(self._contents[group]).desired_state
+        return self._targets[group]
+
+    def _impact(self, before: Content, after: Content) -> tuple[Impact, str]:
+        """Thousands of instances may change alike."""
+        if (before, after) not in self._impacts:
+            self._impacts[before, after] = impact(before, after)
+        return self._impacts[before, after]
+
+
+def _describe_count(template: str, units: Mapping[str, Unit], contents: Mapping[str, Content]) -> str:
+    """The Instances= that makes or removes instances of a template: `Instances=3 → 4`; '' if it has none."""
+    after = raw_instances(contents[template]) if template in contents else ""
+    before = raw_instances(units[template].content) if template in units else ""
+    if before and after and before != after:
+        return f"Instances={before} → {after}"
+    return f"Instances={after}" if after else ""
+
+
+def _plan_gone(asked: ApplyRequest, known: Known, name: str) -> PlannedUnit:
+    """The plan of a member of the set that is not among what is applied."""
+    before, template = known.units[name], template_of(name)
+    is_counted = template in asked.contents and group_options_of(asked.contents[template]).instances is not None
+    if is_counted:
+        because = _describe_count(template, known.units, asked.contents)
+        return PlannedUnit(name, ChangeKind.DESTROYED, before, None, because=because)
+    if asked.prune:
+        return PlannedUnit(name, ChangeKind.DESTROYED, before, None, because="--prune")
+    return PlannedUnit(name, ChangeKind.GONE, before, before)
+
+
+def _write_sets(asked: ApplyRequest, known: Known, planned: Sequence[PlannedUnit]) -> dict[str, UnitSet]:
+    """The sets whose members change."""
+    if not asked.set:
+        return {}
+    members = {asked.set: tuple(unit.name for unit in planned if unit.change is not ChangeKind.DESTROYED)}
+    taken = {unit.name for unit in planned}
+    for name, found in known.sets.items():
+        if name != asked.set and not taken.isdisjoint(found.members):
+            members[name] = tuple(member for member in found.members if member not in taken)
+    return {name: UnitSet(left) for name, left in members.items() if known.sets.get(name) != UnitSet(left)}
+
+
+def _refuse(asked: ApplyRequest, members: Sequence[str], planned: Sequence[PlannedUnit]) -> Iterable[str]:
+    """Why the plan may not be carried out."""
+    for unit in planned:
+        if unit.owner and not asked.take_over:
+            yield (f'unit "{unit.name}" belongs to the set "{unit.owner}": --take-over makes it one of "{asked.set}"')
+    if asked.prune and not asked.contents:
+        yield f'there are no units, and --prune would destroy the whole set "{asked.set}": destroy its units instead'
+    pruned = [unit.name for unit in planned if unit.because == "--prune"]
+    if asked.contents and 2 * len(pruned) > len(members) and not asked.confirmed:
+        yield (
+            f'--prune would destroy {len(pruned)} of the {len(members)} units of the set "{asked.set}" '
+            f"({', '.join(pruned[:3])}{', …' if len(pruned) > 3 else ''}): add --yes if that is meant"
+        )
+    yield from _refuse_size([unit.name for unit in planned])
+
+
+def _refuse_size(members: Sequence[str]) -> Iterable[str]:
+    if len(members) > MAX_MEMBERS or sum(len(name) + _JSON_BYTES for name in members) > MAX_RECORD_BYTES:
+        yield f"the set would have {len(members)} units, and it may have {MAX_MEMBERS}: make several sets of it"
+
+
+def plan_scale(template: Unit, count: int, known: Known, stamp: Stamp) -> ApplyPlan:
+    """The plan of scaling a template to `count` numbered instances: what is missing from 1 to `count` is created, and
+    what has a higher number is destroyed. Instances with other names stay."""
+    parsed = parse_name(template.name)
+    set_ = next((name for name, found in known.sets.items() if template.name in found.members), "")
+    wanted = [instance_name(parsed, str(number)) for number in range(1, count + 1)]
+    writer = _Writer(set_, {template.name: template.content, **dict.fromkeys(wanted, template.content)}, known, stamp)
+    instances = [name for name in known.units if template_of(name) == template.name and name != template.name]
+    numbered = [name for name in instances if _NUMBER.fullmatch(parse_name(name).instance)]
+    planned = [
+        msgspec.structs.replace(writer.plan(name, ""), because=f"scaled to {count}")
+        for name in wanted
+        if name not in known.units
+    ]
+    planned += [
+        PlannedUnit(name, ChangeKind.DESTROYED, known.units[name], None, because=f"scaled to {count}")
+        for name in numbered
+        if name not in wanted
+    ]
+    planned.sort(key=lambda unit: unit.name)
+    notes = []
+    if raw := raw_instances(template.content):
+        notes.append(f"{template.name} says Instances={raw}: the next apply of its folder makes that of it again")
+    members = set(known.sets[set_].members) if set_ else set()
+    members |= {unit.name for unit in planned if unit.after}
+    members -= {unit.name for unit in planned if not unit.after}
+    sets = {set_: UnitSet(tuple(sorted(members)))} if set_ and planned else {}
+    return ApplyPlan(tuple(planned), sets, tuple(_refuse_size(sorted(members))), tuple(notes))
