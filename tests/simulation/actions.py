@@ -118,6 +118,20 @@ def metadata(world: World, action: Action) -> None:
 
 
 @verb
+def cordon(world: World, action: Action) -> None:
+    """`cordon MACHINE [WHY] [for SECONDS]`"""
+    machine, why = _machine(world, action), " ".join(action.args[1:])
+    world.spawn(world.operators.cordon(machine.id, why))
+    world.begin(f"cordon of {machine.name}", action.for_s, lambda: world.operators.uncordon(machine.id))
+
+
+@verb
+def uncordon(world: World, action: Action) -> None:
+    """`uncordon MACHINE`"""
+    world.spawn(world.operators.uncordon(_machine(world, action).id))
+
+
+@verb
 def forget(world: World, action: Action) -> None:
     """`forget MACHINE`: if it is parked."""
     world.spawn(world.operators.forget_machine(_machine(world, action).id))

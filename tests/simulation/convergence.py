@@ -219,7 +219,7 @@ def _stands_in(world: World, name: str, machine: str, assigned: str) -> bool:
 def _may_stay(world: World, name: str, machine: str) -> bool:
     """True if a unit that a machine only keeps running could be assigned to it."""
     unit = world.records.units[name]
-    return unit.target is TargetState.LAUNCHED and not _why_not(world, name, unit, machine)
+    return unit.target is TargetState.LAUNCHED and not _why_not(world, name, unit, machine, runs_there=True)
 
 
 def _is_true(world: World, rejection: Rejection) -> bool:
@@ -233,7 +233,7 @@ def _is_true(world: World, rejection: Rejection) -> bool:
     return len(having) < len(world.records.machines)
 
 
-def _why_not(world: World, name: str, unit: Unit, machine: str) -> str:
+def _why_not(world: World, name: str, unit: Unit, machine: str, *, runs_there: bool = False) -> str:
     """Why a unit cannot be on a machine, by the simulator's own rules."""
     records = world.records
     record = records.machines[machine]
@@ -241,6 +241,9 @@ def _why_not(world: World, name: str, unit: Unit, machine: str) -> str:
     here = {n: o for (m, n), o in records.placements.items() if m == machine and n != name and not o.superseded}
     if record.mode is not MachineMode.READY:
         return "takes no work"
+    settings = records.settings.get(machine)
+    if settings and settings.cordon and not asked.is_global and not runs_there:
+        return "cordoned"
     own = world.machine(machine).systemd.own_names
     if name in own:
         return "its own"

@@ -100,6 +100,8 @@ OPERATIONS: tuple[tuple[int, str, Draw], ...] = (
     (1, "unload", _of_unit),
     (4, "destroy", _of_unit),
     (1, "metadata", _disk),
+    (2, "cordon", _on_machine),
+    (1, "uncordon", _on_machine_at_once),
 )
 
 FAULTS: tuple[tuple[int, str, Draw], ...] = (

@@ -6,7 +6,6 @@ whenever time is about to pass. Whether a unit *runs* is decided by the processe
 checks what must hold after the faults.
 """
 
-import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -18,12 +17,12 @@ from fleetd.model.unitfile import hash_unit_file
 from fleetd.registry.records import DECISIONS, LEADER, MACHINES, PLACEMENTS, SETTINGS, STATES, SYNCED, UNITS, RecordKey
 from fleetd.scheduler.snapshot import requirements_of
 from fleetd.store.protocol import Comparison, CreatedAt, Event, HasValue, Operation, Put, Unchanged
+from tests.simulation.checker import Checker, Key, now
+from tests.simulation.placement_invariants import ConflictsApart, CordonedMachinesGetNothingNew, OneMachinePerUnit
 
 if TYPE_CHECKING:
     from tests.simulation.machine import SimulatedMachine
     from tests.simulation.world import World
-
-Key = tuple[str, str]  # (machine, unit)
 
 MEMORY_S = 120.0  # the longest time until a placement is carried out: an action is retried after a minute at most
 REREGISTRATION_S = 8.0  # the longest time until a machine that can is registered again
@@ -33,64 +32,6 @@ NEWS_S = 4.0  # the longest time that a message takes
 STORM_S = 10.0
 STORM_REQUESTS = 1_000  # a busy leader makes some tens of requests in that time
 LINGER_S = 15.0  # the longest delay of a lease's end
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
-
-
-class Checker:
-    """One rule. `fail` ends the run."""
-
-    def __init__(self, world: "World") -> None:
-        self.world = world
-        self.records = world.records
-
-    def fail(self, what: str) -> None:
-        """The rule is broken."""
-        self.world.fail(type(self).__name__, what)
-
-    def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Key, Placement]) -> None:
-        """After a write. `before`: the former values of the placements that it changed or deleted."""
-
-    def see_request(self, writer: str, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> None:
-        """Before the store looks at a transaction of that machine."""
-
-    def see_call(self, machine: str, verb: str, names: Sequence[str]) -> None:
-        """When the machine's systemd is called."""
-
-    def see_restore(self, before: dict[Key, Placement]) -> None:
-        """After the store was set back; `before`: the placements that it held."""
-
-    def see_rest(self) -> None:
-        """When nothing is left to do at this moment."""
-
-
-class OneMachinePerUnit(Checker):
-    """Rule 3, as placed: a unit that is not global has at most one placement that is not superseded."""
-
-    def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Key, Placement]) -> None:
-        for name in dict.fromkeys(path.names[1] for path, _ in events if path.kind is PLACEMENTS):
-            assigned_machines = [
-                machine
-                for machine in self.records.assigned_machines(name)
-                if not requirements_of(self.records.placements[machine, name].content, name).is_global
-            ]
-            if len(assigned_machines) > 1:
-                self.fail(f"{name} is placed on {', '.join(assigned_machines)}")
-
-
-class ConflictsApart(Checker):
-    """No two conflicting units have placements on one machine (a superseded allocation blocks no other)."""
-
-    def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Key, Placement]) -> None:
-        for machine in dict.fromkeys(path.names[0] for path, _ in events if path.kind is PLACEMENTS):
-            placements = {n: o for (m, n), o in self.records.placements.items() if m == machine and o.is_active}
-            for name, placement in placements.items():
-                patterns = requirements_of(placement.content, name).conflicts
-                other = next((o for o in placements if o != name and any(matches_glob(p, o) for p in patterns)), None)
-                if other:
-                    self.fail(f"{name} and {other}, which conflict, are both on {machine}")
 
 
 class OnlyTheLeaderDecides(Checker):
@@ -482,6 +423,7 @@ class Rule8NobodyStorms(Checker):
 CHECKERS: tuple[type[Checker], ...] = (
     OneMachinePerUnit,
     ConflictsApart,
+    CordonedMachinesGetNothingNew,
     OnlyTheLeaderDecides,
     Rule1StoreIsNoLifeLine,
     DelaysAreKept,

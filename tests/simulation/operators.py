@@ -94,6 +94,17 @@ class Operators:
         response = await self._ask(Request("PATCH", f"{schema.V1}/machines", headers=_JSON, body=body))
         self._say(f"metadata {machine[:2]} {key}={value}: {response.status if response else 'no answer'}")
 
+    async def cordon(self, machine: str, why: str) -> None:
+        """Keep new units off a machine."""
+        body = msgspec.json.encode(schema.CordonRequest(why))
+        response = await self._ask(Request("PUT", _cordon_path(machine), headers=_JSON, body=body))
+        self._say(f"cordon {machine[:2]} {why}: {response.status if response else 'no answer'}")
+
+    async def uncordon(self, machine: str) -> None:
+        """Let a machine take new units again."""
+        response = await self._ask(Request("DELETE", _cordon_path(machine)))
+        self._say(f"uncordon {machine[:2]}: {response.status if response else 'no answer'}")
+
     async def forget_machine(self, machine: str) -> None:
         """Forget a parked machine."""
         response = await self._ask(Request("DELETE", f"{schema.V2}/machines/{machine}"))
@@ -138,3 +149,7 @@ class Operators:
                 return None if in_doubt and response.status >= 400 else response
             in_doubt = True
         return None if in_doubt else Response(409)
+
+
+def _cordon_path(machine: str) -> str:
+    return f"{schema.V2}/machines/{machine}/cordon"

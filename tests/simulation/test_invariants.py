@@ -155,9 +155,18 @@ async def ask_without_end(world: World) -> None:
         await wire.get("/fleet/leader")
 
 
+async def ignore_a_cordon(world: World) -> None:
+    for machine in (M1, M2):
+        await world.operators.cordon(machine, "disk")
+    await asyncio.sleep(60)
+    (assigned,) = world.records.assigned_machines(WEB)
+    await write(world, placement(world, M2 if assigned == M1 else M1, "picky.service"))
+
+
 VIOLATIONS: tuple[tuple[str, Violation], ...] = (
     ("OneMachinePerUnit", place_twice),
     ("ConflictsApart", place_conflicting),
+    ("CordonedMachinesGetNothingNew", ignore_a_cordon),
     ("OnlyTheLeaderDecides", write_without_office),
     ("OnlyTheLeaderDecides", write_anothers_state),
     ("Rule1StoreIsNoLifeLine", bury_the_living),
