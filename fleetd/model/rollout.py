@@ -1,4 +1,7 @@
-"""Rollouts as they are stored: how far changed content has got in one group, and what operators say about it."""
+"""Rollouts as they are stored: how far changed content has got in one group, and what operators say about it.
+
+`render_rollout` says in English where one stands; programs decide by the data.
+"""
 
 from enum import StrEnum
 
@@ -6,6 +9,9 @@ import msgspec
 
 from fleetd.model.content import Content
 from fleetd.model.decoding import FORMAT, Count
+from fleetd.model.machine import SHORT_ID_LENGTH
+from fleetd.model.reason import BudgetWait, render_wait
+from fleetd.model.timespan import render_moment
 
 
 class Member(msgspec.Struct, frozen=True, omit_defaults=True, order=True, gc=False):
@@ -114,10 +120,11 @@ class Action(StrEnum):
 
 class Command(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format", tag=FORMAT):
     """The last request of an operator about the rollout of one group. Stored under `commands/<group>` by the API; `id`
-    is unique, `at` Unix time."""
+    is unique, `rollout` the id of the rollout that it is about, `at` Unix time."""
 
     id: str
     action: Action
+    rollout: str
     by: str = ""
     at: float = 0.0
 
@@ -129,3 +136,59 @@ class Apply(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format",
     by: str = ""
     at: float = 0.0
     note: str = ""
+
+
+class CanaryWait(msgspec.Struct, frozen=True):
+    """A rollout goes on once these first units, which have the new content, are found good: by an operator, or at this
+    Unix time (0: by an operator alone)."""
+
+    units: tuple[str, ...]
+    until: float = 0.0
+
+
+def render_rollout(rollout: Rollout, wait: CanaryWait | BudgetWait | None = None) -> str:
+    """Where a rollout stands and why, as a sentence whose subject is the group, without subject and full stop. `wait`
+    is what a running one waits for, if it does not go on by itself."""
+    why = _render_failure(rollout.failure)
+    match rollout.phase:
+        case Phase.DONE:
+            return "done"
+        case Phase.REVERTED:
+            return f"reverted to the former content{why}"
+    if rollout.pause is not None:
+        return _render_pause(rollout.pause, rollout.failure)
+    if rollout.phase is Phase.REVERTING:
+        return f"reverting{why}"
+    match wait:
+        case CanaryWait(units, until):
+            end = f"until {render_moment(until)}" if until else "until an operator continues"
+            return f"waits {end}: the canaries have the new content: {', '.join(units)}"
+        case BudgetWait():
+            return render_wait(wait)
+    return "running"
+
+
+def _render_failure(failure: Failure | None) -> str:
+    return f" because {_describe_failure(failure)}" if failure else ""
+
+
+def _describe_failure(failure: Failure) -> str:
+    where = f" on {failure.machine[:SHORT_ID_LENGTH]}" if failure.machine else ""
+    return f"{failure.unit} failed{where}" + (f": {failure.why}" if failure.why else "")
+
+
+def _render_pause(pause: Pause, failure: Failure | None) -> str:
+    units = ", ".join(pause.units)
+    failed = _describe_failure(failure) if failure else f"{units} failed"
+    match pause.cause:
+        case PauseCause.OPERATOR:
+            return f"paused by {pause.by}" if pause.by else "paused by an operator"
+        case PauseCause.FAILED:
+            return f"paused: {failed}"
+        case PauseCause.REVERT_FAILED:
+            return f"paused while it was being reverted: {units} failed with the former content, too"
+        case PauseCause.NOTHING_TO_REVERT_TO:
+            return f"paused: {failed}; it is not reverted, since no unit of it was available before"
+        case PauseCause.BLOCKED:
+            return f"paused: blocked by {units} for the whole UpdateDeadlineSec="
+    return "paused: the store was restored since, so what it was doing may lie hours back"

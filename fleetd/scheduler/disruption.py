@@ -49,6 +49,7 @@ class DisruptionBudget:
         self._plans = plans
         self._groups: dict[str, _Group] = {}
         self._spent: dict[Member, None] = {}
+        self._excused: dict[Member, None] = {}
 
     def may_disturb(self, unit: str, machine: str) -> BudgetWait | None:
         """None if this unit may be stopped or changed on this machine now, else what it waits for. What is no member,
@@ -71,6 +72,12 @@ class DisruptionBudget:
     def spend(self, unit: str, machine: str) -> None:
         """This unit is stopped or changed on this machine: it counts as unavailable for the rest of the pass."""
         self._spent[unit, machine] = None
+        self.note_change(unit)
+
+    def excuse(self, unit: str, machine: str) -> None:
+        """Others may be disturbed in spite of this unit's failure on this machine, as its group's options or an
+        operator say: it does not count as unavailable in this pass."""
+        self._excused[unit, machine] = None
         self.note_change(unit)
 
     def unavailability(self, unit: str, machine: str) -> Unavailability | None:
@@ -115,6 +122,8 @@ class DisruptionBudget:
         effective = self._snapshot.effective.get(machine)
         if member in self._spent:
             return Unavailability.DISTURBED
+        if member in self._excused:
+            return None
         if effective is None:
             return Unavailability.LOST
         if effective.evicts is not None:

@@ -42,13 +42,15 @@ _SETTLED = (Progress.PROVEN, Progress.FAILED, Progress.ABSENT)
 
 
 class MemberView(msgspec.Struct, frozen=True, gc=False):
-    """What is seen of one member. `where` is its machine, `why` the cause of a failure."""
+    """What is seen of one member. `where` is its machine, `why` the cause of a failure. `is_changed`: the rollout
+    changes its content, and does not only restart it."""
 
     member: Member
     progress: Progress
     is_available: bool
     where: str = ""
     why: str = ""
+    is_changed: bool = True
 
 
 MayDisturb = Callable[[MemberView], Collection[str]]  # the units that forbid it, none if it may
@@ -83,15 +85,24 @@ def held_content(rollout: Rollout, member: Member) -> Content | None:
     """The former content that the member is to keep, or None if it is to have what was asked for."""
     if rollout.phase is Phase.DONE or any(step.member == member for step in rollout.steps):
         return None
+    former = former_content(rollout, member)
+    if former is not None or rollout.phase is Phase.RUNNING or not rollout.contents:
+        return former
+    return rollout.contents[0]
+
+
+def former_content(rollout: Rollout, member: Member) -> Content | None:
+    """What the member ran when the rollout began, or None if it was not there then."""
     for former in rollout.former:
         if former.member == member:
             return rollout.contents[former.content]
-    return rollout.contents[0] if rollout.phase is not Phase.RUNNING and rollout.contents else None
+    return None
 
 
 def obey(rollout: Rollout, command: Command | None, now_s: float) -> Rollout:
-    """Carry out an operator's command that has not been carried out. One that comes too late is passed over."""
-    if command is None or command.id == rollout.command:
+    """Carry out an operator's command that has not been carried out. One that comes too late is passed over, and so is
+    one about an earlier rollout."""
+    if command is None or command.id == rollout.command or command.rollout != rollout.id:
         return rollout
     rollout = replace(rollout, command=command.id)
     if rollout.is_over:
@@ -118,10 +129,20 @@ def advance(
         return _revert(rollout, views, options, may_disturb, now_s)
     failed = _failures(rollout, views)
     if len(failed) > options.tolerate.of(len(views)) and options.on_failure is not UpdateFailure.CONTINUE:
-        return _stop(rollout, failed[0], options.on_failure, now_s)
+        reverts = options.on_failure is UpdateFailure.REVERT and any(view.is_changed for view in views)
+        return _stop(rollout, failed[0], now_s, reverts=reverts)
     if all(view.progress in _SETTLED for view in views):
         return replace(rollout, phase=Phase.DONE, contents=(), former=(), steps=(), changed=now_s)
     return _roll(rollout, views, options, may_disturb, now_s)
+
+
+def find_excused(rollout: Rollout, views: Sequence[MemberView], options: GroupOptions) -> list[MemberView]:
+    """The failed members that do not keep others from being changed: those that UpdateTolerate= or UpdateFailure= put
+    up with, and those in spite of which an operator resumed the rollout."""
+    failed = _failures(rollout, views)
+    is_tolerated = len(failed) <= options.tolerate.of(len(views)) or options.on_failure is UpdateFailure.CONTINUE
+    accepted = [view for view in views if view.progress is Progress.FAILED and view.member in rollout.accepted]
+    return [*accepted, *failed] if is_tolerated else accepted
 
 
 def next_due(rollout: Rollout, options: GroupOptions) -> float | None:
@@ -158,11 +179,11 @@ def _accept(rollout: Rollout, views: Sequence[MemberView]) -> Rollout:
     return replace(rollout, failure=None, accepted=accepted)
 
 
-def _stop(rollout: Rollout, failed: MemberView, on_failure: UpdateFailure, now_s: float) -> Rollout:
+def _stop(rollout: Rollout, failed: MemberView, now_s: float, *, reverts: bool) -> Rollout:
     """The rollout has failed: pause it or begin to revert it."""
     failure = Failure(failed.member.unit, failed.where, failed.why)
     units = (failed.member.unit,)
-    if on_failure is UpdateFailure.PAUSE:
+    if not reverts:
         return replace(rollout, failure=failure, pause=Pause(PauseCause.FAILED, units=units), changed=now_s)
     if not any(former.was_available for former in rollout.former):
         pause = Pause(PauseCause.NOTHING_TO_REVERT_TO, units=units)

@@ -20,7 +20,8 @@ def text_of(word: str, fleet: str = "") -> str:
 
 
 class RollingCluster(Cluster):
-    """`running` is what runs, by (machine, unit)."""
+    """`running` is what runs, by (machine, unit). While it is `broken`, whatever is started crashes; `started` are the
+    names of the units in the order in which they were started."""
 
     def __init__(self, machines: int = 3) -> None:
         super().__init__()
@@ -28,6 +29,9 @@ class RollingCluster(Cluster):
             self.machine(f"m{number}")
         self.running: dict[tuple[str, str], Placement] = {}
         self.requests = 0
+        self.broken = False
+        self.started: list[str] = []
+        self._crashed: set[tuple[str, str]] = set()
 
     def request(self, word: str, *names: str, fleet: str = "", complete: bool = True) -> str:
         """An operator applies this content to these units. Returns the id of the request."""
@@ -44,9 +48,18 @@ class RollingCluster(Cluster):
         self.write(APPLIES, (request,), Apply())
 
     def command(self, action: Action, group: str = GROUP) -> None:
-        """An operator says something about the rollout of the group."""
+        """An operator says something about the rollout of the group that was asked for last."""
         self.requests += 1
-        self.write(COMMANDS, (group,), Command(f"c{self.requests}", action, "ann"))
+        newest = max((self.snapshot.units[name] for name in self.snapshot.rolling[group]), key=lambda u: u.generation)
+        self.write(COMMANDS, (group,), Command(f"c{self.requests}", action, newest.rollout, "ann"))
+
+    def restart(self, *names: str) -> None:
+        """An operator has these units restarted one after the other."""
+        self.requests += 1
+        for unit in [self.snapshot.units[name] for name in names]:
+            after = replace(unit, restart_of=unit.generation, rollout=f"r{self.requests}")
+            self.write(UNITS, (unit.name,), after)
+        self.complete(f"r{self.requests}")
 
     def _now(self) -> Now:
         return Now(self.clock_s, NOON + self.clock_s)
@@ -85,9 +98,13 @@ class RollingCluster(Cluster):
     def _run(self, machine: str, placement: Placement) -> UnitState:
         """First it is started, then it is healthy or not."""
         key, content = (machine, placement.unit), placement.content
-        is_new = key not in self.running or self.running[key].content != content
+        former = self.running.get(key)
+        is_new = former is None or former.content != content or placement.restart_of >= former.generation
         self.running[key] = placement
-        is_bad = BAD in content.text
+        if is_new:
+            self.started.append(placement.unit)
+            self._crashed = self._crashed | {key} if self.broken else self._crashed - {key}
+        is_bad = BAD in content.text or key in self._crashed
         active = "activating" if is_new else "failed" if is_bad else "active"
         state = UnitState("loaded", active, "", content.hash, placement.target, placement.generation)
         if placement.prove_after_s is None or is_new:

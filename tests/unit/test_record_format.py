@@ -41,7 +41,7 @@ RECORDS: dict[str, tuple[Record, str]] = {
     "leader": (Leader("m1", "t"), ""),
     "usage": (Usage(), ""),
     "rollouts": (Rollout("r1", 1), "web@.service"),
-    "commands": (Command("c1", Action.PAUSE), "web@.service"),
+    "commands": (Command("c1", Action.PAUSE, "r1"), "web@.service"),
     "applies": (Apply(), "r1"),
 }
 

@@ -6,8 +6,10 @@ from msgspec.structs import replace
 from fleetd.model.content import Content
 from fleetd.model.group import GroupOptions, Share, UpdateFailure
 from fleetd.model.placement import Placement
+from fleetd.model.reason import BudgetWait, Unavailability, UnavailableMember
 from fleetd.model.rollout import (
     Action,
+    CanaryWait,
     Command,
     Failure,
     FormerMember,
@@ -17,6 +19,7 @@ from fleetd.model.rollout import (
     Phase,
     Rollout,
     Step,
+    render_rollout,
 )
 from fleetd.model.unit import Proof, TargetState, UnitState
 from fleetd.scheduler.rollout import MemberView, Progress, advance, assess, held_content, next_due, obey
@@ -121,7 +124,7 @@ def test_a_failed_member_has_the_rollout_reverted_one_by_one() -> None:
 def test_a_revert_that_fails_is_paused_and_goes_on_when_resumed() -> None:
     found = go_on(rollout(steps="1", phase=Phase.REVERTING, reverted=(TWO,)), "proven", "failed", "proven")
     assert found.pause == Pause(PauseCause.REVERT_FAILED, units=(TWO.unit,))
-    found = obey(found, Command("c", Action.RESUME), NOW_S)
+    found = obey(found, Command("c", Action.RESUME, "r1"), NOW_S)
     found = go_on(found, "proven", "failed", "proven", budget=2)
     assert (found.pause, found.reverted) == (None, (TWO, ONE))
     assert go_on(found, "proven", "failed", "proven").phase is Phase.REVERTED
@@ -154,7 +157,7 @@ def test_a_failure_pauses_the_rollout_until_an_operator_accepts_it() -> None:
     paused = go_on(rollout(steps="1"), "failed", "waiting", "waiting", options=options)
     assert paused.pause == Pause(PauseCause.FAILED, units=(ONE.unit,))
     assert go_on(paused, "proven", "waiting", "waiting", options=options) is paused
-    resumed = obey(paused, Command("c1", Action.RESUME, "ann"), NOW_S)
+    resumed = obey(paused, Command("c1", Action.RESUME, "r1", "ann"), NOW_S)
     found = go_on(resumed, "failed", "waiting", "waiting", options=options, budget=2)
     assert (found.accepted, stepped(found), found.failure) == ((ONE,), "12", None)
 
@@ -164,7 +167,7 @@ def test_a_canary_is_waited_for_until_an_operator_continues() -> None:
     first = go_on(rollout(), "waiting", "waiting", "waiting", options=options, budget=3)
     assert stepped(first) == "1"
     assert go_on(first, "proven", "waiting", "waiting", options=options, at_s=9e9) is first
-    found = obey(first, Command("c1", Action.CONTINUE), NOW_S)
+    found = obey(first, Command("c1", Action.CONTINUE, "r1"), NOW_S)
     assert stepped(go_on(found, "proven", "waiting", "waiting", options=options)) == "12"
 
 
@@ -194,16 +197,16 @@ def test_a_revert_that_others_block_for_the_deadline_is_paused() -> None:
 
 
 def test_each_command_is_obeyed_once() -> None:
-    paused = obey(rollout(), Command("c1", Action.PAUSE, "ann"), NOW_S)
+    paused = obey(rollout(), Command("c1", Action.PAUSE, "r1", "ann"), NOW_S)
     assert paused.pause == Pause(PauseCause.OPERATOR, "ann")
-    resumed = obey(paused, Command("c2", Action.RESUME), NOW_S)
+    resumed = obey(paused, Command("c2", Action.RESUME, "r1"), NOW_S)
     assert resumed.pause is None
-    assert obey(resumed, Command("c2", Action.RESUME), NOW_S) is resumed
+    assert obey(resumed, Command("c2", Action.RESUME, "r1"), NOW_S) is resumed
     assert obey(resumed, None, NOW_S) is resumed
-    assert obey(paused, Command("c3", Action.PAUSE, "bob"), NOW_S).pause == paused.pause
-    assert obey(resumed, Command("c4", Action.RESUME), NOW_S).pause is None
+    assert obey(paused, Command("c3", Action.PAUSE, "r1", "bob"), NOW_S).pause == paused.pause
+    assert obey(resumed, Command("c4", Action.RESUME, "r1"), NOW_S).pause is None
     done = rollout(phase=Phase.DONE)
-    assert obey(done, Command("c1", Action.PAUSE), NOW_S) == replace(done, command="c1")
+    assert obey(done, Command("c1", Action.PAUSE, "r1"), NOW_S) == replace(done, command="c1")
     assert next_due(done, GroupOptions()) is None
 
 
@@ -242,3 +245,62 @@ def test_a_member_keeps_its_former_content_until_its_step() -> None:
     assert [held_content(now, member) for member in (ONE, TWO, Member("w@9.service"))] == [None, OLD, None]
     assert held_content(replace(now, phase=Phase.DONE), TWO) is None
     assert held_content(replace(now, phase=Phase.REVERTED, contents=(), former=()), TWO) is None
+
+
+FAILURE = Failure("w@2.service", "m2" * 16, "it crashed")
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, "running"),
+        ({"phase": Phase.DONE}, "done"),
+        (
+            {"phase": Phase.REVERTING, "failure": FAILURE},
+            "reverting because w@2.service failed on m2m2m2m2: it crashed",
+        ),
+        (
+            {"phase": Phase.REVERTED, "failure": FAILURE},
+            "reverted to the former content because w@2.service failed on m2m2m2m2: it crashed",
+        ),
+        ({"phase": Phase.REVERTED}, "reverted to the former content"),
+        ({"pause": Pause(PauseCause.OPERATOR, "ann")}, "paused by ann"),
+        ({"pause": Pause(PauseCause.OPERATOR)}, "paused by an operator"),
+        (
+            {"pause": Pause(PauseCause.FAILED, units=("w@2.service",)), "failure": FAILURE},
+            "paused: w@2.service failed on m2m2m2m2: it crashed",
+        ),
+        (
+            {"pause": Pause(PauseCause.FAILED, units=("w@2.service",)), "failure": Failure("w@2.service", "", "")},
+            "paused: w@2.service failed",
+        ),
+        (
+            {"pause": Pause(PauseCause.REVERT_FAILED, units=("w@1.service",)), "phase": Phase.REVERTING},
+            "paused while it was being reverted: w@1.service failed with the former content, too",
+        ),
+        (
+            {"pause": Pause(PauseCause.NOTHING_TO_REVERT_TO, units=("w@1.service",))},
+            "paused: w@1.service failed; it is not reverted, since no unit of it was available before",
+        ),
+        (
+            {"pause": Pause(PauseCause.BLOCKED, units=("w@1.service", "w@2.service"))},
+            "paused: blocked by w@1.service, w@2.service for the whole UpdateDeadlineSec=",
+        ),
+        (
+            {"pause": Pause(PauseCause.STORE_RESTORED)},
+            "paused: the store was restored since, so what it was doing may lie hours back",
+        ),
+    ],
+)
+def test_a_rollout_is_described_in_one_sentence(fields: dict[str, object], expected: str) -> None:
+    assert render_rollout(rollout(**fields)) == expected
+
+
+def test_what_a_rollout_waits_for_is_described() -> None:
+    wait = BudgetWait(1, 1, (UnavailableMember("w@3.service", "m3", Unavailability.INACTIVE),))
+    assert render_rollout(rollout(), wait) == "waits: w@3.service is not active on m3 (MaxUnavailable=1)"
+    canaries = CanaryWait(("w@1.service",))
+    expected = "waits until an operator continues: the canaries have the new content: w@1.service"
+    assert render_rollout(rollout(), canaries) == expected
+    assert render_rollout(rollout(), CanaryWait(("w@1.service",), NOW_S)).startswith("waits until 1970-01-01 00:16:40")
+    assert render_rollout(rollout(pause=Pause(PauseCause.OPERATOR, "ann")), canaries) == "paused by ann"

@@ -181,7 +181,7 @@ def test_records_of_a_rollout_affect_its_units_and_leave_nothing_behind() -> Non
     cluster = rolling_group()
     for kind, name, record in (
         (ROLLOUTS, GROUP, cluster.rollout()),
-        (COMMANDS, GROUP, Command("c1", Action.PAUSE)),
+        (COMMANDS, GROUP, Command("c1", Action.PAUSE, "r1")),
         (APPLIES, "r1", Apply()),
     ):
         for given in (record, None):
@@ -198,3 +198,53 @@ def test_a_unit_that_has_no_machine_when_the_rollout_begins_is_new() -> None:
     cluster.request("new", "w@1.service", "w@2.service")
     cluster.come_to_rest()
     assert cluster.contents() == {"w@1": "new", "w@2": "new"}
+
+
+def test_a_restart_reaches_one_member_after_the_other() -> None:
+    cluster = rolling_group()
+    cluster.started.clear()
+    cluster.restart(*MEMBERS)
+    cluster.run_leader()
+    cluster.run_agents()
+    assert len(cluster.started) == 1
+    cluster.come_to_rest()
+    assert sorted(cluster.started) == list(MEMBERS)
+    assert cluster.rollout().phase is Phase.DONE
+
+
+def test_a_restart_that_fails_is_paused_because_there_is_nothing_to_revert() -> None:
+    cluster = rolling_group()
+    cluster.broken = True
+    cluster.started.clear()
+    cluster.restart(*MEMBERS)
+    cluster.come_to_rest()
+    assert len(cluster.started) == 1
+    assert cluster.rollout().pause.cause is PauseCause.FAILED
+    cluster.broken = False
+    cluster.command(Action.RESUME)
+    cluster.come_to_rest()
+    assert cluster.rollout().phase is Phase.DONE, "the one that is down does not take up the budget any more"
+    assert sorted(cluster.started) == list(MEMBERS)
+
+
+def test_what_was_said_about_an_earlier_rollout_is_not_said_about_the_next() -> None:
+    cluster = rolling_group()
+    cluster.request("new", *MEMBERS)
+    cluster.command(Action.PAUSE)
+    cluster.run_leader()
+    cluster.request("newer", *MEMBERS)
+    cluster.come_to_rest()
+    assert cluster.contents() == all_run("newer")
+
+
+@pytest.mark.parametrize("fleet", ["UpdateTolerate=1", "UpdateFailure=continue"])
+def test_a_tolerated_failure_does_not_keep_others_from_being_changed(fleet: str) -> None:
+    cluster = rolling_group()
+    cluster.request("new", *MEMBERS, fleet=fleet)
+    cluster.broken = True
+    cluster.run_leader()
+    cluster.run_agents()
+    cluster.broken = False
+    cluster.come_to_rest()
+    assert cluster.contents() == all_run("new")
+    assert cluster.rollout().phase is Phase.DONE

@@ -82,9 +82,12 @@ class Rollouts(RuleBasedStateMachine):
         snapshot = self.cluster.snapshot
         before = DisruptionBudget(snapshot, {})
         plan = self.cluster.plan()
-        for names in (INSTANCES, (GLOBAL,)):
+        for group, names in ((GROUP, INSTANCES), (GLOBAL, (GLOBAL,))):
             held = {(name, machine) for name in names for machine in snapshot.placements.get(name, {})}
             down = {each for each in held if before.unavailability(*each) is not None}
+            if (rollout := snapshot.rollouts.get(group)) is not None:  # an operator resumed it in spite of these
+                accepted = {member.unit for member in rollout.accepted}
+                down = {each for each in down if each[0] not in accepted}
             down |= {(name, "") for name in names if before.unavailability(name, "") is not None}
             disturbed = {
                 (placement.unit, placement.machine)

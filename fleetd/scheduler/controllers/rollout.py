@@ -20,6 +20,8 @@ from fleetd.scheduler.rollout import (
     Progress,
     advance,
     assess,
+    find_excused,
+    former_content,
     held_content,
     is_as_asked,
     next_due,
@@ -51,7 +53,10 @@ def _roll_out_group(proposal: Proposal, group: str) -> None:
         rollout = msgspec.structs.replace(rollout, pause=Pause(PauseCause.STORE_RESTORED), changed=now.unix_s)
     rollout = obey(rollout, snapshot.commands.get(group), now.unix_s)
     if all(unit.rollout in snapshot.applies for unit in units):
-        rollout = advance(rollout, _views(proposal, rollout, units), options, _may_disturb(proposal), now.unix_s)
+        views = member_views(proposal, rollout, units)
+        for view in find_excused(rollout, views, options):
+            proposal.budget.excuse(view.member.unit, view.where)
+        rollout = advance(rollout, views, options, _may_disturb(proposal), now.unix_s)
     _hold(proposal, rollout, units, options)
     if rollout != before:
         proposal.first.append(RolloutPlan(group, rollout))
@@ -99,7 +104,7 @@ def _members(plan: UnitPlanBuilder) -> Iterator[tuple[Member, str]]:
         yield Member(plan.name), plan.assigned
 
 
-def _views(proposal: Proposal, rollout: Rollout, units: Sequence[Unit]) -> list[MemberView]:
+def member_views(proposal: Proposal, rollout: Rollout, units: Sequence[Unit]) -> list[MemberView]:
     """What is seen of all members, in order."""
     views = []
     for unit in units:
@@ -107,7 +112,8 @@ def _views(proposal: Proposal, rollout: Rollout, units: Sequence[Unit]) -> list[
         for member, machine in _members(plan):
             is_available = proposal.budget.unavailability(unit.name, machine) is None
             progress, why = _progress(proposal, rollout, plan, member, machine)
-            views.append(MemberView(member, progress, is_available, machine, why))
+            is_changed = former_content(rollout, member) not in (None, unit.content)
+            views.append(MemberView(member, progress, is_available, machine, why, is_changed))
     return sorted(views, key=lambda view: view.member)
 
 
