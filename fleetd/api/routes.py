@@ -24,6 +24,7 @@ from fleetd.api.v1.discovery import describe_api
 from fleetd.api.v1.machines import Machines
 from fleetd.api.v1.states import States
 from fleetd.api.v1.units import Units
+from fleetd.api.v2.contents import Contents
 from fleetd.api.v2.cordons import Cordons
 from fleetd.api.v2.operations import Operations
 from fleetd.api.v2.reports import Reports
@@ -100,6 +101,7 @@ class Api:
             Route("PATCH", f"{v1}/machines", machines.patch),
             Route("GET", f"{v1}/discovery", self._get_discovery, answer=dict),
             Route("GET", f"{v2}/units", reports.get_all, answer=found, query="name"),
+            Route("GET", f"{v2}/units/{{unitName}}", Contents(self._registry).get, answer=schema.UnitContent),
             Route("POST", f"{v2}/units", operations.post, schema.UnitOperations, results),
             Route("POST", f"{v2}/reports", reports.post, schema.ReportRequest, found),
             Route("POST", f"{v2}/restart", operations.restart, schema.Restarts, results),

@@ -170,7 +170,8 @@ class Cause(msgspec.Struct, frozen=True, omit_defaults=True):
 class UnitReport(msgspec.Struct, frozen=True, omit_defaults=True):
     """A unit, the leader's decision for it and its reason, and its allocations.
 
-    `generation` grows with every operation on the unit. `decided` is the generation that the leader has decided for;
+    `generation` grows with every operation on the unit. `hash` is of unit file and drop-ins together, `fileHash` of the
+    unit file alone where there are drop-ins. `decided` is the generation that the leader has decided for;
     where that is lower, `machine`, `machines`, `since` (Unix time, s), `reason`, `cause` and `rejections` belong to the
     earlier generation. `reason` is a sentence, `cause` its data; `rejections` are the most frequent first.
     """
@@ -179,6 +180,7 @@ class UnitReport(msgspec.Struct, frozen=True, omit_defaults=True):
     target: str
     generation: int
     hash: str = ""
+    file_hash: str = msgspec.field(name="fileHash", default="")
     is_global: bool = msgspec.field(name="global", default=False)
     decided: int = 0
     machine: str = ""
@@ -205,14 +207,40 @@ class ReportRequest(msgspec.Struct, frozen=True):
 # POST /fleet/v2/units: operations on many units, at most 1000 in one request. One that fails does not stop the others.
 
 
+class DropIn(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A drop-in: the name of the file (`10-limits.conf`), and its text. The cluster keeps the text without comments."""
+
+    name: str
+    text: str = ""
+
+
+class UnitContent(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A unit with its whole content: the options of the unit file, and the drop-ins in order of their names. `hash` is
+    of both. The drop-ins of an instance include those of its template."""
+
+    name: str
+    generation: int
+    desired_state: str = msgspec.field(name="desiredState", default="")
+    hash: str = ""
+    options: tuple[UnitOption, ...] = ()
+    dropins: tuple[DropIn, ...] = ()
+
+
 class UnitOperation(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One operation on one unit, as PUT and DELETE of version 1. `onlyNew` refuses (412) to change an existing unit."""
+    """One operation on one unit, as PUT and DELETE of version 1.
+
+    `dropins` replace those of the unit; without the field it keeps them, and a new instance gets its template's. With
+    `dropins` alone, the unit file and the target state stay. `onlyNew` refuses (412) to change an existing unit,
+    `generation` one that has changed since it had this one.
+    """
 
     name: str
     options: tuple[UnitOption, ...] = ()
     desired_state: str = msgspec.field(name="desiredState", default="")
     only_new: bool = msgspec.field(name="onlyNew", default=False)
     destroy: bool = False
+    dropins: tuple[DropIn, ...] | None = None
+    generation: int = 0
 
 
 class UnitOperations(msgspec.Struct, frozen=True):

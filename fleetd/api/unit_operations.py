@@ -7,19 +7,22 @@ import msgspec
 from fleetd.api import schema
 from fleetd.api.http import ApiError, Request, check_is_json, parse_json
 from fleetd.model.admission import refuse_content, refuse_names
-from fleetd.model.names import InvalidName, parse_name, validate_name
+from fleetd.model.content import Content, DropIn, InvalidDropIn, make_dropins, own_dropins, refuse_size
+from fleetd.model.group import refuse_instance_options
+from fleetd.model.names import InvalidName, parse_name, template_of, validate_name
 from fleetd.model.unit import TargetState, Unit
 from fleetd.model.unit_option import UnitOption
-from fleetd.model.unitfile import render_unit_file, without_comments
+from fleetd.model.unitfile import UnitFileError, parse_unit_file, render_unit_file, without_comments
 
 MAX_UNITS = 1000  # in one request
 NOT_FOUND = "unit does not exist"
 
 
 class UnitOperation(msgspec.Struct, frozen=True):
-    """One operation on one unit: set content (`options`, empty: keep) and `target` (None: keep), destroy, or restart.
+    """One operation on one unit: set content (`options`, empty: keep; `dropins`, None: keep) and `target` (None: keep),
+    destroy, or restart.
 
-    `only_new` refuses to change a unit that exists.
+    `only_new` refuses to change a unit that exists, `generation` one that has changed since it had this (0: none).
     """
 
     name: str
@@ -28,6 +31,13 @@ class UnitOperation(msgspec.Struct, frozen=True):
     only_new: bool = False
     destroy: bool = False
     restart: bool = False
+    dropins: tuple[DropIn, ...] | None = None
+    generation: int = 0
+
+    @property
+    def template(self) -> str:
+        """The template whose drop-ins count for this operation, which gives an instance its content; else ''."""
+        return template_of(self.name) if self.options or self.dropins is not None else ""
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -71,7 +81,24 @@ def make_operation(asked: schema.UnitOperation, *, restart: bool = False) -> Uni
         raise (ApiError(404, NOT_FOUND) if asked.destroy or restart else ApiError(400, str(error))) from error
     options = tuple(UnitOption(option.section, option.name, without_comments(option.value)) for option in asked.options)
     target = _parse_target(asked.desired_state)
-    return UnitOperation(asked.name, options, target, asked.only_new, asked.destroy, restart)
+    return UnitOperation(
+        asked.name,
+        options,
+        target,
+        asked.only_new,
+        asked.destroy,
+        restart,
+        dropins=None if asked.dropins is None else _parse_dropins(asked.dropins),
+        generation=asked.generation,
+    )
+
+
+def _parse_dropins(asked: Sequence[schema.DropIn]) -> tuple[DropIn, ...]:
+    """The drop-ins that a client sends. Raises ApiError."""
+    try:
+        return make_dropins((dropin.name, dropin.text) for dropin in asked)
+    except InvalidDropIn as error:
+        raise ApiError(400, str(error)) from error
 
 
 def _parse_target(text: str) -> TargetState | None:
@@ -82,10 +109,13 @@ def _parse_target(text: str) -> TargetState | None:
         raise ApiError(400, f'invalid desiredState "{text}": expect inactive, loaded or launched') from error
 
 
-def plan_change(operation: UnitOperation, before: Unit | None, shadows: Callable[[str], str]) -> Change:
+def plan_change(
+    operation: UnitOperation, before: Unit | None, shadows: Callable[[str], str], template: Unit | None = None
+) -> Change:
     """The change that the operation makes to the unit. Raises ApiError.
 
-    `shadows` returns the system unit that a name would hide, '' for none.
+    `shadows` returns the system unit that a name would hide, '' for none. `template` is that of `operation.template`,
+    if the cluster has it: a new instance gets its drop-ins.
     """
     if operation.destroy:
         if before is None:
@@ -95,9 +125,12 @@ def plan_change(operation: UnitOperation, before: Unit | None, shadows: Callable
         return Change(operation, before, _plan_restart(operation, before), 204)
     if operation.only_new and before is not None:
         raise ApiError(412, f'unit "{operation.name}" exists already')
-    after = _plan_unit(operation, before)
+    if operation.generation and (before is None or before.generation != operation.generation):
+        raise ApiError(412, f'unit "{operation.name}" was changed meanwhile: look at it and repeat what you want of it')
+    inherited = template.dropins if template else ()
+    after = _plan_unit(operation, before, inherited)
     is_new = before is None or before.content != after.content
-    if is_new and (refusal := refuse_names(operation.name, operation.options, shadows)):
+    if is_new and (refusal := refuse_names(operation.name, _effective_options(operation, after.content), shadows)):
         raise ApiError(400, refusal)
     return Change(operation, before, after, 201 if is_new else 204)
 
@@ -110,27 +143,64 @@ def _plan_restart(operation: UnitOperation, before: Unit | None) -> Unit:
     return msgspec.structs.replace(before, restart_of=before.generation)
 
 
-def _plan_unit(operation: UnitOperation, before: Unit | None) -> Unit:
-    """The unit to write, `before` itself if it stays inactive.
+def _plan_unit(operation: UnitOperation, before: Unit | None, inherited: tuple[DropIn, ...]) -> Unit:
+    """The unit to write, `before` itself if it stays as it is. `inherited` are the drop-ins of its template.
 
     The same target again is a new generation: it starts a launched unit that has ended, and stops a loaded one that its
     socket or timer has started.
     """
-    if before is None and not operation.options:
-        raise ApiError(409, "unit does not exist and options field empty")
-    text = render_unit_file(operation.options) if operation.options or before is None else before.text
+    content = _plan_content(operation, before, inherited)
     target = operation.target
-    if before is None or text != before.text:
-        if refusal := refuse_content(operation.options):
+    if target is None and before and not operation.options and operation.dropins is not None:
+        target = before.target
+        if content == before.content:
+            return before
+    if before is None or content != before.content:
+        if refusal := _refuse_content(operation, content, inherited):
             raise ApiError(400, refusal)
         target = target or TargetState.INACTIVE
     elif target is None:
         raise ApiError(409, "must provide DesiredState to update existing unit")
     if parse_name(operation.name).is_template and target is not TargetState.INACTIVE:
         raise ApiError(400, f'cannot activate template "{operation.name}"')
-    if before and (before.text, before.target) == (text, target) and target is TargetState.INACTIVE:
+    if before and (before.content, before.target) == (content, target) and target is TargetState.INACTIVE:
         return before
     restart_of = (
         before.restart_of if before and target is TargetState.LAUNCHED else 0
     )  # keep a restart that is still pending
-    return Unit(operation.name, text, target, restart_of=restart_of, dropins=before.dropins if before else ())
+    return Unit(operation.name, content.text, target, restart_of=restart_of, dropins=content.dropins)
+
+
+def _plan_content(operation: UnitOperation, before: Unit | None, inherited: tuple[DropIn, ...]) -> Content:
+    """The content of the unit after the operation. Raises ApiError.
+
+    Drop-ins that the operation does not mention stay beside a new unit file, as they do on a machine. So a client that
+    does not know of them (version 1 of the API cannot tell of them) removes none.
+    """
+    if before is None and not operation.options:
+        raise ApiError(409, "unit does not exist and options field empty")
+    text = render_unit_file(operation.options) if operation.options or before is None else before.text
+    kept = before.dropins if before else inherited
+    return Content(text, kept if operation.dropins is None else operation.dropins)
+
+
+def _effective_options(operation: UnitOperation, content: Content) -> Sequence[UnitOption]:
+    """The options of unit file and drop-ins together. Raises UnitFileError."""
+    return operation.options if operation.options and not content.dropins else content.options()
+
+
+def _refuse_content(operation: UnitOperation, content: Content, inherited: tuple[DropIn, ...]) -> str:
+    """Why the unit may not have this content, or ''."""
+    if operation.options and (refusal := refuse_content(operation.options)):
+        return refusal
+    if not operation.options or content.dropins:
+        try:
+            refusal = refuse_content(content.options()) or refuse_size(content)
+        except UnitFileError as error:
+            refusal = f"its unit file cannot be read, so that no drop-in can be added to it: {error}"
+        if refusal:
+            return refusal
+    for dropin in own_dropins(operation.dropins or (), inherited):
+        if refusal := refuse_instance_options(operation.name, parse_unit_file(dropin.text)):
+            return f'drop-in "{dropin.name}": {refusal}'
+    return ""

@@ -66,6 +66,7 @@ def test_every_route_is_described_and_tested() -> None:
         "GET /fleet/v1/units/{unitName}",
         "GET /fleet/v2/openapi.json",
         "GET /fleet/v2/units",
+        "GET /fleet/v2/units/{unitName}",
         "GET /health",
         "GET /metrics",
         "PATCH /fleet/v1/machines",

@@ -24,7 +24,7 @@ _CACHED_TEXTS = 4096
 
 
 @lru_cache(maxsize=_CACHED_TEXTS)
-def _options(text: str) -> tuple[UnitOption, ...]:
+def options_of(text: str) -> tuple[UnitOption, ...]:
     """The options of a stored unit file, cached, because the same texts are listed again and again."""
     try:
         return parse_unit_file(text)
@@ -42,7 +42,7 @@ def describe_unit(unit: Unit, decision: Decision | None, states: Mapping[tuple[s
     machine = decision.machine if decision and not requirements_of(unit.content, unit.name).is_global else ""
     return schema.Unit(
         name=unit.name,
-        options=_options(unit.text),
+        options=options_of(unit.text),
         desired_state=unit.target,
         current_state=published_state(states.get((machine, unit.name))),
         machine_id=machine,
@@ -99,7 +99,7 @@ class Units:
         """Carry out one operation; returns the HTTP status. Raises ApiError."""
         for _ in range(_ATTEMPTS):
             before, _decision = await self._registry.unit_and_decision(operation.name)
-            change = plan_change(operation, before, self._shadows)
+            change = plan_change(operation, before, self._shadows, await self._find_template(operation))
             if change.after is before:
                 return change.status
             try:
@@ -110,13 +110,19 @@ class Units:
             return change.status
         raise ApiError(409, f'unit "{operation.name}" is being changed by other clients at the same time: try again')
 
+    async def _find_template(self, operation: UnitOperation) -> Unit | None:
+        """The template whose drop-ins count for this operation."""
+        if not operation.template:
+            return None
+        return (await self._registry.get_many(UNITS, [(operation.template,)])).get((operation.template,))
+
     async def _create(self, operation: UnitOperation) -> bool:
         """Try to create the unit without reading it first, which saves a request to the store.
 
         False if it exists or is invalid: then `carry_out` reports that against the existing unit.
         """
         try:
-            change = plan_change(operation, None, self._shadows)
+            change = plan_change(operation, None, self._shadows, await self._find_template(operation))
             async with self.quota.admit(None, change.after):
                 await self._writes.write(self._registry.unit_write_set(operation.name, None, change.after))
         except (ApiError, Conflict):

@@ -11,6 +11,7 @@ from fleetd.api import schema
 from fleetd.api.http import ApiError, Request, Response, parse_json, render_json, to_api_error
 from fleetd.api.unit_operations import Change, UnitOperation, check_names, make_operation, plan_change
 from fleetd.api.v1.units import Units
+from fleetd.model.unit import Unit
 from fleetd.registry.records import UNITS, MalformedRecord
 from fleetd.registry.registry import Registry
 from fleetd.registry.transactions import cut_into_transactions
@@ -42,14 +43,18 @@ class Operations:
         for each in asked:
             with _recording(each.name, results):
                 operations.append(make_operation(each, restart=restart))
-        found = await self._registry.get_many(UNITS, [(operation.name,) for operation in operations])
+        names = dict.fromkeys(name for each in operations for name in (each.name, each.template) if name)
+        found = await self._registry.get_many(UNITS, [(name,) for name in names])
+        units: dict[str, Unit | None] = {name: found.get((name,)) for name in names}  # as the operations leave them
         changes = []
         async with AsyncExitStack() as claims:
             for operation in operations:
                 with _recording(operation.name, results):
-                    change = plan_change(operation, found.get((operation.name,)), self._shadows)
+                    template = units.get(operation.template)
+                    change = plan_change(operation, units[operation.name], self._shadows, template)
                     await claims.enter_async_context(self._units.quota.admit(change.before, change.after))
                     changes.append(change)
+                    units[operation.name] = change.after
             await self._apply(changes, results)
         return render_json(schema.Results(tuple(results[each.name] for each in asked)))
 

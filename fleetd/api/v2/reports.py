@@ -76,6 +76,7 @@ def describe_unit(
         target=unit.target,
         generation=unit.generation,
         hash=_hash(unit.content),
+        file_hash=_hash(Content(unit.text)) if unit.dropins else "",
         is_global=requirements_of(unit.content, name).is_global,
         decided=decision.generation,
         machine=decision.machine,
