@@ -96,6 +96,17 @@ class Client:
                 return None
             raise
 
+    def content(self, name: str) -> schema.UnitContent | None:
+        """One unit with its unit file and its drop-ins, None if it does not exist. An older fleetd, which has no
+        drop-ins, answers with the unit file."""
+        try:
+            return self._get(f"{schema.V2}/units/{quote(name, safe='', errors='surrogateescape')}", schema.UnitContent)
+        except (ApiError, NotFleet) as error:
+            if error.code not in (404, 405):
+                raise
+        unit = self.unit(name)
+        return schema.UnitContent(name, 0, unit.desired_state, options=unit.options) if unit else None
+
     def units(self) -> list[schema.Unit]:
         """Every unit, by name."""
         units = [unit for page in self._pages("/units", schema.UnitPage) for unit in page.units]
@@ -157,7 +168,7 @@ class Client:
         """
         refused: dict[str, ApiError] = {}
         for batch in cut_into_batches(operations):
-            if len(batch) == 1:
+            if len(batch) == 1 and batch[0].dropins is None and not batch[0].generation:
                 refused |= self._carry_out_one(batch[0])
             else:
                 body = schema.UnitOperations(tuple(batch))

@@ -6,9 +6,10 @@ What a command does stands in its module. One that does part of another's work i
 
 SUMMARIES = {
     "__complete": "Complete a command line, for shells",
-    "cat": "Print the unit file of a unit in the cluster",
+    "cat": "Print the unit file and the drop-ins of a unit in the cluster",
     "cordon": "Keep new units off machines",
     "destroy": "Stop units and remove them from the cluster",
+    "edit": "Edit a drop-in of a unit in the cluster",
     "fd-forward": "Connect standard input and output to a unix socket; used by --tunnel",
     "forget-machine": "Remove parked machines from the cluster; their units start elsewhere",
     "help": "Show the commands, or the help of one",

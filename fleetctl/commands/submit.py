@@ -205,7 +205,7 @@ def _plan_replacement(fetch: Fetch, unit: RequestedUnit, target: TargetState, re
         raise CommandFailed(
             f"Error creating units: error Unit {unit.argument.path} does not seem to be a template unit"
         )
-    if content.hash == report.hash:
+    if content.hash == report.hash_of_file:
         output.result(f"Found same Unit({unit.name}) in Registry, nothing to do")
         return None
     if report.target not in _REPLACEABLE[target]:
@@ -217,7 +217,7 @@ def _plan_replacement(fetch: Fetch, unit: RequestedUnit, target: TargetState, re
 
 
 def _warn_if_different(report: schema.UnitReport, file: LocalFile, kind: str) -> None:
-    if report.hash != file.content.hash:
+    if report.hash_of_file != file.content.hash:
         output.warning(
             f"WARNING: Unit {report.name} in registry differs from {kind} {file.path}. Add --replace to override."
         )
@@ -265,7 +265,7 @@ def apply_creations(client: Client, creations: Sequence[Creation]) -> Sent:
 
 
 def _warn_if_overtaken(report: schema.UnitReport, creation: Creation) -> None:
-    if report.hash != creation.content.hash:
+    if report.hash_of_file != creation.content.hash:
         output.warning(
             f"WARNING: Another client has just created Unit {creation.name}, and it differs from yours. "
             "Add --replace to override."

@@ -191,6 +191,11 @@ class UnitReport(msgspec.Struct, frozen=True, omit_defaults=True):
     rejections: tuple[RejectionCount, ...] = ()
     allocations: tuple[AllocationReport, ...] = ()
 
+    @property
+    def hash_of_file(self) -> str:
+        """The hash of the unit file alone."""
+        return self.file_hash or self.hash
+
 
 class UnitReports(msgspec.Struct, frozen=True, omit_defaults=True):
     """The answer to GET /fleet/v2/units. Names of units that do not exist are left out."""

@@ -11,7 +11,14 @@ import msgspec
 
 from fleetd.model.constraints import FLEET_SECTION, OPTIONS
 from fleetd.model.unit_option import UnitOption
-from fleetd.model.unitfile import MAX_UNIT_FILE_BYTES, UnitFileError, hash_unit_file, parse_unit_file, render_unit_file
+from fleetd.model.unitfile import (
+    MAX_UNIT_FILE_BYTES,
+    WHITESPACE,
+    UnitFileError,
+    hash_unit_file,
+    parse_unit_file,
+    render_unit_file,
+)
 
 MAX_DROPINS = 64  # of one unit
 
@@ -96,6 +103,12 @@ def make_dropins(texts: Iterable[tuple[str, str]]) -> tuple[DropIn, ...]:
 def _render(name: str, text: str) -> str:
     if "\0" in text:
         raise InvalidDropIn(f'drop-in "{name}" holds a NUL byte: remove it')
+    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
+        words = line.strip(WHITESPACE)
+        if words and not words.startswith(("#", ";")):
+            if not words.startswith("["):  # systemd would ignore it, with a line in the journal
+                raise InvalidDropIn(f'drop-in "{name}", line {number} stands before the first section: put it into one')
+            break
     try:
         return render_unit_file(parse_unit_file(text))
     except UnitFileError as error:

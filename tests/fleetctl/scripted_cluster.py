@@ -18,11 +18,12 @@ from fleetd.api.pagination import LIMIT
 from fleetd.api.routes import Api
 from fleetd.api.server import Server
 from fleetd.config.options import Address
+from fleetd.model.content import make_dropins
 from fleetd.model.machine import Machine, MachineSettings
 from fleetd.model.placement import Decision
 from fleetd.model.reason import BEST, INFEASIBLE, Reason, Rejection, RejectionCount, RejectionKind
 from fleetd.model.unit import TargetState, Unit, UnitState
-from fleetd.model.unitfile import UnitFile, hash_unit_file
+from fleetd.model.unitfile import UnitFile
 from fleetd.registry.records import DECISIONS, MACHINES, STATES, UNITS
 from fleetd.registry.registry import Registry
 from fleetd.scheduler.snapshot import requirements_of
@@ -187,9 +188,11 @@ class ScriptedCluster(Api):
         """Set it, as somebody else does."""
         self._write([self.registry.put(settings, machine if isinstance(machine, str) else machine.id)])
 
-    def add(self, name: str, text: str = SERVICE, target: str = "inactive") -> None:
-        """Create a unit, and let leader and agents act on it."""
-        self._loop.do(self._add(Unit(name, UnitFile.parse(text).text, TargetState(target))))
+    def add(self, name: str, text: str = SERVICE, target: str = "inactive", **dropins: str) -> None:
+        """Create a unit with these drop-ins (name without `.conf` → text), and let leader and agents act on it."""
+        made = make_dropins((f"{dropin}.conf", text) for dropin, text in dropins.items())
+        unit = Unit(name, UnitFile.parse(text).text, TargetState(target), dropins=made)
+        self._loop.do(self._add(unit))
 
     async def _add(self, unit: Unit) -> None:
         await self.registry.write_unit(unit, None)
@@ -268,7 +271,7 @@ def _make_state(unit: Unit, outcome: ScriptedOutcome) -> UnitState:
         load=outcome.load,
         active=outcome.active if is_launched else "inactive",
         sub=outcome.sub if is_launched else "dead",
-        hash=hash_unit_file(unit.text),
+        hash=unit.content.hash,
         target=unit.target,
         generation=unit.generation if outcome.carried_out else 0,
         completed=outcome.completed and is_launched,

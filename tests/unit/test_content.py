@@ -104,6 +104,10 @@ def test_other_names_are_refused(name: str) -> None:
     [
         ([("a.conf", ""), ("a.conf", "")], 'drop-in "a.conf" is given twice: give it once'),
         ([("a.conf", "[Service]\nMemoryMax\n")], 'drop-in "a.conf", line 2: unexpected newline encountered'),
+        (
+            [("a.conf", "# why\n\nMemoryMax=1\n[Service]\n")],
+            'drop-in "a.conf", line 3 stands before the first section',
+        ),
         ([("a.conf", "[Service]\0")], 'drop-in "a.conf" holds a NUL byte: remove it'),
         ([(f"{number}.conf", "") for number in range(MAX_DROPINS + 1)], "65 drop-ins, and at most 64 are allowed"),
     ],
