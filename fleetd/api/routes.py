@@ -24,6 +24,7 @@ from fleetd.api.v1.discovery import describe_api
 from fleetd.api.v1.machines import Machines
 from fleetd.api.v1.states import States
 from fleetd.api.v1.units import Units
+from fleetd.api.v2.applies import Applies
 from fleetd.api.v2.contents import Contents
 from fleetd.api.v2.cordons import Cordons
 from fleetd.api.v2.operations import Operations
@@ -88,6 +89,7 @@ class Api:
         machines = Machines(self._registry, token_limit)
         cordons = Cordons(self._registry, self._unix_now)
         operations, reports = Operations(self._registry, units, shadows), Reports(self._registry)
+        applies = Applies(self._registry, quota, shadows, self._unix_now)
         v1, v2, results, found = schema.V1, schema.V2, schema.Results, schema.UnitReports
         return (
             # v1/discovery.py describes those of version 1.
@@ -105,6 +107,10 @@ class Api:
             Route("POST", f"{v2}/units", operations.post, schema.UnitOperations, results),
             Route("POST", f"{v2}/reports", reports.post, schema.ReportRequest, found),
             Route("POST", f"{v2}/restart", operations.restart, schema.Restarts, results),
+            Route("POST", f"{v2}/apply", applies.post, schema.Apply, schema.Applied),
+            Route("POST", f"{v2}/scale", applies.scale, schema.Scale, schema.Applied),
+            Route("GET", f"{v2}/sets", applies.get_sets, answer=schema.UnitSets),
+            Route("GET", f"{v2}/versions/{{group}}", applies.get_versions, answer=schema.Versions),
             Route("DELETE", f"{v2}/machines/{{machine}}", machines.delete),
             Route("PUT", f"{v2}/machines/{{machine}}/cordon", cordons.put, schema.CordonRequest),
             Route("DELETE", f"{v2}/machines/{{machine}}/cordon", cordons.delete),

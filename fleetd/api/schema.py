@@ -287,6 +287,116 @@ class CordonRequest(msgspec.Struct, frozen=True):
     why: str = ""
 
 
+# POST /fleet/v2/apply: units that belong together, as those of a folder. All of them are changed, or none is.
+
+
+class AppliedUnit(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A unit: its unit file, and drop-ins of its own. An instance without a text has the file of its template; it gets
+    the drop-ins of its template as well. Instances that the Instances= of a template names need not be listed."""
+
+    name: str
+    text: str = ""
+    dropins: tuple[DropIn, ...] = ()
+
+
+class Apply(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The body. `set` is the set that the units belong to from now on, '' for none. `prune` destroys the members of the
+    set that are not listed; to destroy more than half of a set, it has to be `confirmed`. `takeOver` takes units out of
+    other sets. With `plan`, nothing is changed, and with `contents` the answer holds what the cluster has of the units
+    that would change. `note` is a remark to keep with the units."""
+
+    units: tuple[AppliedUnit, ...] = ()
+    set: str = ""
+    prune: bool = False
+    confirmed: bool = False
+    take_over: bool = msgspec.field(name="takeOver", default=False)
+    plan: bool = False
+    contents: bool = False
+    note: str = ""
+
+
+class Scale(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The body of POST /fleet/v2/scale: how many numbered instances (NAME@1 to NAME@N) of a template there are to be.
+    `plan` and `note` are as for POST /fleet/v2/apply, and so is the answer."""
+
+    template: str
+    instances: int
+    plan: bool = False
+    note: str = ""
+
+
+class PlannedUnit(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What becomes of one unit. `change` is `new`, `changed`, `unchanged` (it only joins the set), `gone` (it is of the
+    set, but not listed, and stays) or `destroyed`. `impact` of a change is `none`, `reload` (systemd's daemon-reload)
+    or `restart`. `because` is why that is so, in words. `target` is the target state. `owner` is the set that the unit
+    is taken out of. `before` is what the cluster has of a unit that is not new, if that was asked for."""
+
+    name: str
+    change: str
+    target: str = ""
+    impact: str = ""
+    because: str = ""
+    owner: str = ""
+    is_global: bool = msgspec.field(name="global", default=False)
+    before: AppliedUnit | None = None
+
+
+class PlannedGroup(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A group with changed units: how many of them run, and how many of these may be changed at a time, as its
+    `maxUnavailable` says."""
+
+    name: str
+    running: int = 0
+    at_a_time: int = msgspec.field(name="atATime", default=1)
+    max_unavailable: str = msgspec.field(name="maxUnavailable", default="")
+
+
+class Applied(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The answer: the units for which something changes, by name, and how many others there are. `id` identifies the
+    apply, '' if nothing was written. `refusals` are why nothing may be written; only a plan has any. `notes` are
+    remarks."""
+
+    id: str = ""
+    units: tuple[PlannedUnit, ...] = ()
+    groups: tuple[PlannedGroup, ...] = ()
+    unchanged: int = 0
+    refusals: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class UnitSet(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A set and its members, in order."""
+
+    name: str
+    members: tuple[str, ...] = ()
+
+
+class UnitSets(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The answer to GET /fleet/v2/sets."""
+
+    sets: tuple[UnitSet, ...] = ()
+
+
+class Version(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One version of a group, which is a template with its instances, or one unit alone: what it held since `at` (Unix
+    time, s; 0: unknown), by whom and why. `text` and `dropins` are those of the template or the unit, `instances` what
+    instances had of their own."""
+
+    number: int
+    at: float = 0.0
+    by: str = ""
+    note: str = ""
+    text: str = ""
+    dropins: tuple[DropIn, ...] = ()
+    instances: tuple[AppliedUnit, ...] = ()
+
+
+class Versions(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The answer to GET /fleet/v2/versions/{group}: the last versions, oldest first."""
+
+    versions: tuple[Version, ...] = ()
+
+
 # POST /fleet/v2/leave, over the machine's own unix socket: leave the cluster. Clients repeat it until `left`.
 
 

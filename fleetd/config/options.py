@@ -233,7 +233,11 @@ OPTIONS: tuple[ConfigOption, ...] = (
         "etcd_cafile", parse_text, "", "CA certificates that must have signed etcd's (PEM). Empty: the system's CAs."
     ),
     ConfigOption(
-        "etcd_key_prefix", parse_text, "/fleet/", "Prefix of the cluster's keys in etcd. Each prefix is one cluster."
+        "etcd_key_prefix",
+        parse_text,
+        "/fleet/",
+        "Prefix of the cluster's keys in etcd. Each prefix is one cluster. Versions of units are kept below the same "
+        "one with .archive, as in /fleet.archive/.",
     ),
     ConfigOption(
         "etcd_request_timeout",

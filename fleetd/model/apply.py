@@ -80,10 +80,17 @@ class PlannedUnit(msgspec.Struct, frozen=True):
         """Whether the record of the unit is written or deleted."""
         return self.after is not self.before
 
+    @property
+    def new_content(self) -> Content | None:
+        """The content that the unit gets, None if it has that already or is destroyed."""
+        if self.after is None or (self.before is not None and self.before.content == self.after.content):
+            return None
+        return self.after.content
+
 
 class ApplyPlan(msgspec.Struct, frozen=True):
-    """What to do: the units by name, unchanged ones among them, and the sets to write. Nothing may be written if there
-    are `refusals`; `notes` are remarks for the user."""
+    """What to do: the units by name, unchanged ones among them, and the sets to write (one without members is
+    deleted). Nothing may be written if there are `refusals`; `notes` are remarks for the user."""
 
     units: tuple[PlannedUnit, ...] = ()
     sets: Mapping[str, UnitSet] = {}
@@ -120,8 +127,7 @@ def _owners(sets: Mapping[str, UnitSet], *, but: str) -> dict[str, str]:
 
 def _members(known: Known, set_: str) -> list[str]:
     """The members of the set that exist."""
-    found = known.sets.get(set_)
-    return [member for member in found.members if member in known.units] if found else []
+    return [member for member in _stored_members(known, set_) if member in known.units]
 
 
 def _followers(asked: ApplyRequest, known: Known, owners: Mapping[str, str]) -> dict[str, Content]:
@@ -164,7 +170,7 @@ class _Writer:
         return PlannedUnit(name, ChangeKind.UNCHANGED, before, before, owner=owner)
 
     def _is_complete(self, unit: Unit) -> bool:
-        return not unit.rollout or unit.rollout == self._stamp.rollout or unit.rollout in self._known.complete
+        return not unit.rollout or unit.rollout in self._known.complete
 
     def _create(self, name: str, content: Content) -> Unit:
         stamp = self._stamp
@@ -236,7 +242,12 @@ def _write_sets(asked: ApplyRequest, known: Known, planned: Sequence[PlannedUnit
     for name, found in known.sets.items():
         if name != asked.set and not taken.isdisjoint(found.members):
             members[name] = tuple(member for member in found.members if member not in taken)
-    return {name: UnitSet(left) for name, left in members.items() if known.sets.get(name) != UnitSet(left)}
+    return {name: UnitSet(left) for name, left in members.items() if left != _stored_members(known, name)}
+
+
+def _stored_members(known: Known, set_: str) -> tuple[str, ...]:
+    found = known.sets.get(set_)
+    return found.members if found else ()
 
 
 def _refuse(asked: ApplyRequest, members: Sequence[str], planned: Sequence[PlannedUnit]) -> Iterable[str]:
@@ -283,7 +294,7 @@ def plan_scale(template: Unit, count: int, known: Known, stamp: Stamp) -> ApplyP
     notes = []
     if raw := raw_instances(template.content):
         notes.append(f"{template.name} says Instances={raw}: the next apply of its folder makes that of it again")
-    members = set(known.sets[set_].members) if set_ else set()
+    members = set(_stored_members(known, set_))
     members |= {unit.name for unit in planned if unit.after}
     members -= {unit.name for unit in planned if not unit.after}
     sets = {set_: UnitSet(tuple(sorted(members)))} if set_ and planned else {}

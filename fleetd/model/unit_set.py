@@ -8,7 +8,7 @@ import msgspec
 from fleetd.model.admission import Shadows, refuse_unit, shadows_nothing
 from fleetd.model.constraints import FLEET_SECTION, split_list
 from fleetd.model.content import Content, DropIn, merge_dropins, refuse_size
-from fleetd.model.decoding import FORMAT
+from fleetd.model.decoding import FORMAT, Count
 from fleetd.model.group import GroupOptions, parse_group_options, refuse_instance_options
 from fleetd.model.names import UnitName, is_template, parse_name, template_of
 from fleetd.model.unit_option import UnitOption
@@ -24,11 +24,13 @@ class InvalidSet(ValueError):
     """A set that cannot be applied. The message names the unit, the cause and the remedy."""
 
 
-class UnitSet(msgspec.Struct, frozen=True, gc=False, tag_field="format", tag=FORMAT):
-    """The members of a set: units that were applied with it, and were neither destroyed by it nor taken over since.
-    Stored under `sets/<name>`."""
+class UnitSet(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_field="format", tag=FORMAT):
+    """The members of a set, in order: units that were applied with it, and were neither destroyed by it nor taken over
+    since. Stored under `sets/<name>`. `revision` is the store's revision of this record, which guards the next write;
+    it is not part of the stored value."""
 
     members: tuple[str, ...]
+    revision: Count = 0
 
 
 class SetUnit(msgspec.Struct, frozen=True, gc=False):
@@ -111,14 +113,11 @@ def refuse_members(
     units: Iterable[SetUnit], contents: Mapping[str, Content], shadows: Shadows = shadows_nothing
 ) -> dict[str, str]:
     """Why units of these contents may not be in the cluster: unit → cause."""
-    refusals: dict[str, str] = {}
+    refusals = {name: refusal for name in contents if (refusal := _refuse(name, contents[name], shadows))}
     for unit in units:
-        own = [option for dropin in unit.dropins for option in parse_unit_file(dropin.text)]
-        if refusal := refuse_instance_options(unit.name, own):
-            refusals[unit.name] = refusal
-    for name, content in contents.items():
-        if name not in refusals and (refusal := _refuse(name, content, shadows)):
-            refusals[name] = refusal
+        if unit.name not in refusals:
+            own = [option for dropin in unit.dropins for option in parse_unit_file(dropin.text)]
+            refusals |= {unit.name: refusal} if (refusal := refuse_instance_options(unit.name, own)) else {}
     return refusals
 
 

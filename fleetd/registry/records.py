@@ -14,6 +14,8 @@ from fleetd.model.placement import Decision, Placement
 from fleetd.model.quota import Usage
 from fleetd.model.rollout import Apply, Command, Rollout
 from fleetd.model.unit import Unit, UnitState
+from fleetd.model.unit_set import UnitSet
+from fleetd.model.version import Version
 from fleetd.store.protocol import KeyValue, Put
 
 DEFAULT_PREFIX = "/fleet/"
@@ -47,6 +49,8 @@ Record = (
     | Rollout
     | Command
     | Apply
+    | UnitSet
+    | Version
 )
 T = TypeVar("T")
 R_co = TypeVar("R_co", bound=Record, covariant=True)
@@ -181,6 +185,8 @@ USAGE = Kind("usage", Usage, name_count=0)
 ROLLOUTS = Kind("rollouts", Rollout, complete=lambda rollout, names, revision: replace(rollout, revision=revision))
 COMMANDS = Kind("commands", Command)
 APPLIES = Kind("applies", Apply)
+SETS = Kind("sets", UnitSet, complete=lambda found, names, revision: replace(found, revision=revision))
+VERSIONS = Kind("versions", Version, name_count=2)  # below the archive's prefix
 
 KINDS: tuple[Kind[Record], ...] = (
     UNITS,
@@ -195,6 +201,8 @@ KINDS: tuple[Kind[Record], ...] = (
     ROLLOUTS,
     COMMANDS,
     APPLIES,
+    SETS,
+    VERSIONS,
 )
 _BY_NAME: Mapping[str, Kind[Record]] = {kind.name: kind for kind in KINDS}
 _BY_RECORD: Mapping[type, Kind[Record]] = {kind.record: kind for kind in KINDS}
@@ -205,7 +213,7 @@ def encode(record: Record) -> bytes:
     """The stored value of a record. Revisions are the store's: they are not part of it."""
     if isinstance(record, Unit):
         record = replace(record, generation=0)
-    elif isinstance(record, Decision | Rollout):
+    elif isinstance(record, Decision | Rollout | UnitSet):
         record = replace(record, revision=0)
     return _ENCODER.encode(record)
 
@@ -242,6 +250,11 @@ class KeySpace:
     def history_key(self) -> str:
         """The key that names the restores of the store (membership/store_epoch.py)."""
         return self.prefix + "history"
+
+    @property
+    def archive_prefix(self) -> str:
+        """What the keys begin with of what is kept for people: no leader and no agent reads them."""
+        return KeySpace(self.prefix.rstrip("/") + ".archive").prefix
 
     def key(self, kind: Kind[Record], *names: str) -> str:
         """The key of one record. With fewer names: what the keys of the kind begin with, without the final slash."""

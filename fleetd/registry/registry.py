@@ -11,6 +11,7 @@ import msgspec
 
 from fleetd import metrics
 from fleetd.model.machine import Machine, MachineSettings
+from fleetd.model.names import template_of
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.quota import Usage
 from fleetd.model.unit import Unit, UnitState
@@ -146,6 +147,13 @@ class Reader(KeySpace):
         """All units, by name, in order."""
         return {name: unit for (name,), unit in (await self.read(UNITS)).items()}
 
+    async def group(self, template: str) -> dict[str, Unit]:
+        """The instances of a template and the template itself, by name, of those that exist."""
+        prefix = self.key(UNITS, template.partition("@")[0] + "@")
+        found = self._note(await self.store.range(prefix, revision=self._revision))
+        units = await self._decode_all(UNITS, drain(deque(found.items)))
+        return {name: unit for (name,), unit in units.items() if template_of(name) == template}
+
     async def decisions(self) -> dict[str, Decision]:
         """All decisions, by unit."""
         return {name: decision for (name,), decision in (await self.read(DECISIONS)).items()}
@@ -187,6 +195,13 @@ class Registry(Reader):
         reader = copy(self)
         reader._stays_at_revision = True
         return reader
+
+    @property
+    def archive(self) -> "Registry":
+        """The registry of what is kept for people, below its own prefix."""
+        archive = copy(self)
+        archive.prefix = self.archive_prefix
+        return archive
 
     async def usage(self) -> tuple[int, Usage, int]:
         """The number of units now, the usage that the leader wrote last, and its revision (0: none was written)."""

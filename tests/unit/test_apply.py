@@ -111,7 +111,7 @@ def test_what_an_interrupted_apply_has_written_is_written_again_with_the_new_id(
     plan = plan_apply(ask(A), state, Stamp("a2", "bob"))
     assert becauses(plan) == {"a.service": "an earlier apply was interrupted before its end"}
     assert plan.written[0].after == msgspec.structs.replace(state.units["a.service"], rollout="a2", by="bob", note="")
-    assert plan_apply(ask(A), state, STAMP).written == ()  # the same apply goes on
+    assert plan_apply(ask(A), state, STAMP).written != ()  # by the same apply, too, after a conflict
 
 
 def test_more_and_fewer_instances() -> None:
@@ -209,6 +209,17 @@ def test_a_unit_of_another_set_is_taken_over_only_if_that_is_asked_for() -> None
     assert taken.written == ()
     assert taken.units[0].owner == "other"
     assert taken.sets == {"deploy": UnitSet(("a.service",)), "other": UnitSet(("b.service",))}
+
+
+def test_which_units_get_a_content() -> None:
+    state = known(
+        IN_A, IN_B, Unit("c.service", service("/old")), Unit("d.service", "", rollout="x"), deploy="b.service"
+    )
+    units = [A, SetUnit("c.service", service()), SetUnit("d.service", service()), SetUnit("n.service", service())]
+    plan = plan_apply(ask(*units, prune=True, confirmed=True), state, STAMP)
+    found = {unit.name: unit.new_content for unit in plan.units}
+    assert found.pop("a.service") is found.pop("b.service") is None
+    assert set(found.values()) == {Content(service())}
 
 
 def test_a_changed_unit_of_another_set_is_refused_as_well() -> None:

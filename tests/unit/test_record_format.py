@@ -14,6 +14,8 @@ from fleetd.model.placement import Decision, Placement
 from fleetd.model.quota import Usage
 from fleetd.model.rollout import Action, Apply, Command, Rollout
 from fleetd.model.unit import TargetState, Unit, UnitState
+from fleetd.model.unit_set import UnitSet
+from fleetd.model.version import GroupContent, Version
 from fleetd.registry.records import (
     KINDS,
     UNITS,
@@ -43,6 +45,8 @@ RECORDS: dict[str, tuple[Record, str]] = {
     "rollouts": (Rollout("r1", 1), "web@.service"),
     "commands": (Command("c1", Action.PAUSE, "r1"), "web@.service"),
     "applies": (Apply(), "r1"),
+    "sets": (UnitSet(("a.service",)), "deploy"),
+    "versions": (Version(number=1, held=GroupContent("")), "a.service/1"),
 }
 
 
