@@ -117,7 +117,8 @@ OPTIONS = (
     XFleetOption(
         name="Instances",
         syntax="NUMBER|NAME...",
-        meaning="Which instances of the template there are: a number, for `1` up to it, or the names themselves.",
+        meaning="Which instances of the template there are: a number, for `1` up to it, or the names themselves; "
+        "at most 1000.",
         units="templates",
         of_group=True,
         since=OWN,

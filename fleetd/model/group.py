@@ -25,7 +25,7 @@ from fleetd.model.timespan import parse_time_span
 from fleetd.model.unit import TargetState
 from fleetd.model.unit_option import UnitOption
 
-MAX_INSTANCES = 10_000
+MAX_INSTANCES = 1000  # of one template
 _GROUP_OPTIONS = frozenset(option.name for option in OPTIONS if option.of_group)
 _NUMBER = re.compile("[0-9]{1,9}")
 _WORDS = re.compile(r"[^ \t]+")
@@ -203,9 +203,11 @@ def _parse_instances(text: str) -> tuple[str, ...]:
         _check_count(int(words[0]))
         return tuple(str(number) for number in range(1, int(words[0]) + 1))
     _check_count(len(words))
-    for index, word in enumerate(words):
-        if word in words[:index]:
+    seen: dict[str, None] = {}
+    for word in words:
+        if word in seen:
             raise ValueError(f"{word!r} is named twice; name each instance once")
+        seen[word] = None
         try:
             validate_name(_ANY_TEMPLATE.full.replace("@", f"@{word}"))
         except InvalidName as error:

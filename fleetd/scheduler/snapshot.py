@@ -45,7 +45,7 @@ def requirements_of(content: Content, name: str) -> Requirements:
         return Requirements()
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def _group_options_of(content: Content) -> GroupOptions:
     """The group options in this content."""
     try:

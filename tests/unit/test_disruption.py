@@ -266,3 +266,31 @@ def test_no_available_member_is_disturbed_while_as_many_are_unavailable_as_may_b
                 proposal.apply(plan, Withdraw(plan.assigned))
             proposal.apply(plan, Place("other"))
             home[name] = "other"
+
+
+@given(
+    machines=st.lists(st.sampled_from(["active", "failed", "absent", "leaving", "free"]), max_size=6),
+    options=st.sampled_from([1, 2, 3]),
+    asks=st.lists(st.integers(0, 5), max_size=12),
+)
+def test_the_same_holds_for_the_machines_of_a_global_unit(machines, options, asks):
+    cluster = Cluster()
+    cluster.unit("log.service", f"Global=true\nMaxUnavailable={options}")
+    for index, health in enumerate(machines):
+        cluster.machine(f"m{index}")
+        if health != "free":
+            cluster.place("log.service", f"m{index}", "failed" if health == "failed" else "active")
+        if health == "absent":
+            cluster.expire_lease(f"m{index}")
+        elif health == "leaving":
+            cluster.machine(f"m{index}", MachineMode.LEAVING)
+    budget = budget_of(cluster)
+    size = sum(health in ("active", "failed", "leaving") for health in machines)
+    down = {index for index, health in enumerate(machines) if health in ("failed", "leaving")}
+    for asked in asks:
+        is_member = asked < len(machines) and machines[asked] in ("active", "failed", "leaving")
+        allowed = budget.may_disturb("log.service", f"m{asked}") is None
+        assert allowed is (not is_member or asked in down or len(down) < max(1, min(options, size)))
+        if allowed:
+            budget.spend("log.service", f"m{asked}")
+            down |= {asked} if is_member else set()

@@ -91,7 +91,7 @@ REFUSED = [
     ("Movable=maybe", "Movable: 'maybe' is neither true nor false; write one of them"),
     ("Instances=eu us eu", "Instances: 'eu' is named twice; name each instance once"),
     ("Instances=a/b c", "Instances: 'a/b' cannot name an instance: invalid character '/' in unit name"),
-    (f"Instances={MAX_INSTANCES + 1}", "Instances: 10001 instances are too many; at most 10000 are allowed"),
+    (f"Instances={MAX_INSTANCES + 1}", "Instances: 1001 instances are too many; at most 1000 are allowed"),
     (
         "UpdateSettleSec=5min",
         "UpdateSettleSec (300s) is not below UpdateDeadlineSec (300s), so no unit would be found healthy in time: "
