@@ -54,6 +54,7 @@ def _as_it_is(seen: Observed) -> LedgerEntry:
         hash=seen.hash,
         completed=seen.entry is not None and seen.entry.completed,
         adopted=True,
+        applied=seen.entry.applied if seen.entry else None,
     )
 
 
