@@ -241,6 +241,7 @@ class Requirements(msgspec.Struct, frozen=True, gc=False):
     (key, alternative values), both in order of first appearance. `conflicts` and `replaces` are globs over unit names,
     `machine_of` holds unit names. `failover_delay_s` (math.inf: never fail over) and `rerun_after_failover` are None
     where the cluster's configuration applies. `template` is the service template of a socket with Accept=yes, else ''.
+    `is_oneshot`: it is a service of Type=oneshot.
     """
 
     machine_id: str | None = None
@@ -252,6 +253,7 @@ class Requirements(msgspec.Struct, frozen=True, gc=False):
     failover_delay_s: float | None = None
     rerun_after_failover: bool | None = None
     template: str = ""
+    is_oneshot: bool = False
 
 
 _NOTHING = Requirements()
@@ -266,8 +268,13 @@ def parse_requirements(options: Iterable[UnitOption], name: UnitName) -> Require
     options = tuple(options)
     values = requirement_values(options)
     asked = _requirements({key: [expand_specifiers(item, name) for item in items] for key, items in values.items()})
-    template = _accepted_by(options, name)
-    return msgspec.structs.replace(asked, template=template) if template else asked
+    template, oneshot = _accepted_by(options, name), _is_oneshot(options)
+    return msgspec.structs.replace(asked, template=template, is_oneshot=oneshot) if template or oneshot else asked
+
+
+def _is_oneshot(options: Iterable[UnitOption]) -> bool:
+    types = [option.value for option in options if (option.section, option.name) == ("Service", "Type")]
+    return bool(types) and types[-1] == "oneshot"
 
 
 def _accepted_by(options: Iterable[UnitOption], name: UnitName) -> str:

@@ -69,15 +69,28 @@ class Cordon(msgspec.Struct, frozen=True, omit_defaults=True):
     at: float = 0.0
 
 
+class DrainRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The units of a machine are to move to others. `by` is the user who asked for it, '' if unknown; `at` and
+    `deadline` are Unix times: after the deadline no more units are moved (0: there is none). `with_globals`: global
+    units are stopped there, too. `force`: units move whatever becomes unavailable, and what fits nowhere is stopped."""
+
+    by: str = ""
+    at: float = 0.0
+    deadline: float = 0.0
+    with_globals: bool = False
+    force: bool = False
+
+
 class MachineSettings(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format", tag=FORMAT):
     """What operators set on a machine through the API. Stored under `settings/<machine>` until they delete it.
 
     `metadata` maps a key to its value; an empty value hides a configured key, as in CoreOS fleet. `cordon` is None for
-    a machine that takes new units.
+    a machine that takes new units, `drain` for one whose units stay. A drained machine is cordoned.
     """
 
     metadata: dict[str, str] = {}
     cordon: Cordon | None = None
+    drain: DrainRequest | None = None
 
 
 def overlay_metadata(

@@ -17,6 +17,7 @@ class RejectionKind(StrEnum):
 
     LEAVING = "leaving"  # the machine leaves the cluster
     PARKED = "parked"  # its fleetd was stopped
+    DRAINED = "drained"  # an operator drains the machine
     CORDONED = "cordoned"  # an operator cordoned the machine: it takes only global units (why, '' if not given)
     MACHINE_ID = "machine-id"  # MachineID= asks for another machine (the id asked for)
     METADATA = "metadata"  # the machine has none of the values (key=value|value)
@@ -58,6 +59,8 @@ class Rule(StrEnum):
     BACK = "back"  # the machine was lost or parked, and is back
     RESUMED = "resumed"  # it was to be stopped there, and was started again before it had stopped
     ADOPTED = "adopted"  # it was still running there
+    MOVED = "moved"  # an operator had it moved there, or drained the machine where it was
+    KEPT = "kept"  # it was to move, and is not any more
     EVERYWHERE = "everywhere"  # Global=true
     WITH_SOCKETS = "with-sockets"  # a template is where its sockets are
 
@@ -174,6 +177,27 @@ class BudgetWait(_Reason, tag="budget", frozen=True, gc=False):
     members: tuple[UnavailableMember, ...]
 
 
+class NowhereElse(_Reason, tag="nowhere-else", frozen=True, gc=False):
+    """The machine is drained, and the unit stays there because no other takes it. `rejections` are the most frequent
+    reasons why."""
+
+    rejections: tuple[RejectionCount, ...]
+
+
+class MayFinish(_Reason, tag="may-finish", frozen=True, gc=False):
+    """The machine is drained, and the unit, a oneshot, may run to its end there, until this Unix time (0: however long
+    that takes)."""
+
+    until: float = 0.0
+
+
+class DrainEnded(_Reason, tag="drain-ended", frozen=True, gc=False):
+    """The unit had not left the machine when the drain's deadline (Unix time) passed."""
+
+    deadline: float
+
+
+STAYING = BudgetWait | NowhereElse | MayFinish | DrainEnded  # why a unit has not left a machine that is drained
 WAITING = WaitingForStop | WaitingForRemoval | WaitingForRoom | WaitingForMachine | WaitingForPeer | BudgetWait
 PeerWait = WaitingForStop | WaitingForRemoval | WaitingForMachine
 Reason = (
@@ -188,6 +212,9 @@ Reason = (
     | WaitingForMachine
     | WaitingForPeer
     | BudgetWait
+    | NowhereElse
+    | MayFinish
+    | DrainEnded
 )
 
 BEST = Placed(Rule.BEST)
@@ -195,6 +222,8 @@ ONLY = Placed(Rule.ONLY)
 RESUMED = Placed(Rule.RESUMED)
 ADOPTED = Placed(Rule.ADOPTED)
 EVERYWHERE = Placed(Rule.EVERYWHERE)
+MOVED = Placed(Rule.MOVED)
+KEPT = Placed(Rule.KEPT)
 WITH_SOCKETS = Placed(Rule.WITH_SOCKETS)
 COMPLETED = Completed()
 INFEASIBLE = Infeasible()
@@ -207,12 +236,15 @@ _RULES = {
     Rule.BACK: "machine {} is back",
     Rule.RESUMED: "wanted again while it was being stopped there",
     Rule.ADOPTED: "was still running there",
+    Rule.MOVED: "moved there",
+    Rule.KEPT: "stays where it was",
     Rule.EVERYWHERE: "on every machine that it fits on",
     Rule.WITH_SOCKETS: "where its sockets are",
 }
 _REJECTIONS = {
     RejectionKind.LEAVING: "machine is leaving",
     RejectionKind.PARKED: "machine is parked (its fleetd was stopped)",
+    RejectionKind.DRAINED: "machine is being drained",
     RejectionKind.CORDONED: "machine is cordoned: {}",
     RejectionKind.MACHINE_ID: "not machine {}",
     RejectionKind.METADATA: "metadata {} missing",
@@ -261,6 +293,13 @@ def render(reason: Reason | None) -> str:
             return "no machine fits"
         case NoMachines():
             return "there is no machine"
+        case NowhereElse(rejections):
+            why = ", ".join(f"{render_rejection(each.rejection)} ({each.machines})" for each in rejections)
+            return f"stays on the drained machine: it fits nowhere else: {why or 'there is no other machine'}"
+        case MayFinish(until):
+            return f"may finish on the drained machine, {_until(until)}"
+        case DrainEnded(deadline):
+            return f"stays: the drain of its machine ended at {render_moment(deadline)}"
         case Stopping(machines, hold):
             where = ", ".join(map(_short, machines))
             return f"to be stopped on {where}, {_HOLDS[hold]}" if hold else f"being stopped on {where}"
@@ -286,8 +325,7 @@ def render_wait(reason: Reason | None) -> str:
         case WaitingForMachine(machine, Absence.RETURNING):
             return f"waits for {_short(machine)}, which is coming back with it"
         case WaitingForMachine(machine, _, until):
-            end = f"until {render_moment(until)}" if until else "however long that takes"
-            return f"waits for machine {_short(machine)} to come back, {end}"
+            return f"waits for machine {_short(machine)} to come back, {_until(until)}"
         case WaitingForPeer(unit, peer_waits):
             return f"waits for {unit}, which {render_wait(peer_waits)}"
         case BudgetWait(limit, unavailable, members):
@@ -314,9 +352,15 @@ def render_eviction(eviction: Eviction) -> str:
     machine, rejection = _short(eviction.machine), eviction.rejection
     if rejection.kind is RejectionKind.LEAVING:
         return f"machine {machine} is leaving"
+    if rejection.kind is RejectionKind.DRAINED:
+        return f"machine {machine} is being drained"
     if rejection.kind is RejectionKind.REFUSED:
         return f"machine {machine} {rejection.subject}"
     return f"{render_rejection(rejection)} on {machine}"
+
+
+def _until(moment: float) -> str:
+    return f"until {render_moment(moment)}" if moment else "however long that takes"
 
 
 def _short(machine: str) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from fleetd.model.reason import (
     ADOPTED,
     COMPLETED,
+    MOVED,
     RESUMED,
     Absence,
     Hold,
@@ -38,6 +39,7 @@ from fleetd.scheduler.actions import (
     Withdraw,
 )
 from fleetd.scheduler.allocation_state import AllocationState as State
+from fleetd.scheduler.effective_machine import DRAINED
 from fleetd.scheduler.feasibility import (
     Candidate,
     accepts,
@@ -119,7 +121,7 @@ def _stay(plan: UnitPlanBuilder, machine: str) -> Place:
         return Place(machine, WaitingForMachine(machine, Absence.PARKED))
     if machine in plan.snapshot.machines and before is not None and before.lost > 0:
         return Place(machine, Placed(Rule.RETURNED, machine=machine))
-    return Place(machine)
+    return Place(machine, plan.stays)
 
 
 def _why_unfit(proposal: Proposal, plan: UnitPlanBuilder, machine: str) -> Rejection | None:
@@ -130,6 +132,8 @@ def _why_unfit(proposal: Proposal, plan: UnitPlanBuilder, machine: str) -> Rejec
         return None
     if effective.evicts:
         return effective.evicts if _has_to_leave(proposal, plan, machine) else None
+    if machine in plan.leaves:
+        return DRAINED
     candidate = _candidate(proposal, plan, machine)
     return accepts(candidate) or eviction_reason(candidate)
 
@@ -239,6 +243,8 @@ def decide_unassigned(proposal: Proposal, plan: UnitPlanBuilder, states: Mapping
         return Wait(WaitingForRemoval(by_state[State.UNCONFIRMED][0]))
     if State.RETURNING in by_state:
         return Wait(WaitingForMachine(by_state[State.RETURNING][0], Absence.RETURNING))
+    if plan.move_to in plan.snapshot.machines and not rejection(_candidate(proposal, plan, plan.move_to)):
+        return Place(plan.move_to, MOVED)
     return FindMachine()
 
 

@@ -4,7 +4,9 @@ from fleetd.model.placement import Decision
 from fleetd.model.reason import (
     EVERYWHERE,
     INFEASIBLE,
+    KEPT,
     NO_MACHINES,
+    STAYING,
     WITH_SOCKETS,
     Absence,
     Hold,
@@ -49,6 +51,7 @@ def _decide(proposal: Proposal, plan: UnitPlanBuilder) -> Decision | None:
         rejections=rejections,
         completed=plan.completed,
         lost=_lost_since(plan, assigned),
+        target="" if assigned else plan.move_to,
         revision=before.revision if before else 0,
     )
 
@@ -83,6 +86,8 @@ def _reason_as_before(plan: UnitPlanBuilder, assigned: str) -> Reason | None:
     before = plan.before
     if before is None or before.machine != assigned:
         return None
+    if isinstance(before.reason, STAYING):
+        return KEPT
     if assigned in plan.snapshot.machines and is_waiting(before.reason):
         return Placed(Rule.BACK, machine=assigned)
     return before.reason

@@ -7,6 +7,8 @@ from fleetd.model.reason import Hold, Rejection, RejectionKind
 
 LEAVING = Rejection(RejectionKind.LEAVING)
 PARKED = Rejection(RejectionKind.PARKED)
+CORDONED = Rejection(RejectionKind.CORDONED)
+DRAINED = Rejection(RejectionKind.DRAINED)
 
 
 class EffectiveMachine(msgspec.Struct, frozen=True, gc=False):
@@ -38,4 +40,7 @@ def effective_machine(machine: Machine, settings: MachineSettings | None) -> Eff
     if machine.mode is MachineMode.PARKED:
         return EffectiveMachine(metadata, rejects=PARKED, hold=Hold.PARKED)
     cordon = settings.cordon if settings else None
-    return EffectiveMachine(metadata, cordon=Rejection(RejectionKind.CORDONED, cordon.why) if cordon else None)
+    rejection = Rejection(RejectionKind.CORDONED, cordon.why) if cordon else None
+    if settings and settings.drain and settings.drain.with_globals:
+        return EffectiveMachine(metadata, rejects=rejection or CORDONED)
+    return EffectiveMachine(metadata, cordon=rejection)

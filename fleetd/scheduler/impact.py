@@ -89,8 +89,11 @@ def set_decision(snapshot: Snapshot, name: str, decision: Decision | None) -> Af
     """Affects the unit if its decision is gone: the leader alone writes decisions."""
     if not _has_suffix(name):
         return Affected()
+    former = snapshot.decisions.get(name)
     snapshot.set_decision(name, decision)
-    return Affected({name: None} if decision is None else {})
+    if decision is not None:
+        return Affected()
+    return Affected({name: None} | (_movable(snapshot) if former is not None and former.target else {}))
 
 
 def set_machine(snapshot: Snapshot, machine: str, record: Machine | None) -> Affected:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
+from fleetd.model.ordered import Names
+from fleetd.scheduler.controllers.drain import drain
 from fleetd.scheduler.controllers.failover import fail_over
 from fleetd.scheduler.controllers.placement import place
 from fleetd.scheduler.controllers.rollout import roll_out
@@ -27,6 +29,7 @@ Controller = Callable[[Proposal], float | None]
 CONTROLLERS: tuple[Controller, ...] = (
     fail_over,
     roll_out,
+    drain,
     place,
     count_usage,
 )
@@ -63,11 +66,7 @@ def plan_cluster(
     `checkpoint` is called for each controller and about once a unit, because a plan can take long: what it raises ends
     the plan.
     """
-    scopes = affected.scopes() if affected is not None else {}
-    names = snapshot.known_units() if affected is None else snapshot.with_rolling(snapshot.with_colocated(scopes))
-    proposal = Proposal(
-        snapshot, {name: scopes.get(name) for name in names}, now=now, policy=policy, checkpoint=checkpoint
-    )
+    proposal = Proposal(snapshot, _scopes(snapshot, affected), now=now, policy=policy, checkpoint=checkpoint)
     due: list[float] = []
     for controller in controllers:
         checkpoint()
@@ -75,6 +74,17 @@ def plan_cluster(
     writes = (*proposal.first, *_finish_units(proposal), *proposal.last)
     wakeups = {name: at_s for name, at_s in proposal.wakeups.items() if math.isfinite(at_s)}
     return Plan(writes, wakeups, min(due, default=None))
+
+
+def _scopes(snapshot: Snapshot, affected: Affected | None) -> dict[str, Names | None]:
+    """The units to plan, in order, each with the machines to decide about (None: all): the affected ones (None: every
+    unit), and what is decided together with them."""
+    if affected is None:
+        return dict.fromkeys(snapshot.known_units())
+    scopes = affected.scopes()
+    names = snapshot.with_colocated(scopes)
+    together = snapshot.rolling_with(names) | snapshot.on_draining_machines()
+    return {name: None if name in together else scopes.get(name) for name in sorted({*names, *together})}
 
 
 def _finish_units(proposal: Proposal) -> list[UnitPlan]:

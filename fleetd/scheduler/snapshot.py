@@ -96,6 +96,8 @@ class Snapshot:
         self.placed_on: dict[str, Names] = {}  # machine → the units with placements there
         self.reported_by: dict[str, Names] = {}  # machine → the units it reports
         self.rolling: dict[str, Names] = {}  # group → its units that are changed by a rollout
+        self.draining: Names = {}  # machines whose units are to move elsewhere
+        self.moving: Names = {}  # units that move to another machine, and have still to stop
         self.units_of_rollout: dict[str, Names] = {}  # id of a rollout → the units that name it
         self._followers: dict[str, Names] = {}  # peer → the units that name it in MachineOf
         self._sockets: dict[str, Names] = {}  # template → the sockets that start instances of it for connections
@@ -170,12 +172,16 @@ class Snapshot:
         templates = (self.requirements(name).template for name in list(found) if name in self.units)
         return sorted(found | dict.fromkeys(filter(None, templates)))
 
-    def with_rolling(self, names: Iterable[str]) -> list[str]:
-        """These units, and all others of their groups that a rollout changes: what happens to one of them decides when
-        the next may be changed. In order."""
-        groups = {group_of(name): None for name in names}
-        rolling = {group: self.rolling[group] for group in groups if self.rolling.get(group) and self.is_rolling(group)}
-        return sorted({*names, *(name for found in rolling.values() for name in found)}) if rolling else list(names)
+    def rolling_with(self, names: Iterable[str]) -> Names:
+        """The units that a rollout changes together with these: what happens to one decides when the next may be
+        changed."""
+        groups = {group_of(name): None for name in names} if self.rolling else {}
+        rolling = (self.rolling[group] for group in groups if self.rolling.get(group) and self.is_rolling(group))
+        return {name: None for found in rolling for name in found}
+
+    def on_draining_machines(self) -> Names:
+        """The units on machines that are drained: whether they may move depends on others."""
+        return {name: None for machine in self.draining for name in self.placed_on.get(machine, {})}
 
     def is_rolling(self, group: str) -> bool:
         """True if the group has a rollout that is not over, or is to have one."""
@@ -279,14 +285,7 @@ class Snapshot:
         _mark(self.placed_on.setdefault(machine, {}), name, placement is not None)
         self._refresh_session(machine)
         _mark(self.superseded, (machine, name), placement is not None and placement.superseded)
-        occupancy = self.occupancies.setdefault(machine, Occupancy())
-        occupancy.discard(name)
-        if placement is not None and placement.occupies:
-            occupancy.add(name, _placed_requirements(placement.content, name), staying=placement.is_active)
-        _mark(self.with_replacers, machine, bool(occupancy.replaces))
-        template = template_of(name)
-        if template:
-            _mark(self._machines_with.setdefault(template, {}), machine, template in occupancy.templates)
+        self._refresh_occupant(machine, name)
         self._refresh_unplaced(name)
 
     def set_state(self, machine: str, name: str, state: UnitState | None) -> None:
@@ -295,8 +294,12 @@ class Snapshot:
         _mark(self.reported_by.setdefault(machine, {}), name, state is not None)
 
     def set_decision(self, name: str, decision: Decision | None) -> None:
-        """Set the decision about a unit."""
+        """Set the decision about a unit. Its place on the machine that it moves to is kept."""
+        former = self.decisions.get(name)
         _set(self.decisions, name, decision)
+        _mark(self.moving, name, decision is not None and decision.target != "")
+        for machine in {each.target: None for each in (former, decision) if each is not None and each.target}:
+            self._refresh_occupant(machine, name)
         _mark(self.rejected, name, decision is not None and bool(decision.rejections))
 
     def set_machine(self, machine: str, record: Machine | None) -> None:
@@ -308,6 +311,7 @@ class Snapshot:
     def set_settings(self, machine: str, settings: MachineSettings | None) -> None:
         """Set the settings of a machine."""
         _set(self.settings, machine, settings)
+        _mark(self.draining, machine, settings is not None and settings.drain is not None)
         self._refresh_effective(machine)
 
     def set_session(self, machine: str, session: str | None) -> None:
@@ -328,6 +332,20 @@ class Snapshot:
         if unit.rollout:
             _mark(self.rolling.setdefault(group_of(unit.name), {}), unit.name, belongs)
             _mark(self.units_of_rollout.setdefault(unit.rollout, {}), unit.name, belongs)
+
+    def _refresh_occupant(self, machine: str, name: str) -> None:
+        """Have the unit among the occupants of the machine if it is placed there, or is to move there."""
+        occupancy = self.occupancies.setdefault(machine, Occupancy())
+        placement, decision = self.placements.get(name, {}).get(machine), self.decisions.get(name)
+        occupancy.discard(name)
+        if placement is not None and placement.occupies:
+            occupancy.add(name, _placed_requirements(placement.content, name), staying=placement.is_active)
+        elif decision is not None and decision.target == machine and name in self.units:
+            occupancy.add(name, self.requirements(name), staying=True)
+        _mark(self.with_replacers, machine, bool(occupancy.replaces))
+        template = template_of(name)
+        if template:
+            _mark(self._machines_with.setdefault(template, {}), machine, template in occupancy.templates)
 
     def _refresh_session(self, machine: str) -> None:
         record = self.machines.get(machine)

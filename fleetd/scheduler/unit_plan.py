@@ -60,6 +60,9 @@ class UnitPlanBuilder(msgspec.Struct, eq=False, gc=False):
     completed: int = 0  # the generation whose oneshot ran to its end
     unplaced: bool = False  # it needs a machine, and none is known
     waits: PeerWait | None = None  # for what, before it can be placed
+    leaves: Names = {}  # the machines that it is to leave
+    stays: Reason | None = None  # why it stays on a machine that is drained
+    move_to: str = ""  # the machine that it moves to
     lost_at: float = 0.0  # Unix time since when the machine that it waits for is lost
     reason: Reason | None = None
     eviction: Eviction | None = None  # why it may not stay where it was
@@ -90,6 +93,7 @@ class UnitPlanBuilder(msgspec.Struct, eq=False, gc=False):
             before=before,
             assigned=snapshot.assigned_machine(name) if former else "",
             completed=before.completed if before else 0,
+            move_to=before.target if before else "",
             former=former or {},
         )
 

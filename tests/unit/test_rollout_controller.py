@@ -9,7 +9,7 @@ from fleetd.scheduler.impact import Affected
 from fleetd.scheduler.proposal import RolloutPlan
 from fleetd.scheduler.unit_plan import UnitPlan
 from tests.unit.cluster_builder import INACTIVE, LAUNCHED
-from tests.unit.rolling_cluster import GROUP, RollingCluster, rolling_group, text_of
+from tests.unit.rolling_cluster import GROUP, RollingCluster, rolling_group, text_of, word_of
 
 MEMBERS = ("w@1.service", "w@2.service", "w@3.service")
 
@@ -248,3 +248,30 @@ def test_a_tolerated_failure_does_not_keep_others_from_being_changed(fleet: str)
     cluster.come_to_rest()
     assert cluster.contents() == all_run("new")
     assert cluster.rollout().phase is Phase.DONE
+
+
+def test_a_member_lost_when_the_rollout_begins_keeps_its_own_former_content() -> None:
+    cluster = rolling_group()
+    cluster.request("other", "w@1.service")
+    cluster.come_to_rest()
+    cluster.request("new", *MEMBERS)
+    machine = cluster.assigned()["w@2.service"]
+    del cluster.running[machine, "w@2.service"]
+    cluster.die(machine)
+    cluster.run_leader()
+    rollout = cluster.rollout()
+    words = {former.member.unit: word_of(rollout.contents[former.content]) for former in rollout.former}
+    assert words == {"w@1.service": "other", "w@2.service": "old", "w@3.service": "old"}
+
+
+def test_a_unit_on_no_machine_that_a_request_does_not_name_runs_what_was_asked_of_it() -> None:
+    cluster = rolling_group(instances=1)
+    cluster.write(UNITS, ("w@2.service",), Unit("w@2.service", text_of("old", "MachineID=m9"), LAUNCHED, rollout="r1"))
+    cluster.come_to_rest()
+    cluster.request("new", "w@1.service")
+    cluster.come_to_rest()
+    cluster.request("bad", "w@1.service")
+    cluster.come_to_rest()
+    cluster.machine("m9")
+    cluster.come_to_rest()
+    assert cluster.contents() == {"w@1": "new", "w@2": "old"}

@@ -72,10 +72,9 @@ def _begin(proposal: Proposal, before: Rollout | None, units: Sequence[Unit]) ->
     for unit in units:
         plan = proposal.units[unit.name]
         for member, machine in _members(plan):
-            content = held_content(before, member) if before is not None else None
-            placement = plan.placements.get(machine)
-            if content is None and placement is not None and placement.is_active:
-                content = placement.content
+            content = _find_former(plan, member, machine, before)
+            if content is None and unit.rollout != newest.rollout:
+                content = unit.content  # nothing else was asked of it
             if content is not None:
                 is_available = proposal.budget.unavailability(unit.name, machine) is None
                 former.append((member, content, is_available))
@@ -92,6 +91,17 @@ def _begin(proposal: Proposal, before: Rollout | None, units: Sequence[Unit]) ->
         former=tuple(FormerMember(member, contents.index(content), available) for member, content, available in former),
         revision=before.revision if before else 0,
     )
+
+
+def _find_former(plan: UnitPlanBuilder, member: Member, machine: str, before: Rollout | None) -> Content | None:
+    """What a member has until now: what an earlier rollout has it keep, or what it was placed with, be it on a machine
+    that is lost; None for a member that is new."""
+    content = held_content(before, member) if before is not None else None
+    if content is not None:
+        return content
+    placed = {where: placement for where, placement in plan.former.items() if placement.is_active}
+    placement = placed.get(machine) if machine else next(iter(placed.values()), None)
+    return placement.content if placement is not None else None
 
 
 def _members(plan: UnitPlanBuilder) -> Iterator[tuple[Member, str]]:

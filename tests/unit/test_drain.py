@@ -1,0 +1,197 @@
+"""Drains: which units leave a machine, when, and what is said of those that stay."""
+
+import pytest
+from msgspec.structs import replace
+
+from fleetd.model.machine import Cordon, DrainRequest, MachineSettings
+from fleetd.model.unit import Unit
+from fleetd.registry.records import SETTINGS, STATES, UNITS
+from fleetd.scheduler.disruption import DisruptionBudget
+from tests.unit.cluster_builder import LAUNCHED, NOON
+from tests.unit.rolling_cluster import RollingCluster, rolling_group, text_of
+
+MEMBERS = ("w@1.service", "w@2.service", "w@3.service")
+
+
+def drain(cluster: RollingCluster, machine: str, **fields: object) -> None:
+    """An operator drains the machine."""
+    request = replace(DrainRequest("ann", NOON), **fields)
+    cluster.write(SETTINGS, (machine,), MachineSettings(cordon=Cordon("drained"), drain=request))
+
+
+def submit(cluster: RollingCluster, name: str, fleet: str = "", service: str = "") -> None:
+    text = text_of("old", fleet).replace("[X-Fleet]", f"{service}\n[X-Fleet]")
+    cluster.write(UNITS, (name,), Unit(name, text, LAUNCHED))
+    cluster.come_to_rest()
+
+
+def on(cluster: RollingCluster, machine: str) -> list[str]:
+    """The units that run on the machine."""
+    return sorted(name for where, name in cluster.running if where == machine)
+
+
+def reason_of(cluster: RollingCluster, name: str) -> str:
+    return cluster.reason(name)
+
+
+def test_the_units_of_a_drained_machine_move_and_stay_away() -> None:
+    cluster = rolling_group()
+    submit(cluster, "a.service", "MachineMetadata=x=y")
+    cluster.machine("m1", x="y")
+    cluster.machine("m2", x="y")
+    cluster.come_to_rest()
+    assert on(cluster, "m1") == ["a.service", "w@1.service"]
+    drain(cluster, "m1")
+    cluster.come_to_rest()
+    assert on(cluster, "m1") == []
+    assert len(cluster.running) == 4
+    assert reason_of(cluster, "a.service") == "moved there"
+    submit(cluster, "b.service")
+    assert on(cluster, "m1") == []
+
+
+def test_members_of_a_group_move_one_after_the_other_when_the_last_one_is_proven() -> None:
+    cluster = RollingCluster(2)
+    cluster.request("old", *MEMBERS, fleet="MachineMetadata=x=y")
+    cluster.machine("m1", x="y")
+    cluster.come_to_rest()
+    assert on(cluster, "m1") == list(MEMBERS)
+    cluster.machine("m2", x="y")
+    drain(cluster, "m1")
+    seen = []
+    for _ in range(30):
+        cluster.run_leader()
+        cluster.run_agents()
+        budget = DisruptionBudget(cluster.snapshot, {})
+        down = sum(budget.unavailability(name, cluster.assigned().get(name, "")) is not None for name in MEMBERS)
+        assert down <= 1
+        seen.append(len(on(cluster, "m1")))
+    assert seen[0] == 2
+    assert seen == sorted(seen, reverse=True)
+    assert on(cluster, "m2") == list(MEMBERS)
+
+
+def test_what_waits_says_for_whom() -> None:
+    cluster = rolling_group(instances=2)
+    submit(cluster, "x.service")
+    cluster.write(STATES, ("m2", "w@2.service"), replace(cluster.snapshot.states["w@2.service"]["m2"], active="failed"))
+    drain(cluster, "m1")
+    cluster.run_leader()
+    assert reason_of(cluster, "w@1.service").startswith("waits: w@2.service")
+
+
+def test_what_fits_nowhere_else_stays_and_says_so() -> None:
+    cluster = rolling_group()
+    submit(cluster, "db.service", "MachineID=m1")
+    drain(cluster, "m1")
+    cluster.come_to_rest()
+    assert on(cluster, "m1") == ["db.service"]
+    assert reason_of(cluster, "db.service") == (
+        "stays on the drained machine: it fits nowhere else: not machine m1 (2)"
+    )
+    cluster.write(SETTINGS, ("m1",), None)
+    cluster.come_to_rest()
+    assert reason_of(cluster, "db.service") == "stays where it was"
+
+
+def test_force_stops_what_fits_nowhere_and_ignores_the_budget() -> None:
+    cluster = rolling_group()
+    submit(cluster, "db.service", "MachineID=m1")
+    drain(cluster, "m1", force=True)
+    cluster.come_to_rest()
+    assert on(cluster, "m1") == []
+    assert "db.service" not in cluster.assigned()
+
+
+def test_units_that_machine_of_joins_move_together_or_stay() -> None:
+    cluster = RollingCluster(2)
+    submit(cluster, "a.service")
+    submit(cluster, "b.service", "MachineOf=a.service")
+    submit(cluster, "c.service", "MachineOf=a.service\nConflicts=d.service")
+    assert on(cluster, "m1") == ["a.service", "b.service", "c.service"]
+    submit(cluster, "d.service")
+    drain(cluster, "m1")
+    cluster.come_to_rest()
+    assert on(cluster, "m1") == ["a.service", "b.service", "c.service"]
+    assert "conflicts with d.service" in reason_of(cluster, "c.service")
+    cluster.write(UNITS, ("d.service",), None)
+    cluster.come_to_rest()
+    assert on(cluster, "m2") == ["a.service", "b.service", "c.service"]
+
+
+@pytest.mark.parametrize("with_globals", [False, True])
+def test_global_units_stay_unless_asked(with_globals: bool) -> None:
+    cluster = RollingCluster(2)
+    submit(cluster, "log.service", "Global=true")
+    drain(cluster, "m1", with_globals=with_globals)
+    cluster.come_to_rest()
+    assert on(cluster, "m1") == ([] if with_globals else ["log.service"])
+    assert on(cluster, "m2") == ["log.service"]
+    cluster.write(SETTINGS, ("m1",), None)
+    cluster.come_to_rest()
+    assert on(cluster, "m1") == ["log.service"]
+
+
+def test_a_oneshot_at_work_may_finish() -> None:
+    cluster = RollingCluster(2)
+    submit(cluster, "job.service", service="Type=oneshot")
+    cluster.write(
+        STATES, ("m1", "job.service"), replace(cluster.snapshot.states["job.service"]["m1"], active="activating")
+    )
+    drain(cluster, "m1", deadline=NOON + 60)
+    cluster.run_leader()
+    assert reason_of(cluster, "job.service") == "may finish on the drained machine, until 2027-01-15 12:01:00 UTC"
+    cluster.wait(60)
+    cluster.run_leader()
+    assert reason_of(cluster, "job.service") == "stays: the drain of its machine ended at 2027-01-15 12:01:00 UTC"
+
+
+def test_the_place_of_a_unit_that_moves_is_kept() -> None:
+    cluster = RollingCluster(2)
+    submit(cluster, "a.service", "Conflicts=b.service")
+    drain(cluster, "m1")
+    cluster.run_leader()
+    assert cluster.snapshot.decisions["a.service"].target == "m2"
+    cluster.write(UNITS, ("b.service",), Unit("b.service", text_of("old"), LAUNCHED))
+    cluster.run_leader()
+    assert "b.service" not in cluster.assigned()
+    cluster.elect()
+    cluster.come_to_rest()
+    assert on(cluster, "m2") == ["a.service"]
+    assert cluster.snapshot.decisions["a.service"].target == ""
+    cluster.write(UNITS, ("a.service",), None)
+    cluster.come_to_rest()
+    assert on(cluster, "m2") == ["b.service"]
+
+
+def test_the_kept_place_of_a_unit_that_is_destroyed_is_free() -> None:
+    cluster = RollingCluster(2)
+    submit(cluster, "a.service", "Conflicts=b.service")
+    drain(cluster, "m1")
+    cluster.run_leader()
+    cluster.write(UNITS, ("b.service",), Unit("b.service", text_of("old"), LAUNCHED))
+    cluster.write(UNITS, ("a.service",), None)
+    cluster.come_to_rest()
+    assert on(cluster, "m2") == ["b.service"]
+
+
+def test_a_unit_whose_new_machine_is_lost_goes_to_another() -> None:
+    cluster = RollingCluster(3)
+    submit(cluster, "a.service")
+    drain(cluster, "m1")
+    cluster.run_leader()
+    target = cluster.snapshot.decisions["a.service"].target
+    cluster.die(target)
+    cluster.come_to_rest()
+    assert on(cluster, ({"m2", "m3"} - {target}).pop()) == ["a.service"]
+
+
+def test_a_machine_that_is_absent_or_leaves_is_not_drained() -> None:
+    cluster = RollingCluster(1)
+    submit(cluster, "a.service")
+    drain(cluster, "m1")
+    cluster.come_to_rest()
+    assert on(cluster, "m1") == ["a.service"]
+    cluster.expire_lease("m1")
+    cluster.run_leader()
+    assert cluster.assigned() == {"a.service": "m1"}
