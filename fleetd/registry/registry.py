@@ -10,8 +10,9 @@ from typing import Generic, TypeVar, cast
 import msgspec
 
 from fleetd import metrics
+from fleetd.model.group import group_of
 from fleetd.model.machine import Machine, MachineSettings
-from fleetd.model.names import template_of
+from fleetd.model.names import is_template, template_of
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.quota import Usage
 from fleetd.model.unit import Unit, UnitState
@@ -37,6 +38,7 @@ from fleetd.store.protocol import MAX_OPERATIONS, Conflict, Delete, KeyValue, Ra
 SLICE_BYTES = 2 * 1024 * 1024  # decoded without a break: about ten milliseconds
 RECORD_BYTES = 1000  # to decode a small record takes as long as this many bytes of a large one
 MAX_KEYS_BY_NAME = 16 * MAX_OPERATIONS  # for more keys, reading the whole kind is cheaper
+MAX_GROUPS_BY_NAME = 32  # for more groups, reading all units is cheaper
 _LARGE: Collection[Kind[Record]] = {UNITS, DECISIONS, PLACEMENTS, STATES}  # there may be tens of thousands of each
 
 R = TypeVar("R", bound=Record)
@@ -153,6 +155,16 @@ class Reader(KeySpace):
         found = self._note(await self.store.range(prefix, revision=self._revision))
         units = await self._decode_all(UNITS, drain(deque(found.items)))
         return {name: unit for (name,), unit in units.items() if template_of(name) == template}
+
+    async def units_of_groups(self, groups: Collection[str]) -> dict[str, Unit]:
+        """The units of these groups, with their templates, by name."""
+        if len(groups) > MAX_GROUPS_BY_NAME:
+            return {name: unit for name, unit in (await self.units()).items() if group_of(name) in groups}
+        alone = [(group,) for group in groups if not is_template(group)]
+        found = {name: unit for (name,), unit in (await self.get_many(UNITS, alone)).items()}
+        for template in filter(is_template, groups):
+            found |= await self.group(template)
+        return found
 
     async def decisions(self) -> dict[str, Decision]:
         """All decisions, by unit."""

@@ -46,8 +46,8 @@ def _roll_out_group(proposal: Proposal, group: str) -> None:
     before = snapshot.rollouts.get(group)
     options = snapshot.group_options(group)
     rollout = before
-    if before is None or max(unit.generation for unit in units) > before.generation:
-        rollout = _begin(proposal, before, units)
+    if is_to_begin(before, units):
+        rollout = begin_rollout(proposal, before, units)
     assert rollout is not None
     if snapshot.is_restored_since(rollout) and rollout.pause is None and not rollout.is_over:
         rollout = msgspec.structs.replace(rollout, pause=Pause(PauseCause.STORE_RESTORED), changed=now.unix_s)
@@ -65,7 +65,12 @@ def _roll_out_group(proposal: Proposal, group: str) -> None:
         proposal.wake(units[0].name, now.clock_s + due - now.unix_s)
 
 
-def _begin(proposal: Proposal, before: Rollout | None, units: Sequence[Unit]) -> Rollout:
+def is_to_begin(before: Rollout | None, units: Sequence[Unit]) -> bool:
+    """True if these units of a group were requested later than its last rollout."""
+    return before is None or max(unit.generation for unit in units) > before.generation
+
+
+def begin_rollout(proposal: Proposal, before: Rollout | None, units: Sequence[Unit]) -> Rollout:
     """A new rollout. What an earlier one of the group holds back stays as it is held."""
     newest = max(units, key=lambda unit: unit.generation)
     former: list[tuple[Member, Content, bool]] = []

@@ -1,0 +1,135 @@
+"""Reports on rollouts: how far each member has got, and what the rollout waits for. Pure."""
+
+from collections.abc import Sequence
+
+from fleetd.api import schema
+from fleetd.model.group import GroupOptions
+from fleetd.model.reason import BudgetWait
+from fleetd.model.rollout import CanaryWait, Phase, Rollout, render_rollout
+from fleetd.model.unit import Unit
+from fleetd.scheduler.controllers.rollout import begin_rollout, is_to_begin, member_views
+from fleetd.scheduler.proposal import Proposal
+from fleetd.scheduler.rollout import MemberView, Progress
+from fleetd.scheduler.snapshot import Snapshot
+
+PENDING = "pending"
+KEPT = "kept"
+
+
+def describe_rollout(snapshot: Snapshot, group: str) -> schema.Rollout | None:
+    """The last rollout of a group, or None if it never had one. The snapshot holds the records of the group."""
+    units = rolling_units(snapshot, group)
+    record = snapshot.rollouts.get(group)
+    if not units:
+        return _describe(snapshot, group, record, [], None) if record else None
+    proposal = Proposal(snapshot, {unit.name: None for unit in units})
+    if is_to_begin(record, units):
+        rollout = begin_rollout(proposal, record, units)
+        members = tuple(_describe_member(snapshot, rollout, v) for v in member_views(proposal, rollout, units))
+        is_complete = all(unit.rollout in snapshot.applies for unit in units)
+        status = "waits for the leader" if is_complete else "waits until the request is written completely"
+        asked = _asked(snapshot, group, rollout)
+        return schema.Rollout(
+            group,
+            rollout.id,
+            PENDING,
+            status=status,
+            asked=asked,
+            by=rollout.by,
+            note=rollout.note,
+            total=len(members),
+            members=members,
+        )
+    assert record is not None
+    views = member_views(proposal, record, units)
+    return _describe(snapshot, group, record, views, _find_wait(proposal, record, views, snapshot.group_options(group)))
+
+
+def rolling_units(snapshot: Snapshot, group: str) -> list[Unit]:
+    """The units of a group that its rollout covers, in order."""
+    return [snapshot.units[name] for name in sorted(snapshot.rolling.get(group, ()))]
+
+
+def _describe(
+    snapshot: Snapshot,
+    group: str,
+    rollout: Rollout,
+    views: Sequence[MemberView],
+    wait: CanaryWait | BudgetWait | None,
+) -> schema.Rollout:
+    members = tuple(_describe_member(snapshot, rollout, view) for view in views)
+    failure = rollout.failure
+    proven = sum(member.progress == Progress.PROVEN.name.lower() for member in members)
+    return schema.Rollout(
+        group=group,
+        id=rollout.id,
+        phase=rollout.phase,
+        paused=rollout.pause.cause if rollout.pause else "",
+        status=render_rollout(rollout, wait),
+        asked=_asked(snapshot, group, rollout),
+        by=rollout.by,
+        note=rollout.note,
+        started=rollout.started,
+        changed=rollout.changed,
+        canaries=wait.units if isinstance(wait, CanaryWait) else (),
+        failure=schema.RolloutFailure(failure.unit, failure.machine, failure.why) if failure else None,
+        updated=proven if rollout.phase is Phase.DONE else len(rollout.steps) + len(rollout.reverted),
+        total=len(members),
+        members=members,
+    )
+
+
+def _asked(snapshot: Snapshot, group: str, rollout: Rollout) -> str:
+    """What an operator has asked of this rollout and the leader has not carried out yet, or ''."""
+    command = snapshot.commands.get(group)
+    is_pending = command is not None and command.rollout == rollout.id and command.id != rollout.command
+    return command.action if command and is_pending and not rollout.is_over else ""
+
+
+def _describe_member(snapshot: Snapshot, rollout: Rollout, view: MemberView) -> schema.RolloutMember:
+    machine = snapshot.machines.get(view.where)
+    step = next((step for step in rollout.steps if step.member == view.member), None)
+    return schema.RolloutMember(
+        unit=view.member.unit,
+        machine=view.where,
+        address=machine.address if machine else "",
+        progress=_word(rollout, view, is_stepped=step is not None),
+        why=view.why,
+        reverted=view.member in rollout.reverted,
+        since=step.at if step else 0.0,
+    )
+
+
+def _word(rollout: Rollout, view: MemberView, *, is_stepped: bool) -> str:
+    """The progress of a member in the words of the API."""
+    found = view.progress
+    if found is Progress.ABSENT:
+        return found.name.lower()
+    match rollout.phase:
+        case Phase.RUNNING if not is_stepped and found is Progress.PROVEN:
+            return KEPT
+        case Phase.DONE if found is Progress.CHANGING:  # nobody asks any more whether it is healthy
+            return Progress.PROVEN.name.lower()
+        case Phase.REVERTING | Phase.REVERTED if is_stepped:
+            return Progress.WAITING.name.lower()
+        case Phase.REVERTING | Phase.REVERTED if view.member not in rollout.reverted:
+            return KEPT
+    return found.name.lower()
+
+
+def _find_wait(
+    proposal: Proposal, rollout: Rollout, views: Sequence[MemberView], options: GroupOptions
+) -> CanaryWait | BudgetWait | None:
+    """What keeps a running rollout from going on; None for its own changes."""
+    is_changing = any(view.progress is Progress.CHANGING for view in views)
+    if rollout.phase is not Phase.RUNNING or is_changing:
+        return None
+    canaries, _ = options.count_canaries(len(views))
+    waiting = [view for view in views if view.progress is Progress.WAITING]
+    if canaries and waiting and not rollout.is_continued and len(rollout.steps) >= canaries:
+        until = rollout.changed + options.canary_s
+        units = tuple(dict.fromkeys(step.member.unit for step in rollout.steps))
+        return CanaryWait(units, until if until < float("inf") else 0.0)
+    waits = (proposal.budget.may_disturb(view.member.unit, view.where) for view in waiting)
+    found = [wait for wait in waits if wait is not None]
+    return found[0] if len(found) == len(waiting) and found else None
