@@ -1,8 +1,8 @@
 """The routes of the API: path and method to handler, and errors to responses."""
 
 import posixpath
-import secrets
 import time
+import uuid
 from collections.abc import Awaitable, Callable, Collection
 from urllib.parse import quote, urlencode
 
@@ -70,7 +70,7 @@ class Api:
         allowed_usage: Usage = UNLIMITED,
         now: Callable[[], float] = time.monotonic,
         unix_now: Callable[[], float] = time.time,
-        new_id: Callable[[], str] = lambda: secrets.token_hex(8),
+        new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
     ) -> None:
         self._registry = registry
         self._not_ready = not_ready

@@ -132,6 +132,7 @@ class Node:
             allowed_usage=Usage(config.max_units, config.max_units_bytes),
             now=loop_time,
             unix_now=environment.unix_now,
+            new_id=environment.new_id,
             allowed_hosts={*config.allowed_hosts, config.public_ip.lower()},
         )
 
