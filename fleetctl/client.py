@@ -22,9 +22,9 @@ from fleetd.model.decoding import UNREADABLE
 if TYPE_CHECKING:  # HTTP, TLS and SSH are slow to import, and --help does not need them
     import ssl
 
+    from fleetctl.http_transport import Answer, HttpTransport
     from fleetctl.ssh.connection import Connection
     from fleetctl.ssh.tunnel import TunnelTransport
-    from fleetctl.transport import Answer, HttpTransport
     from fleetd.model.unit_option import UnitOption
 
 T = TypeVar("T")
@@ -304,7 +304,7 @@ def _open_transport(
     endpoint: Endpoint, timeout_s: float, tls: "ssl.SSLContext | None", bastion: "Connection | None"
 ) -> "HttpTransport | TunnelTransport":
     if bastion is None:
-        from fleetctl.transport import HttpTransport
+        from fleetctl.http_transport import HttpTransport
 
         return HttpTransport(endpoint, timeout_s, tls)
     from fleetctl.ssh.tunnel import TunnelTransport

@@ -27,10 +27,9 @@ from fleetd.membership.store_epoch import StoreEpoch
 from fleetd.model.machine import Machine
 from fleetd.model.unit import Unit, UnitState
 from fleetd.registry.registry import Registry
-from fleetd.scheduler import impact
+from fleetd.scheduler.affected import Affected, set_decision, set_machine, set_placement, set_state, set_unit
 from fleetd.scheduler.failover_delays import FailoverPolicy
-from fleetd.scheduler.impact import Affected
-from fleetd.scheduler.liveness import HeartbeatHistory
+from fleetd.scheduler.machine_loss import HeartbeatHistory
 from fleetd.scheduler.planner import Plan, plan_cluster
 from fleetd.scheduler.proposal import SessionPlan
 from fleetd.scheduler.snapshot import Snapshot
@@ -106,13 +105,13 @@ class Paper:
         for unit in plan.units:
             self.revision += 1
             for machine in unit.deletes:
-                affected |= impact.set_placement(snapshot, machine, unit.unit, None)
+                affected |= set_placement(snapshot, machine, unit.unit, None)
             for order in unit.placements:
-                affected |= impact.set_placement(snapshot, order.machine, order.unit, order)
+                affected |= set_placement(snapshot, order.machine, order.unit, order)
                 state = UnitState("loaded", "active", "running", "", order.target, order.generation)
-                affected |= impact.set_state(snapshot, order.machine, order.unit, state if order.is_active else None)
+                affected |= set_state(snapshot, order.machine, order.unit, state if order.is_active else None)
             decision = unit.decision and msgspec.structs.replace(unit.decision, revision=self.revision)
-            affected |= impact.set_decision(snapshot, unit.unit, decision)
+            affected |= set_decision(snapshot, unit.unit, decision)
         for write in plan.writes:
             if isinstance(write, SessionPlan):
                 snapshot.set_session(write.machine, write.session)
@@ -170,7 +169,7 @@ def change_unit(paper: Paper, turn: int) -> Cost:
     name = paper.units[(turn + 1) * len(paper.units) // 100].name
     paper.revision += 1
     unit = msgspec.structs.replace(paper.snapshot.units[name], generation=paper.revision)
-    return cost_of(paper, lambda: impact.set_unit(paper.snapshot, name, unit))
+    return cost_of(paper, lambda: set_unit(paper.snapshot, name, unit))
 
 
 def lose_machine(paper: Paper, turn: int) -> Cost:
@@ -184,16 +183,16 @@ def lose_machine(paper: Paper, turn: int) -> Cost:
 
 
 def _forget(snapshot: Snapshot, machine: str, names: Iterable[str]) -> Affected:
-    affected = impact.set_machine(snapshot, machine, None)
+    affected = set_machine(snapshot, machine, None)
     for name in names:
-        affected |= impact.set_state(snapshot, machine, name, None)
+        affected |= set_state(snapshot, machine, name, None)
     return affected
 
 
 def add_machine(paper: Paper) -> Cost:
     """A machine is new, and gone for good afterwards."""
     spare = paper.spare
-    added = cost_of(paper, lambda: impact.set_machine(paper.snapshot, spare.id, spare))
+    added = cost_of(paper, lambda: set_machine(paper.snapshot, spare.id, spare))
     _forget(paper.snapshot, spare.id, list(paper.snapshot.occupancies[spare.id].units))
     paper.settle()
     return added

@@ -14,10 +14,10 @@ import paramiko
 
 from fleetctl.endpoint import Endpoint
 from fleetctl.errors import ClientError, SshFailed
+from fleetctl.http_transport import Answer, HttpTransport
 from fleetctl.output import printable
 from fleetctl.ssh.channels import CHANNEL_ERRORS, CHUNK, close_channel, splice
 from fleetctl.ssh.connection import Connection
-from fleetctl.transport import Answer, HttpTransport
 
 if TYPE_CHECKING:
     import ssl

@@ -26,11 +26,11 @@ from fleetd.membership.store_epoch import StoreChange, StoreEpoch
 from fleetd.model.placement import Placement
 from fleetd.model.unit import Proof, UnitState
 from fleetd.reconciler.actions import Write
-from fleetd.reconciler.adoption import is_orphan_still, plan_adoption
+from fleetd.reconciler.after_restore import is_orphan_still, plan_adoption
 from fleetd.reconciler.machine_plan import plan_machine
 from fleetd.reconciler.observed import Desired, Observed, is_settled
 from fleetd.reconciler.proof import judge_health
-from fleetd.reconciler.status import find_result, needs_explanation, report
+from fleetd.reconciler.reported_state import find_result, needs_explanation, report
 from fleetd.registry.registry import Registry
 from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager
 

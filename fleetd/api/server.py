@@ -12,7 +12,7 @@ from http import HTTPStatus
 from typing import Any
 
 from fleetd import __version__, aiohttp_import, metrics
-from fleetd.api.admission import MAX_CONNECTIONS, OVERLOADED, RETRY_SOON, ConnectionLimiter, RequestBudget
+from fleetd.api.connection_limits import MAX_CONNECTIONS, OVERLOADED, RETRY_SOON, ConnectionLimiter, RequestBudget
 from fleetd.api.http import ApiError, Request, Response, render_error
 from fleetd.api.routes import Api
 from fleetd.api.sockets import (

@@ -31,8 +31,8 @@ from fleetd.registry.records import (
     Synced,
 )
 from fleetd.registry.registry import Registry, drain
-from fleetd.scheduler import impact
-from fleetd.scheduler.impact import Affected
+from fleetd.scheduler import affected
+from fleetd.scheduler.affected import Affected
 from fleetd.scheduler.snapshot import Snapshot
 from fleetd.store.protocol import Changes, Compacted, KeyValue, RangeResult, StoreError, Unavailable
 
@@ -244,21 +244,21 @@ class Mirror:
 
 
 def _set_synced(snapshot: Snapshot, machine: str, synced: Synced | None) -> Affected:
-    return impact.set_session(snapshot, machine, synced.session if synced else None)
+    return affected.set_session(snapshot, machine, synced.session if synced else None)
 
 
 _SETTERS: Mapping[Kind[Record], Callable[..., Affected]] = {
-    UNITS: impact.set_unit,
-    SETTINGS: impact.set_settings,
-    MACHINES: impact.set_machine,
-    PLACEMENTS: impact.set_placement,
-    DECISIONS: impact.set_decision,
+    UNITS: affected.set_unit,
+    SETTINGS: affected.set_settings,
+    MACHINES: affected.set_machine,
+    PLACEMENTS: affected.set_placement,
+    DECISIONS: affected.set_decision,
     SYNCED: _set_synced,
-    STATES: impact.set_state,
-    USAGE: impact.set_usage,
-    ROLLOUTS: impact.set_rollout,
-    COMMANDS: impact.set_command,
-    APPLIES: impact.set_apply,
+    STATES: affected.set_state,
+    USAGE: affected.set_usage,
+    ROLLOUTS: affected.set_rollout,
+    COMMANDS: affected.set_command,
+    APPLIES: affected.set_apply,
 }
 
 

@@ -18,8 +18,8 @@ from fleetd.leader.timers import HeartbeatSource, Timers
 from fleetd.leader.writer import PlanWriter
 from fleetd.registry.records import LEADER, Change, NewerRecord
 from fleetd.registry.registry import Registry
+from fleetd.scheduler.affected import Affected
 from fleetd.scheduler.failover_delays import FailoverPolicy, Now
-from fleetd.scheduler.impact import Affected
 from fleetd.scheduler.planner import Plan, plan_cluster
 from fleetd.scheduler.stats import ClusterStats, PlanStats, count_cluster, count_plan
 from fleetd.store.protocol import Compacted, Comparison, LeaseNotFound, StoreError, Unavailable

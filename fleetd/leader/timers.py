@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from fleetd.model.ordered import Names
+from fleetd.scheduler.affected import Affected, set_away, touch_machine
 from fleetd.scheduler.failover_delays import Now
-from fleetd.scheduler.impact import Affected, set_away, touch_machine
-from fleetd.scheduler.liveness import Absence, HeartbeatHistory, Liveness, judge_absences, record_absences
+from fleetd.scheduler.machine_loss import Absence, HeartbeatHistory, Liveness, judge_absences, record_absences
 from fleetd.scheduler.snapshot import MachineLoss, Snapshot
 
 

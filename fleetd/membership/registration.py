@@ -16,7 +16,7 @@ from fleetd.aio import first_of
 from fleetd.model.machine import Machine, MachineMode
 from fleetd.registry.records import MACHINES, MalformedRecord
 from fleetd.registry.registry import Registry
-from fleetd.scheduler.liveness import HeartbeatHistory
+from fleetd.scheduler.machine_loss import HeartbeatHistory
 from fleetd.store.protocol import (
     Compacted,
     Conflict,

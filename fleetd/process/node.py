@@ -18,7 +18,7 @@ from fleetd import metrics
 from fleetd.agent.agent import Agent
 from fleetd.agent.ledger import Ledger
 from fleetd.api import schema
-from fleetd.api.admission import reserve_read, wait_for_listing_slot
+from fleetd.api.connection_limits import reserve_read, wait_for_listing_slot
 from fleetd.api.routes import Api
 from fleetd.config.config import Config
 from fleetd.leader.election import Election

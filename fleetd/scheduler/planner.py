@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from fleetd.model.ordered import Names
+from fleetd.scheduler.affected import Affected
 from fleetd.scheduler.controllers.drain import drain
 from fleetd.scheduler.controllers.failover import fail_over
 from fleetd.scheduler.controllers.placement import place
@@ -17,7 +18,6 @@ from fleetd.scheduler.controllers.rollout import roll_out
 from fleetd.scheduler.controllers.usage import count_usage
 from fleetd.scheduler.decisions import finish
 from fleetd.scheduler.failover_delays import NO_DELAYS, START, FailoverPolicy, Now
-from fleetd.scheduler.impact import Affected
 from fleetd.scheduler.proposal import Proposal, Write
 from fleetd.scheduler.snapshot import Snapshot
 from fleetd.scheduler.unit_plan import UnitPlan

@@ -1,6 +1,6 @@
 """One snapshot of the cluster: its records, and indexes over them.
 
-impact.py updates it record by record and says which units each update affects, so that a plan need not look at all
+affected.py updates it record by record and says which units each update affects, so that a plan need not look at all
 units. A plan only reads it: what it changes is laid over it in a Proposal.
 """
 

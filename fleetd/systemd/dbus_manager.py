@@ -23,7 +23,7 @@ from fleetd.systemd.dbus_connection import (
     SystemBus,
     object_path,
 )
-from fleetd.systemd.failure import Ending, render_failure
+from fleetd.systemd.failure_text import Ending, render_failure
 from fleetd.systemd.files import INVALID_NAME, UnitFiles, units_of_link
 from fleetd.systemd.journal import last_lines
 from fleetd.systemd.protocol import (

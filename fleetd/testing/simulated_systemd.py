@@ -14,7 +14,7 @@ import msgspec
 
 from fleetd.model.content import DropIn, merge_dropins
 from fleetd.model.names import is_loadable, is_systemd_name, parse_name
-from fleetd.systemd.failure import Ending, render_failure
+from fleetd.systemd.failure_text import Ending, render_failure
 from fleetd.systemd.files import INVALID_NAME, units_of_link
 from fleetd.systemd.protocol import (
     NO_DROPINS,

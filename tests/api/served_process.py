@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from contrib.testbed.etcd import free_port
-from fleetd.api.admission import ConnectionLimiter
+from fleetd.api.connection_limits import ConnectionLimiter
 from fleetd.api.routes import Api
 from fleetd.api.server import CLIENT_TIMEOUT_S, Server
 from fleetd.config.options import parse_address

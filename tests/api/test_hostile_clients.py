@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from fleetd.api.admission import ConnectionLimiter
+from fleetd.api.connection_limits import ConnectionLimiter
 from fleetd.api.server import Server
 from fleetd.config.options import Address
 from tests.api.served import Client, Echo, ask

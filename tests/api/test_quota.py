@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 
-from fleetd.api.admission import MAX_LISTINGS, OVERLOADED, ConnectionLimiter, reserve_read, wait_for_listing_slot
+from fleetd.api.connection_limits import (
+    MAX_LISTINGS,
+    OVERLOADED,
+    ConnectionLimiter,
+    reserve_read,
+    wait_for_listing_slot,
+)
 from fleetd.api.http import ApiError, Request
 from fleetd.api.routes import Api
 from fleetd.model.quota import Usage

@@ -33,8 +33,8 @@ from fleetd.registry.records import (
     Record,
     Synced,
 )
+from fleetd.scheduler.affected import Affected, set_away
 from fleetd.scheduler.failover_delays import FailoverPolicy, Now
-from fleetd.scheduler.impact import Affected, set_away
 from fleetd.scheduler.planner import Plan, plan_cluster
 from fleetd.scheduler.proposal import RolloutPlan, SessionPlan
 from fleetd.scheduler.snapshot import MachineLoss, Snapshot, requirements_of
@@ -266,7 +266,7 @@ class Cluster:
         self.state(name, machine, active, **fields)
 
     def publish(self, machine: str, name: str) -> None:
-        """The agent reports the unit as it is on the machine, as reconciler/status.py does."""
+        """The agent reports the unit as it is on the machine, as reconciler/reported_state.py does."""
         local = self.local_units[machine].get(name)
         placement = self.snapshot.placements.get(name, {}).get(machine)
         state = None

@@ -4,7 +4,7 @@ import pytest
 
 from fleetd.model.machine import MachineMode
 from fleetd.registry.records import STATES
-from fleetd.scheduler.impact import Affected
+from fleetd.scheduler.affected import Affected
 from tests.unit.cluster_builder import INACTIVE, LOADED, A, Cluster, after_partition, settled_cluster
 
 

@@ -9,7 +9,7 @@ from fleetd.model.machine import Machine
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.reason import BEST
 from fleetd.registry.records import MACHINES, UNITS
-from fleetd.scheduler.impact import Affected
+from fleetd.scheduler.affected import Affected
 from fleetd.scheduler.planner import CONTROLLERS, plan_cluster
 from fleetd.scheduler.proposal import SessionPlan
 from tests.unit.cluster_builder import INACTIVE, LAUNCHED, Cluster, settled_cluster

@@ -5,7 +5,7 @@ import pytest
 from fleetd.model.content import Content, DropIn
 from fleetd.model.quota import Usage, measure_growth, refuse_growth
 from fleetd.model.unit import TargetState, Unit
-from fleetd.scheduler.impact import set_unit, set_usage
+from fleetd.scheduler.affected import set_unit, set_usage
 from fleetd.scheduler.snapshot import Snapshot
 
 

@@ -7,10 +7,10 @@ from fleetd.model.content import Content
 from fleetd.model.placement import Placement
 from fleetd.model.unit import UnitState
 from fleetd.reconciler.actions import LedgerEntry, Record, Start, Stop, Write
-from fleetd.reconciler.adoption import is_orphan_still, plan_adoption
+from fleetd.reconciler.after_restore import is_orphan_still, plan_adoption
 from fleetd.reconciler.machine_plan import REPLACED, plan_machine
 from fleetd.reconciler.observed import Desired, LastRun, Observed, is_settled, needs_last_run
-from fleetd.reconciler.status import report
+from fleetd.reconciler.reported_state import report
 from tests.unit.reconcile_builder import (
     INACTIVE,
     LAUNCHED,

@@ -20,7 +20,7 @@ from fleetd.reconciler.actions import (
     Stop,
     Write,
 )
-from fleetd.reconciler.adoption import plan_adoption
+from fleetd.reconciler.after_restore import plan_adoption
 from fleetd.reconciler.observed import LastRun, Observed, StopProgress, needs_last_run
 from tests.unit.reconcile_builder import LAUNCHED, LOADED, NAME, NEW, NEW_HASH, OLD, OLD_HASH, entry, placed, plan
 

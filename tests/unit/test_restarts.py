@@ -10,7 +10,7 @@ from fleetd.model.unitfile import hash_unit_file
 from fleetd.reconciler.actions import LedgerEntry, Record, Reload, Restart, Restarting, Start, Stop, Write
 from fleetd.reconciler.machine_plan import REPLACED, RESTART_NOT_ISSUED, UNREAD
 from fleetd.reconciler.observed import LastRun, Observed, needs_content, needs_last_run
-from fleetd.reconciler.status import find_result, needs_explanation, report
+from fleetd.reconciler.reported_state import find_result, needs_explanation, report
 from tests.unit.reconcile_builder import LAUNCHED, LOADED, NAME, NEW, NEW_HASH, OLD, OLD_HASH, entry, here, kinds, plan
 
 LIMITED = NEW + "MemoryMax=10M\n"

@@ -5,7 +5,7 @@ import pytest
 from fleetd.model.rollout import Action, Apply, Command, PauseCause, Phase
 from fleetd.model.unit import Unit
 from fleetd.registry.records import APPLIES, COMMANDS, ROLLOUTS, UNITS
-from fleetd.scheduler.impact import Affected
+from fleetd.scheduler.affected import Affected
 from fleetd.scheduler.proposal import RolloutPlan
 from fleetd.scheduler.unit_plan import UnitPlan
 from tests.unit.cluster_builder import INACTIVE, LAUNCHED

@@ -8,8 +8,8 @@ from fleetd.model.placement import Decision, Placement
 from fleetd.model.reason import Hold, Rejection, RejectionCount, RejectionKind
 from fleetd.model.unit import Unit, UnitState
 from fleetd.registry.records import DECISIONS, LEADER, MACHINES, PLACEMENTS, SETTINGS, STATES, UNITS
+from fleetd.scheduler.affected import Affected, touch_machine
 from fleetd.scheduler.effective_machine import LEAVING, PARKED, EffectiveMachine, effective_machine
-from fleetd.scheduler.impact import Affected, touch_machine
 from fleetd.scheduler.snapshot import Snapshot
 from tests.unit.cluster_builder import INACTIVE, LAUNCHED, Cluster, placed_cluster
 

@@ -9,7 +9,7 @@ from fleetd.model.rollout import CanaryWait, Phase, Rollout, render_rollout
 from fleetd.model.unit import Unit
 from fleetd.scheduler.controllers.rollout import begin_rollout, is_to_begin, member_views
 from fleetd.scheduler.proposal import Proposal
-from fleetd.scheduler.rollout import MemberView, Progress
+from fleetd.scheduler.rollout_steps import MemberView, Progress
 from fleetd.scheduler.snapshot import Snapshot
 
 PENDING = "pending"

@@ -14,7 +14,7 @@ from fleetd.model.group import GroupOptions, group_of
 from fleetd.model.rollout import FormerMember, Member, Pause, PauseCause, Phase, Rollout
 from fleetd.model.unit import Unit
 from fleetd.scheduler.proposal import Proposal, RolloutPlan
-from fleetd.scheduler.rollout import (
+from fleetd.scheduler.rollout_steps import (
     MayDisturb,
     MemberView,
     Progress,

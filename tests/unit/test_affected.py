@@ -6,7 +6,7 @@ from fleetd.model.machine import Machine, MachineMode
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.reason import Rejection, RejectionCount, RejectionKind
 from fleetd.registry.records import DECISIONS, MACHINES, PLACEMENTS, STATES
-from fleetd.scheduler.impact import Affected
+from fleetd.scheduler.affected import Affected
 from tests.unit.cluster_builder import INACTIVE, placed_cluster
 
 REJECTED = (RejectionCount(Rejection(RejectionKind.METADATA, "disk=ssd"), 2),)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleetd.scheduler.liveness import Absence, HeartbeatHistory, judge_absences, record_absences
+from fleetd.scheduler.machine_loss import Absence, HeartbeatHistory, judge_absences, record_absences
 
 TTL_S, INTERVAL_S = 10.0, 3.0
 ALL_ANSWERED = HeartbeatHistory(well_since_s=0.0, last_s=99.0)
