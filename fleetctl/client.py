@@ -135,6 +135,19 @@ class Client:
         """Let a machine take new units again. Raises ApiError if it is unknown."""
         self._call("DELETE", f"{schema.V2}/machines/{quote(id_, safe='')}/cordon")
 
+    def rollouts(self, groups: Iterable[str] = ()) -> dict[str, schema.Rollout]:
+        """The last rollouts of these groups, of those that had any, with their members; or of all, by group."""
+        found: dict[str, schema.Rollout] = {}
+        for query in _cut_query("group", groups) or [""]:
+            path = f"{schema.V2}/rollouts" + (f"?{query}" if query else "")
+            found |= {rollout.group: rollout for rollout in self._ask("GET", path, None, schema.Rollouts).rollouts}
+        return found
+
+    def command_rollout(self, group: str, action: str) -> None:
+        """Pause, resume, continue or restart. Raises ApiError if it has no meaning for this group."""
+        body = msgspec.json.encode(schema.RolloutCommand(action))
+        self._call("POST", f"{schema.V2}/rollouts/{quote(group, safe='', errors='surrogateescape')}", body)
+
     def reports(self, names: Iterable[str]) -> dict[str, schema.UnitReport]:
         """Reports on the existing units among these names."""
         return {name: report for name, report in self._reports(list(names)).items() if report.target}
@@ -321,6 +334,18 @@ def _own_name() -> str:
     except KeyError:  # an id without a name, as in containers
         return ""
     return "".join(filter(str.isprintable, name)).encode().decode("latin-1")  # HTTP's own encoding of UTF-8
+
+
+def _cut_query(key: str, values: Iterable[str]) -> list[str]:
+    """As few queries as these values fit in, each short enough for a URL."""
+    queries: list[str] = []
+    for value in values:
+        pair = urlencode([(key, value)], errors="surrogateescape")
+        if queries and len(queries[-1]) + len(pair) < _MAX_QUERY:
+            queries[-1] += f"&{pair}"
+        else:
+            queries.append(pair)
+    return queries
 
 
 def _unit_path(name: str) -> str:

@@ -17,7 +17,8 @@ DEFAULT_BOUND_S = 300.0
 BLOCK_ATTEMPTS_HELP = (
     f"how many times {ATTEMPT_S:g} seconds to wait for the result; 0 waits for {DEFAULT_BOUND_S / 60:g} minutes"
 )
-Completable = Literal["commands", "files", "machines", "unit-files", "units"]  # what completion knows as arguments
+# What completion knows as arguments.
+Completable = Literal["commands", "files", "groups", "machines", "rollout-actions", "unit-files", "units"]
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
 

@@ -15,6 +15,7 @@ from fleetctl.commands import HIDDEN, SUMMARIES
 from fleetctl.errors import ClientError, CommandFailed
 from fleetctl.listing import FieldNames
 from fleetctl.settings import GLOBAL_OPTIONS, HostKeyChecking, resolve_settings
+from fleetd.model.group import group_of
 from fleetd.model.names import UNIT_TYPES
 
 MAX_WAIT_S = 0.3
@@ -41,7 +42,8 @@ class Candidate(msgspec.Struct, frozen=True):
 class Cursor(msgspec.Struct, frozen=True):
     """The word at the cursor, and what the words before it mean.
 
-    `command` is None before the command, and after a word that is not a command (`is_lost`).
+    `command` is None before the command, and after a word that is not a command (`is_lost`). `arguments` are those of
+    the command.
     """
 
     begun: str
@@ -50,6 +52,7 @@ class Cursor(msgspec.Struct, frozen=True):
     options: Mapping[str, click.Option]
     values: Mapping[str, str]
     awaiting: click.Option | None
+    arguments: tuple[str, ...] = ()
 
 
 Source = Callable[[Cursor], Iterable[Candidate]]
@@ -69,6 +72,7 @@ def parse_cursor(root: click.Group, words: Sequence[str]) -> Cursor:
     values: dict[str, str] = {}
     awaiting: click.Option | None = None
     is_lost = False
+    arguments: list[str] = []
     for word in words[:-1]:
         if awaiting is not None:
             values[awaiting.name or ""] = word
@@ -84,7 +88,9 @@ def parse_cursor(root: click.Group, words: Sequence[str]) -> Cursor:
             command = _find_command(root, word)
             is_lost = command is None
             options = _spellings(command.params) if command else options
-    return Cursor(words[-1] if words else "", is_lost, command, options, values, awaiting)
+        else:
+            arguments.append(word)
+    return Cursor(words[-1] if words else "", is_lost, command, options, values, awaiting, tuple(arguments))
 
 
 def _find_command(root: click.Group, word: str) -> Command | None:
@@ -171,6 +177,21 @@ def _units(cursor: Cursor) -> list[Candidate]:
     return _ask(cursor, lambda client: [Candidate(unit.name, unit.desired_state) for unit in client.units()])
 
 
+def _groups(cursor: Cursor) -> list[Candidate]:
+    """Templates with instances, and units alone."""
+
+    def name_groups(client: Any) -> Iterable[Candidate]:
+        return map(Candidate, dict.fromkeys(group_of(unit.name) for unit in client.units()))
+
+    return _ask(cursor, name_groups)
+
+
+def _rollout_actions(cursor: Cursor) -> Iterable[Candidate]:
+    from fleetctl.commands.rollout import ACTIONS
+
+    return () if cursor.arguments else [Candidate(action, meaning) for action, meaning in ACTIONS.items()]
+
+
 def _machines(cursor: Cursor) -> list[Candidate]:
     return _ask(
         cursor, lambda client: [Candidate(machine.id, _describe_machine(machine)) for machine in client.machines()]
@@ -206,7 +227,9 @@ def _unit_files(cursor: Cursor) -> Iterator[Candidate]:
 _ARGUMENTS: dict[Completable, Source] = {
     "commands": _commands,
     "files": _files,
+    "groups": _groups,
     "machines": _machines,
+    "rollout-actions": _rollout_actions,
     "unit-files": _unit_files,
     "units": _units,
 }

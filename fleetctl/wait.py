@@ -44,7 +44,12 @@ class Clock(msgspec.Struct, frozen=True):
 CLOCK: ContextVar[Clock] = ContextVar("CLOCK", default=Clock())  # noqa: B039 (it is frozen)
 
 
-def observe(ask: Callable[[], T], bound_s: float, due_s: Callable[[], float] = lambda: math.inf) -> Iterator[T]:
+def observe(
+    ask: Callable[[], T],
+    bound_s: float,
+    due_s: Callable[[], float] = lambda: math.inf,
+    longest_pause_s: float = LONGEST_PAUSE_S,
+) -> Iterator[T]:
     """Poll `ask` with growing pauses until `bound_s` has passed, and yield its answers, the first at once.
 
     A pause is at least as long as the last answer took, and ends at the time (by the clock) that `due_s` returns.
@@ -69,7 +74,7 @@ def observe(ask: Callable[[], T], bound_s: float, due_s: Callable[[], float] = l
         if now >= deadline:
             return
         clock.sleep(max(0.0, min(max(pause_s, took_s), deadline - now, max(due_s() - now, FIRST_PAUSE_S))))
-        pause_s = min(pause_s * 1.5, LONGEST_PAUSE_S)
+        pause_s = min(pause_s * 1.5, longest_pause_s)
 
 
 class Wait:

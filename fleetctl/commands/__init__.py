@@ -19,6 +19,7 @@ SUMMARIES = {
     "list-units": "List the units on machines, with their states in systemd",
     "load": "Put units on machines without starting them",
     "restart": "Restart units, as systemctl does",
+    "rollout": "Show and steer changes that reach the units of a group one after the other",
     "ssh": "Log in to a machine or the machine of a unit, or run a command there",
     "start": "Start units; submits those that the cluster does not have",
     "status": "Show systemctl status of units, from their machines",

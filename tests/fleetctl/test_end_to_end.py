@@ -127,3 +127,22 @@ def test_destroy_returns_when_a_global_unit_runs_on_no_machine(fleetctl: Fleetct
     assert fleetctl("list-unit-files", "--no-legend", "--fields=target,dstate").stdout.split() == ["global", "launched"]
     assert fleetctl("destroy", "everywhere").stdout == "Destroyed everywhere.service\n"
     assert active(fleetctl) == []
+
+
+def test_a_rolling_restart_returns_when_each_unit_is_proven(fleetctl: Fleetctl) -> None:
+    for number in "12":
+        Path(f"roll@{number}.service").write_text(SERVICE + "[X-Fleet]\nUpdateSettleSec=0\n")
+    names = ["roll@1.service", "roll@2.service"]
+    assert fleetctl("start", *names).status == 0
+    try:
+        result = fleetctl("rollout", "restart", "roll@1")
+        assert (result.status, result.stderr) == (0, "")
+        lines = [line.split(" after ")[0] for line in result.stdout.splitlines()]
+        assert lines == [
+            "roll@1.service on 11111111.../10.0.0.1 proven",
+            "roll@2.service on 22222222.../10.0.0.2 proven",
+            "roll@.service: done",
+        ]
+        assert fleetctl("rollout").stdout.startswith("roll@.service: done (")
+    finally:
+        fleetctl("destroy", *names)
