@@ -127,64 +127,61 @@ OPTIONS = (
     XFleetOption(
         name="MaxUnavailable",
         syntax="NUMBER|PERCENTAGE",
-        meaning="How many members of the group may be unavailable: while so many are, for whatever cause, no other one "
-        "is stopped for a change. A percentage is rounded down, to no less than 1. Default: 1.",
+        meaning="The disruption budget of the group. While so many of its members are unavailable, for whatever cause, "
+        "a rollout changes or restarts no member that is available. A percentage is rounded down, to no less than 1. "
+        "Default: 1.",
         of_group=True,
         since=OWN,
-        has_effect=False,
     ),
     XFleetOption(
         name="UpdateSettleSec",
         syntax="TIME",
-        meaning="How long a changed unit has to be active without a restart to count as healthy. Default: 10s.",
+        meaning="How long a unit that a rollout has changed has to be active without a restart to be proven; then the "
+        "next one is changed. Default: 10s.",
         of_group=True,
         since=OWN,
-        has_effect=False,
     ),
     XFleetOption(
         name="UpdateDeadlineSec",
         syntax="TIME",
-        meaning="A unit that is not healthy so long after it was changed has failed. Longer than `UpdateSettleSec`. "
-        "Default: 5min.",
+        meaning="A unit that is not proven so long after it was changed has failed (a oneshot may take longer), and a "
+        "rollout that other unavailable units have kept from going on for so long is paused. Longer than "
+        "`UpdateSettleSec`. Default: 5min.",
         of_group=True,
         since=OWN,
-        has_effect=False,
     ),
     XFleetOption(
         name="UpdateFailure",
         syntax="revert|pause|continue",
-        meaning="What follows when a changed unit fails: the content that the group had before, a pause until an "
-        "operator decides, or the next unit. Default: revert.",
+        meaning="What follows when a changed unit fails: `revert` gives each changed unit its former content back, "
+        "within the budget (a restart without other content is paused instead), `pause` changes no further unit until "
+        "`fleetctl rollout resume`, `continue` goes on with the next. Default: revert.",
         of_group=True,
         since=OWN,
-        has_effect=False,
     ),
     XFleetOption(
         name="UpdateTolerate",
         syntax="NUMBER|PERCENTAGE",
-        meaning="How many changed units may fail before that counts as failure of the change; percentages are rounded "
-        "down. Default: 0.",
+        meaning="With how many failed units a rollout goes on all the same; they do not count for `MaxUnavailable` any "
+        "more. Percentages are rounded down. Default: 0.",
         of_group=True,
         since=OWN,
-        has_effect=False,
     ),
     XFleetOption(
         name="UpdateCanary",
         syntax="NUMBER",
-        meaning="How many units are changed first; the others follow when an operator continues, or after "
-        "`UpdateCanarySec`. More than the group has are all of it. Default: 0.",
+        meaning="How many units are changed first; the others follow after `fleetctl rollout continue`, or "
+        "`UpdateCanarySec` after these are proven. More than the group has are all of it. Default: 0.",
         of_group=True,
         since=OWN,
-        has_effect=False,
     ),
     XFleetOption(
         name="UpdateCanarySec",
         syntax="TIME",
-        meaning="How long the first units run before the others are changed, or `infinity` to wait for an operator. "
-        "Default: infinity.",
+        meaning="How long the first units (`UpdateCanary`) run, proven, before others are changed; `infinity` waits "
+        "for an operator. Default: infinity.",
         of_group=True,
         since=OWN,
-        has_effect=False,
     ),
     XFleetOption(
         name="UpdateAction",
