@@ -24,14 +24,24 @@ from contrib.bench.figure import Figure
 from contrib.bench.workload import draw_machines, draw_units
 from fleetd.leader.election import Election
 from fleetd.membership.store_epoch import StoreEpoch
+from fleetd.model.group import group_of
 from fleetd.model.machine import Machine
+from fleetd.model.rollout import Apply
 from fleetd.model.unit import Unit, UnitState
 from fleetd.registry.registry import Registry
-from fleetd.scheduler.affected import Affected, set_decision, set_machine, set_placement, set_state, set_unit
+from fleetd.scheduler.affected import (
+    Affected,
+    set_decision,
+    set_machine,
+    set_placement,
+    set_rollout,
+    set_state,
+    set_unit,
+)
 from fleetd.scheduler.failover_delays import FailoverPolicy
 from fleetd.scheduler.machine_loss import HeartbeatHistory
 from fleetd.scheduler.planner import Plan, plan_cluster
-from fleetd.scheduler.proposal import SessionPlan
+from fleetd.scheduler.proposal import RolloutPlan, SessionPlan
 from fleetd.scheduler.snapshot import Snapshot
 from fleetd.store.embedded import EmbeddedStore
 
@@ -115,7 +125,21 @@ class Paper:
         for write in plan.writes:
             if isinstance(write, SessionPlan):
                 snapshot.set_session(write.machine, write.session)
+            elif isinstance(write, RolloutPlan):
+                affected |= set_rollout(snapshot, write.group, write.rollout)
         return affected
+
+    def begin_rollouts(self, count: int) -> None:
+        """So many groups are to get other content, one member after the other."""
+        groups = {group_of(name): None for name in self.snapshot.units}
+        for group in list(groups)[:: len(groups) // count][:count]:
+            for name in self.snapshot.group_units(group):
+                self.revision += 1
+                unit = self.snapshot.units[name]
+                text = unit.text + "\n[Service]\nEnvironment=CHANGED=1\n"
+                changed = msgspec.structs.replace(unit, text=text, generation=self.revision, rollout="r1")
+                self.snapshot.set_unit(name, changed)
+        self.snapshot.applies["r1"] = Apply()
 
     def settle(self) -> None:
         """Go on until nothing is left to plan."""
@@ -132,10 +156,15 @@ def measure_large(paper: Paper, size: str, limit_s: float) -> list[Cost]:
     placing = clock_least(lambda: plan_cluster(paper.snapshot))
     paper.carry_out(placing[2])
     looking = clock_least(lambda: plan_cluster(paper.snapshot))
+    paper.begin_rollouts(len(names) // 150)
+    paper.carry_out(plan_cluster(paper.snapshot))
+    assert all(not rollout.is_over for rollout in paper.snapshot.rollouts.values())
+    rolling = clock_least(lambda: plan_cluster(paper.snapshot))
     return [
         Cost("read", f"read {size}", *loading[:2], floor_s, math.inf),
         Cost("place", f"place {size}", *placing[:2], floor_s, limit_s),
         Cost("check", f"find {size} in order", *looking[:2], floor_s, math.inf),
+        Cost("rollouts", f"the same with {len(names) // 150:,} rollouts", *rolling[:2], floor_s, 1.2 * looking[0]),
     ]
 
 

@@ -6,6 +6,7 @@ Drop-ins follow systemd.unit(5): they are read after the unit file, in order of 
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import msgspec
 
@@ -47,11 +48,7 @@ class Content(msgspec.Struct, frozen=True, gc=False):
     @property
     def hash(self) -> str:
         """40 hex digits that identify the content. Without drop-ins it is CoreOS fleet's hash of the unit file."""
-        if not self.dropins:
-            return hash_unit_file(self.text)
-        # No name and no text holds a NUL byte, so that no two contents are joined to the same bytes.
-        parts = [self.text, *(part for dropin in self.dropins for part in (dropin.name, dropin.text))]
-        return hashlib.sha1("\0".join(parts).encode(), usedforsecurity=False).hexdigest()
+        return _hash(self)
 
     @property
     def size(self) -> int:
@@ -70,6 +67,15 @@ class Content(msgspec.Struct, frozen=True, gc=False):
         for dropin in self.dropins:
             options = _lay_over(options, parse_unit_file(dropin.text))
         return options
+
+
+@lru_cache(maxsize=1024)
+def _hash(content: Content) -> str:
+    if not content.dropins:
+        return hash_unit_file(content.text)
+    # No name and no text holds a NUL byte, so that no two contents are joined to the same bytes.
+    parts = [content.text, *(part for dropin in content.dropins for part in (dropin.name, dropin.text))]
+    return hashlib.sha1("\0".join(parts).encode(), usedforsecurity=False).hexdigest()
 
 
 def _lay_over(options: tuple[UnitOption, ...], added: tuple[UnitOption, ...]) -> tuple[UnitOption, ...]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import msgspec
 
 from fleetd.model.group import GroupOptions, group_of
+from fleetd.model.ordered import Names
 from fleetd.model.placement import Placement
 from fleetd.model.reason import BudgetWait, Unavailability, UnavailableMember
 from fleetd.model.unit import TargetState, UnitState
@@ -27,6 +28,7 @@ class _Group(msgspec.Struct, gc=False):
     units: dict[str, dict[Member, Unavailability | None]]
     unavailable: int = 0
     size: int = 0
+    stale: Names = {}  # units whose plan has changed since they were counted
 
     def put(self, unit: str, members: dict[Member, Unavailability | None]) -> None:
         """Set the members that this unit has."""
@@ -34,6 +36,13 @@ class _Group(msgspec.Struct, gc=False):
         self.size += len(members) - len(former)
         self.unavailable += _count_unavailable(members) - _count_unavailable(former)
         self.units[unit] = members
+
+    def mark(self, member: Member, why: Unavailability | None) -> None:
+        """Set why this member is unavailable."""
+        members = self.units.get(member[0], {})
+        if member in members:
+            self.unavailable += (why is not None) - (members[member] is not None)
+            members[member] = why
 
 
 class DisruptionBudget:
@@ -72,22 +81,23 @@ class DisruptionBudget:
     def spend(self, unit: str, machine: str) -> None:
         """This unit is stopped or changed on this machine: it counts as unavailable for the rest of the pass."""
         self._spent[unit, machine] = None
-        self.note_change(unit)
+        self._count(unit).mark((unit, machine), Unavailability.DISTURBED)
 
     def excuse(self, unit: str, machine: str) -> None:
         """Others may be disturbed in spite of this unit's failure on this machine, as its group's options or an
         operator say: it does not count as unavailable in this pass."""
         self._excused[unit, machine] = None
-        self.note_change(unit)
+        self._count(unit).mark((unit, machine), None)
 
     def unavailability(self, unit: str, machine: str) -> Unavailability | None:
         """Why this unit counts as unavailable on this machine; None if it is available, or no member of its group."""
         return self._count(unit).units.get(unit, {}).get((unit, machine))
 
     def note_change(self, unit: str) -> None:
-        """The plan of this unit has changed."""
+        """The plan of this unit has changed. It is counted again when its group is asked for: a unit may be on
+        thousands of machines."""
         if self._groups and (group := self._groups.get(group_of(unit))):
-            group.put(unit, self._find_members(unit))
+            group.stale[unit] = None
 
     def _count(self, unit: str) -> _Group:
         """The group of this unit, counted if it is not yet."""
@@ -95,8 +105,11 @@ class DisruptionBudget:
         group = self._groups.get(name)
         if group is None:
             group = self._groups[name] = _Group(self._snapshot.group_options(name), {})
-            for member in self._snapshot.group_units(name):
+            group.stale = dict.fromkeys(self._snapshot.group_units(name))
+        if group.stale:
+            for member in group.stale:
                 group.put(member, self._find_members(member))
+            group.stale = {}
         return group
 
     def _find_members(self, name: str) -> dict[Member, Unavailability | None]:

@@ -18,11 +18,6 @@ from fleetd.registry.registry import Reader, Registry
 from fleetd.scheduler.snapshot import requirements_of
 
 
-@lru_cache(maxsize=4096)
-def _hash(content: Content) -> str:
-    return content.hash
-
-
 class ReportData(msgspec.Struct, frozen=True):
     """The records that reports are made of."""
 
@@ -75,8 +70,8 @@ def describe_unit(
         name=name,
         target=unit.target,
         generation=unit.generation,
-        hash=_hash(unit.content),
-        file_hash=_hash(Content(unit.text)) if unit.dropins else "",
+        hash=unit.content.hash,
+        file_hash=Content(unit.text).hash if unit.dropins else "",
         is_global=requirements_of(unit.content, name).is_global,
         decided=decision.generation,
         machine=decision.machine,
