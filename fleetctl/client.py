@@ -148,6 +148,15 @@ class Client:
         body = msgspec.json.encode(schema.RolloutCommand(action))
         self._call("POST", f"{schema.V2}/rollouts/{quote(group, safe='', errors='surrogateescape')}", body)
 
+    def settings(self) -> list[schema.Setting]:
+        """The settings of the cluster, by name."""
+        return list(self._ask("GET", f"{schema.V2}/settings", None, schema.Settings).settings)
+
+    def change_settings(self, new: Mapping[str, str], unset: Sequence[str] = ()) -> None:
+        """Set and unset settings of the cluster. Raises ApiError for a wrong name or value."""
+        body = schema.SettingChanges(dict(new), tuple(unset))
+        self._call("PATCH", f"{schema.V2}/settings", msgspec.json.encode(body))
+
     def reports(self, names: Iterable[str]) -> dict[str, schema.UnitReport]:
         """Reports on the existing units among these names."""
         return {name: report for name, report in self._reports(list(names)).items() if report.target}

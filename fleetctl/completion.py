@@ -198,6 +198,17 @@ def _machines(cursor: Cursor) -> list[Candidate]:
     )
 
 
+def _settings(cursor: Cursor) -> list[Candidate]:
+    """What to do with settings, their names, and, to be continued, their names with an equals sign."""
+    verbs = [
+        Candidate("get", "show the value of a setting"),
+        Candidate("set", "set NAME=VALUE for the cluster"),
+        Candidate("unset", "let fleet.conf decide"),
+    ]
+    settings = _ask(cursor, lambda client: [Candidate(each.name, each.value) for each in client.settings()])
+    return [*verbs, *settings, *(Candidate(f"{each.word}=", each.meaning) for each in settings)]
+
+
 def _describe_machine(machine: Any) -> str:
     metadata = [f"{key}={value}" for key, value in sorted(machine.metadata.items())]
     return " ".join([part for part in (machine.primary_ip, *metadata) if part])
@@ -230,6 +241,7 @@ _ARGUMENTS: dict[Completable, Source] = {
     "groups": _groups,
     "machines": _machines,
     "rollout-actions": _rollout_actions,
+    "settings": _settings,
     "unit-files": _unit_files,
     "units": _units,
 }

@@ -14,7 +14,7 @@ import click
 
 from fleetctl.cli import root
 from fleetctl.command_line import Command
-from fleetctl.commands import HIDDEN, SUMMARIES, list_machines, list_unit_files, list_units
+from fleetctl.commands import HIDDEN, SUMMARIES, list_machines, list_unit_files, list_units, settings
 from fleetctl.listing import Listing
 from fleetctl.settings import GLOBAL_OPTIONS, HELP
 from fleetctl.ssh.openssh import HONOURED, MISSING
@@ -31,6 +31,7 @@ LISTINGS: Mapping[str, Listing[Any]] = {
     "list-units": list_units.LISTING,
     "list-unit-files": list_unit_files.LISTING,
     "list-machines": list_machines.LISTING,
+    "settings": settings.LISTING,
 }
 FIELDS = {
     "active": "the ActiveState of systemd: active, inactive, failed, activating, deactivating, reloading",
@@ -44,6 +45,11 @@ FIELDS = {
     "metadata": "what units can require with MachineMetadata=; in JSON an object",
     "mode": "ready, leaving, or parked",
     "cordon": "why the machine takes no new units, who cordoned it, and when (Unix time)",
+    "at": "when it was set for the cluster (Unix time)",
+    "by": "who set it for the cluster",
+    "from": "default, fleet.conf (of the machine), or cluster: set for all machines; in tables with whom and when",
+    "setting": "the setting's name",
+    "value": "the setting's value, as fleet.conf has it",
     "reason": "why the unit is on no machine although it should be on one",
     "state": "the unit's current state: inactive, loaded, launched; none for global units",
     "sub": "the SubState of systemd: running, exited, listening and others",

@@ -20,6 +20,7 @@ SUMMARIES = {
     "load": "Put units on machines without starting them",
     "restart": "Restart units, as systemctl does",
     "rollout": "Show and steer changes that reach the units of a group one after the other",
+    "settings": "Show or change the settings of the cluster",
     "ssh": "Log in to a machine or the machine of a unit, or run a command there",
     "start": "Start units; submits those that the cluster does not have",
     "status": "Show systemctl status of units, from their machines",

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from fleetd.api.http import ApiError
+from fleetd.config.cluster_settings import allowed_usage
 from fleetd.model.quota import Usage, measure_growth, refuse_growth, size_of
 from fleetd.model.unit import Unit
 from fleetd.registry.registry import Registry
@@ -17,11 +18,12 @@ UNLIMITED = Usage(2**63, 2**63)
 
 
 class Quota:
-    """Admission of units by the cluster's limits; `now` is a clock in seconds."""
+    """Admission of units by the cluster's limits: its settings, else `allowed`, which fleet.conf has. `now` is a clock
+    in seconds."""
 
     def __init__(self, registry: Registry, allowed: Usage, now: Callable[[], float]) -> None:
         self._registry = registry
-        self._allowed = allowed
+        self._configured = self._allowed = allowed
         self._now = now
         self._used: Usage | None = None
         self._read_at_s = 0.0
@@ -33,7 +35,7 @@ class Quota:
     async def admit(self, before: Unit | None, after: Unit | None) -> AsyncIterator[None]:
         """Holds room for this change of a unit (None: it does not exist) while it is written. Raises ApiError."""
         growth = measure_growth(before.content if before else None, after.content if after else None)
-        if self._allowed is not UNLIMITED and growth != Usage():
+        if self._configured is not UNLIMITED and growth != Usage():
             await self._find_room(growth)
         self._pending += growth
         try:
@@ -52,7 +54,9 @@ class Quota:
             raise ApiError(507, why)
 
     async def _read(self) -> Usage:
+        settings = await self._registry.cluster_settings()
         units, counted, counted_at = await self._registry.usage()
+        self._allowed = allowed_usage(settings, self._configured)
         if counted_at != self._counted_at:
             self._counted_at, self._uncounted_bytes = counted_at, 0
         self._read_at_s = self._now()

@@ -31,6 +31,8 @@ from fleetd.api.v2.cordons import Cordons
 from fleetd.api.v2.operations import Operations
 from fleetd.api.v2.reports import Reports
 from fleetd.api.v2.rollouts import Rollouts
+from fleetd.api.v2.settings import Settings
+from fleetd.model.machine import Machine
 from fleetd.model.quota import Usage
 from fleetd.registry.records import MalformedRecord
 from fleetd.registry.registry import Registry
@@ -53,7 +55,7 @@ class Api:
     can be answered yet, `trouble()` why only /health fails; '' for neither. `leave()` makes this machine leave the
     cluster, or continues, and reports its progress. `metrics()` renders the counters. `allowed_hosts` are the host
     names, in lower case, that clients over TCP may use. `allowed_usage` limits what the cluster may hold; `now` is a
-    clock in seconds, `unix_now` the wall clock, and `new_id` returns a unique word.
+    clock in seconds, `unix_now` the wall clock, `new_id` returns a unique word, and `machine` this machine.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Api:
         now: Callable[[], float] = time.monotonic,
         unix_now: Callable[[], float] = time.time,
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+        machine: Callable[[], Machine] = lambda: Machine(""),
     ) -> None:
         self._registry = registry
         self._not_ready = not_ready
@@ -79,6 +82,7 @@ class Api:
         self._metrics = metrics
         self._unix_now = unix_now
         self._new_id = new_id
+        self._machine = machine
         self._allowed_hosts = allowed_hosts
         self._discovery = render_json(describe_api())
         self.routes = self._make_routes(token_limit, shadows, Quota(registry, allowed_usage, now))
@@ -93,6 +97,7 @@ class Api:
         machines = Machines(self._registry, token_limit)
         cordons = Cordons(self._registry, self._unix_now)
         rollouts = Rollouts(self._registry, self._unix_now, self._new_id)
+        settings = Settings(self._registry, self._machine, self._unix_now)
         operations, reports = Operations(self._registry, units, shadows), Reports(self._registry)
         applies = Applies(self._registry, quota, shadows, self._unix_now)
         v1, v2, results, found = schema.V1, schema.V2, schema.Results, schema.UnitReports
@@ -121,6 +126,8 @@ class Api:
             Route("DELETE", f"{v2}/machines/{{machine}}/cordon", cordons.delete),
             Route("GET", f"{v2}/rollouts", rollouts.get_all, answer=schema.Rollouts, query="group"),
             Route("POST", f"{v2}/rollouts/{{group}}", rollouts.post, schema.RolloutCommand),
+            Route("GET", f"{v2}/settings", settings.get_all, answer=schema.Settings),
+            Route("PATCH", f"{v2}/settings", settings.patch, schema.SettingChanges),
             Route("POST", LEAVE, self._post_leave, answer=schema.Leaving),
             Route("GET", OPENAPI, self._get_openapi, answer=dict),
             Route("GET", HEALTH, self._get_health, answer=dict),

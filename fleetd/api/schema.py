@@ -6,6 +6,11 @@ where it is, its state on each machine, and operations on many units.
 
 import msgspec
 
+from fleetd.api.cluster_schema import CordonRequest as CordonRequest
+from fleetd.api.cluster_schema import Leaving as Leaving
+from fleetd.api.cluster_schema import Setting as Setting
+from fleetd.api.cluster_schema import SettingChanges as SettingChanges
+from fleetd.api.cluster_schema import Settings as Settings
 from fleetd.model.unit_option import UnitOption
 
 JSON_TYPE = "application/json"
@@ -278,15 +283,6 @@ class Restarts(msgspec.Struct, frozen=True):
     names: tuple[str, ...] = ()
 
 
-# PUT /fleet/v2/machines/{machine}/cordon
-
-
-class CordonRequest(msgspec.Struct, frozen=True):
-    """The body: why, on one line, for people."""
-
-    why: str = ""
-
-
 # POST /fleet/v2/apply: units that belong together, as those of a folder. All of them are changed, or none is.
 
 
@@ -472,13 +468,3 @@ class RolloutCommand(msgspec.Struct, frozen=True):
     after the other, as a new rollout)."""
 
     action: str
-
-
-# POST /fleet/v2/leave, over the machine's own unix socket: leave the cluster. Clients repeat it until `left`.
-
-
-class Leaving(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Progress of this machine leaving the cluster, and the units that it still waits for."""
-
-    left: bool = False
-    waiting_for: tuple[str, ...] = msgspec.field(name="waitingFor", default=())

@@ -30,7 +30,8 @@ class Notice(msgspec.Struct, frozen=True):
 
 
 class Config(msgspec.Struct, frozen=True):
-    """All settings of fleetd. OPTIONS documents each field, under its name without `_s`."""
+    """All settings of fleetd. OPTIONS documents each field, under its name without `_s`. `of_cluster` are the settings
+    of the cluster that are not the defaults, as text, by name."""
 
     verbosity: int
     etcd_servers: tuple[str, ...]
@@ -63,9 +64,11 @@ class Config(msgspec.Struct, frozen=True):
     insecure: bool
     allowed_hosts: frozenset[str]
     metrics_listen: tuple[Address, ...]
+    of_cluster: dict[str, str]
 
 
 _NAMES = frozenset(option.name for option in OPTIONS)
+_OF_CLUSTER = {option.name: option.default for option in OPTIONS if option.of_cluster}
 
 
 class _Given(msgspec.Struct, frozen=True):
@@ -135,6 +138,9 @@ def parse_config(
         fields[option.field] = _parse_value(option, item)
         if warning := option.warn(item.value):
             notices.append(Notice(item.origin, f"{option.name}: {warning}"))
+    fields["of_cluster"] = {
+        name: item.value for name, item in given.items() if item.value != _OF_CLUSTER.get(name, item.value)
+    }
     _check_certificate(fields, given)
     _check_etcd(fields, given)
     return Config(**fields), notices

@@ -169,7 +169,9 @@ def parse_address(text: str) -> Address:
 class ConfigOption(msgspec.Struct, frozen=True):
     """One option: its `name` in the file, the parser of its value, its default as written in the file, its meaning.
 
-    `warn` returns what is odd about a valid value, or ''. `unit` is the suffix of its field in Config.
+    `warn` returns what is odd about a valid value, or ''. `unit` is the suffix of its field in Config. `of_cluster`: it
+    is a setting of the cluster, which operators may set in the store for all machines; where they have not, the
+    fleet.conf counts of the machine that leads, or of the one whose API is asked.
     """
 
     name: str
@@ -178,6 +180,7 @@ class ConfigOption(msgspec.Struct, frozen=True):
     meaning: str
     unit: Literal["", "_s"] = ""
     warn: Callable[[str], str] = lambda text: ""
+    of_cluster: Literal["", "leader", "api"] = ""
 
     @property
     def field(self) -> str:
@@ -285,23 +288,27 @@ OPTIONS: tuple[ConfigOption, ...] = (
         parse_duration(0.0, math.inf),
         "0s",
         "How long a machine may be dead before its units without FailoverDelay= are started elsewhere; infinity: they "
-        "wait until it is back. The leader's setting applies to the cluster.",
+        "wait until it is back. The leader's applies, unless fleetctl settings sets it for the cluster.",
         "_s",
+        of_cluster="leader",
     ),
     ConfigOption(
         "rerun_after_failover",
         parse_bool,
         "false",
         "Run a completed oneshot without RerunAfterFailover= again elsewhere when its machine is lost. The leader's "
-        "setting applies to the cluster.",
+        "applies, unless fleetctl settings sets it for the cluster.",
+        of_cluster="leader",
     ),
     ConfigOption(
         "handover_timeout",
         parse_duration(0.0),
         "30s",
         "How long a unit that kept running on a machine that was cut off waits for its replacement to become active. "
-        "If the replacement does not even begin to run, the old one stays.",
+        "If the replacement does not even begin to run, the old one stays. The leader's applies, unless fleetctl "
+        "settings sets it for the cluster.",
         "_s",
+        of_cluster="leader",
     ),
     ConfigOption(
         "shutdown_timeout",
@@ -317,13 +324,17 @@ OPTIONS: tuple[ConfigOption, ...] = (
         "max_units",
         parse_whole_number(1, 999_999_999),
         "50000",
-        "The number of units that the cluster may have. This fleetd's API refuses more (507).",
+        "The number of units that the cluster may have. This fleetd's API refuses more (507), unless fleetctl "
+        "settings sets it for the cluster.",
+        of_cluster="api",
     ),
     ConfigOption(
         "max_units_bytes",
         parse_size,
         "64M",
-        "The total size of the cluster's unit files. This fleetd's API refuses more (507).",
+        "The total size of the cluster's unit files. This fleetd's API refuses more (507), unless fleetctl settings "
+        "sets it for the cluster.",
+        of_cluster="api",
     ),
     ConfigOption("disable_engine", parse_bool, "false", "Never lead the cluster from this machine."),
     ConfigOption("standalone", parse_bool, "false", "Keep the state on this machine, without etcd: a cluster of one."),

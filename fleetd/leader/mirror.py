@@ -12,6 +12,7 @@ from fleetd.model.placement import Decision
 from fleetd.model.unit import UnitState
 from fleetd.registry.records import (
     APPLIES,
+    CLUSTER_SETTINGS,
     COMMANDS,
     DECISIONS,
     LEADER,
@@ -250,6 +251,7 @@ def _set_synced(snapshot: Snapshot, machine: str, synced: Synced | None) -> Affe
 _SETTERS: Mapping[Kind[Record], Callable[..., Affected]] = {
     UNITS: affected.set_unit,
     SETTINGS: affected.set_settings,
+    CLUSTER_SETTINGS: affected.set_cluster_settings,
     MACHINES: affected.set_machine,
     PLACEMENTS: affected.set_placement,
     DECISIONS: affected.set_decision,

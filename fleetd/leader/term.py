@@ -13,6 +13,7 @@ import msgspec
 
 from fleetd import metrics
 from fleetd.aio import Pace, first_of
+from fleetd.config.cluster_settings import failover_policy
 from fleetd.leader.mirror import Mirror, StoreSetBack
 from fleetd.leader.timers import HeartbeatSource, Timers
 from fleetd.leader.writer import PlanWriter
@@ -37,7 +38,8 @@ Offload = Callable[[Callable[[], Planned]], Awaitable[Planned]]  # runs long wor
 
 class TermSettings(msgspec.Struct, frozen=True):
     """What all terms of one machine have in common. `ttl_s` is that of the machines' leases, `leader_ttl_s` that of the
-    term's; `now` is a monotonic clock, `unix_now` gives Unix time for display."""
+    term's; `now` is a monotonic clock, `unix_now` gives Unix time for display. `failover` is
+    what fleet.conf has; settings of the cluster win over it."""
 
     registry: Registry
     membership: HeartbeatSource
@@ -240,7 +242,8 @@ class Term:
 
     async def _plan(self, affected: Affected | None, now: Now) -> Planned:
         """The plan for the affected units (None: for all), and what it changes in numbers."""
-        snapshot, policy = self._mirror.snapshot, self._settings.failover
+        snapshot = self._mirror.snapshot
+        policy = failover_policy(snapshot.cluster_settings, self._settings.failover)
 
         def make() -> Planned:
             plan = plan_cluster(snapshot, affected, now=now, policy=policy, checkpoint=self._check_not_over)

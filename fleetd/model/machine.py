@@ -41,7 +41,8 @@ class Machine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format
     `session` names one run of its fleetd. `address` is one that passes is_address, or '' for none. `metadata` is the
     configured one; what operators set through the API is kept in `settings/<id>` and laid over it (effective_metadata).
     `shuts_down` says of a machine that leaves that it is only switched off, and may be back: units with a failover
-    delay wait for it.
+    delay wait for it. `configured` are the settings of the cluster that its fleet.conf has, by name: they count where
+    the store has none, mostly while this machine leads.
     """
 
     id: str
@@ -53,6 +54,7 @@ class Machine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format
     mode: MachineMode = MachineMode.READY
     shuts_down: bool = False
     capabilities: dict[str, bool] = {}
+    configured: dict[str, str] = {}
 
     @property
     def short_id(self) -> str:

@@ -34,7 +34,7 @@ def size_of(content: Content | None) -> int:
 
 def refuse_growth(used: Usage, growth: Usage, allowed: Usage) -> str:
     """Why the cluster may not grow this much, and what to do about it; '' if it may."""
-    remedy = "destroy what is not needed, or raise it in fleet.conf on every machine"
+    remedy = "destroy what is not needed, or raise it with `fleetctl settings set`"
     if growth.units and used.units + growth.units > allowed.units:
         return f"the cluster has {used.units} units, and max_units={allowed.units} of them are allowed: {remedy}"
     if growth.text_bytes and used.text_bytes + growth.text_bytes > allowed.text_bytes:

@@ -190,6 +190,7 @@ async def open_node(config: Config, former_lease: int = 0) -> Node:
         version=__version__,
         boot_id=identity.read_boot_id(),
         capabilities={"GRPC": False, "DISABLE_ENGINE": config.disable_engine},
+        configured=config.of_cluster,
     )
     systemd = SystemdOverDBus(Path(config.units_directory), user=config.systemd_user)
     await systemd.connect()

@@ -133,6 +133,7 @@ class Node:
             now=loop_time,
             unix_now=environment.unix_now,
             new_id=environment.new_id,
+            machine=lambda: self.membership.machine,
             allowed_hosts={*config.allowed_hosts, config.public_ip.lower()},
         )
 

@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 import msgspec
 from msgspec.structs import replace
 
+from fleetd.model.cluster_settings import ClusterSettings
 from fleetd.model.content import DropIn, InvalidDropIn, check_dropin_name
 from fleetd.model.decoding import FORMAT, UNREADABLE
 from fleetd.model.machine import Machine, MachineSettings, is_address
@@ -39,6 +40,7 @@ class Synced(msgspec.Struct, frozen=True, tag_field="format", tag=FORMAT):
 Record = (
     Unit
     | MachineSettings
+    | ClusterSettings
     | Machine
     | Placement
     | Decision
@@ -169,6 +171,7 @@ def _complete_state(state: UnitState, _names: Names, _revision: int) -> UnitStat
 
 UNITS = Kind("units", Unit, identify=lambda unit: (unit.name,), complete=_complete_unit)
 SETTINGS = Kind("settings", MachineSettings)
+CLUSTER_SETTINGS = Kind("cluster-settings", ClusterSettings, name_count=0)
 MACHINES = Kind("machines", Machine, identify=lambda machine: (machine.id,), complete=_complete_machine)
 PLACEMENTS = Kind(
     "placements",
@@ -191,6 +194,7 @@ VERSIONS = Kind("versions", Version, name_count=2)  # below the archive's prefix
 KINDS: tuple[Kind[Record], ...] = (
     UNITS,
     SETTINGS,
+    CLUSTER_SETTINGS,
     MACHINES,
     PLACEMENTS,
     DECISIONS,

@@ -10,6 +10,7 @@ from typing import Generic, TypeVar, cast
 import msgspec
 
 from fleetd import metrics
+from fleetd.model.cluster_settings import ClusterSettings
 from fleetd.model.group import group_of
 from fleetd.model.machine import Machine, MachineSettings
 from fleetd.model.names import is_template, template_of
@@ -17,6 +18,7 @@ from fleetd.model.placement import Decision, Placement
 from fleetd.model.quota import Usage
 from fleetd.model.unit import Unit, UnitState
 from fleetd.registry.records import (
+    CLUSTER_SETTINGS,
     DECISIONS,
     DEFAULT_PREFIX,
     MACHINES,
@@ -242,6 +244,28 @@ class Registry(Reader):
         """Write units in one transaction. Returns the revision after it."""
         with metrics.registry_operation("set"):
             return await self.store.transact(write_set.comparisons, write_set.operations)
+
+    async def cluster_settings(self) -> ClusterSettings:
+        """The settings of the cluster. Raises MalformedRecord."""
+        item = await self.store.get(self.key(CLUSTER_SETTINGS))
+        return CLUSTER_SETTINGS.decode(item) if item else ClusterSettings()
+
+    async def change_cluster_settings(self, change: Callable[[ClusterSettings], ClusterSettings]) -> None:
+        """Write the settings of the cluster that `change` makes of the present ones. Retries on conflicts. Raises
+        MalformedRecord."""
+        key = self.key(CLUSTER_SETTINGS)
+        while True:
+            item = await self.store.get(key)
+            before = CLUSTER_SETTINGS.decode(item) if item else ClusterSettings()
+            after = change(before)
+            if after == before:
+                return
+            operation = self.put(after) if after != ClusterSettings() else Delete(key)
+            try:
+                await self.store.transact([Unchanged(key, item.mod_revision if item else 0)], [operation])
+            except Conflict:
+                continue
+            return
 
     async def change_settings(
         self, machine: str, change: Callable[[MachineSettings, Machine | None], MachineSettings]

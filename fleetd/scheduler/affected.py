@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import msgspec
 
+from fleetd.model.cluster_settings import ClusterSettings
 from fleetd.model.constraints import Requirements
 from fleetd.model.machine import Machine, MachineSettings
 from fleetd.model.ordered import Names
@@ -110,6 +111,17 @@ def set_settings(snapshot: Snapshot, machine: str, settings: MachineSettings | N
     former = snapshot.effective.get(machine)
     snapshot.set_settings(machine, settings)
     return Affected() if snapshot.effective.get(machine) == former else touch_machine(snapshot, machine)
+
+
+def set_cluster_settings(snapshot: Snapshot, settings: ClusterSettings | None) -> Affected:
+    """Affects the units that wait, or run on, by the clock: those on absent machines and on machines that are switched
+    off, and those with superseded allocations."""
+    snapshot.cluster_settings = settings or ClusterSettings()
+    names = dict.fromkeys(name for _, name in snapshot.superseded)
+    switched_off = [machine for machine, effective in snapshot.effective.items() if effective.may_return]
+    for machine in (*snapshot.absent(), *switched_off):
+        names |= snapshot.placed_on.get(machine, {})
+    return Affected(names)
 
 
 def set_session(snapshot: Snapshot, machine: str, session: str | None) -> Affected:

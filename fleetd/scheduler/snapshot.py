@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from fleetd.model.cluster_settings import ClusterSettings
 from fleetd.model.constraints import Requirements, parse_requirements
 from fleetd.model.content import Content
 from fleetd.model.group import GroupOptions, group_of, parse_group_options
@@ -71,6 +72,7 @@ class Snapshot:
         self.units: dict[str, Unit] = {}
         self.machines: dict[str, Machine] = Ordered()
         self.settings: dict[str, MachineSettings] = {}
+        self.cluster_settings = ClusterSettings()
         self.synced: dict[str, str] = Ordered()  # machine → session
         self.decisions: dict[str, Decision] = {}
         self.placements: dict[str, dict[str, Placement]] = {}  # unit → machine → placement

@@ -18,6 +18,7 @@ from fleetd.api.pagination import LIMIT
 from fleetd.api.routes import Api
 from fleetd.api.server import Server
 from fleetd.config.options import Address
+from fleetd.model.cluster_settings import ClusterSettings
 from fleetd.model.content import make_dropins
 from fleetd.model.machine import Machine, MachineSettings
 from fleetd.model.placement import Decision
@@ -187,6 +188,15 @@ class ScriptedCluster(Api):
     def set_settings(self, machine: Machine | str, settings: MachineSettings) -> None:
         """Set it, as somebody else does."""
         self._write([self.registry.put(settings, machine if isinstance(machine, str) else machine.id)])
+
+    @property
+    def cluster_settings(self) -> ClusterSettings:
+        """The settings of the cluster."""
+        return self._loop.do(self.registry.cluster_settings())
+
+    def set_cluster_settings(self, settings: ClusterSettings) -> None:
+        """Set them, as somebody else does."""
+        self._write([self.registry.put(settings)])
 
     def add(self, name: str, text: str = SERVICE, target: str = "inactive", **dropins: str) -> None:
         """Create a unit with these drop-ins (name without `.conf` → text), and let leader and agents act on it."""

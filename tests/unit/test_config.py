@@ -23,7 +23,7 @@ def notices(text: str = "", environ: dict[str, str] | None = None) -> list[str]:
 
 
 def test_every_field_has_its_option() -> None:
-    assert sorted(option.field for option in OPTIONS) == sorted(Config.__struct_fields__)
+    assert sorted([*(option.field for option in OPTIONS), "of_cluster"]) == sorted(Config.__struct_fields__)
 
 
 @pytest.mark.covers(
@@ -63,6 +63,7 @@ def test_without_any_setting_the_defaults_hold_without_notes() -> None:
         insecure=False,
         allowed_hosts=frozenset(),
         metrics_listen=(),
+        of_cluster={},
     )
 
 
@@ -420,3 +421,9 @@ def test_any_text_is_a_configuration_or_a_configuration_error(text: str) -> None
 @given(st.integers(1, 10**6))
 def test_a_duration_in_milliseconds_is_converted_to_seconds(milliseconds: int) -> None:
     assert parse_duration(0)(f"{milliseconds}ms") == pytest.approx(milliseconds / 1000)
+
+
+def test_the_settings_of_the_cluster_that_are_not_the_defaults_are_kept_as_written() -> None:
+    text = "failover_delay = 1min\nmax_units=50000\nagent_ttl=20s\n"
+    assert config(text).of_cluster == {"failover_delay": "1min"}
+    assert config(text, {"FLEET_FAILOVER_DELAY": "90s"}).of_cluster == {"failover_delay": "90s"}

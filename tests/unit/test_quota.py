@@ -36,7 +36,7 @@ def test_units_beyond_the_limits_may_change_without_growing() -> None:
 
 
 def test_an_error_names_the_limit_and_the_remedy() -> None:
-    remedy = "destroy what is not needed, or raise it in fleet.conf on every machine"
+    remedy = "destroy what is not needed, or raise it with `fleetctl settings set`"
     assert refuse_growth(Usage(10, 0), Usage(1, 5), Usage(10, 100)) == (
         f"the cluster has 10 units, and max_units=10 of them are allowed: {remedy}"
     )

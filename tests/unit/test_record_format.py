@@ -8,6 +8,7 @@ import pytest
 from fleetd.api.http import Request
 from fleetd.api.routes import Api
 from fleetd.leader.election import NEWER_RECORD_S
+from fleetd.model.cluster_settings import ClusterSettings
 from fleetd.model.decoding import FORMAT
 from fleetd.model.machine import Machine, MachineSettings
 from fleetd.model.placement import Decision, Placement
@@ -35,6 +36,7 @@ from tests.virtual_time import run_virtually
 RECORDS: dict[str, tuple[Record, str]] = {
     "units": (Unit("a.service", ""), "a.service"),
     "settings": (MachineSettings(), "m1"),
+    "cluster-settings": (ClusterSettings(), ""),
     "machines": (Machine("m1"), "m1"),
     "placements": (Placement("m1", "a.service", "", TargetState.LOADED, 1), "m1/a.service"),
     "decisions": (Decision("a.service", 1), "a.service"),
@@ -86,7 +88,7 @@ def test_a_leader_that_reads_a_newer_record_resigns_and_changes_nothing(kind, ca
         await node.add("web.service")
         await asyncio.sleep(20)
         record, names = RECORDS[kind.name]
-        key = node.registry.key(kind, *names.split("/"))
+        key = node.registry.key(kind, *filter(None, names.split("/")))
         await node.store.transact([], [Put(key, newer(record))])
         before = await node.store.range("/fleet/")
         await asyncio.sleep(NEWER_RECORD_S / 2)
