@@ -197,6 +197,19 @@ class Client:
                 refused |= self._refusals(self._ask("POST", f"{schema.V2}/units", body, schema.Results))
         return refused
 
+    def apply(self, request: schema.Apply) -> schema.Applied:
+        """Apply units that belong together, or only plan that."""
+        return self._ask("POST", f"{schema.V2}/apply", request, schema.Applied)
+
+    def scale(self, request: schema.Scale) -> schema.Applied:
+        """Set how many numbered instances a template has, or only plan that."""
+        return self._ask("POST", f"{schema.V2}/scale", request, schema.Applied)
+
+    def versions(self, group: str) -> tuple[schema.Version, ...]:
+        """The last versions of a template with its instances, or of one unit, oldest first."""
+        path = f"{schema.V2}/versions/{quote(group, safe='', errors='surrogateescape')}"
+        return self._ask("GET", path, None, schema.Versions).versions
+
     def restart(self, names: Sequence[str]) -> dict[str, ApiError]:
         """Restart the units in place wherever they run; returns the refusals by unit."""
         return self._refusals(self._ask("POST", f"{schema.V2}/restart", schema.Restarts(tuple(names)), schema.Results))

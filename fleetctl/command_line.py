@@ -18,7 +18,18 @@ BLOCK_ATTEMPTS_HELP = (
     f"how many times {ATTEMPT_S:g} seconds to wait for the result; 0 waits for {DEFAULT_BOUND_S / 60:g} minutes"
 )
 # What completion knows as arguments.
-Completable = Literal["commands", "files", "groups", "machines", "rollout-actions", "settings", "unit-files", "units"]
+Completable = Literal[
+    "commands",
+    "files",
+    "folders",
+    "groups",
+    "machines",
+    "rollout-actions",
+    "settings",
+    "templates",
+    "unit-files",
+    "units",
+]
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
 

@@ -16,7 +16,7 @@ from fleetctl.errors import ClientError, CommandFailed
 from fleetctl.listing import FieldNames
 from fleetctl.settings import GLOBAL_OPTIONS, HostKeyChecking, resolve_settings
 from fleetd.model.group import group_of
-from fleetd.model.names import UNIT_TYPES
+from fleetd.model.names import UNIT_TYPES, is_template
 
 MAX_WAIT_S = 0.3
 _JOURNAL_FORMATS = (
@@ -192,6 +192,10 @@ def _rollout_actions(cursor: Cursor) -> Iterable[Candidate]:
     return () if cursor.arguments else [Candidate(action, meaning) for action, meaning in ACTIONS.items()]
 
 
+def _templates(cursor: Cursor) -> list[Candidate]:
+    return [candidate for candidate in _units(cursor) if is_template(candidate.word)]
+
+
 def _machines(cursor: Cursor) -> list[Candidate]:
     return _ask(
         cursor, lambda client: [Candidate(machine.id, _describe_machine(machine)) for machine in client.machines()]
@@ -238,10 +242,12 @@ def _unit_files(cursor: Cursor) -> Iterator[Candidate]:
 _ARGUMENTS: dict[Completable, Source] = {
     "commands": _commands,
     "files": _files,
+    "folders": lambda cursor: _files(cursor, lambda name: False),
     "groups": _groups,
     "machines": _machines,
     "rollout-actions": _rollout_actions,
     "settings": _settings,
+    "templates": _templates,
     "unit-files": _unit_files,
     "units": _units,
 }

@@ -6,9 +6,11 @@ What a command does stands in its module. One that does part of another's work i
 
 SUMMARIES = {
     "__complete": "Complete a command line, for shells",
+    "apply": "Make the units of a folder those of the cluster",
     "cat": "Print the unit file and the drop-ins of a unit in the cluster",
     "cordon": "Keep new units off machines",
     "destroy": "Stop units and remove them from the cluster",
+    "diff": "Show what applying a folder would change",
     "edit": "Edit a drop-in of a unit in the cluster",
     "fd-forward": "Connect standard input and output to a unix socket; used by --tunnel",
     "forget-machine": "Remove parked machines from the cluster; their units start elsewhere",
@@ -20,6 +22,7 @@ SUMMARIES = {
     "load": "Put units on machines without starting them",
     "restart": "Restart units, as systemctl does",
     "rollout": "Show and steer changes that reach the units of a group one after the other",
+    "scale": "Set how many instances a template has",
     "settings": "Show or change the settings of the cluster",
     "ssh": "Log in to a machine or the machine of a unit, or run a command there",
     "start": "Start units; submits those that the cluster does not have",

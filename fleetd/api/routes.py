@@ -99,7 +99,7 @@ class Api:
         rollouts = Rollouts(self._registry, self._unix_now, self._new_id)
         settings = Settings(self._registry, self._machine, self._unix_now)
         operations, reports = Operations(self._registry, units, shadows), Reports(self._registry)
-        applies = Applies(self._registry, quota, shadows, self._unix_now)
+        applies = Applies(self._registry, quota, shadows, self._unix_now, self._new_id)
         v1, v2, results, found = schema.V1, schema.V2, schema.Results, schema.UnitReports
         return (
             # v1/discovery.py describes those of version 1.

@@ -157,7 +157,8 @@ class _Writer:
         """The plan of one unit, which is to be taken out of the set `owner` ('': it is in no other)."""
         before, content = self._known.units.get(name), self._contents[name]
         if before is None:
-            because = _describe_count(template_of(name), self._known.units, self._contents)
+            template = "" if is_template(name) else template_of(name)
+            because = _describe_count(template, self._known.units, self._contents)
             return PlannedUnit(name, ChangeKind.NEW, None, self._create(name, content), because=because)
         if before.content != content:
             kind, because = self._impact(before.content, content)

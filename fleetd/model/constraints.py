@@ -122,7 +122,6 @@ OPTIONS = (
         units="templates",
         of_group=True,
         since=OWN,
-        has_effect=False,
     ),
     XFleetOption(
         name="MaxUnavailable",
@@ -199,7 +198,6 @@ OPTIONS = (
         meaning="The target state that a unit is given when it is created by applying a folder. Default: launched.",
         of_group=True,
         since=OWN,
-        has_effect=False,
     ),
     XFleetOption(
         name="Handover",

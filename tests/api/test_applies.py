@@ -349,7 +349,7 @@ async def test_scaling_makes_and_destroys_the_highest_instances(fleet: Fleet) ->
         ({"template": "web@1.service", "instances": 1}, 400, '"web@1.service" is no template'),
         ({"template": "web@.service", "instances": -1}, 400, "-1 instances cannot be"),
         ({"template": "web@.service", "instances": 10001}, 400, "10001 instances cannot be"),
-        ({"template": "web@.service", "instances": 1}, 404, 'the cluster has no template "web@.service"'),
+        ({"template": "web@.service", "instances": 1}, 409, 'the cluster has no template "web@.service"'),
         ({"template": "web@.service", "instances": "1"}, 400, "unable to decode body"),
     ],
 )

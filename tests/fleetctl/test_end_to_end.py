@@ -146,3 +146,27 @@ def test_a_rolling_restart_returns_when_each_unit_is_proven(fleetctl: Fleetctl) 
         assert fleetctl("rollout").stdout.startswith("roll@.service: done (")
     finally:
         fleetctl("destroy", *names)
+
+
+def test_a_folder_is_applied_changed_one_by_one_and_pruned(fleetctl: Fleetctl, tmp_path: Path) -> None:
+    folder = tmp_path / "deploy"
+    (folder / "web@.service.d").mkdir(parents=True)
+    template = "[Service]\nExecStart=/bin/sleep {}\n[X-Fleet]\nInstances=3\nUpdateSettleSec=0\n"
+    (folder / "web@.service").write_text(template.format("inf"))
+    (folder / "web@.service.d" / "limit.conf").write_text("[Service]\nMemoryMax=1G\n")
+    (folder / "everywhere.service").write_text(UNITS["everywhere.service"])
+    result = fleetctl("apply", "deploy")
+    assert (result.status, result.stderr) == (0, "")
+    assert fleetctl("apply", "deploy").stdout == "deploy: nothing to do (5 unchanged)\n"
+    (folder / "web@.service").write_text(template.format("1d"))
+    result = fleetctl("apply", "deploy")
+    assert (result.status, result.stderr) == (0, "")
+    assert "  web@.service  changed  3 instances: restart (ExecStart= changed), one at a time" in result.stdout
+    assert active(fleetctl) == [["everywhere.service", "active"]] * 2 + [
+        [f"web@{number}.service", "active"] for number in (1, 2, 3)
+    ]
+    assert fleetctl("cat", "web@3").stdout.startswith("[Service]\nExecStart=/bin/sleep 1d\n")
+    (folder / "web@.service").unlink()
+    (folder / "web@.service.d" / "limit.conf").unlink()
+    assert fleetctl("apply", "deploy", "--prune", "--yes").status == 0
+    assert active(fleetctl) == [["everywhere.service", "active"]] * 2

@@ -161,7 +161,12 @@ BROKEN = [
         "a.service.d: 65 drop-ins",
     ),
     ("a large file", {"a.service": "#" * 262_145}, "a.service: it has 262145 bytes, and at most 262144"),
-    ("too many instances", {"web@.service": WEB.replace("=1", "=10000")}, ": these are 10001 units"),
+    ("too many instances", {"web@.service": WEB.replace("=1", "=1001")}, "web@.service:4: Instances: 1001 instances"),
+    (
+        "too many units",
+        {f"web{number}@.service": WEB.replace("=1", "=1000") for number in range(10)},
+        ": these are 10010 units",
+    ),
 ]
 
 
@@ -187,3 +192,17 @@ def test_what_is_no_folder_is_refused(folder: Path) -> None:
         read_folder("deploy/a.service")
     with pytest.raises(CommandFailed, match="cannot read the folder nowhere: no such file"):
         read_folder("nowhere")
+
+
+def test_the_example_is_a_folder_without_fault() -> None:
+    found = read_folder(str(Path(__file__).parents[2] / "units/deploy"))
+    assert sorted(found.contents) == [
+        "check.service",
+        "check.timer",
+        "load.service",
+        "site@.service",
+        "site@1.service",
+        "site@2.service",
+        "site@3.service",
+    ]
+    assert found.contents["site@1.service"].dropins

@@ -76,7 +76,10 @@ def test_an_instance_with_a_file_of_its_own_carries_the_drop_ins_of_its_template
         ([SetUnit("web@1.service")], '"web@1.service" has no unit file, and there is no template'),
         ([SetUnit("a.service")], '"a.service" has no unit file'),
         ([SetUnit("web@.service")], '"web@.service" has no unit file'),
-        ([template(f"Instances={MAX_MEMBERS}")], f"these are {MAX_MEMBERS + 1} units"),
+        (
+            [SetUnit(f"web{number}@.service", template("Instances=1000").text) for number in range(10)],
+            f"these are {MAX_MEMBERS + 10} units",
+        ),
     ],
 )
 def test_a_set_that_cannot_be_is_refused(units, message: str) -> None:  # type: ignore[no-untyped-def]

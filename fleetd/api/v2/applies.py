@@ -5,7 +5,6 @@ conflicts, all is planned again. Units come first, then the record of the apply:
 changes nothing.
 """
 
-import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 
@@ -39,7 +38,7 @@ _ATTEMPTS = 5  # at writes that conflict
 
 class Applies:
     """The resource. `shadows` returns the system unit that a name would hide, '' for none. `unix_now` is the wall
-    clock, `new_id` returns a unique string."""
+    clock, `new_id` returns a unique word."""
 
     def __init__(
         self,
@@ -47,7 +46,7 @@ class Applies:
         quota: Quota,
         shadows: Callable[[str], str],
         unix_now: Callable[[], float],
-        new_id: Callable[[], str] = lambda: secrets.token_hex(8),
+        new_id: Callable[[], str],
     ) -> None:
         self._registry = registry
         self._quota = quota
@@ -83,7 +82,7 @@ class Applies:
         def plan(known: Known) -> ApplyPlan:
             template = known.units.get(asked.template)
             if template is None:
-                raise ApiError(404, f'the cluster has no template "{asked.template}": submit or apply it first')
+                raise ApiError(409, f'the cluster has no template "{asked.template}": submit or apply it first')
             return plan_scale(template, asked.instances, known, stamp)
 
         return await self._carry_out(read, plan, stamp, asked.plan)
