@@ -124,8 +124,9 @@ class AllocationReport(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Rejection(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Why a machine does not take a unit: `leaving`, `parked`, `cordoned`, `machine-id`, `metadata`, `refused`,
-    `no-socket`, `no-peer`, `conflict`, `replaced`; `subject` is the unit, id, metadata or text that this is about."""
+    """Why a machine does not take a unit: `leaving`, `parked`, `cordoned`, `outdated`, `machine-id`, `metadata`,
+    `refused`, `no-socket`, `no-peer`, `conflict`, `replaced`; `subject` is the unit, id, metadata or text that this is
+    about."""
 
     kind: str
     subject: str = ""

@@ -237,6 +237,7 @@ class Requirements(msgspec.Struct, frozen=True, gc=False):
     `machine_of` holds unit names. `failover_delay_s` (math.inf: never fail over) and `rerun_after_failover` are None
     where the cluster's configuration applies. `template` is the service template of a socket with Accept=yes, else ''.
     `is_oneshot`: it is a service of Type=oneshot.
+    `has_dropins`: the unit has some, so that its machine has to know of them.
     """
 
     machine_id: str | None = None
@@ -249,6 +250,7 @@ class Requirements(msgspec.Struct, frozen=True, gc=False):
     rerun_after_failover: bool | None = None
     template: str = ""
     is_oneshot: bool = False
+    has_dropins: bool = False
 
 
 _NOTHING = Requirements()

@@ -27,6 +27,12 @@ def is_address(text: str) -> bool:
         return False
 
 
+class Capability(StrEnum):
+    """What a fleetd can carry out that an older one would pass over. A machine publishes those that it has."""
+
+    DROPINS = "DROPINS"
+
+
 class MachineMode(StrEnum):
     """The mode that a machine publishes of itself."""
 
@@ -41,8 +47,9 @@ class Machine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format
     `session` names one run of its fleetd. `address` is one that passes is_address, or '' for none. `metadata` is the
     configured one; what operators set through the API is kept in `settings/<id>` and laid over it (effective_metadata).
     `shuts_down` says of a machine that leaves that it is only switched off, and may be back: units with a failover
-    delay wait for it. `configured` are the settings of the cluster that its fleet.conf has, by name: they count where
-    the store has none, mostly while this machine leads.
+    delay wait for it. `capabilities` are those of CoreOS fleet, and those of Capability that its fleetd has.
+    `configured` are the settings of the cluster that its fleet.conf has, by name: they count where the store has none,
+    mostly while this machine leads.
     """
 
     id: str
@@ -69,6 +76,11 @@ class Cordon(msgspec.Struct, frozen=True, omit_defaults=True):
     why: str = ""
     by: str = ""
     at: float = 0.0
+
+
+def outdated_machine(machines: Iterable[Machine], capability: Capability) -> Machine | None:
+    """The first of these machines whose fleetd does not have this capability."""
+    return next((machine for machine in machines if not machine.capabilities.get(capability)), None)
 
 
 class DrainRequest(msgspec.Struct, frozen=True, omit_defaults=True):

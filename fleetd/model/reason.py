@@ -19,6 +19,7 @@ class RejectionKind(StrEnum):
     PARKED = "parked"  # its fleetd was stopped
     DRAINED = "drained"  # an operator drains the machine
     CORDONED = "cordoned"  # an operator cordoned the machine: it takes only global units (why, '' if not given)
+    OUTDATED = "outdated"  # its fleetd is older than what the unit needs of it (`drop-ins`)
     MACHINE_ID = "machine-id"  # MachineID= asks for another machine (the id asked for)
     METADATA = "metadata"  # the machine has none of the values (key=value|value)
     REFUSED = "refused"  # the machine takes no unit of this name (what it says of itself: "has its own /etc/…")
@@ -246,6 +247,7 @@ _REJECTIONS = {
     RejectionKind.PARKED: "machine is parked (its fleetd was stopped)",
     RejectionKind.DRAINED: "machine is being drained",
     RejectionKind.CORDONED: "machine is cordoned: {}",
+    RejectionKind.OUTDATED: "its fleetd is too old for {}",
     RejectionKind.MACHINE_ID: "not machine {}",
     RejectionKind.METADATA: "metadata {} missing",
     RejectionKind.REFUSED: "machine {}",

@@ -25,7 +25,7 @@ from fleetd.api.server import Server
 from fleetd.api.sockets import ListenError, inherited_sockets
 from fleetd.config.config import Config, ConfigError, Notice, load_config
 from fleetd.model.decoding import UNREADABLE
-from fleetd.model.machine import Machine
+from fleetd.model.machine import Capability, Machine
 from fleetd.process import deferred_parking, identity, log_format, sdnotify
 from fleetd.process.node import HostEnvironment, Node
 from fleetd.registry.records import KeySpace
@@ -189,7 +189,7 @@ async def open_node(config: Config, former_lease: int = 0) -> Node:
         metadata=config.metadata,
         version=__version__,
         boot_id=identity.read_boot_id(),
-        capabilities={"GRPC": False, "DISABLE_ENGINE": config.disable_engine},
+        capabilities={"GRPC": False, "DISABLE_ENGINE": config.disable_engine, **dict.fromkeys(Capability, True)},
         configured=config.of_cluster,
     )
     systemd = SystemdOverDBus(Path(config.units_directory), user=config.systemd_user)

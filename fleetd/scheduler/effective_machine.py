@@ -1,8 +1,9 @@
 """What the scheduler goes by of a machine: what it says of itself, overlaid with what operators set on it."""
 
 import msgspec
+from msgspec.structs import replace
 
-from fleetd.model.machine import Machine, MachineMode, MachineSettings, effective_metadata
+from fleetd.model.machine import Capability, Machine, MachineMode, MachineSettings, effective_metadata
 from fleetd.model.reason import Hold, Rejection, RejectionKind
 
 LEAVING = Rejection(RejectionKind.LEAVING)
@@ -16,7 +17,8 @@ class EffectiveMachine(msgspec.Struct, frozen=True, gc=False):
 
     `rejects` is why it takes no new unit, `evicts` why those that it has must leave it. `may_return`: it leaves because
     it is switched off, and may be back, so that units with a failover delay stay assigned to it. `hold` is why it
-    carries out nothing at present. `cordon` is why it takes only global units.
+    carries out nothing at present. `cordon` is why it takes only global units. `has_dropins`: its fleetd knows of
+    drop-ins; an older one would run a unit without them.
     """
 
     metadata: dict[str, str]
@@ -25,6 +27,7 @@ class EffectiveMachine(msgspec.Struct, frozen=True, gc=False):
     may_return: bool = False
     hold: Hold | None = None
     cordon: Rejection | None = None
+    has_dropins: bool = True
 
     @property
     def accepts_work(self) -> bool:
@@ -34,13 +37,15 @@ class EffectiveMachine(msgspec.Struct, frozen=True, gc=False):
 
 def effective_machine(machine: Machine, settings: MachineSettings | None) -> EffectiveMachine:
     """The machine as the scheduler sees it. `settings` are those that operators set, if any."""
-    metadata = effective_metadata(machine, settings)
-    if machine.mode is MachineMode.LEAVING:
-        return EffectiveMachine(metadata, rejects=LEAVING, evicts=LEAVING, may_return=machine.shuts_down)
-    if machine.mode is MachineMode.PARKED:
-        return EffectiveMachine(metadata, rejects=PARKED, hold=Hold.PARKED)
     cordon = settings.cordon if settings else None
+    effective = EffectiveMachine(
+        effective_metadata(machine, settings), has_dropins=bool(machine.capabilities.get(Capability.DROPINS))
+    )
+    if machine.mode is MachineMode.LEAVING:
+        return replace(effective, rejects=LEAVING, evicts=LEAVING, may_return=machine.shuts_down)
+    if machine.mode is MachineMode.PARKED:
+        return replace(effective, rejects=PARKED, hold=Hold.PARKED)
     rejection = Rejection(RejectionKind.CORDONED, cordon.why) if cordon else None
     if settings and settings.drain and settings.drain.with_globals:
-        return EffectiveMachine(metadata, rejects=rejection or CORDONED)
-    return EffectiveMachine(metadata, cordon=rejection)
+        return replace(effective, rejects=rejection or CORDONED)
+    return replace(effective, cordon=rejection)

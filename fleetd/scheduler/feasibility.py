@@ -49,7 +49,8 @@ def accepts_work(candidate: Candidate) -> Rejection | None:
 
 
 def meets_constraints(candidate: Candidate) -> Rejection | None:
-    """The machine has the id (MachineID=) and the metadata (MachineMetadata=) that the unit asks for."""
+    """The machine has the id (MachineID=) and the metadata (MachineMetadata=) that the unit asks for, and a fleetd that
+    knows all that the unit needs."""
     machine_index = candidate.snapshot.machine_index
     bit = machine_index.bits[candidate.machine]
     if machine_index.matching(candidate.requirements) & bit:

@@ -14,6 +14,7 @@ from fleetd.scheduler.effective_machine import EffectiveMachine
 MachineSet = int  # a set of machines
 Rejections = tuple[tuple[Rejection, MachineSet], ...]  # a machine is in one of the sets at most
 
+TOO_OLD_FOR_DROPINS = Rejection(RejectionKind.OUTDATED, "drop-ins")
 MAX_KEPT = 10_000  # answers; when there are more, all are dropped and computed again
 
 
@@ -34,13 +35,15 @@ class MachineIndex:
         self.rejecting: dict[Rejection, MachineSet] = {}
         self._ids: dict[str, MachineSet] = {}  # by full and by short id
         self._metadata: dict[tuple[str, str], MachineSet] = {}  # by key and value
-        self._answers: dict[tuple[object, object], tuple[MachineSet, Rejections]] = {}
+        self._with_dropins: MachineSet = 0
+        self._answers: dict[tuple[object, ...], tuple[MachineSet, Rejections]] = {}
         for machine, bit in self.bits.items():
             effective = machines[machine]
             if why := effective.rejects or effective.cordon:
                 self.accepting ^= bit
                 self.rejecting[why] = self.rejecting.get(why, 0) | bit
                 self.admitting ^= 0 if effective.accepts_work else bit
+            self._with_dropins |= bit if effective.has_dropins else 0
             for name in {machine: None, machine[:SHORT_ID_LENGTH]: None}:
                 self._ids[name] = self._ids.get(name, 0) | bit
             for item in effective.metadata.items():
@@ -61,7 +64,8 @@ class MachineIndex:
             machines ^= bit
 
     def matching(self, requirements: Requirements) -> MachineSet:
-        """The machines that meet the unit's MachineID= and MachineMetadata=, whether or not they accept work."""
+        """The machines that meet the unit's MachineID= and MachineMetadata=, and know all that it needs, whether or not
+        they accept work."""
         return self._answer(requirements)[0]
 
     def accepting_matches(self, requirements: Requirements) -> MachineSet:
@@ -69,11 +73,11 @@ class MachineIndex:
         return self.matching(requirements) & (self.admitting if requirements.is_global else self.accepting)
 
     def rejections(self, requirements: Requirements) -> Rejections:
-        """The machines that do not meet MachineID= or MachineMetadata=, by the first requirement that they miss."""
+        """The machines that are not among them, by the first requirement that they miss."""
         return self._answer(requirements)[1]
 
     def _answer(self, requirements: Requirements) -> tuple[MachineSet, Rejections]:
-        key = (requirements.machine_id, requirements.metadata)
+        key = (requirements.machine_id, requirements.metadata, requirements.has_dropins)
         found = self._answers.get(key)
         if found is None:
             if len(self._answers) >= MAX_KEPT:
@@ -92,6 +96,9 @@ class MachineIndex:
             matching = self._ids.get(wanted, 0)
             yield Rejection(RejectionKind.MACHINE_ID, wanted), rest & ~matching
             rest &= matching
+        if requirements.has_dropins:
+            yield TOO_OLD_FOR_DROPINS, rest & ~self._with_dropins
+            rest &= self._with_dropins
         for key, alternatives in requirements.metadata:
             matching = self._offering(key, alternatives)
             yield Rejection(RejectionKind.METADATA, f"{key}={'|'.join(alternatives)}"), rest & ~matching

@@ -41,9 +41,10 @@ class MachineLoss(msgspec.Struct, frozen=True):
 def requirements_of(content: Content, name: str) -> Requirements:
     """The requirements of a unit of this content and name. What does not parse has none: systemd will refuse it."""
     try:
-        return parse_requirements(content.options(), parse_name(name))
+        asked = parse_requirements(content.options(), parse_name(name))
     except UnitFileError:
         return Requirements()
+    return msgspec.structs.replace(asked, has_dropins=True) if content.dropins else asked
 
 
 @lru_cache(maxsize=256)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from fleetd.model.content import MAX_DROPINS, Content, DropIn
+from fleetd.model.machine import Capability, Machine
 from fleetd.model.quota import Usage
 from fleetd.model.unit import TargetState
 from fleetd.model.unitfile import MAX_UNIT_FILE_BYTES, hash_unit_file
@@ -190,6 +191,29 @@ async def test_an_operation_on_a_unit_that_changed_meanwhile_is_refused(fleet: F
             f'unit "{name}" was changed meanwhile: look at it and repeat what you want of it',
         )
     assert (await fleet.unit(WEB)).dropins == (LIMIT,)
+
+
+async def test_drop_ins_are_refused_while_a_machine_would_pass_over_them(fleet: Fleet) -> None:
+    old = Machine("0123456789abcdef", address="10.0.0.9", version="2.0.0")
+    await fleet.put(old, old.id)
+    asked_for = [{"name": WEB, "options": OPTIONS, "dropins": asked(LIMIT)}, {"name": "b.service", "options": OPTIONS}]
+    answer = await fleet.ask("POST /fleet/v2/units", {"operations": asked_for})
+    first, second = json.loads(answer.body)["results"]
+    words = (
+        "drop-ins cannot be used yet: machine 01234567 (10.0.0.9) runs fleetd 2.0.0, which does not know of them; "
+        "update fleetd there first"
+    )
+    assert first == {"name": WEB, "code": 409, "message": words}
+    assert second["code"] == 201
+    unit = {"name": WEB, "text": TEXT, "dropins": asked(LIMIT)}
+    assert await fleet.refused("POST /fleet/v2/apply", {"units": [unit]}) == (409, words)
+    await fleet.put(Machine(old.id, version="2.0.0"), old.id)
+    code, message = await operate(fleet, WEB, options=OPTIONS, dropins=asked(LIMIT))
+    assert (code, "machine 01234567 runs fleetd 2.0.0" in message) == (409, True)
+    await fleet.put(Machine(old.id), old.id)
+    assert "runs an older fleetd" in (await operate(fleet, WEB, options=OPTIONS, dropins=asked(LIMIT)))[1]
+    await fleet.put(Machine(old.id, capabilities={Capability.DROPINS: True}), old.id)
+    assert await operate(fleet, WEB, options=OPTIONS, dropins=asked(LIMIT)) == (201, "")
 
 
 async def test_the_quota_counts_drop_ins(fleet: Fleet) -> None:

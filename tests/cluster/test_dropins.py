@@ -114,6 +114,12 @@ def test_a_drop_in_that_systemd_refuses_is_explained_and_stops_nothing(operator:
     [allocation] = operator.reports()[WEB]["allocations"]
     assert (allocation["load"], allocation["active"]) == ("bad-setting", "active")
     assert "bad unit file setting" in allocation["error"]
-    edit(operator, WEB, "")
-    assert machine.main_pid(WEB) == pid
-    assert show(machine, "LoadState") == "loaded"
+    edit(operator, WEB, "", "--no-block")
+    operator.cluster.wait_until("it can be loaded again", lambda: show(machine, "LoadState") == "loaded")
+    operator.cluster.wait_until("it runs without an error", lambda: not _error(operator))
+    assert machine.main_pid(WEB) != 0
+
+
+def _error(operator: Operator) -> str:
+    [allocation] = operator.reports()[WEB]["allocations"]
+    return str(allocation.get("error", ""))

@@ -20,7 +20,7 @@ from fleetd.api.server import Server
 from fleetd.config.options import Address
 from fleetd.model.cluster_settings import ClusterSettings
 from fleetd.model.content import make_dropins
-from fleetd.model.machine import Machine, MachineSettings
+from fleetd.model.machine import Capability, Machine, MachineSettings
 from fleetd.model.placement import Decision
 from fleetd.model.reason import BEST, INFEASIBLE, Reason, Rejection, RejectionCount, RejectionKind
 from fleetd.model.unit import TargetState, Unit, UnitState
@@ -34,8 +34,9 @@ from tests.fleetctl.background import BackgroundLoop
 
 PAGE_SIZE = 2
 LEASE_S = 3600.0
-M1 = Machine("1" * 32, address="10.0.0.1", metadata={"region": "eu", "disk": "ssd"})
-M2 = Machine("2" * 32)
+CAPABILITIES = dict.fromkeys(Capability, True)
+M1 = Machine("1" * 32, address="10.0.0.1", metadata={"region": "eu", "disk": "ssd"}, capabilities=CAPABILITIES)
+M2 = Machine("2" * 32, capabilities=CAPABILITIES)
 SERVICE = "[Service]\nExecStart=/bin/true\n"
 _OPERATIONS = ("POST", f"{schema.V2}/units")
 _TELL_STATES = (("GET", f"{schema.V1}/state"), ("GET", f"{schema.V2}/units"), ("POST", f"{schema.V2}/reports"))

@@ -105,6 +105,13 @@ def restart_unit(world: World, action: Action) -> None:
 
 
 @verb
+def edit(world: World, action: Action) -> None:
+    """`edit UNIT EDITION`: its drop-in; the first edition has none."""
+    name, edition = action.args
+    world.spawn(world.operators.edit(name, int(edition)))
+
+
+@verb
 def destroy(world: World, action: Action) -> None:
     """`destroy UNIT`"""
     world.spawn(world.operators.destroy(action.args[0]))

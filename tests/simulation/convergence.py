@@ -6,6 +6,7 @@ invariants.py checks what must hold during the faults.
 
 import asyncio
 
+from fleetd.agent.executor import read_contents
 from fleetd.model.machine import MachineMode, MachineSettings
 from fleetd.model.names import matches_glob, parse_name
 from fleetd.model.reason import (
@@ -165,8 +166,8 @@ def _check_allocation(world: World, name: str, unit: Unit, assigned: str) -> str
         return f"{assigned} says {state.active} of it"
     if unit.target is TargetState.LOADED and runs:
         return f"it runs on {assigned}"
-    held = world.machine(assigned).systemd.read_files().get(name)
-    return "" if held == unit.text else f"{assigned} has another file of it"
+    held = read_contents(world.machine(assigned).systemd).get(name)
+    return "" if held == unit.content else f"{assigned} has another content of it"
 
 
 def _judge_absence(world: World, name: str, unit: Unit) -> str:

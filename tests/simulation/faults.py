@@ -96,6 +96,7 @@ OPERATIONS: tuple[tuple[int, str, Draw], ...] = (
     (1, "submit", _edition),
     (3, "launch", _of_unit),
     (3, "restart-unit", _of_unit),
+    (3, "edit", _edition),
     (4, "stop", _of_unit),
     (1, "unload", _of_unit),
     (4, "destroy", _of_unit),

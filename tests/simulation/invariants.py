@@ -9,11 +9,11 @@ checks what must hold after the faults.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from fleetd.agent.executor import read_contents
 from fleetd.model.machine import MachineMode
 from fleetd.model.names import is_reserved, matches_glob
 from fleetd.model.placement import Placement
 from fleetd.model.unit import TargetState, Unit
-from fleetd.model.unitfile import hash_unit_file
 from fleetd.registry.records import DECISIONS, LEADER, MACHINES, PLACEMENTS, SETTINGS, STATES, SYNCED, UNITS, RecordKey
 from fleetd.scheduler.snapshot import requirements_of
 from fleetd.store.protocol import Comparison, CreatedAt, Event, HasValue, Operation, Put, Unchanged
@@ -166,8 +166,7 @@ class Rule2OrdersAlone(Checker):
             return self.records.synced.get(found.id) is not None
         if placement.superseded:
             return False
-        held = found.systemd.read_files().get(name, "")
-        replaced = hash_unit_file(held) != hash_unit_file(placement.text)
+        replaced = read_contents(found.systemd).get(name) != placement.content
         return placement.is_withdrawn or replaced or placement.target is not TargetState.LAUNCHED
 
 
@@ -344,7 +343,7 @@ class Rule5NothingAcknowledgedIsLost(Checker):
         self._answers = self.world.operators.answers
         for name in self.world.operators.names:
             unit = self.records.units.get(name)
-            operation = (unit.text, unit.target) if unit else None
+            operation = (unit.content, unit.target) if unit else None
             if self.world.server.is_up and not self.world.operators.accounts_for(name, operation):
                 found = unit.target if unit else "no unit"
                 self.fail(f"{name}: the store has {found}, the API promised {self.world.operators.describe(name)}")

@@ -21,7 +21,7 @@ from fleetd.api.routes import LEAVE
 from fleetd.config.config import Config
 from fleetd.membership.parking import Parking, park_when_possible
 from fleetd.model.content import DropIn
-from fleetd.model.machine import Machine
+from fleetd.model.machine import Capability, Machine
 from fleetd.process.node import HostEnvironment, Node
 from fleetd.registry.registry import Registry
 from fleetd.store.embedded import inline
@@ -243,6 +243,7 @@ class SimulatedMachine:
             address=self.address,
             metadata=self.metadata,
             boot_id=f"{self.name}-boot-{self._boots}",
+            capabilities=dict.fromkeys(Capability, True),
         )
         environment = HostEnvironment(
             runtime=self._directory,

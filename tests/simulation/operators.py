@@ -11,12 +11,13 @@ import msgspec
 
 from fleetd.api import schema
 from fleetd.api.http import Request, Response
+from fleetd.model.content import Content
 from fleetd.model.unit import TargetState, Unit
 from fleetd.model.unitfile import parse_unit_file
 from tests.simulation.machine import SimulatedMachine
-from tests.simulation.units import unit_text
+from tests.simulation.units import unit_dropins, unit_text
 
-UnitOperation = tuple[str, TargetState] | None  # text and target state; None: no such unit
+UnitOperation = tuple[Content, TargetState] | None  # content and target state; None: no such unit
 IN_DOUBT_S = 30.0  # how long an abandoned request may be on its way
 PATIENCE_S = 20.0
 _JSON = (("Content-Type", schema.JSON_TYPE),)
@@ -60,7 +61,7 @@ class Operators:
         """The store was set back to an older snapshot with these units; operations in progress may be in it."""
         busy = [name for name, lock in self._busy.items() if lock.locked()]
         self.answers += 1
-        self._possible = {name: {(unit.text, unit.target): math.inf} for name, unit in units.items()}
+        self._possible = {name: {(unit.content, unit.target): math.inf} for name, unit in units.items()}
         self._unknown = dict.fromkeys(busy)
 
     async def submit(self, name: str, target: TargetState, edition: int) -> None:
@@ -68,7 +69,21 @@ class Operators:
         text = unit_text(name, edition)
         body = {"name": name, "desiredState": target, "options": parse_unit_file(text)}
         request = Request("PUT", f"{schema.V1}/units/{name}", headers=_JSON, body=msgspec.json.encode(body))
-        await self._wish(f"submit {target} {edition}", name, request, lambda before: (text, target))
+
+        def change(before: UnitOperation) -> UnitOperation:
+            return Content(text, before[0].dropins if before else ()), target
+
+        await self._wish(f"submit {target} {edition}", name, request, change)
+
+    async def edit(self, name: str, edition: int) -> None:
+        """Give an existing unit this edition of its drop-in, without waiting for its allocations."""
+        dropins = unit_dropins(edition)
+        sent = tuple(schema.DropIn(dropin.name, dropin.text) for dropin in dropins)
+        body = schema.UnitOperations((schema.UnitOperation(name, dropins=sent),))
+        request = Request("POST", f"{schema.V2}/units", headers=_JSON, body=msgspec.json.encode(body))
+        await self._wish(
+            f"edit {edition}", name, request, lambda before: before and (Content(before[0].text, dropins), before[1])
+        )
 
     async def set_target(self, name: str, target: TargetState) -> None:
         """Change the target state of an existing unit."""
@@ -118,6 +133,9 @@ class Operators:
             after = dict.fromkeys((change(operation) for operation in before), math.inf)
             self._possible[name] = before | after
             response = await self._ask(request)
+            if response is not None and response.status == 200:
+                [result] = msgspec.json.decode(response.body, type=schema.Results).results
+                response = Response(result.code)
             now_s = asyncio.get_running_loop().time()
             self.answers += 1
             if name in self._unknown:

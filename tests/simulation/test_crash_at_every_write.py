@@ -22,7 +22,10 @@ machines m1, m2, m3
 4    start web@2.service
 5    start web@3.service
 6    start once.service          # ends after 15 s
+10   edit web@2.service 3        # a limit in a drop-in
 14   start web@1.service 2       # replaced
+20   edit web@2.service 1        # without it again
+28   edit web@3.service 2        # a drop-in that asks for a restart
 24   stop web@1.service
 32   launch web@1.service
 40   destroy web@1.service
@@ -73,7 +76,7 @@ def test_a_kill_at_any_write_loses_nothing_and_repeats_nothing(preface: str, eac
     expected = run_story(preface, undisturbed)
     assert expected.failure is None
     assert {"ledger", "asks"} <= {word for moment in undisturbed.moments for word in moment.split()}
-    assert runs(expected) == {"web@1.service": 3, "web@2.service": 1, "web@3.service": 2, "once.service": 1}
+    assert runs(expected) == {"web@1.service": 3, "web@2.service": 1, "web@3.service": 3, "once.service": 1}
     for number, moment in list(enumerate(undisturbed.moments))[::each]:
         result = run_story(preface, KillPoint(number))
         assert result.failure is None, f"killed {moment} (number {number}): {result.failure}"

@@ -1,9 +1,10 @@
 """The unit files of the simulated operators: one of each kind that the cluster treats differently.
 
 Each has editions with different content, so that replacing one is an operation: an edition with an even number needs a
-restart of a running unit, the third one a daemon-reload.
+restart of a running unit, the third one a daemon-reload. The same holds for the editions of a drop-in.
 """
 
+from fleetd.model.content import DropIn, make_dropins
 from fleetd.model.unitfile import parse_unit_file, render_unit_file
 
 EDITIONS = 3
@@ -42,8 +43,17 @@ TIED = {
 }
 
 
+_LINES = {2: "Environment=EDITION=2", 3: "MemoryMax=1G"}
+
+
+def unit_dropins(edition: int = 1) -> tuple[DropIn, ...]:
+    """The drop-ins of this edition: none in the first."""
+    line = _LINES.get(edition)
+    return make_dropins([("edition.conf", f"[Service]\n{line}\n")]) if line else ()
+
+
 def unit_text(name: str, edition: int = 1) -> str:
     """The unit file of this name, as fleet renders it."""
-    line = {2: "Environment=EDITION=2", 3: "MemoryMax=1G"}.get(edition, "")
+    line = _LINES.get(edition, "")
     text = f"[Unit]\nDescription=edition {edition}\n{(UNITS | TIED)[name]}[Service]\n{line}\n"
     return render_unit_file(parse_unit_file(text))

@@ -12,7 +12,7 @@ import msgspec
 
 from fleetd.leader.mirror import apply_record
 from fleetd.model.content import DropIn
-from fleetd.model.machine import Cordon, Machine, MachineMode, MachineSettings
+from fleetd.model.machine import Capability, Cordon, Machine, MachineMode, MachineSettings
 from fleetd.model.names import matches_glob
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.quota import Usage
@@ -125,14 +125,24 @@ class Cluster:
         session: str = "",
         *,
         shuts_down: bool = False,
+        is_old: bool = False,
         **metadata: str,
     ) -> None:
-        """A machine registers, or writes its record again. What is not given stays as it was."""
+        """A machine registers, or writes its record again. What is not given stays as it was. `is_old`: its fleetd has
+        none of the capabilities."""
         former = self.snapshot.machines.get(name)
         session = session or (former.session if former else self._new_session())
         metadata = metadata or (former.metadata if former else {})
         self.local_units.setdefault(name, {})
-        self.write(MACHINES, (name,), Machine(name, session, metadata=metadata, mode=mode, shuts_down=shuts_down))
+        record = Machine(
+            name,
+            session,
+            metadata=metadata,
+            mode=mode,
+            shuts_down=shuts_down,
+            capabilities={} if is_old else dict.fromkeys(Capability, True),
+        )
+        self.write(MACHINES, (name,), record)
         if name in self.away:
             self.set_away(self.away - {name})
 

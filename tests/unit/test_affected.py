@@ -1,8 +1,9 @@
 """Which units a change affects. test_leader_properties.py checks that planning these is enough."""
 
+import msgspec
 import pytest
 
-from fleetd.model.machine import Machine, MachineMode
+from fleetd.model.machine import MachineMode
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.reason import Rejection, RejectionCount, RejectionKind
 from fleetd.registry.records import DECISIONS, MACHINES, PLACEMENTS, STATES
@@ -137,7 +138,7 @@ MACHINE_CHANGES = [
 
 def _move(cluster):
     former = cluster.snapshot.machines["m1"]
-    cluster.write(MACHINES, ("m1",), Machine("m1", former.session, "192.0.2.1"))
+    cluster.write(MACHINES, ("m1",), msgspec.structs.replace(former, address="192.0.2.1"))
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,22 @@ def test_a_changed_drop_in_stays_on_its_machine_where_the_unit_still_fits():
     assert cluster.snapshot.placements[A] == {"m1": Placement("m1", A, *_requested(cluster, A))}
 
 
+def test_a_unit_with_drop_ins_is_not_placed_on_a_machine_that_would_pass_over_them():
+    cluster = settled_cluster("m2")
+    cluster.machine("m1", is_old=True)
+    cluster.unit(A, dropin="X-Note=x")
+    cluster.unit("b.service")
+    cluster.settle()
+    assert cluster.assigned() == {A: "m2", "b.service": "m1"}
+    cluster.die("m2")
+    cluster.settle()
+    assert A not in cluster.assigned()
+    assert cluster.rejections(A) == {"its fleetd is too old for drop-ins": 1}
+    cluster.machine("m1")
+    cluster.settle()
+    assert cluster.assigned() == {A: "m1", "b.service": "m1"}
+
+
 def test_a_unit_whose_drop_in_fits_on_its_machine_no_longer_moves_and_conflicts_until_it_has_stopped():
     cluster = settled_cluster("m1", a="")
     cluster.machine("m2", disk="ssd")

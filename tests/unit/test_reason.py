@@ -112,6 +112,11 @@ REJECTIONS = [
     (Rejection(RejectionKind.DRAINED), "machine is being drained", "machine 11111111 is being drained"),
     (Rejection(RejectionKind.CORDONED), "machine is cordoned", "machine is cordoned on 11111111"),
     (Rejection(RejectionKind.CORDONED, "{}"), "machine is cordoned: {}", "machine is cordoned: {} on 11111111"),
+    (
+        Rejection(RejectionKind.OUTDATED, "drop-ins"),
+        "its fleetd is too old for drop-ins",
+        "its fleetd is too old for drop-ins on 11111111",
+    ),
     (Rejection(RejectionKind.MACHINE_ID, "m2"), "not machine m2", "not machine m2 on 11111111"),
     (
         Rejection(RejectionKind.MACHINE_ID, ""),

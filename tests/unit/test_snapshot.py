@@ -3,7 +3,7 @@
 import pytest
 
 from fleetd.leader.mirror import apply_record
-from fleetd.model.machine import Cordon, Machine, MachineMode, MachineSettings
+from fleetd.model.machine import Capability, Cordon, Machine, MachineMode, MachineSettings
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.reason import Hold, Rejection, RejectionCount, RejectionKind
 from fleetd.model.unit import Unit, UnitState
@@ -116,15 +116,16 @@ def test_with_colocated_adds_unplaced_peers_and_followers():
     assert cluster.snapshot.with_colocated(["unknown.service"]) == ["unknown.service"]
 
 
+ALL = dict.fromkeys(Capability, True)
 EFFECTIVE = [
-    ("ready", Machine("m", metadata={"a": "1", "b": "2"}), EffectiveMachine({"a": "1", "b": "2"})),
-    ("leaving", Machine("m", mode=MachineMode.LEAVING), EffectiveMachine({}, LEAVING, LEAVING)),
+    ("ready", Machine("m", metadata={"a": "1", "b": "2"}, capabilities=ALL), EffectiveMachine({"a": "1", "b": "2"})),
+    ("leaving", Machine("m", mode=MachineMode.LEAVING, capabilities=ALL), EffectiveMachine({}, LEAVING, LEAVING)),
     (
         "shutting down",
-        Machine("m", mode=MachineMode.LEAVING, shuts_down=True),
+        Machine("m", mode=MachineMode.LEAVING, shuts_down=True, capabilities=ALL),
         EffectiveMachine({}, LEAVING, LEAVING, may_return=True),
     ),
-    ("parked", Machine("m", mode=MachineMode.PARKED), EffectiveMachine({}, PARKED, hold=Hold.PARKED)),
+    ("parked", Machine("m", mode=MachineMode.PARKED, capabilities=ALL), EffectiveMachine({}, PARKED, hold=Hold.PARKED)),
 ]
 
 
@@ -143,7 +144,10 @@ def test_the_effective_machine_follows_mode_and_metadata(machine, expected):
     ],
 )
 def test_a_cordon_counts_while_the_machine_is_ready(mode, expected):
-    assert effective_machine(Machine("m", mode=mode), MachineSettings(cordon=Cordon("disk", "ann", 7.0))) == expected
+    assert (
+        effective_machine(Machine("m", mode=mode, capabilities=ALL), MachineSettings(cordon=Cordon("disk", "ann", 7.0)))
+        == expected
+    )
 
 
 def test_settings_override_the_metadata_of_a_machine():

@@ -12,12 +12,14 @@ import msgspec
 
 from fleetd.api import schema
 from fleetd.api.apply_writes import write_sets_of
+from fleetd.api.capabilities import check_capability
 from fleetd.api.http import ApiError, Request, Response, parse_json, render_json
 from fleetd.api.quota import Quota
 from fleetd.api.v2.apply_reports import describe_plan, describe_set, describe_version
 from fleetd.model.apply import ApplyPlan, ApplyRequest, Known, Stamp, plan_apply, plan_scale
 from fleetd.model.content import InvalidDropIn, make_dropins
 from fleetd.model.group import MAX_INSTANCES, group_of
+from fleetd.model.machine import Capability
 from fleetd.model.names import is_template, template_of
 from fleetd.model.rollout import Apply
 from fleetd.model.unit import Unit
@@ -123,6 +125,8 @@ class Applies:
                 return render_json(answer)
             if plan.refusals:
                 raise ApiError(409, "; ".join(plan.refusals))
+            if any(unit.after and unit.after.dropins for unit in plan.written):
+                await check_capability(reader, Capability.DROPINS)
             answer = msgspec.structs.replace(answer, id=stamp.rollout)
             try:
                 await self._write(plan, known, stamp)

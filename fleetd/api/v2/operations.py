@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 
 from fleetd.api import schema
+from fleetd.api.capabilities import check_capability
 from fleetd.api.http import ApiError, Request, Response, parse_json, render_json, to_api_error
 from fleetd.api.unit_operations import Change, UnitOperation, check_names, make_operation, plan_change
 from fleetd.api.v1.units import Units
+from fleetd.model.machine import Capability
 from fleetd.model.unit import Unit
 from fleetd.registry.records import UNITS, MalformedRecord
 from fleetd.registry.registry import Registry
@@ -46,10 +48,13 @@ class Operations:
         names = dict.fromkeys(name for each in operations for name in (each.name, each.template) if name)
         found = await self._registry.get_many(UNITS, [(name,) for name in names])
         units: dict[str, Unit | None] = {name: found.get((name,)) for name in names}  # as the operations leave them
+        outdated = await self._refuse_dropins() if any(each.dropins for each in operations) else None
         changes = []
         async with AsyncExitStack() as claims:
             for operation in operations:
                 with _recording(operation.name, results):
+                    if operation.dropins and outdated:
+                        raise outdated
                     template = units.get(operation.template)
                     change = plan_change(operation, units[operation.name], self._shadows, template)
                     await claims.enter_async_context(self._units.quota.admit(change.before, change.after))
@@ -57,6 +62,14 @@ class Operations:
                     units[operation.name] = change.after
             await self._apply(changes, results)
         return render_json(schema.Results(tuple(results[each.name] for each in asked)))
+
+    async def _refuse_dropins(self) -> ApiError | None:
+        """Why no unit may have drop-ins at present."""
+        try:
+            await check_capability(self._registry, Capability.DROPINS)
+        except ApiError as refusal:
+            return refusal
+        return None
 
     async def _apply(self, changes: Sequence[Change], results: dict[str, schema.Result]) -> None:
         """Write the changes. Once the store is unavailable the rest fails at once, without a timeout each."""
