@@ -152,7 +152,7 @@ class Executor:
         even if systemd started it by itself."""
         restarting = action.entry.restarting
         assert restarting is not None
-        ends = (await self._systemd.details(action.unit)).invocation
+        ends = (await self._systemd.last_run(action.unit)).invocation
         due = msgspec.structs.replace(restarting, invocation=ends)
         self._ledger.put(action.unit, msgspec.structs.replace(action.entry, restarting=due, applied=_applied_now()))
         await self._systemd.restart(action.unit)
@@ -176,7 +176,7 @@ class Executor:
         self._stops.pop(action.unit, None)
 
     async def _finish_reload(self, action: Reload) -> None:
-        restarts = (await self._systemd.details(action.unit)).restarts
+        restarts = (await self._systemd.last_run(action.unit)).restarts
         self._ledger.put(action.unit, msgspec.structs.replace(action.entry, applied=_applied_now(restarts)))
         self._stops.pop(action.unit, None)
 

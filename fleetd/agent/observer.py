@@ -14,11 +14,12 @@ from fleetd.agent.unit_retries import UnitRetries
 from fleetd.model.admission import dropin_taken, own_unit, refuse_names
 from fleetd.model.content import Content
 from fleetd.model.job_result import CANCELED, NEVER_RAN, REFUSED
+from fleetd.model.placement import Placement
 from fleetd.model.unit import TargetState
 from fleetd.model.unitfile import UnitFileError
 from fleetd.reconciler.observed import LastRun, Observed, needs_content, needs_last_run
 from fleetd.scheduler.snapshot import requirements_of
-from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager, ServiceManagerError, UnitStatus
+from fleetd.systemd.protocol import ManagerUnavailable, Run, ServiceManager, ServiceManagerError, UnitStatus
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,8 @@ class Observer:
         placements = self._desired.placements
         observed = {name: self._combine(name, statuses[name], at_s) for name in names}
         asked = [name for name in names if needs_last_run(placements.get(name), observed[name])]
-        for name, last_run in zip(asked, await asyncio.gather(*map(self._ask_last_run, asked)), strict=True):
+        answers = (self._ask_last_run(name, placements[name], observed[name]) for name in asked)
+        for name, last_run in zip(asked, await asyncio.gather(*answers), strict=True):
             observed[name] = msgspec.structs.replace(observed[name], last_run=last_run)
         replaced = [name for name in names if needs_content(placements.get(name), observed[name])]
         contents = read_contents(self._systemd) if replaced else {}
@@ -133,12 +135,16 @@ class Observer:
             cause = "systemd refused to start it" if result == REFUSED else "a unit that it needs failed"
             self._retries.record(name, f"{name} was not started: {cause} ({result})", result)
 
-    async def _ask_last_run(self, name: str) -> LastRun | None:
+    async def _ask_last_run(self, name: str, placement: Placement, seen: Observed) -> LastRun | None:
+        is_asked = placement.prove_after_s is not None
         try:
+            run = await self._systemd.last_run(name) if is_asked else Run()
+            if is_asked and seen.active == "active":  # how it ends is not known yet; a daemon-reload asks about all
+                return LastRun(run.invocation, active_since_s=run.active_since_s, restarts=run.restarts)
             details = await self._systemd.details(name)
         except ManagerUnavailable:
             raise
         except ServiceManagerError as error:
             log.warning("cannot find out how the last run of %s ended: %s", name, error)
             return None
-        return LastRun(details.invocation, details.result, details.oneshot, details.active_since_s, details.restarts)
+        return LastRun(details.invocation, details.result, details.oneshot, run.active_since_s, run.restarts)

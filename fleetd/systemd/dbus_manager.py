@@ -32,6 +32,7 @@ from fleetd.systemd.protocol import (
     JobRefused,
     ManagerUnavailable,
     NameTaken,
+    Run,
     ServiceManagerError,
     UnitDetails,
     UnitStatus,
@@ -371,22 +372,25 @@ class SystemdOverDBus:
         if not is_loadable(name):
             return UnitDetails()
         kind = name.rpartition(".")[2]
-        load, path, invocation, active_since_us = await self._bus.get(
-            name, "Unit.LoadState", "Unit.FragmentPath", "Unit.InvocationID", "Unit.ActiveEnterTimestampMonotonic"
-        )
+        load, path, invocation = await self._bus.get(name, "Unit.LoadState", "Unit.FragmentPath", "Unit.InvocationID")
         if load == "not-found" and not path:
             return UnitDetails()
-        result, oneshot, restarts = "", False, 0
+        result, oneshot = "", False
         if kind in _WITH_RESULT:
             [result] = await self._bus.get(name, f"{kind.capitalize()}.Result")
         if kind == "service":
-            service_type, remains, restarts = await self._bus.get(
-                name, "Service.Type", "Service.RemainAfterExit", "Service.NRestarts"
-            )
+            service_type, remains = await self._bus.get(name, "Service.Type", "Service.RemainAfterExit")
             oneshot = service_type == "oneshot" and not remains
-        fragment_path = self._files.resolve(path)
-        since_s = active_since_us / 1e6
-        return UnitDetails(fragment_path, bytes(invocation).hex(), result, oneshot, since_s, restarts)
+        return UnitDetails(self._files.resolve(path), bytes(invocation).hex(), result, oneshot)
+
+    async def last_run(self, name: str) -> Run:
+        if not is_loadable(name):
+            return Run()
+        counted = ["Service.NRestarts"] if name.endswith(".service") else []
+        # The invocation first: one that ends meanwhile is not taken for the one that is active since then.
+        asked = ("Unit.InvocationID", "Unit.ActiveEnterTimestampMonotonic", *counted)
+        invocation, since_us, *restarts = await self._bus.get(name, *asked)
+        return Run(bytes(invocation).hex(), since_us / 1e6, *restarts)
 
     async def explain(self, name: str) -> str:
         if not is_loadable(name):

@@ -67,14 +67,22 @@ class UnitDetails(msgspec.Struct, frozen=True):
     `fragment_path` is the file it was read from ('': none). `invocation` is the hex InvocationID of its last start
     since boot ('': systemd remembers none). `result` is its Result ('success', 'exit-code', 'timeout', …; '': its type
     has none). `oneshot`: a service with Type=oneshot and without RemainAfterExit=, which has completed once it is
-    inactive. `active_since_s` is when it last became active, on the machine's monotonic clock (0: never since systemd
-    loaded it); `restarts` is how often systemd restarted it by itself since it was last asked to start it.
+    inactive.
     """
 
     fragment_path: str = ""
     invocation: str = ""
     result: str = ""
     oneshot: bool = False
+
+
+class Run(msgspec.Struct, frozen=True):
+    """The last run of a unit. `invocation` is as in UnitDetails; `active_since_s` is when it became active, on the
+    machine's monotonic clock (0: never since systemd loaded it); `restarts` is how often systemd restarted it by itself
+    since it was last asked to start it.
+    """
+
+    invocation: str = ""
     active_since_s: float = 0.0
     restarts: int = 0
 
@@ -161,6 +169,9 @@ class ServiceManager(Protocol):
 
     async def details(self, name: str) -> UnitDetails:
         """Return more about one unit; the defaults if systemd does not know it."""
+
+    async def last_run(self, name: str) -> Run:
+        """Return since when the unit runs; the defaults if systemd does not know it."""
 
     async def explain(self, name: str) -> str:
         """Return why the unit failed, as text: systemd's result and exit status, and its last log lines."""

@@ -21,6 +21,7 @@ from fleetd.systemd.protocol import (
     DropInTaken,
     ManagerUnavailable,
     NameTaken,
+    Run,
     ServiceManagerError,
     UnitDetails,
     UnitStatus,
@@ -305,9 +306,12 @@ class SimulatedSystemd:
             unit.invocation,
             "" if program.kind in ("target", "slice", "device") else unit.result,
             program.oneshot and not program.remains,
-            unit.active_since_s,
-            unit.restarts,
         )
+
+    async def last_run(self, name: str) -> Run:
+        await self._take_time("last-run", (name,))
+        unit = self._units.load(name)
+        return Run(unit.invocation, unit.active_since_s, unit.restarts) if unit else Run()
 
     async def explain(self, name: str) -> str:
         await self._take_time("explain", (name,))

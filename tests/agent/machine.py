@@ -17,7 +17,7 @@ from fleetd.registry.records import PLACEMENTS, STATES, Synced
 from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline
 from fleetd.store.protocol import Changes, Comparison, Delete, Operation, RangeResult, Unavailable
-from fleetd.systemd.protocol import NO_DROPINS, ServiceManagerError, UnitDetails, UnitStatus
+from fleetd.systemd.protocol import NO_DROPINS, Run, ServiceManagerError, UnitDetails, UnitStatus
 from fleetd.testing.simulated_systemd import SimulatedSystemd
 
 MACHINE = "m1"
@@ -131,6 +131,10 @@ class FaultySystemd(SimulatedSystemd):
     async def details(self, name: str) -> UnitDetails:
         self._find_words(name)
         return await super().details(name)
+
+    async def last_run(self, name: str) -> Run:
+        self._find_words(name)
+        return await super().last_run(name)
 
     async def explain(self, name: str) -> str:
         self._find_words(name)

@@ -40,7 +40,7 @@ async def test_a_unit_is_proven_once_it_has_been_active_so_long(machine: Machine
     await machine.start()
     await ask(machine)
     assert await proven_after_s(machine) == 13
-    invocation = (await machine.systemd.details(WEB)).invocation
+    invocation = (await machine.systemd.last_run(WEB)).invocation
     assert await proof(machine) == Proof(7, hash_unit_file(DAEMON), invocation)
 
 
@@ -49,12 +49,12 @@ async def test_systemd_is_not_polled_for_a_proof_and_not_asked_without_the_quest
     await machine.place(WEB, 7)
     await machine.until_active(WEB, 7)
     await asyncio.sleep(100)
-    assert machine.asked("details") == []
+    assert machine.asked("details", "last-run") == []
     await ask(machine, generation=9)
     await asyncio.sleep(1)
     del machine.systemd.calls[:]
     await asyncio.sleep(100)
-    assert len(machine.asked("details")) <= 1
+    assert len(machine.asked("details", "last-run")) <= 1
     assert await proof(machine) is not None
 
 
@@ -102,7 +102,7 @@ async def test_a_crash_loop_is_never_proven_and_is_told(machine: MachineUnderTes
         answers.append(await proof(machine))
     words = "systemd restarted it before it had been active for 10 s"
     assert {answer for answer in answers if answer} == {Proof(7, hash_unit_file(CRASHES), failed=words)}
-    assert (await machine.systemd.details(WEB)).restarts > 100
+    assert (await machine.systemd.last_run(WEB)).restarts > 100
 
 
 async def test_a_restart_before_the_change_does_not_count_against_it(machine: MachineUnderTest) -> None:
@@ -112,7 +112,7 @@ async def test_a_restart_before_the_change_does_not_count_against_it(machine: Ma
     await machine.until_active(WEB, 7)
     machine.systemd.crash(WEB)
     await asyncio.sleep(1)
-    assert (await machine.systemd.details(WEB)).restarts == 1
+    assert (await machine.systemd.last_run(WEB)).restarts == 1
     await ask(machine, restarted + "MemoryMax=10M\n", 9)
     assert await proven_after_s(machine) == 10
     assert (await proof(machine)).failed == ""
@@ -152,7 +152,7 @@ async def test_a_unit_that_is_restarted_for_its_content_is_proven_in_its_new_run
     await machine.start()
     await machine.place(WEB, 7)
     await asyncio.sleep(20)
-    before = (await machine.systemd.details(WEB)).invocation
+    before = (await machine.systemd.last_run(WEB)).invocation
     await ask(machine, DAEMON.replace("daemon", "other"), 9)
     assert await proven_after_s(machine) == 10
     answer = await proof(machine)

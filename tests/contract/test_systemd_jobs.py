@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from fleetd.model.job_result import REFUSED, SKIPPED
-from fleetd.systemd.protocol import JobRefused, ServiceManager, UnitDetails
+from fleetd.systemd.protocol import JobRefused, Run, ServiceManager
 from tests.contract.systemd_harness import (
     ENDS_WITH_3,
     PATIENCE_S,
@@ -101,40 +101,40 @@ async def test_a_restart_changes_the_invocation_and_a_reload_does_not(harness: H
     assert await invocation(manager, "web.service") == second, "the end of a run is not another one"
 
 
-async def details_when(manager: ServiceManager, name: str, holds: Callable[[UnitDetails], bool]) -> UnitDetails:
+async def run_when(manager: ServiceManager, name: str, holds: Callable[[Run], bool]) -> Run:
     async with asyncio.timeout(PATIENCE_S):
         while True:
-            details = await manager.details(name)
-            if holds(details):
-                return details
+            run = await manager.last_run(name)
+            if holds(run):
+                return run
             await asyncio.sleep(0.02)
 
 
 RESTARTED = "[Unit]\nStartLimitIntervalSec=0\n[Service]\nRestart=always\nRestartSec=50ms\n"
 
 
-async def test_details_say_since_when_a_unit_is_active_and_how_often_it_was_restarted(harness: Harness) -> None:
+async def test_a_run_says_since_when_a_unit_is_active_and_how_often_it_was_restarted(harness: Harness) -> None:
     manager, now_s = harness.manager, asyncio.get_running_loop().time
     await manager.write({"web.service": f"{RESTARTED}ExecStart=/bin/sleep infinity\n"})
     asked_s = now_s()
     await manager.start("web.service")
     await until_active(manager, "web.service")
-    first = await manager.details("web.service")
+    first = await manager.last_run("web.service")
     assert asked_s - 0.01 <= first.active_since_s <= now_s()
     assert first.restarts == 0
 
     await manager.write({"web.service": f"{RESTARTED}ExecStart=/bin/sleep infinity\nMemoryMax=100M\n"})
     await manager.reload()
-    assert await manager.details("web.service") == first, "a daemon-reload is no restart"
+    assert await manager.last_run("web.service") == first, "a daemon-reload is no restart"
 
     harness.crash("web.service")
-    second = await details_when(manager, "web.service", lambda seen: seen.active_since_s > first.active_since_s)
+    second = await run_when(manager, "web.service", lambda seen: seen.active_since_s > first.active_since_s)
     assert second.restarts == 1
     assert second.invocation != first.invocation
     assert first.active_since_s < second.active_since_s <= now_s()
 
     await manager.restart("web.service")
-    third = await details_when(manager, "web.service", lambda seen: seen.active_since_s > second.active_since_s)
+    third = await run_when(manager, "web.service", lambda seen: seen.active_since_s > second.active_since_s)
     assert third.restarts == 0, "systemd counts its own restarts alone, since it was last asked"
 
 
@@ -142,11 +142,11 @@ async def test_a_unit_that_crashes_again_and_again_is_never_active_for_long(mana
     await manager.write({"web.service": f"{RESTARTED}ExecStart=/bin/sh -c 'sleep 0.3; exit 1'\n"})
     await manager.start("web.service")
     looked_active = 0
-    while (await manager.details("web.service")).restarts < 3:
+    while (await manager.last_run("web.service")).restarts < 3:
         [seen] = (await manager.observe(["web.service"])).values()
         looked_active += seen.active == "active"
         if seen.active == "active":
-            assert asyncio.get_running_loop().time() - (await manager.details("web.service")).active_since_s < 1.0
+            assert asyncio.get_running_loop().time() - (await manager.last_run("web.service")).active_since_s < 1.0
         await asyncio.sleep(0.05)
     assert looked_active > 3, "it looks active nearly always"
 

@@ -8,7 +8,7 @@ import asyncio
 import pytest
 from msgspec import structs
 
-from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager, UnitDetails, UnitStatus
+from fleetd.systemd.protocol import ManagerUnavailable, Run, ServiceManager, UnitDetails, UnitStatus
 from tests.contract.systemd_harness import (
     ENDS_WITH_3,
     PATIENCE_S,
@@ -161,11 +161,13 @@ async def test_details_have_the_file_and_whether_it_was_started(manager: Service
     await manager.start("told.service")
     await until_active(manager, "told.service")
     details = await manager.details("told.service")
-    assert details == structs.replace(told, invocation=details.invocation, active_since_s=details.active_since_s)
+    assert details == structs.replace(told, invocation=details.invocation)
+    assert (await manager.last_run("told.service")).invocation == details.invocation
     assert len(bytes.fromhex(details.invocation)) == 16
     assert (await manager.details("ssh.service")).fragment_path == "/lib/systemd/system/ssh.service"
     for name in ("unknown.service", "template@.service", "no-suffix"):
         assert await manager.details(name) == UnitDetails()
+        assert await manager.last_run(name) == Run()
 
 
 async def test_a_failure_is_explained_with_systemds_words_and_the_last_lines(manager: ServiceManager) -> None:
