@@ -2,6 +2,8 @@
 
 import msgspec
 
+from fleetd.api.cause_schema import Cause
+
 # PUT /fleet/v2/machines/{machine}/cordon
 
 
@@ -9,6 +11,64 @@ class CordonRequest(msgspec.Struct, frozen=True):
     """The body: why, on one line, for people."""
 
     why: str = ""
+
+
+# PUT and GET /fleet/v2/machines/{machine}/drain
+
+
+class Drain(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The units of a machine are to move to others: who asked for it ('' if not told) and when. After `deadline` no
+    more units are moved (0: there is none); both are Unix times (s). `withGlobals`: global units are stopped there,
+    too. `force`: units move whatever becomes unavailable, and what fits nowhere else is stopped."""
+
+    by: str = ""
+    at: float = 0.0
+    deadline: float = 0.0
+    with_globals: bool = msgspec.field(name="withGlobals", default=False)
+    force: bool = False
+
+
+class DrainRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The body: why the machine is cordoned, on one line, for people (a cordon that is there stays as it is), and after
+    how many seconds no more units are moved (0: there is no such deadline). `withGlobals` and `force` are as for
+    Drain."""
+
+    why: str = ""
+    deadline: float = 0.0
+    with_globals: bool = msgspec.field(name="withGlobals", default=False)
+    force: bool = False
+
+
+class DrainedUnit(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What becomes of one unit of a machine that is drained.
+
+    `state` of one that is there: `pending` (the leader has not planned it yet), `waits` (until it may be disturbed),
+    `finishing` (a oneshot at work), `moving` (it is being stopped, and `machine` is where it goes), `stopping` (it goes
+    nowhere), `stays` (it does not leave) or `global` (global units and templates of sockets stay). Of one that has left
+    and was asked for: `starting` (on `machine`, and not proven yet), `proven`, `failed`, `moved` (it is not to run, or
+    has completed) or `unplaced`. `reason` is a sentence whose subject is the unit, `cause` its data.
+    """
+
+    unit: str
+    state: str
+    machine: str = ""
+    address: str = ""
+    reason: str = ""
+    cause: Cause | None = None
+
+
+class DrainReport(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How far a drain has got. Without `drain`, the units are not to leave. `drained`: the machine reports that all
+    are gone, but those that are `global`. `hold` is why the drain does not go
+    on: the machine is absent, leaving or parked. `units` are those on the machine, and others that were asked for, by
+    name."""
+
+    machine: str
+    address: str = ""
+    drain: Drain | None = None
+    drained: bool = False
+    hold: str = ""
+    units: tuple[DrainedUnit, ...] = ()
 
 
 # GET and PATCH /fleet/v2/settings

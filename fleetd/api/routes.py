@@ -28,6 +28,7 @@ from fleetd.api.v1.units import Units
 from fleetd.api.v2.applies import Applies
 from fleetd.api.v2.contents import Contents
 from fleetd.api.v2.cordons import Cordons
+from fleetd.api.v2.drains import Drains
 from fleetd.api.v2.operations import Operations
 from fleetd.api.v2.reports import Reports
 from fleetd.api.v2.rollouts import Rollouts
@@ -95,7 +96,7 @@ class Api:
         units = Units(self._registry, token_limit, shadows, quota)
         states = States(self._registry, token_limit)
         machines = Machines(self._registry, token_limit)
-        cordons = Cordons(self._registry, self._unix_now)
+        cordons, drains = Cordons(self._registry, self._unix_now), Drains(self._registry, self._unix_now)
         rollouts = Rollouts(self._registry, self._unix_now, self._new_id)
         settings = Settings(self._registry, self._machine, self._unix_now)
         operations, reports = Operations(self._registry, units, shadows), Reports(self._registry)
@@ -124,6 +125,9 @@ class Api:
             Route("DELETE", f"{v2}/machines/{{machine}}", machines.delete),
             Route("PUT", f"{v2}/machines/{{machine}}/cordon", cordons.put, schema.CordonRequest),
             Route("DELETE", f"{v2}/machines/{{machine}}/cordon", cordons.delete),
+            Route("GET", f"{v2}/machines/{{machine}}/drain", drains.get, answer=schema.DrainReport, query="unit"),
+            Route("PUT", f"{v2}/machines/{{machine}}/drain", drains.put, schema.DrainRequest),
+            Route("DELETE", f"{v2}/machines/{{machine}}/drain", drains.delete),
             Route("GET", f"{v2}/rollouts", rollouts.get_all, answer=schema.Rollouts, query="group"),
             Route("POST", f"{v2}/rollouts/{{group}}", rollouts.post, schema.RolloutCommand),
             Route("GET", f"{v2}/settings", settings.get_all, answer=schema.Settings),

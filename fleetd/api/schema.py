@@ -6,7 +6,16 @@ where it is, its state on each machine, and operations on many units.
 
 import msgspec
 
+from fleetd.api.cause_schema import Cause as Cause
+from fleetd.api.cause_schema import Eviction as Eviction
+from fleetd.api.cause_schema import Rejection as Rejection
+from fleetd.api.cause_schema import RejectionCount as RejectionCount
+from fleetd.api.cause_schema import UnavailableMember as UnavailableMember
 from fleetd.api.cluster_schema import CordonRequest as CordonRequest
+from fleetd.api.cluster_schema import Drain as Drain
+from fleetd.api.cluster_schema import DrainedUnit as DrainedUnit
+from fleetd.api.cluster_schema import DrainReport as DrainReport
+from fleetd.api.cluster_schema import DrainRequest as DrainRequest
 from fleetd.api.cluster_schema import Leaving as Leaving
 from fleetd.api.cluster_schema import Setting as Setting
 from fleetd.api.cluster_schema import SettingChanges as SettingChanges
@@ -64,13 +73,14 @@ class Cordon(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Machine(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A machine. `mode` (leaving, parked) and `cordon` are additions to CoreOS fleet's API."""
+    """A machine. `mode` (leaving, parked), `cordon` and `drain` are additions to CoreOS fleet's API."""
 
     id: str = ""
     primary_ip: str = msgspec.field(name="primaryIP", default="")
     metadata: dict[str, str] = {}
     mode: str = ""
     cordon: Cordon | None = None
+    drain: Drain | None = None
 
 
 class MachinePage(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -121,56 +131,6 @@ class AllocationReport(msgspec.Struct, frozen=True, omit_defaults=True):
     result: str = ""
     note: str = ""
     refusal: str = ""
-
-
-class Rejection(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Why a machine does not take a unit: `leaving`, `parked`, `cordoned`, `outdated`, `machine-id`, `metadata`,
-    `refused`, `no-socket`, `no-peer`, `conflict`, `replaced`; `subject` is the unit, id, metadata or text that this is
-    about."""
-
-    kind: str
-    subject: str = ""
-
-
-class RejectionCount(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How many machines reject a unit for one reason (see Rejection), which `message` says as a sentence."""
-
-    kind: str
-    message: str
-    machines: int
-    subject: str = ""
-
-
-class Eviction(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Why a unit may not stay on a machine."""
-
-    machine: str
-    rejection: Rejection
-
-
-class Cause(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The data of a unit's reason: what programs decide by. Later versions may add kinds.
-
-    `kind` is `placed` (by `rule`; `units` were placed together), `completed`, `infeasible`, `no-machines`, `stopping`
-    (on `machines`), `waiting-for-stop` (on `machine`), `waiting-for-removal` (from `machine`), `waiting-for-room`
-    (until `unit` has stopped on `machine`), `waiting-for-machine` (`absence`: `lost`, `parked` or `returning`; `until`:
-    Unix time, 0 for ever) or `waiting-for-peer` (`unit`, which waits for `peer_waits`). `waits` is what the unit waits
-    for, a sentence that begins with "waits", '' where it does not wait. `hold` is why the machine does not stop the
-    unit: `parked` or `orphaned`. `because` is why the unit had to stop.
-    """
-
-    kind: str
-    waits: str = ""
-    rule: str = ""
-    machine: str = ""
-    unit: str = ""
-    machines: tuple[str, ...] = ()
-    units: tuple[str, ...] = ()
-    hold: str = ""
-    absence: str = ""
-    until: float = 0.0
-    because: Eviction | None = None
-    peer_waits: "Cause | None" = None
 
 
 class UnitReport(msgspec.Struct, frozen=True, omit_defaults=True):

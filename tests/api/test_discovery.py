@@ -50,7 +50,8 @@ async def test_the_document_describes_every_entity(document: Any) -> None:
     schemas = document["schemas"]
     assert {name: sorted(schema.get("properties", {})) for name, schema in schemas.items()} == {
         "Cordon": ["at", "by", "why"],
-        "Machine": ["cordon", "id", "metadata", "mode", "primaryIP"],
+        "Drain": ["at", "by", "deadline", "force", "withGlobals"],
+        "Machine": ["cordon", "drain", "id", "metadata", "mode", "primaryIP"],
         "MachinePage": ["machines", "nextPageToken"],
         "MetadataEdit": ["op", "path", "value"],
         "MetadataEdits": [],

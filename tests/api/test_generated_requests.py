@@ -58,12 +58,14 @@ def test_every_route_is_described_and_tested() -> None:
         "DELETE /fleet/v1/units/{unitName}",
         "DELETE /fleet/v2/machines/{machine}",
         "DELETE /fleet/v2/machines/{machine}/cordon",
+        "DELETE /fleet/v2/machines/{machine}/drain",
         "GET /fleet/v1/discovery",
         "GET /fleet/v1/machines",
         "GET /fleet/v1/state",
         "GET /fleet/v1/state/{unitName}",
         "GET /fleet/v1/units",
         "GET /fleet/v1/units/{unitName}",
+        "GET /fleet/v2/machines/{machine}/drain",
         "GET /fleet/v2/openapi.json",
         "GET /fleet/v2/rollouts",
         "GET /fleet/v2/sets",
@@ -84,6 +86,7 @@ def test_every_route_is_described_and_tested() -> None:
         "POST /fleet/v2/units",
         "PUT /fleet/v1/units/{unitName}",
         "PUT /fleet/v2/machines/{machine}/cordon",
+        "PUT /fleet/v2/machines/{machine}/drain",
     ]
 
 

@@ -16,6 +16,7 @@ from fleetd.model.unit_option import UnitOption
 
 _ENTITIES: tuple[type[msgspec.Struct], ...] = (
     schema.Cordon,
+    schema.Drain,
     schema.Machine,
     schema.MachinePage,
     schema.Unit,
@@ -38,7 +39,7 @@ def _describe_type(type_: Any) -> dict[str, Any]:
         return _describe_type(get_args(type_)[0])
     if issubclass(type_, msgspec.Struct):
         return {"$ref": type_.__name__}
-    return {"type": "number" if type_ is float else "string"}
+    return {"type": {float: "number", bool: "boolean"}.get(type_, "string")}
 
 
 def _describe_entity(entity: type[msgspec.Struct]) -> dict[str, Any]:

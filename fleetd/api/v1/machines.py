@@ -10,7 +10,14 @@ import msgspec
 from fleetd.api import schema
 from fleetd.api.http import ApiError, Request, Response, parse_json, render_json
 from fleetd.api.pagination import parse_page, read_page
-from fleetd.model.machine import Machine, MachineMode, MachineSettings, effective_metadata, overlay_metadata
+from fleetd.model.machine import (
+    DrainRequest,
+    Machine,
+    MachineMode,
+    MachineSettings,
+    effective_metadata,
+    overlay_metadata,
+)
 from fleetd.registry.records import MACHINES, SETTINGS, MalformedRecord
 from fleetd.registry.registry import Registry
 
@@ -29,14 +36,20 @@ class MetadataEdit(msgspec.Struct, frozen=True):
 
 def describe_machine(machine: Machine, settings: MachineSettings | None) -> schema.Machine:
     """The machine as version 1 shows it; a ready one without a mode."""
-    cordon = settings.cordon if settings else None
+    cordon, drain = (settings.cordon, settings.drain) if settings else (None, None)
     return schema.Machine(
         id=machine.id,
         primary_ip=machine.address,
         metadata=effective_metadata(machine, settings),
         mode="" if machine.mode is MachineMode.READY else machine.mode,
         cordon=schema.Cordon(cordon.why, cordon.by, cordon.at) if cordon else None,
+        drain=describe_drain(drain) if drain else None,
     )
+
+
+def describe_drain(drain: DrainRequest) -> schema.Drain:
+    """What was asked for."""
+    return schema.Drain(drain.by, drain.at, drain.deadline, drain.with_globals, drain.force)
 
 
 def parse_edits(body: bytes) -> dict[str, list[tuple[str, str]]]:

@@ -22,8 +22,7 @@ class Cordons:
     async def put(self, request: Request, id_: str) -> Response:
         """Cordon a machine: it takes no new units but global ones. The header Fleet-User says who does it."""
         why = parse_json(request.body, schema.CordonRequest).why
-        if len(why) > MAX_WHY or not why.isprintable():
-            raise ApiError(400, f"why has to be one line of at most {MAX_WHY} printable characters")
+        check_why(why)
         cordon = Cordon(why, request.user, self._unix_now())
 
         def change(settings: MachineSettings, machine: Machine | None) -> MachineSettings:
@@ -37,11 +36,22 @@ class Cordons:
         return await self._change(id_, change)
 
     async def delete(self, _: Request, id_: str) -> Response:
-        """Let a machine, present or absent, take new units again."""
-        return await self._change(id_, lambda settings, _: replace(settings, cordon=None))
+        """Let a machine, present or absent, take new units again. That ends its drain, too."""
+        return await self._change(id_, lambda settings, _: replace(settings, cordon=None, drain=None))
 
     async def _change(self, id_: str, change: Callable[[MachineSettings, Machine | None], MachineSettings]) -> Response:
-        if not await self._registry.known_machines([id_]):
-            raise ApiError(404, "unknown machine: give the full id of one that is or was in the cluster")
+        await refuse_unknown(self._registry, id_)
         await self._registry.change_settings(id_, change)
         return Response(204)
+
+
+def check_why(why: str) -> None:
+    """Raises ApiError unless this is a reason for people that fits on one line."""
+    if len(why) > MAX_WHY or not why.isprintable():
+        raise ApiError(400, f"why has to be one line of at most {MAX_WHY} printable characters")
+
+
+async def refuse_unknown(registry: Registry, id_: str) -> None:
+    """Raises ApiError unless the machine is or was in the cluster."""
+    if not await registry.known_machines([id_]):
+        raise ApiError(404, "unknown machine: give the full id of one that is or was in the cluster")

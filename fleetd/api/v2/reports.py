@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import msgspec
+from msgspec.structs import replace
 
 from fleetd.api import schema
 from fleetd.api.http import Request, Response, parse_json, render_json
@@ -11,7 +12,7 @@ from fleetd.api.v1.states import is_gone
 from fleetd.model.content import Content
 from fleetd.model.machine import Machine
 from fleetd.model.placement import Decision, Placement
-from fleetd.model.reason import Reason, RejectionCount, render, render_rejection, render_wait
+from fleetd.model.reason import DrainEnded, NowhereElse, Reason, RejectionCount, render, render_rejection, render_wait
 from fleetd.model.unit import Unit, UnitState
 from fleetd.registry.records import DECISIONS, PLACEMENTS, UNITS
 from fleetd.registry.registry import Reader, Registry
@@ -62,7 +63,7 @@ def describe_unit(
             target="",
             generation=0,
             reason=render(found),
-            cause=_describe_reason(found),
+            cause=describe_reason(found),
             allocations=allocations,
         )
     decision = decision or Decision(name, generation=0)
@@ -78,18 +79,25 @@ def describe_unit(
         machines=decision.machines,
         since=decision.since,
         reason=render(decision.reason),
-        cause=_describe_reason(decision.reason),
+        cause=describe_reason(decision.reason),
         rejections=tuple(map(_describe_rejection, decision.rejections)),
         allocations=allocations,
     )
 
 
 @lru_cache(maxsize=4096)
-def _describe_reason(reason: Reason | None) -> schema.Cause | None:
+def describe_reason(reason: Reason | None) -> schema.Cause | None:
     """The data of a reason."""
     if reason is None:
         return None
-    return msgspec.convert({**msgspec.to_builtins(reason), "waits": render_wait(reason)}, schema.Cause)
+    data = {**msgspec.to_builtins(reason), "waits": render_wait(reason)}
+    data.pop("rejections", None)  # described below, as those of reports are
+    cause = msgspec.convert(data, schema.Cause)
+    if isinstance(reason, DrainEnded):
+        return replace(cause, until=reason.deadline)
+    if isinstance(reason, NowhereElse):
+        return replace(cause, rejections=tuple(map(_describe_rejection, reason.rejections)))
+    return cause
 
 
 def _describe_rejection(count: RejectionCount) -> schema.RejectionCount:
