@@ -143,9 +143,10 @@ class Client:
             found |= {rollout.group: rollout for rollout in self._ask("GET", path, None, schema.Rollouts).rollouts}
         return found
 
-    def command_rollout(self, group: str, action: str) -> None:
-        """Pause, resume, continue or restart. Raises ApiError if it has no meaning for this group."""
-        body = msgspec.json.encode(schema.RolloutCommand(action))
+    def command_rollout(self, group: str, action: str, to: int = 0) -> None:
+        """Pause, resume, continue, restart, or undo (to this version; 0: the last one that differs). Raises ApiError if
+        it has no meaning for this group."""
+        body = msgspec.json.encode(schema.RolloutCommand(action, to))
         self._call("POST", f"{schema.V2}/rollouts/{quote(group, safe='', errors='surrogateescape')}", body)
 
     def settings(self) -> list[schema.Setting]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from operator import attrgetter
 
 import click
+import msgspec
 
 from fleetctl import output
 from fleetctl.client import ApiError, Client, open_client
@@ -25,6 +26,8 @@ ACTIONS = {
     "resume": "go on after a pause",
     "continue": "go on past the canaries",
     "restart": "restart the units one after the other",
+    "undo": "return to an earlier version",
+    "history": "list the versions",
 }
 OBEYED_S = 10.0  # the longest wait for the leader to carry out a pause
 _VALUES = {name: attrgetter(name) for name in schema.Rollout.__struct_fields__}
@@ -32,7 +35,8 @@ _VALUES = {name: attrgetter(name) for name in schema.Rollout.__struct_fields__}
 
 @new_command(
     "rollout",
-    usage="[status [--wait]|pause|resume|continue|restart] [--no-block] [--output=json] [GROUP...]",
+    usage="[status|pause|resume|continue|restart|undo|history] [--wait] [--no-block] [--to=VERSION] [--output=json] "
+    "[GROUP...]",
     completes=("rollout-actions", "groups"),
 )
 @click.option(
@@ -40,29 +44,36 @@ _VALUES = {name: attrgetter(name) for name in schema.Rollout.__struct_fields__}
 )
 @flag("--wait", text="with status: wait until the rollouts are over")
 @flag("--no-block", text="do not wait for the end of the rollout")
+@click.option("--to", type=click.IntRange(min=0), default=0, help="the version to undo to; 0: the last that differs")
 @click.argument("arguments", nargs=-1)
-def command(settings: Settings, arguments: tuple[str, ...], form: str, wait: bool, no_block: bool) -> int:
+def command(settings: Settings, arguments: tuple[str, ...], form: str, wait: bool, no_block: bool, to: int) -> int:
     """Shows how far changes have got that reach the units of a group one after the other, and steers them. A group is
     the template of its instances, or a unit alone; an instance stands for its group.
 
     status shows the last rollout of each group, or of these, with its members; names may be patterns. pause changes no
     further units, and leaves those that are being changed. resume goes on after a pause, also one that a failure made.
     continue goes on past the canaries (UpdateCanary=). restart restarts the launched units one after the other, as the
-    options of the group in [X-Fleet] say (MaxUnavailable= and those that begin with Update).
+    options of the group in [X-Fleet] say (MaxUnavailable= and those that begin with Update). undo gives the units the
+    content of an earlier version, in the same way; a second undo takes that back. history lists the versions, which
+    apply makes.
 
-    resume, continue, restart and status --wait print a line for each unit that is proven or fails, and exit with 0 once
-    the rollout is done, with 1 if it is reverted, paused, or replaced by another.
+    resume, continue, restart, undo and status --wait print a line for each unit that is proven or fails, and exit with
+    0 once the rollout is done, with 1 if it is reverted, paused, or replaced by another.
     """
     action, names = (arguments[0], arguments[1:]) if arguments and arguments[0] in ACTIONS else ("status", arguments)
     client = open_client(settings)
     if action == "status":
         return _show(client, names, form, wait=wait)
-    if wait or form != TABLE:
-        raise CommandFailed(f"--wait and --output are for rollout status, not for {action}", status=2)
     if not names:
         raise CommandFailed(f"No group given: fleetctl rollout {action} GROUP", status=2)
     groups = list(dict.fromkeys(map(_group, names)))
-    sent = [group for group in groups if _send(client, group, action)]
+    if action == "history":
+        return _list_versions(client, groups, form)
+    if wait or form != TABLE:
+        raise CommandFailed(f"--wait and --output are for rollout status, not for {action}", status=2)
+    if to and action != "undo":
+        raise CommandFailed(f"--to is for rollout undo, not for {action}", status=2)
+    sent = [group for group in groups if _send(client, group, action, to)]
     status = 0 if sent == groups else 1
     if no_block or not sent:
         return status
@@ -75,11 +86,11 @@ def _group(argument: str) -> str:
     return group_of(parse_argument(argument).name.full)
 
 
-def _send(client: Client, group: str, action: str) -> bool:
+def _send(client: Client, group: str, action: str, to: int) -> bool:
     """Send one command; returns whether it was accepted. Raises CommandFailed if the API does not answer."""
     shown = output.printable(group)
     try:
-        client.command_rollout(group, action)
+        client.command_rollout(group, action, to)
     except ApiError as error:
         output.error(f"Error: cannot {action} the rollout of {shown}: {error}")
         return False
@@ -117,6 +128,44 @@ def _show(client: Client, names: Sequence[str], form: str, *, wait: bool) -> int
         for rollout in found:
             output.result("\n".join(_describe(rollout)))
     return int(bool(missing))
+
+
+def _list_versions(client: Client, groups: Sequence[str], form: str) -> int:
+    """List the versions of these groups, the newest first, and what has become of the last rollout."""
+    with failing_as("Error retrieving versions: "):
+        outcomes = {rollout.id: rollout.status for rollout in client.rollouts(groups).values()}
+        found = {group: client.versions(group)[::-1] for group in groups}
+    rows = [
+        _Row(group, version.number, version.at, version.by, version.note, outcomes.get(version.apply, ""))
+        for group, versions in found.items()
+        for version in versions
+    ]
+    if form == JSON:
+        output.result(render_json(rows, {name: attrgetter(name) for name in _Row.__struct_fields__}))
+    elif rows:
+        output.result(output.render_table([row.cells for row in rows]))
+    missing = [group for group, versions in found.items() if not versions]
+    for group in missing:
+        output.error(f"{output.printable(group)} has no versions: only applies make them")
+    return int(bool(missing))
+
+
+class _Row(msgspec.Struct, frozen=True):
+    """A version of a group. `outcome` is what has become of its rollout, '' if there was a later one."""
+
+    group: str
+    version: int
+    at: float
+    by: str
+    note: str
+    outcome: str
+
+    @property
+    def cells(self) -> list[str]:
+        """The cells of the table."""
+        at = render_moment(self.at) if self.at else ""
+        shown = (f"{self.group}@{self.version}", at, self.by, self.note, self.outcome)
+        return [output.printable(cell) or "-" for cell in shown]
 
 
 def _select(client: Client, names: Sequence[str]) -> tuple[list[schema.Rollout], list[str]]:

@@ -97,10 +97,10 @@ class Api:
         states = States(self._registry, token_limit)
         machines = Machines(self._registry, token_limit)
         cordons, drains = Cordons(self._registry, self._unix_now), Drains(self._registry, self._unix_now)
-        rollouts = Rollouts(self._registry, self._unix_now, self._new_id)
         settings = Settings(self._registry, self._machine, self._unix_now)
         operations, reports = Operations(self._registry, units, shadows), Reports(self._registry)
         applies = Applies(self._registry, quota, shadows, self._unix_now, self._new_id)
+        rollouts = Rollouts(self._registry, applies.undo, self._unix_now, self._new_id)
         v1, v2, results, found = schema.V1, schema.V2, schema.Results, schema.UnitReports
         return (
             # v1/discovery.py describes those of version 1.

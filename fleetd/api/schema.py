@@ -336,13 +336,14 @@ class UnitSets(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class Version(msgspec.Struct, frozen=True, omit_defaults=True):
     """One version of a group, which is a template with its instances, or one unit alone: what it held since `at` (Unix
-    time, s; 0: unknown), by whom and why. `text` and `dropins` are those of the template or the unit, `instances` what
-    instances had of their own."""
+    time, s; 0: unknown), by whom and why; `apply` is the id of the apply that made it, and of its rollout. `text` and
+    `dropins` are those of the template or the unit, `instances` what instances had of their own."""
 
     number: int
     at: float = 0.0
     by: str = ""
     note: str = ""
+    apply: str = ""
     text: str = ""
     dropins: tuple[DropIn, ...] = ()
     instances: tuple[AppliedUnit, ...] = ()
@@ -425,7 +426,9 @@ class Rollouts(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class RolloutCommand(msgspec.Struct, frozen=True):
-    """The body. `action` is `pause`, `resume`, `continue` (past the canaries) or `restart` (its launched units, one
-    after the other, as a new rollout)."""
+    """The body. `action` is `pause`, `resume`, `continue` (past the canaries), `restart` (its launched units, one
+    after the other, as a new rollout) or `undo`: units get the content of the version `to` (0: of the last one that
+    differs from what they hold), as a new rollout."""
 
     action: str
+    to: int = 0

@@ -4,9 +4,10 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from fleetd.model.content import Content, DropIn, own_dropins
+from fleetd.model.content import Content, DropIn, merge_dropins, own_dropins
 from fleetd.model.decoding import FORMAT, Count
 from fleetd.model.group import group_of
+from fleetd.model.names import template_of
 from fleetd.model.unit_set import SetUnit
 
 KEPT = 10  # versions of a group
@@ -65,6 +66,29 @@ def _hold(group: str, names: Iterable[str], contents: Mapping[str, Content]) -> 
 def _own(name: str, content: Content, whole: Content) -> SetUnit:
     text = "" if content.text == whole.text else content.text
     return SetUnit(name, text, own_dropins(content.dropins, whole.dropins))
+
+
+def contents_of(version: Version, group: str, names: Iterable[str]) -> dict[str, Content]:
+    """What the units with these names, of one group, held in a version, by name. An instance of which it has nothing
+    held what its template did. Without a template it is left out."""
+    held, own = version.held, {unit.name: unit for unit in version.held.instances}
+    found = {}
+    for name in names:
+        unit = own.get(name)
+        if unit is not None:
+            found[name] = Content(unit.text or held.text, merge_dropins(held.dropins, unit.dropins))
+        elif held.text and (name == group or template_of(name) == group):
+            found[name] = held.content
+    return found
+
+
+def pick_version(versions: Mapping[int, Version], group: str, contents: Mapping[str, Content]) -> Version | None:
+    """The last version that differs from these contents of the units of a group, by name; None if there is none."""
+    for number in sorted(versions, reverse=True):
+        found = contents_of(versions[number], group, contents)
+        if any(contents[name] != content for name, content in found.items()):
+            return versions[number]
+    return None
 
 
 def refuse_version(group: str, held: GroupContent) -> str:

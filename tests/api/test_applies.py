@@ -301,6 +301,7 @@ async def test_the_last_ten_versions_of_a_group_are_kept(fleet: Fleet) -> None:
         "at": 17.0,
         "by": "ann",
         "note": "the 11th",
+        "apply": (await fleet.unit("db.service")).rollout,
         "text": "[Service]\nExecStart=/bin/11\n",
     }
     items = await fleet.registry.store.range("/fleet.archive/versions/db.service/")

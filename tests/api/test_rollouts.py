@@ -264,7 +264,7 @@ async def test_commands_without_a_meaning_are_refused(rolling: Rolling) -> None:
     await rolling.store(phase=Phase.DONE)
     assert await rolling.refused("resume") == (409, f"the rollout of {GROUP} is over: done")
     status, why = await rolling.refused("stop")
-    assert (status, why) == (400, 'invalid action "stop": expect pause, resume, continue, restart')
+    assert (status, why) == (400, 'invalid action "stop": expect pause, resume, continue, restart, undo')
 
 
 async def test_a_restart_marks_the_launched_units_and_then_its_own_end(rolling: Rolling) -> None:
@@ -333,3 +333,56 @@ async def test_a_restart_is_tried_again_while_others_write_its_units(conflicts: 
     assert answer.status == status
     assert len(await fleet.registry.read(APPLIES)) == (status == 204)
     await store.close()
+
+
+async def applied(fleet: Fleet, text: str, **units: str) -> None:
+    """Apply a template of w with this text, and these instances with texts of their own."""
+    named = [{"name": GROUP, "text": text}] + [{"name": f"w@{key}.service", "text": units[key]} for key in units]
+    assert (await fleet.ask("POST /fleet/v2/apply", {"units": named})).status == 200
+
+
+async def undo(fleet: Fleet, to: int = 0) -> int:
+    return (await fleet.ask(f"POST {ROLLOUTS}/{GROUP}", {"action": "undo", "to": to})).status
+
+
+async def texts(fleet: Fleet) -> dict[str, str]:
+    return {name: unit.text for name, unit in (await fleet.registry.units()).items()}
+
+
+async def test_undo_returns_to_the_last_version_and_undo_again_takes_that_back(fleet: Fleet) -> None:
+    await fleet.add_unit("w@1.service", OLD, target="launched")
+    await applied(fleet, OLD)
+    await applied(fleet, NEW)
+    old, new = dict.fromkeys([GROUP, "w@1.service"], OLD), dict.fromkeys([GROUP, "w@1.service"], NEW)
+    assert await texts(fleet) == new
+    for expected in (old, new):
+        assert await undo(fleet) == 204
+        assert await texts(fleet) == expected
+    [found] = json.loads((await fleet.ask(f"GET {ROLLOUTS}?group={GROUP}")).body)["rollouts"]
+    assert (found["phase"], found["note"]) == ("pending", "undo: version 3")
+
+
+async def test_undo_to_a_version_creates_no_unit_that_is_gone(fleet: Fleet) -> None:
+    await applied(fleet, f"{OLD}\n[X-Fleet]\nInstances=2\n")
+    await applied(fleet, NEW)
+    before = await fleet.unit("w@2.service")
+    await fleet.registry.write(fleet.registry.unit_write_set("w@2.service", before, None))
+    assert await undo(fleet, 1) == 204
+    assert {name: "/bin/old" in text for name, text in (await texts(fleet)).items()} == {
+        GROUP: True,
+        "w@1.service": True,
+    }
+
+
+async def test_undo_without_a_version_to_return_to_is_refused(fleet: Fleet) -> None:
+    async def refused(to: int) -> tuple[int, str]:
+        return await fleet.refused(f"POST {ROLLOUTS}/{GROUP}", {"action": "undo", "to": to})
+
+    assert (await refused(0))[0] == 404
+    await fleet.add_unit("w@1.service", OLD)
+    reason = f"{GROUP} has no version that differs from what it holds (there are none: only applies make versions)"
+    assert await refused(0) == (409, reason)
+    await applied(fleet, OLD)
+    assert await refused(5) == (409, f"{GROUP} has no version 5 (there are 1, 2)")
+    assert (await refused(0))[0] == 409
+    assert await refused(1) == (409, f"{GROUP} holds version 1 already")

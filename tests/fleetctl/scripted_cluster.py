@@ -209,6 +209,13 @@ class ScriptedCluster(Api):
         await self.registry.write_unit(unit, None)
         await self._act()
 
+    def apply(self, name: str, text: str, note: str = "") -> None:
+        """Another client applies a unit."""
+        body = schema.Apply((schema.AppliedUnit(name, text),), note=note)
+        kind = (("Content-Type", schema.JSON_TYPE),)
+        request = Request("POST", f"{schema.V2}/apply", headers=kind, body=msgspec.json.encode(body))
+        assert self._loop.do(self.handle(request)).status == 200
+
     def set_target(self, name: str, target: str) -> None:
         """Another client sets a target state."""
         unit = self.units[name]

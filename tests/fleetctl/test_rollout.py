@@ -250,3 +250,22 @@ def test_many_groups_are_asked_for_in_few_requests(fleetctl: Fleetctl, cluster: 
     fleetctl("rollout", "status", *names)
     asked = [request for request in cluster.requests if request[1] == ROLLOUTS]
     assert len(asked) == 4
+
+
+def test_versions_are_listed_and_returned_to(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+    for text in ("/bin/one", "/bin/two"):
+        cluster.apply("plain.service", f"[Service]\nExecStart={text}\n", note=text)
+    shown = [line.split("\t") for line in told(fleetctl("rollout", "history", "plain"))]
+    assert [[cell for cell in row if cell][:1] for row in shown] == [["plain.service@2"], ["plain.service@1"]]
+    assert [row[-1] for row in shown] == ["waits for the leader", "-"]
+    listed = json.loads(fleetctl("rollout", "history", "--output=json", "plain").stdout)
+    assert [(each["version"], each["note"], each["outcome"]) for each in listed] == [
+        (2, "/bin/two", "waits for the leader"),
+        (1, "/bin/one", ""),
+    ]
+    assert fleetctl("rollout", "undo", "--no-block", "--to=1", "plain").status == 0
+    assert "/bin/one" in cluster.units["plain.service"].text
+    result = fleetctl("rollout", "history", "never")
+    assert (result.status, result.stderr) == (1, "never.service has no versions: only applies make them\n")
+    result = fleetctl("rollout", "pause", "--to=1", "plain")
+    assert (result.status, result.stderr) == (2, "--to is for rollout undo, not for pause\n")

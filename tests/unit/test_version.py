@@ -11,6 +11,8 @@ from fleetd.model.version import (
     GroupContent,
     Version,
     contents_by_group,
+    contents_of,
+    pick_version,
     plan_versions,
     refuse_version,
 )
@@ -102,3 +104,27 @@ def test_a_group_that_no_transaction_can_hold_is_refused() -> None:
     held = GroupContent(large, (), tuple(SetUnit(f"web@{number}.service", large) for number in range(4)))
     assert held.size > MAX_BYTES
     assert "into a drop-in of web@.service" in refuse_version("web@.service", held)
+
+
+GROUP = "w@.service"
+OWN = SetUnit("w@2.service", "[Service]\nExecStart=/own\n", (LIMIT,))
+
+
+def test_a_version_gives_each_unit_what_it_held() -> None:
+    held = version(GroupContent(ONE.text, (LIMIT,), (OWN, SetUnit("w@4.service", "", ()))))
+    names = (GROUP, "w@1.service", "w@2.service", "other.service")
+    assert contents_of(held, GROUP, names) == {
+        GROUP: Content(ONE.text, (LIMIT,)),
+        "w@1.service": Content(ONE.text, (LIMIT,)),
+        "w@2.service": Content(OWN.text, (LIMIT,)),
+    }
+    alone = version(GroupContent("", (), (OWN,)))
+    assert list(contents_of(alone, GROUP, ["w@1.service", "w@2.service"])) == ["w@2.service"]
+    assert contents_of(version(TWO), "a.service", ["a.service"]) == {"a.service": TWO.content}
+
+
+def test_the_version_to_return_to_is_the_last_that_differs() -> None:
+    stored = {1: version(ONE, 1), 2: version(TWO, 2), 3: version(THREE, 3)}
+    assert pick_version(stored, "a.service", {"a.service": THREE.content}) == stored[2]
+    assert pick_version(stored, "a.service", {"a.service": Content("other")}) == stored[3]
+    assert pick_version({3: stored[3]}, "a.service", {"a.service": THREE.content}) is None

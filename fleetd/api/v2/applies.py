@@ -25,7 +25,14 @@ from fleetd.model.rollout import Apply
 from fleetd.model.unit import Unit
 from fleetd.model.unit_set import InvalidSet, SetUnit, expand, refuse_members, refuse_set_name
 from fleetd.model.unitfile import UnitFileError, parse_unit_file, render_unit_file
-from fleetd.model.version import Version, contents_by_group, plan_versions, refuse_version
+from fleetd.model.version import (
+    Version,
+    contents_by_group,
+    contents_of,
+    pick_version,
+    plan_versions,
+    refuse_version,
+)
 from fleetd.registry.records import APPLIES, DECISIONS, SETS, UNITS, VERSIONS
 from fleetd.registry.registry import Reader, Registry
 from fleetd.registry.transactions import WriteSet, cut_into_transactions
@@ -88,6 +95,32 @@ class Applies:
             return plan_scale(template, asked.instances, known, stamp)
 
         return await self._carry_out(read, plan, stamp, asked.plan)
+
+    async def undo(self, group: str, number: int, user: str) -> None:
+        """Apply this version of a group, or (0) the last one that differs from what its units hold. Units that do not
+        exist are not created. Raises ApiError."""
+
+        async def read(reader: Reader) -> Known:
+            return await _read_known(reader, "", [group])
+
+        units = (await read(self._registry.at_one_revision())).units
+        if not units:
+            raise ApiError(404, f"unknown group {group}: there is no unit of this name, and no instance of it")
+        versions = await self._read_versions(group)
+        contents = {name: unit.content for name, unit in units.items()}
+        version = versions.get(number) if number else pick_version(versions, group, contents)
+        if version is None:
+            there_are = ", ".join(map(str, sorted(versions))) or "none: only applies make versions"
+            what = f"no version {number}" if number else "no version that differs from what it holds"
+            raise ApiError(409, f"{group} has {what} (there are {there_are})")
+        stamp = Stamp(self._new_id(), user, f"undo: version {version.number}")
+
+        def plan(known: Known) -> ApplyPlan:
+            return plan_apply(ApplyRequest("", contents_of(version, group, known.units)), known, stamp)
+
+        answer = await self._carry_out(read, plan, stamp, plan_only=False)
+        if not msgspec.json.decode(answer.body, type=schema.Applied).id:
+            raise ApiError(409, f"{group} holds version {version.number} already")
 
     def _stamp(self, request: Request, note: str) -> Stamp:
         if len(note) > MAX_NOTE or not note.isprintable():

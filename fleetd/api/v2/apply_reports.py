@@ -89,6 +89,7 @@ def describe_version(version: Version) -> schema.Version:
         at=version.at,
         by=version.by,
         note=version.note,
+        apply=version.apply,
         text=version.held.text,
         dropins=_describe_dropins(version.held.dropins),
         instances=tuple(

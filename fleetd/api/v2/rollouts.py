@@ -1,6 +1,6 @@
 """Rollouts in version 2: how far the changes of each group have got, and what operators say about them."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 
 import msgspec
 
@@ -17,16 +17,24 @@ from fleetd.registry.transactions import WriteSet, cut_into_transactions
 from fleetd.scheduler.snapshot import Snapshot
 from fleetd.store.protocol import Conflict
 
-RESTART = "restart"
-ACTIONS = (*Action, RESTART)
+RESTART, UNDO = "restart", "undo"
+ACTIONS = (*Action, RESTART, UNDO)
 ATTEMPTS = 5  # of a restart, while others write the same units
 
 
 class Rollouts:
-    """The resource. `unix_now` is the wall clock, `new_id` returns a unique word."""
+    """The resource. `undo(group, version, user)` applies an earlier version of a group. `unix_now` is the wall clock,
+    `new_id` returns a unique word."""
 
-    def __init__(self, registry: Registry, unix_now: Callable[[], float], new_id: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        undo: Callable[[str, int, str], Awaitable[None]],
+        unix_now: Callable[[], float],
+        new_id: Callable[[], str],
+    ) -> None:
         self._registry = registry
+        self._undo = undo
         self._unix_now = unix_now
         self._new_id = new_id
 
@@ -43,14 +51,17 @@ class Rollouts:
         return render_json(schema.Rollouts(tuple(filter(None, found))))
 
     async def post(self, request: Request, name: str) -> Response:
-        """Pause, resume or continue the rollout of a group, or restart its units one after the other. The header
-        Fleet-User says who asks."""
-        action = parse_json(request.body, schema.RolloutCommand).action
+        """Pause, resume or continue the rollout of a group, restart its units one after the other, or give them the
+        content of an earlier version. The header Fleet-User says who asks."""
+        asked = parse_json(request.body, schema.RolloutCommand)
+        action = asked.action
         if action not in ACTIONS:
             raise ApiError(400, f'invalid action "{action}": expect {", ".join(ACTIONS)}')
         group = group_of(name)
         if action == RESTART:
             await self._restart(group, request.user)
+        elif action == UNDO:
+            await self._undo(group, asked.to, request.user)
         else:
             await self._command(group, Action(action), request.user)
         return Response(204)

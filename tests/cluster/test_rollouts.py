@@ -1,0 +1,88 @@
+"""Rollouts on real machines: a group changes one member after the other, also when its leader is killed meanwhile."""
+
+import itertools
+import json
+
+import pytest
+
+from contrib.testbed.machine import Machine
+from tests.cluster.operator import RECORDER, Operator, recorded_times, with_fleet
+
+GROUP = "roll@.service"
+UNITS = tuple(f"roll@{number}.service" for number in (1, 2, 3))
+TEXT = with_fleet("MaxUnavailable=1", "UpdateSettleSec=1s", "UpdateDeadlineSec=30s", service=RECORDER)
+
+
+@pytest.fixture
+def group(operator: Operator) -> Operator:
+    """Three instances, one on each machine."""
+    operator.start(dict.fromkeys(UNITS, TEXT))
+    operator.wait_until_placed(*UNITS)
+    assert len({machine.name for machine in map(operator.machine_of, UNITS)}) == 3
+    for unit in UNITS:
+        for machine in operator.cluster.machines:
+            for what in ("began", "ended"):
+                (machine.root / f"var/lib/{what}-{unit}").unlink(missing_ok=True)
+    return operator
+
+
+def outages(operator: Operator) -> list[tuple[float, float]]:
+    """From when to when instances did not run, in order. Each instance has to run now, where it ran before."""
+    found = []
+    for unit in UNITS:
+        machine = operator.machine_of(unit)
+        found += list(zip(recorded_times(machine, "ended", unit), recorded_times(machine, "began", unit), strict=True))
+    return sorted(found)
+
+
+def assert_one_after_the_other(found: list[tuple[float, float]]) -> None:
+    for (_, began), (ended, _) in itertools.pairwise(found):
+        assert began < ended, f"two instances were down at the same time: {found}"
+
+
+def kill_fleetd(machine: Machine) -> None:
+    machine.run(["systemctl", "kill", "--signal=KILL", "--kill-whom=all", "fleet.service"])
+
+
+def test_a_restart_takes_one_instance_after_the_other(group: Operator) -> None:
+    before = group.pids(*UNITS)
+    told = group.cluster.fleetctl("rollout", "restart", GROUP).stdout.splitlines()
+    assert [line.split(" on ")[0] for line in told] == [*UNITS, f"{GROUP}: done"]
+    assert all(" proven after " in line for line in told[:-1])
+    after = group.pids(*UNITS)
+    assert all(before[unit] != after[unit] for unit in UNITS)
+    found = outages(group)
+    assert len(found) == 3
+    assert_one_after_the_other(found)
+
+
+def test_a_content_that_fails_is_given_up_after_the_first_instance(group: Operator) -> None:
+    pids = group.pids(*UNITS)
+    bad = TEXT.replace("ExecStart=/bin/sleep infinity", "ExecStart=/bin/false")
+    body = json.dumps({"units": [{"name": unit, "text": bad} for unit in UNITS]})
+    post = ["curl", "-s", "-f", "--unix-socket", "/run/fleet.sock", "-H", "Content-Type: application/json"]
+    group.cluster.machines[0].run([*post, "-d", body, "http://fleet/fleet/v2/apply"])
+    result = group.cluster.fleetctl("rollout", "status", "--wait", GROUP, check=False)
+    assert result.returncode == 1
+    assert f"{GROUP}: reverted to the former content because {UNITS[0]} failed on" in result.stderr
+    group.wait_until_placed(*UNITS)
+    after = group.pids(*UNITS)
+    assert [unit for unit in UNITS if pids[unit] != after[unit]] == [UNITS[0]]
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2])
+def test_a_leader_killed_in_the_middle_is_followed_by_one_that_goes_on(group: Operator, steps: int) -> None:
+    leader = group.leader()
+    other = group.other_machine(leader)
+    group.cluster.fleetctl("rollout", "restart", "--no-block", GROUP, on=other)
+
+    def have_begun() -> bool:
+        return sum(len(recorded_times(m, "began", unit)) for m in group.cluster.machines for unit in UNITS) >= steps
+
+    group.cluster.wait_until(f"{steps} instances restarted", have_begun, 30)
+    kill_fleetd(leader)
+    told = group.cluster.fleetctl("rollout", "status", "--wait", GROUP, on=other)
+    assert told.stdout.splitlines()[-1] == f"{GROUP}: done"
+    found = outages(group)
+    assert len(found) == 3, "each of them once"
+    assert_one_after_the_other(found)
