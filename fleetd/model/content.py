@@ -53,8 +53,10 @@ class Content(msgspec.Struct, frozen=True, gc=False):
     @property
     def size(self) -> int:
         """Bytes in UTF-8, with the names of the drop-ins."""
-        sizes = (size_of_text(dropin.name) + size_of_text(dropin.text) for dropin in self.dropins)
-        return size_of_text(self.text) + sum(sizes)
+        size = size_of_text(self.text)
+        for dropin in self.dropins:
+            size += size_of_text(dropin.name) + size_of_text(dropin.text)
+        return size
 
     def options(self) -> tuple[UnitOption, ...]:
         """The options of the unit file and of its drop-ins, in the order in which systemd reads them. Raises

@@ -370,7 +370,9 @@ class Snapshot:
 
 def _with_content_of(record: R, other: Unit | Placement | None) -> R:
     """The record with the other's objects if both contents are equal: most of the memory is held once so."""
-    if record is None or other is None or record.text is other.text or record.content != other.content:
+    if record is None or other is None or record.text is other.text:
+        return record
+    if record.text != other.text or record.dropins != other.dropins:
         return record
     return msgspec.structs.replace(record, text=other.text, dropins=other.dropins)
 

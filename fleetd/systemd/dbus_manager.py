@@ -131,7 +131,7 @@ class SystemdOverDBus:
                         raise DropInTaken(name, path)
                 if former := self._files.put(name, text):
                     self._relinked |= dict.fromkeys((name, former))
-                if self._files.put_dropins(name, wanted):  # NeedDaemonReload overlooks a folder that is new
+                if self._files.put_dropins(name, wanted):
                     self._relinked[name] = None
             except (ServiceManagerError, OSError) as error:
                 refused[name] = error
@@ -221,7 +221,11 @@ class SystemdOverDBus:
 
     async def _is_outdated(self, name: str) -> bool:
         [needed] = await self._bus.get(name, "Unit.NeedDaemonReload")
-        return bool(needed)
+        links = self._files.dropin_links(name)
+        if needed or not links:
+            return bool(needed)
+        [paths] = await self._bus.get(name, "Unit.DropInPaths")  # NeedDaemonReload overlooks a folder that is new
+        return not set(links) <= set(paths)
 
     async def reload(self) -> None:
         await self._bus.call("daemon-reload", "Reload", timeout_s=RELOAD_TIMEOUT_S)

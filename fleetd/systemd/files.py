@@ -101,6 +101,10 @@ class UnitFiles:
         links = [link for link in _entries(self._link(f"{name}.d")) if self._is_our_dropin(name, link)]
         return sorted({*links, *_entries(self._file(f"{name}.d"))})
 
+    def dropin_links(self, name: str) -> list[str]:
+        """Return the paths at which systemd reads fleet's drop-ins of this unit."""
+        return [self._link(f"{name}.d/{dropin}") for dropin in self._dropins(name) if self._is_our_dropin(name, dropin)]
+
     def _is_our_dropin(self, name: str, dropin: str) -> bool:
         return _destination(self._link(f"{name}.d/{dropin}")) == self._file(f"{name}.d/{dropin}")
 

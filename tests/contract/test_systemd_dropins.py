@@ -53,6 +53,19 @@ async def test_an_unchanged_drop_in_needs_no_reload_and_a_changed_one_does(harne
     assert harness.pid("web.service") == pid != 0
 
 
+async def test_a_drop_in_written_before_a_restart_of_fleetd_needs_a_reload_after_it(harness: Harness) -> None:
+    await harness.manager.write({"web.service": SLEEPER})
+    await harness.manager.start("web.service")
+    await until_active(harness.manager, "web.service")
+    for dropins in ((LIMIT,), (LIMIT, SLEEPS), (), (SLEEPS,)):
+        await harness.manager.write({"web.service": SLEEPER}, {"web.service": dropins})
+        await harness.reconnect()
+        assert await harness.manager.reload_needed(["web.service"]), dropins
+        await harness.manager.reload()
+        await harness.reconnect()
+        assert not await harness.manager.reload_needed(["web.service"]), dropins
+
+
 async def test_a_restart_runs_with_the_new_drop_in(harness: Harness) -> None:
     manager = harness.manager
     await manager.write({"web.service": SLEEPER}, {"web.service": (SLEEPS,)})

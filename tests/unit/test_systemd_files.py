@@ -100,6 +100,8 @@ def test_a_drop_in_is_a_plain_file_and_a_link_in_the_runtime_directory(
     assert file.read_text() == DROPIN.text
     assert file.stat().st_mode & 0o7777 == 0o600
     assert not files.put_dropins("a.service", (DROPIN,)), "it is so already"
+    assert files.dropin_links("a.service") == [str(link)]
+    assert files.dropin_links("b.service") == []
     assert files.read() == {"a.service": TEXT}
     assert files.names() == ["a.service"]
     assert files.find_links() == {}
