@@ -213,7 +213,8 @@ def _current_allocation(report: schema.UnitReport, generation: int) -> schema.Al
     if allocation is not None and allocation.refusal:
         return Pending(f"it is refused by {place}, which {output.printable(allocation.refusal)}", is_urgent=True)
     if allocation is not None and allocation.error:
-        settle_s = FAILED_S if allocation.result == _REFUSED else FAILED_BEFORE_S
+        is_new = allocation.result == _REFUSED and not runs(allocation)  # if it runs, it may be of an earlier change
+        settle_s = FAILED_S if is_new else FAILED_BEFORE_S
         return Failed(f"failed on {place}: {output.indented(allocation.error)}", settle_s)
     return Pending(f"{place} has not carried it out yet")
 

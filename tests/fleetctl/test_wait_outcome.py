@@ -172,6 +172,11 @@ SITUATIONS: list[tuple[Check, UnitReport, WaitOutcome]] = [
         Failed(f"failed on {AT}: its service is not loaded", FAILED_S),
     ),
     (
+        check_launched,
+        report(allocation("active", generation=4, result="refused", error="it has a bad setting")),
+        Failed(f"failed on {AT}: it has a bad setting", FAILED_BEFORE_S),
+    ),
+    (
         check_stopped,
         report(allocation("active", generation=4, result="refused", error="it may not be stopped by hand")),
         Failed(f"is not stopped on {AT}: it may not be stopped by hand", FAILED_S),
