@@ -135,6 +135,16 @@ class Client:
         """Let a machine take new units again. Raises ApiError if it is unknown."""
         self._call("DELETE", f"{schema.V2}/machines/{quote(id_, safe='')}/cordon")
 
+    def drain(self, id_: str, request: schema.DrainRequest) -> None:
+        """Move the units of a machine to others. Raises ApiError if it is unknown, absent, leaving or parked."""
+        self._call("PUT", f"{schema.V2}/machines/{quote(id_, safe='')}/drain", msgspec.json.encode(request))
+
+    def drain_report(self, id_: str, units: Iterable[str] = ()) -> schema.DrainReport:
+        """How far the drain of a machine has got: what is on it, and as many of these units as fit in a URL."""
+        query = _cut_query("unit", units)[:1]
+        path = f"{schema.V2}/machines/{quote(id_, safe='')}/drain"
+        return self._get("?".join([path, *query]), schema.DrainReport)
+
     def rollouts(self, groups: Iterable[str] = ()) -> dict[str, schema.Rollout]:
         """The last rollouts of these groups, of those that had any, with their members; or of all, by group."""
         found: dict[str, schema.Rollout] = {}

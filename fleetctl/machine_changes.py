@@ -17,25 +17,37 @@ def change_machines(
 ) -> int:
     """Call `change` with each machine's id; `doing` and `done` are its words for people ("Cordoning", "Cordoned").
     Returns the exit status: one machine that fails does not stop the others."""
+    changed = change_each(open_client(settings), texts, change, doing, lambda place: f"{done} machine {place}")
+    return 0 if len(changed) == len(texts) else 1
+
+
+def change_each(
+    client: Client,
+    texts: Sequence[str],
+    change: Callable[[Client, str], None],
+    doing: str,
+    describe: Callable[[Location], str],
+) -> list[Location]:
+    """The same with a client; returns the machines that were changed, of each of which `describe` tells ('': nothing is
+    printed)."""
     if not texts:
         raise CommandFailed("No machines given")
-    client = open_client(settings)
     with failing_as("Error retrieving list of active machines from fleet API (", ")"):
         places = all_locations(client)
-    status = 0
+    changed = []
     for text in texts:
         try:
             place = _pick(places, text)
             change(client, place.machine)
         except CommandFailed as error:
             output.error(str(error))
-            status = error.status
         except ApiError as error:
             output.error(f"Error {doing} machine {place}: {error}")
-            status = 1
         else:
-            output.result(f"{done} machine {place}")
-    return status
+            changed.append(place)
+            if told := describe(place):
+                output.result(told)
+    return changed
 
 
 def _pick(places: Sequence[Location], text: str) -> Location:

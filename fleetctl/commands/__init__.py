@@ -11,6 +11,7 @@ SUMMARIES = {
     "cordon": "Keep new units off machines",
     "destroy": "Stop units and remove them from the cluster",
     "diff": "Show what applying a folder would change",
+    "drain": "Move the units of machines to others, as the disruption budget allows",
     "edit": "Edit a drop-in of a unit in the cluster",
     "fd-forward": "Connect standard input and output to a unix socket; used by --tunnel",
     "forget-machine": "Remove parked machines from the cluster; their units start elsewhere",

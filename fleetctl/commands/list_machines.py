@@ -1,7 +1,7 @@
 """list-machines: list the machines of the cluster."""
 
 from fleetctl import output
-from fleetctl.client import open_client
+from fleetctl.client import Client, open_client
 from fleetctl.command_line import new_command
 from fleetctl.errors import failing_as
 from fleetctl.listing import Columns, Listing, Values, View, list_command
@@ -15,6 +15,12 @@ def _describe_cordon(cordon: schema.Cordon) -> dict[str, str | float]:
     return {"why": cordon.why, "by": cordon.by, "at": cordon.at}
 
 
+def _describe_drain(drain: schema.Drain) -> dict[str, str | float | bool]:
+    """The drain in JSON; `at` and `deadline` are Unix times."""
+    names = zip(drain.__struct_encode_fields__, drain.__struct_fields__, strict=True)
+    return {name: getattr(drain, field) for name, field in names}
+
+
 COLUMNS: Columns[schema.Machine] = {
     "ip": lambda machine, full: machine.primary_ip or "-",
     "machine": lambda machine, full: output.short_id(machine.id, full),
@@ -23,6 +29,7 @@ COLUMNS: Columns[schema.Machine] = {
     ),
     "mode": lambda machine, full: machine.mode or "-",
     "cordon": lambda machine, full: (machine.cordon.why or "yes") if machine.cordon else "-",
+    "drain": lambda machine, full: "yes" if machine.drain else "-",
 }
 VALUES: Values[schema.Machine] = {
     "machine": lambda machine: machine.id,
@@ -30,6 +37,7 @@ VALUES: Values[schema.Machine] = {
     "metadata": lambda machine: machine.metadata,
     "mode": lambda machine: machine.mode or None,
     "cordon": lambda machine: _describe_cordon(machine.cordon) if machine.cordon else None,
+    "drain": lambda machine: _describe_drain(machine.drain) if machine.drain else None,
 }
 MODES = {
     "parked": "is parked: its fleetd was stopped; its units keep running there, and stay there until it is started "
@@ -46,8 +54,8 @@ LISTING = Listing(COLUMNS, VALUES, default="machine,ip,metadata")
 )
 @list_command(LISTING)
 def command(settings: Settings, view: View[schema.Machine]) -> int:
-    """Lists the machines by id; with prefixes of ids, only those. Parked, leaving and cordoned machines are named
-    on standard error."""
+    """Lists the machines by id; with prefixes of ids, only those. Parked, leaving, cordoned and drained machines are
+    named on standard error."""
     client = open_client(settings)
     with failing_as("Error retrieving list of active machines from fleet API (", ")"):
         machines = client.machines()
@@ -61,13 +69,30 @@ def command(settings: Settings, view: View[schema.Machine]) -> int:
         place = output.place(machine.id, machine.primary_ip, view.full)
         if machine.mode in MODES:
             output.note(f"machine {place} {MODES[machine.mode].format(id=machine.id[:8])}")
-        if machine.cordon:
+        if machine.drain:
+            output.note(f"machine {place} {_explain_drain(client, machine, machine.drain)}")
+        elif machine.cordon:
             output.note(f"machine {place} {_explain_cordon(machine.cordon, machine.id[:8])}")
     return 0
 
 
 def _explain_cordon(cordon: schema.Cordon, id_: str) -> str:
-    by = f" by {output.printable(cordon.by)}" if cordon.by else ""
     why = f" ({output.printable(cordon.why)})" if cordon.why else ""
-    since = f" since {render_moment(cordon.at)}"
-    return f"is cordoned{by}{since}{why}: it takes no new units but global ones, until `fleetctl uncordon {id_}`"
+    what = f"is cordoned{_since(cordon)}{why}"
+    return f"{what}: it takes no new units but global ones, until `fleetctl uncordon {id_}`"
+
+
+def _explain_drain(client: Client, machine: schema.Machine, drain: schema.Drain) -> str:
+    from fleetctl.drains import describe_end  # imported late: rarely needed
+
+    with failing_as("Error retrieving the drain of a machine: "):
+        report = client.drain_report(machine.id)
+    why = f": {output.printable(machine.cordon.why)}" if machine.cordon and machine.cordon.why else ""
+    asked = f"({_since(drain).strip()}{why})"
+    return f"{describe_end(report)} {asked}, until `fleetctl uncordon {machine.id[:8]}`"
+
+
+def _since(asked: schema.Cordon | schema.Drain) -> str:
+    """By whom, and since when."""
+    by = f" by {output.printable(asked.by)}" if asked.by else ""
+    return f"{by} since {render_moment(asked.at)}"

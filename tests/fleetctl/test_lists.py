@@ -269,8 +269,9 @@ def test_list_machines_as_json_has_metadata_as_an_object(fleetctl: Fleetctl) -> 
             "metadata": {"region": "eu", "disk": "ssd"},
             "mode": None,
             "cordon": None,
+            "drain": None,
         },
-        {"machine": M2.id, "ip": None, "metadata": {}, "mode": None, "cordon": None},
+        {"machine": M2.id, "ip": None, "metadata": {}, "mode": None, "cordon": None, "drain": None},
     ]
 
 
