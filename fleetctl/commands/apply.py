@@ -10,17 +10,18 @@ import msgspec
 
 from fleetctl import output
 from fleetctl.client import Client, open_client
-from fleetctl.command_line import Callback, blocking_options, bound_s, flag, new_command
+from fleetctl.command_line import DEFAULT_BOUND_S, Callback, flag, new_command
 from fleetctl.commands.start import wait_for
 from fleetctl.errors import CommandFailed, failing_as
 from fleetctl.folder import BrokenFolder, Folder, read_folder
 from fleetctl.listing import JSON, TABLE, render_json
 from fleetctl.plan_lines import CHANGED, DESTROYED, NEW, VALUES, render_plan, summarise
+from fleetctl.rollouts import follow
 from fleetctl.settings import Settings
 from fleetctl.wait import wait_until_gone
-from fleetctl.wait_outcome import Check, check_launched, check_loaded, on_every_machine
+from fleetctl.wait_outcome import Check, check_launched, check_loaded
 from fleetd.api import schema
-from fleetd.model.names import is_template
+from fleetd.model.group import group_of
 from fleetd.model.unit import TargetState
 from fleetd.model.unit_set import refuse_set_name
 
@@ -52,16 +53,17 @@ def note_option(function: Callback) -> Callback:
 
 @new_command(
     "apply",
-    usage="[--set=NAME] [--prune] [--yes] [--take-over] [--note=TEXT] [--plan] [--output=json] "
-    "[--no-block|--block-attempts=N] DIR",
+    usage="[--set=NAME] [--prune] [--yes] [--take-over] [--retry] [--note=TEXT] [--plan] [--output=json] [--no-block] "
+    "DIR",
     completes=("folders",),
 )
 @folder_options
 @flag("--yes", text="let --prune destroy more than half of the set")
+@flag("--retry", text="roll out again what was reverted")
 @note_option
 @flag("--plan", text="only print what would be done")
 @output_option("an array of objects, one for each unit that changes")
-@blocking_options
+@flag("--no-block", text="do not wait for the end of the rollouts")
 def command(
     settings: Settings,
     folder: str,
@@ -69,11 +71,11 @@ def command(
     prune: bool,
     take_over: bool,
     yes: bool,
+    retry: bool,
     note: str,
     plan: bool,
     form: str,
     no_block: bool,
-    block_attempts: int,
 ) -> int:
     """Creates and changes units so that the cluster has what the folder says, and prints what changes. A unit whose
     content is the same is not touched: to apply a folder twice changes nothing. If one file is broken, nothing is
@@ -89,7 +91,11 @@ def command(
     The units belong to a set from then on. --prune destroys those members that the folder no longer has. A unit of
     another set is refused without --take-over.
 
-    Exits with 0 once all are as they are to be, and with 1 and the reason if one is not.
+    Changes reach the units of a group one after the other, as its options say (MaxUnavailable= and those that begin
+    with Update), and different groups at the same time. A line is printed for each unit that is proven or fails.
+
+    Exits with 0 once each rollout is done, and with 1 and the reason if one is not: it was reverted, or is paused. What
+    was reverted is rolled out again only with --retry.
     """
     found = load_folder(folder)
     request = schema.Apply(
@@ -98,12 +104,13 @@ def command(
         prune=prune,
         confirmed=yes,
         take_over=take_over,
+        retry=retry,
         plan=plan,
         note=note,
     )
     client = open_patiently(settings)
     answer = send(client, folder, request)
-    return finish(client, request.set, answer, form, plan, None if no_block else bound_s(block_attempts))
+    return finish(client, request.set, answer, form, plan, no_block)
 
 
 def load_folder(path: str) -> Folder:
@@ -158,9 +165,8 @@ def send(client: Client, folder: str, request: schema.Apply) -> schema.Applied:
         return client.apply(request)
 
 
-def finish(client: Client, subject: str, answer: schema.Applied, form: str, plan: bool, longest_s: float | None) -> int:
-    """Print what was done, or with `plan` would be, and wait for it, unless `longest_s` is None. Returns the exit
-    status."""
+def finish(client: Client, subject: str, answer: schema.Applied, form: str, plan: bool, no_block: bool) -> int:
+    """Print what was done, or with `plan` would be, and wait for it, unless `no_block`. Returns the exit status."""
     if form == JSON:
         output.result(render_json(answer.units, VALUES))
     else:
@@ -169,12 +175,22 @@ def finish(client: Client, subject: str, answer: schema.Applied, form: str, plan
         output.warning(f"WARNING: {note}")
     for refusal in answer.refusals:
         output.error(f"Refused: {refusal}")
-    if answer.refusals:
-        return 1
-    if plan or longest_s is None or not answer.id:
-        return 0
+    if answer.reverted:
+        _report_reverted(client, answer.reverted)
+    status = 1 if answer.refusals or answer.reverted else 0
+    if plan or no_block or not answer.id:
+        return status
     with contextlib.redirect_stdout(sys.stderr) if form == JSON else contextlib.nullcontext():
-        return _wait(client, answer.units, longest_s)
+        return max(status, _wait(client, answer.units))
+
+
+def _report_reverted(client: Client, groups: Sequence[str]) -> None:
+    """Say why units do not run what was applied, though nothing is left to write."""
+    with failing_as("Error retrieving rollouts: "):
+        rollouts = client.rollouts(groups)
+    for group in groups:
+        why = output.indented(rollouts[group].status) if group in rollouts else "was reverted"
+        output.error(f"{group}: {why}\n    This was applied before, and is not tried again without --retry")
 
 
 def _print(subject: str, answer: schema.Applied, plan: bool) -> None:
@@ -186,19 +202,15 @@ def _print(subject: str, answer: schema.Applied, plan: bool) -> None:
         output.result(f"{subject}: nothing to do ({summarise(answer)})")
 
 
-def _wait(client: Client, units: Sequence[schema.PlannedUnit], longest_s: float) -> int:
-    """Wait until the units are as they are to be, and the destroyed ones gone; returns the exit status."""
-    status = 0
-    wanted = [unit for unit in units if unit.change in (NEW, CHANGED) and not is_template(unit.name)]
-    for target, check in _CHECKS.items():
-        for is_global in (False, True):
-            names = [unit.name for unit in wanted if (unit.target, unit.is_global) == (target, is_global)]
-            if names:
-                chosen = on_every_machine(check) if is_global else check
-                status = max(status, wait_for(client, names, target, chosen, longest_s))
+def _wait(client: Client, units: Sequence[schema.PlannedUnit]) -> int:
+    """Wait until the rollouts of changed units are over, and the destroyed units gone; returns the exit status."""
+    changed = [unit for unit in units if unit.change in (NEW, CHANGED)]
+    status = follow(client, [group_of(unit.name) for unit in changed]) if changed else 0
+    if not status:
+        status = _wait_for_new(client, [unit for unit in changed if unit.change == NEW])
     left = [unit.name for unit in units if unit.change == DESTROYED]
     with failing_as("Error waiting for units: "):
-        for name in wait_until_gone(client, left, longest_s):
+        for name in wait_until_gone(client, left, DEFAULT_BOUND_S):
             output.result(f"Destroyed {name}")
             left.remove(name)
     for name in left:
@@ -206,3 +218,15 @@ def _wait(client: Client, units: Sequence[schema.PlannedUnit], longest_s: float)
             f"Error waiting for units: timed out waiting for destroyed unit {name} to stop; it goes once it has"
         )
     return 1 if left else status
+
+
+def _wait_for_new(client: Client, units: Sequence[schema.PlannedUnit]) -> int:
+    """Wait for new units that no machine has yet, of which a rollout knows nothing; returns the exit status."""
+    with failing_as("Error waiting for units: "):
+        reports = client.reports([unit.name for unit in units])
+    missing = [unit for unit in units if unit.name in reports and not reports[unit.name].machine]
+    status = 0
+    for target, check in _CHECKS.items():
+        names = [unit.name for unit in missing if unit.target == target and not unit.is_global]
+        status = max(status, wait_for(client, names, target, check, DEFAULT_BOUND_S)) if names else status
+    return status

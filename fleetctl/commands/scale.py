@@ -2,7 +2,7 @@
 
 import click
 
-from fleetctl.command_line import blocking_options, bound_s, flag, new_command
+from fleetctl.command_line import flag, new_command
 from fleetctl.commands.apply import finish, note_option, open_patiently, output_option
 from fleetctl.errors import CommandFailed, failing_as
 from fleetctl.local_files import check_name, parse_argument
@@ -14,13 +14,13 @@ from fleetd.model.names import is_template
 
 @new_command(
     "scale",
-    usage="[--note=TEXT] [--plan] [--output=json] [--no-block|--block-attempts=N] TEMPLATE NUMBER",
+    usage="[--note=TEXT] [--plan] [--output=json] [--no-block] TEMPLATE NUMBER",
     completes=("templates",),
 )
 @note_option
 @flag("--plan", text="only print what would be done")
 @output_option("an array of objects, one for each instance that is created or destroyed")
-@blocking_options
+@flag("--no-block", text="do not wait for the result")
 @click.argument("template")
 @click.argument("number", type=click.IntRange(0, MAX_INSTANCES))
 def command(
@@ -31,7 +31,6 @@ def command(
     plan: bool,
     form: str,
     no_block: bool,
-    block_attempts: int,
 ) -> int:
     """Creates and destroys instances of a template in the cluster, so that there are so many, numbered from 1. Those
     with the highest numbers are destroyed. Instances with names that are no numbers stay.
@@ -39,7 +38,7 @@ def command(
     New instances get the content of the template, and the target state of its DesiredState= (launched). If its unit
     file has Instances=, the next apply of its folder makes as many as that says.
 
-    Exits with 0 once the new ones are active and the others gone, and with 1 and the reason if one is not.
+    Exits with 0 once the new ones are proven and the others gone, and with 1 and the reason if one is not.
     """
     argument = parse_argument(template)
     check_name(argument)
@@ -49,4 +48,4 @@ def command(
     client = open_patiently(settings)
     with failing_as(f"Error scaling {name}: "):
         answer = client.scale(schema.Scale(name, number, plan, note))
-    return finish(client, name, answer, form, plan, None if no_block else bound_s(block_attempts))
+    return finish(client, name, answer, form, plan, no_block)

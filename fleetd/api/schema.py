@@ -259,14 +259,15 @@ class AppliedUnit(msgspec.Struct, frozen=True, omit_defaults=True):
 class Apply(msgspec.Struct, frozen=True, omit_defaults=True):
     """The body. `set` is the set that the units belong to from now on, '' for none. `prune` destroys the members of the
     set that are not listed; to destroy more than half of a set, it has to be `confirmed`. `takeOver` takes units out of
-    other sets. With `plan`, nothing is changed, and with `contents` the answer holds what the cluster has of the units
-    that would change. `note` is a remark to keep with the units."""
+    other sets. `retry` rolls out again what was reverted. With `plan`, nothing is changed, and with `contents` the
+    answer holds what the cluster has of the units that would change. `note` is a remark to keep with the units."""
 
     units: tuple[AppliedUnit, ...] = ()
     set: str = ""
     prune: bool = False
     confirmed: bool = False
     take_over: bool = msgspec.field(name="takeOver", default=False)
+    retry: bool = False
     plan: bool = False
     contents: bool = False
     note: str = ""
@@ -310,14 +311,15 @@ class PlannedGroup(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class Applied(msgspec.Struct, frozen=True, omit_defaults=True):
     """The answer: the units for which something changes, by name, and how many others there are. `id` identifies the
-    apply, '' if nothing was written. `refusals` are why nothing may be written; only a plan has any. `notes` are
-    remarks."""
+    apply, '' if nothing was written. `refusals` are why nothing may be written; only a plan has any. `reverted` are
+    groups whose units had what is applied, which was reverted: they keep their former content. `notes` are remarks."""
 
     id: str = ""
     units: tuple[PlannedUnit, ...] = ()
     groups: tuple[PlannedGroup, ...] = ()
     unchanged: int = 0
     refusals: tuple[str, ...] = ()
+    reverted: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 

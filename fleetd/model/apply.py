@@ -14,6 +14,7 @@ from fleetd.model.content import Content
 from fleetd.model.content_change import Impact, impact
 from fleetd.model.group import group_of
 from fleetd.model.names import is_template, parse_name, template_of
+from fleetd.model.rollout import Phase, Rollout
 from fleetd.model.unit import TargetState, Unit
 from fleetd.model.unit_set import MAX_MEMBERS, MAX_RECORD_BYTES, UnitSet, group_options_of, instance_name, raw_instances
 
@@ -44,7 +45,7 @@ class ApplyRequest(msgspec.Struct, frozen=True):
     """What is to be applied: the contents of units, by name (unit_set.expand), as the set of this name ('': as none).
 
     `prune`: destroy the members of the set that are not among them; with `confirmed`, more than half of the set, too.
-    `take_over`: take units out of other sets.
+    `take_over`: take units out of other sets. `retry`: roll out again what was reverted.
     """
 
     set: str
@@ -52,15 +53,22 @@ class ApplyRequest(msgspec.Struct, frozen=True):
     prune: bool = False
     confirmed: bool = False
     take_over: bool = False
+    retry: bool = False
 
 
 class Known(msgspec.Struct, frozen=True):
     """What the cluster has: the units in question (those that are applied, the members of the set, and all instances
-    of the templates), all sets, and the ids of those applies that were written to their end."""
+    of the templates), all sets, the ids of those applies that were written to their end, and the rollouts by group."""
 
     units: Mapping[str, Unit] = {}
     sets: Mapping[str, UnitSet] = {}
     complete: Collection[str] = ()
+    rollouts: Mapping[str, Rollout] = {}
+
+    def is_reverted(self, unit: Unit) -> bool:
+        """Whether the last change of this unit's group was reverted, and nobody has asked for another one since."""
+        rollout = self.rollouts.get(group_of(unit.name))
+        return rollout is not None and rollout.phase is Phase.REVERTED and rollout.id == unit.rollout
 
 
 class PlannedUnit(msgspec.Struct, frozen=True):
@@ -90,12 +98,14 @@ class PlannedUnit(msgspec.Struct, frozen=True):
 
 class ApplyPlan(msgspec.Struct, frozen=True):
     """What to do: the units by name, unchanged ones among them, and the sets to write (one without members is
-    deleted). Nothing may be written if there are `refusals`; `notes` are remarks for the user."""
+    deleted). Nothing may be written if there are `refusals`; `notes` are remarks for the user. `reverted` are the
+    groups that have what is applied only on paper: its rollout was reverted."""
 
     units: tuple[PlannedUnit, ...] = ()
     sets: Mapping[str, UnitSet] = {}
     refusals: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    reverted: tuple[str, ...] = ()
 
     @property
     def written(self) -> tuple[PlannedUnit, ...]:
@@ -113,11 +123,24 @@ def plan_apply(asked: ApplyRequest, known: Known, stamp: Stamp) -> ApplyPlan:
     owners = _owners(known.sets, but=asked.set)
     members = _members(known, asked.set)
     contents = {**asked.contents, **_followers(asked, known, owners)}
-    writer = _Writer(asked.set, contents, known, stamp)
+    writer = _Writer(asked.set, contents, known, stamp, retry=asked.retry)
     planned = [writer.plan(name, owners.get(name, "") if asked.set else "") for name in contents]
     planned += [_plan_gone(asked, known, name) for name in members if name not in contents]
     planned.sort(key=lambda unit: unit.name)
-    return ApplyPlan(tuple(planned), _write_sets(asked, known, planned), tuple(_refuse(asked, members, planned)))
+    return ApplyPlan(
+        tuple(planned),
+        _write_sets(asked, known, planned),
+        tuple(_refuse(asked, members, planned)),
+        reverted=_find_reverted(known, planned),
+    )
+
+
+def _find_reverted(known: Known, planned: Sequence[PlannedUnit]) -> tuple[str, ...]:
+    """The groups whose units stay as they were reverted."""
+    written = {group_of(unit.name) for unit in planned if unit.is_written and unit.after}
+    same = [unit.before for unit in planned if unit.change is ChangeKind.UNCHANGED and unit.before]
+    reverted = dict.fromkeys(group_of(unit.name) for unit in same if known.is_reverted(unit))
+    return tuple(group for group in reverted if group not in written)
 
 
 def _owners(sets: Mapping[str, UnitSet], *, but: str) -> dict[str, str]:
@@ -145,8 +168,11 @@ def _followers(asked: ApplyRequest, known: Known, owners: Mapping[str, str]) -> 
 class _Writer:
     """Plans the units of a set one by one."""
 
-    def __init__(self, set_: str, contents: Mapping[str, Content], known: Known, stamp: Stamp) -> None:
+    def __init__(
+        self, set_: str, contents: Mapping[str, Content], known: Known, stamp: Stamp, *, retry: bool = False
+    ) -> None:
         self._set = set_
+        self._retry = retry
         self._contents = contents
         self._known = known
         self._stamp = stamp
@@ -163,12 +189,19 @@ class _Writer:
         if before.content != content:
             kind, because = self._impact(before.content, content)
             return PlannedUnit(name, ChangeKind.CHANGED, before, self._change(before, content), kind, because, owner)
+        kind, because = Impact.NONE, ""
         if not self._is_complete(before):
             because = "an earlier apply was interrupted before its end"
-            return PlannedUnit(
-                name, ChangeKind.CHANGED, before, self._change(before, content), Impact.NONE, because, owner
-            )
+        elif self._retry and self._known.is_reverted(before):
+            kind, because = self._retry_impact(content, group_of(name))
+        if because:
+            return PlannedUnit(name, ChangeKind.CHANGED, before, self._change(before, content), kind, because, owner)
         return PlannedUnit(name, ChangeKind.UNCHANGED, before, before, owner=owner)
+
+    def _retry_impact(self, content: Content, group: str) -> tuple[Impact, str]:
+        """What it takes to run what was reverted: most units run the first of the former contents."""
+        former = self._known.rollouts[group].contents
+        return self._impact(former[0], content) if former else (Impact.RESTART, "--retry")
 
     def _is_complete(self, unit: Unit) -> bool:
         return not unit.rollout or unit.rollout in self._known.complete

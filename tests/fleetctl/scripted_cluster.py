@@ -7,7 +7,7 @@ action at least once.
 import asyncio
 import socket
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 from msgspec.structs import replace
@@ -20,12 +20,14 @@ from fleetd.api.server import Server
 from fleetd.config.options import Address
 from fleetd.model.cluster_settings import ClusterSettings
 from fleetd.model.content import make_dropins
+from fleetd.model.group import group_of
 from fleetd.model.machine import Capability, Machine, MachineSettings
 from fleetd.model.placement import Decision
 from fleetd.model.reason import BEST, INFEASIBLE, Reason, Rejection, RejectionCount, RejectionKind
+from fleetd.model.rollout import Phase, Rollout
 from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.model.unitfile import UnitFile
-from fleetd.registry.records import DECISIONS, MACHINES, STATES, UNITS
+from fleetd.registry.records import DECISIONS, MACHINES, ROLLOUTS, STATES, UNITS
 from fleetd.registry.registry import Registry
 from fleetd.scheduler.snapshot import requirements_of
 from fleetd.store.embedded import EmbeddedStore, inline
@@ -39,7 +41,12 @@ M1 = Machine("1" * 32, address="10.0.0.1", metadata={"region": "eu", "disk": "ss
 M2 = Machine("2" * 32, capabilities=CAPABILITIES)
 SERVICE = "[Service]\nExecStart=/bin/true\n"
 _OPERATIONS = ("POST", f"{schema.V2}/units")
-_TELL_STATES = (("GET", f"{schema.V1}/state"), ("GET", f"{schema.V2}/units"), ("POST", f"{schema.V2}/reports"))
+_TELL_STATES = (
+    ("GET", f"{schema.V1}/state"),
+    ("GET", f"{schema.V2}/units"),
+    ("GET", f"{schema.V2}/rollouts"),
+    ("POST", f"{schema.V2}/reports"),
+)
 
 
 class ScriptedOutcome(msgspec.Struct, frozen=True):
@@ -92,15 +99,17 @@ class _Store(EmbeddedStore):
 class ScriptedCluster(Api):
     """Serves on the unix socket `path` and on a TCP port until it is closed.
 
-    `outcomes` is the script, by unit. `requests` records method and path of each request, `operations` those that
-    create or change units. `intercept(method, path)` may answer a request in place of the API; it runs in a thread, and
-    may change the cluster. `system_units` are those that a unit's name would hide, with their paths. The `limit` of a
-    list request is ignored, as by an older server: pages have PAGE_SIZE entries.
+    `outcomes` is the script, by unit, and `phases` that of rollouts, by group: how each ends. `requests` records method
+    and path of each request, `operations` those that create or change units. `intercept(method, path)` may answer a
+    request in place of the API; it runs in a thread, and may change the cluster. `system_units` are those that a unit's
+    name would hide, with their paths. The `limit` of a list request is ignored, as by an older server: pages have
+    PAGE_SIZE entries.
     """
 
     def __init__(self, loop: BackgroundLoop, path: str) -> None:
         self.unix = f"unix://{path}"
         self.outcomes: dict[str, ScriptedOutcome] = {}
+        self.phases: dict[str, Phase] = {}
         self.requests: list[tuple[str, str]] = []
         self.operations: list[schema.UnitOperation] = []
         self.intercept: Callable[[str, str], Response | None] | None = None
@@ -253,6 +262,16 @@ class ScriptedCluster(Api):
         for name in {**units, **states}:
             if operations := self._act_on(name, units.get(name), decisions.get(name), states.get(name)):
                 await self._store.transact([], operations)
+        await self._roll_out(units)
+
+    async def _roll_out(self, units: Mapping[str, Unit]) -> None:
+        """Begin the rollout of each group, and end it at once, as `phases` says."""
+        rollouts = {group: rollout for (group,), rollout in (await self.registry.read(ROLLOUTS)).items()}
+        for unit in sorted(units.values(), key=lambda unit: unit.generation):
+            group = group_of(unit.name)
+            if unit.rollout and (group not in rollouts or unit.generation > rollouts[group].generation):
+                rollout = Rollout(unit.rollout, unit.generation, phase=self.phases.get(group, Phase.DONE))
+                await self._store.transact([], [self.registry.put(rollout, group)])
 
     def _act_on(
         self, name: str, unit: Unit | None, decision: Decision | None, allocation: tuple[str, UnitState] | None

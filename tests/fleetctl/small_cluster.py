@@ -15,7 +15,7 @@ from fleetd.config.options import Address
 from fleetd.leader.election import Election
 from fleetd.membership.registration import Membership, Registration
 from fleetd.membership.store_epoch import StoreEpoch
-from fleetd.model.machine import Machine
+from fleetd.model.machine import Capability, Machine
 from fleetd.registry.registry import Registry
 from fleetd.scheduler.failover_delays import FailoverPolicy
 from fleetd.store.embedded import EmbeddedStore, inline
@@ -73,7 +73,13 @@ class SmallCluster:
         epoch = StoreEpoch(registry, number * 32)
         agent = Agent(number * 32, registry, systemd, Ledger(runtime), epoch, registration)
         membership = Membership(
-            Machine(id=number * 32, session=number, address=f"10.0.0.{number}", metadata={"number": number}),
+            Machine(
+                id=number * 32,
+                session=number,
+                address=f"10.0.0.{number}",
+                metadata={"number": number},
+                capabilities=dict.fromkeys(Capability, True),
+            ),
             registry,
             registration,
             ttl_s=TTL_S,

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from fleetd.model.apply import ApplyPlan, ApplyRequest, ChangeKind, Known, Stamp, plan_apply, plan_scale
 from fleetd.model.content import Content, DropIn
 from fleetd.model.content_change import Impact
+from fleetd.model.rollout import Phase, Rollout
 from fleetd.model.unit import TargetState, Unit
 from fleetd.model.unit_set import MAX_MEMBERS, SetUnit, UnitSet, expand
 
@@ -112,6 +113,25 @@ def test_what_an_interrupted_apply_has_written_is_written_again_with_the_new_id(
     assert becauses(plan) == {"a.service": "an earlier apply was interrupted before its end"}
     assert plan.written[0].after == msgspec.structs.replace(state.units["a.service"], rollout="a2", by="bob", note="")
     assert plan_apply(ask(A), state, STAMP).written != ()  # by the same apply, too, after a conflict
+
+
+@pytest.mark.parametrize(
+    ("contents", "expected"),
+    [((), (Impact.RESTART, "--retry")), ((Content(service("/old")),), (Impact.RESTART, "ExecStart= changed"))],
+)
+def test_what_was_reverted_is_planned_again_only_on_request(contents: tuple[Content, ...], expected: Any) -> None:
+    state = carry_out(known(IN_A, IN_B), plan_apply(ask(WEB, A, B), known(IN_A, IN_B), STAMP))
+    reverted = Rollout("a1", phase=Phase.REVERTED, contents=contents)
+    state = msgspec.structs.replace(state, rollouts={"web@.service": reverted, "a.service": reverted})
+    plan = plan_apply(ask(WEB, A, B), state, Stamp("a2"))
+    assert plan.changes_nothing
+    assert plan.reverted == ("web@.service",)  # what no apply has written is not reverted
+    retried = plan_apply(ask(WEB, A, B, retry=True), state, Stamp("a2"))
+    assert retried.reverted == ()
+    assert changes(retried) == dict.fromkeys(("web@.service", "web@1.service", "web@2.service"), "changed")
+    assert (retried.written[0].impact, retried.written[0].because) == expected
+    other = plan_apply(ask(SetUnit("web@.service", service("/new", "Instances=2"))), state, Stamp("a2"))
+    assert other.reverted == ()
 
 
 def test_more_and_fewer_instances() -> None:

@@ -33,7 +33,7 @@ from fleetd.model.version import (
     plan_versions,
     refuse_version,
 )
-from fleetd.registry.records import APPLIES, DECISIONS, SETS, UNITS, VERSIONS
+from fleetd.registry.records import APPLIES, DECISIONS, ROLLOUTS, SETS, UNITS, VERSIONS
 from fleetd.registry.registry import Reader, Registry
 from fleetd.registry.transactions import WriteSet, cut_into_transactions
 from fleetd.scheduler.snapshot import requirements_of
@@ -238,7 +238,7 @@ def make_request(asked: schema.Apply, shadows: Callable[[str], str]) -> ApplyReq
         raise ApiError(400, str(error)) from error
     for name, refusal in refuse_members(units, contents, shadows).items():
         raise ApiError(400, f'unit "{name}": {refusal}')
-    return ApplyRequest(asked.set, contents, asked.prune, asked.confirmed, asked.take_over)
+    return ApplyRequest(asked.set, contents, asked.prune, asked.confirmed, asked.take_over, asked.retry)
 
 
 def _make_unit(asked: schema.AppliedUnit) -> SetUnit:
@@ -267,4 +267,6 @@ async def _read_known(reader: Reader, set_: str, wanted: Sequence[str]) -> Known
         units |= {name: unit for (name,), unit in (await reader.get_many(UNITS, others)).items()}
     ids = [(id_,) for id_ in dict.fromkeys(unit.rollout for unit in units.values()) if id_]
     complete = {id_ for (id_,) in await reader.get_many(APPLIES, ids)}
-    return Known(units, sets, complete)
+    groups = [(group,) for group in dict.fromkeys(group_of(unit.name) for unit in units.values() if unit.rollout)]
+    rollouts = {group: rollout for (group,), rollout in (await reader.get_many(ROLLOUTS, groups)).items()}
+    return Known(units, sets, complete, rollouts)

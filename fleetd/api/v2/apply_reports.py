@@ -21,6 +21,7 @@ def describe_plan(plan: ApplyPlan, decisions: Mapping[str, Decision], with_conte
         groups=tuple(_describe_groups(plan, decisions)),
         unchanged=len(plan.units) - len(shown),
         refusals=plan.refusals,
+        reverted=plan.reverted,
         notes=plan.notes,
     )
 
