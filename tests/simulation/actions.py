@@ -139,6 +139,13 @@ def uncordon(world: World, action: Action) -> None:
 
 
 @verb
+def setting(world: World, action: Action) -> None:
+    """`setting NAME [VALUE]`: of the cluster; without a value it is unset."""
+    name, *value = action.args
+    world.spawn(world.operators.change_setting(name, value[0] if value else ""))
+
+
+@verb
 def forget(world: World, action: Action) -> None:
     """`forget MACHINE`: if it is parked."""
     world.spawn(world.operators.forget_machine(_machine(world, action).id))

@@ -90,6 +90,10 @@ def _disk(random: Random) -> tuple[tuple[str, ...], float | None]:
     return (_machine(random), "disk", random.choice(("ssd", "hdd"))), None
 
 
+def _delay(random: Random) -> tuple[tuple[str, ...], float | None]:
+    return ("failover_delay", *random.choice(((), ("0s",), ("20s",), ("1min",)))), None
+
+
 OPERATIONS: tuple[tuple[int, str, Draw], ...] = (
     (12, "start", _edition),
     (2, "load", _edition),
@@ -103,6 +107,7 @@ OPERATIONS: tuple[tuple[int, str, Draw], ...] = (
     (1, "metadata", _disk),
     (2, "cordon", _on_machine),
     (1, "uncordon", _on_machine_at_once),
+    (1, "setting", _delay),
 )
 
 FAULTS: tuple[tuple[int, str, Draw], ...] = (

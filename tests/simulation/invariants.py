@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fleetd.agent.executor import read_contents
+from fleetd.config.cluster_settings import failover_policy
 from fleetd.model.machine import MachineMode
 from fleetd.model.names import is_reserved, matches_glob
 from fleetd.model.placement import Placement
 from fleetd.model.unit import TargetState, Unit
 from fleetd.registry.records import DECISIONS, LEADER, MACHINES, PLACEMENTS, SETTINGS, STATES, SYNCED, UNITS, RecordKey
+from fleetd.scheduler.failover_delays import FailoverPolicy
 from fleetd.scheduler.snapshot import requirements_of
 from fleetd.store.protocol import Comparison, CreatedAt, Event, HasValue, Operation, Put, Unchanged
 from tests.simulation.checker import Checker, Key, now
@@ -28,6 +30,7 @@ MEMORY_S = 120.0  # the longest time until a placement is carried out: an action
 REREGISTRATION_S = 8.0  # the longest time until a machine that can is registered again
 # the longest time until a machine that can has read its placements: it retries after eight seconds at most
 HEARING_S = 12.0
+SETTING_KNOWN_S = 30.0  # the longest time until a leader, whose watch may be mute, goes by a new setting
 NEWS_S = 4.0  # the longest time that a message takes
 STORM_S = 10.0
 STORM_REQUESTS = 1_000  # a busy leader makes some tens of requests in that time
@@ -82,9 +85,27 @@ class Rule1StoreIsNoLifeLine(Checker):
 
 class DelaysAreKept(Checker):
     """The placement of an absent machine for a unit that waits for this machine is not deleted before the unit's own
-    delay is over, unless the unit runs elsewhere, or may run there."""
+    delay is over, or that of the cluster, unless the unit runs elsewhere, or may run there."""
+
+    def __init__(self, world: "World") -> None:
+        super().__init__(world)
+        self._delay_s = world.config.failover_delay_s  # of the cluster
+        self._former: list[tuple[float, float]] = []  # delays of the cluster before, with the times when they ended
+
+    def _shortest_s(self) -> float:
+        """The shortest delay of the cluster that the leader may go by: it learns late of a change."""
+        configured = FailoverPolicy(self.world.config.failover_delay_s)
+        delay_s = failover_policy(self.records.cluster_settings, configured).delay_s
+        if delay_s != self._delay_s:
+            self._former.append((now(), self._delay_s))
+            self._delay_s = delay_s
+        return min([delay_s, *(former_s for ended_s, former_s in self._former if now() - ended_s < SETTING_KNOWN_S)])
+
+    def see_restore(self, before: dict[Key, Placement]) -> None:
+        self._shortest_s()
 
     def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Key, Placement]) -> None:
+        cluster_s = self._shortest_s()
         for path, event in events:
             former = before.get(path.names)
             if (
@@ -99,7 +120,7 @@ class DelaysAreKept(Checker):
                 continue
             asked = requirements_of(unit.content, unit.name)
             own_s = asked.failover_delay_s
-            delay_s = 0.0 if asked.is_global else self.world.config.failover_delay_s if own_s is None else own_s
+            delay_s = 0.0 if asked.is_global else cluster_s if own_s is None else own_s
             absent_s = now() - self.records.absent_since.get(path.names[0], now())
             reported = [m for (m, n), state in self.records.states.items() if n == path.names[1] and state.runs]
             if absent_s < delay_s and not reported:

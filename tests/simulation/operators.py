@@ -120,6 +120,13 @@ class Operators:
         response = await self._ask(Request("DELETE", _cordon_path(machine)))
         self._say(f"uncordon {machine[:2]}: {response.status if response else 'no answer'}")
 
+    async def change_setting(self, name: str, value: str) -> None:
+        """Set a setting of the cluster ('': unset it)."""
+        changes = schema.SettingChanges({name: value}) if value else schema.SettingChanges(unset=(name,))
+        body = msgspec.json.encode(changes)
+        response = await self._ask(Request("PATCH", f"{schema.V2}/settings", headers=_JSON, body=body))
+        self._say(f"setting {name}={value}: {response.status if response else 'no answer'}")
+
     async def forget_machine(self, machine: str) -> None:
         """Forget a parked machine."""
         response = await self._ask(Request("DELETE", f"{schema.V2}/machines/{machine}"))

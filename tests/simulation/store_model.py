@@ -6,6 +6,7 @@ Checkers and scenarios read it.
 import asyncio
 from typing import Any
 
+from fleetd.model.cluster_settings import ClusterSettings
 from fleetd.model.machine import Machine, MachineSettings
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.unit import Unit, UnitState
@@ -28,6 +29,7 @@ class StoreModel:
         self.decisions: dict[str, Decision] = {}
         self.synced: dict[str, str] = {}
         self.settings: dict[str, MachineSettings] = {}
+        self.cluster_settings = ClusterSettings()
         self.placements: dict[Names, Placement] = {}  # (machine, unit)
         self.states: dict[Names, UnitState] = {}
         self.absent_since: dict[str, float] = {}  # machines that were registered and are not
@@ -39,6 +41,7 @@ class StoreModel:
         self.absent_since |= dict.fromkeys(self.machines, now_s)
         for found in (self.items, self.units, self.machines, self.decisions, self.synced, self.settings):
             found.clear()
+        self.cluster_settings = ClusterSettings()
         self.placements.clear()
         self.states.clear()
 
@@ -67,6 +70,8 @@ class StoreModel:
                 _set(self.decisions, path.names[0], record)
             case records.SETTINGS:
                 _set(self.settings, path.names[0], record)
+            case records.CLUSTER_SETTINGS:
+                self.cluster_settings = record or ClusterSettings()
             case records.SYNCED:
                 _set(self.synced, path.names[0], record.session if record else None)
             case records.MACHINES:
