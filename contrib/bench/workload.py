@@ -5,7 +5,7 @@ Made from a seed, so that two runs measure the same. Nothing is measured here.
 
 import random
 
-from fleetd.model.machine import Machine
+from fleetd.model.machine import Capability, Machine
 from fleetd.model.unit import TargetState, Unit
 
 GLOBALS = 20
@@ -40,6 +40,7 @@ def draw_machines(chance: random.Random, count: int) -> list[Machine]:
             session=f"{chance.getrandbits(64):016x}",
             address=f"10.{index >> 16}.{index >> 8 & 255}.{index & 255}",
             metadata={key: chance.choice(values) for key, values in _METADATA.items()},
+            capabilities=dict.fromkeys(Capability, True),
         )
         for index in range(count)
     ]

@@ -31,6 +31,7 @@ class Capability(StrEnum):
     """What a fleetd can carry out that an older one would pass over. A machine publishes those that it has."""
 
     DROPINS = "DROPINS"
+    PROOFS = "PROOFS"  # it answers a placement that asks whether its unit is healthy (Placement.prove_after_s)
 
 
 class MachineMode(StrEnum):

@@ -18,7 +18,7 @@ class EffectiveMachine(msgspec.Struct, frozen=True, gc=False):
     `rejects` is why it takes no new unit, `evicts` why those that it has must leave it. `may_return`: it leaves because
     it is switched off, and may be back, so that units with a failover delay stay assigned to it. `hold` is why it
     carries out nothing at present. `cordon` is why it takes only global units. `has_dropins`: its fleetd knows of
-    drop-ins; an older one would run a unit without them.
+    drop-ins; an older one would run a unit without them. `has_proofs`: its fleetd says whether a unit is healthy.
     """
 
     metadata: dict[str, str]
@@ -28,6 +28,7 @@ class EffectiveMachine(msgspec.Struct, frozen=True, gc=False):
     hold: Hold | None = None
     cordon: Rejection | None = None
     has_dropins: bool = True
+    has_proofs: bool = True
 
     @property
     def accepts_work(self) -> bool:
@@ -39,7 +40,9 @@ def effective_machine(machine: Machine, settings: MachineSettings | None) -> Eff
     """The machine as the scheduler sees it. `settings` are those that operators set, if any."""
     cordon = settings.cordon if settings else None
     effective = EffectiveMachine(
-        effective_metadata(machine, settings), has_dropins=bool(machine.capabilities.get(Capability.DROPINS))
+        effective_metadata(machine, settings),
+        has_dropins=bool(machine.capabilities.get(Capability.DROPINS)),
+        has_proofs=bool(machine.capabilities.get(Capability.PROOFS)),
     )
     if machine.mode is MachineMode.LEAVING:
         return replace(effective, rejects=LEAVING, evicts=LEAVING, may_return=machine.shuts_down)

@@ -224,6 +224,11 @@ class Snapshot:
         found = self.effective.get(machine)
         return found is not None and found.accepts_work
 
+    def answers_proofs(self, machine: str) -> bool:
+        """True unless the machine is registered and its fleetd would pass over a question for a proof."""
+        found = self.effective.get(machine)
+        return found is None or found.has_proofs
+
     def is_running_on(self, name: str, machine: str) -> bool:
         """True if the machine reports that processes of the unit may exist."""
         state = self.states.get(name, {}).get(machine)

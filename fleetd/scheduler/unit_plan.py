@@ -122,6 +122,8 @@ class UnitPlanBuilder(msgspec.Struct, eq=False, gc=False):
                 return former
             if proof is None and former.generation == unit.generation:  # an answered question is not taken back
                 proof = ProofRequest(former.prove_after_s, former.prove_within_s)
+        if not self.snapshot.answers_proofs(machine):
+            proof = None
         return Placement(
             machine,
             self.name,

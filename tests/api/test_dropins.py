@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from fleetd.model.content import MAX_DROPINS, Content, DropIn
 from fleetd.model.machine import Capability, Machine
@@ -206,6 +207,9 @@ async def test_drop_ins_are_refused_while_a_machine_would_pass_over_them(fleet: 
     assert first == {"name": WEB, "code": 409, "message": words}
     assert second["code"] == 201
     unit = {"name": WEB, "text": TEXT, "dropins": asked(LIMIT)}
+    rollouts = words.replace("drop-ins", "rollouts")
+    assert await fleet.refused("POST /fleet/v2/apply", {"units": [unit]}) == (409, rollouts)
+    await fleet.put(replace(old, capabilities={Capability.PROOFS: True}), old.id)
     assert await fleet.refused("POST /fleet/v2/apply", {"units": [unit]}) == (409, words)
     await fleet.put(Machine(old.id, version="2.0.0"), old.id)
     code, message = await operate(fleet, WEB, options=OPTIONS, dropins=asked(LIMIT))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from fleetd.model.machine import Machine
+from fleetd.model.machine import Capability, Machine
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.rollout import (
     Action,
@@ -34,6 +34,7 @@ ROLLOUTS = "/fleet/v2/rollouts"
 AT = 1_800_014_400.0
 OLD, NEW = "[Service]\nExecStart=/bin/old\n", "[Service]\nExecStart=/bin/new\n"
 LAUNCHED = TargetState.LAUNCHED
+ALL = dict.fromkeys(Capability, True)
 
 
 def member(number: int) -> Member:
@@ -51,7 +52,7 @@ class Rolling:
         if template:
             await self.fleet.put(Unit(GROUP, template), GROUP)
         for number in (1, 2, 3):
-            await self.fleet.put(Machine(f"m{number}", address=f"10.0.0.{number}"), f"m{number}")
+            await self.fleet.put(Machine(f"m{number}", address=f"10.0.0.{number}", capabilities=ALL), f"m{number}")
             name = f"w@{number}.service"
             unit = Unit(name, text, LAUNCHED, rollout="r1", by="ann", note="faster")
             await self.fleet.put(unit, name)
@@ -217,7 +218,7 @@ async def test_a_global_unit_has_a_member_on_each_machine(rolling: Rolling) -> N
     await fleet.put(Decision(name, 1, machines=2), name)
     generation = (await fleet.unit(name)).generation
     for machine in ("m1", "m2"):
-        await fleet.put(Machine(machine), machine)
+        await fleet.put(Machine(machine, capabilities=ALL), machine)
         await fleet.put(Placement(machine, name, text, LAUNCHED, generation), machine, name)
     await fleet.put(Rollout("r1", generation, steps=(Step(Member(name, "m1"), AT),)), name)
     [found] = await rolling.shown(f"?group={name}")
@@ -386,3 +387,18 @@ async def test_undo_without_a_version_to_return_to_is_refused(fleet: Fleet) -> N
     assert await refused(5) == (409, f"{GROUP} has no version 5 (there are 1, 2)")
     assert (await refused(0))[0] == 409
     assert await refused(1) == (409, f"{GROUP} holds version 1 already")
+
+
+async def test_nothing_is_restarted_while_a_machine_could_not_say_whether_a_unit_is_healthy(rolling: Rolling) -> None:
+    await rolling.begin()
+    for number in (1, 2, 3):
+        await rolling.place(number, NEW, "")
+    await rolling.store(phase=Phase.DONE)
+    await rolling.fleet.put(Machine("m9", version="1.9"), "m9")
+    before = await rolling.fleet.unit("w@1.service")
+    assert await rolling.refused("restart") == (
+        409,
+        "rollouts cannot be used yet: machine m9 runs fleetd 1.9, which does not know of them; "
+        "update fleetd there first",
+    )
+    assert await rolling.fleet.unit("w@1.service") == before

@@ -275,3 +275,27 @@ def test_a_unit_on_no_machine_that_a_request_does_not_name_runs_what_was_asked_o
     cluster.machine("m9")
     cluster.come_to_rest()
     assert cluster.contents() == {"w@1": "new", "w@2": "old"}
+
+
+def test_a_machine_whose_fleetd_does_not_prove_is_passed_over_until_the_others_are_done() -> None:
+    cluster = rolling_group()
+    old = cluster.snapshot.assigned_machine("w@1.service")
+    cluster.machine(old, is_old=True)
+    cluster.request("new", *MEMBERS)
+    cluster.run_leader()
+    assert word_of(cluster.snapshot.placements["w@1.service"][old].content) == "old"
+    cluster.come_to_rest()
+    assert cluster.contents() == all_run("new")
+    assert cluster.rollout().phase is Phase.DONE
+    assert cluster.snapshot.placements["w@1.service"][old].prove_after_s is None
+
+
+def test_a_machine_whose_fleetd_does_not_prove_is_not_asked() -> None:
+    cluster = rolling_group()
+    old = cluster.snapshot.assigned_machine("w@1.service")
+    cluster.request("new", "w@1.service")
+    cluster.run_leader()
+    assert cluster.snapshot.placements["w@1.service"][old].prove_after_s is not None
+    cluster.machine(old, is_old=True)
+    cluster.run_leader()
+    assert cluster.snapshot.placements["w@1.service"][old].prove_after_s is None

@@ -158,6 +158,8 @@ class Applies:
                 return render_json(answer)
             if plan.refusals:
                 raise ApiError(409, "; ".join(plan.refusals))
+            if any(unit.after for unit in plan.written):
+                await check_capability(reader, Capability.PROOFS)
             if any(unit.after and unit.after.dropins for unit in plan.written):
                 await check_capability(reader, Capability.DROPINS)
             answer = msgspec.structs.replace(answer, id=stamp.rollout)

@@ -5,9 +5,11 @@ from collections.abc import Awaitable, Callable, Collection
 import msgspec
 
 from fleetd.api import schema
+from fleetd.api.capabilities import check_capability
 from fleetd.api.http import ApiError, Request, Response, parse_json, render_json
 from fleetd.api.v2.rollout_reports import describe_rollout, rolling_units
 from fleetd.model.group import group_of
+from fleetd.model.machine import Capability
 from fleetd.model.placement import Decision
 from fleetd.model.rollout import Action, Apply, Command, Phase
 from fleetd.model.unit import TargetState, Unit
@@ -86,6 +88,7 @@ class Rollouts:
         for _ in range(ATTEMPTS):
             snapshot = await self._read(group)
             launched = _find_restartable(snapshot, group, id_)
+            await check_capability(self._registry, Capability.PROOFS)
             changed = [(unit, _restarted(unit, id_, user)) for unit in launched if unit.rollout != id_]
             steps = (self._registry.unit_write_set(unit.name, unit, after) for unit, after in changed)
             try:

@@ -137,7 +137,8 @@ def _progress(
 ) -> tuple[Progress, str]:
     """How far a member has got with the content that it is to have in this phase, and why it failed."""
     assert plan.unit is not None
-    if not plan.is_wanted or machine not in proposal.snapshot.machines:
+    snapshot = proposal.snapshot
+    if not plan.is_wanted or machine not in snapshot.machines or not snapshot.answers_proofs(machine):
         return Progress.ABSENT, ""
     wanted, generation = plan.unit.content, plan.unit.generation
     held = held_content(rollout, member)
