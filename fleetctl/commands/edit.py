@@ -18,6 +18,7 @@ from fleetctl.errors import CommandFailed, failing_as
 from fleetctl.local_files import parse_argument
 from fleetctl.settings import Settings
 from fleetctl.suggestion import suggest_unit
+from fleetctl.wait_outcome import on_every_machine
 from fleetd.api import schema
 from fleetd.model.constraints import parse_requirements
 from fleetd.model.content import Content, InvalidDropIn, check_dropin_name, make_dropins
@@ -165,9 +166,10 @@ def _submit(
     if parse_name(name).is_template:
         output.note(f"Instances of {name} that exist keep the drop-ins that they have")
     verb = {str(verb.target): verb for verb in (LOAD, START)}.get(content.desired_state)
-    if verb is None or no_block or _is_global(content):
+    if verb is None or no_block:
         return 0
-    return wait_for(client, [name], verb.target, verb.check, longest_s)
+    check = on_every_machine(verb.check) if _is_global(content) else verb.check
+    return wait_for(client, [name], verb.target, check, longest_s)
 
 
 def _plan_file(content: schema.UnitContent, text: str) -> schema.UnitOperation | None:

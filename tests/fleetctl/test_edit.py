@@ -10,6 +10,7 @@ import pytest
 
 from fleetctl.commands.edit import BEGIN, END, render_page, take_text
 from fleetd.api import schema
+from fleetd.api.http import render_error
 from fleetd.model.content import DropIn
 from fleetd.model.unit import TargetState
 from fleetd.model.unit_option import UnitOption
@@ -138,6 +139,30 @@ def test_edit_full_replaces_the_unit_file_and_keeps_drop_ins_and_target(
     say(b"[Unit]\nno option\n")
     result = fleetctl("edit", "--full", "--stdin", "web")
     assert (result.status, result.stderr[:55]) == (1, "The unit file of web.service cannot be read: line 2: un")
+
+
+def test_edit_waits_for_a_global_unit_on_its_machines(
+    fleetctl: Fleetctl, cluster: ScriptedCluster, say: Callable[[bytes], None]
+) -> None:
+    cluster.add(WEB, HELLO + "\n[X-Fleet]\nGlobal=true\n", "launched")
+    say(LIMIT.encode())
+    result = fleetctl("edit", "--stdin", "web")
+    assert (result.status, result.stdout.splitlines()[1:]) == (0, ["Unit web.service launched on 1 machine"])
+
+
+def test_an_older_fleetd_shows_the_unit_file_and_takes_no_drop_in(
+    fleetctl: Fleetctl, cluster: ScriptedCluster, say: Callable[[bytes], None]
+) -> None:
+    cluster.add(WEB, HELLO, x=LIMIT)
+    cluster.intercept = lambda method, path: render_error(404, "") if path.startswith("/fleet/v2/units/") else None
+    assert fleetctl("cat", "web").stdout == HELLO
+    assert fleetctl("cat", "absent").stderr == "Unit absent.service not found\n"
+    say(LIMIT.encode())
+    result = fleetctl("edit", "--stdin", "web")
+    assert (result.status, result.stdout) == (1, "")
+    assert result.stderr == (
+        "Unit web.service cannot be edited: this fleetd is older and has no drop-ins; upgrade it\n"
+    )
 
 
 def test_edit_of_a_template_says_that_its_instances_keep_theirs(
