@@ -44,6 +44,8 @@ def _roll_out_group(proposal: Proposal, group: str) -> None:
     # All of them, unless the rollout is over (Snapshot.with_rolling).
     units = [snapshot.units[name] for name in sorted(snapshot.rolling[group]) if name in proposal.units]
     before = snapshot.rollouts.get(group)
+    if before is not None and before.phase is Phase.DONE and not is_to_begin(before, units):
+        return  # nothing is held back: most groups of a cluster, most of the time
     options = snapshot.group_options(group)
     rollout = before
     if is_to_begin(before, units):
