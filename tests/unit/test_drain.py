@@ -279,10 +279,10 @@ def test_a_unit_that_has_waited_for_its_peer_returns_with_it() -> None:
     submit(cluster, "b.service", "MachineOf=a.service")
     drain(cluster, "m1")
     cluster.run_leader()
+    cluster.die("m2")
     for _ in range(2):
         cluster.step("m1", "a.service")
         cluster.run_leader()
     assert reason_of(cluster, "a.service").startswith("waits for b.service, which waits until m1 has stopped it")
-    cluster.die("m2")
     cluster.come_to_rest()
     assert on(cluster, "m1") == ["a.service", "b.service"]
