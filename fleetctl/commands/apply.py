@@ -19,7 +19,7 @@ from fleetctl.plan_lines import CHANGED, DESTROYED, NEW, VALUES, render_plan, su
 from fleetctl.rollouts import follow
 from fleetctl.settings import Settings
 from fleetctl.wait import wait_until_gone
-from fleetctl.wait_outcome import Check, check_launched, check_loaded
+from fleetctl.wait_outcome import Check, check_launched, check_loaded, on_every_machine
 from fleetd.api import schema
 from fleetd.model.group import group_of
 from fleetd.model.unit import TargetState
@@ -203,11 +203,11 @@ def _print(subject: str, answer: schema.Applied, plan: bool) -> None:
 
 
 def _wait(client: Client, units: Sequence[schema.PlannedUnit]) -> int:
-    """Wait until the rollouts of changed units are over, and the destroyed units gone; returns the exit status."""
-    changed = [unit for unit in units if unit.change in (NEW, CHANGED)]
-    status = follow(client, [group_of(unit.name) for unit in changed]) if changed else 0
-    if not status:
-        status = _wait_for_new(client, [unit for unit in changed if unit.change == NEW])
+    """Wait until the rollouts of changed units are over, new units run, and the destroyed ones are gone; returns the
+    exit status."""
+    groups = dict.fromkeys(group_of(unit.name) for unit in units if unit.change == CHANGED)
+    status = follow(client, groups) if groups else 0
+    status = max(status, _wait_for_new(client, [unit for unit in units if unit.change == NEW]))
     left = [unit.name for unit in units if unit.change == DESTROYED]
     with failing_as("Error waiting for units: "):
         for name in wait_until_gone(client, left, DEFAULT_BOUND_S):
@@ -221,12 +221,12 @@ def _wait(client: Client, units: Sequence[schema.PlannedUnit]) -> int:
 
 
 def _wait_for_new(client: Client, units: Sequence[schema.PlannedUnit]) -> int:
-    """Wait for new units that no machine has yet, of which a rollout knows nothing; returns the exit status."""
-    with failing_as("Error waiting for units: "):
-        reports = client.reports([unit.name for unit in units])
-    missing = [unit for unit in units if unit.name in reports and not reports[unit.name].machine]
+    """Wait for new units as start does: there is nothing that a rollout would have to be careful of."""
     status = 0
     for target, check in _CHECKS.items():
-        names = [unit.name for unit in missing if unit.target == target and not unit.is_global]
-        status = max(status, wait_for(client, names, target, check, DEFAULT_BOUND_S)) if names else status
+        for is_global in (False, True):
+            names = [unit.name for unit in units if (unit.target, unit.is_global) == (target, is_global)]
+            if names:
+                chosen = on_every_machine(check) if is_global else check
+                status = max(status, wait_for(client, names, target, chosen, DEFAULT_BOUND_S))
     return status

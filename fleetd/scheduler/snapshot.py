@@ -191,8 +191,7 @@ class Snapshot:
         rollout = self.rollouts.get(group)
         if rollout is None or not rollout.is_over:
             return True
-        units = (self.units[name] for name in self.rolling[group])
-        return any(unit.generation > rollout.generation and unit.rollout != rollout.id for unit in units)
+        return any(self.units[name].generation > rollout.generation for name in self.rolling[group])
 
     def is_restored_since(self, rollout: Rollout) -> bool:
         """True if the store was restored since the rollout was written: what it was doing may lie hours back."""

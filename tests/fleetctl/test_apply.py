@@ -11,7 +11,7 @@ from fleetd.api.http import Response
 from fleetd.model.rollout import Phase
 from fleetd.model.unit import TargetState
 from tests.fleetctl.conftest import HELLO, Fleetctl
-from tests.fleetctl.scripted_cluster import NO_SSD, STUCK, ScriptedCluster
+from tests.fleetctl.scripted_cluster import NO_SSD, STUCK, ScriptedCluster, ScriptedOutcome
 
 SERVICE = "[Service]\nExecStart=/bin/true\n"
 OTHER = "[Service]\nExecStart=/bin/false\n"
@@ -44,8 +44,9 @@ def test_apply_creates_waits_and_prints_what_is_new(fleetctl: Fleetctl, cluster:
         "  db.service    new",
         "  web@.service  new  2 instances (Instances=2)",
         "deploy: 4 new",
-        "db.service: done",
-        "web@.service: done",
+        "Unit db.service launched on 11111111.../10.0.0.1",
+        "Unit web@1.service launched on 11111111.../10.0.0.1",
+        "Unit web@2.service launched on 11111111.../10.0.0.1",
     ]
     assert result.status == 0
     assert (cluster.units["db.service"].set, cluster.units["db.service"].note) == ("deploy", "first")
@@ -110,11 +111,15 @@ def test_apply_says_which_new_units_no_machine_takes(
     result = fleetctl("apply", "deploy")
     assert result.status == 1
     assert "Unit db.service cannot be placed: no machine fits: metadata disk=ssd missing" in result.stderr
+    fill(deploy, log=f"{SERVICE}[X-Fleet]\nGlobal=true\n")
+    cluster.outcomes["log.service"] = ScriptedOutcome(active="failed", sub="failed", error="exit-code 1")
+    assert "Unit log.service " in fleetctl("apply", "deploy").stderr
 
 
 def test_apply_does_not_wait_if_it_is_told_so(fleetctl: Fleetctl, cluster: ScriptedCluster, deploy: Path) -> None:
     fill(deploy, db=SERVICE)
     cluster.phases["db.service"] = Phase.RUNNING
+    cluster.outcomes["db.service"] = STUCK
     assert fleetctl("apply", "--no-block", "deploy").status == 0
 
 
@@ -214,7 +219,7 @@ def test_apply_as_json(fleetctl: Fleetctl, deploy: Path) -> None:
         {"unit": "web@.service", "dstate": "inactive", "because": None, **new},
         {"unit": "web@1.service", "dstate": "launched", "because": "Instances=1", **new},
     ]
-    assert result.stderr == "a.service: done\nweb@.service: done\n"
+    assert result.stderr.splitlines()[0] == "Unit a.service launched on 11111111.../10.0.0.1"
     assert json.loads(fleetctl("apply", "deploy", "--output=json").stdout) == []
 
 
@@ -314,7 +319,8 @@ def test_scale_makes_and_destroys_instances(fleetctl: Fleetctl, cluster: Scripte
         "  web@1.service  new  scaled to 2",
         "  web@2.service  new  scaled to 2",
         "web@.service: 2 new",
-        "web@.service: done",
+        "Unit web@1.service launched on 11111111.../10.0.0.1",
+        "Unit web@2.service launched on 11111111.../10.0.0.1",
     ]
     assert fleetctl("scale", "web@.service", "1").stdout.splitlines() == [
         "  web@2.service  destroyed  (scaled to 1)",

@@ -112,6 +112,13 @@ def edit(world: World, action: Action) -> None:
 
 
 @verb
+def apply(world: World, action: Action) -> None:
+    """`apply EDITION UNIT...`: together, one after the other where they are of one group."""
+    edition, *names = action.args
+    world.spawn(world.operators.apply(names, int(edition)))
+
+
+@verb
 def destroy(world: World, action: Action) -> None:
     """`destroy UNIT`"""
     world.spawn(world.operators.destroy(action.args[0]))

@@ -6,6 +6,7 @@ Acknowledged operations must be in the store; refused ones may be. invariants.py
 import asyncio
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 
 import msgspec
 
@@ -85,6 +86,27 @@ class Operators:
             f"edit {edition}", name, request, lambda before: before and (Content(before[0].text, dropins), before[1])
         )
 
+    async def apply(self, names: Sequence[str], edition: int) -> None:
+        """Apply this edition of these units together, without drop-ins. Existing ones keep their target states."""
+        texts = {name: unit_text(name, edition) for name in sorted(names)}
+        units = tuple(schema.AppliedUnit(name, text) for name, text in texts.items())
+        request = Request("POST", f"{schema.V2}/apply", headers=_JSON, body=msgspec.json.encode(schema.Apply(units)))
+        async with AsyncExitStack() as locks:
+            for name in texts:
+                await locks.enter_async_context(self._busy.setdefault(name, asyncio.Lock()))
+            before = {name: self._possible.get(name, {None: math.inf}) for name in texts}
+            after = {
+                name: {(Content(text), found[1] if found else TargetState.LAUNCHED): math.inf for found in before[name]}
+                for name, text in texts.items()
+            }
+            for name in texts:
+                self._possible[name] = before[name] | after[name]
+            response = await self._ask(request)
+            done = Response(204) if response is not None and response.status == 200 else response
+            for name in texts:
+                self._settle(name, before[name], after[name], done)
+        self._say(f"apply {edition} {' '.join(texts)}: {response.status if response else 'no answer'}")
+
     async def set_target(self, name: str, target: TargetState) -> None:
         """Change the target state of an existing unit."""
         body = msgspec.json.encode({"name": name, "desiredState": target})
@@ -143,18 +165,28 @@ class Operators:
             if response is not None and response.status == 200:
                 [result] = msgspec.json.decode(response.body, type=schema.Results).results
                 response = Response(result.code)
-            now_s = asyncio.get_running_loop().time()
-            self.answers += 1
-            if name in self._unknown:
-                if response is not None and response.status in (201, 204):
-                    del self._unknown[name]
-                    self._possible[name] = after
-            elif response is not None and response.status in (201, 204):
-                late = dict.fromkeys(before, now_s + IN_DOUBT_S) if len(before) > 1 else {}
-                self._possible[name] = late | after
-            elif response is not None:
-                self._possible[name] = before
+            self._settle(name, before, after, response)
             self._say(f"{what} {name}: {response.status if response else 'no answer'}")
+
+    def _settle(
+        self,
+        name: str,
+        before: dict[UnitOperation, float],
+        after: dict[UnitOperation, float],
+        response: Response | None,
+    ) -> None:
+        """Note what the store may hold of a name after the answer to an operation."""
+        now_s = asyncio.get_running_loop().time()
+        self.answers += 1
+        if name in self._unknown:
+            if response is not None and response.status in (201, 204):
+                del self._unknown[name]
+                self._possible[name] = after
+        elif response is not None and response.status in (201, 204):
+            late = dict.fromkeys(before, now_s + IN_DOUBT_S) if len(before) > 1 else {}
+            self._possible[name] = late | after
+        elif response is not None:
+            self._possible[name] = before
 
     async def _ask(self, request: Request) -> Response | None:
         """The first answer of a machine. None: whether the request was done is unknown."""
