@@ -4,7 +4,12 @@ from fleetd.api.http import ApiError
 from fleetd.model.machine import Capability, Machine, outdated_machine
 from fleetd.registry.registry import Reader
 
-_WORDS = {Capability.DROPINS: "drop-ins", Capability.PROOFS: "rollouts"}
+_WORDS = {
+    Capability.DROPINS: "drop-ins",
+    Capability.CORDON: "cordons and drains",
+    Capability.CLUSTER_SETTINGS: "settings of the cluster",
+    Capability.PROOFS: "rollouts",
+}
 
 
 async def check_capability(registry: Reader, capability: Capability) -> None:

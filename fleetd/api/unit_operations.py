@@ -168,6 +168,8 @@ def _plan_unit(operation: UnitOperation, before: Unit | None, inherited: tuple[D
     restart_of = (
         before.restart_of if before and target is TargetState.LAUNCHED else 0
     )  # keep a restart that is still pending
+    if before is not None and content == before.content:  # it stays that of the request that it came with
+        return msgspec.structs.replace(before, target=target, restart_of=restart_of)
     return Unit(operation.name, content.text, target, restart_of=restart_of, dropins=content.dropins)
 
 

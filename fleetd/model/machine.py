@@ -31,6 +31,8 @@ class Capability(StrEnum):
     """What a fleetd can carry out that an older one would pass over. A machine publishes those that it has."""
 
     DROPINS = "DROPINS"
+    CORDON = "CORDON"  # as a leader, it heeds MachineSettings.cordon and .drain; its API keeps them
+    CLUSTER_SETTINGS = "CLUSTER_SETTINGS"  # as a leader and in its API, it goes by those
     PROOFS = "PROOFS"  # it answers a placement that asks whether its unit is healthy (Placement.prove_after_s)
 
 

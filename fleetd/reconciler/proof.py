@@ -53,7 +53,7 @@ def _judge_run(placement: Placement, seen: Observed, entry: LedgerEntry, run: La
     assert placement.prove_after_s is not None
     applied = _find_applied(entry, seen)
     if seen.active == "failed":
-        return _fail(placement, f"it failed ({run.result})")
+        return _fail(placement, run.result or "it failed")
     if not seen.busy and result not in ("", "done"):
         return _fail(placement, f"it was not started ({result})")
     settled_s = math.inf

@@ -7,11 +7,12 @@ returns, beside the replacement.
 The decisions only read: the plan of the unit and the proposal as they are so far. Each returns one action, or None.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from fleetd.model.reason import (
     ADOPTED,
     COMPLETED,
+    KEPT,
     MOVED,
     RESUMED,
     Absence,
@@ -21,6 +22,7 @@ from fleetd.model.reason import (
     RejectionKind,
     Rule,
     WaitingForMachine,
+    WaitingForPeer,
     WaitingForRemoval,
     WaitingForStop,
 )
@@ -45,6 +47,7 @@ from fleetd.scheduler.feasibility import (
     accepts,
     conflict,
     eviction_reason,
+    meets_constraints,
     rejection,
     rejection_by_occupants,
 )
@@ -246,6 +249,28 @@ def decide_unassigned(proposal: Proposal, plan: UnitPlanBuilder, states: Mapping
     if plan.move_to in plan.snapshot.machines and not rejection(_candidate(proposal, plan, plan.move_to)):
         return Place(plan.move_to, MOVED)
     return FindMachine()
+
+
+def decide_return(proposal: Proposal, plan: UnitPlanBuilder, group: Sequence[str]) -> Place | None:
+    """Put a unit that was to move, and that no other machine takes any more, back on the drained machine in spite of
+    the cordon, together with this group; unless it was to leave whatever follows."""
+    machine = _moved_from(plan)
+    effective, settings = plan.snapshot.effective.get(machine), plan.snapshot.settings.get(machine)
+    if effective is None or effective.evicts or effective.hold:
+        return None
+    if settings is not None and settings.drain is not None and settings.drain.force:
+        return None
+    candidate = Candidate(proposal, plan.name, plan.requirements_on(machine), machine, tuple(group))
+    is_rejected = meets_constraints(candidate) or rejection_by_occupants(candidate)
+    return None if is_rejected else Place(machine, KEPT)
+
+
+def _moved_from(plan: UnitPlanBuilder) -> str:
+    """The machine that a unit which is to move has just left, or ''."""
+    reason = plan.before.reason if plan.before and plan.move_to else None
+    if isinstance(reason, WaitingForPeer):
+        reason = reason.peer_waits
+    return reason.machine if isinstance(reason, WaitingForStop | WaitingForRemoval) else ""
 
 
 def decide_on_many(proposal: Proposal, plan: UnitPlanBuilder, machine: str, *, matches: bool) -> Action | None:

@@ -191,7 +191,8 @@ class Snapshot:
         rollout = self.rollouts.get(group)
         if rollout is None or not rollout.is_over:
             return True
-        return any(self.units[name].generation > rollout.generation for name in self.rolling[group])
+        units = (self.units[name] for name in self.rolling[group])
+        return any(unit.generation > rollout.generation and unit.rollout != rollout.id for unit in units)
 
     def is_restored_since(self, rollout: Rollout) -> bool:
         """True if the store was restored since the rollout was written: what it was doing may lie hours back."""

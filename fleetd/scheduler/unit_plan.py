@@ -68,6 +68,7 @@ class UnitPlanBuilder(msgspec.Struct, eq=False, gc=False):
     eviction: Eviction | None = None  # why it may not stay where it was
     held: dict[str, Content] = {}  # by machine, '' for all: content kept instead of the unit's, by a rollout
     proofs: dict[str, ProofRequest] = {}  # by machine, '' for all: asked for by a rollout
+    acts_at_once: bool = False  # it was started, stopped or restarted since its rollout began: with held content, too
     former: dict[str, Placement] = {}
     written: dict[str, Placement] = {}
     deletes: dict[str, None] = {}
@@ -118,7 +119,8 @@ class UnitPlanBuilder(msgspec.Struct, eq=False, gc=False):
         content = held or unit.content
         proof = self.proofs.get(machine) or self.proofs.get("") if self.proofs else None
         if former is not None and former.is_active and former.content == content:
-            if held is not None and proof is None and former.target is self.target:
+            is_left_alone = held is not None and not self.acts_at_once
+            if is_left_alone and proof is None and former.target is self.target:
                 return former
             if proof is None and former.generation == unit.generation:  # an answered question is not taken back
                 proof = ProofRequest(former.prove_after_s, former.prove_within_s)
@@ -131,7 +133,7 @@ class UnitPlanBuilder(msgspec.Struct, eq=False, gc=False):
             self.target,
             unit.generation,
             completed=self.completed == self.generation,
-            restart_of=unit.restart_of if held is None else 0,
+            restart_of=unit.restart_of if held is None or self.acts_at_once else 0,
             dropins=content.dropins,
             prove_after_s=proof.after_s if proof else None,
             prove_within_s=proof.within_s if proof else None,

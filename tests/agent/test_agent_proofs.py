@@ -133,7 +133,7 @@ async def test_a_unit_that_fails_and_one_that_systemd_refuses_are_told_at_once(m
     await machine.start()
     await ask(machine)
     assert await proven_after_s(machine) == 0
-    assert (await proof(machine)).failed == "it failed (exit-code)"
+    assert (await proof(machine)).failed == "exit-code"
     machine.systemd.behave(WEB, Behaviour(refusal="bad setting"))
     await ask(machine, generation=9)
     await machine.until(lambda states: states[WEB].proof is not None and states[WEB].proof.generation == 9)

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from fleetd.model.machine import Cordon, Machine, MachineSettings
+from fleetd.model.machine import Capability, Cordon, Machine, MachineSettings
 from fleetd.registry.records import Synced
 from tests.api.conftest import JSON, Fleet
 
@@ -22,7 +22,7 @@ async def cordon(fleet: Fleet, why: str = "disk", by: str = "ann", request: str 
 async def machine(fleet: Fleet) -> Fleet:
     """A cluster of one machine, m1."""
     fleet.reconfigure(unix_now=lambda: AT)
-    await fleet.put(Machine("m1", metadata={"role": "db"}), "m1")
+    await fleet.put(Machine("m1", metadata={"role": "db"}, capabilities={Capability.CORDON: True}), "m1")
     return fleet
 
 
@@ -101,6 +101,17 @@ async def test_an_absent_machine_is_not_cordoned_and_may_be_uncordoned(machine: 
     await machine.put(MachineSettings(cordon=Cordon("disk")), "m2")
     assert (await machine.ask("DELETE /fleet/v2/machines/m2/cordon")).status == 204
     assert await settings(machine) == {}
+
+
+async def test_a_machine_whose_fleetd_would_pass_over_it_forbids_a_cordon_but_not_its_end(machine: Fleet) -> None:
+    await machine.put(Machine("m2", version="0.9"), "m2")
+    status, said = await machine.refused(f"PUT {CORDON}", {})
+    assert (status, said) == (
+        409,
+        "cordons and drains cannot be used yet: machine m2 runs fleetd 0.9, which does not know of them; update "
+        "fleetd there first",
+    )
+    assert (await machine.ask(f"DELETE {CORDON}")).status == 204
 
 
 async def test_other_methods_and_paths_are_refused(machine: Fleet) -> None:

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from fleetd.api import schema
-from fleetd.model.machine import Cordon, DrainRequest, Machine, MachineMode, MachineSettings
+from fleetd.model.machine import Capability, Cordon, DrainRequest, Machine, MachineMode, MachineSettings
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.reason import (
     COMPLETED,
@@ -34,6 +34,7 @@ from tests.api.conftest import JSON, Fleet
 DRAIN = "/fleet/v2/machines/m1/drain"
 CORDON = "/fleet/v2/machines/m1/cordon"
 AT = 1_800_014_400.0
+ABLE = {Capability.CORDON: True}
 TEXT = "[Service]\nExecStart=/bin/true\n"
 EVICTED = WaitingForStop("m1", Eviction("m1", Rejection(RejectionKind.DRAINED)))
 NO_SSD = RejectionCount(Rejection(RejectionKind.METADATA, "disk=ssd"), 4)
@@ -43,8 +44,8 @@ NO_SSD = RejectionCount(Rejection(RejectionKind.METADATA, "disk=ssd"), 4)
 async def machine(fleet: Fleet) -> Fleet:
     """A cluster of the machines m1 and m2."""
     fleet.reconfigure(unix_now=lambda: AT)
-    await fleet.put(Machine("m1", address="10.0.0.1"), "m1")
-    await fleet.put(Machine("m2", address="10.0.0.2"), "m2")
+    await fleet.put(Machine("m1", address="10.0.0.1", capabilities=ABLE), "m1")
+    await fleet.put(Machine("m2", address="10.0.0.2", capabilities=ABLE), "m2")
     return fleet
 
 
@@ -139,7 +140,7 @@ async def test_an_unknown_machine_is_refused(machine: Fleet) -> None:
 async def test_a_machine_that_does_not_take_part_is_not_drained_and_says_so(
     fleet: Fleet, mode: MachineMode | None, word: str
 ) -> None:
-    await fleet.put(Machine("m1", mode=mode) if mode else Synced("s"), *["m1"])
+    await fleet.put(Machine("m1", mode=mode, capabilities=ABLE) if mode else Synced("s"), *["m1"])
     status, said = await fleet.refused(f"PUT {DRAIN}", {})
     assert (status, said[: 15 + len(word)]) == (409, f"the machine is {word}")
     await fleet.put(MachineSettings(cordon=Cordon(), drain=DrainRequest("ann", AT)), "m1")

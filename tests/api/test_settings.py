@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from fleetd.model.cluster_settings import ClusterSetting, ClusterSettings
-from fleetd.model.machine import Machine
+from fleetd.model.machine import Capability, Machine
 from fleetd.model.quota import Usage
 from fleetd.registry.records import Leader
 from tests.api.conftest import JSON, Fleet
@@ -19,9 +19,11 @@ ALL = ["failover_delay", "handover_timeout", "max_units", "max_units_bytes", "re
 @pytest.fixture
 async def cluster(fleet: Fleet) -> Fleet:
     """m1 leads; the API is that of m2."""
-    asked = Machine("m2", configured={"max_units": "20", "failover_delay": "2s"})
+    able = {Capability.CLUSTER_SETTINGS: True}
+    asked = Machine("m2", capabilities=able, configured={"max_units": "20", "failover_delay": "2s"})
     fleet.reconfigure(unix_now=lambda: AT, machine=lambda: asked, allowed_usage=Usage(20, 10_000))
-    await fleet.put(Machine("m1", configured={"failover_delay": "1min", "max_units": "10"}), "m1")
+    leading = Machine("m1", capabilities=able, configured={"failover_delay": "1min", "max_units": "10"})
+    await fleet.put(leading, "m1")
     await fleet.put(asked, "m2")
     await fleet.put(Leader("m1", "t"))
     return fleet
@@ -82,6 +84,15 @@ async def test_what_is_set_wins_and_says_by_whom_and_when_until_it_is_unset(clus
 async def test_a_wrong_change_is_refused_as_a_whole(cluster: Fleet, body: Any, message: str) -> None:
     status, said = await cluster.refused(f"PATCH {SETTINGS}", body)
     assert (status, said[: len(message)]) == (400, message)
+    assert await cluster.registry.cluster_settings() == ClusterSettings()
+
+
+async def test_a_machine_whose_fleetd_would_pass_over_it_forbids_to_set_but_not_to_unset(cluster: Fleet) -> None:
+    await change(cluster, {"max_units": "7"})
+    await cluster.put(Machine("m3", version="0.9"), "m3")
+    status, said = await cluster.refused(f"PATCH {SETTINGS}", {"set": {"max_units": "8"}})
+    assert (status, said.partition(":")[0]) == (409, "settings of the cluster cannot be used yet")
+    await change(cluster, {}, ("max_units",))
     assert await cluster.registry.cluster_settings() == ClusterSettings()
 
 

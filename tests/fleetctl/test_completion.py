@@ -14,6 +14,7 @@ from tests.fleetctl.scripted_cluster import M2, ScriptedCluster, always
 from tests.fleetctl.terminal import Terminal
 
 SCRIPTS = Path(__file__).parents[2] / "contrib/completions"
+SETTINGS = ["failover_delay", "handover_timeout", "max_units", "max_units_bytes", "rerun_after_failover"]
 Complete = Callable[..., list[str]]
 
 
@@ -57,6 +58,10 @@ def complete(fleetctl: Fleetctl, cluster: ScriptedCluster) -> Complete:
         (["nonsense", ""], []),
         (["list-units", "d"], ["db.service"]),
         (["list-machines", "2"], [M2.id]),
+        (["cordon", "2"], [M2.id]),
+        (["uncordon", "2"], [M2.id]),
+        (["settings", ""], ["get", "set", "unset", *SETTINGS, *(f"{name}=" for name in SETTINGS)]),
+        (["settings", "set", "fail"], ["failover_delay", "failover_delay="]),
         (["version", ""], []),
         (["__c"], []),
     ],

@@ -4,6 +4,7 @@ import json
 import os
 import pwd
 
+import msgspec
 import pytest
 
 from fleetd.model.machine import Cordon, MachineSettings
@@ -55,7 +56,7 @@ def test_machines_that_are_not_there_are_named_and_do_not_stop_the_others(
 ) -> None:
     cluster.set_settings(ABSENT, MachineSettings({"role": "db"}))
     twin = f"{M1.id[:-1]}2"
-    cluster.register(M1, type(M1)(twin))
+    cluster.register(M1, msgspec.structs.replace(M2, id=twin))
     result = fleetctl("cordon", "1111", "444", ABSENT, "4" * 32, twin)
     assert result.status == 1
     assert result.stdout == "Cordoned machine 11111111...\n"

@@ -177,7 +177,7 @@ def test_json_is_one_document_of_where_every_unit_is(fleetctl: Fleetctl, cluster
 def test_several_machines_are_followed_together_and_a_refused_one_does_not_stop_the_others(
     fleetctl: Fleetctl, cluster: ScriptedCluster
 ) -> None:
-    parked = Machine("3" * 32, mode=MachineMode.PARKED)
+    parked = msgspec.structs.replace(M2, id="3" * 32, mode=MachineMode.PARKED)
     cluster.register(M1, M2, parked)
     result = fleetctl("drain", "1111", "3333", "2222")
     assert result.status == 1

@@ -3,7 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
-from fleetd.model.machine import Cordon, DrainRequest, MachineSettings
+from fleetd.model.machine import Cordon, DrainRequest, MachineMode, MachineSettings
 from fleetd.model.unit import Unit
 from fleetd.registry.records import SETTINGS, STATES, UNITS
 from fleetd.scheduler.disruption import DisruptionBudget
@@ -195,3 +195,94 @@ def test_a_machine_that_is_absent_or_leaves_is_not_drained() -> None:
     cluster.expire_lease("m1")
     cluster.run_leader()
     assert cluster.assigned() == {"a.service": "m1"}
+
+
+def test_a_unit_that_fits_nowhere_else_any_more_returns_in_spite_of_the_cordon() -> None:
+    cluster = RollingCluster(2)
+    submit(cluster, "a.service")
+    drain(cluster, "m1")
+    cluster.run_leader()
+    cluster.die("m2")
+    cluster.come_to_rest()
+    assert on(cluster, "m1") == ["a.service"]
+    assert reason_of(cluster, "a.service").startswith("stays on the drained machine")
+
+
+def test_units_that_machine_of_joins_return_together() -> None:
+    cluster = RollingCluster(2)
+    submit(cluster, "a.service")
+    submit(cluster, "b.service", "MachineOf=a.service")
+    drain(cluster, "m1")
+    cluster.run_leader()
+    cluster.elect()
+    cluster.die("m2")
+    cluster.come_to_rest()
+    assert on(cluster, "m1") == ["a.service", "b.service"]
+
+
+def test_what_force_has_stopped_does_not_return() -> None:
+    cluster = RollingCluster(2)
+    submit(cluster, "a.service")
+    drain(cluster, "m1", force=True)
+    cluster.run_leader()
+    cluster.die("m2")
+    cluster.come_to_rest()
+    assert cluster.assigned() == {}
+
+
+def test_a_unit_that_stays_leaves_as_soon_as_another_machine_takes_it() -> None:
+    cluster = RollingCluster(2)
+    cluster.machine("m1", disk="ssd")
+    submit(cluster, "a.service", "MachineMetadata=disk=ssd")
+    drain(cluster, "m1")
+    cluster.come_to_rest()
+    assert on(cluster, "m1") == ["a.service"]
+    cluster.machine("m2", disk="ssd")
+    cluster.come_to_rest()
+    assert on(cluster, "m2") == ["a.service"]
+
+
+def test_a_unit_that_an_operator_starts_again_while_it_moves_arrives_where_its_place_is_kept() -> None:
+    cluster = RollingCluster(3)
+    submit(cluster, "a.service")
+    drain(cluster, "m1")
+    cluster.run_leader()
+    target = cluster.snapshot.decisions["a.service"].target
+    cluster.write(UNITS, ("a.service",), Unit("a.service", text_of("new"), LAUNCHED))
+    cluster.come_to_rest()
+    assert on(cluster, target) == ["a.service"]
+
+
+@pytest.mark.parametrize("way", ["leaves", "is parked", "has another unit"])
+def test_a_unit_does_not_return_to_a_machine_that_does_not_take_it_any_more(way: str) -> None:
+    cluster = RollingCluster(2)
+    submit(cluster, "a.service", "Conflicts=b.service")
+    submit(cluster, "log.service", "Global=true")
+    drain(cluster, "m1")
+    cluster.run_leader()
+    cluster.run_agents()
+    cluster.run_leader()
+    cluster.die("m2")
+    if way == "has another unit":
+        cluster.write(UNITS, ("b.service",), Unit("b.service", text_of("old", "Global=true"), LAUNCHED))
+    else:
+        cluster.machine("m1", mode=MachineMode.LEAVING if way == "leaves" else MachineMode.PARKED)
+    cluster.run_leader()
+    cluster.run_agents()
+    cluster.run_leader()
+    assert "a.service" not in cluster.assigned()
+
+
+def test_a_unit_that_has_waited_for_its_peer_returns_with_it() -> None:
+    cluster = RollingCluster(2)
+    submit(cluster, "a.service")
+    submit(cluster, "b.service", "MachineOf=a.service")
+    drain(cluster, "m1")
+    cluster.run_leader()
+    cluster.die("m2")
+    for _ in range(2):
+        cluster.step("m1", "a.service")
+        cluster.run_leader()
+    assert reason_of(cluster, "a.service").startswith("waits for b.service, which waits until m1 has stopped it")
+    cluster.come_to_rest()
+    assert on(cluster, "m1") == ["a.service", "b.service"]

@@ -1,6 +1,7 @@
 """Rollouts in a cluster: who gets the new content when, and what happens on the way."""
 
 import pytest
+from msgspec.structs import replace
 
 from fleetd.model.rollout import Action, Apply, Command, PauseCause, Phase
 from fleetd.model.unit import Unit
@@ -87,10 +88,9 @@ def test_a_member_added_after_a_revert_runs_what_the_others_were_reverted_to() -
     cluster.come_to_rest()
     unit = Unit("w@4.service", text_of("bad"), LAUNCHED, rollout="r2")
     cluster.write(UNITS, (unit.name,), unit)
-    generation = cluster.rollout().generation
     cluster.come_to_rest()
-    assert cluster.rollout().generation > generation, "it is a request of its own"
-    assert cluster.contents() == all_run("old") | {"w@4": "bad"}
+    assert cluster.rollout().phase is Phase.REVERTED
+    assert cluster.contents() == all_run("old") | {"w@4": "old"}
 
 
 def test_a_global_unit_is_changed_machine_by_machine() -> None:
@@ -299,3 +299,70 @@ def test_a_machine_whose_fleetd_does_not_prove_is_not_asked() -> None:
     cluster.machine(old, is_old=True)
     cluster.run_leader()
     assert cluster.snapshot.placements["w@1.service"][old].prove_after_s is None
+
+
+def operate(cluster: RollingCluster, name: str, **changes: object) -> None:
+    """An operator starts, stops or restarts a unit at once, which keeps its content."""
+    unit = cluster.snapshot.units[name]
+    cluster.write(UNITS, (name,), replace(unit, **changes))
+
+
+def test_a_member_that_is_stopped_and_started_after_a_revert_runs_what_was_reverted_to() -> None:
+    cluster = rolling_group()
+    cluster.request("bad", *MEMBERS)
+    cluster.come_to_rest()
+    before = cluster.rollout()
+    operate(cluster, "w@2.service", target=INACTIVE)
+    cluster.come_to_rest()
+    assert cluster.contents() == {"w@1": "old", "w@3": "old"}
+    operate(cluster, "w@2.service", target=LAUNCHED)
+    cluster.come_to_rest()
+    assert cluster.contents() == all_run("old")
+    assert cluster.rollout() == before
+
+
+def test_a_member_that_waits_is_restarted_at_once_with_its_own_content_and_ends_no_pause() -> None:
+    cluster = rolling_group()
+    cluster.request("new", *MEMBERS)
+    cluster.run_leader()
+    cluster.command(Action.PAUSE)
+    cluster.come_to_rest()
+    assert cluster.contents() == all_run("old") | {"w@1": "new"}
+    cluster.started.clear()
+    operate(cluster, "w@3.service", restart_of=cluster.snapshot.units["w@3.service"].generation)
+    cluster.come_to_rest()
+    assert cluster.started == ["w@3.service"]
+    assert cluster.contents() == all_run("old") | {"w@1": "new"}
+    assert cluster.rollout().pause.cause is PauseCause.OPERATOR
+    cluster.command(Action.RESUME)
+    cluster.come_to_rest()
+    assert cluster.contents() == all_run("new")
+
+
+def test_a_restart_that_is_written_in_two_parts_takes_one_member_after_the_other() -> None:
+    cluster = rolling_group()
+    cluster.started.clear()
+    for names in (MEMBERS[:1], MEMBERS[1:]):
+        for name in names:
+            unit = cluster.snapshot.units[name]
+            operate(cluster, name, restart_of=unit.generation, rollout="r9")
+        cluster.come_to_rest()
+        assert cluster.started == []
+    cluster.complete("r9")
+    cluster.run_leader()
+    cluster.run_agents()
+    assert len(cluster.started) == 1
+    cluster.come_to_rest()
+    assert sorted(cluster.started) == list(MEMBERS)
+
+
+def test_a_pause_before_the_request_is_complete_holds() -> None:
+    cluster = rolling_group()
+    cluster.request("new", *MEMBERS[:1], complete=False)
+    cluster.command(Action.PAUSE)
+    cluster.run_leader()
+    for name in MEMBERS[1:]:
+        operate(cluster, name, text=text_of("new"), rollout="r2")
+    cluster.complete("r2")
+    cluster.come_to_rest()
+    assert cluster.contents() == all_run("old")

@@ -3,13 +3,14 @@
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from msgspec.structs import replace
 
 from fleetd.model.machine import Cordon, DrainRequest, MachineSettings
 from fleetd.model.rollout import Action
-from fleetd.registry.records import SETTINGS
+from fleetd.registry.records import SETTINGS, UNITS
 from fleetd.scheduler.disruption import DisruptionBudget
 from tests.examples import examples
-from tests.unit.cluster_builder import NOON
+from tests.unit.cluster_builder import INACTIVE, LAUNCHED, NOON
 from tests.unit.rolling_cluster import GROUP, RollingCluster, word_of
 
 MACHINES = ("m1", "m2", "m3", "m4")
@@ -55,6 +56,19 @@ class Rollouts(RuleBasedStateMachine):
     @rule(word=words)
     def change_global(self, word):
         self._request(word, (GLOBAL,))
+
+    @rule(name=units, state=st.sampled_from((LAUNCHED, INACTIVE)))
+    def set_target_at_once(self, name, state):
+        self.cluster.write(UNITS, (name,), replace(self.cluster.snapshot.units[name], target=state))
+
+    @rule(name=units)
+    def restart_at_once(self, name):
+        unit = self.cluster.snapshot.units[name]
+        self.cluster.write(UNITS, (name,), replace(unit, restart_of=unit.generation))
+
+    @rule()
+    def restart_one_after_the_other(self):
+        self.cluster.restart(*INSTANCES)
 
     @rule(action=st.sampled_from(Action), group=st.sampled_from((GROUP, GLOBAL)))
     def command(self, action, group):
@@ -108,6 +122,7 @@ class Rollouts(RuleBasedStateMachine):
                 for unit_plan in plan.units
                 for placement in unit_plan.placements
                 if placement.unit in names
+                and snapshot.units[placement.unit].target is LAUNCHED
                 and (placement.unit, placement.machine) in held - down
                 and snapshot.placements[placement.unit][placement.machine].is_active
                 and (

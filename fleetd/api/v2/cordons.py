@@ -5,8 +5,9 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from fleetd.api import schema
+from fleetd.api.capabilities import check_capability
 from fleetd.api.http import ApiError, Request, Response, parse_json
-from fleetd.model.machine import Cordon, Machine, MachineSettings
+from fleetd.model.machine import Capability, Cordon, Machine, MachineSettings
 from fleetd.registry.registry import Registry
 
 MAX_WHY = 200  # characters: it is part of the reasons of units
@@ -33,14 +34,16 @@ class Cordons:
             is_known = settings.cordon is not None and settings.cordon.why == why
             return settings if is_known else replace(settings, cordon=cordon)
 
+        await refuse_unknown(self._registry, id_)
+        await check_capability(self._registry, Capability.CORDON)
         return await self._change(id_, change)
 
     async def delete(self, _: Request, id_: str) -> Response:
         """Let a machine, present or absent, take new units again. That ends its drain, too."""
+        await refuse_unknown(self._registry, id_)
         return await self._change(id_, lambda settings, _: replace(settings, cordon=None, drain=None))
 
     async def _change(self, id_: str, change: Callable[[MachineSettings, Machine | None], MachineSettings]) -> Response:
-        await refuse_unknown(self._registry, id_)
         await self._registry.change_settings(id_, change)
         return Response(204)
 

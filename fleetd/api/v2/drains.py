@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 from msgspec.structs import replace
 
 from fleetd.api import schema
+from fleetd.api.capabilities import check_capability
 from fleetd.api.http import ApiError, Request, Response, parse_json, render_json
 from fleetd.api.v2.cordons import check_why, refuse_unknown
 from fleetd.api.v2.drain_reports import HOLDS, DrainData, describe_progress, units_there
-from fleetd.model.machine import Cordon, DrainRequest, Machine, MachineMode, MachineSettings
+from fleetd.model.machine import Capability, Cordon, DrainRequest, Machine, MachineMode, MachineSettings
 from fleetd.model.timespan import LONGEST_S
 from fleetd.registry.records import DECISIONS, MACHINES, PLACEMENTS, SETTINGS, STATES
 from fleetd.registry.registry import Registry
@@ -47,6 +48,7 @@ class Drains:
             return replace(settings, cordon=settings.cordon or cordon, drain=before if is_known else drain)
 
         await refuse_unknown(self._registry, id_)
+        await check_capability(self._registry, Capability.CORDON)
         await self._registry.change_settings(id_, change)
         return Response(204)
 

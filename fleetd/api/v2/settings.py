@@ -3,11 +3,12 @@
 from collections.abc import Callable, Mapping
 
 from fleetd.api import schema
+from fleetd.api.capabilities import check_capability
 from fleetd.api.http import ApiError, Request, Response, parse_json, render_json
 from fleetd.config.cluster_settings import CLUSTER_OPTIONS, refuse_value
 from fleetd.config.options import ConfigOption
 from fleetd.model.cluster_settings import ClusterSetting, ClusterSettings, edit_settings
-from fleetd.model.machine import Machine
+from fleetd.model.machine import Capability, Machine
 from fleetd.registry.records import CLUSTER_SETTINGS, LEADER, MACHINES
 from fleetd.registry.registry import Registry
 
@@ -64,6 +65,8 @@ class Settings:
                 _check_name(name, {**CLUSTER_OPTIONS, **settings.values})
             return edit_settings(settings, new, asked.unset)
 
+        if new:
+            await check_capability(self._registry, Capability.CLUSTER_SETTINGS)
         await self._registry.change_cluster_settings(change)
         return Response(204)
 

@@ -14,6 +14,7 @@ from fleetd.scheduler.allocations import (
     decide_handover,
     decide_on_many,
     decide_release,
+    decide_return,
     decide_stay,
     decide_unassigned,
 )
@@ -111,6 +112,7 @@ def _place_unplaced(proposal: Proposal) -> None:
     for group in _groups(snapshot, unplaced):
         if awaited.isdisjoint(group):
             _place_group(proposal, ranking, group)
+            _return(proposal, ranking, [name for name in group if plans[name].unplaced])
         else:
             reason = _peer_still_stopping(proposal, group)
             for name in group:
@@ -193,6 +195,15 @@ def _place_group(proposal: Proposal, ranking: Ranking, group: list[str]) -> None
         for smaller in [able] if len(able) < len(group) else [[name] for name in group]:
             if smaller:
                 _place_group(proposal, ranking, smaller)
+
+
+def _return(proposal: Proposal, ranking: Ranking, group: list[str]) -> None:
+    """Have those units of the group that were to move, and fit nowhere, return to the machine that they have left."""
+    for name in group:
+        action = decide_return(proposal, proposal.units[name], group)
+        proposal.apply(proposal.units[name], action)
+        if action is not None:
+            ranking.record_placement(name, action.machine)
 
 
 def _fit_together(snapshot: Snapshot, group: list[str]) -> bool:

@@ -44,6 +44,8 @@ def _roll_out_group(proposal: Proposal, group: str) -> None:
     # All of them, unless the rollout is over (Snapshot.with_rolling).
     units = [snapshot.units[name] for name in sorted(snapshot.rolling[group]) if name in proposal.units]
     before = snapshot.rollouts.get(group)
+    if before is not None and before.phase is Phase.DONE and not is_to_begin(before, units):
+        return  # nothing is held back: most groups of a cluster, most of the time
     options = snapshot.group_options(group)
     rollout = before
     if is_to_begin(before, units):
@@ -66,8 +68,14 @@ def _roll_out_group(proposal: Proposal, group: str) -> None:
 
 
 def is_to_begin(before: Rollout | None, units: Sequence[Unit]) -> bool:
-    """True if these units of a group were requested later than its last rollout."""
-    return before is None or max(unit.generation for unit in units) > before.generation
+    """True if the request of one of these units of a group is later than its last rollout, or was not written to its
+    end when that began: nothing was changed then. An operation at once that keeps the content belongs to the request
+    that the content is of, and begins no rollout."""
+    if before is None:
+        return True
+    is_untouched = before.phase is Phase.RUNNING and not before.steps
+    later = (unit for unit in units if unit.generation > before.generation)
+    return any(is_untouched or unit.rollout != before.id for unit in later)
 
 
 def begin_rollout(proposal: Proposal, before: Rollout | None, units: Sequence[Unit]) -> Rollout:
@@ -85,6 +93,7 @@ def begin_rollout(proposal: Proposal, before: Rollout | None, units: Sequence[Un
                 former.append((member, content, is_available))
     counted = Counter(content for _, content, _ in former)
     contents = tuple(content for content, _ in counted.most_common())
+    same = before if before is not None and before.id == newest.rollout and not before.is_over else None
     return Rollout(
         newest.rollout,
         newest.generation,
@@ -94,6 +103,8 @@ def begin_rollout(proposal: Proposal, before: Rollout | None, units: Sequence[Un
         note=newest.note,
         contents=contents,
         former=tuple(FormerMember(member, contents.index(content), available) for member, content, available in former),
+        pause=same.pause if same else None,
+        command=same.command if same else "",
         revision=before.revision if before else 0,
     )
 
@@ -168,6 +179,7 @@ def _hold(proposal: Proposal, rollout: Rollout, units: Sequence[Unit], options: 
     given = {step.member for step in rollout.steps} | set(rollout.reverted)
     for unit in units:
         plan = proposal.units[unit.name]
+        plan.acts_at_once = unit.generation > rollout.generation
         for member, _ in _members(plan):
             content = held_content(rollout, member)
             if content is not None:
