@@ -16,8 +16,8 @@ help: ## what can be made
 setup: # the programs and the virtual environment that everything else needs
 	@contrib/setup
 
-demo: setup ## three real machines on this one, with a fleet to play with (needs root)
-	@$(BIN)/python -m contrib.demo
+demo: setup ## three real machines on this one, with a fleet to play with (needs root); ACT=change: changes under traffic
+	@$(BIN)/python -m contrib.demo $(ACT)
 
 quick: lint ## what to run after each change, in a minute: linters, types, all tests but machines and long ones
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not machines and not long" --hypothesis-profile=quick $(LIGHT)

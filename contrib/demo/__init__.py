@@ -1,1 +1,1 @@
-"""A tour on real machines: start units, list them, and see them survive the loss of a machine. Each step is checked."""
+"""Acts on real machines: each shows commands with their output, and checks what they claim. A tour, and changes."""

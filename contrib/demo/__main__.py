@@ -1,4 +1,4 @@
-"""`make demo`, or `python -m contrib.demo`: boot three machines, run the tour, leave the cluster running to play with.
+"""`make demo`, or `python -m contrib.demo [ACT]`: boot three machines, play an act, leave the cluster to play with.
 
 At a terminal it stays until Ctrl-C; in a pipe it ends after the last step. The exit status is 1 if a step failed.
 Everything is removed at the end.
@@ -7,19 +7,28 @@ Everything is removed at the end.
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
 from contrib import interrupt
 from contrib.demo import stage
-from contrib.demo.tour import StepFailed, Tour
+from contrib.demo.act import Act, StepFailed
+from contrib.demo.change import Change
+from contrib.demo.tour import Tour
 from contrib.testbed import Cluster, missing_requirements
 
 MACHINES = 3
+ACTS: dict[str, type[Act]] = {"tour": Tour, "change": Change}  # the first is the one without an argument
 
 # A failed step, and the testbed's errors when a machine or a command fails.
 FAILURES = (StepFailed, AssertionError, TimeoutError, subprocess.SubprocessError)
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
+    """Play the act that the arguments name. Returns the exit status."""
+    name = " ".join(arguments) or next(iter(ACTS))
+    if name not in ACTS:
+        print(f"contrib.demo: there is no act {name!r}. The acts are {' and '.join(ACTS)}.", file=sys.stderr)
+        return 2
     if missing := missing_requirements():
         print(f"contrib.demo boots machines: {'; '.join(missing)}", file=sys.stderr)
         return 2
@@ -27,7 +36,7 @@ def main() -> int:
     stage.explain(f"{MACHINES} machines boot with an etcd on a network of their own. This etcd needs no password.")
     try:
         with Cluster(machines=MACHINES) as cluster:
-            Tour(cluster).walk()
+            ACTS[name](cluster).play()
             if stage.is_terminal():
                 _stay(cluster)
     except FAILURES as failure:
@@ -42,8 +51,7 @@ def main() -> int:
 def _stay(cluster: Cluster) -> None:
     """Show how to reach the cluster, and wait for Ctrl-C."""
     stage.explain("The cluster is yours until Ctrl-C. In another terminal, in this folder:")
-    endpoint = f"unix://{cluster.machines[0].path('/run/fleet.sock')}"
-    stage.show(f"  .venv/bin/fleetctl --endpoint={endpoint} list-units")
+    stage.show(f"  .venv/bin/fleetctl --endpoint={cluster.endpoint()} list-units")
     stage.show("\n  a shell in a machine                       cut its power")
     for machine in cluster.machines:
         shell = f"nsenter --target={machine.pid1} --all bash"
@@ -53,4 +61,4 @@ def _stay(cluster: Cluster) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -106,6 +106,14 @@ class Cluster:
                 return machine
         raise KeyError(f"no machine {name_or_id} in {[machine.name for machine in self.machines]}")
 
+    def endpoint(self, on: Machine | None = None) -> str:
+        """The API of a machine (default: the first that is up), as fleetctl on this host takes it. Raises LookupError
+        if no machine is up."""
+        machine = on or next((machine for machine in self.machines if machine.is_up), None)
+        if machine is None:
+            raise LookupError("no machine is up that could be asked")
+        return f"unix://{machine.path('/run/fleet.sock')}"
+
     def fleetctl(
         self,
         *arguments: str,
@@ -116,11 +124,7 @@ class Cluster:
     ) -> subprocess.CompletedProcess[str]:
         """Run fleetctl on this host against the socket of a machine (default: the first that is up). Raises
         AssertionError with its output if it fails and `check` is set, LookupError if no machine is up."""
-        machine = on or next((machine for machine in self.machines if machine.is_up), None)
-        if machine is None:
-            raise LookupError("no machine is up that could be asked")
-        endpoint = f"unix://{machine.path('/run/fleet.sock')}"
-        command = [f"{sys.prefix}/bin/fleetctl", f"--endpoint={endpoint}", *arguments]
+        command = [f"{sys.prefix}/bin/fleetctl", f"--endpoint={self.endpoint(on)}", *arguments]
         result = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout_s, check=False)
         if check and result.returncode != 0:
             raise AssertionError(f"fleetctl {' '.join(arguments)} ended with {result.returncode}: {result.stderr}")

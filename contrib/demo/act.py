@@ -1,0 +1,95 @@
+"""What the acts of the demo have in common: they run commands, show them with their output, and check claims.
+
+Claims are checked at their source (witness.py): the machine's own systemd, processes, the network.
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from contrib.demo import stage
+from contrib.demo.witness import Witness, fetch
+from contrib.testbed import Cluster, Machine
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+PATIENCE_S = 60.0
+
+
+class StepFailed(Exception):
+    """A step of the demo did not happen."""
+
+
+def check(holds: bool, claim: str) -> None:
+    """Show a claim that holds. Raises StepFailed if it does not."""
+    if not holds:
+        raise StepFailed(f"this does not hold: {claim}")
+    stage.confirm(claim)
+
+
+class Act:
+    """One act on a cluster whose machines all run fleetd. Its commands run in `folder`."""
+
+    folder = CHECKOUT
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.witness = Witness(cluster)
+
+    def play(self) -> None:
+        """Play all steps in order. Raises StepFailed."""
+        raise NotImplementedError
+
+    def run(self, command: str, status: int = 0) -> str:
+        """Show and run a command, with its output line by line as it comes. Returns the output. Raises StepFailed if it
+        ends with another exit status."""
+        stage.prompt(command)
+        endpoint = self.cluster.endpoint()
+        path = f"{sys.prefix}/bin{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+        with subprocess.Popen(
+            shlex.split(command),
+            cwd=self.folder,
+            env={**os.environ, "PATH": path, "FLEETCTL_ENDPOINT": endpoint},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process:
+            too_long = threading.Timer(PATIENCE_S, process.kill)
+            too_long.start()
+            output = self._show(process)
+            too_long.cancel()
+        if process.returncode != status:
+            raise StepFailed(f"`{command}` ended with {process.returncode}, not {status}\n{self.cluster.journals()}")
+        return output
+
+    def request(self, machine: Machine, port: int, expected: str) -> None:
+        """Show a request to a web server and its answer. Raises StepFailed if the answer is another than `expected`."""
+        url = f"http://{machine.address}:{port}/"
+        stage.prompt(f"curl {url}")
+        try:
+            answer = fetch(url)
+        except OSError as error:
+            raise StepFailed(f"{url} does not answer: {error}") from error
+        stage.show(answer)
+        if answer != expected:
+            raise StepFailed(f"{url} should have answered: {expected}")
+
+    def wait_for(self, claim: str, holds: Callable[[], bool]) -> None:
+        """Wait until the claim holds, then show it. Raises StepFailed."""
+        try:
+            self.cluster.wait_until(claim, holds, PATIENCE_S)
+        except TimeoutError as error:
+            raise StepFailed(str(error)) from error
+        stage.confirm(claim)
+
+    def _show(self, process: subprocess.Popen[str]) -> str:
+        assert process.stdout is not None
+        lines = []
+        for line in process.stdout:
+            stage.show(line)
+            lines.append(line)
+        return "".join(lines)

@@ -1,0 +1,100 @@
+"""The act `change`: apply a folder, change it under traffic, see a bad change undone, and take a machine out of use."""
+
+import shutil
+import tempfile
+from itertools import pairwise
+from pathlib import Path
+
+from contrib.demo import stage
+from contrib.demo.act import CHECKOUT, Act, check
+from contrib.demo.client import Client
+from contrib.testbed import Machine
+
+TEMPLATE = "site@.service"
+SITES = ["site@1.service", "site@2.service", "site@3.service"]
+PORT = 8090
+SETTLE_S = 2.0  # UpdateSettleSec= of the template
+FIRST, SECOND = "Instance", "Version 2, instance"
+
+
+class Change(Act):
+    """Changes of a running cluster, while a client sends requests all the time."""
+
+    def play(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            self.folder = Path(folder)
+            shutil.copytree(CHECKOUT / "units/deploy", self.folder / "deploy")
+            self.apply()
+            with Client([f"http://{machine.address}:{PORT}/" for machine in self.cluster.machines]) as client:
+                self.change(client)
+                self.change_badly(client)
+                self.mend(client)
+            check(not client.failures, f"all in all, {client.requests} requests were sent, and none has failed")
+
+    def apply(self) -> None:
+        stage.explain("A folder holds units that belong together: here among them a template, with three instances.")
+        self.run("ls deploy deploy/site@.service.d")
+        self.run("tail -n 6 deploy/site@.service")
+        self.run("fleetctl apply deploy")
+        self.run("fleetctl list-units")
+        check(len({machine.name for machine in self._sites().values()}) == len(SITES), "each machine has an instance")
+        self._request_all(FIRST)
+        stage.explain("Applied again, it changes nothing.")
+        self.run("fleetctl apply deploy")
+
+    def change(self, client: Client) -> None:
+        stage.explain("From now on a client sends requests without end to the three, as a load balancer does.")
+        stage.explain("A change reaches them one after the other: the next one when the one before has proven itself.")
+        self.run(f"sed -i 's/{FIRST} %i/{SECOND} %i/' deploy/site@.service")
+        self.run("fleetctl diff deploy", status=1)
+        self._roll_out()
+        began = sorted(self._active_since(name, machine) for name, machine in self._sites().items())
+        apart = [later - earlier for earlier, later in pairwise(began)]
+        check(min(apart) >= SETTLE_S, f"they were started at least {SETTLE_S:.0f} s apart, says systemd")
+        self._request_all(SECOND)
+        self._check_requests(client)
+
+    def change_badly(self, client: Client) -> None:
+        stage.explain("A bad change: the server would look for its page in a directory that there is not.")
+        before = self._pids()
+        self.run("sed -i 's|/site-%i 8090|/sites-%i 8090|' deploy/site@.service")
+        output = self._roll_out(status=1)
+        check("reverted to the former content because" in output, "it was undone, with the reason")
+        self.run(f"fleetctl rollout {TEMPLATE}")
+        after = self._pids()
+        check(sum(before[name] != after[name] for name in SITES) == 1, "only the first instance was touched")
+        self._request_all(SECOND)
+        self._check_requests(client)
+
+    def mend(self, client: Client) -> None:
+        stage.explain("The folder is mended. All instances run that content already, so none is restarted.")
+        before = self._pids()
+        self.run("sed -i 's|/sites-%i 8090|/site-%i 8090|' deploy/site@.service")
+        self._roll_out()
+        check(self._pids() == before, "every instance has kept its process")
+        self._check_requests(client)
+
+    def _roll_out(self, status: int = 0) -> str:
+        self.run("fleetctl apply --no-block deploy")
+        return self.run(f"fleetctl rollout status --wait {TEMPLATE}", status)
+
+    def _sites(self) -> dict[str, Machine]:
+        """Instance → the machine that it is on."""
+        return {name: placed.machine for name, placed in self.witness.placed().items() if name in SITES}
+
+    def _pids(self) -> dict[str, int]:
+        """Instance → its main process."""
+        return {name: machine.main_pid(name) for name, machine in self._sites().items()}
+
+    def _active_since(self, name: str, machine: Machine) -> float:
+        """When the instance became active, in seconds of the clock that all machines share."""
+        return int(machine.show(name, "ActiveEnterTimestampMonotonic")) / 1e6
+
+    def _request_all(self, expected: str) -> None:
+        """Request the page of each instance: it begins with this text."""
+        for name, machine in self._sites().items():
+            number = name.removeprefix("site@").removesuffix(".service")
+            self.request(machine, PORT, f"{expected} {number}, on {machine.name}")
+
+    def _check_requests(self, client: Client) -> None:
+        check(not client.failures, client.count)
