@@ -140,6 +140,19 @@ def cordon(world: World, action: Action) -> None:
 
 
 @verb
+def drain(world: World, action: Action) -> None:
+    """`drain MACHINE [globals] [force] [SECONDS] [for SECONDS]`: SECONDS is the deadline. Without `for` it is drained
+    until somebody uncordons it, even after the end of all faults."""
+    machine, words = _machine(world, action), action.args[1:]
+    within_s = sum(float(word) for word in words if word not in ("globals", "force"))
+    world.spawn(
+        world.operators.drain(machine.id, with_globals="globals" in words, force="force" in words, within_s=within_s)
+    )
+    if action.for_s is not None:
+        world.begin(f"cordon of {machine.name}", action.for_s, lambda: world.operators.uncordon(machine.id))
+
+
+@verb
 def uncordon(world: World, action: Action) -> None:
     """`uncordon MACHINE`"""
     world.spawn(world.operators.uncordon(_machine(world, action).id))

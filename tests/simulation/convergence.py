@@ -7,10 +7,13 @@ invariants.py checks what must hold during the faults.
 import asyncio
 
 from fleetd.agent.executor import read_contents
-from fleetd.model.machine import MachineMode, MachineSettings
+from fleetd.model.machine import DrainRequest, MachineMode, MachineSettings
 from fleetd.model.names import matches_glob, parse_name
 from fleetd.model.reason import (
+    BudgetWait,
+    DrainEnded,
     Hold,
+    NowhereElse,
     Reason,
     Rejection,
     RejectionKind,
@@ -77,7 +80,49 @@ def _judge(world: World) -> None:
         wrong = _judge_unit(world, name, unit)
         if wrong:
             world.fail("Convergence", f"{name}, to be {unit.target}: {wrong}")
+    for machine in records.machines:
+        settings = records.settings.get(machine)
+        if settings and settings.drain:
+            _judge_drain(world, machine, settings.drain)
     _judge_leftovers(world)
+
+
+def _judge_drain(world: World, machine: str, request: DrainRequest) -> None:
+    """What is still on a drained machine says why, and that is true."""
+    records = world.records
+    for (where, name), placement in records.placements.items():
+        unit, decision = records.units.get(name), records.decisions.get(name)
+        if where != machine or not placement.is_active or unit is None or parse_name(name).is_template:
+            continue
+        asked = requirements_of(unit.content, name)
+        if asked.is_global:
+            continue
+        reason = decision.reason if decision else None
+        if isinstance(reason, NowhereElse) and not request.force:
+            others = [other for other in records.machines if other != machine]
+            fitting = [other for other in others if not asked.machine_of and not _why_not(world, name, unit, other)]
+            if fitting and not _is_peer(world, name):
+                world.fail("Convergence", f"{name} stays on drained {machine}, and fits on {', '.join(fitting)}")
+        elif isinstance(reason, BudgetWait) and not request.force:
+            if not any(_is_down(world, member.unit) for member in reason.members):
+                world.fail("Convergence", f"{name} stays on drained {machine}, and need not wait: {render(reason)}")
+        elif not (isinstance(reason, DrainEnded) and reason.deadline == request.deadline):
+            world.fail("Convergence", f"{name} stays on drained {machine}, and does not say why: {render(reason)}")
+
+
+def _is_peer(world: World, name: str) -> bool:
+    """True if another unit has to be where this one is."""
+    return any(name in requirements_of(unit.content, other).machine_of for other, unit in world.records.units.items())
+
+
+def _is_down(world: World, name: str) -> bool:
+    """True if the unit is not active where it is assigned."""
+    states = world.records.states
+    return not any(
+        state.active == "active" or state.completed
+        for machine in world.records.assigned_machines(name)
+        if (state := states.get((machine, name))) is not None
+    )
 
 
 def _running(world: World, name: str) -> list[str]:
@@ -134,9 +179,9 @@ def _judge_template(world: World, name: str, machines: list[str]) -> str:
 
 
 def _judge_completed(world: World, name: str, unit: Unit) -> str:
-    """True if a completed oneshot of a lost machine, or one that left, need not run again."""
+    """True if a completed oneshot of a lost machine, or one that left, need not run again. A drain loses no machine."""
     asked = requirements_of(unit.content, name).rerun_after_failover
-    again = world.config.rerun_after_failover if asked is None else asked
+    again = (world.config.rerun_after_failover if asked is None else asked) and name not in world.drained
     return "it ran on a machine that was lost, and is to run again" if again else ""
 
 
@@ -245,6 +290,8 @@ def _why_not(world: World, name: str, unit: Unit, machine: str, *, runs_there: b
     settings = records.settings.get(machine)
     if settings and settings.cordon and not asked.is_global and not runs_there:
         return "cordoned"
+    if settings and settings.drain and settings.drain.with_globals:
+        return "drained"
     own = world.machine(machine).systemd.own_names
     if name in own:
         return "its own"

@@ -94,6 +94,11 @@ def _delay(random: Random) -> tuple[tuple[str, ...], float | None]:
     return ("failover_delay", *random.choice(((), ("0s",), ("20s",), ("1min",)))), None
 
 
+def _drain(random: Random) -> tuple[tuple[str, ...], float | None]:
+    words = random.choice(((), (), (), ("globals",), ("force",), ("60",)))
+    return (_machine(random), *words), random.choice((None, _long(random)))
+
+
 OPERATIONS: tuple[tuple[int, str, Draw], ...] = (
     (12, "start", _edition),
     (2, "load", _edition),
@@ -106,7 +111,8 @@ OPERATIONS: tuple[tuple[int, str, Draw], ...] = (
     (4, "destroy", _of_unit),
     (1, "metadata", _disk),
     (2, "cordon", _on_machine),
-    (1, "uncordon", _on_machine_at_once),
+    (3, "drain", _drain),
+    (2, "uncordon", _on_machine_at_once),
     (1, "setting", _delay),
 )
 

@@ -20,6 +20,7 @@ from fleetd.scheduler.failover_delays import FailoverPolicy
 from fleetd.scheduler.snapshot import requirements_of
 from fleetd.store.protocol import Comparison, CreatedAt, Event, HasValue, Operation, Put, Unchanged
 from tests.simulation.checker import Checker, Key, now
+from tests.simulation.drain_invariants import DrainsKeepTheBudget, KeptPlacesAreKept
 from tests.simulation.placement_invariants import ConflictsApart, CordonedMachinesGetNothingNew, OneMachinePerUnit
 
 if TYPE_CHECKING:
@@ -444,6 +445,8 @@ CHECKERS: tuple[type[Checker], ...] = (
     OneMachinePerUnit,
     ConflictsApart,
     CordonedMachinesGetNothingNew,
+    DrainsKeepTheBudget,
+    KeptPlacesAreKept,
     OnlyTheLeaderDecides,
     Rule1StoreIsNoLifeLine,
     DelaysAreKept,

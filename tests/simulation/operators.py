@@ -137,6 +137,15 @@ class Operators:
         response = await self._ask(Request("PUT", _cordon_path(machine), headers=_JSON, body=body))
         self._say(f"cordon {machine[:2]} {why}: {response.status if response else 'no answer'}")
 
+    async def drain(
+        self, machine: str, *, with_globals: bool = False, force: bool = False, within_s: float = 0.0
+    ) -> None:
+        """Move the units of a machine to others."""
+        body = msgspec.json.encode(schema.DrainRequest("drained", within_s, with_globals, force))
+        path = f"{schema.V2}/machines/{machine}/drain"
+        response = await self._ask(Request("PUT", path, headers=_JSON, body=body))
+        self._say(f"drain {machine[:2]}: {response.status if response else 'no answer'}")
+
     async def uncordon(self, machine: str) -> None:
         """Let a machine take new units again."""
         response = await self._ask(Request("DELETE", _cordon_path(machine)))

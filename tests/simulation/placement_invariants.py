@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from fleetd.model.names import is_template, matches_glob
 from fleetd.model.placement import Placement
+from fleetd.model.reason import KEPT
 from fleetd.registry.records import PLACEMENTS, SETTINGS, RecordKey
 from fleetd.scheduler.snapshot import requirements_of
 from fleetd.store.protocol import Event
@@ -45,7 +46,7 @@ class ConflictsApart(Checker):
 
 class CordonedMachinesGetNothingNew(Checker):
     """A unit that does not run there is not placed on a machine which has been cordoned for a while, unless it is
-    global, or a template."""
+    global, or a template, or was to move from there and fits nowhere else."""
 
     def __init__(self, world: "World") -> None:
         super().__init__(world)
@@ -68,7 +69,9 @@ class CordonedMachinesGetNothingNew(Checker):
             return
         state = self.records.states.get((machine, name))
         is_on_many = is_template(name) or requirements_of(placement.content, name).is_global
-        if not is_on_many and not (state is not None and state.runs):
+        decision = self.records.decisions.get(name)
+        has_returned = decision is not None and decision.reason == KEPT
+        if not is_on_many and not has_returned and not (state is not None and state.runs):
             self.fail(f"{name} is placed on {machine}, which is cordoned")
 
     def see_restore(self, before: dict[Key, Placement]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fleetd.model.placement import Decision, Placement
-from fleetd.model.reason import BEST
+from fleetd.model.reason import BEST, Eviction, Rejection, RejectionKind, WaitingForStop
 from fleetd.model.unit import TargetState, UnitState
 from fleetd.registry.records import MACHINES, PLACEMENTS, UNITS, Synced
 from fleetd.store.protocol import Delete, Operation, Put
@@ -163,10 +163,40 @@ async def ignore_a_cordon(world: World) -> None:
     await write(world, placement(world, M2 if assigned == M1 else M1, "picky.service"))
 
 
+def told_to_leave(world: World, name: str, target: str) -> tuple[Operation, ...]:
+    """The writes of a leader that has a unit leave its machine because that is drained."""
+    (machine,) = world.records.assigned_machines(name)
+    reason = WaitingForStop(machine, Eviction(machine, Rejection(RejectionKind.DRAINED)))
+    decision = world.registry.put(Decision(name, 99, reason=reason, target=target), name)
+    return placement(world, machine, name, TargetState.INACTIVE), decision
+
+
+async def drain_to_nowhere(world: World) -> None:
+    await write(world, *told_to_leave(world, WEB, ""))
+
+
+async def drain_beyond_the_budget(world: World) -> None:
+    await world.operators.submit("web@2.service", TargetState.LAUNCHED, 1)
+    await asyncio.sleep(5)
+    await write(world, *told_to_leave(world, WEB, M1), *told_to_leave(world, "web@2.service", M1))
+
+
+async def take_a_kept_place(world: World) -> None:
+    await world.operators.submit("left.service", TargetState.LAUNCHED, 1)
+    await asyncio.sleep(5)
+    (machine,) = world.records.assigned_machines("left.service")
+    other = M2 if machine == M1 else M1
+    await write(world, *told_to_leave(world, "left.service", other))
+    await write(world, placement(world, other, "right.service"))
+
+
 VIOLATIONS: tuple[tuple[str, Violation], ...] = (
     ("OneMachinePerUnit", place_twice),
     ("ConflictsApart", place_conflicting),
     ("CordonedMachinesGetNothingNew", ignore_a_cordon),
+    ("DrainsKeepTheBudget", drain_to_nowhere),
+    ("DrainsKeepTheBudget", drain_beyond_the_budget),
+    ("KeptPlacesAreKept", take_a_kept_place),
     ("OnlyTheLeaderDecides", write_without_office),
     ("OnlyTheLeaderDecides", write_anothers_state),
     ("Rule1StoreIsNoLifeLine", bury_the_living),
