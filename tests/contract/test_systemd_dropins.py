@@ -1,6 +1,8 @@
 """The service manager's protocol (fleetd/systemd/protocol.py): drop-ins. This runs on the simulated systemd;
 test_systemd_real.py runs the same on real ones."""
 
+import pytest
+
 from fleetd.model.content import DropIn
 from fleetd.systemd.protocol import DropInTaken
 from tests.contract.systemd_harness import SLEEPER, Harness, until_active, until_ended
@@ -94,6 +96,7 @@ async def test_a_drop_in_with_which_a_unit_cannot_be_loaded_is_explained(harness
     assert "bad unit file setting" in await manager.explain("bad.service")
 
 
+@pytest.mark.covers("R.7")
 async def test_a_drop_in_of_the_machines_own_is_neither_replaced_nor_removed(harness: Harness) -> None:
     manager = harness.manager
     own = harness.own_dropin("web.service", LIMIT.name)

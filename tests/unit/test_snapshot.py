@@ -3,7 +3,16 @@
 import pytest
 
 from fleetd.leader.mirror import apply_record
-from fleetd.model.machine import Capability, Cordon, Machine, MachineMode, MachineSettings
+from fleetd.model.content import DropIn
+from fleetd.model.group import GroupOptions
+from fleetd.model.machine import (
+    Capability,
+    Cordon,
+    Machine,
+    MachineMode,
+    MachineSettings,
+    outdated_machine,
+)
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.reason import Hold, Rejection, RejectionCount, RejectionKind
 from fleetd.model.unit import Unit, UnitState
@@ -153,3 +162,17 @@ def test_a_cordon_counts_while_the_machine_is_ready(mode, expected):
 def test_settings_override_the_metadata_of_a_machine():
     machine = Machine("m", metadata={"a": "1", "b": "2"})
     assert effective_machine(machine, MachineSettings({"a": "3", "b": ""})).metadata == {"a": "3"}
+
+
+def test_a_drop_in_that_cannot_be_read_leaves_the_group_the_defaults():
+    snapshot = Snapshot()
+    broken = DropIn("a.conf", "[X-Fleet] x\n")
+    unit = Unit("web@.service", "[X-Fleet]\nMaxUnavailable=7\n", INACTIVE, dropins=(broken,))
+    apply_record(snapshot, UNITS, ("web@.service",), unit)
+    assert snapshot.group_options("web@.service") == GroupOptions()
+
+
+def test_the_first_machine_without_a_capability_is_found():
+    new, old = Machine("m1", capabilities=ALL), Machine("m2", capabilities={"GRPC": False})
+    assert outdated_machine([new], Capability.DROPINS) is None
+    assert outdated_machine([new, old], Capability.DROPINS) is old
