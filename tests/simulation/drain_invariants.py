@@ -52,11 +52,14 @@ class DrainsKeepTheBudget(Checker):
         for machine, name in leaving:
             if now() - self._forced_s.get(machine, -NEWS_S) >= NEWS_S:
                 self._judge(machine, name, [other for _, other in leaving if other != name])
-            self._moving[name] = self.world.drained[name] = None
+            self._moving[name] = None
 
     def _leaves(self, allocation: Key, former: Placement | None) -> bool:
         placement = self.records.placements.get(allocation)
         is_told = placement is not None and placement.is_withdrawn and former is not None and former.is_active
+        settings = self.records.settings.get(allocation[0])
+        if is_told and settings is not None and settings.drain is not None:
+            self.world.drained[allocation[1]] = None
         return is_told and drained_away(self.records.decisions, *allocation) is not None
 
     def _judge(self, machine: str, name: str, others: Sequence[str]) -> None:
