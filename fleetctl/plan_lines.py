@@ -54,7 +54,7 @@ def summarise(answer: schema.Applied) -> str:
     """How many units change in which way: `2 changed, 1 new, 12 unchanged`."""
     counted = {kind: sum(unit.change == kind for unit in answer.units) for kind in (CHANGED, NEW, DESTROYED, GONE)}
     counted[UNCHANGED] = answer.unchanged + sum(unit.change == UNCHANGED for unit in answer.units)
-    return ", ".join(f"{count} {kind}" for kind, count in counted.items() if count) or "no units"
+    return ", ".join(f"{count} {kind}" for kind, count in counted.items() if count)
 
 
 def _lines(units: Iterable[schema.PlannedUnit]) -> list[_Line]:

@@ -199,7 +199,7 @@ def _print(subject: str, answer: schema.Applied, plan: bool) -> None:
     if answer.units or answer.id:
         output.result(f"{subject}: {summarise(answer)}{' (a plan: nothing is done)' if plan else ''}")
     else:
-        output.result(f"{subject}: nothing to do ({summarise(answer)})")
+        output.result(f"{subject}: nothing to do" + (f" ({summarise(answer)})" if answer.unchanged else ""))
 
 
 def _wait(client: Client, units: Sequence[schema.PlannedUnit]) -> int:

@@ -327,7 +327,7 @@ def test_scale_makes_and_destroys_instances(fleetctl: Fleetctl, cluster: Scripte
         "web@.service: 1 destroyed",
         "Destroyed web@2.service",
     ]
-    assert fleetctl("scale", "web@.service", "1").stdout == "web@.service: nothing to do (no units)\n"
+    assert fleetctl("scale", "web@.service", "1").stdout == "web@.service: nothing to do\n"
     assert fleetctl("scale", "--plan", "web@.service", "0").status == 0
     assert sorted(cluster.units) == ["web@.service", "web@1.service"]
 

@@ -92,6 +92,14 @@ def test_files_are_offered_for_file_arguments(complete: Complete, tmp_path: Path
     assert complete("start", "") == ["db.service", "web@1.service", "web@2.service", "units/"]
     assert complete("--ca-file", "ca") == complete("list-units", "--ca-file", "ca") == ["ca.pem"]
     assert complete("submit", "nowhere/") == []
+    assert complete("apply", "") == complete("diff", "--prune", "") == ["units/"]
+    assert complete("apply", "units/") == []
+
+
+def test_only_templates_are_offered_where_one_is_scaled(complete: Complete, cluster: ScriptedCluster) -> None:
+    assert complete("scale", "") == []
+    cluster.add("web@.service", HELLO)
+    assert complete("scale", "") == ["web@.service"]
 
 
 def test_completion_asks_the_endpoint_named_on_the_line(

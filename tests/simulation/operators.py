@@ -13,6 +13,7 @@ import msgspec
 from fleetd.api import schema
 from fleetd.api.http import Request, Response
 from fleetd.model.content import Content
+from fleetd.model.names import is_template
 from fleetd.model.unit import TargetState, Unit
 from fleetd.model.unitfile import parse_unit_file
 from tests.simulation.machine import SimulatedMachine
@@ -96,7 +97,7 @@ class Operators:
                 await locks.enter_async_context(self._busy.setdefault(name, asyncio.Lock()))
             before = {name: self._possible.get(name, {None: math.inf}) for name in texts}
             after = {
-                name: {(Content(text), found[1] if found else TargetState.LAUNCHED): math.inf for found in before[name]}
+                name: {(Content(text), found[1] if found else _first_target(name)): math.inf for found in before[name]}
                 for name, text in texts.items()
             }
             for name in texts:
@@ -215,6 +216,11 @@ class Operators:
                 return None if in_doubt and response.status >= 400 else response
             in_doubt = True
         return None if in_doubt else Response(409)
+
+
+def _first_target(name: str) -> TargetState:
+    """The target state of a unit that an apply creates."""
+    return TargetState.INACTIVE if is_template(name) else TargetState.LAUNCHED
 
 
 def _cordon_path(machine: str) -> str:
