@@ -39,7 +39,7 @@ class DrainsKeepTheBudget(Checker):
         self._forced_s: dict[str, float] = {}  # machine → when it was last drained by force
 
     def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Key, Placement]) -> None:
-        for name in [name for name in self._moving if self._is_available(name) or not self._is_member(name)]:
+        for name in [name for name in self._moving if not self._is_member(name) or self._is_available(name)]:
             del self._moving[name]
         for machine, settings in self.records.settings.items():
             if settings.drain is not None and settings.drain.force:

@@ -201,8 +201,8 @@ def _return(proposal: Proposal, ranking: Ranking, group: list[str]) -> None:
     """Have those units of the group that were to move, and fit nowhere, return to the machine that they have left."""
     for name in group:
         action = decide_return(proposal, proposal.units[name], group)
-        proposal.apply(proposal.units[name], action)
         if action is not None:
+            proposal.apply(proposal.units[name], action)
             ranking.record_placement(name, action.machine)
 
 
