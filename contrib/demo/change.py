@@ -8,6 +8,7 @@ from pathlib import Path
 from contrib.demo import stage
 from contrib.demo.act import CHECKOUT, Act, check
 from contrib.demo.client import Client
+from contrib.demo.witness import is_active
 from contrib.testbed import Machine
 
 TEMPLATE = "site@.service"
@@ -29,7 +30,8 @@ class Change(Act):
                 self.change(client)
                 self.change_badly(client)
                 self.mend(client)
-            check(not client.failures, f"all in all, {client.requests} requests were sent, and none has failed")
+                self.drain(client)
+            check(not client.failures, f"all in all, none of {client.requests} requests has failed")
 
     def apply(self) -> None:
         stage.explain("A folder holds units that belong together: here among them a template, with three instances.")
@@ -47,7 +49,7 @@ class Change(Act):
         stage.explain("A change reaches them one after the other: the next one when the one before has proven itself.")
         self.run(f"sed -i 's/{FIRST} %i/{SECOND} %i/' deploy/site@.service")
         self.run("fleetctl diff deploy", status=1)
-        self._roll_out()
+        self.run("fleetctl apply deploy")
         began = sorted(self._active_since(name, machine) for name, machine in self._sites().items())
         apart = [later - earlier for earlier, later in pairwise(began)]
         check(min(apart) >= SETTLE_S, f"they were started at least {SETTLE_S:.0f} s apart, says systemd")
@@ -58,7 +60,7 @@ class Change(Act):
         stage.explain("A bad change: the server would look for its page in a directory that there is not.")
         before = self._pids()
         self.run("sed -i 's|/site-%i 8090|/sites-%i 8090|' deploy/site@.service")
-        output = self._roll_out(status=1)
+        output = self.run("fleetctl apply deploy", status=1)
         check("reverted to the former content because" in output, "it was undone, with the reason")
         self.run(f"fleetctl rollout {TEMPLATE}")
         after = self._pids()
@@ -70,13 +72,25 @@ class Change(Act):
         stage.explain("The folder is mended. All instances run that content already, so none is restarted.")
         before = self._pids()
         self.run("sed -i 's|/sites-%i 8090|/site-%i 8090|' deploy/site@.service")
-        self._roll_out()
+        self.run("fleetctl apply deploy")
         check(self._pids() == before, "every instance has kept its process")
         self._check_requests(client)
 
-    def _roll_out(self, status: int = 0) -> str:
-        self.run("fleetctl apply --no-block deploy")
-        return self.run(f"fleetctl rollout status --wait {TEMPLATE}", status)
+    def drain(self, client: Client) -> None:
+        stage.explain("Two instances are enough for a while: the third one is destroyed.")
+        self.run(f"fleetctl scale {TEMPLATE} 2")
+        machine = max(self._sites().values(), key=lambda each: len(self.witness.units_of(each)))
+        stage.explain(f"{machine.name} is to be opened. Its instance moves to the machine that has none now.")
+        self.run(f"fleetctl drain --why='new disk' {machine.id[:8]}")
+        self.run("fleetctl list-units")
+        check(not self.witness.units_of(machine), f"nothing is left on {machine.name} but what runs on every machine")
+        sites = self._sites()
+        check(all(is_active(where, name) for name, where in sites.items()), "both instances run elsewhere")
+        self._check_requests(client)
+        stage.explain(f"{machine.name} is back: it may take new units again. No unit moves back.")
+        self.run("fleetctl list-machines")
+        self.run(f"fleetctl uncordon {machine.id[:8]}")
+        check(self._sites() == sites, "both instances are where they were")
 
     def _sites(self) -> dict[str, Machine]:
         """Instance → the machine that it is on."""
