@@ -190,6 +190,12 @@ class Reader(KeySpace):
         found = await self.read(PLACEMENTS, *([machine] if machine else []))
         return cast(dict[tuple[str, str], Placement], found)
 
+    async def known_machines(self, ids: Collection[str]) -> set[str]:
+        """Those of these machines that are registered, or that have settings or a synced session."""
+        kinds: tuple[Kind[Record], ...] = (MACHINES, SETTINGS, SYNCED)
+        keys = {self.key(kind, id_): id_ for kind in kinds for id_ in ids}
+        return {keys[item.key] async for items in self._get_items(list(keys)) for item in items}
+
     async def unit_and_decision(self, name: str) -> tuple[Unit | None, Decision | None]:
         """One unit and the decision about it. Raises MalformedRecord."""
         unit_key, decision_key = self.key(UNITS, name), self.key(DECISIONS, name)
@@ -221,12 +227,6 @@ class Registry(Reader):
         """The number of units now, the usage that the leader wrote last, and its revision (0: none was written)."""
         units, item = await asyncio.gather(self.store.digest(self.key(UNITS) + "/"), self.store.get(self.key(USAGE)))
         return units.count, USAGE.decode(item) if item else Usage(), item.mod_revision if item else 0
-
-    async def known_machines(self, ids: Collection[str]) -> set[str]:
-        """Those of these machines that are registered, or that have settings or a synced session."""
-        kinds: tuple[Kind[Record], ...] = (MACHINES, SETTINGS, SYNCED)
-        keys = {self.key(kind, id_): id_ for kind in kinds for id_ in ids}
-        return {keys[item.key] async for items in self._get_items(list(keys)) for item in items}
 
     # Writes. Each is guarded by what was read, and raises Conflict if that has changed since.
 

@@ -72,6 +72,7 @@ async def moved(fleet: Any) -> Moved:
         (f"GET /fleet/v1/state/{WEB}", 3),
         ("GET /fleet/v2/units", 4),
         (f"GET /fleet/v2/units?name={WEB}", 4),
+        (f"GET /fleet/v2/machines/m1/drain?unit={WEB}", 8),
     ],
 )
 async def test_an_answer_shows_one_revision(fleet: Any, moved: Moved, request_: str, reads: int) -> None:

@@ -8,7 +8,7 @@ from fleetd.api import schema
 from fleetd.api.capabilities import check_capability
 from fleetd.api.http import ApiError, Request, Response, parse_json
 from fleetd.model.machine import Capability, Cordon, Machine, MachineSettings
-from fleetd.registry.registry import Registry
+from fleetd.registry.registry import Reader, Registry
 
 MAX_WHY = 200  # characters: it is part of the reasons of units
 
@@ -54,7 +54,7 @@ def check_why(why: str) -> None:
         raise ApiError(400, f"why has to be one line of at most {MAX_WHY} printable characters")
 
 
-async def refuse_unknown(registry: Registry, id_: str) -> None:
+async def refuse_unknown(reader: Reader, id_: str) -> None:
     """Raises ApiError unless the machine is or was in the cluster."""
-    if not await registry.known_machines([id_]):
+    if not await reader.known_machines([id_]):
         raise ApiError(404, "unknown machine: give the full id of one that is or was in the cluster")

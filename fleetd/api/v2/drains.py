@@ -61,13 +61,13 @@ class Drains:
     async def get(self, request: Request, id_: str) -> Response:
         """Report how far the drain of a machine has got: each unit on it, and what became of those that the query names
         after they left."""
-        await refuse_unknown(self._registry, id_)
         data, asked = await self._read(id_, request.query_values("unit"))
         return render_json(describe_progress(data, asked))
 
     async def _read(self, id_: str, units: Sequence[str]) -> tuple[DrainData, list[str]]:
-        """The records of the machine, and of these units where they are, all at one revision."""
+        """The records of the machine, and of these units where they are, all at one revision. Raises ApiError."""
         reader = self._registry.at_one_revision()
+        await refuse_unknown(reader, id_)
         settings = (await reader.get_many(SETTINGS, [(id_,)])).get((id_,))
         placements, states = await reader.placements(id_), await reader.states(id_)
         asked = [name for name in dict.fromkeys(units) if name and "/" not in name]
