@@ -36,6 +36,19 @@ machines m1, m2, m3
 70   expect web@3.service runs once
 70   expect once.service runs nowhere
 """
+DRAINS = """
+machines m1, m2, m3 disk=ssd
+3    start web@1.service
+4    start web@2.service
+5    start web@3.service
+6    start picky.service         # fits only on m3
+20   drain m3
+21   drain m2                    # its member of the group waits for that of m3
+100  expect web@1.service has kept its process
+100  expect web@2.service runs on m1
+100  expect web@3.service runs on m1
+100  expect picky.service has kept its process
+"""
 AS_LEADER, AS_FOLLOWER = "", f"1 restart {VICTIM}\n"  # another machine leads meanwhile
 
 
@@ -54,8 +67,8 @@ class KillPoint:
         return len(self.moments) - 1 == self._number
 
 
-def run_story(preface: str, kill_point: KillPoint) -> RunResult:
-    scenario = parse_scenario(preface + STORY)
+def run_story(preface: str, kill_point: KillPoint, story: str = STORY) -> RunResult:
+    scenario = parse_scenario(preface + story)
     return run_actions(
         scenario.actions, machines=scenario.machines, is_fatal=kill_point.is_fatal, convergence_s=CONVERGENCE_S
     )
@@ -81,3 +94,18 @@ def test_a_kill_at_any_write_loses_nothing_and_repeats_nothing(preface: str, eac
         result = run_story(preface, KillPoint(number))
         assert result.failure is None, f"killed {moment} (number {number}): {result.failure}"
         assert runs(result) == runs(expected), f"killed {moment} (number {number})"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("preface", [AS_LEADER, AS_FOLLOWER], ids=["a-leaders", "a-followers"])
+@pytest.mark.parametrize("each", [SAMPLE, pytest.param(1, marks=pytest.mark.soak)], ids=["some", "all"])
+def test_a_kill_at_any_write_in_drains_moves_each_unit_once(preface: str, each: int) -> None:
+    undisturbed = KillPoint(None)
+    expected = run_story(preface, undisturbed, DRAINS)
+    assert expected.failure is None
+    starts = {"web@1.service": 1, "web@2.service": 2, "web@3.service": 2, "picky.service": 1}
+    assert runs(expected) == starts
+    for number, moment in list(enumerate(undisturbed.moments))[::each]:
+        result = run_story(preface, KillPoint(number), DRAINS)
+        assert result.failure is None, f"killed at {number}, {moment}: {result.failure}"
+        assert runs(result) == starts, f"killed at {number}, {moment}"
