@@ -5,13 +5,12 @@ Claims are checked at their source (witness.py): the machine's own systemd, proc
 
 import os
 import shlex
-import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from contrib.demo import stage
+from contrib.demo.command import run
 from contrib.demo.witness import Witness, fetch
 from contrib.testbed import Cluster, Machine
 
@@ -44,27 +43,15 @@ class Act:
         raise NotImplementedError
 
     def run(self, command: str, status: int = 0) -> str:
-        """Show and run a command, with its output line by line as it comes. Returns the output. Raises StepFailed if it
-        ends with another exit status."""
+        """Show and run a command. Returns its output, of stdout and stderr. Raises StepFailed if it ends with another
+        exit status."""
         stage.prompt(command)
-        endpoint = self.cluster.endpoint()
         path = f"{sys.prefix}/bin{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-        with subprocess.Popen(
-            shlex.split(command),
-            cwd=self.folder,
-            env={**os.environ, "PATH": path, "FLEETCTL_ENDPOINT": endpoint},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        ) as process:
-            too_long = threading.Timer(PATIENCE_S, process.kill)
-            too_long.start()
-            output = self._show(process)
-            too_long.cancel()
-        if process.returncode != status:
-            raise StepFailed(f"`{command}` ended with {process.returncode}, not {status}\n{self.cluster.journals()}")
-        return output
+        environment = {**os.environ, "PATH": path, "FLEETCTL_ENDPOINT": self.cluster.endpoint()}
+        done = run(shlex.split(command), folder=self.folder, environment=environment, timeout_s=PATIENCE_S)
+        if done.returncode != status:
+            raise StepFailed(f"`{command}` ended with {done.returncode}, not {status}\n{self.cluster.journals()}")
+        return done.stdout
 
     def request(self, machine: Machine, port: int, expected: str) -> None:
         """Show a request to a web server and its answer. Raises StepFailed if the answer is another than `expected`."""
@@ -85,11 +72,3 @@ class Act:
         except TimeoutError as error:
             raise StepFailed(str(error)) from error
         stage.confirm(claim)
-
-    def _show(self, process: subprocess.Popen[str]) -> str:
-        assert process.stdout is not None
-        lines = []
-        for line in process.stdout:
-            stage.show(line)
-            lines.append(line)
-        return "".join(lines)
