@@ -119,6 +119,18 @@ def apply(world: World, action: Action) -> None:
 
 
 @verb
+def roll(world: World, action: Action) -> None:
+    """`roll EDITION`: of the template of roll@1, roll@2 and roll@3, which are changed one after the other."""
+    world.spawn(world.operators.roll(int(action.args[0])))
+
+
+@verb
+def command_rollout(world: World, action: Action) -> None:
+    """`command-rollout pause|resume|restart|undo`: of that group"""
+    world.spawn(world.operators.command_rollout(action.args[0]))
+
+
+@verb
 def destroy(world: World, action: Action) -> None:
     """`destroy UNIT`"""
     world.spawn(world.operators.destroy(action.args[0]))

@@ -5,8 +5,10 @@ invariants.py checks what must hold during the faults.
 """
 
 import asyncio
+from collections.abc import Sequence
 
 from fleetd.agent.executor import read_contents
+from fleetd.model.group import group_of
 from fleetd.model.machine import DrainRequest, MachineMode, MachineSettings
 from fleetd.model.names import matches_glob, parse_name
 from fleetd.model.reason import (
@@ -25,7 +27,9 @@ from fleetd.model.reason import (
     render_rejection,
     without_eviction,
 )
+from fleetd.model.rollout import Phase
 from fleetd.model.unit import TargetState, Unit
+from fleetd.registry.records import APPLIES
 from fleetd.scheduler.snapshot import requirements_of
 from tests.simulation.world import World
 
@@ -84,6 +88,10 @@ def _judge(world: World) -> None:
         settings = records.settings.get(machine)
         if settings and settings.drain:
             _judge_drain(world, machine, settings.drain)
+    for group, rollout in records.rollouts.items():
+        units = [unit for unit in records.units.values() if unit.rollout and group_of(unit.name) == group]
+        if units and _is_written(world, units) and not rollout.is_over and rollout.pause is None:
+            world.fail("Convergence", f"the rollout of {group} is neither over nor paused: {rollout}")
     _judge_leftovers(world)
 
 
@@ -123,6 +131,21 @@ def _is_down(world: World, name: str) -> bool:
         for machine in world.records.assigned_machines(name)
         if (state := states.get((machine, name))) is not None
     )
+
+
+def _is_written(world: World, units: Sequence[Unit]) -> bool:
+    """True if the requests of these units were written to their end."""
+    return all(world.records.item(APPLIES, unit.rollout) for unit in units)
+
+
+def _is_held(world: World, unit: Unit) -> bool:
+    """True if a rollout that is paused, was reverted, or is not written completely keeps a unit's former content."""
+    rollout = world.records.rollouts.get(group_of(unit.name)) if unit.rollout else None
+    if rollout is None:
+        return False
+    group = [other for other in world.records.units.values() if group_of(other.name) == group_of(unit.name)]
+    rolled = [other for other in group if other.rollout]
+    return rollout.pause is not None or rollout.phase is Phase.REVERTED or not _is_written(world, rolled)
 
 
 def _running(world: World, name: str) -> list[str]:
@@ -201,7 +224,8 @@ def _check_allocation(world: World, name: str, unit: Unit, assigned: str) -> str
         return f"{assigned} says nothing of it"
     if state.error:
         return ""
-    if state.generation != unit.generation:
+    is_held = _is_held(world, unit)
+    if state.generation != unit.generation and not is_held:
         return f"{assigned} has carried out {state.generation} of {unit.generation}"
     has_process = name.endswith(".service")
     runs = assigned in _running(world, name) if has_process else state.runs
@@ -212,7 +236,7 @@ def _check_allocation(world: World, name: str, unit: Unit, assigned: str) -> str
     if unit.target is TargetState.LOADED and runs:
         return f"it runs on {assigned}"
     held = read_contents(world.machine(assigned).systemd).get(name)
-    return "" if held == unit.content else f"{assigned} has another content of it"
+    return "" if held == unit.content or is_held else f"{assigned} has another content of it"
 
 
 def _judge_absence(world: World, name: str, unit: Unit) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from random import Random
 
 from tests.simulation.actions import Action
-from tests.simulation.units import EDITIONS, UNITS
+from tests.simulation.units import EDITIONS, ROLLED_UNITS, UNITS
 
 MACHINES = {"m1": {"disk": "ssd"}, "m2": {"disk": "hdd"}, "m3": {"disk": "ssd"}, "m4": {}}
 LENGTH_S = 900.0
@@ -52,6 +52,22 @@ def _of_unit(random: Random) -> tuple[tuple[str, ...], float | None]:
 
 def _edition(random: Random) -> tuple[tuple[str, ...], float | None]:
     return (_unit(random), str(random.randint(1, EDITIONS))), None
+
+
+def _rolled_edition(random: Random) -> tuple[tuple[str, ...], float | None]:
+    return (str(random.randint(1, EDITIONS)),), None
+
+
+def _rollout_command(random: Random) -> tuple[tuple[str, ...], float | None]:
+    return (random.choice(("pause", "resume", "resume", "restart", "restart", "undo")),), None
+
+
+def _on_rolled(random: Random) -> tuple[tuple[str, ...], float | None]:
+    return (random.choice(ROLLED_UNITS),), _long(random)
+
+
+def _of_rolled(random: Random) -> tuple[tuple[str, ...], float | None]:
+    return (random.choice(ROLLED_UNITS),), None
 
 
 def _own(random: Random) -> tuple[tuple[str, ...], float | None]:
@@ -109,6 +125,9 @@ OPERATIONS: tuple[tuple[int, str, Draw], ...] = (
     (4, "stop", _of_unit),
     (1, "unload", _of_unit),
     (4, "destroy", _of_unit),
+    (4, "roll", _rolled_edition),
+    (4, "command-rollout", _rollout_command),
+    (1, "restart-unit", _of_rolled),
     (1, "metadata", _disk),
     (2, "cordon", _on_machine),
     (3, "drain", _drain),
@@ -145,6 +164,9 @@ FAULTS: tuple[tuple[int, str, Draw], ...] = (
     (2, "refuse", _on_unit),
     (3, "fail", _on_unit),
     (4, "crash", _of_unit),
+    (2, "fail", _on_rolled),
+    (1, "hang", _on_rolled),
+    (2, "crash", _of_rolled),
     (3, "lose-bus", _on_machine),
     (2, "clone", _clone),
     (2, "own", _own),

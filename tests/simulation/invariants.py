@@ -22,6 +22,7 @@ from fleetd.store.protocol import Comparison, CreatedAt, Event, HasValue, Operat
 from tests.simulation.checker import Checker, Key, now
 from tests.simulation.drain_invariants import DrainsKeepTheBudget, KeptPlacesAreKept
 from tests.simulation.placement_invariants import ConflictsApart, CordonedMachinesGetNothingNew, OneMachinePerUnit
+from tests.simulation.rollout_invariants import DisruptionBudgetIsKept
 
 if TYPE_CHECKING:
     from tests.simulation.machine import SimulatedMachine
@@ -459,5 +460,6 @@ CHECKERS: tuple[type[Checker], ...] = (
     Rule6StopsAreFinished,
     Rule7OnlyOurs,
     StatesGoWithTheirMachine,
+    DisruptionBudgetIsKept,
     Rule8NobodyStorms,
 )

@@ -13,11 +13,12 @@ import msgspec
 from fleetd.api import schema
 from fleetd.api.http import Request, Response
 from fleetd.model.content import Content
+from fleetd.model.group import group_of
 from fleetd.model.names import is_template
 from fleetd.model.unit import TargetState, Unit
 from fleetd.model.unitfile import parse_unit_file
 from tests.simulation.machine import SimulatedMachine
-from tests.simulation.units import unit_dropins, unit_text
+from tests.simulation.units import ROLLED, rolled_text, unit_dropins, unit_text
 
 UnitOperation = tuple[Content, TargetState] | None  # content and target state; None: no such unit
 IN_DOUBT_S = 30.0  # how long an abandoned request may be on its way
@@ -63,7 +64,9 @@ class Operators:
         """The store was set back to an older snapshot with these units; operations in progress may be in it."""
         busy = [name for name, lock in self._busy.items() if lock.locked()]
         self.answers += 1
-        self._possible = {name: {(unit.content, unit.target): math.inf} for name, unit in units.items()}
+        self._possible = {
+            name: {(unit.content, unit.target): math.inf} for name, unit in units.items() if group_of(name) != ROLLED
+        }
         self._unknown = dict.fromkeys(busy)
 
     async def submit(self, name: str, target: TargetState, edition: int) -> None:
@@ -158,6 +161,18 @@ class Operators:
         body = msgspec.json.encode(changes)
         response = await self._ask(Request("PATCH", f"{schema.V2}/settings", headers=_JSON, body=body))
         self._say(f"setting {name}={value}: {response.status if response else 'no answer'}")
+
+    async def roll(self, edition: int) -> None:
+        """Apply this edition of the template of ROLLED. What becomes of it is not recorded."""
+        body = msgspec.json.encode(schema.Apply((schema.AppliedUnit(ROLLED, rolled_text(edition)),)))
+        response = await self._ask(Request("POST", f"{schema.V2}/apply", headers=_JSON, body=body))
+        self._say(f"roll {edition}: {response.status if response else 'no answer'}")
+
+    async def command_rollout(self, action: str) -> None:
+        """Say something about the rollout of ROLLED, which may be refused."""
+        body = msgspec.json.encode(schema.RolloutCommand(action))
+        response = await self._ask(Request("POST", f"{schema.V2}/rollouts/{ROLLED}", headers=_JSON, body=body))
+        self._say(f"roll-{action}: {response.status if response else 'no answer'}")
 
     async def forget_machine(self, machine: str) -> None:
         """Forget a parked machine."""

@@ -9,6 +9,7 @@ from typing import Any
 from fleetd.model.cluster_settings import ClusterSettings
 from fleetd.model.machine import Machine, MachineSettings
 from fleetd.model.placement import Decision, Placement
+from fleetd.model.rollout import Rollout
 from fleetd.model.unit import Unit, UnitState
 from fleetd.registry import records
 from fleetd.registry.records import Kind, Record, RecordKey
@@ -30,6 +31,7 @@ class StoreModel:
         self.synced: dict[str, str] = {}
         self.settings: dict[str, MachineSettings] = {}
         self.cluster_settings = ClusterSettings()
+        self.rollouts: dict[str, Rollout] = {}  # by group
         self.placements: dict[Names, Placement] = {}  # (machine, unit)
         self.states: dict[Names, UnitState] = {}
         self.absent_since: dict[str, float] = {}  # machines that were registered and are not
@@ -42,6 +44,7 @@ class StoreModel:
         for found in (self.items, self.units, self.machines, self.decisions, self.synced, self.settings):
             found.clear()
         self.cluster_settings = ClusterSettings()
+        self.rollouts.clear()
         self.placements.clear()
         self.states.clear()
 
@@ -72,6 +75,8 @@ class StoreModel:
                 _set(self.settings, path.names[0], record)
             case records.CLUSTER_SETTINGS:
                 self.cluster_settings = record or ClusterSettings()
+            case records.ROLLOUTS:
+                _set(self.rollouts, path.names[0], record)
             case records.SYNCED:
                 _set(self.synced, path.names[0], record.session if record else None)
             case records.MACHINES:

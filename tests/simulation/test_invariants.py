@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.reason import BEST, Eviction, Rejection, RejectionKind, WaitingForStop
@@ -14,7 +15,7 @@ from fleetd.registry.records import MACHINES, PLACEMENTS, UNITS, Synced
 from fleetd.store.protocol import Delete, Operation, Put
 from tests.simulation.clock import run_cluster
 from tests.simulation.convergence import converge
-from tests.simulation.units import unit_text
+from tests.simulation.units import ROLLED_UNITS, rolled_text, unit_text
 from tests.simulation.world import Failure, World
 
 WEB = "web@1.service"
@@ -190,6 +191,14 @@ async def take_a_kept_place(world: World) -> None:
     await write(world, placement(world, other, "right.service"))
 
 
+async def change_two_at_once(world: World) -> None:
+    await world.operators.roll(1)
+    await asyncio.sleep(30)
+    placed = [order for (_, name), order in world.records.placements.items() if name in ROLLED_UNITS]
+    changed = [replace(order, text=rolled_text(2)) for order in placed[:2]]
+    await write(world, *(world.registry.put(order, order.machine, order.unit) for order in changed))
+
+
 VIOLATIONS: tuple[tuple[str, Violation], ...] = (
     ("OneMachinePerUnit", place_twice),
     ("ConflictsApart", place_conflicting),
@@ -212,6 +221,7 @@ VIOLATIONS: tuple[tuple[str, Violation], ...] = (
     ("Rule6StopsAreFinished", remove_what_runs),
     ("Rule7OnlyOurs", touch_the_systems_own),
     ("StatesGoWithTheirMachine", keep_states_of_the_gone),
+    ("DisruptionBudgetIsKept", change_two_at_once),
     ("Rule8NobodyStorms", ask_without_end),
 )
 

@@ -43,6 +43,10 @@ TIED = {
 }
 
 
+ROLLED = "roll@.service"  # a group that is changed one member after the other
+ROLLED_UNITS = ("roll@1.service", "roll@2.service", "roll@3.service")
+_ROLLED = "Instances=3\nUpdateSettleSec=2s\nUpdateDeadlineSec=30s\n"
+
 _LINES = {2: "Environment=EDITION=2", 3: "MemoryMax=1G"}
 
 
@@ -57,3 +61,9 @@ def unit_text(name: str, edition: int = 1) -> str:
     line = _LINES.get(edition, "")
     text = f"[Unit]\nDescription=edition {edition}\n{(UNITS | TIED)[name]}[Service]\n{line}\n"
     return render_unit_file(parse_unit_file(text))
+
+
+def rolled_text(edition: int) -> str:
+    """The unit file of the template whose instances are changed one after the other."""
+    line = _LINES.get(edition, "")
+    return f"[Unit]\nDescription=edition {edition}\n{_SERVICE}{line}\n[X-Fleet]\n{_ROLLED}"
