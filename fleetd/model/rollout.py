@@ -78,7 +78,8 @@ class Rollout(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format
 
     `id` is that of the request that began it, `generation` the highest one of the units that it covers. `started` and
     `changed` (of the last step, or of the phase) are Unix times. `contents` are what members ran when it began, most
-    frequent first, `former` which of them each member ran; a member that is not in it is new. `steps` are the members
+    frequent first, `former` which of them each member ran; a member that is not in it is new. Once it is done, they are
+    of members on absent machines, which are changed when these are back. `steps` are the members
     that were given the new content and have it still, `reverted` those that were given the former one back. Any other
     member keeps the former content until the rollout is done, and after it was reverted. `failure` is the first one
     that was not tolerated; `accepted` are failed members in spite of which an operator resumed the rollout.

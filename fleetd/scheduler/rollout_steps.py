@@ -83,10 +83,10 @@ def is_as_asked(placement: Placement | None, wanted: Content, generation: int) -
 
 def held_content(rollout: Rollout, member: Member) -> Content | None:
     """The former content that the member is to keep, or None if it is to have what was asked for."""
-    if rollout.phase is Phase.DONE or any(step.member == member for step in rollout.steps):
+    if any(step.member == member for step in rollout.steps):
         return None
     former = former_content(rollout, member)
-    if former is not None or rollout.phase is Phase.RUNNING or not rollout.contents:
+    if former is not None or rollout.phase in (Phase.RUNNING, Phase.DONE) or not rollout.contents:
         return former
     return rollout.contents[0]
 
@@ -122,6 +122,8 @@ def advance(
 ) -> Rollout:
     """Do what is next. `views` are all members, in order; `now_s` is Unix time. `may_disturb` is called for one member
     after the other; one that it does not forbid counts as disturbed from then on."""
+    if rollout.phase is Phase.DONE:
+        return _catch_up(rollout, views, may_disturb)
     if rollout.is_over or rollout.pause is not None:
         return rollout
     rollout = _accept(_note_new(rollout, views, now_s), views)
@@ -132,8 +134,28 @@ def advance(
         reverts = options.on_failure is UpdateFailure.REVERT and any(view.is_changed for view in views)
         return _stop(rollout, failed[0], now_s, reverts=reverts)
     if all(view.progress in _SETTLED for view in views):
-        return replace(rollout, phase=Phase.DONE, contents=(), former=(), steps=(), changed=now_s)
+        absent = {view.member for view in views if view.progress is Progress.ABSENT and view.where}
+        return _hold_back(replace(rollout, phase=Phase.DONE, steps=(), changed=now_s), absent)
     return _roll(rollout, views, options, may_disturb, now_s)
+
+
+def _catch_up(rollout: Rollout, views: Sequence[MemberView], may_disturb: MayDisturb) -> Rollout:
+    """A rollout is done without the members on absent machines. They have the new content when their machines are back
+    and the budget allows it."""
+    held = {former.member for former in rollout.former}
+    waiting = [view for view in views if view.member in held and view.progress is Progress.WAITING]
+    granted, _ = _ask(waiting, len(waiting), may_disturb)
+    is_left = {view.member: view.progress in (Progress.WAITING, Progress.ABSENT) and view.where != "" for view in views}
+    left = {member for member in held if is_left.get(member)} - {view.member for view in granted}
+    return _hold_back(rollout, left) if left != held else rollout
+
+
+def _hold_back(rollout: Rollout, members: Collection[Member]) -> Rollout:
+    """Keep the former contents of these members alone."""
+    former = tuple(each for each in rollout.former if each.member in members)
+    used = sorted({each.content for each in former})
+    renumbered = tuple(replace(each, content=used.index(each.content)) for each in former)
+    return replace(rollout, former=renumbered, contents=tuple(rollout.contents[index] for index in used))
 
 
 def find_excused(rollout: Rollout, views: Sequence[MemberView], options: GroupOptions) -> list[MemberView]:

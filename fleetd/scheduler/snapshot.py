@@ -19,7 +19,7 @@ from fleetd.model.names import is_template, parse_name, template_of
 from fleetd.model.ordered import Names, Ordered
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.quota import Usage, size_of
-from fleetd.model.rollout import Apply, Command, Rollout
+from fleetd.model.rollout import Apply, Command, Phase, Rollout
 from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.model.unitfile import UnitFileError
 from fleetd.scheduler.allocation_state import Presence
@@ -187,9 +187,10 @@ class Snapshot:
         return {name: None for machine in self.draining for name in self.placed_on.get(machine, {})}
 
     def is_rolling(self, group: str) -> bool:
-        """True if the group has a rollout that is not over, or is to have one."""
+        """True if the group has a rollout that is not over, or that is done but for absent members, or is to have
+        one."""
         rollout = self.rollouts.get(group)
-        if rollout is None or not rollout.is_over:
+        if rollout is None or not rollout.is_over or (rollout.phase is Phase.DONE and rollout.former):
             return True
         units = (self.units[name] for name in self.rolling[group])
         return any(unit.generation > rollout.generation and unit.rollout != rollout.id for unit in units)

@@ -53,7 +53,7 @@ class DisruptionBudgetIsKept(Checker):
             return False
         if not (placement.is_active and former.is_active) or unit.generation > rollout.generation:
             return False  # an operator moves, stops or restarts it at once
-        is_changed = placement.content != former.content or placement.restart_of > former.restart_of
+        is_changed = placement.content != former.content or placement.restart_of >= former.generation
         return is_changed and key[0] in self.records.machines and self._judge(key, former) is None
 
     def _members(self) -> list[Key]:

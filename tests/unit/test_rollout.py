@@ -98,8 +98,14 @@ def test_members_are_changed_in_order_as_the_budget_allows(
 
 def test_a_rollout_is_done_when_every_member_is_proven_or_absent() -> None:
     found = go_on(rollout(steps="12"), "proven", "proven", "absent")
-    assert (found.phase, found.steps, found.former, found.contents) == (Phase.DONE, (), (), ())
-    assert go_on(found, "waiting", "waiting", "waiting") is found
+    assert (found.phase, found.steps, [former.member for former in found.former]) == (Phase.DONE, (), [THREE])
+    assert (held_content(found, THREE), held_content(found, TWO)) == (OLD, None)
+    assert go_on(found, "proven", "proven", "absent") is found
+    assert go_on(found, "proven", "failed", "waiting") is found, "it waits for the budget"
+    done = go_on(found, "proven", "proven", "waiting")
+    assert (done.former, done.contents, done.phase) == ((), (), Phase.DONE)
+    assert go_on(done, "waiting", "waiting", "waiting") is done
+    assert go_on(found, "proven", "proven").former == (), "it is gone"
 
 
 def test_a_member_that_is_new_has_the_new_content_and_counts() -> None:
@@ -243,7 +249,7 @@ def test_how_far_a_member_has_got(placement: Placement | None, state: UnitState 
 def test_a_member_keeps_its_former_content_until_its_step() -> None:
     now = rollout(steps="1")
     assert [held_content(now, member) for member in (ONE, TWO, Member("w@9.service"))] == [None, OLD, None]
-    assert held_content(replace(now, phase=Phase.DONE), TWO) is None
+    assert held_content(replace(now, phase=Phase.DONE, former=()), TWO) is None
     assert held_content(replace(now, phase=Phase.REVERTED, contents=(), former=()), TWO) is None
 
 

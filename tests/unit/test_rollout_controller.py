@@ -3,6 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
+from fleetd.model.machine import MachineMode
 from fleetd.model.rollout import Action, Apply, Command, PauseCause, Phase
 from fleetd.model.unit import Unit
 from fleetd.registry.records import APPLIES, COMMANDS, ROLLOUTS, UNITS
@@ -366,3 +367,39 @@ def test_a_pause_before_the_request_is_complete_holds() -> None:
     cluster.complete("r2")
     cluster.come_to_rest()
     assert cluster.contents() == all_run("old")
+
+
+def test_members_on_a_parked_machine_are_changed_one_after_the_other_when_it_is_back() -> None:
+    cluster = rolling_group(instances=4)
+    moved = cluster.snapshot.assigned_machine("w@4.service")
+    cluster.machine("m1", MachineMode.PARKED)
+    cluster.machine(moved, MachineMode.PARKED)
+    names = [f"w@{number}.service" for number in (1, 2, 3, 4)]
+    cluster.request("new", *names, fleet="MaxUnavailable=2")
+    cluster.come_to_rest()
+    rollout = cluster.rollout()
+    assert rollout.phase is Phase.DONE
+    assert sorted(former.member.unit for former in rollout.former) == sorted(
+        name for name in names if cluster.snapshot.assigned_machine(name) in ("m1", moved)
+    )
+    assert len(rollout.former) == 2
+    for machine in dict.fromkeys(("m1", moved)):
+        cluster.machine(machine, MachineMode.READY)
+    cluster.come_to_rest()
+    assert set(cluster.contents().values()) == {"new"}
+    assert (cluster.rollout().former, cluster.rollout().contents) == ((), ())
+
+
+def test_a_rollout_waits_until_it_is_known_whether_an_absent_machine_is_dead() -> None:
+    cluster = rolling_group()
+    machine = cluster.snapshot.assigned_machine("w@2.service")
+    cluster.request("new", *MEMBERS)
+    cluster.expire_lease(machine)
+    for _ in range(20):
+        cluster.run_leader()
+        cluster.run_agents()
+    assert cluster.rollout().phase is Phase.RUNNING
+    cluster.machine(machine)
+    cluster.come_to_rest()
+    assert cluster.contents() == all_run("new")
+    assert cluster.rollout().phase is Phase.DONE

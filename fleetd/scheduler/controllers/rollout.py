@@ -13,6 +13,7 @@ from fleetd.model.content import Content
 from fleetd.model.group import GroupOptions, group_of
 from fleetd.model.rollout import FormerMember, Member, Pause, PauseCause, Phase, Rollout
 from fleetd.model.unit import Unit
+from fleetd.scheduler.allocation_state import Presence
 from fleetd.scheduler.proposal import Proposal, RolloutPlan
 from fleetd.scheduler.rollout_steps import (
     MayDisturb,
@@ -44,7 +45,8 @@ def _roll_out_group(proposal: Proposal, group: str) -> None:
     # All of them, unless the rollout is over (Snapshot.with_rolling).
     units = [snapshot.units[name] for name in sorted(snapshot.rolling[group]) if name in proposal.units]
     before = snapshot.rollouts.get(group)
-    if before is not None and before.phase is Phase.DONE and not is_to_begin(before, units):
+    is_done = before is not None and before.phase is Phase.DONE and not before.former
+    if is_done and not is_to_begin(before, units):
         return  # nothing is held back: most groups of a cluster, most of the time
     options = snapshot.group_options(group)
     rollout = before
@@ -148,12 +150,16 @@ def _progress(
 ) -> tuple[Progress, str]:
     """How far a member has got with the content that it is to have in this phase, and why it failed."""
     assert plan.unit is not None
-    snapshot = proposal.snapshot
-    if not plan.is_wanted or machine not in snapshot.machines or not snapshot.answers_proofs(machine):
+    presence, is_over = proposal.snapshot.presence(machine), rollout.phase is Phase.DONE
+    if not plan.is_wanted or presence is Presence.DEAD or plan.is_parked(machine):
+        return Progress.ABSENT, ""
+    if presence is Presence.AWAY and not is_over:
+        return Progress.CHANGING, ""  # it is not known what becomes of it
+    if presence is Presence.AWAY or not (is_over or proposal.snapshot.answers_proofs(machine)):
         return Progress.ABSENT, ""
     wanted, generation = plan.unit.content, plan.unit.generation
     held = held_content(rollout, member)
-    if rollout.phase is not Phase.RUNNING:
+    if rollout.phase in (Phase.REVERTING, Phase.REVERTED):
         wanted, generation = held or wanted, 0
     elif held == wanted and is_as_asked(plan.placements.get(machine), wanted, generation):
         return Progress.PROVEN, ""  # without a step: there was nothing to change, or it was started anew elsewhere
