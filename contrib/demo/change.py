@@ -45,7 +45,10 @@ class Change(Act):
         self.run("fleetctl apply deploy")
 
     def change(self, client: Client) -> None:
-        stage.explain("From now on a client sends requests without end to the three, as a load balancer does.")
+        stage.explain(
+            "From now on a client sends requests without end, as a load balancer does: to the three in turn, and to "
+            "the next one where one does not answer."
+        )
         stage.explain("A change reaches them one after the other: the next one when the one before has proven itself.")
         self.run(f"sed -i 's/{FIRST} %i/{SECOND} %i/' deploy/site@.service")
         self.run("fleetctl diff deploy", status=1)
