@@ -151,6 +151,18 @@ def test_a_restored_store_pauses_the_rollout() -> None:
     assert cluster.rollout().pause.cause is PauseCause.STORE_RESTORED
 
 
+@pytest.mark.parametrize("first", ["", "new"])
+def test_what_is_asked_for_after_a_restore_is_not_paused(first: str) -> None:
+    cluster = rolling_group()
+    if first:
+        cluster.request(first, *MEMBERS)
+        cluster.come_to_rest()
+    cluster.snapshot.restored_at = cluster.revision + 1
+    cluster.request("newer", *MEMBERS)
+    cluster.come_to_rest()
+    assert (cluster.rollout().phase, cluster.rollout().pause) == (Phase.DONE, None)
+
+
 @pytest.mark.parametrize("word", ["new", "bad"])
 def test_a_leader_that_dies_after_any_write_comes_to_the_same_end(word: str) -> None:
     for writes in range(1, 40):

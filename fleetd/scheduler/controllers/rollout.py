@@ -53,7 +53,8 @@ def _roll_out_group(proposal: Proposal, group: str) -> None:
     if is_to_begin(before, units):
         rollout = begin_rollout(proposal, before, units)
     assert rollout is not None
-    if snapshot.is_restored_since(rollout) and rollout.pause is None and not rollout.is_over:
+    was_under_way = before is not None and not before.is_over and snapshot.is_restored_since(before)
+    if was_under_way and rollout.pause is None:
         rollout = msgspec.structs.replace(rollout, pause=Pause(PauseCause.STORE_RESTORED), changed=now.unix_s)
     rollout = obey(rollout, snapshot.commands.get(group), now.unix_s)
     if all(unit.rollout in snapshot.applies for unit in units):
