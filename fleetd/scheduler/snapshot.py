@@ -286,6 +286,9 @@ class Snapshot:
         if unit is not None:
             self._index_requirements(name, belongs=True)
             self._index_rollout(unit, belongs=True)
+        decision = self.decisions.get(name)
+        if decision is not None and decision.target:
+            self._refresh_occupant(decision.target, name)
         self._refresh_unplaced(name)
 
     def set_placement(self, machine: str, name: str, placement: Placement | None) -> None:

@@ -22,7 +22,7 @@ from fleetd.model.cluster_settings import ClusterSettings
 from fleetd.model.content import make_dropins
 from fleetd.model.group import group_of
 from fleetd.model.machine import Capability, Machine, MachineSettings
-from fleetd.model.placement import Decision
+from fleetd.model.placement import Decision, Placement
 from fleetd.model.reason import BEST, INFEASIBLE, Reason, Rejection, RejectionCount, RejectionKind
 from fleetd.model.rollout import Phase, Rollout
 from fleetd.model.unit import TargetState, Unit, UnitState
@@ -234,6 +234,12 @@ class ScriptedCluster(Api):
         """Another client destroys a unit, if it exists."""
         if unit := self.units.get(name):
             self._loop.do(self.registry.write(self.registry.unit_write_set(name, unit, None)))
+
+    def place_on(self, machine: Machine, name: str) -> None:
+        """The leader has placed a unit there."""
+        unit = self.units[name]
+        placement = Placement(machine.id, name, unit.text, unit.target, unit.generation)
+        self._write([self.registry.put(placement, machine.id, name)])
 
     def contest(self, name: str) -> None:
         """Let each operation on this unit conflict with other clients'."""

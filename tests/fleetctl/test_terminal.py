@@ -319,3 +319,18 @@ def test_an_unknown_unit_without_a_similar_name_is_only_refused(
     terminal = at_terminal("cat", "unlike")
     terminal.finish()
     assert terminal.screen() == "Unit unlike.service not found\n"
+
+
+def test_a_drain_shows_what_each_unit_waits_for_and_goes_on_after_an_interruption(
+    at_terminal: Callable[..., Terminal], cluster: ScriptedCluster
+) -> None:
+    cluster.add("web.service", target="launched")
+    cluster.place_on(M1, "web.service")
+    terminal = at_terminal("drain", "1111", columns=120)
+    terminal.read_until(lambda written: "web.service waits for the leader (" in written)
+    assert terminal.screen().splitlines()[0] == f"Draining machine {AT}"
+    terminal.process.send_signal(signal.SIGINT)
+    assert terminal.finish() == 130
+    assert terminal.screen().splitlines()[1:] == [
+        "The drain goes on: the same command follows it again, and `fleetctl uncordon 11111111` ends it"
+    ]

@@ -1,5 +1,7 @@
 """Drains: which units leave a machine, when, and what is said of those that stay."""
 
+from random import Random
+
 import pytest
 from msgspec.structs import replace
 
@@ -286,3 +288,19 @@ def test_a_unit_that_has_waited_for_its_peer_returns_with_it() -> None:
     assert reason_of(cluster, "a.service").startswith("waits for b.service, which waits until m1 has stopped it")
     cluster.come_to_rest()
     assert on(cluster, "m1") == ["a.service", "b.service"]
+
+
+def test_a_new_leader_keeps_the_place_of_a_unit_that_moves() -> None:
+    for seed in range(5):
+        cluster = RollingCluster(2)
+        submit(cluster, "a.service", "Conflicts=b.service")
+        drain(cluster, "m1")
+        cluster.run_leader()
+        cluster.step("m1", "a.service")
+        cluster.run_leader()
+        assert reason_of(cluster, "a.service") == "waits until m1 has removed it"
+        cluster.write(UNITS, ("b.service",), Unit("b.service", text_of("old"), LAUNCHED))
+        cluster.elect(Random(seed))
+        cluster.run_leader()
+        assert "b.service" not in cluster.assigned()
+        assert cluster.snapshot.occupancy("m2").staying.keys() == {"a.service"}
