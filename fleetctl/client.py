@@ -145,6 +145,14 @@ class Client:
         path = f"{schema.V2}/machines/{quote(id_, safe='')}/drain"
         return self._get("?".join([path, *query]), schema.DrainReport)
 
+    def move(self, name: str, request: schema.MoveRequest) -> None:
+        """Move a unit to a machine. Raises ApiError if it does not fit there."""
+        self._call("PUT", _move_path(name), msgspec.json.encode(request))
+
+    def move_report(self, name: str) -> schema.MoveReport:
+        """Where the move of a unit stands. Raises ApiError if there is no such unit."""
+        return self._get(_move_path(name), schema.MoveReport)
+
     def rollouts(self, groups: Iterable[str] = ()) -> dict[str, schema.Rollout]:
         """The last rollouts of these groups, of those that had any, with their members; or of all, by group."""
         found: dict[str, schema.Rollout] = {}
@@ -383,6 +391,10 @@ def _cut_query(key: str, values: Iterable[str]) -> list[str]:
 
 def _unit_path(name: str) -> str:
     return f"{schema.V1}/units/{quote(name, safe='', errors='surrogateescape')}"
+
+
+def _move_path(name: str) -> str:
+    return f"{schema.V2}/units/{quote(name, safe='', errors='surrogateescape')}/move"
 
 
 def put_operation(

@@ -37,7 +37,7 @@ def change_each(
     changed = []
     for text in texts:
         try:
-            place = _pick(places, text)
+            place = pick_machine(places, text)
             change(client, place.machine)
         except CommandFailed as error:
             output.error(str(error))
@@ -50,7 +50,7 @@ def change_each(
     return changed
 
 
-def _pick(places: Sequence[Location], text: str) -> Location:
+def pick_machine(places: Sequence[Location], text: str) -> Location:
     """The machine with this prefix of its id, or, with this whole id, one that is absent. Raises CommandFailed."""
     found = match_machines(places, text)
     if len(found) == 1:

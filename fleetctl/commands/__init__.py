@@ -21,6 +21,7 @@ SUMMARIES = {
     "list-unit-files": "List the units of the cluster, and their target states",
     "list-units": "List the units on machines, with their states in systemd",
     "load": "Put units on machines without starting them",
+    "move": "Move a unit to a machine, and wait for that",
     "restart": "Restart units, as systemctl does",
     "rollout": "Show and steer changes that reach the units of a group one after the other",
     "scale": "Set how many instances a template has",

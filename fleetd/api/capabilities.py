@@ -8,6 +8,7 @@ _WORDS = {
     Capability.DROPINS: "drop-ins",
     Capability.CORDON: "cordons and drains",
     Capability.CLUSTER_SETTINGS: "settings of the cluster",
+    Capability.MOVES: "moves of units",
     Capability.PROOFS: "rollouts",
 }
 

@@ -110,3 +110,33 @@ class Leaving(msgspec.Struct, frozen=True, omit_defaults=True):
 
     left: bool = False
     waiting_for: tuple[str, ...] = msgspec.field(name="waitingFor", default=())
+
+
+# PUT and GET /fleet/v2/units/{unitName}/move
+
+
+class MoveRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The body: the full id of the machine that the unit is to go to, with the units that MachineOf= joins to it. With
+    `force` it moves whatever becomes unavailable."""
+
+    machine: str
+    force: bool = False
+
+
+class MoveReport(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where the move of a unit stands. `goal` is the machine that it is to go to, '' where no move is pending.
+
+    `state` is `pending` (the leader has not planned it yet), `waits` (until it may be disturbed), `moving` (it is being
+    stopped, and `machine` is where it goes), `starting` (on `machine`, and not proven there yet), or, where no move is
+    pending, `placed` (on `machine`) or `unplaced`. `by` and `at` (Unix time, s) say who asked for it and when. `reason`
+    is a sentence whose subject is the unit.
+    """
+
+    unit: str
+    state: str
+    goal: str = ""
+    machine: str = ""
+    address: str = ""
+    by: str = ""
+    at: float = 0.0
+    reason: str = ""

@@ -29,6 +29,7 @@ from fleetd.api.v2.applies import Applies
 from fleetd.api.v2.contents import Contents
 from fleetd.api.v2.cordons import Cordons
 from fleetd.api.v2.drains import Drains
+from fleetd.api.v2.moves import Moves
 from fleetd.api.v2.operations import Operations
 from fleetd.api.v2.reports import Reports
 from fleetd.api.v2.rollouts import Rollouts
@@ -97,6 +98,7 @@ class Api:
         states = States(self._registry, token_limit)
         machines = Machines(self._registry, token_limit)
         cordons, drains = Cordons(self._registry, self._unix_now), Drains(self._registry, self._unix_now)
+        moves = Moves(self._registry, self._unix_now)
         settings = Settings(self._registry, self._machine, self._unix_now)
         operations, reports = Operations(self._registry, units, shadows), Reports(self._registry)
         applies = Applies(self._registry, quota, shadows, self._unix_now, self._new_id)
@@ -115,6 +117,8 @@ class Api:
             Route("GET", f"{v1}/discovery", self._get_discovery, answer=dict),
             Route("GET", f"{v2}/units", reports.get_all, answer=found, query="name"),
             Route("GET", f"{v2}/units/{{unitName}}", Contents(self._registry).get, answer=schema.UnitContent),
+            Route("GET", f"{v2}/units/{{unitName}}/move", moves.get, answer=schema.MoveReport),
+            Route("PUT", f"{v2}/units/{{unitName}}/move", moves.put, schema.MoveRequest),
             Route("POST", f"{v2}/units", operations.post, schema.UnitOperations, results),
             Route("POST", f"{v2}/reports", reports.post, schema.ReportRequest, found),
             Route("POST", f"{v2}/restart", operations.restart, schema.Restarts, results),

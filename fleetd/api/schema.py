@@ -17,6 +17,8 @@ from fleetd.api.cluster_schema import DrainedUnit as DrainedUnit
 from fleetd.api.cluster_schema import DrainReport as DrainReport
 from fleetd.api.cluster_schema import DrainRequest as DrainRequest
 from fleetd.api.cluster_schema import Leaving as Leaving
+from fleetd.api.cluster_schema import MoveReport as MoveReport
+from fleetd.api.cluster_schema import MoveRequest as MoveRequest
 from fleetd.api.cluster_schema import Setting as Setting
 from fleetd.api.cluster_schema import SettingChanges as SettingChanges
 from fleetd.api.cluster_schema import Settings as Settings

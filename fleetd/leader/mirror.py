@@ -17,6 +17,7 @@ from fleetd.registry.records import (
     DECISIONS,
     LEADER,
     MACHINES,
+    MOVES,
     PLACEMENTS,
     ROLLOUTS,
     SETTINGS,
@@ -261,6 +262,7 @@ _SETTERS: Mapping[Kind[Record], Callable[..., Affected]] = {
     ROLLOUTS: affected.set_rollout,
     COMMANDS: affected.set_command,
     APPLIES: affected.set_apply,
+    MOVES: affected.set_move,
 }
 
 

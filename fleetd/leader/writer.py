@@ -9,6 +9,7 @@ from fleetd.model.reason import render, render_rejection
 from fleetd.registry.records import (
     DECISIONS,
     MACHINES,
+    MOVES,
     PLACEMENTS,
     ROLLOUTS,
     SYNCED,
@@ -110,7 +111,11 @@ def _unit_write_sets(keys: KeySpace, plan: UnitPlan) -> Iterator[WriteSet]:
             yield WriteSet(guard, tuple(operations))
             operations, size = [], 0
     last = keys.put(plan.decision, plan.unit) if plan.decision else Delete(decision_key)
-    yield WriteSet(guard, (*operations, last))
+    if not plan.ended_move:
+        yield WriteSet(guard, (*operations, last))
+        return
+    move_key = keys.key(MOVES, plan.unit)
+    yield WriteSet((*guard, Unchanged(move_key, plan.ended_move)), (*operations, last, Delete(move_key)))
 
 
 def _log_decision(plan: UnitPlan) -> None:

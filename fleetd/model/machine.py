@@ -33,6 +33,7 @@ class Capability(StrEnum):
     DROPINS = "DROPINS"
     CORDON = "CORDON"  # as a leader, it heeds MachineSettings.cordon and .drain; its API keeps them
     CLUSTER_SETTINGS = "CLUSTER_SETTINGS"  # as a leader and in its API, it goes by those
+    MOVES = "MOVES"  # as a leader, it carries out a Move
     PROOFS = "PROOFS"  # it answers a placement that asks whether its unit is healthy (Placement.prove_after_s)
 
 

@@ -68,8 +68,9 @@ class Decision(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_fi
     global one, which is on `machines` machines. `since` is Unix time in seconds. `rejections` count the machines that
     do not take the unit, the most frequent reason first. `completed` is the generation whose oneshot ran to its end (it
     is not started again elsewhere). `lost`: since when (Unix time) the unit waits for its dead machine, else 0.
-    `target` is the machine that a unit moves to while it still has to stop elsewhere: its place there is kept.
-    `revision` is the store's revision of this record, which guards the next write; it is not part of the stored value.
+    `target` is the machine that a unit moves to while it still has to stop elsewhere: its place there is kept, and
+    `arrival` is the reason that it has there then (None: it was moved). `revision` is the store's revision of this
+    record, which guards the next write; it is not part of the stored value.
     """
 
     unit: str
@@ -82,4 +83,5 @@ class Decision(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_fi
     completed: Count = 0
     lost: float = 0.0
     target: str = ""
+    arrival: Reason | None = None
     revision: Count = 0

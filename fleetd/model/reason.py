@@ -18,6 +18,7 @@ class RejectionKind(StrEnum):
     LEAVING = "leaving"  # the machine leaves the cluster
     PARKED = "parked"  # its fleetd was stopped
     DRAINED = "drained"  # an operator drains the machine
+    ABSENT = "absent"  # of a machine that an operator named: it is not registered
     CORDONED = "cordoned"  # an operator cordoned the machine: it takes only global units (why, '' if not given)
     OUTDATED = "outdated"  # its fleetd is older than what the unit needs of it (`drop-ins`)
     MACHINE_ID = "machine-id"  # MachineID= asks for another machine (the id asked for)
@@ -28,6 +29,9 @@ class RejectionKind(StrEnum):
     PEER_STOPS = "peer-stops"  # a unit of MachineOf= is about to stop on the machine (that unit)
     CONFLICT = "conflict"  # Conflicts= of either unit matches the other one (the other unit)
     REPLACED = "replaced"  # Replaces= of a unit on the machine matches this one (the other unit)
+    MOVED = "moved"  # of the machine where it was: an operator has the unit moved (to this machine)
+    FAILED = "failed"  # an operator had the unit moved to the machine, and it failed there (why)
+    AT_WORK = "at-work"  # of a unit that an operator has moved: it is a oneshot that has not finished
 
 
 class Rejection(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -198,6 +202,15 @@ class DrainEnded(_Reason, tag="drain-ended", frozen=True, gc=False):
     deadline: float
 
 
+class NotMoved(_Reason, tag="not-moved", frozen=True, gc=False):
+    """An operator had the unit moved to this machine, and it is not there, because of this rejection of the unit or of
+    `unit`, which MachineOf= joins to it. Without one: the store was restored before the move was done."""
+
+    machine: str
+    rejection: Rejection | None = None
+    unit: str = ""
+
+
 STAYING = BudgetWait | NowhereElse | MayFinish | DrainEnded  # why a unit has not left a machine that is drained
 WAITING = WaitingForStop | WaitingForRemoval | WaitingForRoom | WaitingForMachine | WaitingForPeer | BudgetWait
 PeerWait = WaitingForStop | WaitingForRemoval | WaitingForMachine
@@ -216,6 +229,7 @@ Reason = (
     | NowhereElse
     | MayFinish
     | DrainEnded
+    | NotMoved
 )
 
 BEST = Placed(Rule.BEST)
@@ -246,6 +260,7 @@ _REJECTIONS = {
     RejectionKind.LEAVING: "machine is leaving",
     RejectionKind.PARKED: "machine is parked (its fleetd was stopped)",
     RejectionKind.DRAINED: "machine is being drained",
+    RejectionKind.ABSENT: "machine is absent",
     RejectionKind.CORDONED: "machine is cordoned: {}",
     RejectionKind.OUTDATED: "its fleetd is too old for {}",
     RejectionKind.MACHINE_ID: "not machine {}",
@@ -256,6 +271,9 @@ _REJECTIONS = {
     RejectionKind.PEER_STOPS: "{}, which it must run with, stops here",
     RejectionKind.CONFLICT: "conflicts with {}",
     RejectionKind.REPLACED: "replaced by {}",
+    RejectionKind.MOVED: "moved to {}",
+    RejectionKind.FAILED: "failed there: {}",
+    RejectionKind.AT_WORK: "it is a oneshot at work",
 }
 _EMPTY = {RejectionKind.MACHINE_ID: "(empty MachineID)", RejectionKind.NO_PEER: "(empty MachineOf)"}
 _PARKED = "which is parked: its fleetd was stopped"
@@ -302,6 +320,10 @@ def render(reason: Reason | None) -> str:
             return f"may finish on the drained machine, {_until(until)}"
         case DrainEnded(deadline):
             return f"stays: the drain of its machine ended at {render_moment(deadline)}"
+        case NotMoved(machine, rejection, unit):
+            why = render_rejection(rejection) if rejection else "the store was restored meanwhile; ask for it again"
+            whose = f"{unit}, which goes with it: " if unit else ""
+            return f"was not moved to {_short(machine)}: {whose}{why}"
         case Stopping(machines, hold):
             where = ", ".join(map(_short, machines))
             return f"to be stopped on {where}, {_HOLDS[hold]}" if hold else f"being stopped on {where}"
@@ -358,6 +380,10 @@ def render_eviction(eviction: Eviction) -> str:
         return f"machine {machine} is being drained"
     if rejection.kind is RejectionKind.REFUSED:
         return f"machine {machine} {rejection.subject}"
+    if rejection.kind is RejectionKind.MOVED:
+        return f"moves from {machine} to {_short(rejection.subject)}"
+    if rejection.kind is RejectionKind.FAILED:
+        return f"failed on {machine}: {rejection.subject}"
     return f"{render_rejection(rejection)} on {machine}"
 
 

@@ -11,6 +11,7 @@ from fleetd.model.cluster_settings import ClusterSettings
 from fleetd.model.content import DropIn, InvalidDropIn, check_dropin_name
 from fleetd.model.decoding import FORMAT, UNREADABLE
 from fleetd.model.machine import Machine, MachineSettings, is_address
+from fleetd.model.move import Move
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.quota import Usage
 from fleetd.model.rollout import Apply, Command, Rollout
@@ -51,6 +52,7 @@ Record = (
     | Rollout
     | Command
     | Apply
+    | Move
     | UnitSet
     | Version
 )
@@ -188,6 +190,7 @@ USAGE = Kind("usage", Usage, name_count=0)
 ROLLOUTS = Kind("rollouts", Rollout, complete=lambda rollout, names, revision: replace(rollout, revision=revision))
 COMMANDS = Kind("commands", Command)
 APPLIES = Kind("applies", Apply)
+MOVES = Kind("moves", Move, complete=lambda move, names, revision: replace(move, revision=revision))
 SETS = Kind("sets", UnitSet, complete=lambda found, names, revision: replace(found, revision=revision))
 VERSIONS = Kind("versions", Version, name_count=2)  # below the archive's prefix
 
@@ -205,6 +208,7 @@ KINDS: tuple[Kind[Record], ...] = (
     ROLLOUTS,
     COMMANDS,
     APPLIES,
+    MOVES,
     SETS,
     VERSIONS,
 )
@@ -217,7 +221,7 @@ def encode(record: Record) -> bytes:
     """The stored value of a record. Revisions are the store's: they are not part of it."""
     if isinstance(record, Unit):
         record = replace(record, generation=0)
-    elif isinstance(record, Decision | Rollout | UnitSet):
+    elif isinstance(record, Decision | Rollout | Move | UnitSet):
         record = replace(record, revision=0)
     return _ENCODER.encode(record)
 

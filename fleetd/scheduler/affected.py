@@ -11,6 +11,7 @@ import msgspec
 from fleetd.model.cluster_settings import ClusterSettings
 from fleetd.model.constraints import Requirements
 from fleetd.model.machine import Machine, MachineSettings
+from fleetd.model.move import Move
 from fleetd.model.ordered import Names
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.quota import Usage
@@ -152,6 +153,14 @@ def set_apply(snapshot: Snapshot, rollout: str, apply: Apply | None) -> Affected
     """Affects the units that waited for the request to be complete."""
     _set(snapshot.applies, rollout, apply)
     return Affected(dict(snapshot.units_of_rollout.get(rollout, {})))
+
+
+def set_move(snapshot: Snapshot, name: str, move: Move | None) -> Affected:
+    """Affects the unit, and those that move with it."""
+    if not _has_suffix(name):
+        return Affected()
+    _set(snapshot.moves, name, move)
+    return Affected({name: None} | snapshot.joined_with(name))
 
 
 # Changes of what the leader has observed.

@@ -13,10 +13,10 @@ from fleetd.model.reason import (
     ADOPTED,
     COMPLETED,
     KEPT,
-    MOVED,
     RESUMED,
     Absence,
     Hold,
+    NotMoved,
     Placed,
     Rejection,
     RejectionKind,
@@ -41,7 +41,6 @@ from fleetd.scheduler.actions import (
     Withdraw,
 )
 from fleetd.scheduler.allocation_state import AllocationState as State
-from fleetd.scheduler.effective_machine import DRAINED
 from fleetd.scheduler.feasibility import (
     Candidate,
     accepts,
@@ -136,7 +135,7 @@ def _why_unfit(proposal: Proposal, plan: UnitPlanBuilder, machine: str) -> Rejec
     if effective.evicts:
         return effective.evicts if _has_to_leave(proposal, plan, machine) else None
     if machine in plan.leaves:
-        return DRAINED
+        return plan.leaves[machine]
     candidate = _candidate(proposal, plan, machine)
     return accepts(candidate) or eviction_reason(candidate)
 
@@ -246,8 +245,12 @@ def decide_unassigned(proposal: Proposal, plan: UnitPlanBuilder, states: Mapping
         return Wait(WaitingForRemoval(by_state[State.UNCONFIRMED][0]))
     if State.RETURNING in by_state:
         return Wait(WaitingForMachine(by_state[State.RETURNING][0], Absence.RETURNING))
-    if plan.move_to in plan.snapshot.machines and not rejection(_candidate(proposal, plan, plan.move_to)):
-        return Place(plan.move_to, MOVED)
+    if plan.move_to in plan.snapshot.machines:
+        # One that returns does so in spite of a cordon.
+        returns = isinstance(plan.arrival, NotMoved)
+        goal = _candidate(proposal, plan, plan.move_to, runs_there=returns)
+        if not rejection(goal):
+            return Place(plan.move_to, plan.arrival)
     return FindMachine()
 
 

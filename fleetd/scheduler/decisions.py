@@ -5,6 +5,7 @@ from fleetd.model.reason import (
     EVERYWHERE,
     INFEASIBLE,
     KEPT,
+    MOVED,
     NO_MACHINES,
     STAYING,
     WITH_SOCKETS,
@@ -27,10 +28,10 @@ from fleetd.scheduler.unit_plan import UnitPlan, UnitPlanBuilder
 def finish(proposal: Proposal, plan: UnitPlanBuilder) -> UnitPlan | None:
     """The plan for one unit, or None if nothing changes. To be called when the proposal is complete."""
     decision = _decide(proposal, plan)
-    if decision == plan.before and not plan.written and not plan.deletes:
+    if decision == plan.before and not plan.written and not plan.deletes and not plan.ended_move:
         return None
     revision = plan.before.revision if plan.before else 0
-    return UnitPlan(plan.name, revision, tuple(plan.written.values()), tuple(plan.deletes), decision)
+    return UnitPlan(plan.name, revision, tuple(plan.written.values()), tuple(plan.deletes), decision, plan.ended_move)
 
 
 def _decide(proposal: Proposal, plan: UnitPlanBuilder) -> Decision | None:
@@ -41,6 +42,7 @@ def _decide(proposal: Proposal, plan: UnitPlanBuilder) -> Decision | None:
     here = [machine for machine, placement in plan.placements.items() if placement.is_active] if is_on_many else []
     rejections = count_rejections(proposal, plan.name, here) if is_on_many or plan.unplaced else ()
     before = plan.before
+    target = "" if assigned else plan.move_to
     return Decision(
         unit=plan.name,
         generation=plan.generation,
@@ -51,7 +53,8 @@ def _decide(proposal: Proposal, plan: UnitPlanBuilder) -> Decision | None:
         rejections=rejections,
         completed=plan.completed,
         lost=_lost_since(plan, assigned),
-        target="" if assigned else plan.move_to,
+        target=target,
+        arrival=plan.arrival if target and plan.arrival != MOVED else None,
         revision=before.revision if before else 0,
     )
 

@@ -13,6 +13,7 @@ from fleetd.model.ordered import Names
 from fleetd.scheduler.affected import Affected
 from fleetd.scheduler.controllers.drain import drain
 from fleetd.scheduler.controllers.failover import fail_over
+from fleetd.scheduler.controllers.move import end_moves, move
 from fleetd.scheduler.controllers.placement import place
 from fleetd.scheduler.controllers.rollout import roll_out
 from fleetd.scheduler.controllers.usage import count_usage
@@ -29,8 +30,10 @@ Controller = Callable[[Proposal], float | None]
 CONTROLLERS: tuple[Controller, ...] = (
     fail_over,
     roll_out,
+    move,
     drain,
     place,
+    end_moves,
     count_usage,
 )
 
@@ -83,7 +86,7 @@ def _scopes(snapshot: Snapshot, affected: Affected | None) -> dict[str, Names | 
         return dict.fromkeys(snapshot.known_units())
     scopes = affected.scopes()
     names = snapshot.with_colocated(scopes)
-    together = snapshot.rolling_with(names) | snapshot.on_draining_machines()
+    together = snapshot.rolling_with(names) | snapshot.on_draining_machines() | snapshot.to_be_moved()
     return {name: None if name in together else scopes.get(name) for name in sorted({*names, *together})}
 
 

@@ -44,9 +44,10 @@ class Ranking:
             machine for machine, occupancy in occupancies.items() if occupancy.replaces
         )
 
-    def choose(self, group: Sequence[str]) -> Choice | None:
-        """The best machine for the first of these units that takes all of them together, or None."""
-        fitting = self._fitting(group, group)
+    def choose(self, group: Sequence[str], without: str = "") -> Choice | None:
+        """The best machine for the first of these units that takes all of them together, or None. `without` is one that
+        is not to be chosen."""
+        fitting = (machine for machine in self._fitting(group, group) if machine != without)
         best = next(fitting, None)
         return Choice(best, next(fitting, None) is None) if best else None
 

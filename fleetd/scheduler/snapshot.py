@@ -15,6 +15,7 @@ from fleetd.model.constraints import Requirements, parse_requirements
 from fleetd.model.content import Content
 from fleetd.model.group import GroupOptions, group_of, parse_group_options
 from fleetd.model.machine import Machine, MachineSettings
+from fleetd.model.move import Move
 from fleetd.model.names import is_template, parse_name, template_of
 from fleetd.model.ordered import Names, Ordered
 from fleetd.model.placement import Decision, Placement
@@ -82,6 +83,7 @@ class Snapshot:
         self.rollouts: dict[str, Rollout] = {}  # by group
         self.commands: dict[str, Command] = {}  # by group
         self.applies: dict[str, Apply] = {}  # by id
+        self.moves: dict[str, Move] = {}  # by unit
         # What the leader has observed.
         self.away: frozenset[str] = frozenset()
         self.lost: Mapping[str, MachineLoss] = {}
@@ -186,6 +188,20 @@ class Snapshot:
         """The units on machines that are drained: whether they may move depends on others."""
         return {name: None for machine in self.draining for name in self.placed_on.get(machine, {})}
 
+    def joined_with(self, name: str) -> Names:
+        """The unit, and those that MachineOf= joins to it, directly or through others."""
+        found = {name: None}
+        pending = [name]
+        while pending:
+            others = [other for other in self.colocated_with(pending.pop()) if other not in found]
+            found |= dict.fromkeys(others)
+            pending += others
+        return found
+
+    def to_be_moved(self) -> Names:
+        """The units that operators have moved, and those that go with them: whether they may move depends on others."""
+        return {each: None for name in self.moves for each in self.joined_with(name)}
+
     def is_rolling(self, group: str) -> bool:
         """True if the group has a rollout that is not over, or that is done but for absent members, or is to have
         one."""
@@ -250,7 +266,8 @@ class Snapshot:
 
     def known_units(self) -> list[str]:
         """Every unit with something to decide, in order."""
-        return sorted({**dict.fromkeys(self.units), **dict.fromkeys(self.decisions), **dict.fromkeys(self.placements)})
+        known = (self.units, self.decisions, self.placements, self.moves)
+        return sorted({name: None for records in known for name in records})
 
     def absent(self) -> list[str]:
         """The machines that have placements and are not registered, in order."""

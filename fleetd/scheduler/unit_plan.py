@@ -7,7 +7,7 @@ from fleetd.model.content import Content
 from fleetd.model.names import is_template
 from fleetd.model.ordered import Names
 from fleetd.model.placement import Decision, Placement
-from fleetd.model.reason import Eviction, PeerWait, Reason
+from fleetd.model.reason import MOVED, Eviction, PeerWait, Reason, Rejection
 from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.scheduler.allocation_state import AllocationState, classify
 from fleetd.scheduler.snapshot import Snapshot, requirements_of
@@ -19,6 +19,7 @@ class UnitPlan(msgspec.Struct, frozen=True, gc=False):
     """What to write for one unit, in one transaction guarded by the revision of its decision.
 
     `placements` are written; those on the machines in `deletes` are deleted; `decision` is written, or deleted if None.
+    `ended_move` is the revision of the Move of this unit that is deleted (0: none is).
     """
 
     unit: str
@@ -26,6 +27,7 @@ class UnitPlan(msgspec.Struct, frozen=True, gc=False):
     placements: tuple[Placement, ...]
     deletes: tuple[str, ...]
     decision: Decision | None
+    ended_move: int = 0
 
 
 class ProofRequest(msgspec.Struct, frozen=True, gc=False):
@@ -60,9 +62,11 @@ class UnitPlanBuilder(msgspec.Struct, eq=False, gc=False):
     completed: int = 0  # the generation whose oneshot ran to its end
     unplaced: bool = False  # it needs a machine, and none is known
     waits: PeerWait | None = None  # for what, before it can be placed
-    leaves: Names = {}  # the machines that it is to leave
-    stays: Reason | None = None  # why it stays on a machine that is drained
+    leaves: dict[str, Rejection] = {}  # the machines that it is to leave, and why
+    stays: Reason | None = None  # why it stays on a machine that it was to leave
     move_to: str = ""  # the machine that it moves to
+    arrival: Reason = MOVED  # why it is there, once it is
+    ended_move: int = 0  # the revision of its Move, which is over
     lost_at: float = 0.0  # Unix time since when the machine that it waits for is lost
     reason: Reason | None = None
     eviction: Eviction | None = None  # why it may not stay where it was
@@ -95,6 +99,7 @@ class UnitPlanBuilder(msgspec.Struct, eq=False, gc=False):
             assigned=snapshot.assigned_machine(name) if former else "",
             completed=before.completed if before else 0,
             move_to=before.target if before else "",
+            arrival=(before.arrival if before else None) or MOVED,
             former=former or {},
         )
 

@@ -72,6 +72,7 @@ def test_every_route_is_described_and_tested() -> None:
         "GET /fleet/v2/settings",
         "GET /fleet/v2/units",
         "GET /fleet/v2/units/{unitName}",
+        "GET /fleet/v2/units/{unitName}/move",
         "GET /fleet/v2/versions/{group}",
         "GET /health",
         "GET /metrics",
@@ -87,6 +88,7 @@ def test_every_route_is_described_and_tested() -> None:
         "PUT /fleet/v1/units/{unitName}",
         "PUT /fleet/v2/machines/{machine}/cordon",
         "PUT /fleet/v2/machines/{machine}/drain",
+        "PUT /fleet/v2/units/{unitName}/move",
     ]
 
 

@@ -13,6 +13,7 @@ import msgspec
 from fleetd.leader.mirror import apply_record
 from fleetd.model.content import DropIn
 from fleetd.model.machine import Capability, Cordon, Machine, MachineMode, MachineSettings
+from fleetd.model.move import Move
 from fleetd.model.names import matches_glob
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.quota import Usage
@@ -22,6 +23,7 @@ from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.registry.records import (
     DECISIONS,
     MACHINES,
+    MOVES,
     PLACEMENTS,
     ROLLOUTS,
     SETTINGS,
@@ -90,7 +92,7 @@ class Cluster:
         self.revision += 1
         if isinstance(record, Unit):
             record = msgspec.structs.replace(record, generation=self.revision)
-        elif isinstance(record, Decision | Rollout):
+        elif isinstance(record, Decision | Move | Rollout):
             record = msgspec.structs.replace(record, revision=self.revision)
         if record is None:
             del self.store[key]
@@ -222,6 +224,9 @@ class Cluster:
         for placement in plan.placements:
             self.write(PLACEMENTS, (placement.machine, placement.unit), placement)
         self.write(DECISIONS, (plan.unit,), plan.decision)
+        if plan.ended_move:
+            assert self.snapshot.moves[plan.unit].revision == plan.ended_move, "the guard would refuse this"
+            self.write(MOVES, (plan.unit,), None)
 
     def apply_rollout(self, plan: RolloutPlan) -> None:
         """Write the rollout, if it is still the one that the plan was made from."""

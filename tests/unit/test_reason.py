@@ -22,6 +22,7 @@ from fleetd.model.reason import (
     Eviction,
     Hold,
     MayFinish,
+    NotMoved,
     NowhereElse,
     Placed,
     Reason,
@@ -52,6 +53,11 @@ ORPHANED = "where it is only kept running since the store was restored"
 
 AT_REST: list[tuple[Reason, str]] = [
     (BEST, "fits"),
+    (NotMoved(M1), "was not moved to 11111111: the store was restored meanwhile; ask for it again"),
+    (
+        NotMoved(M1, Rejection(RejectionKind.CONFLICT, "c"), "b"),
+        "was not moved to 11111111: b, which goes with it: conflicts with c",
+    ),
     (ONLY, "the only machine that fits"),
     (Placed(Rule.BEST, units=("a.service", "b.service")), "fits, with a.service, b.service"),
     (Placed(Rule.RETURNED, machine=M1), "machine 11111111 came back in time"),
@@ -139,6 +145,10 @@ REJECTIONS = [
     ),
     (Rejection(RejectionKind.CONFLICT, "b"), "conflicts with b", "conflicts with b on 11111111"),
     (Rejection(RejectionKind.REPLACED, "b"), "replaced by b", "replaced by b on 11111111"),
+    (Rejection(RejectionKind.ABSENT), "machine is absent", "machine is absent on 11111111"),
+    (Rejection(RejectionKind.MOVED, "m2"), "moved to m2", "moves from 11111111 to m2"),
+    (Rejection(RejectionKind.FAILED, "exit"), "failed there: exit", "failed on 11111111: exit"),
+    (Rejection(RejectionKind.AT_WORK), "it is a oneshot at work", "it is a oneshot at work on 11111111"),
 ]
 
 

@@ -11,6 +11,7 @@ from fleetd.leader.election import NEWER_RECORD_S
 from fleetd.model.cluster_settings import ClusterSettings
 from fleetd.model.decoding import FORMAT
 from fleetd.model.machine import Machine, MachineSettings
+from fleetd.model.move import Move
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.quota import Usage
 from fleetd.model.rollout import Action, Apply, Command, Rollout
@@ -45,6 +46,7 @@ RECORDS: dict[str, tuple[Record, str]] = {
     "leader": (Leader("m1", "t"), ""),
     "usage": (Usage(), ""),
     "rollouts": (Rollout("r1", 1), "web@.service"),
+    "moves": (Move("m1", "ann", 3.0, force=True, origin="m2", was_available=True), "a.service"),
     "commands": (Command("c1", Action.PAUSE, "r1"), "web@.service"),
     "applies": (Apply(), "r1"),
     "sets": (UnitSet(("a.service",)), "deploy"),

@@ -1,4 +1,4 @@
-"""What must always hold of rollouts and drains together, whatever operators, machines and leaders do."""
+"""What must always hold of rollouts, drains and moves together, whatever operators, machines and leaders do."""
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -6,8 +6,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from msgspec.structs import replace
 
 from fleetd.model.machine import Cordon, DrainRequest, MachineSettings
+from fleetd.model.move import Move
 from fleetd.model.rollout import Action
-from fleetd.registry.records import SETTINGS, UNITS
+from fleetd.registry.records import MOVES, SETTINGS, UNITS
 from fleetd.scheduler.disruption import DisruptionBudget
 from tests.examples import examples
 from tests.unit.cluster_builder import INACTIVE, LAUNCHED, NOON
@@ -91,6 +92,11 @@ class Rollouts(RuleBasedStateMachine):
         request = DrainRequest("ann", NOON, with_globals=with_globals)
         self.cluster.write(SETTINGS, (machine,), MachineSettings(cordon=Cordon(), drain=request))
 
+    @rule(name=st.sampled_from(INSTANCES), machine=machines)
+    def move(self, name, machine):
+        origin = self.cluster.assigned().get(name, "")
+        self.cluster.write(MOVES, (name,), Move(machine, "ann", NOON, origin=origin, was_available=True))
+
     @rule(machine=machines)
     def uncordon(self, machine):
         self.cluster.write(SETTINGS, (machine,), None)
@@ -137,11 +143,18 @@ class Rollouts(RuleBasedStateMachine):
     def settle(self):
         """Every rollout ends, or says why it does not; no unit runs what was not asked for."""
         self.cluster.come_to_rest()
+        assert not self.cluster.snapshot.moves or self._is_blocked()
         for group in (GROUP, GLOBAL):
             rollout = self.cluster.rollout(group)
             assert rollout.is_over or rollout.pause is not None, rollout
         for (_, name), placement in self.cluster.running.items():
             assert word_of(placement.content) in self.asked[name]
+
+    def _is_blocked(self):
+        """True if too many members are down for one to be moved, or the rest wait for a machine that is absent."""
+        budget = DisruptionBudget(self.cluster.snapshot, {})
+        assigned = self.cluster.assigned()
+        return any(budget.unavailability(name, assigned.get(name, "")) is not None for name in INSTANCES)
 
     def teardown(self):
         if GROUP in self.cluster.snapshot.rollouts:
