@@ -260,7 +260,7 @@ def test_versions_are_listed_and_returned_to(fleetctl: Fleetctl, cluster: Script
     assert [row[-1] for row in shown] == ["waits for the leader", "-"]
     listed = json.loads(fleetctl("rollout", "history", "--output=json", "plain").stdout)
     assert [(each["version"], each["note"], each["outcome"]) for each in listed] == [
-        (2, "/bin/two", "waits for the leader"),
+        (2, "/bin/two", "done"),
         (1, "/bin/one", ""),
     ]
     assert fleetctl("rollout", "undo", "--no-block", "--to=1", "plain").status == 0

@@ -20,12 +20,14 @@ NEWS_S = 4.0  # the longest time that a message takes
 
 class DisruptionBudgetIsKept(Checker):
     """No available member of the group is changed or restarted by a rollout while another one is unavailable: because
-    the rollout has changed it, or for so long that the leader must know."""
+    the rollout has changed it, or for so long that the leader must know. The first one must have been available for so
+    long, too."""
 
     def __init__(self, world: "World") -> None:
         super().__init__(world)
         self._changing: dict[Key, None] = {}
         self._down_since: dict[Key, float] = {}
+        self._up_since: dict[Key, float] = {}
 
     def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Key, Placement]) -> None:
         for path, _ in events:
@@ -40,9 +42,11 @@ class DisruptionBudgetIsKept(Checker):
     def see_restore(self, before: dict[Key, Placement]) -> None:
         self._changing.clear()
         self._down_since.clear()
+        self._up_since.clear()
 
     def see_rest(self) -> None:
         down = {key: self._down_since.get(key, now()) for key in self._members() if self._is_unavailable(key)}
+        self._up_since = {key: self._up_since.get(key, now()) for key in self._members() if key not in down}
         self._down_since = down
         self._changing = {key: None for key in self._changing if key in down}
 
@@ -54,7 +58,8 @@ class DisruptionBudgetIsKept(Checker):
         if not (placement.is_active and former.is_active) or unit.generation > rollout.generation:
             return False  # an operator moves, stops or restarts it at once
         is_changed = placement.content != former.content or placement.restart_of >= former.generation
-        return is_changed and key[0] in self.records.machines and self._judge(key, former) is None
+        is_known_up = now() - self._up_since.get(key, now()) > NEWS_S
+        return is_changed and is_known_up and key[0] in self.records.machines and self._judge(key, former) is None
 
     def _members(self) -> list[Key]:
         return [
