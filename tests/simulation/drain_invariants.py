@@ -51,7 +51,7 @@ class DrainsKeepTheBudget(Checker):
         ]
         for machine, name in leaving:
             if now() - self._forced_s.get(machine, -NEWS_S) >= NEWS_S:
-                self._judge(machine, name, [other for _, other in leaving if other != name])
+                self._judge(machine, name, before[machine, name], [other for _, other in leaving if other != name])
             self._moving[name] = None
 
     def _leaves(self, allocation: Key, former: Placement | None) -> bool:
@@ -62,12 +62,14 @@ class DrainsKeepTheBudget(Checker):
             self.world.drained[allocation[1]] = None
         return is_told and drained_away(self.records.decisions, *allocation) is not None
 
-    def _judge(self, machine: str, name: str, others: Sequence[str]) -> None:
+    def _judge(self, machine: str, name: str, former: Placement, others: Sequence[str]) -> None:
         decision = self.records.decisions[name]
         if not decision.target:
             self.fail(f"{name} is told to leave {machine}, which is drained, and has nowhere to go")
         state = self.records.states.get((machine, name))
         if not self._is_member(name) or state is None or state.active != "active":
+            return
+        if state.generation < former.generation:  # it is being changed, and counts as unavailable already
             return
         group = [other for other in self.records.units if group_of(other) == group_of(name) and self._is_member(other)]
         down = [
