@@ -6,7 +6,7 @@ from msgspec.structs import replace
 from fleetd.model.machine import MachineMode
 from fleetd.model.rollout import Action, Apply, Command, PauseCause, Phase
 from fleetd.model.unit import Unit
-from fleetd.registry.records import APPLIES, COMMANDS, ROLLOUTS, UNITS
+from fleetd.registry.records import APPLIES, COMMANDS, PLACEMENTS, ROLLOUTS, UNITS
 from fleetd.scheduler.affected import Affected
 from fleetd.scheduler.proposal import RolloutPlan
 from fleetd.scheduler.unit_plan import UnitPlan
@@ -415,3 +415,14 @@ def test_a_rollout_waits_until_it_is_known_whether_an_absent_machine_is_dead() -
     cluster.come_to_rest()
     assert cluster.contents() == all_run("new")
     assert cluster.rollout().phase is Phase.DONE
+
+
+def test_a_placement_that_a_global_unit_is_to_leave_is_no_member() -> None:
+    cluster = RollingCluster()
+    cluster.request("old", "g.service", fleet="Global=true")
+    cluster.come_to_rest()
+    placement = cluster.snapshot.placements["g.service"]["m1"]
+    cluster.write(PLACEMENTS, ("m1", "g.service"), replace(placement, target=INACTIVE))
+    cluster.request("new", "g.service", fleet="Global=true")
+    cluster.run_leader()
+    assert [former.member.machine for former in cluster.rollout("g.service").former] == ["m2", "m3"]
