@@ -1,11 +1,11 @@
 """The floor: systemd alone, given the same units on the same machines, without decisions and reports.
 
-Its files are put where fleetd puts its own, and linked without a reload, as fleetd does, so that what remains of the
-difference is the cluster.
+What is started is not fleet's. Its files are put where fleetd puts its own, and linked without a reload, as fleetd
+does, so that what remains of the difference is the cluster.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -26,6 +26,36 @@ def start_alone(machines: Sequence[Machine], names: Sequence[str], text: str) ->
         took = time.monotonic() - began
         list(pool.map(_remove, machines, shares))
     return took
+
+
+def restart_in_batches(batches: Sequence[Sequence[str]], where: Mapping[str, Machine]) -> float:
+    """How long it takes, in seconds, to restart units of these machines batch after batch. The machines of a batch work
+    at once, and the next one begins when all of them are done."""
+    with ThreadPoolExecutor(max(map(len, batches))) as pool:
+        began = time.monotonic()
+        for batch in batches:
+            shares = share_by_machine(batch, where)
+            list(pool.map(_restart, *zip(*shares, strict=True)))
+        return time.monotonic() - began
+
+
+def cut_into_batches(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    """So many at a time, in order."""
+    for start in range(0, len(names), size):
+        yield names[start : start + size]
+
+
+def share_by_machine(names: Sequence[str], where: Mapping[str, Machine]) -> list[tuple[Machine, list[str]]]:
+    """Each machine that has some of the units, with these."""
+    shares: dict[str, tuple[Machine, list[str]]] = {}
+    for name in names:
+        machine = where[name]
+        shares.setdefault(machine.name, (machine, []))[1].append(name)
+    return list(shares.values())
+
+
+def _restart(machine: Machine, names: Sequence[str]) -> None:
+    machine.run(["systemctl", "restart", *names], timeout_s=START_TIMEOUT_S)
 
 
 def _start(text: str, machine: Machine, names: Sequence[str]) -> None:

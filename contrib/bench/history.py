@@ -56,6 +56,8 @@ ROWS = (
     ("rest_etcd", "at rest, processor time of etcd (of a core)", "an idle etcd"),
     ("requests", "at rest, store requests a minute, a machine", "without units"),
     ("list_units", "`fleetctl list-units` of all", "starting Python"),
+    ("apply", "`fleetctl apply` of 500 unchanged files", "starting Python"),
+    ("restart", "`fleetctl rollout restart` of 100 instances, ten at a time", "`systemctl restart`, ten at a time"),
 )
 PANELS = (
     ("one", "one unit active", "s"),

@@ -1,14 +1,11 @@
 """What is measured, one function a measure: each takes the bench and returns its figures."""
 
 import asyncio
-import json
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 import msgspec
 
@@ -32,19 +29,18 @@ REST_S = 60.0  # in which a machine makes some thirty requests
 PATIENCE_S = 120.0
 SETTLE_S = 5.0  # until a machine has done what it does after it was asked for something
 GROWTH_UNITS = 1000
-APPLIED_FILES = 500
-APPLY_LIMIT_S = 1.5
 
 
 Starting = Callable[[Sequence[str], Sequence[UnitOption]], Awaitable[None]]
 
 
 class Bench(msgspec.Struct, frozen=True):
-    """The machines, and how much to ask of them."""
+    """The machines, and how much to ask of them. `instances`: of the group that is rolled out."""
 
     cluster: Cluster
     rounds: int
     units: int
+    instances: int = 100
 
     @property
     def targets(self) -> Targets:
@@ -232,31 +228,18 @@ async def measure_fleetctl(bench: Bench) -> list[Figure]:
         await bench.fill(api)
     endpoint = f"--endpoint=unix://{bench.cluster.machines[0].path('/run/fleet.sock')}"
     fleetctl = f"{sys.prefix}/bin/fleetctl"
-    python = await _time_command(bench.rounds, sys.executable, "-c", "pass")
+    python = await time_python(bench.rounds)
     lists = await _time_command(bench.rounds, fleetctl, endpoint, "list-units")
     helps = await _time_command(bench.rounds, fleetctl, "--help")
-    applies = await _measure_apply(bench, fleetctl, endpoint)
     return [
         Figure("list_units", f"fleetctl list-units, {bench.units} units", "s", lists, python),
         Figure("help", "fleetctl --help", "s", helps, python),
-        Figure("apply", f"fleetctl apply of {APPLIED_FILES} unchanged files", "s", applies, python, APPLY_LIMIT_S),
     ]
 
 
-async def _measure_apply(bench: Bench, *fleetctl: str) -> tuple[float, ...]:
-    """Of a folder that the cluster has already. It must write nothing."""
-    with tempfile.TemporaryDirectory() as folder:
-        for index in range(APPLIED_FILES):
-            Path(folder, f"applied-{index}.service").write_text(f"{TEXT}[X-Fleet]\nDesiredState=inactive\n")
-        apply = (*fleetctl, "apply", "--set=bench", "--no-block", folder)
-        await asyncio.to_thread(_time_once, apply)
-        asked = ("get", "--prefix", "/fleet/units/applied-", "--write-out=json")
-        before = json.loads(bench.cluster.etcd.etcdctl(*asked))["kvs"]
-        samples = await _time_command(bench.rounds, *apply)
-        assert json.loads(bench.cluster.etcd.etcdctl(*asked))["kvs"] == before, "an apply of the same has written"
-    async with bench.api() as api:
-        await api.destroy_all([f"applied-{index}.service" for index in range(APPLIED_FILES)])
-    return samples
+async def time_python(rounds: int) -> tuple[float, ...]:
+    """How long Python takes to start: the floor of every command."""
+    return await _time_command(rounds, sys.executable, "-c", "pass")
 
 
 async def _time_command(rounds: int, *command: str) -> tuple[float, ...]:
