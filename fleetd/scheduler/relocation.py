@@ -6,6 +6,7 @@ from fleetd.model.group import group_of
 from fleetd.model.reason import BudgetWait, Rejection, RejectionKind
 from fleetd.scheduler.feasibility import Candidate, rejection
 from fleetd.scheduler.proposal import Proposal
+from fleetd.scheduler.ranking import Ranking
 from fleetd.scheduler.unit_plan import ProofRequest, UnitPlanBuilder
 
 ABSENT = Rejection(RejectionKind.ABSENT)
@@ -53,13 +54,23 @@ def spend(proposal: Proposal, group: Sequence[UnitPlanBuilder], machine: str) ->
     return None
 
 
-def leave(proposal: Proposal, group: Sequence[UnitPlanBuilder], machine: str, goal: str, why: Rejection) -> None:
-    """Have the group leave the machine for the machine `goal`, where its place is kept ('': for none)."""
+def leave(
+    proposal: Proposal,
+    group: Sequence[UnitPlanBuilder],
+    machine: str,
+    goal: str,
+    why: Rejection,
+    ranking: Ranking | None = None,
+) -> None:
+    """Have the group leave the machine for the machine `goal`, where its place is kept ('': for none). A `ranking` that
+    is used again counts each of them there."""
     for plan in group:
         plan.leaves[machine] = why
         if goal:
             plan.move_to = goal
             proposal.occupy(plan.name, goal, proposal.requirements(plan.name))
+            if ranking is not None:
+                ranking.record_placement(plan.name, goal)
 
 
 def ask_for_proof(proposal: Proposal, plan: UnitPlanBuilder, machine: str) -> None:

@@ -121,6 +121,18 @@ def test_units_that_machine_of_joins_move_together_or_stay() -> None:
     assert on(cluster, "m2") == ["a.service", "b.service", "c.service"]
 
 
+def test_units_that_machine_of_joins_move_to_a_machine_with_as_many_units() -> None:
+    cluster = RollingCluster(1)
+    for name, fleet in {"a": "", "b": "MachineOf=a.service", "c": "MachineOf=a.service"}.items():
+        submit(cluster, f"{name}.service", fleet)
+    cluster.machine("m2")
+    for name in "def":
+        submit(cluster, f"{name}.service", "MachineID=m2")
+    drain(cluster, "m1")
+    cluster.come_to_rest()
+    assert on(cluster, "m2") == [f"{name}.service" for name in "abcdef"]
+
+
 @pytest.mark.parametrize("with_globals", [False, True])
 def test_global_units_stay_unless_asked(with_globals: bool) -> None:
     cluster = RollingCluster(2)

@@ -79,10 +79,7 @@ def _move(
     wait = None if request.force else spend(proposal, group, machine)
     if wait is not None:
         return wait
-    goal = choice.machine if choice else ""
-    leave(proposal, group, machine, goal, DRAINED)
-    for name in names if goal else ():
-        ranking.record_placement(name, goal)
+    leave(proposal, group, machine, choice.machine if choice else "", DRAINED, ranking)
     return None
 
 
