@@ -86,7 +86,8 @@ def _scopes(snapshot: Snapshot, affected: Affected | None) -> dict[str, Names | 
         return dict.fromkeys(snapshot.known_units())
     scopes = affected.scopes()
     names = snapshot.with_colocated(scopes)
-    together = snapshot.rolling_with(names) | snapshot.on_draining_machines() | snapshot.to_be_moved()
+    together = snapshot.on_draining_machines() | snapshot.to_be_moved()
+    together |= snapshot.rolling_with([*names, *together])  # last: a rollout is planned with all of its units, or not
     return {name: None if name in together else scopes.get(name) for name in sorted({*names, *together})}
 
 

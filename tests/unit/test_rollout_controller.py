@@ -3,10 +3,10 @@
 import pytest
 from msgspec.structs import replace
 
-from fleetd.model.machine import MachineMode
+from fleetd.model.machine import DrainRequest, MachineMode, MachineSettings
 from fleetd.model.rollout import Action, Apply, Command, PauseCause, Phase
 from fleetd.model.unit import Unit
-from fleetd.registry.records import APPLIES, COMMANDS, PLACEMENTS, ROLLOUTS, UNITS
+from fleetd.registry.records import APPLIES, COMMANDS, PLACEMENTS, ROLLOUTS, SETTINGS, UNITS
 from fleetd.scheduler.affected import Affected
 from fleetd.scheduler.proposal import RolloutPlan
 from fleetd.scheduler.unit_plan import UnitPlan
@@ -426,3 +426,17 @@ def test_a_placement_that_a_global_unit_is_to_leave_is_no_member() -> None:
     cluster.request("new", "g.service", fleet="Global=true")
     cluster.run_leader()
     assert [former.member.machine for former in cluster.rollout("g.service").former] == ["m2", "m3"]
+
+
+def test_a_rollout_waits_for_all_of_its_members_while_the_machine_of_one_is_drained() -> None:
+    cluster = rolling_group()
+    cluster.request("new", *MEMBERS)
+    cluster.run_leader()
+    machine = cluster.snapshot.assigned_machine("w@1.service")
+    cluster.write(SETTINGS, (machine,), MachineSettings(drain=DrainRequest(at=1.0)))
+    cluster.run_leader()
+    cluster.machine("m9")  # affects no unit of the group by itself
+    cluster.changed = Affected()
+    cluster.run_leader()
+    assert cluster.rollout().phase is Phase.RUNNING
+    assert list(cluster.contents().values()).count("new") <= 1
