@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from fleetd.model.machine import Cordon, DrainRequest, MachineSettings
 from fleetd.model.move import Move
+from fleetd.model.reason import STAYING
 from fleetd.model.rollout import Action
 from fleetd.registry.records import MOVES, SETTINGS, UNITS
 from fleetd.scheduler.disruption import DisruptionBudget
@@ -141,8 +142,12 @@ class Rollouts(RuleBasedStateMachine):
 
     @rule()
     def settle(self):
-        """Every rollout ends, or says why it does not; no unit runs what was not asked for."""
+        """Every rollout and every drain ends, or says why it does not; no unit runs what was not asked for."""
         self.cluster.come_to_rest()
+        snapshot = self.cluster.snapshot
+        for name, machine in self.cluster.assigned().items():
+            if name in INSTANCES and machine in snapshot.draining and machine in snapshot.machines:
+                assert isinstance(snapshot.decisions[name].reason, STAYING), snapshot.decisions[name]
         assert not self.cluster.snapshot.moves or self._is_blocked()
         for group in (GROUP, GLOBAL):
             rollout = self.cluster.rollout(group)
