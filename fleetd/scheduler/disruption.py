@@ -67,16 +67,30 @@ class DisruptionBudget:
         if group.units.get(unit, {}).get((unit, machine), Unavailability.DISTURBED) is not None:
             return None
         limit = group.options.unavailable_limit(group.size)
-        if group.unavailable < limit:
-            return None
+        return None if group.unavailable < limit else self._describe_wait(group, limit)
+
+    def may_stop(self, unit: str, machine: str) -> BudgetWait | None:
+        """The same for a unit that is to leave this machine: one that runs there, and of which only the report or the
+        proof of its present order is missing, costs as much as an available one."""
+        group = self._count(unit)
+        why = group.units.get(unit, {}).get((unit, machine))
+        state = self._snapshot.states.get(unit, {}).get(machine)
+        runs = state is not None and state.active in ("active", "reloading")
+        if why not in (Unavailability.UNREPORTED, Unavailability.UNPROVEN) or not runs:
+            return self.may_disturb(unit, machine)
+        limit = group.options.unavailable_limit(group.size)
+        return None if group.unavailable <= limit else self._describe_wait(group, limit, besides=(unit, machine))
+
+    @staticmethod
+    def _describe_wait(group: _Group, limit: int, besides: Member | None = None) -> BudgetWait:
         listed = [
             UnavailableMember(*member, why)
             for members in group.units.values()
             if _count_unavailable(members)
             for member, why in members.items()
-            if why is not None
+            if why is not None and member != besides
         ]
-        return BudgetWait(limit, group.unavailable, tuple(listed[:LISTED]))
+        return BudgetWait(limit, group.unavailable - (besides is not None), tuple(listed[:LISTED]))
 
     def spend(self, unit: str, machine: str) -> None:
         """This unit is stopped or changed on this machine: it counts as unavailable for the rest of the pass."""

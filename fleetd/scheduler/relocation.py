@@ -46,7 +46,7 @@ def spend(proposal: Proposal, group: Sequence[UnitPlanBuilder], machine: str) ->
     """Spend the budget for all of the group on this machine, or return what one of them waits for."""
     budget = proposal.budget
     for plan in group:
-        wait = budget.may_disturb(plan.name, machine)
+        wait = budget.may_stop(plan.name, machine)
         if wait is not None:
             return wait
     for plan in group:

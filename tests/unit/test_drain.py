@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from fleetd.model.machine import Cordon, DrainRequest, MachineMode, MachineSettings
 from fleetd.model.unit import Unit
-from fleetd.registry.records import SETTINGS, STATES, UNITS
+from fleetd.registry.records import PLACEMENTS, SETTINGS, STATES, UNITS
 from fleetd.scheduler.disruption import DisruptionBudget
 from tests.unit.cluster_builder import LAUNCHED, NOON
 from tests.unit.rolling_cluster import RollingCluster, rolling_group, text_of
@@ -316,3 +316,23 @@ def test_a_new_leader_keeps_the_place_of_a_unit_that_moves() -> None:
         cluster.run_leader()
         assert "b.service" not in cluster.assigned()
         assert cluster.snapshot.occupancy("m2").staying.keys() == {"a.service"}
+
+
+def test_units_that_run_and_are_not_proven_yet_do_not_leave_at_once() -> None:
+    cluster = RollingCluster(2)
+    cluster.request("old", *MEMBERS, fleet="MachineMetadata=x=y")
+    cluster.machine("m1", x="y")
+    cluster.come_to_rest()
+    for name in MEMBERS:  # their fleetd was restarted, and has not judged them yet
+        placement = cluster.snapshot.placements[name]["m1"]
+        cluster.write(PLACEMENTS, ("m1", name), replace(placement, prove_after_s=10.0))
+        cluster.write(STATES, ("m1", name), replace(cluster.snapshot.states[name]["m1"], proof=None))
+    cluster.machine("m2", x="y")
+    drain(cluster, "m1")
+    cluster.run_leader()
+    assert [name for name in MEMBERS if not cluster.snapshot.placements[name]["m1"].is_withdrawn] == list(MEMBERS)
+    assert reason_of(cluster, MEMBERS[0]) == (
+        "waits: w@2.service is not proven yet on m1, w@3.service is not proven yet on m1 (MaxUnavailable=1)"
+    )
+    cluster.come_to_rest()
+    assert on(cluster, "m2") == list(MEMBERS)
