@@ -29,6 +29,7 @@ class _Group(msgspec.Struct, gc=False):
     unavailable: int = 0
     size: int = 0
     stale: Names = {}  # units whose plan has changed since they were counted
+    wait: BudgetWait | None = None  # what the others wait for, found once for all of them until a member changes
 
     def put(self, unit: str, members: dict[Member, Unavailability | None]) -> None:
         """Set the members that this unit has."""
@@ -36,6 +37,7 @@ class _Group(msgspec.Struct, gc=False):
         self.size += len(members) - len(former)
         self.unavailable += _count_unavailable(members) - _count_unavailable(former)
         self.units[unit] = members
+        self.wait = None
 
     def mark(self, member: Member, why: Unavailability | None) -> None:
         """Set why this member is unavailable."""
@@ -43,6 +45,7 @@ class _Group(msgspec.Struct, gc=False):
         if member in members:
             self.unavailable += (why is not None) - (members[member] is not None)
             members[member] = why
+            self.wait = None
 
 
 class DisruptionBudget:
@@ -67,7 +70,11 @@ class DisruptionBudget:
         if group.units.get(unit, {}).get((unit, machine), Unavailability.DISTURBED) is not None:
             return None
         limit = group.options.unavailable_limit(group.size)
-        return None if group.unavailable < limit else self._describe_wait(group, limit)
+        if group.unavailable < limit:
+            return None
+        if group.wait is None:
+            group.wait = self._describe_wait(group, limit)
+        return group.wait
 
     def may_stop(self, unit: str, machine: str) -> BudgetWait | None:
         """The same for a unit that is to leave this machine: one that runs there, and of which only the report or the

@@ -69,6 +69,24 @@ def budget_of(cluster):
     return Proposal(cluster.snapshot).budget
 
 
+def test_what_members_wait_for_is_found_once_until_one_of_them_changes():
+    cluster = web_cluster(5, "MaxUnavailable=2")
+    budget = budget_of(cluster)
+    budget.spend("web@1.service", "m1")
+    budget.spend("web@2.service", "m2")
+    wait = budget.may_disturb("web@3.service", "m3")
+    assert wait is not None
+    assert budget.may_disturb("web@4.service", "m4") is wait
+    budget.excuse("web@2.service", "m2")
+    assert budget.may_disturb("web@3.service", "m3") is None
+    budget.spend("web@3.service", "m3")
+    wait = budget.may_disturb("web@4.service", "m4")
+    assert [member.unit for member in wait.members] == ["web@1.service", "web@3.service"]
+    budget.spend("web@5.service", "m5")
+    assert budget.may_disturb("web@4.service", "m4").unavailable == 3
+    assert budget.may_disturb("web@3.service", "m3") is None  # it is disturbed already
+
+
 def test_one_member_may_be_disturbed_and_then_no_other():
     budget = budget_of(web_cluster())
     assert budget.may_disturb("web@2.service", "m2") is None

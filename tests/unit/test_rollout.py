@@ -22,7 +22,7 @@ from fleetd.model.rollout import (
     render_rollout,
 )
 from fleetd.model.unit import Proof, TargetState, UnitState
-from fleetd.scheduler.rollout_steps import MemberView, Progress, advance, assess, held_content, next_due, obey
+from fleetd.scheduler.rollout_steps import MemberContents, MemberView, Progress, advance, assess, next_due, obey
 from tests.unit.cluster_builder import LAUNCHED, LOADED
 
 NOW_S = 1000.0
@@ -99,7 +99,7 @@ def test_members_are_changed_in_order_as_the_budget_allows(
 def test_a_rollout_is_done_when_every_member_is_proven_or_absent() -> None:
     found = go_on(rollout(steps="12"), "proven", "proven", "absent")
     assert (found.phase, found.steps, [former.member for former in found.former]) == (Phase.DONE, (), [THREE])
-    assert (held_content(found, THREE), held_content(found, TWO)) == (OLD, None)
+    assert (MemberContents(found).held(THREE), MemberContents(found).held(TWO)) == (OLD, None)
     assert go_on(found, "proven", "proven", "absent") is found
     assert go_on(found, "proven", "failed", "waiting") is found, "it waits for the budget"
     done = go_on(found, "proven", "proven", "waiting")
@@ -124,7 +124,7 @@ def test_a_failed_member_has_the_rollout_reverted_one_by_one() -> None:
     assert (stepped(found), found.reverted) == ("", (TWO, ONE))
     found = go_on(found, "proven", "proven", "proven")
     assert found.phase is Phase.REVERTED
-    assert [held_content(found, member) for member in (ONE, TWO, THREE, Member("w@9.service"))] == [OLD] * 4
+    assert [MemberContents(found).held(member) for member in (ONE, TWO, THREE, Member("w@9.service"))] == [OLD] * 4
 
 
 def test_a_revert_that_fails_is_paused_and_goes_on_when_resumed() -> None:
@@ -248,9 +248,9 @@ def test_how_far_a_member_has_got(placement: Placement | None, state: UnitState 
 
 def test_a_member_keeps_its_former_content_until_its_step() -> None:
     now = rollout(steps="1")
-    assert [held_content(now, member) for member in (ONE, TWO, Member("w@9.service"))] == [None, OLD, None]
-    assert held_content(replace(now, phase=Phase.DONE, former=()), TWO) is None
-    assert held_content(replace(now, phase=Phase.REVERTED, contents=(), former=()), TWO) is None
+    assert [MemberContents(now).held(member) for member in (ONE, TWO, Member("w@9.service"))] == [None, OLD, None]
+    assert MemberContents(replace(now, phase=Phase.DONE, former=())).held(TWO) is None
+    assert MemberContents(replace(now, phase=Phase.REVERTED, contents=(), former=())).held(TWO) is None
 
 
 FAILURE = Failure("w@2.service", "m2" * 16, "it crashed")

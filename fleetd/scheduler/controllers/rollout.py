@@ -17,13 +17,12 @@ from fleetd.scheduler.allocation_state import Presence
 from fleetd.scheduler.proposal import Proposal, RolloutPlan
 from fleetd.scheduler.rollout_steps import (
     MayDisturb,
+    MemberContents,
     MemberView,
     Progress,
     advance,
     assess,
     find_excused,
-    former_content,
-    held_content,
     is_as_asked,
     next_due,
     obey,
@@ -84,11 +83,12 @@ def is_to_begin(before: Rollout | None, units: Sequence[Unit]) -> bool:
 def begin_rollout(proposal: Proposal, before: Rollout | None, units: Sequence[Unit]) -> Rollout:
     """A new rollout. What an earlier one of the group holds back stays as it is held."""
     newest = max(units, key=lambda unit: unit.generation)
+    kept = MemberContents(before) if before is not None else None
     former: list[tuple[Member, Content, bool]] = []
     for unit in units:
         plan = proposal.units[unit.name]
         for member, machine in _members(plan):
-            content = _find_former(plan, member, machine, before)
+            content = _find_former(plan, member, machine, kept)
             if content is None and unit.rollout != newest.rollout:
                 content = unit.content  # nothing else was asked of it
             if content is not None:
@@ -112,10 +112,10 @@ def begin_rollout(proposal: Proposal, before: Rollout | None, units: Sequence[Un
     )
 
 
-def _find_former(plan: UnitPlanBuilder, member: Member, machine: str, before: Rollout | None) -> Content | None:
+def _find_former(plan: UnitPlanBuilder, member: Member, machine: str, kept: MemberContents | None) -> Content | None:
     """What a member has until now: what an earlier rollout has it keep, or what it was placed with, be it on a machine
     that is lost; None for a member that is new."""
-    content = held_content(before, member) if before is not None else None
+    content = kept.held(member) if kept is not None else None
     if content is not None:
         return content
     placed = {where: placement for where, placement in plan.former.items() if placement.is_active}
@@ -136,20 +136,22 @@ def _members(plan: UnitPlanBuilder) -> Iterator[tuple[Member, str]]:
 def member_views(proposal: Proposal, rollout: Rollout, units: Sequence[Unit]) -> list[MemberView]:
     """What is seen of all members, in order."""
     views = []
+    contents = MemberContents(rollout)
     for unit in units:
         plan = proposal.units[unit.name]
         for member, machine in _members(plan):
             is_available = proposal.budget.unavailability(unit.name, machine) is None
-            progress, why = _progress(proposal, rollout, plan, member, machine)
-            is_changed = former_content(rollout, member) not in (None, unit.content)
+            progress, why = _progress(proposal, rollout, plan, machine, contents.held(member))
+            is_changed = contents.former(member) not in (None, unit.content)
             views.append(MemberView(member, progress, is_available, machine, why, is_changed))
     return sorted(views, key=lambda view: view.member)
 
 
 def _progress(
-    proposal: Proposal, rollout: Rollout, plan: UnitPlanBuilder, member: Member, machine: str
+    proposal: Proposal, rollout: Rollout, plan: UnitPlanBuilder, machine: str, held: Content | None
 ) -> tuple[Progress, str]:
-    """How far a member has got with the content that it is to have in this phase, and why it failed."""
+    """How far the member on a machine has got with the content that it is to have in this phase, and why it failed.
+    `held` is the former content that it is to keep."""
     assert plan.unit is not None
     presence, is_over = proposal.snapshot.presence(machine), rollout.phase is Phase.DONE
     if not plan.is_wanted or presence is Presence.DEAD or plan.is_parked(machine):
@@ -159,7 +161,6 @@ def _progress(
     if presence is Presence.AWAY or not (is_over or proposal.snapshot.answers_proofs(machine)):
         return Progress.ABSENT, ""
     wanted, generation = plan.unit.content, plan.unit.generation
-    held = held_content(rollout, member)
     if rollout.phase in (Phase.REVERTING, Phase.REVERTED):
         wanted, generation = held or wanted, 0
     elif held == wanted and is_as_asked(plan.placements.get(machine), wanted, generation):
@@ -184,11 +185,12 @@ def _hold(proposal: Proposal, rollout: Rollout, units: Sequence[Unit], options: 
     """Have each member keep its former content, or ask for a proof of the one that it was given."""
     proof = ProofRequest(options.settle_s, options.deadline_s)
     given = {step.member for step in rollout.steps} | set(rollout.reverted)
+    contents = MemberContents(rollout)
     for unit in units:
         plan = proposal.units[unit.name]
         plan.acts_at_once = unit.generation > rollout.generation
         for member, _ in _members(plan):
-            content = held_content(rollout, member)
+            content = contents.held(member)
             if content is not None:
                 plan.held[member.machine] = content
             if member in given and not rollout.is_over:
