@@ -68,7 +68,7 @@ def _plan_unit(name: str, desired: Desired, seen: Observed) -> tuple[Action, ...
         return ()
     if seen.entry and is_carried_out(seen.entry, placement):
         return _plan_upkeep(name, placement, seen, seen.entry)
-    if placement.target is TargetState.LAUNCHED or _restart_requested(placement, seen.entry):
+    if placement.target is TargetState.LAUNCHED or _restarts_loaded(placement, seen.entry):
         if seen.entry and seen.entry.restarting and seen.entry.restarting.invocation is not None:
             return _plan_begun_restart(name, placement, seen, seen.entry, seen.entry.restarting)
         if seen.ours and seen.busy and not seen.stopping:
@@ -208,6 +208,12 @@ def _find_impact(placement: Placement, seen: Observed, wanted: str) -> tuple[Imp
     if not seen.hash:
         return Impact.RESTART, "the unit file that it runs with is unknown"
     return impact(seen.content, placement.content)
+
+
+def _restarts_loaded(placement: Placement, entry: LedgerEntry | None) -> bool:
+    """True if a loaded unit, which something else has started, is to be restarted. One that was launched until now is
+    stopped instead."""
+    return entry is not None and entry.target is TargetState.LOADED and _restart_requested(placement, entry)
 
 
 def _restart_requested(placement: Placement, entry: LedgerEntry | None) -> bool:

@@ -84,6 +84,11 @@ def test_a_loaded_unit_run_by_its_socket_is_restarted_and_stays_loaded() -> None
     assert kinds(plan(placed(restart_of=5, target=LOADED), here(entry=entry(LOADED)))) == ["Record"]
 
 
+def test_a_launched_unit_that_is_to_be_loaded_is_stopped_even_if_a_restart_is_requested() -> None:
+    [stop] = plan(placed(restart_of=5, target=LOADED), runs(entry=entry(LAUNCHED)))
+    assert isinstance(stop, Stop)
+
+
 def test_a_unit_without_its_file_is_restarted_unless_it_runs_as_placed() -> None:
     assert kinds(plan(placed(), here("active", hash_="", entry=entry(hash_=OLD_HASH)))) == ["Write", "Restart"]
     assert kinds(plan(placed(), here("active", hash_="", entry=entry()))) == ["Write", "Reload"]
