@@ -165,6 +165,13 @@ def drain(world: World, action: Action) -> None:
 
 
 @verb
+def move(world: World, action: Action) -> None:
+    """`move MACHINE UNIT [force]`"""
+    machine, name, *words = action.args
+    world.spawn(world.operators.move(world.machines[machine].id, name, force="force" in words))
+
+
+@verb
 def uncordon(world: World, action: Action) -> None:
     """`uncordon MACHINE`"""
     world.spawn(world.operators.uncordon(_machine(world, action).id))

@@ -88,6 +88,10 @@ def _judge(world: World) -> None:
         settings = records.settings.get(machine)
         if settings and settings.drain:
             _judge_drain(world, machine, settings.drain)
+    for name, move in records.moves.items():
+        decision = records.decisions.get(name)
+        if decision is None or not is_waiting(decision.reason):
+            world.fail("Convergence", f"{name} is neither moved to {move.machine}, nor is the move over: {decision}")
     for group, rollout in records.rollouts.items():
         units = [unit for unit in records.units.values() if unit.rollout and group_of(unit.name) == group]
         if units and _is_written(world, units) and not rollout.is_over and rollout.pause is None:

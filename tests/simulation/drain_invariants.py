@@ -1,4 +1,4 @@
-"""What must hold of drains at the moment of each write of a leader."""
+"""What must hold of drains and moves at the moment of each write of a leader."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -8,7 +8,7 @@ from fleetd.model.names import matches_glob
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.reason import RejectionKind, WaitingForStop
 from fleetd.model.unit import TargetState
-from fleetd.registry.records import PLACEMENTS, RecordKey
+from fleetd.registry.records import PLACEMENTS, STATES, RecordKey
 from fleetd.scheduler.snapshot import requirements_of
 from fleetd.store.protocol import Event
 from tests.simulation.checker import Checker, Key, now
@@ -20,27 +20,31 @@ NEWS_S = 30.0  # a leader whose watch is mute learns so late of what others writ
 
 
 def drained_away(records: Mapping[str, Decision], machine: str, name: str) -> Decision | None:
-    """The decision about a unit if that has just been told to leave this machine by a drain, else None."""
+    """The decision about a unit if that has just been told to leave this machine by a drain or a move, else None."""
     decision = records.get(name)
     reason = decision.reason if decision else None
     if not isinstance(reason, WaitingForStop) or reason.machine != machine or reason.because is None:
         return None
-    return decision if reason.because.rejection.kind is RejectionKind.DRAINED else None
+    kinds = (RejectionKind.DRAINED, RejectionKind.MOVED)
+    return decision if reason.because.rejection.kind in kinds else None
 
 
 class DrainsKeepTheBudget(Checker):
-    """An available member of a group is told to leave a drained machine only while fewer others than MaxUnavailable=
-    are unavailable, as far as a leader knows, or on the way from another drained machine; unless by force."""
+    """An available member of a group is told to leave its machine by a drain or a move only while fewer others than
+    MaxUnavailable= are unavailable, as far as a leader knows, or on the way from such a machine; unless by force."""
 
     def __init__(self, world: "World") -> None:
         super().__init__(world)
         self._moving: dict[str, None] = {}  # units that drains have disturbed
         self._down_since_s: dict[str, float] = {}
+        self._last_down_s: dict[str, float] = {}
         self._forced_s: dict[str, float] = {}  # machine → when it was last drained by force
 
     def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Key, Placement]) -> None:
         for name in [name for name in self._moving if not self._is_member(name) or self._is_available(name)]:
             del self._moving[name]
+        reported = [path.names[1] for path, _ in events if path.kind is STATES and self._is_member(path.names[1])]
+        self._last_down_s |= {name: now() for name in reported if not self._is_available(name)}
         for machine, settings in self.records.settings.items():
             if settings.drain is not None and settings.drain.force:
                 self._forced_s[machine] = now()
@@ -49,8 +53,9 @@ class DrainsKeepTheBudget(Checker):
             for path, _ in events
             if path.kind is PLACEMENTS and self._leaves(path.names, before.get(path.names))
         ]
+        is_forced = any(move.force for move in self.records.moves.values())
         for machine, name in leaving:
-            if now() - self._forced_s.get(machine, -NEWS_S) >= NEWS_S:
+            if not is_forced and now() - self._forced_s.get(machine, -NEWS_S) >= NEWS_S:
                 self._judge(machine, name, before[machine, name], [other for _, other in leaving if other != name])
             self._moving[name] = None
 
@@ -65,10 +70,12 @@ class DrainsKeepTheBudget(Checker):
     def _judge(self, machine: str, name: str, former: Placement, others: Sequence[str]) -> None:
         decision = self.records.decisions[name]
         if not decision.target:
-            self.fail(f"{name} is told to leave {machine}, which is drained, and has nowhere to go")
+            self.fail(f"{name} is told to leave {machine} and has nowhere to go")
         state = self.records.states.get((machine, name))
         if not self._is_member(name) or state is None or state.active != "active":
             return
+        if now() - self._last_down_s.get(name, -NEWS_S) < NEWS_S:
+            return  # a leader may not know yet that it is available again
         if state.generation < former.generation:  # it is being changed, and counts as unavailable already
             return
         group = [other for other in self.records.units if group_of(other) == group_of(name) and self._is_member(other)]
@@ -77,7 +84,7 @@ class DrainsKeepTheBudget(Checker):
         ]
         limit = self._options(name).unavailable_limit(len(group))
         if len(down) >= limit:
-            self.fail(f"{name} is told to leave {machine}, which is drained, while {', '.join(down)} is unavailable")
+            self.fail(f"{name} is told to leave {machine} while {', '.join(down)} is unavailable")
 
     def _options(self, name: str) -> GroupOptions:
         return parse_group_options(self.records.units[name].content.options())

@@ -115,6 +115,10 @@ def _drain(random: Random) -> tuple[tuple[str, ...], float | None]:
     return (_machine(random), *words), random.choice((None, _long(random)))
 
 
+def _move(random: Random) -> tuple[tuple[str, ...], float | None]:
+    return (_machine(random), random.choice((_unit(random), random.choice(ROLLED_UNITS)))), None
+
+
 OPERATIONS: tuple[tuple[int, str, Draw], ...] = (
     (12, "start", _edition),
     (2, "load", _edition),
@@ -131,6 +135,7 @@ OPERATIONS: tuple[tuple[int, str, Draw], ...] = (
     (1, "metadata", _disk),
     (2, "cordon", _on_machine),
     (3, "drain", _drain),
+    (3, "move", _move),
     (2, "uncordon", _on_machine_at_once),
     (1, "setting", _delay),
 )

@@ -150,6 +150,12 @@ class Operators:
         response = await self._ask(Request("PUT", path, headers=_JSON, body=body))
         self._say(f"drain {machine[:2]}: {response.status if response else 'no answer'}")
 
+    async def move(self, machine: str, name: str, *, force: bool = False) -> None:
+        """Move a unit to a machine."""
+        body = msgspec.json.encode(schema.MoveRequest(machine, force))
+        response = await self._ask(Request("PUT", f"{schema.V2}/units/{name}/move", headers=_JSON, body=body))
+        self._say(f"move {name} to {machine[:2]}: {response.status if response else 'no answer'}")
+
     async def uncordon(self, machine: str) -> None:
         """Let a machine take new units again."""
         response = await self._ask(Request("DELETE", _cordon_path(machine)))

@@ -8,6 +8,7 @@ from typing import Any
 
 from fleetd.model.cluster_settings import ClusterSettings
 from fleetd.model.machine import Machine, MachineSettings
+from fleetd.model.move import Move
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.rollout import Rollout
 from fleetd.model.unit import Unit, UnitState
@@ -32,6 +33,7 @@ class StoreModel:
         self.settings: dict[str, MachineSettings] = {}
         self.cluster_settings = ClusterSettings()
         self.rollouts: dict[str, Rollout] = {}  # by group
+        self.moves: dict[str, Move] = {}  # by unit
         self.placements: dict[Names, Placement] = {}  # (machine, unit)
         self.states: dict[Names, UnitState] = {}
         self.absent_since: dict[str, float] = {}  # machines that were registered and are not
@@ -45,6 +47,7 @@ class StoreModel:
             found.clear()
         self.cluster_settings = ClusterSettings()
         self.rollouts.clear()
+        self.moves.clear()
         self.placements.clear()
         self.states.clear()
 
@@ -77,6 +80,8 @@ class StoreModel:
                 self.cluster_settings = record or ClusterSettings()
             case records.ROLLOUTS:
                 _set(self.rollouts, path.names[0], record)
+            case records.MOVES:
+                _set(self.moves, path.names[0], record)
             case records.SYNCED:
                 _set(self.synced, path.names[0], record.session if record else None)
             case records.MACHINES:
