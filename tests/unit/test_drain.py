@@ -189,6 +189,19 @@ def test_the_kept_place_of_a_unit_that_is_destroyed_is_free() -> None:
     assert on(cluster, "m2") == ["b.service"]
 
 
+def test_a_unit_that_its_new_machine_takes_no_longer_goes_to_another() -> None:
+    cluster = RollingCluster(3)
+    for number in (1, 2, 3):
+        cluster.machine(f"m{number}", x="y")
+    submit(cluster, "a.service", "MachineMetadata=x=y")
+    drain(cluster, "m1")
+    cluster.run_leader()
+    target = cluster.snapshot.decisions["a.service"].target
+    cluster.machine(target, x="z")
+    cluster.come_to_rest()
+    assert on(cluster, ({"m2", "m3"} - {target}).pop()) == ["a.service"]
+
+
 def test_a_unit_whose_new_machine_is_lost_goes_to_another() -> None:
     cluster = RollingCluster(3)
     submit(cluster, "a.service")
