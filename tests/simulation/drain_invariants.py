@@ -79,8 +79,12 @@ class DrainsKeepTheBudget(Checker):
         if state.generation < former.generation:  # it is being changed, and counts as unavailable already
             return
         group = [other for other in self.records.units if group_of(other) == group_of(name) and self._is_member(other)]
+        rollout = self.records.rollouts.get(group_of(name))
+        accepted = [member.unit for member in rollout.accepted] if rollout else []  # an operator goes on without them
         down = [
-            each for each in group if each != name and (each in self._moving or each in others or self._is_down(each))
+            each
+            for each in group
+            if each not in (name, *accepted) and (each in self._moving or each in others or self._is_down(each))
         ]
         limit = self._options(name).unavailable_limit(len(group))
         if len(down) >= limit:
