@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fleetctl.client import Client
 
 LONGEST_PAUSE_S = 1.0  # between two looks
+GROWTH = 1.2  # of this pause: the end is seen at most a fifth of the time later that the rollout has taken
 NOTICE_S = 3.0  # how long a rollout must wait for others before that is printed: between two steps it does for a moment
 OVER = ("done", "reverted")
 _GOES_ON = ("resume", "continue")
@@ -39,7 +40,9 @@ def follow(client: "Client", groups: Collection[str]) -> int:
     paused, replaced by another, or gone. Call it after the requests that the rollouts carry out."""
     follower = _Follower(groups)
     with follower.live, failing_as("Error following rollouts: "):
-        for rollouts in observe(lambda: client.rollouts(follower.left), math.inf, longest_pause_s=LONGEST_PAUSE_S):
+        for rollouts in observe(
+            lambda: client.rollouts(follower.left), math.inf, longest_pause_s=LONGEST_PAUSE_S, growth=GROWTH
+        ):
             follower.look(rollouts)
             if not follower.left:
                 break

@@ -31,6 +31,7 @@ T = TypeVar("T")
 
 FIRST_PAUSE_S = 0.025
 LONGEST_PAUSE_S = 0.25
+GROWTH = 1.5  # of each pause over the last one
 SILENCE_S = 10.0  # how long the API may be away meanwhile: fleetd may just be restarting
 
 
@@ -49,11 +50,12 @@ def observe(
     bound_s: float,
     due_s: Callable[[], float] = lambda: math.inf,
     longest_pause_s: float = LONGEST_PAUSE_S,
+    growth: float = GROWTH,
 ) -> Iterator[T]:
     """Poll `ask` with growing pauses until `bound_s` has passed, and yield its answers, the first at once.
 
-    A pause is at least as long as the last answer took, and ends at the time (by the clock) that `due_s` returns.
-    Raises ClientError, if it is temporary only after SILENCE_S.
+    Each pause is `growth` times the last one, up to `longest_pause_s`. It is at least as long as the last answer took,
+    and ends at the time (by the clock) that `due_s` returns. Raises ClientError, if temporary only after SILENCE_S.
     """
     clock = CLOCK.get()
     deadline = clock.now() + bound_s
@@ -74,7 +76,7 @@ def observe(
         if now >= deadline:
             return
         clock.sleep(max(0.0, min(max(pause_s, took_s), deadline - now, max(due_s() - now, FIRST_PAUSE_S))))
-        pause_s = min(pause_s * 1.5, longest_pause_s)
+        pause_s = min(pause_s * growth, longest_pause_s)
 
 
 class Wait:

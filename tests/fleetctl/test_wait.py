@@ -8,9 +8,10 @@ from typing import TypeVar, cast
 import pytest
 
 from fleetctl.client import Client
-from fleetctl.wait import CLOCK, Clock, Wait, observe, wait_until_gone
+from fleetctl.rollouts import LONGEST_PAUSE_S, follow
+from fleetctl.wait import CLOCK, FIRST_PAUSE_S, Clock, Wait, observe, wait_until_gone
 from fleetctl.wait_outcome import ACTIVE_S, check_launched
-from fleetd.api.schema import AllocationReport, Cause, UnitReport
+from fleetd.api.schema import AllocationReport, Cause, Rollout, UnitReport
 
 M1 = "1" * 32
 AT = "11111111..."
@@ -80,6 +81,19 @@ def test_a_slow_api_is_asked_at_most_half_of_the_time() -> None:
     timeline = Timeline({})
     answers = timeline.run(lambda: list(observe(lambda: timeline.sleep(0.2), 1.0)))
     assert len(answers) == 3
+
+
+@pytest.mark.parametrize("end_s", [0.1, 1.0, 3.0, 5.0, 60.0])
+def test_the_end_of_a_rollout_is_seen_soon_after_it(end_s: float) -> None:
+    timeline = Timeline({})
+
+    def report(groups: Sequence[str]) -> dict[str, Rollout]:
+        phase = "done" if timeline.now_s >= end_s else "running"
+        return {group: Rollout(group, "id", phase) for group in groups}
+
+    client = cast(Client, SimpleNamespace(rollouts=report))
+    assert timeline.run(lambda: follow(client, ["web@.service"])) == 0
+    assert timeline.now_s - end_s <= min(LONGEST_PAUSE_S, FIRST_PAUSE_S + end_s / 5)
 
 
 def test_a_socket_counts_as_active_at_once() -> None:
