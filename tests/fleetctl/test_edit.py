@@ -17,6 +17,7 @@ from fleetd.model.unit_option import UnitOption
 from tests.fleetctl.conftest import HELLO, Fleetctl
 from tests.fleetctl.scripted_cluster import ScriptedCluster, ScriptedOutcome
 
+ROOT = Path(__file__).parents[2]
 LIMIT = "[Service]\nMemoryMax=1G\n"
 WEB = "web.service"
 
@@ -211,7 +212,8 @@ def test_a_unit_that_somebody_else_changes_meanwhile_is_not_overwritten(
 ) -> None:
     cluster.add(WEB, HELLO)
     (editor / "edited").write_text(f"{BEGIN}\n{LIMIT}\n{END}\n")
-    start = f"{sys.executable} -m fleetctl.cli --endpoint {cluster.unix} start --no-block web.service"
+    fleetctl_there = f"env PYTHONPATH={ROOT} {sys.executable} -m fleetctl.cli"  # also where it is not installed
+    start = f"{fleetctl_there} --endpoint {cluster.unix} start --no-block web.service"
     monkeypatch.setenv("EDITOR", f"sh -c '{start}; exec {editor}/an\\ editor -x \"$0\"'")
     result = fleetctl("edit", "web")
     assert result.status == 1

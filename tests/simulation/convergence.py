@@ -128,12 +128,14 @@ def _is_peer(world: World, name: str) -> bool:
 
 
 def _is_down(world: World, name: str) -> bool:
-    """True if the unit is not active where it is assigned."""
-    states = world.records.states
+    """True if the unit is not active where it is assigned, or runs another content there: one that a machine holds as
+    it was when the store was restored."""
+    records = world.records
     return not any(
-        state.active == "active" or state.completed
-        for machine in world.records.assigned_machines(name)
-        if (state := states.get((machine, name))) is not None
+        (state.active == "active" or state.completed)
+        and state.hash in ("", records.placements[machine, name].content.hash)
+        for machine in records.assigned_machines(name)
+        if (state := records.states.get((machine, name))) is not None
     )
 
 
