@@ -11,7 +11,7 @@ from fleetd.model.move import Move
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.reason import BudgetWait, Reason
 from fleetd.model.unit import TargetState, Unit, UnitState
-from fleetd.registry.records import MOVES
+from fleetd.registry.records import MOVES, STATES
 from fleetd.store.protocol import Delete
 from tests.api.conftest import JSON, Fleet
 
@@ -59,6 +59,12 @@ async def ask(fleet: Fleet, machine: str = "m2", **body: Any) -> int:
 async def test_a_move_names_the_machine_who_asked_and_where_the_unit_was(placed: Fleet) -> None:
     assert await ask(placed, force=True) == 204
     assert await moves(placed) == {A: Move("m2", "ann", AT, force=True, origin="m1", was_available=True)}
+
+
+async def test_a_unit_of_which_its_machine_has_reported_nothing_may_be_moved(placed: Fleet) -> None:
+    await placed.store.transact([], [Delete(placed.registry.key(STATES, "m1", A))])
+    assert await ask(placed) == 204
+    assert (await moves(placed))[A].was_available is False
 
 
 async def test_another_move_replaces_it_and_the_machine_where_it_is_takes_it_back(placed: Fleet) -> None:

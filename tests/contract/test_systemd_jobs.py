@@ -101,6 +101,11 @@ async def test_a_restart_changes_the_invocation_and_a_reload_does_not(harness: H
     assert await invocation(manager, "web.service") == second, "the end of a run is not another one"
 
 
+def _is_later(seen: Run, run: Run) -> bool:
+    """True once all of another run is seen: systemd is asked for one thing after the other."""
+    return seen.active_since_s > run.active_since_s and seen.invocation != run.invocation
+
+
 async def run_when(manager: ServiceManager, name: str, holds: Callable[[Run], bool]) -> Run:
     async with asyncio.timeout(PATIENCE_S):
         while True:
@@ -128,13 +133,13 @@ async def test_a_run_says_since_when_a_unit_is_active_and_how_often_it_was_resta
     assert await manager.last_run("web.service") == first, "a daemon-reload is no restart"
 
     harness.crash("web.service")
-    second = await run_when(manager, "web.service", lambda seen: seen.active_since_s > first.active_since_s)
+    second = await run_when(manager, "web.service", lambda seen: _is_later(seen, first))
     assert second.restarts == 1
     assert second.invocation != first.invocation
     assert first.active_since_s < second.active_since_s <= now_s()
 
     await manager.restart("web.service")
-    third = await run_when(manager, "web.service", lambda seen: seen.active_since_s > second.active_since_s)
+    third = await run_when(manager, "web.service", lambda seen: _is_later(seen, second))
     assert third.restarts == 0, "systemd counts its own restarts alone, since it was last asked"
 
 

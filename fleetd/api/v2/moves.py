@@ -152,7 +152,7 @@ def _refuse_unfit(snapshot: Snapshot, found: Found, source: str, asked: schema.M
 
 def _is_available(snapshot: Snapshot, name: str, machine: str) -> bool:
     placement = snapshot.placements.get(name, {}).get(machine)
-    return placement is not None and judge_member(placement, snapshot.states[name].get(machine)) is None
+    return placement is not None and judge_member(placement, snapshot.states.get(name, {}).get(machine)) is None
 
 
 async def _read(reader: Reader, name: str) -> Found:
