@@ -62,7 +62,7 @@ async def test_a_move_names_the_machine_who_asked_and_where_the_unit_was(placed:
 
 
 async def test_a_unit_of_which_its_machine_has_reported_nothing_may_be_moved(placed: Fleet) -> None:
-    await placed.store.transact([], [Delete(placed.registry.key(STATES, "m1", A))])
+    await placed.registry.store.transact([], [Delete(placed.registry.key(STATES, "m1", A))])
     assert await ask(placed) == 204
     assert (await moves(placed))[A].was_available is False
 
