@@ -5,17 +5,19 @@ import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from fleetd.systemd.dbus_manager import SystemdOverDBus
 from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager, UnitStatus
 from fleetd.testing.simulated_systemd import SimulatedSystemd
 
 LIBRARY_VARIABLE = "FLEET_TEST_DBUS_LIBRARY"  # if set: run on the real systemd, with this library
-PATIENCE_S = 15.0
+PATIENCE_S = 30.0
+T = TypeVar("T")
 
 SLEEPER = "[Service]\nExecStart=/bin/sleep infinity\n"
 ENDS_WITH_3 = "[Service]\nExecStart=/bin/sh -c 'echo the disk is on fire; exit 3'\n"
@@ -128,13 +130,23 @@ async def open_harness() -> AsyncIterator[Harness]:
 
 async def _clear(manager: ServiceManager) -> None:
     names = list(manager.read_files())
-    at_work = [name for name, unit in (await manager.observe(names)).items() if unit.active != "inactive" or unit.job]
-    await asyncio.gather(*(manager.stop(name) for name in at_work))
+    seen = await until_asked(lambda: manager.observe(names))
+    at_work = [name for name, unit in seen.items() if unit.active != "inactive" or unit.job]
+    await asyncio.gather(*(until_asked(partial(manager.stop, name)) for name in at_work))
     await until_all(manager, names, lambda unit: unit.active in ("inactive", "failed") and not unit.job)
     await manager.link({}, manager.find_links())
     await manager.remove(names)
     if await manager.reload_needed(names):
         await manager.reload()
+
+
+async def until_asked(ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask systemd; ask again if the connection was made anew meanwhile, as a flood of signals may have it."""
+    while True:
+        try:
+            return await ask()
+        except ManagerUnavailable:
+            await asyncio.sleep(0.1)
 
 
 async def until_all(

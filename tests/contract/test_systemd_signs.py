@@ -4,6 +4,7 @@ Like test_systemd.py, this runs on the simulated systemd, and in test_systemd_re
 """
 
 import asyncio
+from functools import partial
 
 import pytest
 from msgspec import structs
@@ -20,6 +21,7 @@ from tests.contract.systemd_harness import (
     start_all,
     until_active,
     until_all,
+    until_asked,
     until_ended,
 )
 
@@ -216,17 +218,6 @@ async def test_many_slow_units_are_all_started_and_stopped(
 ) -> None:
     files = {f"slow{number:03}.service": oneshot("/bin/sleep infinity") for number in range(530)}
     await manager.write(files)
-    await asyncio.gather(*(_until_asked(manager, name) for name in files))
+    await asyncio.gather(*(until_asked(partial(manager.start, name)) for name in files))
     seen = await until_all(manager, files, lambda unit: unit.active == "activating")
     assert all(unit.job for unit in seen.values())
-
-
-async def _until_asked(manager: ServiceManager, name: str) -> None:
-    """Start a unit; start it again if the connection was made anew meanwhile."""
-    while True:
-        try:
-            await manager.start(name)
-        except ManagerUnavailable:
-            await asyncio.sleep(0.1)
-        else:
-            return
