@@ -43,7 +43,9 @@ def _drain_machine(proposal: Proposal, machine: str, request: DrainRequest) -> N
     movable = [
         plan for plan in present if not plan.is_on_many and plan.assigned == machine and machine not in plan.leaves
     ]
-    if movable and not is_over and request.deadline:
+    if not movable:
+        return  # most of the time: a drained machine stays empty until it is uncordoned
+    if not is_over and request.deadline:
         proposal.wake(movable[0].name, proposal.now.clock_s + request.deadline - proposal.now.unix_s)
     ranking = Ranking(proposal)
     # Those first that are unavailable already.
