@@ -120,19 +120,23 @@ class Node:
             new_id=environment.new_id,
             offload=environment.offload,
         )
-        self.api = Api(
+        self.api = self._make_api(loop_time)
+
+    def _make_api(self, now: Callable[[], float]) -> Api:
+        config = self.config
+        return Api(
             # A registry of its own: reads for clients are limited.
-            Registry(store, config.etcd_key_prefix, wait_for_turn=wait_for_listing_slot, note_read=reserve_read),
+            Registry(self.store, config.etcd_key_prefix, wait_for_turn=wait_for_listing_slot, note_read=reserve_read),
             token_limit=config.token_limit,
-            shadows=systemd.shadows,
+            shadows=self.systemd.shadows,
             not_ready=self._not_ready,
             trouble=lambda: self.election.term.trouble if self.election.term else "",
             leave=self._report_leaving,
             metrics=self._render_metrics,
             allowed_usage=Usage(config.max_units, config.max_units_bytes),
-            now=loop_time,
-            unix_now=environment.unix_now,
-            new_id=environment.new_id,
+            now=now,
+            unix_now=self._environment.unix_now,
+            new_id=self._environment.new_id,
             machine=lambda: self.membership.machine,
             allowed_hosts={*config.allowed_hosts, config.public_ip.lower()},
         )
