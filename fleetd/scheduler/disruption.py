@@ -12,7 +12,7 @@ from fleetd.model.group import GroupOptions, group_of
 from fleetd.model.ordered import Names
 from fleetd.model.placement import Placement
 from fleetd.model.reason import BudgetWait, Unavailability, UnavailableMember
-from fleetd.model.unit import TargetState, UnitState
+from fleetd.model.unit import Proof, TargetState, UnitState
 from fleetd.scheduler.snapshot import Snapshot
 from fleetd.scheduler.unit_plan import UnitPlanBuilder
 
@@ -174,10 +174,18 @@ def judge_member(placement: Placement, state: UnitState | None) -> Unavailabilit
         return Unavailability.INACTIVE
     if placement.prove_after_s is None:
         return None
-    proof = state.proof
-    if proof is None or (proof.generation, proof.hash) != (placement.generation, placement.content.hash):
+    proof = answer_to(placement, state)
+    if proof is None:
         return Unavailability.UNPROVEN
     return Unavailability.UNHEALTHY if proof.failed else None
+
+
+def answer_to(placement: Placement, state: UnitState | None) -> Proof | None:
+    """The machine's proof for this placement, or None: it has not answered, or for another generation or content."""
+    proof = state.proof if state is not None else None
+    if proof is None or (proof.generation, proof.hash) != (placement.generation, placement.content.hash):
+        return None
+    return proof
 
 
 def _is_carried_out(placement: Placement, state: UnitState) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from fleetd.model.move import Move
 from fleetd.model.ordered import Names
 from fleetd.model.reason import NotMoved, Rejection, RejectionKind
+from fleetd.scheduler.disruption import answer_to
 from fleetd.scheduler.proposal import Proposal
 from fleetd.scheduler.ranking import Ranking
 from fleetd.scheduler.relocation import ask_for_proof, is_finishing, leave, spend, why_not
@@ -147,11 +148,8 @@ def _watch(proposal: Proposal, plan: UnitPlanBuilder, request: Move) -> None:
 
 def _find_failure(plan: UnitPlanBuilder) -> str:
     """Why the unit is found to be unhealthy on its machine, '' if it is not."""
-    placement, state = plan.placements[plan.assigned], plan.states.get(plan.assigned)
-    proof = state.proof if state else None
-    if proof is None or (proof.generation, proof.hash) != (placement.generation, placement.content.hash):
-        return ""
-    return proof.failed
+    proof = answer_to(plan.placements[plan.assigned], plan.states.get(plan.assigned))
+    return proof.failed if proof is not None else ""
 
 
 def _find_other(proposal: Proposal, names: Sequence[str], request: Move) -> str:
