@@ -87,6 +87,14 @@ def test_what_members_wait_for_is_found_once_until_one_of_them_changes():
     assert budget.may_disturb("web@3.service", "m3") is None  # it is disturbed already
 
 
+def test_a_member_that_is_excused_stays_so_when_it_is_counted_again():
+    budget = budget_of(web_cluster(3, down={1}))
+    budget.excuse("web@1.service", "m1")
+    budget.note_change("web@1.service")
+    assert budget.unavailability("web@1.service", "m1") is None
+    assert budget.may_disturb("web@2.service", "m2") is None
+
+
 def test_one_member_may_be_disturbed_and_then_no_other():
     budget = budget_of(web_cluster())
     assert budget.may_disturb("web@2.service", "m2") is None
