@@ -35,6 +35,7 @@ class Capability(StrEnum):
     CLUSTER_SETTINGS = "CLUSTER_SETTINGS"  # as a leader and in its API, it goes by those
     MOVES = "MOVES"  # as a leader, it carries out a Move
     PROOFS = "PROOFS"  # it answers a placement that asks whether its unit is healthy (Placement.prove_after_s)
+    REBOOTS = "REBOOTS"  # it works the queue of reboots as a leader, and reboots when it is told to
 
 
 class MachineMode(StrEnum):
@@ -52,8 +53,9 @@ class Machine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format
     configured one; what operators set through the API is kept in `settings/<id>` and laid over it (effective_metadata).
     `shuts_down` says of a machine that leaves that it is only switched off, and may be back: units with a failover
     delay wait for it. `capabilities` are those of CoreOS fleet, and those of Capability that its fleetd has.
-    `configured` are the settings of the cluster that its fleet.conf has, by name: they count where the store has none,
-    mostly while this machine leads.
+    `reboot_required` says why the machine wants to be rebooted, '' if it does not. `etcd_member` is the id of the
+    store's etcd member that runs on it, '' for none. `configured` are the settings of the cluster that its fleet.conf
+    has, by name: they count where the store has none, mostly while this machine leads.
     """
 
     id: str
@@ -66,6 +68,8 @@ class Machine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format
     shuts_down: bool = False
     capabilities: dict[str, bool] = {}
     configured: dict[str, str] = {}
+    reboot_required: str = ""
+    etcd_member: str = ""
 
     @property
     def short_id(self) -> str:

@@ -14,6 +14,7 @@ from fleetd.model.machine import Machine, MachineSettings, is_address
 from fleetd.model.move import Move
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.quota import Usage
+from fleetd.model.reboot import Reboot, RebootRequest
 from fleetd.model.rollout import Apply, Command, Rollout
 from fleetd.model.unit import Unit, UnitState
 from fleetd.model.unit_set import UnitSet
@@ -53,6 +54,8 @@ Record = (
     | Command
     | Apply
     | Move
+    | RebootRequest
+    | Reboot
     | UnitSet
     | Version
 )
@@ -191,6 +194,10 @@ ROLLOUTS = Kind("rollouts", Rollout, complete=lambda rollout, names, revision: r
 COMMANDS = Kind("commands", Command)
 APPLIES = Kind("applies", Apply)
 MOVES = Kind("moves", Move, complete=lambda move, names, revision: replace(move, revision=revision))
+REBOOT_REQUESTS = Kind(
+    "reboot-requests", RebootRequest, complete=lambda request, names, revision: replace(request, revision=revision)
+)
+REBOOTS = Kind("reboots", Reboot, complete=lambda reboot, names, revision: replace(reboot, revision=revision))
 SETS = Kind("sets", UnitSet, complete=lambda found, names, revision: replace(found, revision=revision))
 VERSIONS = Kind("versions", Version, name_count=2)  # below the archive's prefix
 
@@ -209,6 +216,8 @@ KINDS: tuple[Kind[Record], ...] = (
     COMMANDS,
     APPLIES,
     MOVES,
+    REBOOT_REQUESTS,
+    REBOOTS,
     SETS,
     VERSIONS,
 )
@@ -221,7 +230,7 @@ def encode(record: Record) -> bytes:
     """The stored value of a record. Revisions are the store's: they are not part of it."""
     if isinstance(record, Unit):
         record = replace(record, generation=0)
-    elif isinstance(record, Decision | Rollout | Move | UnitSet):
+    elif isinstance(record, Decision | Rollout | Move | RebootRequest | Reboot | UnitSet):
         record = replace(record, revision=0)
     return _ENCODER.encode(record)
 

@@ -14,6 +14,7 @@ from fleetd.model.machine import Machine, MachineSettings
 from fleetd.model.move import Move
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.quota import Usage
+from fleetd.model.reboot import Reboot, RebootRequest
 from fleetd.model.rollout import Action, Apply, Command, Rollout
 from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.model.unit_set import UnitSet
@@ -47,6 +48,8 @@ RECORDS: dict[str, tuple[Record, str]] = {
     "usage": (Usage(), ""),
     "rollouts": (Rollout("r1", 1), "web@.service"),
     "moves": (Move("m1", "ann", 3.0, force=True, origin="m2", was_available=True), "a.service"),
+    "reboot-requests": (RebootRequest("q1", "b1", "ann", 3.0, deadline=9.0, now=True, client="c"), "m1"),
+    "reboots": (Reboot("q1", "b1"), "m1"),
     "commands": (Command("c1", Action.PAUSE, "r1"), "web@.service"),
     "applies": (Apply(), "r1"),
     "sets": (UnitSet(("a.service",)), "deploy"),

@@ -1,0 +1,77 @@
+"""Reboots of machines: what an operator or a FleetLock client asks for, and how far the leader has got with it."""
+
+from enum import StrEnum
+
+import msgspec
+
+from fleetd.model.decoding import FORMAT, Count
+
+
+class RebootRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format", tag=FORMAT):
+    """A machine is to be rebooted. Stored under `reboot-requests/<machine>` by the API, until the leader has found the
+    machine back, or has given up.
+
+    `id` is unique. `boot_id` is that of the boot that is to be ended: another boot has nothing to do with it. `by` is
+    the user who asked for it, '' if unknown; `at` and `deadline` are Unix times: at the deadline the units that still
+    run there are left, and the machine is not rebooted (0: there is none). `now`: outside the reboot window, too.
+    `client` is the id that a FleetLock client gave, which reboots the machine by itself and says when it is done; '':
+    its fleetd reboots it. `revision` is the store's revision of this record, which guards its deletion; it is not part
+    of the stored value.
+    """
+
+    id: str
+    boot_id: str
+    by: str = ""
+    at: float = 0.0
+    deadline: float = 0.0
+    now: bool = False
+    client: str = ""
+    revision: Count = 0
+
+
+class RebootPhase(StrEnum):
+    """How far the reboot of a machine that has a slot has got."""
+
+    DRAINING = "draining"  # its units move to other machines
+    ORDERED = "ordered"  # it is to reboot: its fleetd asks systemd-logind, or the FleetLock client was told that it may
+    RETURNING = "returning"  # it has a new boot: it is registered, and its units are not all active yet
+    GAVE_UP = "gave-up"  # it was not rebooted, or has not come back healthy; `failure` says why
+
+
+class RebootFailure(StrEnum):
+    """Why a reboot did not come to its end."""
+
+    DEADLINE = "deadline"  # units still ran there at the deadline: slot and cordon are released
+    NOT_BACK = "not-back"  # the machine has not come back in ten minutes: the slot is kept, and the queue stops
+    NOT_SERVING = "not-serving"  # it is back, and units are not active on it after ten minutes: the same
+    REFUSED = "refused"  # systemd-logind refused, for the reason in Reboot.detail: slot and cordon are released
+    RESTORED = "restored"  # the store was restored: what was asked for may lie hours back: the same
+
+
+class Reboot(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format", tag=FORMAT):
+    """The reboot of one machine that has a slot, or the last one that was given up. Stored under `reboots/<machine>` by
+    the leader alone; deleted when the machine serves again.
+
+    `id`, `boot_id`, `by` and `client` are those of the request. `began` is when it got its slot, `changed` when its
+    phase changed (Unix times). `kept` are the units that stay on the machine and are down while it reboots: global
+    ones, and those that fit nowhere else. `waits` are, while it drains or returns, units that it waits for. `revision`
+    is the store's revision of this record, which guards the next write; it is not part of the stored value.
+    """
+
+    id: str
+    boot_id: str
+    phase: RebootPhase = RebootPhase.DRAINING
+    failure: RebootFailure | None = None
+    detail: str = ""
+    by: str = ""
+    client: str = ""
+    began: float = 0.0
+    changed: float = 0.0
+    kept: tuple[str, ...] = ()
+    waits: tuple[str, ...] = ()
+    revision: Count = 0
+
+    @property
+    def holds_slot(self) -> bool:
+        """True while the machine counts as one that does not serve: no other may take its slot."""
+        return self.failure in (None, RebootFailure.NOT_BACK, RebootFailure.NOT_SERVING)
