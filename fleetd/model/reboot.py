@@ -1,5 +1,6 @@
 """Reboots of machines: what an operator or a FleetLock client asks for, and how far the leader has got with it."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 import msgspec
@@ -12,21 +13,28 @@ class RebootRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="
     machine back, or has given up.
 
     `id` is unique. `boot_id` is that of the boot that is to be ended: another boot has nothing to do with it. `by` is
-    the user who asked for it, '' if unknown; `at` and `deadline` are Unix times: at the deadline the units that still
-    run there are left, and the machine is not rebooted (0: there is none). `now`: outside the reboot window, too.
-    `client` is the id that a FleetLock client gave, which reboots the machine by itself and says when it is done; '':
-    its fleetd reboots it. `revision` is the store's revision of this record, which guards its deletion; it is not part
-    of the stored value.
+    the user who asked for it, '' if unknown, and `at` when (Unix time). `drain_within_s` counts from Reboot.began: what
+    still runs there then is left, and the machine is not rebooted (0: there is no such deadline). `now`: outside the
+    reboot window, too. `client` is the id that a FleetLock client gave, which reboots the machine by itself; '': its
+    fleetd reboots it. `granted` is when that client was told that it may (Unix time, 0: not yet): it asks every few
+    minutes only. `revision` is the store's revision of this record, which guards its deletion; it is not part of the
+    stored value.
     """
 
     id: str
     boot_id: str
     by: str = ""
     at: float = 0.0
-    deadline: float = 0.0
+    drain_within_s: float = 0.0
     now: bool = False
     client: str = ""
+    granted: float = 0.0
     revision: Count = 0
+
+
+def in_order(requests: Mapping[str, RebootRequest]) -> list[str]:
+    """The machines that are to be rebooted, in the order in which they get slots: whose reboot was asked for first."""
+    return sorted(requests, key=lambda machine: (requests[machine].at, machine))
 
 
 class RebootPhase(StrEnum):

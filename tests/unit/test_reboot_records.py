@@ -2,7 +2,7 @@
 
 import pytest
 
-from fleetd.model.reboot import Reboot, RebootFailure, RebootPhase
+from fleetd.model.reboot import Reboot, RebootFailure, RebootPhase, RebootRequest, in_order
 
 
 @pytest.mark.parametrize(
@@ -19,3 +19,8 @@ from fleetd.model.reboot import Reboot, RebootFailure, RebootPhase
 def test_a_machine_that_does_not_serve_holds_its_slot(failure, holds):
     phase = RebootPhase.GAVE_UP if failure else RebootPhase.DRAINING
     assert Reboot("q1", "b1", phase, failure).holds_slot is holds
+
+
+def test_machines_are_rebooted_in_the_order_of_the_requests_and_then_by_id():
+    requests = {"m3": RebootRequest("a", "b", at=1.0), "m2": RebootRequest("b", "b", at=2.0)}
+    assert in_order({**requests, "m1": RebootRequest("c", "b", at=2.0)}) == ["m3", "m1", "m2"]

@@ -48,7 +48,7 @@ RECORDS: dict[str, tuple[Record, str]] = {
     "usage": (Usage(), ""),
     "rollouts": (Rollout("r1", 1), "web@.service"),
     "moves": (Move("m1", "ann", 3.0, force=True, origin="m2", was_available=True), "a.service"),
-    "reboot-requests": (RebootRequest("q1", "b1", "ann", 3.0, deadline=9.0, now=True, client="c"), "m1"),
+    "reboot-requests": (RebootRequest("q1", "b1", "ann", 3.0, drain_within_s=9.0, now=True, client="c"), "m1"),
     "reboots": (Reboot("q1", "b1"), "m1"),
     "commands": (Command("c1", Action.PAUSE, "r1"), "web@.service"),
     "applies": (Apply(), "r1"),
