@@ -82,6 +82,8 @@ class Cluster:
 
     def close(self) -> None:
         """Kill everything at once, and remove all of it from this machine."""
+        for machine in self.machines:
+            machine.comes_back = False
         self.network.release()
         self.machines = []
 

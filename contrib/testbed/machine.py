@@ -10,6 +10,7 @@ import shlex
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,10 +21,15 @@ from contrib.testbed.network import NO_LINK, Network
 BOOT_TIMEOUT_S = 120.0
 SHUTDOWN_TIMEOUT_S = 120.0
 RUN_TIMEOUT_S = 60.0
+POLL_S = 0.1
+REBOOTS = 133  # nspawn's exit status when the machine has asked to be booted again
 
 
 class Machine:
-    """One machine of a testbed. A reboot keeps its files, except /run and /tmp. Its id is the same in every run."""
+    """One machine of a testbed. A reboot keeps its files, except /run and /tmp. Its id is the same in every run.
+
+    One that reboots by itself, as by `systemctl reboot`, is switched on again, unless `comes_back` is False.
+    """
 
     def __init__(self, network: Network, index: int, *, machine_id: str | None = None) -> None:
         self.network = network
@@ -35,8 +41,11 @@ class Machine:
         self.root = root.build(
             self._directory, machine_id=self.id, hostname=self.name, address=self.address, gateway=network.address
         )
+        self.comes_back = True
         self._nspawn: subprocess.Popen[bytes] | None = None
         self._pid1 = 0
+        self._booted = ""  # the last boot whose systemd has started
+        self._switching = threading.Lock()  # held while it is switched on or off
 
     @property
     def is_up(self) -> bool:
@@ -47,6 +56,14 @@ class Machine:
         """The process id of its first process, as the host sees it."""
         assert self.is_up, f"{self.name} is not up"
         return self._pid1
+
+    @property
+    def boot_id(self) -> str:
+        """What identifies this boot; '' while it is off or begins to boot."""
+        try:
+            return self.path("/proc/sys/kernel/random/boot_id").read_text().strip() if self.is_up else ""
+        except OSError:
+            return ""
 
     @property
     def console_path(self) -> Path:
@@ -63,26 +80,25 @@ class Machine:
         assert not self.is_up, f"{self.name} is up"
         notify_path = self._directory / "notify"
         notify_path.unlink(missing_ok=True)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, self.console_path.open("ab") as console:
-            notify.bind(str(notify_path))
-            self._nspawn = subprocess.Popen(
-                self._nspawn_command(),
-                stdin=subprocess.DEVNULL,
-                stdout=console,
-                stderr=console,
-                env={**os.environ, "NOTIFY_SOCKET": str(notify_path)},
-                start_new_session=True,
-            )
-            self._wait_until_ready(notify)
+        notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        notify.bind(str(notify_path))
+        try:
+            self._nspawn = self._switch_on()
+            self._wait_until_ready(self._nspawn, notify)
+        except BaseException:
+            notify.close()
+            raise
+        threading.Thread(target=self._keep, args=(self._nspawn, notify), daemon=True).start()
 
     def power_cut(self) -> None:
         """Kill everything in it at once, as a power cut does."""
-        nspawn, self._nspawn = self._nspawn, None
+        with self._switching:
+            nspawn, self._nspawn = self._nspawn, None
         if nspawn is None:
             return
         leftovers.kill_processes([nspawn.pid, self._pid1])
         nspawn.wait()
-        subprocess.run(["ip", "link", "delete", f"vb-{self._container}"], check=False, capture_output=True)
+        self._remove_link()
 
     def shutdown(self, timeout_s: float = SHUTDOWN_TIMEOUT_S) -> None:
         """Shut it down as `systemctl poweroff` does, and wait until it is off. Raises TimeoutError."""
@@ -106,6 +122,14 @@ class Machine:
         """Cut the power and boot again: /run is empty, /etc and /var are kept."""
         self.power_cut()
         self.boot()
+
+    def wait_until_rebooted(self, boot_id: str, timeout_s: float = BOOT_TIMEOUT_S) -> None:
+        """Wait until its systemd has started in another boot than this one. Raises TimeoutError."""
+        deadline = time.monotonic() + timeout_s
+        while self._booted in ("", boot_id) or self._booted != self.boot_id:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self.name} has not rebooted within {timeout_s} s{self._last_words()}")
+            time.sleep(POLL_S)
 
     def cut_network(self) -> None:
         """Drop every packet from and to it, until heal_network(). Its link stays up."""
@@ -205,26 +229,67 @@ class Machine:
         enter = "".join(f"echo 0 > {shlex.quote(str(group))}/cgroup.procs && " for group in groups)
         return ["sh", "-c", f'{enter}exec "$@"', "sh", *command, "--keep-unit"]
 
-    def _wait_until_ready(self, notify: socket.socket) -> None:
-        """Read nspawn's notifications: first the container's first process, then that its systemd is ready."""
-        assert self._nspawn is not None
+    def _switch_on(self) -> subprocess.Popen[bytes]:
+        with self.console_path.open("ab") as console:
+            return subprocess.Popen(
+                self._nspawn_command(),
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=console,
+                env={**os.environ, "NOTIFY_SOCKET": str(self._directory / "notify")},
+                start_new_session=True,
+            )
+
+    def _wait_until_ready(self, nspawn: subprocess.Popen[bytes], notify: socket.socket) -> None:
         deadline = time.monotonic() + BOOT_TIMEOUT_S
-        died = os.pidfd_open(self._nspawn.pid)
+        died = os.pidfd_open(nspawn.pid)
         try:
             while time.monotonic() < deadline:
-                readable, _, _ = select.select([notify.fileno(), died], [], [], deadline - time.monotonic())
-                if notify.fileno() not in readable:
+                if (message := self._next_message(notify, died, deadline - time.monotonic())) is None:
                     break
-                message = notify.recv(4096).decode().splitlines()
-                for line in message:
-                    if line.startswith("X_NSPAWN_LEADER_PID="):
-                        self._pid1 = int(line.partition("=")[2])
                 if "READY=1" in message:
                     return
         finally:
             os.close(died)
         self.power_cut()
         raise TimeoutError(f"{self.name} did not come up{self._last_words()}")
+
+    def _next_message(self, notify: socket.socket, died: int, timeout_s: float | None) -> list[str] | None:
+        """The next of nspawn's notifications: first the machine's first process, then that its systemd is ready. None
+        at the timeout, and once nspawn has ended."""
+        readable, _, _ = select.select([notify.fileno(), died], [], [], timeout_s)
+        if notify.fileno() not in readable:
+            return None
+        message = notify.recv(4096).decode().splitlines()
+        for line in message:
+            if line.startswith("X_NSPAWN_LEADER_PID="):
+                self._pid1 = int(line.partition("=")[2])
+        if "READY=1" in message:
+            self._booted = self.boot_id
+        return message
+
+    def _keep(self, nspawn: subprocess.Popen[bytes], notify: socket.socket) -> None:
+        """Until it is switched off, switch the machine on whenever it reboots. Where systemd runs on this host, nspawn
+        does that by itself, and only says what the first process is then."""
+        with notify:
+            while True:
+                died = os.pidfd_open(nspawn.pid)
+                try:
+                    while self._next_message(notify, died, None) is not None:
+                        if not self.comes_back:
+                            self.power_cut()
+                finally:
+                    os.close(died)
+                has_ended = nspawn.wait()
+                with self._switching:
+                    if has_ended != REBOOTS or not self.comes_back or self._nspawn is not nspawn:
+                        return
+                    self._remove_link()
+                    nspawn = self._nspawn = self._switch_on()
+
+    def _remove_link(self) -> None:
+        """Remove its link to the bridge, which the kernel does a while after the machine has ended."""
+        subprocess.run(["ip", "link", "delete", f"vb-{self._container}"], check=False, capture_output=True)
 
     def _last_words(self) -> str:
         lines = self.console_path.read_text(errors="replace").splitlines()

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -112,15 +113,35 @@ def test_a_command_reads_its_input_and_says_why_it_failed(plain: Cluster) -> Non
 
 def test_a_reboot_keeps_the_machine_id_and_empties_run(plain: Cluster) -> None:
     machine = plain.machines[0]
-    boot_id = machine.run(["cat", "/proc/sys/kernel/random/boot_id"]).stdout
+    boot_id = machine.boot_id
     for path in ("/run/kept", "/etc/kept", "/var/lib/kept"):
         machine.path(path).write_text("kept")
     machine.reboot()
     assert machine.run(["cat", "/etc/machine-id"]).stdout.strip() == machine.id
-    assert machine.run(["cat", "/proc/sys/kernel/random/boot_id"]).stdout != boot_id
+    assert machine.run(["cat", "/proc/sys/kernel/random/boot_id"]).stdout.strip() == machine.boot_id != boot_id
     assert machine.path("/etc/kept").exists()
     assert machine.path("/var/lib/kept").exists()
     assert not machine.path("/run/kept").exists()
+
+
+def test_a_machine_that_reboots_comes_back_by_itself_unless_it_is_to_stay_off(plain: Cluster) -> None:
+    machine = plain.machines[1]
+    for _ in range(2):
+        boot_id = machine.boot_id
+        machine.path("/run/kept").write_text("kept")
+        machine.path("/etc/kept").write_text("kept")
+        machine.run(["systemctl", "reboot"])
+        machine.wait_until_rebooted(boot_id)
+        assert not machine.path("/run/kept").exists()
+        assert machine.path("/etc/kept").exists()
+        assert reaches(machine, plain.machines[0].address)
+    machine.comes_back = False
+    machine.run(["systemctl", "reboot"])
+    plain.wait_until("m2 is off", lambda: not machine.is_up)
+    time.sleep(1)
+    assert not machine.is_up
+    machine.comes_back = True
+    machine.boot()
 
 
 def test_a_power_cut_runs_no_stop_commands_and_a_shutdown_does(plain: Cluster) -> None:
