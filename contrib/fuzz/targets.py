@@ -13,7 +13,6 @@ from fleetd.api.http import ApiError, Request
 from fleetd.api.pagination import TOKEN, parse_page, render_token
 from fleetd.config.config import ConfigError, parse_config
 from fleetd.config.options import OPTIONS, VARIABLE_PREFIX
-from fleetd.leader.mirror import apply_record
 from fleetd.model.admission import refuse_unit
 from fleetd.model.constraints import InvalidRequirements, parse_requirements, validate_requirements
 from fleetd.model.names import InvalidName, compile_glob, parse_name
@@ -21,6 +20,7 @@ from fleetd.model.unit_warnings import advise
 from fleetd.model.unitfile import UnitFile, UnitFileError, check_options, decode_unit_file, surprising_lines
 from fleetd.registry.records import DEFAULT_PREFIX, MalformedRecord, encode
 from fleetd.registry.registry import Registry
+from fleetd.registry.snapshots import apply_record
 from fleetd.scheduler.planner import plan_cluster
 from fleetd.scheduler.snapshot import Snapshot
 from fleetd.store import etcd_wire as wire

@@ -3,37 +3,12 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
-
-import msgspec
+from collections.abc import Callable
 
 from fleetd.leader.slices import in_slices
-from fleetd.model.placement import Decision
-from fleetd.model.unit import UnitState
-from fleetd.registry.records import (
-    APPLIES,
-    CLUSTER_SETTINGS,
-    COMMANDS,
-    DECISIONS,
-    LEADER,
-    MACHINES,
-    MOVES,
-    PLACEMENTS,
-    ROLLOUTS,
-    SETTINGS,
-    STATES,
-    SYNCED,
-    UNITS,
-    USAGE,
-    Change,
-    Kind,
-    MalformedRecord,
-    NewerRecord,
-    Record,
-    Synced,
-)
+from fleetd.registry.records import LEADER, Change
 from fleetd.registry.registry import Registry, drain
-from fleetd.scheduler import affected
+from fleetd.registry.snapshots import apply_change, begin_snapshot, read_change
 from fleetd.scheduler.affected import Affected
 from fleetd.scheduler.snapshot import Snapshot
 from fleetd.store.protocol import Changes, Compacted, KeyValue, RangeResult, StoreError, Unavailable
@@ -178,34 +153,20 @@ class Mirror:
 
     async def _load(self, items: deque[KeyValue], revision: int) -> None:
         self.check_not_set_back(self._highest_before, revision)
-        snapshot, self.affected = Snapshot(), None
-        restored = (item.mod_revision for item in items if item.key == self._history_key)
-        snapshot.restored_at = max(restored, default=0)
+        snapshot, self.affected = begin_snapshot(self._registry, items), None
         async for item in in_slices(drain(items)):
             self._apply(snapshot, item.key, item, item.mod_revision)
         self.snapshot, self.revision = snapshot, revision
         self.readings += 1
 
     def _apply(self, snapshot: Snapshot, key: str, item: KeyValue | None, revision: int) -> None:
-        """Apply one change. A malformed record counts as deleted."""
-        try:
-            change = self._registry.change(key, item, revision)
-        except NewerRecord:
-            raise  # it exists: a snapshot without it would be wrong
-        except MalformedRecord as error:
-            log.error("%s", error)
-            change = self._registry.change(key, None, revision)
-            if change is not None and change.key.kind is DECISIONS:  # its revision guards the write that replaces it
-                decision = Decision(change.key.names[0], generation=0, revision=revision)
-                change = msgspec.structs.replace(change, record=decision)
+        """Apply one change. Raises NewerRecord."""
+        change = read_change(self._registry, key, item, revision)
         if change is None:
             return
-        kind, record = change.key.kind, change.record
-        if kind is LEADER:
+        if change.key.kind is LEADER:
             self._check_leader(change)
-        if isinstance(record, UnitState) and change.revision < snapshot.restored_at:
-            record = msgspec.structs.replace(record, outdated=True)
-        self.affect(apply_record(snapshot, kind, change.key.names, record))
+        self.affect(apply_change(snapshot, change))
 
     # The reader's side.
 
@@ -243,30 +204,3 @@ class Mirror:
         self._arrived = max(self._arrived, entry.revision)
         self.observe(entry.revision)
         self._wake.set()
-
-
-def _set_synced(snapshot: Snapshot, machine: str, synced: Synced | None) -> Affected:
-    return affected.set_session(snapshot, machine, synced.session if synced else None)
-
-
-_SETTERS: Mapping[Kind[Record], Callable[..., Affected]] = {
-    UNITS: affected.set_unit,
-    SETTINGS: affected.set_settings,
-    CLUSTER_SETTINGS: affected.set_cluster_settings,
-    MACHINES: affected.set_machine,
-    PLACEMENTS: affected.set_placement,
-    DECISIONS: affected.set_decision,
-    SYNCED: _set_synced,
-    STATES: affected.set_state,
-    USAGE: affected.set_usage,
-    ROLLOUTS: affected.set_rollout,
-    COMMANDS: affected.set_command,
-    APPLIES: affected.set_apply,
-    MOVES: affected.set_move,
-}
-
-
-def apply_record(snapshot: Snapshot, kind: Kind[Record], names: tuple[str, ...], record: Record | None) -> Affected:
-    """Set one record in the snapshot (None: it is deleted). Returns the units that this affects."""
-    setter = _SETTERS.get(kind)
-    return setter(snapshot, *names, record) if setter else Affected()

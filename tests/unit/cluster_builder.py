@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 
-from fleetd.leader.mirror import apply_record
 from fleetd.model.content import DropIn
 from fleetd.model.machine import Capability, Cordon, Machine, MachineMode, MachineSettings
 from fleetd.model.move import Move
@@ -35,6 +34,7 @@ from fleetd.registry.records import (
     Record,
     Synced,
 )
+from fleetd.registry.snapshots import apply_record
 from fleetd.scheduler.affected import Affected, set_away
 from fleetd.scheduler.failover_delays import FailoverPolicy, Now
 from fleetd.scheduler.planner import Plan, plan_cluster

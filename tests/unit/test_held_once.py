@@ -5,12 +5,12 @@ from itertools import permutations
 
 import pytest
 
-from fleetd.leader.mirror import apply_record
 from fleetd.model.content import DropIn
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.registry.records import Record, encode
 from fleetd.registry.registry import Registry
+from fleetd.registry.snapshots import apply_record
 from fleetd.scheduler.snapshot import Snapshot
 from fleetd.store.embedded import EmbeddedStore
 from fleetd.store.protocol import KeyValue

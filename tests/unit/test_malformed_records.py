@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from fleetd.api.http import Request
 from fleetd.api.routes import Api
-from fleetd.leader.mirror import apply_record
 from fleetd.model.machine import Machine
 from fleetd.model.placement import Decision
 from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.registry.records import KINDS, LEADER, MACHINES, UNITS, KeySpace, MalformedRecord, Record
 from fleetd.registry.registry import Registry
+from fleetd.registry.snapshots import apply_record
 from fleetd.scheduler.planner import plan_cluster
 from fleetd.scheduler.snapshot import Snapshot
 from fleetd.store.embedded import EmbeddedStore, inline

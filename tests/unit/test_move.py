@@ -3,12 +3,12 @@
 import pytest
 from msgspec.structs import replace
 
-from fleetd.leader.mirror import apply_record
 from fleetd.model.machine import MachineMode
 from fleetd.model.move import Move
 from fleetd.model.placement import Placement
 from fleetd.model.unit import Proof, Unit
 from fleetd.registry.records import MOVES, STATES, UNITS
+from fleetd.registry.snapshots import apply_record
 from fleetd.scheduler.disruption import DisruptionBudget
 from tests.unit.cluster_builder import INACTIVE, LAUNCHED, LOADED, NOON
 from tests.unit.rolling_cluster import RollingCluster, rolling_group, text_of

@@ -2,7 +2,6 @@
 
 import pytest
 
-from fleetd.leader.mirror import apply_record
 from fleetd.model.content import DropIn
 from fleetd.model.group import GroupOptions
 from fleetd.model.machine import (
@@ -17,6 +16,7 @@ from fleetd.model.placement import Decision, Placement
 from fleetd.model.reason import Hold, Rejection, RejectionCount, RejectionKind
 from fleetd.model.unit import Unit, UnitState
 from fleetd.registry.records import DECISIONS, LEADER, MACHINES, PLACEMENTS, SETTINGS, STATES, UNITS
+from fleetd.registry.snapshots import apply_record
 from fleetd.scheduler.affected import Affected, touch_machine
 from fleetd.scheduler.effective_machine import LEAVING, PARKED, EffectiveMachine, effective_machine
 from fleetd.scheduler.snapshot import Snapshot

@@ -1,0 +1,106 @@
+"""Snapshots of the whole cluster, made of the records of the store."""
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping
+
+import msgspec
+
+from fleetd.model.placement import Decision
+from fleetd.model.unit import UnitState
+from fleetd.registry.records import (
+    APPLIES,
+    CLUSTER_SETTINGS,
+    COMMANDS,
+    DECISIONS,
+    MACHINES,
+    MOVES,
+    PLACEMENTS,
+    ROLLOUTS,
+    SETTINGS,
+    STATES,
+    SYNCED,
+    UNITS,
+    USAGE,
+    Change,
+    KeySpace,
+    Kind,
+    MalformedRecord,
+    NewerRecord,
+    Record,
+    Synced,
+)
+from fleetd.scheduler import affected
+from fleetd.scheduler.affected import Affected
+from fleetd.scheduler.snapshot import Snapshot
+from fleetd.store.protocol import KeyValue
+
+log = logging.getLogger(__name__)
+
+
+def make_snapshot(keys: KeySpace, items: Collection[KeyValue]) -> Snapshot:
+    """The snapshot of these items, which are all there are below the prefix. Raises NewerRecord."""
+    snapshot = begin_snapshot(keys, items)
+    for item in items:
+        change = read_change(keys, item.key, item, item.mod_revision)
+        if change is not None:
+            apply_change(snapshot, change)
+    return snapshot
+
+
+def begin_snapshot(keys: KeySpace, items: Iterable[KeyValue]) -> Snapshot:
+    """An empty snapshot, to which these items, which are all there are, can be applied."""
+    snapshot = Snapshot()
+    restored = (item.mod_revision for item in items if item.key == keys.history_key)
+    snapshot.restored_at = max(restored, default=0)
+    return snapshot
+
+
+def read_change(keys: KeySpace, key: str, item: KeyValue | None, revision: int) -> Change | None:
+    """The change that this item means (None: it was deleted), or None for a key of no record. A malformed record counts
+    as deleted. Raises NewerRecord."""
+    try:
+        return keys.change(key, item, revision)
+    except NewerRecord:
+        raise  # it exists: a snapshot without it would be wrong
+    except MalformedRecord as error:
+        log.error("%s", error)
+    change = keys.change(key, None, revision)
+    if change is not None and change.key.kind is DECISIONS:  # its revision guards the write that replaces it
+        decision = Decision(change.key.names[0], generation=0, revision=revision)
+        return msgspec.structs.replace(change, record=decision)
+    return change
+
+
+def apply_change(snapshot: Snapshot, change: Change) -> Affected:
+    """Make one change in the snapshot. Returns the units that this affects."""
+    record = change.record
+    if isinstance(record, UnitState) and change.revision < snapshot.restored_at:
+        record = msgspec.structs.replace(record, outdated=True)
+    return apply_record(snapshot, change.key.kind, change.key.names, record)
+
+
+def _set_synced(snapshot: Snapshot, machine: str, synced: Synced | None) -> Affected:
+    return affected.set_session(snapshot, machine, synced.session if synced else None)
+
+
+_SETTERS: Mapping[Kind[Record], Callable[..., Affected]] = {
+    UNITS: affected.set_unit,
+    SETTINGS: affected.set_settings,
+    CLUSTER_SETTINGS: affected.set_cluster_settings,
+    MACHINES: affected.set_machine,
+    PLACEMENTS: affected.set_placement,
+    DECISIONS: affected.set_decision,
+    SYNCED: _set_synced,
+    STATES: affected.set_state,
+    USAGE: affected.set_usage,
+    ROLLOUTS: affected.set_rollout,
+    COMMANDS: affected.set_command,
+    APPLIES: affected.set_apply,
+    MOVES: affected.set_move,
+}
+
+
+def apply_record(snapshot: Snapshot, kind: Kind[Record], names: tuple[str, ...], record: Record | None) -> Affected:
+    """Set one record in the snapshot (None: it is deleted). Returns the units that this affects."""
+    setter = _SETTERS.get(kind)
+    return setter(snapshot, *names, record) if setter else Affected()
