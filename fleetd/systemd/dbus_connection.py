@@ -41,7 +41,7 @@ _SIGNATURES = {
     (MANAGER, "Reloading"): "b",
 }
 _TO_ESCAPE = re.compile(r"^[0-9]|[^A-Za-z0-9]")
-_NOBODY_THERE = tuple(f"{BUS}.Error.{error}" for error in ("ServiceUnknown", "NameHasNoOwner"))
+NOBODY_THERE = tuple(f"{BUS}.Error.{error}" for error in ("ServiceUnknown", "NameHasNoOwner"))
 _NO_ANSWER = tuple(f"{BUS}.Error.{error}" for error in ("NoReply", "Disconnected", "Timeout", "TimedOut"))
 _SUBSCRIPTIONS = (
     f"type='signal',sender='{SYSTEMD}',interface='{PROPERTIES}',member='PropertiesChanged',"
@@ -53,15 +53,15 @@ _SUBSCRIPTIONS = (
 
 
 class RefusedBySystemd(ServiceManagerError):
-    """systemd answered with an error; `code` is its D-Bus name."""
+    """systemd, or another program on its bus, answered with an error; `code` is its D-Bus name."""
 
     def __init__(self, request: str, code: str, message: str) -> None:
         super().__init__(f"{request}: {message}")
         self.code = code
 
 
-def _error(request: str, code: str, message: str) -> ServiceManagerError:
-    if code in _NOBODY_THERE:
+def _error(request: str, destination: str, code: str, message: str) -> ServiceManagerError:
+    if code in NOBODY_THERE and destination == SYSTEMD:
         return ManagerUnavailable(
             f"{request}: systemd is not on the bus ({message}); to have it reconnect: kill -USR1 1"
         )
@@ -150,7 +150,8 @@ class SystemBus:
         destination: str = SYSTEMD,
         timeout_s: float = CALL_TIMEOUT_S,
     ) -> list[Any]:
-        """Call a method and return the body of its answer. An error's message begins with `request`."""
+        """Call a method and return the body of its answer. An error's message begins with `request`. Another
+        `destination` than systemd that is not on the bus refuses with one of NOBODY_THERE."""
         call = self._library.Message(
             destination=destination,
             path=path,
@@ -174,7 +175,7 @@ class SystemBus:
         if reply is None:
             raise ManagerUnavailable(f"{request}: the connection to the bus was lost")
         if reply.message_type is self._library.MessageType.ERROR:
-            raise _error(request, reply.error_name, str(reply.body[0]) if reply.body else reply.error_name)
+            raise _error(request, destination, reply.error_name, str(reply.body[0]) if reply.body else reply.error_name)
         return list(reply.body)
 
     async def get(self, name: str, *properties: str) -> list[Any]:

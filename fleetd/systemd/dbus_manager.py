@@ -15,6 +15,7 @@ from fleetd.model.admission import name_taken
 from fleetd.model.content import DropIn
 from fleetd.model.job_result import REFUSED, SKIPPED
 from fleetd.model.names import is_loadable, is_template
+from fleetd.systemd import logind
 from fleetd.systemd.dbus_connection import (
     MANAGER_PATH,
     MAX_CALLS_IN_FLIGHT,
@@ -429,6 +430,11 @@ class SystemdOverDBus:
             return str(await self._bus.get_one(job, "Job.JobType", f"look at the job of {name}"))
         except RefusedBySystemd:
             return ""  # the job has ended meanwhile
+
+    async def reboot_machine(self) -> None:
+        if self._user:
+            raise ServiceManagerError("reboot this machine: the systemd of a user cannot do that (systemd_user=true)")
+        await logind.reboot_machine(self._bus)
 
 
 def _status(name: str, row: Sequence[Any] | None) -> UnitStatus:

@@ -38,6 +38,13 @@ class NameTaken(ServiceManagerError):
         self.obstacle = own_unit(owner)
 
 
+class Inhibited(ServiceManagerError):
+    """A program holds an inhibitor lock against it, for the reason that it gave."""
+
+    def __init__(self, request: str, who: str, why: str, process: int) -> None:
+        super().__init__(f"{request}: {who or 'a program'} (process {process}) has inhibited it: {why or 'no reason'}")
+
+
 class DropInTaken(ServiceManagerError):
     """A drop-in of the machine's own, the file `path`, has the name of one that was to be written for this unit."""
 
@@ -181,3 +188,7 @@ class ServiceManager(Protocol):
 
     async def pending_job(self, name: str) -> str:
         """Return the type of the job queued for this unit, or ''; fleetd learns from it why it is being stopped."""
+
+    async def reboot_machine(self) -> None:
+        """Have the machine rebooted; returns when that has begun. Raises Inhibited if a program holds a lock that
+        blocks it: none is overridden."""

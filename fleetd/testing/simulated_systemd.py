@@ -8,7 +8,7 @@ One object is one machine. It outlives the fleetd connected to it: close() and c
 
 import asyncio
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
@@ -19,6 +19,7 @@ from fleetd.systemd.files import INVALID_NAME, units_of_link
 from fleetd.systemd.protocol import (
     NO_DROPINS,
     DropInTaken,
+    Inhibited,
     ManagerUnavailable,
     NameTaken,
     Run,
@@ -55,6 +56,8 @@ class SimulatedSystemd:
         self.calls: list[Call] = []
         self.call_s = 0.0
         self.stopping = False
+        self.on_reboot: Callable[[], None] = lambda: None  # called when fleetd has the machine rebooted
+        self._inhibitors: dict[str, str] = {}  # who holds a lock against shutdowns → why
         self._system_units = dict(system_units)
         self._own_dropins: dict[tuple[str, str], str] = {}  # (unit, file name) → path
         self._units = SimulatedUnits(
@@ -142,6 +145,11 @@ class SimulatedSystemd:
         self._units.forget_all()
         self._session, self._bus_is_up, self.stopping = False, True, False
         self._boot()
+
+    def inhibit(self, who: str, why: str) -> None:
+        """Have a program take a lock that blocks shutdowns; without a reason, release it."""
+        self._inhibitors.pop(who, None)
+        self._inhibitors |= {who: why} if why else {}
 
     def set_pending_job(self, name: str, kind: str) -> None:
         """Queue a job of this type for a unit that is not fleet's, such as fleet.service ('': none)."""
@@ -332,6 +340,13 @@ class SimulatedSystemd:
     async def machine_is_stopping(self) -> bool:
         await self._take_time("machine-is-stopping", ())
         return self.stopping
+
+    async def reboot_machine(self) -> None:
+        await self._take_time("reboot-machine", ())
+        for who, why in self._inhibitors.items():
+            raise Inhibited("reboot this machine", who, why, 1)
+        self.stopping = True
+        self.on_reboot()
 
     async def pending_job(self, name: str) -> str:
         await self._take_time("pending-job", (name,))

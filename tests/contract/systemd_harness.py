@@ -5,8 +5,8 @@ import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -46,6 +46,9 @@ class Harness(Protocol):
     def disown_dropins(self, name: str) -> None:
         """Remove these drop-ins of this unit."""
 
+    def inhibit_shutdown(self, who: str, why: str) -> AbstractContextManager[object]:
+        """Have a program hold a lock that blocks shutdowns."""
+
     async def start_turn(self, name: str) -> int:
         """A number that is higher for a unit that started later."""
 
@@ -73,6 +76,12 @@ class SimulatedHarness:
 
     def disown_dropins(self, name: str) -> None:
         self.manager.disown(name)
+
+    @contextmanager
+    def inhibit_shutdown(self, who: str, why: str) -> Iterator[None]:
+        self.manager.inhibit(who, why)
+        yield
+        self.manager.inhibit(who, "")
 
     async def start_turn(self, name: str) -> int:
         return int((await self.manager.details(name)).invocation, 16)
@@ -105,6 +114,18 @@ class RealHarness:
 
     def disown_dropins(self, name: str) -> None:
         shutil.rmtree(f"/etc/systemd/system/{name}.d")
+
+    @contextmanager
+    def inhibit_shutdown(self, who: str, why: str) -> Iterator[None]:
+        options = ("--what=sleep:shutdown", "--mode=block", f"--who={who}", f"--why={why}")
+        command = ["systemd-inhibit", *options, "/bin/sh", "-c", "echo locked; exec cat"]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as holder:
+            assert holder.stdin
+            assert holder.stdout
+            assert holder.stdout.readline() == "locked\n"
+            yield
+            holder.stdin.close()
 
     async def start_turn(self, name: str) -> int:
         return int(systemctl("show", "--value", "--property=InactiveExitTimestampMonotonic", name))

@@ -4,12 +4,13 @@ Like test_systemd.py, this runs on the simulated systemd, and in test_systemd_re
 """
 
 import asyncio
+import re
 from functools import partial
 
 import pytest
 from msgspec import structs
 
-from fleetd.systemd.protocol import ManagerUnavailable, Run, ServiceManager, UnitDetails, UnitStatus
+from fleetd.systemd.protocol import Inhibited, ManagerUnavailable, Run, ServiceManager, UnitDetails, UnitStatus
 from tests.contract.systemd_harness import (
     ENDS_WITH_3,
     PATIENCE_S,
@@ -199,6 +200,16 @@ async def test_a_running_unit_has_no_failure_to_explain(manager: ServiceManager)
 
 async def test_a_running_machine_is_not_stopping(manager: ServiceManager) -> None:
     assert not await manager.machine_is_stopping()
+
+
+async def test_a_reboot_that_a_program_inhibits_is_refused_and_says_by_whom(harness: Harness) -> None:
+    with harness.inhibit_shutdown("The Updater", "its 3rd step"), pytest.raises(Inhibited) as refused:
+        await harness.manager.reboot_machine()
+    told = re.fullmatch(
+        r"reboot this machine: The Updater \(process \d+\) has inhibited it: its 3rd step", str(refused.value)
+    )
+    assert told
+    assert not await harness.manager.machine_is_stopping()
 
 
 async def test_an_unknown_unit_has_no_pending_job(manager: ServiceManager) -> None:
