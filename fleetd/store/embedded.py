@@ -23,6 +23,7 @@ from fleetd.store.protocol import (
     Operation,
     PrefixDigest,
     RangeResult,
+    StoreMember,
     Unavailable,
 )
 from fleetd.store.sqlite import Database, Written
@@ -201,6 +202,12 @@ class EmbeddedStore:
     async def revision(self) -> int:
         self._check_open()
         return self._history.revision
+
+    async def members(self) -> tuple[StoreMember, ...]:
+        return ()
+
+    async def is_healthy(self, member: StoreMember) -> bool:
+        return False  # it has none
 
     async def close(self) -> None:
         if self._closed:

@@ -3,6 +3,7 @@
 etcd_gateway.py sends the requests, etcd_wire.py has their format.
 """
 
+import asyncio
 import logging
 import math
 import secrets
@@ -28,6 +29,7 @@ from fleetd.store.protocol import (
     PrefixDigest,
     Put,
     RangeResult,
+    StoreMember,
     Unavailable,
 )
 
@@ -231,6 +233,23 @@ class EtcdStore:
 
     async def revision(self) -> int:
         return (await self._read(self._identity_key)).header.revision
+
+    async def members(self) -> tuple[StoreMember, ...]:
+        answer = await self._call("/v3/cluster/member/list", wire.EmptyRequest(), wire.parse_member_list)
+        return wire.parse_members(answer)
+
+    async def is_healthy(self, member: StoreMember) -> bool:
+        """Whoever answers says which member it is. So the addresses of etcd_servers are asked too: the ones that the
+        member itself announces may be those of its own machine (localhost)."""
+        request = wire.RangeRequest(self._identity_key.encode())
+        endpoints = dict.fromkeys((*member.client_urls, *self._gateway.endpoints))
+        answers = await asyncio.gather(
+            *(self._gateway.ask(endpoint, "/v3/kv/range", request, wire.parse_range) for endpoint in endpoints),
+            return_exceptions=True,
+        )
+        return any(
+            isinstance(answer, wire.RangeResponse) and f"{answer.header.member_id:x}" == member.id for answer in answers
+        )
 
     async def close(self) -> None:
         await self._gateway.close()

@@ -190,6 +190,17 @@ class Gateway:
                 return answer
         raise Unavailable(f"etcd does not answer ({'; '.join(failures)})")
 
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """The addresses that were given, without a slash at the end."""
+        return self._endpoints
+
+    async def ask(self, endpoint: str, path: str, request: msgspec.Struct, parse: Callable[[bytes], T]) -> T:
+        """Send one request to this address alone, one of `endpoints` or another of the same cluster. Raises Unavailable
+        if it does not answer, which does not count as a failure of etcd."""
+        body = msgspec.json.encode(request)
+        return parse(await self._post(endpoint.rstrip("/"), path, body, _Sending(), self._timeout_s, ANSWER_BYTES))
+
     async def open_stream(self, path: str, request: msgspec.Struct) -> Stream:
         """Open a stream at the current endpoint and wait for its first line. The caller closes it with `close_stream`.
         Raises Unavailable."""

@@ -21,6 +21,7 @@ from fleetd.store.protocol import (
     KeyValue,
     Operation,
     Put,
+    StoreMember,
     Unavailable,
     Unchanged,
 )
@@ -126,6 +127,10 @@ class CompactionRequest(msgspec.Struct, frozen=True):
     revision: int
 
 
+class EmptyRequest(msgspec.Struct, frozen=True):
+    """A request that says nothing but what it is."""
+
+
 class AuthenticateRequest(msgspec.Struct, frozen=True):
     name: str
     password: str
@@ -135,9 +140,10 @@ class AuthenticateRequest(msgspec.Struct, frozen=True):
 
 
 class Header(msgspec.Struct, frozen=True):
-    """`revision` is the answering member's, after the request."""
+    """`revision` is that of the answering member, `member_id`, after the request."""
 
     cluster_id: int = 0
+    member_id: int = 0
     revision: Count = 0
 
 
@@ -187,6 +193,18 @@ class LeaseTimeToLiveResponse(msgspec.Struct, frozen=True):
 
 class EmptyResponse(msgspec.Struct, frozen=True):
     """An answer whose content is ignored."""
+
+
+class WireMember(msgspec.Struct, frozen=True):
+    ID: int
+    name: str = ""
+    peer_urls: tuple[str, ...] = msgspec.field(default=(), name="peerURLs")
+    client_urls: tuple[str, ...] = msgspec.field(default=(), name="clientURLs")
+    is_learner: bool = msgspec.field(default=False, name="isLearner")
+
+
+class MemberListResponse(msgspec.Struct, frozen=True):
+    members: tuple[WireMember, ...] = ()
 
 
 class AuthenticateResponse(msgspec.Struct, frozen=True):
@@ -268,6 +286,7 @@ parse_txn = partial(parse, msgspec.json.Decoder(TxnResponse, strict=False))
 parse_lease_grant = partial(parse, msgspec.json.Decoder(LeaseGrantResponse, strict=False))
 parse_lease_time_to_live = partial(parse, msgspec.json.Decoder(LeaseTimeToLiveResponse, strict=False))
 parse_empty = partial(parse, msgspec.json.Decoder(EmptyResponse))
+parse_member_list = partial(parse, msgspec.json.Decoder(MemberListResponse, strict=False))
 parse_authenticate = partial(parse, msgspec.json.Decoder(AuthenticateResponse))
 
 
@@ -307,6 +326,13 @@ def _render_operation(operation: Operation) -> RequestOperation:
     if isinstance(operation, Put):
         return RequestOperation(request_put=PutRequest(key, operation.value, operation.lease))
     return RequestOperation(request_delete_range=DeleteRangeRequest(key))
+
+
+def parse_members(answer: MemberListResponse) -> tuple[StoreMember, ...]:
+    """The members that have a vote, by id. A learner has none."""
+    voters = [member for member in answer.members if not member.is_learner]
+    members = [StoreMember(f"{each.ID:x}", each.name, each.peer_urls, each.client_urls) for each in voters]
+    return tuple(sorted(members, key=lambda member: member.id))
 
 
 def parse_key_value(kv: WireKeyValue) -> KeyValue:

@@ -15,6 +15,7 @@ from fleetd.store.protocol import (
     RangeResult,
     Store,
     StoreError,
+    StoreMember,
 )
 
 T = TypeVar("T")
@@ -75,6 +76,12 @@ class InstrumentedStore:
 
     async def revision(self) -> int:
         return await self._measure("revision", "", self._store.revision())
+
+    async def members(self) -> tuple[StoreMember, ...]:
+        return await self._measure("members", "", self._store.members())
+
+    async def is_healthy(self, member: StoreMember) -> bool:
+        return await self._measure("is_healthy", member.id, self._store.is_healthy(member))
 
     async def close(self) -> None:
         await self._store.close()

@@ -81,6 +81,15 @@ class Changes(msgspec.Struct, frozen=True):
     revision: int
 
 
+class StoreMember(msgspec.Struct, frozen=True):
+    """One of the servers that the store consists of, with a vote. `name` is '' for one that has never been started."""
+
+    id: str
+    name: str
+    peer_urls: tuple[str, ...]
+    client_urls: tuple[str, ...]
+
+
 # Comparisons of a transaction: all must hold, or it is a Conflict.
 
 
@@ -183,6 +192,12 @@ class Store(Protocol):
 
     async def revision(self) -> int:
         """The store's current revision (linearizable)."""
+
+    async def members(self) -> tuple[StoreMember, ...]:
+        """The servers that the store consists of, by id. None if it has no servers of its own, as in this process."""
+
+    async def is_healthy(self, member: StoreMember) -> bool:
+        """True if this very member answers a linearizable read, so that it reaches the majority."""
 
     async def close(self) -> None:
         """Close connections and files. Watches end."""

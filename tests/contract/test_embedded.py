@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from fleetd.store.embedded import EmbeddedStore, inline
-from fleetd.store.protocol import Compacted, Delete, Event, LeaseNotFound, Put, StoreError, Unavailable
+from fleetd.store.protocol import Compacted, Delete, Event, LeaseNotFound, Put, StoreError, StoreMember, Unavailable
 from tests.virtual_time import START_S, run_virtually
 
 # Writes keys with eight concurrent writers and prints each key when it is acknowledged. Every third transaction also
@@ -140,6 +140,13 @@ async def test_two_new_stores_have_different_ids(tmp_path: Path) -> None:
         names.append(await store.cluster_id())
         await store.close()
     assert names[0] != names[1]
+
+
+async def test_a_store_in_this_process_has_no_members() -> None:
+    store = EmbeddedStore(":memory:", offload=inline)
+    assert await store.members() == ()
+    assert not await store.is_healthy(StoreMember("1", "default", (), ()))
+    await store.close()
 
 
 async def test_a_reopened_store_can_be_watched_from_its_last_revision(tmp_path: Path) -> None:

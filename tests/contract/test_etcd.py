@@ -1,16 +1,18 @@
 """The etcd store beyond the shared contract: failover, outages, authentication, TLS, and clusters created anew."""
 
 import asyncio
+import json
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from contrib.testbed.etcd import EtcdServer, free_port
 from fleetd.store.etcd import EtcdStore
-from fleetd.store.protocol import Changes, Compacted, Put, Unavailable, Unchanged
+from fleetd.store.protocol import Changes, Compacted, Put, StoreMember, Unavailable, Unchanged
 
 PATIENCE_S = 8.0
 
@@ -109,7 +111,8 @@ async def test_a_transaction_without_an_answer_is_not_repeated_elsewhere(shared_
     assert (item.value, item.create_revision) == (b"once", item.mod_revision)
 
 
-async def test_a_frozen_member_of_three_is_left_for_another(new_etcd: NewEtcd) -> None:
+def start_three(new_etcd: NewEtcd) -> list[EtcdServer]:
+    """Three members of one cluster, by name."""
     ports = [free_port() for _ in range(3)]
     members = {f"m{number}": f"http://127.0.0.1:{port}" for number, port in enumerate(ports)}
     servers = [new_etcd(name=name, peer_port=port, members=members) for name, port in zip(members, ports, strict=True)]
@@ -117,6 +120,11 @@ async def test_a_frozen_member_of_three_is_left_for_another(new_etcd: NewEtcd) -
         server.launch()
     for server in servers:
         server.wait_until_ready()
+    return servers
+
+
+async def test_a_frozen_member_of_three_is_left_for_another(new_etcd: NewEtcd) -> None:
+    servers = start_three(new_etcd)
     async with store_on(*(server.client_url for server in servers)) as store:
         start = await until_it_answers(store)
         lease = await store.grant(30)
@@ -133,6 +141,51 @@ async def test_a_frozen_member_of_three_is_left_for_another(new_etcd: NewEtcd) -
             await until_it_answers(store)
             third = await put(store, "/three/c")
             assert (await next_of(watch)).revision == third
+
+
+async def until_healthy(store: EtcdStore, members: Mapping[str, StoreMember], names: list[str]) -> None:
+    """Wait until exactly these of the members are healthy; an election may have to end first."""
+    async with asyncio.timeout(PATIENCE_S):
+        while [name for name, member in members.items() if await store.is_healthy(member)] != names:  # noqa: ASYNC110 (etcd tells nobody)
+            await asyncio.sleep(0.05)
+
+
+async def test_each_member_is_known_and_only_one_that_answers_itself_is_healthy(new_etcd: NewEtcd) -> None:
+    servers = {server.name: server for server in start_three(new_etcd)}
+    async with store_on(servers["m0"].client_url) as store:
+        members = {member.name: member for member in sorted(await store.members(), key=lambda member: member.name)}
+        assert {name: (member.peer_urls, member.client_urls) for name, member in members.items()} == {
+            name: ((server.peer_url,), (server.client_url,)) for name, server in servers.items()
+        }
+        listed = json.loads(servers["m1"].etcdctl("member", "list", "--write-out=json"))["members"]
+        assert {f"{member['ID']:x}" for member in listed} == {member.id for member in members.values()}
+        await until_healthy(store, members, ["m0", "m1", "m2"])
+
+        servers["m1"].freeze()
+        await until_healthy(store, members, ["m0", "m2"])
+        servers["m2"].kill()
+        await until_healthy(store, members, [])  # no majority
+        servers["m1"].thaw()
+        await until_healthy(store, members, ["m0", "m1"])
+
+
+async def test_a_member_that_announces_an_address_of_another_is_asked_where_fleetd_reaches_it(
+    new_etcd: NewEtcd,
+) -> None:
+    first, second, third = start_three(new_etcd)
+    async with store_on(first.client_url, second.client_url) as store:
+        members = {member.name: member for member in sorted(await store.members(), key=lambda member: member.name)}
+        elsewhere = {name: structs.replace(members[name], client_urls=(third.client_url,)) for name in ("m0", "m1")}
+        await until_healthy(store, elsewhere, ["m0", "m1"])
+        second.freeze()
+        await until_healthy(store, elsewhere, ["m0"])
+
+
+async def test_a_learner_has_no_vote_and_is_not_among_the_members(new_etcd: NewEtcd) -> None:
+    server = new_etcd().start()
+    async with store_on(server.client_url) as store:
+        server.etcdctl("member", "add", "late", "--learner", "--peer-urls=http://127.0.0.1:1")
+        assert [member.name for member in await store.members()] == ["default"]
 
 
 async def test_an_idle_watch_uses_tcp_keep_alive(shared_etcd: EtcdServer) -> None:
@@ -276,6 +329,8 @@ async def test_a_user_needs_only_fleets_prefix_and_renews_its_token(new_etcd: Ne
     enable_authentication(server)
     async with store_on(server.client_url, username="fleet", password="pass") as store:
         assert await store.cluster_id()
+        [member] = await store.members()
+        assert await store.is_healthy(member)
         start = await store.revision()
         lease = await store.grant(30)
         async with aclosing(store.watch("/fleet/w/", start)) as watch:
