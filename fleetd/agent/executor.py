@@ -176,6 +176,8 @@ class Executor:
         self._stops.pop(action.unit, None)
 
     async def _finish_reload(self, action: Reload) -> None:
+        if action.reloads_unit:
+            await self._systemd.reload_unit(action.unit)
         restarts = (await self._systemd.last_run(action.unit)).restarts
         self._ledger.put(action.unit, msgspec.structs.replace(action.entry, applied=_applied_now(restarts)))
         self._stops.pop(action.unit, None)

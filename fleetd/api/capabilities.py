@@ -1,16 +1,32 @@
 """Whether every machine knows what a request asks for: an older fleetd would pass over it, and run the wrong thing."""
 
 from fleetd.api.http import ApiError
+from fleetd.model.content import Content
+from fleetd.model.group import UpdateAction
 from fleetd.model.machine import Capability, Machine, outdated_machine
+from fleetd.model.unit_set import group_options_of
 from fleetd.registry.registry import Reader
 
+_UPDATE_ACTION = "UpdateAction"
 _WORDS = {
     Capability.DROPINS: "drop-ins",
     Capability.CORDON: "cordons and drains",
     Capability.CLUSTER_SETTINGS: "settings of the cluster",
     Capability.MOVES: "moves of units",
     Capability.PROOFS: "rollouts",
+    Capability.UPDATE_ACTION: f"other values of {_UPDATE_ACTION}= than auto",
 }
+
+
+def needed_capability(before: Content | None, after: Content | None) -> Capability | None:
+    """What a fleetd has to know so as not to run this content, where it is new, in another way than it says."""
+    if after is None or after == before or not any(_UPDATE_ACTION in text for text in _texts(after)):
+        return None
+    return Capability.UPDATE_ACTION if group_options_of(after).action is not UpdateAction.AUTO else None
+
+
+def _texts(content: Content) -> tuple[str, ...]:
+    return (content.text, *(dropin.text for dropin in content.dropins))
 
 
 async def check_capability(registry: Reader, capability: Capability) -> None:

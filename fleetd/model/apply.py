@@ -11,8 +11,8 @@ from enum import StrEnum
 import msgspec
 
 from fleetd.model.content import Content
-from fleetd.model.content_change import Impact, impact
-from fleetd.model.group import group_of
+from fleetd.model.content_change import Impact, effect
+from fleetd.model.group import GroupOptions, UpdateAction, group_of
 from fleetd.model.names import is_template, parse_name, template_of
 from fleetd.model.rollout import Phase, Rollout
 from fleetd.model.unit import TargetState, Unit
@@ -176,8 +176,8 @@ class _Writer:
         self._contents = contents
         self._known = known
         self._stamp = stamp
-        self._impacts: dict[tuple[Content, Content], tuple[Impact, str]] = {}
-        self._targets: dict[str, TargetState] = {}
+        self._effects: dict[tuple[Content, Content, UpdateAction], tuple[Impact, str]] = {}
+        self._options: dict[str, GroupOptions] = {}  # by group
 
     def plan(self, name: str, owner: str) -> PlannedUnit:
         """The plan of one unit, which is to be taken out of the set `owner` ('': it is in no other)."""
@@ -187,21 +187,21 @@ class _Writer:
             because = _describe_count(template, self._known.units, self._contents)
             return PlannedUnit(name, ChangeKind.NEW, None, self._create(name, content), because=because)
         if before.content != content:
-            kind, because = self._impact(before.content, content)
+            kind, because = self._effect(name, before.content, content)
             return PlannedUnit(name, ChangeKind.CHANGED, before, self._change(before, content), kind, because, owner)
         kind, because = Impact.NONE, ""
         if not self._is_complete(before):
             because = "an earlier apply was interrupted before its end"
         elif self._retry and self._known.is_reverted(before):
-            kind, because = self._retry_impact(content, group_of(name))
+            kind, because = self._retry_effect(name, content)
         if because:
             return PlannedUnit(name, ChangeKind.CHANGED, before, self._change(before, content), kind, because, owner)
         return PlannedUnit(name, ChangeKind.UNCHANGED, before, before, owner=owner)
 
-    def _retry_impact(self, content: Content, group: str) -> tuple[Impact, str]:
-        """What it takes to run what was reverted: most units run the first of the former contents."""
-        former = self._known.rollouts[group].contents
-        return self._impact(former[0], content) if former else (Impact.RESTART, "--retry")
+    def _retry_effect(self, name: str, content: Content) -> tuple[Impact, str]:
+        """What it does to roll out again what was reverted: most units run the first of the former contents."""
+        former = self._known.rollouts[group_of(name)].contents
+        return self._effect(name, former[0], content) if former else (Impact.RESTART, "--retry")
 
     def _is_complete(self, unit: Unit) -> bool:
         return not unit.rollout or unit.rollout in self._known.complete
@@ -232,18 +232,23 @@ class _Writer:
         )
 
     def _target(self, name: str) -> TargetState:
-        if is_template(name):
-            return TargetState.INACTIVE
-        group = group_of(name) if group_of(name) in self._contents else name
-        if group not in self._targets:
-            self._targets[group] = group_options_of(self._contents[group]).desired_state
-        return self._targets[group]
+        return TargetState.INACTIVE if is_template(name) else self._group_options(name).desired_state
 
-    def _impact(self, before: Content, after: Content) -> tuple[Impact, str]:
+    def _group_options(self, name: str) -> GroupOptions:
+        """Those of the template, if it is known."""
+        group = group_of(name)
+        if group not in self._options:
+            known = self._known.units.get(group)
+            whole = self._contents.get(group) or (known.content if known else self._contents[name])
+            self._options[group] = group_options_of(whole)
+        return self._options[group]
+
+    def _effect(self, name: str, before: Content, after: Content) -> tuple[Impact, str]:
         """Thousands of instances may change alike."""
-        if (before, after) not in self._impacts:
-            self._impacts[before, after] = impact(before, after)
-        return self._impacts[before, after]
+        action = self._group_options(name).action
+        if (before, after, action) not in self._effects:
+            self._effects[before, after, action] = effect(before, after, action)
+        return self._effects[before, after, action]
 
 
 def _describe_count(template: str, units: Mapping[str, Unit], contents: Mapping[str, Content]) -> str:

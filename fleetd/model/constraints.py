@@ -185,12 +185,14 @@ OPTIONS = (
     XFleetOption(
         name="UpdateAction",
         syntax="auto|restart|reload|none",
-        meaning="What a change of content does to a unit that runs: `auto` no more than the changed options need, "
-        "`restart` a restart, `reload` systemd's daemon-reload alone, `none` nothing until it starts again. "
-        "Default: auto.",
+        meaning="What any change of content does to a unit that runs. `auto`: no more than the changed options need, a "
+        "daemon-reload or a restart. `restart`: a restart. `reload`: a daemon-reload, and `systemctl reload` if the "
+        "unit can reload (`ExecReload=`, `Type=notify-reload`; one that fails is a failure of the change), but no "
+        "restart. `none`: systemd reads the new files, and that is all. With `reload` and `none`, what a running "
+        "process cannot take over counts from the unit's next start; the unit is proven when it stays active, which "
+        "says nothing of that. A restart that somebody asks for is made all the same. Default: auto.",
         of_group=True,
         since=OWN,
-        has_effect=False,
     ),
     XFleetOption(
         name="DesiredState",

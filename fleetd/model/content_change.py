@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 
 from fleetd.model.content import Content
+from fleetd.model.group import UpdateAction
 from fleetd.model.unit_option import UnitOption
 from fleetd.model.unitfile import UnitFileError
 
@@ -55,6 +56,18 @@ RELOADED = {  # by section
     "Swap": _RESOURCES,
     "Slice": _RESOURCES,
 }
+
+
+def effect(before: Content, after: Content, action: UpdateAction) -> tuple[Impact, str]:
+    """What the change from `before` to `after`, which differ, does to a unit that runs, with this UpdateAction=, and
+    why."""
+    match action:
+        case UpdateAction.AUTO:
+            return impact(before, after)
+        case UpdateAction.NONE:
+            return Impact.NONE, "the new content counts from its next start (UpdateAction=none)"
+    kind = Impact.RESTART if action is UpdateAction.RESTART else Impact.RELOAD
+    return kind, f"UpdateAction={action}"
 
 
 def impact(before: Content, after: Content) -> tuple[Impact, str]:

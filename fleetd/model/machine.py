@@ -35,6 +35,7 @@ class Capability(StrEnum):
     CLUSTER_SETTINGS = "CLUSTER_SETTINGS"  # as a leader and in its API, it goes by those
     MOVES = "MOVES"  # as a leader, it carries out a Move
     PROOFS = "PROOFS"  # it answers a placement that asks whether its unit is healthy (Placement.prove_after_s)
+    UPDATE_ACTION = "UPDATE_ACTION"  # it heeds UpdateAction=, as a leader and on its machine (Placement.update)
     REBOOTS = "REBOOTS"  # it works the queue of reboots as a leader, and reboots when it is told to
 
 

@@ -4,6 +4,7 @@ import msgspec
 
 from fleetd.model.content import Content, DropIn
 from fleetd.model.decoding import FORMAT, Count
+from fleetd.model.group import UpdateAction
 from fleetd.model.reason import Reason, RejectionCount
 from fleetd.model.unit import TargetState
 
@@ -19,7 +20,8 @@ class Placement(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_f
     restarted (0: nothing). `declined`, with `target` inactive: the machine takes no unit of this name, and nothing of
     it is there; the placement is kept so that the machine reports when it does. `prove_after_s` asks the machine for a
     proof that the unit is healthy (UnitState.proof): active for so long without a restart, and not later than
-    `prove_within_s` after it was started or given its content (None: whenever).
+    `prove_within_s` after it was started or given its content (None: whenever). `update` is what the change to this
+    content does to the unit if it runs.
     """
 
     machine: str
@@ -34,6 +36,7 @@ class Placement(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_f
     prove_after_s: float | None = None
     prove_within_s: float | None = None
     dropins: tuple[DropIn, ...] = ()
+    update: UpdateAction = UpdateAction.AUTO
 
     @property
     def content(self) -> Content:

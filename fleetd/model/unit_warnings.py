@@ -9,6 +9,7 @@ from fleetd.model.constraints import (
     requirement_values,
     unknown_requirements,
 )
+from fleetd.model.group import UpdateAction, parse_group_options
 from fleetd.model.install import INSTALL_SECTION, InvalidInstall, install_values, parse_install
 from fleetd.model.names import is_reserved, parse_name, template_of, visible
 from fleetd.model.unit_option import UnitOption
@@ -32,6 +33,7 @@ def advise(name: str, options: Sequence[UnitOption]) -> tuple[str, ...]:
     advice += [f"{option}= in [X-Fleet] has no effect in this version" for option in options_without_effect(options)]
     if "Instances" in requirement_values(options) and not template_of(name):
         advice.append(f"Instances= has no effect: {name} is not a template, and has no instances")
+    advice += _advise_on_reload(name, options)
     sections = dict.fromkeys(option.section for option in options)
     advice += [
         f"[{visible(section)}] is not [{FLEET_SECTION}], and is not read by fleet"
@@ -41,6 +43,17 @@ def advise(name: str, options: Sequence[UnitOption]) -> tuple[str, ...]:
     if INSTALL_SECTION in sections:
         advice += _advise_on_install(name, options)
     return tuple(advice)
+
+
+def _advise_on_reload(name: str, options: Sequence[UnitOption]) -> list[str]:
+    """What becomes of UpdateAction=reload in a service that systemd cannot reload."""
+    service = [option for option in options if option.section == "Service"]
+    can_reload = any(
+        option.name == "ExecReload" or (option.name, option.value) == ("Type", "notify-reload") for option in service
+    )
+    if can_reload or not name.endswith(".service") or parse_group_options(options).action is not UpdateAction.RELOAD:
+        return []
+    return [f"UpdateAction=reload runs a daemon-reload alone: {name} has no ExecReload=, nor Type=notify-reload"]
 
 
 def _resembles_ours(section: str) -> bool:

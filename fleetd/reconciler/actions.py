@@ -30,7 +30,8 @@ class LedgerEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     `generation` and `target` are the placement's (0: any placement is newer; inactive: fleetd stopped the unit), `hash`
     is of the content used. A start is recorded before systemd is asked for it; `issued` says that systemd accepted it.
     `completed`: it was a oneshot, and succeeded. `stopped`: a stop was begun as the first step to the next placement.
-    `restarting`: a restart is to be made, or under way. `reload`: systemd has to read the unit file again.
+    `restarting`: a restart is to be made, or under way. `reload`: systemd has to read the unit file again, and
+    `reloads_unit`: the unit itself is to be reloaded then, if it can be.
     `result`: the result of the start job, if systemd forgets it. `adopted`: the store was restored and the unit kept
     as it was, so `target` and `hash` may differ from those of this generation. `applied`: when the unit that runs was
     started, or its content came into effect.
@@ -45,6 +46,7 @@ class LedgerEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     stopped: bool = False
     restarting: Restarting | None = None
     reload: bool = False
+    reloads_unit: bool = False
     result: str = ""
     applied: Applied | None = None
 
@@ -91,11 +93,13 @@ class Start(msgspec.Struct, frozen=True):
 
 
 class Reload(msgspec.Struct, frozen=True):
-    """Run daemon-reload if systemd has not read the unit's file. `entry` is recorded afterwards."""
+    """Run daemon-reload if systemd has not read the unit's file, and, if it `reloads_unit`, ask systemd to reload the
+    unit, if that can be. `entry` is recorded afterwards."""
 
     unit: str
     reason: str
     entry: LedgerEntry
+    reloads_unit: bool = False
 
 
 class Restart(msgspec.Struct, frozen=True):

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 import msgspec
 
 from fleetd.model.content import Content
-from fleetd.model.content_change import Impact, impact
+from fleetd.model.content_change import Impact, effect
+from fleetd.model.group import UpdateAction
 from fleetd.model.job_result import CANCELED, FORGOTTEN
 from fleetd.model.placement import Placement
 from fleetd.model.unit import TargetState
@@ -68,7 +69,8 @@ def _plan_unit(name: str, desired: Desired, seen: Observed) -> tuple[Action, ...
         return ()
     if seen.entry and is_carried_out(seen.entry, placement):
         return _plan_upkeep(name, placement, seen, seen.entry)
-    if placement.target is TargetState.LAUNCHED or _restarts_loaded(placement, seen.entry):
+    stays = _restarts_loaded(placement, seen.entry) or _runs_on(placement, seen)
+    if placement.target is TargetState.LAUNCHED or stays:
         if seen.entry and seen.entry.restarting and seen.entry.restarting.invocation is not None:
             return _plan_begun_restart(name, placement, seen, seen.entry, seen.entry.restarting)
         if seen.ours and seen.busy and not seen.stopping:
@@ -115,7 +117,8 @@ def _plan_upkeep(name: str, placement: Placement, seen: Observed, entry: LedgerE
     if entry.hash == placement.content.hash != seen.hash:
         actions.append(Write(name, "its unit file was changed on disk", placement.content))
     if entry.reload:
-        actions.append(Reload(name, UNREAD, msgspec.structs.replace(entry, reload=False)))
+        done = msgspec.structs.replace(entry, reload=False, reloads_unit=False)
+        actions.append(Reload(name, UNREAD, done, entry.reloads_unit))
     if actions or entry.target is not TargetState.LAUNCHED:
         return tuple(actions)
     if reason := _find_news(seen, entry):
@@ -191,9 +194,13 @@ def _plan_running(name: str, placement: Placement, seen: Observed) -> tuple[Acti
         write = [Write(name, write_reason, placement.content, entry)] if seen.hash != wanted else []
         return (*write, Restart(name, cause, entry))
     if seen.hash == wanted:
-        return (Reload(name, UNREAD, done) if base.reload else Record(name, "it runs already", done),)
-    due = msgspec.structs.replace(base, reload=True)
-    return (Write(name, write_reason, placement.content, due), Reload(name, f"it keeps running: {cause}", done))
+        if base.reload:
+            return (Reload(name, UNREAD, done, base.reloads_unit),)
+        return (Record(name, "it runs already", done),)
+    reloads_unit = placement.update is UpdateAction.RELOAD and seen.hash != ""
+    due = msgspec.structs.replace(base, reload=True, reloads_unit=reloads_unit)
+    reload = Reload(name, f"it keeps running: {cause}", done, reloads_unit)
+    return (Write(name, write_reason, placement.content, due), reload)
 
 
 def _find_impact(placement: Placement, seen: Observed, wanted: str) -> tuple[Impact, str]:
@@ -207,13 +214,20 @@ def _find_impact(placement: Placement, seen: Observed, wanted: str) -> tuple[Imp
         return Impact.NONE, "its unit file is unchanged"
     if not seen.hash:
         return Impact.RESTART, "the unit file that it runs with is unknown"
-    return impact(seen.content, placement.content)
+    return effect(seen.content, placement.content, placement.update)
 
 
 def _restarts_loaded(placement: Placement, entry: LedgerEntry | None) -> bool:
     """True if a loaded unit, which something else has started, is to be restarted. One that was launched until now is
     stopped instead."""
     return entry is not None and entry.target is TargetState.LOADED and _restart_requested(placement, entry)
+
+
+def _runs_on(placement: Placement, seen: Observed) -> bool:
+    """True if a loaded unit, which something else has started, is to run on with changed content (UpdateAction=)."""
+    was_loaded = seen.entry is not None and seen.entry.target is TargetState.LOADED
+    is_changed = seen.hash not in ("", placement.content.hash) or (seen.entry is not None and seen.entry.reload)
+    return placement.update in (UpdateAction.RELOAD, UpdateAction.NONE) and was_loaded and is_changed
 
 
 def _restart_requested(placement: Placement, entry: LedgerEntry | None) -> bool:

@@ -8,7 +8,8 @@ import math
 
 import msgspec
 
-from fleetd.model.job_result import SKIPPED
+from fleetd.model.group import UpdateAction
+from fleetd.model.job_result import CANCELED, SKIPPED
 from fleetd.model.placement import Placement
 from fleetd.model.unit import Proof, TargetState
 from fleetd.reconciler.actions import Applied, LedgerEntry
@@ -56,6 +57,8 @@ def _judge_run(placement: Placement, seen: Observed, entry: LedgerEntry, run: La
         return _fail(placement, run.result or "it failed")
     if not seen.busy and result not in ("", "done"):
         return _fail(placement, f"it was not started ({result})")
+    if placement.update is UpdateAction.RELOAD and seen.job_result not in ("", "done", CANCELED):
+        return _fail(placement, f"its reload ended with: {seen.job_result}")
     settled_s = math.inf
     if seen.active in _ACTIVE and not seen.job:
         settled_s = max(run.active_since_s, applied.at_s if applied else 0.0) + placement.prove_after_s

@@ -4,6 +4,7 @@ import msgspec
 
 from fleetd.model.constraints import Requirements
 from fleetd.model.content import Content
+from fleetd.model.group import UpdateAction, group_of
 from fleetd.model.names import is_template
 from fleetd.model.ordered import Names
 from fleetd.model.placement import Decision, Placement
@@ -142,7 +143,16 @@ class UnitPlanBuilder(msgspec.Struct, eq=False, gc=False):
             dropins=content.dropins,
             prove_after_s=proof.after_s if proof else None,
             prove_within_s=proof.within_s if proof else None,
+            update=self._update_on(former, content),
         )
+
+    def _update_on(self, former: Placement | None, content: Content) -> UpdateAction:
+        """What the machine is to do about changed content: it may not have carried out the last change yet."""
+        if former is None or not former.is_active:
+            return UpdateAction.AUTO
+        if former.content == content:
+            return former.update
+        return self.snapshot.group_options(group_of(self.name)).action
 
     @property
     def target(self) -> TargetState:

@@ -49,7 +49,10 @@ JOURNAL_LAG_S = 0.2
 PATTERNS_A_CALL = 16  # systemd compares each pattern with each unit; beyond a few, the whole list is cheaper
 
 _AT_REST = ("ActiveState", "ConditionResult", "ConditionTimestampMonotonic")
-_NO_SUCH_UNIT = f"{SYSTEMD}.NoSuchUnit"
+_NOTHING_TO_DO = (
+    ("StopUnit", f"{SYSTEMD}.NoSuchUnit"),
+    ("ReloadUnit", f"{SYSTEMD}.JobTypeNotApplicable"),
+)
 _WITH_RESULT = frozenset(("service", "socket", "timer", "path", "mount", "automount", "swap", "scope"))
 
 
@@ -270,6 +273,9 @@ class SystemdOverDBus:
     async def restart(self, name: str) -> None:
         await self._queue_job("restart", "RestartUnit", name)
 
+    async def reload_unit(self, name: str) -> None:
+        await self._queue_job("reload", "ReloadUnit", name)
+
     async def stop(self, name: str) -> None:
         if is_loadable(name):
             await self._queue_job("stop", "StopUnit", name)
@@ -283,7 +289,7 @@ class SystemdOverDBus:
             self._asked.pop(name, None)
             self._job_slots.release()
             if isinstance(error, RefusedBySystemd):
-                if member == "StopUnit" and error.code == _NO_SUCH_UNIT:
+                if (member, error.code) in _NOTHING_TO_DO:
                     return
                 raise JobRefused(str(error)) from error
             raise

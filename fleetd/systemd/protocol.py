@@ -163,6 +163,10 @@ class ServiceManager(Protocol):
         """Queue a restart job (mode replace); returns when it is queued. Running units that require this one are
         restarted with it. A unit that does not run is started."""
 
+    async def reload_unit(self, name: str) -> None:
+        """Queue a reload job (mode replace); returns when it is queued. Does nothing for a unit that cannot be reloaded
+        (CanReload)."""
+
     async def stop(self, name: str) -> None:
         """Queue a stop job (mode replace); returns when it is queued. A unit that is not loaded is no error."""
 
@@ -170,9 +174,9 @@ class ServiceManager(Protocol):
         """Wait until units with files here changed state or ended a job; return their names, each once."""
 
     def job_result(self, name: str) -> str:
-        """Return how the last job requested with `start`, `stop` or `restart` ended, '' while it has not: systemd's
-        result, SKIPPED or REFUSED (model/job_result.py). Refused are a timer without its service, and a socket whose
-        service already runs."""
+        """Return how the last job requested with `start`, `restart`, `reload_unit` or `stop` ended, '' while it has
+        not: systemd's result, SKIPPED or REFUSED (model/job_result.py). Refused are a timer without its service, and a
+        socket whose service already runs."""
 
     async def details(self, name: str) -> UnitDetails:
         """Return more about one unit; the defaults if systemd does not know it."""

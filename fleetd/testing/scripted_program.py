@@ -34,7 +34,8 @@ class Program(msgspec.Struct, frozen=True):
     """One unit file as the simulation runs it. A duration of infinity lasts until the unit is stopped.
 
     `conditions` and `asserts` are paths that have to exist; `triggers` is the unit that this one starts. `restart` is
-    Restart=, and `start_limit` how often it may start within ten seconds (0: without limit).
+    Restart=, and `start_limit` how often it may start within ten seconds (0: without limit). `reload` is ExecReload=,
+    which takes no time ('': the unit cannot be reloaded).
     """
 
     kind: str
@@ -60,6 +61,7 @@ class Program(msgspec.Struct, frozen=True):
     restart: str = ""
     restart_s: float = RESTART_S
     start_limit: int = 5
+    reload: str = ""
 
     @property
     def running(self) -> str:
@@ -99,6 +101,7 @@ def parse_program(name: str, text: str) -> Program:
         manual_stop=_last(options, "Unit", "RefuseManualStop") not in _YES,
         restart=_last(options, "Service", "Restart"),
         restart_s=parse_time_span(_last(options, "Service", "RestartSec") or str(RESTART_S)),
+        reload=" ; ".join(list_values(options, "Service", "ExecReload")),
         start_limit=0 if _last(options, "Unit", "StartLimitIntervalSec") == "0" else 5,
     )
 

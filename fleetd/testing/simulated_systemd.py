@@ -363,6 +363,12 @@ class SimulatedSystemd:
         await self._take_time("restart", (name,))
         self._asked[name] = self._units.queue_restart(name)
 
+    async def reload_unit(self, name: str) -> None:
+        self._asked.pop(name, None)
+        await self._take_time("reload-unit", (name,))
+        if number := self._units.queue_reload(name):
+            self._asked[name] = number
+
     async def stop(self, name: str) -> None:
         self._asked.pop(name, None)
         await self._take_time("stop", (name,))

@@ -204,6 +204,18 @@ class SimulatedUnits:
             self._run_stop(other)
         return number
 
+    def queue_reload(self, name: str) -> int:
+        """Reload a unit that can be reloaded. Returns its job's number, 0 if it cannot be."""
+        unit = self.load(name)
+        if unit is None or not unit.program.reload:
+            return 0
+        number = self._replace_job(unit, "reload").number
+        is_running = unit.active == "active"
+        if is_running:
+            self._say(unit, f"Reloading {name}.")
+        self._end_job(unit, "invalid" if not is_running else "failed" if "false" in unit.program.reload else "done")
+        return number
+
     def _find_dependents(self, unit: SimulatedUnit) -> list[SimulatedUnit]:
         """Return the running units that are stopped and restarted with this one, dependents first."""
         found = {unit.name: unit}

@@ -326,3 +326,42 @@ async def test_jobs_run_in_the_order_of_their_requests(harness: Harness) -> None
     await until_active(manager, *names)
     turns = [await harness.start_turn(name) for name in names]
     assert turns == sorted(turns)
+
+
+# Reloads of units.
+
+
+async def test_a_reload_runs_exec_reload_and_keeps_the_process(harness: Harness) -> None:
+    manager = harness.manager
+    await manager.write({"reloads.service": SLEEPER + "ExecReload=/bin/true\n"})
+    await manager.start("reloads.service")
+    await until_active(manager, "reloads.service")
+    pid = harness.pid("reloads.service")
+    await manager.reload_unit("reloads.service")
+    await until_active(manager, "reloads.service")
+    assert (manager.job_result("reloads.service"), harness.pid("reloads.service")) == ("done", pid)
+
+
+async def test_a_reload_that_fails_leaves_the_unit_running(harness: Harness) -> None:
+    manager = harness.manager
+    await manager.write({"stubborn.service": SLEEPER + "ExecReload=/bin/false\n"})
+    await manager.start("stubborn.service")
+    await until_active(manager, "stubborn.service")
+    pid = harness.pid("stubborn.service")
+    await manager.reload_unit("stubborn.service")
+    await until_active(manager, "stubborn.service")
+    assert (manager.job_result("stubborn.service"), harness.pid("stubborn.service")) == ("failed", pid)
+
+
+async def test_a_unit_that_cannot_be_reloaded_is_left_as_it_is(harness: Harness) -> None:
+    manager = harness.manager
+    await manager.write({"plain.service": SLEEPER, "own.slice": "[Slice]\n"})
+    await start_all(manager, "plain.service", "own.slice")
+    await until_active(manager, "plain.service", "own.slice")
+    pid = harness.pid("plain.service")
+    for name in ("plain.service", "own.slice"):
+        await manager.reload_unit(name)
+        assert manager.job_result(name) == ""
+    seen = await manager.observe(["plain.service", "own.slice"])
+    assert {unit.active for unit in seen.values()} == {"active"}
+    assert harness.pid("plain.service") == pid

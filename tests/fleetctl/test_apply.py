@@ -123,6 +123,28 @@ def test_apply_does_not_wait_if_it_is_told_so(fleetctl: Fleetctl, cluster: Scrip
     assert fleetctl("apply", "--no-block", "deploy").status == 0
 
 
+@pytest.mark.parametrize(
+    ("action", "words"),
+    [
+        ("reload", "daemon-reload is enough (UpdateAction=reload)"),
+        ("none", "the new content counts from its next start (UpdateAction=none)"),
+        ("restart", "restart (UpdateAction=restart)"),
+    ],
+)
+def test_the_plan_says_what_the_update_action_does(
+    fleetctl: Fleetctl, cluster: ScriptedCluster, deploy: Path, action: str, words: str
+) -> None:
+    fill(deploy, db=SERVICE, web_=web(2))
+    fleetctl("apply", "deploy")
+    fleet = f"[X-Fleet]\nUpdateAction={action}\n"
+    fill(deploy, db=f"{OTHER}{fleet}", web_=f"{web(2, OTHER)}UpdateAction={action}\n")
+    assert fleetctl("apply", "--plan", "deploy").stdout.splitlines()[:2] == [
+        f"  db.service    changed  {words}",
+        f"  web@.service  changed  2 instances: {words}"
+        + (", one at a time (MaxUnavailable=1)" if action == "restart" else ""),
+    ]
+
+
 def test_apply_waits_for_destroyed_units(fleetctl: Fleetctl, cluster: ScriptedCluster, deploy: Path) -> None:
     fill(deploy, db=f"{SERVICE}[X-Fleet]\nDesiredState=loaded\n", a=SERVICE, b=SERVICE)
     result = fleetctl("apply", "deploy")

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleetd.model.content import Content, DropIn
-from fleetd.model.content_change import Impact, impact
+from fleetd.model.content_change import Impact, effect, impact
+from fleetd.model.group import UpdateAction
 
 BEFORE = "[Unit]\nDescription=web\nAfter=a.service\n\n[Service]\nExecStart=/bin/web\nMemoryMax=10M\n"
 
@@ -136,3 +137,20 @@ def test_a_large_file_is_compared_quickly() -> None:
     began_s = time.process_time()
     assert impact(Content(one), Content(one.replace("=1", "=2")))[0] is Impact.RESTART
     assert time.process_time() - began_s < 5
+
+
+@pytest.mark.parametrize(
+    ("action", "kind", "because"),
+    [
+        ("auto", "reload", "MemoryMax= changed"),
+        ("restart", "restart", "UpdateAction=restart"),
+        ("reload", "reload", "UpdateAction=reload"),
+        ("none", "none", "the new content counts from its next start (UpdateAction=none)"),
+    ],
+)
+def test_an_update_action_decides_what_any_change_does(action: str, kind: str, because: str) -> None:
+    after = Content(BEFORE.replace("10M", "20M"))
+    assert effect(Content(BEFORE), after, UpdateAction(action)) == (Impact(kind), because)
+    if action != "auto":
+        remarked = Content(f"# a remark\n{BEFORE}")
+        assert effect(Content(BEFORE), remarked, UpdateAction(action)) == (Impact(kind), because)

@@ -168,3 +168,20 @@ def test_instances_of_a_unit_that_is_no_template_are_warned_of():
     sentence = "Instances= has no effect: db.service is not a template, and has no instances"
     assert sentence in advise("db.service", fleet_options("Instances=3"))
     assert sentence not in advise("web@1.service", fleet_options("Instances=3"))
+
+
+@pytest.mark.parametrize(
+    ("name", "section", "is_warned_of"),
+    [
+        ("db.service", "[Service]\nType=simple\n", True),
+        ("db.service", "", True),
+        ("db.service", "[Service]\nExecReload=/bin/kill -HUP $MAINPID\n", False),
+        ("db.service", "[Service]\nType=notify-reload\n", False),
+        ("db.slice", "[Slice]\n", False),
+    ],
+)
+def test_an_update_by_reload_of_a_service_that_cannot_reload_is_warned_of(name, section, is_warned_of):
+    sentence = "UpdateAction=reload runs a daemon-reload alone: db.service has no ExecReload=, nor Type=notify-reload"
+    said = advise(name, parse_unit_file(f"[X-Fleet]\nUpdateAction=reload\n{section}"))
+    assert said == ((sentence,) if is_warned_of else ())
+    assert advise(name, parse_unit_file(f"[X-Fleet]\nUpdateAction=none\n{section}")) == ()

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fleetd.model.group import UpdateAction
 from fleetd.model.unit import Proof, TargetState
 from fleetd.reconciler.actions import Applied, Restarting
 from fleetd.reconciler.observed import LastRun, needs_last_run
@@ -49,6 +50,7 @@ JUDGED = [
     ("one between two restarts", seen("activating", restarts=2), failed(NOT_SETTLED)),
     ("one restarted before its content", seen(ledger=after_reload(105.0, 3), restarts=3), Judgement(due_s=115.0)),
     ("one that settled after a restart", seen(at_s=120.0, since_s=108.0, restarts=1), PROVEN),
+    ("one whose last job failed", seen(job_result="failed"), PROVEN),
     ("one that failed", seen("failed", last_run=LastRun("run1", "exit-code")), failed("exit-code")),
     ("one that failed, of a type without results", seen("failed", last_run=LastRun("run1")), failed("it failed")),
     ("one that the machine refuses", here(hash_="", refusal="hides ssh.service"), failed("hides ssh.service")),
@@ -155,3 +157,15 @@ def test_a_crash_loop_is_never_proven(number, age_s, is_active):
     run = LastRun("any", active_since_s=2000.0 - age_s, restarts=number)
     unit = seen("active" if is_active else "activating", at_s=2000.0, last_run=run)
     assert judge_health(ASKED, unit).proof.failed == NOT_SETTLED
+
+
+@pytest.mark.parametrize("ended", ["", "done", "canceled", "failed", "timeout"])
+def test_a_reload_that_fails_is_a_failure_of_the_change(ended):
+    reloaded = msgspec.structs.replace(ASKED, update=UpdateAction.RELOAD)
+    found = judge_health(reloaded, seen(job_result=ended))
+    assert found == (failed(f"its reload ended with: {ended}") if ended in ("failed", "timeout") else PROVEN)
+
+
+def test_a_reload_that_takes_long_is_waited_for():
+    reloaded = msgspec.structs.replace(ASKED, update=UpdateAction.RELOAD)
+    assert judge_health(reloaded, seen("reloading", job=True, at_s=150.0)) == Judgement(due_s=160.0)

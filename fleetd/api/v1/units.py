@@ -4,10 +4,11 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 from fleetd.api import schema
+from fleetd.api.capabilities import check_capability, needed_capability
 from fleetd.api.http import ApiError, Request, Response, render_json
 from fleetd.api.pagination import parse_page, read_page
 from fleetd.api.quota import Quota
-from fleetd.api.unit_operations import NOT_FOUND, UnitOperation, make_operation, parse_put, plan_change
+from fleetd.api.unit_operations import NOT_FOUND, Change, UnitOperation, make_operation, parse_put, plan_change
 from fleetd.api.write_batching import WriteBatcher
 from fleetd.model.names import InvalidName, validate_name
 from fleetd.model.placement import Decision
@@ -102,6 +103,7 @@ class Units:
             change = plan_change(operation, before, self._shadows, await self._find_template(operation))
             if change.after is before:
                 return change.status
+            await self._check_capability(change)
             try:
                 async with self.quota.admit(before, change.after):
                     await self._writes.write(self._registry.unit_write_set(operation.name, before, change.after))
@@ -109,6 +111,12 @@ class Units:
                 continue
             return change.status
         raise ApiError(409, f'unit "{operation.name}" is being changed by other clients at the same time: try again')
+
+    async def _check_capability(self, change: Change) -> None:
+        """Raises ApiError if an older fleetd would run the new content in another way than it says."""
+        before, after = (unit.content if unit else None for unit in (change.before, change.after))
+        if needed := needed_capability(before, after):
+            await check_capability(self._registry, needed)
 
     async def _find_template(self, operation: UnitOperation) -> Unit | None:
         """The template whose drop-ins count for this operation."""
@@ -123,6 +131,7 @@ class Units:
         """
         try:
             change = plan_change(operation, None, self._shadows, await self._find_template(operation))
+            await self._check_capability(change)
             async with self.quota.admit(None, change.after):
                 await self._writes.write(self._registry.unit_write_set(operation.name, None, change.after))
         except (ApiError, Conflict):

@@ -12,7 +12,7 @@ import msgspec
 
 from fleetd.api import schema
 from fleetd.api.apply_writes import write_sets_of
-from fleetd.api.capabilities import check_capability
+from fleetd.api.capabilities import check_capability, needed_capability
 from fleetd.api.http import ApiError, Request, Response, parse_json, render_json
 from fleetd.api.quota import Quota
 from fleetd.api.v2.apply_reports import describe_plan, describe_set, describe_version
@@ -162,6 +162,10 @@ class Applies:
                 await check_capability(reader, Capability.PROOFS)
             if any(unit.after and unit.after.dropins for unit in plan.written):
                 await check_capability(reader, Capability.DROPINS)
+            for unit in plan.written:
+                if needed := needed_capability(None, unit.new_content):
+                    await check_capability(reader, needed)
+                    break
             answer = msgspec.structs.replace(answer, id=stamp.rollout)
             try:
                 await self._write(plan, known, stamp)

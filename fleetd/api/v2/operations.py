@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 
 from fleetd.api import schema
-from fleetd.api.capabilities import check_capability
+from fleetd.api.capabilities import check_capability, needed_capability
 from fleetd.api.http import ApiError, Request, Response, parse_json, render_json, to_api_error
 from fleetd.api.unit_operations import Change, UnitOperation, check_names, make_operation, plan_change
 from fleetd.api.v1.units import Units
@@ -48,28 +48,34 @@ class Operations:
         names = dict.fromkeys(name for each in operations for name in (each.name, each.template) if name)
         found = await self._registry.get_many(UNITS, [(name,) for name in names])
         units: dict[str, Unit | None] = {name: found.get((name,)) for name in names}  # as the operations leave them
-        outdated = await self._refuse_dropins() if any(each.dropins for each in operations) else None
+        refusals: dict[Capability, ApiError | None] = {}
         changes = []
         async with AsyncExitStack() as claims:
             for operation in operations:
                 with _recording(operation.name, results):
-                    if operation.dropins and outdated:
-                        raise outdated
+                    if operation.dropins:
+                        await self._check(Capability.DROPINS, refusals)
                     template = units.get(operation.template)
                     change = plan_change(operation, units[operation.name], self._shadows, template)
+                    before, after = (unit.content if unit else None for unit in (change.before, change.after))
+                    if needed := needed_capability(before, after):
+                        await self._check(needed, refusals)
                     await claims.enter_async_context(self._units.quota.admit(change.before, change.after))
                     changes.append(change)
                     units[operation.name] = change.after
             await self._apply(changes, results)
         return render_json(schema.Results(tuple(results[each.name] for each in asked)))
 
-    async def _refuse_dropins(self) -> ApiError | None:
-        """Why no unit may have drop-ins at present."""
-        try:
-            await check_capability(self._registry, Capability.DROPINS)
-        except ApiError as refusal:
-            return refusal
-        return None
+    async def _check(self, capability: Capability, refusals: dict[Capability, ApiError | None]) -> None:
+        """Raises ApiError while a machine does not have this capability. `refusals` are what was found before."""
+        if capability not in refusals:
+            refusals[capability] = None
+            try:
+                await check_capability(self._registry, capability)
+            except ApiError as error:
+                refusals[capability] = error
+        if refusal := refusals[capability]:
+            raise refusal
 
     async def _apply(self, changes: Sequence[Change], results: dict[str, schema.Result]) -> None:
         """Write the changes. Once the store is unavailable the rest fails at once, without a timeout each."""
