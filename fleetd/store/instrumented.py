@@ -81,7 +81,7 @@ class InstrumentedStore:
         return await self._measure("members", "", self._store.members())
 
     async def is_healthy(self, member: StoreMember) -> bool:
-        return await self._measure("is_healthy", member.id, self._store.is_healthy(member))
+        return await self._measure("is_healthy", member, self._store.is_healthy(member))
 
     async def close(self) -> None:
         await self._store.close()
