@@ -7,7 +7,7 @@ any other.
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum, auto
 from typing import Any
 
@@ -19,11 +19,13 @@ from fleetd.agent.ledger import Ledger, StoreSeen
 from fleetd.agent.observer import Observer
 from fleetd.agent.proof_timers import ProofTimers
 from fleetd.agent.publisher import StatePublisher
+from fleetd.agent.reboot_orders import RebootOrders
 from fleetd.agent.unit_retries import UnitRetries
 from fleetd.aio import Backoff, Pace
 from fleetd.membership.registration import Registration
 from fleetd.membership.store_epoch import StoreChange, StoreEpoch
 from fleetd.model.placement import Placement
+from fleetd.model.reboot import RebootRefusal
 from fleetd.model.unit import Proof, UnitState
 from fleetd.reconciler.actions import Write
 from fleetd.reconciler.after_restore import is_orphan_still, plan_adoption
@@ -54,7 +56,8 @@ class StoreTrust(Enum):
 class Agent:
     """One machine's agent. `run` works until it is cancelled, and can be called once.
 
-    `systemd` is connected by the agent, and closed by the caller. To register the machine: `await publish_all(lease)`,
+    `systemd` is connected by the agent, and closed by the caller. `boot_id` is this boot's, and `on_refused_reboot` is
+    called when `reboot_refusal` changes. To register the machine: `await publish_all(lease)`,
     write the machine's key, set `registration.lease`, call `heartbeat_answered`, and again for each heartbeat.
     """
 
@@ -66,6 +69,8 @@ class Agent:
         ledger: Ledger,
         epoch: StoreEpoch,
         registration: Registration,
+        boot_id: str = "",
+        on_refused_reboot: Callable[[], None] = lambda: None,
     ) -> None:
         self._systemd = systemd
         self._ledger = ledger
@@ -88,6 +93,7 @@ class Agent:
         self._retries = UnitRetries(self._mark_one)
         self._proof_timers = ProofTimers(self._mark_one)
         self._executor = Executor(machine_id, systemd, ledger, self._retries)
+        self._reboot_orders = RebootOrders(systemd, ledger, boot_id, on_refused_reboot)
         self._diagnostics = Diagnostics(systemd, self._mark_one)
         self._observer = Observer(systemd, ledger, self._desired, self._executor, self._retries)
 
@@ -127,6 +133,16 @@ class Agent:
     def states(self) -> dict[str, UnitState]:
         """The states of the units here, by name."""
         return self._publisher.states
+
+    @property
+    def reboot_refusal(self) -> RebootRefusal | None:
+        """Why this machine has not made the last reboot that was ordered in this boot, None if it was not refused."""
+        return self._reboot_orders.refusal
+
+    @property
+    def is_to_reboot(self) -> bool:
+        """True if a reboot of this machine is ordered: what is left here stays placed here."""
+        return self._reboot_orders.is_due(self._desired.reboot)
 
     def heartbeat_answered(self, beat_revision: int) -> None:
         """The machine is registered, and its last heartbeat was answered when the store was at this revision."""
@@ -233,6 +249,8 @@ class Agent:
         except BaseException:
             self._dirty |= dict.fromkeys(names)
             raise
+        if self._trust is StoreTrust.CURRENT:
+            await self._reboot_orders.carry_out(self._desired.reboot)
         if self._epoch_name:
             self._ledger.put_store(StoreSeen(self._epoch_name, self._epoch.highest_revision))
         self._has_observed.set()
@@ -267,6 +285,7 @@ class Agent:
                 extra={"change": change.name.lower()},
             )
             self._store_change = change
+            self._reboot_orders.forget(self._desired.reboot)
             self._mark(self._names())
 
     def _assess_trust(self) -> StoreTrust:

@@ -1,7 +1,7 @@
 """The desired state of this machine, mirrored in memory: its placements, and the session the leader has acknowledged.
 
-The mirror follows `placements/<machine>/` and `synced/<machine>`. Changes queue up until the agent takes them, so the
-mirror never changes during a pass. It writes nothing.
+The mirror follows `placements/<machine>/` and `synced/<machine>`, and reads `reboots/<machine>` with these. Changes
+queue up until the agent takes them, so the mirror never changes during a pass. It writes nothing.
 """
 
 import asyncio
@@ -13,7 +13,8 @@ import msgspec
 from fleetd.aio import Backoff, first_of
 from fleetd.membership.store_epoch import StoreEpoch
 from fleetd.model.placement import Placement
-from fleetd.registry.records import PLACEMENTS, SYNCED, Kind, MalformedRecord, R_co
+from fleetd.model.reboot import Reboot
+from fleetd.registry.records import PLACEMENTS, REBOOTS, SYNCED, Kind, MalformedRecord, R_co
 from fleetd.registry.registry import Registry
 from fleetd.store.protocol import Changes, Compacted, Event, KeyValue, Unavailable
 
@@ -27,7 +28,8 @@ class DesiredSnapshot(msgspec.Struct, frozen=True):
     """The desired state, read at `revision`. `unreadable` are the units whose placement cannot be decoded.
 
     `request` is the number of the last reread requested before the reading began. `synced` is the acknowledged
-    session, read earlier, at `synced_revision`; `marks` are the keys of _read_marks, read later.
+    session, read earlier, at `synced_revision`; `marks` are the keys of _read_marks, read later, and `reboot` is the
+    reboot of this machine among them.
     """
 
     request: int
@@ -37,12 +39,13 @@ class DesiredSnapshot(msgspec.Struct, frozen=True):
     marks: tuple[KeyValue, ...]
     placements: dict[str, Placement]
     unreadable: dict[str, None]
+    reboot: Reboot | None
 
 
 class DesiredState:
     """The mirror. `placements` and `unreadable` are by unit; `synced` is the session the leader has planned for;
-    `revision` is how far the mirror has followed the store (0: nothing was read yet). `wake` is called when there is
-    something to take.
+    `reboot` is the reboot of this machine that the leader works on, or the last one that it gave up; `revision` is how
+    far the mirror has followed the store (0: nothing was read yet). `wake` is called when there is something to take.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class DesiredState:
         self.placements: dict[str, Placement] = {}
         self.unreadable: dict[str, None] = {}
         self.synced = ""
+        self.reboot: Reboot | None = None
         self.revision = 0
 
     def heartbeat_answered(self, beat_revision: int) -> None:
@@ -130,7 +134,7 @@ class DesiredState:
             self._answered = snapshot.request
             self.placements, self.unreadable = dict(snapshot.placements), dict(snapshot.unreadable)
             self.placements |= {name: before[name] for name in snapshot.unreadable if name in before}
-            self.synced, self.revision = snapshot.synced, snapshot.revision
+            self.synced, self.reboot, self.revision = snapshot.synced, snapshot.reboot, snapshot.revision
             names = dict.fromkeys((*before, *self.placements, *self.unreadable))
             changed = {name: None for name in names if before.get(name) != self.placements.get(name)}
         for change in changes:
@@ -157,7 +161,9 @@ class DesiredState:
         self._epoch.accept(epoch)
         acknowledged = self._decode(SYNCED, synced.items[0]) if synced.items and synced.items[0] in marks else None
         session = acknowledged.session if acknowledged else ""
-        return DesiredSnapshot(request, epoch.revision, session, synced.revision, marks, placements, unreadable)
+        ordered = next((item for item in marks if item.key == self._reboot_key), None)
+        reboot = self._decode(REBOOTS, ordered) if ordered else None
+        return DesiredSnapshot(request, epoch.revision, session, synced.revision, marks, placements, unreadable, reboot)
 
     async def _watch(self, snapshot: DesiredSnapshot) -> None:
         """Queue the changes after this snapshot until everything has to be read again."""
@@ -201,8 +207,9 @@ class DesiredState:
                 self.revision = seen.revision
 
     async def _read_marks(self) -> tuple[KeyValue, ...]:
-        """Read the keys that say which session the placements are for, and in which epoch of the store."""
-        keys = [self._registry.key(SYNCED, self._machine_id), self._epoch.key]
+        """Read the keys that say which session the placements are for, and in which epoch of the store; and what is
+        planned about rebooting this machine. For that, the leader writes `synced` again once it is to reboot."""
+        keys = [self._registry.key(SYNCED, self._machine_id), self._epoch.key, self._reboot_key]
         return (await self._store.get_many(keys)).items
 
     def _apply(self, changes: Changes) -> dict[str, None]:
@@ -228,6 +235,10 @@ class DesiredState:
             self.placements.pop(name, None)
         else:
             self._reread.set()
+
+    @property
+    def _reboot_key(self) -> str:
+        return self._registry.key(REBOOTS, self._machine_id)
 
     @property
     def _placements_prefix(self) -> str:

@@ -1,7 +1,7 @@
 """The ledger: what this machine has started, kept in a directory that outlives fleetd but not the boot (/run/fleet).
 
 It has one small file for each unit, replaced atomically, so that a crash leaves either the old entry or the new one;
-and one each for the store's identity as last seen, the orphans, and the links made for the units' [Install].
+and one each for the store's identity as last seen, the orphans, the links made for the units' [Install], and a reboot.
 """
 
 import logging
@@ -26,6 +26,14 @@ class StoreSeen(msgspec.Struct, frozen=True):
     revision: Count = 0
 
 
+class AskedReboot(msgspec.Struct, frozen=True):
+    """The last reboot that this machine was ordered to make: the id of the order, and why it is not made, '' if systemd
+    has begun it."""
+
+    order: str
+    refusal: str = ""
+
+
 _Value = TypeVar("_Value")
 _BEING_WRITTEN = ".new"  # no entry begins with a dot
 
@@ -39,14 +47,15 @@ class Ledger:
 
     def __init__(self, directory: Path) -> None:
         self._units = os.fspath(directory / "started")
-        self._store_file, self._orphans_file, self._links_file = (
-            os.fspath(directory / name) for name in ("store", "orphans", "links")
+        self._store_file, self._orphans_file, self._links_file, self._reboot_file = (
+            os.fspath(directory / name) for name in ("store", "orphans", "links", "reboot")
         )
         os.makedirs(self._units, exist_ok=True)
         self._entries = self._read_entries()
         self._store = self._read(self._store_file, StoreSeen) or StoreSeen()
         self._orphans = self._read(self._orphans_file, tuple[str, ...]) or ()
         self._links = self._read(self._links_file, dict[str, str])
+        self._reboot = self._read(self._reboot_file, AskedReboot)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -102,6 +111,16 @@ class Ledger:
         if links != self._links:
             _replace(self._links_file, msgspec.json.encode(links))
             self._links = dict(links)
+
+    @property
+    def reboot(self) -> AskedReboot | None:
+        """The last reboot that was asked for in this boot."""
+        return self._reboot
+
+    def put_reboot(self, asked: AskedReboot) -> None:
+        """Store how a reboot was answered."""
+        _replace(self._reboot_file, msgspec.json.encode(asked))
+        self._reboot = asked
 
     def _read_entries(self) -> dict[str, LedgerEntry]:
         entries = {}

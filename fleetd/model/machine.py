@@ -9,6 +9,7 @@ import msgspec
 from msgspec import structs
 
 from fleetd.model.decoding import FORMAT
+from fleetd.model.reboot import RebootRefusal
 
 SHORT_ID_LENGTH = 8
 _HOST_NAME = re.compile(r"[A-Za-z0-9._][A-Za-z0-9._-]{0,252}", re.ASCII)
@@ -54,7 +55,8 @@ class Machine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format
     configured one; what operators set through the API is kept in `settings/<id>` and laid over it (effective_metadata).
     `shuts_down` says of a machine that leaves that it is only switched off, and may be back: units with a failover
     delay wait for it. `capabilities` are those of CoreOS fleet, and those of Capability that its fleetd has.
-    `reboot_required` says why the machine wants to be rebooted, '' if it does not. `etcd_member` is the id of the
+    `reboot_required` says why the machine wants to be rebooted, '' if it does not; `reboot_refused` is about the last
+    reboot that was ordered in this boot, None if that was not refused. `etcd_member` is the id of the
     store's etcd member that runs on it, '' for none. `configured` are the settings of the cluster that its fleet.conf
     has, by name: they count where the store has none, mostly while this machine leads.
     """
@@ -70,6 +72,7 @@ class Machine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format
     capabilities: dict[str, bool] = {}
     configured: dict[str, str] = {}
     reboot_required: str = ""
+    reboot_refused: RebootRefusal | None = None
     etcd_member: str = ""
 
     @property

@@ -79,7 +79,19 @@ class Reboot(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format"
     waits: tuple[str, ...] = ()
     revision: Count = 0
 
+    def ends(self, boot_id: str) -> bool:
+        """True if it is to end this boot, now."""
+        return self.phase is RebootPhase.ORDERED and self.boot_id == boot_id
+
     @property
     def holds_slot(self) -> bool:
         """True while the machine counts as one that does not serve: no other may take its slot."""
         return self.failure in (None, RebootFailure.NOT_BACK, RebootFailure.NOT_SERVING)
+
+
+class RebootRefusal(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a machine says of a reboot that was ordered and that it is not going to make: `order` is the id of the
+    Reboot, `why` says who refused it and for what reason."""
+
+    order: str
+    why: str

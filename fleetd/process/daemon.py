@@ -178,6 +178,8 @@ async def open_node(config: Config, former_lease: int = 0) -> Node:
         runtime=runtime,
         own_unit=unit,
         find_address=identity.find_address if not config.public_ip else lambda: config.public_ip,
+        find_reboot_need=identity.find_reboot_need,
+        is_own_host=identity.is_own_host,
     )
     if unit and not (config.standalone or config.systemd_user):
         park_later = partial(deferred_parking.schedule, config, runtime, unit)

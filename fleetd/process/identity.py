@@ -1,5 +1,7 @@
 """This machine's id, boot id and address, and the name of this process. Read at start and at a reload."""
 
+import asyncio
+import ipaddress
 import re
 import socket
 from collections.abc import Sequence
@@ -7,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 
 MACHINE_ID_PATH = Path("/etc/machine-id")
+REBOOT_REQUIRED_PATH = Path("/run/reboot-required")
+PACKAGES, PACKAGE_LENGTH = 5, 64  # as many are named
 BOOT_ID_PATH = Path("/proc/sys/kernel/random/boot_id")
 _MACHINE_ID = re.compile(r"[0-9a-f]{32}")
 _ANYWHERE = "192.0.2.1"  # a documentation address (RFC 5737); looking up its route sends nothing
@@ -48,6 +52,52 @@ def find_address() -> str:
             return ""
         address: str = probe.getsockname()[0]
     return "" if address.startswith(("0.", "127.")) else address
+
+
+async def is_own_host(host: str) -> bool:
+    """True if others reach this machine by this name or IP address: it is that of a network interface other than the
+    loopback one."""
+    try:
+        addresses = [host] if _is_literal(host) else await _resolve(host)
+        return any(map(_is_own_address, addresses))
+    except OSError:  # no such name, or no route
+        return False
+
+
+def _is_literal(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+async def _resolve(host: str) -> list[str]:
+    found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_DGRAM)
+    return [str(place[0]) for *_, place in found]
+
+
+def _is_own_address(address: str) -> bool:
+    """What this machine sends to an address of its own comes from that address. Nothing is sent here."""
+    wanted = ipaddress.ip_address(address)
+    with socket.socket(socket.AF_INET6 if wanted.version == 6 else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((address, 9))
+        return not wanted.is_loopback and ipaddress.ip_address(probe.getsockname()[0]) == wanted
+
+
+def find_reboot_need(path: Path = REBOOT_REQUIRED_PATH) -> str:
+    """Return why the machine wants to be rebooted, as the distribution says after updates: for which packages, or the
+    file that says so. '' if it does not."""
+    if not path.exists():
+        return ""
+    try:
+        packages = sorted(set(path.with_name(path.name + ".pkgs").read_text(errors="replace").split()))
+    except OSError:
+        packages = []
+    if not packages:
+        return f"{path} exists"
+    more = f" and {len(packages) - PACKAGES} more" if len(packages) > PACKAGES else ""
+    return ", ".join(name[:PACKAGE_LENGTH] for name in packages[:PACKAGES] if name.isprintable()) + more
 
 
 def name_process(name: str, arguments: Sequence[str]) -> None:

@@ -29,6 +29,7 @@ from fleetd.membership.store_epoch import StoreEpoch
 from fleetd.model.machine import Machine, MachineMode, effective_metadata
 from fleetd.model.quota import Usage
 from fleetd.model.reason import render_rejection
+from fleetd.process.machine_facts import MachineFacts
 from fleetd.reconciler.shutdown import ShutdownMode, plan_shutdown
 from fleetd.registry.records import SETTINGS, MalformedRecord
 from fleetd.registry.registry import Registry
@@ -43,7 +44,6 @@ PARK_TIMEOUT_S = 2.0  # `systemctl stop` has to end within three seconds, even w
 CLOSE_S = 0.5  # for the parts to end by themselves before the store is closed
 LEAVE_POLL_S = 0.2
 SETTINGS_TIMEOUT_S = 1.0
-ADDRESS_CHECK_S = 60.0
 HANDOVER_S = 5.0
 
 
@@ -51,19 +51,27 @@ async def _leave_unparked(parking: Parking) -> None:
     """The default: nothing parks the machine later."""
 
 
+async def _is_elsewhere(_host: str) -> bool:
+    """The default: no name is this machine's."""
+    return False
+
+
 class HostEnvironment(msgspec.Struct, frozen=True):
     """What a Node gets from the process it runs in; the simulator supplies its own.
 
     `runtime` is a directory that a reboot empties. `own_unit` is fleetd's systemd unit, '' if systemd does not
     supervise it. `park_later` has a process that outlives this one park the machine once the store answers
-    (deferred_parking.py). `find_address` returns the current address, '' if there is none or it is not to be followed.
-    `unix_now` is the wall clock in seconds; `new_id` returns a unique string.
+    (deferred_parking.py). `find_address` returns the current address, '' if there is none or it is not to be followed;
+    `find_reboot_need` why the machine wants to be rebooted, '' if it does not; `is_own_host` whether others reach this
+    machine by that name or address. `unix_now` is the wall clock in seconds; `new_id` returns a unique string.
     """
 
     runtime: Path
     open_ledger: Callable[[Path], Ledger] = Ledger
     own_unit: str = ""
     find_address: Callable[[], str] = lambda: ""
+    find_reboot_need: Callable[[], str] = lambda: ""
+    is_own_host: Callable[[str], Awaitable[bool]] = _is_elsewhere
     unix_now: Callable[[], float] = time.time
     new_id: Callable[[], str] = lambda: uuid.uuid4().hex
     offload: Offload = asyncio.to_thread
@@ -96,7 +104,16 @@ class Node:
         registration = Registration(machine.session, loop_time)
         ledger = environment.open_ledger(environment.runtime)
         epoch = StoreEpoch(registry, machine.id, ledger.store.cluster_id, ledger.store.revision)
-        self.agent = Agent(machine.id, registry, systemd, ledger, epoch, registration)
+        self.agent = Agent(
+            machine.id,
+            registry,
+            systemd,
+            ledger,
+            epoch,
+            registration,
+            machine.boot_id,
+            on_refused_reboot=lambda: self._facts.wake(),
+        )
         self.membership = Membership(
             machine,
             registry,
@@ -104,8 +121,15 @@ class Node:
             ttl_s=config.agent_ttl_s,
             now=loop_time,
             publish=self.agent.publish_all,
-            heard=self.agent.heartbeat_answered,
+            heard=self._heartbeat_answered,
             former_lease=former_lease,
+        )
+        self._facts = MachineFacts(
+            self.membership,
+            find_address=environment.find_address,
+            find_reboot_need=environment.find_reboot_need,
+            find_refusal=lambda: self.agent.reboot_refusal,
+            is_own_host=environment.is_own_host,
         )
         self.election = Election(
             machine.id,
@@ -143,7 +167,7 @@ class Node:
 
     def start(self) -> None:
         """Start the parts."""
-        optional = [self._follow_address(), *([] if self.config.disable_engine else [self._run_election()])]
+        optional = [self._facts.run(), *([] if self.config.disable_engine else [self._run_election()])]
         self._optional = [asyncio.create_task(part) for part in optional]
         self._tasks = [asyncio.create_task(part) for part in (self.membership.run(), self.agent.run())]
         self._tasks += self._optional
@@ -219,9 +243,10 @@ class Node:
             log.info("leaving the cluster; the units here move to other machines")
         while await self._remaining():  # noqa: ASYNC110 (no event says "nothing runs")
             await asyncio.sleep(LEAVE_POLL_S)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(HANDOVER_S):  # without a leader nobody takes the units over
-                await self.agent.wait_until_unassigned()
+        if not (shuts_down and self.agent.is_to_reboot):  # what is still placed here waits for this machine
+            with suppress(TimeoutError):
+                async with asyncio.timeout(HANDOVER_S):  # without a leader nobody takes the units over
+                    await self.agent.wait_until_unassigned()
         self._end_parts()
         await self.membership.deregister()
         log.info("left the cluster")
@@ -257,21 +282,9 @@ class Node:
         left = self._leaving.done()
         return schema.Leaving(left=left, waiting_for=() if left else await self._remaining())
 
-    async def _follow_address(self) -> None:
-        """Publish this machine's address when it changes, as by DHCP. Only the kernel is asked."""
-        published = self.membership.machine.address
-        while True:
-            await asyncio.sleep(ADDRESS_CHECK_S)
-            address = self._environment.find_address()
-            if address in ("", published):
-                continue
-            try:
-                await self.membership.announce(address=address)
-            except StoreError as error:
-                log.warning("cannot publish the new address %s, retrying: %s", address, error)
-            else:
-                published = address
-                log.info("address changed", extra={"address": address})
+    def _heartbeat_answered(self, revision: int) -> None:
+        self.agent.heartbeat_answered(revision)
+        self._facts.wake()
 
     async def _run_election(self) -> None:
         await self.membership.registered.wait()

@@ -12,6 +12,7 @@ from fleetd.membership.registration import Registration
 from fleetd.membership.store_epoch import StoreEpoch
 from fleetd.model.content import DropIn
 from fleetd.model.placement import Placement
+from fleetd.model.reboot import Reboot, RebootPhase
 from fleetd.model.unit import TargetState, UnitState
 from fleetd.registry.records import PLACEMENTS, STATES, Synced
 from fleetd.registry.registry import Registry
@@ -20,7 +21,7 @@ from fleetd.store.protocol import Changes, Comparison, Delete, Operation, RangeR
 from fleetd.systemd.protocol import NO_DROPINS, Run, ServiceManagerError, UnitDetails, UnitStatus
 from fleetd.testing.simulated_systemd import SimulatedSystemd
 
-MACHINE = "m1"
+MACHINE, BOOT = "m1", "boot-1"
 PATIENCE_S = 5.0
 TTL_S = 10.0
 DAEMON = "[Service]\nExecStart=/bin/daemon\n"
@@ -157,6 +158,7 @@ class MachineUnderTest:
         self.directory = directory
         self.systemd = FaultySystemd()
         self.sessions = 0
+        self.told_refusal = asyncio.Event()
         self.running: asyncio.Task[None] | None = None
         self.use_store("the-cluster")
 
@@ -173,7 +175,16 @@ class MachineUnderTest:
         self.ledger = Ledger(self.directory)
         seen = self.ledger.store
         self.epoch = StoreEpoch(self.registry, MACHINE, seen.cluster_id, seen.revision)
-        self.agent = Agent(MACHINE, self.registry, self.systemd, self.ledger, self.epoch, self.registration)
+        self.agent = Agent(
+            MACHINE,
+            self.registry,
+            self.systemd,
+            self.ledger,
+            self.epoch,
+            self.registration,
+            BOOT,
+            on_refused_reboot=self.told_refusal.set,
+        )
         self.running = asyncio.create_task(self.agent.run())
         await self.register()
         if synced:
@@ -190,6 +201,14 @@ class MachineUnderTest:
     async def take_in(self, session: str = "") -> None:
         """The leader acknowledges this session: it has planned for it."""
         await self.put(Synced(session or self.registration.session), MACHINE)
+
+    async def order_reboot(
+        self, order: str, *, boot_id: str = BOOT, phase: RebootPhase = RebootPhase.ORDERED, client: str = ""
+    ) -> None:
+        """The leader gets on with a reboot of this machine; it writes `synced` again with an order."""
+        reboot = Reboot(order, boot_id, phase, client=client)
+        puts = [self.registry.put(reboot, MACHINE), self.registry.put(Synced(self.registration.session), MACHINE)]
+        await self.store.transact([], puts[: 1 + (phase is RebootPhase.ORDERED)])
 
     async def stop(self) -> None:
         """End fleetd, as in a restart."""

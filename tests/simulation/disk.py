@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from fleetd.agent.ledger import Ledger, StoreSeen
+from fleetd.agent.ledger import AskedReboot, Ledger, StoreSeen
 from fleetd.reconciler.actions import LedgerEntry
 
 
@@ -34,6 +34,10 @@ class WatchedLedger(Ledger):
     def put_links(self, links: Mapping[str, str]) -> None:
         with self._watch("links in the ledger", self.links != links):
             super().put_links(links)
+
+    def put_reboot(self, asked: AskedReboot) -> None:
+        with self._watch("reboot in the ledger", self.reboot != asked):
+            super().put_reboot(asked)
 
     @contextmanager
     def _watch(self, what: str, changes: bool) -> Iterator[None]:

@@ -155,6 +155,7 @@ class SimulatedMachine:
         self.systemd = MachineSystemd(
             system_units, link, lambda verb, names: hooks.on_call(name, verb, names), self._is_fatal
         )
+        self.systemd.on_reboot = self._begin_reboot
         self.node: Node | None = None
         self.wire: Wire | None = None
         self._hooks = hooks
@@ -341,6 +342,17 @@ class SimulatedMachine:
         await self._depart("stop")
         self.is_up = False
         self.systemd.reboot()
+
+    def _begin_reboot(self) -> None:
+        """systemctl reboot, as fleetd asks for it. It comes after what is done to the machine already."""
+        self._errand = asyncio.create_task(self._reboot(self._errand))
+
+    async def _reboot(self, earlier: asyncio.Task[None] | None) -> None:
+        if earlier is not None:
+            await asyncio.wait([earlier])
+        await self.shut_down()
+        await asyncio.sleep(BOOT_S)
+        await self.boot()
 
     async def _park_later(self, parking: Parking) -> None:
         """The transient unit that runs after the end of fleetd, until fleetd is started again."""

@@ -20,6 +20,7 @@ from fleetd.store.protocol import (
     PrefixDigest,
     RangeResult,
     StoreError,
+    StoreMember,
     Unavailable,
 )
 from tests.simulation.server import ObservedStore, StoreServer
@@ -135,6 +136,12 @@ class Wire:
 
     async def revision(self) -> int:
         return await self._ask("revision", lambda store: store.revision())
+
+    async def members(self) -> tuple[StoreMember, ...]:
+        return ()  # the simulated store runs on none of the machines
+
+    async def is_healthy(self, member: StoreMember) -> bool:
+        raise AssertionError(f"there is no member {member.id}")
 
     async def watch(self, prefix: str, after_revision: int) -> AsyncGenerator[Changes, None]:
         position = after_revision

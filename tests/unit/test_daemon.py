@@ -90,15 +90,17 @@ def test_a_changed_address_is_published_within_a_minute(tmp_path: Path) -> None:
     async def scenario() -> None:
         config, _ = parse_config("disable_engine=true", "fleet.conf", {}, {})
         store = EmbeddedStore(":memory:", offload=offload_inline)
-        addresses = iter(["10.0.0.1", "", "10.0.0.2", "10.0.0.2"])
-        surroundings = HostEnvironment(tmp_path, find_address=lambda: next(addresses), offload=offload_inline)
+        addresses = ["10.0.0.1"]
+        surroundings = HostEnvironment(tmp_path, find_address=lambda: addresses[-1], offload=offload_inline)
         node = Node(config, store, SimulatedSystemd(), Machine("m1", session="s1", address="10.0.0.1"), surroundings)
         node.start()
         await asyncio.sleep(1)
         registered = await store.get("/fleet/machines/m1")
         assert registered is not None
+        addresses.append("")
         await asyncio.sleep(121)
         assert await store.get("/fleet/machines/m1") == registered
+        addresses.append("10.0.0.2")
         await asyncio.sleep(60)
         changed = await store.get("/fleet/machines/m1")
         assert changed is not None

@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from fleetd.process.identity import IdentityError, find_address, read_boot_id, read_machine_id
+from fleetd.process.identity import (
+    IdentityError,
+    find_address,
+    find_reboot_need,
+    is_own_host,
+    read_boot_id,
+    read_machine_id,
+)
 
 ID = "0123456789abcdef0123456789abcdef"
 
@@ -57,3 +64,32 @@ def test_the_address_is_reachable_by_other_machines_or_empty() -> None:
     assert address == "" or not (
         ipaddress.IPv4Address(address).is_loopback or ipaddress.IPv4Address(address).is_unspecified
     )
+
+
+async def test_a_machine_is_reached_by_the_addresses_of_its_interfaces_alone() -> None:
+    own = find_address()
+    assert not own or await is_own_host(own)
+    loopback = ("127.0.0.1", "::1", "localhost")
+    for other in (*loopback, "192.0.2.7", "2001:db8::7", "no-such-host.invalid", "", "a b", "[::1"):
+        assert not await is_own_host(other), other
+
+
+@pytest.mark.parametrize(
+    ("packages", "words"),
+    [
+        (None, "{path} exists"),
+        ("", "{path} exists"),
+        ("linux-image-amd64\ndbus\nlinux-image-amd64\n", "dbus, linux-image-amd64"),
+        ("a b c d e f g", "a, b, c, d, e and 2 more"),
+        ("bad\x1b[31m good", "good"),
+    ],
+)
+def test_a_machine_wants_a_reboot_for_the_packages_that_say_so(
+    tmp_path: Path, packages: str | None, words: str
+) -> None:
+    path = tmp_path / "reboot-required"
+    assert find_reboot_need(path) == ""
+    path.write_text("*** System restart required ***\n")
+    if packages is not None:
+        path.with_name("reboot-required.pkgs").write_text(packages)
+    assert find_reboot_need(path) == words.format(path=path)

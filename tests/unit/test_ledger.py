@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fleetd.agent.ledger import Ledger, StoreSeen
+from fleetd.agent.ledger import AskedReboot, Ledger, StoreSeen
 from fleetd.model.unit import TargetState
 from fleetd.reconciler.actions import LedgerEntry
 
@@ -20,7 +20,7 @@ def test_a_new_ledger_is_empty_and_makes_its_directory(tmp_path: Path) -> None:
     ledger = reopened(tmp_path / "run" / "fleet")
     assert (ledger.names, ledger.orphans, ledger.store) == ((), (), StoreSeen())
     assert ledger.get("web.service") is None
-    assert ledger.links is None
+    assert (ledger.links, ledger.reboot) == (None, None)
 
 
 def test_everything_survives_a_restart_of_fleetd(tmp_path: Path) -> None:
@@ -30,12 +30,14 @@ def test_everything_survives_a_restart_of_fleetd(tmp_path: Path) -> None:
     ledger.put_store(StoreSeen("cluster", 42))
     ledger.put_orphans(("a.service", "b.service"))
     ledger.put_links({"b.service": "a.service"})
+    ledger.put_reboot(AskedReboot("r1", "apt is at work"))
     ledger = reopened(tmp_path)
     assert ledger.names == ("job@1.service", "web.service")
     assert (ledger.get("web.service"), ledger.get("job@1.service")) == (WEB, JOB)
     assert ledger.store == StoreSeen("cluster", 42)
     assert ledger.orphans == ("a.service", "b.service")
     assert ledger.links == {"b.service": "a.service"}
+    assert ledger.reboot == AskedReboot("r1", "apt is at work")
 
 
 def test_a_forgotten_entry_stays_forgotten_and_forgetting_twice_is_no_error(tmp_path: Path) -> None:
