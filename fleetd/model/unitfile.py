@@ -7,6 +7,7 @@ systemd the rest.
 
 import hashlib
 import itertools
+import operator
 import re
 from collections.abc import Iterable, Sequence
 from typing import Self
@@ -26,6 +27,7 @@ WHITESPACE = (
 _BYTE_ORDER_MARK = "\ufeff"
 _BEFORE_FIRST_SECTION = re.compile(r"[^\[#;]*")
 _COMMENTS = ("#", ";")
+_BACKSLASH = ("\\", "\\\r")  # at the end of a line
 _END_OF_LINE_THAT_GOES_ON = re.compile(r"(?<![ \t])[ \t]*+\\\n[ \t]*")
 _SHORT = 256  # characters of an option, far below the limit of a line
 
@@ -86,22 +88,20 @@ def _line_of(data: bytes, offset: int) -> int:
 
 
 class _Lines:
-    """The physical lines of a text, taken one by one. `number` is that of the last one taken."""
+    """The physical lines of a text. `left` are those not yet taken, `number` is that of the last one taken."""
 
     def __init__(self, text: str) -> None:
-        self._lines = text.split("\n")
-        self.number = 0
+        lines = text.split("\n")
+        self._count = len(lines)
+        self.left = iter(lines)
+
+    @property
+    def number(self) -> int:
+        return self._count - operator.length_hint(self.left)
 
     @property
     def exhausted(self) -> bool:
-        return self.number == len(self._lines)
-
-    def take(self) -> str | None:
-        if self.number == len(self._lines):
-            return None
-        line = self._lines[self.number]
-        self.number += 1
-        return line
+        return self.number == self._count
 
 
 def parse_unit_file(text: str) -> tuple[UnitOption, ...]:
@@ -110,7 +110,7 @@ def parse_unit_file(text: str) -> tuple[UnitOption, ...]:
     lines = _Lines(text)
     options: list[UnitOption] = []
     section: str | None = None
-    while (line := lines.take()) is not None:
+    for line in lines.left:
         # Before the first section, anything but a header is ignored, also a byte order mark.
         line = _BEFORE_FIRST_SECTION.sub("", line, count=1) if section is None else line.lstrip(WHITESPACE)
         if not line or line.startswith(_COMMENTS):
@@ -124,6 +124,8 @@ def parse_unit_file(text: str) -> tuple[UnitOption, ...]:
 
 def _goes_on(line: str) -> bool:
     """True if the line is continued by the next one: it ends in a backslash that is not escaped."""
+    if not line.endswith(_BACKSLASH):
+        return False  # most lines
     line = line.removesuffix("\r")
     return (len(line) - len(line.rstrip("\\"))) % 2 == 1
 
@@ -161,7 +163,7 @@ def _parse_header(line: str, lines: _Lines) -> str:
     started = lines.number
     parts = [line[1:]]
     while "]" not in parts[-1]:
-        following = lines.take()
+        following = next(lines.left, None)
         if following is None:
             raise UnitFileError("unable to find end of section", started)
         parts.append(following)
@@ -187,7 +189,9 @@ def _parse_value(first: str, lines: _Lines) -> str:
     if not _goes_on(first):
         return first.strip(WHITESPACE)
     parts = [first.removesuffix("\r")]
-    while (line := lines.take()) is not None and line.strip(WHITESPACE):
+    for line in lines.left:
+        if not line.strip(WHITESPACE):
+            break
         if _is_comment(line):
             continue
         parts.append(line.removesuffix("\r"))
