@@ -7,6 +7,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from typing import Protocol
 
 import msgspec
 
@@ -69,6 +70,21 @@ class Content(msgspec.Struct, frozen=True, gc=False):
         for dropin in self.dropins:
             options = _lay_over(options, parse_unit_file(dropin.text))
         return options
+
+
+class HasContent(Protocol):
+    """A content, or a record that has one."""
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def dropins(self) -> tuple[DropIn, ...]: ...
+
+
+def is_same_content(one: HasContent, other: HasContent) -> bool:
+    """True if both have the same unit file and drop-ins."""
+    return one.text == other.text and one.dropins == other.dropins
 
 
 @lru_cache(maxsize=1024)

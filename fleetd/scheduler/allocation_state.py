@@ -43,15 +43,15 @@ def classify(
         return _classify_unplaced(state, presence, is_to_run=is_to_run)
     if placement.declined:
         return AllocationState.DECLINED
-    if placement.is_withdrawn and _is_removed(state) and state.generation >= placement.generation:
+    is_withdrawn = placement.is_withdrawn
+    if is_withdrawn and _is_removed(state) and state.generation >= placement.generation:
         return AllocationState.STOPPED
     if presence is Presence.DEAD:
         return AllocationState.LOST
-    if placement.is_withdrawn and is_to_run and state is not None and state.orphan:
-        return AllocationState.ORPHANED
-    if placement.is_withdrawn:
-        return AllocationState.STOPPING
-    return AllocationState.SUPERSEDED if placement.superseded else AllocationState.ASSIGNED
+    if not is_withdrawn:
+        return AllocationState.SUPERSEDED if placement.superseded else AllocationState.ASSIGNED
+    is_orphan = is_to_run and state is not None and state.orphan
+    return AllocationState.ORPHANED if is_orphan else AllocationState.STOPPING
 
 
 def _classify_unplaced(state: UnitState | None, presence: Presence, *, is_to_run: bool) -> AllocationState:

@@ -9,6 +9,7 @@ The decisions only read: the plan of the unit and the proposal as they are so fa
 
 from collections.abc import Mapping, Sequence
 
+from fleetd.model.content import is_same_content
 from fleetd.model.reason import (
     ADOPTED,
     COMPLETED,
@@ -79,7 +80,7 @@ def decide_release(plan: UnitPlanBuilder, machine: str) -> Action | None:
             is_refused = plan.is_wanted and plan.snapshot.refusal(plan.name, machine)
             return Decline(machine) if is_refused else Forget(machine)
         case State.ASSIGNED if plan.unit is not None and not plan.held_content(machine):
-            return Keep(machine) if placement.content != plan.unit.content else None
+            return None if is_same_content(placement, plan.unit) else Keep(machine)
     return None
 
 
@@ -231,20 +232,19 @@ def _has_failed(state: UnitState | None) -> bool:
 def decide_unassigned(proposal: Proposal, plan: UnitPlanBuilder, states: Mapping[str, State]) -> Action:
     """Place a unit that has no machine where it is still being stopped, or have it wait, or find it a machine; unless
     it has completed."""
-    by_state: dict[State, list[str]] = {}
-    for machine, state in states.items():
-        by_state.setdefault(state, []).append(machine)
     leaving = [machine for machine, state in states.items() if state in (State.STOPPING, State.ORPHANED)]
+    unconfirmed = [machine for machine, state in states.items() if state is State.UNCONFIRMED]
+    returning = [machine for machine, state in states.items() if state is State.RETURNING]
     if plan.completed == plan.generation:
         return Conclude(COMPLETED)
     if len(leaving) == 1 and _may_resume(proposal, plan, leaving[0], states[leaving[0]]):
         return Place(leaving[0], RESUMED)
     if leaving:
         return Wait(_wait_for_stop(plan, leaving[0]))
-    if State.UNCONFIRMED in by_state:
-        return Wait(WaitingForRemoval(by_state[State.UNCONFIRMED][0]))
-    if State.RETURNING in by_state:
-        return Wait(WaitingForMachine(by_state[State.RETURNING][0], Absence.RETURNING))
+    if unconfirmed:
+        return Wait(WaitingForRemoval(unconfirmed[0]))
+    if returning:
+        return Wait(WaitingForMachine(returning[0], Absence.RETURNING))
     if plan.move_to in plan.snapshot.machines:
         # One that returns does so in spite of a cordon.
         returns = isinstance(plan.arrival, NotMoved)

@@ -28,10 +28,10 @@ from fleetd.scheduler.unit_plan import UnitPlan, UnitPlanBuilder
 def finish(proposal: Proposal, plan: UnitPlanBuilder) -> UnitPlan | None:
     """The plan for one unit, or None if nothing changes. To be called when the proposal is complete."""
     decision = _decide(proposal, plan)
-    if decision == plan.before and not plan.written and not plan.deletes and not plan.ended_move:
+    if decision == plan.before and not plan.changes and not plan.ended_move:
         return None
     revision = plan.before.revision if plan.before else 0
-    return UnitPlan(plan.name, revision, tuple(plan.written.values()), tuple(plan.deletes), decision, plan.ended_move)
+    return UnitPlan(plan.name, revision, plan.written, plan.deleted, decision, plan.ended_move)
 
 
 def _decide(proposal: Proposal, plan: UnitPlanBuilder) -> Decision | None:

@@ -9,20 +9,19 @@ from fleetd.model.names import template_of
 from fleetd.model.ordered import Names
 from fleetd.model.placement import Placement
 from fleetd.model.quota import Usage
-from fleetd.model.reason import Eviction, Reason, WaitingForStop, without_eviction
+from fleetd.model.reason import Eviction, WaitingForStop, without_eviction
 from fleetd.model.rollout import Rollout
 from fleetd.model.unit import TargetState
 from fleetd.scheduler.actions import (
     Action,
-    Conclude,
     Decline,
+    FindMachine,
     Forget,
     Keep,
     Place,
     Supersede,
     Wait,
     WaitForMachine,
-    WaitForPeer,
     Withdraw,
 )
 from fleetd.scheduler.disruption import DisruptionBudget
@@ -123,11 +122,13 @@ class Proposal:
 
     def apply(self, plan: UnitPlanBuilder, action: Action | None) -> None:
         """Carry out an action in the plan of one unit and in the occupancies. None does nothing."""
-        match action:
-            case None:
-                pass
-            case Place(machine, reason):
-                self._place(plan, machine, reason)
+        if action is None:
+            return
+        match action:  # the most frequent first
+            case Place():
+                self._place(plan, action)
+            case FindMachine():
+                plan.unplaced = True
             case Keep(machine):
                 self.occupy(plan.name, machine, plan.requirements_on(machine))
             case Withdraw(machine, because, reruns):
@@ -158,16 +159,15 @@ class Proposal:
             case Wait(reason):
                 plan.waits = without_eviction(reason) if isinstance(reason, WaitingForStop) else reason
                 plan.reason = reason
-            case WaitForPeer(reason) | Conclude(reason):
-                plan.reason = reason
+            case _:  # WaitForPeer, Conclude
+                plan.reason = action.reason
                 plan.unplaced = False
-            case _:  # FindMachine
-                plan.unplaced = True
         self.budget.note_change(plan.name)
 
-    def _place(self, plan: UnitPlanBuilder, machine: str, reason: Reason | None) -> None:
+    def _place(self, plan: UnitPlanBuilder, action: Place) -> None:
+        machine = action.machine
         placement = plan.placement_on(machine)
-        plan.reason = reason or plan.reason
+        plan.reason = action.reason or plan.reason
         plan.unplaced = False
         plan.assigned = machine
         if plan.placements.get(machine) != placement:

@@ -47,7 +47,9 @@ class Ranking:
     def choose(self, group: Sequence[str], without: str = "") -> Choice | None:
         """The best machine for the first of these units that takes all of them together, or None. `without` is one that
         is not to be chosen."""
-        fitting = (machine for machine in self._fitting(group, group) if machine != without)
+        fitting = self._fitting(group, group)
+        if without:
+            fitting = (machine for machine in fitting if machine != without)
         best = next(fitting, None)
         return Choice(best, next(fitting, None) is None) if best else None
 

@@ -65,7 +65,7 @@ def leave(
     """Have the group leave the machine for the machine `goal`, where its place is kept ('': for none). A `ranking` that
     is used again counts each of them there."""
     for plan in group:
-        plan.leaves[machine] = why
+        plan.leaves = {**plan.leaves, machine: why}
         if goal:
             plan.move_to = goal
             proposal.occupy(plan.name, goal, proposal.requirements(plan.name))
@@ -76,7 +76,7 @@ def leave(
 def ask_for_proof(proposal: Proposal, plan: UnitPlanBuilder, machine: str) -> None:
     """Have the machine prove that the unit is healthy there: the next of its group may go then."""
     options = proposal.snapshot.group_options(group_of(plan.name))
-    plan.proofs[machine] = ProofRequest(options.settle_s, options.deadline_s)
+    plan.proofs = {**plan.proofs, machine: ProofRequest(options.settle_s, options.deadline_s)}
 
 
 def is_finishing(plan: UnitPlanBuilder, machine: str) -> bool:

@@ -254,10 +254,11 @@ class Snapshot:
 
     def refusal(self, name: str, machine: str) -> str:
         """Why the machine takes no unit of this name, as a predicate, or ''."""
-        state = self.states.get(name, {}).get(machine)
+        reports, orders = self.states.get(name), self.placements.get(name)
+        state = reports.get(machine) if reports else None
         if state is not None:  # a missing unit that the cluster has is placed with it
             return "" if state.lacks in self.units else state.refusal
-        order = self.placements.get(name, {}).get(machine)
+        order = orders.get(machine) if orders else None
         return "takes no unit of this name" if order is not None and order.declined else ""
 
     def measure_usage(self) -> Usage:

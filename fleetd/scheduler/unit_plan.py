@@ -1,9 +1,13 @@
 """The plan for one unit: what to write, and the builder that controllers fill in."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, cast
+
 import msgspec
 
 from fleetd.model.constraints import Requirements
-from fleetd.model.content import Content
+from fleetd.model.content import Content, HasContent, is_same_content
 from fleetd.model.group import UpdateAction, group_of
 from fleetd.model.names import is_template
 from fleetd.model.ordered import Names
@@ -14,6 +18,8 @@ from fleetd.scheduler.allocation_state import AllocationState, classify
 from fleetd.scheduler.snapshot import Snapshot, requirements_of
 
 _NOTHING = Requirements()
+# Shared by all plans, most of which change nothing: one that does gets mappings of its own before.
+_NONE = cast(dict[str, Any], MappingProxyType({}))
 
 
 class UnitPlan(msgspec.Struct, frozen=True, gc=False):
@@ -56,14 +62,16 @@ class UnitPlanBuilder(msgspec.Struct, eq=False, gc=False):
     is_wanted: bool = False
     is_template: bool = False
     is_on_many: bool = False
-    placements: dict[str, Placement] = {}  # as they will be, by machine
-    states: dict[str, UnitState] = {}
+    former: Mapping[str, Placement] = _NONE  # by machine
+    placements: dict[str, Placement] = _NONE  # as they will be, by machine
+    changes: dict[str, Placement | None] = _NONE  # what is written, by machine; None: the placement is deleted
+    states: Mapping[str, UnitState] = _NONE
     before: Decision | None = None
     assigned: str = ""  # the machine that the unit is assigned to, or ''
     completed: int = 0  # the generation whose oneshot ran to its end
     unplaced: bool = False  # it needs a machine, and none is known
     waits: PeerWait | None = None  # for what, before it can be placed
-    leaves: dict[str, Rejection] = {}  # the machines that it is to leave, and why
+    leaves: Mapping[str, Rejection] = _NONE  # the machines that it is to leave, and why
     stays: Reason | None = None  # why it stays on a machine that it was to leave
     move_to: str = ""  # the machine that it moves to
     arrival: Reason = MOVED  # why it is there, once it is
@@ -71,18 +79,15 @@ class UnitPlanBuilder(msgspec.Struct, eq=False, gc=False):
     lost_at: float = 0.0  # Unix time since when the machine that it waits for is lost
     reason: Reason | None = None
     eviction: Eviction | None = None  # why it may not stay where it was
-    held: dict[str, Content] = {}  # by machine, '' for all: content kept instead of the unit's, by a rollout
-    proofs: dict[str, ProofRequest] = {}  # by machine, '' for all: asked for by a rollout
+    held: Mapping[str, Content] = _NONE  # by machine, '' for all: content kept instead of the unit's, by a rollout
+    proofs: Mapping[str, ProofRequest] = _NONE  # by machine, '' for all: asked for by a rollout, a drain or a move
     acts_at_once: bool = False  # it was started, stopped or restarted since its rollout began: with held content, too
-    former: dict[str, Placement] = {}
-    written: dict[str, Placement] = {}
-    deletes: dict[str, None] = {}
 
     @classmethod
     def begin(cls, snapshot: Snapshot, name: str, scope: Names | None = None) -> "UnitPlanBuilder":
         """A builder that starts from the snapshot."""
         unit, before = snapshot.units.get(name), snapshot.decisions.get(name)
-        former = snapshot.placements.get(name)
+        former = snapshot.placements.get(name, _NONE)
         requirements = snapshot.requirements(name) if unit else _NOTHING
         template = is_template(name)
         return cls(
@@ -94,14 +99,14 @@ class UnitPlanBuilder(msgspec.Struct, eq=False, gc=False):
             is_wanted=snapshot.is_wanted(name),
             is_template=template,
             is_on_many=requirements.is_global or template,
-            placements=dict(former) if former else {},
-            states=snapshot.states.get(name, {}),
+            former=former,
+            placements=former,
+            states=snapshot.states.get(name, _NONE),
             before=before,
             assigned=snapshot.assigned_machine(name) if former else "",
             completed=before.completed if before else 0,
             move_to=before.target if before else "",
             arrival=(before.arrival if before else None) or MOVED,
-            former=former or {},
         )
 
     @property
@@ -122,15 +127,15 @@ class UnitPlanBuilder(msgspec.Struct, eq=False, gc=False):
         """The placement on this machine with the target and the content that the unit is to have there."""
         assert self.unit is not None
         unit, former, held = self.unit, self.placements.get(machine), self.held_content(machine)
-        content = held or unit.content
+        content = held or unit
         proof = self.proofs.get(machine) or self.proofs.get("") if self.proofs else None
-        if former is not None and former.is_active and former.content == content:
+        if former is not None and former.is_active and is_same_content(former, content):
             is_left_alone = held is not None and not self.acts_at_once
             if is_left_alone and proof is None and former.target is self.target:
                 return former
             if proof is None and former.generation == unit.generation:  # an answered question is not taken back
                 proof = ProofRequest(former.prove_after_s, former.prove_within_s)
-        if not self.snapshot.answers_proofs(machine):
+        if proof is not None and not self.snapshot.answers_proofs(machine):
             proof = None
         return Placement(
             machine,
@@ -138,7 +143,7 @@ class UnitPlanBuilder(msgspec.Struct, eq=False, gc=False):
             content.text,
             self.target,
             unit.generation,
-            completed=self.completed == self.generation,
+            completed=self.completed == unit.generation,
             restart_of=unit.restart_of if held is None or self.acts_at_once else 0,
             dropins=content.dropins,
             prove_after_s=proof.after_s if proof else None,
@@ -146,11 +151,11 @@ class UnitPlanBuilder(msgspec.Struct, eq=False, gc=False):
             update=self._update_on(former, content),
         )
 
-    def _update_on(self, former: Placement | None, content: Content) -> UpdateAction:
+    def _update_on(self, former: Placement | None, content: HasContent) -> UpdateAction:
         """What the machine is to do about changed content: it may not have carried out the last change yet."""
         if former is None or not former.is_active:
             return UpdateAction.AUTO
-        if former.content == content:
+        if is_same_content(former, content):
             return former.update
         return self.snapshot.group_options(group_of(self.name)).action
 
@@ -215,21 +220,38 @@ class UnitPlanBuilder(msgspec.Struct, eq=False, gc=False):
 
     def write(self, placement: Placement) -> None:
         """Have this placement written."""
-        self.written[placement.machine] = placement
-        self.deletes.pop(placement.machine, None)
-        self.placements[placement.machine] = placement
+        self._begin_to_change()
+        self.changes[placement.machine] = self.placements[placement.machine] = placement
 
     def delete(self, machine: str) -> None:
         """Have the placement on this machine deleted."""
-        self.deletes[machine] = None
-        self.written.pop(machine, None)
+        self._begin_to_change()
+        self.changes[machine] = None
         del self.placements[machine]
+
+    def _begin_to_change(self) -> None:
+        if not self.changes:
+            self.placements, self.changes = dict(self.former), {}
+
+    @property
+    def written(self) -> tuple[Placement, ...]:
+        """The placements to write, in the order in which they were proposed."""
+        return tuple(filter(None, self.changes.values()))
+
+    @property
+    def deleted(self) -> tuple[str, ...]:
+        """The machines whose placements are to be deleted."""
+        return tuple([machine for machine, placement in self.changes.items() if placement is None])
 
     def turn(self) -> tuple[int, str]:
         """Sort key of the plan: what only takes back comes first, then what stays, then what is new; within these by
         machine."""
         stage, first_machine = 0, ""
-        for machine, placement in self.written.items():
+        if not self.changes:
+            return stage, first_machine
+        for machine, placement in self.changes.items():
+            if placement is None:
+                continue
             first_machine = first_machine or machine
             if placement.is_active:
                 former = self.former.get(machine)

@@ -189,9 +189,8 @@ def _hold(proposal: Proposal, rollout: Rollout, units: Sequence[Unit], options: 
     for unit in units:
         plan = proposal.units[unit.name]
         plan.acts_at_once = unit.generation > rollout.generation
-        for member, _ in _members(plan):
-            content = contents.held(member)
-            if content is not None:
-                plan.held[member.machine] = content
-            if member in given and not rollout.is_over:
-                plan.proofs[member.machine] = proof
+        members = [member for member, _ in _members(plan)]
+        held = {member.machine: contents.held(member) for member in members}
+        plan.held = {machine: content for machine, content in held.items() if content is not None}
+        if not rollout.is_over:
+            plan.proofs = {member.machine: proof for member in members if member in given}
