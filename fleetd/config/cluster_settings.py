@@ -11,6 +11,7 @@ from fleetd.config.options import OPTIONS
 from fleetd.model.cluster_settings import ClusterSettings
 from fleetd.model.quota import Usage
 from fleetd.scheduler.failover_delays import FailoverPolicy
+from fleetd.scheduler.reboot_policy import RebootPolicy
 
 CLUSTER_OPTIONS = {option.name: option for option in OPTIONS if option.of_cluster}
 
@@ -40,6 +41,16 @@ def failover_policy(settings: ClusterSettings, configured: FailoverPolicy) -> Fa
         fields.get("failover_delay_s", configured.delay_s),
         fields.get("rerun_after_failover", configured.rerun),
         fields.get("handover_timeout_s", configured.handover_timeout_s),
+    )
+
+
+def reboot_policy(settings: ClusterSettings, configured: RebootPolicy) -> RebootPolicy:
+    """The same for reboots."""
+    fields = parse_settings(settings)
+    return RebootPolicy(
+        fields.get("reboot_window", configured.windows),
+        fields.get("reboot_slots", configured.slots),
+        fields.get("reboot_when_required", configured.when_required),
     )
 
 

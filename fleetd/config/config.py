@@ -11,6 +11,7 @@ import msgspec
 
 from fleetd import url
 from fleetd.config.options import OPTIONS, RETIRED, VARIABLE_PREFIX, Address, ConfigOption
+from fleetd.model.reboot_window import RebootWindow
 
 DEFAULT_PATH = "/etc/fleet/fleet.conf"
 
@@ -51,6 +52,9 @@ class Config(msgspec.Struct, frozen=True):
     failover_delay_s: float
     rerun_after_failover: bool
     handover_timeout_s: float
+    reboot_window: tuple[RebootWindow, ...]
+    reboot_slots: int
+    reboot_when_required: bool
     shutdown_timeout_s: float
     units_directory: str
     systemd_user: bool

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from fleetd.model.machine import is_address
+from fleetd.model.reboot_window import parse_reboot_windows
 from fleetd.model.timespan import LONGEST_S, parse_time_span
 from fleetd.url import without_user
 
@@ -308,6 +309,31 @@ OPTIONS: tuple[ConfigOption, ...] = (
         "If the replacement does not even begin to run, the old one stays. The leader's applies, unless fleetctl "
         "settings sets it for the cluster.",
         "_s",
+        of_cluster="leader",
+    ),
+    ConfigOption(
+        "reboot_window",
+        parse_reboot_windows,
+        "",
+        "When machines may begin to reboot: days, time in UTC and duration, as in Sat,Sun 02:00 4h, or Mon..Fri 22:30 "
+        "1h; several are separated by semicolons. Empty: always. fleetctl reboot --now does not wait for it. The "
+        "leader's applies, unless fleetctl settings sets it for the cluster.",
+        of_cluster="leader",
+    ),
+    ConfigOption(
+        "reboot_slots",
+        parse_whole_number(1, 9999),
+        "1",
+        "How many machines may reboot at a time. The leader's applies, unless fleetctl settings sets it for the "
+        "cluster.",
+        of_cluster="leader",
+    ),
+    ConfigOption(
+        "reboot_when_required",
+        parse_bool,
+        "false",
+        "Reboot each machine that says that it needs it (/run/reboot-required), as fleetctl reboot does. The leader's "
+        "applies, unless fleetctl settings sets it for the cluster.",
         of_cluster="leader",
     ),
     ConfigOption(

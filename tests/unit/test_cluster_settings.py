@@ -2,14 +2,23 @@
 
 import pytest
 
-from fleetd.config.cluster_settings import CLUSTER_OPTIONS, allowed_usage, failover_policy, parse_settings, refuse_value
+from fleetd.config.cluster_settings import (
+    CLUSTER_OPTIONS,
+    allowed_usage,
+    failover_policy,
+    parse_settings,
+    reboot_policy,
+    refuse_value,
+)
 from fleetd.config.options import parse_duration
 from fleetd.model.cluster_settings import ClusterSetting, ClusterSettings, edit_settings
 from fleetd.model.machine import MachineMode
 from fleetd.model.quota import Usage
+from fleetd.model.reboot_window import parse_reboot_windows
 from fleetd.registry.records import CLUSTER_SETTINGS
 from fleetd.scheduler.affected import set_cluster_settings
 from fleetd.scheduler.failover_delays import FailoverPolicy
+from fleetd.scheduler.reboot_policy import ONE_AT_A_TIME, RebootPolicy
 from tests.unit.cluster_builder import A, Cluster, after_partition, settled_cluster
 
 SET = ClusterSettings({"failover_delay": ClusterSetting("45s", "ann", 7.0)})
@@ -47,6 +56,9 @@ def test_the_settings_of_the_cluster_are_these_options() -> None:
         "handover_timeout",
         "max_units",
         "max_units_bytes",
+        "reboot_slots",
+        "reboot_when_required",
+        "reboot_window",
         "rerun_after_failover",
     ]
 
@@ -57,6 +69,18 @@ def test_settings_win_over_what_is_configured() -> None:
     assert failover_policy(settings, DEFAULTS) == FailoverPolicy(45.0, True, 60.0)
     assert allowed_usage(settings, Usage(1, 2)) == Usage(1, 2)
     assert allowed_usage(settings_of(max_units="7", max_units_bytes="1K"), Usage(1, 2)) == Usage(7, 1024)
+
+
+def test_the_settings_of_reboots_win_over_what_is_configured() -> None:
+    assert reboot_policy(ClusterSettings(), ONE_AT_A_TIME) == ONE_AT_A_TIME
+    settings = settings_of(reboot_window="Sat 02:00 4h", reboot_slots="2", reboot_when_required="true")
+    assert reboot_policy(settings, ONE_AT_A_TIME) == RebootPolicy(parse_reboot_windows("Sat 02:00 4h"), 2, True)
+
+
+def test_a_window_that_never_opens_is_no_value() -> None:
+    assert refuse_value("reboot_window", "Sat 25:00 4h") == (
+        "reboot_window: 'Sat 25:00 4h' never opens: there is no time of day 25:00"
+    )
 
 
 def test_what_a_later_version_wrote_is_passed_over() -> None:
