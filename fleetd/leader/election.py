@@ -16,6 +16,7 @@ from fleetd.membership.store_epoch import StoreEpoch
 from fleetd.registry.records import LEADER, Leader, encode
 from fleetd.registry.registry import Registry
 from fleetd.scheduler.failover_delays import FailoverPolicy
+from fleetd.scheduler.reboot_policy import ONE_AT_A_TIME, RebootPolicy
 from fleetd.store.protocol import (
     Compacted,
     Comparison,
@@ -50,6 +51,7 @@ class Election:
         *,
         ttl_s: float,
         failover: FailoverPolicy,
+        reboots: RebootPolicy = ONE_AT_A_TIME,
         compact: bool,
         now: Callable[[], float],
         unix_now: Callable[[], float],
@@ -68,6 +70,7 @@ class Election:
             ttl_s=ttl_s,
             leader_ttl_s=self.leader_ttl_s,
             failover=failover,
+            reboots=reboots,
             compact=compact,
             now=now,
             unix_now=unix_now,

@@ -13,8 +13,9 @@ import msgspec
 
 from fleetd import metrics
 from fleetd.aio import Pace, first_of
-from fleetd.config.cluster_settings import failover_policy
+from fleetd.config.cluster_settings import failover_policy, reboot_policy
 from fleetd.leader.mirror import Mirror, StoreSetBack
+from fleetd.leader.store_health import StoreHealthCheck
 from fleetd.leader.timers import HeartbeatSource, Timers
 from fleetd.leader.writer import PlanWriter
 from fleetd.registry.records import LEADER, Change, NewerRecord
@@ -22,6 +23,7 @@ from fleetd.registry.registry import Registry
 from fleetd.scheduler.affected import Affected
 from fleetd.scheduler.failover_delays import FailoverPolicy, Now
 from fleetd.scheduler.planner import Plan, plan_cluster
+from fleetd.scheduler.reboot_policy import RebootPolicy
 from fleetd.scheduler.stats import ClusterStats, PlanStats, count_cluster, count_plan
 from fleetd.store.protocol import Compacted, Comparison, LeaseNotFound, StoreError, Unavailable
 
@@ -38,7 +40,7 @@ Offload = Callable[[Callable[[], Planned]], Awaitable[Planned]]  # runs long wor
 
 class TermSettings(msgspec.Struct, frozen=True):
     """What all terms of one machine have in common. `ttl_s` is that of the machines' leases, `leader_ttl_s` that of the
-    term's; `now` is a monotonic clock, `unix_now` gives Unix time for display. `failover` is
+    term's; `now` is a monotonic clock, `unix_now` gives Unix time. `failover` and `reboots` are
     what fleet.conf has; settings of the cluster win over it."""
 
     registry: Registry
@@ -46,6 +48,7 @@ class TermSettings(msgspec.Struct, frozen=True):
     ttl_s: float
     leader_ttl_s: float
     failover: FailoverPolicy
+    reboots: RebootPolicy
     compact: bool
     now: Callable[[], float]
     unix_now: Callable[[], float]
@@ -96,6 +99,7 @@ class Term:
         self._mirror = Mirror(settings.registry, check_leader=self._check_leader)
         self._writer = PlanWriter(settings.registry, guards, self._mirror.observe)
         self._timers = Timers(settings.membership, ttl_s=settings.ttl_s)
+        self._store_health = StoreHealthCheck(settings.registry.store, settings.now, self._mirror.wake)
         self._pace = Pace(PASS_PERIOD_S, longest_rest_s=0.5)  # the units that come in meanwhile make one batch
         self._stats: ClusterStats | None = None  # as of the last time they were counted
         self._revisions: deque[tuple[float, int]] = deque()  # when the snapshot showed which revision, to compact
@@ -129,6 +133,7 @@ class Term:
             log.warning("leadership given up: %s", fall)
         finally:
             self._mirror.stop()
+            self._store_health.stop()
             self._enter(Phase.OVER)
 
     def _enter(self, phase: Phase) -> None:
@@ -226,6 +231,8 @@ class Term:
             plan, stats = await self._plan(self._mirror.take_affected(), now)
         self._enter(Phase.WRITING)
         self._timers.wake(plan.wakeups)
+        if plan.asks_store_health:
+            self._store_health.ask()
         if plan.writes:
             await self._write(plan, stats)
         due = (judge_at_s, plan.wake_at_s, self._timers.next_wakeup_s())
@@ -244,9 +251,12 @@ class Term:
         """The plan for the affected units (None: for all), and what it changes in numbers."""
         snapshot = self._mirror.snapshot
         policy = failover_policy(snapshot.cluster_settings, self._settings.failover)
+        reboots = reboot_policy(snapshot.cluster_settings, self._settings.reboots)
+        snapshot.store_health = self._store_health.latest
 
         def make() -> Planned:
-            plan = plan_cluster(snapshot, affected, now=now, policy=policy, checkpoint=self._check_not_over)
+            check = self._check_not_over
+            plan = plan_cluster(snapshot, affected, now=now, policy=policy, reboots=reboots, checkpoint=check)
             return plan, count_plan(snapshot, plan.units)
 
         is_small = affected is not None and len(affected) <= SMALL_PLAN

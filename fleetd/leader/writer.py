@@ -11,6 +11,8 @@ from fleetd.registry.records import (
     MACHINES,
     MOVES,
     PLACEMENTS,
+    REBOOT_REQUESTS,
+    REBOOTS,
     ROLLOUTS,
     SYNCED,
     KeySpace,
@@ -21,7 +23,7 @@ from fleetd.registry.records import (
 from fleetd.registry.registry import Registry
 from fleetd.registry.transactions import WriteSet, cut_into_transactions
 from fleetd.scheduler.planner import Plan
-from fleetd.scheduler.proposal import RolloutPlan, SessionPlan
+from fleetd.scheduler.proposal import RebootPlan, RolloutPlan, SessionPlan
 from fleetd.scheduler.unit_plan import UnitPlan
 from fleetd.store.protocol import MAX_OPERATIONS, Comparison, Conflict, Delete, KeyValue, Operation, Put, Unchanged
 
@@ -49,6 +51,9 @@ class PlanWriter:
         for transaction in cut_into_transactions(write_sets, self._guards):
             self.revision = await self._registry.store.transact(transaction.comparisons, transaction.operations)
             self._observe(self.revision)
+        for write in plan.writes:
+            if isinstance(write, RebootPlan):
+                _log_reboot(write)
         async for unit in in_slices(plan.units):
             _log_decision(unit)
 
@@ -91,8 +96,24 @@ def write_sets_of(keys: KeySpace, plan: Plan, still_dead: Mapping[str, Compariso
             case RolloutPlan(group, rollout):
                 key = keys.key(ROLLOUTS, group)
                 yield WriteSet((Unchanged(key, rollout.revision),), (keys.put(rollout, group),))
+            case RebootPlan():
+                yield _reboot_write_set(keys, write)
             case Usage():
                 yield WriteSet((), (keys.put(write),))
+
+
+def _reboot_write_set(keys: KeySpace, plan: RebootPlan) -> WriteSet:
+    machine = plan.machine
+    key, request_key = keys.key(REBOOTS, machine), keys.key(REBOOT_REQUESTS, machine)
+    operations: list[Operation] = [keys.put(plan.reboot, machine) if plan.reboot else Delete(key)]
+    if plan.request is not None:
+        operations.append(keys.put(plan.request, machine))
+    elif plan.ends_request:
+        operations.append(Delete(request_key))
+    if plan.session:
+        operations.append(keys.put(Synced(plan.session), machine))
+    guards = (Unchanged(key, plan.revision), Unchanged(request_key, plan.request_revision))
+    return WriteSet(guards, tuple(operations))
 
 
 def _unit_write_sets(keys: KeySpace, plan: UnitPlan) -> Iterator[WriteSet]:
@@ -116,6 +137,17 @@ def _unit_write_sets(keys: KeySpace, plan: UnitPlan) -> Iterator[WriteSet]:
         return
     move_key = keys.key(MOVES, plan.unit)
     yield WriteSet((*guard, Unchanged(move_key, plan.ended_move)), (*operations, last, Delete(move_key)))
+
+
+def _log_reboot(plan: RebootPlan) -> None:
+    reboot, facts = plan.reboot, {"machine": plan.machine}
+    if reboot is None:
+        log.info("reboot is over", extra=facts)
+    elif reboot.failure is None:
+        log.info("reboot: %s", reboot.phase, extra=facts)
+    else:
+        waits = f"; it waited for {', '.join(reboot.waits)}" if reboot.waits else ""
+        log.warning("reboot given up: %s%s", reboot.detail or reboot.failure, waits, extra=facts)
 
 
 def _log_decision(plan: UnitPlan) -> None:

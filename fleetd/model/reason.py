@@ -18,6 +18,7 @@ class RejectionKind(StrEnum):
     LEAVING = "leaving"  # the machine leaves the cluster
     PARKED = "parked"  # its fleetd was stopped
     DRAINED = "drained"  # an operator drains the machine
+    REBOOTS = "reboots"  # the machine is about to be rebooted
     ABSENT = "absent"  # of a machine that an operator named: it is not registered
     CORDONED = "cordoned"  # an operator cordoned the machine: it takes only global units (why, '' if not given)
     OUTDATED = "outdated"  # its fleetd is older than what the unit needs of it (`drop-ins`)
@@ -133,6 +134,7 @@ class Absence(StrEnum):
     """Why a machine does not carry out what is asked of a unit."""
 
     LOST = "lost"  # dead, and within the failover delay
+    REBOOTS = "reboots"  # it was told to reboot, and is to be back in ten minutes
     PARKED = "parked"  # its fleetd was stopped
     RETURNING = "returning"  # it was lost, and publishes again what runs there, but is not registered yet
 
@@ -158,6 +160,7 @@ class Unavailability(StrEnum):
     UNPLACED = "unplaced"  # it is on no machine
     LOST = "lost"  # its machine is absent
     LEAVING = "leaving"  # its machine leaves
+    REBOOTS = "reboots"  # its machine was told to reboot
     UNREPORTED = "unreported"  # its machine has not reported yet that it has carried out its present placement
     INACTIVE = "inactive"  # it is neither active nor a oneshot that has completed
     UNPROVEN = "unproven"  # it was asked whether it is healthy, and there is no answer yet
@@ -260,6 +263,7 @@ _REJECTIONS = {
     RejectionKind.LEAVING: "machine is leaving",
     RejectionKind.PARKED: "machine is parked (its fleetd was stopped)",
     RejectionKind.DRAINED: "machine is being drained",
+    RejectionKind.REBOOTS: "machine is about to be rebooted",
     RejectionKind.ABSENT: "machine is absent",
     RejectionKind.CORDONED: "machine is cordoned: {}",
     RejectionKind.OUTDATED: "its fleetd is too old for {}",
@@ -281,6 +285,7 @@ _UNAVAILABILITIES = {
     Unavailability.UNPLACED: "is on no machine",
     Unavailability.LOST: "is on {}, which is absent",
     Unavailability.LEAVING: "is on {}, which is leaving",
+    Unavailability.REBOOTS: "is on {}, which is about to be rebooted",
     Unavailability.UNREPORTED: "is not reported by {} as it is to be",
     Unavailability.INACTIVE: "is not active on {}",
     Unavailability.UNPROVEN: "is not proven yet on {}",
@@ -348,6 +353,8 @@ def render_wait(reason: Reason | None) -> str:
             return f"waits for machine {_short(machine)}, {_PARKED}"
         case WaitingForMachine(machine, Absence.RETURNING):
             return f"waits for {_short(machine)}, which is coming back with it"
+        case WaitingForMachine(machine, Absence.REBOOTS, until):
+            return f"waits for machine {_short(machine)} to come back from its reboot, {_until(until)}"
         case WaitingForMachine(machine, _, until):
             return f"waits for machine {_short(machine)} to come back, {_until(until)}"
         case WaitingForPeer(unit, peer_waits):
@@ -378,6 +385,8 @@ def render_eviction(eviction: Eviction) -> str:
         return f"machine {machine} is leaving"
     if rejection.kind is RejectionKind.DRAINED:
         return f"machine {machine} is being drained"
+    if rejection.kind is RejectionKind.REBOOTS:
+        return f"machine {machine} is about to be rebooted"
     if rejection.kind is RejectionKind.REFUSED:
         return f"machine {machine} {rejection.subject}"
     if rejection.kind is RejectionKind.MOVED:

@@ -35,6 +35,7 @@ from fleetd.registry.records import SETTINGS, MalformedRecord
 from fleetd.registry.registry import Registry
 from fleetd.scheduler.eviction_forecast import predict_evictions
 from fleetd.scheduler.failover_delays import FailoverPolicy
+from fleetd.scheduler.reboot_policy import RebootPolicy
 from fleetd.store.protocol import Store, StoreError
 from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager
 
@@ -138,6 +139,7 @@ class Node:
             epoch,
             ttl_s=config.agent_ttl_s,
             failover=FailoverPolicy(config.failover_delay_s, config.rerun_after_failover, config.handover_timeout_s),
+            reboots=RebootPolicy(config.reboot_window, config.reboot_slots, config.reboot_when_required),
             compact=config.etcd_compact,
             now=loop_time,
             unix_now=environment.unix_now,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 import msgspec
 
 from fleetd.model.placement import Decision
+from fleetd.model.reboot import Reboot, RebootFailure, RebootPhase
 from fleetd.model.unit import UnitState
 from fleetd.registry.records import (
     APPLIES,
@@ -15,6 +16,8 @@ from fleetd.registry.records import (
     MACHINES,
     MOVES,
     PLACEMENTS,
+    REBOOT_REQUESTS,
+    REBOOTS,
     ROLLOUTS,
     SETTINGS,
     STATES,
@@ -68,6 +71,9 @@ def read_change(keys: KeySpace, key: str, item: KeyValue | None, revision: int) 
     if change is not None and change.key.kind is DECISIONS:  # its revision guards the write that replaces it
         decision = Decision(change.key.names[0], generation=0, revision=revision)
         return msgspec.structs.replace(change, record=decision)
+    if change is not None and change.key.kind is REBOOTS:
+        given_up = Reboot("", "", RebootPhase.GAVE_UP, RebootFailure.RESTORED, revision=revision)
+        return msgspec.structs.replace(change, record=given_up)
     return change
 
 
@@ -97,6 +103,8 @@ _SETTERS: Mapping[Kind[Record], Callable[..., Affected]] = {
     COMMANDS: affected.set_command,
     APPLIES: affected.set_apply,
     MOVES: affected.set_move,
+    REBOOT_REQUESTS: affected.set_reboot_request,
+    REBOOTS: affected.set_reboot,
 }
 
 

@@ -15,6 +15,7 @@ from fleetd.model.move import Move
 from fleetd.model.ordered import Names
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.quota import Usage
+from fleetd.model.reboot import Reboot, RebootRequest
 from fleetd.model.rollout import Apply, Command, Rollout
 from fleetd.model.unit import Unit, UnitState
 from fleetd.scheduler.snapshot import Snapshot
@@ -161,6 +162,23 @@ def set_move(snapshot: Snapshot, name: str, move: Move | None) -> Affected:
         return Affected()
     _set(snapshot.moves, name, move)
     return Affected({name: None} | snapshot.joined_with(name))
+
+
+def set_reboot_request(snapshot: Snapshot, machine: str, request: RebootRequest | None) -> Affected:
+    """Affects no unit before the machine has its turn."""
+    _set(snapshot.reboot_requests, machine, request)
+    return Affected()
+
+
+def set_reboot(snapshot: Snapshot, machine: str, reboot: Reboot | None) -> Affected:
+    """Affects what is on the machine and what might come or leave, if the cordon changes or what the units there wait
+    for."""
+    former, former_effective = snapshot.reboots.get(machine), snapshot.effective.get(machine)
+    snapshot.set_reboot(machine, reboot)
+    is_same_wait = (former.kept_until if former else 0.0) == (reboot.kept_until if reboot else 0.0)
+    if snapshot.effective.get(machine) == former_effective and is_same_wait:
+        return Affected()
+    return touch_machine(snapshot, machine)
 
 
 # Changes of what the leader has observed.

@@ -62,8 +62,12 @@ def decide_loss(proposal: Proposal, plan: UnitPlanBuilder, machine: str) -> Acti
     if plan.allocation_state(machine) is not State.LOST:
         return None
     delays = proposal.delays
+    is_kept = delays.kept_until(plan.name, machine) > 0
+    if is_kept and plan.is_on_many and plan.placements[machine].is_active:
+        return None
     if delays.is_waiting(plan.name, machine) and _is_only_allocation(plan, machine):
-        reason = WaitingForMachine(machine, Absence.LOST, delays.until(plan.name, machine))
+        absence = Absence.REBOOTS if is_kept else Absence.LOST
+        reason = WaitingForMachine(machine, absence, delays.until(plan.name, machine))
         return WaitForMachine(reason, delays.loss(machine).at, delays.end_s(plan.name, machine))
     return Forget(machine, reruns=plan.placements[machine].is_active and delays.runs_again(plan.name))
 
@@ -146,7 +150,9 @@ def _has_to_leave(proposal: Proposal, plan: UnitPlanBuilder, machine: str) -> bo
     effective = plan.snapshot.effective.get(machine)
     if effective is None or effective.evicts is None:
         return False
-    return not (effective.may_return and proposal.delays.delay_s(plan.name, machine) > 0)
+    delays = proposal.delays
+    waits = delays.delay_s(plan.name, machine) > 0 or delays.kept_until(plan.name, machine) > 0
+    return not (effective.may_return and waits)
 
 
 def _why_replaced(proposal: Proposal, plan: UnitPlanBuilder, machine: str) -> Rejection | None:
@@ -258,10 +264,8 @@ def decide_return(proposal: Proposal, plan: UnitPlanBuilder, group: Sequence[str
     """Put a unit that was to move, and that no other machine takes any more, back on the drained machine in spite of
     the cordon, together with this group; unless it was to leave whatever follows."""
     machine = _moved_from(plan)
-    effective, settings = plan.snapshot.effective.get(machine), plan.snapshot.settings.get(machine)
-    if effective is None or effective.evicts or effective.hold:
-        return None
-    if settings is not None and settings.drain is not None and settings.drain.force:
+    effective, drain = plan.snapshot.effective.get(machine), plan.snapshot.drain_request(machine)
+    if effective is None or effective.evicts or effective.hold or (drain is not None and drain.force):
         return None
     candidate = Candidate(proposal, plan.name, plan.requirements_on(machine), machine, tuple(group))
     is_rejected = meets_constraints(candidate) or rejection_by_occupants(candidate)

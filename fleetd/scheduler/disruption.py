@@ -4,7 +4,7 @@ While MaxUnavailable= members of a group are unavailable, for whatever cause, no
 serves all controllers of a pass, so that no two of them disturb the last member that may be.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -86,23 +86,38 @@ class DisruptionBudget:
         if why not in (Unavailability.UNREPORTED, Unavailability.UNPROVEN) or not runs:
             return self.may_disturb(unit, machine)
         limit = group.options.unavailable_limit(group.size)
-        return None if group.unavailable <= limit else self._describe_wait(group, limit, besides=(unit, machine))
+        return None if group.unavailable <= limit else self._describe_wait(group, limit, besides=((unit, machine),))
 
     @staticmethod
-    def _describe_wait(group: _Group, limit: int, besides: Member | None = None) -> BudgetWait:
+    def _describe_wait(group: _Group, limit: int, besides: Sequence[Member] = ()) -> BudgetWait:
         listed = [
             UnavailableMember(*member, why)
             for members in group.units.values()
             if _count_unavailable(members)
             for member, why in members.items()
-            if why is not None and member != besides
+            if why is not None and member not in besides
         ]
-        return BudgetWait(limit, group.unavailable - (besides is not None), tuple(listed[:LISTED]))
+        return BudgetWait(limit, len(listed), tuple(listed[:LISTED]))
 
     def spend(self, unit: str, machine: str) -> None:
         """This unit is stopped or changed on this machine: it counts as unavailable for the rest of the pass."""
         self._spent[unit, machine] = None
         self._count(unit).mark((unit, machine), Unavailability.DISTURBED)
+
+    def spend_all(self, members: Sequence[Member]) -> BudgetWait | None:
+        """These members, all that are on one machine, go down together: spend the budget for them, or for none if one
+        has to wait. Where a group has more of them than may be unavailable, all its others have to be available."""
+        down = frozenset(members)
+        for unit, machine in members:
+            group = self._count(unit)
+            here = {member: why for names in group.units.values() for member, why in names.items() if member in down}
+            others = group.unavailable - _count_unavailable(here)
+            limit = group.options.unavailable_limit(group.size)
+            if others and others + len(here) > limit and self.unavailability(unit, machine) is None:
+                return self._describe_wait(group, limit, besides=tuple(here))
+        for unit, machine in members:
+            self.spend(unit, machine)
+        return None
 
     def excuse(self, unit: str, machine: str) -> None:
         """Others may be disturbed in spite of this unit's failure on this machine, as its group's options or an
@@ -162,6 +177,8 @@ class DisruptionBudget:
             return Unavailability.LOST
         if effective.evicts is not None:
             return Unavailability.LEAVING
+        if effective.goes_down:
+            return Unavailability.REBOOTS
         return judge_member(placement, self._snapshot.states.get(name, {}).get(machine))
 
 

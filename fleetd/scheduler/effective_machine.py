@@ -5,11 +5,13 @@ from msgspec.structs import replace
 
 from fleetd.model.machine import Capability, Machine, MachineMode, MachineSettings, effective_metadata
 from fleetd.model.reason import Hold, Rejection, RejectionKind
+from fleetd.model.reboot import Reboot, RebootPhase
 
 LEAVING = Rejection(RejectionKind.LEAVING)
 PARKED = Rejection(RejectionKind.PARKED)
 CORDONED = Rejection(RejectionKind.CORDONED)
 DRAINED = Rejection(RejectionKind.DRAINED)
+REBOOTS = Rejection(RejectionKind.REBOOTS)
 
 
 class EffectiveMachine(msgspec.Struct, frozen=True, gc=False):
@@ -19,6 +21,7 @@ class EffectiveMachine(msgspec.Struct, frozen=True, gc=False):
     it is switched off, and may be back, so that units with a failover delay stay assigned to it. `hold` is why it
     carries out nothing at present. `cordon` is why it takes only global units. `has_dropins`: its fleetd knows of
     drop-ins; an older one would run a unit without them. `has_proofs`: its fleetd says whether a unit is healthy.
+    `goes_down`: it was told to reboot, so what runs there counts as unavailable from now on.
     """
 
     metadata: dict[str, str]
@@ -29,6 +32,7 @@ class EffectiveMachine(msgspec.Struct, frozen=True, gc=False):
     cordon: Rejection | None = None
     has_dropins: bool = True
     has_proofs: bool = True
+    goes_down: bool = False
 
     @property
     def accepts_work(self) -> bool:
@@ -36,19 +40,25 @@ class EffectiveMachine(msgspec.Struct, frozen=True, gc=False):
         return self.rejects is None
 
 
-def effective_machine(machine: Machine, settings: MachineSettings | None) -> EffectiveMachine:
-    """The machine as the scheduler sees it. `settings` are those that operators set, if any."""
+def effective_machine(
+    machine: Machine, settings: MachineSettings | None, reboot: Reboot | None = None
+) -> EffectiveMachine:
+    """The machine as the scheduler sees it. `settings` are those that operators set, if any; a machine that is to
+    reboot is cordoned."""
     cordon = settings.cordon if settings else None
     effective = EffectiveMachine(
         effective_metadata(machine, settings),
         has_dropins=bool(machine.capabilities.get(Capability.DROPINS)),
         has_proofs=bool(machine.capabilities.get(Capability.PROOFS)),
+        goes_down=reboot is not None and reboot.phase is RebootPhase.ORDERED and reboot.boot_id == machine.boot_id,
     )
     if machine.mode is MachineMode.LEAVING:
         return replace(effective, rejects=LEAVING, evicts=LEAVING, may_return=machine.shuts_down)
     if machine.mode is MachineMode.PARKED:
         return replace(effective, rejects=PARKED, hold=Hold.PARKED)
     rejection = Rejection(RejectionKind.CORDONED, cordon.why) if cordon else None
+    if rejection is None and reboot is not None and reboot.is_under_way:
+        rejection = REBOOTS
     if settings and settings.drain and settings.drain.with_globals:
         return replace(effective, rejects=rejection or CORDONED)
     return replace(effective, cordon=rejection)

@@ -44,9 +44,18 @@ class FailoverDelays:
         """When this dead machine was lost."""
         return self._snapshot.lost.get(machine) or MachineLoss(self._now.clock_s, self._now.unix_s)
 
+    def kept_until(self, name: str, machine: str) -> float:
+        """Until when (Unix time) the unit waits for this machine, which was told to reboot, and which the unit could
+        not leave; 0 if it does not."""
+        reboot = self._snapshot.reboots.get(machine)
+        is_kept = reboot is not None and self._now.unix_s < reboot.kept_until and name in reboot.kept
+        return reboot.kept_until if reboot is not None and is_kept else 0.0
+
     def end_s(self, name: str, machine: str) -> float:
         """Leader-clock deadline after which the unit fails over from this dead machine."""
-        return self.loss(machine).since_s + self.delay_s(name, machine)
+        end_s = self.loss(machine).since_s + self.delay_s(name, machine)
+        kept_until = self.kept_until(name, machine)
+        return max(end_s, self._now.clock_s + kept_until - self._now.unix_s) if kept_until else end_s
 
     def is_waiting(self, name: str, machine: str) -> bool:
         """True until that deadline."""
@@ -55,7 +64,7 @@ class FailoverDelays:
     def until(self, name: str, machine: str) -> float:
         """Unix time at which the unit fails over from this dead machine; 0 for never."""
         delay_s = self.delay_s(name, machine)
-        return 0.0 if math.isinf(delay_s) else self.loss(machine).at + delay_s
+        return 0.0 if math.isinf(delay_s) else max(self.loss(machine).at + delay_s, self.kept_until(name, machine))
 
     def runs_again(self, name: str) -> bool:
         """True if a oneshot that completed on a machine runs again when that machine is lost."""

@@ -15,11 +15,13 @@ from fleetd.scheduler.controllers.drain import drain
 from fleetd.scheduler.controllers.failover import fail_over
 from fleetd.scheduler.controllers.move import end_moves, move
 from fleetd.scheduler.controllers.placement import place
+from fleetd.scheduler.controllers.reboot import reboot
 from fleetd.scheduler.controllers.rollout import roll_out
 from fleetd.scheduler.controllers.usage import count_usage
 from fleetd.scheduler.decisions import finish
 from fleetd.scheduler.failover_delays import NO_DELAYS, START, FailoverPolicy, Now
 from fleetd.scheduler.proposal import Proposal, Write
+from fleetd.scheduler.reboot_policy import ONE_AT_A_TIME, RebootPolicy
 from fleetd.scheduler.snapshot import Snapshot
 from fleetd.scheduler.unit_plan import UnitPlan
 
@@ -32,6 +34,7 @@ CONTROLLERS: tuple[Controller, ...] = (
     roll_out,
     move,
     drain,
+    reboot,
     place,
     end_moves,
     count_usage,
@@ -42,12 +45,13 @@ class Plan(msgspec.Struct, frozen=True):
     """What to write, in this order; every prefix of it is a legal state of the cluster.
 
     `wakeups` are the leader-clock times at which a unit is to be planned again, `wake_at_s` that of the next pass, if
-    any is due.
+    any is due. `asks_store_health`: the next pass needs to know whether all members of the store are healthy.
     """
 
     writes: tuple[Write, ...] = ()
     wakeups: Mapping[str, float] = {}
     wake_at_s: float | None = None
+    asks_store_health: bool = False
 
     @property
     def units(self) -> tuple[UnitPlan, ...]:
@@ -61,6 +65,7 @@ def plan_cluster(
     *,
     now: Now = START,
     policy: FailoverPolicy = NO_DELAYS,
+    reboots: RebootPolicy = ONE_AT_A_TIME,
     controllers: Sequence[Controller] = CONTROLLERS,
     checkpoint: Callable[[], None] = lambda: None,
 ) -> Plan:
@@ -69,14 +74,15 @@ def plan_cluster(
     `checkpoint` is called for each controller and about once a unit, because a plan can take long: what it raises ends
     the plan.
     """
-    proposal = Proposal(snapshot, _scopes(snapshot, affected), now=now, policy=policy, checkpoint=checkpoint)
+    scopes = _scopes(snapshot, affected)
+    proposal = Proposal(snapshot, scopes, now=now, policy=policy, reboots=reboots, checkpoint=checkpoint)
     due: list[float] = []
     for controller in controllers:
         checkpoint()
         due += [at_s] if (at_s := controller(proposal)) is not None else []
     writes = (*proposal.first, *_finish_units(proposal), *proposal.last)
     wakeups = {name: at_s for name, at_s in proposal.wakeups.items() if math.isfinite(at_s)}
-    return Plan(writes, wakeups, min(due, default=None))
+    return Plan(writes, wakeups, min(due, default=None), proposal.asks_store_health)
 
 
 def _scopes(snapshot: Snapshot, affected: Affected | None) -> dict[str, Names | None]:

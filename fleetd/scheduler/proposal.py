@@ -10,6 +10,7 @@ from fleetd.model.ordered import Names
 from fleetd.model.placement import Placement
 from fleetd.model.quota import Usage
 from fleetd.model.reason import Eviction, WaitingForStop, without_eviction
+from fleetd.model.reboot import Reboot, RebootRequest
 from fleetd.model.rollout import Rollout
 from fleetd.model.unit import TargetState
 from fleetd.scheduler.actions import (
@@ -27,6 +28,7 @@ from fleetd.scheduler.actions import (
 from fleetd.scheduler.disruption import DisruptionBudget
 from fleetd.scheduler.failover_delays import NO_DELAYS, START, FailoverDelays, FailoverPolicy, Now
 from fleetd.scheduler.occupancy import Occupancy
+from fleetd.scheduler.reboot_policy import ONE_AT_A_TIME, RebootPolicy
 from fleetd.scheduler.snapshot import Snapshot, requirements_of
 from fleetd.scheduler.unit_plan import UnitPlan, UnitPlanBuilder
 
@@ -45,7 +47,23 @@ class RolloutPlan(msgspec.Struct, frozen=True):
     rollout: Rollout
 
 
-Write = UnitPlan | SessionPlan | RolloutPlan | Usage
+class RebootPlan(msgspec.Struct, frozen=True):
+    """Write the reboot of a machine, or delete it (None), guarded by the `revision` of the record and by the
+    `request_revision` of the request that it was planned from (0: there was none). The request is deleted, too, if it
+    `ends_request`; `request` is written in its stead where nobody has asked. `session` is that of a machine which is
+    ordered to reboot: it is written again, so that the machine reads its order.
+    """
+
+    machine: str
+    revision: int
+    request_revision: int
+    reboot: Reboot | None
+    ends_request: bool = False
+    request: RebootRequest | None = None
+    session: str = ""
+
+
+Write = UnitPlan | SessionPlan | RolloutPlan | RebootPlan | Usage
 
 
 class Proposal:
@@ -53,8 +71,7 @@ class Proposal:
 
     `units` are the plans of the affected units, in order of names. `first` is written before them, `last` after them.
     `budget` says which units may be disturbed. `wakeups` are the leader-clock times at which a unit is to be planned
-    again. Call `checkpoint` about once a unit: it
-    raises where the pass is to be abandoned.
+    again. Call `checkpoint` about once a unit: it raises where the pass is to be abandoned.
     """
 
     def __init__(
@@ -64,16 +81,19 @@ class Proposal:
         *,
         now: Now = START,
         policy: FailoverPolicy = NO_DELAYS,
+        reboots: RebootPolicy = ONE_AT_A_TIME,
         checkpoint: Callable[[], None] = lambda: None,
     ) -> None:
         """`scopes` are the affected units, in order, each with the machines to decide about (None: all)."""
         self.snapshot = snapshot
         self.now = now
         self.policy = policy
+        self.reboots = reboots
         self.delays = FailoverDelays(snapshot, policy, now)
         self.checkpoint = checkpoint
         self.units = {name: UnitPlanBuilder.begin(snapshot, name, scope) for name, scope in (scopes or {}).items()}
         self.budget = DisruptionBudget(snapshot, self.units)
+        self.asks_store_health = False  # a reboot waits for it
         self.first: list[Write] = []
         self.last: list[Write] = []
         self.turns: dict[str, int] = {}  # units that were given a new machine → in which order

@@ -14,12 +14,13 @@ from fleetd.model.cluster_settings import ClusterSettings
 from fleetd.model.constraints import Requirements, parse_requirements
 from fleetd.model.content import Content
 from fleetd.model.group import GroupOptions, group_of, parse_group_options
-from fleetd.model.machine import Machine, MachineSettings
+from fleetd.model.machine import DrainRequest, Machine, MachineSettings
 from fleetd.model.move import Move
 from fleetd.model.names import is_template, parse_name, template_of
 from fleetd.model.ordered import Names, Ordered
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.quota import Usage, size_of
+from fleetd.model.reboot import Reboot, RebootPhase, RebootRequest
 from fleetd.model.rollout import Apply, Command, Phase, Rollout
 from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.model.unitfile import UnitFileError
@@ -27,6 +28,7 @@ from fleetd.scheduler.allocation_state import Presence
 from fleetd.scheduler.effective_machine import EffectiveMachine, effective_machine
 from fleetd.scheduler.machine_index import MachineIndex
 from fleetd.scheduler.occupancy import Occupancy
+from fleetd.scheduler.reboot_policy import StoreHealth
 
 R = TypeVar("R", Unit | None, Placement | None)
 
@@ -84,11 +86,14 @@ class Snapshot:
         self.commands: dict[str, Command] = {}  # by group
         self.applies: dict[str, Apply] = {}  # by id
         self.moves: dict[str, Move] = {}  # by unit
+        self.reboot_requests: dict[str, RebootRequest] = {}  # by machine
+        self.reboots: dict[str, Reboot] = {}  # by machine
         # What the leader has observed.
         self.away: frozenset[str] = frozenset()
         self.lost: Mapping[str, MachineLoss] = {}
         self.restored_at = 0  # the store's revision at which its last restore was recorded; 0: it never was
         self.superseded_since: Mapping[tuple[str, str], float] = {}  # (machine, unit) → leader's clock
+        self.store_health: StoreHealth | None = None  # asked for only where a member's machine is to reboot
         # Indexes.
         self.effective: dict[str, EffectiveMachine] = Ordered()  # registered machines
         self.occupancies: dict[str, Occupancy] = {}
@@ -102,6 +107,7 @@ class Snapshot:
         self.reported_by: dict[str, Names] = {}  # machine → the units it reports
         self.rolling: dict[str, Names] = {}  # group → its units that are changed by a rollout
         self.draining: Names = {}  # machines whose units are to move elsewhere
+        self.needing_reboot: Names = {}  # registered machines that say that they want to be rebooted
         self.moving: Names = {}  # units that move to another machine, and have still to stop
         self.units_of_rollout: dict[str, Names] = {}  # id of a rollout → the units that name it
         self._followers: dict[str, Names] = {}  # peer → the units that name it in MachineOf
@@ -184,9 +190,25 @@ class Snapshot:
         rolling = (self.rolling[group] for group in groups if self.rolling.get(group) and self.is_rolling(group))
         return {name: None for found in rolling for name in found}
 
+    def drain_request(self, machine: str) -> DrainRequest | None:
+        """How the machine is drained: as operators asked, or because it is to reboot; None: it is not."""
+        settings, reboot = self.settings.get(machine), self.reboots.get(machine)
+        asked = settings.drain if settings else None
+        if reboot is None or not reboot.is_under_way:
+            return asked
+        if reboot.phase is not RebootPhase.DRAINING:
+            return None  # what is there stays
+        drain = DrainRequest(reboot.by, reboot.began, reboot.deadline)
+        return msgspec.structs.replace(drain, with_globals=asked.with_globals, force=asked.force) if asked else drain
+
     def on_draining_machines(self) -> Names:
-        """The units on machines that are drained: whether they may move depends on others."""
-        return {name: None for machine in self.draining for name in self.placed_on.get(machine, {})}
+        """The units on machines that are drained, and those that machines wait for which have rebooted: what becomes of
+        them depends on others."""
+        names = {name: None for machine in self.draining for name in self.placed_on.get(machine, {})}
+        for machine, reboot in self.reboots.items():
+            if reboot.holds_slot and machine in self.machines:
+                names |= {name: None for name in reboot.awaited if machine in self.placements.get(name, {})}
+        return names
 
     def joined_with(self, name: str) -> Names:
         """The unit, and those that MachineOf= joins to it, directly or through others."""
@@ -336,13 +358,20 @@ class Snapshot:
     def set_machine(self, machine: str, record: Machine | None) -> None:
         """Set a registered machine."""
         _set(self.machines, machine, record)
+        _mark(self.needing_reboot, machine, record is not None and record.reboot_required != "")
         self._refresh_session(machine)
         self._refresh_effective(machine)
 
     def set_settings(self, machine: str, settings: MachineSettings | None) -> None:
         """Set the settings of a machine."""
         _set(self.settings, machine, settings)
-        _mark(self.draining, machine, settings is not None and settings.drain is not None)
+        _mark(self.draining, machine, self.drain_request(machine) is not None)
+        self._refresh_effective(machine)
+
+    def set_reboot(self, machine: str, reboot: Reboot | None) -> None:
+        """Set the reboot of a machine."""
+        _set(self.reboots, machine, reboot)
+        _mark(self.draining, machine, self.drain_request(machine) is not None)
         self._refresh_effective(machine)
 
     def set_session(self, machine: str, session: str | None) -> None:
@@ -387,7 +416,8 @@ class Snapshot:
 
     def _refresh_effective(self, machine: str) -> None:
         record = self.machines.get(machine)
-        _set(self.effective, machine, effective_machine(record, self.settings.get(machine)) if record else None)
+        settings, reboot = self.settings.get(machine), self.reboots.get(machine)
+        _set(self.effective, machine, effective_machine(record, settings, reboot) if record else None)
         self._machine_index = None
 
     def _refresh_unplaced(self, name: str) -> None:

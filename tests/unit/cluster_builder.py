@@ -17,6 +17,7 @@ from fleetd.model.names import matches_glob
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.quota import Usage
 from fleetd.model.reason import BEST, render, render_rejection
+from fleetd.model.reboot import Reboot, RebootRequest
 from fleetd.model.rollout import Rollout
 from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.registry.records import (
@@ -24,6 +25,8 @@ from fleetd.registry.records import (
     MACHINES,
     MOVES,
     PLACEMENTS,
+    REBOOT_REQUESTS,
+    REBOOTS,
     ROLLOUTS,
     SETTINGS,
     STATES,
@@ -38,7 +41,8 @@ from fleetd.registry.snapshots import apply_record
 from fleetd.scheduler.affected import Affected, set_away
 from fleetd.scheduler.failover_delays import FailoverPolicy, Now
 from fleetd.scheduler.planner import Plan, plan_cluster
-from fleetd.scheduler.proposal import RolloutPlan, SessionPlan
+from fleetd.scheduler.proposal import RebootPlan, RolloutPlan, SessionPlan
+from fleetd.scheduler.reboot_policy import ONE_AT_A_TIME
 from fleetd.scheduler.snapshot import MachineLoss, Snapshot, requirements_of
 from fleetd.scheduler.unit_plan import UnitPlan
 
@@ -77,6 +81,7 @@ class Cluster:
         self.away: set[str] = set()
         self.wakeups: dict[str, float] = {}  # unit → leader's clock at which it is to be planned again
         self.policy = FailoverPolicy(handover_timeout_s=30.0)
+        self.reboots = ONE_AT_A_TIME
         self.clock_s = 0.0  # leader's clock
         self.sessions = 0
         self.refusals: dict[str, dict[str, str]] = {}  # machine → unit → why it takes none of this name
@@ -92,7 +97,7 @@ class Cluster:
         self.revision += 1
         if isinstance(record, Unit):
             record = msgspec.structs.replace(record, generation=self.revision)
-        elif isinstance(record, Decision | Move | Rollout):
+        elif isinstance(record, Decision | Move | Rollout | Reboot | RebootRequest):
             record = msgspec.structs.replace(record, revision=self.revision)
         if record is None:
             del self.store[key]
@@ -128,10 +133,12 @@ class Cluster:
         *,
         shuts_down: bool = False,
         is_old: bool = False,
+        boot_id: str = "",
+        facts: dict[str, object] | None = None,
         **metadata: str,
     ) -> None:
         """A machine registers, or writes its record again. What is not given stays as it was. `is_old`: its fleetd has
-        none of the capabilities."""
+        none of the capabilities. `facts` are further fields of its record."""
         former = self.snapshot.machines.get(name)
         session = session or (former.session if former else self._new_session())
         metadata = metadata or (former.metadata if former else {})
@@ -143,6 +150,8 @@ class Cluster:
             mode=mode,
             shuts_down=shuts_down,
             capabilities={} if is_old else dict.fromkeys(Capability, True),
+            boot_id=boot_id or (former.boot_id if former else ""),
+            **(facts or {}),
         )
         self.write(MACHINES, (name,), record)
         if name in self.away:
@@ -177,7 +186,7 @@ class Cluster:
         """
         changed, self.changed = self.changed, Affected()
         self._observe(self.snapshot, overdue)
-        plan = plan_cluster(self.snapshot, changed, now=self._now(), policy=self.policy)
+        plan = plan_cluster(self.snapshot, changed, now=self._now(), policy=self.policy, reboots=self.reboots)
         self.wakeups |= plan.wakeups
         return plan
 
@@ -185,7 +194,7 @@ class Cluster:
         """Plan for all units, in this snapshot or in the leader's. Changes nothing."""
         snapshot = snapshot or self.snapshot
         self._observe(snapshot, overdue)
-        return plan_cluster(snapshot, now=self._now(), policy=self.policy)
+        return plan_cluster(snapshot, now=self._now(), policy=self.policy, reboots=self.reboots)
 
     def _now(self) -> Now:
         return Now(self.clock_s, float(self.revision))
@@ -211,6 +220,8 @@ class Cluster:
         for write in plan.writes:
             if isinstance(write, RolloutPlan):
                 self.apply_rollout(write)
+            elif isinstance(write, RebootPlan):
+                self.apply_reboot(write)
         for unit_plan in plan.units:
             self.apply_unit(unit_plan)
         self.acknowledge(plan)
@@ -233,6 +244,15 @@ class Cluster:
         before = self.snapshot.rollouts.get(plan.group)
         assert plan.rollout.revision == (before.revision if before else 0), "the guard would refuse this"
         self.write(ROLLOUTS, (plan.group,), plan.rollout)
+
+    def apply_reboot(self, plan: RebootPlan) -> None:
+        """Write the reboot, if it and its request are still those that the plan was made from."""
+        before, request = self.snapshot.reboots.get(plan.machine), self.snapshot.reboot_requests.get(plan.machine)
+        assert plan.revision == (before.revision if before else 0), "the guard would refuse this"
+        assert plan.request_revision == (request.revision if request else 0), "the guard would refuse this"
+        self.write(REBOOTS, (plan.machine,), plan.reboot)
+        if plan.ends_request or plan.request:
+            self.write(REBOOT_REQUESTS, (plan.machine,), plan.request)
 
     def acknowledge(self, plan: Plan) -> None:
         """Write the sessions that were planned for, and the usage."""

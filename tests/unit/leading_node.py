@@ -56,8 +56,8 @@ class FaultyStore(EmbeddedStore):
 class Node:
     """A machine that leads, with a store of its own."""
 
-    def __init__(self) -> None:
-        self.store = FaultyStore(":memory:", offload=offload_inline, cluster_id="test")
+    def __init__(self, store_type: type[FaultyStore] = FaultyStore) -> None:
+        self.store = store_type(":memory:", offload=offload_inline, cluster_id="test")
         self.registry = Registry(InstrumentedStore(self.store))
         now = asyncio.get_running_loop().time
         self.membership = Membership(

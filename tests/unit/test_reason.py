@@ -145,6 +145,7 @@ REJECTIONS = [
     ),
     (Rejection(RejectionKind.CONFLICT, "b"), "conflicts with b", "conflicts with b on 11111111"),
     (Rejection(RejectionKind.REPLACED, "b"), "replaced by b", "replaced by b on 11111111"),
+    (Rejection(RejectionKind.REBOOTS), "machine is about to be rebooted", "machine 11111111 is about to be rebooted"),
     (Rejection(RejectionKind.ABSENT), "machine is absent", "machine is absent on 11111111"),
     (Rejection(RejectionKind.MOVED, "m2"), "moved to m2", "moves from 11111111 to m2"),
     (Rejection(RejectionKind.FAILED, "exit"), "failed there: exit", "failed on 11111111: exit"),

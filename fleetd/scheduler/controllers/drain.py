@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from fleetd.model.machine import DrainRequest
 from fleetd.model.reason import DrainEnded, MayFinish, NowhereElse, Reason, Rejection, RejectionCount
-from fleetd.scheduler.effective_machine import DRAINED
+from fleetd.scheduler.effective_machine import DRAINED, REBOOTS
 from fleetd.scheduler.feasibility import count_rejections
 from fleetd.scheduler.proposal import Proposal
 from fleetd.scheduler.ranking import Ranking
@@ -26,7 +26,7 @@ def drain(proposal: Proposal) -> None:
             plan = proposal.units[name]
             ask_for_proof(proposal, plan, plan.move_to)
     for machine in sorted(snapshot.draining):
-        request = snapshot.settings[machine].drain
+        request = snapshot.drain_request(machine)
         effective = snapshot.effective.get(machine)
         if request is not None and effective is not None and not effective.evicts and not effective.hold:
             _drain_machine(proposal, machine, request)
@@ -39,7 +39,7 @@ def _drain_machine(proposal: Proposal, machine: str, request: DrainRequest) -> N
     if request.with_globals and not is_over:
         for plan in present:
             if plan.is_on_many and (request.force or spend(proposal, [plan], machine) is None):
-                leave(proposal, [plan], machine, "", DRAINED)
+                leave(proposal, [plan], machine, "", _why(proposal, machine))
     movable = [
         plan for plan in present if not plan.is_on_many and plan.assigned == machine and machine not in plan.leaves
     ]
@@ -81,8 +81,14 @@ def _move(
     wait = None if request.force else spend(proposal, group, machine)
     if wait is not None:
         return wait
-    leave(proposal, group, machine, choice.machine if choice else "", DRAINED, ranking)
+    leave(proposal, group, machine, choice.machine if choice else "", _why(proposal, machine), ranking)
     return None
+
+
+def _why(proposal: Proposal, machine: str) -> Rejection:
+    """Why units are to leave this machine."""
+    settings = proposal.snapshot.settings.get(machine)
+    return DRAINED if settings is not None and settings.drain is not None else REBOOTS
 
 
 def _count_rejections(proposal: Proposal, names: Sequence[str], machine: str) -> tuple[RejectionCount, ...]:
