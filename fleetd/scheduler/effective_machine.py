@@ -3,7 +3,7 @@
 import msgspec
 from msgspec.structs import replace
 
-from fleetd.model.machine import Capability, Machine, MachineMode, MachineSettings, effective_metadata
+from fleetd.model.machine import Capability, DrainRequest, Machine, MachineMode, MachineSettings, effective_metadata
 from fleetd.model.reason import Hold, Rejection, RejectionKind
 from fleetd.model.reboot import Reboot, RebootPhase
 
@@ -62,3 +62,14 @@ def effective_machine(
     if settings and settings.drain and settings.drain.with_globals:
         return replace(effective, rejects=rejection or CORDONED)
     return replace(effective, cordon=rejection)
+
+
+def drain_of(settings: MachineSettings | None, reboot: Reboot | None) -> DrainRequest | None:
+    """How a machine is drained: as operators asked, or because it is to reboot; None: it is not."""
+    asked = settings.drain if settings else None
+    if reboot is None or not reboot.is_under_way:
+        return asked
+    if reboot.phase is not RebootPhase.DRAINING:
+        return None  # what is there stays
+    drain = DrainRequest(reboot.by, reboot.began, reboot.deadline)
+    return replace(drain, with_globals=asked.with_globals, force=asked.force) if asked else drain

@@ -20,12 +20,12 @@ from fleetd.model.names import is_template, parse_name, template_of
 from fleetd.model.ordered import Names, Ordered
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.quota import Usage, size_of
-from fleetd.model.reboot import Reboot, RebootPhase, RebootRequest
+from fleetd.model.reboot import Reboot, RebootRequest
 from fleetd.model.rollout import Apply, Command, Phase, Rollout
 from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.model.unitfile import UnitFileError
 from fleetd.scheduler.allocation_state import Presence
-from fleetd.scheduler.effective_machine import EffectiveMachine, effective_machine
+from fleetd.scheduler.effective_machine import EffectiveMachine, drain_of, effective_machine
 from fleetd.scheduler.machine_index import MachineIndex
 from fleetd.scheduler.occupancy import Occupancy
 from fleetd.scheduler.reboot_policy import StoreHealth
@@ -191,15 +191,8 @@ class Snapshot:
         return {name: None for found in rolling for name in found}
 
     def drain_request(self, machine: str) -> DrainRequest | None:
-        """How the machine is drained: as operators asked, or because it is to reboot; None: it is not."""
-        settings, reboot = self.settings.get(machine), self.reboots.get(machine)
-        asked = settings.drain if settings else None
-        if reboot is None or not reboot.is_under_way:
-            return asked
-        if reboot.phase is not RebootPhase.DRAINING:
-            return None  # what is there stays
-        drain = DrainRequest(reboot.by, reboot.began, reboot.deadline)
-        return msgspec.structs.replace(drain, with_globals=asked.with_globals, force=asked.force) if asked else drain
+        """How the machine is drained; None: it is not."""
+        return drain_of(self.settings.get(machine), self.reboots.get(machine))
 
     def on_draining_machines(self) -> Names:
         """The units on machines that are drained, and those that machines wait for which have rebooted: what becomes of

@@ -276,7 +276,7 @@ def _required(proposal: Proposal, machine: str) -> RebootRequest | None:
         is_final = record.failure in (RebootFailure.CANCELLED, RebootFailure.RESTORED)
         if is_final or now < record.changed + RETRY_S:
             return None
-    return RebootRequest(f"required-{boot_id}", boot_id, WHEN_REQUIRED, now, DRAIN_WITHIN_S)
+    return RebootRequest(f"required-{boot_id}-{now:.0f}", boot_id, WHEN_REQUIRED, now, DRAIN_WITHIN_S)
 
 
 def _begin(proposal: Proposal, requests: Sequence[tuple[str, RebootRequest]]) -> list[Due]:
