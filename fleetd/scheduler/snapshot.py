@@ -119,6 +119,13 @@ class Snapshot:
         self._gone: Names = {}  # not registered, but with placements or a stored session
         self._unsynced: Names = {}  # machines that have not been planned for in their session
 
+    def copy(self) -> "Snapshot":
+        """An independent snapshot of the same cluster. It shares the records, which are frozen."""
+        twin = Snapshot()
+        for name, value in vars(self).items():
+            setattr(twin, name, _copy(value))
+        return twin
+
     # Reading.
 
     def requirements(self, name: str) -> Requirements:
@@ -426,6 +433,17 @@ def _with_content_of(record: R, other: Unit | Placement | None) -> R:
     if record.text != other.text or record.dropins != other.dropins:
         return record
     return msgspec.structs.replace(record, text=other.text, dropins=other.dropins)
+
+
+def _copy(value: Any) -> Any:
+    """The value, which is shared if it is frozen, and copied with what is in it if it is not."""
+    if isinstance(value, Occupancy):
+        return value.copy()
+    if not isinstance(value, dict):
+        return value
+    twin = type(value)()
+    twin.update((key, _copy(each) if isinstance(each, dict | Occupancy) else each) for key, each in value.items())
+    return twin
 
 
 def _set(mapping: MutableMapping[Any, Any], key: Any, value: Any) -> None:

@@ -1,0 +1,280 @@
+"""What a cluster comes to: the leader's controllers on paper, with machines that do at once what they are told.
+
+Each unit that is started is active, proven and, if it is a oneshot, completed at once, nothing else happens, and time
+stands still. What fails now stays as it is until it is placed anew. So a plan is what happens if every start succeeds.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from fleetd.model.machine import Machine, MachineSettings
+from fleetd.model.move import Move
+from fleetd.model.names import is_template
+from fleetd.model.placement import Placement
+from fleetd.model.reason import Eviction, Reason, Unavailability, WaitingForPeer, WaitingForStop
+from fleetd.model.unit import Proof, TargetState, Unit, UnitState
+from fleetd.scheduler import affected as change
+from fleetd.scheduler.affected import Affected
+from fleetd.scheduler.disruption import judge_member
+from fleetd.scheduler.failover_delays import NO_DELAYS, START, FailoverPolicy, Now
+from fleetd.scheduler.planner import CONTROLLERS, Controller, plan_cluster
+from fleetd.scheduler.proposal import RolloutPlan, SessionPlan, Write
+from fleetd.scheduler.snapshot import Snapshot, requirements_of
+from fleetd.scheduler.unit_plan import UnitPlan
+
+
+class Hypothesis(msgspec.Struct, frozen=True):
+    """What is supposed to be in the store instead of what is there, by name or machine; None: there is no such record.
+    A machine that is None is lost."""
+
+    units: Mapping[str, Unit | None] = {}
+    machines: Mapping[str, Machine | None] = {}
+    settings: Mapping[str, MachineSettings | None] = {}
+    moves: Mapping[str, Move | None] = {}
+
+
+AS_IT_IS = Hypothesis()
+
+
+class ForeseenMove(msgspec.Struct, frozen=True):
+    """A unit goes from the machine `origin` ('': it was on none) to `machine`; one that is on many machines is placed
+    on one more, or ('') on one fewer. `because` is why it may not stay, `reason` why it is there."""
+
+    unit: str
+    origin: str
+    machine: str
+    because: Eviction | None = None
+    reason: Reason | None = None
+
+
+class Foresight(msgspec.Struct, frozen=True):
+    """What happens, in order, and the cluster as it is then. `nowhere` are the units that are to run and have no
+    machine any more, in order. `is_final` is False if the cluster never comes to rest."""
+
+    moves: tuple[ForeseenMove, ...]
+    nowhere: tuple[str, ...]
+    after: Snapshot
+    is_final: bool = True
+
+
+def foresee(
+    snapshot: Snapshot,
+    hypothesis: Hypothesis = AS_IT_IS,
+    *,
+    now: Now = START,
+    policy: FailoverPolicy = NO_DELAYS,
+    controllers: Sequence[Controller] = CONTROLLERS,
+    checkpoint: Callable[[], None] = lambda: None,
+) -> Foresight:
+    """What becomes of this cluster under the hypothesis. The snapshot stays as it is. `checkpoint` is called about once
+    a unit and pass: what it raises ends the work."""
+    course = _Course(snapshot, now, policy, controllers, checkpoint)
+    course.suppose(hypothesis)
+    is_final = course.run()
+    return Foresight(tuple(course.moves), tuple(course.find_nowhere()), course.snapshot, is_final)
+
+
+def pretend(snapshot: Snapshot, machine: str, name: str) -> UnitState | None:
+    """What a machine that does at once what it is told reports next of this unit; None: nothing."""
+    placement, state = snapshot.placements.get(name, {}).get(machine), snapshot.states.get(name, {}).get(machine)
+    effective = snapshot.effective.get(machine)
+    if effective is None or effective.hold is not None or (state is not None and (state.orphan or state.refusal)):
+        return state
+    if placement is None:
+        return None
+    if placement.superseded or placement.declined:
+        return state
+    if placement.is_withdrawn:
+        return UnitState("not-found", "inactive", "dead", generation=placement.generation)
+    return _pretend_to_run(placement, state)
+
+
+def _pretend_to_run(placement: Placement, state: UnitState | None) -> UnitState:
+    is_oneshot = requirements_of(placement.content, placement.unit).is_oneshot
+    proof = Proof(placement.generation, placement.content.hash) if placement.prove_after_s is not None else None
+    why = judge_member(placement, state)
+    if state is not None and why is not Unavailability.UNREPORTED:
+        if why is Unavailability.UNPROVEN:
+            return msgspec.structs.replace(state, proof=proof)
+        if why is not Unavailability.INACTIVE or state.active != "activating" or is_oneshot:
+            return state
+    is_launched = placement.target is TargetState.LAUNCHED
+    return UnitState(
+        "loaded",
+        "active" if is_launched and not is_oneshot else "inactive",
+        hash=placement.content.hash,
+        target=placement.target,
+        generation=placement.generation,
+        completed=is_launched and is_oneshot,
+        proof=proof,
+    )
+
+
+class _Course:
+    """The cluster while it goes on. `fingerprint` tells its states apart."""
+
+    def __init__(
+        self,
+        before: Snapshot,
+        now: Now,
+        policy: FailoverPolicy,
+        controllers: Sequence[Controller],
+        checkpoint: Callable[[], None],
+    ) -> None:
+        self.snapshot = before.copy()
+        self.moves: list[ForeseenMove] = []
+        self._before = before
+        self._now = now
+        self._policy = policy
+        self._controllers = controllers
+        self._checkpoint = checkpoint
+        self._affected: Affected | None = None  # None: all
+        self._told: dict[
+            tuple[str, str], None
+        ] = {}  # (machine, unit) of which the machine has to look at its placement
+        self._fingerprint = 0
+        self._where: dict[str, str] = {}  # units that were planned → the machine where each was last
+        self._evictions: dict[str, Eviction] = {}
+
+    def suppose(self, hypothesis: Hypothesis) -> None:
+        """Have the snapshot show the hypothesis."""
+        for machine, settings in hypothesis.settings.items():
+            change.set_settings(self.snapshot, machine, settings)
+        for machine, record in hypothesis.machines.items():
+            change.set_machine(self.snapshot, machine, record)
+            if record is None:
+                for name in list(self.snapshot.reported_by.get(machine, ())):
+                    change.set_state(self.snapshot, machine, name, None)
+        for name, unit in hypothesis.units.items():
+            change.set_unit(self.snapshot, name, unit)
+        for name, move in hypothesis.moves.items():
+            change.set_move(self.snapshot, name, move)
+
+    def run(self) -> bool:
+        """Go on until nothing changes; False if a state repeats."""
+        for names in (self.snapshot.placements, self.snapshot.states):
+            self._told |= {(machine, name): None for name, by_machine in names.items() for machine in by_machine}
+        seen = {self._fingerprint}
+        while True:
+            plan = plan_cluster(
+                self.snapshot,
+                self._affected,
+                now=self._now,
+                policy=self._policy,
+                controllers=self._controllers,
+                checkpoint=self._checkpoint,
+            )
+            self._affected = Affected()
+            for write in plan.writes:
+                self._note(write)
+            has_reported = self._report()
+            if not plan.writes and not has_reported:
+                return True
+            if self._fingerprint in seen:
+                return False
+            seen.add(self._fingerprint)
+
+    def find_nowhere(self) -> list[str]:
+        """The units that are to run, and that have a machine no more."""
+        left = [name for name in sorted(self.snapshot.unplaced) if name not in self._before.unplaced]
+        left += [name for name in sorted(self._before.moving) if name in self.snapshot.unplaced]
+        return [name for name in left if not self._has_completed(name)]
+
+    def _has_completed(self, name: str) -> bool:
+        decision = self.snapshot.decisions.get(name)
+        return decision is not None and decision.completed == self.snapshot.units[name].generation
+
+    def _note(self, write: Write) -> None:
+        """Have the snapshot show what the leader writes."""
+        snapshot = self.snapshot
+        match write:
+            case UnitPlan():
+                self._note_unit(write)
+            case RolloutPlan(group, rollout):
+                # What is written now was not under way when the store was restored.
+                written = msgspec.structs.replace(rollout, revision=max(rollout.revision, snapshot.restored_at))
+                self._differ(group, snapshot.rollouts.get(group), written)
+                self._affect(change.set_rollout(snapshot, group, written))
+            case SessionPlan(machine, session):
+                self._affect(change.set_session(snapshot, machine, session))
+            case _:  # Usage
+                self._affect(change.set_usage(snapshot, write))
+
+    def _note_unit(self, plan: UnitPlan) -> None:
+        snapshot, name = self.snapshot, plan.unit
+        self._note_moves(plan)
+        for machine in plan.deletes:
+            self._put_placement(machine, name, None)
+        for placement in plan.placements:
+            self._put_placement(placement.machine, name, placement)
+        self._differ(name, snapshot.decisions.get(name), plan.decision)
+        self._affect(change.set_decision(snapshot, name, plan.decision))
+        if plan.ended_move:
+            self._differ(name, snapshot.moves.get(name), None)
+            self._affect(change.set_move(snapshot, name, None))
+
+    def _put_placement(self, machine: str, name: str, placement: Placement | None) -> None:
+        self._differ((machine, name), self.snapshot.placements.get(name, {}).get(machine), placement)
+        self._affect(change.set_placement(self.snapshot, machine, name, placement))
+        self._told[machine, name] = None
+
+    def _report(self) -> bool:
+        """The machines do what they were told. Returns whether there was anything."""
+        told, self._told = self._told, {}
+        has_reported = False
+        for machine, name in told:
+            self._checkpoint()
+            before, after = self.snapshot.states.get(name, {}).get(machine), pretend(self.snapshot, machine, name)
+            if before != after:
+                has_reported = True
+                self._differ((machine, name), before, after)
+                self._affect(change.set_state(self.snapshot, machine, name, after))
+        return has_reported
+
+    def _affect(self, affected: Affected) -> None:
+        assert self._affected is not None
+        self._affected |= affected
+
+    def _differ(self, key: object, before: object, after: object) -> None:
+        self._fingerprint ^= hash((key, before)) ^ hash((key, after))
+
+    def _note_moves(self, plan: UnitPlan) -> None:
+        """Note where the unit goes, as this plan says."""
+        name, decision = plan.unit, plan.decision
+        if is_template(name):
+            return
+        if name in self.snapshot.global_units:
+            self._note_changes(plan)
+            return
+        origin = self._where.setdefault(name, _origin(self._before, name))
+        if decision is None:
+            return
+        reason = decision.reason.peer_waits if isinstance(decision.reason, WaitingForPeer) else decision.reason
+        if isinstance(reason, WaitingForStop) and reason.because is not None:
+            self._evictions[name] = reason.because
+        if decision.machine not in ("", origin):
+            because = self._evictions.pop(name, None)
+            self.moves.append(ForeseenMove(name, origin, decision.machine, because, decision.reason))
+            self._where[name] = decision.machine
+
+    def _note_changes(self, plan: UnitPlan) -> None:
+        """Note the machines that a unit on many comes to, and those that it leaves."""
+        former = self.snapshot.placements.get(plan.unit, {})
+        reason = plan.decision.reason if plan.decision else None
+        for machine in plan.deletes:
+            if former[machine].is_active:
+                self.moves.append(ForeseenMove(plan.unit, machine, ""))
+        for placement in plan.placements:
+            was_active = placement.machine in former and former[placement.machine].is_active
+            if placement.is_active and not was_active:
+                self.moves.append(ForeseenMove(plan.unit, "", placement.machine, reason=reason))
+            elif was_active and not placement.is_active:
+                self.moves.append(ForeseenMove(plan.unit, placement.machine, ""))
+
+
+def _origin(snapshot: Snapshot, name: str) -> str:
+    """The machine where the unit is, or that it has still to leave; '' for none."""
+    placements = snapshot.placements.get(name, {})
+    leaving = (machine for machine, placement in placements.items() if placement.is_leaving)
+    return snapshot.assigned_machine(name) or next(leaving, "")
