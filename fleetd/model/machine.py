@@ -56,9 +56,10 @@ class Machine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format
     `shuts_down` says of a machine that leaves that it is only switched off, and may be back: units with a failover
     delay wait for it. `capabilities` are those of CoreOS fleet, and those of Capability that its fleetd has.
     `reboot_required` says why the machine wants to be rebooted, '' if it does not; `reboot_refused` is about the last
-    reboot that was ordered in this boot, None if that was not refused. `etcd_member` is the id of the
-    store's etcd member that runs on it, '' for none. `configured` are the settings of the cluster that its fleet.conf
-    has, by name: they count where the store has none, mostly while this machine leads.
+    reboot that was ordered in this boot, None if that was not refused. `etcd_member` is the id of the store's etcd
+    member that runs on it, '' for none. `since` is the Unix time since when it takes part without a break (0: its
+    fleetd is older, and does not say); a restart of fleetd is none. `configured` are the settings of the cluster that
+    its fleet.conf has, by name: they count where the store has none, mostly while this machine leads.
     """
 
     id: str
@@ -74,6 +75,7 @@ class Machine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format
     reboot_required: str = ""
     reboot_refused: RebootRefusal | None = None
     etcd_member: str = ""
+    since: float = 0.0
 
     @property
     def short_id(self) -> str:

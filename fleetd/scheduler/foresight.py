@@ -69,7 +69,7 @@ def foresee(
 ) -> Foresight:
     """What becomes of this cluster under the hypothesis. The snapshot stays as it is. `checkpoint` is called about once
     a unit and pass: what it raises ends the work."""
-    course = _Course(snapshot, now, policy, controllers, checkpoint)
+    course = Course(snapshot, now=now, policy=policy, controllers=controllers, checkpoint=checkpoint)
     course.suppose(hypothesis)
     is_final = course.run()
     return Foresight(tuple(course.moves), tuple(course.find_nowhere()), course.snapshot, is_final)
@@ -111,16 +111,18 @@ def _pretend_to_run(placement: Placement, state: UnitState | None) -> UnitState:
     )
 
 
-class _Course:
-    """The cluster while it goes on. `fingerprint` tells its states apart."""
+class Course:
+    """A cluster on paper while it goes on, from a snapshot that stays as it is. `moves` are those so far, `snapshot` is
+    the cluster as it is by now. The arguments are those of foresee."""
 
     def __init__(
         self,
         before: Snapshot,
-        now: Now,
-        policy: FailoverPolicy,
-        controllers: Sequence[Controller],
-        checkpoint: Callable[[], None],
+        *,
+        now: Now = START,
+        policy: FailoverPolicy = NO_DELAYS,
+        controllers: Sequence[Controller] = CONTROLLERS,
+        checkpoint: Callable[[], None] = lambda: None,
     ) -> None:
         self.snapshot = before.copy()
         self.moves: list[ForeseenMove] = []
@@ -130,31 +132,35 @@ class _Course:
         self._controllers = controllers
         self._checkpoint = checkpoint
         self._affected: Affected | None = None  # None: all
-        self._told: dict[
-            tuple[str, str], None
-        ] = {}  # (machine, unit) of which the machine has to look at its placement
-        self._fingerprint = 0
+        # (machine, unit) of which the machine has still to look at its placement.
+        self._told = {
+            (machine, name): None
+            for records in (before.placements, before.states)
+            for name, by_machine in records.items()
+            for machine in by_machine
+        }
+        self._fingerprint = 0  # tells the states of the cluster apart
         self._where: dict[str, str] = {}  # units that were planned → the machine where each was last
         self._evictions: dict[str, Eviction] = {}
 
     def suppose(self, hypothesis: Hypothesis) -> None:
-        """Have the snapshot show the hypothesis."""
+        """Have the snapshot show the hypothesis. Also after it has come to rest: it goes on from there then."""
+        snapshot = self.snapshot
+        affected = Affected()
         for machine, settings in hypothesis.settings.items():
-            change.set_settings(self.snapshot, machine, settings)
+            affected |= change.set_settings(snapshot, machine, settings)
         for machine, record in hypothesis.machines.items():
-            change.set_machine(self.snapshot, machine, record)
-            if record is None:
-                for name in list(self.snapshot.reported_by.get(machine, ())):
-                    change.set_state(self.snapshot, machine, name, None)
+            affected |= change.set_machine(snapshot, machine, record)
+            for name in list(snapshot.reported_by.get(machine, ())) if record is None else ():
+                affected |= change.set_state(snapshot, machine, name, None)
         for name, unit in hypothesis.units.items():
-            change.set_unit(self.snapshot, name, unit)
+            affected |= change.set_unit(snapshot, name, unit)
         for name, move in hypothesis.moves.items():
-            change.set_move(self.snapshot, name, move)
+            affected |= change.set_move(snapshot, name, move)
+        self._affect(affected)
 
     def run(self) -> bool:
         """Go on until nothing changes; False if a state repeats."""
-        for names in (self.snapshot.placements, self.snapshot.states):
-            self._told |= {(machine, name): None for name, by_machine in names.items() for machine in by_machine}
         seen = {self._fingerprint}
         while True:
             plan = plan_cluster(
@@ -197,8 +203,10 @@ class _Course:
                 self._differ(group, snapshot.rollouts.get(group), written)
                 self._affect(change.set_rollout(snapshot, group, written))
             case SessionPlan(machine, session):
+                self._differ(machine, snapshot.synced.get(machine), session)
                 self._affect(change.set_session(snapshot, machine, session))
             case _:  # Usage
+                self._differ("", snapshot.usage, write)
                 self._affect(change.set_usage(snapshot, write))
 
     def _note_unit(self, plan: UnitPlan) -> None:
@@ -233,8 +241,8 @@ class _Course:
         return has_reported
 
     def _affect(self, affected: Affected) -> None:
-        assert self._affected is not None
-        self._affected |= affected
+        if self._affected is not None:
+            self._affected |= affected
 
     def _differ(self, key: object, before: object, after: object) -> None:
         self._fingerprint ^= hash((key, before)) ^ hash((key, after))

@@ -44,10 +44,10 @@ class Ranking:
             machine for machine, occupancy in occupancies.items() if occupancy.replaces
         )
 
-    def choose(self, group: Sequence[str], without: str = "") -> Choice | None:
-        """The best machine for the first of these units that takes all of them together, or None. `without` is one that
-        is not to be chosen."""
-        fitting = self._fitting(group, group)
+    def choose(self, group: Sequence[str], without: str = "", among: MachineSet | None = None) -> Choice | None:
+        """The best machine for the first of these units that takes all of them together, or None: one of `among` (None:
+        of all) and not `without`."""
+        fitting = self._fitting(group, group, self._machine_index.everywhere if among is None else among)
         if without:
             fitting = (machine for machine in fitting if machine != without)
         best = next(fitting, None)
@@ -55,7 +55,7 @@ class Ranking:
 
     def is_placeable(self, name: str, group: Sequence[str]) -> bool:
         """True if the unit fits on some machine together with this group."""
-        return any(self._fitting([name], group))
+        return any(self._fitting([name], group, self._machine_index.everywhere))
 
     def record_placement(self, name: str, machine: str) -> None:
         """Count a unit that has been placed on this machine."""
@@ -68,11 +68,11 @@ class Ranking:
         if occupancy.replaces:
             self._with_replacers |= bit
 
-    def _fitting(self, names: Sequence[str], group: Sequence[str]) -> Iterator[str]:
-        """The machines that take all these units together with the group, the best for the first unit first."""
+    def _fitting(self, names: Sequence[str], group: Sequence[str], may: MachineSet) -> Iterator[str]:
+        """Those of the machines `may` that take all these units together with the group, the best for the first unit
+        first."""
         along = tuple(group)
         wanted = [(name, self._proposal.requirements(name)) for name in names]
-        may = self._machine_index.everywhere
         for name, requirements in wanted:
             may &= self._machine_index.accepting_matches(requirements)
             for peer in requirements.machine_of:
