@@ -7,6 +7,7 @@ refuses to share an id with another machine, and leaves. parking.py parks it.
 import asyncio
 import logging
 import math
+import time
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -67,7 +68,8 @@ class Membership:
 
     `publish(lease)` writes the states of all units here on a lease. It is called before the machine's key is written,
     so that units that already run count from the start. `heard(revision)` is called with the store's revision at each
-    heartbeat. `former_lease` is one that this process held before a reload of its configuration.
+    heartbeat. `former_lease` is one that this process held before a reload of its configuration. `unix_now` is the
+    wall clock.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Membership:
         publish: Callable[[int], Awaitable[None]],
         heard: Callable[[int], None],
         former_lease: int = 0,
+        unix_now: Callable[[], float] = time.time,
     ) -> None:
         self.machine = machine
         self.registry = registry
@@ -96,6 +99,7 @@ class Membership:
         self._publish = publish
         self._heard = heard
         self._former_lease = former_lease
+        self._unix_now = unix_now
 
     @property
     def lease(self) -> int:
@@ -175,6 +179,7 @@ class Membership:
         fresh = 0 if lease else await self.store.grant(self.ttl_s)
         try:
             await self._publish(lease or fresh)
+            self.machine = msgspec.structs.replace(self.machine, since=self._since(item))
             put = self.registry.put(self.machine, self.machine.id, lease=lease or fresh)
             revision = await self.store.transact([Unchanged(self.key, item.mod_revision if item else 0)], [put])
         except (Conflict, LeaseNotFound):
@@ -185,6 +190,13 @@ class Membership:
             await self.store.revoke(surplus)
         self.registration.renew(begun_s, self.ttl_s)
         return lease or fresh, revision
+
+    def _since(self, item: KeyValue | None) -> float:
+        """Since when this machine takes part without a break (Unix time): as long as the key that is there says, if
+        that is of this boot."""
+        other = decode_machine(item) if item else None
+        goes_on = other is not None and other.boot_id == self.machine.boot_id
+        return (other.since if other is not None and goes_on else 0.0) or self._unix_now()
 
     async def _adoptable_lease(self, item: KeyValue) -> int:
         """Return the lease of the existing key if it is this machine's and has the right TTL; otherwise 0.

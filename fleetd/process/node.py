@@ -124,6 +124,7 @@ class Node:
             publish=self.agent.publish_all,
             heard=self._heartbeat_answered,
             former_lease=former_lease,
+            unix_now=environment.unix_now,
         )
         self._facts = MachineFacts(
             self.membership,

@@ -51,7 +51,7 @@ class Scope(msgspec.Struct, frozen=True):
 
     def is_new(self, machine: Machine) -> bool:
         """True if the machine has not been there for long enough."""
-        return 0 <= self.now_s - machine.since < self.min_age_s
+        return machine.since > 0 and 0 <= self.now_s - machine.since < self.min_age_s
 
     def names(self, unit: str) -> bool:
         """True if the unit or its template is named."""

@@ -18,6 +18,9 @@ TTL_S = 9.0
 MACHINE_ID = "a" * 32
 
 
+AT = 1_800_000_000.0  # Unix time at which the clock begins
+
+
 class MachineSet:
     """Memberships of machines with one id, on one store."""
 
@@ -46,6 +49,7 @@ class MachineSet:
             publish=self._publish,
             heard=self.heard.append,
             former_lease=former_lease,
+            unix_now=lambda: AT + asyncio.get_running_loop().time(),
         )
         self._tasks[session] = asyncio.create_task(membership.run())
         return membership
@@ -171,6 +175,32 @@ def test_a_clone_is_refused_with_both_addresses_and_the_first_stays() -> None:
         assert found is not None
         assert found.session == "s1"
         assert first.disturbed_s is None
+
+    scenario(body)
+
+
+def test_a_restart_or_a_stop_of_fleetd_is_no_break_and_an_absence_or_a_reboot_is() -> None:
+    async def body(world: MachineSet) -> None:
+        async def since_of(session: str, boot_id: str = "boot-1") -> float:
+            await world.start(session, boot_id=boot_id).registered.wait()
+            found = await world.registered()
+            assert found is not None
+            world.kill(session)
+            await asyncio.sleep(1)
+            return found.since
+
+        began = await since_of("s1")
+        assert began >= AT
+        assert await since_of("s2") == began
+        membership = world.start("s3")
+        await membership.registered.wait()
+        await world.park(membership)
+        await asyncio.sleep(3 * TTL_S)
+        assert await since_of("s4") == began
+        rebooted = await since_of("s5", "boot-2")
+        assert rebooted > began + 3 * TTL_S
+        await asyncio.sleep(2 * TTL_S)
+        assert await since_of("s6", "boot-2") > rebooted + TTL_S
 
     scenario(body)
 
