@@ -2,6 +2,7 @@
 
 Each unit that is started is active, proven and, if it is a oneshot, completed at once, nothing else happens, and time
 stands still. What fails now stays as it is until it is placed anew. So a plan is what happens if every start succeeds.
+No reboot goes on: the units of a machine that is drained for one leave it, and others do not get its slot.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,16 +13,20 @@ from fleetd.model.machine import Machine, MachineSettings
 from fleetd.model.move import Move
 from fleetd.model.names import is_template
 from fleetd.model.placement import Placement
+from fleetd.model.quota import Usage
 from fleetd.model.reason import Eviction, Reason, Unavailability, WaitingForPeer, WaitingForStop
 from fleetd.model.unit import Proof, TargetState, Unit, UnitState
 from fleetd.scheduler import affected as change
 from fleetd.scheduler.affected import Affected
+from fleetd.scheduler.controllers.reboot import reboot
 from fleetd.scheduler.disruption import judge_member
 from fleetd.scheduler.failover_delays import NO_DELAYS, START, FailoverPolicy, Now
 from fleetd.scheduler.planner import CONTROLLERS, Controller, plan_cluster
 from fleetd.scheduler.proposal import RolloutPlan, SessionPlan, Write
 from fleetd.scheduler.snapshot import Snapshot, requirements_of
 from fleetd.scheduler.unit_plan import UnitPlan
+
+_CONTROLLERS = tuple(controller for controller in CONTROLLERS if controller is not reboot)
 
 
 class Hypothesis(msgspec.Struct, frozen=True):
@@ -64,7 +69,7 @@ def foresee(
     *,
     now: Now = START,
     policy: FailoverPolicy = NO_DELAYS,
-    controllers: Sequence[Controller] = CONTROLLERS,
+    controllers: Sequence[Controller] = _CONTROLLERS,
     checkpoint: Callable[[], None] = lambda: None,
 ) -> Foresight:
     """What becomes of this cluster under the hypothesis. The snapshot stays as it is. `checkpoint` is called about once
@@ -121,7 +126,7 @@ class Course:
         *,
         now: Now = START,
         policy: FailoverPolicy = NO_DELAYS,
-        controllers: Sequence[Controller] = CONTROLLERS,
+        controllers: Sequence[Controller] = _CONTROLLERS,
         checkpoint: Callable[[], None] = lambda: None,
     ) -> None:
         self.snapshot = before.copy()
@@ -205,7 +210,8 @@ class Course:
             case SessionPlan(machine, session):
                 self._differ(machine, snapshot.synced.get(machine), session)
                 self._affect(change.set_session(snapshot, machine, session))
-            case _:  # Usage
+            case _:
+                assert isinstance(write, Usage)
                 self._differ("", snapshot.usage, write)
                 self._affect(change.set_usage(snapshot, write))
 

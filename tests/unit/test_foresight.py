@@ -8,9 +8,10 @@ from fleetd.model.machine import Cordon, DrainRequest, MachineMode, MachineSetti
 from fleetd.model.move import Move
 from fleetd.model.placement import Placement
 from fleetd.model.reason import render_eviction
+from fleetd.model.reboot import RebootRequest
 from fleetd.model.rollout import Rollout
 from fleetd.model.unit import Unit
-from fleetd.registry.records import MACHINES, PLACEMENTS, SETTINGS, STATES, UNITS
+from fleetd.registry.records import MACHINES, PLACEMENTS, REBOOT_REQUESTS, SETTINGS, STATES, UNITS
 from fleetd.scheduler.failover_delays import Now
 from fleetd.scheduler.foresight import Foresight, Hypothesis, foresee, pretend
 from fleetd.scheduler.proposal import Proposal, RolloutPlan
@@ -128,6 +129,12 @@ def test_a_rollout_that_is_under_way_is_carried_on() -> None:
     assert contents == {text_of("new")}
     cluster.snapshot.restored_at = 10_000  # what begins now is not paused
     assert not foresee_in(cluster).after.rollouts["w@.service"].pause
+
+
+def test_a_machine_that_waits_for_its_reboot_does_not_get_its_slot() -> None:
+    cluster = rolling_group()
+    cluster.write(REBOOT_REQUESTS, ("m1",), RebootRequest("r1", cluster.snapshot.machines["m1"].boot_id))
+    assert foresee_in(cluster).moves == ()
 
 
 def test_what_fails_and_machines_that_do_nothing_stay_as_they_are() -> None:
