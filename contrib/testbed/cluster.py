@@ -24,6 +24,7 @@ READY_TIMEOUT_S = 120.0  # on a busy machine everything takes longer
 FLEETCTL_TIMEOUT_S = 60.0
 POLL_S = 0.2
 BOOTING = 5  # machines at a time: of twenty that boot at once, some would time out
+CLIENT_PORT, PEER_PORT = 2379, 2380  # etcd's own, for members on machines
 INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
 WATCHERS_A_MACHINE, WATCHERS_ELSEWHERE = 10, 512  # below 100 are other testbeds beside this one
 PROGRAMS = ("systemd-nspawn", "etcd", "etcdctl", "ip", "nsenter", "mount")
@@ -44,7 +45,7 @@ class Cluster:
 
     `machines`: their number, or one mapping for each with options of its fleet.conf in addition to `config`. Without
     `fleetd` they are plain machines. With `ssh`, root can log in with the key at `ssh_key`. `etcd` is the first of
-    `etcd_members`.
+    `etcd_members`; with `etcd_on_machines` there is none, and each machine runs a member as its etcd.service.
     """
 
     def __init__(
@@ -56,12 +57,14 @@ class Cluster:
         ssh: bool = False,
         etcd_members: int = 1,
         etcd_arguments: Sequence[str] = (),
+        etcd_on_machines: bool = False,
     ) -> None:
         self._wanted = [{}] * machines if isinstance(machines, int) else list(machines)
         self._config = dict(config or {})
         self._fleetd = fleetd
         self._ssh = ssh
-        self._etcd_members = etcd_members
+        self._etcd_members = 0 if etcd_on_machines else etcd_members
+        self._etcd_on_machines = etcd_on_machines
         self._etcd_arguments = etcd_arguments
         self.etcds: list[EtcdServer] = []
         self.machines: list[Machine] = []
@@ -163,7 +166,8 @@ class Cluster:
     def _start(self) -> None:
         self._allow_watching()
         self.etcds = self._build_etcds()
-        self.etcd = self.etcds[0]
+        if self.etcds:
+            self.etcd = self.etcds[0]
         if self._ssh:
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.ssh_key], check=True)
         if self._fleetd:
@@ -208,10 +212,19 @@ class Cluster:
         for member in self.etcds:
             member.wait_until_ready()
 
+    def _etcd_urls(self, port: int) -> dict[str, str]:
+        """Machine → URL, of the members that run on machines."""
+        addresses = [self.network.address_of(index) for index in range(len(self._wanted))]
+        return {f"m{number}": f"http://{address}:{port}" for number, address in enumerate(addresses, start=1)}
+
     def _build(self, config: Config, machine_id: str | None) -> Machine:
         machine = Machine(self.network, len(self.machines), machine_id=machine_id)
         if self._fleetd:
-            servers = ",".join(etcd.client_url for etcd in self.etcds)
+            urls = [etcd.client_url for etcd in self.etcds]
+            if self._etcd_on_machines:
+                urls = list(self._etcd_urls(CLIENT_PORT).values())
+                root.install_etcd(machine.root, machine.name, urls[len(self.machines)], self._etcd_urls(PEER_PORT))
+            servers = ",".join(urls)
             # The testbed's network is closed to all others.
             own = {"etcd_servers": servers, "insecure_etcd": "true", "public_ip": machine.address}
             root.install_fleet(machine.root, {**own, **self._config, **config})

@@ -6,6 +6,7 @@ A machine sees the host's programs, but not the host's configuration and enabled
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 SIZE = "1G"  # size of the tmpfs for a machine's writes: a full disk of one machine fills no other
@@ -54,6 +55,17 @@ ENABLED = {
     "network-online.target.wants/systemd-networkd-wait-online.service": "systemd-networkd-wait-online.service",
     "multi-user.target.wants/network-online.target": "network-online.target",  # so that a booted machine is reachable
 }
+
+ETCD_UNIT = """\
+[Unit]
+Wants=network-online.target
+After=network-online.target
+
+[Service]
+ExecStart={command}
+Restart=always
+LimitNOFILE=65536
+"""
 
 HOST0_NETWORK = """\
 [Match]
@@ -111,6 +123,23 @@ def install_fleet(root: Path, config: dict[str, str]) -> None:
         "ProtectControlGroups=no",
     )
     _write(system / "fleet.service.d/testbed.conf", "\n".join(("[Service]", *settings, "")))
+
+
+def install_etcd(root: Path, name: str, client_url: str, members: Mapping[str, str]) -> None:
+    """Have the machine run the member of this name of an etcd cluster, whose `members` are name → peer URL."""
+    options = {
+        "name": name,
+        "data-dir": "/var/lib/etcd",
+        "listen-client-urls": client_url,
+        "advertise-client-urls": client_url,
+        "listen-peer-urls": members[name],
+        "initial-advertise-peer-urls": members[name],
+        "initial-cluster": ",".join(f"{each}={url}" for each, url in members.items()),
+    }
+    command = " ".join(["/usr/bin/etcd", *(f"--{option}={value}" for option, value in options.items())])
+    system = root / "etc/systemd/system"
+    _write(system / "etcd.service", ETCD_UNIT.format(command=command))
+    _link(system / "multi-user.target.wants/etcd.service", "/etc/systemd/system/etcd.service")
 
 
 def write_config(root: Path, config: dict[str, str]) -> None:
