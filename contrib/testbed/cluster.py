@@ -117,7 +117,7 @@ class Cluster:
         machine = on or next((machine for machine in self.machines if machine.is_up), None)
         if machine is None:
             raise LookupError("no machine is up that could be asked")
-        return f"unix://{machine.path('/run/fleet.sock')}"
+        return f"unix://{machine.api_socket}"
 
     def fleetctl(
         self,

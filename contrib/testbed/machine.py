@@ -41,6 +41,7 @@ class Machine:
         self.root = root.build(
             self._directory, machine_id=self.id, hostname=self.name, address=self.address, gateway=network.address
         )
+        self._running = self._directory / "running"  # a link to its files as it sees them
         self.comes_back = True
         self._nspawn: subprocess.Popen[bytes] | None = None
         self._pid1 = 0
@@ -69,6 +70,11 @@ class Machine:
     def console_path(self) -> Path:
         """The log of its boot."""
         return self._directory / "console.log"
+
+    @property
+    def api_socket(self) -> Path:
+        """The socket of its fleetd, for fleetctl on the host. The path is the same after a reboot."""
+        return self._running / "run/fleet.sock"
 
     @property
     def bus_address(self) -> str:
@@ -264,6 +270,8 @@ class Machine:
         for line in message:
             if line.startswith("X_NSPAWN_LEADER_PID="):
                 self._pid1 = int(line.partition("=")[2])
+                self._running.unlink(missing_ok=True)
+                self._running.symlink_to(f"/proc/{self._pid1}/root")
         if "READY=1" in message:
             self._booted = self.boot_id
         return message
