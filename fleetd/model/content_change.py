@@ -53,7 +53,6 @@ RELOADED = {  # by section
     "Service": _RESOURCES | _ENDING | _SERVICE,
     "Socket": _RESOURCES,
     "Mount": _RESOURCES,
-    "Swap": _RESOURCES,
     "Slice": _RESOURCES,
 }
 

@@ -11,7 +11,7 @@ from fleetd.model.content import Content
 from fleetd.model.content_change import RELOADED, Impact, impact
 from tests.cluster.operator import SLEEPER
 
-# Option → two values, for each class of options. Each option that content_change.py takes as a reload is here.
+# Option → two values. Each option that content_change.py takes as a reload is here, and some that it takes as nothing.
 VALUES = {
     "OnFailure": ("a.service", "b.service c.service"),
     "OnFailureJobMode": ("replace", "fail"),
@@ -56,6 +56,9 @@ VALUES = {
     "ExecReload": ("/bin/true", "/bin/false"),
     "Description": ("a", "b"),
     "Documentation": ("man:a", "man:b"),
+    "WantedBy": ("a.target", "b.target"),
+    "MaxUnavailable": ("1", "2"),
+    "X-Note": ("a", "b"),
 }
 NEEDED = {"CPUQuotaPeriodSec": "CPUQuota=10%\n"}  # options without which the tested one is not shown
 # Properties of this unit or of its present run, whatever its file says.
@@ -73,12 +76,21 @@ BODIES = {
     "Slice": ("slice", "[Slice]\n"),
 }
 CASES = [(section, option) for section in BODIES for option in sorted(RELOADED[section])]
-CASES += [("Unit", option) for option in (*sorted(RELOADED["Unit"]), "Description", "Documentation")]
+CASES += [("Unit", option) for option in sorted(RELOADED["Unit"])]
+NONE_CASES = [
+    ("Unit", "Description"),
+    ("Unit", "Documentation"),
+    ("Unit", "X-Note"),
+    ("Service", "X-Note"),
+    ("Install", "WantedBy"),
+    ("X-Fleet", "MaxUnavailable"),
+]
+CASES += NONE_CASES
 
 
 def text(section: str, option: str, name: str, value: str) -> str:
     """A unit file with this value of the option; '' leaves the option out."""
-    kind = "Service" if section == "Unit" else section
+    kind = section if section in BODIES else "Service"
     line = f"[{section}]\n{option}={value}\n" if value else ""
     needed = f"[{section}]\n{NEEDED[option]}" if option in NEEDED else ""
     return BODIES[kind][1].format(name=name) + needed + line
@@ -91,7 +103,7 @@ class Proposal:
     def __init__(self, section: str, option: str) -> None:
         old, new = VALUES[option]
         self.stem = f"{section}{option}".lower()
-        self.suffix = BODIES["Service" if section == "Unit" else section][0]
+        self.suffix = BODIES.get(section, BODIES["Service"])[0]
         self.before = {self._name("changed"): old, self._name("dropped"): old}
         self.after = {self._name("changed"): new, self._name("dropped"): ""}
         self.models = {self._name("changed"): self._name("new"), self._name("dropped"): self._name("without")}
@@ -160,12 +172,16 @@ def test_an_option_of_class_reload_is_in_force_after_a_daemon_reload(
     trial = Proposal(section, option)
     files, changed = trial.files(trial.before), trial.files(trial.after)
     for name, model in trial.models.items():
-        expected = Impact.NONE if option in ("Description", "Documentation") else Impact.RELOAD
+        expected = Impact.NONE if (section, option) in NONE_CASES else Impact.RELOAD
         assert impact(Content(files[name]), Content(changed[name]))[0] is expected
         assert before[name]["ActiveState"] == after[name]["ActiveState"] == "active"
         assert before[name].get("MainPID") == after[name].get("MainPID")
         assert before[name]["InvocationID"] == after[name]["InvocationID"]
         assert lasting(name, after[name]) == lasting(model, after[model])
+
+
+def test_each_section_with_options_of_class_reload_is_tried() -> None:
+    assert {*BODIES, "Unit"} == set(RELOADED)
 
 
 def test_the_comparison_detects_a_value_that_is_not_in_force(
@@ -175,7 +191,7 @@ def test_the_comparison_detects_a_value_that_is_not_in_force(
     same = 0
     for case in CASES:
         trial = Proposal(*case)
-        if case[1] not in ("Description", "TasksAccounting", "StartLimitInterval"):
+        if case not in NONE_CASES and case[1] not in ("TasksAccounting", "StartLimitInterval"):
             same += sum(
                 lasting(name, before[name]) == lasting(model, after[model]) for name, model in trial.models.items()
             )
