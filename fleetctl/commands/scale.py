@@ -35,8 +35,9 @@ def command(
     """Creates and destroys instances of a template in the cluster, so that there are so many, numbered from 1. Those
     with the highest numbers are destroyed. Instances with names that are no numbers stay.
 
-    New instances get the content of the template, and the target state of its DesiredState= (launched). If its unit
-    file has Instances=, the next apply of its folder makes as many as that says.
+    New instances get the content of the template, and the target state of its DesiredState= (launched). If its last
+    change was reverted, they run what the others were reverted to, until somebody applies. If its unit file has
+    Instances=, the next apply of its folder makes as many as that says.
 
     Exits with 0 once the new ones are proven and the others gone, and with 1 and the reason if one is not.
     """

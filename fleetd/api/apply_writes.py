@@ -29,7 +29,7 @@ def write_sets_of(
     kept = [unit for unit in plan.written if unit.after is not None]
     for unit in kept:
         yield registry.unit_write_set(unit.name, unit.before, unit.after)
-    if kept and id_:
+    if any(unit.after is not None and unit.after.rollout == id_ for unit in kept) and id_:
         yield WriteSet((), (registry.put(apply, id_),))
     for unit in plan.written:
         if unit.after is None:

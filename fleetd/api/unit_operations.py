@@ -115,7 +115,7 @@ def plan_change(
     """The change that the operation makes to the unit. Raises ApiError.
 
     `shadows` returns the system unit that a name would hide, '' for none. `template` is that of `operation.template`,
-    if the cluster has it: a new instance gets its drop-ins.
+    if the cluster has it: a new instance gets its drop-ins, and runs the same content as others do for its `rollout`.
     """
     if operation.destroy:
         if before is None:
@@ -129,6 +129,8 @@ def plan_change(
         raise ApiError(412, f'unit "{operation.name}" was changed meanwhile: look at it and repeat what you want of it')
     inherited = template.dropins if template else ()
     after = _plan_unit(operation, before, inherited)
+    if before is None and template and after.content == template.content:
+        after = msgspec.structs.replace(after, rollout=template.rollout)
     is_new = before is None or before.content != after.content
     if is_new and (refusal := refuse_names(operation.name, _effective_options(operation, after.content), shadows)):
         raise ApiError(400, refusal)

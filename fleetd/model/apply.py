@@ -14,12 +14,14 @@ from fleetd.model.content import Content
 from fleetd.model.content_change import Impact, effect
 from fleetd.model.group import GroupOptions, UpdateAction, group_of
 from fleetd.model.names import is_template, parse_name, template_of
-from fleetd.model.rollout import Phase, Rollout
+from fleetd.model.rollout import Member, MemberContents, Phase, Rollout
 from fleetd.model.unit import TargetState, Unit
 from fleetd.model.unit_set import MAX_MEMBERS, MAX_RECORD_BYTES, UnitSet, group_options_of, instance_name, raw_instances
 
 _NUMBER = re.compile("[1-9][0-9]*")
 _JSON_BYTES = 3  # of a name in a record: quotes and comma
+_REVERTED = (Phase.REVERTING, Phase.REVERTED)
+_RUNS_ALREADY = "nothing restarts: this runs already"
 
 
 class ChangeKind(StrEnum):
@@ -66,9 +68,10 @@ class Known(msgspec.Struct, frozen=True):
     rollouts: Mapping[str, Rollout] = {}
 
     def is_reverted(self, unit: Unit) -> bool:
-        """Whether the last change of this unit's group was reverted, and nobody has asked for another one since."""
+        """Whether the last change of this unit's group was reverted, or is being reverted, and nobody has asked for
+        another one since."""
         rollout = self.rollouts.get(group_of(unit.name))
-        return rollout is not None and rollout.phase is Phase.REVERTED and rollout.id == unit.rollout
+        return rollout is not None and rollout.phase in _REVERTED and rollout.id == unit.rollout
 
 
 class PlannedUnit(msgspec.Struct, frozen=True):
@@ -130,7 +133,8 @@ def plan_apply(asked: ApplyRequest, known: Known, stamp: Stamp) -> ApplyPlan:
     return ApplyPlan(
         tuple(planned),
         _write_sets(asked, known, planned),
-        tuple(_refuse(asked, members, planned)),
+        tuple(_refuse(asked, known, members, planned)),
+        notes=tuple(_note_reverted(known, planned)),
         reverted=_find_reverted(known, planned),
     )
 
@@ -141,6 +145,13 @@ def _find_reverted(known: Known, planned: Sequence[PlannedUnit]) -> tuple[str, .
     same = [unit.before for unit in planned if unit.change is ChangeKind.UNCHANGED and unit.before]
     reverted = dict.fromkeys(group_of(unit.name) for unit in same if known.is_reverted(unit))
     return tuple(group for group in reverted if group not in written)
+
+
+def _note_reverted(known: Known, planned: Sequence[PlannedUnit]) -> Iterable[str]:
+    """Remarks on new instances of groups that were reverted."""
+    new = [unit for unit in planned if unit.change is ChangeKind.NEW and unit.after]
+    for group in dict.fromkeys(group_of(unit.name) for unit in new if unit.after and known.is_reverted(unit.after)):
+        yield f"the last change of {group} was reverted, so new instances run what the others were reverted to"
 
 
 def _owners(sets: Mapping[str, UnitSet], *, but: str) -> dict[str, str]:
@@ -178,6 +189,7 @@ class _Writer:
         self._stamp = stamp
         self._effects: dict[tuple[Content, Content, UpdateAction], tuple[Impact, str]] = {}
         self._options: dict[str, GroupOptions] = {}  # by group
+        self._held: dict[str, tuple[MemberContents, dict[str, Content | None]]] = {}  # by group
 
     def plan(self, name: str, owner: str) -> PlannedUnit:
         """The plan of one unit, which is to be taken out of the set `owner` ('': it is in no other)."""
@@ -187,21 +199,16 @@ class _Writer:
             because = _describe_count(template, self._known.units, self._contents)
             return PlannedUnit(name, ChangeKind.NEW, None, self._create(name, content), because=because)
         if before.content != content:
-            kind, because = self._effect(name, before.content, content)
+            kind, because = self._effect(before, content)
             return PlannedUnit(name, ChangeKind.CHANGED, before, self._change(before, content), kind, because, owner)
         kind, because = Impact.NONE, ""
         if not self._is_complete(before):
             because = "an earlier apply was interrupted before its end"
         elif self._retry and self._known.is_reverted(before):
-            kind, because = self._retry_effect(name, content)
+            kind, because = self._effect(before, content)
         if because:
             return PlannedUnit(name, ChangeKind.CHANGED, before, self._change(before, content), kind, because, owner)
         return PlannedUnit(name, ChangeKind.UNCHANGED, before, before, owner=owner)
-
-    def _retry_effect(self, name: str, content: Content) -> tuple[Impact, str]:
-        """What it does to roll out again what was reverted: most units run the first of the former contents."""
-        former = self._known.rollouts[group_of(name)].contents
-        return self._effect(name, former[0], content) if former else (Impact.RESTART, "--retry")
 
     def _is_complete(self, unit: Unit) -> bool:
         return not unit.rollout or unit.rollout in self._known.complete
@@ -214,10 +221,20 @@ class _Writer:
             self._target(name),
             dropins=content.dropins,
             set=self._set,
-            rollout=stamp.rollout,
+            rollout=self._rollout_of_new(name, content),
             by=stamp.by,
             note=stamp.note,
         )
+
+    def _rollout_of_new(self, name: str, content: Content) -> str:
+        """The rollout that a new unit belongs to. One of a group that was reverted must not begin another: with the
+        content of the template it runs what the others were reverted to; with its own it runs that at once."""
+        rollout = self._known.rollouts.get(group_of(name))
+        if rollout is None or rollout.phase not in _REVERTED:
+            return self._stamp.rollout
+        template = self._known.units.get(template_of(name))
+        is_same = template is not None and template.content == content and self._known.is_reverted(template)
+        return rollout.id if is_same else ""
 
     def _change(self, before: Unit, content: Content) -> Unit:
         stamp = self._stamp
@@ -243,12 +260,28 @@ class _Writer:
             self._options[group] = group_options_of(whole)
         return self._options[group]
 
-    def _effect(self, name: str, before: Content, after: Content) -> tuple[Impact, str]:
-        """Thousands of instances may change alike."""
-        action = self._group_options(name).action
+    def _effect(self, unit: Unit, after: Content) -> tuple[Impact, str]:
+        """What this content does to the unit where it runs. Thousands of instances may change alike."""
+        before, action = self._find_running(unit), self._group_options(unit.name).action
+        if before == after:
+            return Impact.NONE, _RUNS_ALREADY
         if (before, after, action) not in self._effects:
             self._effects[before, after, action] = effect(before, after, action)
         return self._effects[before, after, action]
+
+    def _find_running(self, unit: Unit) -> Content:
+        """The content that the unit runs: the one that its rollout has it keep, or that it was reverted to; of a unit
+        on many machines, what most of them run."""
+        group = group_of(unit.name)
+        rollout = self._known.rollouts.get(group)
+        if rollout is None or rollout.id != unit.rollout:
+            return unit.content
+        if group not in self._held:
+            contents = MemberContents(rollout)
+            held = {former.member.unit: contents.held(former.member) for former in reversed(rollout.former)}
+            self._held[group] = contents, held
+        contents, held = self._held[group]
+        return held.get(unit.name) or contents.held(Member(unit.name)) or unit.content
 
 
 def _describe_count(template: str, units: Mapping[str, Unit], contents: Mapping[str, Content]) -> str:
@@ -289,7 +322,7 @@ def _stored_members(known: Known, set_: str) -> tuple[str, ...]:
     return found.members if found else ()
 
 
-def _refuse(asked: ApplyRequest, members: Sequence[str], planned: Sequence[PlannedUnit]) -> Iterable[str]:
+def _refuse(asked: ApplyRequest, known: Known, members: Sequence[str], planned: Sequence[PlannedUnit]) -> Iterable[str]:
     """Why the plan may not be carried out."""
     for unit in planned:
         if unit.owner and not asked.take_over:
@@ -302,7 +335,23 @@ def _refuse(asked: ApplyRequest, members: Sequence[str], planned: Sequence[Plann
             f'--prune would destroy {len(pruned)} of the {len(members)} units of the set "{asked.set}" '
             f"({', '.join(pruned[:3])}{', …' if len(pruned) > 3 else ''}): add --yes if that is meant"
         )
+    yield from _refuse_half_retries(known, planned)
     yield from _refuse_size([unit.name for unit in planned])
+
+
+def _refuse_half_retries(known: Known, planned: Sequence[PlannedUnit]) -> Iterable[str]:
+    """A new rollout of a group would give what was reverted to those of its units, too, that do not change."""
+    rolled = {group_of(unit.name) for unit in planned if unit.change is ChangeKind.CHANGED}
+    stay: dict[str, list[str]] = {}
+    for unit in planned:
+        if unit.change is ChangeKind.UNCHANGED and unit.before and known.is_reverted(unit.before):
+            stay.setdefault(group_of(unit.name), []).append(unit.name)
+    for group, names in stay.items():
+        if group in rolled:
+            yield (
+                f"the last change of {group} was reverted, and {', '.join(names[:3])}{', …' if len(names) > 3 else ''} "
+                "would have it again: change their content as well, or add --retry if that is meant"
+            )
 
 
 def _refuse_size(members: Sequence[str]) -> Iterable[str]:
@@ -330,7 +379,7 @@ def plan_scale(template: Unit, count: int, known: Known, stamp: Stamp) -> ApplyP
         if name not in wanted
     ]
     planned.sort(key=lambda unit: unit.name)
-    notes = []
+    notes = list(_note_reverted(known, planned))
     if raw := raw_instances(template.content):
         notes.append(f"{template.name} says Instances={raw}: the next apply of its folder makes that of it again")
     members = set(_stored_members(known, set_))

@@ -1,7 +1,7 @@
 """One rollout: what is done next about the members of a group, decided from how far each of them has got.
 
 The functions take a rollout and what was seen of its members, and return the rollout as it is to be stored. What a
-member may run follows from that (`MemberContents`); controllers/rollout.py gathers and applies it.
+member may run follows from that (`MemberContents` in model/rollout.py); controllers/rollout.py gathers and applies it.
 """
 
 import math
@@ -79,24 +79,6 @@ def assess(
 def is_as_asked(placement: Placement | None, wanted: Content, generation: int) -> bool:
     """True if the machine is told to run this content of this generation."""
     return placement is not None and placement.content == wanted and placement.generation >= generation
-
-
-class MemberContents:
-    """The contents of a rollout's members, each looked up in no more time where there are thousands."""
-
-    def __init__(self, rollout: Rollout) -> None:
-        self._former = {former.member: rollout.contents[former.content] for former in rollout.former}
-        self._given = {step.member for step in rollout.steps}
-        is_reverted = rollout.phase in (Phase.REVERTING, Phase.REVERTED)
-        self._of_new = rollout.contents[0] if is_reverted and rollout.contents else None
-
-    def former(self, member: Member) -> Content | None:
-        """What the member ran when the rollout began, or None if it was not there then."""
-        return self._former.get(member)
-
-    def held(self, member: Member) -> Content | None:
-        """The former content that the member is to keep, or None if it is to have what was asked for."""
-        return None if member in self._given else self._former.get(member, self._of_new)
 
 
 def obey(rollout: Rollout, command: Command | None, now_s: float) -> Rollout:

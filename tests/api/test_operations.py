@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleetd.api.unit_operations import MAX_UNITS
-from fleetd.model.unit import TargetState
+from fleetd.model.rollout import Phase, Rollout
+from fleetd.model.unit import TargetState, Unit
 from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline
 from fleetd.store.protocol import Put, Unavailable
@@ -239,3 +240,20 @@ async def test_a_batch_has_the_results_of_its_operations_one_by_one(
         )
         await store.close()
     assert ends[0] == ends[1]
+
+
+@pytest.mark.parametrize("last", ["r1", "r2", ""])
+async def test_a_new_instance_runs_what_the_last_rollout_of_its_template_has_come_to(fleet: Fleet, last: str) -> None:
+    template = Unit("w@.service", "[Service]\nExecStart=/bin/true\n", rollout="r1")
+    await fleet.put(template, template.name)
+    if last:
+        await fleet.put(Rollout(last, 2, phase=Phase.REVERTED), template.name)
+    options = [{"section": "Service", "name": "ExecStart", "value": "/bin/true"}]
+    other = [{"section": "Service", "name": "ExecStart", "value": "/bin/false"}]
+    asked = [("w@1.service", options), ("w@2.service", other)]
+    operations = [{"name": name, "options": given, "desiredState": "launched"} for name, given in asked]
+    await fleet.ask("POST /fleet/v2/units", {"operations": operations})
+    await fleet.ask("PUT /fleet/v1/units/w@3.service", {"options": options, "desiredState": "launched"})
+    units = await fleet.registry.units()
+    inherited = "r1" if last == "r1" else ""
+    assert [units[f"w@{number}.service"].rollout for number in (1, 2, 3)] == [inherited, "", inherited]

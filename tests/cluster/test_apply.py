@@ -115,9 +115,17 @@ def test_a_bad_change_is_reverted_by_itself_and_said_again(operator: Operator, d
     assert len(visitors.answers()) == 3
     _, err, status = apply(operator, deploy)
     assert (status, "without --retry" in err) == (1, True)
+    for number in ("2", "3"):
+        operator.cluster.fleetctl("scale", "site@.service", number)
+    operator.cluster.fleetctl("stop", SITES[1])
+    operator.cluster.fleetctl("start", SITES[1])
+    assert len(visitors.answers()) == 3, "new ones and those started again run the content reverted to"
+    pids = operator.pids(*SITES)
     shutil.rmtree(deploy)
     shutil.copytree(CHECKOUT / "units/deploy", deploy)
-    assert apply(operator, deploy)[2] == 0
+    out, _, status = apply(operator, deploy)
+    assert (status, "3 instances: nothing restarts: this runs already" in out) == (0, True)
+    assert operator.pids(*SITES) == pids
     assert len(visitors.answers()) == 3
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fleetd.model.apply import ApplyPlan, ApplyRequest, ChangeKind, Known, Stamp, plan_apply, plan_scale
 from fleetd.model.content import Content, DropIn
 from fleetd.model.content_change import Impact
-from fleetd.model.rollout import Phase, Rollout
+from fleetd.model.rollout import FormerMember, Member, Phase, Rollout, Step
 from fleetd.model.unit import TargetState, Unit
 from fleetd.model.unit_set import MAX_MEMBERS, SetUnit, UnitSet, expand
 
@@ -115,13 +115,9 @@ def test_what_an_interrupted_apply_has_written_is_written_again_with_the_new_id(
     assert plan_apply(ask(A), state, STAMP).written != ()  # by the same apply, too, after a conflict
 
 
-@pytest.mark.parametrize(
-    ("contents", "expected"),
-    [((), (Impact.RESTART, "--retry")), ((Content(service("/old")),), (Impact.RESTART, "ExecStart= changed"))],
-)
-def test_what_was_reverted_is_planned_again_only_on_request(contents: tuple[Content, ...], expected: Any) -> None:
+def test_what_was_reverted_is_planned_again_only_on_request() -> None:
     state = carry_out(known(IN_A, IN_B), plan_apply(ask(WEB, A, B), known(IN_A, IN_B), STAMP))
-    reverted = Rollout("a1", phase=Phase.REVERTED, contents=contents)
+    reverted = Rollout("a1", phase=Phase.REVERTED, contents=(Content(service("/old")),))
     state = msgspec.structs.replace(state, rollouts={"web@.service": reverted, "a.service": reverted})
     plan = plan_apply(ask(WEB, A, B), state, Stamp("a2"))
     assert plan.changes_nothing
@@ -129,7 +125,7 @@ def test_what_was_reverted_is_planned_again_only_on_request(contents: tuple[Cont
     retried = plan_apply(ask(WEB, A, B, retry=True), state, Stamp("a2"))
     assert retried.reverted == ()
     assert changes(retried) == dict.fromkeys(("web@.service", "web@1.service", "web@2.service"), "changed")
-    assert (retried.written[0].impact, retried.written[0].because) == expected
+    assert (retried.written[0].impact, retried.written[0].because) == (Impact.RESTART, "ExecStart= changed")
     other = plan_apply(ask(SetUnit("web@.service", service("/new", "Instances=2"))), state, Stamp("a2"))
     assert other.reverted == ()
 
@@ -295,6 +291,86 @@ def test_scaled_instances_are_of_the_set_of_their_template() -> None:
     assert plan.written[0].after is not None
     assert plan.written[0].after.set == "deploy"
     assert "web@3.service" in plan.sets["deploy"].members
+
+
+OLD, BAD = (Content(service(program)) for program in ("/old", "/bad"))
+MEMBERS = tuple(f"web@{number}.service" for number in (1, 2, 3))
+
+
+def half_rolled(phase: Phase, *stepped: str, **more: Any) -> Known:
+    """A cluster whose rollout from OLD to BAD has reached these members, or was reverted."""
+    former = tuple(FormerMember(Member(name), 0, was_available=True) for name in MEMBERS)
+    steps = tuple(Step(Member(name), 1.0) for name in stepped)
+    rollout = Rollout("r1", 9, phase=phase, contents=(OLD,), former=former, steps=steps)
+    units = {name: Unit(name, BAD.text, TargetState.LAUNCHED, 9, rollout="r1") for name in MEMBERS}
+    template = Unit("web@.service", BAD.text, generation=9, rollout="r1")
+    return Known({**units, template.name: template}, {}, ("r1",), {"web@.service": rollout}, **more)
+
+
+def put(state: Known, *units: SetUnit, **options: Any) -> ApplyPlan:
+    return plan_apply(ask(*units, set_="", **options), state, STAMP)
+
+
+RUNS_ALREADY = (Impact.NONE, "nothing restarts: this runs already")
+RESTARTS = (Impact.RESTART, "ExecStart= changed")
+
+
+def impacts(plan: ApplyPlan) -> dict[str, Any]:
+    return {unit.name: (unit.impact, unit.because) for unit in plan.units if unit.name != "web@.service"}
+
+
+def test_the_plan_compares_with_what_reverted_units_run() -> None:
+    state = half_rolled(Phase.REVERTED)
+    back = put(state, SetUnit("web@.service", OLD.text))
+    assert impacts(back) == dict.fromkeys(MEMBERS, RUNS_ALREADY)
+    assert len(back.written) == 4
+    assert impacts(put(state, SetUnit("web@.service", service("/new")))) == dict.fromkeys(MEMBERS, RESTARTS)
+    limited = put(state, SetUnit("web@.service", OLD.text + "MemoryMax=1G\n"))
+    assert impacts(limited) == dict.fromkeys(MEMBERS, (Impact.RELOAD, "MemoryMax= changed"))
+    again = put(state, SetUnit("web@.service", OLD.text + "[X-Fleet]\nUpdateAction=restart\n"))
+    assert impacts(again) == dict.fromkeys(MEMBERS, (Impact.RESTART, "UpdateAction=restart"))
+
+
+def test_the_plan_compares_with_what_units_of_a_rollout_under_way_run() -> None:
+    state = half_rolled(Phase.RUNNING, MEMBERS[0])
+    found = impacts(put(state, SetUnit("web@.service", OLD.text)))
+    assert found == {MEMBERS[0]: RESTARTS, MEMBERS[1]: RUNS_ALREADY, MEMBERS[2]: RUNS_ALREADY}
+
+
+def test_the_plan_compares_with_what_was_asked_for_at_once_since() -> None:
+    state = half_rolled(Phase.REVERTED)
+    changed = Unit(MEMBERS[1], service("/new"), TargetState.LAUNCHED, 10)
+    state = msgspec.structs.replace(state, units={**state.units, changed.name: changed})
+    assert impacts(put(state, SetUnit("web@.service", OLD.text)))[MEMBERS[1]] == RESTARTS
+
+
+@pytest.mark.parametrize("phase", [Phase.REVERTING, Phase.REVERTED])
+def test_a_new_instance_of_a_reverted_group_runs_what_the_others_were_reverted_to(phase: Phase) -> None:
+    state = half_rolled(phase)
+    note = "the last change of web@.service was reverted, so new instances run what the others were reverted to"
+    plan = scale(state, 4)
+    assert [unit.after and (unit.after.rollout, unit.after.content) for unit in plan.written] == [("r1", BAD)]
+    assert plan.notes == (note,)
+    plan = put(state, SetUnit("web@.service", BAD.text), SetUnit("web@eu.service"), SetUnit(MEMBERS[0]))
+    assert [unit.after and (unit.name, unit.after.rollout) for unit in plan.written] == [("web@eu.service", "r1")]
+    assert (plan.notes, plan.reverted) == ((note,), ())
+    own = put(state, SetUnit("web@.service", BAD.text), SetUnit("web@eu.service", service("/eu")), SetUnit(MEMBERS[0]))
+    assert own.refusals == ()
+    assert [unit.after and unit.after.rollout for unit in own.written] == [""], "at once: no new rollout of the others"
+    done = scale(half_rolled(Phase.DONE), 4)
+    assert [unit.after and unit.after.rollout for unit in done.written] == ["a1"]
+
+
+def test_a_change_of_some_units_of_a_reverted_group_does_not_roll_out_again_what_was_reverted() -> None:
+    state = half_rolled(Phase.REVERTED)
+    some = (SetUnit("web@.service", BAD.text), SetUnit(MEMBERS[0], service("/new")), *map(SetUnit, MEMBERS[1:]))
+    (refusal,) = put(state, *some).refusals
+    assert refusal == (
+        "the last change of web@.service was reverted, and web@.service, web@2.service, web@3.service would have it "
+        "again: change their content as well, or add --retry if that is meant"
+    )
+    assert put(state, *some, retry=True).refusals == ()
+    assert put(half_rolled(Phase.DONE), *some).refusals == ()
 
 
 def test_scaling_to_what_there_is_changes_nothing() -> None:

@@ -14,6 +14,7 @@ from fleetd.model.rollout import (
     Failure,
     FormerMember,
     Member,
+    MemberContents,
     Pause,
     PauseCause,
     Phase,
@@ -22,7 +23,7 @@ from fleetd.model.rollout import (
     render_rollout,
 )
 from fleetd.model.unit import Proof, TargetState, UnitState
-from fleetd.scheduler.rollout_steps import MemberContents, MemberView, Progress, advance, assess, next_due, obey
+from fleetd.scheduler.rollout_steps import MemberView, Progress, advance, assess, next_due, obey
 from tests.unit.cluster_builder import LAUNCHED, LOADED
 
 NOW_S = 1000.0

@@ -8,6 +8,7 @@ from fleetd.api.capabilities import check_capability, needed_capability
 from fleetd.api.http import ApiError, Request, Response, render_json
 from fleetd.api.pagination import parse_page, read_page
 from fleetd.api.quota import Quota
+from fleetd.api.templates import with_last_rollouts
 from fleetd.api.unit_operations import NOT_FOUND, Change, UnitOperation, make_operation, parse_put, plan_change
 from fleetd.api.write_batching import WriteBatcher
 from fleetd.model.names import InvalidName, validate_name
@@ -122,7 +123,9 @@ class Units:
         """The template whose drop-ins count for this operation."""
         if not operation.template:
             return None
-        return (await self._registry.get_many(UNITS, [(operation.template,)])).get((operation.template,))
+        found = await self._registry.get_many(UNITS, [(operation.template,)])
+        templates = {name: unit for (name,), unit in found.items()}
+        return (await with_last_rollouts(self._registry, templates)).get(operation.template)
 
     async def _create(self, operation: UnitOperation) -> bool:
         """Try to create the unit without reading it first, which saves a request to the store.

@@ -4,12 +4,13 @@ Each unit is compared with what was read of it. If a transaction conflicts, its 
 as version 1 does, so that one unit cannot fail the others.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 
 from fleetd.api import schema
 from fleetd.api.capabilities import check_capability, needed_capability
 from fleetd.api.http import ApiError, Request, Response, parse_json, render_json, to_api_error
+from fleetd.api.templates import with_last_rollouts
 from fleetd.api.unit_operations import Change, UnitOperation, check_names, make_operation, plan_change
 from fleetd.api.v1.units import Units
 from fleetd.model.machine import Capability
@@ -48,6 +49,7 @@ class Operations:
         names = dict.fromkeys(name for each in operations for name in (each.name, each.template) if name)
         found = await self._registry.get_many(UNITS, [(name,) for name in names])
         units: dict[str, Unit | None] = {name: found.get((name,)) for name in names}  # as the operations leave them
+        units |= await with_last_rollouts(self._registry, _find_templates(operations, units))
         refusals: dict[Capability, ApiError | None] = {}
         changes = []
         async with AsyncExitStack() as claims:
@@ -98,6 +100,14 @@ class Operations:
             return schema.Result(operation.name, await self._units.carry_out(operation))
         except (ApiError, MalformedRecord, Unavailable) as error:
             return _refused(operation.name, to_api_error(error))
+
+
+def _find_templates(operations: Sequence[UnitOperation], units: Mapping[str, Unit | None]) -> dict[str, Unit]:
+    """The templates of new instances, by name."""
+    new = [each for each in operations if units[each.name] is None]
+    found = {each.template: units.get(each.template) for each in new}
+    named = {each.name: None for each in operations}
+    return {name: template for name, template in found.items() if template is not None and name not in named}
 
 
 @contextmanager

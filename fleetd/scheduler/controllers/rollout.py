@@ -11,13 +11,12 @@ import msgspec
 
 from fleetd.model.content import Content
 from fleetd.model.group import GroupOptions, group_of
-from fleetd.model.rollout import FormerMember, Member, Pause, PauseCause, Phase, Rollout
+from fleetd.model.rollout import FormerMember, Member, MemberContents, Pause, PauseCause, Phase, Rollout
 from fleetd.model.unit import Unit
 from fleetd.scheduler.allocation_state import Presence
 from fleetd.scheduler.proposal import Proposal, RolloutPlan
 from fleetd.scheduler.rollout_steps import (
     MayDisturb,
-    MemberContents,
     MemberView,
     Progress,
     advance,
