@@ -32,6 +32,11 @@ class RebootingCluster(RollingCluster):
         self.boots[machine] += 1
         self.machine(machine, boot_id=f"{machine}-boot{self.boots[machine]}", **self.down.pop(machine, {}))
 
+    def reconnect(self, machine: str) -> None:
+        """The machine was cut off, and is back with the boot that it had."""
+        boot_id = f"{machine}-boot{self.boots[machine]}"
+        self.machine(machine, boot_id=boot_id, **self.down.pop(machine, {}))
+
     def power_off(self, machine: str) -> None:
         """The machine goes down, and is judged dead."""
         self.down[machine] = self.snapshot.machines[machine].metadata
@@ -89,6 +94,17 @@ class RebootingCluster(RollingCluster):
         """Leader, agents and machines take one step each. Returns whether there was anything to do."""
         plan = self.run_leader()
         return any([bool(plan.writes), plan.asks_store_health, self.run_agents(), self.obey()])
+
+    def end(self, rounds: int = 300) -> None:
+        """Turns, with as much time between them as it takes, until nothing is left to do and nothing is waited for."""
+        for _ in range(rounds):
+            if self.turn():
+                continue
+            due = [*self.wakeups.values(), *([] if self.due_s is None else [self.due_s])]
+            if not due:
+                return
+            self.wait(max(0.0, min(due) - self.clock_s))
+        raise AssertionError("never at rest")
 
     def run(self, rounds: int = 200) -> None:
         """Turns, without waiting for anything, until nothing is left to do."""

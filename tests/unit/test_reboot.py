@@ -8,6 +8,7 @@ from fleetd.model.reboot import RebootFailure, RebootPhase, RebootRefusal
 from fleetd.model.reboot_window import parse_reboot_windows
 from fleetd.registry.records import PLACEMENTS, REBOOT_REQUESTS, SETTINGS, STATES, UNITS
 from fleetd.scheduler.disruption import DisruptionBudget
+from fleetd.scheduler.proposal import RebootPlan, SessionPlan
 from fleetd.scheduler.reboot_policy import RebootPolicy
 from tests.unit.cluster_builder import INACTIVE, NOON
 from tests.unit.rebooting_cluster import RebootingCluster, rebooting_group
@@ -556,3 +557,22 @@ def test_what_the_machine_does_not_take_and_files_for_sockets_do_not_keep_it_up(
     assert cluster.phases() == {"m1": "draining"}
     cluster.run()
     assert cluster.boots["m1"] == 2
+
+
+def test_the_session_of_a_machine_that_is_told_to_reboot_is_written_once() -> None:
+    cluster = rebooting_group()
+    cluster.ask_to_reboot("m1")
+    cluster.run_leader()
+    for _ in range(10):
+        cluster.step("m1", "w@1.service")
+        plan = cluster.plan()
+        orders = [write for write in plan.writes if isinstance(write, RebootPlan) and write.reboot]
+        if orders and orders[0].reboot.phase is RebootPhase.ORDERED:
+            break
+        cluster.apply(plan)
+    assert orders[0].session == cluster.snapshot.machines["m1"].session
+    cluster.machine("m1", session="another")
+    cluster.changed = None
+    plan = cluster.plan()
+    sessions = [write.session for write in plan.writes if isinstance(write, RebootPlan | SessionPlan)]
+    assert sessions == ["", "another"]

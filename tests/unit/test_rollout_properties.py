@@ -1,4 +1,4 @@
-"""What must always hold of rollouts, drains and moves together, whatever operators, machines and leaders do."""
+"""What must always hold of rollouts, drains, moves and reboots together, whatever people, machines and leaders do."""
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -8,12 +8,16 @@ from msgspec.structs import replace
 from fleetd.model.machine import Cordon, DrainRequest, MachineSettings
 from fleetd.model.move import Move
 from fleetd.model.reason import STAYING
+from fleetd.model.reboot import RebootPhase
 from fleetd.model.rollout import Action
 from fleetd.registry.records import MOVES, SETTINGS, UNITS
 from fleetd.scheduler.disruption import DisruptionBudget
+from fleetd.scheduler.proposal import RebootPlan
+from fleetd.scheduler.reboot_policy import RebootPolicy
 from tests.examples import examples
 from tests.unit.cluster_builder import INACTIVE, LAUNCHED, NOON
-from tests.unit.rolling_cluster import GROUP, RollingCluster, word_of
+from tests.unit.rebooting_cluster import RebootingCluster
+from tests.unit.rolling_cluster import GROUP, word_of
 
 MACHINES = ("m1", "m2", "m3", "m4")
 INSTANCES = tuple(f"w@{number}.service" for number in (1, 2, 3))
@@ -28,13 +32,16 @@ class Rollouts(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.cluster = RollingCluster(len(MACHINES))
+        self.cluster = RebootingCluster(len(MACHINES))
+        self.cluster.stuck = set(MACHINES)  # they come back when a rule says so
+        self.cluster.deaf = set(MACHINES)  # and obey when a rule says so
         self.asked = {name: {"old"} for name in (*INSTANCES, GLOBAL)}
         self.limit = 1
 
-    @initialize(limit=st.sampled_from((1, 2)))
-    def begin(self, limit):
+    @initialize(limit=st.sampled_from((1, 2)), slots=st.sampled_from((1, 2)))
+    def begin(self, limit, slots):
         self.limit = limit
+        self.cluster.reboots = RebootPolicy(slots=slots)
         self._request("old", INSTANCES)
         self._request("old", (GLOBAL,))
         self.cluster.come_to_rest()
@@ -79,14 +86,33 @@ class Rollouts(RuleBasedStateMachine):
     @rule(machine=machines)
     def lose(self, machine):
         if machine in self.cluster.snapshot.machines and len(self.cluster.snapshot.machines) > 1:
-            for key in [key for key in self.cluster.running if key[0] == machine]:
-                del self.cluster.running[key]
-            self.cluster.die(machine)
+            self.cluster.power_off(machine)
+
+    @rule(machine=machines, reboots=st.booleans())
+    def come_back(self, machine, reboots):
+        if machine not in self.cluster.snapshot.machines:
+            (self.cluster.boot if reboots else self.cluster.reconnect)(machine)
+
+    @rule(some=st.sets(machines, min_size=1), now=st.booleans())
+    def reboot(self, some, now):
+        for machine in some - set(self.cluster.snapshot.reboot_requests):
+            self.cluster.ask_to_reboot(machine, drain_within_s=900.0, now=now)
 
     @rule(machine=machines)
-    def come_back(self, machine):
-        if machine not in self.cluster.snapshot.machines:
-            self.cluster.machine(machine)
+    def cancel(self, machine):
+        reboot = self.cluster.snapshot.reboots.get(machine)
+        if reboot is None or reboot.phase is not RebootPhase.ORDERED:  # the API refuses that
+            self.cluster.cancel(machine)
+
+    @rule()
+    def obey(self):
+        self.cluster.deaf = set()
+        self.cluster.obey()
+        self.cluster.deaf = set(MACHINES)
+
+    @rule(for_s=st.sampled_from((1.0, 60.0, 600.0, 1000.0)))
+    def let_time_pass(self, for_s):
+        self.cluster.wait(for_s)
 
     @rule(machine=machines, with_globals=st.booleans())
     def drain(self, machine, with_globals):
@@ -113,7 +139,8 @@ class Rollouts(RuleBasedStateMachine):
 
     @rule()
     def lead(self):
-        """No available member is disturbed while MaxUnavailable members are unavailable."""
+        """No available member is disturbed while MaxUnavailable members are unavailable; no more machines than there
+        are slots reboot at a time."""
         snapshot = self.cluster.snapshot
         before = DisruptionBudget(snapshot, {})
         plan = self.cluster.plan()
@@ -137,14 +164,33 @@ class Rollouts(RuleBasedStateMachine):
                     or snapshot.placements[placement.unit][placement.machine].content != placement.content
                 )
             }
-            assert len(disturbed) <= max(0, self.limit - len(down)), (disturbed, down)
+            ordered = {
+                (name, write.machine)
+                for write in plan.writes
+                if isinstance(write, RebootPlan) and write.reboot and write.reboot.phase is RebootPhase.ORDERED
+                for name in write.reboot.kept
+                if name in names and snapshot.units[name].target is LAUNCHED and (name, write.machine) in held - down
+            }
+            disturbed |= ordered
+            # More than may be unavailable on one machine: all others have to be available.
+            is_alone = len({machine for _, machine in down | disturbed}) == 1 and disturbed == ordered
+            assert len(disturbed) <= max(0, self.limit - len(down)) or is_alone, (disturbed, down)
         self.cluster.apply(plan)
+        slots = self.cluster.reboots.slots
+        assert sum(reboot.holds_slot for reboot in self.cluster.snapshot.reboots.values()) <= slots
 
     @rule()
     def settle(self):
-        """Every rollout and every drain ends, or says why it does not; no unit runs what was not asked for."""
-        self.cluster.come_to_rest()
+        """Every rollout, every drain and every reboot ends, or says why it does not; no unit runs what was not asked
+        for."""
+        self.cluster.stuck, self.cluster.deaf = {*self.cluster.down}, set()  # who is lost stays lost
+        self.cluster.end()
+        self.cluster.stuck, self.cluster.deaf = set(MACHINES), set(MACHINES)
         snapshot = self.cluster.snapshot
+        for machine, reboot in snapshot.reboots.items():
+            assert not reboot.is_under_way or machine not in snapshot.machines, reboot
+        if not any(reboot.holds_slot for reboot in snapshot.reboots.values()):
+            assert not set(snapshot.reboot_requests) & set(snapshot.machines)
         for name, machine in self.cluster.assigned().items():
             if name in INSTANCES and machine in snapshot.draining and machine in snapshot.machines:
                 assert isinstance(snapshot.decisions[name].reason, STAYING), snapshot.decisions[name]

@@ -162,7 +162,9 @@ def _order(proposal: Proposal, machine: str, record: Reboot, kept: Sequence[Unit
     names = tuple(plan.name for plan in kept)
     phase = RebootPhase.ORDERED
     ordered = replace(record, phase=phase, ordered=now, changed=now, kept=names, awaited=awaited, waits=())
-    return _write(proposal, machine, ordered, session=proposal.snapshot.synced.get(machine, ""))
+    session = proposal.snapshot.machines[machine].session
+    is_synced = session == proposal.snapshot.synced.get(machine)  # else that is written in this pass anyway
+    return _write(proposal, machine, ordered, session=session if is_synced else "")
 
 
 def _is_to_be_awaited(plan: UnitPlanBuilder, machine: str) -> bool:
