@@ -5,6 +5,7 @@ wants: only a new unit is given one.
 """
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
 
@@ -134,7 +135,7 @@ def plan_apply(asked: ApplyRequest, known: Known, stamp: Stamp) -> ApplyPlan:
         tuple(planned),
         _write_sets(asked, known, planned),
         tuple(_refuse(asked, known, members, planned)),
-        notes=tuple(_note_reverted(known, planned)),
+        notes=(*_note_reverted(known, planned), *_note_canaries(writer, known, planned)),
         reverted=_find_reverted(known, planned),
     )
 
@@ -152,6 +153,18 @@ def _note_reverted(known: Known, planned: Sequence[PlannedUnit]) -> Iterable[str
     new = [unit for unit in planned if unit.change is ChangeKind.NEW and unit.after]
     for group in dict.fromkeys(group_of(unit.name) for unit in new if unit.after and known.is_reverted(unit.after)):
         yield f"the last change of {group} was reverted, so new instances run what the others were reverted to"
+
+
+def _note_canaries(writer: "_Writer", known: Known, planned: Sequence[PlannedUnit]) -> Iterable[str]:
+    """Remarks on groups of instances that have fewer of them than are to be changed first."""
+    written = {group_of(unit.name) for unit in planned if unit.is_written and unit.after}
+    gone = {unit.name for unit in planned if not unit.after}
+    names = {*known.units, *(unit.name for unit in planned)} - gone
+    sizes = Counter(group_of(name) for name in names if not is_template(name))
+    for group in sorted(filter(is_template, written & sizes.keys())):
+        _, note = writer.group_options(group).count_canaries(sizes[group])
+        if note:
+            yield f"{group}: {note}"
 
 
 def _owners(sets: Mapping[str, UnitSet], *, but: str) -> dict[str, str]:
@@ -249,9 +262,9 @@ class _Writer:
         )
 
     def _target(self, name: str) -> TargetState:
-        return TargetState.INACTIVE if is_template(name) else self._group_options(name).desired_state
+        return TargetState.INACTIVE if is_template(name) else self.group_options(name).desired_state
 
-    def _group_options(self, name: str) -> GroupOptions:
+    def group_options(self, name: str) -> GroupOptions:
         """Those of the template, if it is known."""
         group = group_of(name)
         if group not in self._options:
@@ -262,7 +275,7 @@ class _Writer:
 
     def _effect(self, unit: Unit, after: Content) -> tuple[Impact, str]:
         """What this content does to the unit where it runs. Thousands of instances may change alike."""
-        before, action = self._find_running(unit), self._group_options(unit.name).action
+        before, action = self._find_running(unit), self.group_options(unit.name).action
         if before == after:
             return Impact.NONE, _RUNS_ALREADY
         if (before, after, action) not in self._effects:
@@ -379,7 +392,7 @@ def plan_scale(template: Unit, count: int, known: Known, stamp: Stamp) -> ApplyP
         if name not in wanted
     ]
     planned.sort(key=lambda unit: unit.name)
-    notes = list(_note_reverted(known, planned))
+    notes = [*_note_reverted(known, planned), *_note_canaries(writer, known, planned)]
     if raw := raw_instances(template.content):
         notes.append(f"{template.name} says Instances={raw}: the next apply of its folder makes that of it again")
     members = set(_stored_members(known, set_))

@@ -101,6 +101,7 @@ def test_the_same_content_is_not_written_even_if_it_joins_the_set() -> None:
     assert not plan.changes_nothing
 
 
+@pytest.mark.covers("C.6")
 def test_applying_again_changes_nothing() -> None:
     state = known(IN_A)
     state = carry_out(state, plan_apply(ask(A, B, WEB), state, STAMP))
@@ -153,6 +154,19 @@ def test_an_instance_that_was_destroyed_by_hand_is_made_again_as_the_file_says()
     plan = plan_apply(ask(WEB), left, STAMP)
     assert changes(plan) == {"web@2.service": "new"}
     assert becauses(plan) == {"web@2.service": "Instances=2"}
+
+
+def test_more_canaries_than_instances_are_said() -> None:
+    template = SetUnit("web@.service", service(fleet="Instances=2\nUpdateCanary=3"))
+    note = "web@.service: UpdateCanary=3 is more than there are in the group (2): all of it goes first"
+    plan = plan_apply(ask(template), known(), STAMP)
+    assert plan.notes == (note,)
+    state = carry_out(known(), plan)
+    assert plan_apply(ask(template), state, STAMP).notes == ()
+    alone = Unit("web@.service", service(fleet="UpdateCanary=3"))
+    assert plan_scale(alone, 1, known(alone), STAMP).notes == (note.replace("(2)", "(1)"),)
+    assert plan_scale(alone, 3, known(alone), STAMP).notes == ()
+    assert plan_apply(ask(SetUnit("web@.service", service(fleet="UpdateCanary=3"))), known(), STAMP).notes == ()
 
 
 def test_instances_follow_a_template_that_does_not_say_which_there_are() -> None:
