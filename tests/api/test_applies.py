@@ -84,6 +84,7 @@ async def test_units_are_written_with_who_why_and_the_id_of_the_apply(fleet: Fle
     assert await members(fleet) == ("db.service", "web@.service", "web@1.service", "web@2.service")
 
 
+@pytest.mark.covers("C.6")
 async def test_applying_again_writes_nothing_and_says_so(fleet: Fleet) -> None:
     await apply(fleet, template("Instances=2"), unit("db.service"))
     revision = await fleet.registry.store.revision()

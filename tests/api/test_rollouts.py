@@ -375,6 +375,7 @@ async def test_undo_to_a_version_creates_no_unit_that_is_gone(fleet: Fleet) -> N
     }
 
 
+@pytest.mark.covers("B.10")
 async def test_undo_without_a_version_to_return_to_is_refused(fleet: Fleet) -> None:
     async def refused(to: int) -> tuple[int, str]:
         return await fleet.refused(f"POST {ROLLOUTS}/{GROUP}", {"action": "undo", "to": to})

@@ -71,6 +71,7 @@ def edit(folder: Path, name: str, before: str, after: str) -> None:
     path.write_text(text.replace(before, after))
 
 
+@pytest.mark.covers("C.6")
 def test_the_example_runs_and_applying_it_again_touches_nothing(operator: Operator, deploy: Path) -> None:
     placed = operator.placed()
     assert len({placed[site][0] for site in SITES}) == 3

@@ -164,6 +164,7 @@ def result(machine: Machine) -> tuple[dict[str, dict[str, str]], dict[str, dict[
     return before, show(machine, names)
 
 
+@pytest.mark.covers("C.5")
 @pytest.mark.parametrize(("section", "option"), CASES)
 def test_an_option_of_class_reload_is_in_force_after_a_daemon_reload(
     result: tuple[dict[str, dict[str, str]], dict[str, dict[str, str]]], section: str, option: str
@@ -180,6 +181,7 @@ def test_an_option_of_class_reload_is_in_force_after_a_daemon_reload(
         assert lasting(name, after[name]) == lasting(model, after[model])
 
 
+@pytest.mark.covers("C.5")
 def test_each_section_with_options_of_class_reload_is_tried() -> None:
     assert {*BODIES, "Unit"} == set(RELOADED)
 

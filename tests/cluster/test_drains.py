@@ -37,6 +37,7 @@ def moves(operator: Operator) -> list[tuple[float, float]]:
     return sorted(found)
 
 
+@pytest.mark.covers("C.8")
 @pytest.mark.parametrize("kills", [False, True])
 def test_two_drains_at_once_take_one_member_of_a_group_after_the_other(group: Operator, kills: bool) -> None:
     first, second, third = group.cluster.machines
@@ -69,6 +70,7 @@ def test_two_drains_at_once_take_one_member_of_a_group_after_the_other(group: Op
     assert moves(group) == found, "no unit moves back"
 
 
+@pytest.mark.covers("C.7")
 def test_what_fits_nowhere_else_runs_on_and_the_command_says_so(group: Operator) -> None:
     machine = group.cluster.machines[0]
     other = group.other_machine(machine)

@@ -105,7 +105,7 @@ def test_drop_ins_of_the_machines_own_apply_and_are_left_alone(operator: Operato
         machine.run(["rm", "-r", own])
 
 
-@pytest.mark.covers("P.12")
+@pytest.mark.covers("B.11", "P.12")
 def test_a_drop_in_that_systemd_refuses_is_explained_and_stops_nothing(operator: Operator) -> None:
     operator.start({WEB: SLEEPER})
     machine = operator.machine_of(WEB)

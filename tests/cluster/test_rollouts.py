@@ -70,6 +70,7 @@ def test_a_content_that_fails_is_given_up_after_the_first_instance(group: Operat
     assert [unit for unit in UNITS if pids[unit] != after[unit]] == [UNITS[0]]
 
 
+@pytest.mark.covers("B.8", "C.4")
 @pytest.mark.parametrize("steps", [0, 1, 2])
 def test_a_leader_killed_in_the_middle_is_followed_by_one_that_goes_on(group: Operator, steps: int) -> None:
     leader = group.leader()

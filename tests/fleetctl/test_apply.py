@@ -53,6 +53,7 @@ def test_apply_creates_waits_and_prints_what_is_new(fleetctl: Fleetctl, cluster:
     assert cluster.units["db.service"].by != ""
 
 
+@pytest.mark.covers("C.6")
 def test_apply_again_changes_nothing_and_says_so(fleetctl: Fleetctl, cluster: ScriptedCluster, deploy: Path) -> None:
     fill(deploy, db=SERVICE, web_=web(2))
     fleetctl("apply", "deploy")
@@ -162,6 +163,7 @@ def test_apply_waits_for_destroyed_units(fleetctl: Fleetctl, cluster: ScriptedCl
     assert "timed out waiting for destroyed unit b.service to stop" in result.stderr
 
 
+@pytest.mark.covers("B.1", "B.2")
 def test_a_broken_file_applies_nothing_and_is_named_with_its_line(
     fleetctl: Fleetctl, cluster: ScriptedCluster, deploy: Path
 ) -> None:

@@ -221,6 +221,7 @@ def test_a_unit_that_somebody_else_changes_meanwhile_is_not_overwritten(
     assert dropins(cluster) == {}
 
 
+@pytest.mark.covers("B.11")
 def test_a_drop_in_with_which_the_unit_cannot_run_fails_the_command(
     fleetctl: Fleetctl, cluster: ScriptedCluster, say: Callable[[bytes], None]
 ) -> None:

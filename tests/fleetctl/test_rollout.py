@@ -144,6 +144,7 @@ def test_failures_that_are_put_up_with_are_named(fleetctl: Fleetctl, cluster: Sc
     assert "failed, as UpdateTolerate= or UpdateFailure= allow: w@1.service" in result.stderr
 
 
+@pytest.mark.covers("B.5")
 @pytest.mark.parametrize(
     ("last", "expected"),
     [

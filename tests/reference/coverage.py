@@ -1,6 +1,7 @@
 """Find the tests that cover each statement about CoreOS fleet and each promise, from their marks, without running them.
 
-A test has the mark `@pytest.mark.covers("2.1.1", …)`, a scenario of the simulation a line `# covers 2.1.1 …`.
+A test has the mark `@pytest.mark.covers("2.1.1", …)`, a stateful test of hypothesis is assigned with it
+(`TestX = pytest.mark.covers("2.1.1", …)(X.TestCase)`), a scenario of the simulation has a line `# covers 2.1.1 …`.
 """
 
 import ast
@@ -34,7 +35,15 @@ def _marked_in(path: Path) -> Iterator[tuple[str, list[str]]]:
     if _MARK not in text:
         return
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
-            for mark in node.decorator_list:
-                if isinstance(mark, ast.Call) and ast.unparse(mark.func) == _MARK:
-                    yield node.name, [ast.literal_eval(argument) for argument in mark.args]
+        match node:
+            case (
+                ast.FunctionDef(name=name, decorator_list=marks) | ast.AsyncFunctionDef(name=name, decorator_list=marks)
+            ) if name.startswith("test_"):
+                pass
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Call(func=mark)) if name.startswith("Test"):
+                marks = [mark]
+            case _:
+                continue
+        for mark in marks:
+            if isinstance(mark, ast.Call) and ast.unparse(mark.func) == _MARK:
+                yield name, [ast.literal_eval(argument) for argument in mark.args]

@@ -120,7 +120,8 @@ def apply(world: World, action: Action) -> None:
 
 @verb
 def roll(world: World, action: Action) -> None:
-    """`roll EDITION`: of the template of roll@1, roll@2 and roll@3, which are changed one after the other."""
+    """`roll EDITION`: of the template of roll@1, roll@2 and roll@3, which are changed one after the other. Edition 4 is
+    refused by systemd."""
     world.spawn(world.operators.roll(int(action.args[0])))
 
 

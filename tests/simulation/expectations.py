@@ -47,6 +47,11 @@ def _waits(world: World, unit: str, machine: str) -> bool:
     return says and world.records.assigned_machines(unit) == [machine]
 
 
+def _has_edition(world: World, unit: str, edition: str) -> bool:
+    orders = [order for (_, name), order in world.records.placements.items() if name == unit and order.is_active]
+    return bool(orders) and all(f"Description=edition {edition}\n" in order.text for order in orders)
+
+
 def _reasons(world: World, unit: str) -> str:
     """The reason of the unit's decision and its rejections, rendered."""
     decision = world.records.decisions.get(unit)
@@ -78,6 +83,8 @@ EXPECTATIONS: tuple[tuple[str, Holds], ...] = (
     (r"(\S+) is placed nowhere", lambda w, a: not w.records.assigned_machines(a[0])),
     (r"(\S+) waits for (\S+)", lambda w, a: _waits(w, a[0], w.machines[a[1]].id)),
     (r"nothing was written for (\d+) s", lambda w, a: w.now_s - w.last_write_s >= int(a[0])),
+    (r"(\S+) has edition (\d)", lambda w, a: _has_edition(w, a[0], a[1])),
+    (r"the rollout of (\S+) is (done|reverted)", lambda w, a: w.records.rollouts[a[0]].phase == a[1]),
     (r"(\S+) is unknown", lambda w, a: a[0] not in w.records.units),
 )
 

@@ -49,6 +49,34 @@ machines m1, m2, m3 disk=ssd
 100  expect web@3.service runs on m1
 100  expect picky.service has kept its process
 """
+MOVES = """
+machines m1, m2, m3
+3    start web@1.service
+4    start web@2.service
+5    start web@3.service
+20   move m3 web@1.service
+22   move m1 web@3.service       # waits until the other one is proven
+70   expect web@1.service runs on m3
+70   expect web@2.service has kept its process
+70   expect web@3.service runs on m1
+"""
+ROLLOUTS = """
+machines m1, m2, m3
+3    roll 1
+15   roll 2                      # reaches one instance after the other
+55   expect the rollout of roll@.service is done
+55   roll 4                      # systemd refuses it: the first one gets its former content back
+95   expect the rollout of roll@.service is reverted
+95   expect roll@1.service has edition 2
+95   expect roll@2.service has edition 2
+95   expect roll@3.service has edition 2
+95   expect roll@1.service runs once
+"""
+CHANGES = {  # story → how often each unit is started
+    DRAINS: {"web@1.service": 1, "web@2.service": 2, "web@3.service": 2, "picky.service": 1},
+    MOVES: {"web@1.service": 2, "web@2.service": 1, "web@3.service": 2},
+    ROLLOUTS: {"roll@1.service": 3, "roll@2.service": 2, "roll@3.service": 2},
+}
 AS_LEADER, AS_FOLLOWER = "", f"1 restart {VICTIM}\n"  # another machine leads meanwhile
 
 
@@ -96,16 +124,17 @@ def test_a_kill_at_any_write_loses_nothing_and_repeats_nothing(preface: str, eac
         assert runs(result) == runs(expected), f"killed {moment} (number {number})"
 
 
+@pytest.mark.covers("B.8", "C.4")
 @pytest.mark.long
 @pytest.mark.parametrize("preface", [AS_LEADER, AS_FOLLOWER], ids=["a-leaders", "a-followers"])
+@pytest.mark.parametrize("story", CHANGES, ids=["drains", "moves", "rollouts"])
 @pytest.mark.parametrize("each", [SAMPLE, pytest.param(1, marks=pytest.mark.soak)], ids=["some", "all"])
-def test_a_kill_at_any_write_in_drains_moves_each_unit_once(preface: str, each: int) -> None:
+def test_a_kill_at_any_write_of_a_change_comes_to_the_same_end(each: int, story: str, preface: str) -> None:
     undisturbed = KillPoint(None)
-    expected = run_story(preface, undisturbed, DRAINS)
+    expected = run_story(preface, undisturbed, story)
     assert expected.failure is None
-    starts = {"web@1.service": 1, "web@2.service": 2, "web@3.service": 2, "picky.service": 1}
-    assert runs(expected) == starts
+    assert runs(expected) == CHANGES[story]
     for number, moment in list(enumerate(undisturbed.moments))[::each]:
-        result = run_story(preface, KillPoint(number), DRAINS)
+        result = run_story(preface, KillPoint(number), story)
         assert result.failure is None, f"killed at {number}, {moment}: {result.failure}"
-        assert runs(result) == starts, f"killed at {number}, {moment}"
+        assert runs(result) == CHANGES[story], f"killed at {number}, {moment}"

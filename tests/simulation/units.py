@@ -47,6 +47,8 @@ ROLLED = "roll@.service"  # a group that is changed one member after the other
 ROLLED_UNITS = ("roll@1.service", "roll@2.service", "roll@3.service")
 _ROLLED = "Instances=3\nUpdateSettleSec=2s\nUpdateDeadlineSec=30s\n"
 
+BROKEN = 4  # an edition that systemd refuses to start
+
 _LINES = {2: "Environment=EDITION=2", 3: "MemoryMax=1G"}
 
 
@@ -66,4 +68,5 @@ def unit_text(name: str, edition: int = 1) -> str:
 def rolled_text(edition: int) -> str:
     """The unit file of the template whose instances are changed one after the other."""
     line = _LINES.get(edition, "")
-    return f"[Unit]\nDescription=edition {edition}\n{_SERVICE}{line}\n[X-Fleet]\n{_ROLLED}"
+    service = "[Service]\nType=simple\n" if edition == BROKEN else _SERVICE
+    return f"[Unit]\nDescription=edition {edition}\n{service}{line}\n[X-Fleet]\n{_ROLLED}"

@@ -156,6 +156,7 @@ def test_an_instance_that_was_destroyed_by_hand_is_made_again_as_the_file_says()
     assert becauses(plan) == {"web@2.service": "Instances=2"}
 
 
+@pytest.mark.covers("B.4")
 def test_more_canaries_than_instances_are_said() -> None:
     template = SetUnit("web@.service", service(fleet="Instances=2\nUpdateCanary=3"))
     note = "web@.service: UpdateCanary=3 is more than there are in the group (2): all of it goes first"

@@ -248,6 +248,7 @@ def write_member(cluster, name, machine, health):
         cluster.expire_lease(machine)
 
 
+@pytest.mark.covers("C.1")
 @given(
     groups=st.lists(
         st.tuples(OPTIONS, st.lists(st.sampled_from(HEALTHY + UNHEALTHY), min_size=1, max_size=6)), max_size=3
@@ -294,6 +295,7 @@ def test_no_available_member_is_disturbed_while_as_many_are_unavailable_as_may_b
             home[name] = "other"
 
 
+@pytest.mark.covers("C.1")
 @given(
     machines=st.lists(st.sampled_from(["active", "failed", "absent", "leaving", "free"]), max_size=6),
     options=st.sampled_from([1, 2, 3]),

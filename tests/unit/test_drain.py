@@ -73,6 +73,7 @@ def test_members_of_a_group_move_one_after_the_other_when_the_last_one_is_proven
     assert on(cluster, "m2") == list(MEMBERS)
 
 
+@pytest.mark.covers("C.8")
 def test_what_waits_says_for_whom() -> None:
     cluster = rolling_group(instances=2)
     submit(cluster, "x.service")
@@ -82,6 +83,7 @@ def test_what_waits_says_for_whom() -> None:
     assert reason_of(cluster, "w@1.service").startswith("waits: w@2.service")
 
 
+@pytest.mark.covers("C.7")
 def test_what_fits_nowhere_else_stays_and_says_so() -> None:
     cluster = rolling_group()
     submit(cluster, "db.service", "MachineID=m1")
@@ -178,6 +180,7 @@ def test_the_place_of_a_unit_that_moves_is_kept() -> None:
     assert on(cluster, "m2") == ["b.service"]
 
 
+@pytest.mark.covers("B.6")
 def test_the_kept_place_of_a_unit_that_is_destroyed_is_free() -> None:
     cluster = RollingCluster(2)
     submit(cluster, "a.service", "Conflicts=b.service")
@@ -202,6 +205,7 @@ def test_a_unit_that_its_new_machine_takes_no_longer_goes_to_another() -> None:
     assert on(cluster, ({"m2", "m3"} - {target}).pop()) == ["a.service"]
 
 
+@pytest.mark.covers("B.7")
 def test_a_unit_whose_new_machine_is_lost_goes_to_another() -> None:
     cluster = RollingCluster(3)
     submit(cluster, "a.service")

@@ -105,6 +105,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.covers("B.2", "B.3")
 @pytest.mark.parametrize(("text", "message"), REFUSED, ids=[row[0] for row in REFUSED])
 def test_what_cannot_be_meant_is_refused_with_the_remedy(text, message):
     with pytest.raises(InvalidRequirements) as refused:
@@ -139,6 +140,7 @@ def test_a_share_of_a_group_is_rounded_down_and_at_most_all(share, size, count):
     assert GroupOptions(max_unavailable=share).unavailable_limit(size) == max(1, count)
 
 
+@pytest.mark.covers("B.4")
 def test_more_canaries_than_members_are_all_of_them_with_a_note():
     assert GroupOptions(canary=2).count_canaries(2) == (2, "")
     assert GroupOptions(canary=5).count_canaries(3) == (

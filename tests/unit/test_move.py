@@ -229,6 +229,7 @@ def test_the_move_of_a_unit_that_is_not_to_be_on_one_machine_ends(fields: dict[s
     assert cluster.snapshot.moves == {}
 
 
+@pytest.mark.covers("B.6")
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_the_move_of_a_unit_that_is_destroyed_ends(when: str) -> None:
     cluster = cluster_with()
@@ -275,6 +276,7 @@ def test_a_oneshot_that_has_completed_stays() -> None:
     assert cluster.snapshot.moves == {}
 
 
+@pytest.mark.covers("B.9")
 def test_after_a_restore_of_the_store_the_unit_stays() -> None:
     cluster = cluster_with()
     move(cluster, A, "m2")
@@ -284,6 +286,7 @@ def test_after_a_restore_of_the_store_the_unit_stays() -> None:
     assert cluster.assigned() == {A: "m1"}
 
 
+@pytest.mark.covers("B.7")
 def test_a_unit_whose_machine_is_lost_on_the_way_returns() -> None:
     cluster = cluster_with(machines=3)
     move(cluster, A, "m2")

@@ -70,6 +70,7 @@ def test_machines_reboot_in_the_order_in_which_they_were_asked_and_one_at_a_time
     assert cluster.phases() == {}
 
 
+@pytest.mark.covers("C.9")
 def test_so_many_machines_reboot_at_a_time_as_there_are_slots() -> None:
     cluster = rebooting_group(machines=5, instances=1)
     cluster.reboots = RebootPolicy(slots=2)
@@ -140,6 +141,7 @@ def test_a_machine_that_leaves_to_reboot_keeps_what_stayed() -> None:
     assert "db.service" not in cluster.assigned()
 
 
+@pytest.mark.covers("B.13")
 def test_after_ten_minutes_what_stayed_fails_over_and_the_queue_stops() -> None:
     cluster = rebooting_group()
     cluster.submit_unit("g.service", "Global=true")
@@ -165,6 +167,7 @@ def test_after_ten_minutes_what_stayed_fails_over_and_the_queue_stops() -> None:
     assert cluster.assigned()["only.service"] == "m1"
 
 
+@pytest.mark.covers("B.13")
 def test_a_machine_that_does_not_serve_after_ten_minutes_stops_the_queue() -> None:
     cluster = rebooting_group()
     cluster.submit_unit("db.service", "MachineID=m1")
@@ -230,6 +233,7 @@ def test_a_drain_that_does_not_end_gives_up_slot_and_cordon() -> None:
     assert cluster.phases() == {}
 
 
+@pytest.mark.covers("C.1")
 def test_what_stays_goes_down_only_as_the_budget_allows() -> None:
     cluster = rebooting_group()
     cluster.submit_unit("g.service", "Global=true")
@@ -402,6 +406,7 @@ def test_a_machine_that_is_lost_while_it_drains_keeps_its_slot_until_it_is_back(
     assert cluster.boots["m2"] == 2
 
 
+@pytest.mark.covers("B.9")
 def test_the_store_was_restored() -> None:
     cluster = rebooting_group()
     cluster.ask_to_reboot("m1", "m2")
@@ -522,6 +527,7 @@ def test_members_on_a_machine_that_was_told_to_reboot_count_as_unavailable() -> 
     assert [(member.machine, member.why) for member in wait.members] == [("m1", "reboots")]
 
 
+@pytest.mark.covers("B.8", "C.4")
 def test_a_new_leader_goes_on() -> None:
     cluster = rebooting_group()
     cluster.submit_unit("db.service", "MachineID=m1")

@@ -41,6 +41,7 @@ def test_a_window_opens_on_its_days(windows, now, opens):
     assert next_opening(parse_reboot_windows(windows), unix(now)) == unix(opens)
 
 
+@pytest.mark.covers("B.12")
 @pytest.mark.parametrize(
     ("windows", "words"),
     [

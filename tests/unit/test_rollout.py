@@ -188,6 +188,7 @@ def test_a_canary_is_waited_for_as_long_as_the_option_says_once_it_is_proven() -
     assert next_due(replace(now, is_continued=True), options) == 900.0 + options.deadline_s
 
 
+@pytest.mark.covers("C.3")
 def test_a_rollout_that_others_block_for_the_deadline_is_paused() -> None:
     states = ["waiting", "waiting", "absent"]
     assert go_on(rollout(), *states, at_s=1199.0).pause is None

@@ -66,6 +66,7 @@ def test_content_that_fails_is_reverted_and_stays_in_the_units() -> None:
     assert cluster.contents() == all_run("new")
 
 
+@pytest.mark.covers("B.7", "C.2")
 def test_a_member_that_is_lost_before_its_turn_fails_over_with_its_former_content() -> None:
     cluster = rolling_group()
     cluster.machine("m4")
@@ -141,6 +142,7 @@ def test_constraints_of_new_content_hold_from_the_step_on() -> None:
     assert cluster.contents() == all_run("new")
 
 
+@pytest.mark.covers("B.9")
 def test_a_restored_store_pauses_the_rollout() -> None:
     cluster = rolling_group()
     cluster.request("new", *MEMBERS)
@@ -163,6 +165,7 @@ def test_what_is_asked_for_after_a_restore_is_not_paused(first: str) -> None:
     assert (cluster.rollout().phase, cluster.rollout().pause) == (Phase.DONE, None)
 
 
+@pytest.mark.covers("B.8", "C.4")
 @pytest.mark.parametrize("word", ["new", "bad"])
 def test_a_leader_that_dies_after_any_write_comes_to_the_same_end(word: str) -> None:
     for writes in range(1, 40):
@@ -240,6 +243,7 @@ def test_a_restart_that_fails_is_paused_because_there_is_nothing_to_revert() -> 
     assert sorted(cluster.started) == list(MEMBERS)
 
 
+@pytest.mark.covers("B.5")
 def test_what_was_said_about_an_earlier_rollout_is_not_said_about_the_next() -> None:
     cluster = rolling_group()
     cluster.request("new", *MEMBERS)
@@ -248,6 +252,37 @@ def test_what_was_said_about_an_earlier_rollout_is_not_said_about_the_next() -> 
     cluster.request("newer", *MEMBERS)
     cluster.come_to_rest()
     assert cluster.contents() == all_run("newer")
+
+
+@pytest.mark.covers("B.5")
+@pytest.mark.parametrize("turns", range(1, 6))
+def test_of_two_requests_the_later_one_counts_for_the_members_that_it_names(turns: int) -> None:
+    cluster = rolling_group()
+    cluster.request("new", *MEMBERS)
+    for _ in range(turns):
+        cluster.run_leader()
+        cluster.run_agents()
+    cluster.request("newer", "w@1.service", "w@3.service")
+    cluster.come_to_rest()
+    assert cluster.contents() == {"w@1": "newer", "w@2": "new", "w@3": "newer"}
+    assert (cluster.rollout().id, cluster.rollout().phase) == ("r3", Phase.DONE)
+
+
+@pytest.mark.covers("B.6")
+@pytest.mark.parametrize("word", ["new", "bad"])
+@pytest.mark.parametrize("gone", MEMBERS)
+@pytest.mark.parametrize("turns", range(1, 6))
+def test_a_member_that_is_destroyed_in_the_middle_is_not_waited_for(turns: int, gone: str, word: str) -> None:
+    cluster = rolling_group()
+    cluster.request(word, *MEMBERS)
+    for _ in range(turns):
+        cluster.run_leader()
+        cluster.run_agents()
+    cluster.write(UNITS, (gone,), None)
+    cluster.come_to_rest()
+    left = {name.removesuffix(".service") for name in MEMBERS if name != gone}
+    assert cluster.contents() == dict.fromkeys(left, "new" if word == "new" else "old")
+    assert cluster.rollout().phase is (Phase.DONE if word == "new" else Phase.REVERTED)
 
 
 @pytest.mark.parametrize("fleet", ["UpdateTolerate=1", "UpdateFailure=continue"])

@@ -1,5 +1,6 @@
 """What must always hold of rollouts, drains, moves and reboots together, whatever people, machines and leaders do."""
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
@@ -7,11 +8,12 @@ from msgspec.structs import replace
 
 from fleetd.model.machine import Cordon, DrainRequest, MachineSettings
 from fleetd.model.move import Move
-from fleetd.model.reason import STAYING
+from fleetd.model.reason import STAYING, WaitingForStop
 from fleetd.model.reboot import RebootPhase
 from fleetd.model.rollout import Action
 from fleetd.registry.records import MOVES, SETTINGS, UNITS
 from fleetd.scheduler.disruption import DisruptionBudget
+from fleetd.scheduler.effective_machine import DRAINED
 from fleetd.scheduler.proposal import RebootPlan
 from fleetd.scheduler.reboot_policy import RebootPolicy
 from tests.examples import examples
@@ -139,14 +141,15 @@ class Rollouts(RuleBasedStateMachine):
 
     @rule()
     def lead(self):
-        """No available member is disturbed while MaxUnavailable members are unavailable; no more machines than there
-        are slots reboot at a time."""
+        """No available member is disturbed while MaxUnavailable members are unavailable; what leaves a drained machine
+        has another one to go to; no more machines than there are slots reboot at a time."""
         snapshot = self.cluster.snapshot
         before = DisruptionBudget(snapshot, {})
         plan = self.cluster.plan()
         for group, names in ((GROUP, INSTANCES), (GLOBAL, (GLOBAL,))):
             held = {(name, machine) for name in names for machine in snapshot.placements.get(name, {})}
             down = {each for each in held if before.unavailability(*each) is not None}
+            available = held - down
             if (rollout := snapshot.rollouts.get(group)) is not None:  # an operator resumed it in spite of these
                 accepted = {member.unit for member in rollout.accepted}
                 down = {each for each in down if each[0] not in accepted}
@@ -157,7 +160,7 @@ class Rollouts(RuleBasedStateMachine):
                 for placement in unit_plan.placements
                 if placement.unit in names
                 and snapshot.units[placement.unit].target is LAUNCHED
-                and (placement.unit, placement.machine) in held - down
+                and (placement.unit, placement.machine) in available
                 and snapshot.placements[placement.unit][placement.machine].is_active
                 and (
                     placement.is_withdrawn
@@ -169,12 +172,16 @@ class Rollouts(RuleBasedStateMachine):
                 for write in plan.writes
                 if isinstance(write, RebootPlan) and write.reboot and write.reboot.phase is RebootPhase.ORDERED
                 for name in write.reboot.kept
-                if name in names and snapshot.units[name].target is LAUNCHED and (name, write.machine) in held - down
+                if name in names and snapshot.units[name].target is LAUNCHED and (name, write.machine) in available
             }
             disturbed |= ordered
             # More than may be unavailable on one machine: all others have to be available.
             is_alone = len({machine for _, machine in down | disturbed}) == 1 and disturbed == ordered
             assert len(disturbed) <= max(0, self.limit - len(down)) or is_alone, (disturbed, down)
+        for unit_plan in plan.units:
+            reason = unit_plan.decision.reason if unit_plan.decision else None
+            if isinstance(reason, WaitingForStop) and reason.because and reason.because.rejection == DRAINED:
+                assert unit_plan.decision.target, unit_plan
         self.cluster.apply(plan)
         slots = self.cluster.reboots.slots
         assert sum(reboot.holds_slot for reboot in self.cluster.snapshot.reboots.values()) <= slots
@@ -215,4 +222,4 @@ class Rollouts(RuleBasedStateMachine):
 Rollouts.TestCase.settings = settings(
     max_examples=examples(300), stateful_step_count=40, suppress_health_check=list(HealthCheck), deadline=None
 )
-TestRollouts = Rollouts.TestCase
+TestRollouts = pytest.mark.covers("C.1", "C.2", "C.3", "C.7", "C.9")(Rollouts.TestCase)
