@@ -53,7 +53,7 @@ class DisruptionBudget:
     for.
 
     The members of a group are its units whose target is launched: each one where it is assigned, and a global one on
-    each registered machine that holds it.
+    each machine that holds it and is registered, or away to reboot.
     """
 
     def __init__(self, snapshot: Snapshot, plans: Mapping[str, UnitPlanBuilder]) -> None:
@@ -157,7 +157,8 @@ class DisruptionBudget:
         placements = plan.placements if plan else self._snapshot.placements.get(name, {})
         active = {machine: placement for machine, placement in placements.items() if placement.is_active}
         if name in self._snapshot.global_units:
-            held = {(name, machine): order for machine, order in active.items() if machine in self._snapshot.machines}
+            is_there = self._snapshot.is_there
+            held = {(name, machine): order for machine, order in active.items() if is_there(machine)}
             return {member: self._find_reason(member, order) for member, order in held.items()}
         machine = next(iter(active), "")
         if machine:

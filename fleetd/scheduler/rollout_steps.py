@@ -116,7 +116,8 @@ def advance(
         reverts = options.on_failure is UpdateFailure.REVERT and any(view.is_changed for view in views)
         return _stop(rollout, failed[0], now_s, reverts=reverts)
     if all(view.progress in _SETTLED for view in views):
-        absent = {view.member for view in views if view.progress is Progress.ABSENT and view.where}
+        given = {step.member for step in rollout.steps}
+        absent = {view.member for view in views if view.progress is Progress.ABSENT and view.where} - given
         return _hold_back(replace(rollout, phase=Phase.DONE, steps=(), changed=now_s), absent)
     return _roll(rollout, views, options, may_disturb, now_s)
 

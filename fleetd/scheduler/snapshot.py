@@ -253,6 +253,10 @@ class Snapshot:
         """True if the machine is neither registered nor possibly alive."""
         return machine not in self.machines and machine not in self.away
 
+    def is_there(self, machine: str) -> bool:
+        """True if the machine is registered, or away to reboot, and expected back."""
+        return machine in self.machines or (machine in self.reboots and self.reboots[machine].kept_until > 0)
+
     def presence(self, machine: str) -> Presence:
         """Whether the machine takes part in the cluster."""
         if machine in self.machines:

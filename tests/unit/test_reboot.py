@@ -75,12 +75,38 @@ def test_so_many_machines_reboot_at_a_time_as_there_are_slots() -> None:
     cluster = rebooting_group(machines=5, instances=1)
     cluster.reboots = RebootPolicy(slots=2)
     cluster.ask_to_reboot("m2", "m3", "m4", "m5")
-    most = 0
-    while cluster.turn():
-        most = max(most, len(cluster.down))
-        assert len(cluster.snapshot.reboots) <= 2
-    assert most == 2
+    cluster.stuck = {"m2", "m3", "m4", "m5"}
+    cluster.run()
+    assert set(cluster.down) == {"m2", "m3"}
+    assert cluster.phases() == {"m2": "ordered", "m3": "ordered"}
+    cluster.stuck = set()
+    cluster.run()
     assert [cluster.boots[machine] for machine in ("m2", "m3", "m4", "m5")] == [2, 2, 2, 2]
+
+
+def test_drains_are_one_at_a_time_so_that_they_do_not_close_the_way_for_each_other() -> None:
+    cluster = rebooting_group(machines=2, instances=2)
+    cluster.reboots = RebootPolicy(slots=2)
+    cluster.ask_to_reboot("m1", "m2")
+    while cluster.turn():
+        assert len(cluster.running) + len(cluster.snapshot.moving) >= 1
+        for reboot in cluster.snapshot.reboots.values():
+            assert reboot.kept == ()
+    assert cluster.boots == {"m1": 2, "m2": 2}
+
+
+def test_global_units_on_machines_that_reboot_count_while_these_are_away() -> None:
+    cluster = rebooting_group(instances=1)
+    cluster.reboots = RebootPolicy(slots=3)
+    cluster.submit_unit("g.service", "Global=true")
+    cluster.stuck = {"m2"}
+    cluster.ask_to_reboot("m2", "m3")
+    cluster.run()
+    assert cluster.phases() == {"m2": "ordered", "m3": "draining"}
+    assert cluster.reboot_of("m3").waits == ("g.service",)
+    cluster.stuck = set()
+    cluster.run()
+    assert cluster.boots == {"m1": 1, "m2": 2, "m3": 2}
 
 
 def test_global_units_and_what_fits_nowhere_else_stay_and_are_waited_for() -> None:

@@ -4,13 +4,14 @@ import pytest
 from msgspec.structs import replace
 
 from fleetd.model.machine import DrainRequest, MachineMode, MachineSettings
-from fleetd.model.rollout import Action, Apply, Command, PauseCause, Phase
+from fleetd.model.rollout import Action, Apply, Command, Member, PauseCause, Phase, Step
 from fleetd.model.unit import Unit
 from fleetd.registry.records import APPLIES, COMMANDS, PLACEMENTS, ROLLOUTS, SETTINGS, UNITS
 from fleetd.scheduler.affected import Affected
 from fleetd.scheduler.proposal import RolloutPlan
 from fleetd.scheduler.unit_plan import UnitPlan
-from tests.unit.cluster_builder import INACTIVE, LAUNCHED
+from tests.unit.cluster_builder import INACTIVE, LAUNCHED, NOON
+from tests.unit.rebooting_cluster import rebooting_group
 from tests.unit.rolling_cluster import GROUP, RollingCluster, rolling_group, text_of, word_of
 
 MEMBERS = ("w@1.service", "w@2.service", "w@3.service")
@@ -475,3 +476,48 @@ def test_a_rollout_waits_for_all_of_its_members_while_the_machine_of_one_is_drai
     cluster.run_leader()
     assert cluster.rollout().phase is Phase.RUNNING
     assert list(cluster.contents().values()).count("new") <= 1
+
+
+def test_what_a_machine_was_given_stays_while_it_reboots_and_the_others_are_changed() -> None:
+    cluster = rebooting_group()
+    fleet = "Global=true\nMaxUnavailable=2"
+    cluster.request("old", "g.service", fleet=fleet)
+    cluster.come_to_rest()
+    cluster.ask_to_reboot("m1")
+    cluster.stuck.add("m1")
+    cluster.deaf.add("m1")
+    cluster.run()
+    cluster.request("new", "g.service", fleet=fleet)
+    given = replace(cluster.snapshot.placements["g.service"]["m1"], text=text_of("new", fleet))
+    cluster.run_leader()
+    step = Step(Member("g.service", "m1"), NOON)
+    rollout = cluster.rollout("g.service")
+    cluster.write(ROLLOUTS, ("g.service",), replace(rollout, steps=(*rollout.steps, step)))
+    cluster.write(PLACEMENTS, ("m1", "g.service"), given)
+    cluster.deaf.clear()
+    cluster.run()
+    assert "m1" in cluster.down
+    rollout = cluster.rollout("g.service")
+    assert (rollout.phase, rollout.former) == (Phase.DONE, ())
+    assert word_of(cluster.snapshot.placements["g.service"]["m1"].content) == "new"
+
+
+def test_a_machine_that_was_told_to_reboot_is_changed_when_it_is_back() -> None:
+    cluster = rebooting_group()
+    cluster.request("old", "g.service", fleet="Global=true")
+    cluster.come_to_rest()
+    cluster.deaf.add("m1")
+    cluster.stuck.add("m1")
+    cluster.ask_to_reboot("m1")
+    cluster.run()
+    assert cluster.phases() == {"m1": "ordered"}
+    cluster.request("new", "g.service", fleet="Global=true")
+    cluster.run()
+    assert word_of(cluster.snapshot.placements["g.service"]["m1"].content) == "old"
+    cluster.deaf.clear()
+    cluster.run()
+    assert "m1" in cluster.down
+    cluster.stuck.clear()
+    cluster.run()
+    assert {word_of(cluster.running[machine, "g.service"].content) for machine in ("m1", "m2", "m3")} == {"new"}
+    assert cluster.phases() == {}

@@ -105,7 +105,7 @@ def _watch_drain(proposal: Proposal, machine: str, record: Reboot) -> Due:
     found = proposal.snapshot.machines[machine]
     if found.boot_id != record.boot_id:
         return _release(proposal, machine, record)
-    kept, left = _sort_units(proposal, machine)
+    kept, left = _sort_units(proposal, machine, is_first=_is_first(proposal, machine, record))
     if not left:
         left, due = _find_obstacles(proposal, found, kept)
         if not left and due is None:
@@ -120,7 +120,14 @@ def _watch_drain(proposal: Proposal, machine: str, record: Reboot) -> Due:
     return min((at for at in (due, record.deadline) if at), default=None)
 
 
-def _sort_units(proposal: Proposal, machine: str) -> tuple[list[UnitPlanBuilder], list[str]]:
+def _is_first(proposal: Proposal, machine: str, record: Reboot) -> bool:
+    """False while another machine, which began before this one, is not back: what fits nowhere else may fit there."""
+    turn = (record.began, machine)
+    others = ((each.began, name) for name, each in proposal.snapshot.reboots.items() if each.is_under_way)
+    return all(other >= turn for other in others)
+
+
+def _sort_units(proposal: Proposal, machine: str, *, is_first: bool) -> tuple[list[UnitPlanBuilder], list[str]]:
     """The units that stay on the machine while it reboots, and those that have still to leave it, in order."""
     kept: list[UnitPlanBuilder] = []
     left: list[str] = []
@@ -129,7 +136,7 @@ def _sort_units(proposal: Proposal, machine: str) -> tuple[list[UnitPlanBuilder]
         placement = plan.placements.get(machine)
         if placement is None or placement.declined or plan.is_template:
             continue
-        stays = plan.is_on_many or isinstance(plan.stays, NowhereElse)
+        stays = plan.is_on_many or (is_first and isinstance(plan.stays, NowhereElse))
         if stays and plan.is_wanted and placement.is_active and machine not in plan.leaves:
             kept.append(plan)
         else:
@@ -282,16 +289,15 @@ def _required(proposal: Proposal, machine: str) -> RebootRequest | None:
 
 
 def _begin(proposal: Proposal, requests: Sequence[tuple[str, RebootRequest]]) -> list[Due]:
-    """Give the free slots to the first machines that may begin. Returns when others may."""
+    """Give a free slot to the first machine that may begin: one after the other, so that what leaves one machine does
+    not find the next one closed as well. Returns when others may begin."""
     records = [record for record in proposal.snapshot.reboots.values() if record.holds_slot]
-    free = proposal.reboots.slots - len(records)
-    if any(record.stops_queue for record in records):
+    is_busy = any(record.phase is RebootPhase.DRAINING or record.stops_queue for record in records)
+    if is_busy or len(records) >= proposal.reboots.slots:
         return []
     due: list[Due] = []
     member_goes = any(record.etcd_member for record in records)
     for machine, request in requests:
-        if free <= 0:
-            break
         if not _takes_part(proposal, machine):
             continue
         now, found = proposal.now.unix_s, proposal.snapshot.machines[machine]
@@ -301,13 +307,12 @@ def _begin(proposal: Proposal, requests: Sequence[tuple[str, RebootRequest]]) ->
         elif found.etcd_member and (member_goes or not _may_member_go(proposal, found)):
             due.append(None if member_goes else now + HEALTH_COUNTS_S)
         else:
-            free -= 1
-            member_goes = member_goes or found.etcd_member != ""
             is_new = machine not in proposal.snapshot.reboot_requests
             before = proposal.snapshot.reboots.get(machine)
             record = _new_record(proposal, machine, request)
             plan = RebootPlan(machine, before.revision if before else 0, request.revision, record)
             proposal.first.append(replace(plan, request=request) if is_new else plan)
+            break
     return due
 
 

@@ -164,7 +164,11 @@ def _progress(
         wanted, generation = held or wanted, 0
     elif held == wanted and is_as_asked(plan.placements.get(machine), wanted, generation):
         return Progress.PROVEN, ""  # without a step: there was nothing to change, or it was started anew elsewhere
-    return assess(plan.placements.get(machine), plan.states.get(machine), wanted, generation)
+    progress, why = assess(plan.placements.get(machine), plan.states.get(machine), wanted, generation)
+    effective = proposal.snapshot.effective.get(machine)
+    if progress is Progress.WAITING and effective is not None and effective.goes_down:
+        return Progress.ABSENT, ""  # it is changed when it has rebooted
+    return progress, why
 
 
 def _may_disturb(proposal: Proposal) -> MayDisturb:
