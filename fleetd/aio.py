@@ -1,10 +1,19 @@
-"""Helpers for asyncio loops: first_of, Backoff, and Pace (a rate limit for work that is done in batches)."""
+"""Helpers for asyncio loops: first_of, Backoff, Pace (a rate limit for work that is done in batches), and Offload."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
 
 AHEAD_S = 0.5  # Pace lets a burst through until it is this far ahead of its rate
 REST = 2  # Pace rests this many times as long as the last batch took, for at most its `longest_rest_s`
+
+
+class Offload(Protocol):
+    """Runs a blocking function outside of the event loop (asyncio.to_thread), or inline in tests."""
+
+    def __call__(self, work: Callable[[], T], /) -> Awaitable[T]: ...
 
 
 async def first_of(*coroutines: Coroutine[object, object, object]) -> None:

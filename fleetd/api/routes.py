@@ -1,5 +1,6 @@
 """The routes of the API: path and method to handler, and errors to responses."""
 
+import asyncio
 import posixpath
 import time
 import uuid
@@ -7,6 +8,7 @@ from collections.abc import Awaitable, Callable, Collection
 from urllib.parse import quote, urlencode
 
 from fleetd import metrics
+from fleetd.aio import Offload
 from fleetd.api import schema
 from fleetd.api.http import (
     NO_STORE,
@@ -31,6 +33,7 @@ from fleetd.api.v2.cordons import Cordons
 from fleetd.api.v2.drains import Drains
 from fleetd.api.v2.moves import Moves
 from fleetd.api.v2.operations import Operations
+from fleetd.api.v2.plans import Plans
 from fleetd.api.v2.reports import Reports
 from fleetd.api.v2.rollouts import Rollouts
 from fleetd.api.v2.settings import Settings
@@ -58,6 +61,7 @@ class Api:
     cluster, or continues, and reports its progress. `metrics()` renders the counters. `allowed_hosts` are the host
     names, in lower case, that clients over TCP may use. `allowed_usage` limits what the cluster may hold; `now` is a
     clock in seconds, `unix_now` the wall clock, `new_id` returns a unique word, and `machine` this machine.
+    `offload` runs long work in a thread.
     """
 
     def __init__(
@@ -76,6 +80,7 @@ class Api:
         unix_now: Callable[[], float] = time.time,
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
         machine: Callable[[], Machine] = lambda: Machine(""),
+        offload: Offload = asyncio.to_thread,
     ) -> None:
         self._registry = registry
         self._not_ready = not_ready
@@ -85,6 +90,7 @@ class Api:
         self._unix_now = unix_now
         self._new_id = new_id
         self._machine = machine
+        self._offload = offload
         self._allowed_hosts = allowed_hosts
         self._discovery = render_json(describe_api())
         self.routes = self._make_routes(token_limit, shadows, Quota(registry, allowed_usage, now))
@@ -103,6 +109,7 @@ class Api:
         operations, reports = Operations(self._registry, units, shadows), Reports(self._registry)
         applies = Applies(self._registry, quota, shadows, self._unix_now, self._new_id)
         rollouts = Rollouts(self._registry, applies.undo, self._unix_now, self._new_id)
+        plans = Plans(self._registry, self._unix_now, self._offload)
         v1, v2, results, found = schema.V1, schema.V2, schema.Results, schema.UnitReports
         return (
             # v1/discovery.py describes those of version 1.
@@ -134,6 +141,7 @@ class Api:
             Route("DELETE", f"{v2}/machines/{{machine}}/drain", drains.delete),
             Route("GET", f"{v2}/rollouts", rollouts.get_all, answer=schema.Rollouts, query="group"),
             Route("POST", f"{v2}/rollouts/{{group}}", rollouts.post, schema.RolloutCommand),
+            Route("POST", f"{v2}/plan", plans.post, schema.PlanRequest, schema.Plan),
             Route("GET", f"{v2}/settings", settings.get_all, answer=schema.Settings),
             Route("PATCH", f"{v2}/settings", settings.patch, schema.SettingChanges),
             Route("POST", LEAVE, self._post_leave, answer=schema.Leaving),

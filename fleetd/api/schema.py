@@ -22,6 +22,13 @@ from fleetd.api.cluster_schema import MoveRequest as MoveRequest
 from fleetd.api.cluster_schema import Setting as Setting
 from fleetd.api.cluster_schema import SettingChanges as SettingChanges
 from fleetd.api.cluster_schema import Settings as Settings
+from fleetd.api.plan_schema import NewMachine as NewMachine
+from fleetd.api.plan_schema import Plan as Plan
+from fleetd.api.plan_schema import PlannedDrain as PlannedDrain
+from fleetd.api.plan_schema import PlannedMove as PlannedMove
+from fleetd.api.plan_schema import PlannedRebalance as PlannedRebalance
+from fleetd.api.plan_schema import PlanRequest as PlanRequest
+from fleetd.api.plan_schema import UnmovedUnit as UnmovedUnit
 from fleetd.model.unit_option import UnitOption
 
 JSON_TYPE = "application/json"

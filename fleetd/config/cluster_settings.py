@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from fleetd.config.options import OPTIONS
-from fleetd.model.cluster_settings import ClusterSettings
+from fleetd.model.cluster_settings import ClusterSetting, ClusterSettings
+from fleetd.model.machine import Machine
 from fleetd.model.quota import Usage
 from fleetd.scheduler.failover_delays import FailoverPolicy
 from fleetd.scheduler.reboot_policy import RebootPolicy
@@ -52,6 +53,12 @@ def reboot_policy(settings: ClusterSettings, configured: RebootPolicy) -> Reboot
         fields.get("reboot_slots", configured.slots),
         fields.get("reboot_when_required", configured.when_required),
     )
+
+
+def policy_of_leader(settings: ClusterSettings, leading: Machine | None) -> FailoverPolicy:
+    """The policy of this leader, as another machine knows it; with defaults where there is none."""
+    configured = {name: ClusterSetting(value) for name, value in (leading.configured if leading else {}).items()}
+    return failover_policy(ClusterSettings({**configured, **settings.values}), FailoverPolicy())
 
 
 def allowed_usage(settings: ClusterSettings, configured: Usage) -> Usage:

@@ -9,8 +9,8 @@ import zlib
 from collections.abc import Callable
 from contextlib import suppress
 
-from fleetd.aio import Backoff
-from fleetd.leader.term import Offload, Term, TermSettings
+from fleetd.aio import Backoff, Offload
+from fleetd.leader.term import Term, TermSettings
 from fleetd.leader.timers import HeartbeatSource
 from fleetd.membership.store_epoch import StoreEpoch
 from fleetd.registry.records import LEADER, Leader, encode

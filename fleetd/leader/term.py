@@ -6,13 +6,13 @@ scheduler/ decides, election.py elects. Leader and agents communicate through th
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum, auto
 
 import msgspec
 
 from fleetd import metrics
-from fleetd.aio import Pace, first_of
+from fleetd.aio import Offload, Pace, first_of
 from fleetd.config.cluster_settings import failover_policy, reboot_policy
 from fleetd.leader.mirror import Mirror, StoreSetBack
 from fleetd.leader.store_health import StoreHealthCheck
@@ -35,7 +35,6 @@ SMALL_PLAN = 100  # units; a larger plan is made in a thread, so that heartbeats
 PASS_PERIOD_S = 0.02  # of many passes in a row; each plans for all that has changed meanwhile
 
 Planned = tuple[Plan, PlanStats]
-Offload = Callable[[Callable[[], Planned]], Awaitable[Planned]]  # runs long work: in a thread, or, in tests, at once
 
 
 class TermSettings(msgspec.Struct, frozen=True):

@@ -17,12 +17,12 @@ import msgspec
 from fleetd import metrics
 from fleetd.agent.agent import Agent
 from fleetd.agent.ledger import Ledger
+from fleetd.aio import Offload
 from fleetd.api import schema
 from fleetd.api.connection_limits import reserve_read, wait_for_listing_slot
 from fleetd.api.routes import Api
 from fleetd.config.config import Config
 from fleetd.leader.election import Election
-from fleetd.leader.term import Offload
 from fleetd.membership.parking import Parking, park_when_possible
 from fleetd.membership.registration import Membership, Registration
 from fleetd.membership.store_epoch import StoreEpoch
@@ -165,6 +165,7 @@ class Node:
             unix_now=self._environment.unix_now,
             new_id=self._environment.new_id,
             machine=lambda: self.membership.machine,
+            offload=self._environment.offload,
             allowed_hosts={*config.allowed_hosts, config.public_ip.lower()},
         )
 

@@ -121,6 +121,12 @@ class Reader(KeySpace):
             self._revision = found.revision
         return found
 
+    async def everything(self) -> RangeResult:
+        """All that is below the prefix, at one revision (snapshots.py makes a snapshot of it)."""
+        if self._wait_for_turn:
+            await self._wait_for_turn()
+        return self._note(await self.store.range(self.prefix, revision=self._revision))
+
     async def states_of(self, units: Collection[str], machines: Collection[str]) -> dict[tuple[str, str], UnitState]:
         """The states of these units on these machines: (machine, unit) → state, in that order. `machines` must be all
         there are: for many units, all states are read, which is cheaper than one key for each machine and unit."""

@@ -6,14 +6,14 @@ no unit goes to and fro, and there comes an end.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 
 from fleetd.model.group import group_of
 from fleetd.model.machine import SHORT_ID_LENGTH, Machine
 from fleetd.model.move import Move
-from fleetd.model.names import template_of
+from fleetd.model.names import is_template, template_of
 from fleetd.model.reason import render
 from fleetd.model.unit import TargetState
 from fleetd.scheduler.controllers.move import moved_with
@@ -59,10 +59,17 @@ class Scope(msgspec.Struct, frozen=True):
 
 
 def plan_rebalance(
-    snapshot: Snapshot, scope: Scope, limit: int, *, now: Now = START, policy: FailoverPolicy = NO_DELAYS
+    snapshot: Snapshot,
+    scope: Scope,
+    limit: int,
+    *,
+    now: Now = START,
+    policy: FailoverPolicy = NO_DELAYS,
+    checkpoint: Callable[[], None] = lambda: None,
 ) -> list[RebalanceMove]:
-    """The next moves, at most `limit`: each is found when the one before it is done, if nothing goes wrong."""
-    course = Course(snapshot, now=now, policy=policy)
+    """The next moves, at most `limit`: each is found when the one before it is done, if nothing goes wrong.
+    `checkpoint` is as for foresee."""
+    course = Course(snapshot, now=now, policy=policy, checkpoint=checkpoint)
     moves: list[RebalanceMove] = []
     while len(moves) < limit:
         move = find_move(course.snapshot, scope)
@@ -169,6 +176,8 @@ class _Balance:
         """Why the unit may not be moved, as a predicate; '' if it may."""
         snapshot, group, machine = self._snapshot, group_of(name), self._snapshot.assigned_machine(name)
         unit, requirements = snapshot.units[name], snapshot.requirements(name)
+        if is_template(name):
+            return "has no instances"
         if is_on_many(name, requirements):
             return "is on every machine that it fits on"
         if unit.target is TargetState.INACTIVE:

@@ -8,9 +8,10 @@ import asyncio
 import logging
 import math
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from typing import TypeVar
 
+from fleetd.aio import Offload
 from fleetd.store.limits import check_keys, check_transaction
 from fleetd.store.protocol import (
     Changes,
@@ -34,12 +35,6 @@ log = logging.getLogger(__name__)
 
 HISTORY_REVISIONS = 4096  # kept in memory
 RETRY_S = 1.0  # between attempts to end a lease, which fail if the disk is full
-
-
-class Offload(Protocol):
-    """Runs a blocking function outside of the event loop (asyncio.to_thread), or inline in tests."""
-
-    def __call__(self, work: Callable[[], T], /) -> Awaitable[T]: ...
 
 
 async def inline(work: Callable[[], T], /) -> T:

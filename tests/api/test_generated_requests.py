@@ -80,6 +80,7 @@ def test_every_route_is_described_and_tested() -> None:
         "PATCH /fleet/v2/settings",
         "POST /fleet/v2/apply",
         "POST /fleet/v2/leave",
+        "POST /fleet/v2/plan",
         "POST /fleet/v2/reports",
         "POST /fleet/v2/restart",
         "POST /fleet/v2/rollouts/{group}",

@@ -129,6 +129,11 @@ def test_some_units_stay_where_they_are(fleet: str, service: str, why: str) -> N
     assert hindrance(cluster, "w@1.service", "w@.service") == why
 
 
+def test_a_template_has_to_have_instances() -> None:
+    cluster = crowded("x@.service")
+    assert hindrance(cluster, "x@.service") == "has no instances"
+
+
 def test_a_unit_that_fits_on_its_machine_alone_stays() -> None:
     cluster = crowded(*instances(2), fleet="MachineID=m1")
     assert planned(cluster) == []

@@ -22,6 +22,12 @@ _REFUSALS = {
 }
 
 
+def refuse_held(machine: Machine | None) -> None:
+    """Raises ApiError if the machine is absent (None), leaving or parked."""
+    if machine is None or machine.mode is not MachineMode.READY:
+        raise ApiError(409, _REFUSALS[machine.mode if machine else None])
+
+
 class Drains:
     """The resource. `unix_now` is the wall clock."""
 
@@ -41,8 +47,7 @@ class Drains:
         cordon = Cordon(asked.why, request.user, now)
 
         def change(settings: MachineSettings, machine: Machine | None) -> MachineSettings:
-            if machine is None or machine.mode is not MachineMode.READY:
-                raise ApiError(409, _REFUSALS[machine.mode if machine else None])
+            refuse_held(machine)
             before = settings.drain
             is_known = before is not None and replace(drain, by=before.by, at=before.at) == before
             return replace(settings, cordon=settings.cordon or cordon, drain=before if is_known else drain)
