@@ -153,6 +153,10 @@ class Client:
         """Where the move of a unit stands. Raises ApiError if there is no such unit."""
         return self._get(_move_path(name), schema.MoveReport)
 
+    def plan(self, request: schema.PlanRequest) -> schema.Plan:
+        """What would happen; nothing is changed. Raises ApiError if it cannot be planned."""
+        return self._ask("POST", f"{schema.V2}/plan", request, schema.Plan)
+
     def rollouts(self, groups: Iterable[str] = ()) -> dict[str, schema.Rollout]:
         """The last rollouts of these groups, of those that had any, with their members; or of all, by group."""
         found: dict[str, schema.Rollout] = {}

@@ -1,6 +1,7 @@
 """Command lines: Go-style flags, global options in any position, and the help page of a command."""
 
 import inspect
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
@@ -38,6 +39,28 @@ class Flag(click.Option):
 
     def __init__(self, declarations: Sequence[str], **attributes: Any) -> None:
         super().__init__(declarations, **{"type": click.BOOL, **attributes})
+
+
+class TimeSpan(click.ParamType):  # type: ignore[type-arg]  # it has none at run time
+    """A time span as in systemd.time(7), in seconds. `infinity` is `infinity_s`, or refused if that is None."""
+
+    name = "time"
+
+    def __init__(self, infinity_s: float | None = None) -> None:
+        self._infinity_s = infinity_s
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        from fleetd.model.timespan import parse_time_span
+
+        try:
+            span_s = parse_time_span(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        if not math.isinf(span_s):
+            return span_s
+        if self._infinity_s is None:
+            self.fail("has to be finite", param, ctx)
+        return self._infinity_s
 
 
 def normalise_arguments(arguments: Sequence[str], parameters: Iterable[click.Parameter], whole: bool) -> list[str]:

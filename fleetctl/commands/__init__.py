@@ -22,6 +22,7 @@ SUMMARIES = {
     "list-units": "List the units on machines, with their states in systemd",
     "load": "Put units on machines without starting them",
     "move": "Move a unit to a machine, and wait for that",
+    "rebalance": "Move units until they are distributed more evenly, one after the other",
     "restart": "Restart units, as systemctl does",
     "rollout": "Show and steer changes that reach the units of a group one after the other",
     "scale": "Set how many instances a template has",

@@ -1,24 +1,17 @@
 """move: move one unit to a machine, and wait for that."""
 
-import math
-
 import click
 
 from fleetctl import output
-from fleetctl.client import ApiError, Client, open_client
+from fleetctl.client import ApiError, open_client
 from fleetctl.command_line import flag, new_command
 from fleetctl.errors import CommandFailed, failing_as
 from fleetctl.local_files import parse_argument
 from fleetctl.machine_changes import pick_machine
-from fleetctl.progress import ProgressLines
+from fleetctl.moves import follow_move
 from fleetctl.settings import Settings
 from fleetctl.unit_locations import all_locations
-from fleetctl.wait import CLOCK, observe
 from fleetd.api import schema
-
-LONGEST_PAUSE_S = 1.0  # between two looks
-NOTICE_S = 3.0  # how long a unit must wait before that is printed
-OVER = ("placed", "unplaced")
 
 
 @new_command("move", usage="[--force] [--no-block] UNIT MACHINE", completes=("units", "machines"))
@@ -48,7 +41,7 @@ def command(settings: Settings, unit: str, machine: str, force: bool, no_block: 
         output.result(f"Triggered unit {name} move to {place}")
         return 0
     try:
-        report = _follow(client, name)
+        report = follow_move(client, name)
     except KeyboardInterrupt:
         output.note(f"The move goes on; `fleetctl move {name}` with the machine where it is takes it back")
         return 130
@@ -59,24 +52,3 @@ def command(settings: Settings, unit: str, machine: str, force: bool, no_block: 
     why = output.indented(report.reason) or "placed there meanwhile"
     output.error(f"Unit {name} is on {where}: {why}")
     return 1
-
-
-def _follow(client: Client, name: str) -> schema.MoveReport:
-    """Wait until the move is over, and say what the unit waits for. Returns the last report."""
-    clock = CLOCK.get()
-    waiting, since_s, said = "", clock.now(), ""
-    with ProgressLines() as live, failing_as(f"Error waiting for unit {name}: "):
-        for report in observe(lambda: client.move_report(name), math.inf, longest_pause_s=LONGEST_PAUSE_S):
-            if report.state in OVER:
-                break
-            text = f"it {output.indented(report.reason)}"
-            if report.state == "starting":
-                text = f"it is not proven yet on {output.place(report.machine, report.address)}"
-            if text != waiting:
-                waiting, since_s = text, clock.now()
-            elif report.state == "waits" and clock.now() - since_s >= NOTICE_S and said != text:
-                said = text
-                live.clear()
-                output.warning(f"Unit {name} {text.removeprefix('it ')}.")
-            live.show({name: text})
-    return report

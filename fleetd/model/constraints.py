@@ -214,10 +214,10 @@ OPTIONS = (
     XFleetOption(
         name="Movable",
         syntax="BOOLEAN",
-        meaning="Whether the unit may be moved to even out the load of the machines. Default: true.",
+        meaning="Whether `fleetctl rebalance` may move units of the group to machines with fewer of them. Default: "
+        "true.",
         of_group=True,
         since=OWN,
-        has_effect=False,
     ),
 )
 _SPELLINGS = {option.name: option.spellings for option in OPTIONS}

@@ -107,7 +107,7 @@ async def test_a_drain_that_is_there_is_replaced_and_what_waits_says_so(running:
 @pytest.mark.parametrize(
     ("machine", "record", "status", "why"),
     [
-        ("m9", None, 404, "unknown machine m9"),
+        ("m9", None, 400, "unknown machine m9"),
         ("m2", None, 409, "the machine is absent"),
         ("m2", Machine("m2", mode=MachineMode.PARKED), 409, "the machine is parked"),
     ],
@@ -193,7 +193,7 @@ async def test_new_machines_do_not_count_and_are_named(running: Fleet) -> None:
         ({"rebalance": {"max": 0}}, 400, "max has to be from 1 to 1000"),
         ({"rebalance": {"minAge": -1}}, 400, "minAge has to be"),
         ({"rebalance": {"units": ["nonsense"]}}, 400, "nonsense"),
-        ({"rebalance": {"units": ["x.service"]}}, 404, "unit x.service does not exist"),
+        ({"rebalance": {"units": ["x.service"]}}, 400, "unit x.service does not exist"),
         ({"drain": 1}, 400, "unable to decode body"),
     ],
 )

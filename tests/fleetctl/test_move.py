@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from fleetctl.commands.move import OVER
+from fleetctl.moves import OVER
 from fleetd.api import schema
 from fleetd.api.http import Response
 from tests.fleetctl.background import BackgroundLoop

@@ -87,7 +87,7 @@ def _make(
     if asked.rebalance is not None:
         for name in asked.rebalance.units:
             if not snapshot.group_units(name) and name not in snapshot.units:
-                raise ApiError(404, f"unit {name} does not exist")
+                raise ApiError(400, f"unit {name} does not exist")
         return maker.rebalance(asked.rebalance)
     return maker.drain(asked.drain, {each.machine: _suppose_drained(snapshot, each, now) for each in asked.drain})
 
@@ -96,7 +96,7 @@ def _suppose_drained(snapshot: Snapshot, asked: schema.PlannedDrain, now: Now) -
     """The settings of a machine as its drain would make them. Raises ApiError if it cannot be drained."""
     machine, settings = snapshot.machines.get(asked.machine), snapshot.settings.get(asked.machine)
     if machine is None and settings is None and asked.machine not in snapshot.synced:
-        raise ApiError(404, f"unknown machine {asked.machine}: give the full id of one that is in the cluster")
+        raise ApiError(400, f"unknown machine {asked.machine}: give the full id of one that is in the cluster")
     refuse_held(machine)
     settings = settings or MachineSettings()
     drain = DrainRequest(at=now.unix_s, with_globals=asked.with_globals, force=asked.force)

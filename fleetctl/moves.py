@@ -1,0 +1,38 @@
+"""Follows the move of one unit to its end."""
+
+import math
+from typing import TYPE_CHECKING
+
+from fleetctl import output
+from fleetctl.errors import failing_as
+from fleetctl.progress import ProgressLines
+from fleetctl.wait import CLOCK, observe
+from fleetd.api import schema
+
+if TYPE_CHECKING:
+    from fleetctl.client import Client
+
+LONGEST_PAUSE_S = 1.0  # between two looks
+NOTICE_S = 3.0  # how long a unit must wait before that is printed
+OVER = ("placed", "unplaced")
+
+
+def follow_move(client: "Client", name: str) -> schema.MoveReport:
+    """Wait until the move is over, and say what the unit waits for. Returns the last report."""
+    clock = CLOCK.get()
+    waiting, since_s, said = "", clock.now(), ""
+    with ProgressLines() as live, failing_as(f"Error waiting for unit {name}: "):
+        for report in observe(lambda: client.move_report(name), math.inf, longest_pause_s=LONGEST_PAUSE_S):
+            if report.state in OVER:
+                break
+            text = f"it {output.indented(report.reason)}"
+            if report.state == "starting":
+                text = f"it is not proven yet on {output.place(report.machine, report.address)}"
+            if text != waiting:
+                waiting, since_s = text, clock.now()
+            elif report.state == "waits" and clock.now() - since_s >= NOTICE_S and said != text:
+                said = text
+                live.clear()
+                output.warning(f"Unit {name} {text.removeprefix('it ')}.")
+            live.show({name: text})
+    return report

@@ -1,0 +1,92 @@
+"""Plans of what would happen, as lines for people and as objects for programs."""
+
+from collections.abc import Callable, Iterator, Mapping
+from operator import attrgetter
+from typing import Any
+
+import msgspec
+
+from fleetctl import output
+from fleetctl.client import Client, open_client
+from fleetctl.listing import JSON, render_json
+from fleetctl.settings import Settings
+from fleetd.api import schema
+
+TIMEOUT_S = 60.0  # for an answer: a plan of a large cluster takes seconds
+MOVE, STOP, NOWHERE, STAYS = "move", "stop", "nowhere", "stays"
+_SPREAD = 2  # columns between two fields
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One line of a plan: a unit, what happens to it, from where to where, and why. `along_with` is the unit that it
+    goes along with, `state` why it stays, as in the API."""
+
+    action: str
+    unit: str
+    origin: str
+    machine: str
+    places: str
+    reason: str
+    along_with: str = ""
+    state: str = ""
+    cause: schema.Cause | None = None
+
+
+VALUES: Mapping[str, Callable[[Step], Any]] = {
+    "action": attrgetter("action"),
+    "unit": attrgetter("unit"),
+    "origin": lambda step: step.origin or None,
+    "machine": lambda step: step.machine or None,
+    "with": lambda step: step.along_with or None,
+    "state": lambda step: step.state or None,
+    "reason": attrgetter("reason"),
+    "cause": attrgetter("cause"),
+}
+
+
+def open_patient_client(settings: Settings) -> Client:
+    """A client that waits longer for each answer."""
+    timeout_s = max(settings.request_timeout_s, TIMEOUT_S)
+    return open_client(msgspec.structs.replace(settings, request_timeout_s=timeout_s))
+
+
+def show_plan(plan: schema.Plan, form: str) -> None:
+    """Print the plan."""
+    steps = list(_steps(plan))
+    if form == JSON:
+        output.result(render_json(steps, VALUES))
+        return
+    output.result(f"at revision {plan.revision}, {plan.machines} machines, {plan.units} units")
+    rows = [[step.action, output.printable(step.unit), step.places] for step in steps]
+    widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
+    for row, step in zip(rows, steps, strict=True):
+        cells = (f"{cell:{width}}" for cell, width in zip(row, widths, strict=True))
+        output.result("  " + (" " * _SPREAD).join([*cells, output.indented(step.reason)]).rstrip())
+    output.result(_summarise(plan, steps))
+
+
+def _steps(plan: schema.Plan) -> Iterator[Step]:
+    for move in plan.moves:
+        origin, machine = _place(move.origin, move.origin_address), _place(move.machine, move.address)
+        places = " ".join(filter(None, (origin, f"→ {machine}" if machine else "")))
+        action = MOVE if move.machine else STOP
+        yield Step(action, move.unit, move.origin, move.machine, places, move.reason, move.along_with)
+    for unit in plan.nowhere:
+        yield Step(NOWHERE, unit.unit, "", "", "", unit.reason, "", unit.state, unit.cause)
+    for unit in plan.stays:
+        reason = "global" if unit.state == "global" else unit.reason
+        place = _place(unit.machine, unit.address)
+        yield Step(STAYS, unit.unit, unit.machine, unit.machine, place, reason, "", unit.state, unit.cause)
+
+
+def _place(machine: str, address: str) -> str:
+    return output.place(machine, address) if machine else ""
+
+
+def _summarise(plan: schema.Plan, steps: list[Step]) -> str:
+    """How many units would move, stop, run nowhere or stay."""
+    if plan.endless:
+        return "the cluster would never come to rest"
+    words = {MOVE: "would move", STOP: "would stop", NOWHERE: "would run nowhere", STAYS: "would stay"}
+    counts = {action: sum(step.action == action for step in steps) for action in words}
+    return ", ".join(f"{count} {words[action]}" for action, count in counts.items() if count) or "nothing would move"
