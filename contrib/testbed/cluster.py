@@ -119,6 +119,10 @@ class Cluster:
             raise LookupError("no machine is up that could be asked")
         return f"unix://{machine.api_socket}"
 
+    def fleetctl_command(self, on: Machine | None = None) -> list[str]:
+        """What runs fleetctl on this host against the socket of a machine (default: the first that is up)."""
+        return [f"{sys.prefix}/bin/fleetctl", f"--endpoint={self.endpoint(on)}"]
+
     def fleetctl(
         self,
         *arguments: str,
@@ -129,7 +133,7 @@ class Cluster:
     ) -> subprocess.CompletedProcess[str]:
         """Run fleetctl on this host against the socket of a machine (default: the first that is up). Raises
         AssertionError with its output if it fails and `check` is set, LookupError if no machine is up."""
-        command = [f"{sys.prefix}/bin/fleetctl", f"--endpoint={self.endpoint(on)}", *arguments]
+        command = [*self.fleetctl_command(on), *arguments]
         result = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout_s, check=False)
         if check and result.returncode != 0:
             raise AssertionError(f"fleetctl {' '.join(arguments)} ended with {result.returncode}: {result.stderr}")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from fleetd.agent.ledger import AskedReboot, Ledger
 from fleetd.model.reboot import Reboot, RebootRefusal
-from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager, ServiceManagerError
+from fleetd.systemd.protocol import REBOOT, ManagerUnavailable, ServiceManager, ServiceManagerError
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class RebootOrders:
             raise
         except ServiceManagerError as error:
             log.error("this machine is not rebooted: %s", error)
-            self._answer(reboot, str(error))
+            self._answer(reboot, str(error).removeprefix(f"{REBOOT}: "))
         else:
             self._answer(reboot, "")
 

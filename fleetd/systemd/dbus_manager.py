@@ -29,6 +29,7 @@ from fleetd.systemd.files import INVALID_NAME, UnitFiles, units_of_link
 from fleetd.systemd.journal import last_lines
 from fleetd.systemd.protocol import (
     NO_DROPINS,
+    REBOOT,
     DropInTaken,
     JobRefused,
     ManagerUnavailable,
@@ -439,7 +440,7 @@ class SystemdOverDBus:
 
     async def reboot_machine(self) -> None:
         if self._user:
-            raise ServiceManagerError("reboot this machine: the systemd of a user cannot do that (systemd_user=true)")
+            raise ServiceManagerError(f"{REBOOT}: the systemd of a user cannot do that (systemd_user=true)")
         await logind.reboot_machine(self._bus)
 
 

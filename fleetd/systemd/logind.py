@@ -3,13 +3,12 @@
 from typing import Any
 
 from fleetd.systemd.dbus_connection import BUS, NOBODY_THERE, RefusedBySystemd, SystemBus
-from fleetd.systemd.protocol import Inhibited
+from fleetd.systemd.protocol import REBOOT, Inhibited
 
 LOGIND = "org.freedesktop.login1"
 LOGIND_PATH = "/org/freedesktop/login1"
 _UNKNOWN_METHOD = f"{BUS}.Error.UnknownMethod"
 _HEED_INHIBITORS = 1 << 0  # SD_LOGIND_ROOT_CHECK_INHIBITORS: else they do not count for root
-_REQUEST = "reboot this machine"
 
 
 async def reboot_machine(bus: SystemBus) -> None:
@@ -20,7 +19,7 @@ async def reboot_machine(bus: SystemBus) -> None:
     except RefusedBySystemd as error:
         if error.code not in NOBODY_THERE:
             raise
-        await bus.call(_REQUEST, "StartUnit", "ss", "reboot.target", "replace-irreversibly")
+        await bus.call(REBOOT, "StartUnit", "ss", "reboot.target", "replace-irreversibly")
         return
     try:
         await _ask(bus, "RebootWithFlags", "t", _HEED_INHIBITORS)
@@ -34,12 +33,12 @@ async def _check_inhibitors(bus: SystemBus) -> None:
     [locks] = await _ask(bus, "ListInhibitors")
     for what, who, why, mode, _, process in locks:
         if mode.startswith("block") and "shutdown" in what.split(":"):
-            raise Inhibited(_REQUEST, who, why, process)
+            raise Inhibited(REBOOT, who, why, process)
 
 
 async def _ask(bus: SystemBus, member: str, signature: str = "", *body: object) -> list[Any]:
     return await bus.call(
-        _REQUEST,
+        REBOOT,
         member,
         signature,
         *body,

@@ -38,6 +38,9 @@ class NameTaken(ServiceManagerError):
         self.obstacle = own_unit(owner)
 
 
+REBOOT = "reboot this machine"  # with what the message of a reboot that is refused begins
+
+
 class Inhibited(ServiceManagerError):
     """A program holds an inhibitor lock against it, for the reason that it gave."""
 

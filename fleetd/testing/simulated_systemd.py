@@ -18,6 +18,7 @@ from fleetd.systemd.failure_text import Ending, render_failure
 from fleetd.systemd.files import INVALID_NAME, units_of_link
 from fleetd.systemd.protocol import (
     NO_DROPINS,
+    REBOOT,
     DropInTaken,
     Inhibited,
     ManagerUnavailable,
@@ -344,7 +345,7 @@ class SimulatedSystemd:
     async def reboot_machine(self) -> None:
         await self._take_time("reboot-machine", ())
         for who, why in self._inhibitors.items():
-            raise Inhibited("reboot this machine", who, why, 1)
+            raise Inhibited(REBOOT, who, why, 1)
         self.stopping = True
         self.on_reboot()
 

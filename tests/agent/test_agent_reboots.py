@@ -79,7 +79,7 @@ async def test_a_refusal_says_who_and_why_also_after_a_restart_and_another_order
     machine.systemd.inhibit("apt", "upgrades packages")
     await machine.order_reboot("r1")
     await machine.settle()
-    why = "reboot this machine: apt (process 1) has inhibited it: upgrades packages"
+    why = "apt (process 1) has inhibited it: upgrades packages"
     assert machine.agent.reboot_refusal == RebootRefusal("r1", why)
     assert machine.told_refusal.is_set()
     machine.systemd.inhibit("apt", "")
