@@ -145,6 +145,23 @@ class Client:
         path = f"{schema.V2}/machines/{quote(id_, safe='')}/drain"
         return self._get("?".join([path, *query]), schema.DrainReport)
 
+    def reboot(self, id_: str, request: schema.RebootRequest) -> schema.RebootReport:
+        """Have a machine rebooted when its turn comes. Raises ApiError if it is unknown, absent, leaving or parked."""
+        answer = self._call("PUT", _reboot_path(id_), msgspec.json.encode(request))
+        return self._decode(answer, f"PUT {_reboot_path(id_)}", schema.RebootReport)
+
+    def cancel_reboot(self, id_: str) -> None:
+        """Take a machine out of the queue. Raises ApiError if it is rebooting already."""
+        self._call("DELETE", _reboot_path(id_))
+
+    def reboots(self, ids: Iterable[str] = ()) -> dict[str, schema.RebootReport]:
+        """The queue of reboots, in its order, and these machines in any case: machine → report."""
+        found: dict[str, schema.RebootReport] = {}
+        for query in _cut_query("machine", ids) or [""]:
+            path = f"{schema.V2}/reboots" + (f"?{query}" if query else "")
+            found |= {each.machine: each for each in self._ask("GET", path, None, schema.RebootReports).reboots}
+        return found
+
     def move(self, name: str, request: schema.MoveRequest) -> None:
         """Move a unit to a machine. Raises ApiError if it does not fit there."""
         self._call("PUT", _move_path(name), msgspec.json.encode(request))
@@ -399,6 +416,10 @@ def _unit_path(name: str) -> str:
 
 def _move_path(name: str) -> str:
     return f"{schema.V2}/units/{quote(name, safe='', errors='surrogateescape')}/move"
+
+
+def _reboot_path(id_: str) -> str:
+    return f"{schema.V2}/machines/{quote(id_, safe='')}/reboot"
 
 
 def put_operation(

@@ -24,7 +24,7 @@ _ON_THE_WAY = frozenset({"pending", "waits", "finishing", "moving", "stopping", 
 def follow_drains(client: "Client", places: Sequence[Location], *, is_quiet: bool = False) -> list[schema.DrainReport]:
     """Wait until each machine is drained, as far as it can be, and what has left is proven or has failed. Returns the
     last reports. `is_quiet`: no events are printed."""
-    followers = [_Follower(client, place, is_quiet=is_quiet) for place in places]
+    followers = [DrainFollower(client, place, is_quiet=is_quiet) for place in places]
     with ProgressLines() as live, failing_as("Error following drains: "):
         for events in observe(lambda: [_look(each) for each in followers], math.inf, longest_pause_s=LONGEST_PAUSE_S):
             for text in (text for told in events for text in told):
@@ -36,16 +36,19 @@ def follow_drains(client: "Client", places: Sequence[Location], *, is_quiet: boo
     return [follower.report for follower in followers]
 
 
-def _look(follower: "_Follower") -> list[str]:
+def _look(follower: "DrainFollower") -> list[str]:
     return [] if follower.is_over else follower.look()
 
 
-class _Follower:
-    """What was seen so far of the drain of one machine."""
+class DrainFollower:
+    """What was seen so far of the drain of one machine. Once it `has_ended`, only what has left is told of; what stays
+    is told of unless it is `for_reboot`."""
 
-    def __init__(self, client: "Client", place: Location, *, is_quiet: bool) -> None:
+    def __init__(self, client: "Client", place: Location, *, is_quiet: bool, for_reboot: bool = False) -> None:
         self.report = schema.DrainReport(place.machine)
         self.is_over = False
+        self.has_ended = False
+        self._for_reboot = for_reboot
         self._client = client
         self._place = place
         self._is_quiet = is_quiet
@@ -53,6 +56,11 @@ class _Follower:
         self._awaited: dict[str, None] = {}  # units that were there, and are neither proven nor failed
         self._waits: dict[str, tuple[str, float]] = {}  # what waits, for what, and since when
         self._said: set[tuple[str, str]] = set()
+
+    def note_units(self) -> None:
+        """Note the units that are there before the drain begins, and that may leave. Raises ClientError."""
+        here = self._client.drain_report(self._place.machine).units
+        self._awaited = {unit.unit: None for unit in here if unit.state in _ON_THE_WAY}
 
     def look(self) -> list[str]:
         """Ask how far the drain is. Returns the events since the last look. Raises ClientError."""
@@ -72,6 +80,8 @@ class _Follower:
         return any(unit.unit == name and unit.state == "starting" for unit in self.report.units)
 
     def _take(self, unit: schema.DrainedUnit) -> list[str]:
+        if (self.has_ended and unit.state not in LEFT) or (self._for_reboot and unit.state in ("stays", "global")):
+            return []
         if unit.state in _ON_THE_WAY:
             self._awaited[unit.unit] = None
         elif unit.state in LEFT:

@@ -88,13 +88,14 @@ class View(msgspec.Struct, Generic[T], frozen=True):
             output.result(output.render_table(rows))
 
 
-def list_command(listing: Listing[T]) -> Callable[[Callable[[Settings, View[T]], int]], Callback]:
-    """Adds --full, --no-legend, --fields and --output; the command gets a View with valid fields."""
+def list_command(listing: Listing[T]) -> Callable[[Callable[..., int]], Callback]:
+    """Adds --full, --no-legend, --fields and --output; the command gets a View with valid fields, and its own
+    options."""
     there_are = sorted({*listing.columns, *listing.values})
     fields_text = f"fields to show: {', '.join(there_are)}"
     output_text = "table, or json: an array of objects, nothing shortened"
 
-    def decorate(function: Callable[[Settings, View[T]], int]) -> Callback:
+    def decorate(function: Callable[..., int]) -> Callback:
         @click.option("--output", "form", type=click.Choice([TABLE, JSON]), default=TABLE, help=output_text)
         @flag("--full", "--l", "-l", text="show ids and hashes in full, and shorten nothing at a terminal")
         @flag("--no-legend", text="omit the header")
@@ -102,13 +103,13 @@ def list_command(listing: Listing[T]) -> Callable[[Callable[[Settings, View[T]],
         @click.argument("names", nargs=-1)
         @wraps(function)
         def command(
-            settings: Settings, full: bool, no_legend: bool, fields: str, form: str, names: tuple[str, ...]
+            settings: Settings, full: bool, no_legend: bool, fields: str, form: str, names: tuple[str, ...], **own: Any
         ) -> int:
             source = click.get_current_context().get_parameter_source("fields")
             unasked = source is click.core.ParameterSource.DEFAULT
             known: Iterable[str] = listing.columns if form == TABLE else listing.values
             chosen = tuple(known) if unasked and form == JSON else parse_fields(fields, known)
-            return function(settings, View(listing, chosen, full, no_legend, form, names))
+            return function(settings, View(listing, chosen, full, no_legend, form, names), **own)
 
         return command
 

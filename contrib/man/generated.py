@@ -46,6 +46,8 @@ FIELDS = {
     "mode": "ready, leaving, or parked",
     "cordon": "why the machine takes no new units, who cordoned it, and when (Unix time)",
     "drain": "whether the units of the machine are to leave it; in JSON who asked for that, when, and how",
+    "reboot": "how far the reboot of the machine has got: queued, draining, ordered, returning or gave-up",
+    "reboot_required": "why the machine wants to be rebooted",
     "at": "when it was set for the cluster (Unix time)",
     "by": "who set it for the cluster",
     "from": "default, fleet.conf (of the machine), or cluster: set for all machines; in tables with whom and when",

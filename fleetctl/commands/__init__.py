@@ -23,6 +23,7 @@ SUMMARIES = {
     "load": "Put units on machines without starting them",
     "move": "Move a unit to a machine, and wait for that",
     "rebalance": "Move units until they are distributed more evenly, one after the other",
+    "reboot": "Reboot machines one after the other, each drained before, or show the queue",
     "restart": "Restart units, as systemctl does",
     "rollout": "Show and steer changes that reach the units of a group one after the other",
     "scale": "Set how many instances a template has",

@@ -1,5 +1,7 @@
 """list-machines: list the machines of the cluster."""
 
+from collections.abc import Sequence
+
 from fleetctl import output
 from fleetctl.client import Client, open_client
 from fleetctl.command_line import new_command
@@ -30,6 +32,7 @@ COLUMNS: Columns[schema.Machine] = {
     "mode": lambda machine, full: machine.mode or "-",
     "cordon": lambda machine, full: (machine.cordon.why or "yes") if machine.cordon else "-",
     "drain": lambda machine, full: "yes" if machine.drain else "-",
+    "reboot": lambda machine, full: machine.reboot or ("required" if machine.reboot_required else "-"),
 }
 VALUES: Values[schema.Machine] = {
     "machine": lambda machine: machine.id,
@@ -38,6 +41,8 @@ VALUES: Values[schema.Machine] = {
     "mode": lambda machine: machine.mode or None,
     "cordon": lambda machine: _describe_cordon(machine.cordon) if machine.cordon else None,
     "drain": lambda machine: _describe_drain(machine.drain) if machine.drain else None,
+    "reboot": lambda machine: machine.reboot or None,
+    "reboot_required": lambda machine: machine.reboot_required or None,
 }
 MODES = {
     "parked": "is parked: its fleetd was stopped; its units keep running there, and stay there until it is started "
@@ -54,8 +59,8 @@ LISTING = Listing(COLUMNS, VALUES, default="machine,ip,metadata")
 )
 @list_command(LISTING)
 def command(settings: Settings, view: View[schema.Machine]) -> int:
-    """Lists the machines by id; with prefixes of ids, only those. Parked, leaving, cordoned and drained machines are
-    named on standard error."""
+    """Lists the machines by id; with prefixes of ids, only those. Machines that are parked, leaving, cordoned, drained,
+    in the queue of reboots, or that want to be rebooted, are named on standard error."""
     client = open_client(settings)
     with failing_as("Error retrieving list of active machines from fleet API (", ")"):
         machines = client.machines()
@@ -65,6 +70,7 @@ def command(settings: Settings, view: View[schema.Machine]) -> int:
         machines = [machine for machine in machines if any(has_id(machine.id, text) for text in view.names)]
     machines.sort(key=lambda machine: machine.id)
     view.show(machines)
+    reboots = _read_reboots(client, machines)
     for machine in machines:
         place = output.place(machine.id, machine.primary_ip, view.full)
         if machine.mode in MODES:
@@ -73,7 +79,26 @@ def command(settings: Settings, view: View[schema.Machine]) -> int:
             output.note(f"machine {place} {_explain_drain(client, machine, machine.drain)}")
         elif machine.cordon:
             output.note(f"machine {place} {_explain_cordon(machine.cordon, machine.id[:8])}")
+        if machine.reboot and machine.id in reboots:
+            output.note(f"machine {place} {_explain_reboot(reboots[machine.id])}")
+        elif machine.reboot_required:
+            why = output.printable(machine.reboot_required)
+            output.note(f"machine {place} wants to be rebooted ({why}): fleetctl reboot {machine.id[:8]}")
     return 0
+
+
+def _read_reboots(client: Client, machines: Sequence[schema.Machine]) -> dict[str, schema.RebootReport]:
+    """The queue of reboots, if one of these machines is in it."""
+    if not any(machine.reboot for machine in machines):
+        return {}
+    with failing_as("Error retrieving the queue of reboots: "):
+        return client.reboots()
+
+
+def _explain_reboot(report: schema.RebootReport) -> str:
+    by = f" by {output.printable(report.by)}" if report.by else ""
+    remedy = f"; {output.printable(report.remedy)}" if report.remedy else f" (its reboot was asked for{by})"
+    return output.printable(report.reason) + remedy
 
 
 def _explain_cordon(cordon: schema.Cordon, id_: str) -> str:

@@ -1,5 +1,7 @@
 """Whether every machine knows what a request asks for: an older fleetd would pass over it, and run the wrong thing."""
 
+from collections.abc import Iterable
+
 from fleetd.api.http import ApiError
 from fleetd.model.content import Content
 from fleetd.model.group import UpdateAction
@@ -15,6 +17,7 @@ _WORDS = {
     Capability.MOVES: "moves of units",
     Capability.PROOFS: "rollouts",
     Capability.UPDATE_ACTION: f"other values of {_UPDATE_ACTION}= than auto",
+    Capability.REBOOTS: "reboots",
 }
 
 
@@ -31,7 +34,12 @@ def _texts(content: Content) -> tuple[str, ...]:
 
 async def check_capability(registry: Reader, capability: Capability) -> None:
     """Raises ApiError if the fleetd of a registered machine does not have this capability."""
-    if machine := outdated_machine((await registry.machines()).values(), capability):
+    refuse_outdated((await registry.machines()).values(), capability)
+
+
+def refuse_outdated(machines: Iterable[Machine], capability: Capability) -> None:
+    """Raises ApiError if the fleetd of one of these machines does not have this capability."""
+    if machine := outdated_machine(machines, capability):
         raise ApiError(409, f"{_WORDS[capability]} cannot be used yet: {_describe(machine)}; update fleetd there first")
 
 

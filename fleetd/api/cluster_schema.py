@@ -3,6 +3,7 @@
 import msgspec
 
 from fleetd.api.cause_schema import Cause
+from fleetd.model.reboot import DRAIN_WITHIN_S
 
 # PUT /fleet/v2/machines/{machine}/cordon
 
@@ -140,3 +141,60 @@ class MoveReport(msgspec.Struct, frozen=True, omit_defaults=True):
     by: str = ""
     at: float = 0.0
     reason: str = ""
+
+
+# PUT and DELETE /fleet/v2/machines/{machine}/reboot, GET /fleet/v2/reboots
+
+
+class RebootRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The body: how many seconds the units of the machine may take to leave it, from when it has its slot (0: as long
+    as it takes): after that it is not rebooted, and others get its slot. `now`: it does not wait for the reboot
+    window."""
+
+    deadline: float = DRAIN_WITHIN_S
+    now: bool = False
+
+
+class RebootReport(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where the reboot of a machine stands.
+
+    `phase` is `queued` (it waits for a slot, at this `place` of the queue, the first being 1), `draining` (it has a
+    slot, and its units move to others), `ordered` (it is to reboot, or does), `returning` (it is back, and not all of
+    its units are active), `gave-up` (it was not rebooted, or does not serve again) or `idle` (it is not to be
+    rebooted). `since` is the Unix time (s) of that. `reason` is a sentence whose subject is the machine; `waitsFor` are
+    the machines and `units` the units that it waits for, `kept` the units that stay there and are down while it
+    reboots. `failure` is why it was given up: `deadline`, `not-back`, `not-serving`, `refused`, `restored` or
+    `cancelled`, and `remedy` what to do then.
+
+    `id` is that of the request, `by` and `at` (Unix time) who asked for it and when; `deadline` and `now` are as in the
+    request. `client` is the id of the FleetLock client that reboots the machine; '': its fleetd does. `boot` is the
+    boot id of the machine, '' while it is absent, and `ends` that of the boot that is to be ended; `required` is why it
+    wants to be rebooted, '' if it does not.
+    """
+
+    machine: str
+    phase: str
+    address: str = ""
+    place: int = 0
+    since: float = 0.0
+    reason: str = ""
+    waits_for: tuple[str, ...] = msgspec.field(name="waitsFor", default=())
+    units: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    failure: str = ""
+    remedy: str = ""
+    id: str = ""
+    by: str = ""
+    at: float = 0.0
+    deadline: float = 0.0
+    now: bool = False
+    client: str = ""
+    boot: str = ""
+    ends: str = ""
+    required: str = ""
+
+
+class RebootReports(msgspec.Struct, frozen=True):
+    """The machines that have a slot, those that wait for one, in their order, and those that were given up."""
+
+    reboots: tuple[RebootReport, ...] = ()

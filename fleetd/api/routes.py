@@ -34,6 +34,7 @@ from fleetd.api.v2.drains import Drains
 from fleetd.api.v2.moves import Moves
 from fleetd.api.v2.operations import Operations
 from fleetd.api.v2.plans import Plans
+from fleetd.api.v2.reboots import Reboots
 from fleetd.api.v2.reports import Reports
 from fleetd.api.v2.rollouts import Rollouts
 from fleetd.api.v2.settings import Settings
@@ -105,6 +106,7 @@ class Api:
         machines = Machines(self._registry, token_limit)
         cordons, drains = Cordons(self._registry, self._unix_now), Drains(self._registry, self._unix_now)
         moves = Moves(self._registry, self._unix_now)
+        reboots = Reboots(self._registry, self._unix_now, self._new_id)
         settings = Settings(self._registry, self._machine, self._unix_now)
         operations, reports = Operations(self._registry, units, shadows), Reports(self._registry)
         applies = Applies(self._registry, quota, shadows, self._unix_now, self._new_id)
@@ -139,6 +141,9 @@ class Api:
             Route("GET", f"{v2}/machines/{{machine}}/drain", drains.get, answer=schema.DrainReport, query="unit"),
             Route("PUT", f"{v2}/machines/{{machine}}/drain", drains.put, schema.DrainRequest),
             Route("DELETE", f"{v2}/machines/{{machine}}/drain", drains.delete),
+            Route("PUT", f"{v2}/machines/{{machine}}/reboot", reboots.put, schema.RebootRequest, schema.RebootReport),
+            Route("DELETE", f"{v2}/machines/{{machine}}/reboot", reboots.delete),
+            Route("GET", f"{v2}/reboots", reboots.get_all, answer=schema.RebootReports, query="machine"),
             Route("GET", f"{v2}/rollouts", rollouts.get_all, answer=schema.Rollouts, query="group"),
             Route("POST", f"{v2}/rollouts/{{group}}", rollouts.post, schema.RolloutCommand),
             Route("POST", f"{v2}/plan", plans.post, schema.PlanRequest, schema.Plan),

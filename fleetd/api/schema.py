@@ -19,6 +19,9 @@ from fleetd.api.cluster_schema import DrainRequest as DrainRequest
 from fleetd.api.cluster_schema import Leaving as Leaving
 from fleetd.api.cluster_schema import MoveReport as MoveReport
 from fleetd.api.cluster_schema import MoveRequest as MoveRequest
+from fleetd.api.cluster_schema import RebootReport as RebootReport
+from fleetd.api.cluster_schema import RebootReports as RebootReports
+from fleetd.api.cluster_schema import RebootRequest as RebootRequest
 from fleetd.api.cluster_schema import Setting as Setting
 from fleetd.api.cluster_schema import SettingChanges as SettingChanges
 from fleetd.api.cluster_schema import Settings as Settings
@@ -82,7 +85,9 @@ class Cordon(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Machine(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A machine. `mode` (leaving, parked), `cordon` and `drain` are additions to CoreOS fleet's API."""
+    """A machine. All but id, address and metadata are additions to CoreOS fleet's API: `mode` (leaving, parked),
+    `cordon`, `drain`, `reboot` (the phase of its reboot, as in RebootReport) and `rebootRequired` (why it wants to be
+    rebooted)."""
 
     id: str = ""
     primary_ip: str = msgspec.field(name="primaryIP", default="")
@@ -90,6 +95,8 @@ class Machine(msgspec.Struct, frozen=True, omit_defaults=True):
     mode: str = ""
     cordon: Cordon | None = None
     drain: Drain | None = None
+    reboot: str = ""
+    reboot_required: str = msgspec.field(name="rebootRequired", default="")
 
 
 class MachinePage(msgspec.Struct, frozen=True, omit_defaults=True):

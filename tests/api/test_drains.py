@@ -26,6 +26,7 @@ from fleetd.model.reason import (
     UnavailableMember,
     WaitingForStop,
 )
+from fleetd.model.reboot import Reboot, RebootPhase
 from fleetd.model.unit import Proof, TargetState, UnitState
 from fleetd.registry.records import PLACEMENTS, STATES, Synced
 from fleetd.store.protocol import Delete
@@ -302,3 +303,13 @@ async def test_a_loaded_unit_has_moved_when_its_machine_has_it(machine: Fleet) -
     assert [unit.state for unit in (await report(machine, "a.service")).units] == ["starting"]
     await machine.put(UnitState("loaded", target=TargetState.LOADED, generation=1), "m2", "a.service")
     assert [unit.state for unit in (await report(machine, "a.service")).units] == ["moved"]
+
+
+async def test_the_drain_of_a_machine_that_is_to_reboot_is_reported_too(machine: Fleet) -> None:
+    await place(machine, "web.service", WAIT)
+    await machine.put(Reboot("q1", "b1", by="bob", began=AT, deadline=AT + 900), "m1")
+    found = await report(machine)
+    assert (found.drain, found.drained) == (schema.Drain("bob", AT, AT + 900), False)
+    assert [(unit.unit, unit.state) for unit in found.units] == [("web.service", "waits")]
+    await machine.put(Reboot("q1", "b1", RebootPhase.ORDERED), "m1")
+    assert (await report(machine)).drain is None

@@ -59,6 +59,7 @@ def test_every_route_is_described_and_tested() -> None:
         "DELETE /fleet/v2/machines/{machine}",
         "DELETE /fleet/v2/machines/{machine}/cordon",
         "DELETE /fleet/v2/machines/{machine}/drain",
+        "DELETE /fleet/v2/machines/{machine}/reboot",
         "GET /fleet/v1/discovery",
         "GET /fleet/v1/machines",
         "GET /fleet/v1/state",
@@ -67,6 +68,7 @@ def test_every_route_is_described_and_tested() -> None:
         "GET /fleet/v1/units/{unitName}",
         "GET /fleet/v2/machines/{machine}/drain",
         "GET /fleet/v2/openapi.json",
+        "GET /fleet/v2/reboots",
         "GET /fleet/v2/rollouts",
         "GET /fleet/v2/sets",
         "GET /fleet/v2/settings",
@@ -89,6 +91,7 @@ def test_every_route_is_described_and_tested() -> None:
         "PUT /fleet/v1/units/{unitName}",
         "PUT /fleet/v2/machines/{machine}/cordon",
         "PUT /fleet/v2/machines/{machine}/drain",
+        "PUT /fleet/v2/machines/{machine}/reboot",
         "PUT /fleet/v2/units/{unitName}/move",
     ]
 

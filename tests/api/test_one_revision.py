@@ -66,13 +66,13 @@ async def moved(fleet: Any) -> Moved:
     [
         ("GET /fleet/v1/units", 3),
         (f"GET /fleet/v1/units/{WEB}", 2),
-        ("GET /fleet/v1/machines", 2),
+        ("GET /fleet/v1/machines", 4),
         ("GET /fleet/v1/state", 1),
         (f"GET /fleet/v1/state?unitName={WEB}", 2),
         (f"GET /fleet/v1/state/{WEB}", 3),
         ("GET /fleet/v2/units", 4),
         (f"GET /fleet/v2/units?name={WEB}", 4),
-        (f"GET /fleet/v2/machines/m1/drain?unit={WEB}", 8),
+        (f"GET /fleet/v2/machines/m1/drain?unit={WEB}", 9),
     ],
 )
 async def test_an_answer_shows_one_revision(fleet: Any, moved: Moved, request_: str, reads: int) -> None:

@@ -13,7 +13,16 @@ from tests.api.conftest import JSON, Fleet
 
 SETTINGS = "/fleet/v2/settings"
 AT = 1_800_014_400.0
-ALL = ["failover_delay", "handover_timeout", "max_units", "max_units_bytes", "rerun_after_failover"]
+ALL = [
+    "failover_delay",
+    "handover_timeout",
+    "max_units",
+    "max_units_bytes",
+    "reboot_slots",
+    "reboot_when_required",
+    "reboot_window",
+    "rerun_after_failover",
+]
 
 
 @pytest.fixture

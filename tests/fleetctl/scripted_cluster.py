@@ -8,6 +8,7 @@ import asyncio
 import socket
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -27,12 +28,14 @@ from fleetd.model.reason import BEST, INFEASIBLE, Reason, Rejection, RejectionCo
 from fleetd.model.rollout import Phase, Rollout
 from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.model.unitfile import UnitFile
-from fleetd.registry.records import DECISIONS, MACHINES, ROLLOUTS, STATES, UNITS
+from fleetd.registry.records import DECISIONS, MACHINES, ROLLOUTS, STATES, UNITS, Kind, Names, Record
 from fleetd.registry.registry import Registry
 from fleetd.scheduler.snapshot import requirements_of
 from fleetd.store.embedded import EmbeddedStore, inline
 from fleetd.store.protocol import Comparison, Conflict, Delete, Operation
 from tests.fleetctl.background import BackgroundLoop
+
+R = TypeVar("R", bound=Record)
 
 PAGE_SIZE = 2
 LEASE_S = 3600.0
@@ -198,6 +201,14 @@ class ScriptedCluster(Api):
     def set_settings(self, machine: Machine | str, settings: MachineSettings) -> None:
         """Set it, as somebody else does."""
         self._write([self.registry.put(settings, machine if isinstance(machine, str) else machine.id)])
+
+    def read(self, kind: Kind[R]) -> dict[Names, R]:
+        """The records of a kind, by name."""
+        return self._loop.do(self.registry.read(kind))
+
+    def put(self, record: Record, *names: str) -> None:
+        """Write a record, as the leader does."""
+        self._write([self.registry.put(record, *names)])
 
     @property
     def cluster_settings(self) -> ClusterSettings:

@@ -14,7 +14,16 @@ from tests.fleetctl.scripted_cluster import M2, ScriptedCluster, always
 from tests.fleetctl.terminal import Terminal
 
 SCRIPTS = Path(__file__).parents[2] / "contrib/completions"
-SETTINGS = ["failover_delay", "handover_timeout", "max_units", "max_units_bytes", "rerun_after_failover"]
+SETTINGS = [
+    "failover_delay",
+    "handover_timeout",
+    "max_units",
+    "max_units_bytes",
+    "reboot_slots",
+    "reboot_when_required",
+    "reboot_window",
+    "rerun_after_failover",
+]
 Complete = Callable[..., list[str]]
 
 
@@ -60,6 +69,8 @@ def complete(fleetctl: Fleetctl, cluster: ScriptedCluster) -> Complete:
         (["list-machines", "2"], [M2.id]),
         (["cordon", "2"], [M2.id]),
         (["uncordon", "2"], [M2.id]),
+        (["reboot", "2"], [M2.id]),
+        (["reboot", "--n"], ["--needed", "--now", "--no-block", "--no-legend"]),
         (["settings", ""], ["get", "set", "unset", *SETTINGS, *(f"{name}=" for name in SETTINGS)]),
         (["settings", "set", "fail"], ["failover_delay", "failover_delay="]),
         (["version", ""], []),

@@ -262,16 +262,15 @@ def test_list_unit_files_as_json_has_null_for_missing_values(fleetctl: Fleetctl,
 
 def test_list_machines_as_json_has_metadata_as_an_object(fleetctl: Fleetctl) -> None:
     rows = json.loads(fleetctl("list-machines", "--output=json").stdout)
+    nothing = dict.fromkeys(("mode", "cordon", "drain", "reboot", "reboot_required"))
     assert rows == [
         {
             "machine": M1.id,
             "ip": "10.0.0.1",
             "metadata": {"region": "eu", "disk": "ssd"},
-            "mode": None,
-            "cordon": None,
-            "drain": None,
+            **nothing,
         },
-        {"machine": M2.id, "ip": None, "metadata": {}, "mode": None, "cordon": None, "drain": None},
+        {"machine": M2.id, "ip": None, "metadata": {}, **nothing},
     ]
 
 

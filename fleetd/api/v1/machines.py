@@ -10,6 +10,7 @@ import msgspec
 from fleetd.api import schema
 from fleetd.api.http import ApiError, Request, Response, parse_json, render_json
 from fleetd.api.pagination import parse_page, read_page
+from fleetd.api.reboot_queue import phase_of
 from fleetd.model.machine import (
     DrainRequest,
     Machine,
@@ -18,8 +19,9 @@ from fleetd.model.machine import (
     effective_metadata,
     overlay_metadata,
 )
-from fleetd.registry.records import MACHINES, SETTINGS, MalformedRecord
+from fleetd.registry.records import MACHINES, REBOOT_REQUESTS, REBOOTS, SETTINGS, MalformedRecord
 from fleetd.registry.registry import Registry
+from fleetd.store.protocol import Delete
 
 MAX_EDITS = 1000  # in one request
 OPERATIONS = ("add", "remove", "replace")
@@ -34,8 +36,8 @@ class MetadataEdit(msgspec.Struct, frozen=True):
     value: Any = None
 
 
-def describe_machine(machine: Machine, settings: MachineSettings | None) -> schema.Machine:
-    """The machine as version 1 shows it; a ready one without a mode."""
+def describe_machine(machine: Machine, settings: MachineSettings | None, reboot: str = "") -> schema.Machine:
+    """The machine as version 1 shows it; a ready one without a mode. `reboot` is the phase of its reboot."""
     cordon, drain = (settings.cordon, settings.drain) if settings else (None, None)
     return schema.Machine(
         id=machine.id,
@@ -44,6 +46,8 @@ def describe_machine(machine: Machine, settings: MachineSettings | None) -> sche
         mode="" if machine.mode is MachineMode.READY else machine.mode,
         cordon=schema.Cordon(cordon.why, cordon.by, cordon.at) if cordon else None,
         drain=describe_drain(drain) if drain else None,
+        reboot=reboot,
+        reboot_required=machine.reboot_required,
     )
 
 
@@ -89,8 +93,13 @@ class Machines:
         page = parse_page(request, self._token_limit)
         reader = self._registry.at_one_revision()
         machines, token = await read_page(reader, MACHINES, page)
-        settings = await reader.get_many(SETTINGS, [(id_,) for id_ in machines])
-        entities = tuple(describe_machine(machine, settings.get((id_,))) for id_, machine in machines.items())
+        keys = [(id_,) for id_ in machines]
+        settings = await reader.get_many(SETTINGS, keys)
+        requests, reboots = await reader.read(REBOOT_REQUESTS), await reader.read(REBOOTS)  # mostly there are none
+        phases = {key[0]: phase_of(requests.get(key), reboots.get(key)) for key in keys}
+        entities = tuple(
+            describe_machine(machine, settings.get((id_,)), phases[id_]) for id_, machine in machines.items()
+        )
         return render_json(schema.MachinePage(entities, token))
 
     async def delete(self, _: Request, id_: str) -> Response:
@@ -101,6 +110,7 @@ class Machines:
         if MACHINES.decode(item).mode is not MachineMode.PARKED:
             raise ApiError(409, "machine is not parked: its fleetd is running; run `fleetd leave` there")
         await self._registry.store.revoke(item.lease)  # deletes its key and states, so the machine counts as dead
+        await self._registry.store.transact([], [Delete(self._registry.key(REBOOT_REQUESTS, id_))])
         return Response(204)
 
     async def patch(self, request: Request, _: str) -> Response:

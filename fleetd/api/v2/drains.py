@@ -11,8 +11,9 @@ from fleetd.api.v2.cordons import check_why, refuse_unknown
 from fleetd.api.v2.drain_reports import HOLDS, DrainData, describe_progress, units_there
 from fleetd.model.machine import Capability, Cordon, DrainRequest, Machine, MachineMode, MachineSettings
 from fleetd.model.timespan import LONGEST_S
-from fleetd.registry.records import DECISIONS, MACHINES, PLACEMENTS, SETTINGS, STATES
+from fleetd.registry.records import DECISIONS, MACHINES, PLACEMENTS, REBOOTS, SETTINGS, STATES
 from fleetd.registry.registry import Registry
+from fleetd.scheduler.effective_machine import drain_of
 
 _REFUSALS = {
     None: "the machine is absent: drain it when it is back, or wait until its units are started elsewhere",
@@ -74,6 +75,7 @@ class Drains:
         reader = self._registry.at_one_revision()
         await refuse_unknown(reader, id_)
         settings = (await reader.get_many(SETTINGS, [(id_,)])).get((id_,))
+        reboot = (await reader.get_many(REBOOTS, [(id_,)])).get((id_,))
         placements, states = await reader.placements(id_), await reader.states(id_)
         asked = [name for name in dict.fromkeys(units) if name and "/" not in name]
         names = sorted({*units_there(id_, placements, states), *asked})
@@ -85,5 +87,5 @@ class Drains:
         ids = {id_, *(each for decision in decisions.values() for each in (decision.machine, decision.target) if each)}
         registered = await reader.get_many(MACHINES, [(each,) for each in sorted(ids)])
         machines = {key[0]: record for key, record in registered.items()}
-        drain = settings.drain if settings else None
+        drain = drain_of(settings, reboot)
         return DrainData(id_, drain, machines, decisions, placements, states, self._unix_now()), asked
