@@ -6,15 +6,14 @@ import math
 import os
 import resource
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Protocol
 
 from fleetd import __version__, aiohttp_import, metrics
 from fleetd.api.connection_limits import MAX_CONNECTIONS, OVERLOADED, RETRY_SOON, ConnectionLimiter, RequestBudget
 from fleetd.api.http import ApiError, Request, Response, render_error
-from fleetd.api.routes import Api
 from fleetd.api.sockets import (
     ListenError,
     check_exposure,
@@ -40,6 +39,16 @@ _SERVER = ("Server", f"fleetd/{__version__}")
 log = logging.getLogger(__name__)
 _protocol_log = logging.getLogger(f"{__name__}.protocol")
 _protocol_log.setLevel(logging.CRITICAL)  # malformed requests are answered with 400 and not logged
+
+
+ErrorRenderer = Callable[[int, str, tuple[tuple[str, str], ...]], Response]
+
+
+class Handler(Protocol):
+    """What a Server serves: an Api, or another protocol."""
+
+    async def handle(self, request: Request) -> Response:
+        """The response to a request."""
 
 
 class _Connection(aiohttp_import.RequestHandler):
@@ -91,7 +100,7 @@ class _Connection(aiohttp_import.RequestHandler):
         self._timer = None
         if isinstance(self.transport, asyncio.WriteTransport) and self._has_received:
             message = f"the request did not arrive within {self._client_timeout_s:g} s"
-            self.transport.write(_render_raw(render_error(408, message)))
+            self.transport.write(_render_raw(self.listener.server.render_error(408, message, ())))
         self.force_close()
 
     def handle_error(
@@ -105,7 +114,7 @@ class _Connection(aiohttp_import.RequestHandler):
         what = " ".join(message.split()) if message else "fleetd could not parse this request"
         if isinstance(exc, aiohttp_import.LineTooLong) or "Too many headers" in what:
             status = 431
-        outgoing = _render(render_error(status, what))
+        outgoing = _render(self.listener.server.render_error(status, what, ()))
         outgoing.force_close()
         return outgoing
 
@@ -167,13 +176,21 @@ def _max_connections() -> int:
 
 
 class Server:
-    """Serves an Api, which may be replaced at any time, until it is stopped."""
+    """Serves an Api, which may be replaced at any time, until it is stopped.
+
+    `render_error` makes the responses to what does not reach the Api: malformed HTTP, for example.
+    """
 
     def __init__(
-        self, api: Api, client_timeout_s: float = CLIENT_TIMEOUT_S, limiter: ConnectionLimiter | None = None
+        self,
+        api: Handler,
+        client_timeout_s: float = CLIENT_TIMEOUT_S,
+        limiter: ConnectionLimiter | None = None,
+        render_error: ErrorRenderer = render_error,
     ) -> None:
         self.api = api
         self.client_timeout_s = client_timeout_s
+        self.render_error = render_error
         self.limiter = limiter if limiter is not None else ConnectionLimiter(_max_connections())
         self._listeners = (  # of the API, and of metrics alone
             _Listener(self, self.limiter),
@@ -237,7 +254,7 @@ class Server:
                 response = await self._answer(incoming, connection, budget)
             budget.release()
             if not budget.reserve(len(response.body)):
-                response = render_error(503, OVERLOADED, RETRY_SOON)
+                response = self.render_error(503, OVERLOADED, RETRY_SOON)
             return await self._send(incoming, response)
 
     async def _send(self, incoming: aiohttp_import.BaseRequest, response: Response) -> aiohttp_import.StreamResponse:
@@ -257,20 +274,20 @@ class Server:
         self, incoming: aiohttp_import.BaseRequest, connection: _Connection, budget: RequestBudget
     ) -> Response:
         if connection.refusal:
-            return render_error(403, connection.refusal)
+            return self.render_error(403, connection.refusal, ())
         try:
             async with asyncio.timeout(self.client_timeout_s):
                 request = await _read_request(incoming, connection, budget)
         except TimeoutError:
-            return render_error(408, f"the request body did not arrive within {self.client_timeout_s:g} s")
+            return self.render_error(408, f"the request body did not arrive within {self.client_timeout_s:g} s", ())
         except ApiError as error:
-            return render_error(error.status, str(error), error.headers)
+            return self.render_error(error.status, str(error), error.headers)
         connection.listener.limiter.mark_busy(connection)
         try:
             return await self.api.handle(request)
         except Exception:  # a bug: logged, and it ends one request, not the daemon
             log.exception("cannot answer a request", extra={"method": request.method, "path": request.path})
-            return render_error(500, "internal error in fleetd: see its log, journalctl -u fleet")
+            return self.render_error(500, "internal error in fleetd: see its log, journalctl -u fleet", ())
         finally:
             connection.listener.limiter.mark_idle(connection)
 

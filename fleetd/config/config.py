@@ -68,6 +68,7 @@ class Config(msgspec.Struct, frozen=True):
     insecure: bool
     allowed_hosts: frozenset[str]
     metrics_listen: tuple[Address, ...]
+    fleetlock_listen: tuple[Address, ...]
     of_cluster: dict[str, str]
 
 

@@ -393,4 +393,12 @@ OPTIONS: tuple[ConfigOption, ...] = (
         "",
         "Where to serve only /metrics and /health, to any client: paths and HOST:PORT, separated by commas.",
     ),
+    ConfigOption(
+        "fleetlock_listen",
+        parse_listen,
+        "",
+        "Where to serve the FleetLock protocol, by which Zincati and others have a machine drained before they reboot "
+        "it: HOST:PORT, separated by commas. Anybody who can reach it and knows the id of a machine can do that. "
+        "Empty: nowhere.",
+    ),
 )

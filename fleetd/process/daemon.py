@@ -21,6 +21,7 @@ import msgspec
 from fleetd import __version__
 from fleetd.agent.agent import Agent
 from fleetd.aio import first_of
+from fleetd.api.connection_limits import ConnectionLimiter
 from fleetd.api.server import Server
 from fleetd.api.sockets import ListenError, inherited_sockets
 from fleetd.config.config import Config, ConfigError, Notice, load_config
@@ -39,6 +40,8 @@ from fleetd.systemd.protocol import ManagerUnavailable
 log = logging.getLogger(__name__)
 
 OWN_UNIT = "fleet.service"
+FLEETLOCK_CONNECTIONS = 256
+FLEETLOCK_BYTES = 16 * 1024 * 1024
 
 
 class AlreadyRunning(Exception):
@@ -97,7 +100,7 @@ class Daemon:
         lock = claim_machine(runtime_directory(self.config))
         deferred_parking.cancel(runtime_directory(self.config))
         node = await open_node(self.config)
-        server = Server(node.api)
+        server, fleetlock = Server(node.api), _serve_fleetlock(node)
         try:
             await server.start(
                 self.config.listen,
@@ -105,7 +108,10 @@ class Daemon:
                 inherited_sockets(os.environ, os.getpid()),
                 self.config.metrics_listen,
             )
+            if fleetlock is not None:
+                await fleetlock.start(self.config.fleetlock_listen, insecure=True)
         except ListenError:
+            await server.stop()
             await node.close()
             raise
         node.start()
@@ -115,14 +121,14 @@ class Daemon:
         watchdog = asyncio.create_task(_ping_watchdog())
         try:
             while await self._wait(node):
-                node = await self._replace(node, server)
+                node = await self._replace(node, server, fleetlock)
         finally:
             watchdog.cancel()
             sdnotify.notify(sdnotify.STOPPING)
             if not node.failure:
                 await node.shut_down()
             await node.close()
-            await server.stop()
+            await asyncio.gather(*(each.stop() for each in (server, fleetlock) if each is not None))
             lock.close()
         if node.failure:
             raise node.failure
@@ -132,7 +138,7 @@ class Daemon:
         await first_of(*(event.wait() for event in (self._ended, self._reload, node.finished)))
         return not (self._ended.is_set() or node.finished.is_set())
 
-    async def _replace(self, node: Node, server: Server) -> Node:
+    async def _replace(self, node: Node, server: Server, fleetlock: Server | None) -> Node:
         """Read the configuration again and replace the Node. An invalid configuration changes nothing."""
         self._reload.clear()
         sdnotify.notify(sdnotify.reloading())
@@ -144,7 +150,9 @@ class Daemon:
         else:
             _log_notices(notices)
             if _listening(config) != _listening(self.config):
-                log.warning("listen, insecure and metrics_listen take effect when fleetd is restarted")
+                log.warning(
+                    "listen, insecure, metrics_listen and fleetlock_listen take effect when fleetd is restarted"
+                )
             log_format.setup(config.verbosity)
             if config.metadata != self.config.metadata:
                 for unit, reason in (await node.predict_evictions(config.metadata)).items():
@@ -154,6 +162,8 @@ class Daemon:
             await node.close()
             node = await open_node(config, former_lease)
             server.api = node.api
+            if fleetlock is not None:
+                fleetlock.api = node.make_fleetlock()
             node.start()
             log.info("reloaded")
         sdnotify.notify(sdnotify.READY)
@@ -161,7 +171,17 @@ class Daemon:
 
 
 def _listening(config: Config) -> tuple[object, ...]:
-    return config.listen, config.insecure, config.metrics_listen
+    return config.listen, config.insecure, config.metrics_listen, config.fleetlock_listen
+
+
+def _serve_fleetlock(node: Node) -> Server | None:
+    """The server of the FleetLock protocol, not started yet; None if it is not to be served."""
+    if not node.config.fleetlock_listen:
+        return None
+    from fleetd.api.fleetlock import render_refusal  # few clusters use it
+
+    limiter = ConnectionLimiter(FLEETLOCK_CONNECTIONS, FLEETLOCK_BYTES)
+    return Server(node.make_fleetlock(), limiter=limiter, render_error=render_refusal)
 
 
 def check_config(config: Config) -> None:

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -38,6 +39,9 @@ from fleetd.scheduler.failover_delays import FailoverPolicy
 from fleetd.scheduler.reboot_policy import RebootPolicy
 from fleetd.store.protocol import Store, StoreError
 from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager
+
+if TYPE_CHECKING:
+    from fleetd.api.fleetlock import FleetLock
 
 log = logging.getLogger(__name__)
 
@@ -168,6 +172,13 @@ class Node:
             offload=self._environment.offload,
             allowed_hosts={*config.allowed_hosts, config.public_ip.lower()},
         )
+
+    def make_fleetlock(self) -> "FleetLock":
+        """What answers the FleetLock protocol, over the same store as the API."""
+        from fleetd.api.fleetlock import FleetLock  # few clusters use it
+
+        registry = Registry(self.store, self.config.etcd_key_prefix, note_read=reserve_read)
+        return FleetLock(registry, self._not_ready, self._environment.unix_now, self._environment.new_id)
 
     def start(self) -> None:
         """Start the parts."""

@@ -66,6 +66,7 @@ def test_without_any_setting_the_defaults_hold_without_notes() -> None:
         insecure=False,
         allowed_hosts=frozenset(),
         metrics_listen=(),
+        fleetlock_listen=(),
         of_cluster={},
     )
 
@@ -159,6 +160,7 @@ def test_a_retired_option_is_accepted_and_noted(name: str) -> None:
         ("max_units_bytes", "1G", 1 << 30),
         ("allowed_hosts", "M1.example, m2,", frozenset({"m1.example", "m2"})),
         ("metrics_listen", "/run/m.sock,:9353", (Address(path="/run/m.sock"), Address(port=9353))),
+        ("fleetlock_listen", "10.0.0.1:2381", (Address(host="10.0.0.1", port=2381),)),
         ("public_ip", "fe80::1%eth0", "fe80::1%eth0"),
         ("public_ip", "m1.example.org", "m1.example.org"),
         ("metadata", "a=b, c = d=e ,a=f,", {"a": "f", "c": "d=e"}),
