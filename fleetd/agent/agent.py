@@ -33,6 +33,7 @@ from fleetd.reconciler.machine_plan import plan_machine
 from fleetd.reconciler.observed import Desired, Observed, is_settled
 from fleetd.reconciler.proof import judge_health
 from fleetd.reconciler.reported_state import find_result, needs_explanation, report
+from fleetd.reconciler.socket_pairs import with_pairs
 from fleetd.registry.registry import Registry
 from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager
 
@@ -300,6 +301,7 @@ class Agent:
         if not names:
             self._store_change = StoreChange.NONE
             return
+        names = with_pairs(names, self._desired.placements, self._ledger.get)
         observed = await self._observer.observe(names)
         trust = self._assess_trust()  # the registration may have been lost during this very pass
         if trust is StoreTrust.RESTORED:

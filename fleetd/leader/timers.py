@@ -42,7 +42,7 @@ class Timers:
         liveness = self._judge(snapshot, now.clock_s, was_watched=readings == self._readings)
         self._readings = readings
         affected = set_away(snapshot, frozenset(liveness.away))
-        newly_dead = self._note_lost(liveness.dead, MachineLoss(now.clock_s, now.unix_s))
+        newly_dead = self._note_lost(liveness.dead, now)
         for machine in newly_dead:
             affected |= touch_machine(snapshot, machine)
         affected |= Affected(self._take_due(now.clock_s))
@@ -70,12 +70,14 @@ class Timers:
         )
         return judge_absences(self._absences, beats, now_s=now_s, ttl_s=self._ttl_s, interval_s=self._interval_s)
 
-    def _note_lost(self, dead: Iterable[str], loss: MachineLoss) -> list[str]:
+    def _note_lost(self, dead: Iterable[str], now: Now) -> list[str]:
         """Remember since when machines are dead, until they are back. Returns those that were not lost before."""
-        absent = {absence.machine for absence in self._absences}
-        self._lost = {machine: loss for machine, loss in self._lost.items() if machine in absent}
+        absent_s = {absence.machine: now.clock_s - absence.since_s for absence in self._absences}
+        self._lost = {machine: loss for machine, loss in self._lost.items() if machine in absent_s}
         new = [machine for machine in dead if machine not in self._lost]
-        self._lost |= dict.fromkeys(new, loss)
+        for machine in new:
+            alive = now.unix_s - absent_s[machine] - self._ttl_s
+            self._lost[machine] = MachineLoss(now.clock_s, now.unix_s, alive)
         return new
 
     def _take_due(self, now_s: float) -> Names:

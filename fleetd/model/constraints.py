@@ -5,7 +5,7 @@ Those that say how a group of units is changed are parsed in group.py.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TypeVar
 
 import msgspec
@@ -14,7 +14,7 @@ from fleetd.model.globs import Globs, share_globs
 from fleetd.model.names import UnitName, expand_specifiers, literal_prefix, matches_glob
 from fleetd.model.timespan import parse_time_span
 from fleetd.model.unit_option import UnitOption
-from fleetd.model.unitfile import WHITESPACE, join_continued
+from fleetd.model.unitfile import WHITESPACE, join_continued, list_values
 
 FLEET_SECTION = "X-Fleet"
 COREOS, OWN = "CoreOS fleet", "2.0.0"  # values of XFleetOption.since
@@ -230,6 +230,9 @@ _TRUE = frozenset({"true", "yes", "1", "on", "t"})
 _FALSE = frozenset({"false", "no", "0", "off", "f"})
 _WORDS = re.compile(f"[^{WHITESPACE}]+")
 
+# Options of [Unit]: a unit is restarted and stopped with those that it names there (systemd.unit(5)).
+RESTART_OPTIONS = ("Requires", "Requisite", "BindsTo", "PartOf")
+
 
 class Requirements(msgspec.Struct, frozen=True, gc=False):
     """What a unit requires of its machine, and what happens when that machine is lost; specifiers are expanded.
@@ -238,7 +241,9 @@ class Requirements(msgspec.Struct, frozen=True, gc=False):
     (key, alternative values), both in order of first appearance. `conflicts` and `replaces` are globs over unit names,
     `machine_of` holds unit names. `failover_delay_s` (math.inf: never fail over) and `rerun_after_failover` are None
     where the cluster's configuration applies. `template` is the service template of a socket with Accept=yes, else ''.
-    `is_oneshot`: it is a service of Type=oneshot.
+    `is_oneshot`: it is a service of Type=oneshot. `restarts_with` are the units with which it is restarted or stopped
+    as well: systemd does that for the options in RESTART_OPTIONS. `restarts` is the service that is restarted with a
+    socket (without Accept=yes, which has one service for each connection), else ''.
     `has_dropins`: the unit has some, so that its machine has to know of them.
     """
 
@@ -253,6 +258,8 @@ class Requirements(msgspec.Struct, frozen=True, gc=False):
     template: str = ""
     is_oneshot: bool = False
     has_dropins: bool = False
+    restarts_with: tuple[str, ...] = ()
+    restarts: str = ""
 
 
 _NOTHING = Requirements()
@@ -267,8 +274,30 @@ def parse_requirements(options: Iterable[UnitOption], name: UnitName) -> Require
     options = tuple(options)
     values = requirement_values(options)
     asked = _requirements({key: [expand_specifiers(item, name) for item in items] for key, items in values.items()})
-    template, oneshot = _accepted_by(options, name), _is_oneshot(options)
-    return msgspec.structs.replace(asked, template=template, is_oneshot=oneshot) if template or oneshot else asked
+    found = {
+        "template": _accepted_by(options, name),
+        "is_oneshot": _is_oneshot(options),
+        "restarts_with": unit_names(options, name, RESTART_OPTIONS),
+        "restarts": _served_by(options, name),
+    }
+    return msgspec.structs.replace(asked, **found) if any(found.values()) else asked
+
+
+def find_earlier(options: Iterable[UnitOption], name: UnitName, requirements: Requirements) -> tuple[str, ...]:
+    """The units that come before this one in a change of all: those that it requires, follows (After=, MachineOf=) or
+    is restarted with, and the socket of a service."""
+    sockets = (f"{name.full.removesuffix('.service')}.socket",) if name.suffix == "service" else ()
+    named = unit_names(options, name, (*RESTART_OPTIONS, "After"))
+    return tuple(dict.fromkeys((*named, *requirements.machine_of, *sockets)))
+
+
+def unit_names(options: Iterable[UnitOption], name: UnitName, keys: Collection[str]) -> tuple[str, ...]:
+    """The units that these options of [Unit] name, specifiers expanded."""
+    options = [option for option in options if option.section == "Unit" and option.name in keys]
+    if not options:
+        return ()
+    values = [value for key in keys for value in list_values(options, "Unit", key)]
+    return tuple(dict.fromkeys(" ".join(expand_specifiers(value, name) for value in values).split()))
 
 
 def _is_oneshot(options: Iterable[UnitOption]) -> bool:
@@ -278,10 +307,20 @@ def _is_oneshot(options: Iterable[UnitOption]) -> bool:
 
 def _accepted_by(options: Iterable[UnitOption], name: UnitName) -> str:
     """The service template that this socket starts for each connection, '' without Accept=yes (systemd.socket(5))."""
-    if name.suffix != "socket":
-        return ""
+    return f"{name.prefix}@.service" if name.suffix == "socket" and _accepts(options) else ""
+
+
+def _accepts(options: Iterable[UnitOption]) -> bool:
     accept = [option.value for option in options if (option.section, option.name) == ("Socket", "Accept")]
-    return f"{name.prefix}@.service" if accept and accept[-1].lower() in _TRUE | {"y"} else ""
+    return bool(accept) and accept[-1].lower() in _TRUE | {"y"}
+
+
+def _served_by(options: Iterable[UnitOption], name: UnitName) -> str:
+    """The service that serves the connections of this socket."""
+    if name.suffix != "socket" or _accepts(options):
+        return ""
+    named = [value for value in list_values(options, "Socket", "Service") if value]
+    return expand_specifiers(named[-1], name) if named else f"{name.full.removesuffix('.socket')}.service"
 
 
 def requirement_values(options: Iterable[UnitOption]) -> dict[str, list[str]]:

@@ -29,11 +29,16 @@ class FormerMember(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     was_available: bool = False
 
 
-class Step(msgspec.Struct, frozen=True, gc=False):
-    """A member that was given the new content, at this Unix time."""
+class Step(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """A member that was given the new content, at this Unix time, on this machine ('': it had none). `was_down`: it was
+    unavailable before, and has not been proven since. `lost_after_s`: its machine was lost so soon after that the new
+    content may be the cause."""
 
     member: Member
     at: float
+    machine: str = ""
+    was_down: bool = False
+    lost_after_s: float | None = None
 
 
 class Phase(StrEnum):

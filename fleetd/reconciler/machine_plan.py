@@ -27,6 +27,7 @@ from fleetd.reconciler.actions import (
     Write,
 )
 from fleetd.reconciler.observed import Desired, LastRun, Observed, StopProgress, is_carried_out
+from fleetd.reconciler.socket_pairs import stop_pairs
 from fleetd.reconciler.start_order import order_starts
 
 # Reasons, as the log shows them.
@@ -42,6 +43,7 @@ def plan_machine(desired: Desired, observed: Mapping[str, Observed]) -> tuple[Ac
     restarts; each by name, but starts in the order in which systemd would start the units together (start_order.py),
     and stops in the reverse order."""
     actions = [action for name in sorted(observed) for action in _plan_unit(name, desired, observed[name])]
+    actions = [*stop_pairs(actions, desired, observed)]
     jobs = [action.unit for action in actions if isinstance(action, Stop | Start | Restart)]
     placements = desired.placements
     contents = {name: placements[name].content if name in placements else Content("") for name in jobs if len(jobs) > 1}
@@ -75,6 +77,8 @@ def _plan_unit(name: str, desired: Desired, seen: Observed) -> tuple[Action, ...
             return _plan_begun_restart(name, placement, seen, seen.entry, seen.entry.restarting)
         if seen.ours and seen.busy and not seen.stopping:
             return _plan_running(name, placement, seen)
+    if _is_at_work(placement, seen):
+        return _plan_reload(name, placement, seen, "it was only loaded")
     if seen.ours and seen.busy and seen.held_hash not in ("", placement.content.hash):
         return _stop(name, seen, REPLACED, _as_stopped(seen.entry))
     if placement.target is TargetState.LOADED and _must_stop(seen):
@@ -98,7 +102,8 @@ def _stop(name: str, seen: Observed, reason: str, entry: LedgerEntry | None) -> 
 
 
 def _as_stopped(entry: LedgerEntry | None) -> LedgerEntry | None:
-    return entry and msgspec.structs.replace(entry, stopped=True)
+    # What comes next is given its own time to be proven.
+    return entry and msgspec.structs.replace(entry, stopped=True, applied=None)
 
 
 def _must_stop(seen: Observed) -> bool:
@@ -106,6 +111,14 @@ def _must_stop(seen: Observed) -> bool:
     socket or timer, another unit, an operator) started it. One that was started after its stop had ended may run."""
     was_here = seen.entry is not None and seen.entry.target is not TargetState.INACTIVE
     return was_here and seen.busy and seen.stop is not StopProgress.ENDED
+
+
+def _is_at_work(placement: Placement, seen: Observed) -> bool:
+    """True if a rollout, which asks for a proof, changes a loaded unit that something else has started: that may
+    finish."""
+    was_loaded = seen.entry is not None and seen.entry.target is TargetState.LOADED
+    is_rolled_out = placement.target is TargetState.LOADED and placement.prove_after_s is not None
+    return was_loaded and is_rolled_out and seen.ours and seen.busy
 
 
 # A placement that was carried out.
@@ -184,15 +197,20 @@ def _has_completed_before(placement: Placement, entry: LedgerEntry | None) -> bo
 def _plan_running(name: str, placement: Placement, seen: Observed) -> tuple[Action, ...]:
     """Do as little as the new content, or a requested restart, demands: record, daemon-reload or restart."""
     wanted = placement.content.hash
-    applied = seen.entry.applied if seen.entry else None
-    done = LedgerEntry(placement.generation, placement.target, wanted, applied=applied)
-    write_reason = REPLACED if seen.hash else "its unit file is missing"
     kind, cause = _find_impact(placement, seen, wanted)
+    if kind is not Impact.RESTART:
+        return _plan_reload(name, placement, seen, cause)
     base = seen.entry or LedgerEntry(0, placement.target, seen.hash)
-    if kind is Impact.RESTART:
-        entry = msgspec.structs.replace(base, restarting=Restarting(placement.generation, placement.target))
-        write = [Write(name, write_reason, placement.content, entry)] if seen.hash != wanted else []
-        return (*write, Restart(name, cause, entry))
+    entry = msgspec.structs.replace(base, restarting=Restarting(placement.generation, placement.target))
+    write = [Write(name, _reason_to_write(seen), placement.content, entry)] if seen.hash != wanted else []
+    return (*write, Restart(name, cause, entry))
+
+
+def _plan_reload(name: str, placement: Placement, seen: Observed, cause: str) -> tuple[Action, ...]:
+    """Have systemd read the new content, with the unit running on."""
+    wanted = placement.content.hash
+    base = seen.entry or LedgerEntry(0, placement.target, seen.hash)
+    done = LedgerEntry(placement.generation, placement.target, wanted, applied=base.applied)
     if seen.hash == wanted:
         if base.reload:
             return (Reload(name, UNREAD, done, base.reloads_unit),)
@@ -200,7 +218,11 @@ def _plan_running(name: str, placement: Placement, seen: Observed) -> tuple[Acti
     reloads_unit = placement.update is UpdateAction.RELOAD and seen.hash != ""
     due = msgspec.structs.replace(base, reload=True, reloads_unit=reloads_unit)
     reload = Reload(name, f"it keeps running: {cause}", done, reloads_unit)
-    return (Write(name, write_reason, placement.content, due), reload)
+    return (Write(name, _reason_to_write(seen), placement.content, due), reload)
+
+
+def _reason_to_write(seen: Observed) -> str:
+    return REPLACED if seen.hash else "its unit file is missing"
 
 
 def _find_impact(placement: Placement, seen: Observed, wanted: str) -> tuple[Impact, str]:

@@ -18,6 +18,7 @@ from fleetd.model.quota import Usage
 from fleetd.model.reboot import Reboot, RebootRequest
 from fleetd.model.rollout import Apply, Command, Rollout
 from fleetd.model.unit import Unit, UnitState
+from fleetd.scheduler.relations import restarted_along
 from fleetd.scheduler.snapshot import Snapshot
 
 T = TypeVar("T")
@@ -78,14 +79,14 @@ def set_placement(snapshot: Snapshot, machine: str, name: str, placement: Placem
 
 
 def set_state(snapshot: Snapshot, machine: str, name: str, state: UnitState | None) -> Affected:
-    """Affects the unit if anything that the leader decides by is different."""
+    """Affects the unit, and those that are restarted with it, if anything that the leader decides by is different."""
     if not _has_suffix(name):
         return Affected()
     former = snapshot.states.get(name, {}).get(machine)
     snapshot.set_state(machine, name, state)
     if _relevant(former) == _relevant(state) and not _is_superseded(snapshot, name):
         return Affected()
-    return _narrow(snapshot, machine, {name: None})
+    return _narrow(snapshot, machine, {name: None} | restarted_along(snapshot, name, machine))
 
 
 def set_decision(snapshot: Snapshot, name: str, decision: Decision | None) -> Affected:
@@ -140,7 +141,7 @@ def set_usage(snapshot: Snapshot, usage: Usage | None) -> Affected:
 
 def set_rollout(snapshot: Snapshot, group: str, rollout: Rollout | None) -> Affected:
     """Affects the units that the rollout changes."""
-    _set(snapshot.rollouts, group, rollout)
+    snapshot.set_rollout(group, rollout)
     return Affected(dict(snapshot.rolling.get(group, {})))
 
 

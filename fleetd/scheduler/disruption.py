@@ -4,7 +4,7 @@ While MaxUnavailable= members of a group are unavailable, for whatever cause, no
 serves all controllers of a pass, so that no two of them disturb the last member that may be.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 import msgspec
 
@@ -13,10 +13,12 @@ from fleetd.model.ordered import Names
 from fleetd.model.placement import Placement
 from fleetd.model.reason import BudgetWait, Unavailability, UnavailableMember
 from fleetd.model.unit import Proof, TargetState, UnitState
+from fleetd.scheduler.relations import restarted_before
 from fleetd.scheduler.snapshot import Snapshot
 from fleetd.scheduler.unit_plan import UnitPlanBuilder
 
 LISTED = 3  # members that a BudgetWait names
+_ACTIVE = ("active", "reloading")
 
 Member = tuple[str, str]  # (unit, machine); '' for a unit that is on no machine
 
@@ -82,14 +84,14 @@ class DisruptionBudget:
         group = self._count(unit)
         why = group.units.get(unit, {}).get((unit, machine))
         state = self._snapshot.states.get(unit, {}).get(machine)
-        runs = state is not None and state.active in ("active", "reloading")
+        runs = state is not None and state.active in _ACTIVE
         if why not in (Unavailability.UNREPORTED, Unavailability.UNPROVEN) or not runs:
             return self.may_disturb(unit, machine)
         limit = group.options.unavailable_limit(group.size)
-        return None if group.unavailable <= limit else self._describe_wait(group, limit, besides=((unit, machine),))
+        return None if group.unavailable <= limit else self._describe_wait(group, limit, besides=[(unit, machine)])
 
     @staticmethod
-    def _describe_wait(group: _Group, limit: int, besides: Sequence[Member] = ()) -> BudgetWait:
+    def _describe_wait(group: _Group, limit: int, besides: Collection[Member] = ()) -> BudgetWait:
         listed = [
             UnavailableMember(*member, why)
             for members in group.units.values()
@@ -104,17 +106,17 @@ class DisruptionBudget:
         self._spent[unit, machine] = None
         self._count(unit).mark((unit, machine), Unavailability.DISTURBED)
 
-    def spend_all(self, members: Sequence[Member]) -> BudgetWait | None:
-        """These members, all that are on one machine, go down together: spend the budget for them, or for none if one
-        has to wait. Where a group has more of them than may be unavailable, all its others have to be available."""
-        down = frozenset(members)
-        for unit, machine in members:
+    def spend_all(self, members: Collection[Member]) -> BudgetWait | None:
+        """These members go down together: spend the budget for them, or for none if one has to wait. Where a group has
+        more of them than may be unavailable, all its others have to be available."""
+        for unit in dict.fromkeys(unit for unit, _ in members):
             group = self._count(unit)
-            here = {member: why for names in group.units.values() for member, why in names.items() if member in down}
+            found = {each: group.units.get(each[0], {}) for each in members}
+            here = {each: known[each] for each, known in found.items() if each in known}
             others = group.unavailable - _count_unavailable(here)
             limit = group.options.unavailable_limit(group.size)
-            if others and others + len(here) > limit and self.unavailability(unit, machine) is None:
-                return self._describe_wait(group, limit, besides=tuple(here))
+            if others and others + len(here) > limit and None in here.values():
+                return self._describe_wait(group, limit, besides=here)
         for unit, machine in members:
             self.spend(unit, machine)
         return None
@@ -180,7 +182,20 @@ class DisruptionBudget:
             return Unavailability.LEAVING
         if effective.goes_down:
             return Unavailability.REBOOTS
-        return judge_member(placement, self._snapshot.states.get(name, {}).get(machine))
+        why = judge_member(placement, self._snapshot.states.get(name, {}).get(machine))
+        return Unavailability.DISTURBED if why is None and self._is_restarted_along(name, machine) else why
+
+    def _is_restarted_along(self, name: str, machine: str) -> bool:
+        """True while a unit with which this one is restarted runs and has an order to carry out: the restart may be yet
+        to come."""
+        if not self._snapshot.restarting_others:
+            return False  # most clusters
+        for other in restarted_before(self._snapshot, name, machine):
+            state = self._snapshot.states.get(other, {}).get(machine)
+            order = self._snapshot.placements[other][machine]
+            if state is not None and state.active in _ACTIVE and not _is_carried_out(order, state):
+                return True
+        return False
 
 
 def judge_member(placement: Placement, state: UnitState | None) -> Unavailability | None:
@@ -188,7 +203,7 @@ def judge_member(placement: Placement, state: UnitState | None) -> Unavailabilit
     available."""
     if state is None or state.outdated or not _is_carried_out(placement, state):
         return Unavailability.UNREPORTED
-    if state.active not in ("active", "reloading") and not state.completed:
+    if state.active not in _ACTIVE and not state.completed:
         return Unavailability.INACTIVE
     if placement.prove_after_s is None:
         return None

@@ -5,7 +5,7 @@ member may run follows from that (`MemberContents` in model/rollout.py); control
 """
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum, auto
 
 import msgspec
@@ -43,7 +43,7 @@ _SETTLED = (Progress.PROVEN, Progress.FAILED, Progress.ABSENT)
 
 class MemberView(msgspec.Struct, frozen=True, gc=False):
     """What is seen of one member. `where` is its machine, `why` the cause of a failure. `is_changed`: the rollout
-    changes its content, and does not only restart it."""
+    changes its content, and does not only restart it. `is_down`: it is known not to be available."""
 
     member: Member
     progress: Progress
@@ -51,9 +51,11 @@ class MemberView(msgspec.Struct, frozen=True, gc=False):
     where: str = ""
     why: str = ""
     is_changed: bool = True
+    is_down: bool = False
 
 
-MayDisturb = Callable[[MemberView], Collection[str]]  # the units that forbid it, none if it may
+# None: the member may be disturbed. Else the units that forbid it; () if it only waits for its turn.
+MayDisturb = Callable[[MemberView], Collection[str] | None]
 
 
 def assess(
@@ -79,6 +81,22 @@ def assess(
 def is_as_asked(placement: Placement | None, wanted: Content, generation: int) -> bool:
     """True if the machine is told to run this content of this generation."""
     return placement is not None and placement.content == wanted and placement.generation >= generation
+
+
+def note_lost(rollout: Rollout, deaths: Mapping[str, tuple[float, float]], settle_s: float) -> Rollout:
+    """Note the members whose machine was lost so soon after their step that the new content may be the cause.
+    `deaths`: of each dead machine, between which Unix times it has died."""
+    if not deaths or rollout.is_over:
+        return rollout
+    steps = tuple(_note_death(step, deaths, settle_s) if step.machine in deaths else step for step in rollout.steps)
+    return replace(rollout, steps=steps) if steps != rollout.steps else rollout
+
+
+def _note_death(step: Step, deaths: Mapping[str, tuple[float, float]], settle_s: float) -> Step:
+    earliest, latest = deaths[step.machine]
+    if step.lost_after_s is None and earliest <= step.at + settle_s and step.at <= latest:
+        return replace(step, lost_after_s=round(latest - step.at, 1))
+    return step
 
 
 def obey(rollout: Rollout, command: Command | None, now_s: float) -> Rollout:
@@ -108,13 +126,15 @@ def advance(
         return _catch_up(rollout, views, may_disturb)
     if rollout.is_over or rollout.pause is not None:
         return rollout
-    rollout = _accept(_note_new(rollout, views, now_s), views)
+    rollout = _accept(_note_proven(_note_new(rollout, views, now_s), views), views)
     if rollout.phase is Phase.REVERTING:
         return _revert(rollout, views, options, may_disturb, now_s)
     failed = _failures(rollout, views)
     if len(failed) > options.tolerate.of(len(views)) and options.on_failure is not UpdateFailure.CONTINUE:
         reverts = options.on_failure is UpdateFailure.REVERT and any(view.is_changed for view in views)
-        return _stop(rollout, failed[0], now_s, reverts=reverts)
+        stopped = _stop(rollout, failed[0], now_s, reverts=reverts)
+        # At once: a member that fails over must not take content along that may have killed its machine.
+        return _revert(stopped, views, options, may_disturb, now_s) if stopped.pause is None else stopped
     if all(view.progress in _SETTLED for view in views):
         given = {step.member for step in rollout.steps}
         absent = {view.member for view in views if view.progress is Progress.ABSENT and view.where} - given
@@ -161,9 +181,10 @@ def next_due(rollout: Rollout, options: GroupOptions) -> float | None:
 
 
 def _failures(rollout: Rollout, views: Sequence[MemberView]) -> list[MemberView]:
-    """The members whose failure counts: not those that were unavailable before, and not those that an operator
-    accepted."""
-    excused = {former.member for former in rollout.former if not former.was_available} | set(rollout.accepted)
+    """The members whose failure counts: not those that were unavailable before their step and ever since, and not those
+    that an operator accepted."""
+    excused = {step.member for step in rollout.steps if step.was_down and step.lost_after_s is None}
+    excused |= set(rollout.accepted)
     return [view for view in views if view.progress is Progress.FAILED and view.member not in excused]
 
 
@@ -173,7 +194,18 @@ def _note_new(rollout: Rollout, views: Sequence[MemberView], now_s: float) -> Ro
     new = [view.member for view in views if view.member not in known and view.member not in rollout.reverted]
     if not new or rollout.phase is not Phase.RUNNING:
         return rollout
-    return replace(rollout, steps=(*rollout.steps, *(Step(member, now_s) for member in new)))
+    where = {view.member: view.where for view in views}
+    return replace(rollout, steps=(*rollout.steps, *(Step(member, now_s, where[member]) for member in new)))
+
+
+def _note_proven(rollout: Rollout, views: Sequence[MemberView]) -> Rollout:
+    """The failures of members that were down before their step count once they have been proven."""
+    down = {step.member for step in rollout.steps if step.was_down}
+    proven = {view.member for view in views if view.member in down and view.progress is Progress.PROVEN}
+    if not proven:
+        return rollout
+    steps = (replace(step, was_down=False) if step.member in proven else step for step in rollout.steps)
+    return replace(rollout, steps=tuple(steps))
 
 
 def _accept(rollout: Rollout, views: Sequence[MemberView]) -> Rollout:
@@ -200,16 +232,27 @@ def _roll(
     rollout: Rollout, views: Sequence[MemberView], options: GroupOptions, may_disturb: MayDisturb, now_s: float
 ) -> Rollout:
     """Give the new content to as many members as may be disturbed: those first that are unavailable anyway."""
-    canaries, _ = options.count_canaries(len(views))
-    if canaries and not rollout.is_continued and len(rollout.steps) >= canaries:
+    allowed = count_allowed(rollout, len(views), options)
+    if not allowed:
         return _wait_at_canaries(rollout, views, options, now_s)
-    allowed = canaries - len(rollout.steps) if canaries and not rollout.is_continued else len(views)
-    waiting = [view for view in views if view.progress is Progress.WAITING]
+    given = {step.member for step in rollout.steps}
+    waiting = [view for view in views if view.progress is Progress.WAITING and view.member not in given]
     granted, blockers = _ask(waiting, allowed, may_disturb)
     if granted:
-        steps = (*rollout.steps, *(Step(view.member, now_s) for view in granted))
-        return replace(rollout, steps=steps, changed=now_s)
+        return give(rollout, granted, now_s)
     return _pause_if_blocked(rollout, views, blockers, options.deadline_s, now_s)
+
+
+def count_allowed(rollout: Rollout, size: int, options: GroupOptions) -> int:
+    """How many of `size` members may be given the new content before the canaries are waited for."""
+    canaries, _ = options.count_canaries(size)
+    return max(0, canaries - len(rollout.steps)) if canaries and not rollout.is_continued else size
+
+
+def give(rollout: Rollout, views: Sequence[MemberView], now_s: float) -> Rollout:
+    """Give these members the new content."""
+    steps = (Step(view.member, now_s, view.where, was_down=view.is_down) for view in views)
+    return replace(rollout, steps=(*rollout.steps, *steps), changed=now_s)
 
 
 def _ask(
@@ -222,10 +265,10 @@ def _ask(
         if len(granted) >= allowed:
             break
         forbidding = may_disturb(view)
-        if forbidding:
-            blockers |= dict.fromkeys(forbidding)
-        else:
+        if forbidding is None:
             granted.append(view)
+        else:
+            blockers |= dict.fromkeys(forbidding)
     return granted, tuple(blockers)
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from fleetd.model.cluster_settings import ClusterSettings
-from fleetd.model.constraints import Requirements, parse_requirements
+from fleetd.model.constraints import Requirements, find_earlier, parse_requirements
 from fleetd.model.content import Content
 from fleetd.model.group import GroupOptions, group_of, parse_group_options
 from fleetd.model.machine import DrainRequest, Machine, MachineSettings
@@ -34,10 +34,12 @@ R = TypeVar("R", Unit | None, Placement | None)
 
 
 class MachineLoss(msgspec.Struct, frozen=True):
-    """A machine was judged dead at `since_s` on the leader's clock, and at `at` in Unix time."""
+    """A machine was judged dead at `since_s` on the leader's clock, and at `at` in Unix time. It may have died at any
+    moment after `alive` (Unix time)."""
 
     since_s: float
     at: float
+    alive: float = 0.0
 
 
 @lru_cache(maxsize=32768)
@@ -47,7 +49,20 @@ def requirements_of(content: Content, name: str) -> Requirements:
         asked = parse_requirements(content.options(), parse_name(name))
     except UnitFileError:
         return Requirements()
-    return msgspec.structs.replace(asked, has_dropins=True) if content.dropins else asked
+    return _share(msgspec.structs.replace(asked, has_dropins=True) if content.dropins else asked)
+
+
+def _find_earlier(content: Content, name: str) -> tuple[str, ...]:
+    try:
+        return find_earlier(content.options(), parse_name(name), requirements_of(content, name))
+    except UnitFileError:
+        return ()
+
+
+@lru_cache(maxsize=1024)
+def _share(requirements: Requirements) -> Requirements:
+    """These requirements, as one object for all units that have them: units of one kind name the same others."""
+    return requirements
 
 
 @lru_cache(maxsize=256)
@@ -57,6 +72,11 @@ def _group_options_of(content: Content) -> GroupOptions:
         return parse_group_options(content.options())
     except UnitFileError:
         return GroupOptions()
+
+
+def is_later(unit: Unit, rollout: Rollout) -> bool:
+    """True if the unit was changed by a request that is later than the rollout."""
+    return unit.generation > rollout.generation and unit.rollout != rollout.id
 
 
 def _placed_requirements(content: Content, name: str) -> Requirements:
@@ -110,11 +130,14 @@ class Snapshot:
         self.needing_reboot: Names = {}  # registered machines that say that they want to be rebooted
         self.moving: Names = {}  # units that move to another machine, and have still to stop
         self.units_of_rollout: dict[str, Names] = {}  # id of a rollout → the units that name it
+        self.under_way: Names = {}  # groups with a rollout that is not over, or is to begin, and perhaps others
+        self.restarting_others: dict[str, int] = {}  # unit → how many placed units are restarted with it
         self._followers: dict[str, Names] = {}  # peer → the units that name it in MachineOf
         self._sockets: dict[str, Names] = {}  # template → the sockets that start instances of it for connections
         self._instances: dict[str, Names] = {}  # template → its instances
         self._machines_with: dict[str, Names] = {}  # template → the machines that hold instances of it
         self._requirements: dict[str, Requirements] = {}
+        self._earlier: dict[str, tuple[str, ...]] = {}  # unit → comes_after; while rollouts are under way
         self._machine_index: MachineIndex | None = None
         self._gone: Names = {}  # not registered, but with placements or a stored session
         self._unsynced: Names = {}  # machines that have not been planned for in their session
@@ -178,6 +201,10 @@ class Snapshot:
         followers = self._followers.get(name)
         return bound | followers if followers else bound
 
+    def followers(self, name: str) -> Names:
+        """The units that name this one in MachineOf=."""
+        return self._followers.get(name, {})
+
     def with_colocated(self, names: Iterable[str]) -> list[str]:
         """These units; the unplaced ones, and those on absent machines, that MachineOf= joins to them, directly or
         through others; and the templates of sockets among them. In order."""
@@ -190,12 +217,12 @@ class Snapshot:
         templates = (self.requirements(name).template for name in list(found) if name in self.units)
         return sorted(found | dict.fromkeys(filter(None, templates)))
 
-    def rolling_with(self, names: Iterable[str]) -> Names:
-        """The units that a rollout changes together with these: what happens to one decides when the next may be
-        changed."""
-        groups = {group_of(name): None for name in names} if self.rolling else {}
-        rolling = (self.rolling[group] for group in groups if self.rolling.get(group) and self.is_rolling(group))
-        return {name: None for found in rolling for name in found}
+    def comes_after(self, name: str) -> tuple[str, ...]:
+        """The units that are to be changed before this one where they are on its machine (find_earlier)."""
+        found = self._earlier.get(name)
+        if found is None:
+            found = self._earlier[name] = _find_earlier(self.units[name].content, name)
+        return found
 
     def drain_request(self, machine: str) -> DrainRequest | None:
         """How the machine is drained; None: it is not."""
@@ -228,10 +255,11 @@ class Snapshot:
         """True if the group has a rollout that is not over, or that is done but for absent members, or is to have
         one."""
         rollout = self.rollouts.get(group)
+        if not self.rolling.get(group):
+            return False
         if rollout is None or not rollout.is_over or (rollout.phase is Phase.DONE and rollout.former):
             return True
-        units = (self.units[name] for name in self.rolling[group])
-        return any(unit.generation > rollout.generation and unit.rollout != rollout.id for unit in units)
+        return any(is_later(self.units[name], rollout) for name in self.rolling[group])
 
     def is_restored_since(self, rollout: Rollout) -> bool:
         """True if the store was restored since the rollout was written: what it was doing may lie hours back."""
@@ -392,24 +420,43 @@ class Snapshot:
             _mark(self._sockets.setdefault(requirements.template, {}), name, belongs)
         _mark(self.global_units, name, belongs and requirements.is_global)
 
+    def set_rollout(self, group: str, rollout: Rollout | None) -> None:
+        """Set the rollout of a group."""
+        _set(self.rollouts, group, rollout)
+        _mark(self.under_way, group, self.is_rolling(group))
+        if not self.under_way:
+            self._earlier.clear()
+
     def _index_rollout(self, unit: Unit, *, belongs: bool) -> None:
+        self._earlier.pop(unit.name, None)
         if unit.rollout:
-            _mark(self.rolling.setdefault(group_of(unit.name), {}), unit.name, belongs)
+            group = group_of(unit.name)
+            _mark(self.rolling.setdefault(group, {}), unit.name, belongs)
             _mark(self.units_of_rollout.setdefault(unit.rollout, {}), unit.name, belongs)
+            rollout = self.rollouts.get(group)
+            if belongs and (rollout is None or is_later(unit, rollout)):
+                self.under_way[group] = None
 
     def _refresh_occupant(self, machine: str, name: str) -> None:
         """Have the unit among the occupants of the machine if it is placed there, or is to move there."""
         occupancy = self.occupancies.setdefault(machine, Occupancy())
         placement, decision = self.placements.get(name, {}).get(machine), self.decisions.get(name)
+        self._count_restarted_with(occupancy.units.get(name), -1)
         occupancy.discard(name)
         if placement is not None and placement.occupies:
             occupancy.add(name, _placed_requirements(placement.content, name), staying=placement.is_active)
         elif decision is not None and decision.target == machine and name in self.units:
             occupancy.add(name, self.requirements(name), staying=True)
+        self._count_restarted_with(occupancy.units.get(name), 1)
         _mark(self.with_replacers, machine, bool(occupancy.replaces))
         template = template_of(name)
         if template:
             _mark(self._machines_with.setdefault(template, {}), machine, template in occupancy.templates)
+
+    def _count_restarted_with(self, requirements: Requirements | None, difference: int) -> None:
+        for other in requirements.restarts_with if requirements is not None else ():
+            count = self.restarting_others.get(other, 0) + difference
+            _set(self.restarting_others, other, count or None)
 
     def _refresh_session(self, machine: str) -> None:
         record = self.machines.get(machine)

@@ -81,6 +81,7 @@ class UnitPlanBuilder(msgspec.Struct, eq=False, gc=False):
     eviction: Eviction | None = None  # why it may not stay where it was
     held: Mapping[str, Content] = _NONE  # by machine, '' for all: content kept instead of the unit's, by a rollout
     proofs: Mapping[str, ProofRequest] = _NONE  # by machine, '' for all: asked for by a rollout, a drain or a move
+    ended: Mapping[str, None] = _NONE  # machines, '' for all: a oneshot that a rollout reverted is not run again there
     acts_at_once: bool = False  # it was started, stopped or restarted since its rollout began: with held content, too
 
     @classmethod
@@ -143,13 +144,16 @@ class UnitPlanBuilder(msgspec.Struct, eq=False, gc=False):
             content.text,
             self.target,
             unit.generation,
-            completed=self.completed == unit.generation,
+            completed=self.completed == unit.generation or self._is_ended(machine),
             restart_of=unit.restart_of if held is None or self.acts_at_once else 0,
             dropins=content.dropins,
             prove_after_s=proof.after_s if proof else None,
             prove_within_s=proof.within_s if proof else None,
             update=self._update_on(former, content),
         )
+
+    def _is_ended(self, machine: str) -> bool:
+        return not self.acts_at_once and (machine in self.ended or "" in self.ended)
 
     def _update_on(self, former: Placement | None, content: HasContent) -> UpdateAction:
         """What the machine is to do about changed content: it may not have carried out the last change yet."""

@@ -88,3 +88,23 @@ def assert_pair_works(operator: Operator) -> None:
     for unit in TRIGGERED:
         machine = operator.machine_of(LEADS[unit])
         operator.cluster.wait_until(f"{LEADS[unit]} triggers {unit}", (machine.root / f"var/lib/{unit}").exists)
+
+
+def test_a_socket_that_is_changed_while_its_service_runs_listens_as_changed_and_the_service_runs(
+    operator: Operator,
+) -> None:
+    """systemd refuses to start a socket whose service runs."""
+    paths = [f"/run/talk-{number}.sock" for number in (1, 2)]
+    sockets = [f"[Socket]\nListenStream={path}\nService=talk.service\n" for path in paths]
+    service = with_fleet("MachineOf=talk.socket", service=SLEEPER)
+    operator.cluster.fleetctl("load", *operator.write({"talk.socket": sockets[0], "talk.service": service}))
+    operator.cluster.fleetctl("start", "talk.socket")
+    operator.cluster.fleetctl("start", "talk.service")
+    operator.wait_until_placed("talk.service", "talk.socket")
+    before = operator.pids("talk.service")
+    machine = operator.machine_of("talk.socket")
+    operator.start({"talk.socket": sockets[1]}, "--replace")
+    operator.wait_until_placed("talk.service", "talk.socket")
+    assert "talk-2.sock" in machine.run(["systemctl", "show", "-P", "Listen", "talk.socket"]).stdout
+    assert machine.run(["systemctl", "is-active", "talk.socket"]).stdout.strip() == "active"
+    assert operator.pids("talk.service") != before

@@ -201,7 +201,7 @@ class Cluster:
 
     def _observe(self, snapshot: Snapshot, overdue: frozenset[tuple[str, str]]) -> None:
         """Set since when machines are lost and allocations superseded, as the leader observes it."""
-        loss = MachineLoss(self.clock_s, NOON + self.clock_s)
+        loss = MachineLoss(self.clock_s, NOON + self.clock_s, NOON + self.clock_s)
         dead = [machine for machine in snapshot.absent() if machine not in self.away]
         snapshot.lost = {machine: self.snapshot.lost.get(machine, loss) for machine in dead}
         long_ago_s = self.clock_s - self.policy.handover_timeout_s

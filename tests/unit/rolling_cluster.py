@@ -1,5 +1,7 @@
 """A cluster whose units have contents that can be good or bad, and whose agents prove or fail them in two steps."""
 
+from collections.abc import Mapping
+
 from msgspec.structs import replace
 
 from fleetd.model.content import Content
@@ -14,14 +16,15 @@ GROUP = "w@.service"
 BAD = "bad"  # in the text of a content that does not become healthy
 
 
-def text_of(word: str, fleet: str = "") -> str:
-    """A unit file whose content is told by this word."""
-    return f"[Service]\nExecStart=/bin/{word}\n[X-Fleet]\n{fleet}\n"
+def text_of(word: str, fleet: str = "", unit: str = "") -> str:
+    """A unit file whose content is told by this word. `unit` is its section [Unit], `fleet` its section [X-Fleet]."""
+    return f"[Unit]\n{unit}\n[Service]\nExecStart=/bin/{word}\n[X-Fleet]\n{fleet}\n"
 
 
 class RollingCluster(Cluster):
     """`running` is what runs, by (machine, unit). While it is `broken`, whatever is started crashes; `started` are the
-    names of the units in the order in which they were started."""
+    names of the units in the order in which they were started, `restarted_along` those that systemd restarted because
+    another unit was."""
 
     def __init__(self, machines: int = 3) -> None:
         super().__init__()
@@ -31,14 +34,20 @@ class RollingCluster(Cluster):
         self.requests = 0
         self.broken = False
         self.started: list[str] = []
+        self.restarted_along: list[str] = []
         self._crashed: set[tuple[str, str]] = set()
+        self._restarting: set[tuple[str, str]] = set()
 
-    def request(self, word: str, *names: str, fleet: str = "", complete: bool = True) -> str:
+    def request(self, word: str, *names: str, fleet: str = "", unit: str = "", complete: bool = True) -> str:
         """An operator applies this content to these units. Returns the id of the request."""
+        return self.request_texts(dict.fromkeys(names, text_of(word, fleet, unit)), complete=complete)
+
+    def request_texts(self, texts: Mapping[str, str], *, complete: bool = True) -> str:
+        """An operator applies these unit files. Returns the id of the request."""
         self.requests += 1
         request = f"r{self.requests}"
-        for name in names:
-            self.write(UNITS, (name,), Unit(name, text_of(word, fleet), LAUNCHED, rollout=request))
+        for name, text in texts.items():
+            self.write(UNITS, (name,), Unit(name, text, LAUNCHED, rollout=request))
         if complete:
             self.complete(request)
         return request
@@ -101,15 +110,32 @@ class RollingCluster(Cluster):
         former = self.running.get(key)
         is_new = former is None or former.content != content or placement.restart_of >= former.generation
         self.running[key] = placement
+        if is_new and placement.completed:  # a oneshot that is not to run again
+            self._crashed.discard(key)
+            return UnitState("loaded", "inactive", "", content.hash, LAUNCHED, placement.generation, completed=True)
         if is_new:
             self.started.append(placement.unit)
             self._crashed = self._crashed | {key} if self.broken else self._crashed - {key}
+        if is_new and former is not None:
+            self._restart_along(*key)
+        elif key in self._restarting:
+            self._restarting.discard(key)
+            self.restarted_along.append(placement.unit)
+            return UnitState("loaded", "activating", "", content.hash, placement.target, placement.generation)
         is_bad = BAD in content.text or key in self._crashed
         active = "activating" if is_new else "failed" if is_bad else "active"
         state = UnitState("loaded", active, "", content.hash, placement.target, placement.generation)
         if placement.prove_after_s is None or is_new:
             return state
         return replace(state, proof=Proof(placement.generation, content.hash, failed="it crashed" if is_bad else ""))
+
+    def _restart_along(self, machine: str, name: str) -> None:
+        """systemd restarts the units that require this one."""
+        for (where, other), placement in self.running.items():
+            words = placement.content.text.partition("Requires=")[2].partition("\n")[0].split()
+            if where == machine and name in words and (where, other) not in self._restarting:
+                self._restarting.add((where, other))
+                self._restart_along(machine, other)
 
     def run_agents(self) -> bool:
         """Every agent takes one step for each of its units; returns whether there was anything to do."""

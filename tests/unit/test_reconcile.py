@@ -5,7 +5,7 @@ import pytest
 
 from fleetd.model.content import Content
 from fleetd.model.placement import Placement
-from fleetd.model.unit import UnitState
+from fleetd.model.unit import TargetState, UnitState
 from fleetd.reconciler.actions import LedgerEntry, Record, Start, Stop, Write
 from fleetd.reconciler.after_restore import is_orphan_still, plan_adoption
 from fleetd.reconciler.machine_plan import REPLACED, plan_machine
@@ -31,6 +31,13 @@ from tests.unit.reconcile_builder import (
 WITHDRAWN = placed(INACTIVE)
 RAN = LastRun(invocation="1", result="success", oneshot=True)
 FORGOTTEN = LastRun(result="success", oneshot=True)
+
+
+def rolled_out(target: TargetState, generation: int) -> Placement:
+    """A placement of a rollout, which asks for a proof."""
+    return msgspec.structs.replace(placed(target, generation), prove_after_s=10.0)
+
+
 TABLE = [
     # A unit that is to be removed.
     ("a_withdrawn_unit_that_runs_is_stopped", WITHDRAWN, here("active"), "Stop"),
@@ -80,6 +87,24 @@ TABLE = [
     ("what_runs_here_without_an_entry_is_recorded_as_loaded", placed(LOADED), here("active"), "Record"),
     ("replacing_a_loaded_unit_writes_it", placed(LOADED, 6), here(hash_=OLD_HASH, entry=entry(LOADED)), "Write Record"),
     ("replacing_what_a_timer_runs_stops_it_first", placed(LOADED, 6), here("active", hash_=OLD_HASH), "Stop"),
+    (
+        "what_a_timer_runs_finishes_in_a_rollout",
+        rolled_out(LOADED, 6),
+        here("active", hash_=OLD_HASH, entry=entry(LOADED, hash_=OLD_HASH)),
+        "Write Reload",
+    ),
+    (
+        "what_a_timer_runs_finishes_in_a_rollout_after_a_crash",
+        rolled_out(LOADED, 6),
+        here("active", entry=entry(LOADED, hash_=OLD_HASH, reload=True)),
+        "Reload",
+    ),
+    (
+        "what_was_launched_until_a_rollout_is_stopped",
+        rolled_out(LOADED, 6),
+        here("active", hash_=OLD_HASH, entry=entry(hash_=OLD_HASH)),
+        "Stop",
+    ),
     # A unit that is to be launched.
     ("a_launched_unit_without_a_file_is_written_and_started", placed(), Observed(), "Write Start"),
     ("a_file_that_is_here_without_an_entry_is_started", placed(), here(), "Start"),

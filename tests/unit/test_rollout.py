@@ -1,5 +1,7 @@
 """What a rollout does next, from how far its members have got."""
 
+from collections.abc import Iterable
+
 import pytest
 from msgspec.structs import replace
 
@@ -23,7 +25,7 @@ from fleetd.model.rollout import (
     render_rollout,
 )
 from fleetd.model.unit import Proof, TargetState, UnitState
-from fleetd.scheduler.rollout_steps import MemberView, Progress, advance, assess, next_due, obey
+from fleetd.scheduler.rollout_steps import MemberView, Progress, advance, assess, next_due, note_lost, obey
 from tests.unit.cluster_builder import LAUNCHED, LOADED
 
 NOW_S = 1000.0
@@ -40,17 +42,20 @@ STATES = {
 }
 
 
-def rollout(*, steps: str = "", **fields: object) -> Rollout:
-    """A rollout over w@1 to w@3, which all ran the old content. `steps` are the numbers of those changed already."""
+def rollout(*, steps: Iterable[str | Step] = "", **fields: object) -> Rollout:
+    """A rollout over w@1 to w@3, which all ran the old content. `steps` are those changed already, or their
+    numbers."""
     former = tuple(FormerMember(member, 0, was_available=True) for member in (ONE, TWO, THREE))
-    stepped = tuple(Step(Member(f"w@{number}.service"), 900.0) for number in steps)
+    stepped = tuple(s if isinstance(s, Step) else Step(Member(f"w@{s}.service"), 900.0, f"m{s}") for s in steps)
     return replace(Rollout("r1", 5, changed=900.0, contents=(OLD,), former=former, steps=stepped), **fields)
 
 
 def views(*states: str) -> list[MemberView]:
     """Views of w@1, w@2 … in these states."""
     return [
-        MemberView(Member(f"w@{number}.service"), *STATES[state], where=f"m{number}", why="it crashed")
+        MemberView(
+            Member(f"w@{number}.service"), *STATES[state], where=f"m{number}", why="it crashed", is_down="down" in state
+        )
         for number, state in enumerate(states, start=1)
     ]
 
@@ -62,11 +67,11 @@ def go_on(
     seen = views(*states)
     down = {view.member.unit for view in seen if not view.is_available}
 
-    def may_disturb(view: MemberView) -> list[str]:
+    def may_disturb(view: MemberView) -> list[str] | None:
         if view.is_available and len(down) >= budget:
             return sorted(down)
         down.add(view.member.unit)
-        return []
+        return None
 
     return advance(now, seen, options, may_disturb, at_s)
 
@@ -118,7 +123,6 @@ def test_a_member_that_is_new_has_the_new_content_and_counts() -> None:
 def test_a_failed_member_has_the_rollout_reverted_one_by_one() -> None:
     found = go_on(rollout(steps="12"), "proven", "failed", "waiting")
     assert (found.phase, found.failure) == (Phase.REVERTING, Failure("w@2.service", "m2", "it crashed"))
-    found = go_on(found, "proven", "failed", "proven")
     assert (stepped(found), found.reverted) == ("1", (TWO,)), "the one that is down costs nothing"
     assert go_on(found, "proven", "changing", "proven") == found
     found = go_on(found, "proven", "proven", "proven")
@@ -139,11 +143,65 @@ def test_a_revert_that_fails_is_paused_and_goes_on_when_resumed() -> None:
 
 def test_a_rollout_of_what_was_down_before_is_paused_instead_of_reverted() -> None:
     former = tuple(FormerMember(member, 0) for member in (ONE, TWO))
-    now = rollout(former=(*former, FormerMember(THREE, 0)), steps="123")
+    steps = tuple(Step(member, 900.0, was_down=True) for member in (ONE, TWO, THREE))
+    now = rollout(former=(*former, FormerMember(THREE, 0)), steps=steps)
     assert go_on(now, "failed", "failed", "failed").phase is Phase.DONE, "they were down before"
     found = go_on(now, "failed", "failed", "failed", "failed")
     found = go_on(found, "failed", "failed", "failed", "failed")
     assert found.pause == Pause(PauseCause.NOTHING_TO_REVERT_TO, units=("w@4.service",))
+
+
+def test_a_member_that_was_down_before_its_step_fails_it_once_it_was_proven() -> None:
+    options = GroupOptions(max_unavailable=Share(2))
+    now = go_on(rollout(), "waiting, down", "waiting", "waiting")
+    assert (stepped(now), now.steps[0].was_down) == ("1", True)
+    assert go_on(now, "failed", "waiting", "waiting", options=options, budget=2).phase is Phase.RUNNING
+    now = go_on(now, "proven", "waiting", "waiting")
+    assert (stepped(now), [step.was_down for step in now.steps]) == ("12", [False, False])
+    assert go_on(now, "failed", "changing", "waiting").failure == Failure(ONE.unit, "m1", "it crashed")
+
+
+def test_a_member_that_fails_while_the_canaries_are_waited_for_fails_its_step() -> None:
+    options = GroupOptions(canary=1)
+    waits = go_on(rollout(steps="1"), "proven", "waiting", "waiting", options=options)
+    assert waits.phase is Phase.RUNNING
+    assert go_on(waits, "failed", "waiting", "waiting", options=options).phase is Phase.REVERTING
+
+
+def test_members_that_were_down_when_the_rollout_began_and_not_before_their_step_fail_it() -> None:
+    former = tuple(FormerMember(member, 0, was_available=member != ONE) for member in (ONE, TWO, THREE))
+    now = go_on(rollout(former=former), "waiting", "waiting", "waiting")
+    assert go_on(now, "failed", "waiting", "waiting").phase is Phase.REVERTING
+
+
+def test_a_member_that_only_waits_for_its_turn_blocks_nothing() -> None:
+    found = advance(rollout(), views("waiting"), DEFAULTS, lambda _: (), 5000.0)
+    assert (stepped(found), found.pause) == ("", None)
+
+
+@pytest.mark.parametrize(
+    ("alive", "dead", "is_failed"),
+    [
+        (895.0, 925.0, True),
+        (909.0, 950.0, True),
+        (910.1, 950.0, False),
+        (800.0, 899.9, False),
+    ],
+)
+def test_a_machine_that_may_have_died_of_its_step_fails_it(alive: float, dead: float, is_failed: bool) -> None:
+    now = rollout(steps="1")
+    found = note_lost(now, {"m1": (alive, dead), "m2": (alive, dead)}, settle_s=10.0)
+    assert (found.steps[0].lost_after_s is not None) == is_failed
+    if is_failed:
+        assert found.steps[0].lost_after_s == dead - 900.0
+        assert note_lost(found, {"m1": (alive, dead + 60.0)}, settle_s=10.0) is found, "it is noted once"
+    else:
+        assert found is now
+
+
+def test_losses_do_not_matter_to_a_rollout_that_is_over() -> None:
+    now = rollout(steps="1", phase=Phase.DONE)
+    assert note_lost(now, {"m1": (899.0, 925.0)}, settle_s=10.0) is now
 
 
 @pytest.mark.parametrize(("tolerate", "phase"), [(Share(0), Phase.REVERTING), (Share(1), Phase.DONE)])

@@ -521,3 +521,92 @@ def test_a_machine_that_was_told_to_reboot_is_changed_when_it_is_back() -> None:
     cluster.run()
     assert {word_of(cluster.running[machine, "g.service"].content) for machine in ("m1", "m2", "m3")} == {"new"}
     assert cluster.phases() == {}
+
+
+def lose(cluster: RollingCluster, machine: str) -> None:
+    """The machine dies, with what runs there."""
+    for key in [key for key in cluster.running if key[0] == machine]:
+        del cluster.running[key]
+    cluster.die(machine)
+
+
+def test_content_whose_machine_is_lost_after_its_step_is_reverted_and_does_not_move_on() -> None:
+    cluster = rolling_group()
+    cluster.machine("m4")
+    cluster.request("new", *MEMBERS)
+    cluster.run_leader()
+    cluster.run_agents()
+    (step,) = cluster.rollout().steps
+    assert cluster.snapshot.assigned_machine(step.member.unit) == step.machine
+    lose(cluster, step.machine)
+    cluster.started.clear()
+    cluster.run_leader()
+    assert word_of(next(iter(cluster.snapshot.placements[step.member.unit].values())).content) == "old"
+    cluster.come_to_rest()
+    assert cluster.contents() == all_run("old")
+    rollout = cluster.rollout()
+    assert rollout.phase is Phase.REVERTED
+    assert (rollout.failure.unit, rollout.failure.why) == (
+        step.member.unit,
+        f"its machine {step.machine} was lost within 0 s of the change",
+    )
+
+
+def test_a_global_member_whose_machine_is_lost_after_its_step_fails() -> None:
+    cluster = RollingCluster()
+    cluster.request("old", "g.service", fleet="Global=true")
+    cluster.come_to_rest()
+    cluster.request("new", "g.service", fleet="Global=true\nUpdateTolerate=1")
+    for lost in (1, 2):
+        cluster.run_leader()
+        cluster.run_agents()
+        lose(cluster, cluster.rollout("g.service").steps[-1].machine)
+        cluster.run_leader()
+        assert cluster.rollout("g.service").phase is (Phase.RUNNING if lost == 1 else Phase.REVERTING)
+    cluster.come_to_rest()
+    assert set(cluster.contents().values()) == {"old"}
+
+
+def test_a_loss_that_an_operator_accepts_does_not_stop_the_rollout() -> None:
+    cluster = rolling_group(instances=3)
+    cluster.machine("m4")
+    cluster.request("new", *MEMBERS, fleet="UpdateFailure=pause")
+    cluster.run_leader()
+    cluster.run_agents()
+    lose(cluster, cluster.rollout().steps[0].machine)
+    cluster.come_to_rest()
+    assert cluster.rollout().pause.cause is PauseCause.FAILED
+    cluster.command(Action.RESUME)
+    cluster.come_to_rest()
+    assert cluster.contents() == all_run("new")
+    assert cluster.rollout().phase is Phase.DONE
+
+
+def test_a_machine_that_is_lost_long_after_its_step_is_no_failure() -> None:
+    cluster = rolling_group()
+    cluster.machine("m4")
+    cluster.request("new", *MEMBERS, fleet="UpdateCanary=1")
+    cluster.come_to_rest()
+    cluster.wait(60.0)
+    lose(cluster, cluster.rollout().steps[0].machine)
+    cluster.come_to_rest()
+    assert cluster.rollout().phase is Phase.RUNNING
+    cluster.command(Action.CONTINUE)
+    cluster.come_to_rest()
+    assert cluster.contents() == all_run("new")
+
+
+def test_a_revert_does_not_run_oneshots_again() -> None:
+    cluster = RollingCluster()
+    jobs = ("j@1.service", "j@2.service", "j@3.service")
+    for word in ("old", "bad"):
+        cluster.started.clear()
+        text = text_of(word).replace("[Service]", "[Service]\nType=oneshot")
+        cluster.request_texts(dict.fromkeys(jobs, text))
+        cluster.come_to_rest()
+    assert cluster.rollout("j@.service").phase is Phase.REVERTED
+    assert cluster.contents() == {"j@1": "old", "j@2": "old", "j@3": "old"}
+    assert cluster.started == ["j@1.service"], "the one that failed"
+    operate(cluster, "j@1.service", restart_of=cluster.snapshot.units["j@1.service"].generation)
+    cluster.come_to_rest()
+    assert cluster.started == ["j@1.service", "j@1.service"], "an operator may run it again"

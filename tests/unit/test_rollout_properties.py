@@ -19,42 +19,62 @@ from fleetd.scheduler.reboot_policy import RebootPolicy
 from tests.examples import examples
 from tests.unit.cluster_builder import INACTIVE, LAUNCHED, NOON
 from tests.unit.rebooting_cluster import RebootingCluster
-from tests.unit.rolling_cluster import GROUP, word_of
+from tests.unit.rolling_cluster import GROUP, text_of, word_of
 
 MACHINES = ("m1", "m2", "m3", "m4")
 INSTANCES = tuple(f"w@{number}.service" for number in (1, 2, 3))
 GLOBAL = "g.service"
+TIED_GROUP = "tied@.service"
+TIED = tuple(f"tied@{number}.service" for number in (1, 2, 3))  # each on the machine of an instance, and tied to it
+TIES = ("", "Requires", "After", "PartOf")
 machines = st.sampled_from(MACHINES)
-units = st.sampled_from((*INSTANCES, GLOBAL))
+units = st.sampled_from((*INSTANCES, *TIED, GLOBAL))
 words = st.sampled_from(("old", "new", "other", "bad", "badly"))
 
 
 class Rollouts(RuleBasedStateMachine):
-    """One group of instances and one global unit."""
+    """One group of instances, one of units tied to them, and one global unit."""
 
     def __init__(self):
         super().__init__()
         self.cluster = RebootingCluster(len(MACHINES))
         self.cluster.stuck = set(MACHINES)  # they come back when a rule says so
         self.cluster.deaf = set(MACHINES)  # and obey when a rule says so
-        self.asked = {name: {"old"} for name in (*INSTANCES, GLOBAL)}
+        self.asked = {name: {"old"} for name in (*INSTANCES, *TIED, GLOBAL)}
         self.limit = 1
+        self.tie = ""
 
-    @initialize(limit=st.sampled_from((1, 2)), slots=st.sampled_from((1, 2)))
-    def begin(self, limit, slots):
+    @initialize(
+        limit=st.sampled_from((1, 2)),
+        slots=st.sampled_from((1, 2)),
+        tie=st.sampled_from(TIES),
+        is_cyclic=st.booleans(),
+    )
+    def begin(self, limit, slots, tie, is_cyclic):
         self.limit = limit
         self.cluster.reboots = RebootPolicy(slots=slots)
-        self._request("old", INSTANCES)
+        self.tie = tie
+        self.is_cyclic = is_cyclic
+        self._request("old", (*INSTANCES, *TIED))
         self._request("old", (GLOBAL,))
         self.cluster.come_to_rest()
 
+    def _text(self, word, name):
+        fleet = f"MaxUnavailable={self.limit}\n"
+        number = name.partition("@")[2]
+        if name in TIED:
+            return text_of(word, f"{fleet}MachineOf=w@{number}", f"{self.tie}=w@{number}" if self.tie else "")
+        if name == GLOBAL:
+            return text_of(word, f"{fleet}Global=true")
+        return text_of(word, fleet, f"After=tied@{number}" if self.is_cyclic else "")
+
     def _request(self, word, names):
-        fleet = f"MaxUnavailable={self.limit}\n" + ("Global=true" if GLOBAL in names else "")
-        self.cluster.request(word, *names, fleet=fleet)
+        self.cluster.request_texts({name: self._text(word, name) for name in names})
         for name in names:
             self.asked[name].add(word)
-            if name in INSTANCES and name not in self.cluster.assigned():  # reverted to what the others have
-                self.asked[name] |= set().union(*(self.asked[other] for other in INSTANCES))
+            group = next((group for group in (INSTANCES, TIED) if name in group), ())
+            if group and name not in self.cluster.assigned():  # reverted to what the others have
+                self.asked[name] |= set().union(*(self.asked[other] for other in group))
 
     @rule(word=words, names=st.sets(st.sampled_from(INSTANCES), min_size=1))
     def change_instances(self, word, names):
@@ -63,6 +83,14 @@ class Rollouts(RuleBasedStateMachine):
     @rule(word=words)
     def change_all(self, word):
         self._request(word, INSTANCES)
+
+    @rule(word=words, names=st.sets(st.sampled_from(TIED), min_size=1))
+    def change_tied(self, word, names):
+        self._request(word, sorted(names))
+
+    @rule(word=words)
+    def change_both_groups(self, word):
+        self._request(word, (*INSTANCES, *TIED))
 
     @rule(word=words)
     def change_global(self, word):
@@ -81,7 +109,7 @@ class Rollouts(RuleBasedStateMachine):
     def restart_one_after_the_other(self):
         self.cluster.restart(*INSTANCES)
 
-    @rule(action=st.sampled_from(Action), group=st.sampled_from((GROUP, GLOBAL)))
+    @rule(action=st.sampled_from(Action), group=st.sampled_from((GROUP, TIED_GROUP, GLOBAL)))
     def command(self, action, group):
         self.cluster.command(action, group)
 
@@ -141,12 +169,13 @@ class Rollouts(RuleBasedStateMachine):
 
     @rule()
     def lead(self):
-        """No available member is disturbed while MaxUnavailable members are unavailable; what leaves a drained machine
-        has another one to go to; no more machines than there are slots reboot at a time."""
+        """No available member is disturbed while MaxUnavailable members are unavailable, nor restarted along; what
+        leaves a drained machine has another one to go to; no more machines than there are slots reboot at a time."""
         snapshot = self.cluster.snapshot
         before = DisruptionBudget(snapshot, {})
         plan = self.cluster.plan()
-        for group, names in ((GROUP, INSTANCES), (GLOBAL, (GLOBAL,))):
+        everything: set[tuple[str, str]] = set()
+        for group, names in ((GROUP, INSTANCES), (GLOBAL, (GLOBAL,)), (TIED_GROUP, TIED)):
             held = {(name, machine) for name in names for machine in snapshot.placements.get(name, {})}
             down = {each for each in held if before.unavailability(*each) is not None}
             available = held - down
@@ -163,7 +192,7 @@ class Rollouts(RuleBasedStateMachine):
                 and (placement.unit, placement.machine) in available
                 and snapshot.placements[placement.unit][placement.machine].is_active
                 and (
-                    placement.is_withdrawn
+                    (placement.is_withdrawn and placement.unit not in TIED)  # those leave with their instance
                     or snapshot.placements[placement.unit][placement.machine].content != placement.content
                 )
             }
@@ -175,6 +204,10 @@ class Rollouts(RuleBasedStateMachine):
                 if name in names and snapshot.units[name].target is LAUNCHED and (name, write.machine) in available
             }
             disturbed |= ordered
+            everything |= disturbed
+            if group == TIED_GROUP and self.tie in ("Requires", "PartOf"):
+                changed = {(name.replace("w@", "tied@"), machine) for name, machine in everything if name in INSTANCES}
+                disturbed |= {each for each in changed & available if self._is_launched(each)}
             # More than may be unavailable on one machine: all others have to be available.
             is_alone = len({machine for _, machine in down | disturbed}) == 1 and disturbed == ordered
             assert len(disturbed) <= max(0, self.limit - len(down)) or is_alone, (disturbed, down)
@@ -185,6 +218,12 @@ class Rollouts(RuleBasedStateMachine):
         self.cluster.apply(plan)
         slots = self.cluster.reboots.slots
         assert sum(reboot.holds_slot for reboot in self.cluster.snapshot.reboots.values()) <= slots
+
+    def _is_launched(self, member):
+        """True if this is to run and is placed there."""
+        name, machine = member
+        is_asked = self.cluster.snapshot.units[name].target is LAUNCHED
+        return is_asked and self.cluster.snapshot.placements[name][machine].is_active
 
     @rule()
     def settle(self):
@@ -199,10 +238,10 @@ class Rollouts(RuleBasedStateMachine):
         if not any(reboot.holds_slot for reboot in snapshot.reboots.values()):
             assert not set(snapshot.reboot_requests) & set(snapshot.machines)
         for name, machine in self.cluster.assigned().items():
-            if name in INSTANCES and machine in snapshot.draining and machine in snapshot.machines:
+            if name in (*INSTANCES, *TIED) and machine in snapshot.draining and machine in snapshot.machines:
                 assert isinstance(snapshot.decisions[name].reason, STAYING), snapshot.decisions[name]
         assert not self.cluster.snapshot.moves or self._is_blocked()
-        for group in (GROUP, GLOBAL):
+        for group in (GROUP, TIED_GROUP, GLOBAL):
             rollout = self.cluster.rollout(group)
             assert rollout.is_over or rollout.pause is not None, rollout
         for (_, name), placement in self.cluster.running.items():
@@ -212,7 +251,7 @@ class Rollouts(RuleBasedStateMachine):
         """True if too many members are down for one to be moved, or the rest wait for a machine that is absent."""
         budget = DisruptionBudget(self.cluster.snapshot, {})
         assigned = self.cluster.assigned()
-        return any(budget.unavailability(name, assigned.get(name, "")) is not None for name in INSTANCES)
+        return any(budget.unavailability(name, assigned.get(name, "")) is not None for name in (*INSTANCES, *TIED))
 
     def teardown(self):
         if GROUP in self.cluster.snapshot.rollouts:

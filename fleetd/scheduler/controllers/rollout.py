@@ -5,18 +5,21 @@ that it had.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import msgspec
 
 from fleetd.model.content import Content
-from fleetd.model.group import GroupOptions, group_of
+from fleetd.model.group import group_of
+from fleetd.model.machine import SHORT_ID_LENGTH
+from fleetd.model.reason import Unavailability
 from fleetd.model.rollout import FormerMember, Member, MemberContents, Pause, PauseCause, Phase, Rollout
 from fleetd.model.unit import Unit
 from fleetd.scheduler.allocation_state import Presence
+from fleetd.scheduler.joint_steps import GroupRollout, JointSteps, take_along
 from fleetd.scheduler.proposal import Proposal, RolloutPlan
 from fleetd.scheduler.rollout_steps import (
-    MayDisturb,
     MemberView,
     Progress,
     advance,
@@ -24,48 +27,73 @@ from fleetd.scheduler.rollout_steps import (
     find_excused,
     is_as_asked,
     next_due,
+    note_lost,
     obey,
 )
+from fleetd.scheduler.snapshot import is_later
 from fleetd.scheduler.unit_plan import ProofRequest, UnitPlanBuilder
+
+# A member that is unavailable for one of these is down; any other may be about to prove itself.
+_DOWN = (Unavailability.INACTIVE, Unavailability.UNHEALTHY, Unavailability.LOST, Unavailability.UNPLACED)
 
 
 def roll_out(proposal: Proposal) -> None:
     """Take every affected rollout one step on, and hold back what may not be changed yet."""
     rolling = (name for name, plan in proposal.units.items() if plan.unit is not None and plan.unit.rollout)
-    groups = {group_of(name): None for name in rolling}
-    for group in sorted(groups):
-        _roll_out_group(proposal, group)
+    rolls: dict[str, GroupRollout] = {}
+    for group in sorted({group_of(name): None for name in rolling}):
+        roll = _begin_pass(proposal, group)
+        if roll is not None:
+            rolls[group] = roll
+    steps = JointSteps(proposal, rolls)
+    for roll in rolls.values():
+        if roll.is_complete:
+            roll.rollout = advance(
+                roll.rollout, roll.views, roll.options, partial(steps.ask, roll), proposal.now.unix_s
+            )
+    for roll in rolls.values():
+        take_along(roll, proposal.now.unix_s)
+        _finish(proposal, roll)
 
 
-def _roll_out_group(proposal: Proposal, group: str) -> None:
-    """One group."""
+def _begin_pass(proposal: Proposal, group: str) -> GroupRollout | None:
+    """The rollout of one group as it was stored, or as it begins, with what operators have said and machines report;
+    None if there is nothing to do about it."""
     snapshot, now = proposal.snapshot, proposal.now
-    # All of them, unless the rollout is over (Snapshot.with_rolling).
+    # All of them, unless the rollout is over (rolling_with).
     units = [snapshot.units[name] for name in sorted(snapshot.rolling[group]) if name in proposal.units]
     before = snapshot.rollouts.get(group)
     is_done = before is not None and before.phase is Phase.DONE and not before.former
     if is_done and not is_to_begin(before, units):
-        return  # nothing is held back: most groups of a cluster, most of the time
+        return None  # nothing is held back: most groups of a cluster, most of the time
     options = snapshot.group_options(group)
-    rollout = before
-    if is_to_begin(before, units):
-        rollout = begin_rollout(proposal, before, units)
+    rollout = begin_rollout(proposal, before, units) if is_to_begin(before, units) else before
     assert rollout is not None
     was_under_way = before is not None and not before.is_over and snapshot.is_restored_since(before)
     if was_under_way and rollout.pause is None:
         rollout = msgspec.structs.replace(rollout, pause=Pause(PauseCause.STORE_RESTORED), changed=now.unix_s)
     rollout = obey(rollout, snapshot.commands.get(group), now.unix_s)
+    roll = GroupRollout(group, units, options, before, rollout)
     if all(unit.rollout in snapshot.applies for unit in units):
-        views = member_views(proposal, rollout, units)
-        for view in find_excused(rollout, views, options):
+        lost = {machine: loss for machine, loss in snapshot.lost.items() if not snapshot.is_there(machine)}
+        deaths = {machine: (loss.alive, loss.at) for machine, loss in lost.items()}
+        roll.rollout = note_lost(rollout, deaths, options.settle_s)
+        roll.is_complete = True
+        roll.views = member_views(proposal, roll.rollout, units)
+        for view in find_excused(roll.rollout, roll.views, options):
             proposal.budget.excuse(view.member.unit, view.where)
-        rollout = advance(rollout, views, options, _may_disturb(proposal), now.unix_s)
-    _hold(proposal, rollout, units, options)
-    if rollout != before:
-        proposal.first.append(RolloutPlan(group, rollout))
-    due = next_due(rollout, options)
+    return roll
+
+
+def _finish(proposal: Proposal, roll: GroupRollout) -> None:
+    """Hold members back as the rollout says now, and have it stored."""
+    _hold(proposal, roll)
+    if roll.rollout != roll.before:
+        proposal.first.append(RolloutPlan(roll.group, roll.rollout))
+    now = proposal.now
+    due = next_due(roll.rollout, roll.options)
     if due is not None and due > now.unix_s:
-        proposal.wake(units[0].name, now.clock_s + due - now.unix_s)
+        proposal.wake(roll.units[0].name, now.clock_s + due - now.unix_s)
 
 
 def is_to_begin(before: Rollout | None, units: Sequence[Unit]) -> bool:
@@ -75,8 +103,7 @@ def is_to_begin(before: Rollout | None, units: Sequence[Unit]) -> bool:
     if before is None:
         return True
     is_untouched = before.phase is Phase.RUNNING and not before.steps
-    later = (unit for unit in units if unit.generation > before.generation)
-    return any(is_untouched or unit.rollout != before.id for unit in later)
+    return any(is_later(unit, before) or (is_untouched and unit.generation > before.generation) for unit in units)
 
 
 def begin_rollout(proposal: Proposal, before: Rollout | None, units: Sequence[Unit]) -> Rollout:
@@ -139,11 +166,26 @@ def member_views(proposal: Proposal, rollout: Rollout, units: Sequence[Unit]) ->
     for unit in units:
         plan = proposal.units[unit.name]
         for member, machine in _members(plan):
-            is_available = proposal.budget.unavailability(unit.name, machine) is None
+            unavailable = proposal.budget.unavailability(unit.name, machine)
             progress, why = _progress(proposal, rollout, plan, machine, contents.held(member))
             is_changed = contents.former(member) not in (None, unit.content)
-            views.append(MemberView(member, progress, is_available, machine, why, is_changed))
-    return sorted(views, key=lambda view: view.member)
+            is_down = unavailable in _DOWN
+            views.append(MemberView(member, progress, unavailable is None, machine, why, is_changed, is_down))
+    return sorted(_with_lost(rollout, views), key=lambda view: view.member)
+
+
+def _with_lost(rollout: Rollout, views: list[MemberView]) -> list[MemberView]:
+    """The members whose machine was lost soon after their step have failed, even those that have come up elsewhere, and
+    those that are gone with their machine."""
+    lost = {step.member: step for step in rollout.steps if step.lost_after_s is not None}
+    if not lost:
+        return views
+    found = {view.member: view for view in views}
+    for member, step in lost.items():
+        why = f"its machine {step.machine[:SHORT_ID_LENGTH]} was lost within {step.lost_after_s:g} s of the change"
+        view = found.get(member) or MemberView(member, Progress.FAILED, is_available=False, where=step.machine)
+        found[member] = msgspec.structs.replace(view, progress=Progress.FAILED, why=why)
+    return list(found.values())
 
 
 def _progress(
@@ -171,29 +213,21 @@ def _progress(
     return progress, why
 
 
-def _may_disturb(proposal: Proposal) -> MayDisturb:
-    """The budget as a rollout asks it."""
-
-    def ask(view: MemberView) -> Collection[str]:
-        wait = proposal.budget.may_disturb(view.member.unit, view.where)
-        if wait is None:
-            proposal.budget.spend(view.member.unit, view.where)
-            return ()
-        return [member.unit for member in wait.members]
-
-    return ask
-
-
-def _hold(proposal: Proposal, rollout: Rollout, units: Sequence[Unit], options: GroupOptions) -> None:
+def _hold(proposal: Proposal, roll: GroupRollout) -> None:
     """Have each member keep its former content, or ask for a proof of the one that it was given."""
+    rollout, options = roll.rollout, roll.options
     proof = ProofRequest(options.settle_s, options.deadline_s)
-    given = {step.member for step in rollout.steps} | set(rollout.reverted)
+    reverted = set(rollout.reverted)
+    given = {step.member for step in rollout.steps} | reverted
     contents = MemberContents(rollout)
-    for unit in units:
+    for unit in roll.units:
         plan = proposal.units[unit.name]
         plan.acts_at_once = unit.generation > rollout.generation
         members = [member for member, _ in _members(plan)]
         held = {member.machine: contents.held(member) for member in members}
         plan.held = {machine: content for machine, content in held.items() if content is not None}
+        if reverted:
+            ended = [member for member in members if member in reverted]
+            plan.ended = {each.machine: None for each in ended if plan.requirements_on(each.machine).is_oneshot}
         if not rollout.is_over:
             plan.proofs = {member.machine: proof for member in members if member in given}
