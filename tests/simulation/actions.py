@@ -173,6 +173,19 @@ def move(world: World, action: Action) -> None:
 
 
 @verb
+def plan_drain(world: World, action: Action) -> None:
+    """`plan-drain MACHINE [globals] [force]`: what `expect all is as planned` expects of a drain."""
+    machine, words = _machine(world, action), action.args[1:]
+    world.spawn(world.operators.plan_drain(machine.id, with_globals="globals" in words, force="force" in words))
+
+
+@verb
+def rebalance(world: World, action: Action) -> None:
+    """`rebalance [MOST]`: move units to machines with fewer of them, one after the other."""
+    world.spawn(world.operators.rebalance(int(action.args[0]) if action.args else 10))
+
+
+@verb
 def uncordon(world: World, action: Action) -> None:
     """`uncordon MACHINE`"""
     world.spawn(world.operators.uncordon(_machine(world, action).id))

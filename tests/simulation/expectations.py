@@ -61,6 +61,12 @@ def _reasons(world: World, unit: str) -> str:
     return "; ".join([render(decision.reason), *rejections])
 
 
+def _is_as_planned(world: World) -> bool:
+    """True if each unit of the last plan of a drain is where that had it, of which there must be some."""
+    planned = world.operators.planned
+    return bool(planned) and all(world.records.assigned_machines(unit) == [planned[unit]] for unit in planned)
+
+
 EXPECTATIONS: tuple[tuple[str, Holds], ...] = (
     (r"(\S+) runs on (\S+)", lambda w, a: _machines_of(w, a[0]) == [a[1]]),
     (r"(\S+) runs on (\S+) and (\S+)", lambda w, a: _machines_of(w, a[0]) == [a[1], a[2]]),
@@ -85,6 +91,7 @@ EXPECTATIONS: tuple[tuple[str, Holds], ...] = (
     (r"nothing was written for (\d+) s", lambda w, a: w.now_s - w.last_write_s >= int(a[0])),
     (r"(\S+) has edition (\d)", lambda w, a: _has_edition(w, a[0], a[1])),
     (r"the rollout of (\S+) is (done|reverted)", lambda w, a: w.records.rollouts[a[0]].phase == a[1]),
+    (r"all is as planned", lambda w, _: _is_as_planned(w)),
     (r"(\S+) is unknown", lambda w, a: a[0] not in w.records.units),
 )
 

@@ -136,6 +136,7 @@ OPERATIONS: tuple[tuple[int, str, Draw], ...] = (
     (2, "cordon", _on_machine),
     (3, "drain", _drain),
     (3, "move", _move),
+    (2, "rebalance", _several),
     (2, "uncordon", _on_machine_at_once),
     (1, "setting", _delay),
 )

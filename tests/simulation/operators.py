@@ -23,6 +23,7 @@ from tests.simulation.units import ROLLED, rolled_text, unit_dropins, unit_text
 UnitOperation = tuple[Content, TargetState] | None  # content and target state; None: no such unit
 IN_DOUBT_S = 30.0  # how long an abandoned request may be on its way
 PATIENCE_S = 20.0
+ARRIVAL_S = 120  # how long a unit is waited for that moves
 _JSON = (("Content-Type", schema.JSON_TYPE),)
 
 
@@ -38,6 +39,7 @@ class Operators:
             str, dict[UnitOperation, float]
         ] = {}  # name → possible contents of the store → until when they are possible
         self._unknown: dict[str, None] = {}
+        self.planned: dict[str, str] = {}  # unit → the machine where the last plan of a drain has it
         self.answers = 0  # the number of ended operations
 
     @property
@@ -155,6 +157,44 @@ class Operators:
         body = msgspec.json.encode(schema.MoveRequest(machine, force))
         response = await self._ask(Request("PUT", f"{schema.V2}/units/{name}/move", headers=_JSON, body=body))
         self._say(f"move {name} to {machine[:2]}: {response.status if response else 'no answer'}")
+
+    async def plan_drain(self, machine: str, *, with_globals: bool = False, force: bool = False) -> None:
+        """Ask what a drain would do: `planned` are the machines of the units that would move or stay."""
+        plan = await self._plan(schema.PlanRequest(drain=(schema.PlannedDrain(machine, with_globals, force),)))
+        moved = {move.unit: move.machine for move in plan.moves} if plan else {}
+        self.planned = {unit: place for unit, place in moved.items() if place}
+        self.planned |= {unit.unit: unit.machine for unit in plan.stays if unit.state != "global"} if plan else {}
+
+    async def rebalance(self, most: int) -> None:
+        """Move at most so many units, one after the other, to machines with fewer of them, as fleetctl does."""
+        for _ in range(most):
+            plan = await self._plan(schema.PlanRequest(rebalance=schema.PlannedRebalance(1, min_age=0.0)))
+            if plan is None or not plan.moves:
+                return
+            first = plan.moves[0]
+            await self.move(first.machine, first.unit)
+            if not await self._arrives(first.unit, first.machine):
+                return
+
+    async def _plan(self, request: schema.PlanRequest) -> schema.Plan | None:
+        response = await self._ask(
+            Request("POST", f"{schema.V2}/plan", headers=_JSON, body=msgspec.json.encode(request))
+        )
+        plan = response is not None and response.status == 200 and msgspec.json.decode(response.body, type=schema.Plan)
+        self._say(f"plan: {[(move.unit, move.machine[:2]) for move in plan.moves] if plan else 'none'}")
+        return plan or None
+
+    async def _arrives(self, name: str, machine: str) -> bool:
+        """Wait until the move of the unit is over; True if it is on this machine then."""
+        for _ in range(ARRIVAL_S):
+            response = await self._ask(Request("GET", f"{schema.V2}/units/{name}/move"))
+            if response is None or response.status != 200:
+                return False
+            report = msgspec.json.decode(response.body, type=schema.MoveReport)
+            if report.state in ("placed", "unplaced"):
+                return report.machine == machine
+            await asyncio.sleep(1)
+        return False
 
     async def uncordon(self, machine: str) -> None:
         """Let a machine take new units again."""
