@@ -88,3 +88,27 @@ def test_what_fits_nowhere_else_runs_on_and_the_command_says_so(group: Operator)
         & {(machine.name, unit) for unit in (*UNITS, "db.service", "log.service")}
         == set()
     )
+
+
+def test_a_drain_goes_as_planned_and_a_rebalance_spreads_the_units_again(group: Operator) -> None:
+    first, second, third = group.cluster.machines
+    before = {unit: group.machine_of(unit).id for unit in UNITS}
+    planned = group.cluster.fleetctl("drain", "--plan", "--output=json", first.id, second.id, on=third)
+    steps = {step["unit"]: step for step in json.loads(planned.stdout)}
+    assert {unit: group.machine_of(unit).id for unit in UNITS} == before
+    assert moves(group) == []
+    group.cluster.fleetctl("drain", first.id, second.id, on=third)
+    assert {unit: group.machine_of(unit).id for unit in UNITS} == before | {
+        unit: step["machine"] for unit, step in steps.items() if step["action"] == "move"
+    }
+    assert {step["machine"] for step in steps.values() if step["action"] == "move"} == {third.id}
+    drained = moves(group)
+    group.cluster.fleetctl("uncordon", first.id, second.id, on=third)
+
+    told = group.cluster.fleetctl("rebalance", "--min-age=0", on=third).stdout.splitlines()
+    assert [line.endswith(" proven") for line in told] == [True, True, False]
+    assert told[-1] == "Nothing is left to move after 2 moves"
+    assert len({group.machine_of(unit).name for unit in UNITS}) == 3
+    (_, began), (ended, _) = moves(group)[len(drained) :]
+    assert ended >= began + SETTLE_S - 1, "the second one left before the first one was proven"
+    assert group.cluster.fleetctl("rebalance", "--min-age=0", on=first).stdout == "There is nothing to move\n"
