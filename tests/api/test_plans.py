@@ -64,6 +64,7 @@ def moves_of(found: schema.Plan) -> list[tuple[str, str, str]]:
     return [(move.unit, move.origin, move.machine) for move in found.moves]
 
 
+@pytest.mark.covers("C.10")
 async def test_a_drain_says_what_moves_what_stays_and_why(running: Fleet) -> None:
     found = await plan(running, drain=[{"machine": "m1"}])
     assert moves_of(found) == [(name, "m1", "m2") for name in WEB]

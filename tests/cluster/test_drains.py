@@ -90,6 +90,7 @@ def test_what_fits_nowhere_else_runs_on_and_the_command_says_so(group: Operator)
     )
 
 
+@pytest.mark.covers("C.10", "C.11")
 def test_a_drain_goes_as_planned_and_a_rebalance_spreads_the_units_again(group: Operator) -> None:
     first, second, third = group.cluster.machines
     before = {unit: group.machine_of(unit).id for unit in UNITS}

@@ -1,5 +1,6 @@
 """Foresight: what it says comes true if nothing goes wrong, and it changes nothing."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -218,6 +219,7 @@ def test_a_cluster_that_never_comes_to_rest_is_found_out() -> None:
     assert not found.is_final
 
 
+@pytest.mark.covers("C.10")
 @settings(max_examples=300, deadline=None)
 @given(clusters(), st.data())
 def test_a_plan_is_what_comes_to_be(cluster: RollingCluster, data: st.DataObject) -> None:

@@ -252,6 +252,7 @@ def test_a_plan_ends_with_a_unit_that_does_not_get_there() -> None:
     assert planned(cluster) == ["w@1 m1→m2"]
 
 
+@pytest.mark.covers("C.11")
 @settings(max_examples=200, deadline=None)
 @given(clusters(), st.data())
 def test_rebalancing_ends_evens_out_and_comes_as_planned(cluster: RollingCluster, data: st.DataObject) -> None:
