@@ -69,6 +69,9 @@ class JointSteps:
             return None
         if self._is_at_work(unit, machine):
             return ()
+        if not self._has_company(unit):
+            wait = self._spend([(unit, machine)])
+            return None if wait is None else [member.unit for member in wait.members]
         step = {(unit, machine): (roll, view)}
         if roll.rollout.phase is Phase.RUNNING and machine:
             awaited = self._extend(step)
@@ -81,6 +84,12 @@ class JointSteps:
         for other, taken in step.values():
             other.taken[taken.member] = taken
         return None
+
+    def _has_company(self, unit: str) -> bool:
+        """False if no other unit can have a part in a step of this one: so it is of most units."""
+        snapshot = self._proposal.snapshot
+        is_alone = len(self._rolling) == 1 and not unit.endswith(".socket")
+        return not is_alone or unit in snapshot.restarting_others or bool(snapshot.followers(unit))
 
     def _spend(self, members: Collection[tuple[str, str]]) -> BudgetWait | None:
         budget = self._proposal.budget
