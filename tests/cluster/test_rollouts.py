@@ -87,3 +87,53 @@ def test_a_leader_killed_in_the_middle_is_followed_by_one_that_goes_on(group: Op
     found = outages(group)
     assert len(found) == 3, "each of them once"
     assert_one_after_the_other(found)
+
+
+def test_a_change_is_charged_with_the_instances_that_systemd_restarts_along(operator: Operator) -> None:
+    """All of base@ may be down at once, of roll@, which is restarted with it, one."""
+    numbers = (1, 2, 3)
+    bases = {f"base@{number}.service": with_fleet("MaxUnavailable=3", "UpdateSettleSec=1s") for number in numbers}
+    dependents = {
+        f"roll@{number}.service": with_fleet(
+            "MaxUnavailable=1",
+            f"MachineOf=base@{number}.service",
+            service=f"[Unit]\nRequires=base@{number}.service\nAfter=base@{number}.service\n{RECORDER}",
+        )
+        for number in numbers
+    }
+    operator.start(bases)
+    operator.start(dependents)
+    operator.wait_until_placed(*bases, *dependents)
+    began = {unit: len(recorded_times(operator.machine_of(unit), "began", unit)) for unit in UNITS}
+    for unit in UNITS:
+        (operator.machine_of(unit).root / f"var/lib/ended-{unit}").unlink(missing_ok=True)
+    told = operator.cluster.fleetctl("rollout", "restart", "base@.service").stdout.splitlines()
+    assert told[-1] == "base@.service: done"
+    operator.wait_until_placed(*bases, *dependents)
+    found = []
+    for unit in UNITS:
+        machine = operator.machine_of(unit)
+        restarts = recorded_times(machine, "began", unit)[began[unit] :]
+        found += list(zip(recorded_times(machine, "ended", unit), restarts, strict=True))
+    assert len(found) == 3
+    assert_one_after_the_other(sorted(found))
+
+
+def test_content_whose_machine_is_lost_is_given_up_and_does_not_go_on_to_other_machines(group: Operator) -> None:
+    """The update cuts the power of its machine, as one that crashes the kernel would."""
+    settled = TEXT.replace("UpdateSettleSec=1s", "UpdateSettleSec=8s")
+    bad = settled.replace("/bin/sleep infinity", "/bin/sleep 100000")
+    body = json.dumps({"units": [{"name": unit, "text": bad} for unit in UNITS]})
+    post = ["curl", "-s", "-f", "--unix-socket", "/run/fleet.sock", "-H", "Content-Type: application/json"]
+    doomed = group.machine_of(UNITS[0])
+    other = group.other_machine(doomed)
+    other.run([*post, "-d", body, "http://fleet/fleet/v2/apply"])
+    group.cluster.wait_until(
+        "the first instance restarted", lambda: len(recorded_times(doomed, "began", UNITS[0])) >= 1, 30
+    )
+    doomed.power_cut()
+    result = group.cluster.fleetctl("rollout", "status", "--wait", GROUP, on=other, check=False)
+    assert result.returncode == 1
+    assert "was lost within" in result.stderr
+    running = {machine.show(unit, "ExecStart") for machine in group.cluster.machines if machine.is_up for unit in UNITS}
+    assert not [line for line in running if "100000" in line]
