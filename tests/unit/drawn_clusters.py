@@ -16,6 +16,7 @@ def submit(cluster: RollingCluster, name: str, fleet: str = "", service: str = "
 FLEETS = (
     "",
     "MaxUnavailable=2",
+    "Handover=start-first",
     "MaxUnavailable=50%",
     "MachineMetadata=x=1",
     "Conflicts=%p@*",
