@@ -15,7 +15,9 @@ class Placement(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_f
     `generation` is that of the unit. With `target` inactive the placement is withdrawn: the agent stops the unit,
     removes its file and reports that; only then does the leader delete the placement, so that the unit does not start
     elsewhere while it may still run here. `superseded`: the machine was lost and the unit is placed elsewhere; the
-    agent leaves it as it is until the leader decides. `completed`: the oneshot of this generation has run to its end,
+    agent leaves it as it is until the leader decides. `hands_over`, of a superseded one: no machine was lost, but the
+    unit starts elsewhere before it stops here (Handover=start-first); its place here is kept until it is proven there,
+    because it stays here if it fails there. `completed`: the oneshot of this generation has run to its end,
     and is not run again, not even after a reboot. `restart_of`: what was started for this or an earlier generation is
     restarted (0: nothing). `declined`, with `target` inactive: the machine takes no unit of this name, and nothing of
     it is there; the placement is kept so that the machine reports when it does. `prove_after_s` asks the machine for a
@@ -30,6 +32,7 @@ class Placement(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_f
     target: TargetState
     generation: Count
     superseded: bool = False
+    hands_over: bool = False
     completed: bool = False
     restart_of: Count = 0
     declined: bool = False
@@ -56,7 +59,7 @@ class Placement(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_f
     @property
     def occupies(self) -> bool:
         """True if the unit counts as an occupant of the machine: for conflicts, peers and load."""
-        return not self.superseded and not self.declined
+        return (not self.superseded or self.hands_over) and not self.declined
 
     @property
     def is_active(self) -> bool:

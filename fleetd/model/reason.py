@@ -76,7 +76,8 @@ class _Reason(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_fie
 
 
 class Placed(_Reason, tag="placed", frozen=True, gc=False):
-    """The unit is placed. `units` were placed together (MachineOf=). `machine` is the one that `rule` speaks of."""
+    """The unit is placed. `units` were placed together (MachineOf=). `machine` is the one that `rule` speaks of: with
+    MOVED, where it runs on until it is proven here (Handover=start-first)."""
 
     rule: Rule
     machine: str = ""
@@ -207,11 +208,13 @@ class DrainEnded(_Reason, tag="drain-ended", frozen=True, gc=False):
 
 class NotMoved(_Reason, tag="not-moved", frozen=True, gc=False):
     """An operator had the unit moved to this machine, and it is not there, because of this rejection of the unit or of
-    `unit`, which MachineOf= joins to it. Without one: the store was restored before the move was done."""
+    `unit`, which MachineOf= joins to it. Without one: the store was restored before the move was done. `drained_at`: it
+    was to start there first for a drain that was asked for then (Unix time), and runs on where it was."""
 
     machine: str
     rejection: Rejection | None = None
     unit: str = ""
+    drained_at: float = 0.0
 
 
 STAYING = BudgetWait | NowhereElse | MayFinish | DrainEnded  # why a unit has not left a machine that is drained
@@ -367,6 +370,8 @@ def render_wait(reason: Reason | None) -> str:
 
 
 def _render_placed(reason: Placed) -> str:
+    if reason.rule is Rule.MOVED and reason.machine:
+        return f"starts there first, and runs on {_short(reason.machine)} until it is proven"
     sentence = _RULES[reason.rule].format(_short(reason.machine))
     return f"{sentence}, with {', '.join(reason.units)}" if reason.units else sentence
 

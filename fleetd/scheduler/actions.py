@@ -28,9 +28,11 @@ class Withdraw(msgspec.Struct, frozen=True, gc=False):
 
 
 class Supersede(msgspec.Struct, frozen=True, gc=False):
-    """Let the allocation on this machine run on until its replacement runs."""
+    """Let the allocation on this machine run on until its replacement runs. `hands_over`: until it is proven where it
+    moves to; its place here is kept."""
 
     machine: str
+    hands_over: bool = False
 
 
 class Forget(msgspec.Struct, frozen=True, gc=False):

@@ -10,13 +10,13 @@ The decisions only read: the plan of the unit and the proposal as they are so fa
 from collections.abc import Mapping, Sequence
 
 from fleetd.model.content import is_same_content
+from fleetd.model.machine import MachineSettings
 from fleetd.model.reason import (
     ADOPTED,
     COMPLETED,
     KEPT,
     RESUMED,
     Absence,
-    Hold,
     NotMoved,
     Placed,
     Rejection,
@@ -42,6 +42,7 @@ from fleetd.scheduler.actions import (
     Withdraw,
 )
 from fleetd.scheduler.allocation_state import AllocationState as State
+from fleetd.scheduler.disruption import answer_to, judge_member
 from fleetd.scheduler.feasibility import (
     Candidate,
     accepts,
@@ -177,14 +178,17 @@ def _replacer(proposal: Proposal, plan: UnitPlanBuilder, machine: str) -> str:
 def decide_handover(proposal: Proposal, plan: UnitPlanBuilder, machine: str, state: State) -> Action | None:
     """Decide on an allocation that runs beside the one to replace it.
 
-    A superseded one is withdrawn once its replacement runs. If the replacement failed, or did not start within the
-    handover time, the unit is assigned here again, or runs on if it does not fit here. An agent that keeps an orphan
-    running ignores a withdrawal: its allocation is superseded first, after which the agent treats it like any other.
+    A superseded one is withdrawn once its replacement runs; with Handover=start-first, once that is proven. If the
+    replacement failed, or did not start within the handover time, the unit is assigned here again, or runs on if it
+    does not fit here. An agent that keeps an orphan running ignores a withdrawal: its allocation is superseded first,
+    after which the agent treats it like any other.
     """
     report = plan.states.get(machine)
     is_overdue = _is_overdue(proposal, plan, machine)
     if report is None or not report.runs:
         return Withdraw(machine)
+    if plan.placements[machine].hands_over:
+        return None if report.outdated or report.orphan else _decide_start_first(proposal, plan, machine)
     if _is_needed(plan, is_overdue=is_overdue):
         if report.outdated:
             return None  # it may run no more, or be the only one that runs
@@ -195,6 +199,43 @@ def decide_handover(proposal: Proposal, plan: UnitPlanBuilder, machine: str, sta
     if not report.orphan and _is_dispensable(proposal, plan, machine, is_overdue=is_overdue):
         return Withdraw(machine)
     return None
+
+
+def _decide_start_first(proposal: Proposal, plan: UnitPlanBuilder, machine: str) -> Action | None:
+    """Decide on an allocation that runs until the unit is proven where it moves to (Handover=start-first). It is
+    assigned here again, if it may be here still, when it fails there, or cannot be there any longer."""
+    why = _find_hindrance(plan)
+    if why is None:
+        return Withdraw(machine) if is_handed_over(plan) else None
+    if plan.snapshot.effective[machine].evicts is not None:
+        return Withdraw(machine)
+    candidate = _candidate(proposal, plan, machine)
+    if meets_constraints(candidate) or rejection_by_occupants(candidate):
+        return None  # what runs is not stopped as long as nothing else does
+    drain = plan.snapshot.settings.get(machine, MachineSettings()).drain
+    goal = plan.assigned or (plan.before.machine if plan.before else "")
+    return Place(machine, NotMoved(goal, why, drained_at=drain.at if drain else 0.0))
+
+
+def is_handed_over(plan: UnitPlanBuilder) -> bool:
+    """True if a unit that started first where it moves to counts there, and need not run where it was."""
+    placement = plan.placements[plan.assigned]
+    if placement.prove_after_s is None:  # nobody is asked for a proof
+        return _is_replaced(plan)
+    return plan.target is not TargetState.LAUNCHED or judge_member(placement, plan.states.get(plan.assigned)) is None
+
+
+def _find_hindrance(plan: UnitPlanBuilder) -> Rejection | None:
+    """Why a unit that started first where it moves to will not run there, or None."""
+    if not plan.assigned:
+        return plan.eviction.rejection if plan.eviction else Rejection(RejectionKind.ABSENT)
+    if plan.is_parked(plan.assigned):  # nobody there can prove anything
+        return Rejection(RejectionKind.PARKED)
+    placement, state = plan.placements[plan.assigned], plan.states.get(plan.assigned)
+    if placement.prove_after_s is None:
+        return Rejection(RejectionKind.FAILED, state.result or "it failed") if state and _has_failed(state) else None
+    proof = answer_to(placement, state)
+    return Rejection(RejectionKind.FAILED, proof.failed) if proof is not None and proof.failed else None
 
 
 def _is_overdue(proposal: Proposal, plan: UnitPlanBuilder, machine: str) -> bool:
@@ -305,8 +346,7 @@ def _wait_for_stop(plan: UnitPlanBuilder, machine: str) -> WaitingForStop:
     """The unit waits until it is stopped on this machine. Why it may not stay there is kept from pass to pass."""
     before = plan.before.reason if plan.before else None
     because = plan.eviction or (before.because if isinstance(before, WaitingForStop) else None)
-    hold = Hold.ORPHANED if plan.is_orphan(machine) else Hold.PARKED if plan.is_parked(machine) else None
-    return WaitingForStop(machine, because, hold)
+    return WaitingForStop(machine, because, plan.hold_on(machine))
 
 
 def _candidate(proposal: Proposal, plan: UnitPlanBuilder, machine: str, *, runs_there: bool = False) -> Candidate:

@@ -17,7 +17,9 @@ from fleetd.model.reason import (
     Rule,
     Stopping,
     WaitingForMachine,
+    WaitingForRemoval,
     WaitingForRoom,
+    WaitingForStop,
     is_waiting,
 )
 from fleetd.scheduler.feasibility import count_rejections, find_stopping
@@ -89,8 +91,10 @@ def _reason_as_before(plan: UnitPlanBuilder, assigned: str) -> Reason | None:
     before = plan.before
     if before is None or before.machine != assigned:
         return None
-    if isinstance(before.reason, STAYING):
+    if isinstance(before.reason, STAYING | WaitingForStop | WaitingForRemoval):
         return KEPT
+    if isinstance(before.reason, Placed) and before.reason.rule is Rule.MOVED:
+        return before.reason if before.reason.machine == plan.handed_over_from else MOVED
     if assigned in plan.snapshot.machines and is_waiting(before.reason):
         return Placed(Rule.BACK, machine=assigned)
     return before.reason

@@ -55,7 +55,8 @@ class DisruptionBudget:
     for.
 
     The members of a group are its units whose target is launched: each one where it is assigned, and a global one on
-    each machine that holds it and is registered, or away to reboot.
+    each machine that holds it and is registered, or away to reboot. One that starts elsewhere before it stops
+    (Handover=start-first) is available as long as it runs where it was.
     """
 
     def __init__(self, snapshot: Snapshot, plans: Mapping[str, UnitPlanBuilder]) -> None:
@@ -84,8 +85,7 @@ class DisruptionBudget:
         group = self._count(unit)
         why = group.units.get(unit, {}).get((unit, machine))
         state = self._snapshot.states.get(unit, {}).get(machine)
-        runs = state is not None and state.active in _ACTIVE
-        if why not in (Unavailability.UNREPORTED, Unavailability.UNPROVEN) or not runs:
+        if why not in (Unavailability.UNREPORTED, Unavailability.UNPROVEN) or not serves(state):
             return self.may_disturb(unit, machine)
         limit = group.options.unavailable_limit(group.size)
         return None if group.unavailable <= limit else self._describe_wait(group, limit, besides=[(unit, machine)])
@@ -164,10 +164,19 @@ class DisruptionBudget:
             return {member: self._find_reason(member, order) for member, order in held.items()}
         machine = next(iter(active), "")
         if machine:
-            return {(name, machine): self._find_reason((name, machine), active[machine])}
+            is_available = any(self._runs_on(placement) for placement in placements.values())
+            return {(name, machine): None if is_available else self._find_reason((name, machine), active[machine])}
         decision = self._snapshot.decisions.get(name)
         completed = plan.completed if plan else decision.completed if decision else 0
         return {(name, ""): None if completed == unit.generation else Unavailability.UNPLACED}
+
+    def _runs_on(self, placement: Placement) -> bool:
+        """True for an allocation that does the unit's work until the unit is proven where it moves to."""
+        if not placement.hands_over:
+            return False
+        effective = self._snapshot.effective.get(placement.machine)
+        state = self._snapshot.states.get(placement.unit, {}).get(placement.machine)
+        return effective is not None and effective.evicts is None and serves(state)
 
     def _find_reason(self, member: Member, placement: Placement) -> Unavailability | None:
         name, machine = member
@@ -193,9 +202,14 @@ class DisruptionBudget:
         for other in restarted_before(self._snapshot, name, machine):
             state = self._snapshot.states.get(other, {}).get(machine)
             order = self._snapshot.placements[other][machine]
-            if state is not None and state.active in _ACTIVE and not _is_carried_out(order, state):
+            if state is not None and serves(state) and not _is_carried_out(order, state):
                 return True
         return False
+
+
+def serves(state: UnitState | None) -> bool:
+    """True if the unit is reported as at work."""
+    return state is not None and state.active in _ACTIVE
 
 
 def judge_member(placement: Placement, state: UnitState | None) -> Unavailability | None:
@@ -203,7 +217,7 @@ def judge_member(placement: Placement, state: UnitState | None) -> Unavailabilit
     available."""
     if state is None or state.outdated or not _is_carried_out(placement, state):
         return Unavailability.UNREPORTED
-    if state.active not in _ACTIVE and not state.completed:
+    if not serves(state) and not state.completed:
         return Unavailability.INACTIVE
     if placement.prove_after_s is None:
         return None

@@ -67,7 +67,7 @@ class JointSteps:
         unit, machine = view.member.unit, view.where
         if view.member in roll.taken:
             return None
-        if self._is_at_work(unit, machine):
+        if self._is_to_be_left(unit, machine):
             return ()
         if not self._has_company(unit):
             wait = self._spend([(unit, machine)])
@@ -104,9 +104,12 @@ class JointSteps:
     def _restarted_along(self, unit: str, machine: str) -> Names:
         return restarted_along(self._proposal.snapshot, unit, machine) if machine else {}
 
-    def _is_at_work(self, unit: str, machine: str) -> bool:
-        """True for a job that runs: it finishes before it is changed."""
+    def _is_to_be_left(self, unit: str, machine: str) -> bool:
+        """True for what is not to be changed yet: a job that runs, and a unit that starts where it moves before it stops
+        where it was (Handover=start-first), which might fail with other content and then have that where it runs."""
         plan = self._proposal.units[unit]
+        if plan.handed_over_from:
+            return True
         return plan.unit is not None and plan.unit.target is TargetState.LAUNCHED and is_finishing(plan, machine)
 
     def _extend(self, step: dict[tuple[str, str], tuple[GroupRollout, MemberView]]) -> Names:
@@ -121,7 +124,7 @@ class JointSteps:
         while pending:
             for name in self._proposal.snapshot.followers(pending.pop()):
                 found = self._find_outdated(name, machine)
-                if found is None or (name, machine) in step or self._is_at_work(name, machine):
+                if found is None or (name, machine) in step or self._is_to_be_left(name, machine):
                     continue
                 if all((other, machine) in step for other in self._awaited(name, machine)):
                     step[name, machine] = found

@@ -159,6 +159,11 @@ class Proposal:
                 target = TargetState.INACTIVE
                 plan.write(Placement(machine, plan.name, former.text, target, generation, dropins=former.dropins))
                 self.withdraw(plan.name, machine, requirements_of(former.content, plan.name))
+            case Supersede(machine, hands_over=True):
+                former = plan.placements[machine]
+                plan.write(msgspec.structs.replace(former, superseded=True, hands_over=True))
+                _leave(plan, machine)
+                self.withdraw(plan.name, machine, requirements_of(former.content, plan.name))
             case Supersede(machine):
                 assert plan.unit is not None
                 unit = plan.unit

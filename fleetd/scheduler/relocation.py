@@ -1,9 +1,27 @@
-"""What drains and moves have in common: units leave one machine for another, as the disruption budget allows."""
+"""What drains and moves have in common: units leave one machine for another, as the disruption budget allows.
+
+A unit of a group with Handover=start-first starts on the other machine while it runs on (hand_over): that disturbs
+nothing, and so costs nothing of the budget. Placement ends it (allocations.decide_handover): it stops where it was once
+it is proven where it goes, and stays where it was if it fails there. Any other unit stops first (leave).
+"""
 
 from collections.abc import Iterator, Sequence
 
-from fleetd.model.group import group_of
-from fleetd.model.reason import BudgetWait, Rejection, RejectionKind
+from fleetd.model.group import Handover, group_of
+from fleetd.model.reason import (
+    BudgetWait,
+    NotMoved,
+    Placed,
+    Rejection,
+    RejectionKind,
+    Rule,
+    WaitingForRemoval,
+    WaitingForStop,
+)
+from fleetd.model.unit import TargetState
+from fleetd.scheduler.actions import Place, Supersede
+from fleetd.scheduler.allocation_state import AllocationState
+from fleetd.scheduler.disruption import serves
 from fleetd.scheduler.feasibility import Candidate, rejection
 from fleetd.scheduler.proposal import Proposal
 from fleetd.scheduler.ranking import Ranking
@@ -71,6 +89,53 @@ def leave(
             proposal.occupy(plan.name, goal, proposal.requirements(plan.name))
             if ranking is not None:
                 ranking.record_placement(plan.name, goal)
+
+
+def starts_first(proposal: Proposal, group: Sequence[UnitPlanBuilder], machine: str, goal: str) -> bool:
+    """True for a unit that is to run on this machine until it is proven on the machine `goal`: its group asks for that
+    (Handover=start-first), it runs here, two of it may run, and `goal` can prove it."""
+    [plan, *others] = group
+    options = proposal.snapshot.group_options(group_of(plan.name))
+    if options.handover is not Handover.START_FIRST or others or proposal.snapshot.colocated_with(plan.name):
+        return False
+    is_to_serve = plan.target is TargetState.LAUNCHED and not plan.requirements_on(machine).is_oneshot
+    return is_to_serve and serves(plan.states.get(machine)) and proposal.snapshot.answers_proofs(goal)
+
+
+def hand_over(
+    proposal: Proposal, plan: UnitPlanBuilder, machine: str, goal: str, ranking: Ranking | None = None
+) -> WaitingForStop | WaitingForRemoval | None:
+    """Have the unit start on the machine `goal` while it runs on here, or return what it waits for: two of it may run,
+    and no third one. `ranking` as above."""
+    wait = _find_third(plan)
+    if wait is not None:
+        return wait
+    proposal.apply(plan, Supersede(machine, hands_over=True))
+    ask_for_proof(proposal, plan, goal)
+    proposal.apply(plan, Place(goal, Placed(Rule.MOVED, machine=machine)))
+    if ranking is not None:
+        ranking.record_placement(plan.name, goal)
+    return None
+
+
+def _find_third(plan: UnitPlanBuilder) -> WaitingForStop | WaitingForRemoval | None:
+    """What is left of the unit on other machines than its own, as what it waits for."""
+    for machine, state in plan.allocation_states().items():
+        if machine == plan.assigned or state in (AllocationState.ABSENT, AllocationState.DECLINED):
+            continue
+        is_removed = state is AllocationState.UNCONFIRMED
+        return WaitingForRemoval(machine) if is_removed else WaitingForStop(machine, hold=plan.hold_on(machine))
+    return None
+
+
+def find_failed_start(plan: UnitPlanBuilder) -> NotMoved | None:
+    """Where and why the unit failed when it was to start elsewhere, if that is why it is where it is. Other content, or
+    a restart, may do better."""
+    before = plan.before
+    reason = before.reason if before is not None and before.generation == plan.generation else None
+    if not isinstance(reason, NotMoved) or reason.rejection is None:
+        return None
+    return reason if reason.rejection.kind is RejectionKind.FAILED else None
 
 
 def ask_for_proof(proposal: Proposal, plan: UnitPlanBuilder, machine: str) -> None:

@@ -12,7 +12,7 @@ from fleetd.model.group import UpdateAction, group_of
 from fleetd.model.names import is_template
 from fleetd.model.ordered import Names
 from fleetd.model.placement import Decision, Placement
-from fleetd.model.reason import MOVED, Eviction, PeerWait, Reason, Rejection
+from fleetd.model.reason import MOVED, Eviction, Hold, PeerWait, Reason, Rejection
 from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.scheduler.allocation_state import AllocationState, classify
 from fleetd.scheduler.snapshot import Snapshot, requirements_of
@@ -175,6 +175,11 @@ class UnitPlanBuilder(msgspec.Struct, eq=False, gc=False):
         is_launched = self.unit is not None and self.unit.target is TargetState.LAUNCHED
         return is_launched and self.completed != self.generation
 
+    @property
+    def handed_over_from(self) -> str:
+        """The machine where the unit runs on until it is proven where it moves to; '' if it starts nowhere first."""
+        return next((machine for machine, placement in self.placements.items() if placement.hands_over), "")
+
     def allocation_state(self, machine: str) -> AllocationState:
         """What the unit is on this machine, with the plan so far."""
         placement, state = self.placements.get(machine), self.states.get(machine)
@@ -221,6 +226,10 @@ class UnitPlanBuilder(msgspec.Struct, eq=False, gc=False):
         """True if the machine is registered, but its fleetd was stopped."""
         record = self.snapshot.effective.get(machine)
         return record is not None and record.hold is not None
+
+    def hold_on(self, machine: str) -> Hold | None:
+        """Why the machine does not stop the unit as it is told to, or None."""
+        return Hold.ORPHANED if self.is_orphan(machine) else Hold.PARKED if self.is_parked(machine) else None
 
     def write(self, placement: Placement) -> None:
         """Have this placement written."""

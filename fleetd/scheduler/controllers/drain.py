@@ -12,7 +12,17 @@ from fleetd.scheduler.effective_machine import DRAINED, REBOOTS
 from fleetd.scheduler.feasibility import count_rejections
 from fleetd.scheduler.proposal import Proposal
 from fleetd.scheduler.ranking import Ranking
-from fleetd.scheduler.relocation import ask_for_proof, is_finishing, joined_groups, leave, spend, why_not
+from fleetd.scheduler.relocation import (
+    ask_for_proof,
+    find_failed_start,
+    hand_over,
+    is_finishing,
+    joined_groups,
+    leave,
+    spend,
+    starts_first,
+    why_not,
+)
 from fleetd.scheduler.unit_plan import UnitPlanBuilder
 
 LISTED = 3  # reasons why a unit fits nowhere else
@@ -25,6 +35,9 @@ def drain(proposal: Proposal) -> None:
         if name in proposal.units:  # the next of its group may go when it is proven where it goes
             plan = proposal.units[name]
             ask_for_proof(proposal, plan, plan.move_to)
+    for _, name in snapshot.superseded:
+        if name in proposal.units and proposal.units[name].handed_over_from:
+            ask_for_proof(proposal, proposal.units[name], proposal.units[name].assigned)
     for machine in sorted(snapshot.draining):
         request = snapshot.drain_request(machine)
         effective = snapshot.effective.get(machine)
@@ -40,9 +53,8 @@ def _drain_machine(proposal: Proposal, machine: str, request: DrainRequest) -> N
         for plan in present:
             if plan.is_on_many and (request.force or spend(proposal, [plan], machine) is None):
                 leave(proposal, [plan], machine, "", _why(proposal, machine))
-    movable = [
-        plan for plan in present if not plan.is_on_many and plan.assigned == machine and machine not in plan.leaves
-    ]
+    placed_alone = (plan for plan in present if not plan.is_on_many and plan.assigned == machine)
+    movable = [plan for plan in placed_alone if machine not in plan.leaves and not plan.handed_over_from]
     if not movable:
         return  # most of the time: a drained machine stays empty until it is uncordoned
     if not is_over and request.deadline:
@@ -78,6 +90,12 @@ def _move(
         return DrainEnded(request.deadline)
     if not request.force and any(is_finishing(plan, machine) for plan in group):
         return MayFinish(request.deadline)
+    if choice is not None and starts_first(proposal, group, machine, choice.machine):
+        failed = find_failed_start(group[0])
+        if failed is None or failed.drained_at != request.at:
+            return hand_over(proposal, group[0], machine, choice.machine, ranking)
+        if not request.force:
+            return failed  # it is tried once
     wait = None if request.force else spend(proposal, group, machine)
     if wait is not None:
         return wait

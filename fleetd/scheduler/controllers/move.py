@@ -8,11 +8,30 @@ from collections.abc import Sequence
 
 from fleetd.model.move import Move
 from fleetd.model.ordered import Names
-from fleetd.model.reason import NotMoved, Rejection, RejectionKind
+from fleetd.model.reason import (
+    KEPT,
+    BudgetWait,
+    NotMoved,
+    Rejection,
+    RejectionKind,
+    WaitingForRemoval,
+    WaitingForStop,
+)
+from fleetd.scheduler.actions import Place, Withdraw
+from fleetd.scheduler.allocations import is_handed_over
 from fleetd.scheduler.disruption import answer_to
 from fleetd.scheduler.proposal import Proposal
 from fleetd.scheduler.ranking import Ranking
-from fleetd.scheduler.relocation import ask_for_proof, is_finishing, leave, spend, why_not
+from fleetd.scheduler.relocation import (
+    ask_for_proof,
+    find_failed_start,
+    hand_over,
+    is_finishing,
+    leave,
+    spend,
+    starts_first,
+    why_not,
+)
 from fleetd.scheduler.snapshot import Snapshot
 from fleetd.scheduler.unit_plan import UnitPlanBuilder
 
@@ -24,7 +43,9 @@ def move(proposal: Proposal) -> None:
     snapshot = proposal.snapshot
     for name, request in sorted(snapshot.moves.items()):
         plan = proposal.units[name]
-        if request.revision < snapshot.restored_at:  # what was asked for may lie hours back
+        if plan.handed_over_from and _can_move(plan):
+            _follow_handover(proposal, plan, request)
+        elif request.revision < snapshot.restored_at:  # what was asked for may lie hours back
             _give_up(plan, request, NotMoved(request.machine))
         elif (later := _find_later(snapshot, name, request)) is not None:
             _give_up(plan, request, _not_moved(plan, request, later))
@@ -96,7 +117,15 @@ def _begin(proposal: Proposal, plan: UnitPlanBuilder, request: Move) -> None:
     if found is not None:
         _give_up(plan, request, _not_moved(plan, request, found))
         return
-    wait = None if request.force else spend(proposal, group, machine)
+    failed = find_failed_start(plan)
+    is_second = request.force and failed is not None and failed.machine == request.machine
+    wait: BudgetWait | WaitingForStop | WaitingForRemoval | None = None
+    if starts_first(proposal, group, machine, request.machine) and not is_second:
+        wait = hand_over(proposal, plan, machine, request.machine)
+        if wait is None:
+            return
+    elif not request.force:
+        wait = spend(proposal, group, machine)
     if wait is not None:
         for each in group:
             each.stays = wait
@@ -104,6 +133,19 @@ def _begin(proposal: Proposal, plan: UnitPlanBuilder, request: Move) -> None:
     leave(proposal, group, machine, request.machine, Rejection(RejectionKind.MOVED, request.machine))
     for each in group:
         ask_for_proof(proposal, each, request.machine)
+
+
+def _follow_handover(proposal: Proposal, plan: UnitPlanBuilder, request: Move) -> None:
+    """End the move of a unit that started first where it is to go, and is proven there, or that is to stay after all
+    where it runs. Placement ends any other (end_moves)."""
+    machine = plan.handed_over_from
+    if request.machine == machine:
+        if why_not(proposal, [plan.name], machine, ignores_cordon=True) is None:
+            plan.ended_move, goal = request.revision, plan.assigned
+            proposal.apply(plan, Place(machine, KEPT))
+            proposal.apply(plan, Withdraw(goal) if goal else None)
+    elif plan.assigned == request.machine and is_handed_over(plan):
+        plan.ended_move = request.revision
 
 
 def _aim(proposal: Proposal, plan: UnitPlanBuilder, request: Move) -> None:

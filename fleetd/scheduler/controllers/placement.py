@@ -90,11 +90,13 @@ def _hand_over(proposal: Proposal, plan: UnitPlanBuilder) -> Mapping[str, Alloca
 
 
 def _hand_over_one(proposal: Proposal, plan: UnitPlanBuilder, machine: str, state: AllocationState) -> None:
-    replacement = plan.assigned
+    replacement, hands_over = plan.assigned, plan.placements[machine].hands_over
     action = decide_handover(proposal, plan, machine, state)
     proposal.apply(plan, action)
     if isinstance(action, Place) and replacement:
         proposal.apply(plan, Withdraw(replacement))
+    if hands_over:
+        return  # the machine of the replacement says when it is too late
     since_s = proposal.snapshot.superseded_since.get((machine, plan.name), proposal.now.clock_s)
     due_s = since_s + proposal.policy.handover_timeout_s
     if due_s > proposal.now.clock_s:
