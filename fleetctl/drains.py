@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 LONGEST_PAUSE_S = 1.0  # between two looks
 NOTICE_S = 3.0  # how long a unit must wait before that is printed: between two moves it does for a moment
 LEFT = frozenset({"proven", "moved", "failed", "unplaced"})
-_ON_THE_WAY = frozenset({"pending", "waits", "finishing", "moving", "stopping", "starting"})
+_ON_THE_WAY = frozenset({"pending", "waits", "finishing", "moving", "starting-first", "stopping", "starting"})
 
 
 def follow_drains(client: "Client", places: Sequence[Location], *, is_quiet: bool = False) -> list[schema.DrainReport]:
@@ -89,7 +89,8 @@ class DrainFollower:
         if unit.state in ("waits", "pending"):
             return self._notice(unit.unit, self._describe(unit))
         self._waits.pop(unit.unit, None)
-        return [] if unit.state in ("moving", "starting", "stopping") else self._say(unit.unit, self._describe(unit))
+        is_shown_live = unit.state in ("moving", "starting", "stopping")
+        return [] if is_shown_live else self._say(unit.unit, self._describe(unit))
 
     def _notice(self, name: str, text: str) -> list[str]:
         """Tell what is waited for, each thing once, after it has lasted NOTICE_S."""
@@ -125,6 +126,8 @@ class DrainFollower:
                 return f"{name} waits for the leader"
             case "proven" | "moving":
                 return f"{name}{where} {'proven' if unit.state == 'proven' else 'stops first'}"
+            case "starting-first":
+                return f"{name} starts on {output.place(unit.machine, unit.address)} first"
             case "moved":
                 return f"{name}{where}" if where else f"{name} {reason}"
             case "starting":

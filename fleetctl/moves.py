@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 LONGEST_PAUSE_S = 1.0  # between two looks
 NOTICE_S = 3.0  # how long a unit must wait before that is printed
 OVER = ("placed", "unplaced")
+STARTING = {"starting": "is not proven yet on {}", "starting-first": "starts on {} first"}
 
 
 def follow_move(client: "Client", name: str) -> schema.MoveReport:
@@ -26,8 +27,8 @@ def follow_move(client: "Client", name: str) -> schema.MoveReport:
             if report.state in OVER:
                 break
             text = f"it {output.indented(report.reason)}"
-            if report.state == "starting":
-                text = f"it is not proven yet on {output.place(report.machine, report.address)}"
+            if report.state in STARTING:
+                text = f"it {STARTING[report.state].format(output.place(report.machine, report.address))}"
             if text != waiting:
                 waiting, since_s = text, clock.now()
             elif report.state == "waits" and clock.now() - since_s >= NOTICE_S and said != text:

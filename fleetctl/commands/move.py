@@ -27,7 +27,8 @@ def command(settings: Settings, unit: str, machine: str, force: bool, no_block: 
     Refused with the reason, and without any change, if the unit does not fit there. Exits with 0 once the unit is
     proven there, as UpdateSettleSec= says, and with 1 and the reason if it is not: a unit that fails there, or whose
     machine is lost on the way, returns to where it was, or goes wherever it fits. A move that waits is taken back by
-    naming the machine where the unit is.
+    naming the machine where the unit is. With Handover=start-first in [X-Fleet], the unit stops where it was only when
+    it is proven.
     """
     client = open_client(settings)
     name = parse_argument(unit).name.full

@@ -44,10 +44,11 @@ class DrainedUnit(msgspec.Struct, frozen=True, omit_defaults=True):
     """What becomes of one unit of a machine that is drained.
 
     `state` of one that is there: `pending` (the leader has not planned it yet), `waits` (until it may be disturbed),
-    `finishing` (a oneshot at work), `moving` (it is being stopped, and `machine` is where it goes), `stopping` (it goes
-    nowhere), `stays` (it does not leave) or `global` (global units and templates of sockets stay). Of one that has left
-    and was asked for: `starting` (on `machine`, and not proven yet), `proven`, `failed`, `moved` (it is not to run, or
-    has completed) or `unplaced`. `reason` is a sentence whose subject is the unit, `cause` its data.
+    `finishing` (a oneshot at work), `moving` (it is being stopped, and `machine` is where it goes), `starting-first`
+    (on `machine`, and it runs on until it is proven there: Handover=start-first), `stopping` (it goes nowhere, or is
+    proven elsewhere), `stays` (it does not leave) or `global` (global units and templates of sockets stay). Of one that
+    has left and was asked for: `starting` (on `machine`, and not proven yet), `proven`, `failed`, `moved` (it is not to
+    run, or has completed) or `unplaced`. `reason` is a sentence whose subject is the unit, `cause` its data.
     """
 
     unit: str
@@ -128,9 +129,10 @@ class MoveReport(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where the move of a unit stands. `goal` is the machine that it is to go to, '' where no move is pending.
 
     `state` is `pending` (the leader has not planned it yet), `waits` (until it may be disturbed), `moving` (it is being
-    stopped, and `machine` is where it goes), `starting` (on `machine`, and not proven there yet), or, where no move is
-    pending, `placed` (on `machine`) or `unplaced`. `by` and `at` (Unix time, s) say who asked for it and when. `reason`
-    is a sentence whose subject is the unit.
+    stopped, and `machine` is where it goes), `starting` (on `machine`, and not proven there yet), `starting-first` (the
+    same, and it runs on where it was: Handover=start-first), or, where no move is pending, `placed` (on `machine`) or
+    `unplaced`. `by` and `at` (Unix time, s) say who asked for it and when. `reason` is a sentence whose subject is the
+    unit.
     """
 
     unit: str

@@ -204,12 +204,13 @@ OPTIONS = (
     XFleetOption(
         name="Handover",
         syntax="stop-first|start-first",
-        meaning="When a unit moves to another machine: whether it is stopped before it starts there, or only when it "
-        "is healthy there, so that it runs twice for a moment. start-first cannot be used with `Global`, `MachineOf` "
-        "and Type=oneshot. Default: stop-first.",
+        meaning="When a drain or an operator moves a unit to another machine: `stop-first` stops it before it starts "
+        "there; `start-first` stops it only when it is proven there (`UpdateSettleSec`), so that it runs twice for a "
+        "moment. One that fails there, or is not proven within `UpdateDeadlineSec`, stays where it is; a drain tries "
+        "that once. start-first takes nothing from `MaxUnavailable`. It cannot be used with `Global`, with "
+        "`MachineOf` on either side, nor with Type=oneshot. Default: stop-first.",
         of_group=True,
         since=OWN,
-        has_effect=False,
     ),
     XFleetOption(
         name="Movable",

@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from fleetd.api import schema
 from fleetd.model.machine import Capability, Cordon, DrainRequest, Machine, MachineMode, MachineSettings
@@ -16,14 +17,18 @@ from fleetd.model.reason import (
     DrainEnded,
     Eviction,
     MayFinish,
+    NotMoved,
     NowhereElse,
+    Placed,
     Reason,
     Rejection,
     RejectionCount,
     RejectionKind,
+    Rule,
     Stopping,
     Unavailability,
     UnavailableMember,
+    WaitingForRemoval,
     WaitingForStop,
 )
 from fleetd.model.reboot import Reboot, RebootPhase
@@ -156,6 +161,7 @@ async def test_a_machine_that_is_not_drained_shows_what_is_on_it(machine: Fleet)
     assert [(unit.unit, unit.state) for unit in found.units] == [("a.service", "pending")]
 
 
+FAILED_THERE = NotMoved("m2", Rejection(RejectionKind.FAILED, "exit-code"), drained_at=AT)
 WAIT = BudgetWait(1, 1, (UnavailableMember("b.service", "m2", Unavailability.UNPROVEN),))
 
 
@@ -170,6 +176,11 @@ WAIT = BudgetWait(1, 1, (UnavailableMember("b.service", "m2", Unavailability.UNP
         (MayFinish(AT + 60), {"deadline": 90}, "pending", ""),
         (DrainEnded(AT + 60), {"deadline": 60}, "stays", "stays: the drain of its machine ended at 2027-01-15 12:01"),
         (DrainEnded(AT), {"deadline": 60}, "pending", ""),
+        (FAILED_THERE, {}, "stays", "was not moved to m2: failed there: exit-code"),
+        (FAILED_THERE, {"force": True}, "pending", ""),
+        (NotMoved("m2", Rejection(RejectionKind.FAILED, "exit-code"), drained_at=AT - 60), {}, "pending", ""),
+        (WaitingForStop("m2"), {}, "waits", "waits until m2 has stopped it"),
+        (WaitingForRemoval("m2"), {"force": True}, "waits", "waits until m2 has removed it"),
         (None, {}, "pending", ""),
     ],
 )
@@ -180,6 +191,19 @@ async def test_what_is_still_there_says_why(
     await drain(machine, **request_)
     [unit] = (await report(machine)).units
     assert (unit.state, unit.reason[: len(words)], bool(unit.reason)) == (state, words, bool(words))
+
+
+async def test_what_starts_elsewhere_first_says_where_until_it_stops(machine: Fleet) -> None:
+    placement = await place(machine, "a.service", Placed(Rule.MOVED, machine="m1"))
+    await machine.put(replace(placement, superseded=True, hands_over=True), "m1", "a.service")
+    await machine.put(Decision("a.service", 1, "m2", reason=Placed(Rule.MOVED, machine="m1")), "a.service")
+    await drain(machine)
+    [unit] = (await report(machine, "a.service")).units
+    assert (unit.state, unit.machine, unit.address) == ("starting-first", "m2", "10.0.0.2")
+    assert unit.reason == "starts there first, and runs on m1 until it is proven"
+    await machine.put(replace(placement, target=TargetState.INACTIVE), "m1", "a.service")
+    [unit] = (await report(machine, "a.service")).units
+    assert (unit.state, unit.machine) == ("stopping", "")
 
 
 async def test_the_data_of_the_reasons_is_told(machine: Fleet) -> None:

@@ -9,7 +9,7 @@ from fleetd.api import schema
 from fleetd.model.machine import Capability, Cordon, Machine, MachineMode, MachineSettings
 from fleetd.model.move import Move
 from fleetd.model.placement import Decision, Placement
-from fleetd.model.reason import BudgetWait, Reason
+from fleetd.model.reason import MOVED, BudgetWait, Placed, Reason, Rule, WaitingForStop
 from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.registry.records import MOVES, STATES
 from fleetd.store.protocol import Delete
@@ -144,7 +144,10 @@ async def test_the_machine_where_it_is_an_unknown_machine_and_an_unknown_unit_ar
         ("m1", "", BudgetWait(1, 1, ()), True, "waits", "m1"),
         ("", "m2", None, True, "moving", "m2"),
         ("", "", None, True, "moving", "m2"),
+        ("m1", "", WaitingForStop("m2"), True, "waits", "m1"),
         ("m2", "", None, True, "starting", "m2"),
+        ("m2", "", MOVED, True, "starting", "m2"),
+        ("m2", "", Placed(Rule.MOVED, machine="m1"), True, "starting-first", "m2"),
         ("m2", "", None, False, "placed", "m2"),
         ("", "m1", None, False, "moving", "m1"),
         ("", "", None, False, "unplaced", ""),

@@ -92,6 +92,23 @@ def test_each_unit_that_is_proven_elsewhere_is_an_event(fleetctl: Fleetctl, clus
     assert len(asked) == 8
 
 
+def test_what_starts_elsewhere_first_is_an_event(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+    Script(
+        cluster,
+        report(unit("web@1", "pending")),
+        report(unit("web@1", "starting-first", M2)),
+        report(unit("web@1", "stopping")),
+        report(unit("web@1", "proven", M2), drained=True),
+    )
+    result = fleetctl("drain", "1111")
+    assert (result.status, result.stderr) == (0, "")
+    assert told(result)[1:] == [
+        "web@1.service starts on 22222222... first",
+        "web@1.service → 22222222... proven",
+        "11111111 is drained",
+    ]
+
+
 def test_what_waits_for_long_says_for_whom_once(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     waits = report(unit("web@2", "waits", reason="waits: web@3.service is not proven yet on 2 (MaxUnavailable=1)"))
     Script(cluster, report(unit("web@2", "pending")), *[waits] * 20, DRAINED)

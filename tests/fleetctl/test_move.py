@@ -16,6 +16,7 @@ from tests.fleetctl.small_cluster import SmallCluster
 
 AT_1, AT_2 = "11111111.../10.0.0.1", "22222222.../10.0.0.2"
 WEB = "[Service]\nExecStart=/bin/sleep inf\n[X-Fleet]\nUpdateSettleSec=100ms\n"
+FIRST = WEB + "Handover=start-first\n"
 PINNED = WEB + "MachineMetadata=number=1\n"
 
 
@@ -26,7 +27,7 @@ def small(
     """Runs a command line against a cluster of real leaders and agents."""
     small_cluster = SmallCluster(background, _folder(tmp_path), {})
     monkeypatch.setenv("FLEETCTL_ENDPOINT", small_cluster.unix)
-    for name, text in {"web.service": WEB, "pinned.service": PINNED}.items():
+    for name, text in {"web.service": WEB, "first.service": FIRST, "pinned.service": PINNED}.items():
         (tmp_path / name).write_text(text)
     yield bare_fleetctl
     small_cluster.close()
@@ -50,6 +51,18 @@ def test_a_unit_moves_there_and_back_and_one_that_does_not_fit_stays(small: Flee
         f"Error moving unit pinned.service to {AT_2}: Error 409: the unit was not moved to 22222222: "
         "metadata number=1 missing\n"
     )
+
+
+def test_a_unit_that_starts_first_moves_and_stays_where_it_was_if_it_fails(small: Fleetctl) -> None:
+    started = small("start", "first").stdout
+    second, there = ("2222", AT_2) if AT_1 in started else ("1111", AT_1)
+    result = small("move", "first", second)
+    assert (result.status, result.stdout, result.stderr) == (0, f"Unit first.service moved to {there}\n", "")
+    result = small("drain", second)
+    other = AT_1 if there == AT_2 else AT_2
+    assert result.status == 0
+    assert f"first.service starts on {other} first" in result.stdout
+    assert f"first.service → {other} proven" in result.stdout
 
 
 def script(cluster: ScriptedCluster, *reports: tuple[str, str, str]) -> None:

@@ -16,9 +16,12 @@ from fleetd.model.reason import (
     Infeasible,
     MayFinish,
     NoMachines,
+    NotMoved,
     NowhereElse,
     Reason,
     Stopping,
+    WaitingForRemoval,
+    WaitingForStop,
     render,
 )
 from fleetd.model.unit import TargetState, UnitState
@@ -87,6 +90,8 @@ def _describe_present(data: DrainData, name: str) -> schema.DrainedUnit:
             return _describe(data, name, "stays", reason=reason)
         if decision is not None and decision.target:
             return _describe(data, name, "moving", decision.target, reason)
+        if placement is not None and placement.hands_over and decision is not None:
+            return _describe(data, name, "starting-first", decision.machine, reason)
         return _describe(data, name, "stopping", reason=reason)
     if is_on_many(name, requirements_of(placement.content, name)):
         return _describe_on_many(data, name, reason)
@@ -114,6 +119,10 @@ def _describe_remaining(data: DrainData, name: str, reason: Reason | None) -> sc
             return _describe(data, name, "finishing", reason=reason)
         case DrainEnded(deadline) if request and deadline == request.deadline:
             return _describe(data, name, "stays", reason=reason)
+        case NotMoved(drained_at=at) if request and not request.force and at == request.at:
+            return _describe(data, name, "stays", reason=reason)
+        case WaitingForStop() | WaitingForRemoval() if request:
+            return _describe(data, name, "waits", reason=reason)
     return _describe(data, name, "pending")
 
 

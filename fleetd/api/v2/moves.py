@@ -13,7 +13,7 @@ from fleetd.model.machine import Capability
 from fleetd.model.move import Move
 from fleetd.model.names import InvalidName, is_template, validate_name
 from fleetd.model.placement import Decision, Placement
-from fleetd.model.reason import BudgetWait, NotMoved, Rejection, RejectionKind, render
+from fleetd.model.reason import NotMoved, Placed, Rejection, RejectionKind, Rule, is_waiting, render
 from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.registry.records import DECISIONS, MACHINES, MOVES, UNITS
 from fleetd.registry.registry import Reader, Registry
@@ -109,8 +109,14 @@ def _describe_state(found: Found) -> tuple[str, str]:
     if move is None:
         return "placed", decision.machine
     if decision.machine == move.machine:
-        return "starting", decision.machine
-    return ("waits" if isinstance(decision.reason, BudgetWait) else "pending"), decision.machine
+        return ("starting-first" if runs_on(decision) else "starting"), decision.machine
+    return ("waits" if is_waiting(decision.reason) else "pending"), decision.machine
+
+
+def runs_on(decision: Decision) -> str:
+    """The machine where a unit runs on until it is proven on the one that it moves to (Handover=start-first), or ''."""
+    reason = decision.reason
+    return reason.machine if isinstance(reason, Placed) and reason.rule is Rule.MOVED else ""
 
 
 def _refuse_unmovable(found: Found) -> str:
