@@ -105,8 +105,8 @@ class JointSteps:
         return restarted_along(self._proposal.snapshot, unit, machine) if machine else {}
 
     def _is_to_be_left(self, unit: str, machine: str) -> bool:
-        """True for what is not to be changed yet: a job that runs, and a unit that starts where it moves before it stops
-        where it was (Handover=start-first), which might fail with other content and then have that where it runs."""
+        """True for what is not to be changed yet: a job that runs, and a unit that starts first where it moves
+        (Handover=start-first): if it failed there with other content, that would reach where it runs."""
         plan = self._proposal.units[unit]
         if plan.handed_over_from:
             return True

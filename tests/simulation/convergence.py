@@ -15,6 +15,7 @@ from fleetd.model.reason import (
     BudgetWait,
     DrainEnded,
     Hold,
+    NotMoved,
     NowhereElse,
     Reason,
     Rejection,
@@ -118,6 +119,9 @@ def _judge_drain(world: World, machine: str, request: DrainRequest) -> None:
         elif isinstance(reason, BudgetWait) and not request.force:
             if not any(_is_down(world, member.unit) for member in reason.members):
                 world.fail("Convergence", f"{name} stays on drained {machine}, and need not wait: {render(reason)}")
+        elif isinstance(reason, NotMoved) and not request.force:
+            if reason.drained_at != request.at:
+                world.fail("Convergence", f"{name} stays on drained {machine}, for an earlier drain: {render(reason)}")
         elif not (isinstance(reason, DrainEnded) and reason.deadline == request.deadline):
             world.fail("Convergence", f"{name} stays on drained {machine}, and does not say why: {render(reason)}")
 

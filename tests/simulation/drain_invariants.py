@@ -9,9 +9,11 @@ from fleetd.model.placement import Decision, Placement
 from fleetd.model.reason import RejectionKind, WaitingForStop
 from fleetd.model.unit import TargetState
 from fleetd.registry.records import PLACEMENTS, STATES, RecordKey
+from fleetd.scheduler.disruption import answer_to
 from fleetd.scheduler.snapshot import requirements_of
 from fleetd.store.protocol import Event
 from tests.simulation.checker import Checker, Key, now
+from tests.simulation.handover_invariants import runs_on
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -78,6 +80,8 @@ class DrainsKeepTheBudget(Checker):
             return  # a leader may not know yet that it is available again
         if state.generation < former.generation:  # it is being changed, and counts as unavailable already
             return
+        if (proof := answer_to(former, state)) is not None and proof.failed:  # so does one that was found unhealthy
+            return
         group = [other for other in self.records.units if group_of(other) == group_of(name) and self._is_member(other)]
         rollout = self.records.rollouts.get(group_of(name))
         accepted = [member.unit for member in rollout.accepted] if rollout else []  # an operator goes on without them
@@ -99,6 +103,8 @@ class DrainsKeepTheBudget(Checker):
         return is_member and not requirements_of(unit.content, name).is_global  # type: ignore[union-attr]
 
     def _is_available(self, name: str) -> bool:
+        if runs_on(self.records, name):
+            return True
         for machine in self.records.assigned_machines(name):
             state, placement = self.records.states.get((machine, name)), self.records.placements[machine, name]
             is_there = machine in self.records.machines and state is not None
@@ -124,15 +130,18 @@ class DrainsKeepTheBudget(Checker):
 
 
 class KeptPlacesAreKept(Checker):
-    """While a unit is on its way to a machine, nothing that conflicts with it is placed there."""
+    """While a unit is on its way to a machine, or is not proven yet where it goes from there, nothing that conflicts
+    with it is placed there."""
 
     def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Key, Placement]) -> None:
         for machine, name in (path.names for path, _ in events if path.kind is PLACEMENTS):
             former, placement = before.get((machine, name)), self.records.placements.get((machine, name))
             if placement is None or not placement.is_active or (former is not None and former.is_active):
                 continue
-            for other, decision in self.records.decisions.items():
-                if decision.target == machine and other != name and self._conflict(name, placement, other):
+            kept = [other for other, decision in self.records.decisions.items() if decision.target == machine]
+            kept += [n for (m, n), order in self.records.placements.items() if m == machine and order.hands_over]
+            for other in kept:
+                if other != name and self._conflict(name, placement, other):
                     self.fail(f"{name} is placed on {machine}, where the place of {other} is kept")
 
     def _conflict(self, name: str, placement: Placement, other: str) -> bool:

@@ -21,6 +21,7 @@ from fleetd.scheduler.snapshot import requirements_of
 from fleetd.store.protocol import Comparison, CreatedAt, Event, HasValue, Operation, Put, Unchanged
 from tests.simulation.checker import Checker, Key, now
 from tests.simulation.drain_invariants import DrainsKeepTheBudget, KeptPlacesAreKept
+from tests.simulation.handover_invariants import StartFirstIsAskedFor, StartFirstKeepsWhatRuns
 from tests.simulation.placement_invariants import ConflictsApart, CordonedMachinesGetNothingNew, OneMachinePerUnit
 from tests.simulation.rollout_invariants import DisruptionBudgetIsKept
 
@@ -448,6 +449,8 @@ CHECKERS: tuple[type[Checker], ...] = (
     CordonedMachinesGetNothingNew,
     DrainsKeepTheBudget,
     KeptPlacesAreKept,
+    StartFirstIsAskedFor,
+    StartFirstKeepsWhatRuns,
     OnlyTheLeaderDecides,
     Rule1StoreIsNoLifeLine,
     DelaysAreKept,

@@ -10,6 +10,7 @@ from fleetd.registry.records import PLACEMENTS, RecordKey
 from fleetd.scheduler.disruption import judge_member
 from fleetd.store.protocol import Event
 from tests.simulation.checker import Checker, Key, now
+from tests.simulation.handover_invariants import runs_on
 from tests.simulation.units import ROLLED
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ class DisruptionBudgetIsKept(Checker):
         return key in self._changing or now() - self._down_since.get(key, now()) > NEWS_S
 
     def _is_unavailable(self, key: Key) -> bool:
+        if runs_on(self.records, key[1]):
+            return False
         return key[0] not in self.records.machines or self._judge(key, self.records.placements[key]) is not None
 
     def _judge(self, key: Key, placement: Placement) -> object:

@@ -72,10 +72,23 @@ machines m1, m2, m3
 95   expect roll@3.service has edition 2
 95   expect roll@1.service runs once
 """
+HANDOVERS = """
+machines m1, m2, m3
+3    start twice.service
+20   drain m1                    # it runs on there until it is proven on m2
+50   expect twice.service runs on m2
+50   refuse twice.service for 30
+51   drain m2                    # it fails on m3, and stays
+80   expect twice.service runs on m2
+80   uncordon m1
+82   move m1 twice.service
+110  expect twice.service runs on m1
+"""
 CHANGES = {  # story → how often each unit is started
     DRAINS: {"web@1.service": 1, "web@2.service": 2, "web@3.service": 2, "picky.service": 1},
     MOVES: {"web@1.service": 2, "web@2.service": 1, "web@3.service": 2},
     ROLLOUTS: {"roll@1.service": 3, "roll@2.service": 2, "roll@3.service": 2},
+    HANDOVERS: {"twice.service": 3},
 }
 AS_LEADER, AS_FOLLOWER = "", f"1 restart {VICTIM}\n"  # another machine leads meanwhile
 
@@ -127,7 +140,7 @@ def test_a_kill_at_any_write_loses_nothing_and_repeats_nothing(preface: str, eac
 @pytest.mark.covers("B.8", "C.4")
 @pytest.mark.long
 @pytest.mark.parametrize("preface", [AS_LEADER, AS_FOLLOWER], ids=["a-leaders", "a-followers"])
-@pytest.mark.parametrize("story", CHANGES, ids=["drains", "moves", "rollouts"])
+@pytest.mark.parametrize("story", CHANGES, ids=["drains", "moves", "rollouts", "handovers"])
 @pytest.mark.parametrize("each", [SAMPLE, pytest.param(1, marks=pytest.mark.soak)], ids=["some", "all"])
 def test_a_kill_at_any_write_of_a_change_comes_to_the_same_end(each: int, story: str, preface: str) -> None:
     undisturbed = KillPoint(None)

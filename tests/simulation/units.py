@@ -30,6 +30,9 @@ UNITS = {
     "follower.service": f"{_SERVICE}[X-Fleet]\nMachineOf=patient.service\n",
     "again.service": "[Service]\nType=oneshot\nExecStart=/bin/sleep 15\n[X-Fleet]\nRerunAfterFailover=true\n",
     "broken.service": "[Service]\nType=simple\n",  # nothing to execute: systemd reports a bad setting
+    "twice.service": (  # two of it may run for a moment
+        f"{_SERVICE}[X-Fleet]\nHandover=start-first\nUpdateSettleSec=2s\nUpdateDeadlineSec=30s\nConflicts=slow.service\n"
+    ),
     "talk.socket": "[Socket]\nListenStream=7000\nAccept=yes\n",
     "talk@.service": "[Service]\nExecStart=/bin/talk\nStandardInput=socket\n[X-Fleet]\nMachineMetadata=disk=none\n",
     "local.service": _SERVICE,  # machine 2 has a unit of this name of its own
@@ -66,7 +69,9 @@ def unit_text(name: str, edition: int = 1) -> str:
 
 
 def rolled_text(edition: int) -> str:
-    """The unit file of the template whose instances are changed one after the other."""
+    """The unit file of the template whose instances are changed one after the other. Those of the second edition start
+    where they move before they stop where they were."""
     line = _LINES.get(edition, "")
     service = "[Service]\nType=simple\n" if edition == BROKEN else _SERVICE
-    return f"[Unit]\nDescription=edition {edition}\n{service}{line}\n[X-Fleet]\n{_ROLLED}"
+    handover = "Handover=start-first\n" if edition == 2 else ""
+    return f"[Unit]\nDescription=edition {edition}\n{service}{line}\n[X-Fleet]\n{_ROLLED}{handover}"
