@@ -10,7 +10,6 @@ The decisions only read: the plan of the unit and the proposal as they are so fa
 from collections.abc import Mapping, Sequence
 
 from fleetd.model.content import is_same_content
-from fleetd.model.machine import MachineSettings
 from fleetd.model.reason import (
     ADOPTED,
     COMPLETED,
@@ -212,7 +211,7 @@ def _decide_start_first(proposal: Proposal, plan: UnitPlanBuilder, machine: str)
     candidate = _candidate(proposal, plan, machine)
     if meets_constraints(candidate) or rejection_by_occupants(candidate):
         return None  # what runs is not stopped as long as nothing else does
-    drain = plan.snapshot.settings.get(machine, MachineSettings()).drain
+    drain = plan.snapshot.drain_request(machine)
     goal = plan.assigned or (plan.before.machine if plan.before else "")
     return Place(machine, NotMoved(goal, why, drained_at=drain.at if drain else 0.0))
 
