@@ -79,6 +79,11 @@ def is_later(unit: Unit, rollout: Rollout) -> bool:
     return unit.generation > rollout.generation and unit.rollout != rollout.id
 
 
+def _is_unfinished(rollout: Rollout) -> bool:
+    """True for a rollout that is not over, or that is done but for absent members."""
+    return not rollout.is_over or (rollout.phase is Phase.DONE and rollout.former != ())
+
+
 def _placed_requirements(content: Content, name: str) -> Requirements:
     """The requirements that count on the unit's machine. A template has none: it is placed where its sockets are."""
     return Requirements() if is_template(name) else requirements_of(content, name)
@@ -257,7 +262,7 @@ class Snapshot:
         rollout = self.rollouts.get(group)
         if not self.rolling.get(group):
             return False
-        if rollout is None or not rollout.is_over or (rollout.phase is Phase.DONE and rollout.former):
+        if rollout is None or _is_unfinished(rollout):
             return True
         return any(is_later(self.units[name], rollout) for name in self.rolling[group])
 
@@ -434,7 +439,7 @@ class Snapshot:
             _mark(self.rolling.setdefault(group, {}), unit.name, belongs)
             _mark(self.units_of_rollout.setdefault(unit.rollout, {}), unit.name, belongs)
             rollout = self.rollouts.get(group)
-            if belongs and (rollout is None or is_later(unit, rollout)):
+            if belongs and (rollout is None or _is_unfinished(rollout) or is_later(unit, rollout)):
                 self.under_way[group] = None
 
     def _refresh_occupant(self, machine: str, name: str) -> None:

@@ -7,8 +7,11 @@ from fleetd.model.machine import DrainRequest, MachineMode, MachineSettings
 from fleetd.model.rollout import Action, Apply, Command, Member, PauseCause, Phase, Step
 from fleetd.model.unit import Unit
 from fleetd.registry.records import APPLIES, COMMANDS, PLACEMENTS, ROLLOUTS, SETTINGS, UNITS
+from fleetd.registry.snapshots import apply_record
 from fleetd.scheduler.affected import Affected
 from fleetd.scheduler.proposal import RolloutPlan
+from fleetd.scheduler.relations import rolling_with
+from fleetd.scheduler.snapshot import Snapshot
 from fleetd.scheduler.unit_plan import UnitPlan
 from tests.unit.cluster_builder import INACTIVE, LAUNCHED, NOON
 from tests.unit.rebooting_cluster import rebooting_group
@@ -610,3 +613,19 @@ def test_a_revert_does_not_run_oneshots_again() -> None:
     operate(cluster, "j@1.service", restart_of=cluster.snapshot.units["j@1.service"].generation)
     cluster.come_to_rest()
     assert cluster.started == ["j@1.service", "j@1.service"], "an operator may run it again"
+
+
+@pytest.mark.parametrize("order", ["units first", "rollouts first"])
+def test_a_new_leader_plans_a_rollout_with_all_of_its_members(order: str) -> None:
+    cluster = rolling_group()
+    cluster.request("new", *MEMBERS)
+    cluster.command(Action.PAUSE)
+    cluster.run_leader()
+    cluster.run_agents()
+    first = ROLLOUTS if order == "rollouts first" else UNITS
+    records = sorted(cluster.store.items(), key=lambda item: item[0][0] is not first)
+    cluster.store = dict(records)
+    cluster.snapshot = Snapshot()
+    for (kind, names), record in records:
+        apply_record(cluster.snapshot, kind, names, record)
+    assert list(rolling_with(cluster.snapshot, ["w@2.service"])) == list(MEMBERS)
