@@ -140,13 +140,13 @@ def begin_rollout(proposal: Proposal, before: Rollout | None, units: Sequence[Un
 
 def _find_former(plan: UnitPlanBuilder, member: Member, machine: str, kept: MemberContents | None) -> Content | None:
     """What a member has until now: what an earlier rollout has it keep, or what it was placed with, be it on a machine
-    that is lost; None for a member that is new."""
+    that is lost, or on one that it is leaving; None for a member that is new."""
     content = kept.held(member) if kept is not None else None
     if content is not None:
         return content
-    placed = {where: placement for where, placement in plan.former.items() if placement.is_active}
-    placement = placed.get(machine) if machine else next(iter(placed.values()), None)
-    return placement.content if placement is not None else None
+    placed = sorted(plan.former.items(), key=lambda found: not found[1].is_active)
+    contents = [placement.content for where, placement in placed if where == machine or not plan.is_on_many]
+    return next(iter(contents), None)
 
 
 def _members(plan: UnitPlanBuilder) -> Iterator[tuple[Member, str]]:
