@@ -31,7 +31,7 @@ from fleetd.reconciler.actions import Write
 from fleetd.reconciler.after_restore import is_orphan_still, plan_adoption
 from fleetd.reconciler.machine_plan import plan_machine
 from fleetd.reconciler.observed import Desired, Observed, is_settled
-from fleetd.reconciler.proof import judge_health
+from fleetd.reconciler.proof import explain, judge_health
 from fleetd.reconciler.reported_state import find_result, needs_explanation, report
 from fleetd.reconciler.socket_pairs import with_pairs
 from fleetd.registry.registry import Registry
@@ -354,7 +354,9 @@ class Agent:
                 self._retries.forget(name)
             result = find_result(seen, self._retries.job_result(name))
             is_explained = needs_explanation(seen, result)
-            self._diagnostics.update(name, has_failed=is_explained or (seen.ours and seen.active == "failed"))
+            proof = self._judge(name, placement, seen, result)
+            is_unhealthy = seen.active == "failed" or (proof is not None and proof.failed != "")
+            self._diagnostics.update(name, has_failed=is_explained or (seen.ours and is_unhealthy))
             if is_explained and self._diagnostics.is_pending(name):
                 continue  # the refusal only says that a setting is bad; the explanation says which
             state = report(
@@ -364,7 +366,7 @@ class Agent:
                 result=result,
                 note=self._executor.note(name),
                 orphan=name in self._ledger.orphans,
-                proof=self._judge(name, placement, seen, result),
+                proof=self._explain_proof(name, proof),
             )
             if state is not None and state.refusal:
                 self._refused[name] = None
@@ -377,6 +379,17 @@ class Agent:
         judgement = judge_health(placement, seen, error=self._retries.error(name), result=result)
         self._proof_timers.set(name, judgement.due_s)
         return judgement.proof
+
+    def _explain_proof(self, name: str, proof: Proof | None) -> Proof | None:
+        """Return the answer with the cause of a failure in full. It waits for that: whoever asked acts on the first
+        answer."""
+        if proof is None or not proof.failed:
+            return proof
+        if self._diagnostics.is_pending(name):
+            return None
+        explained = self._diagnostics.text(name)
+        is_said = self._retries.error(name) == proof.failed
+        return explain(proof, "" if is_said or explained == NO_REASON else explained)
 
     def _find_error(self, name: str, is_explained: bool) -> str:
         """Return why the unit, or an action for it, failed. systemd's explanation of the unit, where there is one, says

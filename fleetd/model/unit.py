@@ -45,6 +45,7 @@ class Unit(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_field=
         return Content(self.text, self.dropins)
 
 
+LAST_LINES = "last lines:"  # begins the log lines of a failure
 AT_REST = ("", "inactive", "failed")  # systemd's active states in which no process of a unit exists
 
 
@@ -53,13 +54,18 @@ class Proof(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
     It holds for this generation, and for the content of this hash. `invocation` is systemd's InvocationID of the run
     that was proven ('': a oneshot that has completed and that systemd has forgotten, or a unit that is not to run).
-    `failed` is why the unit is taken to be unhealthy, '' if it is proven.
+    `failed` is why the unit is taken to be unhealthy, with its last log lines, '' if it is proven.
     """
 
     generation: Count
     hash: str
     invocation: str = ""
     failed: str = ""
+
+    @property
+    def cause(self) -> str:
+        """Why the unit is taken to be unhealthy, without log lines."""
+        return self.failed.partition(f"; {LAST_LINES}")[0]
 
 
 class UnitState(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_field="format", tag=FORMAT):

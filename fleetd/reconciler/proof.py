@@ -15,6 +15,7 @@ from fleetd.model.unit import Proof, TargetState
 from fleetd.reconciler.actions import Applied, LedgerEntry
 from fleetd.reconciler.observed import LastRun, Observed, is_carried_out
 
+MAX_LINES, MAX_LINE = 12, 200  # of an explanation, and characters of one
 _ACTIVE = ("active", "reloading")
 
 
@@ -47,6 +48,16 @@ def judge_health(placement: Placement | None, seen: Observed, *, error: str = ""
     if seen.last_run is None:
         return UNDECIDED  # systemd could not be asked
     return _judge_run(placement, seen, entry, seen.last_run, result)
+
+
+def explain(proof: Proof, words: str) -> Proof:
+    """The answer with systemd's explanation of the failure ('': there is none): what it adds to the cause, and the last
+    log lines, cut to a length that rollouts can keep."""
+    lines = [line if len(line) <= MAX_LINE else line[: MAX_LINE - 1] + "…" for line in words.splitlines()[:MAX_LINES]]
+    if not lines:
+        return proof
+    cause = [] if lines[0].startswith(proof.failed) else [proof.failed]
+    return msgspec.structs.replace(proof, failed="; ".join([*cause, "\n".join(lines)]))
 
 
 def _judge_run(placement: Placement, seen: Observed, entry: LedgerEntry, run: LastRun, result: str) -> Judgement:

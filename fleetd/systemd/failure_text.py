@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import msgspec
 
 from fleetd.model.job_result import ASSERT, DEPENDENCY, REFUSED, SKIPPED
+from fleetd.model.unit import LAST_LINES
 
 _JOB_RESULTS = {
     REFUSED: "systemd refused to start it",
@@ -38,7 +39,7 @@ def render_failure(ending: Ending, log: Sequence[str]) -> str:
         reasons.append(f"its status: {ending.status_text}")
     if log:
         lines = [*dict.fromkeys(reversed(log))][::-1]
-        reasons.append("last lines:\n" + "\n".join(lines))
+        reasons.append(f"{LAST_LINES}\n" + "\n".join(lines))
     return "; ".join(reason for reason in reasons if reason)
 
 

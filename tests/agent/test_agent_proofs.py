@@ -100,7 +100,7 @@ async def test_a_crash_loop_is_never_proven_and_is_told(machine: MachineUnderTes
     for _ in range(300):
         await asyncio.sleep(0.37)
         answers.append(await proof(machine))
-    words = "systemd restarted it before it had been active for 10 s"
+    words = "systemd restarted it before it had been active for 10 s; last lines:\nStarted web.service."
     assert {answer for answer in answers if answer} == {Proof(7, hash_unit_file(CRASHES), failed=words)}
     assert (await machine.systemd.last_run(WEB)).restarts > 100
 
@@ -133,11 +133,21 @@ async def test_a_unit_that_fails_and_one_that_systemd_refuses_are_told_at_once(m
     await machine.start()
     await ask(machine)
     assert await proven_after_s(machine) == 0
-    assert (await proof(machine)).failed == "exit-code"
+    assert (await proof(machine)).failed == "exit-code; last lines:\nweb.service: Failed with result 'exit-code'."
     machine.systemd.behave(WEB, Behaviour(refusal="bad setting"))
     await ask(machine, generation=9)
     await machine.until(lambda states: states[WEB].proof is not None and states[WEB].proof.generation == 9)
     assert (await proof(machine)).failed == "start web.service: bad setting"
+
+
+async def test_a_failure_is_told_without_an_explanation_that_does_not_come_in_time(machine: MachineUnderTest) -> None:
+    machine.systemd.has_slow_journal = True
+    await machine.start()
+    await ask(machine, CRASHES)
+    began_s = asyncio.get_running_loop().time()
+    await machine.until(lambda states: WEB in states and states[WEB].proof is not None)
+    assert 1.0 <= asyncio.get_running_loop().time() - began_s < 3.0
+    assert (await proof(machine)).failed == "systemd restarted it before it had been active for 10 s"
 
 
 async def test_a_oneshot_is_proven_when_it_has_completed(machine: MachineUnderTest) -> None:

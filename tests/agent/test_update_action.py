@@ -57,7 +57,8 @@ async def test_a_unit_whose_reload_fails_is_not_proven_and_runs_on(machine: Mach
     states = await machine.until(lambda states: states[WEB].proof is not None, patience_s=20)
     proof = states[WEB].proof
     assert proof is not None
-    assert proof.failed == "its reload ended with: failed"
+    assert proof.failed.startswith("its reload ended with: failed; last lines:\n")
+    assert proof.failed.endswith("\nReloading web.service.")
     assert states[WEB].active == "active"
 
 

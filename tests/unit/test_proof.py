@@ -9,7 +9,7 @@ from fleetd.model.group import UpdateAction
 from fleetd.model.unit import Proof, TargetState
 from fleetd.reconciler.actions import Applied, Restarting
 from fleetd.reconciler.observed import LastRun, needs_last_run
-from fleetd.reconciler.proof import Judgement, judge_health
+from fleetd.reconciler.proof import Judgement, explain, judge_health
 from tests.unit.reconcile_builder import LAUNCHED, LOADED, NEW_HASH, OLD_HASH, entry, here, placed
 
 ASKED = msgspec.structs.replace(placed(), prove_after_s=10.0, prove_within_s=60.0)
@@ -169,3 +169,29 @@ def test_a_reload_that_fails_is_a_failure_of_the_change(ended):
 def test_a_reload_that_takes_long_is_waited_for():
     reloaded = msgspec.structs.replace(ASKED, update=UpdateAction.RELOAD)
     assert judge_health(reloaded, seen("reloading", job=True, at_s=150.0)) == Judgement(due_s=160.0)
+
+
+@pytest.mark.parametrize(
+    ("failed", "words", "expected"),
+    [
+        (NOT_SETTLED, "", NOT_SETTLED),
+        (NOT_SETTLED, "last lines:\nno disk", f"{NOT_SETTLED}; last lines:\nno disk"),
+        (
+            NOT_SETTLED,
+            "exit-code: 3; last lines:\na\nb",
+            f"{NOT_SETTLED}; exit-code: 3; last lines:\na\nb",
+        ),
+        ("exit-code", "exit-code: status 3; last lines:\nno disk", "exit-code: status 3; last lines:\nno disk"),
+        ("exit-code", "x" * 300, "exit-code; " + "x" * 199 + "…"),
+        ("exit-code", "\n".join("abcdefghijklmnopq"), "exit-code; " + "\n".join("abcdefghijkl")),
+    ],
+)
+def test_a_failure_is_explained_within_bounds(failed, words, expected):
+    explained = explain(Proof(5, NEW_HASH, failed=failed), words)
+    assert explained == Proof(5, NEW_HASH, failed=expected)
+
+
+def test_the_cause_of_a_failure_is_without_its_log_lines():
+    assert Proof(5, "h", failed=f"{NOT_SETTLED}; last lines:\nno disk").cause == NOT_SETTLED
+    assert Proof(5, "h", failed=LATE).cause == LATE
+    assert Proof(5, "h").cause == ""

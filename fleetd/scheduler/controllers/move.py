@@ -191,7 +191,7 @@ def _watch(proposal: Proposal, plan: UnitPlanBuilder, request: Move) -> None:
 def _find_failure(plan: UnitPlanBuilder) -> str:
     """Why the unit is found to be unhealthy on its machine, '' if it is not."""
     proof = answer_to(plan.placements[plan.assigned], plan.states.get(plan.assigned))
-    return proof.failed if proof is not None else ""
+    return proof.cause if proof is not None else ""
 
 
 def _find_other(proposal: Proposal, names: Sequence[str], request: Move) -> str:
