@@ -11,10 +11,12 @@ import click
 from fleetctl import output
 from fleetctl.client import Client, open_client
 from fleetctl.command_line import blocking_options, bound_s, flag, new_command, unit_arguments
+from fleetctl.commands.apply import finish, open_patiently
 from fleetctl.commands.cat import dropin_path, render_content
 from fleetctl.commands.start import LOAD, START, wait_for
 from fleetctl.commands.submit import warn
 from fleetctl.errors import CommandFailed, failing_as
+from fleetctl.listing import TABLE
 from fleetctl.local_files import parse_argument
 from fleetctl.settings import Settings
 from fleetctl.suggestion import suggest_unit
@@ -55,7 +57,8 @@ def command(
     systemd.unit(5) says which, and how an empty value resets a list.
 
     The change applies at once, on all machines of the unit: by a daemon-reload where that is enough (MemoryMax=, for
-    example), else by a restart. An instance has the drop-ins that its template had when it was created, and its own.
+    example), else by a restart. That of a template reaches its instances, too, one after the other as with apply; they
+    keep the drop-ins that they have of their own.
 
     Exits with 0 once the unit is as it is to be, and with 1 and the reason if it has failed or systemd refuses it.
     """
@@ -68,12 +71,13 @@ def command(
     drop_in = "" if full else _complete(drop_in)
     content = _fetch(client, name)
     if stdin:
-        return _submit(client, content, drop_in, _read_stdin(), bound_s(block_attempts), no_block)
+        return _submit(settings, client, content, drop_in, _read_stdin(), bound_s(block_attempts), no_block)
     page = render_unit_file(content.options) if full else render_page(content, drop_in)
     path = _open_editor(page, name, drop_in)
     try:
         text = path.read_text(encoding="utf-8")
-        status = _submit(client, content, drop_in, text if full else take_text(text), bound_s(block_attempts), no_block)
+        taken = text if full else take_text(text)
+        status = _submit(settings, client, content, drop_in, taken, bound_s(block_attempts), no_block)
     except (CommandFailed, UnicodeDecodeError, OSError) as error:
         raise CommandFailed(f"{error}\nYour text is kept in {path}") from error
     path.unlink()
@@ -149,7 +153,13 @@ def _open_editor(page: str, name: str, drop_in: str) -> Path:
 
 
 def _submit(
-    client: Client, content: schema.UnitContent, drop_in: str, text: str, longest_s: float, no_block: bool
+    settings: Settings,
+    client: Client,
+    content: schema.UnitContent,
+    drop_in: str,
+    text: str,
+    longest_s: float,
+    no_block: bool,
 ) -> int:
     """Submit the new text of the drop-in ('': of the unit file), and wait for the unit. Returns the exit status."""
     name = content.name
@@ -159,17 +169,31 @@ def _submit(
     if operation is None:
         output.result(f"Unit {name} is not changed")
         return 0
+    if parse_name(name).is_template:
+        return _apply(settings, content, operation, what, no_block)
     with failing_as(f"Error editing unit {name}: "):
         for refusal in client.carry_out([operation]).values():
             raise refusal
     output.result(f"Unit {name}: {what}")
-    if parse_name(name).is_template:
-        output.note(f"Instances of {name} that exist keep the drop-ins that they have")
     verb = {str(verb.target): verb for verb in (LOAD, START)}.get(content.desired_state)
     if verb is None or no_block:
         return 0
     check = on_every_machine(verb.check) if _is_global(content) else verb.check
     return wait_for(client, [name], verb.target, check, longest_s)
+
+
+def _apply(
+    settings: Settings, content: schema.UnitContent, operation: schema.UnitOperation, what: str, no_block: bool
+) -> int:
+    """Change a template together with its instances, one after the other. Returns the exit status."""
+    name = content.name
+    dropins = content.dropins if operation.dropins is None else operation.dropins
+    unit = schema.AppliedUnit(name, render_unit_file(operation.options or content.options), dropins)
+    client = open_patiently(settings)
+    with failing_as(f"Error editing unit {name}: "):
+        answer = client.apply(schema.Apply((unit,), edit=True, generation=content.generation, note=f"edit: {what}"))
+    output.result(f"Unit {name}: {what}")
+    return finish(client, name, answer, TABLE, False, no_block)
 
 
 def _plan_file(content: schema.UnitContent, text: str) -> schema.UnitOperation | None:

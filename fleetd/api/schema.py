@@ -276,7 +276,10 @@ class Apply(msgspec.Struct, frozen=True, omit_defaults=True):
     """The body. `set` is the set that the units belong to from now on, '' for none. `prune` destroys the members of the
     set that are not listed; to destroy more than half of a set, it has to be `confirmed`. `takeOver` takes units out of
     other sets. `retry` rolls out again what was reverted. With `plan`, nothing is changed, and with `contents` the
-    answer holds what the cluster has of the units that would change. `note` is a remark to keep with the units."""
+    answer holds what the cluster has of the units that would change. `note` is a remark to keep with the units.
+
+    `edit` changes one unit that exists, with all of its drop-ins, and, if it is a template, its instances, which keep
+    what they have of their own; nothing is created. It is refused if the unit has changed since it had `generation`."""
 
     units: tuple[AppliedUnit, ...] = ()
     set: str = ""
@@ -287,6 +290,8 @@ class Apply(msgspec.Struct, frozen=True, omit_defaults=True):
     plan: bool = False
     contents: bool = False
     note: str = ""
+    edit: bool = False
+    generation: int = 0
 
 
 class Scale(msgspec.Struct, frozen=True, omit_defaults=True):

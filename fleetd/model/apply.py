@@ -11,7 +11,7 @@ from enum import StrEnum
 
 import msgspec
 
-from fleetd.model.content import Content
+from fleetd.model.content import Content, merge_dropins, own_dropins
 from fleetd.model.content_change import Impact, effect
 from fleetd.model.group import GroupOptions, UpdateAction, group_of
 from fleetd.model.names import is_template, parse_name, template_of
@@ -48,7 +48,9 @@ class ApplyRequest(msgspec.Struct, frozen=True):
     """What is to be applied: the contents of units, by name (unit_set.expand), as the set of this name ('': as none).
 
     `prune`: destroy the members of the set that are not among them; with `confirmed`, more than half of the set, too.
-    `take_over`: take units out of other sets. `retry`: roll out again what was reverted.
+    `take_over`: take units out of other sets. `retry`: roll out again what was reverted. `edited`: change alone what
+    exists, unless the unit has changed since this generation (0: no edit); instances follow their template, and keep
+    what they have of their own.
     """
 
     set: str
@@ -57,6 +59,7 @@ class ApplyRequest(msgspec.Struct, frozen=True):
     confirmed: bool = False
     take_over: bool = False
     retry: bool = False
+    edited: int = 0
 
 
 class Known(msgspec.Struct, frozen=True):
@@ -126,7 +129,8 @@ def plan_apply(asked: ApplyRequest, known: Known, stamp: Stamp) -> ApplyPlan:
     """The plan of an apply. Instances of a template without Instances=, of which none is named, follow the template."""
     owners = _owners(known.sets, but=asked.set)
     members = _members(known, asked.set)
-    contents = {**asked.contents, **_followers(asked, known, owners)}
+    followers = _edit_instances(asked, known) if asked.edited else _followers(asked, known, owners)
+    contents = {**asked.contents, **followers}
     writer = _Writer(asked.set, contents, known, stamp, retry=asked.retry)
     planned = [writer.plan(name, owners.get(name, "") if asked.set else "") for name in contents]
     planned += [_plan_gone(asked, known, name) for name in members if name not in contents]
@@ -187,6 +191,19 @@ def _followers(asked: ApplyRequest, known: Known, owners: Mapping[str, str]) -> 
     return {
         name: asked.contents[template_of(name)] for name in instances if not asked.set or owners.get(name, "") == ""
     }
+
+
+def _edit_instances(asked: ApplyRequest, known: Known) -> dict[str, Content]:
+    """The instances of edited templates, with their content, of which their own part stays."""
+    found = {}
+    for name, unit in known.units.items():
+        template = known.units.get(template_of(name))
+        if template is None or template.name == name or template.name not in asked.contents:
+            continue
+        new, own = asked.contents[template.name], own_dropins(unit.dropins, template.dropins)
+        text = new.text if unit.text == template.text else unit.text
+        found[name] = Content(text, merge_dropins(new.dropins, own))
+    return found
 
 
 class _Writer:
@@ -337,6 +354,12 @@ def _stored_members(known: Known, set_: str) -> tuple[str, ...]:
 
 def _refuse(asked: ApplyRequest, known: Known, members: Sequence[str], planned: Sequence[PlannedUnit]) -> Iterable[str]:
     """Why the plan may not be carried out."""
+    if asked.edited:
+        now = [(name, known.units.get(name)) for name in asked.contents]
+        changed = [name for name, unit in now if unit is None or unit.generation != asked.edited]
+        yield from (
+            f'unit "{name}" was changed meanwhile: look at it and repeat what you want of it' for name in changed
+        )
     for unit in planned:
         if unit.owner and not asked.take_over:
             yield (f'unit "{unit.name}" belongs to the set "{unit.owner}": --take-over makes it one of "{asked.set}"')

@@ -410,3 +410,29 @@ async def test_five_hundred_unchanged_units_take_few_reads_and_no_write(fleet: F
     assert time.process_time() - began < 1.0
     assert store.transactions == 0
     assert store.reads <= 10  # sets, units and rollouts in four parts each, applies
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"edit": True, "units": [unit("web@.service")]},
+        {"edit": True, "generation": 3, "units": [unit("web@.service")], "set": "deploy"},
+        {"edit": True, "generation": 3, "units": [unit("web@.service"), unit("db.service")]},
+        {"edit": True, "generation": 3, "units": []},
+    ],
+)
+async def test_an_edit_that_is_not_of_one_unit_is_refused(fleet: Fleet, body: Any) -> None:
+    words = "edit is about one unit in no set, and names the generation that was edited"
+    assert await fleet.refused("POST /fleet/v2/apply", body) == (400, words)
+
+
+async def test_an_edit_of_an_older_generation_is_refused(fleet: Fleet) -> None:
+    await apply(fleet, template("Instances=1"))
+    generation = (await fleet.registry.units())["web@.service"].generation
+    body = {"edit": True, "generation": generation, "units": [template(text=OTHER)]}
+    assert (await fleet.ask("POST /fleet/v2/apply", body)).status == 200
+    units = await fleet.registry.units()
+    assert {found.text.split("=")[1].strip() for found in units.values()} == {"/bin/false"}
+    words = 'unit "web@.service" was changed meanwhile: look at it and repeat what you want of it'
+    again = body | {"units": [template(text=SERVICE)]}
+    assert await fleet.refused("POST /fleet/v2/apply", again) == (409, words)

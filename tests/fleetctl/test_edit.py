@@ -166,17 +166,40 @@ def test_an_older_fleetd_shows_the_unit_file_and_takes_no_drop_in(
     )
 
 
-def test_edit_of_a_template_says_that_its_instances_keep_theirs(
+def test_edit_of_a_template_reaches_its_instances_which_keep_their_own(
     fleetctl: Fleetctl, cluster: ScriptedCluster, say: Callable[[bytes], None]
 ) -> None:
-    cluster.add("web@.service", HELLO)
-    cluster.add("web@1.service", HELLO)
+    cluster.add("web@.service", f"{HELLO}[X-Fleet]\nInstances=3\n")
+    for number in (1, 2):
+        cluster.add(f"web@{number}.service", f"{HELLO}[X-Fleet]\nInstances=3\n", "launched")
+    say(b"[Service]\nTasksMax=5\n")
+    fleetctl("edit", "--stdin", "--drop-in=own", "web@1")
     say(LIMIT.encode())
     result = fleetctl("edit", "--stdin", "web@")
-    assert result.stderr == "Instances of web@.service that exist keep the drop-ins that they have\n"
-    assert (dropins(cluster, "web@.service"), dropins(cluster, "web@1.service")) == ({"override.conf": LIMIT}, {})
-    fleetctl("submit", "web@2.service")
-    assert dropins(cluster, "web@2.service") == {"override.conf": LIMIT}
+    assert (result.status, result.stderr) == (0, "")
+    assert result.stdout.splitlines() == [
+        "Unit web@.service: drop-in override.conf is added",
+        "  web@.service  changed  2 instances: daemon-reload is enough (MemoryMax= changed)",
+        "web@.service: 3 changed",
+        "web@.service: done",
+    ]
+    given = {"override.conf": LIMIT}
+    assert dropins(cluster, "web@.service") == given
+    assert dropins(cluster, "web@1.service") == given | {"own.conf": "[Service]\nTasksMax=5\n"}
+    assert dropins(cluster, "web@2.service") == given
+    assert "web@3.service" not in cluster.units, "an edit creates nothing"
+    assert {cluster.units[f"web@{each}.service"].note for each in ("", "1", "2")} == {
+        "edit: drop-in override.conf is added"
+    }
+    say(LIMIT.encode())
+    assert fleetctl("edit", "--stdin", "web@").stdout == "Unit web@.service is not changed\n"
+    say(HELLO.replace("hello", "bye").encode())
+    result = fleetctl("edit", "--stdin", "--full", "--no-block", "web@")
+    assert result.status == 0
+    assert {cluster.units[f"web@{each}.service"].text for each in ("", "1", "2")} == {
+        cluster.units["web@.service"].text
+    }
+    assert dropins(cluster, "web@2.service") == given
 
 
 @pytest.mark.parametrize(

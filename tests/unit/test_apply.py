@@ -388,6 +388,35 @@ def test_a_change_of_some_units_of_a_reverted_group_does_not_roll_out_again_what
     assert put(half_rolled(Phase.DONE), *some).refusals == ()
 
 
+def edit(state: Known, text: str, generation: int = 7, *dropins: DropIn) -> ApplyPlan:
+    return plan_apply(ApplyRequest("", {"web@.service": Content(text, dropins)}, edited=generation), state, STAMP)
+
+
+def test_an_edit_of_a_template_reaches_its_instances_which_keep_what_they_have_of_their_own() -> None:
+    own = DropIn("own.conf", "[Service]\nTasksMax=5\n")
+    units = [
+        Unit("web@.service", service(fleet="Instances=5"), generation=7),
+        Unit("web@1.service", service(fleet="Instances=5"), generation=8, dropins=(own,)),
+        Unit("web@2.service", service("/own"), generation=8),
+        Unit("other@1.service", service(), generation=8),
+    ]
+    plan = edit(known(*units), service("/new"), 7, LIMIT)
+    contents = {unit.name: unit.after.content for unit in plan.written if unit.after}
+    assert contents == {
+        "web@.service": Content(service("/new"), (LIMIT,)),
+        "web@1.service": Content(service("/new"), (LIMIT, own)),
+        "web@2.service": Content(service("/own"), (LIMIT,)),
+    }
+    assert (plan.sets, plan.refusals) == ({}, ())
+
+
+@pytest.mark.parametrize("generation", [7, 8, 0])
+def test_an_edit_of_what_was_changed_or_destroyed_meanwhile_is_refused(generation: int) -> None:
+    units = [Unit("web@.service", service(), generation=generation)] if generation else []
+    refusal = 'unit "web@.service" was changed meanwhile: look at it and repeat what you want of it'
+    assert edit(known(*units), service("/new")).refusals == (() if generation == 7 else (refusal,))
+
+
 def test_scaling_to_what_there_is_changes_nothing() -> None:
     assert scale(web_cluster("1", "2", deploy="web@.service"), 2).changes_nothing
 

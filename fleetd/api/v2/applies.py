@@ -17,7 +17,7 @@ from fleetd.api.http import ApiError, Request, Response, parse_json, render_json
 from fleetd.api.quota import Quota
 from fleetd.api.v2.apply_reports import describe_plan, describe_set, describe_version
 from fleetd.model.apply import ApplyPlan, ApplyRequest, Known, Stamp, plan_apply, plan_scale
-from fleetd.model.content import InvalidDropIn, make_dropins
+from fleetd.model.content import Content, InvalidDropIn, make_dropins
 from fleetd.model.group import MAX_INSTANCES, group_of
 from fleetd.model.machine import Capability
 from fleetd.model.names import is_template, template_of
@@ -237,14 +237,17 @@ def make_request(asked: schema.Apply, shadows: Callable[[str], str]) -> ApplyReq
         raise ApiError(400, refusal)
     if asked.prune and not asked.set:
         raise ApiError(400, "prune needs a set: only its members are destroyed")
+    if asked.edit and (asked.set or asked.generation <= 0 or len(asked.units) != 1):
+        raise ApiError(400, "edit is about one unit in no set, and names the generation that was edited")
     units = [_make_unit(unit) for unit in asked.units]
     try:
-        contents = expand(units)
+        contents = {unit.name: Content(unit.text, unit.dropins) for unit in units} if asked.edit else expand(units)
     except InvalidSet as error:
         raise ApiError(400, str(error)) from error
     for name, refusal in refuse_members(units, contents, shadows).items():
         raise ApiError(400, f'unit "{name}": {refusal}')
-    return ApplyRequest(asked.set, contents, asked.prune, asked.confirmed, asked.take_over, asked.retry)
+    edited = asked.generation if asked.edit else 0
+    return ApplyRequest(asked.set, contents, asked.prune, asked.confirmed, asked.take_over, asked.retry, edited)
 
 
 def _make_unit(asked: schema.AppliedUnit) -> SetUnit:
