@@ -1,5 +1,8 @@
 """Rollouts as they are stored: how far changed content has got in one group, and what operators say about it.
 
+The record is written anew with each step, so what it holds of each member is stored as an array, without names of
+fields.
+
 `render_rollout` says in English where one stands; programs decide by the data.
 """
 
@@ -14,14 +17,14 @@ from fleetd.model.reason import BudgetWait, render_wait
 from fleetd.model.timespan import render_moment
 
 
-class Member(msgspec.Struct, frozen=True, omit_defaults=True, order=True, gc=False):
+class Member(msgspec.Struct, frozen=True, array_like=True, order=True, gc=False):
     """One member of a group: a unit on its machine, or, with `machine`, one of a unit's many allocations."""
 
     unit: str
     machine: str = ""
 
 
-class FormerMember(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+class FormerMember(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A member as it was when the rollout began: an index into `Rollout.contents`, and whether it was available."""
 
     member: Member
@@ -29,7 +32,7 @@ class FormerMember(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     was_available: bool = False
 
 
-class Step(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+class Step(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A member that was given the new content, at this Unix time, on this machine ('': it had none). `was_down`: it was
     unavailable before, and has not been proven since. `lost_after_s`: its machine was lost so soon after that the new
     content may be the cause."""
