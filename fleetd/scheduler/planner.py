@@ -92,8 +92,14 @@ def _scopes(snapshot: Snapshot, affected: Affected | None) -> dict[str, Names | 
     if affected is None:
         return dict.fromkeys(snapshot.known_units())
     scopes = affected.scopes()
+    for name, machine in snapshot.on_draining_machines():
+        scope = scopes.setdefault(name, {}) if name in snapshot.global_units else None
+        if scope is None:
+            scopes[name] = None
+        else:
+            scope[machine] = None
     names = snapshot.with_colocated(scopes)
-    together = snapshot.on_draining_machines() | snapshot.to_be_moved()
+    together = snapshot.to_be_moved()
     together |= rolling_with(snapshot, [*names, *together])  # last: a rollout is planned with all of its units, or not
     return {name: None if name in together else scopes.get(name) for name in sorted({*names, *together})}
 

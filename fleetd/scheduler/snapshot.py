@@ -233,14 +233,14 @@ class Snapshot:
         """How the machine is drained; None: it is not."""
         return drain_of(self.settings.get(machine), self.reboots.get(machine))
 
-    def on_draining_machines(self) -> Names:
-        """The units on machines that are drained, and those that machines wait for which have rebooted: what becomes of
-        them depends on others."""
-        names = {name: None for machine in self.draining for name in self.placed_on.get(machine, {})}
+    def on_draining_machines(self) -> list[tuple[str, str]]:
+        """(unit, machine) of what is on machines that are drained, and of what machines wait for which have rebooted:
+        what becomes of it depends on others."""
+        found = [(name, machine) for machine in self.draining for name in self.placed_on.get(machine, ())]
         for machine, reboot in self.reboots.items():
             if reboot.holds_slot and machine in self.machines:
-                names |= {name: None for name in reboot.awaited if machine in self.placements.get(name, {})}
-        return names
+                found += [(name, machine) for name in reboot.awaited if machine in self.placements.get(name, ())]
+        return found
 
     def joined_with(self, name: str) -> Names:
         """The unit, and those that MachineOf= joins to it, directly or through others."""
