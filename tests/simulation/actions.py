@@ -1,7 +1,7 @@
 """The actions of scenarios on a simulated cluster: operations and faults.
 
 A fault with a duration ends by itself, any other when all faults end. faults.py draws actions at random;
-expectations.py has what a scenario may expect.
+reboot_actions.py has those about reboots, expectations.py has what a scenario may expect.
 """
 
 import math
@@ -241,6 +241,7 @@ def pause(world: World, action: Action) -> None:
 def clock(world: World, action: Action) -> None:
     """`clock MACHINE SECONDS`: its wall clock is off by this much."""
     _machine(world, action).clock_offset_s = float(action.args[1])
+    world.had_wrong_clocks = True
 
 
 @verb

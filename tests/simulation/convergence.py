@@ -28,9 +28,11 @@ from fleetd.model.reason import (
     render_rejection,
     without_eviction,
 )
+from fleetd.model.reboot import RebootFailure, RebootPhase
 from fleetd.model.rollout import Phase
 from fleetd.model.unit import TargetState, Unit
 from fleetd.registry.records import APPLIES
+from fleetd.scheduler.effective_machine import drain_of
 from fleetd.scheduler.snapshot import requirements_of
 from tests.simulation.world import World
 
@@ -86,9 +88,10 @@ def _judge(world: World) -> None:
         if wrong:
             world.fail("Convergence", f"{name}, to be {unit.target}: {wrong}")
     for machine in records.machines:
-        settings = records.settings.get(machine)
-        if settings and settings.drain:
-            _judge_drain(world, machine, settings.drain)
+        drain = drain_of(records.settings.get(machine), records.reboots.get(machine))
+        if drain is not None:
+            _judge_drain(world, machine, drain)
+    _judge_reboots(world)
     for name, move in records.moves.items():
         decision = records.decisions.get(name)
         if decision is None or not is_waiting(decision.reason):
@@ -98,6 +101,22 @@ def _judge(world: World) -> None:
         if units and _is_written(world, units) and not rollout.is_over and rollout.pause is None:
             world.fail("Convergence", f"the rollout of {group} is neither over nor paused: {rollout}")
     _judge_leftovers(world)
+
+
+def _judge_reboots(world: World) -> None:
+    """Every reboot is over, or was given up for a reason, or says for which units it waits. Who has no slot waits for
+    one who has."""
+    records = world.records
+    for machine, reboot in records.reboots.items():
+        if reboot.is_under_way and (reboot.phase is RebootPhase.ORDERED or not reboot.waits):
+            world.fail("Convergence", f"the reboot of {machine} has not ended: {reboot}")
+        waits = [name for name in reboot.waits if (machine, name) in records.placements]
+        if reboot.phase is RebootPhase.DRAINING and not waits:
+            world.fail("Convergence", f"{machine} waits for what is not there: {reboot}")
+        if reboot.failure in (RebootFailure.NOT_BACK, RebootFailure.NOT_SERVING) and not waits:
+            world.fail("Convergence", f"{machine} serves, and its reboot is not over: {reboot}")
+    if records.reboot_requests and not any(reboot.holds_slot for reboot in records.reboots.values()):
+        world.fail("Convergence", f"{', '.join(records.reboot_requests)} waits for a slot, and all are free")
 
 
 def _judge_drain(world: World, machine: str, request: DrainRequest) -> None:
@@ -322,7 +341,9 @@ def _why_not(world: World, name: str, unit: Unit, machine: str, *, runs_there: b
     if record.mode is not MachineMode.READY:
         return "takes no work"
     settings = records.settings.get(machine)
-    if settings and settings.cordon and not asked.is_global and not runs_there:
+    reboot = records.reboots.get(machine)
+    is_cordoned = (settings and settings.cordon) or (reboot and reboot.is_under_way)
+    if is_cordoned and not asked.is_global and not runs_there:
         return "cordoned"
     if settings and settings.drain and settings.drain.with_globals:
         return "drained"

@@ -10,6 +10,7 @@ from fleetd.model.reason import RejectionKind, WaitingForStop
 from fleetd.model.unit import TargetState
 from fleetd.registry.records import PLACEMENTS, STATES, RecordKey
 from fleetd.scheduler.disruption import answer_to
+from fleetd.scheduler.effective_machine import drain_of
 from fleetd.scheduler.snapshot import requirements_of
 from fleetd.store.protocol import Event
 from tests.simulation.checker import Checker, Key, now
@@ -22,12 +23,12 @@ NEWS_S = 30.0  # a leader whose watch is mute learns so late of what others writ
 
 
 def drained_away(records: Mapping[str, Decision], machine: str, name: str) -> Decision | None:
-    """The decision about a unit if that has just been told to leave this machine by a drain or a move, else None."""
+    """The decision about a unit if a drain, a reboot or a move has just told it to leave this machine, else None."""
     decision = records.get(name)
     reason = decision.reason if decision else None
     if not isinstance(reason, WaitingForStop) or reason.machine != machine or reason.because is None:
         return None
-    kinds = (RejectionKind.DRAINED, RejectionKind.MOVED)
+    kinds = (RejectionKind.DRAINED, RejectionKind.REBOOTS, RejectionKind.MOVED)
     return decision if reason.because.rejection.kind in kinds else None
 
 
@@ -64,8 +65,8 @@ class DrainsKeepTheBudget(Checker):
     def _leaves(self, allocation: Key, former: Placement | None) -> bool:
         placement = self.records.placements.get(allocation)
         is_told = placement is not None and placement.is_withdrawn and former is not None and former.is_active
-        settings = self.records.settings.get(allocation[0])
-        if is_told and settings is not None and settings.drain is not None:
+        drain = drain_of(self.records.settings.get(allocation[0]), self.records.reboots.get(allocation[0]))
+        if is_told and drain is not None:
             self.world.drained[allocation[1]] = None
         return is_told and drained_away(self.records.decisions, *allocation) is not None
 

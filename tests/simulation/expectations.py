@@ -80,6 +80,7 @@ EXPECTATIONS: tuple[tuple[str, Holds], ...] = (
     (r"(\S+) is (ready|leaving|parked|gone)", lambda w, a: _mode(w, a[0]) == a[1]),
     (r"(\S+) has no fleetd", lambda w, a: w.machines[a[0]].node is None),
     (r"(\S+) is refused for (\S+)", lambda w, a: w.machines[a[1]].address in _refusal(w, a[0])),
+    (r"(\S+) has booted (\d+) times", lambda w, a: w.machines[a[0]].boots == int(a[1])),
     (r"(\S+) has led", lambda w, a: w.machines[a[0]].id in w.records.leaders),
     (r"(\S+) leads", lambda w, a: w.records.leaders[-1:] == [w.machines[a[0]].id]),
     (r"(\S+) is nowhere because (.+)", lambda w, a: a[1] in _reasons(w, a[0])),

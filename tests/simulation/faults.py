@@ -6,6 +6,7 @@ The same seed gives the same list. actions.py carries them out.
 from collections.abc import Callable
 from random import Random
 
+import tests.simulation.reboot_actions  # noqa: F401 (adds verbs)
 from tests.simulation.actions import Action
 from tests.simulation.units import EDITIONS, ROLLED_UNITS, UNITS
 
@@ -119,6 +120,15 @@ def _move(random: Random) -> tuple[tuple[str, ...], float | None]:
     return (_machine(random), random.choice((_unit(random), random.choice(ROLLED_UNITS)))), None
 
 
+def _reboot(random: Random) -> tuple[tuple[str, ...], float | None]:
+    who = random.choice((_machine(random), _machine(random), "all"))
+    return (who, *random.choice(((), (), ("now",), ("60",)))), None
+
+
+def _slots(random: Random) -> tuple[tuple[str, ...], float | None]:
+    return ("reboot_slots", *random.choice(((), ("1",), ("2",)))), None
+
+
 OPERATIONS: tuple[tuple[int, str, Draw], ...] = (
     (12, "start", _edition),
     (2, "load", _edition),
@@ -139,12 +149,16 @@ OPERATIONS: tuple[tuple[int, str, Draw], ...] = (
     (2, "rebalance", _several),
     (2, "uncordon", _on_machine_at_once),
     (1, "setting", _delay),
+    (4, "ask-reboot", _reboot),
+    (1, "cancel-reboot", _on_machine_at_once),
+    (1, "setting", _slots),
 )
 
 FAULTS: tuple[tuple[int, str, Draw], ...] = (
     (4, "power-cut", _on_machine),
     (3, "reboot", _on_machine_at_once),
     (3, "shutdown", _on_machine),
+    (1, "inhibit", _on_machine),
     (5, "pause", _on_machine),
     (2, "clock", _offset),
     (5, "kill", _on_machine_at_once),

@@ -23,6 +23,7 @@ from tests.simulation.checker import Checker, Key, now
 from tests.simulation.drain_invariants import DrainsKeepTheBudget, KeptPlacesAreKept
 from tests.simulation.handover_invariants import StartFirstIsAskedFor, StartFirstKeepsWhatRuns
 from tests.simulation.placement_invariants import ConflictsApart, CordonedMachinesGetNothingNew, OneMachinePerUnit
+from tests.simulation.reboot_invariants import RebootsKeepTheBudget, RebootsTakeTurns, WhatStaysIsWaitedFor
 from tests.simulation.rollout_invariants import DisruptionBudgetIsKept
 
 if TYPE_CHECKING:
@@ -464,5 +465,8 @@ CHECKERS: tuple[type[Checker], ...] = (
     Rule7OnlyOurs,
     StatesGoWithTheirMachine,
     DisruptionBudgetIsKept,
+    RebootsTakeTurns,
+    RebootsKeepTheBudget,
+    WhatStaysIsWaitedFor,
     Rule8NobodyStorms,
 )

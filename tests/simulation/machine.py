@@ -160,7 +160,7 @@ class SimulatedMachine:
         self.wire: Wire | None = None
         self._hooks = hooks
         self._directory = directory
-        self._boots = 0
+        self.boots = 0
         self._is_dying = False  # fleetd is dead, only its clean-up still runs
         self._watcher: asyncio.Task[None] | None = None
         self._cuts = 0  # power cuts
@@ -194,7 +194,7 @@ class SimulatedMachine:
         if self.is_up or self._cuts != cuts:
             return
         self.is_up = True
-        self._boots += 1
+        self.boots += 1
         shutil.rmtree(self._directory, ignore_errors=True)
         self.end_trouble("power")
         await self.start_fleetd()
@@ -243,7 +243,7 @@ class SimulatedMachine:
             session=self._hooks.new_id(),
             address=self.address,
             metadata=self.metadata,
-            boot_id=f"{self.name}-boot-{self._boots}",
+            boot_id=f"{self.name}-boot-{self.boots}",
             capabilities=dict.fromkeys(Capability, True),
         )
         environment = HostEnvironment(

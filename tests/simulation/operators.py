@@ -196,6 +196,18 @@ class Operators:
             await asyncio.sleep(1)
         return False
 
+    async def reboot(self, machine: str, *, is_now: bool = False, within_s: float | None = None) -> None:
+        """Have a machine rebooted. The drain may take so long (None: what the API takes for it)."""
+        asked = schema.RebootRequest(now=is_now)
+        body = msgspec.json.encode(asked if within_s is None else msgspec.structs.replace(asked, deadline=within_s))
+        response = await self._ask(Request("PUT", _reboot_path(machine), headers=_JSON, body=body))
+        self._say(f"reboot {machine[:2]}: {response.status if response else 'no answer'}")
+
+    async def cancel_reboot(self, machine: str) -> None:
+        """Take a machine out of the queue of reboots."""
+        response = await self._ask(Request("DELETE", _reboot_path(machine)))
+        self._say(f"cancel-reboot {machine[:2]}: {response.status if response else 'no answer'}")
+
     async def uncordon(self, machine: str) -> None:
         """Let a machine take new units again."""
         response = await self._ask(Request("DELETE", _cordon_path(machine)))
@@ -286,3 +298,7 @@ def _first_target(name: str) -> TargetState:
 
 def _cordon_path(machine: str) -> str:
     return f"{schema.V2}/machines/{machine}/cordon"
+
+
+def _reboot_path(machine: str) -> str:
+    return f"{schema.V2}/machines/{machine}/reboot"

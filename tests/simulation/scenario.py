@@ -16,7 +16,8 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-import tests.simulation.expectations  # noqa: F401 (adds the verb `expect`)
+import tests.simulation.expectations
+import tests.simulation.reboot_actions  # noqa: F401 (adds verbs)
 from tests.simulation.actions import VERBS, Action
 
 Offers = dict[str, dict[str, str]]

@@ -10,6 +10,7 @@ from fleetd.model.cluster_settings import ClusterSettings
 from fleetd.model.machine import Machine, MachineSettings
 from fleetd.model.move import Move
 from fleetd.model.placement import Decision, Placement
+from fleetd.model.reboot import Reboot, RebootRequest
 from fleetd.model.rollout import Rollout
 from fleetd.model.unit import Unit, UnitState
 from fleetd.registry import records
@@ -34,6 +35,8 @@ class StoreModel:
         self.cluster_settings = ClusterSettings()
         self.rollouts: dict[str, Rollout] = {}  # by group
         self.moves: dict[str, Move] = {}  # by unit
+        self.reboot_requests: dict[str, RebootRequest] = {}  # by machine
+        self.reboots: dict[str, Reboot] = {}  # by machine
         self.placements: dict[Names, Placement] = {}  # (machine, unit)
         self.states: dict[Names, UnitState] = {}
         self.absent_since: dict[str, float] = {}  # machines that were registered and are not
@@ -48,6 +51,8 @@ class StoreModel:
         self.cluster_settings = ClusterSettings()
         self.rollouts.clear()
         self.moves.clear()
+        self.reboot_requests.clear()
+        self.reboots.clear()
         self.placements.clear()
         self.states.clear()
 
@@ -82,6 +87,10 @@ class StoreModel:
                 _set(self.rollouts, path.names[0], record)
             case records.MOVES:
                 _set(self.moves, path.names[0], record)
+            case records.REBOOT_REQUESTS:
+                _set(self.reboot_requests, path.names[0], record)
+            case records.REBOOTS:
+                _set(self.reboots, path.names[0], record)
             case records.SYNCED:
                 _set(self.synced, path.names[0], record.session if record else None)
             case records.MACHINES:

@@ -90,6 +90,21 @@ CHANGES = {  # story → how often each unit is started
     ROLLOUTS: {"roll@1.service": 3, "roll@2.service": 2, "roll@3.service": 2},
     HANDOVERS: {"twice.service": 3},
 }
+REBOOTS = """
+machines m1 disk=hdd, m2 disk=hdd, m3 disk=ssd
+1    start web@1.service
+3    start web@2.service
+4    start picky.service         # stays on m3
+5    start everywhere.service
+20   ask-reboot m3 m1
+140  expect m1 has booted 2 times
+140  expect m2 has booted 1 times
+140  expect m3 has booted 2 times
+140  expect web@1.service runs once
+140  expect web@2.service runs once
+140  expect picky.service runs on m3
+140  expect everywhere.service runs everywhere
+"""
 AS_LEADER, AS_FOLLOWER = "", f"1 restart {VICTIM}\n"  # another machine leads meanwhile
 
 
@@ -151,3 +166,14 @@ def test_a_kill_at_any_write_of_a_change_comes_to_the_same_end(each: int, story:
         result = run_story(preface, KillPoint(number), story)
         assert result.failure is None, f"killed at {number}, {moment}: {result.failure}"
         assert runs(result) == CHANGES[story], f"killed at {number}, {moment}"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("preface", [AS_LEADER, AS_FOLLOWER], ids=["a-leaders", "a-followers"])
+@pytest.mark.parametrize("each", [SAMPLE, pytest.param(1, marks=pytest.mark.soak)], ids=["some", "all"])
+def test_a_kill_at_any_write_in_reboots_ends_each_boot_once(preface: str, each: int) -> None:
+    undisturbed = KillPoint(None)
+    assert run_story(preface, undisturbed, REBOOTS).failure is None
+    for number, moment in list(enumerate(undisturbed.moments))[::each]:
+        result = run_story(preface, KillPoint(number), REBOOTS)
+        assert result.failure is None, f"killed at {number}, {moment}: {result.failure}"

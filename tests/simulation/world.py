@@ -64,6 +64,7 @@ class World:
         self.processes: dict[tuple[str, str], int] = {}  # (machine, unit) → PID
         self.first_pids: dict[str, int] = {}  # by unit, the start of its first process
         self.drained: dict[str, None] = {}  # units that a drain has told to leave a machine
+        self.had_wrong_clocks = False  # of any machine
         self._ended: dict[tuple[str, str], float] = {}  # when its last process was seen
         self._ids = itertools.count(1)
         self._digest = hashlib.sha256()

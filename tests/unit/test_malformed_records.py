@@ -11,10 +11,11 @@ from fleetd.api.http import Request
 from fleetd.api.routes import Api
 from fleetd.model.machine import Machine
 from fleetd.model.placement import Decision
+from fleetd.model.reboot import Reboot, RebootFailure, RebootPhase
 from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.registry.records import KINDS, LEADER, MACHINES, UNITS, KeySpace, MalformedRecord, Record
 from fleetd.registry.registry import Registry
-from fleetd.registry.snapshots import apply_record
+from fleetd.registry.snapshots import apply_change, apply_record, read_change
 from fleetd.scheduler.planner import plan_cluster
 from fleetd.scheduler.snapshot import Snapshot
 from fleetd.store.embedded import EmbeddedStore, inline
@@ -149,6 +150,15 @@ def test_the_leader_logs_what_it_cannot_read_and_goes_on_placing(caplog: pytest.
 
 
 @pytest.mark.covers("H.2")
+def test_an_unreadable_reboot_is_given_up_and_can_be_written_over() -> None:
+    snapshot, keys = Snapshot(), KeySpace()
+    change = read_change(keys, "/fleet/reboots/m1", item("/fleet/reboots/m1", b"junk"), 3)
+    assert change is not None
+    apply_change(snapshot, change)
+    assert snapshot.reboots == {"m1": Reboot("", "", RebootPhase.GAVE_UP, RebootFailure.RESTORED, revision=3)}
+
+
+@pytest.mark.covers("H.2")
 def test_an_unreadable_placement_is_written_again_for_the_same_machine() -> None:
     async def scenario() -> None:
         node = Node()
@@ -210,7 +220,17 @@ def changes(draw: st.DrawFn) -> tuple[str, bytes | None]:
         "active": draw(st.sampled_from(["", "active", "failed", "odd"])),
         "mode": draw(st.sampled_from(["ready", "leaving", "parked"])),
         "metadata": draw(st.dictionaries(st.sampled_from("ab"), st.sampled_from(["", "b"]))),
+        "boot_id": draw(st.sampled_from(["", "b1"])),
+        "ordered": draw(NUMBERS),
+        "deadline": draw(NUMBERS),
+        "kept": draw(st.lists(NAMES, max_size=2)),
+        "awaited": draw(st.lists(NAMES, max_size=2)),
     }
+    if kind == "reboots":
+        fields |= {
+            "phase": draw(st.sampled_from(RebootPhase)),
+            "failure": draw(st.sampled_from([None, *RebootFailure])),
+        }
     value = None if draw(st.integers(0, 9)) == 0 else msgspec.json.encode(fields)
     return "/".join((kind, *names)), value
 

@@ -580,7 +580,8 @@ def test_a_drain_that_an_operator_asked_for_takes_global_units_along() -> None:
 def test_what_the_machine_does_not_take_and_files_for_sockets_do_not_keep_it_up() -> None:
     cluster = rebooting_group()
     cluster.submit_unit("echo@.service", "", "")
-    cluster.submit_unit("echo.socket", "MachineID=m1", "Accept=yes")
+    cluster.submit_unit("echo.socket", "MachineID=m1", "[Socket]\nListenStream=7\nAccept=yes")
+    assert cluster.assigned()["echo@.service"] == "m1"
     cluster.submit_unit("g.service", "Global=true")
     declined = replace(cluster.snapshot.placements["g.service"]["m1"], target=INACTIVE, declined=True)
     cluster.write(PLACEMENTS, ("m1", "g.service"), declined)
