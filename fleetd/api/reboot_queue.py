@@ -144,11 +144,12 @@ def _explain_wait(queue: RebootQueue, machine: str) -> tuple[str, Sequence[str]]
         return f"waits: the queue has stopped, because of {_names(stopped)}", stopped
     if (opens := _opens(queue, machine)) > queue.now:
         return f"waits for the reboot window, which opens {render_moment(opens)}", ()
-    before = [each for each in waiting[: waiting.index(machine)] if _may_begin(queue, each)]
     if len(holders) >= queue.policy.slots:
         return f"waits for the reboot of {_names(holders)}", holders
-    if len(holders) + len(before) >= queue.policy.slots:
+    if before := [each for each in waiting[: waiting.index(machine)] if _may_begin(queue, each)]:
         return f"waits for its turn after {_names(before)}", before
+    if drained := [each for each in holders if queue.reboots[each].phase is RebootPhase.DRAINING]:
+        return f"waits until {_names(drained)} is drained", drained
     if not known.etcd_member:
         return "waits for the leader", ()
     if members := [each for each in holders if queue.reboots[each].etcd_member]:
@@ -162,7 +163,7 @@ def _opens(queue: RebootQueue, machine: str) -> float:
 
 
 def _may_begin(queue: RebootQueue, machine: str) -> bool:
-    """True if a machine that waits takes the next free slot."""
+    """True if a machine that waits would take a free slot."""
     known = queue.machines.get(machine)
     return known is not None and known.mode is MachineMode.READY and _opens(queue, machine) <= queue.now
 

@@ -199,8 +199,13 @@ async def test_outside_the_window_machines_wait_for_it_but_those_that_go_now(mac
     machines.reconfigure(unix_now=lambda: AT + 15 * 3600)  # on Saturday
     assert [each.reason for each in await queue(machines)] == [
         "waits for the leader",
-        "waits for the leader",
+        "waits for its turn after 11111111",
         "waits for its turn after 11111111, 22222222",
+    ]
+    await begin(machines, M1)
+    assert [(each.reason, each.waits_for) for each in (await queue(machines))[1:]] == [
+        ("waits until 11111111 is drained", (M1,)),
+        ("waits for its turn after 22222222", (M2,)),
     ]
 
 
@@ -210,7 +215,7 @@ async def test_where_there_is_no_setting_the_fleet_conf_of_the_leader_counts(mac
     await machines.put(Leader(M2, "t1"))
     await ask_for_all(machines)
     for machine in (M1, M2):
-        await begin(machines, machine)
+        await begin(machines, machine, RebootPhase.ORDERED)
     assert (await queue(machines))[2].reason == "waits for the reboot of 11111111, 22222222"
     await set_policy(machines, reboot_slots="3")
     assert (await queue(machines))[2].reason == "waits for the leader"
@@ -231,9 +236,9 @@ async def test_members_of_etcd_go_one_after_the_other_and_while_all_others_are_h
     await set_policy(machines, reboot_slots="3")
     await machines.put(Machine(M2, boot_id="b2", capabilities=ABLE, etcd_member="e2"), M2)
     await ask_for_all(machines)
-    await begin(machines, M1)
+    await begin(machines, M1, RebootPhase.ORDERED)
     assert (await queue(machines))[1].reason == "waits until all other members of etcd are healthy"
-    await begin(machines, M1, etcd_member="e1")
+    await begin(machines, M1, RebootPhase.ORDERED, etcd_member="e1")
     found = (await queue(machines))[1]
     assert found.reason == "waits for the reboot of 11111111, which hosts a member of etcd, too"
     assert found.waits_for == (M1,)
