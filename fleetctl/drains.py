@@ -68,7 +68,7 @@ class DrainFollower:
         gone = [name for name in self._awaited if name not in here or self._is_elsewhere(name)]
         self.report = report = self._client.drain_report(self._place.machine, gone or self._awaited)
         told = [text for unit in report.units for text in self._take(unit)]
-        told += self._notice("", f"{self._place}: {report.hold}" if report.hold else "")
+        told += self._notice("", f"{self._place}: {report.hold}" if report.hold and not self.has_ended else "")
         known = {unit.unit for unit in report.units}
         for name in gone:
             if name not in known:  # it was destroyed

@@ -27,13 +27,16 @@ def change_each(
     change: Callable[[Client, str], None],
     doing: str,
     describe: Callable[[Location], str],
+    absent: Sequence[Location] = (),
 ) -> list[Location]:
     """The same with a client; returns the machines that were changed, of each of which `describe` tells ('': nothing is
-    printed)."""
+    printed). `absent` are machines that may be meant as well, and need not be there."""
     if not texts:
         raise CommandFailed("No machines given")
     with failing_as("Error retrieving list of active machines from fleet API (", ")"):
         places = all_locations(client)
+    known = {place.machine for place in places}
+    places += [place for place in absent if place.machine not in known]
     changed = []
     for text in texts:
         try:

@@ -99,9 +99,9 @@ class RebootFollower:
         less than the time between two looks."""
         if report.place == 1:
             self._drain.note_units()
-        if report.phase not in ("draining", "ordered"):
+        if report.phase not in ("draining", "ordered", "returning"):
             return []
-        self._drain.has_ended = report.phase == "ordered"
+        self._drain.has_ended = report.phase != "draining"
         return self._drain.look()
 
     def _take(self, report: schema.RebootReport) -> list[str]:

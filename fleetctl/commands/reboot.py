@@ -92,8 +92,7 @@ def command(
         output.note("No machine needs to be rebooted" if needed else "No machine is to be rebooted")
         return 0
     if cancel:
-        done = change_each(client, machines, Client.cancel_reboot, "cancelling the reboot of", _say_cancelled)
-        return 0 if len(done) == len(machines) else 1
+        return _cancel(client, machines)
     asked = _ask(client, machines, schema.RebootRequest(deadline, now), is_quiet=view.form == JSON)
     is_whole = len(asked) == len(machines)
     return (
@@ -137,8 +136,16 @@ def _ask(
     return {place: reports[place.machine] for place in change_each(client, machines, ask, "rebooting", describe)}
 
 
-def _say_cancelled(place: Location) -> str:
-    return f"Machine {place} is not to be rebooted"
+def _cancel(client: Client, machines: Sequence[str]) -> int:
+    """Take machines out of the queue, also those that have not come back. Returns the exit status."""
+    with failing_as("Error retrieving the queue of reboots: "):
+        queued = [Location(report.machine, report.address) for report in client.reboots().values()]
+
+    def describe(place: Location) -> str:
+        return f"Machine {place} is not to be rebooted"
+
+    done = change_each(client, machines, Client.cancel_reboot, "cancelling the reboot of", describe, queued)
+    return 0 if len(done) == len(machines) else 1
 
 
 def _follow(

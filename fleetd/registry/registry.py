@@ -23,6 +23,8 @@ from fleetd.registry.records import (
     DEFAULT_PREFIX,
     MACHINES,
     PLACEMENTS,
+    REBOOT_REQUESTS,
+    REBOOTS,
     SETTINGS,
     STATES,
     SYNCED,
@@ -197,8 +199,8 @@ class Reader(KeySpace):
         return cast(dict[tuple[str, str], Placement], found)
 
     async def known_machines(self, ids: Collection[str]) -> set[str]:
-        """Those of these machines that are registered, or that have settings or a synced session."""
-        kinds: tuple[Kind[Record], ...] = (MACHINES, SETTINGS, SYNCED)
+        """Those of these machines that are registered, have settings or a synced session, or are to be rebooted."""
+        kinds: tuple[Kind[Record], ...] = (MACHINES, SETTINGS, SYNCED, REBOOT_REQUESTS, REBOOTS)
         keys = {self.key(kind, id_): id_ for kind in kinds for id_ in ids}
         return {keys[item.key] async for items in self._get_items(list(keys)) for item in items}
 

@@ -337,3 +337,5 @@ async def test_the_drain_of_a_machine_that_is_to_reboot_is_reported_too(machine:
     assert [(unit.unit, unit.state) for unit in found.units] == [("web.service", "waits")]
     await machine.put(Reboot("q1", "b1", RebootPhase.ORDERED), "m1")
     assert (await report(machine)).drain is None
+    await machine.registry.store.transact([], [Delete("/fleet/machines/m1")])
+    assert (await report(machine)).hold == "the machine is absent: the drain goes on when it is back"

@@ -322,6 +322,13 @@ async def test_a_machine_that_reboots_cannot_be_held_back(
     assert bool(await requests(machines)) is is_refused
 
 
+async def test_a_machine_that_has_not_come_back_can_be_cancelled(fleet: Fleet) -> None:
+    await fleet.put(RebootRequest("q0", "b1"), M1)
+    await fleet.put(Reboot("q0", "b1", GIVEN_UP, RebootFailure.NOT_BACK), M1)
+    await cancel(fleet, M1)
+    assert await requests(fleet) == {}
+
+
 async def test_cancelling_what_was_given_up_forgets_it(machines: Fleet) -> None:
     await machines.put(Reboot("q0", "b1", GIVEN_UP, RebootFailure.DEADLINE), M1)
     await cancel(machines, M1)

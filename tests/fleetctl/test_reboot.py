@@ -132,7 +132,7 @@ def test_what_left_is_told_of_after_the_order_and_what_stayed_is_not(
 ) -> None:
     script = Script(cluster, DRAINING, *[ORDERED] * 20, DONE)
     units = (schema.DrainedUnit("log.service", "pending"), schema.DrainedUnit("web.service", "proven", M2.id))
-    script.drain = schema.DrainReport(M1.id, units=units)
+    script.drain = schema.DrainReport(M1.id, units=units, hold="the machine is absent")
     assert told(fleetctl("reboot", "1111"))[1:] == [
         "web.service → 22222222... proven",
         f"{AT_1} is drained and reboots; log.service stays there and is down meanwhile",
@@ -259,6 +259,18 @@ def test_a_reboot_is_cancelled(fleetctl: Fleetctl, ready: ScriptedCluster) -> No
         f"Error cancelling the reboot of machine {AT_1}: Error 409: the machine is rebooting already, which cannot be "
         "taken back\n"
     )
+
+
+def test_a_machine_that_has_not_come_back_is_cancelled_by_its_short_id(
+    fleetctl: Fleetctl, ready: ScriptedCluster
+) -> None:
+    absent = "3" * 32
+    ready.put(RebootRequest("q1", "b1"), absent)
+    ready.put(Reboot("q1", "b1", GIVEN_UP, RebootFailure.NOT_BACK), absent)
+    result = fleetctl("reboot", "--cancel", "3333", "4444")
+    assert (result.status, result.stdout) == (1, "Machine 33333333... is not to be rebooted\n")
+    assert result.stderr == "4444 is not a machine of the cluster\n"
+    assert requests(ready) == {}
 
 
 @pytest.mark.parametrize(
