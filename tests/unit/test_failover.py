@@ -5,6 +5,7 @@ import pytest
 
 from fleetd.model.machine import MachineMode
 from fleetd.scheduler.failover_delays import FailoverPolicy
+from fleetd.scheduler.proposal import SessionPlan
 from fleetd.scheduler.snapshot import MachineLoss
 from tests.unit.cluster_builder import INACTIVE, LOADED, A, Cluster, settled_cluster
 
@@ -58,6 +59,13 @@ def test_a_unit_fails_over_when_its_delay_is_over():
     assert cluster.assigned() == {A: "m2"}
     assert cluster.reason(A) == "fits"
     assert cluster.snapshot.decisions[A].lost == 0
+
+
+def test_what_fails_over_after_its_delay_is_written_only_if_its_machine_is_still_dead():
+    cluster = after_machine_loss(a=SHORT)
+    assert "m1" not in cluster.snapshot.synced
+    cluster.wait(300)
+    assert [write for write in cluster.plan().writes if isinstance(write, SessionPlan)] == [SessionPlan("m1", None)]
 
 
 def test_a_machine_that_comes_back_in_time_keeps_its_placement_unchanged():
