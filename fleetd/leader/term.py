@@ -210,7 +210,6 @@ class Term:
             if self.phase is Phase.UP_TO_DATE:
                 with metrics.PASS_S.time():
                     wake_at_s = await self._pass()
-                self._pace.done()
             await self._mirror.wait(None if wake_at_s is None else max(0.0, wake_at_s - self._settings.now()))
             await self._pace.wait()
             await self._mirror.update()
@@ -228,6 +227,7 @@ class Term:
         judge_at_s = self._check_timers(now)
         with metrics.PLAN_S.time():
             plan, stats = await self._plan(self._mirror.take_affected(), now)
+        self._pace.done()  # while the store takes the plan, others have the processor already
         self._enter(Phase.WRITING)
         self._timers.wake(plan.wakeups)
         if plan.asks_store_health:
