@@ -29,7 +29,7 @@ from fleetd.model.reboot import RebootRefusal
 from fleetd.model.unit import Proof, UnitState
 from fleetd.reconciler.actions import Write
 from fleetd.reconciler.after_restore import is_orphan_still, plan_adoption
-from fleetd.reconciler.machine_plan import plan_machine
+from fleetd.reconciler.machine_plan import find_recorded, plan_machine
 from fleetd.reconciler.observed import Desired, Observed, is_settled
 from fleetd.reconciler.proof import explain, judge_health
 from fleetd.reconciler.reported_state import find_result, needs_explanation, report
@@ -315,13 +315,17 @@ class Agent:
     async def _reconcile(self, observed: Mapping[str, Observed], *, removes_unplaced: bool) -> None:
         self._release_orphans(observed)
         held = (*self._ledger.orphans, *self._desired.unreadable)
-        plan = plan_machine(Desired(self._desired.placements, removes_unplaced, held), observed)
+        desired = Desired(self._desired.placements, removes_unplaced, held)
+        plan = plan_machine(desired, observed)
         acted_on = dict.fromkeys(action.unit for action in plan)
         self._report({name: seen for name, seen in observed.items() if name not in acted_on})
         for name in acted_on:
             self._diagnostics.forget(name)
         with_new_notes = await self._executor.apply(plan)
-        self._mark((*acted_on, *with_new_notes))
+        recorded = find_recorded(desired, plan, observed)
+        done = {name: seen for name, seen in recorded.items() if not self._retries.is_waiting(name)}
+        self._report(done)
+        self._mark((*(name for name in acted_on if name not in done), *with_new_notes))
         if any(isinstance(action, Write) for action in plan):
             self._retries.retry_failed_jobs(except_for=acted_on)
 

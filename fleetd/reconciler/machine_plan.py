@@ -4,7 +4,7 @@ Each plan brings a unit one step nearer to its placement; what follows from that
 unit has stopped) is left to the next plan.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -26,7 +26,7 @@ from fleetd.reconciler.actions import (
     Stop,
     Write,
 )
-from fleetd.reconciler.observed import Desired, LastRun, Observed, StopProgress, is_carried_out
+from fleetd.reconciler.observed import Desired, LastRun, Observed, StopProgress, is_carried_out, needs_last_run
 from fleetd.reconciler.socket_pairs import stop_pairs
 from fleetd.reconciler.start_order import order_starts
 
@@ -54,6 +54,24 @@ def plan_machine(desired: Desired, observed: Mapping[str, Observed]) -> tuple[Ac
         return _ORDER[type(action)], sign * positions.get(action.unit, 0)
 
     return tuple(sorted(actions, key=sort_key))
+
+
+def find_recorded(desired: Desired, plan: Sequence[Action], observed: Mapping[str, Observed]) -> dict[str, Observed]:
+    """Return the units with which nothing is to be done any more once this plan has been carried out, because it only
+    records something of them; each as it is seen with that. They need no second look before they are reported."""
+    touched = {action.unit for action in plan if not isinstance(action, Record)}
+    recorded = {
+        action.unit: msgspec.structs.replace(observed[action.unit], entry=action.entry)
+        for action in plan
+        if isinstance(action, Record) and action.unit not in touched
+    }
+    left = {action.unit for action in plan_machine(desired, recorded)}
+    left |= {name for name, seen in recorded.items() if _must_ask(desired.placements.get(name), seen)}
+    return {name: seen for name, seen in recorded.items() if name not in left}
+
+
+def _must_ask(placement: Placement | None, seen: Observed) -> bool:
+    return seen.last_run is None and needs_last_run(placement, seen)
 
 
 def _plan_unit(name: str, desired: Desired, seen: Observed) -> tuple[Action, ...]:

@@ -6,9 +6,9 @@ import pytest
 from fleetd.model.content import Content
 from fleetd.model.placement import Placement
 from fleetd.model.unit import TargetState, UnitState
-from fleetd.reconciler.actions import LedgerEntry, Record, Start, Stop, Write
+from fleetd.reconciler.actions import LedgerEntry, Record, Restarting, Start, Stop, Write
 from fleetd.reconciler.after_restore import is_orphan_still, plan_adoption
-from fleetd.reconciler.machine_plan import REPLACED, plan_machine
+from fleetd.reconciler.machine_plan import REPLACED, find_recorded, plan_machine
 from fleetd.reconciler.observed import Desired, LastRun, Observed, is_settled, needs_last_run
 from fleetd.reconciler.reported_state import report
 from tests.unit.reconcile_builder import (
@@ -507,3 +507,27 @@ def test_an_orphan_is_reported_with_the_remedy() -> None:
     failing = report(None, here("active", entry=entry()), orphan=True, error="refused")
     assert failing is not None
     assert failing.error == "refused"
+
+
+ASKED = msgspec.structs.replace(placed(), prove_after_s=0.0)
+RESTARTING = entry(generation=4, restarting=Restarting(5, LAUNCHED, "1"))
+BEGUN = LastRun("2", active_since_s=3.0)
+RECORDED = [
+    ("a_restart_that_is_done", placed(), here("active", entry=RESTARTING, last_run=BEGUN), entry()),
+    ("a_unit_that_runs_already", placed(), here("active", entry=entry(generation=4)), entry()),
+    ("a_unit_of_which_its_last_run_is_asked_now", ASKED, here("active", entry=entry(generation=4)), None),
+    ("a_unit_of_which_more_is_to_be_recorded", placed(), here(entry=entry(issued=False), last_run=RAN), None),
+    ("a_unit_whose_file_is_written", placed(LOADED), here(hash_=OLD_HASH), None),
+    ("a_unit_that_is_restarted", placed(), here("active", hash_=OLD_HASH, entry=entry(hash_=OLD_HASH)), None),
+]
+
+
+@pytest.mark.parametrize(
+    ("placement", "seen", "after"), [row[1:] for row in RECORDED], ids=[row[0] for row in RECORDED]
+)
+def test_what_is_only_recorded_needs_no_second_look(
+    placement: Placement, seen: Observed, after: LedgerEntry | None
+) -> None:
+    desired = Desired({NAME: placement}, removes_unplaced=True)
+    done = find_recorded(desired, plan_machine(desired, {NAME: seen}), {NAME: seen})
+    assert done == ({NAME: msgspec.structs.replace(seen, entry=after)} if after else {})
