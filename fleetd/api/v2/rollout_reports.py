@@ -25,7 +25,7 @@ def describe_rollout(snapshot: Snapshot, group: str) -> schema.Rollout | None:
     proposal = Proposal(snapshot, {unit.name: None for unit in units})
     if is_to_begin(record, units):
         rollout = begin_rollout(proposal, record, units)
-        members = tuple(_describe_member(snapshot, rollout, v) for v in member_views(proposal, rollout, units))
+        members = _describe_members(snapshot, rollout, member_views(proposal, rollout, units))
         is_complete = all(unit.rollout in snapshot.applies for unit in units)
         status = "waits for the leader" if is_complete else "waits until the request is written completely"
         asked = _asked(snapshot, group, rollout)
@@ -57,7 +57,7 @@ def _describe(
     views: Sequence[MemberView],
     wait: CanaryWait | BudgetWait | None,
 ) -> schema.Rollout:
-    members = tuple(_describe_member(snapshot, rollout, view) for view in views)
+    members = _describe_members(snapshot, rollout, views)
     failure = rollout.failure
     proven = sum(member.progress == Progress.PROVEN.name.lower() for member in members)
     return schema.Rollout(
@@ -86,33 +86,40 @@ def _asked(snapshot: Snapshot, group: str, rollout: Rollout) -> str:
     return command.action if command and is_pending and not rollout.is_over else ""
 
 
-def _describe_member(snapshot: Snapshot, rollout: Rollout, view: MemberView) -> schema.RolloutMember:
-    machine = snapshot.machines.get(view.where)
-    step = next((step for step in rollout.steps if step.member == view.member), None)
-    return schema.RolloutMember(
-        unit=view.member.unit,
-        machine=view.where,
-        address=machine.address if machine else "",
-        progress=_word(rollout, view, is_stepped=step is not None),
-        why=view.why,
-        reverted=view.member in rollout.reverted,
-        since=step.at if step else 0.0,
-    )
+def _describe_members(
+    snapshot: Snapshot, rollout: Rollout, views: Sequence[MemberView]
+) -> tuple[schema.RolloutMember, ...]:
+    steps, reverted = {step.member: step for step in rollout.steps}, frozenset(rollout.reverted)
+
+    def describe(view: MemberView) -> schema.RolloutMember:
+        machine, step = snapshot.machines.get(view.where), steps.get(view.member)
+        is_reverted = view.member in reverted
+        return schema.RolloutMember(
+            unit=view.member.unit,
+            machine=view.where,
+            address=machine.address if machine else "",
+            progress=_word(rollout.phase, view, is_stepped=step is not None, is_reverted=is_reverted),
+            why=view.why,
+            reverted=is_reverted,
+            since=step.at if step else 0.0,
+        )
+
+    return tuple(describe(view) for view in views)
 
 
-def _word(rollout: Rollout, view: MemberView, *, is_stepped: bool) -> str:
+def _word(phase: Phase, view: MemberView, *, is_stepped: bool, is_reverted: bool) -> str:
     """The progress of a member in the words of the API."""
     found = view.progress
     if found is Progress.ABSENT:
         return found.name.lower()
-    match rollout.phase:
+    match phase:
         case Phase.RUNNING if not is_stepped and found is Progress.PROVEN:
             return KEPT
         case Phase.DONE if found is Progress.CHANGING:  # nobody asks any more whether it is healthy
             return Progress.PROVEN.name.lower()
         case Phase.REVERTING | Phase.REVERTED if is_stepped:
             return Progress.WAITING.name.lower()
-        case Phase.REVERTING | Phase.REVERTED if view.member not in rollout.reverted:
+        case Phase.REVERTING | Phase.REVERTED if not is_reverted:
             return KEPT
     return found.name.lower()
 
