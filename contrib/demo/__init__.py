@@ -1,1 +1,1 @@
-"""Acts on real machines: each shows commands with their output, and checks what they claim. A tour, and changes."""
+"""Acts on real machines, each of commands with their output, which check their claims: a tour, changes, reboots."""

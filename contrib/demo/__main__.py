@@ -13,11 +13,12 @@ from contrib import interrupt
 from contrib.demo import stage
 from contrib.demo.act import Act, StepFailed
 from contrib.demo.change import Change
+from contrib.demo.reboot import Reboot
 from contrib.demo.tour import Tour
 from contrib.testbed import Cluster, missing_requirements
 
 MACHINES = 3
-ACTS: dict[str, type[Act]] = {"tour": Tour, "change": Change}  # the first is the one without an argument
+ACTS: dict[str, type[Act]] = {"tour": Tour, "change": Change, "reboot": Reboot}  # the first is the default
 
 # A failed step, and the testbed's errors when a machine or a command fails.
 FAILURES = (StepFailed, AssertionError, TimeoutError, subprocess.SubprocessError)
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     """Play the act that the arguments name. Returns the exit status."""
     name = " ".join(arguments) or next(iter(ACTS))
     if name not in ACTS:
-        print(f"contrib.demo: there is no act {name!r}. The acts are {' and '.join(ACTS)}.", file=sys.stderr)
+        print(f"contrib.demo: there is no act {name!r}. The acts are {', '.join(ACTS)}.", file=sys.stderr)
         return 2
     if missing := missing_requirements():
         print(f"contrib.demo boots machines: {'; '.join(missing)}", file=sys.stderr)

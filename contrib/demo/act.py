@@ -42,13 +42,13 @@ class Act:
         """Play all steps in order. Raises StepFailed."""
         raise NotImplementedError
 
-    def run(self, command: str, status: int = 0) -> str:
+    def run(self, command: str, status: int = 0, timeout_s: float = PATIENCE_S) -> str:
         """Show and run a command. Returns its output, of stdout and stderr. Raises StepFailed if it ends with another
         exit status."""
         stage.prompt(command)
         path = f"{sys.prefix}/bin{os.pathsep}{os.environ.get('PATH', os.defpath)}"
         environment = {**os.environ, "PATH": path, "FLEETCTL_ENDPOINT": self.cluster.endpoint()}
-        done = run(shlex.split(command), folder=self.folder, environment=environment, timeout_s=PATIENCE_S)
+        done = run(shlex.split(command), folder=self.folder, environment=environment, timeout_s=timeout_s)
         if done.returncode != status:
             raise StepFailed(f"`{command}` ended with {done.returncode}, not {status}\n{self.cluster.journals()}")
         return done.stdout

@@ -1,32 +1,25 @@
 """The act `change`: apply a folder, change it under traffic, see a bad change undone, and take a machine out of use."""
 
-import shutil
-import tempfile
 from itertools import pairwise
-from pathlib import Path
 
 from contrib.demo import stage
-from contrib.demo.act import CHECKOUT, Act, check
+from contrib.demo.act import check
 from contrib.demo.client import Client
+from contrib.demo.site import SITES, TEMPLATE, SiteAct
 from contrib.demo.witness import is_active
 from contrib.testbed import Machine
 
-TEMPLATE = "site@.service"
-SITES = ["site@1.service", "site@2.service", "site@3.service"]
-PORT = 8090
 SETTLE_S = 2.0  # UpdateSettleSec= of the template
 FIRST, SECOND = "Instance", "Version 2, instance"
 
 
-class Change(Act):
+class Change(SiteAct):
     """Changes of a running cluster, while a client sends requests all the time."""
 
     def play(self) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            self.folder = Path(folder)
-            shutil.copytree(CHECKOUT / "units/deploy", self.folder / "deploy")
+        with self.copy_of_deploy():
             self.apply()
-            with Client([f"http://{machine.address}:{PORT}/" for machine in self.cluster.machines]) as client:
+            with self.client() as client:
                 self.change(client)
                 self.change_badly(client)
                 self.mend(client)
@@ -39,8 +32,8 @@ class Change(Act):
         self.run("tail -n 6 deploy/site@.service")
         self.run("fleetctl apply deploy")
         self.run("fleetctl list-units")
-        check(len({machine.name for machine in self._sites().values()}) == len(SITES), "each machine has an instance")
-        self._request_all(FIRST)
+        check(len({machine.name for machine in self.sites().values()}) == len(SITES), "each machine has an instance")
+        self.request_all(FIRST)
         stage.explain("Applied again, it changes nothing.")
         self.run("fleetctl apply deploy")
 
@@ -53,11 +46,11 @@ class Change(Act):
         self.run(f"sed -i 's/{FIRST} %i/{SECOND} %i/' deploy/site@.service")
         self.run("fleetctl diff deploy", status=1)
         self.run("fleetctl apply deploy")
-        began = sorted(self._active_since(name, machine) for name, machine in self._sites().items())
+        began = sorted(self._active_since(name, machine) for name, machine in self.sites().items())
         apart = [later - earlier for earlier, later in pairwise(began)]
         check(min(apart) >= SETTLE_S, f"they were started at least {SETTLE_S:.0f} s apart, says systemd")
-        self._request_all(SECOND)
-        self._check_requests(client)
+        self.request_all(SECOND)
+        self.check_requests(client)
 
     def change_badly(self, client: Client) -> None:
         stage.explain("A bad change: the server would look for its page in a directory that there is not.")
@@ -68,8 +61,8 @@ class Change(Act):
         self.run(f"fleetctl rollout {TEMPLATE}")
         after = self._pids()
         check(sum(before[name] != after[name] for name in SITES) == 1, "only the first instance was touched")
-        self._request_all(SECOND)
-        self._check_requests(client)
+        self.request_all(SECOND)
+        self.check_requests(client)
 
     def mend(self, client: Client) -> None:
         stage.explain("The folder is mended. All instances run that content already, so none is restarted.")
@@ -77,41 +70,28 @@ class Change(Act):
         self.run("sed -i 's|/sites-%i 8090|/site-%i 8090|' deploy/site@.service")
         self.run("fleetctl apply deploy")
         check(self._pids() == before, "every instance has kept its process")
-        self._check_requests(client)
+        self.check_requests(client)
 
     def drain(self, client: Client) -> None:
         stage.explain("Two instances are enough for a while: the third one is destroyed.")
         self.run(f"fleetctl scale {TEMPLATE} 2")
-        machine = max(self._sites().values(), key=lambda each: len(self.witness.units_of(each)))
+        machine = max(self.sites().values(), key=lambda each: len(self.witness.units_of(each)))
         stage.explain(f"{machine.name} is to be opened. Its instance moves to the machine that has none now.")
         self.run(f"fleetctl drain --why='new disk' {machine.id[:8]}")
         self.run("fleetctl list-units")
         check(not self.witness.units_of(machine), f"nothing is left on {machine.name} but what runs on every machine")
-        sites = self._sites()
+        sites = self.sites()
         check(all(is_active(where, name) for name, where in sites.items()), "both instances run elsewhere")
-        self._check_requests(client)
+        self.check_requests(client)
         stage.explain(f"{machine.name} is back: it may take new units again. No unit moves back.")
         self.run("fleetctl list-machines")
         self.run(f"fleetctl uncordon {machine.id[:8]}")
-        check(self._sites() == sites, "both instances are where they were")
-
-    def _sites(self) -> dict[str, Machine]:
-        """Instance → the machine that it is on."""
-        return {name: placed.machine for name, placed in self.witness.placed().items() if name in SITES}
+        check(self.sites() == sites, "both instances are where they were")
 
     def _pids(self) -> dict[str, int]:
         """Instance → its main process."""
-        return {name: machine.main_pid(name) for name, machine in self._sites().items()}
+        return {name: machine.main_pid(name) for name, machine in self.sites().items()}
 
     def _active_since(self, name: str, machine: Machine) -> float:
         """When the instance became active, in seconds of the clock that all machines share."""
         return int(machine.show(name, "ActiveEnterTimestampMonotonic")) / 1e6
-
-    def _request_all(self, expected: str) -> None:
-        """Request the page of each instance: it begins with this text."""
-        for name, machine in self._sites().items():
-            number = name.removeprefix("site@").removesuffix(".service")
-            self.request(machine, PORT, f"{expected} {number}, on {machine.name}")
-
-    def _check_requests(self, client: Client) -> None:
-        check(not client.failures, client.count)
